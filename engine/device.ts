@@ -1,0 +1,31 @@
+/** Threads, devices, memory, and the description of this machine's numerics. */
+import { type Environment, native } from "./native.ts"
+
+export type { Environment } from "./native.ts"
+
+/** What libtorch says of itself and of the machine. */
+export const environment = (): Environment => native().environment()
+
+/** Whether a CUDA device can be used. */
+export const hasCuda = (): boolean => native().environment().gpus > 0
+
+/** Threads that an operator may use on the CPU; part of the numerics, since sums are split by thread. */
+export const setThreads = (threads: number): void => native().setThreads(threads)
+
+/** Waits until the GPU has done all it was given. Nothing to do on the CPU. */
+export const synchronize = (): void => native().synchronize()
+
+/** Bytes that tensors hold on the GPU now, and at most since the last reset; undefined without a GPU (or before libtorch 2.9). */
+export const deviceMemory = (options: { readonly resetPeak?: boolean } = {}): { readonly current: number; readonly peak: number } | undefined => {
+  const memory = native().deviceMemory(options.resetPeak ?? false)
+  return memory === null ? undefined : { current: memory[0], peak: memory[1] }
+}
+
+/**
+ * Everything that was seen to change bits of a result, apart from the program and its inputs: it enters the cache key of stages that compute
+ * with tensors.
+ */
+export const describeNumerics = (device: "cpu" | "cuda", threads: number): Record<string, string> => {
+  const { libtorch, blas, cpuCapability, gpu } = environment()
+  return device === "cuda" ? { libtorch, device, gpu } : { libtorch, device, threads: String(threads), blas, cpuCapability }
+}

@@ -1,0 +1,75 @@
+/**
+ * The native addon, loaded when the first tensor is made. It is built on first use into a per-user cache keyed by its source and the libtorch
+ * it is built against (engine/native/build.mjs).
+ */
+import { createRequire } from "node:module"
+
+/** A tensor's handle: slot and generation (see native/addon.cc). */
+export type Handle = number
+
+/** What a call may be given: handles, numbers, strings, lists; null is None, undefined the operator's default. */
+export type Argument = number | boolean | string | null | undefined | ReadonlyArray<number | boolean | null>
+
+export interface Environment {
+  readonly libtorch: string
+  readonly config: string
+  readonly blas: string
+  readonly cpuCapability: string
+  readonly threads: number
+  readonly gpus: number
+  readonly gpu: string
+}
+
+export interface Native {
+  findOperator(name: string, overload: string): number
+  call(operator: number, ...args: ReadonlyArray<Argument>): any
+  openScope(): void
+  closeScope(survivors: ReadonlyArray<Handle>): void
+  keep(tensor: Handle): void
+  free(tensor: Handle): void
+  liveCount(): number
+  fromBytes(view: ArrayBufferView, shape: ReadonlyArray<number>, dtype: number, device: string): Handle
+  toBytes(tensor: Handle, view: ArrayBufferView): void
+  item(tensor: Handle): number
+  describe(tensor: Handle): Array<number>
+  requiresGrad(tensor: Handle, on: boolean): void
+  backward(tensor: Handle, gradient?: Handle): void
+  gradient(tensor: Handle): Handle | null
+  clearGradients(tensors: ReadonlyArray<Handle>): void
+  gradMode(on: boolean): boolean
+  seedGenerator(device: string, seed: number): void
+  generatorState(device: string): Handle
+  setGeneratorState(device: string, state: Handle): void
+  setThreads(threads: number): void
+  synchronize(): void
+  deviceMemory(resetPeak?: boolean): [current: number, peak: number] | null
+  environment(): Environment
+}
+
+let loaded: Native | undefined
+
+/** Loads the addon, building it first if need be. Throws with the reason and the command that mends it. One torch thread unless told otherwise. */
+export function native(): Native {
+  if (loaded !== undefined) return loaded
+  const require = createRequire(import.meta.url)
+  const build = require("./native/build.mjs") as typeof import("./native/build.mjs")
+  const addon = require(build.buildAddon()) as Native
+  addon.setThreads(1)
+  loaded = addon
+  return addon
+}
+
+const operators = new Map<string, number>()
+
+/** The number of an ATen operator, "add.Tensor" or "mm"; -1 when this libtorch has none of that name. */
+export function findOperator(name: string): number {
+  let operator = operators.get(name)
+  if (operator === undefined) {
+    const dot = name.indexOf(".")
+    operator = dot === -1 ? native().findOperator(`aten::${name}`, "") : native().findOperator(`aten::${name.slice(0, dot)}`, name.slice(dot + 1))
+    operators.set(name, operator)
+  }
+  return operator
+}
+
+export const hasOperator = (name: string): boolean => findOperator(name) !== -1

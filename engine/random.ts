@@ -1,0 +1,70 @@
+/**
+ * Random numbers by purpose: every use names what it is for, so that adding one use never shifts another's numbers. Pure JavaScript, the same
+ * on every machine. xoshiro128** (Blackman and Vigna), seeded by sha256 of the seed and the purpose.
+ */
+import { createHash } from "node:crypto"
+
+export type Purpose = ReadonlyArray<string | number>
+
+const digest = (seed: number, purpose: Purpose): Buffer => {
+  const hash = createHash("sha256")
+  for (const part of [seed, ...purpose]) {
+    const text = String(part)
+    hash.update(`${typeof part}:${text.length}:${text};`)
+  }
+  return hash.digest()
+}
+
+/** A seed (0 .. 2^48 - 1) for one purpose under a seed: deriveSeed(7, "reward model", "head"). */
+export const deriveSeed = (seed: number, ...purpose: Purpose): number => digest(seed, purpose).readUIntLE(0, 6)
+
+export class Random {
+  readonly #state: Uint32Array
+  constructor(seed: number, ...purpose: Purpose) {
+    const bytes = digest(seed, purpose)
+    this.#state = new Uint32Array([bytes.readUInt32LE(0), bytes.readUInt32LE(4), bytes.readUInt32LE(8), bytes.readUInt32LE(12) | 1])
+  }
+  /** 32 random bits. */
+  bits(): number {
+    const s = this.#state
+    const x = Math.imul(s[1]!, 5)
+    const result = Math.imul((x << 7) | (x >>> 25), 9) >>> 0
+    const t = s[1]! << 9
+    s[2]! ^= s[0]!
+    s[3]! ^= s[1]!
+    s[1]! ^= s[2]!
+    s[0]! ^= s[3]!
+    s[2]! ^= t
+    s[3] = (s[3]! << 11) | (s[3]! >>> 21)
+    return result
+  }
+  /** Uniform in [0, 1), 53 bits. */
+  next(): number {
+    return ((this.bits() >>> 5) * 67108864 + (this.bits() >>> 6)) / 9007199254740992
+  }
+  /** Uniform whole number in [0, bound), without modulo bias. */
+  int(bound: number): number {
+    if (!Number.isInteger(bound) || bound < 1 || bound > 2 ** 32) throw new RangeError(`Random.int: the bound must be a whole number from 1 to 2^32, got ${bound}`)
+    const limit = 2 ** 32 - (2 ** 32 % bound)
+    let bits = this.bits()
+    while (bits >= limit) bits = this.bits()
+    return bits % bound
+  }
+  /** Standard normal (Box and Muller). */
+  normal(): number {
+    return Math.sqrt(-2 * Math.log(1 - this.next())) * Math.cos(2 * Math.PI * this.next())
+  }
+  /** A shuffled copy (Fisher and Yates). */
+  shuffle<A>(items: ReadonlyArray<A>): Array<A> {
+    const out = items.slice()
+    for (let i = out.length - 1; i > 0; i--) {
+      const j = this.int(i + 1)
+      ;[out[i], out[j]] = [out[j]!, out[i]!]
+    }
+    return out
+  }
+  pick<A>(items: ReadonlyArray<A>): A {
+    if (items.length === 0) throw new RangeError("Random.pick: nothing to pick from")
+    return items[this.int(items.length)]!
+  }
+}

@@ -1,0 +1,21 @@
+/** Learning-rate schedules: functions of the step, counted from 0. */
+
+export type Schedule = (step: number) => number
+
+export const constantSchedule =
+  (learningRate: number): Schedule =>
+  () =>
+    learningRate
+
+/**
+ * Linear warm-up to the peak over `warmup` steps (step 0 already moves), then half a cosine down to `finalFraction` of the peak at `steps`
+ * (Llama 2 §2.2: 10%; the last step taken, steps - 1, is one short of the end).
+ */
+export const cosineSchedule = (options: { readonly peak: number; readonly steps: number; readonly warmup?: number; readonly finalFraction?: number }): Schedule => {
+  const { peak, steps, warmup = 0, finalFraction = 0.1 } = options
+  return (step) => {
+    if (step < warmup) return (peak * (step + 1)) / warmup
+    const progress = Math.min(1, (step - warmup) / Math.max(1, steps - warmup))
+    return peak * (finalFraction + (1 - finalFraction) * 0.5 * (1 + Math.cos(Math.PI * progress)))
+  }
+}
