@@ -1,0 +1,52 @@
+/** Datasets and reports as stages read and write them. */
+import * as Effect from "effect/Effect"
+import * as Stream from "effect/Stream"
+import { type ArtifactError, type ArtifactRef, type Dataset, type DatasetType, type OutputSlot, type Report, type ReportType, type Written, written } from "../schemas/artifact.ts"
+import { openRows, writeRows } from "../schemas/dataset-file.ts"
+import { readContent, writeContent } from "../schemas/report-file.ts"
+
+export interface WriteOptions {
+  /** Numbers for the trace; `rows` is added. */
+  readonly metrics?: Readonly<Record<string, number>>
+}
+
+/** Writes rows as the stage's output, batch by batch: the rows may come from a generator and need not fit memory. */
+export const writeDataset = Effect.fn("writeDataset")(function* <Row>(
+  slot: OutputSlot<Dataset<Row>>,
+  rows: Iterable<Row> | AsyncIterable<Row>,
+  options: WriteOptions = {}
+): Effect.fn.Return<Written<Dataset<Row>>> {
+  const count = yield* Effect.promise(() => writeRows(slot.path, slot.type as DatasetType<Row>, rows))
+  return written(slot, { rows: count, ...options.metrics })
+})
+
+/** All rows of a dataset, in memory. */
+export const readRows = Effect.fn("readRows")(function* <Row>(ref: ArtifactRef<Dataset<Row>>, type: DatasetType<Row>): Effect.fn.Return<Array<Row>, ArtifactError> {
+  const file = yield* openRows(ref.path, type)
+  return yield* Effect.promise(async () => {
+    const rows: Array<Row> = []
+    for (let i = 0; i < file.batches; i++) for (const row of await file.batch(i)) rows.push(row as Row)
+    return rows
+  }).pipe(Effect.ensuring(Effect.promise(() => file.close())))
+})
+
+/** The rows of a dataset one record batch after another. */
+export const streamRows = <Row>(ref: ArtifactRef<Dataset<Row>>, type: DatasetType<Row>): Stream.Stream<Row, ArtifactError> =>
+  Stream.unwrap(
+    Effect.map(
+      Effect.acquireRelease(openRows(ref.path, type), (file) => Effect.promise(() => file.close())),
+      (file) =>
+        Stream.fromIterable(Array.from({ length: file.batches }, (_, i) => i)).pipe(
+          Stream.mapEffect((i) => Effect.promise(() => file.batch(i) as Promise<Array<Row>>)),
+          Stream.flatMap((rows) => Stream.fromIterable(rows))
+        )
+    )
+  )
+
+/** Writes a report as the stage's output. */
+export const writeReport = Effect.fn("writeReport")(function* <Content>(slot: OutputSlot<Report<Content>>, content: Content): Effect.fn.Return<Written<Report<Content>>, ArtifactError> {
+  yield* writeContent(slot.path, slot.type as ReportType<Content>, content)
+  return written(slot)
+})
+
+export const readReport = <Content>(ref: ArtifactRef<Report<Content>>, type: ReportType<Content>): Effect.Effect<Content, ArtifactError> => readContent(ref.path, type)

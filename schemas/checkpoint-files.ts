@@ -1,0 +1,54 @@
+/** What must be in a checkpoint's directory, without reading its weights. */
+import { existsSync } from "node:fs"
+import { readFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { ArtifactError, type Role } from "./artifact.ts"
+import { checkSafetensors } from "./safetensors.ts"
+
+export const roleFile = "caravan.json"
+
+export const readJson = (path: string, doing: string): Effect.Effect<Record<string, any>, ArtifactError> =>
+  Effect.gen(function* () {
+    const fail = (found: string) => ArtifactError.of({ doing, expected: `a JSON object in ${path}`, found, hint: "The file is missing or damaged: download or save it again." })
+    const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: () => fail("no such file") })
+    const json = yield* Effect.try({ try: () => JSON.parse(text) as unknown, catch: (cause) => fail(cause instanceof Error ? cause.message : String(cause)) })
+    if (typeof json !== "object" || json === null || Array.isArray(json)) return yield* fail("something else")
+    return json as Record<string, any>
+  })
+
+/** The safetensors files of a checkpoint: one, or the shards its index names. Names that leave the folder are refused. */
+export const weightFiles = (directory: string): Effect.Effect<ReadonlyArray<string>, ArtifactError> =>
+  Effect.gen(function* () {
+    const index = join(directory, "model.safetensors.index.json")
+    if (!existsSync(index)) return [join(directory, "model.safetensors")]
+    const { weight_map: map } = yield* readJson(index, "Reading the checkpoint's index")
+    const names = new Set(Object.values((map ?? {}) as Record<string, unknown>))
+    for (const name of names) {
+      if (typeof name !== "string" || name.includes("/") || name.includes("\\") || name.startsWith("..")) {
+        return yield* ArtifactError.of({ doing: `Reading ${index}`, expected: "names of files in the same folder", found: JSON.stringify(name), hint: "Do not trust this checkpoint." })
+      }
+    }
+    if (names.size === 0) return yield* ArtifactError.of({ doing: `Reading ${index}`, expected: "a weight_map", found: "none", hint: "Download or save the checkpoint again." })
+    return ([...names] as Array<string>).sort().map((name) => join(directory, name))
+  })
+
+/** Fails unless the directory holds a model in the Hugging Face layout (config.json and sound safetensors headers). */
+export const validateLayout = (directory: string): Effect.Effect<void, ArtifactError> =>
+  Effect.gen(function* () {
+    if (!existsSync(join(directory, "config.json"))) {
+      return yield* ArtifactError.of({ doing: `Reading the checkpoint ${directory}`, expected: "a folder with config.json", found: "none", hint: "Give the folder of a Llama in the Hugging Face layout (config.json, model.safetensors, tokenizer.model)." })
+    }
+    yield* readJson(join(directory, "config.json"), "Reading the checkpoint's configuration")
+    for (const file of yield* weightFiles(directory)) yield* checkSafetensors(file)
+  })
+
+/** Fails unless the directory holds a checkpoint of one of these roles. */
+export const validateCheckpoint = (directory: string, roles: ReadonlyArray<Role>): Effect.Effect<void, ArtifactError> =>
+  Effect.gen(function* () {
+    yield* validateLayout(directory)
+    const { role } = yield* readJson(join(directory, roleFile), "Reading what the checkpoint is for")
+    if (!roles.includes(role as Role)) {
+      return yield* ArtifactError.of({ doing: `Reading the checkpoint ${directory}`, expected: `a model for ${roles.join(" or ")}`, found: JSON.stringify(role), hint: "Wire a checkpoint of that role to this port." })
+    }
+  })

@@ -1,0 +1,25 @@
+/**
+ * Checkpoints by role. A checkpoint is a directory that transformers reads (config.json, model.safetensors or shards with an index, the
+ * tokenizer's files) plus `caravan.json`, which says what the model is for.
+ */
+import * as Effect from "effect/Effect"
+import { type ArtifactType, type Checkpoint, type Role } from "./artifact.ts"
+
+const checkpoint = <R extends Role>(...roles: ReadonlyArray<R>): ArtifactType<Checkpoint<R>> => {
+  const names = roles.map((role) => `checkpoint:${role}`)
+  return {
+    kind: "checkpoint",
+    name: names.join("|"),
+    accepts: (name) => names.includes(name),
+    validate: (directory) => Effect.flatMap(Effect.promise(() => import("./checkpoint-files.ts")), (files) => files.validateCheckpoint(directory, roles))
+  }
+}
+
+/** A language model that answers: the base model, fine-tuned ones, the policy of PPO. */
+export const Policy = checkpoint("policy")
+export const HelpfulnessReward = checkpoint("helpfulness-reward")
+export const SafetyReward = checkpoint("safety-reward")
+/** A port that takes either reward model. */
+export const Reward = checkpoint("helpfulness-reward", "safety-reward")
+/** The critic of PPO. */
+export const Value = checkpoint("value")

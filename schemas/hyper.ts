@@ -1,0 +1,80 @@
+/** Hyperparameters: config fields with a default, a reason (the paper's section) and bounds. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { didYouMean } from "./did-you-mean.ts"
+
+export interface HyperInfo {
+  readonly description: string
+  readonly default: unknown
+  /** Why the field does not change the result, when it is left out of the cache key. */
+  readonly neutral?: string
+}
+
+const infos = new WeakMap<object, HyperInfo>()
+
+interface Bounds {
+  readonly min?: number
+  readonly max?: number
+}
+type Field<A> = Schema.withDecodingDefaultKey<Schema.Codec<A, A>>
+
+const bounded = (schema: Schema.Codec<number, number>, bounds: Bounds): Schema.Codec<number, number> => {
+  let out: Schema.Codec<number, number> = schema
+  if (bounds.min !== undefined) out = out.check(Schema.isGreaterThanOrEqualTo(bounds.min)) as Schema.Codec<number, number>
+  if (bounds.max !== undefined) out = out.check(Schema.isLessThanOrEqualTo(bounds.max)) as Schema.Codec<number, number>
+  return out
+}
+
+const withDefault = <A>(schema: Schema.Codec<A, A>, value: A, description: string): Field<A> => {
+  const field = schema.pipe(Schema.withDecodingDefaultKey(Effect.succeed(value))) as unknown as Field<A>
+  infos.set(field, { description, default: value })
+  return field
+}
+
+/** A field with a default: a finite number, a boolean, a string, or one of a list of words. The description names the paper's section. */
+export function hyper<const L extends ReadonlyArray<string>>(value: L[number], description: string, words: L): Field<L[number]>
+export function hyper(value: number, description: string, bounds?: Bounds): Field<number>
+export function hyper(value: boolean, description: string): Field<boolean>
+export function hyper(value: string, description: string): Field<string>
+export function hyper(value: number | boolean | string, description: string, limits?: Bounds | ReadonlyArray<string>): Field<any> {
+  if (Array.isArray(limits)) return withDefault(Schema.Literals(limits as ReadonlyArray<string>) as Schema.Codec<string, string>, value as string, description)
+  if (typeof value === "number") return withDefault(bounded(Schema.Finite, (limits as Bounds | undefined) ?? {}), value, description)
+  if (typeof value === "boolean") return withDefault(Schema.Boolean as Schema.Codec<boolean, boolean>, value, description)
+  return withDefault(Schema.String as Schema.Codec<string, string>, value, description)
+}
+
+/** A whole number with a default. */
+export const hyperInt = (value: number, description: string, bounds: Bounds = {}): Field<number> => withDefault(bounded(Schema.Int as Schema.Codec<number, number>, bounds), value, description)
+
+/** Marks a field that can't change the result, so that it stays out of the cache key; the reason is part of the record. */
+export const neutral = <F extends object>(field: F, reason: string): F => {
+  const info = infos.get(field)
+  if (info === undefined) throw new Error("neutral() takes a field made by hyper() or hyperInt()")
+  infos.set(field, { ...info, neutral: reason })
+  return field
+}
+
+export const hyperInfo = (field: object): HyperInfo | undefined => infos.get(field)
+
+export type ConfigSchema = Schema.Struct<any>
+
+/** Every field of a config: name, description, default. */
+export const describeConfig = (config: ConfigSchema): ReadonlyArray<{ readonly name: string } & Partial<HyperInfo>> =>
+  Object.entries(config.fields as Record<string, object>).map(([name, field]) => ({ name, ...infos.get(field) }))
+
+/** A config or parameter that does not decode. */
+export class ConfigError extends Schema.TaggedError<ConfigError>()("ConfigError", { message: Schema.String }) {}
+
+/** Decodes a config: unknown fields are errors (with the nearest known one), all errors are told at once. `what` names it in the message. */
+export const decodeConfig = <C extends ConfigSchema>(config: C, input: unknown, what: string): Effect.Effect<C["Type"], ConfigError> => {
+  const names = Object.keys(config.fields as object)
+  if (typeof input === "object" && input !== null) {
+    const unknown = Object.keys(input).filter((key) => !names.includes(key))
+    if (unknown.length > 0) {
+      return Effect.fail(new ConfigError({ message: unknown.map((key) => `${what} has no field "${key}".${didYouMean(key, names)}`).join("\n") }))
+    }
+  }
+  return Schema.decodeUnknownEffect(config as unknown as Schema.Codec<any, any>, { errors: "all", onExcessProperty: "error" })(input).pipe(
+    Effect.mapError((error) => new ConfigError({ message: `${what} is not valid: ${error.message.replaceAll(/\n\s*at /g, " at ").replaceAll("\n", "; ")}` }))
+  )
+}

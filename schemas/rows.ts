@@ -1,0 +1,85 @@
+/** The rows that cross edges. Arrow types follow from the schemas (arrow.ts); numbers are float64 unless annotated. */
+import * as Schema from "effect/Schema"
+import { dataset } from "./artifact.ts"
+
+const int32 = Schema.Number.annotate({ arrow: "int32" }).check(Schema.isInt())
+const float32 = Schema.Number.annotate({ arrow: "float32" })
+const uint8 = Schema.Number.annotate({ arrow: "uint8" }).check(Schema.isInt())
+
+export const Message = Schema.Struct({ role: Schema.Literals(["system", "user", "assistant"]), content: Schema.String })
+export type Message = typeof Message.Type
+
+/** What a model is to answer: a dialogue that ends with the user. */
+export const Prompt = Schema.Struct({
+  id: Schema.String,
+  messages: Schema.Array(Message),
+  /** Whether it is meant to draw out something unsafe (§3.2.3: is_safety). */
+  safety: Schema.Boolean
+})
+export type Prompt = typeof Prompt.Type
+
+/** A dialogue that ends with the answer to learn. */
+export const Demonstration = Schema.Struct({ id: Schema.String, messages: Schema.Array(Message) })
+export type Demonstration = typeof Demonstration.Type
+
+/** Two responses to one prompt, one chosen over the other (§3.2.1). */
+export const Preference = Schema.Struct({
+  id: Schema.String,
+  prompt: Schema.Array(Message),
+  chosen: Schema.String,
+  rejected: Schema.String,
+  /** 0 significantly better, 1 better, 2 slightly better, 3 negligibly better or unsure; null where the annotators were not asked. */
+  rating: Schema.NullOr(Schema.Number.annotate({ arrow: "int32" }).check(Schema.isInt(), Schema.isBetween({ minimum: 0, maximum: 3 }))),
+  chosenSafe: Schema.NullOr(Schema.Boolean),
+  rejectedSafe: Schema.NullOr(Schema.Boolean),
+  source: Schema.String
+})
+export type Preference = typeof Preference.Type
+
+/** One sampled answer, with the log-probability that each of its tokens had where it was drawn. */
+export const Completion = Schema.Struct({
+  promptId: Schema.String,
+  prompt: Schema.Array(Message),
+  /** Which of the K samples of the prompt. */
+  sample: int32,
+  text: Schema.String,
+  /** The end-of-sequence token included, when it was reached. */
+  tokens: Schema.Array(int32),
+  logProbabilities: Schema.Array(float32),
+  /** Whether it ended with the end-of-sequence token. */
+  finished: Schema.Boolean,
+  temperature: Schema.Number,
+  /** Content digest of the checkpoint that sampled it. */
+  policy: Schema.String
+})
+export type Completion = typeof Completion.Type
+
+export const ScoredCompletion = Schema.Struct({ ...Completion.fields, reward: Schema.Number })
+export type ScoredCompletion = typeof ScoredCompletion.Type
+
+/** Both responses of a pair, scored. */
+export const PairScore = Schema.Struct({
+  id: Schema.String,
+  rating: Schema.NullOr(int32),
+  source: Schema.String,
+  chosenReward: Schema.Number,
+  rejectedReward: Schema.Number,
+  chosenCharacters: int32,
+  rejectedCharacters: int32
+})
+export type PairScore = typeof PairScore.Type
+
+/** A packed training row. */
+export const TokenSequence = Schema.Struct({ tokens: Schema.Array(int32), lossMask: Schema.Array(uint8), segments: Schema.Array(int32) })
+export type TokenSequence = typeof TokenSequence.Type
+
+export const Text = Schema.Struct({ text: Schema.String })
+
+export const Prompts = dataset(Prompt, "prompt/1")
+export const Demonstrations = dataset(Demonstration, "demonstration/1")
+export const Preferences = dataset(Preference, "preference/1")
+export const Completions = dataset(Completion, "completion/1")
+export const ScoredCompletions = dataset(ScoredCompletion, "scored-completion/1")
+export const PairScores = dataset(PairScore, "pair-score/1")
+export const TokenSequences = dataset(TokenSequence, "token-sequence/1")
+export const Texts = dataset(Text, "text/1")
