@@ -1,0 +1,71 @@
+/**
+ * The cache key: sha256 over a tagged, length-prefixed encoding of everything a result depends on. Two values that differ in type, or in where
+ * one part ends and the next begins, never encode alike; the order of an object's fields does not matter. Paths, times and concurrency are
+ * not in it.
+ */
+import { createHash } from "node:crypto"
+
+/** Raised when this encoding changes: old keys then match nothing. */
+export const formatVersion = 1
+
+/** Everything that a node's result depends on, by part, so that it can be said which part changed. */
+export interface KeyParts {
+  readonly stage: string
+  /** Digest of the stage's code and the packages it uses (code-identity.ts). */
+  readonly code: string
+  /** The decoded config, without fields that can't change the result. */
+  readonly config: Readonly<Record<string, unknown>>
+  /** null for a stage that draws no random numbers. */
+  readonly seed: number | null
+  /** Content digests by port: a single one, a list, or null for an open port. */
+  readonly inputs: Readonly<Record<string, string | ReadonlyArray<string> | null>>
+  /** What of the machine changes bits; null for a stage that computes with no tensors. */
+  readonly numerics: Readonly<Record<string, string>> | null
+}
+
+export const cacheKey = (parts: KeyParts): string => digestOf(["caravan cache key", formatVersion, parts.stage, parts.code, parts.config, parts.seed, parts.inputs, parts.numerics])
+
+/** sha256 of a value's encoding, in hex. Throws on what has no stable encoding (functions, symbols, NaN, class instances). */
+export const digestOf = (value: unknown): string => {
+  const hash = createHash("sha256")
+  encode(value, "value", (text) => hash.update(text))
+  return hash.digest("hex")
+}
+
+/** Tag, length, colon, bytes: n null, u undefined, b boolean, d number, i bigint, s string, l list, o object. */
+const encode = (value: unknown, path: string, write: (text: string) => void): void => {
+  switch (typeof value) {
+    case "string":
+      return write(`s${Buffer.byteLength(value)}:${value}`)
+    case "boolean":
+      return write(value ? "b1:1" : "b1:0")
+    case "bigint":
+      return write(`i${String(value).length}:${value}`)
+    case "undefined":
+      return write("u0:")
+    case "number": {
+      if (!Number.isFinite(value)) throw new Error(`${path} is ${value}: a cache key can't hold it`)
+      const text = Object.is(value, -0) ? "-0" : String(value)
+      return write(`d${text.length}:${text}`)
+    }
+    case "object": {
+      if (value === null) return write("n0:")
+      if (Array.isArray(value)) {
+        write(`l${value.length}:`)
+        value.forEach((element, i) => encode(element, `${path}[${i}]`, write))
+        return
+      }
+      const prototype = Object.getPrototypeOf(value) as unknown
+      if (prototype !== Object.prototype && prototype !== null) throw new Error(`${path} is a ${value.constructor.name}: a cache key can't hold it; use plain objects, lists, strings, numbers and booleans`)
+      const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))
+      write(`o${entries.length}:`)
+      for (const [name, field] of entries) {
+        encode(name, path, write)
+        encode(field, `${path}.${name}`, write)
+      }
+      return
+    }
+    default:
+      throw new Error(`${path} is a ${typeof value}: a cache key can't hold it`)
+  }
+}

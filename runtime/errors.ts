@@ -1,0 +1,17 @@
+/** What can go wrong around a stage. Every error's message says what was being done, what was expected, what was found and what to do. */
+import * as Schema from "effect/Schema"
+
+/** A pipeline that can't be run as written: a wrong wire, a name twice, an unknown parameter. Found before anything runs. */
+export class PipelineError extends Schema.TaggedError<PipelineError>()("PipelineError", { message: Schema.String }) {}
+
+/** A stage that failed, crashed or was killed. */
+export class StageError extends Schema.TaggedError<StageError>()("StageError", {
+  /** The stage's own error tag, or "Crash", "Defect". */
+  reason: Schema.String,
+  message: Schema.String
+}) {}
+
+/** The store or the journal can't do its work (disk full, no permission, damaged file). */
+export class StoreError extends Schema.TaggedError<StoreError>()("StoreError", { message: Schema.String }) {}
+
+export const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))

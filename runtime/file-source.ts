@@ -1,0 +1,48 @@
+/** Files and folders of the user's as inputs: identified by content, which is hashed again only when their size or times have changed. */
+import { createHash } from "node:crypto"
+import { stat } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { messageOf, PipelineError } from "./errors.ts"
+import type { Journal } from "./journal.ts"
+import { listFiles, sha256File } from "./store.ts"
+
+/** Size, times and inode of a file, or of every file of a folder: when it is the same, so is the content. */
+export const stampOf = async (path: string): Promise<string> => {
+  const describe = async (file: string) => {
+    const { size, mtimeNs, ctimeNs, ino } = await stat(file, { bigint: true })
+    return `${size}:${mtimeNs}:${ctimeNs}:${ino}`
+  }
+  if (!(await stat(path)).isDirectory()) return describe(path)
+  const parts: Array<string> = []
+  for (const name of await listFiles(path)) parts.push(`${name}:${await describe(join(path, name))}`)
+  return parts.join("\n")
+}
+
+const hash = async (path: string): Promise<string> => {
+  if (!(await stat(path)).isDirectory()) return sha256File(path)
+  const tree = createHash("sha256")
+  for (const name of await listFiles(path)) tree.update(`${Buffer.byteLength(name)}:${name}:${await sha256File(join(path, name))}\n`)
+  return tree.digest("hex")
+}
+
+/** The content digest of a file or folder, and the stamp it had. */
+export const digestFile = (path: string, journal: Journal): Effect.Effect<{ readonly digest: string; readonly stamp: string }, PipelineError> =>
+  Effect.tryPromise({
+    try: async () => {
+      const stamp = await stampOf(path)
+      const known = journal.fileDigest(path, stamp)
+      if (known !== undefined) return { digest: known, stamp }
+      const digest = await hash(path)
+      if ((await stampOf(path)) !== stamp) throw new Error("it changed while it was read: let whatever writes it finish, then run again")
+      journal.recordFile(path, stamp, digest)
+      return { digest, stamp }
+    },
+    catch: (cause) =>
+      new PipelineError({
+        message:
+          (cause as NodeJS.ErrnoException).code === "ENOENT"
+            ? `Reading the input ${path}: there is no such file or folder. Check the path (relative paths are from the folder the command runs in).`
+            : `Reading the input ${path}: ${messageOf(cause)}`
+      })
+  })

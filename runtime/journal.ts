@@ -1,0 +1,144 @@
+/**
+ * The journal: what ran, when, from what, to what; and the index from cache key to result. node:sqlite in WAL mode, so that several runs may
+ * share it.
+ */
+import { mkdirSync } from "node:fs"
+import { join } from "node:path"
+import { DatabaseSync, type StatementSync } from "node:sqlite"
+import type { KeyParts } from "./cache-key.ts"
+import { messageOf, StoreError } from "./errors.ts"
+
+export interface Trace {
+  readonly key: string
+  readonly digest: string
+  readonly contentDigest: string
+  readonly type: string
+  readonly metrics: Readonly<Record<string, number>>
+}
+
+export type NodeStatus = "hit" | "ran" | "failed" | "skipped"
+
+export interface Execution {
+  readonly run: string
+  readonly pipeline: string
+  readonly node: string
+  readonly stage: string
+  readonly key: string
+  readonly parts: KeyParts
+  /** The files of the stage's code, with their digests: to name the one that changed. */
+  readonly files: Readonly<Record<string, string>>
+  readonly status: NodeStatus
+  readonly milliseconds: number
+  readonly digest: string | null
+  readonly error: string | null
+}
+
+const tables = `
+  create table if not exists traces (key text primary key, digest text not null, content_digest text not null, type text not null, metrics text not null, provenance text not null, made integer not null) strict;
+  create table if not exists runs (id text primary key, pipeline text not null, params text not null, started integer not null, finished integer, status text not null) strict;
+  create table if not exists executions (
+    id integer primary key, run text not null, pipeline text not null, node text not null, stage text not null, key text not null, parts text not null, files text not null,
+    status text not null, milliseconds integer not null, digest text, error text, at integer not null) strict;
+  create index if not exists executions_by_node on executions (pipeline, node, id);
+  create table if not exists files (path text primary key, stamp text not null, digest text not null) strict;
+  create table if not exists code (stage text primary key, value text not null) strict;
+`
+
+export class Journal {
+  readonly #database: DatabaseSync
+  readonly #statements = new Map<string, StatementSync>()
+
+  constructor(home: string) {
+    try {
+      mkdirSync(home, { recursive: true })
+      this.#database = new DatabaseSync(join(home, "journal.db"))
+      this.#database.exec("pragma busy_timeout = 10000; pragma journal_mode = wal; pragma synchronous = full")
+      this.#database.exec(tables)
+    } catch (cause) {
+      throw new StoreError({ message: `Opening the journal ${join(home, "journal.db")}: ${messageOf(cause)}. Make the folder writable, or name another with CARAVAN_HOME.` })
+    }
+  }
+
+  #prepare(sql: string): StatementSync {
+    let statement = this.#statements.get(sql)
+    if (statement === undefined) {
+      statement = this.#database.prepare(sql)
+      this.#statements.set(sql, statement)
+    }
+    return statement
+  }
+
+  trace(key: string): Trace | undefined {
+    const row = this.#prepare("select digest, content_digest, type, metrics from traces where key = ?").get(key)
+    if (row === undefined) return undefined
+    return { key, digest: row.digest as string, contentDigest: row.content_digest as string, type: row.type as string, metrics: JSON.parse(row.metrics as string) as Record<string, number> }
+  }
+
+  /** The first result under a key stays: who comes second with the same key has the same result, or a nondeterministic stage. */
+  recordTrace(trace: Trace, provenance: unknown): void {
+    this.#prepare("insert into traces (key, digest, content_digest, type, metrics, provenance, made) values (?, ?, ?, ?, ?, ?, ?) on conflict (key) do nothing").run(
+      trace.key, trace.digest, trace.contentDigest, trace.type, JSON.stringify(trace.metrics), JSON.stringify(provenance), Date.now()
+    )
+  }
+
+  /** Forgets results whose object is gone or damaged, or that are to be made again. */
+  forgetTrace(key: string): void {
+    this.#prepare("delete from traces where key = ?").run(key)
+  }
+
+  startRun(id: string, pipeline: string, params: unknown): void {
+    this.#prepare("insert into runs (id, pipeline, params, started, status) values (?, ?, ?, ?, 'running')").run(id, pipeline, JSON.stringify(params), Date.now())
+  }
+  finishRun(id: string, status: string): void {
+    this.#prepare("update runs set finished = ?, status = ? where id = ?").run(Date.now(), status, id)
+  }
+
+  recordExecution(execution: Execution): void {
+    this.#prepare(
+      "insert into executions (run, pipeline, node, stage, key, parts, files, status, milliseconds, digest, error, at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    ).run(
+      execution.run, execution.pipeline, execution.node, execution.stage, execution.key, JSON.stringify(execution.parts), JSON.stringify(execution.files),
+      execution.status, Math.round(execution.milliseconds), execution.digest, execution.error, Date.now()
+    )
+  }
+
+  /** What was known of a node when it last ran or was found: to say what changed since. */
+  lastExecution(pipeline: string, node: string): { readonly key: string; readonly parts: KeyParts; readonly files: Record<string, string>; readonly status: NodeStatus } | undefined {
+    const row = this.#prepare("select key, parts, files, status from executions where pipeline = ? and node = ? and status in ('hit', 'ran') order by id desc limit 1").get(pipeline, node)
+    if (row === undefined) return undefined
+    return { key: row.key as string, parts: JSON.parse(row.parts as string) as KeyParts, files: JSON.parse(row.files as string) as Record<string, string>, status: row.status as NodeStatus }
+  }
+
+  fileDigest(path: string, stamp: string): string | undefined {
+    return this.#prepare("select digest from files where path = ? and stamp = ?").get(path, stamp)?.digest as string | undefined
+  }
+  recordFile(path: string, stamp: string, digest: string): void {
+    this.#prepare("insert into files (path, stamp, digest) values (?, ?, ?) on conflict (path) do update set stamp = excluded.stamp, digest = excluded.digest").run(path, stamp, digest)
+  }
+
+  code(stage: string): unknown {
+    const row = this.#prepare("select value from code where stage = ?").get(stage)
+    return row === undefined ? undefined : (JSON.parse(row.value as string) as unknown)
+  }
+  recordCode(stage: string, value: unknown): void {
+    this.#prepare("insert into code (stage, value) values (?, ?) on conflict (stage) do update set value = excluded.value").run(stage, JSON.stringify(value))
+  }
+
+  /** Runs the writes of `body` as one transaction. */
+  transaction<A>(body: () => A): A {
+    this.#database.exec("begin immediate")
+    try {
+      const result = body()
+      this.#database.exec("commit")
+      return result
+    } catch (cause) {
+      this.#database.exec("rollback")
+      throw cause
+    }
+  }
+
+  close(): void {
+    this.#statements.clear()
+    this.#database.close()
+  }
+}

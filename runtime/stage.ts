@@ -1,0 +1,146 @@
+/**
+ * Stages: named, typed steps. A stage is an exported value of a module, so that a child process can find it again and its code can be told
+ * from the rest of the module's.
+ */
+import { fileURLToPath, pathToFileURL } from "node:url"
+import type * as Effect from "effect/Effect"
+import type { Artifact, ArtifactRef, ArtifactType, OutputSlot, Written } from "../schemas/artifact.ts"
+import type { ConfigSchema } from "../schemas/hyper.ts"
+import { makeNode, type Node } from "./node.ts"
+
+/** A port that takes any number of artifacts, in order. */
+export interface Many<out A> {
+  readonly port: "many"
+  readonly type: ArtifactType<A>
+}
+/** A port that may be left open. */
+export interface Optional<out A> {
+  readonly port: "optional"
+  readonly type: ArtifactType<A>
+}
+export const many = <A>(type: ArtifactType<A>): Many<A> => ({ port: "many", type })
+export const optional = <A>(type: ArtifactType<A>): Optional<A> => ({ port: "optional", type })
+
+export type Port = ArtifactType<any> | Many<any> | Optional<any>
+export type Ports = Readonly<Record<string, Port>>
+
+export const portOf = (port: Port): { readonly arity: "one" | "many" | "optional"; readonly type: ArtifactType<any> } =>
+  "port" in port ? { arity: port.port, type: port.type } : { arity: "one", type: port }
+
+type Wire<P> = P extends Many<infer A> ? ReadonlyArray<Node<A>> : P extends Optional<infer A> ? Node<A> | undefined : P extends ArtifactType<infer A> ? Node<A> : never
+type OptionalPorts<I> = { [K in keyof I]: I[K] extends Optional<any> ? K : never }[keyof I]
+/** The nodes a stage wants: one for each port. */
+export type Wires<I> = { readonly [K in Exclude<keyof I, OptionalPorts<I>>]: Wire<I[K]> } & { readonly [K in OptionalPorts<I>]?: Wire<I[K]> }
+
+type Given<P> = P extends Many<infer A> ? ReadonlyArray<ArtifactRef<A>> : P extends Optional<infer A> ? ArtifactRef<A> | undefined : P extends ArtifactType<infer A> ? ArtifactRef<A> : never
+
+/** How far a stage is: shown, never stored. Fields beside these are shown as they are. */
+export interface Progress {
+  readonly step?: number
+  readonly total?: number
+  /** Tokens worked on since the last report: for the throughput. */
+  readonly tokens?: number
+  readonly loss?: number
+  readonly message?: string
+  readonly [field: string]: number | string | undefined
+}
+
+/** What a running stage is given. */
+export interface Context<Config extends ConfigSchema = any, Inputs = any, Output = any> {
+  readonly config: Config["Type"]
+  readonly inputs: { readonly [K in keyof Inputs]: Given<Inputs[K]> }
+  readonly output: OutputSlot<Output>
+  /** For every random number: derive one seed per purpose from it (engine/random.ts). */
+  readonly seed: number
+  readonly device: "cpu" | "cuda"
+  readonly threads: number
+  /** Call it once a step: it shows where the stage is and lets the process hear that it should stop. */
+  readonly progress: (progress: Progress) => Effect.Effect<void>
+}
+
+export interface Resources {
+  /** Computes with tensors: runs in a child process, one at a time, and the machine's numerics enter the key. */
+  readonly tensors?: boolean
+}
+
+export interface Definition<Config extends ConfigSchema, Inputs extends Ports, Output> {
+  readonly description?: string
+  readonly config: Config
+  readonly inputs: Inputs
+  readonly output: ArtifactType<Output>
+  readonly resources?: Resources
+  /** Whether it draws random numbers: then the seed is part of the key. True unless said otherwise. */
+  readonly seeded?: boolean
+  /** The module that exports the stage, when it is not the one that calls make: pass import.meta. */
+  readonly module?: { readonly url: string }
+  readonly run: (context: Context<Config, Inputs, NoInfer<Output>>) => Effect.Effect<Written<NoInfer<Output>>, { readonly message: string }>
+}
+
+type NodeOptions = { readonly seed?: number }
+type ConfigArguments<Config extends ConfigSchema> = {} extends Config["Encoded"] ? [config?: Config["Encoded"] & NodeOptions] : [config: Config["Encoded"] & NodeOptions]
+
+export interface Stage<Config extends ConfigSchema, Inputs extends Ports, Output> {
+  /** Applies the stage: a node for each port, then the hyperparameters that differ from their defaults (and a seed, to set it apart). */
+  <W extends Wires<Inputs>>(inputs: W & { readonly [K in Exclude<keyof W, keyof Inputs>]: never }, ...config: ConfigArguments<Config>): Node<Output>
+  readonly stage: StageInfo
+}
+/** A stage as the runtime sees it. */
+export interface StageInfo {
+  readonly name: string
+  readonly description: string
+  readonly config: ConfigSchema
+  readonly inputs: Ports
+  readonly output: ArtifactType<any>
+  readonly resources: Resources
+  readonly seeded: boolean
+  /** URL of the module that exports it. */
+  readonly module: string
+  readonly run: (context: Context) => Effect.Effect<Written<any>, { readonly message: string }>
+}
+export type AnyStage = { readonly stage: StageInfo }
+
+/** The file that called make: the first frame of the stack outside this one. */
+const callSite = (): string | undefined => {
+  const own = fileURLToPath(import.meta.url)
+  for (const line of (new Error("where").stack ?? "").split("\n").slice(1)) {
+    const match = /(?:\()?((?:file:\/\/|\/)[^():]+?)(?:\?[^():]*)?:\d+:\d+\)?$/.exec(line.trim())
+    if (match === null) continue
+    const path = match[1]!.startsWith("file://") ? fileURLToPath(match[1]!) : match[1]!
+    if (path !== own) return pathToFileURL(path).href
+  }
+  return undefined
+}
+
+/**
+ * Defines a stage. It must be exported by the module that makes it.
+ *
+ *     export const shout = Stage.make("shout", {
+ *       config: Schema.Struct({ times: hyperInt(1, "how often") }),
+ *       inputs: { texts: Texts },
+ *       output: Texts,
+ *       run: Effect.fn("shout")(function* ({ config, inputs, output }) {
+ *         const rows = yield* readRows(inputs.texts, Texts)
+ *         return yield* writeDataset(output, rows.map((row) => ({ text: row.text + "!".repeat(config.times) })))
+ *       })
+ *     })
+ */
+export const make = <Config extends ConfigSchema, const Inputs extends Ports, Output extends Artifact>(name: string, definition: Definition<Config, Inputs, Output>): Stage<Config, Inputs, Output> => {
+  const module = definition.module?.url ?? callSite()
+  if (module === undefined) throw new Error(`Stage "${name}": can't tell which module makes it. Add \`module: import.meta\` to its definition.`)
+  const info: StageInfo = {
+    name,
+    description: definition.description ?? "",
+    config: definition.config,
+    inputs: definition.inputs,
+    output: definition.output,
+    resources: definition.resources ?? {},
+    seeded: definition.seeded ?? true,
+    module,
+    run: definition.run as StageInfo["run"]
+  }
+  const stage = ((inputs: Record<string, Node<any>>, config: Record<string, unknown> & NodeOptions = {}) => {
+    const { seed, ...fields } = config
+    return makeNode<Output>({ kind: "stage", stage: { stage: info }, inputs, config: fields, seed, name: undefined, type: info.output })
+  }) as unknown as Stage<Config, Inputs, Output>
+  return Object.assign(stage, { stage: info })
+}

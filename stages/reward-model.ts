@@ -1,0 +1,137 @@
+/**
+ * Reward modelling (Llama 2 §3.2.2): a scalar head on the chat checkpoint, trained to score the chosen response of a pair above the rejected
+ * one by a margin that grows with how much better it was judged.
+ *
+ * Deviation: a pair without a rating gets margin 0.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows } from "../data/dataset.ts"
+import { Random } from "../engine/random.ts"
+import { cosineSchedule } from "../engine/schedule.ts"
+import { type Device, tensor, type Tensor } from "../engine/tensor.ts"
+import { loadPolicy, saveCheckpoint } from "../models/checkpoint.ts"
+import { initRewardModel, type RewardModel } from "../models/reward-model.ts"
+import type { Tokenizer } from "../models/tokenizer/tokenizer.ts"
+import * as Stage from "../runtime/stage.ts"
+import { HelpfulnessReward, Policy, SafetyReward } from "../schemas/checkpoint.ts"
+import { hyper, hyperInt } from "../schemas/hyper.ts"
+import { type Preference, Preferences } from "../schemas/rows.ts"
+import { fitDialogue } from "./shared/dialogues.ts"
+import { EmptyDatasetError } from "./shared/errors.ts"
+import { scoreSequences } from "./shared/scoring.ts"
+import { chunks } from "./shared/sequences.ts"
+import { stepsFor, train, type TrainingBatch, trainingMetrics } from "./shared/train.ts"
+
+/** Ranking loss with margin, Llama 2 §3.2.2 eq. 2, summed over pairs: -log sigmoid(r_chosen - r_rejected - m). Each argument (B,); returns (). */
+export const rankingLoss = (chosen: Tensor, rejected: Tensor, margin: Tensor): Tensor => chosen.sub(rejected).sub(margin).logSigmoid().sum().neg()
+
+/** Margin by rating (significantly better, better, slightly better, negligibly better or unsure), §A.3.3 table 27. */
+export const margins = {
+  none: [0, 0, 0, 0],
+  small: [1, 2 / 3, 1 / 3, 0],
+  large: [3, 2, 1, 0]
+} as const
+
+export const RewardModelConfig = Schema.Struct({
+  margin: hyper("small", "margin table; §A.3.3, table 27", ["none", "small", "large"]),
+  learningRate: hyper(1e-5, "peak; §3.2.2: 1e-5, 5e-6 at 70B", { min: 0 }),
+  finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §3.2.2: 10%", { min: 0, max: 1 }),
+  warmupFraction: hyper(0.03, "share of steps spent warming up; §3.2.2: 3%", { min: 0, max: 1 }),
+  warmupMinimum: hyperInt(5, "and at least so many steps; §3.2.2: 5", { min: 0 }),
+  epochs: hyper(1, "passes over the pairs; §3.2.2: one, more overfits", { min: 0 }),
+  batchPairs: hyperInt(512, "pairs a step; §3.2.2: 512, that is 1024 rows", { min: 1 }),
+  microBatchPairs: hyperInt(8, "pairs at once; the loss does not depend on it, but for the order of float sums", { min: 1 }),
+  weightDecay: hyper(0.1, "§2.2: 0.1", { min: 0 }),
+  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 })
+})
+type Config = typeof RewardModelConfig.Type
+
+/** A pair as the model reads it: both dialogues tokenised, and the margin asked of them. */
+export interface TokenisedPair {
+  readonly chosen: ReadonlyArray<number>
+  readonly rejected: ReadonlyArray<number>
+  readonly margin: number
+}
+
+/** Tokenises a pair; undefined when either dialogue does not fit the context. */
+export const tokenisePair = (tokenizer: Tokenizer, pair: Preference, table: keyof typeof margins, length: number): TokenisedPair | undefined => {
+  const encode = (content: string) => fitDialogue(tokenizer, [...pair.prompt, { role: "assistant", content }], length)?.tokens
+  const chosen = encode(pair.chosen)
+  const rejected = encode(pair.rejected)
+  return chosen === undefined || rejected === undefined ? undefined : { chosen, rejected, margin: pair.rating === null ? 0 : (margins[table][pair.rating] ?? 0) }
+}
+
+/** Summed ranking loss of some pairs: chosen and rejected go through the model as one batch of 2 B rows. */
+export const pairLoss = (model: RewardModel, pairs: ReadonlyArray<TokenisedPair>, options: { readonly padId: number; readonly device: Device }): Tensor => {
+  const scores = scoreSequences(model, [...pairs.map((pair) => pair.chosen), ...pairs.map((pair) => pair.rejected)], options) // (2 B,)
+  const margin = tensor(Float32Array.from(pairs, (pair) => pair.margin), { device: options.device })
+  return rankingLoss(scores.slice(0, 0, pairs.length), scores.slice(0, pairs.length, 2 * pairs.length), margin)
+}
+
+/** Batches of pairs, a fresh permutation each epoch; within a batch pairs of like length share a part, so that little is padded. */
+export function* pairBatches(
+  pairs: ReadonlyArray<TokenisedPair>,
+  config: { readonly batchPairs: number; readonly microBatchPairs: number },
+  seed: number,
+  loss: (pairs: ReadonlyArray<TokenisedPair>) => Tensor
+): Generator<TrainingBatch> {
+  const longest = (pair: TokenisedPair) => Math.max(pair.chosen.length, pair.rejected.length)
+  for (let epoch = 0; ; epoch++) {
+    for (const batch of chunks(new Random(seed, "reward-model", "epoch", epoch).shuffle(pairs), config.batchPairs)) {
+      const parts = chunks(batch.toSorted((a, b) => longest(a) - longest(b)), config.microBatchPairs)
+      yield {
+        count: batch.length,
+        tokens: parts.reduce((sum, part) => sum + 2 * part.length * Math.max(...part.map(longest)), 0),
+        parts: parts.map((part) => () => loss(part))
+      }
+    }
+  }
+}
+
+/** Steps of warm-up: the given share of all steps, and at least the minimum (§3.2.2). */
+export const warmupSteps = (config: Pick<Config, "warmupFraction" | "warmupMinimum">, steps: number): number => Math.max(config.warmupMinimum, Math.ceil(config.warmupFraction * steps))
+
+const inputs = { init: Policy, pairs: Preferences }
+
+const trainRewardModel = Effect.fn("trainRewardModel")(function* ({ config, inputs: given, seed, device, progress }: Stage.Context<typeof RewardModelConfig, typeof inputs>) {
+  const { model: policy, tokenizer } = yield* loadPolicy(given.init, { device })
+  const rows = yield* readRows(given.pairs, Preferences)
+  const tokenised = rows.map((row) => tokenisePair(tokenizer, row, config.margin, policy.config.maxPositions))
+  const pairs = tokenised.filter((pair) => pair !== undefined)
+  if (pairs.length === 0) return yield* EmptyDatasetError.of("train a reward model on", `${rows.length} pairs, none of which fits ${policy.config.maxPositions} tokens`)
+  const model = initRewardModel(policy, { seed })
+  const steps = stepsFor(pairs.length, config.batchPairs, config.epochs)
+  const result = yield* train({
+    parameters: model.parameters,
+    batches: pairBatches(pairs, config, seed, (part) => pairLoss(model, part, { padId: tokenizer.padId, device })),
+    steps,
+    schedule: cosineSchedule({ peak: config.learningRate, steps, warmup: warmupSteps(config, steps), finalFraction: config.finalLearningRate }),
+    maxNorm: config.maxNorm,
+    weightDecay: config.weightDecay,
+    progress
+  })
+  return { model, tokenizer, metrics: { ...trainingMetrics(result), pairs: pairs.length, tooLong: rows.length - pairs.length } }
+})
+
+export const helpfulnessRewardModel = Stage.make("helpfulness-reward-model", {
+  description: "§3.2.2 reward model of helpfulness, initialised from the chat checkpoint",
+  config: RewardModelConfig,
+  inputs,
+  output: HelpfulnessReward,
+  resources: { tensors: true },
+  run: Effect.fn("helpfulness-reward-model")(function* (context) {
+    return yield* saveCheckpoint(context.output, yield* trainRewardModel(context))
+  })
+})
+
+export const safetyRewardModel = Stage.make("safety-reward-model", {
+  description: "§3.2.2 reward model of safety, initialised from the chat checkpoint",
+  config: RewardModelConfig,
+  inputs,
+  output: SafetyReward,
+  resources: { tensors: true },
+  run: Effect.fn("safety-reward-model")(function* (context) {
+    return yield* saveCheckpoint(context.output, yield* trainRewardModel(context))
+  })
+})

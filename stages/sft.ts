@@ -1,0 +1,94 @@
+/**
+ * Supervised fine-tuning (Llama 2 §3.1): next-token prediction on the answers of dialogues, the loss on prompt tokens zeroed; several
+ * dialogues fill one sequence, each seeing only itself.
+ *
+ * Deviation: the paper separates prompt and answer by "a special token"; Meta's released chat format, used here, has none but `[/INST]`.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readDataset } from "../data/dataset.ts"
+import { Random } from "../engine/random.ts"
+import { cosineSchedule } from "../engine/schedule.ts"
+import { loadPolicy, saveCheckpoint } from "../models/checkpoint.ts"
+import * as Stage from "../runtime/stage.ts"
+import { Policy } from "../schemas/checkpoint.ts"
+import { hyper, hyperInt } from "../schemas/hyper.ts"
+import { Demonstrations } from "../schemas/rows.ts"
+import { fitDialogue } from "./shared/dialogues.ts"
+import { EmptyDatasetError } from "./shared/errors.ts"
+import { chunks, type Example, languageModelLoss, lossTokens, packExamples, type PackedRow } from "./shared/sequences.ts"
+import { stepsFor, train, type TrainingBatch, trainingMetrics } from "./shared/train.ts"
+
+export const SftConfig = Schema.Struct({
+  learningRate: hyper(2e-5, "peak learning rate; §3.1: 2e-5, cosine", { min: 0 }),
+  finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
+  warmupSteps: hyperInt(0, "linear warm-up; §3.1 names none", { min: 0 }),
+  epochs: hyper(2, "passes over the demonstrations; §3.1: 2", { min: 0 }),
+  batchSize: hyperInt(64, "sequences a step; §3.1: 64", { min: 1 }),
+  sequenceLength: hyperInt(4096, "tokens a sequence, at most the model's context; §3.1: 4096", { min: 2 }),
+  weightDecay: hyper(0.1, "§3.1: 0.1", { min: 0 }),
+  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
+  microBatchSize: hyperInt(8, "sequences at once: memory against speed; the loss does not depend on it, but for the order of float sums", { min: 1 })
+})
+
+/** Dialogues as examples that fit, and how many did not. */
+export const encodeDemonstrations = (
+  tokenizer: Parameters<typeof fitDialogue>[0],
+  dialogues: Iterable<Parameters<typeof fitDialogue>[1]>,
+  length: number
+): { readonly examples: Array<Example>; readonly tooLong: number } => {
+  const examples: Array<Example> = []
+  let tooLong = 0
+  for (const messages of dialogues) {
+    const example = fitDialogue(tokenizer, messages, length)
+    if (example === undefined) tooLong++
+    else examples.push(example)
+  }
+  return { examples, tooLong }
+}
+
+export const sft = Stage.make("sft", {
+  description: "§3.1 supervised fine-tuning: next-token prediction on the answers only",
+  config: SftConfig,
+  inputs: { init: Policy, demonstrations: Demonstrations },
+  output: Policy,
+  resources: { tensors: true },
+  run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress }) {
+    const { model, tokenizer } = yield* loadPolicy(inputs.init, { device })
+    const rows = yield* Effect.promise(async () => (await Effect.runPromise(readDataset(inputs.demonstrations, Demonstrations))).toArray())
+    const length = Math.min(config.sequenceLength, model.config.maxPositions)
+    const { examples, tooLong } = encodeDemonstrations(tokenizer, rows.map((row) => row.messages), length)
+    if (examples.length === 0) return yield* EmptyDatasetError.of("fine-tune on demonstrations", `${rows.length} demonstrations, of which ${tooLong} are longer than ${length} tokens`)
+
+    const epochRows = (epoch: number): Array<PackedRow> =>
+      packExamples(new Random(seed, "sft", "epoch", epoch).shuffle(examples), { length, padId: tokenizer.padId })
+    const steps = stepsFor(epochRows(0).length, config.batchSize, config.epochs)
+    const result = yield* train({
+      parameters: model.parameters,
+      batches: packedBatches(epochRows, config, (rows) => languageModelLoss(model, rows, { device, isolate: true })),
+      steps,
+      schedule: cosineSchedule({ peak: config.learningRate, steps, warmup: config.warmupSteps, finalFraction: config.finalLearningRate }),
+      maxNorm: config.maxNorm,
+      weightDecay: config.weightDecay,
+      progress
+    })
+    return yield* saveCheckpoint(output, { model, tokenizer, metrics: { ...trainingMetrics(result), examples: examples.length, tooLong } })
+  })
+})
+
+/** Batches of packed rows, epoch after epoch without end; each epoch is packed anew from a fresh permutation. */
+export function* packedBatches(
+  epochRows: (epoch: number) => ReadonlyArray<PackedRow>,
+  config: { readonly batchSize: number; readonly microBatchSize: number },
+  loss: (rows: ReadonlyArray<PackedRow>) => ReturnType<typeof languageModelLoss>
+): Generator<TrainingBatch> {
+  for (let epoch = 0; ; epoch++) {
+    for (const batch of chunks(epochRows(epoch), config.batchSize)) {
+      yield {
+        count: lossTokens(batch),
+        tokens: batch.length * batch[0]!.tokens.length,
+        parts: chunks(batch, config.microBatchSize).map((part) => () => loss(part))
+      }
+    }
+  }
+}
