@@ -1,0 +1,59 @@
+/**
+ * The process in which a stage computes: takes jobs over the IPC channel, sends progress and results back, and dies with its parent, even
+ * when that is killed while this one is deep in native code: a thread of its own watches.
+ */
+import { Worker } from "node:worker_threads"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Cause from "effect/Cause"
+import { messageOf, StageError } from "./errors.ts"
+import { type Job, runStage } from "./run-stage.ts"
+import type { Progress, StageInfo } from "./stage.ts"
+
+export type ToChild = { readonly job: Job }
+export type FromChild =
+  | { readonly type: "ready" }
+  | { readonly type: "progress"; readonly progress: Progress }
+  | { readonly type: "done"; readonly metrics: Readonly<Record<string, number>> }
+  | { readonly type: "failed"; readonly reason: string; readonly message: string }
+
+const watch = `
+  const parent = process.ppid
+  setInterval(() => { if (process.ppid !== parent) process.kill(process.pid, "SIGKILL") }, 250)
+`
+new Worker(watch, { eval: true }).unref()
+
+// Ctrl-C reaches the whole group; what becomes of a running stage is the parent's business.
+process.on("SIGINT", () => {})
+process.on("disconnect", () => process.exit(0))
+
+const send = (message: FromChild) => process.send?.(message)
+
+const prepared = new Set<string>()
+const work = async ({ job }: ToChild): Promise<void> => {
+  const result = await Effect.runPromiseExit(
+    Effect.gen(function* () {
+      const stage = yield* Effect.tryPromise({
+        try: async () => {
+          if (job.prepare !== undefined && !prepared.has(`${job.device}/${job.threads}`)) {
+            const module = (await import(job.prepare)) as { prepare(device: string, threads: number): void }
+            module.prepare(job.device, job.threads)
+            prepared.add(`${job.device}/${job.threads}`)
+          }
+          const module = (await import(job.module)) as Record<string, { readonly stage: StageInfo }>
+          return module[job.exportName]!.stage
+        },
+        catch: (cause) => new StageError({ reason: "Load", message: `Loading the stage from ${job.module}: ${messageOf(cause)}` })
+      })
+      return yield* runStage(stage, job, (progress) => send({ type: "progress", progress }))
+    })
+  )
+  if (Exit.isSuccess(result)) send({ type: "done", metrics: result.value })
+  else {
+    const error = Cause.squash(result.cause) as StageError
+    send({ type: "failed", reason: error.reason ?? "Defect", message: messageOf(error) })
+  }
+}
+
+process.on("message", (message) => void work(message as ToChild))
+send({ type: "ready" })

@@ -1,0 +1,80 @@
+/** Executors: in this process for stages that move data, in pooled child processes for stages that compute with tensors. */
+import { type ChildProcess, fork } from "node:child_process"
+import { fileURLToPath } from "node:url"
+import * as Effect from "effect/Effect"
+import type { FromChild, ToChild } from "./child.ts"
+import { StageError } from "./errors.ts"
+import { type Job, runStage } from "./run-stage.ts"
+import type { Progress, StageInfo } from "./stage.ts"
+
+export interface Executor {
+  readonly run: (stage: StageInfo, job: Job, progress: (progress: Progress) => void) => Effect.Effect<Readonly<Record<string, number>>, StageError>
+  readonly close: () => void
+}
+
+export const inProcess: Executor = { run: runStage, close: () => undefined }
+
+/** How much of a child's last output is kept to explain a crash. */
+const tailBytes = 4000
+
+/** Children are kept for the next job: starting one costs about a second. An interrupted or crashed one is not used again. */
+export const processPool = (): Executor => {
+  const idle: Array<ChildProcess> = []
+  const all = new Set<ChildProcess>()
+  const start = (): ChildProcess => {
+    const entry = fileURLToPath(import.meta.resolve(import.meta.url.endsWith(".ts") ? "./child.ts" : "./child.js"))
+    const child = fork(entry, [], { stdio: ["ignore", "pipe", "pipe", "ipc"], execArgv: [] })
+    all.add(child)
+    child.once("exit", () => {
+      all.delete(child)
+      const at = idle.indexOf(child)
+      if (at !== -1) idle.splice(at, 1)
+    })
+    return child
+  }
+  return {
+    run: (stage, job, progress) =>
+      Effect.callback<Readonly<Record<string, number>>, StageError>((resume) => {
+        const child = idle.pop() ?? start()
+        child.ref()
+        let tail = ""
+        const output = (chunk: Buffer) => {
+          tail = (tail + chunk.toString("utf8")).slice(-tailBytes)
+        }
+        const finish = (result: Effect.Effect<Readonly<Record<string, number>>, StageError>, reuse: boolean) => {
+          child.stdout?.off("data", output)
+          child.stderr?.off("data", output)
+          child.off("message", heard)
+          child.off("exit", exited)
+          if (reuse) {
+            child.unref()
+            idle.push(child)
+          }
+          resume(result)
+        }
+        const heard = (message: FromChild) => {
+          if (message.type === "progress") progress(message.progress)
+          else if (message.type === "done") finish(Effect.succeed(message.metrics), true)
+          else if (message.type === "failed") finish(Effect.fail(new StageError({ reason: message.reason, message: message.message })), true)
+        }
+        const exited = (code: number | null, signal: string | null) => {
+          const how = signal === "SIGKILL" ? "was killed (out of memory?)" : signal !== null ? `was ended by ${signal}` : `ended with code ${code}`
+          const said = tail.trim() === "" ? "" : ` Its last words:\n${tail.trim()}`
+          finish(Effect.fail(new StageError({ reason: "Crash", message: `The process of stage ${stage.name} ${how}.${said}` })), false)
+        }
+        child.stdout?.on("data", output)
+        child.stderr?.on("data", output)
+        child.on("message", heard)
+        child.on("exit", exited)
+        child.send({ job } satisfies ToChild)
+        return Effect.sync(() => {
+          child.off("exit", exited)
+          child.off("message", heard)
+          child.kill("SIGKILL")
+        })
+      }),
+    close: () => {
+      for (const child of all) child.kill("SIGKILL")
+    }
+  }
+}

@@ -1,0 +1,135 @@
+/** What a run would do: for each node whether its result is there, must be made, or depends on what an input turns out to be; and why. */
+import * as Effect from "effect/Effect"
+import { cacheKey, type KeyParts } from "./cache-key.ts"
+import { type CodeIdentity, codeIdentity, FileDigests } from "./code-identity.ts"
+import type { PipelineError } from "./errors.ts"
+import { digestFile } from "./file-source.ts"
+import { configForKey, dependencies, type Graph, type StageNode } from "./graph.ts"
+import type { Journal, Trace } from "./journal.ts"
+import { Numerics } from "./numerics.ts"
+import type { Store } from "./store.ts"
+
+export interface Machine {
+  readonly device: "cpu" | "cuda"
+  readonly threads: number
+}
+
+/** What is the same for every node of a run: code, numerics. */
+export interface Facts {
+  readonly code: ReadonlyMap<string, CodeIdentity>
+  readonly numerics: Readonly<Record<string, string>> | null
+}
+
+export const gatherFacts = (graph: Graph, journal: Journal, machine: Machine): Effect.Effect<Facts, PipelineError, Numerics> =>
+  Effect.gen(function* () {
+    const digests = new FileDigests()
+    const byStage = new Map<unknown, CodeIdentity>()
+    const code = new Map<string, CodeIdentity>()
+    let tensors = false
+    for (const node of graph.nodes.values()) {
+      if (node.kind === "file") continue
+      tensors ||= node.stage.resources.tensors === true
+      let identity = byStage.get(node.stage)
+      if (identity === undefined) {
+        identity = yield* codeIdentity(node.stage, journal, digests)
+        byStage.set(node.stage, identity)
+      }
+      code.set(node.id, identity)
+    }
+    const numerics = tensors ? yield* (yield* Numerics).describe(machine.device, machine.threads) : null
+    return { code, numerics }
+  })
+
+/** The parts of a node's key, given the content digests of its inputs. */
+export const keyParts = (node: StageNode, facts: Facts, contentOf: (id: string) => string): KeyParts => ({
+  stage: node.stage.name,
+  code: facts.code.get(node.id)!.digest,
+  config: configForKey(node),
+  seed: node.stage.seeded ? node.seed : null,
+  inputs: Object.fromEntries(Object.entries(node.inputs).map(([port, ids]) => [port, ids === null ? null : typeof ids === "string" ? contentOf(ids) : ids.map(contentOf)])),
+  numerics: node.stage.resources.tensors === true ? facts.numerics : null
+})
+
+export type PlannedNode =
+  | { readonly kind: "file"; readonly id: string; readonly path: string; readonly digest: string; readonly stamp: string }
+  | { readonly kind: "hit"; readonly id: string; readonly stage: string; readonly key: string; readonly parts: KeyParts; readonly trace: Trace }
+  | { readonly kind: "run"; readonly id: string; readonly stage: string; readonly key: string; readonly parts: KeyParts; readonly why: ReadonlyArray<string> }
+  /** Its key is not known before its inputs are made: it may be found then (early cutoff). */
+  | { readonly kind: "unknown"; readonly id: string; readonly stage: string; readonly until: ReadonlyArray<string>; readonly why: ReadonlyArray<string> }
+
+export interface Plan {
+  readonly graph: Graph
+  readonly facts: Facts
+  readonly nodes: ReadonlyMap<string, PlannedNode>
+}
+
+export const makePlan = (graph: Graph, journal: Journal, store: Store, machine: Machine, force: ReadonlySet<string>): Effect.Effect<Plan, PipelineError, Numerics> =>
+  Effect.gen(function* () {
+    const facts = yield* gatherFacts(graph, journal, machine)
+    const nodes = new Map<string, PlannedNode>()
+    for (const node of graph.nodes.values()) {
+      if (node.kind === "file") {
+        nodes.set(node.id, { kind: "file", id: node.id, path: node.path, ...(yield* digestFile(node.path, journal)) })
+        continue
+      }
+      const until = dependencies(node).filter((id) => nodes.get(id)!.kind === "run" || nodes.get(id)!.kind === "unknown")
+      if (until.length > 0) {
+        const changed = changes(node, facts, journal, graph.pipeline, undefined)
+        nodes.set(node.id, { kind: "unknown", id: node.id, stage: node.stage.name, until: [...new Set(until)], why: changed.own })
+        continue
+      }
+      const parts = keyParts(node, facts, (id) => contentOf(nodes.get(id)!))
+      const key = cacheKey(parts)
+      const trace = journal.trace(key)
+      const there = trace !== undefined && (yield* Effect.promise(() => store.present(trace.digest)))
+      if (there && !force.has(node.id)) nodes.set(node.id, { kind: "hit", id: node.id, stage: node.stage.name, key, parts, trace })
+      else {
+        const why = force.has(node.id) && there ? ["forced"] : trace !== undefined ? ["its result is gone from the store"] : changes(node, facts, journal, graph.pipeline, parts).all
+        nodes.set(node.id, { kind: "run", id: node.id, stage: node.stage.name, key, parts, why })
+      }
+    }
+    return { graph, facts, nodes }
+  })
+
+const contentOf = (node: PlannedNode): string => {
+  if (node.kind === "file") return node.digest
+  if (node.kind === "hit") return node.trace.contentDigest
+  throw new Error(`the content of ${node.id} is not known yet`)
+}
+
+const show = (value: unknown): string => (value === undefined ? "nothing" : JSON.stringify(value))
+
+/** What is different from when this node last had a result. `own` leaves the inputs out (they may not be known). */
+export const changes = (node: StageNode, facts: Facts, journal: Journal, pipeline: string, parts: KeyParts | undefined): { readonly own: Array<string>; readonly all: Array<string> } => {
+  const last = journal.lastExecution(pipeline, node.id)
+  if (last === undefined) return { own: ["it has never run here"], all: ["it has never run here"] }
+  const now = parts ?? keyParts(node, facts, () => "")
+  const own: Array<string> = []
+  if (last.parts.stage !== now.stage) own.push(`stage ${last.parts.stage} -> ${now.stage}`)
+  for (const field of new Set([...Object.keys(last.parts.config), ...Object.keys(now.config)])) {
+    const [before, after] = [show(last.parts.config[field]), show(now.config[field])]
+    if (before !== after) own.push(`config ${field}: ${before} -> ${after}`)
+  }
+  if (last.parts.seed !== now.seed) own.push(`seed ${last.parts.seed} -> ${now.seed}`)
+  if (last.parts.code !== now.code) {
+    const files = facts.code.get(node.id)!.files
+    const changed = [...new Set([...Object.keys(last.files), ...Object.keys(files)])].filter((file) => last.files[file] !== files[file])
+    own.push(changed.length === 0 ? "code: a package it uses" : `code: ${changed.join(", ")}`)
+  }
+  const numerics = new Set([...Object.keys(last.parts.numerics ?? {}), ...Object.keys(now.numerics ?? {})])
+  for (const name of numerics) {
+    const [before, after] = [last.parts.numerics?.[name], now.numerics?.[name]]
+    if (before !== after) own.push(`numerics ${name}: ${before ?? "nothing"} -> ${after ?? "nothing"}`)
+  }
+  const all = [...own]
+  if (parts !== undefined) {
+    for (const port of Object.keys(parts.inputs)) {
+      if (JSON.stringify(last.parts.inputs[port]) !== JSON.stringify(parts.inputs[port])) {
+        const ids = node.inputs[port]
+        all.push(`input ${port}: new content${ids === null || ids === undefined ? "" : ` of ${[ids].flat().join(", ")}`}`)
+      }
+    }
+    if (all.length === 0) all.push(last.key === cacheKey(parts) ? "its record is gone" : "an older format of keys")
+  }
+  return { own, all }
+}

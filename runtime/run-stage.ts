@@ -1,0 +1,66 @@
+/** Running a stage on a job: in this process, or by child.ts in another. */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import type { ArtifactRef } from "../schemas/artifact.ts"
+import { decodeConfig } from "../schemas/hyper.ts"
+import { messageOf, StageError } from "./errors.ts"
+import { type Progress, portOf, type StageInfo } from "./stage.ts"
+
+/** Everything a stage needs, as plain data. */
+export interface Job {
+  readonly module: string
+  readonly exportName: string
+  readonly config: Readonly<Record<string, unknown>>
+  readonly inputs: Readonly<Record<string, ArtifactRef<any> | ReadonlyArray<ArtifactRef<any>> | null>>
+  readonly output: string
+  readonly seed: number
+  readonly device: "cpu" | "cuda"
+  readonly threads: number
+  /** Module whose `prepare(device, threads)` is called first: how the tensor engine is set up without the runtime knowing it. */
+  readonly prepare: string | undefined
+}
+
+/** Runs the stage; gives its metrics. Whatever goes wrong comes out as a StageError that can be shown. */
+export const runStage = (stage: StageInfo, job: Job, progress: (progress: Progress) => void): Effect.Effect<Readonly<Record<string, number>>, StageError> =>
+  Effect.gen(function* () {
+    const config = yield* decodeConfig(stage.config, job.config, `Stage ${stage.name}`)
+    const inputs = Object.fromEntries(Object.entries(stage.inputs).map(([name, port]) => [name, job.inputs[name] ?? (portOf(port).arity === "many" ? [] : undefined)]))
+    for (const [name, port] of Object.entries(stage.inputs)) {
+      const { type } = portOf(port)
+      for (const ref of [job.inputs[name] ?? []].flat() as ReadonlyArray<ArtifactRef<any>>) yield* type.validate(ref.path)
+    }
+    const written = yield* Effect.suspend(() =>
+      stage.run({
+        config,
+        inputs: inputs as never,
+        output: { path: job.output, type: stage.output },
+        seed: job.seed,
+        device: job.device,
+        threads: job.threads,
+        // A real turn of the event loop, so that messages and signals are heard between steps.
+        progress: (report) => Effect.andThen(Effect.sync(() => progress(report)), nextTurn)
+      })
+    )
+    if (written?.slot?.path !== job.output) return yield* new StageError({ reason: "NothingWritten", message: `Stage ${stage.name} did not return its own output: end with writeDataset(output, ...), saveCheckpoint(output, ...) or the like.` })
+    return written.metrics
+  }).pipe(
+    Effect.catchCause((cause) => {
+      if (Cause.hasInterruptsOnly(cause)) return Effect.interrupt
+      const error = Cause.squash(cause) as { readonly _tag?: string; readonly message?: string; readonly stack?: string }
+      if (error instanceof StageError) return Effect.fail(error)
+      // A defect is a mistake in the stage's code: where it happened is what its author needs.
+      const where = error?._tag === undefined && typeof error?.stack === "string" ? userFrame(error.stack) : ""
+      return Effect.fail(new StageError({ reason: error?._tag ?? "Defect", message: `${messageOf(error)}${where}` }))
+    })
+  )
+
+const nextTurn = Effect.callback<void>((resume) => {
+  setImmediate(() => resume(Effect.void))
+})
+
+/** " (at stages/sft.ts:12)": the first frame outside of packages. */
+const userFrame = (stack: string): string => {
+  const line = stack.split("\n").find((frame) => /\.(ts|js|mts|mjs):\d+/.test(frame) && !frame.includes("node_modules") && !frame.includes("node:"))
+  const match = line === undefined ? null : /(?:file:\/\/)?(\/[^():]+):(\d+):\d+/.exec(line)
+  return match === null ? "" : ` (at ${match[1]}:${match[2]})`
+}

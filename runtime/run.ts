@@ -1,0 +1,372 @@
+/**
+ * Running a pipeline: a ready queue of nodes; each is found under its key or made, committed to the store and recorded. A node that fails
+ * stops what depends on it and nothing else. Interrupted, it kills its children and leaves a store that the next run goes on from.
+ */
+import { randomUUID } from "node:crypto"
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Queue from "effect/Queue"
+import * as Semaphore from "effect/Semaphore"
+import type { ArtifactRef } from "../schemas/artifact.ts"
+import { didYouMean } from "../schemas/did-you-mean.ts"
+import type { ConfigError } from "../schemas/hyper.ts"
+import { cacheKey, type KeyParts } from "./cache-key.ts"
+import { messageOf, PipelineError, StageError, type StoreError } from "./errors.ts"
+import { inProcess, processPool } from "./executor.ts"
+import { digestFile, stampOf } from "./file-source.ts"
+import { ancestors, buildGraph, dependencies, descendants, type Graph, type Settings, type StageNode } from "./graph.ts"
+import { Journal, type NodeStatus } from "./journal.ts"
+import { Numerics } from "./numerics.ts"
+import type { AnyPipeline } from "./pipeline.ts"
+import { changes, type Facts, gatherFacts, keyParts, makePlan, type Plan } from "./plan.ts"
+import type { Job } from "./run-stage.ts"
+import type { Progress } from "./stage.ts"
+import { Store } from "./store.ts"
+
+export interface RunOptions {
+  /** Where the store and the journal are (home.ts finds the usual place). */
+  readonly home: string
+  readonly settings?: Settings
+  readonly seed?: number
+  readonly device?: "cpu" | "cuda"
+  readonly threads?: number
+  /** Stages without tensors that run at once; stages with tensors run one at a time. */
+  readonly jobs?: number
+  readonly only?: string
+  readonly from?: string
+  readonly until?: string
+  readonly force?: ReadonlyArray<string>
+  readonly onEvent?: (event: RunEvent) => void
+  /** Module that sets the tensor engine up in a child process. */
+  readonly prepare?: string
+}
+
+export type RunEvent =
+  | { readonly type: "run-started"; readonly run: string; readonly pipeline: string; readonly nodes: ReadonlyArray<string> }
+  | { readonly type: "node-started"; readonly node: string; readonly stage: string; readonly why: ReadonlyArray<string> }
+  | { readonly type: "progress"; readonly node: string; readonly progress: Progress }
+  | { readonly type: "note"; readonly node: string; readonly message: string }
+  | { readonly type: "node-finished"; readonly node: NodeResult }
+  | { readonly type: "run-finished"; readonly status: RunResult["status"]; readonly milliseconds: number }
+
+export interface NodeResult {
+  readonly id: string
+  readonly stage: string
+  readonly status: NodeStatus
+  readonly milliseconds: number
+  readonly key: string | null
+  readonly digest: string | null
+  readonly metrics: Readonly<Record<string, number>>
+  readonly error: string | null
+}
+
+export interface RunResult {
+  readonly run: string
+  readonly pipeline: string
+  readonly status: "succeeded" | "failed"
+  readonly nodes: ReadonlyArray<NodeResult>
+  readonly outputs: Readonly<Record<string, { readonly kind: string; readonly path: string; readonly digest: string; readonly contentDigest: string }>>
+}
+
+/** The nodes that a selection runs; undefined: all. */
+const select = (graph: Graph, options: RunOptions): Effect.Effect<ReadonlySet<string> | undefined, PipelineError> =>
+  Effect.gen(function* () {
+    const ids = [...graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id)
+    for (const [flag, id] of [["only", options.only], ["from", options.from], ["until", options.until], ...(options.force ?? []).map((id) => ["force", id])] as const) {
+      if (id !== undefined && !ids.includes(id)) return yield* new PipelineError({ message: `--${flag} ${id}: there is no such node.${didYouMean(id, ids)}` })
+    }
+    if (options.only !== undefined) return new Set([options.only])
+    let selected: Set<string> | undefined
+    if (options.from !== undefined) selected = descendants(graph, options.from)
+    if (options.until !== undefined) {
+      const above = ancestors(graph, options.until)
+      selected = selected === undefined ? above : new Set([...selected].filter((id) => above.has(id)))
+    }
+    return selected
+  })
+
+const open = (options: RunOptions): Effect.Effect<{ readonly journal: Journal; readonly store: Store }, StoreError> =>
+  Effect.try({ try: () => ({ journal: new Journal(options.home), store: new Store(options.home) }), catch: (cause) => cause as StoreError })
+
+/** What a run with these parameters would do. */
+export const plan = (pipeline: AnyPipeline, params: Readonly<Record<string, unknown>>, options: RunOptions): Effect.Effect<Plan & { readonly selected: ReadonlySet<string> | undefined }, PipelineError | ConfigError | StoreError, Numerics> =>
+  Effect.gen(function* () {
+    const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
+    const selected = yield* select(graph, options)
+    const { journal, store } = yield* open(options)
+    return yield* makePlan(graph, journal, store, { device: options.device ?? "cpu", threads: options.threads ?? 1 }, new Set(options.force)).pipe(
+      Effect.map((made) => ({ ...made, selected })),
+      Effect.ensuring(Effect.sync(() => journal.close()))
+    )
+  })
+
+/** Runs the pipeline. Fails only when it can't start; a failed stage is part of the result. */
+export const run = (pipeline: AnyPipeline, params: Readonly<Record<string, unknown>>, options: RunOptions): Effect.Effect<RunResult, PipelineError | ConfigError | StoreError, Numerics> =>
+  Effect.gen(function* () {
+    const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
+    const selected = yield* select(graph, options)
+    const { journal, store } = yield* open(options)
+    return yield* Effect.gen(function* () {
+      const facts = yield* gatherFacts(graph, journal, { device: options.device ?? "cpu", threads: options.threads ?? 1 })
+      yield* Effect.promise(() => store.sweep())
+      return yield* new Run(graph, selected, facts, journal, store, options).execute(params)
+    }).pipe(Effect.ensuring(Effect.sync(() => journal.close())))
+  })
+
+/** A node's result while the run goes on. */
+interface Made {
+  readonly digest: string
+  readonly contentDigest: string
+  readonly path: string
+  readonly type: string
+  /** For files of the user's: what they looked like when hashed. */
+  readonly stamp?: string
+}
+
+class Run {
+  readonly #graph: Graph
+  readonly #selected: ReadonlySet<string> | undefined
+  readonly #facts: Facts
+  readonly #journal: Journal
+  readonly #store: Store
+  readonly #options: RunOptions
+  readonly #id = randomUUID()
+  readonly #made = new Map<string, Made>()
+  readonly #results = new Map<string, NodeResult>()
+  readonly #verified = new Set<string>()
+  readonly #processes = processPool()
+  readonly #data: Semaphore.Semaphore
+  readonly #tensors = Semaphore.makeUnsafe(1)
+
+  constructor(graph: Graph, selected: ReadonlySet<string> | undefined, facts: Facts, journal: Journal, store: Store, options: RunOptions) {
+    this.#graph = graph
+    this.#selected = selected
+    this.#facts = facts
+    this.#journal = journal
+    this.#store = store
+    this.#options = options
+    this.#data = Semaphore.makeUnsafe(Math.max(1, options.jobs ?? 1))
+  }
+
+  #emit(event: RunEvent): void {
+    this.#options.onEvent?.(event)
+  }
+
+  execute(params: unknown): Effect.Effect<RunResult, PipelineError | StoreError> {
+    const self = this
+    return Effect.gen(function* () {
+      const started = performance.now()
+      self.#journal.startRun(self.#id, self.#graph.pipeline, params)
+      self.#emit({ type: "run-started", run: self.#id, pipeline: self.#graph.pipeline, nodes: [...self.#graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id) })
+      yield* self.#schedule()
+      const nodes = [...self.#results.values()]
+      const status = nodes.some((node) => node.status === "failed") ? ("failed" as const) : ("succeeded" as const)
+      self.#journal.finishRun(self.#id, status)
+      self.#emit({ type: "run-finished", status, milliseconds: performance.now() - started })
+      const outputs: Record<string, RunResult["outputs"][string]> = {}
+      for (const [name, id] of Object.entries(self.#graph.outputs)) {
+        const made = self.#made.get(id)
+        if (made !== undefined) outputs[name] = { kind: self.#graph.nodes.get(id)!.type.kind, path: made.path, digest: made.digest, contentDigest: made.contentDigest }
+      }
+      return { run: self.#id, pipeline: self.#graph.pipeline, status, nodes, outputs }
+    }).pipe(
+      Effect.onExit((exit) => Effect.sync(() => {
+        self.#processes.close()
+        if (Exit.isFailure(exit)) self.#journal.finishRun(self.#id, Cause.hasInterrupts(exit.cause) ? "interrupted" : "failed")
+      }))
+    )
+  }
+
+  /** A ready queue: a node is in it once all it depends on is settled. */
+  #schedule(): Effect.Effect<void, PipelineError | StoreError> {
+    const self = this
+    return Effect.gen(function* () {
+      const waiting = new Map<string, number>()
+      const dependents = new Map<string, Array<string>>()
+      const queue = yield* Queue.unbounded<string | undefined>()
+      for (const node of self.#graph.nodes.values()) {
+        const needs = new Set(dependencies(node))
+        waiting.set(node.id, needs.size)
+        for (const need of needs) {
+          const list = dependents.get(need)
+          if (list === undefined) dependents.set(need, [node.id])
+          else list.push(node.id)
+        }
+        if (needs.size === 0) yield* Queue.offer(queue, node.id)
+      }
+      let left = self.#graph.nodes.size
+      const workers = Math.max(1, self.#options.jobs ?? 1) + 1
+      const stop = Effect.forEach(Array.from({ length: workers }), () => Queue.offer(queue, undefined), { discard: true })
+      if (left === 0) yield* stop
+      const worker = Effect.gen(function* () {
+        for (;;) {
+          const id = yield* Queue.take(queue)
+          if (id === undefined) return
+          yield* self.#settle(id)
+          for (const dependent of dependents.get(id) ?? []) {
+            const count = waiting.get(dependent)! - 1
+            waiting.set(dependent, count)
+            if (count === 0) yield* Queue.offer(queue, dependent)
+          }
+          if (--left === 0) yield* stop
+        }
+      })
+      yield* Effect.forEach(Array.from({ length: workers }), () => worker, { concurrency: "unbounded", discard: true })
+    })
+  }
+
+  /** Finds or makes one node's result, or says why there is none. */
+  #settle(id: string): Effect.Effect<void, PipelineError | StoreError> {
+    const self = this
+    return Effect.gen(function* () {
+      const node = self.#graph.nodes.get(id)!
+      if (node.kind === "file") {
+        const { digest, stamp } = yield* digestFile(node.path, self.#journal)
+        self.#made.set(id, { digest, contentDigest: digest, path: node.path, type: node.type.name, stamp })
+        return
+      }
+      const missing = dependencies(node).filter((dependency) => !self.#made.has(dependency))
+      if (missing.length > 0) {
+        self.#report(node, { status: "skipped", milliseconds: 0, key: null, digest: null, metrics: {}, error: null })
+        return
+      }
+      const parts = keyParts(node, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)
+      const key = cacheKey(parts)
+      const started = performance.now()
+      const trace = self.#journal.trace(key)
+      if (trace !== undefined && self.#options.force?.includes(id) !== true) {
+        if (yield* Effect.promise(() => self.#store.present(trace.digest))) {
+          self.#made.set(id, { ...trace, path: self.#store.path(trace.digest) })
+          self.#record(node, key, parts, "hit", 0, trace.digest, null)
+          self.#report(node, { status: "hit", milliseconds: performance.now() - started, key, digest: trace.digest, metrics: trace.metrics, error: null })
+          return
+        }
+        self.#emit({ type: "note", node: id, message: "its result is damaged or gone from the store: making it again" })
+        yield* self.#store.quarantine(trace.digest)
+        self.#journal.forgetTrace(key)
+      }
+      if (self.#selected !== undefined && !self.#selected.has(id)) {
+        const needed = [...self.#selected].some((selected) => ancestors(self.#graph, selected).has(id))
+        if (needed) return yield* new PipelineError({ message: `Node "${id}" is needed but not selected, and its result is not in the store. Run it first (--until ${id}), or leave the selection out.` })
+        self.#report(node, { status: "skipped", milliseconds: 0, key, digest: null, metrics: {}, error: null })
+        return
+      }
+      const exit = yield* Effect.exit(self.#make(node, key, parts))
+      const milliseconds = performance.now() - started
+      if (Exit.isSuccess(exit)) {
+        self.#report(node, { status: "ran", milliseconds, key, digest: exit.value.digest, metrics: exit.value.metrics, error: null })
+        return
+      }
+      if (Cause.hasInterrupts(exit.cause)) return yield* Effect.interrupt
+      const error = Cause.squash(exit.cause)
+      self.#record(node, key, parts, "failed", milliseconds, null, messageOf(error))
+      self.#report(node, { status: "failed", milliseconds, key, digest: null, metrics: {}, error: messageOf(error) })
+    })
+  }
+
+  /** Runs the stage and commits what it wrote. */
+  #make(node: StageNode, key: string, parts: KeyParts): Effect.Effect<{ readonly digest: string; readonly metrics: Readonly<Record<string, number>> }, StageError | StoreError | PipelineError> {
+    const self = this
+    const tensors = node.stage.resources.tensors === true
+    const started = performance.now()
+    return Effect.gen(function* () {
+      yield* self.#verifyInputs(node)
+      self.#emit({ type: "node-started", node: node.id, stage: node.stage.name, why: changes(node, self.#facts, self.#journal, self.#graph.pipeline, parts).all })
+      const directory = yield* self.#store.temporary()
+      return yield* Effect.gen(function* () {
+        const metrics = yield* (tensors ? self.#processes : inProcess).run(node.stage, self.#job(node, directory), (progress) => self.#emit({ type: "progress", node: node.id, progress }))
+        yield* self.#checkFiles(node)
+        const stored = yield* self.#store.commit(directory, node.type).pipe(
+          Effect.mapError((error) => (error._tag === "ArtifactError" ? new StageError({ reason: "BadOutput", message: `Stage ${node.stage.name} wrote something else than a ${node.type.name}. ${error.message}` }) : error))
+        )
+        self.#journal.transaction(() => {
+          if (self.#options.force?.includes(node.id) === true) self.#journal.forgetTrace(key)
+          self.#journal.recordTrace(
+            { key, ...stored, type: node.type.name, metrics },
+            { run: self.#id, node: node.id, parts, code: self.#facts.code.get(node.id), inputs: node.inputs, node_version: process.version }
+          )
+          self.#record(node, key, parts, "ran", performance.now() - started, stored.digest, null)
+        })
+        self.#made.set(node.id, { ...stored, path: self.#store.path(stored.digest), type: node.type.name })
+        self.#verified.add(stored.digest)
+        return { digest: stored.digest, metrics }
+      }).pipe(Effect.ensuring(self.#store.remove(directory)))
+    }).pipe((tensors ? self.#tensors : self.#data).withPermits(1))
+  }
+
+  #job(node: StageNode, output: string): Job {
+    const ref = (id: string): ArtifactRef<any> => {
+      const { path, type, digest, contentDigest } = this.#made.get(id)!
+      return { path, type, digest, contentDigest }
+    }
+    return {
+      module: node.stage.module,
+      exportName: this.#facts.code.get(node.id)!.exportName,
+      config: node.config,
+      inputs: Object.fromEntries(Object.entries(node.inputs).map(([port, ids]) => [port, ids === null ? null : typeof ids === "string" ? ref(ids) : ids.map(ref)])),
+      output,
+      seed: node.seed,
+      device: this.#options.device ?? "cpu",
+      threads: this.#options.threads ?? 1,
+      prepare: this.#options.prepare
+    }
+  }
+
+  /** Reads every input's bytes against its manifest; a damaged one is set aside and made again first. */
+  #verifyInputs(node: StageNode): Effect.Effect<void, StageError | StoreError | PipelineError> {
+    const self = this
+    return Effect.gen(function* () {
+      for (const id of new Set(dependencies(node))) {
+        const input = self.#graph.nodes.get(id)!
+        const made = self.#made.get(id)!
+        if (input.kind === "file" || self.#verified.has(made.digest)) continue
+        const damage = yield* Effect.promise(() => self.#store.damage(made.digest))
+        if (damage === undefined) {
+          self.#verified.add(made.digest)
+          continue
+        }
+        self.#emit({ type: "note", node: id, message: `its result is damaged (${damage}): making it again` })
+        yield* self.#store.quarantine(made.digest)
+        const parts = keyParts(input, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)
+        const key = cacheKey(parts)
+        self.#journal.forgetTrace(key)
+        const before = performance.now()
+        // This node holds its permit: the one below may run on it.
+        const again = yield* self.#withoutPermit(input, () => self.#make(input, key, parts), node)
+        self.#report(input, { status: "ran", milliseconds: performance.now() - before, key, digest: again.digest, metrics: again.metrics, error: null })
+      }
+    })
+  }
+
+  #withoutPermit<A, E>(input: StageNode, body: () => Effect.Effect<A, E>, holder: StageNode): Effect.Effect<A, E> {
+    const same = (input.stage.resources.tensors === true) === (holder.stage.resources.tensors === true)
+    if (!same) return body()
+    const semaphore = holder.stage.resources.tensors === true ? this.#tensors : this.#data
+    return Effect.acquireUseRelease(semaphore.release(1), body, () => Effect.asVoid(semaphore.take(1)))
+  }
+
+  /** A file of the user's that changed while a stage read it makes the result worthless: it belongs to no content. */
+  #checkFiles(node: StageNode): Effect.Effect<void, StageError> {
+    const self = this
+    return Effect.gen(function* () {
+      for (const id of dependencies(node)) {
+        const made = self.#made.get(id)!
+        if (made.stamp === undefined) continue
+        const now = yield* Effect.promise(() => stampOf(made.path).catch(() => ""))
+        if (now !== made.stamp) return yield* new StageError({ reason: "InputChanged", message: `The input ${made.path} changed while it was read. Nothing was recorded: let whatever writes it finish, then run again.` })
+      }
+    })
+  }
+
+  #record(node: StageNode, key: string, parts: KeyParts, status: NodeStatus, milliseconds: number, digest: string | null, error: string | null): void {
+    const files = this.#facts.code.get(node.id)!.files
+    this.#journal.recordExecution({ run: this.#id, pipeline: this.#graph.pipeline, node: node.id, stage: node.stage.name, key, parts, files, status, milliseconds, digest, error })
+  }
+
+  #report(node: StageNode, result: Omit<NodeResult, "id" | "stage">): void {
+    const full = { id: node.id, stage: node.stage.name, ...result }
+    this.#results.set(node.id, full)
+    this.#emit({ type: "node-finished", node: full })
+  }
+}
