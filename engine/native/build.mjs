@@ -12,8 +12,14 @@ export { findLibtorch } from "./libtorch.mjs"
 
 const here = dirname(fileURLToPath(import.meta.url))
 
-const sources = () => readdirSync(here).filter((name) => name.endsWith(".cc")).sort()
-const headers = () => readdirSync(here).filter((name) => name.endsWith(".h")).sort()
+const sources = () =>
+  readdirSync(here)
+    .filter((name) => name.endsWith(".cc"))
+    .sort()
+const headers = () =>
+  readdirSync(here)
+    .filter((name) => name.endsWith(".h"))
+    .sort()
 
 export function addonSourceDigest() {
   const hash = createHash("sha256")
@@ -25,7 +31,14 @@ export function addonSourceDigest() {
 }
 
 /** No -march: the cache may be shared by machines of several kinds, and the kernels that matter are libtorch's own. */
-const compileFlags = (libtorch) => ["-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", `-D_GLIBCXX_USE_CXX11_ABI=${libtorch.cxx11Abi ? 1 : 0}`]
+const compileFlags = (libtorch) => [
+  "-std=c++17",
+  "-O3",
+  "-fPIC",
+  "-shared",
+  "-fno-math-errno",
+  `-D_GLIBCXX_USE_CXX11_ABI=${libtorch.cxx11Abi ? 1 : 0}`
+]
 
 const linkFlags = (libtorch) => [
   ...(libtorch.libDir === undefined ? [] : [`-L${libtorch.libDir}`, `-Wl,-rpath,${libtorch.libDir}`]),
@@ -63,7 +76,10 @@ export function buildAddon({ quiet = false } = {}) {
   const libtorch = requireLibtorch()
   const target = addonPath(libtorch)
   if (existsSync(target)) return target
-  if (!quiet) process.stderr.write(`Building the tensor addon against libtorch ${libtorch.version} (${libtorch.source}): about half a minute, once.\n`)
+  if (!quiet)
+    process.stderr.write(
+      `Building the tensor addon against libtorch ${libtorch.version} (${libtorch.source}): about half a minute, once.\n`
+    )
   mkdirSync(dirname(target), { recursive: true })
   const temporary = `${target}.${randomUUID()}`
   const inputs = [...includeFlags(libtorch), ...sources().map((name) => join(here, name))]
@@ -79,10 +95,14 @@ export function buildAddon({ quiet = false } = {}) {
 function compile(args, libtorch) {
   const compiler = process.env.CXX || "g++"
   const result = spawnSync(compiler, args, { encoding: "utf8", maxBuffer: 1 << 28 })
-  if (result.error?.code === "ENOENT") throw new Error(`No C++ compiler: ${compiler} was not found. Run \`apt-get install g++\`, or name one in CXX.`)
+  if (result.error?.code === "ENOENT")
+    throw new Error(`No C++ compiler: ${compiler} was not found. Run \`apt-get install g++\`, or name one in CXX.`)
   if (result.error) throw new Error(`The C++ compiler ${compiler} could not be run: ${result.error.message}`)
   if (result.status === 0) return
-  const reason = result.signal === null ? result.stderr.split("\n").slice(0, 30).join("\n") : `It was ended by ${result.signal}: is there enough memory?`
+  const reason =
+    result.signal === null ? result.stderr.split("\n").slice(0, 30).join("\n") : `It was ended by ${result.signal}: is there enough memory?`
   const command = [compiler, ...args].join(" ")
-  throw new Error(`The tensor addon does not build against libtorch ${libtorch.version} (${libtorch.source}). The command was:\n  ${command}\n${reason}`)
+  throw new Error(
+    `The tensor addon does not build against libtorch ${libtorch.version} (${libtorch.source}). The command was:\n  ${command}\n${reason}`
+  )
 }

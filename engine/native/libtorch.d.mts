@@ -15,3 +15,7 @@ export function findLibtorch(): Libtorch | undefined
 export function cacheDirectory(): string
 /** Where setup unpacks the official archive. */
 export function fetchedLibtorch(): string
+/** The library behind the system's libblas.so.3 (Debian's libtorch multiplies matrices with it): its path, or undefined. */
+export function systemBlas(): string | undefined
+/** Whether a BLAS is one that is tuned for the processor; Debian's reference BLAS is 40 times slower. */
+export function isFastBlas(name: string | undefined): boolean

@@ -19,7 +19,9 @@ const read = (file) => (existsSync(file) ? readFileSync(file, "utf8") : "")
 const headerVersion = (include) => {
   const files = ["torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"]
   const text = files.map((file) => read(join(include, file))).join("\n")
-  const [major, minor, patch] = ["MAJOR", "MINOR", "PATCH"].map((name) => new RegExp(`#define TORCH_VERSION_${name} (\\d+)`).exec(text)?.[1])
+  const [major, minor, patch] = ["MAJOR", "MINOR", "PATCH"].map(
+    (name) => new RegExp(`#define TORCH_VERSION_${name} (\\d+)`).exec(text)?.[1]
+  )
   return major === undefined ? undefined : `${major}.${minor}.${patch}`
 }
 
@@ -41,7 +43,12 @@ const describe = ({ include, libDir, source, cmake }) => {
 
 /** An unpacked libtorch, or a Python torch package: include/ and lib/ side by side. */
 const fromFolder = (folder, source) =>
-  describe({ include: join(folder, "include"), libDir: join(folder, "lib"), source, cmake: join(folder, "share/cmake/Torch/TorchConfig.cmake") })
+  describe({
+    include: join(folder, "include"),
+    libDir: join(folder, "lib"),
+    source,
+    cmake: join(folder, "share/cmake/Torch/TorchConfig.cmake")
+  })
 
 const fromLibtorchVariable = () => {
   const folder = process.env.LIBTORCH
@@ -78,7 +85,10 @@ const modified = (path) => (existsSync(path) ? statSync(path).mtimeMs : 0)
 /** Asking two Pythons takes a tenth of a second: the answer is kept until one of their package folders changes. */
 const fromPython = () => {
   const { PATH, PYTHONPATH, PYENV_VERSION, VIRTUAL_ENV } = process.env
-  const key = createHash("sha256").update(JSON.stringify([ask, PATH, PYTHONPATH, PYENV_VERSION, VIRTUAL_ENV])).digest("hex").slice(0, 16)
+  const key = createHash("sha256")
+    .update(JSON.stringify([ask, PATH, PYTHONPATH, PYENV_VERSION, VIRTUAL_ENV]))
+    .digest("hex")
+    .slice(0, 16)
   const file = join(cacheDirectory(), `python-torch-${key}.json`)
   try {
     const known = JSON.parse(readFileSync(file, "utf8"))
@@ -104,3 +114,17 @@ const fromArchive = () => fromFolder(fetchedLibtorch(), "archive")
 
 /** The libtorch of this machine, or undefined. Throws when LIBTORCH names a folder that holds none. */
 export const findLibtorch = () => fromLibtorchVariable() ?? fromPython() ?? fromSystem() ?? fromArchive()
+
+/** The library behind the system's libblas.so.3 (Debian's libtorch multiplies matrices with it): its path, or undefined. */
+export const systemBlas = () => {
+  for (const ldconfig of ["ldconfig", "/sbin/ldconfig"]) {
+    const { status, stdout } = spawnSync(ldconfig, ["-p"], { encoding: "utf8" })
+    if (status !== 0) continue
+    const path = /libblas\.so\.3 .*=> (\S+)/.exec(stdout)?.[1]
+    return path === undefined ? undefined : realpathSync(path)
+  }
+  return undefined
+}
+
+/** Whether a BLAS is one that is tuned for the processor; Debian's reference BLAS is 40 times slower. */
+export const isFastBlas = (name) => /openblas|mkl|blis|atlas/i.test(name ?? "")

@@ -1,0 +1,92 @@
+// The two commands: `node scripts/setup.mjs demo` and `... test`. Makes this clone ready (packages, Node 24, libtorch, the addon), then runs.
+// Plain Node 20, no dependencies. Every step looks first and does nothing when there is nothing to do; a rerun mends what was interrupted.
+import { spawnSync } from "node:child_process"
+import { existsSync, readFileSync } from "node:fs"
+import { delimiter, dirname, join } from "node:path"
+import { fileURLToPath } from "node:url"
+
+import { ensureLibtorch } from "./libtorch.mjs"
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const bin = join(root, "node_modules/.bin")
+const node = join(bin, "node")
+
+const usage = "Usage: node scripts/setup.mjs [demo | test | nothing] [arguments of the demo, or of vitest]"
+
+// Standard output belongs to what is run in the end: what setup and its tools say goes to standard error.
+const run = (program, args, stdout = 2) =>
+  spawnSync(program, args, { cwd: root, stdio: ["inherit", stdout, "inherit"], env: environment() })
+
+/** Children find Node 24 first. */
+const environment = () => ({ ...process.env, PATH: [bin, process.env.PATH].join(delimiter) })
+
+const lockedVersions = (file) =>
+  existsSync(file) ? Object.entries(JSON.parse(readFileSync(file, "utf8")).packages).filter(([path]) => path !== "") : []
+
+/** npm writes node_modules/.package-lock.json when it has finished: compare it with the lock file. */
+const packagesAreInstalled = () => {
+  const installed = new Map(lockedVersions(join(root, "node_modules/.package-lock.json")).map(([path, entry]) => [path, entry.version]))
+  return lockedVersions(join(root, "package-lock.json")).every(([path, { version, optional }]) =>
+    installed.has(path) ? installed.get(path) === version : optional === true
+  )
+}
+
+const installPackages = () => {
+  if (packagesAreInstalled()) return
+  process.stderr.write("Installing the npm packages of package-lock.json.\n")
+  const npm = spawnSync("npm", ["ci", "--no-audit", "--no-fund"], { cwd: root, stdio: ["inherit", 2, "inherit"] })
+  if (npm.error) throw new Error(`npm could not be run: ${npm.error.message}. It comes with Node; on Debian: apt-get install npm`)
+  if (npm.status !== 0)
+    throw new Error(`npm ci ended with ${npm.status ?? npm.signal}; its reason stands above. Run \`npm ci\` once that is mended.`)
+}
+
+const nodeVersion = () => {
+  const answer = spawnSync(node, ["--version"], { encoding: "utf8" })
+  return answer.status === 0 ? answer.stdout.trim() : undefined
+}
+
+/** The npm package "node" fetches Node 24 in its install script, which npm may have been told not to run. */
+const checkNode = () => {
+  const isNew = (version) => version !== undefined && Number(/^v(\d+)/.exec(version)?.[1]) >= 24
+  if (isNew(nodeVersion())) return
+  process.stderr.write("Getting Node 24 (the npm package node).\n")
+  spawnSync(process.execPath, ["installArchSpecificPackage"], { cwd: join(root, "node_modules/node"), stdio: ["ignore", 2, 2] })
+  const version = nodeVersion()
+  if (isNew(version)) return
+  throw new Error(
+    `Expected Node 24 or later in ${node}, found ${version ?? "none that runs"}. Run \`npm ci --ignore-scripts=false\`, or install Node 24.`
+  )
+}
+
+const buildAddon = async () => {
+  const build = await import("../engine/native/build.mjs")
+  build.buildAddon()
+}
+
+const setup = async () => {
+  installPackages()
+  checkNode()
+  await ensureLibtorch()
+  await buildAddon()
+}
+
+const commands = {
+  demo: (args) => run(node, ["cli/caravan.js", "run", "pipelines/demo.ts", ...args], "inherit"),
+  test: (args) => run(node, ["scripts/test.mjs", ...args], "inherit"),
+  nothing: () => ({ status: 0 })
+}
+
+const [what = "nothing", ...args] = process.argv.slice(2)
+if (!Object.hasOwn(commands, what)) {
+  process.stderr.write(`There is nothing called ${what} to set up for.\n${usage}\n`)
+  process.exit(2)
+}
+try {
+  await setup()
+} catch (error) {
+  process.stderr.write(`\nSetup stopped: ${error.message}\n`)
+  process.exit(1)
+}
+const { status, signal } = commands[what](args)
+if (signal) process.kill(process.pid, signal)
+process.exit(status ?? 1)

@@ -1,0 +1,42 @@
+// `npm test` after setup: types, lint, format, then the tests; with arguments (for vitest), only the tests. The last line counts the tests and
+// is kept in .caravan/test-summary.txt for .ci/run.
+import { spawnSync } from "node:child_process"
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+
+const results = ".caravan/test-results.json"
+const summary = ".caravan/test-summary.txt"
+
+const vitest = ["node_modules/vitest/vitest.mjs", "run", "--reporter=default", "--reporter=json", `--outputFile.json=${results}`]
+const args = process.argv.slice(2)
+const checks = {
+  types: ["node_modules/typescript/bin/tsc", "--noEmit", "-p", "."],
+  lint: ["node_modules/oxlint/bin/oxlint", "--type-aware", "--quiet"],
+  format: ["node_modules/oxfmt/bin/oxfmt", "--check", "."]
+}
+
+/** "312 passed, 0 failed, 4 skipped" of vitest's own results; a test file that could not be loaded counts as one failure. */
+const counts = ({ numPassedTests, numFailedTests, numPendingTests, numTodoTests, testResults }) => {
+  const broken = testResults.filter(
+    (file) => file.status === "failed" && !file.assertionResults.some((test) => test.status === "failed")
+  ).length
+  const skipped = numPendingTests + numTodoTests
+  return `${numPassedTests} passed, ${numFailedTests + broken} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`
+}
+
+mkdirSync(".caravan", { recursive: true })
+for (const file of [results, summary]) rmSync(file, { force: true })
+
+const node = (command) => spawnSync(process.execPath, command, { stdio: "inherit" }).status === 0
+const failed = args.length > 0 ? [] : Object.keys(checks).filter((name) => !node(checks[name]))
+if (!node([...vitest, ...args])) failed.push("tests")
+
+if (failed.length > 0)
+  process.stdout.write(`\nNot in order: ${failed.join(", ")}.${failed.includes("format") ? " `npm run format` mends the format." : ""}\n`)
+if (existsSync(results)) {
+  const line = counts(JSON.parse(readFileSync(results, "utf8")))
+  writeFileSync(summary, `${line}\n`)
+  process.stdout.write(`${line}\n`)
+} else {
+  process.stdout.write("vitest ended without results: its reason stands above.\n")
+}
+process.exit(failed.length > 0 || !existsSync(results) ? 1 : 0)
