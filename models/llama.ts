@@ -1,0 +1,139 @@
+/**
+ * Llama 2 (§2.2): pre-norm RMSNorm, rotary position embeddings, SwiGLU, grouped-query attention. Weights keep Hugging Face's names and
+ * layout, (out, in).
+ *
+ * Shapes: B sequences, T tokens, D dim, H query heads, G key and value heads, E head dim, F ffn, V vocabulary.
+ */
+import { seedGenerator } from "../engine/generator.ts"
+import { cat, type Device, type DType, embedding, keep, linear, noGrad, ones, scoped, type Tensor, zeros } from "../engine/tensor.ts"
+import { attention, type AttentionBias, causalBias, maskBias, segmentBias } from "./attention.ts"
+import { type LlamaConfig, parameterShapes } from "./config.ts"
+import { positionsOfMask, positionsOfSegments, RotaryTable, rotate } from "./rotary.ts"
+
+export interface ForwardOptions {
+  /** (B, T) int64 or bool, 0 at padding on either side. Position ids count the tokens that are not padding. */
+  readonly attentionMask?: Tensor
+  /** (B, T) int64: which example of a packed row each token belongs to. Tokens see only their own; positions start anew in each. */
+  readonly segmentIds?: Tensor
+}
+
+/** x * weight / sqrt(mean(x^2) + eps), computed in float32 (Zhang and Sennrich 2019). */
+export const rmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => {
+  const wide = x.dtype === "bfloat16" || x.dtype === "float16" ? x.to({ dtype: "float32" }) : x
+  const normed = wide.mul(wide.square().mean(-1, true).add(epsilon).rsqrt())
+  return (wide === x ? normed : normed.to({ dtype: x.dtype })).mul(weight)
+}
+
+export class Llama {
+  readonly config: LlamaConfig
+  /** By Hugging Face name. */
+  readonly parameters: Readonly<Record<string, Tensor>>
+  readonly #rotary: RotaryTable
+
+  constructor(config: LlamaConfig, parameters: Readonly<Record<string, Tensor>>) {
+    this.config = config
+    this.parameters = parameters
+    this.#rotary = new RotaryTable(config)
+  }
+
+  get device(): Device {
+    return this.parameter("model.norm.weight").device
+  }
+  get dtype(): DType {
+    return this.parameter("model.norm.weight").dtype
+  }
+  get rotary(): RotaryTable {
+    return this.#rotary
+  }
+
+  parameter(name: string): Tensor {
+    const found = this.parameters[name]
+    if (found === undefined) throw new Error(`the model has no parameter ${name}`)
+    return found
+  }
+
+  /** Weights of one block. */
+  block(layer: number) {
+    const get = (name: string) => this.parameter(`model.layers.${layer}.${name}.weight`)
+    return {
+      attentionNorm: get("input_layernorm"),
+      q: get("self_attn.q_proj"),
+      k: get("self_attn.k_proj"),
+      v: get("self_attn.v_proj"),
+      o: get("self_attn.o_proj"),
+      ffnNorm: get("post_attention_layernorm"),
+      gate: get("mlp.gate_proj"),
+      up: get("mlp.up_proj"),
+      down: get("mlp.down_proj")
+    }
+  }
+
+  /** Token ids (B, T) int64 -> the last layer's normed states (B, T, D). */
+  hidden(ids: Tensor, options: ForwardOptions = {}): Tensor {
+    const { config } = this
+    const length = ids.size(1)
+    if (length > config.maxPositions) throw new RangeError(`a sequence of ${length} tokens: this model's context is ${config.maxPositions}`)
+    const { bias, positions } = this.#layout(length, options)
+    const rotation = this.#rotary.at(this.device, this.dtype, positions ?? length)
+    let x = embedding(this.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
+    for (let layer = 0; layer < config.layers; layer++) {
+      const weights = this.block(layer)
+      x = x.add(this.#attend(rmsNorm(x, weights.attentionNorm, config.normEpsilon), weights, rotation, bias))
+      x = x.add(feedForward(rmsNorm(x, weights.ffnNorm, config.normEpsilon), weights))
+    }
+    return rmsNorm(x, this.parameter("model.norm.weight"), config.normEpsilon)
+  }
+
+  /** States (..., D) -> logits (..., V). */
+  logits(hidden: Tensor): Tensor {
+    return linear(hidden, this.parameter(this.config.tiedEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight"))
+  }
+
+  /** Token ids (B, T) -> logits (B, T, V) of the token after each. */
+  forward(ids: Tensor, options: ForwardOptions = {}): Tensor {
+    return this.logits(this.hidden(ids, options))
+  }
+
+  #layout(length: number, options: ForwardOptions): { readonly bias: AttentionBias; readonly positions: Tensor | undefined } {
+    const { attentionMask, segmentIds } = options
+    if (attentionMask !== undefined && segmentIds !== undefined) throw new TypeError("give an attention mask or segment ids, not both")
+    if (attentionMask !== undefined) return { bias: maskBias(attentionMask, this.dtype), positions: positionsOfMask(attentionMask) }
+    if (segmentIds !== undefined) return { bias: segmentBias(segmentIds, this.dtype), positions: positionsOfSegments(segmentIds) }
+    return { bias: causalBias(length, this.dtype, this.device), positions: undefined }
+  }
+
+  #attend(x: Tensor, weights: ReturnType<Llama["block"]>, rotation: ReturnType<RotaryTable["at"]>, bias: AttentionBias): Tensor {
+    const { heads, kvHeads, headDim } = this.config
+    const [batch, length] = x.shape as [number, number, number]
+    const together = linear(x, cat([weights.q, weights.k, weights.v], 0)).view(batch, length, heads + 2 * kvHeads, headDim) // (B, T, H + 2G, E)
+    const turned = rotate(together.slice(2, 0, heads + kvHeads), rotation)
+    const q = turned.slice(2, 0, heads).transpose(1, 2) // (B, H, T, E)
+    const k = turned.slice(2, heads, heads + kvHeads).transpose(1, 2) // (B, G, T, E)
+    const v = together.slice(2, heads + kvHeads, heads + 2 * kvHeads).transpose(1, 2)
+    return linear(attention(q, k, v, bias), weights.o)
+  }
+}
+
+const feedForward = (x: Tensor, weights: ReturnType<Llama["block"]>): Tensor => linear(linear(x, weights.gate).silu().mul(linear(x, weights.up)), weights.down)
+
+/** How new weights are drawn: normal with this deviation (Hugging Face's initializer_range), norms 1. */
+const deviation = 0.02
+
+/**
+ * A Llama with new weights. Each tensor's numbers depend on the seed and its name only.
+ */
+export const initLlama = (config: LlamaConfig, options: { readonly seed: number; readonly device?: Device; readonly dtype?: DType }): Llama => {
+  const { seed, device = "cpu", dtype = "float32" } = options
+  const parameters: Record<string, Tensor> = {}
+  for (const [name, shape] of Object.entries(parameterShapes(config))) {
+    const made = scoped(() =>
+      noGrad(() => {
+        if (name.endsWith("norm.weight")) return ones(shape, { dtype, device })
+        seedGenerator("cpu", seed, "initial weights", name)
+        return zeros(shape).normal_(0, deviation).to({ dtype, device })
+      })
+    )
+    parameters[name] = keep(made).requiresGrad()
+  }
+  return new Llama(config, parameters)
+}

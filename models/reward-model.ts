@@ -1,0 +1,55 @@
+/**
+ * Reward and value models: a Llama with a scalar head in place of the language model's (Llama 2 §3.2.2). In Hugging Face's layout this is
+ * LlamaForSequenceClassification with one label: `score.weight` (1, D), no bias.
+ */
+import { seedGenerator } from "../engine/generator.ts"
+import { arange, keep, linear, noGrad, scoped, type Tensor, zeros } from "../engine/tensor.ts"
+import { type ForwardOptions, Llama } from "./llama.ts"
+
+export const headName = "score.weight"
+
+export class RewardModel {
+  readonly backbone: Llama
+  /** (1, D) */
+  readonly head: Tensor
+  constructor(backbone: Llama, head: Tensor) {
+    this.backbone = backbone
+    this.head = head
+  }
+  get config() {
+    return this.backbone.config
+  }
+  get parameters(): Readonly<Record<string, Tensor>> {
+    return { ...this.backbone.parameters, [headName]: this.head }
+  }
+
+  /** A score for every token: ids (B, T) -> (B, T). */
+  scores(ids: Tensor, options: ForwardOptions = {}): Tensor {
+    return linear(this.backbone.hidden(ids, options), this.head).squeeze(-1)
+  }
+
+  /**
+   * The score at one position of each sequence: ids (B, T) padded on the right, positions (B,) int64 of the last response token -> (B,). The
+   * raw scalar: sigmoid gives the paper's score in (0, 1).
+   */
+  score(ids: Tensor, positions: Tensor): Tensor {
+    const hidden = this.backbone.hidden(ids) // (B, T, D); causal, so what is right of a position does not reach it
+    const [batch, length, dim] = hidden.shape as [number, number, number]
+    const rows = arange(0, batch, { device: ids.device }).mul(length).add(positions)
+    return linear(hidden.reshape(-1, dim).indexSelect(0, rows), this.head).squeeze(-1)
+  }
+}
+
+/** A reward model on a language model's weights, which it takes over; the head starts as N(0, 1 / (D + 1)), its bias is 0 and not kept. */
+export const initRewardModel = (policy: Llama, options: { readonly seed: number }): RewardModel => {
+  const { config, device, dtype } = policy
+  const backbone: Record<string, Tensor> = {}
+  for (const [name, parameter] of Object.entries(policy.parameters)) if (name !== "lm_head.weight") backbone[name] = parameter
+  const head = scoped(() =>
+    noGrad(() => {
+      seedGenerator("cpu", options.seed, "reward head")
+      return zeros([1, config.dim]).normal_(0, 1 / Math.sqrt(config.dim + 1)).to({ dtype, device })
+    })
+  )
+  return new RewardModel(new Llama(config, backbone), keep(head).requiresGrad())
+}

@@ -1,0 +1,76 @@
+/**
+ * Rotary position embeddings (Su et al. 2021) in Hugging Face's layout: a head's first half is paired with its second. A pair (a, b) at
+ * position p turns by p * theta^(-2i/E): a cos - b sin, b cos + a sin.
+ */
+import { arange, aten, atenMany, cat, type Device, type DType, embedding, full, keep, noGrad, scoped, tensor, type Tensor, where, zerosLike } from "../engine/tensor.ts"
+import type { LlamaConfig } from "./config.ts"
+
+/** cos and signed sin for the heads of (B, T, H, E): (T, 1, E), or (B, T, 1, E) with position ids. */
+export interface Rotation {
+  readonly cos: Tensor
+  /** -sin in the first half, sin in the second: what the swapped halves are multiplied by. */
+  readonly sin: Tensor
+}
+
+/** Position ids (B, T) of a mask: how many tokens that are not padding came before. */
+export const positionsOfMask = (mask: Tensor): Tensor => mask.to({ dtype: "int64" }).cumsum(1).sub(1).clamp(0)
+
+/** Position ids (B, T) of packed rows: they begin anew where the segment changes. */
+export const positionsOfSegments = (segments: Tensor): Tensor => {
+  const [batch, length] = segments.shape as [number, number]
+  const index = arange(0, length, { device: segments.device }).unsqueeze(0).expand(batch, length)
+  if (length === 1) return zerosLike(segments)
+  const changed = segments.slice(1, 1, length).ne(segments.slice(1, 0, length - 1))
+  const first = full([batch, 1], 1, { dtype: "bool", device: segments.device })
+  const starts = where(cat([first, changed], 1), index, zerosLike(index))
+  return index.sub(startsSoFar(starts))
+}
+
+/** The greatest value so far along each row. */
+const startsSoFar = (starts: Tensor): Tensor => atenMany("cummax", starts, 1)[0]!
+
+export class RotaryTable {
+  readonly #config: LlamaConfig
+  readonly #tables = new Map<string, Rotation>()
+  constructor(config: LlamaConfig) {
+    this.#config = config
+  }
+
+  /** All positions: cos and sin (P, E), kept for the model's life. */
+  #table(device: Device, dtype: DType): Rotation {
+    const name = `${device} ${dtype}`
+    let table = this.#tables.get(name)
+    if (table === undefined) {
+      const { headDim, maxPositions, ropeTheta } = this.#config
+      const half = headDim / 2
+      // In float32 as transformers computes them: the angle, then its cosine.
+      const frequencies = Float32Array.from({ length: half }, (_, i) => 1 / Math.fround(ropeTheta ** Math.fround((2 * i) / headDim)))
+      table = scoped(() =>
+        noGrad(() => {
+          const angles = arange(0, maxPositions, { dtype: "float32" }).unsqueeze(1).mul(tensor(frequencies).unsqueeze(0)) // (P, E / 2)
+          const cos = angles.cos()
+          const sin = angles.sin()
+          return { cos: cat([cos, cos], 1).to({ dtype, device }), sin: cat([sin.neg(), sin], 1).to({ dtype, device }) }
+        })
+      )
+      keep(table.cos)
+      keep(table.sin)
+      this.#tables.set(name, table)
+    }
+    return table
+  }
+
+  /** The rotation of positions 0 .. length - 1, or of given ids (B, T). */
+  at(device: Device, dtype: DType, positions: number | Tensor, from = 0): Rotation {
+    const { cos, sin } = this.#table(device, dtype)
+    if (typeof positions === "number") return { cos: cos.slice(0, from, from + positions).unsqueeze(1), sin: sin.slice(0, from, from + positions).unsqueeze(1) }
+    return { cos: embedding(cos, positions).unsqueeze(2), sin: embedding(sin, positions).unsqueeze(2) }
+  }
+}
+
+/** Turns heads (B, T, H, E). */
+export const rotate = (heads: Tensor, { cos, sin }: Rotation): Tensor => {
+  const half = heads.size(-1) / 2
+  const swapped = aten("roll", heads, [half], [-1])
+  return aten("addcmul", heads.mul(cos), swapped, sin)
+}

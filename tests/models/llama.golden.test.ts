@@ -1,0 +1,110 @@
+/** The Llama against transformers: logits, loss, every gradient, three optimiser steps, for grouped-query and for tied models. */
+import * as Effect from "effect/Effect"
+import { describe, expect, it } from "vitest"
+import { AdamW, clipGradientNorm, gradientNorm } from "../../engine/optimizer.ts"
+import { cosineSchedule } from "../../engine/schedule.ts"
+import { clearGradients, crossEntropy, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
+import { openSafetensors } from "../../models/safetensors.ts"
+import { loadLlama } from "../../models/weights.ts"
+import { devices } from "../devices.ts"
+import { float32 } from "../tolerances.ts"
+
+const golden = async (name: string) => {
+  const folder = new URL(`../golden/${name}/`, import.meta.url).pathname
+  const file = await Effect.runPromise(openSafetensors(`${folder}expected.safetensors`))
+  const expected: Record<string, Tensor> = {}
+  for (const key of file.entries.keys()) expected[key] = await Effect.runPromise(file.read(key))
+  await file.close()
+  return { folder: `${folder}model`, expected }
+}
+
+const largestDifference = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
+  expect(a.length).toBe(b.length)
+  let most = 0
+  for (let i = 0; i < a.length; i++) most = Math.max(most, Math.abs(a[i]! - b[i]!))
+  return most
+}
+
+for (const { device, skip } of devices) {
+  for (const name of ["llama-gqa", "llama-mha-tied"]) {
+    describe.skipIf(skip)(`${name} on ${device}`, async () => {
+      const { folder, expected } = await golden(name)
+      const load = () => Effect.runPromise(loadLlama(folder, { device }))
+      const ids = skip ? expected.input_ids! : expected.input_ids!.to({ device })
+      const close = (actual: Tensor, key: string) => expect(largestDifference(actual.detach().toNumbers(), expected[key]!.toNumbers()), key).toBeLessThanOrEqual(float32)
+      /** Loss over the tokens after the first five, as the reference. */
+      const loss = (model: Awaited<ReturnType<typeof load>>) => {
+        const [batch, length] = ids.shape as [number, number]
+        const targets = expected.input_ids!.toNumbers().map((id, i) => (i % length < 5 ? -100 : id))
+        const next = Int32Array.from({ length: batch * (length - 1) }, (_, i) => targets[Math.floor(i / (length - 1)) * length + (i % (length - 1)) + 1]!)
+        const logits = model.forward(ids).slice(1, 0, length - 1)
+        return crossEntropy(logits.reshape(-1, model.config.vocabSize), tensor(next, { dtype: "int64", device }))
+      }
+
+      it("logits are transformers'", async () => {
+        const model = await load()
+        scoped(() => noGrad(() => close(model.forward(ids), "logits")))
+      })
+
+      it("logits of a left-padded batch are transformers' wherever there is no padding", async () => {
+        const model = await load()
+        const mask = expected.leftpad_attention_mask!
+        const actual = scoped(() => noGrad(() => model.forward(expected.leftpad_input_ids!.to({ device }), { attentionMask: mask.to({ device }) }).toNumbers()))
+        const wanted = expected.leftpad_logits!.toNumbers()
+        const on = mask.toNumbers()
+        const vocab = model.config.vocabSize
+        const counted = (values: Array<number>) => values.filter((_, i) => on[Math.floor(i / vocab)] === 1)
+        expect(largestDifference(counted(actual), counted(wanted))).toBeLessThanOrEqual(float32)
+      })
+
+      it("loss, every gradient and their norm are PyTorch's", async () => {
+        const model = await load()
+        scoped(() => {
+          const value = loss(model)
+          close(value, "sft_loss")
+          value.backward()
+        })
+        for (const [parameter, value] of Object.entries(model.parameters)) scoped(() => close(value.grad()!, `grad.${parameter}`))
+        expect(Math.abs(gradientNorm(model.parameters) - expected.sft_grad_norm!.item())).toBeLessThanOrEqual(float32)
+        expect(Object.keys(expected).filter((key) => key.startsWith("grad.")).length).toBe(Object.keys(model.parameters).length)
+        clearGradients(Object.values(model.parameters))
+      })
+
+      it("three steps of AdamW with clipping and the cosine schedule end at PyTorch's weights", async () => {
+        const model = await load()
+        const optimizer = new AdamW({ parameters: model.parameters })
+        const at = cosineSchedule({ peak: 1e-3, steps: 3, warmup: 1 })
+        const rates: Array<number> = []
+        const losses: Array<number> = []
+        for (let step = 0; step < 3; step++) {
+          rates.push(at(step))
+          losses.push(
+            scoped(() => {
+              const value = loss(model)
+              value.backward()
+              clipGradientNorm(model.parameters, 1)
+              return value.item()
+            })
+          )
+          optimizer.step(at(step))
+        }
+        expect(largestDifference(rates, expected.after3_lrs!.toNumbers())).toBeLessThanOrEqual(1e-12)
+        expect(largestDifference(losses, expected.after3_losses!.toNumbers())).toBeLessThanOrEqual(float32)
+        for (const [parameter, value] of Object.entries(model.parameters)) close(value, `after3.${parameter}`)
+      })
+
+      it("log-probabilities and entropy of the greedy continuation are transformers'", async () => {
+        const model = await load()
+        const greedy = expected.greedy_ids!.to({ device })
+        const length = greedy.size(1)
+        scoped(() =>
+          noGrad(() => {
+            const logProbabilities = model.forward(greedy).slice(1, 0, length - 1).logSoftmax(-1)
+            close(logProbabilities.gather(2, greedy.slice(1, 1, length).unsqueeze(-1)).squeeze(-1), "greedy_logprobs")
+            close(logProbabilities.exp().mul(logProbabilities).sum(-1).neg(), "greedy_entropy")
+          })
+        )
+      })
+    })
+  }
+}
