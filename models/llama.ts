@@ -73,7 +73,7 @@ export class Llama {
     const { config } = this
     const length = ids.size(1)
     if (length > config.maxPositions) throw new RangeError(`a sequence of ${length} tokens: this model's context is ${config.maxPositions}`)
-    const { bias, positions } = this.#layout(length, options)
+    const { bias, positions } = this.layout(length, options)
     const rotation = this.#rotary.at(this.device, this.dtype, positions ?? length)
     let x = embedding(this.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
     for (let layer = 0; layer < config.layers; layer++) {
@@ -94,7 +94,8 @@ export class Llama {
     return this.logits(this.hidden(ids, options))
   }
 
-  #layout(length: number, options: ForwardOptions): { readonly bias: AttentionBias; readonly positions: Tensor | undefined } {
+  /** Who sees whom, and where each token stands: positions are undefined when they are 0, 1, 2, ... */
+  layout(length: number, options: ForwardOptions): { readonly bias: AttentionBias; readonly positions: Tensor | undefined } {
     const { attentionMask, segmentIds } = options
     if (attentionMask !== undefined && segmentIds !== undefined) throw new TypeError("give an attention mask or segment ids, not both")
     if (attentionMask !== undefined) return { bias: maskBias(attentionMask, this.dtype), positions: positionsOfMask(attentionMask) }

@@ -1,0 +1,113 @@
+/**
+ * Decoding with a cache of keys and values: what the sampler runs. Weights that read the same input are joined once, so that a step is few
+ * operations; nothing is recorded for gradients.
+ */
+import { cat, embedding, linear, type Tensor, zeros } from "../engine/tensor.ts"
+import { type Llama, rmsNorm } from "./llama.ts"
+import { rotate } from "./rotary.ts"
+
+interface Block {
+  readonly attentionNorm: Tensor
+  /** (H + 2G) E x D */
+  readonly qkv: Tensor
+  readonly o: Tensor
+  readonly ffnNorm: Tensor
+  /** 2F x D */
+  readonly gateUp: Tensor
+  readonly down: Tensor
+}
+
+export class Decoder {
+  readonly #model: Llama
+  readonly #blocks: ReadonlyArray<Block>
+  /** (B, G, S, E) by layer; S grows in steps. */
+  #keys: Array<Tensor> = []
+  #values: Array<Tensor> = []
+  #capacity = 0
+  #length = 0
+  /** (B, 1, 1, length of the prompt): -1e9 at padding; undefined when no prompt is padded. */
+  #promptBias: Tensor | undefined
+
+  /** Call inside a scope and noGrad: the joined weights and the cache belong to it. */
+  constructor(model: Llama) {
+    this.#model = model
+    this.#blocks = Array.from({ length: model.config.layers }, (_, layer) => {
+      const weights = model.block(layer)
+      return { ...weights, qkv: cat([weights.q, weights.k, weights.v], 0), gateUp: cat([weights.gate, weights.up], 0) }
+    })
+  }
+
+  get length(): number {
+    return this.#length
+  }
+
+  /** Reads the prompts: ids (B, P) padded on the left, mask (B, P) with 0 at padding, or undefined when there is none. Gives logits (B, V) of the next token. */
+  prefill(ids: Tensor, mask: Tensor | undefined, capacity: number): Tensor {
+    const { config, device, dtype } = this.#model
+    const [batch, length] = ids.shape as [number, number]
+    this.#capacity = capacity
+    const shape = [batch, config.kvHeads, capacity, config.headDim]
+    this.#keys = this.#blocks.map(() => zeros(shape, { dtype, device }))
+    this.#values = this.#blocks.map(() => zeros(shape, { dtype, device }))
+    this.#promptBias = mask === undefined ? undefined : mask.eq(0).to({ dtype }).mul(-1e9).view(batch, 1, 1, length)
+    const { bias, positions } = this.#model.layout(length, mask === undefined ? {} : { attentionMask: mask })
+    const rotation = this.#model.rotary.at(device, dtype, positions ?? length)
+    return this.#run(ids, rotation, bias.bias)
+  }
+
+  /** One more token for each sequence: ids (B, 1), positions (B, 1) when prompts are padded. Gives logits (B, V) of the one after. */
+  step(ids: Tensor, positions: Tensor | undefined): Tensor {
+    const { device, dtype } = this.#model
+    const rotation = positions === undefined ? this.#model.rotary.at(device, dtype, 1, this.#length) : this.#model.rotary.at(device, dtype, positions)
+    const prompt = this.#promptBias
+    let bias: Tensor | undefined
+    if (prompt !== undefined) {
+      const generated = this.#length + 1 - prompt.size(3)
+      bias = cat([prompt, zeros([prompt.size(0), 1, 1, generated], { dtype, device })], 3) // (B, 1, 1, S)
+    }
+    return this.#run(ids, rotation, bias)
+  }
+
+  /** Keeps only these rows (N,) int64. */
+  select(rows: Tensor): void {
+    this.#keys = this.#keys.map((cache) => cache.indexSelect(0, rows))
+    this.#values = this.#values.map((cache) => cache.indexSelect(0, rows))
+    this.#promptBias = this.#promptBias?.indexSelect(0, rows)
+  }
+
+  /** What a scope must not free between steps. */
+  state(): ReadonlyArray<Tensor> {
+    return [...this.#keys, ...this.#values, ...(this.#promptBias === undefined ? [] : [this.#promptBias])]
+  }
+
+  #run(ids: Tensor, rotation: Parameters<typeof rotate>[1], bias: Tensor | undefined): Tensor {
+    const { config } = this.#model
+    const { heads, kvHeads, headDim, normEpsilon } = config
+    const [batch, length] = ids.shape as [number, number]
+    const from = this.#length
+    const to = from + length
+    if (to > this.#capacity) throw new RangeError(`the cache holds ${this.#capacity} tokens, the sequence has ${to}`)
+    const share = heads / kvHeads
+    const scale = 1 / Math.sqrt(headDim)
+    let x = embedding(this.#model.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
+    this.#blocks.forEach((block, layer) => {
+      const together = linear(rmsNorm(x, block.attentionNorm, normEpsilon), block.qkv).view(batch, length, heads + 2 * kvHeads, headDim)
+      const turned = rotate(together.slice(2, 0, heads + kvHeads), rotation)
+      this.#keys[layer]!.slice(2, from, to).copy_(turned.slice(2, heads, heads + kvHeads).transpose(1, 2))
+      this.#values[layer]!.slice(2, from, to).copy_(together.slice(2, heads + kvHeads, heads + 2 * kvHeads).transpose(1, 2))
+      const keys = this.#keys[layer]!.slice(2, 0, to) // (B, G, S, E)
+      const values = this.#values[layer]!.slice(2, 0, to)
+      // Queries of one group side by side: (B, G, H/G T, E)
+      const q = turned.slice(2, 0, heads).mul(scale).transpose(1, 2).reshape(batch, kvHeads, share * length, headDim)
+      let scores = q.matmul(keys.transpose(2, 3)) // (B, G, H/G T, S)
+      if (bias !== undefined) scores = scores.view(batch, heads, length, to).add(bias).view(batch, kvHeads, share * length, to)
+      const attended = scores.softmax(-1).matmul(values).view(batch, heads, length, headDim).transpose(1, 2).reshape(batch, length, heads * headDim)
+      x = x.add(linear(attended, block.o))
+      const [gate, up] = linear(rmsNorm(x, block.ffnNorm, normEpsilon), block.gateUp).chunk(2, -1) as [Tensor, Tensor]
+      x = x.add(linear(gate.silu().mul(up), block.down))
+    })
+    this.#length = to
+    const last = x.slice(1, length - 1, length).squeeze(1) // (B, D)
+    return this.#model.logits(rmsNorm(last, this.#model.parameter("model.norm.weight"), normEpsilon))
+  }
+}

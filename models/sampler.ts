@@ -1,0 +1,145 @@
+/**
+ * Batched generation: greedy or sampled with temperature, top-k and top-p; each sequence stops at its end-of-sequence token and leaves the
+ * batch. Every token comes with its log-probability under the distribution it was drawn from: logits / temperature, after top-k and top-p.
+ *
+ * The random numbers of a sequence follow from its own seed and nothing else: neither the batch it is in nor its place there.
+ */
+import { Random } from "../engine/random.ts"
+import { noGrad, scoped, tensor, type Tensor } from "../engine/tensor.ts"
+import { Decoder } from "./decoder.ts"
+import type { Llama } from "./llama.ts"
+
+export interface GenerateOptions {
+  readonly maxNewTokens: number
+  /** 0 is greedy. */
+  readonly temperature: number
+  /** Keep the k likeliest tokens; 0 keeps all. */
+  readonly topK?: number
+  /** Keep the likeliest tokens that together reach this probability; 1 keeps all. */
+  readonly topP?: number
+  /** One a sequence. Needed unless greedy. */
+  readonly seeds?: ReadonlyArray<number>
+  /** undefined: never stop early. */
+  readonly eosId: number | undefined
+  /** Fills the left of shorter prompts; masked everywhere. */
+  readonly padId: number
+}
+
+export interface Generated {
+  /** The end-of-sequence token included, when it was reached. */
+  readonly tokens: ReadonlyArray<number>
+  readonly logProbabilities: ReadonlyArray<number>
+  /** Whether it ended with the end-of-sequence token. */
+  readonly finished: boolean
+}
+
+/** A batch is compacted once this share of it has finished: copying the cache for every sequence that ends would cost more than it saves. */
+const compactAt = 1 / 8
+
+/** Continues each prompt. Throws a RangeError for an empty prompt, or one that leaves no room in the model's context. */
+export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<number>>, options: GenerateOptions): Array<Generated> => {
+  const { maxNewTokens, padId, eosId } = options
+  if (prompts.length === 0 || maxNewTokens === 0) return prompts.map(() => ({ tokens: [], logProbabilities: [], finished: false }))
+  const longest = Math.max(...prompts.map((prompt) => prompt.length))
+  if (prompts.some((prompt) => prompt.length === 0)) throw new RangeError("generate: a prompt has no tokens; begin it with the beginning-of-sequence token")
+  if (longest + maxNewTokens > model.config.maxPositions) {
+    throw new RangeError(`generate: a prompt of ${longest} tokens and ${maxNewTokens} new ones exceed the model's context of ${model.config.maxPositions}; shorten the prompt or ask for fewer`)
+  }
+  const greedy = options.temperature === 0
+  if (!greedy && options.seeds?.length !== prompts.length) throw new RangeError(`generate: sampling ${prompts.length} sequences needs as many seeds, got ${options.seeds?.length ?? 0}`)
+  const randoms = greedy ? [] : options.seeds!.map((seed) => new Random(seed, "sampling"))
+  const out = prompts.map(() => ({ tokens: [] as Array<number>, logProbabilities: [] as Array<number>, finished: false }))
+  const { device } = model
+  const padded = prompts.some((prompt) => prompt.length !== longest)
+
+  scoped(() =>
+    noGrad(() => {
+      const ids = new Int32Array(prompts.length * longest).fill(padId)
+      const mask = new Int32Array(ids.length)
+      prompts.forEach((prompt, i) => {
+        const at = (i + 1) * longest - prompt.length
+        ids.set(prompt, at)
+        mask.fill(1, at, (i + 1) * longest)
+      })
+      const shape = [prompts.length, longest]
+      const decoder = new Decoder(model)
+      let active = prompts.map((_, i) => i)
+      let next = scoped(() => {
+        const logits = decoder.prefill(tensor(ids, { shape, dtype: "int64", device }), padded ? tensor(mask, { shape, dtype: "int64", device }) : undefined, longest + maxNewTokens)
+        return { draw: draw(logits, active, randoms, options), state: decoder.state() }
+      }).draw
+      for (let step = 1; ; step++) {
+        active.forEach((sequence, row) => {
+          const result = out[sequence]!
+          if (result.finished) return
+          result.tokens.push(next.tokens[row]!)
+          result.logProbabilities.push(next.logProbabilities[row]!)
+          result.finished = next.tokens[row] === eosId
+        })
+        const running = active.filter((sequence) => !out[sequence]!.finished)
+        if (running.length === 0 || step === maxNewTokens) return
+        let tokens = next.tokens
+        if (active.length - running.length >= Math.max(1, active.length * compactAt)) {
+          const rows = active.flatMap((sequence, row) => (out[sequence]!.finished ? [] : [row]))
+          const before = decoder.state()
+          scoped(() => {
+            decoder.select(tensor(Int32Array.from(rows), { dtype: "int64", device }))
+            return decoder.state()
+          })
+          for (const old of before) old.free()
+          tokens = rows.map((row) => next.tokens[row]!)
+          active = running
+        }
+        next = scoped(() => {
+          const column = [active.length, 1]
+          const positions = padded ? tensor(Int32Array.from(active, (sequence) => prompts[sequence]!.length + step - 1), { shape: column, dtype: "int64", device }) : undefined
+          return draw(decoder.step(tensor(Int32Array.from(tokens), { shape: column, dtype: "int64", device }), positions), active, randoms, options)
+        })
+      }
+    })
+  )
+  return out
+}
+
+interface Drawn {
+  readonly tokens: ReadonlyArray<number>
+  readonly logProbabilities: ReadonlyArray<number>
+}
+
+/** Draws one token a row from logits (B, V). */
+const draw = (logits: Tensor, active: ReadonlyArray<number>, randoms: ReadonlyArray<Random>, options: GenerateOptions): Drawn => {
+  const greedy = options.temperature === 0
+  const wide = logits.to({ dtype: "float32" })
+  const kept = greedy ? wide : restrict(options.temperature === 1 ? wide : wide.div(options.temperature), options)
+  const logProbabilities = kept.logSoftmax(-1) // (B, V)
+  let chosen: Tensor // (B, 1)
+  if (greedy) chosen = wide.argmax(-1, true)
+  else {
+    // Inverse of the cumulative distribution, in float64: the first token whose cumulative probability exceeds the uniform number.
+    const cumulative = logProbabilities.to({ dtype: "float64" }).exp().cumsum(-1)
+    const vocabulary = cumulative.size(1)
+    const uniform = tensor(Float64Array.from(active, (sequence) => randoms[sequence]!.next()), { shape: [active.length, 1], device: logits.device })
+    const threshold = uniform.mul(cumulative.slice(1, vocabulary - 1, vocabulary))
+    chosen = cumulative.le(threshold).sum(1, true).clamp(0, vocabulary - 1)
+  }
+  return { tokens: chosen.toNumbers(), logProbabilities: logProbabilities.gather(1, chosen).toNumbers() }
+}
+
+/** Logits with what top-k and top-p leave out at minus infinity. */
+export const restrict = (logits: Tensor, options: Pick<GenerateOptions, "topK" | "topP">): Tensor => {
+  let kept = logits
+  const vocabulary = logits.size(1)
+  const { topK = 0, topP = 1 } = options
+  if (topK > 0 && topK < vocabulary) {
+    const least = kept.topk(topK).values.slice(1, topK - 1, topK) // (B, 1)
+    kept = kept.maskedFill(kept.lt(least), -Infinity)
+  }
+  if (topP < 1) {
+    const { values, indices } = kept.sort(-1, true)
+    const probabilities = values.softmax(-1)
+    // A token goes when those before it reach topP already; the first always stays.
+    const gone = probabilities.cumsum(-1).sub(probabilities).ge(topP)
+    kept = kept.maskedFill(gone.gather(1, indices.sort(-1, false).indices), -Infinity)
+  }
+  return kept
+}
