@@ -1,0 +1,251 @@
+/**
+ * Training a BPE as spm_train does (--model_type=bpe --byte_fallback --split_digits --allow_whitespace_only_pieces
+ * --normalization_rule_name=identity --remove_extra_whitespaces=false): the most frequent pair of neighbours is joined until the vocabulary is
+ * full; among equals the shorter, then the one first in code-point order.
+ */
+import type { Piece } from "./model-file.ts"
+import { Tokenizer } from "./tokenizer.ts"
+
+export interface TrainOptions {
+  /** Pieces in all: unknown, BOS, EOS, 256 bytes, joined pieces, single characters. */
+  readonly vocabSize: number
+  /** Share of characters (by count) that get a piece of their own; the rest become bytes. */
+  readonly characterCoverage?: number
+  /** Characters in a piece at most. */
+  readonly maxLength?: number
+}
+
+const space = "\u2581"
+
+/** The vocabulary that spm_train's rules give for these texts. Throws a RangeError when the texts can't fill it. */
+export const trainTokenizer = (texts: Iterable<string>, options: TrainOptions): Tokenizer => {
+  const { vocabSize, characterCoverage = 0.99995, maxLength = 16 } = options
+  const words = countWords(texts)
+  const characters = frequentCharacters(words, characterCoverage)
+  const reserved: Array<Piece> = [
+    { text: "<unk>", score: 0, type: "unknown" },
+    { text: "<s>", score: 0, type: "control" },
+    { text: "</s>", score: 0, type: "control" },
+    ...Array.from({ length: 256 }, (_, byte): Piece => ({ text: `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`, score: 0, type: "byte" }))
+  ]
+  const wanted = vocabSize - reserved.length - characters.length
+  if (wanted < 0) throw new RangeError(`A vocabulary of ${vocabSize} is too small: ${reserved.length} reserved pieces and ${characters.length} characters need ${vocabSize - wanted}.`)
+  const merges = joinPairs(words, new Set(characters), wanted, maxLength)
+  if (merges.length < wanted) throw new RangeError(`These texts give a vocabulary of at most ${reserved.length + characters.length + merges.length} pieces, not ${vocabSize}: ask for fewer, or give more text.`)
+  const learned = [...merges, ...characters].map((text, i): Piece => ({ text, score: -i, type: "normal" }))
+  return new Tokenizer({ pieces: [...reserved, ...learned], addDummyPrefix: true })
+}
+
+/** Words with their counts: a run of spaces and the characters up to the next one. */
+const countWords = (texts: Iterable<string>): Map<string, number> => {
+  const words = new Map<string, number>()
+  for (const text of texts) {
+    // A line is a sentence, as for spm_train: a word never holds a line break.
+    for (const line of text.toWellFormed().split("\n")) {
+      if (line === "") continue
+      for (const [word] of (space + line.replaceAll(" ", space)).matchAll(/\u2581*[^\u2581]+|\u2581+/g)) words.set(word, (words.get(word) ?? 0) + 1)
+    }
+  }
+  return words
+}
+
+const byFrequency = (a: [string, number], b: [string, number]): number => b[1] - a[1] || (a[0].codePointAt(0)! - b[0].codePointAt(0)!)
+
+/** The most frequent characters that together cover the share asked for. */
+const frequentCharacters = (words: ReadonlyMap<string, number>, coverage: number): Array<string> => {
+  const counts = new Map<string, number>()
+  let all = 0
+  for (const [word, count] of words) {
+    for (const character of word) {
+      counts.set(character, (counts.get(character) ?? 0) + count)
+      all += count
+    }
+  }
+  const out: Array<string> = []
+  let covered = 0
+  for (const [character, count] of [...counts].sort(byFrequency)) {
+    // In single precision, as spm_train compares them.
+    if (Math.fround(covered / all) >= Math.fround(coverage)) break
+    covered += count
+    out.push(character)
+  }
+  return out
+}
+
+// Which characters may share a piece: those of one script; a space goes with anything, a digit with nothing.
+const scripts = ["Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari", "Bengali", "Tamil", "Telugu", "Thai", "Hangul", "Armenian", "Georgian", "Ethiopic", "Khmer", "Gujarati", "Gurmukhi", "Kannada", "Malayalam", "Myanmar", "Sinhala", "Lao", "Tibetan", "Mongolian"]
+  .map((name) => ({ name, pattern: new RegExp(`^\\p{Script=${name}}$`, "u") }))
+const scriptCache = new Map<string, string>()
+const scriptOf = (character: string): string => {
+  let script = scriptCache.get(character)
+  if (script === undefined) {
+    if (character === space) script = "any"
+    else if (/^[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\u30fc]$/u.test(character)) script = "Han"
+    else if (/^\p{Script=Inherited}$/u.test(character)) script = "inherited"
+    else script = scripts.find(({ pattern }) => pattern.test(character))?.name ?? "Common"
+    scriptCache.set(character, script)
+  }
+  return script
+}
+
+/** Whether spm_train would make a piece of these characters. */
+const isValid = (characters: ReadonlyArray<string>, maxLength: number): boolean => {
+  if (characters.length > maxLength) return false
+  // Spaces stand alone, or one in front.
+  const spaces = characters.filter((character) => character === space).length
+  if (spaces === characters.length) return true
+  if (spaces > 1 || (spaces === 1 && characters[0] !== space)) return false
+  let script = "any"
+  for (const character of characters) {
+    if (character === space) continue
+    if (/^[0-9\uff10-\uff19]$/.test(character) && characters.length > 1) return false
+    const own = scriptOf(character)
+    if (own === "inherited") continue
+    if (script !== "any" && own !== script) return false
+    script = own
+  }
+  return true
+}
+
+interface Pair {
+  readonly left: number
+  readonly right: number
+  readonly text: string
+  readonly length: number
+  count: number
+  /** Words it occurs in (or did). */
+  readonly words: Set<number>
+}
+
+/** The first `wanted` joined pieces, in the order in which they are made. Counts are kept up to date word by word. */
+const joinPairs = (words: ReadonlyMap<string, number>, known: ReadonlySet<string>, wanted: number, maxLength: number): Array<string> => {
+  // Symbols by number; -1 is a character without a piece, across which nothing is joined.
+  const symbols: Array<{ readonly text: string; readonly characters: ReadonlyArray<string> }> = []
+  const numbers = new Map<string, number>()
+  const symbolOf = (text: string, characters: ReadonlyArray<string>): number => {
+    let number = numbers.get(text)
+    if (number === undefined) {
+      number = symbols.push({ text, characters }) - 1
+      numbers.set(text, number)
+    }
+    return number
+  }
+  const entries = [...words].map(([word, count]) => ({ symbols: Array.from(word, (character) => (known.has(character) ? symbolOf(character, [character]) : -1)), count }))
+  const pairs = new Map<string, Pair | null>()
+  const heap = new PairHeap()
+  const pairOf = (left: number, right: number): Pair | null => {
+    if (left === -1 || right === -1) return null
+    const key = `${left},${right}`
+    let pair = pairs.get(key)
+    if (pair === undefined) {
+      const characters = [...symbols[left]!.characters, ...symbols[right]!.characters]
+      pair = isValid(characters, maxLength) ? { left, right, text: characters.join(""), length: characters.length, count: 0, words: new Set() } : null
+      pairs.set(key, pair)
+    }
+    return pair
+  }
+  const touched = new Set<Pair>()
+  const change = (left: number, right: number, by: number, word: number) => {
+    const pair = pairOf(left, right)
+    if (pair === null) return
+    pair.count += by
+    if (by > 0) pair.words.add(word)
+    touched.add(pair)
+  }
+  const settle = () => {
+    for (const pair of touched) if (pair.count > 0) heap.push(pair)
+    touched.clear()
+  }
+  const changeWord = (list: ReadonlyArray<number>, by: number, word: number) => {
+    // Of pairs that overlap in a run of one symbol (aaa), every other counts.
+    let skipped = false
+    for (let i = 0; i + 1 < list.length; i++) {
+      const overlaps = i > 0 && list[i - 1] === list[i] && list[i] === list[i + 1]
+      skipped = overlaps && !skipped
+      if (!skipped) change(list[i]!, list[i + 1]!, by, word)
+    }
+  }
+  entries.forEach((entry, word) => changeWord(entry.symbols, entry.count, word))
+  settle()
+  const out: Array<string> = []
+  const made = new Set<string>(known)
+  while (out.length < wanted) {
+    const best = heap.pop()
+    if (best === undefined) break
+    // Two ways to make one piece: the second is never joined, as spm_train has it.
+    if (made.has(best.text)) {
+      best.count = 0
+      pairs.set(`${best.left},${best.right}`, null)
+      continue
+    }
+    made.add(best.text)
+    out.push(best.text)
+    const joined = symbolOf(best.text, Array.from(best.text))
+    for (const word of best.words) {
+      const entry = entries[word]!
+      const before = entry.symbols
+      const after: Array<number> = []
+      let found = false
+      for (let i = 0; i < before.length; i++) {
+        if (before[i] === best.left && before[i + 1] === best.right) {
+          after.push(joined)
+          i++
+          found = true
+        } else after.push(before[i]!)
+      }
+      if (!found) continue
+      changeWord(before, -entry.count, word)
+      changeWord(after, entry.count, word)
+      entry.symbols = after
+    }
+    touched.delete(best)
+    settle()
+  }
+  return out
+}
+
+/** A heap of pairs by count, shorter first among equals, then by code points. An entry whose count has changed since is out of date and passed over. */
+class PairHeap {
+  readonly #heap: Array<{ readonly pair: Pair; readonly count: number }> = []
+  #before(a: { pair: Pair; count: number }, b: { pair: Pair; count: number }): boolean {
+    if (a.count !== b.count) return a.count > b.count
+    if (a.pair.length !== b.pair.length) return a.pair.length < b.pair.length
+    return Buffer.compare(Buffer.from(a.pair.text), Buffer.from(b.pair.text)) < 0
+  }
+  push(pair: Pair): void {
+    const entry = { pair, count: pair.count }
+    const heap = this.#heap
+    let at = heap.push(entry) - 1
+    while (at > 0) {
+      const parent = (at - 1) >> 1
+      if (!this.#before(entry, heap[parent]!)) break
+      heap[at] = heap[parent]!
+      at = parent
+    }
+    heap[at] = entry
+  }
+  pop(): Pair | undefined {
+    for (;;) {
+      const top = this.#take()
+      if (top === undefined) return undefined
+      if (top.count === top.pair.count && top.count > 0) return top.pair
+    }
+  }
+  #take(): { readonly pair: Pair; readonly count: number } | undefined {
+    const heap = this.#heap
+    const top = heap[0]
+    const last = heap.pop()
+    if (last === undefined || heap.length === 0) return top
+    let at = 0
+    for (;;) {
+      let child = 2 * at + 1
+      if (child >= heap.length) break
+      if (child + 1 < heap.length && this.#before(heap[child + 1]!, heap[child]!)) child++
+      if (!this.#before(heap[child]!, last)) break
+      heap[at] = heap[child]!
+      at = child
+    }
+    heap[at] = last
+    return top
+  }
+}
