@@ -1,0 +1,108 @@
+/** Public dialects of preference and dialogue data, row by row. Each parser gives a row of ours or throws BadRow. */
+import type { Demonstration, Message, Preference } from "../schemas/rows.ts"
+import { BadRow } from "./records.ts"
+
+const field = (value: unknown, name: string): unknown => {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw new BadRow("(the row)", `expected an object, found ${Array.isArray(value) ? "a list" : value === null ? "null" : typeof value}`)
+  const found = (value as Record<string, unknown>)[name]
+  if (found === undefined || found === null) throw new BadRow(name, `missing; the row has ${Object.keys(value).join(", ") || "no fields"}`)
+  return found
+}
+const text = (value: unknown, name: string): string => {
+  const found = field(value, name)
+  if (typeof found !== "string") throw new BadRow(name, `expected text, found ${typeof found}`)
+  return found
+}
+
+// ---- HH-RLHF ---------------------------------------------------------------------------------------------------------------------------
+
+const turnStart = /\n\n(Human|Assistant):/g
+
+/** The turns of an HH-RLHF transcript ("\n\nHuman: ...\n\nAssistant: ..."), their texts exactly as they stand. */
+export const splitTranscript = (transcript: string, name: string): Array<Message> => {
+  const starts = [...transcript.matchAll(turnStart)]
+  if (starts.length === 0 || starts[0]!.index !== 0) throw new BadRow(name, 'a transcript begins with "\\n\\nHuman:" or "\\n\\nAssistant:"')
+  return starts.map((start, i) => ({
+    role: start[1] === "Human" ? "user" : "assistant",
+    content: transcript.slice(start.index + start[0].length, starts[i + 1]?.index ?? transcript.length)
+  }))
+}
+
+/** The transcript of turns as split above. */
+export const joinTranscript = (turns: ReadonlyArray<Message>): string => turns.map((turn) => `\n\n${turn.role === "user" ? "Human" : "Assistant"}:${turn.content}`).join("")
+
+const sameTurn = (a: Message | undefined, b: Message | undefined): boolean => a !== undefined && b !== undefined && a.role === b.role && a.content === b.content
+
+/**
+ * An HH-RLHF row {chosen, rejected}: two transcripts. The prompt is the longest common prefix of whole turns, and each response the one turn of
+ * the assistant that follows. Rows in which something else follows (the transcripts part before the last turn) or a response is empty do not
+ * fit: such a pair compares more than two answers to one prompt, or no answer.
+ */
+export const parseHhRlhf = (value: unknown, line: number, source: string): Preference => {
+  const chosen = splitTranscript(text(value, "chosen"), "chosen")
+  const rejected = splitTranscript(text(value, "rejected"), "rejected")
+  let shared = 0
+  while (sameTurn(chosen[shared], rejected[shared])) shared++
+  // Two equal transcripts share their answer too: then the pair says nothing.
+  if (shared === chosen.length && shared === rejected.length) throw new BadRow("rejected", "the same as chosen")
+  for (const [name, turns] of [["chosen", chosen], ["rejected", rejected]] as const) {
+    if (turns.length !== shared + 1) throw new BadRow(name, `the transcripts part at turn ${shared + 1}, but this one goes on to turn ${turns.length}`)
+    if (turns[shared]!.role !== "assistant") throw new BadRow(name, `turn ${shared + 1}, where they part, is not the assistant's`)
+    if (turns[shared]!.content.trim() === "") throw new BadRow(name, "the response is empty")
+  }
+  if (shared === 0) throw new BadRow("chosen", "there is no prompt")
+  return preference(`${line}`, chosen.slice(0, shared), chosen[shared]!.content, rejected[shared]!.content, null, source)
+}
+
+const preference = (id: string, prompt: ReadonlyArray<Message>, chosen: string, rejected: string, rating: number | null, source: string): Preference => ({
+  id,
+  prompt,
+  chosen,
+  rejected,
+  rating,
+  chosenSafe: null,
+  rejectedSafe: null,
+  source
+})
+
+// ---- messages --------------------------------------------------------------------------------------------------------------------------
+
+const roles: Readonly<Record<string, Message["role"]>> = { system: "system", user: "user", human: "user", assistant: "assistant", gpt: "assistant" }
+
+const messagesOf = (value: unknown, name: string): Array<Message> => {
+  if (!Array.isArray(value) || value.length === 0) throw new BadRow(name, "expected a list of messages with at least one")
+  return value.map((message: unknown, i) => {
+    const role = roles[text(message, "role")]
+    if (role === undefined) throw new BadRow(`${name}[${i}].role`, `expected system, user or assistant, found ${JSON.stringify((message as { role: unknown }).role)}`)
+    return { role, content: text(message, "content") }
+  })
+}
+
+/** A row {messages: [{role, content}, ...]} that ends with the assistant's answer. */
+export const parseMessages = (value: unknown, line: number): Demonstration => {
+  const messages = messagesOf(field(value, "messages"), "messages")
+  if (messages.at(-1)!.role !== "assistant") throw new BadRow("messages", "the last message is not the assistant's")
+  return { id: `${line}`, messages }
+}
+
+// ---- prompt, chosen, rejected ----------------------------------------------------------------------------------------------------------
+
+/** The answer of a field that is text, or messages of which the last is the answer. */
+const answerOf = (value: unknown, name: string): string => {
+  const found = field(value, name)
+  const answer = typeof found === "string" ? found : messagesOf(found, name).at(-1)!.content
+  if (answer.trim() === "") throw new BadRow(name, "the response is empty")
+  return answer
+}
+
+/** A row {prompt, chosen, rejected, rating?}: the prompt a text or messages, the responses texts or messages. */
+export const parsePromptChosenRejected = (value: unknown, line: number, source: string): Preference => {
+  const prompt = field(value, "prompt")
+  const messages = typeof prompt === "string" ? [{ role: "user" as const, content: prompt }] : messagesOf(prompt, "prompt")
+  if (messages.at(-1)!.role !== "user") throw new BadRow("prompt", "the last message is not the user's")
+  const rating = (value as { rating?: unknown }).rating ?? null
+  if (rating !== null && !(Number.isInteger(rating) && (rating as number) >= 0 && (rating as number) <= 3)) {
+    throw new BadRow("rating", `expected 0 (significantly better), 1, 2 or 3 (negligibly better or unsure), found ${JSON.stringify(rating)}`)
+  }
+  return preference(`${line}`, messages, answerOf(value, "chosen"), answerOf(value, "rejected"), rating as number | null, source)
+}

@@ -1,0 +1,83 @@
+/**
+ * Llama 2's chat format, as Meta's released code has it:
+ *
+ *     <s>[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST] {answer} </s><s>[INST] {user} [/INST]
+ *
+ * BOS and EOS are control tokens around each exchange, never text; there is no EOS after the last [/INST]. Contents are stripped. Each
+ * exchange is tokenised on its own, so that a prefix of the dialogue is a prefix of its tokens.
+ */
+import * as Schema from "effect/Schema"
+import type { Message } from "../schemas/rows.ts"
+import type { Tokenizer } from "./tokenizer/tokenizer.ts"
+
+/** A dialogue that the format can't hold. */
+export class ChatError extends Schema.TaggedError<ChatError>()("ChatError", { message: Schema.String }) {}
+
+const tags = ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"]
+
+const contentOf = (message: Message, index: number): string => {
+  const found = tags.find((tag) => message.content.includes(tag))
+  if (found !== undefined) throw new ChatError({ message: `Message ${index + 1} (${message.role}) contains the tag ${found}, which is Llama 2's own. Take it out, or leave the dialogue out.` })
+  return message.content.trim()
+}
+
+interface Exchange {
+  readonly question: string
+  readonly answer: string | undefined
+}
+
+/** The dialogue as exchanges, the system prompt folded into the first question. Throws ChatError unless user and assistant alternate. */
+const exchangesOf = (messages: ReadonlyArray<Message>): Array<Exchange> => {
+  const system = messages[0]?.role === "system" ? contentOf(messages[0], 0) : undefined
+  const turns = system === undefined ? messages : messages.slice(1)
+  const offset = messages.length - turns.length
+  if (turns.length === 0) throw new ChatError({ message: "A dialogue needs at least one message of the user's." })
+  const exchanges: Array<Exchange> = []
+  turns.forEach((message, i) => {
+    const expected = i % 2 === 0 ? "user" : "assistant"
+    if (message.role !== expected) throw new ChatError({ message: `Message ${i + offset + 1} must be the ${expected}'s, but is the ${message.role}'s: user and assistant alternate, the user first, after at most one system message.` })
+  })
+  for (let i = 0; i < turns.length; i += 2) {
+    const question = contentOf(turns[i]!, i + offset)
+    const reply = turns[i + 1]
+    const answer = reply === undefined ? undefined : contentOf(reply, i + offset + 1)
+    if (answer === "") throw new ChatError({ message: `Message ${i + offset + 2} (assistant) is empty: there is nothing to learn or score.` })
+    exchanges.push({ question: i === 0 && system !== undefined ? `<<SYS>>\n${system}\n<</SYS>>\n\n${question}` : question, answer })
+  }
+  return exchanges
+}
+
+/** Tokens of a dialogue that ends with an answer, and which of them carry loss: the answers' and the EOS after each. */
+export const encodeDialogue = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): { readonly tokens: Array<number>; readonly lossMask: Array<boolean> } => {
+  const exchanges = exchangesOf(messages)
+  if (exchanges.at(-1)!.answer === undefined) throw new ChatError({ message: "The dialogue ends with a question: there is no answer to learn or score." })
+  const tokens: Array<number> = []
+  const lossMask: Array<boolean> = []
+  const push = (ids: ReadonlyArray<number>, loss: boolean) => {
+    for (const id of ids) {
+      tokens.push(id)
+      lossMask.push(loss)
+    }
+  }
+  for (const { question, answer } of exchanges) {
+    const asked = encodeQuestion(tokenizer, question)
+    // Question and answer are one text to the tokenizer, so the answer's tokens are what follows the question's.
+    const whole = tokenizer.encode(`[INST] ${question} [/INST] ${answer!} `)
+    push(asked, false)
+    push(whole.slice(asked.length - 1), true)
+    push([tokenizer.eosId], true)
+  }
+  return { tokens, lossMask }
+}
+
+/** Tokens of a dialogue that ends with a question: what a model is to continue, up to and including [/INST]. */
+export const encodePrompt = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): Array<number> => {
+  const exchanges = exchangesOf(messages)
+  const last = exchanges.at(-1)!
+  if (last.answer !== undefined) throw new ChatError({ message: "The dialogue ends with an answer: there is nothing to continue." })
+  const tokens = exchanges.slice(0, -1).flatMap(({ question, answer }) => [tokenizer.bosId, ...tokenizer.encode(`[INST] ${question} [/INST] ${answer!} `), tokenizer.eosId])
+  for (const id of encodeQuestion(tokenizer, last.question)) tokens.push(id)
+  return tokens
+}
+
+const encodeQuestion = (tokenizer: Tokenizer, question: string): Array<number> => [tokenizer.bosId, ...tokenizer.encode(`[INST] ${question} [/INST]`)]

@@ -1,0 +1,73 @@
+/** Checkpoints: a model with its tokenizer, for a role. The folder is one that transformers loads. */
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { noGrad } from "../engine/tensor.ts"
+import { type ArtifactRef, ArtifactError, type Checkpoint, type OutputSlot, type Role, type Written, written } from "../schemas/artifact.ts"
+import { roleFile } from "../schemas/checkpoint-files.ts"
+import { toHuggingFace } from "./config.ts"
+import type { Llama } from "./llama.ts"
+import { RewardModel } from "./reward-model.ts"
+import { writeSafetensors } from "./safetensors.ts"
+import { loadTokenizer, type Tokenizer, writeTokenizer } from "./tokenizer/index.ts"
+import { loadLlama, loadScalarModel, type LoadOptions } from "./weights.ts"
+
+/** A tokenizer may be smaller than the embedding table (which is often padded), never larger. */
+const checkVocabulary = (tokenizer: Tokenizer, vocabSize: number, path: string): Effect.Effect<void, ArtifactError> =>
+  tokenizer.vocabSize <= vocabSize
+    ? Effect.void
+    : Effect.fail(ArtifactError.of({ doing: `Reading the checkpoint ${path}`, expected: `a tokenizer of at most ${vocabSize} pieces, as the model has`, found: `one of ${tokenizer.vocabSize}`, hint: "The tokenizer belongs to another model." }))
+
+export interface LoadedPolicy {
+  readonly model: Llama
+  readonly tokenizer: Tokenizer
+}
+export interface LoadedReward {
+  readonly model: RewardModel
+  readonly tokenizer: Tokenizer
+}
+
+/** A language model and its tokenizer from a folder. */
+export const loadPolicyFrom = Effect.fn("loadPolicy")(function* (path: string, options: LoadOptions = {}): Effect.fn.Return<LoadedPolicy, ArtifactError> {
+  const model = yield* loadLlama(path, options)
+  const tokenizer = yield* loadTokenizer(path)
+  yield* checkVocabulary(tokenizer, model.config.vocabSize, path)
+  return { model, tokenizer }
+})
+export const loadPolicy = (ref: ArtifactRef<Checkpoint<"policy">>, options: LoadOptions = {}): Effect.Effect<LoadedPolicy, ArtifactError> => loadPolicyFrom(ref.path, options)
+
+/** A reward model and its tokenizer. */
+export const loadReward = Effect.fn("loadReward")(function* (
+  ref: ArtifactRef<Checkpoint<"helpfulness-reward" | "safety-reward" | "value">>,
+  options: LoadOptions = {}
+): Effect.fn.Return<LoadedReward, ArtifactError> {
+  const model = yield* loadScalarModel(ref.path, options)
+  const tokenizer = yield* loadTokenizer(ref.path)
+  yield* checkVocabulary(tokenizer, model.config.vocabSize, ref.path)
+  return { model, tokenizer }
+})
+
+/** Writes a model and its tokenizer into a folder, in the model's dtype. */
+export const writeCheckpoint = async (directory: string, options: { readonly model: Llama | RewardModel; readonly tokenizer: Tokenizer; readonly role: Role }): Promise<void> => {
+  const { model, tokenizer, role } = options
+  const scalarHead = model instanceof RewardModel
+  const { dtype } = scalarHead ? model.backbone : model
+  const ids = { bosId: tokenizer.bosId, eosId: tokenizer.eosId, padId: tokenizer.padId }
+  const json = (name: string, value: unknown) => writeFile(join(directory, name), `${JSON.stringify(value, undefined, 2)}\n`)
+  await json("config.json", toHuggingFace(model.config, { scalarHead, dtype, ...ids }))
+  if (!scalarHead) await json("generation_config.json", { bos_token_id: ids.bosId, eos_token_id: ids.eosId, pad_token_id: ids.padId })
+  await json(roleFile, { format: 1, role })
+  await noGrad(() => writeSafetensors(join(directory, "model.safetensors"), model.parameters))
+  await writeTokenizer(directory, tokenizer)
+}
+
+const roleOf = (slot: OutputSlot<Checkpoint<Role>>): Role => slot.type.name.replace("checkpoint:", "") as Role
+
+/** Writes a checkpoint as the stage's output; its role is the output's. */
+export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends Role>(
+  slot: OutputSlot<Checkpoint<R>>,
+  options: { readonly model: R extends "policy" ? Llama : RewardModel; readonly tokenizer: Tokenizer; readonly metrics?: Readonly<Record<string, number>> }
+): Effect.fn.Return<Written<Checkpoint<R>>> {
+  yield* Effect.promise(() => writeCheckpoint(slot.path, { model: options.model, tokenizer: options.tokenizer, role: roleOf(slot as OutputSlot<any>) }))
+  return written(slot, options.metrics ?? {})
+})

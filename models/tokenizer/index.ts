@@ -1,0 +1,101 @@
+/** Tokenizers from and to folders: SentencePiece's `tokenizer.model`, and what transformers reads beside it. */
+import { existsSync, statSync } from "node:fs"
+import { readFile, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { ArtifactError, type OutputSlot, type TokenizerFiles, type Written, written } from "../../schemas/artifact.ts"
+import { readModelFile, writeModelFile } from "./model-file.ts"
+import { Tokenizer } from "./tokenizer.ts"
+
+export { Tokenizer } from "./tokenizer.ts"
+export { trainTokenizer, type TrainOptions } from "./train.ts"
+
+/** Reads a .model file, or the tokenizer.model of a folder. */
+export const loadTokenizer = Effect.fn("loadTokenizer")(function* (path: string): Effect.fn.Return<Tokenizer, ArtifactError> {
+  const doing = `Reading the tokenizer ${path}`
+  if (!existsSync(path)) return yield* ArtifactError.of({ doing, expected: "a .model file or a folder with tokenizer.model", found: "nothing there", hint: "Check the path." })
+  const file = statSync(path).isDirectory() ? join(path, "tokenizer.model") : path
+  if (!existsSync(file)) {
+    const found = existsSync(join(path, "tokenizer.json")) ? "only tokenizer.json" : "none"
+    return yield* ArtifactError.of({ doing, expected: "a file tokenizer.model (SentencePiece)", found, hint: "Put the tokenizer.model that the model was trained with into the folder." })
+  }
+  const bytes = yield* Effect.tryPromise({ try: () => readFile(file), catch: (cause) => ArtifactError.of({ doing, expected: "a readable file", found: String(cause), hint: "Check its permissions." }) })
+  return yield* Effect.try({
+    try: () => new Tokenizer(readModelFile(bytes, file)),
+    catch: (cause) => (cause instanceof ArtifactError ? cause : ArtifactError.of({ doing, expected: "a SentencePiece model", found: String(cause), hint: "Give another file." }))
+  })
+})
+
+/** Writes tokenizer.model, tokenizer.json and tokenizer_config.json into a folder. */
+export const writeTokenizer = async (directory: string, tokenizer: Tokenizer): Promise<void> => {
+  await writeFile(join(directory, "tokenizer.model"), writeModelFile(tokenizer.model))
+  await writeFile(join(directory, "tokenizer.json"), JSON.stringify(tokenizerJson(tokenizer)))
+  await writeFile(join(directory, "tokenizer_config.json"), `${JSON.stringify(tokenizerConfig(tokenizer), undefined, 2)}\n`)
+}
+
+export const saveTokenizer = Effect.fn("saveTokenizer")(function* (slot: OutputSlot<TokenizerFiles>, tokenizer: Tokenizer): Effect.fn.Return<Written<TokenizerFiles>> {
+  yield* Effect.promise(() => writeTokenizer(slot.path, tokenizer))
+  return written(slot, { vocabSize: tokenizer.vocabSize })
+})
+
+const control = (content: string, id: number) => ({ id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true })
+
+/** The layout of Hugging Face's tokenizers: BPE with byte fallback, merges in the order of the pieces they make. */
+const tokenizerJson = (tokenizer: Tokenizer): unknown => {
+  const ids = new Map(tokenizer.pieces.map((piece, id) => [piece.text, id]))
+  const merges: Array<{ readonly merge: [string, string]; readonly rank: number }> = []
+  tokenizer.pieces.forEach((piece, rank) => {
+    if (piece.type !== "normal") return
+    const characters = Array.from(piece.text)
+    const own: Array<[string, string]> = []
+    for (let i = 1; i < characters.length; i++) {
+      const parts: [string, string] = [characters.slice(0, i).join(""), characters.slice(i).join("")]
+      if (ids.has(parts[0]) && ids.has(parts[1])) own.push(parts)
+    }
+    own.sort((a, b) => ids.get(a[0])! - ids.get(b[0])! || ids.get(a[1])! - ids.get(b[1])!)
+    for (const merge of own) merges.push({ merge, rank })
+  })
+  const [unk, bos, eos] = [tokenizer.unkId, tokenizer.bosId, tokenizer.eosId].map((id) => tokenizer.pieces[id]!.text) as [string, string, string]
+  return {
+    version: "1.0",
+    truncation: null,
+    padding: null,
+    added_tokens: [control(unk, tokenizer.unkId), control(bos, tokenizer.bosId), control(eos, tokenizer.eosId)].sort((a, b) => a.id - b.id),
+    normalizer: { type: "Sequence", normalizers: [{ type: "Prepend", prepend: "\u2581" }, { type: "Replace", pattern: { String: " " }, content: "\u2581" }] },
+    pre_tokenizer: null,
+    post_processor: {
+      type: "TemplateProcessing",
+      single: [{ SpecialToken: { id: bos, type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }],
+      pair: [{ SpecialToken: { id: bos, type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }, { SpecialToken: { id: bos, type_id: 1 } }, { Sequence: { id: "B", type_id: 1 } }],
+      special_tokens: { [bos]: { id: bos, ids: [tokenizer.bosId], tokens: [bos] } }
+    },
+    decoder: {
+      type: "Sequence",
+      decoders: [{ type: "Replace", pattern: { String: "\u2581" }, content: " " }, { type: "ByteFallback" }, { type: "Fuse" }, { type: "Strip", content: " ", start: 1, stop: 0 }]
+    },
+    model: {
+      type: "BPE",
+      dropout: null,
+      unk_token: unk,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: true,
+      byte_fallback: true,
+      vocab: Object.fromEntries(ids),
+      merges: merges.map(({ merge }) => merge)
+    }
+  }
+}
+
+const tokenizerConfig = (tokenizer: Tokenizer): unknown => ({
+  tokenizer_class: "LlamaTokenizer",
+  add_bos_token: true,
+  add_eos_token: false,
+  bos_token: tokenizer.pieces[tokenizer.bosId]!.text,
+  eos_token: tokenizer.pieces[tokenizer.eosId]!.text,
+  unk_token: tokenizer.pieces[tokenizer.unkId]!.text,
+  pad_token: null,
+  legacy: true,
+  clean_up_tokenization_spaces: false,
+  sp_model_kwargs: {}
+})
