@@ -1,0 +1,234 @@
+import { spawnSync } from "node:child_process"
+import { createServer } from "node:http"
+import type { AddressInfo } from "node:net"
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { afterEach, beforeEach, describe, expect, it } from "vitest"
+import { diagnose } from "../cli/doctor.ts"
+import { addonPath, buildAddon, findLibtorch } from "../engine/native/build.mjs"
+import { fetchArchive } from "../scripts/libtorch.mjs"
+
+const root = fileURLToPath(new URL("..", import.meta.url))
+const variables = ["LIBTORCH", "PATH", "XDG_CACHE_HOME", "CXX", "CARAVAN_HOME"] as const
+let folder: string
+let before: ReadonlyArray<[string, string | undefined]>
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "caravan-setup-"))
+  before = variables.map((name) => [name, process.env[name]])
+  process.env.XDG_CACHE_HOME = join(folder, "cache")
+  delete process.env.LIBTORCH
+})
+afterEach(() => {
+  for (const [name, value] of before) {
+    if (value === undefined) delete process.env[name]
+    else process.env[name] = value
+  }
+  rmSync(folder, { recursive: true, force: true })
+})
+
+const write = (path: string, text: string) => {
+  mkdirSync(join(path, ".."), { recursive: true })
+  writeFileSync(path, text)
+}
+
+/** As much of an unpacked libtorch as is looked at to find it. */
+const makeLibtorch = (path: string, [major, minor, patch]: [number, number, number], libraries = ["torch_cpu"]) => {
+  write(join(path, "include/ATen/ATen.h"), "")
+  const version = `#define TORCH_VERSION_MAJOR ${major}\n#define TORCH_VERSION_MINOR ${minor}\n#define TORCH_VERSION_PATCH ${patch}\n`
+  write(join(path, "include/torch/csrc/api/include/torch/version.h"), version)
+  for (const name of libraries) write(join(path, `lib/lib${name}.so`), "")
+  return path
+}
+
+/** A python3 on the PATH whose torch is in `packages`, and that counts how often it is asked. */
+const makePython = (packages: string) => {
+  const bin = join(folder, "bin")
+  const answer = JSON.stringify([join(packages, "torch/__init__.py"), [packages]])
+  write(join(bin, "python3"), `#!/bin/sh\necho asked >> ${folder}/asked\ncat <<'EOF'\n${answer}\nEOF\n`)
+  chmodSync(join(bin, "python3"), 0o755)
+  process.env.PATH = `${bin}:${process.env.PATH}`
+  return () =>
+    existsSync(join(folder, "asked"))
+      ? spawnSync("wc", ["-l", join(folder, "asked")], { encoding: "utf8" })
+          .stdout.trim()
+          .split(" ")[0]
+      : "0"
+}
+
+describe("finding libtorch", () => {
+  it("takes the folder that LIBTORCH names before any other", () => {
+    makePython(makeLibtorch(join(folder, "packages/torch"), [2, 11, 0]))
+    process.env.LIBTORCH = makeLibtorch(join(folder, "mine"), [2, 7, 1])
+    expect(findLibtorch()).toMatchObject({
+      version: "2.7.1",
+      source: "LIBTORCH",
+      libDir: join(folder, "mine/lib"),
+      cuda: false,
+      cxx11Abi: true
+    })
+  })
+
+  it("says what it expected of a LIBTORCH that holds none", () => {
+    process.env.LIBTORCH = folder
+    expect(() => findLibtorch()).toThrow(`LIBTORCH names ${folder}, expected include/ATen/ATen.h`)
+  })
+
+  it("takes the installed Python's torch before the system's, with CUDA when it has it", () => {
+    makeLibtorch(join(folder, "packages/torch"), [2, 11, 0], ["torch_cpu", "torch_cuda"])
+    makePython(join(folder, "packages"))
+    expect(findLibtorch()).toMatchObject({
+      version: "2.11.0",
+      source: "python",
+      cuda: true,
+      includeDirs: [join(folder, "packages/torch/include"), expect.any(String)]
+    })
+  })
+
+  it("asks Python once, and again when its packages change", () => {
+    const packages = join(folder, "packages")
+    makeLibtorch(join(packages, "torch"), [2, 11, 0])
+    const asked = makePython(packages)
+    findLibtorch()
+    findLibtorch()
+    expect(asked()).toBe("1")
+    utimesSync(packages, new Date(), new Date(Date.now() + 5000))
+    findLibtorch()
+    expect(asked()).toBe("2")
+  })
+
+  it("passes by a Python's torch that only links to the system's headers", () => {
+    mkdirSync(join(folder, "packages/torch/include"), { recursive: true })
+    if (existsSync("/usr/include/ATen")) symlinkSync("/usr/include/ATen", join(folder, "packages/torch/include/ATen"))
+    makePython(join(folder, "packages"))
+    expect(findLibtorch()?.source).not.toBe("python")
+  })
+
+  it("sees the old ABI of a wheel in what its CMake files say", () => {
+    process.env.LIBTORCH = makeLibtorch(join(folder, "old"), [2, 1, 0])
+    const withNewAbi = addonPath()
+    write(join(folder, "old/share/cmake/Torch/TorchConfig.cmake"), `set(TORCH_CXX_FLAGS "-D_GLIBCXX_USE_CXX11_ABI=0")`)
+    expect(findLibtorch()?.cxx11Abi).toBe(false)
+    expect(addonPath()).not.toBe(withNewAbi)
+  })
+})
+
+describe("building the addon", () => {
+  it("shows the command and the compiler's words when it does not build, and leaves nothing behind", () => {
+    process.env.LIBTORCH = makeLibtorch(join(folder, "broken"), [2, 11, 0])
+    expect(() => buildAddon({ quiet: true })).toThrow(
+      /does not build against libtorch 2\.11\.0 \(LIBTORCH\)\. The command was:\n {2}g\+\+ -std=c\+\+17 .*\n.*error/s
+    )
+    expect(readdirSync(join(addonPath(), ".."))).toEqual([])
+  })
+
+  it("names the command that installs a compiler when there is none", () => {
+    process.env.LIBTORCH = makeLibtorch(join(folder, "whole"), [2, 11, 0])
+    process.env.CXX = "no-such-compiler"
+    expect(() => buildAddon({ quiet: true })).toThrow("no-such-compiler was not found. Run `apt-get install g++`")
+  })
+})
+
+/** A zip archive of stored files. */
+const zip = (files: Record<string, string>) => {
+  const crc32 = (bytes: Buffer) => {
+    let crc = -1
+    for (const byte of bytes) {
+      crc ^= byte
+      for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0)
+    }
+    return ~crc >>> 0
+  }
+  const local: Array<Buffer> = []
+  const central: Array<Buffer> = []
+  let offset = 0
+  for (const [path, text] of Object.entries(files)) {
+    const [name, bytes] = [Buffer.from(path), Buffer.from(text)]
+    // Version, flags, method, time and date; checksum and sizes; lengths of the name and of nothing more.
+    const common = Buffer.alloc(26)
+    common.writeUInt16LE(20, 0)
+    common.writeUInt32LE(crc32(bytes), 10)
+    common.writeUInt32LE(bytes.length, 14)
+    common.writeUInt32LE(bytes.length, 18)
+    common.writeUInt16LE(name.length, 22)
+    const entry = Buffer.concat([Buffer.from("PK\x03\x04"), common, name, bytes])
+    const tail = Buffer.alloc(14)
+    tail.writeUInt32LE(offset, 10)
+    central.push(Buffer.concat([Buffer.from("PK\x01\x02\x14\x00"), common, tail, name]))
+    local.push(entry)
+    offset += entry.length
+  }
+  const directory = Buffer.concat(central)
+  const end = Buffer.alloc(18)
+  end.writeUInt16LE(local.length, 4)
+  end.writeUInt16LE(local.length, 6)
+  end.writeUInt32LE(directory.length, 8)
+  end.writeUInt32LE(offset, 12)
+  return Buffer.concat([...local, directory, Buffer.from("PK\x05\x06"), end])
+}
+
+const serve = async (status: number, body: Buffer, use: (url: string) => Promise<void>) => {
+  const server = createServer((_, response) => response.writeHead(status).end(body))
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
+  try {
+    await use(`http://127.0.0.1:${(server.address() as AddressInfo).port}/libtorch.zip`)
+  } finally {
+    server.close()
+  }
+}
+
+/** Setup says so when there is neither; CI's machines have one. */
+const canUnpack = ["unzip", "python3"].some((program) => spawnSync(program, ["-h"]).error === undefined)
+
+describe.skipIf(!canUnpack)("fetching libtorch's archive", () => {
+  it("unpacks it where it is then found", async () => {
+    const files = { "libtorch/include/ATen/ATen.h": "", "libtorch/lib/libtorch_cpu.so": "library" }
+    await serve(200, zip(files), (url) => fetchArchive(url, join(folder, "libtorch")))
+    expect(readdirSync(join(folder, "libtorch")).sort()).toEqual(["include", "lib"])
+  })
+
+  it("leaves nothing behind, and says what was answered, when there is none", async () => {
+    await serve(404, Buffer.from("no"), (url) => expect(fetchArchive(url, join(folder, "libtorch"))).rejects.toThrow(`${url} answered 404`))
+    expect(readdirSync(folder)).toEqual([])
+  })
+
+  it("says that an archive cut short can't be unpacked", async () => {
+    const whole = zip({ "libtorch/lib/libtorch_cpu.so": "library" })
+    await serve(200, whole.subarray(0, whole.length - 30), (url) =>
+      expect(fetchArchive(url, join(folder, "libtorch"))).rejects.toThrow("holds no libtorch")
+    )
+    expect(readdirSync(folder)).toEqual([])
+  })
+})
+
+describe("scripts/setup.mjs", () => {
+  const setup = (...args: Array<string>) =>
+    spawnSync(process.execPath, [join(root, "scripts/setup.mjs"), ...args], { encoding: "utf8", cwd: folder })
+
+  it("does and says nothing where all is there, from any folder", () => {
+    for (const [name, value] of before) if (name === "XDG_CACHE_HOME" && value === undefined) delete process.env.XDG_CACHE_HOME
+    expect(setup("nothing")).toMatchObject({ status: 0, stdout: "", stderr: "" })
+  })
+
+  it("refuses a word that it doesn't know", () => {
+    expect(setup("everything")).toMatchObject({ status: 2, stderr: expect.stringContaining("nothing called everything") })
+  })
+})
+
+describe("caravan doctor", () => {
+  it("is not content without libtorch's addon and a compiler, and says how to mend it", async () => {
+    process.env.LIBTORCH = makeLibtorch(join(folder, "whole"), [2, 11, 0])
+    process.env.CXX = "no-such-compiler"
+    const { ok, found, problems } = await diagnose(folder)
+    expect(ok).toBe(false)
+    expect(found).toMatchObject({ libtorch: expect.stringContaining("2.11.0, named by LIBTORCH"), addon: "not built", compiler: "none" })
+    expect(problems).toContainEqual({ what: expect.stringContaining("no C++ compiler"), mend: "apt-get install g++", essential: true })
+  })
+
+  it("names the store that CARAVAN_HOME gives", async () => {
+    process.env.CARAVAN_HOME = join(folder, "store")
+    expect((await diagnose(folder)).found.store).toMatch(`${folder}/store (not made yet), writable`)
+  })
+})
