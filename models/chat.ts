@@ -81,3 +81,20 @@ export const encodePrompt = (tokenizer: Tokenizer, messages: ReadonlyArray<Messa
 }
 
 const encodeQuestion = (tokenizer: Tokenizer, question: string): Array<number> => [tokenizer.bosId, ...tokenizer.encode(`[INST] ${question} [/INST]`)]
+
+/** A dialogue as text in the chat format, BOS and EOS left out: what a small base model is pretrained on. */
+export const dialogueText = (messages: ReadonlyArray<Message>): string =>
+  exchangesOf(messages)
+    .map(({ question, answer }) => (answer === undefined ? `[INST] ${question} [/INST]` : `[INST] ${question} [/INST] ${answer}`))
+    .join(" ")
+
+/** Whether the format holds the dialogue: user and assistant alternate, no tags in the text, no empty answer. */
+export const fitsChatFormat = (messages: ReadonlyArray<Message>): boolean => {
+  try {
+    exchangesOf(messages)
+    return true
+  } catch (cause) {
+    if (cause instanceof ChatError) return false
+    throw cause
+  }
+}

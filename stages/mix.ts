@@ -5,7 +5,7 @@ import { readRows, writeDataset } from "../data/dataset.ts"
 import { Random } from "../engine/random.ts"
 import * as Stage from "../runtime/stage.ts"
 import { Demonstrations, Preferences, Prompts, Texts } from "../schemas/rows.ts"
-import type { ArtifactType, Dataset } from "../schemas/artifact.ts"
+import type { Dataset, DatasetType } from "../schemas/artifact.ts"
 
 export const MixConfig = Schema.Struct({
   weights: Schema.Array(Schema.Number.check(Schema.isGreaterThanOrEqualTo(0))).annotate({
@@ -31,7 +31,7 @@ export const mixRows = <Row>(sets: ReadonlyArray<ReadonlyArray<Row>>, weights: R
   return new Random(seed, "mix", "order").shuffle(out)
 }
 
-const mixStage = <Row>(name: string, type: ArtifactType<Dataset<Row>>) => ({
+const mixStage = <Row>(name: string, type: DatasetType<Row>) => ({
   description: "§2.1, §3.2.2 several datasets mixed by weight",
   config: MixConfig,
   inputs: { datasets: Stage.many(type) },

@@ -8,9 +8,9 @@ import { readRows } from "../data/dataset.ts"
 import { Random } from "../engine/random.ts"
 import { cosineSchedule } from "../engine/schedule.ts"
 import { saveCheckpoint } from "../models/checkpoint.ts"
-import { LlamaConfig } from "../models/config.ts"
+import { llamaConfig } from "../models/config.ts"
 import { initLlama } from "../models/llama.ts"
-import { loadTokenizer, type Tokenizer } from "../models/tokenizer/tokenizer.ts"
+import { loadTokenizer, type Tokenizer } from "../models/tokenizer/index.ts"
 import * as Stage from "../runtime/stage.ts"
 import { Policy } from "../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
@@ -73,7 +73,7 @@ export const pretrain = Stage.make("pretrain", {
     const rows = joinDocuments(tokenizer, texts.map((row) => row.text), length)
     if (rows.length === 0) return yield* EmptyDatasetError.of("pretrain on", `${texts.length} texts that do not fill one sequence of ${length} tokens`)
     const model = initLlama(
-      LlamaConfig.of({
+      llamaConfig({
         vocabSize: tokenizer.vocabSize,
         dim: config.dim,
         layers: config.layers,

@@ -6,7 +6,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { readDataset } from "../data/dataset.ts"
+import { readRows } from "../data/dataset.ts"
 import { Random } from "../engine/random.ts"
 import { cosineSchedule } from "../engine/schedule.ts"
 import { loadPolicy, saveCheckpoint } from "../models/checkpoint.ts"
@@ -55,7 +55,7 @@ export const sft = Stage.make("sft", {
   resources: { tensors: true },
   run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress }) {
     const { model, tokenizer } = yield* loadPolicy(inputs.init, { device })
-    const rows = yield* Effect.promise(async () => (await Effect.runPromise(readDataset(inputs.demonstrations, Demonstrations))).toArray())
+    const rows = yield* readRows(inputs.demonstrations, Demonstrations)
     const length = Math.min(config.sequenceLength, model.config.maxPositions)
     const { examples, tooLong } = encodeDemonstrations(tokenizer, rows.map((row) => row.messages), length)
     if (examples.length === 0) return yield* EmptyDatasetError.of("fine-tune on demonstrations", `${rows.length} demonstrations, of which ${tooLong} are longer than ${length} tokens`)

@@ -1,6 +1,6 @@
 /** Tokenised dialogues that fit a model's context. */
 import type { Message } from "../../schemas/rows.ts"
-import { encodeDialogue, encodePrompt } from "../../models/chat.ts"
+import { encodeDialogue, encodePrompt, fitsChatFormat } from "../../models/chat.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Example } from "./sequences.ts"
 
@@ -14,9 +14,10 @@ const withoutOldestExchange = (messages: ReadonlyArray<Message>): ReadonlyArray<
 /**
  * A dialogue that ends with an answer, in Llama 2's chat format. One that is longer than `length` loses its oldest exchanges first; when a
  * single exchange is too long still, the result is undefined: cutting its end would teach the model not to stop, cutting its beginning to
- * answer what was not asked.
+ * answer what was not asked. Undefined as well when the chat format can't hold it.
  */
 export const fitDialogue = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>, length: number): Example | undefined => {
+  if (!fitsChatFormat(messages)) return undefined
   for (let rest: ReadonlyArray<Message> | undefined = messages; rest !== undefined; rest = withoutOldestExchange(rest)) {
     const example = encodeDialogue(tokenizer, rest)
     if (example.tokens.length <= length) return example
@@ -26,6 +27,7 @@ export const fitDialogue = (tokenizer: Tokenizer, messages: ReadonlyArray<Messag
 
 /** The same for a dialogue that ends with a question: the tokens a model is to continue. */
 export const fitPrompt = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>, length: number): ReadonlyArray<number> | undefined => {
+  if (!fitsChatFormat(messages)) return undefined
   for (let rest: ReadonlyArray<Message> | undefined = messages; rest !== undefined; rest = withoutOldestExchange(rest)) {
     const tokens = encodePrompt(tokenizer, rest)
     if (tokens.length <= length) return tokens
