@@ -1,0 +1,51 @@
+/**
+ * What a program or a user's pipeline imports from "caravan". Each line is one layer's public part; the rest of a module is its own business.
+ */
+
+// Defining and running pipelines.
+export * as Stage from "./runtime/stage.ts"
+export * as Pipeline from "./runtime/pipeline.ts"
+export { fileAt, type Node } from "./runtime/node.ts"
+export { type NodeResult, plan, run, type RunEvent, type RunOptions, type RunResult } from "./runtime/run.ts"
+export { findHome } from "./runtime/home.ts"
+export { Numerics } from "./runtime/numerics.ts"
+export { PipelineError, StageError, StoreError } from "./runtime/errors.ts"
+
+// What stages exchange, and their hyperparameters.
+export * from "./schemas/artifact.ts"
+export * from "./schemas/rows.ts"
+export { HelpfulnessReward, Policy, Reward, SafetyReward, Value } from "./schemas/checkpoint.ts"
+export { TokenizerModel } from "./schemas/tokenizer.ts"
+export { ConfigError, hyper, hyperInt, neutral } from "./schemas/hyper.ts"
+export * from "./data/dataset.ts"
+
+// Tensors.
+export * from "./engine/tensor.ts"
+export { AdamW, type AdamWOptions, clipGradientNorm } from "./engine/optimizer.ts"
+export { constantSchedule, cosineSchedule, type Schedule } from "./engine/schedule.ts"
+export { deriveSeed, Random } from "./engine/random.ts"
+export { generatorState, seedGenerator, setGeneratorState } from "./engine/generator.ts"
+export { deviceMemory, environment, hasCuda, setThreads, synchronize } from "./engine/device.ts"
+
+// Models.
+export { type LlamaConfig, llamaConfig, parameterCount, presets } from "./models/config.ts"
+export { type ForwardOptions, initLlama, Llama } from "./models/llama.ts"
+export { initRewardModel, RewardModel } from "./models/reward-model.ts"
+export { loadPolicy, loadReward, saveCheckpoint } from "./models/checkpoint.ts"
+export { generate, type Generated, type GenerateOptions } from "./models/sampler.ts"
+export { loadTokenizer, saveTokenizer, Tokenizer, trainTokenizer, type TrainOptions } from "./models/tokenizer/index.ts"
+export { encodeDialogue, encodePrompt } from "./models/chat.ts"
+
+// The recipe.
+export * from "./stages/derive.ts"
+export * from "./stages/evaluate-policy.ts"
+export * from "./stages/evaluate-reward.ts"
+export * from "./stages/import.ts"
+export { mixDemonstrations, mixPreferences, mixPrompts, mixTexts } from "./stages/mix.ts"
+export { pretrain } from "./stages/pretrain.ts"
+export { helpfulnessRewardModel, rankingLoss, safetyRewardModel } from "./stages/reward-model.ts"
+export { sample } from "./stages/sample.ts"
+export { score } from "./stages/score.ts"
+export { selectBest } from "./stages/select-best.ts"
+export { sft } from "./stages/sft.ts"
+export { tokenizer } from "./stages/tokenizer.ts"

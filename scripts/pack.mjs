@@ -1,0 +1,21 @@
+// `npm pack` and `npm publish` call this first: JavaScript and declarations in dist/, beside what is used as it is (the addon's source and the
+// modules that build it). Node strips no types under node_modules, so a package holds no TypeScript of ours.
+import { spawnSync } from "node:child_process"
+import { cpSync, readdirSync, rmSync } from "node:fs"
+import { dirname, join } from "node:path"
+import { fileURLToPath } from "node:url"
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const dist = join(root, "dist")
+
+rmSync(dist, { recursive: true, force: true })
+const compiler = join(root, "node_modules/typescript/bin/tsc")
+const { status } = spawnSync(process.execPath, [compiler, "-p", "tsconfig.build.json"], { cwd: root, stdio: ["ignore", 2, 2] })
+if (status !== 0) process.exit(status ?? 1)
+
+const asTheyAre = [
+  "scripts/libtorch.mjs",
+  "scripts/libtorch.d.mts",
+  ...readdirSync(join(root, "engine/native")).map((name) => `engine/native/${name}`)
+]
+for (const path of asTheyAre) cpSync(join(root, path), join(dist, path))
