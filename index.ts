@@ -9,6 +9,8 @@ export { fileAt, type Node } from "./runtime/node.ts"
 export { type NodeResult, plan, run, type RunEvent, type RunOptions, type RunResult } from "./runtime/run.ts"
 export { findHome } from "./runtime/home.ts"
 export { Numerics } from "./runtime/numerics.ts"
+export { engineNumerics } from "./cli/numerics.ts"
+export { prepareModule } from "./cli/prepare.ts"
 export { PipelineError, StageError, StoreError } from "./runtime/errors.ts"
 
 // What stages exchange, and their hyperparameters.

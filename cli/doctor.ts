@@ -1,4 +1,5 @@
 /** `caravan doctor [--json]`: what was found on this machine, and what is wrong with the command that mends it. Works without libtorch. */
+import type { Command } from "./command.ts"
 import { spawnSync } from "node:child_process"
 import { accessSync, constants, existsSync, readFileSync, statfsSync } from "node:fs"
 import { availableParallelism, cpus, totalmem } from "node:os"
@@ -7,6 +8,7 @@ import * as build from "../engine/native/build.mjs"
 import { isFastBlas, systemBlas } from "../engine/native/libtorch.mjs"
 import type { Environment } from "../engine/device.ts"
 import { findHome } from "../runtime/home.ts"
+import { type Command, exitCodes } from "./command.ts"
 
 export interface Problem {
   readonly what: string
@@ -153,9 +155,16 @@ export const renderDiagnosis = ({ found, problems }: Diagnosis): string => {
   return [...facts, "", ...(complaints.length === 0 ? ["Nothing is wrong."] : complaints), ""].join("\n")
 }
 
-/** Prints the diagnosis; resolves to the exit code: 1 when something essential is missing. */
-export const doctor = async ({ json }: { readonly json: boolean }): Promise<number> => {
-  const diagnosis = await diagnose()
-  process.stdout.write(json ? `${JSON.stringify(diagnosis, null, 2)}\n` : renderDiagnosis(diagnosis))
-  return diagnosis.ok ? 0 : 1
+export const command: Command = {
+  name: "doctor",
+  summary:
+    "Says what this machine has (Node, libtorch, BLAS, CPU, GPU, store), what is wrong, and how to mend it. Builds and installs nothing.",
+  positionals: [],
+  flags: { json: { help: "print JSON" } },
+  examples: ["caravan doctor", "caravan doctor --json"],
+  run: async (given) => {
+    const diagnosis = await diagnose()
+    process.stdout.write(given.has("json") ? `${JSON.stringify(diagnosis, null, 2)}\n` : renderDiagnosis(diagnosis))
+    return diagnosis.ok ? exitCodes.ok : exitCodes.failed
+  }
 }

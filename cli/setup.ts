@@ -1,15 +1,17 @@
-/** `caravan setup`: gets libtorch and a compiler where they are missing, and builds the tensor addon. Does nothing when all is there. */
+/** `caravan setup`: gets libtorch and a compiler where they are missing, and builds the tensor addon. */
 import { buildAddon } from "../engine/native/build.mjs"
 import { ensureLibtorch } from "../scripts/libtorch.mjs"
+import { type Command, exitCodes } from "./command.ts"
 
-/** Resolves to the exit code; what is done, and what could not be, goes to standard error. */
-export const setup = async (): Promise<number> => {
-  try {
+export const command: Command = {
+  name: "setup",
+  summary: "Finds or gets libtorch and a C++ compiler, and builds the tensor addon. Does nothing when all is there.",
+  positionals: [],
+  flags: {},
+  examples: ["caravan setup"],
+  run: async () => {
     await ensureLibtorch()
     process.stderr.write(`The tensor addon is built: ${buildAddon()}\n`)
-    return 0
-  } catch (error) {
-    process.stderr.write(`Setup stopped: ${error instanceof Error ? error.message : String(error)}\n`)
-    return 1
+    return exitCodes.ok
   }
 }

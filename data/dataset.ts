@@ -2,8 +2,12 @@
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import { type ArtifactError, type ArtifactRef, type Dataset, type DatasetType, type OutputSlot, type Report, type ReportType, type Written, written } from "../schemas/artifact.ts"
-import { openRows, writeRows } from "../schemas/dataset-file.ts"
+import type { OpenDataset } from "../schemas/dataset-file.ts"
 import { readContent, writeContent } from "../schemas/report-file.ts"
+
+// The Arrow library is loaded when rows are read or written, not when a pipeline is defined.
+const files = Effect.promise(() => import("../schemas/dataset-file.ts"))
+const openRows = (path: string, type: DatasetType<any>): Effect.Effect<OpenDataset, ArtifactError> => Effect.flatMap(files, (file) => file.openRows(path, type))
 
 export interface WriteOptions {
   /** Numbers for the trace; `rows` is added. */
@@ -16,6 +20,7 @@ export const writeDataset = Effect.fn("writeDataset")(function* <Row>(
   rows: Iterable<Row> | AsyncIterable<Row>,
   options: WriteOptions = {}
 ): Effect.fn.Return<Written<Dataset<Row>>> {
+  const { writeRows } = yield* files
   const count = yield* Effect.promise(() => writeRows(slot.path, slot.type as DatasetType<Row>, rows))
   return written(slot, { rows: count, ...options.metrics })
 })

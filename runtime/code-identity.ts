@@ -35,7 +35,7 @@ interface Kept {
 }
 
 /** Raised when the way of bundling changes. */
-const bundlerVersion = "rolldown 1.3.2 / 1"
+const bundlerVersion = "1"
 
 /** The export of a module that is this stage. */
 const exportOf = (stage: StageInfo): Effect.Effect<string, PipelineError> =>

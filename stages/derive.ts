@@ -12,16 +12,21 @@ import { Demonstrations, type Preference, Preferences, Prompts, Texts } from "..
 /** The dialogue that a pair's chosen response makes. */
 const chosenDialogue = ({ prompt, chosen }: Preference) => [...prompt, { role: "assistant" as const, content: chosen }]
 
+const rejectedDialogue = ({ prompt, rejected }: Preference) => [...prompt, { role: "assistant" as const, content: rejected }]
+
 export const preferenceTexts = Stage.make("preference-texts", {
-  description: "the chosen dialogues of preference pairs as running text in the chat format, to pretrain on",
-  config: Schema.Struct({}),
+  description: "the dialogues of preference pairs as running text in the chat format, to pretrain on",
+  config: Schema.Struct({
+    responses: hyper("both", "with both responses of a pair: so nothing is told of which was chosen, and pairs may be held out later; or the chosen one only", ["both", "chosen"])
+  }),
   inputs: { preferences: Preferences },
   output: Texts,
   seeded: false,
-  run: Effect.fn("preference-texts")(function* ({ inputs, output }) {
+  run: Effect.fn("preference-texts")(function* ({ config, inputs, output }) {
     const rows = yield* readRows(inputs.preferences, Preferences)
-    const usable = rows.map(chosenDialogue).filter(fitsChatFormat)
-    return yield* writeDataset(output, usable.map((messages) => ({ text: dialogueText(messages) })), { metrics: { unusable: rows.length - usable.length } })
+    const dialogues = rows.flatMap((row) => (config.responses === "both" ? [chosenDialogue(row), rejectedDialogue(row)] : [chosenDialogue(row)]))
+    const usable = dialogues.filter(fitsChatFormat)
+    return yield* writeDataset(output, usable.map((messages) => ({ text: dialogueText(messages) })), { metrics: { unusable: dialogues.length - usable.length } })
   })
 })
 

@@ -1,0 +1,89 @@
+/** What a command is: its words, its flags, what it does. Parsed by node:util; effect/cli takes 0.3 s to load (docs/decisions/0003-command-line.md). */
+import { parseArgs } from "node:util"
+import { didYouMean } from "../schemas/did-you-mean.ts"
+
+export interface Flag {
+  /** Absent: the flag takes no value. */
+  readonly value?: string
+  readonly help: string
+  readonly repeatable?: boolean
+}
+export type Flags = Readonly<Record<string, Flag>>
+
+export interface Given {
+  readonly positionals: ReadonlyArray<string>
+  readonly flag: (name: string) => string | undefined
+  readonly flags: (name: string) => ReadonlyArray<string>
+  readonly has: (name: string) => boolean
+}
+
+export interface Command {
+  readonly name: string
+  readonly summary: string
+  /** Names of the words it takes, in order: "<pipeline.ts>"; in brackets if it may be missing. */
+  readonly positionals: ReadonlyArray<string>
+  readonly flags: Flags
+  readonly examples: ReadonlyArray<string>
+  /** Gives the exit code. What it throws is shown by its message. */
+  readonly run: (given: Given) => Promise<number>
+}
+
+/** The user's mistake in how the command was called: exit code 2. */
+export class UsageError extends Error {}
+
+export const exitCodes = { ok: 0, failed: 1, usage: 2, interrupted: 130 } as const
+
+const common: Flags = { help: { help: "show this" } }
+
+export const usage = (command: Command): string => {
+  const flags = Object.entries({ ...command.flags, ...common }).map(([name, flag]) => [`--${name}${flag.value === undefined ? "" : ` <${flag.value}>`}`, `${flag.help}${flag.repeatable === true ? " (repeatable)" : ""}`] as const)
+  const width = Math.max(...flags.map(([name]) => name.length))
+  return [
+    `caravan ${command.name}${command.positionals.map((word) => ` ${word}`).join("")} [flags]`,
+    "",
+    command.summary,
+    "",
+    ...flags.map(([name, help]) => `  ${name.padEnd(width)}  ${help}`),
+    "",
+    "Examples:",
+    ...command.examples.map((example) => `  ${example}`)
+  ].join("\n")
+}
+
+/** Parses the words after the command's name; undefined when help was asked for. */
+export const parse = (command: Command, args: ReadonlyArray<string>): Given | undefined => {
+  const flags = { ...command.flags, ...common }
+  for (const arg of args) {
+    if (arg === "--") break
+    const name = /^--([^=]+)/.exec(arg)?.[1]
+    if (name !== undefined && !(name in flags)) throw new UsageError(`caravan ${command.name} has no flag --${name}.${didYouMean(name, Object.keys(flags))}`)
+  }
+  let parsed: { readonly values: Record<string, unknown>; readonly positionals: ReadonlyArray<string> }
+  try {
+    parsed = parseArgs({
+      args: [...args],
+      allowPositionals: true,
+      options: Object.fromEntries(Object.entries(flags).map(([name, flag]) => [name, { type: flag.value === undefined ? ("boolean" as const) : ("string" as const), multiple: flag.repeatable === true }]))
+    })
+  } catch (cause) {
+    throw new UsageError(`caravan ${command.name}: ${cause instanceof Error ? cause.message : String(cause)}`)
+  }
+  if (parsed.values.help === true) return undefined
+  const wanted = command.positionals.filter((word) => !word.startsWith("["))
+  if (parsed.positionals.length < wanted.length) throw new UsageError(`caravan ${command.name} needs ${wanted.slice(parsed.positionals.length).join(" ")}. For example: ${command.examples[0]}`)
+  if (parsed.positionals.length > command.positionals.length) throw new UsageError(`caravan ${command.name} takes ${command.positionals.join(" ") || "no words"}, got also "${parsed.positionals[command.positionals.length]}".`)
+  const list = (name: string): ReadonlyArray<string> => {
+    const value = parsed.values[name]
+    return value === undefined ? [] : ([value].flat() as unknown as ReadonlyArray<string>)
+  }
+  return { positionals: parsed.positionals, flag: (name) => list(name).at(-1), flags: list, has: (name) => parsed.values[name] === true }
+}
+
+/** A whole number from a flag. */
+export const wholeNumber = (given: Given, name: string, least: number): number | undefined => {
+  const text = given.flag(name)
+  if (text === undefined) return undefined
+  const value = Number(text)
+  if (!Number.isSafeInteger(value) || value < least) throw new UsageError(`--${name} takes a whole number from ${least}, got "${text}".`)
+  return value
+}

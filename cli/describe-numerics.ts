@@ -1,0 +1,12 @@
+/** Prints the numerics of a device as JSON: run as a process of its own by numerics.ts. */
+import { describeNumerics } from "../engine/device.ts"
+import { prepare } from "./prepare.ts"
+
+const [device, threads] = process.argv.slice(2) as ["cpu" | "cuda", string]
+try {
+  prepare(device, Number(threads))
+  process.stdout.write(JSON.stringify(describeNumerics(device, Number(threads))))
+} catch (cause) {
+  process.stderr.write(cause instanceof Error ? cause.message : String(cause))
+  process.exitCode = 1
+}

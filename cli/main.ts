@@ -1,0 +1,54 @@
+/** Dispatch: the command's module is loaded when it is called. */
+import { didYouMean } from "../schemas/did-you-mean.ts"
+import { type Command, exitCodes, parse, usage, UsageError } from "./command.ts"
+
+const commands: Readonly<Record<string, { readonly summary: string; readonly load: () => Promise<{ readonly command: Command }> }>> = {
+  run: { summary: "run a pipeline; what is in the store is not made again", load: () => import("./run.ts") },
+  plan: { summary: "what a run would do, and why", load: () => import("./plan.ts") },
+  why: { summary: "why a node would run, or would not", load: () => import("./why.ts") },
+  graph: { summary: "the pipeline's graph, as text, Mermaid or JSON", load: () => import("./graph.ts") },
+  tokenize: { summary: "token ids of lines of text", load: () => import("./tokenize.ts") },
+  logprobs: { summary: "log-probabilities of token sequences under a checkpoint", load: () => import("./logprobs.ts") },
+  doctor: { summary: "what this machine has, and what is wrong with it", load: () => import("./doctor.ts") },
+  setup: { summary: "find or get libtorch and build the tensor addon", load: () => import("./setup.ts") }
+}
+
+const overview = (): string => {
+  const width = Math.max(...Object.keys(commands).map((name) => name.length))
+  return [
+    "caravan <command> [flags]",
+    "",
+    ...Object.entries(commands).map(([name, { summary }]) => `  ${name.padEnd(width)}  ${summary}`),
+    "",
+    "caravan <command> --help says more, with examples.",
+    "The store and the journal are .caravan/ beside package.json, or the folder that CARAVAN_HOME names."
+  ].join("\n")
+}
+
+/** Runs a command line; gives the exit code. No stack trace reaches the user unless CARAVAN_DEBUG asks for it. */
+export const main = async (args: ReadonlyArray<string>): Promise<number> => {
+  // A reader that has seen enough (head) closes the pipe: nothing is wrong.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code === "EPIPE") process.exit(exitCodes.ok)
+  })
+  try {
+    const [name, ...rest] = args
+    if (name === undefined || name === "--help" || name === "-h" || name === "help") {
+      process.stdout.write(`${overview()}\n`)
+      return name === undefined ? exitCodes.usage : exitCodes.ok
+    }
+    const entry = Object.hasOwn(commands, name) ? commands[name] : undefined
+    if (entry === undefined) throw new UsageError(`There is no command "${name}".${didYouMean(name, Object.keys(commands))}`)
+    const { command } = await entry.load()
+    const given = parse(command, rest)
+    if (given === undefined) {
+      process.stdout.write(`${usage(command)}\n`)
+      return exitCodes.ok
+    }
+    return await command.run(given)
+  } catch (cause) {
+    if (process.env.CARAVAN_DEBUG !== undefined && cause instanceof Error) process.stderr.write(`${cause.stack}\n`)
+    process.stderr.write(`${cause instanceof Error ? cause.message : String(cause)}\n`)
+    return exitCodes.usage
+  }
+}

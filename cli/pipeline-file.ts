@@ -1,0 +1,52 @@
+/** Loading a definition file, and the flags that every command on pipelines shares. */
+import { existsSync, statSync } from "node:fs"
+import { resolve } from "node:path"
+import { pathToFileURL } from "node:url"
+import { findHome } from "../runtime/home.ts"
+import { type AnyPipeline, isPipeline } from "../runtime/pipeline.ts"
+import type { RunOptions } from "../runtime/run.ts"
+import { type Flags, type Given, UsageError, wholeNumber } from "./command.ts"
+
+export const pipelineFlags: Flags = {
+  set: { value: "name=value", help: "a parameter of the pipeline, or <node>.<field> of a node's config", repeatable: true },
+  seed: { value: "n", help: "seed of everything random; 0 unless given" },
+  device: { value: "cpu|cuda", help: "where tensors are computed; cpu unless given" },
+  threads: { value: "n", help: "torch threads; 1 unless given (a second one on the same core halves the speed); part of the cache key" }
+}
+
+export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
+  const file = resolve(path)
+  if (!existsSync(file) || !statSync(file).isFile()) throw new UsageError(`Loading the pipeline ${path}: there is no such file. Give the path of a definition file, for example pipelines/hh-rlhf.ts.`)
+  let module: { readonly default?: unknown }
+  try {
+    module = (await import(pathToFileURL(file).href)) as { readonly default?: unknown }
+  } catch (cause) {
+    const error = cause as Error & { code?: string }
+    // A syntax error's stack begins with the place: file:line, the line, a caret.
+    const place = error.name === "SyntaxError" || error.code === "ERR_INVALID_TYPESCRIPT_SYNTAX" ? `\n${(error.stack ?? "").split("\n").slice(0, 3).join("\n")}` : ""
+    throw new UsageError(`Loading the pipeline ${path}: ${error.message}.${place}\nMend the file, then run again.`)
+  }
+  if (module.default === undefined) throw new UsageError(`Loading the pipeline ${path}: it has no default export. End it with: export default Pipeline.make("name", { params }, (params) => ({ ... })).`)
+  if (!isPipeline(module.default)) throw new UsageError(`Loading the pipeline ${path}: its default export is not a pipeline. Export what Pipeline.make(...) gives.`)
+  return module.default
+}
+
+/** Options of a run from the shared flags. */
+export const pipelineOptions = (given: Given): RunOptions => {
+  const settings: Record<string, string> = {}
+  for (const text of given.flags("set")) {
+    const at = text.indexOf("=")
+    if (at < 1) throw new UsageError(`--set takes name=value, got "${text}".`)
+    settings[text.slice(0, at)] = text.slice(at + 1)
+  }
+  const device = given.flag("device") ?? "cpu"
+  if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device is cpu or cuda, got "${device}".`)
+  return {
+    home: findHome(process.cwd()),
+    settings,
+    seed: wholeNumber(given, "seed", 0) ?? 0,
+    device,
+    threads: wholeNumber(given, "threads", 1) ?? 1,
+    prepare: new URL(import.meta.url.endsWith(".ts") ? "./prepare.ts" : "./prepare.js", import.meta.url).href
+  }
+}

@@ -1,0 +1,74 @@
+/** `caravan run`: a pipeline, to its outputs. */
+import { readFileSync } from "node:fs"
+import { join } from "node:path"
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import { run, type RunResult } from "../runtime/run.ts"
+import { type Command, exitCodes, wholeNumber } from "./command.ts"
+import { engineNumerics } from "./numerics.ts"
+import { loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
+import { showProgress } from "./progress.ts"
+
+/** The document that --json prints. */
+const document = (result: RunResult) => ({
+  run: result.run,
+  pipeline: result.pipeline,
+  status: result.status,
+  nodes: result.nodes.map(({ id, stage, status, milliseconds, key, digest, error }) => ({ id, stage, status, milliseconds: Math.round(milliseconds), key, digest, ...(error === null ? {} : { error }) })),
+  outputs: Object.fromEntries(Object.entries(result.outputs).map(([name, { kind, path, digest }]) => [name, { kind, path, digest }]))
+})
+
+const summary = (result: RunResult): string => {
+  const width = Math.max(0, ...Object.keys(result.outputs).map((name) => name.length))
+  const lines = Object.entries(result.outputs).map(([name, output]) => `  ${name.padEnd(width)}  ${output.path}`)
+  const reports = Object.entries(result.outputs)
+    .filter(([, output]) => output.kind === "report")
+    .map(([name, output]) => `${name}:\n${readFileSync(join(output.path, "report.json"), "utf8").trimEnd()}`)
+  return [...reports, ...(lines.length > 0 ? ["Outputs:", ...lines] : [])].join("\n")
+}
+
+export const command: Command = {
+  name: "run",
+  summary: "Runs a pipeline. Each node whose result is in the store is found, the others are made; progress goes to stderr.",
+  positionals: ["<pipeline.ts>"],
+  flags: {
+    ...pipelineFlags,
+    only: { value: "node", help: "run this node alone, on what is in the store" },
+    from: { value: "node", help: "run this node and what depends on it" },
+    until: { value: "node", help: "run this node and what it depends on" },
+    force: { value: "node", help: "run this node though its result is there", repeatable: true },
+    jobs: { value: "n", help: "stages without tensors that run at once; 1 unless given" },
+    json: { help: "print one JSON document on stdout at the end" }
+  },
+  examples: ["caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz", "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --set sft.learningRate=1e-3", "caravan run pipelines/demo.ts --json > run.json"],
+  run: async (given) => {
+    const pipeline = await loadPipeline(given.positionals[0]!)
+    const options = pipelineOptions(given)
+    const progress = showProgress()
+    const selection = Object.fromEntries((["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]])))
+    const fiber = Effect.runFork(
+      run(pipeline, {}, { ...options, ...selection, force: given.flags("force"), jobs: wholeNumber(given, "jobs", 1) ?? 1, onEvent: progress.onEvent }).pipe(Effect.provide(engineNumerics(options.home)))
+    )
+    let interrupted = false
+    const stop = () => {
+      if (interrupted) process.exit(exitCodes.interrupted)
+      interrupted = true
+      progress.close()
+      process.stderr.write("Stopping. What is finished is kept; a second Ctrl-C stops at once.\n")
+      Effect.runFork(Fiber.interrupt(fiber))
+    }
+    process.on("SIGINT", stop)
+    process.on("SIGTERM", stop)
+    const exit = await Effect.runPromise(Fiber.await(fiber))
+    process.off("SIGINT", stop)
+    process.off("SIGTERM", stop)
+    progress.close()
+    if (interrupted) return exitCodes.interrupted
+    if (Exit.isFailure(exit)) throw Cause.squash(exit.cause)
+    const result = exit.value
+    process.stdout.write(given.has("json") ? `${JSON.stringify(document(result), undefined, 2)}\n` : `${summary(result)}\n`)
+    return result.status === "succeeded" ? exitCodes.ok : exitCodes.failed
+  }
+}

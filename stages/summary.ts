@@ -1,0 +1,35 @@
+/** The figures of a run in one place: reward-model accuracy, what choosing the best is worth, rewards before and after tuning on the best. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readReport, writeReport } from "../data/dataset.ts"
+import * as Stage from "../runtime/stage.ts"
+import { report } from "../schemas/artifact.ts"
+import { BestOfN, BestOfNReport, RewardSummary, RewardSummaryReport } from "./evaluate-policy.ts"
+import { RewardAccuracy, RewardAccuracyReport } from "./evaluate-reward.ts"
+
+export const RunSummary = Schema.Struct({
+  /** On pairs that the model did not see. */
+  rewardModel: RewardAccuracy,
+  /** Chosen by one reward model, judged by one trained on other pairs. */
+  bestOfK: BestOfN,
+  /** Rewards by the judge, of the chat model and of the one tuned on the best samples. */
+  before: RewardSummary,
+  after: RewardSummary
+})
+export const RunSummaryReport = report(RunSummary, "run-summary/1")
+
+export const summary = Stage.make("summary", {
+  description: "the figures of a run in one report",
+  config: Schema.Struct({}),
+  inputs: { accuracy: RewardAccuracyReport, bestOfK: BestOfNReport, before: RewardSummaryReport, after: RewardSummaryReport },
+  output: RunSummaryReport,
+  seeded: false,
+  run: Effect.fn("summary")(function* ({ inputs, output }) {
+    return yield* writeReport(output, {
+      rewardModel: yield* readReport(inputs.accuracy, RewardAccuracyReport),
+      bestOfK: yield* readReport(inputs.bestOfK, BestOfNReport),
+      before: yield* readReport(inputs.before, RewardSummaryReport),
+      after: yield* readReport(inputs.after, RewardSummaryReport)
+    })
+  })
+})
