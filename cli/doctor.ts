@@ -1,5 +1,4 @@
 /** `caravan doctor [--json]`: what was found on this machine, and what is wrong with the command that mends it. Works without libtorch. */
-import type { Command } from "./command.ts"
 import { spawnSync } from "node:child_process"
 import { accessSync, constants, existsSync, readFileSync, statfsSync } from "node:fs"
 import { availableParallelism, cpus, totalmem } from "node:os"

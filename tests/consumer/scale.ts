@@ -1,0 +1,1 @@
+export const scale = (x: number): number => 2 * x
