@@ -21,9 +21,11 @@ export const writeRows = async (directory: string, type: DatasetType<any>, rows:
   const file = await open(`${directory}/${fileName}`, "w")
   try {
     const writer = new arrow.RecordBatchFileWriter()
+    // What the writer has queued. Its own toUint8Array(true) gives the bytes again and again, its streams ignore backpressure.
+    const queue = (writer as unknown as { readonly _sink: { readonly _values: Array<Uint8Array> } })._sink._values
     const drain = async () => {
-      const bytes = writer.toUint8Array(true)
-      if (bytes.length > 0) await file.write(bytes)
+      const chunks = queue.splice(0)
+      if (chunks.length > 0) await file.appendFile(Buffer.concat(chunks))
     }
     let pending: Array<any> = []
     let count = 0
