@@ -61,12 +61,12 @@ export function native(): Native {
 
 const operators = new Map<string, number>()
 
-/** The number of an ATen operator, "add.Tensor" or "mm"; -1 when this libtorch has none of that name. */
+/** The number of an operator: ATen's "add.Tensor" or "mm", or with a namespace "caravan::swiglu"; -1 when there is none of that name. */
 export function findOperator(name: string): number {
   let operator = operators.get(name)
   if (operator === undefined) {
-    const dot = name.indexOf(".")
-    operator = dot === -1 ? native().findOperator(`aten::${name}`, "") : native().findOperator(`aten::${name.slice(0, dot)}`, name.slice(dot + 1))
+    const [base, overload] = name.split(".") as [string, string | undefined]
+    operator = native().findOperator(base.includes("::") ? base : `aten::${base}`, overload ?? "")
     operators.set(name, operator)
   }
   return operator

@@ -2,9 +2,10 @@
  * Decoding with a cache of keys and values: what the sampler runs. Weights that read the same input are joined once, so that a step is few
  * operations; nothing is recorded for gradients.
  */
-import { cat, embedding, linear, type Tensor, zeros } from "../engine/tensor.ts"
-import { type Llama, rmsNorm } from "./llama.ts"
-import { rotate } from "./rotary.ts"
+import { isFused, rmsNorm, swiglu } from "../engine/fused.ts"
+import { aten, cat, embedding, linear, type Tensor, zeros } from "../engine/tensor.ts"
+import type { Llama } from "./llama.ts"
+import { rotate, type Rotation } from "./rotary.ts"
 
 interface Block {
   readonly attentionNorm: Tensor
@@ -27,6 +28,8 @@ export class Decoder {
   #length = 0
   /** (B, 1, 1, length of the prompt): -1e9 at padding; undefined when no prompt is padded. */
   #promptBias: Tensor | undefined
+  /** (B,) int64: how many tokens of padding each prompt has; undefined when none has. */
+  #first: Tensor | undefined
 
   /** Call inside a scope and noGrad: the joined weights and the cache belong to it. */
   constructor(model: Llama) {
@@ -50,15 +53,19 @@ export class Decoder {
     this.#keys = this.#blocks.map(() => zeros(shape, { dtype, device }))
     this.#values = this.#blocks.map(() => zeros(shape, { dtype, device }))
     this.#promptBias = mask === undefined ? undefined : mask.eq(0).to({ dtype }).mul(-1e9).view(batch, 1, 1, length)
-    const { bias, positions } = this.#model.layout(length, mask === undefined ? {} : { attentionMask: mask })
+    // The first key that each sequence sees: how many tokens of padding it has.
+    this.#first = mask === undefined ? undefined : mask.eq(0).sum(1)
+    const { layout, positions } = this.#model.layout(length, mask === undefined ? {} : { attentionMask: mask })
     const rotation = this.#model.rotary.at(device, dtype, positions ?? length)
-    return this.#run(ids, rotation, bias.bias)
+    return this.#run(ids, rotation, layout.bias())
   }
 
   /** One more token for each sequence: ids (B, 1), positions (B, 1) when prompts are padded. Gives logits (B, V) of the one after. */
   step(ids: Tensor, positions: Tensor | undefined): Tensor {
     const { device, dtype } = this.#model
     const rotation = positions === undefined ? this.#model.rotary.at(device, dtype, 1, this.#length) : this.#model.rotary.at(device, dtype, positions)
+    const x = embedding(this.#model.parameter("model.embed_tokens.weight"), ids).squeeze(1) // (B, D)
+    if (isFused(x)) return this.#stepFused(x, rotation)
     const prompt = this.#promptBias
     let bias: Tensor | undefined
     if (prompt !== undefined) {
@@ -73,14 +80,29 @@ export class Decoder {
     this.#keys = this.#keys.map((cache) => cache.indexSelect(0, rows))
     this.#values = this.#values.map((cache) => cache.indexSelect(0, rows))
     this.#promptBias = this.#promptBias?.indexSelect(0, rows)
+    this.#first = this.#first?.indexSelect(0, rows)
   }
 
   /** What a scope must not free between steps. */
   state(): ReadonlyArray<Tensor> {
-    return [...this.#keys, ...this.#values, ...(this.#promptBias === undefined ? [] : [this.#promptBias])]
+    return [...this.#keys, ...this.#values, ...[this.#promptBias, this.#first].filter((tensor) => tensor !== undefined)]
   }
 
-  #run(ids: Tensor, rotation: Parameters<typeof rotate>[1], bias: Tensor | undefined): Tensor {
+  /** One kernel a block: (B, D) -> logits (B, V). */
+  #stepFused(embedded: Tensor, rotation: Rotation): Tensor {
+    const { config } = this.#model
+    const at = this.#length
+    if (at >= this.#capacity) throw new RangeError(`the cache holds ${this.#capacity} tokens`)
+    const [cos, sin] = [rotation.cos, rotation.sin].map((table) => table.reshape(-1, config.headDim)) as [Tensor, Tensor] // (1, E) or (B, E)
+    let x = embedded
+    this.#blocks.forEach((block, layer) => {
+      x = aten("caravan::decode_block", x, block.attentionNorm, block.qkv, block.o, block.ffnNorm, block.gateUp, block.down, this.#keys[layer]!, this.#values[layer]!, cos, sin, this.#first ?? null, at, config.heads, config.normEpsilon)
+    })
+    this.#length = at + 1
+    return this.#model.logits(rmsNorm(x, this.#model.parameter("model.norm.weight"), config.normEpsilon))
+  }
+
+  #run(ids: Tensor, rotation: Rotation, bias: Tensor | undefined): Tensor {
     const { config } = this.#model
     const { heads, kvHeads, headDim, normEpsilon } = config
     const [batch, length] = ids.shape as [number, number]
@@ -103,8 +125,7 @@ export class Decoder {
       if (bias !== undefined) scores = scores.view(batch, heads, length, to).add(bias).view(batch, kvHeads, share * length, to)
       const attended = scores.softmax(-1).matmul(values).view(batch, heads, length, headDim).transpose(1, 2).reshape(batch, length, heads * headDim)
       x = x.add(linear(attended, block.o))
-      const [gate, up] = linear(rmsNorm(x, block.ffnNorm, normEpsilon), block.gateUp).chunk(2, -1) as [Tensor, Tensor]
-      x = x.add(linear(gate.silu().mul(up), block.down))
+      x = x.add(linear(swiglu(linear(rmsNorm(x, block.ffnNorm, normEpsilon), block.gateUp)), block.down))
     })
     this.#length = to
     const last = x.slice(1, length - 1, length).squeeze(1) // (B, D)

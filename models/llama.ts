@@ -4,24 +4,18 @@
  *
  * Shapes: B sequences, T tokens, D dim, H query heads, G key and value heads, E head dim, F ffn, V vocabulary.
  */
+import { rmsNorm, swiglu } from "../engine/fused.ts"
 import { seedGenerator } from "../engine/generator.ts"
-import { cat, type Device, type DType, embedding, keep, linear, noGrad, ones, scoped, type Tensor, zeros } from "../engine/tensor.ts"
-import { attention, type AttentionBias, causalBias, maskBias, segmentBias } from "./attention.ts"
+import { arange, cat, type Device, type DType, embedding, keep, linear, noGrad, ones, scoped, type Tensor, zeros } from "../engine/tensor.ts"
+import { type AttentionLayout, causalLayout, maskLayout, rotaryAttention, segmentLayout } from "./attention.ts"
 import { type LlamaConfig, parameterShapes } from "./config.ts"
-import { positionsOfMask, positionsOfSegments, RotaryTable, rotate } from "./rotary.ts"
+import { positionsOfMask, RotaryTable, startsOfSegments } from "./rotary.ts"
 
 export interface ForwardOptions {
   /** (B, T) int64 or bool, 0 at padding on either side. Position ids count the tokens that are not padding. */
   readonly attentionMask?: Tensor
   /** (B, T) int64: which example of a packed row each token belongs to. Tokens see only their own; positions start anew in each. */
   readonly segmentIds?: Tensor
-}
-
-/** x * weight / sqrt(mean(x^2) + eps), computed in float32 (Zhang and Sennrich 2019). */
-export const rmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => {
-  const wide = x.dtype === "bfloat16" || x.dtype === "float16" ? x.to({ dtype: "float32" }) : x
-  const normed = wide.mul(wide.square().mean(-1, true).add(epsilon).rsqrt())
-  return (wide === x ? normed : normed.to({ dtype: x.dtype })).mul(weight)
 }
 
 export class Llama {
@@ -73,13 +67,16 @@ export class Llama {
     const { config } = this
     const length = ids.size(1)
     if (length > config.maxPositions) throw new RangeError(`a sequence of ${length} tokens: this model's context is ${config.maxPositions}`)
-    const { bias, positions } = this.layout(length, options)
+    const { layout, positions } = this.layout(length, options)
     const rotation = this.#rotary.at(this.device, this.dtype, positions ?? length)
     let x = embedding(this.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
     for (let layer = 0; layer < config.layers; layer++) {
       const weights = this.block(layer)
-      x = x.add(this.#attend(rmsNorm(x, weights.attentionNorm, config.normEpsilon), weights, rotation, bias))
-      x = x.add(feedForward(rmsNorm(x, weights.ffnNorm, config.normEpsilon), weights))
+      // Weights that read the same input are joined: (H + 2G) E x D, and 2F x D.
+      const qkv = linear(rmsNorm(x, weights.attentionNorm, config.normEpsilon), cat([weights.q, weights.k, weights.v], 0)) // (B, T, (H + 2G) E)
+      x = x.add(linear(rotaryAttention(qkv, rotation, layout, config.heads, config.kvHeads), weights.o))
+      const gateUp = linear(rmsNorm(x, weights.ffnNorm, config.normEpsilon), cat([weights.gate, weights.up], 0)) // (B, T, 2F)
+      x = x.add(linear(swiglu(gateUp), weights.down))
     }
     return rmsNorm(x, this.parameter("model.norm.weight"), config.normEpsilon)
   }
@@ -95,27 +92,15 @@ export class Llama {
   }
 
   /** Who sees whom, and where each token stands: positions are undefined when they are 0, 1, 2, ... */
-  layout(length: number, options: ForwardOptions): { readonly bias: AttentionBias; readonly positions: Tensor | undefined } {
+  layout(length: number, options: ForwardOptions): { readonly layout: AttentionLayout; readonly positions: Tensor | undefined } {
     const { attentionMask, segmentIds } = options
     if (attentionMask !== undefined && segmentIds !== undefined) throw new TypeError("give an attention mask or segment ids, not both")
-    if (attentionMask !== undefined) return { bias: maskBias(attentionMask, this.dtype), positions: positionsOfMask(attentionMask) }
-    if (segmentIds !== undefined) return { bias: segmentBias(segmentIds, this.dtype), positions: positionsOfSegments(segmentIds) }
-    return { bias: causalBias(length, this.dtype, this.device), positions: undefined }
-  }
-
-  #attend(x: Tensor, weights: ReturnType<Llama["block"]>, rotation: ReturnType<RotaryTable["at"]>, bias: AttentionBias): Tensor {
-    const { heads, kvHeads, headDim } = this.config
-    const [batch, length] = x.shape as [number, number, number]
-    const together = linear(x, cat([weights.q, weights.k, weights.v], 0)).view(batch, length, heads + 2 * kvHeads, headDim) // (B, T, H + 2G, E)
-    const turned = rotate(together.slice(2, 0, heads + kvHeads), rotation)
-    const q = turned.slice(2, 0, heads).transpose(1, 2) // (B, H, T, E)
-    const k = turned.slice(2, heads, heads + kvHeads).transpose(1, 2) // (B, G, T, E)
-    const v = together.slice(2, heads + kvHeads, heads + 2 * kvHeads).transpose(1, 2)
-    return linear(attention(q, k, v, bias), weights.o)
+    if (attentionMask !== undefined) return { layout: maskLayout(attentionMask, this.dtype), positions: positionsOfMask(attentionMask) }
+    if (segmentIds === undefined) return { layout: causalLayout(length, this.dtype, this.device), positions: undefined }
+    const starts = startsOfSegments(segmentIds)
+    return { layout: segmentLayout(segmentIds, starts, this.dtype), positions: arange(0, length, { device: this.device }).sub(starts) }
   }
 }
-
-const feedForward = (x: Tensor, weights: ReturnType<Llama["block"]>): Tensor => linear(linear(x, weights.gate).silu().mul(linear(x, weights.up)), weights.down)
 
 /** How new weights are drawn: normal with this deviation (Hugging Face's initializer_range), norms 1. */
 const deviation = 0.02

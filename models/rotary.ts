@@ -15,19 +15,16 @@ export interface Rotation {
 /** Position ids (B, T) of a mask: how many tokens that are not padding came before. */
 export const positionsOfMask = (mask: Tensor): Tensor => mask.to({ dtype: "int64" }).cumsum(1).sub(1).clamp(0)
 
-/** Position ids (B, T) of packed rows: they begin anew where the segment changes. */
-export const positionsOfSegments = (segments: Tensor): Tensor => {
+/** Where each token's segment begins, for packed rows: segments (B, T) -> (B, T). A token's position is its index less that. */
+export const startsOfSegments = (segments: Tensor): Tensor => {
   const [batch, length] = segments.shape as [number, number]
-  const index = arange(0, length, { device: segments.device }).unsqueeze(0).expand(batch, length)
   if (length === 1) return zerosLike(segments)
   const changed = segments.slice(1, 1, length).ne(segments.slice(1, 0, length - 1))
   const first = full([batch, 1], 1, { dtype: "bool", device: segments.device })
-  const starts = where(cat([first, changed], 1), index, zerosLike(index))
-  return index.sub(startsSoFar(starts))
+  const index = arange(0, length, { device: segments.device }).unsqueeze(0).expand(batch, length)
+  // The greatest index so far at which a segment began.
+  return atenMany("cummax", where(cat([first, changed], 1), index, zerosLike(index)), 1)[0]!
 }
-
-/** The greatest value so far along each row. */
-const startsSoFar = (starts: Tensor): Tensor => atenMany("cummax", starts, 1)[0]!
 
 export class RotaryTable {
   readonly #config: LlamaConfig

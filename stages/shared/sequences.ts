@@ -2,7 +2,8 @@
  * From tokenised examples to the tensors a language model trains on: packing several examples into one row, and the loss over the tokens that
  * carry it.
  */
-import { crossEntropy, type Device, tensor, type Tensor } from "../../engine/tensor.ts"
+import { crossEntropySum } from "../../engine/fused.ts"
+import { type Device, tensor, type Tensor } from "../../engine/tensor.ts"
 import type { Llama } from "../../models/llama.ts"
 
 /** A tokenised example. `lossMask[i]` says whether predicting token i is trained. */
@@ -98,7 +99,7 @@ export const languageModelLoss = (model: Llama, rows: ReadonlyArray<PackedRow>, 
   const hidden = model.hidden(ids, segmentIds === undefined ? {} : { segmentIds }) // (B, T - 1, D)
   const dim = hidden.size(-1)
   const picked = hidden.reshape(-1, dim).indexSelect(0, tensor(Int32Array.from(positions), { dtype: "int64", device })) // (N, D)
-  return crossEntropy(model.logits(picked).to({ dtype: "float32" }), tensor(Int32Array.from(targets), { dtype: "int64", device }), { reduction: "sum" })
+  return crossEntropySum(model.logits(picked), tensor(Int32Array.from(targets), { dtype: "int64", device }))
 }
 
 /** Splits rows into parts of at most `size`. */

@@ -1,0 +1,29 @@
+/**
+ * Operations that exist as one kernel for float32 on the CPU (native/kernels.cc) and as a few ATen operators elsewhere. Both forms compute the
+ * same; tests hold them against one another.
+ */
+import { aten, crossEntropy, type Tensor } from "./tensor.ts"
+
+/** Whether the kernels take this tensor. */
+export const isFused = (x: Tensor): boolean => x.dtype === "float32" && x.device === "cpu"
+
+/** x weight / sqrt(mean(x^2) + eps) over the last dimension, computed in float32 (Zhang and Sennrich 2019). */
+export const rmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => (isFused(x) ? aten("caravan::rms_norm", x, weight, epsilon) : composedRmsNorm(x, weight, epsilon))
+
+export const composedRmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => {
+  const wide = x.dtype === "bfloat16" || x.dtype === "float16" ? x.to({ dtype: "float32" }) : x
+  const normed = wide.mul(wide.square().mean(-1, true).add(epsilon).rsqrt())
+  return (wide === x ? normed : normed.to({ dtype: x.dtype })).mul(weight)
+}
+
+/** silu(gate) up, of gate and up side by side: (..., 2F) -> (..., F) (Shazeer 2020). */
+export const swiglu = (x: Tensor): Tensor => (isFused(x) ? aten("caravan::swiglu", x) : composedSwiglu(x))
+
+export const composedSwiglu = (x: Tensor): Tensor => {
+  const [gate, up] = x.chunk(2, -1) as [Tensor, Tensor]
+  return gate.silu().mul(up)
+}
+
+/** Sum over rows of -log softmax(logits)[target], in float32. Logits (N, V), targets (N,) int64. */
+export const crossEntropySum = (logits: Tensor, targets: Tensor): Tensor =>
+  isFused(logits) ? aten("caravan::cross_entropy_sum", logits, targets) : crossEntropy(logits.to({ dtype: logits.dtype === "float64" ? "float64" : "float32" }), targets, { reduction: "sum" })

@@ -1,0 +1,505 @@
+// Fused kernels for float32 on the CPU, registered as operators of the namespace "caravan", each with its gradient. They do what a handful of
+// ATen operators do, in one pass over memory: at the sizes that a CPU trains, a step is bound by those passes.
+//
+// Rows are independent of one another, so results do not depend on the number of threads.
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+#include <torch/torch.h>
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define VECTORISED
+#endif
+#define SIMD _Pragma("omp simd")
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+namespace {
+
+/** e^x to 2 units in the last place, in a form that compilers vectorise (Cephes' expf). */
+inline __attribute__((always_inline)) float exponential(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  float n = std::floor(x * 1.44269504f + 0.5f);
+  float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return p * power;
+}
+
+// ---- RMSNorm: y = x w / sqrt(mean(x^2) + eps) ------------------------------------------------------------------------------------------
+
+VECTORISED void rmsForward(const float* x, const float* w, float* y, float* scale, int64_t rows, int64_t dim, float eps) {
+  for (int64_t i = 0; i < rows; i++, x += dim, y += dim) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t d = 0; d < dim; d++) sum += x[d] * x[d];
+    float s = scale[i] = 1.0f / std::sqrt(sum / dim + eps);
+    SIMD for (int64_t d = 0; d < dim; d++) y[d] = x[d] * s * w[d];
+  }
+}
+
+/** dx = s (g - x s^2 mean(g x)) with g = dy w; dw += dy x s. */
+VECTORISED void rmsBackward(const float* x, const float* w, const float* scale, const float* dy, float* dx, float* dw, int64_t rows, int64_t dim) {
+  for (int64_t i = 0; i < rows; i++, x += dim, dy += dim, dx += dim) {
+    float dot = 0, s = scale[i];
+#pragma omp simd reduction(+ : dot)
+    for (int64_t d = 0; d < dim; d++) dot += dy[d] * w[d] * x[d];
+    float c = dot * s * s / dim;
+    SIMD for (int64_t d = 0; d < dim; d++) {
+      dx[d] = s * (dy[d] * w[d] - x[d] * c);
+      dw[d] += dy[d] * x[d] * s;
+    }
+  }
+}
+
+struct RmsNorm : Function<RmsNorm> {
+  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight, double eps) {
+    Tensor x = input.contiguous(), y = at::empty_like(x);
+    int64_t dim = x.size(-1), rows = x.numel() / dim;
+    Tensor scale = at::empty({rows}, x.options());
+    at::parallel_for(0, rows, 64, [&](int64_t a, int64_t b) {
+      rmsForward(x.data_ptr<float>() + a * dim, weight.data_ptr<float>(), y.data_ptr<float>() + a * dim, scale.data_ptr<float>() + a, b - a, dim, eps);
+    });
+    context->save_for_backward({x, weight, scale});
+    return y;
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    auto saved = context->get_saved_variables();
+    Tensor dy = gradients[0].contiguous(), dx = at::empty_like(saved[0]), dw = at::zeros_like(saved[1]);
+    int64_t dim = dy.size(-1), rows = dy.numel() / dim;
+    // One thread: the weight's gradient is a sum over rows, whose order must not depend on the number of threads.
+    rmsBackward(saved[0].data_ptr<float>(), saved[1].data_ptr<float>(), saved[2].data_ptr<float>(), dy.data_ptr<float>(), dx.data_ptr<float>(), dw.data_ptr<float>(), rows, dim);
+    return {dx, dw, Tensor()};
+  }
+};
+
+// ---- SwiGLU: y = silu(gate) up, of (..., 2F) -------------------------------------------------------------------------------------------
+
+VECTORISED void swigluForward(const float* in, float* y, int64_t rows, int64_t dim) {
+  for (int64_t i = 0; i < rows; i++, in += 2 * dim, y += dim) {
+    SIMD for (int64_t d = 0; d < dim; d++) y[d] = in[d] / (1.0f + exponential(-in[d])) * in[dim + d];
+  }
+}
+VECTORISED void swigluBackward(const float* in, const float* dy, float* din, int64_t rows, int64_t dim) {
+  for (int64_t i = 0; i < rows; i++, in += 2 * dim, din += 2 * dim, dy += dim) {
+    SIMD for (int64_t d = 0; d < dim; d++) {
+      float g = in[d], sigmoid = 1.0f / (1.0f + exponential(-g));
+      din[d] = dy[d] * in[dim + d] * sigmoid * (1.0f + g * (1.0f - sigmoid));
+      din[dim + d] = dy[d] * g * sigmoid;
+    }
+  }
+}
+
+struct SwiGlu : Function<SwiGlu> {
+  static Tensor forward(AutogradContext* context, const Tensor& input) {
+    Tensor x = input.contiguous();
+    auto shape = x.sizes().vec();
+    int64_t dim = shape.back() /= 2, rows = x.numel() / (2 * dim);
+    Tensor y = at::empty(shape, x.options());
+    at::parallel_for(0, rows, 64, [&](int64_t a, int64_t b) { swigluForward(x.data_ptr<float>() + a * 2 * dim, y.data_ptr<float>() + a * dim, b - a, dim); });
+    context->save_for_backward({x});
+    return y;
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    Tensor x = context->get_saved_variables()[0], dy = gradients[0].contiguous(), dx = at::empty_like(x);
+    int64_t dim = x.size(-1) / 2, rows = x.numel() / (2 * dim);
+    at::parallel_for(0, rows, 64, [&](int64_t a, int64_t b) {
+      swigluBackward(x.data_ptr<float>() + a * 2 * dim, dy.data_ptr<float>() + a * dim, dx.data_ptr<float>() + a * 2 * dim, b - a, dim);
+    });
+    return {dx};
+  }
+};
+
+// ---- cross-entropy, summed: logits (N, V), targets (N,) --------------------------------------------------------------------------------
+
+/** The loss of each row, and log(sum(exp(logits))). */
+VECTORISED void entropyForward(const float* logits, const int64_t* targets, float* loss, float* lse, int64_t rows, int64_t vocab) {
+  for (int64_t i = 0; i < rows; i++, logits += vocab) {
+    float most = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : most)
+    for (int64_t v = 0; v < vocab; v++) most = logits[v] > most ? logits[v] : most;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t v = 0; v < vocab; v++) sum += exponential(logits[v] - most);
+    lse[i] = most + std::log(sum);
+    loss[i] = lse[i] - logits[targets[i]];
+  }
+}
+VECTORISED void entropyBackward(const float* logits, const int64_t* targets, const float* lse, float* out, float gradient, int64_t rows, int64_t vocab) {
+  for (int64_t i = 0; i < rows; i++, logits += vocab, out += vocab) {
+    float l = lse[i];
+    SIMD for (int64_t v = 0; v < vocab; v++) out[v] = gradient * exponential(logits[v] - l);
+    out[targets[i]] -= gradient;
+  }
+}
+
+struct CrossEntropy : Function<CrossEntropy> {
+  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& targets) {
+    Tensor logits = input.contiguous(), ids = targets.contiguous();
+    int64_t rows = logits.size(0), vocab = logits.size(1);
+    TORCH_CHECK(ids.dim() == 1 && ids.size(0) == rows, "targets must be one for each row of logits");
+    if (rows > 0) {
+      int64_t least = ids.min().item<int64_t>(), most = ids.max().item<int64_t>();
+      TORCH_CHECK(least >= 0 && most < vocab, "target ", least < 0 ? least : most, " is out of bounds of ", vocab, " logits");
+    }
+    Tensor loss = at::empty({rows}, logits.options()), lse = at::empty({rows}, logits.options());
+    at::parallel_for(0, rows, 16, [&](int64_t a, int64_t b) {
+      entropyForward(logits.data_ptr<float>() + a * vocab, ids.data_ptr<int64_t>() + a, loss.data_ptr<float>() + a, lse.data_ptr<float>() + a, b - a, vocab);
+    });
+    context->save_for_backward({logits, ids, lse});
+    return loss.sum();
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    auto saved = context->get_saved_variables();
+    Tensor out = at::empty_like(saved[0]);
+    float gradient = gradients[0].item<float>();
+    int64_t rows = out.size(0), vocab = out.size(1);
+    at::parallel_for(0, rows, 16, [&](int64_t a, int64_t b) {
+      entropyBackward(saved[0].data_ptr<float>() + a * vocab, saved[1].data_ptr<int64_t>() + a, saved[2].data_ptr<float>() + a, out.data_ptr<float>() + a * vocab, gradient, b - a, vocab);
+    });
+    return {out, Tensor()};
+  }
+};
+
+// ---- causal attention with rotary embeddings, of joined queries, keys and values -------------------------------------------------------
+//
+// qkv (B, T, (H + 2G) E) as one linear layer gives it: H query heads, G key heads, G value heads. Query i of a sequence sees keys
+// starts[i] .. i. Gives (B, T, H E). Scores are never stored: the backward pass computes them again, row block by row block.
+
+constexpr int64_t blockRows = 4, lanes = 16;
+
+/** out (R x J) = a (R x E) times bT (E x stride), for J a multiple of `lanes`. */
+inline __attribute__((always_inline)) void timesTransposed(const float* a, const float* bT, float* out, int64_t rows, int64_t columns, int64_t dim, int64_t stride, int64_t outStride) {
+  for (int64_t j = 0; j < columns; j += lanes) {
+    float sum[blockRows][lanes] = {};
+    for (int64_t e = 0; e < dim; e++) {
+      const float* b = bT + e * stride + j;
+      for (int64_t r = 0; r < blockRows; r++) {
+        float x = a[r * dim + e];
+        SIMD for (int64_t l = 0; l < lanes; l++) sum[r][l] += x * b[l];
+      }
+    }
+    for (int64_t r = 0; r < rows; r++) std::memcpy(out + r * outStride + j, sum[r], sizeof sum[r]);
+  }
+}
+
+/** out (R x E) += a (R x J) times b (J x E). */
+inline __attribute__((always_inline)) void times(const float* a, const float* b, float* out, int64_t rows, int64_t from, int64_t to, int64_t dim, int64_t aStride) {
+  for (int64_t e0 = 0; e0 < dim; e0 += lanes) {
+    int64_t width = dim - e0 < lanes ? dim - e0 : lanes;
+    float sum[blockRows][lanes] = {};
+    if (width == lanes) {
+      for (int64_t j = from; j < to; j++) {
+        const float* row = b + j * dim + e0;
+        for (int64_t r = 0; r < blockRows; r++) {
+          float x = a[r * aStride + j];
+          SIMD for (int64_t l = 0; l < lanes; l++) sum[r][l] += x * row[l];
+        }
+      }
+    } else {
+      for (int64_t j = from; j < to; j++) {
+        for (int64_t r = 0; r < blockRows; r++) {
+          float x = a[r * aStride + j];
+          for (int64_t l = 0; l < width; l++) sum[r][l] += x * b[j * dim + e0 + l];
+        }
+      }
+    }
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t l = 0; l < width; l++) out[r * dim + e0 + l] += sum[r][l];
+  }
+}
+
+/** out (J x E) += a (R x J) transposed times b (R x E). */
+inline __attribute__((always_inline)) void transposedTimes(const float* a, const float* b, float* out, int64_t from, int64_t to, int64_t dim, int64_t aStride) {
+  for (int64_t j = from; j < to; j++) {
+    float x0 = a[j], x1 = a[aStride + j], x2 = a[2 * aStride + j], x3 = a[3 * aStride + j];
+    float* row = out + j * dim;
+    SIMD for (int64_t e = 0; e < dim; e++) row[e] += x0 * b[e] + x1 * b[dim + e] + x2 * b[2 * dim + e] + x3 * b[3 * dim + e];
+  }
+}
+
+/** A head out of the joined tensor: (T, E), turned unless cos is null, times a factor. `sign` -1 turns back. */
+inline __attribute__((always_inline)) void takeHead(const float* in, int64_t stride, const float* cos, const float* sin, float sign, float factor, float* out, int64_t length, int64_t dim) {
+  int64_t half = dim / 2;
+  for (int64_t t = 0; t < length; t++, in += stride, out += dim) {
+    if (cos == nullptr) {
+      for (int64_t e = 0; e < dim; e++) out[e] = in[e] * factor;
+      continue;
+    }
+    const float *c = cos + t * dim, *s = sin + t * dim;
+    SIMD for (int64_t e = 0; e < half; e++) {
+      out[e] = (in[e] * c[e] + sign * in[half + e] * s[e]) * factor;
+      out[half + e] = (in[half + e] * c[half + e] + sign * in[e] * s[half + e]) * factor;
+    }
+  }
+}
+/** The gradient of a turned head, turned back and stored into the joined gradient. */
+inline __attribute__((always_inline)) void storeHead(const float* in, const float* cos, const float* sin, float factor, float* out, int64_t stride, int64_t length, int64_t dim) {
+  int64_t half = dim / 2;
+  for (int64_t t = 0; t < length; t++, in += dim, out += stride) {
+    if (cos == nullptr) {
+      for (int64_t e = 0; e < dim; e++) out[e] = in[e] * factor;
+      continue;
+    }
+    const float *c = cos + t * dim, *s = sin + t * dim;
+    for (int64_t e = 0; e < half; e++) {
+      out[e] = (in[e] * c[e] - in[half + e] * s[e]) * factor;
+      out[half + e] = (in[half + e] * c[half + e] - in[e] * s[half + e]) * factor;
+    }
+  }
+}
+inline __attribute__((always_inline)) void transpose(const float* in, float* out, int64_t length, int64_t dim, int64_t stride) {
+  for (int64_t t = 0; t < length; t++)
+    for (int64_t e = 0; e < dim; e++) out[e * stride + t] = in[t * dim + e];
+}
+
+struct Heads {
+  int64_t length, dim, heads, groups;
+  int64_t width() const { return (heads + 2 * groups) * dim; }
+  int64_t share() const { return heads / groups; }
+  int64_t padded() const { return (length + lanes - 1) / lanes * lanes; }
+};
+
+/** One group of one sequence: its query heads against its one key and value head. lse (share, T). */
+VECTORISED void attendForward(const Heads& shape, const float* qkv, const float* cos, const float* sin, const int64_t* starts, int64_t group, float* out, float* lse, float* scratch) {
+  int64_t T = shape.length, E = shape.dim, P = shape.padded(), W = shape.width(), share = shape.share();
+  float scale = 1.0f / std::sqrt(static_cast<float>(E));
+  float *q = scratch, *k = q + (T + blockRows) * E, *kT = k + T * E, *v = kT + E * P, *s = v + T * E, *o = s + blockRows * P;
+  takeHead(qkv + (shape.heads + group) * E, W, cos, sin, 1, 1, k, T, E);
+  takeHead(qkv + (shape.heads + shape.groups + group) * E, W, nullptr, nullptr, 1, 1, v, T, E);
+  std::memset(kT, 0, sizeof(float) * E * P);
+  transpose(k, kT, T, E, P);
+  for (int64_t h = 0; h < share; h++) {
+    int64_t head = group * share + h;
+    takeHead(qkv + head * E, W, cos, sin, 1, scale, q, T, E);
+    std::memset(q + T * E, 0, sizeof(float) * blockRows * E);
+    for (int64_t i0 = 0; i0 < T; i0 += blockRows) {
+      int64_t rows = T - i0 < blockRows ? T - i0 : blockRows, to = i0 + rows;
+      timesTransposed(q + i0 * E, kT, s, rows, (to + lanes - 1) / lanes * lanes, E, P, P);
+      int64_t first = to;
+      for (int64_t r = 0; r < blockRows; r++) {
+        float* row = s + r * P;
+        if (r >= rows) {
+          std::memset(row, 0, sizeof(float) * to);
+          continue;
+        }
+        int64_t i = i0 + r, a = starts == nullptr ? 0 : starts[i];
+        if (a > i) a = i;
+        if (a < first) first = a;
+        float most = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : most)
+        for (int64_t j = a; j <= i; j++) most = row[j] > most ? row[j] : most;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = a; j <= i; j++) {
+          row[j] = exponential(row[j] - most);
+          sum += row[j];
+        }
+        float inverse = 1.0f / sum;
+        SIMD for (int64_t j = a; j <= i; j++) row[j] *= inverse;
+        for (int64_t j = 0; j < a; j++) row[j] = 0;
+        for (int64_t j = i + 1; j < to; j++) row[j] = 0;
+        lse[h * T + i] = most + std::log(sum);
+      }
+      std::memset(o, 0, sizeof(float) * blockRows * E);
+      times(s, v, o, rows, first, to, E, P);
+      for (int64_t r = 0; r < rows; r++) std::memcpy(out + ((i0 + r) * shape.heads + head) * E, o + r * E, sizeof(float) * E);
+    }
+  }
+}
+
+VECTORISED void attendBackward(const Heads& shape, const float* qkv, const float* cos, const float* sin, const int64_t* starts, int64_t group, const float* out, const float* lse, const float* dOut, float* dQkv, float* scratch) {
+  int64_t T = shape.length, E = shape.dim, P = shape.padded(), W = shape.width(), share = shape.share();
+  float scale = 1.0f / std::sqrt(static_cast<float>(E));
+  float *q = scratch, *k = q + (T + blockRows) * E, *kT = k + T * E, *v = kT + E * P, *vT = v + T * E, *dq = vT + E * P, *dk = dq + (T + blockRows) * E, *dv = dk + T * E, *p = dv + T * E, *ds = p + blockRows * P, *dO = ds + blockRows * P;
+  takeHead(qkv + (shape.heads + group) * E, W, cos, sin, 1, 1, k, T, E);
+  takeHead(qkv + (shape.heads + shape.groups + group) * E, W, nullptr, nullptr, 1, 1, v, T, E);
+  std::memset(kT, 0, sizeof(float) * E * P);
+  std::memset(vT, 0, sizeof(float) * E * P);
+  transpose(k, kT, T, E, P);
+  transpose(v, vT, T, E, P);
+  std::memset(dk, 0, sizeof(float) * T * E);
+  std::memset(dv, 0, sizeof(float) * T * E);
+  for (int64_t h = 0; h < share; h++) {
+    int64_t head = group * share + h;
+    takeHead(qkv + head * E, W, cos, sin, 1, scale, q, T, E);
+    std::memset(q + T * E, 0, sizeof(float) * blockRows * E);
+    std::memset(dq, 0, sizeof(float) * (T + blockRows) * E);
+    for (int64_t i0 = 0; i0 < T; i0 += blockRows) {
+      int64_t rows = T - i0 < blockRows ? T - i0 : blockRows, to = i0 + rows, columns = (to + lanes - 1) / lanes * lanes;
+      std::memset(dO, 0, sizeof(float) * blockRows * E);
+      for (int64_t r = 0; r < rows; r++) std::memcpy(dO + r * E, dOut + ((i0 + r) * shape.heads + head) * E, sizeof(float) * E);
+      timesTransposed(q + i0 * E, kT, p, rows, columns, E, P, P);
+      timesTransposed(dO, vT, ds, rows, columns, E, P, P);
+      int64_t first = to;
+      for (int64_t r = 0; r < blockRows; r++) {
+        float *pr = p + r * P, *dr = ds + r * P;
+        if (r >= rows) {
+          std::memset(pr, 0, sizeof(float) * to);
+          std::memset(dr, 0, sizeof(float) * to);
+          continue;
+        }
+        int64_t i = i0 + r, a = starts == nullptr ? 0 : starts[i];
+        if (a > i) a = i;
+        if (a < first) first = a;
+        const float* o = out + (i * shape.heads + head) * E;
+        float dot = 0, l = lse[h * T + i];
+        for (int64_t e = 0; e < E; e++) dot += o[e] * dO[r * E + e];
+        SIMD for (int64_t j = a; j <= i; j++) {
+          pr[j] = exponential(pr[j] - l);
+          dr[j] = pr[j] * (dr[j] - dot);
+        }
+        for (int64_t j = 0; j < a; j++) pr[j] = dr[j] = 0;
+        for (int64_t j = i + 1; j < to; j++) pr[j] = dr[j] = 0;
+      }
+      times(ds, k, dq + i0 * E, rows, first, to, E, P);
+      transposedTimes(ds, q + i0 * E, dk, first, to, E, P);
+      transposedTimes(p, dO, dv, first, to, E, P);
+    }
+    // q carries the scale, so dk has it already.
+    storeHead(dq, cos, sin, scale, dQkv + head * E, W, T, E);
+  }
+  storeHead(dk, cos, sin, 1, dQkv + (shape.heads + group) * E, W, T, E);
+  storeHead(dv, nullptr, nullptr, 1, dQkv + (shape.heads + shape.groups + group) * E, W, T, E);
+}
+
+struct Attention : Function<Attention> {
+  /** cos and sin (T, E) or (B, T, E), sin signed (- in the first half); starts (B, T) int64 or undefined. */
+  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& cosines, const Tensor& sines, const c10::optional<Tensor>& startsOf, int64_t heads, int64_t groups) {
+    Tensor qkv = input.contiguous(), cos = cosines.contiguous(), sin = sines.contiguous(), starts = startsOf.has_value() ? startsOf->contiguous() : Tensor();
+    int64_t batch = qkv.size(0), length = qkv.size(1), dim = qkv.size(2) / (heads + 2 * groups);
+    TORCH_CHECK(cos.size(-1) == dim && cos.size(-2) == length, "cos must be (..., T, E)");
+    Heads shape{length, dim, heads, groups};
+    Tensor out = at::empty({batch, length, heads * dim}, qkv.options()), lse = at::empty({batch, heads, length}, qkv.options());
+    bool own = cos.dim() == 3;
+    int64_t P = shape.padded();
+    at::parallel_for(0, batch * groups, 1, [&](int64_t from, int64_t to) {
+      std::vector<float> scratch((length + blockRows) * dim + 2 * length * dim + dim * P + blockRows * (P + dim));
+      for (int64_t n = from; n < to; n++) {
+        int64_t b = n / groups, g = n % groups, turn = own ? b * length * dim : 0;
+        attendForward(shape, qkv.data_ptr<float>() + b * length * shape.width(), cos.data_ptr<float>() + turn, sin.data_ptr<float>() + turn, starts.defined() ? starts.data_ptr<int64_t>() + b * length : nullptr, g,
+                      out.data_ptr<float>() + b * length * heads * dim, lse.data_ptr<float>() + (b * heads + g * shape.share()) * length, scratch.data());
+      }
+    });
+    context->save_for_backward({qkv, cos, sin, starts, out, lse});
+    context->saved_data["heads"] = heads;
+    context->saved_data["groups"] = groups;
+    return out;
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    auto saved = context->get_saved_variables();
+    const Tensor &qkv = saved[0], &cos = saved[1], &sin = saved[2], &starts = saved[3], &out = saved[4], &lse = saved[5];
+    int64_t heads = context->saved_data["heads"].toInt(), groups = context->saved_data["groups"].toInt();
+    int64_t batch = qkv.size(0), length = qkv.size(1), dim = qkv.size(2) / (heads + 2 * groups);
+    Heads shape{length, dim, heads, groups};
+    Tensor dOut = gradients[0].contiguous(), dQkv = at::empty_like(qkv);
+    bool own = cos.dim() == 3;
+    int64_t P = shape.padded();
+    at::parallel_for(0, batch * groups, 1, [&](int64_t from, int64_t to) {
+      std::vector<float> scratch(2 * (length + blockRows) * dim + 4 * length * dim + 2 * dim * P + blockRows * (2 * P + dim));
+      for (int64_t n = from; n < to; n++) {
+        int64_t b = n / groups, g = n % groups, turn = own ? b * length * dim : 0;
+        attendBackward(shape, qkv.data_ptr<float>() + b * length * shape.width(), cos.data_ptr<float>() + turn, sin.data_ptr<float>() + turn, starts.defined() ? starts.data_ptr<int64_t>() + b * length : nullptr, g,
+                       out.data_ptr<float>() + b * length * heads * dim, lse.data_ptr<float>() + (b * heads + g * shape.share()) * length, dOut.data_ptr<float>() + b * length * heads * dim,
+                       dQkv.data_ptr<float>() + b * length * shape.width(), scratch.data());
+      }
+    });
+    return {dQkv, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
+  }
+};
+
+// ---- one token more: attention against a cache -----------------------------------------------------------------------------------------
+
+/** One group of one sequence: writes the new key and value at `at`, then each query head looks at keys first .. at. cos and sin (E,). */
+VECTORISED void attendCached(const Heads& shape, const float* qkv, const float* cos, const float* sin, float* keys, float* values, int64_t first, int64_t at, int64_t group, float* out, float* scratch) {
+  int64_t E = shape.dim, share = shape.share();
+  float scale = 1.0f / std::sqrt(static_cast<float>(E));
+  float *q = scratch, *s = q + E;
+  takeHead(qkv + (shape.heads + group) * E, 0, cos, sin, 1, 1, keys + at * E, 1, E);
+  std::memcpy(values + at * E, qkv + (shape.heads + shape.groups + group) * E, sizeof(float) * E);
+  for (int64_t h = 0; h < share; h++) {
+    int64_t head = group * share + h;
+    takeHead(qkv + head * E, 0, cos, sin, 1, scale, q, 1, E);
+    float most = -INFINITY, sum = 0;
+    for (int64_t j = first; j <= at; j++) {
+      float dot = 0;
+#pragma omp simd reduction(+ : dot)
+      for (int64_t e = 0; e < E; e++) dot += q[e] * keys[j * E + e];
+      s[j] = dot;
+      most = dot > most ? dot : most;
+    }
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = first; j <= at; j++) {
+      s[j] = exponential(s[j] - most);
+      sum += s[j];
+    }
+    float* o = out + head * E;
+    for (int64_t e = 0; e < E; e++) o[e] = 0;
+    for (int64_t j = first; j <= at; j++) {
+      float weight = s[j] / sum;
+      SIMD for (int64_t e = 0; e < E; e++) o[e] += weight * values[j * E + e];
+    }
+  }
+}
+
+/**
+ * One block of a Llama on one token a sequence: x (B, D) -> (B, D); keys and values (B, G, S, E) get the token's at `at`. cos and sin (1, E) or
+ * (B, E); first (B,) int64: the first key each sequence sees.
+ */
+Tensor decodeBlock(const Tensor& x, const Tensor& attentionNorm, const Tensor& qkvWeight, const Tensor& oWeight, const Tensor& ffnNorm, const Tensor& gateUpWeight, const Tensor& downWeight, Tensor keys, Tensor values,
+                   const Tensor& cos, const Tensor& sin, const c10::optional<Tensor>& first, int64_t at, int64_t heads, double eps) {
+  int64_t batch = x.size(0), groups = keys.size(1), capacity = keys.size(2), E = keys.size(3), D = x.size(1);
+  TORCH_CHECK(at >= 0 && at < capacity, "the cache holds ", capacity, " tokens; there is no place ", at);
+  TORCH_CHECK(x.is_contiguous() && keys.is_contiguous() && values.is_contiguous() && cos.is_contiguous() && sin.is_contiguous(), "decode_block takes contiguous tensors");
+  auto norm = [&](const Tensor& in, const Tensor& weight) {
+    Tensor out = at::empty_like(in), scale = at::empty({batch}, in.options());
+    rmsForward(in.data_ptr<float>(), weight.data_ptr<float>(), out.data_ptr<float>(), scale.data_ptr<float>(), batch, D, eps);
+    return out;
+  };
+  Heads shape{1, E, heads, groups};
+  Tensor qkv = at::mm(norm(x, attentionNorm), qkvWeight.t());
+  Tensor attended = at::empty({batch, heads * E}, x.options());
+  int64_t turn = cos.size(0) == 1 ? 0 : E;
+  const int64_t* firsts = first.has_value() ? first->data_ptr<int64_t>() : nullptr;
+  at::parallel_for(0, batch * groups, 16, [&](int64_t from, int64_t to) {
+    std::vector<float> scratch(E + at + 1);
+    for (int64_t n = from; n < to; n++) {
+      int64_t b = n / groups, g = n % groups;
+      attendCached(shape, qkv.data_ptr<float>() + b * shape.width(), cos.data_ptr<float>() + b * turn, sin.data_ptr<float>() + b * turn, keys.data_ptr<float>() + n * capacity * E, values.data_ptr<float>() + n * capacity * E,
+                   firsts == nullptr ? 0 : firsts[b], at, g, attended.data_ptr<float>() + b * heads * E, scratch.data());
+    }
+  });
+  Tensor middle = at::addmm(x, attended, oWeight.t());
+  Tensor gateUp = at::mm(norm(middle, ffnNorm), gateUpWeight.t());
+  int64_t F = gateUp.size(1) / 2;
+  Tensor gated = at::empty({batch, F}, x.options());
+  swigluForward(gateUp.data_ptr<float>(), gated.data_ptr<float>(), batch, F);
+  return at::addmm(middle, gated, downWeight.t());
+}
+
+TORCH_LIBRARY(caravan, library) {
+  library.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor", [](const Tensor& x, const Tensor& weight, double eps) { return RmsNorm::apply(x, weight, eps); });
+  library.def("swiglu(Tensor x) -> Tensor", [](const Tensor& x) { return SwiGlu::apply(x); });
+  library.def("cross_entropy_sum(Tensor logits, Tensor targets) -> Tensor", [](const Tensor& logits, const Tensor& targets) { return CrossEntropy::apply(logits, targets); });
+  library.def("attention(Tensor qkv, Tensor cos, Tensor sin, Tensor? starts, int heads, int groups) -> Tensor",
+              [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const c10::optional<Tensor>& starts, int64_t heads, int64_t groups) { return Attention::apply(qkv, cos, sin, starts, heads, groups); });
+  library.def("decode_block(Tensor x, Tensor attention_norm, Tensor qkv, Tensor o, Tensor ffn_norm, Tensor gate_up, Tensor down, Tensor keys, Tensor values, Tensor cos, Tensor sin, Tensor? first, int at, int heads, float eps) -> Tensor",
+              decodeBlock);
+}
+
+}  // namespace
