@@ -1,0 +1,91 @@
+/** The package as a user gets it: packed, installed into an empty project, with a stage of their own (tests/consumer). */
+import { spawnSync } from "node:child_process"
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { delimiter, dirname, join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
+
+const root = fileURLToPath(new URL("..", import.meta.url))
+const own = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
+  devDependencies: Record<string, string>
+  dependencies: Record<string, string>
+}
+const folder = mkdtempSync(join(tmpdir(), "caravan-package-"))
+const project = join(folder, "project")
+
+/** Node 24 first on the PATH; the user's own store, and nothing of the npm and the Vitest that run these tests. */
+const foreign = /^(npm_|VITEST|CARAVAN_HOME$|NODE_ENV$|NODE_OPTIONS$)/
+const environment = {
+  ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !foreign.test(name))),
+  PATH: [dirname(process.execPath), process.env.PATH].join(delimiter)
+}
+
+/** Standard output of a command that succeeds. */
+const run = (cwd: string, program: string, ...args: Array<string>): string => {
+  const { status, signal, stdout, stderr } = spawnSync(program, args, {
+    cwd,
+    env: environment,
+    encoding: "utf8",
+    maxBuffer: 1 << 26,
+    timeout: 240_000
+  })
+  if (status !== 0) throw new Error(`${program} ${args.join(" ")} ended with ${status ?? signal}:\n${stdout}\n${stderr}`)
+  return stdout
+}
+
+interface Result {
+  readonly nodes: ReadonlyArray<{ readonly id: string; readonly status: string; readonly digest: string }>
+  readonly outputs: { readonly norms: { readonly path: string } }
+}
+const resultOf = (json: string): { readonly statuses: Record<string, string>; readonly norms: unknown } => {
+  const { nodes, outputs } = JSON.parse(json) as Result
+  return {
+    statuses: Object.fromEntries(nodes.map(({ id, status }) => [id, status])),
+    norms: JSON.parse(readFileSync(join(outputs.norms.path, "report.json"), "utf8"))
+  }
+}
+
+beforeAll(() => {
+  run(root, "npm", "pack", "--silent", "--pack-destination", folder)
+  const [archive] = readdirSync(folder).filter((name) => name.endsWith(".tgz"))
+  mkdirSync(project)
+  cpSync(join(root, "tests/consumer"), project, { recursive: true })
+  const { typescript, "@types/node": types } = own.devDependencies
+  const packages = [`effect@${own.dependencies.effect}`, "@tensorflow/tfjs@4.22.0", `typescript@${typescript}`, `@types/node@${types}`]
+  run(project, "npm", "install", "--no-audit", "--no-fund", "--silent", join(folder, archive!), ...packages)
+}, 300_000)
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+describe("the package, installed elsewhere", () => {
+  it("holds no TypeScript but declarations: Node strips no types under node_modules", () => {
+    const files = readdirSync(join(project, "node_modules/caravan"), { recursive: true, encoding: "utf8" })
+    expect(files.filter((file) => /(?<!\.d)\.ts$/.test(file))).toEqual([])
+    expect(files).toContain("dist/engine/native/addon.cc")
+  })
+
+  it("type-checks a user's stage beside TensorFlow.js, and refuses wrong wiring", () => {
+    expect(run(project, "node_modules/.bin/tsc", "-p", ".")).toBe("")
+  })
+
+  it("runs as an Effect, is found again by npx caravan run, and runs again when a helper of the stage changes", () => {
+    // (2 * 1)^2 + (2 * 2)^2 + (2 * 3)^2 = 56; with 3 instead of 2: 126.
+    const program = resultOf(run(project, "node", "program.ts"))
+    expect(program).toEqual({ statuses: { norms: "ran" }, norms: { tensorflow: 56, libtorch: 56 } })
+
+    const again = resultOf(run(project, "npx", "caravan", "run", "pipeline.ts", "--json"))
+    expect(again).toEqual({ statuses: { norms: "hit" }, norms: { tensorflow: 56, libtorch: 56 } })
+
+    writeFileSync(join(project, "scale.ts"), "/** Now by three. */\nexport const scale = (x: number): number => 3 * x\n")
+    const changed = resultOf(run(project, "npx", "caravan", "run", "pipeline.ts", "--json"))
+    expect(changed).toEqual({ statuses: { norms: "ran" }, norms: { tensorflow: 126, libtorch: 126 } })
+  }, 120_000)
+
+  it("has a doctor that says what it found", () => {
+    const { found } = JSON.parse(run(project, "npx", "caravan", "doctor", "--json")) as { found: Record<string, string> }
+    expect(found).toMatchObject({
+      node: expect.stringContaining(process.version),
+      store: expect.stringContaining(join(project, ".caravan"))
+    })
+  })
+})
