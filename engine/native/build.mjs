@@ -36,7 +36,7 @@ const compileFlags = (libtorch) => [
   "-O3",
   "-fPIC",
   "-shared",
-  "-fno-math-errno", "-fopenmp-simd",
+  "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-Wno-psabi",
   `-D_GLIBCXX_USE_CXX11_ABI=${libtorch.cxx11Abi ? 1 : 0}`
 ]
 

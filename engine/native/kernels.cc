@@ -28,7 +28,8 @@ namespace {
 inline __attribute__((always_inline)) float exponential(float x) {
   x = x < -87.0f ? -87.0f : x;
   x = x > 88.0f ? 88.0f : x;
-  float n = std::floor(x * 1.44269504f + 0.5f);
+  int32_t whole = static_cast<int32_t>(x * 1.44269504f + (x < 0 ? -0.5f : 0.5f));
+  float n = static_cast<float>(whole);
   float r = x - n * 0.693359375f + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -37,10 +38,7 @@ inline __attribute__((always_inline)) float exponential(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, 4);
-  return p * power;
+  return p * __builtin_bit_cast(float, (whole + 127) << 23);
 }
 
 // ---- RMSNorm: y = x w / sqrt(mean(x^2) + eps) ------------------------------------------------------------------------------------------
@@ -184,54 +182,69 @@ struct CrossEntropy : Function<CrossEntropy> {
 
 constexpr int64_t blockRows = 4, lanes = 16;
 
+/** N floats as one value, at any address. */
+template <int N>
+struct Vector {
+  typedef float type __attribute__((vector_size(4 * N), aligned(4), may_alias));
+};
+
 /** out (R x J) = a (R x E) times bT (E x stride), for J a multiple of `lanes`. */
-inline __attribute__((always_inline)) void timesTransposed(const float* a, const float* bT, float* out, int64_t rows, int64_t columns, int64_t dim, int64_t stride, int64_t outStride) {
+inline __attribute__((always_inline)) void timesTransposed(const float* a, const float* bT, float* out, int64_t columns, int64_t dim, int64_t stride) {
+  typedef Vector<lanes>::type vector;
   for (int64_t j = 0; j < columns; j += lanes) {
-    float sum[blockRows][lanes] = {};
+    vector s0 = {}, s1 = {}, s2 = {}, s3 = {};
     for (int64_t e = 0; e < dim; e++) {
-      const float* b = bT + e * stride + j;
-      for (int64_t r = 0; r < blockRows; r++) {
-        float x = a[r * dim + e];
-        SIMD for (int64_t l = 0; l < lanes; l++) sum[r][l] += x * b[l];
-      }
+      vector b = *reinterpret_cast<const vector*>(bT + e * stride + j);
+      s0 += a[e] * b;
+      s1 += a[dim + e] * b;
+      s2 += a[2 * dim + e] * b;
+      s3 += a[3 * dim + e] * b;
     }
-    for (int64_t r = 0; r < rows; r++) std::memcpy(out + r * outStride + j, sum[r], sizeof sum[r]);
+    *reinterpret_cast<vector*>(out + j) = s0;
+    *reinterpret_cast<vector*>(out + stride + j) = s1;
+    *reinterpret_cast<vector*>(out + 2 * stride + j) = s2;
+    *reinterpret_cast<vector*>(out + 3 * stride + j) = s3;
   }
 }
 
-/** out (R x E) += a (R x J) times b (J x E). */
-inline __attribute__((always_inline)) void times(const float* a, const float* b, float* out, int64_t rows, int64_t from, int64_t to, int64_t dim, int64_t aStride) {
-  for (int64_t e0 = 0; e0 < dim; e0 += lanes) {
-    int64_t width = dim - e0 < lanes ? dim - e0 : lanes;
-    float sum[blockRows][lanes] = {};
-    if (width == lanes) {
-      for (int64_t j = from; j < to; j++) {
-        const float* row = b + j * dim + e0;
-        for (int64_t r = 0; r < blockRows; r++) {
-          float x = a[r * aStride + j];
-          SIMD for (int64_t l = 0; l < lanes; l++) sum[r][l] += x * row[l];
-        }
-      }
-    } else {
-      for (int64_t j = from; j < to; j++) {
-        for (int64_t r = 0; r < blockRows; r++) {
-          float x = a[r * aStride + j];
-          for (int64_t l = 0; l < width; l++) sum[r][l] += x * b[j * dim + e0 + l];
-        }
-      }
-    }
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t l = 0; l < width; l++) out[r * dim + e0 + l] += sum[r][l];
-  }
-}
-
-/** out (J x E) += a (R x J) transposed times b (R x E). */
-inline __attribute__((always_inline)) void transposedTimes(const float* a, const float* b, float* out, int64_t from, int64_t to, int64_t dim, int64_t aStride) {
+/** N columns of out (R x E) += a (R x J) times b (J x E). */
+template <int N>
+inline __attribute__((always_inline)) void timesColumns(const float* a, const float* b, float* out, int64_t from, int64_t to, int64_t dim, int64_t stride) {
+  typedef typename Vector<N>::type vector;
+  vector s0 = {}, s1 = {}, s2 = {}, s3 = {};
   for (int64_t j = from; j < to; j++) {
-    float x0 = a[j], x1 = a[aStride + j], x2 = a[2 * aStride + j], x3 = a[3 * aStride + j];
-    float* row = out + j * dim;
-    SIMD for (int64_t e = 0; e < dim; e++) row[e] += x0 * b[e] + x1 * b[dim + e] + x2 * b[2 * dim + e] + x3 * b[3 * dim + e];
+    vector row = *reinterpret_cast<const vector*>(b + j * dim);
+    s0 += a[j] * row;
+    s1 += a[stride + j] * row;
+    s2 += a[2 * stride + j] * row;
+    s3 += a[3 * stride + j] * row;
   }
+  *reinterpret_cast<vector*>(out) += s0;
+  *reinterpret_cast<vector*>(out + dim) += s1;
+  *reinterpret_cast<vector*>(out + 2 * dim) += s2;
+  *reinterpret_cast<vector*>(out + 3 * dim) += s3;
+}
+/** out (R x E) += a (R x J) times b (J x E). */
+inline __attribute__((always_inline)) void times(const float* a, const float* b, float* out, int64_t from, int64_t to, int64_t dim, int64_t stride) {
+  int64_t e = 0;
+  for (; e + 16 <= dim; e += 16) timesColumns<16>(a, b + e, out + e, from, to, dim, stride);
+  for (; e + 8 <= dim; e += 8) timesColumns<8>(a, b + e, out + e, from, to, dim, stride);
+  for (; e + 2 <= dim; e += 2) timesColumns<2>(a, b + e, out + e, from, to, dim, stride);
+}
+
+/** N columns of out (J x E) += a (R x J) transposed times b (R x E). */
+template <int N>
+inline __attribute__((always_inline)) void transposedTimesColumns(const float* a, const float* b, float* out, int64_t from, int64_t to, int64_t dim, int64_t stride) {
+  typedef typename Vector<N>::type vector;
+  vector b0 = *reinterpret_cast<const vector*>(b), b1 = *reinterpret_cast<const vector*>(b + dim), b2 = *reinterpret_cast<const vector*>(b + 2 * dim), b3 = *reinterpret_cast<const vector*>(b + 3 * dim);
+  for (int64_t j = from; j < to; j++) *reinterpret_cast<vector*>(out + j * dim) += a[j] * b0 + a[stride + j] * b1 + a[2 * stride + j] * b2 + a[3 * stride + j] * b3;
+}
+/** out (J x E) += a (R x J) transposed times b (R x E). */
+inline __attribute__((always_inline)) void transposedTimes(const float* a, const float* b, float* out, int64_t from, int64_t to, int64_t dim, int64_t stride) {
+  int64_t e = 0;
+  for (; e + 16 <= dim; e += 16) transposedTimesColumns<16>(a, b + e, out + e, from, to, dim, stride);
+  for (; e + 8 <= dim; e += 8) transposedTimesColumns<8>(a, b + e, out + e, from, to, dim, stride);
+  for (; e + 2 <= dim; e += 2) transposedTimesColumns<2>(a, b + e, out + e, from, to, dim, stride);
 }
 
 /** A head out of the joined tensor: (T, E), turned unless cos is null, times a factor. `sign` -1 turns back. */
@@ -291,7 +304,7 @@ VECTORISED void attendForward(const Heads& shape, const float* qkv, const float*
     std::memset(q + T * E, 0, sizeof(float) * blockRows * E);
     for (int64_t i0 = 0; i0 < T; i0 += blockRows) {
       int64_t rows = T - i0 < blockRows ? T - i0 : blockRows, to = i0 + rows;
-      timesTransposed(q + i0 * E, kT, s, rows, (to + lanes - 1) / lanes * lanes, E, P, P);
+      timesTransposed(q + i0 * E, kT, s, (to + lanes - 1) / lanes * lanes, E, P);
       int64_t first = to;
       for (int64_t r = 0; r < blockRows; r++) {
         float* row = s + r * P;
@@ -317,7 +330,7 @@ VECTORISED void attendForward(const Heads& shape, const float* qkv, const float*
         lse[h * T + i] = most + std::log(sum);
       }
       std::memset(o, 0, sizeof(float) * blockRows * E);
-      times(s, v, o, rows, first, to, E, P);
+      times(s, v, o, first, to, E, P);
       for (int64_t r = 0; r < rows; r++) std::memcpy(out + ((i0 + r) * shape.heads + head) * E, o + r * E, sizeof(float) * E);
     }
   }
@@ -344,8 +357,8 @@ VECTORISED void attendBackward(const Heads& shape, const float* qkv, const float
       int64_t rows = T - i0 < blockRows ? T - i0 : blockRows, to = i0 + rows, columns = (to + lanes - 1) / lanes * lanes;
       std::memset(dO, 0, sizeof(float) * blockRows * E);
       for (int64_t r = 0; r < rows; r++) std::memcpy(dO + r * E, dOut + ((i0 + r) * shape.heads + head) * E, sizeof(float) * E);
-      timesTransposed(q + i0 * E, kT, p, rows, columns, E, P, P);
-      timesTransposed(dO, vT, ds, rows, columns, E, P, P);
+      timesTransposed(q + i0 * E, kT, p, columns, E, P);
+      timesTransposed(dO, vT, ds, columns, E, P);
       int64_t first = to;
       for (int64_t r = 0; r < blockRows; r++) {
         float *pr = p + r * P, *dr = ds + r * P;
@@ -367,7 +380,7 @@ VECTORISED void attendBackward(const Heads& shape, const float* qkv, const float
         for (int64_t j = 0; j < a; j++) pr[j] = dr[j] = 0;
         for (int64_t j = i + 1; j < to; j++) pr[j] = dr[j] = 0;
       }
-      times(ds, k, dq + i0 * E, rows, first, to, E, P);
+      times(ds, k, dq + i0 * E, first, to, E, P);
       transposedTimes(ds, q + i0 * E, dk, first, to, E, P);
       transposedTimes(p, dO, dv, first, to, E, P);
     }
