@@ -21,11 +21,14 @@ beforeEach(() => {
   process.env.XDG_CACHE_HOME = join(folder, "cache")
   delete process.env.LIBTORCH
 })
-afterEach(() => {
+const restore = () => {
   for (const [name, value] of before) {
     if (value === undefined) delete process.env[name]
     else process.env[name] = value
   }
+}
+afterEach(() => {
+  restore()
   rmSync(folder, { recursive: true, force: true })
 })
 
@@ -208,7 +211,7 @@ describe("scripts/setup.mjs", () => {
     spawnSync(process.execPath, [join(root, "scripts/setup.mjs"), ...args], { encoding: "utf8", cwd: folder })
 
   it("does and says nothing where all is there, from any folder", () => {
-    for (const [name, value] of before) if (name === "XDG_CACHE_HOME" && value === undefined) delete process.env.XDG_CACHE_HOME
+    restore()
     expect(setup("nothing")).toMatchObject({ status: 0, stdout: "", stderr: "" })
   })
 
