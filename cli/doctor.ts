@@ -119,7 +119,7 @@ export const diagnose = async (directory: string = process.cwd()): Promise<Diagn
         wrong(`The tensor addon does not load: ${firstLine(messageOf(error))}`, `rm -r ${dirname(path)} && npx caravan setup`, true)
       }
     } else if (compilerVersion.status === 0)
-      wrong("The tensor addon is not built yet; the first run does that, in half a minute.", "npx caravan setup", false)
+      wrong("The tensor addon is not built yet; the first run does that, in about a minute.", "npx caravan setup", false)
     else wrong(`The tensor addon is not built, and there is no C++ compiler (${compiler}).`, "apt-get install g++", true)
   }
 

@@ -212,8 +212,9 @@ describe("scripts/setup.mjs", () => {
 
   it("does and says nothing where all is there, from any folder", () => {
     restore()
+    buildAddon({ quiet: true })
     expect(setup("nothing")).toMatchObject({ status: 0, stdout: "", stderr: "" })
-  })
+  }, 300_000)
 
   it("refuses a word that it doesn't know", () => {
     expect(setup("everything")).toMatchObject({ status: 2, stderr: expect.stringContaining("nothing called everything") })

@@ -78,7 +78,7 @@ export function buildAddon({ quiet = false } = {}) {
   if (existsSync(target)) return target
   if (!quiet)
     process.stderr.write(
-      `Building the tensor addon against libtorch ${libtorch.version} (${libtorch.source}): about half a minute, once.\n`
+      `Building the tensor addon against libtorch ${libtorch.version} (${libtorch.source}): about a minute, once.\n`
     )
   mkdirSync(dirname(target), { recursive: true })
   const temporary = `${target}.${randomUUID()}`
