@@ -4,6 +4,7 @@
  */
 import { isFused, rmsNorm, swiglu } from "../engine/fused.ts"
 import { aten, cat, embedding, linear, type Tensor, zeros } from "../engine/tensor.ts"
+import { type AttentionLayout, rotaryAttention } from "./attention.ts"
 import type { Llama } from "./llama.ts"
 import { rotate, type Rotation } from "./rotary.ts"
 
@@ -57,7 +58,7 @@ export class Decoder {
     this.#first = mask === undefined ? undefined : mask.eq(0).sum(1)
     const { layout, positions } = this.#model.layout(length, mask === undefined ? {} : { attentionMask: mask })
     const rotation = this.#model.rotary.at(device, dtype, positions ?? length)
-    return this.#run(ids, rotation, layout.bias())
+    return this.#run(ids, rotation, undefined, layout)
   }
 
   /** One more token for each sequence: ids (B, 1), positions (B, 1) when prompts are padded. Gives logits (B, V) of the one after. */
@@ -99,10 +100,11 @@ export class Decoder {
       x = aten("caravan::decode_block", x, block.attentionNorm, block.qkv, block.o, block.ffnNorm, block.gateUp, block.down, this.#keys[layer]!, this.#values[layer]!, cos, sin, this.#first ?? null, at, config.heads, config.normEpsilon)
     })
     this.#length = at + 1
-    return this.#model.logits(rmsNorm(x, this.#model.parameter("model.norm.weight"), config.normEpsilon))
+    return aten("caravan::inference_linear", rmsNorm(x, this.#model.parameter("model.norm.weight"), config.normEpsilon), this.#model.outputWeight, null)
   }
 
-  #run(ids: Tensor, rotation: Rotation, bias: Tensor | undefined): Tensor {
+  /** `prompt` is given when these are the first tokens: they see only one another. */
+  #run(ids: Tensor, rotation: Rotation, bias: Tensor | undefined, prompt?: AttentionLayout): Tensor {
     const { config } = this.#model
     const { heads, kvHeads, headDim, normEpsilon } = config
     const [batch, length] = ids.shape as [number, number]
@@ -113,17 +115,22 @@ export class Decoder {
     const scale = 1 / Math.sqrt(headDim)
     let x = embedding(this.#model.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
     this.#blocks.forEach((block, layer) => {
-      const together = linear(rmsNorm(x, block.attentionNorm, normEpsilon), block.qkv).view(batch, length, heads + 2 * kvHeads, headDim)
+      const joined = linear(rmsNorm(x, block.attentionNorm, normEpsilon), block.qkv) // (B, T, (H + 2G) E)
+      const together = joined.view(batch, length, heads + 2 * kvHeads, headDim)
       const turned = rotate(together.slice(2, 0, heads + kvHeads), rotation)
       this.#keys[layer]!.slice(2, from, to).copy_(turned.slice(2, heads, heads + kvHeads).transpose(1, 2))
       this.#values[layer]!.slice(2, from, to).copy_(together.slice(2, heads + kvHeads, heads + 2 * kvHeads).transpose(1, 2))
-      const keys = this.#keys[layer]!.slice(2, 0, to) // (B, G, S, E)
-      const values = this.#values[layer]!.slice(2, 0, to)
-      // Queries of one group side by side: (B, G, H/G T, E)
-      const q = turned.slice(2, 0, heads).mul(scale).transpose(1, 2).reshape(batch, kvHeads, share * length, headDim)
-      let scores = q.matmul(keys.transpose(2, 3)) // (B, G, H/G T, S)
-      if (bias !== undefined) scores = scores.view(batch, heads, length, to).add(bias).view(batch, kvHeads, share * length, to)
-      const attended = scores.softmax(-1).matmul(values).view(batch, heads, length, headDim).transpose(1, 2).reshape(batch, length, heads * headDim)
+      let attended: Tensor
+      if (prompt !== undefined) attended = rotaryAttention(joined, rotation, prompt, heads, kvHeads)
+      else {
+        const keys = this.#keys[layer]!.slice(2, 0, to) // (B, G, S, E)
+        const values = this.#values[layer]!.slice(2, 0, to)
+        // Queries of one group side by side: (B, G, H/G T, E)
+        const q = turned.slice(2, 0, heads).mul(scale).transpose(1, 2).reshape(batch, kvHeads, share * length, headDim)
+        let scores = q.matmul(keys.transpose(2, 3)) // (B, G, H/G T, S)
+        if (bias !== undefined) scores = scores.view(batch, heads, length, to).add(bias).view(batch, kvHeads, share * length, to)
+        attended = scores.softmax(-1).matmul(values).view(batch, heads, length, headDim).transpose(1, 2).reshape(batch, length, heads * headDim)
+      }
       x = x.add(linear(attended, block.o))
       x = x.add(linear(swiglu(linear(rmsNorm(x, block.ffnNorm, normEpsilon), block.gateUp)), block.down))
     })

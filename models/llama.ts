@@ -81,9 +81,14 @@ export class Llama {
     return rmsNorm(x, this.parameter("model.norm.weight"), config.normEpsilon)
   }
 
+  /** (V, D): the embedding table where the two are tied. */
+  get outputWeight(): Tensor {
+    return this.parameter(this.config.tiedEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight")
+  }
+
   /** States (..., D) -> logits (..., V). */
   logits(hidden: Tensor): Tensor {
-    return linear(hidden, this.parameter(this.config.tiedEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight"))
+    return linear(hidden, this.outputWeight)
   }
 
   /** Token ids (B, T) -> logits (B, T, V) of the token after each. */

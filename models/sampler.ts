@@ -5,7 +5,8 @@
  * The random numbers of a sequence follow from its own seed and nothing else: neither the batch it is in nor its place there.
  */
 import { Random } from "../engine/random.ts"
-import { noGrad, scoped, tensor, type Tensor } from "../engine/tensor.ts"
+import { isFused } from "../engine/fused.ts"
+import { aten, noGrad, scoped, tensor, type Tensor } from "../engine/tensor.ts"
 import { Decoder } from "./decoder.ts"
 import type { Llama } from "./llama.ts"
 
@@ -108,20 +109,24 @@ interface Drawn {
 
 /** Draws one token a row from logits (B, V). */
 const draw = (logits: Tensor, active: ReadonlyArray<number>, randoms: ReadonlyArray<Random>, options: GenerateOptions): Drawn => {
-  const greedy = options.temperature === 0
   const wide = logits.to({ dtype: "float32" })
-  const kept = greedy ? wide : restrict(options.temperature === 1 ? wide : wide.div(options.temperature), options)
-  const logProbabilities = kept.logSoftmax(-1) // (B, V)
-  let chosen: Tensor // (B, 1)
-  if (greedy) chosen = wide.argmax(-1, true)
-  else {
-    // Inverse of the cumulative distribution, in float64: the first token whose cumulative probability exceeds the uniform number.
-    const cumulative = logProbabilities.to({ dtype: "float64" }).exp().cumsum(-1)
-    const vocabulary = cumulative.size(1)
-    const uniform = tensor(Float64Array.from(active, (sequence) => randoms[sequence]!.next()), { shape: [active.length, 1], device: logits.device })
-    const threshold = uniform.mul(cumulative.slice(1, vocabulary - 1, vocabulary))
-    chosen = cumulative.le(threshold).sum(1, true).clamp(0, vocabulary - 1)
+  if (options.temperature === 0) {
+    const chosen = wide.argmax(-1, true) // (B, 1)
+    return { tokens: chosen.toNumbers(), logProbabilities: wide.logSoftmax(-1).gather(1, chosen).toNumbers() }
   }
+  // Top-p looks at probabilities, so the temperature comes first.
+  const kept = restrict(options.temperature === 1 ? wide : wide.div(options.temperature), options)
+  const uniform = tensor(Float64Array.from(active, (sequence) => randoms[sequence]!.next()), { device: logits.device })
+  if (isFused(kept)) {
+    const drawn = aten("caravan::draw", kept.contiguous(), 1, uniform).toTypedArray() as Float64Array // (B, 2)
+    return { tokens: active.map((_, row) => drawn[2 * row]!), logProbabilities: active.map((_, row) => drawn[2 * row + 1]!) }
+  }
+  // Inverse of the cumulative distribution, in float64: the first token whose cumulative probability exceeds the uniform number.
+  const logProbabilities = kept.logSoftmax(-1) // (B, V)
+  const cumulative = logProbabilities.to({ dtype: "float64" }).exp().cumsum(-1)
+  const vocabulary = cumulative.size(1)
+  const threshold = uniform.unsqueeze(1).mul(cumulative.slice(1, vocabulary - 1, vocabulary))
+  const chosen = cumulative.le(threshold).sum(1, true).clamp(0, vocabulary - 1)
   return { tokens: chosen.toNumbers(), logProbabilities: logProbabilities.gather(1, chosen).toNumbers() }
 }
 

@@ -470,6 +470,91 @@ VECTORISED void attendCached(const Heads& shape, const float* qkv, const float* 
   }
 }
 
+/** out (B x N) = x (B x K) times w (N x K) transposed, for a few rows: weights are read once, four at a time. */
+VECTORISED void linearFewRows(const float* x, const float* w, const float* bias, float* out, int64_t batch, int64_t from, int64_t to, int64_t columns, int64_t dim) {
+  int64_t n = from;
+  for (; n + 4 <= to; n += 4) {
+    const float* row = w + n * dim;
+    for (int64_t b = 0; b < batch; b++) {
+      const float* in = x + b * dim;
+      float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+      for (int64_t k = 0; k < dim; k++) {
+        s0 += in[k] * row[k];
+        s1 += in[k] * row[dim + k];
+        s2 += in[k] * row[2 * dim + k];
+        s3 += in[k] * row[3 * dim + k];
+      }
+      float sums[4] = {s0, s1, s2, s3};
+      for (int64_t i = 0; i < 4; i++) out[b * columns + n + i] = sums[i] + (bias == nullptr ? 0 : bias[b * columns + n + i]);
+    }
+  }
+  for (; n < to; n++) {
+    for (int64_t b = 0; b < batch; b++) {
+      float sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t k = 0; k < dim; k++) sum += x[b * dim + k] * w[n * dim + k];
+      out[b * columns + n] = sum + (bias == nullptr ? 0 : bias[b * columns + n]);
+    }
+  }
+}
+/** Batches up to this size read the weights faster than the BLAS's matrix product does. */
+constexpr int64_t fewRows = 4;
+
+/** x (B, K), weight (N, K), added (B, N) or undefined: x weight^T + added. No gradient. */
+Tensor inferenceLinear(const Tensor& x, const Tensor& weight, const c10::optional<Tensor>& added) {
+  int64_t batch = x.size(0), dim = x.size(1), columns = weight.size(0);
+  if (batch > fewRows || !x.is_contiguous() || !weight.is_contiguous()) return added.has_value() ? at::addmm(*added, x, weight.t()) : at::mm(x, weight.t());
+  TORCH_CHECK(weight.size(1) == dim, "the weight takes ", weight.size(1), " columns, x has ", dim);
+  Tensor out = at::empty({batch, columns}, x.options());
+  const float* bias = added.has_value() ? added->data_ptr<float>() : nullptr;
+  at::parallel_for(0, columns, 256, [&](int64_t from, int64_t to) { linearFewRows(x.data_ptr<float>(), weight.data_ptr<float>(), bias, out.data_ptr<float>(), batch, from, to, columns, dim); });
+  return out;
+}
+
+/** exp(logits / T - most) into out, minus infinity to exactly 0; returns the greatest logit / T. */
+VECTORISED float weigh(const float* logits, float inverse, float* out, int64_t vocab) {
+  float most = -INFINITY;
+#pragma omp simd reduction(max : most)
+  for (int64_t v = 0; v < vocab; v++) most = logits[v] > most ? logits[v] : most;
+  most *= inverse;
+  SIMD for (int64_t v = 0; v < vocab; v++) {
+    float x = logits[v] * inverse;
+    float e = exponential(x - most);
+    out[v] = x == -INFINITY ? 0.0f : e;
+  }
+  return most;
+}
+
+/**
+ * One token a row by the inverse of the cumulative distribution: the first whose cumulative probability exceeds the row's uniform number.
+ * logits (B, V), uniform (B,) float64 in [0, 1) -> (B, 2) float64: token, log-probability under softmax(logits / temperature).
+ */
+Tensor draw(const Tensor& logits, double temperature, const Tensor& uniform) {
+  int64_t batch = logits.size(0), vocab = logits.size(1);
+  TORCH_CHECK(logits.is_contiguous() && uniform.numel() == batch && uniform.scalar_type() == at::kDouble, "draw takes contiguous logits (B, V) and uniform (B,) float64");
+  Tensor out = at::empty({batch, 2}, uniform.options());
+  std::vector<float> weights(vocab);
+  for (int64_t b = 0; b < batch; b++) {
+    const float* row = logits.data_ptr<float>() + b * vocab;
+    float inverse = static_cast<float>(1.0 / temperature), most = weigh(row, inverse, weights.data(), vocab);
+    double sum = 0, running = 0;
+    for (int64_t v = 0; v < vocab; v++) sum += weights[v];
+    double threshold = uniform.data_ptr<double>()[b] * sum;
+    int64_t chosen = -1;
+    for (int64_t v = 0; v < vocab; v++) {
+      if (weights[v] == 0) continue;
+      chosen = v;
+      running += weights[v];
+      if (running > threshold) break;
+    }
+    TORCH_CHECK(chosen >= 0, "no token has a probability above 0 (are the logits numbers?)");
+    out.data_ptr<double>()[2 * b] = static_cast<double>(chosen);
+    out.data_ptr<double>()[2 * b + 1] = static_cast<double>(row[chosen] * inverse - most) - std::log(sum);
+  }
+  return out;
+}
+
 /**
  * One block of a Llama on one token a sequence: x (B, D) -> (B, D); keys and values (B, G, S, E) get the token's at `at`. cos and sin (1, E) or
  * (B, E); first (B,) int64: the first key each sequence sees.
@@ -485,7 +570,7 @@ Tensor decodeBlock(const Tensor& x, const Tensor& attentionNorm, const Tensor& q
     return out;
   };
   Heads shape{1, E, heads, groups};
-  Tensor qkv = at::mm(norm(x, attentionNorm), qkvWeight.t());
+  Tensor qkv = inferenceLinear(norm(x, attentionNorm), qkvWeight, c10::nullopt);
   Tensor attended = at::empty({batch, heads * E}, x.options());
   int64_t turn = cos.size(0) == 1 ? 0 : E;
   const int64_t* firsts = first.has_value() ? first->data_ptr<int64_t>() : nullptr;
@@ -497,12 +582,12 @@ Tensor decodeBlock(const Tensor& x, const Tensor& attentionNorm, const Tensor& q
                    firsts == nullptr ? 0 : firsts[b], at, g, attended.data_ptr<float>() + b * heads * E, scratch.data());
     }
   });
-  Tensor middle = at::addmm(x, attended, oWeight.t());
-  Tensor gateUp = at::mm(norm(middle, ffnNorm), gateUpWeight.t());
+  Tensor middle = inferenceLinear(attended, oWeight, x);
+  Tensor gateUp = inferenceLinear(norm(middle, ffnNorm), gateUpWeight, c10::nullopt);
   int64_t F = gateUp.size(1) / 2;
   Tensor gated = at::empty({batch, F}, x.options());
   swigluForward(gateUp.data_ptr<float>(), gated.data_ptr<float>(), batch, F);
-  return at::addmm(middle, gated, downWeight.t());
+  return inferenceLinear(gated, downWeight, middle);
 }
 
 TORCH_LIBRARY(caravan, library) {
@@ -513,6 +598,8 @@ TORCH_LIBRARY(caravan, library) {
               [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const c10::optional<Tensor>& starts, int64_t heads, int64_t groups) { return Attention::apply(qkv, cos, sin, starts, heads, groups); });
   library.def("decode_block(Tensor x, Tensor attention_norm, Tensor qkv, Tensor o, Tensor ffn_norm, Tensor gate_up, Tensor down, Tensor keys, Tensor values, Tensor cos, Tensor sin, Tensor? first, int at, int heads, float eps) -> Tensor",
               decodeBlock);
+  library.def("inference_linear(Tensor x, Tensor weight, Tensor? added) -> Tensor", inferenceLinear);
+  library.def("draw(Tensor logits, float temperature, Tensor uniform) -> Tensor", draw);
 }
 
 }  // namespace
