@@ -1,20 +1,38 @@
 /** Datasets and reports as stages read and write them. */
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
-import { type ArtifactError, type ArtifactRef, type Dataset, type DatasetType, type OutputSlot, type Report, type ReportType, type Written, written } from "../schemas/artifact.ts"
+import {
+  type ArtifactError,
+  type ArtifactRef,
+  type Dataset,
+  type DatasetType,
+  type OutputSlot,
+  type Report,
+  type ReportType,
+  type Written,
+  written
+} from "../schemas/artifact.ts"
 import type { OpenDataset } from "../schemas/dataset-file.ts"
 import { readContent, writeContent } from "../schemas/report-file.ts"
 
 // The Arrow library is loaded when rows are read or written, not when a pipeline is defined.
 const files = Effect.promise(() => import("../schemas/dataset-file.ts"))
-const openRows = (path: string, type: DatasetType<any>): Effect.Effect<OpenDataset, ArtifactError> => Effect.flatMap(files, (file) => file.openRows(path, type))
+const openRows = (path: string, type: DatasetType<any>): Effect.Effect<OpenDataset, ArtifactError> =>
+  Effect.flatMap(files, (file) => file.openRows(path, type))
 
 export interface WriteOptions {
   /** Numbers for the trace; `rows` is added. */
   readonly metrics?: Readonly<Record<string, number>>
 }
 
-/** Writes rows as the stage's output, batch by batch: the rows may come from a generator and need not fit memory. */
+/** A batch of an open dataset. */
+const batchOf = <Row>(file: OpenDataset, index: number): Effect.Effect<Array<Row>, ArtifactError> =>
+  Effect.tryPromise({ try: () => file.batch(index), catch: (cause) => cause as ArtifactError })
+
+/**
+ * Writes rows as the stage's output, batch by batch: the rows may come from a generator and need not fit memory. A row that is not of the schema
+ * is a mistake of the stage's: a defect (ArtifactError), as is whatever the generator throws.
+ */
 export const writeDataset = Effect.fn("writeDataset")(function* <Row>(
   slot: OutputSlot<Dataset<Row>>,
   rows: Iterable<Row> | AsyncIterable<Row>,
@@ -26,11 +44,14 @@ export const writeDataset = Effect.fn("writeDataset")(function* <Row>(
 })
 
 /** All rows of a dataset, in memory. */
-export const readRows = Effect.fn("readRows")(function* <Row>(ref: ArtifactRef<Dataset<Row>>, type: DatasetType<Row>): Effect.fn.Return<Array<Row>, ArtifactError> {
+export const readRows = Effect.fn("readRows")(function* <Row>(
+  ref: ArtifactRef<Dataset<Row>>,
+  type: DatasetType<Row>
+): Effect.fn.Return<Array<Row>, ArtifactError> {
   const file = yield* openRows(ref.path, type)
-  return yield* Effect.promise(async () => {
+  return yield* Effect.gen(function* () {
     const rows: Array<Row> = []
-    for (let i = 0; i < file.batches; i++) for (const row of await file.batch(i)) rows.push(row as Row)
+    for (let i = 0; i < file.batches; i++) for (const row of yield* batchOf<Row>(file, i)) rows.push(row)
     return rows
   }).pipe(Effect.ensuring(Effect.promise(() => file.close())))
 })
@@ -42,16 +63,20 @@ export const streamRows = <Row>(ref: ArtifactRef<Dataset<Row>>, type: DatasetTyp
       Effect.acquireRelease(openRows(ref.path, type), (file) => Effect.promise(() => file.close())),
       (file) =>
         Stream.fromIterable(Array.from({ length: file.batches }, (_, i) => i)).pipe(
-          Stream.mapEffect((i) => Effect.promise(() => file.batch(i) as Promise<Array<Row>>)),
+          Stream.mapEffect((i) => batchOf<Row>(file, i)),
           Stream.flatMap((rows) => Stream.fromIterable(rows))
         )
     )
   )
 
 /** Writes a report as the stage's output. */
-export const writeReport = Effect.fn("writeReport")(function* <Content>(slot: OutputSlot<Report<Content>>, content: Content): Effect.fn.Return<Written<Report<Content>>, ArtifactError> {
+export const writeReport = Effect.fn("writeReport")(function* <Content>(
+  slot: OutputSlot<Report<Content>>,
+  content: Content
+): Effect.fn.Return<Written<Report<Content>>, ArtifactError> {
   yield* writeContent(slot.path, slot.type as ReportType<Content>, content)
   return written(slot)
 })
 
-export const readReport = <Content>(ref: ArtifactRef<Report<Content>>, type: ReportType<Content>): Effect.Effect<Content, ArtifactError> => readContent(ref.path, type)
+export const readReport = <Content>(ref: ArtifactRef<Report<Content>>, type: ReportType<Content>): Effect.Effect<Content, ArtifactError> =>
+  readContent(ref.path, type)

@@ -2,15 +2,27 @@
 import type { Demonstration, Message, Preference } from "../schemas/rows.ts"
 import { BadRow } from "./records.ts"
 
-const field = (value: unknown, name: string): unknown => {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw new BadRow("(the row)", `expected an object, found ${Array.isArray(value) ? "a list" : value === null ? "null" : typeof value}`)
+/** The field of a row. `where` names it in full when the row is an inner one. */
+const field = (value: unknown, name: string, where = name): unknown => {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new BadRow(
+      where === name ? "(the row)" : where,
+      `expected an object, found ${Array.isArray(value) ? "a list" : value === null ? "null" : typeof value}`
+    )
+  }
   const found = (value as Record<string, unknown>)[name]
-  if (found === undefined || found === null) throw new BadRow(name, `missing; the row has ${Object.keys(value).join(", ") || "no fields"}`)
+  if (found === undefined || found === null)
+    throw new BadRow(where, `missing; there are ${Object.keys(value).slice(0, 20).join(", ") || "no fields"}`)
   return found
 }
-const text = (value: unknown, name: string): string => {
-  const found = field(value, name)
-  if (typeof found !== "string") throw new BadRow(name, `expected text, found ${typeof found}`)
+const text = (value: unknown, name: string, where = name): string => {
+  const found = field(value, name, where)
+  if (typeof found !== "string") throw new BadRow(where, `expected text, found ${Array.isArray(found) ? "a list" : typeof found}`)
+  return wellFormed(found, where)
+}
+/** JSON may hold half of a surrogate pair ("\ud800"); no UTF-8 file can. */
+const wellFormed = (found: string, name: string): string => {
+  if (!found.isWellFormed()) throw new BadRow(name, "text with half of a surrogate pair")
   return found
 }
 
@@ -29,9 +41,11 @@ export const splitTranscript = (transcript: string, name: string): Array<Message
 }
 
 /** The transcript of turns as split above. */
-export const joinTranscript = (turns: ReadonlyArray<Message>): string => turns.map((turn) => `\n\n${turn.role === "user" ? "Human" : "Assistant"}:${turn.content}`).join("")
+export const joinTranscript = (turns: ReadonlyArray<Message>): string =>
+  turns.map((turn) => `\n\n${turn.role === "user" ? "Human" : "Assistant"}:${turn.content}`).join("")
 
-const sameTurn = (a: Message | undefined, b: Message | undefined): boolean => a !== undefined && b !== undefined && a.role === b.role && a.content === b.content
+const sameTurn = (a: Message | undefined, b: Message | undefined): boolean =>
+  a !== undefined && b !== undefined && a.role === b.role && a.content === b.content
 
 /**
  * An HH-RLHF row {chosen, rejected}: two transcripts. The prompt is the longest common prefix of whole turns, and each response the one turn of
@@ -45,8 +59,12 @@ export const parseHhRlhf = (value: unknown, line: number, source: string): Prefe
   while (sameTurn(chosen[shared], rejected[shared])) shared++
   // Two equal transcripts share their answer too: then the pair says nothing.
   if (shared === chosen.length && shared === rejected.length) throw new BadRow("rejected", "the same as chosen")
-  for (const [name, turns] of [["chosen", chosen], ["rejected", rejected]] as const) {
-    if (turns.length !== shared + 1) throw new BadRow(name, `the transcripts part at turn ${shared + 1}, but this one goes on to turn ${turns.length}`)
+  for (const [name, turns] of [
+    ["chosen", chosen],
+    ["rejected", rejected]
+  ] as const) {
+    if (turns.length !== shared + 1)
+      throw new BadRow(name, `the transcripts part at turn ${shared + 1}, but this one goes on to turn ${turns.length}`)
     if (turns[shared]!.role !== "assistant") throw new BadRow(name, `turn ${shared + 1}, where they part, is not the assistant's`)
     if (turns[shared]!.content.trim() === "") throw new BadRow(name, "the response is empty")
   }
@@ -54,7 +72,14 @@ export const parseHhRlhf = (value: unknown, line: number, source: string): Prefe
   return preference(`${line}`, chosen.slice(0, shared), chosen[shared]!.content, rejected[shared]!.content, null, source)
 }
 
-const preference = (id: string, prompt: ReadonlyArray<Message>, chosen: string, rejected: string, rating: number | null, source: string): Preference => ({
+const preference = (
+  id: string,
+  prompt: ReadonlyArray<Message>,
+  chosen: string,
+  rejected: string,
+  rating: number | null,
+  source: string
+): Preference => ({
   id,
   prompt,
   chosen,
@@ -67,14 +92,25 @@ const preference = (id: string, prompt: ReadonlyArray<Message>, chosen: string, 
 
 // ---- messages --------------------------------------------------------------------------------------------------------------------------
 
-const roles: Readonly<Record<string, Message["role"]>> = { system: "system", user: "user", human: "user", assistant: "assistant", gpt: "assistant" }
+const roles = new Map<string, Message["role"]>([
+  ["system", "system"],
+  ["user", "user"],
+  ["human", "user"],
+  ["assistant", "assistant"],
+  ["gpt", "assistant"]
+])
 
 const messagesOf = (value: unknown, name: string): Array<Message> => {
   if (!Array.isArray(value) || value.length === 0) throw new BadRow(name, "expected a list of messages with at least one")
   return value.map((message: unknown, i) => {
-    const role = roles[text(message, "role")]
-    if (role === undefined) throw new BadRow(`${name}[${i}].role`, `expected system, user or assistant, found ${JSON.stringify((message as { role: unknown }).role)}`)
-    return { role, content: text(message, "content") }
+    const at = `${name}[${i}]`
+    const role = roles.get(text(message, "role", `${at}.role`))
+    if (role === undefined)
+      throw new BadRow(
+        `${at}.role`,
+        `expected system, user or assistant, found ${JSON.stringify((message as { role: string }).role.slice(0, 40))}`
+      )
+    return { role, content: text(message, "content", `${at}.content`) }
   })
 }
 
@@ -87,22 +123,39 @@ export const parseMessages = (value: unknown, line: number): Demonstration => {
 
 // ---- prompt, chosen, rejected ----------------------------------------------------------------------------------------------------------
 
-/** The answer of a field that is text, or messages of which the last is the answer. */
-const answerOf = (value: unknown, name: string): string => {
+/** The answer of a field that is text, or messages: the answer alone, or the whole dialogue that it ends. */
+const answerOf = (value: unknown, name: string, prompt: ReadonlyArray<Message>): string => {
   const found = field(value, name)
-  const answer = typeof found === "string" ? found : messagesOf(found, name).at(-1)!.content
-  if (answer.trim() === "") throw new BadRow(name, "the response is empty")
-  return answer
+  const messages: ReadonlyArray<Message> =
+    typeof found === "string" ? [{ role: "assistant", content: wellFormed(found, name) }] : messagesOf(found, name)
+  const last = messages.at(-1)!
+  if (last.role !== "assistant") throw new BadRow(name, "the last message is not the assistant's")
+  const before = messages.slice(0, -1)
+  if (before.length > 0 && !(before.length === prompt.length && before.every((turn, i) => sameTurn(turn, prompt[i])))) {
+    throw new BadRow(name, "what comes before the answer is not the prompt")
+  }
+  if (last.content.trim() === "") throw new BadRow(name, "the response is empty")
+  return last.content
 }
 
-/** A row {prompt, chosen, rejected, rating?}: the prompt a text or messages, the responses texts or messages. */
+/**
+ * A row {prompt, chosen, rejected, rating?}: the prompt text or messages, the responses text or messages (with or without the prompt's before
+ * them). Two equal responses do not fit: such a pair says nothing.
+ */
 export const parsePromptChosenRejected = (value: unknown, line: number, source: string): Preference => {
   const prompt = field(value, "prompt")
-  const messages = typeof prompt === "string" ? [{ role: "user" as const, content: prompt }] : messagesOf(prompt, "prompt")
+  const messages =
+    typeof prompt === "string" ? [{ role: "user" as const, content: wellFormed(prompt, "prompt") }] : messagesOf(prompt, "prompt")
   if (messages.at(-1)!.role !== "user") throw new BadRow("prompt", "the last message is not the user's")
+  const chosen = answerOf(value, "chosen", messages)
+  const rejected = answerOf(value, "rejected", messages)
+  if (chosen === rejected) throw new BadRow("rejected", "the same as chosen")
   const rating = (value as { rating?: unknown }).rating ?? null
   if (rating !== null && !(Number.isInteger(rating) && (rating as number) >= 0 && (rating as number) <= 3)) {
-    throw new BadRow("rating", `expected 0 (significantly better), 1, 2 or 3 (negligibly better or unsure), found ${JSON.stringify(rating)}`)
+    throw new BadRow(
+      "rating",
+      `expected 0 (significantly better), 1, 2 or 3 (negligibly better or unsure), found ${JSON.stringify(rating).slice(0, 40)}`
+    )
   }
-  return preference(`${line}`, messages, answerOf(value, "chosen"), answerOf(value, "rejected"), rating as number | null, source)
+  return preference(`${line}`, messages, chosen, rejected, rating as number | null, source)
 }

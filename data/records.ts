@@ -2,15 +2,18 @@
  * Records of a file, one after another and never all in memory: JSONL, plain or gzipped, or Parquet; told apart by their first bytes. Rows that
  * do not fit are skipped and counted, and above a share of all rows they stop the run.
  */
-import { createReadStream, openAsBlob } from "node:fs"
+import { createReadStream } from "node:fs"
 import { open } from "node:fs/promises"
 import { createGunzip } from "node:zlib"
 import * as Schema from "effect/Schema"
 import { ArtifactError } from "../schemas/artifact.ts"
+import { parquetRows } from "./parquet.ts"
 
 export interface Record {
-  /** Line of a text file, row of a Parquet file; from 1. */
+  /** From 1. */
   readonly line: number
+  /** What is counted: lines of a text file, rows of a Parquet file. */
+  readonly unit: "line" | "row"
   readonly value: unknown
 }
 
@@ -24,7 +27,12 @@ export class BadRow extends Error {
 }
 
 /** A file in which too many rows do not fit. */
-export class BadRowsError extends Schema.TaggedError<BadRowsError>()("BadRowsError", { path: Schema.String, bad: Schema.Number, rows: Schema.Number, message: Schema.String }) {}
+export class BadRowsError extends Schema.TaggedError<BadRowsError>()("BadRowsError", {
+  path: Schema.String,
+  bad: Schema.Number,
+  rows: Schema.Number,
+  message: Schema.String
+}) {}
 
 export interface ReadCounts {
   rows: number
@@ -33,11 +41,24 @@ export interface ReadCounts {
   readonly examples: Array<string>
 }
 
-const kindOf = async (path: string): Promise<"parquet" | "gzip" | "text"> => {
-  const handle = await open(path).catch(() => {
-    throw ArtifactError.of({ doing: `Reading ${path}`, expected: "a file of rows (JSONL, JSONL.gz or Parquet)", found: "no readable file", hint: "Check the path." })
+type Kind = "parquet" | "gzip" | "text"
+
+const damaged = (path: string, expected: string, cause: unknown) =>
+  ArtifactError.of({
+    doing: `Reading ${path}`,
+    expected,
+    found: cause instanceof Error ? cause.message : String(cause),
+    hint: "The file is damaged or truncated: get it again."
+  })
+
+const kindOf = async (path: string): Promise<Kind> => {
+  const unreadable = (found: string) =>
+    ArtifactError.of({ doing: `Reading ${path}`, expected: "a file of rows (JSONL, JSONL.gz or Parquet)", found, hint: "Check the path." })
+  const handle = await open(path).catch((cause: NodeJS.ErrnoException) => {
+    throw unreadable(cause.code === "ENOENT" ? "no such file" : cause.message)
   })
   try {
+    if ((await handle.stat()).isDirectory()) throw unreadable("a folder")
     const head = Buffer.alloc(4)
     await handle.read(head, 0, 4, 0)
     if (head.toString("latin1") === "PAR1") return "parquet"
@@ -50,81 +71,78 @@ const kindOf = async (path: string): Promise<"parquet" | "gzip" | "text"> => {
 /** Lines longer than this are no rows. */
 const maxLine = 64 << 20
 
-/** Lines of text; only LF ends one. */
-async function* lines(path: string, gzip: boolean): AsyncGenerator<{ readonly line: number; readonly text: string }> {
+/** Lines of a file, undecoded; only LF ends one. */
+async function* lines(path: string, kind: Kind): AsyncGenerator<Buffer> {
   const source = createReadStream(path, { highWaterMark: 1 << 18 })
-  const stream = gzip ? source.pipe(createGunzip()) : source
+  const stream = kind === "gzip" ? source.pipe(createGunzip()) : source
   source.on("error", (error) => stream.destroy(error))
   let rest: Array<Buffer> = []
   let held = 0
   let line = 0
   const take = () => {
-    const text = Buffer.concat(rest).toString("utf8")
+    const whole = Buffer.concat(rest)
     rest = []
     held = 0
-    return text
+    line++
+    return whole
   }
   try {
     for await (const chunk of stream as AsyncIterable<Buffer>) {
       let from = 0
       for (let at = chunk.indexOf(10); at !== -1; at = chunk.indexOf(10, from)) {
         rest.push(chunk.subarray(from, at))
-        yield { line: ++line, text: take() }
+        yield take()
         from = at + 1
       }
       rest.push(chunk.subarray(from))
       held += chunk.length - from
-      if (held > maxLine) throw new Error(`line ${line + 1} is longer than ${maxLine} bytes`)
+      if (held > maxLine) throw new Error(`line ${line + 1}, longer than ${maxLine} bytes`)
     }
   } catch (cause) {
-    throw ArtifactError.of({ doing: `Reading ${path}`, expected: gzip ? "gzipped text" : "text", found: cause instanceof Error ? cause.message : String(cause), hint: "The file is damaged or truncated: get it again." })
+    throw damaged(path, kind === "gzip" ? "gzipped lines of text" : "lines of text", cause)
+  } finally {
+    source.destroy()
   }
-  if (rest.some((part) => part.length > 0)) yield { line: ++line, text: take() }
+  if (rest.some((part) => part.length > 0)) yield take()
 }
 
-/** The records of a file. A line that is not JSON comes as a BadRow. */
+const decoder = new TextDecoder("utf-8", { fatal: true })
+
+/** The JSON of a line; undefined for an empty one, a BadRow for one that is none. */
+const parseLine = (bytes: Buffer): unknown => {
+  let text: string
+  try {
+    // Without a byte order mark, which the decoder leaves out.
+    text = decoder.decode(bytes)
+  } catch {
+    return new BadRow("(the line)", "not UTF-8")
+  }
+  if (text.trim() === "") return undefined
+  try {
+    return JSON.parse(text) as unknown
+  } catch (cause) {
+    return new BadRow("(the line)", `not JSON: ${cause instanceof Error ? cause.message : String(cause)}`)
+  }
+}
+
+/** The records of a file. A line that is not JSON comes as a BadRow; empty lines are left out. */
 export async function* readRecords(path: string): AsyncGenerator<Record> {
   const kind = await kindOf(path)
   if (kind === "parquet") {
-    yield* parquetRecords(path)
+    let line = 0
+    try {
+      for await (const value of parquetRows(path)) yield { line: ++line, unit: "row", value }
+    } catch (cause) {
+      throw damaged(path, "a Parquet file", cause)
+    }
     return
   }
-  for await (const { line, text } of lines(path, kind === "gzip")) {
-    if (text.trim() === "") continue
-    let value: unknown
-    try {
-      value = JSON.parse(text)
-    } catch (cause) {
-      value = new BadRow("(the line)", `not JSON: ${cause instanceof Error ? cause.message : String(cause)}`)
-    }
-    yield { line, value }
+  let line = 0
+  for await (const bytes of lines(path, kind)) {
+    line++
+    const value = parseLine(bytes)
+    if (value !== undefined) yield { line, unit: "line", value }
   }
-}
-
-/** Row groups one after another, through Arrow. */
-async function* parquetRecords(path: string): AsyncGenerator<Record> {
-  const fail = (cause: unknown) => ArtifactError.of({ doing: `Reading ${path}`, expected: "a Parquet file", found: cause instanceof Error ? cause.message : String(cause), hint: "The file is damaged or truncated: get it again." })
-  const arrow = await import("apache-arrow")
-  let row = 0
-  try {
-    // The package's entry for Node loads its WebAssembly at once.
-    const parquet = await import("parquet-wasm/node")
-    const file = await parquet.ParquetFile.fromFile((await openAsBlob(path)) as never)
-    const stream = (await file.stream({ batchSize: 1024 })) as unknown as AsyncIterable<{ intoIPCStream(): Uint8Array }>
-    for await (const batch of stream) {
-      for (const value of arrow.tableFromIPC(batch.intoIPCStream())) yield { line: ++row, value: value === null ? null : plain(value) }
-    }
-  } catch (cause) {
-    throw fail(cause)
-  }
-}
-
-/** Arrow's row proxies and vectors as plain objects and lists; int64 as numbers. */
-const plain = (value: any): unknown => {
-  if (value === null || typeof value !== "object") return typeof value === "bigint" ? Number(value) : value
-  if (typeof value.toArray === "function" && typeof value.get === "function") return Array.from(value as Iterable<unknown>, plain)
-  if (typeof value.toJSON === "function") return Object.fromEntries(Object.entries(value.toJSON() as object).map(([key, field]) => [key, plain(field)]))
-  return value
 }
 
 export interface ReadOptions {
@@ -139,7 +157,12 @@ const enoughRows = 1000
  * The rows of a file, parsed: `parse` gives a row or throws BadRow. `counts` fills as rows are read. Throws BadRowsError when too many are
  * bad: at the end, or once a thousand have been read.
  */
-export async function* readParsed<Row>(path: string, parse: (value: unknown, line: number) => Row, counts: ReadCounts, options: ReadOptions = {}): AsyncGenerator<Row> {
+export async function* readParsed<Row>(
+  path: string,
+  parse: (value: unknown, line: number) => Row,
+  counts: ReadCounts,
+  options: ReadOptions = {}
+): AsyncGenerator<Row> {
   const { maxBad = 0.01 } = options
   const check = () => {
     if (counts.bad <= maxBad * counts.rows) return
@@ -148,10 +171,10 @@ export async function* readParsed<Row>(path: string, parse: (value: unknown, lin
       path,
       bad: counts.bad,
       rows: counts.rows,
-      message: `Reading ${path}: ${counts.bad} of ${counts.rows} rows do not fit, more than ${maxBad * 100}%. The first:${first}\nMend the file, or name the right format.`
+      message: `Reading ${path}: ${counts.bad} of ${counts.rows} rows do not fit, more than ${Number((maxBad * 100).toPrecision(6))}%. The first:${first}\nMend the file, or name the right format.`
     })
   }
-  for await (const { line, value } of readRecords(path)) {
+  for await (const { line, unit, value } of readRecords(path)) {
     counts.rows++
     let row: Row
     try {
@@ -160,13 +183,14 @@ export async function* readParsed<Row>(path: string, parse: (value: unknown, lin
     } catch (cause) {
       if (!(cause instanceof BadRow)) throw cause
       counts.bad++
-      if (counts.examples.length < 5) counts.examples.push(`line ${line}, field ${cause.field}: ${cause.message}`)
+      if (counts.examples.length < 5) counts.examples.push(`${unit} ${line}, field ${cause.field}: ${cause.message}`)
       if (counts.rows >= enoughRows) check()
       continue
     }
     yield row
   }
-  if (counts.rows === 0) throw ArtifactError.of({ doing: `Reading ${path}`, expected: "at least one row", found: "an empty file", hint: "Give another file." })
+  if (counts.rows === 0)
+    throw ArtifactError.of({ doing: `Reading ${path}`, expected: "at least one row", found: "an empty file", hint: "Give another file." })
   check()
 }
 

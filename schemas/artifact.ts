@@ -98,8 +98,16 @@ export const dataset = <Row>(row: Schema.Codec<Row, any>, name: string): Dataset
     name: full,
     accepts: (other) => other === full,
     row,
-    validate: (directory) => Effect.flatMap(Effect.promise(() => import("./dataset-file.ts")), (file) => file.validateDataset(directory, type)),
-    contentDigest: (directory) => Effect.flatMap(Effect.promise(() => import("./dataset-file.ts")), (file) => file.datasetDigest(directory, type))
+    validate: (directory) =>
+      Effect.flatMap(
+        Effect.promise(() => import("./dataset-file.ts")),
+        (file) => file.validateDataset(directory, type)
+      ),
+    contentDigest: (directory) =>
+      Effect.flatMap(
+        Effect.promise(() => import("./dataset-digest.ts")),
+        (file) => file.datasetDigest(directory, type)
+      )
   }
   return type
 }
@@ -112,7 +120,11 @@ export const report = <Content>(content: Schema.Codec<Content, any>, name: strin
     name: full,
     accepts: (other) => other === full,
     content,
-    validate: (directory) => Effect.flatMap(Effect.promise(() => import("./report-file.ts")), (file) => file.validateReport(directory, type))
+    validate: (directory) =>
+      Effect.flatMap(
+        Effect.promise(() => import("./report-file.ts")),
+        (file) => file.validateReport(directory, type)
+      )
   }
   return type
 }

@@ -10,9 +10,21 @@ export const roleFile = "caravan.json"
 
 export const readJson = (path: string, doing: string): Effect.Effect<Record<string, any>, ArtifactError> =>
   Effect.gen(function* () {
-    const fail = (found: string) => ArtifactError.of({ doing, expected: `a JSON object in ${path}`, found, hint: "The file is missing or damaged: download or save it again." })
-    const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: () => fail("no such file") })
-    const json = yield* Effect.try({ try: () => JSON.parse(text) as unknown, catch: (cause) => fail(cause instanceof Error ? cause.message : String(cause)) })
+    const fail = (found: string) =>
+      ArtifactError.of({
+        doing,
+        expected: `a JSON object in ${path}`,
+        found,
+        hint: "The file is missing or damaged: download or save it again."
+      })
+    const text = yield* Effect.tryPromise({
+      try: () => readFile(path, "utf8"),
+      catch: (cause) => fail((cause as NodeJS.ErrnoException).code === "ENOENT" ? "no such file" : String(cause))
+    })
+    const json = yield* Effect.try({
+      try: () => JSON.parse(text) as unknown,
+      catch: (cause) => fail(cause instanceof Error ? cause.message : String(cause))
+    })
     if (typeof json !== "object" || json === null || Array.isArray(json)) return yield* fail("something else")
     return json as Record<string, any>
   })
@@ -25,11 +37,22 @@ export const weightFiles = (directory: string): Effect.Effect<ReadonlyArray<stri
     const { weight_map: map } = yield* readJson(index, "Reading the checkpoint's index")
     const names = new Set(Object.values((map ?? {}) as Record<string, unknown>))
     for (const name of names) {
-      if (typeof name !== "string" || name.includes("/") || name.includes("\\") || name.startsWith("..")) {
-        return yield* ArtifactError.of({ doing: `Reading ${index}`, expected: "names of files in the same folder", found: JSON.stringify(name), hint: "Do not trust this checkpoint." })
+      if (typeof name !== "string" || !/^[^/\\\0]+\.safetensors$/.test(name)) {
+        return yield* ArtifactError.of({
+          doing: `Reading ${index}`,
+          expected: "names of .safetensors files in the same folder",
+          found: JSON.stringify(name),
+          hint: "Do not trust this checkpoint."
+        })
       }
     }
-    if (names.size === 0) return yield* ArtifactError.of({ doing: `Reading ${index}`, expected: "a weight_map", found: "none", hint: "Download or save the checkpoint again." })
+    if (names.size === 0)
+      return yield* ArtifactError.of({
+        doing: `Reading ${index}`,
+        expected: "a weight_map",
+        found: "none",
+        hint: "Download or save the checkpoint again."
+      })
     return ([...names] as Array<string>).sort().map((name) => join(directory, name))
   })
 
@@ -37,7 +60,12 @@ export const weightFiles = (directory: string): Effect.Effect<ReadonlyArray<stri
 export const validateLayout = (directory: string): Effect.Effect<void, ArtifactError> =>
   Effect.gen(function* () {
     if (!existsSync(join(directory, "config.json"))) {
-      return yield* ArtifactError.of({ doing: `Reading the checkpoint ${directory}`, expected: "a folder with config.json", found: "none", hint: "Give the folder of a Llama in the Hugging Face layout (config.json, model.safetensors, tokenizer.model)." })
+      return yield* ArtifactError.of({
+        doing: `Reading the checkpoint ${directory}`,
+        expected: "a folder with config.json",
+        found: "none",
+        hint: "Give the folder of a Llama in the Hugging Face layout (config.json, model.safetensors, tokenizer.model)."
+      })
     }
     yield* readJson(join(directory, "config.json"), "Reading the checkpoint's configuration")
     for (const file of yield* weightFiles(directory)) yield* checkSafetensors(file)
@@ -49,6 +77,11 @@ export const validateCheckpoint = (directory: string, roles: ReadonlyArray<Role>
     yield* validateLayout(directory)
     const { role } = yield* readJson(join(directory, roleFile), "Reading what the checkpoint is for")
     if (!roles.includes(role as Role)) {
-      return yield* ArtifactError.of({ doing: `Reading the checkpoint ${directory}`, expected: `a model for ${roles.join(" or ")}`, found: JSON.stringify(role), hint: "Wire a checkpoint of that role to this port." })
+      return yield* ArtifactError.of({
+        doing: `Reading the checkpoint ${directory}`,
+        expected: `a model for ${roles.join(" or ")}`,
+        found: JSON.stringify(role),
+        hint: "Wire a checkpoint of that role to this port."
+      })
     }
   })

@@ -11,7 +11,11 @@ const checkpoint = <R extends Role>(...roles: ReadonlyArray<R>): ArtifactType<Ch
     kind: "checkpoint",
     name: names.join("|"),
     accepts: (name) => names.includes(name),
-    validate: (directory) => Effect.flatMap(Effect.promise(() => import("./checkpoint-files.ts")), (files) => files.validateCheckpoint(directory, roles))
+    validate: (directory) =>
+      Effect.flatMap(
+        Effect.promise(() => import("./checkpoint-files.ts")),
+        (files) => files.validateCheckpoint(directory, roles)
+      )
   }
 }
 

@@ -1,23 +1,33 @@
 /** The file of a dataset: `data.arrow`, Arrow IPC with uncompressed record batches. Written and read batch by batch. */
-import { createHash, type Hash } from "node:crypto"
 import { type FileHandle, open } from "node:fs/promises"
 import * as arrow from "apache-arrow"
 import * as Effect from "effect/Effect"
-import { arrowSchema, columnsOf, describeArrow, describeKind, type StructKind, toBatch, toRows } from "./arrow.ts"
+import * as Schema from "effect/Schema"
+import { arrowSchema, columnsOf, describeArrow, describeKind, type StructKind } from "./arrow.ts"
+import { checkFooter, readMessageHeader } from "./arrow-headers.ts"
+import { layoutOf, toBatch, toRows, weightOf } from "./arrow-rows.ts"
 import { ArtifactError, type DatasetType } from "./artifact.ts"
 
 export const fileName = "data.arrow"
 
-/** Rows of one record batch: small enough to hold several in memory, large enough for columns to pay. */
+/** A record batch ends at this many rows or about this many bytes: small enough to hold several, large enough for columns to pay. */
 const batchRows = 4096
+const batchBytes = 16 << 20
 
-const wrong = (path: string, expected: string, found: string, hint = "The file is damaged or not Caravan's: make it again.") =>
-  ArtifactError.of({ doing: `Reading the dataset ${path}`, expected, found, hint })
+// ---- writing ---------------------------------------------------------------------------------------------------------------------------
 
-/** Writes rows to a file; returns how many. Each is encoded by its schema on the way, so that no other row than the schema's gets out. */
+/** Writes rows to a file; returns how many. Throws ArtifactError for a row that is not of the schema. */
 export const writeRows = async (directory: string, type: DatasetType<any>, rows: Iterable<any> | AsyncIterable<any>): Promise<number> => {
   const kind = columnsOf(type.row)
   const schema = arrowSchema(kind)
+  const fits = Schema.is(type.row)
+  const wrong = (found: string) =>
+    ArtifactError.of({
+      doing: `Writing a ${type.name}`,
+      expected: "rows of its schema",
+      found,
+      hint: "The stage that made them is at fault."
+    })
   const file = await open(`${directory}/${fileName}`, "w")
   try {
     const writer = new arrow.RecordBatchFileWriter()
@@ -28,16 +38,24 @@ export const writeRows = async (directory: string, type: DatasetType<any>, rows:
       if (chunks.length > 0) await file.appendFile(Buffer.concat(chunks))
     }
     let pending: Array<any> = []
+    let weight = 0
     let count = 0
     const flush = async () => {
-      writer.write(toBatch(kind, schema, pending) as arrow.RecordBatch)
-      count += pending.length
+      try {
+        writer.write(toBatch(kind, schema, pending))
+      } catch (cause) {
+        throw wrong(`among the rows ${count - pending.length + 1} to ${count}: ${messageOf(cause)}`)
+      }
       pending = []
+      weight = 0
       await drain()
     }
     for await (const row of rows) {
+      count++
+      if (!fits(row)) throw wrong(`row ${count}: ${misfit(type, row)}`)
       pending.push(row)
-      if (pending.length === batchRows) await flush()
+      weight += weightOf(kind, row)
+      if (pending.length === batchRows || weight >= batchBytes) await flush()
     }
     if (pending.length > 0 || count === 0) await flush()
     writer.finish()
@@ -48,142 +66,156 @@ export const writeRows = async (directory: string, type: DatasetType<any>, rows:
   }
 }
 
+/** Why a row is not of the schema, in one line. */
+const misfit = (type: DatasetType<any>, row: unknown): string => {
+  const result = Schema.decodeUnknownResult(Schema.toType(type.row), { errors: "all" })(row)
+  return result._tag === "Failure"
+    ? messageOf(result.failure)
+        .replaceAll(/\n\s*at /g, " at ")
+        .replaceAll("\n", "; ")
+    : "it has changed since it was checked"
+}
+
+const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
+
+// ---- reading ---------------------------------------------------------------------------------------------------------------------------
+
 export interface OpenDataset {
   readonly rowCount: number
   readonly batches: number
+  /** Rejects with ArtifactError when the batch can't be read. */
   readonly batch: (index: number) => Promise<Array<any>>
   readonly close: () => Promise<void>
 }
 
-/** Opens a dataset file: checks its frame (magic, footer within the file) before anything is allocated by it, and its schema. */
+/** Where a record batch is: its header and body, in the file. */
+interface Block {
+  readonly offset: number
+  readonly length: number
+  readonly rows: number
+}
+
+/**
+ * Opens a dataset file and checks its frame, its schema and the headers of all its batches: every length is compared with what is left of the
+ * file before anything of that length is allocated. No values are read yet.
+ */
 export const openRows = (directory: string, type: DatasetType<any>): Effect.Effect<OpenDataset, ArtifactError> => {
   const path = `${directory}/${fileName}`
-  return Effect.gen(function* () {
-    const handle = yield* Effect.tryPromise({ try: () => open(path), catch: () => wrong(path, `a file ${fileName}`, "none", "Give the folder of a dataset.") })
-    return yield* Effect.gen(function* () {
-      yield* checkFrame(handle, path)
-      const kind = columnsOf(type.row)
-      const reader = yield* Effect.tryPromise({
-        try: async () => (await arrow.RecordBatchReader.from(handle)).open(),
-        catch: (cause) => wrong(path, "an Arrow IPC file", `one that does not open (${String(cause instanceof Error ? cause.message : cause)})`)
+  const wrong = (expected: string, found: string, hint = "The file is damaged or not Caravan's: make it again.") =>
+    ArtifactError.of({ doing: `Reading the dataset ${path}`, expected, found, hint })
+  return Effect.tryPromise({
+    try: async () => {
+      const handle = await open(path).catch(() => {
+        throw wrong(`a file ${fileName}`, "none", "Give the folder of a dataset.")
       })
-      const found = describeArrow(reader.schema)
-      if (found !== describeKind(kind)) {
-        return yield* wrong(path, `the columns ${describeKind(kind)}`, found, "It was written by another version, or is another kind of dataset.")
+      try {
+        const kind = columnsOf(type.row)
+        const footer = await readFooter(handle)
+        const found = describeArrow(footer.schema)
+        if (found !== describeKind(kind))
+          throw wrong(`the columns ${describeKind(kind)}`, found, "It was written by another version, or is another kind of dataset.")
+        const blocks = await readHeaders(handle, kind, footer.start)
+        if (blocks.length !== footer.batches) throw wrong(`the ${footer.batches} record batches of its footer`, `${blocks.length}`)
+        // A batch after a schema is a stream of its own.
+        const prefix = schemaMessage(kind)
+        const batch = async (index: number) => {
+          const { offset, length, rows } = blocks[index]!
+          try {
+            const bytes = Buffer.concat([prefix, await readAt(handle, offset, length)])
+            for (const batch of arrow.RecordBatchReader.from(bytes)) if (batch.numRows === rows) return toRows(kind, batch)
+            throw new RangeError(`it does not have the ${rows} rows of its header`)
+          } catch (cause) {
+            throw wrong("record batches that can be read", `batch ${index + 1} of ${blocks.length}: ${messageOf(cause)}`)
+          }
+        }
+        return { rowCount: blocks.reduce((sum, { rows }) => sum + rows, 0), batches: blocks.length, batch, close: () => handle.close() }
+      } catch (cause) {
+        await handle.close()
+        throw cause
       }
-      return yield* Effect.tryPromise({
-        try: () => describeBatches(reader as arrow.AsyncRecordBatchFileReader, kind, handle, path),
-        catch: (cause) => wrong(path, "record batches within the file", cause instanceof Error ? cause.message : String(cause))
-      })
-    }).pipe(Effect.onError(() => Effect.promise(() => handle.close())))
+    },
+    catch: (cause) => (cause instanceof ArtifactError ? cause : wrong("a whole Arrow IPC file", messageOf(cause)))
   })
 }
 
-const describeBatches = async (reader: arrow.AsyncRecordBatchFileReader, kind: StructKind, handle: FileHandle, path: string): Promise<OpenDataset> => {
-  const count = reader.numRecordBatches
-  const { size } = await handle.stat()
-  // The reader allocates what a block's header says: check each against the file first.
-  const footer = (reader as any)._impl?._footer as { getRecordBatch(i: number): { offset: number; bodyLength: number; metaDataLength: number } | null } | undefined
-  for (let i = 0; i < count; i++) {
-    const block = footer?.getRecordBatch(i)
-    if (block === null || block === undefined || block.offset < 8 || block.metaDataLength < 0 || block.bodyLength < 0 || block.offset + block.metaDataLength + block.bodyLength > size) {
-      throw new Error(`batch ${i} outside the file of ${size} bytes`)
-    }
+const readAt = async (handle: FileHandle, offset: number, length: number): Promise<Buffer> => {
+  const bytes = Buffer.allocUnsafeSlow(length)
+  let done = 0
+  while (done < length) {
+    const { bytesRead } = await handle.read(bytes, done, length - done, offset + done)
+    if (bytesRead === 0) throw new RangeError(`it ends at byte ${offset + done}, where ${length - done} more should follow`)
+    done += bytesRead
   }
-  const batch = async (index: number) => {
-    const read = await reader.readRecordBatch(index)
-    if (read === null) throw new Error(`${path}: no record batch ${index}`)
-    return toRows(kind, read)
-  }
-  let rowCount = 0
-  for (let i = 0; i < count; i++) rowCount += (await reader.readRecordBatch(i))?.numRows ?? 0
-  return { rowCount, batches: count, batch, close: () => handle.close() }
+  return bytes
 }
 
 const magic = "ARROW1"
 
-const checkFrame = (handle: FileHandle, path: string): Effect.Effect<void, ArtifactError> =>
-  Effect.gen(function* () {
-    const { size, head, tail } = yield* Effect.promise(async () => {
-      const { size } = await handle.stat()
-      const head = Buffer.alloc(6)
-      const tail = Buffer.alloc(10)
-      await handle.read(head, 0, 6, 0)
-      if (size >= 10) await handle.read(tail, 0, 10, size - 10)
-      return { size, head: head.toString("latin1"), tail }
-    })
-    if (head !== magic) return yield* wrong(path, "an Arrow IPC file (it begins with ARROW1)", `${size} bytes that begin otherwise`)
-    if (size < 20 || tail.subarray(4).toString("latin1") !== magic) return yield* wrong(path, "an Arrow IPC file (it ends with ARROW1)", `${size} bytes that end otherwise: it is truncated`)
-    const footer = tail.readInt32LE(0)
-    if (footer <= 0 || footer > size - 18) return yield* wrong(path, `a footer within the file of ${size} bytes`, `one that claims ${footer} bytes`)
-  })
+/** The file is "ARROW1", 2 bytes, messages, a footer, its length (4 bytes), "ARROW1". The schema is in the footer. */
+const readFooter = async (
+  handle: FileHandle
+): Promise<{ readonly schema: arrow.Schema; readonly batches: number; readonly start: number }> => {
+  const { size } = await handle.stat()
+  const smallest = 8 + 4 + magic.length
+  if (size < smallest) throw new RangeError(`a file of ${size} bytes`)
+  const head = await readAt(handle, 0, 8)
+  if (head.toString("latin1", 0, 6) !== magic) throw new RangeError(`${size} bytes that do not begin with ${magic}`)
+  const tail = await readAt(handle, size - 10, 10)
+  if (tail.toString("latin1", 4) !== magic) throw new RangeError(`${size} bytes that do not end with ${magic}: it is truncated`)
+  const length = tail.readInt32LE(0)
+  if (length <= 0 || length > size - smallest) throw new RangeError(`a footer that claims ${length} bytes of a file of ${size}`)
+  const start = size - 10 - length
+  const footer = await readAt(handle, start, length)
+  const { batches } = checkFooter(footer)
+  // A file of nothing but the footer: the library never gets to see the rest.
+  const reader = arrow.RecordBatchReader.from(Buffer.concat([head, footer, tail]))
+  return { schema: reader.open().schema, batches, start }
+}
+
+/** Walks the messages up to `end`. A message: -1, the header's length (4 bytes each), the header, the body. */
+const readHeaders = async (handle: FileHandle, kind: StructKind, end: number): Promise<Array<Block>> => {
+  const layout = layoutOf(kind)
+  const blocks: Array<Block> = []
+  let offset = 8
+  while (offset + 8 <= end) {
+    const start = await readAt(handle, offset, 8)
+    const headerLength = start.readInt32LE(4)
+    if (start.readInt32LE(0) !== -1) throw new RangeError(`no message at byte ${offset}`)
+    if (headerLength === 0) break
+    const room = end - offset - 8
+    if (headerLength < 0 || headerLength > room)
+      throw new RangeError(`a header at byte ${offset} that claims ${headerLength} of ${room} bytes`)
+    const header = readMessageHeader(await readAt(handle, offset + 8, headerLength))
+    const { bodyLength } = header
+    if (bodyLength > room - headerLength)
+      throw new RangeError(`a message at byte ${offset} whose body claims ${bodyLength} of ${room - headerLength} bytes`)
+    const length = 8 + headerLength + bodyLength
+    // Other writers repeat the schema before the batches; the footer's is the one that counts.
+    if (header.type === "batch") {
+      const sane =
+        !header.compressed &&
+        header.nodes.length === layout.nodes - 1 &&
+        header.buffers.length === layout.buffers - 1 &&
+        // A value takes a bit at least.
+        [header.rows, ...header.nodes.map(([values]) => values)].every((values) => values >= 0 && values <= bodyLength * 8) &&
+        header.buffers.every(([from, bytes]) => from >= 0 && bytes >= 0 && from + bytes <= bodyLength)
+      if (!sane)
+        throw new RangeError(
+          `a record batch at byte ${offset} whose header claims more than its ${bodyLength} bytes hold, or that is compressed`
+        )
+      blocks.push({ offset, length, rows: header.rows })
+    } else if (header.type === "other") throw new RangeError(`a message at byte ${offset} that is no record batch`)
+    offset += length
+  }
+  return blocks
+}
+
+/** The schema as the message that begins a stream. */
+const schemaMessage = (kind: StructKind): Uint8Array => {
+  const bytes = arrow.tableToIPC(new arrow.Table(arrowSchema(kind)), "stream")
+  return bytes.subarray(0, 8 + Buffer.from(bytes.buffer, bytes.byteOffset, 8).readInt32LE(4))
+}
 
 /** Checks that the directory holds a dataset of this type. */
 export const validateDataset = (directory: string, type: DatasetType<any>): Effect.Effect<void, ArtifactError> =>
   Effect.flatMap(openRows(directory, type), (file) => Effect.promise(() => file.close()))
-
-/**
- * sha256 over the schema and the values, 4096 rows at a time: the same rows have the same digest however they were batched, padded or encoded.
- * Every value is preceded by its length or a tag, so that ["ab", "c"] and ["a", "bc"], or null and 0, differ.
- */
-export const datasetDigest = (directory: string, type: DatasetType<any>): Effect.Effect<string, ArtifactError> =>
-  Effect.gen(function* () {
-    const kind = columnsOf(type.row)
-    const file = yield* openRows(directory, type)
-    return yield* Effect.tryPromise({
-      try: async () => {
-        const whole = createHash("sha256").update(`caravan dataset 1\n${type.name}\n${describeKind(kind)}\n${file.rowCount}\n`)
-        let chunk = createHash("sha256")
-        let inChunk = 0
-        for (let i = 0; i < file.batches; i++) {
-          for (const row of await file.batch(i)) {
-            hashValue(chunk, kind, row)
-            if (++inChunk === 4096) {
-              whole.update(chunk.digest())
-              chunk = createHash("sha256")
-              inChunk = 0
-            }
-          }
-        }
-        if (inChunk > 0) whole.update(chunk.digest())
-        return whole.digest("hex")
-      },
-      catch: (cause) => wrong(`${directory}/${fileName}`, "rows that can be read", cause instanceof Error ? cause.message : String(cause))
-    }).pipe(Effect.ensuring(Effect.promise(() => file.close())))
-  })
-
-type AnyKind = StructKind["fields"][number]["kind"]
-
-const scratch = Buffer.alloc(9)
-const hashValue = (hash: Hash, kind: AnyKind, value: any): void => {
-  if (value === null || value === undefined) {
-    hash.update("n")
-    return
-  }
-  switch (kind.tag) {
-    case "utf8": {
-      const bytes = Buffer.from(value as string)
-      hash.update(`s${bytes.length}:`).update(bytes)
-      return
-    }
-    case "bool":
-      hash.update(value === true ? "t" : "f")
-      return
-    case "list": {
-      const length = (value as ReadonlyArray<unknown>).length
-      hash.update(`l${length}:`)
-      if (kind.element.tag === "int32" || kind.element.tag === "float32" || kind.element.tag === "uint8") {
-        const numbers = (kind.element.tag === "float32" ? Float32Array : Int32Array).from(value as ReadonlyArray<number>)
-        hash.update(new Uint8Array(numbers.buffer))
-      } else for (const element of value) hashValue(hash, kind.element, element)
-      return
-    }
-    case "struct":
-      for (const field of kind.fields) hashValue(hash, field.kind, value[field.name])
-      return
-    default:
-      scratch.write("d", 0)
-      scratch.writeDoubleLE(value as number, 1)
-      hash.update(scratch)
-  }
-}

@@ -20,8 +20,8 @@ type Field<A> = Schema.withDecodingDefaultKey<Schema.Codec<A, A>>
 
 const bounded = (schema: Schema.Codec<number, number>, bounds: Bounds): Schema.Codec<number, number> => {
   let out: Schema.Codec<number, number> = schema
-  if (bounds.min !== undefined) out = out.check(Schema.isGreaterThanOrEqualTo(bounds.min)) as Schema.Codec<number, number>
-  if (bounds.max !== undefined) out = out.check(Schema.isLessThanOrEqualTo(bounds.max)) as Schema.Codec<number, number>
+  if (bounds.min !== undefined) out = out.check(Schema.isGreaterThanOrEqualTo(bounds.min))
+  if (bounds.max !== undefined) out = out.check(Schema.isLessThanOrEqualTo(bounds.max))
   return out
 }
 
@@ -37,14 +37,16 @@ export function hyper(value: number, description: string, bounds?: Bounds): Fiel
 export function hyper(value: boolean, description: string): Field<boolean>
 export function hyper(value: string, description: string): Field<string>
 export function hyper(value: number | boolean | string, description: string, limits?: Bounds | ReadonlyArray<string>): Field<any> {
-  if (Array.isArray(limits)) return withDefault(Schema.Literals(limits as ReadonlyArray<string>) as Schema.Codec<string, string>, value as string, description)
+  if (Array.isArray(limits))
+    return withDefault(Schema.Literals(limits as ReadonlyArray<string>) as Schema.Codec<string, string>, value as string, description)
   if (typeof value === "number") return withDefault(bounded(Schema.Finite, (limits as Bounds | undefined) ?? {}), value, description)
   if (typeof value === "boolean") return withDefault(Schema.Boolean as Schema.Codec<boolean, boolean>, value, description)
   return withDefault(Schema.String as Schema.Codec<string, string>, value, description)
 }
 
 /** A whole number with a default. */
-export const hyperInt = (value: number, description: string, bounds: Bounds = {}): Field<number> => withDefault(bounded(Schema.Int as Schema.Codec<number, number>, bounds), value, description)
+export const hyperInt = (value: number, description: string, bounds: Bounds = {}): Field<number> =>
+  withDefault(bounded(Schema.Int as Schema.Codec<number, number>, bounds), value, description)
 
 /** Marks a field that can't change the result, so that it stays out of the cache key; the reason is part of the record. */
 export const neutral = <F extends object>(field: F, reason: string): F => {
@@ -71,10 +73,15 @@ export const decodeConfig = <C extends ConfigSchema>(config: C, input: unknown, 
   if (typeof input === "object" && input !== null) {
     const unknown = Object.keys(input).filter((key) => !names.includes(key))
     if (unknown.length > 0) {
-      return Effect.fail(new ConfigError({ message: unknown.map((key) => `${what} has no field "${key}".${didYouMean(key, names)}`).join("\n") }))
+      return Effect.fail(
+        new ConfigError({ message: unknown.map((key) => `${what} has no field "${key}".${didYouMean(key, names)}`).join("\n") })
+      )
     }
   }
   return Schema.decodeUnknownEffect(config as unknown as Schema.Codec<any, any>, { errors: "all", onExcessProperty: "error" })(input).pipe(
-    Effect.mapError((error) => new ConfigError({ message: `${what} is not valid: ${error.message.replaceAll(/\n\s*at /g, " at ").replaceAll("\n", "; ")}` }))
+    Effect.mapError(
+      (error) =>
+        new ConfigError({ message: `${what} is not valid: ${error.message.replaceAll(/\n\s*at /g, " at ").replaceAll("\n", "; ")}` })
+    )
   )
 }

@@ -25,15 +25,25 @@ const maxHeader = 100_000_000
 /** Reads and checks the header of an open file. */
 export const readHeader = (handle: FileHandle, path: string): Effect.Effect<Map<string, SafetensorsEntry>, ArtifactError> =>
   Effect.gen(function* () {
-    const fail = (expected: string, found: string) => ArtifactError.of({ doing: `Reading ${path}`, expected, found, hint: "The file is truncated or not safetensors: download or save it again." })
-    const { size, first } = yield* Effect.promise(async () => {
-      const first = Buffer.alloc(8)
-      await handle.read(first, 0, 8, 0)
-      return { size: (await handle.stat()).size, first }
+    const fail = (expected: string, found: string) =>
+      ArtifactError.of({
+        doing: `Reading ${path}`,
+        expected,
+        found,
+        hint: "The file is truncated or not safetensors: download or save it again."
+      })
+    const { size, first } = yield* Effect.tryPromise({
+      try: async () => {
+        const first = Buffer.alloc(8)
+        await handle.read(first, 0, 8, 0)
+        return { size: (await handle.stat()).size, first }
+      },
+      catch: (cause) => fail("a file", cause instanceof Error ? cause.message : String(cause))
     })
     if (size < 8) return yield* fail("at least 8 bytes", `${size}`)
     const length = first.readBigUInt64LE(0)
-    if (length > BigInt(size - 8) || length > BigInt(maxHeader)) return yield* fail(`a header within the file of ${size} bytes`, `one that claims ${length} bytes`)
+    if (length > BigInt(size - 8) || length > BigInt(maxHeader))
+      return yield* fail(`a header within the file of ${size} bytes`, `one that claims ${length} bytes`)
     const dataStart = 8 + Number(length)
     const header = yield* Effect.tryPromise({
       try: async () => {
@@ -43,20 +53,34 @@ export const readHeader = (handle: FileHandle, path: string): Effect.Effect<Map<
       },
       catch: (cause) => fail("a JSON header", cause instanceof Error ? cause.message : String(cause))
     })
-    if (typeof header !== "object" || header === null || Array.isArray(header)) return yield* fail("a JSON object as header", "something else")
+    if (typeof header !== "object" || header === null || Array.isArray(header))
+      return yield* fail("a JSON object as header", "something else")
     const entries = new Map<string, SafetensorsEntry>()
     for (const [name, value] of Object.entries(header)) {
       if (name === "__metadata__") continue
       const { dtype, shape, data_offsets: offsets } = (value ?? {}) as { dtype?: unknown; shape?: unknown; data_offsets?: unknown }
       const width = typeof dtype === "string" ? widths[dtype] : undefined
       const sane = (list: unknown): list is Array<number> => Array.isArray(list) && list.every((n) => Number.isSafeInteger(n) && n >= 0)
-      if (width === undefined || !sane(shape) || !sane(offsets) || offsets.length !== 2) return yield* fail(`a dtype, shape and offsets for tensor ${name}`, JSON.stringify(value)?.slice(0, 200) ?? "nothing")
+      if (width === undefined || !sane(shape) || !sane(offsets) || offsets.length !== 2)
+        return yield* fail(`a dtype, shape and offsets for tensor ${name}`, JSON.stringify(value)?.slice(0, 200) ?? "nothing")
       const [from, to] = offsets as [number, number]
       const bytes = shape.reduce((product, n) => product * n, width)
-      if (to - from !== bytes) return yield* fail(`${bytes} bytes for tensor ${name} of ${String(dtype)} (${shape.join(", ")})`, `${to - from}`)
-      if (dataStart + to > size) return yield* fail(`tensor ${name} within the file of ${size} bytes`, `one that ends at byte ${dataStart + to}: the file is truncated`)
+      if (to - from !== bytes)
+        return yield* fail(`${bytes} bytes for tensor ${name} of ${String(dtype)} (${shape.join(", ")})`, `${to - from}`)
+      if (dataStart + to > size)
+        return yield* fail(
+          `tensor ${name} within the file of ${size} bytes`,
+          `one that ends at byte ${dataStart + to}: the file is truncated`
+        )
       entries.set(name, { name, dtype: dtype as string, shape, start: dataStart + from, end: dataStart + to })
     }
+    // The format has the tensors one after another, without gaps, to the end of the file.
+    let end = dataStart
+    for (const entry of [...entries.values()].sort((a, b) => a.start - b.start || a.end - b.end)) {
+      if (entry.start !== end) return yield* fail(`tensor ${entry.name} at byte ${end}, after the one before it`, `byte ${entry.start}`)
+      end = entry.end
+    }
+    if (end !== size) return yield* fail(`tensors up to the end of the file of ${size} bytes`, `tensors up to byte ${end}`)
     return entries
   })
 
@@ -65,7 +89,13 @@ export const checkSafetensors = (path: string): Effect.Effect<Map<string, Safete
   Effect.gen(function* () {
     const handle = yield* Effect.tryPromise({
       try: () => open(path),
-      catch: () => ArtifactError.of({ doing: "Reading a checkpoint", expected: `a file ${path}`, found: "none", hint: "The checkpoint is incomplete: download or save it again." })
+      catch: () =>
+        ArtifactError.of({
+          doing: "Reading a checkpoint",
+          expected: `a file ${path}`,
+          found: "none",
+          hint: "The checkpoint is incomplete: download or save it again."
+        })
     })
     return yield* readHeader(handle, path).pipe(Effect.ensuring(Effect.promise(() => handle.close())))
   })

@@ -10,7 +10,12 @@ export const TokenizerModel: ArtifactType<TokenizerFiles> = {
     Effect.gen(function* () {
       const { existsSync } = yield* Effect.promise(() => import("node:fs"))
       if (!existsSync(`${directory}/tokenizer.model`)) {
-        return yield* ArtifactError.of({ doing: `Reading the tokenizer ${directory}`, expected: "a file tokenizer.model", found: "none", hint: "Give the folder of a SentencePiece tokenizer." })
+        return yield* ArtifactError.of({
+          doing: `Reading the tokenizer ${directory}`,
+          expected: "a file tokenizer.model",
+          found: "none",
+          hint: "Give the folder of a SentencePiece tokenizer."
+        })
       }
     })
 }
