@@ -438,6 +438,29 @@ struct Attention : Function<Attention> {
 
 // ---- one token more: attention against a cache -----------------------------------------------------------------------------------------
 
+inline __attribute__((always_inline)) float dotProduct(const float* a, const float* b, int64_t dim) {
+  typedef Vector<8>::type vector;
+  vector sum = {};
+  int64_t e = 0;
+  for (; e + 8 <= dim; e += 8) sum += *reinterpret_cast<const vector*>(a + e) * *reinterpret_cast<const vector*>(b + e);
+  float out = ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+  for (; e < dim; e++) out += a[e] * b[e];
+  return out;
+}
+/** N columns of out (E,) = factor weights (J,) times values (J x E). */
+template <int N>
+inline __attribute__((always_inline)) void weightedColumns(const float* weights, const float* values, float* out, int64_t from, int64_t to, int64_t dim, float factor) {
+  typedef typename Vector<N>::type vector;
+  vector even = {}, odd = {};
+  int64_t j = from;
+  for (; j + 2 <= to; j += 2) {
+    even += weights[j] * *reinterpret_cast<const vector*>(values + j * dim);
+    odd += weights[j + 1] * *reinterpret_cast<const vector*>(values + (j + 1) * dim);
+  }
+  if (j < to) even += weights[j] * *reinterpret_cast<const vector*>(values + j * dim);
+  *reinterpret_cast<vector*>(out) = (even + odd) * factor;
+}
+
 /** One group of one sequence: writes the new key and value at `at`, then each query head looks at keys first .. at. cos and sin (E,). */
 VECTORISED void attendCached(const Heads& shape, const float* qkv, const float* cos, const float* sin, float* keys, float* values, int64_t first, int64_t at, int64_t group, float* out, float* scratch) {
   int64_t E = shape.dim, share = shape.share();
@@ -449,24 +472,19 @@ VECTORISED void attendCached(const Heads& shape, const float* qkv, const float* 
     int64_t head = group * share + h;
     takeHead(qkv + head * E, 0, cos, sin, 1, scale, q, 1, E);
     float most = -INFINITY, sum = 0;
-    for (int64_t j = first; j <= at; j++) {
-      float dot = 0;
-#pragma omp simd reduction(+ : dot)
-      for (int64_t e = 0; e < E; e++) dot += q[e] * keys[j * E + e];
-      s[j] = dot;
-      most = dot > most ? dot : most;
-    }
+    for (int64_t j = first; j <= at; j++) s[j] = dotProduct(q, keys + j * E, E);
+#pragma omp simd reduction(max : most)
+    for (int64_t j = first; j <= at; j++) most = s[j] > most ? s[j] : most;
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = first; j <= at; j++) {
       s[j] = exponential(s[j] - most);
       sum += s[j];
     }
     float* o = out + head * E;
-    for (int64_t e = 0; e < E; e++) o[e] = 0;
-    for (int64_t j = first; j <= at; j++) {
-      float weight = s[j] / sum;
-      SIMD for (int64_t e = 0; e < E; e++) o[e] += weight * values[j * E + e];
-    }
+    int64_t e = 0;
+    for (; e + 16 <= E; e += 16) weightedColumns<16>(s, values + e, o + e, first, at + 1, E, 1.0f / sum);
+    for (; e + 8 <= E; e += 8) weightedColumns<8>(s, values + e, o + e, first, at + 1, E, 1.0f / sum);
+    for (; e + 2 <= E; e += 2) weightedColumns<2>(s, values + e, o + e, first, at + 1, E, 1.0f / sum);
   }
 }
 
@@ -526,6 +544,14 @@ VECTORISED float weigh(const float* logits, float inverse, float* out, int64_t v
   return most;
 }
 
+constexpr int64_t drawBlock = 64;
+VECTORISED double sumOf(const float* values, int64_t count) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; i++) sum += values[i];
+  return sum;
+}
+
 /**
  * One token a row by the inverse of the cumulative distribution: the first whose cumulative probability exceeds the row's uniform number.
  * logits (B, V), uniform (B,) float64 in [0, 1) -> (B, 2) float64: token, log-probability under softmax(logits / temperature).
@@ -535,19 +561,32 @@ Tensor draw(const Tensor& logits, double temperature, const Tensor& uniform) {
   TORCH_CHECK(logits.is_contiguous() && uniform.numel() == batch && uniform.scalar_type() == at::kDouble, "draw takes contiguous logits (B, V) and uniform (B,) float64");
   Tensor out = at::empty({batch, 2}, uniform.options());
   std::vector<float> weights(vocab);
+  std::vector<double> blockSums(vocab / drawBlock + 1);
   for (int64_t b = 0; b < batch; b++) {
     const float* row = logits.data_ptr<float>() + b * vocab;
     float inverse = static_cast<float>(1.0 / temperature), most = weigh(row, inverse, weights.data(), vocab);
     double sum = 0, running = 0;
-    for (int64_t v = 0; v < vocab; v++) sum += weights[v];
+    int64_t chosen = -1, blocks = (vocab + drawBlock - 1) / drawBlock;
+    for (int64_t n = 0; n < blocks; n++) sum += blockSums[n] = sumOf(weights.data() + n * drawBlock, std::min(drawBlock, vocab - n * drawBlock));
+    // First the block that holds the threshold, then the token within it.
     double threshold = uniform.data_ptr<double>()[b] * sum;
-    int64_t chosen = -1;
-    for (int64_t v = 0; v < vocab; v++) {
-      if (weights[v] == 0) continue;
-      chosen = v;
-      running += weights[v];
-      if (running > threshold) break;
+    for (int64_t n = 0; n < blocks; n++) {
+      if (running + blockSums[n] <= threshold && n + 1 < blocks) {
+        running += blockSums[n];
+        continue;
+      }
+      for (int64_t v = n * drawBlock; v < std::min(vocab, (n + 1) * drawBlock); v++) {
+        if (weights[v] == 0) continue;
+        chosen = v;
+        running += weights[v];
+        if (running > threshold) break;
+      }
+      // Rounding may leave the threshold just past this block: then the next token that can be drawn is meant.
+      if (chosen >= 0 && running > threshold) break;
     }
+    // At the very end of the distribution: the last token that can be drawn.
+    for (int64_t v = vocab - 1; chosen < 0 && v >= 0; v--)
+      if (weights[v] > 0) chosen = v;
     TORCH_CHECK(chosen >= 0, "no token has a probability above 0 (are the logits numbers?)");
     out.data_ptr<double>()[2 * b] = static_cast<double>(chosen);
     out.data_ptr<double>()[2 * b + 1] = static_cast<double>(row[chosen] * inverse - most) - std::log(sum);

@@ -1,0 +1,53 @@
+/**
+ * Runs ours and a peer in turn, fifteen times each, and prints the ratio of their speeds by case: median, and the spread from the lowest to the
+ * highest pair.
+ *
+ *     node bench/pairs.ts train|generate [pairs]
+ *
+ * The peers are plain PyTorch on the same libtorch with one thread (bench/peers/). PYTHON names the Python that has torch.
+ */
+import { execFileSync } from "node:child_process"
+import { cpus } from "node:os"
+import { fileURLToPath } from "node:url"
+import { environment } from "../engine/device.ts"
+
+const here = fileURLToPath(new URL(".", import.meta.url))
+const python = process.env.PYTHON ?? "/usr/bin/python3"
+const [what = "train", count = "15"] = process.argv.slice(2)
+const ours = { train: "train.ts", generate: "generate.ts" }[what]
+const peer = { train: "torch_train_cpu.py", generate: "torch_generate_cpu.py" }[what]
+if (ours === undefined || peer === undefined) {
+  process.stderr.write("Usage: node bench/pairs.ts train|generate [pairs]\n")
+  process.exit(2)
+}
+
+/** Tokens a second by case, from lines that name a case and end with (or hold) "N tok/s" or "tok/s N". */
+const speeds = (output: string): Map<string, number> => {
+  const found = new Map<string, number>()
+  for (const line of output.split("\n")) {
+    const size = /\b(s260k|m3)\b/.exec(line)?.[1]
+    const batch = /\bB(\d+)\b/.exec(line)?.[1]
+    const speed = /([\d,]+) tok\/s/.exec(line)?.[1] ?? /tok\/s ([\d,]+)/.exec(line)?.[1]
+    if (size !== undefined && speed !== undefined) found.set(batch === undefined ? size : `${size} B${batch}`, Number(speed.replaceAll(",", "")))
+  }
+  return found
+}
+
+const ratios = new Map<string, Array<{ readonly ours: number; readonly peer: number }>>()
+for (let pair = 0; pair < Number(count); pair++) {
+  const runOurs = () => speeds(execFileSync(process.execPath, [`${here}${ours}`], { encoding: "utf8" }))
+  const runPeer = () => speeds(execFileSync(python, [`${here}peers/${peer}`], { encoding: "utf8" }))
+  // Who goes first changes: what drifts (heat, neighbours) then favours neither.
+  const [a, b] = pair % 2 === 0 ? [runOurs(), runPeer()] : [runPeer(), runOurs()].reverse()
+  for (const [name, speed] of a!) ratios.set(name, [...(ratios.get(name) ?? []), { ours: speed, peer: b!.get(name)! }])
+}
+
+const median = (values: ReadonlyArray<number>): number => values.toSorted((x, y) => x - y)[values.length >> 1]!
+const { libtorch, blas, cpuCapability } = environment()
+process.stdout.write(`${what}, ${count} pairs, ${cpus()[0]?.model}, libtorch ${libtorch}, ${blas.split(" ").slice(0, 2).join(" ")}, ${cpuCapability}, 1 thread\n`)
+process.stdout.write("| case | ours, tokens/s | peer, tokens/s | ratio (median) | lowest | highest |\n|---|---|---|---|---|---|\n")
+for (const [name, pairs] of ratios) {
+  const each = pairs.map((pair) => pair.ours / pair.peer)
+  const cells = [median(pairs.map((pair) => pair.ours)).toFixed(0), median(pairs.map((pair) => pair.peer)).toFixed(0), median(each).toFixed(2), Math.min(...each).toFixed(2), Math.max(...each).toFixed(2)]
+  process.stdout.write(`| ${name} | ${cells.join(" | ")} |\n`)
+}
