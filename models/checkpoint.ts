@@ -5,18 +5,30 @@ import * as Effect from "effect/Effect"
 import { noGrad } from "../engine/tensor.ts"
 import { type ArtifactRef, ArtifactError, type Checkpoint, type OutputSlot, type Role, type Written, written } from "../schemas/artifact.ts"
 import { roleFile } from "../schemas/checkpoint-files.ts"
-import { toHuggingFace } from "./config.ts"
+import { type LlamaConfig, toHuggingFace } from "./config.ts"
 import type { Llama } from "./llama.ts"
 import { RewardModel } from "./reward-model.ts"
 import { writeSafetensors } from "./safetensors.ts"
 import { loadTokenizer, type Tokenizer, writeTokenizer } from "./tokenizer/index.ts"
 import { loadLlama, loadScalarModel, type LoadOptions } from "./weights.ts"
 
-/** A tokenizer may be smaller than the embedding table (which is often padded), never larger. */
-const checkVocabulary = (tokenizer: Tokenizer, vocabSize: number, path: string): Effect.Effect<void, ArtifactError> =>
-  tokenizer.vocabSize <= vocabSize
+/** Embedding tables are often padded to a round number of rows: this many may have no piece. */
+const maxPaddedRows = 256
+
+/** Fails unless the tokenizer's pieces are the rows of the model's embedding table, but for padding at its end. */
+export const checkVocabulary = (tokenizer: Tokenizer, config: LlamaConfig, path: string): Effect.Effect<void, ArtifactError> => {
+  const padding = config.vocabSize - tokenizer.vocabSize
+  return padding >= 0 && padding <= maxPaddedRows
     ? Effect.void
-    : Effect.fail(ArtifactError.of({ doing: `Reading the checkpoint ${path}`, expected: `a tokenizer of at most ${vocabSize} pieces, as the model has`, found: `one of ${tokenizer.vocabSize}`, hint: "The tokenizer belongs to another model." }))
+    : Effect.fail(
+        ArtifactError.of({
+          doing: `Reading the checkpoint ${path}`,
+          expected: `a tokenizer of the model's ${config.vocabSize} tokens`,
+          found: `one of ${tokenizer.vocabSize}`,
+          hint: "The tokenizer belongs to another model: put the one that this model was trained with into the folder."
+        })
+      )
+}
 
 export interface LoadedPolicy {
   readonly model: Llama
@@ -31,7 +43,7 @@ export interface LoadedReward {
 export const loadPolicyFrom = Effect.fn("loadPolicy")(function* (path: string, options: LoadOptions = {}): Effect.fn.Return<LoadedPolicy, ArtifactError> {
   const model = yield* loadLlama(path, options)
   const tokenizer = yield* loadTokenizer(path)
-  yield* checkVocabulary(tokenizer, model.config.vocabSize, path)
+  yield* checkVocabulary(tokenizer, model.config, path)
   return { model, tokenizer }
 })
 export const loadPolicy = (ref: ArtifactRef<Checkpoint<"policy">>, options: LoadOptions = {}): Effect.Effect<LoadedPolicy, ArtifactError> => loadPolicyFrom(ref.path, options)
@@ -43,7 +55,7 @@ export const loadReward = Effect.fn("loadReward")(function* (
 ): Effect.fn.Return<LoadedReward, ArtifactError> {
   const model = yield* loadScalarModel(ref.path, options)
   const tokenizer = yield* loadTokenizer(ref.path)
-  yield* checkVocabulary(tokenizer, model.config.vocabSize, ref.path)
+  yield* checkVocabulary(tokenizer, model.config, ref.path)
   return { model, tokenizer }
 })
 
@@ -67,7 +79,16 @@ const roleOf = (slot: OutputSlot<Checkpoint<Role>>): Role => slot.type.name.repl
 export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends Role>(
   slot: OutputSlot<Checkpoint<R>>,
   options: { readonly model: R extends "policy" ? Llama : RewardModel; readonly tokenizer: Tokenizer; readonly metrics?: Readonly<Record<string, number>> }
-): Effect.fn.Return<Written<Checkpoint<R>>> {
-  yield* Effect.promise(() => writeCheckpoint(slot.path, { model: options.model, tokenizer: options.tokenizer, role: roleOf(slot as OutputSlot<any>) }))
+): Effect.fn.Return<Written<Checkpoint<R>>, ArtifactError> {
+  yield* Effect.tryPromise({
+    try: () => writeCheckpoint(slot.path, { model: options.model, tokenizer: options.tokenizer, role: roleOf(slot as OutputSlot<any>) }),
+    catch: (cause) =>
+      ArtifactError.of({
+        doing: `Writing a checkpoint to ${slot.path}`,
+        expected: "a folder that can be written, with room for the model",
+        found: cause instanceof Error ? cause.message : String(cause),
+        hint: "Free some space or set CARAVAN_HOME to another disk."
+      })
+  })
   return written(slot, options.metrics ?? {})
 })

@@ -1,5 +1,6 @@
 /** The shape of a Llama: from and to Hugging Face's config.json, presets, and parameter counts (Llama 2 §2.2, table 1, §A.2.1). */
 import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
 import { ArtifactError } from "../schemas/artifact.ts"
 
 export interface LlamaConfig {
@@ -76,37 +77,79 @@ export const parameterShapes = (config: LlamaConfig): Record<string, ReadonlyArr
 /** Weights of a language model of this shape. */
 export const parameterCount = (config: LlamaConfig): number => Object.values(parameterShapes(config)).reduce((sum, shape) => sum + shape.reduce((product, size) => product * size, 1), 0)
 
-/** A config from Hugging Face's config.json. What this model can't compute is refused by name. */
-export const fromHuggingFace = (json: Readonly<Record<string, any>>, path: string): Effect.Effect<LlamaConfig, ArtifactError> => {
-  const fail = (expected: string, found: string) => Effect.fail(ArtifactError.of({ doing: `Reading the model's configuration ${path}`, expected, found, hint: "Only Llama and Llama 2 models are supported." }))
-  if (json.model_type !== "llama") return fail('model_type "llama"', JSON.stringify(json.model_type))
-  const rope = (json.rope_parameters ?? json.rope_scaling ?? {}) as { rope_type?: string; type?: string; rope_theta?: number }
-  const ropeType = rope.rope_type ?? rope.type ?? "default"
-  if (ropeType !== "default") return fail('rope_type "default"', JSON.stringify(ropeType))
-  if ((json.hidden_act ?? "silu") !== "silu") return fail('hidden_act "silu"', JSON.stringify(json.hidden_act))
-  for (const bias of ["attention_bias", "mlp_bias"]) if (json[bias] === true) return fail(`${bias} false`, "true")
-  for (const name of ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]) {
-    if (!Number.isInteger(json[name])) return fail(`a whole number ${name}`, JSON.stringify(json[name]) ?? "nothing")
-  }
-  try {
-    return Effect.succeed(
-      llamaConfig({
-        vocabSize: json.vocab_size,
-        dim: json.hidden_size,
-        layers: json.num_hidden_layers,
-        heads: json.num_attention_heads,
-        kvHeads: json.num_key_value_heads ?? json.num_attention_heads,
-        headDim: json.head_dim ?? json.hidden_size / json.num_attention_heads,
-        ffn: json.intermediate_size,
-        maxPositions: json.max_position_embeddings ?? 2048,
-        ropeTheta: rope.rope_theta ?? json.rope_theta ?? 10000,
-        normEpsilon: json.rms_norm_eps ?? 1e-6,
-        tiedEmbeddings: json.tie_word_embeddings ?? false
-      })
-    )
-  } catch (cause) {
-    return fail("sizes that fit one another", cause instanceof Error ? cause.message : String(cause))
-  }
+const size = Schema.Int.check(Schema.isGreaterThan(0))
+const positive = Schema.Finite.check(Schema.isGreaterThan(0))
+const optional = <S extends Schema.Top>(schema: S) => Schema.optionalKey(Schema.NullOr(schema))
+
+const Rope = Schema.Struct({ rope_type: optional(Schema.String), type: optional(Schema.String), rope_theta: optional(positive), partial_rotary_factor: optional(Schema.Finite) })
+
+/** The fields of config.json that shape the computation; others are left alone. What is missing or null has Hugging Face's default. */
+const HuggingFaceConfig = Schema.Struct({
+  architectures: optional(Schema.Array(Schema.String)),
+  vocab_size: size,
+  hidden_size: size,
+  intermediate_size: size,
+  num_hidden_layers: size,
+  num_attention_heads: size,
+  num_key_value_heads: optional(size),
+  head_dim: optional(size),
+  max_position_embeddings: optional(size),
+  rope_theta: optional(positive),
+  rope_parameters: optional(Rope),
+  rope_scaling: optional(Rope),
+  rms_norm_eps: optional(positive),
+  tie_word_embeddings: optional(Schema.Boolean),
+  hidden_act: optional(Schema.String),
+  attention_bias: optional(Schema.Boolean),
+  mlp_bias: optional(Schema.Boolean)
+})
+
+const architectures = ["LlamaForCausalLM", "LlamaForSequenceClassification"]
+
+/** What this model can't compute: the field, what it must be, what it is. */
+const unsupported = (json: typeof HuggingFaceConfig.Type): { readonly expected: string; readonly found: unknown } | undefined => {
+  const rope = json.rope_parameters ?? json.rope_scaling
+  const ropeType = rope?.rope_type ?? rope?.type ?? "default"
+  const architecture = json.architectures?.find((name) => !architectures.includes(name))
+  if (architecture !== undefined) return { expected: `architectures ${architectures.join(" or ")}`, found: architecture }
+  if (ropeType !== "default") return { expected: 'rope_type "default"', found: ropeType }
+  if ((rope?.partial_rotary_factor ?? 1) !== 1) return { expected: "partial_rotary_factor 1", found: rope?.partial_rotary_factor }
+  if ((json.hidden_act ?? "silu") !== "silu") return { expected: 'hidden_act "silu"', found: json.hidden_act }
+  if (json.attention_bias === true) return { expected: "attention_bias false", found: true }
+  if (json.mlp_bias === true) return { expected: "mlp_bias false", found: true }
+  return undefined
+}
+
+/** A config from the content of Hugging Face's config.json. What this model can't compute is refused by name. */
+export const fromHuggingFace = (content: unknown, path: string): Effect.Effect<LlamaConfig, ArtifactError> => {
+  const fail = (expected: string, found: string) => ArtifactError.of({ doing: `Reading the model's configuration ${path}`, expected, found, hint: "Only Llama and Llama 2 models are supported." })
+  const messageOf = (cause: unknown) => (cause instanceof Error ? cause.message.replaceAll(/\n\s*at /g, " at ").replaceAll("\n", "; ").replace(/\.$/, "") : String(cause))
+  return Effect.gen(function* () {
+    const modelType = (content as { readonly model_type?: unknown } | null)?.model_type
+    // Told first: another model's config may lack any of the other fields.
+    if (modelType !== "llama") return yield* fail('model_type "llama"', JSON.stringify(modelType) ?? "none")
+    const json = yield* Schema.decodeUnknownEffect(HuggingFaceConfig, { errors: "all" })(content).pipe(Effect.mapError((error) => fail("a Llama's sizes", messageOf(error))))
+    const wrong = unsupported(json)
+    if (wrong !== undefined) return yield* fail(wrong.expected, JSON.stringify(wrong.found))
+    const rope = json.rope_parameters ?? json.rope_scaling
+    return yield* Effect.try({
+      try: () =>
+        llamaConfig({
+          vocabSize: json.vocab_size,
+          dim: json.hidden_size,
+          layers: json.num_hidden_layers,
+          heads: json.num_attention_heads,
+          kvHeads: json.num_key_value_heads ?? json.num_attention_heads,
+          headDim: json.head_dim ?? json.hidden_size / json.num_attention_heads,
+          ffn: json.intermediate_size,
+          maxPositions: json.max_position_embeddings ?? 2048,
+          ropeTheta: rope?.rope_theta ?? json.rope_theta ?? 10000,
+          normEpsilon: json.rms_norm_eps ?? 1e-6,
+          tiedEmbeddings: json.tie_word_embeddings ?? false
+        }),
+      catch: (cause) => fail("sizes that fit one another", messageOf(cause))
+    })
+  })
 }
 
 /** The config.json that transformers reads, for a language model or (with one label) for a model with a scalar head. */

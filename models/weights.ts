@@ -18,34 +18,40 @@ export interface LoadOptions {
 /** Old exports carry these; they follow from the config. */
 const derived = /\.rotary_emb\.inv_freq$/
 
+/** safetensors' dtypes that weights come in. */
+const floatingPoint: ReadonlySet<string> = new Set(["F64", "F32", "F16", "BF16"])
+
 const list = (names: ReadonlyArray<string>): string => (names.length <= 8 ? names.join(", ") : `${names.slice(0, 8).join(", ")} and ${names.length - 8} more`)
 
-/** Reads exactly these tensors; missing, unknown and misshapen ones are all named. */
+/** Reads exactly these tensors; what is missing, unknown or not as the config says is told by name. */
 const loadTensors = (directory: string, shapes: Readonly<Record<string, ReadonlyArray<number>>>, ignored: (name: string) => boolean, options: LoadOptions): Effect.Effect<Record<string, Tensor>, ArtifactError> =>
   Effect.gen(function* () {
-    const files = yield* Effect.forEach(yield* weightFiles(directory), openSafetensors)
-    const close = Effect.promise(() => Promise.all(files.map((file) => file.close())))
-    return yield* Effect.gen(function* () {
-      const where = new Map(files.flatMap((file) => [...file.entries.keys()].map((name) => [name, file] as const)))
-      const missing = Object.keys(shapes).filter((name) => !where.has(name))
-      const unknown = [...where.keys()].filter((name) => !(name in shapes) && !derived.test(name) && !ignored(name))
-      const misshapen = Object.entries(shapes).flatMap(([name, shape]) => {
-        const found = where.get(name)?.entries.get(name)?.shape
-        return found === undefined || (found.length === shape.length && found.every((size, i) => size === shape[i])) ? [] : [`${name} (${found.join(", ")}) instead of (${shape.join(", ")})`]
+    const open = (path: string) => Effect.acquireRelease(openSafetensors(path), (file) => Effect.promise(() => file.close()))
+    const files = yield* Effect.forEach(yield* weightFiles(directory), open)
+    const held = files.flatMap((file) => Array.from(file.entries.values(), (entry) => ({ file, ...entry })))
+    const found = new Map(held.map((entry) => [entry.name, entry]))
+    const wanted = Object.entries(shapes).flatMap(([name, shape]) => (found.has(name) ? [{ shape, entry: found.get(name)! }] : []))
+    const text = (shape: ReadonlyArray<number>) => `(${shape.join(", ")})`
+    const wrong = {
+      missing: Object.keys(shapes).filter((name) => !found.has(name)),
+      unknown: [...found.keys()].filter((name) => !Object.hasOwn(shapes, name) && !derived.test(name) && !ignored(name)),
+      "of another shape": wanted.filter(({ shape, entry }) => text(shape) !== text(entry.shape)).map(({ shape, entry }) => `${entry.name} ${text(entry.shape)} instead of ${text(shape)}`),
+      "not floating point": wanted.filter(({ entry }) => !floatingPoint.has(entry.dtype)).map(({ entry }) => `${entry.name} ${entry.dtype}`),
+      "in several files": held.filter((entry) => found.get(entry.name) !== entry).map(({ name }) => name)
+    }
+    const told = Object.entries(wrong).filter(([, names]) => names.length > 0)
+    if (told.length > 0) {
+      return yield* ArtifactError.of({
+        doing: `Reading the weights in ${directory}`,
+        expected: "the tensors of its config.json",
+        found: told.map(([what, names]) => `${what}: ${list(names)}`).join("; "),
+        hint: "The weights and the configuration do not belong together."
       })
-      const wrong = [
-        ...(missing.length > 0 ? [`missing: ${list(missing)}`] : []),
-        ...(unknown.length > 0 ? [`unknown: ${list(unknown)}`] : []),
-        ...(misshapen.length > 0 ? [`of another shape: ${list(misshapen)}`] : [])
-      ]
-      if (wrong.length > 0) {
-        return yield* ArtifactError.of({ doing: `Reading the weights in ${directory}`, expected: "the tensors of its config.json", found: wrong.join("; "), hint: "The weights and the configuration do not belong together." })
-      }
-      const tensors: Record<string, Tensor> = {}
-      for (const name of Object.keys(shapes)) tensors[name] = keep(yield* where.get(name)!.read(name, { dtype: options.dtype ?? "float32", device: options.device ?? "cpu" })).requiresGrad()
-      return tensors
-    }).pipe(Effect.ensuring(close))
-  })
+    }
+    const tensors: Record<string, Tensor> = {}
+    for (const { entry } of wanted) tensors[entry.name] = keep(yield* entry.file.read(entry.name, { dtype: options.dtype ?? "float32", device: options.device ?? "cpu" })).requiresGrad()
+    return tensors
+  }).pipe(Effect.scoped)
 
 /** The configuration of the model in a folder. */
 export const loadConfig = (directory: string): Effect.Effect<LlamaConfig, ArtifactError> =>
