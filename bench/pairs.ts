@@ -27,7 +27,7 @@ const speeds = (output: string): Map<string, number> => {
   for (const line of output.split("\n")) {
     const size = /\b(s260k|m3)\b/.exec(line)?.[1]
     const batch = /\bB(\d+)\b/.exec(line)?.[1]
-    const speed = /([\d,]+) tok\/s/.exec(line)?.[1] ?? /tok\/s ([\d,]+)/.exec(line)?.[1]
+    const speed = /tok\/s ([\d,]+)/.exec(line)?.[1] ?? /([\d,]+) tok\/s/.exec(line)?.[1]
     if (size !== undefined && speed !== undefined) found.set(batch === undefined ? size : `${size} B${batch}`, Number(speed.replaceAll(",", "")))
   }
   return found

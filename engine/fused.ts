@@ -2,13 +2,19 @@
  * Operations that exist as one kernel for float32 on the CPU (native/kernels.cc) and as a few ATen operators elsewhere. Both forms compute the
  * same; tests hold them against one another.
  */
+import { hasOperator } from "./native.ts"
 import { aten, crossEntropy, type Tensor } from "./tensor.ts"
 
 /** Whether the kernels take this tensor. */
 export const isFused = (x: Tensor): boolean => x.dtype === "float32" && x.device === "cpu"
 
 /** x weight / sqrt(mean(x^2) + eps) over the last dimension, computed in float32 (Zhang and Sennrich 2019). */
-export const rmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => (isFused(x) ? aten("caravan::rms_norm", x, weight, epsilon) : composedRmsNorm(x, weight, epsilon))
+export const rmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => {
+  if (isFused(x)) return aten("caravan::rms_norm", x, weight, epsilon)
+  // libtorch 2.9 and later have a kernel for the GPU.
+  if (x.device !== "cpu" && hasOperator("_fused_rms_norm")) return aten("rms_norm", x, weight.shape, weight, epsilon)
+  return composedRmsNorm(x, weight, epsilon)
+}
 
 export const composedRmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => {
   const wide = x.dtype === "bfloat16" || x.dtype === "float16" ? x.to({ dtype: "float32" }) : x

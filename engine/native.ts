@@ -41,6 +41,7 @@ export interface Native {
   generatorState(device: string): Handle
   setGeneratorState(device: string, state: Handle): void
   setThreads(threads: number): void
+  allowTf32(on: boolean): void
   synchronize(): void
   deviceMemory(resetPeak?: boolean): [current: number, peak: number] | null
   environment(): Environment

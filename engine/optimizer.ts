@@ -9,7 +9,7 @@
  * in the last place of a bfloat16 weight and would be lost.
  */
 import { hasOperator } from "./native.ts"
-import { aten, atenMany, atenVoid, clearGradients, keep, noGrad, scoped, type Tensor, zerosLike } from "./tensor.ts"
+import { aten, atenMany, atenVoid, clearGradients, keep, noGrad, scoped, type Tensor, zeros, zerosLike } from "./tensor.ts"
 
 export type Parameters = Readonly<Record<string, Tensor>>
 
@@ -80,6 +80,7 @@ export class AdamW {
   readonly #epsilon: number
   readonly #weightDecay: number
   #step = 0
+  #steps: ReadonlyArray<Tensor> | undefined
 
   constructor(options: AdamWOptions) {
     this.#parameters = options.parameters
@@ -95,6 +96,11 @@ export class AdamW {
         return { masters, first: likes.map((like) => zerosLike(like)), second: likes.map((like) => zerosLike(like)) }
       })
     )
+    // One kernel for everything, where there is one: on a GPU, from libtorch 2.0 on. It wants its step count as a tensor for each parameter.
+    if (this.#values[0]?.device !== "cpu" && hasOperator("_fused_adamw_")) {
+      const count = keep(zeros([], { device: this.#values[0]!.device }))
+      this.#steps = this.#values.map(() => count)
+    }
     for (const tensor of [...made.masters, ...made.first, ...made.second]) keep(tensor)
     this.#masters = this.#mixed ? made.masters : this.#values
     this.#first = made.first
@@ -116,6 +122,11 @@ export class AdamW {
 
   #update(gradients: ReadonlyArray<Tensor>, learningRate: number): void {
     const [beta1, beta2] = this.#betas
+    if (this.#steps !== undefined) {
+      this.#steps[0]?.fill_(this.#step)
+      atenVoid("_fused_adamw_", this.#masters, gradients, this.#first, this.#second, [], this.#steps, learningRate, beta1, beta2, this.#weightDecay, this.#epsilon, false, false)
+      return
+    }
     const first = 1 - beta1 ** this.#step
     const second = 1 - beta2 ** this.#step
     atenVoid("_foreach_mul_.Scalar", this.#masters, 1 - learningRate * this.#weightDecay)
@@ -132,5 +143,6 @@ export class AdamW {
   /** Frees the moments (and masters). The parameters stay. */
   free(): void {
     for (const tensor of [...(this.#mixed ? this.#masters : []), ...this.#first, ...this.#second]) tensor.free()
+    this.#steps?.[0]?.free()
   }
 }

@@ -117,8 +117,7 @@ export class Decoder {
     this.#blocks.forEach((block, layer) => {
       const joined = linear(rmsNorm(x, block.attentionNorm, normEpsilon), block.qkv) // (B, T, (H + 2G) E)
       const together = joined.view(batch, length, heads + 2 * kvHeads, headDim)
-      const turned = rotate(together.slice(2, 0, heads + kvHeads), rotation)
-      this.#keys[layer]!.slice(2, from, to).copy_(turned.slice(2, heads, heads + kvHeads).transpose(1, 2))
+      this.#keys[layer]!.slice(2, from, to).copy_(rotate(together.slice(2, heads, heads + kvHeads), rotation).transpose(1, 2))
       this.#values[layer]!.slice(2, from, to).copy_(together.slice(2, heads + kvHeads, heads + 2 * kvHeads).transpose(1, 2))
       let attended: Tensor
       if (prompt !== undefined) attended = rotaryAttention(joined, rotation, prompt, heads, kvHeads)
@@ -126,7 +125,7 @@ export class Decoder {
         const keys = this.#keys[layer]!.slice(2, 0, to) // (B, G, S, E)
         const values = this.#values[layer]!.slice(2, 0, to)
         // Queries of one group side by side: (B, G, H/G T, E)
-        const q = turned.slice(2, 0, heads).mul(scale).transpose(1, 2).reshape(batch, kvHeads, share * length, headDim)
+        const q = rotate(together.slice(2, 0, heads), rotation).mul(scale).transpose(1, 2).reshape(batch, kvHeads, share * length, headDim)
         let scores = q.matmul(keys.transpose(2, 3)) // (B, G, H/G T, S)
         if (bias !== undefined) scores = scores.view(batch, heads, length, to).add(bias).view(batch, kvHeads, share * length, to)
         attended = scores.softmax(-1).matmul(values).view(batch, heads, length, headDim).transpose(1, 2).reshape(batch, length, heads * headDim)

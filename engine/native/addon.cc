@@ -463,6 +463,12 @@ napi_value setThreads(const Arguments& in) {
   return nullptr;
 }
 
+/** allowTf32(on): whether float32 matrix products on a GPU may round their inputs to 10 bits of mantissa. */
+napi_value allowTf32(const Arguments& in) {
+  at::globalContext().setAllowTF32CuBLAS(in.boolean(0));
+  return nullptr;
+}
+
 napi_value synchronize(const Arguments& in) {
   if (torch::cuda::is_available()) torch::cuda::synchronize();
   return nullptr;
@@ -522,10 +528,10 @@ napi_value environment(const Arguments& in) {
 }
 
 napi_value initialise(napi_env env, napi_value exports) {
-#ifdef M_MMAP_THRESHOLD
-  // Activations are megabytes each and come and go every step. By default glibc returns such blocks to the kernel at once and pays a page
-  // fault for every 4 KiB of the next one; keeping them in the heap is worth a tenth of a training step.
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+#ifdef M_MMAP_MAX
+  // Activations are megabytes each and come and go every step. By default glibc maps such blocks one by one and pays a page fault for every
+  // 4 KiB of each; from the heap, which keeps its pages, they cost nothing. (The threshold itself can't be set above 32 MiB.)
+  mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, 2000000000);
   mallopt(M_TOP_PAD, 64 << 20);
 #endif
@@ -549,6 +555,7 @@ napi_value initialise(napi_env env, napi_value exports) {
   define<generatorState>(env, exports, "generatorState");
   define<setGeneratorState>(env, exports, "setGeneratorState");
   define<setThreads>(env, exports, "setThreads");
+  define<allowTf32>(env, exports, "allowTf32");
   define<synchronize>(env, exports, "synchronize");
   define<deviceMemory>(env, exports, "deviceMemory");
   define<environment>(env, exports, "environment");
