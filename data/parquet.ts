@@ -32,7 +32,8 @@ const serve = async (port: NonNullable<typeof parentPort>, path: string): Promis
     const batches = (await file.stream({ batchSize })) as unknown as AsyncIterable<{ intoIPCStream(): Uint8Array }>
     await once(port, "message")
     for await (const batch of batches) {
-      answer({ type: "batch", bytes: batch.intoIPCStream() })
+      const bytes = batch.intoIPCStream()
+      port.postMessage({ type: "batch", bytes } satisfies Answer, [bytes.buffer as ArrayBuffer])
       await once(port, "message")
     }
     answer({ type: "end" })
@@ -43,7 +44,7 @@ const serve = async (port: NonNullable<typeof parentPort>, path: string): Promis
 
 if (!isMainThread && parentPort !== null && isTask(workerData)) void serve(parentPort, workerData.path)
 
-/** The batches of the file as Arrow IPC streams. */
+/** The batches of the file as Arrow IPC streams, each good until the next is asked for. */
 async function* ipcBatches(path: string): AsyncGenerator<Uint8Array> {
   const task: Task = { purpose, path }
   // What a panicking decoder prints is not for the user.
@@ -64,6 +65,8 @@ async function* ipcBatches(path: string): AsyncGenerator<Uint8Array> {
       if (answer.type === "end") return
       if (answer.type === "failed") throw new Error(answer.message)
       yield answer.bytes
+      // Its memory goes now, not when the collector comes to it: batches are large and objects few.
+      ;(answer.bytes.buffer as ArrayBuffer).transfer(0)
     }
   } finally {
     await worker.terminate()

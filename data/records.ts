@@ -80,7 +80,7 @@ async function* lines(path: string, kind: Kind): AsyncGenerator<Buffer> {
   let held = 0
   let line = 0
   const take = () => {
-    const whole = Buffer.concat(rest)
+    const whole = rest.length === 1 ? rest[0]! : Buffer.concat(rest)
     rest = []
     held = 0
     line++

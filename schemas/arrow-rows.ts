@@ -20,8 +20,6 @@ const validity = (values: ReadonlyArray<unknown>): { readonly nullCount: number;
   return { nullCount, nullBitmap }
 }
 
-const encoder = new TextEncoder()
-
 /** One column of values as Arrow data. `absent`: how many of the values are missing because the struct around them is null. */
 const dataOf = (kind: Kind, values: ReadonlyArray<any>, path: string, absent = 0): arrow.Data => {
   const type = typeOf(kind) as any
@@ -31,14 +29,14 @@ const dataOf = (kind: Kind, values: ReadonlyArray<any>, path: string, absent = 0
   const base = { type, length, nullCount, nullBitmap: nullBitmap ?? undefined }
   switch (kind.tag) {
     case "utf8": {
-      const encoded = values.map((value: string | null | undefined) => {
-        if (value?.isWellFormed() === false) throw new RangeError(`${path}: text with half of a surrogate pair, which UTF-8 can't hold`)
-        return encoder.encode(value ?? "")
-      })
       const valueOffsets = new Int32Array(length + 1)
-      encoded.forEach((bytes, i) => (valueOffsets[i + 1] = valueOffsets[i]! + bytes.length))
-      const data = new Uint8Array(valueOffsets[length]!)
-      encoded.forEach((bytes, i) => data.set(bytes, valueOffsets[i]))
+      for (let i = 0; i < length; i++) {
+        const value = (values[i] ?? "") as string
+        if (!value.isWellFormed()) throw new RangeError(`${path}: text with half of a surrogate pair, which UTF-8 can't hold`)
+        valueOffsets[i + 1] = valueOffsets[i]! + Buffer.byteLength(value)
+      }
+      const data = Buffer.alloc(valueOffsets[length]!)
+      for (let i = 0; i < length; i++) data.write((values[i] ?? "") as string, valueOffsets[i])
       return arrow.makeData({ ...base, valueOffsets, data })
     }
     case "bool": {

@@ -12,7 +12,7 @@ export const fileName = "data.arrow"
 
 /** A record batch ends at this many rows or about this many bytes: small enough to hold several, large enough for columns to pay. */
 const batchRows = 4096
-const batchBytes = 16 << 20
+const batchBytes = 1 << 20
 
 // ---- writing ---------------------------------------------------------------------------------------------------------------------------
 
@@ -35,7 +35,7 @@ export const writeRows = async (directory: string, type: DatasetType<any>, rows:
     const queue = (writer as unknown as { readonly _sink: { readonly _values: Array<Uint8Array> } })._sink._values
     const drain = async () => {
       const chunks = queue.splice(0)
-      if (chunks.length > 0) await file.appendFile(Buffer.concat(chunks))
+      if (chunks.length > 0) await writeAll(file, chunks)
     }
     let pending: Array<any> = []
     let weight = 0
@@ -64,6 +64,13 @@ export const writeRows = async (directory: string, type: DatasetType<any>, rows:
   } finally {
     await file.close()
   }
+}
+
+const writeAll = async (file: FileHandle, chunks: ReadonlyArray<Uint8Array>): Promise<void> => {
+  const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
+  const { bytesWritten } = await file.writev(chunks)
+  // A short write comes before a full disk: writing on says which.
+  if (bytesWritten < length) await file.writeFile(Buffer.concat(chunks).subarray(bytesWritten))
 }
 
 /** Why a row is not of the schema, in one line. */

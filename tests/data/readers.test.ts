@@ -1,0 +1,381 @@
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { gzipSync } from "node:zlib"
+import * as arrow from "apache-arrow"
+import * as Schema from "effect/Schema"
+import { afterAll, describe, expect, it } from "vitest"
+import { joinTranscript, parseHhRlhf, parseMessages, parsePromptChosenRejected, splitTranscript } from "../../data/dialects.ts"
+import { BadRow, type BadRowsError, newCounts, readParsed, readRecords } from "../../data/records.ts"
+import { arrowSchema, columnsOf } from "../../schemas/arrow.ts"
+import { toBatch } from "../../schemas/arrow-rows.ts"
+import type { ArtifactError } from "../../schemas/artifact.ts"
+
+const root = mkdtempSync(join(tmpdir(), "caravan-readers-"))
+afterAll(() => rmSync(root, { recursive: true, force: true }))
+let files = 0
+const file = (content: string | Uint8Array, name = "rows"): string => {
+  const path = join(root, `${files++}-${name}`)
+  writeFileSync(path, content)
+  return path
+}
+const jsonl = (rows: ReadonlyArray<unknown>) => rows.map((row) => `${JSON.stringify(row)}\n`).join("")
+
+/** A Parquet file of these rows, in row groups of this many. */
+const parquet = async (row: Schema.Top, rows: ReadonlyArray<unknown>, rowGroup = 1000): Promise<Uint8Array> => {
+  const { Table, WriterPropertiesBuilder, writeParquet } = await import("parquet-wasm/node")
+  const kind = columnsOf(row)
+  const table = new arrow.Table([toBatch(kind, arrowSchema(kind), rows)])
+  return writeParquet(
+    Table.fromIPCStream(arrow.tableToIPC(table, "stream")),
+    new WriterPropertiesBuilder().setMaxRowGroupSize(rowGroup).build()
+  )
+}
+
+const all = async <A>(rows: AsyncIterable<A>): Promise<Array<A>> => {
+  const out: Array<A> = []
+  for await (const row of rows) out.push(row)
+  return out
+}
+const errorOf = async (rows: AsyncIterable<unknown>): Promise<ArtifactError | BadRowsError> => {
+  try {
+    await all(rows)
+  } catch (cause) {
+    return cause as ArtifactError | BadRowsError
+  }
+  throw new Error("nothing failed")
+}
+const badRow = (parse: () => unknown): { field: string; message: string } => {
+  try {
+    parse()
+  } catch (cause) {
+    expect(cause).toBeInstanceOf(BadRow)
+    return cause as BadRow
+  }
+  throw new Error("nothing failed")
+}
+
+describe("records of a file", () => {
+  const rows = [
+    { a: 1, b: "é" },
+    { a: 2, b: "\n" },
+    { a: 3, b: "" }
+  ]
+  const values = async (path: string) => (await all(readRecords(path))).map(({ value }) => value)
+
+  it("are the same plain, gzipped or in several gzip members, whatever the name says", async () => {
+    const text = jsonl(rows)
+    expect(await values(file(text, "x.gz"))).toEqual(rows)
+    expect(await values(file(gzipSync(text), "x.jsonl"))).toEqual(rows)
+    expect(await values(file(Buffer.concat([gzipSync(text.slice(0, 20)), gzipSync(text.slice(20))])))).toEqual(rows)
+  })
+
+  it("come from Parquet with nulls and lists, over row groups", async () => {
+    const Row = Schema.Struct({
+      text: Schema.NullOr(Schema.String),
+      messages: Schema.Array(Schema.Struct({ role: Schema.String, n: Schema.Number.annotate({ arrow: "int32" }) }))
+    })
+    const many = Array.from({ length: 2500 }, (_, i) => ({
+      text: i % 3 === 0 ? null : `é${i}`,
+      messages: Array.from({ length: i % 4 }, (_, n) => ({ role: "user", n }))
+    }))
+    const path = file(await parquet(Row, many), "x.jsonl")
+    expect(await values(path)).toEqual(many)
+    expect((await all(readRecords(path))).at(-1)).toMatchObject({ line: 2500, unit: "row" })
+  })
+
+  it("may end without a line feed, have CRLF, empty lines and a byte order mark; lines are counted all the same", async () => {
+    const found = await all(readRecords(file('\ufeff{"a":1}\r\n\n  \n{"a":2}')))
+    expect(found).toEqual([
+      { line: 1, unit: "line", value: { a: 1 } },
+      { line: 4, unit: "line", value: { a: 2 } }
+    ])
+  })
+
+  it("keep line separators that are no line feed within their line", async () => {
+    expect(await values(file('{"a":"\u2028\u2029\u0085"}\n'))).toEqual([{ a: "\u2028\u2029\u0085" }])
+  })
+
+  it("longer than a chunk of the file come whole", async () => {
+    const long = { a: "é".repeat(600_000) }
+    expect(await values(file(jsonl([long, { a: "" }, long])))).toEqual([long, { a: "" }, long])
+  })
+
+  it("that are no JSON or no UTF-8 are bad rows, and the next ones are read", async () => {
+    const found = await values(file(Buffer.concat([Buffer.from('{"a":\n'), Buffer.from([0x22, 0xff, 0x22, 10]), Buffer.from("1\n")])))
+    expect(found.map((value) => (value instanceof BadRow ? value.message.slice(0, 9) : value))).toEqual(["not JSON:", "not UTF-8", 1])
+  })
+
+  it("of no file, a folder or a damaged file end in one message", async () => {
+    expect((await errorOf(readRecords(join(root, "none")))).message).toMatch(
+      /none: expected a file of rows .*, found no such file\. Check the path\./
+    )
+    expect((await errorOf(readRecords(root))).message).toMatch(/found a folder/)
+    const gzip = gzipSync(jsonl(Array.from({ length: 1000 }, (_, i) => ({ i, text: Math.sin(i).toString() }))))
+    expect((await errorOf(readRecords(file(gzip.subarray(0, -100))))).message).toMatch(
+      /expected gzipped lines of text, found unexpected end of file/
+    )
+    gzip[gzip.length >> 1]! ^= 0xff
+    expect((await errorOf(readRecords(file(gzip))))._tag).toBe("ArtifactError")
+  })
+
+  it("of a damaged Parquet file end in one message, and the process lives on", async () => {
+    const Row = Schema.Struct({ text: Schema.String })
+    const bytes = await parquet(
+      Row,
+      Array.from({ length: 300 }, (_, i) => ({ text: `row ${i}` })),
+      100
+    )
+    for (const cut of [4, 8, 100, bytes.length - 1]) {
+      expect((await errorOf(readRecords(file(bytes.subarray(0, cut))))).message).toMatch(
+        /expected a Parquet file, found .* damaged or truncated/
+      )
+    }
+    const ends: Array<string> = []
+    for (const at of [40, 100, 500, bytes.length - 200, bytes.length - 100, bytes.length - 60]) {
+      const damaged = Uint8Array.from(bytes)
+      for (let i = 0; i < 8; i++) damaged[at + i]! ^= 0xff
+      await all(readRecords(file(damaged))).catch((cause: ArtifactError) => ends.push(cause._tag))
+    }
+    expect(new Set(ends)).toEqual(new Set(["ArtifactError"]))
+    expect(ends.length).toBeGreaterThan(2)
+    expect(await values(file(bytes))).toHaveLength(300)
+  })
+
+  it("of a line without end stop before they fill memory", { timeout: 60_000 }, async () => {
+    expect((await errorOf(readRecords(file(gzipSync(Buffer.alloc(80 << 20, 0x20)))))).message).toMatch(/found line 1, longer than/)
+  })
+
+  it("may be left early", async () => {
+    for await (const { value } of readRecords(file(jsonl(rows)))) {
+      expect(value).toEqual(rows[0])
+      break
+    }
+    for await (const { value } of readRecords(file(await parquet(Schema.Struct({ a: Schema.String }), [{ a: "x" }, { a: "y" }])))) {
+      expect(value).toEqual({ a: "x" })
+      break
+    }
+  })
+})
+
+describe("rows that do not fit", () => {
+  const parse = (value: unknown) => {
+    if (value === 0) throw new BadRow("a", "is zero")
+    return value as number
+  }
+  const numbers = (n: number, bad: ReadonlyArray<number>) => jsonl(Array.from({ length: n }, (_, i) => (bad.includes(i) ? 0 : i + 1)))
+
+  it("are skipped and counted, with line, field and reason", async () => {
+    const counts = newCounts()
+    const rows = await all(readParsed(file(numbers(200, [6, 9])), parse, counts))
+    expect(rows).toHaveLength(198)
+    expect(counts).toEqual({ rows: 200, bad: 2, examples: ["line 7, field a: is zero", "line 10, field a: is zero"] })
+  })
+
+  it("above 1% stop the run, and the message shows the file and the first few", async () => {
+    const path = file(numbers(200, [3, 6, 9]))
+    const error = await errorOf(readParsed(path, parse, newCounts()))
+    expect(error).toMatchObject({ _tag: "BadRowsError", path, bad: 3, rows: 200 })
+    expect(error.message).toBe(
+      `Reading ${path}: 3 of 200 rows do not fit, more than 1%. The first:\n  line 4, field a: is zero\n  line 7, field a: is zero\n  line 10, field a: is zero\nMend the file, or name the right format.`
+    )
+  })
+
+  it("stop the run before its end once a thousand rows are read", async () => {
+    const counts = newCounts()
+    await errorOf(readParsed(file(jsonl(Array.from({ length: 50_000 }, () => 0))), parse, counts))
+    expect(counts).toMatchObject({ rows: 1000, bad: 1000 })
+    expect(counts.examples).toHaveLength(5)
+  })
+
+  it("may be a larger or no share", async () => {
+    const path = file(numbers(200, [3, 6, 9]))
+    expect(await all(readParsed(path, parse, newCounts(), { maxBad: 0.02 }))).toHaveLength(197)
+    expect((await errorOf(readParsed(path, parse, newCounts(), { maxBad: 0 }))).message).toMatch(/more than 0%/)
+  })
+
+  it("of a Parquet file are named by row", async () => {
+    const path = file(await parquet(Schema.Struct({ a: Schema.String }), [{ a: "x" }]))
+    const never = () => {
+      throw new BadRow("a", "no")
+    }
+    expect((await errorOf(readParsed(path, never, newCounts()))).message).toMatch(/row 1, field a: no/)
+  })
+
+  it("are told from a mistake of the parser's, which is not swallowed", async () => {
+    const broken = () => {
+      throw new TypeError("a mistake")
+    }
+    expect((await errorOf(readParsed(file("1\n"), broken, newCounts()))).message).toBe("a mistake")
+  })
+
+  it("of an empty file: there is nothing to read", async () => {
+    for (const content of ["", "\n\n", gzipSync("")])
+      expect((await errorOf(readParsed(file(content), parse, newCounts()))).message).toMatch(/at least one row, found an empty file/)
+  })
+})
+
+describe("an HH-RLHF pair", () => {
+  const parse = (chosen: unknown, rejected: unknown) => parseHhRlhf({ chosen, rejected }, 7, "test")
+  const asked = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: What is 1 + 1?"
+
+  it("has as prompt the turns that both share, texts exactly as they stand", () => {
+    expect(parse(`${asked}\n\nAssistant: 2 `, `${asked}\n\nAssistant: 3\n\nSo?`)).toEqual({
+      id: "7",
+      prompt: [
+        { role: "user", content: " Hi" },
+        { role: "assistant", content: " Hello." },
+        { role: "user", content: " What is 1 + 1?" }
+      ],
+      chosen: " 2 ",
+      rejected: " 3\n\nSo?",
+      rating: null,
+      chosenSafe: null,
+      rejectedSafe: null,
+      source: "test"
+    })
+  })
+
+  it("has a prompt of whole turns: what answers share at their beginning stays in the answers", () => {
+    const { prompt, chosen, rejected } = parse(`${asked}\n\nAssistant: It is 2`, `${asked}\n\nAssistant: It is 3`)
+    expect([prompt.length, chosen, rejected]).toEqual([3, " It is 2", " It is 3"])
+  })
+
+  it.each([
+    [
+      "parts before its last turn",
+      "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d",
+      "\n\nHuman: a\n\nAssistant: x\n\nHuman: c\n\nAssistant: d",
+      "chosen",
+      /part at turn 2, but this one goes on to turn 4/
+    ],
+    ["goes on longer on one side", `${asked}\n\nAssistant: 2`, `${asked}\n\nAssistant: 3\n\nHuman: no`, "rejected", /goes on to turn 5/],
+    ["has an empty answer", `${asked}\n\nAssistant: `, `${asked}\n\nAssistant: 3`, "chosen", /the response is empty/],
+    ["has an empty bad answer", `${asked}\n\nAssistant: 2`, `${asked}\n\nAssistant:`, "rejected", /the response is empty/],
+    ["is twice the same", `${asked}\n\nAssistant: 2`, `${asked}\n\nAssistant: 2`, "rejected", /the same as chosen/],
+    ["has no prompt", "\n\nAssistant: 2", "\n\nAssistant: 3", "chosen", /there is no prompt/],
+    ["ends with the user", "\n\nHuman: a", "\n\nHuman: b", "chosen", /is not the assistant's/],
+    ["begins otherwise", "Human: a\n\nAssistant: 2", `${asked}\n\nAssistant: 3`, "chosen", /a transcript begins with/],
+    ["lacks a field", undefined, "x", "chosen", /missing; there are rejected|missing/],
+    ["has a number for text", 7, "x", "chosen", /expected text, found number/],
+    ["has half of a surrogate pair", `${asked}\n\nAssistant: \ud800`, `${asked}\n\nAssistant: 3`, "chosen", /surrogate/]
+  ])("that %s does not fit", (_, chosen, rejected, field, message) => {
+    const bad = badRow(() => parse(chosen, rejected))
+    expect(bad.field).toBe(field)
+    expect(bad.message).toMatch(message)
+  })
+
+  it("that is no object does not fit", () => {
+    for (const [row, found] of [
+      [null, "null"],
+      [[], "a list"],
+      ["x", "string"],
+      [1, "number"]
+    ] as const) {
+      expect(badRow(() => parseHhRlhf(row, 1, "test"))).toMatchObject({ field: "(the row)", message: `expected an object, found ${found}` })
+    }
+  })
+
+  it("gives its transcripts back", () => {
+    for (const text of ["\n\nHuman: a\n\nAssistant: b", "\n\nHuman:\n\nHuman:x\n\nAssistant:\n\n\n", "\n\nAssistant: a\n\nHuman b: c"]) {
+      expect(joinTranscript(splitTranscript(text, "text"))).toBe(text)
+    }
+  })
+})
+
+describe("a row of messages", () => {
+  const question = { role: "user", content: "q" }
+  const answer = { role: "assistant", content: "a" }
+
+  it("is a demonstration", () => {
+    expect(parseMessages({ messages: [{ role: "system", content: "s" }, question, answer] }, 3)).toEqual({
+      id: "3",
+      messages: [{ role: "system", content: "s" }, question, answer]
+    })
+  })
+
+  it.each([
+    ["no list", "x", "messages", /expected a list/],
+    ["an empty list", [], "messages", /at least one/],
+    ["a question at the end", [question], "messages", /not the assistant's/],
+    ["an unknown role", [question, { role: "tool", content: "" }], "messages[1].role", /found "tool"/],
+    ["a role that every object has", [{ role: "constructor", content: "" }, answer], "messages[0].role", /found "constructor"/],
+    ["a message without content", [{ role: "user" }, answer], "messages[0].content", /missing; there are role/],
+    ["a message that is text", ["hi", answer], "messages[0].role", /expected an object, found string/],
+    ["content that is a list", [question, { role: "assistant", content: ["a"] }], "messages[1].content", /expected text, found a list/]
+  ])("with %s does not fit", (_, messages, field, message) => {
+    const bad = badRow(() => parseMessages({ messages }, 1))
+    expect(bad.field).toBe(field)
+    expect(bad.message).toMatch(message)
+  })
+})
+
+describe("a row of prompt, chosen and rejected", () => {
+  const parse = (row: object) => parsePromptChosenRejected(row, 1, "test")
+  const question = { role: "user", content: "q" }
+  const answer = (content: string) => ({ role: "assistant", content })
+
+  it("may have text, messages, or whole dialogues", () => {
+    const expected = parse({ prompt: "q", chosen: "a", rejected: "b" })
+    expect(expected).toMatchObject({ prompt: [question], chosen: "a", rejected: "b", rating: null })
+    expect(parse({ prompt: [question], chosen: [answer("a")], rejected: "b" })).toEqual(expected)
+    expect(parse({ prompt: "q", chosen: [question, answer("a")], rejected: [question, answer("b")] })).toEqual(expected)
+  })
+
+  it("may have one of four ratings", () => {
+    for (const rating of [0, 1, 2, 3]) expect(parse({ prompt: "q", chosen: "a", rejected: "b", rating }).rating).toBe(rating)
+    for (const rating of [4, -1, 0.5, "1"])
+      expect(badRow(() => parse({ prompt: "q", chosen: "a", rejected: "b", rating })).field).toBe("rating")
+  })
+
+  it.each([
+    ["a prompt that ends with the assistant", { prompt: [question, answer("x")], chosen: "a", rejected: "b" }, "prompt", /not the user's/],
+    ["an answer of the user's", { prompt: "q", chosen: [question], rejected: "b" }, "chosen", /not the assistant's/],
+    [
+      "an answer to another prompt",
+      { prompt: "q", chosen: [{ role: "user", content: "other" }, answer("a")], rejected: "b" },
+      "chosen",
+      /is not the prompt/
+    ],
+    ["an empty answer", { prompt: "q", chosen: "a", rejected: " \n" }, "rejected", /empty/],
+    ["two equal answers", { prompt: "q", chosen: "a", rejected: "a" }, "rejected", /the same/],
+    ["no prompt", { chosen: "a", rejected: "b" }, "prompt", /missing; there are chosen, rejected/]
+  ])("with %s does not fit", (_, row, field, message) => {
+    const bad = badRow(() => parse(row))
+    expect(bad.field).toBe(field)
+    expect(bad.message).toMatch(message)
+  })
+})
+
+const hhFile = join(process.env.CARAVAN_TEST_DATA ?? "", "hh-rlhf/harmless-base-test.jsonl.gz")
+
+describe.skipIf(process.env.CARAVAN_TEST_DATA === undefined || !existsSync(hhFile))(
+  "the 2,312 HH-RLHF pairs of the folder CARAVAN_TEST_DATA",
+  () => {
+    it("all fit but 5 that part early and 4 with an empty answer, and the others give their transcripts back", async () => {
+      let kept = 0
+      let rebuilt = 0
+      const why: Record<string, number> = {}
+      for await (const { line, value } of readRecords(hhFile)) {
+        try {
+          const { prompt, chosen, rejected } = parseHhRlhf(value, line, "hh")
+          const whole = (answer: string) => joinTranscript([...prompt, { role: "assistant", content: answer }])
+          const row = value as { readonly chosen: string; readonly rejected: string }
+          kept++
+          if (whole(chosen) === row.chosen && whole(rejected) === row.rejected && prompt.at(-1)!.role === "user") rebuilt++
+        } catch (cause) {
+          const reason = (cause as BadRow).message.replaceAll(/\d+/g, "N")
+          why[reason] = (why[reason] ?? 0) + 1
+        }
+      }
+      expect([kept, rebuilt]).toEqual([2303, 2303])
+      expect(why).toEqual({ "the response is empty": 4, "the transcripts part at turn N, but this one goes on to turn N": 5 })
+    })
+
+    it("are read with 9 rows skipped, below the share that stops a run", async () => {
+      const counts = newCounts()
+      const rows = await all(readParsed(hhFile, (value, line) => parseHhRlhf(value, line, "hh"), counts))
+      expect([rows.length, counts.rows, counts.bad]).toEqual([2303, 2312, 9])
+    })
+  }
+)

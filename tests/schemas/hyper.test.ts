@@ -1,0 +1,77 @@
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { describe, expect, it } from "vitest"
+import { didYouMean, editDistance } from "../../schemas/did-you-mean.ts"
+import { decodeConfig, describeConfig, hyper, hyperInfo, hyperInt, neutral } from "../../schemas/hyper.ts"
+
+const Config = Schema.Struct({
+  learningRate: hyper(2e-5, "§3.1: 2e-5", { min: 0, max: 1 }),
+  epochs: hyperInt(2, "§3.1: 2 epochs", { min: 1 }),
+  margin: hyper("small", "table 27", ["none", "small", "large"]),
+  shuffle: hyper(true, "order of rows"),
+  label: hyper("", "a name"),
+  batchRows: neutral(hyperInt(8, "rows at once"), "the sum is the same")
+})
+const decode = (input: unknown) => Effect.runSync(decodeConfig(Config, input, "Stage sft"))
+const errorOf = (input: unknown) => Effect.runSync(Effect.flip(decodeConfig(Config, input, "Stage sft"))).message
+
+describe("a config", () => {
+  it("takes every default", () => {
+    expect(decode({})).toEqual({ learningRate: 2e-5, epochs: 2, margin: "small", shuffle: true, label: "", batchRows: 8 })
+  })
+
+  it("takes what is given", () => {
+    expect(decode({ learningRate: 0.5, margin: "large", shuffle: false })).toMatchObject({
+      learningRate: 0.5,
+      margin: "large",
+      shuffle: false
+    })
+  })
+
+  it("knows no other field, and names the nearest", () => {
+    expect(errorOf({ learningrate: 1 })).toBe('Stage sft has no field "learningrate". Did you mean "learningRate"?')
+    expect(errorOf({ xyz: 1 })).toMatch(/There are: learningRate, epochs, /)
+    expect(errorOf({ toString: 1 })).toMatch(/no field "toString"/)
+  })
+
+  it("tells all that is wrong at once, each with its field", () => {
+    const message = errorOf({ learningRate: 2, epochs: 1.5, margin: "huge", shuffle: "yes", label: null })
+    for (const name of ["learningRate", "epochs", "margin", "shuffle", "label"]) expect(message).toContain(name)
+    expect(message).not.toContain("\n")
+  })
+
+  it("keeps its bounds, and refuses what is no number", () => {
+    for (const learningRate of [-1e-9, 1.1, NaN, Infinity, "1", null]) expect(errorOf({ learningRate })).toContain("learningRate")
+    expect(errorOf({ epochs: 0 })).toContain("epochs")
+  })
+
+  it("describes its fields in order, with defaults", () => {
+    const described = describeConfig(Config)
+    expect(described.map(({ name }) => name)).toEqual(["learningRate", "epochs", "margin", "shuffle", "label", "batchRows"])
+    expect(described[0]).toEqual({ name: "learningRate", default: 2e-5, description: "§3.1: 2e-5" })
+  })
+
+  it("says which field can't change the result, and why", () => {
+    expect(hyperInfo(Config.fields.batchRows)?.neutral).toBe("the sum is the same")
+    expect(hyperInfo(Config.fields.epochs)?.neutral).toBeUndefined()
+    expect(() => neutral(Schema.String, "no")).toThrow(/made by hyper/)
+  })
+})
+
+describe("didYouMean", () => {
+  it("counts insertions, deletions, substitutions and swaps of neighbours as one", () => {
+    expect([
+      editDistance("", "abc"),
+      editDistance("abc", "abc"),
+      editDistance("abc", "axc"),
+      editDistance("abc", "bac"),
+      editDistance("kitten", "sitting")
+    ]).toEqual([3, 0, 1, 1, 3])
+  })
+
+  it("names nothing that is too far", () => {
+    expect(didYouMean("lerning", ["learning", "rate"])).toBe(' Did you mean "learning"?')
+    expect(didYouMean("zzz", ["learning", "rate"])).toBe(" There are: learning, rate.")
+    expect(didYouMean("zzz", [])).toBe("")
+  })
+})
