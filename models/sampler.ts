@@ -37,9 +37,24 @@ export interface Generated {
 /** A batch is compacted once this share of it has finished: copying the cache for every sequence that ends would cost more than it saves. */
 const compactAt = 1 / 8
 
-/** Continues each prompt. Throws a RangeError for an empty prompt, or one that leaves no room in the model's context. */
+/** Fails with a RangeError that names the option. */
+const checkOptions = ({ maxNewTokens, temperature, topK = 0, topP = 1 }: GenerateOptions): void => {
+  const refuse = (name: string, expected: string, found: number) => {
+    throw new RangeError(`generate: ${name} must be ${expected}, got ${found}`)
+  }
+  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) refuse("maxNewTokens", "a whole number from 0", maxNewTokens)
+  if (!(temperature >= 0 && temperature < Infinity)) refuse("temperature", "a number from 0", temperature)
+  if (!Number.isInteger(topK) || topK < 0) refuse("topK", "a whole number from 0", topK)
+  if (!(topP >= 0 && topP <= 1)) refuse("topP", "from 0 to 1", topP)
+}
+
+/**
+ * Continues each prompt. Throws a RangeError for an option out of its range, an empty prompt, or one that leaves no room in the model's context;
+ * an Error when the model gives no numbers (NaN).
+ */
 export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<number>>, options: GenerateOptions): Array<Generated> => {
   const { maxNewTokens, padId, eosId } = options
+  checkOptions(options)
   if (prompts.length === 0 || maxNewTokens === 0) return prompts.map(() => ({ tokens: [], logProbabilities: [], finished: false }))
   const longest = Math.max(...prompts.map((prompt) => prompt.length))
   if (prompts.some((prompt) => prompt.length === 0)) throw new RangeError("generate: a prompt has no tokens; begin it with the beginning-of-sequence token")
@@ -73,6 +88,7 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
         active.forEach((sequence, row) => {
           const result = out[sequence]!
           if (result.finished) return
+          if (!Number.isFinite(next.logProbabilities[row])) throw new Error(`generate: the model's logits are not numbers (sequence ${sequence}, token ${step}); its weights are damaged or its training diverged`)
           result.tokens.push(next.tokens[row]!)
           result.logProbabilities.push(next.logProbabilities[row]!)
           result.finished = next.tokens[row] === eosId
@@ -142,8 +158,8 @@ export const restrict = (logits: Tensor, options: Pick<GenerateOptions, "topK" |
   if (topP < 1) {
     const { values, indices } = kept.sort(-1, true)
     const probabilities = values.softmax(-1)
-    // A token goes when those before it reach topP already; the first always stays.
-    const gone = probabilities.cumsum(-1).sub(probabilities).ge(topP)
+    // A token goes when those before it reach topP already. Nothing is before the first, so it stays, also when topP is 0.
+    const gone = probabilities.cumsum(-1).sub(probabilities).ge(Math.max(topP, 1e-30))
     kept = kept.maskedFill(gone.gather(1, indices.sort(-1, false).indices), -Infinity)
   }
   return kept

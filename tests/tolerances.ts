@@ -4,3 +4,9 @@
 export const float32 = 1e-4
 /** float64 against PyTorch's float64. */
 export const float64 = 1e-9
+/** Kernels in float32 against the same formula in float64. Sums of up to 64 terms of size 1. */
+export const fused = 2e-5
+/** bfloat16 against float32: logits of size 1, of a few layers; one part in 256 a step. */
+export const bfloat16 = 0.05
+/** Log-probabilities of one computation against another: cached, padded, in another batch. */
+export const sameInFloat32 = 1e-4

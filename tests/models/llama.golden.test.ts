@@ -5,9 +5,11 @@ import { AdamW, clipGradientNorm, gradientNorm } from "../../engine/optimizer.ts
 import { cosineSchedule } from "../../engine/schedule.ts"
 import { clearGradients, crossEntropy, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import { openSafetensors } from "../../models/safetensors.ts"
+import { generate } from "../../models/sampler.ts"
 import { loadLlama } from "../../models/weights.ts"
 import { devices } from "../devices.ts"
 import { float32 } from "../tolerances.ts"
+import { largestDifference } from "./small.ts"
 
 const golden = async (name: string) => {
   const folder = new URL(`../golden/${name}/`, import.meta.url).pathname
@@ -16,13 +18,6 @@ const golden = async (name: string) => {
   for (const key of file.entries.keys()) expected[key] = await Effect.runPromise(file.read(key))
   await file.close()
   return { folder: `${folder}model`, expected }
-}
-
-const largestDifference = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
-  expect(a.length).toBe(b.length)
-  let most = 0
-  for (let i = 0; i < a.length; i++) most = Math.max(most, Math.abs(a[i]! - b[i]!))
-  return most
 }
 
 for (const { device, skip } of devices) {
@@ -91,6 +86,17 @@ for (const { device, skip } of devices) {
         expect(largestDifference(rates, expected.after3_lrs!.toNumbers())).toBeLessThanOrEqual(1e-12)
         expect(largestDifference(losses, expected.after3_losses!.toNumbers())).toBeLessThanOrEqual(float32)
         for (const [parameter, value] of Object.entries(model.parameters)) close(value, `after3.${parameter}`)
+      })
+
+      it("greedy decoding with the cache finds transformers' tokens and log-probabilities", async () => {
+        const model = await load()
+        const wanted = expected.greedy_ids!.toNumbers()
+        const [batch, length] = expected.greedy_ids!.shape as [number, number]
+        const rows = (values: Array<number>, width: number) => Array.from({ length: batch }, (_, row) => values.slice(row * width, (row + 1) * width))
+        const generated = generate(model, rows(wanted, length).map((row) => row.slice(0, 6)), { maxNewTokens: length - 6, temperature: 0, eosId: undefined, padId: 0 })
+        expect(generated.map(({ tokens }) => tokens)).toEqual(rows(wanted, length).map((row) => row.slice(6)))
+        const logProbabilities = rows(expected.greedy_logprobs!.toNumbers(), length - 1).flatMap((row) => row.slice(5))
+        expect(largestDifference(generated.flatMap((row) => row.logProbabilities), logProbabilities)).toBeLessThanOrEqual(float32)
       })
 
       it("log-probabilities and entropy of the greedy continuation are transformers'", async () => {

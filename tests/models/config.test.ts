@@ -1,0 +1,99 @@
+import * as Effect from "effect/Effect"
+import { describe, expect, it } from "vitest"
+import { fromHuggingFace, llamaConfig, parameterCount, parameterShapes, presets, toHuggingFace } from "../../models/config.ts"
+
+const base = {
+  architectures: ["LlamaForCausalLM"],
+  model_type: "llama",
+  vocab_size: 32000,
+  hidden_size: 4096,
+  intermediate_size: 11008,
+  num_hidden_layers: 32,
+  num_attention_heads: 32,
+  max_position_embeddings: 4096,
+  rms_norm_eps: 1e-5,
+  hidden_act: "silu"
+}
+const read = (content: unknown) => Effect.runPromise(fromHuggingFace(content, "config.json"))
+const messageOf = async (content: unknown) => (await Effect.runPromise(Effect.flip(fromHuggingFace(content, "config.json")))).message
+
+describe("parameter counts", () => {
+  // Published: Llama 2's checkpoints on Hugging Face (sum of all tensors), TinyLlama's 1,100,048,384.
+  it.each([
+    ["7b", 6_738_415_616],
+    ["13b", 13_015_864_320],
+    ["70b", 68_976_648_192],
+    ["1.1b", 1_100_048_384]
+  ] as const)("of %s are the published ones", (name, count) => {
+    expect(parameterCount(presets[name])).toBe(count)
+  })
+
+  it("of 34B are those of CodeLlama 34B, which has its shape and the same vocabulary", () => {
+    expect(parameterCount(presets["34b"])).toBe(33_743_970_304)
+  })
+
+  it("count a tied output layer once, and fewer key and value heads less", () => {
+    // By hand: D 64, F 172, 5 blocks, 8 heads of 8, 4 key heads, V 512.
+    const block = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 172 + 2 * 64
+    expect(parameterCount(presets["260k"])).toBe(512 * 64 + 5 * block + 64)
+    expect(parameterCount({ ...presets["260k"], tiedEmbeddings: false })).toBe(2 * 512 * 64 + 5 * block + 64)
+    const multiQuery = llamaConfig({ vocabSize: 10, dim: 8, layers: 1, heads: 4, kvHeads: 1, ffn: 3 })
+    expect(parameterShapes(multiQuery)["model.layers.0.self_attn.k_proj.weight"]).toEqual([2, 8])
+  })
+})
+
+describe("a config", () => {
+  it("whose sizes do not fit one another is refused", () => {
+    const shape = { vocabSize: 10, dim: 8, layers: 1, heads: 4, kvHeads: 2, ffn: 3 }
+    expect(() => llamaConfig({ ...shape, dim: 9 })).toThrow(/headDim must be a whole number above 0, got 2\.25/)
+    expect(() => llamaConfig({ ...shape, kvHeads: 3 })).toThrow(/multiple of its key and value heads, got 4 and 3/)
+    expect(() => llamaConfig({ ...shape, dim: 4 })).toThrow(/head dimension must be even/)
+    expect(() => llamaConfig({ ...shape, layers: 0 })).toThrow(/layers must be a whole number above 0, got 0/)
+  })
+})
+
+describe("Hugging Face's config.json", () => {
+  it("of Llama 2 7B is the preset", async () => {
+    expect(await read({ ...base, rope_theta: 10000 })).toEqual(presets["7b"])
+    expect(await read({ ...base, rope_scaling: null, num_key_value_heads: null, head_dim: null })).toEqual(presets["7b"])
+    expect(await read({ ...base, rope_parameters: { rope_theta: 10000, rope_type: "default" } })).toEqual(presets["7b"])
+  })
+
+  it("has its base of rotary embeddings in either place", async () => {
+    expect((await read({ ...base, rope_theta: 5e5 })).ropeTheta).toBe(5e5)
+    expect((await read({ ...base, rope_parameters: { rope_theta: 1e6, rope_type: "default" } })).ropeTheta).toBe(1e6)
+  })
+
+  it("has transformers' defaults where it says nothing", async () => {
+    const { max_position_embeddings: _, rms_norm_eps: __, hidden_act: ___, architectures: ____, ...least } = base
+    expect(await read(least)).toEqual({ ...presets["7b"], maxPositions: 2048, normEpsilon: 1e-6 })
+  })
+
+  it("comes back as it was written, for every preset", async () => {
+    for (const config of Object.values(presets)) {
+      for (const scalarHead of [false, true]) expect(await read(toHuggingFace(config, { scalarHead, dtype: "float32", bosId: 1, eosId: 2, padId: 0 }))).toEqual(config)
+    }
+  })
+
+  it.each([
+    ["another model", { ...base, model_type: "mistral" }, /model_type "llama", found "mistral"/],
+    ["no model", {}, /model_type "llama", found none/],
+    ["another head", { ...base, architectures: ["LlamaForTokenClassification"] }, /LlamaForSequenceClassification, found "LlamaForTokenClassification"/],
+    ["scaled rotary embeddings", { ...base, rope_scaling: { type: "linear", factor: 2 } }, /rope_type "default", found "linear"/],
+    ["Llama 3's rotary embeddings", { ...base, rope_parameters: { rope_type: "llama3", rope_theta: 5e5 } }, /rope_type "default", found "llama3"/],
+    ["rotary embeddings of a part", { ...base, rope_parameters: { rope_type: "default", rope_theta: 1e4, partial_rotary_factor: 0.5 } }, /partial_rotary_factor 1, found 0\.5/],
+    ["another activation", { ...base, hidden_act: "gelu" }, /hidden_act "silu", found "gelu"/],
+    ["biases in attention", { ...base, attention_bias: true }, /attention_bias false, found true/],
+    ["biases in the feed-forward block", { ...base, mlp_bias: true }, /mlp_bias false, found true/],
+    ["sizes that are none", { ...base, vocab_size: -5, hidden_size: "4096" }, /vocab_size.*hidden_size/],
+    ["a missing size", { ...base, num_hidden_layers: undefined }, /num_hidden_layers/],
+    ["a norm's epsilon of text", { ...base, rms_norm_eps: "1e-5" }, /rms_norm_eps/],
+    ["sizes that do not fit one another", { ...base, hidden_size: 4097 }, /fit one another, found .*headDim/],
+    ["a list", [], /model_type "llama", found none/],
+    ["null", null, /model_type "llama", found none/]
+  ])("with %s is refused", async (_, content, message) => {
+    const text = await messageOf(content)
+    expect(text).toMatch(message)
+    expect(text).toMatch(/^Reading the model's configuration config\.json: expected .*Only Llama and Llama 2 models are supported\.$/)
+  })
+})

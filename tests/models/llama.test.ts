@@ -1,0 +1,132 @@
+/** What the model computes, by what must not change it: padding, packing, what comes later, the order of the batch. */
+import { describe, expect, it } from "vitest"
+import { clearGradients, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
+import { presets } from "../../models/config.ts"
+import { type ForwardOptions, initLlama, Llama } from "../../models/llama.ts"
+import { devices } from "../devices.ts"
+import { bfloat16, sameInFloat32 } from "../tolerances.ts"
+import { largestDifference, smallConfig } from "./small.ts"
+
+const shapes = [
+  ["grouped-query attention", smallConfig()],
+  ["multi-head attention, tied", smallConfig({ kvHeads: 6, tiedEmbeddings: true })],
+  ["multi-query attention", smallConfig({ kvHeads: 1, headDim: 10 })]
+] as const
+
+const sequences = [
+  [1, 5, 9, 13, 60, 3, 7],
+  [1, 44, 2],
+  [1, 8, 8, 30, 21]
+]
+const length = 7
+
+for (const { device, skip } of devices) {
+  const ids = (rows: ReadonlyArray<ReadonlyArray<number>>) => tensor(rows, { dtype: "int64", device })
+  /** Logits as rows of V numbers, by token. */
+  const logits = (model: Llama, rows: ReadonlyArray<ReadonlyArray<number>>, options: () => ForwardOptions = () => ({})): Array<Array<Array<number>>> =>
+    scoped(() =>
+      noGrad(() => {
+        const flat = model.forward(ids(rows), options()).to({ dtype: "float32" }).toNumbers()
+        const vocab = model.config.vocabSize
+        return rows.map((row, b) => row.map((_, t) => flat.slice((b * row.length + t) * vocab, (b * row.length + t + 1) * vocab)))
+      })
+    )
+  const padLeft = (filler: (i: number) => number) => sequences.map((sequence) => [...Array.from({ length: length - sequence.length }, (_, i) => filler(i)), ...sequence])
+  const padRight = (filler: (i: number) => number) => sequences.map((sequence) => [...sequence, ...Array.from({ length: length - sequence.length }, (_, i) => filler(i))])
+
+  describe.skipIf(skip)(`a Llama on ${device}`, () => {
+    for (const [name, config] of shapes) {
+      it(`gives a padded sequence the logits that it has alone, padded on either side with anything (${name})`, () => {
+        const model = initLlama(config, { seed: 3, device })
+        const alone = sequences.map((sequence) => logits(model, [sequence])[0]!)
+        for (const filler of [() => 0, (i: number) => 17 + i]) {
+          const maskLeft = sequences.map((sequence) => Array.from({ length }, (_, i) => (i < length - sequence.length ? 0 : 1)))
+          const left = logits(model, padLeft(filler), () => ({ attentionMask: ids(maskLeft) }))
+          const right = logits(model, padRight(filler), () => ({ attentionMask: ids(maskLeft.map((row) => row.toReversed())) }))
+          const rightUnmasked = logits(model, padRight(filler))
+          sequences.forEach((sequence, b) => {
+            expect(largestDifference(left[b]!.slice(length - sequence.length).flat(), alone[b]!.flat())).toBeLessThanOrEqual(sameInFloat32)
+            expect(largestDifference(right[b]!.slice(0, sequence.length).flat(), alone[b]!.flat())).toBeLessThanOrEqual(sameInFloat32)
+            expect(largestDifference(rightUnmasked[b]!.slice(0, sequence.length).flat(), alone[b]!.flat())).toBeLessThanOrEqual(sameInFloat32)
+          })
+        }
+      })
+
+      it(`gives a packed sequence the logits that it has alone (${name})`, () => {
+        const model = initLlama(config, { seed: 3, device })
+        const segments = sequences.flatMap((sequence, b) => sequence.map(() => b))
+        const packed = logits(model, [[...sequences.flat(), 0, 0]], () => ({ segmentIds: ids([[...segments, -1, -1]]) }))[0]!
+        const alone = sequences.flatMap((sequence) => logits(model, [sequence])[0]!)
+        expect(largestDifference(packed.slice(0, alone.length).flat(), alone.flat())).toBeLessThanOrEqual(sameInFloat32)
+      })
+    }
+
+    it("sees nothing of what comes later", () => {
+      const model = initLlama(smallConfig(), { seed: 3, device })
+      const [before] = logits(model, [[1, 5, 9, 13]])
+      const [after] = logits(model, [[1, 5, 9, 60]])
+      expect(largestDifference(before!.slice(0, 3).flat(), after!.slice(0, 3).flat())).toBe(0)
+      expect(largestDifference(before![3]!, after![3]!)).toBeGreaterThan(1e-3)
+    })
+
+    it("leaves no gradient at padding, whatever stands there", () => {
+      const model = initLlama(smallConfig({ tiedEmbeddings: false }), { seed: 3, device })
+      const gradients = (filler: number): Array<number> => {
+        scoped(() => {
+          const mask = ids(sequences.map((sequence) => Array.from({ length }, (_, i) => (i < length - sequence.length ? 0 : 1))))
+          const hidden = model.hidden(ids(padLeft(() => filler)), { attentionMask: mask })
+          model.logits(hidden).logSoftmax(-1).select(2, 4).mul(mask.to({ dtype: "float32" })).sum().backward()
+        })
+        const found = Object.values(model.parameters).flatMap((parameter) => scoped(() => parameter.grad()!.toNumbers()))
+        clearGradients(Object.values(model.parameters))
+        return found
+      }
+      expect(largestDifference(gradients(0), gradients(50))).toBeLessThanOrEqual(sameInFloat32)
+    })
+
+    it("in bfloat16 is close to itself in float32", () => {
+      const exact = initLlama(smallConfig(), { seed: 3, device })
+      const rounded = new Llama(exact.config, Object.fromEntries(Object.entries(exact.parameters).map(([name, weight]) => [name, weight.detach().to({ dtype: "bfloat16" })])))
+      expect(rounded.dtype).toBe("bfloat16")
+      const mask = () => ({ attentionMask: ids(sequences.map((sequence) => Array.from({ length }, (_, i) => (i < length - sequence.length ? 0 : 1)))) })
+      const [a, b] = [exact, rounded].map((model) => logits(model, padLeft(() => 0), mask))
+      sequences.forEach((sequence, row) => {
+        const tokens = (all: typeof a) => all![row]!.slice(length - sequence.length).flat()
+        expect(largestDifference(tokens(a), tokens(b))).toBeLessThanOrEqual(bfloat16)
+      })
+    })
+
+    it("refuses more tokens than its context, ids that it has not, and two layouts at once", () => {
+      const model = initLlama(smallConfig({ maxPositions: 8 }), { seed: 3, device })
+      expect(() => logits(model, [Array.from({ length: 9 }, () => 1)])).toThrow("a sequence of 9 tokens: this model's context is 8")
+      if (device === "cpu") expect(() => logits(model, [[1, 61]])).toThrow(/embedding.*ids from 0 to V - 1/)
+      expect(() => logits(model, [[1, 2]], () => ({ attentionMask: ids([[1, 1]]), segmentIds: ids([[0, 0]]) }))).toThrow("not both")
+    })
+  })
+}
+
+describe("new weights", () => {
+  const weights = (seed: number, over = {}) => initLlama(smallConfig(over), { seed }).parameters
+
+  it("depend on the seed and the tensor's name only", () => {
+    const [first, again, other, deeper] = [weights(5), weights(5), weights(6), weights(5, { layers: 3 })]
+    const name = "model.layers.1.mlp.up_proj.weight"
+    expect(again[name]!.toTypedArray()).toEqual(first[name]!.toTypedArray())
+    expect(deeper[name]!.toTypedArray()).toEqual(first[name]!.toTypedArray())
+    expect(other[name]!.toTypedArray()).not.toEqual(first[name]!.toTypedArray())
+    expect(first["model.layers.0.mlp.up_proj.weight"]!.toTypedArray()).not.toEqual(first[name]!.toTypedArray())
+  })
+
+  it("are normal with deviation 0.02, norms 1", () => {
+    const { parameters } = initLlama(presets["260k"], { seed: 1 })
+    const moments = (weight: Tensor) => {
+      const numbers = weight.toNumbers()
+      return { count: numbers.length, mean: numbers.reduce((a, b) => a + b, 0) / numbers.length, square: numbers.reduce((a, b) => a + b * b, 0) / numbers.length }
+    }
+    const { count, mean, square } = moments(parameters["model.embed_tokens.weight"]!)
+    // Five standard errors of the mean and of the variance.
+    expect(Math.abs(mean)).toBeLessThan((5 * 0.02) / Math.sqrt(count))
+    expect(Math.abs(square / 0.02 ** 2 - 1)).toBeLessThan(5 * Math.sqrt(2 / count))
+    expect(new Set(parameters["model.norm.weight"]!.toNumbers())).toEqual(new Set([1]))
+  })
+})
