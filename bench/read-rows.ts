@@ -111,7 +111,7 @@ const main = async (rows: number): Promise<void> => {
       console.log(JSON.stringify({ format, fileSize: mebibytes(statSync(path).size), ...child(path), baseRss, unit: "MiB" }))
     }
   } finally {
-    if (process.env.KEEP === undefined) rmSync(folder, { recursive: true, force: true })
+    rmSync(folder, { recursive: true, force: true })
   }
 }
 

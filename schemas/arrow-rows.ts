@@ -9,93 +9,128 @@ import { type Kind, type StructKind, typeOf } from "./arrow.ts"
 
 const numberArrays = { float64: Float64Array, float32: Float32Array, int32: Int32Array, uint8: Uint8Array } as const
 
-const validity = (values: ReadonlyArray<unknown>): { readonly nullCount: number; readonly nullBitmap: Uint8Array | null } => {
-  let nullCount = 0
-  for (const value of values) if (value === null || value === undefined) nullCount++
-  if (nullCount === 0) return { nullCount, nullBitmap: null }
-  const nullBitmap = new Uint8Array((values.length + 7) >> 3)
-  values.forEach((value, i) => {
-    if (value !== null && value !== undefined) nullBitmap[i >> 3]! |= 1 << (i & 7)
-  })
-  return { nullCount, nullBitmap }
+const packBits = (bits: ReadonlyArray<number>): Uint8Array => {
+  const out = new Uint8Array((bits.length + 7) >> 3)
+  for (let i = 0; i < bits.length; i++) out[i >> 3]! |= bits[i]! << (i & 7)
+  return out
 }
 
-/** One column of values as Arrow data. `absent`: how many of the values are missing because the struct around them is null. */
-const dataOf = (kind: Kind, values: ReadonlyArray<any>, path: string, absent = 0): arrow.Data => {
-  const type = typeOf(kind) as any
-  const length = values.length
-  const { nullCount, nullBitmap } = validity(values)
-  if (!kind.nullable && nullCount > absent) throw new RangeError(`${path}: null, where none may be`)
-  const base = { type, length, nullCount, nullBitmap: nullBitmap ?? undefined }
-  switch (kind.tag) {
-    case "utf8": {
-      const valueOffsets = new Int32Array(length + 1)
-      for (let i = 0; i < length; i++) {
-        const value = (values[i] ?? "") as string
-        if (!value.isWellFormed()) throw new RangeError(`${path}: text with half of a surrogate pair, which UTF-8 can't hold`)
-        valueOffsets[i + 1] = valueOffsets[i]! + Buffer.byteLength(value)
+/** A column that grows value by value, so that rows can go as soon as they have come: held rows are what makes the heap grow. */
+class Column {
+  readonly #kind: Kind
+  readonly #path: string
+  readonly #children: ReadonlyArray<Column>
+  readonly #valid: Array<number> = []
+  #nullCount = 0
+  /** Numbers, and booleans as 0 and 1. */
+  readonly #numbers: Array<number> = []
+  /** Where each text or list ends. */
+  readonly #offsets: Array<number> = [0]
+  #text = Buffer.alloc(0)
+
+  constructor(kind: Kind, path: string) {
+    this.#kind = kind
+    this.#path = path
+    if (kind.tag === "list") this.#children = [new Column(kind.element, `${path}[]`)]
+    else if (kind.tag === "struct") this.#children = kind.fields.map((field) => new Column(field.kind, `${path}.${field.name}`))
+    else this.#children = []
+  }
+
+  get length(): number {
+    return this.#valid.length
+  }
+
+  /** Bytes held, about. */
+  get bytes(): number {
+    const own = this.#kind.tag === "utf8" ? this.#offsets.at(-1)! : 8 * this.#numbers.length
+    return this.#children.reduce((sum, child) => sum + child.bytes, own + 4 * this.length)
+  }
+
+  /** `absent`: the value is missing because the struct around it is null. */
+  push(value: any, absent = false): void {
+    const isNull = value === null || value === undefined
+    if (isNull && !this.#kind.nullable && !absent) throw new RangeError(`${this.#path}: null, where none may be`)
+    if (isNull) this.#nullCount++
+    this.#valid.push(isNull ? 0 : 1)
+    switch (this.#kind.tag) {
+      case "utf8":
+        this.#offsets.push(this.#offsets.at(-1)! + (isNull ? 0 : this.#write(value as string)))
+        return
+      case "list":
+        if (!isNull) for (const element of value) this.#children[0]!.push(element)
+        this.#offsets.push(this.#children[0]!.length)
+        return
+      case "struct":
+        for (let i = 0; i < this.#children.length; i++) this.#children[i]!.push(isNull ? null : value[this.#kind.fields[i]!.name], isNull)
+        return
+      default:
+        this.#numbers.push(isNull ? 0 : Number(value))
+    }
+  }
+
+  #write(value: string): number {
+    if (!value.isWellFormed()) throw new RangeError(`${this.#path}: text with half of a surrogate pair, which UTF-8 can't hold`)
+    const start = this.#offsets.at(-1)!
+    const length = Buffer.byteLength(value)
+    if (start + length > this.#text.length)
+      this.#text = Buffer.concat([this.#text.subarray(0, start)], Math.max(1024, 2 * (start + length)))
+    return this.#text.write(value, start)
+  }
+
+  /** What was pushed, as Arrow data. */
+  data(): arrow.Data {
+    const { tag } = this.#kind
+    const nullBitmap = this.#nullCount === 0 ? undefined : packBits(this.#valid)
+    const base = { type: typeOf(this.#kind) as any, length: this.length, nullCount: this.#nullCount, nullBitmap }
+    switch (tag) {
+      case "utf8":
+        return arrow.makeData({ ...base, valueOffsets: Int32Array.from(this.#offsets), data: this.#text.subarray(0, this.#offsets.at(-1)) })
+      case "list":
+        return arrow.makeData({ ...base, valueOffsets: Int32Array.from(this.#offsets), child: this.#children[0]!.data() })
+      case "struct":
+        return arrow.makeData({ ...base, children: this.#children.map((child) => child.data()) })
+      case "bool":
+        return arrow.makeData({ ...base, data: packBits(this.#numbers) })
+      default: {
+        const data = numberArrays[tag].from(this.#numbers)
+        if (tag === "int32" || tag === "uint8") {
+          const at = this.#numbers.findIndex((value, i) => data[i] !== value)
+          if (at !== -1) throw new RangeError(`${this.#path}: ${this.#numbers[at]} is not within ${tag}`)
+        }
+        return arrow.makeData({ ...base, data })
       }
-      const data = Buffer.alloc(valueOffsets[length]!)
-      for (let i = 0; i < length; i++) data.write((values[i] ?? "") as string, valueOffsets[i])
-      return arrow.makeData({ ...base, valueOffsets, data })
-    }
-    case "bool": {
-      const data = new Uint8Array((length + 7) >> 3)
-      values.forEach((value, i) => {
-        if (value === true) data[i >> 3]! |= 1 << (i & 7)
-      })
-      return arrow.makeData({ ...base, data })
-    }
-    case "list": {
-      const valueOffsets = new Int32Array(length + 1)
-      values.forEach((value, i) => (valueOffsets[i + 1] = valueOffsets[i]! + (value?.length ?? 0)))
-      const elements: Array<any> = []
-      for (const value of values) if (value !== null && value !== undefined) for (const element of value) elements.push(element)
-      return arrow.makeData({ ...base, valueOffsets, child: dataOf(kind.element, elements, `${path}[]`) })
-    }
-    case "struct": {
-      const children = kind.fields.map((field) =>
-        dataOf(
-          field.kind,
-          values.map((value) => value?.[field.name]),
-          `${path}.${field.name}`,
-          nullCount
-        )
-      )
-      return arrow.makeData({ ...base, children })
-    }
-    default: {
-      const data = new numberArrays[kind.tag](length)
-      for (let i = 0; i < length; i++) {
-        const value = (values[i] ?? 0) as number
-        data[i] = value
-        if ((kind.tag === "int32" || kind.tag === "uint8") && data[i] !== value)
-          throw new RangeError(`${path}: ${value} is not within ${kind.tag}`)
-      }
-      return arrow.makeData({ ...base, data })
     }
   }
 }
 
-/** Rows as a record batch. Throws RangeError where a value does not fit its column. */
-export const toBatch = (kind: StructKind, schema: arrow.Schema, rows: ReadonlyArray<any>): arrow.RecordBatch =>
-  new arrow.RecordBatch(schema, dataOf(kind, rows, "row") as arrow.Data<arrow.Struct>)
-
-/** Bytes that a value takes as a column, near enough to bound a batch by. */
-export const weightOf = (kind: Kind, value: any): number => {
-  if (value === null || value === undefined) return 1
-  switch (kind.tag) {
-    case "utf8":
-      return 4 + (value as string).length
-    case "list":
-      if (kind.element.tag !== "utf8" && kind.element.tag !== "list" && kind.element.tag !== "struct")
-        return 4 + 8 * (value as ReadonlyArray<unknown>).length
-      return (value as ReadonlyArray<unknown>).reduce<number>((sum, element) => sum + weightOf(kind.element, element), 4)
-    case "struct":
-      return kind.fields.reduce((sum, field) => sum + weightOf(field.kind, value[field.name]), 0)
-    default:
-      return 8
+/** A record batch under construction. `push` and `finish` throw RangeError where a value does not fit its column. */
+export class BatchBuilder {
+  readonly #column: Column
+  readonly #schema: arrow.Schema
+  constructor(kind: StructKind, schema: arrow.Schema) {
+    this.#column = new Column(kind, "row")
+    this.#schema = schema
   }
+  push(row: unknown): void {
+    this.#column.push(row)
+  }
+  get rows(): number {
+    return this.#column.length
+  }
+  /** Bytes held, about. */
+  get bytes(): number {
+    return this.#column.bytes
+  }
+  finish(): arrow.RecordBatch {
+    return new arrow.RecordBatch(this.#schema, this.#column.data() as arrow.Data<arrow.Struct>)
+  }
+}
+
+/** Rows as a record batch. */
+export const toBatch = (kind: StructKind, schema: arrow.Schema, rows: Iterable<unknown>): arrow.RecordBatch => {
+  const batch = new BatchBuilder(kind, schema)
+  for (const row of rows) batch.push(row)
+  return batch.finish()
 }
 
 // ---- columns -> rows -------------------------------------------------------------------------------------------------------------------

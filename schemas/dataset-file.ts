@@ -5,14 +5,14 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { arrowSchema, columnsOf, describeArrow, describeKind, type StructKind } from "./arrow.ts"
 import { checkFooter, readMessageHeader } from "./arrow-headers.ts"
-import { layoutOf, toBatch, toRows, weightOf } from "./arrow-rows.ts"
+import { BatchBuilder, layoutOf, toRows } from "./arrow-rows.ts"
 import { ArtifactError, type DatasetType } from "./artifact.ts"
 
 export const fileName = "data.arrow"
 
-/** A record batch ends at this many rows or about this many bytes: small enough to hold several, large enough for columns to pay. */
+/** A record batch ends at this many rows or about this many bytes: the smaller, the less memory an import takes; large enough for columns to pay. */
 const batchRows = 4096
-const batchBytes = 1 << 20
+const batchBytes = 512 << 10
 
 // ---- writing ---------------------------------------------------------------------------------------------------------------------------
 
@@ -28,6 +28,13 @@ export const writeRows = async (directory: string, type: DatasetType<any>, rows:
       found,
       hint: "The stage that made them is at fault."
     })
+  const attempt = <A>(where: string, body: () => A): A => {
+    try {
+      return body()
+    } catch (cause) {
+      throw wrong(`${where}: ${messageOf(cause)}`)
+    }
+  }
   const file = await open(`${directory}/${fileName}`, "w")
   try {
     const writer = new arrow.RecordBatchFileWriter()
@@ -37,27 +44,21 @@ export const writeRows = async (directory: string, type: DatasetType<any>, rows:
       const chunks = queue.splice(0)
       if (chunks.length > 0) await writeAll(file, chunks)
     }
-    let pending: Array<any> = []
-    let weight = 0
+    let batch = new BatchBuilder(kind, schema)
     let count = 0
     const flush = async () => {
-      try {
-        writer.write(toBatch(kind, schema, pending))
-      } catch (cause) {
-        throw wrong(`among the rows ${count - pending.length + 1} to ${count}: ${messageOf(cause)}`)
-      }
-      pending = []
-      weight = 0
+      const first = count - batch.rows + 1
+      writer.write(attempt(`among the rows ${first} to ${count}`, () => batch.finish()))
+      batch = new BatchBuilder(kind, schema)
       await drain()
     }
     for await (const row of rows) {
       count++
       if (!fits(row)) throw wrong(`row ${count}: ${misfit(type, row)}`)
-      pending.push(row)
-      weight += weightOf(kind, row)
-      if (pending.length === batchRows || weight >= batchBytes) await flush()
+      attempt(`row ${count}`, () => batch.push(row))
+      if (batch.rows === batchRows || batch.bytes >= batchBytes) await flush()
     }
-    if (pending.length > 0 || count === 0) await flush()
+    if (batch.rows > 0 || count === 0) await flush()
     writer.finish()
     await drain()
     return count

@@ -111,7 +111,7 @@ describe("a dataset", () => {
       return file.batches
     }
     expect(await batches(Array.from({ length: 9000 }, () => ({ text: "x" })))).toBe(3)
-    expect(await batches(Array.from({ length: 10 }, () => ({ text: "x".repeat(700_000) })))).toBe(5)
+    expect(await batches(Array.from({ length: 10 }, () => ({ text: "x".repeat(200_000) })))).toBe(4)
   })
 
   const refusal = async (rows: ReadonlyArray<unknown>, type: DatasetType<any>): Promise<string> => {
@@ -124,11 +124,8 @@ describe("a dataset", () => {
     expect(await refusal([prompt, { ...prompt, id: null }], Rows.Prompts)).toMatch(
       /Writing a dataset:prompt\/1: .* row 2: Expected string at \["id"\]/
     )
-    await refuses(
-      [{ ...prompt, messages: [{ role: "robot", content: "" }] }],
-      Rows.Prompts,
-      /row 1: .*"user".* at \["messages"\]\[0\]\["role"\]/
-    )
+    const robot = { ...prompt, messages: [{ role: "robot", content: "" }] }
+    expect(await refusal([robot], Rows.Prompts)).toMatch(/row 1: .*"user".* at \["messages"\]\[0\]\["role"\]/)
     expect(await refusal([{ id: "a", messages: [] }], Rows.Prompts)).toMatch(/row 1: .*safety/)
   })
 
