@@ -20,7 +20,8 @@ export const logProbabilities = (model: Llama, ids: ReadonlyArray<number>): Arra
   )
 
 const readIds = async (path: string, model: Llama): Promise<Array<Array<number>>> => {
-  const fail = (what: string) => new UsageError(`Reading the ids ${path}: ${what}. Expected a JSON array of arrays of token ids, for example [[1, 15043, 3186]].`)
+  const fail = (what: string) =>
+    new UsageError(`Reading the ids ${path}: ${what}. Expected a JSON array of arrays of token ids, for example [[1, 15043, 3186]].`)
   const text = await readFile(path, "utf8").catch(() => {
     throw fail("no such file")
   })
@@ -32,10 +33,13 @@ const readIds = async (path: string, model: Llama): Promise<Array<Array<number>>
   }
   if (!Array.isArray(value)) throw fail("not an array")
   return value.map((sequence: unknown, i) => {
-    if (!Array.isArray(sequence) || sequence.length === 0) throw fail(`sequence ${i} is ${Array.isArray(sequence) ? "empty" : "not an array"}`)
-    if (sequence.length > model.config.maxPositions) throw fail(`sequence ${i} has ${sequence.length} tokens, the model's context is ${model.config.maxPositions}`)
+    if (!Array.isArray(sequence) || sequence.length === 0)
+      throw fail(`sequence ${i} is ${Array.isArray(sequence) ? "empty" : "not an array"}`)
+    if (sequence.length > model.config.maxPositions)
+      throw fail(`sequence ${i} has ${sequence.length} tokens, the model's context is ${model.config.maxPositions}`)
     for (const id of sequence) {
-      if (!Number.isInteger(id) || id < 0 || id >= model.config.vocabSize) throw fail(`sequence ${i} has ${JSON.stringify(id)}, the model's ids are 0 to ${model.config.vocabSize - 1}`)
+      if (!Number.isInteger(id) || id < 0 || id >= model.config.vocabSize)
+        throw fail(`sequence ${i} has ${JSON.stringify(id)}, the model's ids are 0 to ${model.config.vocabSize - 1}`)
     }
     return sequence as Array<number>
   })

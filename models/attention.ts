@@ -24,7 +24,8 @@ const causalMask = (length: number, device: Device): Tensor => {
   return index.unsqueeze(0).le(index.unsqueeze(1)) // (T, T): key <= query
 }
 
-const toBias = (seen: Tensor, dtype: DType): Tensor => where(seen, zeros([], { dtype, device: seen.device }), full([], never, { dtype, device: seen.device }))
+const toBias = (seen: Tensor, dtype: DType): Tensor =>
+  where(seen, zeros([], { dtype, device: seen.device }), full([], never, { dtype, device: seen.device }))
 
 const once = <A>(make: () => A): (() => A) => {
   let made: { readonly value: A } | undefined
@@ -32,7 +33,11 @@ const once = <A>(make: () => A): (() => A) => {
 }
 
 /** Each token sees itself and what came before. */
-export const causalLayout = (length: number, dtype: DType, device: Device): AttentionLayout => ({ causal: true, starts: undefined, bias: once(() => toBias(causalMask(length, device), dtype)) })
+export const causalLayout = (length: number, dtype: DType, device: Device): AttentionLayout => ({
+  causal: true,
+  starts: undefined,
+  bias: once(() => toBias(causalMask(length, device), dtype))
+})
 
 /** Causal, and nobody sees padding: mask (B, T), 0 at padding. */
 export const maskLayout = (mask: Tensor, dtype: DType): AttentionLayout => {
@@ -89,7 +94,10 @@ export const attention = (q: Tensor, k: Tensor, v: Tensor, { bias, causal }: Att
   const scores = aten("bmm", grouped, keys.transpose(1, 2)).view(batch, heads, length, -1) // (B, H, T, S)
   const weights = scores.add(bias()).softmax(-1)
   const out = aten("bmm", weights.view(batch * groups, share * length, -1), values) // (B G, H/G T, E)
-  return out.view(batch, heads, length, dim).transpose(1, 2).reshape(batch, length, heads * dim)
+  return out
+    .view(batch, heads, length, dim)
+    .transpose(1, 2)
+    .reshape(batch, length, heads * dim)
 }
 
 /**
@@ -104,7 +112,13 @@ export const rotaryAttention = (qkv: Tensor, rotation: Rotation, layout: Attenti
   return composedRotaryAttention(qkv, rotation, layout, heads, groups)
 }
 
-export const composedRotaryAttention = (qkv: Tensor, rotation: Rotation, layout: AttentionLayout, heads: number, groups: number): Tensor => {
+export const composedRotaryAttention = (
+  qkv: Tensor,
+  rotation: Rotation,
+  layout: AttentionLayout,
+  heads: number,
+  groups: number
+): Tensor => {
   const [batch, length, width] = qkv.shape as [number, number, number]
   const together = qkv.view(batch, length, heads + 2 * groups, width / (heads + 2 * groups))
   const turned = rotate(together.slice(2, 0, heads + groups), rotation)

@@ -40,13 +40,17 @@ export interface LoadedReward {
 }
 
 /** A language model and its tokenizer from a folder. */
-export const loadPolicyFrom = Effect.fn("loadPolicy")(function* (path: string, options: LoadOptions = {}): Effect.fn.Return<LoadedPolicy, ArtifactError> {
+export const loadPolicyFrom = Effect.fn("loadPolicy")(function* (
+  path: string,
+  options: LoadOptions = {}
+): Effect.fn.Return<LoadedPolicy, ArtifactError> {
   const model = yield* loadLlama(path, options)
   const tokenizer = yield* loadTokenizer(path)
   yield* checkVocabulary(tokenizer, model.config, path)
   return { model, tokenizer }
 })
-export const loadPolicy = (ref: ArtifactRef<Checkpoint<"policy">>, options: LoadOptions = {}): Effect.Effect<LoadedPolicy, ArtifactError> => loadPolicyFrom(ref.path, options)
+export const loadPolicy = (ref: ArtifactRef<Checkpoint<"policy">>, options: LoadOptions = {}): Effect.Effect<LoadedPolicy, ArtifactError> =>
+  loadPolicyFrom(ref.path, options)
 
 /** A reward model and its tokenizer. */
 export const loadReward = Effect.fn("loadReward")(function* (
@@ -60,7 +64,10 @@ export const loadReward = Effect.fn("loadReward")(function* (
 })
 
 /** Writes a model and its tokenizer into a folder, in the model's dtype. */
-export const writeCheckpoint = async (directory: string, options: { readonly model: Llama | RewardModel; readonly tokenizer: Tokenizer; readonly role: Role }): Promise<void> => {
+export const writeCheckpoint = async (
+  directory: string,
+  options: { readonly model: Llama | RewardModel; readonly tokenizer: Tokenizer; readonly role: Role }
+): Promise<void> => {
   const { model, tokenizer, role } = options
   const scalarHead = model instanceof RewardModel
   const { dtype } = scalarHead ? model.backbone : model
@@ -78,7 +85,11 @@ const roleOf = (slot: OutputSlot<Checkpoint<Role>>): Role => slot.type.name.repl
 /** Writes a checkpoint as the stage's output; its role is the output's. */
 export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends Role>(
   slot: OutputSlot<Checkpoint<R>>,
-  options: { readonly model: R extends "policy" ? Llama : RewardModel; readonly tokenizer: Tokenizer; readonly metrics?: Readonly<Record<string, number>> }
+  options: {
+    readonly model: R extends "policy" ? Llama : RewardModel
+    readonly tokenizer: Tokenizer
+    readonly metrics?: Readonly<Record<string, number>>
+  }
 ): Effect.fn.Return<Written<Checkpoint<R>>, ArtifactError> {
   yield* Effect.tryPromise({
     try: () => writeCheckpoint(slot.path, { model: options.model, tokenizer: options.tokenizer, role: roleOf(slot as OutputSlot<any>) }),

@@ -26,16 +26,27 @@ type Shape = Pick<LlamaConfig, "vocabSize" | "dim" | "layers" | "heads" | "kvHea
 
 /** A config with Llama 2's values where none are given. Throws when the sizes do not fit one another. */
 export const llamaConfig = (shape: Shape): LlamaConfig => {
-  const config: LlamaConfig = { headDim: shape.dim / shape.heads, maxPositions: 4096, ropeTheta: 10000, normEpsilon: 1e-5, tiedEmbeddings: false, ...shape }
+  const config: LlamaConfig = {
+    headDim: shape.dim / shape.heads,
+    maxPositions: 4096,
+    ropeTheta: 10000,
+    normEpsilon: 1e-5,
+    tiedEmbeddings: false,
+    ...shape
+  }
   const { heads, kvHeads, headDim } = config
   const sizes = ["vocabSize", "dim", "layers", "heads", "kvHeads", "headDim", "ffn", "maxPositions"] as const
-  for (const name of sizes) if (!Number.isInteger(config[name]) || config[name] < 1) throw new RangeError(`A Llama's ${name} must be a whole number above 0, got ${config[name]}.`)
-  if (heads % kvHeads !== 0) throw new RangeError(`A Llama's heads must be a multiple of its key and value heads, got ${heads} and ${kvHeads}.`)
+  for (const name of sizes)
+    if (!Number.isInteger(config[name]) || config[name] < 1)
+      throw new RangeError(`A Llama's ${name} must be a whole number above 0, got ${config[name]}.`)
+  if (heads % kvHeads !== 0)
+    throw new RangeError(`A Llama's heads must be a multiple of its key and value heads, got ${heads} and ${kvHeads}.`)
   if (headDim % 2 !== 0) throw new RangeError(`A Llama's head dimension must be even (rotary embeddings turn pairs), got ${headDim}.`)
   return config
 }
 
-const llama2 = (dim: number, layers: number, heads: number, kvHeads: number, ffn: number): LlamaConfig => llamaConfig({ vocabSize: 32000, dim, layers, heads, kvHeads, ffn })
+const llama2 = (dim: number, layers: number, heads: number, kvHeads: number, ffn: number): LlamaConfig =>
+  llamaConfig({ vocabSize: 32000, dim, layers, heads, kvHeads, ffn })
 
 /** Sizes by name. The small ones are those of Karpathy's TinyStories models and of this project's benchmarks. */
 export const presets = {
@@ -43,7 +54,16 @@ export const presets = {
   "3m": llamaConfig({ vocabSize: 2048, dim: 192, layers: 6, heads: 6, kvHeads: 6, ffn: 512, maxPositions: 512, tiedEmbeddings: true }),
   "15m": llamaConfig({ vocabSize: 32000, dim: 288, layers: 6, heads: 6, kvHeads: 6, ffn: 768, maxPositions: 256, tiedEmbeddings: true }),
   "42m": llamaConfig({ vocabSize: 32000, dim: 512, layers: 8, heads: 8, kvHeads: 8, ffn: 1376, maxPositions: 1024, tiedEmbeddings: true }),
-  "110m": llamaConfig({ vocabSize: 32000, dim: 768, layers: 12, heads: 12, kvHeads: 12, ffn: 2048, maxPositions: 1024, tiedEmbeddings: true }),
+  "110m": llamaConfig({
+    vocabSize: 32000,
+    dim: 768,
+    layers: 12,
+    heads: 12,
+    kvHeads: 12,
+    ffn: 2048,
+    maxPositions: 1024,
+    tiedEmbeddings: true
+  }),
   "1.1b": llamaConfig({ vocabSize: 32000, dim: 2048, layers: 22, heads: 32, kvHeads: 4, ffn: 5632, maxPositions: 2048 }),
   "7b": llama2(4096, 32, 32, 32, 11008),
   "13b": llama2(5120, 40, 40, 40, 13824),
@@ -75,13 +95,19 @@ export const parameterShapes = (config: LlamaConfig): Record<string, ReadonlyArr
 }
 
 /** Weights of a language model of this shape. */
-export const parameterCount = (config: LlamaConfig): number => Object.values(parameterShapes(config)).reduce((sum, shape) => sum + shape.reduce((product, size) => product * size, 1), 0)
+export const parameterCount = (config: LlamaConfig): number =>
+  Object.values(parameterShapes(config)).reduce((sum, shape) => sum + shape.reduce((product, size) => product * size, 1), 0)
 
 const size = Schema.Int.check(Schema.isGreaterThan(0))
 const positive = Schema.Finite.check(Schema.isGreaterThan(0))
 const optional = <S extends Schema.Top>(schema: S) => Schema.optionalKey(Schema.NullOr(schema))
 
-const Rope = Schema.Struct({ rope_type: optional(Schema.String), type: optional(Schema.String), rope_theta: optional(positive), partial_rotary_factor: optional(Schema.Finite) })
+const Rope = Schema.Struct({
+  rope_type: optional(Schema.String),
+  type: optional(Schema.String),
+  rope_theta: optional(positive),
+  partial_rotary_factor: optional(Schema.Finite)
+})
 
 /** The fields of config.json that shape the computation; others are left alone. What is missing or null has Hugging Face's default. */
 const HuggingFaceConfig = Schema.Struct({
@@ -122,13 +148,27 @@ const unsupported = (json: typeof HuggingFaceConfig.Type): { readonly expected: 
 
 /** A config from the content of Hugging Face's config.json. What this model can't compute is refused by name. */
 export const fromHuggingFace = (content: unknown, path: string): Effect.Effect<LlamaConfig, ArtifactError> => {
-  const fail = (expected: string, found: string) => ArtifactError.of({ doing: `Reading the model's configuration ${path}`, expected, found, hint: "Only Llama and Llama 2 models are supported." })
-  const messageOf = (cause: unknown) => (cause instanceof Error ? cause.message.replaceAll(/\n\s*at /g, " at ").replaceAll("\n", "; ").replace(/\.$/, "") : String(cause))
+  const fail = (expected: string, found: string) =>
+    ArtifactError.of({
+      doing: `Reading the model's configuration ${path}`,
+      expected,
+      found,
+      hint: "Only Llama and Llama 2 models are supported."
+    })
+  const messageOf = (cause: unknown) =>
+    cause instanceof Error
+      ? cause.message
+          .replaceAll(/\n\s*at /g, " at ")
+          .replaceAll("\n", "; ")
+          .replace(/\.$/, "")
+      : String(cause)
   return Effect.gen(function* () {
     const modelType = (content as { readonly model_type?: unknown } | null)?.model_type
     // Told first: another model's config may lack any of the other fields.
     if (modelType !== "llama") return yield* fail('model_type "llama"', JSON.stringify(modelType) ?? "none")
-    const json = yield* Schema.decodeUnknownEffect(HuggingFaceConfig, { errors: "all" })(content).pipe(Effect.mapError((error) => fail("a Llama's sizes", messageOf(error))))
+    const json = yield* Schema.decodeUnknownEffect(HuggingFaceConfig, { errors: "all" })(content).pipe(
+      Effect.mapError((error) => fail("a Llama's sizes", messageOf(error)))
+    )
     const wrong = unsupported(json)
     if (wrong !== undefined) return yield* fail(wrong.expected, JSON.stringify(wrong.found))
     const rope = json.rope_parameters ?? json.rope_scaling
@@ -153,7 +193,10 @@ export const fromHuggingFace = (content: unknown, path: string): Effect.Effect<L
 }
 
 /** The config.json that transformers reads, for a language model or (with one label) for a model with a scalar head. */
-export const toHuggingFace = (config: LlamaConfig, options: { readonly scalarHead: boolean; readonly dtype: string; readonly bosId: number; readonly eosId: number; readonly padId: number }): Record<string, unknown> => ({
+export const toHuggingFace = (
+  config: LlamaConfig,
+  options: { readonly scalarHead: boolean; readonly dtype: string; readonly bosId: number; readonly eosId: number; readonly padId: number }
+): Record<string, unknown> => ({
   architectures: [options.scalarHead ? "LlamaForSequenceClassification" : "LlamaForCausalLM"],
   model_type: "llama",
   vocab_size: config.vocabSize,

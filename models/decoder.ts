@@ -64,7 +64,8 @@ export class Decoder {
   /** One more token for each sequence: ids (B, 1), positions (B, 1) when prompts are padded. Gives logits (B, V) of the one after. */
   step(ids: Tensor, positions: Tensor | undefined): Tensor {
     const { device, dtype } = this.#model
-    const rotation = positions === undefined ? this.#model.rotary.at(device, dtype, 1, this.#length) : this.#model.rotary.at(device, dtype, positions)
+    const rotation =
+      positions === undefined ? this.#model.rotary.at(device, dtype, 1, this.#length) : this.#model.rotary.at(device, dtype, positions)
     const x = embedding(this.#model.parameter("model.embed_tokens.weight"), ids).squeeze(1) // (B, D)
     if (isFused(x)) return this.#stepFused(x, rotation)
     const prompt = this.#promptBias
@@ -97,10 +98,32 @@ export class Decoder {
     const [cos, sin] = [rotation.cos, rotation.sin].map((table) => table.reshape(-1, config.headDim)) as [Tensor, Tensor] // (1, E) or (B, E)
     let x = embedded
     this.#blocks.forEach((block, layer) => {
-      x = aten("caravan::decode_block", x, block.attentionNorm, block.qkv, block.o, block.ffnNorm, block.gateUp, block.down, this.#keys[layer]!, this.#values[layer]!, cos, sin, this.#first ?? null, at, config.heads, config.normEpsilon)
+      x = aten(
+        "caravan::decode_block",
+        x,
+        block.attentionNorm,
+        block.qkv,
+        block.o,
+        block.ffnNorm,
+        block.gateUp,
+        block.down,
+        this.#keys[layer],
+        this.#values[layer],
+        cos,
+        sin,
+        this.#first ?? null,
+        at,
+        config.heads,
+        config.normEpsilon
+      )
     })
     this.#length = at + 1
-    return aten("caravan::inference_linear", rmsNorm(x, this.#model.parameter("model.norm.weight"), config.normEpsilon), this.#model.outputWeight, null)
+    return aten(
+      "caravan::inference_linear",
+      rmsNorm(x, this.#model.parameter("model.norm.weight"), config.normEpsilon),
+      this.#model.outputWeight,
+      null
+    )
   }
 
   /** `prompt` is given when these are the first tokens: they see only one another. */
@@ -125,10 +148,22 @@ export class Decoder {
         const keys = this.#keys[layer]!.slice(2, 0, to) // (B, G, S, E)
         const values = this.#values[layer]!.slice(2, 0, to)
         // Queries of one group side by side: (B, G, H/G T, E)
-        const q = rotate(together.slice(2, 0, heads), rotation).mul(scale).transpose(1, 2).reshape(batch, kvHeads, share * length, headDim)
+        const q = rotate(together.slice(2, 0, heads), rotation)
+          .mul(scale)
+          .transpose(1, 2)
+          .reshape(batch, kvHeads, share * length, headDim)
         let scores = q.matmul(keys.transpose(2, 3)) // (B, G, H/G T, S)
-        if (bias !== undefined) scores = scores.view(batch, heads, length, to).add(bias).view(batch, kvHeads, share * length, to)
-        attended = scores.softmax(-1).matmul(values).view(batch, heads, length, headDim).transpose(1, 2).reshape(batch, length, heads * headDim)
+        if (bias !== undefined)
+          scores = scores
+            .view(batch, heads, length, to)
+            .add(bias)
+            .view(batch, kvHeads, share * length, to)
+        attended = scores
+          .softmax(-1)
+          .matmul(values)
+          .view(batch, heads, length, headDim)
+          .transpose(1, 2)
+          .reshape(batch, length, heads * headDim)
       }
       x = x.add(linear(attended, block.o))
       x = x.add(linear(swiglu(linear(rmsNorm(x, block.ffnNorm, normEpsilon), block.gateUp)), block.down))

@@ -6,7 +6,20 @@
  */
 import { rmsNorm, swiglu } from "../engine/fused.ts"
 import { seedGenerator } from "../engine/generator.ts"
-import { arange, cat, type Device, type DType, embedding, keep, linear, noGrad, ones, scoped, type Tensor, zeros } from "../engine/tensor.ts"
+import {
+  arange,
+  cat,
+  type Device,
+  type DType,
+  embedding,
+  keep,
+  linear,
+  noGrad,
+  ones,
+  scoped,
+  type Tensor,
+  zeros
+} from "../engine/tensor.ts"
 import { type AttentionLayout, causalLayout, maskLayout, rotaryAttention, segmentLayout } from "./attention.ts"
 import { type LlamaConfig, parameterShapes } from "./config.ts"
 import { positionsOfMask, RotaryTable, startsOfSegments } from "./rotary.ts"
@@ -113,7 +126,10 @@ const deviation = 0.02
 /**
  * A Llama with new weights. Each tensor's numbers depend on the seed and its name only.
  */
-export const initLlama = (config: LlamaConfig, options: { readonly seed: number; readonly device?: Device; readonly dtype?: DType }): Llama => {
+export const initLlama = (
+  config: LlamaConfig,
+  options: { readonly seed: number; readonly device?: Device; readonly dtype?: DType }
+): Llama => {
   const { seed, device = "cpu", dtype = "float32" } = options
   const parameters: Record<string, Tensor> = {}
   for (const [name, shape] of Object.entries(parameterShapes(config))) {

@@ -48,7 +48,9 @@ export const initRewardModel = (policy: Llama, options: { readonly seed: number 
   const head = scoped(() =>
     noGrad(() => {
       seedGenerator("cpu", options.seed, "reward head")
-      return zeros([1, config.dim]).normal_(0, 1 / Math.sqrt(config.dim + 1)).to({ dtype, device })
+      return zeros([1, config.dim])
+        .normal_(0, 1 / Math.sqrt(config.dim + 1))
+        .to({ dtype, device })
     })
   )
   return new RewardModel(new Llama(config, backbone), keep(head).requiresGrad())

@@ -2,7 +2,23 @@
  * Rotary position embeddings (Su et al. 2021) in Hugging Face's layout: a head's first half is paired with its second. A pair (a, b) at
  * position p turns by p * theta^(-2i/E): a cos - b sin, b cos + a sin.
  */
-import { arange, aten, atenMany, cat, type Device, type DType, embedding, full, keep, noGrad, scoped, tensor, type Tensor, where, zerosLike } from "../engine/tensor.ts"
+import {
+  arange,
+  aten,
+  atenMany,
+  cat,
+  type Device,
+  type DType,
+  embedding,
+  full,
+  keep,
+  noGrad,
+  scoped,
+  tensor,
+  type Tensor,
+  where,
+  zerosLike
+} from "../engine/tensor.ts"
 import type { LlamaConfig } from "./config.ts"
 
 /** cos and signed sin for the heads of (B, T, H, E): (T, 1, E), or (B, T, 1, E) with position ids. */
@@ -60,7 +76,8 @@ export class RotaryTable {
   /** The rotation of positions 0 .. length - 1, or of given ids (B, T). */
   at(device: Device, dtype: DType, positions: number | Tensor, from = 0): Rotation {
     const { cos, sin } = this.#table(device, dtype)
-    if (typeof positions === "number") return { cos: cos.slice(0, from, from + positions).unsqueeze(1), sin: sin.slice(0, from, from + positions).unsqueeze(1) }
+    if (typeof positions === "number")
+      return { cos: cos.slice(0, from, from + positions).unsqueeze(1), sin: sin.slice(0, from, from + positions).unsqueeze(1) }
     return { cos: embedding(cos, positions).unsqueeze(2), sin: embedding(sin, positions).unsqueeze(2) }
   }
 }

@@ -5,7 +5,16 @@ import { type Device, type DType, elementSize, fromBytes, scoped, type Tensor } 
 import { ArtifactError } from "../schemas/artifact.ts"
 import { readHeader, type SafetensorsEntry } from "../schemas/safetensors.ts"
 
-const dtypes: Readonly<Record<string, DType>> = { F64: "float64", F32: "float32", F16: "float16", BF16: "bfloat16", I64: "int64", I32: "int32", U8: "uint8", BOOL: "bool" }
+const dtypes: Readonly<Record<string, DType>> = {
+  F64: "float64",
+  F32: "float32",
+  F16: "float16",
+  BF16: "bfloat16",
+  I64: "int64",
+  I32: "int32",
+  U8: "uint8",
+  BOOL: "bool"
+}
 const names = Object.fromEntries(Object.entries(dtypes).map(([name, dtype]) => [dtype, name])) as Record<DType, string>
 
 export interface SafetensorsFile {
@@ -17,7 +26,8 @@ export interface SafetensorsFile {
 
 export const openSafetensors = (path: string): Effect.Effect<SafetensorsFile, ArtifactError> =>
   Effect.gen(function* () {
-    const fail = (expected: string, found: string) => ArtifactError.of({ doing: `Reading ${path}`, expected, found, hint: "Download or save the file again." })
+    const fail = (expected: string, found: string) =>
+      ArtifactError.of({ doing: `Reading ${path}`, expected, found, hint: "Download or save the file again." })
     const handle = yield* Effect.tryPromise({ try: () => open(path), catch: () => fail("a safetensors file", "none") })
     const entries = yield* readHeader(handle, path).pipe(Effect.onError(() => Effect.promise(() => handle.close())))
     const read: SafetensorsFile["read"] = (name, options = {}) =>
@@ -38,7 +48,9 @@ export const openSafetensors = (path: string): Effect.Effect<SafetensorsFile, Ar
           return at
         })
         if (count !== bytes.length) return yield* fail(`${bytes.length} bytes of tensor ${name}`, `${count}`)
-        return scoped(() => fromBytes(bytes, { shape: entry.shape, dtype, device: options.device ?? "cpu" }).to({ dtype: options.dtype ?? dtype }))
+        return scoped(() =>
+          fromBytes(bytes, { shape: entry.shape, dtype, device: options.device ?? "cpu" }).to({ dtype: options.dtype ?? dtype })
+        )
       })
     return { entries, read, close: () => handle.close() }
   })
@@ -63,7 +75,7 @@ export const writeSafetensors = async (path: string, tensors: Readonly<Record<st
     await file.writev([length, text])
     for (const [, tensor] of sorted) {
       const bytes = tensor.toBytes()
-      for (let at = 0; at < bytes.length; ) at += (await file.write(bytes, at, Math.min(bytes.length - at, 1 << 30))).bytesWritten
+      for (let at = 0; at < bytes.length;) at += (await file.write(bytes, at, Math.min(bytes.length - at, 1 << 30))).bytesWritten
     }
   } finally {
     await file.close()

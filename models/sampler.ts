@@ -57,12 +57,16 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
   checkOptions(options)
   if (prompts.length === 0 || maxNewTokens === 0) return prompts.map(() => ({ tokens: [], logProbabilities: [], finished: false }))
   const longest = Math.max(...prompts.map((prompt) => prompt.length))
-  if (prompts.some((prompt) => prompt.length === 0)) throw new RangeError("generate: a prompt has no tokens; begin it with the beginning-of-sequence token")
+  if (prompts.some((prompt) => prompt.length === 0))
+    throw new RangeError("generate: a prompt has no tokens; begin it with the beginning-of-sequence token")
   if (longest + maxNewTokens > model.config.maxPositions) {
-    throw new RangeError(`generate: a prompt of ${longest} tokens and ${maxNewTokens} new ones exceed the model's context of ${model.config.maxPositions}; shorten the prompt or ask for fewer`)
+    throw new RangeError(
+      `generate: a prompt of ${longest} tokens and ${maxNewTokens} new ones exceed the model's context of ${model.config.maxPositions}; shorten the prompt or ask for fewer`
+    )
   }
   const greedy = options.temperature === 0
-  if (!greedy && options.seeds?.length !== prompts.length) throw new RangeError(`generate: sampling ${prompts.length} sequences needs as many seeds, got ${options.seeds?.length ?? 0}`)
+  if (!greedy && options.seeds?.length !== prompts.length)
+    throw new RangeError(`generate: sampling ${prompts.length} sequences needs as many seeds, got ${options.seeds?.length ?? 0}`)
   const randoms = greedy ? [] : options.seeds!.map((seed) => new Random(seed, "sampling"))
   const out = prompts.map(() => ({ tokens: [] as Array<number>, logProbabilities: [] as Array<number>, finished: false }))
   const { device } = model
@@ -81,14 +85,21 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
       const decoder = new Decoder(model)
       let active = prompts.map((_, i) => i)
       let next = scoped(() => {
-        const logits = decoder.prefill(tensor(ids, { shape, dtype: "int64", device }), padded ? tensor(mask, { shape, dtype: "int64", device }) : undefined, longest + maxNewTokens)
+        const logits = decoder.prefill(
+          tensor(ids, { shape, dtype: "int64", device }),
+          padded ? tensor(mask, { shape, dtype: "int64", device }) : undefined,
+          longest + maxNewTokens
+        )
         return { draw: draw(logits, active, randoms, options), state: decoder.state() }
       }).draw
       for (let step = 1; ; step++) {
         active.forEach((sequence, row) => {
           const result = out[sequence]!
           if (result.finished) return
-          if (!Number.isFinite(next.logProbabilities[row])) throw new Error(`generate: the model's logits are not numbers (sequence ${sequence}, token ${step}); its weights are damaged or its training diverged`)
+          if (!Number.isFinite(next.logProbabilities[row]))
+            throw new Error(
+              `generate: the model's logits are not numbers (sequence ${sequence}, token ${step}); its weights are damaged or its training diverged`
+            )
           result.tokens.push(next.tokens[row]!)
           result.logProbabilities.push(next.logProbabilities[row]!)
           result.finished = next.tokens[row] === eosId
@@ -109,8 +120,18 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
         }
         next = scoped(() => {
           const column = [active.length, 1]
-          const positions = padded ? tensor(Int32Array.from(active, (sequence) => prompts[sequence]!.length + step - 1), { shape: column, dtype: "int64", device }) : undefined
-          return draw(decoder.step(tensor(Int32Array.from(tokens), { shape: column, dtype: "int64", device }), positions), active, randoms, options)
+          const positions = padded
+            ? tensor(
+                Int32Array.from(active, (sequence) => prompts[sequence]!.length + step - 1),
+                { shape: column, dtype: "int64", device }
+              )
+            : undefined
+          return draw(
+            decoder.step(tensor(Int32Array.from(tokens), { shape: column, dtype: "int64", device }), positions),
+            active,
+            randoms,
+            options
+          )
         })
       }
     })
@@ -132,7 +153,10 @@ const draw = (logits: Tensor, active: ReadonlyArray<number>, randoms: ReadonlyAr
   }
   // Top-p looks at probabilities, so the temperature comes first.
   const kept = restrict(options.temperature === 1 ? wide : wide.div(options.temperature), options)
-  const uniform = tensor(Float64Array.from(active, (sequence) => randoms[sequence]!.next()), { device: logits.device })
+  const uniform = tensor(
+    Float64Array.from(active, (sequence) => randoms[sequence]!.next()),
+    { device: logits.device }
+  )
   if (isFused(kept)) {
     const drawn = aten("caravan::draw", kept.contiguous(), 1, uniform).toTypedArray() as Float64Array // (B, 2)
     return { tokens: active.map((_, row) => drawn[2 * row]!), logProbabilities: active.map((_, row) => drawn[2 * row + 1]!) }
@@ -142,7 +166,10 @@ const draw = (logits: Tensor, active: ReadonlyArray<number>, randoms: ReadonlyAr
   const cumulative = logProbabilities.to({ dtype: "float64" }).exp().cumsum(-1)
   const vocabulary = cumulative.size(1)
   const threshold = uniform.unsqueeze(1).mul(cumulative.slice(1, vocabulary - 1, vocabulary))
-  const chosen = cumulative.le(threshold).sum(1, true).clamp(0, vocabulary - 1)
+  const chosen = cumulative
+    .le(threshold)
+    .sum(1, true)
+    .clamp(0, vocabulary - 1)
   return { tokens: chosen.toNumbers(), logProbabilities: logProbabilities.gather(1, chosen).toNumbers() }
 }
 

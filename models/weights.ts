@@ -21,10 +21,16 @@ const derived = /\.rotary_emb\.inv_freq$/
 /** safetensors' dtypes that weights come in. */
 const floatingPoint: ReadonlySet<string> = new Set(["F64", "F32", "F16", "BF16"])
 
-const list = (names: ReadonlyArray<string>): string => (names.length <= 8 ? names.join(", ") : `${names.slice(0, 8).join(", ")} and ${names.length - 8} more`)
+const list = (names: ReadonlyArray<string>): string =>
+  names.length <= 8 ? names.join(", ") : `${names.slice(0, 8).join(", ")} and ${names.length - 8} more`
 
 /** Reads exactly these tensors; what is missing, unknown or not as the config says is told by name. */
-const loadTensors = (directory: string, shapes: Readonly<Record<string, ReadonlyArray<number>>>, ignored: (name: string) => boolean, options: LoadOptions): Effect.Effect<Record<string, Tensor>, ArtifactError> =>
+const loadTensors = (
+  directory: string,
+  shapes: Readonly<Record<string, ReadonlyArray<number>>>,
+  ignored: (name: string) => boolean,
+  options: LoadOptions
+): Effect.Effect<Record<string, Tensor>, ArtifactError> =>
   Effect.gen(function* () {
     const open = (path: string) => Effect.acquireRelease(openSafetensors(path), (file) => Effect.promise(() => file.close()))
     const files = yield* Effect.forEach(yield* weightFiles(directory), open)
@@ -35,8 +41,12 @@ const loadTensors = (directory: string, shapes: Readonly<Record<string, Readonly
     const wrong = {
       missing: Object.keys(shapes).filter((name) => !found.has(name)),
       unknown: [...found.keys()].filter((name) => !Object.hasOwn(shapes, name) && !derived.test(name) && !ignored(name)),
-      "of another shape": wanted.filter(({ shape, entry }) => text(shape) !== text(entry.shape)).map(({ shape, entry }) => `${entry.name} ${text(entry.shape)} instead of ${text(shape)}`),
-      "not floating point": wanted.filter(({ entry }) => !floatingPoint.has(entry.dtype)).map(({ entry }) => `${entry.name} ${entry.dtype}`),
+      "of another shape": wanted
+        .filter(({ shape, entry }) => text(shape) !== text(entry.shape))
+        .map(({ shape, entry }) => `${entry.name} ${text(entry.shape)} instead of ${text(shape)}`),
+      "not floating point": wanted
+        .filter(({ entry }) => !floatingPoint.has(entry.dtype))
+        .map(({ entry }) => `${entry.name} ${entry.dtype}`),
       "in several files": held.filter((entry) => found.get(entry.name) !== entry).map(({ name }) => name)
     }
     const told = Object.entries(wrong).filter(([, names]) => names.length > 0)
@@ -49,7 +59,10 @@ const loadTensors = (directory: string, shapes: Readonly<Record<string, Readonly
       })
     }
     const tensors: Record<string, Tensor> = {}
-    for (const { entry } of wanted) tensors[entry.name] = keep(yield* entry.file.read(entry.name, { dtype: options.dtype ?? "float32", device: options.device ?? "cpu" })).requiresGrad()
+    for (const { entry } of wanted)
+      tensors[entry.name] = keep(
+        yield* entry.file.read(entry.name, { dtype: options.dtype ?? "float32", device: options.device ?? "cpu" })
+      ).requiresGrad()
     return tensors
   }).pipe(Effect.scoped)
 
@@ -62,13 +75,22 @@ export const loadConfig = (directory: string): Effect.Effect<LlamaConfig, Artifa
   })
 
 /** A language model from a folder. A tied output layer that the files repeat is left alone. */
-export const loadLlama = Effect.fn("loadLlama")(function* (directory: string, options: LoadOptions = {}): Effect.fn.Return<Llama, ArtifactError> {
+export const loadLlama = Effect.fn("loadLlama")(function* (
+  directory: string,
+  options: LoadOptions = {}
+): Effect.fn.Return<Llama, ArtifactError> {
   const config = yield* loadConfig(directory)
-  return new Llama(config, yield* loadTensors(directory, parameterShapes(config), (name) => config.tiedEmbeddings && name === "lm_head.weight", options))
+  return new Llama(
+    config,
+    yield* loadTensors(directory, parameterShapes(config), (name) => config.tiedEmbeddings && name === "lm_head.weight", options)
+  )
 })
 
 /** A model with a scalar head from a folder. */
-export const loadScalarModel = Effect.fn("loadScalarModel")(function* (directory: string, options: LoadOptions = {}): Effect.fn.Return<RewardModel, ArtifactError> {
+export const loadScalarModel = Effect.fn("loadScalarModel")(function* (
+  directory: string,
+  options: LoadOptions = {}
+): Effect.fn.Return<RewardModel, ArtifactError> {
   const config = yield* loadConfig(directory)
   // The head takes the place of the output layer.
   const { "lm_head.weight": _, ...kept } = parameterShapes(config)

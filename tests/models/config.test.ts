@@ -71,17 +71,30 @@ describe("Hugging Face's config.json", () => {
 
   it("comes back as it was written, for every preset", async () => {
     for (const config of Object.values(presets)) {
-      for (const scalarHead of [false, true]) expect(await read(toHuggingFace(config, { scalarHead, dtype: "float32", bosId: 1, eosId: 2, padId: 0 }))).toEqual(config)
+      for (const scalarHead of [false, true])
+        expect(await read(toHuggingFace(config, { scalarHead, dtype: "float32", bosId: 1, eosId: 2, padId: 0 }))).toEqual(config)
     }
   })
 
   it.each([
     ["another model", { ...base, model_type: "mistral" }, /model_type "llama", found "mistral"/],
     ["no model", {}, /model_type "llama", found none/],
-    ["another head", { ...base, architectures: ["LlamaForTokenClassification"] }, /LlamaForSequenceClassification, found "LlamaForTokenClassification"/],
+    [
+      "another head",
+      { ...base, architectures: ["LlamaForTokenClassification"] },
+      /LlamaForSequenceClassification, found "LlamaForTokenClassification"/
+    ],
     ["scaled rotary embeddings", { ...base, rope_scaling: { type: "linear", factor: 2 } }, /rope_type "default", found "linear"/],
-    ["Llama 3's rotary embeddings", { ...base, rope_parameters: { rope_type: "llama3", rope_theta: 5e5 } }, /rope_type "default", found "llama3"/],
-    ["rotary embeddings of a part", { ...base, rope_parameters: { rope_type: "default", rope_theta: 1e4, partial_rotary_factor: 0.5 } }, /partial_rotary_factor 1, found 0\.5/],
+    [
+      "Llama 3's rotary embeddings",
+      { ...base, rope_parameters: { rope_type: "llama3", rope_theta: 5e5 } },
+      /rope_type "default", found "llama3"/
+    ],
+    [
+      "rotary embeddings of a part",
+      { ...base, rope_parameters: { rope_type: "default", rope_theta: 1e4, partial_rotary_factor: 0.5 } },
+      /partial_rotary_factor 1, found 0\.5/
+    ],
     ["another activation", { ...base, hidden_act: "gelu" }, /hidden_act "silu", found "gelu"/],
     ["biases in attention", { ...base, attention_bias: true }, /attention_bias false, found true/],
     ["biases in the feed-forward block", { ...base, mlp_bias: true }, /mlp_bias false, found true/],

@@ -6,7 +6,11 @@ import { devices } from "../devices.ts"
 import { sameInFloat32 } from "../tolerances.ts"
 import { largestDifference, smallConfig } from "./small.ts"
 
-const sequences = [[1, 5, 9, 13, 60, 2], [1, 44, 2], [1, 8, 8, 30]]
+const sequences = [
+  [1, 5, 9, 13, 60, 2],
+  [1, 44, 2],
+  [1, 8, 8, 30]
+]
 const padded = (filler: number) => sequences.map((sequence) => [...sequence, ...Array.from({ length: 6 - sequence.length }, () => filler)])
 const last = sequences.map((sequence) => sequence.length - 1)
 
@@ -32,7 +36,12 @@ for (const { device, skip } of devices) {
 
     it("gives every token's score, of which score() picks one", () => {
       const all = scoped(() => noGrad(() => model.scores(ids(padded(0))).toNumbers()))
-      expect(largestDifference(last.map((position, row) => all[row * 6 + position]!), score(0))).toBeLessThanOrEqual(sameInFloat32)
+      expect(
+        largestDifference(
+          last.map((position, row) => all[row * 6 + position]!),
+          score(0)
+        )
+      ).toBeLessThanOrEqual(sameInFloat32)
     })
   })
 }
@@ -44,7 +53,10 @@ describe("a new head", () => {
     const backbone = initLlama(smallConfig({ dim, heads: 2, kvHeads: 1, headDim: 2, ffn: 2, layers: 1 }), { seed: 1 })
     const head = (seed: number) => initRewardModel(backbone, { seed }).head
     expect(head(1).shape).toEqual([1, dim])
-    const variance = head(1).toNumbers().reduce((sum, x) => sum + x * x, 0) / dim
+    const variance =
+      head(1)
+        .toNumbers()
+        .reduce((sum, x) => sum + x * x, 0) / dim
     expect(Math.abs(variance * (dim + 1) - 1)).toBeLessThan(5 * Math.sqrt(2 / dim))
     expect(head(1).toTypedArray()).toEqual(head(1).toTypedArray())
     expect(head(2).toTypedArray()).not.toEqual(head(1).toTypedArray())

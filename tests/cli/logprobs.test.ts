@@ -1,0 +1,85 @@
+/** `caravan logprobs` as a user calls it. */
+import { spawnSync } from "node:child_process"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import * as Effect from "effect/Effect"
+import { afterAll, describe, expect, it, vi } from "vitest"
+import { main } from "../../cli/main.ts"
+import { openSafetensors } from "../../models/safetensors.ts"
+import { largestDifference } from "../models/small.ts"
+import { float32 } from "../tolerances.ts"
+
+const path = (relative: string) => fileURLToPath(new URL(relative, import.meta.url))
+const root = mkdtempSync(join(tmpdir(), "caravan-logprobs-"))
+afterAll(() => rmSync(root, { recursive: true, force: true }))
+
+const checkpoint = path("../golden/llama-gqa/model")
+// main() adds one listener a call.
+process.stdout.setMaxListeners(0)
+
+/** In this process, where libtorch is loaded already. */
+const caravan = async (...args: ReadonlyArray<string>) => {
+  const streams = [process.stdout, process.stderr].map((stream) => vi.spyOn(stream, "write").mockReturnValue(true))
+  const status = await main(["logprobs", ...args])
+  const [stdout, stderr] = streams.map((stream) => stream.mock.calls.map(([text]) => String(text)).join(""))
+  for (const stream of streams) stream.mockRestore()
+  return { status, stdout: stdout!, stderr: stderr! }
+}
+const written = (content: unknown): string => {
+  const file = join(root, "ids.json")
+  writeFileSync(file, typeof content === "string" ? content : JSON.stringify(content))
+  return file
+}
+
+describe("caravan logprobs", () => {
+  it("prints what transformers gives, for sequences of any length", async () => {
+    const file = await Effect.runPromise(openSafetensors(path("../golden/llama-gqa/expected.safetensors")))
+    const [ids, wanted] = await Promise.all(["greedy_ids", "greedy_logprobs"].map((name) => Effect.runPromise(file.read(name))))
+    await file.close()
+    const [batch, length] = ids!.shape as [number, number]
+    const rows = Array.from({ length: batch }, (_, b) => ids!.toNumbers().slice(b * length, (b + 1) * length))
+    const command = [path("../../cli/caravan.js"), "logprobs", checkpoint, "--ids", written([...rows, rows[0]!.slice(0, 3), [5]]), "--json"]
+    const ran = spawnSync(process.execPath, command, { encoding: "utf8" })
+    expect(ran.stderr).toBe("")
+    expect(ran.status).toBe(0)
+    const printed = JSON.parse(ran.stdout) as Array<Array<number>>
+    const numbers = wanted!.toNumbers()
+    rows.forEach((_, b) =>
+      expect(largestDifference(printed[b]!, numbers.slice(b * (length - 1), (b + 1) * (length - 1)))).toBeLessThanOrEqual(float32)
+    )
+    expect(largestDifference(printed[batch]!, numbers.slice(0, 2))).toBeLessThanOrEqual(float32)
+    expect(printed[batch + 1]).toEqual([])
+  })
+
+  it.each([
+    ["an id beyond the vocabulary", [[1, 160]], "sequence 0 has 160, the model's ids are 0 to 159"],
+    ["a negative id", [[1], [1, -1]], "sequence 1 has -1"],
+    ["an id that is no whole number", [[1, 2.5]], "sequence 0 has 2.5"],
+    ["a text for an id", [[1, "2"]], 'sequence 0 has "2"'],
+    ["an empty sequence", [[1, 2], []], "sequence 1 is empty"],
+    ["a sequence that is none", [7], "sequence 0 is not an array"],
+    ["a sequence beyond the context", [Array.from({ length: 257 }, () => 1)], "sequence 0 has 257 tokens, the model's context is 256"],
+    ["an object", { ids: [[1]] }, "not an array"],
+    ["damaged JSON", "[[1, 2", "not JSON"]
+  ])("refuses %s in one message", async (_, content, message) => {
+    const ran = await caravan(checkpoint, "--ids", written(content), "--json")
+    expect(ran.status).toBe(2)
+    expect(ran.stdout).toBe("")
+    expect(ran.stderr).toContain(message)
+    expect(ran.stderr).toContain("Expected a JSON array of arrays of token ids")
+    expect(ran.stderr).not.toMatch(/\n\s+at /)
+  })
+
+  it.each([
+    ["no file of ids", [checkpoint, "--ids", join(root, "none.json")], "no such file"],
+    ["no ids", [checkpoint], "caravan logprobs needs --ids <file.json>"],
+    ["no checkpoint", [join(root, "none"), "--ids", "x.json"], "a folder with config.json"]
+  ])("refuses %s in one message", async (_, args, message) => {
+    const ran = await caravan(...args)
+    expect([ran.status, ran.stdout]).toEqual([2, ""])
+    expect(ran.stderr).toContain(message)
+    expect(ran.stderr).not.toMatch(/\n\s+at /)
+  })
+})
