@@ -1,13 +1,14 @@
 /** `caravan tokenize`: lines of text to token ids. */
 import * as Effect from "effect/Effect"
 import { loadTokenizer } from "../models/tokenizer/index.ts"
+import { decodeUtf8 } from "../models/tokenizer/utf8.ts"
 import { type Command, exitCodes } from "./command.ts"
 
 /** Lines of stdin: only LF ends one; the last may lack it. */
 const readLines = async (): Promise<Array<string>> => {
   const chunks: Array<Buffer> = []
   for await (const chunk of process.stdin) chunks.push(chunk as Buffer)
-  const text = Buffer.concat(chunks).toString("utf8")
+  const text = decodeUtf8(Buffer.concat(chunks))
   if (text === "") return []
   const lines = text.split("\n")
   if (lines.at(-1) === "") lines.pop()

@@ -3,8 +3,8 @@
  *
  *     <s>[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST] {answer} </s><s>[INST] {user} [/INST]
  *
- * BOS and EOS are control tokens around each exchange, never text; there is no EOS after the last [/INST]. Contents are stripped. Each
- * exchange is tokenised on its own, so that a prefix of the dialogue is a prefix of its tokens.
+ * BOS and EOS are control tokens around each exchange, never text; there is no EOS after the last [/INST]. Questions (the system prompt folded
+ * in) and answers are stripped. Each exchange is tokenised on its own, so that a prefix of the dialogue is a prefix of its tokens.
  */
 import * as Schema from "effect/Schema"
 import type { Message } from "../schemas/rows.ts"
@@ -17,8 +17,21 @@ const tags = ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"]
 
 const contentOf = (message: Message, index: number): string => {
   const found = tags.find((tag) => message.content.includes(tag))
-  if (found !== undefined) throw new ChatError({ message: `Message ${index + 1} (${message.role}) contains the tag ${found}, which is Llama 2's own. Take it out, or leave the dialogue out.` })
-  return message.content.trim()
+  if (found !== undefined)
+    throw new ChatError({
+      message: `Message ${index + 1} (${message.role}) contains the tag ${found}, which is Llama 2's own. Take it out, or leave the dialogue out.`
+    })
+  return message.content
+}
+
+/** White space as Python's strip has it: trim() would leave U+001C to U+001F and U+0085, and take a byte-order mark. */
+const isWhiteSpace = (code: number): boolean =>
+  (code >= 0x1c && code <= 0x1f) || code === 0x85 || (code !== 0xfeff && String.fromCharCode(code).trim() === "")
+const strip = (text: string): string => {
+  let [start, end] = [0, text.length]
+  while (start < end && isWhiteSpace(text.charCodeAt(start))) start++
+  while (end > start && isWhiteSpace(text.charCodeAt(end - 1))) end--
+  return text.slice(start, end)
 }
 
 interface Exchange {
@@ -35,22 +48,33 @@ const exchangesOf = (messages: ReadonlyArray<Message>): Array<Exchange> => {
   const exchanges: Array<Exchange> = []
   turns.forEach((message, i) => {
     const expected = i % 2 === 0 ? "user" : "assistant"
-    if (message.role !== expected) throw new ChatError({ message: `Message ${i + offset + 1} must be the ${expected}'s, but is the ${message.role}'s: user and assistant alternate, the user first, after at most one system message.` })
+    if (message.role !== expected)
+      throw new ChatError({
+        message: `Message ${i + offset + 1} must be the ${expected}'s, but is the ${message.role}'s: user and assistant alternate, the user first, after at most one system message.`
+      })
   })
   for (let i = 0; i < turns.length; i += 2) {
     const question = contentOf(turns[i]!, i + offset)
     const reply = turns[i + 1]
-    const answer = reply === undefined ? undefined : contentOf(reply, i + offset + 1)
-    if (answer === "") throw new ChatError({ message: `Message ${i + offset + 2} (assistant) is empty: there is nothing to learn or score.` })
-    exchanges.push({ question: i === 0 && system !== undefined ? `<<SYS>>\n${system}\n<</SYS>>\n\n${question}` : question, answer })
+    const answer = reply === undefined ? undefined : strip(contentOf(reply, i + offset + 1))
+    if (answer === "")
+      throw new ChatError({ message: `Message ${i + offset + 2} (assistant) is empty: there is nothing to learn or score.` })
+    exchanges.push({
+      question: strip(i === 0 && system !== undefined ? `<<SYS>>\n${system}\n<</SYS>>\n\n${question}` : question),
+      answer
+    })
   }
   return exchanges
 }
 
 /** Tokens of a dialogue that ends with an answer, and which of them carry loss: the answers' and the EOS after each. */
-export const encodeDialogue = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): { readonly tokens: Array<number>; readonly lossMask: Array<boolean> } => {
+export const encodeDialogue = (
+  tokenizer: Tokenizer,
+  messages: ReadonlyArray<Message>
+): { readonly tokens: Array<number>; readonly lossMask: Array<boolean> } => {
   const exchanges = exchangesOf(messages)
-  if (exchanges.at(-1)!.answer === undefined) throw new ChatError({ message: "The dialogue ends with a question: there is no answer to learn or score." })
+  if (exchanges.at(-1)!.answer === undefined)
+    throw new ChatError({ message: "The dialogue ends with a question: there is no answer to learn or score." })
   const tokens: Array<number> = []
   const lossMask: Array<boolean> = []
   const push = (ids: ReadonlyArray<number>, loss: boolean) => {
@@ -63,6 +87,10 @@ export const encodeDialogue = (tokenizer: Tokenizer, messages: ReadonlyArray<Mes
     const asked = encodeQuestion(tokenizer, question)
     // Question and answer are one text to the tokenizer, so the answer's tokens are what follows the question's.
     const whole = tokenizer.encode(`[INST] ${question} [/INST] ${answer!} `)
+    if (asked.some((id, i) => i > 0 && whole[i - 1] !== id))
+      throw new ChatError({
+        message: "The tokenizer joins [/INST] to the answer, so that no token boundary is between them: give one with word-wise pieces."
+      })
     push(asked, false)
     push(whole.slice(asked.length - 1), true)
     push([tokenizer.eosId], true)
@@ -75,12 +103,17 @@ export const encodePrompt = (tokenizer: Tokenizer, messages: ReadonlyArray<Messa
   const exchanges = exchangesOf(messages)
   const last = exchanges.at(-1)!
   if (last.answer !== undefined) throw new ChatError({ message: "The dialogue ends with an answer: there is nothing to continue." })
-  const tokens = exchanges.slice(0, -1).flatMap(({ question, answer }) => [tokenizer.bosId, ...tokenizer.encode(`[INST] ${question} [/INST] ${answer!} `), tokenizer.eosId])
+  const tokens = exchanges
+    .slice(0, -1)
+    .flatMap(({ question, answer }) => [tokenizer.bosId, ...tokenizer.encode(`[INST] ${question} [/INST] ${answer!} `), tokenizer.eosId])
   for (const id of encodeQuestion(tokenizer, last.question)) tokens.push(id)
   return tokens
 }
 
-const encodeQuestion = (tokenizer: Tokenizer, question: string): Array<number> => [tokenizer.bosId, ...tokenizer.encode(`[INST] ${question} [/INST]`)]
+const encodeQuestion = (tokenizer: Tokenizer, question: string): Array<number> => [
+  tokenizer.bosId,
+  ...tokenizer.encode(`[INST] ${question} [/INST]`)
+]
 
 /** A dialogue as text in the chat format, BOS and EOS left out: what a small base model is pretrained on. */
 export const dialogueText = (messages: ReadonlyArray<Message>): string =>

@@ -1,8 +1,9 @@
 /**
- * SentencePiece's .model file: a protobuf (sentencepiece_model.proto). Only what this tokenizer needs is read; what it writes, spm_encode and
- * transformers load.
+ * SentencePiece's .model file: a protobuf (sentencepiece_model.proto). Only what this tokenizer needs is understood; the rest is kept, so that a
+ * file read and written again is the same. What is written, spm_encode and transformers load.
  */
 import { ArtifactError } from "../../schemas/artifact.ts"
+import { decodeStrictly } from "./utf8.ts"
 
 export type PieceType = "normal" | "unknown" | "control" | "user-defined" | "unused" | "byte"
 export interface Piece {
@@ -12,11 +13,17 @@ export interface Piece {
 }
 export interface ModelFile {
   readonly pieces: ReadonlyArray<Piece>
+  /** Whether a space is put in front of every text. */
   readonly addDummyPrefix: boolean
+  /** Whether characters without a piece become bytes (else the unknown piece). */
+  readonly byteFallback: boolean
+  /** The fields after the pieces (trainer, normalizer), as bytes. */
+  readonly specification: Uint8Array
 }
 
 const types: ReadonlyArray<PieceType> = ["normal", "normal", "unknown", "control", "user-defined", "unused", "byte"]
 const bpe = 2
+const byteText = /^<0x[0-9A-F]{2}>$/
 
 /** A reader of protobuf fields; every length is checked against what is left. */
 class Fields {
@@ -27,7 +34,7 @@ class Fields {
   }
   #varint(): number {
     let value = 0
-    for (let shift = 0; shift < 64; shift += 7) {
+    for (let shift = 0; shift < 70; shift += 7) {
       const byte = this.#bytes[this.#at++]
       if (byte === undefined) throw new Error(`it ends in the middle of a number (byte ${this.#at - 1})`)
       value += (byte & 127) * 2 ** shift
@@ -35,80 +42,119 @@ class Fields {
     }
     throw new Error(`a number too long at byte ${this.#at}`)
   }
-  /** Field number and value: a number, or the bytes of a string or message. */
-  *[Symbol.iterator](): Generator<{ readonly field: number; readonly number: number; readonly bytes: Uint8Array }> {
+  /** Field number and value: a number, or the bytes of a string or message; and the bytes of it all. */
+  *[Symbol.iterator](): Generator<{
+    readonly field: number
+    readonly number: number
+    readonly bytes: Uint8Array
+    readonly raw: Uint8Array
+  }> {
     const none = new Uint8Array()
     while (this.#at < this.#bytes.length) {
+      const start = this.#at
       const tag = this.#varint()
-      const field = Math.floor(tag / 8)
+      let number = 0
+      let bytes: Uint8Array = none
       switch (tag & 7) {
         case 0:
-          yield { field, number: this.#varint(), bytes: none }
+          number = this.#varint()
           break
         case 1:
-          yield { field, number: 0, bytes: this.#take(8) }
+          bytes = this.#take(8)
           break
         case 2:
-          yield { field, number: 0, bytes: this.#take(this.#varint()) }
+          bytes = this.#take(this.#varint())
           break
-        case 5: {
-          const bytes = this.#take(4)
-          yield { field, number: new DataView(bytes.buffer, bytes.byteOffset, 4).getFloat32(0, true), bytes }
+        case 5:
+          bytes = this.#take(4)
+          number = new DataView(bytes.buffer, bytes.byteOffset, 4).getFloat32(0, true)
           break
-        }
         default:
-          throw new Error(`a field of unknown kind at byte ${this.#at}`)
+          throw new Error(`a field of unknown kind at byte ${start}`)
       }
+      yield { field: Math.floor(tag / 8), number, bytes, raw: this.#bytes.subarray(start, this.#at) }
     }
   }
   #take(length: number): Uint8Array {
-    if (length > this.#bytes.length - this.#at) throw new Error(`a field of ${length} bytes where ${this.#bytes.length - this.#at} are left: it is truncated`)
+    const left = this.#bytes.length - this.#at
+    if (length > left) throw new Error(`a field of ${length} bytes where ${left} are left: it is cut off, or another kind of file`)
     const out = this.#bytes.subarray(this.#at, this.#at + length)
     this.#at += length
     return out
   }
 }
 
+const readPiece = (message: Uint8Array): Piece => {
+  let text = ""
+  let score = 0
+  let type = 1
+  for (const { field, number, bytes } of new Fields(message)) {
+    if (field === 1) text = decodeStrictly(bytes)
+    else if (field === 2) score = number
+    else if (field === 3) type = number
+  }
+  const named = types[type]
+  if (text === "" || named === undefined || !Number.isFinite(score))
+    throw new Error(`a piece that is none (text ${JSON.stringify(text)}, type ${type}, score ${score})`)
+  return { text, score, type: named }
+}
+
 /** Reads a .model file. Throws an ArtifactError for what is not one, or is of a kind that would be tokenised wrongly. */
 export const readModelFile = (bytes: Uint8Array, path: string): ModelFile => {
-  const fail = (expected: string, found: string) => ArtifactError.of({ doing: `Reading the tokenizer ${path}`, expected, found, hint: "Give Llama 2's tokenizer.model, or one trained with Caravan or with spm_train --model_type=bpe." })
-  const text = new TextDecoder("utf-8", { fatal: true })
+  const fail = (expected: string, found: string) =>
+    ArtifactError.of({
+      doing: `Reading the tokenizer ${path}`,
+      expected,
+      found,
+      hint: "Give Llama 2's tokenizer.model, or one trained with Caravan or with spm_train --model_type=bpe --byte_fallback --normalization_rule_name=identity --remove_extra_whitespaces=false."
+    })
   const pieces: Array<Piece> = []
-  let modelType = 1
-  let addDummyPrefix = true
-  let normalized = false
-  let removesSpaces = true
-  let escapes = true
+  const rest: Array<Uint8Array> = []
+  // The values that hold where the file doesn't give any.
+  const found = { modelType: 1, byteFallback: 0, suffix: 0, charsmap: 0, addDummyPrefix: 1, removesSpaces: 1, escapes: 1 }
   try {
-    for (const { field, bytes: message } of new Fields(bytes)) {
+    for (const { field, bytes: message, raw } of new Fields(bytes)) {
       if (field === 1) {
-        const piece = { text: "", score: 0, type: "normal" as PieceType }
+        pieces.push(readPiece(message))
+        continue
+      }
+      rest.push(raw)
+      if (field === 2) {
         for (const part of new Fields(message)) {
-          if (part.field === 1) piece.text = text.decode(part.bytes)
-          else if (part.field === 2) piece.score = part.number
-          else if (part.field === 3) piece.type = types[part.number] ?? "normal"
+          if (part.field === 3) found.modelType = part.number
+          else if (part.field === 24) found.suffix = part.number
+          else if (part.field === 35) found.byteFallback = part.number
         }
-        pieces.push(piece)
-      } else if (field === 2) {
-        for (const part of new Fields(message)) if (part.field === 3) modelType = part.number
       } else if (field === 3) {
         for (const part of new Fields(message)) {
-          if (part.field === 2) normalized = part.bytes.length > 0
-          else if (part.field === 3) addDummyPrefix = part.number !== 0
-          else if (part.field === 4) removesSpaces = part.number !== 0
-          else if (part.field === 5) escapes = part.number !== 0
+          if (part.field === 2) found.charsmap = part.bytes.length
+          else if (part.field === 3) found.addDummyPrefix = part.number
+          else if (part.field === 4) found.removesSpaces = part.number
+          else if (part.field === 5) found.escapes = part.number
         }
       }
     }
   } catch (cause) {
-    throw fail("a SentencePiece model", `${bytes.length} bytes that are not: ${cause instanceof Error ? cause.message : String(cause)}`)
+    throw fail("a SentencePiece model", `${bytes.length} bytes that are not one: ${cause instanceof Error ? cause.message : String(cause)}`)
   }
   if (pieces.length === 0) throw fail("a SentencePiece model", `${bytes.length} bytes without a single piece`)
-  if (modelType !== bpe) throw fail("a BPE model", `model type ${modelType}`)
-  if (normalized || removesSpaces || !escapes) throw fail("a model that leaves text as it is (identity normalisation, spaces kept)", "one that changes it")
-  if (pieces.some((piece) => piece.type === "user-defined")) throw fail("no user-defined pieces", "some")
-  if (pieces.filter((piece) => piece.type === "unknown").length !== 1) throw fail("one unknown piece", `${pieces.filter((piece) => piece.type === "unknown").length}`)
-  return { pieces, addDummyPrefix }
+  if (found.modelType !== bpe)
+    throw fail("a BPE model", `model type ${["", "unigram", "BPE", "word", "character"][found.modelType] ?? found.modelType}`)
+  if (found.charsmap !== 0 || found.removesSpaces !== 0 || found.escapes === 0 || found.suffix !== 0) {
+    throw fail("a model that leaves text as it is (identity normalisation, spaces kept, in front of words)", "one that changes it")
+  }
+  const count = (type: PieceType) => pieces.filter((piece) => piece.type === type).length
+  if (count("user-defined") > 0) throw fail("no user-defined pieces, which text could call up", `${count("user-defined")}`)
+  if (count("unknown") !== 1) throw fail("one unknown piece", `${count("unknown")}`)
+  for (const text of ["<s>", "</s>"])
+    if (!pieces.some((piece) => piece.text === text && piece.type === "control")) throw fail(`a control piece ${text}`, "none")
+  const badByte = pieces.find((piece) => piece.type === "byte" && !byteText.test(piece.text))
+  if (badByte !== undefined) throw fail("byte pieces <0x00> to <0xFF>", JSON.stringify(badByte.text))
+  const distinct = new Set(pieces.map((piece) => piece.text)).size
+  if (distinct !== pieces.length) throw fail("every piece once", `${pieces.length - distinct} twice`)
+  if (found.byteFallback !== 0 && count("byte") !== 256)
+    throw fail("256 byte pieces (the file says that it falls back to bytes)", `${count("byte")}`)
+  return { pieces, addDummyPrefix: found.addDummyPrefix !== 0, byteFallback: found.byteFallback !== 0, specification: Buffer.concat(rest) }
 }
 
 // ---- writing ---------------------------------------------------------------------------------------------------------------------------
@@ -124,22 +170,41 @@ const varint = (value: number): Array<number> => {
   return out
 }
 const numberField = (field: number, value: number): Buffer => Buffer.from([...varint(field * 8), ...varint(value)])
-const bytesField = (field: number, bytes: Uint8Array): Buffer => Buffer.concat([Buffer.from([...varint(field * 8 + 2), ...varint(bytes.length)]), bytes])
+const bytesField = (field: number, bytes: Uint8Array): Buffer =>
+  Buffer.concat([Buffer.from([...varint(field * 8 + 2), ...varint(bytes.length)]), bytes])
 const floatField = (field: number, value: number): Buffer => {
   const out = Buffer.alloc(5)
-  out[0] = field * 8 + 5
+  out.writeUInt8(field * 8 + 5)
   out.writeFloatLE(value, 1)
   return out
 }
 
-/** The bytes of a .model file: the same pieces give the same bytes. */
+/** The bytes of a .model file: the same model gives the same bytes. */
 export const writeModelFile = (model: ModelFile): Buffer => {
   const pieces = model.pieces.map(({ text, score, type }) =>
-    bytesField(1, Buffer.concat([bytesField(1, Buffer.from(text)), floatField(2, score), ...(type === "normal" ? [] : [numberField(3, types.lastIndexOf(type))])]))
+    bytesField(
+      1,
+      Buffer.concat([
+        bytesField(1, Buffer.from(text)),
+        floatField(2, score),
+        ...(type === "normal" ? [] : [numberField(3, types.lastIndexOf(type))])
+      ])
+    )
   )
+  return Buffer.concat([...pieces, model.specification])
+}
+
+/** Trainer and normalizer as Llama 2's model has them: BPE, split digits, byte fallback, text left as it is. */
+export const specificationOf = (options: {
+  readonly vocabSize: number
+  readonly characterCoverage: number
+  readonly maxLength: number
+}): Uint8Array => {
   const trainer = Buffer.concat([
     numberField(3, bpe),
-    numberField(4, model.pieces.length),
+    numberField(4, options.vocabSize),
+    floatField(10, options.characterCoverage),
+    numberField(20, options.maxLength),
     numberField(25, 1), // split_digits
     numberField(26, 1), // allow_whitespace_only_pieces
     numberField(35, 1), // byte_fallback
@@ -147,6 +212,12 @@ export const writeModelFile = (model: ModelFile): Buffer => {
     numberField(41, 1), // bos_id
     numberField(42, 2) // eos_id
   ])
-  const normalizer = Buffer.concat([bytesField(1, Buffer.from("identity")), bytesField(2, Buffer.alloc(0)), numberField(3, model.addDummyPrefix ? 1 : 0), numberField(4, 0), numberField(5, 1)])
-  return Buffer.concat([...pieces, bytesField(2, trainer), bytesField(3, normalizer)])
+  const normalizer = Buffer.concat([
+    bytesField(1, Buffer.from("identity")),
+    bytesField(2, new Uint8Array()),
+    numberField(3, 1),
+    numberField(4, 0),
+    numberField(5, 1)
+  ])
+  return Buffer.concat([bytesField(2, trainer), bytesField(3, normalizer)])
 }

@@ -3,21 +3,39 @@
  * neighbours that makes the best-scored piece is joined until none does; what no piece covers becomes bytes. Control tokens never come from
  * text: a "<s>" that somebody typed is three characters.
  */
+import { Heap } from "./heap.ts"
 import type { ModelFile, Piece } from "./model-file.ts"
+import { decodeUtf8 } from "./utf8.ts"
 
 const space = "\u2581"
+/** Surface of the unknown piece. */
+const unknown = " \u2047 "
 
-/** Words (a run of spaces and what follows) are tokenised once and remembered, up to so many. */
+/** Words (a run of spaces and what follows) are tokenised once and remembered, up to so many, unless they are longer than so many characters. */
 const cachedWords = 100_000
+const cachedLength = 256
+
+interface Join {
+  readonly score: number
+  readonly left: number
+  readonly right: number
+  /** Of the joined text: tells a join that is out of date. */
+  readonly length: number
+}
+/** Highest score first, among equals the leftmost. */
+const before = (a: Join, b: Join): boolean => a.score > b.score || (a.score === b.score && a.left < b.left)
 
 export class Tokenizer {
   readonly model: ModelFile
-  /** Joined pieces by text: what merging may make. */
-  readonly #ranks = new Map<string, number>()
+  /** Ids of what joining may make, by text: never a control, unknown or byte piece. */
+  readonly #ids = new Map<string, number>()
+  /** Ids of the byte pieces, and back. */
+  readonly #byteIds: Array<number> = []
   readonly #bytes = new Map<number, number>()
   readonly #cache = new Map<string, ReadonlyArray<number>>()
   /** Whether no piece joins a word to the one before it, so that words can be tokenised apart. */
   readonly #wordwise: boolean
+  /** 0 in Llama 2's vocabulary, as BOS is 1 and EOS 2. */
   readonly unkId: number
   readonly bosId: number
   readonly eosId: number
@@ -25,18 +43,18 @@ export class Tokenizer {
   constructor(model: ModelFile) {
     this.model = model
     model.pieces.forEach((piece, id) => {
-      if (piece.type === "normal" || piece.type === "unused") {
-        if (!this.#ranks.has(piece.text)) this.#ranks.set(piece.text, id)
-      } else if (piece.type === "byte") this.#bytes.set(Number.parseInt(piece.text.slice(3, 5), 16), id)
+      if (piece.type === "normal" || piece.type === "unused") this.#ids.set(piece.text, id)
+      else if (piece.type === "byte") {
+        const byte = Number.parseInt(piece.text.slice(3, 5), 16)
+        this.#byteIds[byte] = id
+        this.#bytes.set(id, byte)
+      }
     })
-    const idOf = (text: string, otherwise: number) => {
-      const id = model.pieces.findIndex((piece) => piece.text === text && piece.type === "control")
-      return id === -1 ? otherwise : id
-    }
+    const control = (text: string) => model.pieces.findIndex((piece) => piece.text === text && piece.type === "control")
     this.unkId = model.pieces.findIndex((piece) => piece.type === "unknown")
-    this.bosId = idOf("<s>", 1)
-    this.eosId = idOf("</s>", 2)
-    this.#wordwise = model.pieces.every((piece) => piece.type !== "normal" || !/[^\u2581]\u2581/.test(piece.text))
+    this.bosId = control("<s>")
+    this.eosId = control("</s>")
+    this.#wordwise = [...this.#ids.keys()].every((text) => !/[^\u2581]\u2581/.test(text))
   }
 
   get vocabSize(): number {
@@ -45,40 +63,50 @@ export class Tokenizer {
   get pieces(): ReadonlyArray<Piece> {
     return this.model.pieces
   }
-  /** What fills up shorter sequences of a batch: Llama 2 has no token for it, so the unknown one, always masked; never the end-of-sequence token, which must carry loss. */
+  /**
+   * What fills up the shorter sequences of a batch. Llama 2 has no token for it, so the unknown one serves, always masked; never the
+   * end-of-sequence token, which must carry loss.
+   */
   get padId(): number {
     return this.unkId
   }
 
-  /** Token ids of a text, without control tokens. Lone surrogates count as U+FFFD. */
+  /** Token ids of a text, without BOS and EOS. Lone surrogates count as U+FFFD. */
   encode(text: string): Array<number> {
     if (text === "") return []
     const escaped = (this.model.addDummyPrefix ? space : "") + text.toWellFormed().replaceAll(" ", space)
-    if (!this.#wordwise) return [...this.#encodeWord(escaped)]
     const out: Array<number> = []
-    for (const [word] of escaped.matchAll(/\u2581*[^\u2581]+|\u2581+/g)) {
-      let ids = this.#cache.get(word)
+    for (const [word] of this.#wordwise ? escaped.matchAll(/\u2581*[^\u2581]+|\u2581+/g) : [[escaped]]) {
+      let ids = this.#cache.get(word!)
       if (ids === undefined) {
-        ids = this.#encodeWord(word)
-        if (this.#cache.size >= cachedWords) this.#cache.clear()
-        this.#cache.set(word, ids)
+        ids = this.#encodeWord(word!)
+        if (word!.length <= cachedLength) {
+          if (this.#cache.size >= cachedWords) this.#cache.clear()
+          this.#cache.set(word!, ids)
+        }
       }
-      for (const id of ids) out.push(id)
+      // A run of unknown characters is one unknown piece.
+      for (const id of ids) if (id !== this.unkId || out.at(-1) !== id) out.push(id)
     }
     return out
   }
 
-  /** Joins the best pair of neighbours again and again: highest score first, among equals the leftmost. */
+  /** Joins the best pair of neighbours again and again. */
   #encodeWord(word: string): ReadonlyArray<number> {
     const symbols = Array.from(word)
     const next = symbols.map((_, i) => (i + 1 < symbols.length ? i + 1 : -1))
     const previous = symbols.map((_, i) => i - 1)
-    const agenda = new Agenda()
+    const agenda = new Heap(before)
+    /** Of unused pieces: what they were joined of. */
+    const parts = new Map<string, readonly [string, string]>()
     const consider = (left: number, right: number) => {
       if (left === -1 || right === -1) return
       const joined = symbols[left]! + symbols[right]!
-      const id = this.#ranks.get(joined)
-      if (id !== undefined) agenda.push({ score: this.model.pieces[id]!.score, left, right, length: joined.length })
+      const id = this.#ids.get(joined)
+      if (id === undefined) return
+      const { score, type } = this.model.pieces[id]!
+      agenda.push({ score, left, right, length: joined.length })
+      if (type === "unused") parts.set(joined, [symbols[left]!, symbols[right]!])
     }
     for (let i = 0; i + 1 < symbols.length; i++) consider(i, i + 1)
     for (let best = agenda.pop(); best !== undefined; best = agenda.pop()) {
@@ -94,107 +122,39 @@ export class Tokenizer {
       consider(left, after)
     }
     const out: Array<number> = []
-    for (const symbol of symbols) {
-      if (symbol === "") continue
-      const id = this.#ranks.get(symbol)
-      if (id !== undefined) out.push(id)
-      else if (this.#bytes.size === 256) for (const byte of Buffer.from(symbol)) out.push(this.#bytes.get(byte)!)
+    const emit = (symbol: string): void => {
+      const id = this.#ids.get(symbol)
+      const split = parts.get(symbol)
+      if (split !== undefined) split.forEach(emit)
+      else if (id !== undefined) out.push(id)
+      else if (this.model.byteFallback) for (const byte of Buffer.from(symbol)) out.push(this.#byteIds[byte]!)
       else out.push(this.unkId)
     }
+    for (const symbol of symbols) if (symbol !== "") emit(symbol)
     return out
   }
 
-  /** The text of token ids, as SentencePiece gives it: control tokens vanish, bytes are joined, the space put in front is taken away. */
+  /** The text of token ids, as SentencePiece gives it: control tokens vanish, bytes are joined, the space put in front is taken away. Throws a RangeError for what is not an id. */
   decode(ids: Iterable<number>): string {
     const parts: Array<string> = []
     let bytes: Array<number> = []
     const flush = () => {
-      if (bytes.length > 0) parts.push(decodeBytes(bytes))
+      if (bytes.length > 0) parts.push(decodeUtf8(Uint8Array.from(bytes)))
       bytes = []
     }
     let atStart = this.model.addDummyPrefix
     for (const id of ids) {
       const piece = this.model.pieces[id]
       if (piece === undefined) throw new RangeError(`token ${id} is not in the vocabulary of ${this.vocabSize}`)
-      if (piece.type === "byte") {
-        bytes.push(Number.parseInt(piece.text.slice(3, 5), 16))
-        atStart = false
-        continue
-      }
-      flush()
+      if (piece.type === "byte") bytes.push(this.#bytes.get(id)!)
+      else flush()
       if (piece.type === "control") continue
-      if (piece.type === "unknown") parts.push(" \u2047 ")
-      else parts.push((atStart && piece.text.startsWith(space) ? piece.text.slice(1) : piece.text).replaceAll(space, " "))
+      if (piece.type === "unknown") parts.push(unknown)
+      else if (piece.type !== "byte")
+        parts.push((atStart && piece.text.startsWith(space) ? piece.text.slice(1) : piece.text).replaceAll(space, " "))
       atStart = false
     }
     flush()
     return parts.join("")
-  }
-}
-
-/** UTF-8; each byte that is not part of a character gives one U+FFFD. */
-const decodeBytes = (bytes: ReadonlyArray<number>): string => {
-  const buffer = Buffer.from(bytes)
-  let out = ""
-  for (let at = 0; at < buffer.length; ) {
-    const lead = buffer[at]!
-    const length = lead < 0x80 ? 1 : lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : lead >= 0xc0 ? 2 : 1
-    const character = buffer.subarray(at, at + length).toString("utf8")
-    if (at + length <= buffer.length && !character.includes("\ufffd")) {
-      out += character
-      at += length
-    } else if (buffer.subarray(at, at + 3).equals(replacement)) {
-      out += "\ufffd"
-      at += 3
-    } else {
-      out += "\ufffd"
-      at++
-    }
-  }
-  return out
-}
-const replacement = Buffer.from("\ufffd")
-
-interface Merge {
-  readonly score: number
-  readonly left: number
-  readonly right: number
-  /** Of the joined text: tells a merge that is out of date. */
-  readonly length: number
-}
-
-/** A binary heap of merges: highest score first, among equals the leftmost. */
-class Agenda {
-  readonly #heap: Array<Merge> = []
-  #before(a: Merge, b: Merge): boolean {
-    return a.score > b.score || (a.score === b.score && a.left < b.left)
-  }
-  push(merge: Merge): void {
-    const heap = this.#heap
-    let at = heap.push(merge) - 1
-    while (at > 0) {
-      const parent = (at - 1) >> 1
-      if (!this.#before(merge, heap[parent]!)) break
-      heap[at] = heap[parent]!
-      at = parent
-    }
-    heap[at] = merge
-  }
-  pop(): Merge | undefined {
-    const heap = this.#heap
-    const top = heap[0]
-    const last = heap.pop()
-    if (last === undefined || heap.length === 0) return top
-    let at = 0
-    for (;;) {
-      let child = 2 * at + 1
-      if (child >= heap.length) break
-      if (child + 1 < heap.length && this.#before(heap[child + 1]!, heap[child]!)) child++
-      if (!this.#before(heap[child]!, last)) break
-      heap[at] = heap[child]!
-      at = child
-    }
-    heap[at] = last
-    return top
   }
 }

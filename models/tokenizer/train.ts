@@ -3,7 +3,8 @@
  * --normalization_rule_name=identity --remove_extra_whitespaces=false): the most frequent pair of neighbours is joined until the vocabulary is
  * full; among equals the shorter, then the one first in code-point order.
  */
-import type { Piece } from "./model-file.ts"
+import { Heap } from "./heap.ts"
+import { type Piece, specificationOf } from "./model-file.ts"
 import { Tokenizer } from "./tokenizer.ts"
 
 export interface TrainOptions {
@@ -26,14 +27,29 @@ export const trainTokenizer = (texts: Iterable<string>, options: TrainOptions): 
     { text: "<unk>", score: 0, type: "unknown" },
     { text: "<s>", score: 0, type: "control" },
     { text: "</s>", score: 0, type: "control" },
-    ...Array.from({ length: 256 }, (_, byte): Piece => ({ text: `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`, score: 0, type: "byte" }))
+    ...Array.from({ length: 256 }, (_, byte): Piece => ({
+      text: `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`,
+      score: 0,
+      type: "byte"
+    }))
   ]
   const wanted = vocabSize - reserved.length - characters.length
-  if (wanted < 0) throw new RangeError(`A vocabulary of ${vocabSize} is too small: ${reserved.length} reserved pieces and ${characters.length} characters need ${vocabSize - wanted}.`)
+  if (wanted < 0)
+    throw new RangeError(
+      `A vocabulary of ${vocabSize} is too small: ${reserved.length} reserved pieces and ${characters.length} characters need ${vocabSize - wanted}.`
+    )
   const merges = joinPairs(words, new Set(characters), wanted, maxLength)
-  if (merges.length < wanted) throw new RangeError(`These texts give a vocabulary of at most ${reserved.length + characters.length + merges.length} pieces, not ${vocabSize}: ask for fewer, or give more text.`)
+  if (merges.length < wanted)
+    throw new RangeError(
+      `These texts give a vocabulary of at most ${reserved.length + characters.length + merges.length} pieces, not ${vocabSize}: ask for fewer, or give more text.`
+    )
   const learned = [...merges, ...characters].map((text, i): Piece => ({ text, score: -i, type: "normal" }))
-  return new Tokenizer({ pieces: [...reserved, ...learned], addDummyPrefix: true })
+  return new Tokenizer({
+    pieces: [...reserved, ...learned],
+    addDummyPrefix: true,
+    byteFallback: true,
+    specification: specificationOf({ vocabSize, characterCoverage, maxLength })
+  })
 }
 
 /** Words with their counts: a run of spaces and the characters up to the next one. */
@@ -43,13 +59,14 @@ const countWords = (texts: Iterable<string>): Map<string, number> => {
     // A line is a sentence, as for spm_train: a word never holds a line break.
     for (const line of text.toWellFormed().split("\n")) {
       if (line === "") continue
-      for (const [word] of (space + line.replaceAll(" ", space)).matchAll(/\u2581*[^\u2581]+|\u2581+/g)) words.set(word, (words.get(word) ?? 0) + 1)
+      for (const [word] of (space + line.replaceAll(" ", space)).matchAll(/\u2581*[^\u2581]+|\u2581+/g))
+        words.set(word, (words.get(word) ?? 0) + 1)
     }
   }
   return words
 }
 
-const byFrequency = (a: [string, number], b: [string, number]): number => b[1] - a[1] || (a[0].codePointAt(0)! - b[0].codePointAt(0)!)
+const byFrequency = (a: [string, number], b: [string, number]): number => b[1] - a[1] || a[0].codePointAt(0)! - b[0].codePointAt(0)!
 
 /** The most frequent characters that together cover the share asked for. */
 const frequentCharacters = (words: ReadonlyMap<string, number>, coverage: number): Array<string> => {
@@ -73,8 +90,32 @@ const frequentCharacters = (words: ReadonlyMap<string, number>, coverage: number
 }
 
 // Which characters may share a piece: those of one script; a space goes with anything, a digit with nothing.
-const scripts = ["Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari", "Bengali", "Tamil", "Telugu", "Thai", "Hangul", "Armenian", "Georgian", "Ethiopic", "Khmer", "Gujarati", "Gurmukhi", "Kannada", "Malayalam", "Myanmar", "Sinhala", "Lao", "Tibetan", "Mongolian"]
-  .map((name) => ({ name, pattern: new RegExp(`^\\p{Script=${name}}$`, "u") }))
+const scripts = [
+  "Latin",
+  "Cyrillic",
+  "Greek",
+  "Arabic",
+  "Hebrew",
+  "Devanagari",
+  "Bengali",
+  "Tamil",
+  "Telugu",
+  "Thai",
+  "Hangul",
+  "Armenian",
+  "Georgian",
+  "Ethiopic",
+  "Khmer",
+  "Gujarati",
+  "Gurmukhi",
+  "Kannada",
+  "Malayalam",
+  "Myanmar",
+  "Sinhala",
+  "Lao",
+  "Tibetan",
+  "Mongolian"
+].map((name) => ({ name, pattern: new RegExp(`^\\p{Script=${name}}$`, "u") }))
 const scriptCache = new Map<string, string>()
 const scriptOf = (character: string): string => {
   let script = scriptCache.get(character)
@@ -107,14 +148,67 @@ const isValid = (characters: ReadonlyArray<string>, maxLength: number): boolean 
   return true
 }
 
+interface Word {
+  readonly symbols: ReadonlyArray<number>
+  /**
+   * Whether the pair that starts here is neither counted nor joined. Of pairs that overlap in a run (aaa), every other is lost, and stays so
+   * when its neighbour goes: spm_train drops such positions for good.
+   */
+  readonly lost: Array<boolean>
+  /** How often the word occurs. */
+  readonly count: number
+}
+
+const loseOverlaps = ({ symbols, lost }: Word): void => {
+  for (let i = 1; i + 1 < symbols.length; i++) {
+    if (symbols[i - 1] === symbols[i] && symbols[i] === symbols[i + 1] && !lost[i - 1]) lost[i] = true
+  }
+}
+
+/** The word with every pair that isn't lost joined. */
+const join = (word: Word, pair: Pair, joined: number): Word => {
+  const symbols: Array<number> = []
+  const lost: Array<boolean> = []
+  for (let i = 0; i < word.symbols.length; i++) {
+    if (word.symbols[i] === pair.left && word.symbols[i + 1] === pair.right && !word.lost[i]) {
+      // The pairs with either neighbour are new.
+      if (lost.length > 0) lost[lost.length - 1] = false
+      symbols.push(joined)
+      lost.push(false)
+      i++
+    } else {
+      symbols.push(word.symbols[i]!)
+      lost.push(word.lost[i]!)
+    }
+  }
+  const out = { symbols, lost, count: word.count }
+  loseOverlaps(out)
+  return out
+}
+
 interface Pair {
   readonly left: number
   readonly right: number
   readonly text: string
+  /** Of the text, as UTF-8. */
+  readonly bytes: Buffer
+  /** In characters. */
   readonly length: number
   count: number
   /** Words it occurs in (or did). */
   readonly words: Set<number>
+}
+
+/** Most frequent first, shorter first among equals, then by code points. */
+const before = (a: Candidate, b: Candidate): boolean => {
+  if (a.count !== b.count) return a.count > b.count
+  if (a.pair.length !== b.pair.length) return a.pair.length < b.pair.length
+  return Buffer.compare(a.pair.bytes, b.pair.bytes) < 0
+}
+/** A pair as it was when it went into the heap. */
+interface Candidate {
+  readonly pair: Pair
+  readonly count: number
 }
 
 /** The first `wanted` joined pieces, in the order in which they are made. Counts are kept up to date word by word. */
@@ -130,16 +224,22 @@ const joinPairs = (words: ReadonlyMap<string, number>, known: ReadonlySet<string
     }
     return number
   }
-  const entries = [...words].map(([word, count]) => ({ symbols: Array.from(word, (character) => (known.has(character) ? symbolOf(character, [character]) : -1)), count }))
+  const entries = [...words].map(([word, count]): Word => {
+    const list = Array.from(word, (character) => (known.has(character) ? symbolOf(character, [character]) : -1))
+    return { symbols: list, lost: list.map(() => false), count }
+  })
   const pairs = new Map<string, Pair | null>()
-  const heap = new PairHeap()
+  const heap = new Heap(before)
   const pairOf = (left: number, right: number): Pair | null => {
     if (left === -1 || right === -1) return null
     const key = `${left},${right}`
     let pair = pairs.get(key)
     if (pair === undefined) {
       const characters = [...symbols[left]!.characters, ...symbols[right]!.characters]
-      pair = isValid(characters, maxLength) ? { left, right, text: characters.join(""), length: characters.length, count: 0, words: new Set() } : null
+      const text = characters.join("")
+      pair = isValid(characters, maxLength)
+        ? { left, right, text, bytes: Buffer.from(text), length: characters.length, count: 0, words: new Set() }
+        : null
       pairs.set(key, pair)
     }
     return pair
@@ -153,25 +253,25 @@ const joinPairs = (words: ReadonlyMap<string, number>, known: ReadonlySet<string
     touched.add(pair)
   }
   const settle = () => {
-    for (const pair of touched) if (pair.count > 0) heap.push(pair)
+    for (const pair of touched) if (pair.count > 0) heap.push({ pair, count: pair.count })
     touched.clear()
   }
-  const changeWord = (list: ReadonlyArray<number>, by: number, word: number) => {
-    // Of pairs that overlap in a run of one symbol (aaa), every other counts.
-    let skipped = false
-    for (let i = 0; i + 1 < list.length; i++) {
-      const overlaps = i > 0 && list[i - 1] === list[i] && list[i] === list[i + 1]
-      skipped = overlaps && !skipped
-      if (!skipped) change(list[i]!, list[i + 1]!, by, word)
-    }
+  const changeWord = ({ symbols: list, lost }: Word, by: number, word: number) => {
+    for (let i = 0; i + 1 < list.length; i++) if (!lost[i]) change(list[i]!, list[i + 1]!, by, word)
   }
-  entries.forEach((entry, word) => changeWord(entry.symbols, entry.count, word))
+  entries.forEach((entry, word) => {
+    loseOverlaps(entry)
+    changeWord(entry, entry.count, word)
+  })
   settle()
   const out: Array<string> = []
   const made = new Set<string>(known)
   while (out.length < wanted) {
-    const best = heap.pop()
-    if (best === undefined) break
+    const top = heap.pop()
+    if (top === undefined) break
+    const best = top.pair
+    // Out of date when the count has changed since.
+    if (top.count !== best.count || best.count === 0) continue
     // Two ways to make one piece: the second is never joined, as spm_train has it.
     if (made.has(best.text)) {
       best.count = 0
@@ -183,69 +283,14 @@ const joinPairs = (words: ReadonlyMap<string, number>, known: ReadonlySet<string
     const joined = symbolOf(best.text, Array.from(best.text))
     for (const word of best.words) {
       const entry = entries[word]!
-      const before = entry.symbols
-      const after: Array<number> = []
-      let found = false
-      for (let i = 0; i < before.length; i++) {
-        if (before[i] === best.left && before[i + 1] === best.right) {
-          after.push(joined)
-          i++
-          found = true
-        } else after.push(before[i]!)
-      }
-      if (!found) continue
-      changeWord(before, -entry.count, word)
-      changeWord(after, entry.count, word)
-      entry.symbols = after
+      const joinedEntry = join(entry, best, joined)
+      if (joinedEntry.symbols.length === entry.symbols.length) continue
+      changeWord(entry, -entry.count, word)
+      changeWord(joinedEntry, entry.count, word)
+      entries[word] = joinedEntry
     }
     touched.delete(best)
     settle()
   }
   return out
-}
-
-/** A heap of pairs by count, shorter first among equals, then by code points. An entry whose count has changed since is out of date and passed over. */
-class PairHeap {
-  readonly #heap: Array<{ readonly pair: Pair; readonly count: number }> = []
-  #before(a: { pair: Pair; count: number }, b: { pair: Pair; count: number }): boolean {
-    if (a.count !== b.count) return a.count > b.count
-    if (a.pair.length !== b.pair.length) return a.pair.length < b.pair.length
-    return Buffer.compare(Buffer.from(a.pair.text), Buffer.from(b.pair.text)) < 0
-  }
-  push(pair: Pair): void {
-    const entry = { pair, count: pair.count }
-    const heap = this.#heap
-    let at = heap.push(entry) - 1
-    while (at > 0) {
-      const parent = (at - 1) >> 1
-      if (!this.#before(entry, heap[parent]!)) break
-      heap[at] = heap[parent]!
-      at = parent
-    }
-    heap[at] = entry
-  }
-  pop(): Pair | undefined {
-    for (;;) {
-      const top = this.#take()
-      if (top === undefined) return undefined
-      if (top.count === top.pair.count && top.count > 0) return top.pair
-    }
-  }
-  #take(): { readonly pair: Pair; readonly count: number } | undefined {
-    const heap = this.#heap
-    const top = heap[0]
-    const last = heap.pop()
-    if (last === undefined || heap.length === 0) return top
-    let at = 0
-    for (;;) {
-      let child = 2 * at + 1
-      if (child >= heap.length) break
-      if (child + 1 < heap.length && this.#before(heap[child + 1]!, heap[child]!)) child++
-      if (!this.#before(heap[child]!, last)) break
-      heap[at] = heap[child]!
-      at = child
-    }
-    heap[at] = last
-    return top
-  }
 }
