@@ -32,7 +32,7 @@ if has interop; then
   node cli/caravan.js logprobs /tmp/theirs --ids /tmp/ids.json --json > /tmp/ours2.json
   node cli/caravan.js logprobs /tmp/theirs --ids /tmp/ids.json --device cuda --json > /tmp/ours3.json
   node -e 'const fs = require("fs"); const read = (path) => JSON.parse(fs.readFileSync(path)).flat(); const expected = read("/tmp/expected.json"); for (const path of ["/tmp/ours2.json", "/tmp/ours3.json"]) { const worst = Math.max(...read(path).map((x, i) => Math.abs(x - expected[i]))); console.log(path, "largest difference", worst.toExponential(2)); if (!(worst < 1e-4)) process.exitCode = 1 }'
-  lines='["Hello world", "  two  spaces 123", "tabs\\tand emoji 🦙", "<s> [INST] x [/INST] </s>", ""]'
+  lines='["Hello world", "  two  spaces 123", "tabs\\tand emoji 🦙", "[INST] x [/INST] 2023", ""]'
   node -e 'process.stdout.write(JSON.parse(process.argv[1]).join("\n") + "\n")' "$lines" | node cli/caravan.js tokenize "$policy" --json > /tmp/tok.json
   echo "$lines" > /tmp/lines.json; python3 tests/peers/transformers_interop.py tokenizer "$policy" /tmp/lines.json /tmp/tok.json
 fi

@@ -2,7 +2,9 @@
 
     transformers_interop.py check FOLDER IDS.json LOGPROBS.json   # a folder of ours: does transformers give the log-probabilities we gave?
     transformers_interop.py save FOLDER IDS.json OUT.json         # a folder of theirs (a random Llama, sharded, bfloat16), and its log-probabilities
-    transformers_interop.py tokenizer FOLDER LINES.json IDS.json  # tokenizer.json of ours by tokenizers: the same ids?
+    transformers_interop.py reward FOLDER                         # a reward model of ours loads as LlamaForSequenceClassification
+    transformers_interop.py tokenizer FOLDER LINES.json IDS.json  # tokenizer.json of ours by tokenizers: the same ids? (Not for text that holds
+                                                                  # "<s>" or "</s>": tokenizers takes those for control tokens, we do not.)
 """
 import json, sys, torch
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification

@@ -1,0 +1,74 @@
+/**
+ * Wiring that must not compile. Each @ts-expect-error is itself an error when the line below it compiles: then the types have lost something.
+ */
+import type { Node } from "../../runtime/node.ts"
+import type { Checkpoint, Dataset } from "../../schemas/artifact.ts"
+import type { Demonstration, Preference, Prompt, ScoredCompletion } from "../../schemas/rows.ts"
+import { evaluateReward } from "../../stages/evaluate-reward.ts"
+import { mixPreferences } from "../../stages/mix.ts"
+import { helpfulnessRewardModel } from "../../stages/reward-model.ts"
+import { sample } from "../../stages/sample.ts"
+import { score } from "../../stages/score.ts"
+import { selectBest } from "../../stages/select-best.ts"
+import { sft } from "../../stages/sft.ts"
+
+declare const policy: Node<Checkpoint<"policy">>
+declare const helpfulness: Node<Checkpoint<"helpfulness-reward">>
+declare const safety: Node<Checkpoint<"safety-reward">>
+declare const demonstrations: Node<Dataset<Demonstration>>
+declare const pairs: Node<Dataset<Preference>>
+declare const prompts: Node<Dataset<Prompt>>
+declare const scored: Node<Dataset<ScoredCompletion>>
+
+// What must compile.
+const tuned: Node<Checkpoint<"policy">> = sft({ init: policy, demonstrations }, { learningRate: 1e-4, seed: 2 })
+const trained: Node<Checkpoint<"helpfulness-reward">> = helpfulnessRewardModel({ init: tuned, pairs }, { margin: "large" })
+const completions = sample({ policy: tuned, prompts })
+score({ completions, reward: trained })
+score({ completions, reward: safety })
+selectBest({ scored: [scored, scored] }).named("best")
+
+// A reward model is no policy.
+// @ts-expect-error
+sft({ init: helpfulness, demonstrations })
+// @ts-expect-error
+sample({ policy: safety, prompts })
+// A policy is no reward model.
+// @ts-expect-error
+score({ completions, reward: policy })
+
+// The two reward models can't be swapped.
+// @ts-expect-error
+const swapped: Node<Checkpoint<"safety-reward">> = helpfulnessRewardModel({ init: policy, pairs })
+// @ts-expect-error
+const alsoSwapped: Node<Checkpoint<"helpfulness-reward">> = safety
+
+// Datasets of other rows.
+// @ts-expect-error
+sft({ init: policy, demonstrations: pairs })
+// @ts-expect-error
+helpfulnessRewardModel({ init: policy, pairs: demonstrations })
+
+// A missing input, one too many, a list where one is wanted, one where a list is.
+// @ts-expect-error
+sft({ init: policy })
+// @ts-expect-error
+sft({ init: policy, demonstrations, reward: helpfulness })
+// @ts-expect-error
+sft({ init: [policy], demonstrations })
+// @ts-expect-error
+selectBest({ scored })
+
+// Unknown, misspelt and mistyped hyperparameters; a required one that is missing.
+// @ts-expect-error
+sft({ init: policy, demonstrations }, { learningrate: 1e-4 })
+// @ts-expect-error
+sft({ init: policy, demonstrations }, { epochs: "2" })
+// @ts-expect-error
+helpfulnessRewardModel({ init: policy, pairs }, { margin: "medium" })
+// @ts-expect-error
+mixPreferences({ datasets: [pairs, pairs] })
+// @ts-expect-error
+evaluateReward({ scores: [helpfulness] })
+
+export { alsoSwapped, swapped }
