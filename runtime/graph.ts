@@ -69,8 +69,9 @@ const valueOf = (field: Schema.Top | undefined, text: string): unknown => {
     return text
   }
   if (field === undefined) return parsed
-  const fits = Schema.decodeUnknownExit(Schema.Struct({ value: field as Schema.Codec<unknown> }))({ value: parsed })
-  return fits._tag === "Success" ? parsed : text
+  const fits = (value: unknown): boolean => Schema.decodeUnknownExit(Schema.Struct({ value: field as Schema.Codec<unknown> }))({ value })._tag === "Success"
+  // A text that happens to be JSON ("7" where words are wanted) stays a text; what fits neither way is told of as what it says.
+  return !fits(parsed) && fits(text) ? text : parsed
 }
 
 /** Builds the pipeline with these parameters and settings, and checks all of it before anything runs. */
