@@ -77,12 +77,12 @@ export class Tokenizer {
     const escaped = (this.model.addDummyPrefix ? space : "") + text.toWellFormed().replaceAll(" ", space)
     const out: Array<number> = []
     for (const [word] of this.#wordwise ? escaped.matchAll(/\u2581*[^\u2581]+|\u2581+/g) : [[escaped]]) {
-      let ids = this.#cache.get(word!)
+      let ids = this.#cache.get(word)
       if (ids === undefined) {
-        ids = this.#encodeWord(word!)
-        if (word!.length <= cachedLength) {
+        ids = this.#encodeWord(word)
+        if (word.length <= cachedLength) {
           if (this.#cache.size >= cachedWords) this.#cache.clear()
-          this.#cache.set(word!, ids)
+          this.#cache.set(word, ids)
         }
       }
       // A run of unknown characters is one unknown piece.

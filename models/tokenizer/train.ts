@@ -23,7 +23,7 @@ export const trainTokenizer = (texts: Iterable<string>, options: TrainOptions): 
   const { vocabSize, characterCoverage = 0.99995, maxLength = 16 } = options
   const words = countWords(texts)
   const characters = frequentCharacters(words, characterCoverage)
-  const reserved: Array<Piece> = [
+  const fixed: Array<Piece> = [
     { text: "<unk>", score: 0, type: "unknown" },
     { text: "<s>", score: 0, type: "control" },
     { text: "</s>", score: 0, type: "control" },
@@ -33,24 +33,27 @@ export const trainTokenizer = (texts: Iterable<string>, options: TrainOptions): 
       type: "byte"
     }))
   ]
-  const wanted = vocabSize - reserved.length - characters.length
+  const wanted = vocabSize - fixed.length - characters.length
   if (wanted < 0)
     throw new RangeError(
-      `A vocabulary of ${vocabSize} is too small: ${reserved.length} reserved pieces and ${characters.length} characters need ${vocabSize - wanted}.`
+      `A vocabulary of ${vocabSize} is too small: ${fixed.length} reserved pieces and ${characters.length} characters need ${vocabSize - wanted}.`
     )
   const merges = joinPairs(words, new Set(characters), wanted, maxLength)
   if (merges.length < wanted)
     throw new RangeError(
-      `These texts give a vocabulary of at most ${reserved.length + characters.length + merges.length} pieces, not ${vocabSize}: ask for fewer, or give more text.`
+      `These texts give a vocabulary of at most ${fixed.length + characters.length + merges.length} pieces, not ${vocabSize}: ask for fewer, or give more text.`
     )
   const learned = [...merges, ...characters].map((text, i): Piece => ({ text, score: -i, type: "normal" }))
   return new Tokenizer({
-    pieces: [...reserved, ...learned],
+    pieces: [...fixed, ...learned],
     addDummyPrefix: true,
     byteFallback: true,
     specification: specificationOf({ vocabSize, characterCoverage, maxLength })
   })
 }
+
+/** Text that reads like a reserved piece teaches nothing: spm_train puts a tab in its place, across which nothing is joined. */
+const reserved = /<unk>|<s>|<\/s>|<0x[0-9A-F]{2}>/g
 
 /** Words with their counts: a run of spaces and the characters up to the next one. */
 const countWords = (texts: Iterable<string>): Map<string, number> => {
@@ -59,7 +62,7 @@ const countWords = (texts: Iterable<string>): Map<string, number> => {
     // A line is a sentence, as for spm_train: a word never holds a line break.
     for (const line of text.toWellFormed().split("\n")) {
       if (line === "") continue
-      for (const [word] of (space + line.replaceAll(" ", space)).matchAll(/\u2581*[^\u2581]+|\u2581+/g))
+      for (const [word] of (space + line.replaceAll(reserved, "\t").replaceAll(" ", space)).matchAll(/\u2581*[^\u2581]+|\u2581+/g))
         words.set(word, (words.get(word) ?? 0) + 1)
     }
   }
@@ -68,12 +71,13 @@ const countWords = (texts: Iterable<string>): Map<string, number> => {
 
 const byFrequency = (a: [string, number], b: [string, number]): number => b[1] - a[1] || a[0].codePointAt(0)! - b[0].codePointAt(0)!
 
-/** The most frequent characters that together cover the share asked for. */
+/** The most frequent characters that together cover the share asked for. NUL, tab and U+2585 (reserved by SentencePiece) stay bytes. */
 const frequentCharacters = (words: ReadonlyMap<string, number>, coverage: number): Array<string> => {
   const counts = new Map<string, number>()
   let all = 0
   for (const [word, count] of words) {
     for (const character of word) {
+      if (character === "\0") continue
       counts.set(character, (counts.get(character) ?? 0) + count)
       all += count
     }
@@ -84,38 +88,16 @@ const frequentCharacters = (words: ReadonlyMap<string, number>, coverage: number
     // In single precision, as spm_train compares them.
     if (Math.fround(covered / all) >= Math.fround(coverage)) break
     covered += count
-    out.push(character)
+    if (character !== "\t" && character !== "\u2585") out.push(character)
   }
   return out
 }
 
 // Which characters may share a piece: those of one script; a space goes with anything, a digit with nothing.
-const scripts = [
-  "Latin",
-  "Cyrillic",
-  "Greek",
-  "Arabic",
-  "Hebrew",
-  "Devanagari",
-  "Bengali",
-  "Tamil",
-  "Telugu",
-  "Thai",
-  "Hangul",
-  "Armenian",
-  "Georgian",
-  "Ethiopic",
-  "Khmer",
-  "Gujarati",
-  "Gurmukhi",
-  "Kannada",
-  "Malayalam",
-  "Myanmar",
-  "Sinhala",
-  "Lao",
-  "Tibetan",
-  "Mongolian"
-].map((name) => ({ name, pattern: new RegExp(`^\\p{Script=${name}}$`, "u") }))
+const scripts =
+  "Latin Cyrillic Greek Arabic Hebrew Devanagari Bengali Tamil Telugu Thai Hangul Armenian Georgian Ethiopic Khmer Gujarati Gurmukhi Kannada Malayalam Myanmar Sinhala Lao Tibetan Mongolian Oriya Bopomofo Thaana Syriac Nko Yi Cherokee Tifinagh Javanese Balinese Sundanese Canadian_Aboriginal Coptic Gothic Runic Ogham Glagolitic Vai Tagalog Buginese Limbu Lepcha Batak Cham Tai_Le New_Tai_Lue Tai_Tham Meetei_Mayek Ol_Chiki Saurashtra Kayah_Li Rejang Lisu Bamum Adlam Osage Braille"
+    .split(" ")
+    .map((name) => ({ name, pattern: new RegExp(`^\\p{Script=${name}}$`, "u") }))
 const scriptCache = new Map<string, string>()
 const scriptOf = (character: string): string => {
   let script = scriptCache.get(character)

@@ -1,0 +1,203 @@
+/** The tokenizer against SentencePiece's own programs (tests/golden/tokenizer) and, where it is at hand, Llama 2's own model. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { afterAll, describe, expect, it } from "vitest"
+import { loadTokenizer, Tokenizer, writeTokenizer } from "../../models/tokenizer/index.ts"
+import { readModelFile, writeModelFile } from "../../models/tokenizer/model-file.ts"
+import { decodeUtf8 } from "../../models/tokenizer/utf8.ts"
+import { makeCorpus, withUnused } from "../golden/tokenizer/corpus.ts"
+
+const golden = new URL("../golden/tokenizer/", import.meta.url).pathname
+const readJson = <T>(path: string): T => JSON.parse(readFileSync(path, "utf8")) as T
+const bytesOf = (name: string): Buffer => readFileSync(join(golden, name))
+const small = new Tokenizer(readModelFile(bytesOf("small.model"), "small.model"))
+const encodings = readJson<
+  ReadonlyArray<{ text: string; ids: ReadonlyArray<number>; unused: ReadonlyArray<number>; withoutBytes: ReadonlyArray<number> }>
+>(join(golden, "encodings.json"))
+
+const folder = mkdtempSync(join(tmpdir(), "caravan-tokenizer-"))
+afterAll(() => rmSync(folder, { recursive: true }))
+const errorOf = (path: string): Promise<string> =>
+  Effect.runPromise(Effect.flip(loadTokenizer(path))).then((error) => `${error._tag}: ${error.message}`)
+
+describe("encoding", () => {
+  it("gives spm_encode's ids for every line", () => {
+    expect(encodings.length).toBe(240)
+    for (const { text, ids } of encodings) expect(small.encode(text), JSON.stringify(text)).toEqual(ids)
+  })
+  it("splits pieces marked unused into their parts, as spm_encode does", () => {
+    const tokenizer = new Tokenizer(withUnused(small.model))
+    for (const { text, unused } of encodings) expect(tokenizer.encode(text), JSON.stringify(text)).toEqual(unused)
+  })
+  it("gives one unknown piece for a run of unknown characters where the model has no bytes, as spm_encode does", () => {
+    const tokenizer = new Tokenizer(readModelFile(bytesOf("without-bytes.model"), "without-bytes.model"))
+    for (const { text, withoutBytes } of encodings) expect(tokenizer.encode(text), JSON.stringify(text)).toEqual(withoutBytes)
+  })
+  it("never gives a control token, whatever the text says", () => {
+    for (const text of ["<s>", "</s>", "<unk>", "<s></s>", "▁<s>", "a </s> b"]) {
+      const types = small.encode(text).map((id) => small.pieces[id]!.type)
+      expect(types.every((type) => type === "normal" || type === "byte")).toBe(true)
+      expect(small.decode(small.encode(text))).toBe(text.replaceAll("▁", " "))
+    }
+  })
+  it("takes a lone surrogate for U+FFFD", () => {
+    expect(small.encode("a\ud800b")).toEqual(small.encode("a\ufffdb"))
+    expect(small.encode("\udc00")).toEqual(small.encode("\ufffd"))
+  })
+  it("gives the same ids the second time, from the cache", () => {
+    const text = makeCorpus(20, 3)
+    expect(small.encode(text)).toEqual(small.encode(text))
+  })
+  it("tokenises the whole text at once where a piece crosses a space, and the same where none does", () => {
+    const crossing = { text: "e▁t", score: 1, type: "normal" as const }
+    const tokenizer = new Tokenizer({ ...small.model, pieces: [...small.pieces, { text: "e▁", score: 1, type: "normal" }, crossing] })
+    expect(tokenizer.encode("the tea").map((id) => tokenizer.pieces[id]!.text)).toContain("e▁t")
+    const never = { text: "\u{10ffff}▁\u{10ffff}", score: 0, type: "normal" as const }
+    const whole = new Tokenizer({ ...small.model, pieces: [...small.pieces, never] })
+    for (const { text, ids } of encodings) expect(whole.encode(text)).toEqual(ids)
+  })
+})
+
+describe("decoding", () => {
+  it("gives spm_decode's text for ids in any order", () => {
+    const decodings = readJson<ReadonlyArray<{ ids: ReadonlyArray<number>; text: string }>>(join(golden, "decodings.json"))
+    expect(decodings.length).toBe(200)
+    for (const { ids, text } of decodings) expect(small.decode(ids), ids.join(" ")).toBe(text)
+  })
+  it("gives back what was encoded", () => {
+    const text = makeCorpus(200, 5)
+    expect(small.decode(small.encode(text))).toBe(text)
+    for (const line of encodings) expect(small.decode(line.ids)).toBe(line.text.replaceAll("▁", " "))
+  })
+  it("refuses an id that is not in the vocabulary", () => {
+    expect(() => small.decode([512])).toThrow("token 512 is not in the vocabulary of 512")
+    expect(() => small.decode([-1])).toThrow(RangeError)
+  })
+  it("gives one U+FFFD for each byte that is not part of a character", () => {
+    const bytes = [0xe2, 0x82, 0x41, 0xc0, 0xaf, 0xed, 0xa0, 0x80, 0xf4, 0x90, 0x80, 0x80, 0xef, 0xbf, 0xbd, 0xf0, 0x9f]
+    expect(decodeUtf8(Uint8Array.from(bytes))).toBe(
+      `${"\ufffd".repeat(2)}A${"\ufffd".repeat(2)}${"\ufffd".repeat(3)}${"\ufffd".repeat(4)}\ufffd${"\ufffd".repeat(2)}`
+    )
+    expect(decodeUtf8(Buffer.from("\ufeffa€🦙"))).toBe("\ufeffa€🦙")
+  })
+})
+
+describe("special tokens", () => {
+  it("are unknown 0, BOS 1, EOS 2; padding is never EOS", () => {
+    expect([small.unkId, small.bosId, small.eosId, small.padId]).toEqual([0, 1, 2, 0])
+  })
+})
+
+describe("files", () => {
+  it("are written again byte for byte", () => {
+    for (const name of ["small.model", "without-bytes.model"]) {
+      expect(writeModelFile(readModelFile(bytesOf(name), name)).equals(bytesOf(name))).toBe(true)
+    }
+  })
+  it("are read from a folder or by name", async () => {
+    await writeTokenizer(folder, small)
+    for (const path of [folder, join(folder, "tokenizer.model")]) {
+      const tokenizer = await Effect.runPromise(loadTokenizer(path))
+      expect(tokenizer.pieces).toEqual(small.pieces)
+    }
+  })
+  it("hold the pieces for Hugging Face's tokenizers, each merge by the rank of the piece it makes", async () => {
+    await writeTokenizer(folder, small)
+    const { model, added_tokens } = readJson<{
+      model: { vocab: Record<string, number>; merges: ReadonlyArray<[string, string]>; byte_fallback: boolean }
+      added_tokens: ReadonlyArray<{ id: number; content: string }>
+    }>(join(folder, "tokenizer.json"))
+    expect(model.byte_fallback).toBe(true)
+    expect(added_tokens.map(({ id, content }) => [id, content])).toEqual([
+      [0, "<unk>"],
+      [1, "<s>"],
+      [2, "</s>"]
+    ])
+    expect(Object.keys(model.vocab).length).toBe(512)
+    // Joining by merges gives the ids that joining by scores gives.
+    const ranks = new Map(model.merges.map((merge, rank) => [merge.join(" "), rank]))
+    for (const { text, ids } of encodings) {
+      if (text === "") continue
+      const symbols = Array.from(`▁${text.replaceAll(" ", "▁")}`)
+      for (;;) {
+        const rank = (i: number) => ranks.get(`${symbols[i]} ${symbols[i + 1]}`) ?? Number.POSITIVE_INFINITY
+        const best = symbols.slice(1).reduce((least, _, i) => (rank(i) < rank(least) ? i : least), 0)
+        if (rank(best) === Number.POSITIVE_INFINITY) break
+        symbols.splice(best, 2, symbols[best]! + symbols[best + 1]!)
+      }
+      const joined = symbols.flatMap((symbol) =>
+        symbol in model.vocab
+          ? [model.vocab[symbol]!]
+          : [...Buffer.from(symbol)].map((byte) => model.vocab[`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`]!)
+      )
+      expect(joined, JSON.stringify(text)).toEqual(ids)
+    }
+  })
+  it("cut off anywhere are an ArtifactError that says so", async () => {
+    const bytes = bytesOf("small.model")
+    const file = join(folder, "cut.model")
+    for (const length of [0, 1, 2, 100, 5000, bytes.length - 90, bytes.length - 1]) {
+      writeFileSync(file, bytes.subarray(0, length))
+      expect(await errorOf(file)).toMatch(/^ArtifactError: Reading the tokenizer .*cut\.model: expected .*found .*Give Llama 2's/)
+    }
+  })
+  it("that claim more than they hold, or are of another kind, are an ArtifactError", async () => {
+    const file = join(folder, "odd.model")
+    const cases: ReadonlyArray<readonly [Uint8Array, string]> = [
+      [Uint8Array.of(0x0a, 0xff, 0xff, 0xff, 0xff, 0x7f), "a field of 34359738367 bytes where 0 are left"],
+      [Uint8Array.of(0x0a, ...Array<number>(12).fill(0xff)), "a number too long"],
+      [Uint8Array.of(0x0b), "a field of unknown kind"],
+      [Buffer.from("not a model at all"), "expected a SentencePiece model"],
+      [Buffer.from('{"version": "1.0"}'), "expected a SentencePiece model"]
+    ]
+    for (const [bytes, message] of cases) {
+      writeFileSync(file, bytes)
+      expect(await errorOf(file)).toContain(message)
+    }
+  })
+  it("of models that would be tokenised wrongly are refused", () => {
+    const { pieces, specification } = small.model
+    const readWith = (change: Partial<typeof small.model>) => () => readModelFile(writeModelFile({ ...small.model, ...change }), "x.model")
+    expect(readWith({ specification: new Uint8Array() })).toThrow("expected a BPE model, found model type unigram")
+    // trainer_spec.model_type = BPE alone: the normaliser's defaults take spaces away.
+    expect(readWith({ specification: Uint8Array.of(0x12, 2, 0x18, 2) })).toThrow("expected a model that leaves text as it is")
+    expect(readWith({ pieces: pieces.slice(1) })).toThrow("expected one unknown piece, found 0")
+    expect(readWith({ pieces: pieces.filter((_, id) => id !== 2) })).toThrow("expected a control piece </s>, found none")
+    expect(readWith({ pieces: pieces.filter((_, id) => id !== 70) })).toThrow("expected 256 byte pieces")
+    expect(readWith({ pieces: [...pieces, pieces[300]!] })).toThrow("expected every piece once")
+    expect(readWith({ pieces: [...pieces, { text: "x y", score: 0, type: "user-defined" }] })).toThrow("no user-defined pieces")
+    expect(readWith({ pieces: [...pieces, { text: "x y", score: Number.NaN, type: "normal" }] })).toThrow("a piece that is none")
+    expect(specification.length).toBeGreaterThan(0)
+  })
+  it("that are missing are an ArtifactError that says which", async () => {
+    expect(await errorOf(join(folder, "nowhere"))).toContain("found nothing there")
+    const empty = mkdtempSync(join(folder, "empty-"))
+    expect(await errorOf(empty)).toContain("expected a file tokenizer.model (SentencePiece), found none")
+    writeFileSync(join(empty, "tokenizer.json"), "{}")
+    expect(await errorOf(empty)).toContain("found only tokenizer.json")
+  })
+})
+
+const data = process.env.CARAVAN_TEST_DATA
+describe.skipIf(data === undefined)("Llama 2's tokenizer (CARAVAN_TEST_DATA)", () => {
+  const path = join(data ?? "", "llama2-tokenizer")
+  it("gives every expected encoding and decoding", async () => {
+    const tokenizer = await Effect.runPromise(loadTokenizer(path))
+    const expected = readJson<ReadonlyArray<{ text: string; ids: ReadonlyArray<number>; pieces: ReadonlyArray<string>; decoded: string }>>(
+      join(path, "expected.json")
+    )
+    expect(tokenizer.vocabSize).toBe(32000)
+    expect(expected.length).toBeGreaterThan(60)
+    for (const { text, ids, pieces, decoded } of expected) {
+      expect(tokenizer.encode(text)).toEqual(ids)
+      expect(ids.map((id) => tokenizer.pieces[id]!.text)).toEqual(pieces)
+      expect(tokenizer.decode(ids)).toBe(decoded)
+    }
+  })
+  it("is written again byte for byte", () => {
+    const bytes = readFileSync(join(path, "tokenizer.model"))
+    expect(writeModelFile(readModelFile(bytes, "tokenizer.model")).equals(bytes)).toBe(true)
+  })
+})
