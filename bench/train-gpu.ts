@@ -11,7 +11,7 @@ import { type DType, scoped, tensor } from "../engine/tensor.ts"
 import { llamaConfig, parameterCount } from "../models/config.ts"
 import { initLlama } from "../models/llama.ts"
 
-const [dtype = "bfloat16", tf32] = process.argv.slice(2) as [DType, string | undefined]
+const [dtype = "bfloat16", tf32] = process.argv.slice(2) as [DType | undefined, string | undefined]
 allowTf32(tf32 === "tf32")
 const config = llamaConfig({ vocabSize: 32000, dim: 768, layers: 12, heads: 12, kvHeads: 12, ffn: 2048 })
 const model = initLlama(config, { seed: 1, device: "cuda", dtype })

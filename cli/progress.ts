@@ -69,6 +69,8 @@ export const showProgress = (stream: NodeJS.WriteStream = process.stderr): { rea
     onEvent: (event) => {
       const now = performance.now()
       switch (event.type) {
+        case "run-started":
+          break
         case "node-started":
           running.set(event.node, { started: now, progress: {}, tokens: 0, firstStep: 0, firstStepAt: now, shown: now })
           line(`${event.node}: running (${event.why.join("; ")})`)
@@ -81,7 +83,7 @@ export const showProgress = (stream: NodeJS.WriteStream = process.stderr): { rea
             ...state,
             progress: event.progress,
             tokens: state.tokens + (event.progress.tokens ?? 0),
-            ...(first ? { firstStep: event.progress.step!, firstStepAt: now } : {})
+            ...(first ? { firstStep: event.progress.step, firstStepAt: now } : {})
           }
           running.set(event.node, next)
           if (terminal) {

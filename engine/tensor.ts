@@ -453,8 +453,8 @@ export function tensor(data: NumericArray | Nested, options: TensorOptions & { r
     shape = options.shape ?? [array.length]
     wanted = options.dtype ?? dtypeOfArray(array)
   } else {
-    shape = shapeOf(data as Nested)
-    const numbers = flatten(data as Nested, shape)
+    shape = shapeOf(data)
+    const numbers = flatten(data, shape)
     let first = data as Nested | undefined
     while (Array.isArray(first)) first = first[0] as Nested | undefined
     wanted = options.dtype ?? (typeof first === "boolean" ? "bool" : "float32")

@@ -32,7 +32,7 @@ export const runStage = (stage: StageInfo, job: Job, progress: (progress: Progre
     const written = yield* Effect.suspend(() =>
       stage.run({
         config,
-        inputs: inputs as never,
+        inputs: inputs,
         output: { path: job.output, type: stage.output },
         seed: job.seed,
         device: job.device,

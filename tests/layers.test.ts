@@ -15,7 +15,7 @@ const layers = new Map(
     .filter(([layer]) => layer !== "layer")
 )
 
-const sources = (readdirSync(root, { recursive: true, encoding: "utf8", withFileTypes: true }) as Array<Dirent>)
+const sources = (readdirSync(root, { recursive: true, encoding: "utf8", withFileTypes: true }))
   .filter((entry) => entry.isFile() && /\.(ts|mjs|mts)$/.test(entry.name))
   .map((entry) => join(entry.parentPath, entry.name).slice(root.length))
   .filter((file) => !/^(node_modules|dist|coverage|\.)/.test(file))

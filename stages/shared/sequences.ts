@@ -69,7 +69,7 @@ export const lossTokens = (rows: ReadonlyArray<PackedRow>): number => rows.reduc
 /** Rows as one array of B x T. */
 export const concatenate = (rows: ReadonlyArray<ArrayLike<number>>, length: number): Int32Array => {
   const out = new Int32Array(rows.length * length)
-  rows.forEach((row, i) => out.set(row as ArrayLike<number>, i * length))
+  rows.forEach((row, i) => out.set(row, i * length))
   return out
 }
 

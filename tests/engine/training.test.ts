@@ -19,7 +19,7 @@ describe("AdamW", () => {
         const g = 3 * x * x
         m[i] = 0.9 * m[i]! + 0.1 * g
         v[i] = 0.95 * v[i]! + 0.05 * g * g
-        return x * (1 - 0.01 * 0.1) - (0.01 * (m[i]! / (1 - 0.9 ** t))) / (Math.sqrt(v[i]! / (1 - 0.95 ** t)) + 1e-5)
+        return x * (1 - 0.01 * 0.1) - (0.01 * (m[i] / (1 - 0.9 ** t))) / (Math.sqrt(v[i] / (1 - 0.95 ** t)) + 1e-5)
       })
     }
     w.toNumbers().forEach((x, i) => expect(x).toBeCloseTo(theta[i]!, 12))
