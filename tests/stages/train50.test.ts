@@ -28,7 +28,11 @@ interface Reference {
   readonly rewardModel: Losses & {
     readonly pairsABatch: number
     readonly head: ReadonlyArray<number>
-    readonly pairs: ReadonlyArray<{ readonly chosen: ReadonlyArray<number>; readonly rejected: ReadonlyArray<number>; readonly rating: number }>
+    readonly pairs: ReadonlyArray<{
+      readonly chosen: ReadonlyArray<number>
+      readonly rejected: ReadonlyArray<number>
+      readonly rating: number
+    }>
   }
 }
 const golden = (path: string) => new URL(`../golden/${path}`, import.meta.url).pathname
@@ -61,7 +65,11 @@ for (const { device, skip } of devices) {
       }))
       // Two parts a batch: the reference takes each batch whole.
       const config = { batchSize: sft.rowsABatch, microBatchSize: sft.rowsABatch / 2 }
-      const batches = packedBatches(() => rows, config, (part) => languageModelLoss(model, part, { device, isolate: true }))
+      const batches = packedBatches(
+        () => rows,
+        config,
+        (part) => languageModelLoss(model, part, { device, isolate: true })
+      )
       const result = await run(model.parameters, batches, sft)
       expect(largestDifference(result.losses, sft.losses)).toBeLessThanOrEqual(fiftySteps)
     })
@@ -69,16 +77,16 @@ for (const { device, skip } of devices) {
     it("of the reward model on pairs of differing length have PyTorch's losses", async () => {
       const model = initRewardModel(await load(device), { seed: 0 })
       noGrad(() => scoped(() => void model.head.copy_(tensor([rewardModel.head], { device }))))
-      const pairs = rewardModel.pairs.map(
-        ({ chosen, rejected, rating }): TokenisedPair => ({ chosen, rejected, margin: margins.small[rating]! })
-      )
-      const batches = chunks(pairs, rewardModel.pairsABatch).map(
-        (batch): TrainingBatch => ({
-          count: batch.length,
-          tokens: 0,
-          parts: chunks(batch, batch.length / 2).map((part) => () => pairLoss(model, part, { padId: 0, device }))
-        })
-      )
+      const pairs = rewardModel.pairs.map(({ chosen, rejected, rating }): TokenisedPair => ({
+        chosen,
+        rejected,
+        margin: margins.small[rating]!
+      }))
+      const batches = chunks(pairs, rewardModel.pairsABatch).map((batch): TrainingBatch => ({
+        count: batch.length,
+        tokens: 0,
+        parts: chunks(batch, batch.length / 2).map((part) => () => pairLoss(model, part, { padId: 0, device }))
+      }))
       const result = await run(model.parameters, batches, rewardModel)
       expect(largestDifference(result.losses, rewardModel.losses)).toBeLessThanOrEqual(fiftySteps)
     })
