@@ -35,7 +35,7 @@ interface Kept {
 }
 
 /** Raised when the way of bundling changes. */
-const bundlerVersion = "1"
+const bundlerVersion = "2"
 
 /** The export of a module that is this stage. */
 const exportOf = (stage: StageInfo): Effect.Effect<string, PipelineError> =>
@@ -87,41 +87,40 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
     try: async () => {
       const { rolldown } = await import("rolldown")
       const root = packageRoot(entry)
-      const external = new Set<string>()
-      const names = new DefinitionNames()
-      const plugin = {
-        name: "caravan-stage",
-        resolveId(id: string, importer: string | undefined) {
-          if (id === "caravan:stage") return id
-          if (importer === "caravan:stage" || id.startsWith(".") || id.startsWith("/")) return null
-          external.add(id)
-          return { id, external: true }
-        },
-        load: (id: string) => (id === "caravan:stage" ? `export { ${exportName} as stage } from ${JSON.stringify(entry)}` : null),
-        transform(code: string) {
-          names.collect(code)
-          return null
-        }
-      }
-      const options = { input: "caravan:stage", platform: "node" as const, logLevel: "silent" as const, plugins: [plugin] }
-      // Once to see the modules, once with what is known of them.
-      const survey = await rolldown(options)
-      await survey.generate({ format: "esm" })
-      await survey.close()
       const build = await rolldown({
-        ...options,
-        treeshake: { moduleSideEffects: false, propertyReadSideEffects: false, unknownGlobalSideEffects: false, manualPureFunctions: names.pure() }
+        input: "caravan:stage",
+        platform: "node",
+        logLevel: "silent",
+        plugins: [
+          {
+            name: "caravan-stage",
+            resolveId(id, importer) {
+              if (id === "caravan:stage") return id
+              if (importer === "caravan:stage" || id.startsWith(".") || id.startsWith("/")) return null
+              return { id, external: true, moduleSideEffects: false }
+            },
+            load: (id) => (id === "caravan:stage" ? `export { ${exportName} as stage } from ${JSON.stringify(entry)}` : null),
+            transform(code, id) {
+              const lang = /\.[mc]?ts$/.test(id) ? "ts" : /\.[mc]?js$/.test(id) ? "js" : undefined
+              return lang === undefined ? null : pureDefinitions(code, this.parse(code, { lang }).body)
+            }
+          }
+        ],
+        treeshake: { propertyReadSideEffects: false, unknownGlobalSideEffects: false }
       })
       const { output } = await build.generate({ format: "esm", minify: true })
       const modules = build.watchFiles
       await build.close()
       const hash = createHash("sha256")
+      const imported = new Set<string>()
+      const ownChunks = new Set(output.map((chunk) => chunk.fileName))
       for (const chunk of output) {
         if (chunk.type !== "chunk") continue
         // Names of chunks hold a hash of their own content: what they hold is enough.
         hash.update(`${chunk.code.length}:${chunk.code}`)
+        for (const id of [...chunk.imports, ...chunk.dynamicImports]) if (!ownChunks.has(id)) imported.add(id)
       }
-      const packages = packageEntries([...external], entry)
+      const packages = packageEntries([...imported], entry)
       const files = (await modules).filter((path) => path !== "caravan:stage" && existsSync(path)).sort()
       const inputs = Object.fromEntries([...files, ...packages.lockFiles].map((path) => [path, digests.of(path)!]))
       return {
@@ -138,30 +137,53 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
     catch: (cause) => new PipelineError({ message: `Bundling the code of stage "${stageName}" (${entry}): ${messageOf(cause)}` })
   })
 
-const packageRoot = (file: string): string => {
-  for (let folder = dirname(file); ; folder = dirname(folder)) {
-    if (existsSync(join(folder, "package.json")) || folder === dirname(folder)) return folder
-  }
+interface Syntax {
+  readonly type: string
+  readonly start: number
+  readonly end: number
+}
+/** The parts of ESTree that matter here. */
+type Statement = Syntax & {
+  readonly declaration?: Statement | null
+  readonly declarations?: ReadonlyArray<{ readonly init?: Syntax | null }>
+  readonly superClass?: Syntax | null
+}
+
+/** Whether a value waits for something at the top level: that can't go into a function. */
+const awaits = (value: unknown): boolean => {
+  if (typeof value !== "object" || value === null) return false
+  const { type } = value as { readonly type?: string }
+  if (type === "AwaitExpression") return true
+  if (type === "ArrowFunctionExpression" || type === "FunctionExpression") return false
+  return Object.values(value).some(awaits)
 }
 
 /**
- * Calls at the top level of a module mostly define things (schemas, errors, other stages): one whose result nobody uses can go. The bundler
- * can't know that of a function, so it is told the names that modules import or declare, except those called for their effect: as a statement
- * of its own at the start of a line.
+ * A definition at the top level of a module (`const x = Stage.make(...)`, `class E extends TaggedError(...)`) that nobody uses can go, whatever it
+ * calls: each is wrapped in a function marked as pure. Statements that stand there for their effect stay, and so does everything inside of
+ * functions.
  */
-class DefinitionNames {
-  readonly #defined = new Set<string>()
-  readonly #effectful = new Set<string>()
-  collect(code: string): void {
-    for (const match of code.matchAll(/import\s+\*\s+as\s+([\w$]+)/g)) this.#defined.add(match[1]!)
-    for (const match of code.matchAll(/import\s+(?:type\s+)?(?:[\w$]+\s*,\s*)?\{([^}]*)\}/g)) {
-      for (const part of match[1]!.split(",")) this.#defined.add(part.trim().split(/\s+as\s+/).at(-1)!.replace(/^type\s+/, ""))
-    }
-    for (const match of code.matchAll(/^(?:export\s+)?(?:const|let|function\*?|async function|class)\s+([\w$]+)/gm)) this.#defined.add(match[1]!)
-    for (const match of code.matchAll(/^(?:await\s+)?([\w$]+)(?:\.[\w$]+)*\(/gm)) this.#effectful.add(match[1]!)
+const pureDefinitions = (code: string, body: ReadonlyArray<unknown>): string => {
+  const spans: Array<Syntax> = []
+  for (const statement of body as ReadonlyArray<Statement>) {
+    const definition = statement.declaration ?? statement
+    const values = [...(definition.declarations ?? []).map(({ init }) => init), definition.superClass]
+    if (statement.type === "ExportDefaultDeclaration" && !definition.type.endsWith("Declaration")) values.push(definition)
+    for (const value of values) if (value && !awaits(value)) spans.push(value)
   }
-  pure(): Array<string> {
-    return [...this.#defined].filter((name) => name !== "" && !this.#effectful.has(name)).sort()
+  let out = ""
+  let at = 0
+  for (const { start, end } of spans) {
+    const text = code.slice(start, end)
+    out += `${code.slice(at, start)}(/*#__PURE__*/(() => (${text}\n))())`
+    at = end
+  }
+  return out + code.slice(at)
+}
+
+const packageRoot = (file: string): string => {
+  for (let folder = dirname(file); ; folder = dirname(folder)) {
+    if (existsSync(join(folder, "package.json")) || folder === dirname(folder)) return folder
   }
 }
 
