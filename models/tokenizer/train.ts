@@ -2,6 +2,10 @@
  * Training a BPE as spm_train does (--model_type=bpe --byte_fallback --split_digits --allow_whitespace_only_pieces
  * --normalization_rule_name=identity --remove_extra_whitespaces=false): the most frequent pair of neighbours is joined until the vocabulary is
  * full; among equals the shorter, then the one first in code-point order.
+ *
+ * The pieces and their order are spm_train's, but for text that it leaves out and this doesn't (lines above 4192 bytes, lines with U+2585), and
+ * where the text holds too few pairs: spm_train then makes pieces that occur nowhere, this fails. (spm_train looks for the best pair among the
+ * 1000 or 5% most frequent, chosen anew every 100 pieces; it could thus miss one, of very many that are equally rare.)
  */
 import { Heap } from "./heap.ts"
 import { type Piece, specificationOf } from "./model-file.ts"
