@@ -97,7 +97,7 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
             resolveId(id, importer) {
               if (id === "caravan:stage") return id
               if (importer === "caravan:stage" || id.startsWith(".") || id.startsWith("/")) return null
-              return { id, external: true, moduleSideEffects: false }
+              return { id, external: true }
             },
             load: (id) => (id === "caravan:stage" ? `export { ${exportName} as stage } from ${JSON.stringify(entry)}` : null),
             transform(code, id) {
@@ -106,7 +106,7 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
             }
           }
         ],
-        treeshake: { propertyReadSideEffects: false, unknownGlobalSideEffects: false }
+        treeshake: { moduleSideEffects: (_, external) => !external, propertyReadSideEffects: false, unknownGlobalSideEffects: false }
       })
       const { output } = await build.generate({ format: "esm", minify: true })
       const modules = build.watchFiles
@@ -118,7 +118,8 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
         if (chunk.type !== "chunk") continue
         // Names of chunks hold a hash of their own content: what they hold is enough.
         hash.update(`${chunk.code.length}:${chunk.code}`)
-        for (const id of [...chunk.imports, ...chunk.dynamicImports]) if (!ownChunks.has(id)) imported.add(id)
+        // Its lists name what the modules import; the code says what of that is left.
+        for (const id of [...chunk.imports, ...chunk.dynamicImports]) if (!ownChunks.has(id) && ["\"", "'", "`"].some((quote) => chunk.code.includes(quote + id + quote))) imported.add(id)
       }
       const packages = packageEntries([...imported], entry)
       const files = (await modules).filter((path) => path !== "caravan:stage" && existsSync(path)).sort()

@@ -131,6 +131,9 @@ describe("packages", () => {
     const unused = await identity(["helper.ts", /^/, 'import * as Wasm from "parquet-wasm"\nexport const wasm = () => Wasm\n'])
     expect(unused.packages).toEqual(packages)
     expect(unused.digest).toBe((await identity()).digest)
+    // Imported when it is needed.
+    const later = await identity(["deep.ts", "text.toUpperCase()", 'text + String(import("parquet-wasm"))'])
+    expect(Object.keys(later.packages)).toContain("node_modules/parquet-wasm")
   })
 })
 
