@@ -1,0 +1,55 @@
+/** Every hyperparameter that a stage declares is read: a field that changes nothing would change cache keys and deceive who sets it. */
+import { readdirSync, readFileSync } from "node:fs"
+import { describe, expect, it } from "vitest"
+import type { AnyStage } from "../../runtime/stage.ts"
+
+const folder = new URL("../../stages/", import.meta.url)
+
+/**
+ * Fields that a source never reads: as `config.field`, by taking `config` apart, or, where `config` as a whole goes to a function of another
+ * parameter name, as `options.field`.
+ */
+const unread = (fields: ReadonlyArray<string>, source: string): Array<string> => {
+  const apart = [...source.matchAll(/\{([^{}]*)\} = config\b/g)].flatMap(([, names]) =>
+    names!.split(",").map((name) => name.split(":")[0]!.trim())
+  )
+  const handedOn = /\(config\)|, config\)|, config,/.test(source)
+  const reads = (name: string, field: string) => new RegExp(`\\b${name}\\.${field}\\b`).test(source)
+  return fields.filter((field) => !apart.includes(field) && !reads("config", field) && !(handedOn && reads("options", field)))
+}
+
+const isStage = (value: unknown): value is AnyStage => typeof value === "function" && "stage" in value
+
+/** What a stage's fields may be read in: the stage alone where its config is written within it, else its whole file. */
+const sourceOf = (file: string, stage: string): string => {
+  const source = readFileSync(new URL(file, folder), "utf8")
+  const start = source.indexOf(`Stage.make("${stage}"`)
+  const end = source.indexOf("Stage.make(", start + 1)
+  const own = source.slice(start, end === -1 ? undefined : end)
+  return start >= 0 && own.includes("config: Schema.Struct(") ? own : source
+}
+
+const files = readdirSync(folder).filter((name) => name.endsWith(".ts"))
+const stages = await Promise.all(
+  files.map(async (file) => {
+    const exported: Record<string, unknown> = await import(new URL(file, folder).href)
+    return Object.values(exported)
+      .filter(isStage)
+      .map(({ stage }) => ({ file, name: stage.name, fields: Object.keys(stage.config.fields as object) }))
+  })
+)
+
+describe("hyperparameters", () => {
+  it.each(stages.flat())("of $name are all read", ({ file, name, fields }) => {
+    expect(unread(fields, sourceOf(file, name))).toEqual([])
+  })
+  it("of every file of stages are looked at", () => {
+    expect(files.filter((_, i) => stages[i]!.length === 0)).toEqual([])
+    expect(stages.flat().flatMap(({ fields }) => fields).length).toBeGreaterThan(50)
+  })
+  it("that nobody reads are found", () => {
+    const source = "({ config }) => { const { a, b: other } = config; use(config.c, fieldd, config.dd); f(config); options.e }"
+    expect(unread(["a", "b", "c", "d", "e", "f"], source)).toEqual(["d", "f"])
+    expect(unread(["e"], "options.e")).toEqual(["e"])
+  })
+})

@@ -1,0 +1,107 @@
+/** Which rows go on: the best completions, mixtures, folds. */
+import { describe, expect, it } from "vitest"
+import type { Message, Preference, ScoredCompletion } from "../../schemas/rows.ts"
+import { foldOf } from "../../stages/derive.ts"
+import { mixRows } from "../../stages/mix.ts"
+import { bestOf } from "../../stages/select-best.ts"
+
+const completion = (promptId: string, sample: number, reward: number, over: Partial<ScoredCompletion> = {}): ScoredCompletion => ({
+  promptId,
+  prompt: [{ role: "user", content: promptId }],
+  sample,
+  text: `${promptId}${sample}`,
+  tokens: [1],
+  logProbabilities: [-1],
+  finished: true,
+  temperature: 1,
+  policy: "p",
+  reward,
+  ...over
+})
+
+describe("the best completion of each prompt", () => {
+  const texts = (sets: ReadonlyArray<ReadonlyArray<ScoredCompletion>>, unfinished: "drop" | "keep" = "drop") =>
+    bestOf(sets, { unfinished }).map(({ text }) => text)
+
+  it("has the highest reward, negative ones too, in the order in which prompts appear", () => {
+    expect(texts([[completion("b", 0, -3), completion("a", 0, 1), completion("b", 1, -2), completion("a", 1, 0)]])).toEqual(["b1", "a0"])
+  })
+  it("is sought over several sets: earlier versions' samples compete with the newest", () => {
+    const old = [completion("a", 0, 5, { policy: "old" }), completion("b", 0, 0)]
+    const now = [completion("a", 1, 4), completion("b", 1, 1), completion("c", 0, 9)]
+    expect(texts([old, now])).toEqual(["a0", "b1", "c0"])
+  })
+  it("is the first among equals", () => {
+    expect(texts([[completion("a", 0, 1), completion("a", 1, 1)], [completion("a", 2, 1)]])).toEqual(["a0"])
+  })
+  it("is never one that was cut off, unless these are kept", () => {
+    const set = [completion("a", 0, 9, { finished: false }), completion("a", 1, 1), completion("b", 0, 2, { finished: false })]
+    expect(texts([set])).toEqual(["a1"])
+    expect(texts([set], "keep")).toEqual(["a0", "b0"])
+  })
+  it("of no completions is none", () => {
+    expect(texts([])).toEqual([])
+    expect(texts([[]])).toEqual([])
+  })
+})
+
+describe("a mixture", () => {
+  const a = Array.from({ length: 10 }, (_, i) => `a${i}`)
+  const b = Array.from({ length: 7 }, (_, i) => `b${i}`)
+  const counts = (rows: ReadonlyArray<string>) =>
+    rows.reduce((seen, row) => seen.set(row, (seen.get(row) ?? 0) + 1), new Map<string, number>())
+
+  it("of weights 1 holds every row once, shuffled", () => {
+    const mixed = mixRows([a, b], [1, 1], 3)
+    expect(mixed.toSorted()).toEqual([...a, ...b])
+    expect(mixed).not.toEqual([...a, ...b])
+  })
+  it("up-samples: at weight 2.5 every row comes twice, and half of them a third time", () => {
+    const seen = counts(mixRows([a], [2.5], 3))
+    expect([...seen.values()].toSorted((x, y) => x - y)).toEqual([2, 2, 2, 2, 2, 3, 3, 3, 3, 3])
+  })
+  it("draws a share without repeating a row, and nothing at weight 0", () => {
+    const mixed = mixRows([a, b], [0.3, 0], 3)
+    expect(mixed).toHaveLength(3)
+    expect(new Set(mixed).size).toBe(3)
+    expect(mixed.every((row) => a.includes(row))).toBe(true)
+  })
+  it("is the same for the same seed, another for another", () => {
+    expect(mixRows([a, b], [1.5, 0.5], 3)).toEqual(mixRows([a, b], [1.5, 0.5], 3))
+    expect(mixRows([a, b], [1.5, 0.5], 4)).not.toEqual(mixRows([a, b], [1.5, 0.5], 3))
+  })
+  it("draws each dataset's share on its own: the same rows whatever else is mixed", () => {
+    const fromA = (rows: ReadonlyArray<string>) => rows.filter((row) => row.startsWith("a")).toSorted()
+    expect(fromA(mixRows([a, b], [0.5, 1], 3))).toEqual(fromA(mixRows([a], [0.5], 3)))
+  })
+})
+
+describe("folds", () => {
+  const pair = (prompt: ReadonlyArray<Message>, id = ""): Preference => ({
+    id,
+    prompt,
+    chosen: "yes",
+    rejected: "no",
+    rating: null,
+    chosenSafe: null,
+    rejectedSafe: null,
+    source: "test"
+  })
+  const question = (content: string): Message => ({ role: "user", content })
+
+  it("part the pairs: each is in one fold, and folds are of like size", () => {
+    const sizes = [0, 0, 0, 0]
+    for (let i = 0; i < 4000; i++) sizes[foldOf(pair([question(`question ${i}`)]), 4)]!++
+    expect(sizes.reduce((sum, size) => sum + size)).toBe(4000)
+    // 1000 each; five deviations of a binomial with n = 4000, p = 1/4 are 137.
+    for (const size of sizes) expect(Math.abs(size - 1000)).toBeLessThan(137)
+  })
+  it("keep dialogues with the same first question together, whatever follows and whatever the system prompt", () => {
+    for (const first of ["how", "why", "who", "when"]) {
+      const alone = foldOf(pair([question(first)]), 16)
+      const longer = pair([question(first), { role: "assistant", content: "so" }, question("and?")], "another")
+      expect(foldOf(longer, 16)).toBe(alone)
+      expect(foldOf(pair([{ role: "system", content: "be kind" }, question(first)]), 16)).toBe(alone)
+    }
+  })
+})
