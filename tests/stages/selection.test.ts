@@ -69,6 +69,8 @@ describe("a mixture", () => {
   it("is the same for the same seed, another for another", () => {
     expect(mixRows([a, b], [1.5, 0.5], 3)).toEqual(mixRows([a, b], [1.5, 0.5], 3))
     expect(mixRows([a, b], [1.5, 0.5], 4)).not.toEqual(mixRows([a, b], [1.5, 0.5], 3))
+    // The rows drawn, and not only their order.
+    expect(mixRows([a], [0.5], 4).toSorted()).not.toEqual(mixRows([a], [0.5], 3).toSorted())
   })
   it("draws each dataset's share on its own: the same rows whatever else is mixed", () => {
     const fromA = (rows: ReadonlyArray<string>) => rows.filter((row) => row.startsWith("a")).toSorted()
