@@ -3,7 +3,7 @@
  * same; tests hold them against one another.
  */
 import { hasOperator } from "./native.ts"
-import { aten, crossEntropy, type Tensor } from "./tensor.ts"
+import { aten, cat, crossEntropy, linear, type Tensor, zeros } from "./tensor.ts"
 
 /** Whether the kernels take this tensor. */
 export const isFused = (x: Tensor): boolean => x.dtype === "float32" && x.device === "cpu"
@@ -32,4 +32,29 @@ export const composedSwiglu = (x: Tensor): Tensor => {
 
 /** Sum over rows of -log softmax(logits)[target], in float32. Logits (N, V), targets (N,) int64. */
 export const crossEntropySum = (logits: Tensor, targets: Tensor): Tensor =>
-  isFused(logits) ? aten("caravan::cross_entropy_sum", logits, targets) : crossEntropy(logits.to({ dtype: logits.dtype === "float64" ? "float64" : "float32" }), targets, { reduction: "sum" })
+  isFused(logits)
+    ? aten("caravan::cross_entropy_sum", logits, targets)
+    : crossEntropy(logits.to({ dtype: logits.dtype === "float64" ? "float64" : "float32" }), targets, { reduction: "sum" })
+
+/** A linear layer's weight as inference reads it fastest: made once, used in every step. It takes no part in gradients. */
+export interface InferenceWeight {
+  readonly tensor: Tensor
+  /** Rows of the weight: the width of what it gives. */
+  readonly columns: number
+}
+
+/** Rows in a panel of the kernel's layout. */
+const panel = 32
+
+/** Packs a weight (N, K): on the CPU into panels of rows, transposed (ceil(N / 32), K, 32), zeros beyond N; elsewhere it stays as it is. */
+export const inferenceWeight = (weight: Tensor): InferenceWeight => {
+  const [columns, dim] = weight.shape as [number, number]
+  if (!isFused(weight)) return { tensor: weight, columns }
+  const beyond = (panel - (columns % panel)) % panel
+  const whole = beyond === 0 ? weight : cat([weight, zeros([beyond, dim])], 0)
+  return { tensor: whole.view(-1, panel, dim).transpose(1, 2).contiguous(), columns }
+}
+
+/** x (..., K) times the transpose of a packed weight: (..., N). */
+export const inferenceLinear = (x: Tensor, { tensor: weight, columns }: InferenceWeight): Tensor =>
+  isFused(x) ? aten("caravan::packed_linear", x, weight, null, columns) : linear(x, weight)

@@ -2,8 +2,8 @@
  * Decoding with a cache of keys and values: what the sampler runs. Weights that read the same input are joined once, so that a step is few
  * operations; nothing is recorded for gradients.
  */
-import { isFused, rmsNorm, swiglu } from "../engine/fused.ts"
-import { aten, cat, embedding, linear, type Tensor, zeros } from "../engine/tensor.ts"
+import { inferenceLinear, type InferenceWeight, inferenceWeight, isFused, rmsNorm, swiglu } from "../engine/fused.ts"
+import { aten, cat, embedding, scoped, type Tensor, zeros } from "../engine/tensor.ts"
 import { type AttentionLayout, rotaryAttention } from "./attention.ts"
 import type { Llama } from "./llama.ts"
 import { rotate, type Rotation } from "./rotary.ts"
@@ -11,18 +11,19 @@ import { rotate, type Rotation } from "./rotary.ts"
 interface Block {
   readonly attentionNorm: Tensor
   /** (H + 2G) E x D */
-  readonly qkv: Tensor
-  readonly o: Tensor
+  readonly qkv: InferenceWeight
+  readonly o: InferenceWeight
   readonly ffnNorm: Tensor
   /** 2F x D */
-  readonly gateUp: Tensor
-  readonly down: Tensor
+  readonly gateUp: InferenceWeight
+  readonly down: InferenceWeight
 }
 
 export class Decoder {
   readonly #model: Llama
   readonly #blocks: ReadonlyArray<Block>
-  /** (B, G, S, E) by layer; S grows in steps. */
+  readonly #output: InferenceWeight
+  /** (B, G, S, E) by layer, S the capacity. */
   #keys: Array<Tensor> = []
   #values: Array<Tensor> = []
   #capacity = 0
@@ -32,13 +33,21 @@ export class Decoder {
   /** (B,) int64: how many tokens of padding each prompt has; undefined when none has. */
   #first: Tensor | undefined
 
-  /** Call inside a scope and noGrad: the joined weights and the cache belong to it. */
+  /** Call inside a scope and noGrad: the packed weights and the cache belong to it. */
   constructor(model: Llama) {
     this.#model = model
     this.#blocks = Array.from({ length: model.config.layers }, (_, layer) => {
-      const weights = model.block(layer)
-      return { ...weights, qkv: cat([weights.q, weights.k, weights.v], 0), gateUp: cat([weights.gate, weights.up], 0) }
+      const { attentionNorm, q, k, v, o, ffnNorm, gate, up, down } = model.block(layer)
+      return scoped(() => ({
+        attentionNorm,
+        qkv: inferenceWeight(cat([q, k, v], 0)),
+        o: inferenceWeight(o),
+        ffnNorm,
+        gateUp: inferenceWeight(cat([gate, up], 0)),
+        down: inferenceWeight(down)
+      }))
     })
+    this.#output = scoped(() => inferenceWeight(model.outputWeight))
   }
 
   get length(): number {
@@ -102,11 +111,11 @@ export class Decoder {
         "caravan::decode_block",
         x,
         block.attentionNorm,
-        block.qkv,
-        block.o,
+        block.qkv.tensor,
+        block.o.tensor,
         block.ffnNorm,
-        block.gateUp,
-        block.down,
+        block.gateUp.tensor,
+        block.down.tensor,
         this.#keys[layer],
         this.#values[layer],
         cos,
@@ -118,12 +127,7 @@ export class Decoder {
       )
     })
     this.#length = at + 1
-    return aten(
-      "caravan::inference_linear",
-      rmsNorm(x, this.#model.parameter("model.norm.weight"), config.normEpsilon),
-      this.#model.outputWeight,
-      null
-    )
+    return inferenceLinear(rmsNorm(x, this.#model.parameter("model.norm.weight"), config.normEpsilon), this.#output)
   }
 
   /** `prompt` is given when these are the first tokens: they see only one another. */
@@ -138,7 +142,7 @@ export class Decoder {
     const scale = 1 / Math.sqrt(headDim)
     let x = embedding(this.#model.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
     this.#blocks.forEach((block, layer) => {
-      const joined = linear(rmsNorm(x, block.attentionNorm, normEpsilon), block.qkv) // (B, T, (H + 2G) E)
+      const joined = inferenceLinear(rmsNorm(x, block.attentionNorm, normEpsilon), block.qkv) // (B, T, (H + 2G) E)
       const together = joined.view(batch, length, heads + 2 * kvHeads, headDim)
       this.#keys[layer]!.slice(2, from, to).copy_(rotate(together.slice(2, heads, heads + kvHeads), rotation).transpose(1, 2))
       this.#values[layer]!.slice(2, from, to).copy_(together.slice(2, heads + kvHeads, heads + 2 * kvHeads).transpose(1, 2))
@@ -165,11 +169,11 @@ export class Decoder {
           .transpose(1, 2)
           .reshape(batch, length, heads * headDim)
       }
-      x = x.add(linear(attended, block.o))
-      x = x.add(linear(swiglu(linear(rmsNorm(x, block.ffnNorm, normEpsilon), block.gateUp)), block.down))
+      x = x.add(inferenceLinear(attended, block.o))
+      x = x.add(inferenceLinear(swiglu(inferenceLinear(rmsNorm(x, block.ffnNorm, normEpsilon), block.gateUp)), block.down))
     })
     this.#length = to
     const last = x.slice(1, length - 1, length).squeeze(1) // (B, D)
-    return this.#model.logits(rmsNorm(last, this.#model.parameter("model.norm.weight"), normEpsilon))
+    return inferenceLinear(rmsNorm(last, this.#model.parameter("model.norm.weight"), normEpsilon), this.#output)
   }
 }

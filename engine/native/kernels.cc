@@ -472,7 +472,11 @@ VECTORISED void attendCached(const Heads& shape, const float* qkv, const float* 
     int64_t head = group * share + h;
     takeHead(qkv + head * E, 0, cos, sin, 1, scale, q, 1, E);
     float most = -INFINITY, sum = 0;
-    for (int64_t j = first; j <= at; j++) s[j] = dotProduct(q, keys + j * E, E);
+    for (int64_t j = first; j <= at; j++) {
+      // The values are wanted next, and come from far away: the cache of a batch is larger than the processor's.
+      for (int64_t e = 0; e < E; e += lanes) __builtin_prefetch(values + j * E + e);
+      s[j] = dotProduct(q, keys + j * E, E);
+    }
 #pragma omp simd reduction(max : most)
     for (int64_t j = first; j <= at; j++) most = s[j] > most ? s[j] : most;
 #pragma omp simd reduction(+ : sum)
@@ -488,45 +492,59 @@ VECTORISED void attendCached(const Heads& shape, const float* qkv, const float* 
   }
 }
 
-/** out (B x N) = x (B x K) times w (N x K) transposed, for a few rows: weights are read once, four at a time. */
-VECTORISED void linearFewRows(const float* x, const float* w, const float* bias, float* out, int64_t batch, int64_t from, int64_t to, int64_t columns, int64_t dim) {
-  int64_t n = from;
-  for (; n + 4 <= to; n += 4) {
-    const float* row = w + n * dim;
-    for (int64_t b = 0; b < batch; b++) {
-      const float* in = x + b * dim;
-      float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-      for (int64_t k = 0; k < dim; k++) {
-        s0 += in[k] * row[k];
-        s1 += in[k] * row[dim + k];
-        s2 += in[k] * row[2 * dim + k];
-        s3 += in[k] * row[3 * dim + k];
-      }
-      float sums[4] = {s0, s1, s2, s3};
-      for (int64_t i = 0; i < 4; i++) out[b * columns + n + i] = sums[i] + (bias == nullptr ? 0 : bias[b * columns + n + i]);
+// ---- linear layers without gradients, of weights packed for it ------------------------------------------------------------------------
+//
+// A weight (N, K) comes as panels of 32 rows, transposed: (ceil(N / 32), K, 32), zeros beyond N. Products read it from front to back; the BLAS
+// would bring it into such an order in every call, which at the batches of decoding costs as much as the product.
+
+constexpr int64_t panel = 32;
+
+/** R rows of x (R x K) times one panel, plus what is to be added, into `width` columns of out. */
+template <int R>
+inline __attribute__((always_inline)) void packedRows(const float* x, const float* w, const float* added, float* out, int64_t dim, int64_t columns, int64_t width) {
+  typedef Vector<lanes>::type vector;
+  vector low[R] = {}, high[R] = {};
+  for (int64_t k = 0; k < dim; k++, w += panel) {
+    vector w0 = *reinterpret_cast<const vector*>(w), w1 = *reinterpret_cast<const vector*>(w + lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      low[r] += x[r * dim + k] * w0;
+      high[r] += x[r * dim + k] * w1;
     }
   }
-  for (; n < to; n++) {
-    for (int64_t b = 0; b < batch; b++) {
-      float sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t k = 0; k < dim; k++) sum += x[b * dim + k] * w[n * dim + k];
-      out[b * columns + n] = sum + (bias == nullptr ? 0 : bias[b * columns + n]);
-    }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) {
+    float sums[panel];
+    *reinterpret_cast<vector*>(sums) = low[r];
+    *reinterpret_cast<vector*>(sums + lanes) = high[r];
+    for (int64_t n = 0; n < width; n++) out[r * columns + n] = sums[n] + (added == nullptr ? 0 : added[r * columns + n]);
   }
 }
-/** Batches up to this size read the weights faster than the BLAS's matrix product does. */
-constexpr int64_t fewRows = 4;
+VECTORISED void packedPanel(const float* x, const float* w, const float* added, float* out, int64_t rows, int64_t dim, int64_t columns, int64_t width) {
+  for (int64_t i = 0; i < rows;) {
+    const float* plus = added == nullptr ? nullptr : added + i * columns;
+    if (i + 8 <= rows) packedRows<8>(x + i * dim, w, plus, out + i * columns, dim, columns, width), i += 8;
+    else if (i + 4 <= rows) packedRows<4>(x + i * dim, w, plus, out + i * columns, dim, columns, width), i += 4;
+    else packedRows<1>(x + i * dim, w, plus, out + i * columns, dim, columns, width), i += 1;
+  }
+}
 
-/** x (B, K), weight (N, K), added (B, N) or undefined: x weight^T + added. No gradient. */
-Tensor inferenceLinear(const Tensor& x, const Tensor& weight, const c10::optional<Tensor>& added) {
-  int64_t batch = x.size(0), dim = x.size(1), columns = weight.size(0);
-  if (batch > fewRows || !x.is_contiguous() || !weight.is_contiguous()) return added.has_value() ? at::addmm(*added, x, weight.t()) : at::mm(x, weight.t());
-  TORCH_CHECK(weight.size(1) == dim, "the weight takes ", weight.size(1), " columns, x has ", dim);
-  Tensor out = at::empty({batch, columns}, x.options());
-  const float* bias = added.has_value() ? added->data_ptr<float>() : nullptr;
-  at::parallel_for(0, columns, 256, [&](int64_t from, int64_t to) { linearFewRows(x.data_ptr<float>(), weight.data_ptr<float>(), bias, out.data_ptr<float>(), batch, from, to, columns, dim); });
+/** x (..., K), a packed weight of `columns` rows, added (..., columns) or undefined: x weight^T + added. No gradient. */
+Tensor packedLinear(const Tensor& input, const Tensor& packed, const c10::optional<Tensor>& added, int64_t columns) {
+  Tensor x = input.contiguous();
+  int64_t dim = x.size(-1), rows = x.numel() / dim;
+  TORCH_CHECK(packed.dim() == 3 && packed.size(0) == (columns + panel - 1) / panel && packed.size(1) == dim && packed.size(2) == panel && packed.is_contiguous(), "a weight for ", dim, " columns must be packed as (", (columns + panel - 1) / panel, ", ", dim,
+              ", ", panel, "), got ", packed.sizes());
+  auto shape = x.sizes().vec();
+  shape.back() = columns;
+  Tensor out = at::empty(shape, x.options()), plus = added.has_value() ? added->contiguous() : Tensor();
+  TORCH_CHECK(!plus.defined() || plus.sizes() == out.sizes(), "what is added must be of the result's shape ", out.sizes(), ", got ", plus.sizes());
+  at::parallel_for(0, packed.size(0), 8, [&](int64_t from, int64_t to) {
+    for (int64_t n = from; n < to; n++) {
+      int64_t at = n * panel;
+      packedPanel(x.data_ptr<float>(), packed.data_ptr<float>() + at * dim, plus.defined() ? plus.data_ptr<float>() + at : nullptr, out.data_ptr<float>() + at, rows, dim, columns, std::min(panel, columns - at));
+    }
+  });
   return out;
 }
 
@@ -596,7 +614,7 @@ Tensor draw(const Tensor& logits, double temperature, const Tensor& uniform) {
 
 /**
  * One block of a Llama on one token a sequence: x (B, D) -> (B, D); keys and values (B, G, S, E) get the token's at `at`. cos and sin (1, E) or
- * (B, E); first (B,) int64: the first key each sequence sees.
+ * (B, E); first (B,) int64: the first key each sequence sees. The four weights are packed.
  */
 Tensor decodeBlock(const Tensor& x, const Tensor& attentionNorm, const Tensor& qkvWeight, const Tensor& oWeight, const Tensor& ffnNorm, const Tensor& gateUpWeight, const Tensor& downWeight, Tensor keys, Tensor values,
                    const Tensor& cos, const Tensor& sin, const c10::optional<Tensor>& first, int64_t at, int64_t heads, double eps) {
@@ -609,7 +627,7 @@ Tensor decodeBlock(const Tensor& x, const Tensor& attentionNorm, const Tensor& q
     return out;
   };
   Heads shape{1, E, heads, groups};
-  Tensor qkv = inferenceLinear(norm(x, attentionNorm), qkvWeight, c10::nullopt);
+  Tensor qkv = packedLinear(norm(x, attentionNorm), qkvWeight, c10::nullopt, (heads + 2 * groups) * E);
   Tensor attended = at::empty({batch, heads * E}, x.options());
   int64_t turn = cos.size(0) == 1 ? 0 : E;
   const int64_t* firsts = first.has_value() ? first->data_ptr<int64_t>() : nullptr;
@@ -621,12 +639,12 @@ Tensor decodeBlock(const Tensor& x, const Tensor& attentionNorm, const Tensor& q
                    firsts == nullptr ? 0 : firsts[b], at, g, attended.data_ptr<float>() + b * heads * E, scratch.data());
     }
   });
-  Tensor middle = inferenceLinear(attended, oWeight, x);
-  Tensor gateUp = inferenceLinear(norm(middle, ffnNorm), gateUpWeight, c10::nullopt);
-  int64_t F = gateUp.size(1) / 2;
+  Tensor middle = packedLinear(attended, oWeight, x, D);
+  int64_t F = downWeight.size(1);
+  Tensor gateUp = packedLinear(norm(middle, ffnNorm), gateUpWeight, c10::nullopt, 2 * F);
   Tensor gated = at::empty({batch, F}, x.options());
   swigluForward(gateUp.data_ptr<float>(), gated.data_ptr<float>(), batch, F);
-  return inferenceLinear(gated, downWeight, middle);
+  return packedLinear(gated, downWeight, middle, D);
 }
 
 TORCH_LIBRARY(caravan, library) {
@@ -637,7 +655,7 @@ TORCH_LIBRARY(caravan, library) {
               [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const c10::optional<Tensor>& starts, int64_t heads, int64_t groups) { return Attention::apply(qkv, cos, sin, starts, heads, groups); });
   library.def("decode_block(Tensor x, Tensor attention_norm, Tensor qkv, Tensor o, Tensor ffn_norm, Tensor gate_up, Tensor down, Tensor keys, Tensor values, Tensor cos, Tensor sin, Tensor? first, int at, int heads, float eps) -> Tensor",
               decodeBlock);
-  library.def("inference_linear(Tensor x, Tensor weight, Tensor? added) -> Tensor", inferenceLinear);
+  library.def("packed_linear(Tensor x, Tensor packed, Tensor? added, int columns) -> Tensor", packedLinear);
   library.def("draw(Tensor logits, float temperature, Tensor uniform) -> Tensor", draw);
 }
 
