@@ -138,15 +138,12 @@ const tokenizerJson = (tokenizer: Tokenizer): unknown => {
   }
 }
 
+/** The class that takes tokenizer.json as it is: LlamaTokenizer of transformers 5 makes its own, which drops the space put in front of spaces. */
 const tokenizerConfig = (tokenizer: Tokenizer): unknown => ({
-  tokenizer_class: "LlamaTokenizer",
-  add_bos_token: true,
-  add_eos_token: false,
+  tokenizer_class: "PreTrainedTokenizerFast",
   bos_token: tokenizer.pieces[tokenizer.bosId]!.text,
   eos_token: tokenizer.pieces[tokenizer.eosId]!.text,
   unk_token: tokenizer.pieces[tokenizer.unkId]!.text,
   pad_token: null,
-  legacy: true,
-  clean_up_tokenization_spaces: false,
-  sp_model_kwargs: {}
+  clean_up_tokenization_spaces: false
 })

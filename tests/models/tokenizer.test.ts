@@ -116,6 +116,8 @@ describe("files", () => {
       [2, "</s>"]
     ])
     expect(Object.keys(model.vocab).length).toBe(512)
+    const config = readJson<Record<string, unknown>>(join(folder, "tokenizer_config.json"))
+    expect(config).toMatchObject({ bos_token: "<s>", eos_token: "</s>", unk_token: "<unk>", pad_token: null })
     // Joining by merges gives the ids that joining by scores gives.
     const ranks = new Map(model.merges.map((merge, rank) => [merge.join(" "), rank]))
     for (const { text, ids } of encodings) {
