@@ -51,11 +51,8 @@ describe("encodeDialogue", () => {
     })
     expect(runs.map((run) => tokenizer.decode(run))).toEqual(["A model 🦙. ", "To answer,\nand to learn. "])
     expect(runs.map((run) => run.at(-1))).toEqual([eos, eos])
-    expect(tokens.filter((id) => id === eos).length).toBe(2)
-    tokens.forEach((id, i) => {
-      if (id === bos) expect(lossMask[i]).toBe(false)
-      if (id === eos) expect(lossMask[i]).toBe(true)
-    })
+    expect(lossMask.filter((_, i) => tokens[i] === bos)).toEqual([false, false])
+    expect(lossMask.filter((_, i) => tokens[i] === eos)).toEqual([true, true])
   })
   it("has the tokens of a prefix of the dialogue as a prefix", () => {
     const { tokens } = encodeDialogue(tokenizer, dialogue)
