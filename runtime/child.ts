@@ -18,7 +18,7 @@ export type FromChild =
   | { readonly type: "failed"; readonly reason: string; readonly message: string }
 
 const watch = `
-  const parent = process.ppid
+  const parent = ${Number(process.argv[2])}
   setInterval(() => { if (process.ppid !== parent) process.kill(process.pid, "SIGKILL") }, 250)
 `
 new Worker(watch, { eval: true }).unref()

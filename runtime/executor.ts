@@ -23,8 +23,10 @@ export const processPool = (): Executor => {
   const all = new Set<ChildProcess>()
   const start = (): ChildProcess => {
     const entry = fileURLToPath(import.meta.resolve(import.meta.url.endsWith(".ts") ? "./child.ts" : "./child.js"))
-    const child = fork(entry, [], { stdio: ["ignore", "pipe", "pipe", "ipc"], execArgv: [] })
+    const child = fork(entry, [String(process.pid)], { stdio: ["ignore", "pipe", "pipe", "ipc"], execArgv: [], serialization: "advanced" })
     all.add(child)
+    // A broken channel: the child is of no more use. Its exit says the rest.
+    child.on("error", () => child.kill("SIGKILL"))
     child.once("exit", () => {
       all.delete(child)
       const at = idle.indexOf(child)
@@ -41,11 +43,15 @@ export const processPool = (): Executor => {
         const output = (chunk: Buffer) => {
           tail = (tail + chunk.toString("utf8")).slice(-tailBytes)
         }
-        const finish = (result: Effect.Effect<Readonly<Record<string, number>>, StageError>, reuse: boolean) => {
+        const forget = () => {
           child.stdout?.off("data", output)
           child.stderr?.off("data", output)
           child.off("message", heard)
           child.off("exit", exited)
+          child.off("error", broken)
+        }
+        const finish = (result: Effect.Effect<Readonly<Record<string, number>>, StageError>, reuse: boolean) => {
+          forget()
           if (reuse) {
             child.unref()
             idle.push(child)
@@ -59,17 +65,26 @@ export const processPool = (): Executor => {
         }
         const exited = (code: number | null, signal: string | null) => {
           const how = signal === "SIGKILL" ? "was killed (out of memory?)" : signal !== null ? `was ended by ${signal}` : `ended with code ${code}`
-          const said = tail.trim() === "" ? "" : ` Its last words:\n${tail.trim()}`
-          finish(Effect.fail(new StageError({ reason: "Crash", message: `The process of stage ${stage.name} ${how}.${said}` })), false)
+          // What it wrote last may still be in the pipes; a grandchild may hold them open for good.
+          const tell = () => {
+            clearTimeout(patience)
+            const said = tail.trim() === "" ? "" : ` Its last words:\n${tail.trim()}`
+            finish(Effect.fail(new StageError({ reason: "Crash", message: `The process of stage ${stage.name} ${how}.${said}` })), false)
+          }
+          const patience = setTimeout(tell, 500)
+          child.once("close", tell)
+        }
+        const broken = (error: Error) => {
+          if (child.pid === undefined) finish(Effect.fail(new StageError({ reason: "Crash", message: `Starting a process for stage ${stage.name}: ${error.message}.` })), false)
         }
         child.stdout?.on("data", output)
         child.stderr?.on("data", output)
         child.on("message", heard)
         child.on("exit", exited)
+        child.on("error", broken)
         child.send({ job } satisfies ToChild)
         return Effect.sync(() => {
-          child.off("exit", exited)
-          child.off("message", heard)
+          forget()
           child.kill("SIGKILL")
         })
       }),

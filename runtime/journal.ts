@@ -4,7 +4,7 @@
  */
 import { mkdirSync } from "node:fs"
 import { join } from "node:path"
-import { DatabaseSync, type StatementSync } from "node:sqlite"
+import { DatabaseSync, type SQLInputValue, type SQLOutputValue, type StatementSync } from "node:sqlite"
 import type { KeyParts } from "./cache-key.ts"
 import { messageOf, StoreError } from "./errors.ts"
 
@@ -25,7 +25,7 @@ export interface Execution {
   readonly stage: string
   readonly key: string
   readonly parts: KeyParts
-  /** The files of the stage's code, with their digests: to name the one that changed. */
+  /** The files of the stage's code with their digests, and the packages with their versions: to name what changed. */
   readonly files: Readonly<Record<string, string>>
   readonly status: NodeStatus
   readonly milliseconds: number
@@ -45,17 +45,19 @@ const tables = `
 `
 
 export class Journal {
+  readonly #file: string
   readonly #database: DatabaseSync
   readonly #statements = new Map<string, StatementSync>()
 
   constructor(home: string) {
+    this.#file = join(home, "journal.db")
     try {
       mkdirSync(home, { recursive: true })
-      this.#database = new DatabaseSync(join(home, "journal.db"))
+      this.#database = new DatabaseSync(this.#file)
       this.#database.exec("pragma busy_timeout = 10000; pragma journal_mode = wal; pragma synchronous = full")
       this.#database.exec(tables)
     } catch (cause) {
-      throw new StoreError({ message: `Opening the journal ${join(home, "journal.db")}: ${messageOf(cause)}. Make the folder writable, or name another with CARAVAN_HOME.` })
+      throw new StoreError({ message: `Opening the journal ${this.#file}: ${messageOf(cause)}. Make the folder writable, or name another with CARAVAN_HOME.` })
     }
   }
 
@@ -68,35 +70,49 @@ export class Journal {
     return statement
   }
 
+  #try<A>(body: () => A): A {
+    try {
+      return body()
+    } catch (cause) {
+      throw cause instanceof StoreError ? cause : new StoreError({ message: `Using the journal ${this.#file}: ${messageOf(cause)}. Free some space or mend the file, then run again: what is finished is kept.` })
+    }
+  }
+  #get(sql: string, ...values: ReadonlyArray<SQLInputValue>): Record<string, SQLOutputValue> | undefined {
+    return this.#try(() => this.#prepare(sql).get(...values))
+  }
+  #run(sql: string, ...values: ReadonlyArray<SQLInputValue>): void {
+    this.#try(() => this.#prepare(sql).run(...values))
+  }
+
   trace(key: string): Trace | undefined {
-    const row = this.#prepare("select digest, content_digest, type, metrics from traces where key = ?").get(key)
+    const row = this.#get("select digest, content_digest, type, metrics from traces where key = ?", key)
     if (row === undefined) return undefined
     return { key, digest: row.digest as string, contentDigest: row.content_digest as string, type: row.type as string, metrics: JSON.parse(row.metrics as string) as Record<string, number> }
   }
 
   /** The first result under a key stays: who comes second with the same key has the same result, or a nondeterministic stage. */
   recordTrace(trace: Trace, provenance: unknown): void {
-    this.#prepare("insert into traces (key, digest, content_digest, type, metrics, provenance, made) values (?, ?, ?, ?, ?, ?, ?) on conflict (key) do nothing").run(
+    this.#run(
+      "insert into traces (key, digest, content_digest, type, metrics, provenance, made) values (?, ?, ?, ?, ?, ?, ?) on conflict (key) do nothing",
       trace.key, trace.digest, trace.contentDigest, trace.type, JSON.stringify(trace.metrics), JSON.stringify(provenance), Date.now()
     )
   }
 
   /** Forgets results whose object is gone or damaged, or that are to be made again. */
   forgetTrace(key: string): void {
-    this.#prepare("delete from traces where key = ?").run(key)
+    this.#run("delete from traces where key = ?", key)
   }
 
   startRun(id: string, pipeline: string, params: unknown): void {
-    this.#prepare("insert into runs (id, pipeline, params, started, status) values (?, ?, ?, ?, 'running')").run(id, pipeline, JSON.stringify(params), Date.now())
+    this.#run("insert into runs (id, pipeline, params, started, status) values (?, ?, ?, ?, 'running')", id, pipeline, JSON.stringify(params), Date.now())
   }
   finishRun(id: string, status: string): void {
-    this.#prepare("update runs set finished = ?, status = ? where id = ?").run(Date.now(), status, id)
+    this.#run("update runs set finished = ?, status = ? where id = ?", Date.now(), status, id)
   }
 
   recordExecution(execution: Execution): void {
-    this.#prepare(
-      "insert into executions (run, pipeline, node, stage, key, parts, files, status, milliseconds, digest, error, at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    ).run(
+    this.#run(
+      "insert into executions (run, pipeline, node, stage, key, parts, files, status, milliseconds, digest, error, at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
       execution.run, execution.pipeline, execution.node, execution.stage, execution.key, JSON.stringify(execution.parts), JSON.stringify(execution.files),
       execution.status, Math.round(execution.milliseconds), execution.digest, execution.error, Date.now()
     )
@@ -104,37 +120,40 @@ export class Journal {
 
   /** What was known of a node when it last ran or was found: to say what changed since. */
   lastExecution(pipeline: string, node: string): { readonly key: string; readonly parts: KeyParts; readonly files: Record<string, string>; readonly status: NodeStatus } | undefined {
-    const row = this.#prepare("select key, parts, files, status from executions where pipeline = ? and node = ? and status in ('hit', 'ran') order by id desc limit 1").get(pipeline, node)
+    const row = this.#get("select key, parts, files, status from executions where pipeline = ? and node = ? and status in ('hit', 'ran') order by id desc limit 1", pipeline, node)
     if (row === undefined) return undefined
     return { key: row.key as string, parts: JSON.parse(row.parts as string) as KeyParts, files: JSON.parse(row.files as string) as Record<string, string>, status: row.status as NodeStatus }
   }
 
   fileDigest(path: string, stamp: string): string | undefined {
-    return this.#prepare("select digest from files where path = ? and stamp = ?").get(path, stamp)?.digest as string | undefined
+    return this.#get("select digest from files where path = ? and stamp = ?", path, stamp)?.digest as string | undefined
   }
   recordFile(path: string, stamp: string, digest: string): void {
-    this.#prepare("insert into files (path, stamp, digest) values (?, ?, ?) on conflict (path) do update set stamp = excluded.stamp, digest = excluded.digest").run(path, stamp, digest)
+    this.#run("insert into files (path, stamp, digest) values (?, ?, ?) on conflict (path) do update set stamp = excluded.stamp, digest = excluded.digest", path, stamp, digest)
   }
 
   code(stage: string): unknown {
-    const row = this.#prepare("select value from code where stage = ?").get(stage)
+    const row = this.#get("select value from code where stage = ?", stage)
     return row === undefined ? undefined : (JSON.parse(row.value as string) as unknown)
   }
   recordCode(stage: string, value: unknown): void {
-    this.#prepare("insert into code (stage, value) values (?, ?) on conflict (stage) do update set value = excluded.value").run(stage, JSON.stringify(value))
+    this.#run("insert into code (stage, value) values (?, ?) on conflict (stage) do update set value = excluded.value", stage, JSON.stringify(value))
   }
 
   /** Runs the writes of `body` as one transaction. */
   transaction<A>(body: () => A): A {
-    this.#database.exec("begin immediate")
-    try {
-      const result = body()
-      this.#database.exec("commit")
-      return result
-    } catch (cause) {
-      this.#database.exec("rollback")
-      throw cause
-    }
+    return this.#try(() => {
+      this.#database.exec("begin immediate")
+      try {
+        const result = body()
+        this.#database.exec("commit")
+        return result
+      } catch (cause) {
+        // Some errors (a full disk) have rolled back already.
+        if (this.#database.isTransaction) this.#database.exec("rollback")
+        throw cause
+      }
+    })
   }
 
   close(): void {

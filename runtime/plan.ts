@@ -97,6 +97,16 @@ const contentOf = (node: PlannedNode): string => {
   throw new Error(`the content of ${node.id} is not known yet`)
 }
 
+/** Files with digests and packages with versions, as the journal keeps them. */
+export const codeParts = (code: CodeIdentity): Record<string, string> => ({ ...code.files, ...code.packages })
+
+/** A file by its name; a package with its versions ("node_modules/effect", "4.1.0 sha512-..."). */
+const showCode = (name: string, before: string | undefined, after: string | undefined): string => {
+  const [of, to] = [before, after].map((entry) => entry?.split(" ")[0] ?? "none")
+  const at = name.lastIndexOf("node_modules/")
+  return at === -1 || /\.[a-z]+$/.test(name) ? name : `${name.slice(at + "node_modules/".length)} ${of} -> ${to}`
+}
+
 const show = (value: unknown): string => (value === undefined ? "nothing" : JSON.stringify(value))
 
 /** What is different from when this node last had a result. `own` leaves the inputs out (they may not be known). */
@@ -112,9 +122,9 @@ export const changes = (node: StageNode, facts: Facts, journal: Journal, pipelin
   }
   if (last.parts.seed !== now.seed) own.push(`seed ${last.parts.seed} -> ${now.seed}`)
   if (last.parts.code !== now.code) {
-    const files = facts.code.get(node.id)!.files
+    const files = codeParts(facts.code.get(node.id)!)
     const changed = [...new Set([...Object.keys(last.files), ...Object.keys(files)])].filter((file) => last.files[file] !== files[file])
-    own.push(changed.length === 0 ? "code: a package it uses" : `code: ${changed.join(", ")}`)
+    own.push(`code: ${changed.map((file) => showCode(file, last.files[file], files[file])).join(", ") || "bundled by another version of caravan"}`)
   }
   const numerics = new Set([...Object.keys(last.parts.numerics ?? {}), ...Object.keys(now.numerics ?? {})])
   for (const name of numerics) {

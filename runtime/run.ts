@@ -19,7 +19,7 @@ import { ancestors, buildGraph, dependencies, descendants, type Graph, type Sett
 import { Journal, type NodeStatus } from "./journal.ts"
 import { Numerics } from "./numerics.ts"
 import type { AnyPipeline } from "./pipeline.ts"
-import { changes, type Facts, gatherFacts, keyParts, makePlan, type Plan } from "./plan.ts"
+import { changes, codeParts, type Facts, gatherFacts, keyParts, makePlan, type Plan } from "./plan.ts"
 import type { Job } from "./run-stage.ts"
 import type { Progress } from "./stage.ts"
 import { Store } from "./store.ts"
@@ -134,7 +134,11 @@ class Run {
   readonly #id = randomUUID()
   readonly #made = new Map<string, Made>()
   readonly #results = new Map<string, NodeResult>()
+  /** Digests of objects whose bytes were read in this run, or written by it. */
   readonly #verified = new Set<string>()
+  readonly #checking = new Map<string, Semaphore.Semaphore>()
+  /** Records of what was found: written at the end, together. */
+  readonly #hits: Array<() => void> = []
   readonly #processes = processPool()
   readonly #data: Semaphore.Semaphore
   readonly #tensors = Semaphore.makeUnsafe(1)
@@ -160,6 +164,7 @@ class Run {
       self.#journal.startRun(self.#id, self.#graph.pipeline, params)
       self.#emit({ type: "run-started", run: self.#id, pipeline: self.#graph.pipeline, nodes: [...self.#graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id) })
       yield* self.#schedule()
+      self.#journal.transaction(() => self.#hits.forEach((record) => record()))
       const nodes = [...self.#results.values()]
       const status = nodes.some((node) => node.status === "failed") ? ("failed" as const) : ("succeeded" as const)
       self.#journal.finishRun(self.#id, status)
@@ -226,11 +231,7 @@ class Run {
         self.#made.set(id, { digest, contentDigest: digest, path: node.path, type: node.type.name, stamp })
         return
       }
-      const missing = dependencies(node).filter((dependency) => !self.#made.has(dependency))
-      if (missing.length > 0) {
-        self.#report(node, { status: "skipped", milliseconds: 0, key: null, digest: null, metrics: {}, error: null })
-        return
-      }
+      if (dependencies(node).some((dependency) => !self.#made.has(dependency))) return self.#skip(node, null)
       const parts = keyParts(node, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)
       const key = cacheKey(parts)
       const started = performance.now()
@@ -238,7 +239,7 @@ class Run {
       if (trace !== undefined && self.#options.force?.includes(id) !== true) {
         if (yield* Effect.promise(() => self.#store.present(trace.digest))) {
           self.#made.set(id, { ...trace, path: self.#store.path(trace.digest) })
-          self.#record(node, key, parts, "hit", 0, trace.digest, null)
+          self.#hits.push(() => self.#record(node, key, parts, "hit", 0, trace.digest, null))
           self.#report(node, { status: "hit", milliseconds: performance.now() - started, key, digest: trace.digest, metrics: trace.metrics, error: null })
           return
         }
@@ -249,20 +250,66 @@ class Run {
       if (self.#selected !== undefined && !self.#selected.has(id)) {
         const needed = [...self.#selected].some((selected) => ancestors(self.#graph, selected).has(id))
         if (needed) return yield* new PipelineError({ message: `Node "${id}" is needed but not selected, and its result is not in the store. Run it first (--until ${id}), or leave the selection out.` })
-        self.#report(node, { status: "skipped", milliseconds: 0, key, digest: null, metrics: {}, error: null })
-        return
+        return self.#skip(node, key)
       }
+      for (const dependency of new Set(dependencies(node))) if (!(yield* self.#sound(dependency))) return self.#skip(node, key)
+      // An input that had to be made again may have come out different.
+      if (cacheKey(keyParts(node, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)) !== key) return yield* self.#settle(id)
+      yield* self.#attempt(node, key, parts)
+    })
+  }
+
+  /** Makes a node and reports how it went; whether it succeeded. */
+  #attempt(node: StageNode, key: string, parts: KeyParts): Effect.Effect<boolean> {
+    const self = this
+    return Effect.gen(function* () {
+      const started = performance.now()
       const exit = yield* Effect.exit(self.#make(node, key, parts))
       const milliseconds = performance.now() - started
       if (Exit.isSuccess(exit)) {
         self.#report(node, { status: "ran", milliseconds, key, digest: exit.value.digest, metrics: exit.value.metrics, error: null })
-        return
+        return true
       }
       if (Cause.hasInterrupts(exit.cause)) return yield* Effect.interrupt
-      const error = Cause.squash(exit.cause)
-      self.#record(node, key, parts, "failed", milliseconds, null, messageOf(error))
-      self.#report(node, { status: "failed", milliseconds, key, digest: null, metrics: {}, error: messageOf(error) })
+      const error = messageOf(Cause.squash(exit.cause))
+      self.#made.delete(node.id)
+      self.#record(node, key, parts, "failed", milliseconds, null, error)
+      self.#report(node, { status: "failed", milliseconds, key, digest: null, metrics: {}, error })
+      return false
     })
+  }
+
+  /**
+   * Reads the bytes of a result against its manifest, once a run, before a stage uses it. A damaged one is set aside and made again; false when
+   * that fails. Nodes that share an input wait for each other here.
+   */
+  #sound(id: string): Effect.Effect<boolean, StoreError> {
+    const self = this
+    const input = this.#graph.nodes.get(id)!
+    if (input.kind === "file") return Effect.succeed(true)
+    let lock = this.#checking.get(id)
+    if (lock === undefined) this.#checking.set(id, (lock = Semaphore.makeUnsafe(1)))
+    return Effect.gen(function* () {
+      const made = self.#made.get(id)
+      if (made === undefined) return false
+      if (self.#verified.has(made.digest)) return true
+      const damage = yield* Effect.promise(() => self.#store.damage(made.digest))
+      if (damage === undefined) {
+        self.#verified.add(made.digest)
+        return true
+      }
+      self.#emit({ type: "note", node: id, message: `its result is damaged (${damage}): making it again` })
+      yield* self.#store.quarantine(made.digest)
+      for (const dependency of new Set(dependencies(input))) {
+        if (yield* self.#sound(dependency)) continue
+        self.#made.delete(id)
+        return false
+      }
+      const parts = keyParts(input, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)
+      const key = cacheKey(parts)
+      self.#journal.forgetTrace(key)
+      return yield* self.#attempt(input, key, parts)
+    }).pipe(lock.withPermits(1))
   }
 
   /** Runs the stage and commits what it wrote. */
@@ -271,7 +318,6 @@ class Run {
     const tensors = node.stage.resources.tensors === true
     const started = performance.now()
     return Effect.gen(function* () {
-      yield* self.#verifyInputs(node)
       self.#emit({ type: "node-started", node: node.id, stage: node.stage.name, why: changes(node, self.#facts, self.#journal, self.#graph.pipeline, parts).all })
       const directory = yield* self.#store.temporary()
       return yield* Effect.gen(function* () {
@@ -313,39 +359,6 @@ class Run {
     }
   }
 
-  /** Reads every input's bytes against its manifest; a damaged one is set aside and made again first. */
-  #verifyInputs(node: StageNode): Effect.Effect<void, StageError | StoreError | PipelineError> {
-    const self = this
-    return Effect.gen(function* () {
-      for (const id of new Set(dependencies(node))) {
-        const input = self.#graph.nodes.get(id)!
-        const made = self.#made.get(id)!
-        if (input.kind === "file" || self.#verified.has(made.digest)) continue
-        const damage = yield* Effect.promise(() => self.#store.damage(made.digest))
-        if (damage === undefined) {
-          self.#verified.add(made.digest)
-          continue
-        }
-        self.#emit({ type: "note", node: id, message: `its result is damaged (${damage}): making it again` })
-        yield* self.#store.quarantine(made.digest)
-        const parts = keyParts(input, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)
-        const key = cacheKey(parts)
-        self.#journal.forgetTrace(key)
-        const before = performance.now()
-        // This node holds its permit: the one below may run on it.
-        const again = yield* self.#withoutPermit(input, () => self.#make(input, key, parts), node)
-        self.#report(input, { status: "ran", milliseconds: performance.now() - before, key, digest: again.digest, metrics: again.metrics, error: null })
-      }
-    })
-  }
-
-  #withoutPermit<A, E>(input: StageNode, body: () => Effect.Effect<A, E>, holder: StageNode): Effect.Effect<A, E> {
-    const same = (input.stage.resources.tensors === true) === (holder.stage.resources.tensors === true)
-    if (!same) return body()
-    const semaphore = holder.stage.resources.tensors === true ? this.#tensors : this.#data
-    return Effect.acquireUseRelease(semaphore.release(1), body, () => Effect.asVoid(semaphore.take(1)))
-  }
-
   /** A file of the user's that changed while a stage read it makes the result worthless: it belongs to no content. */
   #checkFiles(node: StageNode): Effect.Effect<void, StageError> {
     const self = this
@@ -360,8 +373,12 @@ class Run {
   }
 
   #record(node: StageNode, key: string, parts: KeyParts, status: NodeStatus, milliseconds: number, digest: string | null, error: string | null): void {
-    const files = this.#facts.code.get(node.id)!.files
+    const files = codeParts(this.#facts.code.get(node.id)!)
     this.#journal.recordExecution({ run: this.#id, pipeline: this.#graph.pipeline, node: node.id, stage: node.stage.name, key, parts, files, status, milliseconds, digest, error })
+  }
+
+  #skip(node: StageNode, key: string | null): void {
+    this.#report(node, { status: "skipped", milliseconds: 0, key, digest: null, metrics: {}, error: null })
   }
 
   #report(node: StageNode, result: Omit<NodeResult, "id" | "stage">): void {

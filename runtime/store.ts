@@ -4,8 +4,8 @@
  */
 import { createHash } from "node:crypto"
 import { createReadStream } from "node:fs"
-import { chmod, lstat, mkdir, mkdtemp, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises"
-import { join, relative } from "node:path"
+import { chmod, mkdir, mkdtemp, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises"
+import { dirname, join, relative } from "node:path"
 import * as Effect from "effect/Effect"
 import type { ArtifactError, ArtifactType } from "../schemas/artifact.ts"
 import { messageOf, StoreError } from "./errors.ts"
@@ -30,14 +30,15 @@ export const sha256File = async (path: string): Promise<string> => {
 }
 
 /** Every file below a folder, relative, sorted. Links and special files are refused: an artifact is files. */
-export const listFiles = async (directory: string): Promise<Array<string>> => {
+const listFiles = async (directory: string): Promise<Array<string>> => {
   const out: Array<string> = []
   for (const entry of await readdir(directory, { recursive: true, withFileTypes: true })) {
     if (entry.isDirectory()) continue
     const path = join(entry.parentPath, entry.name)
-    if (!(await lstat(path)).isFile()) throw new Error(`${path} is not a plain file: an artifact holds files and folders only`)
+    if (!entry.isFile()) throw new Error(`${path} is not a plain file: an artifact holds files and folders only`)
     out.push(relative(directory, path))
   }
+  if (out.includes(manifestName)) throw new Error(`the stage wrote a file ${manifestName}: that name is the store's own`)
   return out.sort()
 }
 
@@ -48,6 +49,25 @@ const sync = async (path: string): Promise<void> => {
   } finally {
     await handle.close()
   }
+}
+
+/** Renames a folder to a place where none is; false when there is one. */
+const moved = async (from: string, to: string): Promise<boolean> => {
+  try {
+    await rename(from, to)
+    return true
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code
+    if (code === "ENOTEMPTY" || code === "EEXIST") return false
+    throw cause
+  }
+}
+
+/** The folders that hold these files, innermost first; "" is the outermost. */
+const foldersOf = (paths: ReadonlyArray<string>): Array<string> => {
+  const folders = new Set([""])
+  for (const path of paths) for (let folder = dirname(path); folder !== "."; folder = dirname(folder)) folders.add(folder)
+  return [...folders].sort((a, b) => b.length - a.length)
 }
 
 export class Store {
@@ -97,18 +117,17 @@ export class Store {
           await sync(join(directory, path))
           await chmod(join(directory, path), 0o444)
         }
-        await sync(directory)
+        for (const folder of foldersOf(files.map((file) => file.path))) await sync(join(directory, folder))
         await mkdir(join(target, ".."), { recursive: true })
-        try {
-          await rename(directory, target)
-        } catch (cause) {
-          // Another run committed the same object first: its bytes are ours.
-          const code = (cause as NodeJS.ErrnoException).code
-          if (code !== "ENOTEMPTY" && code !== "EEXIST") throw cause
-          await rm(directory, { recursive: true, force: true })
+        if (!(await moved(directory, target))) {
+          // The same object is there already: made by another run, or by another node. It stays unless it is damaged.
+          if ((await self.damage(digest)) === undefined) await rm(directory, { recursive: true, force: true })
+          else {
+            await self.#setAside(digest)
+            await moved(directory, target)
+          }
         }
-        await sync(join(target, ".."))
-        await sync(join(self.home, "objects"))
+        for (const folder of [join(target, ".."), join(self.home, "objects"), self.home]) await sync(folder)
       })
       return { digest, contentDigest }
     })
@@ -146,11 +165,13 @@ export class Store {
 
   /** Moves a damaged object out of the way, so that it is made again; it is kept for whoever wants to look. */
   quarantine(digest: string): Effect.Effect<void, StoreError> {
-    return this.#try("Setting a damaged object aside", async () => {
-      await mkdir(join(this.home, "quarantine"), { recursive: true })
-      await rename(this.path(digest), join(this.home, "quarantine", `${digest}-${Date.now()}`)).catch((cause: NodeJS.ErrnoException) => {
-        if (cause.code !== "ENOENT") throw cause
-      })
+    return this.#try("Setting a damaged object aside", () => this.#setAside(digest))
+  }
+
+  async #setAside(digest: string): Promise<void> {
+    await mkdir(join(this.home, "quarantine"), { recursive: true })
+    await rename(this.path(digest), join(this.home, "quarantine", `${digest}-${Date.now()}-${process.pid}`)).catch((cause: NodeJS.ErrnoException) => {
+      if (cause.code !== "ENOENT") throw cause
     })
   }
 
