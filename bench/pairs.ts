@@ -28,7 +28,8 @@ const speeds = (output: string): Map<string, number> => {
     const size = /\b(s260k|m3)\b/.exec(line)?.[1]
     const batch = /\bB(\d+)\b/.exec(line)?.[1]
     const speed = /tok\/s ([\d,]+)/.exec(line)?.[1] ?? /([\d,]+) tok\/s/.exec(line)?.[1]
-    if (size !== undefined && speed !== undefined) found.set(batch === undefined ? size : `${size} B${batch}`, Number(speed.replaceAll(",", "")))
+    if (size !== undefined && speed !== undefined)
+      found.set(batch === undefined ? size : `${size} B${batch}`, Number(speed.replaceAll(",", "")))
   }
   return found
 }
@@ -44,10 +45,18 @@ for (let pair = 0; pair < Number(count); pair++) {
 
 const median = (values: ReadonlyArray<number>): number => values.toSorted((x, y) => x - y)[values.length >> 1]!
 const { libtorch, blas, cpuCapability } = environment()
-process.stdout.write(`${what}, ${count} pairs, ${cpus()[0]?.model}, libtorch ${libtorch}, ${blas.split(" ").slice(0, 2).join(" ")}, ${cpuCapability}, 1 thread\n`)
+process.stdout.write(
+  `${what}, ${count} pairs, ${cpus()[0]?.model}, libtorch ${libtorch}, ${blas.split(" ").slice(0, 2).join(" ")}, ${cpuCapability}, 1 thread\n`
+)
 process.stdout.write("| case | ours, tokens/s | peer, tokens/s | ratio (median) | lowest | highest |\n|---|---|---|---|---|---|\n")
 for (const [name, pairs] of ratios) {
   const each = pairs.map((pair) => pair.ours / pair.peer)
-  const cells = [median(pairs.map((pair) => pair.ours)).toFixed(0), median(pairs.map((pair) => pair.peer)).toFixed(0), median(each).toFixed(2), Math.min(...each).toFixed(2), Math.max(...each).toFixed(2)]
+  const cells = [
+    median(pairs.map((pair) => pair.ours)).toFixed(0),
+    median(pairs.map((pair) => pair.peer)).toFixed(0),
+    median(each).toFixed(2),
+    Math.min(...each).toFixed(2),
+    Math.max(...each).toFixed(2)
+  ]
   process.stdout.write(`| ${name} | ${cells.join(" | ")} |\n`)
 }

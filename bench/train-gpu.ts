@@ -23,7 +23,9 @@ const targets = tensor(draw(104729), { dtype: "int64", device: "cuda" })
 const optimizer = new AdamW({ parameters: model.parameters })
 const step = () =>
   scoped(() => {
-    crossEntropySum(model.forward(ids).view(-1, config.vocabSize), targets).div(batch * length).backward()
+    crossEntropySum(model.forward(ids).view(-1, config.vocabSize), targets)
+      .div(batch * length)
+      .backward()
     clipGradientNorm(model.parameters, 1)
     optimizer.step(1e-5)
   })
@@ -36,4 +38,6 @@ for (let i = 0; i < steps; i++) step()
 synchronize()
 const milliseconds = (performance.now() - started) / steps
 const { libtorch, gpu } = environment()
-process.stdout.write(`${JSON.stringify({ who: "caravan", dtype, tf32: tf32 === "tf32", parameters: parameterCount(config), milliseconds, tokensPerSecond: Math.round((batch * length * 1000) / milliseconds), peakGiB: (deviceMemory()?.peak ?? 0) / 2 ** 30, libtorch, gpu })}\n`)
+process.stdout.write(
+  `${JSON.stringify({ who: "caravan", dtype, tf32: tf32 === "tf32", parameters: parameterCount(config), milliseconds, tokensPerSecond: Math.round((batch * length * 1000) / milliseconds), peakGiB: (deviceMemory()?.peak ?? 0) / 2 ** 30, libtorch, gpu })}\n`
+)

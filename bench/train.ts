@@ -7,7 +7,10 @@ import { initLlama } from "../models/llama.ts"
 
 const batch = 16
 const length = 128
-for (const [name, config] of [["s260k", presets["260k"]], ["m3", presets["3m"]]] as const) {
+for (const [name, config] of [
+  ["s260k", presets["260k"]],
+  ["m3", presets["3m"]]
+] as const) {
   const model = initLlama(config, { seed: 1 })
   const draw = (factor: number) => Int32Array.from({ length: batch * length }, (_, i) => (i * factor) % config.vocabSize)
   const ids = tensor(draw(7919), { shape: [batch, length], dtype: "int64" })

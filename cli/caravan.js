@@ -16,7 +16,9 @@ if (Number(process.versions.node.split(".")[0]) < 24) {
     if (existsSync(candidate)) own = candidate
   }
   if (own === undefined) {
-    process.stderr.write(`Caravan needs Node 24 or later; this is ${process.version}. Install it (npm install --save-dev node@24), or run it with a newer node.\n`)
+    process.stderr.write(
+      `Caravan needs Node 24 or later; this is ${process.version}. Install it (npm install --save-dev node@24), or run it with a newer node.\n`
+    )
     process.exit(2)
   }
   const { status, signal } = spawnSync(own, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: "inherit" })

@@ -36,7 +36,13 @@ export const exitCodes = { ok: 0, failed: 1, usage: 2, interrupted: 130 } as con
 const common: Flags = { help: { help: "show this" } }
 
 export const usage = (command: Command): string => {
-  const flags = Object.entries({ ...command.flags, ...common }).map(([name, flag]) => [`--${name}${flag.value === undefined ? "" : ` <${flag.value}>`}`, `${flag.help}${flag.repeatable === true ? " (repeatable)" : ""}`] as const)
+  const flags = Object.entries({ ...command.flags, ...common }).map(
+    ([name, flag]) =>
+      [
+        `--${name}${flag.value === undefined ? "" : ` <${flag.value}>`}`,
+        `${flag.help}${flag.repeatable === true ? " (repeatable)" : ""}`
+      ] as const
+  )
   const width = Math.max(...flags.map(([name]) => name.length))
   return [
     `caravan ${command.name}${command.positionals.map((word) => ` ${word}`).join("")} [flags]`,
@@ -56,22 +62,34 @@ export const parse = (command: Command, args: ReadonlyArray<string>): Given | un
   for (const arg of args) {
     if (arg === "--") break
     const name = /^--([^=]+)/.exec(arg)?.[1]
-    if (name !== undefined && !(name in flags)) throw new UsageError(`caravan ${command.name} has no flag --${name}.${didYouMean(name, Object.keys(flags))}`)
+    if (name !== undefined && !(name in flags))
+      throw new UsageError(`caravan ${command.name} has no flag --${name}.${didYouMean(name, Object.keys(flags))}`)
   }
   let parsed: { readonly values: Record<string, unknown>; readonly positionals: ReadonlyArray<string> }
   try {
     parsed = parseArgs({
       args: [...args],
       allowPositionals: true,
-      options: Object.fromEntries(Object.entries(flags).map(([name, flag]) => [name, { type: flag.value === undefined ? ("boolean" as const) : ("string" as const), multiple: flag.repeatable === true }]))
+      options: Object.fromEntries(
+        Object.entries(flags).map(([name, flag]) => [
+          name,
+          { type: flag.value === undefined ? ("boolean" as const) : ("string" as const), multiple: flag.repeatable === true }
+        ])
+      )
     })
   } catch (cause) {
     throw new UsageError(`caravan ${command.name}: ${cause instanceof Error ? cause.message : String(cause)}`)
   }
   if (parsed.values.help === true) return undefined
   const wanted = command.positionals.filter((word) => !word.startsWith("["))
-  if (parsed.positionals.length < wanted.length) throw new UsageError(`caravan ${command.name} needs ${wanted.slice(parsed.positionals.length).join(" ")}. For example: ${command.examples[0]}`)
-  if (parsed.positionals.length > command.positionals.length) throw new UsageError(`caravan ${command.name} takes ${command.positionals.join(" ") || "no words"}, got also "${parsed.positionals[command.positionals.length]}".`)
+  if (parsed.positionals.length < wanted.length)
+    throw new UsageError(
+      `caravan ${command.name} needs ${wanted.slice(parsed.positionals.length).join(" ")}. For example: ${command.examples[0]}`
+    )
+  if (parsed.positionals.length > command.positionals.length)
+    throw new UsageError(
+      `caravan ${command.name} takes ${command.positionals.join(" ") || "no words"}, got also "${parsed.positionals[command.positionals.length]}".`
+    )
   const list = (name: string): ReadonlyArray<string> => {
     const value = parsed.values[name]
     return value === undefined ? [] : ([value].flat() as unknown as ReadonlyArray<string>)

@@ -8,7 +8,10 @@ const nodesOf = (graph: Graph) => [...graph.nodes.values()]
 
 const text = (graph: Graph): string =>
   [
-    ...nodesOf(graph).map((node) => `${node.id}${node.kind === "file" ? ` (${node.path})` : node.id === node.stage.name ? "" : ` (${node.stage.name})`}${dependencies(node).length > 0 ? ` <- ${dependencies(node).join(", ")}` : ""}`),
+    ...nodesOf(graph).map(
+      (node) =>
+        `${node.id}${node.kind === "file" ? ` (${node.path})` : node.id === node.stage.name ? "" : ` (${node.stage.name})`}${dependencies(node).length > 0 ? ` <- ${dependencies(node).join(", ")}` : ""}`
+    ),
     "",
     ...Object.entries(graph.outputs).map(([name, id]) => `output ${name} = ${id}`)
   ].join("\n")
@@ -27,7 +30,11 @@ const json = (graph: Graph): string =>
   JSON.stringify(
     {
       pipeline: graph.pipeline,
-      nodes: nodesOf(graph).map((node) => (node.kind === "file" ? { id: node.id, kind: node.kind, path: node.path } : { id: node.id, kind: node.kind, stage: node.stage.name, type: node.type.name, config: node.config, inputs: node.inputs })),
+      nodes: nodesOf(graph).map((node) =>
+        node.kind === "file"
+          ? { id: node.id, kind: node.kind, path: node.path }
+          : { id: node.id, kind: node.kind, stage: node.stage.name, type: node.type.name, config: node.config, inputs: node.inputs }
+      ),
       outputs: graph.outputs
     },
     undefined,
@@ -38,8 +45,15 @@ export const command: Command = {
   name: "graph",
   summary: "Prints a pipeline's nodes and what each takes. Runs nothing.",
   positionals: ["<pipeline.ts>"],
-  flags: { ...pipelineFlags, format: { value: "text|mermaid|json", help: "text unless given" }, json: { help: "the same as --format json" } },
-  examples: ["caravan graph pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz", "caravan graph pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --format mermaid"],
+  flags: {
+    ...pipelineFlags,
+    format: { value: "text|mermaid|json", help: "text unless given" },
+    json: { help: "the same as --format json" }
+  },
+  examples: [
+    "caravan graph pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
+    "caravan graph pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --format mermaid"
+  ],
   run: async (given) => {
     const pipeline = await loadPipeline(given.positionals[0]!)
     const options = pipelineOptions(given)

@@ -17,7 +17,19 @@ import { PipelineError } from "../runtime/errors.ts"
 import { Numerics } from "../runtime/numerics.ts"
 
 /** Variables that libtorch and its BLAS choose kernels by. */
-const variables = ["ATEN_CPU_CAPABILITY", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_VERBOSE", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "LD_PRELOAD", "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG"]
+const variables = [
+  "ATEN_CPU_CAPABILITY",
+  "OPENBLAS_CORETYPE",
+  "OPENBLAS_L2_SIZE",
+  "OPENBLAS_VERBOSE",
+  "MKL_ENABLE_INSTRUCTIONS",
+  "MKL_CBWR",
+  "CUDA_VISIBLE_DEVICES",
+  "LD_LIBRARY_PATH",
+  "LD_PRELOAD",
+  "NVIDIA_TF32_OVERRIDE",
+  "CUBLAS_WORKSPACE_CONFIG"
+]
 
 const stamp = (path: string): string => {
   if (!existsSync(path)) return `${path} none`
@@ -30,7 +42,16 @@ const fingerprint = (device: string, threads: number): string => {
   const libtorch = findLibtorch()
   const folder = libtorch?.libDir ?? "/usr/lib/x86_64-linux-gnu"
   const libraries = existsSync(folder) ? readdirSync(folder).filter((name) => /^lib(torch|c10|openblas|blas|mkl)/.test(name)) : []
-  const parts = [device, threads, addonPath(libtorch), addonSourceDigest(), cpus()[0]?.model, ...libraries.map((name) => stamp(join(folder, name))), stamp("/etc/alternatives/libblas.so.3-x86_64-linux-gnu"), ...variables.map((name) => `${name}=${process.env[name] ?? ""}`)]
+  const parts = [
+    device,
+    threads,
+    addonPath(libtorch),
+    addonSourceDigest(),
+    cpus()[0]?.model,
+    ...libraries.map((name) => stamp(join(folder, name))),
+    stamp("/etc/alternatives/libblas.so.3-x86_64-linux-gnu"),
+    ...variables.map((name) => `${name}=${process.env[name] ?? ""}`)
+  ]
   return createHash("sha256").update(JSON.stringify(parts)).digest("hex").slice(0, 24)
 }
 
@@ -61,6 +82,7 @@ export const engineNumerics = (home: string): Layer.Layer<Numerics> =>
           await rename(`${file}.${process.pid}`, file)
           return answer
         },
-        catch: (cause) => new PipelineError({ message: `Looking at the tensor engine: ${cause instanceof Error ? cause.message : String(cause)}` })
+        catch: (cause) =>
+          new PipelineError({ message: `Looking at the tensor engine: ${cause instanceof Error ? cause.message : String(cause)}` })
       })
   })

@@ -16,18 +16,28 @@ export const pipelineFlags: Flags = {
 
 export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
   const file = resolve(path)
-  if (!existsSync(file) || !statSync(file).isFile()) throw new UsageError(`Loading the pipeline ${path}: there is no such file. Give the path of a definition file, for example pipelines/hh-rlhf.ts.`)
+  if (!existsSync(file) || !statSync(file).isFile())
+    throw new UsageError(
+      `Loading the pipeline ${path}: there is no such file. Give the path of a definition file, for example pipelines/hh-rlhf.ts.`
+    )
   let module: { readonly default?: unknown }
   try {
     module = (await import(pathToFileURL(file).href)) as { readonly default?: unknown }
   } catch (cause) {
     const error = cause as Error & { code?: string }
     // A syntax error's stack begins with the place: file:line, the line, a caret.
-    const place = error.name === "SyntaxError" || error.code === "ERR_INVALID_TYPESCRIPT_SYNTAX" ? `\n${(error.stack ?? "").split("\n").slice(0, 3).join("\n")}` : ""
+    const place =
+      error.name === "SyntaxError" || error.code === "ERR_INVALID_TYPESCRIPT_SYNTAX"
+        ? `\n${(error.stack ?? "").split("\n").slice(0, 3).join("\n")}`
+        : ""
     throw new UsageError(`Loading the pipeline ${path}: ${error.message}.${place}\nMend the file, then run again.`)
   }
-  if (module.default === undefined) throw new UsageError(`Loading the pipeline ${path}: it has no default export. End it with: export default Pipeline.make("name", { params }, (params) => ({ ... })).`)
-  if (!isPipeline(module.default)) throw new UsageError(`Loading the pipeline ${path}: its default export is not a pipeline. Export what Pipeline.make(...) gives.`)
+  if (module.default === undefined)
+    throw new UsageError(
+      `Loading the pipeline ${path}: it has no default export. End it with: export default Pipeline.make("name", { params }, (params) => ({ ... })).`
+    )
+  if (!isPipeline(module.default))
+    throw new UsageError(`Loading the pipeline ${path}: its default export is not a pipeline. Export what Pipeline.make(...) gives.`)
   return module.default
 }
 

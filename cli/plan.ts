@@ -25,9 +25,15 @@ const statusOf = { file: "file", hit: "hit", run: "run", unknown: "run?" } as co
 const table = (made: Plan & { readonly selected: ReadonlySet<string> | undefined }): string => {
   const nodes = [...made.nodes.values()]
   const width = Math.max(...nodes.map((node) => node.id.length))
-  const lines = nodes.map((node) => `${statusOf[node.kind].padEnd(4)}  ${node.id.padEnd(width)}  ${made.selected === undefined || made.selected.has(node.id) || node.kind === "file" ? reasonOf(node) : "not selected"}`)
+  const lines = nodes.map(
+    (node) =>
+      `${statusOf[node.kind].padEnd(4)}  ${node.id.padEnd(width)}  ${made.selected === undefined || made.selected.has(node.id) || node.kind === "file" ? reasonOf(node) : "not selected"}`
+  )
   const count = (kind: PlannedNode["kind"]) => nodes.filter((node) => node.kind === kind).length
-  return [...lines, `${count("hit")} in the store, ${count("run")} to run, ${count("unknown")} that depend on those (run?: found after all if their inputs come out as before).`].join("\n")
+  return [
+    ...lines,
+    `${count("hit")} in the store, ${count("run")} to run, ${count("unknown")} that depend on those (run?: found after all if their inputs come out as before).`
+  ].join("\n")
 }
 
 export const command: Command = {
@@ -42,17 +48,31 @@ export const command: Command = {
     force: { value: "node", help: "as for run", repeatable: true },
     json: { help: "print one JSON document" }
   },
-  examples: ["caravan plan pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz", "caravan plan pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --set sft.epochs=3"],
+  examples: [
+    "caravan plan pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
+    "caravan plan pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --set sft.epochs=3"
+  ],
   run: async (given) => {
     const pipeline = await loadPipeline(given.positionals[0]!)
     const options = pipelineOptions(given)
-    const selection = Object.fromEntries((["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]])))
-    const made = await Effect.runPromise(plan(pipeline, {}, { ...options, ...selection, force: given.flags("force") }).pipe(Effect.provide(engineNumerics(options.home))))
+    const selection = Object.fromEntries(
+      (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
+    )
+    const made = await Effect.runPromise(
+      plan(pipeline, {}, { ...options, ...selection, force: given.flags("force") }).pipe(Effect.provide(engineNumerics(options.home)))
+    )
     const document = {
       pipeline: pipeline.name,
       nodes: [...made.nodes.values()]
         .filter((node) => node.kind !== "file")
-        .map((node) => ({ id: node.id, stage: node.stage, status: node.kind, key: "key" in node ? node.key : null, why: node.kind === "hit" ? [] : node.why, ...(node.kind === "unknown" ? { until: node.until } : {}) }))
+        .map((node) => ({
+          id: node.id,
+          stage: node.stage,
+          status: node.kind,
+          key: "key" in node ? node.key : null,
+          why: node.kind === "hit" ? [] : node.why,
+          ...(node.kind === "unknown" ? { until: node.until } : {})
+        }))
     }
     process.stdout.write(given.has("json") ? `${JSON.stringify(document, undefined, 2)}\n` : `${table(made)}\n`)
     return exitCodes.ok

@@ -3,7 +3,8 @@ import { hasCuda, setThreads } from "../engine/device.ts"
 
 export const prepare = (device: string, threads: number): void => {
   setThreads(threads)
-  if (device === "cuda" && !hasCuda()) throw new Error("there is no CUDA device here (or libtorch was built without CUDA). Run `caravan doctor`, or use --device cpu")
+  if (device === "cuda" && !hasCuda())
+    throw new Error("there is no CUDA device here (or libtorch was built without CUDA). Run `caravan doctor`, or use --device cpu")
 }
 
 /** The module that RunOptions.prepare names: this one. */

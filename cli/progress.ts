@@ -24,7 +24,8 @@ export const duration = (milliseconds: number): string => {
   return minutes < 60 ? `${minutes} min ${Math.round(seconds % 60)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`
 }
 
-const number = (value: number): string => (Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : Number.isInteger(value) ? String(value) : value.toPrecision(4))
+const number = (value: number): string =>
+  Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : Number.isInteger(value) ? String(value) : value.toPrecision(4)
 
 const describe = (node: string, running: Running, now: number): string => {
   const { progress } = running
@@ -34,13 +35,16 @@ const describe = (node: string, running: Running, now: number): string => {
   const elapsed = now - running.started
   if (running.tokens > 0 && elapsed > 0) parts.push(`${number((running.tokens / elapsed) * 1000)} tokens/s`)
   const steps = (progress.step ?? 0) - running.firstStep
-  if (progress.total !== undefined && progress.step !== undefined && steps > 0) parts.push(`${duration(((now - running.firstStepAt) / steps) * (progress.total - progress.step))} left`)
+  if (progress.total !== undefined && progress.step !== undefined && steps > 0)
+    parts.push(`${duration(((now - running.firstStepAt) / steps) * (progress.total - progress.step))} left`)
   if (progress.message !== undefined) parts.push(progress.message)
   return parts.join("  ")
 }
 
 /** Listens to a run's events and shows them. Call `close` at the end. */
-export const showProgress = (stream: NodeJS.WriteStream = process.stderr): { readonly onEvent: (event: RunEvent) => void; readonly close: () => void } => {
+export const showProgress = (
+  stream: NodeJS.WriteStream = process.stderr
+): { readonly onEvent: (event: RunEvent) => void; readonly close: () => void } => {
   const running = new Map<string, Running>()
   const terminal = stream.isTTY
   let drawn = 0
@@ -108,7 +112,9 @@ export const showProgress = (stream: NodeJS.WriteStream = process.stderr): { rea
         }
         case "run-finished":
           clear()
-          stream.write(`${event.status === "succeeded" ? "Done" : "Failed"} in ${duration(event.milliseconds)}${hits > 0 ? `; ${hits} found in the store` : ""}.\n`)
+          stream.write(
+            `${event.status === "succeeded" ? "Done" : "Failed"} in ${duration(event.milliseconds)}${hits > 0 ? `; ${hits} found in the store` : ""}.\n`
+          )
           break
       }
     },

@@ -16,7 +16,15 @@ const document = (result: RunResult) => ({
   run: result.run,
   pipeline: result.pipeline,
   status: result.status,
-  nodes: result.nodes.map(({ id, stage, status, milliseconds, key, digest, error }) => ({ id, stage, status, milliseconds: Math.round(milliseconds), key, digest, ...(error === null ? {} : { error }) })),
+  nodes: result.nodes.map(({ id, stage, status, milliseconds, key, digest, error }) => ({
+    id,
+    stage,
+    status,
+    milliseconds: Math.round(milliseconds),
+    key,
+    digest,
+    ...(error === null ? {} : { error })
+  })),
   outputs: Object.fromEntries(Object.entries(result.outputs).map(([name, { kind, path, digest }]) => [name, { kind, path, digest }]))
 })
 
@@ -42,14 +50,24 @@ export const command: Command = {
     jobs: { value: "n", help: "stages without tensors that run at once; 1 unless given" },
     json: { help: "print one JSON document on stdout at the end" }
   },
-  examples: ["caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz", "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --set sft.learningRate=1e-3", "caravan run pipelines/demo.ts --json > run.json"],
+  examples: [
+    "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
+    "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --set sft.learningRate=1e-3",
+    "caravan run pipelines/demo.ts --json > run.json"
+  ],
   run: async (given) => {
     const pipeline = await loadPipeline(given.positionals[0]!)
     const options = pipelineOptions(given)
     const progress = showProgress()
-    const selection = Object.fromEntries((["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]])))
+    const selection = Object.fromEntries(
+      (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
+    )
     const fiber = Effect.runFork(
-      run(pipeline, {}, { ...options, ...selection, force: given.flags("force"), jobs: wholeNumber(given, "jobs", 1) ?? 1, onEvent: progress.onEvent }).pipe(Effect.provide(engineNumerics(options.home)))
+      run(
+        pipeline,
+        {},
+        { ...options, ...selection, force: given.flags("force"), jobs: wholeNumber(given, "jobs", 1) ?? 1, onEvent: progress.onEvent }
+      ).pipe(Effect.provide(engineNumerics(options.home)))
     )
     let interrupted = false
     const stop = () => {

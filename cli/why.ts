@@ -34,7 +34,12 @@ export const command: Command = {
     const parts = "parts" in node ? node.parts : undefined
     if (given.has("json")) process.stdout.write(`${JSON.stringify({ node: id, chain, parts: parts ?? null }, undefined, 2)}\n`)
     else {
-      const verb = { file: "is a file", hit: "is in the store", run: "would run", unknown: "would run unless its inputs come out as before" }[node.kind]
+      const verb = {
+        file: "is a file",
+        hit: "is in the store",
+        run: "would run",
+        unknown: "would run unless its inputs come out as before"
+      }[node.kind]
       const lines = [`${id} ${verb}: ${reasonOf(node)}`, ...chain.slice(1).map((step) => `  because of ${step.id}: ${step.why}`)]
       process.stdout.write(`${lines.join("\n")}\n`)
     }

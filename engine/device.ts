@@ -19,7 +19,9 @@ export const allowTf32 = (on: boolean): void => native().allowTf32(on)
 export const synchronize = (): void => native().synchronize()
 
 /** Bytes that tensors hold on the GPU now, and at most since the last reset; undefined without a GPU (or before libtorch 2.9). */
-export const deviceMemory = (options: { readonly resetPeak?: boolean } = {}): { readonly current: number; readonly peak: number } | undefined => {
+export const deviceMemory = (
+  options: { readonly resetPeak?: boolean } = {}
+): { readonly current: number; readonly peak: number } | undefined => {
   const memory = native().deviceMemory(options.resetPeak ?? false)
   return memory === null ? undefined : { current: memory[0], peak: memory[1] }
 }

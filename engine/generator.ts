@@ -4,7 +4,8 @@ import { deriveSeed, type Purpose } from "./random.ts"
 import { type Device, Tensor } from "./tensor.ts"
 
 /** Seeds the device's default generator for one purpose. */
-export const seedGenerator = (device: Device, seed: number, ...purpose: Purpose): void => native().seedGenerator(device, deriveSeed(seed, ...purpose))
+export const seedGenerator = (device: Device, seed: number, ...purpose: Purpose): void =>
+  native().seedGenerator(device, deriveSeed(seed, ...purpose))
 
 /** The generator's whole state, a uint8 tensor on the CPU: what a checkpoint keeps. */
 export const generatorState = (device: Device): Tensor => new Tensor(native().generatorState(device))

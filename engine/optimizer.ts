@@ -33,7 +33,9 @@ const gradientsOf = (parameters: Parameters): Array<Tensor> => {
     else gradients.push(gradient)
   }
   if (missing.length > 0) {
-    throw new Error(`No gradient for ${missing.slice(0, 5).join(", ")}${missing.length > 5 ? ` and ${missing.length - 5} more` : ""}: call backward() on a loss that depends on every parameter first.`)
+    throw new Error(
+      `No gradient for ${missing.slice(0, 5).join(", ")}${missing.length > 5 ? ` and ${missing.length - 5} more` : ""}: call backward() on a loss that depends on every parameter first.`
+    )
   }
   return gradients
 }
@@ -124,7 +126,22 @@ export class AdamW {
     const [beta1, beta2] = this.#betas
     if (this.#steps !== undefined) {
       this.#steps[0]?.fill_(this.#step)
-      atenVoid("_fused_adamw_", this.#masters, gradients, this.#first, this.#second, [], this.#steps, learningRate, beta1, beta2, this.#weightDecay, this.#epsilon, false, false)
+      atenVoid(
+        "_fused_adamw_",
+        this.#masters,
+        gradients,
+        this.#first,
+        this.#second,
+        [],
+        this.#steps,
+        learningRate,
+        beta1,
+        beta2,
+        this.#weightDecay,
+        this.#epsilon,
+        false,
+        false
+      )
       return
     }
     const first = 1 - beta1 ** this.#step

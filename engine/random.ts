@@ -44,7 +44,8 @@ export class Random {
   }
   /** Uniform whole number in [0, bound), without modulo bias. */
   int(bound: number): number {
-    if (!Number.isInteger(bound) || bound < 1 || bound > 2 ** 32) throw new RangeError(`Random.int: the bound must be a whole number from 1 to 2^32, got ${bound}`)
+    if (!Number.isInteger(bound) || bound < 1 || bound > 2 ** 32)
+      throw new RangeError(`Random.int: the bound must be a whole number from 1 to 2^32, got ${bound}`)
     const limit = 2 ** 32 - (2 ** 32 % bound)
     let bits = this.bits()
     while (bits >= limit) bits = this.bits()

@@ -11,7 +11,12 @@ export const constantSchedule =
  * Linear warm-up to the peak over `warmup` steps (step 0 already moves), then half a cosine down to `finalFraction` of the peak at `steps`
  * (Llama 2 §2.2: 10%; the last step taken, steps - 1, is one short of the end).
  */
-export const cosineSchedule = (options: { readonly peak: number; readonly steps: number; readonly warmup?: number; readonly finalFraction?: number }): Schedule => {
+export const cosineSchedule = (options: {
+  readonly peak: number
+  readonly steps: number
+  readonly warmup?: number
+  readonly finalFraction?: number
+}): Schedule => {
   const { peak, steps, warmup = 0, finalFraction = 0.1 } = options
   return (step) => {
     if (step < warmup) return (peak * (step + 1)) / warmup

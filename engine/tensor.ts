@@ -40,7 +40,8 @@ type Operand = Argument | Tensor | ReadonlyArray<Tensor | null>
 
 const describeOperand = (operand: Operand): Array<string> => {
   if (operand instanceof Tensor) return [operand.toString()]
-  if (Array.isArray(operand) && operand[0] instanceof Tensor) return [`[${operand.slice(0, 4).join(", ")}${operand.length > 4 ? ", ..." : ""}]`]
+  if (Array.isArray(operand) && operand[0] instanceof Tensor)
+    return [`[${operand.slice(0, 4).join(", ")}${operand.length > 4 ? ", ..." : ""}]`]
   return operand === undefined || operand === null ? [] : [JSON.stringify(operand)]
 }
 
@@ -60,7 +61,13 @@ const invoke = (name: string, expected: string, operands: ReadonlyArray<Operand>
   try {
     return native().call(operator, ...args)
   } catch (cause) {
-    if (operator === -1) throw new TensorError({ operator: name, got: "", expected: "an operator of this libtorch", reason: `libtorch ${native().environment().libtorch} has none of that name` })
+    if (operator === -1)
+      throw new TensorError({
+        operator: name,
+        got: "",
+        expected: "an operator of this libtorch",
+        reason: `libtorch ${native().environment().libtorch} has none of that name`
+      })
     // Describing a freed tensor would throw again and hide the message that says it was freed.
     let got: string
     try {
@@ -68,17 +75,24 @@ const invoke = (name: string, expected: string, operands: ReadonlyArray<Operand>
     } catch {
       got = "a freed tensor"
     }
-    throw new TensorError({ operator: name, got, expected, reason: cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause) })
+    throw new TensorError({
+      operator: name,
+      got,
+      expected,
+      reason: cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)
+    })
   }
 }
 
 const wrap = (handle: Handle): Tensor => new Tensor(handle)
 
 /** Any ATen operator that returns one tensor, by name ("mm", "add.Tensor"): the way out where Tensor has no method. */
-export const aten = (name: string, ...operands: ReadonlyArray<Operand>): Tensor => wrap(invoke(name, "what the operator's schema says", operands))
+export const aten = (name: string, ...operands: ReadonlyArray<Operand>): Tensor =>
+  wrap(invoke(name, "what the operator's schema says", operands))
 
 /** Any ATen operator that returns several tensors. */
-export const atenMany = (name: string, ...operands: ReadonlyArray<Operand>): Array<Tensor> => (invoke(name, "what the operator's schema says", operands) as Array<Handle>).map(wrap)
+export const atenMany = (name: string, ...operands: ReadonlyArray<Operand>): Array<Tensor> =>
+  (invoke(name, "what the operator's schema says", operands) as Array<Handle>).map(wrap)
 
 /** Any ATen operator that works in place and returns nothing (the _foreach_ family). */
 export const atenVoid = (name: string, ...operands: ReadonlyArray<Operand>): void => {
@@ -115,7 +129,8 @@ export class Tensor {
   /** Size of one dimension; negative counts from the end. */
   size(dim: number): number {
     const size = this.shape.at(dim)
-    if (size === undefined) throw new TensorError({ operator: "size", got: this.toString(), expected: `a dimension ${dim}`, reason: "there is none" })
+    if (size === undefined)
+      throw new TensorError({ operator: "size", got: this.toString(), expected: `a dimension ${dim}`, reason: "there is none" })
     return size
   }
   get elements(): number {
@@ -229,7 +244,9 @@ export class Tensor {
   }
   mean(dims?: number | ReadonlyArray<number>, keepDim = false): Tensor {
     if (dims === undefined) return wrap(invoke("mean", "floating point", [this]))
-    return wrap(invoke("mean.dim", "floating point and dimensions of the tensor", [this, typeof dims === "number" ? [dims] : dims, keepDim]))
+    return wrap(
+      invoke("mean.dim", "floating point and dimensions of the tensor", [this, typeof dims === "number" ? [dims] : dims, keepDim])
+    )
   }
   /** Greatest values along a dimension, and where they are. */
   max(dim: number, keepDim = false): { readonly values: Tensor; readonly indices: Tensor } {
@@ -249,10 +266,22 @@ export class Tensor {
     return wrap(invoke("logsumexp", "a dimension of the tensor", [this, [dim], keepDim]))
   }
   softmax(dim: number, dtype?: DType): Tensor {
-    return wrap(invoke("softmax.int", "floating point and a dimension of the tensor", [this, dim, dtype === undefined ? undefined : dtypeCodes[dtype]]))
+    return wrap(
+      invoke("softmax.int", "floating point and a dimension of the tensor", [
+        this,
+        dim,
+        dtype === undefined ? undefined : dtypeCodes[dtype]
+      ])
+    )
   }
   logSoftmax(dim: number, dtype?: DType): Tensor {
-    return wrap(invoke("log_softmax.int", "floating point and a dimension of the tensor", [this, dim, dtype === undefined ? undefined : dtypeCodes[dtype]]))
+    return wrap(
+      invoke("log_softmax.int", "floating point and a dimension of the tensor", [
+        this,
+        dim,
+        dtype === undefined ? undefined : dtypeCodes[dtype]
+      ])
+    )
   }
   cumsum(dim: number): Tensor {
     return wrap(invoke("cumsum", "a dimension of the tensor", [this, dim]))
@@ -345,7 +374,12 @@ export class Tensor {
     try {
       native().backward(this.handle, gradient?.handle)
     } catch (cause) {
-      throw new TensorError({ operator: "backward", got: this.toString(), expected: "a single number that depends on a tensor that requires its gradient", reason: cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : "" })
+      throw new TensorError({
+        operator: "backward",
+        got: this.toString(),
+        expected: "a single number that depends on a tensor that requires its gradient",
+        reason: cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : ""
+      })
     }
   }
 
@@ -386,7 +420,12 @@ export class Tensor {
     try {
       return native().item(this.handle)
     } catch (cause) {
-      throw new TensorError({ operator: "item", got: this.toString(), expected: "one element", reason: cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : "" })
+      throw new TensorError({
+        operator: "item",
+        got: this.toString(),
+        expected: "one element",
+        reason: cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : ""
+      })
     }
   }
   /** The elements in row-major order, copied; bfloat16 and float16 come as float32. */
@@ -413,7 +452,14 @@ export class Tensor {
   }
 }
 
-const arrayOf = { float64: Float64Array, float32: Float32Array, int64: BigInt64Array, int32: Int32Array, uint8: Uint8Array, bool: Uint8Array } as const
+const arrayOf = {
+  float64: Float64Array,
+  float32: Float32Array,
+  int64: BigInt64Array,
+  int32: Int32Array,
+  uint8: Uint8Array,
+  bool: Uint8Array
+} as const
 
 // ---- making tensors --------------------------------------------------------------------------------------------------------------------
 
@@ -426,7 +472,13 @@ const shapeOf = (data: Nested): Array<number> => {
 const flatten = (data: Nested, shape: ReadonlyArray<number>, depth = 0, out: Array<number> = []): Array<number> => {
   if (!Array.isArray(data)) out.push(Number(data))
   else {
-    if (data.length !== shape[depth]) throw new TensorError({ operator: "tensor", got: `a list of ${data.length} at depth ${depth}`, expected: `${shape[depth]} elements, as in the first`, reason: "The lists are ragged." })
+    if (data.length !== shape[depth])
+      throw new TensorError({
+        operator: "tensor",
+        got: `a list of ${data.length} at depth ${depth}`,
+        expected: `${shape[depth]} elements, as in the first`,
+        reason: "The lists are ragged."
+      })
     for (const element of data) flatten(element as Nested, shape, depth + 1, out)
   }
   return out
@@ -467,7 +519,12 @@ export function tensor(data: NumericArray | Nested, options: TensorOptions & { r
   try {
     made = native().fromBytes(array, shape, dtypeCodes[source], device)
   } catch (cause) {
-    throw new TensorError({ operator: "tensor", got: `${array.length} elements`, expected: `shape (${shape.join(", ")})`, reason: cause instanceof Error ? cause.message : "" })
+    throw new TensorError({
+      operator: "tensor",
+      got: `${array.length} elements`,
+      expected: `shape (${shape.join(", ")})`,
+      reason: cause instanceof Error ? cause.message : ""
+    })
   }
   if (wanted === source) return wrap(made)
   const converted = wrap(made).to({ dtype: wanted })
@@ -476,8 +533,10 @@ export function tensor(data: NumericArray | Nested, options: TensorOptions & { r
 }
 
 /** A tensor over raw bytes of the given dtype, row-major: how checkpoints are read. */
-export const fromBytes = (bytes: Uint8Array, options: { readonly shape: ReadonlyArray<number>; readonly dtype: DType; readonly device?: Device }): Tensor =>
-  wrap(native().fromBytes(bytes, options.shape, dtypeCodes[options.dtype], options.device ?? "cpu"))
+export const fromBytes = (
+  bytes: Uint8Array,
+  options: { readonly shape: ReadonlyArray<number>; readonly dtype: DType; readonly device?: Device }
+): Tensor => wrap(native().fromBytes(bytes, options.shape, dtypeCodes[options.dtype], options.device ?? "cpu"))
 
 export const full = (shape: ReadonlyArray<number>, value: number, options: TensorOptions = {}): Tensor =>
   wrap(invoke("full", "a shape", [shape, value, dtypeCodes[options.dtype ?? "float32"], null, options.device ?? "cpu"]))
@@ -492,15 +551,23 @@ export const arange = (start: number, end: number, options: TensorOptions = {}):
   wrap(invoke("arange.start", "start <= end", [start, end, dtypeCodes[options.dtype ?? "int64"], null, options.device ?? "cpu"]))
 export const zerosLike = (like: Tensor): Tensor => wrap(invoke("zeros_like", "anything", [like]))
 
-export const cat = (tensors: ReadonlyArray<Tensor>, dim: number): Tensor => wrap(invoke("cat", "shapes equal but for the dimension joined", [tensors, dim]))
+export const cat = (tensors: ReadonlyArray<Tensor>, dim: number): Tensor =>
+  wrap(invoke("cat", "shapes equal but for the dimension joined", [tensors, dim]))
 export const stack = (tensors: ReadonlyArray<Tensor>, dim: number): Tensor => wrap(invoke("stack", "equal shapes", [tensors, dim]))
-export const where = (condition: Tensor, yes: Tensor, no: Tensor): Tensor => wrap(invoke("where.self", `a bool condition and ${broadcast}`, [condition, yes, no]))
+export const where = (condition: Tensor, yes: Tensor, no: Tensor): Tensor =>
+  wrap(invoke("where.self", `a bool condition and ${broadcast}`, [condition, yes, no]))
 /** Rows of a table (V, D) by id: (...) int64 -> (..., D). */
-export const embedding = (table: Tensor, ids: Tensor): Tensor => wrap(invoke("embedding", "a table (V, D) and int64 ids from 0 to V - 1", [table, ids]))
+export const embedding = (table: Tensor, ids: Tensor): Tensor =>
+  wrap(invoke("embedding", "a table (V, D) and int64 ids from 0 to V - 1", [table, ids]))
 /** x (..., K) times the transpose of a weight (N, K): (..., N). */
-export const linear = (x: Tensor, weight: Tensor): Tensor => wrap(invoke("linear", "(..., K) and a weight (N, K) of one dtype", [x, weight]))
+export const linear = (x: Tensor, weight: Tensor): Tensor =>
+  wrap(invoke("linear", "(..., K) and a weight (N, K) of one dtype", [x, weight]))
 /** Mean (or sum, or none) of -log softmax(logits)[target] over the targets that are not `ignore`. Logits (N, V), targets (N,) int64. */
-export const crossEntropy = (logits: Tensor, targets: Tensor, options: { readonly reduction?: "none" | "mean" | "sum"; readonly ignore?: number } = {}): Tensor =>
+export const crossEntropy = (
+  logits: Tensor,
+  targets: Tensor,
+  options: { readonly reduction?: "none" | "mean" | "sum"; readonly ignore?: number } = {}
+): Tensor =>
   wrap(
     invoke("cross_entropy_loss", "logits (N, V) and int64 targets (N,) from 0 to V - 1 or the ignored one", [
       logits,
@@ -517,7 +584,8 @@ const collect = (value: unknown, seen: Set<unknown>, handles: Array<Handle>): vo
   if (typeof value !== "object" || value === null || seen.has(value) || ArrayBuffer.isView(value)) return
   seen.add(value)
   if (value instanceof Tensor) handles.push(value.handle)
-  else if (value instanceof Map || value instanceof Set || Array.isArray(value)) for (const element of value.values()) collect(element, seen, handles)
+  else if (value instanceof Map || value instanceof Set || Array.isArray(value))
+    for (const element of value.values()) collect(element, seen, handles)
   else for (const element of Object.values(value)) collect(element, seen, handles)
 }
 

@@ -18,6 +18,8 @@ const Params = Schema.Struct({
   maxNewTokens: hyperInt(48, "tokens a completion", { min: 1 })
 })
 
-export default Pipeline.make("demo", { description: "SFT, reward models and rejection sampling on a generated world", params: Params }, (params) =>
-  preferenceRecipe(worldPreferences({}, { pairs: params.pairs }).named("pairs"), params)
+export default Pipeline.make(
+  "demo",
+  { description: "SFT, reward models and rejection sampling on a generated world", params: Params },
+  (params) => preferenceRecipe(worldPreferences({}, { pairs: params.pairs }).named("pairs"), params)
 )

@@ -13,6 +13,8 @@ const Params = Schema.Struct({
   ...recipeParams
 })
 
-export default Pipeline.make("hh-rlhf", { description: "SFT, reward models and rejection sampling on preference pairs", params: Params }, (params) =>
-  preferenceRecipe(importPreferences({ file: fileAt(params.data) }, { format: "hh-rlhf" }).named("pairs"), params)
+export default Pipeline.make(
+  "hh-rlhf",
+  { description: "SFT, reward models and rejection sampling on preference pairs", params: Params },
+  (params) => preferenceRecipe(importPreferences({ file: fileAt(params.data) }, { format: "hh-rlhf" }).named("pairs"), params)
 )

@@ -51,24 +51,45 @@ export const preferenceRecipe = (pairs: Node<Dataset<Preference>>, params: typeo
     const ffn = Math.ceil((dim * 8) / 3 / 16) * 16
     return pretrain(
       { tokenizer: tokenizer({ texts }, { vocabSize }), texts },
-      { dim, layers, heads, kvHeads: heads, ffn, contextLength, sequenceLength: Math.min(256, contextLength), steps, learningRate: 2e-3, warmupSteps: Math.ceil(steps / 20) }
+      {
+        dim,
+        layers,
+        heads,
+        kvHeads: heads,
+        ffn,
+        contextLength,
+        sequenceLength: Math.min(256, contextLength),
+        steps,
+        learningRate: 2e-3,
+        warmupSteps: Math.ceil(steps / 20)
+      }
     )
   }
   const base = params.model === "" ? scratch() : importPolicy({ folder: fileAt(params.model) })
 
   const tuning = { sequenceLength: params.contextLength, batchSize: 16, learningRate: params.sftLearningRate }
-  const chat = sft({ init: base, demonstrations: preferenceDemonstrations({ preferences: pairs }) }, { ...tuning, epochs: params.sftEpochs }).named("sft")
+  const chat = sft(
+    { init: base, demonstrations: preferenceDemonstrations({ preferences: pairs }) },
+    { ...tuning, epochs: params.sftEpochs }
+  ).named("sft")
 
   // Two folds: the model of a fold never saw the pairs it is judged on.
   const half = (fold: number) => {
-    const part = (part: "inside" | "outside", name: string) => foldPreferences({ preferences: pairs }, { folds: 2, fold, part }).named(`${name}-${fold + 1}`)
+    const part = (part: "inside" | "outside", name: string) =>
+      foldPreferences({ preferences: pairs }, { folds: 2, fold, part }).named(`${name}-${fold + 1}`)
     const pairsOfHalf = part("outside", "train-pairs")
-    const init = sft({ init: base, demonstrations: preferenceDemonstrations({ preferences: pairsOfHalf }) }, { ...tuning, epochs: params.sftEpochs }).named(`sft-half-${fold + 1}`)
+    const init = sft(
+      { init: base, demonstrations: preferenceDemonstrations({ preferences: pairsOfHalf }) },
+      { ...tuning, epochs: params.sftEpochs }
+    ).named(`sft-half-${fold + 1}`)
     const trained = safetyRewardModel(
       { init, pairs: pairsOfHalf },
       { margin: "none", batchPairs: 32, learningRate: params.rewardLearningRate, epochs: params.rewardEpochs }
     ).named(`reward-model-${fold + 1}`)
-    return { reward: trained, scores: scorePairs({ reward: trained, pairs: part("inside", "held-out-pairs") }).named(`pair-scores-${fold + 1}`) }
+    return {
+      reward: trained,
+      scores: scorePairs({ reward: trained, pairs: part("inside", "held-out-pairs") }).named(`pair-scores-${fold + 1}`)
+    }
   }
   const selector = half(0)
   const judge = half(1)
@@ -81,8 +102,14 @@ export const preferenceRecipe = (pairs: Node<Dataset<Preference>>, params: typeo
   const judged = score({ completions: sampled, reward: judge.reward }).named("judged-sft")
   const bestOfK = evaluateBestOfN({ selector: chosen, judge: judged }).named("best-of-k")
 
-  const tuned = sft({ init: chat, demonstrations: selectBest({ scored: [chosen] }, { unfinished: "keep" }) }, { ...tuning, epochs: 2 }).named("rejection-sampling")
-  const after = score({ completions: sample({ policy: tuned, prompts }, drawn).named("samples-rejection-sampling"), reward: judge.reward }).named("judged-rejection-sampling")
+  const tuned = sft(
+    { init: chat, demonstrations: selectBest({ scored: [chosen] }, { unfinished: "keep" }) },
+    { ...tuning, epochs: 2 }
+  ).named("rejection-sampling")
+  const after = score({
+    completions: sample({ policy: tuned, prompts }, drawn).named("samples-rejection-sampling"),
+    reward: judge.reward
+  }).named("judged-rejection-sampling")
 
   return {
     policy: tuned,

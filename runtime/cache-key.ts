@@ -23,7 +23,8 @@ export interface KeyParts {
   readonly numerics: Readonly<Record<string, string>> | null
 }
 
-export const cacheKey = (parts: KeyParts): string => digestOf(["caravan cache key", formatVersion, parts.stage, parts.code, parts.config, parts.seed, parts.inputs, parts.numerics])
+export const cacheKey = (parts: KeyParts): string =>
+  digestOf(["caravan cache key", formatVersion, parts.stage, parts.code, parts.config, parts.seed, parts.inputs, parts.numerics])
 
 /** sha256 of a value's encoding, in hex. Throws on what has no stable encoding (functions, symbols, NaN, class instances). */
 export const digestOf = (value: unknown): string => {
@@ -56,7 +57,10 @@ const encode = (value: unknown, path: string, write: (text: string) => void): vo
         return
       }
       const prototype = Object.getPrototypeOf(value) as unknown
-      if (prototype !== Object.prototype && prototype !== null) throw new Error(`${path} is a ${value.constructor.name}: a cache key can't hold it; use plain objects, lists, strings, numbers and booleans`)
+      if (prototype !== Object.prototype && prototype !== null)
+        throw new Error(
+          `${path} is a ${value.constructor.name}: a cache key can't hold it; use plain objects, lists, strings, numbers and booleans`
+        )
       const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))
       write(`o${entries.length}:`)
       for (const [name, field] of entries) {

@@ -76,7 +76,12 @@ export const codeIdentity = (stage: StageInfo, journal: Journal, digests: FileDi
     const entry = fileURLToPath(stage.module)
     const name = `${entry}#${exportName}`
     const kept = journal.code(name) as Kept | undefined
-    if (kept !== undefined && kept.bundler === bundlerVersion && Object.entries(kept.inputs).every(([path, digest]) => digests.of(path) === digest)) return kept.identity
+    if (
+      kept !== undefined &&
+      kept.bundler === bundlerVersion &&
+      Object.entries(kept.inputs).every(([path, digest]) => digests.of(path) === digest)
+    )
+      return kept.identity
     const made = yield* bundle(entry, exportName, stage.name, digests)
     journal.recordCode(name, made)
     return made.identity
@@ -119,7 +124,8 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
         // Names of chunks hold a hash of their own content: what they hold is enough.
         hash.update(`${chunk.code.length}:${chunk.code}`)
         // Its lists name what the modules import; the code says what of that is left.
-        for (const id of [...chunk.imports, ...chunk.dynamicImports]) if (!ownChunks.has(id) && ["\"", "'", "`"].some((quote) => chunk.code.includes(quote + id + quote))) imported.add(id)
+        for (const id of [...chunk.imports, ...chunk.dynamicImports])
+          if (!ownChunks.has(id) && ['"', "'", "`"].some((quote) => chunk.code.includes(quote + id + quote))) imported.add(id)
       }
       const packages = packageEntries([...imported], entry)
       const files = (await modules).filter((path) => path !== "caravan:stage" && existsSync(path)).sort()
@@ -189,8 +195,22 @@ const packageRoot = (file: string): string => {
 }
 
 /** What the nearest lock file says of these packages and of all they depend on: name -> version and integrity. */
-const packageEntries = (specifiers: ReadonlyArray<string>, from: string): { readonly entries: Record<string, string>; readonly lockFiles: Array<string> } => {
-  const names = [...new Set(specifiers.filter((id) => !id.startsWith("node:")).map((id) => id.split("/").slice(0, id.startsWith("@") ? 2 : 1).join("/")))]
+const packageEntries = (
+  specifiers: ReadonlyArray<string>,
+  from: string
+): { readonly entries: Record<string, string>; readonly lockFiles: Array<string> } => {
+  const names = [
+    ...new Set(
+      specifiers
+        .filter((id) => !id.startsWith("node:"))
+        .map((id) =>
+          id
+            .split("/")
+            .slice(0, id.startsWith("@") ? 2 : 1)
+            .join("/")
+        )
+    )
+  ]
   const lock = nearestLock(from)
   const entries: Record<string, string> = {}
   if (lock === undefined) return { entries: Object.fromEntries(names.map((name) => [name, installedVersion(name, from)])), lockFiles: [] }

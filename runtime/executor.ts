@@ -8,7 +8,11 @@ import { type Job, runStage } from "./run-stage.ts"
 import type { Progress, StageInfo } from "./stage.ts"
 
 export interface Executor {
-  readonly run: (stage: StageInfo, job: Job, progress: (progress: Progress) => void) => Effect.Effect<Readonly<Record<string, number>>, StageError>
+  readonly run: (
+    stage: StageInfo,
+    job: Job,
+    progress: (progress: Progress) => void
+  ) => Effect.Effect<Readonly<Record<string, number>>, StageError>
   readonly close: () => void
 }
 
@@ -61,10 +65,12 @@ export const processPool = (): Executor => {
         const heard = (message: FromChild) => {
           if (message.type === "progress") progress(message.progress)
           else if (message.type === "done") finish(Effect.succeed(message.metrics), true)
-          else if (message.type === "failed") finish(Effect.fail(new StageError({ reason: message.reason, message: message.message })), true)
+          else if (message.type === "failed")
+            finish(Effect.fail(new StageError({ reason: message.reason, message: message.message })), true)
         }
         const exited = (code: number | null, signal: string | null) => {
-          const how = signal === "SIGKILL" ? "was killed (out of memory?)" : signal !== null ? `was ended by ${signal}` : `ended with code ${code}`
+          const how =
+            signal === "SIGKILL" ? "was killed (out of memory?)" : signal !== null ? `was ended by ${signal}` : `ended with code ${code}`
           // What it wrote last may still be in the pipes; a grandchild may hold them open for good.
           const tell = () => {
             clearTimeout(patience)
@@ -75,7 +81,11 @@ export const processPool = (): Executor => {
           child.once("close", tell)
         }
         const broken = (error: Error) => {
-          if (child.pid === undefined) finish(Effect.fail(new StageError({ reason: "Crash", message: `Starting a process for stage ${stage.name}: ${error.message}.` })), false)
+          if (child.pid === undefined)
+            finish(
+              Effect.fail(new StageError({ reason: "Crash", message: `Starting a process for stage ${stage.name}: ${error.message}.` })),
+              false
+            )
         }
         child.stdout?.on("data", output)
         child.stderr?.on("data", output)

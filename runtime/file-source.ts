@@ -46,7 +46,10 @@ const hash = async (path: string): Promise<string> => {
 }
 
 /** The content digest of a file or folder, and the stamp it had. */
-export const digestFile = (path: string, journal: Journal): Effect.Effect<{ readonly digest: string; readonly stamp: string }, PipelineError> =>
+export const digestFile = (
+  path: string,
+  journal: Journal
+): Effect.Effect<{ readonly digest: string; readonly stamp: string }, PipelineError> =>
   Effect.tryPromise({
     try: async () => {
       const before = Date.now()

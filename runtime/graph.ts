@@ -36,7 +36,8 @@ export interface Graph {
 }
 
 /** The ids a node depends on. */
-export const dependencies = (node: GraphNode): ReadonlyArray<string> => (node.kind === "file" ? [] : Object.values(node.inputs).flatMap((input) => input ?? []))
+export const dependencies = (node: GraphNode): ReadonlyArray<string> =>
+  node.kind === "file" ? [] : Object.values(node.inputs).flatMap((input) => input ?? [])
 
 /** The ids that depend on a node, directly or not, and itself. */
 export const descendants = (graph: Graph, id: string): Set<string> => {
@@ -69,7 +70,8 @@ const valueOf = (field: Schema.Top | undefined, text: string): unknown => {
     return text
   }
   if (field === undefined) return parsed
-  const fits = (value: unknown): boolean => Schema.decodeUnknownExit(Schema.Struct({ value: field as Schema.Codec<unknown> }))({ value })._tag === "Success"
+  const fits = (value: unknown): boolean =>
+    Schema.decodeUnknownExit(Schema.Struct({ value: field as Schema.Codec<unknown> }))({ value })._tag === "Success"
   // A text that happens to be JSON ("7" where words are wanted) stays a text; what fits neither way is told of as what it says.
   return !fits(parsed) && fits(text) ? text : parsed
 }
@@ -91,12 +93,22 @@ export const buildGraph = (
       catch: (cause) => new PipelineError({ message: `Building the pipeline "${pipeline.name}": ${messageOf(cause)}` })
     })
     for (const [name, node] of Object.entries(outputs)) {
-      if (!isNode(node)) return yield* new PipelineError({ message: `Output "${name}" of pipeline "${pipeline.name}" is not a node: return what a stage gives when it is applied.` })
+      if (!isNode(node))
+        return yield* new PipelineError({
+          message: `Output "${name}" of pipeline "${pipeline.name}" is not a node: return what a stage gives when it is applied.`
+        })
     }
-    return yield* resolve(pipeline.name, outputs as Record<string, AnyNode>, { seed: options.seed, settings: settings.filter(([name]) => name.includes(".")) })
+    return yield* resolve(pipeline.name, outputs as Record<string, AnyNode>, {
+      seed: options.seed,
+      settings: settings.filter(([name]) => name.includes("."))
+    })
   })
 
-const resolve = (pipeline: string, outputs: Readonly<Record<string, AnyNode>>, options: { readonly seed: number; readonly settings: ReadonlyArray<[string, string]> }) =>
+const resolve = (
+  pipeline: string,
+  outputs: Readonly<Record<string, AnyNode>>,
+  options: { readonly seed: number; readonly settings: ReadonlyArray<[string, string]> }
+) =>
   Effect.gen(function* () {
     const order = yield* postorder(outputs)
     const ids = yield* nameNodes(order)
@@ -105,7 +117,8 @@ const resolve = (pipeline: string, outputs: Readonly<Record<string, AnyNode>>, o
       const dot = name.lastIndexOf(".")
       const id = name.slice(0, dot)
       const stageIds = order.filter((node) => node.definition.kind === "stage").map((node) => ids.get(node)!)
-      if (!stageIds.includes(id)) return yield* new PipelineError({ message: `--set ${name}: there is no node "${id}".${didYouMean(id, stageIds)}` })
+      if (!stageIds.includes(id))
+        return yield* new PipelineError({ message: `--set ${name}: there is no node "${id}".${didYouMean(id, stageIds)}` })
       overrides.set(id, [...(overrides.get(id) ?? []), [name.slice(dot + 1), text]])
     }
     const nodes = new Map<string, GraphNode>()
@@ -123,14 +136,18 @@ const resolve = (pipeline: string, outputs: Readonly<Record<string, AnyNode>>, o
       } else {
         const { stage } = definition.stage
         const raw: Record<string, unknown> = { ...definition.config }
-        for (const [field, text] of overrides.get(id) ?? []) raw[field] = valueOf((stage.config.fields as Record<string, Schema.Top>)[field], text)
+        for (const [field, text] of overrides.get(id) ?? [])
+          raw[field] = valueOf((stage.config.fields as Record<string, Schema.Top>)[field], text)
         const config = yield* decodeConfig(stage.config, raw, `Node "${id}" (stage ${stage.name})`)
         const inputs = yield* wire(id, stage, definition.inputs, alias)
         const seed = definition.seed ?? options.seed
         made = { kind: "stage", id, stage, config: config, seed, inputs, type: definition.type }
         identity = yield* Effect.try({
           try: () => digestOf(["stage", stage.module, stage.name, config, stage.seeded ? seed : null, inputs, definition.name ?? null]),
-          catch: (cause) => new PipelineError({ message: `Node "${id}" (stage ${stage.name}): its config can't be part of a cache key: ${messageOf(cause)}` })
+          catch: (cause) =>
+            new PipelineError({
+              message: `Node "${id}" (stage ${stage.name}): its config can't be part of a cache key: ${messageOf(cause)}`
+            })
         })
       }
       const known = canonical.get(identity)
@@ -144,14 +161,20 @@ const resolve = (pipeline: string, outputs: Readonly<Record<string, AnyNode>>, o
   })
 
 const inputNodes = (node: AnyNode): ReadonlyArray<unknown> =>
-  node.definition.kind === "file" ? [] : Object.values(node.definition.inputs).flatMap((input) => (Array.isArray(input) ? (input as ReadonlyArray<unknown>) : input === undefined ? [] : [input]))
+  node.definition.kind === "file"
+    ? []
+    : Object.values(node.definition.inputs).flatMap((input) =>
+        Array.isArray(input) ? (input as ReadonlyArray<unknown>) : input === undefined ? [] : [input]
+      )
 
 /** Every node reachable from the outputs, inputs first; without recursion, so that long chains are no matter. */
 const postorder = (outputs: Readonly<Record<string, AnyNode>>): Effect.Effect<Array<AnyNode>, PipelineError> =>
   Effect.gen(function* () {
     const order: Array<AnyNode> = []
     const state = new Map<AnyNode, "open" | "done">()
-    const stack: Array<{ readonly node: AnyNode; readonly leave: boolean }> = Object.values(outputs).reverse().map((node) => ({ node, leave: false }))
+    const stack: Array<{ readonly node: AnyNode; readonly leave: boolean }> = Object.values(outputs)
+      .reverse()
+      .map((node) => ({ node, leave: false }))
     for (let next = stack.pop(); next !== undefined; next = stack.pop()) {
       const { node, leave } = next
       if (leave) {
@@ -165,7 +188,9 @@ const postorder = (outputs: Readonly<Record<string, AnyNode>>): Effect.Effect<Ar
       for (const input of [...inputNodes(node)].reverse()) {
         if (!isNode(input)) {
           const name = node.definition.kind === "stage" ? node.definition.stage.stage.name : "file"
-          return yield* new PipelineError({ message: `Stage ${name}: one of its inputs is ${String(input)}, not a node. Give what a stage returns when it is applied, or fileAt(path).` })
+          return yield* new PipelineError({
+            message: `Stage ${name}: one of its inputs is ${String(input)}, not a node. Give what a stage returns when it is applied, or fileAt(path).`
+          })
         }
         if (!state.has(input)) stack.push({ node: input, leave: false })
       }
@@ -173,7 +198,8 @@ const postorder = (outputs: Readonly<Record<string, AnyNode>>): Effect.Effect<Ar
     return order
   })
 
-const defaultName = (node: AnyNode): string => (node.definition.kind === "file" ? `file:${node.definition.path.split("/").at(-1)}` : node.definition.stage.stage.name)
+const defaultName = (node: AnyNode): string =>
+  node.definition.kind === "file" ? `file:${node.definition.path.split("/").at(-1)}` : node.definition.stage.stage.name
 
 const nameNodes = (order: ReadonlyArray<AnyNode>): Effect.Effect<Map<AnyNode, string>, PipelineError> =>
   Effect.gen(function* () {
@@ -198,11 +224,17 @@ const nameNodes = (order: ReadonlyArray<AnyNode>): Effect.Effect<Map<AnyNode, st
   })
 
 /** Checks a node's wires against its stage's ports: what types rule out at compile time, for code that has none. */
-const wire = (id: string, stage: StageInfo, inputs: Readonly<Record<string, unknown>>, alias: ReadonlyMap<AnyNode, string>): Effect.Effect<Record<string, string | Array<string> | null>, PipelineError> =>
+const wire = (
+  id: string,
+  stage: StageInfo,
+  inputs: Readonly<Record<string, unknown>>,
+  alias: ReadonlyMap<AnyNode, string>
+): Effect.Effect<Record<string, string | Array<string> | null>, PipelineError> =>
   Effect.gen(function* () {
     const fail = (what: string) => new PipelineError({ message: `Node "${id}" (stage ${stage.name}): ${what}` })
     const ports = Object.keys(stage.inputs)
-    for (const name of Object.keys(inputs)) if (!ports.includes(name)) return yield* fail(`it has no input "${name}".${didYouMean(name, ports)}`)
+    for (const name of Object.keys(inputs))
+      if (!ports.includes(name)) return yield* fail(`it has no input "${name}".${didYouMean(name, ports)}`)
     const out: Record<string, string | Array<string> | null> = {}
     for (const [name, port] of Object.entries(stage.inputs)) {
       const { arity, type } = portOf(port)
@@ -216,7 +248,8 @@ const wire = (id: string, stage: StageInfo, inputs: Readonly<Record<string, unkn
       if (arity !== "many" && Array.isArray(given)) return yield* fail(`its input "${name}" takes one node, got a list`)
       const list = (Array.isArray(given) ? given : [given]) as ReadonlyArray<AnyNode>
       for (const node of list) {
-        if (!type.accepts(node.definition.type.name)) return yield* fail(`its input "${name}" takes a ${type.name}, got a ${node.definition.type.name} from "${alias.get(node)}"`)
+        if (!type.accepts(node.definition.type.name))
+          return yield* fail(`its input "${name}" takes a ${type.name}, got a ${node.definition.type.name} from "${alias.get(node)}"`)
       }
       out[name] = arity === "many" ? list.map((node) => alias.get(node)!) : alias.get(list[0]!)!
     }
@@ -226,5 +259,7 @@ const wire = (id: string, stage: StageInfo, inputs: Readonly<Record<string, unkn
 /** The config as it enters the key: without fields marked neutral. */
 export const configForKey = (node: StageNode): Record<string, unknown> => {
   const fields = node.stage.config.fields as Record<string, object>
-  return Object.fromEntries(Object.entries(node.config).filter(([name]) => fields[name] === undefined || hyperInfo(fields[name])?.neutral === undefined))
+  return Object.fromEntries(
+    Object.entries(node.config).filter(([name]) => fields[name] === undefined || hyperInfo(fields[name])?.neutral === undefined)
+  )
 }

@@ -57,7 +57,9 @@ export class Journal {
       this.#database.exec("pragma busy_timeout = 10000; pragma journal_mode = wal; pragma synchronous = full")
       this.#database.exec(tables)
     } catch (cause) {
-      throw new StoreError({ message: `Opening the journal ${this.#file}: ${messageOf(cause)}. Make the folder writable, or name another with CARAVAN_HOME.` })
+      throw new StoreError({
+        message: `Opening the journal ${this.#file}: ${messageOf(cause)}. Make the folder writable, or name another with CARAVAN_HOME.`
+      })
     }
   }
 
@@ -74,7 +76,11 @@ export class Journal {
     try {
       return body()
     } catch (cause) {
-      throw cause instanceof StoreError ? cause : new StoreError({ message: `Using the journal ${this.#file}: ${messageOf(cause)}. Free some space or mend the file, then run again: what is finished is kept.` })
+      throw cause instanceof StoreError
+        ? cause
+        : new StoreError({
+            message: `Using the journal ${this.#file}: ${messageOf(cause)}. Free some space or mend the file, then run again: what is finished is kept.`
+          })
     }
   }
   #get(sql: string, ...values: ReadonlyArray<SQLInputValue>): Record<string, SQLOutputValue> | undefined {
@@ -87,14 +93,26 @@ export class Journal {
   trace(key: string): Trace | undefined {
     const row = this.#get("select digest, content_digest, type, metrics from traces where key = ?", key)
     if (row === undefined) return undefined
-    return { key, digest: row.digest as string, contentDigest: row.content_digest as string, type: row.type as string, metrics: JSON.parse(row.metrics as string) as Record<string, number> }
+    return {
+      key,
+      digest: row.digest as string,
+      contentDigest: row.content_digest as string,
+      type: row.type as string,
+      metrics: JSON.parse(row.metrics as string) as Record<string, number>
+    }
   }
 
   /** The first result under a key stays: who comes second with the same key has the same result, or a nondeterministic stage. */
   recordTrace(trace: Trace, provenance: unknown): void {
     this.#run(
       "insert into traces (key, digest, content_digest, type, metrics, provenance, made) values (?, ?, ?, ?, ?, ?, ?) on conflict (key) do nothing",
-      trace.key, trace.digest, trace.contentDigest, trace.type, JSON.stringify(trace.metrics), JSON.stringify(provenance), Date.now()
+      trace.key,
+      trace.digest,
+      trace.contentDigest,
+      trace.type,
+      JSON.stringify(trace.metrics),
+      JSON.stringify(provenance),
+      Date.now()
     )
   }
 
@@ -104,7 +122,13 @@ export class Journal {
   }
 
   startRun(id: string, pipeline: string, params: unknown): void {
-    this.#run("insert into runs (id, pipeline, params, started, status) values (?, ?, ?, ?, 'running')", id, pipeline, JSON.stringify(params), Date.now())
+    this.#run(
+      "insert into runs (id, pipeline, params, started, status) values (?, ?, ?, ?, 'running')",
+      id,
+      pipeline,
+      JSON.stringify(params),
+      Date.now()
+    )
   }
   finishRun(id: string, status: string): void {
     this.#run("update runs set finished = ?, status = ? where id = ?", Date.now(), status, id)
@@ -113,23 +137,50 @@ export class Journal {
   recordExecution(execution: Execution): void {
     this.#run(
       "insert into executions (run, pipeline, node, stage, key, parts, files, status, milliseconds, digest, error, at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-      execution.run, execution.pipeline, execution.node, execution.stage, execution.key, JSON.stringify(execution.parts), JSON.stringify(execution.files),
-      execution.status, Math.round(execution.milliseconds), execution.digest, execution.error, Date.now()
+      execution.run,
+      execution.pipeline,
+      execution.node,
+      execution.stage,
+      execution.key,
+      JSON.stringify(execution.parts),
+      JSON.stringify(execution.files),
+      execution.status,
+      Math.round(execution.milliseconds),
+      execution.digest,
+      execution.error,
+      Date.now()
     )
   }
 
   /** What was known of a node when it last ran or was found: to say what changed since. */
-  lastExecution(pipeline: string, node: string): { readonly key: string; readonly parts: KeyParts; readonly files: Record<string, string>; readonly status: NodeStatus } | undefined {
-    const row = this.#get("select key, parts, files, status from executions where pipeline = ? and node = ? and status in ('hit', 'ran') order by id desc limit 1", pipeline, node)
+  lastExecution(
+    pipeline: string,
+    node: string
+  ): { readonly key: string; readonly parts: KeyParts; readonly files: Record<string, string>; readonly status: NodeStatus } | undefined {
+    const row = this.#get(
+      "select key, parts, files, status from executions where pipeline = ? and node = ? and status in ('hit', 'ran') order by id desc limit 1",
+      pipeline,
+      node
+    )
     if (row === undefined) return undefined
-    return { key: row.key as string, parts: JSON.parse(row.parts as string) as KeyParts, files: JSON.parse(row.files as string) as Record<string, string>, status: row.status as NodeStatus }
+    return {
+      key: row.key as string,
+      parts: JSON.parse(row.parts as string) as KeyParts,
+      files: JSON.parse(row.files as string) as Record<string, string>,
+      status: row.status as NodeStatus
+    }
   }
 
   fileDigest(path: string, stamp: string): string | undefined {
     return this.#get("select digest from files where path = ? and stamp = ?", path, stamp)?.digest as string | undefined
   }
   recordFile(path: string, stamp: string, digest: string): void {
-    this.#run("insert into files (path, stamp, digest) values (?, ?, ?) on conflict (path) do update set stamp = excluded.stamp, digest = excluded.digest", path, stamp, digest)
+    this.#run(
+      "insert into files (path, stamp, digest) values (?, ?, ?) on conflict (path) do update set stamp = excluded.stamp, digest = excluded.digest",
+      path,
+      stamp,
+      digest
+    )
   }
 
   code(stage: string): unknown {
@@ -137,7 +188,11 @@ export class Journal {
     return row === undefined ? undefined : (JSON.parse(row.value as string) as unknown)
   }
   recordCode(stage: string, value: unknown): void {
-    this.#run("insert into code (stage, value) values (?, ?) on conflict (stage) do update set value = excluded.value", stage, JSON.stringify(value))
+    this.#run(
+      "insert into code (stage, value) values (?, ?) on conflict (stage) do update set value = excluded.value",
+      stage,
+      JSON.stringify(value)
+    )
   }
 
   /** Runs the writes of `body` as one transaction. */

@@ -46,16 +46,41 @@ export const keyParts = (node: StageNode, facts: Facts, contentOf: (id: string) 
   code: facts.code.get(node.id)!.digest,
   config: configForKey(node),
   seed: node.stage.seeded ? node.seed : null,
-  inputs: Object.fromEntries(Object.entries(node.inputs).map(([port, ids]) => [port, ids === null ? null : typeof ids === "string" ? contentOf(ids) : ids.map(contentOf)])),
+  inputs: Object.fromEntries(
+    Object.entries(node.inputs).map(([port, ids]) => [
+      port,
+      ids === null ? null : typeof ids === "string" ? contentOf(ids) : ids.map(contentOf)
+    ])
+  ),
   numerics: node.stage.resources.tensors === true ? facts.numerics : null
 })
 
 export type PlannedNode =
   | { readonly kind: "file"; readonly id: string; readonly path: string; readonly digest: string; readonly stamp: string }
-  | { readonly kind: "hit"; readonly id: string; readonly stage: string; readonly key: string; readonly parts: KeyParts; readonly trace: Trace }
-  | { readonly kind: "run"; readonly id: string; readonly stage: string; readonly key: string; readonly parts: KeyParts; readonly why: ReadonlyArray<string> }
+  | {
+      readonly kind: "hit"
+      readonly id: string
+      readonly stage: string
+      readonly key: string
+      readonly parts: KeyParts
+      readonly trace: Trace
+    }
+  | {
+      readonly kind: "run"
+      readonly id: string
+      readonly stage: string
+      readonly key: string
+      readonly parts: KeyParts
+      readonly why: ReadonlyArray<string>
+    }
   /** Its key is not known before its inputs are made: it may be found then (early cutoff). */
-  | { readonly kind: "unknown"; readonly id: string; readonly stage: string; readonly until: ReadonlyArray<string>; readonly why: ReadonlyArray<string> }
+  | {
+      readonly kind: "unknown"
+      readonly id: string
+      readonly stage: string
+      readonly until: ReadonlyArray<string>
+      readonly why: ReadonlyArray<string>
+    }
 
 export interface Plan {
   readonly graph: Graph
@@ -63,7 +88,13 @@ export interface Plan {
   readonly nodes: ReadonlyMap<string, PlannedNode>
 }
 
-export const makePlan = (graph: Graph, journal: Journal, store: Store, machine: Machine, force: ReadonlySet<string>): Effect.Effect<Plan, PipelineError, Numerics> =>
+export const makePlan = (
+  graph: Graph,
+  journal: Journal,
+  store: Store,
+  machine: Machine,
+  force: ReadonlySet<string>
+): Effect.Effect<Plan, PipelineError, Numerics> =>
   Effect.gen(function* () {
     const facts = yield* gatherFacts(graph, journal, machine)
     const nodes = new Map<string, PlannedNode>()
@@ -84,7 +115,12 @@ export const makePlan = (graph: Graph, journal: Journal, store: Store, machine: 
       const there = trace !== undefined && (yield* Effect.promise(() => store.present(trace.digest)))
       if (there && !force.has(node.id)) nodes.set(node.id, { kind: "hit", id: node.id, stage: node.stage.name, key, parts, trace })
       else {
-        const why = force.has(node.id) && there ? ["forced"] : trace !== undefined ? ["its result is gone from the store"] : changes(node, facts, journal, graph.pipeline, parts).all
+        const why =
+          force.has(node.id) && there
+            ? ["forced"]
+            : trace !== undefined
+              ? ["its result is gone from the store"]
+              : changes(node, facts, journal, graph.pipeline, parts).all
         nodes.set(node.id, { kind: "run", id: node.id, stage: node.stage.name, key, parts, why })
       }
     }
@@ -110,7 +146,13 @@ const showCode = (name: string, before: string | undefined, after: string | unde
 const show = (value: unknown): string => (value === undefined ? "nothing" : JSON.stringify(value))
 
 /** What is different from when this node last had a result. `own` leaves the inputs out (they may not be known). */
-export const changes = (node: StageNode, facts: Facts, journal: Journal, pipeline: string, parts: KeyParts | undefined): { readonly own: Array<string>; readonly all: Array<string> } => {
+export const changes = (
+  node: StageNode,
+  facts: Facts,
+  journal: Journal,
+  pipeline: string,
+  parts: KeyParts | undefined
+): { readonly own: Array<string>; readonly all: Array<string> } => {
   const last = journal.lastExecution(pipeline, node.id)
   if (last === undefined) return { own: ["it has never run here"], all: ["it has never run here"] }
   const now = parts ?? keyParts(node, facts, () => "")
@@ -124,7 +166,9 @@ export const changes = (node: StageNode, facts: Facts, journal: Journal, pipelin
   if (last.parts.code !== now.code) {
     const files = codeParts(facts.code.get(node.id)!)
     const changed = [...new Set([...Object.keys(last.files), ...Object.keys(files)])].filter((file) => last.files[file] !== files[file])
-    own.push(`code: ${changed.map((file) => showCode(file, last.files[file], files[file])).join(", ") || "bundled by another version of caravan"}`)
+    own.push(
+      `code: ${changed.map((file) => showCode(file, last.files[file], files[file])).join(", ") || "bundled by another version of caravan"}`
+    )
   }
   const numerics = new Set([...Object.keys(last.parts.numerics ?? {}), ...Object.keys(now.numerics ?? {})])
   for (const name of numerics) {

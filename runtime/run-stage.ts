@@ -21,10 +21,16 @@ export interface Job {
 }
 
 /** Runs the stage; gives its metrics. Whatever goes wrong comes out as a StageError that can be shown. */
-export const runStage = (stage: StageInfo, job: Job, progress: (progress: Progress) => void): Effect.Effect<Readonly<Record<string, number>>, StageError> =>
+export const runStage = (
+  stage: StageInfo,
+  job: Job,
+  progress: (progress: Progress) => void
+): Effect.Effect<Readonly<Record<string, number>>, StageError> =>
   Effect.gen(function* () {
     const config = yield* decodeConfig(stage.config, job.config, `Stage ${stage.name}`)
-    const inputs = Object.fromEntries(Object.entries(stage.inputs).map(([name, port]) => [name, job.inputs[name] ?? (portOf(port).arity === "many" ? [] : undefined)]))
+    const inputs = Object.fromEntries(
+      Object.entries(stage.inputs).map(([name, port]) => [name, job.inputs[name] ?? (portOf(port).arity === "many" ? [] : undefined)])
+    )
     for (const [name, port] of Object.entries(stage.inputs)) {
       const { type } = portOf(port)
       for (const ref of [job.inputs[name] ?? []].flat() as ReadonlyArray<ArtifactRef<any>>) yield* type.validate(ref.path)
@@ -38,10 +44,18 @@ export const runStage = (stage: StageInfo, job: Job, progress: (progress: Progre
         device: job.device,
         threads: job.threads,
         // A real turn of the event loop, so that messages and signals are heard between steps.
-        progress: (report) => Effect.andThen(Effect.sync(() => progress(report)), nextTurn)
+        progress: (report) =>
+          Effect.andThen(
+            Effect.sync(() => progress(report)),
+            nextTurn
+          )
       })
     )
-    if (written?.slot?.path !== job.output) return yield* new StageError({ reason: "NothingWritten", message: `Stage ${stage.name} did not return its own output: end with writeDataset(output, ...), saveCheckpoint(output, ...) or the like.` })
+    if (written?.slot?.path !== job.output)
+      return yield* new StageError({
+        reason: "NothingWritten",
+        message: `Stage ${stage.name} did not return its own output: end with writeDataset(output, ...), saveCheckpoint(output, ...) or the like.`
+      })
     return written.metrics
   }).pipe(
     Effect.catchCause((cause) => {
@@ -60,7 +74,9 @@ const nextTurn = Effect.callback<void>((resume) => {
 
 /** " (at stages/sft.ts:12)": the first frame outside of packages. */
 const userFrame = (stack: string): string => {
-  const line = stack.split("\n").find((frame) => /\.(ts|js|mts|mjs):\d+/.test(frame) && !frame.includes("node_modules") && !frame.includes("node:"))
+  const line = stack
+    .split("\n")
+    .find((frame) => /\.(ts|js|mts|mjs):\d+/.test(frame) && !frame.includes("node_modules") && !frame.includes("node:"))
   const match = line === undefined ? null : /(?:file:\/\/)?(\/[^():]+):(\d+):\d+/.exec(line)
   return match === null ? "" : ` (at ${match[1]}:${match[2]})`
 }

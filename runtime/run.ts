@@ -66,15 +66,23 @@ export interface RunResult {
   readonly pipeline: string
   readonly status: "succeeded" | "failed"
   readonly nodes: ReadonlyArray<NodeResult>
-  readonly outputs: Readonly<Record<string, { readonly kind: string; readonly path: string; readonly digest: string; readonly contentDigest: string }>>
+  readonly outputs: Readonly<
+    Record<string, { readonly kind: string; readonly path: string; readonly digest: string; readonly contentDigest: string }>
+  >
 }
 
 /** The nodes that a selection runs; undefined: all. */
 const select = (graph: Graph, options: RunOptions): Effect.Effect<ReadonlySet<string> | undefined, PipelineError> =>
   Effect.gen(function* () {
     const ids = [...graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id)
-    for (const [flag, id] of [["only", options.only], ["from", options.from], ["until", options.until], ...(options.force ?? []).map((id) => ["force", id])] as const) {
-      if (id !== undefined && !ids.includes(id)) return yield* new PipelineError({ message: `--${flag} ${id}: there is no such node.${didYouMean(id, ids)}` })
+    for (const [flag, id] of [
+      ["only", options.only],
+      ["from", options.from],
+      ["until", options.until],
+      ...(options.force ?? []).map((id) => ["force", id])
+    ] as const) {
+      if (id !== undefined && !ids.includes(id))
+        return yield* new PipelineError({ message: `--${flag} ${id}: there is no such node.${didYouMean(id, ids)}` })
     }
     if (options.only !== undefined) return new Set([options.only])
     let selected: Set<string> | undefined
@@ -90,19 +98,33 @@ const open = (options: RunOptions): Effect.Effect<{ readonly journal: Journal; r
   Effect.try({ try: () => ({ journal: new Journal(options.home), store: new Store(options.home) }), catch: (cause) => cause as StoreError })
 
 /** What a run with these parameters would do. */
-export const plan = (pipeline: AnyPipeline, params: Readonly<Record<string, unknown>>, options: RunOptions): Effect.Effect<Plan & { readonly selected: ReadonlySet<string> | undefined }, PipelineError | ConfigError | StoreError, Numerics> =>
+export const plan = (
+  pipeline: AnyPipeline,
+  params: Readonly<Record<string, unknown>>,
+  options: RunOptions
+): Effect.Effect<Plan & { readonly selected: ReadonlySet<string> | undefined }, PipelineError | ConfigError | StoreError, Numerics> =>
   Effect.gen(function* () {
     const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
     const selected = yield* select(graph, options)
     const { journal, store } = yield* open(options)
-    return yield* makePlan(graph, journal, store, { device: options.device ?? "cpu", threads: options.threads ?? 1 }, new Set(options.force)).pipe(
+    return yield* makePlan(
+      graph,
+      journal,
+      store,
+      { device: options.device ?? "cpu", threads: options.threads ?? 1 },
+      new Set(options.force)
+    ).pipe(
       Effect.map((made) => ({ ...made, selected })),
       Effect.ensuring(Effect.sync(() => journal.close()))
     )
   })
 
 /** Runs the pipeline. Fails only when it can't start; a failed stage is part of the result. */
-export const run = (pipeline: AnyPipeline, params: Readonly<Record<string, unknown>>, options: RunOptions): Effect.Effect<RunResult, PipelineError | ConfigError | StoreError, Numerics> =>
+export const run = (
+  pipeline: AnyPipeline,
+  params: Readonly<Record<string, unknown>>,
+  options: RunOptions
+): Effect.Effect<RunResult, PipelineError | ConfigError | StoreError, Numerics> =>
   Effect.gen(function* () {
     const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
     const selected = yield* select(graph, options)
@@ -162,7 +184,12 @@ class Run {
     return Effect.gen(function* () {
       const started = performance.now()
       self.#journal.startRun(self.#id, self.#graph.pipeline, params)
-      self.#emit({ type: "run-started", run: self.#id, pipeline: self.#graph.pipeline, nodes: [...self.#graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id) })
+      self.#emit({
+        type: "run-started",
+        run: self.#id,
+        pipeline: self.#graph.pipeline,
+        nodes: [...self.#graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id)
+      })
       yield* self.#schedule()
       self.#journal.transaction(() => self.#hits.forEach((record) => record()))
       const nodes = [...self.#results.values()]
@@ -172,14 +199,22 @@ class Run {
       const outputs: Record<string, RunResult["outputs"][string]> = {}
       for (const [name, id] of Object.entries(self.#graph.outputs)) {
         const made = self.#made.get(id)
-        if (made !== undefined) outputs[name] = { kind: self.#graph.nodes.get(id)!.type.kind, path: made.path, digest: made.digest, contentDigest: made.contentDigest }
+        if (made !== undefined)
+          outputs[name] = {
+            kind: self.#graph.nodes.get(id)!.type.kind,
+            path: made.path,
+            digest: made.digest,
+            contentDigest: made.contentDigest
+          }
       }
       return { run: self.#id, pipeline: self.#graph.pipeline, status, nodes, outputs }
     }).pipe(
-      Effect.onExit((exit) => Effect.sync(() => {
-        self.#processes.close()
-        if (Exit.isFailure(exit)) self.#journal.finishRun(self.#id, Cause.hasInterrupts(exit.cause) ? "interrupted" : "failed")
-      }))
+      Effect.onExit((exit) =>
+        Effect.sync(() => {
+          self.#processes.close()
+          if (Exit.isFailure(exit)) self.#journal.finishRun(self.#id, Cause.hasInterrupts(exit.cause) ? "interrupted" : "failed")
+        })
+      )
     )
   }
 
@@ -240,7 +275,14 @@ class Run {
         if (yield* Effect.promise(() => self.#store.present(trace.digest))) {
           self.#made.set(id, { ...trace, path: self.#store.path(trace.digest) })
           self.#hits.push(() => self.#record(node, key, parts, "hit", 0, trace.digest, null))
-          self.#report(node, { status: "hit", milliseconds: performance.now() - started, key, digest: trace.digest, metrics: trace.metrics, error: null })
+          self.#report(node, {
+            status: "hit",
+            milliseconds: performance.now() - started,
+            key,
+            digest: trace.digest,
+            metrics: trace.metrics,
+            error: null
+          })
           return
         }
         self.#emit({ type: "note", node: id, message: "its result is damaged or gone from the store: making it again" })
@@ -249,12 +291,16 @@ class Run {
       }
       if (self.#selected !== undefined && !self.#selected.has(id)) {
         const needed = [...self.#selected].some((selected) => ancestors(self.#graph, selected).has(id))
-        if (needed) return yield* new PipelineError({ message: `Node "${id}" is needed but not selected, and its result is not in the store. Run it first (--until ${id}), or leave the selection out.` })
+        if (needed)
+          return yield* new PipelineError({
+            message: `Node "${id}" is needed but not selected, and its result is not in the store. Run it first (--until ${id}), or leave the selection out.`
+          })
         return self.#skip(node, key)
       }
       for (const dependency of new Set(dependencies(node))) if (!(yield* self.#sound(dependency))) return self.#skip(node, key)
       // An input that had to be made again may have come out different.
-      if (cacheKey(keyParts(node, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)) !== key) return yield* self.#settle(id)
+      if (cacheKey(keyParts(node, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)) !== key)
+        return yield* self.#settle(id)
       yield* self.#attempt(node, key, parts)
     })
   }
@@ -313,19 +359,42 @@ class Run {
   }
 
   /** Runs the stage and commits what it wrote. */
-  #make(node: StageNode, key: string, parts: KeyParts): Effect.Effect<{ readonly digest: string; readonly metrics: Readonly<Record<string, number>> }, StageError | StoreError | PipelineError> {
+  #make(
+    node: StageNode,
+    key: string,
+    parts: KeyParts
+  ): Effect.Effect<
+    { readonly digest: string; readonly metrics: Readonly<Record<string, number>> },
+    StageError | StoreError | PipelineError
+  > {
     const self = this
     const tensors = node.stage.resources.tensors === true
     const started = performance.now()
     return Effect.gen(function* () {
-      self.#emit({ type: "node-started", node: node.id, stage: node.stage.name, why: changes(node, self.#facts, self.#journal, self.#graph.pipeline, parts).all })
+      self.#emit({
+        type: "node-started",
+        node: node.id,
+        stage: node.stage.name,
+        why: changes(node, self.#facts, self.#journal, self.#graph.pipeline, parts).all
+      })
       const directory = yield* self.#store.temporary()
       return yield* Effect.gen(function* () {
-        const metrics = yield* (tensors ? self.#processes : inProcess).run(node.stage, self.#job(node, directory), (progress) => self.#emit({ type: "progress", node: node.id, progress }))
-        yield* self.#checkFiles(node)
-        const stored = yield* self.#store.commit(directory, node.type).pipe(
-          Effect.mapError((error) => (error._tag === "ArtifactError" ? new StageError({ reason: "BadOutput", message: `Stage ${node.stage.name} wrote something else than a ${node.type.name}. ${error.message}` }) : error))
+        const metrics = yield* (tensors ? self.#processes : inProcess).run(node.stage, self.#job(node, directory), (progress) =>
+          self.#emit({ type: "progress", node: node.id, progress })
         )
+        yield* self.#checkFiles(node)
+        const stored = yield* self.#store
+          .commit(directory, node.type)
+          .pipe(
+            Effect.mapError((error) =>
+              error._tag === "ArtifactError"
+                ? new StageError({
+                    reason: "BadOutput",
+                    message: `Stage ${node.stage.name} wrote something else than a ${node.type.name}. ${error.message}`
+                  })
+                : error
+            )
+          )
         self.#journal.transaction(() => {
           if (self.#options.force?.includes(node.id) === true) self.#journal.forgetTrace(key)
           self.#journal.recordTrace(
@@ -350,7 +419,9 @@ class Run {
       module: node.stage.module,
       exportName: this.#facts.code.get(node.id)!.exportName,
       config: node.config,
-      inputs: Object.fromEntries(Object.entries(node.inputs).map(([port, ids]) => [port, ids === null ? null : typeof ids === "string" ? ref(ids) : ids.map(ref)])),
+      inputs: Object.fromEntries(
+        Object.entries(node.inputs).map(([port, ids]) => [port, ids === null ? null : typeof ids === "string" ? ref(ids) : ids.map(ref)])
+      ),
       output,
       seed: node.seed,
       device: this.#options.device ?? "cpu",
@@ -367,14 +438,38 @@ class Run {
         const made = self.#made.get(id)!
         if (made.stamp === undefined) continue
         const now = yield* Effect.promise(() => stampOf(made.path).catch(() => ""))
-        if (now !== made.stamp) return yield* new StageError({ reason: "InputChanged", message: `The input ${made.path} changed while it was read. Nothing was recorded: let whatever writes it finish, then run again.` })
+        if (now !== made.stamp)
+          return yield* new StageError({
+            reason: "InputChanged",
+            message: `The input ${made.path} changed while it was read. Nothing was recorded: let whatever writes it finish, then run again.`
+          })
       }
     })
   }
 
-  #record(node: StageNode, key: string, parts: KeyParts, status: NodeStatus, milliseconds: number, digest: string | null, error: string | null): void {
+  #record(
+    node: StageNode,
+    key: string,
+    parts: KeyParts,
+    status: NodeStatus,
+    milliseconds: number,
+    digest: string | null,
+    error: string | null
+  ): void {
     const files = codeParts(this.#facts.code.get(node.id)!)
-    this.#journal.recordExecution({ run: this.#id, pipeline: this.#graph.pipeline, node: node.id, stage: node.stage.name, key, parts, files, status, milliseconds, digest, error })
+    this.#journal.recordExecution({
+      run: this.#id,
+      pipeline: this.#graph.pipeline,
+      node: node.id,
+      stage: node.stage.name,
+      key,
+      parts,
+      files,
+      status,
+      milliseconds,
+      digest,
+      error
+    })
   }
 
   #skip(node: StageNode, key: string | null): void {

@@ -27,12 +27,28 @@ export type Ports = Readonly<Record<string, Port>>
 export const portOf = (port: Port): { readonly arity: "one" | "many" | "optional"; readonly type: ArtifactType<any> } =>
   "port" in port ? { arity: port.port, type: port.type } : { arity: "one", type: port }
 
-type Wire<P> = P extends Many<infer A> ? ReadonlyArray<Node<A>> : P extends Optional<infer A> ? Node<A> | undefined : P extends ArtifactType<infer A> ? Node<A> : never
+type Wire<P> =
+  P extends Many<infer A>
+    ? ReadonlyArray<Node<A>>
+    : P extends Optional<infer A>
+      ? Node<A> | undefined
+      : P extends ArtifactType<infer A>
+        ? Node<A>
+        : never
 type OptionalPorts<I> = { [K in keyof I]: I[K] extends Optional<any> ? K : never }[keyof I]
 /** The nodes a stage wants: one for each port. */
-export type Wires<I> = { readonly [K in Exclude<keyof I, OptionalPorts<I>>]: Wire<I[K]> } & { readonly [K in OptionalPorts<I>]?: Wire<I[K]> }
+export type Wires<I> = { readonly [K in Exclude<keyof I, OptionalPorts<I>>]: Wire<I[K]> } & {
+  readonly [K in OptionalPorts<I>]?: Wire<I[K]>
+}
 
-type Given<P> = P extends Many<infer A> ? ReadonlyArray<ArtifactRef<A>> : P extends Optional<infer A> ? ArtifactRef<A> | undefined : P extends ArtifactType<infer A> ? ArtifactRef<A> : never
+type Given<P> =
+  P extends Many<infer A>
+    ? ReadonlyArray<ArtifactRef<A>>
+    : P extends Optional<infer A>
+      ? ArtifactRef<A> | undefined
+      : P extends ArtifactType<infer A>
+        ? ArtifactRef<A>
+        : never
 
 /** How far a stage is: shown, never stored. Fields beside these are shown as they are. */
 export interface Progress {
@@ -77,11 +93,16 @@ export interface Definition<Config extends ConfigSchema, Inputs extends Ports, O
 }
 
 type NodeOptions = { readonly seed?: number }
-type ConfigArguments<Config extends ConfigSchema> = {} extends Config["Encoded"] ? [config?: Config["Encoded"] & NodeOptions] : [config: Config["Encoded"] & NodeOptions]
+type ConfigArguments<Config extends ConfigSchema> = {} extends Config["Encoded"]
+  ? [config?: Config["Encoded"] & NodeOptions]
+  : [config: Config["Encoded"] & NodeOptions]
 
 export interface Stage<Config extends ConfigSchema, Inputs extends Ports, Output> {
   /** Applies the stage: a node for each port, then the hyperparameters that differ from their defaults (and a seed, to set it apart). */
-  <W extends Wires<Inputs>>(inputs: W & { readonly [K in Exclude<keyof W, keyof Inputs>]: never }, ...config: ConfigArguments<Config>): Node<Output>
+  <W extends Wires<Inputs>>(
+    inputs: W & { readonly [K in Exclude<keyof W, keyof Inputs>]: never },
+    ...config: ConfigArguments<Config>
+  ): Node<Output>
   readonly stage: StageInfo
 }
 /** A stage as the runtime sees it. */
@@ -124,9 +145,13 @@ const callSite = (): string | undefined => {
  *       })
  *     })
  */
-export const make = <Config extends ConfigSchema, const Inputs extends Ports, Output extends Artifact>(name: string, definition: Definition<Config, Inputs, Output>): Stage<Config, Inputs, Output> => {
+export const make = <Config extends ConfigSchema, const Inputs extends Ports, Output extends Artifact>(
+  name: string,
+  definition: Definition<Config, Inputs, Output>
+): Stage<Config, Inputs, Output> => {
   const module = definition.module?.url ?? callSite()
-  if (module === undefined) throw new Error(`Stage "${name}": can't tell which module makes it. Add \`module: import.meta\` to its definition.`)
+  if (module === undefined)
+    throw new Error(`Stage "${name}": can't tell which module makes it. Add \`module: import.meta\` to its definition.`)
   const info: StageInfo = {
     name,
     description: definition.description ?? "",

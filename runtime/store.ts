@@ -81,7 +81,13 @@ export class Store {
   }
 
   #try<A>(doing: string, body: () => Promise<A>): Effect.Effect<A, StoreError> {
-    return Effect.tryPromise({ try: body, catch: (cause) => new StoreError({ message: `${doing}: ${messageOf(cause)}. Free some space or mend the folder ${this.home}, then run again: what is finished is kept.` }) })
+    return Effect.tryPromise({
+      try: body,
+      catch: (cause) =>
+        new StoreError({
+          message: `${doing}: ${messageOf(cause)}. Free some space or mend the folder ${this.home}, then run again: what is finished is kept.`
+        })
+    })
   }
 
   /** A new empty folder for a stage to write into. */
@@ -106,7 +112,11 @@ export class Store {
         return list
       })
       const contentDigest =
-        type.contentDigest === undefined ? createHash("sha256").update(JSON.stringify([type.name, files])).digest("hex") : yield* type.contentDigest(directory)
+        type.contentDigest === undefined
+          ? createHash("sha256")
+              .update(JSON.stringify([type.name, files]))
+              .digest("hex")
+          : yield* type.contentDigest(directory)
       const manifest: Manifest = { format: 1, type: type.name, contentDigest, files }
       const bytes = JSON.stringify(manifest, undefined, 1)
       const digest = createHash("sha256").update(bytes).digest("hex")
@@ -170,9 +180,11 @@ export class Store {
 
   async #setAside(digest: string): Promise<void> {
     await mkdir(join(this.home, "quarantine"), { recursive: true })
-    await rename(this.path(digest), join(this.home, "quarantine", `${digest}-${Date.now()}-${process.pid}`)).catch((cause: NodeJS.ErrnoException) => {
-      if (cause.code !== "ENOENT") throw cause
-    })
+    await rename(this.path(digest), join(this.home, "quarantine", `${digest}-${Date.now()}-${process.pid}`)).catch(
+      (cause: NodeJS.ErrnoException) => {
+        if (cause.code !== "ENOENT") throw cause
+      }
+    )
   }
 
   remove(directory: string): Effect.Effect<void> {

@@ -17,16 +17,26 @@ const rejectedDialogue = ({ prompt, rejected }: Preference) => [...prompt, { rol
 export const preferenceTexts = Stage.make("preference-texts", {
   description: "the dialogues of preference pairs as running text in the chat format, to pretrain on",
   config: Schema.Struct({
-    responses: hyper("both", "with both responses of a pair: so nothing is told of which was chosen, and pairs may be held out later; or the chosen one only", ["both", "chosen"])
+    responses: hyper(
+      "both",
+      "with both responses of a pair: so nothing is told of which was chosen, and pairs may be held out later; or the chosen one only",
+      ["both", "chosen"]
+    )
   }),
   inputs: { preferences: Preferences },
   output: Texts,
   seeded: false,
   run: Effect.fn("preference-texts")(function* ({ config, inputs, output }) {
     const rows = yield* readRows(inputs.preferences, Preferences)
-    const dialogues = rows.flatMap((row) => (config.responses === "both" ? [chosenDialogue(row), rejectedDialogue(row)] : [chosenDialogue(row)]))
+    const dialogues = rows.flatMap((row) =>
+      config.responses === "both" ? [chosenDialogue(row), rejectedDialogue(row)] : [chosenDialogue(row)]
+    )
     const usable = dialogues.filter(fitsChatFormat)
-    return yield* writeDataset(output, usable.map((messages) => ({ text: dialogueText(messages) })), { metrics: { unusable: dialogues.length - usable.length } })
+    return yield* writeDataset(
+      output,
+      usable.map((messages) => ({ text: dialogueText(messages) })),
+      { metrics: { unusable: dialogues.length - usable.length } }
+    )
   })
 })
 
@@ -38,7 +48,9 @@ export const preferenceDemonstrations = Stage.make("preference-demonstrations", 
   seeded: false,
   run: Effect.fn("preference-demonstrations")(function* ({ inputs, output }) {
     const rows = yield* readRows(inputs.preferences, Preferences)
-    const demonstrations = rows.map((row) => ({ id: row.id, messages: chosenDialogue(row) })).filter(({ messages }) => fitsChatFormat(messages))
+    const demonstrations = rows
+      .map((row) => ({ id: row.id, messages: chosenDialogue(row) }))
+      .filter(({ messages }) => fitsChatFormat(messages))
     return yield* writeDataset(output, demonstrations, { metrics: { unusable: rows.length - demonstrations.length } })
   })
 })
@@ -56,12 +68,19 @@ export const preferencePrompts = Stage.make("preference-prompts", {
     const distinct = new Map(rows.filter((row) => fitsChatFormat(row.prompt)).map((row) => [JSON.stringify(row.prompt), row]))
     const all = [...distinct.values()]
     const drawn = config.count === 0 ? all : new Random(seed, "prompts").shuffle(all).slice(0, config.count)
-    return yield* writeDataset(output, drawn.map((row) => ({ id: row.id, messages: row.prompt, safety: config.safety })))
+    return yield* writeDataset(
+      output,
+      drawn.map((row) => ({ id: row.id, messages: row.prompt, safety: config.safety }))
+    )
   })
 })
 
 /** Which of `folds` parts a pair is in: by its first question, so that dialogues that begin alike stay together. */
-export const foldOf = (pair: Preference, folds: number): number => createHash("sha256").update(pair.prompt.find((message) => message.role === "user")?.content ?? "").digest().readUInt32LE(0) % folds
+export const foldOf = (pair: Preference, folds: number): number =>
+  createHash("sha256")
+    .update(pair.prompt.find((message) => message.role === "user")?.content ?? "")
+    .digest()
+    .readUInt32LE(0) % folds
 
 export const foldPreferences = Stage.make("fold-preferences", {
   description: "one part of a preference dataset, or all but that part, for cross-validation",
@@ -75,6 +94,9 @@ export const foldPreferences = Stage.make("fold-preferences", {
   seeded: false,
   run: Effect.fn("fold-preferences")(function* ({ config, inputs, output }) {
     const rows = yield* readRows(inputs.preferences, Preferences)
-    return yield* writeDataset(output, rows.filter((row) => (foldOf(row, config.folds) === config.fold) === (config.part === "inside")))
+    return yield* writeDataset(
+      output,
+      rows.filter((row) => (foldOf(row, config.folds) === config.fold) === (config.part === "inside"))
+    )
   })
 })

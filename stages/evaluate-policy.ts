@@ -9,6 +9,7 @@ import * as Stage from "../runtime/stage.ts"
 import { report } from "../schemas/artifact.ts"
 import { EstimateSchema } from "../schemas/metrics.ts"
 import { type ScoredCompletion, ScoredCompletions } from "../schemas/rows.ts"
+import { EmptyDatasetError } from "./shared/errors.ts"
 import { bootstrapMean, mean, median } from "./shared/statistics.ts"
 
 export const RewardSummary = Schema.Struct({
@@ -34,9 +35,18 @@ export const summariseRewards = (completions: ReadonlyArray<ScoredCompletion>, s
     prompts: prompts.length,
     completions: completions.length,
     finished: completions.filter((completion) => completion.finished).length,
-    mean: bootstrapMean(prompts.map((samples) => mean(rewards(samples))), seed),
-    median: bootstrapMean(prompts.map((samples) => median(rewards(samples))), seed),
-    max: bootstrapMean(prompts.map((samples) => Math.max(...rewards(samples))), seed)
+    mean: bootstrapMean(
+      prompts.map((samples) => mean(rewards(samples))),
+      seed
+    ),
+    median: bootstrapMean(
+      prompts.map((samples) => median(rewards(samples))),
+      seed
+    ),
+    max: bootstrapMean(
+      prompts.map((samples) => Math.max(...rewards(samples))),
+      seed
+    )
   }
 }
 
@@ -46,7 +56,9 @@ export const evaluatePolicy = Stage.make("evaluate-policy", {
   inputs: { scored: ScoredCompletions },
   output: RewardSummaryReport,
   run: Effect.fn("evaluate-policy")(function* ({ inputs, output, seed }) {
-    return yield* writeReport(output, summariseRewards(yield* readRows(inputs.scored, ScoredCompletions), seed))
+    const scored = yield* readRows(inputs.scored, ScoredCompletions)
+    if (scored.length === 0) return yield* EmptyDatasetError.of("summarise rewards of", "no scored completions")
+    return yield* writeReport(output, summariseRewards(scored, seed))
   })
 })
 
@@ -62,15 +74,18 @@ export const BestOfN = Schema.Struct({
 export const BestOfNReport = report(BestOfN, "best-of-n/1")
 
 /** The same completions as scored by a selector and by a judge. Prompts that only one of them scored are left out. */
-export const bestOfN = (selected: ReadonlyArray<ScoredCompletion>, judged: ReadonlyArray<ScoredCompletion>, seed: number): typeof BestOfN.Type => {
+export const bestOfN = (
+  selected: ReadonlyArray<ScoredCompletion>,
+  judged: ReadonlyArray<ScoredCompletion>,
+  seed: number
+): typeof BestOfN.Type => {
   const judge = new Map(judged.map((completion) => [`${completion.promptId}\u0000${completion.sample}`, completion.reward]))
   const prompts = byPrompt(selected)
     .map((samples) =>
-      samples
-        .flatMap((completion) => {
-          const reward = judge.get(`${completion.promptId}\u0000${completion.sample}`)
-          return reward === undefined ? [] : [{ selector: completion.reward, judge: reward }]
-        })
+      samples.flatMap((completion) => {
+        const reward = judge.get(`${completion.promptId}\u0000${completion.sample}`)
+        return reward === undefined ? [] : [{ selector: completion.reward, judge: reward }]
+      })
     )
     .filter((samples) => samples.length > 0)
   const best = (samples: ReadonlyArray<{ selector: number; judge: number }>, n: number) =>
@@ -80,9 +95,18 @@ export const bestOfN = (selected: ReadonlyArray<ScoredCompletion>, judged: Reado
   const means = prompts.map((samples) => mean(samples.map((sample) => sample.judge)))
   return {
     prompts: prompts.length,
-    byN: sizes.map((n) => ({ n, reward: bootstrapMean(prompts.map((samples) => best(samples, n)), seed) })),
+    byN: sizes.map((n) => ({
+      n,
+      reward: bootstrapMean(
+        prompts.map((samples) => best(samples, n)),
+        seed
+      )
+    })),
     mean: bootstrapMean(means, seed),
-    gain: bootstrapMean(prompts.map((samples, i) => best(samples, samples.length) - means[i]!), seed)
+    gain: bootstrapMean(
+      prompts.map((samples, i) => best(samples, samples.length) - means[i]!),
+      seed
+    )
   }
 }
 
@@ -94,6 +118,12 @@ export const evaluateBestOfN = Stage.make("evaluate-best-of-n", {
   run: Effect.fn("evaluate-best-of-n")(function* ({ inputs, output, seed }) {
     const selected = yield* readRows(inputs.selector, ScoredCompletions)
     const judged = yield* readRows(inputs.judge, ScoredCompletions)
-    return yield* writeReport(output, bestOfN(selected, judged, seed))
+    const result = bestOfN(selected, judged, seed)
+    if (result.prompts === 0)
+      return yield* EmptyDatasetError.of(
+        "choose the best of",
+        `${selected.length} completions of the selector and ${judged.length} of the judge, with none in common`
+      )
+    return yield* writeReport(output, result)
   })
 })

@@ -79,17 +79,29 @@ export const rewardAccuracy = (scores: ReadonlyArray<PairScore>, seed: number): 
   const ratings = [...new Set(scores.map((score) => score.rating))].sort((a, b) => (a ?? 9) - (b ?? 9))
   return {
     pairs: scores.length,
-    accuracy: accuracyOf(scores, (score) => score.chosenReward, (score) => score.rejectedReward),
+    accuracy: accuracyOf(
+      scores,
+      (score) => score.chosenReward,
+      (score) => score.rejectedReward
+    ),
     byRating: ratings.map((rating) => {
       const rated = scores.filter((score) => score.rating === rating)
       return {
         rating: rating === null ? "unrated" : ratingNames[rating]!,
         pairs: rated.length,
-        accuracy: accuracyOf(rated, (score) => score.chosenReward, (score) => score.rejectedReward)
+        accuracy: accuracyOf(
+          rated,
+          (score) => score.chosenReward,
+          (score) => score.rejectedReward
+        )
       }
     }),
     controls: {
-      preferShorter: accuracyOf(scores, (score) => -score.chosenCharacters, (score) => -score.rejectedCharacters),
+      preferShorter: accuracyOf(
+        scores,
+        (score) => -score.chosenCharacters,
+        (score) => -score.rejectedCharacters
+      ),
       shuffledLabels: accuracyOf(
         scores,
         (score) => (swapped.get(score) === true ? score.rejectedReward : score.chosenReward),

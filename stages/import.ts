@@ -7,6 +7,7 @@ import * as Schema from "effect/Schema"
 import { writeDataset } from "../data/dataset.ts"
 import { parseHhRlhf, parseMessages, parsePromptChosenRejected } from "../data/dialects.ts"
 import { BadRowsError, newCounts, type ReadCounts, readParsed } from "../data/records.ts"
+import { checkVocabulary } from "../models/checkpoint.ts"
 import { loadConfig } from "../models/weights.ts"
 import { loadTokenizer } from "../models/tokenizer/index.ts"
 import * as Stage from "../runtime/stage.ts"
@@ -19,18 +20,28 @@ import { Demonstrations, Preferences } from "../schemas/rows.ts"
 const maxBad = hyper(0.01, "share of rows that may not fit before the run stops; the others are skipped and counted", { min: 0, max: 1 })
 
 /** Streams the parsed rows of a file into the output; what the file is at fault for comes out as its error. */
-const importRows = <Row>(path: string, parse: (value: unknown, line: number) => Row, bad: number, write: (rows: AsyncIterable<Row>, counts: ReadCounts) => Effect.Effect<Written<any>>) => {
+const importRows = <Row>(
+  path: string,
+  parse: (value: unknown, line: number) => Row,
+  bad: number,
+  write: (rows: AsyncIterable<Row>, counts: ReadCounts) => Effect.Effect<Written<any>>
+) => {
   const counts = newCounts()
   return write(readParsed(path, parse, counts, { maxBad: bad }), counts).pipe(
     Effect.map((result) => written(result.slot, { ...result.metrics, rowsRead: counts.rows, rowsSkipped: counts.bad })),
-    Effect.catchDefect((defect) => (defect instanceof BadRowsError || defect instanceof ArtifactError ? Effect.fail(defect) : Effect.die(defect)))
+    Effect.catchDefect((defect) =>
+      defect instanceof BadRowsError || defect instanceof ArtifactError ? Effect.fail(defect) : Effect.die(defect)
+    )
   )
 }
 
 export const importPreferences = Stage.make("import-preferences", {
   description: "preference pairs from a file (JSONL, JSONL.gz or Parquet)",
   config: Schema.Struct({
-    format: hyper("hh-rlhf", "hh-rlhf: two transcripts; prompt-chosen-rejected: those fields, and a rating from 0 to 3 if there is one", ["hh-rlhf", "prompt-chosen-rejected"]),
+    format: hyper("hh-rlhf", "hh-rlhf: two transcripts; prompt-chosen-rejected: those fields, and a rating from 0 to 3 if there is one", [
+      "hh-rlhf",
+      "prompt-chosen-rejected"
+    ]),
     source: hyper("", "what to call the pairs' source in statistics"),
     maxBad
   }),
@@ -40,7 +51,12 @@ export const importPreferences = Stage.make("import-preferences", {
   run: Effect.fn("import-preferences")(function* ({ config, inputs, output }) {
     const source = config.source === "" ? config.format : config.source
     const parse = config.format === "hh-rlhf" ? parseHhRlhf : parsePromptChosenRejected
-    return yield* importRows(inputs.file.path, (value, line) => parse(value, line, source), config.maxBad, (rows) => writeDataset(output, rows))
+    return yield* importRows(
+      inputs.file.path,
+      (value, line) => parse(value, line, source),
+      config.maxBad,
+      (rows) => writeDataset(output, rows)
+    )
   })
 })
 
@@ -56,18 +72,23 @@ export const importDemonstrations = Stage.make("import-demonstrations", {
 })
 
 /** What of a model folder is the model: other exports (PyTorch pickles, ONNX) stay behind. */
-const modelFiles = /^(config\.json|generation_config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|tokenizer\.model|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json)$/
+const modelFiles =
+  /^(config\.json|generation_config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|tokenizer\.model|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json)$/
 
 /** Copies a model's folder into the store (by reference where the file system can) and says what the model is for. */
-const importModel = <R extends Role>(path: string, output: OutputSlot<Checkpoint<R>>, role: R): Effect.Effect<Written<Checkpoint<R>>, ArtifactError> =>
+const importModel = <R extends Role>(
+  path: string,
+  output: OutputSlot<Checkpoint<R>>,
+  role: R
+): Effect.Effect<Written<Checkpoint<R>>, ArtifactError> =>
   Effect.gen(function* () {
     const config = yield* loadConfig(path)
     const tokenizer = yield* loadTokenizer(path)
-    if (tokenizer.vocabSize > config.vocabSize) {
-      return yield* ArtifactError.of({ doing: `Reading the checkpoint ${path}`, expected: `a tokenizer of at most ${config.vocabSize} pieces, as the model has`, found: `one of ${tokenizer.vocabSize}`, hint: "The tokenizer belongs to another model." })
-    }
+    yield* checkVocabulary(tokenizer, config, path)
     yield* Effect.promise(async () => {
-      for (const name of await readdir(path)) if (modelFiles.test(name)) cpSync(join(path, name), join(output.path, name), { mode: constants.COPYFILE_FICLONE, dereference: true })
+      for (const name of await readdir(path))
+        if (modelFiles.test(name))
+          cpSync(join(path, name), join(output.path, name), { mode: constants.COPYFILE_FICLONE, dereference: true })
       await writeFile(join(output.path, roleFile), `${JSON.stringify({ format: 1, role }, undefined, 2)}\n`)
     })
     return written(output, { layers: config.layers, dim: config.dim, vocabSize: config.vocabSize })

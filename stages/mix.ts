@@ -9,7 +9,8 @@ import type { Dataset, DatasetType } from "../schemas/artifact.ts"
 
 export const MixConfig = Schema.Struct({
   weights: Schema.Array(Schema.Number.check(Schema.isGreaterThanOrEqualTo(0))).annotate({
-    description: "how often each dataset's rows are drawn, in the order of the inputs: 0.5 is a random half, 2 is every row twice (§2.1, §3.2.2)"
+    description:
+      "how often each dataset's rows are drawn, in the order of the inputs: 0.5 is a random half, 2 is every row twice (§2.1, §3.2.2)"
   })
 })
 
@@ -36,9 +37,16 @@ const mixStage = <Row>(name: string, type: DatasetType<Row>) => ({
   config: MixConfig,
   inputs: { datasets: Stage.many(type) },
   output: type,
-  run: Effect.fn(name)(function* ({ config, inputs, output, seed }: Stage.Context<typeof MixConfig, { datasets: Stage.Many<Dataset<Row>> }, Dataset<Row>>) {
+  run: Effect.fn(name)(function* ({
+    config,
+    inputs,
+    output,
+    seed
+  }: Stage.Context<typeof MixConfig, { datasets: Stage.Many<Dataset<Row>> }, Dataset<Row>>) {
     if (config.weights.length !== inputs.datasets.length) {
-      return yield* new MixError({ message: `Mixing ${inputs.datasets.length} datasets needs as many weights, got ${config.weights.length} ([${config.weights.join(", ")}]). Give one weight a dataset, in their order.` })
+      return yield* new MixError({
+        message: `Mixing ${inputs.datasets.length} datasets needs as many weights, got ${config.weights.length} ([${config.weights.join(", ")}]). Give one weight a dataset, in their order.`
+      })
     }
     const sets = yield* Effect.forEach(inputs.datasets, (set) => readRows(set, type))
     return yield* writeDataset(output, mixRows(sets, config.weights, seed))

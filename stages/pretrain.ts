@@ -70,8 +70,13 @@ export const pretrain = Stage.make("pretrain", {
     const tokenizer = yield* loadTokenizer(inputs.tokenizer.path)
     const texts = yield* readRows(inputs.texts, Texts)
     const length = Math.min(config.sequenceLength, config.contextLength) + 1
-    const rows = joinDocuments(tokenizer, texts.map((row) => row.text), length)
-    if (rows.length === 0) return yield* EmptyDatasetError.of("pretrain on", `${texts.length} texts that do not fill one sequence of ${length} tokens`)
+    const rows = joinDocuments(
+      tokenizer,
+      texts.map((row) => row.text),
+      length
+    )
+    if (rows.length === 0)
+      return yield* EmptyDatasetError.of("pretrain on", `${texts.length} texts that do not fill one sequence of ${length} tokens`)
     const model = initLlama(
       llamaConfig({
         vocabSize: tokenizer.vocabSize,

@@ -24,7 +24,8 @@ import { chunks } from "./shared/sequences.ts"
 import { stepsFor, train, type TrainingBatch, trainingMetrics } from "./shared/train.ts"
 
 /** Ranking loss with margin, Llama 2 §3.2.2 eq. 2, summed over pairs: -log sigmoid(r_chosen - r_rejected - m). Each argument (B,); returns (). */
-export const rankingLoss = (chosen: Tensor, rejected: Tensor, margin: Tensor): Tensor => chosen.sub(rejected).sub(margin).logSigmoid().sum().neg()
+export const rankingLoss = (chosen: Tensor, rejected: Tensor, margin: Tensor): Tensor =>
+  chosen.sub(rejected).sub(margin).logSigmoid().sum().neg()
 
 /** Margin by rating (significantly better, better, slightly better, negligibly better or unsure), §A.3.3 table 27. */
 export const margins = {
@@ -55,17 +56,31 @@ export interface TokenisedPair {
 }
 
 /** Tokenises a pair; undefined when either dialogue does not fit the context. */
-export const tokenisePair = (tokenizer: Tokenizer, pair: Preference, table: keyof typeof margins, length: number): TokenisedPair | undefined => {
+export const tokenisePair = (
+  tokenizer: Tokenizer,
+  pair: Preference,
+  table: keyof typeof margins,
+  length: number
+): TokenisedPair | undefined => {
   const encode = (content: string) => fitDialogue(tokenizer, [...pair.prompt, { role: "assistant", content }], length)?.tokens
   const chosen = encode(pair.chosen)
   const rejected = encode(pair.rejected)
-  return chosen === undefined || rejected === undefined ? undefined : { chosen, rejected, margin: pair.rating === null ? 0 : (margins[table][pair.rating] ?? 0) }
+  return chosen === undefined || rejected === undefined
+    ? undefined
+    : { chosen, rejected, margin: pair.rating === null ? 0 : (margins[table][pair.rating] ?? 0) }
 }
 
 /** Summed ranking loss of some pairs: chosen and rejected go through the model as one batch of 2 B rows. */
-export const pairLoss = (model: RewardModel, pairs: ReadonlyArray<TokenisedPair>, options: { readonly padId: number; readonly device: Device }): Tensor => {
+export const pairLoss = (
+  model: RewardModel,
+  pairs: ReadonlyArray<TokenisedPair>,
+  options: { readonly padId: number; readonly device: Device }
+): Tensor => {
   const scores = scoreSequences(model, [...pairs.map((pair) => pair.chosen), ...pairs.map((pair) => pair.rejected)], options) // (2 B,)
-  const margin = tensor(Float32Array.from(pairs, (pair) => pair.margin), { device: options.device })
+  const margin = tensor(
+    Float32Array.from(pairs, (pair) => pair.margin),
+    { device: options.device }
+  )
   return rankingLoss(scores.slice(0, 0, pairs.length), scores.slice(0, pairs.length, 2 * pairs.length), margin)
 }
 
@@ -79,7 +94,10 @@ export function* pairBatches(
   const longest = (pair: TokenisedPair) => Math.max(pair.chosen.length, pair.rejected.length)
   for (let epoch = 0; ; epoch++) {
     for (const batch of chunks(new Random(seed, "reward-model", "epoch", epoch).shuffle(pairs), config.batchPairs)) {
-      const parts = chunks(batch.toSorted((a, b) => longest(a) - longest(b)), config.microBatchPairs)
+      const parts = chunks(
+        batch.toSorted((a, b) => longest(a) - longest(b)),
+        config.microBatchPairs
+      )
       yield {
         count: batch.length,
         tokens: parts.reduce((sum, part) => sum + 2 * part.length * Math.max(...part.map(longest)), 0),
@@ -90,23 +108,39 @@ export function* pairBatches(
 }
 
 /** Steps of warm-up: the given share of all steps, and at least the minimum (§3.2.2). */
-export const warmupSteps = (config: Pick<Config, "warmupFraction" | "warmupMinimum">, steps: number): number => Math.max(config.warmupMinimum, Math.ceil(config.warmupFraction * steps))
+export const warmupSteps = (config: Pick<Config, "warmupFraction" | "warmupMinimum">, steps: number): number =>
+  Math.max(config.warmupMinimum, Math.ceil(config.warmupFraction * steps))
 
 const inputs = { init: Policy, pairs: Preferences }
 
-const trainRewardModel = Effect.fn("trainRewardModel")(function* ({ config, inputs: given, seed, device, progress }: Stage.Context<typeof RewardModelConfig, typeof inputs>) {
+const trainRewardModel = Effect.fn("trainRewardModel")(function* ({
+  config,
+  inputs: given,
+  seed,
+  device,
+  progress
+}: Stage.Context<typeof RewardModelConfig, typeof inputs>) {
   const { model: policy, tokenizer } = yield* loadPolicy(given.init, { device })
   const rows = yield* readRows(given.pairs, Preferences)
   const tokenised = rows.map((row) => tokenisePair(tokenizer, row, config.margin, policy.config.maxPositions))
   const pairs = tokenised.filter((pair) => pair !== undefined)
-  if (pairs.length === 0) return yield* EmptyDatasetError.of("train a reward model on", `${rows.length} pairs, none of which fits ${policy.config.maxPositions} tokens`)
+  if (pairs.length === 0)
+    return yield* EmptyDatasetError.of(
+      "train a reward model on",
+      `${rows.length} pairs, none of which fits ${policy.config.maxPositions} tokens`
+    )
   const model = initRewardModel(policy, { seed })
   const steps = stepsFor(pairs.length, config.batchPairs, config.epochs)
   const result = yield* train({
     parameters: model.parameters,
     batches: pairBatches(pairs, config, seed, (part) => pairLoss(model, part, { padId: tokenizer.padId, device })),
     steps,
-    schedule: cosineSchedule({ peak: config.learningRate, steps, warmup: warmupSteps(config, steps), finalFraction: config.finalLearningRate }),
+    schedule: cosineSchedule({
+      peak: config.learningRate,
+      steps,
+      warmup: warmupSteps(config, steps),
+      finalFraction: config.finalLearningRate
+    }),
     maxNorm: config.maxNorm,
     weightDecay: config.weightDecay,
     progress

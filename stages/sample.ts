@@ -46,16 +46,20 @@ export const sample = Stage.make("sample", {
     const rows = new Array<Completion>(work.length)
     let done = 0
     for (const batch of chunks(order, config.batchSize)) {
-      const generated = generate(model, batch.map((i) => work[i]!.tokens), {
-        maxNewTokens: config.maxNewTokens,
-        temperature: config.temperature,
-        topK: config.topK,
-        topP: config.topP,
-        // Each completion draws its own numbers, whatever batch it is in.
-        seeds: batch.map((i) => deriveSeed(seed, "sample", work[i]!.prompt.id, work[i]!.sample)),
-        eosId: tokenizer.eosId,
-        padId: tokenizer.padId
-      })
+      const generated = generate(
+        model,
+        batch.map((i) => work[i]!.tokens),
+        {
+          maxNewTokens: config.maxNewTokens,
+          temperature: config.temperature,
+          topK: config.topK,
+          topP: config.topP,
+          // Each completion draws its own numbers, whatever batch it is in.
+          seeds: batch.map((i) => deriveSeed(seed, "sample", work[i]!.prompt.id, work[i]!.sample)),
+          eosId: tokenizer.eosId,
+          padId: tokenizer.padId
+        }
+      )
       generated.forEach((completion, j) => {
         const { prompt, sample } = work[batch[j]!]!
         const text = tokenizer.decode(completion.finished ? completion.tokens.slice(0, -1) : completion.tokens)

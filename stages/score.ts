@@ -29,13 +29,27 @@ export const score = Stage.make("score", {
     // An empty completion is no answer: it can't be scored, nor chosen.
     const work = completions.flatMap((completion, index) => {
       if (completion.text === "") return []
-      const example = fitDialogue(tokenizer, [...completion.prompt, { role: "assistant", content: completion.text }], model.config.maxPositions)
-      return example === undefined ? [] : [{ index, tokens: example.tokens }]
+      const example = fitDialogue(
+        tokenizer,
+        [...completion.prompt, { role: "assistant", content: completion.text }],
+        model.config.maxPositions
+      )
+      if (example === undefined) return []
+      // The chat format ends an answer with a space and EOS; one that was cut off has neither, and is scored at its last word.
+      return [{ index, tokens: completion.finished ? example.tokens : example.tokens.slice(0, -2) }]
     })
     const rewards = new Map<number, number>()
     const order = work.toSorted((a, b) => a.tokens.length - b.tokens.length || a.index - b.index)
     for (const batch of chunks(order, config.batchSize)) {
-      const scores = scoped(() => noGrad(() => scoreSequences(model, batch.map((item) => item.tokens), { padId: tokenizer.padId, device }).toNumbers()))
+      const scores = scoped(() =>
+        noGrad(() =>
+          scoreSequences(
+            model,
+            batch.map((item) => item.tokens),
+            { padId: tokenizer.padId, device }
+          ).toNumbers()
+        )
+      )
       batch.forEach((item, i) => rewards.set(item.index, scores[i]!))
       yield* progress({ step: rewards.size, total: work.length, tokens: batch.reduce((sum, item) => sum + item.tokens.length, 0) })
     }

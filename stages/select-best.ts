@@ -18,7 +18,10 @@ export const SelectBestConfig = Schema.Struct({
 })
 
 /** The best completion of each prompt, in the order in which prompts first appear; among equals the first. */
-export const bestOf = (sets: Iterable<ReadonlyArray<ScoredCompletion>>, options: { readonly unfinished: "drop" | "keep" }): Array<ScoredCompletion> => {
+export const bestOf = (
+  sets: Iterable<ReadonlyArray<ScoredCompletion>>,
+  options: { readonly unfinished: "drop" | "keep" }
+): Array<ScoredCompletion> => {
   const best = new Map<string, ScoredCompletion>()
   for (const set of sets) {
     for (const completion of set) {
@@ -40,7 +43,10 @@ export const selectBest = Stage.make("select-best", {
     const sets = yield* Effect.forEach(inputs.scored, (set) => readRows(set, ScoredCompletions))
     const prompts = new Set(sets.flat().map((completion) => completion.promptId)).size
     const best = bestOf(sets, config)
-    const demonstrations = best.map(({ promptId, prompt, text }) => ({ id: promptId, messages: [...prompt, { role: "assistant" as const, content: text }] }))
+    const demonstrations = best.map(({ promptId, prompt, text }) => ({
+      id: promptId,
+      messages: [...prompt, { role: "assistant" as const, content: text }]
+    }))
     return yield* writeDataset(output, demonstrations, { metrics: { prompts, selected: best.length } })
   })
 })

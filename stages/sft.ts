@@ -28,7 +28,9 @@ export const SftConfig = Schema.Struct({
   sequenceLength: hyperInt(4096, "tokens a sequence, at most the model's context; §3.1: 4096", { min: 2 }),
   weightDecay: hyper(0.1, "§3.1: 0.1", { min: 0 }),
   maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
-  microBatchSize: hyperInt(8, "sequences at once: memory against speed; the loss does not depend on it, but for the order of float sums", { min: 1 })
+  microBatchSize: hyperInt(8, "sequences at once: memory against speed; the loss does not depend on it, but for the order of float sums", {
+    min: 1
+  })
 })
 
 /** Dialogues as examples that fit, and how many did not. */
@@ -57,8 +59,16 @@ export const sft = Stage.make("sft", {
     const { model, tokenizer } = yield* loadPolicy(inputs.init, { device })
     const rows = yield* readRows(inputs.demonstrations, Demonstrations)
     const length = Math.min(config.sequenceLength, model.config.maxPositions)
-    const { examples, tooLong } = encodeDemonstrations(tokenizer, rows.map((row) => row.messages), length)
-    if (examples.length === 0) return yield* EmptyDatasetError.of("fine-tune on demonstrations", `${rows.length} demonstrations, of which ${tooLong} are longer than ${length} tokens`)
+    const { examples, tooLong } = encodeDemonstrations(
+      tokenizer,
+      rows.map((row) => row.messages),
+      length
+    )
+    if (examples.length === 0)
+      return yield* EmptyDatasetError.of(
+        "fine-tune on demonstrations",
+        `${rows.length} demonstrations, of which ${tooLong} are longer than ${length} tokens`
+      )
 
     const epochRows = (epoch: number): Array<PackedRow> =>
       packExamples(new Random(seed, "sft", "epoch", epoch).shuffle(examples), { length, padId: tokenizer.padId })

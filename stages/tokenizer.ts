@@ -20,6 +20,12 @@ export const tokenizer = Stage.make("tokenizer", {
   seeded: false,
   run: Effect.fn("tokenizer")(function* ({ config, inputs, output }) {
     const texts = yield* readRows(inputs.texts, Texts)
-    return yield* saveTokenizer(output, trainTokenizer(texts.map((row) => row.text), { vocabSize: config.vocabSize }))
+    return yield* saveTokenizer(
+      output,
+      trainTokenizer(
+        texts.map((row) => row.text),
+        { vocabSize: config.vocabSize }
+      )
+    )
   })
 })

@@ -7,7 +7,18 @@ import { afterAll, describe, expect, it } from "vitest"
 import { Random } from "../engine/random.ts"
 import { removeFolder, runJson, start, statuses, workFolder } from "./cli/caravan.ts"
 
-const small = ["pairs=120", "dim=16", "layers=1", "heads=2", "pretrainSteps=4", "prompts=4", "k=2", "maxNewTokens=6", "vocabSize=300", "contextLength=128"].flatMap((setting) => ["--set", setting])
+const small = [
+  "pairs=120",
+  "dim=16",
+  "layers=1",
+  "heads=2",
+  "pretrainSteps=4",
+  "prompts=4",
+  "k=2",
+  "maxNewTokens=6",
+  "vocabSize=300",
+  "contextLength=128"
+].flatMap((setting) => ["--set", setting])
 const args = [new URL("../pipelines/demo.ts", import.meta.url).pathname, ...small]
 
 const folders: Array<string> = []
@@ -37,7 +48,8 @@ describe("a pipeline killed at ten random moments", () => {
       await closed
     }
     const finished = runJson(killed, ...args)
-    const digests = (document: typeof finished) => Object.fromEntries(Object.entries(document.outputs).map(([name, output]) => [name, output.digest]))
+    const digests = (document: typeof finished) =>
+      Object.fromEntries(Object.entries(document.outputs).map(([name, output]) => [name, output.digest]))
     expect(finished.status).toBe("succeeded")
     expect(digests(finished)).toEqual(digests(uninterrupted))
 

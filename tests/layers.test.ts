@@ -1,4 +1,4 @@
-import { type Dirent, readdirSync, readFileSync } from "node:fs"
+import { readdirSync, readFileSync } from "node:fs"
 import { dirname, join, normalize } from "node:path"
 import { fileURLToPath } from "node:url"
 import { describe, expect, it } from "vitest"
@@ -15,7 +15,7 @@ const layers = new Map(
     .filter(([layer]) => layer !== "layer")
 )
 
-const sources = (readdirSync(root, { recursive: true, encoding: "utf8", withFileTypes: true }))
+const sources = readdirSync(root, { recursive: true, encoding: "utf8", withFileTypes: true })
   .filter((entry) => entry.isFile() && /\.(ts|mjs|mts)$/.test(entry.name))
   .map((entry) => join(entry.parentPath, entry.name).slice(root.length))
   .filter((file) => !/^(node_modules|dist|coverage|\.)/.test(file))

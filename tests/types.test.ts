@@ -27,7 +27,9 @@ describe("wiring", () => {
       const expected = source.split("// @ts-expect-error").length - 1
       writeFileSync(join(folder, "wiring.ts"), source.replaceAll("// @ts-expect-error", "").replaceAll('"../../', '"../../../'))
       writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ extends: "../../../tsconfig.json", include: ["./wiring.ts"] }))
-      const errors = compile(join(folder, "tsconfig.json")).split("\n").filter((line) => /error TS/.test(line) && line.includes("wiring.ts"))
+      const errors = compile(join(folder, "tsconfig.json"))
+        .split("\n")
+        .filter((line) => /error TS/.test(line) && line.includes("wiring.ts"))
       expect(new Set(errors.map((line) => /\((\d+),/.exec(line)![1])).size).toBe(expected)
     } finally {
       rmSync(folder, { recursive: true })

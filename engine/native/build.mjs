@@ -36,7 +36,10 @@ const compileFlags = (libtorch) => [
   "-O3",
   "-fPIC",
   "-shared",
-  "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-Wno-psabi",
+  "-fno-math-errno",
+  "-fno-trapping-math",
+  "-fopenmp-simd",
+  "-Wno-psabi",
   `-D_GLIBCXX_USE_CXX11_ABI=${libtorch.cxx11Abi ? 1 : 0}`
 ]
 
@@ -77,9 +80,7 @@ export function buildAddon({ quiet = false } = {}) {
   const target = addonPath(libtorch)
   if (existsSync(target)) return target
   if (!quiet)
-    process.stderr.write(
-      `Building the tensor addon against libtorch ${libtorch.version} (${libtorch.source}): about a minute, once.\n`
-    )
+    process.stderr.write(`Building the tensor addon against libtorch ${libtorch.version} (${libtorch.source}): about a minute, once.\n`)
   mkdirSync(dirname(target), { recursive: true })
   const temporary = `${target}.${randomUUID()}`
   const inputs = [...includeFlags(libtorch), ...sources().map((name) => join(here, name))]

@@ -7,6 +7,10 @@ export class EmptyDatasetError extends Schema.TaggedError<EmptyDatasetError>()("
   message: Schema.String
 }) {
   static of(doing: string, got: string): EmptyDatasetError {
-    return new EmptyDatasetError({ doing, got, message: `Nothing to ${doing}: got ${got}. Look at the stage before this one, or raise the sequence length.` })
+    return new EmptyDatasetError({
+      doing,
+      got,
+      message: `Nothing to ${doing}: got ${got}. Look at the stage before this one, or raise the sequence length.`
+    })
   }
 }

@@ -26,7 +26,10 @@ export interface PackedRow {
  * all the prompts and answers" to fill sequences). An example longer than a row keeps its first `length` tokens. At most `openRows` rows are
  * tried, so that packing a million examples stays linear.
  */
-export const packExamples = (examples: Iterable<Example>, options: { readonly length: number; readonly padId: number; readonly openRows?: number }): Array<PackedRow> => {
+export const packExamples = (
+  examples: Iterable<Example>,
+  options: { readonly length: number; readonly padId: number; readonly openRows?: number }
+): Array<PackedRow> => {
   const { length, padId, openRows = 32 } = options
   const closed: Array<Array<Example>> = []
   const open: Array<{ used: number; readonly examples: Array<Example> }> = []
@@ -64,7 +67,8 @@ const layOut = (examples: ReadonlyArray<Example>, length: number, padId: number)
 }
 
 /** How many tokens of these rows carry loss. */
-export const lossTokens = (rows: ReadonlyArray<PackedRow>): number => rows.reduce((sum, row) => sum + row.lossMask.reduce((a, b) => a + b, 0), 0)
+export const lossTokens = (rows: ReadonlyArray<PackedRow>): number =>
+  rows.reduce((sum, row) => sum + row.lossMask.reduce((a, b) => a + b, 0), 0)
 
 /** Rows as one array of B x T. */
 export const concatenate = (rows: ReadonlyArray<ArrayLike<number>>, length: number): Int32Array => {
@@ -77,15 +81,30 @@ export const concatenate = (rows: ReadonlyArray<ArrayLike<number>>, length: numb
  * Summed cross-entropy of the next tokens that carry loss. Tokens of one example never attend to another's, unless `isolate` is false
  * (pretraining on running text). Logits are computed only where there is loss.
  */
-export const languageModelLoss = (model: Llama, rows: ReadonlyArray<PackedRow>, options: { readonly device: Device; readonly isolate: boolean }): Tensor => {
+export const languageModelLoss = (
+  model: Llama,
+  rows: ReadonlyArray<PackedRow>,
+  options: { readonly device: Device; readonly isolate: boolean }
+): Tensor => {
   const { device } = options
   const length = rows[0]!.tokens.length
   // Position t predicts token t + 1: the model reads all but the last token (B, T - 1).
   const shape = [rows.length, length - 1]
   const take = (field: (row: PackedRow) => ArrayLike<number>, from: number) =>
-    concatenate(rows.map((row) => Array.prototype.slice.call(field(row), from, from + length - 1)), length - 1)
-  const ids = tensor(take((row) => row.tokens, 0), { shape, dtype: "int64", device })
-  const segmentIds = options.isolate ? tensor(take((row) => row.segments, 0), { shape, dtype: "int64", device }) : undefined
+    concatenate(
+      rows.map((row) => Array.prototype.slice.call(field(row), from, from + length - 1)),
+      length - 1
+    )
+  const ids = tensor(
+    take((row) => row.tokens, 0),
+    { shape, dtype: "int64", device }
+  )
+  const segmentIds = options.isolate
+    ? tensor(
+        take((row) => row.segments, 0),
+        { shape, dtype: "int64", device }
+      )
+    : undefined
   const mask = take((row) => row.lossMask, 1)
   const next = take((row) => row.tokens, 1)
   const positions: Array<number> = []
@@ -108,4 +127,3 @@ export const chunks = <A>(items: ReadonlyArray<A>, size: number): Array<Array<A>
   for (let i = 0; i < items.length; i += size) out.push(items.slice(i, i + size))
   return out
 }
-

@@ -96,4 +96,5 @@ export const train = Effect.fn("train")(function* (options: TrainingOptions): Ef
 })
 
 /** Steps that `epochs` passes over `examples` take in batches of `batchSize`; at least one. The last batch of an epoch may be smaller. */
-export const stepsFor = (examples: number, batchSize: number, epochs: number): number => Math.max(1, Math.round(Math.ceil(examples / batchSize) * epochs))
+export const stepsFor = (examples: number, batchSize: number, epochs: number): number =>
+  Math.max(1, Math.round(Math.ceil(examples / batchSize) * epochs))

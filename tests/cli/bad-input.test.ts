@@ -16,7 +16,10 @@ beforeAll(() => {
   // A sound model folder: the golden Llama with a tokenizer trained here would be larger than its vocabulary; each test breaks a copy.
   model = join(folder, "model")
   cpSync(join(golden, "llama-gqa/model"), model, { recursive: true })
-  writeFileSync(join(folder, "pairs.jsonl"), `${JSON.stringify({ chosen: "\n\nHuman: hi\n\nAssistant: hello", rejected: "\n\nHuman: hi\n\nAssistant: go away" })}\n`)
+  writeFileSync(
+    join(folder, "pairs.jsonl"),
+    `${JSON.stringify({ chosen: "\n\nHuman: hi\n\nAssistant: hello", rejected: "\n\nHuman: hi\n\nAssistant: go away" })}\n`
+  )
 })
 afterAll(() => removeFolder(folder))
 
@@ -35,7 +38,8 @@ describe("commands and flags", () => {
   it("an unknown flag: the nearest one", () => refuses(["run", hh, "--forse", "x"], /no flag --forse\. Did you mean "force"\?/))
   it("a missing word: an example", () => refuses(["run"], /needs <pipeline\.ts>\. For example: caravan run/))
   it("a number that is none", () => refuses(["run", hh, "--jobs", "many"], /--jobs takes a whole number from 1, got "many"/))
-  it("a node that is not there: the nearest one", () => refuses(["run", hh, "--set", "data=pairs.jsonl", "--only", "stf"], /--only stf: there is no such node\. Did you mean "sft"\?/))
+  it("a node that is not there: the nearest one", () =>
+    refuses(["run", hh, "--set", "data=pairs.jsonl", "--only", "stf"], /--only stf: there is no such node\. Did you mean "sft"\?/))
 })
 
 describe("pipeline files", () => {
@@ -44,9 +48,12 @@ describe("pipeline files", () => {
     return name
   }
   it("missing", () => refuses(["run", "nowhere.ts"], /Loading the pipeline nowhere\.ts: there is no such file/))
-  it("with a syntax error: where", () => refuses(["run", file("syntax.ts", "export default {{{\n")], /Loading the pipeline syntax\.ts:[\s\S]*Mend the file/))
-  it("without a default export", () => refuses(["plan", file("none.ts", "export const x = 1\n")], /it has no default export\. End it with: export default Pipeline\.make/))
-  it("whose default export is something else", () => refuses(["graph", file("other.ts", "export default 7\n")], /its default export is not a pipeline/))
+  it("with a syntax error: where", () =>
+    refuses(["run", file("syntax.ts", "export default {{{\n")], /Loading the pipeline syntax\.ts:[\s\S]*Mend the file/))
+  it("without a default export", () =>
+    refuses(["plan", file("none.ts", "export const x = 1\n")], /it has no default export\. End it with: export default Pipeline\.make/))
+  it("whose default export is something else", () =>
+    refuses(["graph", file("other.ts", "export default 7\n")], /its default export is not a pipeline/))
   it("wired wrongly by untyped code", () => {
     const text = `import * as Schema from "effect/Schema"
 import { fileAt } from "../../../runtime/node.ts"
@@ -56,38 +63,63 @@ import { importPreferences } from "../../../stages/import.ts"
 export default Pipeline.make("wrong", { params: Schema.Struct({}) }, () => ({ x: sft({ init: importPreferences({ file: fileAt("pairs.jsonl") }), demonstration: 1 } as never) }))
 `
     refuses(["plan", file("wrong.ts", text)], /one of its inputs is 1, not a node/)
-    refuses(["plan", file("wrong2.ts", text.replace(", demonstration: 1", ""))], /its input "init" takes a checkpoint:policy, got a dataset:preference\/1|its input "demonstrations" .* is missing/)
+    refuses(
+      ["plan", file("wrong2.ts", text.replace(", demonstration: 1", ""))],
+      /its input "init" takes a checkpoint:policy, got a dataset:preference\/1|its input "demonstrations" .* is missing/
+    )
   })
 })
 
 describe("parameters", () => {
-  it("unknown: the nearest one", () => refuses(["run", hh, "--set", "data=pairs.jsonl", "--set", "pretrainStep=3"], /has no field "pretrainStep"\. Did you mean "pretrainSteps"\?/))
+  it("unknown: the nearest one", () =>
+    refuses(
+      ["run", hh, "--set", "data=pairs.jsonl", "--set", "pretrainStep=3"],
+      /has no field "pretrainStep"\. Did you mean "pretrainSteps"\?/
+    ))
   it("missing", () => refuses(["plan", hh], /Pipeline "hh-rlhf" is not valid: Missing key at \["data"\]/))
   it("out of bounds", () => refuses(["plan", hh, "--set", "data=pairs.jsonl", "--set", "k=0"], /greater than or equal to 1.*\["k"\]/))
   it("an unknown hyperparameter of a node: the nearest one", () =>
-    refuses(["plan", hh, "--set", "data=pairs.jsonl", "--set", "sft.learningrate=1"], /Node "sft" \(stage sft\) has no field "learningrate"\. Did you mean "learningRate"\?/))
-  it("an unknown node", () => refuses(["plan", hh, "--set", "data=pairs.jsonl", "--set", "sfft.epochs=1"], /there is no node "sfft"\. Did you mean "sft"\?/))
+    refuses(
+      ["plan", hh, "--set", "data=pairs.jsonl", "--set", "sft.learningrate=1"],
+      /Node "sft" \(stage sft\) has no field "learningrate"\. Did you mean "learningRate"\?/
+    ))
+  it("an unknown node", () =>
+    refuses(["plan", hh, "--set", "data=pairs.jsonl", "--set", "sfft.epochs=1"], /there is no node "sfft"\. Did you mean "sft"\?/))
 })
 
 describe("files", () => {
-  it("a missing data file", () => refuses(["run", hh, "--set", "data=missing.jsonl"], /Reading the input .*missing\.jsonl: there is no such file or folder/))
+  it("a missing data file", () =>
+    refuses(["run", hh, "--set", "data=missing.jsonl"], /Reading the input .*missing\.jsonl: there is no such file or folder/))
   it("data of another format: file, line, field and why", () => {
     writeFileSync(join(folder, "other.jsonl"), '{"text": "x"}\n')
-    refuses(["run", hh, "--set", "data=other.jsonl", "--only", "pairs"], /other\.jsonl: 1 of 1 rows do not fit[\s\S]*line 1, field chosen: missing/, 1)
+    refuses(
+      ["run", hh, "--set", "data=other.jsonl", "--only", "pairs"],
+      /other\.jsonl: 1 of 1 rows do not fit[\s\S]*line 1, field chosen: missing/,
+      1
+    )
   })
   it("gzip that ends early", () => {
     writeFileSync(join(folder, "cut.jsonl.gz"), Buffer.from([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 1, 2, 3]))
     refuses(["run", hh, "--set", "data=cut.jsonl.gz", "--only", "pairs"], /Reading .*cut\.jsonl\.gz: expected gzipped (lines of )?text/, 1)
   })
-  const importing = (name: string, message: RegExp) => refuses(["run", hh, "--set", "data=pairs.jsonl", "--set", `model=${name}`, "--only", "import-policy"], message, 1)
+  const importing = (name: string, message: RegExp) =>
+    refuses(["run", hh, "--set", "data=pairs.jsonl", "--set", `model=${name}`, "--only", "import-policy"], message, 1)
   const broken = (name: string, change: (folder: string) => void) => {
     const copy = join(folder, name)
     cpSync(model, copy, { recursive: true })
     change(copy)
     return name
   }
-  it("a folder without config.json", () => importing(broken("no-config", (copy) => rmSync(join(copy, "config.json"))), /expected a folder with config\.json, found none/))
-  it("truncated safetensors", () => importing(broken("truncated", (copy) => truncateSync(join(copy, "model.safetensors"), 20_000)), /model\.safetensors: expected .*the file/))
+  it("a folder without config.json", () =>
+    importing(
+      broken("no-config", (copy) => rmSync(join(copy, "config.json"))),
+      /expected a folder with config\.json, found none/
+    ))
+  it("truncated safetensors", () =>
+    importing(
+      broken("truncated", (copy) => truncateSync(join(copy, "model.safetensors"), 20_000)),
+      /model\.safetensors: expected .*the file/
+    ))
   it("a header that claims more than the file holds", () =>
     importing(
       broken("liar", (copy) => {
@@ -105,10 +137,17 @@ describe("files", () => {
       }),
       /mistral/
     ))
-  it("no tokenizer", () => importing(broken("no-tokenizer", () => undefined), /tokenizer\.model/))
+  it("no tokenizer", () =>
+    importing(
+      broken("no-tokenizer", () => undefined),
+      /tokenizer\.model/
+    ))
   it("a tokenizer with the wrong vocabulary", () => {
     const larger = trainTokenizer(["the quick brown fox jumps over the lazy dog again and again"], { vocabSize: 290 })
-    importing(broken("wrong-vocabulary", (copy) => writeFileSync(join(copy, "tokenizer.model"), writeModelFile(larger.model))), /expected a tokenizer of (at most )?160 pieces/)
+    importing(
+      broken("wrong-vocabulary", (copy) => writeFileSync(join(copy, "tokenizer.model"), writeModelFile(larger.model))),
+      /expected a tokenizer of (at most )?160 pieces/
+    )
   })
   it("a checkpoint folder that is empty", () => {
     mkdirSync(join(folder, "empty"), { recursive: true })

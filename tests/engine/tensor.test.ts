@@ -24,7 +24,13 @@ const gpu = hasCuda()
 describe("tensors", () => {
   it("keep their data, shape and dtype through every dtype", () => {
     for (const dtype of ["float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8"] as const) {
-      const t = tensor([[1, 2, 3], [4, 5, 6]], { dtype })
+      const t = tensor(
+        [
+          [1, 2, 3],
+          [4, 5, 6]
+        ],
+        { dtype }
+      )
       expect([dtype, t.dtype, t.shape, t.toNumbers()]).toEqual([dtype, dtype, [2, 3], [1, 2, 3, 4, 5, 6]])
     }
     expect(tensor([true, false]).dtype).toBe("bool")
@@ -39,7 +45,13 @@ describe("tensors", () => {
   })
 
   it("compute elementwise, with scalars and broadcasting", () => {
-    const t = tensor([[1, 2], [3, 4]], { dtype: "float64" })
+    const t = tensor(
+      [
+        [1, 2],
+        [3, 4]
+      ],
+      { dtype: "float64" }
+    )
     expect(t.add(t).mul(0.5).sub(1).toNumbers()).toEqual([0, 1, 2, 3])
     expect(t.div(tensor([1, 2], { dtype: "float64" })).toNumbers()).toEqual([1, 1, 3, 2])
     expect(t.neg().abs().pow(2).sqrt().toNumbers()).toEqual([1, 2, 3, 4])
@@ -50,7 +62,13 @@ describe("tensors", () => {
   })
 
   it("reduce over one dimension or all", () => {
-    const t = tensor([[1, 2, 3], [6, 5, 4]], { dtype: "float64" })
+    const t = tensor(
+      [
+        [1, 2, 3],
+        [6, 5, 4]
+      ],
+      { dtype: "float64" }
+    )
     expect(t.sum().item()).toBe(21)
     expect(t.mean(1).toNumbers()).toEqual([2, 5])
     expect(t.max(1).values.toNumbers()).toEqual([3, 6])
@@ -70,15 +88,29 @@ describe("tensors", () => {
     expect(t.unsqueeze(0).expand(2, 2, 3).shape).toEqual([2, 2, 3])
     expect(cat([t, t], 0).shape).toEqual([4, 3])
     expect(stack([t, t], 0).shape).toEqual([2, 2, 3])
-    expect(t.split([1, 2], 1).map((piece) => piece.shape)).toEqual([[2, 1], [2, 2]])
+    expect(t.split([1, 2], 1).map((piece) => piece.shape)).toEqual([
+      [2, 1],
+      [2, 2]
+    ])
     expect(t.gather(1, tensor([[2], [0]], { dtype: "int64" })).toNumbers()).toEqual([2, 3])
     expect(t.indexSelect(1, tensor([2, 0], { dtype: "int64" })).toNumbers()).toEqual([2, 0, 5, 3])
   })
 
   it("multiply matrices and look up embeddings", () => {
-    const a = tensor([[1, 2], [3, 4]])
+    const a = tensor([
+      [1, 2],
+      [3, 4]
+    ])
     expect(a.matmul(a).toNumbers()).toEqual([7, 10, 15, 22])
-    expect(linear(a, tensor([[1, 1], [0, 2]])).toNumbers()).toEqual([3, 4, 7, 8])
+    expect(
+      linear(
+        a,
+        tensor([
+          [1, 1],
+          [0, 2]
+        ])
+      ).toNumbers()
+    ).toEqual([3, 4, 7, 8])
     expect(embedding(a, tensor([1, 0], { dtype: "int64" })).toNumbers()).toEqual([3, 4, 1, 2])
   })
 
@@ -86,7 +118,9 @@ describe("tensors", () => {
     const a = zeros([2, 3])
     const b = zeros([4, 5])
     expect(() => a.matmul(b)).toThrow(TensorError)
-    expect(() => a.matmul(b)).toThrow(/matmul: got float32\(2, 3\), float32\(4, 5\); expected \(\.\.\., M, K\) and \(\.\.\., K, N\) of one dtype/)
+    expect(() => a.matmul(b)).toThrow(
+      /matmul: got float32\(2, 3\), float32\(4, 5\); expected \(\.\.\., M, K\) and \(\.\.\., K, N\) of one dtype/
+    )
     expect(() => a.add(b)).toThrow(/add\.Tensor: got float32\(2, 3\), float32\(4, 5\); expected shapes that broadcast/)
     expect(() => embedding(a, zeros([1], { dtype: "float32" }))).toThrow(/embedding: .*int64 ids/)
     expect(() => a.view(7)).toThrow(/view: got float32\(2, 3\), \[7\]/)
@@ -104,28 +138,42 @@ describe("gradients", () => {
     x.square().mul(x.sigmoid()).sum().backward()
     const s = (v: number) => 1 / (1 + Math.exp(-v))
     const expected = values.map((v) => 2 * v * s(v) + v * v * s(v) * (1 - s(v)))
-    x.grad()!.toNumbers().forEach((g, i) => expect(g).toBeCloseTo(expected[i]!, 12))
+    x.grad()!
+      .toNumbers()
+      .forEach((g, i) => expect(g).toBeCloseTo(expected[i]!, 12))
   })
 
   it("of cross-entropy are softmax minus one-hot over the counted rows; ignored rows get none", () => {
-    const logits = tensor([[0, Math.log(3)], [5, 5]], { dtype: "float64" }).requiresGrad()
+    const logits = tensor(
+      [
+        [0, Math.log(3)],
+        [5, 5]
+      ],
+      { dtype: "float64" }
+    ).requiresGrad()
     const loss = crossEntropy(logits, tensor([1, -100], { dtype: "int64" }))
     expect(loss.item()).toBeCloseTo(-Math.log(0.75), 12)
     loss.backward()
-    logits.grad()!.toNumbers().forEach((g, i) => expect(g).toBeCloseTo([0.25, -0.25, 0, 0][i]!, 12))
+    logits
+      .grad()!
+      .toNumbers()
+      .forEach((g, i) => expect(g).toBeCloseTo([0.25, -0.25, 0, 0][i]!, 12))
   })
 
   it("are not recorded inside noGrad, and are again after it even when it throws", () => {
     const x = tensor([1, 2]).requiresGrad()
     expect(() => noGrad(() => x.sum()).backward()).toThrow(TensorError)
-    expect(() => noGrad(() => { throw new Error("inside") })).toThrow("inside")
+    expect(() =>
+      noGrad(() => {
+        throw new Error("inside")
+      })
+    ).toThrow("inside")
     x.sum().backward()
     expect(x.grad()!.toNumbers()).toEqual([1, 1])
   })
 })
 
 describe("scopes", () => {
-
   it("free what was made inside, and nothing else", () => {
     const outside = tensor([1])
     const count = liveTensors()
@@ -150,7 +198,12 @@ describe("scopes", () => {
 
   it("free what was made inside when the body throws", () => {
     const count = liveTensors()
-    expect(() => scoped(() => { tensor([1]); throw new Error("no") })).toThrow("no")
+    expect(() =>
+      scoped(() => {
+        tensor([1])
+        throw new Error("no")
+      })
+    ).toThrow("no")
     expect(liveTensors()).toBe(count)
   })
 
@@ -187,7 +240,13 @@ describe("scopes", () => {
 
 describe.skipIf(!gpu)("on the GPU", () => {
   it("tensors compute as on the CPU", () => {
-    const a = tensor([[1, 2], [3, 4]], { device: "cuda" })
+    const a = tensor(
+      [
+        [1, 2],
+        [3, 4]
+      ],
+      { device: "cuda" }
+    )
     expect(a.device).toBe("cuda")
     expect(a.matmul(a).to({ device: "cpu" }).toNumbers()).toEqual([7, 10, 15, 22])
     expect(a.to({ dtype: "bfloat16" }).add(1).toNumbers()).toEqual([2, 3, 4, 5])

@@ -43,7 +43,28 @@ describe("the cache key", () => {
   })
 
   it("tells types apart, and where one part ends and the next begins", () => {
-    const values = [1, "1", true, null, [], {}, [1], ["1"], { a: 1 }, { a: "1" }, ["1", "23"], ["12", "3"], ["123"], [["1"], "23"], -0, 0, 1n, "", [""], undefined]
+    const values = [
+      1,
+      "1",
+      true,
+      null,
+      [],
+      {},
+      [1],
+      ["1"],
+      { a: 1 },
+      { a: "1" },
+      ["1", "23"],
+      ["12", "3"],
+      ["123"],
+      [["1"], "23"],
+      -0,
+      0,
+      1n,
+      "",
+      [""],
+      undefined
+    ]
     expect(new Set(values.map(digestOf)).size).toBe(values.length)
   })
 

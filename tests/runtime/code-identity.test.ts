@@ -110,11 +110,11 @@ describe("the code of a stage differs", () => {
     ["when its body does", ["stage.ts", ".repeat(config.times)", ".repeat(config.times + 1)"]],
     ["when an argument of a call for its effect does", ["stage.ts", "clip(rows, 100)", "clip(rows, 99)"]],
     ["when a call for its effect goes", ["stage.ts", "    clip(rows, 100)\n", ""]],
-    ["when its config's default does", ["stage.ts", "hyperInt(1, \"§1", "hyperInt(2, \"§1"]],
+    ["when its config's default does", ["stage.ts", 'hyperInt(1, "§1', 'hyperInt(2, "§1']],
     ["when a constant that a helper uses does", ["helper.ts", 'mark = "!"', 'mark = "?"']],
     ["when a helper's helper does", ["deep.ts", "toUpperCase", "toLowerCase"]],
     ["when a module does something as it loads", ["deep.ts", "export const helper", "globalThis.process.title = 'x'\nexport const helper"]],
-    ["when a file is imported for its effect", ["helper.ts", 'import { helper', 'import "../effect.ts"\nimport { helper']],
+    ["when a file is imported for its effect", ["helper.ts", "import { helper", 'import "../effect.ts"\nimport { helper']],
     ["when another package is used", ["deep.ts", "text.toUpperCase()", "text.toUpperCase() + String(Arrow.Utf8)"]]
   ])("%s", async (_, change) => {
     writeFileSync(join(folder, "effect.ts"), "Object.assign(globalThis, { caravanTest: 1 })\n")
@@ -126,7 +126,9 @@ describe("the code of a stage differs", () => {
 describe("packages", () => {
   it("are those that the stage reaches, with what they depend on", async () => {
     const { packages } = await identity()
-    expect(Object.keys(packages)).toEqual(expect.arrayContaining(["node_modules/effect", "node_modules/apache-arrow", "node_modules/flatbuffers"]))
+    expect(Object.keys(packages)).toEqual(
+      expect.arrayContaining(["node_modules/effect", "node_modules/apache-arrow", "node_modules/flatbuffers"])
+    )
     // Imported for an export that the stage does not use.
     const unused = await identity(["helper.ts", /^/, 'import * as Wasm from "parquet-wasm"\nexport const wasm = () => Wasm\n'])
     expect(unused.packages).toEqual(packages)
@@ -141,6 +143,8 @@ describe("what is known", () => {
   it("names every file that went in, by its path in the package", async () => {
     const { files: named, exportName } = await identity()
     expect(exportName).toBe("shout")
-    expect(Object.keys(named).map((path) => path.replace(/^.*\/v\d+\//, ""))).toEqual(expect.arrayContaining(["stage.ts", "helper.ts", "deep.ts", "data/dataset.ts"]))
+    expect(Object.keys(named).map((path) => path.replace(/^.*\/v\d+\//, ""))).toEqual(
+      expect.arrayContaining(["stage.ts", "helper.ts", "deep.ts", "data/dataset.ts"])
+    )
   })
 })

@@ -1,217 +1,269 @@
-import { chmodSync, copyFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { chmodSync, copyFileSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { afterEach, beforeEach, describe, expect, it } from "vitest"
-import { caravan, removeFolder, runJson, start, statuses, workFolder } from "../cli/caravan.ts"
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
+import { removeFolder } from "../cli/caravan.ts"
+import { digests, type Fixture, fixtureFolder, loadFixture, statuses } from "./fixture.ts"
 
-const fixtures = new URL("fixtures/", import.meta.url).pathname
-let folder: string
-beforeEach(() => {
-  folder = workFolder()
-  for (const name of readdirSync(fixtures)) copyFileSync(join(fixtures, name), join(folder, name))
-  writeFileSync(join(folder, "words.txt"), "alpha\nbeta\ngamma\n")
+let template: Fixture
+beforeAll(async () => {
+  template = await loadFixture(fixtureFolder())
+  await template.run()
 })
-afterEach(() => removeFolder(folder))
+afterAll(() => removeFolder(template.folder))
 
-const edit = (name: string, change: (text: string) => string) => {
-  const before = readFileSync(join(folder, name), "utf8")
-  const after = change(before)
-  expect(after).not.toBe(before)
-  writeFileSync(join(folder, name), after)
+let fixture: Fixture
+beforeEach(async () => {
+  fixture = await loadFixture(fixtureFolder())
+})
+afterEach(() => removeFolder(fixture.folder))
+
+/** A run before this one, elsewhere: its store and journal are copied here. */
+const ranBefore = async () => {
+  cpSync(join(template.folder, "home"), join(fixture.folder, "home"), { recursive: true })
+  return fixture.run()
 }
-const run = (...args: ReadonlyArray<string>) => runJson(folder, "pipeline.ts", ...args)
-const plan = (...args: ReadonlyArray<string>) =>
-  (JSON.parse(caravan(folder, "plan", "pipeline.ts", ...args, "--json").stdout) as { nodes: ReadonlyArray<{ id: string; status: string; why: ReadonlyArray<string> }> }).nodes
+
 const all = (status: string) => ({ lines: status, shout: status, wait: status, counts: status })
+const kinds = (planned: Awaited<ReturnType<Fixture["plan"]>>) =>
+  Object.fromEntries(Object.entries(planned).map(([id, [kind]]) => [id, kind]))
+/** A file of an object in the store, made writable. */
+const fileOf = (digest: string, name = "data.arrow") => {
+  const file = join(fixture.folder, "home/objects", digest.slice(0, 2), digest, name)
+  chmodSync(file, 0o644)
+  return file
+}
+const flipBit = (file: string) => {
+  const bytes = readFileSync(file)
+  bytes[bytes.length >> 1]! ^= 1
+  writeFileSync(file, bytes)
+}
 
 describe("a run", () => {
-  it("makes everything once; again it finds everything, with the same digests", () => {
-    expect(plan().map((node) => node.status)).toEqual(["run", "unknown", "unknown", "unknown"])
-    const first = run()
+  it("makes everything once; again it finds everything, with the same digests", async () => {
+    expect(kinds(await fixture.plan())).toEqual({ lines: "run", shout: "unknown", wait: "unknown", counts: "unknown" })
+    const first = await fixture.run()
     expect(first.status).toBe("succeeded")
     expect(statuses(first)).toEqual(all("ran"))
+    // ALPHA! BETA! GAMMA! alpha beta gamma: 6 + 5 + 6 + 5 + 4 + 5 characters
     expect(JSON.parse(readFileSync(join(first.outputs.counts!.path, "report.json"), "utf8"))).toEqual({ rows: 6, characters: 31 })
-    const second = run()
+    const second = await fixture.run()
     expect(statuses(second)).toEqual(all("hit"))
-    const digests = ({ nodes }: typeof first) => Object.fromEntries(nodes.map((node) => [node.id, node.digest]))
     expect(digests(second)).toEqual(digests(first))
-    expect(plan().map((node) => node.status)).toEqual(["hit", "hit", "hit", "hit"])
+    expect(kinds(await fixture.plan())).toEqual(all("hit"))
   })
 
-  it("with one config field changed makes that node and what depends on it, as plan and why said before", () => {
-    run()
-    const planned = plan("--set", "shout.times=3")
-    expect(Object.fromEntries(planned.map((node) => [node.id, node.status]))).toEqual({ lines: "hit", shout: "run", wait: "hit", counts: "unknown" })
-    expect(planned.find((node) => node.id === "shout")!.why).toEqual(["config times: 1 -> 3"])
-    expect(caravan(folder, "why", "pipeline.ts", "counts", "--set", "times=3").stdout).toMatch(/counts would run unless[\s\S]*because of shout: config times: 1 -> 3/)
-    expect(statuses(run("--set", "shout.times=3"))).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "ran" })
+  it("with one config field changed makes that node and what depends on it, as the plan said before", async () => {
+    await ranBefore()
+    expect(await fixture.plan({ "shout.times": "3" })).toEqual({
+      lines: ["hit"],
+      shout: ["run", "config times: 1 -> 3"],
+      wait: ["hit"],
+      counts: ["unknown"]
+    })
+    expect(statuses(await fixture.run({ "shout.times": "3" }))).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "ran" })
     // And back: the old results are still there.
-    expect(statuses(run())).toEqual(all("hit"))
+    expect(statuses(await fixture.run())).toEqual(all("hit"))
   })
 
-  it("stops rebuilding where an output comes out as before", () => {
-    run()
-    writeFileSync(join(folder, "words.txt"), "alpha  \n\nbeta\ngamma")
-    expect(statuses(run())).toEqual({ lines: "ran", shout: "hit", wait: "hit", counts: "hit" })
+  it("stops rebuilding where an output comes out as before", async () => {
+    await ranBefore()
+    writeFileSync(join(fixture.folder, "words.txt"), "alpha  \n\nbeta\ngamma")
+    expect((await fixture.plan()).lines).toEqual(["run", "input file: new content of file:words.txt"])
+    expect(statuses(await fixture.run())).toEqual({ lines: "ran", shout: "hit", wait: "hit", counts: "hit" })
   })
 
-  it("does not look at names and times of files, nor at neutral fields", () => {
-    run()
-    copyFileSync(join(folder, "words.txt"), join(folder, "other.txt"))
-    expect(statuses(run("--set", "file=other.txt", "--set", "lines.batch=7", "--jobs", "3"))).toEqual(all("hit"))
+  it("sees a file change that its size and times hide: one made just before or after it was read", async () => {
+    const words = join(fixture.folder, "words.txt")
+    for (const text of ["alpha\n", "aleph\n", "alefs\n"]) {
+      writeFileSync(words, text)
+      // Times of a whole second, as some file systems keep them.
+      utimesSync(words, 1_700_000_000, 1_700_000_000)
+      expect(statuses(await fixture.run({}, { until: "lines" })).lines).toBe("ran")
+    }
   })
 
-  it("makes seeded stages again under another seed, and only those", () => {
-    run()
-    expect(statuses(run("--seed", "1"))).toEqual({ lines: "hit", shout: "ran", wait: "ran", counts: "hit" })
+  it("does not look at names and times of files, at neutral fields, or at how much runs at once", async () => {
+    await ranBefore()
+    copyFileSync(join(fixture.folder, "words.txt"), join(fixture.folder, "other.txt"))
+    expect(statuses(await fixture.run({ file: join(fixture.folder, "other.txt"), "lines.batch": "7" }, { jobs: 3 }))).toEqual(all("hit"))
   })
 
-  it("makes stages again when a helper's code changes, says which file, and not for comments, types, formatting or what is unused", () => {
-    run()
-    edit("helper.ts", (text) => text.replace("/** Loud. */", "// Louder,\n// still the same.").replace("text: string, times: number", "text: string , times : number").replace('`${text}?`', '`${text}??`'))
-    edit("stages.ts", (text) => text.replace('these texts are not for shouting', 'these texts are not for shouting').replace("/** Takes its time", "/** Takes a while"))
-    expect(statuses(run())).toEqual(all("hit"))
-    edit("helper.ts", (text) => text.replace('const mark = "!"', 'const mark = "?"'))
-    expect(plan().find((node) => node.id === "shout")).toMatchObject({ status: "run", why: [expect.stringMatching(/^code: .*helper\.ts$/)] })
-    expect(statuses(run())).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "ran" })
+  it("makes seeded stages again under another seed, and only those", async () => {
+    await ranBefore()
+    expect((await fixture.plan({}, { seed: 1 })).shout).toEqual(["run", "seed 0 -> 1"])
+    expect(statuses(await fixture.run({}, { seed: 1 }))).toEqual({ lines: "hit", shout: "ran", wait: "ran", counts: "hit" })
   })
 
-  it("goes on beside a stage that fails, skips what depends on it, and shows the stage's message without a stack", () => {
-    const failed = run("--set", "shout.refuse=true")
+  it("makes stages with tensors again on other numerics, and only those", async () => {
+    await ranBefore()
+    fixture.numerics.libtorch = "2.11"
+    expect((await fixture.plan()).wait).toEqual(["run", "numerics libtorch: none -> 2.11"])
+    expect(statuses(await fixture.run())).toEqual({ lines: "hit", shout: "ran", wait: "ran", counts: "hit" })
+  })
+
+  it("says which package's version changed", async () => {
+    const lock = (version: string) =>
+      writeFileSync(
+        join(fixture.folder, "package-lock.json"),
+        JSON.stringify({ packages: { "node_modules/effect": { version, integrity: `sha512-${version}` } } })
+      )
+    lock("4.1.0")
+    await fixture.run({}, { until: "lines" })
+    lock("4.1.1")
+    expect((await fixture.plan()).lines).toEqual(["run", "code: effect 4.1.0 -> 4.1.1"])
+  })
+
+  it("selects nodes by only, from, until and force", async () => {
+    expect(statuses(await fixture.run({}, { until: "shout" }))).toEqual({ lines: "ran", shout: "ran", wait: "skipped", counts: "skipped" })
+    expect(statuses(await fixture.run({}, { only: "wait" }))).toMatchObject({ lines: "hit", wait: "ran", counts: "skipped" })
+    await expect(fixture.run({ times: "5" }, { only: "counts" })).rejects.toThrow(/Node "shout" is needed but not selected/)
+    await fixture.run()
+    expect(statuses(await fixture.run({}, { force: ["shout"] }))).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "hit" })
+    expect(statuses(await fixture.run({}, { from: "shout", force: ["shout", "counts"] }))).toEqual({
+      lines: "hit",
+      shout: "ran",
+      wait: "hit",
+      counts: "ran"
+    })
+  })
+
+  it("tells what happens as it happens", async () => {
+    const { events, run } = await fixture.run({ steps: "3" }, { until: "wait" })
+    expect(events[0]).toMatchObject({ type: "run-started", run, nodes: ["lines", "shout", "wait", "counts"] })
+    expect(events.filter((event) => event.type === "progress").map((event) => event.progress)).toEqual(
+      [1, 2, 3].map((step) => ({ step, total: 3 }))
+    )
+    const order = events.flatMap((event) =>
+      event.type === "node-started"
+        ? [`${event.node} started`]
+        : event.type === "node-finished"
+          ? [`${event.node.id} ${event.node.status}`]
+          : []
+    )
+    expect(order.indexOf("lines ran")).toBeLessThan(order.indexOf("wait started"))
+    expect(events.at(-1)).toMatchObject({ type: "run-finished", status: "succeeded" })
+  })
+})
+
+describe("a failure", () => {
+  it("stops what depends on the stage and nothing else, and is its message", async () => {
+    const failed = await fixture.run({ "shout.refuse": "true" })
     expect(failed.status).toBe("failed")
     expect(statuses(failed)).toEqual({ lines: "ran", shout: "failed", wait: "ran", counts: "skipped" })
     expect(failed.nodes.find((node) => node.id === "shout")!.error).toBe("these texts are not for shouting")
-    expect(failed.stderr).not.toMatch(/^\s+at /m)
-    expect(caravan(folder, "run", "pipeline.ts", "--set", "shout.refuse=true").status).toBe(1)
-    expect(statuses(run())).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "ran" })
+    expect(failed.outputs).not.toHaveProperty("counts")
+    expect(statuses(await fixture.run())).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "ran" })
   })
 
-  it("turns a crash, a kill and a thrown mistake into a failure that says what happened", () => {
-    const error = (die: string) => run("--set", `wait.die=${die}`).nodes.find((node) => node.id === "wait")!
-    expect(error("exit")).toMatchObject({ status: "failed", error: expect.stringMatching(/process of stage wait ended with code 3/) })
-    expect(error("kill")).toMatchObject({ status: "failed", error: expect.stringMatching(/was killed \(out of memory\?\)/) })
-    expect(error("throw")).toMatchObject({ status: "failed", error: expect.stringMatching(/a mistake in the stage \(at .*stages\.ts:\d+\)/) })
+  it("of a child says what became of it: an exit with its last words, a kill, a mistake with its place", async () => {
+    const error = async (die: string) =>
+      (await fixture.run({ "wait.die": die }, { until: "wait" })).nodes.find((node) => node.id === "wait")!
+    expect(await error("exit")).toMatchObject({
+      status: "failed",
+      error: expect.stringMatching(/process of stage wait ended with code 3\. Its last words:\nout of paper/)
+    })
+    expect(await error("kill")).toMatchObject({ status: "failed", error: expect.stringMatching(/was killed \(out of memory\?\)/) })
+    expect(await error("throw")).toMatchObject({
+      status: "failed",
+      error: expect.stringMatching(/a mistake in the stage \(at .*stages\.ts:\d+\)/)
+    })
   })
 
-  it("refuses an output that is not there or not of its type, and records nothing", () => {
-    const failed = run("--set", "wait.empty=true")
-    expect(failed.nodes.find((node) => node.id === "wait")).toMatchObject({ status: "failed", error: expect.stringMatching(/wrote something else than a dataset:text\/1.*data\.arrow/) })
-    expect(plan("--set", "wait.empty=true").find((node) => node.id === "wait")!.status).toBe("run")
+  it("to write what the stage promised is refused, and nothing is recorded", async () => {
+    const failed = await fixture.run({ "wait.empty": "true" })
+    expect(failed.nodes.find((node) => node.id === "wait")).toMatchObject({
+      status: "failed",
+      error: expect.stringMatching(/wrote something else than a dataset:text\/1.*data\.arrow/)
+    })
+    expect((await fixture.plan({ "wait.empty": "true" })).wait![0]).toBe("run")
+    expect(readdirSync(join(fixture.folder, "home/tmp"))).toEqual([])
   })
 
-  it("selects nodes by --only, --from, --until and --force", () => {
-    expect(statuses(run("--until", "shout"))).toEqual({ lines: "ran", shout: "ran", wait: "skipped", counts: "skipped" })
-    expect(statuses(run("--only", "wait"))).toMatchObject({ lines: "hit", wait: "ran", counts: "skipped" })
-    const tooEarly = caravan(folder, "run", "pipeline.ts", "--only", "counts", "--set", "times=5")
-    expect(tooEarly.status).toBe(2)
-    expect(tooEarly.stderr).toMatch(/Node "shout" is needed but not selected/)
-    run()
-    expect(statuses(run("--force", "shout"))).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "hit" })
-    expect(statuses(run("--from", "shout", "--force", "shout", "--force", "counts"))).toMatchObject({ shout: "ran", counts: "ran" })
+  it("to leave an input alone while it is read is one: nothing is recorded", async () => {
+    const failed = await fixture.run({ "lines.touch": "true" })
+    expect(failed.nodes.find((node) => node.id === "lines")).toMatchObject({
+      status: "failed",
+      error: expect.stringMatching(/words\.txt changed while it was read/)
+    })
+    expect((await fixture.plan({ "lines.touch": "true" })).lines![0]).toBe("run")
   })
 })
 
 describe("the store", () => {
-  it("makes a damaged object again when it is needed, sets the damaged one aside, and ends at the same digest", () => {
-    const first = run()
-    const lines = first.nodes.find((node) => node.id === "lines")!.digest!
-    const file = join(folder, "home/objects", lines.slice(0, 2), lines, "data.arrow")
-    chmodSync(file, 0o644)
-    const bytes = readFileSync(file)
-    bytes[bytes.length >> 1]! ^= 1
-    writeFileSync(file, bytes)
-    const second = run("--set", "times=2")
-    expect(second.stderr).toMatch(/lines: its result is damaged \(data\.arrow has changed\): making it again/)
-    expect(statuses(second)).toMatchObject({ lines: "ran", shout: "ran" })
-    expect(second.nodes.find((node) => node.id === "lines")!.digest).toBe(lines)
-    expect(readdirSync(join(folder, "home/quarantine")).length).toBe(1)
-    expect(statuses(run("--set", "times=2"))).toEqual(all("hit"))
-  })
-
-  it("makes a truncated or missing object again", () => {
-    const first = run()
-    const digest = first.nodes.find((node) => node.id === "shout")!.digest!
-    const file = join(folder, "home/objects", digest.slice(0, 2), digest, "data.arrow")
-    chmodSync(file, 0o644)
-    writeFileSync(file, "")
-    expect(plan().find((node) => node.id === "shout")).toMatchObject({ status: "run", why: ["its result is gone from the store"] })
-    expect(statuses(run())).toMatchObject({ lines: "hit", shout: "ran", wait: "hit" })
-  })
-
-  it("is shared by two runs at once: both succeed with the same digests", async () => {
-    const finish = () =>
-      new Promise<string>((resolve) => {
-        const child = start(folder, "run", "pipeline.ts", "--json", "--set", "steps=4")
-        let text = ""
-        child.stdout!.on("data", (chunk: Buffer) => (text += chunk.toString()))
-        child.on("close", () => resolve(text))
-      })
-    const [a, b] = (await Promise.all([finish(), finish()])).map((text) => JSON.parse(text) as { status: string; outputs: Record<string, { digest: string }> })
-    expect([a!.status, b!.status]).toEqual(["succeeded", "succeeded"])
-    expect(a!.outputs.counts!.digest).toBe(b!.outputs.counts!.digest)
-  })
-})
-
-describe("inputs", () => {
-  it("that change while they are read fail the stage, and nothing is recorded", () => {
-    edit("stages.ts", (text) =>
-      text.replace('const text = readFileSync(inputs.file.path, "utf8")', 'const text = readFileSync(inputs.file.path, "utf8")\n    writeFileSync(inputs.file.path, `${text}delta\\n`)').replace("import { readFileSync }", "import { readFileSync, writeFileSync }")
-    )
-    const failed = run()
-    expect(failed.nodes.find((node) => node.id === "lines")).toMatchObject({ status: "failed", error: expect.stringMatching(/words\.txt changed while it was read/) })
-    expect(plan().find((node) => node.id === "lines")!.status).toBe("run")
-  })
-})
-
-describe("interruption", () => {
-  const waitFor = async (what: () => boolean, milliseconds = 15_000) => {
-    for (const end = Date.now() + milliseconds; !what(); ) {
-      if (Date.now() > end) throw new Error("waited too long")
-      await new Promise((resolve) => setTimeout(resolve, 50))
-    }
-  }
-  const childrenOf = (pid: number): Array<number> =>
-    readdirSync("/proc").flatMap((name) => {
-      if (!/^\d+$/.test(name)) return []
-      try {
-        return readFileSync(`/proc/${name}/stat`, "utf8").split(") ")[1]!.split(" ")[1] === String(pid) ? [Number(name)] : []
-      } catch {
-        return []
-      }
+  it("makes a damaged object again when it is needed, sets the damaged one aside, and ends at the same digest", async () => {
+    const first = await ranBefore()
+    flipBit(fileOf(digests(first).lines!))
+    // Nobody reads it: what depends on it is there.
+    expect(statuses(await fixture.run())).toEqual(all("hit"))
+    const second = await fixture.run({ times: "2" })
+    expect(second.events).toContainEqual({
+      type: "note",
+      node: "lines",
+      message: "its result is damaged (data.arrow has changed): making it again"
     })
-  const alive = (pid: number) => {
-    try {
-      return readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]![0] !== "Z"
-    } catch {
-      return false
-    }
-  }
-
-  it("by Ctrl-C ends with 130 and keeps what is finished; the next run goes on from there", async () => {
-    run("--until", "lines")
-    const child = start(folder, "run", "pipeline.ts", "--set", "steps=200")
-    let seen = ""
-    child.stderr!.on("data", (chunk: Buffer) => (seen += chunk.toString()))
-    const closed = new Promise<number | null>((resolve) => child.on("close", resolve))
-    await waitFor(() => seen.includes("wait: running"))
-    const [worker] = childrenOf(child.pid!)
-    child.kill("SIGINT")
-    expect(await closed).toBe(130)
-    await waitFor(() => !alive(worker!))
-    expect(seen).not.toMatch(/^\s+at /m)
-    expect(statuses(run())).toEqual({ lines: "hit", shout: "hit", wait: "ran", counts: "ran" })
+    expect(statuses(second)).toEqual({ lines: "ran", shout: "ran", wait: "hit", counts: "ran" })
+    expect(digests(second).lines).toBe(digests(first).lines)
+    expect(readdirSync(join(fixture.folder, "home/quarantine")).length).toBe(1)
+    expect(statuses(await fixture.run({ times: "2" }))).toEqual(all("hit"))
   })
 
-  it("by kill -9 leaves no child behind, even one deep in native code, and the next run goes on", async () => {
-    const child = start(folder, "run", "pipeline.ts", "--set", "wait.die=hang")
-    let seen = ""
-    child.stderr!.on("data", (chunk: Buffer) => (seen += chunk.toString()))
-    await waitFor(() => seen.includes("wait: running"))
-    await new Promise((resolve) => setTimeout(resolve, 1500))
-    const workers = childrenOf(child.pid!)
-    expect(workers.length).toBeGreaterThan(0)
-    child.kill("SIGKILL")
-    await waitFor(() => workers.every((worker) => !alive(worker)), 5000)
-    expect(statuses(run())).toMatchObject({ lines: "hit", shout: "hit", wait: "ran", counts: "ran" })
-    expect(readdirSync(join(folder, "home/tmp"))).toEqual([])
+  it("makes it once when several stages that run at once need it", async () => {
+    const first = await ranBefore()
+    flipBit(fileOf(digests(first).lines!))
+    const second = await fixture.run({}, { jobs: 4, force: ["shout", "wait"] })
+    expect(second.events.filter((event) => event.type === "note").length).toBe(1)
+    expect(statuses(second)).toEqual({ lines: "ran", shout: "ran", wait: "ran", counts: "hit" })
+    expect(digests(second)).toEqual(digests(first))
+  })
+
+  it("skips what needs a damaged object that can't be made again", async () => {
+    const first = await ranBefore()
+    flipBit(fileOf(digests(first).lines!))
+    // The same key, but the words can no longer be read to the end.
+    writeFileSync(join(fixture.folder, "refuse"), "")
+    const second = await fixture.run({ times: "2" })
+    expect(statuses(second)).toEqual({ lines: "failed", shout: "skipped", wait: "hit", counts: "skipped" })
+    expect(second.status).toBe("failed")
+  })
+
+  it.each<[string, (file: string) => void]>([
+    ["truncated", (file) => writeFileSync(file, readFileSync(file).subarray(0, 100))],
+    ["emptied", (file) => writeFileSync(file, "")],
+    ["missing", (file) => rmSync(file)]
+  ])("serves no object whose file is %s: it is made again", async (_, damage) => {
+    const first = await ranBefore()
+    damage(fileOf(digests(first).shout!))
+    expect((await fixture.plan()).shout).toEqual(["run", "its result is gone from the store"])
+    const second = await fixture.run()
+    expect(statuses(second)).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "hit" })
+    expect(digests(second)).toEqual(digests(first))
+  })
+
+  it("believes no manifest but the one its name says", async () => {
+    const first = await ranBefore()
+    const file = fileOf(digests(first).shout!, "artifact.json")
+    writeFileSync(file, readFileSync(file, "utf8").replace('"format": 1', '"format": 1 '))
+    expect(statuses(await fixture.run())).toMatchObject({ lines: "hit", shout: "ran" })
+  })
+
+  it("starts anew when its objects are gone, and when the journal is, and ends at the same digests", async () => {
+    const first = await ranBefore()
+    rmSync(join(fixture.folder, "home/objects"), { recursive: true })
+    expect(digests(await fixture.run())).toEqual(digests(first))
+    for (const name of readdirSync(join(fixture.folder, "home")))
+      if (name.startsWith("journal.db")) rmSync(join(fixture.folder, "home", name))
+    const again = await fixture.run()
+    expect(statuses(again)).toEqual(all("ran"))
+    expect(digests(again)).toEqual(digests(first))
+  })
+
+  it("replaces a damaged object that nobody knew of by what is made anew", async () => {
+    const first = await ranBefore()
+    const file = fileOf(digests(first).lines!)
+    flipBit(file)
+    for (const name of readdirSync(join(fixture.folder, "home")))
+      if (name.startsWith("journal.db")) rmSync(join(fixture.folder, "home", name))
+    expect(digests(await fixture.run())).toEqual(digests(first))
+    expect(existsSync(join(fixture.folder, "home/quarantine"))).toBe(true)
   })
 })
