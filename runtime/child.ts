@@ -2,6 +2,7 @@
  * The process in which a stage computes: takes jobs over the IPC channel, sends progress and results back, and dies with its parent, even
  * when that is killed while this one is deep in native code: a thread of its own watches.
  */
+import { flushCompileCache } from "node:module"
 import { Worker } from "node:worker_threads"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -53,6 +54,8 @@ const work = async ({ job }: ToChild): Promise<void> => {
     const error = Cause.squash(result.cause) as StageError
     send({ type: "failed", reason: error.reason ?? "Defect", message: messageOf(error) })
   }
+  // It ends by being killed, which would leave nothing for the next one.
+  flushCompileCache()
 }
 
 process.on("message", (message) => void work(message as ToChild))

@@ -1,5 +1,7 @@
 /** Executors: in this process for stages that move data, in pooled child processes for stages that compute with tensors. */
 import { type ChildProcess, fork } from "node:child_process"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import * as Effect from "effect/Effect"
 import type { FromChild, ToChild } from "./child.ts"
@@ -27,7 +29,13 @@ export const processPool = (): Executor => {
   const all = new Set<ChildProcess>()
   const start = (): ChildProcess => {
     const entry = fileURLToPath(import.meta.resolve(import.meta.url.endsWith(".ts") ? "./child.ts" : "./child.js"))
-    const child = fork(entry, [String(process.pid)], { stdio: ["ignore", "pipe", "pipe", "ipc"], execArgv: [], serialization: "advanced" })
+    const child = fork(entry, [String(process.pid)], {
+      stdio: ["ignore", "pipe", "pipe", "ipc"],
+      execArgv: [],
+      // Numbers that JSON does not know (a loss that is NaN) come through.
+      serialization: "advanced",
+      env: { NODE_COMPILE_CACHE: join(tmpdir(), "node-compile-cache"), ...process.env }
+    })
     all.add(child)
     // A broken channel: the child is of no more use. Its exit says the rest.
     child.on("error", () => child.kill("SIGKILL"))

@@ -92,10 +92,15 @@ export const buildGraph = (
       try: () => pipeline.build(decoded) as Record<string, unknown>,
       catch: (cause) => new PipelineError({ message: `Building the pipeline "${pipeline.name}": ${messageOf(cause)}` })
     })
+    if (typeof outputs !== "object" || outputs === null || isNode(outputs)) {
+      return yield* new PipelineError({
+        message: `Building the pipeline "${pipeline.name}": its function returned ${shown(outputs)}. Return an object of named outputs: ({ policy: sft(...) }).`
+      })
+    }
     for (const [name, node] of Object.entries(outputs)) {
       if (!isNode(node))
         return yield* new PipelineError({
-          message: `Output "${name}" of pipeline "${pipeline.name}" is not a node: return what a stage gives when it is applied.`
+          message: `Output "${name}" of pipeline "${pipeline.name}" is ${shown(node)}, not a node. Return what a stage gives when it is applied.`
         })
     }
     return yield* resolve(pipeline.name, outputs as Record<string, AnyNode>, {
@@ -160,6 +165,15 @@ const resolve = (
     return { pipeline, nodes, outputs: Object.fromEntries(Object.entries(outputs).map(([name, node]) => [name, alias.get(node)!])) }
   })
 
+/** A value that should have been something else, in a few words. */
+const shown = (value: unknown): string => {
+  if (isNode(value)) return "a node"
+  if (typeof value === "function") return "stage" in value ? `the stage ${(value.stage as StageInfo).name} itself` : "a function"
+  if (typeof value === "object" && value !== null)
+    return Array.isArray(value) ? "a list" : value instanceof Promise ? "a promise" : "an object"
+  return typeof value === "string" ? JSON.stringify(value) : String(value)
+}
+
 const inputNodes = (node: AnyNode): ReadonlyArray<unknown> =>
   node.definition.kind === "file"
     ? []
@@ -189,7 +203,7 @@ const postorder = (outputs: Readonly<Record<string, AnyNode>>): Effect.Effect<Ar
         if (!isNode(input)) {
           const name = node.definition.kind === "stage" ? node.definition.stage.stage.name : "file"
           return yield* new PipelineError({
-            message: `Stage ${name}: one of its inputs is ${String(input)}, not a node. Give what a stage returns when it is applied, or fileAt(path).`
+            message: `Stage ${name}: one of its inputs is ${shown(input)}, not a node. Give what a stage returns when it is applied, or fileAt(path).`
           })
         }
         if (!state.has(input)) stack.push({ node: input, leave: false })
@@ -212,11 +226,15 @@ const nameNodes = (order: ReadonlyArray<AnyNode>): Effect.Effect<Map<AnyNode, st
       taken.add(name)
       ids.set(node, name)
     }
+    const last = new Map<string, number>()
     for (const node of order) {
       if (ids.has(node)) continue
       const base = defaultName(node)
-      let id = base
-      for (let n = 2; taken.has(id); n++) id = `${base}-${n}`
+      let n = last.get(base) ?? 0
+      let id: string
+      do id = ++n === 1 ? base : `${base}-${n}`
+      while (taken.has(id))
+      last.set(base, n)
       taken.add(id)
       ids.set(node, id)
     }

@@ -305,9 +305,10 @@ class Run {
     })
   }
 
-  /** Makes a node and reports how it went; whether it succeeded. */
+  /** Makes a node once there is room for it, and reports how it went; whether it succeeded. */
   #attempt(node: StageNode, key: string, parts: KeyParts): Effect.Effect<boolean> {
     const self = this
+    const room = node.stage.resources.tensors === true ? this.#tensors : this.#data
     return Effect.gen(function* () {
       const started = performance.now()
       const exit = yield* Effect.exit(self.#make(node, key, parts))
@@ -322,7 +323,7 @@ class Run {
       self.#record(node, key, parts, "failed", milliseconds, null, error)
       self.#report(node, { status: "failed", milliseconds, key, digest: null, metrics: {}, error })
       return false
-    })
+    }).pipe(room.withPermits(1))
   }
 
   /**
@@ -383,18 +384,16 @@ class Run {
           self.#emit({ type: "progress", node: node.id, progress })
         )
         yield* self.#checkFiles(node)
-        const stored = yield* self.#store
-          .commit(directory, node.type)
-          .pipe(
-            Effect.mapError((error) =>
-              error._tag === "ArtifactError"
-                ? new StageError({
-                    reason: "BadOutput",
-                    message: `Stage ${node.stage.name} wrote something else than a ${node.type.name}. ${error.message}`
-                  })
-                : error
-            )
+        const stored = yield* self.#store.commit(directory, node.type).pipe(
+          Effect.mapError((error) =>
+            error._tag === "ArtifactError"
+              ? new StageError({
+                  reason: "BadOutput",
+                  message: `Stage ${node.stage.name} wrote something else than a ${node.type.name}. ${error.message}`
+                })
+              : error
           )
+        )
         self.#journal.transaction(() => {
           if (self.#options.force?.includes(node.id) === true) self.#journal.forgetTrace(key)
           self.#journal.recordTrace(
@@ -407,7 +406,7 @@ class Run {
         self.#verified.add(stored.digest)
         return { digest: stored.digest, metrics }
       }).pipe(Effect.ensuring(self.#store.remove(directory)))
-    }).pipe((tensors ? self.#tensors : self.#data).withPermits(1))
+    })
   }
 
   #job(node: StageNode, output: string): Job {
