@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // The command `caravan`. Plain JavaScript: it must run on an old Node, to find a new one.
 import { existsSync } from "node:fs"
-import { spawnSync } from "node:child_process"
+import { spawn } from "node:child_process"
 import * as module from "node:module"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -21,7 +21,11 @@ if (Number(process.versions.node.split(".")[0]) < 24) {
     )
     process.exit(2)
   }
-  const { status, signal } = spawnSync(own, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: "inherit" })
+  const child = spawn(own, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: "inherit" })
+  // Ctrl-C reaches the whole group, this process too: what it means is the other's to say.
+  process.on("SIGINT", () => {})
+  for (const name of ["SIGTERM", "SIGHUP"]) process.on(name, () => child.kill(name))
+  const [status, signal] = await new Promise((resolve) => child.on("exit", (...end) => resolve(end)))
   process.exit(signal === "SIGINT" ? 130 : (status ?? 1))
 }
 

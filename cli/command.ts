@@ -11,6 +11,8 @@ export interface Flag {
 export type Flags = Readonly<Record<string, Flag>>
 
 export interface Given {
+  /** Only asked what the command does. */
+  readonly help: boolean
   readonly positionals: ReadonlyArray<string>
   readonly flag: (name: string) => string | undefined
   readonly flags: (name: string) => ReadonlyArray<string>
@@ -24,6 +26,8 @@ export interface Command {
   readonly positionals: ReadonlyArray<string>
   readonly flags: Flags
   readonly examples: ReadonlyArray<string>
+  /** What --help says beyond the above, of the words that were given with it. */
+  readonly more?: (positionals: ReadonlyArray<string>) => Promise<string>
   /** Gives the exit code. What it throws is shown by its message. */
   readonly run: (given: Given) => Promise<number>
 }
@@ -56,19 +60,19 @@ export const usage = (command: Command): string => {
   ].join("\n")
 }
 
-/** Parses the words after the command's name; undefined when help was asked for. */
-export const parse = (command: Command, args: ReadonlyArray<string>): Given | undefined => {
+/** Parses the words after the command's name. */
+export const parse = (command: Command, args: ReadonlyArray<string>): Given => {
   const flags = { ...command.flags, ...common }
   for (const arg of args) {
     if (arg === "--") break
     const name = /^--([^=]+)/.exec(arg)?.[1]
-    if (name !== undefined && !(name in flags))
+    if (name !== undefined && !Object.hasOwn(flags, name))
       throw new UsageError(`caravan ${command.name} has no flag --${name}.${didYouMean(name, Object.keys(flags))}`)
   }
   let parsed: { readonly values: Record<string, unknown>; readonly positionals: ReadonlyArray<string> }
   try {
     parsed = parseArgs({
-      args: [...args],
+      args: args.map((arg) => (arg === "-h" ? "--help" : arg)),
       allowPositionals: true,
       options: Object.fromEntries(
         Object.entries(flags).map(([name, flag]) => [
@@ -80,8 +84,8 @@ export const parse = (command: Command, args: ReadonlyArray<string>): Given | un
   } catch (cause) {
     throw new UsageError(`caravan ${command.name}: ${cause instanceof Error ? cause.message : String(cause)}`)
   }
-  if (parsed.values.help === true) return undefined
-  const wanted = command.positionals.filter((word) => !word.startsWith("["))
+  const help = parsed.values.help === true
+  const wanted = help ? [] : command.positionals.filter((word) => !word.startsWith("["))
   if (parsed.positionals.length < wanted.length)
     throw new UsageError(
       `caravan ${command.name} needs ${wanted.slice(parsed.positionals.length).join(" ")}. For example: ${command.examples[0]}`
@@ -94,7 +98,13 @@ export const parse = (command: Command, args: ReadonlyArray<string>): Given | un
     const value = parsed.values[name]
     return value === undefined ? [] : ([value].flat() as unknown as ReadonlyArray<string>)
   }
-  return { positionals: parsed.positionals, flag: (name) => list(name).at(-1), flags: list, has: (name) => parsed.values[name] === true }
+  return {
+    help,
+    positionals: parsed.positionals,
+    flag: (name) => list(name).at(-1),
+    flags: list,
+    has: (name) => parsed.values[name] === true
+  }
 }
 
 /** A whole number from a flag. */
@@ -102,6 +112,7 @@ export const wholeNumber = (given: Given, name: string, least: number): number |
   const text = given.flag(name)
   if (text === undefined) return undefined
   const value = Number(text)
-  if (!Number.isSafeInteger(value) || value < least) throw new UsageError(`--${name} takes a whole number from ${least}, got "${text}".`)
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < least)
+    throw new UsageError(`--${name} takes a whole number from ${least}, got "${text}".`)
   return value
 }

@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import { buildGraph, dependencies, type Graph } from "../runtime/graph.ts"
 import { type Command, exitCodes, UsageError } from "./command.ts"
-import { loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
+import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
 
 const nodesOf = (graph: Graph) => [...graph.nodes.values()]
 
@@ -54,6 +54,7 @@ export const command: Command = {
     "caravan graph pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
     "caravan graph pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --format mermaid"
   ],
+  more: describeParameters,
   run: async (given) => {
     const pipeline = await loadPipeline(given.positionals[0]!)
     const options = pipelineOptions(given)

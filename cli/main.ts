@@ -41,14 +41,16 @@ export const main = async (args: ReadonlyArray<string>): Promise<number> => {
     if (entry === undefined) throw new UsageError(`There is no command "${name}".${didYouMean(name, Object.keys(commands))}`)
     const { command } = await entry.load()
     const given = parse(command, rest)
-    if (given === undefined) {
-      process.stdout.write(`${usage(command)}\n`)
+    if (given.help) {
+      const more = (await command.more?.(given.positionals)) ?? ""
+      process.stdout.write(`${usage(command)}\n${more === "" ? "" : `\n${more}\n`}`)
       return exitCodes.ok
     }
     return await command.run(given)
   } catch (cause) {
     if (process.env.CARAVAN_DEBUG !== undefined && cause instanceof Error) process.stderr.write(`${cause.stack}\n`)
     process.stderr.write(`${cause instanceof Error ? cause.message : String(cause)}\n`)
-    return exitCodes.usage
+    // A full disk or a broken store is no mistake of the user's.
+    return (cause as { readonly _tag?: string } | undefined)?._tag === "StoreError" ? exitCodes.failed : exitCodes.usage
   }
 }

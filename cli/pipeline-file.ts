@@ -2,9 +2,11 @@
 import { existsSync, statSync } from "node:fs"
 import { resolve } from "node:path"
 import { pathToFileURL } from "node:url"
+import { placeOf } from "../runtime/errors.ts"
 import { findHome } from "../runtime/home.ts"
 import { type AnyPipeline, isPipeline } from "../runtime/pipeline.ts"
 import type { RunOptions } from "../runtime/run.ts"
+import { type ConfigSchema, describeConfig } from "../schemas/hyper.ts"
 import { type Flags, type Given, UsageError, wholeNumber } from "./command.ts"
 
 export const pipelineFlags: Flags = {
@@ -30,7 +32,10 @@ export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
       error.name === "SyntaxError" || error.code === "ERR_INVALID_TYPESCRIPT_SYNTAX"
         ? `\n${(error.stack ?? "").split("\n").slice(0, 3).join("\n")}`
         : ""
-    throw new UsageError(`Loading the pipeline ${path}: ${error.message}.${place}\nMend the file, then run again.`)
+    const where = place === "" ? placeOf(error) : ""
+    throw new UsageError(
+      `Loading the pipeline ${path}: ${error.message.replace(/\.$/, "")}${where}.${place}\nMend the file, then run again.`
+    )
   }
   if (module.default === undefined)
     throw new UsageError(
@@ -39,6 +44,21 @@ export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
   if (!isPipeline(module.default))
     throw new UsageError(`Loading the pipeline ${path}: its default export is not a pipeline. Export what Pipeline.make(...) gives.`)
   return module.default
+}
+
+/** The parameters of a pipeline, for --help after its file. */
+export const describeParameters = async ([path]: ReadonlyArray<string>): Promise<string> => {
+  if (path === undefined) return ""
+  const { params, name, description } = await loadPipeline(path)
+  const fields = describeConfig(params as ConfigSchema).map((field) => [field.name, field] as const)
+  const width = Math.max(0, ...fields.map(([word]) => word.length))
+  return [
+    `Parameters of ${name}${description === "" ? "" : ` (${description})`}, by --set name=value:`,
+    ...fields.map(([word, { description: text = "", required, default: value }]) => {
+      const preset = required ? "; must be given" : value === undefined || value === "" ? "" : `; ${JSON.stringify(value)} unless given`
+      return `  ${word.padEnd(width)}  ${text}${preset}`
+    })
+  ].join("\n")
 }
 
 /** Options of a run from the shared flags. */

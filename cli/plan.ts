@@ -4,7 +4,7 @@ import type { Plan, PlannedNode } from "../runtime/plan.ts"
 import { plan } from "../runtime/run.ts"
 import { type Command, exitCodes } from "./command.ts"
 import { engineNumerics } from "./numerics.ts"
-import { loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
+import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
 
 /** What the plan says of a node, in words. */
 export const reasonOf = (node: PlannedNode): string => {
@@ -52,6 +52,7 @@ export const command: Command = {
     "caravan plan pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
     "caravan plan pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --set sft.epochs=3"
   ],
+  more: describeParameters,
   run: async (given) => {
     const pipeline = await loadPipeline(given.positionals[0]!)
     const options = pipelineOptions(given)

@@ -8,8 +8,8 @@ import * as Fiber from "effect/Fiber"
 import { run, type RunResult } from "../runtime/run.ts"
 import { type Command, exitCodes, wholeNumber } from "./command.ts"
 import { engineNumerics } from "./numerics.ts"
-import { loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
-import { showProgress } from "./progress.ts"
+import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
+import { duration, showProgress } from "./progress.ts"
 
 /** The document that --json prints. */
 const document = (result: RunResult) => ({
@@ -28,13 +28,32 @@ const document = (result: RunResult) => ({
   outputs: Object.fromEntries(Object.entries(result.outputs).map(([name, { kind, path, digest }]) => [name, { kind, path, digest }]))
 })
 
+/** How many nodes the summary names, at most. */
+const shownNodes = 40
+
+/** A line for each node that was not simply found. */
+const nodeTable = (result: RunResult): ReadonlyArray<string> => {
+  const nodes = result.nodes.filter(({ status }) => status !== "hit")
+  const found = result.nodes.length - nodes.length
+  const width = Math.max(0, ...nodes.map(({ id }) => id.length))
+  return [
+    `Nodes: ${found} found in the store${nodes.length === 0 ? "" : ", and"}`,
+    ...nodes
+      .slice(0, shownNodes)
+      .map(({ id, status, milliseconds }) =>
+        `  ${status.padEnd(7)}  ${id.padEnd(width)}  ${status === "skipped" ? "" : duration(milliseconds)}`.trimEnd()
+      ),
+    ...(nodes.length > shownNodes ? [`  ... and ${nodes.length - shownNodes} more`] : [])
+  ]
+}
+
 const summary = (result: RunResult): string => {
   const width = Math.max(0, ...Object.keys(result.outputs).map((name) => name.length))
   const lines = Object.entries(result.outputs).map(([name, output]) => `  ${name.padEnd(width)}  ${output.path}`)
   const reports = Object.entries(result.outputs)
     .filter(([, output]) => output.kind === "report")
     .map(([name, output]) => `${name}:\n${readFileSync(join(output.path, "report.json"), "utf8").trimEnd()}`)
-  return [...reports, ...(lines.length > 0 ? ["Outputs:", ...lines] : [])].join("\n")
+  return [...reports, ...nodeTable(result), ...(lines.length > 0 ? ["Outputs:", ...lines] : [])].join("\n")
 }
 
 export const command: Command = {
@@ -55,6 +74,7 @@ export const command: Command = {
     "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --set sft.learningRate=1e-3",
     "caravan run pipelines/demo.ts --json > run.json"
   ],
+  more: describeParameters,
   run: async (given) => {
     const pipeline = await loadPipeline(given.positionals[0]!)
     const options = pipelineOptions(given)

@@ -4,7 +4,7 @@ import { plan } from "../runtime/run.ts"
 import { didYouMean } from "../schemas/did-you-mean.ts"
 import { type Command, exitCodes, UsageError } from "./command.ts"
 import { engineNumerics } from "./numerics.ts"
-import { loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
+import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
 import { reasonOf } from "./plan.ts"
 
 export const command: Command = {
@@ -13,6 +13,7 @@ export const command: Command = {
   positionals: ["<pipeline.ts>", "<node>"],
   flags: { ...pipelineFlags, json: { help: "print one JSON document" } },
   examples: ["caravan why pipelines/hh-rlhf.ts reward-model --set data=pairs.jsonl.gz"],
+  more: describeParameters,
   run: async (given) => {
     const [path, id] = given.positionals as [string, string]
     const pipeline = await loadPipeline(path)

@@ -15,3 +15,14 @@ export class StageError extends Schema.TaggedError<StageError>()("StageError", {
 export class StoreError extends Schema.TaggedError<StoreError>()("StoreError", { message: Schema.String }) {}
 
 export const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
+
+/** " (at /project/stages/sft.ts:12)": the first frame of an error's stack outside of packages; "" when there is none. */
+export const placeOf = (error: unknown): string => {
+  const stack = (error as { readonly stack?: unknown } | undefined)?.stack
+  if (typeof stack !== "string") return ""
+  const line = stack
+    .split("\n")
+    .find((frame) => /^\s*at .*\.[mc]?[tj]s:\d+/.test(frame) && !frame.includes("node_modules") && !frame.includes("node:"))
+  const match = line === undefined ? null : /(?:file:\/\/)?(\/[^():]+):(\d+):\d+/.exec(line)
+  return match === null ? "" : ` (at ${match[1]}:${match[2]})`
+}

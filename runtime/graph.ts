@@ -5,7 +5,7 @@ import type { ArtifactType } from "../schemas/artifact.ts"
 import { didYouMean } from "../schemas/did-you-mean.ts"
 import { ConfigError, type ConfigSchema, decodeConfig, hyperInfo } from "../schemas/hyper.ts"
 import { digestOf } from "./cache-key.ts"
-import { messageOf, PipelineError } from "./errors.ts"
+import { messageOf, PipelineError, placeOf } from "./errors.ts"
 import { type AnyNode, isNode } from "./node.ts"
 import type { AnyPipeline } from "./pipeline.ts"
 import { portOf, type StageInfo } from "./stage.ts"
@@ -87,10 +87,15 @@ export const buildGraph = (
     const settings = Object.entries(options.settings ?? {})
     const given: Record<string, unknown> = { ...params }
     for (const [name, text] of settings) if (!name.includes(".")) given[name] = valueOf(fields[name], text)
-    const decoded = yield* decodeConfig(pipeline.params as ConfigSchema, given, `Pipeline "${pipeline.name}"`)
+    const decoded = yield* decodeConfig(
+      pipeline.params as ConfigSchema,
+      given,
+      `Pipeline "${pipeline.name}"`,
+      (name) => ` Give it: --set ${name}=<value>, or as a parameter of the program's.`
+    )
     const outputs = yield* Effect.try({
       try: () => pipeline.build(decoded) as Record<string, unknown>,
-      catch: (cause) => new PipelineError({ message: `Building the pipeline "${pipeline.name}": ${messageOf(cause)}` })
+      catch: (cause) => new PipelineError({ message: `Building the pipeline "${pipeline.name}": ${messageOf(cause)}${placeOf(cause)}` })
     })
     if (typeof outputs !== "object" || outputs === null || isNode(outputs)) {
       return yield* new PipelineError({

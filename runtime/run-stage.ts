@@ -3,7 +3,7 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import type { ArtifactRef } from "../schemas/artifact.ts"
 import { decodeConfig } from "../schemas/hyper.ts"
-import { messageOf, StageError } from "./errors.ts"
+import { messageOf, placeOf, StageError } from "./errors.ts"
 import { type Progress, portOf, type StageInfo } from "./stage.ts"
 
 /** Everything a stage needs, as plain data. */
@@ -63,7 +63,7 @@ export const runStage = (
       const error = Cause.squash(cause) as { readonly _tag?: string; readonly message?: string; readonly stack?: string }
       if (error instanceof StageError) return Effect.fail(error)
       // A defect is a mistake in the stage's code: where it happened is what its author needs.
-      const where = error?._tag === undefined && typeof error?.stack === "string" ? userFrame(error.stack) : ""
+      const where = error?._tag === undefined ? placeOf(error) : ""
       return Effect.fail(new StageError({ reason: error?._tag ?? "Defect", message: `${messageOf(error)}${where}` }))
     })
   )
@@ -71,12 +71,3 @@ export const runStage = (
 const nextTurn = Effect.callback<void>((resume) => {
   setImmediate(() => resume(Effect.void))
 })
-
-/** " (at stages/sft.ts:12)": the first frame outside of packages. */
-const userFrame = (stack: string): string => {
-  const line = stack
-    .split("\n")
-    .find((frame) => /\.(ts|js|mts|mjs):\d+/.test(frame) && !frame.includes("node_modules") && !frame.includes("node:"))
-  const match = line === undefined ? null : /(?:file:\/\/)?(\/[^():]+):(\d+):\d+/.exec(line)
-  return match === null ? "" : ` (at ${match[1]}:${match[2]})`
-}

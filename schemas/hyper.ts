@@ -60,15 +60,35 @@ export const hyperInfo = (field: object): HyperInfo | undefined => infos.get(fie
 
 export type ConfigSchema = Schema.Struct<any>
 
+export interface FieldDescription extends Partial<HyperInfo> {
+  readonly name: string
+  /** Set when it has no default and can't be left out. */
+  readonly required?: true
+}
+
 /** Every field of a config: name, description, default. */
-export const describeConfig = (config: ConfigSchema): ReadonlyArray<{ readonly name: string } & Partial<HyperInfo>> =>
-  Object.entries(config.fields as Record<string, object>).map(([name, field]) => ({ name, ...infos.get(field) }))
+export const describeConfig = (config: ConfigSchema): ReadonlyArray<FieldDescription> =>
+  Object.entries(config.fields as Record<string, Schema.Codec<unknown>>).map(([name, field]) => {
+    const info = infos.get(field)
+    if (info !== undefined) return { name, ...info }
+    const description = Schema.resolveAnnotations(field)?.description
+    const required = Schema.decodeUnknownExit(Schema.Struct({ field }))({})._tag === "Failure"
+    return { name, ...(typeof description === "string" ? { description } : {}), ...(required ? { required } : {}) }
+  })
 
 /** A config or parameter that does not decode. */
 export class ConfigError extends Schema.TaggedError<ConfigError>()("ConfigError", { message: Schema.String }) {}
 
-/** Decodes a config: unknown fields are errors (with the nearest known one), all errors are told at once. `what` names it in the message. */
-export const decodeConfig = <C extends ConfigSchema>(config: C, input: unknown, what: string): Effect.Effect<C["Type"], ConfigError> => {
+/**
+ * Decodes a config: unknown fields are errors (with the nearest known one), all errors are told at once. `what` names it in the message, `how`
+ * says how to give what is missing.
+ */
+export const decodeConfig = <C extends ConfigSchema>(
+  config: C,
+  input: unknown,
+  what: string,
+  how: (name: string) => string = () => ""
+): Effect.Effect<C["Type"], ConfigError> => {
   const names = Object.keys(config.fields as object)
   if (typeof input === "object" && input !== null) {
     const unknown = Object.keys(input).filter((key) => !names.includes(key))
@@ -76,6 +96,15 @@ export const decodeConfig = <C extends ConfigSchema>(config: C, input: unknown, 
       return Effect.fail(
         new ConfigError({ message: unknown.map((key) => `${what} has no field "${key}".${didYouMean(key, names)}`).join("\n") })
       )
+    }
+    if (names.some((name) => !(name in input))) {
+      const missing = describeConfig(config).filter(({ name, required }) => required && !(name in input))
+      if (missing.length > 0) {
+        const lines = missing.map(
+          ({ name, description }) => `${what} needs "${name}"${description === undefined ? "" : ` (${description})`}.${how(name)}`
+        )
+        return Effect.fail(new ConfigError({ message: lines.join("\n") }))
+      }
     }
   }
   return Schema.decodeUnknownEffect(config as unknown as Schema.Codec<any, any>, { errors: "all", onExcessProperty: "error" })(input).pipe(

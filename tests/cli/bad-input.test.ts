@@ -76,7 +76,7 @@ describe("parameters", () => {
       ["run", hh, "--set", "data=pairs.jsonl", "--set", "pretrainStep=3"],
       /has no field "pretrainStep"\. Did you mean "pretrainSteps"\?/
     ))
-  it("missing", () => refuses(["plan", hh], /Pipeline "hh-rlhf" is not valid: Missing key at \["data"\]/))
+  it("missing", () => refuses(["plan", hh], /Pipeline "hh-rlhf" needs "data" \(preference pairs: .*\)\. Give it: --set data=<value>/))
   it("out of bounds", () => refuses(["plan", hh, "--set", "data=pairs.jsonl", "--set", "k=0"], /greater than or equal to 1.*\["k"\]/))
   it("an unknown hyperparameter of a node: the nearest one", () =>
     refuses(

@@ -13,11 +13,7 @@ import { HelpfulnessReward, Policy, Reward, SafetyReward } from "../../schemas/c
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Texts } from "../../schemas/rows.ts"
 
-const of = <const I extends Stage.Ports, O extends typeof Texts | typeof Policy | typeof HelpfulnessReward | typeof SafetyReward>(
-  name: string,
-  inputs: I,
-  output: O
-) =>
+const of = (name: string, inputs: Stage.Ports, output: typeof Texts | typeof Policy | typeof HelpfulnessReward | typeof SafetyReward) =>
   Stage.make(name, {
     config: Schema.Struct({
       rate: hyper(0.5, "a rate", { min: 0 }),
@@ -158,7 +154,7 @@ describe("a pipeline's function", () => {
       mistake(() => {
         throw new TypeError("no such thing")
       })
-    ).toBe('Building the pipeline "test": no such thing')
+    ).toMatch(/^Building the pipeline "test": no such thing \(at .*graph\.test\.ts:\d+\)$/)
     expect(mistake(() => ({ x: read }))).toMatch(/Output "x" of pipeline "test" is the stage read itself, not a node/)
     expect(mistake(() => undefined)).toMatch(/its function returned undefined\. Return an object of named outputs/)
     expect(mistake(() => texts())).toMatch(/its function returned a node\. Return an object of named outputs/)
