@@ -14,6 +14,8 @@ import type { Progress, StageInfo } from "./stage.ts"
 export type ToChild = { readonly job: Job }
 export type FromChild =
   | { readonly type: "ready" }
+  /** The stage's module was loaded, for the first time in this process. */
+  | { readonly type: "loaded" }
   | { readonly type: "progress"; readonly progress: Progress }
   | { readonly type: "done"; readonly metrics: Readonly<Record<string, number>> }
   | { readonly type: "failed"; readonly reason: string; readonly message: string }
@@ -31,6 +33,7 @@ process.on("disconnect", () => process.exit(0))
 const send = (message: FromChild) => process.send?.(message)
 
 const prepared = new Set<string>()
+const loaded = new Set<string>()
 const work = async ({ job }: ToChild): Promise<void> => {
   const result = await Effect.runPromiseExit(
     Effect.gen(function* () {
@@ -42,6 +45,8 @@ const work = async ({ job }: ToChild): Promise<void> => {
             prepared.add(`${job.device}/${job.threads}`)
           }
           const module = (await import(job.module)) as Record<string, { readonly stage: StageInfo }>
+          if (!loaded.has(job.module)) send({ type: "loaded" })
+          loaded.add(job.module)
           return module[job.exportName]!.stage
         },
         catch: (cause) => new StageError({ reason: "Load", message: `Loading the stage from ${job.module}: ${messageOf(cause)}` })

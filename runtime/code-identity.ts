@@ -21,6 +21,8 @@ export interface CodeIdentity {
   readonly digest: string
   /** The module's export that is the stage. */
   readonly exportName: string
+  /** The folder of the package that the stage belongs to. */
+  readonly root: string
   /** Every file of ours that was bundled, relative to the package's folder, with its digest: to name the one that changed. */
   readonly files: Readonly<Record<string, string>>
   /** Packages with what the lock file says of them. */
@@ -35,7 +37,7 @@ interface Kept {
 }
 
 /** Raised when the way of bundling changes. */
-const bundlerVersion = "2"
+const bundlerVersion = "3"
 
 /** The export of a module that is this stage. */
 const exportOf = (stage: StageInfo): Effect.Effect<string, PipelineError> =>
@@ -87,6 +89,17 @@ export const codeIdentity = (stage: StageInfo, journal: Journal, digests: FileDi
     return made.identity
   })
 
+/** The files of a stage's code that changed it since: none when they are as they were, or differ in what does not count. */
+export const changedSince = (identity: CodeIdentity, stage: StageInfo, journal: Journal): Effect.Effect<ReadonlyArray<string>> =>
+  Effect.gen(function* () {
+    const changed = Object.entries(identity.files).flatMap(([path, digest]) =>
+      digestOfFile(join(identity.root, path)) === digest ? [] : [path]
+    )
+    if (changed.length === 0) return []
+    const now = yield* Effect.exit(codeIdentity(stage, journal, new FileDigests()))
+    return now._tag === "Success" && now.value.digest === identity.digest ? [] : changed
+  })
+
 const bundle = (entry: string, exportName: string, stageName: string, digests: FileDigests): Effect.Effect<Kept, PipelineError> =>
   Effect.tryPromise({
     try: async () => {
@@ -134,6 +147,7 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
         identity: {
           digest: digestOf(["caravan code", hash.digest("hex"), packages.entries]),
           exportName,
+          root,
           files: Object.fromEntries(files.map((path) => [relative(root, path), inputs[path]!])),
           packages: packages.entries
         },

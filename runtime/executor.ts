@@ -10,10 +10,12 @@ import { type Job, runStage } from "./run-stage.ts"
 import type { Progress, StageInfo } from "./stage.ts"
 
 export interface Executor {
+  /** `changedCode` gives the files of the stage's code that are no longer what its key says. */
   readonly run: (
     stage: StageInfo,
     job: Job,
-    progress: (progress: Progress) => void
+    progress: (progress: Progress) => void,
+    changedCode: Effect.Effect<ReadonlyArray<string>>
   ) => Effect.Effect<Readonly<Record<string, number>>, StageError>
   readonly close: () => void
 }
@@ -47,11 +49,13 @@ export const processPool = (): Executor => {
     return child
   }
   return {
-    run: (stage, job, progress) =>
+    run: (stage, job, progress, changedCode) =>
       Effect.callback<Readonly<Record<string, number>>, StageError>((resume) => {
         const child = idle.pop() ?? start()
         child.ref()
         let tail = ""
+        let finished = false
+        let checked = Promise.resolve()
         const output = (chunk: Buffer) => {
           tail = (tail + chunk.toString("utf8")).slice(-tailBytes)
         }
@@ -64,6 +68,8 @@ export const processPool = (): Executor => {
         }
         const finish = (result: Effect.Effect<Readonly<Record<string, number>>, StageError>, reuse: boolean) => {
           forget()
+          if (finished) return
+          finished = true
           if (reuse) {
             child.unref()
             idle.push(child)
@@ -72,9 +78,18 @@ export const processPool = (): Executor => {
         }
         const heard = (message: FromChild) => {
           if (message.type === "progress") progress(message.progress)
-          else if (message.type === "done") finish(Effect.succeed(message.metrics), true)
+          else if (message.type === "loaded") checked = check()
+          else if (message.type === "done") void checked.then(() => finish(Effect.succeed(message.metrics), true))
           else if (message.type === "failed")
-            finish(Effect.fail(new StageError({ reason: message.reason, message: message.message })), true)
+            void checked.then(() => finish(Effect.fail(new StageError({ reason: message.reason, message: message.message })), true))
+        }
+        // What the child has loaded is what the files hold now.
+        const check = async () => {
+          const files = await Effect.runPromise(changedCode)
+          if (files.length === 0) return
+          child.kill("SIGKILL")
+          const message = `The code of stage ${stage.name} changed while the pipeline ran (${files.join(", ")}). What is finished is kept: run again to go on with the new code.`
+          finish(Effect.fail(new StageError({ reason: "CodeChanged", message })), false)
         }
         const exited = (code: number | null, signal: string | null) => {
           const how =
@@ -102,6 +117,7 @@ export const processPool = (): Executor => {
         child.on("error", broken)
         child.send({ job } satisfies ToChild)
         return Effect.sync(() => {
+          finished = true
           forget()
           child.kill("SIGKILL")
         })

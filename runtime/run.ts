@@ -10,15 +10,17 @@ import * as Queue from "effect/Queue"
 import * as Semaphore from "effect/Semaphore"
 import type { ArtifactRef } from "../schemas/artifact.ts"
 import { didYouMean } from "../schemas/did-you-mean.ts"
-import type { ConfigError } from "../schemas/hyper.ts"
+import type { ConfigError, ConfigSchema } from "../schemas/hyper.ts"
 import { cacheKey, type KeyParts } from "./cache-key.ts"
+import { changedSince } from "./code-identity.ts"
 import { messageOf, PipelineError, StageError, type StoreError } from "./errors.ts"
 import { inProcess, processPool } from "./executor.ts"
 import { digestFile, stampOf } from "./file-source.ts"
 import { ancestors, buildGraph, dependencies, descendants, type Graph, type Settings, type StageNode } from "./graph.ts"
 import { Journal, type NodeStatus } from "./journal.ts"
+import type { AnyNode } from "./node.ts"
 import { Numerics } from "./numerics.ts"
-import type { AnyPipeline } from "./pipeline.ts"
+import type { Pipeline } from "./pipeline.ts"
 import { changes, codeParts, type Facts, gatherFacts, keyParts, makePlan, type Plan } from "./plan.ts"
 import type { Job } from "./run-stage.ts"
 import type { Progress } from "./stage.ts"
@@ -61,14 +63,20 @@ export interface NodeResult {
   readonly error: string | null
 }
 
-export interface RunResult {
+export interface StoredOutput {
+  readonly kind: string
+  readonly path: string
+  readonly digest: string
+  readonly contentDigest: string
+}
+
+export interface RunResult<Output extends string = string> {
   readonly run: string
   readonly pipeline: string
   readonly status: "succeeded" | "failed"
   readonly nodes: ReadonlyArray<NodeResult>
-  readonly outputs: Readonly<
-    Record<string, { readonly kind: string; readonly path: string; readonly digest: string; readonly contentDigest: string }>
-  >
+  /** By name; an output whose node failed or was skipped is not there. */
+  readonly outputs: string extends Output ? Readonly<Record<string, StoredOutput>> : { readonly [Name in Output]?: StoredOutput }
 }
 
 /** The nodes that a selection runs; undefined: all. */
@@ -98,9 +106,9 @@ const open = (options: RunOptions): Effect.Effect<{ readonly journal: Journal; r
   Effect.try({ try: () => ({ journal: new Journal(options.home), store: new Store(options.home) }), catch: (cause) => cause as StoreError })
 
 /** What a run with these parameters would do. */
-export const plan = (
-  pipeline: AnyPipeline,
-  params: Readonly<Record<string, unknown>>,
+export const plan = <Params extends ConfigSchema>(
+  pipeline: Pipeline<Params, any>,
+  params: Params["Encoded"],
   options: RunOptions
 ): Effect.Effect<Plan & { readonly selected: ReadonlySet<string> | undefined }, PipelineError | ConfigError | StoreError, Numerics> =>
   Effect.gen(function* () {
@@ -120,11 +128,11 @@ export const plan = (
   })
 
 /** Runs the pipeline. Fails only when it can't start; a failed stage is part of the result. */
-export const run = (
-  pipeline: AnyPipeline,
-  params: Readonly<Record<string, unknown>>,
+export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record<string, AnyNode>>>(
+  pipeline: Pipeline<Params, Outputs>,
+  params: Params["Encoded"],
   options: RunOptions
-): Effect.Effect<RunResult, PipelineError | ConfigError | StoreError, Numerics> =>
+): Effect.Effect<RunResult<keyof Outputs & string>, PipelineError | ConfigError | StoreError, Numerics> =>
   Effect.gen(function* () {
     const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
     const selected = yield* select(graph, options)
@@ -196,7 +204,7 @@ class Run {
       const status = nodes.some((node) => node.status === "failed") ? ("failed" as const) : ("succeeded" as const)
       self.#journal.finishRun(self.#id, status)
       self.#emit({ type: "run-finished", status, milliseconds: performance.now() - started })
-      const outputs: Record<string, RunResult["outputs"][string]> = {}
+      const outputs: Record<string, StoredOutput> = {}
       for (const [name, id] of Object.entries(self.#graph.outputs)) {
         const made = self.#made.get(id)
         if (made !== undefined)
@@ -380,8 +388,11 @@ class Run {
       })
       const directory = yield* self.#store.temporary()
       return yield* Effect.gen(function* () {
-        const metrics = yield* (tensors ? self.#processes : inProcess).run(node.stage, self.#job(node, directory), (progress) =>
-          self.#emit({ type: "progress", node: node.id, progress })
+        const metrics = yield* (tensors ? self.#processes : inProcess).run(
+          node.stage,
+          self.#job(node, directory),
+          (progress) => self.#emit({ type: "progress", node: node.id, progress }),
+          changedSince(self.#facts.code.get(node.id)!, node.stage, self.#journal)
         )
         yield* self.#checkFiles(node)
         const stored = yield* self.#store.commit(directory, node.type).pipe(

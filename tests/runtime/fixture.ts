@@ -14,7 +14,8 @@ export interface Fixture {
   readonly folder: string
   readonly run: (
     settings?: Record<string, string>,
-    options?: Partial<RunOptions>
+    options?: Partial<RunOptions>,
+    onEvent?: (event: RunEvent) => void
   ) => Promise<RunResult & { readonly events: ReadonlyArray<RunEvent> }>
   /** Node -> [kind, why]. */
   readonly plan: (
@@ -52,10 +53,20 @@ export const loadFixture = async (folder: string): Promise<Fixture> => {
   return {
     folder,
     numerics,
-    run: async (settings = {}, options = {}) => {
+    run: async (settings = {}, options = {}, onEvent: (event: RunEvent) => void = () => undefined) => {
       const events: Array<RunEvent> = []
       const result = await Effect.runPromise(
-        run(pipeline, {}, { ...optionsOf(settings, options), onEvent: (event) => events.push(event) }).pipe(machine)
+        run(
+          pipeline,
+          {},
+          {
+            ...optionsOf(settings, options),
+            onEvent: (event) => {
+              events.push(event)
+              onEvent(event)
+            }
+          }
+        ).pipe(machine)
       )
       return { ...result, events }
     },

@@ -2,7 +2,7 @@ import { chmodSync, copyFileSync, cpSync, existsSync, readdirSync, readFileSync,
 import { join } from "node:path"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
 import { removeFolder } from "../cli/caravan.ts"
-import { digests, type Fixture, fixtureFolder, loadFixture, statuses } from "./fixture.ts"
+import { digests, edit, type Fixture, fixtureFolder, loadFixture, statuses } from "./fixture.ts"
 
 let template: Fixture
 beforeAll(async () => {
@@ -186,6 +186,28 @@ describe("a failure", () => {
       error: expect.stringMatching(/words\.txt changed while it was read/)
     })
     expect((await fixture.plan({ "lines.touch": "true" })).lines![0]).toBe("run")
+  })
+})
+
+describe("code that changes while the pipeline runs", () => {
+  const editing = async (change: (text: string) => string) => {
+    const { nodes } = await fixture.run({}, {}, (event) => {
+      if (event.type === "node-finished" && event.node.id === "lines") edit(fixture.folder, "helper.ts", change)
+    })
+    return Object.fromEntries(nodes.map(({ id, status, error }) => [id, error ?? status]))
+  }
+
+  it("fails the stages it changes, whose children would run what their keys don't say, and no others", async () => {
+    expect(await editing((text) => text.replace('"!"', '"?"'))).toEqual({
+      lines: "ran",
+      shout: expect.stringMatching(/^The code of stage shout changed while the pipeline ran \(.*helper\.ts\)\. .*run again/),
+      wait: "ran",
+      counts: "skipped"
+    })
+  })
+
+  it("in comments and what is unused fails nothing", async () => {
+    expect(await editing((text) => `// Edited.\n${text.replace("`${text}?`", "`${text}??`")}`)).toEqual(all("ran"))
   })
 })
 

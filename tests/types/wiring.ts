@@ -1,8 +1,13 @@
 /**
  * Wiring that must not compile. Each @ts-expect-error is itself an error when the line below it compiles: then the types have lost something.
  */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
 import type { Node } from "../../runtime/node.ts"
+import * as Pipeline from "../../runtime/pipeline.ts"
+import { run, type RunOptions } from "../../runtime/run.ts"
 import type { Checkpoint, Dataset } from "../../schemas/artifact.ts"
+import { hyperInt } from "../../schemas/hyper.ts"
 import type { Demonstration, Preference, Prompt, ScoredCompletion } from "../../schemas/rows.ts"
 import { evaluateReward } from "../../stages/evaluate-reward.ts"
 import { mixPreferences } from "../../stages/mix.ts"
@@ -71,4 +76,21 @@ mixPreferences({ datasets: [pairs, pairs] })
 // @ts-expect-error
 evaluateReward({ scores: [helpfulness] })
 
-export { alsoSwapped, swapped }
+// A pipeline run from a program: its parameters and outputs are known.
+declare const options: RunOptions
+const Params = Schema.Struct({ data: Schema.String, k: hyperInt(4, "completions a prompt") })
+const pipeline = Pipeline.make("typed", { params: Params }, () => ({ tuned, trained }))
+const ran = Effect.map(run(pipeline, { data: "pairs.jsonl", k: 2 }, options), ({ outputs }) => [
+  outputs.tuned?.path,
+  outputs.trained?.digest
+])
+// @ts-expect-error
+run(pipeline, {}, options)
+// @ts-expect-error
+run(pipeline, { data: "pairs.jsonl", K: 2 }, options)
+// @ts-expect-error
+Effect.map(run(pipeline, { data: "pairs.jsonl" }, options), ({ outputs }) => outputs.tuend)
+// @ts-expect-error
+Pipeline.make("typed", { params: Params }, ({ date }) => ({ tuned, date }))
+
+export { alsoSwapped, ran, swapped }
