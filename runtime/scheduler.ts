@@ -84,7 +84,8 @@ export class Scheduler {
       })
       yield* self.#schedule()
       self.#journal.transaction(() => self.#hits.forEach((record) => record()))
-      const nodes = [...self.#results.values()]
+      // In the graph's order, whatever finished first.
+      const nodes = [...self.#graph.nodes.keys()].flatMap((id) => self.#results.get(id) ?? [])
       const status = nodes.some((node) => node.status === "failed") ? ("failed" as const) : ("succeeded" as const)
       self.#journal.finishRun(self.#id, status)
       self.#emit({ type: "run-finished", status, milliseconds: performance.now() - started })

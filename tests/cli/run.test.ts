@@ -1,0 +1,100 @@
+/** `caravan run`, `plan`, `why` and `graph` as a user calls them: what goes to stdout, what to stderr, exit codes. */
+import { readFileSync } from "node:fs"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { fixtureFolder } from "../runtime/fixture.ts"
+import { caravan, type Finished, removeFolder } from "./caravan.ts"
+
+let folder: string
+let first: Finished
+beforeAll(() => {
+  folder = fixtureFolder()
+  first = caravan(folder, "run", "pipeline.ts")
+})
+afterAll(() => removeFolder(folder))
+
+const on = (...args: ReadonlyArray<string>) => caravan(folder, args[0]!, "pipeline.ts", ...args.slice(1))
+
+describe("caravan run", () => {
+  it("shows progress on stderr; reports, nodes and paths of the outputs on stdout", () => {
+    expect(first.status).toBe(0)
+    expect(first.stderr).toMatch(/^lines: running \(it has never run here\)\nlines: done in .* \(rows 3\)\n/)
+    expect(first.stderr).toMatch(/^Done in [\d.]+ m?s\.$/m)
+    expect(first.stderr).not.toContain("\u001b")
+    expect(first.stdout).toMatch(
+      /^counts:\n\{\n {2}"characters": 31,\n {2}"rows": 6\n\}\nNodes: 0 found in the store, and\n {2}ran {6}lines {3}/
+    )
+    const [, path] = /^ {2}counts {2}(.*)$/m.exec(first.stdout)!
+    expect(readFileSync(`${path}/report.json`, "utf8")).toContain('"rows": 6')
+  })
+
+  it("again says that all was found", () => {
+    const { status, stdout, stderr } = on("run")
+    expect([status, stderr.replace(/in [\d.]+ m?s/, "in no time")]).toEqual([0, "Done in no time; 4 found in the store.\n"])
+    expect(stdout).toMatch(/^Nodes: 4 found in the store$/m)
+  })
+
+  it("with --json prints one document on stdout and nothing else", () => {
+    const document = JSON.parse(on("run", "--json").stdout) as { nodes: Array<unknown>; outputs: Record<string, unknown> }
+    expect(document).toEqual({
+      run: expect.stringMatching(/^[0-9a-f-]{36}$/),
+      pipeline: "fixture",
+      status: "succeeded",
+      nodes: ["lines", "shout", "wait", "counts"].map((id) => ({
+        id,
+        stage: id === "counts" ? "count" : id,
+        status: "hit",
+        milliseconds: expect.any(Number),
+        key: expect.stringMatching(/^[0-9a-f]{64}$/),
+        digest: expect.stringMatching(/^[0-9a-f]{64}$/)
+      })),
+      outputs: Object.fromEntries(
+        ["loud", "counts", "late"].map((name) => [
+          name,
+          { kind: name === "counts" ? "report" : "dataset", path: expect.stringContaining("/home/objects/"), digest: expect.any(String) }
+        ])
+      )
+    })
+  })
+
+  it("that fails ends with 1 and one message, without a stack; the document says failed", () => {
+    const failed = on("run", "--set", "lines.touch=true", "--json")
+    expect(failed.status).toBe(1)
+    expect(failed.stderr).toMatch(/^lines: FAILED after .* changed while it was read\. .*run again\.$/m)
+    expect(failed.stderr).not.toMatch(/^\s+at /m)
+    expect(JSON.parse(failed.stdout)).toMatchObject({
+      status: "failed",
+      nodes: [{ id: "lines", status: "failed" }, { status: "skipped", digest: null }, { status: "skipped" }, { status: "skipped" }],
+      outputs: {}
+    })
+    caravan(folder, "run", "pipeline.ts")
+  })
+})
+
+describe("caravan plan, why and graph", () => {
+  it("say what would run and why, and where the change began", () => {
+    const words = ["--set", "shout.times=2"]
+    expect(on("plan", ...words).stdout).toMatch(/^run {3}shout {11}config times: 1 -> 2\n.*\nrun\? {2}counts {10}depends on shout$/m)
+    expect(on("why", "counts", ...words).stdout).toBe(
+      "counts would run unless its inputs come out as before: depends on shout\n  because of shout: config times: 1 -> 2\n"
+    )
+    expect(on("why", "lines").stdout).toMatch(/^lines (is in the store|would run)/)
+  })
+
+  it("show the graph as text, Mermaid or JSON", () => {
+    expect(on("graph").stdout).toContain("counts (count) <- shout, wait")
+    expect(on("graph", "--format", "mermaid").stdout).toMatch(/^graph LR\n {2}n0\[\/"file:words\.txt"\/\]\n {2}n1\["lines"\]/)
+    expect(JSON.parse(on("graph", "--json").stdout)).toMatchObject({ pipeline: "fixture", outputs: { loud: "shout" } })
+    expect(on("graph", "--format", "dot").status).toBe(2)
+  })
+})
+
+describe("--help", () => {
+  it("of a command has its flags and examples; with a pipeline, its parameters too", () => {
+    const { status, stdout } = caravan(folder, "plan", "-h")
+    expect(status).toBe(0)
+    expect(stdout).toMatch(/--set <name=value>[\s\S]*Examples:\n {2}caravan plan/)
+    expect(on("run", "--help").stdout).toMatch(
+      /Parameters of fixture, by --set name=value:\n {2}file {3}lines of text; "words\.txt" unless given\n {2}times {2}exclamation marks; 1 unless given/
+    )
+  })
+})
