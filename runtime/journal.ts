@@ -33,6 +33,9 @@ export interface Execution {
   readonly error: string | null
 }
 
+/** Raised when the tables change. */
+const version = 1
+
 const tables = `
   create table if not exists traces (key text primary key, digest text not null, content_digest text not null, type text not null, metrics text not null, provenance text not null, made integer not null) strict;
   create table if not exists runs (id text primary key, pipeline text not null, params text not null, started integer not null, finished integer, status text not null) strict;
@@ -55,11 +58,18 @@ export class Journal {
       mkdirSync(home, { recursive: true })
       this.#database = new DatabaseSync(this.#file)
       this.#database.exec("pragma busy_timeout = 10000; pragma journal_mode = wal; pragma synchronous = full")
+      const found = Number(this.#database.prepare("pragma user_version").get()!.user_version)
+      if (found > version) throw new Error(`it has format ${found}, this version of caravan knows formats up to ${version}`)
       this.#database.exec(tables)
+      if (found < version) this.#database.exec(`pragma user_version = ${version}`)
     } catch (cause) {
-      throw new StoreError({
-        message: `Opening the journal ${this.#file}: ${messageOf(cause)}. Make the folder writable, or name another with CARAVAN_HOME.`
-      })
+      const reason = messageOf(cause)
+      const advice = /not a database|malformed/.test(reason)
+        ? "It is damaged: move it away, and results are made and recorded anew"
+        : /has format/.test(reason)
+          ? "Use that newer version, or name another folder with CARAVAN_HOME"
+          : "Make the folder writable, or name another with CARAVAN_HOME"
+      throw new StoreError({ message: `Opening the journal ${this.#file}: ${reason}. ${advice}.` })
     }
   }
 

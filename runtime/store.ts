@@ -3,8 +3,9 @@
  * Nothing in it ever changes. Writes go to `tmp/`, are fsynced, then renamed.
  */
 import { createHash } from "node:crypto"
-import { createReadStream } from "node:fs"
+import { createReadStream, readlinkSync } from "node:fs"
 import { chmod, mkdir, mkdtemp, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises"
+import { hostname } from "node:os"
 import { dirname, join, relative } from "node:path"
 import * as Effect from "effect/Effect"
 import type { ArtifactError, ArtifactType } from "../schemas/artifact.ts"
@@ -94,7 +95,7 @@ export class Store {
   temporary(): Effect.Effect<string, StoreError> {
     return this.#try("Making a temporary folder in the store", async () => {
       await mkdir(join(this.home, "tmp"), { recursive: true })
-      return mkdtemp(join(this.home, "tmp", `${process.pid}-`))
+      return mkdtemp(join(this.home, "tmp", `${process.pid}-${processSpace()}-`))
     })
   }
 
@@ -191,13 +192,26 @@ export class Store {
     return Effect.promise(() => rm(directory, { recursive: true, force: true }).catch(() => undefined))
   }
 
-  /** Removes what killed runs left in tmp/: folders of processes that are gone. */
+  /** Removes what killed runs left in tmp/: folders of processes that are gone. Those of other machines and containers are not ours to judge. */
   async sweep(): Promise<void> {
     for (const name of await readdir(join(this.home, "tmp")).catch(() => [] as Array<string>)) {
-      const pid = Number(name.split("-")[0])
-      if (Number.isInteger(pid) && pid > 0 && !isAlive(pid)) await rm(join(this.home, "tmp", name), { recursive: true, force: true })
+      const [id, space] = name.split("-")
+      const pid = Number(id)
+      if (space === processSpace() && Number.isInteger(pid) && pid > 0 && !isAlive(pid))
+        await rm(join(this.home, "tmp", name), { recursive: true, force: true })
     }
   }
+}
+
+/** Where process numbers mean what they mean here: this machine, and this container of it. */
+export const processSpace = (): string => {
+  let namespace = ""
+  try {
+    namespace = readlinkSync("/proc/self/ns/pid")
+  } catch {
+    // Not Linux: the machine's name has to do.
+  }
+  return createHash("sha256").update(`${hostname()} ${namespace}`).digest("hex").slice(0, 8)
 }
 
 const isAlive = (pid: number): boolean => {

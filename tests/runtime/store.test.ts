@@ -1,10 +1,11 @@
 import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
+import { DatabaseSync } from "node:sqlite"
 import * as Effect from "effect/Effect"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import { digestFile, stampOf } from "../../runtime/file-source.ts"
 import { Journal } from "../../runtime/journal.ts"
-import { Store } from "../../runtime/store.ts"
+import { processSpace, Store } from "../../runtime/store.ts"
 import type { ArtifactType } from "../../schemas/artifact.ts"
 import { removeFolder, workFolder } from "../cli/caravan.ts"
 
@@ -75,9 +76,16 @@ describe("what killed runs left", () => {
   it("is swept away, and what living ones write is not", async () => {
     const mine = await Effect.runPromise(store.temporary())
     // No process has this number: it is above the kernel's limit.
-    mkdirSync(join(home, "tmp/4194305-left"))
+    mkdirSync(join(home, `tmp/4194305-${processSpace()}-left`))
+    // Nor does it here, but somebody else's processes have numbers of their own.
+    const other = join(home, "tmp/4194305-elsewhere-left")
+    mkdirSync(other)
     await store.sweep()
-    expect(readdirSync(join(home, "tmp")).map((name) => join(home, "tmp", name))).toEqual([mine])
+    expect(
+      readdirSync(join(home, "tmp"))
+        .map((name) => join(home, "tmp", name))
+        .sort()
+    ).toEqual([mine, other].sort())
   })
 })
 
@@ -117,5 +125,40 @@ describe("a file of the user's", () => {
     await expect(digest(join(home, "none"))).rejects.toThrow(/Reading the input .*none: there is no such file or folder\. Check the path/)
     symlinkSync("nowhere", join(home, "dangling"))
     await expect(digest(join(home, "dangling"))).rejects.toThrow(/no such file/)
+  })
+})
+
+describe("the journal", () => {
+  it("that is damaged, in the way or from the future is refused with what to do", () => {
+    writeFileSync(join(home, "journal.db"), "no journal, but long enough to be looked at as one".repeat(20))
+    expect(() => new Journal(home)).toThrow(/journal\.db: file is not a database\. It is damaged: move it away/)
+    expect(() => new Journal(join(home, "journal.db"))).toThrow(/Make the folder writable, or name another with CARAVAN_HOME/)
+    const future = join(home, "future")
+    new Journal(future).close()
+    const database = new DatabaseSync(join(future, "journal.db"))
+    database.exec("pragma user_version = 1000")
+    database.close()
+    expect(() => new Journal(future)).toThrow(
+      /it has format 1000, this version of caravan knows formats up to \d+\. Use that newer version/
+    )
+  })
+
+  it("is opened by several at once, and each sees what the others wrote", () => {
+    const [a, b] = [new Journal(home), new Journal(home)]
+    const trace = { key: "k", digest: "d", contentDigest: "c", type: "report:anything/1", metrics: { loss: 0.5 } }
+    a.recordTrace(trace, {})
+    expect(b.trace("k")).toEqual(trace)
+    // The first result under a key stays.
+    b.recordTrace({ ...trace, digest: "e" }, {})
+    expect(a.trace("k")).toEqual(trace)
+    expect(() =>
+      a.transaction(() => {
+        a.forgetTrace("k")
+        throw new Error("no")
+      })
+    ).toThrow("no")
+    expect(b.trace("k")).toEqual(trace)
+    a.close()
+    b.close()
   })
 })
