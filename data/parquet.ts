@@ -25,8 +25,9 @@ const isTask = (data: unknown): data is Task => (data as Task | null)?.purpose =
 
 const serve = async (port: NonNullable<typeof parentPort>, path: string): Promise<void> => {
   const answer = (message: Answer) => port.postMessage(message)
-  // The decoder's promises do not keep an event loop alive: without this the worker may end between two batches.
-  const alive = setInterval(() => undefined, 2 ** 30)
+  // The reader ends the worker, never the worker itself: a worker's exit arrives together with its last message, and could be seen first. The decoder's
+  // promises would not keep it alive either.
+  setInterval(() => undefined, 2 ** 30)
   try {
     // The package's entry for Node loads its WebAssembly at once.
     const parquet = await import("parquet-wasm/node")
@@ -41,8 +42,6 @@ const serve = async (port: NonNullable<typeof parentPort>, path: string): Promis
     answer({ type: "end" })
   } catch (cause) {
     answer({ type: "failed", message: cause instanceof Error ? cause.message : String(cause) })
-  } finally {
-    clearInterval(alive)
   }
 }
 

@@ -84,6 +84,19 @@ describe("records of a file", () => {
     expect((await all(readRecords(path))).at(-1)).toMatchObject({ line: 2500, unit: "row" })
   })
 
+  it("come from Parquet to the last, however busy the process is when the decoder ends", async () => {
+    const path = file(await parquet(Schema.Struct({ text: Schema.String }), [{ text: "a" }, { text: "b" }]))
+    const busy = setInterval(() => {
+      const end = Date.now() + 200
+      while (Date.now() < end);
+    })
+    try {
+      for (let i = 0; i < 5; i++) expect(await values(path)).toEqual([{ text: "a" }, { text: "b" }])
+    } finally {
+      clearInterval(busy)
+    }
+  })
+
   it("may end without a line feed, have CRLF, empty lines and a byte order mark; lines are counted all the same", async () => {
     const found = await all(readRecords(file('\ufeff{"a":1}\r\n\n  \n{"a":2}')))
     expect(found).toEqual([
