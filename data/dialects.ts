@@ -118,7 +118,7 @@ const messagesOf = (value: unknown, name: string): Array<Message> => {
 export const parseMessages = (value: unknown, line: number): Demonstration => {
   const messages = messagesOf(field(value, "messages"), "messages")
   if (messages.at(-1)!.role !== "assistant") throw new BadRow("messages", "the last message is not the assistant's")
-  return { id: `${line}`, messages }
+  return { id: `${line}`, messages, loss: "answers" }
 }
 
 // ---- prompt, chosen, rejected ----------------------------------------------------------------------------------------------------------

@@ -49,12 +49,14 @@ export const loadPolicyFrom = Effect.fn("loadPolicy")(function* (
   yield* checkVocabulary(tokenizer, model.config, path)
   return { model, tokenizer }
 })
-export const loadPolicy = (ref: ArtifactRef<Checkpoint<"policy">>, options: LoadOptions = {}): Effect.Effect<LoadedPolicy, ArtifactError> =>
-  loadPolicyFrom(ref.path, options)
+export const loadPolicy = (
+  ref: ArtifactRef<Checkpoint<"policy">> | ArtifactRef<Checkpoint<"safety-classifier">>,
+  options: LoadOptions = {}
+): Effect.Effect<LoadedPolicy, ArtifactError> => loadPolicyFrom(ref.path, options)
 
 /** A reward model and its tokenizer. */
 export const loadReward = Effect.fn("loadReward")(function* (
-  ref: ArtifactRef<Checkpoint<"helpfulness-reward" | "safety-reward" | "value">>,
+  ref: ArtifactRef<Checkpoint<"helpfulness-reward" | "safety-reward" | "general-reward" | "value">>,
   options: LoadOptions = {}
 ): Effect.fn.Return<LoadedReward, ArtifactError> {
   const model = yield* loadScalarModel(ref.path, options)
@@ -86,7 +88,7 @@ const roleOf = (slot: OutputSlot<Checkpoint<Role>>): Role => slot.type.name.repl
 export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends Role>(
   slot: OutputSlot<Checkpoint<R>>,
   options: {
-    readonly model: R extends "policy" ? Llama : RewardModel
+    readonly model: R extends "policy" | "safety-classifier" ? Llama : RewardModel
     readonly tokenizer: Tokenizer
     readonly metrics?: Readonly<Record<string, number>>
   }

@@ -9,7 +9,7 @@ export interface Dataset<out Row> {
   readonly kind: "dataset"
   readonly row: Row
 }
-export type Role = "policy" | "helpfulness-reward" | "safety-reward" | "value"
+export type Role = "policy" | "helpfulness-reward" | "safety-reward" | "general-reward" | "value" | "safety-classifier"
 export interface Checkpoint<out R extends Role> {
   readonly kind: "checkpoint"
   readonly role: R

@@ -23,7 +23,11 @@ const checkpoint = <R extends Role>(...roles: ReadonlyArray<R>): ArtifactType<Ch
 export const Policy = checkpoint("policy")
 export const HelpfulnessReward = checkpoint("helpfulness-reward")
 export const SafetyReward = checkpoint("safety-reward")
-/** A port that takes either reward model. */
-export const Reward = checkpoint("helpfulness-reward", "safety-reward")
+/** Trained apart, on other data: a guard against reward hacking (§3.4.1). */
+export const GeneralReward = checkpoint("general-reward")
+/** A port that takes any reward model. */
+export const Reward = checkpoint("helpfulness-reward", "safety-reward", "general-reward")
 /** The critic of PPO. */
 export const Value = checkpoint("value")
+/** A language model tuned to answer whether a prompt or a response is safe, and which risk it runs. */
+export const SafetyClassifier = checkpoint("safety-classifier")

@@ -14,12 +14,21 @@ export const Prompt = Schema.Struct({
   id: Schema.String,
   messages: Schema.Array(Message),
   /** Whether it is meant to draw out something unsafe (§3.2.3: is_safety). */
-  safety: Schema.Boolean
+  safety: Schema.Boolean,
+  /** What kind of prompt it is, where that is known: a risk category (§4.2), "borderline", a topic. */
+  category: Schema.NullOr(Schema.String),
+  /** What the user says next, turn by turn, whatever was answered: dialogues grow by these (§3.2.1, A.3.1). */
+  followUps: Schema.Array(Schema.String)
 })
 export type Prompt = typeof Prompt.Type
 
 /** A dialogue that ends with the answer to learn. */
-export const Demonstration = Schema.Struct({ id: Schema.String, messages: Schema.Array(Message) })
+export const Demonstration = Schema.Struct({
+  id: Schema.String,
+  messages: Schema.Array(Message),
+  /** Which answers carry loss: all of them, or the last alone (Ghost Attention, §3.3: zero on all tokens of previous turns). */
+  loss: Schema.Literals(["answers", "last-answer"])
+})
 export type Demonstration = typeof Demonstration.Type
 
 /** Two responses to one prompt, one chosen over the other (§3.2.1). */
@@ -36,10 +45,29 @@ export const Preference = Schema.Struct({
 })
 export type Preference = typeof Preference.Type
 
+/** Two answers to one prompt, for an annotator to compare (§3.2.1: from two model variants, at different temperatures). */
+export const ResponsePair = Schema.Struct({
+  id: Schema.String,
+  prompt: Schema.Array(Message),
+  safety: Schema.Boolean,
+  category: Schema.NullOr(Schema.String),
+  followUps: Schema.Array(Schema.String),
+  responseA: Schema.String,
+  responseB: Schema.String,
+  /** Content digests of the checkpoints that answered. */
+  policyA: Schema.String,
+  policyB: Schema.String,
+  temperatureA: Schema.Number,
+  temperatureB: Schema.Number
+})
+export type ResponsePair = typeof ResponsePair.Type
+
 /** One sampled answer, with the log-probability that each of its tokens had where it was drawn. */
 export const Completion = Schema.Struct({
   promptId: Schema.String,
   prompt: Schema.Array(Message),
+  /** Whether the prompt is meant to draw out something unsafe (§3.2.3: is_safety). */
+  safety: Schema.Boolean,
   /** Which of the K samples of the prompt. */
   sample: int32,
   text: Schema.String,
@@ -54,7 +82,14 @@ export const Completion = Schema.Struct({
 })
 export type Completion = typeof Completion.Type
 
-export const ScoredCompletion = Schema.Struct({ ...Completion.fields, reward: Schema.Number })
+export const ScoredCompletion = Schema.Struct({
+  ...Completion.fields,
+  /** What is to be maximised: a reward model's scalar before the sigmoid, or logit(R_c) of two. */
+  reward: Schema.Number,
+  /** R_h and R_s in (0, 1), where that reward model was asked (§3.2.3). */
+  helpfulnessScore: Schema.NullOr(Schema.Number),
+  safetyScore: Schema.NullOr(Schema.Number)
+})
 export type ScoredCompletion = typeof ScoredCompletion.Type
 
 /** Both responses of a pair, scored. */
@@ -75,11 +110,12 @@ export type TokenSequence = typeof TokenSequence.Type
 
 export const Text = Schema.Struct({ text: Schema.String })
 
-export const Prompts = dataset(Prompt, "prompt/1")
-export const Demonstrations = dataset(Demonstration, "demonstration/1")
+export const Prompts = dataset(Prompt, "prompt/2")
+export const Demonstrations = dataset(Demonstration, "demonstration/2")
 export const Preferences = dataset(Preference, "preference/1")
-export const Completions = dataset(Completion, "completion/1")
-export const ScoredCompletions = dataset(ScoredCompletion, "scored-completion/1")
+export const ResponsePairs = dataset(ResponsePair, "response-pair/1")
+export const Completions = dataset(Completion, "completion/2")
+export const ScoredCompletions = dataset(ScoredCompletion, "scored-completion/2")
 export const PairScores = dataset(PairScore, "pair-score/1")
 export const TokenSequences = dataset(TokenSequence, "token-sequence/1")
 export const Texts = dataset(Text, "text/1")

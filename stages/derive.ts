@@ -49,7 +49,7 @@ export const preferenceDemonstrations = Stage.make("preference-demonstrations", 
   run: Effect.fn("preference-demonstrations")(function* ({ inputs, output }) {
     const rows = yield* readRows(inputs.preferences, Preferences)
     const demonstrations = rows
-      .map((row) => ({ id: row.id, messages: chosenDialogue(row) }))
+      .map((row) => ({ id: row.id, messages: chosenDialogue(row), loss: "answers" as const }))
       .filter(({ messages }) => fitsChatFormat(messages))
     return yield* writeDataset(output, demonstrations, { metrics: { unusable: rows.length - demonstrations.length } })
   })
@@ -70,7 +70,7 @@ export const preferencePrompts = Stage.make("preference-prompts", {
     const drawn = config.count === 0 ? all : new Random(seed, "prompts").shuffle(all).slice(0, config.count)
     return yield* writeDataset(
       output,
-      drawn.map((row) => ({ id: row.id, messages: row.prompt, safety: config.safety }))
+      drawn.map((row) => ({ id: row.id, messages: row.prompt, safety: config.safety, category: null, followUps: [] }))
     )
   })
 })

@@ -66,6 +66,7 @@ export const sample = Stage.make("sample", {
         rows[batch[j]!] = {
           promptId: prompt.id,
           prompt: prompt.messages,
+          safety: prompt.safety,
           sample,
           text: text.trim(),
           tokens: completion.tokens,

@@ -56,7 +56,7 @@ export const score = Stage.make("score", {
     const scored: Array<ScoredCompletion> = []
     completions.forEach((completion, index) => {
       const reward = rewards.get(index)
-      if (reward !== undefined) scored.push({ ...completion, reward })
+      if (reward !== undefined) scored.push({ ...completion, reward, helpfulnessScore: null, safetyScore: null })
     })
     return yield* writeDataset(output, scored, { metrics: { scored: scored.length, empty: completions.length - work.length } })
   })

@@ -45,7 +45,8 @@ export const selectBest = Stage.make("select-best", {
     const best = bestOf(sets, config)
     const demonstrations = best.map(({ promptId, prompt, text }) => ({
       id: promptId,
-      messages: [...prompt, { role: "assistant" as const, content: text }]
+      messages: [...prompt, { role: "assistant" as const, content: text }],
+      loss: "answers" as const
     }))
     return yield* writeDataset(output, demonstrations, { metrics: { prompts, selected: best.length } })
   })

@@ -302,6 +302,7 @@ describe("a row of messages", () => {
 
   it("is a demonstration", () => {
     expect(parseMessages({ messages: [{ role: "system", content: "s" }, question, answer] }, 3)).toEqual({
+      loss: "answers",
       id: "3",
       messages: [{ role: "system", content: "s" }, question, answer]
     })

@@ -99,7 +99,7 @@ describe("a dataset", () => {
   }
 
   it("is read by the Arrow library as what it is", async () => {
-    const rows = [{ id: "a", messages: [{ role: "user" as const, content: "é" }], safety: true }]
+    const rows = [{ id: "a", messages: [{ role: "user" as const, content: "é" }], safety: true, category: null, followUps: ["b"] }]
     const table = arrow.tableFromIPC(readFileSync(join(await write(Rows.Prompts, rows), "data.arrow")))
     expect(JSON.parse(JSON.stringify(table.toArray()))).toEqual(rows)
   })
@@ -118,11 +118,11 @@ describe("a dataset", () => {
     const error = (await writeRows(folder(), type, rows).catch((cause: unknown) => cause)) as ArtifactError
     return `${error._tag}: ${error.message}`
   }
-  const prompt = { id: "a", messages: [], safety: true }
+  const prompt = { id: "a", messages: [], safety: true, category: "c", followUps: [] }
 
   it("refuses a row that is not of its schema, and says which and where", async () => {
     expect(await refusal([prompt, { ...prompt, id: null }], Rows.Prompts)).toMatch(
-      /Writing a dataset:prompt\/1: .* row 2: Expected string at \["id"\]/
+      /Writing a dataset:prompt\/2: .* row 2: Expected string at \["id"\]/
     )
     const robot = { ...prompt, messages: [{ role: "robot", content: "" }] }
     expect(await refusal([robot], Rows.Prompts)).toMatch(/row 1: .*"user".* at \["messages"\]\[0\]\["role"\]/)
@@ -221,7 +221,13 @@ describe("a dataset's file that is not what it should be", () => {
   const original = async () => {
     const directory = await write(
       Rows.Prompts,
-      Array.from({ length: 20 }, (_, i) => ({ id: `${i}`, messages: [{ role: "user" as const, content: "x".repeat(i) }], safety: false }))
+      Array.from({ length: 20 }, (_, i) => ({
+        id: `${i}`,
+        messages: [{ role: "user" as const, content: "x".repeat(i) }],
+        safety: false,
+        category: null,
+        followUps: []
+      }))
     )
     return { directory, path: join(directory, "data.arrow"), bytes: readFileSync(join(directory, "data.arrow")) }
   }
@@ -233,7 +239,9 @@ describe("a dataset's file that is not what it should be", () => {
   it("holds other rows: both schemas are told", async () => {
     const { directory } = await original()
     const { message } = await errorOf(validateDataset(directory, Rows.Texts))
-    expect(message).toContain("expected the columns {text:utf8}, found {id:utf8,messages:list<{role:utf8,content:utf8}>,safety:bool}")
+    expect(message).toContain(
+      "expected the columns {text:utf8}, found {id:utf8,messages:list<{role:utf8,content:utf8}>,safety:bool,category:utf8?,followUps:list<utf8>}"
+    )
   })
 
   it("ends anywhere before its end: never read as whole", async () => {

@@ -66,6 +66,9 @@ describe("statistics", () => {
 const completions = (promptId: string, rewards: ReadonlyArray<number>, finished = true): Array<ScoredCompletion> =>
   rewards.map((reward, sample) => ({
     promptId,
+    safety: false,
+    helpfulnessScore: null,
+    safetyScore: null,
     prompt: [],
     sample,
     text: "",

@@ -7,6 +7,9 @@ import { bestOf } from "../../stages/select-best.ts"
 
 const completion = (promptId: string, sample: number, reward: number, over: Partial<ScoredCompletion> = {}): ScoredCompletion => ({
   promptId,
+  safety: false,
+  helpfulnessScore: null,
+  safetyScore: null,
   prompt: [{ role: "user", content: promptId }],
   sample,
   text: `${promptId}${sample}`,
