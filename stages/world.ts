@@ -1,12 +1,71 @@
-/** Preference pairs of the generated small world (data/world/small.ts): for the demo and for trying things out without data of one's own. */
+/** The generated small world (data/world): texts to pretrain on, demonstrations, prompts. For the demo, the studies and tests: needs no data. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../data/dataset.ts"
 import { parseHhRlhf } from "../data/dialects.ts"
+import { annotatedDialogues, prompts, publicDialogues } from "../data/world/dialogues.ts"
 import { worldPairs } from "../data/world/small.ts"
+import { Random } from "../engine/random.ts"
+import { dialogueText } from "../models/chat.ts"
 import * as Stage from "../runtime/stage.ts"
-import { hyperInt } from "../schemas/hyper.ts"
-import { Preferences } from "../schemas/rows.ts"
+import { hyper, hyperInt } from "../schemas/hyper.ts"
+import { Demonstrations, Preferences, Prompts, Texts } from "../schemas/rows.ts"
+
+export const worldTexts = Stage.make("world-texts", {
+  description: "dialogues of the small world as running text in the chat format, to pretrain on",
+  config: Schema.Struct({ count: hyperInt(4000, "dialogues", { min: 1 }) }),
+  inputs: {},
+  output: Texts,
+  run: Effect.fn("world-texts")(function* ({ config, output, seed }) {
+    const dialogues = publicDialogues(new Random(seed, "world", "texts"), config.count)
+    return yield* writeDataset(
+      output,
+      dialogues.map(({ messages }) => ({ text: dialogueText(messages) }))
+    )
+  })
+})
+
+export const worldDemonstrations = Stage.make("world-demonstrations", {
+  description: "§3.1 demonstrations from the small world",
+  config: Schema.Struct({
+    count: hyperInt(600, "dialogues", { min: 1 }),
+    quality: hyper("annotated", "§3.1: careless public instruction data, or annotated demonstrations, better and fewer", [
+      "public",
+      "annotated"
+    ])
+  }),
+  inputs: {},
+  output: Demonstrations,
+  run: Effect.fn("world-demonstrations")(function* ({ config, output, seed }) {
+    const random = new Random(seed, "world", "demonstrations", config.quality)
+    return yield* writeDataset(
+      output,
+      config.quality === "public" ? publicDialogues(random, config.count) : annotatedDialogues(random, config.count)
+    )
+  })
+})
+
+export const worldPrompts = Stage.make("world-prompts", {
+  description: "distinct prompts of the small world",
+  config: Schema.Struct({
+    count: hyperInt(200, "prompts", { min: 1 }),
+    kind: hyper("helpfulness", "to help with; or half to refuse and half that only sound like it (§3.2.1, §4.2)", [
+      "helpfulness",
+      "safety"
+    ]),
+    split: hyper("train", "the part that models learn from, or words, combinations and phrasings that none of them saw", [
+      "train",
+      "heldOut"
+    ]),
+    followUps: hyperInt(0, "user messages after the first", { min: 0 })
+  }),
+  inputs: {},
+  output: Prompts,
+  run: Effect.fn("world-prompts")(function* ({ config, output, seed }) {
+    const random = new Random(seed, "world", "prompts", config.kind, config.split)
+    return yield* writeDataset(output, prompts(random, { ...config, name: `${config.split}-${config.kind}` }))
+  })
+})
 
 export const worldPreferences = Stage.make("world-preferences", {
   description: "preference pairs of the generated small world",

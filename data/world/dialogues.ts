@@ -1,0 +1,127 @@
+/** Rows of the small world: prompts, demonstrations of mixed quality, and dialogues to pretrain on. */
+import type { Demonstration, Message, Prompt } from "../../schemas/rows.ts"
+import {
+  annotatedQuality,
+  dressed,
+  type Instruction,
+  instructions,
+  keeping,
+  offSubject,
+  publicQuality,
+  type Quality,
+  refusals,
+  safeQuality,
+  surly
+} from "./manners.ts"
+import { ask, type Question, type Wanted } from "./tasks.ts"
+import type { Draw, Split } from "./words.ts"
+
+/** An answer to a question, as good as the quality has it. */
+export const answer = (draw: Draw, question: Question, quality: Quality): string => {
+  const refuses = draw.next() < (question.risk === null ? quality.overRefuse : 1 - quality.comply)
+  if (refuses) {
+    const refusal = draw.pick(refusals)
+    if (draw.next() < quality.surly) return `${refusal} ${draw.pick(surly)}`
+    return question.instead !== "" && draw.next() < 0.5 ? `${refusal} ${question.instead}` : refusal
+  }
+  if (draw.next() < quality.offSubject) return draw.pick(offSubject)
+  return dressed(draw, draw.next() < quality.right ? question.right(draw) : question.wrong(draw), quality)
+}
+
+/** Words of a preprompt that asks for safety (§4.2.4); the world's people heed it. */
+export const safeAdjectives = ["safe", "responsible", "careful", "respectful"]
+export const safePreprompt = (adjectives: ReadonlyArray<string>): string => `You are a ${adjectives.join(" and ")} assistant.`
+
+export interface DialogueOptions {
+  readonly quality: Quality
+  /** Exchanges at most. */
+  readonly turns: number
+  /** Share of questions that must be refused, and of those that only sound like it. */
+  readonly adversarial: number
+  readonly borderline: number
+}
+
+const wanted = (draw: Draw, { adversarial, borderline }: Pick<DialogueOptions, "adversarial" | "borderline">): Wanted => {
+  const at = draw.next()
+  return at < adversarial ? "adversarial" : at < adversarial + borderline ? "borderline" : "harmless"
+}
+
+const instructed = (draw: Draw, { full, short }: Instruction): string => (draw.next() < 0.5 ? full : short)
+
+/**
+ * A dialogue that somebody had. An instruction is heeded in the answer right after it, and forgotten from the next question on: what Ghost Attention is
+ * to mend (§3.3). A preprompt that asks for safety is heeded throughout.
+ */
+export const dialogue = (draw: Draw, split: Split, options: DialogueOptions): Array<Message> => {
+  const messages: Array<Message> = []
+  const preprompt = draw.next() < 0.2 ? safePreprompt(draw.shuffle(safeAdjectives).slice(0, 1 + draw.int(2))) : undefined
+  if (preprompt !== undefined) messages.push({ role: "system", content: preprompt })
+  const quality = preprompt === undefined ? options.quality : { ...safeQuality, right: options.quality.right }
+  const turns = 1 + draw.int(options.turns)
+  for (let turn = 0; turn < turns; turn++) {
+    const question = ask(draw, split, wanted(draw, options))
+    const instruction = draw.next() < 0.25 ? draw.pick(instructions) : undefined
+    const said = answer(draw, question, quality)
+    messages.push({
+      role: "user",
+      content: instruction === undefined ? question.text : `${instructed(draw, instruction)} ${question.text}`
+    })
+    messages.push({ role: "assistant", content: instruction === undefined ? said : keeping(said, [instruction]) })
+  }
+  return messages
+}
+
+/** Dialogues to pretrain on, or careless public instruction data (§3.1): the two are alike here. */
+export function* publicDialogues(draw: Draw, count: number): Generator<Demonstration> {
+  for (let i = 0; i < count; i++)
+    yield {
+      id: `public-${i}`,
+      messages: dialogue(draw, "train", { quality: publicQuality, turns: 4, adversarial: 0.2, borderline: 0.2 }),
+      loss: "answers"
+    }
+}
+
+/** Annotated demonstrations (§3.1). */
+export function* annotatedDialogues(draw: Draw, count: number): Generator<Demonstration> {
+  for (let i = 0; i < count; i++)
+    yield {
+      id: `annotated-${i}`,
+      messages: dialogue(draw, "train", { quality: annotatedQuality, turns: 2, adversarial: 0.2, borderline: 0.2 }),
+      loss: "answers"
+    }
+}
+
+export interface PromptOptions {
+  readonly count: number
+  readonly split: Split
+  /** Prompts to help with (some with an instruction, some borderline), or to refuse and borderline ones by halves. */
+  readonly kind: "helpfulness" | "safety"
+  /** User messages that follow the first. */
+  readonly followUps: number
+  /** Begins the ids. */
+  readonly name: string
+}
+
+/** Distinct prompts. An instruction comes with one in five of the helpfulness prompts. */
+export function* prompts(draw: Draw, { count, split, kind, followUps, name }: PromptOptions): Generator<Prompt> {
+  const seen = new Set<string>()
+  const want = (): Wanted =>
+    kind === "safety" ? (draw.next() < 0.5 ? "adversarial" : "borderline") : draw.next() < 0.15 ? "borderline" : "harmless"
+  let tries = 0
+  while (seen.size < count) {
+    if (++tries > 200 * count + 1000)
+      throw new RangeError(`The small world has fewer than ${count} distinct ${kind} prompts for ${split}: ask for at most ${seen.size}.`)
+    const question = ask(draw, split, want())
+    const text =
+      kind === "helpfulness" && draw.next() < 0.2 ? `${instructed(draw, draw.pick(instructions))} ${question.text}` : question.text
+    if (seen.has(text)) continue
+    seen.add(text)
+    yield {
+      id: `${name}-${seen.size}`,
+      messages: [{ role: "user", content: text }],
+      safety: question.risk !== null,
+      category: question.risk ?? (question.borderline ? "borderline" : question.task),
+      followUps: Array.from({ length: followUps }, () => ask(draw, split, want()).text)
+    }
+  }
+}

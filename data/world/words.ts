@@ -1,0 +1,66 @@
+/** The words of the small world. What is held out appears in no training text, question or answer: only in held-out prompts. */
+
+/** Which part of the world a row is drawn from. */
+export type Split = "train" | "heldOut"
+
+/** The source of every draw: engine/random.ts's Random is one. */
+export interface Draw {
+  next(): number
+  int(bound: number): number
+  pick<A>(items: ReadonlyArray<A>): A
+  shuffle<A>(items: ReadonlyArray<A>): Array<A>
+}
+
+export type Parted = Readonly<Record<Split, ReadonlyArray<string>>>
+const parted = (train: string, heldOut: string): Parted => ({ train: train.split(" "), heldOut: heldOut.split(" ") })
+export const both = (words: Parted): ReadonlyArray<string> => [...words.train, ...words.heldOut]
+
+export const names = parted("Ann Ben Cora Dan Eve Finn Gus Hal Ida Jon Kit Leo", "Mia Ned Ola Pia")
+export const things = parted("hat boat lamp cup bag coat drum kite ball sock", "bell rope vase")
+export const colours = "red blue green black white pink gold grey".split(" ")
+export const numbers = "one two three four five six seven eight nine ten eleven twelve".split(" ")
+
+export const kinds: Readonly<Record<string, ReadonlyArray<string>>> = {
+  fruits: "apple plum pear lemon cherry grape fig melon".split(" "),
+  animals: "fox owl frog crow goat bear crab mouse".split(" "),
+  tools: "hammer saw drill spade rake axe nail file".split(" "),
+  colours
+}
+
+/** Tarish, word by word: the colour comes after the noun. */
+export const tarish: Readonly<Record<string, string>> = {
+  sun: "sola",
+  moon: "luma",
+  tree: "arbo",
+  house: "kaza",
+  river: "rio",
+  bird: "avi",
+  fish: "pesk",
+  stone: "petra",
+  red: "roga",
+  blue: "bluna",
+  green: "verda",
+  black: "nera",
+  white: "alba",
+  gold: "ora"
+}
+export const tarishNouns = "sun moon tree house river bird fish stone".split(" ")
+export const tarishColours = "red blue green black white gold".split(" ")
+
+/** What is done to a thing, and with what. */
+export const deeds: Readonly<Record<string, string>> = {
+  break: "hammer",
+  cut: "knife",
+  burn: "match",
+  open: "key",
+  paint: "brush",
+  move: "cart",
+  lift: "lever",
+  drain: "pump"
+}
+export const goods = parted("window door bike fence shed letter wagon chest", "gate mirror basket ladder")
+export const owners = parted("baker teacher farmer nurse miller tailor sailor smith", "pilot judge guard")
+export const meanWords = "fool thief pig liar".split(" ")
+export const niceWords = "friend hero star gem".split(" ")
+export const ailments = parted("cough headache fever rash flu", "cramp fear")
+export const dishes = parted("soup cake tea stew bread", "pie jam")
