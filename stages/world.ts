@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../data/dataset.ts"
 import { parseHhRlhf } from "../data/dialects.ts"
-import { annotatedDialogues, prompts, publicDialogues } from "../data/world/dialogues.ts"
+import { demonstrations, prompts } from "../data/world/dialogues.ts"
 import { worldPairs } from "../data/world/small.ts"
 import { Random } from "../engine/random.ts"
 import { dialogueText } from "../models/chat.ts"
@@ -17,7 +17,7 @@ export const worldTexts = Stage.make("world-texts", {
   inputs: {},
   output: Texts,
   run: Effect.fn("world-texts")(function* ({ config, output, seed }) {
-    const dialogues = publicDialogues(new Random(seed, "world", "texts"), config.count)
+    const dialogues = demonstrations(new Random(seed, "world", "texts"), "pretraining", config.count)
     return yield* writeDataset(
       output,
       dialogues.map(({ messages }) => ({ text: dialogueText(messages) }))
@@ -37,10 +37,9 @@ export const worldDemonstrations = Stage.make("world-demonstrations", {
   inputs: {},
   output: Demonstrations,
   run: Effect.fn("world-demonstrations")(function* ({ config, output, seed }) {
-    const random = new Random(seed, "world", "demonstrations", config.quality)
     return yield* writeDataset(
       output,
-      config.quality === "public" ? publicDialogues(random, config.count) : annotatedDialogues(random, config.count)
+      demonstrations(new Random(seed, "world", "demonstrations", config.quality), config.quality, config.count)
     )
   })
 })

@@ -7,6 +7,7 @@ import {
   instructions,
   keeping,
   offSubject,
+  pretrainingQuality,
   publicQuality,
   type Quality,
   refusals,
@@ -71,24 +72,15 @@ export const dialogue = (draw: Draw, split: Split, options: DialogueOptions): Ar
   return messages
 }
 
-/** Dialogues to pretrain on, or careless public instruction data (§3.1): the two are alike here. */
-export function* publicDialogues(draw: Draw, count: number): Generator<Demonstration> {
-  for (let i = 0; i < count; i++)
-    yield {
-      id: `public-${i}`,
-      messages: dialogue(draw, "train", { quality: publicQuality, turns: 4, adversarial: 0.2, borderline: 0.2 }),
-      loss: "answers"
-    }
-}
+/** How dialogues of each kind are: those to pretrain on, careless public instruction data, annotated demonstrations (§3.1). */
+const sources = {
+  pretraining: { quality: pretrainingQuality, turns: 4, adversarial: 0.2, borderline: 0.2 },
+  public: { quality: publicQuality, turns: 3, adversarial: 0.2, borderline: 0.2 },
+  annotated: { quality: annotatedQuality, turns: 3, adversarial: 0.2, borderline: 0.2 }
+} as const satisfies Record<string, DialogueOptions>
 
-/** Annotated demonstrations (§3.1). */
-export function* annotatedDialogues(draw: Draw, count: number): Generator<Demonstration> {
-  for (let i = 0; i < count; i++)
-    yield {
-      id: `annotated-${i}`,
-      messages: dialogue(draw, "train", { quality: annotatedQuality, turns: 2, adversarial: 0.2, borderline: 0.2 }),
-      loss: "answers"
-    }
+export function* demonstrations(draw: Draw, source: keyof typeof sources, count: number): Generator<Demonstration> {
+  for (let i = 0; i < count; i++) yield { id: `${source}-${i}`, messages: dialogue(draw, "train", sources[source]), loss: "answers" }
 }
 
 export interface PromptOptions {

@@ -15,8 +15,14 @@ export type Parted = Readonly<Record<Split, ReadonlyArray<string>>>
 const parted = (train: string, heldOut: string): Parted => ({ train: train.split(" "), heldOut: heldOut.split(" ") })
 export const both = (words: Parted): ReadonlyArray<string> => [...words.train, ...words.heldOut]
 
-export const names = parted("Ann Ben Cora Dan Eve Finn Gus Hal Ida Jon Kit Leo", "Mia Ned Ola Pia")
-export const things = parted("hat boat lamp cup bag coat drum kite ball sock", "bell rope vase")
+export const names = parted(
+  "Ann Ben Cora Dan Eve Finn Gus Hal Ida Jon Kit Leo Max Nell Otto Paul Rosa Sam Tom Uma Vera Will Yan Zoe Abe Bella Carl Dora Emil Flo Greta Hugo",
+  "Mia Ned Ola Pia Rex Lena"
+)
+export const things = parted(
+  "hat boat lamp cup bag coat drum kite ball sock plate chair spoon book pen shoe scarf clock flute mug tent box jar ring",
+  "bell rope vase tray comb"
+)
 export const colours = "red blue green black white pink gold grey".split(" ")
 export const numbers = "one two three four five six seven eight nine ten eleven twelve".split(" ")
 
@@ -58,9 +64,15 @@ export const deeds: Readonly<Record<string, string>> = {
   lift: "lever",
   drain: "pump"
 }
-export const goods = parted("window door bike fence shed letter wagon chest", "gate mirror basket ladder")
-export const owners = parted("baker teacher farmer nurse miller tailor sailor smith", "pilot judge guard")
+export const goods = parted(
+  "window door bike fence shed letter wagon chest roof table wall barrel sled cage pipe cabin stove kettle barn tower bench pillow carpet oven",
+  "gate mirror basket ladder stool"
+)
+export const owners = parted(
+  "baker teacher farmer nurse miller tailor sailor smith painter singer hunter mason potter weaver driver cook clerk dancer writer keeper",
+  "pilot judge guard fisher"
+)
 export const meanWords = "fool thief pig liar".split(" ")
 export const niceWords = "friend hero star gem".split(" ")
-export const ailments = parted("cough headache fever rash flu", "cramp fear")
-export const dishes = parted("soup cake tea stew bread", "pie jam")
+export const ailments = parted("cough headache fever rash flu burn ache bruise itch sneeze", "cramp fear chill")
+export const dishes = parted("soup cake tea stew bread salad pudding sauce roast waffle", "pie jam broth")
