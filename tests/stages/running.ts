@@ -1,0 +1,72 @@
+/** Stages run by themselves, on artifacts in a folder of their own: no store, no cache. */
+import { createHash } from "node:crypto"
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { afterAll } from "vitest"
+import { readRows, readReport, writeDataset } from "../../data/dataset.ts"
+import type { AnyStage } from "../../runtime/stage.ts"
+import type { ArtifactRef, ArtifactType, DatasetType, ReportType, Written } from "../../schemas/artifact.ts"
+import { decodeConfig } from "../../schemas/hyper.ts"
+
+const root = mkdtempSync(join(tmpdir(), "caravan-stages-"))
+afterAll(() => rmSync(root, { recursive: true, force: true }))
+
+let made = 0
+const folder = (): string => {
+  const path = join(root, `${++made}`)
+  mkdirSync(path)
+  return path
+}
+
+const digestOf = (path: string): string => {
+  const hash = createHash("sha256")
+  for (const name of readdirSync(path).sort()) hash.update(name).update(readFileSync(join(path, name)))
+  return hash.digest("hex")
+}
+const refTo = <A>(path: string, type: ArtifactType<A>): ArtifactRef<A> => {
+  const digest = digestOf(path)
+  return { path, type: type.name, digest, contentDigest: digest }
+}
+
+/** An artifact that `write` fills. */
+export const artifact = async <A>(
+  type: ArtifactType<A>,
+  write: (slot: { readonly path: string; readonly type: ArtifactType<A> }) => Effect.Effect<Written<A>, unknown>
+): Promise<ArtifactRef<A>> => {
+  const path = folder()
+  await Effect.runPromise(write({ path, type }))
+  return refTo(path, type)
+}
+export const rowsArtifact = <Row>(type: DatasetType<Row>, rows: ReadonlyArray<Row>) => artifact(type, (slot) => writeDataset(slot, rows))
+export const rowsIn = <Row>(ref: ArtifactRef<any>, type: DatasetType<Row>): Promise<ReadonlyArray<Row>> =>
+  Effect.runPromise(readRows(ref, type))
+export const reportIn = <Content>(ref: ArtifactRef<any>, type: ReportType<Content>): Promise<Content> =>
+  Effect.runPromise(readReport(ref, type))
+
+type Inputs = Readonly<Record<string, ArtifactRef<any> | ReadonlyArray<ArtifactRef<any>>>>
+const effectOf = ({ stage }: AnyStage, inputs: Inputs, config: Record<string, unknown>, seed: number) =>
+  Effect.gen(function* () {
+    const decoded = yield* decodeConfig(stage.config, config, stage.name)
+    const path = folder()
+    const { metrics } = yield* stage.run({
+      config: decoded,
+      inputs,
+      output: { path, type: stage.output },
+      seed,
+      device: "cpu",
+      threads: 1,
+      progress: () => Effect.void
+    })
+    yield* stage.output.validate(path)
+    return { ...refTo(path, stage.output), metrics }
+  })
+
+/** The stage's output, checked as the store would, and its metrics. */
+export const runStage = (stage: AnyStage, inputs: Inputs, config: Record<string, unknown> = {}, seed = 1) =>
+  Effect.runPromise(effectOf(stage, inputs, config, seed))
+
+/** The message that the stage fails with. */
+export const failureOf = async (stage: AnyStage, inputs: Inputs, config: Record<string, unknown> = {}): Promise<string> =>
+  (await Effect.runPromise(Effect.flip(effectOf(stage, inputs, config, 1)))).message
