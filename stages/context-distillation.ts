@@ -107,8 +107,8 @@ type PrepromptOptions = typeof PrepromptConfig.Type
 /** The preprompt of a prompt: its category's, or a generic one drawn by seed and the prompt's id; undefined where it is left out. */
 export const prepromptFor = (prompt: Prompt, options: PrepromptOptions, seed: number): string | undefined => {
   if (options.kind === "category") {
-    const known = prompt.category !== null && Object.hasOwn(options.categoryTemplates, prompt.category)
-    if (known) return options.categoryTemplates[prompt.category!]
+    const { category } = prompt
+    if (category !== null && Object.hasOwn(options.categoryTemplates, category)) return options.categoryTemplates[category]
     if (options.otherCategories === "drop") return undefined
   }
   const random = new Random(seed, "preprompt", prompt.id)
@@ -122,7 +122,8 @@ const join = (preprompt: string, content: string): string => `${preprompt}\n\n${
 
 /** The prompt with the preprompt in its place. */
 export const withPreprompt = (messages: ReadonlyArray<Message>, preprompt: string, place: "system" | "user"): ReadonlyArray<Message> => {
-  if (place === "user") return messages.with(-1, { ...messages.at(-1)!, content: join(preprompt, messages.at(-1)!.content) })
+  const last = messages.length - 1
+  if (place === "user") return messages.with(last, { ...messages[last]!, content: join(preprompt, messages[last]!.content) })
   return messages[0]?.role === "system"
     ? messages.with(0, { role: "system", content: join(preprompt, messages[0].content) })
     : [{ role: "system", content: preprompt }, ...messages]
