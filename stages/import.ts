@@ -13,7 +13,7 @@ import { loadTokenizer } from "../models/tokenizer/index.ts"
 import * as Stage from "../runtime/stage.ts"
 import { ArtifactError, type Checkpoint, External, type OutputSlot, type Role, type Written, written } from "../schemas/artifact.ts"
 import { roleFile } from "../schemas/checkpoint-files.ts"
-import { HelpfulnessReward, Policy, SafetyReward } from "../schemas/checkpoint.ts"
+import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../schemas/checkpoint.ts"
 import { hyper } from "../schemas/hyper.ts"
 import { Demonstrations, Preferences } from "../schemas/rows.ts"
 
@@ -119,4 +119,13 @@ export const importSafetyReward = Stage.make("import-safety-reward", {
   output: SafetyReward,
   seeded: false,
   run: Effect.fn("import-safety-reward")(({ inputs, output }) => importModel(inputs.folder.path, output, "safety-reward"))
+})
+
+export const importGeneralReward = Stage.make("import-general-reward", {
+  description: "a reward model of anything, in the Hugging Face layout: a judge that takes no part in tuning",
+  config: Schema.Struct({}),
+  inputs: { folder: External },
+  output: GeneralReward,
+  seeded: false,
+  run: Effect.fn("import-general-reward")(({ inputs, output }) => importModel(inputs.folder.path, output, "general-reward"))
 })

@@ -1,7 +1,9 @@
 /**
  * Reward modelling (Llama 2 §3.2.2): a scalar head on the chat checkpoint, trained to score the chosen response of a pair above the rejected
- * one by a margin that grows with how much better it was judged.
+ * one by a margin that grows with how much better it was judged. The safety model learns besides to tell safe responses from unsafe ones (table
+ * 29). A general model, for helpfulness and safety at once and from other data, guards against reward hacking (§3.4.1).
  *
+ * Not in the paper: the auxiliary loss's formula and weight (here binary cross-entropy of each labelled response, weight 1).
  * Deviation: a pair without a rating gets margin 0.
  */
 import * as Effect from "effect/Effect"
@@ -14,7 +16,7 @@ import { loadPolicy, saveCheckpoint } from "../models/checkpoint.ts"
 import { initRewardModel, type RewardModel } from "../models/reward-model.ts"
 import type { Tokenizer } from "../models/tokenizer/tokenizer.ts"
 import * as Stage from "../runtime/stage.ts"
-import { HelpfulnessReward, Policy, SafetyReward } from "../schemas/checkpoint.ts"
+import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { type Preference, Preferences } from "../schemas/rows.ts"
 import { fitDialogue } from "./shared/dialogues.ts"
@@ -26,6 +28,13 @@ import { stepsFor, train, type TrainingBatch, trainingMetrics } from "./shared/t
 /** Ranking loss with margin, Llama 2 §3.2.2 eq. 2, summed over pairs: -log sigmoid(r_chosen - r_rejected - m). Each argument (B,); returns (). */
 export const rankingLoss = (chosen: Tensor, rejected: Tensor, margin: Tensor): Tensor =>
   chosen.sub(rejected).sub(margin).logSigmoid().sum().neg()
+
+/**
+ * Safety auxiliary loss, Llama 2 table 29, summed over responses: binary cross-entropy of sigmoid(r) with the safety label,
+ * -log sigmoid(r) where safe and -log sigmoid(-r) where unsafe. Labels are 1 safe, -1 unsafe, 0 where there is none (and no loss). Each argument
+ * (N,); returns ().
+ */
+export const safetyLoss = (scores: Tensor, labels: Tensor): Tensor => scores.mul(labels).logSigmoid().mul(labels.square()).sum().neg()
 
 /** Margin by rating (significantly better, better, slightly better, negligibly better or unsure), §A.3.3 table 27. */
 export const margins = {
@@ -44,16 +53,33 @@ export const RewardModelConfig = Schema.Struct({
   batchPairs: hyperInt(512, "pairs a step; §3.2.2: 512, that is 1024 rows", { min: 1 }),
   microBatchPairs: hyperInt(8, "pairs at once; the loss does not depend on it, but for the order of float sums", { min: 1 }),
   weightDecay: hyper(0.1, "§2.2: 0.1", { min: 0 }),
-  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 })
+  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
+  precision: hyper("float32", "of weights and activations; scores, and the optimiser's copy of the weights, are float32 either way", [
+    "float32",
+    "bfloat16"
+  ])
 })
 type Config = typeof RewardModelConfig.Type
+
+export const SafetyRewardModelConfig = Schema.Struct({
+  ...RewardModelConfig.fields,
+  safetyLossWeight: hyper(
+    1,
+    "of the auxiliary loss, the mean over a pair's two responses, beside the ranking loss; 0 leaves it out. table 29: used, without a weight being named; at 1 both start at log 2",
+    { min: 0 }
+  )
+})
 
 /** A pair as the model reads it: both dialogues tokenised, and the margin asked of them. */
 export interface TokenisedPair {
   readonly chosen: ReadonlyArray<number>
   readonly rejected: ReadonlyArray<number>
   readonly margin: number
+  /** Of the chosen and the rejected response: 1 safe, -1 unsafe, 0 not labelled. All 0 when left out. */
+  readonly safety?: readonly [chosen: number, rejected: number]
 }
+
+const safetyLabel = (safe: boolean | null): number => (safe === null ? 0 : safe ? 1 : -1)
 
 /** Tokenises a pair; undefined when either dialogue does not fit the context. */
 export const tokenisePair = (
@@ -67,21 +93,31 @@ export const tokenisePair = (
   const rejected = encode(pair.rejected)
   return chosen === undefined || rejected === undefined
     ? undefined
-    : { chosen, rejected, margin: pair.rating === null ? 0 : (margins[table][pair.rating] ?? 0) }
+    : {
+        chosen,
+        rejected,
+        margin: pair.rating === null ? 0 : (margins[table][pair.rating] ?? 0),
+        safety: [safetyLabel(pair.chosenSafe), safetyLabel(pair.rejectedSafe)]
+      }
 }
 
-/** Summed ranking loss of some pairs: chosen and rejected go through the model as one batch of 2 B rows. */
+/**
+ * Summed loss of some pairs: ranking, and the weighted auxiliary loss, for each pair the mean over its two responses. Chosen and rejected go
+ * through the model as one batch of 2 B rows.
+ */
 export const pairLoss = (
   model: RewardModel,
   pairs: ReadonlyArray<TokenisedPair>,
-  options: { readonly padId: number; readonly device: Device }
+  options: { readonly padId: number; readonly device: Device; readonly safetyLossWeight?: number }
 ): Tensor => {
+  const { device, safetyLossWeight = 0 } = options
   const scores = scoreSequences(model, [...pairs.map((pair) => pair.chosen), ...pairs.map((pair) => pair.rejected)], options) // (2 B,)
-  const margin = tensor(
-    Float32Array.from(pairs, (pair) => pair.margin),
-    { device: options.device }
-  )
-  return rankingLoss(scores.slice(0, 0, pairs.length), scores.slice(0, pairs.length, 2 * pairs.length), margin)
+  const column = (values: ReadonlyArray<number>) => tensor(Float32Array.from(values), { device })
+  const margin = column(pairs.map((pair) => pair.margin))
+  const ranking = rankingLoss(scores.slice(0, 0, pairs.length), scores.slice(0, pairs.length, 2 * pairs.length), margin)
+  if (safetyLossWeight === 0) return ranking
+  const labels = column([...pairs.map((pair) => pair.safety?.[0] ?? 0), ...pairs.map((pair) => pair.safety?.[1] ?? 0)]) // (2 B,)
+  return ranking.add(safetyLoss(scores, labels).mul(safetyLossWeight / 2))
 }
 
 /** Batches of pairs, a fresh permutation each epoch; within a batch pairs of like length share a part, so that little is padded. */
@@ -113,14 +149,12 @@ export const warmupSteps = (config: Pick<Config, "warmupFraction" | "warmupMinim
 
 const inputs = { init: Policy, pairs: Preferences }
 
-const trainRewardModel = Effect.fn("trainRewardModel")(function* ({
-  config,
-  inputs: given,
-  seed,
-  device,
-  progress
-}: Stage.Context<typeof RewardModelConfig, typeof inputs>) {
-  const { model: policy, tokenizer } = yield* loadPolicy(given.init, { device })
+const trainRewardModel = Effect.fn("trainRewardModel")(function* (
+  { config, inputs: given, seed, device, progress }: Stage.Context<typeof RewardModelConfig, typeof inputs>,
+  options: { readonly safetyLossWeight: number }
+) {
+  const { safetyLossWeight } = options
+  const { model: policy, tokenizer } = yield* loadPolicy(given.init, { device, dtype: config.precision })
   const rows = yield* readRows(given.pairs, Preferences)
   const tokenised = rows.map((row) => tokenisePair(tokenizer, row, config.margin, policy.config.maxPositions))
   const pairs = tokenised.filter((pair) => pair !== undefined)
@@ -133,7 +167,7 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* ({
   const steps = stepsFor(pairs.length, config.batchPairs, config.epochs)
   const result = yield* train({
     parameters: model.parameters,
-    batches: pairBatches(pairs, config, seed, (part) => pairLoss(model, part, { padId: tokenizer.padId, device })),
+    batches: pairBatches(pairs, config, seed, (part) => pairLoss(model, part, { padId: tokenizer.padId, device, safetyLossWeight })),
     steps,
     schedule: cosineSchedule({
       peak: config.learningRate,
@@ -145,7 +179,10 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* ({
     weightDecay: config.weightDecay,
     progress
   })
-  return { model, tokenizer, metrics: { ...trainingMetrics(result), pairs: pairs.length, tooLong: rows.length - pairs.length } }
+  const count = { pairs: pairs.length, tooLong: rows.length - pairs.length }
+  // How many responses the auxiliary loss had: on data without labels there are none, and the model learns from the ranking alone.
+  const labelled = pairs.reduce((sum, { safety = [0, 0] }) => sum + Math.abs(safety[0]) + Math.abs(safety[1]), 0)
+  return { model, tokenizer, metrics: { ...trainingMetrics(result), ...count, ...(safetyLossWeight > 0 ? { labelled } : {}) } }
 })
 
 export const helpfulnessRewardModel = Stage.make("helpfulness-reward-model", {
@@ -155,17 +192,28 @@ export const helpfulnessRewardModel = Stage.make("helpfulness-reward-model", {
   output: HelpfulnessReward,
   resources: { tensors: true },
   run: Effect.fn("helpfulness-reward-model")(function* (context) {
-    return yield* saveCheckpoint(context.output, yield* trainRewardModel(context))
+    return yield* saveCheckpoint(context.output, yield* trainRewardModel(context, { safetyLossWeight: 0 }))
   })
 })
 
 export const safetyRewardModel = Stage.make("safety-reward-model", {
-  description: "§3.2.2 reward model of safety, initialised from the chat checkpoint",
-  config: RewardModelConfig,
+  description: "§3.2.2, table 29 reward model of safety, with the auxiliary safety loss, initialised from the chat checkpoint",
+  config: SafetyRewardModelConfig,
   inputs,
   output: SafetyReward,
   resources: { tensors: true },
   run: Effect.fn("safety-reward-model")(function* (context) {
-    return yield* saveCheckpoint(context.output, yield* trainRewardModel(context))
+    return yield* saveCheckpoint(context.output, yield* trainRewardModel(context, { safetyLossWeight: context.config.safetyLossWeight }))
+  })
+})
+
+export const generalRewardModel = Stage.make("general-reward-model", {
+  description: "§3.4.1 a reward model that takes no part in tuning: trained on other data, it guards against reward hacking",
+  config: RewardModelConfig,
+  inputs,
+  output: GeneralReward,
+  resources: { tensors: true },
+  run: Effect.fn("general-reward-model")(function* (context) {
+    return yield* saveCheckpoint(context.output, yield* trainRewardModel(context, { safetyLossWeight: 0 }))
   })
 })

@@ -7,6 +7,10 @@
  * R_s and R_h are scores in (0, 1): the sigmoid of what the models give.
  */
 
+/** Which responses the safety score alone decides; §3.2.3: those to safety prompts, and any below the threshold. */
+export const gateScopes = ["prompt or threshold", "prompt only", "threshold only"] as const
+export type GateScope = (typeof gateScopes)[number]
+
 export interface Scores {
   /** R_s in (0, 1). */
   readonly safety: number
@@ -16,11 +20,29 @@ export interface Scores {
   readonly isSafetyPrompt: boolean
   /** Safety scores below this one count alone; §3.2.3: 0.15, "precision of 0.89 and a recall of 0.55" on the Meta Safety test set. */
   readonly threshold?: number
+  readonly scope?: GateScope
 }
 
-/** R_c of one response. A safety score of exactly the threshold passes. */
-export const combineRewards = ({ safety, helpfulness, isSafetyPrompt, threshold = 0.15 }: Scores): number =>
-  isSafetyPrompt || safety < threshold ? safety : helpfulness
+/** Whether R_c is R_s. A safety score of exactly the threshold passes. */
+export const isGated = ({
+  safety,
+  isSafetyPrompt,
+  threshold = 0.15,
+  scope = "prompt or threshold"
+}: Omit<Scores, "helpfulness">): boolean =>
+  (scope !== "threshold only" && isSafetyPrompt) || (scope !== "prompt only" && safety < threshold)
+
+/** R_c of one response. */
+export const combineRewards = (scores: Scores): number => (isGated(scores) ? scores.safety : scores.helpfulness)
+
+/** Scores stay this far from 0 and 1: 1 - 2^-24 is float32's last number below 1. Their logit is within 16.64 of 0. */
+export const scoreMargin = 2 ** -24
+
+/**
+ * R = sigmoid(r) of a reward model's scalar, kept within [2^-24, 1 - 2^-24]: a score that rounds to 0 or 1 would have an infinite logit, in
+ * float32 from r = 17 on. Responses beyond that on one side tie.
+ */
+export const scoreOf = (scalar: number): number => Math.min(1 - scoreMargin, Math.max(scoreMargin, 1 / (1 + Math.exp(-scalar))))
 
 /** The inverse of the sigmoid. Throws a RangeError outside (0, 1), where it is not finite. */
 export const logit = (probability: number): number => {
