@@ -1,0 +1,35 @@
+/**
+ * Losses of proximal policy optimisation (Schulman et al. 2017; Llama 2 §3.2.3) and what is watched beside them. Every argument is (N,): one
+ * entry for each response token of some responses, no padding. Every result is a sum, a tensor of one element: dividing by the whole
+ * mini-batch's count makes it a mean that does not depend on how the mini-batch is split.
+ */
+import type { Tensor } from "../../engine/tensor.ts"
+
+/** max(-A ratio, -A clip(ratio, 1 - c, 1 + c)), ratio = exp(log pi - log pi_old). Differentiable in the first argument. */
+export const policyLoss = (logProbabilities: Tensor, old: Tensor, advantages: Tensor, clip: number): Tensor => {
+  const ratio = logProbabilities.sub(old).exp()
+  const cost = advantages.neg()
+  return cost
+    .mul(ratio)
+    .maximum(cost.mul(ratio.clamp(1 - clip, 1 + clip)))
+    .sum()
+}
+
+/** 1/2 max((V - R)^2, (V_old + clip(V - V_old, -c, c) - R)^2). Differentiable in the first argument. */
+export const valueLoss = (values: Tensor, old: Tensor, returns: Tensor, clip: number): Tensor => {
+  const clipped = old.add(values.sub(old).clamp(-clip, clip))
+  return values.sub(returns).square().maximum(clipped.sub(returns).square()).sum().mul(0.5)
+}
+
+/** How many tokens' ratio lies beyond 1 - c .. 1 + c. */
+export const clippedTokens = (logProbabilities: Tensor, old: Tensor, clip: number): Tensor =>
+  logProbabilities.sub(old).exp().sub(1).abs().gt(clip).to({ dtype: old.dtype }).sum()
+
+/** KL(old || new) by the k3 estimate on tokens that the old policy drew: exp(d) - 1 - d, d = log pi - log pi_old. */
+export const approximateKl = (logProbabilities: Tensor, old: Tensor): Tensor => {
+  const difference = logProbabilities.sub(old)
+  return difference.exp().sub(1).sub(difference).sum()
+}
+
+/** Entropy of each row's distribution, in nats, summed: log-probabilities (N, V). */
+export const entropy = (logProbabilities: Tensor): Tensor => logProbabilities.exp().mul(logProbabilities).sum().neg()
