@@ -29,12 +29,12 @@ import { HelpfulnessReward, Policy, SafetyReward } from "../schemas/checkpoint.t
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { type Prompt, Prompts } from "../schemas/rows.ts"
 import { terminalScore } from "./shared/advantages.ts"
-import { whiten } from "./shared/combined-reward.ts"
+import { gateScopes, whiten } from "./shared/combined-reward.ts"
 import { fitPrompt } from "./shared/dialogues.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import { checkSameTokenizer, cloneLlama, copyWeights, valueFromPolicy, valueFromScalar } from "./shared/ppo-models.ts"
 import { type PpoDiagnostics, type PpoEvaluation, type PpoIteration, writeRecord } from "./shared/ppo-record.ts"
-import { type ResponseReward, RewardNotFiniteError, rewardResponses } from "./shared/ppo-reward.ts"
+import { type ResponseReward, rewardResponses } from "./shared/ppo-reward.ts"
 import { Ppo, type StepStatistics } from "./shared/ppo-update.ts"
 import { chunks } from "./shared/sequences.ts"
 import { mean } from "./shared/statistics.ts"
@@ -79,10 +79,11 @@ export const PpoConfig = Schema.Struct({
     max: 1 - 1e-6
   }),
   threshold: hyper(0.15, "safety scores below it count alone; §3.2.3: 0.15", { min: 0, max: 1 }),
-  thresholdScope: hyper("all", "where the threshold is looked at: all prompts (§3.2.3), or those without a category only", [
-    "all",
-    "untagged"
-  ]),
+  scope: hyper(
+    "prompt or threshold",
+    "what the safety score alone decides; §3.2.3: safety prompts, and what is below the threshold",
+    gateScopes
+  ),
   temperature: hyper(1, "of sampling, of the reference and of the update alike; §3.2.3 names none for PPO", { min: 0.01 }),
   maxNewTokens: hyperInt(256, "tokens a response at most", { min: 1 }),
   valueInit: hyper(
@@ -284,31 +285,47 @@ export const ppo = Stage.make("ppo", {
     }
 
     const trainer = new Ppo({
-      ...config,
       policy,
       reference,
       value,
       padId: tokenizer.padId,
       device,
       seed,
+      temperature,
+      miniBatchSize: config.miniBatchSize,
+      microBatchSize: config.microBatchSize,
+      inferenceBatchSize,
+      epochs: config.epochs,
+      clip: config.clip,
+      valueClip: config.valueClip,
       schedule: constantSchedule(config.learningRate),
       valueSchedule: constantSchedule(config.valueLearningRate),
-      klControl: config.klControl === "fixed" ? "fixed" : { target: config.klTarget, horizon: config.klHorizon }
+      weightDecay: config.weightDecay,
+      maxNorm: config.maxNorm,
+      beta: config.beta,
+      klControl: config.klControl === "fixed" ? "fixed" : { target: config.klTarget, horizon: config.klHorizon },
+      klEstimator: config.klEstimator,
+      gamma: config.gamma,
+      lambda: config.lambda,
+      terminal: config.terminal,
+      whitenAdvantages: config.whitenAdvantages
     })
     /** Time spent: in this iteration, and in all. Shown and kept in the trace, never in the artifact. */
     const seconds = { generation: 0, scoring: 0, update: 0 }
     const allSeconds = { ...seconds }
+    const spend = (part: keyof typeof seconds, start: number): void => {
+      const taken = (performance.now() - start) / 1000
+      seconds[part] += taken
+      allSeconds[part] += taken
+    }
     const timed = <A>(part: keyof typeof seconds, body: () => A): A => {
       const start = performance.now()
       try {
         return body()
       } finally {
-        const taken = (performance.now() - start) / 1000
-        seconds[part] += taken
-        allSeconds[part] += taken
+        spend(part, start)
       }
     }
-
     const record: Array<PpoIteration> = []
     const at = () => ({ step: record.length, total: iterations })
 
@@ -317,13 +334,22 @@ export const ppo = Stage.make("ppo", {
       const generated = new Array<Generated>(asked.length)
       const order = asked.map((_, i) => i).sort((a, b) => asked[a]!.tokens.length - asked[b]!.tokens.length || a - b)
       for (const batch of chunks(order, inferenceBatchSize)) {
-        const some = yield* attempt(iteration, () =>
-          timed("generation", () =>
-            generate(
-              policy,
-              batch.map((i) => asked[i]!.tokens),
-              { maxNewTokens, temperature, seeds: batch.map(purpose), eosId: tokenizer.eosId, padId: tokenizer.padId }
-            )
+        const some = yield* Effect.try({
+          try: () =>
+            timed("generation", () =>
+              generate(
+                policy,
+                batch.map((i) => asked[i]!.tokens),
+                { maxNewTokens, temperature, seeds: batch.map(purpose), eosId: tokenizer.eosId, padId: tokenizer.padId }
+              )
+            ),
+          catch: (cause) => cause as Error
+        }).pipe(
+          // Logits that are no numbers; any other error is a mistake in the code.
+          Effect.catch((error) =>
+            error.message.includes("are not numbers")
+              ? Effect.fail(PpoDivergedError.of(iteration, iterations, error.message))
+              : Effect.die(error)
           )
         )
         batch.forEach((i, j) => (generated[i] = some[j]!))
@@ -331,28 +357,22 @@ export const ppo = Stage.make("ppo", {
       }
       // A padded embedding table has rows without a piece: such a response can't be read, and is scored as the empty one is.
       const texts = generated.map(({ tokens }) => (tokens.some((id) => id >= tokenizer.vocabSize) ? "" : tokenizer.decode(tokens).trim()))
-      const rewards = yield* attempt(iteration, () =>
-        timed("scoring", () =>
-          rewardResponses(
-            { helpfulness, safety },
-            asked.map(({ prompt }, i) => ({ prompt, text: texts[i]!, finished: generated[i]!.finished })),
-            { ...config, batchSize: inferenceBatchSize, device }
-          )
-        )
+      const start = performance.now()
+      const rewards = yield* rewardResponses(
+        { helpfulness, safety },
+        asked.map(({ prompt }, i) => ({ prompt, text: texts[i]!, finished: generated[i]!.finished })),
+        {
+          threshold: config.threshold,
+          scope: config.scope,
+          unreadableScore: config.unreadableScore,
+          batchSize: inferenceBatchSize,
+          device,
+          progress: ({ tokens }) => progress({ ...at(), message: "scoring", ...(tokens === undefined ? {} : { tokens }) })
+        }
       )
+      spend("scoring", start)
       return asked.map((question, i): Answered => ({ ...generated[i]!, question, text: texts[i]!, reward: rewards[i]! }))
     })
-
-    /** Not-a-number errors of models become ours; other errors are mistakes and pass. */
-    const attempt = <A>(iteration: number, body: () => A): Effect.Effect<A, PpoDivergedError> =>
-      Effect.suspend(() => {
-        try {
-          return Effect.succeed(body())
-        } catch (cause) {
-          const notNumbers = cause instanceof RewardNotFiniteError || (cause instanceof Error && cause.message.includes("are not numbers"))
-          return notNumbers ? Effect.fail(PpoDivergedError.of(iteration, iterations, cause.message)) : Effect.die(cause)
-        }
-      })
 
     const evaluations: Array<PpoEvaluation> = []
     let best: Llama | undefined

@@ -1,36 +1,10 @@
-/** What a response is worth to PPO (Llama 2 §3.2.3): the logit of R_c, by one reward model or two. */
-import { type Device, noGrad, scoped } from "../../engine/tensor.ts"
+/** What a response is worth to PPO (Llama 2 §3.2.3): the logit of R_c, by one reward model or two that are loaded once. */
+import * as Effect from "effect/Effect"
 import type { LoadedReward } from "../../models/checkpoint.ts"
 import type { Prompt } from "../../schemas/rows.ts"
-import { combineRewards, logit } from "./combined-reward.ts"
+import { combineRewards, type GateScope, logit, scoreOf } from "./combined-reward.ts"
 import { fitDialogue } from "./dialogues.ts"
-import { scoreSequences } from "./scoring.ts"
-import { chunks } from "./sequences.ts"
-
-/** Which prompts a low safety score is looked at for: all of them (§3.2.3), or those that nobody sorted (category null). */
-export type ThresholdScope = "all" | "untagged"
-
-export interface RewardRule {
-  readonly threshold: number
-  readonly thresholdScope: ThresholdScope
-}
-
-const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
-
-/**
- * logit(R_c) from what the models give before the sigmoid. R_c is one of the two scores, so its logit is one of the two numbers: compared with
- * logit(threshold) they need no sigmoid, which would round scores near 1 to 1 and make their logits infinite.
- */
-export const combinedLogit = (
-  logits: { readonly helpfulness: number; readonly safety: number | null },
-  prompt: Pick<Prompt, "safety" | "category">,
-  { threshold, thresholdScope }: RewardRule
-): number => {
-  if (logits.safety === null) return logits.helpfulness
-  const looked = thresholdScope === "all" || prompt.category === null
-  const edge = !looked || threshold <= 0 ? -Infinity : threshold >= 1 ? Infinity : logit(threshold)
-  return combineRewards({ safety: logits.safety, helpfulness: logits.helpfulness, isSafetyPrompt: prompt.safety, threshold: edge })
-}
+import { type NotFiniteScoreError, scoreAll, type ScoringOptions } from "./scoring.ts"
 
 export interface Response {
   readonly prompt: Prompt
@@ -47,60 +21,53 @@ export interface ResponseReward {
   readonly safety: number | null
 }
 
-/** A reward model gave something that is no number. */
-export class RewardNotFiniteError extends Error {
-  override readonly name = "RewardNotFiniteError"
+export interface RewardOptions extends Omit<ScoringOptions, "precision"> {
+  readonly threshold: number
+  readonly scope: GateScope
+  /** R_c of a response that can't be read. */
+  readonly unreadableScore: number
 }
 
-/** Scores of responses before the sigmoid; undefined where the chat format can't hold the response (empty, or with the format's own tags). */
-const scalars = (
-  { model, tokenizer }: LoadedReward,
+/** Scores in (0, 1); undefined where the chat format can't hold the response (it is empty, or has the format's own tags). */
+const scoresOf = Effect.fnUntraced(function* (
+  loaded: LoadedReward,
   responses: ReadonlyArray<Response>,
-  options: { readonly batchSize: number; readonly device: Device }
-): Array<number | undefined> => {
+  options: RewardOptions
+): Effect.fn.Return<Array<number | undefined>, NotFiniteScoreError> {
   const work = responses.flatMap(({ prompt, text, finished }, index) => {
     const messages = [...prompt.messages, { role: "assistant" as const, content: text }]
-    const example = fitDialogue(tokenizer, messages, model.config.maxPositions)
+    const example = fitDialogue(loaded.tokenizer, messages, loaded.model.config.maxPositions)
     if (example === undefined) return []
-    // As in stages/score.ts: the format ends an answer with a space and EOS; one that was cut off has neither.
+    // As stages/score.ts has it: the format ends an answer with a space and EOS; one that was cut off has neither.
     return [{ index, tokens: finished ? example.tokens : example.tokens.slice(0, -2) }]
   })
+  const scalars = yield* scoreAll(
+    loaded,
+    work.map(({ tokens }) => tokens),
+    { ...options, precision: "float32" }
+  )
   const out = new Array<number | undefined>(responses.length).fill(undefined)
-  for (const batch of chunks(
-    work.toSorted((a, b) => a.tokens.length - b.tokens.length || a.index - b.index),
-    options.batchSize
-  )) {
-    const sequences = batch.map(({ tokens }) => tokens)
-    const scores = scoped(() =>
-      noGrad(() => scoreSequences(model, sequences, { padId: tokenizer.padId, device: options.device }).toNumbers())
-    )
-    batch.forEach(({ index }, i) => (out[index] = scores[i]!))
-  }
+  work.forEach(({ index }, i) => (out[index] = scoreOf(scalars[i]!)))
   return out
-}
+})
 
 /**
- * Rewards of responses. One that no reward model can read (it is empty, or holds the chat format's tags) is worth the logit of
- * `unreadableScore`: bad, and defined.
+ * Rewards of responses; without a safety model R_c is R_h. A response that no reward model can read has the score `unreadableScore`: bad, and
+ * defined.
  */
-export const rewardResponses = (
+export const rewardResponses = Effect.fn("rewardResponses")(function* (
   models: { readonly helpfulness: LoadedReward; readonly safety: LoadedReward | undefined },
   responses: ReadonlyArray<Response>,
-  options: RewardRule & { readonly unreadableScore: number; readonly batchSize: number; readonly device: Device }
-): Array<ResponseReward> => {
-  const helpfulness = scalars(models.helpfulness, responses, options)
-  const safety = models.safety === undefined ? undefined : scalars(models.safety, responses, options)
-  return responses.map(({ prompt }, i) => {
-    const [h, s] = [helpfulness[i], safety === undefined ? null : safety[i]]
-    if (h === undefined || s === undefined) return { reward: logit(options.unreadableScore), helpfulness: null, safety: null }
-    if (!Number.isFinite(h) || (s !== null && !Number.isFinite(s))) {
-      const which = Number.isFinite(h) ? `safety reward ${s}` : `helpfulness reward ${h}`
-      throw new RewardNotFiniteError(`${which} of a response to the prompt ${prompt.id}`)
-    }
-    return {
-      reward: combinedLogit({ helpfulness: h, safety: s }, prompt, options),
-      helpfulness: sigmoid(h),
-      safety: s === null ? null : sigmoid(s)
-    }
+  options: RewardOptions
+): Effect.fn.Return<Array<ResponseReward>, NotFiniteScoreError> {
+  const helpfulness = yield* scoresOf(models.helpfulness, responses, options)
+  const safety = models.safety === undefined ? undefined : yield* scoresOf(models.safety, responses, options)
+  const { threshold, scope } = options
+  return responses.map(({ prompt }, i): ResponseReward => {
+    const [h, s] = [helpfulness[i], safety?.[i]]
+    if (h === undefined || (safety !== undefined && s === undefined))
+      return { reward: logit(options.unreadableScore), helpfulness: null, safety: null }
+    const combined = s === undefined ? h : combineRewards({ helpfulness: h, safety: s, isSafetyPrompt: prompt.safety, threshold, scope })
+    return { reward: logit(combined), helpfulness: h, safety: s ?? null }
   })
-}
+})
