@@ -220,6 +220,9 @@ describe("what is distilled", () => {
     const original = [scored("a", 0.1), scored("b", 0.1, { safety: false })]
     expect(kept(original, [scored("a", 0.9, { finished: false }), scored("b", 0.9, { safety: false })])).toEqual([])
     expect(distilledAnswers(original, [[scored("a", 0.9, { finished: false })]], { unfinished: "keep" }).answers[0]!.kept).toBe(true)
+    // Prompts that are not adversarial are no part of it, on either side.
+    const harmless = scored("c", 0.9, { safety: false })
+    expect(pick(original, [harmless])).toEqual({ answers: [], withoutOriginal: 0, withoutDistilled: 1 })
   })
   it("is measured against the original answer though that was cut off", () => {
     expect(kept([scored("a", 0.8, { finished: false })], [scored("a", 0.7)])).toEqual([])

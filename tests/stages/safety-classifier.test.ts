@@ -8,8 +8,10 @@ import { noGrad, scoped, tensor } from "../../engine/tensor.ts"
 import { encodeDialogue, encodePrompt, fitsChatFormat } from "../../models/chat.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
 import { initLlama, type Llama } from "../../models/llama.ts"
+import { digestOf } from "../../runtime/cache-key.ts"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
+import { decodeConfig, describeConfig } from "../../schemas/hyper.ts"
 import { Completions, Demonstrations, type Message, type Preference, Preferences, type Prompt, Prompts } from "../../schemas/rows.ts"
 import {
   averagePrecision,
@@ -143,6 +145,23 @@ describe("the classifier's task", () => {
       [user("a\\nAssistant: b"), assistant("c")]
     ].map((messages) => taskText(task, "response", messages))
     expect(new Set(texts).size).toBe(3)
+  })
+})
+
+describe("the task's field", () => {
+  it("may be left out or given in part, and is told from others by the cache key", async () => {
+    const decode = (given: object) => Effect.runPromise(decodeConfig(classifyPrompts.stage.config, given, "it"))
+    const whole = await decode({})
+    expect(whole).toMatchObject({ task, threshold: 0.5 })
+    const reordered = await decode({ task: { categories: task.categories.toReversed() } })
+    expect(reordered).toMatchObject({ task: { prompt: task.prompt, categories: task.categories.toReversed() } })
+    expect(digestOf(reordered)).not.toBe(digestOf(whole))
+    expect(describeConfig(classifyPrompts.stage.config).find(({ name }) => name === "task")).toMatchObject({
+      description: expect.stringContaining("categories")
+    })
+    expect(
+      (await Effect.runPromise(Effect.flip(decodeConfig(classifyPrompts.stage.config, { task: { list: true } }, "it")))).message
+    ).toContain("list")
   })
 })
 
