@@ -1,14 +1,32 @@
-/** The ranking loss against PyTorch in float64 (tests/golden/rlhf-losses), and how pairs reach it. */
+/** The ranking loss against PyTorch in float64 (tests/golden/rlhf-losses), the safety loss by hand, how pairs reach them, and training. */
 import { readFileSync } from "node:fs"
+import { join } from "node:path"
 import { describe, expect, it } from "vitest"
 import { noGrad, scoped, tensor } from "../../engine/tensor.ts"
+import { saveCheckpoint } from "../../models/checkpoint.ts"
 import { initLlama } from "../../models/llama.ts"
 import { initRewardModel } from "../../models/reward-model.ts"
-import type { Preference } from "../../schemas/rows.ts"
-import { margins, pairBatches, pairLoss, rankingLoss, type TokenisedPair, tokenisePair, warmupSteps } from "../../stages/reward-model.ts"
+import { Policy } from "../../schemas/checkpoint.ts"
+import { type Preference, Preferences } from "../../schemas/rows.ts"
+import { safetyRecall, SafetyRecallReport } from "../../stages/evaluate-reward.ts"
+import {
+  generalRewardModel,
+  helpfulnessRewardModel,
+  margins,
+  pairBatches,
+  pairLoss,
+  rankingLoss,
+  safetyLoss,
+  safetyRewardModel,
+  type TokenisedPair,
+  tokenisePair,
+  warmupSteps
+} from "../../stages/reward-model.ts"
+import { scoreSequences } from "../../stages/shared/scoring.ts"
 import { devices } from "../devices.ts"
 import { largestDifference, smallConfig, smallTokenizer } from "../models/small.ts"
-import { float64, sameInFloat32 } from "../tolerances.ts"
+import { float64, fused, sameInFloat32 } from "../tolerances.ts"
+import { artifact, failureOf, reportIn, rowsArtifact, runStage } from "./running.ts"
 
 interface Ranking {
   readonly margin: ReadonlyArray<number>
@@ -142,6 +160,8 @@ describe("a pair's tokens", () => {
     const pair = tokenisePair(tokenizer, preference({}), "large", 100)!
     expect([pair.chosen.at(-1), pair.rejected.at(-1)]).toEqual([tokenizer.eosId, tokenizer.eosId])
     expect(pair.margin).toBe(2)
+    expect(pair.safety).toEqual([0, 0])
+    expect(tokenisePair(tokenizer, preference({ chosenSafe: true, rejectedSafe: false }), "large", 100)!.safety).toEqual([1, -1])
     expect(tokenisePair(tokenizer, preference({ rating: null }), "large", 100)!.margin).toBe(0)
     expect(tokenisePair(tokenizer, preference({ rating: 0 }), "none", 100)!.margin).toBe(0)
   })
@@ -164,5 +184,158 @@ describe("warm-up of the reward model (§3.2.2: 3% of the steps, at least 5)", (
     [1100, 33]
   ])("of %i steps is %i", (steps, wanted) => {
     expect(warmupSteps(config, steps)).toBe(wanted)
+  })
+})
+
+describe("the safety auxiliary loss (table 29)", () => {
+  // Worked out with 30 digits: log(1 + e^-2), log(1 + e^1), log(1 + e^0.5), 0; derivatives -1/(1 + e^2), -1/(1 + e^-1), 1/(1 + e^-0.5), 0.
+  const scores = [2, -1, 0.5, 3]
+  const labels = [1, 1, -1, 0]
+  const wanted = {
+    loss: 0.126928011042972496 + 1.31326168751822283 + 0.974076984180106681,
+    gradients: [-0.11920292202211756, -0.731058578630004879, 0.622459331201854593, 0]
+  }
+  const ours = scoped(() => {
+    const leaf = tensor(scores, { dtype: "float64" }).requiresGrad()
+    const loss = safetyLoss(leaf, tensor(labels, { dtype: "float64" }))
+    loss.backward()
+    return { loss: loss.item(), gradients: leaf.grad()!.toNumbers() }
+  })
+  it("is the cross-entropy of each response with its label: safe above, unsafe below, nothing without one", () => {
+    expect(Math.abs(ours.loss - wanted.loss)).toBeLessThanOrEqual(float64)
+  })
+  it("pulls safe scores up and unsafe ones down, by how wrong they are", () => {
+    expect(largestDifference(ours.gradients, wanted.gradients)).toBeLessThanOrEqual(float64)
+  })
+  it("stays finite where the sigmoid is 0 or 1 in float32", () => {
+    const loss = (score: number, label: number) => scoped(() => safetyLoss(tensor([score]), tensor([label])).item())
+    expect([loss(200, -1), loss(-200, 1)]).toEqual([200, 200])
+    for (const none of [loss(200, 1), loss(-200, 0)]) expect(Math.abs(none)).toBe(0)
+  })
+
+  const model = initRewardModel(initLlama(smallConfig(), { seed: 3 }), { seed: 4 })
+  const labelled: ReadonlyArray<TokenisedPair> = [{ ...pairs[0]!, safety: [1, -1] }, { ...pairs[1]!, safety: [-1, 0] }, pairs[2]!]
+  const loss = (some: ReadonlyArray<TokenisedPair>, safetyLossWeight?: number) =>
+    scoped(() =>
+      noGrad(() =>
+        pairLoss(model, some, { padId: 0, device: "cpu", ...(safetyLossWeight === undefined ? {} : { safetyLossWeight }) }).item()
+      )
+    )
+
+  it("joins the ranking loss by its weight, the mean over a pair's two responses; unlabelled ones add nothing", () => {
+    const score = (ids: ReadonlyArray<number>) =>
+      scoped(() => noGrad(() => scoreSequences(model, [ids], { padId: 0, device: "cpu" }).item()))
+    const [a, b, c] = [score(pairs[0]!.chosen), score(pairs[0]!.rejected), score(pairs[1]!.chosen)]
+    const auxiliary = Math.log1p(Math.exp(-a)) + Math.log1p(Math.exp(b)) + Math.log1p(Math.exp(c))
+    expect(Math.abs(loss(labelled, 0.6) - (loss(labelled) + 0.3 * auxiliary))).toBeLessThanOrEqual(sameInFloat32)
+    expect(loss([pairs[2]!], 0.6)).toBe(loss([pairs[2]!]))
+  })
+  it("is left out at weight 0, and by default", () => {
+    expect(loss(labelled, 0)).toBe(loss(pairs))
+    expect(loss(labelled)).toBe(loss(pairs))
+  })
+  it("does not depend on how pairs are split into parts, however the labels fall", () => {
+    const apart = labelled.reduce((sum, pair) => sum + loss([pair], 0.6), 0)
+    expect(Math.abs(loss(labelled, 0.6) - apart)).toBeLessThanOrEqual(sameInFloat32)
+  })
+  it("is in the safety model's config alone", () => {
+    const fields = (stage: { readonly stage: { readonly config: { readonly fields: object } } }) => Object.keys(stage.stage.config.fields)
+    expect(fields(safetyRewardModel)).toContain("safetyLossWeight")
+    expect(fields(helpfulnessRewardModel)).not.toContain("safetyLossWeight")
+    expect(fields(generalRewardModel)).toEqual(fields(helpfulnessRewardModel))
+  })
+})
+
+describe("scores of a model in bfloat16", () => {
+  it("are not rounded to bfloat16: the head is applied in float32", () => {
+    const llama = initLlama(smallConfig(), { seed: 3, dtype: "bfloat16" })
+    const model = initRewardModel(llama, { seed: 4 })
+    const ids = [
+      [1, 5, 9, 2],
+      [1, 30, 31, 2],
+      [1, 7, 40, 41]
+    ]
+    const { scores, wanted } = scoped(() =>
+      noGrad(() => {
+        const scores = scoreSequences(model, ids, { padId: 0, device: "cpu" })
+        expect(scores.dtype).toBe("float32")
+        const last = model.backbone.hidden(tensor(ids, { dtype: "int64" })).select(1, 3) // (3, D)
+        const head = model.head.toNumbers()
+        const wanted = ids.map((_, i) =>
+          last
+            .select(0, i)
+            .toNumbers()
+            .reduce((sum, value, j) => sum + value * head[j]!, 0)
+        )
+        return { scores: scores.toNumbers(), wanted }
+      })
+    )
+    expect(largestDifference(scores, wanted)).toBeLessThanOrEqual(fused)
+    // Rounded to bfloat16 they would be further off than that.
+    const rounded = scoped(() => tensor(wanted).to({ dtype: "bfloat16" }).toNumbers())
+    expect(largestDifference(rounded, wanted)).toBeGreaterThan(10 * fused)
+  })
+})
+
+describe("training a reward model", () => {
+  const tokenizer = smallTokenizer()
+  const policy = () =>
+    artifact(Policy, (slot) =>
+      saveCheckpoint(slot, { model: initLlama(smallConfig({ vocabSize: tokenizer.vocabSize }), { seed: 5 }), tokenizer })
+    )
+  const pair = (id: string, chosen: string, rejected: string, chosenSafe: boolean | null, rejectedSafe: boolean | null): Preference => ({
+    id,
+    prompt: [{ role: "user", content: "ab" }],
+    chosen,
+    rejected,
+    rating: 3,
+    chosenSafe,
+    rejectedSafe,
+    source: "test"
+  })
+  // Within a pair both are safe or both are not: only the labels tell which, the ranking can't.
+  const both = Array.from({ length: 16 }, (_, i) => [
+    pair(`s${i}`, "ba".repeat((i % 3) + 1), "ba ba", true, true),
+    pair(`u${i}`, "xz".repeat((i % 3) + 1), "xz xz", false, false)
+  ]).flat()
+  const quick = { learningRate: 5e-3, epochs: 8, batchPairs: 8, warmupMinimum: 2, warmupFraction: 0 }
+
+  it("with the auxiliary loss puts unsafe responses below a score of a half; without it nothing puts them there", async () => {
+    const inputs = { init: await policy(), pairs: await rowsArtifact(Preferences, both) }
+    const trained = await runStage(safetyRewardModel, inputs, quick)
+    const recall = await reportIn(await runStage(safetyRecall, { reward: trained, pairs: inputs.pairs }), SafetyRecallReport)
+    expect(recall).toMatchObject({ responses: 64, unsafe: 32, recall: { threshold: 0.5, recall: { mean: 1 }, precision: { mean: 1 } } })
+    expect(trained.metrics).toMatchObject({ pairs: 32, labelled: 64, tooLong: 0 })
+
+    const without = await runStage(safetyRewardModel, inputs, { ...quick, safetyLossWeight: 0 })
+    const worse = await reportIn(await runStage(safetyRecall, { reward: without, pairs: inputs.pairs }), SafetyRecallReport)
+    const { recall: found, precision } = worse.recall
+    expect(found!.mean === 1 && precision?.mean === 1).toBe(false)
+    expect(without.metrics).not.toHaveProperty("labelled")
+  })
+  it("gives the same losses however a batch is split, labels on some pairs only", async () => {
+    const some = both.map((row, i) => (i % 3 === 0 ? { ...row, chosenSafe: null, rejectedSafe: null } : row))
+    const inputs = { init: await policy(), pairs: await rowsArtifact(Preferences, some) }
+    const config = { ...quick, epochs: 1 }
+    const [whole, split] = [
+      await runStage(safetyRewardModel, inputs, { ...config, microBatchPairs: 8 }),
+      await runStage(safetyRewardModel, inputs, { ...config, microBatchPairs: 3 })
+    ]
+    for (const name of ["firstLoss", "lastLoss"])
+      expect(Math.abs(whole.metrics[name]! - split.metrics[name]!)).toBeLessThanOrEqual(sameInFloat32)
+    expect((await runStage(safetyRewardModel, inputs, { ...config, microBatchPairs: 3 })).digest).toBe(split.digest)
+  })
+  it("in bfloat16 leaves a checkpoint in bfloat16, of the role asked for", async () => {
+    const inputs = { init: await policy(), pairs: await rowsArtifact(Preferences, both) }
+    const trained = await runStage(generalRewardModel, inputs, { ...quick, epochs: 1, precision: "bfloat16" })
+    const read = (name: string): unknown => JSON.parse(readFileSync(join(trained.path, name), "utf8"))
+    expect(read("config.json")).toMatchObject({ torch_dtype: "bfloat16" })
+    expect(read("caravan.json")).toEqual({ format: 1, role: "general-reward" })
+  })
+  it("on pairs none of which fits says so", async () => {
+    const long = await rowsArtifact(Preferences, [pair("1", "ab".repeat(100), "b", null, null)])
+    expect(await failureOf(helpfulnessRewardModel, { init: await policy(), pairs: long })).toContain(
+      "1 pairs, none of which fits 48 tokens"
+    )
   })
 })
