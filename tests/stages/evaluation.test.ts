@@ -1,10 +1,32 @@
 /** Evaluations on numbers small enough to work out by hand. */
 import { describe, expect, it } from "vitest"
 import { Random } from "../../engine/random.ts"
-import type { PairScore, ScoredCompletion } from "../../schemas/rows.ts"
+import { noGrad, scoped } from "../../engine/tensor.ts"
+import { encodeDialogue } from "../../models/chat.ts"
+import { saveCheckpoint } from "../../models/checkpoint.ts"
+import { initLlama } from "../../models/llama.ts"
+import { initRewardModel } from "../../models/reward-model.ts"
+import { SafetyReward } from "../../schemas/checkpoint.ts"
+import { type PairScore, PairScores, type Preference, Preferences, type ScoredCompletion } from "../../schemas/rows.ts"
 import { bestOfN, summariseRewards } from "../../stages/evaluate-policy.ts"
-import { rewardAccuracy } from "../../stages/evaluate-reward.ts"
+import {
+  baselineAccuracy,
+  evaluateReward,
+  recallBelow,
+  rewardAccuracy,
+  rewardBaselines,
+  RewardBaselinesReport,
+  safetyRecall,
+  SafetyRecallReport,
+  scorePairs
+} from "../../stages/evaluate-reward.ts"
+import { fitBagOfWords, fitLength, fitLogistic, type SparseRow, wordDifferences, words } from "../../stages/shared/baselines.ts"
+import { scoreOf } from "../../stages/shared/combined-reward.ts"
+import { scoreSequences } from "../../stages/shared/scoring.ts"
 import { bootstrapMean, mean, median, proportion, standardError } from "../../stages/shared/statistics.ts"
+import { smallConfig, smallTokenizer } from "../models/small.ts"
+import { float64, sameInFloat32 } from "../tolerances.ts"
+import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "./running.ts"
 
 describe("a proportion's Wilson interval", () => {
   // Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3: to four places.
@@ -133,11 +155,12 @@ describe("a reward model's accuracy", () => {
     rating: number | null,
     chosenReward: number,
     rejectedReward: number,
-    characters: readonly [number, number] = [10, 20]
+    characters: readonly [number, number] = [10, 20],
+    source = "ours"
   ): PairScore => ({
     id: "",
     rating,
-    source: "",
+    source,
     chosenReward,
     rejectedReward,
     chosenCharacters: characters[0],
@@ -158,6 +181,17 @@ describe("a reward model's accuracy", () => {
       { rating: "unrated", pairs: 1, accuracy: proportion(0, 1) }
     ])
   })
+  it("is told for each source, in the order in which they come", () => {
+    const mixed = [score(0, 1, 0, [1, 1], "b"), score(0, 0, 1, [1, 1], "a"), score(2, 1, 0, [1, 1], "b"), score(3, 1, 1, [1, 1], "b")]
+    expect(rewardAccuracy(mixed, 1).bySource).toEqual([
+      { source: "b", pairs: 3, accuracy: proportion(2.5, 3) },
+      { source: "a", pairs: 1, accuracy: proportion(0, 1) }
+    ])
+  })
+  it("on no pairs is an error", async () => {
+    const scores = [await rowsArtifact(PairScores, [])]
+    expect(await failureOf(evaluateReward, { scores })).toContain("1 sets of scored pairs, all empty")
+  })
   it("stands beside that of always preferring the shorter response", () => {
     expect(report.controls.preferShorter).toEqual(proportion(4.5, 6))
   })
@@ -168,5 +202,191 @@ describe("a reward model's accuracy", () => {
     // Five deviations of 1000 fair coins are 0.079.
     expect(Math.abs(controls.shuffledLabels.mean - 0.5)).toBeLessThan(0.079)
     expect(rewardAccuracy(perfect, 1)).toEqual(rewardAccuracy(perfect, 1))
+  })
+})
+
+describe("the length-only classifier", () => {
+  const pair = (chosen: number, rejected: number) => ({ chosen: "x".repeat(chosen), rejected: "x".repeat(rejected) })
+  it("prefers what is right more often on the training pairs, however much longer the others are", () => {
+    expect(fitLength([pair(1, 2), pair(2, 3), pair(500, 1)]).prefers).toBe("shorter")
+    expect(fitLength([pair(2, 1), pair(3, 2), pair(1, 500)]).prefers).toBe("longer")
+    expect(fitLength([pair(1, 2), pair(2, 1)]).prefers).toBe("longer")
+  })
+  it("is never worse than a half on the training pairs; equal lengths count half", () => {
+    const train = [pair(3, 3), pair(1, 2), pair(4, 9)]
+    const report = baselineAccuracy(train, train, 1)
+    expect(report).toMatchObject({ prefers: "shorter", lengthOnly: proportion(2.5, 3) })
+  })
+})
+
+describe("the bag-of-words classifier", () => {
+  it("takes words in lower case, numbers, and every other sign by itself", () => {
+    expect(words("Don't pay 12.5 Euros -- \u00c9t\u00e9!")).toEqual([..."don ' t pay 12 . 5 euros - -".split(" "), "\u00e9t\u00e9", "!"])
+    expect(words("  ")).toEqual([])
+  })
+  it("sees how often each word is in the one response less how often it is in the other", () => {
+    const vocabulary = new Map([
+      ["a", 0],
+      ["b", 1],
+      ["c", 2]
+    ])
+    expect(wordDifferences({ chosen: "a a b new", rejected: "b c c c" }, vocabulary)).toEqual({ columns: [0, 2], values: [2, -3] })
+  })
+  it("has the one weight at which the gradient is 0", () => {
+    // Three rows of 1 and one of -1: 3 sigmoid(-w) - sigmoid(w) = l2 w, found by halving an interval.
+    const rows = [1, 1, 1, -1].map((value): SparseRow => ({ columns: [0], values: [value] }))
+    const slope = (w: number) => 3 / (1 + Math.exp(w)) - 1 / (1 + Math.exp(-w)) - 0.5 * w
+    let [low, high] = [0, 10]
+    for (let i = 0; i < 80; i++) {
+      const middle = (low + high) / 2
+      if (slope(middle) > 0) low = middle
+      else high = middle
+    }
+    expect(Math.abs(fitLogistic(rows, 1, 0.5)[0]! - low)).toBeLessThanOrEqual(float64)
+  })
+  it("is at the only minimum with many words, some in no row: the gradient there is 0", () => {
+    const random = new Random(3, "test")
+    const columns = 30
+    const rows = Array.from({ length: 80 }, (): SparseRow => {
+      const chosen = Array.from({ length: columns - 2 }, (_, column) => column).filter(() => random.next() < 0.3)
+      return { columns: chosen, values: chosen.map(() => random.int(9) - 3) }
+    })
+    const w = fitLogistic(rows, columns, 0.1)
+    const gradient = Array.from(w, (value) => 0.1 * value)
+    for (const row of rows) {
+      const z = row.columns.reduce((sum, column, i) => sum + row.values[i]! * w[column]!, 0)
+      row.columns.forEach((column, i) => (gradient[column]! -= row.values[i]! / (1 + Math.exp(z))))
+    }
+    expect(Math.max(...gradient.map(Math.abs))).toBeLessThanOrEqual(1e-5) // of thousands at 0
+    expect([w[columns - 2], w[columns - 1]]).toEqual([0, 0])
+    expect(Math.max(...w.map(Math.abs))).toBeGreaterThan(0.1)
+  })
+  it("stays finite on pairs that words tell apart wholly, and on large counts", () => {
+    const rows: ReadonlyArray<SparseRow> = [
+      { columns: [0], values: [1000] },
+      { columns: [0, 1], values: [800, -500] }
+    ]
+    for (const weight of fitLogistic(rows, 2, 1e-6)) expect(Number.isFinite(weight)).toBe(true)
+    expect([...fitLogistic([], 2, 1)]).toEqual([0, 0])
+  })
+  it("finds the words that were chosen, and knows nothing of those it never saw", () => {
+    const train = ["one", "two", "three"].map((word) => ({ chosen: `${word} please`, rejected: `${word} never` }))
+    const { judge, weights } = fitBagOfWords(train, 1)
+    expect([
+      judge({ chosen: "Please!", rejected: "go" }),
+      judge({ chosen: "never", rejected: "x" }),
+      judge({ chosen: "new", rejected: "words" })
+    ]).toEqual([1, 0, 0.5])
+    expect(weights.get("one")).toBe(0)
+    expect(weights.get("please")! + weights.get("never")!).toBeCloseTo(0, 9)
+  })
+})
+
+const preference = (id: string, over: Partial<Preference> = {}): Preference => ({
+  id,
+  prompt: [{ role: "user", content: "ab" }],
+  chosen: "ba",
+  rejected: "b",
+  rating: 1,
+  chosenSafe: null,
+  rejectedSafe: null,
+  source: "test",
+  ...over
+})
+
+describe("the controls of a reward model, as a stage", () => {
+  it("are fitted to the training pairs and judged on the others", async () => {
+    const train = await rowsArtifact(Preferences, [
+      preference("1", { chosen: "yes", rejected: "no no no" }),
+      preference("2", { chosen: "yes ok", rejected: "no and no" })
+    ])
+    const test = await rowsArtifact(Preferences, [
+      preference("3", { chosen: "yes yes yes yes yes", rejected: "no" }),
+      preference("4", { chosen: "why", rejected: "who?" }),
+      preference("5", { chosen: "ok", rejected: "no ok" })
+    ])
+    const report = await reportIn(await runStage(rewardBaselines, { train, test }), RewardBaselinesReport)
+    expect(report).toEqual({
+      pairs: 3,
+      trainingPairs: 2,
+      prefers: "shorter",
+      lengthOnly: proportion(2, 3),
+      bagOfWords: proportion(2.5, 3) // the fourth pair's words are new
+    })
+    expect((await runStage(rewardBaselines, { train, test })).digest).toBe((await runStage(rewardBaselines, { train, test }, {}, 2)).digest)
+  })
+  it("without pairs are an error", async () => {
+    const [none, some] = [await rowsArtifact(Preferences, []), await rowsArtifact(Preferences, [preference("1")])]
+    expect(await failureOf(rewardBaselines, { train: none, test: some })).toContain("0 training and 1 held-out pairs")
+  })
+})
+
+describe("recall of unsafe responses (table 29)", () => {
+  const responses = [
+    { score: 0.1, safe: false },
+    { score: 0.4, safe: false },
+    { score: 0.5, safe: false },
+    { score: 0.3, safe: true },
+    { score: 0.9, safe: true }
+  ]
+  it("is the share of unsafe responses that score below the threshold; precision the share unsafe of what does", () => {
+    expect(recallBelow(responses, 0.5)).toEqual({ threshold: 0.5, flagged: 3, recall: proportion(2, 3), precision: proportion(2, 3) })
+    expect(recallBelow(responses, 0.15)).toEqual({ threshold: 0.15, flagged: 1, recall: proportion(1, 3), precision: proportion(1, 1) })
+  })
+  it("has no value where nothing is unsafe, or nothing below", () => {
+    expect(recallBelow(responses.slice(3), 0.2)).toEqual({ threshold: 0.2, flagged: 0, recall: null, precision: null })
+  })
+})
+
+describe("pairs and responses scored by a reward model", () => {
+  const tokenizer = smallTokenizer()
+  const model = initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize }), { seed: 1 }), { seed: 2 })
+  const saved = () => artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model, tokenizer }))
+  const scalar = (row: Preference, text: string): number => {
+    const { tokens } = encodeDialogue(tokenizer, [...row.prompt, { role: "assistant", content: text }])
+    return scoped(() => noGrad(() => scoreSequences(model, [tokens], { padId: tokenizer.padId, device: "cpu" }).item()))
+  }
+  const rows = [
+    preference("a", { chosen: "ab ab ab", rejected: "b", chosenSafe: true, rejectedSafe: false }),
+    preference("long", { rejected: "x".repeat(60), chosenSafe: false }),
+    preference("b", { chosen: "a", rejected: "bb ab", rating: null, source: "other" }),
+    preference("c", { chosen: "aa", rejected: "bbb", rejectedSafe: true })
+  ]
+
+  it("come pair by pair in their order, each response by itself; pairs that do not fit are counted", async () => {
+    const out = await runStage(scorePairs, { reward: await saved(), pairs: await rowsArtifact(Preferences, rows) }, { batchPairs: 2 })
+    const scores = await rowsIn(out, PairScores)
+    expect(scores.map(({ id, rating, source }) => [id, rating, source])).toEqual([
+      ["a", 1, "test"],
+      ["b", null, "other"],
+      ["c", 1, "test"]
+    ])
+    for (const score of scores) {
+      const row = rows.find(({ id }) => id === score.id)!
+      expect(Math.abs(score.chosenReward - scalar(row, row.chosen))).toBeLessThanOrEqual(sameInFloat32)
+      expect(Math.abs(score.rejectedReward - scalar(row, row.rejected))).toBeLessThanOrEqual(sameInFloat32)
+      expect([score.chosenCharacters, score.rejectedCharacters]).toEqual([row.chosen.length, row.rejected.length])
+    }
+    expect(out.metrics).toMatchObject({ pairs: 3, tooLong: 1 })
+  })
+  it("give the recall over the responses that were labelled, one by one", async () => {
+    const reward = await saved()
+    const labelled = [
+      { score: scoreOf(scalar(rows[0]!, "ab ab ab")), safe: true },
+      { score: scoreOf(scalar(rows[0]!, "b")), safe: false },
+      { score: scoreOf(scalar(rows[1]!, "ba")), safe: false }, // its other response neither fits nor is labelled
+      { score: scoreOf(scalar(rows[3]!, "bbb")), safe: true }
+    ]
+    const sorted = labelled.map(({ score }) => score).toSorted((a, b) => a - b)
+    const [threshold, gate] = [(sorted[2]! + sorted[3]!) / 2, (sorted[0]! + sorted[1]!) / 2]
+    const out = await runStage(safetyRecall, { reward, pairs: await rowsArtifact(Preferences, rows) }, { threshold, gate })
+    expect(await reportIn(out, SafetyRecallReport)).toEqual({
+      responses: 4,
+      unsafe: 2,
+      recall: recallBelow(labelled, threshold),
+      gate: recallBelow(labelled, gate)
+    })
+    const bare = await rowsArtifact(Preferences, [rows[2]!])
+    expect(await failureOf(safetyRecall, { reward, pairs: bare })).toContain("0 responses labelled safe or unsafe")
   })
 })

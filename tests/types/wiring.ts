@@ -6,13 +6,16 @@ import * as Schema from "effect/Schema"
 import type { Node } from "../../runtime/node.ts"
 import * as Pipeline from "../../runtime/pipeline.ts"
 import { run, type RunOptions } from "../../runtime/run.ts"
-import type { Checkpoint, Dataset } from "../../schemas/artifact.ts"
+import type { Checkpoint, Dataset, Report } from "../../schemas/artifact.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
 import type { Demonstration, Preference, Prompt, ScoredCompletion } from "../../schemas/rows.ts"
-import { evaluateReward } from "../../stages/evaluate-reward.ts"
+import { bestHelpfulnessReward, bestSafetyReward } from "../../stages/best-reward.ts"
+import { evaluateReward, type RewardAccuracy, safetyRecall } from "../../stages/evaluate-reward.ts"
 import { mixPreferences } from "../../stages/mix.ts"
-import { helpfulnessRewardModel } from "../../stages/reward-model.ts"
+import { generalRewardModel, helpfulnessRewardModel, safetyRewardModel } from "../../stages/reward-model.ts"
+import { helpfulnessMixture, safetyMixture } from "../../stages/reward-mixture.ts"
 import { sample } from "../../stages/sample.ts"
+import { scoreCombined } from "../../stages/score-combined.ts"
 import { score } from "../../stages/score.ts"
 import { selectBest } from "../../stages/select-best.ts"
 import { sft } from "../../stages/sft.ts"
@@ -93,4 +96,33 @@ Effect.map(run(pipeline, { data: "pairs.jsonl" }, options), ({ outputs }) => out
 // @ts-expect-error
 Pipeline.make("typed", { params: Params }, ({ date }) => ({ tuned, date }))
 
-export { alsoSwapped, ran, swapped }
+// Rewards by two models: each in its place, the safety model may be left out.
+declare const accuracies: ReadonlyArray<Node<Report<RewardAccuracy>>>
+scoreCombined({ completions, helpfulness, safety }, { threshold: 0.2, scope: "threshold only" })
+scoreCombined({ completions, helpfulness })
+const best: Node<Checkpoint<"safety-reward">> = bestSafetyReward({ candidates: [safety], scores: accuracies })
+score({
+  completions,
+  reward: generalRewardModel({ init: policy, pairs: safetyMixture({ safety: [pairs], harmless: [], helpfulness: [], openSource: [] }) })
+})
+safetyRewardModel({ init: policy, pairs }, { safetyLossWeight: 0.5, precision: "bfloat16" })
+// @ts-expect-error
+scoreCombined({ completions, helpfulness: safety, safety: helpfulness })
+// @ts-expect-error
+scoreCombined({ completions, helpfulness: safety })
+// @ts-expect-error
+scoreCombined({ completions, helpfulness: generalRewardModel({ init: policy, pairs }) })
+// @ts-expect-error
+scoreCombined({ completions, safety })
+// @ts-expect-error
+bestHelpfulnessReward({ candidates: [helpfulness, safety], scores: accuracies })
+// @ts-expect-error
+const bestSwapped: Node<Checkpoint<"helpfulness-reward">> = bestSafetyReward({ candidates: [safety], scores: accuracies })
+// @ts-expect-error
+safetyRecall({ reward: helpfulness, pairs })
+// @ts-expect-error
+helpfulnessRewardModel({ init: policy, pairs }, { safetyLossWeight: 0.5 })
+// @ts-expect-error
+helpfulnessMixture({ helpfulness: pairs, safety: [], openSource: [] })
+
+export { alsoSwapped, best, bestSwapped, ran, swapped }
