@@ -62,7 +62,16 @@ export const worldPrompts = Stage.make("world-prompts", {
   output: Prompts,
   run: Effect.fn("world-prompts")(function* ({ config, output, seed }) {
     const random = new Random(seed, "world", "prompts", config.kind, config.split)
-    return yield* writeDataset(output, prompts(random, { ...config, name: `${config.split}-${config.kind}` }))
+    return yield* writeDataset(
+      output,
+      prompts(random, {
+        count: config.count,
+        kind: config.kind,
+        split: config.split,
+        followUps: config.followUps,
+        name: `${config.split}-${config.kind}`
+      })
+    )
   })
 })
 

@@ -99,14 +99,18 @@ export function* prompts(draw: Draw, { count, split, kind, followUps, name }: Pr
   const seen = new Set<string>()
   const want = (): Wanted =>
     kind === "safety" ? (draw.next() < 0.5 ? "adversarial" : "borderline") : draw.next() < 0.15 ? "borderline" : "harmless"
-  let tries = 0
+  let repeated = 0
   while (seen.size < count) {
-    if (++tries > 200 * count + 1000)
+    if (repeated > 3000)
       throw new RangeError(`The small world has fewer than ${count} distinct ${kind} prompts for ${split}: ask for at most ${seen.size}.`)
     const question = ask(draw, split, want())
     const text =
       kind === "helpfulness" && draw.next() < 0.2 ? `${instructed(draw, draw.pick(instructions))} ${question.text}` : question.text
-    if (seen.has(text)) continue
+    if (seen.has(text)) {
+      repeated++
+      continue
+    }
+    repeated = 0
     seen.add(text)
     yield {
       id: `${name}-${seen.size}`,
