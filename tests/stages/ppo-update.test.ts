@@ -258,11 +258,13 @@ describe("a bandit of one step", () => {
     scoped(() => noGrad(() => model.parameter("lm_head.weight").mul_(20)))
     return model
   }
+  /** Of the first token, as it is drawn. */
   const probabilities = (model: Llama): Array<number> =>
     scoped(() =>
       noGrad(() =>
         model
           .forward(tensor([[1]], { dtype: "int64" }))
+          .div(temperature)
           .softmax(-1)
           .toNumbers()
       )
