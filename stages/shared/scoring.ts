@@ -125,10 +125,9 @@ export const scoreResponses = (
     options,
     Effect.fnUntraced(function* (loaded: LoadedReward) {
       const work = responses.flatMap((response, index) => {
-        if (response.text === "") return []
         const messages: ReadonlyArray<Message> = [...response.prompt, { role: "assistant", content: response.text }]
         const example = fitDialogue(loaded.tokenizer, messages, loaded.model.config.maxPositions)
-        if (example === undefined) return []
+        if (example === undefined) return [] // too long, or empty: the chat format holds no empty answer
         // The chat format ends an answer with a space and EOS; one that was cut off has neither, and is scored at its last word.
         return [{ index, tokens: response.finished ? example.tokens : example.tokens.slice(0, -2) }]
       })
@@ -139,7 +138,7 @@ export const scoreResponses = (
       )
       const scores = new Array<number | undefined>(responses.length).fill(undefined)
       work.forEach(({ index }, i) => (scores[index] = values[i]!))
-      const empty = responses.filter((response) => response.text === "").length
+      const empty = responses.filter((response) => response.text.trim() === "").length
       return { scores, empty, tooLong: responses.length - work.length - empty }
     })
   )

@@ -107,6 +107,7 @@ describe("the stages that score", () => {
   const rows = [
     completion({ sample: 0, text: "ba ba ba ba" }),
     completion({ sample: 1, text: "" }),
+    completion({ sample: 1, text: " \n" }),
     completion({ sample: 2, text: "a", safety: true }),
     completion({ sample: 3, text: "ab b", finished: false }),
     completion({ sample: 4, text: "x".repeat(60) }), // more bytes than the context holds
@@ -118,6 +119,7 @@ describe("the stages that score", () => {
     const read = row.finished ? tokens : tokens.slice(0, tokens.length - 2)
     return scoped(() => noGrad(() => scoreSequences(of, [read], { padId: tokenizer.padId, device: "cpu" }).item()))
   }
+  /** The samples that can be scored. */
   const kept = [0, 2, 3, 5]
 
   it("leave out empty completions and those that do not fit, keep the order, and read a cut-off one at its last word", async () => {
@@ -125,8 +127,8 @@ describe("the stages that score", () => {
     const scored = await rowsIn(out, ScoredCompletions)
     expect(scored.map(({ sample }) => sample)).toEqual(kept)
     scored.forEach((row) => expect(Math.abs(row.reward - scalar(models.helpfulness, row))).toBeLessThanOrEqual(sameInFloat32))
-    expect(out.metrics).toMatchObject({ scored: 4, empty: 1, tooLong: 1 })
-    expect(scored[2]!.reward).not.toBeCloseTo(scalar(models.helpfulness, { ...rows[3]!, finished: true }), 4)
+    expect(out.metrics).toMatchObject({ scored: 4, empty: 2, tooLong: 1 })
+    expect(scored[2]!.reward).not.toBeCloseTo(scalar(models.helpfulness, { ...scored[2]!, finished: true }), 4)
   })
   it("give the score of the model's role, in (0, 1), beside the scalar; a general model has neither", async () => {
     const completions = await rowsArtifact(Completions, rows.slice(0, 1))
@@ -148,7 +150,14 @@ describe("the stages that score", () => {
 
   describe("by both models", () => {
     const sigmoid = (x: number) => 1 / (1 + Math.exp(-x))
-    const safetyScores = [5, 0].map((i) => sigmoid(scalar(models.safety, rows[i]!)))
+    const safetyScores = [5, 0].map((sample) =>
+      sigmoid(
+        scalar(
+          models.safety,
+          rows.find((row) => row.sample === sample)!
+        )
+      )
+    )
     /** Between the safety scores of two of the completions: one is gated, the other is not. */
     const threshold = (safetyScores[0]! + safetyScores[1]!) / 2
 
@@ -170,7 +179,7 @@ describe("the stages that score", () => {
       })
       expect(out.metrics).toMatchObject({
         scored: 4,
-        empty: 1,
+        empty: 2,
         tooLong: 1,
         safetyPrompts: 1,
         decidedBySafety: gated.filter(Boolean).length
