@@ -5,7 +5,7 @@
 import { execFile } from "node:child_process"
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, realpathSync, statSync } from "node:fs"
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises"
+import { readFile, rename, writeFile } from "node:fs/promises"
 import { cpus } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -14,6 +14,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { addonPath, addonSourceDigest, buildAddon, findLibtorch } from "../engine/native/build.mjs"
 import { PipelineError } from "../runtime/errors.ts"
+import { makeFolder } from "../runtime/home.ts"
 import { Numerics } from "../runtime/numerics.ts"
 
 /** Variables that libtorch and its BLAS choose kernels by. */
@@ -77,7 +78,7 @@ export const engineNumerics = (home: string): Layer.Layer<Numerics> =>
             }
           }
           const answer = await ask(device, threads)
-          await mkdir(join(home, "numerics"), { recursive: true })
+          makeFolder(join(home, "numerics"))
           await writeFile(`${file}.${process.pid}`, JSON.stringify(answer))
           await rename(`${file}.${process.pid}`, file)
           return answer

@@ -1,5 +1,5 @@
 /** Where the store and the journal are: the folder CARAVAN_HOME names, or `.caravan/` beside the nearest package.json. */
-import { existsSync } from "node:fs"
+import { existsSync, mkdirSync } from "node:fs"
 import { dirname, join, resolve } from "node:path"
 
 export const findHome = (from: string, environment: Readonly<Record<string, string | undefined>> = process.env): string => {
@@ -8,5 +8,23 @@ export const findHome = (from: string, environment: Readonly<Record<string, stri
   for (let folder = resolve(from); ; folder = dirname(folder)) {
     if (existsSync(join(folder, "package.json"))) return join(folder, ".caravan")
     if (folder === dirname(folder)) return join(resolve(from), ".caravan")
+  }
+}
+
+/** Makes a folder and those above it. Node's own recursive mkdir never returns where a file system refuses by "no such file" (as /proc does). */
+export const makeFolder = (folder: string): void => {
+  const make = () => {
+    try {
+      mkdirSync(folder)
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== "EEXIST") throw cause
+    }
+  }
+  try {
+    make()
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== "ENOENT" || folder === dirname(folder)) throw cause
+    makeFolder(dirname(folder))
+    make()
   }
 }

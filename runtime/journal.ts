@@ -2,11 +2,11 @@
  * The journal: what ran, when, from what, to what; and the index from cache key to result. node:sqlite in WAL mode, so that several runs may
  * share it.
  */
-import { mkdirSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync, type SQLInputValue, type SQLOutputValue, type StatementSync } from "node:sqlite"
 import type { KeyParts } from "./cache-key.ts"
 import { messageOf, StoreError } from "./errors.ts"
+import { makeFolder } from "./home.ts"
 
 export interface Trace {
   readonly key: string
@@ -55,7 +55,7 @@ export class Journal {
   constructor(home: string) {
     this.#file = join(home, "journal.db")
     try {
-      mkdirSync(home, { recursive: true })
+      makeFolder(home)
       this.#database = new DatabaseSync(this.#file)
       this.#database.exec("pragma busy_timeout = 10000; pragma journal_mode = wal; pragma synchronous = full")
       const found = Number(this.#database.prepare("pragma user_version").get()!.user_version)

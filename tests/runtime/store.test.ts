@@ -133,6 +133,8 @@ describe("the journal", () => {
     writeFileSync(join(home, "journal.db"), "no journal, but long enough to be looked at as one".repeat(20))
     expect(() => new Journal(home)).toThrow(/journal\.db: file is not a database\. It is damaged: move it away/)
     expect(() => new Journal(join(home, "journal.db"))).toThrow(/Make the folder writable, or name another with CARAVAN_HOME/)
+    // Node's own recursive mkdir would never return here.
+    expect(() => new Journal("/proc/caravan/deep")).toThrow(/ENOENT.*Make the folder writable, or name another with CARAVAN_HOME/)
     const future = join(home, "future")
     new Journal(future).close()
     const database = new DatabaseSync(join(future, "journal.db"))
