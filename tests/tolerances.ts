@@ -12,3 +12,5 @@ export const bfloat16 = 0.05
 export const sameInFloat32 = 1e-4
 /** A step's loss, float32, anywhere in fifty steps of training against PyTorch: rounding differs, and each update builds on the last. */
 export const fiftySteps = 1e-5
+/** The same anywhere in a hundred updates of PPO, of losses, log-probabilities, values and advantages; gradient norms as a share of the norm. */
+export const hundredSteps = 1e-5

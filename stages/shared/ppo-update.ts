@@ -55,7 +55,7 @@ export interface PpoOptions {
 }
 
 /** A response with everything that its tokens are trained on. Arrays over the tokens. */
-interface Experience {
+export interface Experience {
   readonly rollout: Rollout
   readonly advantages: Float64Array
   /** One entry more than tokens, when the score is paid past the end. */
@@ -109,17 +109,18 @@ export class Ppo {
   }
 
   /**
-   * One iteration. `statistics` are the responses'; going through `steps` takes one gradient step after another (and must be gone through to its
+   * One iteration. `experiences` are the responses with their advantages, `statistics` describe them; going through `steps` takes one gradient step after another (and must be gone through to its
    * end, or given up with the trainer). A step that diverged is the last.
    */
   iterate(rollouts: ReadonlyArray<Rollout>): {
+    readonly experiences: ReadonlyArray<Experience>
     readonly statistics: ExperienceStatistics
     readonly steps: Generator<StepStatistics, void, undefined>
   } {
     const { experiences, statistics } = this.#experience(rollouts)
     const { klControl } = this.#options
     if (klControl !== "fixed") this.#beta = adaptBeta(this.#beta, { kl: statistics.kl, responses: rollouts.length }, klControl)
-    return { statistics, steps: this.#steps(experiences, this.#iteration++) }
+    return { experiences, statistics, steps: this.#steps(experiences, this.#iteration++) }
   }
 
   #experience(rollouts: ReadonlyArray<Rollout>): {

@@ -314,7 +314,7 @@ describe("a bandit of one step", () => {
 
   it("has a reference that is not uniform, and optima away from it: the task says something", () => {
     expect(Math.max(...reference) / Math.min(...reference)).toBeGreaterThan(2)
-    for (const other of [reference, optimum(0.3), optimum(1)]) expect(distance(optimum(0.5), other)).toBeGreaterThan(0.1)
+    for (const other of [reference, optimum(0.3), optimum(1)]) expect(distance(optimum(0.5), other)).toBeGreaterThan(0.08)
   })
   it("ends at the KL-regularised optimum", () => {
     expect(distance(train(0.5), optimum(0.5))).toBeLessThan(0.02)
