@@ -124,13 +124,10 @@ for (const { device, skip } of devices) {
       }
     )
     it.each(["policyGradientNorm", "valueGradientNorm"] as const)("have PyTorch's %s at every update", async (field) => {
-      const shares = (await ours).updates.map((step, i) => step[field] / wanted.updates[i]![field])
-      expect(
-        largestDifference(
-          shares,
-          shares.map(() => 1)
-        )
-      ).toBeLessThanOrEqual(hundredSteps)
+      // As a share of the norm, where it is above 1: it may be 0, when every value of a mini-batch is beyond its clip.
+      const { updates } = await ours
+      const scaled = (steps: Run["updates"]) => steps.map((step, i) => step[field] / Math.max(1, wanted.updates[i]![field]))
+      expect(largestDifference(scaled(updates), scaled(wanted.updates))).toBeLessThanOrEqual(hundredSteps)
     })
   })
 }
