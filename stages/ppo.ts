@@ -36,6 +36,7 @@ import { checkSameTokenizer, cloneLlama, copyWeights, valueFromPolicy, valueFrom
 import { type PpoDiagnostics, type PpoEvaluation, type PpoIteration, writeRecord } from "./shared/ppo-record.ts"
 import { type ResponseReward, rewardResponses } from "./shared/ppo-reward.ts"
 import { Ppo, type StepStatistics } from "./shared/ppo-update.ts"
+import { logProbabilitiesOf } from "./shared/rollouts.ts"
 import { chunks } from "./shared/sequences.ts"
 import { mean } from "./shared/statistics.ts"
 
@@ -86,6 +87,16 @@ export const PpoConfig = Schema.Struct({
   ),
   temperature: hyper(1, "of sampling, of the reference and of the update alike; §3.2.3 names none for PPO", { min: 0.01 }),
   maxNewTokens: hyperInt(256, "tokens a response at most", { min: 1 }),
+  oldLogProbabilities: hyper(
+    "recorded",
+    "of responses under the policy that drew them: as recorded while sampling, or computed again as the update does (one more pass; worth it in bfloat16, where the two round differently)",
+    ["recorded", "recomputed"]
+  ),
+  precision: hyper(
+    "float32",
+    "of weights and activations; scores, log-probabilities and the optimisers' copies of the weights are float32 either way",
+    ["float32", "bfloat16"]
+  ),
   valueInit: hyper(
     "reward",
     "whose weights the value model starts from: the helpfulness reward model's (or those wired to `value`), or the policy's",
@@ -224,10 +235,11 @@ const prepare = Effect.fn("ppo.prepare")(function* ({ config, inputs, seed, devi
     return yield* new PpoSetupError({
       message: `onDivergence "keep-best" needs held-out prompts to tell the best policy: wire "heldOut", or set onDivergence to "fail".`
     })
-  const { model: reference, tokenizer } = yield* loadPolicy(inputs.policy, { device })
-  const helpfulness = yield* loadReward(inputs.helpfulness, { device })
+  const options = { device, dtype: config.precision }
+  const { model: reference, tokenizer } = yield* loadPolicy(inputs.policy, options)
+  const helpfulness = yield* loadReward(inputs.helpfulness, options)
   yield* checkSameTokenizer(tokenizer, helpfulness.tokenizer, "helpfulness reward model")
-  const safety = inputs.safety === undefined ? undefined : yield* loadReward(inputs.safety, { device })
+  const safety = inputs.safety === undefined ? undefined : yield* loadReward(inputs.safety, options)
   if (safety !== undefined) yield* checkSameTokenizer(tokenizer, safety.tokenizer, "safety reward model")
   let value: RewardModel
   const headSeed = deriveSeed(seed, "ppo", "value head")
@@ -237,7 +249,7 @@ const prepare = Effect.fn("ppo.prepare")(function* ({ config, inputs, seed, devi
       { ref: inputs.helpfulness, found: helpfulness },
       { ref: inputs.safety, found: safety }
     ].find(({ ref }) => inputs.value === undefined || inputs.value.digest === ref?.digest)?.found
-    const start = loaded ?? (yield* loadReward(inputs.value!, { device }))
+    const start = loaded ?? (yield* loadReward(inputs.value!, options))
     yield* checkSameTokenizer(tokenizer, start.tokenizer, "value model")
     value = valueFromScalar(start.model, { seed: headSeed, head: valueHead })
   }
@@ -402,12 +414,20 @@ export const ppo = Stage.make("ppo", {
         answers.map(({ reward, finished }) => ({ reward: reward.reward, finished })),
         config
       )
-      const rollouts = answers.map(({ question, tokens, logProbabilities }, i) => ({
+      const sampled = answers.map(({ question, tokens, logProbabilities }, i) => ({
         prompt: question.tokens,
         response: tokens,
         logProbabilities,
         score: scores[i]!
       }))
+      const rollouts =
+        config.oldLogProbabilities === "recorded"
+          ? sampled
+          : timed("update", () => {
+              const options = { padId: tokenizer.padId, device, temperature, batchSize: inferenceBatchSize }
+              const again = logProbabilitiesOf(policy, sampled, options)
+              return sampled.map((rollout, i) => ({ ...rollout, logProbabilities: [...again[i]!] }))
+            })
       const { statistics, steps } = timed("update", () => trainer.iterate(rollouts))
       const taken: Array<StepStatistics> = []
       for (let step = timed("update", () => steps.next()); step.done !== true; step = timed("update", () => steps.next())) {
@@ -424,6 +444,7 @@ export const ppo = Stage.make("ppo", {
         ...summarise(answers),
         ...statistics,
         ...averageSteps(taken),
+        mismatchKl: taken[0]!.approximateKl,
         samples: answers.slice(0, config.sampleTexts).map(({ question, text, finished, reward }) => ({
           promptId: question.prompt.id,
           prompt: question.prompt.messages.at(-1)!.content,

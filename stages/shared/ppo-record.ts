@@ -49,6 +49,8 @@ export const PpoIteration = Schema.Struct({
   entropy: Schema.Finite,
   clipFraction: Schema.Finite,
   approximateKl: Schema.Finite,
+  /** KL(old || new) of the first mini-batch, before any step: how far sampling's log-probabilities are from the update's. */
+  mismatchKl: Schema.Finite,
   policyGradientNorm: Schema.Finite,
   valueGradientNorm: Schema.Finite,
   samples: Schema.Array(PpoSample)

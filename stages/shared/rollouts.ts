@@ -66,12 +66,13 @@ const frozenLogProbabilities = (
   return crossEntropy(options.temperature === 1 ? logits : logits.div(options.temperature), targets, { reduction: "none" }).neg()
 }
 
-/** Values of the states in which each response token is chosen, and with `pastEnd` of the state after the last: (N,). */
+/** Values of the states in which each response token is chosen, and with `pastEnd` of the state after the last: (N,), the head in float32. */
 export const responseValues = (
   model: RewardModel,
   rollouts: ReadonlyArray<Rollout>,
   options: BatchOptions & { readonly pastEnd: boolean }
-): Tensor => atLeastFloat32(linear(responseStates(model.backbone, rollouts, options, options.pastEnd), model.head).squeeze(-1))
+): Tensor =>
+  linear(atLeastFloat32(responseStates(model.backbone, rollouts, options, options.pastEnd)), atLeastFloat32(model.head)).squeeze(-1)
 
 /** Indices by the length of their sequence, the shortest first: neighbours share a batch with little padding. */
 export const byLength = (rollouts: ReadonlyArray<Rollout>, indices: ReadonlyArray<number> = rollouts.map((_, i) => i)): Array<number> =>

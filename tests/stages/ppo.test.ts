@@ -5,7 +5,7 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { constantSchedule } from "../../engine/schedule.ts"
-import { noGrad, scoped } from "../../engine/tensor.ts"
+import { type DType, noGrad, scoped } from "../../engine/tensor.ts"
 import { type LoadedReward, loadPolicyFrom, saveCheckpoint } from "../../models/checkpoint.ts"
 import { llamaConfig } from "../../models/config.ts"
 import { initLlama, type Llama } from "../../models/llama.ts"
@@ -105,8 +105,8 @@ beforeAll(async () => {
   }
 })
 
-const weightsOf = async (ref: { readonly path: string }): Promise<Array<number>> => {
-  const { model } = await Effect.runPromise(loadPolicyFrom(ref.path))
+const weightsOf = async (ref: { readonly path: string }, dtype: DType = "float32"): Promise<Array<number>> => {
+  const { model } = await Effect.runPromise(loadPolicyFrom(ref.path, { dtype }))
   return Object.values(model.parameters).flatMap((weight) => weight.toNumbers())
 }
 const initialWeights = (): Array<number> => Object.values(start.parameters).flatMap((weight) => weight.toNumbers())
@@ -176,6 +176,24 @@ describe("ppo", () => {
     expect(samples.some(({ promptId }) => isSafety(promptId))).toBe(true)
     for (const { promptId, reward, helpfulness, safety } of samples)
       expect(reward).toBeCloseTo(logit(isSafety(promptId) || safety! < 0.15 ? safety! : helpfulness!), 6)
+  })
+
+  it("computes old log-probabilities again if asked, which in float32 changes nothing to speak of", async () => {
+    const [a, b] = [
+      await recordOf(await runStage(ppo, given, quick)),
+      await recordOf(await runStage(ppo, given, { ...quick, oldLogProbabilities: "recomputed" }))
+    ]
+    expect(a.iterations[0]!.mismatchKl).toBeLessThan(1e-9)
+    expect(Math.abs(a.iterations[1]!.policyLoss - b.iterations[1]!.policyLoss)).toBeLessThanOrEqual(sameInFloat32)
+  })
+
+  it("learns in bfloat16 and keeps the weights so; log-probabilities computed again are the update's own", async () => {
+    const made = await runStage(ppo, given, { ...quick, iterations: 1, precision: "bfloat16", oldLogProbabilities: "recomputed" })
+    const rounded = await weightsOf(given.policy, "bfloat16")
+    expect(await weightsOf(made, "bfloat16")).toEqual(await weightsOf(made))
+    expect(largestDifference(await weightsOf(made), rounded)).toBeGreaterThan(1e-4)
+    const [iteration] = (await recordOf(made)).iterations
+    expect(iteration!.mismatchKl).toBeLessThan(1e-9)
   })
 
   it("starts the value model from the policy, or from a checkpoint of its own with that one's head", async () => {
