@@ -18,7 +18,7 @@ import { Texts } from "../schemas/rows.ts"
 import { TokenizerModel } from "../schemas/tokenizer.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import { chunks, languageModelLoss, type PackedRow } from "./shared/sequences.ts"
-import { train, trainingMetrics } from "./shared/train.ts"
+import { precision, train, trainingMetrics } from "./shared/train.ts"
 
 export const PretrainConfig = Schema.Struct({
   dim: hyperInt(128, "width of the model", { min: 1 }),
@@ -36,7 +36,8 @@ export const PretrainConfig = Schema.Struct({
   finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
   warmupSteps: hyperInt(50, "§2.2: 2000", { min: 0 }),
   weightDecay: hyper(0.1, "§2.2: 0.1", { min: 0 }),
-  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 })
+  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
+  precision
 })
 
 /**
@@ -88,7 +89,7 @@ export const pretrain = Stage.make("pretrain", {
         maxPositions: config.contextLength,
         tiedEmbeddings: config.tiedEmbeddings
       }),
-      { seed, device }
+      { seed, device, dtype: config.precision }
     )
     const { batchSize, microBatchSize, steps } = config
     const result = yield* train({

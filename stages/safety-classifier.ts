@@ -142,11 +142,7 @@ export const safetyClassifier = Stage.make("safety-classifier", {
       tasks.add(task)
     }
     const length = Math.min(config.sequenceLength, model.config.maxPositions)
-    const { examples, tooLong } = encodeDemonstrations(
-      tokenizer,
-      rows.map((row) => row.messages),
-      length
-    )
+    const { examples, tooLong } = encodeDemonstrations(tokenizer, rows, length)
     if (examples.length === 0)
       return yield* EmptyDatasetError.of(
         "train a safety classifier on",

@@ -10,41 +10,53 @@ import { readRows } from "../data/dataset.ts"
 import { Random } from "../engine/random.ts"
 import { cosineSchedule } from "../engine/schedule.ts"
 import { loadPolicy, saveCheckpoint } from "../models/checkpoint.ts"
+import type { Tokenizer } from "../models/tokenizer/tokenizer.ts"
 import * as Stage from "../runtime/stage.ts"
 import { Policy } from "../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
-import { Demonstrations } from "../schemas/rows.ts"
+import { type Demonstration, Demonstrations } from "../schemas/rows.ts"
 import { fitDialogue } from "./shared/dialogues.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import { chunks, type Example, languageModelLoss, lossTokens, packExamples, type PackedRow } from "./shared/sequences.ts"
-import { stepsFor, train, type TrainingBatch, trainingMetrics } from "./shared/train.ts"
+import { precision, stepsFor, train, type TrainingBatch, trainingMetrics } from "./shared/train.ts"
 
 export const SftConfig = Schema.Struct({
   learningRate: hyper(2e-5, "peak learning rate; §3.1: 2e-5, cosine", { min: 0 }),
   finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
   warmupSteps: hyperInt(0, "linear warm-up; §3.1 names none", { min: 0 }),
   epochs: hyper(2, "passes over the demonstrations; §3.1: 2", { min: 0 }),
+  steps: hyperInt(0, "optimiser steps, whatever the epochs; 0: as many as the epochs take", { min: 0 }),
   batchSize: hyperInt(64, "sequences a step; §3.1: 64", { min: 1 }),
   sequenceLength: hyperInt(4096, "tokens a sequence, at most the model's context; §3.1: 4096", { min: 2 }),
   weightDecay: hyper(0.1, "§3.1: 0.1", { min: 0 }),
   maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
   microBatchSize: hyperInt(8, "sequences at once: memory against speed; the loss does not depend on it, but for the order of float sums", {
     min: 1
-  })
+  }),
+  precision
 })
 
-/** Dialogues as examples that fit, and how many did not. */
+/** The example with loss on its last answer alone: from the last token that carries none on (Ghost Attention, §3.3). */
+const lastAnswerOnly = ({ tokens, lossMask }: Example): Example => {
+  const asked = lossMask.lastIndexOf(false)
+  return { tokens, lossMask: lossMask.map((on, i) => on && i > asked) }
+}
+
+/**
+ * Dialogues as examples that fit, and how many did not. One that carries loss on its last answer only is there for what its first turn says, so it is
+ * left out, not shortened, when it is too long.
+ */
 export const encodeDemonstrations = (
-  tokenizer: Parameters<typeof fitDialogue>[0],
-  dialogues: Iterable<Parameters<typeof fitDialogue>[1]>,
+  tokenizer: Tokenizer,
+  rows: Iterable<Pick<Demonstration, "messages" | "loss">>,
   length: number
 ): { readonly examples: Array<Example>; readonly tooLong: number } => {
   const examples: Array<Example> = []
   let tooLong = 0
-  for (const messages of dialogues) {
-    const example = fitDialogue(tokenizer, messages, length)
+  for (const { messages, loss } of rows) {
+    const example = fitDialogue(tokenizer, messages, length, loss === "answers" ? "shorten" : "leave out")
     if (example === undefined) tooLong++
-    else examples.push(example)
+    else examples.push(loss === "answers" ? example : lastAnswerOnly(example))
   }
   return { examples, tooLong }
 }
@@ -56,14 +68,10 @@ export const sft = Stage.make("sft", {
   output: Policy,
   resources: { tensors: true },
   run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress }) {
-    const { model, tokenizer } = yield* loadPolicy(inputs.init, { device })
+    const { model, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
     const rows = yield* readRows(inputs.demonstrations, Demonstrations)
     const length = Math.min(config.sequenceLength, model.config.maxPositions)
-    const { examples, tooLong } = encodeDemonstrations(
-      tokenizer,
-      rows.map((row) => row.messages),
-      length
-    )
+    const { examples, tooLong } = encodeDemonstrations(tokenizer, rows, length)
     if (examples.length === 0)
       return yield* EmptyDatasetError.of(
         "fine-tune on demonstrations",
@@ -72,7 +80,7 @@ export const sft = Stage.make("sft", {
 
     const epochRows = (epoch: number): Array<PackedRow> =>
       packExamples(new Random(seed, "sft", "epoch", epoch).shuffle(examples), { length, padId: tokenizer.padId })
-    const steps = stepsFor(epochRows(0).length, config.batchSize, config.epochs)
+    const steps = config.steps > 0 ? config.steps : stepsFor(epochRows(0).length, config.batchSize, config.epochs)
     const result = yield* train({
       parameters: model.parameters,
       batches: packedBatches(epochRows, config, (rows) => languageModelLoss(model, rows, { device, isolate: true })),

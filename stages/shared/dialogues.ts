@@ -14,13 +14,19 @@ const withoutOldestExchange = (messages: ReadonlyArray<Message>): ReadonlyArray<
 /**
  * A dialogue that ends with an answer, in Llama 2's chat format. One that is longer than `length` loses its oldest exchanges first; when a
  * single exchange is too long still, the result is undefined: cutting its end would teach the model not to stop, cutting its beginning to
- * answer what was not asked. Undefined as well when the chat format can't hold it.
+ * answer what was not asked. Undefined as well when the chat format can't hold it, or when it is too long and `tooLong` says to leave such ones out.
  */
-export const fitDialogue = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>, length: number): Example | undefined => {
+export const fitDialogue = (
+  tokenizer: Tokenizer,
+  messages: ReadonlyArray<Message>,
+  length: number,
+  tooLong: "shorten" | "leave out" = "shorten"
+): Example | undefined => {
   if (!fitsChatFormat(messages)) return undefined
   for (let rest: ReadonlyArray<Message> | undefined = messages; rest !== undefined; rest = withoutOldestExchange(rest)) {
     const example = encodeDialogue(tokenizer, rest)
     if (example.tokens.length <= length) return example
+    if (tooLong === "leave out") return undefined
   }
   return undefined
 }

@@ -9,7 +9,14 @@ import * as Schema from "effect/Schema"
 import { AdamW, clipGradientNorm, type Parameters } from "../../engine/optimizer.ts"
 import type { Schedule } from "../../engine/schedule.ts"
 import { scoped, type Tensor } from "../../engine/tensor.ts"
+import { hyper } from "../../schemas/hyper.ts"
 import type { Progress } from "../../runtime/stage.ts"
+
+/** How a stage that trains computes. */
+export const precision = hyper("float32", "of weights and activations; the optimiser's copy of the weights is float32 either way", [
+  "float32",
+  "bfloat16"
+])
 
 /** One optimiser step's data. */
 export interface TrainingBatch {

@@ -290,7 +290,11 @@ describe("the way from a prompt to training", () => {
     ]
     const { rows } = await prepromptsOf(prompts, { templates: [`Be ${marker}.`], adjectives: [], place })
     const lettersOf = (dialogues: ReadonlyArray<ReadonlyArray<Message>>) => {
-      const { examples, tooLong } = encodeDemonstrations(tokenizer, dialogues as never, 400)
+      const { examples, tooLong } = encodeDemonstrations(
+        tokenizer,
+        dialogues.map((messages) => ({ messages, loss: "answers" as const })),
+        400
+      )
       expect(tooLong).toBe(0)
       const packed = packExamples(examples, { length: 400, padId: tokenizer.padId })
       return packed.map((row) => tokenizer.decode([...row.tokens].filter((id) => id !== tokenizer.padId))).join("")

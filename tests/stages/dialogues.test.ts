@@ -62,8 +62,35 @@ describe("demonstrations", () => {
   it("are examples in the order given, and what does not fit is counted", () => {
     const short = [user("ab"), assistant("ba")]
     const long = [user("ab"), assistant("z".repeat(200))]
-    const { examples, tooLong } = encodeDemonstrations(tokenizer, [short, long, [user("ba"), assistant("ab")]], 100)
+    const rows = [short, long, [user("ba"), assistant("ab")]].map((messages) => ({ messages, loss: "answers" as const }))
+    const { examples, tooLong } = encodeDemonstrations(tokenizer, rows, 100)
     expect(examples).toEqual([encodeDialogue(tokenizer, short), encodeDialogue(tokenizer, [user("ba"), assistant("ab")])])
     expect(tooLong).toBe(1)
+  })
+
+  const turns = [user("ab"), assistant("ba"), user("aab"), assistant("bba"), user("b"), assistant("a")]
+  const answered = (messages: typeof turns) => {
+    const { tokens, lossMask } = encodeDialogue(tokenizer, messages)
+    return tokens.filter((_, i) => lossMask[i])
+  }
+
+  it("carry loss on every answer and its end, or on the last one's alone (§3.3: zero on all tokens of previous turns)", () => {
+    const lossOf = (loss: "answers" | "last-answer") => {
+      const { examples } = encodeDemonstrations(tokenizer, [{ messages: turns, loss }], 1000)
+      const { tokens, lossMask } = examples[0]!
+      expect(tokens).toEqual(encodeDialogue(tokenizer, turns).tokens)
+      return tokens.filter((_, i) => lossMask[i])
+    }
+    const [first, second, third] = [turns.slice(0, 2), turns.slice(2, 4), turns.slice(4)].map(answered) as [number[], number[], number[]]
+    expect([first, second, third].map((ids) => ids.at(-1))).toEqual([tokenizer.eosId, tokenizer.eosId, tokenizer.eosId])
+    expect(lossOf("answers")).toEqual([...first, ...second, ...third])
+    expect(lossOf("last-answer")).toEqual(third)
+  })
+
+  it("with loss on the last answer are left out when too long: without the first turn they would say something else", () => {
+    const length = encodeDialogue(tokenizer, turns).tokens.length - 1
+    const count = (loss: "answers" | "last-answer") => encodeDemonstrations(tokenizer, [{ messages: turns, loss }], length)
+    expect(count("answers")).toMatchObject({ examples: [{}], tooLong: 0 })
+    expect(count("last-answer")).toEqual({ examples: [], tooLong: 1 })
   })
 })

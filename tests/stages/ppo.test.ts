@@ -45,7 +45,9 @@ const policyRef = (llama: Llama, pieces: Tokenizer = tokenizer) =>
 /** Fine-tuned for a moment to answer every prompt with one of these. */
 const tuned = async (answers: ReadonlyArray<string>): Promise<Llama> => {
   const llama = model(1)
-  const dialogues = prompts.flatMap(({ messages }) => answers.map((content) => [...messages, { role: "assistant" as const, content }]))
+  const dialogues = prompts.flatMap(({ messages }) =>
+    answers.map((content) => ({ messages: [...messages, { role: "assistant" as const, content }], loss: "answers" as const }))
+  )
   const rows = packExamples(encodeDemonstrations(tokenizer, dialogues, 64).examples, { length: 64, padId: tokenizer.padId })
   await Effect.runPromise(
     train({
@@ -245,6 +247,8 @@ describe("ppo", () => {
 })
 
 describe("early stopping on held-out prompts", () => {
+  /** Under which the best policy is one in the middle, after others that were the best for a while. */
+  const middleSeed = 4
   it("ends after `patience` evaluations without a better one, and keeps the best policy", async () => {
     const heldOut = given.prompts
     // Without learning nothing gets better than at the start.
@@ -256,12 +260,16 @@ describe("early stopping on held-out prompts", () => {
     expect([record.kept, record.stopped, record.iterations.length]).toEqual([0, "early-stopping", 3])
     expect(await weightsOf(made)).toEqual(initialWeights())
   })
-  it("evaluates every so many iterations and at the end", async () => {
-    const made = await runStage(ppo, { ...given, heldOut: given.prompts }, { ...quick, iterations: 5, evaluateEvery: 2 })
+  it("evaluates every so many iterations and at the end, and keeps the policy as it was at the best of them", async () => {
+    const made = await runStage(ppo, { ...given, heldOut: given.prompts }, { ...quick, iterations: 7, evaluateEvery: 2 }, middleSeed)
     const record = await recordOf(made)
-    expect(record.heldOut.map(({ iteration }) => iteration)).toEqual([0, 2, 4, 5])
+    expect(record.heldOut.map(({ iteration }) => iteration)).toEqual([0, 2, 4, 6, 7])
     const best = record.heldOut.reduce((a, b) => (b.reward > a.reward ? b : a))
     expect(record.kept).toBe(best.iteration)
+    // Neither the first nor the last; held-out prompts change nothing of how it is trained.
+    expect([2, 4, 6]).toContain(record.kept)
+    const alone = await runStage(ppo, given, { ...quick, iterations: record.kept }, middleSeed)
+    expect(await weightsOf(made)).toEqual(await weightsOf(alone))
   })
   it.each([
     [[1], 0, true, false],
