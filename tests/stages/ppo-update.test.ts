@@ -7,7 +7,7 @@ import { llamaConfig } from "../../models/config.ts"
 import { initLlama, type Llama } from "../../models/llama.ts"
 import { initRewardModel, type RewardModel } from "../../models/reward-model.ts"
 import { generate } from "../../models/sampler.ts"
-import { cloneLlama, valueFromPolicy } from "../../stages/shared/ppo-models.ts"
+import { cloneLlama, valueFromPolicy, valueFromScalar } from "../../stages/shared/ppo-models.ts"
 import { Ppo, type PpoOptions, type StepStatistics } from "../../stages/shared/ppo-update.ts"
 import { logProbabilitiesOf, type Rollout, valuesOf } from "../../stages/shared/rollouts.ts"
 import { devices } from "../devices.ts"
@@ -172,6 +172,18 @@ describe("an iteration of PPO", () => {
     expect(largestDifference(ours, all.slice(2))).toBeLessThanOrEqual(sameInFloat32)
   })
 
+  it("tells how much of the returns' variance the values explain", () => {
+    const given = options()
+    const { experiences, statistics } = new Ppo(given).iterate(rolloutsOf(given.policy))
+    const variance = (numbers: ReadonlyArray<number>) => {
+      const centre = numbers.reduce((a, b) => a + b, 0) / numbers.length
+      return numbers.reduce((sum, x) => sum + (x - centre) ** 2, 0) / numbers.length
+    }
+    const returns = experiences.flatMap((experience) => [...experience.returns])
+    const errors = experiences.flatMap((experience) => [...experience.returns].map((x, t) => x - experience.values[t]!))
+    expect(statistics.explainedVariance).toBeCloseTo(1 - variance(errors) / variance(returns), 9)
+  })
+
   it("moves the learning rate once an iteration, not once a step (detail 21)", () => {
     const asked: Array<number> = []
     const schedule = (step: number) => {
@@ -245,6 +257,29 @@ describe("an iteration of PPO", () => {
     run()
     expect(liveTensors()).toBe(before)
     expect(given.reference.parameter("lm_head.weight").toNumbers()).toEqual(reference)
+  })
+})
+
+describe("a value model", () => {
+  it("starts on a copy of a scalar model's weights, with that one's head or a new one", () => {
+    const start = valueModel(2)
+    const name = "model.layers.0.mlp.up_proj.weight"
+    const [given, fresh] = (["given", "new"] as const).map((head) => valueFromScalar(start, { seed: 4, head }))
+    for (const made of [given!, fresh!])
+      expect(made.backbone.parameter(name).toNumbers()).toEqual(start.backbone.parameter(name).toNumbers())
+    expect(given!.head.toNumbers()).toEqual(start.head.toNumbers())
+    expect(fresh!.head.toNumbers()).not.toEqual(start.head.toNumbers())
+    scoped(() => noGrad(() => [given!.head, given!.backbone.parameter(name)].forEach((weight) => void weight.zero_())))
+    expect(start.head.toNumbers().every((x) => x !== 0)).toBe(true)
+    expect(start.backbone.parameter(name).toNumbers()).toEqual(fresh!.backbone.parameter(name).toNumbers())
+  })
+  it("starts on a copy of a policy's weights without its output layer", () => {
+    const policy = strong(1)
+    const made = valueFromPolicy(policy, { seed: 4 })
+    expect(Object.keys(made.parameters).sort()).toEqual(
+      [...Object.keys(policy.parameters).filter((name) => name !== "lm_head.weight"), "score.weight"].sort()
+    )
+    expect(made.backbone.parameter("model.norm.weight").toNumbers()).toEqual(policy.parameter("model.norm.weight").toNumbers())
   })
 })
 
