@@ -330,6 +330,10 @@ describe("the reward of a response", () => {
   it.each(["", " \n", "see [INST] ab"])("that no model can read (%j) is the logit of a set score", async (text) => {
     expect(await rewardOf(text)).toEqual({ reward: Math.log(0.02 / 0.98), helpfulness: null, safety: null })
   })
+  it("that one of two models can't read is that score too, not the other's", async () => {
+    const safety = { model: reward(3, { maxPositions: 4 }), tokenizer }
+    expect(await rewardOf("ab", true, { safety })).toEqual({ reward: Math.log(0.02 / 0.98), helpfulness: null, safety: null })
+  })
   it("is read at its end-of-sequence token, or at its last word where it was cut off (detail 3)", async () => {
     const { tokens } = fitDialogue(tokenizer, [...prompts[0]!.messages, { role: "assistant", content: "ba ab" }], 64)!
     const [whole, cut] = [await rewardOf("ba ab"), await rewardOf("ba ab", false)]
