@@ -5,9 +5,17 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../data/dataset.ts"
+import { Random } from "../engine/random.ts"
 import * as Stage from "../runtime/stage.ts"
 import { hyper } from "../schemas/hyper.ts"
-import { Demonstrations, type ScoredCompletion, ScoredCompletions } from "../schemas/rows.ts"
+import {
+  type Completion,
+  Completions,
+  type Demonstration,
+  Demonstrations,
+  type ScoredCompletion,
+  ScoredCompletions
+} from "../schemas/rows.ts"
 
 export const SelectBestConfig = Schema.Struct({
   unfinished: hyper(
@@ -33,6 +41,13 @@ export const bestOf = (
   return [...best.values()]
 }
 
+/** A completion as a dialogue to learn from. */
+const demonstrationOf = ({ promptId, prompt, text }: Completion): Demonstration => ({
+  id: promptId,
+  messages: [...prompt, { role: "assistant", content: text }],
+  loss: "answers"
+})
+
 export const selectBest = Stage.make("select-best", {
   description: "§3.2.3 the best-scored completion of each prompt",
   config: SelectBestConfig,
@@ -43,11 +58,29 @@ export const selectBest = Stage.make("select-best", {
     const sets = yield* Effect.forEach(inputs.scored, (set) => readRows(set, ScoredCompletions))
     const prompts = new Set(sets.flat().map((completion) => completion.promptId)).size
     const best = bestOf(sets, config)
-    const demonstrations = best.map(({ promptId, prompt, text }) => ({
-      id: promptId,
-      messages: [...prompt, { role: "assistant" as const, content: text }],
-      loss: "answers" as const
-    }))
-    return yield* writeDataset(output, demonstrations, { metrics: { prompts, selected: best.length } })
+    return yield* writeDataset(output, best.map(demonstrationOf), { metrics: { prompts, selected: best.length } })
+  })
+})
+
+/** One completion of each prompt at random, in the order in which prompts first appear. */
+export const randomOf = (
+  completions: ReadonlyArray<Completion>,
+  options: { readonly unfinished: "drop" | "keep"; readonly seed: number }
+): Array<Completion> => {
+  const candidates = completions.filter(({ finished, text }) => text !== "" && (finished || options.unfinished === "keep"))
+  return [...Map.groupBy(candidates, ({ promptId }) => promptId)].map(([id, samples]) =>
+    new Random(options.seed, "select-random", id).pick(samples)
+  )
+}
+
+export const selectRandom = Stage.make("select-random", {
+  description: "a random completion of each prompt: what choosing the best is to be compared with",
+  config: SelectBestConfig,
+  inputs: { completions: Stage.many(Completions) },
+  output: Demonstrations,
+  run: Effect.fn("select-random")(function* ({ config, inputs, output, seed }) {
+    const sets = yield* Effect.forEach(inputs.completions, (set) => readRows(set, Completions))
+    const chosen = randomOf(sets.flat(), { unfinished: config.unfinished, seed })
+    return yield* writeDataset(output, chosen.map(demonstrationOf))
   })
 })
