@@ -165,7 +165,17 @@ export const make = <Config extends ConfigSchema, const Inputs extends Ports, Ou
   }
   const stage = ((inputs: Record<string, Node<any>>, config: Record<string, unknown> & NodeOptions = {}) => {
     const { seed, ...fields } = config
-    return makeNode<Output>({ kind: "stage", stage: { stage: info }, inputs, config: fields, seed, name: undefined, type: info.output })
+    // Lists are copied: a loop over rounds may go on adding to its own, and must not change nodes that are made.
+    const wired = Object.fromEntries(Object.entries(inputs).map(([port, given]) => [port, Array.isArray(given) ? [...given] : given]))
+    return makeNode<Output>({
+      kind: "stage",
+      stage: { stage: info },
+      inputs: wired,
+      config: fields,
+      seed,
+      name: undefined,
+      type: info.output
+    })
   }) as unknown as Stage<Config, Inputs, Output>
   return Object.assign(stage, { stage: info })
 }

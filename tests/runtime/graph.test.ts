@@ -73,6 +73,18 @@ describe("wires", () => {
     expect(dependencies(graph.nodes.get("join")!)).toEqual([])
   })
 
+  it("are as they were when the stage was applied: a loop may go on adding to its list", () => {
+    const sets = [texts()]
+    const joined: Array<AnyNode> = []
+    for (const name of ["first", "second"]) {
+      joined.push(join({ sets }).named(name))
+      sets.push(joined.at(-1)!)
+    }
+    const graph = build(() => ({ x: joined.at(-1)! }))
+    expect(graph.nodes.get("first")).toMatchObject({ inputs: { sets: ["read"] } })
+    expect(graph.nodes.get("second")).toMatchObject({ inputs: { sets: ["read", "first"] } })
+  })
+
   it("that are missing, too many, misspelt, a list for one or one for a list are refused", () => {
     expect(mistake(() => ({ x: pretrain({}) }))).toMatch(
       /Node "pretrain" \(stage pretrain\): its input "texts" \(dataset:text\/1\) is missing/
