@@ -71,6 +71,7 @@ const setup = async () => {
 }
 
 const commands = {
+  study: (args) => run(node, ["cli/caravan.js", "run", "pipelines/study.ts", "--device", "cuda", ...args], "inherit"),
   demo: (args) => run(node, ["cli/caravan.js", "run", "pipelines/demo.ts", ...args], "inherit"),
   test: (args) => run(node, ["scripts/test.mjs", ...args], "inherit"),
   nothing: () => ({ status: 0 })

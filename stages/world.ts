@@ -3,7 +3,8 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../data/dataset.ts"
 import { parseHhRlhf } from "../data/dialects.ts"
-import { demonstrations, prompts } from "../data/world/dialogues.ts"
+import { demonstrations, prompts, safeAdjectives } from "../data/world/dialogues.ts"
+import { instructions } from "../data/world/manners.ts"
 import { worldPairs } from "../data/world/small.ts"
 import { Random } from "../engine/random.ts"
 import { dialogueText } from "../models/chat.ts"
@@ -48,10 +49,11 @@ export const worldPrompts = Stage.make("world-prompts", {
   description: "distinct prompts of the small world",
   config: Schema.Struct({
     count: hyperInt(200, "prompts", { min: 1 }),
-    kind: hyper("helpfulness", "to help with; or half to refuse and half that only sound like it (§3.2.1, §4.2)", [
+    kind: hyper(
       "helpfulness",
-      "safety"
-    ]),
+      "to help with, some under an instruction; without instructions; or half to refuse and half that only sound like it (§4.2)",
+      ["helpfulness", "plain", "safety"]
+    ),
     split: hyper("train", "the part that models learn from, or words, combinations and phrasings that none of them saw", [
       "train",
       "heldOut"
@@ -85,3 +87,14 @@ export const worldPreferences = Stage.make("world-preferences", {
     return yield* writeDataset(output, rows)
   })
 })
+
+/** The small world's instructions by kind, as constraints of Ghost Attention (stages/ghost-attention.ts). */
+export const worldConstraints = (["start", "end", "name"] as const).map((kind) =>
+  instructions.filter((one) => one.kind === kind).map(({ full, short, sentence }) => ({ full, short, mustContain: sentence }))
+)
+
+/** Preprompts that ask for safety in words that the small world's people heed (stages/context-distillation.ts). */
+export const worldPreprompts = {
+  templates: ["You are a {adjective} assistant.", "You are a {adjective} and {adjective} assistant."],
+  adjectives: safeAdjectives
+}

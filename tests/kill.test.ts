@@ -19,7 +19,7 @@ const small = [
   "vocabSize=400",
   "contextLength=128"
 ].flatMap((setting) => ["--set", setting])
-const args = [new URL("../pipelines/demo.ts", import.meta.url).pathname, ...small]
+const args = [new URL("../pipelines/preference-demo.ts", import.meta.url).pathname, ...small]
 
 const folders: Array<string> = []
 const newFolder = () => {

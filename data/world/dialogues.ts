@@ -86,8 +86,8 @@ export function* demonstrations(draw: Draw, source: keyof typeof sources, count:
 export interface PromptOptions {
   readonly count: number
   readonly split: Split
-  /** Prompts to help with (some with an instruction, some borderline), or to refuse and borderline ones by halves. */
-  readonly kind: "helpfulness" | "safety"
+  /** Prompts to help with (some with an instruction, some borderline), the same without instructions, or ones to refuse and borderline ones by halves. */
+  readonly kind: "helpfulness" | "plain" | "safety"
   /** User messages that follow the first. */
   readonly followUps: number
   /** Begins the ids. */
