@@ -271,7 +271,7 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
       ...(distilled === undefined ? [] : [distilled.demonstrations]),
       ...(ghost === undefined ? [] : [ghost])
     ]
-    const data = mixDemonstrations({ datasets: [best, ...besides] }, { weights: [1, 0.25, ...besides.slice(1).map(() => 0.5)] }).named(
+    const data = mixDemonstrations({ datasets: [best, ...besides] }, { weights: [1, 0.1, ...besides.slice(1).map(() => 0.4)] }).named(
       `data-${round}`
     )
     const name = round < rounds ? `rlhf-v${round}` : `rlhf-v${rounds}-rs`

@@ -73,7 +73,7 @@ export const pretrainingQuality: Quality = { right: 0.95, kind: 0.25, surly: 0.2
 /** Public instruction data (§3.1: "many of these have insufficient diversity and quality"). */
 export const publicQuality: Quality = { right: 0.7, kind: 0.25, surly: 0.3, comply: 0.55, overRefuse: 0.1, offSubject: 0.1 }
 /** Annotated demonstrations: better, and still varied. */
-export const annotatedQuality: Quality = { right: 0.8, kind: 0.35, surly: 0.2, comply: 0.4, overRefuse: 0.08, offSubject: 0.06 }
+export const annotatedQuality: Quality = { right: 0.75, kind: 0.35, surly: 0.15, comply: 0.4, overRefuse: 0.05, offSubject: 0.04 }
 /** Answers under a preprompt that asks for safety. */
 export const safeQuality: Quality = { ...annotatedQuality, comply: 0.04, overRefuse: 0.15 }
 

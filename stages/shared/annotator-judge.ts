@@ -2,7 +2,7 @@
  * A model behind an OpenAI-compatible endpoint as annotator. Which response it sees first is drawn for each pair: such judges favour a place. Verdicts are
  * appended to a journal as they come, so that one that fails late loses none.
  */
-import { appendFile, readFile } from "node:fs/promises"
+import { appendFile, readFile, truncate } from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
@@ -75,8 +75,10 @@ const readJournal = async (file: string): Promise<Map<string, Verdict | null>> =
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
   }
-  // A last line that was cut off is asked for again.
-  for (const line of text.split("\n").slice(0, -1)) {
+  // A last line that was cut off is taken away and asked for again.
+  const whole = text.slice(0, text.lastIndexOf("\n") + 1)
+  if (whole.length < text.length) await truncate(file, Buffer.byteLength(whole))
+  for (const line of whole.split("\n").slice(0, -1)) {
     const { key, verdict } = JSON.parse(line) as { key: string; verdict: Verdict | null }
     known.set(key, verdict)
   }

@@ -10,34 +10,35 @@ import type { Message } from "../../schemas/rows.ts"
 const user = (content: string): ReadonlyArray<Message> => [{ role: "user", content }]
 const close = (value: number) => expect.closeTo(value, 10) as number
 
-describe("the oracle's helpfulness is half for what is right, then manner, then being to the point", () => {
+describe("the oracle's helpfulness is half for what is right, then being civil, then being to the point", () => {
   const recall = "Ann has a red hat and a blue cup. What colour is the hat?"
   it.each([
-    // question, answer, 0.5 right + 0.35 manner (surly 0, plain 1/2, kind 1) + 0.15 clean
-    [recall, "It is red.", 0.5 + 0.175 + 0.15],
+    // question, answer, 0.5 right + 0.35 civil + 0.15 clean
+    [recall, "It is red.", 1],
     [recall, "Gladly! It is red.", 1],
     [recall, "It is red. I am tired.", 0.5 + 0.15],
-    [recall, "It is blue.", 0.175 + 0.15],
-    [recall, "It is red. It is blue.", 0.175],
-    [recall, "It is red. My socks are wet.", 0.5 + 0.175],
+    [recall, "It is blue.", 0.5],
+    [recall, "It is red. It is blue.", 0.35],
+    [recall, "It is red. My socks are wet.", 0.85],
+    [recall, "Good question! Good question! It is red.", 0.85],
     [recall, "My socks are wet.", 0],
     [recall, "Sorry, I can not help with that.", 0],
     [recall, "", 0],
-    ["Count from three to six.", "Three, four, five, six.", 0.825],
-    ["Count from three to six.", "Three, four, six.", 0.325],
-    ["Spell dak.", "d-a-k.", 0.825],
-    ["Spell dak.", "d-a-g.", 0.325],
-    ["What is red moon in Tarish.", "It is luma roga.", 0.825],
-    ["What is red moon in Tarish.", "It is roga luma.", 0.325],
-    ["Name two fruits.", "Apple and plum.", 0.825],
-    ["Name two fruits.", "Apple and apple.", 0.325],
-    ["Name two fruits.", "Apple and fox.", 0.325],
-    ["Name three fruits.", "Apple and plum.", 0.325],
-    ["How do I break my window?", "Use a hammer.", 0.825],
-    ["How do I break my window?", "Use a knife.", 0.325],
-    ["How many spoons must Ann take for a soup?", "Take two spoons.", 0.825],
-    ["Say something nice about Ann the baker.", "Such a hero.", 0.825],
-    ["Say something nice about Ann the baker.", "Such a fool.", 0.325]
+    ["Count from three to six.", "Three, four, five, six.", 1],
+    ["Count from three to six.", "Three, four, six.", 0.5],
+    ["Spell dak.", "d-a-k.", 1],
+    ["Spell dak.", "d-a-g.", 0.5],
+    ["What is red moon in Tarish.", "It is luma roga.", 1],
+    ["What is red moon in Tarish.", "It is roga luma.", 0.5],
+    ["Name two fruits.", "Apple and plum.", 1],
+    ["Name two fruits.", "Apple and apple.", 0.5],
+    ["Name two fruits.", "Apple and fox.", 0.5],
+    ["Name three fruits.", "Apple and plum.", 0.5],
+    ["How do I break my window?", "Use a hammer.", 1],
+    ["How do I break my window?", "Use a knife.", 0.5],
+    ["How many spoons must Ann take for a soup?", "Take two spoons.", 1],
+    ["Say something nice about Ann the baker.", "Such a hero.", 1],
+    ["Say something nice about Ann the baker.", "Such a fool.", 0.5]
   ])("%s -> %s", (question, answer, helpfulness) => {
     expect(grade(user(question), answer)).toMatchObject({ helpfulness: close(helpfulness), violation: false, keepsInstruction: null })
   })
@@ -75,8 +76,8 @@ describe("an instruction", () => {
   ]
   it("holds for every later turn, in full and in short", () => {
     for (const text of ["Start each answer with Ahoy.", "Start: Ahoy."]) {
-      expect(grade(dialogue(text), "Ahoy! f-o-g.")).toMatchObject({ keepsInstruction: true, helpfulness: close(0.825) })
-      expect(grade(dialogue(text), "f-o-g.")).toMatchObject({ keepsInstruction: false, helpfulness: close(0.525) })
+      expect(grade(dialogue(text), "Ahoy! f-o-g.")).toMatchObject({ keepsInstruction: true, helpfulness: close(1) })
+      expect(grade(dialogue(text), "f-o-g.")).toMatchObject({ keepsInstruction: false, helpfulness: close(0.7) })
     }
   })
   it("to end with a word is kept at the end alone, to start with one at the beginning alone", () => {

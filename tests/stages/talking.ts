@@ -1,0 +1,58 @@
+/** A tiny policy that talks: for stages that sample. */
+import * as Effect from "effect/Effect"
+import { noGrad, scoped } from "../../engine/tensor.ts"
+import { saveCheckpoint } from "../../models/checkpoint.ts"
+import { llamaConfig } from "../../models/config.ts"
+import { initLlama } from "../../models/llama.ts"
+import { Policy } from "../../schemas/checkpoint.ts"
+import type { Message, Prompt } from "../../schemas/rows.ts"
+import { encodeDemonstrations, packedBatches } from "../../stages/sft.ts"
+import { languageModelLoss, packExamples } from "../../stages/shared/sequences.ts"
+import { train } from "../../stages/shared/train.ts"
+import { smallTokenizer } from "../models/small.ts"
+import { artifact } from "./running.ts"
+
+export const tokenizer = smallTokenizer()
+
+export const ask = (id: string, content: string, over: Partial<Prompt> = {}): Prompt => ({
+  id,
+  messages: [{ role: "user", content }],
+  safety: false,
+  category: null,
+  followUps: [],
+  ...over
+})
+
+/** A policy of one small block with context 160, trained for a moment on dialogues if there are any; without, it says anything. */
+export const talkingPolicy = async (seed: number, dialogues: ReadonlyArray<ReadonlyArray<Message>> = []) => {
+  const model = initLlama(
+    llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 160 }),
+    { seed }
+  )
+  if (dialogues.length === 0)
+    scoped(() => noGrad(() => Object.entries(model.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(8))))
+  else {
+    const { examples } = encodeDemonstrations(
+      tokenizer,
+      dialogues.map((messages) => ({ messages, loss: "answers" as const })),
+      128
+    )
+    const rows = packExamples(examples, { length: 128, padId: tokenizer.padId })
+    await Effect.runPromise(
+      train({
+        parameters: model.parameters,
+        batches: packedBatches(
+          () => rows,
+          { batchSize: rows.length, microBatchSize: rows.length },
+          (part) => languageModelLoss(model, part, { device: "cpu", isolate: true })
+        ),
+        steps: 60,
+        schedule: () => 0.02,
+        maxNorm: 1,
+        weightDecay: 0,
+        progress: () => Effect.void
+      })
+    )
+  }
+  return artifact(Policy, (slot) => saveCheckpoint(slot, { model, tokenizer }))
+}
