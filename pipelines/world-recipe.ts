@@ -188,18 +188,13 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
   }
 
   // ---- rounds (§3.2): pairs, reward models, rejection sampling over every version's samples, each version from the base model ----
-  const testPairs = {
-    helpfulness: pairsOf(
-      first,
-      first,
-      promptsOf("helpfulness", "heldOut", params.heldOut, "test-prompts", 4),
-      "helpfulness",
-      "test-helpfulness"
-    ),
-    safety: pairsOf(first, first, promptsOf("safety", "heldOut", params.heldOut, "test-prompts", 4), "safety", "test-safety")
+  /** Held out of every round (§3.2.2): pairs on prompts of words and phrasings that no model saw. */
+  const testPrompts = {
+    helpfulness: promptsOf("helpfulness", "heldOut", params.heldOut, "test-prompts", 4),
+    safety: promptsOf("safety", "heldOut", params.heldOut, "test-prompts", 4)
   }
+  const testPairs: Record<Kind, Array<Rows<Preference>>> = { helpfulness: [], safety: [] }
   const preferences: Record<Kind, Array<Rows<Preference>>> = { helpfulness: [], safety: [] }
-  const candidates = { helpfulness: [] as Array<Helpfulness>, safety: [] as Array<Safety> }
   const training = {
     margin: has("margin") ? ("small" as const) : ("none" as const),
     learningRate: params.rewardLearningRate,
@@ -207,11 +202,13 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
     microBatchPairs: params.rewardBatch,
     precision
   }
-  const accuracyOf = (reward: Helpfulness | Safety, kind: Kind, round: number) =>
+  /** On all test pairs so far. */
+  const accuracyOf = (reward: Helpfulness | Safety, kind: Kind, name: string) =>
     evaluateReward({
-      scores: [scorePairs({ reward, pairs: testPairs[kind] }, { batchPairs: batchSize, precision }).named(`${kind}-test-scores-${round}`)]
-    }).named(`${kind}-accuracy-${round}`)
-  const accuracies: Record<Kind, Array<ReturnType<typeof accuracyOf>>> = { helpfulness: [], safety: [] }
+      scores: testPairs[kind].map((pairs, i) =>
+        scorePairs({ reward, pairs }, { batchPairs: batchSize, precision }).named(`${name}-on-${i + 1}`)
+      )
+    }).named(`${name}-accuracy`)
 
   /** The best answers of the latest version, and of all versions before by their rounds' reward models. */
   const earlier: Array<Rows<Completion>> = []
@@ -220,8 +217,9 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
     { name: "sft", policy: first }
   ]
   let [latest, before] = [first, first]
+  let best: { readonly helpfulness: Helpfulness; readonly safety: Safety } | undefined
   let models!: Models
-  let best!: Rows<Demonstration>
+  let selected!: Rows<Demonstration>
   let allSamples: Array<Rows<Completion>> = []
   let distilled: ReturnType<typeof distillation> | undefined
   let ghost: Rows<Demonstration> | undefined
@@ -231,6 +229,8 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
     for (const kind of ["helpfulness", "safety"] as const) {
       const batch = promptBatch({ prompts: annotated[kind] }, { batches: rounds, batch: round - 1 }).named(`batch-${kind}-${round}`)
       preferences[kind].push(pairsOf(latest, before, batch, kind, `${kind}-${round}`))
+      const test = promptBatch({ prompts: testPrompts[kind] }, { batches: rounds, batch: round - 1 }).named(`test-batch-${kind}-${round}`)
+      testPairs[kind].push(pairsOf(latest, before, test, kind, `test-${kind}-${round}`))
     }
     const helpfulnessPairs = helpfulnessMixture({ helpfulness: preferences.helpfulness, safety: preferences.safety, openSource: [] })
     const safetyPairs = safetyMixture({ safety: preferences.safety, harmless: [], helpfulness: preferences.helpfulness, openSource: [] })
@@ -240,14 +240,20 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
     const safe = safetyRewardModel({ init: first, pairs: safetyPairs.named(`safety-mixture-${round}`) }, training).named(
       `safety-reward-${round}`
     )
-    candidates.helpfulness.push(helpful)
-    candidates.safety.push(safe)
-    accuracies.helpfulness.push(accuracyOf(helpful, "helpfulness", round))
-    accuracies.safety.push(accuracyOf(safe, "safety", round))
-    const helpfulness = bestHelpfulnessReward({ candidates: [...candidates.helpfulness], scores: [...accuracies.helpfulness] }).named(
+    // The best so far: the one in use, or the new one.
+    const rivals = {
+      helpfulness: best === undefined ? [helpful] : [best.helpfulness, helpful],
+      safety: best === undefined ? [safe] : [best.safety, safe]
+    }
+    const scores = (kind: Kind) =>
+      rivals[kind].map((reward, i) =>
+        accuracyOf(reward, kind, `${kind}-${i === rivals[kind].length - 1 ? "reward" : "best-before"}-${round}`)
+      )
+    const helpfulness = bestHelpfulnessReward({ candidates: rivals.helpfulness, scores: scores("helpfulness") }).named(
       `best-helpfulness-${round}`
     )
-    const safety = bestSafetyReward({ candidates: [...candidates.safety], scores: [...accuracies.safety] }).named(`best-safety-${round}`)
+    const safety = bestSafetyReward({ candidates: rivals.safety, scores: scores("safety") }).named(`best-safety-${round}`)
+    best = { helpfulness, safety }
     models = has("safety-model") ? { helpfulness, safety } : { helpfulness }
 
     const drawn = sample({ policy: latest, prompts: pool }, { ...sampling, k: params.k, temperature: params.temperature }).named(
@@ -256,7 +262,7 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
     const score = (completions: Rows<Completion>, name: string) => scoreCombined({ completions, ...models }, scoring).named(name)
     const now = score(drawn, `scores-${round}`)
     const prior = has("prior-versions") ? earlier.map((completions, i) => score(completions, `scores-${round}-of-${i + 1}`)) : []
-    best = selectBest({ scored: [...prior, now] }).named(`best-${round}`)
+    selected = selectBest({ scored: [...prior, now] }).named(`selected-${round}`)
     allSamples = has("prior-versions") ? [...allSamples, drawn] : [drawn]
     earlier.push(keepBest({ scored: now }).named(`kept-${round}`))
 
@@ -271,7 +277,7 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
       ...(distilled === undefined ? [] : [distilled.demonstrations]),
       ...(ghost === undefined ? [] : [ghost])
     ]
-    const data = mixDemonstrations({ datasets: [best, ...besides] }, { weights: [1, 0.1, ...besides.slice(1).map(() => 0.4)] }).named(
+    const data = mixDemonstrations({ datasets: [selected, ...besides] }, { weights: [1, 0.1, ...besides.slice(1).map(() => 0.4)] }).named(
       `data-${round}`
     )
     const name = round < rounds ? `rlhf-v${round}` : `rlhf-v${rounds}-rs`
@@ -319,10 +325,9 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
   const baselines = (kind: Kind) =>
     rewardBaselines({
       train: mixPreferences({ datasets: preferences[kind] }, { weights: preferences[kind].map(() => 1) }).named(`${kind}-pairs`),
-      test: testPairs[kind]
+      test: mixPreferences({ datasets: testPairs[kind] }, { weights: testPairs[kind].map(() => 1) }).named(`${kind}-test-pairs`)
     }).named(`${kind}-baselines`)
-  // The accuracies of the models in use: the best so far may be an earlier round's.
-  const inUse = (kind: Kind) => accuracyOf(models[kind] ?? candidates[kind].at(-1)!, kind, rounds + 1)
+  const inUse = (kind: Kind) => accuracyOf(best![kind], kind, `best-${kind}`)
   const summary = worldSummary(
     {
       versions: answers,
