@@ -5,8 +5,9 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
-import { run, type RunResult } from "../runtime/run.ts"
-import { type Command, exitCodes, wholeNumber } from "./command.ts"
+import { lockPath, readLock } from "../runtime/lock-file.ts"
+import { run, type RunOptions, type RunResult } from "../runtime/run.ts"
+import { type Command, exitCodes, type Given, UsageError, wholeNumber } from "./command.ts"
 import { engineNumerics } from "./numerics.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
 import { duration, showProgress } from "./progress.ts"
@@ -56,6 +57,21 @@ const summary = (result: RunResult): string => {
   return [...reports, ...nodeTable(result), ...(lines.length > 0 ? ["Outputs:", ...lines] : [])].join("\n")
 }
 
+/** The options; those of the lock file too where the command line leaves them open. */
+const held = async (given: Given): Promise<RunOptions> => {
+  const options = pipelineOptions(given)
+  const named = given.flag("lock")
+  if (!given.has("locked")) {
+    if (named !== undefined) throw new UsageError(`--lock ${named} names a lock file: add --locked to hold to it.`)
+    return options
+  }
+  const locked = await Effect.runPromise(readLock(named ?? lockPath(given.positionals[0]!)))
+  const numbers = Object.fromEntries(
+    (["seed", "device", "threads"] as const).flatMap((name) => (given.flag(name) === undefined ? [[name, locked[name]]] : []))
+  )
+  return { ...options, ...numbers, settings: { ...locked.settings, ...options.settings }, locked }
+}
+
 export const command: Command = {
   name: "run",
   summary: "Runs a pipeline. Each node whose result is in the store is found, the others are made; progress goes to stderr.",
@@ -67,17 +83,20 @@ export const command: Command = {
     until: { value: "node", help: "run this node and what it depends on" },
     force: { value: "node", help: "run this node though its result is there", repeatable: true },
     jobs: { value: "n", help: "stages without tensors that run at once; 1 unless given" },
+    locked: { help: "hold to the lock file that `caravan freeze` wrote: its settings, and nothing runs when anything differs" },
+    lock: { value: "file.json", help: "the lock file; <pipeline>.lock.json beside the pipeline unless given" },
     json: { help: "print one JSON document on stdout at the end" }
   },
   examples: [
     "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
     "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --set sft.learningRate=1e-3",
-    "caravan run pipelines/demo.ts --json > run.json"
+    "caravan run pipelines/demo.ts --json > run.json",
+    "caravan run pipelines/hh-rlhf.ts --locked"
   ],
   more: describeParameters,
   run: async (given) => {
     const pipeline = await loadPipeline(given.positionals[0]!)
-    const options = pipelineOptions(given)
+    const options = await held(given)
     const progress = showProgress()
     const selection = Object.fromEntries(
       (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))

@@ -2,6 +2,7 @@
  * The journal: what ran, when, from what, to what; and the index from cache key to result. node:sqlite in WAL mode, so that several runs may
  * share it.
  */
+import { createHash } from "node:crypto"
 import { join } from "node:path"
 import { DatabaseSync, type SQLInputValue, type SQLOutputValue, type StatementSync } from "node:sqlite"
 import type { KeyParts } from "./cache-key.ts"
@@ -33,8 +34,37 @@ export interface Execution {
   readonly error: string | null
 }
 
-/** Raised when the tables change. */
-const version = 1
+/** A run as the journal has it. */
+export interface RunRecord {
+  readonly id: string
+  readonly pipeline: string
+  /** What it was asked for (run.ts `Asked`); runs of older versions have only parameters here. */
+  readonly asked: unknown
+  readonly started: number
+  readonly finished: number | null
+  readonly status: string
+  /** How many nodes ended how. */
+  readonly nodes: Readonly<Partial<Record<NodeStatus, number>>>
+}
+
+/** An execution as it was recorded. */
+export interface RecordedExecution extends Execution {
+  /** Grows with time. */
+  readonly id: number
+  readonly at: number
+}
+
+/** What is known of an artifact, whether or not the store still has it. */
+export interface ArtifactRecord {
+  readonly digest: string
+  readonly contentDigest: string
+  readonly type: string
+  readonly metrics: Readonly<Record<string, number>>
+  readonly made: number
+}
+
+/** Raised when the tables change. 2: artifacts, uses and listings, for what made what. */
+const version = 2
 
 const tables = `
   create table if not exists traces (key text primary key, digest text not null, content_digest text not null, type text not null, metrics text not null, provenance text not null, made integer not null) strict;
@@ -43,9 +73,36 @@ const tables = `
     id integer primary key, run text not null, pipeline text not null, node text not null, stage text not null, key text not null, parts text not null, files text not null,
     status text not null, milliseconds integer not null, digest text, error text, at integer not null) strict;
   create index if not exists executions_by_node on executions (pipeline, node, id);
+  create index if not exists executions_by_digest on executions (digest, at);
+  create index if not exists executions_by_run on executions (run);
+  create index if not exists executions_by_key on executions (key);
+  create table if not exists listings (digest text primary key, value text not null) strict;
+  create table if not exists artifacts (digest text primary key, content_digest text not null, type text not null, metrics text not null, made integer not null) strict;
+  create index if not exists artifacts_by_content on artifacts (content_digest);
+  create table if not exists uses (content text not null, key text not null, primary key (content, key)) strict, without rowid;
   create table if not exists files (path text primary key, stamp text not null, digest text not null) strict;
   create table if not exists code (stage text primary key, value text not null) strict;
 `
+
+const runColumns = `id, pipeline, params, started, finished, status,
+  (select json_group_object(status, n) from (select status, count(*) as n from executions where run = runs.id group by status)) as nodes`
+
+const toRun = (row: Record<string, SQLOutputValue>): RunRecord => ({
+  id: row.id as string,
+  pipeline: row.pipeline as string,
+  asked: JSON.parse(row.params as string) as unknown,
+  started: row.started as number,
+  finished: row.finished as number | null,
+  status: row.status as string,
+  nodes: JSON.parse(row.nodes as string) as RunRecord["nodes"]
+})
+const toArtifact = (row: Record<string, SQLOutputValue>): ArtifactRecord => ({
+  digest: row.digest as string,
+  contentDigest: row.content_digest as string,
+  type: row.type as string,
+  metrics: JSON.parse(row.metrics as string) as Record<string, number>,
+  made: row.made as number
+})
 
 export class Journal {
   readonly #file: string
@@ -61,7 +118,7 @@ export class Journal {
       const found = Number(this.#database.prepare("pragma user_version").get()!.user_version)
       if (found > version) throw new Error(`it has format ${found}, this version of caravan knows formats up to ${version}`)
       this.#database.exec(tables)
-      if (found < version) this.#database.exec(`pragma user_version = ${version}`)
+      if (found < version) this.#upgrade(found)
     } catch (cause) {
       const reason = messageOf(cause)
       const advice = /not a database|malformed/.test(reason)
@@ -71,6 +128,20 @@ export class Journal {
           : "Make the folder writable, or name another with CARAVAN_HOME"
       throw new StoreError({ message: `Opening the journal ${this.#file}: ${reason}. ${advice}.` })
     }
+  }
+
+  /** Fills the tables that an older version did not have. Another process may be doing the same: each row is written at most once. */
+  #upgrade(from: number): void {
+    this.transaction(() => {
+      if (from === 1) {
+        this.#database.exec(
+          "insert or ignore into artifacts (digest, content_digest, type, metrics, made) select digest, content_digest, type, metrics, made from traces"
+        )
+        for (const { key, parts } of this.#all("select key, parts from executions where status = 'ran'"))
+          this.#recordUses(key as string, JSON.parse(parts as string) as KeyParts)
+      }
+      this.#database.exec(`pragma user_version = ${version}`)
+    })
   }
 
   #prepare(sql: string): StatementSync {
@@ -95,6 +166,9 @@ export class Journal {
   }
   #get(sql: string, ...values: ReadonlyArray<SQLInputValue>): Record<string, SQLOutputValue> | undefined {
     return this.#try(() => this.#prepare(sql).get(...values))
+  }
+  #all(sql: string, ...values: ReadonlyArray<SQLInputValue>): Array<Record<string, SQLOutputValue>> {
+    return this.#try(() => this.#prepare(sql).all(...values))
   }
   #run(sql: string, ...values: ReadonlyArray<SQLInputValue>): void {
     this.#try(() => this.#prepare(sql).run(...values))
@@ -124,6 +198,15 @@ export class Journal {
       JSON.stringify(provenance),
       Date.now()
     )
+    // Outlives the trace: what an artifact was stays known when its object is collected or its key made again.
+    this.#run(
+      "insert or ignore into artifacts (digest, content_digest, type, metrics, made) values (?, ?, ?, ?, ?)",
+      trace.digest,
+      trace.contentDigest,
+      trace.type,
+      JSON.stringify(trace.metrics),
+      Date.now()
+    )
   }
 
   /** Forgets results whose object is gone or damaged, or that are to be made again. */
@@ -145,6 +228,7 @@ export class Journal {
   }
 
   recordExecution(execution: Execution): void {
+    if (execution.status === "ran") this.#recordUses(execution.key, execution.parts)
     this.#run(
       "insert into executions (run, pipeline, node, stage, key, parts, files, status, milliseconds, digest, error, at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
       execution.run,
@@ -153,13 +237,141 @@ export class Journal {
       execution.stage,
       execution.key,
       JSON.stringify(execution.parts),
-      JSON.stringify(execution.files),
+      this.#recordListing(execution.files),
       execution.status,
       Math.round(execution.milliseconds),
       execution.digest,
       execution.error,
       Date.now()
     )
+  }
+
+  /** Which key takes which content: the way from an artifact to what was made of it. */
+  #recordUses(key: string, parts: KeyParts): void {
+    for (const content of Object.values(parts.inputs).flat())
+      if (content !== null) this.#run("insert or ignore into uses (content, key) values (?, ?)", content, key)
+  }
+
+  /** Lists of files and packages are long, and the same for every node of a stage: each is kept once, and named by its digest. */
+  #recordListing(files: Readonly<Record<string, string>>): string {
+    const value = JSON.stringify(files)
+    const digest = createHash("sha256").update(value).digest("hex")
+    this.#run("insert or ignore into listings (digest, value) values (?, ?)", digest, value)
+    return digest
+  }
+  #listing(text: string): Record<string, string> {
+    // Older versions wrote the list itself.
+    const value = text.startsWith("{")
+      ? text
+      : (this.#get("select value from listings where digest = ?", text)?.value as string | undefined)
+    return JSON.parse(value ?? "{}") as Record<string, string>
+  }
+
+  /** Runs, the latest first. */
+  runs(filter: { readonly pipeline?: string | undefined; readonly limit?: number | undefined } = {}): Array<RunRecord> {
+    return this.#all(
+      `select ${runColumns} from runs where ? is null or pipeline = ? order by started desc, rowid desc limit ?`,
+      filter.pipeline ?? null,
+      filter.pipeline ?? null,
+      filter.limit ?? -1
+    ).map(toRun)
+  }
+  /** Runs whose id begins so. */
+  runsLike(prefix: string): Array<RunRecord> {
+    return this.#all(`select ${runColumns} from runs where substr(id, 1, ?) = ? order by started`, prefix.length, prefix).map(toRun)
+  }
+
+  #executions(where: string, ...values: ReadonlyArray<SQLInputValue>): Array<RecordedExecution> {
+    return this.#all(`select * from executions where ${where}`, ...values).map((row) => ({
+      id: row.id as number,
+      run: row.run as string,
+      pipeline: row.pipeline as string,
+      node: row.node as string,
+      stage: row.stage as string,
+      key: row.key as string,
+      parts: JSON.parse(row.parts as string) as KeyParts,
+      files: this.#listing(row.files as string),
+      status: row.status as NodeStatus,
+      milliseconds: row.milliseconds as number,
+      digest: row.digest as string | null,
+      error: row.error as string | null,
+      at: row.at as number
+    }))
+  }
+  /** What became of the nodes of a run, in the order in which it was recorded. */
+  executionsOf(run: string): Array<RecordedExecution> {
+    return this.#executions("run = ? order by id", run)
+  }
+  /** The executions that ended with this artifact: those that made it, or also those that found it. */
+  executionsWith(digest: string, statuses: "ran" | "any" = "ran"): Array<RecordedExecution> {
+    return this.#executions(`digest = ? ${statuses === "ran" ? "and status = 'ran'" : ""} order by id`, digest)
+  }
+  /** The executions that made something of this content. */
+  executionsFrom(content: string): Array<RecordedExecution> {
+    return this.#executions("status = 'ran' and key in (select key from uses where content = ?) order by id", content)
+  }
+  /** The node's last execution in each pipeline that has a node of this name, the latest first. */
+  lastOfNode(node: string, statuses: ReadonlyArray<NodeStatus>): Array<RecordedExecution> {
+    const list = statuses.map((status) => `'${status}'`).join(", ")
+    return this.#executions(
+      `id in (select max(id) from executions where node = ? and status in (${list}) group by pipeline) order by id desc`,
+      node
+    )
+  }
+  /** Every name a node ever had here. */
+  nodeNames(): Array<string> {
+    return this.#all("select distinct node from executions").map((row) => row.node as string)
+  }
+
+  artifact(digest: string): ArtifactRecord | undefined {
+    const row = this.#get("select * from artifacts where digest = ?", digest)
+    return row === undefined ? undefined : toArtifact(row)
+  }
+  /** Artifacts whose digest begins so. */
+  artifactsLike(prefix: string): Array<ArtifactRecord> {
+    return this.#all("select * from artifacts where substr(digest, 1, ?) = ?", prefix.length, prefix).map(toArtifact)
+  }
+  /** Artifacts of this content, the latest first: the same rows may be in several files. */
+  artifactsOfContent(content: string): Array<ArtifactRecord> {
+    return this.#all("select * from artifacts where content_digest = ? order by made desc", content).map(toArtifact)
+  }
+  /** What the trace of a key says of its making: run, node, code, inputs, version of Node. */
+  provenance(key: string): Readonly<Record<string, unknown>> | undefined {
+    const row = this.#get("select provenance from traces where key = ?", key)
+    return row === undefined ? undefined : (JSON.parse(row.provenance as string) as Record<string, unknown>)
+  }
+  /** The digests that a trace names: what a run could find. */
+  tracedDigests(): Set<string> {
+    return new Set(this.#all("select distinct digest from traces").map((row) => row.digest as string))
+  }
+  /** When each artifact was last made or found by a run, in milliseconds since 1970. */
+  lastUses(): Map<string, number> {
+    return new Map(
+      this.#all(
+        "select digest, max(at) as used from (select digest, at from executions where digest is not null union all select digest, made from traces) group by digest"
+      ).map((row) => [row.digest as string, row.used as number])
+    )
+  }
+  /** As lastUses, of one. */
+  lastUse(digest: string): number | undefined {
+    const row = this.#get(
+      "select max(at) as used from (select at from executions where digest = ? union all select made from traces where digest = ?)",
+      digest,
+      digest
+    )
+    return (row?.used as number | null | undefined) ?? undefined
+  }
+  /** The node whose result each artifact last was. */
+  nodesOf(): Map<string, { readonly pipeline: string; readonly node: string; readonly stage: string }> {
+    // With max(), the other columns are of its row.
+    const rows = this.#all("select digest, pipeline, node, stage, max(id) from executions where digest is not null group by digest")
+    return new Map(
+      rows.map((row) => [row.digest as string, { pipeline: row.pipeline as string, node: row.node as string, stage: row.stage as string }])
+    )
+  }
+  /** Files of the user's with this content, as they were last seen. */
+  filesOfContent(digest: string): Array<string> {
+    return this.#all("select path from files where digest = ? order by path", digest).map((row) => row.path as string)
   }
 
   /** What was known of a node when it last ran or was found: to say what changed since. */
@@ -176,7 +388,7 @@ export class Journal {
     return {
       key: row.key as string,
       parts: JSON.parse(row.parts as string) as KeyParts,
-      files: JSON.parse(row.files as string) as Record<string, string>,
+      files: this.#listing(row.files as string),
       status: row.status as NodeStatus
     }
   }

@@ -5,7 +5,9 @@ import type { ConfigError, ConfigSchema } from "../schemas/hyper.ts"
 import { PipelineError, type StoreError } from "./errors.ts"
 import { ancestors, buildGraph, descendants, type Graph, type Settings } from "./graph.ts"
 import { Journal, type NodeStatus } from "./journal.ts"
+import { holdResults, holdToLock, type LockFile } from "./lock-file.ts"
 import type { AnyNode } from "./node.ts"
+import { writeNodeLogs } from "./node-log.ts"
 import type { Numerics } from "./numerics.ts"
 import type { Pipeline } from "./pipeline.ts"
 import { gatherFacts, makePlan, type Plan } from "./plan.ts"
@@ -29,12 +31,31 @@ export interface RunOptions {
   readonly onEvent?: (event: RunEvent) => void
   /** Module that sets the tensor engine up in a child process. */
   readonly prepare?: string
+  /** What `freeze` wrote: the run does not start when anything differs from it, and fails when a result does. */
+  readonly locked?: LockFile
+}
+
+/** What a run was asked for, as the journal keeps it. */
+export interface Asked {
+  readonly params: Readonly<Record<string, unknown>>
+  readonly settings: Settings
+  readonly seed: number
+  readonly device: "cpu" | "cuda"
+  readonly threads: number
+  readonly selection: Readonly<Record<string, string | ReadonlyArray<string>>>
+  /** The pipeline's outputs: name -> node. */
+  readonly outputs: Readonly<Record<string, string>>
+  /** Who holds what the run needs while it goes on: whether it still does (leases.ts). */
+  readonly holder: string
+  readonly process: { readonly pid: number; readonly node: string }
 }
 
 export type RunEvent =
   | { readonly type: "run-started"; readonly run: string; readonly pipeline: string; readonly nodes: ReadonlyArray<string> }
   | { readonly type: "node-started"; readonly node: string; readonly stage: string; readonly why: ReadonlyArray<string> }
   | { readonly type: "progress"; readonly node: string; readonly progress: Progress }
+  /** What a stage's process printed. */
+  | { readonly type: "output"; readonly node: string; readonly text: string }
   | { readonly type: "note"; readonly node: string; readonly message: string }
   | { readonly type: "node-finished"; readonly node: NodeResult }
   | { readonly type: "run-finished"; readonly status: RunResult["status"]; readonly milliseconds: number }
@@ -67,7 +88,7 @@ export interface RunResult<Output extends string = string> {
 }
 
 /** The nodes that a selection runs; undefined: all. */
-const select = (graph: Graph, options: RunOptions): Effect.Effect<ReadonlySet<string> | undefined, PipelineError> =>
+export const chosenNodes = (graph: Graph, options: RunOptions): Effect.Effect<ReadonlySet<string> | undefined, PipelineError> =>
   Effect.gen(function* () {
     const ids = [...graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id)
     for (const [flag, id] of [
@@ -100,7 +121,7 @@ export const plan = <Params extends ConfigSchema>(
 ): Effect.Effect<Plan & { readonly selected: ReadonlySet<string> | undefined }, PipelineError | ConfigError | StoreError, Numerics> =>
   Effect.gen(function* () {
     const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
-    const selected = yield* select(graph, options)
+    const selected = yield* chosenNodes(graph, options)
     const { journal, store } = yield* open(options)
     return yield* makePlan(
       graph,
@@ -114,6 +135,23 @@ export const plan = <Params extends ConfigSchema>(
     )
   })
 
+const asked = (graph: Graph, params: Readonly<Record<string, unknown>>, options: RunOptions, holder: string): Asked => ({
+  params,
+  settings: options.settings ?? {},
+  seed: options.seed ?? 0,
+  device: options.device ?? "cpu",
+  threads: options.threads ?? 1,
+  selection: Object.fromEntries(
+    (["only", "from", "until", "force"] as const).flatMap((name) => {
+      const value = options[name]
+      return value === undefined || value.length === 0 ? [] : [[name, value]]
+    })
+  ),
+  outputs: graph.outputs,
+  holder,
+  process: { pid: process.pid, node: process.version }
+})
+
 /** Runs the pipeline. Fails only when it can't start; a failed stage is part of the result. */
 export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record<string, AnyNode>>>(
   pipeline: Pipeline<Params, Outputs>,
@@ -122,11 +160,37 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
 ): Effect.Effect<RunResult<keyof Outputs & string>, PipelineError | ConfigError | StoreError, Numerics> =>
   Effect.gen(function* () {
     const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
-    const selected = yield* select(graph, options)
+    const selected = yield* chosenNodes(graph, options)
     const { journal, store } = yield* open(options)
+    const onEvent = options.onEvent ?? (() => undefined)
+    const logs = writeNodeLogs(options.home, (node, message) => onEvent({ type: "note", node, message }))
     return yield* Effect.gen(function* () {
       const facts = yield* gatherFacts(graph, journal, { device: options.device ?? "cpu", threads: options.threads ?? 1 })
+      if (options.locked !== undefined) yield* holdToLock(options.locked, graph, facts, journal, options)
+      const holder = yield* Effect.try({ try: () => store.hold("a run"), catch: (cause) => cause as StoreError })
       yield* Effect.promise(() => store.sweep())
-      return yield* new Scheduler(graph, selected, facts, journal, store, options).execute(params)
-    }).pipe(Effect.ensuring(Effect.sync(() => journal.close())))
+      const listening = {
+        ...options,
+        onEvent: (event: RunEvent) => {
+          logs.onEvent(event)
+          onEvent(event)
+        }
+      }
+      const result = yield* new Scheduler(graph, selected, facts, journal, store, listening).execute(asked(graph, params, options, holder))
+      if (options.locked === undefined) return result
+      const held = holdResults(options.locked, result)
+      held.nodes.forEach((node, i) => {
+        if (node !== result.nodes[i]) onEvent({ type: "note", node: node.id, message: node.error! })
+      })
+      if (held !== result) journal.finishRun(result.run, held.status)
+      return held
+    }).pipe(
+      Effect.ensuring(
+        Effect.sync(() => {
+          logs.close()
+          store.release()
+          journal.close()
+        })
+      )
+    )
   })
