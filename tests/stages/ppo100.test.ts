@@ -12,7 +12,7 @@ import { Ppo, type StepStatistics } from "../../stages/shared/ppo-update.ts"
 import { logProbabilitiesOf, type Rollout } from "../../stages/shared/rollouts.ts"
 import { devices } from "../devices.ts"
 import { largestDifference } from "../models/small.ts"
-import { hundredSteps } from "../tolerances.ts"
+import { hundredNorms, hundredSteps } from "../tolerances.ts"
 
 type Numbers = ReadonlyArray<number>
 interface Run {
@@ -127,7 +127,7 @@ for (const { device, skip } of devices) {
       // As a share of the norm, where it is above 1: it may be 0, when every value of a mini-batch is beyond its clip.
       const { updates } = await ours
       const scaled = (steps: Run["updates"]) => steps.map((step, i) => step[field] / Math.max(1, wanted.updates[i]![field]))
-      expect(largestDifference(scaled(updates), scaled(wanted.updates))).toBeLessThanOrEqual(hundredSteps)
+      expect(largestDifference(scaled(updates), scaled(wanted.updates))).toBeLessThanOrEqual(hundredNorms)
     })
   })
 }
