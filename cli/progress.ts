@@ -74,6 +74,8 @@ export const showProgress = (
       const now = performance.now()
       switch (event.type) {
         case "run-started":
+        // What a stage prints is for its log (caravan log).
+        case "output":
           break
         case "node-started":
           running.set(event.node, { started: now, progress: {}, tokens: 0, firstStep: 0, firstStepAt: now, shown: now })

@@ -15,7 +15,9 @@ export interface Executor {
     stage: StageInfo,
     job: Job,
     progress: (progress: Progress) => void,
-    changedCode: Effect.Effect<ReadonlyArray<string>>
+    changedCode: Effect.Effect<ReadonlyArray<string>>,
+    /** What a child prints, as it comes. */
+    printed?: (text: string) => void
   ) => Effect.Effect<Readonly<Record<string, number>>, StageError>
   readonly close: () => void
 }
@@ -49,7 +51,7 @@ export const processPool = (): Executor => {
     return child
   }
   return {
-    run: (stage, job, progress, changedCode) =>
+    run: (stage, job, progress, changedCode, printed) =>
       Effect.callback<Readonly<Record<string, number>>, StageError>((resume) => {
         const child = idle.pop() ?? start()
         child.ref()
@@ -57,7 +59,9 @@ export const processPool = (): Executor => {
         let finished = false
         let checked = Promise.resolve()
         const output = (chunk: Buffer) => {
-          tail = (tail + chunk.toString("utf8")).slice(-tailBytes)
+          const text = chunk.toString("utf8")
+          tail = (tail + text).slice(-tailBytes)
+          printed?.(text)
         }
         const forget = () => {
           child.stdout?.off("data", output)

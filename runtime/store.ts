@@ -305,7 +305,11 @@ export class Store {
 
   /** Deletes what is in the trash, also what an interrupted gc left there. */
   emptyTrash(): Effect.Effect<void, StoreError> {
-    return this.#try("Emptying the store's trash", () => rm(join(this.home, "trash"), { recursive: true, force: true }))
+    return this.#try("Emptying the store's trash", async () => {
+      const trash = join(this.home, "trash")
+      // The folder itself stays: another gc may be moving something there.
+      for (const name of await readdir(trash).catch(() => [])) await rm(join(trash, name), { recursive: true, force: true })
+    })
   }
 
   /** Keeps gc from an object until it is unpinned. */

@@ -1,6 +1,6 @@
 /** Garbage collection: what goes, what never does, and beside what it may run. */
 import { spawn } from "node:child_process"
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs"
+import { mkdirSync, readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import * as Effect from "effect/Effect"
@@ -58,7 +58,7 @@ describe("what goes", () => {
     const collected = await Effect.runPromise(collect(journal, store, collection))
     expect(collected).toMatchObject({ objects: 1, stayed: [] })
     expect(await left()).toEqual(new Set([kept]))
-    expect(existsSync(join(home, "trash"))).toBe(false)
+    expect(readdirSync(join(home, "trash"))).toEqual([])
   })
 
   it("by age is what no run made or found for so long", async () => {
@@ -111,8 +111,7 @@ describe("what goes", () => {
     expect(await whats({ keep: day })).toEqual(["tmp", "trash"])
     expect(await whats({ olderThan: 30 * day, keep: day }, Date.now() + 31 * day)).toEqual(["quarantine", "tmp", "trash", "log"])
     await gc({ olderThan: 30 * day, keep: day }, Date.now() + 31 * day)
-    for (const name of ["quarantine", "tmp", "logs"]) expect(readdirSync(join(home, name))).toEqual([])
-    expect(existsSync(join(home, "trash"))).toBe(false)
+    for (const name of ["quarantine", "tmp", "logs", "trash"]) expect(readdirSync(join(home, name))).toEqual([])
   })
 })
 
@@ -219,7 +218,7 @@ describe("beside a run", () => {
     expect(digests(await fixture.run())).toEqual(digests(first))
   })
 
-  it("never comes between a look and a read, in two hundred tries", async () => {
+  it("never comes between a look and a read, in a hundred tries", async () => {
     // One process looks for objects and reads them, or makes them again; this one collects all the while.
     const script = `import * as Effect from "effect/Effect"
 import { mkdirSync, writeFileSync } from "node:fs"
@@ -227,7 +226,7 @@ import { Store } from ${JSON.stringify(new URL("../../runtime/store.ts", import.
 const type = { kind: "report", name: "report:anything/1", accepts: () => true, validate: () => Effect.void }
 let [found, made, lost] = [0, 0, 0]
 const digests = new Map()
-for (let round = 0; round < 50; round++) {
+for (let round = 0; round < 30; round++) {
   const store = new Store(${JSON.stringify(home)})
   store.hold("a run")
   for (const text of ["a", "b", "c", "d"]) {
@@ -259,9 +258,24 @@ console.log(JSON.stringify({ found, made, lost }))`
     await closed
     const { found, made, lost } = JSON.parse(text) as { found: number; made: number; lost: number }
     expect(lost).toBe(0)
-    expect(found + made).toBe(200)
+    expect(found + made).toBe(120)
     // Both sides did their worst.
-    expect(Math.min(found, made, collected)).toBeGreaterThan(10)
+    expect(Math.min(found, made, collected)).toBeGreaterThan(5)
+  })
+})
+
+describe("two collections at once", () => {
+  it("take each object once, and neither fails", async () => {
+    for (let i = 0; i < 40; i++) await commit(`orphan ${i}`)
+    const other = new Store(home)
+    try {
+      const plans = await Promise.all([planned({ keep: 0 }), Effect.runPromise(planCollection(journal, other, { keep: 0 }))])
+      expect(plans.map(({ objects }) => objects.length)).toEqual([40, 40])
+      await Promise.all([Effect.runPromise(collect(journal, store, plans[0])), Effect.runPromise(collect(journal, other, plans[1]))])
+      expect([await left(), readdirSync(join(home, "trash"))]).toEqual([new Set(), []])
+    } finally {
+      other.release()
+    }
   })
 })
 
@@ -272,7 +286,7 @@ describe("leases", () => {
     a.lease("1")
     b.lease("2")
     b.lease("2")
-    const named = () => [...leases.whileNobodyLeases((leased) => leased)].map(([digest, what]) => `${digest} ${what.split(" (")[0]}`)
+    const named = () => [...leases.whileNobodyLeases((leased) => leased)].map(([digest, what]) => `${digest} ${what.split(" (")[0]}`).sort()
     expect(named()).toEqual(["1 a run", "2 caravan verify"])
     expect([leases.isAlive(a.id), leases.isAlive("nobody")]).toEqual([true, false])
     a.release()

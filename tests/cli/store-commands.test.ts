@@ -1,0 +1,221 @@
+/** The commands on the store and its history as a user calls them: what they print, their documents, their exit codes. */
+import { existsSync, readFileSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest"
+import { parse } from "../../cli/command.ts"
+import { command as gc } from "../../cli/gc.ts"
+import { main } from "../../cli/main.ts"
+import { ageFlag, ago, size, sizeFlag } from "../../cli/units.ts"
+import { fixtureFolder } from "../runtime/fixture.ts"
+import { caravan, type Finished, removeFolder, runJson } from "./caravan.ts"
+
+let folder: string
+let [first, second]: Array<ReturnType<typeof runJson> & { readonly run?: string }> = []
+beforeAll(() => {
+  folder = fixtureFolder()
+  first = runJson(folder, "pipeline.ts")
+  second = runJson(folder, "pipeline.ts", "--set", "times=2")
+})
+afterAll(() => removeFolder(folder))
+
+/** A command in this process: starting another takes as long as all the rest. */
+const inProcess = async (...args: ReadonlyArray<string>): Promise<Finished> => {
+  const text = { stdout: "", stderr: "" }
+  const spies = (["stdout", "stderr"] as const).map((name) =>
+    vi.spyOn(process[name], "write").mockImplementation((chunk) => ((text[name] += String(chunk)), true))
+  )
+  const listeners = new Set(process.stdout.listeners("error"))
+  vi.stubEnv("CARAVAN_HOME", join(folder, "home"))
+  try {
+    return { status: await main(args), ...text }
+  } finally {
+    vi.unstubAllEnvs()
+    for (const spy of spies) spy.mockRestore()
+    for (const listener of process.stdout.listeners("error"))
+      if (!listeners.has(listener)) process.stdout.off("error", listener as () => void)
+  }
+}
+
+/** What a command prints; it must end with this code, without a stack trace, and when the code is 0, say nothing on stderr. */
+const prints = async (code: number, ...args: ReadonlyArray<string>): Promise<string> => {
+  const runs = ["run", "verify", "freeze"].includes(args[0]!)
+  const { status, stdout, stderr } = runs ? caravan(folder, ...args) : await inProcess(...args)
+  expect([status, /^\s+at .*:\d+:\d+/m.exec(`${stdout}${stderr}`)]).toEqual([code, null])
+  if (code === 0 && !runs) expect(stderr).toBe("")
+  return code === 0 || stdout !== "" ? stdout : stderr
+}
+const json = async (...args: ReadonlyArray<string>): Promise<any> => JSON.parse(await prints(0, ...args, "--json"))
+const digest = (document: typeof first, id: string): string => document!.nodes.find((node) => node.id === id)!.digest!
+
+describe("history", () => {
+  it("runs and show: what ran, when, what became of it", async () => {
+    expect(await prints(0, "runs")).toMatch(
+      /^[0-9a-f]{8} {2}succeeded {2}\d{4}-\d\d-\d\d \d\d:\d\d {2}[\d.]+ m?s +fixture {2}2 ran, 2 hit\n[0-9a-f]{8} .* 4 ran\n$/
+    )
+    expect((await json("runs", "--limit", "1")).runs).toMatchObject([
+      { status: "succeeded", pipeline: "fixture", nodes: { ran: 2, hit: 2 } }
+    ])
+    const shown = await prints(0, "show", "latest")
+    expect(shown).toMatch(/^Run [0-9a-f-]{36} of fixture: succeeded\nStarted .*\nAsked for: times=2, seed 0, cpu, 1 thread\nNodes:\n/)
+    expect(shown).toMatch(new RegExp(`^  ran  shout   .*${digest(second, "shout").slice(0, 12)}  rows 3$`, "m"))
+    expect(shown).toContain(`  loud    ${second!.outputs.loud!.path}`)
+    expect((await json("show", "latest~1")).nodes.map((node: { node: string }) => node.node)).toContain("counts")
+    expect(await prints(2, "show", "nothing")).toMatch(/Looking for the run "nothing": there is no such run/)
+    expect(await prints(2, "show")).toMatch(/needs <run>\. For example: caravan show latest/)
+  })
+
+  it("diff: what differs, and fields of reports", async () => {
+    const text = await prints(0, "diff", "latest~1", "latest")
+    expect(text).toMatch(/^asked for times: nothing -> "2"$/m)
+    expect(text).toMatch(/^shout\n {2}config times: 1 -> 2\n {2}output: [0-9a-f]{12} -> [0-9a-f]{12}\ncounts\n {2}input sets: /m)
+    expect(text).toMatch(/^ {2}report characters: 31 -> 34\n2 nodes differ, 2 are the same\.$/m)
+    expect(await json("diff", "latest", "latest")).toMatchObject({ nodes: [], same: 4 })
+  })
+
+  it("lineage: run, code, data, in both directions", async () => {
+    const text = await prints(0, "lineage", "shout")
+    expect(text).toMatch(/^shout {2}dataset:text\/1 {2}[0-9a-f]{12}\nin the store: .*\nmade by run [0-9a-f]{8} of fixture, node shout/)
+    expect(text).toMatch(/^ {2}config {4}times 2, refuse false$/m)
+    expect(text).toMatch(/^ {2}code {6}[0-9a-f]{12}: .*helper\.ts, .*stages\.ts.*packages$/m)
+    expect(text).toMatch(/^made from\n {2}texts = lines .*\n {4}file = .*words\.txt {2}file .*\nmade of it\n {2}counts .*, as sets$/m)
+    expect((await json("lineage", join(folder, "words.txt"), "--down", "--depth", "1")).into).toMatchObject([
+      { name: "lines", port: "file", digest: digest(first, "lines") }
+    ])
+    expect(await json("lineage", digest(first, "counts"), "--up")).toMatchObject({
+      artifact: { name: "counts" },
+      made: [{ node: "counts" }],
+      from: [{}, {}]
+    })
+    expect(await prints(2, "lineage", "shuot")).toMatch(/Did you mean "shout"\?/)
+  })
+
+  it("log: what a node said", async () => {
+    expect(await prints(0, "log", "shout")).toMatch(
+      /^\S+Z stage shout starts: config times: 1 -> 2\n\S+Z step 1 {2}total 1\n\S+Z done: [0-9a-f]{64}\n/
+    )
+    expect((await json("log", "shout", "--run", "latest~1")).lines[0].text).toBe("stage shout starts: it has never run here")
+    expect(await prints(0, "log", "shout", "--follow")).toBe(await prints(0, "log", "shout"))
+    expect(await prints(2, "log", "lines", "--run", "latest")).toMatch(/has no log of "lines": it did not run there/)
+    expect(await prints(2, "log", "shuot")).toMatch(/No node "shuot" ever ran here\. Did you mean "shout"\?/)
+  })
+})
+
+describe("freeze and run --locked", () => {
+  it("run as frozen, with its settings; refuse anything else before anything runs", async () => {
+    expect(await prints(0, "freeze", "pipeline.ts", "--set", "times=2")).toMatch(
+      /^Wrote pipeline\.lock\.json: 4 nodes, 1 input, \d+ packages, the numerics of cpu\.\nHeld to by: caravan run pipeline\.ts --locked\n$/
+    )
+    const locked = JSON.parse(await prints(0, "run", "pipeline.ts", "--locked", "--json")) as typeof first
+    expect(locked!.nodes.map(({ status }) => status)).toEqual(["hit", "hit", "hit", "hit"])
+    expect(locked!.outputs).toEqual(second!.outputs)
+    expect(await prints(2, "run", "pipeline.ts", "--locked", "--set", "times=3")).toMatch(
+      /not what was frozen:\n {2}node shout: config times: 2 -> 3\nNothing was run/
+    )
+    expect(await prints(2, "run", "pipeline.ts", "--lock", "x.json")).toMatch(/add --locked/)
+    expect(await prints(2, "run", "pipeline.ts", "--locked", "--lock", "x.json")).toMatch(
+      /Reading the lock file x\.json: there is no such file/
+    )
+    // A result that does not come out as frozen is a failure.
+    const file = join(folder, "pipeline.lock.json")
+    writeFileSync(file, readFileSync(file, "utf8").replace(digest(second, "shout"), "0".repeat(64)))
+    expect(JSON.parse(await prints(1, "run", "pipeline.ts", "--locked", "--json"))).toMatchObject({ status: "failed" })
+  })
+})
+
+describe("verify", () => {
+  it("ends with 0 when all came out the same, with 1 when there is nothing to compare", async () => {
+    expect(await prints(0, "verify", "pipeline.ts", "--set", "times=2", "--only", "lines")).toMatch(/^same {10}lines {2}.*\n1 same\.\n$/)
+    expect(await prints(1, "verify", "pipeline.ts", "--set", "times=9", "--only", "shout")).toMatch(
+      /^missing {7}shout\n1 not in the store \(run the pipeline first\)\.\n$/
+    )
+    expect(await prints(2, "verify", "pipeline.ts", "--only", "shuot")).toMatch(/Did you mean "shout"\?/)
+  })
+})
+
+describe("du, pin and gc", () => {
+  it("say what there is and what would go; delete when told to, but never what is pinned", async () => {
+    expect(await prints(0, "du")).toMatch(
+      /^[\d.]+ k?B +fixture:shout +2 objects\n[\s\S]*5 objects of [\d.]+ kB; 0 pinned \(0 B\), 0 unreachable \(0 B\), 0 in use/m
+    )
+    expect((await json("du", "--by", "type")).groups).toMatchObject([
+      { name: "dataset:text/1", objects: 3 },
+      { name: "report:counts/1", objects: 2 }
+    ])
+    expect(await prints(2, "du", "--by", "tpye")).toMatch(/--by is node, pipeline or type, got "tpye"\. Did you mean "type"\?/)
+    expect(await prints(0, "pin")).toBe("Nothing is pinned.\n")
+    expect(await prints(0, "pin", "counts", "--lineage", "--note", "released")).toMatch(
+      /^Pinned counts \([0-9a-f]{12}\) and 2 artifacts it was made from\.\n$/
+    )
+    expect(new Map((await json("pin")).pins.map((pin: { digest: string; note: string }) => [pin.digest, pin.note]))).toEqual(
+      new Map(["lines", "shout", "counts"].map((id) => [digest(second, id), "released"]))
+    )
+    // Used lately: stays.
+    expect(await prints(0, "gc", "--max-size", "0")).toMatch(/^Nothing can go\.\n5 objects of .* stay\.\n.* more than asked for stay/)
+    const all = ["gc", "--max-size", "0", "--keep", "0"]
+    const dry = await json(...all)
+    expect(dry).toMatchObject({ deleted: false, kept: { objects: 3 } })
+    expect(dry.objects.map((item: { digest: string }) => item.digest).sort()).toEqual(
+      [digest(first, "shout"), digest(first, "counts")].sort()
+    )
+    expect(await prints(0, ...all)).toMatch(/^2 objects would go, [\d.]+ k?B\. Nothing is deleted yet: add --yes\.$/m)
+    expect(existsSync(first!.outputs.loud!.path)).toBe(true)
+    expect(await prints(0, ...all, "--yes")).toMatch(/^Deleted 2 objects: [\d.]+ k?B freed\.$/m)
+    expect([first, second].map((document) => existsSync(document!.outputs.loud!.path))).toEqual([false, true])
+    expect(await prints(0, "lineage", digest(first, "shout"))).toMatch(
+      /^no longer in the store; a run that wants it makes it again\nmade by run/m
+    )
+    expect(await prints(0, "unpin", "counts", "--lineage")).toMatch(/^Unpinned [0-9a-f]{12} and 2 artifacts it was made from\.\n$/)
+    expect(await prints(2, "unpin", "counts")).toMatch(/"counts" is not pinned\. `caravan pin` lists what is\./)
+    expect(await prints(0, ...all, "--yes")).toMatch(/^Deleted 3 objects/)
+    expect(runJson(folder, "pipeline.ts").outputs).toEqual(first!.outputs)
+  })
+
+  it("of a store that is not there say so, and make none", async () => {
+    const other = fixtureFolder()
+    try {
+      for (const args of [["runs"], ["gc"]]) {
+        const { status, stderr } = caravan(other, ...args)
+        expect([status, stderr]).toEqual([2, expect.stringMatching(/There is no store at .*\/home: nothing has run here yet/)])
+      }
+      expect(existsSync(join(other, "home"))).toBe(false)
+    } finally {
+      removeFolder(other)
+    }
+  })
+})
+
+describe("sizes and ages", () => {
+  it("are told in the unit that fits", async () => {
+    expect([0, 999, 1000, 9_949, 9_960, 99_900, 999_400, 999_600, 1.5e9, 2e15].map(size)).toEqual([
+      "0 B",
+      "999 B",
+      "1.0 kB",
+      "9.9 kB",
+      "10 kB",
+      "100 kB",
+      "999 kB",
+      "1.0 MB",
+      "1.5 GB",
+      "2.0 PB"
+    ])
+    expect([0, 59_000, 60_000, 7_200_000, 172_800_000].map((span) => ago(0, span))).toEqual([
+      "just now",
+      "just now",
+      "1 minute ago",
+      "2 hours ago",
+      "2 days ago"
+    ])
+  })
+  it("are taken as people write them, and nothing else is", async () => {
+    const given = (...args: ReadonlyArray<string>) => parse(gc, args)
+    const sizes = ["0", "500", "500MB", "500 mb", "1.5GiB", "2k", "1TB"].map((text) => sizeFlag(given("--max-size", text), "max-size"))
+    expect(sizes).toEqual([0, 500, 5e8, 5e8, 1.5 * 2 ** 30, 2000, 1e12])
+    const ages = ["0", "90s", "90m", "12h", "30d", "2w"].map((text) => ageFlag(given("--keep", text), "keep"))
+    expect(ages).toEqual([0, 90_000, 5_400_000, 43_200_000, 2_592_000_000, 1_209_600_000])
+    for (const text of ["", "many", "5 apples", "1e9"])
+      expect(() => sizeFlag(given(`--max-size=${text}`), "max-size")).toThrow(/takes a size such as/)
+    for (const text of ["", "5", "1y", "soon"])
+      expect(() => ageFlag(given(`--keep=${text}`), "keep")).toThrow(/takes a span of time such as/)
+    expect(ageFlag(given(), "keep")).toBeUndefined()
+  })
+})
