@@ -16,7 +16,7 @@ export { PipelineError, StageError, StoreError } from "./runtime/errors.ts"
 // What stages exchange, and their hyperparameters.
 export * from "./schemas/artifact.ts"
 export * from "./schemas/rows.ts"
-export { HelpfulnessReward, Policy, Reward, SafetyReward, Value } from "./schemas/checkpoint.ts"
+export { GeneralReward, HelpfulnessReward, Policy, Reward, SafetyClassifier, SafetyReward, Value } from "./schemas/checkpoint.ts"
 export { TokenizerModel } from "./schemas/tokenizer.ts"
 export { ConfigError, hyper, hyperInt, neutral } from "./schemas/hyper.ts"
 export * from "./data/dataset.ts"
@@ -38,17 +38,50 @@ export { generate, type Generated, type GenerateOptions } from "./models/sampler
 export { loadTokenizer, saveTokenizer, Tokenizer, trainTokenizer, type TrainOptions } from "./models/tokenizer/index.ts"
 export { encodeDialogue, encodePrompt } from "./models/chat.ts"
 
-// The recipe.
-export * from "./stages/derive.ts"
-export * from "./stages/evaluate-policy.ts"
-export * from "./stages/evaluate-reward.ts"
+// The recipe, in the paper's order.
 export * from "./stages/import.ts"
+export * from "./stages/derive.ts"
 export { mixDemonstrations, mixPreferences, mixPrompts, mixTexts } from "./stages/mix.ts"
+export { tokenizer } from "./stages/tokenizer.ts"
 export { pretrain } from "./stages/pretrain.ts"
-export { helpfulnessRewardModel, rankingLoss, safetyRewardModel } from "./stages/reward-model.ts"
+export { demonstrationSubset, filterDemonstrations } from "./stages/filter-demonstrations.ts"
+export { sft } from "./stages/sft.ts"
+export { collectPairs } from "./stages/collect.ts"
+export { annotate } from "./stages/annotate.ts"
+export { continueDialogues, holdOutPreferences, promptBatch } from "./stages/prompts.ts"
+export { helpfulnessMixture, safetyMixture } from "./stages/reward-mixture.ts"
+export { generalRewardModel, helpfulnessRewardModel, rankingLoss, safetyLoss, safetyRewardModel } from "./stages/reward-model.ts"
+export * from "./stages/evaluate-reward.ts"
+export { bestHelpfulnessReward, bestSafetyReward } from "./stages/best-reward.ts"
 export { sample } from "./stages/sample.ts"
 export { score } from "./stages/score.ts"
-export { combineRewards, logit, whiten } from "./stages/shared/combined-reward.ts"
-export { selectBest } from "./stages/select-best.ts"
-export { sft } from "./stages/sft.ts"
-export { tokenizer } from "./stages/tokenizer.ts"
+export { scoreCombined } from "./stages/score-combined.ts"
+export { combineRewards, logit, scoreOf, whiten } from "./stages/shared/combined-reward.ts"
+export { keepBest } from "./stages/keep-best.ts"
+export { selectBest, selectRandom } from "./stages/select-best.ts"
+export { ppo, PpoConfig, PpoDivergedError } from "./stages/ppo.ts"
+export * from "./stages/ppo-diagnostics.ts"
+export { adaptBeta, klEstimate } from "./stages/shared/kl.ts"
+export { generalisedAdvantages, tokenRewards, whitenTokens } from "./stages/shared/advantages.ts"
+export { policyLoss, valueLoss } from "./stages/shared/ppo-losses.ts"
+export { Ppo, type PpoOptions } from "./stages/shared/ppo-update.ts"
+export {
+  evaluateGhostAttention,
+  GhostAttentionReport,
+  GhostDialogues,
+  ghostInstructions,
+  ghostSample,
+  GhostSamples,
+  ghostTrainingData
+} from "./stages/ghost-attention.ts"
+export { distil, distillationGain, DistillationGainReport, preprompt, withoutPreprompt } from "./stages/context-distillation.ts"
+export { safeDemonstrations } from "./stages/safety-sft.ts"
+export {
+  ClassifiedCompletions,
+  classifyCompletions,
+  classifyPrompts,
+  safetyClassifier,
+  safetyClassifierData
+} from "./stages/safety-classifier.ts"
+export { ClassifierEvaluationReport, evaluateClassifier, violationRate, ViolationRateReport } from "./stages/evaluate-classifier.ts"
+export * from "./stages/evaluate-policy.ts"
