@@ -43,3 +43,77 @@ export const bootstrapMean = (values: ReadonlyArray<number>, seed: number, resam
   }).sort((a, b) => a - b)
   return { mean: mean(values), low: means[Math.floor(resamples * 0.025)]!, high: means[Math.ceil(resamples * 0.975) - 1]! }
 }
+
+/**
+ * How far `ours` is above `theirs`, with the 95% percentile bootstrap interval of the mean difference. Value i of both is of the same prompt: pairs
+ * are resampled together, so that what makes a prompt hard for both does not widen the interval (Efron and Tibshirani 1993, chapter 8).
+ */
+export const pairedBootstrap = (ours: ReadonlyArray<number>, theirs: ReadonlyArray<number>, seed: number, resamples = 2000): Estimate => {
+  if (ours.length !== theirs.length || ours.length === 0)
+    throw new RangeError(`pairedBootstrap: expected as many values on both sides, one at least, got ${ours.length} and ${theirs.length}`)
+  return bootstrapMean(
+    ours.map((value, i) => value - theirs[i]!),
+    seed,
+    resamples
+  )
+}
+
+/**
+ * Expected greatest of n values drawn without replacement from the K given: no value's place in the list matters, and over samples of one
+ * distribution its mean is E[max of n draws], whatever K >= n is.
+ *
+ *     E = sum over i = n .. K of C(i-1, n-1) / C(K, n) x_(i),   x_(1) <= .. <= x_(K)
+ *
+ * C(i-1, n-1) of the C(K, n) subsets have x_(i) as their greatest. The weight of x_(K) is n/K; each next one down is (i-n)/(i-1) of the last.
+ */
+export const expectedMax = (values: ReadonlyArray<number>, n: number): number => {
+  const k = values.length
+  if (!Number.isInteger(n) || n < 1 || n > k) throw new RangeError(`expectedMax: n must be a whole number from 1 to ${k}, got ${n}`)
+  const sorted = values.toSorted((a, b) => a - b)
+  let [sum, weight] = [0, n / k]
+  for (let i = k; i >= n; i--) {
+    sum += weight * sorted[i - 1]!
+    weight *= (i - n) / (i - 1)
+  }
+  return sum
+}
+
+/** Ranks from 1; equal values share the mean of the ranks that they take up. */
+export const ranks = (values: ReadonlyArray<number>): Array<number> => {
+  const order = values.map((_, i) => i).sort((a, b) => values[a]! - values[b]!)
+  const out = new Array<number>(values.length)
+  for (let start = 0; start < order.length;) {
+    let end = start + 1
+    while (end < order.length && values[order[end]!] === values[order[start]!]) end++
+    for (let i = start; i < end; i++) out[order[i]!] = (start + 1 + end) / 2
+    start = end
+  }
+  return out
+}
+
+/** Pearson's correlation; null where one side does not vary. */
+export const correlation = (a: ReadonlyArray<number>, b: ReadonlyArray<number>): number | null => {
+  if (a.length !== b.length) throw new RangeError(`correlation: expected as many values on both sides, got ${a.length} and ${b.length}`)
+  const [meanA, meanB] = [mean(a), mean(b)]
+  let [ab, aa, bb] = [0, 0, 0]
+  a.forEach((value, i) => {
+    const [x, y] = [value - meanA, b[i]! - meanB]
+    ab += x * y
+    aa += x * x
+    bb += y * y
+  })
+  return aa === 0 || bb === 0 || a.length === 0 ? null : ab / Math.sqrt(aa * bb)
+}
+
+/** Spearman's rank correlation: Pearson's of the ranks, so that it holds with ties too; null where one side does not vary. */
+export const spearman = (a: ReadonlyArray<number>, b: ReadonlyArray<number>): number | null => correlation(ranks(a), ranks(b))
+
+/** Counts of values in [0, 1] in equal bins: bin i holds i / bins <= x < (i + 1) / bins, the last one 1 too. */
+export const unitHistogram = (values: ReadonlyArray<number>, bins: number): Array<number> => {
+  const counts = new Array<number>(bins).fill(0)
+  for (const value of values) {
+    if (!(value >= 0 && value <= 1)) throw new RangeError(`unitHistogram: expected values from 0 to 1, got ${value}`)
+    counts[Math.min(bins - 1, Math.floor(value * bins))]!++
+  }
+  return counts
+}

@@ -1,0 +1,93 @@
+/** Samples of the same prompts put side by side, and values of prompts from values of samples. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { mean } from "./statistics.ts"
+
+/** Two sets that were to be compared are not of the same prompts, or hold a sample twice. */
+export class PairingError extends Schema.TaggedError<PairingError>()("PairingError", { message: Schema.String }) {
+  static of(doing: string, expected: string, found: string, hint: string): PairingError {
+    return new PairingError({ message: `${doing}: expected ${expected}, found ${found}. ${hint}` })
+  }
+}
+
+export interface Sample {
+  readonly promptId: string
+  readonly sample: number
+}
+
+const keyOf = ({ promptId, sample }: Sample): string => `${promptId}\u0000${sample}`
+
+/** Rows by prompt and sample; a second row of the same is an error. */
+export const bySample = Effect.fn("bySample")(function* <Row extends Sample>(
+  rows: ReadonlyArray<Row>,
+  doing: string
+): Effect.fn.Return<ReadonlyMap<string, Row>, PairingError> {
+  const found = new Map<string, Row>()
+  for (const row of rows) {
+    if (found.has(keyOf(row)))
+      return yield* PairingError.of(
+        doing,
+        "one row for each sample of a prompt",
+        `two of sample ${row.sample} of prompt "${row.promptId}"`,
+        "Give each version's samples as a set of its own."
+      )
+    found.set(keyOf(row), row)
+  }
+  return found
+})
+
+export interface Paired<A, B> {
+  readonly pairs: ReadonlyArray<readonly [A, B]>
+  /** Rows that the other set has no counterpart of. */
+  readonly unpaired: readonly [number, number]
+}
+
+/** Rows of the same prompt and sample, in the order of the first set. None in common is an error, as is a prompt's id that stands for two prompts. */
+export const pairSamples = Effect.fn("pairSamples")(function* <A extends Sample, B extends Sample>(
+  ours: ReadonlyArray<A>,
+  theirs: ReadonlyArray<B>,
+  doing: string
+): Effect.fn.Return<Paired<A, B>, PairingError> {
+  yield* bySample(ours, doing)
+  const others = yield* bySample(theirs, doing)
+  const pairs = ours.flatMap((row): Array<readonly [A, B]> => {
+    const other = others.get(keyOf(row))
+    return other === undefined ? [] : [[row, other]]
+  })
+  if (pairs.length === 0)
+    return yield* PairingError.of(
+      doing,
+      "samples of the same prompts on both sides",
+      `${ours.length} and ${theirs.length} samples with no prompt in common`,
+      "Sample both from one set of prompts."
+    )
+  const promptOf = (row: object): string | undefined => ("prompt" in row ? JSON.stringify(row.prompt) : undefined)
+  for (const [a, b] of pairs) {
+    const [mine, other] = [promptOf(a), promptOf(b)]
+    if (mine !== undefined && other !== undefined && mine !== other)
+      return yield* PairingError.of(
+        doing,
+        "an id to stand for one prompt",
+        `two different prompts with the id "${a.promptId}"`,
+        "Sample both from one set of prompts."
+      )
+  }
+  return { pairs, unpaired: [ours.length - pairs.length, theirs.length - pairs.length] }
+})
+
+/** A value for each prompt: the mean over its samples, which are not independent of each other. In the order in which prompts first appear. */
+export const meanByPrompt = <Row extends { readonly promptId: string }>(
+  rows: ReadonlyArray<Row>,
+  value: (row: Row) => number
+): ReadonlyMap<string, number> => new Map([...Map.groupBy(rows, ({ promptId }) => promptId)].map(([id, own]) => [id, mean(own.map(value))]))
+
+/** One name a set, all different: what a stage that takes several versions needs. */
+export const checkNames = (names: ReadonlyArray<string>, sets: number, doing: string): Effect.Effect<void, PairingError> => {
+  if (names.length === sets && new Set(names).size === sets && sets > 0) return Effect.void
+  return PairingError.of(
+    doing,
+    "a name of its own for each set, one at least",
+    `${sets} sets and the names ${JSON.stringify(names)}`,
+    "Name the sets in the order of the input."
+  )
+}
