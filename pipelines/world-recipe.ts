@@ -23,10 +23,12 @@ import { pretrain } from "../stages/pretrain.ts"
 import { promptBatch } from "../stages/prompts.ts"
 import { helpfulnessMixture, safetyMixture } from "../stages/reward-mixture.ts"
 import { helpfulnessRewardModel, safetyRewardModel } from "../stages/reward-model.ts"
+import { htmlReport } from "../stages/report.ts"
 import { sample } from "../stages/sample.ts"
 import { scoreCombined } from "../stages/score-combined.ts"
 import { selectBest, selectRandom } from "../stages/select-best.ts"
 import { sft } from "../stages/sft.ts"
+import { temperatureSweep } from "../stages/temperature-sweep.ts"
 import { tokenizer } from "../stages/tokenizer.ts"
 import { worldConstraints, worldDemonstrations, worldPreprompts, worldPrompts, worldTexts } from "../stages/world.ts"
 import { worldSummary } from "../stages/world-summary.ts"
@@ -341,14 +343,41 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
     },
     { versions: versions.map(({ name }) => name), controls: controls.map(({ name }) => name) }
   )
+  // ---- the best of N at several temperatures (figure 8), and everything on one page ----
+  const sweepPrompts = both("sweep", "heldOut", [40, 20], 8)
+  const sweep = temperatureSweep({
+    scored: [0.7, 1, 1.3].map((temperature) =>
+      scoreCombined(
+        {
+          completions: sample({ policy: last, prompts: sweepPrompts }, { ...sampling, k: Math.max(8, params.k), temperature }).named(
+            `sweep-samples-${temperature}`
+          ),
+          ...models
+        },
+        scoring
+      ).named(`sweep-scores-${temperature}`)
+    )
+  })
+  const diagnostics = has("ppo") ? ppoDiagnostics({ policy: last }) : undefined
+  const page = htmlReport(
+    {
+      summary,
+      versions: answers,
+      sweep,
+      ...(diagnostics === undefined ? {} : { ppo: diagnostics }),
+      ...(distilled === undefined ? {} : { distillation: distilled.gain })
+    },
+    { versions: versions.map(({ name }) => name) }
+  ).named("report")
   return {
+    report: page,
     summary,
     policy: last,
     sft: first,
     base,
     helpfulness: models.helpfulness,
     ...(models.safety === undefined ? {} : { safety: models.safety }),
-    ...(has("ppo") ? { ppo: ppoDiagnostics({ policy: last }) } : {}),
+    ...(diagnostics === undefined ? {} : { ppo: diagnostics }),
     ...(distilled === undefined ? {} : { distillation: distilled.gain })
   }
 }

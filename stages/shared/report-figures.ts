@@ -1,0 +1,253 @@
+/** The report's figures as Vega-Lite specifications: each a statement, data and an encoding. Colours are Okabe and Ito's, told apart by most eyes. */
+import type { DistillationGain as DistillationGainSchema } from "../context-distillation.ts"
+import type { PpoDiagnostics } from "./ppo-record.ts"
+import type { TemperatureSweep } from "../temperature-sweep.ts"
+import type { WorldSummary } from "../world-summary.ts"
+import type { ScoredCompletion } from "../../schemas/rows.ts"
+
+/** A figure: what it shows, in words, and its Vega-Lite specification without the page's theme. */
+export interface Figure {
+  readonly title: string
+  readonly caption: string
+  readonly spec: Readonly<Record<string, unknown>>
+  /** What is drawn, for the table below the figure. */
+  readonly rows: ReadonlyArray<Readonly<Record<string, string | number | boolean | null>>>
+}
+
+export const palette = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+
+const axis = (field: string, title: string, over: object = {}) => ({ field, type: "quantitative", title, ...over })
+const free = { scale: { zero: false } }
+const colour = (field: string, title: string | null, order?: ReadonlyArray<string>) => ({
+  field,
+  type: "nominal",
+  title,
+  scale: { range: palette, ...(order === undefined ? {} : { domain: order }) }
+})
+
+/** Figure 11's way: each version by helpfulness and safety, with standard errors. */
+export const versionsFigure = ({ versions, controls }: WorldSummary): Figure => {
+  const rows = [...versions.map((one) => ({ ...one, kind: "version" })), ...controls.map((one) => ({ ...one, kind: "control" }))].map(
+    ({ name, kind, helpfulness: h, safety: s }) => ({
+      ...{ name, kind, helpfulness: h.mean, safety: s.mean },
+      ...{ helpfulnessLow: h.mean - h.standardError, helpfulnessHigh: h.mean + h.standardError },
+      ...{ safetyLow: s.mean - s.standardError, safetyHigh: s.mean + s.standardError }
+    })
+  )
+  const x = axis("helpfulness", "helpfulness by the oracle", free)
+  const y = axis("safety", "safety by the oracle", free)
+  return {
+    title: "Each version by helpfulness and safety",
+    caption:
+      "The oracle's means over held-out prompts; bars are one standard error. Up and to the right is better; the line follows the versions.",
+    rows,
+    spec: {
+      width: 560,
+      height: 380,
+      layer: [
+        {
+          transform: [{ filter: "datum.kind == 'version'" }],
+          mark: { type: "line", color: palette[0], opacity: 0.4 },
+          encoding: { x, y, order: { field: "index", type: "quantitative" } }
+        },
+        {
+          mark: "rule",
+          encoding: { x: { ...x, field: "helpfulnessLow" }, x2: { field: "helpfulnessHigh" }, y, color: colour("kind", null) }
+        },
+        { mark: "rule", encoding: { x, y: { ...y, field: "safetyLow" }, y2: { field: "safetyHigh" }, color: colour("kind", null) } },
+        {
+          mark: { type: "point", filled: true, size: 70, opacity: 1 },
+          encoding: { x, y, color: colour("kind", null), shape: { field: "kind", type: "nominal", title: null } }
+        },
+        { mark: { type: "text", align: "left", dx: 7, dy: -7 }, encoding: { x, y, text: { field: "name" } } }
+      ],
+      transform: [{ window: [{ op: "row_number", as: "index" }] }]
+    }
+  }
+}
+
+const bins = 20
+/** Figure 20: the shares of scores in equal parts of (0, 1), version by version. */
+export const distributionsFigure = (
+  sets: ReadonlyArray<{ readonly name: string; readonly scored: ReadonlyArray<ScoredCompletion> }>
+): Figure => {
+  const names = sets.map(({ name }) => name)
+  const rows = sets.flatMap(({ name, scored }) =>
+    (["helpfulness", "safety"] as const).flatMap((kind) => {
+      const scores = scored
+        .filter(({ safety }) => safety === (kind === "safety"))
+        .flatMap((one) => (kind === "safety" ? one.safetyScore : one.helpfulnessScore) ?? [])
+      const counts = new Array<number>(bins).fill(0)
+      for (const score of scores) counts[Math.min(bins - 1, Math.floor(score * bins))]!++
+      return scores.length === 0
+        ? []
+        : counts.map((count, i) => ({ version: name, model: kind, score: (i + 0.5) / bins, share: count / scores.length }))
+    })
+  )
+  return {
+    title: "Rewards, version by version",
+    caption:
+      "Share of held-out answers by score, right is better: R_h over prompts to help with, R_s over prompts to refuse, both by the last round's reward models.",
+    rows,
+    spec: {
+      facet: {
+        row: { field: "version", type: "nominal", sort: names, title: null, header: { labelAngle: 0, labelAlign: "left" } },
+        column: { field: "model", type: "nominal", title: null }
+      },
+      spec: {
+        width: 300,
+        height: 44,
+        mark: { type: "area", interpolate: "step", line: true, opacity: 0.6 },
+        encoding: {
+          x: axis("score", "score", { scale: { domain: [0, 1] } }),
+          y: axis("share", null as never, { axis: { ticks: false, labels: false, grid: false } }),
+          color: { ...colour("model", null), legend: null }
+        }
+      },
+      resolve: { scale: { y: "independent" } },
+      spacing: 4
+    }
+  }
+}
+
+const ratings = ["significantly better", "better", "slightly better", "negligibly better or unsure"]
+/** Table 8's way: accuracy by how much better the chosen response was. */
+export const accuracyFigure = ({ rewardModels }: WorldSummary): Figure => {
+  const models = (["helpfulness", "safety"] as const).flatMap((name) =>
+    rewardModels[name] === null ? [] : [{ name, ...rewardModels[name] }]
+  )
+  const rows = models.flatMap(({ name, byRating, bagOfWords, lengthOnly }) =>
+    byRating.map(({ rating, pairs, accuracy }) => ({
+      ...{ model: name, rating, pairs, accuracy: accuracy.mean, low: accuracy.low, high: accuracy.high },
+      ...{ bagOfWords: bagOfWords.mean, lengthOnly: lengthOnly.mean }
+    }))
+  )
+  return {
+    title: "Accuracy of the reward models by rating",
+    caption: "Accuracy on held-out pairs by rating, with 95% intervals. Dashed: a bag of words; dotted: length alone, both over all pairs.",
+    rows,
+    spec: {
+      facet: { column: { field: "model", type: "nominal", title: null } },
+      spec: {
+        width: 260,
+        height: 220,
+        layer: [
+          {
+            mark: { type: "bar", opacity: 0.8 },
+            encoding: {
+              x: { field: "rating", type: "ordinal", sort: ratings, title: null, axis: { labelAngle: -20 } },
+              y: axis("accuracy", "accuracy", { scale: { domain: [0, 1] } }),
+              color: { ...colour("model", null), legend: null }
+            }
+          },
+          {
+            mark: "rule",
+            encoding: { x: { field: "rating", type: "ordinal", sort: ratings }, y: axis("low", "accuracy"), y2: { field: "high" } }
+          },
+          { mark: { type: "rule", strokeDash: [6, 4] }, encoding: { y: { aggregate: "mean", field: "bagOfWords", type: "quantitative" } } },
+          { mark: { type: "rule", strokeDash: [2, 3] }, encoding: { y: { aggregate: "mean", field: "lengthOnly", type: "quantitative" } } }
+        ]
+      }
+    }
+  }
+}
+
+/** Figure 8: the expected best of N, a line for each temperature. */
+export const bestOfNFigure = ({ byTemperature, best }: TemperatureSweep): Figure => {
+  const rows = byTemperature.flatMap(({ temperature, byN }) =>
+    byN.map(({ n, max }) => ({ temperature: `${temperature}`, n, max: max.mean, low: max.low, high: max.high }))
+  )
+  const x = { field: "n", type: "quantitative", title: "samples a prompt, N", scale: { type: "log", base: 2 } }
+  const color = colour("temperature", "temperature")
+  return {
+    title: `The best of N samples: of ${best.n}, the best is found at temperature ${best.temperature}`,
+    caption: "Expected greatest reward, logit(R_c), of N of the samples, mean over prompts; bands are 95% bootstrap intervals.",
+    rows,
+    spec: {
+      width: 480,
+      height: 280,
+      layer: [
+        {
+          mark: { type: "area", opacity: 0.15 },
+          encoding: { x, y: axis("low", "expected greatest reward", free), y2: { field: "high" }, color }
+        },
+        { mark: { type: "line", point: true }, encoding: { x, y: axis("max", "expected greatest reward", free), color } }
+      ]
+    }
+  }
+}
+
+/** PPO's curves. */
+export const ppoFigure = ({ iterations, kept }: PpoDiagnostics): Figure => {
+  const shown = [
+    ["reward", "reward, logit(R_c)"],
+    ["kl", "KL to the reference, nats a response"],
+    ["entropy", "entropy, nats a token"],
+    ["clipFraction", "share of clipped ratios"],
+    ["explainedVariance", "value: explained variance"],
+    ["responseLength", "tokens a response"]
+  ] as const
+  const rows = iterations.flatMap((one) => shown.map(([field, what]) => ({ iteration: one.iteration, what, value: one[field] })))
+  return {
+    title: "PPO, iteration by iteration",
+    caption: `Means over each batch. The policy after iteration ${kept} was kept.`,
+    rows,
+    spec: {
+      facet: { field: "what", type: "nominal", title: null, sort: shown.map(([, what]) => what) },
+      columns: 3,
+      spec: {
+        width: 220,
+        height: 120,
+        mark: { type: "line", point: { size: 14 }, color: palette[0] },
+        encoding: { x: axis("iteration", "iteration"), y: axis("value", null as never, free) }
+      },
+      resolve: { scale: { y: "independent" } }
+    }
+  }
+}
+
+/** Table 30's way: how long an instruction is kept. */
+export const ghostFigure = ({ ghostAttention }: WorldSummary): Figure | undefined => {
+  if (ghostAttention === null) return undefined
+  const rows = (["withTurns", "withoutTurns"] as const).flatMap((which) =>
+    ghostAttention[which].map(({ turn, dialogues, kept }) => ({
+      model: which === "withTurns" ? "with Ghost Attention" : "before it",
+      ...{ turn, dialogues, kept: kept.mean, low: kept.low, high: kept.high }
+    }))
+  )
+  const x = { field: "turn", type: "ordinal", title: "turn", axis: { labelAngle: 0 } }
+  const color = colour("model", null)
+  return {
+    title: "How long an instruction is kept",
+    caption: "Share of answers that keep the first turn's instruction, held-out dialogues; bars are 95% Wilson intervals.",
+    rows,
+    spec: {
+      width: 420,
+      height: 240,
+      layer: [
+        {
+          mark: "rule",
+          encoding: { x, y: axis("low", "share that keeps it", { scale: { domain: [0, 1] } }), y2: { field: "high" }, color }
+        },
+        { mark: { type: "line", point: true }, encoding: { x, y: axis("kept", "share that keeps it"), color } }
+      ]
+    }
+  }
+}
+
+/** Figure 16b: what distillation gains, by the original answer's score. */
+export const distillationFigure = ({ byPrompt, kept, prompts }: typeof DistillationGainSchema.Type): Figure => ({
+  title: "What context distillation gains",
+  caption: `Safety score of the original answer against what the answer under a preprompt gains; ${kept} of ${prompts} prompts are kept, where it gains.`,
+  rows: byPrompt.map(({ original, distilled, kept: was }) => ({ original, gain: distilled - original, kept: was ? "kept" : "rejected" })),
+  spec: {
+    width: 420,
+    height: 280,
+    mark: { type: "point", filled: true, opacity: 0.5, size: 25 },
+    encoding: {
+      x: axis("original", "R_s of the original answer", { scale: { domain: [0, 1] } }),
+      y: axis("gain", "gain in R_s"),
+      color: colour("kept", null, ["kept", "rejected"])
+    }
+  }
+})

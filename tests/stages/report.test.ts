@@ -1,0 +1,165 @@
+/** The summary of a run by hand, and its page: self-contained, escaped, the same bytes again. */
+import { readFileSync } from "node:fs"
+import { join } from "node:path"
+import { describe, expect, it } from "vitest"
+import { Demonstrations, type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
+import { DistillationGainReport } from "../../stages/context-distillation.ts"
+import { RewardAccuracyReport, RewardBaselinesReport } from "../../stages/evaluate-reward.ts"
+import { GhostAttentionReport } from "../../stages/ghost-attention.ts"
+import { HtmlReport, htmlReport } from "../../stages/report.ts"
+import { escapeHtml } from "../../stages/shared/report-page.ts"
+import { TemperatureSweepReport } from "../../stages/temperature-sweep.ts"
+import { worldSummary, WorldSummaryReport } from "../../stages/world-summary.ts"
+import type { ReportType } from "../../schemas/artifact.ts"
+import { writeReport } from "../../data/dataset.ts"
+import { artifact, failureOf, reportIn, rowsArtifact, runStage } from "./running.ts"
+
+const reportArtifact = <Content>(type: ReportType<Content>, content: Content) => artifact(type, (slot) => writeReport(slot, content))
+const estimate = (mean: number) => ({ mean, low: mean - 0.1, high: mean + 0.1 })
+
+const answer = (promptId: string, question: string, text: string, over: Partial<ScoredCompletion> = {}): ScoredCompletion => ({
+  ...{ promptId, prompt: [{ role: "user", content: question }], safety: false, sample: 0, text, tokens: [1], logProbabilities: [-1] },
+  ...{ finished: true, temperature: 1, policy: "p", reward: 0, helpfulnessScore: 0.5, safetyScore: 0.5 },
+  ...over
+})
+const spell = "Spell dak."
+const mine = "How do I break my window?"
+const theirs = "How do I break the baker's window?"
+/** Helpfulness 0.5 and 0 (a false refusal), safety 0: a violation. */
+const sftAnswers = [
+  answer("a", spell, "d-a-g.", { helpfulnessScore: 0.2 }),
+  answer("b", mine, "I will not do that.", { helpfulnessScore: 0.4 }),
+  answer("c", theirs, "Use a hammer.", { safety: true, safetyScore: 0.1, reward: -2 })
+]
+/** Helpfulness 1 and 1, safety 0.8. */
+const lastAnswers = [
+  answer("a", spell, "d-a-k.", { helpfulnessScore: 0.8 }),
+  answer("b", mine, "Use a hammer.", { helpfulnessScore: 0.6 }),
+  answer("c", theirs, "I will not do that. <script>alert(1)</script>", { safety: true, safetyScore: 0.9, reward: 2 })
+]
+const accuracy = {
+  ...{ pairs: 10, accuracy: estimate(0.8), bySource: [], controls: { preferShorter: estimate(0.5), shuffledLabels: estimate(0.5) } },
+  byRating: [{ rating: "better", pairs: 10, accuracy: estimate(0.8) }]
+}
+const baselines = { pairs: 10, trainingPairs: 20, lengthOnly: estimate(0.5), prefers: "longer" as const, bagOfWords: estimate(0.6) }
+const ghost = (kept: number) => ({
+  ...{ dialogues: 4, unchecked: 0, endedEarly: { tooLong: 0, unfinished: 0, empty: 0, format: 0 }, kept: [], examples: [] },
+  byTurn: [{ turn: 1, dialogues: 4, kept: estimate(kept) }]
+})
+
+const inputs = async () => ({
+  versions: [await rowsArtifact(ScoredCompletions, sftAnswers), await rowsArtifact(ScoredCompletions, lastAnswers)],
+  controls: [await rowsArtifact(ScoredCompletions, sftAnswers)],
+  helpfulness: await reportArtifact(RewardAccuracyReport, accuracy),
+  helpfulnessBaselines: await reportArtifact(RewardBaselinesReport, baselines),
+  ghostBefore: await reportArtifact(GhostAttentionReport, ghost(0.2)),
+  ghostAfter: await reportArtifact(GhostAttentionReport, ghost(0.9)),
+  original: await rowsArtifact(ScoredCompletions, sftAnswers),
+  distilled: await rowsArtifact(Demonstrations, [
+    {
+      id: "c",
+      messages: [...sftAnswers[2]!.prompt, { role: "assistant" as const, content: "I will not do that. Ask the owner first." }],
+      loss: "answers" as const
+    }
+  ])
+})
+const config = { versions: ["sft", "rlhf-v1"], controls: ["more"] }
+
+describe("the summary of a run", () => {
+  it("judges each version by the oracle, over prompts to help with and prompts to refuse", async () => {
+    const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    expect(summary.prompts).toEqual({ helpfulness: 2, safety: 1 })
+    // (0.5 + 0) / 2, deviation 0.25 * sqrt(2), over sqrt(2).
+    expect(summary.versions[0]).toMatchObject({
+      name: "sft",
+      helpfulness: { mean: 0.25, standardError: expect.closeTo(0.25, 10) as number },
+      safety: { mean: 0, standardError: 0 },
+      rewardHelpfulness: expect.closeTo(0.3, 10) as number,
+      rewardSafety: 0.1,
+      violationRate: 1,
+      falseRefusalRate: 1
+    })
+    expect(summary.versions[0]!.reward.mean).toBeCloseTo((0.5 + 0.5 + 1 / (1 + Math.exp(2))) / 3, 10)
+    expect(summary.versions[1]).toMatchObject({ helpfulness: { mean: 1 }, safety: { mean: 0.8 }, violationRate: 0, falseRefusalRate: 0 })
+    expect(summary.controls.map(({ name }) => name)).toEqual(["more"])
+  })
+  it("gives the last version's gain over sft and each control, paired by prompt", async () => {
+    const { gain } = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    expect(gain.map(({ over }) => over)).toEqual(["sft", "more"])
+    // 1 - 0.5 and 1 - 0: mean 0.75; 0.8 - 0.
+    expect(gain[0]).toMatchObject({ helpfulness: { mean: 0.75, low: 0.5, high: 1 }, safety: { mean: 0.8, low: 0.8, high: 0.8 } })
+  })
+  it("tells what distillation did to the oracle's safety, and Ghost Attention by turn", async () => {
+    const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    expect(summary.contextDistillation).toMatchObject({ before: 0, after: 1, kept: 1, prompts: 3 })
+    expect(summary.ghostAttention).toMatchObject({ withTurns: [{ kept: { mean: 0.9 } }], withoutTurns: [{ kept: { mean: 0.2 } }] })
+  })
+  it("refuses names that are not as many as the versions, and a run without sft", async () => {
+    expect(await failureOf(worldSummary, await inputs(), { ...config, versions: ["sft"] })).toMatch(/summarise 1 versions: got 2 sets/)
+    expect(await failureOf(worldSummary, await inputs(), { ...config, versions: ["base", "rlhf-v1"] })).toMatch(/no version named sft/)
+  })
+})
+
+describe("the page", () => {
+  const pageInputs = async () => {
+    const given = await inputs()
+    return { summary: await runStage(worldSummary, given, config), versions: given.versions }
+  }
+  const more = async () => ({
+    ...(await pageInputs()),
+    sweep: await reportArtifact(TemperatureSweepReport, {
+      ...{ k: 2, prompts: 1, leftOut: 0, best: { temperature: 1, n: 2, max: estimate(1) } },
+      byTemperature: [
+        {
+          temperature: 1,
+          completions: 2,
+          candidates: 2,
+          mean: estimate(0),
+          median: estimate(0),
+          byN: [1, 2].map((n) => ({ n, max: estimate(n) }))
+        }
+      ]
+    }),
+    distillation: await reportArtifact(DistillationGainReport, {
+      ...{
+        prompts: 1,
+        kept: 1,
+        withoutOriginal: 0,
+        withoutDistilled: 0,
+        original: estimate(0.1),
+        distilled: estimate(0.9),
+        keptScores: null
+      },
+      ...{ distributions: [], kinds: [], byPrompt: [{ promptId: "c", kind: "generic", original: 0.1, distilled: 0.9, kept: true }] }
+    })
+  })
+  const versions = { versions: config.versions }
+  const page = async (given: Parameters<typeof runStage>[1]) => {
+    const made = await runStage(htmlReport, given, versions)
+    return { html: readFileSync(join(made.path, "report.html"), "utf8"), content: await reportIn(made, HtmlReport) }
+  }
+
+  it("shows what it is given: figures, a table of versions, dialogues with both scores", async () => {
+    const { html, content } = await page(await more())
+    expect(content.figures).toHaveLength(6)
+    expect(html.match(/<svg /g)).toHaveLength(6)
+    expect(html).toContain("<td>rlhf-v1</td><td>1.000 ± 0.000</td><td>0.800 ± 0.000</td>")
+    expect(html).toContain('<td class="said">d-a-k.</td><td>0.80</td><td>0.50</td>')
+    const fewer = await page(await pageInputs())
+    expect(fewer.content.figures).toHaveLength(4)
+  })
+  it("lets nothing that a model wrote be markup, and asks nothing of a network", async () => {
+    const { html } = await page(await more())
+    expect(html).not.toMatch(/<script/i)
+    expect(html).toContain("&lt;script&gt;alert(1)&lt;/script&gt;")
+    expect(html.replaceAll("http://www.w3.org", "")).not.toMatch(/(?:src|href|url)\s*[=(]\s*["']?https?:/i)
+    expect(escapeHtml(`<a b="c" d='e'>&`)).toBe("&lt;a b=&quot;c&quot; d=&#39;e&#39;&gt;&amp;")
+  })
+  it("is the same bytes on a second run", async () => {
+    const given = await more()
+    expect((await page(given)).html).toBe((await page(given)).html)
+  })
+  it("refuses names that are not as many as the versions", async () => {
+    expect(await failureOf(htmlReport, await pageInputs(), { versions: ["sft"] })).toMatch(/show 1 versions: got 2 sets/)
+  })
+})
