@@ -21,7 +21,7 @@ const normal = (text: string): string => text.toLowerCase().replaceAll(/\s+/g, "
 
 /** Share of characters other than white space that are letters or digits, of any script; 1 for no characters. */
 export const letterShare = (text: string): number => {
-  const characters = [...text.replaceAll(/\s/g, "")]
+  const characters = Array.from(text.replaceAll(/\s/g, ""))
   return characters.length === 0 ? 1 : characters.filter((character) => /[\p{L}\p{N}]/u.test(character)).length / characters.length
 }
 

@@ -15,6 +15,11 @@ export const KeepBestConfig = Schema.Struct({
   unfinished: hyper("drop", "completions cut off before their end-of-sequence token: left out, or kept", ["drop", "keep"])
 })
 
+const withoutScores = (scored: ScoredCompletion): Completion => {
+  const { promptId, prompt, safety, sample, text, tokens, logProbabilities, finished, temperature, policy } = scored
+  return { promptId, prompt, safety, sample, text, tokens, logProbabilities, finished, temperature, policy }
+}
+
 /** The best `count` completions of each prompt, without their scores, in the order in which they stand; among equals the first. */
 export const keepBestOf = (scored: ReadonlyArray<ScoredCompletion>, options: typeof KeepBestConfig.Type): Array<Completion> => {
   const candidates = scored.filter(({ finished }) => finished || options.unfinished === "keep")
@@ -23,9 +28,7 @@ export const keepBestOf = (scored: ReadonlyArray<ScoredCompletion>, options: typ
       samples.toSorted((a, b) => b.reward - a.reward).slice(0, options.count)
     )
   )
-  return candidates
-    .filter((completion) => kept.has(completion))
-    .map(({ reward: _, helpfulnessScore: __, safetyScore: ___, ...completion }) => completion)
+  return candidates.filter((completion) => kept.has(completion)).map(withoutScores)
 }
 
 export const keepBest = Stage.make("keep-best", {

@@ -60,7 +60,7 @@ const either = (draw: Draw, words: Parted, split: Split): ReadonlyArray<string> 
   split === "train" ? words.train : draw.next() < 0.5 ? words.heldOut : words.train
 /** Whether a combination of words is among those held out: one in five, by a fixed rule. */
 const isHeldOut = (...words: ReadonlyArray<string>): boolean =>
-  [...words.join(" ")].reduce((sum, letter, i) => (sum * 31 + letter.charCodeAt(0) + i) % 1009, 7) % 5 === 0
+  Array.from(words.join(" ")).reduce((sum, letter, i) => (sum * 31 + letter.charCodeAt(0) + i) % 1009, 7) % 5 === 0
 /** Draws until the combination belongs to the split. */
 const drawn = <A>(split: Split, make: () => { readonly key: ReadonlyArray<string>; readonly value: A }): A => {
   for (;;) {
@@ -169,8 +169,8 @@ const count: Task = {
   }
 }
 
-const consonants = [..."bdfgklmnprstvz"]
-const vowels = [..."aeiou"]
+const consonants = Array.from("bdfgklmnprstvz")
+const vowels = Array.from("aeiou")
 const spell: Task = {
   name: "spell",
   ask: (draw, split) =>
@@ -184,7 +184,7 @@ const spell: Task = {
   read: (text) => {
     const word = /^(?:Spell|Please spell|Tell me how to spell|How do I spell) ([a-z]{3})\.$/.exec(text)?.[1]
     if (word === undefined) return undefined
-    const write = (letters: string) => `${[...letters].join("-")}.`
+    const write = (letters: string) => `${Array.from(letters).join("-")}.`
     return {
       ...plain,
       right: () => write(word),

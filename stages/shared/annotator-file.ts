@@ -22,7 +22,7 @@ const exampleOf = (kind: Kind): string =>
 const parseLabel = (line: string, number: number, file: string, kind: Kind): { readonly id: string; readonly verdict: Verdict } => {
   const refuse = (field: string, expected: string, found: unknown): never => {
     throw new AnnotationError({
-      message: `Reading labels from ${file}, line ${number}, ${field}: expected ${expected}, found ${String(JSON.stringify(found)).slice(0, 60)}. Mend the line and run again; a line is like ${exampleOf(kind)}.`
+      message: `Reading labels from ${file}, line ${number}, ${field}: expected ${expected}, found ${JSON.stringify(found).slice(0, 60)}. Mend the line and run again; a line is like ${exampleOf(kind)}.`
     })
   }
   let row: Record<string, unknown>

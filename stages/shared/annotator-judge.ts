@@ -152,10 +152,13 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
             verdict = readVerdict(answer, swappedOf(pair), kind) ?? null
             if (journal !== "") {
               const line = `${JSON.stringify({ key: name, verdict })}\n`
-              yield* Effect.mapError(
-                Effect.tryPromise(() => appendFile(journal, line)),
-                (cause) => failed(`Writing a verdict to ${journal}: ${String(cause.cause ?? cause)}. Free some space or name another file.`)
-              )
+              yield* Effect.tryPromise({
+                try: () => appendFile(journal, line),
+                catch: (cause) =>
+                  failed(
+                    `Writing a verdict to ${journal}: ${cause instanceof Error ? cause.message : String(cause)}. Free some space or name another file.`
+                  )
+              })
             }
           }
           done++

@@ -105,8 +105,8 @@ it("every question is understood; its right answers are right and its wrong ones
       for (let i = 0; i < 300; i++) {
         const question = ask(draw, split, wanted)
         expect(read(question.text)).toMatchObject({ text: question.text, task: question.task })
-        expect(question.check(question.right(draw)), question.text).toBe(1)
-        expect(question.check(question.wrong(draw)), question.text).toBe(0)
+        expect([question.text, question.check(question.right(draw))]).toEqual([question.text, 1])
+        expect([question.text, question.check(question.wrong(draw))]).toEqual([question.text, 0])
         expect([question.risk !== null, question.borderline]).toEqual([wanted === "adversarial", wanted === "borderline"])
       }
 })
