@@ -5,6 +5,7 @@ import type { ArtifactType } from "../schemas/artifact.ts"
 import { didYouMean } from "../schemas/did-you-mean.ts"
 import { ConfigError, type ConfigSchema, decodeConfig, hyperInfo } from "../schemas/hyper.ts"
 import { digestOf } from "./cache-key.ts"
+import type { Sizes } from "./cost.ts"
 import { messageOf, PipelineError, placeOf } from "./errors.ts"
 import { type AnyNode, isNode } from "./node.ts"
 import type { AnyPipeline } from "./pipeline.ts"
@@ -19,12 +20,15 @@ export interface StageNode {
   /** Ids by port: one, several, or null for an open port. */
   readonly inputs: Readonly<Record<string, string | ReadonlyArray<string> | null>>
   readonly type: ArtifactType<any>
+  /** What the pipeline says of its size, for estimates. */
+  readonly expected?: Sizes | undefined
 }
 export interface FileNode {
   readonly kind: "file"
   readonly id: string
   readonly path: string
   readonly type: ArtifactType<any>
+  readonly expected?: Sizes | undefined
 }
 export type GraphNode = StageNode | FileNode
 
@@ -141,7 +145,7 @@ const resolve = (
       let made: GraphNode
       let identity: string
       if (definition.kind === "file") {
-        made = { kind: "file", id, path: definition.path, type: definition.type }
+        made = { kind: "file", id, path: definition.path, type: definition.type, expected: definition.expected }
         identity = digestOf(["file", definition.path])
       } else {
         const { stage } = definition.stage
@@ -151,7 +155,7 @@ const resolve = (
         const config = yield* decodeConfig(stage.config, raw, `Node "${id}" (stage ${stage.name})`)
         const inputs = yield* wire(id, stage, definition.inputs, alias)
         const seed = definition.seed ?? options.seed
-        made = { kind: "stage", id, stage, config: config, seed, inputs, type: definition.type }
+        made = { kind: "stage", id, stage, config: config, seed, inputs, type: definition.type, expected: definition.expected }
         identity = yield* Effect.try({
           try: () => digestOf(["stage", stage.module, stage.name, config, stage.seeded ? seed : null, inputs, definition.name ?? null]),
           catch: (cause) =>

@@ -1,6 +1,7 @@
 /** A node: a stage applied to nodes and a config, or a file of the user's. A plain lazy value; nothing runs by making one. */
 import { resolve } from "node:path"
 import { type ArtifactType, External, type ExternalFile } from "../schemas/artifact.ts"
+import type { Sizes } from "./cost.ts"
 import type { AnyStage } from "./stage.ts"
 
 export const NodeTypeId = Symbol.for("caravan/Node")
@@ -11,6 +12,8 @@ export interface Node<out A> {
   readonly definition: NodeDefinition
   /** The same node under a name of its own: what --only, why and the tables call it. */
   named(name: string): Node<A>
+  /** The same node; what a plan may assume of its size as long as it is not there. No part of any key. */
+  expecting(sizes: Sizes): Node<A>
 }
 export type AnyNode = Node<any>
 
@@ -23,13 +26,21 @@ export type NodeDefinition =
       readonly seed: number | undefined
       readonly name: string | undefined
       readonly type: ArtifactType<any>
+      readonly expected?: Sizes
     }
-  | { readonly kind: "file"; readonly path: string; readonly name: string | undefined; readonly type: ArtifactType<any> }
+  | {
+      readonly kind: "file"
+      readonly path: string
+      readonly name: string | undefined
+      readonly type: ArtifactType<any>
+      readonly expected?: Sizes
+    }
 
 export const makeNode = <A>(definition: NodeDefinition): Node<A> => ({
   [NodeTypeId]: true,
   definition,
-  named: (name) => makeNode({ ...definition, name })
+  named: (name) => makeNode({ ...definition, name }),
+  expecting: (sizes) => makeNode({ ...definition, expected: { ...definition.expected, ...sizes } })
 })
 
 export const isNode = (value: unknown): value is AnyNode => typeof value === "object" && value !== null && NodeTypeId in value
