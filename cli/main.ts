@@ -18,6 +18,7 @@ const commands: Readonly<Record<string, { readonly summary: string; readonly loa
   gc: { summary: "what of the store can go; deletes it with --yes", load: () => import("./gc.ts") },
   pin: { summary: "keep gc from an artifact; list the pins", load: () => import("./pin.ts") },
   unpin: { summary: "let gc take an artifact again", load: () => import("./unpin.ts") },
+  sample: { summary: "answers of a checkpoint, to a file of prompts or in a dialogue", load: () => import("./sample.ts") },
   tokenize: { summary: "token ids of lines of text", load: () => import("./tokenize.ts") },
   logprobs: { summary: "log-probabilities of token sequences under a checkpoint", load: () => import("./logprobs.ts") },
   doctor: { summary: "what this machine has, and what is wrong with it", load: () => import("./doctor.ts") },

@@ -24,6 +24,8 @@ export interface GenerateOptions {
   readonly eosId: number | undefined
   /** Fills the left of shorter prompts; masked everywhere. */
   readonly padId: number
+  /** Hears each token as it is drawn, the end-of-sequence token too; gives true to stop that sequence there. */
+  readonly onToken?: (sequence: number, token: number) => boolean | void
 }
 
 export interface Generated {
@@ -69,6 +71,7 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
     throw new RangeError(`generate: sampling ${prompts.length} sequences needs as many seeds, got ${options.seeds?.length ?? 0}`)
   const randoms = greedy ? [] : options.seeds!.map((seed) => new Random(seed, "sampling"))
   const out = prompts.map(() => ({ tokens: [] as Array<number>, logProbabilities: [] as Array<number>, finished: false }))
+  const stopped = new Set<number>()
   const { device } = model
   const padded = prompts.some((prompt) => prompt.length !== longest)
 
@@ -95,7 +98,7 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
       for (let step = 1; ; step++) {
         active.forEach((sequence, row) => {
           const result = out[sequence]!
-          if (result.finished) return
+          if (result.finished || stopped.has(sequence)) return
           if (!Number.isFinite(next.logProbabilities[row]))
             throw new Error(
               `generate: the model's logits are not numbers (sequence ${sequence}, token ${step}); its weights are damaged or its training diverged`
@@ -103,12 +106,13 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
           result.tokens.push(next.tokens[row]!)
           result.logProbabilities.push(next.logProbabilities[row]!)
           result.finished = next.tokens[row] === eosId
+          if (options.onToken?.(sequence, next.tokens[row]!) === true) stopped.add(sequence)
         })
-        const running = active.filter((sequence) => !out[sequence]!.finished)
+        const running = active.filter((sequence) => !out[sequence]!.finished && !stopped.has(sequence))
         if (running.length === 0 || step === maxNewTokens) return
         let tokens = next.tokens
         if (active.length - running.length >= Math.max(1, active.length * compactAt)) {
-          const rows = active.flatMap((sequence, row) => (out[sequence]!.finished ? [] : [row]))
+          const rows = active.flatMap((sequence, row) => (out[sequence]!.finished || stopped.has(sequence) ? [] : [row]))
           const before = decoder.state()
           scoped(() => {
             decoder.select(tensor(Int32Array.from(rows), { dtype: "int64", device }))
