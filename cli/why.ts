@@ -18,7 +18,9 @@ export const command: Command = {
     const [path, id] = given.positionals as [string, string]
     const pipeline = await loadPipeline(path)
     const options = pipelineOptions(given)
-    const made = await Effect.runPromise(plan(pipeline, {}, options).pipe(Effect.provide(engineNumerics(options.home))))
+    const made = await Effect.runPromise(
+      plan(pipeline, {}, { ...options, missing: "await" }).pipe(Effect.provide(engineNumerics(options.home)))
+    )
     const node = made.nodes.get(id)
     if (node === undefined) throw new UsageError(`Pipeline "${pipeline.name}" has no node "${id}".${didYouMean(id, made.nodes.keys())}`)
     // Back along what is not settled yet, to where the change began.
@@ -37,6 +39,7 @@ export const command: Command = {
     else {
       const verb = {
         file: "is a file",
+        awaited: "is a file that is not there yet",
         hit: "is in the store",
         run: "would run",
         unknown: "would run unless its inputs come out as before"

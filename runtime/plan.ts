@@ -1,4 +1,5 @@
 /** What a run would do: for each node whether its result is there, must be made, or depends on what an input turns out to be; and why. */
+import { existsSync } from "node:fs"
 import * as Effect from "effect/Effect"
 import { cacheKey, type KeyParts } from "./cache-key.ts"
 import { type CodeIdentity, codeIdentity, FileDigests } from "./code-identity.ts"
@@ -57,6 +58,8 @@ export const keyParts = (node: StageNode, facts: Facts, contentOf: (id: string) 
 
 export type PlannedNode =
   | { readonly kind: "file"; readonly id: string; readonly path: string; readonly digest: string; readonly stamp: string }
+  /** A file or folder of the user's that is not there yet. */
+  | { readonly kind: "awaited"; readonly id: string; readonly path: string }
   | {
       readonly kind: "hit"
       readonly id: string
@@ -82,6 +85,9 @@ export type PlannedNode =
       readonly why: ReadonlyArray<string>
     }
 
+/** What has no content yet. */
+const open: ReadonlyArray<PlannedNode["kind"]> = ["run", "unknown", "awaited"]
+
 export interface Plan {
   readonly graph: Graph
   readonly facts: Facts
@@ -93,17 +99,22 @@ export const makePlan = (
   journal: Journal,
   store: Store,
   machine: Machine,
-  force: ReadonlySet<string>
+  force: ReadonlySet<string>,
+  missing: "fail" | "await" = "fail"
 ): Effect.Effect<Plan, PipelineError, Numerics> =>
   Effect.gen(function* () {
     const facts = yield* gatherFacts(graph, journal, machine)
     const nodes = new Map<string, PlannedNode>()
     for (const node of graph.nodes.values()) {
+      if (node.kind === "file" && missing === "await" && !existsSync(node.path)) {
+        nodes.set(node.id, { kind: "awaited", id: node.id, path: node.path })
+        continue
+      }
       if (node.kind === "file") {
         nodes.set(node.id, { kind: "file", id: node.id, path: node.path, ...(yield* digestFile(node.path, journal)) })
         continue
       }
-      const until = dependencies(node).filter((id) => nodes.get(id)!.kind === "run" || nodes.get(id)!.kind === "unknown")
+      const until = dependencies(node).filter((id) => open.includes(nodes.get(id)!.kind))
       if (until.length > 0) {
         const changed = changes(node, facts, journal, graph.pipeline, undefined)
         nodes.set(node.id, { kind: "unknown", id: node.id, stage: node.stage.name, until: [...new Set(until)], why: changed.own })

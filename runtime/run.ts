@@ -113,11 +113,16 @@ export const chosenNodes = (graph: Graph, options: RunOptions): Effect.Effect<Re
 const open = (options: RunOptions): Effect.Effect<{ readonly journal: Journal; readonly store: Store }, StoreError> =>
   Effect.try({ try: () => ({ journal: new Journal(options.home), store: new Store(options.home) }), catch: (cause) => cause as StoreError })
 
+export interface PlanOptions extends RunOptions {
+  /** Files that are not there: an error, as for a run, or planned as awaited. */
+  readonly missing?: "fail" | "await"
+}
+
 /** What a run with these parameters would do. */
 export const plan = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
-  options: RunOptions
+  options: PlanOptions
 ): Effect.Effect<Plan & { readonly selected: ReadonlySet<string> | undefined }, PipelineError | ConfigError | StoreError, Numerics> =>
   Effect.gen(function* () {
     const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
@@ -128,7 +133,8 @@ export const plan = <Params extends ConfigSchema>(
       journal,
       store,
       { device: options.device ?? "cpu", threads: options.threads ?? 1 },
-      new Set(options.force)
+      new Set(options.force),
+      options.missing
     ).pipe(
       Effect.map((made) => ({ ...made, selected })),
       Effect.ensuring(Effect.sync(() => journal.close()))

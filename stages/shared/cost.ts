@@ -28,7 +28,7 @@ export const assumptions: ReadonlyArray<string> = [
   "decoding reads the weights once a step and the cache, and takes as long as the slower of that and its FLOPs",
   "sequences of fine-tuning are full; answers are as long as the pipeline expects, else maxNewTokens; nothing is drawn again, and PPO and filters go to their end",
   "memory is of one copy of each model, activations of the longest sequences, nothing recomputed; attention keeps no T x T matrix",
-  "words that stages add to prompts (preprompts, instructions, the classifier's task) are not counted"
+  "words that stages add to prompts (preprompts, instructions, the classifier's task) are not counted; rows of the small world are as long as its own tokenizer of 600 pieces has them"
 ]
 
 /** The size of an artifact; NaN and undefined where it is not known. */
@@ -107,13 +107,14 @@ export interface Estimator<Config = any, Inputs = any> {
   readonly cost?: (asked: Asked<Config, Inputs>) => StageCost
 }
 
+type EstimatorOf<S> = S extends Stage<infer C, infer I, any> ? Estimator<C["Type"], I> : never
 /** The estimator of a stage: its config and inputs are the stage's. */
-const of = <S>(estimator: S extends Stage<infer C, infer I, any> ? Estimator<C["Type"], I> : never): Estimator => estimator as Estimator
+const of = <S>(estimator: EstimatorOf<S>): EstimatorOf<S> => estimator
 
 // ---- models and datasets ----------------------------------------------------------------------------------------------------------------
 
 const languageModel = ({ model }: Size, what: string): CostedModel => {
-  if (model === undefined) throw new UnknownSize(`the size of ${what}`)
+  if (model === undefined) throw new UnknownSize(`how large ${what} is`)
   return { config: model, scalarHead: false }
 }
 const scalarModel = (size: Size, what: string): CostedModel => ({ ...languageModel(size, what), scalarHead: true })
@@ -231,7 +232,7 @@ const packedTraining = (
 }
 
 type RewardConfig = { readonly epochs: number; readonly microBatchPairs: number; readonly precision: Precision }
-const rewardModel: Estimator<RewardConfig, any> = {
+const rewardModel: Estimator<RewardConfig> = {
   size: ({ inputs }) => inputs.init as Size,
   cost: ({ config, inputs }) => {
     const { init, pairs } = inputs as { readonly init: Size; readonly pairs: Size }
@@ -279,6 +280,20 @@ const sampling = (
   }
 }
 
+/** K completions of each prompt. */
+const sampler: Estimator<Sampling & { readonly k: number }> = {
+  size: ({ config, expected, inputs }) => {
+    const { prompts } = inputs as { readonly prompts: Size }
+    const responseTokens = expected.responseTokens ?? config.maxNewTokens
+    return sized(prompts, { rows: prompts.rows * config.k, prompts: prompts.rows, responseTokens })
+  },
+  cost: ({ config, expected, inputs }) => {
+    const { policy, prompts } = inputs as { readonly policy: Size; readonly prompts: Size }
+    const response = expected.responseTokens ?? config.maxNewTokens
+    return sampling(policy, config, rowsOf(prompts, "prompts") * config.k, { prompt: promptOf(prompts, "the samples"), response })
+  }
+}
+
 /** Dialogues that grow: the prompt of turn t holds t questions and t - 1 answers. */
 const conversing = (policy: Size, dialogues: Size, config: Sampling, expected: Sizes): StageCost => {
   const rows = rowsOf(dialogues, "dialogues")
@@ -301,6 +316,16 @@ const judging = (classifier: Size, rows: number, length: number, batchSize: numb
     work: [reading("judge", model, "float32", 2 * rows, length)],
     memory: frozen(model, "float32", forwardBytes(model, "float32", 2 * batchSize * model.config.maxPositions))
   }
+}
+
+/**
+ * Tokens of the small world's dialogues by a tokenizer of 600 pieces that was trained on them (the demo's; tests/models/cost.test.ts measures them):
+ * what comes before the last answer, and that answer.
+ */
+export const worldLengths = {
+  prompts: 21,
+  demonstrations: { promptTokens: 61, responseTokens: 13 },
+  preferences: { promptTokens: 31, responseTokens: 38 }
 }
 
 const passing = (port: string): Estimator => ({ size: ({ inputs }) => inputs[port] as Size })
@@ -333,7 +358,7 @@ const estimators: Readonly<Record<string, Estimator>> = {
     },
     cost: (asked) => {
       const { batchSize, contextLength, microBatchSize, precision, sequenceLength, steps } = asked.config
-      const model = languageModel(estimators.pretrain!.size(asked as never), "the model, for its tokenizer's is not known")
+      const model = languageModel(estimators.pretrain!.size(asked as never), "the vocabulary")
       const length = Math.min(sequenceLength, contextLength)
       const tokens = microBatchSize * length
       return {
@@ -382,19 +407,8 @@ const estimators: Readonly<Record<string, Estimator>> = {
   }),
 
   // ---- sampling
-  sample: of<typeof import("../sample.ts").sample>({
-    size: ({ config, expected, inputs }) =>
-      sized(inputs.prompts, {
-        rows: inputs.prompts.rows * config.k,
-        prompts: inputs.prompts.rows,
-        responseTokens: expected.responseTokens ?? config.maxNewTokens
-      }),
-    cost: ({ config, expected, inputs }) =>
-      sampling(inputs.policy, config, rowsOf(inputs.prompts, "prompts") * config.k, {
-        prompt: promptOf(inputs.prompts, "the samples"),
-        response: expected.responseTokens ?? config.maxNewTokens
-      })
-  }),
+  sample: of<typeof import("../sample.ts").sample>(sampler),
+  "sample-at-temperature": of<typeof import("../temperature-sweep.ts").sampleAtTemperature>(sampler),
   "collect-pairs": of<typeof import("../collect.ts").collectPairs>({
     size: ({ config, expected, inputs }) => sized(inputs.prompts, { responseTokens: expected.responseTokens ?? config.maxNewTokens }),
     cost: ({ config, expected, inputs }) => {
@@ -589,16 +603,23 @@ const estimators: Readonly<Record<string, Estimator>> = {
   }),
   "without-preprompt": of<typeof import("../context-distillation.ts").withoutPreprompt>({ size: ({ inputs }) => inputs.completions }),
 
-  // ---- the small world: `characters` a question and an answer, by its generator (tests/models/cost.test.ts)
+  // ---- the small world
   "world-texts": of<typeof import("../world.ts").worldTexts>({ size: ({ config }) => sized(unknown, { rows: config.count }) }),
   "world-demonstrations": of<typeof import("../world.ts").worldDemonstrations>({
-    size: ({ config }) => sized(unknown, { rows: config.count })
+    size: ({ config }) => sized(unknown, { rows: config.count, ...worldLengths.demonstrations })
   }),
   "world-prompts": of<typeof import("../world.ts").worldPrompts>({
     size: ({ config }) =>
-      sized(unknown, { rows: config.count, turns: 1 + config.followUps, safetyShare: config.kind === "safety" ? 0.5 : 0 })
+      sized(unknown, {
+        rows: config.count,
+        promptTokens: worldLengths.prompts,
+        turns: 1 + config.followUps,
+        safetyShare: config.kind === "safety" ? 0.5 : 0
+      })
   }),
-  "world-preferences": of<typeof import("../world.ts").worldPreferences>({ size: ({ config }) => sized(unknown, { rows: config.pairs }) }),
+  "world-preferences": of<typeof import("../world.ts").worldPreferences>({
+    size: ({ config }) => sized(unknown, { rows: config.pairs, ...worldLengths.preferences })
+  }),
 
   // ---- reports
   "evaluate-reward": reportOnly,
@@ -607,6 +628,14 @@ const estimators: Readonly<Record<string, Estimator>> = {
   "evaluate-best-of-n": reportOnly,
   "violation-rate": reportOnly,
   "win-rate": reportOnly,
+  "oracle-grades": reportOnly,
+  "evaluate-version": reportOnly,
+  "compare-versions": reportOnly,
+  "self-bleu": reportOnly,
+  "temperature-sweep": reportOnly,
+  "reward-distribution": reportOnly,
+  "reward-hacking": reportOnly,
+  "html-report": reportOnly,
   "world-summary": reportOnly,
   summary: reportOnly
 }
