@@ -2,14 +2,16 @@
  * Ghost Attention (Llama 2 §3.3): an instruction that holds for a whole dialogue. It is put in front of every user message to sample the dialogue from the
  * latest model; to train, it stays in the first turn only, and all tokens of previous turns, assistant messages included, carry no loss.
  *
- * Deviations: one row a turn (2 to n) instead of the whole dialogue once, so that each turn is a last one; the paper does not say which it does. An answer that was
- * cut off or is empty ends its dialogue there.
+ * Deviations: one row a turn (2 to n) unless asked otherwise, so that each turn is a last one; the paper does not say whether it does so or takes the whole
+ * dialogue once. A dialogue ends before an answer that was cut off or is empty, and where the next question does not fit the context any more: elsewhere the
+ * oldest turns are dropped then, but here the first holds the instruction.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset, writeReport } from "../data/dataset.ts"
-import { grade } from "../data/world/oracle.ts"
+import { grade, UnknownQuestionError } from "../data/world/oracle.ts"
 import { deriveSeed, Random } from "../engine/random.ts"
+import { fitsChatFormat } from "../models/chat.ts"
 import { loadPolicy } from "../models/checkpoint.ts"
 import * as Stage from "../runtime/stage.ts"
 import { dataset, report } from "../schemas/artifact.ts"
@@ -17,6 +19,7 @@ import { Policy } from "../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { EstimateSchema } from "../schemas/metrics.ts"
 import { type Demonstration, Demonstrations, type Message, Prompts } from "../schemas/rows.ts"
+import { fitPrompt } from "./shared/dialogues.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import { sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "./shared/sampling.ts"
 import { proportion } from "./shared/statistics.ts"
@@ -39,10 +42,22 @@ export const GhostDialogue = Schema.Struct({
 export type GhostDialogue = typeof GhostDialogue.Type
 export const GhostDialogues = dataset(GhostDialogue, "ghost-dialogue/1")
 
+/**
+ * Why a dialogue ended before its last question: there is no room for another answer, the answer was cut off, is empty, or holds what the chat format can't
+ * (its tags).
+ */
+const Ending = Schema.Literals(["too long", "unfinished", "empty", "format"])
+type Ending = typeof Ending.Type
+
 /** Its dialogue as sampled: one answer a question, as far as it came. */
-export const GhostSample = Schema.Struct({ ...GhostDialogue.fields, answers: Schema.Array(Schema.String) })
+export const GhostSample = Schema.Struct({
+  ...GhostDialogue.fields,
+  answers: Schema.Array(Schema.String),
+  /** Null when every question is answered. */
+  ended: Schema.NullOr(Ending)
+})
 export type GhostSample = typeof GhostSample.Type
-export const GhostSamples = dataset(GhostSample, "ghost-sample/1")
+export const GhostSamples = dataset(GhostSample, "ghost-sample/2")
 
 const of = (full: string, short: string, mustContain: string | null = null): Constraint => ({ full, short, mustContain })
 /** §3.3: hobbies, language, public figure. */
@@ -69,7 +84,11 @@ export const ghostInstructions = Stage.make("ghost-instructions", {
   run: Effect.fn("ghost-instructions")(function* ({ config, inputs, output, seed }) {
     const prompts = yield* readRows(inputs.prompts, Prompts)
     const kinds = config.constraints.filter((kind) => kind.length > 0)
-    const single = prompts.filter(({ messages }) => messages.length === 1 && messages[0]!.role === "user")
+    const single = prompts.filter(
+      ({ messages, followUps }) =>
+        messages.length === 1 &&
+        [...messages, ...followUps.map((content): Message => ({ role: "user", content }))].every((message) => fitsChatFormat([message]))
+    )
     if (kinds.length === 0 || single.length === 0)
       return yield* EmptyDatasetError.of(
         "put instructions on",
@@ -112,39 +131,65 @@ export const dialogueTo = (
       ...(i < turn ? [{ role: "assistant" as const, content: answers[i]! }] : [])
     ])
 
-/** Samples dialogues turn by turn, all of them side by side. Gives each dialogue's answers, as far as it came. */
+/** How dialogues went: the answers as far as they came, and why they ended there. */
+interface Conversation {
+  readonly answers: ReadonlyArray<string>
+  readonly ended: Ending | null
+}
+
+/** Samples dialogues turn by turn, all of them side by side. */
 const converse = Effect.fn("converse")(function* (
   policy: Parameters<typeof sampleAll>[0],
   dialogues: ReadonlyArray<GhostDialogue>,
-  options: SamplingOptions & {
-    readonly where: "every turn" | "first turn"
-    readonly instructionOf: (dialogue: GhostDialogue) => string
-    readonly temperature: number
-    readonly seed: number
-  }
-) {
-  const answers = dialogues.map((): Array<string> => [])
+  options: SamplingOptions & { readonly where: "every turn" | "first turn"; readonly temperature: number; readonly seed: number }
+): Effect.fn.Return<ReadonlyArray<Conversation>> {
+  const { model, tokenizer } = policy
+  const room = model.config.maxPositions - options.maxNewTokens
+  const going = dialogues.map((dialogue) => ({ dialogue, answers: [] as Array<string>, ended: null as Ending | null }))
   const turns = Math.max(...dialogues.map(({ questions }) => questions.length))
   for (let turn = 0; turn < turns; turn++) {
-    const going = dialogues.flatMap((dialogue, i) =>
-      answers[i]!.length === turn && turn < dialogue.questions.length ? [{ dialogue, i }] : []
-    )
-    if (going.length === 0) break
+    const asked = going.flatMap((one) => {
+      const { dialogue, answers } = one
+      if (one.ended !== null || turn >= dialogue.questions.length) return []
+      const messages = dialogueTo(dialogue, answers, turn, dialogue.instruction, options.where)
+      if (!fitsChatFormat(messages)) one.ended = "format"
+      else if (fitPrompt(tokenizer, messages, room, "leave out") === undefined) one.ended = "too long"
+      return one.ended === null ? [{ one, messages }] : []
+    })
     const sampled = yield* sampleAll(
       policy,
-      going.map(({ dialogue, i }) => ({
-        messages: dialogueTo(dialogue, answers[i]!, turn, options.instructionOf(dialogue), options.where),
+      asked.map(({ one, messages }) => ({
+        messages,
         temperature: options.temperature,
-        seed: deriveSeed(options.seed, "ghost", options.where, dialogue.id, turn)
+        seed: deriveSeed(options.seed, "ghost", options.where, one.dialogue.id, turn)
       })),
       options
     )
-    sampled.forEach((found, j) => {
-      if (found !== undefined && found.finished && found.text !== "") answers[going[j]!.i]!.push(found.text)
+    asked.forEach(({ one, messages }, i) => {
+      // Every one fits: the prompts were measured above.
+      const { text, finished } = sampled[i]!
+      if (!finished) one.ended = "unfinished"
+      else if (text === "") one.ended = "empty"
+      else if (!fitsChatFormat([...messages, { role: "assistant", content: text }])) one.ended = "format"
+      else one.answers.push(text)
     })
   }
-  return answers
+  return going
 })
+
+/** How many dialogues ended before their last question, by why. */
+const endingsOf = (conversations: ReadonlyArray<{ readonly ended: Ending | null }>) => {
+  const count = (why: Ending) => conversations.filter(({ ended }) => ended === why).length
+  return { tooLong: count("too long"), unfinished: count("unfinished"), empty: count("empty"), format: count("format") }
+}
+
+const noAnswers = (doing: string, conversations: ReadonlyArray<Conversation>) => {
+  const { tooLong, unfinished, empty, format } = endingsOf(conversations)
+  return EmptyDatasetError.of(
+    doing,
+    `${conversations.length} dialogues, none with an answer to its first question (${tooLong} leave no room for maxNewTokens in the model's context, ${unfinished} answers are cut off at maxNewTokens, ${empty} empty, ${format} not of the chat format)`
+  )
+}
 
 const SamplingConfig = {
   temperature: hyper(1, "of sampling; §3.3 names none", { min: 0 }),
@@ -154,7 +199,10 @@ const SamplingConfig = {
 
 export const ghostSample = Stage.make("ghost-sample", {
   description: "§3.3 dialogues sampled with the instruction in front of every user message",
-  config: Schema.Struct(SamplingConfig),
+  config: Schema.Struct({
+    endedEarly: hyper("keep", "dialogues that end before their last question: kept as far as they came, or dropped", ["keep", "drop"]),
+    ...SamplingConfig
+  }),
   inputs: { policy: Policy, dialogues: GhostDialogues },
   output: GhostSamples,
   resources: { tensors: true },
@@ -163,21 +211,26 @@ export const ghostSample = Stage.make("ghost-sample", {
     const dialogues = yield* readRows(inputs.dialogues, GhostDialogues)
     if (dialogues.length === 0) return yield* EmptyDatasetError.of("sample dialogues of", "no dialogues")
     const { temperature, topP, topK, maxNewTokens, batchSize } = config
-    const answers = yield* converse(policy, dialogues, {
+    const conversations = yield* converse(policy, dialogues, {
       ...{ temperature, topP, topK, maxNewTokens, batchSize, seed, progress },
-      where: "every turn",
-      instructionOf: ({ instruction }) => instruction
+      where: "every turn"
     })
-    const rows = dialogues.map((dialogue, i): GhostSample => ({ ...dialogue, answers: answers[i]! }))
-    const whole = rows.filter((row) => row.answers.length === row.questions.length).length
-    return yield* writeDataset(output, rows, { metrics: { dialogues: rows.length, whole, endedEarly: rows.length - whole } })
+    if (conversations.every(({ answers }) => answers.length === 0)) return yield* noAnswers("sample dialogues of", conversations)
+    const rows = dialogues
+      .map((dialogue, i): GhostSample => ({ ...dialogue, answers: conversations[i]!.answers, ended: conversations[i]!.ended }))
+      .filter(({ ended }) => ended === null || config.endedEarly === "keep")
+    const whole = conversations.filter(({ ended }) => ended === null).length
+    return yield* writeDataset(output, rows, { metrics: { dialogues: dialogues.length, whole, ...endingsOf(conversations) } })
   })
 })
 
-/** The rows to train on: for each turn from the second on the dialogue to it, the instruction in the first turn alone, loss on the last answer alone. */
-export const ghostRows = (samples: ReadonlyArray<GhostSample>): Array<Demonstration> =>
-  samples.flatMap((sample) =>
-    sample.answers.slice(1).map((answer, i) => ({
+/**
+ * The rows to train on: the dialogue to each turn from the second on, or to the last alone; the instruction in the first turn alone, loss on the last
+ * answer alone.
+ */
+export const ghostRows = (samples: ReadonlyArray<GhostSample>, which: "every-turn" | "last-turn"): Array<Demonstration> =>
+  samples.flatMap((sample) => {
+    const rows = sample.answers.slice(1).map((answer, i) => ({
       id: `${sample.id}-${i + 2}`,
       messages: [
         ...dialogueTo(sample, sample.answers, i + 1, sample.trainedInstruction, "first turn"),
@@ -185,24 +238,39 @@ export const ghostRows = (samples: ReadonlyArray<GhostSample>): Array<Demonstrat
       ],
       loss: "last-answer" as const
     }))
-  )
+    return which === "every-turn" ? rows : rows.slice(-1)
+  })
 
 export const ghostTrainingData = Stage.make("ghost-training-data", {
   description: "§3.3 sampled dialogues with the instruction in the first turn alone, and no loss on previous turns",
-  config: Schema.Struct({}),
+  config: Schema.Struct({
+    rows: hyper("every-turn", "a row for each turn from the second on, or one for the whole dialogue; §3.3 does not say", [
+      "every-turn",
+      "last-turn"
+    ])
+  }),
   inputs: { samples: GhostSamples },
   output: Demonstrations,
   seeded: false,
-  run: Effect.fn("ghost-training-data")(function* ({ inputs, output }) {
+  run: Effect.fn("ghost-training-data")(function* ({ config, inputs, output }) {
     const samples = yield* readRows(inputs.samples, GhostSamples)
-    return yield* writeDataset(output, ghostRows(samples), { metrics: { dialogues: samples.length } })
+    const rows = ghostRows(samples, config.rows)
+    // One answer alone has no earlier turn to keep the instruction from.
+    const singleTurn = samples.filter(({ answers }) => answers.length < 2).length
+    return yield* writeDataset(output, rows, { metrics: { dialogues: samples.length, singleTurn, rows: rows.length } })
   })
 })
 
 export const GhostAttention = Schema.Struct({
   dialogues: Schema.Number,
-  /** Of the dialogues that came to a turn (from 1), the share whose answer there keeps the instruction of the first (table 30). */
+  /** Dialogues left out, because their instruction has no text that an answer must contain. */
+  unchecked: Schema.Number,
+  /** Of the dialogues that came to a turn (from 1), the share whose answer there keeps the instruction of the first (table 30), with its 95% interval. */
   byTurn: Schema.Array(Schema.Struct({ turn: Schema.Number, dialogues: Schema.Number, kept: EstimateSchema })),
+  /** Dialogues that ended before their last question: they are not in what byTurn counts from there on. */
+  endedEarly: Schema.Struct({ tooLong: Schema.Number, unfinished: Schema.Number, empty: Schema.Number, format: Schema.Number }),
+  /** Of each dialogue, whether each of its answers keeps the instruction. */
+  kept: Schema.Array(Schema.Struct({ id: Schema.String, byTurn: Schema.Array(Schema.Boolean) })),
   examples: Schema.Array(
     Schema.Struct({
       instruction: Schema.String,
@@ -212,7 +280,33 @@ export const GhostAttention = Schema.Struct({
     })
   )
 })
-export const GhostAttentionReport = report(GhostAttention, "ghost-attention/1")
+export const GhostAttentionReport = report(GhostAttention, "ghost-attention/2")
+
+/** An answer of which nothing says whether it keeps its instruction. */
+export class InstructionCheckError extends Schema.TaggedError<InstructionCheckError>()("InstructionCheckError", {
+  dialogue: Schema.String,
+  message: Schema.String
+}) {}
+
+/** By the small world's oracle, given the dialogue up to the question. Throws InstructionCheckError where it knows neither the question nor an instruction. */
+const keptByWorld = (dialogue: GhostDialogue, answers: ReadonlyArray<string>, turn: number): boolean => {
+  const refuse = (found: string) =>
+    new InstructionCheckError({
+      dialogue: dialogue.id,
+      message: `Checking turn ${turn + 1} of dialogue ${JSON.stringify(dialogue.id)} by the small world's oracle: ${found} Use the world's own prompts and instructions, or set checker to "contains".`
+    })
+  try {
+    const kept = grade(dialogueTo(dialogue, answers, turn, dialogue.instruction, "first turn"), answers[turn]!).keepsInstruction
+    if (kept === null) throw refuse(`it knows no instruction in ${JSON.stringify(dialogue.instruction.slice(0, 80))}.`)
+    return kept
+  } catch (cause) {
+    throw cause instanceof UnknownQuestionError ? refuse(cause.message) : cause
+  }
+}
+
+/** Whether an answer contains every text that the instruction asks for, whatever the case. */
+const keptByText = ({ mustContain }: GhostDialogue, answer: string): boolean =>
+  mustContain.every((text) => answer.toLowerCase().includes(text.toLowerCase()))
 
 export const evaluateGhostAttention = Stage.make("evaluate-ghost-attention", {
   description: "§3.3, table 30: how often answers keep the instruction of the first turn, turn by turn",
@@ -235,27 +329,38 @@ export const evaluateGhostAttention = Stage.make("evaluate-ghost-attention", {
     if (dialogues.length === 0)
       return yield* EmptyDatasetError.of("check instructions in", `${all.length} dialogues, none with a text that answers must contain`)
     const { temperature, topP, topK, maxNewTokens, batchSize } = config
-    const answers = yield* converse(policy, dialogues, {
+    const conversations = yield* converse(policy, dialogues, {
       ...{ temperature, topP, topK, maxNewTokens, batchSize, seed, progress },
-      where: "first turn",
-      instructionOf: ({ instruction }) => instruction
+      where: "first turn"
     })
-    const keeps = (dialogue: GhostDialogue, i: number, turn: number): boolean => {
-      const answer = answers[i]![turn]!
-      if (config.checker === "contains") return dialogue.mustContain.every((text) => answer.toLowerCase().includes(text.toLowerCase()))
-      const messages = dialogueTo(dialogue, answers[i]!, turn, dialogue.instruction, "first turn")
-      return grade(messages, answer).keepsInstruction === true
-    }
-    const kept = dialogues.map((dialogue, i) => answers[i]!.map((_, turn) => keeps(dialogue, i, turn)))
-    const turns = Math.max(...dialogues.map(({ questions }) => questions.length))
+    if (conversations.every(({ answers }) => answers.length === 0)) return yield* noAnswers("check instructions in", conversations)
+    const kept = yield* Effect.try({
+      try: () =>
+        dialogues.map((dialogue, i) => {
+          const { answers } = conversations[i]!
+          return answers.map((answer, turn) =>
+            config.checker === "world" ? keptByWorld(dialogue, answers, turn) : keptByText(dialogue, answer)
+          )
+        }),
+      catch: (cause) => {
+        if (cause instanceof InstructionCheckError) return cause
+        throw cause
+      }
+    })
+    const turns = Math.max(...kept.map((flags) => flags.length))
     return yield* writeReport(output, {
       dialogues: dialogues.length,
-      byTurn: Array.from({ length: turns }, (_, turn) => kept.flatMap((flags) => flags[turn] ?? []))
-        .map((flags, turn) => ({ turn: turn + 1, dialogues: flags.length, kept: proportion(flags.filter(Boolean).length, flags.length) }))
-        .filter((row) => row.dialogues > 0),
+      unchecked: all.length - dialogues.length,
+      byTurn: Array.from({ length: turns }, (_, turn) => kept.flatMap((flags) => flags[turn] ?? [])).map((flags, turn) => ({
+        turn: turn + 1,
+        dialogues: flags.length,
+        kept: proportion(flags.filter(Boolean).length, flags.length)
+      })),
+      endedEarly: endingsOf(conversations),
+      kept: dialogues.map(({ id }, i) => ({ id, byTurn: kept[i]! })),
       examples: dialogues
         .slice(0, config.examples)
-        .map(({ instruction, questions }, i) => ({ instruction, questions, answers: answers[i]!, kept: kept[i]! }))
+        .map(({ instruction, questions }, i) => ({ instruction, questions, answers: conversations[i]!.answers, kept: kept[i]! }))
     })
   })
 })

@@ -109,6 +109,7 @@ export interface Estimator<Config = any, Inputs = any> {
 
 type EstimatorOf<S> = S extends Stage<infer C, infer I, any> ? Estimator<C["Type"], I> : never
 /** The estimator of a stage: its config and inputs are the stage's. */
+// oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- the caller names the stage; what it gives follows
 const of = <S>(estimator: EstimatorOf<S>): EstimatorOf<S> => estimator
 
 // ---- models and datasets ----------------------------------------------------------------------------------------------------------------

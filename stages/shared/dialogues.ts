@@ -32,11 +32,17 @@ export const fitDialogue = (
 }
 
 /** The same for a dialogue that ends with a question: the tokens a model is to continue. */
-export const fitPrompt = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>, length: number): ReadonlyArray<number> | undefined => {
+export const fitPrompt = (
+  tokenizer: Tokenizer,
+  messages: ReadonlyArray<Message>,
+  length: number,
+  tooLong: "shorten" | "leave out" = "shorten"
+): ReadonlyArray<number> | undefined => {
   if (!fitsChatFormat(messages)) return undefined
   for (let rest: ReadonlyArray<Message> | undefined = messages; rest !== undefined; rest = withoutOldestExchange(rest)) {
     const tokens = encodePrompt(tokenizer, rest)
     if (tokens.length <= length) return tokens
+    if (tooLong === "leave out") return undefined
   }
   return undefined
 }
