@@ -1,0 +1,67 @@
+/** Prompts from the user's files: what models are asked, for preference collection (Llama 2 §3.2.1), rejection sampling, PPO and evaluation. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { writeDataset } from "../data/dataset.ts"
+import { BadRow, BadRowsError, newCounts, readParsed } from "../data/records.ts"
+import { fitsChatFormat } from "../models/chat.ts"
+import * as Stage from "../runtime/stage.ts"
+import { ArtifactError, External, written } from "../schemas/artifact.ts"
+import { hyper } from "../schemas/hyper.ts"
+import { Message, type Prompt, Prompts } from "../schemas/rows.ts"
+
+const optional = <S extends Schema.Top>(schema: S) => Schema.optionalKey(Schema.NullOr(schema))
+/** A row of the file. */
+const Line = Schema.Struct({
+  id: optional(Schema.String),
+  prompt: optional(Schema.String),
+  messages: optional(Schema.Array(Message)),
+  safety: optional(Schema.Boolean),
+  category: optional(Schema.String),
+  followUps: optional(Schema.Array(Schema.String))
+})
+
+/**
+ * A row {prompt} or {messages}, and where they are known id, safety, category and followUps. Rows without an id have their line's number; those without a
+ * safety tag the one given. Throws BadRow for one that does not fit.
+ */
+export const parsePrompt = (value: unknown, line: number, safety: boolean): Prompt => {
+  const found = Schema.decodeUnknownExit(Line)(value)
+  if (found._tag === "Failure")
+    throw new BadRow("(the row)", "expected {prompt} or {messages}, with id, safety, category and followUps where they are known")
+  const { category, followUps, id, messages: dialogue, prompt, safety: tag } = found.value
+  const messages = dialogue ?? (prompt === undefined || prompt === null ? [] : [{ role: "user" as const, content: prompt }])
+  if (messages.at(-1)?.role !== "user") throw new BadRow("prompt", "there is none, or the messages do not end with the user's")
+  if (!fitsChatFormat(messages))
+    throw new BadRow(
+      "messages",
+      "the chat format can't hold them: user and assistant alternate, without empty answers or the format's own tags"
+    )
+  return { id: id ?? `${line}`, messages, safety: tag ?? safety, category: category ?? null, followUps: followUps ?? [] }
+}
+
+export const importPrompts = Stage.make("import-prompts", {
+  description: "prompts from a file (JSONL, JSONL.gz or Parquet)",
+  config: Schema.Struct({
+    safety: hyper(false, "whether prompts without a tag are meant to draw out something unsafe (§3.2.3: is_safety)"),
+    maxBad: hyper(0.01, "share of rows that may not fit before the run stops; the others are skipped and counted", { min: 0, max: 1 })
+  }),
+  inputs: { file: External },
+  output: Prompts,
+  seeded: false,
+  run: Effect.fn("import-prompts")(function* ({ config, inputs, output }) {
+    const counts = newCounts()
+    const seen = new Set<string>()
+    const parse = (value: unknown, line: number): Prompt => {
+      const prompt = parsePrompt(value, line, config.safety)
+      if (seen.has(prompt.id)) throw new BadRow("id", `${JSON.stringify(prompt.id)} is there before`)
+      seen.add(prompt.id)
+      return prompt
+    }
+    return yield* writeDataset(output, readParsed(inputs.file.path, parse, counts, { maxBad: config.maxBad })).pipe(
+      Effect.map((result) => written(result.slot, { ...result.metrics, rowsRead: counts.rows, rowsSkipped: counts.bad })),
+      Effect.catchDefect((defect) =>
+        defect instanceof BadRowsError || defect instanceof ArtifactError ? Effect.fail(defect) : Effect.die(defect)
+      )
+    )
+  })
+})
