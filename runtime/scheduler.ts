@@ -276,7 +276,8 @@ export class Scheduler {
           node.stage,
           self.#job(node, directory),
           (progress) => self.#emit({ type: "progress", node: node.id, progress }),
-          changedSince(self.#facts.code.get(node.id)!, node.stage, self.#journal)
+          changedSince(self.#facts.code.get(node.id)!, node.stage, self.#journal),
+          (text) => self.#emit({ type: "output", node: node.id, text })
         )
         yield* self.#checkFiles(node)
         const stored = yield* self.#store.commit(directory, node.type).pipe(
