@@ -303,7 +303,7 @@ export const costTable = (cost: PlanCost): ReadonlyArray<string> => {
     ...(rows.length === 0 ? [] : ["Cost of what would run:", ...table([head, ...rows, sum], "  ")]),
     ...(untold.length === 0
       ? []
-      : ["Cost not known, for it is not known", ...untold.map(([why, stages]) => `  ${why}: ${stages.map(({ id }) => id).join(", ")}`)]),
+      : ["Cost not known, because this is not:", ...untold.map(([why, stages]) => `  ${why}: ${stages.map(({ id }) => id).join(", ")}`)]),
     ...(several === 0
       ? []
       : [`${count(several, "stage")} would take more than one GPU's memory: this engine computes on one, and would need a larger one.`]),

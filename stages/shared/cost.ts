@@ -295,19 +295,17 @@ const sampler: Estimator<Sampling & { readonly k: number }> = {
   }
 }
 
-/** Dialogues that grow: the prompt of turn t holds t questions and t - 1 answers. */
+/** Dialogues that grow, as long as there is room in the context: the prompt of turn t holds t questions and t - 1 answers. */
 const conversing = (policy: Size, dialogues: Size, config: Sampling, expected: Sizes): StageCost => {
+  const { config: shape } = languageModel(policy, "the policy")
   const rows = rowsOf(dialogues, "dialogues")
   const turns = need(dialogues.turns, "how many turns the dialogues have")
   const question = promptOf(dialogues, "the dialogues")
   const response = expected.responseTokens ?? config.maxNewTokens
-  const each = Array.from({ length: turns }, (_, turn) =>
-    sampling(policy, config, rows, { prompt: (turn + 1) * question + turn * response, response })
-  )
-  return {
-    work: each.flatMap(({ work }) => work),
-    memory: each.map(({ memory }) => memory).reduce(larger, none)
-  }
+  const each = Array.from({ length: Math.round(turns) }, (_, turn) => (turn + 1) * question + turn * response)
+    .filter((prompt) => prompt <= shape.maxPositions - config.maxNewTokens)
+    .map((prompt) => sampling(policy, config, rows, { prompt, response }))
+  return { work: each.flatMap(({ work }) => work), memory: each.map(({ memory }) => memory).reduce(larger, none) }
 }
 
 /** Both verdicts of each text; categories of what is unsafe are not counted. */
