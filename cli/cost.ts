@@ -236,6 +236,8 @@ const digits = (value: number): string =>
 const flops = (value: number): string => value.toExponential(2).replace("e+", "e")
 const mass = (kg: number): string => (kg >= 1000 ? `${digits(kg / 1000)} t` : `${digits(kg)} kg`)
 
+const few = (ids: ReadonlyArray<string>): string => `${ids.slice(0, 6).join(", ")}${ids.length > 6 ? ` and ${ids.length - 6} more` : ""}`
+
 /** What the figures rest on. */
 export const statedAssumptions = ({ accelerator, carbonIntensity: intensity, mbu, mfu, watts }: CostMachine): ReadonlyArray<string> => [
   `${accelerator.name}: ${accelerator.flops.bfloat16 / 1e12} TFLOP/s in bfloat16, ${accelerator.flops.float32 / 1e12} in float32, ${size(accelerator.memory)} of memory at ${accelerator.bandwidth / 1e12} TB/s`,
@@ -303,7 +305,7 @@ export const costTable = (cost: PlanCost): ReadonlyArray<string> => {
     ...(rows.length === 0 ? [] : ["Cost of what would run:", ...table([head, ...rows, sum], "  ")]),
     ...(untold.length === 0
       ? []
-      : ["Cost not known, because this is not:", ...untold.map(([why, stages]) => `  ${why}: ${stages.map(({ id }) => id).join(", ")}`)]),
+      : ["Cost not known, because this is not:", ...untold.map(([why, stages]) => `  ${why}: ${few(stages.map(({ id }) => id))}`)]),
     ...(several === 0
       ? []
       : [`${count(several, "stage")} would take more than one GPU's memory: this engine computes on one, and would need a larger one.`]),

@@ -254,9 +254,10 @@ const llama2Chat = (params: typeof Params.Type) => {
           ),
           `preferences-${kind}-${round}`
         )
-        asked[kind] = { prompts, chosen: judged }
-        // §3.2.2: 1000 pairs of each batch are held out.
-        preferences[kind].push(named(holdOutPreferences({ preferences: judged }, { part: "train" }), `train-${kind}-${round}`))
+        // §3.2.2: 1000 pairs of each batch are held out. Their dialogues grow no further, or later ones would tell which answer was chosen.
+        const train = named(holdOutPreferences({ preferences: judged }, { part: "train" }), `train-${kind}-${round}`)
+        asked[kind] = { prompts, chosen: train }
+        preferences[kind].push(train)
         tests[kind].push(named(holdOutPreferences({ preferences: judged }, { part: "test" }), `test-${kind}-${round}`))
       }
 
@@ -366,7 +367,15 @@ const llama2Chat = (params: typeof Params.Type) => {
       prompts: pool,
       heldOut: promptBatch({ prompts: heldOut }, { batches: 8, batch: 0 }).named("ppo-held-out")
     },
-    { ...training, beta: own.hyper.beta, maxNewTokens: params.maxNewTokens, oldLogProbabilities: "recomputed", inferenceBatchSize: 32 }
+    {
+      ...training,
+      beta: own.hyper.beta,
+      maxNewTokens: params.maxNewTokens,
+      oldLogProbabilities: "recomputed",
+      inferenceBatchSize: 32,
+      // The reward models of a larger sampler are its size: a value model of the policy's.
+      valueInit: larger === own ? "reward" : "policy"
+    }
   )
     .named(`rlhf-v${rounds}`)
     .expecting(answers)

@@ -586,7 +586,10 @@ const estimators: Readonly<Record<string, Estimator>> = {
   "continue-dialogues": of<typeof import("../prompts.ts").continueDialogues>({
     // The next question is as long as the first: what is before it grows by the exchange.
     size: ({ inputs: { preferences, prompts } }) =>
-      sized(prompts, { promptTokens: prompts.promptTokens + preferences.responseTokens + prompts.promptTokens })
+      sized(prompts, {
+        rows: Math.min(prompts.rows, preferences.rows),
+        promptTokens: prompts.promptTokens + preferences.responseTokens + prompts.promptTokens
+      })
   }),
   "preference-prompts": of<typeof import("../derive.ts").preferencePrompts>({
     size: ({ config: { count, safety }, inputs: { preferences } }) =>

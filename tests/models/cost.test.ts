@@ -1,14 +1,228 @@
-/** Energy and carbon by the paper's method: its table 2. */
-import { expect, it } from "vitest"
-import { carbonKg, energyKwh } from "../../models/cost.ts"
+/** What models and stages are reckoned to cost: against the paper's table 2, published sizes, and sums made by hand. */
+import { readdirSync } from "node:fs"
+import { describe, expect, it } from "vitest"
+import { parseHhRlhf } from "../../data/dialects.ts"
+import { demonstrations, prompts } from "../../data/world/dialogues.ts"
+import { worldPairs } from "../../data/world/small.ts"
+import { Random } from "../../engine/random.ts"
+import { dialogueText, encodeDialogue, encodePrompt } from "../../models/chat.ts"
+import { llamaConfig, parameterShapes, presets } from "../../models/config.ts"
+import {
+  activationBytes,
+  cacheBytes,
+  carbonKg,
+  costedParameters,
+  decodingTraffic,
+  forwardFlops,
+  generationFlops,
+  trainingFlops,
+  trainingState,
+  weightBytes
+} from "../../models/cost.ts"
+import { trainTokenizer } from "../../models/tokenizer/index.ts"
+import type { AnyStage } from "../../runtime/stage.ts"
+import { ppo } from "../../stages/ppo.ts"
+import { helpfulnessRewardModel } from "../../stages/reward-model.ts"
+import { sft } from "../../stages/sft.ts"
+import { estimatorOf, type Size, sized, type StageCost, unknown, worldLengths } from "../../stages/shared/cost.ts"
 
-it.each([
-  // GPU-hours, watts, tonnes of CO2 equivalent
-  ["7B", 184_320, 400, 31.22],
-  ["13B", 368_640, 400, 62.44],
-  ["34B", 1_038_336, 350, 153.9],
-  ["70B", 1_720_320, 400, 291.42]
-])("the carbon of %s is table 2's", (_, hours, watts, tonnes) => {
-  expect(Math.abs(carbonKg(hours, watts) / 1000 - tonnes)).toBeLessThanOrEqual(0.01)
-  expect(energyKwh(hours, watts)).toBe((hours * watts) / 1000)
+const language = (name: keyof typeof presets) => ({ config: presets[name], scalarHead: false })
+const seven = language("7b")
+
+describe("energy and carbon", () => {
+  // Llama 2, table 2: GPU-hours, watts, tonnes of CO2 equivalent.
+  const table2 = [
+    ["7B", 184_320, 400, 31.22],
+    ["13B", 368_640, 400, 62.44],
+    ["34B", 1_038_336, 350, 153.9],
+    ["70B", 1_720_320, 400, 291.42]
+  ] as const
+  it.each(table2)("of %s are table 2's, within 0.01 t", (_, hours, watts, tonnes) => {
+    expect(Math.abs(carbonKg(hours, watts) / 1000 - tonnes)).toBeLessThan(0.01)
+  })
+  it("come to table 2's 539.00 t in all", () => {
+    const total = table2.reduce((sum, [, hours, watts]) => sum + carbonKg(hours, watts), 0) / 1000
+    expect(Math.abs(total - 539)).toBeLessThan(0.01)
+  })
+})
+
+describe("FLOPs", () => {
+  it("of a trained token are 6 N + 12 L d T", () => {
+    // 7B: N = 6,738,415,616, L = 32, d = 4096, T = 4096.
+    expect(trainingFlops(seven, 1, 4096)).toBe(6 * 6_738_415_616 + 12 * 32 * 4096 * 4096)
+    expect(trainingFlops(seven, 10, 4096)).toBe(10 * trainingFlops(seven, 1, 4096))
+  })
+
+  it("of reading are those of every matrix product, and 2 for each weight that is in none (embeddings, norms)", () => {
+    const config = presets["260k"]
+    const { dim, headDim, heads, layers, vocabSize } = config
+    const [tokens, length] = [11, 7]
+    // A product of (n, in) and (in, out) has 2 n in out FLOPs. The tied embedding table is the output layer's matrix.
+    const matrices = Object.entries(parameterShapes(config)).filter(([, shape]) => shape.length === 2)
+    const products = matrices.reduce((sum, [, [out, columns]]) => sum + 2 * tokens * out! * columns!, 0)
+    // Scores q k^T and their product with v: for each token and head, length keys of headDim numbers.
+    const attention = 2 * (2 * tokens * length * headDim * heads * layers)
+    const norms = 2 * tokens * dim * (2 * layers + 1)
+    expect(forwardFlops({ config, scalarHead: false }, tokens, length)).toBe(products + attention + norms)
+    expect(matrices.length).toBe(1 + 7 * layers)
+    // A scalar head takes d weights more here, where the embedding table stays, and V d less where the output layer goes.
+    expect(costedParameters({ config, scalarHead: true }) - costedParameters({ config, scalarHead: false })).toBe(dim)
+    const untied = { ...config, tiedEmbeddings: false }
+    expect(costedParameters({ config: untied, scalarHead: true }) - costedParameters({ config: untied, scalarHead: false })).toBe(
+      dim - vocabSize * dim
+    )
+  })
+
+  it("of generation are those of reading the prompt, and of each new token with all before it", () => {
+    const config = llamaConfig({ vocabSize: 10, dim: 4, layers: 3, heads: 2, kvHeads: 1, ffn: 6 })
+    const n = costedParameters({ config, scalarHead: false })
+    // 5 prompt tokens over 5; then tokens that see 6 and 7. 4 L d = 4 * 3 * 4.
+    expect(generationFlops({ config, scalarHead: false }, 5, 2)).toBe(5 * (2 * n + 48 * 5) + 2 * 2 * n + 48 * (6 + 7))
+  })
+})
+
+describe("memory", () => {
+  it("of training is weights, gradients, and AdamW's moments in float32, with a float32 copy of bfloat16 weights", () => {
+    const n = 68_976_648_192
+    expect(trainingState(language("70b"), "bfloat16")).toEqual({ weights: 2 * n, gradients: 2 * n, optimiser: 12 * n })
+    expect(trainingState(language("70b"), "float32")).toEqual({ weights: 4 * n, gradients: 4 * n, optimiser: 8 * n })
+  })
+
+  it("of the cache is 512 KiB a token at 7B in 16 bits, and 320 KiB at 70B for its grouped heads", () => {
+    expect(cacheBytes(seven, "bfloat16", 1, 1)).toBe(512 << 10)
+    expect(cacheBytes(language("70b"), "bfloat16", 3, 5)).toBe(15 * (320 << 10))
+  })
+
+  it("of activations grows by each block's tensors a token, beside the joined weights and the logits", () => {
+    const config = llamaConfig({ vocabSize: 10, dim: 4, layers: 3, heads: 2, kvHeads: 1, ffn: 6 })
+    const model = { config, scalarHead: false }
+    // 5 tensors of 4; queries, keys, values of 4 + 2 + 2, rotated queries and keys of 4 + 2; 4 tensors of 6.
+    const block = 5 * 4 + (4 + 2 + 2) + (4 + 2) + 4 * 6
+    const joined = 3 * (4 * (4 + 2 + 2) + 4 * 2 * 6)
+    expect(activationBytes(model, "float32", 7, 0)).toBe(4 * (7 * 3 * block + joined))
+    expect(activationBytes(model, "bfloat16", 7, 2) - activationBytes(model, "bfloat16", 7, 0)).toBe(2 * 10 * (2 + 4 + 4))
+    expect(activationBytes({ config, scalarHead: true }, "bfloat16", 7, 2)).toBe(activationBytes(model, "bfloat16", 7, 0))
+  })
+
+  it("that decoding reads is all weights once a step, and the cache as it has grown", () => {
+    const weights = weightBytes(seven, "bfloat16")
+    const token = 512 << 10
+    // Two sequences, prompts of 10, three steps: caches of 11, 12, 13.
+    expect(decodingTraffic(seven, "bfloat16", 2, { prompt: 10, response: 3 })).toBe(3 * weights + 2 * (11 + 12 + 13) * token)
+  })
+})
+
+const modelOf = (name: keyof typeof presets): Size => sized(unknown, { model: presets[name] })
+const costOf = ({ stage }: AnyStage, inputs: Record<string, Size>, config: Record<string, unknown>, expected = {}): StageCost =>
+  estimatorOf(stage)!.cost!({ config, inputs, expected })
+const flopsOf = ({ work }: StageCost, what: string) => work.filter((one) => one.what === what).reduce((sum, { flops }) => sum + flops, 0)
+
+describe("a stage's cost", () => {
+  it("of SFT is that of full sequences over the epochs, or over the steps that were asked for", () => {
+    const data = sized(unknown, { rows: 1000, promptTokens: 30, responseTokens: 220 })
+    const config = { epochs: 2, steps: 0, batchSize: 64, microBatchSize: 1, sequenceLength: 4096, precision: "bfloat16" }
+    // 1000 dialogues of 250 tokens fill 62 sequences of 4096.
+    const cost = costOf(sft, { init: modelOf("7b"), demonstrations: data }, config)
+    expect(cost.work.map(({ tokens }) => tokens)).toEqual([2 * 62 * 4096])
+    expect(flopsOf(cost, "update")).toBe(2 * 62 * 4096 * (6 * 6_738_415_616 + 12 * 32 * 4096 * 4096))
+    expect(cost.memory.optimiser).toBe(12 * 6_738_415_616)
+    const steps = costOf(sft, { init: modelOf("7b"), demonstrations: unknown }, { ...config, steps: 5 })
+    expect(steps.work[0]!.tokens).toBe(5 * 64 * 4096)
+  })
+
+  it("of a reward model is that of both dialogues of each pair, without the output layer", () => {
+    const pairs = sized(unknown, { rows: 100, promptTokens: 564.4, responseTokens: 234.1 })
+    const cost = costOf(helpfulnessRewardModel, { init: modelOf("70b"), pairs }, { epochs: 1, microBatchPairs: 1, precision: "bfloat16" })
+    expect(cost.work[0]!.tokens).toBeCloseTo(2 * 100 * 798.5, 6)
+    const n = 68_976_648_192 - 32_000 * 8192 + 8192
+    expect(cost.memory.weights).toBe(2 * n)
+    expect(cost.work[0]!.flops / (159_700 * (6 * n + 12 * 80 * 8192 * 798.5))).toBeCloseTo(1, 12)
+  })
+
+  it("of PPO is generation, both rewards, the reference, values, and an update of policy and value model", () => {
+    const config = {
+      ...{ batchSize: 512, epochs: 1, evaluateEvery: 10, inferenceBatchSize: 32, iterations: 200, maxNewTokens: 100, microBatchSize: 1 },
+      ...{ precision: "bfloat16", oldLogProbabilities: "recorded", valueInit: "reward" }
+    }
+    const prompts = sized(unknown, { rows: 1000, promptTokens: 40 })
+    const inputs = { policy: modelOf("7b"), helpfulness: modelOf("7b"), safety: modelOf("7b"), prompts }
+    const cost = costOf(ppo, inputs, config, { responseTokens: 60 })
+    const rows = 200 * 512
+    const scalar = { ...seven, scalarHead: true }
+    expect(flopsOf(cost, "reference")).toBe(forwardFlops(seven, rows * 100, 100))
+    expect(flopsOf(cost, "values")).toBe(forwardFlops(scalar, rows * 100, 100))
+    expect(flopsOf(cost, "rollouts: score")).toBe(2 * forwardFlops(scalar, rows * 100, 100))
+    const generated = (flopsOf(cost, "rollouts: read prompts") + flopsOf(cost, "rollouts: decode")) / rows
+    expect(generated / generationFlops(seven, 40, 60)).toBeCloseTo(1, 12)
+    expect(flopsOf(cost, "update of the policy")).toBe(trainingFlops(seven, rows * 100, 100))
+    expect(flopsOf(cost, "update of the value model")).toBe(trainingFlops(scalar, rows * 100, 100))
+    expect(cost.work.map(({ what }) => what)).not.toContain("old log-probabilities")
+    // Policy, reference, value model, two reward models; two of them with gradients and moments.
+    const [full, head] = [6_738_415_616, 6_738_415_616 - 32_000 * 4096 + 4096]
+    expect(cost.memory.weights).toBe(2 * (2 * full + 3 * head))
+    expect(cost.memory.optimiser).toBe(12 * (full + head))
+
+    const more = costOf(
+      ppo,
+      { ...inputs, heldOut: sized(unknown, { rows: 64 }) },
+      { ...config, oldLogProbabilities: "recomputed" },
+      { responseTokens: 60 }
+    )
+    // Before the first iteration and after each tenth: 21 times 64 answers; and the best policy is kept.
+    expect(flopsOf(more, "held out: score")).toBe(2 * forwardFlops(scalar, 21 * 64 * 100, 100))
+    expect(flopsOf(more, "old log-probabilities")).toBe(flopsOf(more, "reference"))
+    expect(more.memory.weights - cost.memory.weights).toBe(2 * full)
+  })
+
+  it("is not known where a size is not known, and says which", () => {
+    const config = { epochs: 2, steps: 0, batchSize: 64, microBatchSize: 1, sequenceLength: 4096, precision: "bfloat16" }
+    expect(() => costOf(sft, { init: modelOf("7b"), demonstrations: unknown }, config)).toThrow("how many demonstrations there are")
+    expect(() => costOf(sft, { init: unknown, demonstrations: unknown }, config)).toThrow("how large the model to start from is")
+  })
+})
+
+const folder = new URL("../../stages/", import.meta.url)
+const stages = (
+  await Promise.all(
+    readdirSync(folder)
+      .filter((name) => name.endsWith(".ts"))
+      .map(async (file) => Object.values((await import(new URL(file, folder).href)) as Record<string, unknown>))
+  )
+)
+  .flat()
+  .filter((value): value is AnyStage => typeof value === "function" && "stage" in value)
+  .map(({ stage }) => stage)
+
+describe("estimates", () => {
+  it.each(stages)("of $name say what its output's size follows from, and what it computes with tensors", (stage) => {
+    const estimator = estimatorOf(stage)
+    expect(estimator).toBeDefined()
+    expect(estimator!.cost !== undefined).toBe(stage.resources.tensors === true)
+  })
+
+  it("are for the recipe's stages alone, and not for another's of the same name", () => {
+    expect(estimatorOf({ name: "sft", module: "file:///elsewhere/stages/sft.ts" })).toBeUndefined()
+    expect(stages.length).toBeGreaterThan(50)
+  })
+
+  it("of the small world's lengths are its own, within a fifth", () => {
+    const mean = (values: ReadonlyArray<number>) => values.reduce((sum, value) => sum + value, 0) / values.length
+    const texts = [...demonstrations(new Random(0, "world", "texts"), "pretraining", 800)].map(({ messages }) => dialogueText(messages))
+    const tokenizer = trainTokenizer(texts, { vocabSize: 600 })
+    const answer = (text: string) => tokenizer.encode(text).length + 2
+    const close = (measured: number, stated: number) => expect(Math.abs(measured / stated - 1)).toBeLessThan(0.2)
+    for (const kind of ["helpfulness", "plain", "safety"] as const) {
+      const rows = [...prompts(new Random(1, "x"), { count: 200, kind, split: "train", followUps: 0, name: "x" })]
+      close(mean(rows.map(({ messages }) => encodePrompt(tokenizer, messages).length)), worldLengths.prompts)
+    }
+    for (const quality of ["public", "annotated"] as const) {
+      const rows = [...demonstrations(new Random(1, "y"), quality, 200)]
+      const { promptTokens, responseTokens } = worldLengths.demonstrations
+      close(mean(rows.map(({ messages }) => encodeDialogue(tokenizer, messages).tokens.length)), promptTokens + responseTokens)
+      close(mean(rows.map(({ messages }) => answer(messages.at(-1)!.content))), responseTokens)
+    }
+    const pairs = [...worldPairs({ pairs: 200, seed: 1 })].map((pair, i) => parseHhRlhf(pair, i + 1, "world"))
+    close(mean(pairs.map(({ prompt }) => encodePrompt(tokenizer, prompt).length)), worldLengths.preferences.promptTokens)
+    close(mean(pairs.flatMap(({ chosen, rejected }) => [answer(chosen), answer(rejected)])), worldLengths.preferences.responseTokens)
+  })
 })

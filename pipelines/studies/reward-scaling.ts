@@ -1,0 +1,44 @@
+/**
+ * Reward models of several sizes on more and more pairs (Llama 2 §3.2.2, figure 6): accuracy on held-out pairs. In the paper larger models are better on the
+ * same data, and neither has reached a plateau. The pairs are those of one chat model; each size is pretrained and tuned by itself.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as Pipeline from "../../runtime/pipeline.ts"
+import { mixPreferences } from "../../stages/mix.ts"
+import { helpfulnessRewardModel } from "../../stages/reward-model.ts"
+import { setting, settingParams } from "./setting.ts"
+
+const list = (values: ReadonlyArray<number>, description: string) =>
+  Schema.Array(Schema.Number.check(Schema.isGreaterThan(0)))
+    .pipe(Schema.withDecodingDefaultKey(Effect.succeed(values)))
+    .annotate({ description: `${description}; ${JSON.stringify(values)} unless given` })
+
+const Params = Schema.Struct({
+  ...settingParams,
+  widths: list([48, 96, 192], "widths of the models, multiples of 8"),
+  shares: list([0.125, 0.25, 0.5, 1], "shares of the pairs; a smaller one is part of every larger one")
+})
+
+export default Pipeline.make(
+  "reward-scaling",
+  { description: "reward-model size against amount of data", params: Params },
+  ({ shares, widths, ...params }) => {
+    const { accuracy, demonstrations, pairsOf, rewardTraining, scratch, tune } = setting(params)
+    const { test, train } = pairsOf("helpfulness")
+    const subsets = shares.map((share) => ({
+      share,
+      pairs: mixPreferences({ datasets: [train] }, { weights: [share] }).named(`pairs-${100 * share}%`)
+    }))
+    return Object.fromEntries(
+      widths.flatMap((width) => {
+        const init = tune(scratch(width, params.layers, `base-${width}`), demonstrations, `sft-${width}`)
+        return subsets.map(({ pairs, share }) => {
+          const name = `${width}-${100 * share}%`
+          const reward = helpfulnessRewardModel({ init, pairs }, rewardTraining).named(`reward-${name}`)
+          return [name, accuracy(reward, test, `accuracy-${name}`)]
+        })
+      })
+    )
+  }
+)

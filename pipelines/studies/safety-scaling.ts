@@ -1,0 +1,55 @@
+/**
+ * The amount of safety data (Llama 2 §4.2.3, figures 15 and 33): the base model tuned on all helpfulness answers and 0, 1, 10, 25, 50 or 100% of the safety
+ * answers, each the best of K; mean scores by the reward models, violations and false refusals by the world's oracle. In the paper safety rises, helpfulness
+ * stays, and false refusals grow.
+ */
+import * as Schema from "effect/Schema"
+import * as Pipeline from "../../runtime/pipeline.ts"
+import { hyperInt } from "../../schemas/hyper.ts"
+import { compareVersions, evaluateVersion } from "../../stages/evaluate-versions.ts"
+import { mixDemonstrations } from "../../stages/mix.ts"
+import { sample } from "../../stages/sample.ts"
+import { scoreCombined } from "../../stages/score-combined.ts"
+import { selectBest } from "../../stages/select-best.ts"
+import { setting, settingParams } from "./setting.ts"
+
+/** §4.2.3. A smaller share is part of every larger one. */
+const shares = [0, 0.01, 0.1, 0.25, 0.5, 1]
+
+const Params = Schema.Struct({
+  ...settingParams,
+  prompts: hyperInt(900, "helpfulness prompts whose best answers are learned from; §4.2.3: 0.9M", { min: 1 }),
+  safetyPrompts: hyperInt(100, "safety prompts, of whose best answers a share is; §4.2.3: 0.1M", { min: 1 }),
+  k: hyperInt(6, "samples a prompt", { min: 1 })
+})
+
+export default Pipeline.make(
+  "safety-scaling",
+  { description: "tuning with 0 to 100% of the safety data", params: Params },
+  ({ k, prompts, safetyPrompts, ...params }) => {
+    const { base, chat, judged, promptsOf, rewards, sampling, scoring, tune } = setting(params)
+    const models = rewards()
+    const bestOf = (kind: "helpfulness" | "safety", count: number) => {
+      const completions = sample(
+        { policy: chat, prompts: promptsOf(kind, "train", count, "prompts", 2) },
+        { ...sampling, k, temperature: 1 }
+      )
+      return selectBest({ scored: [scoreCombined({ completions: completions.named(`samples-${kind}`), ...models }, scoring)] }).named(
+        `best-${kind}`
+      )
+    }
+    const datasets = [bestOf("helpfulness", prompts), bestOf("safety", safetyPrompts)]
+    const versions = shares.map((share) => {
+      const name = `safety-${100 * share}%`
+      const data = mixDemonstrations({ datasets }, { weights: [1, share] }).named(`data-${name}`)
+      return { name, ...judged(tune(base, data, name), models, name) }
+    })
+    const names = versions.map(({ name }) => name)
+    return {
+      ...Object.fromEntries(
+        versions.map(({ name, graded, scored }) => [name, evaluateVersion({ graded, scored }, { name }).named(`evaluation-${name}`)])
+      ),
+      gain: compareVersions({ versions: versions.map(({ graded }) => graded) }, { names, version: names.at(-1)! })
+    }
+  }
+)

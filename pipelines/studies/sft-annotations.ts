@@ -1,0 +1,41 @@
+/**
+ * The number of SFT annotations (Llama 2 §3.1, "quality is all you need": tens of thousands were enough): the base model tuned on the first few
+ * demonstrations of a seeded order, more and more of them; judged on held-out prompts by the world's oracle and by reward models.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as Pipeline from "../../runtime/pipeline.ts"
+import { compareVersions, evaluateVersion } from "../../stages/evaluate-versions.ts"
+import { demonstrationSubset } from "../../stages/filter-demonstrations.ts"
+import { setting, settingParams } from "./setting.ts"
+
+const Params = Schema.Struct({
+  ...settingParams,
+  counts: Schema.Array(Schema.Int.check(Schema.isGreaterThan(0)))
+    .pipe(Schema.withDecodingDefaultKey(Effect.succeed([25, 50, 100, 200, 400])))
+    .annotate({ description: "demonstrations of each model; [25,50,100,200,400] unless given" })
+})
+
+export default Pipeline.make(
+  "sft-annotations",
+  { description: "SFT on more and more annotated demonstrations", params: Params },
+  ({ counts, ...params }) => {
+    const { base, demonstrations, judged, rewards, tune } = setting({
+      ...params,
+      demonstrations: Math.max(params.demonstrations, ...counts)
+    })
+    const models = rewards()
+    const versions = counts.map((count) => {
+      const name = `sft-${count}`
+      const policy = tune(base, demonstrationSubset({ demonstrations }, { count }).named(`demonstrations-${count}`), name)
+      return { name, ...judged(policy, models, name) }
+    })
+    const names = versions.map(({ name }) => name)
+    return {
+      ...Object.fromEntries(
+        versions.map(({ name, graded, scored }) => [name, evaluateVersion({ graded, scored }, { name }).named(`evaluation-${name}`)])
+      ),
+      gain: compareVersions({ versions: versions.map(({ graded }) => graded) }, { names, version: names.at(-1)! })
+    }
+  }
+)
