@@ -100,6 +100,9 @@ export const showProgress = (
           }
           break
         }
+        case "node-waiting":
+          line(`${event.node}: waits for ${event.by}, which makes it`)
+          break
         case "note":
           line(`${event.node}: ${event.message}`)
           break

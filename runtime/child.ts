@@ -7,16 +7,22 @@ import { Worker } from "node:worker_threads"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Cause from "effect/Cause"
+import type { StopRequest } from "./checkpoints.ts"
 import { messageOf, StageError } from "./errors.ts"
 import { type Job, runStage } from "./run-stage.ts"
 import type { Progress, StageInfo } from "./stage.ts"
 
-export type ToChild = { readonly job: Job }
+export type ToChild =
+  | { readonly job: Job }
+  /** Save what there is, and end. */
+  | { readonly stop: true }
 export type FromChild =
   | { readonly type: "ready" }
   /** The stage's module was loaded, for the first time in this process. */
   | { readonly type: "loaded" }
   | { readonly type: "progress"; readonly progress: Progress }
+  /** The stage keeps checkpoints: told to stop, it saves one first. */
+  | { readonly type: "keeping" }
   | { readonly type: "done"; readonly metrics: Readonly<Record<string, number>> }
   | { readonly type: "failed"; readonly reason: string; readonly message: string }
 
@@ -32,9 +38,20 @@ process.on("disconnect", () => process.exit(0))
 
 const send = (message: FromChild) => process.send?.(message)
 
+let keeping = false
+const stop: StopRequest = {
+  requested: false,
+  listens: () => {
+    if (!keeping) send({ type: "keeping" })
+    keeping = true
+  },
+  saved: () => process.exit(0)
+}
+
 const prepared = new Set<string>()
 const loaded = new Set<string>()
-const work = async ({ job }: ToChild): Promise<void> => {
+const work = async ({ job }: { readonly job: Job }): Promise<void> => {
+  keeping = false
   const result = await Effect.runPromiseExit(
     Effect.gen(function* () {
       const stage = yield* Effect.tryPromise({
@@ -51,7 +68,7 @@ const work = async ({ job }: ToChild): Promise<void> => {
         },
         catch: (cause) => new StageError({ reason: "Load", message: `Loading the stage from ${job.module}: ${messageOf(cause)}` })
       })
-      return yield* runStage(stage, job, (progress) => send({ type: "progress", progress }))
+      return yield* runStage(stage, job, (progress) => send({ type: "progress", progress }), stop)
     })
   )
   if (Exit.isSuccess(result)) send({ type: "done", metrics: result.value })
@@ -63,5 +80,8 @@ const work = async ({ job }: ToChild): Promise<void> => {
   flushCompileCache()
 }
 
-process.on("message", (message) => void work(message as ToChild))
+process.on("message", (message: ToChild) => {
+  if ("job" in message) return void work(message)
+  stop.requested = true
+})
 send({ type: "ready" })

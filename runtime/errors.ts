@@ -1,4 +1,5 @@
 /** What can go wrong around a stage. Every error's message says what was being done, what was expected, what was found and what to do. */
+import { renameSync, rmSync } from "node:fs"
 import * as Schema from "effect/Schema"
 
 /** A pipeline that can't be run as written: a wrong wire, a name twice, an unknown parameter. Found before anything runs. */
@@ -25,4 +26,13 @@ export const placeOf = (error: unknown): string => {
     .find((frame) => /^\s*at .*\.[mc]?[tj]s:\d+/.test(frame) && !frame.includes("node_modules") && !frame.includes("node:"))
   const match = line === undefined ? null : /(?:file:\/\/)?(\/[^():]+):(\d+):\d+/.exec(line)
   return match === null ? "" : ` (at ${match[1]}:${match[2]})`
+}
+
+/** Whether SQLite says that a file's bytes are no database, or a broken one. */
+export const isDamaged = (cause: unknown): boolean => /not a database|malformed/.test(messageOf(cause))
+
+/** Gives a damaged database another name, for whoever wants to look. */
+export const setDamagedAside = (file: string): void => {
+  renameSync(file, `${file}.damaged-${Date.now()}`)
+  for (const suffix of ["-wal", "-shm"]) rmSync(`${file}${suffix}`, { force: true })
 }

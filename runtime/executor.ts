@@ -1,5 +1,6 @@
 /** Executors: in this process for stages that move data, in pooled child processes for stages that compute with tensors. */
 import { type ChildProcess, fork } from "node:child_process"
+import { readFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -9,6 +10,19 @@ import { StageError } from "./errors.ts"
 import { type Job, runStage } from "./run-stage.ts"
 import type { Progress, StageInfo } from "./stage.ts"
 
+/** What a stage may take before it is stopped. */
+export interface Limits {
+  /** Wall time. */
+  readonly seconds?: number
+  /** Resident memory of the stage's process, in MiB; for stages with tensors, which have one of their own. */
+  readonly memory?: number
+}
+
+/** How long a stage that was told to stop may take to end its step and save, in milliseconds. */
+const savingTime = 120_000
+/** How often a child's memory is looked at, in milliseconds. */
+const memoryInterval = 200
+
 export interface Executor {
   /** `changedCode` gives the files of the stage's code that are no longer what its key says. */
   readonly run: (
@@ -17,12 +31,46 @@ export interface Executor {
     progress: (progress: Progress) => void,
     changedCode: Effect.Effect<ReadonlyArray<string>>,
     /** What a child prints, as it comes. */
-    printed?: (text: string) => void
+    printed?: (text: string) => void,
+    limits?: Limits
   ) => Effect.Effect<Readonly<Record<string, number>>, StageError>
   readonly close: () => void
 }
 
-export const inProcess: Executor = { run: runStage, close: () => undefined }
+export const inProcess: Executor = {
+  run: (stage, job, progress, _changedCode, _printed, limits) => {
+    const work = runStage(stage, job, progress)
+    const seconds = limits?.seconds
+    return seconds === undefined ? work : Effect.raceFirst(work, Effect.delay(timedOut(stage, seconds), seconds * 1000))
+  },
+  close: () => undefined
+}
+
+const timedOut = (stage: StageInfo, seconds: number): Effect.Effect<never, StageError> =>
+  Effect.fail(
+    new StageError({
+      reason: "Timeout",
+      message: `Stage ${stage.name} took longer than the ${seconds} seconds it was given, and was stopped. Give it more time, or see in its log (caravan log) where it hung.`
+    })
+  )
+
+/** Resident memory of a process in MiB; undefined where the system does not tell (only Linux does, here) or it is gone. */
+const residentMemory = (pid: number): number | undefined => {
+  try {
+    const match = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))
+    return match === null ? undefined : Number(match[1]) / 1024
+  } catch {
+    return undefined
+  }
+}
+
+const tooLarge = (stage: StageInfo, limit: number, found: number): Effect.Effect<never, StageError> =>
+  Effect.fail(
+    new StageError({
+      reason: "Memory",
+      message: `The process of stage ${stage.name} took ${Math.ceil(found)} MiB of memory, more than the ${limit} MiB it was given, and was stopped. Give it more, or lower its batch size.`
+    })
+  )
 
 /** How much of a child's last output is kept to explain a crash. */
 const tailBytes = 4000
@@ -51,19 +99,36 @@ export const processPool = (): Executor => {
     return child
   }
   return {
-    run: (stage, job, progress, changedCode, printed) =>
+    run: (stage, job, progress, changedCode, printed, limits) =>
       Effect.callback<Readonly<Record<string, number>>, StageError>((resume) => {
         const child = idle.pop() ?? start()
         child.ref()
         let tail = ""
         let finished = false
+        let keeping = false
         let checked = Promise.resolve()
         const output = (chunk: Buffer) => {
           const text = chunk.toString("utf8")
           tail = (tail + text).slice(-tailBytes)
           printed?.(text)
         }
+        const giveUp = (error: Effect.Effect<never, StageError>) => {
+          if (finished) return
+          child.kill("SIGKILL")
+          finish(error, false)
+        }
+        const { memory, seconds } = limits ?? {}
+        const deadline = seconds === undefined ? undefined : setTimeout(() => giveUp(timedOut(stage, seconds)), seconds * 1000)
+        const watch =
+          memory === undefined
+            ? undefined
+            : setInterval(() => {
+                const found = residentMemory(child.pid ?? -1)
+                if (found !== undefined && found > memory) giveUp(tooLarge(stage, memory, found))
+              }, memoryInterval)
         const forget = () => {
+          clearTimeout(deadline)
+          clearInterval(watch)
           child.stdout?.off("data", output)
           child.stderr?.off("data", output)
           child.off("message", heard)
@@ -82,6 +147,7 @@ export const processPool = (): Executor => {
         }
         const heard = (message: FromChild) => {
           if (message.type === "progress") progress(message.progress)
+          else if (message.type === "keeping") keeping = true
           else if (message.type === "loaded") checked = check()
           else if (message.type === "done") void checked.then(() => finish(Effect.succeed(message.metrics), true))
           else if (message.type === "failed")
@@ -120,10 +186,24 @@ export const processPool = (): Executor => {
         child.on("exit", exited)
         child.on("error", broken)
         child.send({ job } satisfies ToChild)
-        return Effect.sync(() => {
+        // Interrupted: a stage that keeps checkpoints may save one before it ends.
+        return Effect.callback<void>((ended) => {
+          if (finished) return ended(Effect.void)
           finished = true
           forget()
-          child.kill("SIGKILL")
+          const kill = () => child.kill("SIGKILL")
+          const patience = setTimeout(kill, savingTime)
+          child.on("message", (message: FromChild) => {
+            if (message.type === "done" || message.type === "failed") kill()
+          })
+          const gone = () => {
+            clearTimeout(patience)
+            ended(Effect.void)
+          }
+          if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return gone()
+          child.once("exit", gone)
+          if (keeping && child.connected) child.send({ stop: true } satisfies ToChild)
+          else kill()
         })
       }),
     close: () => {

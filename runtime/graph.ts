@@ -7,7 +7,7 @@ import { ConfigError, type ConfigSchema, decodeConfig, hyperInfo } from "../sche
 import { digestOf } from "./cache-key.ts"
 import type { Sizes } from "./cost.ts"
 import { messageOf, PipelineError, placeOf } from "./errors.ts"
-import { type AnyNode, isNode } from "./node.ts"
+import { type AnyNode, isNode, type NodeLimits } from "./node.ts"
 import type { AnyPipeline } from "./pipeline.ts"
 import { portOf, type StageInfo } from "./stage.ts"
 
@@ -22,6 +22,7 @@ export interface StageNode {
   readonly type: ArtifactType<any>
   /** What the pipeline says of its size, for estimates. */
   readonly expected?: Sizes | undefined
+  readonly limits?: NodeLimits | undefined
 }
 export interface FileNode {
   readonly kind: "file"
@@ -155,7 +156,8 @@ const resolve = (
         const config = yield* decodeConfig(stage.config, raw, `Node "${id}" (stage ${stage.name})`)
         const inputs = yield* wire(id, stage, definition.inputs, alias)
         const seed = definition.seed ?? options.seed
-        made = { kind: "stage", id, stage, config: config, seed, inputs, type: definition.type, expected: definition.expected }
+        const { expected, limits, type } = definition
+        made = { kind: "stage", id, stage, config: config, seed, inputs, type, expected, limits }
         identity = yield* Effect.try({
           try: () => digestOf(["stage", stage.module, stage.name, config, stage.seeded ? seed : null, inputs, definition.name ?? null]),
           catch: (cause) =>

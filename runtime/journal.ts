@@ -80,6 +80,8 @@ const tables = `
   create table if not exists artifacts (digest text primary key, content_digest text not null, type text not null, metrics text not null, made integer not null) strict;
   create index if not exists artifacts_by_content on artifacts (content_digest);
   create table if not exists uses (content text not null, key text not null, primary key (content, key)) strict, without rowid;
+  create table if not exists generations (key text not null, digest text not null, made integer not null, retired integer not null) strict;
+  create index if not exists generations_by_key on generations (key, retired);
   create table if not exists files (path text primary key, stamp text not null, digest text not null) strict;
   create table if not exists code (stage text primary key, value text not null) strict;
 `
@@ -212,6 +214,20 @@ export class Journal {
   /** Forgets results whose object is gone or damaged, or that are to be made again. */
   forgetTrace(key: string): void {
     this.#run("delete from traces where key = ?", key)
+  }
+
+  /** Makes room for a new generation of a result (--force); what was there stays known. */
+  retireTrace(key: string): void {
+    this.#run("insert into generations select key, digest, made, ? from traces where key = ?", Date.now(), key)
+    this.forgetTrace(key)
+  }
+  /** Results that a key had before, the oldest first. */
+  generations(key: string): Array<{ readonly digest: string; readonly made: number; readonly retired: number }> {
+    return this.#all("select digest, made, retired from generations where key = ? order by retired, rowid", key).map((row) => ({
+      digest: row.digest as string,
+      made: row.made as number,
+      retired: row.retired as number
+    }))
   }
 
   startRun(id: string, pipeline: string, params: unknown): void {

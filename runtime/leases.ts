@@ -4,18 +4,20 @@
  * object stays, or the object is gone when the run looks and is made again: never in between, whatever clocks say.
  *
  * A holder is alive as long as its process keeps the lock on its file `leases/<id>`. The kernel drops that lock when the process ends, however
- * it ends; a stopped process keeps it. Nothing here outlives its holders: the database is not fsynced and may be deleted when nothing runs.
+ * it ends; a stopped process keeps it. Nothing here outlives its holders: a damaged database is set aside by whoever opens it when none lives.
+ * Who makes what right now (flights.ts) is in the same database.
  */
 import { randomUUID } from "node:crypto"
 import { existsSync, readdirSync, rmSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
-import { messageOf, StoreError } from "./errors.ts"
+import { isDamaged, messageOf, setDamagedAside, StoreError } from "./errors.ts"
 import { makeFolder } from "./home.ts"
 
 const tables = `
   create table if not exists holders (id text primary key, what text not null, pid integer not null) strict;
   create table if not exists leases (holder text not null, digest text not null, primary key (holder, digest)) strict, without rowid;
+  create table if not exists flights (key text primary key, holder text not null, token text not null) strict, without rowid;
 `
 
 const isId = (name: string): boolean => /^[0-9a-f-]{36}$/.test(name)
@@ -51,10 +53,25 @@ export class Leases {
     this.#database = this.#try("Opening", () => {
       makeFolder(home)
       makeFolder(this.#folder)
-      const database = new DatabaseSync(join(home, "leases.db"))
-      database.exec("pragma busy_timeout = 30000; pragma journal_mode = wal; pragma synchronous = off")
-      database.exec(tables)
-      return database
+      const open = () => {
+        const database = new DatabaseSync(join(home, "leases.db"))
+        try {
+          database.exec("pragma busy_timeout = 30000; pragma journal_mode = wal; pragma synchronous = off")
+          database.exec(tables)
+        } catch (cause) {
+          database.close()
+          throw cause
+        }
+        return database
+      }
+      try {
+        return open()
+      } catch (cause) {
+        // What a machine that lost power left of it says nothing about anybody who lives.
+        if (!isDamaged(cause) || readdirSync(this.#folder).some((name) => isId(name) && this.isAlive(name))) throw cause
+        setDamagedAside(join(home, "leases.db"))
+        return open()
+      }
     })
   }
 
@@ -69,11 +86,12 @@ export class Leases {
     }
   }
 
-  #exclusive<A>(body: () => A): A {
+  /** Runs `body` while no other process writes here. Keep it short. */
+  exclusive<A>(body: (database: DatabaseSync) => A): A {
     return this.#try("Writing", () => {
       this.#database.exec("begin immediate")
       try {
-        return body()
+        return body(this.#database)
       } finally {
         if (this.#database.isTransaction) this.#database.exec("commit")
       }
@@ -85,7 +103,7 @@ export class Leases {
     const id = randomUUID()
     const file = join(this.#folder, id)
     // Locked before anybody can see it.
-    const alive = this.#exclusive(() => {
+    const alive = this.exclusive(() => {
       const lock = new DatabaseSync(file)
       lock.exec("begin exclusive")
       this.#database.prepare("insert into holders (id, what, pid) values (?, ?, ?)").run(id, what, process.pid)
@@ -102,7 +120,7 @@ export class Leases {
         if (released) return
         released = true
         try {
-          this.#exclusive(() => this.#forget(id))
+          this.exclusive(() => this.#forget(id))
         } catch {
           // A full disk, say. Without its lock this holder is gone, and the next gc forgets it.
         }
@@ -114,6 +132,7 @@ export class Leases {
 
   #forget(id: string): void {
     this.#database.prepare("delete from leases where holder = ?").run(id)
+    this.#database.prepare("delete from flights where holder = ?").run(id)
     this.#database.prepare("delete from holders where id = ?").run(id)
   }
   #removeFile(id: string): void {
@@ -127,7 +146,7 @@ export class Leases {
 
   /** Runs `body` while nobody can take a lease, with what living holders have leased: digest -> by whom. Keep it short: runs wait meanwhile. */
   whileNobodyLeases<A>(body: (leased: ReadonlyMap<string, string>) => A): A {
-    return this.#exclusive(() => {
+    return this.exclusive(() => {
       const names = new Map<string, string>()
       for (const { id, what, pid } of this.#database.prepare("select id, what, pid from holders").all() as Array<{
         id: string

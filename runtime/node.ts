@@ -14,6 +14,16 @@ export interface Node<out A> {
   named(name: string): Node<A>
   /** The same node; what a plan may assume of its size as long as it is not there. No part of any key. */
   expecting(sizes: Sizes): Node<A>
+  /** The same node; what it may take before it is stopped, and how often it is tried again. No part of any key. */
+  limited(limits: NodeLimits): Node<A>
+}
+export interface NodeLimits {
+  /** Seconds of wall time. */
+  readonly seconds?: number
+  /** Resident memory of the process of a stage with tensors, in MiB. */
+  readonly memory?: number
+  /** How often it is tried again when it crashed, was too slow or failed by chance; never what fails the same way each time. */
+  readonly retries?: number
 }
 export type AnyNode = Node<any>
 
@@ -27,6 +37,7 @@ export type NodeDefinition =
       readonly name: string | undefined
       readonly type: ArtifactType<any>
       readonly expected?: Sizes
+      readonly limits?: NodeLimits
     }
   | {
       readonly kind: "file"
@@ -40,7 +51,8 @@ export const makeNode = <A>(definition: NodeDefinition): Node<A> => ({
   [NodeTypeId]: true,
   definition,
   named: (name) => makeNode({ ...definition, name }),
-  expecting: (sizes) => makeNode({ ...definition, expected: { ...definition.expected, ...sizes } })
+  expecting: (sizes) => makeNode({ ...definition, expected: { ...definition.expected, ...sizes } }),
+  limited: (limits) => makeNode(definition.kind === "stage" ? { ...definition, limits: { ...definition.limits, ...limits } } : definition)
 })
 
 export const isNode = (value: unknown): value is AnyNode => typeof value === "object" && value !== null && NodeTypeId in value

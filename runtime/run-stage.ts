@@ -2,6 +2,7 @@
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import type { ArtifactRef } from "../schemas/artifact.ts"
+import { type CheckpointOptions, noCheckpoints, openCheckpoints, type StopRequest } from "./checkpoints.ts"
 import { decodeConfig } from "../schemas/hyper.ts"
 import { messageOf, placeOf, StageError } from "./errors.ts"
 import { type Progress, portOf, type StageInfo } from "./stage.ts"
@@ -16,6 +17,8 @@ export interface Job {
   readonly seed: number
   readonly device: "cpu" | "cuda"
   readonly threads: number
+  /** Where the stage keeps checkpoints; null: it has none, and starts from its beginning. */
+  readonly checkpoints: CheckpointOptions | null
   /** Module whose `prepare(device, threads)` is called first: how the tensor engine is set up without the runtime knowing it. */
   readonly prepare: string | undefined
 }
@@ -24,7 +27,8 @@ export interface Job {
 export const runStage = (
   stage: StageInfo,
   job: Job,
-  progress: (progress: Progress) => void
+  progress: (progress: Progress) => void,
+  stop?: StopRequest
 ): Effect.Effect<Readonly<Record<string, number>>, StageError> =>
   Effect.gen(function* () {
     const config = yield* decodeConfig(stage.config, job.config, `Stage ${stage.name}`)
@@ -48,7 +52,8 @@ export const runStage = (
           Effect.andThen(
             Effect.sync(() => progress(report)),
             nextTurn
-          )
+          ),
+        checkpoints: job.checkpoints === null ? noCheckpoints : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop)
       })
     )
     if (written?.slot?.path !== job.output)

@@ -6,7 +6,7 @@ import { PipelineError, type StoreError } from "./errors.ts"
 import { ancestors, buildGraph, descendants, type Graph, type Settings } from "./graph.ts"
 import { Journal, type NodeStatus } from "./journal.ts"
 import { holdResults, holdToLock, type LockFile } from "./lock-file.ts"
-import type { AnyNode } from "./node.ts"
+import type { AnyNode, NodeLimits } from "./node.ts"
 import { writeNodeLogs } from "./node-log.ts"
 import type { Numerics } from "./numerics.ts"
 import type { Pipeline } from "./pipeline.ts"
@@ -29,6 +29,10 @@ export interface RunOptions {
   readonly until?: string
   readonly force?: ReadonlyArray<string>
   readonly onEvent?: (event: RunEvent) => void
+  /** What every node may take; a node's own limits come first. */
+  readonly limits?: NodeLimits
+  /** Seconds between two checkpoints of a stage, at least; 60 unless given. 0: after every step. */
+  readonly checkpointSeconds?: number
   /** Module that sets the tensor engine up in a child process. */
   readonly prepare?: string
   /** What `freeze` wrote: the run does not start when anything differs from it, and fails when a result does. */
@@ -53,6 +57,8 @@ export interface Asked {
 export type RunEvent =
   | { readonly type: "run-started"; readonly run: string; readonly pipeline: string; readonly nodes: ReadonlyArray<string> }
   | { readonly type: "node-started"; readonly node: string; readonly stage: string; readonly why: ReadonlyArray<string> }
+  /** Another run makes it: this one waits for it. */
+  | { readonly type: "node-waiting"; readonly node: string; readonly by: string }
   | { readonly type: "progress"; readonly node: string; readonly progress: Progress }
   /** What a stage's process printed. */
   | { readonly type: "output"; readonly node: string; readonly text: string }
@@ -182,7 +188,9 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
           onEvent(event)
         }
       }
-      const result = yield* new Scheduler(graph, selected, facts, journal, store, listening).execute(asked(graph, params, options, holder))
+      const result = yield* new Scheduler(graph, selected, facts, journal, store, listening, holder).execute(
+        asked(graph, params, options, holder)
+      )
       if (options.locked === undefined) return result
       const held = holdResults(options.locked, result)
       held.nodes.forEach((node, i) => {

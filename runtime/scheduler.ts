@@ -3,10 +3,12 @@
  * stops what depends on it and nothing else. Interrupted, it kills its children and leaves a store that the next run goes on from.
  */
 import { randomUUID } from "node:crypto"
+import { join } from "node:path"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Queue from "effect/Queue"
+import * as Schedule from "effect/Schedule"
 import * as Semaphore from "effect/Semaphore"
 import type { ArtifactRef } from "../schemas/artifact.ts"
 import { cacheKey, type KeyParts } from "./cache-key.ts"
@@ -14,8 +16,10 @@ import { changedSince } from "./code-identity.ts"
 import { messageOf, PipelineError, StageError, type StoreError } from "./errors.ts"
 import { inProcess, processPool } from "./executor.ts"
 import { digestFile, stampOf } from "./file-source.ts"
+import { Flights } from "./flights.ts"
 import { ancestors, dependencies, type Graph, type StageNode } from "./graph.ts"
-import type { Journal, NodeStatus } from "./journal.ts"
+import type { Journal, NodeStatus, Trace } from "./journal.ts"
+import type { NodeLimits } from "./node.ts"
 import { changes, codeParts, type Facts, keyParts } from "./plan.ts"
 import type { NodeResult, RunEvent, RunOptions, RunResult, StoredOutput } from "./run.ts"
 import type { Job } from "./run-stage.ts"
@@ -37,6 +41,31 @@ interface Made {
  */
 const workers = 32
 
+/** How often a node that another run makes is looked for. */
+const waitInterval = "100 millis"
+
+/** Seconds between two checkpoints of a stage, unless the run says otherwise. */
+const usualCheckpointSeconds = 60
+
+type MakeError = StageError | StoreError | PipelineError
+
+/** What is the same every time: trying again would only take longer. */
+const lasting: ReadonlyArray<string> = [
+  "BadOutput",
+  "CodeChanged",
+  "ConfigError",
+  "Defect",
+  "DivergedError",
+  "InputChanged",
+  "Load",
+  "Memory",
+  "NothingWritten",
+  "Overtaken"
+]
+const mayPass = (error: MakeError): boolean => error._tag === "StageError" && !lasting.includes(error.reason)
+
+const attempt = <A>(body: () => A): Effect.Effect<A, StoreError> => Effect.try({ try: body, catch: (cause) => cause as StoreError })
+
 /** One run of one graph. */
 export class Scheduler {
   readonly #graph: Graph
@@ -44,6 +73,7 @@ export class Scheduler {
   readonly #facts: Facts
   readonly #journal: Journal
   readonly #store: Store
+  readonly #flights: Flights
   readonly #options: RunOptions
   readonly #id = randomUUID()
   readonly #made = new Map<string, Made>()
@@ -57,7 +87,16 @@ export class Scheduler {
   readonly #data: Semaphore.Semaphore
   readonly #tensors = Semaphore.makeUnsafe(1)
 
-  constructor(graph: Graph, selected: ReadonlySet<string> | undefined, facts: Facts, journal: Journal, store: Store, options: RunOptions) {
+  constructor(
+    graph: Graph,
+    selected: ReadonlySet<string> | undefined,
+    facts: Facts,
+    journal: Journal,
+    store: Store,
+    options: RunOptions,
+    holder: string
+  ) {
+    this.#flights = new Flights(store.leases(), holder)
     this.#graph = graph
     this.#selected = selected
     this.#facts = facts
@@ -161,25 +200,9 @@ export class Scheduler {
       if (dependencies(node).some((dependency) => !self.#made.has(dependency))) return self.#skip(node, null)
       const parts = keyParts(node, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)
       const key = cacheKey(parts)
-      const started = performance.now()
-      const trace = self.#journal.trace(key)
-      if (trace !== undefined && self.#options.force?.includes(id) !== true) {
-        if (yield* Effect.promise(() => self.#store.present(trace.digest))) {
-          self.#made.set(id, { ...trace, path: self.#store.path(trace.digest) })
-          self.#hits.push(() => self.#record(node, key, parts, "hit", 0, trace.digest, null))
-          self.#report(node, {
-            status: "hit",
-            milliseconds: performance.now() - started,
-            key,
-            digest: trace.digest,
-            metrics: trace.metrics,
-            error: null
-          })
-          return
-        }
-        self.#emit({ type: "note", node: id, message: "its result is damaged or gone from the store: making it again" })
-        yield* self.#store.quarantine(trace.digest)
-        self.#journal.forgetTrace(key)
+      if (!self.#isForced(id)) {
+        const trace = yield* self.#find(id, key)
+        if (trace !== undefined) return self.#found(node, key, parts, trace)
       }
       if (self.#selected !== undefined && !self.#selected.has(id)) {
         const needed = [...self.#selected].some((selected) => ancestors(self.#graph, selected).has(id))
@@ -193,17 +216,71 @@ export class Scheduler {
       // An input that had to be made again may have come out different.
       if (cacheKey(keyParts(node, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)) !== key)
         return yield* self.#settle(id)
-      yield* self.#attempt(node, key, parts)
+      yield* self.#obtain(node, key, parts)
     })
   }
 
-  /** Makes a node once there is room for it, and reports how it went; whether it succeeded. */
-  #attempt(node: StageNode, key: string, parts: KeyParts): Effect.Effect<boolean> {
+  #isForced(id: string): boolean {
+    return this.#options.force?.includes(id) === true
+  }
+
+  /** The result under a key, if it is whole; what is left of one that is not is set aside. */
+  #find(id: string, key: string): Effect.Effect<Trace | undefined, StoreError> {
+    const self = this
+    return Effect.gen(function* () {
+      const trace = self.#journal.trace(key)
+      if (trace === undefined) return undefined
+      if (yield* Effect.promise(() => self.#store.present(trace.digest))) return trace
+      self.#emit({ type: "note", node: id, message: "its result is damaged or gone from the store: making it again" })
+      yield* self.#store.quarantine(trace.digest)
+      self.#journal.forgetTrace(key)
+      return undefined
+    })
+  }
+
+  #found(node: StageNode, key: string, parts: KeyParts, trace: Trace): void {
+    this.#made.set(node.id, { ...trace, path: this.#store.path(trace.digest) })
+    this.#hits.push(() => this.#record(node, key, parts, "hit", 0, trace.digest, null))
+    this.#report(node, { status: "hit", milliseconds: 0, key, digest: trace.digest, metrics: trace.metrics, error: null })
+  }
+
+  /**
+   * Makes a node once there is room for it and nobody else makes the same, or takes what somebody else has made meanwhile; whether there is a
+   * result. While it waits for others it takes no room.
+   */
+  #obtain(node: StageNode, key: string, parts: KeyParts): Effect.Effect<boolean, StoreError> {
     const self = this
     const room = node.stage.resources.tensors === true ? this.#tensors : this.#data
+    const turn = Effect.gen(function* () {
+      const claim = yield* attempt(() => self.#flights.claim(key))
+      if (!claim.mine) return claim.by
+      if (claim.tookOver) self.#emit({ type: "note", node: node.id, message: "whoever made it is gone: taking over" })
+      return yield* Effect.gen(function* () {
+        // Made while this waited. What is forced is made by this run whatever there is.
+        const trace = self.#isForced(node.id) ? undefined : yield* self.#find(node.id, key)
+        if (trace === undefined) return yield* self.#attempt(node, key, parts, claim.token)
+        self.#found(node, key, parts, trace)
+        return true
+      }).pipe(Effect.ensuring(Effect.ignore(attempt(() => self.#flights.land(key, claim.token)))))
+    }).pipe(room.withPermits(1))
+    return Effect.gen(function* () {
+      let told = ""
+      for (;;) {
+        const result = yield* turn
+        if (typeof result === "boolean") return result
+        if (told !== result) self.#emit({ type: "node-waiting", node: node.id, by: result })
+        told = result
+        yield* Effect.sleep(waitInterval)
+      }
+    })
+  }
+
+  /** Makes a node that is ours to make, and reports how it went; whether it succeeded. */
+  #attempt(node: StageNode, key: string, parts: KeyParts, token: string): Effect.Effect<boolean> {
+    const self = this
     return Effect.gen(function* () {
       const started = performance.now()
-      const exit = yield* Effect.exit(self.#make(node, key, parts))
+      const exit = yield* Effect.exit(self.#persist(node, self.#make(node, key, parts, token)))
       const milliseconds = performance.now() - started
       if (Exit.isSuccess(exit)) {
         self.#report(node, { status: "ran", milliseconds, key, digest: exit.value.digest, metrics: exit.value.metrics, error: null })
@@ -215,7 +292,27 @@ export class Scheduler {
       self.#record(node, key, parts, "failed", milliseconds, null, error)
       self.#report(node, { status: "failed", milliseconds, key, digest: null, metrics: {}, error })
       return false
-    }).pipe(room.withPermits(1))
+    })
+  }
+
+  #limits(node: StageNode): NodeLimits {
+    return { ...this.#options.limits, ...node.limits }
+  }
+
+  /** Tries again what failed by chance, as often as the node's limits allow, after 1, 2, 4 .. seconds. From its checkpoint where it keeps any. */
+  #persist<A>(node: StageNode, once: Effect.Effect<A, MakeError>): Effect.Effect<A, MakeError> {
+    const times = this.#limits(node).retries ?? 0
+    if (times === 0) return once
+    let tried = 0
+    return once.pipe(
+      Effect.tapError((error) =>
+        Effect.sync(() => {
+          if (mayPass(error) && tried++ < times)
+            this.#emit({ type: "note", node: node.id, message: `failed, and is tried again (${tried} of ${times}): ${error.message}` })
+        })
+      ),
+      Effect.retry({ times, schedule: Schedule.exponential("1 second"), while: mayPass })
+    )
   }
 
   /**
@@ -247,7 +344,7 @@ export class Scheduler {
       const parts = keyParts(input, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)
       const key = cacheKey(parts)
       self.#journal.forgetTrace(key)
-      return yield* self.#attempt(input, key, parts)
+      return yield* self.#obtain(input, key, parts)
     }).pipe(lock.withPermits(1))
   }
 
@@ -255,11 +352,9 @@ export class Scheduler {
   #make(
     node: StageNode,
     key: string,
-    parts: KeyParts
-  ): Effect.Effect<
-    { readonly digest: string; readonly metrics: Readonly<Record<string, number>> },
-    StageError | StoreError | PipelineError
-  > {
+    parts: KeyParts,
+    token: string
+  ): Effect.Effect<{ readonly digest: string; readonly metrics: Readonly<Record<string, number>> }, MakeError> {
     const self = this
     const tensors = node.stage.resources.tensors === true
     const started = performance.now()
@@ -274,10 +369,14 @@ export class Scheduler {
       return yield* Effect.gen(function* () {
         const metrics = yield* (tensors ? self.#processes : inProcess).run(
           node.stage,
-          self.#job(node, directory),
-          (progress) => self.#emit({ type: "progress", node: node.id, progress }),
+          self.#job(node, key, directory),
+          ({ note, ...progress }) => {
+            if (note !== undefined) self.#emit({ type: "note", node: node.id, message: note })
+            else self.#emit({ type: "progress", node: node.id, progress })
+          },
           changedSince(self.#facts.code.get(node.id)!, node.stage, self.#journal),
-          (text) => self.#emit({ type: "output", node: node.id, text })
+          (text) => self.#emit({ type: "output", node: node.id, text }),
+          self.#limits(node)
         )
         yield* self.#checkFiles(node)
         const stored = yield* self.#store.commit(directory, node.type).pipe(
@@ -290,22 +389,40 @@ export class Scheduler {
               : error
           )
         )
+        // Nobody can have taken over from a process that lives; a result that was made beside another's is not recorded over it.
+        if (!(yield* attempt(() => self.#flights.holds(key, token))))
+          return yield* new StageError({
+            reason: "Overtaken",
+            message: `Another run took over node "${node.id}" while this one made it (was leases.db deleted?). Run again: the other's result is found.`
+          })
+        const before = self.#isForced(node.id) ? self.#journal.trace(key) : undefined
         self.#journal.transaction(() => {
-          if (self.#options.force?.includes(node.id) === true) self.#journal.forgetTrace(key)
+          if (before !== undefined) self.#journal.retireTrace(key)
           self.#journal.recordTrace(
             { key, ...stored, type: node.type.name, metrics },
             { run: self.#id, node: node.id, parts, code: self.#facts.code.get(node.id), inputs: node.inputs, node_version: process.version }
           )
           self.#record(node, key, parts, "ran", performance.now() - started, stored.digest, null)
         })
+        if (before !== undefined && before.contentDigest !== stored.contentDigest)
+          self.#emit({
+            type: "note",
+            node: node.id,
+            message: `made again it differs from what it was (${before.digest.slice(0, 12)}, kept as an older generation): caravan verify names where`
+          })
         self.#made.set(node.id, { ...stored, path: self.#store.path(stored.digest), type: node.type.name })
         self.#verified.add(stored.digest)
+        yield* self.#store.remove(self.#checkpoints(key))
         return { digest: stored.digest, metrics }
       }).pipe(Effect.ensuring(self.#store.remove(directory)))
     })
   }
 
-  #job(node: StageNode, output: string): Job {
+  #checkpoints(key: string): string {
+    return join(this.#options.home, "checkpoints", key)
+  }
+
+  #job(node: StageNode, key: string, output: string): Job {
     const ref = (id: string): ArtifactRef<any> => {
       const { path, type, digest, contentDigest } = this.#made.get(id)!
       return { path, type, digest, contentDigest }
@@ -321,6 +438,7 @@ export class Scheduler {
       seed: node.seed,
       device: this.#options.device ?? "cpu",
       threads: this.#options.threads ?? 1,
+      checkpoints: { folder: this.#checkpoints(key), seconds: this.#options.checkpointSeconds ?? usualCheckpointSeconds },
       prepare: this.#options.prepare
     }
   }

@@ -6,6 +6,7 @@ import { fileURLToPath, pathToFileURL } from "node:url"
 import type * as Effect from "effect/Effect"
 import type { Artifact, ArtifactRef, ArtifactType, OutputSlot, Written } from "../schemas/artifact.ts"
 import type { ConfigSchema } from "../schemas/hyper.ts"
+import type { Checkpoints } from "./checkpoints.ts"
 import { makeNode, type Node } from "./node.ts"
 
 /** A port that takes any number of artifacts, in order. */
@@ -58,6 +59,8 @@ export interface Progress {
   readonly tokens?: number
   readonly loss?: number
   readonly message?: string
+  /** Something to be told apart from how far it is. */
+  readonly note?: string
   readonly [field: string]: number | string | undefined
 }
 
@@ -72,6 +75,8 @@ export interface Context<Config extends ConfigSchema = any, Inputs = any, Output
   readonly threads: number
   /** Call it once a step: it shows where the stage is and lets the process hear that it should stop. */
   readonly progress: (progress: Progress) => Effect.Effect<void>
+  /** For stages that take long: what a killed one goes on from. */
+  readonly checkpoints: Checkpoints
 }
 
 export interface Resources {

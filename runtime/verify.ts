@@ -178,6 +178,7 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       seed: node.seed,
       device: options.device ?? "cpu",
       threads: options.threads ?? 1,
+      checkpoints: null,
       prepare: options.prepare
     }
     yield* (node.stage.resources.tensors === true ? processes : inProcess).run(

@@ -27,6 +27,7 @@ it("what a child prints is told as it comes", async () => {
       seed: 0,
       device: "cpu" as const,
       threads: 1,
+      checkpoints: null,
       prepare: undefined
     }
     const work = processes.run(

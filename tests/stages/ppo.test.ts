@@ -11,6 +11,7 @@ import { llamaConfig } from "../../models/config.ts"
 import { initLlama, type Llama } from "../../models/llama.ts"
 import { initRewardModel, type RewardModel } from "../../models/reward-model.ts"
 import { type Tokenizer, trainTokenizer } from "../../models/tokenizer/index.ts"
+import { noCheckpoints } from "../../runtime/checkpoints.ts"
 import type { Progress } from "../../runtime/stage.ts"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { HelpfulnessReward, Policy, SafetyReward, Value } from "../../schemas/checkpoint.ts"
@@ -229,7 +230,8 @@ describe("ppo", () => {
           seed: 1,
           device: "cpu",
           threads: 1,
-          progress
+          progress,
+          checkpoints: noCheckpoints
         })
       })
     )

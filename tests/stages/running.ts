@@ -6,6 +6,7 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { afterAll } from "vitest"
 import { readRows, readReport, writeDataset } from "../../data/dataset.ts"
+import { noCheckpoints } from "../../runtime/checkpoints.ts"
 import type { AnyStage } from "../../runtime/stage.ts"
 import type { ArtifactRef, ArtifactType, DatasetType, ReportType, Written } from "../../schemas/artifact.ts"
 import { decodeConfig } from "../../schemas/hyper.ts"
@@ -57,7 +58,8 @@ const effectOf = ({ stage }: AnyStage, inputs: Inputs, config: Record<string, un
       seed,
       device: "cpu",
       threads: 1,
-      progress: () => Effect.void
+      progress: () => Effect.void,
+      checkpoints: noCheckpoints
     })
     yield* stage.output.validate(path)
     return { ...refTo(path, stage.output), metrics }

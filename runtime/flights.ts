@@ -1,0 +1,66 @@
+/**
+ * Single-flight across processes: of all runs that want the result of one key, one makes it and the others wait for it. Who makes what is in
+ * leases.db, beside the leases; a maker is believed as long as its process keeps its lock (leases.ts). When it dies the next one to look takes
+ * over; one that is stopped (SIGSTOP) is waited for, since it may go on at any time.
+ */
+import { randomUUID } from "node:crypto"
+import { readFileSync } from "node:fs"
+import type { Leases } from "./leases.ts"
+
+export type Claim =
+  /** It is ours to make. `tookOver`: somebody died over it. */
+  | { readonly mine: true; readonly token: string; readonly tookOver: boolean }
+  /** Somebody makes it: who, in words. */
+  | { readonly mine: false; readonly by: string }
+
+export class Flights {
+  readonly #leases: Leases
+  readonly #holder: string
+  constructor(leases: Leases, holder: string) {
+    this.#leases = leases
+    this.#holder = holder
+  }
+
+  /** Throws StoreError. */
+  claim(key: string): Claim {
+    return this.#leases.exclusive((database) => {
+      const row = database
+        .prepare(
+          "select flights.holder, holders.what, holders.pid from flights left join holders on holders.id = flights.holder where key = ?"
+        )
+        .get(key) as { readonly holder: string; readonly what: string | null; readonly pid: number | null } | undefined
+      if (row !== undefined) {
+        if (row.holder === this.#holder) return { mine: false, by: "another node of this run" }
+        if (this.#leases.isAlive(row.holder)) return { mine: false, by: nameOf(row.what, row.pid) }
+      }
+      const token = randomUUID()
+      database.prepare("insert or replace into flights (key, holder, token) values (?, ?, ?)").run(key, this.#holder, token)
+      return { mine: true, token, tookOver: row !== undefined }
+    })
+  }
+
+  /** Whether the claim still stands: to be looked at before a result is recorded. */
+  holds(key: string, token: string): boolean {
+    return this.#leases.exclusive((database) => {
+      const row = database.prepare("select token from flights where key = ?").get(key)
+      return row?.token === token
+    })
+  }
+
+  land(key: string, token: string): void {
+    this.#leases.exclusive((database) => database.prepare("delete from flights where key = ? and token = ?").run(key, token))
+  }
+}
+
+const nameOf = (what: string | null, pid: number | null): string => {
+  if (pid === null) return "another run"
+  return `${what ?? "a run"} in process ${pid}${isStopped(pid) ? ", which is stopped (kill -CONT lets it go on)" : ""}`
+}
+
+const isStopped = (pid: number): boolean => {
+  try {
+    return /^State:\s+[Tt]/m.test(readFileSync(`/proc/${pid}/status`, "utf8"))
+  } catch {
+    return false
+  }
+}
