@@ -1,13 +1,14 @@
 /**
  * BLEU of a sentence (Papineni et al. 2002) and Self-BLEU of several answers to one prompt (Zhu et al. 2018, Texygen), the measure of diversity of
- * Llama 2's figure 21: 1 when all answers are the same, near 0 when they share no words.
+ * Llama 2's figure 21: 1 when all answers are the same, 0 when they share no words.
  *
  *     BLEU = BP exp(1/N sum over n = 1 .. N of ln p_n),   p_n = clipped matches of n-grams / n-grams of the hypothesis
  *     BP   = 1 where the hypothesis is longer than the closest reference (of two as close the shorter), else exp(1 - r/h)
  *
  * N is 4, or the hypothesis' length where that is less (sacreBLEU's effective order): a one-word answer repeated word for word has BLEU 1. An order
- * without a match counts as 0.1 of a match (Chen and Cherry 2014, smoothing 1), else one missing 4-gram would make the whole 0. Tokens are `words`
- * of baselines.ts: lower-case words, runs of digits, every other character by itself.
+ * without a match counts as 0.1 of a match (Chen and Cherry 2014, smoothing 1), else one missing 4-gram would make the whole 0; without a word in
+ * common it is 0 (sacreBLEU's sentence BLEU with smoothing "floor" 0.1). Tokens are `words` of baselines.ts: lower-case words, runs of digits, every
+ * other character by itself.
  */
 import { mean } from "./statistics.ts"
 
@@ -37,7 +38,7 @@ const closest = (length: number, references: ReadonlyArray<number>): number =>
 /** BLEU of a hypothesis of `length` tokens, from its clipped matches of orders 1, 2, .. and its references' lengths. */
 const bleuOf = (length: number, matches: ReadonlyArray<number>, references: ReadonlyArray<number>): number => {
   const orders = Math.min(maxOrder, length)
-  if (orders === 0) return 0
+  if (orders === 0 || matches[0] === 0) return 0
   let logs = 0
   for (let n = 1; n <= orders; n++) logs += Math.log(Math.max(matches[n - 1]!, missing) / (length - n + 1))
   const reference = closest(length, references)
