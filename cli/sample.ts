@@ -8,7 +8,7 @@ import { deriveSeed } from "../engine/random.ts"
 import { noGrad, scoped } from "../engine/tensor.ts"
 import { type LoadedPolicy, loadPolicyFrom, loadReward } from "../models/checkpoint.ts"
 import { encodePrompt, fitsChatFormat } from "../models/chat.ts"
-import { generate } from "../models/sampler.ts"
+import { Streamer } from "../models/stream.ts"
 import { resolveArtifact } from "../runtime/lineage.ts"
 import type { Message } from "../schemas/rows.ts"
 import { scoreOf } from "../stages/shared/combined-reward.ts"
@@ -55,29 +55,32 @@ const promptOf = ({ model, tokenizer }: LoadedPolicy, messages: ReadonlyArray<Me
   return tokens
 }
 
-/** Answers one prompt; `hear` gets the text as it grows and says whether to stop. */
-const answer = (
-  policy: LoadedPolicy,
-  tokens: ReadonlyArray<number>,
-  settings: Settings,
+interface Answerer {
+  readonly policy: LoadedPolicy
+  readonly streamer: Streamer
+  readonly settings: Settings
+}
+
+/** Answers one prompt; `hear` gets the text as it grows and gives true to stop there. Keys and signals are heard between tokens. */
+const answer = async (
+  { policy, streamer, settings }: Answerer,
+  prompt: ReadonlyArray<number>,
   purpose: ReadonlyArray<string | number>,
-  hear?: (text: string) => boolean
-): { readonly text: string; readonly finished: boolean } => {
+  hear: (text: string) => boolean = () => false
+): Promise<{ readonly text: string; readonly finished: boolean }> => {
   const { tokenizer } = policy
-  const drawn: Array<number> = []
-  const [one] = generate(policy.model, [tokens], {
-    ...{ maxNewTokens: settings.maxNewTokens, temperature: settings.temperature, topP: settings.topP },
-    seeds: [deriveSeed(settings.seed, "caravan sample", ...purpose)],
-    eosId: tokenizer.eosId,
-    padId: tokenizer.padId,
-    onToken: (_, token) => {
-      if (hear === undefined || token === tokenizer.eosId) return false
-      drawn.push(token)
-      return hear(tokenizer.decode(drawn))
-    }
-  })
-  const { tokens: said, finished } = one!
-  return { text: tokenizer.decode(finished ? said.slice(0, -1) : said).trim(), finished }
+  const { eosId } = tokenizer
+  const { maxNewTokens, temperature, topP, seed } = settings
+  const said: Array<number> = []
+  const options = { maxNewTokens, temperature, topP, eosId, seed: deriveSeed(seed, "caravan sample", ...purpose) }
+  let finished = false
+  for await (const { token } of streamer.answer(prompt, options)) {
+    finished = token === eosId
+    if (finished) break
+    said.push(token)
+    if (hear(tokenizer.decode(said))) break
+  }
+  return { text: tokenizer.decode(said).trim(), finished }
 }
 
 type Scorer = (messages: ReadonlyArray<Message>, finished: boolean) => number | null
@@ -138,7 +141,7 @@ const scoreText = (scores: Readonly<Record<string, number | null>>): string =>
 export const command: Command = {
   name: "sample",
   summary:
-    "Answers of a checkpoint: to a file of prompts, or in a dialogue on the terminal (/reset begins anew, /system <text> sets the system prompt, /quit or Ctrl-C leaves).",
+    "Answers of a checkpoint: to a file of prompts, or in a dialogue on the terminal (/reset begins anew, /system <text> sets the system prompt; Ctrl-C stops an answer; /quit, or Ctrl-C where nothing is being answered, leaves).",
   positionals: ["<checkpoint>"],
   flags: {
     prompts: { value: "file", help: "a prompt a line, or JSON rows of {prompt} or {messages}; without it: a dialogue" },
@@ -179,35 +182,34 @@ export const command: Command = {
         )
       )
     const file = given.flag("prompts")
-    if (file === undefined) {
-      if (given.has("json")) throw new UsageError("--json goes with --prompts <file>.")
-      return converse(policy, settings, given.flag("system"), score)
-    }
+    if (file === undefined && given.has("json")) throw new UsageError("--json goes with --prompts <file>.")
+    const answerer: Answerer = { policy, streamer: new Streamer(policy.model), settings }
+    if (file === undefined) return converse(answerer, given.flag("system"), score)
     const prompts = await readPrompts(file, given.flag("system"))
     // Every prompt is looked at before the first is answered.
     const encoded = prompts.map((messages) => promptOf(policy, messages, settings.maxNewTokens))
-    prompts.forEach((messages, i) => {
-      const { text, finished } = answer(policy, encoded[i]!, settings, [i])
+    for (const [i, messages] of prompts.entries()) {
+      const { text, finished } = await answer(answerer, encoded[i]!, [i])
       const scores = score(messages, text, finished)
       if (given.has("json")) process.stdout.write(`${JSON.stringify({ messages, answer: text, finished, ...scores })}\n`)
       else
         process.stdout.write(
           `> ${messages.at(-1)!.content}\n${text}\n${Object.keys(scores).length > 0 ? `(${scoreText(scores)})\n` : ""}\n`
         )
-    })
+    }
     return exitCodes.ok
   }
 }
 
 /** A dialogue on the terminal, or line by line from a pipe. */
 const converse = async (
-  policy: LoadedPolicy,
-  settings: Settings,
+  answerer: Answerer,
   firstSystem: string | undefined,
   score: (messages: ReadonlyArray<Message>, text: string, finished: boolean) => Record<string, number | null>
 ): Promise<number> => {
   let system = firstSystem
   let messages: Array<Message> = []
+  let [answering, stopped, closed] = [false, false, false]
   const lines = createInterface({
     input: process.stdin,
     output: process.stdout,
@@ -215,7 +217,37 @@ const converse = async (
     prompt: process.stdin.isTTY ? "> " : ""
   })
   const say = (text: string) => process.stdout.write(text)
-  lines.on("SIGINT", () => lines.close())
+  const stop = () => {
+    if (answering) stopped = true
+    else lines.close()
+  }
+  // On a terminal readline reads Ctrl-C as a key; elsewhere it comes as a signal.
+  lines.on("SIGINT", stop)
+  process.on("SIGINT", stop)
+  lines.on("close", () => {
+    closed = true
+  })
+
+  const reply = async (asked: Array<Message>): Promise<void> => {
+    const whole: Array<Message> = system === undefined ? asked : [{ role: "system", content: system }, ...asked]
+    if (!fitsChatFormat(whole)) throw new UsageError("The chat format can't hold that: take its own tags ([INST], <<SYS>>) out.")
+    let shown = ""
+    const tokens = promptOf(answerer.policy, whole, answerer.settings.maxNewTokens)
+    const { text, finished } = await answer(answerer, tokens, [asked.length - 1, asked.at(-1)!.content], (sofar) => {
+      const next = sofar.trimStart()
+      // A letter of several bytes comes whole.
+      if (!next.endsWith("\ufffd") && next.startsWith(shown)) {
+        say(next.slice(shown.length))
+        shown = next
+      }
+      return stopped
+    })
+    say(`${text.startsWith(shown) ? text.slice(shown.length) : ""}${finished ? "" : " …"}\n`)
+    const scores = score(whole, text, finished)
+    if (Object.keys(scores).length > 0) say(`(${scoreText(scores)})\n`)
+    if (text !== "") messages = [...asked, { role: "assistant", content: text }]
+  }
+
   lines.prompt()
   for await (const given of lines) {
     const line = given.trim()
@@ -226,32 +258,17 @@ const converse = async (
       messages = []
     } else if (line.startsWith("/")) say(`There is no ${line.split(" ")[0]}: /reset, /system <text> or /quit.\n`)
     else if (line !== "") {
-      const asked: Array<Message> = [...messages, { role: "user", content: line }]
-      const whole: Array<Message> = system === undefined ? asked : [{ role: "system", content: system }, ...asked]
-      try {
-        if (!fitsChatFormat(whole)) throw new UsageError("The chat format can't hold that: take its own tags ([INST], <<SYS>>) out.")
-        let shown = ""
-        const tokens = promptOf(policy, whole, settings.maxNewTokens)
-        const { text, finished } = answer(policy, tokens, settings, [messages.length, line], (sofar) => {
-          const next = sofar.trimStart()
-          // A letter of several bytes comes whole.
-          if (!next.endsWith("\ufffd") && next.startsWith(shown)) {
-            say(next.slice(shown.length))
-            shown = next
-          }
-          return false
-        })
-        say(`${text.startsWith(shown) ? text.slice(shown.length) : ""}${finished ? "" : " …"}\n`)
-        const scores = score(whole, text, finished)
-        if (Object.keys(scores).length > 0) say(`(${scoreText(scores)})\n`)
-        messages = text === "" ? messages : [...asked, { role: "assistant", content: text }]
-      } catch (cause) {
-        // A question that can't be answered does not end the dialogue.
+      answering = true
+      stopped = false
+      // A question that can't be answered does not end the dialogue.
+      await reply([...messages, { role: "user", content: line }]).catch((cause: unknown) =>
         say(`${cause instanceof Error ? cause.message : String(cause)}\n`)
-      }
+      )
+      answering = false
     }
-    lines.prompt()
+    if (!closed) lines.prompt()
   }
+  process.off("SIGINT", stop)
   lines.close()
   return exitCodes.ok
 }

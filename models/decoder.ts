@@ -54,11 +54,12 @@ export class Decoder {
     return this.#length
   }
 
-  /** Reads the prompts: ids (B, P) padded on the left, mask (B, P) with 0 at padding, or undefined when there is none. Gives logits (B, V) of the next token. */
+  /** Reads the prompts, and forgets those before: ids (B, P) padded on the left, mask (B, P) with 0 at padding, or undefined when there is none. Gives logits (B, V) of the next token. */
   prefill(ids: Tensor, mask: Tensor | undefined, capacity: number): Tensor {
     const { config, device, dtype } = this.#model
     const [batch, length] = ids.shape as [number, number]
     this.#capacity = capacity
+    this.#length = 0
     const shape = [batch, config.kvHeads, capacity, config.headDim]
     this.#keys = this.#blocks.map(() => zeros(shape, { dtype, device }))
     this.#values = this.#blocks.map(() => zeros(shape, { dtype, device }))

@@ -24,8 +24,6 @@ export interface GenerateOptions {
   readonly eosId: number | undefined
   /** Fills the left of shorter prompts; masked everywhere. */
   readonly padId: number
-  /** Hears each token as it is drawn, the end-of-sequence token too; gives true to stop that sequence there. */
-  readonly onToken?: (sequence: number, token: number) => boolean | void
 }
 
 export interface Generated {
@@ -39,10 +37,13 @@ export interface Generated {
 /** A batch is compacted once this share of it has finished: copying the cache for every sequence that ends would cost more than it saves. */
 const compactAt = 1 / 8
 
-/** Fails with a RangeError that names the option. */
-const checkOptions = ({ maxNewTokens, temperature, topK = 0, topP = 1 }: GenerateOptions): void => {
+/** Throws a RangeError that names the option. */
+export const checkOptions = (
+  { maxNewTokens, temperature, topK = 0, topP = 1 }: Pick<GenerateOptions, "maxNewTokens" | "temperature" | "topK" | "topP">,
+  doing: string
+): void => {
   const refuse = (name: string, expected: string, found: number) => {
-    throw new RangeError(`generate: ${name} must be ${expected}, got ${found}`)
+    throw new RangeError(`${doing}: ${name} must be ${expected}, got ${found}`)
   }
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) refuse("maxNewTokens", "a whole number from 0", maxNewTokens)
   if (!(temperature >= 0 && temperature < Infinity)) refuse("temperature", "a number from 0", temperature)
@@ -56,7 +57,7 @@ const checkOptions = ({ maxNewTokens, temperature, topK = 0, topP = 1 }: Generat
  */
 export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<number>>, options: GenerateOptions): Array<Generated> => {
   const { maxNewTokens, padId, eosId } = options
-  checkOptions(options)
+  checkOptions(options, "generate")
   if (prompts.length === 0 || maxNewTokens === 0) return prompts.map(() => ({ tokens: [], logProbabilities: [], finished: false }))
   const longest = Math.max(...prompts.map((prompt) => prompt.length))
   if (prompts.some((prompt) => prompt.length === 0))
@@ -71,7 +72,6 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
     throw new RangeError(`generate: sampling ${prompts.length} sequences needs as many seeds, got ${options.seeds?.length ?? 0}`)
   const randoms = greedy ? [] : options.seeds!.map((seed) => new Random(seed, "sampling"))
   const out = prompts.map(() => ({ tokens: [] as Array<number>, logProbabilities: [] as Array<number>, finished: false }))
-  const stopped = new Set<number>()
   const { device } = model
   const padded = prompts.some((prompt) => prompt.length !== longest)
 
@@ -98,7 +98,7 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
       for (let step = 1; ; step++) {
         active.forEach((sequence, row) => {
           const result = out[sequence]!
-          if (result.finished || stopped.has(sequence)) return
+          if (result.finished) return
           if (!Number.isFinite(next.logProbabilities[row]))
             throw new Error(
               `generate: the model's logits are not numbers (sequence ${sequence}, token ${step}); its weights are damaged or its training diverged`
@@ -106,13 +106,12 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
           result.tokens.push(next.tokens[row]!)
           result.logProbabilities.push(next.logProbabilities[row]!)
           result.finished = next.tokens[row] === eosId
-          if (options.onToken?.(sequence, next.tokens[row]!) === true) stopped.add(sequence)
         })
-        const running = active.filter((sequence) => !out[sequence]!.finished && !stopped.has(sequence))
+        const running = active.filter((sequence) => !out[sequence]!.finished)
         if (running.length === 0 || step === maxNewTokens) return
         let tokens = next.tokens
         if (active.length - running.length >= Math.max(1, active.length * compactAt)) {
-          const rows = active.flatMap((sequence, row) => (out[sequence]!.finished || stopped.has(sequence) ? [] : [row]))
+          const rows = active.flatMap((sequence, row) => (out[sequence]!.finished ? [] : [row]))
           const before = decoder.state()
           scoped(() => {
             decoder.select(tensor(Int32Array.from(rows), { dtype: "int64", device }))
@@ -143,13 +142,18 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
   return out
 }
 
-interface Drawn {
+export interface Drawn {
   readonly tokens: ReadonlyArray<number>
   readonly logProbabilities: ReadonlyArray<number>
 }
 
-/** Draws one token a row from logits (B, V). */
-const draw = (logits: Tensor, active: ReadonlyArray<number>, randoms: ReadonlyArray<Random>, options: GenerateOptions): Drawn => {
+/** Draws one token a row from logits (B, V): row i with the random numbers of sequence active[i]. */
+export const draw = (
+  logits: Tensor,
+  active: ReadonlyArray<number>,
+  randoms: ReadonlyArray<Random>,
+  options: Pick<GenerateOptions, "temperature" | "topK" | "topP">
+): Drawn => {
   const wide = logits.to({ dtype: "float32" })
   if (options.temperature === 0) {
     const chosen = wide.argmax(-1, true) // (B, 1)

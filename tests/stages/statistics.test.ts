@@ -15,7 +15,7 @@ import {
 } from "../../stages/shared/statistics.ts"
 import { float64 } from "../tolerances.ts"
 
-const near = (value: number | null, expected: number) => {
+const close = (value: number | null, expected: number) => {
   expect(value).not.toBeNull()
   expect(Math.abs(value! - expected)).toBeLessThanOrEqual(float64)
 }
@@ -29,8 +29,8 @@ describe("the paired bootstrap", () => {
       [0.1, 0.9, 0.4, 0.7, 0.3],
       [0.2, 0.4, 0.4, 0.1, 0.6]
     ]
-    near(pairedBootstrap(a, b, 7).mean, 0.14)
-    near(pairedBootstrap(b, a, 7).mean, -0.14)
+    close(pairedBootstrap(a, b, 7).mean, 0.14)
+    close(pairedBootstrap(b, a, 7).mean, -0.14)
   })
   it("leaves out what both sides share: prompts that are hard for both do not widen the interval", () => {
     const random = new Random(3, "hard prompts")
@@ -77,13 +77,13 @@ describe("the expected greatest of n among K", () => {
       const greatest = Array.from({ length: 2 ** values.length }, (_, bits) => values.filter((_, i) => (bits >> i) & 1))
         .filter((subset) => subset.length === n)
         .map((subset) => Math.max(...subset))
-      near(expectedMax(values, n), mean(greatest))
+      close(expectedMax(values, n), mean(greatest))
     }
   })
   it("of 1 is the mean, of all the greatest, of 2 among 1, 2, 3 is 8/3", () => {
-    near(expectedMax([1, 2, 6], 1), 3)
+    close(expectedMax([1, 2, 6], 1), 3)
     expect(expectedMax([6, 1, 2], 3)).toBe(6)
-    near(expectedMax([3, 1, 2], 2), (2 + 3 + 3) / 3)
+    close(expectedMax([3, 1, 2], 2), (2 + 3 + 3) / 3)
     expect(expectedMax([5], 1)).toBe(5)
   })
   it("is unbiased: over many samples of K uniform numbers its mean is that of the greatest of n, n / (n + 1)", () => {
@@ -100,7 +100,7 @@ describe("the expected greatest of n among K", () => {
     }
   })
   it("stays exact with many samples: K = 1000 equal ones", () => {
-    near(expectedMax(new Array<number>(1000).fill(1.5), 100), 1.5)
+    close(expectedMax(new Array<number>(1000).fill(1.5), 100), 1.5)
   })
   it("of none, of more than there are, or of a half is refused", () => {
     for (const n of [0, 4, 1.5]) expect(() => expectedMax([1, 2, 3], n)).toThrow("from 1 to 3")
@@ -115,16 +115,16 @@ describe("rank correlation", () => {
     expect(ranks([])).toEqual([])
   })
   it("is 1 for any rising relation, -1 for any falling one", () => {
-    near(spearman([1, 2, 3, 4], [1, 10, 11, 1000]), 1)
-    near(spearman([1, 2, 3, 4], [8, 4, 2, 1]), -1)
+    close(spearman([1, 2, 3, 4], [1, 10, 11, 1000]), 1)
+    close(spearman([1, 2, 3, 4], [8, 4, 2, 1]), -1)
   })
   it("without ties is 1 - 6 sum d^2 / (n (n^2 - 1))", () => {
     // Ranks 1 2 3 4 5 and 2 1 4 3 5: d^2 = 1 + 1 + 1 + 1 + 0 = 4; 1 - 24 / 120 = 0.8
-    near(spearman([1, 2, 3, 4, 5], [20, 10, 40, 30, 50]), 0.8)
+    close(spearman([1, 2, 3, 4, 5], [20, 10, 40, 30, 50]), 0.8)
   })
   it("with ties is Pearson's of the ranks, where that formula does not hold", () => {
     // Ranks 1 2.5 2.5 4 and 1 2 3 4: covariance 2.25 + 0 + 0 + 2.25 = 4.5, squares 4.5 and 5: 4.5 / sqrt(22.5). The formula would give 0.95.
-    near(spearman([1, 2, 2, 3], [1, 2, 3, 4]), 4.5 / Math.sqrt(22.5))
+    close(spearman([1, 2, 2, 3], [1, 2, 3, 4]), 4.5 / Math.sqrt(22.5))
   })
   it("is not defined where one side does not vary, and needs two sides of one length", () => {
     expect(spearman([1, 1, 1], [1, 2, 3])).toBeNull()
@@ -154,17 +154,17 @@ describe("BLEU", () => {
     ["a a a a", ["a b a", "b a a a c"], 0.39763536438352537],
     ["a b c", ["a b c d e f g"], 0.2635971381157268],
     ["x y z w v", ["a b c d e"], 0]
-  ])("of %j is sacreBLEU's", (hypothesis, references, expected) => near(bleu(tokens(hypothesis), references.map(tokens)), expected))
+  ])("of %j is sacreBLEU's", (hypothesis, references, expected) => close(bleu(tokens(hypothesis), references.map(tokens)), expected))
   it("is the geometric mean of clipped precisions, 0.1 for an order without a match", () => {
     // 5 of 6 words ("the" twice at most), 3 of 5 pairs (the cat, on the, the mat), 1 of 4 triples (on the mat), none of 3; as long as the closest.
     const expected = ((5 / 6) * (3 / 5) * (1 / 4) * (0.1 / 3)) ** 0.25
-    near(bleu(tokens("the cat sat on the mat"), [tokens("the cat is on the mat"), tokens("there is a cat on the mat")]), expected)
+    close(bleu(tokens("the cat sat on the mat"), [tokens("the cat is on the mat"), tokens("there is a cat on the mat")]), expected)
   })
   it("falls where the hypothesis is shorter than the closest reference: 3 words beside 7 keep exp(1 - 7/3)", () => {
-    near(bleu(tokens("a b c"), [tokens("a b c d e f g")]), Math.exp(1 - 7 / 3))
+    close(bleu(tokens("a b c"), [tokens("a b c d e f g")]), Math.exp(1 - 7 / 3))
     // Of references one longer and one shorter, the shorter: no penalty.
-    near(bleu(tokens("a b c"), [tokens("a b c d"), tokens("a b")]), 1)
-    near(bleu(tokens("a b c"), [tokens("a b"), tokens("a b c d")]), 1)
+    close(bleu(tokens("a b c"), [tokens("a b c d"), tokens("a b")]), 1)
+    close(bleu(tokens("a b c"), [tokens("a b"), tokens("a b c d")]), 1)
   })
   it("of no words is 0, and against nothing is refused", () => {
     expect(bleu([], [["a"]])).toBe(0)
@@ -175,7 +175,7 @@ describe("BLEU", () => {
 describe("Self-BLEU", () => {
   const answers = ["the cat sat on the mat", "the dog sat on the mat", "a cat sat", "no", "the the cat on a mat ."].map(tokens)
   it("is the mean BLEU of each answer against the others: sacreBLEU's", () => {
-    near(selfBleu(answers), 0.3273126983089149)
+    close(selfBleu(answers), 0.3273126983089149)
   })
   it("counts in one pass what BLEU counts answer by answer, whatever repeats", () => {
     const random = new Random(9, "answers")
@@ -187,12 +187,12 @@ describe("Self-BLEU", () => {
           some.filter((_, j) => j !== i)
         )
       )
-      near(selfBleu(some), mean(each))
+      close(selfBleu(some), mean(each))
     }
   })
   it("is 1 for equal answers, however short, and 0 for answers with no word in common", () => {
-    near(selfBleu([["yes"], ["yes"], ["yes"]]), 1)
-    near(selfBleu([tokens("a b c d e"), tokens("a b c d e")]), 1)
+    close(selfBleu([["yes"], ["yes"], ["yes"]]), 1)
+    close(selfBleu([tokens("a b c d e"), tokens("a b c d e")]), 1)
     expect(selfBleu([tokens("a b c d e"), tokens("f g h i j")])).toBe(0)
   })
   it("of a hundred answers of a thousand words is done in a moment: work in words, not in pairs of answers", () => {
