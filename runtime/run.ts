@@ -1,5 +1,6 @@
 /** The two things to do with a pipeline: plan it and run it. What goes on in between is in scheduler.ts. */
 import * as Effect from "effect/Effect"
+import { checkAgreements, userFolders } from "./agreements.ts"
 import { didYouMean } from "../schemas/did-you-mean.ts"
 import type { ConfigError, ConfigSchema } from "../schemas/hyper.ts"
 import { PipelineError, type StoreError } from "./errors.ts"
@@ -142,6 +143,13 @@ export const plan = <Params extends ConfigSchema>(
       new Set(options.force),
       options.missing
     ).pipe(
+      Effect.tap(({ nodes }) => {
+        const users = userFolders(graph)
+        return checkAgreements(graph, (id) => {
+          const node = nodes.get(id)!
+          return node.kind === "hit" ? store.path(node.trace.digest) : users(id)
+        })
+      }),
       Effect.map((made) => ({ ...made, selected })),
       Effect.ensuring(Effect.sync(() => journal.close()))
     )
@@ -178,6 +186,7 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
     const logs = writeNodeLogs(options.home, (node, message) => onEvent({ type: "note", node, message }))
     return yield* Effect.gen(function* () {
       const facts = yield* gatherFacts(graph, journal, { device: options.device ?? "cpu", threads: options.threads ?? 1 })
+      yield* checkAgreements(graph, userFolders(graph))
       if (options.locked !== undefined) yield* holdToLock(options.locked, graph, facts, journal, options)
       const holder = yield* Effect.try({ try: () => store.hold("a run"), catch: (cause) => cause as StoreError })
       yield* Effect.promise(() => store.sweep())

@@ -84,6 +84,15 @@ export interface Resources {
   readonly tensors?: boolean
 }
 
+/** Ports whose artifacts must have the same of something. */
+export interface Agreement<PortName extends string = string> {
+  /** The name by which stages inherit it. */
+  readonly trait: string
+  readonly ports: ReadonlyArray<PortName>
+  /** Fails unless what lies in both folders agrees; the message says in what it does not. */
+  readonly check: (folder: string, other: string) => Effect.Effect<void, { readonly message: string }>
+}
+
 export interface Definition<Config extends ConfigSchema, Inputs extends Ports, Output> {
   readonly description?: string
   readonly config: Config
@@ -92,6 +101,10 @@ export interface Definition<Config extends ConfigSchema, Inputs extends Ports, O
   readonly resources?: Resources
   /** Whether it draws random numbers: then the seed is part of the key. True unless said otherwise. */
   readonly seeded?: boolean
+  /** What the output takes over unchanged from an input: trait -> port ({ tokenizer: "init" }). */
+  readonly inherits?: Readonly<Record<string, keyof Inputs & string>>
+  /** What inputs must have in common: checked before anything runs, as far as it is on disk by then (agreements.ts). */
+  readonly agrees?: ReadonlyArray<Agreement<keyof Inputs & string>>
   /** The module that exports the stage, when it is not the one that calls make: pass import.meta. */
   readonly module?: { readonly url: string }
   readonly run: (context: Context<Config, Inputs, NoInfer<Output>>) => Effect.Effect<Written<NoInfer<Output>>, { readonly message: string }>
@@ -119,6 +132,8 @@ export interface StageInfo {
   readonly output: ArtifactType<any>
   readonly resources: Resources
   readonly seeded: boolean
+  readonly inherits: Readonly<Record<string, string>>
+  readonly agrees: ReadonlyArray<Agreement>
   /** URL of the module that exports it. */
   readonly module: string
   readonly run: (context: Context) => Effect.Effect<Written<any>, { readonly message: string }>
@@ -165,6 +180,8 @@ export const make = <Config extends ConfigSchema, const Inputs extends Ports, Ou
     output: definition.output,
     resources: definition.resources ?? {},
     seeded: definition.seeded ?? true,
+    inherits: definition.inherits ?? {},
+    agrees: definition.agrees ?? [],
     module,
     run: definition.run as StageInfo["run"]
   }

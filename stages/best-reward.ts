@@ -74,6 +74,7 @@ export const bestHelpfulnessReward = Stage.make("best-helpfulness-reward", {
   config: Schema.Struct({}),
   inputs: { candidates: Stage.many(HelpfulnessReward), scores: Stage.many(RewardAccuracyReport) },
   output: HelpfulnessReward,
+  inherits: { tokenizer: "candidates" },
   seeded: false,
   run: Effect.fn("best-helpfulness-reward")(({ inputs, output }) => copyBest(inputs.candidates, inputs.scores, output))
 })
@@ -83,6 +84,7 @@ export const bestSafetyReward = Stage.make("best-safety-reward", {
   config: Schema.Struct({}),
   inputs: { candidates: Stage.many(SafetyReward), scores: Stage.many(RewardAccuracyReport) },
   output: SafetyReward,
+  inherits: { tokenizer: "candidates" },
   seeded: false,
   run: Effect.fn("best-safety-reward")(({ inputs, output }) => copyBest(inputs.candidates, inputs.scores, output))
 })

@@ -99,6 +99,7 @@ export const importPolicy = Stage.make("import-policy", {
   config: Schema.Struct({}),
   inputs: { folder: External },
   output: Policy,
+  inherits: { tokenizer: "folder" },
   seeded: false,
   run: Effect.fn("import-policy")(({ inputs, output }) => importModel(inputs.folder.path, output, "policy"))
 })
@@ -108,6 +109,7 @@ export const importHelpfulnessReward = Stage.make("import-helpfulness-reward", {
   config: Schema.Struct({}),
   inputs: { folder: External },
   output: HelpfulnessReward,
+  inherits: { tokenizer: "folder" },
   seeded: false,
   run: Effect.fn("import-helpfulness-reward")(({ inputs, output }) => importModel(inputs.folder.path, output, "helpfulness-reward"))
 })
@@ -117,6 +119,7 @@ export const importSafetyReward = Stage.make("import-safety-reward", {
   config: Schema.Struct({}),
   inputs: { folder: External },
   output: SafetyReward,
+  inherits: { tokenizer: "folder" },
   seeded: false,
   run: Effect.fn("import-safety-reward")(({ inputs, output }) => importModel(inputs.folder.path, output, "safety-reward"))
 })
@@ -126,6 +129,7 @@ export const importGeneralReward = Stage.make("import-general-reward", {
   config: Schema.Struct({}),
   inputs: { folder: External },
   output: GeneralReward,
+  inherits: { tokenizer: "folder" },
   seeded: false,
   run: Effect.fn("import-general-reward")(({ inputs, output }) => importModel(inputs.folder.path, output, "general-reward"))
 })

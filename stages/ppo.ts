@@ -32,7 +32,14 @@ import { terminalScore } from "./shared/advantages.ts"
 import { gateScopes, whiten } from "./shared/combined-reward.ts"
 import { fitPrompt } from "./shared/dialogues.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
-import { checkSameTokenizer, cloneLlama, copyWeights, valueFromPolicy, valueFromScalar } from "./shared/ppo-models.ts"
+import {
+  checkSameTokenizer,
+  checkTokenizerFolders,
+  cloneLlama,
+  copyWeights,
+  valueFromPolicy,
+  valueFromScalar
+} from "./shared/ppo-models.ts"
 import { type PpoDiagnostics, type PpoEvaluation, type PpoIteration, writeRecord } from "./shared/ppo-record.ts"
 import { type ResponseReward, rewardResponses } from "./shared/ppo-reward.ts"
 import { Ppo, type StepStatistics } from "./shared/ppo-update.ts"
@@ -272,6 +279,8 @@ export const ppo = Stage.make("ppo", {
   config: PpoConfig,
   inputs,
   output: Policy,
+  inherits: { tokenizer: "policy" },
+  agrees: [{ trait: "tokenizer", ports: ["policy", "helpfulness", "safety", "value"], check: checkTokenizerFolders }],
   resources: { tensors: true },
   run: Effect.fn("ppo")(function* (context) {
     const { config, inputs, output, seed, device, progress } = context

@@ -66,6 +66,7 @@ export const pretrain = Stage.make("pretrain", {
   config: PretrainConfig,
   inputs: { tokenizer: TokenizerModel, texts: Texts },
   output: Policy,
+  inherits: { tokenizer: "tokenizer" },
   resources: { tensors: true },
   run: Effect.fn("pretrain")(function* ({ config, inputs, output, seed, device, progress }) {
     const tokenizer = yield* loadTokenizer(inputs.tokenizer.path)

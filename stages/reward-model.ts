@@ -190,6 +190,7 @@ export const helpfulnessRewardModel = Stage.make("helpfulness-reward-model", {
   config: RewardModelConfig,
   inputs,
   output: HelpfulnessReward,
+  inherits: { tokenizer: "init" },
   resources: { tensors: true },
   run: Effect.fn("helpfulness-reward-model")(function* (context) {
     return yield* saveCheckpoint(context.output, yield* trainRewardModel(context, { safetyLossWeight: 0 }))
@@ -201,6 +202,7 @@ export const safetyRewardModel = Stage.make("safety-reward-model", {
   config: SafetyRewardModelConfig,
   inputs,
   output: SafetyReward,
+  inherits: { tokenizer: "init" },
   resources: { tensors: true },
   run: Effect.fn("safety-reward-model")(function* (context) {
     return yield* saveCheckpoint(context.output, yield* trainRewardModel(context, { safetyLossWeight: context.config.safetyLossWeight }))
@@ -212,6 +214,7 @@ export const generalRewardModel = Stage.make("general-reward-model", {
   config: RewardModelConfig,
   inputs,
   output: GeneralReward,
+  inherits: { tokenizer: "init" },
   resources: { tensors: true },
   run: Effect.fn("general-reward-model")(function* (context) {
     return yield* saveCheckpoint(context.output, yield* trainRewardModel(context, { safetyLossWeight: 0 }))

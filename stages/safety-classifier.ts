@@ -125,6 +125,7 @@ export const safetyClassifier = Stage.make("safety-classifier", {
   config: SafetyClassifierConfig,
   inputs: { init: Policy, examples: Demonstrations },
   output: SafetyClassifier,
+  inherits: { tokenizer: "init" },
   resources: { tensors: true },
   run: Effect.fn("safety-classifier")(function* ({ config, inputs, output, seed, device, progress }) {
     const { model, tokenizer } = yield* loadPolicy(inputs.init, { device })

@@ -66,6 +66,7 @@ export const sft = Stage.make("sft", {
   config: SftConfig,
   inputs: { init: Policy, demonstrations: Demonstrations },
   output: Policy,
+  inherits: { tokenizer: "init" },
   resources: { tensors: true },
   run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress }) {
     const { model, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })

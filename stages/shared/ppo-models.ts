@@ -4,6 +4,7 @@ import * as Schema from "effect/Schema"
 import { keep, noGrad, scoped, type Tensor } from "../../engine/tensor.ts"
 import { Llama } from "../../models/llama.ts"
 import { initRewardModel, RewardModel } from "../../models/reward-model.ts"
+import { loadTokenizer } from "../../models/tokenizer/index.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 
 const clone = (tensor: Tensor): Tensor => keep(scoped(() => noGrad(() => tensor.clone()))).requiresGrad()
@@ -55,3 +56,9 @@ export const checkSameTokenizer = (policy: Tokenizer, other: Tokenizer, role: st
     })
   )
 }
+
+/** As checkSameTokenizer, of two folders with a tokenizer each. */
+export const checkTokenizerFolders = Effect.fn("checkTokenizerFolders")(function* (policy: string, other: string) {
+  const [one, two] = [yield* loadTokenizer(policy), yield* loadTokenizer(other)]
+  yield* checkSameTokenizer(one, two, "model")
+})
