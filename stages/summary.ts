@@ -16,7 +16,7 @@ export const RunSummary = Schema.Struct({
   before: RewardSummary,
   after: RewardSummary
 })
-export const RunSummaryReport = report(RunSummary, "run-summary/1")
+export const RunSummaryReport = report(RunSummary, "run-summary/2")
 
 export const summary = Stage.make("summary", {
   description: "the figures of a run in one report",
