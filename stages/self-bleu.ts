@@ -14,7 +14,7 @@ import { type Completion, Completions } from "../schemas/rows.ts"
 import { words } from "./shared/baselines.ts"
 import { selfBleu as selfBleuOf } from "./shared/bleu.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
-import { checkNames } from "./shared/pairing.ts"
+import { bySample, checkNames } from "./shared/pairing.ts"
 import { bootstrapMean } from "./shared/statistics.ts"
 
 export const Diversity = Schema.Struct({
@@ -62,8 +62,14 @@ export const selfBleu = Stage.make("self-bleu", {
   run: Effect.fn("self-bleu")(function* ({ config, inputs, output, seed }) {
     yield* checkNames(config.names, inputs.completions.length, "Measuring how alike answers are")
     const versions: Array<(typeof SelfBleu.Type)["versions"][number]> = []
-    for (const [i, set] of inputs.completions.entries())
-      versions.push({ name: config.names[i]!, byTemperature: diversityOf(yield* readRows(set, Completions), seed) })
+    for (const [i, set] of inputs.completions.entries()) {
+      const name = config.names[i]!
+      const completions = yield* readRows(set, Completions)
+      // A sample that comes twice would be alike by itself.
+      for (const [temperature, rows] of Map.groupBy(completions, (one) => one.temperature))
+        yield* bySample(rows, `Measuring how alike answers of "${name}" at ${temperature} are`)
+      versions.push({ name, byTemperature: diversityOf(completions, seed) })
+    }
     if (versions.every(({ byTemperature }) => byTemperature.every((one) => one.selfBleu === null)))
       return yield* EmptyDatasetError.of("compare answers", "no prompt with two answers that are not empty; sample with k of 2 or more")
     return yield* writeReport(output, { versions })

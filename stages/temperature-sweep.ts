@@ -106,6 +106,13 @@ const checkSweep = Effect.fnUntraced(function* (scored: ReadonlyArray<ScoredComp
   if (policies > 1)
     return yield* SweepError.of("samples of one checkpoint", `samples of ${policies}`, "Sweep each version's temperatures by themselves.")
   for (const [temperature, rows] of temperatures) yield* bySample(rows, `Comparing temperatures: samples at ${temperature}`)
+  for (const [id, rows] of Map.groupBy(scored, ({ promptId }) => promptId))
+    if (new Set(rows.map(({ prompt }) => JSON.stringify(prompt))).size > 1)
+      return yield* SweepError.of(
+        "an id to stand for one prompt",
+        `two different prompts with the id "${id}"`,
+        "Sample every temperature from one set of prompts."
+      )
   const counts = temperatures.map(([temperature, rows]) => ({
     temperature,
     k: rows.reduce((most, { sample }) => Math.max(most, sample + 1), 0)
