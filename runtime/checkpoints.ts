@@ -8,10 +8,11 @@
  * does it look whether it was resumed.
  */
 import { createHash, randomUUID } from "node:crypto"
-import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises"
+import { open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises"
 import { dirname, join, relative } from "node:path"
 import * as Effect from "effect/Effect"
-import { messageOf } from "./errors.ts"
+import { isGone, messageOf, StageError } from "./errors.ts"
+import { makeFolder } from "./home.ts"
 import { sha256File } from "./store.ts"
 
 /** What a stage left of itself. */
@@ -78,7 +79,7 @@ export const openCheckpoints = (options: CheckpointOptions, note: (message: stri
       const fresh = join(folder, `new-${randomUUID()}`)
       const result = yield* Effect.result(
         Effect.gen(function* () {
-          yield* attempt(() => mkdir(fresh, { recursive: true }))
+          yield* attempt(async () => makeFolder(fresh))
           yield* write(fresh)
           yield* attempt(() => seal(fresh, join(folder, nameOf(step))))
         })
@@ -132,18 +133,31 @@ const sync = async (path: string): Promise<void> => {
   }
 }
 
+/** What `body` reads; undefined when it is not there. Throws StageError where that can't be told: a checkpoint may be days of work. */
+const read = async <A>(body: () => Promise<A>): Promise<A | undefined> => {
+  try {
+    return await body()
+  } catch (cause) {
+    if (isGone(cause)) return undefined
+    throw new StageError({
+      reason: "Checkpoint",
+      message: `Looking at a checkpoint: ${messageOf(cause)}. It stays where it is: mend that, then run again.`
+    })
+  }
+}
+
 /** What is wrong with a checkpoint; undefined when it is whole. */
 const damage = async (folder: string): Promise<string | undefined> => {
-  const text = await readFile(join(folder, sealName), "utf8").catch(() => "")
+  const text = (await read(() => readFile(join(folder, sealName), "utf8"))) ?? ""
   const bytes = text.slice(text.indexOf("\n") + 1)
   if (createHash("sha256").update(bytes).digest("hex") !== text.slice(0, text.indexOf("\n"))) return "its seal is missing or damaged"
   for (const { path, sha256 } of (JSON.parse(bytes) as Seal).files)
-    if ((await sha256File(join(folder, path)).catch(() => undefined)) !== sha256) return `${path} is missing or has changed`
+    if ((await read(() => sha256File(join(folder, path)))) !== sha256) return `${path} is missing or has changed`
   return undefined
 }
 
 const newest = async (folder: string, note: (message: string) => void): Promise<Checkpoint | undefined> => {
-  const names = await readdir(folder).catch(() => [] as Array<string>)
+  const names = (await read(() => readdir(folder))) ?? []
   // What a killed stage was writing.
   for (const name of names) if (name.startsWith("new-")) await rm(join(folder, name), { recursive: true, force: true })
   for (const name of names.filter(isName).sort().reverse()) {

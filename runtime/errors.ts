@@ -28,6 +28,10 @@ export const placeOf = (error: unknown): string => {
   return match === null ? "" : ` (at ${match[1]}:${match[2]})`
 }
 
+/** Whether what was to be read is not there or the disk can't read it; else (too many open files, no permission) it may be whole for all we know. */
+export const isGone = (cause: unknown): boolean =>
+  ["ENOENT", "ENOTDIR", "EISDIR", "EIO"].includes((cause as NodeJS.ErrnoException).code ?? "")
+
 /** Whether SQLite says that a file's bytes are no database, or a broken one. */
 export const isDamaged = (cause: unknown): boolean => /not a database|malformed/.test(messageOf(cause))
 

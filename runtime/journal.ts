@@ -113,21 +113,25 @@ export class Journal {
 
   constructor(home: string) {
     this.#file = join(home, "journal.db")
+    let database: DatabaseSync | undefined
     try {
       makeFolder(home)
-      this.#database = new DatabaseSync(this.#file)
+      this.#database = database = new DatabaseSync(this.#file)
       this.#database.exec("pragma busy_timeout = 10000; pragma journal_mode = wal; pragma synchronous = full")
       const found = Number(this.#database.prepare("pragma user_version").get()!.user_version)
       if (found > version) throw new Error(`it has format ${found}, this version of caravan knows formats up to ${version}`)
       this.#database.exec(tables)
       if (found < version) this.#upgrade(found)
     } catch (cause) {
+      database?.close()
       const reason = messageOf(cause)
       const advice = /not a database|malformed/.test(reason)
         ? "It is damaged: move it away, and results are made and recorded anew"
         : /has format/.test(reason)
           ? "Use that newer version, or name another folder with CARAVAN_HOME"
-          : "Make the folder writable, or name another with CARAVAN_HOME"
+          : /is full|ENOSPC/.test(reason)
+            ? "Free some space, then run again"
+            : "Make the folder writable, or name another with CARAVAN_HOME"
       throw new StoreError({ message: `Opening the journal ${this.#file}: ${reason}. ${advice}.` })
     }
   }

@@ -58,6 +58,9 @@ export class Leases {
         try {
           database.exec("pragma busy_timeout = 30000; pragma journal_mode = wal; pragma synchronous = off")
           database.exec(tables)
+          // Written without fsync: what a loss of power left may open and be broken inside.
+          const check = database.prepare("pragma integrity_check(1)").get()?.integrity_check
+          if (check !== "ok") throw new Error(`it is malformed: ${String(check)}`)
         } catch (cause) {
           database.close()
           throw cause

@@ -20,7 +20,7 @@ import { hostname } from "node:os"
 import { dirname, join, relative } from "node:path"
 import * as Effect from "effect/Effect"
 import type { ArtifactError, ArtifactType } from "../schemas/artifact.ts"
-import { messageOf, StoreError } from "./errors.ts"
+import { isGone, messageOf, StoreError } from "./errors.ts"
 import { type Holder, Leases } from "./leases.ts"
 
 export interface Manifest {
@@ -137,10 +137,25 @@ export class Store {
     return Effect.tryPromise({
       try: body,
       catch: (cause) =>
-        new StoreError({
-          message: `${doing}: ${messageOf(cause)}. Free some space or mend the folder ${this.home}, then run again: what is finished is kept.`
-        })
+        cause instanceof StoreError
+          ? cause
+          : new StoreError({
+              message: `${doing}: ${messageOf(cause)}. Free some space or mend the folder ${this.home}, then run again: what is finished is kept.`
+            })
     })
+  }
+
+  /** What `body` reads; undefined when there is nothing, or when the disk can't read it. Throws StoreError where the reason lies elsewhere. */
+  async #read<A>(body: () => Promise<A>): Promise<A | undefined> {
+    try {
+      return await body()
+    } catch (cause) {
+      if (isGone(cause)) return undefined
+      // Too many open files, say, or no permission: that is no reason to make a sound object again.
+      throw new StoreError({
+        message: `Looking at a result in the store: ${messageOf(cause)}. The result stays where it is: mend that, then run again.`
+      })
+    }
   }
 
   /** A new empty folder for a stage to write into. */
@@ -209,33 +224,39 @@ export class Store {
     })
   }
 
-  /** Whether the object is there with every file at its size; the bytes are not read. While this store holds, gc leaves it from now on. */
+  /**
+   * Whether the object is there with every file at its size; the bytes are not read. While this store holds, gc leaves it from now on. Rejects
+   * with StoreError when it can't be told.
+   */
   async present(digest: string): Promise<boolean> {
     this.#lease(digest)
     const manifest = await this.#manifest(digest)
     if (manifest === undefined) return false
     for (const file of manifest.files) {
-      const found = await stat(join(this.path(digest), file.path)).catch(() => undefined)
+      const found = await this.#read(() => stat(join(this.path(digest), file.path)))
       if (found?.size !== file.size) return false
     }
     return true
   }
 
-  /** What is wrong with the object's bytes; undefined when they are what the manifest says. Read whenever a stage is about to use them. */
+  /**
+   * What is wrong with the object's bytes; undefined when they are what the manifest says. Read whenever a stage is about to use them. Rejects
+   * with StoreError when it can't be told.
+   */
   async damage(digest: string): Promise<string | undefined> {
     const manifest = await this.#manifest(digest)
     if (manifest === undefined) return "its manifest is missing or not what its name says"
     for (const file of manifest.files) {
       const path = join(this.path(digest), file.path)
-      const sha256 = await sha256File(path).catch(() => undefined)
-      if (sha256 === undefined) return `${file.path} is missing`
+      const sha256 = await this.#read(() => sha256File(path))
+      if (sha256 === undefined) return `${file.path} is missing, or the disk can't read it`
       if (sha256 !== file.sha256) return `${file.path} has changed`
     }
     return undefined
   }
 
   async #manifest(digest: string): Promise<Manifest | undefined> {
-    const bytes = await readFile(join(this.path(digest), manifestName)).catch(() => undefined)
+    const bytes = await this.#read(() => readFile(join(this.path(digest), manifestName)))
     if (bytes === undefined || createHash("sha256").update(bytes).digest("hex") !== digest) return undefined
     return JSON.parse(bytes.toString("utf8")) as Manifest
   }
@@ -329,7 +350,7 @@ export class Store {
         )
         renameSync(join(folder, `${digest}.new`), join(folder, digest))
       })
-      await sync(join(this.home, "pins"))
+      for (const folder of [join(this.home, "pins"), this.home]) await sync(folder)
     })
   }
   /** Whether there was a pin. */
