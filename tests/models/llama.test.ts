@@ -69,6 +69,19 @@ for (const { device, skip } of devices) {
       })
     }
 
+    // Rotary embeddings see distances only: padding at one end moves all positions alike, and would not tell whether they follow the mask.
+    it("counts positions by the mask: a gap in the middle of a sequence changes nothing, whatever stands there (detail 2)", () => {
+      const model = initLlama(smallConfig(), { seed: 3, device })
+      // Ten times new weights, so that attention looks at where tokens stand.
+      for (const [name, weight] of Object.entries(model.parameters)) if (!name.endsWith("norm.weight")) noGrad(() => weight.mul_(10))
+      const sequence = sequences[0]!
+      const alone = logits(model, [sequence])[0]!
+      const gap = [...sequence.slice(0, 3), 50, 17, 0, 50, ...sequence.slice(3)]
+      const mask = gap.map((_, i) => (i >= 3 && i < 7 ? 0 : 1))
+      const masked = logits(model, [gap], () => ({ attentionMask: ids([mask]) }))[0]!.filter((_, i) => mask[i] === 1)
+      expect(largestDifference(masked.flat(), alone.flat())).toBeLessThanOrEqual(sameInFloat32)
+    })
+
     it("sees nothing of what comes later", () => {
       const model = initLlama(smallConfig(), { seed: 3, device })
       const [before] = logits(model, [[1, 5, 9, 13]])
