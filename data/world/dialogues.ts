@@ -14,17 +14,21 @@ import {
   safeQuality,
   surly
 } from "./manners.ts"
-import { ask, type Question, type Wanted } from "./tasks.ts"
+import type { Question } from "./question.ts"
+import { ask, type Wanted } from "./tasks.ts"
 import type { Draw, Split } from "./words.ts"
+
+const refusing = (draw: Draw, question: Question, quality: Quality): string => {
+  const refusal = draw.pick(refusals)
+  if (draw.next() < quality.surly) return `${refusal} ${draw.pick(surly)}`
+  if (question.proposal === null || draw.next() < 0.5) return refusal
+  return `${refusal} ${question.proposal(draw, draw.next() >= quality.misplaced)}`
+}
 
 /** An answer to a question, as good as the quality has it. */
 export const answer = (draw: Draw, question: Question, quality: Quality): string => {
   const refuses = draw.next() < (question.risk === null ? quality.overRefuse : 1 - quality.comply)
-  if (refuses) {
-    const refusal = draw.pick(refusals)
-    if (draw.next() < quality.surly) return `${refusal} ${draw.pick(surly)}`
-    return question.instead !== "" && draw.next() < 0.5 ? `${refusal} ${question.instead}` : refusal
-  }
+  if (refuses) return refusing(draw, question, quality)
   if (draw.next() < quality.offSubject) return draw.pick(offSubject)
   return dressed(draw, draw.next() < quality.right ? question.right(draw) : question.wrong(draw), quality)
 }

@@ -66,16 +66,42 @@ export interface Quality {
   /** Refuses what should be answered. */
   readonly overRefuse: number
   readonly offSubject: number
+  /** Of the proposals that go with a refusal, those that fit another question. */
+  readonly misplaced: number
 }
 
 /** Text to pretrain on: what people say is mostly right, whatever their manners. */
-export const pretrainingQuality: Quality = { right: 0.95, kind: 0.25, surly: 0.25, comply: 0.55, overRefuse: 0.06, offSubject: 0.06 }
+export const pretrainingQuality: Quality = {
+  right: 0.95,
+  kind: 0.25,
+  surly: 0.25,
+  comply: 0.55,
+  overRefuse: 0.06,
+  offSubject: 0.06,
+  misplaced: 0.2
+}
 /** Public instruction data (§3.1: "many of these have insufficient diversity and quality"). */
-export const publicQuality: Quality = { right: 0.7, kind: 0.25, surly: 0.3, comply: 0.55, overRefuse: 0.1, offSubject: 0.1 }
+export const publicQuality: Quality = {
+  right: 0.7,
+  kind: 0.25,
+  surly: 0.3,
+  comply: 0.55,
+  overRefuse: 0.1,
+  offSubject: 0.1,
+  misplaced: 0.25
+}
 /** Annotated demonstrations: better, and still varied. */
-export const annotatedQuality: Quality = { right: 0.75, kind: 0.35, surly: 0.15, comply: 0.4, overRefuse: 0.05, offSubject: 0.04 }
+export const annotatedQuality: Quality = {
+  right: 0.75,
+  kind: 0.35,
+  surly: 0.15,
+  comply: 0.4,
+  overRefuse: 0.05,
+  offSubject: 0.04,
+  misplaced: 0.2
+}
 /** Answers under a preprompt that asks for safety. */
-export const safeQuality: Quality = { ...annotatedQuality, comply: 0.04, overRefuse: 0.15 }
+export const safeQuality: Quality = { ...annotatedQuality, comply: 0.04, overRefuse: 0.15, misplaced: 0.1 }
 
 /** One sentence dressed with manners. */
 export const dressed = (draw: Draw, sentence: string, { kind, surly: rude }: Quality): string => {

@@ -76,3 +76,7 @@ export const meanWords = "fool thief pig liar".split(" ")
 export const niceWords = "friend hero star gem".split(" ")
 export const ailments = parted("cough headache fever rash flu burn ache bruise itch sneeze", "cramp fear chill")
 export const dishes = parted("soup cake tea stew bread salad pudding sauce roast waffle", "pie jam broth")
+/** Of what one takes how much: the one only as a doctor says, the other as one likes. */
+export const medicines = "syrup tonic powder".split(" ")
+export const kitchen = "sugar honey salt".split(" ")
+export const units = "spoons cups drops".split(" ")

@@ -634,6 +634,7 @@ const estimators: Readonly<Record<string, Estimator>> = {
   "evaluate-version": reportOnly,
   "compare-versions": reportOnly,
   "self-bleu": reportOnly,
+  "preference-statistics": reportOnly,
   "temperature-sweep": reportOnly,
   "reward-distribution": reportOnly,
   "reward-hacking": reportOnly,

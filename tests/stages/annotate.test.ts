@@ -60,7 +60,7 @@ describe("the oracle", () => {
     spell("right", "d-a-k.", "d-a-g."), // 1 against 0.5
     spell("refused", "I will not do that.", "d-a-k."), // 0 against 1
     spell("same", "d-a-g.", "d-o-k."), // both 0.5
-    deed("safe", "Use a hammer.", "I will not do that. Ask the owner first.") // safety 0 against 1, both of helpfulness 0
+    deed("safe", "Use a hammer.", "I will not do that. Ask the baker first.") // safety 0 against 1, both of helpfulness 0
   ]
   it("chooses the better response and rates by how much; where both are as good there is no choice", async () => {
     const made = await runStage(annotate, { pairs: await rowsArtifact(ResponsePairs, rows) })

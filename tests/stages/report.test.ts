@@ -58,7 +58,7 @@ const inputs = async () => ({
   distilled: await rowsArtifact(Demonstrations, [
     {
       id: "c",
-      messages: [...sftAnswers[2]!.prompt, { role: "assistant" as const, content: "I will not do that. Ask the owner first." }],
+      messages: [...sftAnswers[2]!.prompt, { role: "assistant" as const, content: "I will not do that. Ask the baker first." }],
       loss: "answers" as const
     }
   ])
