@@ -63,11 +63,15 @@ export interface ArtifactRecord {
   readonly made: number
 }
 
-/** Raised when the tables change. 2: artifacts, uses and listings, for what made what. */
-const version = 2
+/** Raised when the tables change. 2: artifacts, uses and listings, for what made what. 3: sums of the rows that results depend on. */
+const version = 3
+
+/** Tables whose rows have a sum: SQLite does not notice when the disk changes a bit of a value. A row whose sum is wrong is as good as none. */
+const summed = ["traces", "files", "code"] as const
+const sumOf = (...values: ReadonlyArray<string>): string => createHash("sha256").update(JSON.stringify(values)).digest("hex").slice(0, 16)
 
 const tables = `
-  create table if not exists traces (key text primary key, digest text not null, content_digest text not null, type text not null, metrics text not null, provenance text not null, made integer not null) strict;
+  create table if not exists traces (key text primary key, digest text not null, content_digest text not null, type text not null, metrics text not null, provenance text not null, made integer not null, sum text) strict;
   create table if not exists runs (id text primary key, pipeline text not null, params text not null, started integer not null, finished integer, status text not null) strict;
   create table if not exists executions (
     id integer primary key, run text not null, pipeline text not null, node text not null, stage text not null, key text not null, parts text not null, files text not null,
@@ -82,27 +86,39 @@ const tables = `
   create table if not exists uses (content text not null, key text not null, primary key (content, key)) strict, without rowid;
   create table if not exists generations (key text not null, digest text not null, made integer not null, retired integer not null) strict;
   create index if not exists generations_by_key on generations (key, retired);
-  create table if not exists files (path text primary key, stamp text not null, digest text not null) strict;
-  create table if not exists code (stage text primary key, value text not null) strict;
+  create table if not exists files (path text primary key, stamp text not null, digest text not null, sum text) strict;
+  create table if not exists code (stage text primary key, value text not null, sum text) strict;
 `
+
+/** What SQLite says of a file whose bytes have changed: of its structure, or of the definitions of its tables. */
+const damaged = /not a database|malformed|no such (table|column)|no column named|syntax error|unrecognized token/
+const damagedAdvice = "It is damaged: move it away, and results are made and recorded anew"
 
 const runColumns = `id, pipeline, params, started, finished, status,
   (select json_group_object(status, n) from (select status, count(*) as n from executions where run = runs.id group by status)) as nodes`
 
+const parse = (text: SQLOutputValue | undefined): unknown => {
+  try {
+    return JSON.parse(text as string) as unknown
+  } catch (cause) {
+    throw new Error(`a row of it is malformed (${messageOf(cause)})`, { cause })
+  }
+}
+
 const toRun = (row: Record<string, SQLOutputValue>): RunRecord => ({
   id: row.id as string,
   pipeline: row.pipeline as string,
-  asked: JSON.parse(row.params as string) as unknown,
+  asked: parse(row.params),
   started: row.started as number,
   finished: row.finished as number | null,
   status: row.status as string,
-  nodes: JSON.parse(row.nodes as string) as RunRecord["nodes"]
+  nodes: parse(row.nodes) as RunRecord["nodes"]
 })
 const toArtifact = (row: Record<string, SQLOutputValue>): ArtifactRecord => ({
   digest: row.digest as string,
   contentDigest: row.content_digest as string,
   type: row.type as string,
-  metrics: JSON.parse(row.metrics as string) as Record<string, number>,
+  metrics: parse(row.metrics) as Record<string, number>,
   made: row.made as number
 })
 
@@ -125,8 +141,8 @@ export class Journal {
     } catch (cause) {
       database?.close()
       const reason = messageOf(cause)
-      const advice = /not a database|malformed/.test(reason)
-        ? "It is damaged: move it away, and results are made and recorded anew"
+      const advice = damaged.test(reason)
+        ? damagedAdvice
         : /has format/.test(reason)
           ? "Use that newer version, or name another folder with CARAVAN_HOME"
           : /is full|ENOSPC/.test(reason)
@@ -144,8 +160,13 @@ export class Journal {
           "insert or ignore into artifacts (digest, content_digest, type, metrics, made) select digest, content_digest, type, metrics, made from traces"
         )
         for (const { key, parts } of this.#all("select key, parts from executions where status = 'ran'"))
-          this.#recordUses(key as string, JSON.parse(parts as string) as KeyParts)
+          this.#recordUses(key as string, parse(parts) as KeyParts)
       }
+      if (from < 3 && from !== 0)
+        for (const table of summed) {
+          const columns = this.#all(`select name from pragma_table_info('${table}')`)
+          if (!columns.some(({ name }) => name === "sum")) this.#database.exec(`alter table ${table} add column sum text`)
+        }
       this.#database.exec(`pragma user_version = ${version}`)
     })
   }
@@ -166,7 +187,7 @@ export class Journal {
       throw cause instanceof StoreError
         ? cause
         : new StoreError({
-            message: `Using the journal ${this.#file}: ${messageOf(cause)}. Free some space or mend the file, then run again: what is finished is kept.`
+            message: `Using the journal ${this.#file}: ${messageOf(cause)}. ${damaged.test(messageOf(cause)) ? damagedAdvice : "Free some space or mend the folder, then run again: what is finished is kept"}.`
           })
     }
   }
@@ -181,28 +202,34 @@ export class Journal {
   }
 
   trace(key: string): Trace | undefined {
-    const row = this.#get("select digest, content_digest, type, metrics from traces where key = ?", key)
+    const row = this.#get("select digest, content_digest, type, metrics, sum from traces where key = ?", key)
     if (row === undefined) return undefined
+    const { content_digest, digest, metrics, sum, type } = row as Record<string, string | null>
+    if (sum !== null && sum !== sumOf(key, digest!, content_digest!, type!, metrics!)) return undefined
     return {
       key,
       digest: row.digest as string,
       contentDigest: row.content_digest as string,
       type: row.type as string,
-      metrics: JSON.parse(row.metrics as string) as Record<string, number>
+      metrics: this.#try(() => parse(metrics!)) as Record<string, number>
     }
   }
 
   /** The first result under a key stays: who comes second with the same key has the same result, or a nondeterministic stage. */
   recordTrace(trace: Trace, provenance: unknown): void {
+    const metrics = JSON.stringify(trace.metrics)
+    // One whose sum is wrong makes room.
+    if (this.trace(trace.key) === undefined) this.forgetTrace(trace.key)
     this.#run(
-      "insert into traces (key, digest, content_digest, type, metrics, provenance, made) values (?, ?, ?, ?, ?, ?, ?) on conflict (key) do nothing",
+      "insert into traces (key, digest, content_digest, type, metrics, provenance, made, sum) values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (key) do nothing",
       trace.key,
       trace.digest,
       trace.contentDigest,
       trace.type,
-      JSON.stringify(trace.metrics),
+      metrics,
       JSON.stringify(provenance),
-      Date.now()
+      Date.now(),
+      sumOf(trace.key, trace.digest, trace.contentDigest, trace.type, metrics)
     )
     // Outlives the trace: what an artifact was stays known when its object is collected or its key made again.
     this.#run(
@@ -210,7 +237,7 @@ export class Journal {
       trace.digest,
       trace.contentDigest,
       trace.type,
-      JSON.stringify(trace.metrics),
+      metrics,
       Date.now()
     )
   }
@@ -284,39 +311,45 @@ export class Journal {
     const value = text.startsWith("{")
       ? text
       : (this.#get("select value from listings where digest = ?", text)?.value as string | undefined)
-    return JSON.parse(value ?? "{}") as Record<string, string>
+    return this.#try(() => parse(value ?? "{}")) as Record<string, string>
   }
 
   /** Runs, the latest first. */
   runs(filter: { readonly pipeline?: string | undefined; readonly limit?: number | undefined } = {}): Array<RunRecord> {
-    return this.#all(
-      `select ${runColumns} from runs where ? is null or pipeline = ? order by started desc, rowid desc limit ?`,
-      filter.pipeline ?? null,
-      filter.pipeline ?? null,
-      filter.limit ?? -1
-    ).map(toRun)
+    return this.#try(() =>
+      this.#all(
+        `select ${runColumns} from runs where ? is null or pipeline = ? order by started desc, rowid desc limit ?`,
+        filter.pipeline ?? null,
+        filter.pipeline ?? null,
+        filter.limit ?? -1
+      ).map(toRun)
+    )
   }
   /** Runs whose id begins so. */
   runsLike(prefix: string): Array<RunRecord> {
-    return this.#all(`select ${runColumns} from runs where substr(id, 1, ?) = ? order by started`, prefix.length, prefix).map(toRun)
+    return this.#try(() =>
+      this.#all(`select ${runColumns} from runs where substr(id, 1, ?) = ? order by started`, prefix.length, prefix).map(toRun)
+    )
   }
 
   #executions(where: string, ...values: ReadonlyArray<SQLInputValue>): Array<RecordedExecution> {
-    return this.#all(`select * from executions where ${where}`, ...values).map((row) => ({
-      id: row.id as number,
-      run: row.run as string,
-      pipeline: row.pipeline as string,
-      node: row.node as string,
-      stage: row.stage as string,
-      key: row.key as string,
-      parts: JSON.parse(row.parts as string) as KeyParts,
-      files: this.#listing(row.files as string),
-      status: row.status as NodeStatus,
-      milliseconds: row.milliseconds as number,
-      digest: row.digest as string | null,
-      error: row.error as string | null,
-      at: row.at as number
-    }))
+    return this.#try(() =>
+      this.#all(`select * from executions where ${where}`, ...values).map((row) => ({
+        id: row.id as number,
+        run: row.run as string,
+        pipeline: row.pipeline as string,
+        node: row.node as string,
+        stage: row.stage as string,
+        key: row.key as string,
+        parts: parse(row.parts) as KeyParts,
+        files: this.#listing(row.files as string),
+        status: row.status as NodeStatus,
+        milliseconds: row.milliseconds as number,
+        digest: row.digest as string | null,
+        error: row.error as string | null,
+        at: row.at as number
+      }))
+    )
   }
   /** What became of the nodes of a run, in the order in which it was recorded. */
   executionsOf(run: string): Array<RecordedExecution> {
@@ -345,20 +378,20 @@ export class Journal {
 
   artifact(digest: string): ArtifactRecord | undefined {
     const row = this.#get("select * from artifacts where digest = ?", digest)
-    return row === undefined ? undefined : toArtifact(row)
+    return row === undefined ? undefined : this.#try(() => toArtifact(row))
   }
   /** Artifacts whose digest begins so. */
   artifactsLike(prefix: string): Array<ArtifactRecord> {
-    return this.#all("select * from artifacts where substr(digest, 1, ?) = ?", prefix.length, prefix).map(toArtifact)
+    return this.#try(() => this.#all("select * from artifacts where substr(digest, 1, ?) = ?", prefix.length, prefix).map(toArtifact))
   }
   /** Artifacts of this content, the latest first: the same rows may be in several files. */
   artifactsOfContent(content: string): Array<ArtifactRecord> {
-    return this.#all("select * from artifacts where content_digest = ? order by made desc", content).map(toArtifact)
+    return this.#try(() => this.#all("select * from artifacts where content_digest = ? order by made desc", content).map(toArtifact))
   }
   /** What the trace of a key says of its making: run, node, code, inputs, version of Node. */
   provenance(key: string): Readonly<Record<string, unknown>> | undefined {
     const row = this.#get("select provenance from traces where key = ?", key)
-    return row === undefined ? undefined : (JSON.parse(row.provenance as string) as Record<string, unknown>)
+    return row === undefined ? undefined : (this.#try(() => parse(row.provenance)) as Record<string, unknown>)
   }
   /** The digests that a trace names: what a run could find. */
   tracedDigests(): Set<string> {
@@ -405,35 +438,44 @@ export class Journal {
       node
     )
     if (row === undefined) return undefined
-    return {
-      key: row.key as string,
-      parts: JSON.parse(row.parts as string) as KeyParts,
-      files: this.#listing(row.files as string),
-      status: row.status as NodeStatus
+    try {
+      return {
+        key: row.key as string,
+        parts: parse(row.parts) as KeyParts,
+        files: this.#listing(row.files as string),
+        status: row.status as NodeStatus
+      }
+    } catch {
+      // A damaged row of the past: only the reason for running a node is lost with it, and no node has to fail for that.
+      return undefined
     }
   }
 
   fileDigest(path: string, stamp: string): string | undefined {
-    return this.#get("select digest from files where path = ? and stamp = ?", path, stamp)?.digest as string | undefined
+    const row = this.#get("select digest, sum from files where path = ? and stamp = ?", path, stamp) as Record<string, string> | undefined
+    return row?.sum === sumOf(path, stamp, row?.digest ?? "") ? row.digest : undefined
   }
   recordFile(path: string, stamp: string, digest: string): void {
     this.#run(
-      "insert into files (path, stamp, digest) values (?, ?, ?) on conflict (path) do update set stamp = excluded.stamp, digest = excluded.digest",
+      "insert into files (path, stamp, digest, sum) values (?, ?, ?, ?) on conflict (path) do update set stamp = excluded.stamp, digest = excluded.digest, sum = excluded.sum",
       path,
       stamp,
-      digest
+      digest,
+      sumOf(path, stamp, digest)
     )
   }
 
   code(stage: string): unknown {
-    const row = this.#get("select value from code where stage = ?", stage)
-    return row === undefined ? undefined : (JSON.parse(row.value as string) as unknown)
+    const row = this.#get("select value, sum from code where stage = ?", stage) as Record<string, string> | undefined
+    return row?.sum === sumOf(stage, row?.value ?? "") ? parse(row.value) : undefined
   }
   recordCode(stage: string, value: unknown): void {
+    const text = JSON.stringify(value)
     this.#run(
-      "insert into code (stage, value) values (?, ?) on conflict (stage) do update set value = excluded.value",
+      "insert into code (stage, value, sum) values (?, ?, ?) on conflict (stage) do update set value = excluded.value, sum = excluded.sum",
       stage,
-      JSON.stringify(value)
+      text,
+      sumOf(stage, text)
     )
   }
 
