@@ -7,7 +7,7 @@
  * them changes.
  */
 import { createHash } from "node:crypto"
-import { existsSync, readFileSync } from "node:fs"
+import { existsSync, readFileSync, statSync } from "node:fs"
 import { dirname, join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
 import * as Effect from "effect/Effect"
@@ -83,11 +83,36 @@ export const codeIdentity = (stage: StageInfo, journal: Journal, digests: FileDi
       kept.bundler === bundlerVersion &&
       Object.entries(kept.inputs).every(([path, digest]) => digests.of(path) === digest)
     )
-      return kept.identity
+      return noteLoaded(stage, kept.identity)
     const made = yield* bundle(entry, exportName, stage.name, digests)
     journal.recordCode(name, made)
-    return made.identity
+    return noteLoaded(stage, made.identity)
   })
+
+/** What this process has loaded of each stage, as it was when it was first asked for; and the files that changed between loading and asking. */
+const loaded = new WeakMap<StageInfo, { readonly identity: CodeIdentity; readonly since: ReadonlyArray<string> }>()
+
+const noteLoaded = (stage: StageInfo, identity: CodeIdentity): CodeIdentity => {
+  if (loaded.has(stage)) return identity
+  const now = Date.now()
+  const since = Object.keys(identity.files).filter((path) => {
+    const changed = statSync(join(identity.root, path), { throwIfNoEntry: false })?.ctimeMs ?? now
+    // Times are whole milliseconds here. A time to come says only that clocks differ.
+    return changed > stage.loaded + 1 && changed <= now
+  })
+  loaded.set(stage, { identity, since })
+  return identity
+}
+
+/** The files of a stage's code that are no longer what this process loaded: one that runs it here would run what its key does not say. */
+export const changedSinceLoaded = (identity: CodeIdentity, stage: StageInfo): ReadonlyArray<string> => {
+  const first = loaded.get(stage)
+  if (first === undefined || first.since.length > 0) return first?.since ?? []
+  if (first.identity.digest === identity.digest) return []
+  const names = (of: CodeIdentity) => ({ ...of.files, ...of.packages })
+  const [before, after] = [names(first.identity), names(identity)]
+  return [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((name) => before[name] !== after[name])
+}
 
 /** The files of a stage's code that changed it since: none when they are as they were, or differ in what does not count. */
 export const changedSince = (identity: CodeIdentity, stage: StageInfo, journal: Journal): Effect.Effect<ReadonlyArray<string>> =>

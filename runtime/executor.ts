@@ -38,13 +38,21 @@ export interface Executor {
 }
 
 export const inProcess: Executor = {
-  run: (stage, job, progress, _changedCode, _printed, limits) => {
-    const work = runStage(stage, job, progress)
+  run: (stage, job, progress, changedCode, _printed, limits) => {
+    const work = Effect.flatMap(changedCode, (files) =>
+      files.length === 0 ? runStage(stage, job, progress) : Effect.fail(loadedBefore(stage, files))
+    )
     const seconds = limits?.seconds
     return seconds === undefined ? work : Effect.raceFirst(work, Effect.delay(timedOut(stage, seconds), seconds * 1000))
   },
   close: () => undefined
 }
+
+const loadedBefore = (stage: StageInfo, files: ReadonlyArray<string>): StageError =>
+  new StageError({
+    reason: "CodeChanged",
+    message: `The code of stage ${stage.name} changed since this process loaded it (${files.join(", ")}). What is finished is kept: start it again to go on with the new code.`
+  })
 
 const timedOut = (stage: StageInfo, seconds: number): Effect.Effect<never, StageError> =>
   Effect.fail(

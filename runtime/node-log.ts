@@ -107,6 +107,8 @@ export const writeNodeLogs = (
           open.delete(id)
           break
         }
+        // A node that waits for another run has no log here.
+        case "node-waiting":
         case "run-finished":
           break
       }

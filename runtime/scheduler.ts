@@ -12,7 +12,7 @@ import * as Schedule from "effect/Schedule"
 import * as Semaphore from "effect/Semaphore"
 import type { ArtifactRef } from "../schemas/artifact.ts"
 import { cacheKey, type KeyParts } from "./cache-key.ts"
-import { changedSince } from "./code-identity.ts"
+import { changedSince, changedSinceLoaded } from "./code-identity.ts"
 import { messageOf, PipelineError, StageError, type StoreError } from "./errors.ts"
 import { inProcess, processPool } from "./executor.ts"
 import { digestFile, stampOf } from "./file-source.ts"
@@ -357,6 +357,7 @@ export class Scheduler {
   ): Effect.Effect<{ readonly digest: string; readonly metrics: Readonly<Record<string, number>> }, MakeError> {
     const self = this
     const tensors = node.stage.resources.tensors === true
+    const code = this.#facts.code.get(node.id)!
     const started = performance.now()
     return Effect.gen(function* () {
       self.#emit({
@@ -374,7 +375,7 @@ export class Scheduler {
             if (note !== undefined) self.#emit({ type: "note", node: node.id, message: note })
             else self.#emit({ type: "progress", node: node.id, progress })
           },
-          changedSince(self.#facts.code.get(node.id)!, node.stage, self.#journal),
+          tensors ? changedSince(code, node.stage, self.#journal) : Effect.sync(() => changedSinceLoaded(code, node.stage)),
           (text) => self.#emit({ type: "output", node: node.id, text }),
           self.#limits(node)
         )

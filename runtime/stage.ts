@@ -136,6 +136,8 @@ export interface StageInfo {
   readonly agrees: ReadonlyArray<Agreement>
   /** URL of the module that exports it. */
   readonly module: string
+  /** When this process loaded it, in milliseconds since 1970. */
+  readonly loaded: number
   readonly run: (context: Context) => Effect.Effect<Written<any>, { readonly message: string }>
 }
 export type AnyStage = { readonly stage: StageInfo }
@@ -183,6 +185,7 @@ export const make = <Config extends ConfigSchema, const Inputs extends Ports, Ou
     inherits: definition.inherits ?? {},
     agrees: definition.agrees ?? [],
     module,
+    loaded: Date.now(),
     run: definition.run as StageInfo["run"]
   }
   const stage = ((inputs: Record<string, Node<any>>, config: Record<string, unknown> & NodeOptions = {}) => {

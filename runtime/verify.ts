@@ -8,7 +8,7 @@ import * as Exit from "effect/Exit"
 import { artifactDifferences } from "../schemas/difference.ts"
 import type { ArtifactRef } from "../schemas/artifact.ts"
 import type { ConfigError, ConfigSchema } from "../schemas/hyper.ts"
-import { changedSince } from "./code-identity.ts"
+import { changedSince, changedSinceLoaded } from "./code-identity.ts"
 import { messageOf, type PipelineError, StageError, type StoreError } from "./errors.ts"
 import { type Executor, inProcess, processPool } from "./executor.ts"
 import { stampOf } from "./file-source.ts"
@@ -181,11 +181,12 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       checkpoints: null,
       prepare: options.prepare
     }
-    yield* (node.stage.resources.tensors === true ? processes : inProcess).run(
+    const tensors = node.stage.resources.tensors === true
+    yield* (tensors ? processes : inProcess).run(
       node.stage,
       job,
       (progress) => emit({ type: "progress", node: node.id, progress }),
-      changedSince(code, node.stage, journal)
+      tensors ? changedSince(code, node.stage, journal) : Effect.sync(() => changedSinceLoaded(code, node.stage))
     )
     for (const id of dependencies(node)) {
       const found = plan.nodes.get(id)!
