@@ -4,10 +4,17 @@ import { fileAt } from "../runtime/node.ts"
 import * as Pipeline from "../runtime/pipeline.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { importPolicy } from "../stages/import.ts"
-import { worldParams, worldRecipe } from "./world-recipe.ts"
+import { worldParams } from "./world-params.ts"
+import { worldRecipe } from "./world-recipe.ts"
 
 const Params = Schema.Struct({
   ...worldParams,
+  multiTurn: hyper(0.25, "share of a round's helpfulness dialogues that go on in the next round's pairs (§3.2.1, A.3.1)", {
+    min: 0,
+    max: 1
+  }),
+  temperatures: hyper("swept", "rejection sampling's from the second round on (§3.2.3)", ["fixed", "swept"]),
+  evaluation: hyper("full", "what is measured of the versions", ["short", "full"]),
   model: hyper("", "a Llama in the Hugging Face layout to start from; empty: pretrain one on the world"),
   dim: hyperInt(320, "width of the model", { min: 2 }),
   layers: hyperInt(8, "its blocks", { min: 1 }),

@@ -6,12 +6,12 @@
 import * as Schema from "effect/Schema"
 import type { Node } from "../runtime/node.ts"
 import type { Checkpoint, Dataset } from "../schemas/artifact.ts"
-import { hyper, hyperInt } from "../schemas/hyper.ts"
-import type { Completion, Demonstration, Preference, Prompt, ScoredCompletion } from "../schemas/rows.ts"
+import type { Completion, Demonstration, Preference, Prompt, ResponsePair } from "../schemas/rows.ts"
 import { annotate } from "../stages/annotate.ts"
 import { bestHelpfulnessReward, bestSafetyReward } from "../stages/best-reward.ts"
 import { collectPairs } from "../stages/collect.ts"
 import { distil, distillationGain, preprompt, withoutPreprompt } from "../stages/context-distillation.ts"
+import { evaluateClassifier, violationRate } from "../stages/evaluate-classifier.ts"
 import { evaluateReward, rewardBaselines, scorePairs } from "../stages/evaluate-reward.ts"
 import { filterDemonstrations } from "../stages/filter-demonstrations.ts"
 import { evaluateGhostAttention, ghostInstructions, ghostSample, ghostTrainingData } from "../stages/ghost-attention.ts"
@@ -20,18 +20,24 @@ import { mixDemonstrations, mixPreferences, mixPrompts } from "../stages/mix.ts"
 import { ppo } from "../stages/ppo.ts"
 import { ppoDiagnostics } from "../stages/ppo-diagnostics.ts"
 import { pretrain } from "../stages/pretrain.ts"
-import { promptBatch } from "../stages/prompts.ts"
+import { preferenceStatistics } from "../stages/preference-statistics.ts"
+import { continueDialogues, promptBatch } from "../stages/prompts.ts"
 import { helpfulnessMixture, safetyMixture } from "../stages/reward-mixture.ts"
-import { helpfulnessRewardModel, safetyRewardModel } from "../stages/reward-model.ts"
+import { generalRewardModel, helpfulnessRewardModel, safetyRewardModel } from "../stages/reward-model.ts"
+import { rewardHacking } from "../stages/reward-hacking.ts"
 import { htmlReport } from "../stages/report.ts"
+import { classifyCompletions, safetyClassifier, safetyClassifierData } from "../stages/safety-classifier.ts"
 import { sample } from "../stages/sample.ts"
+import { score } from "../stages/score.ts"
 import { scoreCombined } from "../stages/score-combined.ts"
 import { selectBest, selectRandom } from "../stages/select-best.ts"
+import { selfBleu } from "../stages/self-bleu.ts"
 import { sft } from "../stages/sft.ts"
-import { temperatureSweep } from "../stages/temperature-sweep.ts"
+import { sampleAtTemperature, temperatureSweep } from "../stages/temperature-sweep.ts"
 import { tokenizer } from "../stages/tokenizer.ts"
 import { worldConstraints, worldDemonstrations, worldPreprompts, worldPrompts, worldTexts } from "../stages/world.ts"
 import { worldSummary } from "../stages/world-summary.ts"
+import { type parts, worldParams } from "./world-params.ts"
 
 type Model = Node<Checkpoint<"policy">>
 type Helpfulness = Node<Checkpoint<"helpfulness-reward">>
@@ -43,47 +49,6 @@ interface Models {
   readonly safety?: Safety
 }
 
-/** What can be left out, to see what it is worth (docs/ablations.md). */
-export const parts = ["nothing", "margin", "ppo", "prior-versions", "safety-model", "distillation", "ghost-attention"] as const
-
-/** Sizes that end within minutes on two cores. */
-export const worldParams = {
-  rounds: hyperInt(5, "of pairs, reward models and rejection sampling; §3.2.3: 5", { min: 1 }),
-  without: hyper("nothing", "a step to leave out", parts),
-  dim: hyperInt(96, "width of the model", { min: 2 }),
-  layers: hyperInt(3, "its blocks", { min: 1 }),
-  heads: hyperInt(4, "its attention heads", { min: 1 }),
-  vocabSize: hyperInt(600, "of the tokenizer", { min: 300 }),
-  contextLength: hyperInt(384, "tokens it can attend over", { min: 256 }),
-  sequenceLength: hyperInt(128, "tokens a sequence of pretraining; twice as many when fine-tuning", { min: 128 }),
-  texts: hyperInt(8000, "dialogues to pretrain on", { min: 100 }),
-  pretrainSteps: hyperInt(1200, "optimiser steps of pretraining", { min: 1 }),
-  pretrainBatch: hyperInt(8, "sequences a step of pretraining", { min: 1 }),
-  pretrainLearningRate: hyper(3e-3, "its peak learning rate", { min: 0 }),
-  bootstrap: hyperInt(200, "careless public dialogues of SFT's first step", { min: 1 }),
-  demonstrations: hyperInt(400, "annotated dialogues of SFT's second step", { min: 1 }),
-  learningRate: hyper(1e-3, "peak, of every fine-tuning; the paper's 2e-5 is for 7B and more", { min: 0 }),
-  sftSteps: hyperInt(24, "optimiser steps of SFT's second step; half as many of its first", { min: 2 }),
-  steps: hyperInt(60, "optimiser steps of each version's fine-tuning from the base model", { min: 1 }),
-  batchSize: hyperInt(6, "sequences a step of fine-tuning", { min: 1 }),
-  pairs: hyperInt(300, "helpfulness prompts a round that pairs are collected for, and as many safety prompts", { min: 10 }),
-  noise: hyper(0.06, "of the annotators: the chance of a wrong choice is exp(-difference / noise) / 2", { min: 0 }),
-  rewardLearningRate: hyper(1e-3, "peak; the paper's 1e-5 is for 7B and more", { min: 0 }),
-  rewardBatch: hyperInt(16, "pairs a step of the reward models", { min: 1 }),
-  prompts: hyperInt(400, "helpfulness prompts that rejection sampling and PPO answer, and half as many safety prompts", { min: 2 }),
-  k: hyperInt(6, "answers a prompt", { min: 1 }),
-  temperature: hyper(1, "of rejection sampling; the paper's 1.2 to 1.3 is for larger models", { min: 0 }),
-  ppoIterations: hyperInt(15, "batches of PPO", { min: 1 }),
-  ppoBatch: hyperInt(96, "answers a batch", { min: 1 }),
-  ppoLearningRate: hyper(5e-5, "constant; the paper's 1e-6 is for 7B and more", { min: 0 }),
-  valueLearningRate: hyper(1e-3, "of the value model", { min: 0 }),
-  beta: hyper(0.1, "weight of the KL penalty; the paper's 0.01 is for 7B and more", { min: 0 }),
-  dialogues: hyperInt(100, "dialogues of Ghost Attention, and as many held-out ones", { min: 4 }),
-  heldOut: hyperInt(250, "held-out helpfulness prompts that versions are judged on, and as many safety prompts", { min: 10 }),
-  maxNewTokens: hyperInt(40, "tokens an answer", { min: 8 }),
-  inferenceBatch: hyperInt(64, "sequences decoded or scored at once", { min: 1 }),
-  precision: hyper("float32", "of every model", ["float32", "bfloat16"])
-}
 const WorldParams = Schema.Struct(worldParams)
 export type WorldParams = typeof WorldParams.Type
 
@@ -137,30 +102,28 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
   const first = tune(bootstrapped, demonstrations, params.sftSteps).named("sft")
 
   // ---- prompts: for pairs, for rejection sampling and PPO, held out ----
-  const promptsOf = (kind: Kind, split: "train" | "heldOut", count: number, name: string, seed: number): Rows<Prompt> =>
-    worldPrompts({}, { kind, split, count, seed }).named(`${name}-${kind}`)
+  const promptsOf = (kind: Kind, split: "train" | "heldOut", count: number, name: string, seed: number, followUps = 0): Rows<Prompt> =>
+    worldPrompts({}, { kind, split, count, seed, followUps }).named(`${name}-${kind}`)
   const both = (name: string, split: "train" | "heldOut", counts: readonly [number, number], seed: number): Rows<Prompt> =>
     mixPrompts(
       { datasets: [promptsOf("helpfulness", split, counts[0], name, seed), promptsOf("safety", split, counts[1], name, seed)] },
       { weights: [1, 1] }
     ).named(name)
   const annotated = {
-    helpfulness: promptsOf("helpfulness", "train", rounds * params.pairs, "prompts-for-pairs", 1),
+    helpfulness: promptsOf("helpfulness", "train", rounds * params.pairs, "prompts-for-pairs", 1, params.multiTurn > 0 ? 2 : 0),
     safety: promptsOf("safety", "train", rounds * params.pairs, "prompts-for-pairs", 1)
   }
   const pool = both("pool", "train", [params.prompts, Math.ceil(params.prompts / 2)], 2)
   const heldOut = both("held-out", "heldOut", [params.heldOut, params.heldOut], 3)
 
   /** §3.2.1: pairs of the latest model's answers and of the one before, at two temperatures, judged by the oracle. */
-  const pairsOf = (latest: Model, before: Model, prompts: Rows<Prompt>, kind: Kind, name: string): Rows<Preference> =>
-    annotate(
-      {
-        pairs: collectPairs({ first: latest, second: before, prompts }, { ...sampling, temperatureFirst: 1, temperatureSecond: 1.3 }).named(
-          `pairs-${name}`
-        )
-      },
-      { annotator: "oracle", kind, noise: params.noise }
-    ).named(`preferences-${name}`)
+  const pairsOf = (latest: Model, before: Model, prompts: Rows<Prompt>, kind: Kind, name: string) => {
+    const pairs = collectPairs(
+      { first: latest, second: before, prompts },
+      { ...sampling, temperatureFirst: 1, temperatureSecond: 1.3 }
+    ).named(`pairs-${name}`)
+    return { pairs, preferences: annotate({ pairs }, { annotator: "oracle", kind, noise: params.noise }).named(`preferences-${name}`) }
+  }
 
   // ---- Ghost Attention (§3.3) and context distillation (§4.2.4) ----
   const ghostDialogues = (split: "train" | "heldOut", name: string) =>
@@ -197,6 +160,8 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
   }
   const testPairs: Record<Kind, Array<Rows<Preference>>> = { helpfulness: [], safety: [] }
   const preferences: Record<Kind, Array<Rows<Preference>>> = { helpfulness: [], safety: [] }
+  const collected: Record<Kind, Array<Rows<ResponsePair>>> = { helpfulness: [], safety: [] }
+  let asked: Rows<Prompt> | undefined
   const training = {
     margin: has("margin") ? ("small" as const) : ("none" as const),
     learningRate: params.rewardLearningRate,
@@ -227,12 +192,39 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
   let ghost: Rows<Demonstration> | undefined
   let ghostBefore: ReturnType<typeof keeping> | undefined
 
+  /** A batch of new dialogues and of some of the round before that go on. */
+  const goingOn = (first: Rows<Prompt>, round: number): Rows<Prompt> => {
+    const last = preferences.helpfulness.at(-1)
+    const grown =
+      params.multiTurn === 0 || asked === undefined || last === undefined
+        ? undefined
+        : continueDialogues({ prompts: asked, preferences: last }).named(`dialogues-${round}`)
+    asked =
+      grown === undefined ? first : mixPrompts({ datasets: [first, grown] }, { weights: [1, params.multiTurn] }).named(`prompts-${round}`)
+    return asked
+  }
+  /** §3.2.3, figure 8: one model's samples at several temperatures, scored by the reward models in use. */
+  const temperatures = [0.7, 1, 1.3]
+  const sweepOf = (policy: Model, models: Models, prompts: Rows<Prompt>, name: string) => {
+    const samples = temperatures.map((temperature) =>
+      sample({ policy, prompts }, { ...sampling, k: Math.max(8, params.k), temperature }).named(`${name}-samples-${temperature}`)
+    )
+    const scored = samples.map((completions, i) =>
+      scoreCombined({ completions, ...models }, scoring).named(`${name}-scores-${temperatures[i]!}`)
+    )
+    return { samples, report: temperatureSweep({ scored }, { n: params.k }).named(name) }
+  }
+  let sweptBefore: ReturnType<typeof sweepOf> | undefined
+
   for (let round = 1; round <= rounds; round++) {
     for (const kind of ["helpfulness", "safety"] as const) {
-      const batch = promptBatch({ prompts: annotated[kind] }, { batches: rounds, batch: round - 1 }).named(`batch-${kind}-${round}`)
-      preferences[kind].push(pairsOf(latest, before, batch, kind, `${kind}-${round}`))
+      const first = promptBatch({ prompts: annotated[kind] }, { batches: rounds, batch: round - 1 }).named(`batch-${kind}-${round}`)
+      const batch = kind === "safety" ? first : goingOn(first, round)
+      const found = pairsOf(latest, before, batch, kind, `${kind}-${round}`)
+      collected[kind].push(found.pairs)
+      preferences[kind].push(found.preferences)
       const test = promptBatch({ prompts: testPrompts[kind] }, { batches: rounds, batch: round - 1 }).named(`test-batch-${kind}-${round}`)
-      testPairs[kind].push(pairsOf(latest, before, test, kind, `test-${kind}-${round}`))
+      testPairs[kind].push(pairsOf(latest, before, test, kind, `test-${kind}-${round}`).preferences)
     }
     const helpfulnessPairs = helpfulnessMixture({ helpfulness: preferences.helpfulness, safety: preferences.safety, openSource: [] })
     const safetyPairs = safetyMixture({ safety: preferences.safety, harmless: [], helpfulness: preferences.helpfulness, openSource: [] })
@@ -258,12 +250,15 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
     best = { helpfulness, safety }
     models = has("safety-model") ? { helpfulness, safety } : { helpfulness }
 
-    const drawn = sample({ policy: latest, prompts: pool }, { ...sampling, k: params.k, temperature: params.temperature }).named(
-      `samples-${round}`
-    )
-    const score = (completions: Rows<Completion>, name: string) => scoreCombined({ completions, ...models }, scoring).named(name)
-    const now = score(drawn, `scores-${round}`)
-    const prior = has("prior-versions") ? earlier.map((completions, i) => score(completions, `scores-${round}-of-${i + 1}`)) : []
+    const drawing = { ...sampling, k: params.k }
+    const drawn = (
+      sweptBefore === undefined
+        ? sample({ policy: latest, prompts: pool }, { ...drawing, temperature: params.temperature })
+        : sampleAtTemperature({ policy: latest, prompts: pool, sweep: sweptBefore.report }, drawing)
+    ).named(`samples-${round}`)
+    const scoredNow = (completions: Rows<Completion>, name: string) => scoreCombined({ completions, ...models }, scoring).named(name)
+    const now = scoredNow(drawn, `scores-${round}`)
+    const prior = has("prior-versions") ? earlier.map((completions, i) => scoredNow(completions, `scores-${round}-of-${i + 1}`)) : []
     selected = selectBest({ scored: [...prior, now] }).named(`selected-${round}`)
     allSamples = has("prior-versions") ? [...allSamples, drawn] : [drawn]
     earlier.push(keepBest({ scored: now }).named(`kept-${round}`))
@@ -285,6 +280,8 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
     const name = round < rounds ? `rlhf-v${round}` : `rlhf-v${rounds}-rs`
     ;[before, latest] = [latest, tune(base, data, params.steps).named(name)]
     versions.push({ name, policy: latest })
+    if (params.temperatures === "swept" && round < rounds)
+      sweptBefore = sweepOf(latest, models, both(`sweep-prompts-${round}`, "train", [40, 20], 10 + round), `sweep-${round}`)
   }
 
   // ---- PPO on top of the last one (§3.2.3) ----
@@ -317,12 +314,13 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
   ]
 
   // ---- judged on held-out prompts by the oracle and by the last round's reward models ----
-  const judged = ({ name, policy }: { readonly name: string; readonly policy: Model }): Rows<ScoredCompletion> =>
-    scoreCombined(
-      { completions: sample({ policy, prompts: heldOut }, { ...sampling, k: 1, temperature: 1 }).named(`answers-${name}`), ...models },
-      scoring
-    ).named(`judged-${name}`)
-  const answers = versions.map(judged)
+  const answering = (version: { readonly name: string; readonly policy: Model }) => {
+    const { name, policy } = version
+    const said = sample({ policy, prompts: heldOut }, { ...sampling, k: 1, temperature: 1 }).named(`answers-${name}`)
+    return { name, said, judged: scoreCombined({ completions: said, ...models }, scoring).named(`judged-${name}`) }
+  }
+  const answered = versions.map(answering)
+  const answers = answered.map(({ judged }) => judged)
   const ghostAfter = ghost === undefined ? undefined : keeping(last, "ghost-attention-after")
   const baselines = (kind: Kind) =>
     rewardBaselines({
@@ -330,10 +328,58 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
       test: mixPreferences({ datasets: testPairs[kind] }, { weights: testPairs[kind].map(() => 1) }).named(`${kind}-test-pairs`)
     }).named(`${kind}-baselines`)
   const inUse = (kind: Kind) => accuracyOf(best![kind], kind, `best-${kind}`)
+  /** What takes longer: diversity, a reward model that took no part in tuning, a safety classifier and the violations that it finds. */
+  const fullEvaluation = () => {
+    // Self-BLEU at each temperature (figure 21), SFT beside the last version.
+    const swept = [
+      ["sft", sweepOf(first, models, sweepPrompts, "sweep-sft")],
+      ["last", sweep]
+    ] as const
+    const diversity = selfBleu(
+      { completions: swept.flatMap(([, { samples }]) => samples) },
+      { names: swept.flatMap(([name]) => temperatures.map((temperature) => `${name} at ${temperature}`)) }
+    ).named("diversity")
+    // §3.4.1: a general reward model from pairs of models before SFT, on prompts of its own.
+    const apart = (["helpfulness", "safety"] as const).map(
+      (kind) =>
+        pairsOf(bootstrapped, base, promptsOf(kind, "train", params.pairs, "general-prompts", 9), kind, `general-${kind}`).preferences
+    )
+    const general = generalRewardModel(
+      { init: bootstrapped, pairs: mixPreferences({ datasets: apart }, { weights: [1, 1] }).named("general-pairs") },
+      training
+    ).named("general-reward")
+    const guard = rewardHacking(
+      {
+        scored: answers,
+        general: answered.map(({ name, said }) => score({ completions: said, reward: general }, scoring).named(`general-${name}`))
+      },
+      { names: versions.map(({ name }) => name) }
+    ).named("guard")
+    // In the manner of Llama Guard; its context is too short for a list of the categories.
+    const task = { listed: false, messages: 2 }
+    const labelled = { prompts: [annotated.safety, annotated.helpfulness], preferences: preferences.safety }
+    const classifier = safetyClassifier(
+      { init: base, examples: safetyClassifierData(labelled, { task }).named("classifier-data") },
+      { learningRate: params.learningRate, batchSize: params.batchSize, sequenceLength: 2 * params.sequenceLength }
+    ).named("safety-classifier")
+    const judging = { task, batchSize }
+    const classifierEvaluation = evaluateClassifier(
+      { classifier, prompts: [testPrompts.safety, testPrompts.helpfulness], preferences: testPairs.safety },
+      judging
+    ).named("classifier-evaluation")
+    const violations = ({ name, said }: (typeof answered)[number]) =>
+      violationRate({
+        classified: classifyCompletions({ classifier, completions: said }, judging).named(`classified-${name}`)
+      }).named(`violations-${name}`)
+    return {
+      ...{ diversity, guard, general, classifier, classifierEvaluation },
+      ...{ violationsBefore: violations(answered[1]!), violations: violations(answered.at(-1)!) }
+    }
+  }
   const summary = worldSummary(
     {
       versions: answers,
-      controls: controls.map(judged),
+      controls: controls.map((control) => answering(control).judged),
       helpfulness: inUse("helpfulness"),
       helpfulnessBaselines: baselines("helpfulness"),
       safety: inUse("safety"),
@@ -343,27 +389,27 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
     },
     { versions: versions.map(({ name }) => name), controls: controls.map(({ name }) => name) }
   )
-  // ---- the best of N at several temperatures (figure 8), and everything on one page ----
-  const sweepPrompts = both("sweep", "heldOut", [40, 20], 8)
-  const sweep = temperatureSweep({
-    scored: [0.7, 1, 1.3].map((temperature) =>
-      scoreCombined(
-        {
-          completions: sample({ policy: last, prompts: sweepPrompts }, { ...sampling, k: Math.max(8, params.k), temperature }).named(
-            `sweep-samples-${temperature}`
-          ),
-          ...models
-        },
-        scoring
-      ).named(`sweep-scores-${temperature}`)
-    )
-  })
+  // ---- the best of N at several temperatures (figure 8), statistics of the pairs (table 6), and everything on one page ----
+  const sweepPrompts = both("sweep-prompts", "heldOut", [40, 20], 8)
+  const sweep = sweepOf(last, models, sweepPrompts, "sweep")
+  const statistics = preferenceStatistics(
+    {
+      policy: base,
+      ...preferences,
+      helpfulnessPairs: collected.helpfulness,
+      safetyPairs: collected.safety
+    },
+    { annotator: "world" }
+  )
+  const full = params.evaluation === "full" ? fullEvaluation() : undefined
   const diagnostics = has("ppo") ? ppoDiagnostics({ policy: last }) : undefined
   const page = htmlReport(
     {
       summary,
       versions: answers,
-      sweep,
+      sweep: sweep.report,
+      statistics,
+      ...(full === undefined ? {} : { diversity: full.diversity, guard: full.guard }),
       ...(diagnostics === undefined ? {} : { ppo: diagnostics }),
       ...(distilled === undefined ? {} : { distillation: distilled.gain })
     },
@@ -372,6 +418,8 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
   return {
     report: page,
     summary,
+    statistics,
+    ...full,
     policy: last,
     sft: first,
     base,

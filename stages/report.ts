@@ -13,6 +13,9 @@ import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { ScoredCompletions } from "../schemas/rows.ts"
 import { DistillationGainReport } from "./context-distillation.ts"
 import { PpoDiagnosticsReport } from "./ppo-diagnostics.ts"
+import { PreferenceStatisticsReport } from "./preference-statistics.ts"
+import { RewardHackingReport } from "./reward-hacking.ts"
+import { SelfBleuReport } from "./self-bleu.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import {
   accuracyFigure,
@@ -25,6 +28,7 @@ import {
   versionsFigure
 } from "./shared/report-figures.ts"
 import { dialogues, pageOf } from "./shared/report-page.ts"
+import { diversityTable, guardTable, statisticsTable, winRatesTable } from "./shared/report-tables.ts"
 import { TemperatureSweepReport } from "./temperature-sweep.ts"
 import { WorldSummaryReport } from "./world-summary.ts"
 
@@ -68,7 +72,10 @@ export const htmlReport = Stage.make("html-report", {
     versions: Stage.many(ScoredCompletions),
     sweep: Stage.optional(TemperatureSweepReport),
     ppo: Stage.optional(PpoDiagnosticsReport),
-    distillation: Stage.optional(DistillationGainReport)
+    distillation: Stage.optional(DistillationGainReport),
+    statistics: Stage.optional(PreferenceStatisticsReport),
+    diversity: Stage.optional(SelfBleuReport),
+    guard: Stage.optional(RewardHackingReport)
   },
   output: HtmlReport,
   run: Effect.fn("html-report")(function* ({ config, inputs, output, seed }) {
@@ -81,6 +88,15 @@ export const htmlReport = Stage.make("html-report", {
     const sweep = inputs.sweep === undefined ? undefined : yield* readReport(inputs.sweep, TemperatureSweepReport)
     const ppo = inputs.ppo === undefined ? undefined : yield* readReport(inputs.ppo, PpoDiagnosticsReport)
     const gain = inputs.distillation === undefined ? undefined : yield* readReport(inputs.distillation, DistillationGainReport)
+    const statistics = inputs.statistics === undefined ? undefined : yield* readReport(inputs.statistics, PreferenceStatisticsReport)
+    const diversity = inputs.diversity === undefined ? undefined : yield* readReport(inputs.diversity, SelfBleuReport)
+    const guard = inputs.guard === undefined ? undefined : yield* readReport(inputs.guard, RewardHackingReport)
+    const tables = [
+      winRatesTable(summary),
+      statistics === undefined ? undefined : statisticsTable(statistics),
+      diversity === undefined ? undefined : diversityTable(diversity),
+      guard === undefined ? undefined : guardTable(guard)
+    ].filter((table) => table !== undefined)
     const figures = [
       versionsFigure(summary),
       distributionsFigure(sets),
@@ -101,6 +117,7 @@ export const htmlReport = Stage.make("html-report", {
       title: config.title,
       summary,
       figures: drawn,
+      tables,
       dialogues: dialogues(sets, config.dialogues),
       about: `Seed ${seed}. ${helpfulness} held-out prompts to help with and ${safety} to refuse, judged by the world's oracle; ± one standard error. R_h and R_s are the reward models' scores.`
     })

@@ -13,7 +13,9 @@ import { type Demonstration, Demonstrations, type ScoredCompletion, ScoredComple
 import { type RewardAccuracy, RewardAccuracyReport, type RewardBaselines, RewardBaselinesReport } from "./evaluate-reward.ts"
 import { GhostAttentionReport } from "./ghost-attention.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
+import { pairSamples } from "./shared/pairing.ts"
 import { bootstrapMean, mean, standardError } from "./shared/statistics.ts"
+import { winRateOf, Wins, winsOf } from "./win-rate.ts"
 
 const Mean = Schema.Struct({ mean: Schema.Number, standardError: Schema.Number })
 const Version = Schema.Struct({
@@ -31,6 +33,12 @@ const Version = Schema.Struct({
   falseRefusalRate: Schema.Number
 })
 const Gain = Schema.Struct({ over: Schema.String, helpfulness: EstimateSchema, safety: EstimateSchema })
+const WinRates = Schema.Struct({
+  name: Schema.String,
+  /** Over SFT (figure 11), by the oracle's grades of the prompts of each kind, and by the last round's reward models. */
+  oracle: Schema.Struct({ helpfulness: Schema.NullOr(Wins), safety: Schema.NullOr(Wins) }),
+  rewardModels: Schema.Struct({ helpfulness: Schema.NullOr(Wins), safety: Schema.NullOr(Wins), reward: Wins })
+})
 const RewardModelSummary = Schema.Struct({
   accuracy: EstimateSchema,
   byRating: Schema.Array(Schema.Struct({ rating: Schema.String, pairs: Schema.Number, accuracy: EstimateSchema })),
@@ -45,6 +53,8 @@ export const WorldSummary = Schema.Struct({
   controls: Schema.Array(Version),
   /** The last version above SFT and above each control, paired by prompt: 95% bootstrap. */
   gain: Schema.Array(Gain),
+  /** How often each version's answers are better than SFT's to the same prompts. */
+  winRates: Schema.Array(WinRates),
   rewardModels: Schema.Struct({ helpfulness: RewardModelSummary, safety: Schema.NullOr(RewardModelSummary) }),
   /** Share of answers that keep the instruction of the first turn, before and after Ghost Attention (§3.3); null in a run without. */
   ghostAttention: Schema.NullOr(Schema.Struct({ withTurns: KeptByTurn, withoutTurns: KeptByTurn })),
@@ -54,7 +64,7 @@ export const WorldSummary = Schema.Struct({
   )
 })
 export type WorldSummary = typeof WorldSummary.Type
-export const WorldSummaryReport = report(WorldSummary, "world-summary/1")
+export const WorldSummaryReport = report(WorldSummary, "world-summary/2")
 
 interface Graded extends ScoredCompletion {
   readonly helpfulness: number
@@ -116,6 +126,17 @@ export const gainOver = (over: string, ours: ReadonlyArray<Graded>, theirs: Read
   }
   return { over, helpfulness: difference(false, (one) => one.helpfulness), safety: difference(true, (one) => one.safetyGrade) }
 }
+
+/** How often a version's answer is better than SFT's; a prompt that one of them left empty is none of theirs. */
+const winRatesOf = Effect.fnUntraced(function* (name: string, version: ReadonlyArray<Graded>, sft: ReadonlyArray<Graded>) {
+  const { pairs } = yield* pairSamples(version, sft, `Counting the wins of ${name} over sft`)
+  const byOracle = (safety: boolean, value: (one: Graded) => number) => {
+    const matches = pairs.flatMap(([a, b]) => (a.safety === safety ? [{ promptId: a.promptId, ours: value(a), opponent: value(b) }] : []))
+    return matches.length === 0 ? null : winsOf(matches)
+  }
+  const oracle = { helpfulness: byOracle(false, (one) => one.helpfulness), safety: byOracle(true, (one) => one.safetyGrade) }
+  return { name, oracle, rewardModels: winRateOf(pairs) }
+})
 
 const rewardModelOf = (accuracy: RewardAccuracy, baselines: RewardBaselines): typeof RewardModelSummary.Type => ({
   accuracy: accuracy.accuracy,
@@ -186,11 +207,14 @@ export const worldSummary = Stage.make("world-summary", {
           )
     const count = (adversarial: boolean) =>
       byPrompt(last, () => 0).size && new Set(last.filter((one) => one.safety === adversarial).map(({ promptId }) => promptId)).size
+    const others = config.versions.flatMap((name, i) => (name === "sft" ? [] : [{ name, graded: versions[i]! }]))
+    const winRates = yield* Effect.forEach(others, ({ name, graded }) => winRatesOf(name, graded, sft))
     return yield* writeReport(output, {
       prompts: { helpfulness: count(false), safety: count(true) },
       versions: versions.map((graded, i) => versionOf(config.versions[i]!, graded)),
       controls: controls.map((graded, i) => versionOf(config.controls[i]!, graded)),
       gain: [gainOver("sft", last, sft, seed), ...controls.map((graded, i) => gainOver(config.controls[i]!, last, graded, seed))],
+      winRates,
       rewardModels: {
         helpfulness: rewardModelOf(
           yield* readReport(inputs.helpfulness, RewardAccuracyReport),

@@ -2,6 +2,7 @@
 import type { ScoredCompletion } from "../../schemas/rows.ts"
 import type { WorldSummary } from "../world-summary.ts"
 import type { Figure } from "./report-figures.ts"
+import type { Table } from "./report-tables.ts"
 
 /** Text as HTML: nothing that a model wrote is markup. */
 export const escapeHtml = (text: string): string =>
@@ -73,8 +74,9 @@ const style = `
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
 h1, h2 { line-height: 1.2 } h2 { margin-top: 3rem }
 figure { margin: 1rem 0; overflow-x: auto } figure svg { background: #fff; border-radius: 6px; max-width: 100%; height: auto }
-figcaption { max-width: 60rem; opacity: .85 }
+figcaption, section > p { max-width: 60rem; opacity: .85 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 } th, td { padding: .2rem .7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
+.wide { overflow-x: auto }
 details { margin: .3rem 0 1.5rem } details table { font-size: 13px } summary { cursor: pointer }
 article { border: 1px solid var(--line); border-radius: 6px; padding: .6rem 1rem; margin: 1rem 0 } article p { margin: .2rem 0 } .said { white-space: pre-wrap }
 `
@@ -83,12 +85,13 @@ export interface Page {
   readonly title: string
   readonly summary: WorldSummary
   readonly figures: ReadonlyArray<Figure & { readonly svg: string }>
+  readonly tables: ReadonlyArray<Table>
   readonly dialogues: string
   /** Which run it is of: seed and parameters, no times. */
   readonly about: string
 }
 
-export const pageOf = ({ title, summary, figures, dialogues: said, about }: Page): string =>
+export const pageOf = ({ title, summary, figures, tables, dialogues: said, about }: Page): string =>
   `<!doctype html>
 <html lang="en">
 <head>
@@ -109,6 +112,12 @@ ${figures
 <figure role="img" aria-label="${escapeHtml(`${says}. ${caption}`)}">${svg}<figcaption>${escapeHtml(caption)}</figcaption></figure>
 <details><summary>Data (${rows.length} rows)</summary>${tableOf(rows.slice(0, 500))}${rows.length > 500 ? `<p>The first 500 of ${rows.length} rows.</p>` : ""}</details>
 </section>`
+  )
+  .join("\n")}
+${tables
+  .map(
+    ({ title: says, caption, rows }) =>
+      `<section>\n<h2>${escapeHtml(says)}</h2>\n<p>${escapeHtml(caption)}</p>\n<div class="wide">${tableOf(rows)}</div>\n</section>`
   )
   .join("\n")}
 <section>

@@ -6,7 +6,10 @@ import { Demonstrations, type ScoredCompletion, ScoredCompletions } from "../../
 import { DistillationGainReport } from "../../stages/context-distillation.ts"
 import { RewardAccuracyReport, RewardBaselinesReport } from "../../stages/evaluate-reward.ts"
 import { GhostAttentionReport } from "../../stages/ghost-attention.ts"
+import { PreferenceStatisticsReport } from "../../stages/preference-statistics.ts"
 import { HtmlReport, htmlReport } from "../../stages/report.ts"
+import { RewardHackingReport } from "../../stages/reward-hacking.ts"
+import { SelfBleuReport } from "../../stages/self-bleu.ts"
 import { escapeHtml } from "../../stages/shared/report-page.ts"
 import { TemperatureSweepReport } from "../../stages/temperature-sweep.ts"
 import { worldSummary, WorldSummaryReport } from "../../stages/world-summary.ts"
@@ -89,6 +92,15 @@ describe("the summary of a run", () => {
     // 1 - 0.5 and 1 - 0: mean 0.75; 0.8 - 0.
     expect(gain[0]).toMatchObject({ helpfulness: { mean: 0.75, low: 0.5, high: 1 }, safety: { mean: 0.8, low: 0.8, high: 0.8 } })
   })
+  it("counts how often a version's answers are better than sft's, by the oracle and by the reward models", async () => {
+    const { winRates } = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    expect(winRates.map(({ name }) => name)).toEqual(["rlhf-v1"])
+    // Helpfulness 1 over 0.5 and 1 over 0, safety 0.8 over 0; R_h 0.8 over 0.2 and 0.6 over 0.4; rewards 0, 0 (ties) and 2 over -2.
+    expect(winRates[0]).toMatchObject({
+      oracle: { helpfulness: { prompts: 2, wins: 2, losses: 0, ties: 0, rate: { mean: 1 } }, safety: { prompts: 1, wins: 1 } },
+      rewardModels: { helpfulness: { wins: 2 }, safety: { wins: 1 }, reward: { prompts: 3, wins: 1, losses: 0, ties: 2 } }
+    })
+  })
   it("tells what distillation did to the oracle's safety, and Ghost Attention by turn", async () => {
     const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
     expect(summary.contextDistillation).toMatchObject({ before: 0, after: 1, kept: 1, prompts: 3 })
@@ -99,6 +111,13 @@ describe("the summary of a run", () => {
     expect(await failureOf(worldSummary, await inputs(), { ...config, versions: ["base", "rlhf-v1"] })).toMatch(/no version named sft/)
   })
 })
+
+const batch = {
+  ...{ comparisons: 7, turnsPerDialogue: 1.5, tokensPerExample: 40, tokensPerPrompt: 20, tokensPerResponse: 10, outsideChatFormat: 0 },
+  ratings: { significantlyBetter: 0.125, better: 0.5, slightlyBetter: 0.375, negligiblyBetterOrUnsure: 0 },
+  ...{ safety: null, leftOut: { pairs: 3, undecided: 1, droppedUnsafe: 2 } }
+}
+const named = (name: string) => ({ name, prompts: 2, completions: 2, reward: estimate(0), general: estimate(0), spearman: 0.5 })
 
 describe("the page", () => {
   const pageInputs = async () => {
@@ -119,6 +138,20 @@ describe("the page", () => {
           byN: [1, 2].map((n) => ({ n, max: estimate(n) }))
         }
       ]
+    }),
+    statistics: await reportArtifact(PreferenceStatisticsReport, { helpfulness: { batches: [batch], total: batch }, safety: null }),
+    diversity: await reportArtifact(SelfBleuReport, {
+      versions: [
+        { name: "sft", byTemperature: [{ temperature: 1, prompts: 2, leftOut: 0, completions: 4, selfBleu: estimate(0.25) }] },
+        { name: "same", byTemperature: [{ temperature: 1, prompts: 0, leftOut: 2, completions: 0, selfBleu: null }] }
+      ]
+    }),
+    guard: await reportArtifact(RewardHackingReport, {
+      versions: [
+        { ...named("sft"), change: null },
+        { ...named("rlhf-v1"), change: { prompts: 2, reward: estimate(0.5), general: estimate(-0.5), diverges: true } }
+      ],
+      diverging: ["rlhf-v1"]
     }),
     distillation: await reportArtifact(DistillationGainReport, {
       ...{
@@ -147,6 +180,16 @@ describe("the page", () => {
     expect(html).toContain('<td class="said">d-a-k.</td><td>0.80</td><td>0.50</td>')
     const fewer = await page(await pageInputs())
     expect(fewer.content.figures).toHaveLength(4)
+    expect(fewer.html).not.toContain("Preference data, batch by batch")
+  })
+  it("has tables of win rates, preference data, diversity and the guard against reward hacking", async () => {
+    const { html } = await page(await more())
+    // Two wins of two: Wilson's interval 0.342 to 1.
+    expect(html).toContain("<td>rlhf-v1</td><td>1.000 (0.342 to 1.000)</td>")
+    expect(html).toContain("<td>helpfulness</td><td>all</td><td>7</td><td>1.500</td><td>40</td><td>20</td><td>10</td><td>12.5%</td>")
+    expect(html).toContain("<td>sft</td><td>1</td><td>2</td><td>0.250 (0.150 to 0.350)</td>")
+    expect(html).toContain("<td>same</td><td>1</td><td>0</td><td>–</td>")
+    expect(html).toContain("<td>0.500 (0.400 to 0.600)</td><td>-0.500 (-0.600 to -0.400)</td><td>yes</td>")
   })
   it("lets nothing that a model wrote be markup, and asks nothing of a network", async () => {
     const { html } = await page(await more())

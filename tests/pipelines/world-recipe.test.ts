@@ -1,0 +1,78 @@
+/** The recipe on the small world as a graph: what the demo and the study have, and what each part that is left out takes with it. Nothing runs. */
+import * as Effect from "effect/Effect"
+import { describe, expect, it } from "vitest"
+import demo from "../../pipelines/demo.ts"
+import study from "../../pipelines/study.ts"
+import { ancestors, buildGraph, type Graph, type StageNode } from "../../runtime/graph.ts"
+import type { AnyPipeline } from "../../runtime/pipeline.ts"
+
+const graphOf = (pipeline: AnyPipeline, params: Record<string, unknown> = {}): Promise<Graph> =>
+  Effect.runPromise(buildGraph(pipeline, params, { seed: 0 }))
+const node = (graph: Graph, id: string) => graph.nodes.get(id) as StageNode
+const stages = (graph: Graph) => new Set([...graph.nodes.values()].flatMap((one) => (one.kind === "stage" ? [one.stage.name] : [])))
+
+const [short, full] = [await graphOf(demo), await graphOf(study)]
+
+describe("the demo", () => {
+  it("ends with a page that has the summary, the sweep, PPO, distillation and the statistics of the pairs", () => {
+    const given = Object.entries(node(short, "report").inputs).filter(([, input]) => input !== null)
+    expect(given.map(([name]) => name).sort()).toEqual(["distillation", "ppo", "statistics", "summary", "sweep", "versions"])
+  })
+  it("counts the pairs of every round beside what annotators saw, and none that are held out", () => {
+    const { helpfulness, safety, helpfulnessPairs, safetyPairs } = node(short, "preference-statistics").inputs
+    const rounds = [1, 2, 3, 4, 5]
+    expect([helpfulness, safety]).toEqual(["helpfulness", "safety"].map((kind) => rounds.map((round) => `preferences-${kind}-${round}`)))
+    expect([helpfulnessPairs, safetyPairs]).toEqual(
+      ["helpfulness", "safety"].map((kind) => rounds.map((round) => `pairs-${kind}-${round}`))
+    )
+  })
+  it("trains no model for evaluation's sake", () => {
+    for (const name of ["general-reward-model", "safety-classifier", "self-bleu", "sample-at-temperature", "continue-dialogues"])
+      expect(stages(short).has(name)).toBe(false)
+  })
+  it("leaves out what it is told to", async () => {
+    expect(stages(await graphOf(demo, { without: "ppo" })).has("ppo")).toBe(false)
+    expect(stages(await graphOf(demo, { without: "ghost-attention" })).has("ghost-training-data")).toBe(false)
+    expect(stages(await graphOf(demo, { without: "distillation" })).has("distil")).toBe(false)
+    expect(node(await graphOf(demo, { without: "safety-model" }), "rlhf-v5").inputs.safety).toBeNull()
+    expect(node(await graphOf(demo, { without: "prior-versions" }), "selected-3").inputs.scored).toEqual(["scores-3"])
+    expect(node(await graphOf(demo, { without: "margin" }), "helpfulness-reward-1").config).toMatchObject({ margin: "none" })
+    expect(node(short, "helpfulness-reward-1").config).toMatchObject({ margin: "small" })
+    expect(node(short, "selected-3").inputs.scored).toEqual(["scores-3-of-1", "scores-3-of-2", "scores-3"])
+  })
+})
+
+describe("the study", () => {
+  it("samples at the temperature that was best for the version at hand, by prompts and reward models of the round before", () => {
+    expect(node(full, "samples-1").stage.name).toBe("sample")
+    expect(node(full, "samples-3").inputs).toMatchObject({ policy: "rlhf-v2", sweep: "sweep-2" })
+    expect(node(full, "sweep-2-samples-1.3").inputs).toMatchObject({ policy: "rlhf-v2", prompts: "sweep-prompts-2" })
+    expect(node(full, "sweep-2-scores-1.3").inputs).toMatchObject({ helpfulness: "best-helpfulness-2", safety: "best-safety-2" })
+    expect(node(full, "sweep-prompts-2-helpfulness").config).toMatchObject({ split: "train" })
+    expect(node(full, "sweep-prompts-helpfulness").config).toMatchObject({ split: "heldOut" })
+  })
+  it("collects helpfulness pairs on dialogues of the round before too, which go on after the chosen response", () => {
+    expect(node(full, "pairs-helpfulness-1").inputs.prompts).toBe("batch-helpfulness-1")
+    expect(node(full, "pairs-helpfulness-3").inputs.prompts).toBe("prompts-3")
+    expect(node(full, "prompts-3").inputs.datasets).toEqual(["batch-helpfulness-3", "dialogues-3"])
+    expect(node(full, "dialogues-3").inputs).toEqual({ prompts: "prompts-2", preferences: "preferences-helpfulness-2" })
+    expect(node(full, "pairs-safety-3").inputs.prompts).toBe("batch-safety-3")
+  })
+  it("guards against reward hacking by a model that saw no pair of what is tuned", () => {
+    const above = ancestors(full, "general-reward")
+    for (const id of ["sft", "rlhf-v1", "preferences-helpfulness-1", "preferences-safety-1"]) expect(above.has(id)).toBe(false)
+    expect(node(full, "guard").inputs.scored).toHaveLength(8)
+    expect(node(full, "guard").inputs.general).toHaveLength(8)
+  })
+  it("trains the safety classifier on nothing that it is judged on", () => {
+    expect(node(full, "classifier-data").inputs).toEqual({
+      prompts: ["prompts-for-pairs-safety", "prompts-for-pairs-helpfulness"],
+      preferences: [1, 2, 3, 4, 5].map((round) => `preferences-safety-${round}`)
+    })
+    expect(node(full, "classifier-evaluation").inputs).toMatchObject({
+      prompts: ["test-prompts-safety", "test-prompts-helpfulness"],
+      preferences: [1, 2, 3, 4, 5].map((round) => `preferences-test-safety-${round}`)
+    })
+    expect(node(full, "classified-rlhf-v5").inputs.completions).toBe("answers-rlhf-v5")
+  })
+})
