@@ -92,7 +92,15 @@ const tables = `
 
 /** What SQLite says of a file whose bytes have changed: of its structure, or of the definitions of its tables. */
 const damaged = /not a database|malformed|no such (table|column)|no column named|syntax error|unrecognized token/
-const damagedAdvice = "It is damaged: move it away, and results are made and recorded anew"
+
+const knownAdvice = (reason: string): string | undefined => {
+  if (damaged.test(reason)) return "It is damaged: move it away, and results are made and recorded anew"
+  if (/is full|ENOSPC/.test(reason)) return "Free some space, then run again: what is finished is kept"
+  if (/is locked/.test(reason))
+    return "Another run has held it for long, perhaps one that is stopped (kill -CONT lets it go on): then run again"
+  return undefined
+}
+const adviceOf = (reason: string): string => knownAdvice(reason) ?? "Mend the folder, then run again: what is finished is kept"
 
 const runColumns = `id, pipeline, params, started, finished, status,
   (select json_group_object(status, n) from (select status, count(*) as n from executions where run = runs.id group by status)) as nodes`
@@ -141,13 +149,9 @@ export class Journal {
     } catch (cause) {
       database?.close()
       const reason = messageOf(cause)
-      const advice = damaged.test(reason)
-        ? damagedAdvice
-        : /has format/.test(reason)
-          ? "Use that newer version, or name another folder with CARAVAN_HOME"
-          : /is full|ENOSPC/.test(reason)
-            ? "Free some space, then run again"
-            : "Make the folder writable, or name another with CARAVAN_HOME"
+      const advice = /has format/.test(reason)
+        ? "Use that newer version, or name another folder with CARAVAN_HOME"
+        : (knownAdvice(reason) ?? "Make the folder writable, or name another with CARAVAN_HOME")
       throw new StoreError({ message: `Opening the journal ${this.#file}: ${reason}. ${advice}.` })
     }
   }
@@ -187,7 +191,7 @@ export class Journal {
       throw cause instanceof StoreError
         ? cause
         : new StoreError({
-            message: `Using the journal ${this.#file}: ${messageOf(cause)}. ${damaged.test(messageOf(cause)) ? damagedAdvice : "Free some space or mend the folder, then run again: what is finished is kept"}.`
+            message: `Using the journal ${this.#file}: ${messageOf(cause)}. ${adviceOf(messageOf(cause))}.`
           })
     }
   }
