@@ -157,6 +157,30 @@ export class AdamW {
     atenVoid("_foreach_addcdiv_.Scalar", this.#masters, this.#first, denominators, -learningRate / first)
   }
 
+  /**
+   * What the next step reads besides the parameters and `steps`, under names of its own: moments, and the float32 masters where there are any. They
+   * are the tensors in use: to go on from saved ones, copy those into them and call `resume`.
+   */
+  get state(): Parameters {
+    const named = (kind: string, tensors: ReadonlyArray<Tensor>) =>
+      Object.keys(this.#parameters).map((name, i) => [`${kind}.${name}`, tensors[i]!] as const)
+    return Object.fromEntries([
+      ...named("first", this.#first),
+      ...named("second", this.#second),
+      ...(this.#mixed ? named("master", this.#masters) : [])
+    ])
+  }
+
+  /** Steps taken. */
+  get steps(): number {
+    return this.#step
+  }
+
+  /** Goes on as after so many steps: parameters and state are as they were then. */
+  resume(steps: number): void {
+    this.#step = steps
+  }
+
   /** Frees the moments (and masters). The parameters stay. */
   free(): void {
     for (const tensor of [...(this.#mixed ? this.#masters : []), ...this.#first, ...this.#second]) tensor.free()

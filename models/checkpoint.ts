@@ -2,13 +2,13 @@
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
-import { noGrad } from "../engine/tensor.ts"
+import { noGrad, type Tensor } from "../engine/tensor.ts"
 import { type ArtifactRef, ArtifactError, type Checkpoint, type OutputSlot, type Role, type Written, written } from "../schemas/artifact.ts"
 import { roleFile } from "../schemas/checkpoint-files.ts"
 import { type LlamaConfig, toHuggingFace } from "./config.ts"
 import type { Llama } from "./llama.ts"
 import { RewardModel } from "./reward-model.ts"
-import { writeSafetensors } from "./safetensors.ts"
+import { openSafetensors, safetensorsNames, writeSafetensors } from "./safetensors.ts"
 import { loadTokenizer, type Tokenizer, writeTokenizer } from "./tokenizer/index.ts"
 import { loadLlama, loadScalarModel, type LoadOptions } from "./weights.ts"
 
@@ -82,7 +82,37 @@ export const writeCheckpoint = async (
   await writeTokenizer(directory, tokenizer)
 }
 
-const roleOf = (slot: OutputSlot<Checkpoint<Role>>): Role => slot.type.name.replace("checkpoint:", "") as Role
+/** What the checkpoint that a stage puts out is for. */
+export const roleOf = (slot: OutputSlot<any>): Role => slot.type.name.replace("checkpoint:", "") as Role
+
+/**
+ * Reads a file into tensors that are there, bit for bit. Fails before any of them changes unless the file has exactly these names, each with its
+ * tensor's shape and dtype.
+ */
+export const readInto = (path: string, tensors: Readonly<Record<string, Tensor>>): Effect.Effect<void, ArtifactError> =>
+  Effect.acquireUseRelease(
+    openSafetensors(path),
+    Effect.fnUntraced(function* (file) {
+      const held = new Map([...file.entries.values()].map((entry) => [entry.name, `${entry.dtype} (${entry.shape.join(", ")})`]))
+      const wanted = new Map(
+        Object.entries(tensors).map(([name, { dtype, shape }]) => [name, `${safetensorsNames[dtype]} (${shape.join(", ")})`])
+      )
+      const other = [...new Set([...wanted.keys(), ...held.keys()])].find((name) => held.get(name) !== wanted.get(name))
+      if (other !== undefined)
+        return yield* ArtifactError.of({
+          doing: `Reading ${path}`,
+          expected: `${other} as ${wanted.get(other) ?? "no tensor"}`,
+          found: held.get(other) ?? "none",
+          hint: "The file belongs to another model: remove the folder that it is in."
+        })
+      for (const [name, tensor] of Object.entries(tensors)) {
+        const read = yield* file.read(name, { dtype: tensor.dtype, device: tensor.device })
+        noGrad(() => tensor.copy_(read))
+        read.free()
+      }
+    }),
+    (file) => Effect.promise(() => file.close())
+  )
 
 /** Writes a checkpoint as the stage's output; its role is the output's. */
 export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends Role>(
@@ -94,7 +124,7 @@ export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends R
   }
 ): Effect.fn.Return<Written<Checkpoint<R>>, ArtifactError> {
   yield* Effect.tryPromise({
-    try: () => writeCheckpoint(slot.path, { model: options.model, tokenizer: options.tokenizer, role: roleOf(slot as OutputSlot<any>) }),
+    try: () => writeCheckpoint(slot.path, { model: options.model, tokenizer: options.tokenizer, role: roleOf(slot) }),
     catch: (cause) =>
       ArtifactError.of({
         doing: `Writing a checkpoint to ${slot.path}`,

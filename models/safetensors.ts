@@ -15,7 +15,8 @@ const dtypes: Readonly<Record<string, DType>> = {
   U8: "uint8",
   BOOL: "bool"
 }
-const names = Object.fromEntries(Object.entries(dtypes).map(([name, dtype]) => [dtype, name])) as Record<DType, string>
+/** How the format calls each dtype. */
+export const safetensorsNames = Object.fromEntries(Object.entries(dtypes).map(([name, dtype]) => [dtype, name])) as Record<DType, string>
 
 export interface SafetensorsFile {
   readonly entries: ReadonlyMap<string, SafetensorsEntry>
@@ -62,7 +63,7 @@ export const writeSafetensors = async (path: string, tensors: Readonly<Record<st
   const header: Record<string, unknown> = { __metadata__: { format: "pt" } }
   for (const [name, tensor] of sorted) {
     const size = tensor.elements * elementSize[tensor.dtype]
-    header[name] = { dtype: names[tensor.dtype], shape: tensor.shape, data_offsets: [offset, offset + size] }
+    header[name] = { dtype: safetensorsNames[tensor.dtype], shape: tensor.shape, data_offsets: [offset, offset + size] }
     offset += size
   }
   const json = JSON.stringify(header)

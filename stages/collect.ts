@@ -12,6 +12,7 @@ import * as Stage from "../runtime/stage.ts"
 import { Policy } from "../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { Prompts, type ResponsePair, ResponsePairs } from "../schemas/rows.ts"
+import { openBatchLog } from "./shared/batch-log.ts"
 import { sampleAll, samplingFields, samplingPrecision, type Sampled } from "./shared/sampling.ts"
 
 export const CollectConfig = Schema.Struct({
@@ -31,7 +32,7 @@ export const collectPairs = Stage.make("collect-pairs", {
   inputs: { first: Policy, second: Policy, prompts: Prompts },
   output: ResponsePairs,
   resources: { tensors: true },
-  run: Effect.fn("collect-pairs")(function* ({ config, inputs, output, seed, device, progress }) {
+  run: Effect.fn("collect-pairs")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const { topP, topK, maxNewTokens, batchSize, temperatureFirst, temperatureSecond, redraws, precision } = config
     const load = (ref: typeof inputs.first) => loadPolicy(ref, { device, dtype: precision })
     const free = (parameters: Readonly<Record<string, Tensor>>) => Object.values(parameters).forEach((parameter) => parameter.free())
@@ -39,7 +40,8 @@ export const collectPairs = Stage.make("collect-pairs", {
     const same = inputs.first.digest === inputs.second.digest
     const second = same ? first : yield* load(inputs.second)
     const prompts = yield* readRows(inputs.prompts, Prompts)
-    const options = { topP, topK, maxNewTokens, batchSize, progress }
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const options = { topP, topK, maxNewTokens, batchSize, progress, log }
     const pairs = new Map<string, ResponsePair>()
     let open = prompts
     let tooLong = 0

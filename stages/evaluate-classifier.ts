@@ -18,6 +18,7 @@ import {
   judge,
   loadClassifier
 } from "./safety-classifier.ts"
+import { openBatchLog } from "./shared/batch-log.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import { type Judged, labelledTexts } from "./shared/safety-task.ts"
 import { type Estimate, mean, proportion } from "./shared/statistics.ts"
@@ -132,7 +133,7 @@ export const evaluateClassifier = Stage.make("evaluate-classifier", {
   output: ClassifierEvaluationReport,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("evaluate-classifier")(function* ({ config, inputs, output, device, progress }) {
+  run: Effect.fn("evaluate-classifier")(function* ({ config, inputs, output, device, progress, checkpoints }) {
     const { task, threshold, batchSize } = config
     const prompts = (yield* Effect.forEach(inputs.prompts, (set) => readRows(set, Prompts))).flat()
     const preferences = (yield* Effect.forEach(inputs.preferences, (set) => readRows(set, Preferences))).flat()
@@ -144,7 +145,8 @@ export const evaluateClassifier = Stage.make("evaluate-classifier", {
       )
     const kinds = [...new Set(texts.map((text) => text.judged))]
     const loaded = yield* loadClassifier(inputs.classifier, task, kinds, device)
-    const judgements = yield* judge(loaded, texts, { task, threshold, batchSize, device, progress })
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const judgements = yield* judge(loaded, texts, { task, threshold, batchSize, device, progress, log })
     const qualityOf = (judged: Judged): ClassifierQuality | null => {
       const rows = texts.flatMap((truth, i): Array<JudgedText> => {
         const judgement = judgements[i]

@@ -14,6 +14,7 @@ import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { EstimateSchema } from "../schemas/metrics.ts"
 import { type PairScore, PairScores, Preferences } from "../schemas/rows.ts"
 import { tokenisePair } from "./reward-model.ts"
+import { openBatchLog } from "./shared/batch-log.ts"
 import { fitBagOfWords, fitLength, type ResponsesOfPair, total } from "./shared/baselines.ts"
 import { scoreOf } from "./shared/combined-reward.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
@@ -27,9 +28,10 @@ export const scorePairs = Stage.make("score-pairs", {
   output: PairScores,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("score-pairs")(function* ({ config, inputs, output, device, progress }) {
+  run: Effect.fn("score-pairs")(function* ({ config, inputs, output, device, progress, checkpoints }) {
     const pairs = yield* readRows(inputs.pairs, Preferences)
-    const options = { batchSize: 2 * config.batchPairs, precision: config.precision, device, progress }
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const options = { batchSize: 2 * config.batchPairs, precision: config.precision, device, progress, log }
     const scores = yield* withReward(
       inputs.reward,
       options,
@@ -225,14 +227,15 @@ export const safetyRecall = Stage.make("safety-recall", {
   output: SafetyRecallReport,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("safety-recall")(function* ({ config, inputs, output, device, progress }) {
+  run: Effect.fn("safety-recall")(function* ({ config, inputs, output, device, progress, checkpoints }) {
     const pairs = yield* readRows(inputs.pairs, Preferences)
     const labelled = pairs.flatMap(({ prompt, chosen, rejected, chosenSafe, rejectedSafe }) => [
       ...(chosenSafe === null ? [] : [{ prompt, text: chosen, finished: true, safe: chosenSafe }]),
       ...(rejectedSafe === null ? [] : [{ prompt, text: rejected, finished: true, safe: rejectedSafe }])
     ])
     const { batchSize, precision } = config
-    const { scores } = yield* scoreResponses(inputs.reward, labelled, { batchSize, precision, device, progress })
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const { scores } = yield* scoreResponses(inputs.reward, labelled, { batchSize, precision, device, progress, log })
     const responses = labelled.flatMap(({ safe }, i) => (scores[i] === undefined ? [] : [{ score: scoreOf(scores[i]), safe }]))
     if (responses.length === 0)
       return yield* EmptyDatasetError.of(

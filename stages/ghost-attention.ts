@@ -14,12 +14,13 @@ import { deriveSeed, Random } from "../engine/random.ts"
 import { fitsChatFormat } from "../models/chat.ts"
 import { loadPolicy } from "../models/checkpoint.ts"
 import * as Stage from "../runtime/stage.ts"
-import { dataset, report } from "../schemas/artifact.ts"
+import { type ArtifactError, dataset, report } from "../schemas/artifact.ts"
 import { Policy } from "../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { EstimateSchema } from "../schemas/metrics.ts"
 import { type Demonstration, Demonstrations, type Message, Prompts } from "../schemas/rows.ts"
 import { fitPrompt } from "./shared/dialogues.ts"
+import { openBatchLog } from "./shared/batch-log.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import { sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "./shared/sampling.ts"
 import { proportion } from "./shared/statistics.ts"
@@ -142,7 +143,7 @@ const converse = Effect.fn("converse")(function* (
   policy: Parameters<typeof sampleAll>[0],
   dialogues: ReadonlyArray<GhostDialogue>,
   options: SamplingOptions & { readonly where: "every turn" | "first turn"; readonly temperature: number; readonly seed: number }
-): Effect.fn.Return<ReadonlyArray<Conversation>> {
+): Effect.fn.Return<ReadonlyArray<Conversation>, ArtifactError> {
   const { model, tokenizer } = policy
   const room = model.config.maxPositions - options.maxNewTokens
   const going = dialogues.map((dialogue) => ({ dialogue, answers: [] as Array<string>, ended: null as Ending | null }))
@@ -206,13 +207,14 @@ export const ghostSample = Stage.make("ghost-sample", {
   inputs: { policy: Policy, dialogues: GhostDialogues },
   output: GhostSamples,
   resources: { tensors: true },
-  run: Effect.fn("ghost-sample")(function* ({ config, inputs, output, seed, device, progress }) {
+  run: Effect.fn("ghost-sample")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: config.precision })
     const dialogues = yield* readRows(inputs.dialogues, GhostDialogues)
     if (dialogues.length === 0) return yield* EmptyDatasetError.of("sample dialogues of", "no dialogues")
     const { temperature, topP, topK, maxNewTokens, batchSize } = config
+    const log = yield* openBatchLog({ checkpoints, progress })
     const conversations = yield* converse(policy, dialogues, {
-      ...{ temperature, topP, topK, maxNewTokens, batchSize, seed, progress },
+      ...{ temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
       where: "every turn"
     })
     if (conversations.every(({ answers }) => answers.length === 0)) return yield* noAnswers("sample dialogues of", conversations)
@@ -321,7 +323,7 @@ export const evaluateGhostAttention = Stage.make("evaluate-ghost-attention", {
   inputs: { policy: Policy, dialogues: GhostDialogues },
   output: GhostAttentionReport,
   resources: { tensors: true },
-  run: Effect.fn("evaluate-ghost-attention")(function* ({ config, inputs, output, seed, device, progress }) {
+  run: Effect.fn("evaluate-ghost-attention")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: config.precision })
     const all = yield* readRows(inputs.dialogues, GhostDialogues)
     // An instruction that no text can be told by says nothing here.
@@ -329,8 +331,9 @@ export const evaluateGhostAttention = Stage.make("evaluate-ghost-attention", {
     if (dialogues.length === 0)
       return yield* EmptyDatasetError.of("check instructions in", `${all.length} dialogues, none with a text that answers must contain`)
     const { temperature, topP, topK, maxNewTokens, batchSize } = config
+    const log = yield* openBatchLog({ checkpoints, progress })
     const conversations = yield* converse(policy, dialogues, {
-      ...{ temperature, topP, topK, maxNewTokens, batchSize, seed, progress },
+      ...{ temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
       where: "first turn"
     })
     if (conversations.every(({ answers }) => answers.length === 0)) return yield* noAnswers("check instructions in", conversations)

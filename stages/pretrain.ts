@@ -18,7 +18,7 @@ import { Texts } from "../schemas/rows.ts"
 import { TokenizerModel } from "../schemas/tokenizer.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import { chunks, languageModelLoss, type PackedRow } from "./shared/sequences.ts"
-import { precision, train, trainingMetrics } from "./shared/train.ts"
+import { precision, train, trainingCheckpoints, trainingMetrics } from "./shared/train.ts"
 
 export const PretrainConfig = Schema.Struct({
   dim: hyperInt(128, "width of the model", { min: 1 }),
@@ -68,7 +68,7 @@ export const pretrain = Stage.make("pretrain", {
   output: Policy,
   inherits: { tokenizer: "tokenizer" },
   resources: { tensors: true },
-  run: Effect.fn("pretrain")(function* ({ config, inputs, output, seed, device, progress }) {
+  run: Effect.fn("pretrain")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const tokenizer = yield* loadTokenizer(inputs.tokenizer.path)
     const texts = yield* readRows(inputs.texts, Texts)
     const length = Math.min(config.sequenceLength, config.contextLength) + 1
@@ -95,6 +95,7 @@ export const pretrain = Stage.make("pretrain", {
     const { batchSize, microBatchSize, steps } = config
     const result = yield* train({
       parameters: model.parameters,
+      checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
       batches: (function* () {
         for (let epoch = 0; ; epoch++) {
           for (const batch of chunks(new Random(seed, "pretrain", "epoch", epoch).shuffle(rows), batchSize)) {

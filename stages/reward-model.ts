@@ -23,7 +23,7 @@ import { fitDialogue } from "./shared/dialogues.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import { scoreSequences } from "./shared/scoring.ts"
 import { chunks } from "./shared/sequences.ts"
-import { stepsFor, train, type TrainingBatch, trainingMetrics } from "./shared/train.ts"
+import { stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./shared/train.ts"
 
 /** Ranking loss with margin, Llama 2 §3.2.2 eq. 2, summed over pairs: -log sigmoid(r_chosen - r_rejected - m). Each argument (B,); returns (). */
 export const rankingLoss = (chosen: Tensor, rejected: Tensor, margin: Tensor): Tensor =>
@@ -150,7 +150,7 @@ export const warmupSteps = (config: Pick<Config, "warmupFraction" | "warmupMinim
 const inputs = { init: Policy, pairs: Preferences }
 
 const trainRewardModel = Effect.fn("trainRewardModel")(function* (
-  { config, inputs: given, seed, device, progress }: Stage.Context<typeof RewardModelConfig, typeof inputs>,
+  { config, inputs: given, output, seed, device, progress, checkpoints }: Stage.Context<typeof RewardModelConfig, typeof inputs>,
   options: { readonly safetyLossWeight: number }
 ) {
   const { safetyLossWeight } = options
@@ -167,6 +167,7 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
   const steps = stepsFor(pairs.length, config.batchPairs, config.epochs)
   const result = yield* train({
     parameters: model.parameters,
+    checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
     batches: pairBatches(pairs, config, seed, (part) => pairLoss(model, part, { padId: tokenizer.padId, device, safetyLossWeight })),
     steps,
     schedule: cosineSchedule({

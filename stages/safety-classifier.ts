@@ -22,11 +22,12 @@ import { type LoadedPolicy, loadPolicy, saveCheckpoint } from "../models/checkpo
 import type { Llama } from "../models/llama.ts"
 import type { Tokenizer } from "../models/tokenizer/tokenizer.ts"
 import * as Stage from "../runtime/stage.ts"
-import { type ArtifactRef, type Checkpoint, dataset } from "../schemas/artifact.ts"
+import { type ArtifactError, type ArtifactRef, type Checkpoint, dataset } from "../schemas/artifact.ts"
 import { Policy, SafetyClassifier } from "../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { Completions, type Demonstration, Demonstrations, type Message, Preferences, Prompts } from "../schemas/rows.ts"
 import { encodeDemonstrations, packedBatches } from "./sft.ts"
+import { type BatchLog, openBatchLog, withoutLog } from "./shared/batch-log.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import {
   headerOfTask,
@@ -41,7 +42,7 @@ import {
   verdictText
 } from "./shared/safety-task.ts"
 import { chunks, languageModelLoss, packExamples, type PackedRow } from "./shared/sequences.ts"
-import { stepsFor, train, trainingMetrics } from "./shared/train.ts"
+import { stepsFor, train, trainingCheckpoints, trainingMetrics } from "./shared/train.ts"
 
 /** The classifier is given what is not its own: other examples, another task. */
 export class ClassifierError extends Schema.TaggedError<ClassifierError>()("ClassifierError", {
@@ -127,7 +128,7 @@ export const safetyClassifier = Stage.make("safety-classifier", {
   output: SafetyClassifier,
   inherits: { tokenizer: "init" },
   resources: { tensors: true },
-  run: Effect.fn("safety-classifier")(function* ({ config, inputs, output, seed, device, progress }) {
+  run: Effect.fn("safety-classifier")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const { model, tokenizer } = yield* loadPolicy(inputs.init, { device })
     const rows = yield* readRows(inputs.examples, Demonstrations)
     const tasks = new Set<string>()
@@ -155,6 +156,7 @@ export const safetyClassifier = Stage.make("safety-classifier", {
     const steps = stepsFor(epochRows(0).length, batchSize, config.epochs)
     const result = yield* train({
       parameters: model.parameters,
+      checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
       batches: packedBatches(epochRows, { batchSize, microBatchSize }, (rows) => languageModelLoss(model, rows, { device, isolate: true })),
       steps,
       schedule: cosineSchedule({ peak: config.learningRate, steps, warmup: config.warmupSteps, finalFraction: config.finalLearningRate }),
@@ -270,13 +272,21 @@ export const judge = Effect.fn("judge")(function* (
     readonly batchSize: number
     readonly device: Device
     readonly progress: Stage.Context["progress"]
+    /** Where finished batches are kept; none: nowhere. */
+    readonly log?: BatchLog
   }
-): Effect.fn.Return<ReadonlyArray<Judgement | undefined>, ClassifierError> {
-  const { task, threshold, batchSize, device, progress } = options
+): Effect.fn.Return<ReadonlyArray<Judgement | undefined>, ClassifierError | ArtifactError> {
+  const { task, threshold, batchSize, device, log = withoutLog(options.progress) } = options
   const score = (continuations: ReadonlyArray<Continuation>) =>
     continuationLogProbabilities(model, continuations, { padId: tokenizer.padId, device })
   const out = new Array<Judgement | undefined>(texts.length).fill(undefined)
-  const work: Array<{ readonly index: number; readonly question: string; readonly safe: Continuation; readonly unsafe: Continuation }> = []
+  interface Item {
+    readonly index: number
+    readonly question: string
+    readonly safe: Continuation
+    readonly unsafe: Continuation
+  }
+  const work: Array<Item> = []
   texts.forEach((text, index) => {
     if (text.judged === "response" && text.messages.at(-1)!.content.trim() === "") {
       out[index] = { probability: 0, unsafe: false, category: null }
@@ -289,23 +299,18 @@ export const judge = Effect.fn("judge")(function* (
   })
   // Texts of like length share a batch: less padding.
   work.sort((a, b) => a.unsafe.to - b.unsafe.to || a.index - b.index)
-  let done = 0
-  for (const batch of chunks(work, batchSize)) {
+  const judgeBatch = Effect.fnUntraced(function* (batch: ReadonlyArray<Item>): Effect.fn.Return<Array<Judgement>, ClassifierError> {
     const verdicts = score(batch.flatMap(({ safe, unsafe }) => [safe, unsafe]))
-    const found: Array<{ readonly item: (typeof work)[number]; readonly probability: number }> = []
-    batch.forEach((item, i) => {
-      const probability = unsafeProbability(verdicts[2 * i]!, verdicts[2 * i + 1]!)
-      if (probability > threshold) found.push({ item, probability })
-      else out[item.index] = { probability, unsafe: false, category: null }
-    })
-    const named = found.flatMap(({ item }) =>
+    const probabilities = batch.map((_, i) => unsafeProbability(verdicts[2 * i]!, verdicts[2 * i + 1]!))
+    const found = batch.filter((_, i) => probabilities[i]! > threshold)
+    const named = found.flatMap((item) =>
       task.categories.map(({ category }): Continuation => {
         const whole = continuationOf(tokenizer, item.question, verdictText(task, true, category), "eos")
         return { ...whole, from: item.unsafe.to }
       })
     )
     const broken = named.findIndex(({ tokens }, i) => {
-      const { unsafe } = found[Math.floor(i / task.categories.length)]!.item
+      const { unsafe } = found[Math.floor(i / task.categories.length)]!
       return unsafe.tokens.some((token, at) => tokens[at] !== token)
     })
     if (broken !== -1)
@@ -316,12 +321,23 @@ export const judge = Effect.fn("judge")(function* (
         hint: "Give a model whose tokenizer keeps line breaks apart."
       })
     const scores = named.length === 0 ? [] : score(named)
-    found.forEach(({ item, probability }, i) => {
-      const own = scores.slice(i * task.categories.length, (i + 1) * task.categories.length)
-      out[item.index] = { probability, unsafe: true, category: own.length === 0 ? null : task.categories[argmax(own)]!.category }
+    return batch.map((item, i) => {
+      const probability = probabilities[i]!
+      const at = found.indexOf(item)
+      if (at === -1) return { probability, unsafe: false, category: null }
+      const own = scores.slice(at * task.categories.length, (at + 1) * task.categories.length)
+      return { probability, unsafe: true, category: own.length === 0 ? null : task.categories[argmax(own)]!.category }
     })
+  })
+  let done = 0
+  for (const batch of chunks(work, batchSize)) {
     done += batch.length
-    yield* progress({ step: done, total: work.length, tokens: batch.reduce((sum, item) => sum + item.safe.to + item.unsafe.to, 0) })
+    const judgements = yield* log.next({
+      name: `judgements of ${batch.length} texts, the first number ${batch[0]!.index}`,
+      compute: judgeBatch(batch),
+      tell: () => ({ step: done, total: work.length, tokens: batch.reduce((sum, item) => sum + item.safe.to + item.unsafe.to, 0) })
+    })
+    batch.forEach(({ index }, i) => (out[index] = judgements[i]))
   }
   return out
 })
@@ -370,12 +386,13 @@ export const classifyPrompts = Stage.make("classify-prompts", {
   output: Prompts,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("classify-prompts")(function* ({ config, inputs, output, device, progress }) {
+  run: Effect.fn("classify-prompts")(function* ({ config, inputs, output, device, progress, checkpoints }) {
     const { task, threshold, batchSize } = config
     const loaded = yield* loadClassifier(inputs.classifier, task, ["prompt"], device)
     const prompts = yield* readRows(inputs.prompts, Prompts)
     const texts = prompts.map(({ messages }): TextToJudge => ({ judged: "prompt", messages }))
-    const judgements = yield* judge(loaded, texts, { task, threshold, batchSize, device, progress })
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const judgements = yield* judge(loaded, texts, { task, threshold, batchSize, device, progress, log })
     // What kind a safe prompt is stays: a topic, "borderline".
     const rows = prompts.flatMap((prompt, i) => {
       const judgement = judgements[i]
@@ -411,7 +428,7 @@ export const classifyCompletions = Stage.make("classify-completions", {
   output: ClassifiedCompletions,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("classify-completions")(function* ({ config, inputs, output, device, progress }) {
+  run: Effect.fn("classify-completions")(function* ({ config, inputs, output, device, progress, checkpoints }) {
     const { task, threshold, batchSize } = config
     const loaded = yield* loadClassifier(inputs.classifier, task, ["response"], device)
     const completions = yield* readRows(inputs.completions, Completions)
@@ -419,7 +436,8 @@ export const classifyCompletions = Stage.make("classify-completions", {
       judged: "response",
       messages: [...prompt, { role: "assistant", content: text }]
     }))
-    const judgements = yield* judge(loaded, texts, { task, threshold, batchSize, device, progress })
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const judgements = yield* judge(loaded, texts, { task, threshold, batchSize, device, progress, log })
     const rows = completions.flatMap(({ promptId, sample, safety, text }, i) => {
       const judgement = judgements[i]
       return judgement === undefined ? [] : [{ promptId, sample, safety, text, ...judgement }]

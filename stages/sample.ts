@@ -11,6 +11,7 @@ import * as Stage from "../runtime/stage.ts"
 import { Policy } from "../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { type Completion, Completions, type Prompt, Prompts } from "../schemas/rows.ts"
+import { openBatchLog } from "./shared/batch-log.ts"
 import { sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "./shared/sampling.ts"
 
 export const SampleConfig = Schema.Struct({
@@ -58,12 +59,13 @@ export const sample = Stage.make("sample", {
   inputs: { policy: Policy, prompts: Prompts },
   output: Completions,
   resources: { tensors: true },
-  run: Effect.fn("sample")(function* ({ config, inputs, output, seed, device, progress }) {
+  run: Effect.fn("sample")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const { k, temperature, topP, topK, maxNewTokens, batchSize, precision } = config
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })
     const prompts = yield* readRows(inputs.prompts, Prompts)
+    const log = yield* openBatchLog({ checkpoints, progress })
     const { completions, promptsTooLong } = yield* completionsOf(policy, prompts, {
-      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress },
+      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
       policyDigest: inputs.policy.contentDigest
     })
     const finished = completions.filter((row) => row.finished).length

@@ -13,6 +13,7 @@ import * as Stage from "../runtime/stage.ts"
 import { HelpfulnessReward, SafetyReward } from "../schemas/checkpoint.ts"
 import { hyper } from "../schemas/hyper.ts"
 import { type Completion, Completions, type ScoredCompletion, ScoredCompletions } from "../schemas/rows.ts"
+import { openBatchLog } from "./shared/batch-log.ts"
 import { combineRewards, type GateScope, gateScopes, isGated, logit, scoreOf } from "./shared/combined-reward.ts"
 import { scoreResponses, scoringFields } from "./shared/scoring.ts"
 
@@ -46,10 +47,10 @@ export const scoreCombined = Stage.make("score-combined", {
   output: ScoredCompletions,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("score-combined")(function* ({ config, inputs, output, device, progress }) {
+  run: Effect.fn("score-combined")(function* ({ config, inputs, output, device, progress, checkpoints }) {
     const completions = yield* readRows(inputs.completions, Completions)
     const { threshold, scope, batchSize, precision } = config
-    const options = { batchSize, precision, device, progress }
+    const options = { batchSize, precision, device, progress, log: yield* openBatchLog({ checkpoints, progress }) }
     const helpfulness = yield* scoreResponses(inputs.helpfulness, completions, options)
     const safety = inputs.safety === undefined ? undefined : yield* scoreResponses(inputs.safety, completions, options)
     // What does not fit one model's context has no combined reward.

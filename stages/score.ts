@@ -7,6 +7,7 @@ import * as Stage from "../runtime/stage.ts"
 import { readJson, roleFile } from "../schemas/checkpoint-files.ts"
 import { Reward } from "../schemas/checkpoint.ts"
 import { Completions, type ScoredCompletion, ScoredCompletions } from "../schemas/rows.ts"
+import { openBatchLog } from "./shared/batch-log.ts"
 import { scoreOf } from "./shared/combined-reward.ts"
 import { scoreResponses, scoringFields } from "./shared/scoring.ts"
 
@@ -19,11 +20,12 @@ export const score = Stage.make("score", {
   output: ScoredCompletions,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("score")(function* ({ config, inputs, output, device, progress }) {
+  run: Effect.fn("score")(function* ({ config, inputs, output, device, progress, checkpoints }) {
     const { role } = yield* readJson(join(inputs.reward.path, roleFile), "Reading what the reward model is for")
     const completions = yield* readRows(inputs.completions, Completions)
     const { batchSize, precision } = config
-    const { scores, empty, tooLong } = yield* scoreResponses(inputs.reward, completions, { batchSize, precision, device, progress })
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const { scores, empty, tooLong } = yield* scoreResponses(inputs.reward, completions, { batchSize, precision, device, progress, log })
     const scored = completions.flatMap((completion, index): Array<ScoredCompletion> => {
       const reward = scores[index]
       if (reward === undefined) return []

@@ -18,7 +18,7 @@ import { type Demonstration, Demonstrations } from "../schemas/rows.ts"
 import { fitDialogue } from "./shared/dialogues.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import { chunks, type Example, languageModelLoss, lossTokens, packExamples, type PackedRow } from "./shared/sequences.ts"
-import { precision, stepsFor, train, type TrainingBatch, trainingMetrics } from "./shared/train.ts"
+import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./shared/train.ts"
 
 export const SftConfig = Schema.Struct({
   learningRate: hyper(2e-5, "peak learning rate; §3.1: 2e-5, cosine", { min: 0 }),
@@ -68,7 +68,7 @@ export const sft = Stage.make("sft", {
   output: Policy,
   inherits: { tokenizer: "init" },
   resources: { tensors: true },
-  run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress }) {
+  run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const { model, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
     const rows = yield* readRows(inputs.demonstrations, Demonstrations)
     const length = Math.min(config.sequenceLength, model.config.maxPositions)
@@ -84,6 +84,7 @@ export const sft = Stage.make("sft", {
     const steps = config.steps > 0 ? config.steps : stepsFor(epochRows(0).length, config.batchSize, config.epochs)
     const result = yield* train({
       parameters: model.parameters,
+      checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
       batches: packedBatches(epochRows, config, (rows) => languageModelLoss(model, rows, { device, isolate: true })),
       steps,
       schedule: cosineSchedule({ peak: config.learningRate, steps, warmup: config.warmupSteps, finalFraction: config.finalLearningRate }),

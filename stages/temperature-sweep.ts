@@ -22,6 +22,7 @@ import { EstimateSchema } from "../schemas/metrics.ts"
 import { Completions, Prompts, type ScoredCompletion, ScoredCompletions } from "../schemas/rows.ts"
 import { completionsOf, SampleConfig } from "./sample.ts"
 import { SelectBestConfig } from "./select-best.ts"
+import { openBatchLog } from "./shared/batch-log.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import { bySample } from "./shared/pairing.ts"
 import { bootstrapMean, expectedMax, mean, median } from "./shared/statistics.ts"
@@ -160,13 +161,14 @@ export const sampleAtTemperature = Stage.make("sample-at-temperature", {
   inputs: { policy: Policy, prompts: Prompts, sweep: TemperatureSweepReport },
   output: Completions,
   resources: { tensors: true },
-  run: Effect.fn("sample-at-temperature")(function* ({ config, inputs, output, seed, device, progress }) {
+  run: Effect.fn("sample-at-temperature")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const { k, topP, topK, maxNewTokens, batchSize, precision } = config
     const { temperature } = (yield* readReport(inputs.sweep, TemperatureSweepReport)).best
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })
     const prompts = yield* readRows(inputs.prompts, Prompts)
+    const log = yield* openBatchLog({ checkpoints, progress })
     const { completions, promptsTooLong } = yield* completionsOf(policy, prompts, {
-      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress },
+      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
       policyDigest: inputs.policy.contentDigest
     })
     const finished = completions.filter((row) => row.finished).length

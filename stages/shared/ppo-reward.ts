@@ -1,6 +1,7 @@
 /** What a response is worth to PPO (Llama 2 §3.2.3): the logit of R_c, by one reward model or two that are loaded once. */
 import * as Effect from "effect/Effect"
 import type { LoadedReward } from "../../models/checkpoint.ts"
+import type { ArtifactError } from "../../schemas/artifact.ts"
 import type { Prompt } from "../../schemas/rows.ts"
 import { combineRewards, type GateScope, logit, scoreOf } from "./combined-reward.ts"
 import { fitDialogue } from "./dialogues.ts"
@@ -33,7 +34,7 @@ const scoresOf = Effect.fnUntraced(function* (
   loaded: LoadedReward,
   responses: ReadonlyArray<Response>,
   options: RewardOptions
-): Effect.fn.Return<Array<number | undefined>, NotFiniteScoreError> {
+): Effect.fn.Return<Array<number | undefined>, NotFiniteScoreError | ArtifactError> {
   const work = responses.flatMap(({ prompt, text, finished }, index) => {
     const messages = [...prompt.messages, { role: "assistant" as const, content: text }]
     const example = fitDialogue(loaded.tokenizer, messages, loaded.model.config.maxPositions)
@@ -59,7 +60,7 @@ export const rewardResponses = Effect.fn("rewardResponses")(function* (
   models: { readonly helpfulness: LoadedReward; readonly safety: LoadedReward | undefined },
   responses: ReadonlyArray<Response>,
   options: RewardOptions
-): Effect.fn.Return<Array<ResponseReward>, NotFiniteScoreError> {
+): Effect.fn.Return<Array<ResponseReward>, NotFiniteScoreError | ArtifactError> {
   const helpfulness = yield* scoresOf(models.helpfulness, responses, options)
   const safety = models.safety === undefined ? undefined : yield* scoresOf(models.safety, responses, options)
   const { threshold, scope } = options

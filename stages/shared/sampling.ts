@@ -4,7 +4,9 @@ import type { LoadedPolicy } from "../../models/checkpoint.ts"
 import { generate } from "../../models/sampler.ts"
 import type { Progress } from "../../runtime/stage.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import type { ArtifactError } from "../../schemas/artifact.ts"
 import type { Message } from "../../schemas/rows.ts"
+import { type BatchLog, withoutLog } from "./batch-log.ts"
 import { fitPrompt } from "./dialogues.ts"
 import { chunks } from "./sequences.ts"
 
@@ -41,6 +43,8 @@ export interface SamplingOptions {
   readonly maxNewTokens: number
   readonly batchSize: number
   readonly progress: (progress: Progress) => Effect.Effect<void>
+  /** Where finished batches are kept; none: nowhere. */
+  readonly log?: BatchLog
 }
 
 /** A completion for each draw, in their order; undefined where the prompt does not fit the context. Prompts of like length share a batch: less padding. */
@@ -48,8 +52,8 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
   { model, tokenizer }: LoadedPolicy,
   draws: ReadonlyArray<Draw>,
   options: SamplingOptions
-): Effect.fn.Return<Array<Sampled | undefined>> {
-  const { maxNewTokens, topK, topP } = options
+): Effect.fn.Return<Array<Sampled | undefined>, ArtifactError> {
+  const { maxNewTokens, topK, topP, log = withoutLog(options.progress) } = options
   const room = model.config.maxPositions - maxNewTokens
   const encoded = new Map<ReadonlyArray<Message>, ReadonlyArray<number> | undefined>()
   const tokensOf = (messages: ReadonlyArray<Message>) => {
@@ -65,25 +69,35 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
   const out = new Array<Sampled | undefined>(draws.length).fill(undefined)
   let done = 0
   for (const batch of batches) {
-    const generated = generate(
-      model,
-      batch.map(({ tokens }) => tokens),
-      {
-        maxNewTokens,
-        topK,
-        topP,
-        temperature: batch[0]!.draw.temperature,
-        seeds: batch.map(({ draw }) => draw.seed),
-        eosId: tokenizer.eosId,
-        padId: tokenizer.padId
-      }
-    )
+    done += batch.length
+    const { seed, temperature } = batch[0]!.draw
+    const generated = yield* log.next({
+      name: `${batch.length} completions at ${temperature}, the first of seed ${seed}`,
+      compute: Effect.sync(() =>
+        generate(
+          model,
+          batch.map(({ tokens }) => tokens),
+          {
+            maxNewTokens,
+            topK,
+            topP,
+            temperature,
+            seeds: batch.map(({ draw }) => draw.seed),
+            eosId: tokenizer.eosId,
+            padId: tokenizer.padId
+          }
+        )
+      ),
+      tell: (generated) => ({
+        step: done,
+        total: work.length,
+        tokens: generated.reduce((sum, { tokens }) => sum + tokens.length, 0)
+      })
+    })
     generated.forEach(({ tokens, logProbabilities, finished }, i) => {
       const text = tokenizer.decode(finished ? tokens.slice(0, -1) : tokens).trim()
       out[batch[i]!.index] = { text, tokens, logProbabilities, finished }
     })
-    done += batch.length
-    yield* options.progress({ step: done, total: work.length, tokens: generated.reduce((sum, { tokens }) => sum + tokens.length, 0) })
   }
   return out
 })

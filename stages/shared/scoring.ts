@@ -8,6 +8,7 @@ import type { Progress } from "../../runtime/stage.ts"
 import type { ArtifactError, ArtifactRef, Checkpoint } from "../../schemas/artifact.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import type { Message } from "../../schemas/rows.ts"
+import { type BatchLog, withoutLog } from "./batch-log.ts"
 import { fitDialogue } from "./dialogues.ts"
 import { chunks } from "./sequences.ts"
 
@@ -69,6 +70,8 @@ export interface ScoringOptions {
   readonly precision: DType
   readonly device: Device
   readonly progress: (progress: Progress) => Effect.Effect<void>
+  /** Where finished batches are kept; none: nowhere. */
+  readonly log?: BatchLog
 }
 
 /** Loads a reward model for as long as `use` takes, and frees its weights then: two models need not fit the memory together. */
@@ -86,18 +89,26 @@ export const scoreAll = Effect.fn("scoreAll")(function* (
   { model, tokenizer }: LoadedReward,
   sequences: ReadonlyArray<ReadonlyArray<number>>,
   options: ScoringOptions
-): Effect.fn.Return<Array<number>, NotFiniteScoreError> {
+): Effect.fn.Return<Array<number>, NotFiniteScoreError | ArtifactError> {
+  const { log = withoutLog(options.progress) } = options
   const scores = new Array<number>(sequences.length)
   const order = sequences.map((_, i) => i).sort((a, b) => sequences[a]!.length - sequences[b]!.length || a - b)
   let done = 0
   for (const batch of chunks(order, options.batchSize)) {
     const part = batch.map((i) => sequences[i]!)
-    const values = scoped(() => noGrad(() => scoreSequences(model, part, { padId: tokenizer.padId, device: options.device }).toNumbers()))
-    const wrong = values.findIndex((value) => !Number.isFinite(value))
-    if (wrong !== -1) return yield* NotFiniteScoreError.of(values[wrong]!, batch[wrong]!)
-    batch.forEach((index, i) => (scores[index] = values[i]!))
     done += batch.length
-    yield* options.progress({ step: done, total: sequences.length, tokens: part.reduce((sum, tokens) => sum + tokens.length, 0) })
+    const values = yield* log.next({
+      name: `scores of ${part.length} sequences of up to ${part.at(-1)!.length} tokens, the first number ${batch[0]!}`,
+      compute: Effect.suspend(() => {
+        const values = scoped(() =>
+          noGrad(() => scoreSequences(model, part, { padId: tokenizer.padId, device: options.device }).toNumbers())
+        )
+        const wrong = values.findIndex((value) => !Number.isFinite(value))
+        return wrong === -1 ? Effect.succeed(values) : NotFiniteScoreError.of(values[wrong]!, batch[wrong]!)
+      }),
+      tell: () => ({ step: done, total: sequences.length, tokens: part.reduce((sum, tokens) => sum + tokens.length, 0) })
+    })
+    batch.forEach((index, i) => (scores[index] = values[i]!))
   }
   return scores
 })
