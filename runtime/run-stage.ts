@@ -19,6 +19,8 @@ export interface Job {
   readonly threads: number
   /** Where the stage keeps checkpoints; null: it has none, and starts from its beginning. */
   readonly checkpoints: CheckpointOptions | null
+  /** Where a mapped stage keeps what it made of its shards; null or none: it keeps nothing. */
+  readonly shards?: string | null
   /** Module whose `prepare(device, threads)` is called first: how the tensor engine is set up without the runtime knowing it. */
   readonly prepare: string | undefined
 }
@@ -53,6 +55,7 @@ export const runStage = (
             Effect.sync(() => progress(report)),
             nextTurn
           ),
+        shards: job.shards ?? null,
         checkpoints: job.checkpoints === null ? noCheckpoints : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop)
       })
     )

@@ -370,7 +370,7 @@ export class Scheduler {
       return yield* Effect.gen(function* () {
         const metrics = yield* (tensors ? self.#processes : inProcess).run(
           node.stage,
-          self.#job(node, key, directory),
+          self.#job(node, key, parts, directory),
           ({ note, ...progress }) => {
             if (note !== undefined) self.#emit({ type: "note", node: node.id, message: note })
             else self.#emit({ type: "progress", node: node.id, progress })
@@ -423,7 +423,14 @@ export class Scheduler {
     return join(this.#options.home, "checkpoints", key)
   }
 
-  #job(node: StageNode, key: string, output: string): Job {
+  /** All that shards depend on, except the dataset that is cut, has one file. */
+  #shards({ stage: { sharding } }: StageNode, parts: KeyParts): string | null {
+    if (sharding === undefined) return null
+    const base = cacheKey({ ...parts, inputs: { ...parts.inputs, [sharding.over]: null } })
+    return join(this.#options.home, "shards", `${base}.db`)
+  }
+
+  #job(node: StageNode, key: string, parts: KeyParts, output: string): Job {
     const ref = (id: string): ArtifactRef<any> => {
       const { path, type, digest, contentDigest } = this.#made.get(id)!
       return { path, type, digest, contentDigest }
@@ -440,6 +447,7 @@ export class Scheduler {
       device: this.#options.device ?? "cpu",
       threads: this.#options.threads ?? 1,
       checkpoints: { folder: this.#checkpoints(key), seconds: this.#options.checkpointSeconds ?? usualCheckpointSeconds },
+      shards: this.#shards(node, parts),
       prepare: this.#options.prepare
     }
   }

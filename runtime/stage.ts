@@ -4,9 +4,10 @@
  */
 import { fileURLToPath, pathToFileURL } from "node:url"
 import type * as Effect from "effect/Effect"
-import type { Artifact, ArtifactRef, ArtifactType, OutputSlot, Written } from "../schemas/artifact.ts"
+import type { Artifact, ArtifactRef, ArtifactType, Dataset, DatasetType, OutputSlot, Written } from "../schemas/artifact.ts"
 import type { ConfigSchema } from "../schemas/hyper.ts"
 import type { Checkpoints } from "./checkpoints.ts"
+import { mapped, type Sharding } from "./map.ts"
 import { makeNode, type Node } from "./node.ts"
 
 /** A port that takes any number of artifacts, in order. */
@@ -77,6 +78,8 @@ export interface Context<Config extends ConfigSchema = any, Inputs = any, Output
   readonly progress: (progress: Progress) => Effect.Effect<void>
   /** For stages that take long: what a killed one goes on from. */
   readonly checkpoints: Checkpoints
+  /** Where a mapped stage keeps what it made of its shards; none: they are kept no longer than it runs. For map.ts. */
+  readonly shards?: string | null
 }
 
 export interface Resources {
@@ -138,6 +141,8 @@ export interface StageInfo {
   readonly module: string
   /** When this process loaded it, in milliseconds since 1970. */
   readonly loaded: number
+  /** Of a mapped stage: how its input is cut. */
+  readonly sharding?: Sharding
   readonly run: (context: Context) => Effect.Effect<Written<any>, { readonly message: string }>
 }
 export type AnyStage = { readonly stage: StageInfo }
@@ -188,6 +193,10 @@ export const make = <Config extends ConfigSchema, const Inputs extends Ports, Ou
     loaded: Date.now(),
     run: definition.run as StageInfo["run"]
   }
+  return applicable(info)
+}
+
+const applicable = <Config extends ConfigSchema, Inputs extends Ports, Output>(info: StageInfo): Stage<Config, Inputs, Output> => {
   const stage = ((inputs: Record<string, Node<any>>, config: Record<string, unknown> & NodeOptions = {}) => {
     const { seed, ...fields } = config
     // Lists are copied: a loop over rounds may go on adding to its own, and must not change nodes that are made.
@@ -203,4 +212,40 @@ export const make = <Config extends ConfigSchema, const Inputs extends Ports, Ou
     })
   }) as unknown as Stage<Config, Inputs, Output>
   return Object.assign(stage, { stage: info })
+}
+
+type DatasetPorts<Inputs> = { [K in keyof Inputs]: Inputs[K] extends DatasetType<any> ? K : never }[keyof Inputs] & string
+
+/**
+ * The same stage over shards of the dataset at one port: one node, applied as the stage itself is. It is cut after every `rows` rows, the stage
+ * runs on each shard with a seed of its own, and the outputs follow each other in order. What was made of a shard is kept: a run that was
+ * killed goes on with the next, and rows that are appended make only the last shard and the new ones again. Must be exported, as a stage is.
+ *
+ *     export const shoutInParts = Stage.map(shout, { over: "texts", rows: 1000 })
+ */
+export const map = <Config extends ConfigSchema, const Inputs extends Ports, Row>(
+  inner: Stage<Config, Inputs, Dataset<Row>>,
+  options: {
+    /** The port whose dataset is cut. */
+    readonly over: DatasetPorts<Inputs>
+    /** Rows of a shard, at most. Part of the key: a stage may look at rows together. */
+    readonly rows: number
+    /** The module that exports it, when it is not the one that calls map: pass import.meta. */
+    readonly module?: { readonly url: string }
+  }
+): Stage<Config, Inputs, Dataset<Row>> => {
+  const { over, rows } = options
+  const { stage } = inner
+  const name = `${stage.name}-by-${rows}-${over}`
+  const fail = (what: string) => new Error(`Stage.map(${stage.name}, { over: "${over}", rows: ${rows} }): ${what}`)
+  const module = options.module?.url ?? callSite()
+  if (module === undefined) throw fail("can't tell which module makes it. Add `module: import.meta` to its options.")
+  const port = stage.inputs[over]
+  if (port === undefined) throw fail(`the stage has no input "${over}", only ${Object.keys(stage.inputs).join(", ")}.`)
+  if (portOf(port).arity !== "one" || portOf(port).type.kind !== "dataset") throw fail(`the input "${over}" is not one dataset.`)
+  if (stage.output.kind !== "dataset") throw fail(`its output is a ${stage.output.name}; only datasets can be put together.`)
+  if (!Number.isInteger(rows) || rows < 1) throw fail("rows must be a whole number, 1 or more.")
+  if (stage.sharding !== undefined) throw fail("it is mapped already.")
+  const sharding = { over, rows }
+  return applicable({ ...stage, name, module, loaded: Date.now(), sharding, run: mapped(stage, sharding) })
 }

@@ -6,6 +6,7 @@ import * as Schema from "effect/Schema"
 import type { Node } from "../../runtime/node.ts"
 import * as Pipeline from "../../runtime/pipeline.ts"
 import { run, type RunOptions } from "../../runtime/run.ts"
+import * as Stage from "../../runtime/stage.ts"
 import type { Checkpoint, Dataset, Report } from "../../schemas/artifact.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
 import type { Demonstration, Preference, Prompt, ScoredCompletion } from "../../schemas/rows.ts"
@@ -35,6 +36,20 @@ const completions = sample({ policy: tuned, prompts })
 score({ completions, reward: trained })
 score({ completions, reward: safety })
 selectBest({ scored: [scored, scored] }).named("best")
+
+// Over shards a stage is applied as it is without.
+const sampleInParts = Stage.map(sample, { over: "prompts", rows: 1000 })
+const inParts: typeof completions = sampleInParts({ policy: tuned, prompts }, { seed: 3 })
+
+// Over an input that is not there, that is no dataset, or a stage that gives none.
+// @ts-expect-error
+Stage.map(sample, { over: "prompt", rows: 1000 })
+// @ts-expect-error
+Stage.map(sample, { over: "policy", rows: 1000 })
+// @ts-expect-error
+Stage.map(sft, { over: "demonstrations", rows: 1000 })
+// @ts-expect-error
+sampleInParts({ policy: helpfulness, prompts })
 
 // A reward model is no policy.
 // @ts-expect-error
