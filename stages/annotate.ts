@@ -57,7 +57,7 @@ export const annotate = Stage.make("annotate", {
   config: AnnotateConfig,
   inputs: { pairs: ResponsePairs, labels: Stage.optional(External) },
   output: Preferences,
-  run: Effect.fn("annotate")(function* ({ config, inputs, output, seed, progress }) {
+  run: Effect.fn("annotate")(function* ({ config, inputs, output, seed, progress, checkpoints }) {
     const pairs = yield* readRows(inputs.pairs, ResponsePairs)
     const { kind, noise } = config
     const layer =
@@ -80,7 +80,8 @@ export const annotate = Stage.make("annotate", {
               concurrency: config.concurrency,
               timeout: config.timeout,
               seed,
-              progress
+              progress,
+              checkpoints
             })
     const verdicts = yield* Effect.flatMap(Annotator, (annotator) => annotator.judge(pairs, kind)).pipe(Effect.provide(layer))
     let [undecided, dropped] = [0, 0]

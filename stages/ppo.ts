@@ -22,6 +22,7 @@ import { loadPolicy, loadReward, saveCheckpoint } from "../models/checkpoint.ts"
 import type { Llama } from "../models/llama.ts"
 import type { RewardModel } from "../models/reward-model.ts"
 import { type Generated, generate } from "../models/sampler.ts"
+import type { Checkpoint as KeptCheckpoint } from "../runtime/checkpoints.ts"
 import * as Stage from "../runtime/stage.ts"
 import type { ArtifactType, Checkpoint } from "../schemas/artifact.ts"
 import { validateCheckpoint } from "../schemas/checkpoint-files.ts"
@@ -32,6 +33,7 @@ import { terminalScore } from "./shared/advantages.ts"
 import { gateScopes, whiten } from "./shared/combined-reward.ts"
 import { fitPrompt } from "./shared/dialogues.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
+import { keepPpo, resumePpo } from "./shared/ppo-checkpoint.ts"
 import {
   checkSameTokenizer,
   checkTokenizerFolders,
@@ -138,6 +140,17 @@ export class PpoDivergedError extends Schema.TaggedError<PpoDivergedError>()("Pp
       message: `PPO diverged in iteration ${iteration} of ${of}: ${what}. Lower learningRate or valueLearningRate, raise beta, or set iterations to ${iteration - 1} or onDivergence to "keep-best" to keep a policy from before.`
     })
   }
+}
+
+/** The error with where the last checkpoint is, if there is one. The record has it without: paths are no result. */
+const withLast = (error: PpoDivergedError, last: KeptCheckpoint | undefined): PpoDivergedError => {
+  if (last === undefined) return error
+  const { iteration, what, message } = error
+  return new PpoDivergedError({
+    iteration,
+    what,
+    message: `${message} The policy as it was after iteration ${last.step} is in ${last.path}.`
+  })
 }
 
 /** Settings that contradict one another or the inputs. */
@@ -283,7 +296,7 @@ export const ppo = Stage.make("ppo", {
   agrees: [{ trait: "tokenizer", ports: ["policy", "helpfulness", "safety", "value"], check: checkTokenizerFolders }],
   resources: { tensors: true },
   run: Effect.fn("ppo")(function* (context) {
-    const { config, inputs, output, seed, device, progress } = context
+    const { config, inputs, output, seed, device, progress, checkpoints } = context
     const { iterations, inferenceBatchSize, temperature, maxNewTokens } = config
     const { reference, policy, value, tokenizer, helpfulness, safety, room } = yield* prepare(context)
 
@@ -477,19 +490,42 @@ export const ppo = Stage.make("ppo", {
       return heldOut.length > 0 && (last || iteration % config.evaluateEvery === 0) ? yield* evaluate(iteration) : false
     })
 
+    const models = { policy, value, reference, trainer, tokenizer }
+    const goOn = Effect.gen(function* () {
+      const found = yield* checkpoints.latest
+      if (found === undefined) return
+      const before = yield* resumePpo(found, models)
+      record.push(...before.iterations)
+      evaluations.push(...before.heldOut)
+      Object.assign(allSeconds, before.seconds)
+      best = before.best
+      for (let i = 0; i < record.length * config.batchSize; i++) stream.next()
+      yield* progress({ note: `goes on after iteration ${record.length} of ${iterations}, from its checkpoint` })
+    })
+    const keepWhenDue = Effect.suspend(() =>
+      checkpoints.due()
+        ? keepPpo(checkpoints, models, { iterations: record, heldOut: evaluations, seconds: allSeconds, best })
+        : Effect.void
+    )
+
     let stopped: PpoDiagnostics["stopped"] = "iterations"
     let divergence: string | null = null
     yield* Effect.gen(function* () {
-      if (heldOut.length > 0) yield* evaluate(0)
-      for (let iteration = 1; iteration <= iterations; iteration++) {
+      yield* goOn
+      if (heldOut.length > 0 && evaluations.length === 0) {
+        yield* evaluate(0)
+        yield* keepWhenDue
+      }
+      for (let iteration = record.length + 1; iteration <= iterations; iteration++) {
         if (yield* iterate(iteration)) {
           if (iteration < iterations) stopped = "early-stopping"
           return
         }
+        yield* keepWhenDue
       }
     }).pipe(
       Effect.catchTag("PpoDivergedError", (error) => {
-        if (config.onDivergence === "fail" || best === undefined) return Effect.fail(error)
+        if (config.onDivergence === "fail" || best === undefined) return Effect.flatMap(checkpoints.latest, (last) => withLast(error, last))
         stopped = "diverged"
         divergence = error.message
         return progress({ message: error.message })

@@ -1,6 +1,6 @@
 /**
  * A model behind an OpenAI-compatible endpoint as annotator. Which response it sees first is drawn for each pair: such judges favour a place. Verdicts are
- * appended to a journal as they come, so that one that fails late loses none.
+ * appended to a journal as they come, so that one that fails late loses none; the stage's checkpoints hold them too, for as long as its settings stay.
  */
 import { appendFile, readFile, truncate } from "node:fs/promises"
 import * as Effect from "effect/Effect"
@@ -9,6 +9,8 @@ import * as Schedule from "effect/Schedule"
 import { Random } from "../../engine/random.ts"
 import type { Progress } from "../../runtime/stage.ts"
 import type { ResponsePair } from "../../schemas/rows.ts"
+import { type Checkpoints, noCheckpoints } from "../../runtime/checkpoints.ts"
+import { openVerdictLog } from "./verdict-log.ts"
 import { AnnotationError, Annotator, type Kind, type Rating, type Verdict } from "./annotator.ts"
 
 export interface JudgeOptions {
@@ -26,6 +28,7 @@ export interface JudgeOptions {
   readonly timeout: number
   readonly seed: number
   readonly progress: (progress: Progress) => Effect.Effect<void>
+  readonly checkpoints: Checkpoints
   /** Milliseconds before the first of four retries; they double. */
   readonly firstRetry?: number
 }
@@ -87,6 +90,12 @@ const readJournal = async (file: string): Promise<Map<string, Verdict | null>> =
 
 export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> => {
   const { url, model, keyVariable, environment, journal, seed } = options
+  const whereKept =
+    journal !== ""
+      ? `They are kept in ${journal}`
+      : options.checkpoints === noCheckpoints
+        ? "Set journal to a file to keep them"
+        : "They are kept for the next run"
   const failed = (message: string) => new AnnotationError({ message })
   const ask = (key: string | undefined, pair: ResponsePair, swapped: boolean, kind: Kind): Effect.Effect<string, RequestFailed> =>
     Effect.tryPromise({
@@ -137,16 +146,18 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
       })
       const swappedOf = (pair: ResponsePair) => new Random(seed, "judge", pair.id).next() < 0.5
       const keyOf = (pair: ResponsePair) => JSON.stringify([model, kind, swappedOf(pair), pair.prompt, pair.responseA, pair.responseB])
+      const log = yield* Effect.mapError(openVerdictLog(options.checkpoints, pairs.length), (error) => failed(error.message))
+      if (log.known.size > 0) yield* options.progress({ note: `goes on after ${log.known.size} of ${pairs.length} verdicts` })
       let [unreadable, done] = [0, 0]
       return yield* Effect.forEach(
         pairs,
-        Effect.fnUntraced(function* (pair: ResponsePair) {
+        Effect.fnUntraced(function* (pair: ResponsePair, index: number) {
           const name = keyOf(pair)
-          let verdict = known.get(name)
+          let verdict = log.known.has(index) ? log.known.get(index) : known.get(name)
           if (verdict === undefined) {
             const answer = yield* Effect.mapError(ask(key, pair, swappedOf(pair), kind), (error) =>
               failed(
-                `Asking the judge ${model} at ${url}: ${error.message}, after ${done} of ${pairs.length} verdicts. ${journal === "" ? "Set journal to a file to keep them" : `They are kept in ${journal}`}; check the address and the key, and run again.`
+                `Asking the judge ${model} at ${url}: ${error.message}, after ${done} of ${pairs.length} verdicts. ${whereKept}; check the address and the key, and run again.`
               )
             )
             verdict = readVerdict(answer, swappedOf(pair), kind) ?? null
@@ -162,6 +173,7 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
             }
           }
           done++
+          if (!log.known.has(index)) yield* log.add(index, verdict)
           if (verdict === null) {
             unreadable++
             if (unreadable > Math.max(1, options.maxUnreadable * pairs.length))
@@ -173,7 +185,7 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
           return verdict
         }),
         { concurrency: options.concurrency }
-      )
+      ).pipe(Effect.onError(() => log.flush))
     })
   })
 }

@@ -3,7 +3,7 @@
  * policy and value losses, a gradient step each for every mini-batch. Where the responses and scores come from is the caller's business
  * (stages/ppo.ts samples and scores them; tests give their own).
  */
-import { AdamW, clipGradientNorm } from "../../engine/optimizer.ts"
+import { AdamW, clipGradientNorm, type Parameters } from "../../engine/optimizer.ts"
 import { Random } from "../../engine/random.ts"
 import type { Schedule } from "../../engine/schedule.ts"
 import { cat, type Device, noGrad, scoped, stack, tensor, type Tensor } from "../../engine/tensor.ts"
@@ -88,6 +88,15 @@ export interface StepStatistics {
   readonly diverged: boolean
 }
 
+/** What a trainer knows between two iterations besides tensors. */
+export interface PpoNumbers {
+  readonly beta: number
+  /** Iterations done. */
+  readonly iteration: number
+  /** Gradient steps taken, of policy and value model alike. */
+  readonly steps: number
+}
+
 export class Ppo {
   readonly #options: PpoOptions
   readonly #policyOptimizer: AdamW
@@ -106,6 +115,22 @@ export class Ppo {
   /** What the next iteration's KL penalty is weighed with. */
   get beta(): number {
     return this.#beta
+  }
+
+  /** The optimisers' tensors: the next iteration reads them, the two models and `numbers`. Copy saved ones into them, then call `resume`. */
+  get tensors(): Parameters {
+    const named = (model: string, optimizer: AdamW) => Object.entries(optimizer.state).map(([name, tensor]) => [`${model}.${name}`, tensor])
+    return Object.fromEntries([...named("policy", this.#policyOptimizer), ...named("value", this.#valueOptimizer)]) as Parameters
+  }
+  get numbers(): PpoNumbers {
+    return { beta: this.#beta, iteration: this.#iteration, steps: this.#policyOptimizer.steps }
+  }
+  /** Goes on as when these were its numbers: models and tensors are as they were then. */
+  resume({ beta, iteration, steps }: PpoNumbers): void {
+    this.#beta = beta
+    this.#iteration = iteration
+    this.#policyOptimizer.resume(steps)
+    this.#valueOptimizer.resume(steps)
   }
 
   /**

@@ -9,6 +9,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
 import { Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
 import { annotate, preferenceOf } from "../../stages/annotate.ts"
 import { Annotator, oracleAnnotator, ratingOf, type Kind, type Verdict } from "../../stages/shared/annotator.ts"
+import { noCheckpoints } from "../../runtime/checkpoints.ts"
 import { judgeAnnotator, type JudgeOptions, readVerdict } from "../../stages/shared/annotator-judge.ts"
 import { failureOf, rowsArtifact, rowsIn, runStage } from "./running.ts"
 
@@ -219,7 +220,7 @@ describe("a judge", () => {
   const judge = (over: Partial<JudgeOptions> = {}, pairs = rows, kind: Kind = "helpfulness") => {
     const options: JudgeOptions = {
       ...{ url, model: "m", keyVariable: "JUDGE_KEY", environment: { JUDGE_KEY: "secret" }, journal: "", maxUnreadable: 0.2 },
-      ...{ concurrency: 2, timeout: 5, seed: 1, progress: () => Effect.void, firstRetry: 1 },
+      ...{ concurrency: 2, timeout: 5, seed: 1, progress: () => Effect.void, checkpoints: noCheckpoints, firstRetry: 1 },
       ...over
     }
     return Effect.flatMap(Annotator, (one) => one.judge(pairs, kind)).pipe(Effect.provide(judgeAnnotator(options)))
