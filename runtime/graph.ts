@@ -67,7 +67,7 @@ export const ancestors = (graph: Graph, id: string): Set<string> => {
 export type Settings = Readonly<Record<string, string>>
 
 /** A text as the value a field wants: JSON where that fits ("3", "true", "[1,2]"), else the text itself. */
-const valueOf = (field: Schema.Top | undefined, text: string): unknown => {
+export const valueOf = (field: Schema.Top | undefined, text: string): unknown => {
   let parsed: unknown
   try {
     parsed = JSON.parse(text)

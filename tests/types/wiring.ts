@@ -3,10 +3,13 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
 import type { Node } from "../../runtime/node.ts"
 import * as Pipeline from "../../runtime/pipeline.ts"
-import { run, type RunOptions } from "../../runtime/run.ts"
+import { runEvents } from "../../runtime/events.ts"
+import { run, type RunEvent, type RunOptions } from "../../runtime/run.ts"
 import * as Stage from "../../runtime/stage.ts"
+import { sweep } from "../../runtime/sweep.ts"
 import type { Checkpoint, Dataset, Report } from "../../schemas/artifact.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
 import type { Demonstration, Preference, Prompt, ScoredCompletion } from "../../schemas/rows.ts"
@@ -111,6 +114,23 @@ Effect.map(run(pipeline, { data: "pairs.jsonl" }, options), ({ outputs }) => out
 // @ts-expect-error
 Pipeline.make("typed", { params: Params }, ({ date }) => ({ tuned, date }))
 
+// A sweep over parameters, fields of nodes and seeds; what comes of it is as typed as one run.
+const swept = sweep(pipeline, { data: "pairs.jsonl" }, { k: [1, 2], "sft.epochs": [1, 2], seed: [0, 1] }, options)
+Effect.map(swept, (points) => points.map(({ result }) => result?.outputs.tuned?.path))
+// @ts-expect-error
+Effect.map(swept, (points) => points.map(({ result }) => result?.outputs.tuend))
+// @ts-expect-error
+sweep(pipeline, { data: "pairs.jsonl" }, { kk: [1, 2] }, options)
+// @ts-expect-error
+sweep(pipeline, { data: "pairs.jsonl" }, { k: ["one"] }, options)
+
+// A run's events.
+const seen = runEvents(pipeline, { data: "pairs.jsonl" }, options).pipe(Stream.filter((event: RunEvent) => event.type === "progress"))
+// @ts-expect-error
+runEvents(pipeline, {}, options)
+// @ts-expect-error
+const wrongEvents: Stream.Stream<string> = seen
+
 // Rewards by two models: each in its place, the safety model may be left out.
 declare const accuracies: ReadonlyArray<Node<Report<RewardAccuracy>>>
 scoreCombined({ completions, helpfulness, safety }, { threshold: 0.2, scope: "threshold only" })
@@ -140,4 +160,4 @@ helpfulnessRewardModel({ init: policy, pairs }, { safetyLossWeight: 0.5 })
 // @ts-expect-error
 helpfulnessMixture({ helpfulness: pairs, safety: [], openSource: [] })
 
-export { alsoSwapped, best, bestSwapped, ran, swapped }
+export { alsoSwapped, best, inParts, wrongEvents, bestSwapped, ran, swapped }
