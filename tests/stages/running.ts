@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import { afterAll } from "vitest"
 import { readRows, readReport, writeDataset } from "../../data/dataset.ts"
 import { noCheckpoints } from "../../runtime/checkpoints.ts"
-import type { AnyStage } from "../../runtime/stage.ts"
+import type { AnyStage, Context } from "../../runtime/stage.ts"
 import type { ArtifactRef, ArtifactType, DatasetType, ReportType, Written } from "../../schemas/artifact.ts"
 import { decodeConfig } from "../../schemas/hyper.ts"
 
@@ -46,8 +46,14 @@ export const rowsIn = <Row>(ref: ArtifactRef<any>, type: DatasetType<Row>): Prom
 export const reportIn = <Content>(ref: ArtifactRef<any>, type: ReportType<Content>): Promise<Content> =>
   Effect.runPromise(readReport(ref, type))
 
-type Inputs = Readonly<Record<string, ArtifactRef<any> | ReadonlyArray<ArtifactRef<any>>>>
-const effectOf = ({ stage }: AnyStage, inputs: Inputs, config: Record<string, unknown>, seed: number) =>
+export type Inputs = Readonly<Record<string, ArtifactRef<any> | ReadonlyArray<ArtifactRef<any>>>>
+const effectOf = (
+  { stage }: AnyStage,
+  inputs: Inputs,
+  config: Record<string, unknown>,
+  seed: number,
+  over: Partial<Pick<Context, "checkpoints" | "progress">> = {}
+) =>
   Effect.gen(function* () {
     const decoded = yield* decodeConfig(stage.config, config, stage.name)
     const path = folder()
@@ -59,7 +65,8 @@ const effectOf = ({ stage }: AnyStage, inputs: Inputs, config: Record<string, un
       device: "cpu",
       threads: 1,
       progress: () => Effect.void,
-      checkpoints: noCheckpoints
+      checkpoints: noCheckpoints,
+      ...over
     })
     yield* stage.output.validate(path)
     return { ...refTo(path, stage.output), metrics }
@@ -68,6 +75,14 @@ const effectOf = ({ stage }: AnyStage, inputs: Inputs, config: Record<string, un
 /** The stage's output, checked as the store would, and its metrics. */
 export const runStage = (stage: AnyStage, inputs: Inputs, config: Record<string, unknown> = {}, seed = 1) =>
   Effect.runPromise(effectOf(stage, inputs, config, seed))
+
+/** The same as an effect, with checkpoints and progress of one's own. */
+export const stageEffect = (
+  stage: AnyStage,
+  inputs: Inputs,
+  config: Record<string, unknown>,
+  over: Partial<Pick<Context, "checkpoints" | "progress">>
+) => effectOf(stage, inputs, config, 1, over)
 
 /** The message that the stage fails with. */
 export const failureOf = async (stage: AnyStage, inputs: Inputs, config: Record<string, unknown> = {}): Promise<string> =>

@@ -1,0 +1,185 @@
+/** Every stage that computes with tensors, on small inputs, with several steps each: what tests of resuming run. */
+import { noGrad, scoped } from "../../engine/tensor.ts"
+import { saveCheckpoint } from "../../models/checkpoint.ts"
+import { llamaConfig } from "../../models/config.ts"
+import { initLlama } from "../../models/llama.ts"
+import { initRewardModel } from "../../models/reward-model.ts"
+import { saveTokenizer } from "../../models/tokenizer/index.ts"
+import { writeReport } from "../../data/dataset.ts"
+import type { AnyStage } from "../../runtime/stage.ts"
+import { GeneralReward, HelpfulnessReward, SafetyReward } from "../../schemas/checkpoint.ts"
+import {
+  type Completion,
+  Completions,
+  type Demonstration,
+  Demonstrations,
+  type Preference,
+  Preferences,
+  Prompts,
+  Texts
+} from "../../schemas/rows.ts"
+import { TokenizerModel } from "../../schemas/tokenizer.ts"
+import { collectPairs } from "../../stages/collect.ts"
+import { evaluateClassifier } from "../../stages/evaluate-classifier.ts"
+import { safetyRecall, scorePairs } from "../../stages/evaluate-reward.ts"
+import { evaluateGhostAttention, type GhostDialogue, GhostDialogues, ghostSample } from "../../stages/ghost-attention.ts"
+import { ppo } from "../../stages/ppo.ts"
+import { pretrain } from "../../stages/pretrain.ts"
+import { generalRewardModel, helpfulnessRewardModel, safetyRewardModel } from "../../stages/reward-model.ts"
+import { classifyCompletions, classifyPrompts, safetyClassifier, safetyClassifierData } from "../../stages/safety-classifier.ts"
+import { sample } from "../../stages/sample.ts"
+import { scoreCombined } from "../../stages/score-combined.ts"
+import { score } from "../../stages/score.ts"
+import { sft } from "../../stages/sft.ts"
+import { sampleAtTemperature, sweepOf, TemperatureSweepReport } from "../../stages/temperature-sweep.ts"
+import { artifact, type Inputs, rowsArtifact, runStage } from "./running.ts"
+import { scored } from "./samples.ts"
+import { ask, talkingPolicy, tokenizer } from "./talking.ts"
+
+export interface Resumable {
+  readonly name: string
+  readonly stage: AnyStage
+  readonly inputs: Inputs
+  readonly config: Record<string, unknown>
+}
+
+const texts = ["ab", "ba ab", "abab b", "b", "a ba", "aab", "bb a"]
+const prompts = texts.map((text, i) => ask(`p${i}`, text, { safety: i % 3 === 2, category: i % 3 === 2 ? "illicit" : null }))
+const demonstrations = texts.map((text, i): Demonstration => ({
+  id: `d${i}`,
+  messages: [
+    { role: "user", content: text },
+    { role: "assistant", content: "ba ".repeat(i + 1).trim() }
+  ],
+  loss: "answers"
+}))
+const pairs = texts.map((text, i): Preference => ({
+  id: `q${i}`,
+  prompt: [{ role: "user", content: text }],
+  chosen: "ab ".repeat(i + 1).trim(),
+  rejected: "b ba",
+  rating: i % 4,
+  chosenSafe: true,
+  rejectedSafe: i % 2 === 0,
+  source: "test"
+}))
+const completions = prompts.flatMap((prompt) =>
+  ["a", "ab b"].map((text, sample): Completion => ({
+    promptId: prompt.id,
+    prompt: prompt.messages,
+    safety: prompt.safety,
+    sample,
+    text,
+    tokens: [5, 6],
+    logProbabilities: [-1, -2],
+    finished: true,
+    temperature: 1,
+    policy: "p"
+  }))
+)
+const dialogues = [0, 1].map((i): GhostDialogue => ({
+  id: `g${i}`,
+  instruction: "bab",
+  trainedInstruction: "bb",
+  questions: ["a", "b"],
+  mustContain: ["b"]
+}))
+
+/** A scalar model whose scores differ clearly. */
+const scalarModel = (seed: number) => {
+  const backbone = initLlama(
+    llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 160 }),
+    { seed }
+  )
+  const model = initRewardModel(backbone, { seed })
+  scoped(() => noGrad(() => Object.entries(model.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(8))))
+  return model
+}
+
+/** Short, so that it fits the small context. */
+const task = { prompt: "P?", response: "R?", listed: false }
+
+export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
+  const [policy, second] = [await talkingPolicy(1), await talkingPolicy(2)]
+  // It has learnt to end its answers: dialogues go on.
+  const answering = await talkingPolicy(6, [
+    [
+      { role: "user", content: "bab a" },
+      { role: "assistant", content: "b" }
+    ]
+  ])
+  const helpfulness = await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: scalarModel(3), tokenizer }))
+  const safety = await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: scalarModel(4), tokenizer }))
+  const general = await artifact(GeneralReward, (slot) => saveCheckpoint(slot, { model: scalarModel(5), tokenizer }))
+  const given = {
+    prompts: await rowsArtifact(Prompts, prompts),
+    demonstrations: await rowsArtifact(Demonstrations, demonstrations),
+    pairs: await rowsArtifact(Preferences, pairs),
+    completions: await rowsArtifact(Completions, completions),
+    dialogues: await rowsArtifact(GhostDialogues, dialogues),
+    texts: await rowsArtifact(
+      Texts,
+      texts.map((text) => ({ text: text.repeat(8) }))
+    ),
+    tokenizer: await artifact(TokenizerModel, (slot) => saveTokenizer(slot, tokenizer)),
+    sweep: await artifact(TemperatureSweepReport, (slot) =>
+      writeReport(slot, sweepOf([scored("a", 0, 1, { temperature: 1.1 })], { k: 1, n: 1, unfinished: "drop", seed: 1 }))
+    )
+  }
+  const examples = await runStage(safetyClassifierData, { prompts: [given.prompts], preferences: [given.pairs] }, { task })
+  const classifierConfig = { batchSize: 3, microBatchSize: 2, learningRate: 1e-2, sequenceLength: 150 }
+  const classifier = await runStage(safetyClassifier, { init: policy, examples }, classifierConfig)
+
+  const training = { learningRate: 1e-2, microBatchSize: 1, steps: 4, batchSize: 2, sequenceLength: 60 }
+  const rewardTraining = { learningRate: 1e-2, batchPairs: 2, microBatchPairs: 1 }
+  const fresh = { dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, contextLength: 32, sequenceLength: 16, warmupSteps: 1 }
+  const sampling = { maxNewTokens: 6, batchSize: 4 }
+  const updates = {
+    ...{ iterations: 3, batchSize: 4, miniBatchSize: 2, microBatchSize: 1, maxNewTokens: 5, evaluateEvery: 2, noEos: "penalty" },
+    ...{ learningRate: 1e-2, valueLearningRate: 1e-2, klControl: "adaptive", klTarget: 0.1, klHorizon: 10 }
+  }
+  const rewards = { policy, helpfulness, safety, prompts: given.prompts }
+  const judging = { task, batchSize: 3, threshold: 0.3 }
+  const cases: ReadonlyArray<readonly [stage: AnyStage, inputs: Inputs, config: Record<string, unknown>, name?: string]> = [
+    [sft, { init: policy, demonstrations: given.demonstrations }, training],
+    [sft, { init: policy, demonstrations: given.demonstrations }, { ...training, precision: "bfloat16" }, "sft in bfloat16"],
+    [pretrain, { tokenizer: given.tokenizer, texts: given.texts }, { ...fresh, batchSize: 4, microBatchSize: 2, steps: 4 }],
+    [
+      pretrain,
+      { tokenizer: given.tokenizer, texts: given.texts },
+      { ...fresh, batchSize: 4, steps: 3, tiedEmbeddings: true, precision: "bfloat16" },
+      "pretrain in bfloat16 with tied embeddings"
+    ],
+    [helpfulnessRewardModel, { init: policy, pairs: given.pairs }, rewardTraining],
+    [
+      helpfulnessRewardModel,
+      { init: policy, pairs: given.pairs },
+      { ...rewardTraining, precision: "bfloat16" },
+      "helpfulness-reward-model in bfloat16"
+    ],
+    [safetyRewardModel, { init: policy, pairs: given.pairs }, rewardTraining],
+    [generalRewardModel, { init: policy, pairs: given.pairs }, rewardTraining],
+    [safetyClassifier, { init: policy, examples }, classifierConfig],
+    [ppo, rewards, updates],
+    [ppo, { ...rewards, heldOut: given.prompts }, { ...updates, patience: 9 }, "ppo with held-out prompts"],
+    // So fast that the policy gets worse: it stops early, with one from before.
+    [ppo, { ...rewards, heldOut: given.prompts }, { ...updates, evaluateEvery: 1, iterations: 9, patience: 2 }, "ppo that stops early"],
+    [ppo, { ...rewards, heldOut: given.prompts }, { ...updates, precision: "bfloat16" }, "ppo in bfloat16"],
+    [sample, { policy, prompts: given.prompts }, { ...sampling, k: 2 }],
+    [sample, { policy, prompts: given.prompts }, { ...sampling, k: 2, precision: "bfloat16", topK: 20 }, "sample in bfloat16"],
+    [sampleAtTemperature, { policy, prompts: given.prompts, sweep: given.sweep }, { ...sampling, k: 2 }],
+    // Hardly any temperature: some pairs are alike and drawn again.
+    [collectPairs, { first: policy, second, prompts: given.prompts }, { ...sampling, temperatureFirst: 0.5 }],
+    [ghostSample, { policy: answering, dialogues: given.dialogues }, { ...sampling, batchSize: 1 }],
+    [evaluateGhostAttention, { policy: answering, dialogues: given.dialogues }, { ...sampling, batchSize: 1 }],
+    [score, { completions: given.completions, reward: helpfulness }, { batchSize: 4 }],
+    [score, { completions: given.completions, reward: general }, { batchSize: 4, precision: "bfloat16" }, "score in bfloat16"],
+    [scoreCombined, { completions: given.completions, helpfulness, safety }, { batchSize: 5 }],
+    [scorePairs, { reward: helpfulness, pairs: given.pairs }, { batchPairs: 2 }],
+    [safetyRecall, { reward: safety, pairs: given.pairs }, { batchSize: 4 }],
+    [classifyPrompts, { classifier, prompts: given.prompts }, judging],
+    [classifyCompletions, { classifier, completions: given.completions }, judging],
+    [evaluateClassifier, { classifier, prompts: [given.prompts], preferences: [given.pairs] }, { ...judging, batchSize: 5 }]
+  ]
+  return cases.map(([stage, inputs, config, name]) => ({ name: name ?? stage.stage.name, stage, inputs, config }))
+}

@@ -1,0 +1,93 @@
+/** Stages that are killed at any step and run again end with the very bytes of one that was not. Deaths here are in process; tests/resume.test.ts has real ones. */
+import { cpSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { describe, expect, it } from "vitest"
+import * as caravan from "../../index.ts"
+import { sampleAtTemperature } from "../../stages/temperature-sweep.ts"
+import { live, newFolder, undisturbed, ways } from "./dying.ts"
+import { resumables } from "./resumable.ts"
+
+const cases = await resumables()
+
+describe("resuming", () => {
+  it("is tested of every stage that computes with tensors", () => {
+    const names = Object.values({ ...caravan, sampleAtTemperature }).flatMap((exported) => {
+      const stage = (exported as { readonly stage?: { readonly name: string; readonly resources: { readonly tensors?: boolean } } })?.stage
+      return stage?.resources?.tensors === true ? [stage.name] : []
+    })
+    expect(names.length).toBeGreaterThan(10)
+    expect(new Set(cases.map(({ stage }) => stage.stage.name))).toEqual(new Set(names))
+  })
+})
+
+describe("killed after every step, run again each time:", () => {
+  it.each(cases.map((one) => [one.name, one] as const))("%s ends bitwise equal, and takes no step twice", async (_, one) => {
+    const wanted = await undisturbed(one)
+    const whole = await live(one, newFolder())
+    expect(whole.output).toEqual(wanted)
+    expect(whole.notes).toEqual([])
+    expect(whole.saves).toBeGreaterThanOrEqual(3)
+    const folder = newFolder()
+    let saves = 0
+    for (let lives = 0; ; lives++) {
+      expect(lives).toBeLessThanOrEqual(whole.saves)
+      const { output, saves: more, notes } = await live(one, folder, { after: 1, when: ways[lives % 3]! })
+      expect(notes.join("\n")).toMatch(lives === 0 ? /^$/ : /^goes on after/)
+      saves += more
+      if (output === undefined) continue
+      expect(output).toEqual(wanted)
+      break
+    }
+    expect(saves).toBe(whole.saves)
+  })
+})
+
+const filesOf = (folder: string): Array<string> =>
+  readdirSync(folder, { recursive: true, withFileTypes: true })
+    .flatMap((entry) => (entry.isFile() ? [join(entry.parentPath, entry.name)] : []))
+    .sort()
+const flip = (path: string) => {
+  const bytes = readFileSync(path)
+  bytes[bytes.length >> 1]! ^= 16
+  writeFileSync(path, bytes)
+}
+const damages: ReadonlyArray<(path: string) => void> = [
+  flip,
+  (path) => truncateSync(path, statSync(path).size >> 1),
+  (path) => truncateSync(path, 0),
+  (path) => rmSync(path)
+]
+
+describe("a damaged checkpoint", () => {
+  it.each(
+    cases
+      .filter(({ name }) => ["sft in bfloat16", "ppo with held-out prompts", "sample"].includes(name))
+      .map((one) => [one.name, one] as const)
+  )(
+    "of %s is passed over for the one before, whichever file has a bit flipped, is cut off, empty or gone; the end is the same",
+    async (_, one) => {
+      const whole = await live(one, newFolder())
+      const killed = newFolder()
+      await live(one, killed, { after: 2, when: "written" })
+      const newest = readdirSync(killed).sort().at(-1)!
+      const files = filesOf(join(killed, newest)).map((file) => file.slice(killed.length))
+      // The seal is one of them.
+      expect(files.length).toBeGreaterThanOrEqual(2)
+      for (const [i, file] of files.entries()) {
+        const folder = newFolder()
+        cpSync(killed, folder, { recursive: true })
+        damages[i % damages.length]!(join(folder, file))
+        const { output, saves, notes } = await live(one, folder)
+        expect([file, output]).toEqual([file, whole.output])
+        expect(saves).toBe(whole.saves - 1)
+        expect(notes[0]).toMatch(/is damaged .* passed over/)
+      }
+      // Both damaged: from the beginning.
+      for (const file of filesOf(killed)) flip(file)
+      const { output, saves, notes } = await live(one, killed)
+      expect(output).toEqual(whole.output)
+      expect(saves).toBe(whole.saves)
+      expect(notes.filter((note) => note.includes("is damaged"))).toHaveLength(2)
+    }
+  )
+})
