@@ -1,129 +1,161 @@
-/** What a run shows while it goes on: one redrawn line a running node on a terminal, plain lines now and then when piped. Always on stderr. */
+/**
+ * What a run shows while it goes on, always on stderr: on a terminal the live view (live-view.ts), redrawn in place below the lines that stay; when
+ * piped plain lines now and then.
+ */
 import type { RunEvent } from "../runtime/run.ts"
-import type { Progress } from "../runtime/stage.ts"
+import { colours, frame, noColours } from "./live-view.ts"
+import { duration, number } from "./numbers.ts"
+import { type RunningNode, RunState, throughput, timeLeft } from "./run-state.ts"
+import { plain, widthOf } from "./width.ts"
+
+export { duration } from "./numbers.ts"
 
 /** Piped output says how a node is doing at most this often, in milliseconds. */
 const pipedInterval = 10_000
 /** A terminal is redrawn at most this often, in milliseconds. */
 const drawInterval = 100
+/** And at least this often: time passes. */
+const tickInterval = 1000
 
-interface Running {
-  readonly started: number
-  readonly progress: Progress
-  readonly tokens: number
-  readonly firstStep: number
-  readonly firstStepAt: number
-  shown: number
+const [hideCursor, showCursor, clearBelow] = ["\u001b[?25l", "\u001b[?25h", "\u001b[0J"]
+
+export interface Shown {
+  readonly onEvent: (event: RunEvent) => void
+  /** A line that stays. */
+  readonly say: (text: string) => void
+  /** Wipes what is redrawn and gives the cursor back. */
+  readonly close: () => void
 }
 
-export const duration = (milliseconds: number): string => {
-  if (milliseconds < 999.5) return `${Math.round(milliseconds)} ms`
-  if (milliseconds < 59_950) return `${(milliseconds / 1000).toFixed(1)} s`
-  const seconds = Math.round(milliseconds / 1000)
-  const minutes = Math.floor(seconds / 60)
-  return minutes < 60 ? `${minutes} min ${seconds % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`
-}
-
-const number = (value: number): string =>
-  Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : Number.isInteger(value) ? String(value) : value.toPrecision(4)
-
-const describe = (node: string, running: Running, now: number): string => {
-  const { progress } = running
-  const parts = [node]
-  if (progress.step !== undefined) parts.push(progress.total === undefined ? `${progress.step}` : `${progress.step}/${progress.total}`)
-  if (progress.loss !== undefined) parts.push(`loss ${number(progress.loss)}`)
-  const elapsed = now - running.started
-  if (running.tokens > 0 && elapsed > 0) parts.push(`${number((running.tokens / elapsed) * 1000)} tokens/s`)
-  const steps = (progress.step ?? 0) - running.firstStep
-  if (progress.total !== undefined && progress.step !== undefined && steps > 0)
-    parts.push(`${duration(((now - running.firstStepAt) / steps) * (progress.total - progress.step))} left`)
-  if (progress.message !== undefined) parts.push(progress.message)
+/** A running node in a line of piped output. */
+const describe = (node: RunningNode, now: number): string => {
+  const { step, total, loss, message } = node.progress
+  const parts = [node.id]
+  if (step !== undefined) parts.push(total === undefined ? `${step}` : `${step}/${total}`)
+  if (loss !== undefined) parts.push(`loss ${number(loss)}`)
+  const speed = throughput(node)
+  if (speed !== undefined) parts.push(`${number(speed)} tokens/s`)
+  const left = timeLeft(node, now)
+  if (left !== undefined) parts.push(`${duration(left)} left`)
+  if (message !== undefined) parts.push(message)
   return parts.join("  ")
+}
+
+/** What is told of an event by a line that stays; undefined: nothing. */
+const lineOf = (event: RunEvent, state: RunState): string | undefined => {
+  switch (event.type) {
+    // What a stage prints is for its log (caravan log).
+    case "output":
+    case "run-started":
+    case "progress":
+      return undefined
+    case "node-started":
+      return `${event.node}: running (${event.why.join("; ")})`
+    case "node-waiting":
+      return `${event.node}: waits for ${event.by}, which makes it`
+    case "note":
+      return `${event.node}: ${event.message}`
+    case "node-finished": {
+      const { id, status, milliseconds, metrics, error } = event.node
+      if (status === "ran") return `${id}: done in ${duration(milliseconds)}${metricsOf(metrics)}`
+      if (status === "failed") return `${id}: FAILED after ${duration(milliseconds)}. ${error}`
+      return status === "skipped" ? `${id}: skipped` : undefined
+    }
+    case "run-finished": {
+      const { hit } = state.counts
+      return `${event.status === "succeeded" ? "Done" : "Failed"} in ${duration(event.milliseconds)}${hit > 0 ? `; ${hit} found in the store` : ""}.`
+    }
+  }
 }
 
 /** Listens to a run's events and shows them. Call `close` at the end. */
 export const showProgress = (
-  stream: NodeJS.WriteStream = process.stderr
-): { readonly onEvent: (event: RunEvent) => void; readonly close: () => void } => {
-  const running = new Map<string, Running>()
-  const terminal = stream.isTTY
-  let drawn = 0
-  let last = 0
-  let hits = 0
-  const clear = () => {
-    if (drawn > 0) stream.write(`\u001b[${drawn}A\u001b[0J`)
-    drawn = 0
-  }
-  const draw = () => {
-    clear()
-    const width = stream.columns > 0 ? stream.columns : 80
-    const now = performance.now()
-    for (const [node, state] of running) {
-      stream.write(`${describe(node, state, now).slice(0, width - 1)}\n`)
-      drawn++
-    }
-    last = now
-  }
-  const line = (text: string) => {
-    clear()
-    stream.write(`${text}\n`)
-    if (terminal) draw()
-  }
+  stream: NodeJS.WriteStream = process.stderr,
+  environment: Readonly<Record<string, string | undefined>> = process.env
+): Shown => (stream.isTTY && environment.TERM !== "dumb" ? onTerminal(stream, environment) : inLines(stream))
+
+/** Plain lines. */
+const inLines = (stream: NodeJS.WriteStream): Shown => {
+  const state = new RunState(performance.now())
+  const shown = new Map<string, number>()
+  const say = (text: string) => void stream.write(`${text}\n`)
   return {
+    say,
+    close: () => undefined,
     onEvent: (event) => {
       const now = performance.now()
-      switch (event.type) {
-        case "run-started":
-        // What a stage prints is for its log (caravan log).
-        case "output":
-          break
-        case "node-started":
-          running.set(event.node, { started: now, progress: {}, tokens: 0, firstStep: 0, firstStepAt: now, shown: now })
-          line(`${event.node}: running (${event.why.join("; ")})`)
-          break
-        case "progress": {
-          const state = running.get(event.node)
-          if (state === undefined) return
-          const first = state.progress.step === undefined && event.progress.step !== undefined
-          const next = {
-            ...state,
-            progress: event.progress,
-            tokens: state.tokens + (event.progress.tokens ?? 0),
-            ...(first ? { firstStep: event.progress.step, firstStepAt: now } : {})
-          }
-          running.set(event.node, next)
-          if (terminal) {
-            if (now - last > drawInterval) draw()
-          } else if (now - state.shown > pipedInterval) {
-            next.shown = now
-            stream.write(`${new Date().toISOString().slice(11, 19)} ${describe(event.node, next, now)}\n`)
-          }
-          break
-        }
-        case "node-waiting":
-          line(`${event.node}: waits for ${event.by}, which makes it`)
-          break
-        case "note":
-          line(`${event.node}: ${event.message}`)
-          break
-        case "node-finished": {
-          const { node } = event
-          running.delete(node.id)
-          if (node.status === "hit") hits++
-          else if (node.status === "ran") line(`${node.id}: done in ${duration(node.milliseconds)}${metricsOf(node.metrics)}`)
-          else if (node.status === "failed") line(`${node.id}: FAILED after ${duration(node.milliseconds)}. ${node.error}`)
-          else line(`${node.id}: skipped`)
-          break
-        }
-        case "run-finished":
-          clear()
-          stream.write(
-            `${event.status === "succeeded" ? "Done" : "Failed"} in ${duration(event.milliseconds)}${hits > 0 ? `; ${hits} found in the store` : ""}.\n`
-          )
-          break
-      }
-    },
-    close: clear
+      state.on(event, now)
+      const line = lineOf(event, state)
+      if (line !== undefined) say(line)
+      if (event.type === "node-started") shown.set(event.node, now)
+      const node = event.type === "progress" ? state.nodes.get(event.node) : undefined
+      if (node === undefined || now - shown.get(node.id)! <= pipedInterval) return
+      shown.set(node.id, now)
+      say(`${new Date().toISOString().slice(11, 19)} ${describe(node, now)}`)
+    }
+  }
+}
+
+/** The live view. */
+const onTerminal = (stream: NodeJS.WriteStream, environment: Readonly<Record<string, string | undefined>>): Shown => {
+  const state = new RunState(performance.now())
+  // https://no-color.org: set and not empty.
+  const paint = (environment.NO_COLOR ?? "") === "" ? colours : noColours
+  const columns = () => (stream.columns > 0 ? stream.columns : 80)
+  let drawn: ReadonlyArray<string> = []
+  let last = -Infinity
+  let open = false
+  let closed = false
+  let pending: NodeJS.Timeout | undefined
+  /** Up to where the view begins: lines that were drawn wider than the terminal is now are wrapped. */
+  const wiped = (): string => {
+    const rows = drawn.reduce((sum, line) => sum + Math.max(1, Math.ceil(widthOf(plain(line)) / columns())), 0)
+    drawn = []
+    return rows === 0 ? "" : `\u001b[${rows}A\r${clearBelow}`
+  }
+  const restore = () => {
+    if (open) stream.write(`${wiped()}${showCursor}`)
+    open = false
+  }
+  const draw = (above = "") => {
+    clearTimeout(pending)
+    pending = undefined
+    const now = performance.now()
+    const before = `${open ? "" : hideCursor}${wiped()}`
+    drawn = frame(state, now, { columns: columns(), rows: stream.rows > 0 ? stream.rows : 24 }, paint)
+    stream.write(`${before}${above}${drawn.map((line) => `${line}\n`).join("")}`)
+    open = true
+    last = now
+  }
+  const redraw = () => {
+    if (open) draw()
+  }
+  const ticking = setInterval(redraw, tickInterval)
+  ticking.unref()
+  stream.on("resize", redraw)
+  // However the process ends, but for kill -9.
+  process.on("exit", restore)
+  const close = () => {
+    closed = true
+    clearTimeout(pending)
+    clearInterval(ticking)
+    stream.off("resize", redraw)
+    process.off("exit", restore)
+    restore()
+  }
+  return {
+    close,
+    say: (text) => (open ? draw(`${text}\n`) : void stream.write(`${text}\n`)),
+    onEvent: (event) => {
+      state.on(event, performance.now())
+      const line = lineOf(event, state)
+      if (event.type === "run-finished") close()
+      // Results that a lock file does not agree with are told of after the end.
+      if (closed) stream.write(line === undefined ? "" : `${line}\n`)
+      else if (line !== undefined) draw(`${event.type === "node-finished" && event.node.status === "failed" ? paint.bad(line) : line}\n`)
+      else if (performance.now() - last >= drawInterval) draw()
+      else pending ??= setTimeout(() => draw(), drawInterval).unref()
+    }
   }
 }
 

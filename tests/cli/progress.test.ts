@@ -1,25 +1,54 @@
+import { stripVTControlCharacters } from "node:util"
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest"
+import { bar, sparkline } from "../../cli/live-view.ts"
 import { duration, showProgress } from "../../cli/progress.ts"
+import { widthOf } from "../../cli/width.ts"
 import type { NodeResult, RunEvent } from "../../runtime/run.ts"
+import { Screen } from "./screen.ts"
 
+let listeners = 0
 beforeEach(() => {
   vi.useFakeTimers()
+  listeners = process.listeners("exit").length
 })
 afterEach(() => {
   vi.useRealTimers()
+  // What a test left open.
+  for (const listener of process.listeners("exit").slice(listeners)) process.off("exit", listener)
 })
 
-/** What is written to a stream, after these events a second apart. */
-const written = (terminal: boolean, columns: number, events: ReadonlyArray<RunEvent>): string => {
+/** What is written to a pipe, after these events a second apart. */
+const piped = (events: ReadonlyArray<RunEvent>): string => {
   let text = ""
-  const stream = { isTTY: terminal, columns, write: (chunk: string) => (text += chunk) } as unknown as NodeJS.WriteStream
-  const { onEvent, close } = showProgress(stream)
+  const stream = { isTTY: false, write: (chunk: string) => (text += chunk) } as unknown as NodeJS.WriteStream
+  const { onEvent, close } = showProgress(stream, {})
   for (const event of events) {
     vi.advanceTimersByTime(1000)
     onEvent(event)
   }
   close()
   return text
+}
+/** A terminal, and what shows events on it, a second apart, the first after 0.9; looked at 0.1 s after the last, when it has been drawn. */
+const live = (columns: number, rows = 24, environment: Record<string, string> = {}) => {
+  const screen = new Screen(columns, rows)
+  const shown = showProgress(screen.stream, environment)
+  const on = (...events: ReadonlyArray<RunEvent>) => {
+    for (const event of events) {
+      vi.advanceTimersByTime(900)
+      shown.onEvent(event)
+      vi.advanceTimersByTime(100)
+    }
+    return screen.text.split("\n")
+  }
+  return { screen, ...shown, on }
+}
+type Seen = { readonly text: string; readonly written: string }
+const begun: Extract<RunEvent, { type: "run-started" }> = {
+  type: "run-started",
+  run: "r",
+  pipeline: "p",
+  nodes: ["a", "sft", "ppo", "score", "report"]
 }
 const started: RunEvent = { type: "node-started", node: "sft", stage: "sft", why: ["config epochs: 1 -> 2"] }
 const steps = (from: number, to: number, more: object = {}): Array<RunEvent> =>
@@ -42,12 +71,15 @@ const finished: RunEvent = {
   } satisfies NodeResult
 }
 
-/** One line up; all below wiped. */
-const [up, wipe] = ["\u001b[1A", "\u001b[0J"]
+const ended = (id: string, status: NodeResult["status"], error: string | null = null): RunEvent => ({
+  type: "node-finished",
+  node: { id, stage: id, status, milliseconds: 1000, key: null, digest: null, metrics: {}, error }
+})
+const runs = (node: string): RunEvent => ({ type: "node-started", node, stage: node, why: ["it has never run here"] })
 
-describe("progress", () => {
-  it("when piped is a plain line now and then, with step, loss, throughput and what is left", () => {
-    const text = written(false, 0, [started, ...steps(1, 25), finished])
+describe("piped progress", () => {
+  it("is a plain line now and then, with step, loss, throughput and what is left", () => {
+    const text = piped([started, ...steps(1, 25), finished])
     const lines = text.trimEnd().split("\n")
     expect(lines[0]).toBe("sft: running (config epochs: 1 -> 2)")
     // Every ten seconds or so, not every step: 2,000 tokens a second, a second a step.
@@ -59,17 +91,201 @@ describe("progress", () => {
     expect(text).not.toContain("\u001b")
   })
 
-  it("on a terminal is one line a node, redrawn, never wider than the terminal", () => {
-    const text = written(true, 30, [started, ...steps(1, 3, { message: "a long message that does not fit" }), finished])
-    const drawn = text.split("\n").filter((line) => line.includes("/100"))
-    expect(drawn.length).toBe(3)
-    for (const line of drawn) expect(line.replaceAll(up, "").replaceAll(wipe, "").length).toBeLessThan(30)
-    // What is drawn is wiped before the last word.
-    expect(text).toContain(`${up}${wipe}sft: done`)
+  it("is the same on a terminal that can't move its cursor", () => {
+    const screen = new Screen(80)
+    const { onEvent, close } = showProgress(screen.stream, { TERM: "dumb" })
+    onEvent(started)
+    close()
+    expect(screen.written).toBe("sft: running (config epochs: 1 -> 2)\n")
+  })
+})
+
+describe("on a terminal", () => {
+  it("every running node has a line with bar, step, what is left, loss, throughput and the losses so far; below it the run's", () => {
+    const { on } = live(110)
+    const losses = [4, 3.5, 3, 2, 1, 0.5]
+    const lines = on(
+      begun,
+      ended("a", "hit"),
+      started,
+      ...losses.map((loss, i): RunEvent => ({
+        type: "progress",
+        node: "sft",
+        progress: { step: i + 1, total: 12, tokens: 500, loss, kl: 0.0123 }
+      }))
+    )
+    // 6 of 12 steps of a second each. 8 of 16 columns. Blocks: 0 is 0.5, 7 is 4.
+    expect(lines).toEqual([
+      "sft: running (config epochs: 1 -> 2)",
+      "sft  ████████░░░░░░░░  6/12  5.9 s left  loss 0.5000  500 tokens/s  █▇▆▄▂▁  kl 0.01230",
+      "0 done  1 found  4 left  8.1 s"
+    ])
   })
 
-  it("takes a terminal without columns for one of 80, and shows a loss that is no number", () => {
-    expect(written(true, 0, [started, ...steps(1, 2, { loss: Number.NaN })])).toContain("loss NaN")
+  it("time goes on without events: what is left goes down, what has passed goes up", () => {
+    const { on, screen } = live(60)
+    on(begun, started, ...steps(1, 4))
+    vi.advanceTimersByTime(3000)
+    expect(screen.text.split("\n").slice(1)).toEqual(["sft  ▋░░░░░░░░░░░░░░░  4/100  1 min 33 s left  loss 2.500", "0 done  5 left  8.1 s"])
+  })
+
+  it("a stage that counts no steps shows how long it has run; several are told apart, names in a column", () => {
+    const { on } = live(60)
+    const lines = on(begun, runs("sft"), runs("report"), {
+      type: "progress",
+      node: "report",
+      progress: { message: "fetching\nrows \u001b[31mred" }
+    })
+    expect(lines.slice(2)).toEqual(["sft     2.1 s", "report  1.1 s  fetching rows red", "0 done  5 left  3.1 s"])
+  })
+
+  it("nodes that other runs make are said to wait, until they are found or made here", () => {
+    const { on } = live(80)
+    const wait: RunEvent = { type: "node-waiting", node: "sft", by: "a run in process 123" }
+    expect(on(begun, wait)).toEqual([
+      "sft: waits for a run in process 123, which makes it",
+      "sft waits for a run in process 123",
+      "0 done  5 left  1.1 s"
+    ])
+    expect(on(ended("sft", "hit")).at(-1)).toBe("0 done  1 found  4 left  2.1 s")
+    const many = live(80)
+    const five = ["a", "sft", "ppo", "score", "report"].map((node): RunEvent => ({ ...wait, node }))
+    expect(many.on(begun, ...five).slice(5)).toEqual([
+      "a waits for a run in process 123",
+      "sft waits for a run in process 123",
+      "ppo waits for a run in process 123",
+      "2 more wait",
+      "0 done  5 left  5.1 s"
+    ])
+  })
+
+  it("what happened stays above; at the end the view goes and the cursor comes back", () => {
+    const { on, screen } = live(80)
+    on(begun, started)
+    expect(screen.cursorShown).toBe(false)
+    on(
+      ...steps(1, 3),
+      { type: "note", node: "sft", message: "its checkpoint was passed over" },
+      finished,
+      ended("ppo", "failed", "no memory"),
+      ended("score", "skipped")
+    )
+    expect(screen.text.split("\n").at(-1)).toBe("1 done  1 failed  1 skipped  2 left  8.1 s")
+    on({ type: "run-finished", status: "failed", milliseconds: 9000 })
+    expect(screen.text.split("\n")).toEqual([
+      "sft: running (config epochs: 1 -> 2)",
+      "sft: its checkpoint was passed over",
+      "sft: done in 1 min 1 s (loss 1.235)",
+      "ppo: FAILED after 1.0 s. no memory",
+      "score: skipped",
+      "Failed in 9.0 s."
+    ])
+    expect(screen.cursorShown).toBe(true)
+    // Later words (of a lock file) do not bring it back.
+    expect(on({ type: "note", node: "sft", message: "differs from the lock file" }).at(-1)).toBe("sft: differs from the lock file")
+    expect([screen.cursorShown, vi.getTimerCount(), screen.listenerCount("resize")]).toEqual([true, 0, 0])
+  })
+
+  it("an end by close, or of the process, gives the cursor back too, once", () => {
+    const { on, screen, say, close } = live(80)
+    on(begun, started)
+    say("Stopping.")
+    expect(screen.text.split("\n")).toEqual(["sft: running (config epochs: 1 -> 2)", "Stopping.", "sft  100 ms", "0 done  5 left  1.1 s"])
+    process.listeners("exit").at(-1)!(130)
+    expect([screen.cursorShown, screen.text.split("\n").length]).toEqual([true, 2])
+    const before = screen.written
+    close()
+    expect(screen.written).toBe(before)
+    expect(process.listeners("exit").length).toBe(listeners)
+  })
+
+  it.each([1, 2, 10, 20, 30, 45, 79])("no line is wider than it, %d columns, whatever there is to say", (columns) => {
+    const { screen, onEvent } = live(columns)
+    onEvent({ ...begun, nodes: ["a long name of a node", "模型の名前は長い模型の名前は長い"] })
+    const before = screen.written.length
+    for (const node of ["a long name of a node", "模型の名前は長い模型の名前は長い"]) {
+      onEvent({ type: "node-started", node, stage: node, why: [] })
+      onEvent({
+        type: "progress",
+        node,
+        progress: { step: 1, total: 3, loss: Number.NaN, tokens: 5, message: "x".repeat(200), reward: 1234.5 }
+      })
+    }
+    vi.advanceTimersByTime(2000)
+    const lines = stripVTControlCharacters(screen.written.slice(before))
+      .split("\n")
+      .filter((line) => !line.includes(": running"))
+    expect(lines.length).toBeGreaterThan(6)
+    for (const line of lines) expect(widthOf(line.replace("\r", ""))).toBeLessThanOrEqual(Math.max(1, columns - 1))
+  })
+
+  it("no frame is higher than it: what does not fit is counted", () => {
+    const { on } = live(60, 5)
+    const nodes = Array.from({ length: 10 }, (_, i) => `n${i}`)
+    const lines = on({ ...begun, nodes }, ...nodes.map(runs))
+    expect(lines.slice(10)).toEqual(["n0  9.1 s", "n1  8.1 s", "... 8 more", "0 done  10 left  10.1 s"])
+  })
+
+  it("made narrower or wider it is drawn anew, and nothing of the wider frame stays", () => {
+    const { on, screen } = live(90)
+    on(begun, started, ...steps(1, 3))
+    screen.resize(31)
+    expect(screen.text.split("\n")).toEqual([
+      "sft: running (config epochs: 1 ",
+      "-> 2)",
+      "sft  ▌░░░░░░░░░░░░░░░  3/100",
+      "0 done  5 left  4.1 s"
+    ])
+    screen.resize(60)
+    expect(screen.text.split("\n").slice(2)).toEqual(["sft  ▌░░░░░░░░░░░░░░░  3/100  1 min 37 s left  loss 2.500", "0 done  5 left  4.1 s"])
+  })
+
+  it("NO_COLOR takes the colours away, nothing else; without it a failure is red", () => {
+    const [coloured, grey] = [{}, { NO_COLOR: "1" }].map((environment) => {
+      const { on, screen } = live(80, 24, environment)
+      on(begun, started, ...steps(1, 2), ended("ppo", "failed", "no memory"))
+      return { text: screen.text, written: screen.written }
+    }) as [Seen, Seen]
+    expect(grey.text).toBe(coloured.text)
+    // oxlint-disable-next-line no-control-regex
+    expect(grey.written).not.toMatch(/\u001b\[\d+m/)
+    expect(coloured.written).toContain("\u001b[31mppo: FAILED after 1.0 s. no memory")
+    expect(live(80, 24, { NO_COLOR: "" }).on(begun, started).length).toBe(3)
+  })
+
+  it("takes a terminal that does not tell its size for one of 80 columns, and shows a loss that is no number", () => {
+    const { on } = live(0, 0)
+    expect(on(begun, started, ...steps(1, 2, { loss: Number.NaN })).at(-2)).toContain("loss NaN")
+  })
+
+  it("is redrawn at most ten times a second", () => {
+    const { onEvent, screen } = live(80)
+    onEvent(begun)
+    onEvent(started)
+    const before = screen.written.length
+    for (const event of steps(1, 1000)) onEvent(event)
+    expect(screen.written.length).toBe(before)
+  })
+})
+
+describe("a sparkline", () => {
+  it("goes from the least to the greatest; one value is in the middle, what is no number a gap", () => {
+    expect(sparkline([0, 1, 2, 3, 4, 5, 6, 7])).toBe("▁▂▃▄▅▆▇█")
+    expect(sparkline([3, 3])).toBe("▄▄")
+    expect(sparkline([1, Number.NaN, 2, Infinity])).toBe("▁ █ ")
+    expect(sparkline([])).toBe("")
+  })
+  it("is of the last thirty losses", () => {
+    const { on } = live(120)
+    const lines = on(begun, started, ...Array.from({ length: 50 }, (_, i) => steps(i, i, { loss: 50 - i })[0]!))
+    const drawn = /[▁-█]+$/.exec(lines.at(-2)!)![0]
+    expect([drawn.length, drawn[0], drawn.at(-1)]).toEqual([30, "█", "▁"])
+  })
+})
+
+describe("a bar", () => {
+  it("is filled to an eighth of a column, never beyond its ends", () => {
+    expect([0, 1 / 32, 0.5, 1, 1.5, -1].map((share) => bar(share, 4))).toEqual(["░░░░", "▏░░░", "██░░", "████", "████", "░░░░"])
   })
 })
 
