@@ -4,6 +4,10 @@ import { type Command, exitCodes, parse, usage, UsageError } from "./command.ts"
 
 const commands: Readonly<Record<string, { readonly summary: string; readonly load: () => Promise<{ readonly command: Command }> }>> = {
   run: { summary: "run a pipeline; what is in the store is not made again", load: () => import("./run.ts") },
+  sweep: {
+    summary: "run a pipeline with every combination of some values; a table of what came of each",
+    load: () => import("./sweep.ts")
+  },
   plan: { summary: "what a run would do, and why", load: () => import("./plan.ts") },
   why: { summary: "why a node would run, or would not", load: () => import("./why.ts") },
   graph: { summary: "the pipeline's graph, as text, Mermaid or JSON", load: () => import("./graph.ts") },

@@ -4,13 +4,13 @@ import { join } from "node:path"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
 import { lockPath, readLock } from "../runtime/lock-file.ts"
-import { run, type RunOptions, type RunResult } from "../runtime/run.ts"
-import { type Command, exitCodes, type Given, UsageError, wholeNumber } from "./command.ts"
+import { run, type RunEvent, type RunOptions, type RunResult } from "../runtime/run.ts"
+import { type Command, exitCodes, type Given, UsageError } from "./command.ts"
 import { engineNumerics } from "./numerics.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
 import { duration, showProgress } from "./progress.ts"
+import { openEvents, runFlags, runOptions, untilInterrupted } from "./run-flags.ts"
 
 /** The document that --json prints. */
 const document = (result: RunResult) => ({
@@ -82,7 +82,7 @@ export const command: Command = {
     from: { value: "node", help: "run this node and what depends on it" },
     until: { value: "node", help: "run this node and what it depends on" },
     force: { value: "node", help: "run this node though its result is there", repeatable: true },
-    jobs: { value: "n", help: "stages without tensors that run at once; 1 unless given" },
+    ...runFlags,
     locked: { help: "hold to the lock file that `caravan freeze` wrote: its settings, and nothing runs when anything differs" },
     lock: { value: "file.json", help: "the lock file; <pipeline>.lock.json beside the pipeline unless given" },
     json: { help: "print one JSON document on stdout at the end" }
@@ -91,41 +91,29 @@ export const command: Command = {
     "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
     "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --set sft.learningRate=1e-3",
     "caravan run pipelines/demo.ts --json > run.json",
+    "caravan run pipelines/demo.ts --events events.ndjson --timeout 3600 --retries 2",
     "caravan run pipelines/hh-rlhf.ts --locked"
   ],
   more: describeParameters,
   run: async (given) => {
     const pipeline = await loadPipeline(given.positionals[0]!)
-    const options = await held(given)
+    const options = { ...(await held(given)), ...runOptions(given) }
+    const events = openEvents(given)
     const progress = showProgress()
     const selection = Object.fromEntries(
       (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
     )
-    const fiber = Effect.runFork(
-      run(
-        pipeline,
-        {},
-        { ...options, ...selection, force: given.flags("force"), jobs: wholeNumber(given, "jobs", 1) ?? 1, onEvent: progress.onEvent }
-      ).pipe(Effect.provide(engineNumerics(options.home)))
-    )
-    let interrupted = false
-    const stop = () => {
-      if (interrupted) process.exit(exitCodes.interrupted)
-      interrupted = true
-      progress.close()
-      process.stderr.write("Stopping. What is finished is kept; a second Ctrl-C stops at once.\n")
-      Effect.runFork(Fiber.interrupt(fiber))
+    const onEvent = (event: RunEvent) => {
+      events.onEvent(event)
+      progress.onEvent(event)
     }
-    process.on("SIGINT", stop)
-    process.on("SIGTERM", stop)
-    const exit = await Effect.runPromise(Fiber.await(fiber))
-    process.off("SIGINT", stop)
-    process.off("SIGTERM", stop)
-    progress.close()
-    if (interrupted) return exitCodes.interrupted
+    const work = run(pipeline, {}, { ...options, ...selection, force: given.flags("force"), onEvent })
+    const exit = await untilInterrupted(work.pipe(Effect.provide(engineNumerics(options.home))), progress).finally(() => events.close())
+    if (exit === undefined) return exitCodes.interrupted
     if (Exit.isFailure(exit)) throw Cause.squash(exit.cause)
     const result = exit.value
-    process.stdout.write(given.has("json") ? `${JSON.stringify(document(result), undefined, 2)}\n` : `${summary(result)}\n`)
+    if (given.flag("events") !== "-")
+      process.stdout.write(given.has("json") ? `${JSON.stringify(document(result), undefined, 2)}\n` : `${summary(result)}\n`)
     return result.status === "succeeded" ? exitCodes.ok : exitCodes.failed
   }
 }
