@@ -36,12 +36,18 @@ export const live = async ({ stage, inputs, config }: Resumable, folder: string,
   const notes: Array<string> = []
   let saves = 0
   const inner = openCheckpoints({ folder, seconds: 0 }, (note) => notes.push(note))
-  const die = Effect.die(new Killed())
+  let dead = false
+  const die = Effect.suspend(() => {
+    dead = true
+    return Effect.die(new Killed())
+  })
   const checkpoints: Checkpoints = {
     latest: inner.latest,
     due: inner.due,
     save: (step, write) =>
       Effect.gen(function* () {
+        // A dead process has no last words.
+        if (dead) return
         const last = saves === death?.after
         yield* inner.save(step, last && death?.when === "writing" ? (fresh) => Effect.andThen(write(fresh), die) : write)
         saves++
