@@ -13,7 +13,7 @@ const Params = Schema.Struct({
     min: 0,
     max: 1
   }),
-  temperatures: hyper("swept", "rejection sampling's from the second round on (§3.2.3)", ["fixed", "swept"]),
+  temperatures: hyper("fixed", "rejection sampling's from the second round on (§3.2.3)", ["fixed", "swept"]),
   evaluation: hyper("full", "what is measured of the versions", ["short", "full"]),
   model: hyper("", "a Llama in the Hugging Face layout to start from; empty: pretrain one on the world"),
   dim: hyperInt(320, "width of the model", { min: 2 }),
@@ -30,7 +30,10 @@ const Params = Schema.Struct({
   sftSteps: hyperInt(40, "optimiser steps of SFT's second step; half as many of its first", { min: 2 }),
   steps: hyperInt(120, "optimiser steps of each version's fine-tuning from the base model", { min: 1 }),
   batchSize: hyperInt(12, "sequences a step of fine-tuning", { min: 1 }),
-  pairs: hyperInt(1600, "helpfulness prompts a round that pairs are collected for, and as many safety prompts", { min: 10 }),
+  pairs: hyperInt(3200, "helpfulness prompts a round that pairs are collected for, and as many safety prompts", { min: 10 }),
+  testPairs: hyperInt(2000, "prompts of all rounds that held-out helpfulness pairs are collected for, and as many of safety pairs", {
+    min: 10
+  }),
   rewardLearningRate: hyper(2e-4, "peak", { min: 0 }),
   rewardBatch: hyperInt(32, "pairs a step of the reward models", { min: 1 }),
   prompts: hyperInt(1000, "helpfulness prompts that rejection sampling and PPO answer, and half as many safety prompts", { min: 2 }),

@@ -43,6 +43,9 @@ export const worldParams = {
   steps: hyperInt(60, "optimiser steps of each version's fine-tuning from the base model", { min: 1 }),
   batchSize: hyperInt(6, "sequences a step of fine-tuning", { min: 1 }),
   pairs: hyperInt(300, "helpfulness prompts a round that pairs are collected for, and as many safety prompts", { min: 10 }),
+  testPairs: hyperInt(250, "prompts of all rounds that held-out helpfulness pairs are collected for, and as many of safety pairs", {
+    min: 10
+  }),
   noise: hyper(0.06, "of the annotators: the chance of a wrong choice is exp(-difference / noise) / 2", { min: 0 }),
   rewardLearningRate: hyper(1e-3, "peak; the paper's 1e-5 is for 7B and more", { min: 0 }),
   rewardBatch: hyperInt(16, "pairs a step of the reward models", { min: 1 }),

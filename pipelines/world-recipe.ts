@@ -155,8 +155,8 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
   // ---- rounds (§3.2): pairs, reward models, rejection sampling over every version's samples, each version from the base model ----
   /** Held out of every round (§3.2.2): pairs on prompts of words and phrasings that no model saw. */
   const testPrompts = {
-    helpfulness: promptsOf("helpfulness", "heldOut", params.heldOut, "test-prompts", 4),
-    safety: promptsOf("safety", "heldOut", params.heldOut, "test-prompts", 4)
+    helpfulness: promptsOf("helpfulness", "heldOut", params.testPairs, "test-prompts", 4),
+    safety: promptsOf("safety", "heldOut", params.testPairs, "test-prompts", 4)
   }
   const testPairs: Record<Kind, Array<Rows<Preference>>> = { helpfulness: [], safety: [] }
   const preferences: Record<Kind, Array<Rows<Preference>>> = { helpfulness: [], safety: [] }
@@ -228,10 +228,11 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
     }
     const helpfulnessPairs = helpfulnessMixture({ helpfulness: preferences.helpfulness, safety: preferences.safety, openSource: [] })
     const safetyPairs = safetyMixture({ safety: preferences.safety, harmless: [], helpfulness: preferences.helpfulness, openSource: [] })
-    const helpful = helpfulnessRewardModel({ init: first, pairs: helpfulnessPairs.named(`helpfulness-mixture-${round}`) }, training).named(
+    // From the chat model of the round, so that they know what it knows (§3.2.2).
+    const helpful = helpfulnessRewardModel({ init: latest, pairs: helpfulnessPairs.named(`helpfulness-mixture-${round}`) }, training).named(
       `helpfulness-reward-${round}`
     )
-    const safe = safetyRewardModel({ init: first, pairs: safetyPairs.named(`safety-mixture-${round}`) }, training).named(
+    const safe = safetyRewardModel({ init: latest, pairs: safetyPairs.named(`safety-mixture-${round}`) }, training).named(
       `safety-reward-${round}`
     )
     // The best so far: the one in use, or the new one.
