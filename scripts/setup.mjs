@@ -11,11 +11,11 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const bin = join(root, "node_modules/.bin")
 const node = join(bin, "node")
 
-const usage = "Usage: node scripts/setup.mjs [demo | test | nothing] [arguments of the demo, or of vitest]"
+const usage = "Usage: node scripts/setup.mjs [demo | test | faults | nothing] [arguments of the demo, or of vitest]"
 
 // Standard output belongs to what is run in the end: what setup and its tools say goes to standard error.
-const run = (program, args, stdout = 2) =>
-  spawnSync(program, args, { cwd: root, stdio: ["inherit", stdout, "inherit"], env: environment() })
+const run = (program, args, stdout = 2, more = {}) =>
+  spawnSync(program, args, { cwd: root, stdio: ["inherit", stdout, "inherit"], env: { ...environment(), ...more } })
 
 /** Children find Node 24 first. */
 const environment = () => ({ ...process.env, PATH: [bin, process.env.PATH].join(delimiter) })
@@ -70,10 +70,19 @@ const setup = async () => {
   await buildAddon()
 }
 
+const faultTests = [
+  "tests/faults",
+  ...["collect", "map", "processes", "reproduce", "run", "single-flight", "store"].map((name) => `tests/runtime/${name}.test.ts`),
+  "tests/schemas/dataset.test.ts"
+]
+
 const commands = {
   study: (args) => run(node, ["cli/caravan.js", "run", "pipelines/study.ts", "--device", "cuda", ...args], "inherit"),
   demo: (args) => run(node, ["cli/caravan.js", "run", "pipelines/demo.ts", ...args], "inherit"),
   test: (args) => run(node, ["scripts/test.mjs", ...args], "inherit"),
+  // Every call failed in turn, and the tests of faults elsewhere: half an hour (docs/faults.md).
+  faults: (args) =>
+    run(node, ["node_modules/vitest/vitest.mjs", "run", ...(args.length > 0 ? args : faultTests)], "inherit", { FAULTS: "all" }),
   nothing: () => ({ status: 0 })
 }
 

@@ -1,0 +1,70 @@
+/** Schema drift: a file whose columns are not those of its type any more is refused, whatever small thing differs, and both are told. */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import * as arrow from "apache-arrow"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { afterAll, expect, it } from "vitest"
+import { dataset } from "../../schemas/artifact.ts"
+import { openRows, validateDataset, writeRows } from "../../schemas/dataset-file.ts"
+
+const folder = mkdtempSync(join(tmpdir(), "caravan-drift-"))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+const typeOf = (row: Schema.Codec<any, any>) => dataset(row, "drifting/1")
+const now = typeOf(Schema.Struct({ text: Schema.String, score: Schema.NullOr(Schema.Number) }))
+const row = { text: "alpha", score: 0.5 }
+
+const refusal = async (directory: string): Promise<string> => {
+  const checked = await Effect.runPromise(Effect.flip(validateDataset(directory, now)))
+  const opened = await Effect.runPromise(Effect.flip(openRows(directory, now)))
+  expect([checked._tag, opened._tag]).toEqual(["ArtifactError", "ArtifactError"])
+  return checked.message
+}
+
+it.each([
+  [
+    "a column more",
+    Schema.Struct({ text: Schema.String, score: Schema.NullOr(Schema.Number), more: Schema.Boolean }),
+    { ...row, more: true }
+  ],
+  ["a column less", Schema.Struct({ text: Schema.String }), row],
+  ["a column renamed", Schema.Struct({ text: Schema.String, value: Schema.NullOr(Schema.Number) }), { text: "alpha", value: 0.5 }],
+  ["columns in another order", Schema.Struct({ score: Schema.NullOr(Schema.Number), text: Schema.String }), row],
+  ["a null allowed that was not", Schema.Struct({ text: Schema.NullOr(Schema.String), score: Schema.NullOr(Schema.Number) }), row],
+  ["a null no longer allowed", Schema.Struct({ text: Schema.String, score: Schema.Number }), row],
+  [
+    "another type of number",
+    Schema.Struct({ text: Schema.String, score: Schema.NullOr(Schema.Number.annotate({ arrow: "int32" })) }),
+    { ...row, score: 1 }
+  ],
+  [
+    "a list for a value",
+    Schema.Struct({ text: Schema.Array(Schema.String), score: Schema.NullOr(Schema.Number) }),
+    { ...row, text: ["alpha"] }
+  ]
+])("%s is refused", async (name, before, value) => {
+  const directory = join(folder, name)
+  mkdirSync(directory)
+  await writeRows(directory, typeOf(before), [value])
+  expect(await refusal(directory)).toMatch(/expected the columns \{text:utf8,score:float64\?\}, found \{/)
+})
+
+it("texts that a dictionary holds are refused: their bytes are elsewhere", async () => {
+  const directory = join(folder, "dictionary")
+  mkdirSync(directory)
+  const table = new arrow.Table({
+    text: arrow.vectorFromArray(["alpha", "beta", "alpha"], new arrow.Dictionary(new arrow.Utf8(), new arrow.Int32())),
+    score: arrow.vectorFromArray([0.5, null, 1], new arrow.Float64())
+  })
+  writeFileSync(join(directory, "data.arrow"), arrow.tableToIPC(table, "file"))
+  expect(await refusal(directory)).toMatch(/data\.arrow/)
+})
+
+it("what is as it was is not", async () => {
+  const directory = join(folder, "same")
+  mkdirSync(directory)
+  await writeRows(directory, typeOf(Schema.Struct({ text: Schema.String, score: Schema.NullOr(Schema.Number) })), [row])
+  expect(await Effect.runPromise(validateDataset(directory, now))).toBeUndefined()
+})

@@ -1,0 +1,73 @@
+/**
+ * What holds after every fault: one winning record per key; every record's files are there and are what they were; a run afterwards ends with the
+ * digests of a run that was left alone; nothing that was said to be made is made again; and nobody had to unlock or delete anything.
+ */
+import { existsSync, readdirSync } from "node:fs"
+import { join } from "node:path"
+import { DatabaseSync } from "node:sqlite"
+import { Store } from "../../runtime/store.ts"
+import { digestsOf, type Outcome, type Request, type Runner, statusesOf } from "./harness.ts"
+
+/** Node -> digest, of a run that was left alone. */
+export type Clean = Readonly<Record<string, string | null>>
+
+/** What is wrong with the records in a home: nothing, one hopes. Reads every file of every record. */
+export const wrongRecords = async (home: string): Promise<Array<string>> => {
+  const file = join(home, "journal.db")
+  if (!existsSync(file)) return []
+  const wrong: Array<string> = []
+  const database = new DatabaseSync(file)
+  try {
+    const tables = database
+      .prepare("select name from sqlite_master where type = 'table'")
+      .all()
+      .map((row) => row.name)
+    if (!tables.includes("traces")) return []
+    const check = database
+      .prepare("pragma integrity_check")
+      .all()
+      .map((row) => String(row.integrity_check))
+    if (check.join() !== "ok") wrong.push(`the journal: ${check.join(", ")}`)
+    for (const { key, n } of database.prepare("select key, count(*) as n from traces group by key having n > 1").all())
+      wrong.push(`${String(n)} records of the key ${String(key)}`)
+    const store = new Store(home)
+    for (const { digest } of database.prepare("select distinct digest from traces").all()) {
+      const damage = await store.damage(String(digest))
+      if (damage !== undefined) wrong.push(`a record names the object ${String(digest)}, and ${damage}`)
+    }
+  } finally {
+    database.close()
+  }
+  return wrong
+}
+
+export interface After {
+  readonly clean: Clean
+  /** Nodes that the run with the fault said were made, or that were made before it. */
+  readonly finished: ReadonlyArray<string>
+  /** The last step that was said to be kept. */
+  readonly step?: number | undefined
+  /** Runs the pipeline again, without faults, as another process than the one that met them. */
+  readonly runner: Runner
+  readonly request: Request
+}
+
+/** What does not hold. Runs the pipeline twice more. */
+export const broken = async ({ clean, finished, step, runner, request }: After): Promise<Array<string>> => {
+  const wrong = await wrongRecords(request.home)
+  const again: Outcome = await runner.run(request)
+  if (again.end.type !== "done" || again.end.status !== "succeeded")
+    return [...wrong, `the next run ends with ${JSON.stringify(again.end)}`]
+  const digests = digestsOf(again)
+  for (const [node, digest] of Object.entries(clean))
+    if (digests[node] !== digest) wrong.push(`${node} comes out as ${digests[node]}, not as ${digest}`)
+  for (const node of finished) if (statusesOf(again)[node] !== "hit") wrong.push(`${node} was made, and is made again`)
+  if (step !== undefined && again.steps.some((done) => done <= step))
+    wrong.push(`step ${again.steps[0]} is done again, though ${step} were kept`)
+  wrong.push(...(await wrongRecords(request.home)))
+  const third = statusesOf(await runner.run(request))
+  for (const node of Object.keys(clean)) if (third[node] !== "hit") wrong.push(`the run after that does not find ${node}`)
+  const tmp = join(request.home, "tmp")
+  if (existsSync(tmp) && readdirSync(tmp).length > 0) wrong.push(`tmp holds ${readdirSync(tmp).join(", ")}`)
+  return wrong
+}
