@@ -1,5 +1,5 @@
 /** `caravan du`: what takes the store's space. */
-import { readdirSync } from "node:fs"
+import { existsSync, readdirSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { didYouMean } from "../schemas/did-you-mean.ts"
@@ -19,6 +19,8 @@ const groupings: Readonly<Record<string, (item: StoredItem) => string>> = {
 }
 
 const sum = (items: ReadonlyArray<{ readonly size: number }>): number => items.reduce((total, item) => total + item.size, 0)
+
+const listed = (folder: string): ReadonlyArray<string> => (existsSync(folder) ? readdirSync(folder) : [])
 
 export const command: Command = {
   name: "du",
@@ -49,6 +51,11 @@ export const command: Command = {
         const what = /^(journal|leases)/.test(name) ? name.replace(/\.db.*/, "") : name
         others[what] = (others[what] ?? 0) + (await sizeOf(join(home, name)))
       }
+      // Nodes that are not finished, and mapped ones.
+      const holders: Record<string, number> = {
+        checkpoints: listed(join(home, "checkpoints")).length,
+        shards: listed(join(home, "shards")).filter((name) => name.endsWith(".db")).length
+      }
       const total = sum(items) + Object.values(others).reduce((a, b) => a + b, 0)
       const part = (which: (item: StoredItem) => boolean) => {
         const members = items.filter(which)
@@ -62,6 +69,8 @@ export const command: Command = {
         inUse: part((item) => item.held !== null),
         unreachable: part((item) => !item.reachable),
         others,
+        checkpoints: { nodes: holders.checkpoints, size: others.checkpoints ?? 0 },
+        shards: { nodes: holders.shards, size: others.shards ?? 0 },
         groups: sorted,
         items: items.sort((a, b) => b.size - a.size || (a.digest < b.digest ? -1 : 1))
       }
@@ -83,7 +92,7 @@ export const command: Command = {
             : []),
           ...Object.entries(others)
             .filter(([, bytes]) => bytes > 0)
-            .map(([name, bytes]) => [size(bytes), `(${name})`, ""])
+            .map(([name, bytes]) => [size(bytes), `(${name})`, name in holders ? count(holders[name]!, "node") : ""])
         ]),
         `${size(total)} in ${home}: ${count(items.length, "object")} of ${size(document.objects.size)}; ${document.pinned.objects} pinned (${size(document.pinned.size)}), ${document.unreachable.objects} unreachable (${size(document.unreachable.size)}), ${document.inUse.objects} in use (${size(document.inUse.size)}).`
       ])

@@ -17,7 +17,7 @@ const planned = (collection: Collection): Array<string> => {
   const rows = objects
     .slice(0, shownObjects)
     .map((item) => [short(item.digest), size(item.size), item.node ?? "-", item.type ?? "damaged", ago(item.used), reasons[item.why]])
-  const kinds = (["quarantine", "tmp", "trash", "log"] as const).flatMap((what) => {
+  const kinds = (["quarantine", "tmp", "trash", "log", "checkpoint", "shards"] as const).flatMap((what) => {
     const found = leftovers.filter((leftover) => leftover.what === what)
     return found.length === 0 ? [] : [`${what}: ${found.length}, ${size(sum(found))}`]
   })
@@ -35,7 +35,10 @@ export const command: Command = {
   positionals: [],
   flags: {
     unreachable: { help: "objects that no result names (left by --force, or by killed runs); what is meant when nothing else is given" },
-    "older-than": { value: "age", help: "objects that no run made or found for so long (30d, 12h, 2w), and logs of runs as old" },
+    "older-than": {
+      value: "age",
+      help: "objects that no run made or found for so long (30d, 12h, 2w); logs, checkpoints of unfinished nodes and results of shards as old"
+    },
     "max-size": { value: "size", help: "the least recently used, until the rest fits (20GB, 500MB)" },
     keep: { value: "age", help: "what was used so recently stays in any case; 1h unless given" },
     yes: { help: "delete" },

@@ -1,11 +1,35 @@
 /** `caravan why`: everything that decides whether a node runs. */
 import * as Effect from "effect/Effect"
+import { Journal } from "../runtime/journal.ts"
 import { plan } from "../runtime/run.ts"
 import { didYouMean } from "../schemas/did-you-mean.ts"
 import { type Command, exitCodes, UsageError } from "./command.ts"
 import { engineNumerics } from "./numerics.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
 import { reasonOf } from "./plan.ts"
+import { ago, count, short } from "./units.ts"
+
+/** Results that a key had before the one it has: of a node that was made again by --force. The oldest first. */
+const generationsOf = (home: string, key: string): ReturnType<Journal["generations"]> => {
+  const journal = new Journal(home)
+  try {
+    return journal.generations(key)
+  } finally {
+    journal.close()
+  }
+}
+
+/** "It was made 3 times; before: 0123456789ab (2 days ago), ..." */
+const generationLine = (generations: ReturnType<Journal["generations"]>, current: string | undefined): Array<string> => {
+  if (generations.length === 0) return []
+  const distinct = new Set([...generations.map(({ digest }) => digest), ...(current === undefined ? [] : [current])]).size
+  const before = generations.slice(-shownGenerations).map(({ digest, made }) => `${short(digest)} (${ago(made)})`)
+  const more = generations.length > shownGenerations ? `${generations.length - shownGenerations} more, ` : ""
+  return [
+    `  it was made ${count(generations.length + 1, "time")} under this key (--force); results before: ${more}${before.join(", ")}${distinct > 1 ? "; they differ: caravan verify names where" : ""}`
+  ]
+}
+const shownGenerations = 5
 
 export const command: Command = {
   name: "why",
@@ -35,7 +59,8 @@ export const command: Command = {
       if (step.kind === "unknown") open.push(...step.until)
     }
     const parts = "parts" in node ? node.parts : undefined
-    if (given.has("json")) process.stdout.write(`${JSON.stringify({ node: id, chain, parts: parts ?? null }, undefined, 2)}\n`)
+    const generations = "key" in node ? generationsOf(options.home, node.key) : []
+    if (given.has("json")) process.stdout.write(`${JSON.stringify({ node: id, chain, parts: parts ?? null, generations }, undefined, 2)}\n`)
     else {
       const verb = {
         file: "is a file",
@@ -44,7 +69,11 @@ export const command: Command = {
         run: "would run",
         unknown: "would run unless its inputs come out as before"
       }[node.kind]
-      const lines = [`${id} ${verb}: ${reasonOf(node)}`, ...chain.slice(1).map((step) => `  because of ${step.id}: ${step.why}`)]
+      const lines = [
+        `${id} ${verb}: ${reasonOf(node)}`,
+        ...chain.slice(1).map((step) => `  because of ${step.id}: ${step.why}`),
+        ...generationLine(generations, node.kind === "hit" ? node.trace.digest : undefined)
+      ]
       process.stdout.write(`${lines.join("\n")}\n`)
     }
     return exitCodes.ok

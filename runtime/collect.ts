@@ -3,11 +3,14 @@
  * has found or made (leases.ts), or what was used within the keep window. Traces stay when their objects go: the journal still says what made
  * them, and a run that wants one makes it again.
  */
+import { existsSync, mkdirSync, renameSync } from "node:fs"
 import { readdir, rm, stat } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import type { StoreError } from "./errors.ts"
+import { whileNobodyBegins } from "./flights.ts"
 import type { Journal } from "./journal.ts"
+import { shardFiles } from "./shards.ts"
 import { type FoundObject, sizeOf, type Store } from "./store.ts"
 
 export interface CollectPolicy {
@@ -34,9 +37,12 @@ export interface StoredItem extends FoundObject {
   readonly held: string | null
 }
 
-/** Something beside the objects that can go: quarantined objects, folders of killed runs, an interrupted gc's trash, old logs. */
+/**
+ * Something beside the objects that can go: quarantined objects, folders of killed runs, an interrupted gc's trash; and what is as old as the objects
+ * that are asked for: logs, checkpoints of nodes that were not finished, what mapped stages made of shards.
+ */
 export interface Leftover {
-  readonly what: "quarantine" | "tmp" | "trash" | "log"
+  readonly what: "quarantine" | "tmp" | "trash" | "log" | "checkpoint" | "shards"
   readonly path: string
   readonly size: number
 }
@@ -114,6 +120,24 @@ const leftovers = async (journal: Journal, store: Store, policy: CollectPolicy, 
     if (made !== undefined && now - made.ctimeMs >= policy.keep) await add("quarantine", path)
   }
   for (const path of await store.abandoned()) await add("tmp", path)
+  const age = async (paths: ReadonlyArray<string>): Promise<number> => {
+    const times = await Promise.all(paths.map((path) => stat(path).catch(() => undefined)))
+    return now - Math.max(...times.map((found) => found?.mtimeMs ?? 0))
+  }
+  const window = policy.olderThan === undefined ? Infinity : Math.max(policy.olderThan, policy.keep)
+  const making = whileNobodyBegins(store.leases(), (keys) => keys)
+  for (const path of await list("checkpoints")) {
+    const key = keyOf(path)
+    // Of a node that has its result there is no use for them; its run was killed as it took them away.
+    const trace = journal.trace(key)
+    const least = trace !== undefined && (await store.present(trace.digest)) ? policy.keep : window
+    const inside = (await readdir(path).catch(() => [])).map((name) => join(path, name))
+    if (!making.has(key) && (await age([path, ...inside])) >= least) await add("checkpoint", path)
+  }
+  for (const path of await list("shards")) {
+    if (!path.endsWith(".db") || (await age(shardFiles(path))) < window) continue
+    found.push({ what: "shards", path, size: (await Promise.all(shardFiles(path).map(sizeOf))).reduce((a, b) => a + b, 0) })
+  }
   for (const path of await list("trash")) await add("trash", path)
   if (policy.olderThan !== undefined) {
     const ended = new Map(journal.runs().map((run) => [run.id, run.finished ?? run.started]))
@@ -124,6 +148,9 @@ const leftovers = async (journal: Journal, store: Store, policy: CollectPolicy, 
   }
   return found
 }
+
+/** The key of the node whose checkpoints these are. */
+const keyOf = (path: string): string => path.slice(path.lastIndexOf("/") + 1)
 
 export interface Collected {
   readonly objects: number
@@ -140,13 +167,32 @@ export const collect = (journal: Journal, store: Store, collection: Collection):
       // A run that ended since the plan was made has recorded what it used before it let go of its leases.
       (journal.lastUse(digest) ?? 0) > planned.get(digest)!.used ? "used by a run since" : undefined
     )
+    const busy = yield* Effect.try({ try: () => discard(store, collection.leftovers), catch: (cause) => cause as StoreError })
     yield* store.emptyTrash()
-    for (const { what, path } of collection.leftovers)
+    const leftovers = collection.leftovers.filter((leftover) => !busy.includes(leftover))
+    for (const { what, path } of leftovers)
       if (what !== "trash") yield* Effect.promise(() => rm(path, { recursive: true, force: true }).catch(() => undefined))
     const gone = collection.objects.filter((item) => !stayed.has(item.digest))
     return {
       objects: gone.length,
-      size: [...gone, ...collection.leftovers].reduce((sum, { size }) => sum + size, 0),
+      size: [...gone, ...leftovers].reduce((sum, { size }) => sum + size, 0),
       stayed: [...stayed].map(([digest, why]) => ({ digest, why }))
     }
   })
+
+/** Moves checkpoints and shards to the trash, those of keys that nobody makes; gives those that stayed. */
+const discard = (store: Store, leftovers: ReadonlyArray<Leftover>): ReadonlyArray<Leftover> => {
+  const trash = join(store.home, "trash")
+  mkdirSync(trash, { recursive: true })
+  const move = (path: string) => {
+    if (existsSync(path)) renameSync(path, join(trash, `${keyOf(path)}-${Date.now()}-${process.pid}`))
+  }
+  return whileNobodyBegins(store.leases(), (making) =>
+    leftovers.filter((leftover) => {
+      if (leftover.what === "checkpoint" && making.has(keyOf(leftover.path))) return true
+      if (leftover.what === "checkpoint") move(leftover.path)
+      if (leftover.what === "shards") for (const path of shardFiles(leftover.path)) move(path)
+      return false
+    })
+  )
+}

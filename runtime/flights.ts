@@ -52,6 +52,13 @@ export class Flights {
   }
 }
 
+/** Runs `body` while nobody can begin to make anything, with the keys that are being made. Keep it short: runs wait meanwhile. */
+export const whileNobodyBegins = <A>(leases: Leases, body: (keys: ReadonlySet<string>) => A): A =>
+  leases.exclusive((database) => {
+    const rows = database.prepare("select key, holder from flights").all() as Array<{ readonly key: string; readonly holder: string }>
+    return body(new Set(rows.flatMap(({ key, holder }) => (leases.isAlive(holder) ? [key] : []))))
+  })
+
 const nameOf = (what: string | null, pid: number | null): string => {
   if (pid === null) return "another run"
   return `${what ?? "a run"} in process ${pid}${isStopped(pid) ? ", which is stopped (kill -CONT lets it go on)" : ""}`

@@ -61,6 +61,9 @@ export class Shards {
   }
 }
 
+/** The files of one, in the order in which they can go: SQLite would replay a log that is left over into a new file of the name. */
+export const shardFiles = (file: string): ReadonlyArray<string> => [`${file}-wal`, `${file}-shm`, file]
+
 /** With the key: a result is never taken for another's. */
 const sumOf = (key: string, bytes: Uint8Array): string => createHash("sha256").update(`${key.length}:${key}`).update(bytes).digest("hex")
 

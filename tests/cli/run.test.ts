@@ -80,6 +80,16 @@ describe("caravan plan, why and graph", () => {
     expect(on("why", "lines").stdout).toMatch(/^lines (is in the store|would run)/)
   })
 
+  it("tell how often a node was made that was forced, and what came of it before", () => {
+    expect(on("why", "lines").stdout).not.toContain("it was made")
+    for (let i = 0; i < 2; i++) on("run", "--until", "lines", "--force", "lines")
+    const { stdout } = on("why", "lines")
+    expect(stdout).toMatch(
+      /^lines is in the store.*\n {2}it was made 3 times under this key \(--force\); results before: ([0-9a-f]{12}) \(just now\), \1 \(just now\)\n$/
+    )
+    expect(JSON.parse(on("why", "lines", "--json").stdout)).toMatchObject({ generations: [{ digest: expect.any(String) }, {}] })
+  })
+
   it("show the graph as text, Mermaid or JSON", () => {
     expect(on("graph").stdout).toContain("counts (count) <- shout, wait")
     expect(on("graph", "--format", "mermaid").stdout).toMatch(/^graph LR\n {2}n0\[\/"file:words\.txt"\/\]\n {2}n1\["lines"\]/)

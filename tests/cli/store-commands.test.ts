@@ -1,11 +1,12 @@
 /** The commands on the store and its history as a user calls them: what they print, their documents, their exit codes. */
-import { existsSync, readFileSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest"
 import { parse } from "../../cli/command.ts"
 import { command as gc } from "../../cli/gc.ts"
 import { main } from "../../cli/main.ts"
 import { ageFlag, ago, size, sizeFlag } from "../../cli/units.ts"
+import { Shards } from "../../runtime/shards.ts"
 import { fixtureFolder } from "../runtime/fixture.ts"
 import { caravan, type Finished, removeFolder, runJson } from "./caravan.ts"
 
@@ -168,6 +169,20 @@ describe("du, pin and gc", () => {
     expect(await prints(2, "unpin", "counts")).toMatch(/"counts" is not pinned\. `caravan pin` lists what is\./)
     expect(await prints(0, ...all, "--yes")).toMatch(/^Deleted 3 objects/)
     expect(runJson(folder, "pipeline.ts").outputs).toEqual(first!.outputs)
+  })
+
+  it("count checkpoints of unfinished nodes and what was made of shards", async () => {
+    mkdirSync(join(folder, "home/checkpoints/a-key/000000000001"), { recursive: true })
+    writeFileSync(join(folder, "home/checkpoints/a-key/000000000001/state"), "x".repeat(3000))
+    new Shards(join(folder, "home/shards/base.db")).close()
+    expect(await prints(0, "du")).toMatch(/^3\.0 kB +\(checkpoints\) +1 node$[\s\S]*/m)
+    expect(await json("du")).toMatchObject({ checkpoints: { nodes: 1, size: 3000 }, shards: { nodes: 1 } })
+    const old = new Date(Date.now() - 86_400_000 * 40)
+    for (const name of ["", "000000000001"]) utimesSync(join(folder, "home/checkpoints/a-key", name), old, old)
+    const dry = await prints(0, "gc", "--older-than", "30d")
+    expect(dry).toMatch(/^Left over: checkpoint: 1, 3\.0 kB$/m)
+    expect(await prints(0, "gc", "--older-than", "30d", "--yes")).toMatch(/1 leftover: 3\.0 kB freed/)
+    expect(existsSync(join(folder, "home/checkpoints/a-key"))).toBe(false)
   })
 
   it("of a store that is not there say so, and make none", async () => {

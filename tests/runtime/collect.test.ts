@@ -1,14 +1,16 @@
 /** Garbage collection: what goes, what never does, and beside what it may run. */
 import { spawn } from "node:child_process"
-import { mkdirSync, readdirSync, writeFileSync } from "node:fs"
-import { join } from "node:path"
+import { mkdirSync, readdirSync, utimesSync, writeFileSync } from "node:fs"
+import { basename, join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import * as Effect from "effect/Effect"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import { collect, type CollectPolicy, planCollection } from "../../runtime/collect.ts"
+import { Flights } from "../../runtime/flights.ts"
 import { Journal } from "../../runtime/journal.ts"
 import { Leases } from "../../runtime/leases.ts"
 import { makings } from "../../runtime/lineage.ts"
+import { Shards } from "../../runtime/shards.ts"
 import { processSpace, Store } from "../../runtime/store.ts"
 import type { ArtifactType } from "../../schemas/artifact.ts"
 import { removeFolder } from "../cli/caravan.ts"
@@ -112,6 +114,71 @@ describe("what goes", () => {
     expect(await whats({ olderThan: 30 * day, keep: day }, Date.now() + 31 * day)).toEqual(["quarantine", "tmp", "trash", "log"])
     await gc({ olderThan: 30 * day, keep: day }, Date.now() + 31 * day)
     for (const name of ["quarantine", "tmp", "logs", "trash"]) expect(readdirSync(join(home, name))).toEqual([])
+  })
+})
+
+describe("checkpoints and what was made of shards", () => {
+  const whats = async (policy: CollectPolicy, now?: number) =>
+    (await planned(policy, now)).leftovers.map(({ what, path }) => [what, basename(path)])
+  const month: CollectPolicy = { olderThan: 30 * day, keep: 0 }
+  const later = Date.now() + 31 * day
+  const checkpoint = (key: string) => {
+    mkdirSync(join(home, "checkpoints", key, "000000000005"), { recursive: true })
+    writeFileSync(join(home, "checkpoints", key, "000000000005", "state"), "half done")
+  }
+  const shards = () => {
+    const made = new Shards(join(home, "shards", "base.db"))
+    made.put("a", Buffer.from("x".repeat(5000)))
+    made.close()
+  }
+
+  it("go when nothing was done with them for as long as is said, and not otherwise", async () => {
+    checkpoint("unfinished")
+    shards()
+    expect(await whats({ keep: 0 })).toEqual([])
+    expect(await whats(everything)).toEqual([])
+    expect(await whats(month)).toEqual([])
+    expect(await whats(month, later)).toEqual([
+      ["checkpoint", "unfinished"],
+      ["shards", "base.db"]
+    ])
+    // One was written since.
+    utimesSync(join(home, "checkpoints", "unfinished", "000000000005"), later / 1000, later / 1000)
+    expect(await whats(month, later)).toEqual([["shards", "base.db"]])
+    const freed = (await gc(month, later)).size
+    expect(freed).toBeGreaterThan(5000)
+    expect([readdirSync(join(home, "checkpoints")), readdirSync(join(home, "shards")), readdirSync(join(home, "trash"))]).toEqual([
+      ["unfinished"],
+      [],
+      []
+    ])
+  })
+
+  it("of a node that has its result go at once, unless its result is gone", async () => {
+    const digest = await result("finished")
+    checkpoint("finished")
+    expect(await whats({ keep: 0 })).toEqual([["checkpoint", "finished"]])
+    expect(await whats({ keep: day })).toEqual([])
+    await Effect.runPromise(store.quarantine(digest))
+    expect(await whats({ keep: 0 })).toEqual([["quarantine", expect.any(String)]])
+  })
+
+  it("of a node that is being made stay, also when somebody began since the plan was made", async () => {
+    checkpoint("making")
+    const leases = new Leases(home)
+    const holder = leases.hold("a run")
+    const flights = new Flights(leases, holder.id)
+    const plan = await planned(month, later)
+    expect(plan.leftovers.map(({ what }) => what)).toEqual(["checkpoint"])
+    flights.claim("making")
+    expect(await whats(month, later)).toEqual([])
+    expect(await Effect.runPromise(collect(journal, store, plan))).toMatchObject({ size: 0 })
+    expect(readdirSync(join(home, "checkpoints"))).toEqual(["making"])
+    // Whoever made it is gone, without a word.
+    holder.release()
+    leases.exclusive((database) => database.prepare("insert into flights values ('making', ?, 'dead')").run(holder.id))
+    leases.close()
+    expect(await whats(month, later)).toEqual([["checkpoint", "making"]])
   })
 })
 
