@@ -1,0 +1,111 @@
+/** Lives of a process that runs a pipeline, each ended by kill -9 at a moment drawn at random, the whole group at once. */
+import { spawn } from "node:child_process"
+import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { createInterface } from "node:readline"
+import { Random } from "../../engine/random.ts"
+import type { Said } from "./runner.ts"
+
+const runner = new URL("runner.ts", import.meta.url).pathname
+const folders: Array<string> = []
+export const newHome = (): string => {
+  const folder = mkdtempSync(join(tmpdir(), "caravan-kills-"))
+  folders.push(folder)
+  return folder
+}
+export const removeHomes = (): void => folders.splice(0).forEach((folder) => rmSync(folder, { recursive: true, force: true }))
+
+type Done = Extract<Said, { readonly type: "done" }>
+
+/** So many milliseconds after a node has told of so many steps (0: after it has started): a moment that the machine's load does not move. */
+export interface Moment {
+  readonly steps: number
+  readonly milliseconds: number
+}
+
+/** Runs up to a node, or to the moment. */
+export const live = (home: string, node: string, death?: Moment) =>
+  new Promise<{ readonly steps: number; readonly resumedAfter: number; readonly done: Done | undefined }>((resolve) => {
+    const child = spawn(process.execPath, [runner, home, node], { detached: true, stdio: ["ignore", "pipe", "inherit"] })
+    let [steps, resumedAfter] = [0, 0]
+    let done: Done | undefined
+    const kill = () => {
+      try {
+        process.kill(-child.pid!, "SIGKILL")
+      } catch {
+        // It had ended.
+      }
+    }
+    let timer: NodeJS.Timeout | undefined
+    const dieIfNow = () => {
+      if (death?.steps === steps) timer ??= setTimeout(kill, death.milliseconds)
+    }
+    createInterface({ input: child.stdout }).on("line", (line) => {
+      const said = JSON.parse(line) as Said
+      if (said.type === "done") done = said
+      else if (said.node !== node) return
+      else if (said.type === "step") {
+        steps++
+        dieIfNow()
+      } else if (said.type === "resumed") resumedAfter = said.after
+      else dieIfNow()
+    })
+    child.on("close", () => {
+      clearTimeout(timer)
+      kill()
+      resolve({ steps, resumedAfter, done })
+    })
+  })
+
+/** The node's result in a run that came to its end. */
+export const resultOf = (done: Done | undefined, node: string) => {
+  const found = done?.nodes.find(({ id }) => id === node)
+  if (found?.status !== "ran") throw new Error(`${node} ended as ${JSON.stringify(found)}`)
+  const { digest, metrics } = found
+  return { digest, metrics }
+}
+
+export interface Killing {
+  /** Home in which everything before the node is made; it is copied. */
+  readonly from: string
+  readonly node: string
+  readonly kills: number
+  /** Steps of a life, at most. */
+  readonly longest: number
+  readonly seed: number
+}
+
+/**
+ * Kills the node's runs so often, over as many repeats as that takes: each is run again in its home until it ends, the last one undisturbed. Gives
+ * the results of all, and how many steps were told of in all lives and how many lives went on from a checkpoint.
+ */
+export const killRepeatedly = async ({ from, node, kills, longest, seed }: Killing) => {
+  const random = new Random(seed, "moments of death", node)
+  const moment = (): Moment => {
+    const steps = random.int(longest + 1)
+    // Loading takes longer than a step.
+    return { steps, milliseconds: random.next() * (steps === 0 ? 600 : 60) }
+  }
+  const results: Array<ReturnType<typeof resultOf>> = []
+  let [killed, steps, resumed] = [0, 0, 0]
+  while (killed < kills) {
+    const home = newHome()
+    cpSync(from, home, { recursive: true })
+    for (;;) {
+      const life = await live(home, node, killed < kills ? moment() : undefined)
+      steps += life.steps
+      if (life.resumedAfter > 0) resumed++
+      if (life.done !== undefined) {
+        results.push(resultOf(life.done, node))
+        break
+      }
+      killed++
+    }
+    // Nothing is left of a stage that has ended.
+    const left = join(home, "checkpoints")
+    if (existsSync(left) && readdirSync(left).length > 0) throw new Error(`checkpoints are left: ${readdirSync(left).join(", ")}`)
+    rmSync(home, { recursive: true, force: true })
+  }
+  return { results, killed, steps, resumed }
+}

@@ -1,0 +1,43 @@
+/** A process that runs the pipeline once, with a checkpoint after every step, and says what happens as lines of JSON, written at once. */
+import { writeSync } from "node:fs"
+import * as Effect from "effect/Effect"
+import { engineNumerics } from "../../cli/numerics.ts"
+import { prepareModule } from "../../cli/prepare.ts"
+import { run } from "../../runtime/run.ts"
+import pipeline from "./pipeline.ts"
+
+export type Said =
+  | { readonly type: "started"; readonly node: string }
+  | { readonly type: "step"; readonly node: string }
+  | { readonly type: "resumed"; readonly node: string; readonly after: number }
+  | {
+      readonly type: "done"
+      readonly nodes: ReadonlyArray<{
+        readonly id: string
+        readonly status: string
+        readonly digest: string | null
+        readonly metrics: Readonly<Record<string, number>>
+        readonly error: string | null
+      }>
+    }
+
+const say = (said: Said): void => void writeSync(1, `${JSON.stringify(said)}\n`)
+
+const [home, until] = process.argv.slice(2) as [string, string]
+const { nodes } = await Effect.runPromise(
+  run(
+    pipeline,
+    {},
+    {
+      ...{ home, until, prepare: prepareModule, checkpointSeconds: 0 },
+      onEvent: (event) => {
+        if (event.type === "node-started") say({ type: "started", node: event.node })
+        if (event.type === "progress" && event.progress.step !== undefined) say({ type: "step", node: event.node })
+        if (event.type === "note" && event.message.startsWith("goes on after"))
+          say({ type: "resumed", node: event.node, after: Number(/\d+/.exec(event.message)![0]) })
+      }
+    }
+  ).pipe(Effect.provide(engineNumerics(home)))
+)
+say({ type: "done", nodes: nodes.map(({ id, status, digest, metrics, error }) => ({ id, status, digest, metrics, error })) })
+process.exit(0)
