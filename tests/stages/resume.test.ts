@@ -2,16 +2,17 @@
 import { cpSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
-import * as caravan from "../../index.ts"
-import { sampleAtTemperature } from "../../stages/temperature-sweep.ts"
 import { live, newFolder, undisturbed, ways } from "./dying.ts"
 import { resumables } from "./resumable.ts"
 
 const cases = await resumables()
 
 describe("resuming", () => {
-  it("is tested of every stage that computes with tensors", () => {
-    const names = Object.values({ ...caravan, sampleAtTemperature }).flatMap((exported) => {
+  it("is tested of every stage that computes with tensors", async () => {
+    const folder = new URL("../../stages/", import.meta.url)
+    const files = readdirSync(folder).filter((name) => name.endsWith(".ts"))
+    const modules = await Promise.all(files.map((name) => import(new URL(name, folder).href) as Promise<Record<string, unknown>>))
+    const names = modules.flatMap(Object.values).flatMap((exported) => {
       const stage = (exported as { readonly stage?: { readonly name: string; readonly resources: { readonly tensors?: boolean } } })?.stage
       return stage?.resources?.tensors === true ? [stage.name] : []
     })
@@ -21,25 +22,29 @@ describe("resuming", () => {
 })
 
 describe("killed after every step, run again each time:", () => {
-  it.each(cases.map((one) => [one.name, one] as const))("%s ends bitwise equal, and takes no step twice", async (_, one) => {
-    const wanted = await undisturbed(one)
-    const whole = await live(one, newFolder())
-    expect(whole.output).toEqual(wanted)
-    expect(whole.notes).toEqual([])
-    expect(whole.saves).toBeGreaterThanOrEqual(3)
-    const folder = newFolder()
-    let saves = 0
-    for (let lives = 0; ; lives++) {
-      expect(lives).toBeLessThanOrEqual(whole.saves)
-      const { output, saves: more, notes } = await live(one, folder, { after: 1, when: ways[lives % 3]! })
-      expect(notes.join("\n")).toMatch(lives === 0 ? /^$/ : /^goes on after/)
-      saves += more
-      if (output === undefined) continue
-      expect(output).toEqual(wanted)
-      break
+  it.each(cases.map((one) => [one.name, one] as const))(
+    "%s ends bitwise equal, and takes no step twice",
+    { timeout: 120_000 },
+    async (_, one) => {
+      const wanted = await undisturbed(one)
+      const whole = await live(one, newFolder())
+      expect(whole.output).toEqual(wanted)
+      expect(whole.notes).toEqual([])
+      expect(whole.saves).toBeGreaterThanOrEqual(3)
+      const folder = newFolder()
+      let saves = 0
+      for (let lives = 0; ; lives++) {
+        expect(lives).toBeLessThanOrEqual(whole.saves)
+        const { output, saves: more, notes } = await live(one, folder, { after: 1, when: ways[lives % 3]! })
+        expect(notes.join("\n")).toMatch(lives === 0 ? /^$/ : /^goes on after/)
+        saves += more
+        if (output === undefined) continue
+        expect(output).toEqual(wanted)
+        break
+      }
+      expect(saves).toBe(whole.saves)
     }
-    expect(saves).toBe(whole.saves)
-  })
+  )
 })
 
 const filesOf = (folder: string): Array<string> =>
@@ -65,6 +70,7 @@ describe("a damaged checkpoint", () => {
       .map((one) => [one.name, one] as const)
   )(
     "of %s is passed over for the one before, whichever file has a bit flipped, is cut off, empty or gone; the end is the same",
+    { timeout: 120_000 },
     async (_, one) => {
       const whole = await live(one, newFolder())
       const killed = newFolder()
