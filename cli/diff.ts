@@ -34,7 +34,7 @@ const reportDifferences = async ({ output }: NodeDifference, journal: Journal, s
     const path = join(store.path(digest), "report.json")
     return JSON.parse(await readFile(path, "utf8")) as unknown
   }
-  if (!(await store.present(before)) || !(await store.present(after))) return []
+  if (!store.present(before) || !store.present(after)) return []
   return allDifferences(await read(before), await read(after))
 }
 

@@ -64,7 +64,7 @@ export const command: Command = {
       const made = named.digest === null ? [] : makings(named.digest, journal)
       const from = given.has("down") ? undefined : ancestry(named, journal, depth)
       const into = given.has("up") ? undefined : descent(named, journal, depth)
-      const object = named.digest === null ? undefined : (await store.present(named.digest)) ? store.path(named.digest) : null
+      const object = named.digest === null ? undefined : store.present(named.digest) ? store.path(named.digest) : null
       const where =
         object === undefined
           ? []

@@ -37,7 +37,7 @@ export const command: Command = {
       const gone: Array<string> = []
       for (const { digest } of given.has("lineage") ? flatten(ancestry(named, journal)) : []) {
         if (digest === null) continue
-        if (!(await store.present(digest))) gone.push(digest)
+        if (!store.present(digest)) gone.push(digest)
         else {
           await Effect.runPromise(store.pin(digest, note))
           pinned.push(digest)

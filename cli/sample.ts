@@ -22,7 +22,7 @@ const folderOf = async (text: string): Promise<string> => {
   if (existsSync(text)) return text
   return withStore(async ({ journal, store }) => {
     const named = await Effect.runPromise(resolveArtifact(text, journal))
-    if (!("digest" in named) || named.digest === null || !(await store.present(named.digest)))
+    if (!("digest" in named) || named.digest === null || !store.present(named.digest))
       throw new UsageError(`${text} is no folder, and the store has no such artifact. Give a checkpoint's folder, digest or node.`)
     return store.path(named.digest)
   })

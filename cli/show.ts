@@ -40,7 +40,7 @@ export const command: Command = {
           digest,
           type: digest === null ? null : (journal.artifact(digest)?.type ?? null),
           metrics: digest === null ? {} : (journal.artifact(digest)?.metrics ?? {}),
-          path: digest !== null && (await store.present(digest)) ? store.path(digest) : null,
+          path: digest !== null && store.present(digest) ? store.path(digest) : null,
           log: existsSync(logPath(home, run.id, node)) ? logPath(home, run.id, node) : null,
           error,
           parts

@@ -130,7 +130,7 @@ const leftovers = async (journal: Journal, store: Store, policy: CollectPolicy, 
     const key = keyOf(path)
     // Of a node that has its result there is no use for them; its run was killed as it took them away.
     const trace = journal.trace(key)
-    const least = trace !== undefined && (await store.present(trace.digest)) ? policy.keep : window
+    const least = trace !== undefined && store.present(trace.digest) ? policy.keep : window
     const inside = (await readdir(path).catch(() => [])).map((name) => join(path, name))
     if (!making.has(key) && (await age([path, ...inside])) >= least) await add("checkpoint", path)
   }

@@ -13,6 +13,12 @@ export type Claim =
   /** Somebody makes it: who, in words. */
   | { readonly mine: false; readonly by: string }
 
+/** A claim that was ours. */
+export interface Claimed {
+  readonly key: string
+  readonly token: string
+}
+
 export class Flights {
   readonly #leases: Leases
   readonly #holder: string
@@ -39,16 +45,20 @@ export class Flights {
     })
   }
 
-  /** Whether the claim still stands: to be looked at before a result is recorded. */
-  holds(key: string, token: string): boolean {
+  /** The keys of the claims that still stand: to be looked at before results are recorded. */
+  standing(claims: ReadonlyArray<Claimed>): Set<string> {
     return this.#leases.exclusive((database) => {
-      const row = database.prepare("select token from flights where key = ?").get(key)
-      return row?.token === token
+      const select = database.prepare("select token from flights where key = ?")
+      return new Set(claims.filter(({ key, token }) => select.get(key)?.token === token).map(({ key }) => key))
     })
   }
 
-  land(key: string, token: string): void {
-    this.#leases.exclusive((database) => database.prepare("delete from flights where key = ? and token = ?").run(key, token))
+  /** Gives up claims: their results are recorded, or will not be made. */
+  land(claims: ReadonlyArray<Claimed>): void {
+    this.#leases.exclusive((database) => {
+      const remove = database.prepare("delete from flights where key = ? and token = ?")
+      for (const { key, token } of claims) remove.run(key, token)
+    })
   }
 }
 

@@ -2,7 +2,7 @@
  * The journal: what ran, when, from what, to what; and the index from cache key to result. node:sqlite in WAL mode, so that several runs may
  * share it.
  */
-import { createHash } from "node:crypto"
+import { hash } from "node:crypto"
 import { join } from "node:path"
 import { DatabaseSync, type SQLInputValue, type SQLOutputValue, type StatementSync } from "node:sqlite"
 import type { KeyParts } from "./cache-key.ts"
@@ -68,7 +68,7 @@ const version = 3
 
 /** Tables whose rows have a sum: SQLite does not notice when the disk changes a bit of a value. A row whose sum is wrong is as good as none. */
 const summed = ["traces", "files", "code"] as const
-const sumOf = (...values: ReadonlyArray<string>): string => createHash("sha256").update(JSON.stringify(values)).digest("hex").slice(0, 16)
+const sumOf = (...values: ReadonlyArray<string>): string => hash("sha256", JSON.stringify(values)).slice(0, 16)
 
 const tables = `
   create table if not exists traces (key text primary key, digest text not null, content_digest text not null, type text not null, metrics text not null, provenance text not null, made integer not null, sum text) strict;
@@ -134,6 +134,7 @@ export class Journal {
   readonly #file: string
   readonly #database: DatabaseSync
   readonly #statements = new Map<string, StatementSync>()
+  readonly #listings = new WeakMap<object, { readonly value: string; readonly digest: string }>()
 
   constructor(home: string) {
     this.#file = join(home, "journal.db")
@@ -201,8 +202,9 @@ export class Journal {
   #all(sql: string, ...values: ReadonlyArray<SQLInputValue>): Array<Record<string, SQLOutputValue>> {
     return this.#try(() => this.#prepare(sql).all(...values))
   }
-  #run(sql: string, ...values: ReadonlyArray<SQLInputValue>): void {
-    this.#try(() => this.#prepare(sql).run(...values))
+  /** How many rows it changed. */
+  #run(sql: string, ...values: ReadonlyArray<SQLInputValue>): number {
+    return this.#try(() => Number(this.#prepare(sql).run(...values).changes))
   }
 
   trace(key: string): Trace | undefined {
@@ -215,26 +217,30 @@ export class Journal {
       digest: row.digest as string,
       contentDigest: row.content_digest as string,
       type: row.type as string,
-      metrics: this.#try(() => parse(metrics!)) as Record<string, number>
+      metrics: this.#try(() => parse(metrics)) as Record<string, number>
     }
   }
 
   /** The first result under a key stays: who comes second with the same key has the same result, or a nondeterministic stage. */
   recordTrace(trace: Trace, provenance: unknown): void {
     const metrics = JSON.stringify(trace.metrics)
-    // One whose sum is wrong makes room.
-    if (this.trace(trace.key) === undefined) this.forgetTrace(trace.key)
-    this.#run(
-      "insert into traces (key, digest, content_digest, type, metrics, provenance, made, sum) values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (key) do nothing",
-      trace.key,
-      trace.digest,
-      trace.contentDigest,
-      trace.type,
-      metrics,
-      JSON.stringify(provenance),
-      Date.now(),
-      sumOf(trace.key, trace.digest, trace.contentDigest, trace.type, metrics)
-    )
+    const insert = () =>
+      this.#run(
+        "insert into traces (key, digest, content_digest, type, metrics, provenance, made, sum) values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (key) do nothing",
+        trace.key,
+        trace.digest,
+        trace.contentDigest,
+        trace.type,
+        metrics,
+        JSON.stringify(provenance),
+        Date.now(),
+        sumOf(trace.key, trace.digest, trace.contentDigest, trace.type, metrics)
+      )
+    if (insert() === 0 && this.trace(trace.key) === undefined) {
+      // One whose sum is wrong makes room.
+      this.forgetTrace(trace.key)
+      insert()
+    }
     // Outlives the trace: what an artifact was stays known when its object is collected or its key made again.
     this.#run(
       "insert or ignore into artifacts (digest, content_digest, type, metrics, made) values (?, ?, ?, ?, ?)",
@@ -305,8 +311,12 @@ export class Journal {
 
   /** Lists of files and packages are long, and the same for every node of a stage: each is kept once, and named by its digest. */
   #recordListing(files: Readonly<Record<string, string>>): string {
-    const value = JSON.stringify(files)
-    const digest = createHash("sha256").update(value).digest("hex")
+    let listing = this.#listings.get(files)
+    if (listing === undefined) {
+      const value = JSON.stringify(files)
+      this.#listings.set(files, (listing = { value, digest: hash("sha256", value) }))
+    }
+    const { digest, value } = listing
     this.#run("insert or ignore into listings (digest, value) values (?, ?)", digest, value)
     return digest
   }

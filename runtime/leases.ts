@@ -10,7 +10,7 @@
 import { randomUUID } from "node:crypto"
 import { existsSync, readdirSync, rmSync } from "node:fs"
 import { join } from "node:path"
-import { DatabaseSync } from "node:sqlite"
+import { DatabaseSync, type StatementSync } from "node:sqlite"
 import { isDamaged, messageOf, setDamagedAside, StoreError } from "./errors.ts"
 import { makeFolder } from "./home.ts"
 
@@ -37,16 +37,20 @@ const isLocked = (file: string): boolean => {
   }
 }
 
+/** The locks of this process's holders: a connection that nobody refers to any more is closed, and its lock is gone with it. */
+const held = new Set<DatabaseSync>()
+
 export interface Holder {
   readonly id: string
-  /** Keeps gc from this object until `release`. */
-  readonly lease: (digest: string) => void
+  /** Keeps gc from these objects until `release`. */
+  readonly lease: (digests: ReadonlyArray<string>) => void
   readonly release: () => void
 }
 
 export class Leases {
   readonly #folder: string
   readonly #database: DatabaseSync
+  readonly #statements = new Map<string, StatementSync>()
 
   constructor(home: string) {
     this.#folder = join(home, "leases")
@@ -90,15 +94,20 @@ export class Leases {
   }
 
   /** Runs `body` while no other process writes here. Keep it short. */
-  exclusive<A>(body: (database: DatabaseSync) => A): A {
+  exclusive<A>(body: (database: { readonly prepare: (sql: string) => StatementSync }) => A): A {
     return this.#try("Writing", () => {
-      this.#database.exec("begin immediate")
+      this.#prepare("begin immediate").run()
       try {
-        return body(this.#database)
+        return body({ prepare: (sql) => this.#prepare(sql) })
       } finally {
-        if (this.#database.isTransaction) this.#database.exec("commit")
+        if (this.#database.isTransaction) this.#prepare("commit").run()
       }
     })
+  }
+  #prepare(sql: string): StatementSync {
+    let statement = this.#statements.get(sql)
+    if (statement === undefined) this.#statements.set(sql, (statement = this.#database.prepare(sql)))
+    return statement
   }
 
   /** Becomes a holder; `what` says to others who holds ("caravan run"). */
@@ -112,13 +121,12 @@ export class Leases {
       this.#database.prepare("insert into holders (id, what, pid) values (?, ?, ?)").run(id, what, process.pid)
       return lock
     })
+    held.add(alive)
     const insert = this.#database.prepare("insert or ignore into leases (holder, digest) values (?, ?)")
     let released = false
     return {
       id,
-      lease: (digest) => {
-        this.#try("Taking", () => insert.run(id, digest))
-      },
+      lease: (digests) => this.exclusive(() => digests.forEach((digest) => insert.run(id, digest))),
       release: () => {
         if (released) return
         released = true
@@ -127,6 +135,7 @@ export class Leases {
         } catch {
           // A full disk, say. Without its lock this holder is gone, and the next gc forgets it.
         }
+        held.delete(alive)
         alive.close()
         this.#removeFile(id)
       }
@@ -176,6 +185,7 @@ export class Leases {
   }
 
   close(): void {
+    this.#statements.clear()
     this.#database.close()
   }
 }

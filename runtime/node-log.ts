@@ -73,7 +73,7 @@ export const writeNodeLogs = (
           break
         case "node-started":
           attempt(event.node, () => {
-            mkdirSync(join(home, "logs", run), { recursive: true })
+            if (open.size === 0) mkdirSync(join(home, "logs", run), { recursive: true })
             open.set(event.node, { file: openSync(logPath(home, run, event.node), "a"), logged: 0, waiting: undefined })
           })
           say(event.node, `stage ${event.stage} starts: ${event.why.join("; ")}`)

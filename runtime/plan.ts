@@ -3,7 +3,7 @@ import { existsSync } from "node:fs"
 import * as Effect from "effect/Effect"
 import { cacheKey, type KeyParts } from "./cache-key.ts"
 import { type CodeIdentity, codeIdentity, FileDigests } from "./code-identity.ts"
-import type { PipelineError } from "./errors.ts"
+import type { PipelineError, StoreError } from "./errors.ts"
 import { digestFile } from "./file-source.ts"
 import { configForKey, dependencies, type Graph, type StageNode } from "./graph.ts"
 import type { Journal, Trace } from "./journal.ts"
@@ -101,7 +101,7 @@ export const makePlan = (
   machine: Machine,
   force: ReadonlySet<string>,
   missing: "fail" | "await" = "fail"
-): Effect.Effect<Plan, PipelineError, Numerics> =>
+): Effect.Effect<Plan, PipelineError | StoreError, Numerics> =>
   Effect.gen(function* () {
     const facts = yield* gatherFacts(graph, journal, machine)
     const nodes = new Map<string, PlannedNode>()
@@ -123,7 +123,8 @@ export const makePlan = (
       const parts = keyParts(node, facts, (id) => contentOf(nodes.get(id)!))
       const key = cacheKey(parts)
       const trace = journal.trace(key)
-      const there = trace !== undefined && (yield* Effect.promise(() => store.present(trace.digest)))
+      const there =
+        trace !== undefined && (yield* Effect.try({ try: () => store.present(trace.digest), catch: (cause) => cause as StoreError }))
       if (there && !force.has(node.id)) nodes.set(node.id, { kind: "hit", id: node.id, stage: node.stage.name, key, parts, trace })
       else {
         const why =
@@ -144,8 +145,13 @@ const contentOf = (node: PlannedNode): string => {
   throw new Error(`the content of ${node.id} is not known yet`)
 }
 
-/** Files with digests and packages with versions, as the journal keeps them. */
-export const codeParts = (code: CodeIdentity): Record<string, string> => ({ ...code.files, ...code.packages })
+const partsOfCode = new WeakMap<CodeIdentity, Readonly<Record<string, string>>>()
+/** Files with digests and packages with versions, as the journal keeps them. The same object for the same identity. */
+export const codeParts = (code: CodeIdentity): Readonly<Record<string, string>> => {
+  let parts = partsOfCode.get(code)
+  if (parts === undefined) partsOfCode.set(code, (parts = { ...code.files, ...code.packages }))
+  return parts
+}
 
 /** A file by its name; a package with its versions ("node_modules/effect", "4.1.0 sha512-..."). */
 const showCode = (name: string, before: string | undefined, after: string | undefined): string => {

@@ -16,14 +16,15 @@ import { changedSince, changedSinceLoaded } from "./code-identity.ts"
 import { messageOf, PipelineError, StageError, type StoreError } from "./errors.ts"
 import { inProcess, processPool } from "./executor.ts"
 import { digestFile, stampOf } from "./file-source.ts"
-import { Flights } from "./flights.ts"
+import { type Claimed, Flights } from "./flights.ts"
 import { ancestors, dependencies, type Graph, type StageNode } from "./graph.ts"
+import { GroupCommit } from "./group-commit.ts"
 import type { Journal, NodeStatus, Trace } from "./journal.ts"
 import type { NodeLimits } from "./node.ts"
 import { changes, codeParts, type Facts, keyParts } from "./plan.ts"
 import type { NodeResult, RunEvent, RunOptions, RunResult, StoredOutput } from "./run.ts"
 import type { Job } from "./run-stage.ts"
-import type { Store } from "./store.ts"
+import type { SealedObject, Store } from "./store.ts"
 
 /** A node's result while the run goes on. */
 interface Made {
@@ -35,11 +36,20 @@ interface Made {
   readonly stamp?: string
 }
 
+/** What a stage has written, before it is in the store. */
+interface Finished extends Claimed {
+  readonly node: StageNode
+  readonly parts: KeyParts
+  readonly sealed: SealedObject
+  readonly metrics: Readonly<Record<string, number>>
+  readonly milliseconds: number
+}
+
 /**
  * Nodes looked at at once. What runs is bounded by the room there is (--jobs, one stage with tensors); those that wait for room must not keep
- * others from being found or from running beside them.
+ * others from being found or from running beside them, nor must those that wait for a disk: they are written together (group-commit.ts).
  */
-const workers = 32
+const workers = 64
 
 /** How often a node that another run makes is looked for. */
 const waitInterval = "100 millis"
@@ -83,7 +93,9 @@ export class Scheduler {
   readonly #checking = new Map<string, Semaphore.Semaphore>()
   /** Records of what was found: written at the end, together. */
   readonly #hits: Array<() => void> = []
+  readonly #landing: Array<Claimed> = []
   readonly #processes = processPool()
+  readonly #commits = new GroupCommit((finished: ReadonlyArray<Finished>) => this.#commit(finished))
   readonly #data: Semaphore.Semaphore
   readonly #tensors = Semaphore.makeUnsafe(1)
 
@@ -144,6 +156,7 @@ export class Scheduler {
       Effect.onExit((exit) =>
         Effect.sync(() => {
           self.#processes.close()
+          self.#landAll()
           if (Exit.isFailure(exit)) self.#journal.finishRun(self.#id, Cause.hasInterrupts(exit.cause) ? "interrupted" : "failed")
         })
       )
@@ -220,6 +233,19 @@ export class Scheduler {
     })
   }
 
+  /** Claims are given up a few at a time. Who waits for a key looks again and again, and those of a run that has ended do not count. */
+  #land(claim: Claimed): void {
+    if (this.#landing.push(claim) === 1) setImmediate(() => this.#landAll())
+  }
+  #landAll(): void {
+    const claims = this.#landing.splice(0)
+    try {
+      if (claims.length > 0) this.#flights.land(claims)
+    } catch {
+      // They go when the run does.
+    }
+  }
+
   #isForced(id: string): boolean {
     return this.#options.force?.includes(id) === true
   }
@@ -230,7 +256,7 @@ export class Scheduler {
     return Effect.gen(function* () {
       const trace = self.#journal.trace(key)
       if (trace === undefined) return undefined
-      if (yield* Effect.promise(() => self.#store.present(trace.digest))) return trace
+      if (yield* attempt(() => self.#store.present(trace.digest))) return trace
       self.#emit({ type: "note", node: id, message: "its result is damaged or gone from the store: making it again" })
       yield* self.#store.quarantine(trace.digest)
       self.#journal.forgetTrace(key)
@@ -246,27 +272,40 @@ export class Scheduler {
 
   /**
    * Makes a node once there is room for it and nobody else makes the same, or takes what somebody else has made meanwhile; whether there is a
-   * result. While it waits for others it takes no room.
+   * result. While it waits for others it takes no room, nor while what it wrote is brought to the disk.
    */
   #obtain(node: StageNode, key: string, parts: KeyParts): Effect.Effect<boolean, StoreError> {
     const self = this
     const room = node.stage.resources.tensors === true ? this.#tensors : this.#data
-    const turn = Effect.gen(function* () {
-      const claim = yield* attempt(() => self.#flights.claim(key))
-      if (!claim.mine) return claim.by
-      if (claim.tookOver) self.#emit({ type: "note", node: node.id, message: "whoever made it is gone: taking over" })
-      return yield* Effect.gen(function* () {
-        // Made while this waited. What is forced is made by this run whatever there is.
-        const trace = self.#isForced(node.id) ? undefined : yield* self.#find(node.id, key)
-        if (trace === undefined) return yield* self.#attempt(node, key, parts, claim.token)
-        self.#found(node, key, parts, trace)
-        return true
-      }).pipe(Effect.ensuring(Effect.ignore(attempt(() => self.#flights.land(key, claim.token)))))
-    }).pipe(room.withPermits(1))
+    const turn = (leave: Effect.Effect<void>) =>
+      Effect.gen(function* () {
+        const claim = yield* attempt(() => self.#flights.claim(key))
+        if (!claim.mine) return claim.by
+        if (claim.tookOver) self.#emit({ type: "note", node: node.id, message: "whoever made it is gone: taking over" })
+        return yield* Effect.gen(function* () {
+          // Made while this waited. What is forced is made by this run whatever there is.
+          const trace = self.#isForced(node.id) ? undefined : yield* self.#find(node.id, key)
+          if (trace === undefined) return yield* self.#attempt(node, key, parts, claim.token, leave)
+          self.#found(node, key, parts, trace)
+          return true
+        }).pipe(Effect.ensuring(Effect.sync(() => self.#land({ key, token: claim.token }))))
+      })
+    const inRoom = Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function* () {
+        yield* restore(room.take(1))
+        let inside = true
+        const leave = Effect.suspend(() => {
+          if (!inside) return Effect.void
+          inside = false
+          return Effect.asVoid(room.release(1))
+        })
+        return yield* restore(turn(leave)).pipe(Effect.ensuring(leave))
+      })
+    )
     return Effect.gen(function* () {
       let told = ""
       for (;;) {
-        const result = yield* turn
+        const result = yield* inRoom
         if (typeof result === "boolean") return result
         if (told !== result) self.#emit({ type: "node-waiting", node: node.id, by: result })
         told = result
@@ -275,12 +314,12 @@ export class Scheduler {
     })
   }
 
-  /** Makes a node that is ours to make, and reports how it went; whether it succeeded. */
-  #attempt(node: StageNode, key: string, parts: KeyParts, token: string): Effect.Effect<boolean> {
+  /** Makes a node that is ours to make, and reports how it went; whether it succeeded. It leaves the room once its stage is done. */
+  #attempt(node: StageNode, key: string, parts: KeyParts, token: string, leave: Effect.Effect<void>): Effect.Effect<boolean> {
     const self = this
     return Effect.gen(function* () {
       const started = performance.now()
-      const exit = yield* Effect.exit(self.#persist(node, self.#make(node, key, parts, token)))
+      const exit = yield* Effect.exit(self.#make(node, key, parts, token, leave))
       const milliseconds = performance.now() - started
       if (Exit.isSuccess(exit)) {
         self.#report(node, { status: "ran", milliseconds, key, digest: exit.value.digest, metrics: exit.value.metrics, error: null })
@@ -348,17 +387,45 @@ export class Scheduler {
     }).pipe(lock.withPermits(1))
   }
 
-  /** Runs the stage and commits what it wrote. */
+  /** Runs the stage, and has what it wrote committed and recorded. */
   #make(
     node: StageNode,
     key: string,
     parts: KeyParts,
-    token: string
+    token: string,
+    leave: Effect.Effect<void>
   ): Effect.Effect<{ readonly digest: string; readonly metrics: Readonly<Record<string, number>> }, MakeError> {
+    const self = this
+    const started = performance.now()
+    return Effect.gen(function* () {
+      const { metrics, sealed } = yield* self.#persist(node, self.#produce(node, key, parts))
+      const { contentDigest, digest } = sealed
+      return yield* Effect.gen(function* () {
+        yield* leave
+        const before = yield* self.#commits.add({ node, key, parts, token, sealed, metrics, milliseconds: performance.now() - started })
+        if (before !== undefined && before.contentDigest !== contentDigest)
+          self.#emit({
+            type: "note",
+            node: node.id,
+            message: `made again it differs from what it was (${before.digest.slice(0, 12)}, kept as an older generation): caravan verify names where`
+          })
+        self.#made.set(node.id, { digest, contentDigest, path: self.#store.path(digest), type: node.type.name })
+        self.#verified.add(digest)
+        yield* self.#store.remove(self.#checkpoints(key))
+        return { digest, metrics }
+      }).pipe(Effect.ensuring(self.#store.remove(sealed.directory)))
+    })
+  }
+
+  /** Runs the stage; what it wrote is in a folder of its own, which stays when this succeeds. */
+  #produce(
+    node: StageNode,
+    key: string,
+    parts: KeyParts
+  ): Effect.Effect<{ readonly sealed: SealedObject; readonly metrics: Readonly<Record<string, number>> }, MakeError> {
     const self = this
     const tensors = node.stage.resources.tensors === true
     const code = this.#facts.code.get(node.id)!
-    const started = performance.now()
     return Effect.gen(function* () {
       self.#emit({
         type: "node-started",
@@ -380,7 +447,7 @@ export class Scheduler {
           self.#limits(node)
         )
         yield* self.#checkFiles(node)
-        const stored = yield* self.#store.commit(directory, node.type).pipe(
+        const sealed = yield* self.#store.seal(directory, node.type).pipe(
           Effect.mapError((error) =>
             error._tag === "ArtifactError"
               ? new StageError({
@@ -390,33 +457,49 @@ export class Scheduler {
               : error
           )
         )
-        // Nobody can have taken over from a process that lives; a result that was made beside another's is not recorded over it.
-        if (!(yield* attempt(() => self.#flights.holds(key, token))))
-          return yield* new StageError({
-            reason: "Overtaken",
-            message: `Another run took over node "${node.id}" while this one made it (was leases.db deleted?). Run again: the other's result is found.`
-          })
-        const before = self.#isForced(node.id) ? self.#journal.trace(key) : undefined
-        self.#journal.transaction(() => {
-          if (before !== undefined) self.#journal.retireTrace(key)
-          self.#journal.recordTrace(
-            { key, ...stored, type: node.type.name, metrics },
-            { run: self.#id, node: node.id, parts, code: self.#facts.code.get(node.id), inputs: node.inputs, node_version: process.version }
-          )
-          self.#record(node, key, parts, "ran", performance.now() - started, stored.digest, null)
-        })
-        if (before !== undefined && before.contentDigest !== stored.contentDigest)
-          self.#emit({
-            type: "note",
-            node: node.id,
-            message: `made again it differs from what it was (${before.digest.slice(0, 12)}, kept as an older generation): caravan verify names where`
-          })
-        self.#made.set(node.id, { ...stored, path: self.#store.path(stored.digest), type: node.type.name })
-        self.#verified.add(stored.digest)
-        yield* self.#store.remove(self.#checkpoints(key))
-        return { digest: stored.digest, metrics }
-      }).pipe(Effect.ensuring(self.#store.remove(directory)))
+        return { metrics, sealed }
+      }).pipe(Effect.onError(() => self.#store.remove(directory)))
     })
+  }
+
+  /**
+   * Makes what several nodes wrote last, and then records it: a record never names what a loss of power could take. Gives for each the trace that
+   * it replaces, if any (--force).
+   */
+  async #commit(finished: ReadonlyArray<Finished>): Promise<Array<Effect.Effect<Trace | undefined, MakeError>>> {
+    const errors: Array<MakeError | undefined> = await this.#store.keep(finished.map(({ sealed }) => sealed))
+    const before: Array<Trace | undefined> = []
+    try {
+      const standing = this.#flights.standing(finished)
+      this.#journal.transaction(() =>
+        finished.forEach((item, i) => {
+          if (errors[i] !== undefined) return
+          // Nobody can have taken over from a process that lives; a result that was made beside another's is not recorded over it.
+          if (standing.has(item.key)) before[i] = this.#recordMade(item)
+          else
+            errors[i] = new StageError({
+              reason: "Overtaken",
+              message: `Another run took over node "${item.node.id}" while this one made it (was leases.db deleted?). Run again: the other's result is found.`
+            })
+        })
+      )
+    } catch (cause) {
+      finished.forEach((_, i) => (errors[i] ??= cause as StoreError))
+    }
+    return errors.map((error, i) => (error === undefined ? Effect.succeed(before[i]) : Effect.fail(error)))
+  }
+
+  #recordMade({ node, key, parts, sealed, metrics, milliseconds }: Finished): Trace | undefined {
+    const { contentDigest, digest } = sealed
+    const before = this.#isForced(node.id) ? this.#journal.trace(key) : undefined
+    if (before !== undefined) this.#journal.retireTrace(key)
+    this.#journal.recordTrace(
+      { key, digest, contentDigest, type: node.type.name, metrics },
+      // Run and node name the execution that is recorded beside it: key, parts and code are there.
+      { run: this.#id, node: node.id, inputs: node.inputs, node_version: process.version }
+    )
+    this.#record(node, key, parts, "ran", milliseconds, digest, null)
+    return before
   }
 
   #checkpoints(key: string): string {

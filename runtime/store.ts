@@ -2,22 +2,34 @@
  * The content-addressed store: `objects/ab/<digest>/` holds an artifact's files and its manifest `artifact.json`, whose sha256 is the digest.
  * Nothing in it ever changes. Writes go to `tmp/`, are fsynced, then renamed. `pins/<digest>` names what gc must leave; what it takes goes to
  * `trash/` by a rename (collect.ts), which a run's leases forbid (leases.ts).
+ *
+ * Calls that only touch what the kernel has in memory are synchronous: for small files a trip through the thread pool costs more than the call.
+ * What waits for a disk (fsync, reading large files) is not.
  */
-import { createHash } from "node:crypto"
+import { createHash, hash as hashOf } from "node:crypto"
 import {
-  createReadStream,
+  closeSync,
   existsSync,
+  fchmodSync,
+  fstatSync,
+  fsync,
   mkdirSync,
+  mkdtempSync,
+  openSync,
+  read,
   readdirSync,
   readFileSync,
   readlinkSync,
+  readSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync
 } from "node:fs"
-import { chmod, mkdir, mkdtemp, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises"
+import { readdir, readFile, rm, stat } from "node:fs/promises"
 import { hostname } from "node:os"
-import { dirname, join, relative } from "node:path"
+import { dirname, join } from "node:path"
+import { promisify } from "node:util"
 import * as Effect from "effect/Effect"
 import type { ArtifactError, ArtifactType } from "../schemas/artifact.ts"
 import { isGone, messageOf, StoreError } from "./errors.ts"
@@ -49,45 +61,101 @@ export interface Pin {
   readonly made: number
 }
 
-const manifestName = "artifact.json"
-
-export const sha256File = async (path: string): Promise<string> => {
-  const hash = createHash("sha256")
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 22 })) hash.update(chunk as Buffer)
-  return hash.digest("hex")
+/** A written folder that only has to be made durable: its type is checked, its files are hashed, its manifest is in it. */
+export interface SealedObject extends StoredObject {
+  readonly directory: string
+  /** Its files, the manifest among them. */
+  readonly files: ReadonlyArray<string>
 }
 
-/** Every file below a folder, relative, sorted. Links and special files are refused: an artifact is files. */
-const listFiles = async (directory: string): Promise<Array<string>> => {
-  const out: Array<string> = []
-  for (const entry of await readdir(directory, { recursive: true, withFileTypes: true })) {
-    if (entry.isDirectory()) continue
-    const path = join(entry.parentPath, entry.name)
-    if (!entry.isFile()) throw new Error(`${path} is not a plain file: an artifact holds files and folders only`)
-    out.push(relative(directory, path))
+const manifestName = "artifact.json"
+
+/** A file up to this size is read at once, a larger one in pieces of it, the next of which is read while one is hashed. */
+const pieceSize = 1 << 20
+
+const readAsync = promisify(read)
+const digestFileAt = async (path: string): Promise<{ readonly size: number; readonly sha256: string }> => {
+  const file = openSync(path, "r")
+  try {
+    const first = Buffer.allocUnsafe(Math.min(pieceSize, fstatSync(file).size + 1))
+    let length = 0
+    // A read of nothing is the end; a short one is not.
+    for (let n = 1; n > 0 && length < first.length; length += n) n = readSync(file, first, length, first.length - length, null)
+    if (length < first.length) return { size: length, sha256: hashOf("sha256", first.subarray(0, length)) }
+    const hash = createHash("sha256")
+    let size = length
+    let [piece, spare] = [first, Buffer.allocUnsafe(pieceSize)]
+    while (length > 0) {
+      const next = readAsync(file, spare, 0, pieceSize, null)
+      hash.update(piece.subarray(0, length))
+      length = (await next).bytesRead
+      size += length
+      ;[piece, spare] = [spare, piece.length === pieceSize ? piece : Buffer.allocUnsafe(pieceSize)]
+    }
+    return { size, sha256: hash.digest("hex") }
+  } finally {
+    closeSync(file)
   }
+}
+export const sha256File = async (path: string): Promise<string> => (await digestFileAt(path)).sha256
+
+/** Every file below a folder, relative, sorted. Links and special files are refused: an artifact is files. */
+const listFiles = (directory: string): Array<string> => {
+  const out: Array<string> = []
+  const visit = (below: string) => {
+    for (const entry of readdirSync(join(directory, below), { withFileTypes: true })) {
+      const path = join(below, entry.name)
+      if (entry.isDirectory()) visit(path)
+      else if (entry.isFile()) out.push(path)
+      else throw new Error(`${join(directory, path)} is not a plain file: an artifact holds files and folders only`)
+    }
+  }
+  visit("")
   if (out.includes(manifestName)) throw new Error(`the stage wrote a file ${manifestName}: that name is the store's own`)
   return out.sort()
 }
 
-const sync = async (path: string): Promise<void> => {
-  const handle = await open(path, "r")
+/** As many at once as libuv has threads, and a few that wait: a file system commits together what is asked for at the same time. */
+const syncsAtOnce = 8
+let syncing = 0
+const waitingToSync: Array<() => void> = []
+const fsyncAsync = promisify(fsync)
+
+/** fsyncs a file or a folder, after it was given a mode if any. */
+const sync = async (path: string, mode?: number): Promise<void> => {
+  if (syncing === syncsAtOnce) await new Promise<void>((resolve) => waitingToSync.push(resolve))
+  else syncing++
   try {
-    await handle.sync()
+    const file = openSync(path, "r")
+    try {
+      if (mode !== undefined) fchmodSync(file, mode)
+      await fsyncAsync(file)
+    } finally {
+      closeSync(file)
+    }
   } finally {
-    await handle.close()
+    const next = waitingToSync.shift()
+    if (next === undefined) syncing--
+    else next()
   }
 }
 
-/** Renames a folder to a place where none is; false when there is one. */
-const moved = async (from: string, to: string): Promise<boolean> => {
+/** Waits for all, also when one fails: nothing goes on behind whoever hears of it. */
+const allOf = async (work: ReadonlyArray<Promise<void>>): Promise<void> => {
+  for (const result of await Promise.allSettled(work)) if (result.status === "rejected") throw result.reason
+}
+
+/** Renames a folder to a place where none is; false when there is one. Makes the folder of that place where it has to. */
+const moved = (from: string, to: string): boolean => {
   try {
-    await rename(from, to)
+    renameSync(from, to)
     return true
   } catch (cause) {
     const code = (cause as NodeJS.ErrnoException).code
     if (code === "ENOTEMPTY" || code === "EEXIST") return false
-    throw cause
+    if (code !== "ENOENT" || existsSync(dirname(to))) throw cause
+    mkdirSync(dirname(to), { recursive: true })
+    return moved(from, to)
   }
 }
 
@@ -100,11 +168,13 @@ const foldersOf = (paths: ReadonlyArray<string>): Array<string> => {
 
 export class Store {
   readonly home: string
+  readonly #objects: string
   #leases: Leases | undefined
   #holder: Holder | undefined
   readonly #leased = new Set<string>()
   constructor(home: string) {
     this.home = home
+    this.#objects = join(home, "objects")
   }
 
   /** From here to `release`, every object that `present` found or `commit` put there stays: gc leaves it. Throws StoreError. */
@@ -123,46 +193,50 @@ export class Store {
     this.#leases ??= new Leases(this.home)
     return this.#leases
   }
-  #lease(digest: string): void {
-    if (this.#holder === undefined || this.#leased.has(digest)) return
-    this.#holder.lease(digest)
-    this.#leased.add(digest)
+  #lease(digests: ReadonlyArray<string>): void {
+    const fresh = digests.filter((digest) => !this.#leased.has(digest))
+    if (this.#holder === undefined || fresh.length === 0) return
+    this.#holder.lease(fresh)
+    for (const digest of fresh) this.#leased.add(digest)
   }
 
   path(digest: string): string {
-    return join(this.home, "objects", digest.slice(0, 2), digest)
+    return `${this.#objects}/${digest.slice(0, 2)}/${digest}`
   }
 
-  #try<A>(doing: string, body: () => Promise<A>): Effect.Effect<A, StoreError> {
-    return Effect.tryPromise({
-      try: body,
-      catch: (cause) =>
-        cause instanceof StoreError
-          ? cause
-          : new StoreError({
-              message: `${doing}: ${messageOf(cause)}. Free some space or mend the folder ${this.home}, then run again: what is finished is kept.`
-            })
+  #error(doing: string, cause: unknown): StoreError {
+    if (cause instanceof StoreError) return cause
+    return new StoreError({
+      message: `${doing}: ${messageOf(cause)}. Free some space or mend the folder ${this.home}, then run again: what is finished is kept.`
     })
   }
+  #try<A>(doing: string, body: () => A | Promise<A>): Effect.Effect<A, StoreError> {
+    return Effect.tryPromise({ try: async () => body(), catch: (cause) => this.#error(doing, cause) })
+  }
 
-  /** What `body` reads; undefined when there is nothing, or when the disk can't read it. Throws StoreError where the reason lies elsewhere. */
-  async #read<A>(body: () => Promise<A>): Promise<A | undefined> {
-    try {
-      return await body()
-    } catch (cause) {
-      if (isGone(cause)) return undefined
-      // Too many open files, say, or no permission: that is no reason to make a sound object again.
-      throw new StoreError({
-        message: `Looking at a result in the store: ${messageOf(cause)}. The result stays where it is: mend that, then run again.`
-      })
-    }
+  /** undefined when an object is not there or the disk can't read it; throws StoreError when the reason lies elsewhere. */
+  #unreadable(cause: unknown): undefined {
+    if (isGone(cause)) return undefined
+    // Too many open files, say, or no permission: that is no reason to make a sound object again.
+    throw new StoreError({
+      message: `Looking at a result in the store: ${messageOf(cause)}. The result stays where it is: mend that, then run again.`
+    })
   }
 
   /** A new empty folder for a stage to write into. */
   temporary(): Effect.Effect<string, StoreError> {
-    return this.#try("Making a temporary folder in the store", async () => {
-      await mkdir(join(this.home, "tmp"), { recursive: true })
-      return mkdtemp(join(this.home, "tmp", `${process.pid}-${processSpace()}-`))
+    const prefix = join(this.home, "tmp", `${process.pid}-${processSpace()}-`)
+    return Effect.try({
+      try: () => {
+        try {
+          return mkdtempSync(prefix)
+        } catch (cause) {
+          if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
+          mkdirSync(dirname(prefix), { recursive: true })
+          return mkdtempSync(prefix)
+        }
+      },
+      catch: (cause) => this.#error("Making a temporary folder in the store", cause)
     })
   }
 
@@ -176,67 +250,93 @@ export class Store {
       yield* type.validate(directory)
       const files = yield* self.#try("Hashing a stage's output", async () => {
         const list: Array<{ path: string; size: number; sha256: string }> = []
-        for (const path of await listFiles(directory)) {
-          const full = join(directory, path)
-          list.push({ path, size: (await stat(full)).size, sha256: await sha256File(full) })
-        }
+        for (const path of listFiles(directory)) list.push({ path, ...(await digestFileAt(join(directory, path))) })
         return list
       })
       const contentDigest =
-        type.contentDigest === undefined
-          ? createHash("sha256")
-              .update(JSON.stringify([type.name, files]))
-              .digest("hex")
-          : yield* type.contentDigest(directory)
+        type.contentDigest === undefined ? hashOf("sha256", JSON.stringify([type.name, files])) : yield* type.contentDigest(directory)
       const manifest: Manifest = { format: 1, type: type.name, contentDigest, files }
       const bytes = JSON.stringify(manifest, undefined, 1)
-      return { digest: createHash("sha256").update(bytes).digest("hex"), contentDigest, manifest, bytes }
+      return { digest: hashOf("sha256", bytes), contentDigest, manifest, bytes }
     })
   }
 
-  /** Takes a written folder in: checks its type, hashes it, fsyncs everything and renames it to its place. */
-  commit(directory: string, type: ArtifactType<any>): Effect.Effect<StoredObject, StoreError | ArtifactError> {
+  /** Checks a written folder's type, hashes its files and writes its manifest into it: all of it in memory yet. */
+  seal(directory: string, type: ArtifactType<any>): Effect.Effect<SealedObject, StoreError | ArtifactError> {
     const self = this
     return Effect.gen(function* () {
       const { digest, contentDigest, manifest, bytes } = yield* self.describe(directory, type)
-      const { files } = manifest
-      yield* self.#try("Committing a stage's output", async () => {
-        const target = self.path(digest)
-        self.#lease(digest)
-        await writeFile(join(directory, manifestName), bytes)
-        for (const { path } of [...files, { path: manifestName }]) {
-          await sync(join(directory, path))
-          await chmod(join(directory, path), 0o444)
-        }
-        for (const folder of foldersOf(files.map((file) => file.path))) await sync(join(directory, folder))
-        await mkdir(join(target, ".."), { recursive: true })
-        if (!(await moved(directory, target))) {
-          // The same object is there already: made by another run, or by another node. It stays unless it is damaged.
-          if ((await self.damage(digest)) === undefined) await rm(directory, { recursive: true, force: true })
-          else {
-            await self.#setAside(digest)
-            await moved(directory, target)
-          }
-        }
-        for (const folder of [join(target, ".."), join(self.home, "objects"), self.home]) await sync(folder)
+      yield* Effect.try({
+        try: () => writeFileSync(join(directory, manifestName), bytes),
+        catch: (cause) => self.#error("Writing an object's manifest", cause)
       })
-      return { digest, contentDigest }
+      return { digest, contentDigest, directory, files: [...manifest.files.map((file) => file.path), manifestName] }
     })
   }
 
   /**
-   * Whether the object is there with every file at its size; the bytes are not read. While this store holds, gc leaves it from now on. Rejects
-   * with StoreError when it can't be told.
+   * Takes sealed folders in, durably: fsyncs everything in them, renames each to its place, then fsyncs the folders they are in. Only then may
+   * any of them be recorded. Gives what went wrong with each, if anything; one that fails keeps no other from being taken in.
    */
-  async present(digest: string): Promise<boolean> {
-    this.#lease(digest)
-    const manifest = await this.#manifest(digest)
-    if (manifest === undefined) return false
-    for (const file of manifest.files) {
-      const found = await this.#read(() => stat(join(this.path(digest), file.path)))
-      if (found?.size !== file.size) return false
+  async keep(objects: ReadonlyArray<SealedObject>): Promise<Array<StoreError | undefined>> {
+    const errors: Array<StoreError | undefined> = objects.map(() => undefined)
+    const doing = "Committing a stage's output"
+    const places = new Set<string>()
+    const put = async (object: SealedObject) => {
+      const { digest, directory, files } = object
+      await allOf([
+        ...files.map((file) => sync(join(directory, file), 0o444)),
+        ...foldersOf(files).map((folder) => sync(join(directory, folder)))
+      ])
+      const target = this.path(digest)
+      if (!moved(directory, target)) {
+        // The same object is there already: made by another run, or by another node. It stays unless it is damaged.
+        if ((await this.damage(digest)) === undefined) rmSync(directory, { recursive: true, force: true })
+        else {
+          this.#setAside(digest)
+          moved(directory, target)
+        }
+      }
+      places.add(dirname(target))
     }
-    return true
+    const fail = (i: number, cause: unknown) => (errors[i] ??= this.#error(doing, cause))
+    try {
+      this.#lease(objects.map(({ digest }) => digest))
+    } catch (cause) {
+      return objects.map(() => this.#error(doing, cause))
+    }
+    await Promise.all(objects.map((object, i) => put(object).catch((cause: unknown) => fail(i, cause))))
+    await allOf([...places, join(this.home, "objects"), this.home].map((place) => sync(place))).catch((cause: unknown) =>
+      objects.forEach((_, i) => fail(i, cause))
+    )
+    return errors
+  }
+
+  /** Takes one written folder in. */
+  commit(directory: string, type: ArtifactType<any>): Effect.Effect<StoredObject, StoreError | ArtifactError> {
+    const self = this
+    return Effect.gen(function* () {
+      const sealed = yield* self.seal(directory, type)
+      const [error] = yield* Effect.promise(() => self.keep([sealed]))
+      if (error !== undefined) return yield* error
+      return { digest: sealed.digest, contentDigest: sealed.contentDigest }
+    })
+  }
+
+  /**
+   * Whether the object is there with every file at its size; the bytes are not read. While this store holds, gc leaves it from now on. Throws
+   * StoreError when it can't be told.
+   */
+  present(digest: string): boolean {
+    this.#lease([digest])
+    const folder = this.path(digest)
+    const manifest = this.#manifest(digest)
+    try {
+      return manifest !== undefined && manifest.files.every((file) => statSync(`${folder}/${file.path}`).size === file.size)
+    } catch (cause) {
+      this.#unreadable(cause)
+      return false
+    }
   }
 
   /**
@@ -244,21 +344,25 @@ export class Store {
    * with StoreError when it can't be told.
    */
   async damage(digest: string): Promise<string | undefined> {
-    const manifest = await this.#manifest(digest)
+    const manifest = this.#manifest(digest)
     if (manifest === undefined) return "its manifest is missing or not what its name says"
     for (const file of manifest.files) {
       const path = join(this.path(digest), file.path)
-      const sha256 = await this.#read(() => sha256File(path))
+      const sha256 = await sha256File(path).catch((cause: unknown) => this.#unreadable(cause))
       if (sha256 === undefined) return `${file.path} is missing, or the disk can't read it`
       if (sha256 !== file.sha256) return `${file.path} has changed`
     }
     return undefined
   }
 
-  async #manifest(digest: string): Promise<Manifest | undefined> {
-    const bytes = await this.#read(() => readFile(join(this.path(digest), manifestName)))
-    if (bytes === undefined || createHash("sha256").update(bytes).digest("hex") !== digest) return undefined
-    return JSON.parse(bytes.toString("utf8")) as Manifest
+  #manifest(digest: string): Manifest | undefined {
+    let bytes: Buffer
+    try {
+      bytes = readFileSync(`${this.path(digest)}/${manifestName}`)
+    } catch (cause) {
+      return this.#unreadable(cause)
+    }
+    return hashOf("sha256", bytes) === digest ? (JSON.parse(bytes.toString("utf8")) as Manifest) : undefined
   }
 
   /** Moves a damaged object out of the way, so that it is made again; it is kept for whoever wants to look. */
@@ -266,13 +370,13 @@ export class Store {
     return this.#try("Setting a damaged object aside", () => this.#setAside(digest))
   }
 
-  async #setAside(digest: string): Promise<void> {
-    await mkdir(join(this.home, "quarantine"), { recursive: true })
-    await rename(this.path(digest), join(this.home, "quarantine", `${digest}-${Date.now()}-${process.pid}`)).catch(
-      (cause: NodeJS.ErrnoException) => {
-        if (cause.code !== "ENOENT") throw cause
-      }
-    )
+  #setAside(digest: string): void {
+    mkdirSync(join(this.home, "quarantine"), { recursive: true })
+    try {
+      renameSync(this.path(digest), join(this.home, "quarantine", `${digest}-${Date.now()}-${process.pid}`))
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
+    }
   }
 
   /** Every object, in no order. Reads the manifests, not the bytes. */
@@ -283,7 +387,7 @@ export class Store {
       for (const digest of await readdir(join(root, prefix)).catch(() => [])) {
         const folder = join(root, prefix, digest)
         const bytes = await readFile(join(folder, manifestName)).catch(() => undefined)
-        const sound = bytes !== undefined && createHash("sha256").update(bytes).digest("hex") === digest
+        const sound = bytes !== undefined && hashOf("sha256", bytes) === digest
         const manifest = sound ? (JSON.parse(bytes.toString("utf8")) as Manifest) : undefined
         const made = await stat(folder).catch(() => undefined)
         // It went while this looked.
@@ -374,7 +478,10 @@ export class Store {
   }
 
   remove(directory: string): Effect.Effect<void> {
-    return Effect.promise(() => rm(directory, { recursive: true, force: true }).catch(() => undefined))
+    // Mostly it is not there any more.
+    return Effect.suspend(() =>
+      existsSync(directory) ? Effect.promise(() => rm(directory, { recursive: true, force: true }).catch(() => undefined)) : Effect.void
+    )
   }
 
   /** Removes what killed runs left in tmp/: folders of processes that are gone. Those of other machines and containers are not ours to judge. */
@@ -412,15 +519,17 @@ export const sizeOf = async (path: string): Promise<number> => {
   return sum
 }
 
+let space: string | undefined
 /** Where process numbers mean what they mean here: this machine, and this container of it. */
-export const processSpace = (): string => {
+export const processSpace = (): string => (space ??= readProcessSpace())
+const readProcessSpace = (): string => {
   let namespace = ""
   try {
     namespace = readlinkSync("/proc/self/ns/pid")
   } catch {
     // Not Linux: the machine's name has to do.
   }
-  return createHash("sha256").update(`${hostname()} ${namespace}`).digest("hex").slice(0, 8)
+  return hashOf("sha256", `${hostname()} ${namespace}`).slice(0, 8)
 }
 
 const isAlive = (pid: number): boolean => {

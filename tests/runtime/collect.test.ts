@@ -207,7 +207,7 @@ describe("what never goes", () => {
     await Effect.runPromise(store.pin(pinned, ""))
     const running = new Store(home)
     running.hold("a run")
-    expect(await running.present(found)).toBe(true)
+    expect(running.present(found)).toBe(true)
     await sleep(5)
     // A run ended that had made this object again.
     journal.forgetTrace("used")
@@ -298,7 +298,7 @@ for (let round = 0; round < 30; round++) {
   store.hold("a run")
   for (const text of ["a", "b", "c", "d"]) {
     const known = digests.get(text)
-    if (known !== undefined && (await store.present(known))) found++
+    if (known !== undefined && store.present(known)) found++
     else {
       const directory = await Effect.runPromise(store.temporary())
       writeFileSync(directory + "/a.txt", text)
@@ -350,9 +350,9 @@ describe("leases", () => {
   it("are told by holder while it lives, and go with it", () => {
     const leases = new Leases(home)
     const [a, b] = [leases.hold("a run"), leases.hold("caravan verify")]
-    a.lease("1")
-    b.lease("2")
-    b.lease("2")
+    a.lease(["1"])
+    b.lease(["2"])
+    b.lease(["2"])
     const named = () => [...leases.whileNobodyLeases((leased) => leased)].map(([digest, what]) => `${digest} ${what.split(" (")[0]}`).sort()
     expect(named()).toEqual(["1 a run", "2 caravan verify"])
     expect([leases.isAlive(a.id), leases.isAlive("nobody")]).toEqual([true, false])

@@ -46,10 +46,10 @@ describe("of all that want a key", () => {
     expect(second.claim("other")).toMatchObject({ mine: true })
     if (!claim.mine) throw new Error("checked above")
     // Landing another's flight does nothing.
-    second.land("k", "some token")
-    expect(first.holds("k", claim.token)).toBe(true)
-    first.land("k", claim.token)
-    expect(first.holds("k", claim.token)).toBe(false)
+    second.land([{ key: "k", token: "some token" }])
+    expect(first.standing([{ key: "k", token: claim.token }]).has("k")).toBe(true)
+    first.land([{ key: "k", token: claim.token }])
+    expect(first.standing([{ key: "k", token: claim.token }]).has("k")).toBe(false)
     const next = second.claim("k")
     expect(next).toMatchObject({ mine: true, tookOver: false })
     // It goes without a word, as a killed process does: its lock is gone, its row is there.

@@ -41,7 +41,7 @@ describe("an object", () => {
       { path: "deep/b.txt", size: 4, sha256: "f44e64e75f3948e9f73f8dfa94721c4ce8cbb4f265c4790c702b2d41cfbf2753" }
     ])
     expect(statSync(join(folder, "deep/b.txt")).mode & 0o222).toBe(0)
-    expect([await store.present(digest), await store.damage(digest)]).toEqual([true, undefined])
+    expect([store.present(digest), await store.damage(digest)]).toEqual([true, undefined])
     expect(readdirSync(join(home, "tmp"))).toEqual([])
   })
 
