@@ -3,7 +3,7 @@
  * one part ends and the next begins, never encode alike; the order of an object's fields does not matter. Paths, times and concurrency are
  * not in it.
  */
-import { createHash } from "node:crypto"
+import { hash } from "node:crypto"
 
 /** Raised when this encoding changes: old keys then match nothing. */
 export const formatVersion = 1
@@ -27,47 +27,40 @@ export const cacheKey = (parts: KeyParts): string =>
   digestOf(["caravan cache key", formatVersion, parts.stage, parts.code, parts.config, parts.seed, parts.inputs, parts.numerics])
 
 /** sha256 of a value's encoding, in hex. Throws on what has no stable encoding (functions, symbols, NaN, class instances). */
-export const digestOf = (value: unknown): string => {
-  const hash = createHash("sha256")
-  encode(value, "value", (text) => hash.update(text))
-  return hash.digest("hex")
-}
+export const digestOf = (value: unknown): string => hash("sha256", encode(value, "value"))
 
 /** Tag, length, colon, bytes: n null, u undefined, b boolean, d number, i bigint, s string, l list, o object. */
-const encode = (value: unknown, path: string, write: (text: string) => void): void => {
+const encode = (value: unknown, path: string): string => {
   switch (typeof value) {
     case "string":
-      return write(`s${Buffer.byteLength(value)}:${value}`)
+      return `s${Buffer.byteLength(value)}:${value}`
     case "boolean":
-      return write(value ? "b1:1" : "b1:0")
+      return value ? "b1:1" : "b1:0"
     case "bigint":
-      return write(`i${String(value).length}:${value}`)
+      return `i${String(value).length}:${value}`
     case "undefined":
-      return write("u0:")
+      return "u0:"
     case "number": {
       if (!Number.isFinite(value)) throw new Error(`${path} is ${value}: a cache key can't hold it`)
       const text = Object.is(value, -0) ? "-0" : String(value)
-      return write(`d${text.length}:${text}`)
+      return `d${text.length}:${text}`
     }
     case "object": {
-      if (value === null) return write("n0:")
+      if (value === null) return "n0:"
       if (Array.isArray(value)) {
-        write(`l${value.length}:`)
-        value.forEach((element, i) => encode(element, `${path}[${i}]`, write))
-        return
+        let text = `l${value.length}:`
+        value.forEach((element, i) => (text += encode(element, `${path}[${i}]`)))
+        return text
       }
       const prototype = Object.getPrototypeOf(value) as unknown
       if (prototype !== Object.prototype && prototype !== null)
         throw new Error(
           `${path} is a ${value.constructor.name}: a cache key can't hold it; use plain objects, lists, strings, numbers and booleans`
         )
-      const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))
-      write(`o${entries.length}:`)
-      for (const [name, field] of entries) {
-        encode(name, path, write)
-        encode(field, `${path}.${name}`, write)
-      }
-      return
+      const names = Object.keys(value).sort()
+      let text = `o${names.length}:`
+      for (const name of names) text += encode(name, path) + encode((value as Record<string, unknown>)[name], `${path}.${name}`)
+      return text
     }
     default:
       throw new Error(`${path} is a ${typeof value}: a cache key can't hold it`)

@@ -140,6 +140,8 @@ const resolve = (
     // Two nodes with the same stage, config, seed and inputs are one.
     const canonical = new Map<string, string>()
     const alias = new Map<AnyNode, string>()
+    /** Configs of nodes that give no field. */
+    const usual = new Map<StageInfo, Readonly<Record<string, unknown>>>()
     for (const node of order) {
       const { definition } = node
       const id = ids.get(node)!
@@ -153,18 +155,21 @@ const resolve = (
         const raw: Record<string, unknown> = { ...definition.config }
         for (const [field, text] of overrides.get(id) ?? [])
           raw[field] = valueOf((stage.config.fields as Record<string, Schema.Top>)[field], text)
-        const config = yield* decodeConfig(stage.config, raw, `Node "${id}" (stage ${stage.name})`)
-        const inputs = yield* wire(id, stage, definition.inputs, alias)
+        const isUsual = Object.keys(raw).length === 0
+        const config = (isUsual && usual.get(stage)) || (yield* decodeConfig(stage.config, raw, `Node "${id}" (stage ${stage.name})`))
+        if (isUsual) usual.set(stage, config)
+        const inputs = wire(id, stage, definition.inputs, alias)
+        if (inputs instanceof PipelineError) return yield* inputs
         const seed = definition.seed ?? options.seed
         const { expected, limits, type } = definition
         made = { kind: "stage", id, stage, config: config, seed, inputs, type, expected, limits }
-        identity = yield* Effect.try({
-          try: () => digestOf(["stage", stage.module, stage.name, config, stage.seeded ? seed : null, inputs, definition.name ?? null]),
-          catch: (cause) =>
-            new PipelineError({
-              message: `Node "${id}" (stage ${stage.name}): its config can't be part of a cache key: ${messageOf(cause)}`
-            })
-        })
+        try {
+          identity = digestOf(["stage", stage.module, stage.name, config, stage.seeded ? seed : null, inputs, definition.name ?? null])
+        } catch (cause) {
+          return yield* new PipelineError({
+            message: `Node "${id}" (stage ${stage.name}): its config can't be part of a cache key: ${messageOf(cause)}`
+          })
+        }
       }
       const known = canonical.get(identity)
       if (known === undefined) {
@@ -258,32 +263,30 @@ const wire = (
   stage: StageInfo,
   inputs: Readonly<Record<string, unknown>>,
   alias: ReadonlyMap<AnyNode, string>
-): Effect.Effect<Record<string, string | Array<string> | null>, PipelineError> =>
-  Effect.gen(function* () {
-    const fail = (what: string) => new PipelineError({ message: `Node "${id}" (stage ${stage.name}): ${what}` })
-    const ports = Object.keys(stage.inputs)
-    for (const name of Object.keys(inputs))
-      if (!ports.includes(name)) return yield* fail(`it has no input "${name}".${didYouMean(name, ports)}`)
-    const out: Record<string, string | Array<string> | null> = {}
-    for (const [name, port] of Object.entries(stage.inputs)) {
-      const { arity, type } = portOf(port)
-      const given = inputs[name]
-      if (given === undefined) {
-        if (arity !== "optional") return yield* fail(`its input "${name}" (${type.name}) is missing`)
-        out[name] = null
-        continue
-      }
-      if (arity === "many" && !Array.isArray(given)) return yield* fail(`its input "${name}" takes a list of nodes, got one`)
-      if (arity !== "many" && Array.isArray(given)) return yield* fail(`its input "${name}" takes one node, got a list`)
-      const list = (Array.isArray(given) ? given : [given]) as ReadonlyArray<AnyNode>
-      for (const node of list) {
-        if (!type.accepts(node.definition.type.name))
-          return yield* fail(`its input "${name}" takes a ${type.name}, got a ${node.definition.type.name} from "${alias.get(node)}"`)
-      }
-      out[name] = arity === "many" ? list.map((node) => alias.get(node)!) : alias.get(list[0]!)!
+): Record<string, string | Array<string> | null> | PipelineError => {
+  const fail = (what: string) => new PipelineError({ message: `Node "${id}" (stage ${stage.name}): ${what}` })
+  const ports = Object.keys(stage.inputs)
+  for (const name of Object.keys(inputs)) if (!ports.includes(name)) return fail(`it has no input "${name}".${didYouMean(name, ports)}`)
+  const out: Record<string, string | Array<string> | null> = {}
+  for (const [name, port] of Object.entries(stage.inputs)) {
+    const { arity, type } = portOf(port)
+    const given = inputs[name]
+    if (given === undefined) {
+      if (arity !== "optional") return fail(`its input "${name}" (${type.name}) is missing`)
+      out[name] = null
+      continue
     }
-    return out
-  })
+    if (arity === "many" && !Array.isArray(given)) return fail(`its input "${name}" takes a list of nodes, got one`)
+    if (arity !== "many" && Array.isArray(given)) return fail(`its input "${name}" takes one node, got a list`)
+    const list = (Array.isArray(given) ? given : [given]) as ReadonlyArray<AnyNode>
+    for (const node of list) {
+      if (!type.accepts(node.definition.type.name))
+        return fail(`its input "${name}" takes a ${type.name}, got a ${node.definition.type.name} from "${alias.get(node)}"`)
+    }
+    out[name] = arity === "many" ? list.map((node) => alias.get(node)!) : alias.get(list[0]!)!
+  }
+  return out
+}
 
 /** The config as it enters the key: without fields marked neutral. */
 export const configForKey = (node: StageNode): Record<string, unknown> => {
