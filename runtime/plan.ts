@@ -105,6 +105,7 @@ export const makePlan = (
   Effect.gen(function* () {
     const facts = yield* gatherFacts(graph, journal, machine)
     const nodes = new Map<string, PlannedNode>()
+    const known = journal.someTraces(2 * graph.nodes.size)
     for (const node of graph.nodes.values()) {
       if (node.kind === "file" && missing === "await" && !existsSync(node.path)) {
         nodes.set(node.id, { kind: "awaited", id: node.id, path: node.path })
@@ -122,7 +123,7 @@ export const makePlan = (
       }
       const parts = keyParts(node, facts, (id) => contentOf(nodes.get(id)!))
       const key = cacheKey(parts)
-      const trace = journal.trace(key)
+      const trace = known.get(key) ?? journal.trace(key)
       const there =
         trace !== undefined && (yield* Effect.try({ try: () => store.present(trace.digest), catch: (cause) => cause as StoreError }))
       if (there && !force.has(node.id)) nodes.set(node.id, { kind: "hit", id: node.id, stage: node.stage.name, key, parts, trace })

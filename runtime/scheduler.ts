@@ -49,7 +49,7 @@ interface Finished extends Claimed {
  * Nodes looked at at once. What runs is bounded by the room there is (--jobs, one stage with tensors); those that wait for room must not keep
  * others from being found or from running beside them, nor must those that wait for a disk: they are written together (group-commit.ts).
  */
-const workers = 64
+const workers = 128
 
 /** How often a node that another run makes is looked for. */
 const waitInterval = "100 millis"

@@ -11,7 +11,6 @@ import {
   closeSync,
   existsSync,
   fchmodSync,
-  fstatSync,
   fsync,
   mkdirSync,
   mkdtempSync,
@@ -70,29 +69,30 @@ export interface SealedObject extends StoredObject {
 
 const manifestName = "artifact.json"
 
-/** A file up to this size is read at once, a larger one in pieces of it, the next of which is read while one is hashed. */
+/** A file below this size is read at once, a larger one in pieces of it, the next of which is read while one is hashed. */
 const pieceSize = 1 << 20
+/** What small files are read into: in one turn of the event loop, so one is enough. */
+const scratch = Buffer.allocUnsafeSlow(pieceSize)
 
 const readAsync = promisify(read)
 const digestFileAt = async (path: string): Promise<{ readonly size: number; readonly sha256: string }> => {
   const file = openSync(path, "r")
   try {
-    const first = Buffer.allocUnsafe(Math.min(pieceSize, fstatSync(file).size + 1))
-    let length = 0
+    let size = 0
     // A read of nothing is the end; a short one is not.
-    for (let n = 1; n > 0 && length < first.length; length += n) n = readSync(file, first, length, first.length - length, null)
-    if (length < first.length) return { size: length, sha256: hashOf("sha256", first.subarray(0, length)) }
-    const hash = createHash("sha256")
-    let size = length
-    let [piece, spare] = [first, Buffer.allocUnsafe(pieceSize)]
-    while (length > 0) {
-      const next = readAsync(file, spare, 0, pieceSize, null)
-      hash.update(piece.subarray(0, length))
-      length = (await next).bytesRead
-      size += length
-      ;[piece, spare] = [spare, piece.length === pieceSize ? piece : Buffer.allocUnsafe(pieceSize)]
+    for (let n = 1; n > 0 && size < pieceSize; size += n) n = readSync(file, scratch, size, pieceSize - size, null)
+    if (size < pieceSize) return { size, sha256: hashOf("sha256", scratch.subarray(0, size)) }
+    const hash = createHash("sha256").update(scratch)
+    let [piece, next] = [Buffer.allocUnsafeSlow(pieceSize), Buffer.allocUnsafeSlow(pieceSize)]
+    let reading = readAsync(file, piece, 0, pieceSize, null)
+    for (;;) {
+      const { bytesRead } = await reading
+      if (bytesRead === 0) return { size, sha256: hash.digest("hex") }
+      size += bytesRead
+      reading = readAsync(file, next, 0, pieceSize, null)
+      hash.update(piece.subarray(0, bytesRead))
+      ;[piece, next] = [next, piece]
     }
-    return { size, sha256: hash.digest("hex") }
   } finally {
     closeSync(file)
   }
