@@ -1,0 +1,89 @@
+/** The stages of the benchmark, and the layered graph as a pipeline of it. */
+import { spawn } from "node:child_process"
+import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import type { Node } from "../../runtime/node.ts"
+import { fileAt } from "../../runtime/node.ts"
+import * as Pipeline from "../../runtime/pipeline.ts"
+import * as Stage from "../../runtime/stage.ts"
+import { type ArtifactType, External, type Report, type Written, written } from "../../schemas/artifact.ts"
+import { layered } from "./layered.ts"
+
+const fileName = "bytes"
+
+/** Bytes; also what a source file is. */
+export const Bytes: ArtifactType<Report<"bytes">> = {
+  kind: "report",
+  name: "bytes/1",
+  accepts: (name) => name === "bytes/1" || name === External.name,
+  validate: () => Effect.void
+}
+
+const buffer = Buffer.allocUnsafeSlow(1 << 17)
+const copy = (from: string, to: number): void => {
+  const file = openSync(from, "r")
+  try {
+    for (let n; (n = readSync(file, buffer)) > 0;) writeSync(to, buffer, 0, n)
+  } finally {
+    closeSync(file)
+  }
+}
+
+/** `cat a b > output`, in this process. */
+export const concatenate = Stage.make("cat", {
+  config: Schema.Struct({}),
+  inputs: { a: Bytes, b: Bytes },
+  output: Bytes,
+  seeded: false,
+  run: ({ inputs, output }) =>
+    Effect.sync(() => {
+      const file = openSync(join(output.path, fileName), "wx")
+      try {
+        for (const { path, type } of [inputs.a, inputs.b]) copy(type === External.name ? path : join(path, fileName), file)
+      } finally {
+        closeSync(file)
+      }
+      return written(output)
+    })
+})
+
+/** The same by the program of that name: a process a node, as the peers start. */
+export const concatenateByProcess = Stage.make("cat-process", {
+  config: Schema.Struct({}),
+  inputs: { a: Bytes, b: Bytes },
+  output: Bytes,
+  seeded: false,
+  run: ({ inputs, output }) =>
+    Effect.callback<Written<Report<"bytes">>, { readonly message: string }>((resume) => {
+      const file = openSync(join(output.path, fileName), "wx")
+      const from = [inputs.a, inputs.b].map(({ path, type }) => (type === External.name ? path : join(path, fileName)))
+      const child = spawn("cat", from, { stdio: ["ignore", file, "inherit"] })
+      closeSync(file)
+      child.on("error", (error) => resume(Effect.fail(error)))
+      child.on("exit", (code) => resume(code === 0 ? Effect.succeed(written(output)) : Effect.fail({ message: `cat ended with ${code}` })))
+    })
+})
+
+/** What an artifact holds, to compare it with the peers'. */
+export const read = (path: string): Buffer => readFileSync(join(path, fileName))
+
+/** The layered graph. Its ends are the outputs, by their names (layered.ts). */
+export const pipelineOf = (count: number, sources: string, body: "in-process" | "process") =>
+  Pipeline.make("layered", { params: Schema.Struct({}) }, () => {
+    const stage = body === "process" ? concatenateByProcess : concatenate
+    const made = new Map<string, Node<any>>()
+    const open = new Set<string>()
+    for (const { name, inputs } of layered(count)) {
+      const [a, b] = inputs.map((input) => {
+        open.delete(input)
+        let node = made.get(input)
+        if (node === undefined) made.set(input, (node = fileAt(join(sources, input))))
+        return node
+      }) as [Node<any>, Node<any>]
+      made.set(name, stage({ a, b }))
+      open.add(name)
+    }
+    return Object.fromEntries([...open].map((name) => [name, made.get(name)!]))
+  })

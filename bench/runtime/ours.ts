@@ -1,0 +1,60 @@
+/**
+ * One measurement of ours, in a process of its own; layered.ts `prepare` made the folder:
+ *
+ *     node bench/runtime/ours.ts run|run-process|plan <folder> <nodes>
+ *
+ * run-process starts a process a node, as the peers do. Prints a line of JSON: seconds in process (graph, code identity, work, journal), CPU seconds of them,
+ * seconds from the process's start until then, peak memory in MiB, how many nodes ended how, and a digest of what the pipeline's outputs hold.
+ */
+import { createHash } from "node:crypto"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { Numerics } from "../../runtime/numerics.ts"
+import { plan, run, type StoredOutput } from "../../runtime/run.ts"
+import { pipelineOf, read } from "./cat.ts"
+
+export interface Measured {
+  readonly seconds: number
+  readonly cpuSeconds: number
+  readonly startUp: number
+  readonly mebibytes: number
+  readonly nodes: Readonly<Record<string, number>>
+  readonly outputs: string
+}
+
+const [what, folder, count] = process.argv.slice(2)
+if (!["run", "run-process", "plan"].includes(what!) || folder === undefined || count === undefined) {
+  process.stderr.write("Usage: node bench/runtime/ours.ts run|run-process|plan <folder> <nodes>\n")
+  process.exit(2)
+}
+const started = performance.now()
+const before = process.cpuUsage()
+const pipeline = pipelineOf(Number(count), join(folder, "sources"), what === "run-process" ? "process" : "in-process")
+const options = { home: join(folder, "home"), jobs: 4 }
+const machine = Effect.provideService(Numerics, { describe: () => Effect.succeed({}) })
+const ends: Array<string> = []
+const outputs = new Map<string, string>()
+if (what === "plan") {
+  const planned = await Effect.runPromise(plan(pipeline, {}, options).pipe(machine))
+  for (const { kind } of planned.nodes.values()) ends.push(kind)
+} else {
+  const result = await Effect.runPromise(run(pipeline, {}, options).pipe(machine))
+  for (const { status } of result.nodes) ends.push(status)
+  for (const [name, { path }] of Object.entries<StoredOutput>(result.outputs)) outputs.set(name, path)
+}
+const seconds = (performance.now() - started) / 1000
+const { system, user } = process.cpuUsage(before)
+
+const nodes: Record<string, number> = {}
+for (const end of ends) nodes[end] = (nodes[end] ?? 0) + 1
+const hash = createHash("sha256")
+for (const name of [...outputs.keys()].sort()) hash.update(read(outputs.get(name)!))
+const measured: Measured = {
+  seconds,
+  cpuSeconds: (system + user) / 1e6,
+  startUp: started / 1000,
+  mebibytes: process.resourceUsage().maxRSS / 1024,
+  nodes,
+  outputs: hash.digest("hex")
+}
+process.stdout.write(`${JSON.stringify(measured)}\n`)
