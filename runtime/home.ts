@@ -13,7 +13,7 @@ export const findHome = (from: string, environment: Readonly<Record<string, stri
 
 /**
  * Makes a folder and those above it, to last: what is put into a folder is gone with it when power fails and the folder above was not fsynced.
- * Node's own recursive mkdir never returns where a file system refuses by "no such file" (as /proc does).
+ * Node's own recursive mkdir never returns where a file system refuses by "no such file" (as /proc does), and calls a disk's errors that too.
  */
 export const makeFolder = (folder: string): void => {
   const make = () => {

@@ -117,9 +117,14 @@ export class Leases {
     // Locked before anybody can see it.
     const alive = this.exclusive(() => {
       const lock = new DatabaseSync(file)
-      lock.exec("begin exclusive")
-      this.#database.prepare("insert into holders (id, what, pid) values (?, ?, ?)").run(id, what, process.pid)
-      return lock
+      try {
+        lock.exec("begin exclusive")
+        this.#database.prepare("insert into holders (id, what, pid) values (?, ?, ?)").run(id, what, process.pid)
+        return lock
+      } catch (cause) {
+        lock.close()
+        throw cause
+      }
     })
     held.add(alive)
     const insert = this.#database.prepare("insert or ignore into leases (holder, digest) values (?, ?)")
@@ -137,7 +142,11 @@ export class Leases {
         }
         held.delete(alive)
         alive.close()
-        this.#removeFile(id)
+        try {
+          this.#removeFile(id)
+        } catch {
+          // The next gc removes it: what this run made must not be lost over an empty file.
+        }
       }
     }
   }

@@ -12,7 +12,6 @@ import {
   existsSync,
   fchmodSync,
   fsync,
-  mkdirSync,
   mkdtempSync,
   openSync,
   read,
@@ -32,6 +31,7 @@ import { promisify } from "node:util"
 import * as Effect from "effect/Effect"
 import type { ArtifactError, ArtifactType } from "../schemas/artifact.ts"
 import { isGone, messageOf, StoreError } from "./errors.ts"
+import { makeFolder } from "./home.ts"
 import { type Holder, Leases } from "./leases.ts"
 
 export interface Manifest {
@@ -154,7 +154,7 @@ const moved = (from: string, to: string): boolean => {
     const code = (cause as NodeJS.ErrnoException).code
     if (code === "ENOTEMPTY" || code === "EEXIST") return false
     if (code !== "ENOENT" || existsSync(dirname(to))) throw cause
-    mkdirSync(dirname(to), { recursive: true })
+    makeFolder(dirname(to))
     return moved(from, to)
   }
 }
@@ -232,7 +232,7 @@ export class Store {
           return mkdtempSync(prefix)
         } catch (cause) {
           if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
-          mkdirSync(dirname(prefix), { recursive: true })
+          makeFolder(dirname(prefix))
           return mkdtempSync(prefix)
         }
       },
@@ -371,7 +371,7 @@ export class Store {
   }
 
   #setAside(digest: string): void {
-    mkdirSync(join(this.home, "quarantine"), { recursive: true })
+    makeFolder(join(this.home, "quarantine"))
     try {
       renameSync(this.path(digest), join(this.home, "quarantine", `${digest}-${Date.now()}-${process.pid}`))
     } catch (cause) {
@@ -409,7 +409,7 @@ export class Store {
   ): Effect.Effect<Map<string, string>, StoreError> {
     return this.#try("Moving objects to the trash", async () => {
       const trash = join(this.home, "trash")
-      mkdirSync(trash, { recursive: true })
+      makeFolder(trash)
       const stayed = new Map<string, string>()
       // A few at a time: runs that look for an object wait meanwhile.
       for (let i = 0; i < digests.length; i += 64) {
@@ -445,7 +445,7 @@ export class Store {
         if (!existsSync(join(this.path(digest), manifestName)))
           throw new Error(`the artifact ${digest} is no longer in the store, only its record is; a run makes it again`)
         const folder = join(this.home, "pins")
-        mkdirSync(folder, { recursive: true })
+        makeFolder(folder)
         writeFileSync(
           join(folder, `${digest}.new`),
           `${JSON.stringify({ note, made: Date.now() })}
