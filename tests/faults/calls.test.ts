@@ -52,13 +52,21 @@ const withRunner = async <A>(use: (runner: Runner) => Promise<A>): Promise<A> =>
 }
 
 describe.skipIf(!("path" in shim))(`kill -9${without}`, () => {
-  for (const [title, when] of [
-    ["before", mode.killBefore],
-    ["after", mode.killAfter]
-  ] as const)
+  const kills = [
+    ["before", mode.killBefore, {}, {}],
+    ["after", mode.killAfter, {}, {}],
+    // Several are committed together.
+    ["before (six stages at once)", mode.killBefore, { pieces: "6" }, { jobs: 6 }]
+  ] as const
+  for (const [title, when, settings, options] of kills.slice(0, everything ? undefined : 2))
     it(`${title} each call that changes a file or folder, in a run from nothing`, { timeout: hour }, async () => {
       const home = join(folder, "killed")
-      const count = await withRunner((runner) => countOf(runner, { mask: changing }, join(folder, `counted-${title}`)))
+      const request = { ...requestOf(folder, home, settings), options }
+      const { count, end } = await withRunner((runner) =>
+        runner.run({ ...request, home: join(folder, `counted ${title}`) }, { mask: changing, mode: mode.nothing })
+      )
+      expect(end).toMatchObject({ type: "done", status: "succeeded" })
+      const expected = digestsOf(await sound.run({ ...request, home: join(folder, `clean ${title}`) }))
       const found: Array<string> = []
       let [tried, fired] = [0, 0]
       // Each starts while the one before is looked at.
@@ -68,15 +76,14 @@ describe.skipIf(!("path" in shim))(`kill -9${without}`, () => {
         next = new Runner({ below: folder })
         rmSync(home, { recursive: true, force: true })
         await runner.ready()
-        const outcome = await runner.run(requestOf(folder, home), { mode: when, mask: changing, at })
+        const outcome = await runner.run(request, { mode: when, mask: changing, at })
         await runner.close()
         tried++
         fired += outcome.fired
         if (outcome.fired === 0) continue
         expect(outcome.end).toEqual({ type: "died", code: null, signal: "SIGKILL" })
         const left = { finished: Object.keys(outcome.finished), step: outcome.steps.at(-1) }
-        for (const wrong of await broken({ clean, ...left, runner: sound, request: requestOf(folder, home) }))
-          found.push(`call ${at}: ${wrong}`)
+        for (const wrong of await broken({ clean: expected, ...left, runner: sound, request })) found.push(`call ${at}: ${wrong}`)
       }
       await next.close()
       console.log(`kill -9 ${title}: ${fired} of ${tried} calls tried (of ${count})`)

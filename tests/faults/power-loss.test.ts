@@ -33,8 +33,15 @@ afterAll(async () => {
   remove(folder)
 })
 
+/** The stages one after another; and six that are made at once, so that several are committed together. */
+const one = { settings: {}, options: {} }
+const six = { settings: { pieces: "6" }, options: { jobs: 6 } }
+
 /** A run under the shim: its calls, where nothing was before. */
-const record = async (name: string): Promise<{ readonly root: string; readonly log: ReadonlyArray<Operation>; readonly clean: Clean }> => {
+const record = async (
+  name: string,
+  how: typeof one | typeof six
+): Promise<{ readonly root: string; readonly log: ReadonlyArray<Operation>; readonly clean: Clean }> => {
   const root = join(folder, name)
   mkdirSync(root)
   const log = join(folder, `${name}.log`)
@@ -43,7 +50,12 @@ const record = async (name: string): Promise<{ readonly root: string; readonly l
     // Before the runner opens its marks.
     runner.control!.arm({ mode: mode.nothing, mask: changing, logging: true })
     await runner.ready()
-    const clean = digestsOf(await runner.run(requestOf(folder, join(root, "home")), { mode: mode.nothing, mask: changing, logging: true }))
+    const clean = digestsOf(
+      await runner.run(
+        { ...requestOf(folder, join(root, "home"), how.settings), options: how.options },
+        { mode: mode.nothing, mask: changing, logging: true }
+      )
+    )
     return { root, log: readLog(readFileSync(log)), clean }
   } finally {
     await runner.close()
@@ -74,7 +86,7 @@ const said = (files: ReadonlyMap<string, Buffer | null>): { readonly finished: A
 
 describe.skipIf(!("path" in shim))(`power lost in a run from nothing,${without}`, () => {
   it("is replayed from a log that leaves nothing out: all calls together make what the run made", async () => {
-    const { root, log } = await record("whole")
+    const { root, log } = await record("whole", six)
     const disk = new Disk(root)
     for (const operation of log) disk.apply(operation)
     const [replayed, real] = [disk.after("all"), filesBelow(root)]
@@ -85,44 +97,58 @@ describe.skipIf(!("path" in shim))(`power lost in a run from nothing,${without}`
     expect(statSync(join(root, "home/journal.db")).size).toBeGreaterThan(0)
   })
 
-  it("after any call, the next run ends as if nothing had been; all that was said to be made is there", { timeout: hour }, async () => {
-    const { root, log, clean } = await record("cut")
-    const disk = new Disk(root)
-    const home = join(folder, "left")
-    const found: Array<string> = []
-    const seen = new Set<string>()
-    const chosen = new Set(numbers(log.length, 3))
-    let [states, coins] = [0, 0]
-    for (const [i, operation] of log.entries()) {
-      disk.apply(operation)
-      if (!chosen.has(i + 1)) continue
-      const done = said(disk.after("all"))
-      const lucks: Array<[string, Luck]> = [
-        ["none", "none"],
-        ["names", "names"],
-        ["zeros", "zeros"]
-      ]
-      for (let k = 0; k < (everything ? 3 : 1); k++) lucks.push([`coin ${k}`, new Random(k, "power loss", i)])
-      for (const [name, luck] of lucks) {
-        const files = disk.after(luck)
-        const left = new Map(
-          [...files].flatMap(([path, bytes]) => (path.startsWith("home") && counts(path) ? [[path, bytes] as const] : []))
-        )
-        const hash = createHash("sha256").update(JSON.stringify(done))
-        for (const [path, bytes] of [...left].sort(([a], [b]) => (a < b ? -1 : 1)))
-          hash.update(`${path}:${bytes?.length ?? -1}:`).update(bytes ?? "")
-        const state = hash.digest("hex")
-        if (seen.has(state)) continue
-        seen.add(state)
-        states++
-        if (name.startsWith("coin")) coins++
-        rmSync(home, { recursive: true, force: true })
-        materialise(left, home)
-        const wrong = await broken({ clean, ...done, runner: sound, request: requestOf(folder, join(home, "home")) })
-        found.push(...wrong.map((what) => `call ${i + 1} (${operation.what} ${relative(root, operation.path)}), ${name}: ${what}`))
+  it.each([
+    ["one", one],
+    ["six", six]
+  ] as const)(
+    "after any call, %s at once: the next run ends as if nothing had been; all that was said to be made is there",
+    { timeout: hour },
+    async (title, how) => {
+      const { root, log, clean } = await record(`cut ${title}`, how)
+      const disk = new Disk(root)
+      const home = join(folder, "left")
+      const found: Array<string> = []
+      const seen = new Set<string>()
+      const chosen = new Set(numbers(log.length, 3))
+      let [states, coins] = [0, 0]
+      for (const [i, operation] of log.entries()) {
+        disk.apply(operation)
+        if (!chosen.has(i + 1)) continue
+        const done = said(disk.after("all"))
+        const lucks: Array<[string, Luck]> = [
+          ["none", "none"],
+          ["names", "names"],
+          ["zeros", "zeros"]
+        ]
+        for (let k = 0; k < (everything ? 3 : 1); k++) lucks.push([`coin ${k}`, new Random(k, "power loss", i)])
+        for (const [name, luck] of lucks) {
+          const files = disk.after(luck)
+          const left = new Map(
+            [...files].flatMap(([path, bytes]) => (path.startsWith("home") && counts(path) ? [[path, bytes] as const] : []))
+          )
+          const hash = createHash("sha256").update(JSON.stringify(done))
+          for (const [path, bytes] of [...left].sort(([a], [b]) => (a < b ? -1 : 1)))
+            hash.update(`${path}:${bytes?.length ?? -1}:`).update(bytes ?? "")
+          const state = hash.digest("hex")
+          if (seen.has(state)) continue
+          seen.add(state)
+          states++
+          if (name.startsWith("coin")) coins++
+          rmSync(home, { recursive: true, force: true })
+          materialise(left, home)
+          const wrong = await broken({ clean, ...done, runner: sound, request: requestOf(folder, join(home, "home"), how.settings) })
+          found.push(
+            ...wrong.map(
+              (what) =>
+                `call ${i + 1} (${operation.what}${operation.path === "" ? "" : ` ${relative(root, operation.path)}`}), ${name}: ${what}`
+            )
+          )
+        }
       }
+      console.log(
+        `${title} at once: power lost after ${chosen.size} of ${log.length} calls: ${states} different disks, ${coins} of them by throws of a coin`
+      )
+      expect(found).toEqual([])
     }
-    console.log(`power lost after ${chosen.size} of ${log.length} calls: ${states} different disks, ${coins} of them by throws of a coin`)
-    expect(found).toEqual([])
-  })
+  )
 })
