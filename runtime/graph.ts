@@ -4,7 +4,7 @@ import * as Schema from "effect/Schema"
 import type { ArtifactType } from "../schemas/artifact.ts"
 import { didYouMean } from "../schemas/did-you-mean.ts"
 import { ConfigError, type ConfigSchema, decodeConfig, hyperInfo } from "../schemas/hyper.ts"
-import { digestOf } from "./cache-key.ts"
+import { encodingOf } from "./cache-key.ts"
 import type { Sizes } from "./cost.ts"
 import { messageOf, PipelineError, placeOf } from "./errors.ts"
 import { type AnyNode, isNode, type NodeLimits } from "./node.ts"
@@ -149,7 +149,7 @@ const resolve = (
       let identity: string
       if (definition.kind === "file") {
         made = { kind: "file", id, path: definition.path, type: definition.type, expected: definition.expected }
-        identity = digestOf(["file", definition.path])
+        identity = encodingOf(["file", definition.path])
       } else {
         const { stage } = definition.stage
         const raw: Record<string, unknown> = { ...definition.config }
@@ -164,7 +164,7 @@ const resolve = (
         const { expected, limits, type } = definition
         made = { kind: "stage", id, stage, config: config, seed, inputs, type, expected, limits }
         try {
-          identity = digestOf(["stage", stage.module, stage.name, config, stage.seeded ? seed : null, inputs, definition.name ?? null])
+          identity = encodingOf(["stage", stage.module, stage.name, config, stage.seeded ? seed : null, inputs, definition.name ?? null])
         } catch (cause) {
           return yield* new PipelineError({
             message: `Node "${id}" (stage ${stage.name}): its config can't be part of a cache key: ${messageOf(cause)}`

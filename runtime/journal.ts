@@ -142,7 +142,9 @@ export class Journal {
     try {
       makeFolder(home)
       this.#database = database = new DatabaseSync(this.#file)
-      this.#database.exec("pragma busy_timeout = 10000; pragma journal_mode = wal; pragma synchronous = full; pragma wal_autocheckpoint = 4000")
+      this.#database.exec(
+        "pragma busy_timeout = 10000; pragma journal_mode = wal; pragma synchronous = full; pragma wal_autocheckpoint = 4000"
+      )
       const found = Number(this.#database.prepare("pragma user_version").get()!.user_version)
       if (found > version) throw new Error(`it has format ${found}, this version of caravan knows formats up to ${version}`)
       this.#database.exec(tables)

@@ -74,13 +74,30 @@ const pieceSize = 1 << 20
 /** What small files are read into: in one turn of the event loop, so one is enough. */
 const scratch = Buffer.allocUnsafeSlow(pieceSize)
 
+/** Reads from the beginning until the file or the scratch buffer ends; how much. */
+const readToScratch = (file: number): number => {
+  let size = 0
+  // A read of nothing is the end; a short one is not.
+  for (let n = 1; n > 0 && size < pieceSize; size += n) n = readSync(file, scratch, size, pieceSize - size, null)
+  return size
+}
+
+/** A file's bytes, in the scratch buffer where they fit: to be used at once. */
+const readSmall = (path: string): Buffer => {
+  const file = openSync(path, "r")
+  try {
+    const size = readToScratch(file)
+    return size < pieceSize ? scratch.subarray(0, size) : readFileSync(path)
+  } finally {
+    closeSync(file)
+  }
+}
+
 const readAsync = promisify(read)
 const digestFileAt = async (path: string): Promise<{ readonly size: number; readonly sha256: string }> => {
   const file = openSync(path, "r")
   try {
-    let size = 0
-    // A read of nothing is the end; a short one is not.
-    for (let n = 1; n > 0 && size < pieceSize; size += n) n = readSync(file, scratch, size, pieceSize - size, null)
+    let size = readToScratch(file)
     if (size < pieceSize) return { size, sha256: hashOf("sha256", scratch.subarray(0, size)) }
     const hash = createHash("sha256").update(scratch)
     let [piece, next] = [Buffer.allocUnsafeSlow(pieceSize), Buffer.allocUnsafeSlow(pieceSize)]
@@ -358,7 +375,7 @@ export class Store {
   #manifest(digest: string): Manifest | undefined {
     let bytes: Buffer
     try {
-      bytes = readFileSync(`${this.path(digest)}/${manifestName}`)
+      bytes = readSmall(`${this.path(digest)}/${manifestName}`)
     } catch (cause) {
       return this.#unreadable(cause)
     }
