@@ -16,9 +16,9 @@ if has tests; then
 fi
 if has pipeline; then
   echo "== pipeline on cuda"
-  time CARAVAN_HOME=/tmp/caravan-gpu node cli/caravan.js run pipelines/demo.ts --device cuda --json > "$out/demo.json"
+  time CARAVAN_HOME=/tmp/caravan-gpu node cli/caravan.js run pipelines/preference-demo.ts --device cuda --json > "$out/demo.json"
   node -e 'const run = JSON.parse(require("fs").readFileSync(process.argv[1])); console.log(run.status); console.log(require("fs").readFileSync(run.outputs.summary.path + "/report.json", "utf8").slice(0, 3000))' "$out/demo.json"
-  echo "again:"; time CARAVAN_HOME=/tmp/caravan-gpu node cli/caravan.js run pipelines/demo.ts --device cuda --json | node -e 'let text = ""; process.stdin.on("data", (chunk) => (text += chunk)).on("end", () => { const run = JSON.parse(text); console.log(run.nodes.filter((node) => node.status === "hit").length, "hits of", run.nodes.length) })'
+  echo "again:"; time CARAVAN_HOME=/tmp/caravan-gpu node cli/caravan.js run pipelines/preference-demo.ts --device cuda --json | node -e 'let text = ""; process.stdin.on("data", (chunk) => (text += chunk)).on("end", () => { const run = JSON.parse(text); console.log(run.nodes.filter((node) => node.status === "hit").length, "hits of", run.nodes.length) })'
 fi
 if has interop; then
   echo "== to and from transformers"

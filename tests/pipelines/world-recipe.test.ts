@@ -11,7 +11,7 @@ const graphOf = (pipeline: AnyPipeline, params: Record<string, unknown> = {}): P
 const node = (graph: Graph, id: string) => graph.nodes.get(id) as StageNode
 const stages = (graph: Graph) => new Set([...graph.nodes.values()].flatMap((one) => (one.kind === "stage" ? [one.stage.name] : [])))
 
-const [short, full] = [await graphOf(demo), await graphOf(study)]
+const [short, full] = [await graphOf(demo), await graphOf(study, { temperatures: "swept" })]
 
 describe("the demo", () => {
   it("ends with a page that has the summary, the sweep, PPO, distillation and the statistics of the pairs", () => {
