@@ -75,11 +75,14 @@ const invoke = (name: string, expected: string, operands: ReadonlyArray<Operand>
     } catch {
       got = "a freed tensor"
     }
+    const reason = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)
+    // The operands were right: there was no room for the result.
+    const noRoom = /out of memory|can't allocate memory|not enough memory/i.test(reason)
     throw new TensorError({
       operator: name,
       got,
-      expected,
-      reason: cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)
+      expected: noRoom ? "memory for the result: lower the batch size, or see what else is on the device" : expected,
+      reason
     })
   }
 }

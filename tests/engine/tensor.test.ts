@@ -125,6 +125,10 @@ describe("tensors", () => {
     expect(() => embedding(a, zeros([1], { dtype: "float32" }))).toThrow(/embedding: .*int64 ids/)
     expect(() => a.view(7)).toThrow(/view: got float32\(2, 3\), \[7\]/)
     expect(() => a.item()).toThrow(/expected one element/)
+    // 2^50 numbers: the operands are right, and there is no room.
+    expect(() => zeros([2 ** 25, 1]).add(zeros([1, 2 ** 25]))).toThrow(
+      /add\.Tensor: .*expected memory for the result: lower the batch size/
+    )
     expect(() => tensor([[1, 2], [3]])).toThrow(/ragged/)
     expect(() => tensor(Float32Array.of(1, 2, 3), { shape: [2, 2] })).toThrow(/16 bytes, the data has 12/)
   })
