@@ -308,7 +308,8 @@ export class Store {
       const target = this.path(digest)
       if (!moved(directory, target)) {
         // The same object is there already: made by another run, or by another node. It stays unless it is damaged.
-        if ((await this.damage(digest)) === undefined) rmSync(directory, { recursive: true, force: true })
+        // What is left of this one is swept by a later run if it can't be removed now.
+        if ((await this.damage(digest)) === undefined) await rm(directory, { recursive: true, force: true }).catch(() => undefined)
         else {
           this.#setAside(digest)
           moved(directory, target)
