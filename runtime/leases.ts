@@ -100,7 +100,12 @@ export class Leases {
       try {
         return body({ prepare: (sql) => this.#prepare(sql) })
       } finally {
-        if (this.#database.isTransaction) this.#prepare("commit").run()
+        try {
+          if (this.#database.isTransaction) this.#prepare("commit").run()
+        } finally {
+          // A commit that a full disk refuses leaves the transaction open, and with it the lock that all others wait for.
+          if (this.#database.isTransaction) this.#prepare("rollback").run()
+        }
       }
     })
   }
@@ -115,17 +120,17 @@ export class Leases {
     const id = randomUUID()
     const file = join(this.#folder, id)
     // Locked before anybody can see it.
-    const alive = this.exclusive(() => {
-      const lock = new DatabaseSync(file)
-      try {
-        lock.exec("begin exclusive")
+    const alive = this.#try("Writing", () => new DatabaseSync(file))
+    try {
+      this.exclusive(() => {
+        alive.exec("begin exclusive")
         this.#database.prepare("insert into holders (id, what, pid) values (?, ?, ?)").run(id, what, process.pid)
-        return lock
-      } catch (cause) {
-        lock.close()
-        throw cause
-      }
-    })
+      })
+    } catch (cause) {
+      // Also when it is the commit that fails: without its lock this holder is gone.
+      alive.close()
+      throw cause
+    }
     held.add(alive)
     const insert = this.#database.prepare("insert or ignore into leases (holder, digest) values (?, ?)")
     let released = false

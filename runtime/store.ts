@@ -411,7 +411,8 @@ export class Store {
         // It went while this looked.
         if (made === undefined) continue
         const size = manifest === undefined ? await sizeOf(folder) : manifest.files.reduce((sum, file) => sum + file.size, bytes!.length)
-        found.push({ digest, type: manifest?.type, size, made: made.mtimeMs })
+        // Whole milliseconds, as Date.now() counts them: what was made in this one is not of the future.
+        found.push({ digest, type: manifest?.type, size, made: Math.floor(made.mtimeMs) })
       }
     }
     return found

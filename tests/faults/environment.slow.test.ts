@@ -104,7 +104,7 @@ describe.skipIf(!("path" in shim))(`a folder that can't be written to${without}`
     })
   })
 
-  it("while a run goes on stops it; what was made before is kept", async () => {
+  it("while a run goes on stops it; what was made before is kept", { timeout: hour }, async () => {
     await withRunner(async (runner) => {
       const home = join(folder, "becomes read-only")
       const { count } = await runner.run(requestOf(folder, join(folder, "counted")), { mode: mode.nothing, mask: changing })
