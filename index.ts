@@ -42,12 +42,14 @@ export { type ForwardOptions, initLlama, Llama } from "./models/llama.ts"
 export { initRewardModel, RewardModel } from "./models/reward-model.ts"
 export { loadPolicy, loadReward, saveCheckpoint } from "./models/checkpoint.ts"
 export { generate, type Generated, type GenerateOptions } from "./models/sampler.ts"
+export { type StreamedToken, Streamer, type StreamOptions } from "./models/stream.ts"
 export { loadTokenizer, saveTokenizer, Tokenizer, trainTokenizer, type TrainOptions } from "./models/tokenizer/index.ts"
 export { encodeDialogue, encodePrompt } from "./models/chat.ts"
 
 // The recipe, in the paper's order.
 export * from "./stages/import.ts"
 export * from "./stages/derive.ts"
+export { importPrompts } from "./stages/import-prompts.ts"
 export { mixDemonstrations, mixPreferences, mixPrompts, mixTexts } from "./stages/mix.ts"
 export { tokenizer } from "./stages/tokenizer.ts"
 export { pretrain } from "./stages/pretrain.ts"
@@ -56,6 +58,7 @@ export { sft } from "./stages/sft.ts"
 export { collectPairs } from "./stages/collect.ts"
 export { annotate } from "./stages/annotate.ts"
 export { continueDialogues, holdOutPreferences, promptBatch } from "./stages/prompts.ts"
+export { preferenceStatistics, PreferenceStatisticsReport } from "./stages/preference-statistics.ts"
 export { helpfulnessMixture, safetyMixture } from "./stages/reward-mixture.ts"
 export { generalRewardModel, helpfulnessRewardModel, rankingLoss, safetyLoss, safetyRewardModel } from "./stages/reward-model.ts"
 export * from "./stages/evaluate-reward.ts"
@@ -66,6 +69,7 @@ export { scoreCombined } from "./stages/score-combined.ts"
 export { combineRewards, logit, scoreOf, whiten } from "./stages/shared/combined-reward.ts"
 export { keepBest } from "./stages/keep-best.ts"
 export { selectBest, selectRandom } from "./stages/select-best.ts"
+export { sampleAtTemperature, temperatureSweep, TemperatureSweepReport } from "./stages/temperature-sweep.ts"
 export { ppo, PpoConfig, PpoDivergedError } from "./stages/ppo.ts"
 export * from "./stages/ppo-diagnostics.ts"
 export { adaptBeta, klEstimate } from "./stages/shared/kl.ts"
@@ -92,3 +96,16 @@ export {
 } from "./stages/safety-classifier.ts"
 export { ClassifierEvaluationReport, evaluateClassifier, violationRate, ViolationRateReport } from "./stages/evaluate-classifier.ts"
 export * from "./stages/evaluate-policy.ts"
+export {
+  compareVersions,
+  evaluateVersion,
+  GradedCompletions,
+  oracleGrades,
+  VersionComparisonReport,
+  VersionReport
+} from "./stages/evaluate-versions.ts"
+export { winRate, WinRateReport } from "./stages/win-rate.ts"
+export { selfBleu, SelfBleuReport } from "./stages/self-bleu.ts"
+export { rewardDistribution, RewardDistributionReport } from "./stages/reward-distribution.ts"
+export { rewardHacking, RewardHackingReport } from "./stages/reward-hacking.ts"
+export { HtmlReport, htmlReport } from "./stages/report.ts"

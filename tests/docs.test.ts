@@ -135,3 +135,11 @@ describe("a page", () => {
     expect(describes(row("`completions`"), "score")).toBe(false)
   })
 })
+
+describe("the package", () => {
+  it("exports every stage but those of the small world", async () => {
+    const exported: Record<string, unknown> = await import(new URL("index.ts", root).href)
+    const world = /^stages\/(world|world-summary|summary)\.ts$/
+    expect([...stages].filter(([name, { file }]) => !world.test(file) && !(name in exported)).map(([name]) => name)).toEqual([])
+  })
+})

@@ -25,6 +25,55 @@ const colour = (field: string, title: string | null, order?: ReadonlyArray<strin
   scale: { range: palette, ...(order === undefined ? {} : { domain: order }) }
 })
 
+interface Labelled {
+  readonly name: string
+  readonly helpfulness: number
+  readonly safety: number
+  readonly helpfulnessLow: number
+  readonly helpfulnessHigh: number
+  readonly safetyLow: number
+  readonly safetyHigh: number
+}
+/** Where each name goes beside its point, in a figure of so many pixels: the nearest place that is on no point and no name before it. */
+export const placeLabels = (rows: ReadonlyArray<Labelled>, [width, height]: readonly [number, number]) => {
+  const scale = (lows: ReadonlyArray<number>, highs: ReadonlyArray<number>, pixels: number) => {
+    const [low, high] = [Math.min(...lows), Math.max(...highs)]
+    return (value: number) => (high > low ? ((value - low) / (high - low)) * pixels : pixels / 2)
+  }
+  const across = scale(
+    rows.map((row) => row.helpfulnessLow),
+    rows.map((row) => row.helpfulnessHigh),
+    width
+  )
+  const up = scale(
+    rows.map((row) => row.safetyLow),
+    rows.map((row) => row.safetyHigh),
+    height
+  )
+  const points = rows.map((row) => ({ x: across(row.helpfulness), y: height - up(row.safety) }))
+  const overlaps = (a: Box, b: Box) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom
+  const taken: Array<Box> = points.map(({ x, y }) => ({ left: x - 5, right: x + 5, top: y - 5, bottom: y + 5 }))
+  const places = [9, 18, 27, 36, 45].flatMap((dy) => [-dy, dy].flatMap((dy) => [7, -7].map((dx) => ({ dx, dy }))))
+  return rows.map(({ name, helpfulness, safety }, i) => {
+    const { x, y } = points[i]!
+    const boxes = places.map(({ dx, dy }): Box => {
+      // Letters of a size-11 sans serif are about 6 pixels wide.
+      const [near, far] = [x + dx, x + dx + Math.sign(dx) * 6 * name.length]
+      return { left: Math.min(near, far), right: Math.max(near, far), top: y + dy - 6, bottom: y + dy + 6 }
+    })
+    const free = boxes.findIndex((box) => box.left >= -20 && box.right <= width + 20 && !taken.some((other) => overlaps(box, other)))
+    const chosen = Math.max(0, free)
+    taken.push(boxes[chosen]!)
+    return { name, helpfulness, safety, ...places[chosen]!, align: places[chosen]!.dx > 0 ? "left" : "right" }
+  })
+}
+interface Box {
+  readonly left: number
+  readonly right: number
+  readonly top: number
+  readonly bottom: number
+}
+
 /** Figure 11's way: each version by helpfulness and safety, with standard errors. */
 export const versionsFigure = ({ versions, controls }: WorldSummary): Figure => {
   const rows = [...versions.map((one) => ({ ...one, kind: "version" })), ...controls.map((one) => ({ ...one, kind: "control" }))].map(
@@ -59,7 +108,11 @@ export const versionsFigure = ({ versions, controls }: WorldSummary): Figure => 
           mark: { type: "point", filled: true, size: 70, opacity: 1 },
           encoding: { x, y, color: colour("kind", null), shape: { field: "kind", type: "nominal", title: null } }
         },
-        { mark: { type: "text", align: "left", dx: 7, dy: -7 }, encoding: { x, y, text: { field: "name" } } }
+        {
+          data: { values: placeLabels(rows, [560, 380]) },
+          mark: { type: "text", align: { expr: "datum.align" }, dx: { expr: "datum.dx" }, dy: { expr: "datum.dy" } },
+          encoding: { x, y, text: { field: "name" } }
+        }
       ],
       transform: [{ window: [{ op: "row_number", as: "index" }] }]
     }

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
+import { placeLabels } from "../../stages/shared/report-figures.ts"
 import { Demonstrations, type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
 import { DistillationGainReport } from "../../stages/context-distillation.ts"
 import { RewardAccuracyReport, RewardBaselinesReport } from "../../stages/evaluate-reward.ts"
@@ -204,5 +205,25 @@ describe("the page", () => {
   })
   it("refuses names that are not as many as the versions", async () => {
     expect(await failureOf(htmlReport, await pageInputs(), { versions: ["sft"] })).toMatch(/show 1 versions: got 2 sets/)
+  })
+})
+
+describe("names in the figure of versions", () => {
+  const at = (name: string, helpfulness: number, safety: number) => ({
+    ...{ name, helpfulness, safety, helpfulnessLow: helpfulness - 0.01, helpfulnessHigh: helpfulness + 0.01 },
+    ...{ safetyLow: safety - 0.01, safetyHigh: safety + 0.01 }
+  })
+  it("stand above and to the right of a point that is alone", () => {
+    const rows = [at("base", 0.1, 0.1), at("sft", 0.5, 0.9)]
+    expect(placeLabels(rows, [560, 380])).toEqual(
+      rows.map(({ name, helpfulness, safety }) => ({ name, helpfulness, safety, dx: 7, dy: -9, align: "left" }))
+    )
+  })
+  it("stand apart where versions are as good as each other, and inside the figure", () => {
+    const rows = [at("base", 0.1, 0.1), ...["rlhf-v3", "rlhf-v4", "rlhf-v5-rs", "rlhf-v5"].map((name) => at(name, 0.9, 0.8))]
+    const [, ...placed] = placeLabels(rows, [560, 380])
+    expect(new Set(placed.map(({ dx, dy }) => `${dx} ${dy}`)).size).toBe(4)
+    // At the right edge names as long as these go to the left.
+    expect(placed.map(({ align }) => align)).toEqual(["right", "right", "right", "right"])
   })
 })
