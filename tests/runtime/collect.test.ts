@@ -293,7 +293,8 @@ import { Store } from ${JSON.stringify(new URL("../../runtime/store.ts", import.
 const type = { kind: "report", name: "report:anything/1", accepts: () => true, validate: () => Effect.void }
 let [found, made, lost] = [0, 0, 0]
 const digests = new Map()
-for (let round = 0; round < 30; round++) {
+// As many tries as it takes until both sides did their worst, however busy the machine is.
+for (let round = 0; round < 30 || ((found < 6 || made < 16) && round < 3000); round++) {
   const store = new Store(${JSON.stringify(home)})
   store.hold("a run")
   for (const text of ["a", "b", "c", "d"]) {
@@ -325,8 +326,7 @@ console.log(JSON.stringify({ found, made, lost }))`
     await closed
     const { found, made, lost } = JSON.parse(text) as { found: number; made: number; lost: number }
     expect(lost).toBe(0)
-    expect(found + made).toBe(120)
-    // Both sides did their worst.
+    expect(found + made).toBeGreaterThanOrEqual(120)
     expect(Math.min(found, made, collected)).toBeGreaterThan(5)
   })
 })
