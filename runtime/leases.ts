@@ -119,19 +119,21 @@ export class Leases {
   hold(what: string): Holder {
     const id = randomUUID()
     const file = join(this.#folder, id)
-    // Locked before anybody can see it.
-    const alive = this.#try("Writing", () => new DatabaseSync(file))
+    let alive: DatabaseSync | undefined
     try {
+      // Made and locked before anybody can see it: gc takes a file that nobody has locked for a dead process's.
       this.exclusive(() => {
+        alive = new DatabaseSync(file)
         alive.exec("begin exclusive")
         this.#database.prepare("insert into holders (id, what, pid) values (?, ?, ?)").run(id, what, process.pid)
       })
     } catch (cause) {
       // Also when it is the commit that fails: without its lock this holder is gone.
-      alive.close()
+      alive?.close()
       throw cause
     }
-    held.add(alive)
+    const lock = alive!
+    held.add(lock)
     const insert = this.#database.prepare("insert or ignore into leases (holder, digest) values (?, ?)")
     let released = false
     return {
@@ -145,8 +147,8 @@ export class Leases {
         } catch {
           // A full disk, say. Without its lock this holder is gone, and the next gc forgets it.
         }
-        held.delete(alive)
-        alive.close()
+        held.delete(lock)
+        lock.close()
         try {
           this.#removeFile(id)
         } catch {
