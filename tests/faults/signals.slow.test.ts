@@ -38,8 +38,10 @@ describe.skipIf(process.platform !== "linux")("a run by the command line", () =>
     const closed = new Promise<number | string | null>((resolve) => child.on("close", (code, signal) => resolve(code ?? signal)))
     return { child, pid: child.pid!, closed, stderr: () => stderr }
   }
+  /** Until all is made but `wait`, which goes on in a child. */
   const untilWaiting = async (running: ReturnType<typeof begin>) => {
-    for (let i = 0; !running.stderr().includes("wait: running") || session(running.pid).length < 2; i++) {
+    const said = (text: string) => running.stderr().includes(text)
+    for (let i = 0; !said("wait: running") || !said("shout: done") || session(running.pid).length < 2; i++) {
       if (i > 1000) throw new Error(`waited too long: ${running.stderr()}`)
       await sleep(20)
     }
