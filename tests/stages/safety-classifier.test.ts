@@ -354,7 +354,8 @@ describe("a classifier that was trained", () => {
   let again: ArtifactRef<any>
   let examples: ArtifactRef<any>
   let init: ArtifactRef<any>
-  const training = { learningRate: 0.01, epochs: 40, batchSize: 4, sequenceLength: 120, weightDecay: 0 }
+  // At these, each of ten initial models judges every text right, on several BLAS kernels; at a rate of 0.01 one in four did not.
+  const training = { learningRate: 0.003, epochs: 60, batchSize: 4, sequenceLength: 120, weightDecay: 0 }
 
   beforeAll(async () => {
     init = await policyOf(initLlama(smallConfig({ vocabSize: 264, dim: 32, heads: 4, maxPositions: 120 }), { seed: 3 }))
