@@ -28,8 +28,19 @@ export const wrongRecords = async (home: string): Promise<Array<string>> => {
       .all()
       .map((row) => String(row.integrity_check))
     if (check.join() !== "ok") wrong.push(`the journal: ${check.join(", ")}`)
-    for (const { key, n } of database.prepare("select key, count(*) as n from traces group by key having n > 1").all())
-      wrong.push(`${String(n)} records of the key ${String(key)}`)
+    // The journal can't hold two records of a key; what can go wrong is that different results were said to be made under it.
+    for (const { key, digests } of database
+      .prepare(
+        "select key, group_concat(distinct digest) as digests from executions where status in ('ran', 'hit') group by key having count(distinct digest) > 1"
+      )
+      .all())
+      wrong.push(`results of the key ${String(key)}: ${String(digests)}`)
+    for (const { key, digest } of database
+      .prepare(
+        "select key, digest from traces where not exists (select 1 from executions where executions.key = traces.key and executions.digest = traces.digest and status = 'ran')"
+      )
+      .all())
+      wrong.push(`the record of the key ${String(key)} names ${String(digest)}, which no node was said to make`)
     const store = new Store(home)
     for (const { digest } of database.prepare("select distinct digest from traces").all()) {
       const damage = await store.damage(String(digest))
