@@ -3,6 +3,7 @@ import { type ChildProcess, fork } from "node:child_process"
 import { readFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { StringDecoder } from "node:string_decoder"
 import { fileURLToPath } from "node:url"
 import * as Effect from "effect/Effect"
 import type { FromChild, ToChild } from "./child.ts"
@@ -22,6 +23,32 @@ export interface Limits {
 const savingTime = 120_000
 /** How often a child's memory is looked at, in milliseconds. */
 const memoryInterval = 200
+
+/** Node takes a longer time than this, 24.8 days, for 1 ms. */
+const longestTimer = 2 ** 31 - 1
+
+/** Calls `body` after so many milliseconds, however many; gives what calls it off. */
+export const after = (milliseconds: number, body: () => void): (() => void) => {
+  let timer: NodeJS.Timeout
+  const wait = (left: number) => {
+    timer = setTimeout(() => (left > longestTimer ? wait(left - longestTimer) : body()), Math.min(left, longestTimer))
+  }
+  wait(milliseconds)
+  return () => clearTimeout(timer)
+}
+
+/** Node takes a longer time than this, 24.8 days, for 1 ms. */
+const longestTimer = 2 ** 31 - 1
+
+/** Calls `body` after so many milliseconds, however many; gives what calls it off. */
+export const after = (milliseconds: number, body: () => void): (() => void) => {
+  let timer: NodeJS.Timeout
+  const wait = (left: number) => {
+    timer = setTimeout(() => (left > longestTimer ? wait(left - longestTimer) : body()), Math.min(left, longestTimer))
+  }
+  wait(milliseconds)
+  return () => clearTimeout(timer)
+}
 
 export interface Executor {
   /** `changedCode` gives the files of the stage's code that are no longer what its key says. */
@@ -115,18 +142,28 @@ export const processPool = (): Executor => {
         let finished = false
         let keeping = false
         let checked = Promise.resolve()
-        const output = (chunk: Buffer) => {
-          const text = chunk.toString("utf8")
+        const hear = (text: string) => {
+          if (text === "") return
           tail = (tail + text).slice(-tailBytes)
           printed?.(text)
         }
+        // Of each pipe its own: a character may come in two pieces.
+        const listening = [child.stdout, child.stderr].map((stream) => {
+          const decoder = new StringDecoder("utf8")
+          const output = (chunk: Buffer) => hear(decoder.write(chunk))
+          stream?.on("data", output)
+          return () => {
+            stream?.off("data", output)
+            hear(decoder.end())
+          }
+        })
         const giveUp = (error: Effect.Effect<never, StageError>) => {
           if (finished) return
           child.kill("SIGKILL")
           finish(error, false)
         }
         const { memory, seconds } = limits ?? {}
-        const deadline = seconds === undefined ? undefined : setTimeout(() => giveUp(timedOut(stage, seconds)), seconds * 1000)
+        const callOff = seconds === undefined ? undefined : after(seconds * 1000, () => giveUp(timedOut(stage, seconds)))
         const watch =
           memory === undefined
             ? undefined
@@ -135,10 +172,9 @@ export const processPool = (): Executor => {
                 if (found !== undefined && found > memory) giveUp(tooLarge(stage, memory, found))
               }, memoryInterval)
         const forget = () => {
-          clearTimeout(deadline)
+          callOff?.()
           clearInterval(watch)
-          child.stdout?.off("data", output)
-          child.stderr?.off("data", output)
+          for (const leave of listening) leave()
           child.off("message", heard)
           child.off("exit", exited)
           child.off("error", broken)
@@ -188,8 +224,6 @@ export const processPool = (): Executor => {
               false
             )
         }
-        child.stdout?.on("data", output)
-        child.stderr?.on("data", output)
         child.on("message", heard)
         child.on("exit", exited)
         child.on("error", broken)
