@@ -5,7 +5,7 @@ import type { ArtifactRef } from "../schemas/artifact.ts"
 import { type CheckpointOptions, noCheckpoints, openCheckpoints, type StopRequest } from "./checkpoints.ts"
 import { decodeConfig } from "../schemas/hyper.ts"
 import { messageOf, placeOf, StageError } from "./errors.ts"
-import { type Progress, portOf, type StageInfo } from "./stage.ts"
+import { type Context, type Progress, portOf, type StageInfo } from "./stage.ts"
 
 /** Everything a stage needs, as plain data. */
 export interface Job {
@@ -42,22 +42,24 @@ export const runStage = (
       for (const ref of [job.inputs[name] ?? []].flat() as ReadonlyArray<ArtifactRef<any>>) yield* type.validate(ref.path)
     }
     const written = yield* Effect.suspend(() =>
-      stage.run({
-        config,
-        inputs: inputs,
-        output: { path: job.output, type: stage.output },
-        seed: job.seed,
-        device: job.device,
-        threads: job.threads,
-        // A real turn of the event loop, so that messages and signals are heard between steps.
-        progress: (report) =>
-          Effect.andThen(
-            Effect.sync(() => progress(report)),
-            nextTurn
-          ),
-        shards: job.shards ?? null,
-        checkpoints: job.checkpoints === null ? noCheckpoints : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop)
-      })
+      stage.run(
+        keyedOnly(stage, {
+          config,
+          inputs: inputs,
+          output: { path: job.output, type: stage.output },
+          seed: job.seed,
+          device: job.device,
+          threads: job.threads,
+          // A real turn of the event loop, so that messages and signals are heard between steps.
+          progress: (report) =>
+            Effect.andThen(
+              Effect.sync(() => progress(report)),
+              nextTurn
+            ),
+          shards: job.shards ?? null,
+          checkpoints: job.checkpoints === null ? noCheckpoints : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop)
+        })
+      )
     )
     if (written?.slot?.path !== job.output)
       return yield* new StageError({
@@ -75,6 +77,30 @@ export const runStage = (
       return Effect.fail(new StageError({ reason: error?._tag ?? "Defect", message: `${messageOf(error)}${where}` }))
     })
   )
+
+/**
+ * What is in no key of the stage's it can't read: a result that depended on it would be found for another seed or another device too. A mapped stage
+ * hands the whole context on to the one that is mapped: to that these are the same in every run.
+ */
+const keyedOnly = (stage: StageInfo, context: Context): Context => {
+  const tensors = stage.resources.tensors === true
+  if (stage.sharding !== undefined)
+    return { ...context, ...(stage.seeded ? {} : { seed: 0 }), ...(tensors ? {} : { device: "cpu" as const, threads: 1 }) }
+  const refuse = (field: "seed" | "device" | "threads", declaration: string) => {
+    const get = () => {
+      const error = new Error(
+        `Stage ${stage.name} reads the ${field} it runs with, but its key has none: results made with another would be taken for its own. Declare \`${declaration}\`, or do not read it.`
+      )
+      // Where the stage reads it, not here.
+      Error.captureStackTrace(error, get)
+      throw error
+    }
+    Object.defineProperty(context, field, { get })
+  }
+  if (!stage.seeded) refuse("seed", "seeded: true")
+  if (!tensors) for (const field of ["device", "threads"] as const) refuse(field, "resources: { tensors: true }")
+  return context
+}
 
 const nextTurn = Effect.callback<void>((resume) => {
   setImmediate(() => resume(Effect.void))
