@@ -9,6 +9,7 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import type { StoreError } from "./errors.ts"
 import { whileNobodyBegins } from "./flights.ts"
+import { statusOf } from "./history.ts"
 import type { Journal } from "./journal.ts"
 import { shardFiles } from "./shards.ts"
 import { type FoundObject, sizeOf, type Store } from "./store.ts"
@@ -140,16 +141,20 @@ const leftovers = async (journal: Journal, store: Store, policy: CollectPolicy, 
   }
   for (const path of await list("trash")) await add("trash", path)
   if (policy.olderThan !== undefined) {
-    const ended = new Map(journal.runs().map((run) => [run.id, run.finished ?? run.started]))
+    const runs = new Map(journal.runs().map((run) => [run.id, run]))
     for (const path of await list("logs")) {
-      const end = ended.get(path.slice(path.lastIndexOf("/") + 1)) ?? (await stat(path)).mtimeMs
-      if (now - end >= Math.max(policy.olderThan, policy.keep)) await add("log", path)
+      const run = runs.get(keyOf(path))
+      // One that goes on may have started months ago, and write on.
+      if (run !== undefined && statusOf(run, store.leases()) === "running") continue
+      const inside = async () => (await readdir(path).catch(() => [])).map((name) => join(path, name))
+      const since = run?.finished == null ? await age([path, ...(await inside())]) : now - run.finished
+      if (since >= window) await add("log", path)
     }
   }
   return found
 }
 
-/** The key of the node whose checkpoints these are. */
+/** The key of the node whose checkpoints these are; the run whose logs. */
 const keyOf = (path: string): string => path.slice(path.lastIndexOf("/") + 1)
 
 export interface Collected {

@@ -37,19 +37,6 @@ export const after = (milliseconds: number, body: () => void): (() => void) => {
   return () => clearTimeout(timer)
 }
 
-/** Node takes a longer time than this, 24.8 days, for 1 ms. */
-const longestTimer = 2 ** 31 - 1
-
-/** Calls `body` after so many milliseconds, however many; gives what calls it off. */
-export const after = (milliseconds: number, body: () => void): (() => void) => {
-  let timer: NodeJS.Timeout
-  const wait = (left: number) => {
-    timer = setTimeout(() => (left > longestTimer ? wait(left - longestTimer) : body()), Math.min(left, longestTimer))
-  }
-  wait(milliseconds)
-  return () => clearTimeout(timer)
-}
-
 export interface Executor {
   /** `changedCode` gives the files of the stage's code that are no longer what its key says. */
   readonly run: (

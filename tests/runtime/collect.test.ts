@@ -1,6 +1,6 @@
 /** Garbage collection: what goes, what never does, and beside what it may run. */
 import { spawn } from "node:child_process"
-import { mkdirSync, readdirSync, utimesSync, writeFileSync } from "node:fs"
+import { mkdirSync, readdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs"
 import { basename, join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import * as Effect from "effect/Effect"
@@ -114,6 +114,38 @@ describe("what goes", () => {
     expect(await whats({ olderThan: 30 * day, keep: day }, Date.now() + 31 * day)).toEqual(["quarantine", "tmp", "trash", "log"])
     await gc({ olderThan: 30 * day, keep: day }, Date.now() + 31 * day)
     for (const name of ["quarantine", "tmp", "logs", "trash"]) expect(readdirSync(join(home, name))).toEqual([])
+  })
+})
+
+describe("logs", () => {
+  const month: CollectPolicy = { olderThan: 30 * day, keep: 0 }
+  const later = Date.now() + 31 * day
+  const logs = async (now?: number) =>
+    (await planned(month, now)).leftovers.flatMap(({ what, path }) => (what === "log" ? [basename(path)] : []))
+
+  it("of a run that goes on stay, however long ago it started; of one that was killed go by when it last wrote", async () => {
+    const leases = new Leases(home)
+    const holder = leases.hold("a run")
+    journal.startRun("long", "p", { settings: {}, holder: holder.id })
+    mkdirSync(join(home, "logs/long"), { recursive: true })
+    writeFileSync(join(home, "logs/long/a.log"), "on and on")
+    expect(await logs(later)).toEqual([])
+    // As the kernel does when its process ends.
+    holder.release()
+    leases.close()
+    expect(await logs(later)).toEqual(["long"])
+    utimesSync(join(home, "logs/long/a.log"), later / 1000, later / 1000)
+    expect(await logs(later)).toEqual([])
+    journal.finishRun("long", "failed")
+    expect(await logs(later)).toEqual(["long"])
+  })
+
+  it("that another collection takes meanwhile stop nothing", async () => {
+    mkdirSync(join(home, "logs"), { recursive: true })
+    // Listed, and gone when it is looked at.
+    symlinkSync("nowhere", join(home, "logs/gone"))
+    await gc(month, later)
+    expect(readdirSync(join(home, "logs"))).toEqual([])
   })
 })
 
