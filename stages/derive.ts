@@ -68,9 +68,13 @@ export const preferencePrompts = Stage.make("preference-prompts", {
     const distinct = new Map(rows.filter((row) => fitsChatFormat(row.prompt)).map((row) => [JSON.stringify(row.prompt), row]))
     const all = [...distinct.values()]
     const drawn = config.count === 0 ? all : new Random(seed, "prompts").shuffle(all).slice(0, config.count)
+    // Pairs of several files may have one id; prompts that differ have not.
+    const named = Map.groupBy(all, ({ id }) => id)
+    const idOf = ({ id, prompt }: Preference) =>
+      named.get(id)!.length === 1 ? id : `${id}-${createHash("sha256").update(JSON.stringify(prompt)).digest("hex").slice(0, 12)}`
     return yield* writeDataset(
       output,
-      drawn.map((row) => ({ id: row.id, messages: row.prompt, safety: config.safety, category: null, followUps: [] }))
+      drawn.map((row) => ({ id: idOf(row), messages: row.prompt, safety: config.safety, category: null, followUps: [] }))
     )
   })
 })

@@ -21,10 +21,10 @@ const Line = Schema.Struct({
 })
 
 /**
- * A row {prompt} or {messages}, and where they are known id, safety, category and followUps. Rows without an id have their line's number; those without a
- * safety tag the one given. Throws BadRow for one that does not fit.
+ * A row {prompt} or {messages}, and where they are known id, safety, category and followUps. A row without an id has the first digits of its file's digest and
+ * the number of its line: files that are mixed or united later share none. One without a safety tag has the tag given. Throws BadRow for a row that does not fit.
  */
-export const parsePrompt = (value: unknown, line: number, safety: boolean): Prompt => {
+export const parsePrompt = (value: unknown, line: number, safety: boolean, fileDigest: string): Prompt => {
   const found = Schema.decodeUnknownExit(Line)(value)
   if (found._tag === "Failure")
     throw new BadRow("(the row)", "expected {prompt} or {messages}, with id, safety, category and followUps where they are known")
@@ -36,7 +36,13 @@ export const parsePrompt = (value: unknown, line: number, safety: boolean): Prom
       "messages",
       "the chat format can't hold them: user and assistant alternate, without empty answers or the format's own tags"
     )
-  return { id: id ?? `${line}`, messages, safety: tag ?? safety, category: category ?? null, followUps: followUps ?? [] }
+  return {
+    id: id ?? `${fileDigest.slice(0, 12)}-${line}`,
+    messages,
+    safety: tag ?? safety,
+    category: category ?? null,
+    followUps: followUps ?? []
+  }
 }
 
 export const importPrompts = Stage.make("import-prompts", {
@@ -52,7 +58,7 @@ export const importPrompts = Stage.make("import-prompts", {
     const counts = newCounts()
     const seen = new Set<string>()
     const parse = (value: unknown, line: number): Prompt => {
-      const prompt = parsePrompt(value, line, config.safety)
+      const prompt = parsePrompt(value, line, config.safety, inputs.file.contentDigest)
       if (seen.has(prompt.id)) throw new BadRow("id", `${JSON.stringify(prompt.id)} is there before`)
       seen.add(prompt.id)
       return prompt

@@ -9,6 +9,7 @@ import { readRows, writeDataset } from "../data/dataset.ts"
 import * as Stage from "../runtime/stage.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { type Completion, Completions, type ScoredCompletion, ScoredCompletions } from "../schemas/rows.ts"
+import { checkPromptIds, promptOf } from "./shared/pairing.ts"
 
 export const KeepBestConfig = Schema.Struct({
   count: hyperInt(1, "completions kept of each prompt; §3.2.3: the top one", { min: 1 }),
@@ -39,6 +40,7 @@ export const keepBest = Stage.make("keep-best", {
   seeded: false,
   run: Effect.fn("keep-best")(function* ({ config, inputs, output }) {
     const scored = yield* readRows(inputs.scored, ScoredCompletions)
+    yield* checkPromptIds(scored.map(promptOf), "Keeping the best completions of each prompt")
     return yield* writeDataset(output, keepBestOf(scored, config), { metrics: { of: scored.length } })
   })
 })

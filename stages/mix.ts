@@ -5,6 +5,7 @@ import { readRows, writeDataset } from "../data/dataset.ts"
 import { Random } from "../engine/random.ts"
 import * as Stage from "../runtime/stage.ts"
 import { Demonstrations, Preferences, Prompts, Texts } from "../schemas/rows.ts"
+import { checkPromptIds, type PairingError } from "./shared/pairing.ts"
 import type { Dataset, DatasetType } from "../schemas/artifact.ts"
 
 export const MixConfig = Schema.Struct({
@@ -32,7 +33,11 @@ export const mixRows = <Row>(sets: ReadonlyArray<ReadonlyArray<Row>>, weights: R
   return new Random(seed, "mix", "order").shuffle(out)
 }
 
-const mixStage = <Row>(name: string, type: DatasetType<Row>) => ({
+const mixStage = <Row>(
+  name: string,
+  type: DatasetType<Row>,
+  check: (rows: ReadonlyArray<Row>) => Effect.Effect<void, PairingError> = () => Effect.void
+) => ({
   description: "§2.1, §3.2.2 several datasets mixed by weight",
   config: MixConfig,
   inputs: { datasets: Stage.many(type) },
@@ -49,11 +54,16 @@ const mixStage = <Row>(name: string, type: DatasetType<Row>) => ({
       })
     }
     const sets = yield* Effect.forEach(inputs.datasets, (set) => readRows(set, type))
-    return yield* writeDataset(output, mixRows(sets, config.weights, seed))
+    const mixed = mixRows(sets, config.weights, seed)
+    yield* check(mixed)
+    return yield* writeDataset(output, mixed)
   })
 })
 
 export const mixPreferences = Stage.make("mix-preferences", mixStage("mix-preferences", Preferences))
 export const mixDemonstrations = Stage.make("mix-demonstrations", mixStage("mix-demonstrations", Demonstrations))
-export const mixPrompts = Stage.make("mix-prompts", mixStage("mix-prompts", Prompts))
+export const mixPrompts = Stage.make(
+  "mix-prompts",
+  mixStage("mix-prompts", Prompts, (rows) => checkPromptIds(rows, "Mixing prompts"))
+)
 export const mixTexts = Stage.make("mix-texts", mixStage("mix-texts", Texts))

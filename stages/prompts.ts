@@ -8,6 +8,7 @@ import * as Stage from "../runtime/stage.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { type Preference, Preferences, type Prompt, Prompts } from "../schemas/rows.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
+import { checkPromptIds, PairingError, sameMessages } from "./shared/pairing.ts"
 
 /** A batch that is not among the batches. */
 export class BatchError extends Schema.TaggedError<BatchError>()("BatchError", { message: Schema.String }) {}
@@ -50,7 +51,20 @@ export const continueDialogues = Stage.make("continue-dialogues", {
   seeded: false,
   run: Effect.fn("continue-dialogues")(function* ({ inputs, output }) {
     const prompts = yield* readRows(inputs.prompts, Prompts)
-    const chosen = new Map((yield* readRows(inputs.preferences, Preferences)).map((pair) => [pair.id, pair.chosen]))
+    yield* checkPromptIds(prompts, "Growing dialogues")
+    const byId = new Map(prompts.map((prompt) => [prompt.id, prompt]))
+    const chosen = new Map<string, string>()
+    for (const { id, prompt, chosen: answer } of yield* readRows(inputs.preferences, Preferences)) {
+      const asked = byId.get(id)
+      if (asked !== undefined && !sameMessages(asked.messages, prompt))
+        return yield* PairingError.of(
+          "Growing dialogues",
+          "the preferences to be of these prompts",
+          `another prompt with the id "${id}" among them`,
+          "Give the preferences that were collected with these prompts."
+        )
+      chosen.set(id, answer)
+    }
     const grown = prompts.flatMap((prompt) => {
       const answer = chosen.get(prompt.id)
       return answer === undefined ? [] : (nextTurn(prompt, answer) ?? [])

@@ -16,6 +16,7 @@ import {
   type ScoredCompletion,
   ScoredCompletions
 } from "../schemas/rows.ts"
+import { checkPromptIds, PairingError, promptOf } from "./shared/pairing.ts"
 
 export const SelectBestConfig = Schema.Struct({
   unfinished: hyper(
@@ -48,6 +49,28 @@ const demonstrationOf = ({ promptId, prompt, text }: Completion): Demonstration 
   loss: "answers"
 })
 
+/** The reward models that gave a completion its reward, as far as its row tells. */
+const scoredBy = ({ helpfulnessScore, safetyScore }: ScoredCompletion): string =>
+  helpfulnessScore !== null && safetyScore !== null
+    ? "both reward models together"
+    : helpfulnessScore !== null
+      ? "a helpfulness reward model"
+      : safetyScore !== null
+        ? "a safety reward model"
+        : "a general reward model"
+
+/** Refuses sets whose rewards can't be compared: one by another kind of reward model than another. Which model of its kind it was, rows do not tell. */
+const checkScales = Effect.fnUntraced(function* (sets: ReadonlyArray<ReadonlyArray<ScoredCompletion>>, doing: string) {
+  const kinds = new Map(sets.flatMap((set, i) => set.map((completion) => [scoredBy(completion), i + 1] as const)))
+  if (kinds.size > 1)
+    return yield* PairingError.of(
+      doing,
+      "rewards by the same reward models",
+      [...kinds].map(([kind, i]) => `set ${i} scored by ${kind}`).join(", "),
+      "Score every set's completions with the reward models of this round."
+    )
+})
+
 export const selectBest = Stage.make("select-best", {
   description: "§3.2.3 the best-scored completion of each prompt",
   config: SelectBestConfig,
@@ -56,6 +79,8 @@ export const selectBest = Stage.make("select-best", {
   seeded: false,
   run: Effect.fn("select-best")(function* ({ config, inputs, output }) {
     const sets = yield* Effect.forEach(inputs.scored, (set) => readRows(set, ScoredCompletions))
+    yield* checkPromptIds(sets.flat().map(promptOf), "Choosing the best completion of each prompt")
+    yield* checkScales(sets, "Choosing the best completion of each prompt")
     const prompts = new Set(sets.flat().map((completion) => completion.promptId)).size
     const best = bestOf(sets, config)
     return yield* writeDataset(output, best.map(demonstrationOf), { metrics: { prompts, selected: best.length } })
@@ -80,6 +105,7 @@ export const selectRandom = Stage.make("select-random", {
   output: Demonstrations,
   run: Effect.fn("select-random")(function* ({ config, inputs, output, seed }) {
     const sets = yield* Effect.forEach(inputs.completions, (set) => readRows(set, Completions))
+    yield* checkPromptIds(sets.flat().map(promptOf), "Choosing a random completion of each prompt")
     const chosen = randomOf(sets.flat(), { unfinished: config.unfinished, seed })
     return yield* writeDataset(output, chosen.map(demonstrationOf))
   })

@@ -1,6 +1,7 @@
 /** Samples of the same prompts put side by side, and values of prompts from values of samples. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import type { Message } from "../../schemas/rows.ts"
 import { mean } from "./statistics.ts"
 
 /** Two sets that were to be compared are not of the same prompts, or hold a sample twice. */
@@ -9,6 +10,49 @@ export class PairingError extends Schema.TaggedError<PairingError>()("PairingErr
     return new PairingError({ message: `${doing}: expected ${expected}, found ${found}. ${hint}` })
   }
 }
+
+/** Whether two dialogues say the same. */
+export const sameMessages = (a: ReadonlyArray<Message>, b: ReadonlyArray<Message>): boolean =>
+  a === b || (a.length === b.length && a.every(({ role, content }, i) => role === b[i]!.role && content === b[i]!.content))
+
+/** What of a prompt its id stands for. */
+export interface PromptById {
+  readonly id: string
+  readonly messages: ReadonlyArray<Message>
+  readonly safety: boolean
+}
+/** The same of a completion. */
+export const promptOf = (row: {
+  readonly promptId: string
+  readonly prompt: ReadonlyArray<Message>
+  readonly safety: boolean
+}): PromptById => ({
+  id: row.promptId,
+  messages: row.prompt,
+  safety: row.safety
+})
+
+const quoted = ({ messages, safety }: PromptById): string =>
+  `${JSON.stringify((messages.at(-1)?.content ?? "").slice(0, 60))} (safety ${safety})`
+
+/** Refuses an id that stands for two different prompts: what goes together by id would lose one of them, or answer it with the other's answers. */
+export const checkPromptIds = Effect.fn("checkPromptIds")(function* (
+  prompts: Iterable<PromptById>,
+  doing: string
+): Effect.fn.Return<void, PairingError> {
+  const known = new Map<string, PromptById>()
+  for (const prompt of prompts) {
+    const before = known.get(prompt.id)
+    if (before === undefined) known.set(prompt.id, prompt)
+    else if (before.safety !== prompt.safety || !sameMessages(before.messages, prompt.messages))
+      return yield* PairingError.of(
+        doing,
+        "an id to stand for one prompt",
+        `two different prompts with the id "${prompt.id}", ${quoted(before)} and ${quoted(prompt)}`,
+        "Give the rows of each file ids of their own, or none: prompts without one get an id that no other file's have."
+      )
+  }
+})
 
 export interface Sample {
   readonly promptId: string
@@ -61,9 +105,9 @@ export const pairSamples = Effect.fn("pairSamples")(function* <A extends Sample,
       `${ours.length} and ${theirs.length} samples with no prompt in common`,
       "Sample both from one set of prompts."
     )
-  const promptOf = (row: object): string | undefined => ("prompt" in row ? JSON.stringify(row.prompt) : undefined)
+  const textOf = (row: object): string | undefined => ("prompt" in row ? JSON.stringify(row.prompt) : undefined)
   for (const [a, b] of pairs) {
-    const [mine, other] = [promptOf(a), promptOf(b)]
+    const [mine, other] = [textOf(a), textOf(b)]
     if (mine !== undefined && other !== undefined && mine !== other)
       return yield* PairingError.of(
         doing,

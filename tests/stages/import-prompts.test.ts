@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto"
 import { writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
@@ -11,8 +12,10 @@ afterAll(() => removeFolder(folder))
 let files = 0
 const file = (rows: ReadonlyArray<unknown>) => {
   const path = join(folder, `${files++}.jsonl`)
-  writeFileSync(path, rows.map((row) => `${JSON.stringify(row)}\n`).join(""))
-  return { path, type: "file", digest: "", contentDigest: "" }
+  const text = rows.map((row) => `${JSON.stringify(row)}\n`).join("")
+  writeFileSync(path, text)
+  const digest = createHash("sha256").update(text).digest("hex")
+  return { path, type: "file", digest, contentDigest: digest }
 }
 const question = { role: "user", content: "And now?" }
 
@@ -28,11 +31,30 @@ describe("prompts of a file", () => {
         followUps: ["Go on."]
       }
     ]
-    const out = await runStage(importPrompts, { file: file(rows) }, { safety: true })
+    const given = file(rows)
+    const out = await runStage(importPrompts, { file: given }, { safety: true })
     expect(await rowsIn(out, Prompts)).toEqual([
-      { id: "1", messages: [{ role: "user", content: "Hello?" }], safety: true, category: null, followUps: [] },
+      {
+        id: `${given.contentDigest.slice(0, 12)}-1`,
+        messages: [{ role: "user", content: "Hello?" }],
+        safety: true,
+        category: null,
+        followUps: []
+      },
       { id: "b", messages: rows[1]!.messages, safety: false, category: "x", followUps: ["Go on."] }
     ])
+  })
+
+  it("without an id get one that no other file's have, whatever the file is called", async () => {
+    const idsOf = async (rows: ReadonlyArray<unknown>) =>
+      (await rowsIn(await runStage(importPrompts, { file: file(rows) }), Prompts)).map(({ id }) => id)
+    const [helpful, harmful] = [
+      [{ prompt: "Hello?" }, { prompt: "Hello?" }],
+      [{ prompt: "Hello?" }, { prompt: "Bad?" }]
+    ]
+    const ids = [...(await idsOf(helpful)), ...(await idsOf(harmful))]
+    expect(new Set(ids).size).toBe(4)
+    expect(await idsOf(helpful)).toEqual(ids.slice(0, 2))
   })
 
   it.each([

@@ -51,6 +51,14 @@ it("a dialogue grows by the chosen response and what the user says next, until t
   expect(made.metrics).toMatchObject({ grown: 1, ended: 2 })
 })
 
+it("a dialogue does not grow by the answer to another prompt of its id", async () => {
+  const prompts = await rowsArtifact(Prompts, [ask("a", "one", { followUps: ["two"] })])
+  const preferences = await rowsArtifact(Preferences, [pairOf("a", "uno")])
+  expect(await failureOf(continueDialogues, { prompts, preferences })).toMatch(
+    /^Growing dialogues: expected the preferences to be of these prompts, found another prompt with the id "a"/
+  )
+})
+
 describe("pairs held out", () => {
   const pairs = Array.from({ length: 200 }, (_, i) => pairOf(`${i}`, `question ${i % 50}`))
   it("and the rest are all pairs, and share no first question", async () => {

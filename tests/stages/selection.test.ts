@@ -1,9 +1,20 @@
 /** Which rows go on: the best completions, mixtures, folds. */
 import { describe, expect, it } from "vitest"
-import type { Message, Preference, ScoredCompletion } from "../../schemas/rows.ts"
-import { foldOf } from "../../stages/derive.ts"
-import { mixRows } from "../../stages/mix.ts"
-import { bestOf } from "../../stages/select-best.ts"
+import {
+  Completions,
+  type Message,
+  type Preference,
+  Preferences,
+  Prompts,
+  type ScoredCompletion,
+  ScoredCompletions
+} from "../../schemas/rows.ts"
+import { foldOf, preferencePrompts } from "../../stages/derive.ts"
+import { keepBest } from "../../stages/keep-best.ts"
+import { mixPrompts, mixRows } from "../../stages/mix.ts"
+import { bestOf, selectBest, selectRandom } from "../../stages/select-best.ts"
+import { failureOf, rowsArtifact, rowsIn, runStage } from "./running.ts"
+import { ask } from "./talking.ts"
 
 const completion = (promptId: string, sample: number, reward: number, over: Partial<ScoredCompletion> = {}): ScoredCompletion => ({
   promptId,
@@ -45,6 +56,60 @@ describe("the best completion of each prompt", () => {
   it("of no completions is none", () => {
     expect(texts([])).toEqual([])
     expect(texts([[]])).toEqual([])
+  })
+})
+
+describe("an id that stands for two prompts", () => {
+  const scored = (rows: ReadonlyArray<ScoredCompletion>) => rowsArtifact(ScoredCompletions, rows)
+  const other = completion("a", 1, 2, { prompt: [{ role: "user", content: "another" }] })
+  it("is refused where the best are chosen or kept: one prompt would be lost", async () => {
+    const wrong =
+      /expected an id to stand for one prompt, found two different prompts with the id "a", "a" .* and "another" .*ids of their own/
+    const sets = [await scored([completion("a", 0, 1)]), await scored([other])]
+    expect(await failureOf(selectBest, { scored: sets })).toMatch(wrong)
+    expect(await failureOf(keepBest, { scored: await scored([completion("a", 0, 1), other]) })).toMatch(wrong)
+    const completions = [await rowsArtifact(Completions, [completion("a", 0, 1), other])]
+    expect(await failureOf(selectRandom, { completions })).toMatch(wrong)
+    const same = [await scored([completion("a", 0, 1)]), await scored([completion("a", 1, 2)])]
+    expect((await runStage(selectBest, { scored: same })).metrics).toMatchObject({ prompts: 1, selected: 1 })
+  })
+  it("is refused in a mixture, a difference of the safety tag too; the same prompt may be there twice", async () => {
+    const mix = async (...sets: ReadonlyArray<ReadonlyArray<ReturnType<typeof ask>>>) => ({
+      datasets: await Promise.all(sets.map((set) => rowsArtifact(Prompts, set)))
+    })
+    const weights = { weights: [1, 1] }
+    expect(await failureOf(mixPrompts, await mix([ask("1", "hello")], [ask("1", "bye")]), weights)).toMatch(
+      /^Mixing prompts: .*the id "1", "hello" \(safety false\) and "bye"/
+    )
+    expect(await failureOf(mixPrompts, await mix([ask("1", "hello")], [ask("1", "hello", { safety: true })]), weights)).toMatch(
+      /two different prompts/
+    )
+    expect(await rowsIn(await runStage(mixPrompts, await mix([ask("1", "hello")], [ask("1", "hello")]), weights), Prompts)).toHaveLength(2)
+  })
+  it("is not made of pairs from several files: prompts that differ get ids that do", async () => {
+    const pair = (id: string, content: string): Preference => ({
+      ...{ id, prompt: [{ role: "user", content }], chosen: "yes", rejected: "no", rating: null },
+      ...{ chosenSafe: null, rejectedSafe: null, source: "s" }
+    })
+    const preferences = await rowsArtifact(Preferences, [pair("1", "one"), pair("1", "uno"), pair("2", "two"), pair("2", "two")])
+    const ids = (await rowsIn(await runStage(preferencePrompts, { preferences }), Prompts)).map(({ id }) => id)
+    expect(new Set(ids).size).toBe(3)
+    expect(ids).toContain("2")
+  })
+})
+
+describe("sets of scored completions", () => {
+  it("are united when the same kinds of reward models scored them, and not else", async () => {
+    const set = (...scores: ReadonlyArray<Partial<ScoredCompletion>>) =>
+      rowsArtifact(
+        ScoredCompletions,
+        scores.map((over, i) => completion("a", i, i, over))
+      )
+    const [helpful, both] = [{ helpfulnessScore: 0.5 }, { helpfulnessScore: 0.5, safetyScore: 0.4 }]
+    expect(await failureOf(selectBest, { scored: [await set(helpful), await set(both)] })).toMatch(
+      /expected rewards by the same reward models, found set 1 scored by a helpfulness reward model, set 2 scored by both .*\. Score every set/
+    )
+    expect((await runStage(selectBest, { scored: [await set(both), await set(both, both)] })).metrics).toMatchObject({ selected: 1 })
   })
 })
 
