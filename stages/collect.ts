@@ -13,6 +13,7 @@ import { Policy } from "../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { Prompts, type ResponsePair, ResponsePairs } from "../schemas/rows.ts"
 import { openBatchLog } from "./shared/batch-log.ts"
+import { checkPromptIds } from "./shared/pairing.ts"
 import { sampleAll, samplingFields, samplingPrecision, type Sampled } from "./shared/sampling.ts"
 
 export const CollectConfig = Schema.Struct({
@@ -40,11 +41,13 @@ export const collectPairs = Stage.make("collect-pairs", {
     const same = inputs.first.digest === inputs.second.digest
     const second = same ? first : yield* load(inputs.second)
     const prompts = yield* readRows(inputs.prompts, Prompts)
+    yield* checkPromptIds(prompts, "Collecting pairs of responses")
     const log = yield* openBatchLog({ checkpoints, progress })
     const options = { topP, topK, maxNewTokens, batchSize, progress, log }
     const pairs = new Map<string, ResponsePair>()
     let open = prompts
     let tooLong = 0
+    let shortened = 0
     for (let attempt = 0; attempt <= redraws && open.length > 0; attempt++) {
       const drawn = (which: "first" | "second", temperature: number) =>
         open.map(({ id, messages }) => ({ messages, temperature, seed: deriveSeed(seed, "collect", which, id, attempt) }))
@@ -53,6 +56,7 @@ export const collectPairs = Stage.make("collect-pairs", {
       const again: Array<(typeof prompts)[number]> = []
       open.forEach((prompt, i) => {
         const [a, b] = [firsts[i], seconds[i]]
+        if (attempt === 0 && (a?.shortened === true || b?.shortened === true)) shortened++
         if (a === undefined || b === undefined) tooLong++
         else if (!comparable(a, b)) again.push(prompt)
         else {
@@ -79,6 +83,8 @@ export const collectPairs = Stage.make("collect-pairs", {
     free(first.model.parameters)
     if (!same) free(second.model.parameters)
     const rows = prompts.flatMap(({ id }) => pairs.get(id) ?? [])
-    return yield* writeDataset(output, rows, { metrics: { pairs: rows.length, alike: open.length, promptsTooLong: tooLong } })
+    return yield* writeDataset(output, rows, {
+      metrics: { pairs: rows.length, alike: open.length, promptsTooLong: tooLong, promptsShortened: shortened }
+    })
   })
 })

@@ -22,7 +22,7 @@ import { type Demonstration, Demonstrations, type Message, Prompts } from "../sc
 import { fitPrompt } from "./shared/dialogues.ts"
 import { openBatchLog } from "./shared/batch-log.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
-import { sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "./shared/sampling.ts"
+import { type NoRoomError, sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "./shared/sampling.ts"
 import { proportion } from "./shared/statistics.ts"
 
 /** A constraint on every answer: in full ("Act as Napoleon from now on."), in short ("Figure: Napoleon."), and what a text that keeps it contains. */
@@ -143,7 +143,7 @@ const converse = Effect.fn("converse")(function* (
   policy: Parameters<typeof sampleAll>[0],
   dialogues: ReadonlyArray<GhostDialogue>,
   options: SamplingOptions & { readonly where: "every turn" | "first turn"; readonly temperature: number; readonly seed: number }
-): Effect.fn.Return<ReadonlyArray<Conversation>, ArtifactError> {
+): Effect.fn.Return<ReadonlyArray<Conversation>, ArtifactError | NoRoomError> {
   const { model, tokenizer } = policy
   const room = model.config.maxPositions - options.maxNewTokens
   const going = dialogues.map((dialogue) => ({ dialogue, answers: [] as Array<string>, ended: null as Ending | null }))

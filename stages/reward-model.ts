@@ -19,7 +19,7 @@ import * as Stage from "../runtime/stage.ts"
 import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { type Preference, Preferences } from "../schemas/rows.ts"
-import { fitDialogue } from "./shared/dialogues.ts"
+import { fitAnswers } from "./shared/dialogues.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import { scoreSequences } from "./shared/scoring.ts"
 import { chunks } from "./shared/sequences.ts"
@@ -77,28 +77,29 @@ export interface TokenisedPair {
   readonly margin: number
   /** Of the chosen and the rejected response: 1 safe, -1 unsafe, 0 not labelled. All 0 when left out. */
   readonly safety?: readonly [chosen: number, rejected: number]
+  /** Whether both lost their oldest exchanges, the same ones, to fit the context. */
+  readonly shortened?: boolean
 }
 
 const safetyLabel = (safe: boolean | null): number => (safe === null ? 0 : safe ? 1 : -1)
 
-/** Tokenises a pair; undefined when either dialogue does not fit the context. */
+/** Tokenises a pair, both responses after the same prompt; undefined when either dialogue does not fit the context. */
 export const tokenisePair = (
   tokenizer: Tokenizer,
   pair: Preference,
   table: keyof typeof margins,
   length: number
 ): TokenisedPair | undefined => {
-  const encode = (content: string) => fitDialogue(tokenizer, [...pair.prompt, { role: "assistant", content }], length)?.tokens
-  const chosen = encode(pair.chosen)
-  const rejected = encode(pair.rejected)
-  return chosen === undefined || rejected === undefined
-    ? undefined
-    : {
-        chosen,
-        rejected,
-        margin: pair.rating === null ? 0 : (margins[table][pair.rating] ?? 0),
-        safety: [safetyLabel(pair.chosenSafe), safetyLabel(pair.rejectedSafe)]
-      }
+  const fitted = fitAnswers(tokenizer, pair.prompt, [pair.chosen, pair.rejected], length)
+  if (fitted === undefined) return undefined
+  const [chosen, rejected] = fitted.examples
+  return {
+    chosen: chosen!.tokens,
+    rejected: rejected!.tokens,
+    margin: pair.rating === null ? 0 : (margins[table][pair.rating] ?? 0),
+    safety: [safetyLabel(pair.chosenSafe), safetyLabel(pair.rejectedSafe)],
+    shortened: fitted.shortened
+  }
 }
 
 /**
@@ -180,7 +181,8 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
     weightDecay: config.weightDecay,
     progress
   })
-  const count = { pairs: pairs.length, tooLong: rows.length - pairs.length }
+  const shortened = pairs.filter((pair) => pair.shortened === true).length
+  const count = { pairs: pairs.length, tooLong: rows.length - pairs.length, shortened }
   // How many responses the auxiliary loss had: on data without labels there are none, and the model learns from the ranking alone.
   const labelled = pairs.reduce((sum, { safety = [0, 0] }) => sum + Math.abs(safety[0]) + Math.abs(safety[1]), 0)
   return { model, tokenizer, metrics: { ...trainingMetrics(result), ...count, ...(safetyLossWeight > 0 ? { labelled } : {}) } }

@@ -12,6 +12,7 @@ import { Policy } from "../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { type Completion, Completions, type Prompt, Prompts } from "../schemas/rows.ts"
 import { openBatchLog } from "./shared/batch-log.ts"
+import { checkPromptIds } from "./shared/pairing.ts"
 import { sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "./shared/sampling.ts"
 
 export const SampleConfig = Schema.Struct({
@@ -21,13 +22,17 @@ export const SampleConfig = Schema.Struct({
   precision: samplingPrecision
 })
 
-/** K completions of each prompt, in the prompts' order; those too long for the model's context are left out and counted. */
+/**
+ * K completions of each prompt, in the prompts' order. Prompts too long for the model's context lose their oldest exchanges, or are left out where that is not
+ * enough; both are counted.
+ */
 export const completionsOf = Effect.fn("completionsOf")(function* (
   policy: Parameters<typeof sampleAll>[0],
   prompts: ReadonlyArray<Prompt>,
   options: SamplingOptions & { readonly k: number; readonly temperature: number; readonly seed: number; readonly policyDigest: string }
 ) {
   const { k, seed, temperature } = options
+  yield* checkPromptIds(prompts, "Sampling answers to prompts")
   const work = prompts.flatMap((prompt) => Array.from({ length: k }, (_, sample) => ({ prompt, sample })))
   const sampled = yield* sampleAll(
     policy,
@@ -36,21 +41,28 @@ export const completionsOf = Effect.fn("completionsOf")(function* (
   )
   const completions = work.flatMap(({ prompt, sample }, i): Array<Completion> => {
     const found = sampled[i]
-    return found === undefined
-      ? []
-      : [
-          {
-            promptId: prompt.id,
-            prompt: prompt.messages,
-            safety: prompt.safety,
-            sample,
-            ...found,
-            temperature,
-            policy: options.policyDigest
-          }
-        ]
+    if (found === undefined) return []
+    const { finished, logProbabilities, text, tokens } = found
+    return [
+      {
+        promptId: prompt.id,
+        prompt: prompt.messages,
+        safety: prompt.safety,
+        sample,
+        text,
+        tokens,
+        logProbabilities,
+        finished,
+        temperature,
+        policy: options.policyDigest
+      }
+    ]
   })
-  return { completions, promptsTooLong: (work.length - completions.length) / k }
+  return {
+    completions,
+    promptsTooLong: (work.length - completions.length) / k,
+    promptsShortened: sampled.filter((found) => found?.shortened === true).length / k
+  }
 })
 
 export const sample = Stage.make("sample", {
@@ -64,11 +76,11 @@ export const sample = Stage.make("sample", {
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })
     const prompts = yield* readRows(inputs.prompts, Prompts)
     const log = yield* openBatchLog({ checkpoints, progress })
-    const { completions, promptsTooLong } = yield* completionsOf(policy, prompts, {
+    const { completions, ...prompted } = yield* completionsOf(policy, prompts, {
       ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
       policyDigest: inputs.policy.contentDigest
     })
     const finished = completions.filter((row) => row.finished).length
-    return yield* writeDataset(output, completions, { metrics: { completions: completions.length, finished, promptsTooLong } })
+    return yield* writeDataset(output, completions, { metrics: { completions: completions.length, finished, ...prompted } })
   })
 })

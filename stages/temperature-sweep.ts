@@ -167,13 +167,13 @@ export const sampleAtTemperature = Stage.make("sample-at-temperature", {
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })
     const prompts = yield* readRows(inputs.prompts, Prompts)
     const log = yield* openBatchLog({ checkpoints, progress })
-    const { completions, promptsTooLong } = yield* completionsOf(policy, prompts, {
+    const { completions, ...prompted } = yield* completionsOf(policy, prompts, {
       ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
       policyDigest: inputs.policy.contentDigest
     })
     const finished = completions.filter((row) => row.finished).length
     return yield* writeDataset(output, completions, {
-      metrics: { completions: completions.length, finished, promptsTooLong, temperature }
+      metrics: { completions: completions.length, finished, ...prompted, temperature }
     })
   })
 })

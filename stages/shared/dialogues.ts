@@ -31,18 +31,59 @@ export const fitDialogue = (
   return undefined
 }
 
-/** The same for a dialogue that ends with a question: the tokens a model is to continue. */
-export const fitPrompt = (
+/**
+ * Several answers to one prompt, each as a dialogue. Where one of them is too long, all lose the same exchanges, so that they are compared as answers to the
+ * same; undefined when there is no way that all fit, or when the chat format can't hold one.
+ */
+export const fitAnswers = (
+  tokenizer: Tokenizer,
+  prompt: ReadonlyArray<Message>,
+  answers: ReadonlyArray<string>,
+  length: number
+): { readonly examples: ReadonlyArray<Example>; readonly shortened: boolean } | undefined => {
+  const dialogue = (messages: ReadonlyArray<Message>, content: string): ReadonlyArray<Message> => [
+    ...messages,
+    { role: "assistant", content }
+  ]
+  if (!answers.every((answer) => fitsChatFormat(dialogue(prompt, answer)))) return undefined
+  for (let rest: ReadonlyArray<Message> | undefined = prompt; rest !== undefined; rest = withoutOldestExchange(rest)) {
+    const from = rest
+    const examples = answers.map((answer) => encodeDialogue(tokenizer, dialogue(from, answer)))
+    if (examples.every(({ tokens }) => tokens.length <= length)) return { examples, shortened: rest !== prompt }
+  }
+  return undefined
+}
+
+/** A prompt as the tokens that a model is to continue. */
+export interface FittedPrompt {
+  readonly tokens: ReadonlyArray<number>
+  /** Whether its oldest exchanges were left out. */
+  readonly shortened: boolean
+}
+
+/** The same for a dialogue that ends with a question. */
+export const shortenPrompt = (
   tokenizer: Tokenizer,
   messages: ReadonlyArray<Message>,
   length: number,
   tooLong: "shorten" | "leave out" = "shorten"
-): ReadonlyArray<number> | undefined => {
+): FittedPrompt | undefined => {
   if (!fitsChatFormat(messages)) return undefined
   for (let rest: ReadonlyArray<Message> | undefined = messages; rest !== undefined; rest = withoutOldestExchange(rest)) {
     const tokens = encodePrompt(tokenizer, rest)
-    if (tokens.length <= length) return tokens
+    if (tokens.length <= length) return { tokens, shortened: rest !== messages }
     if (tooLong === "leave out") return undefined
   }
   return undefined
+}
+
+/** Its tokens alone. */
+export const fitPrompt = (...of: Parameters<typeof shortenPrompt>): ReadonlyArray<number> | undefined => shortenPrompt(...of)?.tokens
+
+/** The fewest tokens that each prompt can be brought to; undefined where the chat format can't hold it. */
+export const shortestForm = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): number | undefined => {
+  if (!fitsChatFormat(messages)) return undefined
+  let last = messages
+  for (let rest: ReadonlyArray<Message> | undefined = messages; rest !== undefined; rest = withoutOldestExchange(rest)) last = rest
+  return encodePrompt(tokenizer, last).length
 }

@@ -165,6 +165,20 @@ describe("a pair's tokens", () => {
     expect(tokenisePair(tokenizer, preference({ rating: null }), "large", 100)!.margin).toBe(0)
     expect(tokenisePair(tokenizer, preference({ rating: 0 }), "none", 100)!.margin).toBe(0)
   })
+  it("lose the same exchanges where one response is longer: both answer the same prompt", () => {
+    const turns = [
+      { role: "user" as const, content: "ab ab ab" },
+      { role: "assistant" as const, content: "ba" },
+      { role: "user" as const, content: "why" }
+    ]
+    const whole = tokenisePair(tokenizer, preference({ prompt: turns }), "none", 1000)!
+    expect(whole.shortened).toBe(false)
+    const last = tokenisePair(tokenizer, preference({ prompt: turns.slice(2) }), "none", 1000)!
+    // Room for the chosen response after all three turns, for the rejected one after the last alone.
+    expect(whole.chosen.length).toBeLessThan(whole.rejected.length)
+    const shortened = tokenisePair(tokenizer, preference({ prompt: turns }), "none", whole.rejected.length - 1)!
+    expect(shortened).toEqual({ ...last, shortened: true })
+  })
   it("are none when either response does not fit", () => {
     const { chosen, rejected } = tokenisePair(tokenizer, preference({}), "none", 100)!
     expect(chosen.length).toBeLessThan(rejected.length)
