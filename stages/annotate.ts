@@ -3,14 +3,14 @@
  * data: a pair whose chosen response is unsafe while the other is safe is dropped ("we do not include any examples where the chosen response was unsafe
  * and the other response safe").
  */
-import { readFile, writeFile } from "node:fs/promises"
+import { readFile, rename, writeFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../data/dataset.ts"
 import { grade } from "../data/world/oracle.ts"
 import * as Stage from "../runtime/stage.ts"
 import { External } from "../schemas/artifact.ts"
-import { hyper } from "../schemas/hyper.ts"
+import { hyper, neutral } from "../schemas/hyper.ts"
 import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../schemas/rows.ts"
 import { Annotator, oracleAnnotator, type Verdict } from "./shared/annotator.ts"
 import { fileAnnotator } from "./shared/annotator-file.ts"
@@ -31,17 +31,33 @@ export const AnnotateConfig = Schema.Struct({
   better: hyper(0.3, "oracle: and better", { min: 0 }),
   slightly: hyper(0.1, "oracle: and slightly better; negligibly below", { min: 0 }),
   noise: hyper(0, "oracle: the wrong response is chosen with probability exp(-difference / noise) / 2; 0 never", { min: 0 }),
-  pairsFile: hyper("", "file: where the pairs to label are written as JSONL"),
+  pairsFile: neutral(hyper("", "file: where the pairs to label are written as JSONL"), "nothing is read from there"),
+  labelsHint: neutral(
+    hyper(
+      "",
+      'file: where labels go, for the message that stops the run, as "save it as labels.jsonl and run again with --set labelled=1"'
+    ),
+    "it is in a message alone"
+  ),
   url: hyper("", "judge: address of the endpoint, as https://host/v1"),
   model: hyper("", "judge: name of the model"),
-  keyVariable: hyper("", "judge: environment variable that holds the key; empty: none is sent"),
-  journal: hyper("", "judge: file to which each verdict is appended as it comes and from which they are read again; empty: none"),
-  maxUnreadable: hyper(0.1, "judge: share of answers that may be no verdict (nonsense, refusals) before the stage stops", {
-    min: 0,
-    max: 1
-  }),
-  concurrency: hyper(4, "judge: requests at once", { min: 1 }),
-  timeout: hyper(60, "judge: seconds a request may take", { min: 1 })
+  keyVariable: neutral(
+    hyper("", "judge: environment variable that holds the key; empty: none is sent"),
+    "who may ask changes no answer; after a refused key, those that were given are found again"
+  ),
+  journal: neutral(
+    hyper("", "judge: file to which each verdict is appended as it comes and from which they are read again; empty: none"),
+    "it holds the same judge's verdicts on the same questions"
+  ),
+  maxUnreadable: neutral(
+    hyper(0.1, "judge: share of answers that may be no verdict (nonsense, refusals) before the stage stops", { min: 0, max: 1 }),
+    "it decides whether there is a result, not which; when it is raised, verdicts that were given are found again"
+  ),
+  concurrency: neutral(hyper(4, "judge: requests at once", { min: 1 }), "each pair is judged by itself, whatever is asked beside it"),
+  timeout: neutral(
+    hyper(60, "judge: seconds a request may take", { min: 1 }),
+    "a request that takes longer is made again and then stops the stage; when it is raised, verdicts that were given are found again"
+  )
 })
 
 /** The pair as a preference; undefined where the safety rule drops it. */
@@ -50,6 +66,13 @@ export const preferenceOf = (pair: ResponsePair, verdict: Verdict, source: strin
   const [chosenSafe, rejectedSafe] = verdict.choice === "A" ? [verdict.safeA, verdict.safeB] : [verdict.safeB, verdict.safeA]
   if (chosenSafe === false && rejectedSafe === true) return undefined
   return { id: pair.id, prompt: pair.prompt, chosen, rejected, rating: verdict.rating, chosenSafe, rejectedSafe, source }
+}
+
+/** A file that is there in whole or not at all. */
+const writeWhole = async (path: string, text: string): Promise<void> => {
+  const part = `${path}.part`
+  await writeFile(part, text)
+  await rename(part, path)
 }
 
 export const annotate = Stage.make("annotate", {
@@ -67,8 +90,9 @@ export const annotate = Stage.make("annotate", {
           ? fileAnnotator({
               labels: inputs.labels?.path,
               pairsFile: config.pairsFile,
+              labelsHint: config.labelsHint,
               read: (path) => readFile(path, "utf8"),
-              write: writeFile
+              write: writeWhole
             })
           : judgeAnnotator({
               url: config.url,

@@ -1,4 +1,8 @@
-/** People as annotators: the pairs are written to a file, the run stops and says what is awaited, and goes on when the labels are there. */
+/**
+ * People as annotators: the pairs are written to a file, the run stops and says what is awaited, and goes on when the labels are there. A file of pairs that
+ * holds anything but pairs of this batch is never written over: somebody may have labelled there.
+ */
+import { resolve } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type { ResponsePair } from "../../schemas/rows.ts"
@@ -9,20 +13,26 @@ export interface FileOptions {
   readonly labels: string | undefined
   /** Where the pairs to label go. */
   readonly pairsFile: string
+  /** What to do with a file of labels, in the words of who wired the stage; empty: that it goes to the input `labels`. */
+  readonly labelsHint: string
   readonly read: (path: string) => Promise<string>
   readonly write: (path: string, text: string) => Promise<void>
 }
 
 const ratings = ["significantly better", "better", "slightly better", "negligibly better or unsure"]
 
-const exampleOf = (kind: Kind): string =>
-  JSON.stringify({ id: "<id>", choice: "A", rating: 1, ...(kind === "safety" ? { safeA: true, safeB: false } : {}) })
+const exampleOf = (kind: Kind, id = "<id>"): string =>
+  JSON.stringify({ id, choice: "A", rating: 1, ...(kind === "safety" ? { safeA: true, safeB: false } : {}) })
+
+/** The format of a file of labels in full, with a pair that is awaited as the example. */
+const howTo = (kind: Kind, id: string): string =>
+  `one JSON object a line, as ${exampleOf(kind, id)}: id is the pair's, choice "A" or "B" the better response, rating how much better (${ratings.map((name, i) => `${i} ${name}`).join(", ")})${kind === "safety" ? ", safeA and safeB whether each response is safe" : ""}; other fields are not read`
 
 /** One line of labels. Throws an AnnotationError that names the line and the field. */
 const parseLabel = (line: string, number: number, file: string, kind: Kind): { readonly id: string; readonly verdict: Verdict } => {
   const refuse = (field: string, expected: string, found: unknown): never => {
     throw new AnnotationError({
-      message: `Reading labels from ${file}, line ${number}, ${field}: expected ${expected}, found ${JSON.stringify(found).slice(0, 60)}. Mend the line and run again; a line is like ${exampleOf(kind)}.`
+      message: `Reading labels from ${file}, line ${number}, ${field}: expected ${expected}, found ${found === undefined ? "no such field" : JSON.stringify(found).slice(0, 60)}. Mend the line and run again; a line is like ${exampleOf(kind)}.`
     })
   }
   let row: Record<string, unknown>
@@ -32,7 +42,7 @@ const parseLabel = (line: string, number: number, file: string, kind: Kind): { r
     return refuse("the whole", "a JSON object", line)
   }
   if (typeof row !== "object" || row === null || Array.isArray(row)) return refuse("the whole", "a JSON object", row)
-  const { id, choice, rating, safeA = null, safeB = null } = row
+  const { id, choice, rating, safeA, safeB } = row
   if (typeof id !== "string") return refuse("id", "the id of a pair", id)
   if (choice !== "A" && choice !== "B") return refuse("choice", '"A" or "B"', choice)
   if (!Number.isInteger(rating) || !((rating as number) >= 0 && (rating as number) <= 3))
@@ -41,8 +51,10 @@ const parseLabel = (line: string, number: number, file: string, kind: Kind): { r
     ["safeA", safeA],
     ["safeB", safeB]
   ] as const)
-    if (!(typeof value === "boolean" || (value === null && kind === "helpfulness"))) return refuse(field, "true or false", value)
-  return { id, verdict: { choice, rating: rating as Rating, safeA: safeA as boolean | null, safeB: safeB as boolean | null } }
+    if (!(typeof value === "boolean" || ((value === null || value === undefined) && kind === "helpfulness")))
+      return refuse(field, "true or false", value)
+  const safe = (value: unknown) => (value ?? null) as boolean | null
+  return { id, verdict: { choice, rating: rating as Rating, safeA: safe(safeA), safeB: safe(safeB) } }
 }
 
 const some = (ids: ReadonlyArray<string>): string => `${ids.slice(0, 5).join(", ")}${ids.length > 5 ? ` and ${ids.length - 5} more` : ""}`
@@ -50,7 +62,9 @@ const some = (ids: ReadonlyArray<string>): string => `${ids.slice(0, 5).join(", 
 /** The labels of a file by pair. Throws an AnnotationError for a line that does not fit, an id that is no pair's, or one that is there twice. */
 export const parseLabels = (text: string, file: string, ids: ReadonlySet<string>, kind: Kind): ReadonlyMap<string, Verdict> => {
   const labels = new Map<string, Verdict>()
-  text.split("\n").forEach((line, i) => {
+  // Some editors begin a file with a byte order mark.
+  const lines = text.replace(/^\uFEFF/, "").split("\n")
+  lines.forEach((line, i) => {
     if (line.trim() === "") return
     const { id, verdict } = parseLabel(line, i + 1, file, kind)
     const trouble = labels.has(id) ? "is labelled twice" : ids.has(id) ? undefined : "is no pair of this batch"
@@ -63,41 +77,63 @@ export const parseLabels = (text: string, file: string, ids: ReadonlySet<string>
   return labels
 }
 
-const toLabel = (pairs: ReadonlyArray<ResponsePair>): string =>
-  pairs
-    .map(
-      ({ id, prompt, safety, category, responseA, responseB }) =>
-        `${JSON.stringify({ id, prompt, safety, category, responseA, responseB })}\n`
-    )
-    .join("")
+const lineOf = ({ id, prompt, safety, category, responseA, responseB }: ResponsePair): string =>
+  JSON.stringify({ id, prompt, safety, category, responseA, responseB })
 
-export const fileAnnotator = ({ labels, pairsFile, read, write }: FileOptions): Layer.Layer<Annotator> =>
+/** Writes the pairs that are missing, unless the file is there with anything but pairs of this batch as they were written. */
+const writePairs = async (
+  { pairsFile, read, write }: FileOptions,
+  missing: ReadonlyArray<ResponsePair>,
+  all: ReadonlyArray<ResponsePair>
+): Promise<void> => {
+  const text = missing.map((pair) => `${lineOf(pair)}\n`).join("")
+  const there = await read(pairsFile).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === "ENOENT") return undefined
+    throw cause
+  })
+  if (there === text) return
+  const own = new Set(all.map(lineOf))
+  const lines = there?.split("\n") ?? []
+  const other = lines.findIndex((line) => line.trim() !== "" && !own.has(line))
+  if (other !== -1)
+    throw new AnnotationError({
+      message: `Writing ${missing.length} pairs to label to ${pairsFile}: expected no such file, or one with pairs of this batch alone, found line ${other + 1}: ${lines[other]!.slice(0, 60)}. It was not written over, as it may hold labels: if it does, move it to where labels go; if not, move it away. Then run again.`
+    })
+  await write(pairsFile, text)
+}
+
+export const fileAnnotator = (options: FileOptions): Layer.Layer<Annotator> =>
   Layer.succeed(Annotator, {
     judge: (pairs, kind) =>
       Effect.tryPromise({
         try: async () => {
+          const { labels, labelsHint, pairsFile, read } = options
           const ids = new Set(pairs.map(({ id }) => id))
           const found = labels === undefined ? new Map<string, Verdict>() : parseLabels(await read(labels), labels, ids, kind)
           const missing = pairs.filter(({ id }) => !found.has(id))
           if (missing.length === 0) return pairs.map(({ id }) => found.get(id)!)
-          const how = `one JSON object a line, like ${exampleOf(kind)}: which response is better, how much (0 ${ratings[0]} to 3 ${ratings[3]})${kind === "safety" ? ", and whether each is safe" : ""}`
+          const how = howTo(kind, missing[0]!.id)
           if (pairsFile === "")
             throw new AnnotationError({
-              message: `Labels of ${missing.length} pairs are awaited, but nothing says where to write them: set pairsFile to a path. Then label them (${how}), wire the file to \`labels\`, and run again.`
+              message: `Labels of ${missing.length} pairs are awaited, but nothing says where to write the pairs: set pairsFile to a path and run again.`
             })
-          await write(pairsFile, toLabel(missing))
+          if (labels !== undefined && resolve(labels) === resolve(pairsFile))
+            throw new AnnotationError({
+              message: `Awaiting labels: ${labels} has ${found.size} of ${pairs.length}. Missing: ${some(missing.map(({ id }) => id))}; they can't be written to ${pairsFile}, which is the file of labels. Give the labels a file of their own, or pairsFile another path, and run again.`
+            })
+          await writePairs(options, missing, pairs)
           throw new AnnotationError({
             message:
               labels === undefined
-                ? `Awaiting labels: ${missing.length} pairs are written to ${pairsFile}. Label them (${how}), give the file to \`labels\`, and run again: everything before is kept.`
-                : `Awaiting labels: ${labels} has ${found.size} of ${pairs.length}. Missing: ${some(missing.map(({ id }) => id))}; they are written to ${pairsFile}. Add a line for each (${how}) and run again.`
+                ? `Awaiting labels: ${missing.length} pairs are written to ${pairsFile}. Label each in a file of labels, ${how}. Then ${labelsHint === "" ? "give that file to the stage's input `labels`, and run again" : labelsHint}: everything before is kept.`
+                : `Awaiting labels: ${labels} has ${found.size} of ${pairs.length}. Missing: ${some(missing.map(({ id }) => id))}; they are written to ${pairsFile}. Add a line for each to ${labels}, ${how}. Then run again: everything before is kept.`
           })
         },
         catch: (cause) =>
           cause instanceof AnnotationError
             ? cause
             : new AnnotationError({
-                message: `Labelling by a file: ${cause instanceof Error ? cause.message : String(cause)}. Check the paths of labels and pairsFile.`
+                message: `Labelling by a file: ${cause instanceof Error ? cause.message : String(cause)}. Check the paths of labels and pairsFile, and that their folders are there.`
               })
       })
   })

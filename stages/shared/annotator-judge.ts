@@ -96,6 +96,7 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
       : options.checkpoints === noCheckpoints
         ? "Set journal to a file to keep them"
         : "They are kept for the next run"
+  const nothingTwice = journal === "" && options.checkpoints === noCheckpoints ? "" : " and run again: no pair is asked for twice"
   const failed = (message: string) => new AnnotationError({ message })
   const ask = (key: string | undefined, pair: ResponsePair, swapped: boolean, kind: Kind): Effect.Effect<string, RequestFailed> =>
     Effect.tryPromise({
@@ -118,10 +119,14 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
       catch: (cause) =>
         cause instanceof RequestFailed
           ? cause
-          : new RequestFailed(
-              cause instanceof Error ? `${cause.message}${cause.cause instanceof Error ? ` (${cause.cause.message})` : ""}` : String(cause),
-              true
-            )
+          : cause instanceof Error && cause.name === "TimeoutError"
+            ? new RequestFailed(`it gave no answer within ${options.timeout} seconds (raise timeout if it needs longer)`, true)
+            : new RequestFailed(
+                cause instanceof Error
+                  ? `${cause.message}${cause.cause instanceof Error ? ` (${cause.cause.message})` : ""}`
+                  : String(cause),
+                true
+              )
     }).pipe(
       Effect.retry({
         schedule: Schedule.exponential(options.firstRetry ?? 1000),
@@ -178,7 +183,7 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
             unreadable++
             if (unreadable > Math.max(1, options.maxUnreadable * pairs.length))
               return yield* failed(
-                `The judge ${model} gave ${unreadable} answers of ${done} that are no verdict (nonsense, or a refusal): more than the ${options.maxUnreadable} of ${pairs.length} that maxUnreadable allows. Take a judge that answers in JSON, or raise maxUnreadable.`
+                `The judge ${model} gave ${unreadable} answers of ${done} that are no verdict (nonsense, or a refusal): more than the ${options.maxUnreadable} of ${pairs.length} that maxUnreadable allows. Take a judge that answers in JSON, or raise maxUnreadable${nothingTwice}.`
               )
           }
           yield* options.progress({ step: done, total: pairs.length })

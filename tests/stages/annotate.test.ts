@@ -5,7 +5,7 @@ import type { AddressInfo } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
 import { Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
 import { annotate, preferenceOf } from "../../stages/annotate.ts"
 import { Annotator, oracleAnnotator, ratingOf, type Kind, type Verdict } from "../../stages/shared/annotator.ts"
@@ -114,13 +114,16 @@ describe("the oracle", () => {
 
 describe("people, by a file,", () => {
   const rows = [deed("p1", "aa", "bb"), deed("p2", "cc", "dd"), deed("p3", "ee", "ff")]
+  const pairsFile = join(root, "pairs.jsonl")
+  const writtenPairs = () => readFileSync(pairsFile, "utf8")
+  beforeEach(() => rmSync(pairsFile, { force: true }))
   const run = async (labels: string | undefined) => {
     const file = join(root, "labels.jsonl")
     if (labels !== undefined) writeFileSync(file, labels)
     const given = labels === undefined ? {} : { labels: { path: file, type: "file", digest: "", contentDigest: "" } }
     return {
       inputs: { pairs: await rowsArtifact(ResponsePairs, rows), ...given },
-      config: { annotator: "file", kind: "safety", pairsFile: join(root, "pairs.jsonl") }
+      config: { annotator: "file", kind: "safety", pairsFile }
     }
   }
   const failure = async (labels: string | undefined) => {
@@ -132,9 +135,9 @@ describe("people, by a file,", () => {
 
   it("are asked: the pairs are written, and the message says what is awaited and how to go on", async () => {
     expect(await failure(undefined)).toMatch(
-      /Awaiting labels: 3 pairs are written to .*pairs\.jsonl\. Label them .*"choice":"A".* run again: everything before is kept/
+      /Awaiting labels: 3 pairs are written to .*pairs\.jsonl\. Label each in a file of labels, one JSON object a line, as \{"id":"p1","choice":"A","rating":1,"safeA":true,"safeB":false\}: .*rating how much better \(0 significantly better, .*Then give that file to the stage's input `labels`, and run again: everything before is kept/
     )
-    const written = readFileSync(join(root, "pairs.jsonl"), "utf8")
+    const written = writtenPairs()
       .trim()
       .split("\n")
       .map((line) => JSON.parse(line) as unknown)
@@ -144,11 +147,63 @@ describe("people, by a file,", () => {
   })
   it("that are half through are told how many and which are missing, and those are written", async () => {
     expect(await failure(`${label("p2")}\n`)).toMatch(/has 1 of 3\. Missing: p1, p3; they are written to/)
-    expect(readFileSync(join(root, "pairs.jsonl"), "utf8").trim().split("\n")).toHaveLength(2)
+    expect(writtenPairs().trim().split("\n")).toHaveLength(2)
+  })
+  it("are told where labels go in the words of whoever wired the stage", async () => {
+    const { inputs, config } = await run(undefined)
+    const labelsHint = "save it as labels-1.jsonl and run again with --set labelled=1"
+    expect(await failureOf(annotate, inputs as never, { ...config, labelsHint })).toMatch(
+      /Then save it as labels-1\.jsonl and run again with --set labelled=1: everything before is kept\.$/
+    )
+  })
+  it("keep what they wrote into the file of pairs: it is not written over", async () => {
+    await failure(undefined)
+    const lines = writtenPairs().split("\n")
+    const inPlace = [lines[0], JSON.stringify({ ...(JSON.parse(lines[1]!) as object), choice: "B" }), lines[2], ""].join("\n")
+    writeFileSync(pairsFile, inPlace)
+    expect(await failure(undefined)).toMatch(
+      /^Writing 3 pairs to label to .*: expected no such file, or one with pairs of this batch alone, found line 2: .*It was not written over.*move it/
+    )
+    expect(writtenPairs()).toBe(inPlace)
+    // Pairs of another batch may have been labelled by line too.
+    writeFileSync(pairsFile, `${lines[0]!.replace("aa", "other")}\n`)
+    expect(await failure(undefined)).toMatch(/found line 1/)
+  })
+  it("find the pairs that are left in a file of this batch's pairs, and no half of a file when writing fails", async () => {
+    await failure(undefined)
+    const whole = writtenPairs()
+    expect(await failure(undefined)).toMatch(/Awaiting labels/)
+    expect(writtenPairs()).toBe(whole)
+    await failure(label("p2"))
+    expect(writtenPairs().trim().split("\n")).toHaveLength(2)
+    await failure(undefined)
+    expect(writtenPairs()).toBe(whole)
+    const { inputs, config } = await run(undefined)
+    expect(await failureOf(annotate, inputs as never, { ...config, pairsFile: join(root, "nowhere", "pairs.jsonl") })).toMatch(
+      /^Labelling by a file: ENOENT.* Check the paths of labels and pairsFile, and that their folders are there\.$/
+    )
+  })
+  it("can label in the file of pairs, all of them: of some, the rest is not written over them", async () => {
+    await failure(undefined)
+    const labelled = (lines: ReadonlyArray<string>) =>
+      lines.map((line) => JSON.stringify({ ...(JSON.parse(line) as object), choice: "A", rating: 0, safeA: true, safeB: true })).join("\n")
+    const lines = writtenPairs().trim().split("\n")
+    const inputs = {
+      pairs: await rowsArtifact(ResponsePairs, rows),
+      labels: { path: pairsFile, type: "file", digest: "", contentDigest: "" }
+    }
+    const config = { annotator: "file", kind: "safety", pairsFile }
+    writeFileSync(pairsFile, labelled(lines.slice(1)))
+    expect(await failureOf(annotate, inputs as never, config)).toMatch(
+      /has 2 of 3\. Missing: p1; they can't be written to .*, which is the file of labels\. Give the labels a file of their own/
+    )
+    expect(writtenPairs()).toBe(labelled(lines.slice(1)))
+    writeFileSync(pairsFile, labelled(lines))
+    expect((await runStage(annotate, inputs as never, config)).metrics).toMatchObject({ preferences: 3 })
   })
   it("are followed once all labels are there", async () => {
     const { inputs, config } = await run(
-      [label("p3", { choice: "B", safeA: true, safeB: true, rating: 3 }), label("p1"), "", label("p2", { choice: "B" })].join("\r\n")
+      `\uFEFF${[label("p3", { choice: "B", safeA: true, safeB: true, rating: 3 }), label("p1"), "", label("p2", { choice: "B" })].join("\r\n")}`
     )
     const made = await runStage(annotate, inputs as never, config)
     expect(
@@ -174,8 +229,12 @@ describe("people, by a file,", () => {
     [
       "no label of safety in safety data",
       JSON.stringify({ id: "p1", choice: "A", rating: 0 }),
-      /safeA: expected true or false, found null/
+      /line 1, safeA: expected true or false, found no such field/
     ],
+    ["no id", JSON.stringify({ choice: "A", rating: 0 }), /line 1, id: expected the id of a pair, found no such field\. Mend the line/],
+    ["no choice at all", JSON.stringify({ id: "p1", rating: 0 }), /line 1, choice: expected "A" or "B", found no such field/],
+    ["no rating", `${label("p2")}\n${JSON.stringify({ id: "p1", choice: "A" })}`, /line 2, rating: expected 0, 1, .*found no such field/],
+    ["null for a rating", label("p1", { rating: null }), /rating: expected 0, 1, .*found null/],
     ["an id that is no pair's", label("p9"), /line 1: "p9" is no pair of this batch/],
     ["an id twice", `${label("p1")}\n${label("p1")}`, /line 2: "p1" is labelled twice/],
     ["no JSON", "p1 A", /line 1, the whole: expected a JSON object/],

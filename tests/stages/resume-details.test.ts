@@ -9,14 +9,19 @@ import { AdamW } from "../../engine/optimizer.ts"
 import { noGrad, scoped, tensor } from "../../engine/tensor.ts"
 import { loadPolicyFrom, readInto } from "../../models/checkpoint.ts"
 import { writeSafetensors } from "../../models/safetensors.ts"
+import * as Schema from "effect/Schema"
 import { type Checkpoints, openCheckpoints } from "../../runtime/checkpoints.ts"
+import { Numerics } from "../../runtime/numerics.ts"
+import * as Pipeline from "../../runtime/pipeline.ts"
+import { run } from "../../runtime/run.ts"
 import { External } from "../../schemas/artifact.ts"
-import { Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
+import { Preferences, ResponsePairs } from "../../schemas/rows.ts"
 import { annotate } from "../../stages/annotate.ts"
 import { importPolicy } from "../../stages/import.ts"
 import { type BatchLog, openBatchLog } from "../../stages/shared/batch-log.ts"
 import { readRecord } from "../../stages/shared/ppo-record.ts"
 import { live, newFolder, undisturbed } from "./dying.ts"
+import { listedPairs, pairsListed } from "./listed-pairs.ts"
 import { type Resumable, resumables } from "./resumable.ts"
 import { rowsArtifact, rowsIn, runStage, stageEffect } from "./running.ts"
 
@@ -198,10 +203,7 @@ describe("a judge's verdicts", () => {
     server.closeAllConnections()
     server.close()
   })
-  const pairs = Array.from({ length: 10 }, (_, i): ResponsePair => ({
-    ...{ id: `${i}`, prompt: [{ role: "user", content: `Which, ${i}?` }], safety: false, category: null, followUps: [] },
-    ...{ responseA: "good", responseB: "bad", policyA: "a", policyB: "b", temperatureA: 1, temperatureB: 1 }
-  }))
+  const pairs = pairsListed(10)
   const judged = async (concurrency: number): Promise<Resumable> => {
     asked.length = 0
     return {
@@ -240,5 +242,33 @@ describe("a judge's verdicts", () => {
     expect(asked.length - before).toBeLessThanOrEqual(10 - given)
     expect(asked.length - before).toBeGreaterThanOrEqual(5)
     expect(await rowsIn(done, Preferences)).toHaveLength(8)
+  })
+  it("are found again by a run that follows the error's advice: what only decides whether there is a result is not in the key", async () => {
+    asked.length = 0
+    const pipeline = Pipeline.make("judged", { params: Schema.Struct({}) }, () => ({
+      judged: annotate({ pairs: listedPairs({}, { count: 10 }) }, { annotator: "judge", url, model: "m", concurrency: 1 }).named("judged")
+    }))
+    const home = newFolder()
+    const attempt = (settings: Record<string, string>) =>
+      Effect.runPromise(
+        run(pipeline, {}, { home, settings }).pipe(
+          Effect.provideService(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) })
+        )
+      )
+    const first = await attempt({})
+    const error = first.nodes.find(({ id }) => id === "judged")!.error
+    expect(error).toMatch(/gave 2 answers of 6 .* raise maxUnreadable and run again: no pair is asked for twice\./)
+    expect(asked).toHaveLength(6)
+    const journal = join(home, "verdicts.jsonl")
+    const second = await attempt({
+      "judged.maxUnreadable": "0.2",
+      "judged.timeout": "90",
+      "judged.concurrency": "3",
+      "judged.keyVariable": "",
+      "judged.journal": journal
+    })
+    expect(second.status).toBe("succeeded")
+    expect(asked).toHaveLength(10)
+    expect(new Set(asked).size).toBe(10)
   })
 })
