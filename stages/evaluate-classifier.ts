@@ -129,22 +129,29 @@ export const evaluateClassifier = Stage.make("evaluate-classifier", {
   description:
     "precision, recall, F1 and accuracy of the safety classifier on held-out labels, by category, for prompts and responses apart",
   config: Schema.Struct(JudgeFields),
-  inputs: { classifier: SafetyClassifier, prompts: Stage.many(Prompts), preferences: Stage.many(Preferences) },
+  inputs: {
+    classifier: SafetyClassifier,
+    prompts: Stage.many(Prompts),
+    preferences: Stage.many(Preferences),
+    /** What the pairs were collected for: of those a response's category is known too. */
+    collected: Stage.optional(Prompts)
+  },
   output: ClassifierEvaluationReport,
   seeded: false,
   resources: { tensors: true },
   run: Effect.fn("evaluate-classifier")(function* ({ config, inputs, output, device, progress, checkpoints }) {
-    const { task, threshold, batchSize } = config
+    const { task, threshold, batchSize, precision: dtype } = config
     const prompts = (yield* Effect.forEach(inputs.prompts, (set) => readRows(set, Prompts))).flat()
     const preferences = (yield* Effect.forEach(inputs.preferences, (set) => readRows(set, Preferences))).flat()
-    const { texts, unlabelled } = labelledTexts(prompts, preferences)
+    const collected = inputs.collected === undefined ? [] : yield* readRows(inputs.collected, Prompts)
+    const { texts, unlabelled } = labelledTexts(prompts, preferences, collected)
     if (texts.length === 0)
       return yield* EmptyDatasetError.of(
         "evaluate a safety classifier on",
         `no prompts, and ${unlabelled} responses without a safety label`
       )
     const kinds = [...new Set(texts.map((text) => text.judged))]
-    const loaded = yield* loadClassifier(inputs.classifier, task, kinds, device)
+    const loaded = yield* loadClassifier(inputs.classifier, task, kinds, { device, dtype })
     const log = yield* openBatchLog({ checkpoints, progress })
     const judgements = yield* judge(loaded, texts, { task, threshold, batchSize, device, progress, log })
     const qualityOf = (judged: Judged): ClassifierQuality | null => {

@@ -42,7 +42,7 @@ import {
   verdictText
 } from "./shared/safety-task.ts"
 import { chunks, languageModelLoss, packExamples, type PackedRow } from "./shared/sequences.ts"
-import { stepsFor, train, trainingCheckpoints, trainingMetrics } from "./shared/train.ts"
+import { precision, stepsFor, train, trainingCheckpoints, trainingMetrics } from "./shared/train.ts"
 
 /** The classifier is given what is not its own: other examples, another task. */
 export class ClassifierError extends Schema.TaggedError<ClassifierError>()("ClassifierError", {
@@ -65,13 +65,19 @@ export class ClassifierError extends Schema.TaggedError<ClassifierError>()("Clas
 export const safetyClassifierData = Stage.make("safety-classifier-data", {
   description: "prompts by their safety tag and labelled responses of pairs, as questions and answers of the safety classifier",
   config: Schema.Struct({ task: SafetyTaskField }),
-  inputs: { prompts: Stage.many(Prompts), preferences: Stage.many(Preferences) },
+  inputs: {
+    prompts: Stage.many(Prompts),
+    preferences: Stage.many(Preferences),
+    /** What the pairs were collected for: of those a response's category is known too. */
+    collected: Stage.optional(Prompts)
+  },
   output: Demonstrations,
   seeded: false,
   run: Effect.fn("safety-classifier-data")(function* ({ config, inputs, output }) {
     const prompts = (yield* Effect.forEach(inputs.prompts, (set) => readRows(set, Prompts))).flat()
     const preferences = (yield* Effect.forEach(inputs.preferences, (set) => readRows(set, Preferences))).flat()
-    const { texts, unlabelled, empty } = labelledTexts(prompts, preferences)
+    const collected = inputs.collected === undefined ? [] : yield* readRows(inputs.collected, Prompts)
+    const { texts, unlabelled, empty } = labelledTexts(prompts, preferences, collected)
     const rows = texts.map(({ id, judged, messages, unsafe, category }): Demonstration => ({
       id,
       messages: [
@@ -118,7 +124,8 @@ export const SafetyClassifierConfig = Schema.Struct({
   maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
   microBatchSize: hyperInt(8, "sequences at once: memory against speed; the loss does not depend on it, but for the order of float sums", {
     min: 1
-  })
+  }),
+  precision
 })
 
 export const safetyClassifier = Stage.make("safety-classifier", {
@@ -129,7 +136,7 @@ export const safetyClassifier = Stage.make("safety-classifier", {
   inherits: { tokenizer: "init" },
   resources: { tensors: true },
   run: Effect.fn("safety-classifier")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
-    const { model, tokenizer } = yield* loadPolicy(inputs.init, { device })
+    const { model, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
     const rows = yield* readRows(inputs.examples, Demonstrations)
     const tasks = new Set<string>()
     for (const row of rows) {
@@ -179,7 +186,7 @@ export interface Continuation {
   readonly to: number
 }
 
-/** Summed log-probability of each continuation given what is before it: one forward pass for all, in float32. */
+/** Summed log-probability of each continuation given what is before it: one forward pass for all. The softmax and the sums are in float32. */
 export const continuationLogProbabilities = (
   model: Llama,
   continuations: ReadonlyArray<Continuation>,
@@ -254,7 +261,8 @@ export interface Judgement {
 export const JudgeFields = {
   task: SafetyTaskField,
   threshold: hyper(0.5, "probability above which a text is unsafe; Llama Guard takes the likelier answer: 0.5", { min: 0, max: 1 }),
-  batchSize: hyperInt(32, "texts at once", { min: 1 })
+  batchSize: hyperInt(32, "texts at once", { min: 1 }),
+  precision: hyper("float32", "in which the model computes; probabilities are float32 either way", ["float32", "bfloat16"])
 }
 
 /** p(unsafe) of the two: the sigmoid of the difference of log-probabilities. */
@@ -347,7 +355,7 @@ export const loadClassifier = Effect.fn("loadClassifier")(function* (
   ref: ArtifactRef<Checkpoint<"safety-classifier">>,
   task: SafetyTask,
   judged: ReadonlyArray<Judged>,
-  device: Device
+  options: { readonly device: Device; readonly dtype: "float32" | "bfloat16" }
 ) {
   const path = join(ref.path, tasksFile)
   const doing = "Reading a safety classifier"
@@ -376,19 +384,22 @@ export const loadClassifier = Effect.fn("loadClassifier")(function* (
         hint: `Give the same task to safetyClassifierData and here, with examples of ${each}s.`
       })
   }
-  return yield* loadPolicy(ref, { device })
+  return yield* loadPolicy(ref, options)
 })
 
 export const classifyPrompts = Stage.make("classify-prompts", {
   description: "§3.2.3 is_safety by the safety classifier: prompts with their safety tag, and the risk category of unsafe ones, set by it",
-  config: Schema.Struct(JudgeFields),
+  config: Schema.Struct({
+    ...JudgeFields,
+    keep: hyper("all", "prompts that are put out: all, or those alone that are found unsafe", ["all", "unsafe"])
+  }),
   inputs: { classifier: SafetyClassifier, prompts: Prompts },
   output: Prompts,
   seeded: false,
   resources: { tensors: true },
   run: Effect.fn("classify-prompts")(function* ({ config, inputs, output, device, progress, checkpoints }) {
-    const { task, threshold, batchSize } = config
-    const loaded = yield* loadClassifier(inputs.classifier, task, ["prompt"], device)
+    const { task, threshold, batchSize, precision: dtype } = config
+    const loaded = yield* loadClassifier(inputs.classifier, task, ["prompt"], { device, dtype })
     const prompts = yield* readRows(inputs.prompts, Prompts)
     const texts = prompts.map(({ messages }): TextToJudge => ({ judged: "prompt", messages }))
     const log = yield* openBatchLog({ checkpoints, progress })
@@ -400,8 +411,9 @@ export const classifyPrompts = Stage.make("classify-prompts", {
         ? []
         : [{ ...prompt, safety: judgement.unsafe, category: judgement.unsafe ? judgement.category : prompt.category }]
     })
-    return yield* writeDataset(output, rows, {
-      metrics: { unsafe: rows.filter((row) => row.safety).length, promptsTooLong: prompts.length - rows.length }
+    const unsafe = rows.filter((row) => row.safety)
+    return yield* writeDataset(output, config.keep === "all" ? rows : unsafe, {
+      metrics: { unsafe: unsafe.length, promptsTooLong: prompts.length - rows.length }
     })
   })
 })
@@ -429,8 +441,8 @@ export const classifyCompletions = Stage.make("classify-completions", {
   seeded: false,
   resources: { tensors: true },
   run: Effect.fn("classify-completions")(function* ({ config, inputs, output, device, progress, checkpoints }) {
-    const { task, threshold, batchSize } = config
-    const loaded = yield* loadClassifier(inputs.classifier, task, ["response"], device)
+    const { task, threshold, batchSize, precision: dtype } = config
+    const loaded = yield* loadClassifier(inputs.classifier, task, ["response"], { device, dtype })
     const completions = yield* readRows(inputs.completions, Completions)
     const texts = completions.map(({ prompt, text }): TextToJudge => ({
       judged: "response",

@@ -217,11 +217,11 @@ const packedTraining = (
     readonly microBatchSize: number
     readonly epochs: number
     readonly steps?: number
-    readonly precision?: Precision
+    readonly precision: Precision
   },
   what: string
 ): StageCost => {
-  const { batchSize, epochs, microBatchSize, precision = "float32", steps = 0 } = config
+  const { batchSize, epochs, microBatchSize, precision, steps = 0 } = config
   const model = languageModel(init, "the model to start from")
   const length = Math.min(config.sequenceLength, model.config.maxPositions)
   const rows = steps > 0 ? steps * batchSize : Math.ceil((rowsOf(data, what) * dialogueOf(data, what)) / length) * epochs
@@ -309,11 +309,17 @@ const conversing = (policy: Size, dialogues: Size, config: Sampling, expected: S
 }
 
 /** Both verdicts of each text; categories of what is unsafe are not counted. */
-const judging = (classifier: Size, rows: number, length: number, batchSize: number): StageCost => {
+const judging = (
+  classifier: Size,
+  rows: number,
+  length: number,
+  config: { readonly batchSize: number; readonly precision: Precision }
+): StageCost => {
   const model = languageModel(classifier, "the classifier")
+  const { batchSize, precision } = config
   return {
-    work: [reading("judge", model, "float32", 2 * rows, length)],
-    memory: frozen(model, "float32", forwardBytes(model, "float32", 2 * batchSize * model.config.maxPositions))
+    work: [reading("judge", model, precision, 2 * rows, length)],
+    memory: frozen(model, precision, forwardBytes(model, precision, 2 * batchSize * model.config.maxPositions))
   }
 }
 
@@ -432,20 +438,21 @@ const estimators: Readonly<Record<string, Estimator>> = {
 
   // ---- the safety classifier
   "classify-prompts": of<typeof import("../safety-classifier.ts").classifyPrompts>({
-    size: ({ inputs }) => inputs.prompts,
+    size: ({ config, inputs: { prompts } }) =>
+      config.keep === "all" ? prompts : sized(prompts, { rows: Math.round(prompts.rows * prompts.safetyShare), safetyShare: 1 }),
     cost: ({ config, inputs }) =>
-      judging(inputs.classifier, rowsOf(inputs.prompts, "prompts"), promptOf(inputs.prompts, "what is judged"), config.batchSize)
+      judging(inputs.classifier, rowsOf(inputs.prompts, "prompts"), promptOf(inputs.prompts, "what is judged"), config)
   }),
   "classify-completions": of<typeof import("../safety-classifier.ts").classifyCompletions>({
     size: ({ inputs }) => inputs.completions,
     cost: ({ config, inputs }) =>
-      judging(inputs.classifier, rowsOf(inputs.completions, "completions"), dialogueOf(inputs.completions, "completions"), config.batchSize)
+      judging(inputs.classifier, rowsOf(inputs.completions, "completions"), dialogueOf(inputs.completions, "completions"), config)
   }),
   "evaluate-classifier": of<typeof import("../evaluate-classifier.ts").evaluateClassifier>({
     size: nothing,
     cost: ({ config, inputs }) => {
       const texts = labelledSize(inputs.prompts, inputs.preferences)
-      return judging(inputs.classifier, rowsOf(texts, "labelled texts"), promptOf(texts, "the labelled texts"), config.batchSize)
+      return judging(inputs.classifier, rowsOf(texts, "labelled texts"), promptOf(texts, "the labelled texts"), config)
     }
   }),
 

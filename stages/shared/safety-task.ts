@@ -111,13 +111,14 @@ export interface LabelledText {
 
 /**
  * Prompts by their safety tag, and those responses of pairs that were labelled. A response has its prompt's category, where that prompt is among
- * `prompts`. Empty responses are left out.
+ * `prompts` or `collected`, of which nothing else is taken. Empty responses are left out.
  */
 export const labelledTexts = (
   prompts: ReadonlyArray<Prompt>,
-  preferences: ReadonlyArray<Preference>
+  preferences: ReadonlyArray<Preference>,
+  collected: ReadonlyArray<Prompt> = []
 ): { readonly texts: Array<LabelledText>; readonly unlabelled: number; readonly empty: number } => {
-  const categories = new Map(prompts.map((prompt) => [JSON.stringify(prompt.messages), prompt.category]))
+  const categories = new Map([...collected, ...prompts].map((prompt) => [JSON.stringify(prompt.messages), prompt.category]))
   const texts = prompts.map((prompt): LabelledText => {
     const category = prompt.safety ? prompt.category : null
     return { judged: "prompt", id: `prompt/${prompt.id}`, messages: prompt.messages, unsafe: prompt.safety, category }

@@ -8,6 +8,7 @@ import { noGrad, scoped, tensor } from "../../engine/tensor.ts"
 import { encodeDialogue, encodePrompt, fitsChatFormat } from "../../models/chat.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
 import { initLlama, type Llama } from "../../models/llama.ts"
+import { presets } from "../../models/config.ts"
 import { digestOf } from "../../runtime/cache-key.ts"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
@@ -36,6 +37,7 @@ import {
   taskOfExample,
   unsafeProbability
 } from "../../stages/safety-classifier.ts"
+import { estimatorOf, sized, unknown } from "../../stages/shared/cost.ts"
 import {
   escapeText,
   headerOfTask,
@@ -47,7 +49,7 @@ import {
 } from "../../stages/shared/safety-task.ts"
 import { devices } from "../devices.ts"
 import { smallConfig, smallTokenizer } from "../models/small.ts"
-import { sameInFloat32 } from "../tolerances.ts"
+import { bfloat16, sameInFloat32 } from "../tolerances.ts"
 import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "./running.ts"
 
 const user = (content: string): Message => ({ role: "user", content })
@@ -201,6 +203,25 @@ describe("the classifier's examples", () => {
     expect(rows.map((row) => taskOfExample(row))).toEqual([
       ...prompts.map(() => taskHeader(task, "prompt")),
       ...Array.from({ length: 6 }, () => taskHeader(task, "response"))
+    ])
+  })
+  it("have the category of a prompt that its pair was collected for, of which they take nothing else", async () => {
+    const asked = [prompt("5", "kill", { safety: true, category: "hateful" }), prompt("6", "new", { safety: true, category: "advice" })]
+    const given = { prompts: [await rowsArtifact(Prompts, prompts)], preferences: [await rowsArtifact(Preferences, preferences)] }
+    const answersWith = async (inputs: object) =>
+      (await rowsIn(await runStage(safetyClassifierData, { ...given, ...inputs }), Demonstrations)).map((row) => [
+        row.id,
+        row.messages[1]!.content
+      ])
+    const without = await answersWith({})
+    // "new" is no prompt of theirs; of "kill" what they say themselves stands.
+    expect(await answersWith({ collected: await rowsArtifact(Prompts, asked) })).toEqual(
+      without.map(([id, answer]) => [id, id === "response/r/rejected" ? "unsafe\nO3" : answer])
+    )
+    const { texts } = labelledTexts([], preferences, asked)
+    expect(texts.filter(({ unsafe }) => unsafe).map(({ id, category }) => [id, category])).toEqual([
+      ["response/p/rejected", "hateful"],
+      ["response/r/rejected", "advice"]
     ])
   })
   it("are not ordinary demonstrations: these are refused by the stage that trains on them", async () => {
@@ -378,6 +399,29 @@ describe("a classifier that was trained", () => {
     expect(bytes(other).equals(bytes(again))).toBe(true)
     expect(bytes(other).equals(bytes(classifier))).toBe(false)
   })
+  it("in bfloat16 keeps its weights in bfloat16 and has nearly the same losses", async () => {
+    const run = (precision: string) => runStage(safetyClassifier, { init, examples }, { ...training, epochs: 2, precision })
+    const [full, half] = [await run("float32"), await run("bfloat16")]
+    const dtypeOf = ({ path }: ArtifactRef<any>) =>
+      (JSON.parse(readFileSync(join(path, "config.json"), "utf8")) as { torch_dtype: string }).torch_dtype
+    expect([full, half, again].map(dtypeOf)).toEqual(["float32", "bfloat16", "float32"])
+    expect(Math.abs(half.metrics["firstLoss"]! - full.metrics["firstLoss"]!)).toBeLessThanOrEqual(bfloat16)
+    expect(half.metrics["meanOfLastTenthLoss"]).toBeLessThan(half.metrics["firstLoss"]! - 2 * bfloat16)
+  })
+  it("judges in bfloat16 where asked: nearly the same probabilities, the same judgements", async () => {
+    const rows = promptsOf([1]).map(({ id, messages, safety }) => ({
+      ...{ promptId: id, prompt: messages, safety, sample: 0, text: "yes here", tokens: [2], logProbabilities: [-1], finished: true },
+      ...{ temperature: 1, policy: "p" }
+    }))
+    const completions = await rowsArtifact(Completions, rows)
+    const judged = async (over: object) =>
+      rowsIn(await runStage(classifyCompletions, { classifier, completions }, { ...config, ...over }), ClassifiedCompletions)
+    const [usual, full, half] = [await judged({}), await judged({ precision: "float32" }), await judged({ precision: "bfloat16" })]
+    expect(full).toEqual(usual)
+    expect(half.map(({ unsafe, category }) => [unsafe, category])).toEqual(full.map(({ unsafe, category }) => [unsafe, category]))
+    half.forEach(({ probability }, i) => expect(Math.abs(probability - full[i]!.probability)).toBeLessThanOrEqual(bfloat16))
+    expect(half.map(({ probability }) => probability)).not.toEqual(full.map(({ probability }) => probability))
+  })
   it("sets the safety tag and the category of prompts, and leaves the topic of safe ones", async () => {
     const untagged = promptsOf([1]).map((row) => ({ ...row, safety: !row.safety, category: row.safety ? "unknown" : "topic" }))
     const prompts = await rowsArtifact(Prompts, [...untagged, prompt("long", "z".repeat(200))])
@@ -388,6 +432,9 @@ describe("a classifier that was trained", () => {
       promptsOf([1]).map(({ id, safety, category }) => [id, safety, safety ? category : "topic"])
     )
     expect(result.metrics).toMatchObject({ unsafe: 6, promptsTooLong: 1 })
+    const unsafe = await runStage(classifyPrompts, { classifier, prompts }, { ...config, keep: "unsafe" })
+    expect(await rowsIn(unsafe, Prompts)).toEqual(rows.filter((row) => row.safety))
+    expect(unsafe.metrics).toMatchObject({ unsafe: 6, promptsTooLong: 1 })
   })
   it("judges completions: what was asked alone makes none unsafe", async () => {
     const completion = (promptId: string, text: string, sample = 0) => ({
@@ -433,6 +480,14 @@ describe("a classifier that was trained", () => {
     expect(report.responses).toMatchObject({ texts: 20, unsafe: 6 })
     expect(report.responses!.accuracy.mean).toBeGreaterThan(0.8)
     expect(report.tooLong).toBe(0)
+    // By category, once the prompts that the pairs were collected for are known.
+    const ofResponses = async (inputs: object) => {
+      const pairs = { classifier, prompts: [], preferences: held.preferences, ...inputs }
+      const { responses } = await reportIn(await runStage(evaluateClassifier, pairs, config), ClassifierEvaluationReport)
+      return responses!.byCategory.map(({ texts }) => texts)
+    }
+    expect(await ofResponses({})).toEqual([0, 0, 0])
+    expect(await ofResponses({ collected: held.prompts[0] })).toEqual([2, 2, 2])
     const promptsOnly = await runStage(evaluateClassifier, { classifier, prompts: held.prompts, preferences: [] }, config)
     expect((await reportIn(promptsOnly, ClassifierEvaluationReport)).responses).toBeNull()
     expect(await failureOf(evaluateClassifier, { classifier, prompts: [], preferences: [] }, config)).toContain("no prompts")
@@ -443,6 +498,30 @@ describe("a classifier that was trained", () => {
     expect(other).toContain("expected one trained for the task")
     expect(other).toContain('one trained for "P?" and "R?"')
     expect(await failureOf(classifyPrompts, { classifier: init, prompts }, config)).toContain("Train it with the stage safetyClassifier")
+  })
+})
+
+describe("a classifier's costs", () => {
+  it("are those of the precision that it is trained and judges in", () => {
+    const model = sized(unknown, { model: presets["7b"] })
+    const texts = sized(unknown, { rows: 1000, prompts: 1000, promptTokens: 100, responseTokens: 50 })
+    const cases = [
+      [safetyClassifier, { init: model, examples: texts }],
+      [classifyPrompts, { classifier: model, prompts: texts }],
+      [classifyCompletions, { classifier: model, completions: texts }],
+      [evaluateClassifier, { classifier: model, prompts: [texts], preferences: [texts] }]
+    ] as const
+    for (const [{ stage }, inputs] of cases) {
+      const costIn = (precision: string) => {
+        const config = { sequenceLength: 4096, batchSize: 2, microBatchSize: 1, epochs: 1, precision }
+        return estimatorOf(stage)!.cost!({ config, inputs, expected: {} })
+      }
+      const [full, half] = [costIn("float32"), costIn("bfloat16")]
+      expect([full, half].map(({ work }) => work.map(({ precision }) => precision))).toEqual([["float32"], ["bfloat16"]])
+      expect(half.work[0]!.flops).toBe(full.work[0]!.flops)
+      // 4 bytes a weight, or 2.
+      expect([full, half].map(({ memory }) => memory.weights)).toEqual([4 * 6_738_415_616, 2 * 6_738_415_616])
+    }
   })
 })
 
