@@ -138,9 +138,16 @@ const answerOf = (value: unknown, name: string, prompt: ReadonlyArray<Message>):
   return last.content
 }
 
+/** Whether a response was labelled safe; null where it was not. */
+const safetyLabel = (value: unknown, name: "chosenSafe" | "rejectedSafe"): boolean | null => {
+  const found = (value as Record<string, unknown>)[name] ?? null
+  if (found === null || typeof found === "boolean") return found
+  throw new BadRow(name, `expected true, false or null, found ${JSON.stringify(found).slice(0, 40)}`)
+}
+
 /**
- * A row {prompt, chosen, rejected, rating?}: the prompt text or messages, the responses text or messages (with or without the prompt's before
- * them). Two equal responses do not fit: such a pair says nothing.
+ * A row {prompt, chosen, rejected, rating?, chosenSafe?, rejectedSafe?}: the prompt text or messages, the responses text or messages (with or
+ * without the prompt's before them). Two equal responses do not fit: such a pair says nothing.
  */
 export const parsePromptChosenRejected = (value: unknown, line: number, source: string): Preference => {
   const prompt = field(value, "prompt")
@@ -157,5 +164,9 @@ export const parsePromptChosenRejected = (value: unknown, line: number, source: 
       `expected 0 (significantly better), 1, 2 or 3 (negligibly better or unsure), found ${JSON.stringify(rating).slice(0, 40)}`
     )
   }
-  return preference(`${line}`, messages, chosen, rejected, rating as number | null, source)
+  return {
+    ...preference(`${line}`, messages, chosen, rejected, rating as number | null, source),
+    chosenSafe: safetyLabel(value, "chosenSafe"),
+    rejectedSafe: safetyLabel(value, "rejectedSafe")
+  }
 }

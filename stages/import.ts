@@ -15,7 +15,7 @@ import { ArtifactError, type Checkpoint, External, type OutputSlot, type Role, t
 import { roleFile } from "../schemas/checkpoint-files.ts"
 import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../schemas/checkpoint.ts"
 import { hyper } from "../schemas/hyper.ts"
-import { Demonstrations, Preferences } from "../schemas/rows.ts"
+import { Demonstrations, type Preference, Preferences } from "../schemas/rows.ts"
 
 const maxBad = hyper(0.01, "share of rows that may not fit before the run stops; the others are skipped and counted", { min: 0, max: 1 })
 
@@ -38,10 +38,11 @@ const importRows = <Row>(
 export const importPreferences = Stage.make("import-preferences", {
   description: "preference pairs from a file (JSONL, JSONL.gz or Parquet)",
   config: Schema.Struct({
-    format: hyper("hh-rlhf", "hh-rlhf: two transcripts; prompt-chosen-rejected: those fields, and a rating from 0 to 3 if there is one", [
+    format: hyper(
       "hh-rlhf",
-      "prompt-chosen-rejected"
-    ]),
+      "hh-rlhf: two transcripts; prompt-chosen-rejected: those fields, and if they are there a rating from 0 to 3, chosenSafe and rejectedSafe",
+      ["hh-rlhf", "prompt-chosen-rejected"]
+    ),
     source: hyper("", "what to call the pairs' source in statistics"),
     maxBad
   }),
@@ -51,11 +52,18 @@ export const importPreferences = Stage.make("import-preferences", {
   run: Effect.fn("import-preferences")(function* ({ config, inputs, output }) {
     const source = config.source === "" ? config.format : config.source
     const parse = config.format === "hh-rlhf" ? parseHhRlhf : parsePromptChosenRejected
-    return yield* importRows(
-      inputs.file.path,
-      (value, line) => parse(value, line, source),
-      config.maxBad,
-      (rows) => writeDataset(output, rows)
+    let [rated, unrated] = [0, 0]
+    const counted = (value: unknown, line: number): Preference => {
+      const row = parse(value, line, source)
+      if (row.rating === null) unrated++
+      else rated++
+      return row
+    }
+    return yield* importRows(inputs.file.path, counted, config.maxBad, (rows) =>
+      // In a file of rated pairs one without a rating is likely a mistake: its margin is 0.
+      Effect.map(writeDataset(output, rows), (result) =>
+        written(result.slot, { ...result.metrics, withoutRating: rated > 0 ? unrated : 0 })
+      )
     )
   })
 })

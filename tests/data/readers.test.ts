@@ -342,6 +342,18 @@ describe("a row of prompt, chosen and rejected", () => {
       expect(badRow(() => parse({ prompt: "q", chosen: "a", rejected: "b", rating })).field).toBe("rating")
   })
 
+  it("may say of each response whether it is safe", () => {
+    const row = { prompt: "q", chosen: "a", rejected: "b" }
+    expect(parse({ ...row, chosenSafe: true, rejectedSafe: false })).toMatchObject({ chosenSafe: true, rejectedSafe: false })
+    expect(parse({ ...row, rejectedSafe: true, chosenSafe: null })).toMatchObject({ chosenSafe: null, rejectedSafe: true })
+    expect(parse(row)).toMatchObject({ chosenSafe: null, rejectedSafe: null })
+    for (const name of ["chosenSafe", "rejectedSafe"])
+      for (const label of ["yes", 1, 0, "true", []]) {
+        const bad = badRow(() => parse({ ...row, [name]: label }))
+        expect([bad.field, bad.message]).toEqual([name, `expected true, false or null, found ${JSON.stringify(label)}`])
+      }
+  })
+
   it.each([
     ["a prompt that ends with the assistant", { prompt: [question, answer("x")], chosen: "a", rejected: "b" }, "prompt", /not the user's/],
     ["an answer of the user's", { prompt: "q", chosen: [question], rejected: "b" }, "chosen", /not the assistant's/],
