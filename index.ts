@@ -12,6 +12,7 @@ export { type Grid, sweep, type SweepOptions, type SweepPoint } from "./runtime/
 export type { Measures } from "./runtime/measures.ts"
 export { type Checkpoint, type Checkpoints, noCheckpoints } from "./runtime/checkpoints.ts"
 export { type Verification, verify, type VerifyOptions } from "./runtime/verify.ts"
+export { bless, type Blessed, type BlessOptions } from "./runtime/bless.ts"
 export { freeze, type LockFile, readLock, writeLock } from "./runtime/lock-file.ts"
 export { collect, type CollectPolicy, planCollection } from "./runtime/collect.ts"
 export { findHome } from "./runtime/home.ts"

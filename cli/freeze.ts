@@ -6,6 +6,7 @@ import { plan } from "../runtime/run.ts"
 import { type Command, exitCodes } from "./command.ts"
 import { engineNumerics } from "./numerics.ts"
 import { print } from "./open-store.ts"
+import { drifting } from "./plan.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
 import { count } from "./units.ts"
 
@@ -43,6 +44,7 @@ export const command: Command = {
             `${count(unknown, "node")} of them have no result in the store: the lock holds theirs to nothing. Run the pipeline, then freeze again.`
           ]
         : []),
+      ...drifting(made.nodes.values()),
       `Held to by: caravan run ${file} --locked${given.flag("lock") === undefined ? "" : ` --lock ${given.flag("lock")}`}`
     ])
     return exitCodes.ok

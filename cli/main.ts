@@ -17,6 +17,7 @@ const commands: Readonly<Record<string, { readonly summary: string; readonly loa
   log: { summary: "what a node said while it ran", load: () => import("./log.ts") },
   lineage: { summary: "which run, code and data made an artifact, and what was made of it", load: () => import("./lineage.ts") },
   verify: { summary: "run nodes again and compare with what is in the store", load: () => import("./verify.ts") },
+  bless: { summary: "let a result stand for code that changed without changing it", load: () => import("./bless.ts") },
   freeze: { summary: "write a lock file that run --locked holds to", load: () => import("./freeze.ts") },
   du: { summary: "what takes the store's space", load: () => import("./du.ts") },
   gc: { summary: "what of the store can go; deletes it with --yes", load: () => import("./gc.ts") },

@@ -8,6 +8,10 @@ import { costFlags, costMachine, costOfPlan, costTable, statedAssumptions, total
 import { engineNumerics } from "./numerics.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
 
+/** " (pinned v3; code has drifted: stages/x.ts)" */
+const pinOf = ({ drift, parts: { pinned } }: Extract<PlannedNode, { kind: "hit" }>): string =>
+  pinned === undefined ? "" : ` (pinned ${pinned}${drift.length > 0 ? `; code has drifted: ${drift.join(", ")}` : ""})`
+
 /** What the plan says of a node, in words. */
 export const reasonOf = (node: PlannedNode): string => {
   switch (node.kind) {
@@ -16,12 +20,22 @@ export const reasonOf = (node: PlannedNode): string => {
     case "awaited":
       return `${node.path} is not there yet`
     case "hit":
-      return "in the store"
+      return `in the store${pinOf(node)}`
     case "run":
       return node.why.join("; ")
     case "unknown":
       return `depends on ${node.until.join(", ")}${node.why.length > 0 && node.why[0] !== "it has never run here" ? `; ${node.why.join("; ")}` : ""}`
   }
+}
+
+/** A line when pinned results were made with other code. */
+export const drifting = (nodes: Iterable<PlannedNode>): Array<string> => {
+  const ids = [...nodes].flatMap((node) => (node.kind === "hit" && node.drift.length > 0 ? [node.id] : []))
+  return ids.length === 0
+    ? []
+    : [
+        `Pinned, and made with other code than there is now: ${ids.join(", ")}. \`caravan bless\` accepts the code; run --locked fails until then.`
+      ]
 }
 
 const statusOf = { file: "file", awaited: "wait", hit: "hit", run: "run", unknown: "run?" } as const
@@ -36,9 +50,17 @@ const table = (made: Plan & { readonly selected: ReadonlySet<string> | undefined
   const count = (kind: PlannedNode["kind"]) => nodes.filter((node) => node.kind === kind).length
   return [
     ...lines,
+    ...drifting(nodes),
     `${count("hit")} in the store, ${count("run")} to run, ${count("unknown")} that depend on those (run?: found after all if their inputs come out as before).`,
     ...(count("awaited") === 0 ? [] : [`${count("awaited")} awaited: files of yours that are not there yet; a run needs them.`])
   ].join("\n")
+}
+
+/** Of a pinned node, its version; and what drifted, where that is known. */
+const pinDocument = (made: Plan, node: PlannedNode): object => {
+  const planned = made.graph.nodes.get(node.id)
+  if (planned?.kind !== "stage" || planned.stage.pinned === undefined) return {}
+  return { pinned: planned.stage.pinned, drift: node.kind === "hit" ? node.drift : null }
 }
 
 export const command: Command = {
@@ -88,6 +110,7 @@ export const command: Command = {
                 status: node.kind,
                 key: "key" in node ? node.key : null,
                 why: node.kind === "hit" ? [] : node.why,
+                ...pinDocument(made, node),
                 ...(node.kind === "unknown" ? { until: node.until } : {}),
                 cost: cost.nodes.get(node.id) ?? null
               }

@@ -9,18 +9,29 @@ import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from
 import { reasonOf } from "./plan.ts"
 import { ago, count, short } from "./units.ts"
 
-/** Results that a key had before the one it has: of a node that was made again by --force. The oldest first. */
-const generationsOf = (home: string, key: string): ReturnType<Journal["generations"]> => {
+type Past = { readonly generations: ReturnType<Journal["generations"]>; readonly blessings: ReturnType<Journal["blessings"]> }
+
+/** Results that a key had before the one it has, of a node that was made again by --force; and how it came to be blessed. The oldest first. */
+const pastOf = (home: string, key: string): Past => {
   const journal = new Journal(home)
   try {
-    return journal.generations(key)
+    return { generations: journal.generations(key), blessings: journal.blessings(key) }
   } finally {
     journal.close()
   }
 }
 
+/** "  blessed 2 days ago: made under the key 0123456789ab, before stages/x.ts changed" */
+const blessingLines = (blessings: Past["blessings"], current: string): Array<string> =>
+  blessings
+    .filter(({ digest }) => digest === current)
+    .map(
+      ({ at, changes, from, key }) =>
+        `  blessed ${ago(at)}: made ${from === key ? "" : `under the key ${short(from)}, `}before this changed: ${changes.join(", ")}`
+    )
+
 /** "It was made 3 times; before: 0123456789ab (2 days ago), ..." */
-const generationLine = (generations: ReturnType<Journal["generations"]>, current: string | undefined): Array<string> => {
+const generationLine = (generations: Past["generations"], current: string | undefined): Array<string> => {
   if (generations.length === 0) return []
   const distinct = new Set([...generations.map(({ digest }) => digest), ...(current === undefined ? [] : [current])]).size
   const before = generations.slice(-shownGenerations).map(({ digest, made }) => `${short(digest)} (${ago(made)})`)
@@ -59,8 +70,9 @@ export const command: Command = {
       if (step.kind === "unknown") open.push(...step.until)
     }
     const parts = "parts" in node ? node.parts : undefined
-    const generations = "key" in node ? generationsOf(options.home, node.key) : []
-    if (given.has("json")) process.stdout.write(`${JSON.stringify({ node: id, chain, parts: parts ?? null, generations }, undefined, 2)}\n`)
+    const { generations, blessings } = "key" in node ? pastOf(options.home, node.key) : { generations: [], blessings: [] }
+    if (given.has("json"))
+      process.stdout.write(`${JSON.stringify({ node: id, chain, parts: parts ?? null, generations, blessings }, undefined, 2)}\n`)
     else {
       const verb = {
         file: "is a file",
@@ -72,6 +84,7 @@ export const command: Command = {
       const lines = [
         `${id} ${verb}: ${reasonOf(node)}`,
         ...chain.slice(1).map((step) => `  because of ${step.id}: ${step.why}`),
+        ...(node.kind === "hit" ? blessingLines(blessings, node.trace.digest) : []),
         ...generationLine(generations, node.kind === "hit" ? node.trace.digest : undefined)
       ]
       process.stdout.write(`${lines.join("\n")}\n`)

@@ -13,6 +13,8 @@ export interface KeyParts {
   readonly stage: string
   /** Digest of the stage's code and the packages it uses (code-identity.ts). */
   readonly code: string
+  /** Of a pinned stage: the version that stands in the key where its code's digest would. The code is known beside it: to tell whether it drifts. */
+  readonly pinned?: string
   /** The decoded config, without fields that can't change the result. */
   readonly config: Readonly<Record<string, unknown>>
   /** null for a stage that draws no random numbers. */
@@ -24,7 +26,16 @@ export interface KeyParts {
 }
 
 export const cacheKey = (parts: KeyParts): string =>
-  digestOf(["caravan cache key", formatVersion, parts.stage, parts.code, parts.config, parts.seed, parts.inputs, parts.numerics])
+  digestOf([
+    "caravan cache key",
+    formatVersion,
+    parts.stage,
+    parts.pinned === undefined ? parts.code : ["pinned", parts.pinned],
+    parts.config,
+    parts.seed,
+    parts.inputs,
+    parts.numerics
+  ])
 
 /** sha256 of a value's encoding, in hex. Throws on what has no stable encoding (functions, symbols, NaN, class instances). */
 export const digestOf = (value: unknown): string => hash("sha256", encodingOf(value))

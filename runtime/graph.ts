@@ -164,7 +164,8 @@ const resolve = (
         const { expected, limits, type } = definition
         made = { kind: "stage", id, stage, config: config, seed, inputs, type, expected, limits }
         try {
-          identity = encodingOf(["stage", stage.module, stage.name, config, stage.seeded ? seed : null, inputs, definition.name ?? null])
+          const { module, name, pinned, seeded } = stage
+          identity = encodingOf(["stage", module, name, pinned ?? null, config, seeded ? seed : null, inputs, definition.name ?? null])
         } catch (cause) {
           return yield* new PipelineError({
             message: `Node "${id}" (stage ${stage.name}): its config can't be part of a cache key: ${messageOf(cause)}`

@@ -63,6 +63,19 @@ export interface ArtifactRecord {
   readonly made: number
 }
 
+/** The word of a user that a result stands for code that it was not made with (bless.ts). */
+export interface Blessing {
+  /** The key under which it counts since; it was made, or counted before, under `from`. */
+  readonly key: string
+  readonly from: string
+  readonly digest: string
+  /** The code that it stands for: its digest, and its files and packages. */
+  readonly code: string
+  readonly files: Readonly<Record<string, string>>
+  /** What of the code had changed. */
+  readonly changes: ReadonlyArray<string>
+}
+
 /** Raised when the tables change. 2: artifacts, uses and listings, for what made what. 3: sums of the rows that results depend on. */
 const version = 3
 
@@ -86,6 +99,8 @@ const tables = `
   create table if not exists uses (content text not null, key text not null, primary key (content, key)) strict, without rowid;
   create table if not exists generations (key text not null, digest text not null, made integer not null, retired integer not null) strict;
   create index if not exists generations_by_key on generations (key, retired);
+  create table if not exists blessings (key text not null, digest text not null, from_key text not null, code text not null, files text not null, changes text not null, at integer not null) strict;
+  create index if not exists blessings_by_key on blessings (key, at);
   create table if not exists files (path text primary key, stamp text not null, digest text not null, sum text) strict;
   create table if not exists code (stage text primary key, value text not null, sum text) strict;
 `
@@ -288,6 +303,50 @@ export class Journal {
     }))
   }
 
+  recordBlessing({ key, digest, from, code, files, changes }: Blessing): void {
+    this.#run(
+      "insert into blessings (key, digest, from_key, code, files, changes, at) values (?, ?, ?, ?, ?, ?, ?)",
+      key,
+      digest,
+      from,
+      code,
+      this.#recordListing(files),
+      JSON.stringify(changes),
+      Date.now()
+    )
+  }
+  /** How the result under a key came to be blessed, the first first. */
+  blessings(key: string): Array<Omit<Blessing, "files"> & { readonly at: number }> {
+    return this.#try(() =>
+      this.#all("select * from blessings where key = ? order by at, rowid", key).map((row) => ({
+        key,
+        from: row.from_key as string,
+        digest: row.digest as string,
+        code: row.code as string,
+        changes: parse(row.changes) as Array<string>,
+        at: row.at as number
+      }))
+    )
+  }
+  /** The code that a result was made with under this key, or that was blessed for it since, whichever was last. */
+  acceptedCode(key: string, digest: string): { readonly code: string; readonly files: Readonly<Record<string, string>> } | undefined {
+    const row = this.#get(
+      `select code, files from (
+        select json_extract(parts, '$.code') as code, files, at, 0 as blessed from executions where key = ?1 and digest = ?2 and status = 'ran' and json_valid(parts)
+        union all select code, files, at, 1 as blessed from blessings where key = ?1 and digest = ?2)
+      order by at desc, blessed desc limit 1`,
+      key,
+      digest
+    )
+    if (row === undefined) return undefined
+    try {
+      return { code: row.code as string, files: this.#listing(row.files as string) }
+    } catch {
+      // A damaged row of the past, as in lastExecution.
+      return undefined
+    }
+  }
+
   startRun(id: string, pipeline: string, params: unknown): void {
     this.#run(
       "insert into runs (id, pipeline, params, started, status) values (?, ?, ?, ?, 'running')",
@@ -401,6 +460,10 @@ export class Journal {
       `id in (select max(id) from executions where node = ? and status in (${list}) group by pipeline) order by id desc`,
       node
     )
+  }
+  /** The node's executions that ended with a result, the latest first. */
+  resultsOfNode(pipeline: string, node: string, limit: number): Array<RecordedExecution> {
+    return this.#executions("pipeline = ? and node = ? and status in ('hit', 'ran') order by id desc limit ?", pipeline, node, limit)
   }
   /** Every name a node ever had here. */
   nodeNames(): Array<string> {

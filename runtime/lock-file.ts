@@ -36,6 +36,8 @@ export const LockFile = Schema.Struct({
       stage: Schema.String,
       /** The digest of its code: an entry of `code`. */
       code: Schema.String,
+      /** The version that a pinned stage has in its place in the key; its code is held to nevertheless. */
+      pinned: Schema.optionalKey(Schema.String),
       /** Without fields that can't change the result. */
       config: Schema.Record(Schema.String, Schema.Unknown),
       seed: Schema.NullOr(Schema.Number),
@@ -86,6 +88,7 @@ const freezing = (
                 {
                   stage: node.stage.name,
                   code: facts.code.get(node.id)!.digest,
+                  ...(node.stage.pinned === undefined ? {} : { pinned: node.stage.pinned }),
                   config: configForKey(node),
                   seed: node.stage.seeded ? node.seed : null,
                   inputs: node.inputs,
@@ -141,6 +144,7 @@ export const differences = (frozen: LockFile, now: LockFile): Array<string> => {
     else if (after === undefined) lines.push(`node ${id} is gone`)
     else {
       if (before.stage !== after.stage) lines.push(`node ${id}: stage ${before.stage} -> ${after.stage}`)
+      if (before.pinned !== after.pinned) lines.push(`node ${id}: pinned: ${before.pinned ?? "not"} -> ${after.pinned ?? "not"}`)
       for (const field of union(before.config, after.config))
         if (!same(before.config[field], after.config[field]))
           lines.push(`node ${id}: config ${field}: ${show(before.config[field])} -> ${show(after.config[field])}`)
@@ -157,7 +161,8 @@ export const differences = (frozen: LockFile, now: LockFile): Array<string> => {
     if (before === undefined || before.code === after.code) continue
     const [old, young] = [frozen.code[before.code], now.code[after.code]]
     const files = union(old?.files ?? {}, young?.files ?? {}).filter((file) => old?.files[file] !== young?.files[file])
-    code.add(`code of stage ${after.stage}: ${files.join(", ") || "its packages"}`)
+    const pin = after.pinned === undefined ? "" : ` (pinned ${after.pinned}, which drifts)`
+    code.add(`code of stage ${after.stage}${pin}: ${files.join(", ") || "its packages"}`)
   }
   lines.push(...code)
   for (const name of union(frozen.packages, now.packages)) {

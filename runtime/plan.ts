@@ -45,6 +45,7 @@ export const gatherFacts = (graph: Graph, journal: Journal, machine: Machine): E
 export const keyParts = (node: StageNode, facts: Facts, contentOf: (id: string) => string): KeyParts => ({
   stage: node.stage.name,
   code: facts.code.get(node.id)!.digest,
+  ...(node.stage.pinned === undefined ? {} : { pinned: node.stage.pinned }),
   config: configForKey(node),
   seed: node.stage.seeded ? node.seed : null,
   inputs: Object.fromEntries(
@@ -67,6 +68,8 @@ export type PlannedNode =
       readonly key: string
       readonly parts: KeyParts
       readonly trace: Trace
+      /** Files and packages that changed since the result of a pinned stage was made, or was last blessed. */
+      readonly drift: ReadonlyArray<string>
     }
   | {
       readonly kind: "run"
@@ -126,8 +129,10 @@ export const makePlan = (
       const trace = known.get(key) ?? journal.trace(key)
       const there =
         trace !== undefined && (yield* Effect.try({ try: () => store.present(trace.digest), catch: (cause) => cause as StoreError }))
-      if (there && !force.has(node.id)) nodes.set(node.id, { kind: "hit", id: node.id, stage: node.stage.name, key, parts, trace })
-      else {
+      if (there && !force.has(node.id)) {
+        const drift = driftOf(node, facts, journal, trace)
+        nodes.set(node.id, { kind: "hit", id: node.id, stage: node.stage.name, key, parts, trace, drift })
+      } else {
         const why =
           force.has(node.id) && there
             ? ["forced"]
@@ -161,6 +166,24 @@ const showCode = (name: string, before: string | undefined, after: string | unde
   return at === -1 || /\.[a-z]+$/.test(name) ? name : `${name.slice(at + "node_modules/".length)} ${of} -> ${to}`
 }
 
+/** The files and packages in which two versions of a stage's code differ, as they are shown. */
+export const codeChanges = (before: Readonly<Record<string, string>>, after: Readonly<Record<string, string>>): ReadonlyArray<string> => {
+  const changed = [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((name) => before[name] !== after[name])
+  return changed.length === 0 ? ["bundled by another version of caravan"] : changed.map((name) => showCode(name, before[name], after[name]))
+}
+
+/** What changed in the code of a pinned stage since this result was made or last blessed; nothing for others, whose keys have the code. */
+export const driftOf = (node: StageNode, facts: Facts, journal: Journal, trace: Trace): ReadonlyArray<string> => {
+  if (node.stage.pinned === undefined) return []
+  const accepted = journal.acceptedCode(trace.key, trace.digest)
+  const code = facts.code.get(node.id)!
+  return accepted === undefined || accepted.code === code.digest ? [] : codeChanges(accepted.files, codeParts(code))
+}
+
+/** What is said of a found result of a pinned stage whose code has drifted. */
+export const drifted = (node: StageNode, drift: ReadonlyArray<string>): string =>
+  `its code has drifted since its result was made (pinned ${node.stage.pinned}): ${drift.join(", ")}. \`caravan bless\` accepts the code as it is; another version makes the result again`
+
 const show = (value: unknown): string => (value === undefined ? "nothing" : JSON.stringify(value))
 
 /** What is different from when this node last had a result. `own` leaves the inputs out (they may not be known). */
@@ -181,13 +204,10 @@ export const changes = (
     if (before !== after) own.push(`config ${field}: ${before} -> ${after}`)
   }
   if (last.parts.seed !== now.seed) own.push(`seed ${last.parts.seed} -> ${now.seed}`)
-  if (last.parts.code !== now.code) {
-    const files = codeParts(facts.code.get(node.id)!)
-    const changed = [...new Set([...Object.keys(last.files), ...Object.keys(files)])].filter((file) => last.files[file] !== files[file])
-    own.push(
-      `code: ${changed.map((file) => showCode(file, last.files[file], files[file])).join(", ") || "bundled by another version of caravan"}`
-    )
-  }
+  const [pin, pinNow] = [last.parts.pinned, now.pinned]
+  if (pin !== pinNow) own.push(`pinned: ${pin ?? "not"} -> ${pinNow ?? "not"}`)
+  if (last.parts.code !== now.code && (pinNow === undefined || pin !== pinNow))
+    own.push(`code: ${codeChanges(last.files, codeParts(facts.code.get(node.id)!)).join(", ")}`)
   const numerics = new Set([...Object.keys(last.parts.numerics ?? {}), ...Object.keys(now.numerics ?? {})])
   for (const name of numerics) {
     const [before, after] = [last.parts.numerics?.[name], now.numerics?.[name]]

@@ -21,7 +21,7 @@ import { ancestors, dependencies, type Graph, type StageNode } from "./graph.ts"
 import { GroupCommit } from "./group-commit.ts"
 import type { Journal, NodeStatus, Trace } from "./journal.ts"
 import type { NodeLimits } from "./node.ts"
-import { changes, codeParts, type Facts, keyParts } from "./plan.ts"
+import { changes, codeParts, drifted, driftOf, type Facts, keyParts } from "./plan.ts"
 import type { NodeResult, RunEvent, RunOptions, RunResult, StoredOutput } from "./run.ts"
 import type { Job } from "./run-stage.ts"
 import type { SealedObject, Store } from "./store.ts"
@@ -215,7 +215,7 @@ export class Scheduler {
       const key = cacheKey(parts)
       if (!self.#isForced(id)) {
         const trace = yield* self.#find(id, key)
-        if (trace !== undefined) return self.#found(node, key, parts, trace)
+        if (trace !== undefined) return void self.#found(node, key, parts, trace)
       }
       if (self.#selected !== undefined && !self.#selected.has(id)) {
         const needed = [...self.#selected].some((selected) => ancestors(self.#graph, selected).has(id))
@@ -264,10 +264,22 @@ export class Scheduler {
     })
   }
 
-  #found(node: StageNode, key: string, parts: KeyParts, trace: Trace): void {
+  /** Takes a result that is there; whether it does: a lock file holds to the code too, and that of a pinned stage may have drifted. */
+  #found(node: StageNode, key: string, parts: KeyParts, trace: Trace): boolean {
+    const drift = driftOf(node, this.#facts, this.#journal, trace)
+    if (drift.length > 0) {
+      const message = drifted(node, drift)
+      if (this.#options.locked !== undefined) {
+        this.#hits.push(() => this.#record(node, key, parts, "failed", 0, null, message))
+        this.#report(node, { status: "failed", milliseconds: 0, key, digest: null, metrics: {}, error: message })
+        return false
+      }
+      this.#emit({ type: "note", node: node.id, message })
+    }
     this.#made.set(node.id, { ...trace, path: this.#store.path(trace.digest) })
     this.#hits.push(() => this.#record(node, key, parts, "hit", 0, trace.digest, null))
     this.#report(node, { status: "hit", milliseconds: 0, key, digest: trace.digest, metrics: trace.metrics, error: null })
+    return true
   }
 
   /**
@@ -286,8 +298,7 @@ export class Scheduler {
           // Made while this waited. What is forced is made by this run whatever there is.
           const trace = self.#isForced(node.id) ? undefined : yield* self.#find(node.id, key)
           if (trace === undefined) return yield* self.#attempt(node, key, parts, claim.token, leave)
-          self.#found(node, key, parts, trace)
-          return true
+          return self.#found(node, key, parts, trace)
         }).pipe(Effect.ensuring(Effect.sync(() => self.#land({ key, token: claim.token }))))
       })
     const inRoom = Effect.uninterruptibleMask((restore) =>

@@ -143,6 +143,8 @@ export interface StageInfo {
   readonly loaded: number
   /** Of a mapped stage: how its input is cut. */
   readonly sharding?: Sharding
+  /** Of a pinned stage: the version that stands for its code. */
+  readonly pinned?: string
   readonly run: (context: Context) => Effect.Effect<Written<any>, { readonly message: string }>
 }
 export type AnyStage = { readonly stage: StageInfo }
@@ -212,6 +214,24 @@ const applicable = <Config extends ConfigSchema, Inputs extends Ports, Output>(i
     })
   }) as unknown as Stage<Config, Inputs, Output>
   return Object.assign(stage, { stage: info })
+}
+
+/**
+ * The same stage under a version that stands for its code in keys: an edit of its code, or another version of a package, makes nothing again. For
+ * what is too costly to be made again for a cosmetic change. What its results were made with is recorded: `plan` and `run` say when the code is no
+ * longer that, `run --locked` fails then, `caravan bless` accepts it, and another version makes everything anew. Export it in the stage's place.
+ *
+ *     export const pretrain = Stage.pinned("v3", Stage.make("pretrain", { ... }))
+ */
+export const pinned = <Config extends ConfigSchema, Inputs extends Ports, Output>(
+  version: string,
+  { stage }: Stage<Config, Inputs, Output>
+): Stage<Config, Inputs, Output> => {
+  if (typeof version !== "string" || version.trim() === "")
+    throw new Error(
+      `Stage.pinned(${JSON.stringify(version)}, ${stage.name}): the version must be a text that says something, such as "v3".`
+    )
+  return applicable({ ...stage, pinned: version })
 }
 
 type DatasetPorts<Inputs> = { [K in keyof Inputs]: Inputs[K] extends DatasetType<any> ? K : never }[keyof Inputs] & string

@@ -20,6 +20,14 @@ describe("the cache key", () => {
     expect(cacheKey(parts)).toMatchInlineSnapshot(`"0f0d1bf3b6351344ee1918e7129ad3d689ab4c1967a21fab8c61b7408946c806"`)
   })
 
+  it("of a pinned stage has its version where others have the code, told apart from any code", () => {
+    const pinned = { ...parts, pinned: "v3" }
+    expect(cacheKey(pinned)).toMatchInlineSnapshot(`"254fafc03f20e42d86f7b060fc2be701f5e7a8d1d930f42966420b0eeb447f95"`)
+    expect(cacheKey({ ...pinned, code: "c0df" })).toBe(cacheKey(pinned))
+    const others = [{ ...pinned, pinned: "v4" }, parts, { ...parts, code: "v3" }, { ...pinned, seed: 8 }]
+    expect(others.map(cacheKey)).not.toContain(cacheKey(pinned))
+  })
+
   it("does not depend on the order of fields", () => {
     expect(cacheKey({ ...parts, config: Object.fromEntries(Object.entries(parts.config).reverse()) })).toBe(cacheKey(parts))
   })

@@ -149,6 +149,13 @@ describe("nodes", () => {
     const graph = build(() => ({ x: join({ sets: [texts(), texts(), read({ file: fileAt("words.txt") }, { steps: 2 })] }) }))
     expect(graph.nodes.get("join")).toMatchObject({ inputs: { sets: ["read", "read", "read-3"] } })
   })
+  it("of a stage and of the same one pinned, or pinned to another version, are not", () => {
+    const [v1, v2] = (["v1", "v2"] as const).map((version) => Stage.pinned(version, read as never) as unknown as typeof read)
+    const file = fileAt("words.txt")
+    const graph = build(() => ({ x: join({ sets: [read({ file }), v1!({ file }), v1!({ file }), v2!({ file })] }) }))
+    expect(graph.nodes.get("join")).toMatchObject({ inputs: { sets: ["read", "read-2", "read-2", "read-4"] } })
+    expect(() => Stage.pinned(" ", read as never)).toThrow(/^Stage\.pinned\(" ", read\): the version must be a text/)
+  })
 
   it("may be ten thousand, in a row", () => {
     let node = texts()
