@@ -13,14 +13,18 @@
  * demonstrations (each once), and their fine-tuning (as SFT). Deviations: every round chooses among all prior versions' best samples (the paper from its
  * fourth on, after the third had regressed); a model draws its own samples unless `sampler` names a larger one, as the paper's 70B was for all others.
  */
+import { statSync } from "node:fs"
 import { join } from "node:path"
+import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type { Sizes } from "../runtime/cost.ts"
+import { PipelineError } from "../runtime/errors.ts"
 import { fileAt, type Node } from "../runtime/node.ts"
 import * as Pipeline from "../runtime/pipeline.ts"
 import type { Checkpoint, Dataset } from "../schemas/artifact.ts"
+import { didYouMean } from "../schemas/did-you-mean.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
-import type { Completion, Demonstration, Preference, Prompt } from "../schemas/rows.ts"
+import type { Completion, Demonstration, Preference, Prompt, ResponsePair } from "../schemas/rows.ts"
 import { annotate } from "../stages/annotate.ts"
 import { bestHelpfulnessReward, bestSafetyReward } from "../stages/best-reward.ts"
 import { collectPairs } from "../stages/collect.ts"
@@ -35,12 +39,13 @@ import { keepBest } from "../stages/keep-best.ts"
 import { mixDemonstrations, mixPreferences, mixPrompts } from "../stages/mix.ts"
 import { ppo } from "../stages/ppo.ts"
 import { ppoDiagnostics } from "../stages/ppo-diagnostics.ts"
+import { preferenceStatistics } from "../stages/preference-statistics.ts"
 import { continueDialogues, holdOutPreferences, promptBatch } from "../stages/prompts.ts"
 import { rewardDistribution } from "../stages/reward-distribution.ts"
 import { rewardHacking } from "../stages/reward-hacking.ts"
 import { helpfulnessMixture, safetyMixture } from "../stages/reward-mixture.ts"
 import { generalRewardModel, helpfulnessRewardModel, safetyRewardModel } from "../stages/reward-model.ts"
-import { classifyCompletions, safetyClassifier, safetyClassifierData } from "../stages/safety-classifier.ts"
+import { classifyCompletions, classifyPrompts, safetyClassifier, safetyClassifierData } from "../stages/safety-classifier.ts"
 import { sample } from "../stages/sample.ts"
 import { score } from "../stages/score.ts"
 import { scoreCombined } from "../stages/score-combined.ts"
@@ -69,6 +74,17 @@ const bySize = {
 type Named = keyof typeof bySize
 const isNamed = (model: string): model is Named => Object.hasOwn(bySize, model)
 
+/** The name of a size, whatever its case, or a model's folder. Throws a PipelineError for a word that is neither: no folder would be awaited in vain. */
+const modelOf = (parameter: "model" | "sampler", given: string): string => {
+  const size = given.toLowerCase()
+  if (isNamed(size)) return size
+  if (!/^[a-z0-9.]*$/.test(size) || statSync(given, { throwIfNoEntry: false })?.isDirectory() === true) return given
+  const sizes = Object.keys(bySize)
+  throw new PipelineError({
+    message: `Reading the parameter "${parameter}": expected one of ${sizes.join(", ")}, or a folder, found ${JSON.stringify(given)}.${didYouMean(given, sizes)} Write a folder that is not there yet with its path: ./${given}.`
+  })
+}
+
 /** Table 6: rows, and mean tokens of an example (one dialogue with one response) and of its last response. */
 const table6 = {
   "anthropic-helpful": [122_387, 251.5, 88.4],
@@ -85,6 +101,8 @@ const exchange: Sizes = { promptTokens: ours.prompt, responseTokens: ours.respon
 /** Rows that are expected; 0: not known. */
 const rows = (count: number): Sizes => (count === 0 ? {} : { rows: count })
 
+const samples = Schema.Int.check(Schema.isGreaterThanOrEqualTo(2))
+
 const Params = Schema.Struct({
   model: hyper("7b", "7b, 13b, 34b or 70b; or the folder of a Llama in the Hugging Face layout"),
   weights: hyper("", "folder of the base model where `model` names a size; empty: weights/llama-2-<size>"),
@@ -96,7 +114,9 @@ const Params = Schema.Struct({
   samplerWeights: hyper("", "folder of the sampler's base model where `sampler` names a size; empty: weights/llama-2-<size>"),
   data: hyper("data", "folder of demonstrations, prompts, open-source preferences and labels"),
   rounds: hyperInt(5, "versions by rejection sampling; §3.2.3: 5", { min: 1 }),
-  k: hyperInt(10, "samples a prompt; §3.2.3 names none", { min: 2 }),
+  k: Schema.Union([samples, Schema.Array(samples)])
+    .pipe(Schema.withDecodingDefaultKey(Effect.succeed(10)))
+    .annotate({ description: "samples a prompt, in all rounds, or [10,20,...] in each; §3.2.3 names none; 10 unless given" }),
   maxNewTokens: hyperInt(1024, "tokens an answer at most; the paper names none", { min: 1 }),
   margin: hyper("small", "of the reward models; table 27", ["none", "small", "large"]),
   annotator: hyper("file", "who compares responses: people through files, or a model behind an OpenAI-compatible endpoint", [
@@ -115,6 +135,11 @@ const Params = Schema.Struct({
   keyVariable: hyper("", "judge: environment variable that holds the key"),
   openSource: hyper(true, "whether the seven open-source sets of table 6 join the preferences, and train the general reward model"),
   classifier: hyper("", "folder of the model that the safety classifier is tuned from; empty: the base model"),
+  tags: hyper(
+    "data",
+    "where is_safety (§3.2.3) of prompts is from: the data, or a safety classifier that has learnt from the prompts that pairs are collected for",
+    ["data", "classifier"]
+  ),
   opponent: hyper("", "folder of any other model, to be compared with the last version"),
   publicDialogues: hyperInt(0, "expected: public instruction data; 0: not known, §3.1 says millions", { min: 0 }),
   annotations: hyperInt(27_540, "expected: annotated demonstrations, of safety too; §3.1: 27,540", { min: 0 }),
@@ -123,7 +148,9 @@ const Params = Schema.Struct({
   prompts: hyperInt(102_400, "expected: prompts of rejection sampling and PPO; not in the paper: each of 200 batches of 512 its own", {
     min: 0
   }),
-  heldOut: hyperInt(4000, "expected: prompts that versions are judged on; §3.4.2: more than 4,000", { min: 0 }),
+  heldOut: hyperInt(4600, "expected: held-out prompts, an eighth of them PPO's own; §3.4.2: more than 4,000 that versions are judged on", {
+    min: 0
+  }),
   dialogues: hyperInt(1000, "expected: dialogues of Ghost Attention; not in the paper", { min: 0 })
 })
 
@@ -141,6 +168,13 @@ const baseOf = (model: string, weights: string): Policy => {
 
 const llama2Chat = (params: typeof Params.Type) => {
   const { rounds } = params
+  const ks = typeof params.k === "number" ? Array.from({ length: rounds }, () => params.k as number) : params.k
+  if (ks.length !== rounds)
+    throw new PipelineError({
+      message: `Reading the parameter "k": expected a number, or one for each of ${rounds} rounds, found ${ks.length}: ${JSON.stringify(ks)}. Give as many as there are rounds.`
+    })
+  /** The round whose latest model Ghost Attention's and distillation's data are from (§3.3: after V3). */
+  const lateRound = Math.min(4, rounds)
   const sampling = { ...tensors, batchSize: 32, maxNewTokens: params.maxNewTokens }
   const file = (name: string, sizes: Sizes = {}) => fileAt(join(params.data, `${name}.jsonl`)).expecting(sizes)
   const answers: Sizes = { responseTokens: ours.response }
@@ -148,14 +182,6 @@ const llama2Chat = (params: typeof Params.Type) => {
   // ---- data ----
   const promptsOf = (name: string, count: number, safety: boolean) =>
     importPrompts({ file: file(name, { ...rows(count), promptTokens: ours.prompt, safetyShare: safety ? 1 : 0 }) }, { safety }).named(name)
-  const both = (name: string, count: number): readonly [all: Rows<Prompt>, safety: Rows<Prompt>] => {
-    const adversarial = Math.round(count * params.safetyShare)
-    const safety = promptsOf(`${name}-safety`, adversarial, true)
-    const all = [promptsOf(`${name}-helpfulness`, count - adversarial, false), safety]
-    return [mixPrompts({ datasets: all }, { weights: [1, 1] }).named(name), safety]
-  }
-  const [pool, adversarial] = both("prompts", params.prompts)
-  const [heldOut] = both("held-out", params.heldOut)
   const demonstrationsOf = (name: string, count: number) =>
     importDemonstrations({ file: file(name, { ...rows(count), ...exchange }) }).named(name)
   const publicDialogues = filterDemonstrations({ demonstrations: demonstrationsOf("public-demonstrations", params.publicDialogues) })
@@ -204,12 +230,52 @@ const llama2Chat = (params: typeof Params.Type) => {
   }
   type Student = ReturnType<typeof student>
 
+  const own = student(modelOf("model", params.model), params.weights, "")
+  const larger = params.sampler === "" ? own : student(modelOf("sampler", params.sampler), params.samplerWeights, "sampler-")
+
+  // ---- prompts and what they are tagged: is_safety of §3.2.3 ----
+  const guardBase = params.classifier === "" ? own.base : importPolicy({ folder: fileAt(params.classifier) })
+  const judging = tensors
+  /** Of half of the prompts that pairs are collected for, whose kind is known; it is judged on the other half. */
+  const halves = (batch: number) =>
+    kinds.map((kind) => promptBatch({ prompts: firstQuestions[kind] }, { batches: 2, batch }).named(`tagger-${kind}-${batch + 1}`))
+  const tagger = safetyClassifier(
+    { init: guardBase, examples: safetyClassifierData({ prompts: halves(0), preferences: [] }).named("tagger-data") },
+    training
+  ).named("tagger")
+  const tagged = params.tags === "data"
+  const both = (name: string, count: number): readonly [all: Rows<Prompt>, safety: Rows<Prompt>] => {
+    if (!tagged) {
+      const { safetyShare } = params
+      const prompts = importPrompts({ file: file(name, { ...rows(count), promptTokens: ours.prompt, safetyShare }) }).named(
+        `${name}-untagged`
+      )
+      const found = (keep: "all" | "unsafe") => classifyPrompts({ classifier: tagger, prompts }, { ...judging, keep })
+      return [found("all").named(name), found("unsafe").named(`${name}-safety`)]
+    }
+    const adversarial = Math.round(count * params.safetyShare)
+    const safety = promptsOf(`${name}-safety`, adversarial, true)
+    const all = [promptsOf(`${name}-helpfulness`, count - adversarial, false), safety]
+    return [mixPrompts({ datasets: all }, { weights: [1, 1] }).named(name), safety]
+  }
+  const [pool, adversarial] = both("prompts", params.prompts)
+  // PPO stops early by prompts of its own: chosen by those that it is judged on, its last version would look better than it is.
+  const [allHeldOut] = both("held-out", params.heldOut)
+  const [ppoHeldOut, ...judgedOn] = Array.from({ length: 8 }, (_, batch) =>
+    promptBatch({ prompts: allHeldOut }, { batches: 8, batch }).named(batch === 0 ? "ppo-held-out" : `held-out-${batch}`)
+  )
+  const heldOut = mixPrompts({ datasets: judgedOn }, { weights: judgedOn.map(() => 1) }).named("judged-on")
+
   // ---- rounds (§3.2): what the model that draws the samples goes through ----
   const rlhf = ({ base, bootstrapped, hyper: of, prefix, sft: start, tune }: Student) => {
     const named = <A>(node: Node<A>, name: string): Node<A> => node.named(`${prefix}${name}`)
     const rewardTraining = { ...tensors, microBatchPairs: 1, margin: params.margin, learningRate: of.rewardLearningRate }
     const preferences: Record<Kind, Array<Rows<Preference>>> = { helpfulness: [], safety: [] }
     const tests: Record<Kind, Array<Rows<Preference>>> = { helpfulness: [], safety: [] }
+    const annotated: Record<Kind, Array<Rows<Preference>>> = { helpfulness: [], safety: [] }
+    const shown: Record<Kind, Array<Rows<ResponsePair>>> = { helpfulness: [], safety: [] }
+    const questions: Array<Rows<Prompt>> = []
+    const reports: Record<string, ReturnType<typeof evaluateReward>> = {}
     const candidates = { helpfulness: [] as Array<Rewards["helpfulness"]>, safety: [] as Array<Rewards["safety"]> }
     const asked: Partial<Record<Kind, { readonly prompts: Rows<Prompt>; readonly chosen: Rows<Preference> }>> = {}
     const earlier: Array<Rows<Completion>> = []
@@ -231,6 +297,13 @@ const llama2Chat = (params: typeof Params.Type) => {
       return found
     }
     const few = named(promptBatch({ prompts: pool }, { batches: 20, batch: 0 }), "sweep-prompts")
+    /** At several temperatures, the same K in every round: Self-BLEU rises with it. */
+    const sweepOf = (policy: Policy, of: string, name: string) =>
+      [1, 1.2, 1.4].map((temperature) => {
+        const at = `${name}-at-${temperature}`
+        const completions = named(sample({ policy, prompts: few }, { ...sampling, k: Math.max(...ks), temperature }), at).expecting(answers)
+        return { at, name: `${of} at ${temperature}`, completions }
+      })
 
     for (let round = 1; round <= rounds; round++) {
       // §3.2.1: pairs of the latest model's answers and the one's before; a batch of new dialogues, and those before, a turn longer.
@@ -258,6 +331,9 @@ const llama2Chat = (params: typeof Params.Type) => {
         const train = named(holdOutPreferences({ preferences: judged }, { part: "train" }), `train-${kind}-${round}`)
         asked[kind] = { prompts, chosen: train }
         preferences[kind].push(train)
+        shown[kind].push(pairs)
+        annotated[kind].push(judged)
+        if (kind === "safety") questions.push(prompts)
         tests[kind].push(named(holdOutPreferences({ preferences: judged }, { part: "test" }), `test-${kind}-${round}`))
       }
 
@@ -279,44 +355,39 @@ const llama2Chat = (params: typeof Params.Type) => {
           `safety-reward-${round}`
         )
       )
-      const accuracies = (kind: Kind) =>
+      const accuraciesOf = (kind: Kind) =>
         candidates[kind].map((_, i) =>
           named(evaluateReward({ scores: tests[kind].map((_, j) => scoresOf(kind, i, j)) }), `${kind}-reward-${i + 1}-accuracy-${round}`)
         )
+      const accuracies = { helpfulness: accuraciesOf("helpfulness"), safety: accuraciesOf("safety") }
+      for (const kind of kinds) reports[`accuracy-${kind}-${round}`] = accuracies[kind].at(-1)!
       rewards = {
         helpfulness: named(
-          bestHelpfulnessReward({ candidates: candidates.helpfulness, scores: accuracies("helpfulness") }),
+          bestHelpfulnessReward({ candidates: candidates.helpfulness, scores: accuracies.helpfulness }),
           `best-helpfulness-${round}`
         ),
-        safety: named(bestSafetyReward({ candidates: candidates.safety, scores: accuracies("safety") }), `best-safety-${round}`)
+        safety: named(bestSafetyReward({ candidates: candidates.safety, scores: accuracies.safety }), `best-safety-${round}`)
       }
       const scored = (completions: Rows<Completion>, name: string) => named(scoreCombined({ completions, ...rewards }, scoring), name)
 
       // §3.2.3: the temperature anew each round, on a twentieth of the prompts; K samples; the best of these and of all prior versions' best.
+      const k = ks[round - 1]!
+      const swept = sweepOf(latest, `${prefix}${round === 1 ? "sft" : nameOf(round - 1, rounds)}`, `sweep-${round}`)
+      sweeps.push(...swept)
       const sweep = named(
-        temperatureSweep({
-          scored: [1, 1.2, 1.4].map((temperature) => {
-            const name = `sweep-${round}-at-${temperature}`
-            const completions = named(sample({ policy: latest, prompts: few }, { ...sampling, k: params.k, temperature }), name).expecting(
-              answers
-            )
-            sweeps.push({ name: `${round === 1 ? "sft" : nameOf(round - 1, rounds)} at ${temperature}`, completions })
-            return scored(completions, `${name}-scores`)
-          })
-        }),
+        temperatureSweep({ scored: swept.map(({ at, completions }) => scored(completions, `${at}-scores`)) }, { n: k }),
         `sweep-${round}`
       )
-      const drawn = named(
-        sampleAtTemperature({ policy: latest, prompts: pool, sweep }, { ...sampling, k: params.k }),
-        `samples-${round}`
-      ).expecting(answers)
+      const drawn = named(sampleAtTemperature({ policy: latest, prompts: pool, sweep }, { ...sampling, k }), `samples-${round}`).expecting(
+        answers
+      )
       const now = scored(drawn, `scores-${round}`)
       const prior = earlier.map((completions, i) => scored(completions, `scores-${round}-of-${i + 1}`))
       const selected = named(selectBest({ scored: [...prior, now] }), `selected-${round}`)
       earlier.push(named(keepBest({ scored: now }), `kept-${round}`))
 
       // §3.3 after V3, §4.2.4 after safety RLHF: data of the latest model, for all versions from the fourth on.
-      if (round === Math.min(4, rounds)) {
+      if (round === lateRound) {
         const dialogues = ghostInstructions({ prompts: ghostPrompts("ghost-prompts") })
         extras.push(
           named(
@@ -349,11 +420,15 @@ const llama2Chat = (params: typeof Params.Type) => {
       ),
       "safety-recall"
     )
-    return { versions, data, rewards, preferences, tests, gain: gain!, recall, sweeps }
+    const statistics = preferenceStatistics({
+      policy: base,
+      ...annotated,
+      helpfulnessPairs: shown.helpfulness,
+      safetyPairs: shown.safety
+    })
+    return { versions, data, rewards, preferences, tests, questions, gain: gain!, recall, reports, statistics, sweeps, sweepOf }
   }
 
-  const own = student(params.model, params.weights, "")
-  const larger = params.sampler === "" ? own : student(params.sampler, params.samplerWeights, "sampler-")
   const drawn = rlhf(larger)
   const { rewards } = drawn
   // §3.2.3: smaller models are tuned on the larger one's samples.
@@ -365,7 +440,7 @@ const llama2Chat = (params: typeof Params.Type) => {
       policy: versions.at(-1)!,
       ...rewards,
       prompts: pool,
-      heldOut: promptBatch({ prompts: heldOut }, { batches: 8, batch: 0 }).named("ppo-held-out")
+      heldOut: ppoHeldOut!
     },
     {
       ...training,
@@ -388,12 +463,14 @@ const llama2Chat = (params: typeof Params.Type) => {
           { init: own.sft, pairs: mixPreferences({ datasets: openSource }, { weights: openSource.map(() => 1) }).named("open-source") },
           { ...tensors, microBatchPairs: 1, margin: "none", learningRate: own.hyper.rewardLearningRate }
         ).named("general-reward")
-  const guardBase = params.classifier === "" ? own.base : importPolicy({ folder: fileAt(params.classifier) })
-  const labelled = (pairs: ReadonlyArray<Rows<Preference>>, prompts: Rows<Prompt>) => ({ prompts: [prompts], preferences: pairs })
-  const guard = safetyClassifier(
-    { init: guardBase, examples: safetyClassifierData(labelled(drawn.preferences.safety, pool)) },
-    { microBatchSize: 1 }
-  )
+  const questions = mixPrompts({ datasets: drawn.questions }, { weights: drawn.questions.map(() => 1) }).named("questions-safety")
+  // Tags that a classifier gave teach another one nothing, and are no measure of it.
+  const labelled = (preferences: ReadonlyArray<Rows<Preference>>, prompts: Rows<Prompt>) => ({
+    prompts: tagged ? [prompts] : [],
+    preferences,
+    collected: questions
+  })
+  const guard = safetyClassifier({ init: guardBase, examples: safetyClassifierData(labelled(drawn.preferences.safety, pool)) }, training)
   const judge = (name: string, policy: Policy) => {
     const completions = sample({ policy, prompts: heldOut }, { ...sampling, k: 1, temperature: 1 })
       .named(`answers-${name}`)
@@ -402,18 +479,16 @@ const llama2Chat = (params: typeof Params.Type) => {
       name,
       scored: scoreCombined({ completions, ...rewards }, scoring).named(`judged-${name}`),
       general: general === undefined ? undefined : score({ completions, reward: general }, scoring).named(`general-${name}`),
-      violations: violationRate({ classified: classifyCompletions({ classifier: guard, completions }).named(`classified-${name}`) }).named(
-        `violations-${name}`
-      )
+      violations: violationRate({
+        classified: classifyCompletions({ classifier: guard, completions }, judging).named(`classified-${name}`)
+      }).named(`violations-${name}`)
     }
   }
-  const judged = [
-    judge("sft", own.sft),
-    ...versions.map((policy, i) => judge(nameOf(i + 1, rounds), policy)),
-    judge(`rlhf-v${rounds}`, last),
-    ...(params.opponent === "" ? [] : [judge("opponent", importPolicy({ folder: fileAt(params.opponent) }))])
-  ]
-  const [sftJudged, ...others] = judged
+  const sftJudged = judge("sft", own.sft)
+  const lastJudged = judge(`rlhf-v${rounds}`, last)
+  const opponents = params.opponent === "" ? [] : [judge("opponent", importPolicy({ folder: fileAt(params.opponent) }))]
+  const others = [...versions.map((policy, i) => judge(nameOf(i + 1, rounds), policy)), lastJudged, ...opponents]
+  const judged = [sftJudged, ...others]
   const guarded = judged.flatMap(({ name, scored, general: by }) => (by === undefined || name === "opponent" ? [] : [{ name, scored, by }]))
   // Table 30: an instruction that a text can be told by, over twenty turns.
   const signed = [
@@ -431,6 +506,13 @@ const llama2Chat = (params: typeof Params.Type) => {
   const keeping = (name: string, policy: Policy) =>
     evaluateGhostAttention({ policy, dialogues: instructions }, sampling).named(`ghost-attention-${name}`).expecting(answers)
 
+  // Figure 21: the versions that were sampled from, and the two that no round samples.
+  const diversity = [
+    ...drawn.sweeps,
+    ...drawn.sweepOf(versions.at(-1)!, nameOf(rounds, rounds), `sweep-${nameOf(rounds, rounds)}`),
+    ...drawn.sweepOf(last, `rlhf-v${rounds}`, `sweep-rlhf-v${rounds}`)
+  ]
+
   return {
     policy: last,
     sft: own.sft,
@@ -441,19 +523,30 @@ const llama2Chat = (params: typeof Params.Type) => {
     ppo: ppoDiagnostics({ policy: last }),
     safetyRecall: drawn.recall,
     distillation: drawn.gain,
-    selfBleu: selfBleu(
-      { completions: drawn.sweeps.map(({ completions }) => completions) },
-      { names: drawn.sweeps.map(({ name }) => name) }
-    ),
-    classifierQuality: evaluateClassifier({ classifier: guard, ...labelled(drawn.tests.safety, heldOut) }),
-    ghostAttentionBefore: keeping("before", versions[Math.max(0, Math.min(2, rounds - 2))]!),
+    selfBleu: selfBleu({ completions: diversity.map(({ completions }) => completions) }, { names: diversity.map(({ name }) => name) }),
+    classifierQuality: evaluateClassifier({ classifier: guard, ...labelled(drawn.tests.safety, heldOut) }, judging),
+    ...(tagged
+      ? {}
+      : {
+          taggerQuality: evaluateClassifier({ classifier: tagger, prompts: halves(1), preferences: [] }, judging).named("tagger-quality")
+        }),
+    preferenceStatistics: drawn.statistics,
+    ...drawn.reports,
+    // The last version that Ghost Attention's data had no part in: SFT where the first round has it.
+    ghostAttentionBefore: keeping("before", versions[lateRound - 2] ?? own.sft),
     ghostAttention: keeping("after", last),
     ...Object.fromEntries(judged.map(({ name, violations }) => [`violations-${name}`, violations])),
     ...Object.fromEntries(judged.map(({ name, scored }) => [`rewards-${name}`, rewardDistribution({ scored }).named(`rewards-${name}`)])),
     ...Object.fromEntries(
       others.map(({ name, scored }) => [
         `wins-${name}`,
-        winRate({ ours: scored, opponent: sftJudged!.scored }).named(`wins-${name}-over-sft`)
+        winRate({ ours: scored, opponent: sftJudged.scored }).named(`wins-${name}-over-sft`)
+      ])
+    ),
+    ...Object.fromEntries(
+      opponents.map(({ scored }) => [
+        "wins-over-opponent",
+        winRate({ ours: lastJudged.scored, opponent: scored }).named(`wins-rlhf-v${rounds}-over-opponent`)
       ])
     ),
     ...(guarded.length === 0

@@ -5,6 +5,8 @@ import pipeline from "../../pipelines/llama2-chat.ts"
 import { ancestors, buildGraph, dependencies, type Graph, type StageNode } from "../../runtime/graph.ts"
 
 const graphOf = (params: Record<string, unknown> = {}): Promise<Graph> => Effect.runPromise(buildGraph(pipeline, params, { seed: 0 }))
+const refused = (params: Record<string, unknown>): Promise<string> =>
+  Effect.runPromise(Effect.flip(buildGraph(pipeline, params, { seed: 0 })).pipe(Effect.map(({ message }) => message)))
 const node = (graph: Graph, id: string) => graph.nodes.get(id) as StageNode
 const ofStage = (graph: Graph, name: string) =>
   [...graph.nodes.values()].filter((one): one is StageNode => one.kind === "stage" && one.stage.name === name)
@@ -46,7 +48,7 @@ describe("the recipe", () => {
     const readers = [...whole.nodes.values()].filter((one) => dependencies(one).includes("test-safety-1")).map(({ id }) => id)
     expect(readers.filter((id) => !/^safety-reward-\d-on-1$/.test(id))).toEqual(["mix-preferences", "evaluate-classifier"])
     const judges = [...whole.nodes.values()].filter((one) => dependencies(one).includes("preferences-safety-1")).map(({ id }) => id)
-    expect(judges).toEqual(["train-safety-1", "test-safety-1"])
+    expect(judges.sort()).toEqual(["preference-statistics", "test-safety-1", "train-safety-1"])
     expect(node(whole, "safety-mixture-5").inputs.harmless).toEqual(["anthropic-harmless"])
     expect(node(whole, "helpfulness-mixture-5").inputs.openSource).toHaveLength(7)
   })
@@ -70,11 +72,72 @@ describe("the recipe", () => {
 
   it("judges every version on the same prompts, by the last reward models, the general one and the classifier", () => {
     for (const version of ["sft", ...versions, "rlhf-v5"]) {
-      expect(node(whole, `answers-${version}`).inputs).toEqual({ policy: version, prompts: "held-out" })
+      expect(node(whole, `answers-${version}`).inputs).toEqual({ policy: version, prompts: "judged-on" })
       for (const of of ["judged", "general", "classified"])
         expect(node(whole, `${of}-${version}`).inputs.completions).toBe(`answers-${version}`)
     }
     expect(has(whole, "rlhf-v5", "general-reward")).toBe(false)
+  })
+
+  it("stops PPO early by held-out prompts that no version is judged on", () => {
+    const parts = Array.from({ length: 7 }, (_, i) => `held-out-${i + 1}`)
+    expect(node(whole, "judged-on").inputs.datasets).toEqual(parts)
+    for (const [batch, id] of ["ppo-held-out", ...parts].entries()) {
+      expect(node(whole, id).inputs).toEqual({ prompts: "held-out" })
+      expect(node(whole, id).config).toEqual({ batches: 8, batch })
+    }
+    const readers = [...whole.nodes.values()].filter((one) => dependencies(one).includes("ppo-held-out")).map(({ id }) => id)
+    expect(readers).toEqual(["rlhf-v5"])
+    expect(node(whole, "rlhf-v5").inputs).toMatchObject({ prompts: "prompts", heldOut: "ppo-held-out" })
+    const held = [...whole.nodes.values()].filter((one) => dependencies(one).includes("held-out")).map(({ id }) => id)
+    expect(held.sort()).toEqual([...parts, "ppo-held-out"])
+  })
+
+  it("tells the classifier the categories of responses by the prompts that pairs were collected for, and takes no example from those", () => {
+    const { collected, preferences, prompts } = node(whole, "safety-classifier-data").inputs
+    expect(node(whole, collected as string).inputs.datasets).toEqual([1, 2, 3, 4, 5].map((round) => `questions-safety-${round}`))
+    expect(preferences).toEqual([1, 2, 3, 4, 5].map((round) => `train-safety-${round}`))
+    expect(prompts).toEqual(["prompts"])
+    expect(node(whole, "evaluate-classifier").inputs).toMatchObject({ collected, prompts: ["judged-on"] })
+  })
+
+  it("puts out what each round's pairs and reward models were like, and the diversity of every version at one K", () => {
+    const rounds = [1, 2, 3, 4, 5]
+    for (const kind of ["helpfulness", "safety"]) {
+      for (const round of rounds) expect(whole.outputs[`accuracy-${kind}-${round}`]).toBe(`${kind}-reward-${round}-accuracy-${round}`)
+      const statistics = node(whole, whole.outputs["preferenceStatistics"]!).inputs
+      expect(statistics[kind]).toEqual(rounds.map((round) => `preferences-${kind}-${round}`))
+      expect(statistics[`${kind}Pairs`]).toEqual(rounds.map((round) => `pairs-${kind}-${round}`))
+    }
+    const { config, inputs } = node(whole, whole.outputs["selfBleu"]!)
+    const names = ["sft", ...versions, "rlhf-v5"].flatMap((version) => [1, 1.2, 1.4].map((temperature) => `${version} at ${temperature}`))
+    expect(config.names).toEqual(names)
+    expect((inputs.completions as ReadonlyArray<string>).map((id) => node(whole, id).inputs.policy)).toEqual(
+      names.map((name) => name.split(" ")[0])
+    )
+  })
+
+  it("computes in bfloat16, wherever it computes", () => {
+    for (const one of whole.nodes.values()) {
+      if (one.kind === "file" || one.stage.resources.tensors !== true) continue
+      expect([one.id, one.config["precision"]]).toEqual([one.id, "bfloat16"])
+    }
+  })
+})
+
+describe("the model before Ghost Attention", () => {
+  // With four rounds or more the data is of V3, else of the last but one; with one round alone of SFT.
+  it.each([
+    [1, "sft"],
+    [2, "rlhf-v1"],
+    [3, "rlhf-v2"],
+    [4, "rlhf-v3"],
+    [6, "rlhf-v3"]
+  ])("of %i rounds is %s: it learnt from none of its data", async (rounds, before) => {
+    const graph = await graphOf({ rounds })
+    expect(node(graph, "ghost-attention-before").inputs.policy).toBe(before)
+    expect(has(graph, before, "ghost-data")).toBe(false)
+    expect(has(graph, node(graph, "ghost-attention-after").inputs.policy as string, "ghost-data")).toBe(true)
   })
 })
 
@@ -106,6 +169,38 @@ describe("hyperparameters", () => {
     expect(node(graph, "helpfulness-reward-1").config.learningRate).toBe(5e-6)
   })
 
+  it("may name a size in whatever case; a word that is neither a size nor a folder is refused", async () => {
+    const graph = await graphOf({ model: "70B", sampler: "70b" })
+    expect(node(graph, "rlhf-v5").config.beta).toBe(0.005)
+    expect(graph.nodes.get("file:llama-2-70b")).toMatchObject({ expected: { model: "70b" } })
+    expect(graph.nodes.has("file:70B")).toBe(false)
+    for (const parameter of ["model", "sampler"]) {
+      const message = await refused({ [parameter]: "8b" })
+      expect(message).toContain(
+        `Reading the parameter "${parameter}": expected one of 7b, 13b, 34b, 70b, or a folder, found "8b". Did you mean "7b"?`
+      )
+      expect(message).toContain("./8b")
+    }
+    // A folder is: one that is there, and any that has its path.
+    expect((await graphOf({ model: "tests" })).nodes.get("file:tests")).toMatchObject({ path: `${process.cwd()}/tests` })
+    expect((await graphOf({ model: "./8b" })).nodes.get("file:8b")).toMatchObject({ path: `${process.cwd()}/8b` })
+  })
+
+  it("K is one number, or one a round: the sweep draws the most, and chooses the best of as many as the round will draw", async () => {
+    const ks = [4, 8, 16, 6, 2]
+    const graph = await graphOf({ k: ks })
+    for (const [i, k] of ks.entries()) {
+      expect(node(graph, `samples-${i + 1}`).config.k).toBe(k)
+      expect(node(graph, `sweep-${i + 1}`).config.n).toBe(k)
+      expect(node(graph, `sweep-${i + 1}-at-1.2`).config.k).toBe(16)
+    }
+    expect(node(whole, "samples-4").config.k).toBe(10)
+    expect(await refused({ k: [4, 8] })).toContain(
+      'Reading the parameter "k": expected a number, or one for each of 5 rounds, found 2: [4,8].'
+    )
+    expect(await refused({ k: [4, 8, 1, 4, 4] })).toContain("k")
+  })
+
   it("of annotation by people: labels are wired once they are said to be there", async () => {
     const graph = await graphOf({ labelled: 2, data: "in" })
     expect(node(graph, "preferences-safety-2").inputs.labels).toBe("file:labels-safety-2.jsonl")
@@ -132,9 +227,49 @@ describe("with a larger sampler", () => {
   })
 })
 
-it("goes without open-source data, with any number of rounds, and against any opponent", async () => {
-  const graph = await graphOf({ openSource: false, rounds: 1, opponent: "other" })
+it("goes without open-source data, and with any number of rounds", async () => {
+  const graph = await graphOf({ openSource: false, rounds: 1 })
   expect(graph.nodes.has("general-reward")).toBe(false)
   expect(node(graph, "rlhf-v1").stage.name).toBe("ppo")
-  expect(node(graph, "wins-opponent-over-sft").inputs.opponent).toBe("judged-sft")
+})
+
+it("compares an opponent with the last version, on its prompts", async () => {
+  const graph = await graphOf({ opponent: "other" })
+  expect(node(graph, graph.outputs["wins-over-opponent"]!).inputs).toEqual({ ours: "judged-rlhf-v5", opponent: "judged-opponent" })
+  expect(node(graph, graph.outputs["wins-opponent"]!).inputs).toEqual({ ours: "judged-opponent", opponent: "judged-sft" })
+  expect(node(graph, "answers-opponent").inputs.prompts).toBe("judged-on")
+  expect(whole.outputs["wins-over-opponent"]).toBeUndefined()
+})
+
+describe("with tags by a classifier", async () => {
+  const graph = await graphOf({ tags: "classifier" })
+  const files = (one: Graph) => [...one.nodes.keys()].filter((id) => /^file:(prompts|held-out)/.test(id)).sort()
+
+  it("prompts of a file without tags have them from it, before rewards are combined", () => {
+    expect(files(graph)).toEqual(["file:held-out.jsonl", "file:prompts.jsonl"])
+    expect(files(whole)).toEqual(
+      ["held-out-helpfulness", "held-out-safety", "prompts-helpfulness", "prompts-safety"].map((name) => `file:${name}.jsonl`)
+    )
+    for (const name of ["prompts", "held-out"]) {
+      expect(node(graph, name).stage.name).toBe("classify-prompts")
+      expect(node(graph, name)).toMatchObject({ inputs: { classifier: "tagger", prompts: `${name}-untagged` }, config: { keep: "all" } })
+    }
+    expect(node(graph, "samples-2").inputs.prompts).toBe("prompts")
+    expect(node(graph, "rlhf-v5").inputs.prompts).toBe("prompts")
+    // Context distillation is of adversarial prompts alone.
+    expect(node(graph, "distillation-original").inputs.prompts).toBe("prompts-safety")
+    expect(node(graph, "prompts-safety")).toMatchObject({ inputs: { classifier: "tagger" }, config: { keep: "unsafe" } })
+    expect([...whole.nodes.keys()].some((id) => id.startsWith("tagger"))).toBe(false)
+  })
+  it("that has learnt from half of the prompts that pairs are collected for is judged on the other half; its tags teach and judge no other", () => {
+    expect(node(graph, "tagger-data").inputs.prompts).toEqual(["tagger-helpfulness-1", "tagger-safety-1"])
+    expect(node(graph, graph.outputs["taggerQuality"]!).inputs).toMatchObject({
+      classifier: "tagger",
+      prompts: ["tagger-helpfulness-2", "tagger-safety-2"]
+    })
+    expect(node(graph, "tagger-safety-1").inputs).toEqual({ prompts: "pairs-safety" })
+    expect(node(graph, "safety-classifier-data").inputs.prompts).toEqual([])
+    expect(node(graph, graph.outputs["classifierQuality"]!).inputs).toMatchObject({ classifier: "safety-classifier", prompts: [] })
+    expect(has(graph, "tagger", "rlhf-v1")).toBe(false)
+  })
 })
