@@ -1,10 +1,10 @@
 /**
  * The machine's numerics for cache keys. Asking libtorch means loading it (half a second), so its answer is kept beside the store under
- * everything it can depend on that is cheap to see: the addon, the libraries' files, the processor and the variables they read.
+ * everything it can depend on that is cheap to see: the addon, the libraries' files, the processor, the GPUs and the variables they read.
  */
 import { execFile } from "node:child_process"
 import { createHash } from "node:crypto"
-import { existsSync, readdirSync, realpathSync, statSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs"
 import { readFile, rename, writeFile } from "node:fs/promises"
 import { cpus } from "node:os"
 import { join } from "node:path"
@@ -26,11 +26,43 @@ const variables = [
   "MKL_ENABLE_INSTRUCTIONS",
   "MKL_CBWR",
   "CUDA_VISIBLE_DEVICES",
+  "CUDA_DEVICE_ORDER",
+  "NVIDIA_VISIBLE_DEVICES",
   "LD_LIBRARY_PATH",
   "LD_PRELOAD",
-  "NVIDIA_TF32_OVERRIDE",
   "CUBLAS_WORKSPACE_CONFIG"
 ]
+
+/** Variables that turn TensorFloat-32 on or off whatever the program says: on a GPU they change bits, and are part of the numerics where set. */
+const overrides = ["TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE"]
+
+/** What is looked at, for tests to put something else in its place. */
+export interface Surroundings {
+  /** Where NVIDIA's driver tells of itself: its version, and a folder for each GPU. */
+  readonly nvidia: string
+  readonly environment: Readonly<Record<string, string | undefined>>
+  /** Asks libtorch, in a process of its own. */
+  readonly ask: (device: string, threads: number) => Promise<Record<string, string>>
+}
+
+/** The driver and the GPUs of this machine; undefined where they are not told apart: the answer is not kept then. */
+export const gpusOf = (root: string): ReadonlyArray<string> | undefined => {
+  try {
+    const version = readFileSync(join(root, "version"), "utf8").trim()
+    const gpus = readdirSync(join(root, "gpus"))
+      .sort()
+      .map((place) => {
+        const told = readFileSync(join(root, "gpus", place, "information"), "utf8")
+        const [model, uuid] = ["Model", "GPU UUID"].map((name) => new RegExp(`^${name}:[ \\t]*(.*\\S)`, "m").exec(told)?.[1] ?? "")
+        // A GPU that nobody has used since the driver was loaded may be without a name as yet.
+        if (model === "" || model === "Unknown" || uuid === "") throw new Error("unknown")
+        return `${place} ${model} ${uuid}`
+      })
+    return gpus.length === 0 ? undefined : [version, ...gpus]
+  } catch {
+    return undefined
+  }
+}
 
 const stamp = (path: string): string => {
   if (!existsSync(path)) return `${path} none`
@@ -38,8 +70,10 @@ const stamp = (path: string): string => {
   return `${realpathSync(path)} ${size} ${mtimeMs}`
 }
 
-/** Digest of what the answer depends on. */
-const fingerprint = (device: string, threads: number): string => {
+/** Digest of what the answer depends on; undefined when part of that can't be seen. */
+const fingerprint = (device: string, threads: number, { nvidia, environment }: Surroundings): string | undefined => {
+  const gpus = device === "cuda" ? gpusOf(nvidia) : []
+  if (gpus === undefined) return undefined
   const libtorch = findLibtorch()
   const folder = libtorch?.libDir ?? "/usr/lib/x86_64-linux-gnu"
   const libraries = existsSync(folder) ? readdirSync(folder).filter((name) => /^lib(torch|c10|openblas|blas|mkl)/.test(name)) : []
@@ -51,7 +85,8 @@ const fingerprint = (device: string, threads: number): string => {
     cpus()[0]?.model,
     ...libraries.map((name) => stamp(join(folder, name))),
     stamp("/etc/alternatives/libblas.so.3-x86_64-linux-gnu"),
-    ...variables.map((name) => `${name}=${process.env[name] ?? ""}`)
+    ...gpus,
+    ...[...variables, ...overrides].map((name) => `${name}=${environment[name] ?? ""}`)
   ]
   return createHash("sha256").update(JSON.stringify(parts)).digest("hex").slice(0, 24)
 }
@@ -64,12 +99,19 @@ const ask = async (device: string, threads: number): Promise<Record<string, stri
 }
 
 /** The engine's numerics, kept in this home. */
-export const engineNumerics = (home: string): Layer.Layer<Numerics> =>
-  Layer.succeed(Numerics, {
+export const engineNumerics = (home: string, others: Partial<Surroundings> = {}): Layer.Layer<Numerics> => {
+  const around: Surroundings = { nvidia: "/proc/driver/nvidia", environment: process.env, ask, ...others }
+  const describe = async (device: string, threads: number): Promise<Record<string, string>> => {
+    const set = device === "cuda" ? overrides.filter((name) => (around.environment[name] ?? "") !== "") : []
+    return { ...(await around.ask(device, threads)), ...Object.fromEntries(set.map((name) => [name, around.environment[name]!])) }
+  }
+  return Layer.succeed(Numerics, {
     describe: (device, threads) =>
       Effect.tryPromise({
         try: async () => {
-          const file = join(home, "numerics", `${fingerprint(device, threads)}.json`)
+          const print = fingerprint(device, threads, around)
+          if (print === undefined) return await describe(device, threads)
+          const file = join(home, "numerics", `${print}.json`)
           if (existsSync(file)) {
             try {
               return JSON.parse(await readFile(file, "utf8")) as Record<string, string>
@@ -77,7 +119,7 @@ export const engineNumerics = (home: string): Layer.Layer<Numerics> =>
               // Not readable as JSON: asked again below and written anew.
             }
           }
-          const answer = await ask(device, threads)
+          const answer = await describe(device, threads)
           makeFolder(join(home, "numerics"))
           await writeFile(`${file}.${process.pid}`, JSON.stringify(answer))
           await rename(`${file}.${process.pid}`, file)
@@ -87,3 +129,4 @@ export const engineNumerics = (home: string): Layer.Layer<Numerics> =>
           new PipelineError({ message: `Looking at the tensor engine: ${cause instanceof Error ? cause.message : String(cause)}` })
       })
   })
+}

@@ -1,0 +1,87 @@
+/** The machine's numerics as they are kept in a home: asked for again whenever the answer may be another. No GPU is needed: its driver's files are made up. */
+import { mkdirSync, rmSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { afterEach, beforeEach, describe, expect, it } from "vitest"
+import { engineNumerics, gpusOf } from "../../cli/numerics.ts"
+import { Numerics } from "../../runtime/numerics.ts"
+import { removeFolder, workFolder } from "./caravan.ts"
+
+let folder: string
+beforeEach(() => {
+  folder = workFolder()
+})
+afterEach(() => removeFolder(folder))
+
+/** As the driver writes them. */
+const informationOf = (model: string, uuid: string) =>
+  `Model: \t\t ${model}\nIRQ:   \t\t 98\nGPU UUID: \t ${uuid}\nVideo BIOS: \t 96.00.89.00.01\nBus Type: \t PCIe\nDevice Minor: \t 0\n`
+const host = (name: string, gpus: ReadonlyArray<readonly [model: string, uuid: string]>, version = "570.86.15"): string => {
+  const root = join(folder, name)
+  rmSync(root, { recursive: true, force: true })
+  mkdirSync(root)
+  writeFileSync(join(root, "version"), `NVRM version: NVIDIA UNIX x86_64 Kernel Module  ${version}\nGCC version: 12.2.0\n`)
+  gpus.forEach(([model, uuid], i) => {
+    mkdirSync(join(root, `gpus/0000:${i}0:00.0`), { recursive: true })
+    writeFileSync(join(root, `gpus/0000:${i}0:00.0/information`), informationOf(model, uuid))
+  })
+  return root
+}
+
+let asked = 0
+const describeOn = (nvidia: string, environment: Record<string, string> = {}, device: "cpu" | "cuda" = "cuda") =>
+  Effect.runPromise(
+    Effect.gen(function* () {
+      return yield* (yield* Numerics).describe(device, 1)
+    }).pipe(
+      Effect.provide(
+        engineNumerics(join(folder, "home"), { nvidia, environment, ask: () => Promise.resolve({ device, answer: String(++asked) }) })
+      )
+    )
+  )
+
+describe("the numerics of a GPU", () => {
+  it("are kept for the same card and driver, and asked for again on another host, with a swapped card, or a new driver", async () => {
+    const [h100, h200] = [["NVIDIA H100", "GPU-1"] as const, ["NVIDIA H200", "GPU-2"] as const]
+    const answers = []
+    for (const [name, gpus, version] of [
+      ["a", [h100]],
+      ["a", [h100]],
+      ["b", [h200]],
+      ["a", [h200]],
+      ["a", [["NVIDIA H100", "GPU-3"]]],
+      ["a", [h100, h200]],
+      ["a", [h100], "580.1"],
+      ["c", [h100]]
+    ] as ReadonlyArray<[string, ReadonlyArray<readonly [string, string]>, string?]>)
+      answers.push((await describeOn(host(name, gpus, version))).answer)
+    const first = Number(answers[0])
+    // Which host it is does not matter, only what is in it: the fourth is the third's, the last the first's.
+    expect(answers.map((answer) => Number(answer) - first)).toEqual([0, 0, 1, 1, 2, 3, 4, 0])
+  })
+
+  it("depend on which of the cards is seen", async () => {
+    const root = host("a", [["NVIDIA H100", "GPU-1"]])
+    const [all, second] = [await describeOn(root), await describeOn(root, { CUDA_VISIBLE_DEVICES: "1" })]
+    expect(second.answer).not.toBe(all.answer)
+  })
+
+  it("are asked for every time where cards can't be told apart: no driver's files, no name, no identity", async () => {
+    for (const root of [join(folder, "none"), host("a", []), host("b", [["Unknown", "GPU-1"]]), host("c", [["NVIDIA H100", ""]])]) {
+      expect(gpusOf(root)).toBeUndefined()
+      const [one, other] = [await describeOn(root), await describeOn(root)]
+      expect(other.answer).not.toBe(one.answer)
+    }
+  })
+
+  it("have the variables that override TensorFloat-32, where set: not on a CPU, where they change nothing", async () => {
+    const root = host("a", [["NVIDIA H100", "GPU-1"]])
+    const set = { NVIDIA_TF32_OVERRIDE: "0", TORCH_ALLOW_TF32_CUBLAS_OVERRIDE: "1" }
+    const plain = await describeOn(root, { NVIDIA_TF32_OVERRIDE: "" })
+    expect(Object.keys(plain)).toEqual(["device", "answer"])
+    expect(await describeOn(root, set)).toMatchObject(set)
+    // Kept as they are.
+    expect(await describeOn(root, set)).toMatchObject(set)
+    expect(Object.keys(await describeOn(root, set, "cpu"))).toEqual(["device", "answer"])
+  })
+})
