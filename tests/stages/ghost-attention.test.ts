@@ -190,6 +190,8 @@ describe("dialogues with a policy", () => {
   })
   it("draw each turn's random numbers from the dialogue and the turn, whatever else is sampled beside it", async () => {
     const policy = await forgetful()
+    // A third of the first answers are not "b", on any machine: that none of 48 is comes about once in ten million seeds.
+    const many = Array.from({ length: 8 }, (_, i) => rows.map((row) => ({ ...row, id: `${i}-${row.id}` }))).flat()
     const sample = async (some: ReadonlyArray<GhostDialogue>, batchSize: number) => {
       const made = await runStage(
         ghostSample,
@@ -198,16 +200,17 @@ describe("dialogues with a policy", () => {
       )
       return new Map((await rowsIn(made, GhostSamples)).map((row) => [row.id, row]))
     }
-    const all = await sample(rows, 64)
-    const apart = await sample(rows.slice(1).toReversed(), 2)
+    const all = await sample(many, 64)
+    const apart = await sample(many.slice(1).toReversed(), 5)
     expect([...apart.values()]).toEqual(
-      rows
+      many
         .slice(1)
         .toReversed()
         .map(({ id }) => all.get(id))
     )
     // At this temperature dialogues of the same instruction do go apart, and some come far.
-    expect(new Set([...all.values()].map(({ answers }) => answers[0])).size).toBeGreaterThan(1)
+    const firsts = [...all.values()].flatMap(({ answers }) => answers.slice(0, 1))
+    expect(new Set(firsts).size).toBeGreaterThan(1)
     expect([...all.values()].some(({ answers }) => answers.length > 1)).toBe(true)
   })
   it("end where there is no room for another answer, instead of losing the turn that holds the instruction", async () => {
