@@ -11,8 +11,6 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const bin = join(root, "node_modules/.bin")
 const node = join(bin, "node")
 
-const usage = "Usage: node scripts/setup.mjs [demo | test | faults | nothing] [arguments of the demo, or of vitest]"
-
 // Standard output belongs to what is run in the end: what setup and its tools say goes to standard error.
 const run = (program, args, stdout = 2, more = {}) =>
   spawnSync(program, args, { cwd: root, stdio: ["inherit", stdout, "inherit"], env: { ...environment(), ...more } })
@@ -85,6 +83,7 @@ const commands = {
     run(node, ["node_modules/vitest/vitest.mjs", "run", ...(args.length > 0 ? args : faultTests)], "inherit", { FAULTS: "all" }),
   nothing: () => ({ status: 0 })
 }
+const usage = `Usage: node scripts/setup.mjs [${Object.keys(commands).join(" | ")}] [arguments of caravan run, or of vitest]`
 
 const [what = "nothing", ...args] = process.argv.slice(2)
 if (!Object.hasOwn(commands, what)) {

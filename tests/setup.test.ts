@@ -216,8 +216,10 @@ describe("scripts/setup.mjs", () => {
     expect(setup("nothing")).toMatchObject({ status: 0, stdout: "", stderr: "" })
   }, 300_000)
 
-  it("refuses a word that it doesn't know", () => {
-    expect(setup("everything")).toMatchObject({ status: 2, stderr: expect.stringContaining("nothing called everything") })
+  it("refuses a word that it doesn't know, and names all that it knows", () => {
+    const { status, stderr } = setup("everything")
+    expect([status, stderr]).toEqual([2, expect.stringContaining("nothing called everything")])
+    expect(/\[([^\]]*)\]/.exec(stderr)![1]!.split(" | ").sort()).toEqual(["demo", "faults", "nothing", "study", "test"])
   })
 })
 
