@@ -1,6 +1,7 @@
 /** `caravan sample`: answers of a checkpoint, to a file of prompts or in a dialogue, scored by reward models where they are given. */
 import { existsSync } from "node:fs"
 import { readFile } from "node:fs/promises"
+import { join } from "node:path"
 import { createInterface } from "node:readline"
 import * as Effect from "effect/Effect"
 import { hasCuda } from "../engine/device.ts"
@@ -10,6 +11,8 @@ import { type LoadedPolicy, loadPolicyFrom, loadReward } from "../models/checkpo
 import { encodePrompt, fitsChatFormat } from "../models/chat.ts"
 import { Streamer } from "../models/stream.ts"
 import { resolveArtifact } from "../runtime/lineage.ts"
+import type { Role } from "../schemas/artifact.ts"
+import { readJson, roleFile } from "../schemas/checkpoint-files.ts"
 import type { Message } from "../schemas/rows.ts"
 import { scoreOf } from "../stages/shared/combined-reward.ts"
 import { fitDialogue } from "../stages/shared/dialogues.ts"
@@ -26,6 +29,22 @@ const folderOf = async (text: string): Promise<string> => {
       throw new UsageError(`${text} is no folder, and the store has no such artifact. Give a checkpoint's folder, digest or node.`)
     return store.path(named.digest)
   })
+}
+
+/** Where a checkpoint of each role goes. */
+const places: Readonly<Partial<Record<Role, string>>> = {
+  policy: "Give it as the checkpoint that answers.",
+  "helpfulness-reward": "Give it to --helpfulness.",
+  "safety-reward": "Give it to --safety."
+}
+/** A checkpoint's folder. Throws a UsageError when it says that it is for something else; one of Hugging Face's says nothing. */
+const checkpointFor = async (role: Role, what: string, text: string): Promise<string> => {
+  const folder = await folderOf(text)
+  if (!existsSync(join(folder, roleFile))) return folder
+  const { role: found } = await Effect.runPromise(readJson(join(folder, roleFile), "Reading what the checkpoint is for"))
+  if (found === role) return folder
+  const hint = places[found as Role] ?? "This command has no use for one of that role."
+  throw new UsageError(`Reading ${what}, ${text}: expected a checkpoint for ${role}, found one for ${JSON.stringify(found)}. ${hint}`)
 }
 
 const number = (given: Given, name: string, fallback: number, least: number, most: number): number => {
@@ -86,9 +105,10 @@ const answer = async (
 type Scorer = (messages: ReadonlyArray<Message>, finished: boolean) => number | null
 
 /** A reward model as a function from a dialogue to a score in (0, 1); null where it can't read the dialogue. */
-const scorerOf = async (path: string | undefined, device: "cpu" | "cuda"): Promise<Scorer | undefined> => {
+const scorerOf = async (given: Given, kind: "helpfulness" | "safety", device: "cpu" | "cuda"): Promise<Scorer | undefined> => {
+  const path = given.flag(kind)
   if (path === undefined) return undefined
-  const folder = await folderOf(path)
+  const folder = await checkpointFor(`${kind}-reward`, `the reward model of --${kind}`, path)
   const { model, tokenizer } = await Effect.runPromise(loadReward({ path: folder, type: "", digest: "", contentDigest: "" }, { device }))
   return (messages, finished) => {
     const example = fitDialogue(tokenizer, messages, model.config.maxPositions)
@@ -149,8 +169,8 @@ export const command: Command = {
     temperature: { value: "number", help: "0.6 unless given; 0 is greedy" },
     "top-p": { value: "number", help: "nucleus; 0.9 unless given" },
     "max-new-tokens": { value: "n", help: "tokens an answer at most; 256 unless given" },
-    helpfulness: { value: "checkpoint", help: "reward model that scores each answer" },
-    safety: { value: "checkpoint", help: "reward model that scores each answer" },
+    helpfulness: { value: "checkpoint", help: "helpfulness reward model that scores each answer" },
+    safety: { value: "checkpoint", help: "safety reward model that scores each answer" },
     seed: { value: "n", help: "0 unless given" },
     device: { value: "cpu|cuda", help: "cpu unless given" },
     json: { help: "one JSON row for each prompt of the file" }
@@ -164,7 +184,8 @@ export const command: Command = {
     const device = given.flag("device") ?? "cpu"
     if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device is cpu or cuda, got "${device}".`)
     if (device === "cuda" && !hasCuda()) throw new UsageError("There is no CUDA device here: run `caravan doctor`, or use --device cpu.")
-    const policy = await Effect.runPromise(loadPolicyFrom(await folderOf(given.positionals[0]!), { device }))
+    const checkpoint = await checkpointFor("policy", "the model that answers", given.positionals[0]!)
+    const policy = await Effect.runPromise(loadPolicyFrom(checkpoint, { device }))
     const settings: Settings = {
       temperature: number(given, "temperature", 0.6, 0, Infinity),
       topP: number(given, "top-p", 0.9, 0, 1),
@@ -172,8 +193,8 @@ export const command: Command = {
       seed: wholeNumber(given, "seed", 0) ?? 0
     }
     const scorers = Object.entries({
-      helpfulness: await scorerOf(given.flag("helpfulness"), device),
-      safety: await scorerOf(given.flag("safety"), device)
+      helpfulness: await scorerOf(given, "helpfulness", device),
+      safety: await scorerOf(given, "safety", device)
     })
     const score = (messages: ReadonlyArray<Message>, text: string, finished: boolean): Record<string, number | null> =>
       Object.fromEntries(

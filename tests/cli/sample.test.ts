@@ -1,6 +1,6 @@
 /** `caravan sample`: prompts from a file, a dialogue from a pipe, scores, and what it refuses. */
 import { spawn, spawnSync } from "node:child_process"
-import { mkdirSync, writeFileSync } from "node:fs"
+import { mkdirSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { writeCheckpoint } from "../../models/checkpoint.ts"
@@ -76,6 +76,15 @@ describe("a file of prompts", () => {
   })
 })
 
+it("a model that does not say what it is for, as one of Hugging Face's, is taken as it is given", async () => {
+  const path = join(folder, "foreign")
+  mkdirSync(path)
+  await writeCheckpoint(path, { model: model(1), tokenizer, role: "policy" })
+  rmSync(join(path, "caravan.json"))
+  const { status, stdout } = sample([path, "--prompts", prompts("ab\n"), ...short])
+  expect([status, stdout.startsWith("> ab\n")]).toEqual([0, true])
+})
+
 describe("a dialogue", () => {
   it("answers line by line and goes on after what it can't take", () => {
     const { status, stdout } = sample(
@@ -132,6 +141,18 @@ describe("what can't be sampled", () => {
     [["policy", "--temperature=-1"], /--temperature takes a number from 0, got "-1"/],
     [["policy", "--top-p", "2"], /--top-p takes a number from 0 to 1/],
     [["policy", "--json"], /--json goes with --prompts/],
+    [
+      ["reward"],
+      /Reading the model that answers, reward: expected a checkpoint for policy, found one for "helpfulness-reward"\. Give it to --helpfulness\./
+    ],
+    [
+      ["policy", "--safety", "reward"],
+      /Reading the reward model of --safety, reward: expected a checkpoint for safety-reward, found one for "helpfulness-reward"\. Give it to --helpfulness\./
+    ],
+    [
+      ["policy", "--helpfulness", "policy"],
+      /expected a checkpoint for helpfulness-reward, found one for "policy"\. Give it as the checkpoint/
+    ],
     [["policy", "--prompts", "none.txt"], /Reading the prompts none\.txt: no such file/],
     [["policy", "--temprature", "1"], /no flag --temprature\. Did you mean/]
   ])("%j says what to do", (args, message) => {
