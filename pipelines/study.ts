@@ -14,7 +14,6 @@ const Params = Schema.Struct({
     max: 1
   }),
   temperatures: hyper("fixed", "rejection sampling's from the second round on (§3.2.3)", ["fixed", "swept"]),
-  evaluation: hyper("full", "what is measured of the versions", ["short", "full"]),
   model: hyper("", "a Llama in the Hugging Face layout to start from; empty: pretrain one on the world"),
   dim: hyperInt(320, "width of the model", { min: 2 }),
   layers: hyperInt(8, "its blocks", { min: 1 }),

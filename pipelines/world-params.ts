@@ -25,7 +25,11 @@ export const worldParams = {
     "short; or full: Self-BLEU by temperature (figure 21), a general reward model as guard (§3.4.1), a safety classifier and violations by it",
     ["short", "full"]
   ),
-  without: hyper("nothing", "a step to leave out", parts),
+  without: hyper(
+    "nothing",
+    "a step to leave out; without the safety model there is no distillation either, since it keeps what that model prefers (§4.2.4)",
+    parts
+  ),
   dim: hyperInt(96, "width of the model", { min: 2 }),
   layers: hyperInt(3, "its blocks", { min: 1 }),
   heads: hyperInt(4, "its attention heads", { min: 1 }),

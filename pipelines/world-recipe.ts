@@ -322,7 +322,10 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
   }
   const answered = versions.map(answering)
   const answers = answered.map(({ judged }) => judged)
+  const answeredByControls = controls.map(answering)
   const ghostAfter = ghost === undefined ? undefined : keeping(last, "ghost-attention-after")
+  // A run that leaves it out is judged too: by how its last version forgets.
+  const withoutGhost = has("ghost-attention") ? ghostBefore : keeping(last, "ghost-attention-left-out")
   const baselines = (kind: Kind) =>
     rewardBaselines({
       train: mixPreferences({ datasets: preferences[kind] }, { weights: preferences[kind].map(() => 1) }).named(`${kind}-pairs`),
@@ -379,13 +382,16 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
   }
   const summary = worldSummary(
     {
-      versions: answers,
-      controls: controls.map((control) => answering(control).judged),
+      versions: answered.map(({ said }) => said),
+      versionScores: answers,
+      controls: answeredByControls.map(({ said }) => said),
+      controlScores: answeredByControls.map(({ judged }) => judged),
       helpfulness: inUse("helpfulness"),
       helpfulnessBaselines: baselines("helpfulness"),
       safety: inUse("safety"),
       safetyBaselines: baselines("safety"),
-      ...(ghostBefore === undefined || ghostAfter === undefined ? {} : { ghostBefore, ghostAfter }),
+      ...(withoutGhost === undefined ? {} : { withoutGhostAttention: withoutGhost }),
+      ...(ghostAfter === undefined ? {} : { withGhostAttention: ghostAfter }),
       ...(distilled === undefined ? {} : { original: distilled.original, distilled: distilled.demonstrations })
     },
     { versions: versions.map(({ name }) => name), controls: controls.map(({ name }) => name) }
@@ -417,16 +423,17 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
     { versions: versions.map(({ name }) => name) }
   ).named("report")
   return {
-    report: page,
-    summary,
-    statistics,
-    ...full,
-    policy: last,
-    sft: first,
     base,
+    sft: first,
+    ...(Object.fromEntries(versions.slice(2).map(({ name, policy }) => [name, policy])) as Record<`rlhf-v${string}`, Model>),
+    policy: last,
     helpfulness: models.helpfulness,
     ...(models.safety === undefined ? {} : { safety: models.safety }),
+    statistics,
+    ...full,
     ...(diagnostics === undefined ? {} : { ppo: diagnostics }),
-    ...(distilled === undefined ? {} : { distillation: distilled.gain })
+    ...(distilled === undefined ? {} : { distillation: distilled.gain }),
+    summary,
+    report: page
   }
 }

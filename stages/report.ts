@@ -27,15 +27,15 @@ import {
   ppoFigure,
   versionsFigure
 } from "./shared/report-figures.ts"
+import { pageFile } from "./shared/report-files.ts"
 import { dialogues, pageOf } from "./shared/report-page.ts"
-import { diversityTable, guardTable, statisticsTable, winRatesTable } from "./shared/report-tables.ts"
+import { diversityTable, gainTable, guardTable, statisticsTable, winRatesTable } from "./shared/report-tables.ts"
 import { TemperatureSweepReport } from "./temperature-sweep.ts"
 import { WorldSummaryReport } from "./world-summary.ts"
 
 /** What is in the page `report.html` beside it. */
 export const HtmlReportContent = Schema.Struct({ title: Schema.String, page: Schema.String, figures: Schema.Array(Schema.String) })
 export const HtmlReport = report(HtmlReportContent, "html-report/1")
-export const pageFile = "report.html"
 
 /** A figure as SVG. The libraries are loaded when a figure is drawn, not when a pipeline is defined. */
 export const drawFigure = async (figure: Figure): Promise<string> => {
@@ -92,6 +92,7 @@ export const htmlReport = Stage.make("html-report", {
     const diversity = inputs.diversity === undefined ? undefined : yield* readReport(inputs.diversity, SelfBleuReport)
     const guard = inputs.guard === undefined ? undefined : yield* readReport(inputs.guard, RewardHackingReport)
     const tables = [
+      gainTable(summary),
       winRatesTable(summary),
       statistics === undefined ? undefined : statisticsTable(statistics),
       diversity === undefined ? undefined : diversityTable(diversity),

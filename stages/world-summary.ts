@@ -2,6 +2,8 @@
  * What a run of the recipe on the small world came to: every version and control judged by the world's oracle on the same held-out prompts, the reward
  * models beside what can be told without one, Ghost Attention over turns, and context distillation.
  */
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readReport, readRows, writeReport } from "../data/dataset.ts"
@@ -9,33 +11,46 @@ import { grade } from "../data/world/oracle.ts"
 import * as Stage from "../runtime/stage.ts"
 import { report } from "../schemas/artifact.ts"
 import { EstimateSchema } from "../schemas/metrics.ts"
-import { type Demonstration, Demonstrations, type ScoredCompletion, ScoredCompletions } from "../schemas/rows.ts"
+import {
+  type Completion,
+  Completions,
+  type Demonstration,
+  Demonstrations,
+  type ScoredCompletion,
+  ScoredCompletions
+} from "../schemas/rows.ts"
 import { type RewardAccuracy, RewardAccuracyReport, type RewardBaselines, RewardBaselinesReport } from "./evaluate-reward.ts"
+import { gainOver, type Graded, VersionGain, versionOf } from "./evaluate-versions.ts"
 import { GhostAttentionReport } from "./ghost-attention.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
-import { pairSamples } from "./shared/pairing.ts"
-import { bootstrapMean, mean, standardError } from "./shared/statistics.ts"
+import { meanByPrompt, PairingError, pairSamples } from "./shared/pairing.ts"
+import { textFile } from "./shared/report-files.ts"
+import { summaryText } from "./shared/report-text.ts"
+import { bootstrapMean, mean } from "./shared/statistics.ts"
 import { winRateOf, Wins, winsOf } from "./win-rate.ts"
 
-const Mean = Schema.Struct({ mean: Schema.Number, standardError: Schema.Number })
+/** null where there is no prompt of the kind. */
+const Mean = Schema.NullOr(Schema.Struct({ mean: Schema.Number, standardError: Schema.Number }))
 const Version = Schema.Struct({
   name: Schema.String,
-  /** By the oracle: over prompts that hold no risk (borderline ones among them), and over those that must be refused. */
+  /** By the oracle: over prompts that hold no risk (borderline ones among them), and over those that must be refused. An empty answer counts. */
   helpfulness: Mean,
   safety: Mean,
-  /** Means of R_h and R_s over the same prompts, by the last round's reward models. */
-  rewardHelpfulness: Schema.Number,
-  rewardSafety: Schema.Number,
-  /** R_c in (0, 1) over all prompts (§3.2.3); R_h in a run without a safety model. */
+  /** Means of R_h and R_s over what can be scored of the answers to the same prompts, by the last round's reward models; null without that model. */
+  rewardHelpfulness: Schema.NullOr(Schema.Number),
+  rewardSafety: Schema.NullOr(Schema.Number),
+  /** R_c in (0, 1) over what can be scored of all answers (§3.2.3); R_h in a run without a safety model. */
   reward: Mean,
   /** Share of answers that do what must be refused; and of borderline prompts that are refused (figure 33). */
-  violationRate: Schema.Number,
-  falseRefusalRate: Schema.Number
+  violationRate: Schema.NullOr(Schema.Number),
+  falseRefusalRate: Schema.NullOr(Schema.Number),
+  /** Answers without a word, and those that no reward model can score: these, and what does not fit its context. */
+  empty: Schema.Number,
+  unscored: Schema.Number
 })
-const Gain = Schema.Struct({ over: Schema.String, helpfulness: EstimateSchema, safety: EstimateSchema })
 const WinRates = Schema.Struct({
   name: Schema.String,
-  /** Over SFT (figure 11), by the oracle's grades of the prompts of each kind, and by the last round's reward models. */
+  /** Over SFT (figure 11), by the oracle's grades of the prompts of each kind, and by the last round's reward models where they can score both. */
   oracle: Schema.Struct({ helpfulness: Schema.NullOr(Wins), safety: Schema.NullOr(Wins) }),
   rewardModels: Schema.Struct({ helpfulness: Schema.NullOr(Wins), safety: Schema.NullOr(Wins), reward: Wins })
 })
@@ -45,18 +60,21 @@ const RewardModelSummary = Schema.Struct({
   lengthOnly: EstimateSchema,
   bagOfWords: EstimateSchema
 })
-const KeptByTurn = Schema.Array(Schema.Struct({ turn: Schema.Number, dialogues: Schema.Number, kept: EstimateSchema }))
+const KeptByTurn = Schema.NullOr(Schema.Array(Schema.Struct({ turn: Schema.Number, dialogues: Schema.Number, kept: EstimateSchema })))
 
 export const WorldSummary = Schema.Struct({
   prompts: Schema.Struct({ helpfulness: Schema.Number, safety: Schema.Number }),
   versions: Schema.Array(Version),
   controls: Schema.Array(Version),
   /** The last version above SFT and above each control, paired by prompt: 95% bootstrap. */
-  gain: Schema.Array(Gain),
+  gain: Schema.Array(VersionGain),
   /** How often each version's answers are better than SFT's to the same prompts. */
   winRates: Schema.Array(WinRates),
   rewardModels: Schema.Struct({ helpfulness: RewardModelSummary, safety: Schema.NullOr(RewardModelSummary) }),
-  /** Share of answers that keep the instruction of the first turn, before and after Ghost Attention (§3.3); null in a run without. */
+  /**
+   * Share of answers that keep the instruction of the first turn, of the last version and of the one before Ghost Attention (§3.3). In a run that leaves
+   * it out withTurns is null and withoutTurns is the last version's; null in one that ends before it.
+   */
   ghostAttention: Schema.NullOr(Schema.Struct({ withTurns: KeptByTurn, withoutTurns: KeptByTurn })),
   /** The oracle's safety of what distillation kept: the original answers and the distilled ones (§4.2.4); null in a run without. */
   contextDistillation: Schema.NullOr(
@@ -64,78 +82,79 @@ export const WorldSummary = Schema.Struct({
   )
 })
 export type WorldSummary = typeof WorldSummary.Type
-export const WorldSummaryReport = report(WorldSummary, "world-summary/2")
+export const WorldSummaryReport = report(WorldSummary, "world-summary/3")
 
-interface Graded extends ScoredCompletion {
-  readonly helpfulness: number
-  readonly safetyGrade: number
-  readonly violation: boolean
-  readonly refusal: boolean
-  readonly borderline: boolean
+/** What a version said to every prompt, graded, and the scores of what can be scored of it. */
+interface Answered {
+  readonly name: string
+  readonly graded: ReadonlyArray<Graded>
+  readonly scored: ReadonlyArray<ScoredCompletion>
+  readonly empty: number
 }
 
-const gradeAll = (completions: ReadonlyArray<ScoredCompletion>): Array<Graded> =>
-  completions.map((completion) => {
-    const { helpfulness, safety, violation, refusal, borderline } = grade(completion.prompt, completion.text)
-    return { ...completion, helpfulness, safetyGrade: safety, violation, refusal, borderline }
-  })
+const graded = ({ promptId, sample, policy, safety, prompt, text }: Completion): Graded => {
+  const { safety: safetyGrade, ...grades } = grade(prompt, text)
+  return { promptId, sample, policy, safety, category: null, safetyGrade, ...grades }
+}
 
-/** A value for each prompt: the mean over its samples. */
-const byPrompt = (graded: ReadonlyArray<Graded>, value: (one: Graded) => number): ReadonlyMap<string, number> =>
-  new Map([...Map.groupBy(graded, ({ promptId }) => promptId)].map(([id, samples]) => [id, mean(samples.map(value))]))
-
-const meanOf = (values: ReadonlyMap<string, number>) => ({
-  mean: mean([...values.values()]),
-  standardError: standardError([...values.values()])
+const doing = "Summing up versions"
+/** Fails unless the scores are of these answers: an empty answer has none, but no score is of another answer. */
+const answeredBy = Effect.fnUntraced(function* (
+  name: string,
+  completions: ReadonlyArray<Completion>,
+  scored: ReadonlyArray<ScoredCompletion>
+): Effect.fn.Return<Answered, PairingError> {
+  const keyOf = ({ policy, promptId, sample }: Completion) => JSON.stringify([policy, promptId, sample])
+  const said = new Set(completions.map(keyOf))
+  const strays = scored.filter((one) => !said.has(keyOf(one))).length
+  if (strays > 0)
+    return yield* PairingError.of(
+      doing,
+      `scores of the answers of "${name}"`,
+      `${scored.length} scores, of which ${strays} are of other answers`,
+      "Score the same set of completions that is summed up."
+    )
+  return { name, graded: completions.map(graded), scored, empty: completions.filter(({ text }) => text.trim() === "").length }
 })
-const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
-const share = (graded: ReadonlyArray<Graded>, is: (one: Graded) => boolean): number =>
-  graded.length === 0 ? 0 : graded.filter(is).length / graded.length
+
+/** Fails unless every version answered the same prompts: their figures stand beside each other. */
+const checkPrompts = Effect.fnUntraced(function* (sets: ReadonlyArray<Answered>) {
+  const [first, ...others] = sets.map(({ name, graded }) => ({ name, prompts: new Set(graded.map(({ promptId }) => promptId)) }))
+  for (const { name, prompts } of others) {
+    const common = [...prompts].filter((id) => first!.prompts.has(id)).length
+    if (common < Math.max(prompts.size, first!.prompts.size))
+      return yield* PairingError.of(
+        doing,
+        "answers of each to the same prompts",
+        `${prompts.size} prompts answered by "${name}" and ${first!.prompts.size} by "${first!.name}", ${common} of them by both`,
+        "Sample every version from one set of prompts."
+      )
+  }
+})
 
 /** One version's line of the table. */
-export const versionOf = (name: string, graded: ReadonlyArray<Graded>): typeof Version.Type => {
-  const [harmless, adversarial] = [graded.filter(({ safety }) => !safety), graded.filter(({ safety }) => safety)]
+const lineOf = ({ name, graded, scored, empty }: Answered): typeof Version.Type => {
+  const { helpfulness, safety, rewardHelpfulness, rewardSafety, reward, ...shares } = versionOf(name, graded, scored)
   return {
-    name,
-    helpfulness: meanOf(byPrompt(harmless, (one) => one.helpfulness)),
-    safety: meanOf(byPrompt(adversarial, (one) => one.safetyGrade)),
-    rewardHelpfulness: mean(harmless.map((one) => one.helpfulnessScore ?? 0)),
-    rewardSafety: mean(adversarial.map((one) => one.safetyScore ?? 0)),
-    reward: meanOf(byPrompt(graded, (one) => sigmoid(one.reward))),
-    violationRate: share(adversarial, (one) => one.violation),
-    falseRefusalRate: share(
-      harmless.filter((one) => one.borderline),
-      (one) => one.refusal
-    )
+    ...{ name, helpfulness, safety, rewardHelpfulness, rewardSafety, reward },
+    violationRate: shares.violationRate?.mean ?? null,
+    falseRefusalRate: shares.falseRefusalRate?.mean ?? null,
+    ...{ empty, unscored: graded.length - scored.length }
   }
 }
 
-/** How much better `ours` is, prompt by prompt. */
-export const gainOver = (over: string, ours: ReadonlyArray<Graded>, theirs: ReadonlyArray<Graded>, seed: number): typeof Gain.Type => {
-  const difference = (adversarial: boolean, value: (one: Graded) => number) => {
-    const [a, b] = [ours, theirs].map((graded) =>
-      byPrompt(
-        graded.filter(({ safety }) => safety === adversarial),
-        value
-      )
-    ) as [ReadonlyMap<string, number>, ReadonlyMap<string, number>]
-    return bootstrapMean(
-      [...a].flatMap(([id, mine]) => (b.has(id) ? [mine - b.get(id)!] : [])),
-      seed
-    )
-  }
-  return { over, helpfulness: difference(false, (one) => one.helpfulness), safety: difference(true, (one) => one.safetyGrade) }
-}
-
-/** How often a version's answer is better than SFT's; a prompt that one of them left empty is none of theirs. */
-const winRatesOf = Effect.fnUntraced(function* (name: string, version: ReadonlyArray<Graded>, sft: ReadonlyArray<Graded>) {
-  const { pairs } = yield* pairSamples(version, sft, `Counting the wins of ${name} over sft`)
+/** How often a version's answer is better than SFT's. */
+const winRatesOf = Effect.fnUntraced(function* (version: Answered, sft: Answered) {
+  const counting = `Counting the wins of ${version.name} over sft`
+  const { pairs } = yield* pairSamples(version.graded, sft.graded, counting)
   const byOracle = (safety: boolean, value: (one: Graded) => number) => {
     const matches = pairs.flatMap(([a, b]) => (a.safety === safety ? [{ promptId: a.promptId, ours: value(a), opponent: value(b) }] : []))
     return matches.length === 0 ? null : winsOf(matches)
   }
   const oracle = { helpfulness: byOracle(false, (one) => one.helpfulness), safety: byOracle(true, (one) => one.safetyGrade) }
-  return { name, oracle, rewardModels: winRateOf(pairs) }
+  const none = version.scored.length === 0 || sft.scored.length === 0
+  const scored = none ? [] : (yield* pairSamples(version.scored, sft.scored, counting)).pairs
+  return { name: version.name, oracle, rewardModels: winRateOf(scored) }
 })
 
 const rewardModelOf = (accuracy: RewardAccuracy, baselines: RewardBaselines): typeof RewardModelSummary.Type => ({
@@ -147,7 +166,7 @@ const rewardModelOf = (accuracy: RewardAccuracy, baselines: RewardBaselines): ty
 
 /** The oracle's safety of the answers that distillation kept, and of what the model had said to the same prompts. */
 const distillationOf = (original: ReadonlyArray<ScoredCompletion>, distilled: ReadonlyArray<Demonstration>, seed: number) => {
-  const before = byPrompt(gradeAll(original), (one) => one.safetyGrade)
+  const before = meanByPrompt(original.map(graded), (one) => one.safetyGrade)
   const pairs = distilled.flatMap(({ id, messages }) => {
     const was = before.get(id)
     return was === undefined ? [] : [{ was, is: grade(messages.slice(0, -1), messages.at(-1)!.content).safety }]
@@ -174,30 +193,39 @@ export const worldSummary = Stage.make("world-summary", {
     controls: names("names of the controls, in the order of the input")
   }),
   inputs: {
-    versions: Stage.many(ScoredCompletions),
-    controls: Stage.many(ScoredCompletions),
+    versions: Stage.many(Completions),
+    versionScores: Stage.many(ScoredCompletions),
+    controls: Stage.many(Completions),
+    controlScores: Stage.many(ScoredCompletions),
     helpfulness: RewardAccuracyReport,
     helpfulnessBaselines: RewardBaselinesReport,
     safety: Stage.optional(RewardAccuracyReport),
     safetyBaselines: Stage.optional(RewardBaselinesReport),
-    ghostBefore: Stage.optional(GhostAttentionReport),
-    ghostAfter: Stage.optional(GhostAttentionReport),
+    withGhostAttention: Stage.optional(GhostAttentionReport),
+    withoutGhostAttention: Stage.optional(GhostAttentionReport),
     original: Stage.optional(ScoredCompletions),
     distilled: Stage.optional(Demonstrations)
   },
   output: WorldSummaryReport,
   run: Effect.fn("world-summary")(function* ({ config, inputs, output, seed }) {
-    const read = (sets: typeof inputs.versions) => Effect.forEach(sets, (set) => Effect.map(readRows(set, ScoredCompletions), gradeAll))
-    const versions = yield* read(inputs.versions)
-    const controls = yield* read(inputs.controls)
-    for (const [what, given, wanted] of [
-      ["versions", versions.length, config.versions.length],
-      ["controls", controls.length, config.controls.length]
+    for (const [what, wanted, sets] of [
+      ["versions", config.versions.length, [inputs.versions, inputs.versionScores]],
+      ["controls", config.controls.length, [inputs.controls, inputs.controlScores]]
     ] as const)
-      if (given !== wanted) return yield* EmptyDatasetError.of(`summarise ${wanted} ${what}`, `${given} sets of completions`)
+      for (const { length } of sets)
+        if (length !== wanted) return yield* EmptyDatasetError.of(`summarise ${wanted} ${what}`, `${length} sets of completions`)
+    const read = (names: ReadonlyArray<string>, sets: typeof inputs.versions, scores: typeof inputs.versionScores) =>
+      Effect.forEach(names, (name, i) =>
+        Effect.gen(function* () {
+          return yield* answeredBy(name, yield* readRows(sets[i]!, Completions), yield* readRows(scores[i]!, ScoredCompletions))
+        })
+      )
+    const versions = yield* read(config.versions, inputs.versions, inputs.versionScores)
+    const controls = yield* read(config.controls, inputs.controls, inputs.controlScores)
     const last = versions.at(-1)!
-    const sft = versions[config.versions.indexOf("sft")]
+    const sft = versions.find(({ name }) => name === "sft")
     if (sft === undefined) return yield* EmptyDatasetError.of("compare with", "no version named sft")
+    yield* checkPrompts([...versions, ...controls])
     const safety =
       inputs.safety === undefined || inputs.safetyBaselines === undefined
         ? null
@@ -206,15 +234,19 @@ export const worldSummary = Stage.make("world-summary", {
             yield* readReport(inputs.safetyBaselines, RewardBaselinesReport)
           )
     const count = (adversarial: boolean) =>
-      byPrompt(last, () => 0).size && new Set(last.filter((one) => one.safety === adversarial).map(({ promptId }) => promptId)).size
-    const others = config.versions.flatMap((name, i) => (name === "sft" ? [] : [{ name, graded: versions[i]! }]))
-    const winRates = yield* Effect.forEach(others, ({ name, graded }) => winRatesOf(name, graded, sft))
-    return yield* writeReport(output, {
+      new Set(last.graded.filter((one) => one.safety === adversarial).map(({ promptId }) => promptId)).size
+    const keptBy = (ref: typeof inputs.withGhostAttention) =>
+      ref === undefined ? Effect.succeed(null) : Effect.map(readReport(ref, GhostAttentionReport), ({ byTurn }) => byTurn)
+    const ghost = { withTurns: yield* keptBy(inputs.withGhostAttention), withoutTurns: yield* keptBy(inputs.withoutGhostAttention) }
+    const summary: WorldSummary = {
       prompts: { helpfulness: count(false), safety: count(true) },
-      versions: versions.map((graded, i) => versionOf(config.versions[i]!, graded)),
-      controls: controls.map((graded, i) => versionOf(config.controls[i]!, graded)),
-      gain: [gainOver("sft", last, sft, seed), ...controls.map((graded, i) => gainOver(config.controls[i]!, last, graded, seed))],
-      winRates,
+      versions: versions.map(lineOf),
+      controls: controls.map(lineOf),
+      gain: [sft, ...controls].map(({ name, graded }) => gainOver(name, last.graded, graded, seed)),
+      winRates: yield* Effect.forEach(
+        versions.filter((one) => one !== sft),
+        (version) => winRatesOf(version, sft)
+      ),
       rewardModels: {
         helpfulness: rewardModelOf(
           yield* readReport(inputs.helpfulness, RewardAccuracyReport),
@@ -222,17 +254,13 @@ export const worldSummary = Stage.make("world-summary", {
         ),
         safety
       },
-      ghostAttention:
-        inputs.ghostBefore === undefined || inputs.ghostAfter === undefined
-          ? null
-          : {
-              withTurns: (yield* readReport(inputs.ghostAfter, GhostAttentionReport)).byTurn,
-              withoutTurns: (yield* readReport(inputs.ghostBefore, GhostAttentionReport)).byTurn
-            },
+      ghostAttention: ghost.withTurns === null && ghost.withoutTurns === null ? null : ghost,
       contextDistillation:
         inputs.original === undefined || inputs.distilled === undefined
           ? null
           : distillationOf(yield* readRows(inputs.original, ScoredCompletions), yield* readRows(inputs.distilled, Demonstrations), seed)
-    })
+    }
+    yield* Effect.promise(() => writeFile(join(output.path, textFile), `${summaryText(summary)}\n`))
+    return yield* writeReport(output, summary)
   })
 })

@@ -76,12 +76,18 @@ interface Box {
 
 /** Figure 11's way: each version by helpfulness and safety, with standard errors. */
 export const versionsFigure = ({ versions, controls }: WorldSummary): Figure => {
-  const rows = [...versions.map((one) => ({ ...one, kind: "version" })), ...controls.map((one) => ({ ...one, kind: "control" }))].map(
-    ({ name, kind, helpfulness: h, safety: s }) => ({
-      ...{ name, kind, helpfulness: h.mean, safety: s.mean },
-      ...{ helpfulnessLow: h.mean - h.standardError, helpfulnessHigh: h.mean + h.standardError },
-      ...{ safetyLow: s.mean - s.standardError, safetyHigh: s.mean + s.standardError }
-    })
+  const rows = [...versions.map((one) => ({ ...one, kind: "version" })), ...controls.map((one) => ({ ...one, kind: "control" }))].flatMap(
+    ({ name, kind, helpfulness: h, safety: s }) => {
+      // One that was asked nothing of a kind has no place in the figure.
+      if (h === null || s === null) return []
+      return [
+        {
+          ...{ name, kind, helpfulness: h.mean, safety: s.mean },
+          ...{ helpfulnessLow: h.mean - h.standardError, helpfulnessHigh: h.mean + h.standardError },
+          ...{ safetyLow: s.mean - s.standardError, safetyHigh: s.mean + s.standardError }
+        }
+      ]
+    }
   )
   const x = axis("helpfulness", "helpfulness by the oracle", free)
   const y = axis("safety", "safety by the oracle", free)
@@ -263,8 +269,8 @@ export const ppoFigure = ({ iterations, kept }: PpoDiagnostics): Figure => {
 export const ghostFigure = ({ ghostAttention }: WorldSummary): Figure | undefined => {
   if (ghostAttention === null) return undefined
   const rows = (["withTurns", "withoutTurns"] as const).flatMap((which) =>
-    ghostAttention[which].map(({ turn, dialogues, kept }) => ({
-      model: which === "withTurns" ? "with Ghost Attention" : "before it",
+    (ghostAttention[which] ?? []).map(({ turn, dialogues, kept }) => ({
+      model: which === "withTurns" ? "with Ghost Attention" : ghostAttention.withTurns === null ? "without it" : "before it",
       ...{ turn, dialogues, kept: kept.mean, low: kept.low, high: kept.high }
     }))
   )

@@ -3,6 +3,7 @@ import type { ScoredCompletion } from "../../schemas/rows.ts"
 import type { WorldSummary } from "../world-summary.ts"
 import type { Figure } from "./report-figures.ts"
 import type { Table } from "./report-tables.ts"
+import { plusMinus } from "./report-text.ts"
 
 /** Text as HTML: nothing that a model wrote is markup. */
 export const escapeHtml = (text: string): string =>
@@ -25,9 +26,6 @@ export const tableOf = (rows: ReadonlyArray<Readonly<Record<string, string | num
     .join("\n")}</tbody></table>`
 }
 
-const plusMinus = ({ mean, standardError }: { readonly mean: number; readonly standardError: number }) =>
-  `${mean.toFixed(3)} ± ${standardError.toFixed(3)}`
-
 export const versionTable = ({ versions, controls }: WorldSummary): string =>
   tableOf(
     [...versions, ...controls.map((control) => ({ ...control, name: `control: ${control.name}` }))].map((one) => ({
@@ -37,7 +35,8 @@ export const versionTable = ({ versions, controls }: WorldSummary): string =>
       R_h: one.rewardHelpfulness,
       R_s: one.rewardSafety,
       violations: one.violationRate,
-      "false refusals": one.falseRefusalRate
+      "false refusals": one.falseRefusalRate,
+      "empty answers": one.empty
     }))
   )
 

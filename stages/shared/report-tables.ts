@@ -4,6 +4,7 @@ import type { RewardHacking } from "../reward-hacking.ts"
 import type { SelfBleu } from "../self-bleu.ts"
 import type { Wins } from "../win-rate.ts"
 import type { WorldSummary } from "../world-summary.ts"
+import { within } from "./report-text.ts"
 
 export interface Table {
   readonly title: string
@@ -12,8 +13,6 @@ export interface Table {
 }
 
 const percent = (share: number | undefined): string | null => (share === undefined ? null : `${(100 * share).toFixed(1)}%`)
-const within = ({ mean, low, high }: { readonly mean: number; readonly low: number; readonly high: number }): string =>
-  `${mean.toFixed(3)} (${low.toFixed(3)} to ${high.toFixed(3)})`
 
 const lineOf = (data: string, batch: string, one: BatchStatistics) => ({
   ...{ data, batch, comparisons: one.comparisons, "turns a dialogue": one.turnsPerDialogue, "tokens an example": one.tokensPerExample },
@@ -38,6 +37,13 @@ export const statisticsTable = (statistics: PreferenceStatistics): Table => ({
 })
 
 const rateOf = (wins: Wins | null): string | null => (wins === null || wins.rate === null ? null : within(wins.rate))
+
+/** What the run came to. */
+export const gainTable = ({ versions, gain }: WorldSummary): Table => ({
+  title: `What ${versions.at(-1)!.name} is above SFT and the controls`,
+  caption: "Differences in the oracle's grades of the same prompts, with 95% bootstrap intervals.",
+  rows: gain.map(({ over, helpfulness, safety }) => ({ over, helpfulness: within(helpfulness), safety: within(safety) }))
+})
 
 /** Figure 11's way. */
 export const winRatesTable = ({ winRates }: WorldSummary): Table => ({

@@ -11,7 +11,7 @@ const graphOf = (pipeline: AnyPipeline, params: Record<string, unknown> = {}): P
 const node = (graph: Graph, id: string) => graph.nodes.get(id) as StageNode
 const stages = (graph: Graph) => new Set([...graph.nodes.values()].flatMap((one) => (one.kind === "stage" ? [one.stage.name] : [])))
 
-const [short, full] = [await graphOf(demo), await graphOf(study, { temperatures: "swept" })]
+const [short, full] = [await graphOf(demo), await graphOf(study, { temperatures: "swept", evaluation: "full" })]
 
 describe("the demo", () => {
   it("ends with a page that has the summary, the sweep, PPO, distillation and the statistics of the pairs", () => {
@@ -29,6 +29,26 @@ describe("the demo", () => {
   it("trains no model for evaluation's sake", () => {
     for (const name of ["general-reward-model", "safety-classifier", "self-bleu", "sample-at-temperature", "continue-dialogues"])
       expect(stages(short).has(name)).toBe(false)
+  })
+  it("has every version, both reward models and every report as an output", () => {
+    const versions = ["base", "sft", ...[1, 2, 3, 4].map((n) => `rlhf-v${n}`), "rlhf-v5-rs", "rlhf-v5"]
+    expect(Object.keys(short.outputs)).toEqual([
+      ...[...versions, "policy", "helpfulness", "safety"],
+      ...["statistics", "ppo", "distillation", "summary", "report"]
+    ])
+    for (const name of versions) expect(short.outputs[name]).toBe(name)
+  })
+  it("judges every answer, and how the last version keeps an instruction without Ghost Attention too", async () => {
+    const names = ["base", "sft", ...[1, 2, 3, 4].map((n) => `rlhf-v${n}`), "rlhf-v5-rs", "rlhf-v5"]
+    const { versions, versionScores, withGhostAttention, withoutGhostAttention } = node(short, "world-summary").inputs
+    expect([versions, versionScores]).toEqual([names.map((name) => `answers-${name}`), names.map((name) => `judged-${name}`)])
+    expect([withGhostAttention, withoutGhostAttention]).toEqual(["ghost-attention-after", "ghost-attention-before"])
+    const without = await graphOf(demo, { without: "ghost-attention" })
+    expect(node(without, "world-summary").inputs).toMatchObject({
+      withGhostAttention: null,
+      withoutGhostAttention: "ghost-attention-left-out"
+    })
+    expect(node(without, "ghost-attention-left-out").inputs).toMatchObject({ policy: "rlhf-v5" })
   })
   it("leaves out what it is told to", async () => {
     expect(stages(await graphOf(demo, { without: "ppo" })).has("ppo")).toBe(false)
@@ -65,7 +85,7 @@ describe("the study", () => {
     expect(node(full, "guard").inputs.general).toHaveLength(8)
   })
   it("trains the safety classifier on nothing that it is judged on", () => {
-    expect(node(full, "classifier-data").inputs).toEqual({
+    expect(node(full, "classifier-data").inputs).toMatchObject({
       prompts: ["prompts-for-pairs-safety", "prompts-for-pairs-helpfulness"],
       preferences: [1, 2, 3, 4, 5].map((round) => `preferences-safety-${round}`)
     })

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
 import { placeLabels } from "../../stages/shared/report-figures.ts"
-import { Demonstrations, type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
+import { Completions, Demonstrations, type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
 import { DistillationGainReport } from "../../stages/context-distillation.ts"
 import { RewardAccuracyReport, RewardBaselinesReport } from "../../stages/evaluate-reward.ts"
 import { GhostAttentionReport } from "../../stages/ghost-attention.ts"
@@ -51,14 +51,29 @@ const ghost = (kept: number) => ({
   byTurn: [{ turn: 1, dialogues: 4, kept: estimate(kept) }]
 })
 
-const inputs = async () => ({
-  versions: [await rowsArtifact(ScoredCompletions, sftAnswers), await rowsArtifact(ScoredCompletions, lastAnswers)],
-  controls: [await rowsArtifact(ScoredCompletions, sftAnswers)],
+/** What was said, and the scores of what can be scored: of an empty answer there are none. */
+const said = (answers: ReadonlyArray<ScoredCompletion>) =>
+  rowsArtifact(
+    Completions,
+    answers.map(({ promptId, prompt, safety, sample, text, tokens, logProbabilities, finished, temperature, policy }) => ({
+      ...{ promptId, prompt, safety, sample, text, tokens, logProbabilities, finished, temperature, policy }
+    }))
+  )
+const scoresOf = (answers: ReadonlyArray<ScoredCompletion>) =>
+  rowsArtifact(
+    ScoredCompletions,
+    answers.filter(({ text }) => text !== "")
+  )
+const inputs = async (sft = sftAnswers, last = lastAnswers) => ({
+  versions: [await said(sft), await said(last)],
+  versionScores: [await scoresOf(sft), await scoresOf(last)],
+  controls: [await said(sft)],
+  controlScores: [await scoresOf(sft)],
   helpfulness: await reportArtifact(RewardAccuracyReport, accuracy),
   helpfulnessBaselines: await reportArtifact(RewardBaselinesReport, baselines),
-  ghostBefore: await reportArtifact(GhostAttentionReport, ghost(0.2)),
-  ghostAfter: await reportArtifact(GhostAttentionReport, ghost(0.9)),
-  original: await rowsArtifact(ScoredCompletions, sftAnswers),
+  withGhostAttention: await reportArtifact(GhostAttentionReport, ghost(0.9)),
+  withoutGhostAttention: await reportArtifact(GhostAttentionReport, ghost(0.2)),
+  original: await scoresOf(sft),
   distilled: await rowsArtifact(Demonstrations, [
     {
       id: "c",
@@ -83,7 +98,7 @@ describe("the summary of a run", () => {
       violationRate: 1,
       falseRefusalRate: 1
     })
-    expect(summary.versions[0]!.reward.mean).toBeCloseTo((0.5 + 0.5 + 1 / (1 + Math.exp(2))) / 3, 10)
+    expect(summary.versions[0]!.reward!.mean).toBeCloseTo((0.5 + 0.5 + 1 / (1 + Math.exp(2))) / 3, 10)
     expect(summary.versions[1]).toMatchObject({ helpfulness: { mean: 1 }, safety: { mean: 0.8 }, violationRate: 0, falseRefusalRate: 0 })
     expect(summary.controls.map(({ name }) => name)).toEqual(["more"])
   })
@@ -107,6 +122,73 @@ describe("the summary of a run", () => {
     expect(summary.contextDistillation).toMatchObject({ before: 0, after: 1, kept: 1, prompts: 3 })
     expect(summary.ghostAttention).toMatchObject({ withTurns: [{ kept: { mean: 0.9 } }], withoutTurns: [{ kept: { mean: 0.2 } }] })
   })
+  it("counts an empty answer as no help, and as neither doing nor refusing what must be refused; it has no score", async () => {
+    const empty = lastAnswers.map((one) => (one.promptId === "b" ? one : { ...one, text: "" }))
+    const { prompts, versions, gain, winRates } = await reportIn(
+      await runStage(worldSummary, await inputs(sftAnswers, empty), config),
+      WorldSummaryReport
+    )
+    expect(prompts).toEqual({ helpfulness: 2, safety: 1 })
+    // (0 + 1) / 2, and of an empty answer to what must be refused 0.5.
+    expect(versions[1]).toMatchObject({ helpfulness: { mean: 0.5 }, safety: { mean: 0.5 }, violationRate: 0, empty: 2, unscored: 2 })
+    expect(versions[1]).toMatchObject({ rewardHelpfulness: 0.6, rewardSafety: null, reward: { mean: 0.5 } })
+    // 0 - 0.5 and 1 - 0.
+    expect(gain[0]).toMatchObject({ helpfulness: { mean: 0.25, prompts: 2 }, safety: { mean: 0.5, prompts: 1 } })
+    expect(winRates[0]).toMatchObject({ oracle: { helpfulness: { wins: 1, losses: 1 } }, rewardModels: { reward: { prompts: 1 } } })
+  })
+  it("has a version that said nothing at all", async () => {
+    const silent = lastAnswers.map((one) => ({ ...one, text: "" }))
+    const { versions } = await reportIn(await runStage(worldSummary, await inputs(sftAnswers, silent), config), WorldSummaryReport)
+    expect(versions[1]).toMatchObject({ helpfulness: { mean: 0 }, safety: { mean: 0.5 }, reward: null, rewardHelpfulness: null, empty: 3 })
+  })
+  it("has nothing to tell where there is no prompt of a kind, or no safety model", async () => {
+    const harmless = [sftAnswers, lastAnswers].map((set) =>
+      set.filter(({ promptId }) => promptId === "a").map((one) => ({ ...one, safetyScore: null }))
+    )
+    const { original: _, distilled: __, ...given } = await inputs(...harmless)
+    const made = await runStage(worldSummary, given, config)
+    const { versions, gain } = await reportIn(made, WorldSummaryReport)
+    expect(versions[1]).toMatchObject({ safety: null, violationRate: null, falseRefusalRate: null, rewardSafety: null })
+    expect(gain[0]).toMatchObject({ helpfulness: { mean: 0.5 }, safety: null })
+    expect(readFileSync(join(made.path, "report.txt"), "utf8")).toMatch(/^rlhf-v1 +1\.000 ± 0\.000 +– +0\.800 +– +0\.500 +– +– +0$/m)
+  })
+  it("of a run without Ghost Attention has how its last version forgets", async () => {
+    const { withGhostAttention: _, ...without } = await inputs()
+    const { ghostAttention } = await reportIn(await runStage(worldSummary, without, config), WorldSummaryReport)
+    expect(ghostAttention).toMatchObject({ withTurns: null, withoutTurns: [{ kept: { mean: 0.2 } }] })
+  })
+  it("comes as text too: the versions, the gains, the reward models, and every figure of the rest", async () => {
+    const { path } = await runStage(worldSummary, await inputs(), config)
+    const text = readFileSync(join(path, "report.txt"), "utf8")
+    expect(
+      text
+        .split("\n")
+        .slice(3, 7)
+        .map((line) => line.split(/ {2,}/))
+    ).toEqual([
+      ["version", "helpfulness", "safety", "R_h", "R_s", "R_c", "violations", "false refusals", "empty"],
+      ["sft", "0.250 ± 0.250", "0.000 ± 0.000", "0.300", "0.100", "0.373", "1.000", "1.000", "0"],
+      ["rlhf-v1", "1.000 ± 0.000", "0.800 ± 0.000", "0.700", "0.900", "0.627", "0.000", "0.000", "0"],
+      ["control: more", "0.250 ± 0.250", "0.000 ± 0.000", "0.300", "0.100", "0.373", "1.000", "1.000", "0"]
+    ])
+    expect(text).toMatch(
+      /^rlhf-v1 above +helpfulness \(95%\) +safety \(95%\)\nsft +0\.750 \(0\.500 to 1\.000\) +0\.800 \(0\.800 to 0\.800\)$/m
+    )
+    expect(text).toMatch(/^helpfulness +0\.800 \(0\.700 to 0\.900\) +0\.500 +0\.600$/m)
+    expect(text).toContain(
+      "turn by turn: with it 0.90; without 0.20.\nContext distillation kept 1 of 3 prompts: safety 0.000 before, 1.000 after"
+    )
+  })
+  it("refuses versions that did not answer the same prompts, and scores of other answers", async () => {
+    expect(await failureOf(worldSummary, await inputs(sftAnswers, lastAnswers.slice(1)), config)).toMatch(
+      /expected answers of each to the same prompts, found 2 prompts answered by "rlhf-v1" and 3 by "sft", 2 of them by both\. Sample/
+    )
+    const given = await inputs()
+    const other = await scoresOf(lastAnswers.map((one) => ({ ...one, policy: "q" })))
+    expect(await failureOf(worldSummary, { ...given, controlScores: [other] }, config)).toMatch(
+      /expected scores of the answers of "more", found 3 scores, of which 3 are of other answers/
+    )
+  })
   it("refuses names that are not as many as the versions, and a run without sft", async () => {
     expect(await failureOf(worldSummary, await inputs(), { ...config, versions: ["sft"] })).toMatch(/summarise 1 versions: got 2 sets/)
     expect(await failureOf(worldSummary, await inputs(), { ...config, versions: ["base", "rlhf-v1"] })).toMatch(/no version named sft/)
@@ -123,7 +205,7 @@ const named = (name: string) => ({ name, prompts: 2, completions: 2, reward: est
 describe("the page", () => {
   const pageInputs = async () => {
     const given = await inputs()
-    return { summary: await runStage(worldSummary, given, config), versions: given.versions }
+    return { summary: await runStage(worldSummary, given, config), versions: given.versionScores }
   }
   const more = async () => ({
     ...(await pageInputs()),
@@ -185,6 +267,7 @@ describe("the page", () => {
   })
   it("has tables of win rates, preference data, diversity and the guard against reward hacking", async () => {
     const { html } = await page(await more())
+    expect(html).toContain("<td>sft</td><td>0.750 (0.500 to 1.000)</td><td>0.800 (0.800 to 0.800)</td>")
     // Two wins of two: Wilson's interval 0.342 to 1.
     expect(html).toContain("<td>rlhf-v1</td><td>1.000 (0.342 to 1.000)</td>")
     expect(html).toContain("<td>helpfulness</td><td>all</td><td>7</td><td>1.500</td><td>40</td><td>20</td><td>10</td><td>12.5%</td>")
