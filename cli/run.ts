@@ -1,6 +1,4 @@
 /** `caravan run`: a pipeline, to its outputs. */
-import { readFileSync } from "node:fs"
-import { join } from "node:path"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -8,6 +6,7 @@ import { lockPath, readLock } from "../runtime/lock-file.ts"
 import { run, type RunEvent, type RunOptions, type RunResult } from "../runtime/run.ts"
 import { type Command, exitCodes, type Given, UsageError } from "./command.ts"
 import { engineNumerics } from "./numerics.ts"
+import { outputLines } from "./outputs.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
 import { duration, showProgress } from "./progress.ts"
 import { openEvents, runFlags, runOptions, untilInterrupted } from "./run-flags.ts"
@@ -49,12 +48,8 @@ const nodeTable = (result: RunResult): ReadonlyArray<string> => {
 }
 
 const summary = (result: RunResult): string => {
-  const width = Math.max(0, ...Object.keys(result.outputs).map((name) => name.length))
-  const lines = Object.entries(result.outputs).map(([name, output]) => `  ${name.padEnd(width)}  ${output.path}`)
-  const reports = Object.entries(result.outputs)
-    .filter(([, output]) => output.kind === "report")
-    .map(([name, output]) => `${name}:\n${readFileSync(join(output.path, "report.json"), "utf8").trimEnd()}`)
-  return [...reports, ...nodeTable(result), ...(lines.length > 0 ? ["Outputs:", ...lines] : [])].join("\n")
+  const outputs = outputLines(result.outputs)
+  return [...nodeTable(result), ...(outputs.length === 0 ? [] : ["", ...outputs])].join("\n")
 }
 
 /** The options; those of the lock file too where the command line leaves them open. */

@@ -1,0 +1,74 @@
+/** A run's outputs as `caravan run` ends with them: reports in few lines, and every path. */
+import { existsSync, readFileSync } from "node:fs"
+import { join } from "node:path"
+import { pathToFileURL } from "node:url"
+import type { RunResult } from "../runtime/run.ts"
+import { pageFile, textFile } from "../stages/shared/report-files.ts"
+import { plain } from "./width.ts"
+
+/** Lines of a report that are shown as they are, and of a longer one that is shortened. */
+const mostLines = 40
+const mostShortened = 20
+const lineLength = 120
+
+/** A number with as many digits as a glance takes in. */
+const rounded = (_: string, value: unknown): unknown =>
+  typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value
+
+/** A value down to some depth; what lies deeper and does not fit a line is counted. */
+const linesOf = (value: unknown, depth: number, indent = ""): ReadonlyArray<string> => {
+  const whole = JSON.stringify(value, rounded)
+  if (typeof value !== "object" || value === null || indent.length + whole.length <= lineLength) return [whole]
+  const entries = Object.entries(value)
+  const [open, close, what] = Array.isArray(value) ? ["[", "]", "items"] : ["{", "}", "fields"]
+  if (depth === 0) return [`${open} ${entries.length} ${what} ${close}`]
+  const inner = `${indent}  `
+  return [
+    open,
+    ...entries.flatMap(([name, field], i) => {
+      const [first, ...rest] = linesOf(field, depth - 1, inner)
+      const lines = [`${inner}${Array.isArray(value) ? "" : `${JSON.stringify(name)}: `}${first}`, ...rest]
+      return i < entries.length - 1 ? [...lines.slice(0, -1), `${lines.at(-1)},`] : lines
+    }),
+    `${indent}${close}`
+  ]
+}
+
+/** JSON in so many lines at most: as deep as there is room for. */
+export const shortened = (value: unknown, most = mostShortened): ReadonlyArray<string> => {
+  let lines = linesOf(value, 1)
+  for (let depth = 2; ; depth++) {
+    const deeper = linesOf(value, depth)
+    if (deeper.length > most || deeper.join("\n") === lines.join("\n")) break
+    lines = deeper
+  }
+  return lines.length <= most ? lines : [...lines.slice(0, most - 1), `  ... and ${lines.length - most + 1} more lines`]
+}
+
+/** A report's own text where it brings one; else its JSON, whole if it is small. None where a page says it all. */
+const reportLines = (path: string): ReadonlyArray<string> => {
+  const text = join(path, textFile)
+  if (existsSync(text)) return readFileSync(text, "utf8").trimEnd().split("\n").map(plain)
+  if (existsSync(join(path, pageFile))) return []
+  const file = join(path, "report.json")
+  const json = readFileSync(file, "utf8").trimEnd()
+  const lines = json.split("\n")
+  return lines.length <= mostLines ? lines : [...shortened(JSON.parse(json)), `(shortened; all of it: ${file})`]
+}
+
+/** Reports as text, those that bring their own last; the paths of all outputs; and where to open what is a page. */
+export const outputLines = (outputs: RunResult["outputs"]): ReadonlyArray<string> => {
+  const all = Object.entries(outputs)
+  const reports = all.flatMap(([name, { kind, path }]) => {
+    const lines = kind === "report" ? reportLines(path) : []
+    return lines.length === 0 ? [] : [{ own: existsSync(join(path, textFile)), lines: [`${name}:`, ...lines, ""] }]
+  })
+  const width = Math.max(0, ...all.map(([name]) => name.length))
+  const pages = all.filter(([, { path }]) => existsSync(join(path, pageFile)))
+  return [
+    ...reports.filter(({ own }) => !own).flatMap(({ lines }) => lines),
+    ...reports.filter(({ own }) => own).flatMap(({ lines }) => lines),
+    ...(all.length === 0 ? [] : ["Outputs:", ...all.map(([name, { path }]) => `  ${name.padEnd(width)}  ${path}`)]),
+    ...pages.map(([name, { path }]) => `Open ${name} in a browser: ${pathToFileURL(join(path, pageFile)).href}`)
+  ]
+}
