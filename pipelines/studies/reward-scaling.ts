@@ -1,6 +1,6 @@
 /**
  * Reward models of several sizes on more and more pairs (Llama 2 §3.2.2, figure 6): accuracy on held-out pairs. In the paper larger models are better on the
- * same data, and neither has reached a plateau. The pairs are those of one chat model; each size is pretrained and tuned by itself.
+ * same data, and neither has reached a plateau. The pairs are the same for all sizes; each size is pretrained and tuned by itself.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"

@@ -1,6 +1,6 @@
 /**
  * What the studies share: a small Llama that is pretrained on the generated world and tuned on its demonstrations (or a Llama of the user's), and
- * preference pairs of its answers, judged by the world's oracle (or pairs from a file of the user's).
+ * preference pairs of its answers beside those of a variant, judged by the world's oracle (or pairs from a file of the user's).
  */
 import * as Schema from "effect/Schema"
 import { fileAt, type Node } from "../../runtime/node.ts"
@@ -12,6 +12,7 @@ import { collectPairs } from "../../stages/collect.ts"
 import { foldPreferences } from "../../stages/derive.ts"
 import { evaluateReward, scorePairs } from "../../stages/evaluate-reward.ts"
 import { oracleGrades } from "../../stages/evaluate-versions.ts"
+import { filterDemonstrations } from "../../stages/filter-demonstrations.ts"
 import { importPolicy, importPreferences } from "../../stages/import.ts"
 import { mixPrompts } from "../../stages/mix.ts"
 import { pretrain } from "../../stages/pretrain.ts"
@@ -96,6 +97,14 @@ export const setting = (params: typeof SettingParams.Type) => {
     ).named(name)
   const demonstrations = worldDemonstrations({}, { count: params.demonstrations }).named("demonstrations")
   const chat = tune(base, demonstrations, "sft")
+  /** §3.2.1 compares the answers of two variants: this one knows as many dialogues, of careless public data, as SFT's first step does. */
+  const variant = tune(
+    base,
+    filterDemonstrations({
+      demonstrations: worldDemonstrations({}, { count: params.demonstrations, quality: "public" }).named("public-dialogues")
+    }),
+    "sft-bootstrap"
+  )
 
   // ---- prompts and pairs ----
   const promptsOf = (kind: Kind, split: "train" | "heldOut", count: number, name: string, seed: number): Rows<Prompt> =>
@@ -109,11 +118,11 @@ export const setting = (params: typeof SettingParams.Type) => {
     },
     { weights: [1, 1] }
   ).named("held-out")
-  /** Two answers of the chat model to each prompt, at two temperatures, judged by the oracle. */
+  /** An answer of the chat model and one of its variant to each prompt, at two temperatures, judged by the oracle. */
   const collected = (kind: Kind, prompts: Rows<Prompt>, name: string): Rows<Preference> =>
     annotate(
       {
-        pairs: collectPairs({ first: chat, second: chat, prompts }, { ...sampling, temperatureFirst: 1, temperatureSecond: 1.3 }).named(
+        pairs: collectPairs({ first: chat, second: variant, prompts }, { ...sampling, temperatureFirst: 1, temperatureSecond: 1.3 }).named(
           `${name}-pairs`
         )
       },

@@ -1,0 +1,142 @@
+/** The studies as graphs, at their defaults: the arms that each header promises, alike in all but what is studied. Nothing runs. */
+import * as Effect from "effect/Effect"
+import { describe, expect, it } from "vitest"
+import margins from "../../pipelines/studies/margins.ts"
+import openPreferences from "../../pipelines/studies/open-preferences.ts"
+import rewardScaling from "../../pipelines/studies/reward-scaling.ts"
+import safetyScaling from "../../pipelines/studies/safety-scaling.ts"
+import sftAnnotations from "../../pipelines/studies/sft-annotations.ts"
+import { ancestors, buildGraph, type Graph, type StageNode } from "../../runtime/graph.ts"
+import type { AnyPipeline } from "../../runtime/pipeline.ts"
+
+const graphOf = (pipeline: AnyPipeline, params: Record<string, unknown> = {}): Promise<Graph> =>
+  Effect.runPromise(buildGraph(pipeline, params, { seed: 0 }))
+const node = (graph: Graph, id: string) => graph.nodes.get(id) as StageNode
+const outputs = (graph: Graph) => Object.keys(graph.outputs)
+const inputOf = (graph: Graph, id: string, port: string): string => {
+  const input = node(graph, id).inputs[port]
+  return (Array.isArray(input) ? (input as ReadonlyArray<string>)[0] : input) as string
+}
+/** The reward model and the held-out pairs that an accuracy is of. */
+const judged = (graph: Graph, output: string) => {
+  const scores = node(graph, inputOf(graph, graph.outputs[output]!, "scores"))
+  return { reward: node(graph, scores.inputs["reward"] as string), pairs: scores.inputs["pairs"] }
+}
+
+describe("the study of margins", async () => {
+  const graph = await graphOf(margins)
+  it("trains one reward model with each margin, on the same pairs from the same model, and judges all on the same held-out pairs", () => {
+    expect(outputs(graph)).toEqual(["none", "small", "large"])
+    for (const margin of outputs(graph)) {
+      const { pairs, reward } = judged(graph, margin)
+      expect(reward.config["margin"]).toBe(margin)
+      expect(reward.inputs).toEqual({ init: "sft", pairs: "helpfulness-train" })
+      expect(pairs).toBe("helpfulness-test")
+    }
+  })
+})
+
+describe("the study of SFT annotations", async () => {
+  const graph = await graphOf(sftAnnotations)
+  const counts = [25, 50, 100, 200, 400]
+  it("tunes the base model on more and more of the same demonstrations, and judges by oracle and reward models", () => {
+    expect(outputs(graph)).toEqual([...counts.map((count) => `sft-${count}`), "gain"])
+    for (const count of counts) {
+      expect(node(graph, `sft-${count}`).inputs).toEqual({ init: "base", demonstrations: `demonstrations-${count}` })
+      expect(node(graph, `demonstrations-${count}`)).toMatchObject({ config: { count }, inputs: { demonstrations: "demonstrations" } })
+      expect(node(graph, `answers-sft-${count}`).inputs).toEqual({ policy: `sft-${count}`, prompts: "held-out" })
+      expect(node(graph, graph.outputs[`sft-${count}`]!).inputs).toEqual({ graded: `grades-sft-${count}`, scored: `scores-sft-${count}` })
+    }
+    expect(node(graph, "demonstrations").config["count"]).toBe(400)
+    expect(node(graph, graph.outputs["gain"]!).config).toMatchObject({ version: "sft-400" })
+  })
+  it("makes as many demonstrations as the largest of the counts needs", async () => {
+    expect(node(await graphOf(sftAnnotations, { counts: [10, 900] }), "demonstrations").config["count"]).toBe(900)
+  })
+})
+
+describe("the study of safety data", async () => {
+  const graph = await graphOf(safetyScaling)
+  it("tunes the base model on all helpfulness answers and 0, 1, 10, 25, 50 and 100% of the safety answers, each the best of K", () => {
+    const shares = [0, 1, 10, 25, 50, 100]
+    expect(outputs(graph)).toEqual([...shares.map((share) => `safety-${share}%`), "gain"])
+    for (const share of shares) {
+      const name = `safety-${share}%`
+      expect(node(graph, name).inputs).toEqual({ init: "base", demonstrations: `data-${name}` })
+      expect(node(graph, `data-${name}`).inputs["datasets"]).toEqual(["best-helpfulness", "best-safety"])
+      expect(node(graph, `data-${name}`).config["weights"]).toEqual([1, share / 100])
+      expect(node(graph, graph.outputs[name]!).inputs).toEqual({ graded: `grades-${name}`, scored: `scores-${name}` })
+    }
+    for (const [kind, count] of [
+      ["helpfulness", 900],
+      ["safety", 100]
+    ] as const) {
+      expect(node(graph, `samples-${kind}`)).toMatchObject({ config: { k: 6 }, inputs: { policy: "sft", prompts: `prompts-${kind}` } })
+      expect(node(graph, `prompts-${kind}`).config).toMatchObject({ count, split: "train" })
+    }
+  })
+})
+
+describe("the study of reward-model size", async () => {
+  const graph = await graphOf(rewardScaling)
+  it("trains a reward model of each width on each share of the same pairs, from a chat model of its width", () => {
+    const shares = [12.5, 25, 50, 100]
+    const arms = [48, 96, 192].flatMap((width) => shares.map((share) => ({ width, share, name: `${width}-${share}%` })))
+    expect(outputs(graph)).toEqual(arms.map(({ name }) => name))
+    for (const { name, share, width } of arms) {
+      const { pairs, reward } = judged(graph, name)
+      expect(reward.inputs).toEqual({ init: `sft-${width}`, pairs: `pairs-${share}%` })
+      expect(pairs).toBe("helpfulness-test")
+      expect(node(graph, `pairs-${share}%`)).toMatchObject({
+        config: { weights: [share / 100] },
+        inputs: { datasets: ["helpfulness-train"] }
+      })
+      expect(node(graph, `sft-${width}`).inputs).toEqual({ init: `base-${width}`, demonstrations: "demonstrations" })
+      expect(node(graph, `base-${width}`).config["dim"]).toBe(width)
+    }
+  })
+})
+
+describe("the study of open-source preferences", async () => {
+  const graph = await graphOf(openPreferences)
+  it("trains reward models on our pairs, on open-source pairs and on both, each judged on held-out pairs of both kinds", () => {
+    const trained = { own: "helpfulness-train", open: "open-train", both: "both" }
+    expect(outputs(graph)).toEqual(Object.keys(trained).flatMap((name) => [`${name}-on-own`, `${name}-on-open`]))
+    for (const [name, pairs] of Object.entries(trained)) {
+      for (const [where, test] of [
+        ["own", "helpfulness-test"],
+        ["open", "open-test"]
+      ] as const) {
+        const found = judged(graph, `${name}-on-${where}`)
+        expect(found.reward.inputs).toEqual({ init: "sft", pairs })
+        expect(found.pairs).toBe(test)
+      }
+    }
+    expect(node(graph, "both").inputs).toMatchObject({ helpfulness: ["helpfulness-train"], openSource: ["open-train"] })
+    expect([node(graph, "open-train"), node(graph, "open-test")].map(({ config }) => config["part"])).toEqual(["outside", "inside"])
+  })
+})
+
+describe("what the studies share", async () => {
+  const graph = await graphOf(safetyScaling)
+  it("is pairs of two different checkpoints, at two temperatures", () => {
+    const pairs = [...graph.nodes.values()].filter((one): one is StageNode => one.kind === "stage" && one.stage.name === "collect-pairs")
+    expect(pairs).toHaveLength(2)
+    for (const { config, inputs } of pairs) {
+      expect(inputs).toMatchObject({ first: "sft", second: "sft-bootstrap" })
+      expect(config["temperatureFirst"]).not.toBe(config["temperatureSecond"])
+    }
+    expect(node(graph, "public-dialogues").config["quality"]).toBe("public")
+    expect(ancestors(graph, "sft-bootstrap").has("demonstrations")).toBe(false)
+  })
+  it("is judged on prompts that no model saw", () => {
+    for (const kind of ["helpfulness", "safety"]) expect(node(graph, `held-out-${kind}`).config["split"]).toBe("heldOut")
+  })
+  it("takes a model and pairs of the user's in place of the world's", async () => {
+    const own = await graphOf(margins, { model: "some/model", pairsFile: "pairs.jsonl" })
+    expect(node(own, "base").stage.name).toBe("import-policy")
+    expect(judged(own, "large").reward.inputs).toEqual({ init: "sft", pairs: "train" })
+    expect(node(own, "pairs").inputs).toEqual({ file: "file:pairs.jsonl" })
+    expect([...own.nodes.values()].some((one) => one.kind === "stage" && one.stage.name === "pretrain")).toBe(false)
+  })
+})
