@@ -4,24 +4,30 @@ import { join } from "node:path"
 import { pathToFileURL } from "node:url"
 import type { RunResult } from "../runtime/run.ts"
 import { pageFile, textFile } from "../stages/shared/report-files.ts"
+import { count } from "./units.ts"
 import { plain } from "./width.ts"
 
 /** Lines of a report that are shown as they are, and of a longer one that is shortened. */
 const mostLines = 40
-const mostShortened = 20
+const mostShortened = 25
 const lineLength = 120
+/** A list is shown when it is no longer than this, and each item fits a line. */
+const mostItems = 10
 
 /** A number with as many digits as a glance takes in. */
 const rounded = (_: string, value: unknown): unknown =>
   typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value
+
+const isShortList = (list: ReadonlyArray<unknown>): boolean =>
+  list.length <= mostItems && list.every((item) => JSON.stringify(item, rounded).length < lineLength - mostItems)
 
 /** A value down to some depth; what lies deeper and does not fit a line is counted. */
 const linesOf = (value: unknown, depth: number, indent = ""): ReadonlyArray<string> => {
   const whole = JSON.stringify(value, rounded)
   if (typeof value !== "object" || value === null || indent.length + whole.length <= lineLength) return [whole]
   const entries = Object.entries(value)
-  const [open, close, what] = Array.isArray(value) ? ["[", "]", "items"] : ["{", "}", "fields"]
-  if (depth === 0) return [`${open} ${entries.length} ${what} ${close}`]
+  const [open, close, what] = Array.isArray(value) ? ["[", "]", "item"] : ["{", "}", "field"]
+  if (depth === 0 || (Array.isArray(value) && !isShortList(value))) return [`${open} ${count(entries.length, what)} ${close}`]
   const inner = `${indent}  `
   return [
     open,

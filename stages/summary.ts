@@ -1,4 +1,6 @@
 /** The figures of a run in one place: reward-model accuracy, what choosing the best is worth, rewards before and after tuning on the best. */
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readReport, writeReport } from "../data/dataset.ts"
@@ -6,6 +8,8 @@ import * as Stage from "../runtime/stage.ts"
 import { report } from "../schemas/artifact.ts"
 import { BestOfN, BestOfNReport, RewardSummary, RewardSummaryReport } from "./evaluate-policy.ts"
 import { RewardAccuracy, RewardAccuracyReport } from "./evaluate-reward.ts"
+import { textFile } from "./shared/report-files.ts"
+import { runSummaryText } from "./shared/report-text.ts"
 
 export const RunSummary = Schema.Struct({
   /** On pairs that the model did not see. */
@@ -16,6 +20,7 @@ export const RunSummary = Schema.Struct({
   before: RewardSummary,
   after: RewardSummary
 })
+export type RunSummary = typeof RunSummary.Type
 export const RunSummaryReport = report(RunSummary, "run-summary/2")
 
 export const summary = Stage.make("summary", {
@@ -25,11 +30,13 @@ export const summary = Stage.make("summary", {
   output: RunSummaryReport,
   seeded: false,
   run: Effect.fn("summary")(function* ({ inputs, output }) {
-    return yield* writeReport(output, {
+    const content: RunSummary = {
       rewardModel: yield* readReport(inputs.accuracy, RewardAccuracyReport),
       bestOfK: yield* readReport(inputs.bestOfK, BestOfNReport),
       before: yield* readReport(inputs.before, RewardSummaryReport),
       after: yield* readReport(inputs.after, RewardSummaryReport)
-    })
+    }
+    yield* Effect.promise(() => writeFile(join(output.path, textFile), `${runSummaryText(content)}\n`))
+    return yield* writeReport(output, content)
   })
 })

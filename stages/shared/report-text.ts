@@ -1,4 +1,5 @@
 /** The summary of a run as text, short enough for a terminal. */
+import type { RunSummary } from "../summary.ts"
 import type { WorldSummary } from "../world-summary.ts"
 import type { Estimate } from "./statistics.ts"
 
@@ -62,4 +63,28 @@ export const summaryText = (summary: WorldSummary): string => {
   ]
     .join("\n")
     .trimEnd()
+}
+
+/** The reward model, what choosing the best is worth, and rewards before and after tuning on the best. */
+export const runSummaryText = ({ rewardModel, bestOfK, before, after }: RunSummary): string => {
+  const { preferShorter, shuffledLabels } = rewardModel.controls
+  return [
+    ...columns([
+      [`of ${rewardModel.pairs} held-out pairs`, "right (95%)"],
+      ["reward model", within(rewardModel.accuracy)],
+      ["the shorter response", within(preferShorter)],
+      ["labels shuffled", within(shuffledLabels)]
+    ]),
+    "",
+    ...columns([
+      ["reward by another model", "mean (95%)", "median", "greatest", "prompts", "samples", "ended"],
+      ...Object.entries({ before, after }).map(([name, one]) => [
+        ...[name, within(one.mean), within(one.median), within(one.max)],
+        ...[one.prompts, one.completions, one.finished].map(String)
+      ])
+    ]),
+    "",
+    ...columns([["best of", "reward by another model (95%)"], ...bestOfK.byN.map(({ n, reward }) => [`${n}`, within(reward)])]),
+    `The best of all is ${within(bestOfK.gain)} above the mean, ${within(bestOfK.mean)}.`
+  ].join("\n")
 }

@@ -49,6 +49,11 @@ describe("a shortened report", () => {
     ])
     expect(shortened(nested, 5)).toEqual(["{", '  "a": {', '    "b": { 2 fields }', "  }", "}"])
   })
+  it("counts a list that is long or whose items do not fit a line", () => {
+    expect(shortened({ byN: [{ n: 1, max: 0.123456 }], texts: ["x".repeat(150)], all: Array.from({ length: 40 }, () => "four") })).toEqual([
+      ...["{", '  "byN": [{"n":1,"max":0.1235}],', '  "texts": [ 1 item ],', '  "all": [ 40 items ]', "}"]
+    ])
+  })
   it("that is too wide to show says how much is left out", () => {
     const wide = Object.fromEntries(Array.from({ length: 50 }, (_, i) => [`field ${i}`, "long enough"]))
     expect(shortened(wide, 4)).toEqual(["{", '  "field 0": "long enough",', '  "field 1": "long enough",', "  ... and 49 more lines"])
