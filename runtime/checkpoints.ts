@@ -13,7 +13,7 @@ import { dirname, join, relative } from "node:path"
 import * as Effect from "effect/Effect"
 import { isGone, messageOf, StageError } from "./errors.ts"
 import { makeFolder } from "./home.ts"
-import { sha256File } from "./store.ts"
+import { foldersOf, sha256File } from "./store.ts"
 
 /** What a stage left of itself. */
 export interface Checkpoint {
@@ -41,6 +41,8 @@ export interface CheckpointOptions {
   readonly folder: string
   /** Seconds between two, at least; 0: after every step. */
   readonly seconds: number
+  /** Steps between two, at most; whichever comes first. */
+  readonly steps?: number | undefined
 }
 
 /** For a stage that is to be made from its beginning (verify), and for tests. */
@@ -59,18 +61,21 @@ export interface StopRequest {
 const largestShare = 0.05
 const kept = 2
 const sealName = "seal.json"
+const format = 1
 interface Seal {
-  readonly format: 1
+  readonly format: number
   readonly files: ReadonlyArray<{ readonly path: string; readonly size: number; readonly sha256: string }>
 }
 
 export const openCheckpoints = (options: CheckpointOptions, note: (message: string) => void, stop?: StopRequest): Checkpoints => {
-  const { folder, seconds } = options
+  const { folder, seconds, steps = Infinity } = options
   let last = performance.now()
   let took = 0
+  let done = 0
   const due = () => {
     stop?.listens()
-    if (stop?.requested === true || seconds === 0) return true
+    done++
+    if (stop?.requested === true || seconds === 0 || done >= steps) return true
     return performance.now() - last >= Math.max(seconds * 1000, took / largestShare)
   }
   const save: Checkpoints["save"] = (step, write) =>
@@ -88,6 +93,7 @@ export const openCheckpoints = (options: CheckpointOptions, note: (message: stri
         yield* Effect.promise(() => rm(fresh, { recursive: true, force: true }).catch(() => undefined))
         note(`its checkpoint after step ${step} could not be written (${result.failure.message}); it goes on, and those before are kept`)
       } else yield* Effect.promise(() => removeOlder(folder))
+      done = 0
       last = performance.now()
       took = last - began
       if (stop?.requested === true) stop.saved()
@@ -110,15 +116,12 @@ const seal = async (from: string, to: string): Promise<void> => {
     const full = join(entry.parentPath, entry.name)
     files.push({ path: relative(from, full), size: (await stat(full)).size, sha256: await sha256File(full) })
   }
-  const bytes = JSON.stringify({ format: 1, files } satisfies Seal)
+  const bytes = JSON.stringify({ format, files } satisfies Seal)
   // The seal's own digest is in its first line.
   await writeFile(join(from, sealName), `${createHash("sha256").update(bytes).digest("hex")}\n${bytes}`)
-  const folders = new Set([from])
-  for (const { path } of [...files, { path: sealName }]) {
-    await sync(join(from, path))
-    folders.add(dirname(join(from, path)))
-  }
-  for (const folder of folders) await sync(folder)
+  const paths = [...files.map(({ path }) => path), sealName]
+  for (const path of paths) await sync(join(from, path))
+  for (const folder of foldersOf(paths)) await sync(join(from, folder))
   await rm(to, { recursive: true, force: true })
   await rename(from, to)
   await sync(dirname(to))
@@ -151,7 +154,13 @@ const damage = async (folder: string): Promise<string | undefined> => {
   const text = (await read(() => readFile(join(folder, sealName), "utf8"))) ?? ""
   const bytes = text.slice(text.indexOf("\n") + 1)
   if (createHash("sha256").update(bytes).digest("hex") !== text.slice(0, text.indexOf("\n"))) return "its seal is missing or damaged"
-  for (const { path, sha256 } of (JSON.parse(bytes) as Seal).files)
+  const { files, format: found } = JSON.parse(bytes) as Seal
+  if (found > format)
+    throw new StageError({
+      reason: "Checkpoint",
+      message: `Reading the checkpoint ${folder}: it has format ${found}, this version of caravan knows formats up to ${format}. It stays where it is: go on with that newer version, or move it away to begin anew.`
+    })
+  for (const { path, sha256 } of files)
     if ((await read(() => sha256File(join(folder, path)))) !== sha256) return `${path} is missing or has changed`
   return undefined
 }

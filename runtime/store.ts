@@ -34,8 +34,10 @@ import { isGone, messageOf, StoreError } from "./errors.ts"
 import { makeFolder } from "./home.ts"
 import { type Holder, Leases } from "./leases.ts"
 
+/** Raised when manifests change. */
+const format = 1
 export interface Manifest {
-  readonly format: 1
+  readonly format: number
   readonly type: string
   readonly contentDigest: string
   readonly files: ReadonlyArray<{ readonly path: string; readonly size: number; readonly sha256: string }>
@@ -177,7 +179,7 @@ const moved = (from: string, to: string): boolean => {
 }
 
 /** The folders that hold these files, innermost first; "" is the outermost. */
-const foldersOf = (paths: ReadonlyArray<string>): Array<string> => {
+export const foldersOf = (paths: ReadonlyArray<string>): Array<string> => {
   const folders = new Set([""])
   for (const path of paths) for (let folder = dirname(path); folder !== "."; folder = dirname(folder)) folders.add(folder)
   return [...folders].sort((a, b) => b.length - a.length)
@@ -272,7 +274,7 @@ export class Store {
       })
       const contentDigest =
         type.contentDigest === undefined ? hashOf("sha256", JSON.stringify([type.name, files])) : yield* type.contentDigest(directory)
-      const manifest: Manifest = { format: 1, type: type.name, contentDigest, files }
+      const manifest: Manifest = { format, type: type.name, contentDigest, files }
       const bytes = JSON.stringify(manifest, undefined, 1)
       return { digest: hashOf("sha256", bytes), contentDigest, manifest, bytes }
     })
@@ -380,7 +382,13 @@ export class Store {
     } catch (cause) {
       return this.#unreadable(cause)
     }
-    return hashOf("sha256", bytes) === digest ? (JSON.parse(bytes.toString("utf8")) as Manifest) : undefined
+    if (hashOf("sha256", bytes) !== digest) return undefined
+    const manifest = JSON.parse(bytes.toString("utf8")) as Manifest
+    if (manifest.format > format)
+      throw new StoreError({
+        message: `Reading the result ${this.path(digest)}: it has format ${manifest.format}, this version of caravan knows formats up to ${format}. Use that newer version, or name another folder with CARAVAN_HOME.`
+      })
+    return manifest
   }
 
   /** Moves a damaged object out of the way, so that it is made again; it is kept for whoever wants to look. */
@@ -410,7 +418,10 @@ export class Store {
         const made = await stat(folder).catch(() => undefined)
         // It went while this looked.
         if (made === undefined) continue
-        const size = manifest === undefined ? await sizeOf(folder) : manifest.files.reduce((sum, file) => sum + file.size, bytes!.length)
+        const size =
+          manifest === undefined || manifest.format > format
+            ? await sizeOf(folder)
+            : manifest.files.reduce((sum, file) => sum + file.size, bytes!.length)
         // Whole milliseconds, as Date.now() counts them: what was made in this one is not of the future.
         found.push({ digest, type: manifest?.type, size, made: Math.floor(made.mtimeMs) })
       }

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto"
 import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
@@ -56,6 +57,17 @@ describe("an object", () => {
     expect(await store.damage(first.digest)).toBeUndefined()
     expect(readdirSync(join(home, "quarantine")).length).toBe(1)
     expect(readdirSync(join(home, "tmp"))).toEqual([])
+  })
+
+  it("of a newer version is refused, and not taken for damage", async () => {
+    const { digest } = await commit({ "a.txt": "alpha" })
+    const bytes = readFileSync(join(store.path(digest), "artifact.json"), "utf8").replace('"format": 1', '"format": 2')
+    const newer = createHash("sha256").update(bytes).digest("hex")
+    mkdirSync(store.path(newer), { recursive: true })
+    writeFileSync(join(store.path(newer), "artifact.json"), bytes)
+    const refused = /it has format 2, this version of caravan knows formats up to 1\. Use that newer version/
+    expect(() => store.present(newer)).toThrow(refused)
+    await expect(store.damage(newer)).rejects.toThrow(refused)
   })
 
   it("made by many at once is one", async () => {
