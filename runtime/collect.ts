@@ -147,7 +147,7 @@ const leftovers = async (journal: Journal, store: Store, policy: CollectPolicy, 
       // One that goes on may have started months ago, and write on.
       if (run !== undefined && statusOf(run, store.leases()) === "running") continue
       const inside = async () => (await readdir(path).catch(() => [])).map((name) => join(path, name))
-      const since = run?.finished == null ? await age([path, ...(await inside())]) : now - run.finished
+      const since = typeof run?.finished === "number" ? now - run.finished : await age([path, ...(await inside())])
       if (since >= window) await add("log", path)
     }
   }

@@ -101,6 +101,8 @@ export const compareRuns = (before: RunRecord, after: RunRecord, journal: Journa
       const none = { stage: null, config: [], seed: null, code: [], numerics: [], inputs: [], status: null, metrics: [], output: null }
       return { node, only, ...none }
     }
+    // Of a node that was skipped, or whose input could not be read, it is not known what it would have taken.
+    const open = [a, b].some(({ key, status }) => key === "" || status === "skipped")
     return {
       node,
       only: null,
@@ -109,7 +111,7 @@ export const compareRuns = (before: RunRecord, after: RunRecord, journal: Journa
       seed: change("seed", a.parts.seed, b.parts.seed),
       code: a.parts.code === b.parts.code ? [] : codeChanges(a, b),
       numerics: changesOf(a.parts.numerics, b.parts.numerics),
-      inputs: changesOf(a.parts.inputs, b.parts.inputs),
+      inputs: open ? [] : changesOf(a.parts.inputs, b.parts.inputs),
       status: change("status", made(a), made(b)),
       metrics: changesOf(metricsOf(a), metricsOf(b)),
       output: change("output", a.digest, b.digest)

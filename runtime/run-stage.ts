@@ -69,7 +69,14 @@ export const runStage = (
     return written.metrics
   }).pipe(
     Effect.catchCause((cause) => {
-      if (Cause.hasInterruptsOnly(cause)) return Effect.interrupt
+      // A run that is stopped does not come here.
+      if (Cause.hasInterruptsOnly(cause))
+        return Effect.fail(
+          new StageError({
+            reason: "Interrupted",
+            message: `Stage ${stage.name} interrupted itself: a stage ends by its output, or fails with an error. Mend its code (Effect.interrupt, or a fiber that was interrupted and then joined).`
+          })
+        )
       const error = Cause.squash(cause) as { readonly _tag?: string; readonly message?: string; readonly stack?: string }
       if (error instanceof StageError) return Effect.fail(error)
       // A defect is a mistake in the stage's code: where it happened is what its author needs.

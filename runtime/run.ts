@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import { checkAgreements, userFolders } from "./agreements.ts"
 import { didYouMean } from "../schemas/did-you-mean.ts"
 import type { ConfigError, ConfigSchema } from "../schemas/hyper.ts"
-import { PipelineError, type StoreError } from "./errors.ts"
+import { PipelineError, StoreError } from "./errors.ts"
 import { ancestors, buildGraph, descendants, type Graph, type Settings } from "./graph.ts"
 import { Journal, type NodeStatus } from "./journal.ts"
 import { holdResults, holdToLock, type LockFile } from "./lock-file.ts"
@@ -34,6 +34,8 @@ export interface RunOptions {
   readonly limits?: NodeLimits
   /** Seconds between two checkpoints of a stage, at least; 60 unless given. 0: after every step. */
   readonly checkpointSeconds?: number
+  /** Steps between two checkpoints, at most; whichever comes first, if seconds are given too. */
+  readonly checkpointSteps?: number
   /** Module that sets the tensor engine up in a child process. */
   readonly prepare?: string
   /** What `freeze` wrote: the run does not start when anything differs from it, and fails when a result does. */
@@ -120,6 +122,10 @@ export const chosenNodes = (graph: Graph, options: RunOptions): Effect.Effect<Re
 const open = (options: RunOptions): Effect.Effect<{ readonly journal: Journal; readonly store: Store }, StoreError> =>
   Effect.try({ try: () => ({ journal: new Journal(options.home), store: new Store(options.home) }), catch: (cause) => cause as StoreError })
 
+/** The journal and the leases throw: what they threw anywhere inside is a failure too, not a defect. */
+export const storeErrorsFail = <A, E, R>(work: Effect.Effect<A, E, R>): Effect.Effect<A, E | StoreError, R> =>
+  Effect.catchDefect(work, (defect) => (defect instanceof StoreError ? Effect.fail(defect) : Effect.die(defect)))
+
 export interface PlanOptions extends RunOptions {
   /** Files that are not there: an error, as for a run, or planned as awaited. */
   readonly missing?: "fail" | "await"
@@ -153,7 +159,7 @@ export const plan = <Params extends ConfigSchema>(
       Effect.map((made) => ({ ...made, selected })),
       Effect.ensuring(Effect.sync(() => journal.close()))
     )
-  })
+  }).pipe(storeErrorsFail)
 
 const asked = (graph: Graph, params: Readonly<Record<string, unknown>>, options: RunOptions, holder: string): Asked => ({
   params,
@@ -216,4 +222,4 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
         })
       )
     )
-  })
+  }).pipe(storeErrorsFail)

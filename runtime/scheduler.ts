@@ -1,13 +1,15 @@
 /**
- * Running a graph: a ready queue of nodes; each is found under its key or made, committed to the store and recorded. A node that fails
- * stops what depends on it and nothing else. Interrupted, it kills its children and leaves a store that the next run goes on from.
+ * Running a graph: each node, once all it depends on is settled, is found under its key or made, committed to the store and recorded. A node that
+ * fails stops what depends on it and nothing else. Interrupted, it kills its children and leaves a store that the next run goes on from.
  */
 import { randomUUID } from "node:crypto"
+import { existsSync } from "node:fs"
 import { join } from "node:path"
 import * as Cause from "effect/Cause"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Queue from "effect/Queue"
+import * as FiberSet from "effect/FiberSet"
 import * as Schedule from "effect/Schedule"
 import * as Semaphore from "effect/Semaphore"
 import type { ArtifactRef } from "../schemas/artifact.ts"
@@ -45,11 +47,13 @@ interface Finished extends Claimed {
   readonly milliseconds: number
 }
 
-/**
- * Nodes looked at at once. What runs is bounded by the room there is (--jobs, one stage with tensors); those that wait for room must not keep
- * others from being found or from running beside them, nor must those that wait for a disk: they are written together (group-commit.ts).
- */
-const workers = 128
+/** Nodes that run or wait for their results to be on the disk, at most: those of one kind that wait for room are no part of it. */
+const unrecorded = 128
+/** Results whose bytes are read at once, at most. */
+const readAtOnce = 16
+
+/** What was found is recorded at least so often, in milliseconds: gc goes by it, and a run that ends by kill -9 has no end to do it at. */
+const recordInterval = 1000
 
 /** How often a node that another run makes is looked for. */
 const waitInterval = "100 millis"
@@ -91,13 +95,18 @@ export class Scheduler {
   /** Digests of objects whose bytes were read in this run, or written by it. */
   readonly #verified = new Set<string>()
   readonly #checking = new Map<string, Semaphore.Semaphore>()
-  /** Records of what was found: written at the end, together. */
-  readonly #hits: Array<() => void> = []
+  /** Files of the user's that can't be read, with the reason. */
+  readonly #unreadable = new Map<string, string>()
+  /** Records of what was found or skipped: written together. */
+  #records: Array<() => void> = []
+  #recording: NodeJS.Timeout | undefined
   readonly #landing: Array<Claimed> = []
   readonly #processes = processPool()
   readonly #commits = new GroupCommit((finished: ReadonlyArray<Finished>) => this.#commit(finished))
   readonly #data: Semaphore.Semaphore
   readonly #tensors = Semaphore.makeUnsafe(1)
+  readonly #unrecorded = Semaphore.makeUnsafe(unrecorded)
+  readonly #reading = Semaphore.makeUnsafe(readAtOnce)
 
   constructor(
     graph: Graph,
@@ -134,7 +143,7 @@ export class Scheduler {
         nodes: [...self.#graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id)
       })
       yield* self.#schedule()
-      self.#journal.transaction(() => self.#hits.forEach((record) => record()))
+      self.#recordAll()
       // In the graph's order, whatever finished first.
       const nodes = [...self.#graph.nodes.keys()].flatMap((id) => self.#results.get(id) ?? [])
       const status = nodes.some((node) => node.status === "failed") ? ("failed" as const) : ("succeeded" as const)
@@ -157,19 +166,29 @@ export class Scheduler {
         Effect.sync(() => {
           self.#processes.close()
           self.#landAll()
-          if (Exit.isFailure(exit)) self.#journal.finishRun(self.#id, Cause.hasInterrupts(exit.cause) ? "interrupted" : "failed")
+          clearTimeout(self.#recording)
+          if (Exit.isSuccess(exit)) return
+          try {
+            self.#recordAll()
+            self.#journal.finishRun(self.#id, Cause.hasInterrupts(exit.cause) ? "interrupted" : "failed")
+          } catch {
+            // What the run fails by may be the journal itself, and says so. Its process gone, the run is taken for killed.
+          }
         })
       )
     )
   }
 
-  /** A ready queue: a node is in it once all it depends on is settled. */
+  /**
+   * A fiber a node, begun once all it depends on is settled. None of them holds what others need while it waits: what runs is bounded by the room
+   * there is (--jobs, one stage with tensors), so however many wait for one kind of room, others are found or run beside them.
+   */
   #schedule(): Effect.Effect<void, PipelineError | StoreError> {
     const self = this
     return Effect.gen(function* () {
       const waiting = new Map<string, number>()
       const dependents = new Map<string, Array<string>>()
-      const queue = yield* Queue.unbounded<string | undefined>()
+      const ready: Array<string> = []
       for (const node of self.#graph.nodes.values()) {
         const needs = new Set(dependencies(node))
         waiting.set(node.id, needs.size)
@@ -178,26 +197,30 @@ export class Scheduler {
           if (list === undefined) dependents.set(need, [node.id])
           else list.push(node.id)
         }
-        if (needs.size === 0) yield* Queue.offer(queue, node.id)
+        if (needs.size === 0) ready.push(node.id)
       }
       let left = self.#graph.nodes.size
-      const stop = Effect.forEach(Array.from({ length: workers }), () => Queue.offer(queue, undefined), { discard: true })
-      if (left === 0) yield* stop
-      const worker = Effect.gen(function* () {
-        for (;;) {
-          const id = yield* Queue.take(queue)
-          if (id === undefined) return
-          yield* self.#settle(id)
-          for (const dependent of dependents.get(id) ?? []) {
-            const count = waiting.get(dependent)! - 1
-            waiting.set(dependent, count)
-            if (count === 0) yield* Queue.offer(queue, dependent)
-          }
-          if (--left === 0) yield* stop
-        }
-      })
-      yield* Effect.forEach(Array.from({ length: workers }), () => worker, { concurrency: "unbounded", discard: true })
-    })
+      if (left === 0) return
+      const fibers = yield* FiberSet.make<void, PipelineError | StoreError>()
+      const done = yield* Deferred.make<void>()
+      const begin = (id: string): Effect.Effect<unknown> =>
+        FiberSet.run(
+          fibers,
+          Effect.gen(function* () {
+            yield* self.#settle(id)
+            for (const dependent of dependents.get(id) ?? []) {
+              const count = waiting.get(dependent)! - 1
+              waiting.set(dependent, count)
+              if (count === 0) yield* begin(dependent)
+            }
+            if (--left === 0) yield* Deferred.succeed(done, undefined)
+          }),
+          // Else a chain of nodes would be as deep a stack; and one that ends by an interruption would be waited for.
+          { startImmediately: false, propagateInterruption: true }
+        )
+      for (const id of ready) yield* begin(id)
+      yield* Effect.raceFirst(Deferred.await(done), FiberSet.join(fibers))
+    }).pipe(Effect.scoped)
   }
 
   /** Finds or makes one node's result, or says why there is none. */
@@ -206,15 +229,22 @@ export class Scheduler {
     return Effect.gen(function* () {
       const node = self.#graph.nodes.get(id)!
       if (node.kind === "file") {
-        const { digest, stamp } = yield* digestFile(node.path, self.#journal)
-        self.#made.set(id, { digest, contentDigest: digest, path: node.path, type: node.type.name, stamp })
+        const read = yield* Effect.result(digestFile(node.path, self.#journal))
+        if (read._tag === "Success") {
+          const { digest, stamp } = read.success
+          self.#made.set(id, { digest, contentDigest: digest, path: node.path, type: node.type.name, stamp })
+        } else if (existsSync(node.path)) self.#unreadable.set(id, read.failure.message)
+        // A wrong path, most likely: nothing is to run for hours before that is said.
+        else return yield* read.failure
         return
       }
+      const unreadable = dependencies(node).find((dependency) => self.#unreadable.has(dependency))
+      if (unreadable !== undefined) return self.#refuse(node, self.#unreadable.get(unreadable)!)
       if (dependencies(node).some((dependency) => !self.#made.has(dependency))) return self.#skip(node, null)
       const parts = keyParts(node, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)
       const key = cacheKey(parts)
       if (!self.#isForced(id)) {
-        const trace = yield* self.#find(id, key)
+        const trace = yield* self.#look(key)
         if (trace !== undefined) return void self.#found(node, key, parts, trace)
       }
       if (self.#selected !== undefined && !self.#selected.has(id)) {
@@ -250,18 +280,44 @@ export class Scheduler {
     return this.#options.force?.includes(id) === true
   }
 
-  /** The result under a key, if it is whole; what is left of one that is not is set aside. */
-  #find(id: string, key: string): Effect.Effect<Trace | undefined, StoreError> {
+  /** The result under a key, if all its files are there. */
+  #look(key: string): Effect.Effect<Trace | undefined, StoreError> {
+    return attempt(() => {
+      const trace = this.#journal.trace(key)
+      return trace !== undefined && this.#store.present(trace.digest) ? trace : undefined
+    })
+  }
+
+  /**
+   * As #look, of a key that is claimed. What is left of a result that is not whole, or that `suspect` still names rightly as damaged, is set aside:
+   * whoever had the claim before may have made it again, and that must stay.
+   */
+  #lookOrSetAside(id: string, key: string, suspect: string | undefined): Effect.Effect<Trace | undefined, StoreError> {
     const self = this
     return Effect.gen(function* () {
-      const trace = self.#journal.trace(key)
+      const trace = yield* attempt(() => self.#journal.trace(key))
       if (trace === undefined) return undefined
-      if (yield* attempt(() => self.#store.present(trace.digest))) return trace
-      self.#emit({ type: "note", node: id, message: "its result is damaged or gone from the store: making it again" })
+      let wrong = "damaged or gone from the store"
+      if (yield* attempt(() => self.#store.present(trace.digest))) {
+        if (trace.digest !== suspect) return trace
+        const damage = yield* self.#damage(trace.digest)
+        if (damage === undefined) return trace
+        wrong = `damaged (${damage})`
+      }
+      self.#emit({ type: "note", node: id, message: `its result is ${wrong}: making it again` })
       yield* self.#store.quarantine(trace.digest)
-      self.#journal.forgetTrace(key)
+      yield* attempt(() => self.#journal.forgetTrace(key))
       return undefined
     })
+  }
+
+  /** What is wrong with the bytes of a result. One that is sound is not read again in this run. */
+  #damage(digest: string): Effect.Effect<string | undefined, StoreError> {
+    const read = Effect.tryPromise({ try: () => this.#store.damage(digest), catch: (cause) => cause as StoreError }).pipe(
+      Effect.tap((damage) => Effect.sync(() => damage === undefined && this.#verified.add(digest))),
+      this.#reading.withPermits(1)
+    )
+    return Effect.suspend(() => (this.#verified.has(digest) ? Effect.succeed(undefined) : read))
   }
 
   /** Takes a result that is there; whether it does: a lock file holds to the code too, and that of a pinned stage may have drifted. */
@@ -270,23 +326,40 @@ export class Scheduler {
     if (drift.length > 0) {
       const message = drifted(node, drift)
       if (this.#options.locked !== undefined) {
-        this.#hits.push(() => this.#record(node, key, parts, "failed", 0, null, message))
+        this.#recordSoon(() => this.#record(node, key, parts, "failed", 0, null, message))
         this.#report(node, { status: "failed", milliseconds: 0, key, digest: null, metrics: {}, error: message })
         return false
       }
       this.#emit({ type: "note", node: node.id, message })
     }
     this.#made.set(node.id, { ...trace, path: this.#store.path(trace.digest) })
-    this.#hits.push(() => this.#record(node, key, parts, "hit", 0, trace.digest, null))
+    this.#recordSoon(() => this.#record(node, key, parts, "hit", 0, trace.digest, null))
     this.#report(node, { status: "hit", milliseconds: 0, key, digest: trace.digest, metrics: trace.metrics, error: null })
     return true
   }
 
+  #recordSoon(record: () => void): void {
+    this.#records.push(record)
+    this.#recording ??= setTimeout(() => {
+      this.#recording = undefined
+      try {
+        this.#recordAll()
+      } catch {
+        // They stay, and are tried again with the next ones; at the run's end the error counts.
+      }
+    }, recordInterval)
+  }
+  #recordAll(): void {
+    if (this.#records.length > 0) this.#journal.transaction(() => this.#records.forEach((record) => record()))
+    this.#records = []
+  }
+
   /**
    * Makes a node once there is room for it and nobody else makes the same, or takes what somebody else has made meanwhile; whether there is a
-   * result. While it waits for others it takes no room, nor while what it wrote is brought to the disk.
+   * result. While it waits for others it takes no room, nor while what it wrote is brought to the disk. `suspect`: the digest of a result of it whose
+   * bytes were found damaged.
    */
-  #obtain(node: StageNode, key: string, parts: KeyParts): Effect.Effect<boolean, StoreError> {
+  #obtain(node: StageNode, key: string, parts: KeyParts, suspect?: string): Effect.Effect<boolean, StoreError> {
     const self = this
     const room = node.stage.resources.tensors === true ? this.#tensors : this.#data
     const turn = (leave: Effect.Effect<void>) =>
@@ -296,9 +369,9 @@ export class Scheduler {
         if (claim.tookOver) self.#emit({ type: "note", node: node.id, message: "whoever made it is gone: taking over" })
         return yield* Effect.gen(function* () {
           // Made while this waited. What is forced is made by this run whatever there is.
-          const trace = self.#isForced(node.id) ? undefined : yield* self.#find(node.id, key)
-          if (trace === undefined) return yield* self.#attempt(node, key, parts, claim.token, leave)
-          return self.#found(node, key, parts, trace)
+          const trace = self.#isForced(node.id) ? undefined : yield* self.#lookOrSetAside(node.id, key, suspect)
+          if (trace === undefined) return yield* self.#attempt(node, key, parts, claim.token, leave).pipe(self.#unrecorded.withPermits(1))
+          return trace.digest === suspect || self.#found(node, key, parts, trace)
         }).pipe(Effect.ensuring(Effect.sync(() => self.#land({ key, token: claim.token }))))
       })
     const inRoom = Effect.uninterruptibleMask((restore) =>
@@ -336,7 +409,7 @@ export class Scheduler {
         self.#report(node, { status: "ran", milliseconds, key, digest: exit.value.digest, metrics: exit.value.metrics, error: null })
         return true
       }
-      if (Cause.hasInterrupts(exit.cause)) return yield* Effect.interrupt
+      // Of a run that is interrupted nothing comes here: an interruption in the cause is the stage's own.
       const error = messageOf(Cause.squash(exit.cause))
       self.#made.delete(node.id)
       self.#record(node, key, parts, "failed", milliseconds, null, error)
@@ -366,8 +439,8 @@ export class Scheduler {
   }
 
   /**
-   * Reads the bytes of a result against its manifest, once a run, before a stage uses it. A damaged one is set aside and made again; false when
-   * that fails. Nodes that share an input wait for each other here.
+   * Reads the bytes of a result against its manifest, once a run, before a stage uses it. A damaged one is set aside and made again, unless another
+   * run has done that meanwhile; false when that fails. Nodes that share an input wait for each other here.
    */
   #sound(id: string): Effect.Effect<boolean, StoreError> {
     const self = this
@@ -376,25 +449,19 @@ export class Scheduler {
     let lock = this.#checking.get(id)
     if (lock === undefined) this.#checking.set(id, (lock = Semaphore.makeUnsafe(1)))
     return Effect.gen(function* () {
-      const made = self.#made.get(id)
-      if (made === undefined) return false
-      if (self.#verified.has(made.digest)) return true
-      const damage = yield* Effect.promise(() => self.#store.damage(made.digest))
-      if (damage === undefined) {
-        self.#verified.add(made.digest)
-        return true
+      for (;;) {
+        const made = self.#made.get(id)
+        if (made === undefined) return false
+        if ((yield* self.#damage(made.digest)) === undefined) return true
+        for (const dependency of new Set(dependencies(input))) {
+          if (yield* self.#sound(dependency)) continue
+          self.#made.delete(id)
+          return false
+        }
+        const parts = keyParts(input, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)
+        // Made here it is sound; what another run made of it meanwhile is read first.
+        if (!(yield* self.#obtain(input, cacheKey(parts), parts, made.digest))) return false
       }
-      self.#emit({ type: "note", node: id, message: `its result is damaged (${damage}): making it again` })
-      yield* self.#store.quarantine(made.digest)
-      for (const dependency of new Set(dependencies(input))) {
-        if (yield* self.#sound(dependency)) continue
-        self.#made.delete(id)
-        return false
-      }
-      const parts = keyParts(input, self.#facts, (dependency) => self.#made.get(dependency)!.contentDigest)
-      const key = cacheKey(parts)
-      self.#journal.forgetTrace(key)
-      return yield* self.#obtain(input, key, parts)
     }).pipe(lock.withPermits(1))
   }
 
@@ -529,6 +596,7 @@ export class Scheduler {
       const { path, type, digest, contentDigest } = this.#made.get(id)!
       return { path, type, digest, contentDigest }
     }
+    const { checkpointSeconds, checkpointSteps: steps } = this.#options
     return {
       module: node.stage.module,
       exportName: this.#facts.code.get(node.id)!.exportName,
@@ -540,7 +608,11 @@ export class Scheduler {
       seed: node.seed,
       device: this.#options.device ?? "cpu",
       threads: this.#options.threads ?? 1,
-      checkpoints: { folder: this.#checkpoints(key), seconds: this.#options.checkpointSeconds ?? usualCheckpointSeconds },
+      checkpoints: {
+        folder: this.#checkpoints(key),
+        seconds: checkpointSeconds ?? (steps === undefined ? usualCheckpointSeconds : Infinity),
+        steps
+      },
       shards: this.#shards(node, parts),
       prepare: this.#options.prepare
     }
@@ -588,7 +660,21 @@ export class Scheduler {
     })
   }
 
+  /** The parts of a key as far as they are known. */
+  #knownParts(node: StageNode): KeyParts {
+    return keyParts(node, this.#facts, (dependency) => this.#made.get(dependency)?.contentDigest ?? "")
+  }
+
+  /** A node whose input can't be read. */
+  #refuse(node: StageNode, error: string): void {
+    const parts = this.#knownParts(node)
+    this.#recordSoon(() => this.#record(node, "", parts, "failed", 0, null, error))
+    this.#report(node, { status: "failed", milliseconds: 0, key: null, digest: null, metrics: {}, error })
+  }
+
   #skip(node: StageNode, key: string | null): void {
+    const parts = this.#knownParts(node)
+    this.#recordSoon(() => this.#record(node, key ?? "", parts, "skipped", 0, null, null))
     this.#report(node, { status: "skipped", milliseconds: 0, key, digest: null, metrics: {}, error: null })
   }
 

@@ -17,7 +17,7 @@ import { Journal } from "./journal.ts"
 import type { Numerics } from "./numerics.ts"
 import type { Pipeline } from "./pipeline.ts"
 import { makePlan, type Plan } from "./plan.ts"
-import { chosenNodes, type RunEvent, type RunOptions } from "./run.ts"
+import { chosenNodes, type RunEvent, type RunOptions, storeErrorsFail } from "./run.ts"
 import type { Job } from "./run-stage.ts"
 import { Store } from "./store.ts"
 
@@ -97,7 +97,7 @@ export const verify = <Params extends ConfigSchema>(
         })
       )
     )
-  })
+  }).pipe(storeErrorsFail)
 
 interface Tools {
   readonly journal: Journal
@@ -186,7 +186,9 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       node.stage,
       job,
       (progress) => emit({ type: "progress", node: node.id, progress }),
-      tensors ? changedSince(code, node.stage, journal) : Effect.sync(() => changedSinceLoaded(code, node.stage))
+      tensors ? changedSince(code, node.stage, journal) : Effect.sync(() => changedSinceLoaded(code, node.stage)),
+      undefined,
+      { ...options.limits, ...node.limits }
     )
     for (const id of dependencies(node)) {
       const found = plan.nodes.get(id)!
