@@ -1,20 +1,25 @@
 /**
  * A stage's code as part of its key: the hash of a bundle that holds the stage and everything of ours it reaches, tree-shaken and minified, so
  * that comments, types, formatting and unused exports change nothing and a changed helper or constant does; plus the lock-file entries of
- * the packages it imports, with all they depend on.
+ * the packages it imports, with all they depend on (packages.ts). Ours is whatever is not installed: what is imported as "#name", by the package's own
+ * name, by a file: URL or from a linked package too. An import that leads nowhere is refused.
  *
  * Bundling takes a tenth of a second, so its result is kept under the digests of the files that went in, and asked for again only when one of
  * them changes.
  */
 import { createHash } from "node:crypto"
-import { existsSync, readFileSync, statSync } from "node:fs"
+import { existsSync, statSync } from "node:fs"
+import { isBuiltin } from "node:module"
 import { dirname, join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
 import * as Effect from "effect/Effect"
 import { digestOf } from "./cache-key.ts"
 import { messageOf, PipelineError } from "./errors.ts"
 import type { Journal } from "./journal.ts"
+import { digestOfFile, FileDigests, isInstalled, manifestOf, packageEntries, packageFolder, packageName, packageRoot } from "./packages.ts"
 import type { StageInfo } from "./stage.ts"
+
+export { FileDigests } from "./packages.ts"
 
 export interface CodeIdentity {
   /** What enters the key. */
@@ -31,13 +36,13 @@ export interface CodeIdentity {
 
 interface Kept {
   readonly identity: CodeIdentity
-  /** Absolute paths with digests; the lock file included. */
+  /** Absolute paths with digests; lock files and what is installed included. */
   readonly inputs: Readonly<Record<string, string>>
   readonly bundler: string
 }
 
 /** Raised when the way of bundling changes. */
-const bundlerVersion = "3"
+const bundlerVersion = "4"
 
 /** The export of a module that is this stage. */
 const exportOf = (stage: StageInfo): Effect.Effect<string, PipelineError> =>
@@ -53,23 +58,6 @@ const exportOf = (stage: StageInfo): Effect.Effect<string, PipelineError> =>
       message: `Stage "${stage.name}" is not exported by the module that makes it (${fileURLToPath(stage.module)}). Export it (export const ... = Stage.make("${stage.name}", ...)), so that a child process can load it and its code can be told from the rest.`
     })
   })
-
-const digestOfFile = (path: string): string | undefined => {
-  try {
-    return createHash("sha256").update(readFileSync(path)).digest("hex")
-  } catch {
-    return undefined
-  }
-}
-
-/** Digests files once per run, however many stages share them. */
-export class FileDigests {
-  readonly #known = new Map<string, string | undefined>()
-  of(path: string): string | undefined {
-    if (!this.#known.has(path)) this.#known.set(path, digestOfFile(path))
-    return this.#known.get(path)
-  }
-}
 
 /** The code identity of a stage, from the journal when none of its files has changed. */
 export const codeIdentity = (stage: StageInfo, journal: Journal, digests: FileDigests): Effect.Effect<CodeIdentity, PipelineError> =>
@@ -130,6 +118,7 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
     try: async () => {
       const { rolldown } = await import("rolldown")
       const root = packageRoot(entry)
+      const found = importsOf()
       const build = await rolldown({
         input: "caravan:stage",
         platform: "node",
@@ -139,8 +128,8 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
             name: "caravan-stage",
             resolveId(id, importer) {
               if (id === "caravan:stage") return id
-              if (importer === "caravan:stage" || id.startsWith(".") || id.startsWith("/")) return null
-              return { id, external: true }
+              if (importer === undefined || importer === "caravan:stage" || id.startsWith(".") || id.startsWith("/")) return null
+              return found.resolve(id, importer, async () => await this.resolve(id, importer, { skipSelf: true }))
             },
             load: (id) => (id === "caravan:stage" ? `export { ${exportName} as stage } from ${JSON.stringify(entry)}` : null),
             transform(code, id) {
@@ -165,9 +154,9 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
         for (const id of [...chunk.imports, ...chunk.dynamicImports])
           if (!ownChunks.has(id) && ['"', "'", "`"].some((quote) => chunk.code.includes(quote + id + quote))) imported.add(id)
       }
-      const packages = packageEntries([...imported], entry)
+      const packages = packageEntries(found.foldersOf(imported), entry, digests)
       const files = (await modules).filter((path) => path !== "caravan:stage" && existsSync(path)).sort()
-      const inputs = Object.fromEntries([...files, ...packages.lockFiles].map((path) => [path, digests.of(path)!]))
+      const inputs = Object.fromEntries([...files, ...packages.inputs].map((path) => [path, digests.of(path)!]))
       return {
         identity: {
           digest: digestOf(["caravan code", hash.digest("hex"), packages.entries]),
@@ -182,6 +171,70 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
     },
     catch: (cause) => new PipelineError({ message: `Bundling the code of stage "${stageName}" (${entry}): ${messageOf(cause)}` })
   })
+
+/** What a bundler says of an import. */
+type Resolved = { readonly id: string; readonly external?: boolean | string } | null
+
+/** Tells the imports of a bundle that are neither relative nor absolute apart, and remembers where those that stay out of it lead. */
+const importsOf = () => {
+  /** Folders of packages by what they are imported as; several when files find different ones under one name. */
+  const folders = new Map<string, Set<string>>()
+  /** Imports that can't be identified, with the reason: an error when the bundle still has them. */
+  const lost = new Map<string, string>()
+  const manifests = new Map<string, ReturnType<typeof manifestOf>>()
+  const ownOf = (importer: string) => {
+    const folder = packageRoot(importer)
+    if (!manifests.has(folder)) manifests.set(folder, manifestOf(folder))
+    return manifests.get(folder)!
+  }
+  const external = (id: string, folder?: string) => {
+    if (folder !== undefined) folders.set(id, (folders.get(id) ?? new Set()).add(folder))
+    return { id, external: true }
+  }
+  const refuse = (id: string, importer: string, why: string) => {
+    lost.set(id, `${importer} imports "${id}": ${why}`)
+    return external(id)
+  }
+  /** A file: of ours, unless it is installed as a part of another package than the one that imports it. */
+  const file = (path: string, importer: string) => {
+    if (!isInstalled(path) || packageRoot(path) === packageRoot(importer)) return { id: path }
+    const within = path.slice(path.lastIndexOf("/node_modules/") + "/node_modules/".length)
+    return external(within, path.slice(0, path.length - within.length) + packageName(within))
+  }
+  const resolve = async (id: string, importer: string, resolved: () => Promise<Resolved>) => {
+    if (isBuiltin(id) || id.startsWith("data:")) return external(id)
+    if (id.startsWith("file:")) {
+      const path = fileURLToPath(new URL(id))
+      return existsSync(path) ? file(path, importer) : refuse(id, importer, "there is no such file.")
+    }
+    if (/^[a-z][a-z+.-]*:/.test(id)) return refuse(id, importer, "what is there may change. Have it as a file or as a package.")
+    const [name, own] = [packageName(id), ownOf(importer)]
+    if (!id.startsWith("#") && !(own.name === name && own.exports !== undefined)) {
+      const folder = packageFolder(name, dirname(importer))
+      if (folder === undefined)
+        return refuse(id, importer, "no such package is installed. Add it to package.json and run npm install, or run npm ci.")
+      if (isInstalled(folder)) return external(id, folder)
+    }
+    const to = await resolved()
+    if (to === null)
+      return refuse(id, importer, "it leads to no file. Mend `imports` or `exports` in package.json, or build what is linked.")
+    // A name of package.json's for a module of Node's.
+    if (to.external === true || isBuiltin(to.id))
+      return isBuiltin(to.id) ? external(to.id) : refuse(id, importer, `it leads to "${to.id}", which is no file.`)
+    return file(to.id, importer)
+  }
+  /** The folders of the packages that are left in the bundle. */
+  const foldersOf = (imported: Iterable<string>): Set<string> => {
+    const all = new Set<string>()
+    for (const id of imported) {
+      const why = lost.get(id)
+      if (why !== undefined) throw new PipelineError({ message: why })
+      for (const folder of folders.get(id) ?? []) all.add(folder)
+    }
+    return all
+  }
+  return { resolve, foldersOf }
+}
 
 interface Syntax {
   readonly type: string
@@ -225,78 +278,4 @@ const pureDefinitions = (code: string, body: ReadonlyArray<unknown>): string => 
     at = end
   }
   return out + code.slice(at)
-}
-
-const packageRoot = (file: string): string => {
-  for (let folder = dirname(file); ; folder = dirname(folder)) {
-    if (existsSync(join(folder, "package.json")) || folder === dirname(folder)) return folder
-  }
-}
-
-/** What the nearest lock file says of these packages and of all they depend on: name -> version and integrity. */
-const packageEntries = (
-  specifiers: ReadonlyArray<string>,
-  from: string
-): { readonly entries: Record<string, string>; readonly lockFiles: Array<string> } => {
-  const names = [
-    ...new Set(
-      specifiers
-        .filter((id) => !id.startsWith("node:"))
-        .map((id) =>
-          id
-            .split("/")
-            .slice(0, id.startsWith("@") ? 2 : 1)
-            .join("/")
-        )
-    )
-  ]
-  const lock = nearestLock(from)
-  const entries: Record<string, string> = {}
-  if (lock === undefined) return { entries: Object.fromEntries(names.map((name) => [name, installedVersion(name, from)])), lockFiles: [] }
-  const packages = (JSON.parse(readFileSync(lock, "utf8")) as { packages?: Record<string, LockEntry> }).packages ?? {}
-  const visit = (name: string, within: string): void => {
-    // As Node resolves: the nearest node_modules upwards.
-    for (let base = within; ; base = base.includes("/node_modules/") ? base.slice(0, base.lastIndexOf("/node_modules/")) : "") {
-      const path = base === "" ? `node_modules/${name}` : `${base}/node_modules/${name}`
-      const found = packages[path]
-      if (found !== undefined) {
-        if (path in entries) return
-        entries[path] = `${found.version ?? ""} ${found.integrity ?? found.resolved ?? ""}`
-        for (const dependency of Object.keys({ ...found.dependencies, ...found.optionalDependencies })) visit(dependency, path)
-        return
-      }
-      if (base === "") return
-    }
-  }
-  for (const name of names) {
-    visit(name, "")
-    if (!(`node_modules/${name}` in packages)) entries[name] = installedVersion(name, from)
-  }
-  return { entries, lockFiles: [lock] }
-}
-
-interface LockEntry {
-  readonly version?: string
-  readonly integrity?: string
-  readonly resolved?: string
-  readonly dependencies?: Record<string, string>
-  readonly optionalDependencies?: Record<string, string>
-}
-
-/** The lock file that governs a file: package-lock.json upwards, past the node_modules the file may be in. */
-const nearestLock = (from: string): string | undefined => {
-  const start = from.includes("/node_modules/") ? from.slice(0, from.indexOf("/node_modules/") + 1) : from
-  for (let folder = dirname(start); ; folder = dirname(folder)) {
-    const path = join(folder, "package-lock.json")
-    if (existsSync(path)) return path
-    if (folder === dirname(folder)) return undefined
-  }
-}
-
-const installedVersion = (name: string, from: string): string => {
-  for (let folder = dirname(from); ; folder = dirname(folder)) {
-    const path = join(folder, "node_modules", name, "package.json")
-    if (existsSync(path)) return String((JSON.parse(readFileSync(path, "utf8")) as { version?: string }).version)
-    if (folder === dirname(folder)) return "not installed"
-  }
 }
