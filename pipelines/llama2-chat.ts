@@ -322,7 +322,8 @@ const llama2Chat = (params: typeof Params.Type) => {
             { pairs, ...(round <= params.labelled ? { labels: file(`labels-${kind}-${round}`) } : {}) },
             {
               ...{ annotator: params.annotator, kind, url: params.url, model: params.judge, keyVariable: params.keyVariable },
-              pairsFile: join(params.data, `to-label-${kind}-${round}.jsonl`)
+              pairsFile: join(params.data, `to-label-${kind}-${round}.jsonl`),
+              labelsHint: `save it as ${join(params.data, `labels-${kind}-${round}.jsonl`)} and, once both kinds of round ${round} are labelled, run again with --set labelled=${round}`
             }
           ),
           `preferences-${kind}-${round}`

@@ -185,6 +185,13 @@ export const preprompt = Stage.make("preprompt", {
       // What the user says next is no part of the distilled exchange.
       return text === undefined ? [] : [{ ...prompt, messages: withPreprompt(prompt.messages, text, config.place), followUps: [] }]
     })
+    if (adversarial.length > 0 && rows.length === 0)
+      return yield* DistillationError.of({
+        doing: "Writing safety preprompts",
+        expected: `prompts of a category with a template (${Object.keys(config.categoryTemplates).join(", ")})`,
+        found: `none among ${adversarial.length} adversarial prompts`,
+        hint: 'Give the prompts a category, add its template to categoryTemplates, or take otherCategories "generic".'
+      })
     const templated = rows.filter(({ category }) => category !== null && Object.hasOwn(config.categoryTemplates, category)).length
     return yield* writeDataset(output, rows, {
       metrics: {

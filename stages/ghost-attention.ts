@@ -68,6 +68,9 @@ const paperConstraints: ReadonlyArray<ReadonlyArray<Constraint>> = [
   ["Napoleon", "Marie Curie", "Mozart"].map((figure) => of(`Act as ${figure} from now on.`, `Figure: ${figure}.`))
 ]
 
+/** No prompt has a second turn. */
+export class NoFollowUpsError extends Schema.TaggedError<NoFollowUpsError>()("NoFollowUpsError", { message: Schema.String }) {}
+
 export const GhostInstructionsConfig = Schema.Struct({
   constraints: Schema.Array(Schema.Array(Constraint))
     .pipe(Schema.withDecodingDefaultKey(Effect.succeed(paperConstraints)))
@@ -111,6 +114,10 @@ export const ghostInstructions = Stage.make("ghost-instructions", {
         mustContain: drawn.flatMap(({ mustContain }) => (mustContain === null ? [] : [mustContain]))
       }
     })
+    if (config.turns > 1 && rows.every(({ questions }) => questions.length === 1))
+      return yield* new NoFollowUpsError({
+        message: `Making dialogues of up to ${config.turns} turns: expected prompts with followUps, the user's next messages, found none among ${rows.length}. An instruction that is kept in its own turn alone teaches nothing (§3.3): give prompts with followUps.`
+      })
     return yield* writeDataset(output, rows, { metrics: { dialogues: rows.length, leftOut: prompts.length - single.length } })
   })
 })

@@ -120,6 +120,9 @@ describe("a safety preprompt", () => {
     const dropped = await prepromptsOf(prompts, { ...config, otherCategories: "drop" })
     expect(dropped.rows.map((row) => row.id)).toEqual(["a"])
     expect(dropped.metrics).toMatchObject({ byCategory: 1, withoutTemplate: 3 })
+    expect(
+      await failureOf(preprompt, { prompts: await rowsArtifact(Prompts, prompts.slice(1)) }, { ...config, otherCategories: "drop" })
+    ).toMatch(/expected prompts of a category with a template \(hateful\), found none among 3 adversarial prompts/)
   })
   it("has a template for each of §4.2's three categories by default, and names no category when it is generic", async () => {
     const prompts = ["illicit", "hateful", "advice"].map((category) => prompt(category, { category }))

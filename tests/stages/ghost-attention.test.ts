@@ -132,6 +132,11 @@ describe("instructions", () => {
       /Nothing to put instructions on/
     )
   })
+  it("need a second turn: prompts without followUps are refused", async () => {
+    const alone = await rowsArtifact(Prompts, [ask("x", "a"), ask("y", "b")])
+    expect(await failureOf(ghostInstructions, { prompts: alone })).toMatch(/expected prompts with followUps.*found none among 2/)
+    expect((await runStage(ghostInstructions, { prompts: alone }, { constraints, turns: 1 })).metrics).toMatchObject({ dialogues: 2 })
+  })
 })
 
 describe("dialogues with a policy", () => {
