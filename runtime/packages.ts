@@ -79,6 +79,8 @@ export const packageFolder = (name: string, from: string): string | undefined =>
   }
 }
 
+/** "/project/node_modules/effect" -> "effect" */
+const nameIn = (path: string): string => path.slice(path.lastIndexOf("node_modules/") + "node_modules/".length)
 const inModules = `${sep}node_modules${sep}`
 /** Whether a path is of something installed, and not of a source that a link in node_modules leads to. */
 export const isInstalled = (path: string): boolean => realpathSync(path).includes(inModules)
@@ -134,7 +136,9 @@ export const packageEntries = (
     entries[name] = String(manifestOf(folder).version)
   }
   const checkInstalled = (lock: string, path: string, { optional, version }: LockEntry): void => {
-    const folder = join(dirname(lock), path)
+    const here = join(dirname(lock), path)
+    // Where a project has no such folder of its own, Node goes on upwards.
+    const folder = existsSync(here) ? here : (packageFolder(nameIn(path), dirname(lock)) ?? here)
     inputs.add(join(folder, "package.json"))
     const installed = manifestOf(folder).version
     // Of another platform, most likely.
@@ -172,10 +176,17 @@ export const packageEntries = (
     }
   }
   for (const folder of folders) {
+    const name = nameIn(folder)
+    // Found above the project, and yet known to its lock file: that is what it should be.
+    const above = main !== undefined && !folder.startsWith(dirname(main) + sep) && readLock(main)[`node_modules/${name}`] !== undefined
+    if (above) {
+      visit(main, `node_modules/${name}`, readLock(main))
+      continue
+    }
     const lock = nearestLock(join(folder, "package.json"))
     const packages = lock === undefined ? {} : readLock(lock)
     const path = lock === undefined ? "" : relative(dirname(lock), folder)
-    if (packages[path] === undefined) byVersion(folder.slice(folder.lastIndexOf(inModules) + inModules.length), folder)
+    if (packages[path] === undefined) byVersion(name, folder)
     else visit(lock!, path, packages)
   }
   return { entries, inputs }

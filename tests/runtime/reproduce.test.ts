@@ -137,12 +137,12 @@ describe("a lock file", () => {
   }
 
   it("holds a run to inputs, configs, seeds, code, packages and numerics, and says what differs before anything runs", async () => {
-    const lock = (version: string) =>
+    const lock = (integrity: string, version = "4.1.0") =>
       writeFileSync(
         join(fixture.folder, "package-lock.json"),
-        JSON.stringify({ packages: { "node_modules/effect": { version, integrity: `sha512-${version}` } } })
+        JSON.stringify({ packages: { "node_modules/effect": { version, integrity } } })
       )
-    lock("4.1.0")
+    lock("sha512-a")
     const locked = await frozen()
     expect(Object.values(locked.nodes).map(({ result }) => result)).toEqual([null, null, null, null])
     expect(await refused(locked)).toEqual([])
@@ -158,9 +158,13 @@ describe("a lock file", () => {
       expect.stringMatching(/^input file:words\.txt: other content \(sha256 [0-9a-f]{12} -> .*words\.txt\)$/)
     ])
     writeFileSync(join(fixture.folder, "words.txt"), "alpha\nbeta\ngamma\n")
-    lock("4.1.1")
-    expect(await refused(locked)).toEqual(expect.arrayContaining(["code of stage shout: its packages", "package effect: 4.1.0 -> 4.1.1"]))
-    lock("4.1.0")
+    lock("sha512-b")
+    const packages = ["code of stage shout: its packages", "package effect: 4.1.0 -> 4.1.0 (other content)"]
+    expect(await refused(locked)).toEqual(expect.arrayContaining(packages))
+    // One that was pulled and is not installed yet.
+    lock("sha512-b", "4.1.1")
+    await expect(fixture.run({}, { locked })).rejects.toThrow(/effect is installed in version 4\.1\.0, .* says 4\.1\.1: .*Run npm ci/)
+    lock("sha512-a")
     edit(fixture.folder, "helper.ts", (text) => text.replace('"!"', '"?"'))
     expect(await refused(locked)).toEqual([expect.stringMatching(/^code of stage shout: .*helper\.ts$/)])
     // And back: nothing had run in between.
