@@ -1,6 +1,8 @@
 /** `caravan gc`: frees the store's space. Shows what would go; deletes with --yes. */
+import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { collect, type Collection, planCollection } from "../runtime/collect.ts"
+import { sizeOf } from "../runtime/store.ts"
 import { type Command, exitCodes } from "./command.ts"
 import { print, withStore } from "./open-store.ts"
 import { ageFlag, ago, count, short, size, sizeFlag, table } from "./units.ts"
@@ -28,6 +30,16 @@ const planned = (collection: Collection): Array<string> => {
   ]
 }
 
+/** What --max-size does not count, where there is any. */
+const besides = async (home: string): Promise<Array<string>> => {
+  const sizes: Array<string> = []
+  for (const name of ["checkpoints", "shards", "logs"]) {
+    const bytes = await sizeOf(join(home, name))
+    if (bytes > 0) sizes.push(`${name} ${size(bytes)}`)
+  }
+  return sizes.length === 0 ? [] : [`Not counted by --max-size: ${sizes.join(", ")}; --older-than takes those that are old.`]
+}
+
 export const command: Command = {
   name: "gc",
   summary:
@@ -39,14 +51,17 @@ export const command: Command = {
       value: "age",
       help: "objects that no run made or found for so long (30d, 12h, 2w); logs, checkpoints of unfinished nodes and results of shards as old"
     },
-    "max-size": { value: "size", help: "the least recently used, until the rest fits (20GB, 500MB)" },
+    "max-size": {
+      value: "size",
+      help: "the least recently used objects, until those that stay fit (20GB, 500MB); what is beside them is not counted, and said"
+    },
     keep: { value: "age", help: "what was used so recently stays in any case; 1h unless given" },
     yes: { help: "delete" },
     json: { help: "print one JSON document" }
   },
   examples: ["caravan gc", "caravan gc --older-than 30d", "caravan gc --unreachable --max-size 50GB --yes"],
   run: (given) =>
-    withStore(async ({ journal, store }) => {
+    withStore(async ({ home, journal, store }) => {
       const collection = await Effect.runPromise(
         planCollection(journal, store, {
           olderThan: ageFlag(given, "older-than"),
@@ -60,13 +75,15 @@ export const command: Command = {
       const over =
         collection.over > 0 ? [`${size(collection.over)} more than asked for stay: pinned, in use, or used lately (--keep).`] : []
       const keeps = `${count(collection.kept.objects, "object")} of ${size(collection.kept.size)} stay.`
+      const beside = given.flag("max-size") !== undefined ? await besides(home) : []
       const nothing = collection.objects.length === 0 && collection.leftovers.length === 0
       if (!given.has("yes")) {
         print(given.has("json"), { deleted: false, ...collection, size: total }, [
           ...planned(collection),
           nothing ? "Nothing can go." : `${what} would go, ${size(total)}. Nothing is deleted yet: add --yes.`,
           keeps,
-          ...over
+          ...over,
+          ...beside
         ])
         return exitCodes.ok
       }

@@ -2,11 +2,19 @@
 import { didYouMean } from "../schemas/did-you-mean.ts"
 import { type Command, exitCodes, parse, usage, UsageError } from "./command.ts"
 
-const commands: Readonly<Record<string, { readonly summary: string; readonly load: () => Promise<{ readonly command: Command }> }>> = {
-  run: { summary: "run a pipeline; what is in the store is not made again", load: () => import("./run.ts") },
+interface Entry {
+  readonly summary: string
+  readonly load: () => Promise<{ readonly command: Command }>
+  /** It does more than print: it goes on when nobody reads what it says. */
+  readonly works?: true
+}
+
+const commands: Readonly<Record<string, Entry>> = {
+  run: { summary: "run a pipeline; what is in the store is not made again", load: () => import("./run.ts"), works: true },
   sweep: {
     summary: "run a pipeline with every combination of some values; a table of what came of each",
-    load: () => import("./sweep.ts")
+    load: () => import("./sweep.ts"),
+    works: true
   },
   plan: { summary: "what a run would do, and why", load: () => import("./plan.ts") },
   why: { summary: "why a node would run, or would not", load: () => import("./why.ts") },
@@ -16,18 +24,18 @@ const commands: Readonly<Record<string, { readonly summary: string; readonly loa
   diff: { summary: "how two runs differ, node by node", load: () => import("./diff.ts") },
   log: { summary: "what a node said while it ran", load: () => import("./log.ts") },
   lineage: { summary: "which run, code and data made an artifact, and what was made of it", load: () => import("./lineage.ts") },
-  verify: { summary: "run nodes again and compare with what is in the store", load: () => import("./verify.ts") },
-  bless: { summary: "let a result stand for code that changed without changing it", load: () => import("./bless.ts") },
-  freeze: { summary: "write a lock file that run --locked holds to", load: () => import("./freeze.ts") },
+  verify: { summary: "run nodes again and compare with what is in the store", load: () => import("./verify.ts"), works: true },
+  bless: { summary: "let a result stand for code that changed without changing it", load: () => import("./bless.ts"), works: true },
+  freeze: { summary: "write a lock file that run --locked holds to", load: () => import("./freeze.ts"), works: true },
   du: { summary: "what takes the store's space", load: () => import("./du.ts") },
-  gc: { summary: "what of the store can go; deletes it with --yes", load: () => import("./gc.ts") },
-  pin: { summary: "keep gc from an artifact; list the pins", load: () => import("./pin.ts") },
-  unpin: { summary: "let gc take an artifact again", load: () => import("./unpin.ts") },
+  gc: { summary: "what of the store can go; deletes it with --yes", load: () => import("./gc.ts"), works: true },
+  pin: { summary: "keep gc from an artifact; list the pins", load: () => import("./pin.ts"), works: true },
+  unpin: { summary: "let gc take an artifact again", load: () => import("./unpin.ts"), works: true },
   sample: { summary: "answers of a checkpoint, to a file of prompts or in a dialogue", load: () => import("./sample.ts") },
   tokenize: { summary: "token ids of lines of text", load: () => import("./tokenize.ts") },
   logprobs: { summary: "log-probabilities of token sequences under a checkpoint", load: () => import("./logprobs.ts") },
   doctor: { summary: "what this machine has, and what is wrong with it", load: () => import("./doctor.ts") },
-  setup: { summary: "find or get libtorch and build the tensor addon", load: () => import("./setup.ts") }
+  setup: { summary: "find or get libtorch and build the tensor addon", load: () => import("./setup.ts"), works: true }
 }
 
 const overview = (): string => {
@@ -42,12 +50,35 @@ const overview = (): string => {
   ].join("\n")
 }
 
+/** A mistake in caravan itself, as sysexits.h has it. */
+const bug = 70
+
+/**
+ * What becomes of the command when what it says can't be written. A reader that has seen enough (head) closes the pipe: a command that only prints
+ * ends quietly. One that makes things goes on and says no more; its exit code tells how that went.
+ */
+const withoutReader = (): void => {
+  if (listening) return
+  listening = true
+  let told = false
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (!works && error.code === "EPIPE") process.exit(exitCodes.ok)
+    if (error.code !== "EPIPE" && !told)
+      process.stderr.write(`Writing to stdout: ${error.message}.${works ? " The work goes on without." : ""}\n`)
+    told = true
+    if (!works) process.exit(exitCodes.failed)
+  })
+  // A terminal that was closed, a pipe that nobody reads: there is nobody to tell.
+  process.stderr.on("error", () => undefined)
+}
+/** Whether the command does more than print. */
+let works = false
+let listening = false
+
 /** Runs a command line; gives the exit code. No stack trace reaches the user unless CARAVAN_DEBUG asks for it. */
 export const main = async (args: ReadonlyArray<string>): Promise<number> => {
-  // A reader that has seen enough (head) closes the pipe: nothing is wrong.
-  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code === "EPIPE") process.exit(exitCodes.ok)
-  })
+  works = Object.hasOwn(commands, args[0] ?? "") && commands[args[0]!]!.works === true
+  withoutReader()
   try {
     const [name, ...rest] = args
     if (name === undefined || name === "--help" || name === "-h" || name === "help") {
@@ -66,8 +97,19 @@ export const main = async (args: ReadonlyArray<string>): Promise<number> => {
     return await command.run(given)
   } catch (cause) {
     if (process.env.CARAVAN_DEBUG !== undefined && cause instanceof Error) process.stderr.write(`${cause.stack}\n`)
+    if (isBug(cause)) {
+      const { placeOf } = await import("../runtime/errors.ts")
+      process.stderr.write(
+        `This is a mistake in caravan itself: ${cause.name}: ${cause.message}${placeOf(cause)}. What is finished is kept. CARAVAN_DEBUG=1 shows the whole trace: please report it with that.\n`
+      )
+      return bug
+    }
     process.stderr.write(`${cause instanceof Error ? cause.message : String(cause)}\n`)
     // A full disk or a broken store is no mistake of the user's.
     return (cause as { readonly _tag?: string } | undefined)?._tag === "StoreError" ? exitCodes.failed : exitCodes.usage
   }
 }
+
+/** What JavaScript itself throws; not what is thrown to be read, nor what a system or a network says (it has a code, or a cause). */
+const isBug = (cause: unknown): cause is Error =>
+  (cause instanceof TypeError || cause instanceof RangeError || cause instanceof ReferenceError) && !("code" in cause || "cause" in cause)

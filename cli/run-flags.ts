@@ -14,6 +14,7 @@ export const runFlags: Flags = {
   timeout: { value: "seconds", help: "how long a node may take before it is stopped and fails" },
   memory: { value: "MiB", help: "how much memory the process of a stage with tensors may take before it is stopped and fails" },
   retries: { value: "n", help: "how often a node is tried again that crashed, was too slow or failed by chance; 0 unless given" },
+  "checkpoint-steps": { value: "n", help: "steps between two checkpoints of a stage; with --checkpoint-seconds, whichever comes first" },
   "checkpoint-seconds": { value: "n", help: "seconds between two checkpoints of a stage, at least; 60 unless given, 0: after every step" },
   events: {
     value: "file",
@@ -30,17 +31,23 @@ const positive = (given: Given, name: string, what: string): number | undefined 
   return value
 }
 
-export const runOptions = (given: Given): Pick<RunOptions, "jobs" | "limits" | "checkpointSeconds"> => {
-  const limits: NodeLimits = Object.fromEntries(
-    Object.entries({
-      seconds: positive(given, "timeout", "seconds"),
-      memory: positive(given, "memory", "MiB"),
-      retries: wholeNumber(given, "retries", 0)
-    }).filter(([, value]) => value !== undefined)
-  )
-  const checkpointSeconds = wholeNumber(given, "checkpoint-seconds", 0)
-  return { jobs: wholeNumber(given, "jobs", 1) ?? 1, limits, ...(checkpointSeconds === undefined ? {} : { checkpointSeconds }) }
+export const runOptions = (given: Given): Pick<RunOptions, "jobs" | "limits" | "checkpointSeconds" | "checkpointSteps"> => {
+  const limits: NodeLimits = withValue({ ...limitsOf(given), retries: wholeNumber(given, "retries", 0) })
+  const checkpoints = withValue({
+    checkpointSeconds: wholeNumber(given, "checkpoint-seconds", 0),
+    checkpointSteps: wholeNumber(given, "checkpoint-steps", 1)
+  })
+  return { jobs: wholeNumber(given, "jobs", 1) ?? 1, limits, ...checkpoints }
 }
+
+/** What each node may take. */
+export const limitsOf = (given: Given): Pick<NodeLimits, "seconds" | "memory"> =>
+  withValue({ seconds: positive(given, "timeout", "seconds"), memory: positive(given, "memory", "MiB") })
+
+const withValue = <A extends object>(fields: A): { [Name in keyof A]?: Exclude<A[Name], undefined> } =>
+  Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
+    [Name in keyof A]?: Exclude<A[Name], undefined>
+  }
 
 export interface EventFile {
   readonly onEvent: (event: RunEvent) => void
@@ -81,24 +88,27 @@ export const openEvents = (given: Given): EventFile => {
   }
 }
 
-/** Runs it to its end; undefined when Ctrl-C or SIGTERM came first. What is finished is kept; a second Ctrl-C does not wait. */
+/**
+ * Runs it to its end; undefined when Ctrl-C, SIGTERM or a closing terminal came first. What is finished is kept; a second Ctrl-C does not wait. Another
+ * SIGTERM changes nothing: who stops a whole group may well reach this process twice.
+ */
 export const untilInterrupted = async <A, E>(work: Effect.Effect<A, E>, { say, close }: Shown): Promise<Exit.Exit<A, E> | undefined> => {
   const fiber = Effect.runFork(work)
   let interrupted = false
-  const stop = () => {
-    if (interrupted) process.exit(exitCodes.interrupted)
+  const stop = (signal: NodeJS.Signals) => {
+    if (interrupted && signal === "SIGINT") process.exit(exitCodes.interrupted)
+    if (interrupted) return
     interrupted = true
     say("Stopping. What is finished is kept; a second Ctrl-C stops at once.")
     Effect.runFork(Fiber.interrupt(fiber))
   }
-  process.on("SIGINT", stop)
-  process.on("SIGTERM", stop)
+  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const
+  for (const signal of signals) process.on(signal, stop)
   try {
     const exit = await Effect.runPromise(Fiber.await(fiber))
     return interrupted ? undefined : exit
   } finally {
-    process.off("SIGINT", stop)
-    process.off("SIGTERM", stop)
+    for (const signal of signals) process.off(signal, stop)
     close()
   }
 }

@@ -36,7 +36,8 @@ export const command: Command = {
           stage,
           status: how,
           milliseconds,
-          key,
+          // Not known of one that could not come so far.
+          key: key === "" ? null : key,
           digest,
           type: digest === null ? null : (journal.artifact(digest)?.type ?? null),
           metrics: digest === null ? {} : (journal.artifact(digest)?.metrics ?? {}),
@@ -59,7 +60,7 @@ export const command: Command = {
           nodes.map((node) => [
             node.status,
             node.node,
-            node.status === "hit" ? "" : duration(node.milliseconds),
+            node.status === "hit" || node.status === "skipped" ? "" : duration(node.milliseconds),
             node.digest === null ? "" : short(node.digest),
             node.error ?? metrics(node.metrics)
           ]),

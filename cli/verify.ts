@@ -1,11 +1,14 @@
 /** `caravan verify`: runs nodes again and compares what comes out with what is in the store. */
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import { verify, type Verification } from "../runtime/verify.ts"
 import { type Command, exitCodes, wholeNumber } from "./command.ts"
 import { engineNumerics } from "./numerics.ts"
 import { print } from "./open-store.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
 import { duration, showProgress } from "./progress.ts"
+import { limitsOf, runFlags, untilInterrupted } from "./run-flags.ts"
 import { short, table } from "./units.ts"
 
 const lines = ({ nodes, left }: Verification): Array<string> => {
@@ -36,6 +39,8 @@ export const command: Command = {
     only: { value: "node", help: "this node alone" },
     from: { value: "node", help: "this node and what depends on it" },
     until: { value: "node", help: "this node and what it depends on" },
+    timeout: runFlags.timeout!,
+    memory: runFlags.memory!,
     json: { help: "print one JSON document" }
   },
   examples: [
@@ -52,23 +57,15 @@ export const command: Command = {
       (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
     )
     const progress = showProgress()
-    const work = verify(pipeline, {}, { ...options, ...selection, ...(sample !== undefined && { sample }), onEvent: progress.onEvent })
-    const interrupt = new AbortController()
-    const stop = () => interrupt.abort()
-    process.on("SIGINT", stop)
-    process.on("SIGTERM", stop)
-    try {
-      const result = await Effect.runPromise(work.pipe(Effect.provide(engineNumerics(options.home))), { signal: interrupt.signal })
-      progress.close()
-      print(given.has("json"), result, lines(result))
-      return result.ok ? exitCodes.ok : exitCodes.failed
-    } catch (cause) {
-      progress.close()
-      if (interrupt.signal.aborted) return exitCodes.interrupted
-      throw cause
-    } finally {
-      process.off("SIGINT", stop)
-      process.off("SIGTERM", stop)
-    }
+    const work = verify(
+      pipeline,
+      {},
+      { ...options, ...selection, limits: limitsOf(given), ...(sample !== undefined && { sample }), onEvent: progress.onEvent }
+    )
+    const exit = await untilInterrupted(work.pipe(Effect.provide(engineNumerics(options.home))), progress)
+    if (exit === undefined) return exitCodes.interrupted
+    if (Exit.isFailure(exit)) throw Cause.squash(exit.cause)
+    print(given.has("json"), exit.value, lines(exit.value))
+    return exit.value.ok ? exitCodes.ok : exitCodes.failed
   }
 }

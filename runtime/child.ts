@@ -32,8 +32,9 @@ const watch = `
 `
 new Worker(watch, { eval: true }).unref()
 
-// Ctrl-C reaches the whole group; what becomes of a running stage is the parent's business.
-process.on("SIGINT", () => {})
+// Ctrl-C, a closing terminal and what stops a service or a batch job reach the whole group; what becomes of a running stage is the parent's
+// business: it may be told to save first. When the parent dies of it, so does this one, see above.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => {})
 process.on("disconnect", () => process.exit(0))
 
 const send = (message: FromChild) => process.send?.(message)

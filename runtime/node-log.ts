@@ -2,6 +2,7 @@
  * A log per node and run: `logs/<run>/<node>.log`, a line for each thing that happened, with its time. Written from the run's events, so that
  * whatever shows a run can write it too.
  */
+import { hash } from "node:crypto"
 import { closeSync, mkdirSync, openSync, writeSync } from "node:fs"
 import { join } from "node:path"
 import { messageOf } from "./errors.ts"
@@ -10,8 +11,15 @@ import type { RunEvent } from "./run.ts"
 /** Steps are logged at most this often, in milliseconds: a long training has millions. The last one before the end always is. */
 const interval = 1000
 
-/** Where a node's log is; names of nodes may hold what a file system does not take. */
-export const logPath = (home: string, run: string, node: string): string => join(home, "logs", run, `${encodeURIComponent(node)}.log`)
+/** File names have at most 255 bytes; this leaves some for what tools add. */
+const longestName = 240
+
+/** Where a node's log is; names of nodes may hold what a file system does not take, or be longer than it takes: then a digest ends them. */
+export const logPath = (home: string, run: string, node: string): string => {
+  const name = encodeURIComponent(node)
+  const fits = name.length <= longestName ? name : `${name.slice(0, longestName - 17)}-${hash("sha256", node).slice(0, 16)}`
+  return join(home, "logs", run, `${fits}.log`)
+}
 
 interface Open {
   readonly file: number

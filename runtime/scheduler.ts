@@ -313,11 +313,13 @@ export class Scheduler {
 
   /** What is wrong with the bytes of a result. One that is sound is not read again in this run. */
   #damage(digest: string): Effect.Effect<string | undefined, StoreError> {
-    const read = Effect.tryPromise({ try: () => this.#store.damage(digest), catch: (cause) => cause as StoreError }).pipe(
-      Effect.tap((damage) => Effect.sync(() => damage === undefined && this.#verified.add(digest))),
-      this.#reading.withPermits(1)
-    )
-    return Effect.suspend(() => (this.#verified.has(digest) ? Effect.succeed(undefined) : read))
+    return Effect.suspend(() => {
+      if (this.#verified.has(digest)) return Effect.succeed(undefined)
+      return Effect.tryPromise({ try: () => this.#store.damage(digest), catch: (cause) => cause as StoreError }).pipe(
+        Effect.tap((damage) => Effect.sync(() => damage === undefined && this.#verified.add(digest))),
+        this.#reading.withPermits(1)
+      )
+    })
   }
 
   /** Takes a result that is there; whether it does: a lock file holds to the code too, and that of a pinned stage may have drifted. */

@@ -181,6 +181,7 @@ describe("du, pin and gc", () => {
     for (const name of ["", "000000000001"]) utimesSync(join(folder, "home/checkpoints/a-key", name), old, old)
     const dry = await prints(0, "gc", "--older-than", "30d")
     expect(dry).toMatch(/^Left over: checkpoint: 1, 3\.0 kB$/m)
+    expect(await prints(0, "gc", "--max-size", "1GB")).toMatch(/^Not counted by --max-size: checkpoints 3\.0 kB, shards [\d.]+ kB, logs /m)
     expect(await prints(0, "gc", "--older-than", "30d", "--yes")).toMatch(/1 leftover: 3\.0 kB freed/)
     expect(existsSync(join(folder, "home/checkpoints/a-key"))).toBe(false)
   })

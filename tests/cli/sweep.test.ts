@@ -150,6 +150,7 @@ describe("the flags of a run", () => {
       limits: { seconds: 1.5, memory: 2048, retries: 2 },
       checkpointSeconds: 0
     })
+    expect(options("--checkpoint-steps", "500")).toEqual({ jobs: 1, limits: {}, checkpointSteps: 500 })
     expect(runOptions(parse(command, ["p.ts", "--retries", "1"])).limits).toEqual({ retries: 1 })
   })
   it.each([
@@ -159,6 +160,7 @@ describe("the flags of a run", () => {
     ["memory", "lots", "--memory takes MiB above 0"],
     ["memory", "9999999999999", "--memory takes MiB above 0"],
     ["retries", "1.5", "--retries takes a whole number from 0"],
+    ["checkpoint-steps", "0", "--checkpoint-steps takes a whole number from 1"],
     ["checkpoint-seconds", "soon", "--checkpoint-seconds takes a whole number from 0"],
     ["jobs", "0", "--jobs takes a whole number from 1"]
   ])("--%s %s is refused", (name, value, message) => {
@@ -169,7 +171,7 @@ describe("the flags of a run", () => {
     expect(status).toBe(1)
     expect(stderr).toMatch(/^wait: FAILED after .*took longer than the 0\.5 seconds/m)
     expect(caravan(folder, "run", "--help").stdout).toMatch(
-      /--timeout <seconds>[\s\S]*--memory <MiB>[\s\S]*--retries <n>[\s\S]*--checkpoint-seconds <n>[\s\S]*--events <file>/
+      /--timeout <seconds>[\s\S]*--memory <MiB>[\s\S]*--retries <n>[\s\S]*--checkpoint-steps <n>[\s\S]*--checkpoint-seconds <n>[\s\S]*--events <file>/
     )
   })
 })

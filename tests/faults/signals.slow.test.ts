@@ -56,9 +56,10 @@ describe.skipIf(process.platform !== "linux")("a run by the command line", () =>
 
   it.each([
     ["SIGTERM", false, 130],
+    ["SIGTERM", true, 130],
     ["SIGINT", true, 130],
     ["SIGINT", false, 130],
-    ["SIGHUP", true, "SIGHUP"],
+    ["SIGHUP", true, 130],
     ["SIGQUIT", true, "SIGQUIT"]
   ] as const)(
     "that gets %s (its whole group: %s) ends, leaves no process, and the next goes on",

@@ -233,6 +233,15 @@ describe("a node's log", () => {
     expect(existsSync(logPath(home, "r", "found"))).toBe(false)
   })
 
+  it("is there for a name longer than file systems take, apart from that of another", () => {
+    const names = ["x", "y"].map((end) => `${"ß".repeat(100)}${end}`)
+    for (const node of names) logs.onEvent({ ...started, node })
+    expect(notes).toEqual([])
+    for (const node of names) expect(said(node)).toEqual(["stage s starts: config x: 1 -> 2"])
+    expect(new Set(names.map((node) => logPath(home, "r", node))).size).toBe(2)
+    logs.close()
+  })
+
   it("that can't be written is told of once and stops nothing", () => {
     writeFileSync(join(home, "logs"), "in the way")
     for (const event of [started, step(1), started, finished]) logs.onEvent(event)
