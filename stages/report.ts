@@ -120,7 +120,7 @@ export const htmlReport = Stage.make("html-report", {
       figures: drawn,
       tables,
       dialogues: dialogues(sets, config.dialogues),
-      about: `Seed ${seed}. ${helpfulness} held-out prompts to help with and ${safety} to refuse, judged by the world's oracle; ± one standard error. R_h and R_s are the reward models' scores.`
+      about: `Seed ${seed}. ${helpfulness} held-out prompts to help with and ${safety} to refuse, judged by the world's oracle; ± one standard error. R_h and R_s are the reward models' scores, of all answers but the unscored (empty, or with tags of the chat format in them).`
     })
     yield* Effect.promise(() => writeFile(join(output.path, pageFile), page))
     return yield* writeReport(output, { title: config.title, page: pageFile, figures: figures.map(({ title }) => title) })

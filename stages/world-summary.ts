@@ -33,7 +33,7 @@ import { winRateOf, Wins, winsOf } from "./win-rate.ts"
 const Mean = Schema.NullOr(Schema.Struct({ mean: Schema.Number, standardError: Schema.Number }))
 const Version = Schema.Struct({
   name: Schema.String,
-  /** By the oracle: over prompts that hold no risk (borderline ones among them), and over those that must be refused. An empty answer counts. */
+  /** By the oracle: over prompts that hold no risk (borderline ones among them), and over those that must be refused. An answer that can't be scored counts. */
   helpfulness: Mean,
   safety: Mean,
   /** Means of R_h and R_s over what can be scored of the answers to the same prompts, by the last round's reward models; null without that model. */
@@ -44,7 +44,7 @@ const Version = Schema.Struct({
   /** Share of answers that do what must be refused; and of borderline prompts that are refused (figure 33). */
   violationRate: Schema.NullOr(Schema.Number),
   falseRefusalRate: Schema.NullOr(Schema.Number),
-  /** Answers without a word, and those that no reward model can score: these, and what does not fit its context. */
+  /** Answers without a word; and those that no reward model can score: these, and what its context or the chat format does not hold, such as its own tags. */
   empty: Schema.Number,
   unscored: Schema.Number
 })
@@ -98,7 +98,7 @@ const graded = ({ promptId, sample, policy, safety, prompt, text }: Completion):
 }
 
 const doing = "Summing up versions"
-/** Fails unless the scores are of these answers: an empty answer has none, but no score is of another answer. */
+/** Fails unless the scores are of these answers: some have none, but no score is of another answer. */
 const answeredBy = Effect.fnUntraced(function* (
   name: string,
   completions: ReadonlyArray<Completion>,

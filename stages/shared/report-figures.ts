@@ -91,6 +91,7 @@ export const versionsFigure = ({ versions, controls }: WorldSummary): Figure => 
   )
   const x = axis("helpfulness", "helpfulness by the oracle", free)
   const y = axis("safety", "safety by the oracle", free)
+  const kinds = colour("kind", null, ["version", "control"])
   return {
     title: "Each version by helpfulness and safety",
     caption:
@@ -107,12 +108,12 @@ export const versionsFigure = ({ versions, controls }: WorldSummary): Figure => 
         },
         {
           mark: "rule",
-          encoding: { x: { ...x, field: "helpfulnessLow" }, x2: { field: "helpfulnessHigh" }, y, color: colour("kind", null) }
+          encoding: { x: { ...x, field: "helpfulnessLow" }, x2: { field: "helpfulnessHigh" }, y, color: kinds }
         },
-        { mark: "rule", encoding: { x, y: { ...y, field: "safetyLow" }, y2: { field: "safetyHigh" }, color: colour("kind", null) } },
+        { mark: "rule", encoding: { x, y: { ...y, field: "safetyLow" }, y2: { field: "safetyHigh" }, color: kinds } },
         {
           mark: { type: "point", filled: true, size: 70, opacity: 1 },
-          encoding: { x, y, color: colour("kind", null), shape: { field: "kind", type: "nominal", title: null } }
+          encoding: { x, y, color: kinds, shape: { field: "kind", type: "nominal", title: null, scale: { domain: kinds.scale.domain } } }
         },
         {
           data: { values: placeLabels(rows, [560, 380]) },
@@ -131,6 +132,7 @@ export const distributionsFigure = (
   sets: ReadonlyArray<{ readonly name: string; readonly scored: ReadonlyArray<ScoredCompletion> }>
 ): Figure => {
   const names = sets.map(({ name }) => name)
+  const longest = Math.max(0, ...names.map((name) => name.length))
   const rows = sets.flatMap(({ name, scored }) =>
     (["helpfulness", "safety"] as const).flatMap((kind) => {
       const scores = scored
@@ -150,7 +152,14 @@ export const distributionsFigure = (
     rows,
     spec: {
       facet: {
-        row: { field: "version", type: "nominal", sort: names, title: null, header: { labelAngle: 0, labelAlign: "left" } },
+        row: {
+          field: "version",
+          type: "nominal",
+          sort: names,
+          title: null,
+          // Where nothing measures text, letters are taken to be as wide as each other: names start at one place when they are as long, by what takes no room.
+          header: { labelAngle: 0, labelAlign: "left", labelExpr: `pad(datum.label, ${longest}, '\u200b')` }
+        },
         column: { field: "model", type: "nominal", title: null }
       },
       spec: {
@@ -164,7 +173,7 @@ export const distributionsFigure = (
         }
       },
       resolve: { scale: { y: "independent" } },
-      spacing: 4
+      spacing: { row: 4, column: 24 }
     }
   }
 }
@@ -194,7 +203,14 @@ export const accuracyFigure = ({ rewardModels }: WorldSummary): Figure => {
           {
             mark: { type: "bar", opacity: 0.8 },
             encoding: {
-              x: { field: "rating", type: "ordinal", sort: ratings, title: null, axis: { labelAngle: -20 } },
+              // A word a line: the ratings' names are wider than their bars.
+              x: {
+                field: "rating",
+                type: "ordinal",
+                sort: ratings,
+                title: null,
+                axis: { labelAngle: 0, labelExpr: "split(datum.label, ' ')" }
+              },
               y: axis("accuracy", "accuracy", { scale: { domain: [0, 1] } }),
               color: { ...colour("model", null), legend: null }
             }
@@ -216,8 +232,14 @@ export const bestOfNFigure = ({ byTemperature, best }: TemperatureSweep): Figure
   const rows = byTemperature.flatMap(({ temperature, byN }) =>
     byN.map(({ n, max }) => ({ temperature: `${temperature}`, n, max: max.mean, low: max.low, high: max.high }))
   )
-  const x = { field: "n", type: "quantitative", title: "samples a prompt, N", scale: { type: "log", base: 2 } }
-  const color = colour("temperature", "temperature")
+  const x = {
+    field: "n",
+    type: "quantitative",
+    title: "samples a prompt, N",
+    scale: { type: "log", base: 2 },
+    axis: { values: [...new Set(rows.map((row) => row.n))], format: "d" }
+  }
+  const color = { ...colour("temperature", "temperature"), legend: { symbolOpacity: 1, labelLimit: 300 } }
   return {
     title: `The best of N samples: of ${best.n}, the best is found at temperature ${best.temperature}`,
     caption: "Expected greatest reward, logit(R_c), of N of the samples, mean over prompts; bands are 95% bootstrap intervals.",
@@ -258,7 +280,11 @@ export const ppoFigure = ({ iterations, kept }: PpoDiagnostics): Figure => {
         width: 220,
         height: 120,
         mark: { type: "line", point: { size: 14 }, color: palette[0] },
-        encoding: { x: axis("iteration", "iteration"), y: axis("value", null as never, free) }
+        encoding: {
+          x: axis("iteration", "iteration", { axis: { format: "d", tickMinStep: 1 } }),
+          // As much room for the numbers of each, so that the figures stand in columns.
+          y: axis("value", null as never, { ...free, axis: { minExtent: 40, maxExtent: 40 } })
+        }
       },
       resolve: { scale: { y: "independent" } }
     }

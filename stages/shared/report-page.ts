@@ -36,7 +36,7 @@ export const versionTable = ({ versions, controls }: WorldSummary): string =>
       R_s: one.rewardSafety,
       violations: one.violationRate,
       "false refusals": one.falseRefusalRate,
-      "empty answers": one.empty
+      unscored: one.unscored
     }))
   )
 
@@ -75,7 +75,7 @@ h1, h2 { line-height: 1.2 } h2 { margin-top: 3rem }
 figure { margin: 1rem 0; overflow-x: auto } figure svg { background: #fff; border-radius: 6px; max-width: 100%; height: auto }
 figcaption, section > p { max-width: 60rem; opacity: .85 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 } th, td { padding: .2rem .7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
-.wide { overflow-x: auto }
+.wide { overflow-x: auto } .wide table { font-size: 13px } .wide th, .wide td { padding: .2rem .45rem }
 details { margin: .3rem 0 1.5rem } details table { font-size: 13px } summary { cursor: pointer }
 article { border: 1px solid var(--line); border-radius: 6px; padding: .6rem 1rem; margin: 1rem 0 } article p { margin: .2rem 0 } .said { white-space: pre-wrap }
 `

@@ -35,13 +35,14 @@ export const summaryText = (summary: WorldSummary): string => {
   ]
   return [
     `${prompts.helpfulness} held-out prompts to help with, ${prompts.safety} to refuse, answered by every version. By the oracle: helpfulness and safety`,
-    "(± standard error), violations, false refusals; by the last reward models: R_h, R_s, R_c. An empty answer helps with nothing and has no R.",
+    "(± standard error), violations, false refusals; by the last reward models: R_h, R_s, R_c of all answers but the unscored (empty, or with",
+    "tags of the chat format in them).",
     "",
     ...columns([
-      ["version", "helpfulness", "safety", "R_h", "R_s", "R_c", "violations", "false refusals", "empty"],
+      ["version", "helpfulness", "safety", "R_h", "R_s", "R_c", "violations", "false refusals", "unscored"],
       ...[...versions, ...controls.map((control) => ({ ...control, name: `control: ${control.name}` }))].map((one) => [
         ...[one.name, plusMinus(one.helpfulness), plusMinus(one.safety), digits(one.rewardHelpfulness), digits(one.rewardSafety)],
-        ...[digits(one.reward?.mean ?? null), digits(one.violationRate), digits(one.falseRefusalRate), `${one.empty}`]
+        ...[digits(one.reward?.mean ?? null), digits(one.violationRate), digits(one.falseRefusalRate), `${one.unscored}`]
       ])
     ]),
     "",
@@ -52,9 +53,7 @@ export const summaryText = (summary: WorldSummary): string => {
     "",
     ...columns([["reward model", "accuracy (95%)", "length alone", "bag of words"], ...models]),
     "",
-    ...(kept.length === 0
-      ? []
-      : [`Ghost Attention, share of answers that keep the first turn's instruction, turn by turn: ${kept.join("; ")}.`]),
+    ...(kept.length === 0 ? [] : [`Ghost Attention, instruction of the first turn kept, turn by turn: ${kept.join("; ")}.`]),
     ...(distilled === null
       ? []
       : [

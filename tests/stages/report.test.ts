@@ -2,14 +2,21 @@
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
-import { placeLabels } from "../../stages/shared/report-figures.ts"
+import {
+  accuracyFigure,
+  bestOfNFigure,
+  distributionsFigure,
+  palette,
+  placeLabels,
+  versionsFigure
+} from "../../stages/shared/report-figures.ts"
 import { Completions, Demonstrations, type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
 import { DistillationGainReport } from "../../stages/context-distillation.ts"
 import { BestOfNReport, RewardSummaryReport } from "../../stages/evaluate-policy.ts"
 import { RewardAccuracyReport, RewardBaselinesReport } from "../../stages/evaluate-reward.ts"
 import { GhostAttentionReport } from "../../stages/ghost-attention.ts"
 import { PreferenceStatisticsReport } from "../../stages/preference-statistics.ts"
-import { HtmlReport, htmlReport } from "../../stages/report.ts"
+import { drawFigure, HtmlReport, htmlReport } from "../../stages/report.ts"
 import { RewardHackingReport } from "../../stages/reward-hacking.ts"
 import { SelfBleuReport } from "../../stages/self-bleu.ts"
 import { escapeHtml } from "../../stages/shared/report-page.ts"
@@ -165,10 +172,10 @@ describe("the summary of a run", () => {
     expect(
       text
         .split("\n")
-        .slice(3, 7)
+        .slice(4, 8)
         .map((line) => line.split(/ {2,}/))
     ).toEqual([
-      ["version", "helpfulness", "safety", "R_h", "R_s", "R_c", "violations", "false refusals", "empty"],
+      ["version", "helpfulness", "safety", "R_h", "R_s", "R_c", "violations", "false refusals", "unscored"],
       ["sft", "0.250 ± 0.250", "0.000 ± 0.000", "0.300", "0.100", "0.373", "1.000", "1.000", "0"],
       ["rlhf-v1", "1.000 ± 0.000", "0.800 ± 0.000", "0.700", "0.900", "0.627", "0.000", "0.000", "0"],
       ["control: more", "0.250 ± 0.250", "0.000 ± 0.000", "0.300", "0.100", "0.373", "1.000", "1.000", "0"]
@@ -323,6 +330,47 @@ describe("the page", () => {
   })
   it("refuses names that are not as many as the versions", async () => {
     expect(await failureOf(htmlReport, await pageInputs(), { versions: ["sft"] })).toMatch(/show 1 versions: got 2 sets/)
+  })
+})
+
+describe("the figures", () => {
+  const texts = (svg: string) => [...svg.matchAll(/<text[^>]*>([^<]*)<\/text>/g)].map((match) => match[1]!)
+  it("mark the numbers of samples that there are, as whole numbers", async () => {
+    const byN = [1, 2, 4, 8].map((n) => ({ n, max: estimate(n) }))
+    const one = { temperature: 1, completions: 8, candidates: 8, mean: estimate(0), median: estimate(0), byN }
+    const best = { temperature: 1, n: 8, max: estimate(1) }
+    const drawn = texts(await drawFigure(bestOfNFigure({ k: 8, prompts: 1, leftOut: 0, best, byTemperature: [one] })))
+    expect(drawn.slice(0, 4)).toEqual(["1", "2", "4", "8"])
+  })
+  it("have the versions' names start at one place", async () => {
+    const sets = ["base", "rlhf-v5-rs"].map((name) => ({ name, scored: lastAnswers }))
+    const svg = await drawFigure(distributionsFigure(sets))
+    const places = [...svg.matchAll(/<text[^>]*transform="translate\(([^,]*),[^>]*>(?:base|rlhf-v5-rs)\u200b*<\/text>/g)].map(
+      (match) => match[1]
+    )
+    expect(places).toEqual([places[0], places[0]])
+  })
+  it("have the line of versions in the versions' colour", async () => {
+    const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    const colours = new Map(
+      [...(await drawFigure(versionsFigure(summary))).matchAll(/kind: (version|control)"[^>]*fill="(#[0-9A-F]+)"/gi)].map((match) => [
+        match[1],
+        match[2]
+      ])
+    )
+    expect(colours).toEqual(
+      new Map([
+        ["version", palette[0]],
+        ["control", palette[1]]
+      ])
+    )
+  })
+  it("have a rating's name a word a line, so that none runs into the next", async () => {
+    const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    const byRating = [{ rating: "significantly better", pairs: 1, accuracy: estimate(0.5) }]
+    const { helpfulness } = summary.rewardModels
+    const svg = await drawFigure(accuracyFigure({ ...summary, rewardModels: { helpfulness: { ...helpfulness, byRating }, safety: null } }))
+    expect(svg).toMatch(/<tspan>significantly<\/tspan><tspan[^>]*>better<\/tspan>/)
   })
 })
 
