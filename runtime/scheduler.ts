@@ -25,6 +25,7 @@ import type { Journal, NodeStatus, Trace } from "./journal.ts"
 import type { NodeLimits } from "./node.ts"
 import { changes, codeParts, drifted, driftOf, type Facts, keyParts } from "./plan.ts"
 import type { NodeResult, RunEvent, RunOptions, RunResult, StoredOutput } from "./run.ts"
+import { Room } from "./room.ts"
 import type { Job } from "./run-stage.ts"
 import type { SealedObject, Store } from "./store.ts"
 
@@ -103,10 +104,10 @@ export class Scheduler {
   readonly #landing: Array<Claimed> = []
   readonly #processes = processPool()
   readonly #commits = new GroupCommit((finished: ReadonlyArray<Finished>) => this.#commit(finished))
-  readonly #data: Semaphore.Semaphore
-  readonly #tensors = Semaphore.makeUnsafe(1)
-  readonly #unrecorded = Semaphore.makeUnsafe(unrecorded)
-  readonly #reading = Semaphore.makeUnsafe(readAtOnce)
+  readonly #data: Room
+  readonly #tensors = new Room(1)
+  readonly #unrecorded = new Room(unrecorded)
+  readonly #reading = new Room(readAtOnce)
 
   constructor(
     graph: Graph,
@@ -124,7 +125,7 @@ export class Scheduler {
     this.#journal = journal
     this.#store = store
     this.#options = options
-    this.#data = Semaphore.makeUnsafe(Math.max(1, options.jobs ?? 1))
+    this.#data = new Room(Math.max(1, options.jobs ?? 1))
   }
 
   #emit(event: RunEvent): void {
@@ -317,7 +318,7 @@ export class Scheduler {
       if (this.#verified.has(digest)) return Effect.succeed(undefined)
       return Effect.tryPromise({ try: () => this.#store.damage(digest), catch: (cause) => cause as StoreError }).pipe(
         Effect.tap((damage) => Effect.sync(() => damage === undefined && this.#verified.add(digest))),
-        this.#reading.withPermits(1)
+        (reading) => this.#reading.within(reading)
       )
     })
   }
@@ -372,18 +373,17 @@ export class Scheduler {
         return yield* Effect.gen(function* () {
           // Made while this waited. What is forced is made by this run whatever there is.
           const trace = self.#isForced(node.id) ? undefined : yield* self.#lookOrSetAside(node.id, key, suspect)
-          if (trace === undefined) return yield* self.#attempt(node, key, parts, claim.token, leave).pipe(self.#unrecorded.withPermits(1))
+          if (trace === undefined) return yield* self.#unrecorded.within(self.#attempt(node, key, parts, claim.token, leave))
           return trace.digest === suspect || self.#found(node, key, parts, trace)
         }).pipe(Effect.ensuring(Effect.sync(() => self.#land({ key, token: claim.token }))))
       })
     const inRoom = Effect.uninterruptibleMask((restore) =>
       Effect.gen(function* () {
-        yield* restore(room.take(1))
+        yield* restore(room.take)
         let inside = true
-        const leave = Effect.suspend(() => {
-          if (!inside) return Effect.void
+        const leave = Effect.sync(() => {
+          if (inside) room.release()
           inside = false
-          return Effect.asVoid(room.release(1))
         })
         return yield* restore(turn(leave)).pipe(Effect.ensuring(leave))
       })
