@@ -1,4 +1,15 @@
-import { chmodSync, copyFileSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync
+} from "node:fs"
 import { join } from "node:path"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
 import { removeFolder } from "../cli/caravan.ts"
@@ -110,6 +121,12 @@ describe("a run", () => {
     lock("4.1.0")
     await fixture.run({}, { until: "lines" })
     lock("4.1.1")
+    await expect(fixture.plan()).rejects.toThrow(
+      /effect is installed in version 4\.1\.0, and .*package-lock\.json says 4\.1\.1.*Run npm ci/
+    )
+    const installed = join(fixture.folder, "node_modules/effect")
+    mkdirSync(installed, { recursive: true })
+    writeFileSync(join(installed, "package.json"), JSON.stringify({ name: "effect", version: "4.1.1" }))
     expect((await fixture.plan()).lines).toEqual(["run", "code: effect 4.1.0 -> 4.1.1"])
   })
 
