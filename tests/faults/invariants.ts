@@ -22,7 +22,12 @@ export const wrongRecords = async (home: string): Promise<Array<string>> => {
       .prepare("select name from sqlite_master where type = 'table'")
       .all()
       .map((row) => row.name)
+    // A run that ended while the tables were made: each is made by itself, and there are no records before the last one is there.
     if (!tables.includes("traces")) return []
+    if (!tables.includes("executions")) {
+      const { n } = database.prepare("select count(*) as n from traces").get()!
+      return n === 0 ? [] : [`${String(n)} records, and no table of what was executed`]
+    }
     const check = database
       .prepare("pragma integrity_check")
       .all()
