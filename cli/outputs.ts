@@ -11,12 +11,19 @@ import { plain } from "./width.ts"
 const mostLines = 40
 const mostShortened = 25
 const lineLength = 120
+const longestLine = 400
 /** A list is shown when it is no longer than this, and each item fits a line. */
 const mostItems = 10
 
 /** A number with as many digits as a glance takes in. */
 const rounded = (_: string, value: unknown): unknown =>
   typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value
+
+/** A line that leaves the terminal as it is, and is no longer than one looks at. */
+const shown = (line: string): string => {
+  const text = plain(line)
+  return text.length <= longestLine ? text : `${text.slice(0, longestLine - 3)}...`
+}
 
 const isShortList = (list: ReadonlyArray<unknown>): boolean =>
   list.length <= mostItems && list.every((item) => JSON.stringify(item, rounded).length < lineLength - mostItems)
@@ -59,7 +66,7 @@ const reportLines = (path: string): ReadonlyArray<string> => {
   const file = join(path, "report.json")
   const json = readFileSync(file, "utf8").trimEnd()
   const lines = json.split("\n")
-  return lines.length <= mostLines ? lines : [...shortened(JSON.parse(json)), `(shortened; all of it: ${file})`]
+  return lines.length <= mostLines ? lines.map(shown) : [...shortened(JSON.parse(json)).map(shown), `(shortened; all of it: ${file})`]
 }
 
 /** Reports as text, those that bring their own last; the paths of all outputs; and where to open what is a page. */

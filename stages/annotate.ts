@@ -31,7 +31,7 @@ export const AnnotateConfig = Schema.Struct({
   better: hyper(0.3, "oracle: and better", { min: 0 }),
   slightly: hyper(0.1, "oracle: and slightly better; negligibly below", { min: 0 }),
   noise: hyper(0, "oracle: the wrong response is chosen with probability exp(-difference / noise) / 2; 0 never", { min: 0 }),
-  pairsFile: neutral(hyper("", "file: where the pairs to label are written as JSONL"), "nothing is read from there"),
+  pairsFile: neutral(hyper("", "file: where the pairs to label are written as JSONL"), "labels do not come from there"),
   labelsHint: neutral(
     hyper(
       "",
@@ -51,7 +51,7 @@ export const AnnotateConfig = Schema.Struct({
   ),
   maxUnreadable: neutral(
     hyper(0.1, "judge: share of answers that may be no verdict (nonsense, refusals) before the stage stops", { min: 0, max: 1 }),
-    "it decides whether there is a result, not which; when it is raised, verdicts that were given are found again"
+    "it decides whether there is a result, not which; raised, verdicts that were given are found again; lowered, a result that is there stays, with its count of undecided pairs"
   ),
   concurrency: neutral(hyper(4, "judge: requests at once", { min: 1 }), "each pair is judged by itself, whatever is asked beside it"),
   timeout: neutral(

@@ -1,4 +1,5 @@
 /** Prompts from the user's files: what models are asked, for preference collection (Llama 2 §3.2.1), rejection sampling, PPO and evaluation. */
+import { createHash } from "node:crypto"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../data/dataset.ts"
@@ -21,10 +22,11 @@ const Line = Schema.Struct({
 })
 
 /**
- * A row {prompt} or {messages}, and where they are known id, safety, category and followUps. A row without an id has the first digits of its file's digest and
- * the number of its line: files that are mixed or united later share none. One without a safety tag has the tag given. Throws BadRow for a row that does not fit.
+ * A row {prompt} or {messages}, and where they are known id, safety, category and followUps. A row without an id has one of what it
+ * asks, its tag and how often that came before: rows that are added or mended beside it leave its samples and labels as they are. One without a safety tag has
+ * the tag given. `seen` holds the ids so far. Throws BadRow for a row that does not fit.
  */
-export const parsePrompt = (value: unknown, line: number, safety: boolean, fileDigest: string): Prompt => {
+export const parsePrompt = (value: unknown, safety: boolean, seen: Set<string>): Prompt => {
   const found = Schema.decodeUnknownExit(Line)(value)
   if (found._tag === "Failure")
     throw new BadRow("(the row)", "expected {prompt} or {messages}, with id, safety, category and followUps where they are known")
@@ -36,13 +38,21 @@ export const parsePrompt = (value: unknown, line: number, safety: boolean, fileD
       "messages",
       "the chat format can't hold them: user and assistant alternate, without empty answers or the format's own tags"
     )
-  return {
-    id: id ?? `${fileDigest.slice(0, 12)}-${line}`,
-    messages,
-    safety: tag ?? safety,
-    category: category ?? null,
-    followUps: followUps ?? []
-  }
+  if (typeof id === "string" && seen.has(id)) throw new BadRow("id", `${JSON.stringify(id)} is there before`)
+  const tagged = tag ?? safety
+  const own = id ?? ownId(messages, tagged, seen)
+  seen.add(own)
+  return { id: own, messages, safety: tagged, category: category ?? null, followUps: followUps ?? [] }
+}
+
+const ownId = (messages: ReadonlyArray<Message>, safety: boolean, seen: ReadonlySet<string>): string => {
+  const digest = createHash("sha256")
+    .update(JSON.stringify([messages, safety]))
+    .digest("hex")
+    .slice(0, 16)
+  let id = digest
+  for (let again = 2; seen.has(id); again++) id = `${digest}-${again}`
+  return id
 }
 
 export const importPrompts = Stage.make("import-prompts", {
@@ -57,12 +67,7 @@ export const importPrompts = Stage.make("import-prompts", {
   run: Effect.fn("import-prompts")(function* ({ config, inputs, output }) {
     const counts = newCounts()
     const seen = new Set<string>()
-    const parse = (value: unknown, line: number): Prompt => {
-      const prompt = parsePrompt(value, line, config.safety, inputs.file.contentDigest)
-      if (seen.has(prompt.id)) throw new BadRow("id", `${JSON.stringify(prompt.id)} is there before`)
-      seen.add(prompt.id)
-      return prompt
-    }
+    const parse = (value: unknown) => parsePrompt(value, config.safety, seen)
     return yield* writeDataset(output, readParsed(inputs.file.path, parse, counts, { maxBad: config.maxBad })).pipe(
       Effect.map((result) => written(result.slot, { ...result.metrics, rowsRead: counts.rows, rowsSkipped: counts.bad })),
       Effect.catchDefect((defect) =>

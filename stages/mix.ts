@@ -4,7 +4,7 @@ import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../data/dataset.ts"
 import { Random } from "../engine/random.ts"
 import * as Stage from "../runtime/stage.ts"
-import { Demonstrations, Preferences, Prompts, Texts } from "../schemas/rows.ts"
+import { Demonstrations, Preferences, type Prompt, Prompts, Texts } from "../schemas/rows.ts"
 import { checkPromptIds, type PairingError } from "./shared/pairing.ts"
 import type { Dataset, DatasetType } from "../schemas/artifact.ts"
 
@@ -36,7 +36,7 @@ export const mixRows = <Row>(sets: ReadonlyArray<ReadonlyArray<Row>>, weights: R
 const mixStage = <Row>(
   name: string,
   type: DatasetType<Row>,
-  check: (rows: ReadonlyArray<Row>) => Effect.Effect<void, PairingError> = () => Effect.void
+  prepare: (sets: ReadonlyArray<ReadonlyArray<Row>>) => Effect.Effect<ReadonlyArray<ReadonlyArray<Row>>, PairingError> = Effect.succeed
 ) => ({
   description: "§2.1, §3.2.2 several datasets mixed by weight",
   config: MixConfig,
@@ -53,17 +53,22 @@ const mixStage = <Row>(
         message: `Mixing ${inputs.datasets.length} datasets needs as many weights, got ${config.weights.length} ([${config.weights.join(", ")}]). Give one weight a dataset, in their order.`
       })
     }
-    const sets = yield* Effect.forEach(inputs.datasets, (set) => readRows(set, type))
-    const mixed = mixRows(sets, config.weights, seed)
-    yield* check(mixed)
-    return yield* writeDataset(output, mixed)
+    const sets = yield* prepare(yield* Effect.forEach(inputs.datasets, (set) => readRows(set, type)))
+    return yield* writeDataset(output, mixRows(sets, config.weights, seed))
   })
 })
 
 export const mixPreferences = Stage.make("mix-preferences", mixStage("mix-preferences", Preferences))
 export const mixDemonstrations = Stage.make("mix-demonstrations", mixStage("mix-demonstrations", Demonstrations))
-export const mixPrompts = Stage.make(
-  "mix-prompts",
-  mixStage("mix-prompts", Prompts, (rows) => checkPromptIds(rows, "Mixing prompts"))
-)
+/** A prompt that several sets hold counts as the first one's: its samples are told apart by its id. */
+const onceEach = Effect.fnUntraced(function* (sets: ReadonlyArray<ReadonlyArray<Prompt>>) {
+  yield* checkPromptIds(sets.flat(), "Mixing prompts")
+  const before = new Set<string>()
+  return sets.map((rows) => {
+    const own = rows.filter(({ id }) => !before.has(id))
+    for (const { id } of own) before.add(id)
+    return own
+  })
+})
+export const mixPrompts = Stage.make("mix-prompts", mixStage("mix-prompts", Prompts, onceEach))
 export const mixTexts = Stage.make("mix-texts", mixStage("mix-texts", Texts))

@@ -152,7 +152,8 @@ const winRatesOf = Effect.fnUntraced(function* (version: Answered, sft: Answered
     return matches.length === 0 ? null : winsOf(matches)
   }
   const oracle = { helpfulness: byOracle(false, (one) => one.helpfulness), safety: byOracle(true, (one) => one.safetyGrade) }
-  const none = version.scored.length === 0 || sft.scored.length === 0
+  const alsoBySft = new Set(sft.scored.map(({ promptId }) => promptId))
+  const none = !version.scored.some(({ promptId }) => alsoBySft.has(promptId))
   const scored = none ? [] : (yield* pairSamples(version.scored, sft.scored, counting)).pairs
   return { name: version.name, oracle, rewardModels: winRateOf(scored) }
 })

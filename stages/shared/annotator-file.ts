@@ -2,6 +2,7 @@
  * People as annotators: the pairs are written to a file, the run stops and says what is awaited, and goes on when the labels are there. A file of pairs that
  * holds anything but pairs of this batch is never written over: somebody may have labelled there.
  */
+import { createHash } from "node:crypto"
 import { resolve } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -26,7 +27,14 @@ const exampleOf = (kind: Kind, id = "<id>"): string =>
 
 /** The format of a file of labels in full, with a pair that is awaited as the example. */
 const howTo = (kind: Kind, id: string): string =>
-  `one JSON object a line, as ${exampleOf(kind, id)}: id is the pair's, choice "A" or "B" the better response, rating how much better (${ratings.map((name, i) => `${i} ${name}`).join(", ")})${kind === "safety" ? ", safeA and safeB whether each response is safe" : ""}; other fields are not read`
+  `one JSON object a line, as ${exampleOf(kind, id)}: id is the pair's as it is written there, choice "A" or "B" the better response, rating how much better (${ratings.map((name, i) => `${i} ${name}`).join(", ")})${kind === "safety" ? ", safeA and safeB whether each response is safe" : ""}; other fields are not read`
+
+/** What a pair is called in the files: its id, and a digest of what was shown. A label is of these two responses and no others. */
+export const labelId = ({ id, prompt, responseA, responseB }: ResponsePair): string =>
+  `${id}-${createHash("sha256")
+    .update(JSON.stringify([prompt, responseA, responseB]))
+    .digest("hex")
+    .slice(0, 12)}`
 
 /** One line of labels. Throws an AnnotationError that names the line and the field. */
 const parseLabel = (line: string, number: number, file: string, kind: Kind): { readonly id: string; readonly verdict: Verdict } => {
@@ -59,15 +67,26 @@ const parseLabel = (line: string, number: number, file: string, kind: Kind): { r
 
 const some = (ids: ReadonlyArray<string>): string => `${ids.slice(0, 5).join(", ")}${ids.length > 5 ? ` and ${ids.length - 5} more` : ""}`
 
-/** The labels of a file by pair. Throws an AnnotationError for a line that does not fit, an id that is no pair's, or one that is there twice. */
-export const parseLabels = (text: string, file: string, ids: ReadonlySet<string>, kind: Kind): ReadonlyMap<string, Verdict> => {
+/**
+ * The labels of a file by `labelId`. Throws an AnnotationError for a line that does not fit, an id that is no pair's or was of other responses, or one that is
+ * there twice.
+ */
+export const parseLabels = (text: string, file: string, pairs: ReadonlyArray<ResponsePair>, kind: Kind): ReadonlyMap<string, Verdict> => {
   const labels = new Map<string, Verdict>()
+  const ids = new Set(pairs.map(labelId))
+  const prompts = new Set(pairs.map(({ id }) => id))
   // Some editors begin a file with a byte order mark.
   const lines = text.replace(/^\uFEFF/, "").split("\n")
   lines.forEach((line, i) => {
     if (line.trim() === "") return
     const { id, verdict } = parseLabel(line, i + 1, file, kind)
-    const trouble = labels.has(id) ? "is labelled twice" : ids.has(id) ? undefined : "is no pair of this batch"
+    const trouble = labels.has(id)
+      ? "is labelled twice"
+      : ids.has(id)
+        ? undefined
+        : prompts.has(id.slice(0, id.lastIndexOf("-")))
+          ? "is a pair whose responses have changed since (another seed, model or setting made them anew): what was judged is not what would be learnt from"
+          : "is no pair of this batch"
     if (trouble !== undefined)
       throw new AnnotationError({
         message: `Reading labels from ${file}, line ${i + 1}: ${JSON.stringify(id)} ${trouble}. Take the line out and run again.`
@@ -77,12 +96,14 @@ export const parseLabels = (text: string, file: string, ids: ReadonlySet<string>
   return labels
 }
 
-const lineOf = ({ id, prompt, safety, category, responseA, responseB }: ResponsePair): string =>
-  JSON.stringify({ id, prompt, safety, category, responseA, responseB })
+const lineOf = (pair: ResponsePair): string => {
+  const { prompt, safety, category, responseA, responseB } = pair
+  return JSON.stringify({ id: labelId(pair), prompt, safety, category, responseA, responseB })
+}
 
 /** Writes the pairs that are missing, unless the file is there with anything but pairs of this batch as they were written. */
 const writePairs = async (
-  { pairsFile, read, write }: FileOptions,
+  { labels, pairsFile, read, write }: FileOptions,
   missing: ReadonlyArray<ResponsePair>,
   all: ReadonlyArray<ResponsePair>
 ): Promise<void> => {
@@ -97,7 +118,7 @@ const writePairs = async (
   const other = lines.findIndex((line) => line.trim() !== "" && !own.has(line))
   if (other !== -1)
     throw new AnnotationError({
-      message: `Writing ${missing.length} pairs to label to ${pairsFile}: expected no such file, or one with pairs of this batch alone, found line ${other + 1}: ${lines[other]!.slice(0, 60)}. It was not written over, as it may hold labels: if it does, move it to where labels go; if not, move it away. Then run again.`
+      message: `Writing ${missing.length} pairs to label to ${pairsFile}: expected no such file, or one with pairs of this batch alone, found line ${other + 1}: ${lines[other]!.slice(0, 60)}. It was not written over, as it may hold labels: if it does, ${labels === undefined ? "move it to where labels go" : `add its labelled lines to ${labels} and move it away`}; if not, move it away. Then run again.`
     })
   await write(pairsFile, text)
 }
@@ -108,25 +129,25 @@ export const fileAnnotator = (options: FileOptions): Layer.Layer<Annotator> =>
       Effect.tryPromise({
         try: async () => {
           const { labels, labelsHint, pairsFile, read } = options
-          const ids = new Set(pairs.map(({ id }) => id))
-          const found = labels === undefined ? new Map<string, Verdict>() : parseLabels(await read(labels), labels, ids, kind)
-          const missing = pairs.filter(({ id }) => !found.has(id))
-          if (missing.length === 0) return pairs.map(({ id }) => found.get(id)!)
-          const how = howTo(kind, missing[0]!.id)
+          const found = labels === undefined ? new Map<string, Verdict>() : parseLabels(await read(labels), labels, pairs, kind)
+          const missing = pairs.filter((pair) => !found.has(labelId(pair)))
+          if (missing.length === 0) return pairs.map((pair) => found.get(labelId(pair))!)
+          const how = howTo(kind, labelId(missing[0]!))
+          const names = some(missing.map(labelId))
           if (pairsFile === "")
             throw new AnnotationError({
               message: `Labels of ${missing.length} pairs are awaited, but nothing says where to write the pairs: set pairsFile to a path and run again.`
             })
           if (labels !== undefined && resolve(labels) === resolve(pairsFile))
             throw new AnnotationError({
-              message: `Awaiting labels: ${labels} has ${found.size} of ${pairs.length}. Missing: ${some(missing.map(({ id }) => id))}; they can't be written to ${pairsFile}, which is the file of labels. Give the labels a file of their own, or pairsFile another path, and run again.`
+              message: `Awaiting labels: ${labels} has ${found.size} of ${pairs.length}. Missing: ${names}; they can't be written to ${pairsFile}, which is the file of labels. Give the labels a file of their own, or pairsFile another path, and run again.`
             })
           await writePairs(options, missing, pairs)
           throw new AnnotationError({
             message:
               labels === undefined
                 ? `Awaiting labels: ${missing.length} pairs are written to ${pairsFile}. Label each in a file of labels, ${how}. Then ${labelsHint === "" ? "give that file to the stage's input `labels`, and run again" : labelsHint}: everything before is kept.`
-                : `Awaiting labels: ${labels} has ${found.size} of ${pairs.length}. Missing: ${some(missing.map(({ id }) => id))}; they are written to ${pairsFile}. Add a line for each to ${labels}, ${how}. Then run again: everything before is kept.`
+                : `Awaiting labels: ${labels} has ${found.size} of ${pairs.length}. Missing: ${names}; they are written to ${pairsFile}. Add a line for each to ${labels}, ${how}. Then run again: everything before is kept.`
           })
         },
         catch: (cause) =>

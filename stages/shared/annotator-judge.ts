@@ -153,13 +153,18 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
       const keyOf = (pair: ResponsePair) => JSON.stringify([model, kind, swappedOf(pair), pair.prompt, pair.responseA, pair.responseB])
       const log = yield* Effect.mapError(openVerdictLog(options.checkpoints, pairs.length), (error) => failed(error.message))
       if (log.known.size > 0) yield* options.progress({ note: `goes on after ${log.known.size} of ${pairs.length} verdicts` })
+      const given = pairs.map((pair, index) => (log.known.has(index) ? log.known.get(index) : known.get(keyOf(pair))))
+      const most = Math.max(1, options.maxUnreadable * pairs.length)
+      // More than may be: the judge that gave them was at fault, and may have been mended since.
+      const askAgain = given.filter((verdict) => verdict === null).length > most
       let [unreadable, done] = [0, 0]
       return yield* Effect.forEach(
         pairs,
         Effect.fnUntraced(function* (pair: ResponsePair, index: number) {
           const name = keyOf(pair)
-          let verdict = log.known.has(index) ? log.known.get(index) : known.get(name)
-          if (verdict === undefined) {
+          let verdict = given[index]
+          const isNew = verdict === undefined || (verdict === null && askAgain)
+          if (isNew || verdict === undefined) {
             const answer = yield* Effect.mapError(ask(key, pair, swappedOf(pair), kind), (error) =>
               failed(
                 `Asking the judge ${model} at ${url}: ${error.message}, after ${done} of ${pairs.length} verdicts. ${whereKept}; check the address and the key, and run again.`
@@ -178,12 +183,12 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
             }
           }
           done++
-          if (!log.known.has(index)) yield* log.add(index, verdict)
+          if (isNew || !log.known.has(index)) yield* log.add(index, verdict)
           if (verdict === null) {
             unreadable++
-            if (unreadable > Math.max(1, options.maxUnreadable * pairs.length))
+            if (unreadable > most)
               return yield* failed(
-                `The judge ${model} gave ${unreadable} answers of ${done} that are no verdict (nonsense, or a refusal): more than the ${options.maxUnreadable} of ${pairs.length} that maxUnreadable allows. Take a judge that answers in JSON, or raise maxUnreadable${nothingTwice}.`
+                `The judge ${model} gave ${unreadable} answers of ${done} that are no verdict (nonsense, or a refusal): more than the ${options.maxUnreadable} of ${pairs.length} that maxUnreadable allows. Take a judge that answers in JSON, or raise maxUnreadable${nothingTwice}, but these if they are still too many.`
               )
           }
           yield* options.progress({ step: done, total: pairs.length })

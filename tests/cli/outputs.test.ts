@@ -36,6 +36,12 @@ describe("the end of a run", () => {
       `Open page in a browser: file://${join(folder, "b", "report.html")}`
     ])
   })
+  it("lets no text of a report reach the terminal but as text, and no line go on for pages", () => {
+    const hostile = { text: output("f", "report", { "report.json": `{"a": "\u009b2J", "b": "${"x".repeat(3000)}"}\n` }) }
+    const lines = outputLines(hostile)
+    expect(lines.join("")).not.toContain("\u009b")
+    expect(Math.max(...lines.slice(0, 2).map((line) => line.length))).toBeLessThanOrEqual(400)
+  })
   it("of a run without outputs is nothing", () => {
     expect(outputLines({})).toEqual([])
   })

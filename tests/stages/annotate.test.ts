@@ -10,6 +10,7 @@ import { Preferences, type ResponsePair, ResponsePairs } from "../../schemas/row
 import { annotate, preferenceOf } from "../../stages/annotate.ts"
 import { Annotator, oracleAnnotator, ratingOf, type Kind, type Verdict } from "../../stages/shared/annotator.ts"
 import { noCheckpoints } from "../../runtime/checkpoints.ts"
+import { labelId } from "../../stages/shared/annotator-file.ts"
 import { judgeAnnotator, type JudgeOptions, readVerdict } from "../../stages/shared/annotator-judge.ts"
 import { failureOf, rowsArtifact, rowsIn, runStage } from "./running.ts"
 
@@ -130,23 +131,31 @@ describe("people, by a file,", () => {
     const { inputs, config } = await run(labels)
     return failureOf(annotate, inputs as never, config)
   }
+  /** What the pair is called in the files. */
+  const named = (id: string) => {
+    const found = rows.find((row) => row.id === id)
+    return found === undefined ? id : labelId(found)
+  }
   const label = (id: string, over: Record<string, unknown> = {}) =>
-    JSON.stringify({ id, choice: "A", rating: 1, safeA: true, safeB: false, ...over })
+    JSON.stringify({ id: named(id), choice: "A", rating: 1, safeA: true, safeB: false, ...over })
 
   it("are asked: the pairs are written, and the message says what is awaited and how to go on", async () => {
     expect(await failure(undefined)).toMatch(
-      /Awaiting labels: 3 pairs are written to .*pairs\.jsonl\. Label each in a file of labels, one JSON object a line, as \{"id":"p1","choice":"A","rating":1,"safeA":true,"safeB":false\}: .*rating how much better \(0 significantly better, .*Then give that file to the stage's input `labels`, and run again: everything before is kept/
+      /Awaiting labels: 3 pairs are written to .*pairs\.jsonl\. Label each in a file of labels, one JSON object a line, as \{"id":"p1-[0-9a-f]{12}","choice":"A","rating":1,"safeA":true,"safeB":false\}: .*rating how much better \(0 significantly better, .*Then give that file to the stage's input `labels`, and run again: everything before is kept/
     )
     const written = writtenPairs()
       .trim()
       .split("\n")
       .map((line) => JSON.parse(line) as unknown)
     expect(written).toEqual(
-      rows.map(({ id, prompt, safety, category, responseA, responseB }) => ({ id, prompt, safety, category, responseA, responseB }))
+      rows.map(({ id, prompt, safety, category, responseA, responseB }) => ({
+        id: named(id),
+        ...{ prompt, safety, category, responseA, responseB }
+      }))
     )
   })
   it("that are half through are told how many and which are missing, and those are written", async () => {
-    expect(await failure(`${label("p2")}\n`)).toMatch(/has 1 of 3\. Missing: p1, p3; they are written to/)
+    expect(await failure(`${label("p2")}\n`)).toMatch(/has 1 of 3\. Missing: p1-\w+, p3-\w+; they are written to/)
     expect(writtenPairs().trim().split("\n")).toHaveLength(2)
   })
   it("are told where labels go in the words of whoever wired the stage", async () => {
@@ -165,6 +174,8 @@ describe("people, by a file,", () => {
       /^Writing 3 pairs to label to .*: expected no such file, or one with pairs of this batch alone, found line 2: .*It was not written over.*move it/
     )
     expect(writtenPairs()).toBe(inPlace)
+    // Beside a file of labels, moving it there would take that file's place.
+    expect(await failure(`${label("p3")}\n`)).toMatch(/add its labelled lines to .*labels\.jsonl and move it away; if not/)
     // Pairs of another batch may have been labelled by line too.
     writeFileSync(pairsFile, `${lines[0]!.replace("aa", "other")}\n`)
     expect(await failure(undefined)).toMatch(/found line 1/)
@@ -195,7 +206,7 @@ describe("people, by a file,", () => {
     const config = { annotator: "file", kind: "safety", pairsFile }
     writeFileSync(pairsFile, labelled(lines.slice(1)))
     expect(await failureOf(annotate, inputs as never, config)).toMatch(
-      /has 2 of 3\. Missing: p1; they can't be written to .*, which is the file of labels\. Give the labels a file of their own/
+      /has 2 of 3\. Missing: p1-\w+; they can't be written to .*, which is the file of labels\. Give the labels a file of their own/
     )
     expect(writtenPairs()).toBe(labelled(lines.slice(1)))
     writeFileSync(pairsFile, labelled(lines))
@@ -236,7 +247,12 @@ describe("people, by a file,", () => {
     ["no rating", `${label("p2")}\n${JSON.stringify({ id: "p1", choice: "A" })}`, /line 2, rating: expected 0, 1, .*found no such field/],
     ["null for a rating", label("p1", { rating: null }), /rating: expected 0, 1, .*found null/],
     ["an id that is no pair's", label("p9"), /line 1: "p9" is no pair of this batch/],
-    ["an id twice", `${label("p1")}\n${label("p1")}`, /line 2: "p1" is labelled twice/],
+    [
+      "a pair of which other responses were shown",
+      JSON.stringify({ id: labelId({ ...rows[0]!, responseA: "older" }), choice: "A", rating: 1, safeA: true, safeB: true }),
+      /line 1: "p1-\w+" is a pair whose responses have changed since/
+    ],
+    ["an id twice", `${label("p1")}\n${label("p1")}`, /line 2: "p1-\w+" is labelled twice/],
     ["no JSON", "p1 A", /line 1, the whole: expected a JSON object/],
     ["a list", "[1]", /expected a JSON object, found \[1\]/]
   ])("that write %s hear of the line", async (_, text, message) => {
@@ -322,6 +338,24 @@ describe("a judge", () => {
     expect((await Effect.runPromise(judge({ concurrency: 1 }))).filter((verdict) => verdict === null)).toHaveLength(1)
     answers = () => ({ content: '{"better": 3}' })
     expect(await failure({ concurrency: 1 })).toMatch(/gave 3 answers of 3 that are no verdict .*more than the 0\.2 of 12/)
+  })
+  it("is asked again for what was no verdict, once those are too many: it may have been mended since", async () => {
+    const journal = join(root, "nonsense.jsonl")
+    answers = (body, count) => (count % 2 === 0 ? { content: "No." } : sensible(body))
+    expect(await failure({ journal, concurrency: 1 })).toMatch(/gave 3 answers of 6 that are no verdict/)
+    seen = []
+    answers = sensible
+    const verdicts = await Effect.runPromise(judge({ journal, concurrency: 1 }))
+    expect(verdicts.every((verdict) => verdict !== null)).toBe(true)
+    expect(seen.length).toBe(3 + 6)
+    // Few enough, they stay what they are: the judge is not asked until it says what one likes.
+    const few = join(root, "few.jsonl")
+    answers = (body, count) => (count === 3 ? { content: "No." } : sensible(body))
+    seen = []
+    await Effect.runPromise(judge({ journal: few, concurrency: 1 }))
+    seen = []
+    expect((await Effect.runPromise(judge({ journal: few }))).filter((verdict) => verdict === null)).toHaveLength(1)
+    expect(seen).toEqual([])
   })
   it("loses no verdict that it gave: they are read again from the journal, whose cut-off end is asked again", async () => {
     const journal = join(root, "verdicts.jsonl")

@@ -35,7 +35,7 @@ describe("prompts of a file", () => {
     const out = await runStage(importPrompts, { file: given }, { safety: true })
     expect(await rowsIn(out, Prompts)).toEqual([
       {
-        id: `${given.contentDigest.slice(0, 12)}-1`,
+        id: expect.stringMatching(/^[0-9a-f]{16}$/),
         messages: [{ role: "user", content: "Hello?" }],
         safety: true,
         category: null,
@@ -45,16 +45,15 @@ describe("prompts of a file", () => {
     ])
   })
 
-  it("without an id get one that no other file's have, whatever the file is called", async () => {
-    const idsOf = async (rows: ReadonlyArray<unknown>) =>
-      (await rowsIn(await runStage(importPrompts, { file: file(rows) }), Prompts)).map(({ id }) => id)
-    const [helpful, harmful] = [
-      [{ prompt: "Hello?" }, { prompt: "Hello?" }],
-      [{ prompt: "Hello?" }, { prompt: "Bad?" }]
-    ]
-    const ids = [...(await idsOf(helpful)), ...(await idsOf(harmful))]
-    expect(new Set(ids).size).toBe(4)
-    expect(await idsOf(helpful)).toEqual(ids.slice(0, 2))
+  it("without an id get one of what they ask and their tag: other rows, and where it stands, change nothing", async () => {
+    const idsOf = async (rows: ReadonlyArray<unknown>, safety = false) =>
+      (await rowsIn(await runStage(importPrompts, { file: file(rows) }, { safety }), Prompts)).map(({ id }) => id)
+    const [hello, bad] = [{ prompt: "Hello?" }, { prompt: "Bad?" }]
+    const ids = await idsOf([hello, bad])
+    expect(new Set(ids).size).toBe(2)
+    expect(await idsOf([{ prompt: "New." }, { ...bad, category: "x" }, hello])).toEqual([expect.any(String), ids[1], ids[0]])
+    expect(await idsOf([hello, bad], true)).not.toContain(ids[0])
+    expect(await idsOf([hello, hello, hello])).toEqual([ids[0], `${ids[0]}-2`, `${ids[0]}-3`])
   })
 
   it.each([
