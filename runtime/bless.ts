@@ -12,7 +12,7 @@ import { Journal, type Trace } from "./journal.ts"
 import type { Numerics } from "./numerics.ts"
 import type { Pipeline } from "./pipeline.ts"
 import { changes, codeChanges, codeParts, makePlan, type Plan } from "./plan.ts"
-import type { RunOptions } from "./run.ts"
+import { type RunOptions, storeErrorsFail } from "./run.ts"
 import { Store } from "./store.ts"
 
 export interface BlessOptions extends RunOptions {
@@ -70,7 +70,7 @@ export const bless = <Params extends ConfigSchema>(
         })
       )
     )
-  })
+  }).pipe(storeErrorsFail)
 
 const settle = (node: StageNode, plan: Plan, journal: Journal, store: Store, record: boolean): Blessed => {
   const base = { node: node.id, stage: node.stage.name, pinned: node.stage.pinned ?? null }
@@ -111,12 +111,12 @@ const settle = (node: StageNode, plan: Plan, journal: Journal, store: Store, rec
     const made =
       pinned === undefined
         ? { code: before, files: result.files }
-        : (journal.acceptedCode(same, trace.digest) ?? { code: before, files: result.files })
+        : (journal.acceptedCode(same, trace.digest, code.digest) ?? { code: before, files: result.files })
     const changed = [
       ...(pinned === parts.pinned ? [] : [`pinned: ${pinned ?? "not"} -> ${parts.pinned ?? "not"}`]),
       ...(made.code === code.digest ? [] : codeChanges(made.files, files))
     ]
-    if (record && !recordUnder(key, trace, node, journal, { code: code.digest, files, changes: changed }))
+    if (record && !recordUnder(key, trace, node, journal, store, { code: code.digest, files, changes: changed }))
       return { ...base, ...none, key, verdict: "settled" }
     return { ...base, ...none, key, from: same, digest: trace.digest, changes: changed, verdict: "blessed" }
   }
@@ -132,11 +132,14 @@ const recordUnder = (
   trace: Trace,
   node: StageNode,
   journal: Journal,
+  store: Store,
   now: { readonly code: string; readonly files: Readonly<Record<string, string>>; readonly changes: ReadonlyArray<string> }
 ): boolean =>
   journal.transaction(() => {
     const there = journal.trace(key)
-    if (there !== undefined && there.digest !== trace.digest) return false
+    // A record whose object is gone (gc keeps records) is none.
+    if (there !== undefined && !store.present(there.digest)) journal.forgetTrace(key)
+    else if (there !== undefined && there.digest !== trace.digest) return false
     const { run } = journal.provenance(trace.key) ?? {}
     journal.recordTrace(
       { ...trace, key },

@@ -328,15 +328,20 @@ export class Journal {
       }))
     )
   }
-  /** The code that a result was made with under this key, or that was blessed for it since, whichever was last. */
-  acceptedCode(key: string, digest: string): { readonly code: string; readonly files: Readonly<Record<string, string>> } | undefined {
+  /** This code, if a result was made with it under this key or it was blessed since; else the code of which one of both is true, whichever was last. */
+  acceptedCode(
+    key: string,
+    digest: string,
+    present: string
+  ): { readonly code: string; readonly files: Readonly<Record<string, string>> } | undefined {
     const row = this.#get(
       `select code, files from (
         select json_extract(parts, '$.code') as code, files, at, 0 as blessed from executions where key = ?1 and digest = ?2 and status = 'ran' and json_valid(parts)
         union all select code, files, at, 1 as blessed from blessings where key = ?1 and digest = ?2)
-      order by at desc, blessed desc limit 1`,
+      order by code = ?3 desc, at desc, blessed desc limit 1`,
       key,
-      digest
+      digest,
+      present
     )
     if (row === undefined) return undefined
     try {

@@ -91,6 +91,7 @@ interface LockEntry {
   readonly resolved?: string
   readonly link?: boolean
   readonly optional?: boolean
+  readonly devOptional?: boolean
   readonly inBundle?: boolean
   readonly dependencies?: Record<string, string>
   readonly optionalDependencies?: Record<string, string>
@@ -135,14 +136,19 @@ export const packageEntries = (
     inputs.add(join(folder, "package.json"))
     entries[name] = String(manifestOf(folder).version)
   }
-  const checkInstalled = (lock: string, path: string, { optional, version }: LockEntry): void => {
+  /** Where what a lock file calls so is installed: where a project has no such folder of its own, Node goes on upwards from the package that asks. */
+  const installedAt = (lock: string, path: string): string => {
     const here = join(dirname(lock), path)
-    // Where a project has no such folder of its own, Node goes on upwards.
-    const folder = existsSync(here) ? here : (packageFolder(nameIn(path), dirname(lock)) ?? here)
+    if (existsSync(here)) return here
+    const inner = path.lastIndexOf(inModules)
+    return packageFolder(nameIn(path), inner === -1 ? dirname(lock) : installedAt(lock, path.slice(0, inner))) ?? here
+  }
+  const checkInstalled = (lock: string, path: string, { devOptional, optional, version }: LockEntry): void => {
+    const folder = installedAt(lock, path)
     inputs.add(join(folder, "package.json"))
     const installed = manifestOf(folder).version
     // Of another platform, most likely.
-    if (installed === version || (installed === undefined && optional === true)) return
+    if (installed === version || (installed === undefined && (optional === true || devOptional === true))) return
     throw new PipelineError({
       message: `${path} is ${installed === undefined ? "not installed" : `installed in version ${installed}`}, and ${lock} says ${version}: what runs would not be what the key says. Run npm ci, then again.`
     })
@@ -177,8 +183,9 @@ export const packageEntries = (
   }
   for (const folder of folders) {
     const name = nameIn(folder)
-    // Found above the project, and yet known to its lock file: that is what it should be.
-    const above = main !== undefined && !folder.startsWith(dirname(main) + sep) && readLock(main)[`node_modules/${name}`] !== undefined
+    // Found above the project, and yet known to its lock file: that is what it should be. What lies beside it (a linked package's own) is not.
+    const holder = folder.slice(0, folder.lastIndexOf(inModules))
+    const above = main !== undefined && dirname(main).startsWith(holder + sep) && readLock(main)[`node_modules/${name}`] !== undefined
     if (above) {
       visit(main, `node_modules/${name}`, readLock(main))
       continue

@@ -175,8 +175,8 @@ export const codeChanges = (before: Readonly<Record<string, string>>, after: Rea
 /** What changed in the code of a pinned stage since this result was made or last blessed; nothing for others, whose keys have the code. */
 export const driftOf = (node: StageNode, facts: Facts, journal: Journal, trace: Trace): ReadonlyArray<string> => {
   if (node.stage.pinned === undefined) return []
-  const accepted = journal.acceptedCode(trace.key, trace.digest)
   const code = facts.code.get(node.id)!
+  const accepted = journal.acceptedCode(trace.key, trace.digest, code.digest)
   return accepted === undefined || accepted.code === code.digest ? [] : codeChanges(accepted.files, codeParts(code))
 }
 

@@ -21,10 +21,19 @@ export class Room {
       this.#free--
       return resume(Effect.void)
     }
-    const waiting: Waiting = { enter: () => resume(Effect.void), left: false }
+    let entered = false
+    const waiting: Waiting = {
+      enter: () => {
+        entered = true
+        // Not within whoever leaves: one who leaves at once would let the next in from inside, and so on, as deep as the line is long.
+        queueMicrotask(() => resume(Effect.void))
+      },
+      left: false
+    }
     this.#line.push(waiting)
     return Effect.sync(() => {
-      waiting.left = true
+      if (entered) this.release()
+      else waiting.left = true
     })
   })
 

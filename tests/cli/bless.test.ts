@@ -1,5 +1,5 @@
 /** Pinned stages and `caravan bless` as a user meets them: an edit, what plan, run, why and lineage say of it, and what is found afterwards. */
-import { writeFileSync } from "node:fs"
+import { rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { edit } from "../runtime/fixture.ts"
@@ -88,6 +88,30 @@ describe("a pinned stage whose code is edited", () => {
     expect(on("plan").stdout).toMatch(/^hit {3}train {2}in the store \(pinned v3\)$/m)
     expect(on("why", "train").stdout).toMatch(/^train is in the store.*\n {2}blessed just now: made before this changed: .*helper\.ts\n$/)
     expect(on("bless", "train").stdout).toMatch(/there is nothing to bless\.$/m)
+  })
+
+  it("does not drift from the code that made it either: two checkouts may share a store", () => {
+    edit(folder, "helper.ts", (text) => text.replace("1 + n", "n + 1"))
+    expect(on("plan").stdout).toMatch(/^hit {3}train {2}in the store \(pinned v3\)$/m)
+    edit(folder, "helper.ts", (text) => text.replace("n + 1", "1 + n"))
+    expect(on("plan").stdout).toMatch(/^hit {3}train {2}in the store \(pinned v3\)$/m)
+  })
+})
+
+describe("a result whose successor is gone from the store", () => {
+  let own: string
+  afterAll(() => removeFolder(own))
+  it("can be blessed in its place", () => {
+    own = workFolder()
+    for (const [name, text] of Object.entries(sources)) writeFileSync(join(own, name), text)
+    const before = runJson(own, "pipeline.ts")
+    edit(own, "helper.ts", (text) => text.replace("n + 1", "n + 2"))
+    const after = runJson(own, "pipeline.ts")
+    expect(digest(after, "score")).not.toBe(digest(before, "score"))
+    rmSync(after.outputs["scored"]!.path, { recursive: true })
+    expect(caravan(own, "bless", "pipeline.ts", "score", "--yes").stdout).toMatch(/Blessed: /)
+    const found = runJson(own, "pipeline.ts")
+    expect([statuses(found)["score"], digest(found, "score")]).toEqual(["hit", digest(before, "score")])
   })
 })
 

@@ -1,6 +1,6 @@
 /** Imports that are neither relative nor absolute: what of theirs enters a key, and what is refused. Each test has a project of its own, with packages. */
 import { mkdirSync, symlinkSync, writeFileSync } from "node:fs"
-import { dirname, join } from "node:path"
+import { basename, dirname, join } from "node:path"
 import { pathToFileURL } from "node:url"
 import * as Effect from "effect/Effect"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -174,6 +174,56 @@ describe("an installed package", () => {
     const { say } = (await import(pathToFileURL(path).href)) as { readonly say: AnyStage }
     const { packages } = await Effect.runPromise(codeIdentity(say.stage, journal, new FileDigests()))
     expect(packages).toMatchObject({ "node_modules/outer": "1.0.0 sha512-1.0.0" })
+  })
+})
+
+describe("a package where another has the same name", () => {
+  const of = (name: string, version: string, others: object = {}) => ({
+    [`node_modules/${name}/package.json`]: manifest(name, { version, exports: "./index.js", ...others }),
+    [`node_modules/${name}/index.js`]: `export const mark = "${version}"\n`
+  })
+  const entry = (version: string, others: object = {}) => ({ version, integrity: `sha512-${version}`, ...others })
+
+  it("is the linked package's own, by the linked package's lock file, and not the project's", async () => {
+    const own = (version: string) => ({ ...of("outer", version), "package-lock.json": lock({ "node_modules/outer": entry(version) }) })
+    const beside = join(folder, `beside${projects}`)
+    write(beside, {
+      ...{ "package.json": manifest("lib", { exports: "./index.ts" }), "index.ts": 'export { mark } from "outer"\n' },
+      ...own("2.0.0")
+    })
+    const project = projectOf(
+      {
+        "stage.ts": stageThat("mark", 'import { mark } from "lib"'),
+        ...of("outer", "1.0.0"),
+        "package-lock.json": lock({ "node_modules/outer": entry("1.0.0"), "node_modules/lib": { resolved: "../beside", link: true } })
+      },
+      { lib: `../${basename(beside)}` }
+    )
+    const before = await identify(project)
+    expect(Object.entries(before.packages)).toContainEqual(["lib/node_modules/outer", "2.0.0 sha512-2.0.0"])
+    write(beside, own("3.0.0"))
+    expect((await identify(project)).digest).not.toBe(before.digest)
+  })
+
+  it("is the one that the package which asks for it finds, where all of them lie above the project", async () => {
+    const above = projectOf({
+      ...of("outer", "1.0.0", { dependencies: { inner: "*" } }),
+      ...of("inner", "2.0.0"),
+      ...of("outer/node_modules/inner", "1.0.0")
+    })
+    write(above, {
+      "below/package.json": manifest("below"),
+      "below/stage.ts": stageThat("mark", 'import { mark } from "outer"').replaceAll("../../../../", "../../../../../"),
+      "below/package-lock.json": lock({
+        "node_modules/outer": entry("1.0.0", { dependencies: { inner: "*" } }),
+        "node_modules/inner": entry("2.0.0"),
+        "node_modules/outer/node_modules/inner": entry("1.0.0")
+      })
+    })
+    expect((await identify(join(above, "below"))).packages).toMatchObject({
+      "node_modules/outer": "1.0.0 sha512-1.0.0",
+      "node_modules/outer/node_modules/inner": "1.0.0 sha512-1.0.0"
+    })
   })
 })
 

@@ -26,6 +26,25 @@ it("has so many in at once, lets them in in turn, and each of many in the end", 
   expect(order).toEqual(Array.from({ length: 5000 }, (_, i) => i))
 })
 
+it("lets any number in that leave at once", async () => {
+  const room = new Room(1)
+  const first = Effect.runFork(room.within(Effect.sleep("20 millis")))
+  let through = 0
+  const others = Array.from({ length: 20_000 }, () => Effect.runFork(room.within(Effect.sync(() => void through++))))
+  await Effect.runPromise(Effect.forEach([first, ...others], Fiber.join, { discard: true }))
+  expect(through).toBe(20_000)
+})
+
+it("loses no place to one that is interrupted just when it is let in", async () => {
+  const room = new Room(1)
+  await Effect.runPromise(room.take)
+  const next = Effect.runFork(room.take)
+  await Effect.runPromise(Effect.yieldNow)
+  room.release()
+  await Effect.runPromise(Fiber.interrupt(next))
+  expect(await Effect.runPromise(room.within(Effect.succeed("in")).pipe(Effect.timeoutOption("5 seconds")))).toMatchObject({ value: "in" })
+})
+
 it("loses no place to one that fails, or that is interrupted while it waits or is inside", async () => {
   const room = new Room(1)
   await Effect.runPromise(Effect.exit(room.within(Effect.fail("no"))))
