@@ -188,7 +188,7 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
             unreadable++
             if (unreadable > most)
               return yield* failed(
-                `The judge ${model} gave ${unreadable} answers of ${done} that are no verdict (nonsense, or a refusal): more than the ${options.maxUnreadable} of ${pairs.length} that maxUnreadable allows. Take a judge that answers in JSON, or raise maxUnreadable${nothingTwice}, but these if they are still too many.`
+                `The judge ${model} gave ${unreadable} answers of ${done} that are no verdict (nonsense, or a refusal): more than the ${options.maxUnreadable} of ${pairs.length} that maxUnreadable allows. Take a judge that answers in JSON, or raise maxUnreadable${nothingTwice}.`
               )
           }
           yield* options.progress({ step: done, total: pairs.length })
