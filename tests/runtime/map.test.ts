@@ -16,6 +16,7 @@ import * as Stage from "../../runtime/stage.ts"
 import { verify } from "../../runtime/verify.ts"
 import { Texts } from "../../schemas/rows.ts"
 import { removeFolder, start } from "../cli/caravan.ts"
+import { wrongRecords } from "../faults/invariants.ts"
 import { fixtureFolder } from "./fixture.ts"
 import { draw, drawBy3, lines, upper, upperBy1, upperBy2, upperBy9000 } from "./fixtures/mapped.ts"
 
@@ -23,7 +24,12 @@ let folder: string
 beforeEach(() => {
   folder = fixtureFolder()
 })
-afterEach(() => removeFolder(folder))
+afterEach(async () => {
+  // After each fault, the records name what is there and was made (docs/faults.md).
+  const wrong = await wrongRecords(join(folder, "home"))
+  removeFolder(folder)
+  expect(wrong).toEqual([])
+})
 
 const letters = (count: number) => Array.from({ length: count }, (_, i) => `t${i}`)
 const write = (texts: ReadonlyArray<string>) => writeFileSync(join(folder, "words.txt"), texts.join("\n"))

@@ -10,13 +10,22 @@ import type { AnyPipeline } from "../../runtime/pipeline.ts"
 import { plan, type RunOptions } from "../../runtime/run.ts"
 import { verify, type VerifyOptions } from "../../runtime/verify.ts"
 import { removeFolder } from "../cli/caravan.ts"
+import { wrongRecords } from "../faults/invariants.ts"
 import { digests, edit, type Fixture, fixtureFolder, loadFixture, statuses } from "./fixture.ts"
 
 let fixture: Fixture
 beforeEach(async () => {
   fixture = await loadFixture(fixtureFolder())
 })
-afterEach(() => removeFolder(fixture.folder))
+/** What a test damaged and nothing made again stays as it is. */
+let leftDamaged = false
+afterEach(async () => {
+  // After each fault, the records name what is there and was made (docs/faults.md).
+  const wrong = leftDamaged ? [] : await wrongRecords(join(fixture.folder, "home"))
+  leftDamaged = false
+  removeFolder(fixture.folder)
+  expect(wrong).toEqual([])
+})
 
 const load = async (name: string) =>
   ((await import(pathToFileURL(join(fixture.folder, name)).href)) as { readonly default: AnyPipeline }).default
@@ -98,6 +107,7 @@ export default Pipeline.make("drifting", { params: Schema.Struct({ file: Schema.
   })
 
   it("does not compare with damaged bytes, and says when a stage fails", async () => {
+    leftDamaged = true
     const first = await fixture.run()
     const digest = digests(first).shout!
     const file = join(fixture.folder, "home/objects", digest.slice(0, 2), digest, "data.arrow")

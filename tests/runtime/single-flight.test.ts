@@ -13,6 +13,7 @@ import * as Pipeline from "../../runtime/pipeline.ts"
 import { run, type RunEvent, type RunOptions } from "../../runtime/run.ts"
 import * as Schema from "effect/Schema"
 import { removeFolder, start } from "../cli/caravan.ts"
+import { wrongRecords } from "../faults/invariants.ts"
 import { fixtureFolder, loadFixture } from "./fixture.ts"
 import { tally } from "./fixtures/tally.ts"
 
@@ -20,7 +21,12 @@ let folder: string
 beforeEach(() => {
   folder = fixtureFolder()
 })
-afterEach(() => removeFolder(folder))
+afterEach(async () => {
+  // After each fault, the records name what is there and was made (docs/faults.md).
+  const wrong = await wrongRecords(join(folder, "home"))
+  removeFolder(folder)
+  expect(wrong).toEqual([])
+})
 
 const waitFor = async (what: () => boolean, milliseconds = 20_000) => {
   for (const end = Date.now() + milliseconds; !what(); await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
