@@ -118,12 +118,13 @@ const leftovers = async (journal: Journal, store: Store, policy: CollectPolicy, 
     (await readdir(join(store.home, folder)).catch(() => [])).map((name) => join(store.home, folder, name))
   for (const path of await list("quarantine")) {
     const made = await stat(path).catch(() => undefined)
-    if (made !== undefined && now - made.ctimeMs >= policy.keep) await add("quarantine", path)
+    if (made !== undefined && now - Math.floor(made.ctimeMs) >= policy.keep) await add("quarantine", path)
   }
   for (const path of await store.abandoned()) await add("tmp", path)
   const age = async (paths: ReadonlyArray<string>): Promise<number> => {
     const times = await Promise.all(paths.map((path) => stat(path).catch(() => undefined)))
-    return now - Math.max(...times.map((found) => found?.mtimeMs ?? 0))
+    // Whole milliseconds, as `now` is: what was written in this very one is no younger than it.
+    return now - Math.max(...times.map((found) => Math.floor(found?.mtimeMs ?? 0)))
   }
   const window = policy.olderThan === undefined ? Infinity : Math.max(policy.olderThan, policy.keep)
   const making = whileNobodyBegins(store.leases(), (keys) => keys)

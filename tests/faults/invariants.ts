@@ -57,6 +57,12 @@ export const wrongRecords = async (home: string): Promise<Array<string>> => {
   return wrong
 }
 
+/** Fails when the records in a home are wrong. */
+export const checkRecords = async (home: string): Promise<void> => {
+  const wrong = await wrongRecords(home)
+  if (wrong.length > 0) throw new Error(`After the test, in ${home}: ${wrong.join("; ")}`)
+}
+
 export interface After {
   readonly clean: Clean
   /** Nodes that the run with the fault said were made, or that were made before it. */
