@@ -26,6 +26,7 @@ import {
   type ScoredCompletion,
   ScoredCompletions
 } from "../schemas/rows.ts"
+import { sameMessages } from "./shared/pairing.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
 import { bootstrapMean, mean } from "./shared/statistics.ts"
 
@@ -130,8 +131,6 @@ export const withPreprompt = (messages: ReadonlyArray<Message>, preprompt: strin
 }
 
 const sameMessage = (a: Message | undefined, b: Message | undefined): boolean => a?.role === b?.role && a?.content === b?.content
-const sameMessages = (a: ReadonlyArray<Message>, b: ReadonlyArray<Message>): boolean =>
-  a.length === b.length && a.every((message, i) => sameMessage(message, b[i]))
 
 /** What `withPreprompt` put before the original prompt; undefined when the one is not made of the other. */
 export const prepromptOf = (prefixed: ReadonlyArray<Message>, original: ReadonlyArray<Message>): string | undefined => {
