@@ -183,7 +183,8 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
     { name: "base", policy: base },
     { name: "sft", policy: first }
   ]
-  let [latest, before] = [first, first]
+  // The first round compares SFT with its own first step: two different checkpoints, as every round (§3.2.1).
+  let [latest, before] = [first, bootstrapped]
   let best: { readonly helpfulness: Helpfulness; readonly safety: Safety } | undefined
   let models!: Models
   let selected!: Rows<Demonstration>
