@@ -35,7 +35,7 @@ const Params = Schema.Struct({
   }),
   rewardLearningRate: hyper(2e-4, "peak", { min: 0 }),
   rewardBatch: hyperInt(32, "pairs a step of the reward models", { min: 1 }),
-  prompts: hyperInt(1000, "helpfulness prompts that rejection sampling and PPO answer, and half as many safety prompts", { min: 2 }),
+  prompts: hyperInt(2000, "helpfulness prompts that rejection sampling and PPO answer, and half as many safety prompts", { min: 2 }),
   k: hyperInt(6, "answers a prompt", { min: 1 }),
   ppoIterations: hyperInt(20, "batches of PPO", { min: 1 }),
   ppoBatch: hyperInt(256, "answers a batch", { min: 1 }),
@@ -43,6 +43,7 @@ const Params = Schema.Struct({
   valueLearningRate: hyper(1e-4, "of the value model", { min: 0 }),
   dialogues: hyperInt(200, "dialogues of Ghost Attention, and as many held-out ones", { min: 4 }),
   heldOut: hyperInt(500, "held-out helpfulness prompts that versions are judged on, and as many safety prompts", { min: 10 }),
+  answers: hyperInt(4, "to a held-out prompt by each version", { min: 1 }),
   inferenceBatch: hyperInt(512, "sequences decoded or scored at once", { min: 1 })
 })
 

@@ -63,6 +63,7 @@ export const worldParams = {
   beta: hyper(0.1, "weight of the KL penalty; the paper's 0.01 is for 7B and more", { min: 0 }),
   dialogues: hyperInt(100, "dialogues of Ghost Attention, and as many held-out ones", { min: 4 }),
   heldOut: hyperInt(250, "held-out helpfulness prompts that versions are judged on, and as many safety prompts", { min: 10 }),
+  answers: hyperInt(1, "to a held-out prompt by each version; several make its figures steadier", { min: 1 }),
   maxNewTokens: hyperInt(40, "tokens an answer", { min: 8 }),
   inferenceBatch: hyperInt(64, "sequences decoded or scored at once", { min: 1 }),
   precision: hyper("float32", "of every model", ["float32", "bfloat16"])

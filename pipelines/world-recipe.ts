@@ -102,8 +102,14 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
   const first = tune(bootstrapped, demonstrations, params.sftSteps).named("sft")
 
   // ---- prompts: for pairs, for rejection sampling and PPO, held out ----
-  const promptsOf = (kind: Kind, split: "train" | "heldOut", count: number, name: string, seed: number, followUps = 0): Rows<Prompt> =>
-    worldPrompts({}, { kind, split, count, seed, followUps }).named(`${name}-${kind}`)
+  const promptsOf = (
+    kind: Kind | "adversarial",
+    split: "train" | "heldOut",
+    count: number,
+    name: string,
+    seed: number,
+    followUps = 0
+  ): Rows<Prompt> => worldPrompts({}, { kind, split, count, seed, followUps }).named(`${name}-${kind}`)
   const both = (name: string, split: "train" | "heldOut", counts: readonly [number, number], seed: number): Rows<Prompt> =>
     mixPrompts(
       { datasets: [promptsOf("helpfulness", split, counts[0], name, seed), promptsOf("safety", split, counts[1], name, seed)] },
@@ -138,7 +144,7 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
     evaluateGhostAttention({ policy, dialogues: heldOutDialogues }, { ...sampling, checker: "world" }).named(name)
 
   const distillation = (policy: Model, models: Models) => {
-    const prompts = promptsOf("safety", "train", params.prompts, "adversarial", 6)
+    const prompts = promptsOf("adversarial", "train", Math.ceil(params.prompts / 2), "distillation", 6)
     const draw = (of: Rows<Prompt>, name: string) => sample({ policy, prompts: of }, { ...sampling, k: 1, temperature: 1 }).named(name)
     const scored = (completions: Rows<Completion>, name: string) => scoreCombined({ completions, ...models }, scoring).named(name)
     const prefixed = preprompt({ prompts }, worldPreprompts)
@@ -289,7 +295,12 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
   // ---- PPO on top of the last one (§3.2.3) ----
   const last = has("ppo")
     ? ppo(
-        { policy: latest, ...models, prompts: pool, heldOut: both("ppo-held-out", "train", [64, 32], 7) },
+        {
+          policy: latest,
+          ...models,
+          prompts: pool,
+          heldOut: both("ppo-held-out", "train", [Math.ceil(params.prompts / 8), Math.ceil(params.prompts / 16)], 7)
+        },
         {
           iterations: params.ppoIterations,
           batchSize: params.ppoBatch,
@@ -318,7 +329,7 @@ export const worldRecipe = (params: WorldParams, start?: Model) => {
   // ---- judged on held-out prompts by the oracle and by the last round's reward models ----
   const answering = (version: { readonly name: string; readonly policy: Model }) => {
     const { name, policy } = version
-    const said = sample({ policy, prompts: heldOut }, { ...sampling, k: 1, temperature: 1 }).named(`answers-${name}`)
+    const said = sample({ policy, prompts: heldOut }, { ...sampling, k: params.answers, temperature: 1 }).named(`answers-${name}`)
     return { name, said, judged: scoreCombined({ completions: said, ...models }, scoring).named(`judged-${name}`) }
   }
   const answered = versions.map(answering)

@@ -51,8 +51,8 @@ export const worldPrompts = Stage.make("world-prompts", {
     count: hyperInt(200, "prompts", { min: 1 }),
     kind: hyper(
       "helpfulness",
-      "to help with, some under an instruction; without instructions; or half to refuse and half that only sound like it (§4.2)",
-      ["helpfulness", "plain", "safety"]
+      "to help with, some under an instruction; without instructions; half to refuse and half that only sound like it (§4.2); or all to refuse",
+      ["helpfulness", "plain", "safety", "adversarial"]
     ),
     split: hyper("train", "the part that models learn from, or words, combinations and phrasings that none of them saw", [
       "train",

@@ -90,8 +90,8 @@ export function* demonstrations(draw: Draw, source: keyof typeof sources, count:
 export interface PromptOptions {
   readonly count: number
   readonly split: Split
-  /** Prompts to help with (some with an instruction, some borderline), the same without instructions, or ones to refuse and borderline ones by halves. */
-  readonly kind: "helpfulness" | "plain" | "safety"
+  /** Prompts to help with (some with an instruction, some borderline), the same without instructions, ones to refuse and borderline ones by halves, or ones to refuse. */
+  readonly kind: "helpfulness" | "plain" | "safety" | "adversarial"
   /** User messages that follow the first. */
   readonly followUps: number
   /** Begins the ids. */
@@ -101,8 +101,11 @@ export interface PromptOptions {
 /** Distinct prompts. An instruction comes with one in five of the helpfulness prompts. */
 export function* prompts(draw: Draw, { count, split, kind, followUps, name }: PromptOptions): Generator<Prompt> {
   const seen = new Set<string>()
-  const want = (): Wanted =>
-    kind === "safety" ? (draw.next() < 0.5 ? "adversarial" : "borderline") : draw.next() < 0.15 ? "borderline" : "harmless"
+  const want = (): Wanted => {
+    if (kind === "adversarial") return kind
+    if (kind === "safety") return draw.next() < 0.5 ? "adversarial" : "borderline"
+    return draw.next() < 0.15 ? "borderline" : "harmless"
+  }
   let repeated = 0
   while (seen.size < count) {
     if (repeated > 3000)

@@ -623,7 +623,7 @@ const estimators: Readonly<Record<string, Estimator>> = {
         rows: config.count,
         promptTokens: worldLengths.prompts,
         turns: 1 + config.followUps,
-        safetyShare: config.kind === "safety" ? 0.5 : 0
+        safetyShare: config.kind === "adversarial" ? 1 : config.kind === "safety" ? 0.5 : 0
       })
   }),
   "world-preferences": of<typeof import("../world.ts").worldPreferences>({
