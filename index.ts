@@ -106,6 +106,8 @@ export {
   VersionReport
 } from "./stages/evaluate-versions.ts"
 export { winRate, WinRateReport } from "./stages/win-rate.ts"
+export { judgedWinRate, JudgedWinRateReport, pairCompletions } from "./stages/judged-win-rate.ts"
+export { refusalRate, RefusalRateReport } from "./stages/refusal-rate.ts"
 export { selfBleu, SelfBleuReport } from "./stages/self-bleu.ts"
 export { rewardDistribution, RewardDistributionReport } from "./stages/reward-distribution.ts"
 export { rewardHacking, RewardHackingReport } from "./stages/reward-hacking.ts"

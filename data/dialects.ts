@@ -1,18 +1,35 @@
-/** Public dialects of preference and dialogue data, row by row. Each parser gives a row of ours or throws BadRow. */
+/** Public dialects of preference and dialogue data, row by row. Each parser gives a row of ours, or throws BadRow or BadLabel. */
 import type { Demonstration, Message, Preference } from "../schemas/rows.ts"
 import { BadRow } from "./records.ts"
 
+/** A rating or label that is none of the set. Not a BadRow: what somebody judged is never skipped with the rows that do not fit. */
+export class BadLabel extends Error {
+  readonly line: number
+  readonly field: string
+  readonly expected: string
+  readonly found: string
+  constructor(line: number, field: string, expected: string, value: unknown) {
+    // JSON knows no NaN, which a Parquet file may hold.
+    const found = (typeof value === "number" ? `${value}` : JSON.stringify(value)).slice(0, 40)
+    super(`expected ${expected}, found ${found}`)
+    this.line = line
+    this.field = field
+    this.expected = expected
+    this.found = found
+  }
+}
+
+/** The fields of a row. `where` names it when it is an inner one. */
+const fieldsOf = (value: unknown, where = "(the row)"): Record<string, unknown> => {
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
+  throw new BadRow(where, `expected an object, found ${Array.isArray(value) ? "a list" : value === null ? "null" : typeof value}`)
+}
 /** The field of a row. `where` names it in full when the row is an inner one. */
 const field = (value: unknown, name: string, where = name): unknown => {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    throw new BadRow(
-      where === name ? "(the row)" : where,
-      `expected an object, found ${Array.isArray(value) ? "a list" : value === null ? "null" : typeof value}`
-    )
-  }
-  const found = (value as Record<string, unknown>)[name]
+  const fields = fieldsOf(value, where === name ? undefined : where)
+  const found = fields[name]
   if (found === undefined || found === null)
-    throw new BadRow(where, `missing; there are ${Object.keys(value).slice(0, 20).join(", ") || "no fields"}`)
+    throw new BadRow(where, `missing; there are ${Object.keys(fields).slice(0, 20).join(", ") || "no fields"}`)
   return found
 }
 const text = (value: unknown, name: string, where = name): string => {
@@ -69,22 +86,15 @@ export const parseHhRlhf = (value: unknown, line: number, source: string): Prefe
     if (turns[shared]!.content.trim() === "") throw new BadRow(name, "the response is empty")
   }
   if (shared === 0) throw new BadRow("chosen", "there is no prompt")
-  return preference(`${line}`, chosen.slice(0, shared), chosen[shared]!.content, rejected[shared]!.content, null, source)
+  return preference(`${line}`, chosen.slice(0, shared), chosen[shared]!.content, rejected[shared]!.content, source)
 }
 
-const preference = (
-  id: string,
-  prompt: ReadonlyArray<Message>,
-  chosen: string,
-  rejected: string,
-  rating: number | null,
-  source: string
-): Preference => ({
+const preference = (id: string, prompt: ReadonlyArray<Message>, chosen: string, rejected: string, source: string): Preference => ({
   id,
   prompt,
   chosen,
   rejected,
-  rating,
+  rating: null,
   chosenSafe: null,
   rejectedSafe: null,
   source
@@ -138,18 +148,30 @@ const answerOf = (value: unknown, name: string, prompt: ReadonlyArray<Message>):
   return last.content
 }
 
-/** Whether a response was labelled safe; null where it was not. */
-const safetyLabel = (value: unknown, name: "chosenSafe" | "rejectedSafe"): boolean | null => {
-  const found = (value as Record<string, unknown>)[name] ?? null
-  if (found === null || typeof found === "boolean") return found
-  throw new BadRow(name, `expected true, false or null, found ${JSON.stringify(found).slice(0, 40)}`)
+const ratings = [0, 1, 2, 3]
+
+/** The rating, and whether each response was labelled safe; null where there is none. Throws BadLabel for any other. */
+const labelsOf = (value: unknown, line: number): Pick<Preference, "rating" | "chosenSafe" | "rejectedSafe"> => {
+  const { rating = null, chosenSafe = null, rejectedSafe = null } = fieldsOf(value)
+  if (rating !== null && !ratings.includes(rating as number))
+    throw new BadLabel(
+      line,
+      "rating",
+      "0 (significantly better), 1 (better), 2 (slightly better), 3 (negligibly better or unsure) or null",
+      rating
+    )
+  for (const [name, label] of Object.entries({ chosenSafe, rejectedSafe }))
+    if (label !== null && typeof label !== "boolean") throw new BadLabel(line, name, "true, false or null", label)
+  return { rating, chosenSafe, rejectedSafe } as Pick<Preference, "rating" | "chosenSafe" | "rejectedSafe">
 }
 
 /**
  * A row {prompt, chosen, rejected, rating?, chosenSafe?, rejectedSafe?}: the prompt text or messages, the responses text or messages (with or
- * without the prompt's before them). Two equal responses do not fit: such a pair says nothing.
+ * without the prompt's before them). Two equal responses do not fit: such a pair says nothing. What was judged is read first, so that a row that does not
+ * fit does not hide it.
  */
 export const parsePromptChosenRejected = (value: unknown, line: number, source: string): Preference => {
+  const labels = labelsOf(value, line)
   const prompt = field(value, "prompt")
   const messages =
     typeof prompt === "string" ? [{ role: "user" as const, content: wellFormed(prompt, "prompt") }] : messagesOf(prompt, "prompt")
@@ -157,16 +179,5 @@ export const parsePromptChosenRejected = (value: unknown, line: number, source: 
   const chosen = answerOf(value, "chosen", messages)
   const rejected = answerOf(value, "rejected", messages)
   if (chosen === rejected) throw new BadRow("rejected", "the same as chosen")
-  const rating = (value as { rating?: unknown }).rating ?? null
-  if (rating !== null && !(Number.isInteger(rating) && (rating as number) >= 0 && (rating as number) <= 3)) {
-    throw new BadRow(
-      "rating",
-      `expected 0 (significantly better), 1, 2 or 3 (negligibly better or unsure), found ${JSON.stringify(rating).slice(0, 40)}`
-    )
-  }
-  return {
-    ...preference(`${line}`, messages, chosen, rejected, rating as number | null, source),
-    chosenSafe: safetyLabel(value, "chosenSafe"),
-    rejectedSafe: safetyLabel(value, "rejectedSafe")
-  }
+  return { ...preference(`${line}`, messages, chosen, rejected, source), ...labels }
 }

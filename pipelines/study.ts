@@ -29,18 +29,18 @@ const Params = Schema.Struct({
   sftSteps: hyperInt(40, "optimiser steps of SFT's second step; half as many of its first", { min: 2 }),
   steps: hyperInt(120, "optimiser steps of each version's fine-tuning from the base model", { min: 1 }),
   batchSize: hyperInt(12, "sequences a step of fine-tuning", { min: 1 }),
-  pairs: hyperInt(3200, "helpfulness prompts a round that pairs are collected for, and as many safety prompts", { min: 10 }),
-  testPairs: hyperInt(2000, "prompts of all rounds that held-out helpfulness pairs are collected for, and as many of safety pairs", {
+  pairs: hyperInt(4000, "helpfulness prompts a round that pairs are collected for, and as many safety prompts", { min: 10 }),
+  testPairs: hyperInt(3000, "prompts of all rounds that held-out helpfulness pairs are collected for, and as many of safety pairs", {
     min: 10
   }),
   rewardLearningRate: hyper(2e-4, "peak", { min: 0 }),
   rewardBatch: hyperInt(32, "pairs a step of the reward models", { min: 1 }),
   prompts: hyperInt(2000, "helpfulness prompts that rejection sampling and PPO answer, and half as many safety prompts", { min: 2 }),
   k: hyperInt(6, "answers a prompt", { min: 1 }),
-  ppoIterations: hyperInt(20, "batches of PPO", { min: 1 }),
+  ppoIterations: hyperInt(60, "batches of PPO", { min: 1 }),
   ppoBatch: hyperInt(256, "answers a batch", { min: 1 }),
-  ppoLearningRate: hyper(1e-5, "constant", { min: 0 }),
-  valueLearningRate: hyper(1e-4, "of the value model", { min: 0 }),
+  ppoLearningRate: hyper(3e-5, "constant", { min: 0 }),
+  valueLearningRate: hyper(3e-4, "of the value model", { min: 0 }),
   dialogues: hyperInt(200, "dialogues of Ghost Attention, and as many held-out ones", { min: 4 }),
   heldOut: hyperInt(500, "held-out helpfulness prompts that versions are judged on, and as many safety prompts", { min: 10 }),
   answers: hyperInt(4, "to a held-out prompt by each version", { min: 1 }),

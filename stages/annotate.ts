@@ -1,7 +1,6 @@
 /**
- * Preference collection, second half (Llama 2 §3.2.1): an annotator chooses between the two responses and says how much better the chosen one is. Safety
- * data: a pair whose chosen response is unsafe while the other is safe is dropped ("we do not include any examples where the chosen response was unsafe
- * and the other response safe").
+ * Preference collection, second half (Llama 2 §3.2.1): an annotator chooses between the two responses and says how much better the chosen one is. Pairs
+ * that break the safety rule (shared/safety-rule.ts) are dropped and counted.
  */
 import { readFile, rename, writeFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"
@@ -15,6 +14,7 @@ import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "
 import { Annotator, oracleAnnotator, type Verdict } from "./shared/annotator.ts"
 import { fileAnnotator } from "./shared/annotator-file.ts"
 import { judgeAnnotator } from "./shared/annotator-judge.ts"
+import { choseUnsafe } from "./shared/safety-rule.ts"
 
 export const AnnotateConfig = Schema.Struct({
   annotator: hyper(
@@ -50,7 +50,10 @@ export const AnnotateConfig = Schema.Struct({
     "it holds the same judge's verdicts on the same questions"
   ),
   maxUnreadable: neutral(
-    hyper(0.1, "judge: share of answers that may be no verdict (nonsense, refusals) before the stage stops", { min: 0, max: 1 }),
+    hyper(0.1, "judge: share of answers that may be no verdict (nonsense, refusals) before the stage stops, one at least; 0: none may", {
+      min: 0,
+      max: 1
+    }),
     "it decides whether there is a result, not which; raised, verdicts that were given are found again; lowered, a result that is there stays, with its count of undecided pairs"
   ),
   concurrency: neutral(hyper(4, "judge: requests at once", { min: 1 }), "each pair is judged by itself, whatever is asked beside it"),
@@ -64,7 +67,7 @@ export const AnnotateConfig = Schema.Struct({
 export const preferenceOf = (pair: ResponsePair, verdict: Verdict, source: string): Preference | undefined => {
   const [chosen, rejected] = verdict.choice === "A" ? [pair.responseA, pair.responseB] : [pair.responseB, pair.responseA]
   const [chosenSafe, rejectedSafe] = verdict.choice === "A" ? [verdict.safeA, verdict.safeB] : [verdict.safeB, verdict.safeA]
-  if (chosenSafe === false && rejectedSafe === true) return undefined
+  if (choseUnsafe({ chosenSafe, rejectedSafe })) return undefined
   return { id: pair.id, prompt: pair.prompt, chosen, rejected, rating: verdict.rating, chosenSafe, rejectedSafe, source }
 }
 

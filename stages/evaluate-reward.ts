@@ -56,7 +56,7 @@ export const scorePairs = Stage.make("score-pairs", {
         }))
       })
     )
-    return yield* writeDataset(output, scores, { metrics: { pairs: scores.length, tooLong: pairs.length - scores.length } })
+    return yield* writeDataset(output, scores, { metrics: { pairs: scores.length, unfit: pairs.length - scores.length } })
   })
 })
 

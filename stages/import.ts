@@ -5,8 +5,8 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../data/dataset.ts"
-import { parseHhRlhf, parseMessages, parsePromptChosenRejected } from "../data/dialects.ts"
-import { BadRowsError, newCounts, type ReadCounts, readParsed } from "../data/records.ts"
+import { BadLabel, parseHhRlhf, parseMessages, parsePromptChosenRejected } from "../data/dialects.ts"
+import { BadRowsError, newCounts, type ReadCounts, readParsed, readRecords } from "../data/records.ts"
 import { checkVocabulary } from "../models/checkpoint.ts"
 import { loadConfig } from "../models/weights.ts"
 import { loadTokenizer } from "../models/tokenizer/index.ts"
@@ -16,6 +16,7 @@ import { roleFile } from "../schemas/checkpoint-files.ts"
 import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../schemas/checkpoint.ts"
 import { hyper } from "../schemas/hyper.ts"
 import { Demonstrations, type Preference, Preferences } from "../schemas/rows.ts"
+import { choseUnsafe } from "./shared/safety-rule.ts"
 
 const maxBad = hyper(0.01, "share of rows that may not fit before the run stops; the others are skipped and counted", { min: 0, max: 1 })
 
@@ -35,6 +36,40 @@ const importRows = <Row>(
   )
 }
 
+/** What the records of a file are called. */
+const unitOf = (path: string): Effect.Effect<"line" | "row"> =>
+  Effect.promise(async () => {
+    for await (const { unit } of readRecords(path)) return unit
+    return "line"
+  })
+
+/** The error of a file of which some pairs are judged and those of these lines are not: they were forgotten, or their judgement was lost. */
+const halfJudged = Effect.fnUntraced(function* (
+  path: string,
+  lines: ReadonlyArray<number>,
+  { pairs, what, lacking, hint }: { readonly pairs: number; readonly what: string; readonly lacking: string; readonly hint: string }
+) {
+  const unit = yield* unitOf(path)
+  const first = lines.slice(0, 5)
+  return yield* ArtifactError.of({
+    doing: `Importing the pairs of ${path}`,
+    expected: `${what} of every pair, or of none`,
+    found: `${lines.length} of ${pairs} pairs without ${lacking}, ${first.length < lines.length ? "first " : ""}on ${unit}${first.length > 1 ? "s" : ""} ${first.join(", ")}`,
+    hint
+  })
+})
+
+/** The error of a rating or label that is none of the set. */
+const badLabel = Effect.fnUntraced(function* (path: string, { line, field, expected, found }: BadLabel) {
+  const unit = yield* unitOf(path)
+  return yield* ArtifactError.of({
+    doing: `Importing the pairs of ${path}, ${unit} ${line}, field ${field}`,
+    expected,
+    found,
+    hint: "Such a pair is never skipped: mend it, or bring the field of every pair to this scale, and run again."
+  })
+})
+
 export const importPreferences = Stage.make("import-preferences", {
   description: "preference pairs from a file (JSONL, JSONL.gz or Parquet)",
   config: Schema.Struct({
@@ -44,6 +79,12 @@ export const importPreferences = Stage.make("import-preferences", {
       ["hh-rlhf", "prompt-chosen-rejected"]
     ),
     source: hyper("", "what to call the pairs' source in statistics"),
+    unrated: hyper("fail", "pairs without a rating in a file that has ratings: fail, or keep them, with margin 0", ["fail", "keep"]),
+    unlabelled: hyper(
+      "fail",
+      "pairs without both safety labels in a file that has labels: fail, or keep them, as where helpfulness and safety pairs are in one file",
+      ["fail", "keep"]
+    ),
     maxBad
   }),
   inputs: { file: External },
@@ -52,19 +93,46 @@ export const importPreferences = Stage.make("import-preferences", {
   run: Effect.fn("import-preferences")(function* ({ config, inputs, output }) {
     const source = config.source === "" ? config.format : config.source
     const parse = config.format === "hh-rlhf" ? parseHhRlhf : parsePromptChosenRejected
-    let [rated, unrated] = [0, 0]
+    const { path } = inputs.file
+    /** Lines of the pairs without a rating, and of those without both labels. */
+    const [unrated, unlabelled]: [Array<number>, Array<number>] = [[], []]
+    let [pairs, labels, droppedUnsafe] = [0, 0, 0]
     const counted = (value: unknown, line: number): Preference => {
       const row = parse(value, line, source)
-      if (row.rating === null) unrated++
-      else rated++
+      const known = [row.chosenSafe, row.rejectedSafe].filter((label) => label !== null).length
+      pairs++
+      labels += known
+      if (row.rating === null) unrated.push(line)
+      if (known < 2) unlabelled.push(line)
       return row
     }
-    return yield* importRows(inputs.file.path, counted, config.maxBad, (rows) =>
-      // In a file of rated pairs one without a rating is likely a mistake: its margin is 0.
-      Effect.map(writeDataset(output, rows), (result) =>
-        written(result.slot, { ...result.metrics, withoutRating: rated > 0 ? unrated : 0 })
-      )
+    const kept = async function* (rows: AsyncIterable<Preference>) {
+      for await (const row of rows) {
+        if (choseUnsafe(row)) droppedUnsafe++
+        else yield row
+      }
+    }
+    const result = yield* importRows(path, counted, config.maxBad, (rows) => writeDataset(output, kept(rows))).pipe(
+      Effect.catchDefect((defect) => (defect instanceof BadLabel ? badLabel(path, defect) : Effect.die(defect)))
     )
+    // A file without any ratings or labels is as it was made.
+    const withoutRating = unrated.length < pairs ? unrated.length : 0
+    const withoutLabels = labels > 0 ? unlabelled.length : 0
+    if (withoutRating > 0 && config.unrated === "fail")
+      return yield* halfJudged(path, unrated, {
+        pairs,
+        what: "a rating",
+        lacking: "one",
+        hint: 'Rate them, or take them out. To learn from them with margin 0, set unrated to "keep".'
+      })
+    if (withoutLabels > 0 && config.unlabelled === "fail")
+      return yield* halfJudged(path, unlabelled, {
+        pairs,
+        what: "chosenSafe and rejectedSafe",
+        lacking: "one or both",
+        hint: 'Label them, or take them out. To keep them, set unlabelled to "keep": the safety rule and the auxiliary loss pass over what has no label.'
+      })
+    return written(result.slot, { ...result.metrics, droppedUnsafe, withoutRating, withoutLabels })
   })
 })
 

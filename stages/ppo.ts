@@ -133,12 +133,26 @@ export class PpoDivergedError extends Schema.TaggedError<PpoDivergedError>()("Pp
   what: Schema.String,
   message: Schema.String
 }) {
-  static of(iteration: number, of: number, what: string): PpoDivergedError {
-    return new PpoDivergedError({
-      iteration,
-      what,
-      message: `PPO diverged in iteration ${iteration} of ${of}: ${what}. Lower learningRate or valueLearningRate, raise beta, or set iterations to ${iteration - 1} or onDivergence to "keep-best" to keep a policy from before.`
-    })
+  /** `steps` are the gradient steps taken until then; iteration 0 is the evaluation before the first. */
+  static of({
+    iteration,
+    of,
+    steps,
+    what
+  }: {
+    readonly iteration: number
+    readonly of: number
+    readonly steps: number
+    readonly what: string
+  }): PpoDivergedError {
+    const where = iteration === 0 ? `before the first of ${of} iterations` : `in iteration ${iteration} of ${of}`
+    // Fewer iterations than one there are not.
+    const fewer = iteration > 1 ? `iterations to ${iteration - 1} or ` : ""
+    const hint =
+      steps === 0
+        ? "No step was taken yet: a model that was given is at fault, or a setting is far too large. Look at the stages that made policy and value model."
+        : `Lower learningRate or valueLearningRate, raise beta, or set ${fewer}onDivergence to "keep-best" to keep a policy from before.`
+    return new PpoDivergedError({ iteration, what, message: `PPO diverged ${where}: ${what}. ${hint}` })
   }
 }
 
@@ -344,6 +358,8 @@ export const ppo = Stage.make("ppo", {
       terminal: config.terminal,
       whitenAdvantages: config.whitenAdvantages
     })
+    const diverged = (iteration: number, what: string) =>
+      PpoDivergedError.of({ iteration, of: iterations, steps: trainer.numbers.steps, what })
     /** Time spent: in this iteration, and in all. Shown and kept in the trace, never in the artifact. */
     const seconds = { generation: 0, scoring: 0, update: 0 }
     const allSeconds = { ...seconds }
@@ -381,9 +397,7 @@ export const ppo = Stage.make("ppo", {
         }).pipe(
           // Logits that are no numbers; any other error is a mistake in the code.
           Effect.catch((error) =>
-            error.message.includes("are not numbers")
-              ? Effect.fail(PpoDivergedError.of(iteration, iterations, error.message))
-              : Effect.die(error)
+            error.message.includes("are not numbers") ? Effect.fail(diverged(iteration, error.message)) : Effect.die(error)
           )
         )
         batch.forEach((i, j) => (generated[i] = some[j]!))
@@ -457,7 +471,7 @@ export const ppo = Stage.make("ppo", {
         if (step.value.diverged) {
           const { policyLoss, valueLoss, policyGradientNorm, valueGradientNorm } = step.value
           const what = `policy loss ${policyLoss}, value loss ${valueLoss}, gradient norms ${policyGradientNorm} and ${valueGradientNorm} at mini-batch ${taken.length}`
-          return yield* PpoDivergedError.of(iteration, iterations, what)
+          return yield* diverged(iteration, what)
         }
         yield* progress({ ...at(), message: "updating" })
       }

@@ -20,7 +20,7 @@ import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../schem
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { type Preference, Preferences } from "../schemas/rows.ts"
 import { fitAnswers } from "./shared/dialogues.ts"
-import { EmptyDatasetError } from "./shared/errors.ts"
+import { nothingLeft, whyLeftOut } from "./shared/left-out.ts"
 import { scoreSequences } from "./shared/scoring.ts"
 import { chunks } from "./shared/sequences.ts"
 import { stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./shared/train.ts"
@@ -157,13 +157,18 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
   const { safetyLossWeight } = options
   const { model: policy, tokenizer } = yield* loadPolicy(given.init, { device, dtype: config.precision })
   const rows = yield* readRows(given.pairs, Preferences)
-  const tokenised = rows.map((row) => tokenisePair(tokenizer, row, config.margin, policy.config.maxPositions))
+  const context = policy.config.maxPositions
+  const tokenised = rows.map((row) => tokenisePair(tokenizer, row, config.margin, context))
   const pairs = tokenised.filter((pair) => pair !== undefined)
+  const unfit = rows.filter((_, i) => tokenised[i] === undefined)
+  const leftOut = whyLeftOut(
+    unfit.map(({ id, prompt, chosen, rejected }) => ({
+      id,
+      dialogues: [chosen, rejected].map((content) => [...prompt, { role: "assistant", content }])
+    }))
+  )
   if (pairs.length === 0)
-    return yield* EmptyDatasetError.of(
-      "train a reward model on",
-      `${rows.length} pairs, none of which fits ${policy.config.maxPositions} tokens`
-    )
+    return yield* nothingLeft("train a reward model on", { name: "pairs", count: rows.length }, leftOut, { length: context, context })
   const model = initRewardModel(policy, { seed })
   const steps = stepsFor(pairs.length, config.batchPairs, config.epochs)
   const result = yield* train({
@@ -182,7 +187,7 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
     progress
   })
   const shortened = pairs.filter((pair) => pair.shortened === true).length
-  const count = { pairs: pairs.length, tooLong: rows.length - pairs.length, shortened }
+  const count = { pairs: pairs.length, tooLong: leftOut.tooLong, format: leftOut.format, shortened }
   // How many responses the auxiliary loss had: on data without labels there are none, and the model learns from the ranking alone.
   const labelled = pairs.reduce((sum, { safety = [0, 0] }) => sum + Math.abs(safety[0]) + Math.abs(safety[1]), 0)
   return { model, tokenizer, metrics: { ...trainingMetrics(result), ...count, ...(safetyLossWeight > 0 ? { labelled } : {}) } }

@@ -28,7 +28,7 @@ import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { Completions, type Demonstration, Demonstrations, type Message, Preferences, Prompts } from "../schemas/rows.ts"
 import { encodeDemonstrations, packedBatches } from "./sft.ts"
 import { type BatchLog, openBatchLog, withoutLog } from "./shared/batch-log.ts"
-import { EmptyDatasetError } from "./shared/errors.ts"
+import { nothingLeft } from "./shared/left-out.ts"
 import {
   headerOfTask,
   type Judged,
@@ -150,13 +150,11 @@ export const safetyClassifier = Stage.make("safety-classifier", {
         })
       tasks.add(task)
     }
-    const length = Math.min(config.sequenceLength, model.config.maxPositions)
-    const { examples, tooLong } = encodeDemonstrations(tokenizer, rows, length)
+    const context = model.config.maxPositions
+    const length = Math.min(config.sequenceLength, context)
+    const { examples, ...leftOut } = encodeDemonstrations(tokenizer, rows, length)
     if (examples.length === 0)
-      return yield* EmptyDatasetError.of(
-        "train a safety classifier on",
-        `${rows.length} examples, of which ${tooLong} are longer than ${length} tokens`
-      )
+      return yield* nothingLeft("train a safety classifier on", { name: "examples", count: rows.length }, leftOut, { length, context })
     const epochRows = (epoch: number): Array<PackedRow> =>
       packExamples(new Random(seed, "safety classifier", "epoch", epoch).shuffle(examples), { length, padId: tokenizer.padId })
     const { batchSize, microBatchSize } = config
@@ -173,7 +171,9 @@ export const safetyClassifier = Stage.make("safety-classifier", {
     })
     const content = { format: 1, tasks: [...tasks].sort() } satisfies typeof TasksFile.Type
     yield* Effect.promise(() => writeFile(join(output.path, tasksFile), `${JSON.stringify(content, undefined, 2)}\n`))
-    return yield* saveCheckpoint(output, { model, tokenizer, metrics: { ...trainingMetrics(result), examples: examples.length, tooLong } })
+    const { tooLong, format } = leftOut
+    const metrics = { ...trainingMetrics(result), examples: examples.length, tooLong, format }
+    return yield* saveCheckpoint(output, { model, tokenizer, metrics })
   })
 })
 

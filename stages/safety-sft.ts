@@ -1,6 +1,9 @@
 /**
- * Safety SFT (Llama 2 §4.2.2): adversarial prompts with safe answers join the demonstrations of supervised fine-tuning. Written ones come in by
- * importDemonstrations; this stage takes them from preference pairs whose responses were labelled. mixDemonstrations mixes them in.
+ * Safety SFT (Llama 2 §4.2.2): adversarial prompts with safe answers join the demonstrations of supervised fine-tuning. The paper's are written by annotators
+ * and come in by importDemonstrations; mixDemonstrations mixes them in.
+ *
+ * Deviation, and so off unless asked for (pipelines/llama2-chat.ts: safeAnswers): this stage takes them from preference pairs whose responses were labelled. The
+ * paper went over to RLHF entirely after a few thousand written ones (§4.2.3); here is what there is of safe answers where nobody wrote any.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"

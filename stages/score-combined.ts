@@ -68,7 +68,7 @@ export const scoreCombined = Stage.make("score-combined", {
       metrics: {
         scored: scored.length,
         empty: helpfulness.empty,
-        tooLong: completions.length - scored.length - helpfulness.empty,
+        unfit: completions.length - scored.length - helpfulness.empty,
         safetyPrompts: gatedBy("prompt only"),
         belowThreshold: gatedBy("threshold only"),
         decidedBySafety: gatedBy(scope)

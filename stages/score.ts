@@ -25,7 +25,7 @@ export const score = Stage.make("score", {
     const completions = yield* readRows(inputs.completions, Completions)
     const { batchSize, precision } = config
     const log = yield* openBatchLog({ checkpoints, progress })
-    const { scores, empty, tooLong } = yield* scoreResponses(inputs.reward, completions, { batchSize, precision, device, progress, log })
+    const { scores, empty, unfit } = yield* scoreResponses(inputs.reward, completions, { batchSize, precision, device, progress, log })
     const scored = completions.flatMap((completion, index): Array<ScoredCompletion> => {
       const reward = scores[index]
       if (reward === undefined) return []
@@ -38,6 +38,6 @@ export const score = Stage.make("score", {
         }
       ]
     })
-    return yield* writeDataset(output, scored, { metrics: { scored: scored.length, empty, tooLong } })
+    return yield* writeDataset(output, scored, { metrics: { scored: scored.length, empty, unfit } })
   })
 })

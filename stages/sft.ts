@@ -16,7 +16,7 @@ import { Policy } from "../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { type Demonstration, Demonstrations } from "../schemas/rows.ts"
 import { fitDialogue } from "./shared/dialogues.ts"
-import { EmptyDatasetError } from "./shared/errors.ts"
+import { type LeftOut, nothingLeft, type Unfit, whyLeftOut } from "./shared/left-out.ts"
 import { chunks, type Example, languageModelLoss, lossTokens, packExamples, type PackedRow } from "./shared/sequences.ts"
 import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./shared/train.ts"
 
@@ -43,22 +43,22 @@ const lastAnswerOnly = ({ tokens, lossMask }: Example): Example => {
 }
 
 /**
- * Dialogues as examples that fit, and how many did not. One that carries loss on its last answer only is there for what its first turn says, so it is
+ * Dialogues as examples that fit, and how many did not, by why. One that carries loss on its last answer only is there for what its first turn says, so it is
  * left out, not shortened, when it is too long.
  */
 export const encodeDemonstrations = (
   tokenizer: Tokenizer,
-  rows: Iterable<Pick<Demonstration, "messages" | "loss">>,
+  rows: Iterable<Pick<Demonstration, "messages" | "loss"> & { readonly id?: string }>,
   length: number
-): { readonly examples: Array<Example>; readonly tooLong: number } => {
+): LeftOut & { readonly examples: Array<Example> } => {
   const examples: Array<Example> = []
-  let tooLong = 0
-  for (const { messages, loss } of rows) {
+  const unfit: Array<Unfit> = []
+  for (const { id = "(no id)", messages, loss } of rows) {
     const example = fitDialogue(tokenizer, messages, length, loss === "answers" ? "shorten" : "leave out")
-    if (example === undefined) tooLong++
+    if (example === undefined) unfit.push({ id, dialogues: [messages] })
     else examples.push(loss === "answers" ? example : lastAnswerOnly(example))
   }
-  return { examples, tooLong }
+  return { examples, ...whyLeftOut(unfit) }
 }
 
 export const sft = Stage.make("sft", {
@@ -71,13 +71,11 @@ export const sft = Stage.make("sft", {
   run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const { model, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
     const rows = yield* readRows(inputs.demonstrations, Demonstrations)
-    const length = Math.min(config.sequenceLength, model.config.maxPositions)
-    const { examples, tooLong } = encodeDemonstrations(tokenizer, rows, length)
+    const context = model.config.maxPositions
+    const length = Math.min(config.sequenceLength, context)
+    const { examples, ...leftOut } = encodeDemonstrations(tokenizer, rows, length)
     if (examples.length === 0)
-      return yield* EmptyDatasetError.of(
-        "fine-tune on demonstrations",
-        `${rows.length} demonstrations, of which ${tooLong} are longer than ${length} tokens`
-      )
+      return yield* nothingLeft("fine-tune on", { name: "demonstrations", count: rows.length }, leftOut, { length, context })
 
     const epochRows = (epoch: number): Array<PackedRow> =>
       packExamples(new Random(seed, "sft", "epoch", epoch).shuffle(examples), { length, padId: tokenizer.padId })
@@ -92,7 +90,9 @@ export const sft = Stage.make("sft", {
       weightDecay: config.weightDecay,
       progress
     })
-    return yield* saveCheckpoint(output, { model, tokenizer, metrics: { ...trainingMetrics(result), examples: examples.length, tooLong } })
+    const { tooLong, format } = leftOut
+    const metrics = { ...trainingMetrics(result), examples: examples.length, tooLong, format }
+    return yield* saveCheckpoint(output, { model, tokenizer, metrics })
   })
 })
 

@@ -19,7 +19,7 @@ const shares = [0, 0.01, 0.1, 0.25, 0.5, 1]
 const Params = Schema.Struct({
   ...settingParams,
   prompts: hyperInt(900, "helpfulness prompts whose best answers are learned from; §4.2.3: 0.9M", { min: 1 }),
-  safetyPrompts: hyperInt(100, "safety prompts, of whose best answers a share is; §4.2.3: 0.1M", { min: 1 }),
+  safetyPrompts: hyperInt(100, "prompts to refuse, of whose best answers a share is; §4.2.3: 0.1M", { min: 1 }),
   k: hyperInt(6, "samples a prompt", { min: 1 })
 })
 
@@ -29,7 +29,7 @@ export default Pipeline.make(
   ({ k, prompts, safetyPrompts, ...params }) => {
     const { base, chat, judged, promptsOf, rewards, sampling, scoring, tune } = setting(params)
     const models = rewards()
-    const bestOf = (kind: "helpfulness" | "safety", count: number) => {
+    const bestOf = (kind: "helpfulness" | "adversarial", count: number) => {
       const completions = sample(
         { policy: chat, prompts: promptsOf(kind, "train", count, "prompts", 2) },
         { ...sampling, k, temperature: 1 }
@@ -38,7 +38,7 @@ export default Pipeline.make(
         `best-${kind}`
       )
     }
-    const datasets = [bestOf("helpfulness", prompts), bestOf("safety", safetyPrompts)]
+    const datasets = [bestOf("helpfulness", prompts), bestOf("adversarial", safetyPrompts)]
     const versions = shares.map((share) => {
       const name = `safety-${100 * share}%`
       const data = mixDemonstrations({ datasets }, { weights: [1, share] }).named(`data-${name}`)

@@ -107,7 +107,7 @@ export const setting = (params: typeof SettingParams.Type) => {
   )
 
   // ---- prompts and pairs ----
-  const promptsOf = (kind: Kind, split: "train" | "heldOut", count: number, name: string, seed: number): Rows<Prompt> =>
+  const promptsOf = (kind: Kind | "adversarial", split: "train" | "heldOut", count: number, name: string, seed: number): Rows<Prompt> =>
     worldPrompts({}, { kind, split, count, seed }).named(`${name}-${kind}`)
   const heldOut = mixPrompts(
     {

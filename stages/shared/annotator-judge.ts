@@ -154,7 +154,8 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
       const log = yield* Effect.mapError(openVerdictLog(options.checkpoints, pairs.length), (error) => failed(error.message))
       if (log.known.size > 0) yield* options.progress({ note: `goes on after ${log.known.size} of ${pairs.length} verdicts` })
       const given = pairs.map((pair, index) => (log.known.has(index) ? log.known.get(index) : known.get(keyOf(pair))))
-      const most = Math.max(1, options.maxUnreadable * pairs.length)
+      // Of a few pairs one may be no verdict, whatever its share; with 0 none may.
+      const most = options.maxUnreadable === 0 ? 0 : Math.max(1, options.maxUnreadable * pairs.length)
       // More than may be: the judge that gave them was at fault, and may have been mended since.
       const askAgain = given.filter((verdict) => verdict === null).length > most
       let [unreadable, done] = [0, 0]

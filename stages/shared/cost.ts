@@ -505,6 +505,13 @@ const estimators: Readonly<Record<string, Estimator>> = {
   "ppo-diagnostics": reportOnly,
 
   // ---- preferences
+  "pair-completions": of<typeof import("../judged-win-rate.ts").pairCompletions>({
+    size: ({ config: { prompts }, inputs: { ours } }) => {
+      if (prompts === "all") return ours
+      const share = prompts === "safety" ? ours.safetyShare : 1 - ours.safetyShare
+      return sized(ours, { rows: Math.round(ours.rows * share), safetyShare: prompts === "safety" ? 1 : 0 })
+    }
+  }),
   annotate: of<typeof import("../annotate.ts").annotate>({ size: ({ inputs }) => inputs.pairs }),
   "hold-out-preferences": of<typeof import("../prompts.ts").holdOutPreferences>({
     size: ({ config, inputs }) => {
@@ -637,6 +644,8 @@ const estimators: Readonly<Record<string, Estimator>> = {
   "evaluate-best-of-n": reportOnly,
   "violation-rate": reportOnly,
   "win-rate": reportOnly,
+  "judged-win-rate": reportOnly,
+  "refusal-rate": reportOnly,
   "oracle-grades": reportOnly,
   "evaluate-version": reportOnly,
   "compare-versions": reportOnly,

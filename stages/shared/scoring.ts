@@ -119,7 +119,7 @@ export interface RawScores {
   /** Responses without a word: no answer, so neither scored nor chosen. */
   readonly empty: number
   /** Those that do not fit the model's context, or that the chat format can't hold. */
-  readonly tooLong: number
+  readonly unfit: number
 }
 
 /**
@@ -150,6 +150,6 @@ export const scoreResponses = (
       const scores = new Array<number | undefined>(responses.length).fill(undefined)
       work.forEach(({ index }, i) => (scores[index] = values[i]!))
       const empty = responses.filter((response) => response.text.trim() === "").length
-      return { scores, empty, tooLong: responses.length - work.length - empty }
+      return { scores, empty, unfit: responses.length - work.length - empty }
     })
   )

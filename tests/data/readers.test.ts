@@ -5,7 +5,7 @@ import { gzipSync } from "node:zlib"
 import * as arrow from "apache-arrow"
 import * as Schema from "effect/Schema"
 import { afterAll, describe, expect, it } from "vitest"
-import { joinTranscript, parseHhRlhf, parseMessages, parsePromptChosenRejected, splitTranscript } from "../../data/dialects.ts"
+import { BadLabel, joinTranscript, parseHhRlhf, parseMessages, parsePromptChosenRejected, splitTranscript } from "../../data/dialects.ts"
 import { BadRow, type BadRowsError, newCounts, readParsed, readRecords } from "../../data/records.ts"
 import { arrowSchema, columnsOf } from "../../schemas/arrow.ts"
 import { toBatch } from "../../schemas/arrow-rows.ts"
@@ -51,6 +51,16 @@ const badRow = (parse: () => unknown): { field: string; message: string } => {
   } catch (cause) {
     expect(cause).toBeInstanceOf(BadRow)
     return cause as BadRow
+  }
+  throw new Error("nothing failed")
+}
+const badLabel = (parse: () => unknown): BadLabel => {
+  try {
+    parse()
+  } catch (cause) {
+    expect(cause).toBeInstanceOf(BadLabel)
+    expect(cause).not.toBeInstanceOf(BadRow)
+    return cause as BadLabel
   }
   throw new Error("nothing failed")
 }
@@ -338,8 +348,19 @@ describe("a row of prompt, chosen and rejected", () => {
 
   it("may have one of four ratings", () => {
     for (const rating of [0, 1, 2, 3]) expect(parse({ prompt: "q", chosen: "a", rejected: "b", rating }).rating).toBe(rating)
-    for (const rating of [4, -1, 0.5, "1"])
-      expect(badRow(() => parse({ prompt: "q", chosen: "a", rejected: "b", rating })).field).toBe("rating")
+    for (const rating of [4, -1, 0.5, "1", true, NaN])
+      expect(badLabel(() => parse({ prompt: "q", chosen: "a", rejected: "b", rating }))).toMatchObject({
+        ...{ line: 1, field: "rating", found: typeof rating === "string" ? `"${rating}"` : `${rating}` },
+        expected: "0 (significantly better), 1 (better), 2 (slightly better), 3 (negligibly better or unsure) or null"
+      })
+  })
+
+  it("has its rating and labels read before anything else: no other fault of the row hides theirs", () => {
+    for (const row of [{}, { prompt: "q", chosen: "a", rejected: "a" }, { prompt: "q", chosen: "", rejected: "b" }]) {
+      expect(badLabel(() => parse({ ...row, rating: 7 })).field).toBe("rating")
+      expect(badLabel(() => parse({ ...row, rejectedSafe: "no" })).field).toBe("rejectedSafe")
+    }
+    expect(badRow(() => parse([]))).toMatchObject({ field: "(the row)", message: "expected an object, found a list" })
   })
 
   it("may say of each response whether it is safe", () => {
@@ -349,7 +370,7 @@ describe("a row of prompt, chosen and rejected", () => {
     expect(parse(row)).toMatchObject({ chosenSafe: null, rejectedSafe: null })
     for (const name of ["chosenSafe", "rejectedSafe"])
       for (const label of ["yes", 1, 0, "true", []]) {
-        const bad = badRow(() => parse({ ...row, [name]: label }))
+        const bad = badLabel(() => parse({ ...row, [name]: label }))
         expect([bad.field, bad.message]).toEqual([name, `expected true, false or null, found ${JSON.stringify(label)}`])
       }
   })

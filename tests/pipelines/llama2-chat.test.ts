@@ -1,4 +1,5 @@
 /** pipelines/llama2-chat.ts as a graph: who is tuned from what, on which data, with which hyperparameters. Nothing runs. */
+import { dirname, join } from "node:path"
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import pipeline from "../../pipelines/llama2-chat.ts"
@@ -46,11 +47,72 @@ describe("the recipe", () => {
     expect(node(whole, "safety-reward-1-accuracy-3").inputs.scores).toEqual([1, 2, 3].map((batch) => `safety-reward-1-on-${batch}`))
     // No reward model sees what it is judged on; held-out dialogues do not grow into later batches either.
     const readers = [...whole.nodes.values()].filter((one) => dependencies(one).includes("test-safety-1")).map(({ id }) => id)
+    // Their reports come after the choice: see table 7 below.
     expect(readers.filter((id) => !/^safety-reward-\d-on-1$/.test(id))).toEqual(["mix-preferences", "evaluate-classifier"])
     const judges = [...whole.nodes.values()].filter((one) => dependencies(one).includes("preferences-safety-1")).map(({ id }) => id)
     expect(judges.sort()).toEqual(["preference-statistics", "test-safety-1", "train-safety-1"])
-    expect(node(whole, "safety-mixture-5").inputs.harmless).toEqual(["anthropic-harmless"])
+    expect(node(whole, "safety-mixture-5").inputs.harmless).toEqual(["train-anthropic-harmless"])
     expect(node(whole, "helpfulness-mixture-5").inputs.openSource).toHaveLength(7)
+  })
+
+  it("tells the last reward models' accuracy on both kinds' held-out pairs and on open data's, by source, and chooses none by it (table 7)", () => {
+    for (const kind of ["helpfulness", "safety"]) {
+      const table = whole.outputs[`accuracy-${kind}-by-source`]!
+      const scored = (node(whole, table).inputs.scores as ReadonlyArray<string>).map((id) => node(whole, id).inputs)
+      expect(new Set(scored.map(({ reward }) => reward))).toEqual(new Set([`best-${kind}-5`]))
+      const sets = scored.map(({ pairs }) => pairs as string)
+      const [helpful, safe, ...open] = sets
+      for (const [set, batches] of [
+        [helpful, "helpfulness"],
+        [safe, "safety"]
+      ] as const)
+        expect(node(whole, set!).inputs.datasets).toEqual([1, 2, 3, 4, 5].map((round) => `test-${batches}-${round}`))
+      expect(open).toHaveLength(7)
+      // What is held out of a set is its own, and no reward model is trained on it.
+      const sources = open.map((id) => node(whole, node(whole, id).inputs.preferences as string).config.source)
+      expect(sources).toEqual([
+        ...["anthropic-helpful", "anthropic-harmless", "openai-summarize", "openai-webgpt"],
+        ...["stackexchange", "stanford-shp", "synthetic-gptj"]
+      ])
+      for (const id of open) {
+        expect(node(whole, id).config.part).toBe("test")
+        for (const model of [`${kind}-reward-5`, "general-reward", "rlhf-v5"]) expect(has(whole, model, id)).toBe(false)
+      }
+      expect([...whole.nodes.values()].filter((one) => dependencies(one).includes(table))).toEqual([])
+    }
+    // Pairs of our own are told apart by what they were annotated as.
+    for (const kind of ["helpfulness", "safety"]) expect(node(whole, `preferences-${kind}-1`).config).toMatchObject({ kind, source: "" })
+  })
+
+  it("counts refusals among every version's answers, and false ones on borderline prompts of their own (§4.2.3)", () => {
+    for (const version of ["sft", ...versions, "rlhf-v5"]) {
+      expect(node(whole, whole.outputs[`refusals-${version}`]!)).toMatchObject({ inputs: { completions: `answers-${version}` } })
+      const { completions } = node(whole, whole.outputs[`false-refusals-${version}`]!).inputs
+      expect(node(whole, completions as string).inputs).toEqual({ policy: version, prompts: "held-out-borderline" })
+    }
+    expect(node(whole, "held-out-borderline")).toMatchObject({
+      inputs: { file: "file:held-out-borderline.jsonl" },
+      config: { safety: false }
+    })
+    expect(has(whole, "rlhf-v5", "held-out-borderline")).toBe(false)
+  })
+
+  it("checks Ghost Attention over twenty turns, which fit the context as they are expected (table 30)", () => {
+    const [question, context] = [31.4, 4096]
+    // The chat format's own: <s>[INST] and [/INST] and </s>, and the instruction in the first turn.
+    const [format, instruction] = [10, 30]
+    for (const id of ["ghost-attention-before", "ghost-attention-after"]) {
+      const { config, expected, inputs } = node(whole, id)
+      expect(node(whole, inputs.dialogues as string).config).toMatchObject({ turns: 20 })
+      const answer = expected!.responseTokens!
+      const maxNewTokens = config.maxNewTokens as number
+      expect(answer).toBeLessThan(140)
+      // There is room for more than twice of what is expected, and few answers are cut off, were they as long as elsewhere.
+      expect(instruction + 20 * (question + format) + 19 * 140).toBeLessThan(context - maxNewTokens)
+      expect(maxNewTokens).toBeGreaterThan(2 * 234.1)
+    }
+    // With answers as long as those of other stages they would end at turn 12.
+    expect(instruction + 12 * (question + format) + 11 * 234.1).toBeGreaterThan(context - 1024)
   })
 
   it("adds Ghost Attention and context distillation after the third version, by that version", () => {
@@ -123,6 +185,64 @@ describe("the recipe", () => {
       expect([one.id, one.config["precision"]]).toEqual([one.id, "bfloat16"])
     }
   })
+})
+
+describe("safety demonstrations", () => {
+  it("are the written ones, in SFT and in every version; pairs' chosen answers are no part of them (§4.2.2)", () => {
+    const written = node(whole, "all-demonstrations").inputs.datasets as ReadonlyArray<string>
+    expect(node(whole, written[1]!).inputs.file).toBe("file:safety-demonstrations.jsonl")
+    for (const id of ["sft", "data-1", "data-5"]) expect(has(whole, id, "all-demonstrations")).toBe(true)
+    expect(ofStage(whole, "safe-demonstrations")).toEqual([])
+  })
+  it("are also those of all rounds so far where that is asked for, but none that is held out", async () => {
+    const graph = await graphOf({ safeAnswers: true })
+    for (const round of [1, 2, 5]) {
+      const data = node(graph, `data-${round}`)
+      const safe = (data.inputs.datasets as ReadonlyArray<string>).filter((id) => id.startsWith("safe-answers-"))
+      expect(safe).toEqual(Array.from({ length: round }, (_, i) => `safe-answers-${i + 1}`))
+      expect(data.config.weights).toHaveLength((data.inputs.datasets as ReadonlyArray<string>).length)
+      expect(node(graph, `safe-answers-${round}`).inputs).toEqual({ preferences: `train-safety-${round}` })
+    }
+    expect(has(graph, "sft", "safe-answers-1")).toBe(false)
+  })
+})
+
+describe("a judge", async () => {
+  const judge = { url: "http://localhost:1/v1", judge: "m", keyVariable: "KEY" }
+  const graph = await graphOf({ ...judge, opponent: "other" })
+
+  it("compares every version with SFT and the last one with the opponent, whoever annotates", () => {
+    const compared = [
+      ...[...versions, "rlhf-v5"].map((version) => [`judged-wins-${version}`, version, "sft"] as const),
+      ["judged-wins-over-opponent", "rlhf-v5", "opponent"] as const
+    ]
+    for (const [output, ours, opponent] of compared) {
+      const { inputs } = node(graph, graph.outputs[output]!)
+      const sets = { ours: `answers-${ours}`, opponent: `answers-${opponent}` }
+      expect(inputs).toMatchObject(sets)
+      const verdicts = (inputs.verdicts as ReadonlyArray<string>).map((id) => node(graph, id))
+      expect(verdicts.map(({ config }) => config.kind)).toEqual(["helpfulness", "safety"])
+      for (const { config, inputs } of verdicts) {
+        expect(config).toMatchObject({ annotator: "judge", url: judge.url, model: "m", keyVariable: "KEY" })
+        expect(node(graph, inputs.pairs as string)).toMatchObject({ inputs: sets, config: { prompts: config.kind } })
+      }
+    }
+    expect(ofStage(graph, "judged-win-rate")).toHaveLength(compared.length)
+    expect(node(graph, "preferences-safety-1").config.annotator).toBe("file")
+    expect(ofStage(whole, "judged-win-rate")).toEqual([])
+  })
+  it("that has no address or no name is refused before anything runs", async () => {
+    for (const params of [{ url: judge.url }, { annotator: "judge" }, { annotator: "judge", judge: "m" }])
+      expect(await refused(params)).toContain('Reading the parameters "url" and "judge": expected both')
+    expect(ofStage(await graphOf({ ...judge, annotator: "judge" }), "annotate")[0]!.config).toMatchObject({ annotator: "judge" })
+  })
+})
+
+it("keeps its files in a folder of their own, not among this repository's sources", () => {
+  const files = [...whole.nodes.values()].filter((one) => one.kind === "file").map(({ path }) => path)
+  const data = files.filter((path) => path.endsWith(".jsonl"))
+  expect(new Set(data.map(dirname))).toEqual(new Set([join(process.cwd(), "llama2-chat-data")]))
+  expect(node(whole, "preferences-safety-1").config.pairsFile).toBe(join("llama2-chat-data", "to-label-safety-1.jsonl"))
 })
 
 describe("the model before Ghost Attention", () => {
@@ -243,7 +363,8 @@ it("compares an opponent with the last version, on its prompts", async () => {
 
 describe("with tags by a classifier", async () => {
   const graph = await graphOf({ tags: "classifier" })
-  const files = (one: Graph) => [...one.nodes.keys()].filter((id) => /^file:(prompts|held-out)/.test(id)).sort()
+  const files = (one: Graph) =>
+    [...one.nodes.keys()].filter((id) => /^file:(prompts|held-out)/.test(id) && !id.includes("borderline")).sort()
 
   it("prompts of a file without tags have them from it, before rewards are combined", () => {
     expect(files(graph)).toEqual(["file:held-out.jsonl", "file:prompts.jsonl"])

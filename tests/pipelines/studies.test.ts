@@ -63,16 +63,16 @@ describe("the study of safety data", async () => {
     for (const share of shares) {
       const name = `safety-${share}%`
       expect(node(graph, name).inputs).toEqual({ init: "base", demonstrations: `data-${name}` })
-      expect(node(graph, `data-${name}`).inputs["datasets"]).toEqual(["best-helpfulness", "best-safety"])
+      expect(node(graph, `data-${name}`).inputs["datasets"]).toEqual(["best-helpfulness", "best-adversarial"])
       expect(node(graph, `data-${name}`).config["weights"]).toEqual([1, share / 100])
       expect(node(graph, graph.outputs[name]!).inputs).toEqual({ graded: `grades-${name}`, scored: `scores-${name}` })
     }
     for (const [kind, count] of [
       ["helpfulness", 900],
-      ["safety", 100]
+      ["adversarial", 100]
     ] as const) {
       expect(node(graph, `samples-${kind}`)).toMatchObject({ config: { k: 6 }, inputs: { policy: "sft", prompts: `prompts-${kind}` } })
-      expect(node(graph, `prompts-${kind}`).config).toMatchObject({ count, split: "train" })
+      expect(node(graph, `prompts-${kind}`).config).toMatchObject({ kind, count, split: "train" })
     }
   })
 })

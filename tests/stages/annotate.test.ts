@@ -339,6 +339,24 @@ describe("a judge", () => {
     answers = () => ({ content: '{"better": 3}' })
     expect(await failure({ concurrency: 1 })).toMatch(/gave 3 answers of 3 that are no verdict .*more than the 0\.2 of 12/)
   })
+  it("may give no answer that is no verdict where maxUnreadable is 0; of a few pairs one, where it is more", async () => {
+    const once = (body: string, count: number) => (count === 2 ? { content: "No." } : sensible(body))
+    answers = once
+    expect(await failure({ maxUnreadable: 0, concurrency: 1 })).toMatch(/gave 1 answers of 2 that are no verdict .*more than the 0 of 12/)
+    seen = []
+    const few = await Effect.runPromise(judge({ maxUnreadable: 0.01, concurrency: 1 }, rows.slice(0, 3)))
+    expect(few.filter((verdict) => verdict === null)).toHaveLength(1)
+  })
+  it("with maxUnreadable 0 is asked again for the one answer of a journal that was no verdict", async () => {
+    const journal = join(root, "none.jsonl")
+    answers = (body, count) => (count === 3 ? { content: "No." } : sensible(body))
+    await Effect.runPromise(judge({ journal, concurrency: 1 }))
+    seen = []
+    answers = sensible
+    const verdicts = await Effect.runPromise(judge({ journal, maxUnreadable: 0, concurrency: 1 }))
+    expect(verdicts.every((verdict) => verdict !== null)).toBe(true)
+    expect(seen).toHaveLength(1)
+  })
   it("is asked again for what was no verdict, once those are too many: it may have been mended since", async () => {
     const journal = join(root, "nonsense.jsonl")
     answers = (body, count) => (count % 2 === 0 ? { content: "No." } : sensible(body))

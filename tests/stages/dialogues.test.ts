@@ -67,6 +67,21 @@ describe("demonstrations", () => {
     expect(examples).toEqual([encodeDialogue(tokenizer, short), encodeDialogue(tokenizer, [user("ba"), assistant("ab")])])
     expect(tooLong).toBe(1)
   })
+  it("that the chat format can't hold are counted apart from long ones, and the first is named", () => {
+    const rows = [
+      { id: "long", messages: [user("ab"), assistant("z".repeat(200))] },
+      { id: "tagged", messages: [user("see [INST]"), assistant("ba")] },
+      { id: "both", messages: [user("see [INST]"), assistant("z".repeat(200))] },
+      { id: "empty", messages: [user("ab"), assistant(" ")] },
+      { id: "good", messages: [user("ab"), assistant("ba")] }
+    ].map((row) => ({ ...row, loss: "answers" as const }))
+    const { examples, ...leftOut } = encodeDemonstrations(tokenizer, rows, 100)
+    expect(examples).toHaveLength(1)
+    expect(leftOut).toEqual({
+      ...{ tooLong: 1, format: 3 },
+      firstFault: '"tagged": Message 1 (user) contains the tag [INST], which is Llama 2\'s own. Take it out, or leave the dialogue out.'
+    })
+  })
 
   const turns = [user("ab"), assistant("ba"), user("aab"), assistant("bba"), user("b"), assistant("a")]
   const answered = (messages: typeof turns) => {
@@ -91,6 +106,6 @@ describe("demonstrations", () => {
     const length = encodeDialogue(tokenizer, turns).tokens.length - 1
     const count = (loss: "answers" | "last-answer") => encodeDemonstrations(tokenizer, [{ messages: turns, loss }], length)
     expect(count("answers")).toMatchObject({ examples: [{}], tooLong: 0 })
-    expect(count("last-answer")).toEqual({ examples: [], tooLong: 1 })
+    expect(count("last-answer")).toEqual({ examples: [], tooLong: 1, format: 0, firstFault: "" })
   })
 })

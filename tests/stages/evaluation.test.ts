@@ -367,7 +367,7 @@ describe("pairs and responses scored by a reward model", () => {
       expect(Math.abs(score.rejectedReward - scalar(row, row.rejected))).toBeLessThanOrEqual(sameInFloat32)
       expect([score.chosenCharacters, score.rejectedCharacters]).toEqual([row.chosen.length, row.rejected.length])
     }
-    expect(out.metrics).toMatchObject({ pairs: 3, tooLong: 1 })
+    expect(out.metrics).toMatchObject({ pairs: 3, unfit: 1 })
   })
   it("give the recall over the responses that were labelled, one by one", async () => {
     const reward = await saved()

@@ -18,7 +18,7 @@ import { HelpfulnessReward, Policy, SafetyReward, Value } from "../../schemas/ch
 import { decodeConfig } from "../../schemas/hyper.ts"
 import { type Prompt, Prompts } from "../../schemas/rows.ts"
 import { ppoDiagnostics, PpoDiagnosticsReport } from "../../stages/ppo-diagnostics.ts"
-import { batchScores, endlessly, judgeEvaluations, ppo, PpoConfig } from "../../stages/ppo.ts"
+import { batchScores, endlessly, judgeEvaluations, ppo, PpoConfig, PpoDivergedError } from "../../stages/ppo.ts"
 import { encodeDemonstrations, packedBatches } from "../../stages/sft.ts"
 import { logit, scoreOf } from "../../stages/shared/combined-reward.ts"
 import { fitDialogue } from "../../stages/shared/dialogues.ts"
@@ -389,6 +389,28 @@ describe("ppo fails", () => {
     const message = await failureOf(ppo, given, { ...quick, learningRate: 1e30 })
     expect(message).toMatch(/^PPO diverged in iteration [12] of 2: .*(NaN|not numbers|Infinity)/)
     expect(message).toContain("Lower learningRate")
+  })
+  it("when it diverges, with advice that can be followed: no fewer iterations than one, no other rates where no step was taken", () => {
+    const told = (iteration: number, steps: number) => PpoDivergedError.of({ iteration, of: 9, steps, what: "x" }).message
+    const lower = "Lower learningRate or valueLearningRate, raise beta, or set"
+    const keep = 'onDivergence to "keep-best" to keep a policy from before.'
+    expect(told(3, 20)).toBe(`PPO diverged in iteration 3 of 9: x. ${lower} iterations to 2 or ${keep}`)
+    expect(told(2, 9)).toBe(`PPO diverged in iteration 2 of 9: x. ${lower} iterations to 1 or ${keep}`)
+    expect(told(1, 2)).toBe(`PPO diverged in iteration 1 of 9: x. ${lower} ${keep}`)
+    expect(told(1, 0)).toMatch(/^PPO diverged in iteration 1 of 9: x\. No step was taken yet: a model that was given is at fault/)
+    expect(told(0, 0)).toMatch(/^PPO diverged before the first of 9 iterations: x\. No step was taken yet/)
+  })
+  it.each([
+    ["before its first iteration", true, "PPO diverged before the first of 2 iterations: generate: the model's logits are not numbers"],
+    ["in its first iteration", false, "PPO diverged in iteration 1 of 2: generate: the model's logits are not numbers"]
+  ])("%s when the policy that it was given is no numbers, and says that no step was taken", async (_, heldOut, wanted) => {
+    const broken = model(1)
+    scoped(() => noGrad(() => void Object.values(broken.parameters)[0]!.fill_(NaN)))
+    const inputs = { ...given, policy: await policyRef(broken), ...(heldOut ? { heldOut: given.prompts } : {}) }
+    const message = await failureOf(ppo, inputs, quick)
+    expect(message).toContain(wanted)
+    expect(message).toContain("No step was taken yet")
+    expect(message).not.toContain("Lower learningRate")
   })
   it("not, when it diverges and the best policy is to be kept", async () => {
     const config = { ...quick, learningRate: 1e30, onDivergence: "keep-best" }

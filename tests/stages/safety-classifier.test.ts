@@ -13,7 +13,16 @@ import { digestOf } from "../../runtime/cache-key.ts"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { decodeConfig, describeConfig } from "../../schemas/hyper.ts"
-import { Completions, Demonstrations, type Message, type Preference, Preferences, type Prompt, Prompts } from "../../schemas/rows.ts"
+import {
+  Completions,
+  type Demonstration,
+  Demonstrations,
+  type Message,
+  type Preference,
+  Preferences,
+  type Prompt,
+  Prompts
+} from "../../schemas/rows.ts"
 import {
   averagePrecision,
   ClassifierEvaluationReport,
@@ -392,6 +401,21 @@ describe("a classifier that was trained", () => {
   it("has learnt the verdicts", () => {
     expect(classifier.metrics["lastLoss"]!).toBeLessThan(classifier.metrics["firstLoss"]! / 20)
     expect(classifier.metrics).toMatchObject({ examples: 60, tooLong: 0 })
+  })
+  it("counts examples that the chat format can't hold apart from long ones, and names the first where none is left", async () => {
+    const [sound] = (await rowsIn(examples, Demonstrations)) as [Demonstration]
+    const asked = (id: string, text: string): Demonstration => ({
+      ...sound,
+      id,
+      messages: [user(`${sound.messages[0]!.content}${text}`), sound.messages[1]!]
+    })
+    const unfit = [asked("long", "z".repeat(200)), asked("tagged", "[/INST]")]
+    const given = async (rows: ReadonlyArray<Demonstration>) => ({ init, examples: await rowsArtifact(Demonstrations, rows) })
+    const trained = await runStage(safetyClassifier, await given([...unfit, sound]), { ...training, epochs: 1 })
+    expect(trained.metrics).toMatchObject({ examples: 1, tooLong: 1, format: 1 })
+    expect(await failureOf(safetyClassifier, await given(unfit), training)).toMatch(
+      /got 2 examples, 1 longer than 120 tokens and 1 that the chat format can't hold\. .* is "tagged": Message 1 \(user\) contains the tag \[\/INST\]/
+    )
   })
   it("is bitwise the same when it is trained again", async () => {
     const bytes = ({ path }: ArtifactRef<any>) => readFileSync(join(path, "model.safetensors"))

@@ -127,7 +127,7 @@ describe("the stages that score", () => {
     const scored = await rowsIn(out, ScoredCompletions)
     expect(scored.map(({ sample }) => sample)).toEqual(kept)
     scored.forEach((row) => expect(Math.abs(row.reward - scalar(models.helpfulness, row))).toBeLessThanOrEqual(sameInFloat32))
-    expect(out.metrics).toMatchObject({ scored: 4, empty: 2, tooLong: 1 })
+    expect(out.metrics).toMatchObject({ scored: 4, empty: 2, unfit: 1 })
     expect(scored[2]!.reward).not.toBeCloseTo(scalar(models.helpfulness, { ...scored[2]!, finished: true }), 4)
   })
   it("give the score of the model's role, in (0, 1), beside the scalar; a general model has neither", async () => {
@@ -180,7 +180,7 @@ describe("the stages that score", () => {
       expect(out.metrics).toMatchObject({
         scored: 4,
         empty: 2,
-        tooLong: 1,
+        unfit: 1,
         safetyPrompts: 1,
         decidedBySafety: gated.filter(Boolean).length
       })

@@ -109,7 +109,28 @@ describe("the stage", () => {
     const short = encodeDemonstrations(tokenizer, [{ messages: dialogue, loss: "answers" }], 66).examples[0]!
     expect(short.lossMask.map(Number).join("")).toBe(masks.answers.slice(22))
     const message = await failureOf(sft, { init, demonstrations: await rowsOf("last-answer") }, { ...config, sequenceLength: 66 })
-    expect(message).toMatch(/Nothing to fine-tune on demonstrations: got 1 demonstrations, of which 1 are longer than 66 tokens/)
+    expect(message).toBe(
+      "Nothing to fine-tune on: got 1 demonstrations, 1 longer than 66 tokens. Raise sequenceLength (the model's context is 80)."
+    )
+  })
+  it("counts dialogues that the chat format can't hold apart, and names the first where nothing is left", async () => {
+    const init = await base()
+    const tagged: Demonstration = { id: "tagged", messages: [user("ab"), assistant("see [INST]")], loss: "answers" }
+    const fit: Demonstration = { id: "fit", messages: dialogue, loss: "answers" }
+    const mixed = await runStage(sft, { init, demonstrations: await rowsArtifact(Demonstrations, [tagged, fit]) }, config)
+    expect(mixed.metrics).toMatchObject({ examples: 1, tooLong: 0, format: 1 })
+    expect(await failureOf(sft, { init, demonstrations: await rowsArtifact(Demonstrations, [tagged]) }, config)).toBe(
+      "Nothing to fine-tune on: got 1 demonstrations, 1 that the chat format can't hold. The first that the format can't hold is " +
+        '"tagged": Message 2 (assistant) contains the tag [INST], which is Llama 2\'s own. Take it out, or leave the dialogue out.'
+    )
+    const long: Demonstration = { id: "long", messages: [user("z".repeat(90)), assistant("a")], loss: "answers" }
+    const both = { init, demonstrations: await rowsArtifact(Demonstrations, [tagged, long]) }
+    expect(await failureOf(sft, both, { ...config, sequenceLength: 4096 })).toMatch(
+      /got 2 demonstrations, 1 longer than 80 tokens and 1 that the chat format can't hold\. Give a model with a longer context\. The first/
+    )
+    expect(await failureOf(sft, { init, demonstrations: await rowsOf() }, config)).toBe(
+      "Nothing to fine-tune on: got 0 demonstrations. Look at the stage before this one."
+    )
   })
   it("in bfloat16 keeps its weights in bfloat16 and has nearly the same losses", async () => {
     const init = await base()

@@ -1,0 +1,28 @@
+/** A model of pipelines/llama2-chat.ts: SFT in two steps (§3.1), and the tuning of a version from its base model (§3.2.3). */
+import { join } from "node:path"
+import { fileAt } from "../../runtime/node.ts"
+import type { Demonstration } from "../../schemas/rows.ts"
+import { importPolicy } from "../../stages/import.ts"
+import { sft } from "../../stages/sft.ts"
+import type { Datasets } from "./data.ts"
+import { bySize, isNamed, type Params, type Policy, type Rows, training } from "./params.ts"
+
+/** A base model, whose weights may be awaited. */
+export const baseOf = (model: string, weights: string): Policy => {
+  if (!isNamed(model)) return importPolicy({ folder: fileAt(model) })
+  const folder = fileAt(weights === "" ? join("weights", `llama-2-${model}`) : weights)
+  return importPolicy({ folder: folder.expecting({ model }) })
+}
+
+/** `model` is a size or a folder; the nodes' names begin with `prefix`. */
+export const student = (
+  { like }: Params,
+  { demonstrations, publicDialogues }: Datasets,
+  { base, model, prefix }: { readonly base: Policy; readonly model: string; readonly prefix: string }
+) => {
+  const tune = (init: Policy, data: Rows<Demonstration>, name: string): Policy =>
+    sft({ init, demonstrations: data }, training).named(`${prefix}${name}`)
+  const bootstrapped = tune(base, publicDialogues, "sft-bootstrap")
+  return { base, tune, prefix, bootstrapped, sft: tune(bootstrapped, demonstrations, "sft"), hyper: bySize[isNamed(model) ? model : like] }
+}
+export type Student = ReturnType<typeof student>

@@ -1,0 +1,59 @@
+/** Why training leaves dialogues out: their length, or their form. The two have different remedies, so they are counted and named apart. */
+import { ChatError, dialogueText } from "../../models/chat.ts"
+import type { Message } from "../../schemas/rows.ts"
+import { EmptyDatasetError } from "./errors.ts"
+
+/** How many rows were left out, and why. */
+export interface LeftOut {
+  readonly tooLong: number
+  /** Those that the chat format can't hold: its own tags in the text, an empty answer, turns that do not alternate. */
+  readonly format: number
+  /** The first of these in words; empty where there is none. */
+  readonly firstFault: string
+}
+
+/** A row that did not fit: its dialogue, or each of several. */
+export interface Unfit {
+  readonly id: string
+  readonly dialogues: ReadonlyArray<ReadonlyArray<Message>>
+}
+
+/** Why the chat format can't hold a dialogue, in words; undefined where it can. */
+const faultOf = (messages: ReadonlyArray<Message>): string | undefined => {
+  try {
+    dialogueText(messages)
+    return undefined
+  } catch (cause) {
+    if (cause instanceof ChatError) return cause.message
+    throw cause
+  }
+}
+
+export const whyLeftOut = (unfit: ReadonlyArray<Unfit>): LeftOut => {
+  const faults = unfit.flatMap(({ id, dialogues }) => {
+    const fault = dialogues.map(faultOf).find((found) => found !== undefined)
+    return fault === undefined ? [] : [`${JSON.stringify(id)}: ${fault}`]
+  })
+  return { tooLong: unfit.length - faults.length, format: faults.length, firstFault: faults[0] ?? "" }
+}
+
+/** The error of a stage of whose `count` rows none is left. `length` is what a row may have, `context` what the model holds. */
+export const nothingLeft = (
+  doing: string,
+  rows: { readonly name: string; readonly count: number },
+  { tooLong, format, firstFault }: LeftOut,
+  { length, context }: { readonly length: number; readonly context: number }
+): EmptyDatasetError => {
+  const reasons = [
+    ...(tooLong > 0 ? [`${tooLong} longer than ${length} tokens`] : []),
+    ...(format > 0 ? [`${format} that the chat format can't hold`] : [])
+  ]
+  const got = `${rows.count} ${rows.name}${reasons.length > 0 ? `, ${reasons.join(" and ")}` : ""}`
+  const longer = length < context ? `Raise sequenceLength (the model's context is ${context}).` : "Give a model with a longer context."
+  const advice = [
+    ...(rows.count === 0 ? ["Look at the stage before this one."] : []),
+    ...(tooLong > 0 ? [longer] : []),
+    ...(format > 0 ? [`The first that the format can't hold is ${firstFault}`] : [])
+  ]
+  return new EmptyDatasetError({ doing, got, message: `Nothing to ${doing}: got ${got}. ${advice.join(" ")}` })
+}
