@@ -4,14 +4,14 @@
  */
 import { execFile } from "node:child_process"
 import { createHash } from "node:crypto"
-import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { readFile, rename, writeFile } from "node:fs/promises"
-import { cpus } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { promisify } from "node:util"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import { machineOf } from "../engine/kernels.ts"
 import { addonPath, addonSourceDigest, buildAddon, findLibtorch } from "../engine/native/build.mjs"
 import { PipelineError } from "../runtime/errors.ts"
 import { makeFolder } from "../runtime/home.ts"
@@ -64,27 +64,17 @@ export const gpusOf = (root: string): ReadonlyArray<string> | undefined => {
   }
 }
 
-const stamp = (path: string): string => {
-  if (!existsSync(path)) return `${path} none`
-  const { size, mtimeMs } = statSync(path)
-  return `${realpathSync(path)} ${size} ${mtimeMs}`
-}
-
 /** Digest of what the answer depends on; undefined when part of that can't be seen. */
 const fingerprint = (device: string, threads: number, { nvidia, environment }: Surroundings): string | undefined => {
   const gpus = device === "cuda" ? gpusOf(nvidia) : []
   if (gpus === undefined) return undefined
   const libtorch = findLibtorch()
-  const folder = libtorch?.libDir ?? "/usr/lib/x86_64-linux-gnu"
-  const libraries = existsSync(folder) ? readdirSync(folder).filter((name) => /^lib(torch|c10|openblas|blas|mkl)/.test(name)) : []
   const parts = [
     device,
     threads,
     addonPath(libtorch),
     addonSourceDigest(),
-    cpus()[0]?.model,
-    ...libraries.map((name) => stamp(join(folder, name))),
-    stamp("/etc/alternatives/libblas.so.3-x86_64-linux-gnu"),
+    ...machineOf(libtorch),
     ...gpus,
     ...[...variables, ...overrides].map((name) => `${name}=${environment[name] ?? ""}`)
   ]

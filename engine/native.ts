@@ -3,6 +3,7 @@
  * it is built against (engine/native/build.mjs).
  */
 import { createRequire } from "node:module"
+import { chooseKernels } from "./kernels.ts"
 
 /** A tensor's handle: slot and generation (see native/addon.cc). */
 export type Handle = number
@@ -54,7 +55,9 @@ export function native(): Native {
   if (loaded !== undefined) return loaded
   const require = createRequire(import.meta.url)
   const build = require("./native/build.mjs") as typeof import("./native/build.mjs")
-  const addon = require(build.buildAddon()) as Native
+  const path = build.buildAddon()
+  chooseKernels(path, build.findLibtorch())
+  const addon = require(path) as Native
   addon.setThreads(1)
   loaded = addon
   return addon
