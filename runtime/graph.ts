@@ -51,10 +51,10 @@ export const descendants = (graph: Graph, id: string): Set<string> => {
   return found
 }
 
-/** The ids a node depends on, directly or not, and itself. */
-export const ancestors = (graph: Graph, id: string): Set<string> => {
+/** The ids that nodes depend on, directly or not, and they themselves. */
+export const ancestors = (graph: Graph, ids: Iterable<string>): Set<string> => {
   const found = new Set<string>()
-  const open = [id]
+  const open = [...ids]
   for (let next = open.pop(); next !== undefined; next = open.pop()) {
     if (found.has(next)) continue
     found.add(next)

@@ -113,7 +113,7 @@ export const chosenNodes = (graph: Graph, options: RunOptions): Effect.Effect<Re
     let selected: Set<string> | undefined
     if (options.from !== undefined) selected = descendants(graph, options.from)
     if (options.until !== undefined) {
-      const above = ancestors(graph, options.until)
+      const above = ancestors(graph, [options.until])
       selected = selected === undefined ? above : new Set([...selected].filter((id) => above.has(id)))
     }
     return selected

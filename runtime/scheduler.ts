@@ -85,6 +85,8 @@ const attempt = <A>(body: () => A): Effect.Effect<A, StoreError> => Effect.try({
 export class Scheduler {
   readonly #graph: Graph
   readonly #selected: ReadonlySet<string> | undefined
+  /** What the selected nodes depend on, and they themselves; undefined: everything. */
+  readonly #needed: ReadonlySet<string> | undefined
   readonly #facts: Facts
   readonly #journal: Journal
   readonly #store: Store
@@ -121,6 +123,7 @@ export class Scheduler {
     this.#flights = new Flights(store.leases(), holder)
     this.#graph = graph
     this.#selected = selected
+    this.#needed = selected === undefined ? undefined : ancestors(graph, selected)
     this.#facts = facts
     this.#journal = journal
     this.#store = store
@@ -235,8 +238,8 @@ export class Scheduler {
           const { digest, stamp } = read.success
           self.#made.set(id, { digest, contentDigest: digest, path: node.path, type: node.type.name, stamp })
         } else if (existsSync(node.path)) self.#unreadable.set(id, read.failure.message)
-        // A wrong path, most likely: nothing is to run for hours before that is said.
-        else return yield* read.failure
+        // A wrong path, most likely: nothing is to run for hours before that is said. What none of the chosen nodes needs may come later.
+        else if (self.#isNeeded(id)) return yield* read.failure
         return
       }
       const unreadable = dependencies(node).find((dependency) => self.#unreadable.has(dependency))
@@ -249,8 +252,7 @@ export class Scheduler {
         if (trace !== undefined) return void self.#found(node, key, parts, trace)
       }
       if (self.#selected !== undefined && !self.#selected.has(id)) {
-        const needed = [...self.#selected].some((selected) => ancestors(self.#graph, selected).has(id))
-        if (needed)
+        if (self.#isNeeded(id))
           return yield* new PipelineError({
             message: `Node "${id}" is needed but not selected, and its result is not in the store. Run it first (--until ${id}), or leave the selection out.`
           })
@@ -275,6 +277,10 @@ export class Scheduler {
     } catch {
       // They go when the run does.
     }
+  }
+
+  #isNeeded(id: string): boolean {
+    return this.#needed === undefined || this.#needed.has(id)
   }
 
   #isForced(id: string): boolean {

@@ -41,8 +41,11 @@ export const edit = (folder: string, name: string, change: (text: string) => str
   writeFileSync(join(folder, name), after)
 }
 
-export const loadFixture = async (folder: string): Promise<Fixture> => {
-  const { default: pipeline } = (await import(pathToFileURL(join(folder, "pipeline.ts")).href)) as { readonly default: AnyPipeline }
+/** `version` makes Node import it anew after an edit. */
+export const loadFixture = async (folder: string, version = ""): Promise<Fixture> => {
+  const { default: pipeline } = (await import(pathToFileURL(join(folder, "pipeline.ts")).href + version)) as {
+    readonly default: AnyPipeline
+  }
   const numerics: Record<string, string> = { libtorch: "none" }
   const optionsOf = (settings: Record<string, string>, options: Partial<RunOptions>): RunOptions => ({
     home: join(folder, "home"),

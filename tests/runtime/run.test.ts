@@ -138,6 +138,16 @@ describe("a run", () => {
     expect((await fixture.plan()).lines).toEqual(["run", "code: effect 4.1.0 -> 4.1.1"])
   })
 
+  it("does without a file that none of the selected nodes needs", async () => {
+    edit(fixture.folder, "pipeline.ts", (text) =>
+      text.replace("return { loud", 'const more = lines({ file: fileAt("/nowhere/later.txt") }).named("more")\n  return { more, loud')
+    )
+    const changed = await loadFixture(fixture.folder, "?more")
+    expect(statuses(await changed.run({}, { until: "shout" }))).toMatchObject({ lines: "ran", shout: "ran", more: "skipped" })
+    for (const selection of [{ until: "more" }, {}])
+      await expect(changed.run({}, selection)).rejects.toThrow(/Reading the input \/nowhere\/later\.txt: there is no such file/)
+  })
+
   it("selects nodes by only, from, until and force", async () => {
     expect(statuses(await fixture.run({}, { until: "shout" }))).toEqual({ lines: "ran", shout: "ran", wait: "skipped", counts: "skipped" })
     expect(statuses(await fixture.run({}, { only: "wait" }))).toMatchObject({ lines: "hit", wait: "ran", counts: "skipped" })
