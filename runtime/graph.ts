@@ -52,7 +52,7 @@ export const descendants = (graph: Graph, id: string): Set<string> => {
 }
 
 /** The ids that nodes depend on, directly or not, and they themselves. */
-export const ancestors = (graph: Graph, ids: Iterable<string>): Set<string> => {
+export const ancestors = (graph: Graph, ids: ReadonlyArray<string> | ReadonlySet<string>): Set<string> => {
   const found = new Set<string>()
   const open = [...ids]
   for (let next = open.pop(); next !== undefined; next = open.pop()) {

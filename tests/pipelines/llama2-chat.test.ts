@@ -11,7 +11,7 @@ const refused = (params: Record<string, unknown>): Promise<string> =>
 const node = (graph: Graph, id: string) => graph.nodes.get(id) as StageNode
 const ofStage = (graph: Graph, name: string) =>
   [...graph.nodes.values()].filter((one): one is StageNode => one.kind === "stage" && one.stage.name === name)
-const has = (graph: Graph, id: string, above: string) => ancestors(graph, id).has(above)
+const has = (graph: Graph, id: string, above: string) => ancestors(graph, [id]).has(above)
 
 const whole = await graphOf()
 const versions = ["rlhf-v1", "rlhf-v2", "rlhf-v3", "rlhf-v4", "rlhf-v5-rs"]

@@ -127,7 +127,7 @@ describe("what the studies share", async () => {
       expect(config["temperatureFirst"]).not.toBe(config["temperatureSecond"])
     }
     expect(node(graph, "public-dialogues").config["quality"]).toBe("public")
-    expect(ancestors(graph, "sft-bootstrap").has("demonstrations")).toBe(false)
+    expect(ancestors(graph, ["sft-bootstrap"]).has("demonstrations")).toBe(false)
   })
   it("is judged on prompts that no model saw", () => {
     for (const kind of ["helpfulness", "safety"]) expect(node(graph, `held-out-${kind}`).config["split"]).toBe("heldOut")

@@ -79,7 +79,7 @@ describe("the study", () => {
     expect(node(full, "pairs-safety-3").inputs.prompts).toBe("batch-safety-3")
   })
   it("guards against reward hacking by a model that saw no pair of what is tuned", () => {
-    const above = ancestors(full, "general-reward")
+    const above = ancestors(full, ["general-reward"])
     for (const id of ["sft", "rlhf-v1", "preferences-helpfulness-1", "preferences-safety-1"]) expect(above.has(id)).toBe(false)
     expect(node(full, "guard").inputs.scored).toHaveLength(8)
     expect(node(full, "guard").inputs.general).toHaveLength(8)
