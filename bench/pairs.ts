@@ -21,6 +21,9 @@ if (ours === undefined || peer === undefined) {
   process.exit(2)
 }
 
+// Loaded before the first pair: the peer gets the same OpenBLAS kernels (engine/kernels.ts), by the variable that this sets.
+const { libtorch, blas, cpuCapability } = environment()
+
 /** Tokens a second by case, from lines that name a case and end with (or hold) "N tok/s" or "tok/s N". */
 const speeds = (output: string): Map<string, number> => {
   const found = new Map<string, number>()
@@ -44,9 +47,8 @@ for (let pair = 0; pair < Number(count); pair++) {
 }
 
 const median = (values: ReadonlyArray<number>): number => values.toSorted((x, y) => x - y)[values.length >> 1]!
-const { libtorch, blas, cpuCapability } = environment()
 process.stdout.write(
-  `${what}, ${count} pairs, ${cpus()[0]?.model}, libtorch ${libtorch}, ${blas.split(" ").slice(0, 2).join(" ")}, ${cpuCapability}, 1 thread\n`
+  `${what}, ${count} pairs, ${cpus()[0]?.model}, libtorch ${libtorch}, ${blas.split(" ").slice(0, 2).join(" ")} (${blas.split(" ").at(-1)}), ${cpuCapability}, 1 thread\n`
 )
 process.stdout.write("| case | ours, tokens/s | peer, tokens/s | ratio (median) | lowest | highest |\n|---|---|---|---|---|---|\n")
 for (const [name, pairs] of ratios) {

@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url"
 import { promisify } from "node:util"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import { machineOf } from "../engine/kernels.ts"
+import { chooseKernels, machineOf } from "../engine/kernels.ts"
 import { addonPath, addonSourceDigest, buildAddon, findLibtorch } from "../engine/native/build.mjs"
 import { PipelineError } from "../runtime/errors.ts"
 import { makeFolder } from "../runtime/home.ts"
@@ -99,6 +99,8 @@ export const engineNumerics = (home: string, others: Partial<Surroundings> = {})
     describe: (device, threads) =>
       Effect.tryPromise({
         try: async () => {
+          // Here rather than in each child: what is described and what computes take the same kernels.
+          chooseKernels(buildAddon(), findLibtorch())
           const print = fingerprint(device, threads, around)
           if (print === undefined) return await describe(device, threads)
           const file = join(home, "numerics", `${print}.json`)

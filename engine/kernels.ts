@@ -6,7 +6,9 @@
 import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync, realpathSync, renameSync, statSync, writeFileSync } from "node:fs"
+import { cpus } from "node:os"
 import { dirname, join } from "node:path"
+import { fileURLToPath } from "node:url"
 import type { Libtorch } from "./native/build.mjs"
 
 export interface Processor {
@@ -53,16 +55,15 @@ const withoutAvx2 = new Set(
   ].concat(["Athlon", "Opteron", "Opteron_SSE3", "Barcelona", "Bobcat", "Bulldozer", "Piledriver", "Steamroller"])
 )
 
-/** The core whose kernels OpenBLAS should take on this processor in place of `core`, which it took by itself; undefined where that is right. */
-export const missedCore = ({ flags, vendor }: Processor, core: string): string | undefined => {
-  if (!withoutAvx2.has(core)) return undefined
-  if (["avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"].every((flag) => flags.has(flag))) return "SkylakeX"
-  if (!flags.has("avx2") || !flags.has("fma")) return undefined
-  return vendor === "AuthenticAMD" ? "Zen" : "Haswell"
+/** Cores whose kernels OpenBLAS should take on this processor in place of `core`, which it took by itself: the best first; none where that is right. */
+export const missedCores = ({ flags, vendor }: Processor, core: string): ReadonlyArray<string> => {
+  if (!withoutAvx2.has(core) || !flags.has("avx2") || !flags.has("fma")) return []
+  const avx512 = ["avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"].every((flag) => flags.has(flag))
+  return [...(avx512 ? ["SkylakeX"] : []), vendor === "AuthenticAMD" ? "Zen" : "Haswell"]
 }
 
 /** A file as it is now, for telling whether it has changed. */
-export const stamp = (path: string): string => {
+const stamp = (path: string): string => {
   if (!existsSync(path)) return `${path} none`
   const { size, mtimeMs } = statSync(path)
   return `${realpathSync(path)} ${size} ${mtimeMs}`
@@ -74,52 +75,76 @@ export const machineOf = (libtorch: Libtorch | undefined): ReadonlyArray<string>
   const folder = libtorch?.libDir ?? "/usr/lib/x86_64-linux-gnu"
   const libraries = existsSync(folder) ? readdirSync(folder).filter((name) => /^lib(torch|c10|openblas|blas|mkl)/.test(name)) : []
   return [
-    ...(found === undefined ? ["no /proc/cpuinfo"] : [found.vendor, found.version, [...found.flags].sort().join(" ")]),
+    // The name says little on x86 and all there is elsewhere.
+    cpus()[0]?.model ?? "",
+    ...(found === undefined ? [] : [found.vendor, found.version, [...found.flags].sort().join(" ")]),
     ...libraries.map((name) => stamp(join(folder, name))),
     stamp("/etc/alternatives/libblas.so.3-x86_64-linux-gnu")
   ]
 }
 
-/** Loads the addon in a process of its own, multiplies two matrices, and says what BLAS did it; undefined where it ends otherwise. */
-const askBlas = (addon: string, core: string | undefined): string | undefined => {
+/** How a process ended that was asked. */
+export interface Asked {
+  readonly status: number | null
+  readonly signal: string | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
+/** Loads the addon in a process of its own, multiplies two matrices, and prints what BLAS did it. */
+const ask = (addon: string, core: string | undefined): Asked => {
   const script = `
     const addon = require(${JSON.stringify(addon)})
     const ones = addon.fromBytes(new Float32Array(4096).fill(1), [64, 64], 6, "cpu")
     const product = new Float32Array(4096)
     addon.toBytes(addon.call(addon.findOperator("aten::mm", ""), ones, ones), product)
-    if (product.every((value) => value === 64)) process.stdout.write(addon.environment().blas)`
+    if (!product.every((value) => value === 64)) process.exit(3)
+    process.stdout.write(addon.environment().blas)`
   const env = core === undefined ? process.env : { ...process.env, OPENBLAS_CORETYPE: core }
-  const answer = spawnSync(process.execPath, ["-e", script], { encoding: "utf8", env })
-  return answer.status === 0 ? answer.stdout : undefined
+  return spawnSync(process.execPath, ["-e", script], { encoding: "utf8", env })
 }
 
-/** The core at the end of what OpenBLAS says of itself. */
-const coreOf = (blas: string | undefined): string => (blas?.startsWith("OpenBLAS") === true ? blas.split(" ").at(-1)! : "")
+/** The core at the end of what OpenBLAS says of itself; empty for another BLAS. */
+const coreOf = (blas: string): string => (blas.startsWith("OpenBLAS") ? blas.split(" ").at(-1)! : "")
 
-/** The core to set for this addon on this machine; empty: none. Asks libtorch twice at most, half a second each, and keeps the answer beside the addon. */
-const chosenCore = (addon: string, libtorch: Libtorch | undefined, here: Processor): string => {
-  const machine = createHash("sha256")
-    .update(JSON.stringify(machineOf(libtorch)))
-    .digest("hex")
-    .slice(0, 16)
-  const file = join(dirname(addon), `core-${machine}`)
+/**
+ * The core to set for this addon on this machine; empty: none. Asks libtorch two or three times, up to a second each, and keeps the answer beside the addon: under
+ * what it depends on, this module among that. Throws where a process that was asked did not answer: taking slow kernels for that would change what is computed.
+ */
+export const chosenCore = (addon: string, machine: ReadonlyArray<string>, here: Processor, asking = ask): string => {
+  const parts = [...machine, readFileSync(fileURLToPath(import.meta.url), "utf8")]
+  const file = join(dirname(addon), `core-${createHash("sha256").update(JSON.stringify(parts)).digest("hex").slice(0, 16)}`)
   if (existsSync(file)) return readFileSync(file, "utf8")
-  const own = coreOf(askBlas(addon, undefined))
-  const better = missedCore(here, own) ?? ""
-  const core = better !== "" && coreOf(askBlas(addon, better)) === better ? better : ""
+  /** undefined: the processor, or the product, does not bear these kernels. */
+  const answer = (core: string | undefined): string | undefined => {
+    const { signal, status, stderr, stdout } = asking(addon, core)
+    if (status === 0) return coreOf(stdout)
+    if (core !== undefined && (signal === "SIGILL" || status === 3)) return undefined
+    const end = signal === null ? `ended with ${status}: ${stderr.trim().split("\n").at(-1)!}` : `was ended by ${signal}`
+    throw new Error(
+      `Asking libtorch which OpenBLAS kernels it takes on this processor: expected an answer, but the process ${end}. Run this again, or name them in OPENBLAS_CORETYPE (Haswell for AVX2, SkylakeX for AVX-512).`
+    )
+  }
+  const chosen = missedCores(here, answer(undefined)!).find((core) => answer(core) === core) ?? ""
   try {
-    writeFileSync(`${file}.${process.pid}`, core)
+    writeFileSync(`${file}.${process.pid}`, chosen)
     renameSync(`${file}.${process.pid}`, file)
   } catch {
     // The cache can't be written: asked again next time.
   }
-  return core
+  return chosen
 }
 
-/** Before the addon is loaded: sets OPENBLAS_CORETYPE where OpenBLAS would mistake this processor. A user's own setting stays. */
+/** Before the addon is loaded: sets OPENBLAS_CORETYPE where OpenBLAS would mistake this processor. A user's own setting stays; an empty one is none. */
 export const chooseKernels = (addon: string, libtorch: Libtorch | undefined): void => {
+  const set = process.env["OPENBLAS_CORETYPE"]
+  if (set !== undefined && set !== "") return
+  // OpenBLAS takes an empty one for the name of a core that it does not know.
+  delete process.env["OPENBLAS_CORETYPE"]
   const here = processor()
-  if (here === undefined || !here.flags.has("avx2") || process.env["OPENBLAS_CORETYPE"] !== undefined) return
-  const core = chosenCore(addon, libtorch, here)
+  if (here?.flags.has("avx2") !== true) return
+  const machine = machineOf(libtorch)
+  if (!machine.some((part) => part.includes("openblas"))) return
+  const core = chosenCore(addon, machine, here)
   if (core !== "") process.env["OPENBLAS_CORETYPE"] = core
 }

@@ -1,7 +1,10 @@
 import { spawnSync } from "node:child_process"
-import { expect, it } from "vitest"
+import { mkdtempSync, readdirSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import { environment } from "../../engine/device.ts"
-import { machineOf, missedCore, parseProcessor, processor } from "../../engine/kernels.ts"
+import { type Asked, chosenCore, machineOf, missedCores, parseProcessor, processor } from "../../engine/kernels.ts"
 import { findLibtorch } from "../../engine/native/build.mjs"
 
 const emerald = `processor	: 0
@@ -23,14 +26,57 @@ it("a processor is told apart by its numbers: its name says too little", () => {
   expect(machineOf(findLibtorch())).toContain(processor()?.version ?? "no /proc/cpuinfo")
 })
 
+const of = (vendor: string, ...flags: ReadonlyArray<string>) => ({ vendor, version: "", flags: new Set(flags) })
+
 it("kernels older than the processor are replaced by what it can do, others stay", () => {
-  const of = (vendor: string, ...flags: ReadonlyArray<string>) => ({ vendor, version: "", flags: new Set(flags) })
-  expect(missedCore(parseProcessor(emerald), "Prescott")).toBe("SkylakeX")
-  expect(missedCore(of("GenuineIntel", "avx2", "fma", "avx512f"), "Prescott")).toBe("Haswell")
-  expect(missedCore(of("AuthenticAMD", "avx2", "fma"), "Barcelona")).toBe("Zen")
-  expect(missedCore(of("GenuineIntel", "sse3", "avx"), "Sandybridge")).toBeUndefined()
+  expect(missedCores(parseProcessor(emerald), "Prescott")).toEqual(["SkylakeX", "Haswell"])
+  expect(missedCores(of("GenuineIntel", "avx2", "fma", "avx512f"), "Prescott")).toEqual(["Haswell"])
+  expect(missedCores(of("AuthenticAMD", "avx2", "fma"), "Barcelona")).toEqual(["Zen"])
+  expect(missedCores(of("GenuineIntel", "sse3", "avx"), "Sandybridge")).toEqual([])
   for (const core of ["Haswell", "Zen", "SkylakeX", "Cooperlake", "SapphireRapids", "armv8", ""])
-    expect(missedCore(parseProcessor(emerald), core)).toBeUndefined()
+    expect(missedCores(parseProcessor(emerald), core)).toEqual([])
+})
+
+describe("the choice of kernels", () => {
+  let folder: string
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), "caravan-kernels-"))
+  })
+  afterEach(() => rmSync(folder, { recursive: true }))
+
+  const said = (core: string): Asked => ({ status: 0, signal: null, stdout: `OpenBLAS 0.3.21 DYNAMIC_ARCH ${core}`, stderr: "" })
+  const ended = (signal: string | null, status: number | null = null, stderr = ""): Asked => ({ status, signal, stdout: "", stderr })
+  /** Chooses with these answers, by the core that is asked for ("" for OpenBLAS's own); and what was asked. */
+  const choose = (answers: Record<string, Asked>, machine: ReadonlyArray<string> = ["machine"]) => {
+    const asked: Array<string> = []
+    const core = chosenCore(join(folder, "addon.node"), machine, parseProcessor(emerald), (_, core = "") => {
+      asked.push(core)
+      return answers[core]!
+    })
+    return { core, asked }
+  }
+
+  it("is asked for once, and again on another machine", () => {
+    const answers = { "": said("Prescott"), SkylakeX: said("SkylakeX") }
+    expect(choose(answers)).toEqual({ core: "SkylakeX", asked: ["", "SkylakeX"] })
+    expect(choose(answers)).toEqual({ core: "SkylakeX", asked: [] })
+    expect(choose({ "": said("Cooperlake") }, ["another"])).toEqual({ core: "", asked: [""] })
+  })
+
+  it("passes over kernels that OpenBLAS does not have, that the processor does not bear, or that multiply wrongly", () => {
+    for (const [i, refused] of [said("Cooperlake"), ended("SIGILL"), ended(null, 3)].entries())
+      expect(choose({ "": said("Prescott"), SkylakeX: refused, Haswell: said("Haswell") }, [`${i}`]).core).toBe("Haswell")
+    const none = { "": said("Prescott"), SkylakeX: ended("SIGILL"), Haswell: ended("SIGILL") }
+    expect(choose(none, ["none"])).toEqual({ core: "", asked: ["", "SkylakeX", "Haswell"] })
+  })
+
+  it("is not made, and not kept, where there was no answer", () => {
+    const answers = { "": said("Prescott"), SkylakeX: ended("SIGKILL") }
+    expect(() => choose(answers)).toThrow(/expected an answer, but the process was ended by SIGKILL\. Run this again, or name them/)
+    expect(() => choose({ "": ended(null, 1, "at line 1\nError: no such library") })).toThrow(/ended with 1: Error: no such library/)
+    expect(readdirSync(folder)).toEqual([])
+    expect(choose({ ...answers, SkylakeX: said("SkylakeX") }).core).toBe("SkylakeX")
+  })
 })
 
 const fast = processor()?.flags.has("avx2") === true && environment().blas.startsWith("OpenBLAS")
@@ -48,7 +94,9 @@ const coreUnder = (setting: string | undefined): string => {
 it.skipIf(!fast)("OpenBLAS multiplies with kernels that this processor deserves", () => {
   const core = coreUnder(undefined)
   expect(core).not.toBe("")
-  expect(missedCore(processor()!, core)).toBeUndefined()
+  expect(missedCores(processor()!, core)).toEqual([])
+  // An empty setting is none: OpenBLAS would take it for an unknown core's name, and other kernels with it.
+  expect(coreUnder("")).toBe(core)
 })
 
 it.skipIf(!fast)("a user's own OPENBLAS_CORETYPE stays", () => {
