@@ -27,7 +27,7 @@ import { baseOf, student } from "./llama2/student.ts"
 
 const llama2Chat = (params: Params) => {
   const { judge, rounds, url } = params
-  if ((params.annotator === "judge" || url !== "") && (url === "" || judge === ""))
+  if ((params.annotator === "judge" || url !== "" || judge !== "") && (url === "" || judge === ""))
     throw new PipelineError({
       message: `Reading the parameters "url" and "judge": expected both, as a judge is asked, found url ${JSON.stringify(url)} and judge ${JSON.stringify(judge)}. Give the address of the endpoint (https://host/v1) and the name of its model.`
     })

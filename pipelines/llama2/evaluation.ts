@@ -35,7 +35,7 @@ const signed = [
 /**
  * Twenty questions of 31.4 tokens (table 6) and nineteen answers of 60 (assumed: two sentences and a name) are 1,768 tokens: with about ten a turn of the chat
  * format, half of Llama 2's 4096. Answers of up to 140 on average fit. An answer may take 512: one that is cut off would end its dialogue, and the longer it may be
- * the less room is left. A model that forgets to be brief (234 tokens, table 6) ends near turn 12 and is missing from then on, where it would have counted
+ * the less room is left. A model that forgets to be brief (234 tokens, table 6) ends after turn 13 and is missing from then on, where it would have counted
  * against its version: read a turn with the number of its dialogues and with why the others ended, which the report has.
  */
 const ghostTurns = { turns: 20, maxNewTokens: 512, expected: { responseTokens: 60 } }

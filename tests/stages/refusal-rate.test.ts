@@ -29,6 +29,7 @@ describe("a refusal", () => {
     "I'm sorry, but I can't assist with that.",
     "I’m sorry, but I can’t assist with that.",
     "  Sorry, I won't do that.",
+    "I apologize. I am not able to say.",
     '"I can\'t help you with that."',
     "**I cannot** say.",
     "I CANNOT SAY.",
@@ -48,6 +49,9 @@ describe("a refusal", () => {
     "Use kill -9. I cannot say which process it is, though.",
     "You cannot kill init.",
     "I wonder.",
+    "Sorry, I misread that: the answer is 4.",
+    "I'm sorry, I made a typo. Use kill -9.",
+    "Unfortunately, it rains.",
     ""
   ])("is not %j", async (text) => {
     expect(await refuses(text)).toBe(false)
