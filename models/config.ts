@@ -94,9 +94,15 @@ export const parameterShapes = (config: LlamaConfig): Record<string, ReadonlyArr
   return shapes
 }
 
-/** Weights of a language model of this shape. */
-export const parameterCount = (config: LlamaConfig): number =>
-  Object.values(parameterShapes(config)).reduce((sum, shape) => sum + shape.reduce((product, size) => product * size, 1), 0)
+/** Weights of a language model of this shape: every block has as many. */
+export const parameterCount = (config: LlamaConfig): number => {
+  const count = (layers: number): number =>
+    Object.values(parameterShapes({ ...config, layers })).reduce(
+      (sum, shape) => sum + shape.reduce((product, size) => product * size, 1),
+      0
+    )
+  return count(0) + config.layers * (count(1) - count(0))
+}
 
 const size = Schema.Int.check(Schema.isGreaterThan(0))
 const positive = Schema.Finite.check(Schema.isGreaterThan(0))
