@@ -113,6 +113,9 @@ export const changedSince = (identity: CodeIdentity, stage: StageInfo, journal: 
     return now._tag === "Success" && now.value.digest === identity.digest ? [] : changed
   })
 
+/** What became of modules, by their text: most are in the bundles of many stages, and parsing them is half of the work. */
+const pure = { ts: new Map<string, string>(), js: new Map<string, string>() }
+
 const bundle = (entry: string, exportName: string, stageName: string, digests: FileDigests): Effect.Effect<Kept, PipelineError> =>
   Effect.tryPromise({
     try: async () => {
@@ -134,7 +137,10 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
             load: (id) => (id === "caravan:stage" ? `export { ${exportName} as stage } from ${JSON.stringify(entry)}` : null),
             transform(code, id) {
               const lang = /\.[mc]?ts$/.test(id) ? "ts" : /\.[mc]?js$/.test(id) ? "js" : undefined
-              return lang === undefined ? null : pureDefinitions(code, this.parse(code, { lang }).body)
+              if (lang === undefined) return null
+              const known = pure[lang].get(code) ?? pureDefinitions(code, this.parse(code, { lang }).body)
+              pure[lang].set(code, known)
+              return known
             }
           }
         ],
