@@ -10,6 +10,7 @@ import { outputLines } from "./outputs.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "./pipeline-file.ts"
 import { duration, showProgress } from "./progress.ts"
 import { openEvents, runFlags, runOptions, untilInterrupted } from "./run-flags.ts"
+import { plain } from "./width.ts"
 
 /** The document that --json prints. */
 const document = (result: RunResult) => ({
@@ -31,19 +32,24 @@ const document = (result: RunResult) => ({
 /** How many nodes the summary names, at most. */
 const shownNodes = 40
 
-/** A line for each node that was not simply found. */
+/** A line for each node that ran, with what failed of it; of the others how many there are. */
 const nodeTable = (result: RunResult): ReadonlyArray<string> => {
-  const nodes = result.nodes.filter(({ status }) => status !== "hit")
-  const found = result.nodes.length - nodes.length
+  const of = (...statuses: ReadonlyArray<string>) => result.nodes.filter(({ status }) => statuses.includes(status))
+  const [nodes, skipped, found] = [of("ran", "failed"), of("skipped"), of("hit").length]
   const width = Math.max(0, ...nodes.map(({ id }) => id.length))
+  const names = skipped.slice(0, 5).map(({ id }) => id)
   return [
-    `Nodes: ${found} found in the store${nodes.length === 0 ? "" : ", and"}`,
+    `Nodes: ${found} found in the store${nodes.length + skipped.length === 0 ? "" : ", and"}`,
     ...nodes
       .slice(0, shownNodes)
-      .map(({ id, status, milliseconds }) =>
-        `  ${status.padEnd(7)}  ${id.padEnd(width)}  ${status === "skipped" ? "" : duration(milliseconds)}`.trimEnd()
-      ),
-    ...(nodes.length > shownNodes ? [`  ... and ${nodes.length - shownNodes} more`] : [])
+      .flatMap(({ error, id, milliseconds, status }) => [
+        `  ${status.padEnd(7)}  ${id.padEnd(width)}  ${duration(milliseconds)}`,
+        ...(error === null ? [] : error.split("\n").map((line) => `           ${plain(line)}`))
+      ]),
+    ...(nodes.length > shownNodes ? [`  ... and ${nodes.length - shownNodes} more`] : []),
+    ...(skipped.length === 0
+      ? []
+      : [`  skipped  ${names.join(", ")}${skipped.length > names.length ? ` and ${skipped.length - names.length} more` : ""}`])
   ]
 }
 

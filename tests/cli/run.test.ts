@@ -66,6 +66,14 @@ describe("caravan run", () => {
       nodes: [{ id: "lines", status: "failed" }, { status: "skipped", digest: null }, { status: "skipped" }, { status: "skipped" }],
       outputs: {}
     })
+    // For people: what failed and why, and how many wait for it, in few lines.
+    const [head, ...rows] = on("run", "--set", "lines.touch=true").stdout.trimEnd().split("\n")
+    expect(head).toBe("Nodes: 0 found in the store, and")
+    expect(rows).toEqual([
+      expect.stringMatching(/^ {2}failed {3}lines {2}\S/),
+      expect.stringMatching(/^ {11}.* changed while it was read\. .*run again\.$/),
+      "  skipped  shout, wait, counts"
+    ])
     caravan(folder, "run", "pipeline.ts")
   })
 })
