@@ -26,8 +26,8 @@ import {
   type ScoredCompletion,
   ScoredCompletions
 } from "../schemas/rows.ts"
-import { sameMessages } from "./shared/pairing.ts"
 import { EmptyDatasetError } from "./shared/errors.ts"
+import { sameMessages } from "./shared/pairing.ts"
 import { bootstrapMean, mean } from "./shared/statistics.ts"
 
 /** Preprompts that can't be made, or datasets that do not belong together. */
