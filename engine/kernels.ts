@@ -1,6 +1,6 @@
 /**
  * Which of OpenBLAS's kernels multiply matrices on the CPU. OpenBLAS knows processors by their model number, and takes those of 2004 (Prescott, SSE3) for
- * one that is newer than itself: 0.3.21 of Debian 12 does so for Intel's Emerald Rapids, where they take five times as long as those for AVX-512
+ * one that is newer than itself: 0.3.21 of Debian 12 does so for Intel's Emerald Rapids, where they take three to five times as long as those for AVX-512
  * (docs/performance.md). Here what the processor can do decides in such a case.
  */
 import { spawnSync } from "node:child_process"
