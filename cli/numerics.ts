@@ -84,7 +84,11 @@ const fingerprint = (device: string, threads: number, { nvidia, environment }: S
 const ask = async (device: string, threads: number): Promise<Record<string, string>> => {
   buildAddon()
   const script = fileURLToPath(import.meta.resolve(import.meta.url.endsWith(".ts") ? "./describe-numerics.ts" : "./describe-numerics.js"))
-  const { stdout } = await promisify(execFile)(process.execPath, [script, device, String(threads)], { encoding: "utf8" })
+  const asking = promisify(execFile)(process.execPath, [script, device, String(threads)], { encoding: "utf8" })
+  const { stdout } = await asking.catch((error: Error & { readonly stderr: string }) => {
+    // What it said is the reason; the command that was run is none of the user's.
+    throw new Error(error.stderr.trim() || error.message, { cause: error })
+  })
   return { ...(JSON.parse(stdout) as Record<string, string>), addon: addonSourceDigest() }
 }
 

@@ -2,6 +2,7 @@
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { hasCuda } from "../../engine/device.ts"
 import { writeModelFile } from "../../models/tokenizer/model-file.ts"
 import { trainTokenizer } from "../../models/tokenizer/index.ts"
 import { caravan, removeFolder, workFolder } from "./caravan.ts"
@@ -85,6 +86,15 @@ describe("parameters", () => {
     ))
   it("an unknown node", () =>
     refuses(["plan", hh, "--set", "data=pairs.jsonl", "--set", "sfft.epochs=1"], /there is no node "sfft"\. Did you mean "sft"\?/))
+})
+
+describe("a device", () => {
+  it.skipIf(hasCuda())("that is not there: the reason, not the command that found it", () =>
+    refuses(
+      ["plan", hh, "--set", "data=pairs.jsonl", "--device", "cuda"],
+      /^Looking at the tensor engine: there is no CUDA device here .*use --device cpu\s*$/
+    )
+  )
 })
 
 describe("files", () => {
