@@ -6,8 +6,8 @@ import * as Effect from "effect/Effect"
 import { readRecords } from "../data/records.ts"
 import { fromHuggingFace, type LlamaConfig } from "../models/config.ts"
 import { type Accelerator, accelerators, carbonIntensity, carbonKg, energyKwh } from "../models/cost.ts"
-import type { GraphNode, StageNode } from "../runtime/graph.ts"
-import type { Plan, PlannedNode } from "../runtime/plan.ts"
+import type { GraphNode, StageNode } from "../runtime/define/graph.ts"
+import type { Plan, PlannedNode } from "../runtime/run/plan.ts"
 import {
   assumptions,
   estimatorOf,
@@ -19,9 +19,9 @@ import {
   unknown,
   UnknownSize,
   type Work
-} from "../stages/shared/cost.ts"
+} from "../stages/common/cost.ts"
 import { type Flags, type Given, UsageError } from "./command.ts"
-import { count, size, table } from "./units.ts"
+import { count, size, table } from "./display/units.ts"
 
 export const costFlags: Flags = {
   gpu: { value: Object.keys(accelerators).join("|"), help: "GPU to reckon the cost with; a100-80gb, the paper's, unless given" },

@@ -10,32 +10,32 @@ interface Entry {
 }
 
 const commands: Readonly<Record<string, Entry>> = {
-  run: { summary: "run a pipeline; what is in the store is not made again", load: () => import("./run.ts"), works: true },
+  run: { summary: "run a pipeline; what is in the store is not made again", load: () => import("./commands/run.ts"), works: true },
   sweep: {
     summary: "run a pipeline with every combination of some values; a table of what came of each",
-    load: () => import("./sweep.ts"),
+    load: () => import("./commands/sweep.ts"),
     works: true
   },
-  plan: { summary: "what a run would do, and why", load: () => import("./plan.ts") },
-  why: { summary: "why a node would run, or would not", load: () => import("./why.ts") },
-  graph: { summary: "the pipeline's graph, as text, Mermaid or JSON", load: () => import("./graph.ts") },
-  runs: { summary: "what ran here", load: () => import("./runs.ts") },
-  show: { summary: "one run: what it was asked for, what became of each node", load: () => import("./show.ts") },
-  diff: { summary: "how two runs differ, node by node", load: () => import("./diff.ts") },
-  log: { summary: "what a node said while it ran", load: () => import("./log.ts") },
-  lineage: { summary: "which run, code and data made an artifact, and what was made of it", load: () => import("./lineage.ts") },
-  verify: { summary: "run nodes again and compare with what is in the store", load: () => import("./verify.ts"), works: true },
-  bless: { summary: "let a result stand for code that changed without changing it", load: () => import("./bless.ts"), works: true },
-  freeze: { summary: "write a lock file that run --locked holds to", load: () => import("./freeze.ts"), works: true },
-  du: { summary: "what takes the store's space", load: () => import("./du.ts") },
-  gc: { summary: "what of the store can go; deletes it with --yes", load: () => import("./gc.ts"), works: true },
-  pin: { summary: "keep gc from an artifact; list the pins", load: () => import("./pin.ts"), works: true },
-  unpin: { summary: "let gc take an artifact again", load: () => import("./unpin.ts"), works: true },
-  sample: { summary: "answers of a checkpoint, to a file of prompts or in a dialogue", load: () => import("./sample.ts") },
-  tokenize: { summary: "token ids of lines of text", load: () => import("./tokenize.ts") },
-  logprobs: { summary: "log-probabilities of token sequences under a checkpoint", load: () => import("./logprobs.ts") },
-  doctor: { summary: "what this machine has, and what is wrong with it", load: () => import("./doctor.ts") },
-  setup: { summary: "find or get libtorch and build the tensor addon", load: () => import("./setup.ts"), works: true }
+  plan: { summary: "what a run would do, and why", load: () => import("./commands/plan.ts") },
+  why: { summary: "why a node would run, or would not", load: () => import("./commands/why.ts") },
+  graph: { summary: "the pipeline's graph, as text, Mermaid or JSON", load: () => import("./commands/graph.ts") },
+  runs: { summary: "what ran here", load: () => import("./commands/runs.ts") },
+  show: { summary: "one run: what it was asked for, what became of each node", load: () => import("./commands/show.ts") },
+  diff: { summary: "how two runs differ, node by node", load: () => import("./commands/diff.ts") },
+  log: { summary: "what a node said while it ran", load: () => import("./commands/log.ts") },
+  lineage: { summary: "which run, code and data made an artifact, and what was made of it", load: () => import("./commands/lineage.ts") },
+  verify: { summary: "run nodes again and compare with what is in the store", load: () => import("./commands/verify.ts"), works: true },
+  bless: { summary: "let a result stand for code that changed without changing it", load: () => import("./commands/bless.ts"), works: true },
+  freeze: { summary: "write a lock file that run --locked holds to", load: () => import("./commands/freeze.ts"), works: true },
+  du: { summary: "what takes the store's space", load: () => import("./commands/du.ts") },
+  gc: { summary: "what of the store can go; deletes it with --yes", load: () => import("./commands/gc.ts"), works: true },
+  pin: { summary: "keep gc from an artifact; list the pins", load: () => import("./commands/pin.ts"), works: true },
+  unpin: { summary: "let gc take an artifact again", load: () => import("./commands/unpin.ts"), works: true },
+  sample: { summary: "answers of a checkpoint, to a file of prompts or in a dialogue", load: () => import("./commands/sample.ts") },
+  tokenize: { summary: "token ids of lines of text", load: () => import("./commands/tokenize.ts") },
+  logprobs: { summary: "log-probabilities of token sequences under a checkpoint", load: () => import("./commands/logprobs.ts") },
+  doctor: { summary: "what this machine has, and what is wrong with it", load: () => import("./commands/doctor.ts") },
+  setup: { summary: "find or get libtorch and build the tensor addon", load: () => import("./commands/setup.ts"), works: true }
 }
 
 const overview = (): string => {

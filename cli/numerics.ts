@@ -14,8 +14,8 @@ import * as Layer from "effect/Layer"
 import { chooseKernels, machineOf } from "../engine/kernels.ts"
 import { addonPath, addonSourceDigest, buildAddon, findLibtorch } from "../engine/native/build.mjs"
 import { PipelineError } from "../runtime/errors.ts"
-import { makeFolder } from "../runtime/home.ts"
-import { Numerics } from "../runtime/numerics.ts"
+import { makeFolder } from "../runtime/store/home.ts"
+import { Numerics } from "../runtime/key/numerics.ts"
 
 /** Variables that libtorch and its BLAS choose kernels by. */
 const variables = [

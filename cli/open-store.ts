@@ -1,9 +1,9 @@
 /** The store and the journal of this folder, for commands that look at them. */
 import { existsSync } from "node:fs"
 import { join } from "node:path"
-import { findHome } from "../runtime/home.ts"
-import { Journal } from "../runtime/journal.ts"
-import { Store } from "../runtime/store.ts"
+import { findHome } from "../runtime/store/home.ts"
+import { Journal } from "../runtime/store/journal.ts"
+import { Store } from "../runtime/store/store.ts"
 import { UsageError } from "./command.ts"
 
 export interface Opened {

@@ -4,10 +4,10 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import { messageOf } from "../runtime/errors.ts"
-import type { NodeLimits } from "../runtime/node.ts"
-import type { RunEvent, RunOptions } from "../runtime/run.ts"
+import type { NodeLimits } from "../runtime/define/node.ts"
+import type { RunEvent, RunOptions } from "../runtime/run/run.ts"
 import { exitCodes, type Flags, type Given, UsageError, wholeNumber } from "./command.ts"
-import type { Shown } from "./progress.ts"
+import type { Shown } from "./display/progress.ts"
 
 export const runFlags: Flags = {
   jobs: { value: "n", help: "stages without tensors that run at once; 1 unless given" },

@@ -3,9 +3,9 @@
  * and SFT on the best, to an evaluation (preference-recipe.ts). Start from any Llama in the Hugging Face layout with --set model=<folder>.
  */
 import * as Schema from "effect/Schema"
-import { fileAt } from "../runtime/node.ts"
-import * as Pipeline from "../runtime/pipeline.ts"
-import { importPreferences } from "../stages/import.ts"
+import { fileAt } from "../runtime/define/node.ts"
+import * as Pipeline from "../runtime/define/pipeline.ts"
+import { importPreferences } from "../stages/data/import.ts"
 import { preferenceRecipe, recipeParams } from "./preference-recipe.ts"
 
 const Params = Schema.Struct({

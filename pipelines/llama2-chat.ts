@@ -14,11 +14,11 @@
  * fourth on, after the third had regressed); a model draws its own samples unless `sampler` names a larger one, as the paper's 70B was for all others.
  */
 import { PipelineError } from "../runtime/errors.ts"
-import { fileAt } from "../runtime/node.ts"
-import * as Pipeline from "../runtime/pipeline.ts"
-import { importPolicy } from "../stages/import.ts"
-import { ppo } from "../stages/ppo.ts"
-import { ppoDiagnostics } from "../stages/ppo-diagnostics.ts"
+import { fileAt } from "../runtime/define/node.ts"
+import * as Pipeline from "../runtime/define/pipeline.ts"
+import { importPolicy } from "../stages/data/import.ts"
+import { ppo } from "../stages/ppo/ppo.ts"
+import { ppoDiagnostics } from "../stages/ppo/diagnostics.ts"
 import { datasets } from "./llama2/data.ts"
 import { evaluation } from "./llama2/evaluation.ts"
 import { answers, modelOf, nameOf, Params, training } from "./llama2/params.ts"

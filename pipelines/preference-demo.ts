@@ -1,8 +1,8 @@
 /** What hh-rlhf.ts does, on generated pairs: needs no data, no model and no GPU, and ends within two minutes. */
 import * as Schema from "effect/Schema"
-import * as Pipeline from "../runtime/pipeline.ts"
+import * as Pipeline from "../runtime/define/pipeline.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
-import { worldPreferences } from "../stages/world.ts"
+import { worldPreferences } from "../stages/world/world.ts"
 import { preferenceRecipe, recipeParams } from "./preference-recipe.ts"
 
 const Params = Schema.Struct({

@@ -1,7 +1,7 @@
 /** The stages' pages: every stage is on one, and what a page names is there. */
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
-import type { AnyStage } from "../runtime/stage.ts"
+import type { AnyStage } from "../runtime/define/stage.ts"
 import { hyperInfo } from "../schemas/hyper.ts"
 
 const root = new URL("../", import.meta.url)
@@ -117,20 +117,20 @@ describe("a page", () => {
     const absent = ["no test", "is called so"].join(" ")
     const text = [
       "Prose about stages/nowhere.ts and docs/decisions/0099, [a link](nowhere.md), `ppo.clip` = `0.3`, `ppo.nothing` = `1`, `ppo.gamma` = `1`.",
-      `| x | – | \`stages/ppo.ts\` \`ppo\`, \`nothing\` | \`tests/docs.test.ts\` "that names what is not there is found out", "${absent}" |`
+      `| x | – | \`stages/ppo/ppo.ts\` \`ppo\`, \`nothing\` | \`tests/docs.test.ts\` "that names what is not there is found out", "${absent}" |`
     ].join("\n")
     expect(missing(pageOf("x.md", text))).toEqual([
       "docs/stages/nowhere.md",
       "stages/nowhere.ts",
       "docs/decisions/0099",
-      "stages/ppo.ts nothing",
+      "stages/ppo/ppo.ts nothing",
       `tests/docs.test.ts "${absent}"`,
       "ppo.clip = 0.3, but 0.2",
       "ppo.nothing = 1, but undefined"
     ])
   })
   it("describes a stage only with all of its inputs", () => {
-    const row = (inputs: string) => pageOf("x.md", `| \`score\` | \`stages/score.ts\` | ${inputs} | scored |`)
+    const row = (inputs: string) => pageOf("x.md", `| \`score\` | \`stages/reward/score.ts\` | ${inputs} | scored |`)
     expect(describes(row("`completions`, `reward`"), "score")).toBe(true)
     expect(describes(row("`completions`"), "score")).toBe(false)
   })

@@ -57,6 +57,6 @@ describe("the layers of docs/architecture.md", () => {
       `type Engine = typeof import("../engine/tensor.ts")`,
       `const engine = require("../engine/tensor.ts")`
     ]
-    for (const form of forms) expect(violations("runtime/run.ts", form)).toEqual(["runtime/run.ts imports engine/tensor.ts"])
+    for (const form of forms) expect(violations("runtime/run/run.ts", form)).toEqual(["runtime/run/run.ts imports engine/tensor.ts"])
   })
 })

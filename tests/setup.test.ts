@@ -6,7 +6,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
-import { diagnose } from "../cli/doctor.ts"
+import { diagnose } from "../cli/commands/doctor.ts"
 import { addonPath, buildAddon, findLibtorch } from "../engine/native/build.mjs"
 import { fetchArchive } from "../scripts/libtorch.mjs"
 

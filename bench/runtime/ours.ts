@@ -9,8 +9,8 @@
 import { createHash } from "node:crypto"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
-import { Numerics } from "../../runtime/numerics.ts"
-import { plan, run, type StoredOutput } from "../../runtime/run.ts"
+import { Numerics } from "../../runtime/key/numerics.ts"
+import { plan, run, type StoredOutput } from "../../runtime/run/run.ts"
 import { pipelineOf, read } from "./cat.ts"
 
 export interface Measured {

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
-import * as Stage from "../../runtime/stage.ts"
+import * as Stage from "../../runtime/define/stage.ts"
 import { type ArtifactRef, type Dataset, External } from "../../schemas/artifact.ts"
 import { Texts } from "../../schemas/rows.ts"
 

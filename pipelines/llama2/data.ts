@@ -1,14 +1,14 @@
 /** The datasets of pipelines/llama2-chat.ts: the user's files, what is held out of them, and which of the prompts are about safety (§3.2.3: is_safety). */
 import { join } from "node:path"
-import type { Sizes } from "../../runtime/cost.ts"
-import { fileAt } from "../../runtime/node.ts"
+import type { Sizes } from "../../runtime/define/cost.ts"
+import { fileAt } from "../../runtime/define/node.ts"
 import type { Prompt } from "../../schemas/rows.ts"
-import { filterDemonstrations } from "../../stages/filter-demonstrations.ts"
-import { importDemonstrations, importPreferences } from "../../stages/import.ts"
-import { importPrompts } from "../../stages/import-prompts.ts"
-import { mixDemonstrations, mixPrompts } from "../../stages/mix.ts"
-import { holdOutPreferences, promptBatch } from "../../stages/prompts.ts"
-import { classifyPrompts, safetyClassifier, safetyClassifierData } from "../../stages/safety-classifier.ts"
+import { filterDemonstrations } from "../../stages/data/filter-demonstrations.ts"
+import { importDemonstrations, importPreferences } from "../../stages/data/import.ts"
+import { importPrompts } from "../../stages/data/import-prompts.ts"
+import { mixDemonstrations, mixPrompts } from "../../stages/data/mix.ts"
+import { holdOutPreferences, promptBatch } from "../../stages/data/prompts.ts"
+import { classifyPrompts, safetyClassifier, safetyClassifierData } from "../../stages/safety/safety-classifier.ts"
 import { exchange, type Kind, kinds, ours, type Params, type Policy, rows, type Rows, table6, tensors, training } from "./params.ts"
 
 /** `guardBase` is what the classifier that tags prompts is tuned from, where the data has no tags. */

@@ -1,9 +1,9 @@
 /** A model of pipelines/llama2-chat.ts: SFT in two steps (§3.1), and the tuning of a version from its base model (§3.2.3). */
 import { join } from "node:path"
-import { fileAt } from "../../runtime/node.ts"
+import { fileAt } from "../../runtime/define/node.ts"
 import type { Demonstration } from "../../schemas/rows.ts"
-import { importPolicy } from "../../stages/import.ts"
-import { sft } from "../../stages/sft.ts"
+import { importPolicy } from "../../stages/data/import.ts"
+import { sft } from "../../stages/training/sft.ts"
 import type { Datasets } from "./data.ts"
 import { bySize, isNamed, type Params, type Policy, type Rows, training } from "./params.ts"
 

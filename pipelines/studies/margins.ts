@@ -3,8 +3,8 @@
  * helps most where one response is significantly better, and a large one costs accuracy on like responses.
  */
 import * as Schema from "effect/Schema"
-import * as Pipeline from "../../runtime/pipeline.ts"
-import { helpfulnessRewardModel } from "../../stages/reward-model.ts"
+import * as Pipeline from "../../runtime/define/pipeline.ts"
+import { helpfulnessRewardModel } from "../../stages/reward/reward-model.ts"
 import { setting, settingParams } from "./setting.ts"
 
 const margins = ["none", "small", "large"] as const

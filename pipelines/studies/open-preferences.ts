@@ -3,14 +3,14 @@
  * many open-source ones; each judged on held-out pairs of both kinds. In the paper open-source data does no harm and may guard against reward hacking.
  */
 import * as Schema from "effect/Schema"
-import { fileAt } from "../../runtime/node.ts"
-import * as Pipeline from "../../runtime/pipeline.ts"
+import { fileAt } from "../../runtime/define/node.ts"
+import * as Pipeline from "../../runtime/define/pipeline.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
-import { foldPreferences } from "../../stages/derive.ts"
-import { importPreferences } from "../../stages/import.ts"
-import { helpfulnessMixture } from "../../stages/reward-mixture.ts"
-import { helpfulnessRewardModel } from "../../stages/reward-model.ts"
-import { worldPreferences } from "../../stages/world.ts"
+import { foldPreferences } from "../../stages/data/derive.ts"
+import { importPreferences } from "../../stages/data/import.ts"
+import { helpfulnessMixture } from "../../stages/reward/reward-mixture.ts"
+import { helpfulnessRewardModel } from "../../stages/reward/reward-model.ts"
+import { worldPreferences } from "../../stages/world/world.ts"
 import { setting, settingParams } from "./setting.ts"
 
 const Params = Schema.Struct({

@@ -4,9 +4,9 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import * as Pipeline from "../../runtime/pipeline.ts"
-import { mixPreferences } from "../../stages/mix.ts"
-import { helpfulnessRewardModel } from "../../stages/reward-model.ts"
+import * as Pipeline from "../../runtime/define/pipeline.ts"
+import { mixPreferences } from "../../stages/data/mix.ts"
+import { helpfulnessRewardModel } from "../../stages/reward/reward-model.ts"
 import { setting, settingParams } from "./setting.ts"
 
 const list = (values: ReadonlyArray<number>, description: string) =>

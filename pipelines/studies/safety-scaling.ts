@@ -4,13 +4,13 @@
  * stays, and false refusals grow.
  */
 import * as Schema from "effect/Schema"
-import * as Pipeline from "../../runtime/pipeline.ts"
+import * as Pipeline from "../../runtime/define/pipeline.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
-import { compareVersions, evaluateVersion } from "../../stages/evaluate-versions.ts"
-import { mixDemonstrations } from "../../stages/mix.ts"
-import { sample } from "../../stages/sample.ts"
-import { scoreCombined } from "../../stages/score-combined.ts"
-import { selectBest } from "../../stages/select-best.ts"
+import { compareVersions, evaluateVersion } from "../../stages/world/evaluate-versions.ts"
+import { mixDemonstrations } from "../../stages/data/mix.ts"
+import { sample } from "../../stages/rejection-sampling/sample.ts"
+import { scoreCombined } from "../../stages/reward/score-combined.ts"
+import { selectBest } from "../../stages/rejection-sampling/select-best.ts"
 import { setting, settingParams } from "./setting.ts"
 
 /** §4.2.3. A smaller share is part of every larger one. */

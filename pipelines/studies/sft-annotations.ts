@@ -4,9 +4,9 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import * as Pipeline from "../../runtime/pipeline.ts"
-import { compareVersions, evaluateVersion } from "../../stages/evaluate-versions.ts"
-import { demonstrationSubset } from "../../stages/filter-demonstrations.ts"
+import * as Pipeline from "../../runtime/define/pipeline.ts"
+import { compareVersions, evaluateVersion } from "../../stages/world/evaluate-versions.ts"
+import { demonstrationSubset } from "../../stages/data/filter-demonstrations.ts"
 import { setting, settingParams } from "./setting.ts"
 
 const Params = Schema.Struct({

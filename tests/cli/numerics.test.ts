@@ -4,7 +4,7 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import { engineNumerics, gpusOf } from "../../cli/numerics.ts"
-import { Numerics } from "../../runtime/numerics.ts"
+import { Numerics } from "../../runtime/key/numerics.ts"
 import { removeFolder, workFolder } from "./caravan.ts"
 
 let folder: string

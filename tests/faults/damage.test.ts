@@ -4,7 +4,7 @@ import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { Random } from "../../engine/random.ts"
-import { Journal } from "../../runtime/journal.ts"
+import { Journal } from "../../runtime/store/journal.ts"
 import { digestsOf, everything, faultFolder, type Outcome, remove, requestOf, Runner, statusesOf } from "./harness.ts"
 import { broken, type Clean } from "./invariants.ts"
 

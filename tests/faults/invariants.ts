@@ -5,7 +5,7 @@
 import { existsSync, readdirSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
-import { Store } from "../../runtime/store.ts"
+import { Store } from "../../runtime/store/store.ts"
 import { digestsOf, type Outcome, type Request, type Runner, statusesOf } from "./harness.ts"
 
 /** Node -> digest, of a run that was left alone. */

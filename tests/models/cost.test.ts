@@ -20,11 +20,11 @@ import {
   weightBytes
 } from "../../models/cost.ts"
 import { trainTokenizer } from "../../models/tokenizer/index.ts"
-import type { AnyStage } from "../../runtime/stage.ts"
-import { ppo } from "../../stages/ppo.ts"
-import { helpfulnessRewardModel } from "../../stages/reward-model.ts"
-import { sft } from "../../stages/sft.ts"
-import { estimatorOf, type Size, sized, type StageCost, unknown, worldLengths } from "../../stages/shared/cost.ts"
+import type { AnyStage } from "../../runtime/define/stage.ts"
+import { ppo } from "../../stages/ppo/ppo.ts"
+import { helpfulnessRewardModel } from "../../stages/reward/reward-model.ts"
+import { sft } from "../../stages/training/sft.ts"
+import { estimatorOf, type Size, sized, type StageCost, unknown, worldLengths } from "../../stages/common/cost.ts"
 
 const language = (name: keyof typeof presets) => ({ config: presets[name], scalarHead: false })
 const seven = language("7b")

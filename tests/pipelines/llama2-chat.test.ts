@@ -3,7 +3,7 @@ import { dirname, join } from "node:path"
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import pipeline from "../../pipelines/llama2-chat.ts"
-import { ancestors, buildGraph, dependencies, type Graph, type StageNode } from "../../runtime/graph.ts"
+import { ancestors, buildGraph, dependencies, type Graph, type StageNode } from "../../runtime/define/graph.ts"
 
 const graphOf = (params: Record<string, unknown> = {}): Promise<Graph> => Effect.runPromise(buildGraph(pipeline, params, { seed: 0 }))
 const refused = (params: Record<string, unknown>): Promise<string> =>

@@ -6,8 +6,8 @@ import openPreferences from "../../pipelines/studies/open-preferences.ts"
 import rewardScaling from "../../pipelines/studies/reward-scaling.ts"
 import safetyScaling from "../../pipelines/studies/safety-scaling.ts"
 import sftAnnotations from "../../pipelines/studies/sft-annotations.ts"
-import { ancestors, buildGraph, type Graph, type StageNode } from "../../runtime/graph.ts"
-import type { AnyPipeline } from "../../runtime/pipeline.ts"
+import { ancestors, buildGraph, type Graph, type StageNode } from "../../runtime/define/graph.ts"
+import type { AnyPipeline } from "../../runtime/define/pipeline.ts"
 
 const graphOf = (pipeline: AnyPipeline, params: Record<string, unknown> = {}): Promise<Graph> =>
   Effect.runPromise(buildGraph(pipeline, params, { seed: 0 }))

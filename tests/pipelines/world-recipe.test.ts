@@ -3,8 +3,8 @@ import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import demo from "../../pipelines/demo.ts"
 import study from "../../pipelines/study.ts"
-import { ancestors, buildGraph, type Graph, type StageNode } from "../../runtime/graph.ts"
-import type { AnyPipeline } from "../../runtime/pipeline.ts"
+import { ancestors, buildGraph, type Graph, type StageNode } from "../../runtime/define/graph.ts"
+import type { AnyPipeline } from "../../runtime/define/pipeline.ts"
 
 const graphOf = (pipeline: AnyPipeline, params: Record<string, unknown> = {}): Promise<Graph> =>
   Effect.runPromise(buildGraph(pipeline, params, { seed: 0 }))

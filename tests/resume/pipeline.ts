@@ -1,9 +1,9 @@
 /** One stage that trains and one that samples, of sixty steps each. */
 import * as Schema from "effect/Schema"
-import * as Pipeline from "../../runtime/pipeline.ts"
-import { pretrain } from "../../stages/pretrain.ts"
-import { sample } from "../../stages/sample.ts"
-import { tokenizer } from "../../stages/tokenizer.ts"
+import * as Pipeline from "../../runtime/define/pipeline.ts"
+import { pretrain } from "../../stages/training/pretrain.ts"
+import { sample } from "../../stages/rejection-sampling/sample.ts"
+import { tokenizer } from "../../stages/training/tokenizer.ts"
 import { questions, sentences } from "./stages.ts"
 
 export default Pipeline.make("resume", { params: Schema.Struct({}) }, () => {

@@ -3,7 +3,7 @@ import { writeSync } from "node:fs"
 import * as Effect from "effect/Effect"
 import { engineNumerics } from "../../cli/numerics.ts"
 import { prepareModule } from "../../cli/prepare.ts"
-import { run } from "../../runtime/run.ts"
+import { run } from "../../runtime/run/run.ts"
 import pipeline from "./pipeline.ts"
 
 export type Said =

@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
-import * as Stage from "../../runtime/stage.ts"
+import * as Stage from "../../runtime/define/stage.ts"
 import { type Prompt, Prompts, Texts } from "../../schemas/rows.ts"
 
 const sentence = (random: Random, words: number): string =>

@@ -3,9 +3,9 @@ import { copyFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
 import * as Effect from "effect/Effect"
-import { Numerics } from "../../runtime/numerics.ts"
-import type { AnyPipeline } from "../../runtime/pipeline.ts"
-import { plan, run, type RunEvent, type RunOptions, type RunResult } from "../../runtime/run.ts"
+import { Numerics } from "../../runtime/key/numerics.ts"
+import type { AnyPipeline } from "../../runtime/define/pipeline.ts"
+import { plan, run, type RunEvent, type RunOptions, type RunResult } from "../../runtime/run/run.ts"
 import { workFolder } from "../cli/caravan.ts"
 
 const fixtures = new URL("fixtures/", import.meta.url).pathname

@@ -1,7 +1,7 @@
 /** Every hyperparameter that a stage declares is read: a field that changes nothing would change cache keys and deceive who sets it. */
 import { readdirSync, readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
-import type { AnyStage } from "../../runtime/stage.ts"
+import type { AnyStage } from "../../runtime/define/stage.ts"
 
 const folder = new URL("../../stages/", import.meta.url)
 

@@ -6,7 +6,7 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { afterAll } from "vitest"
-import { type Checkpoints, openCheckpoints } from "../../runtime/checkpoints.ts"
+import { type Checkpoints, openCheckpoints } from "../../runtime/store/checkpoints.ts"
 import type { Resumable } from "./resumable.ts"
 import { runStage, stageEffect } from "./running.ts"
 

@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"
-import * as Stage from "../../runtime/stage.ts"
+import * as Stage from "../../runtime/define/stage.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
 import { type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
 

@@ -1,0 +1,169 @@
+/** `caravan doctor [--json]`: what was found on this machine, and what is wrong with the command that mends it. Works without libtorch. */
+import { spawnSync } from "node:child_process"
+import { accessSync, constants, existsSync, readFileSync, statfsSync } from "node:fs"
+import { availableParallelism, cpus, totalmem } from "node:os"
+import { dirname } from "node:path"
+import * as build from "../../engine/native/build.mjs"
+import { isFastBlas, systemBlas } from "../../engine/native/libtorch.mjs"
+import type { Environment } from "../../engine/device.ts"
+import { findHome } from "../../runtime/store/home.ts"
+import { type Command, exitCodes } from "../command.ts"
+
+export interface Problem {
+  readonly what: string
+  /** The command that mends it. */
+  readonly mend: string
+  /** Nothing that computes with tensors runs before it is mended. */
+  readonly essential: boolean
+}
+export interface Diagnosis {
+  readonly ok: boolean
+  /** In the order in which they are shown. */
+  readonly found: Readonly<Record<string, string>>
+  readonly problems: ReadonlyArray<Problem>
+}
+
+const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+const firstLine = (text: string): string => text.split("\n", 1)[0]!.trim()
+
+/** Cores that are not another thread of one core already counted; undefined where the kernel doesn't say. */
+const physicalCores = (): number | undefined => {
+  if (!existsSync("/proc/cpuinfo")) return undefined
+  const blocks = readFileSync("/proc/cpuinfo", "utf8").split("\n\n")
+  const cores = blocks.flatMap((block) => {
+    const field = (name: string) => new RegExp(`^${name}\\s*: (\\d+)$`, "m").exec(block)?.[1]
+    const core = field("core id")
+    return core === undefined ? [] : [`${field("physical id")}/${core}`]
+  })
+  return cores.length === 0 ? undefined : new Set(cores).size
+}
+
+const describeCpu = (environment: Environment | undefined): string => {
+  const physical = physicalCores()
+  const cores = `${availableParallelism()} cores${physical === undefined ? "" : ` (${physical} physical)`}`
+  const capability = environment === undefined ? "" : `, ${environment.cpuCapability}`
+  return `${cpus()[0]?.model ?? process.arch}, ${cores}${capability}, ${gigabytes(totalmem())} memory`
+}
+
+const describeGpu = (environment: Environment | undefined): string => {
+  if (environment !== undefined && environment.gpus > 0) return `${environment.gpus} x ${environment.gpu}`
+  const answer = spawnSync("nvidia-smi", ["--query-gpu=name", "--format=csv,noheader"], { encoding: "utf8" })
+  if (answer.status !== 0 || answer.stdout.trim() === "") return "none"
+  const names = answer.stdout.trim().split("\n")
+  return `${names.length} x ${names[0]!} (${environment === undefined ? "the addon says whether it can be used" : "this libtorch can't use it"})`
+}
+
+/** Where the store is, whether it can be written, and the space left. */
+const describeStore = (home: string): { readonly text: string; readonly writable: boolean; readonly free: number } => {
+  let existing = home
+  while (!existsSync(existing)) existing = dirname(existing)
+  const { bavail, bsize } = statfsSync(existing)
+  let writable = true
+  try {
+    accessSync(existing, constants.W_OK)
+  } catch {
+    writable = false
+  }
+  const free = bavail * bsize
+  return {
+    text: `${home}${existing === home ? "" : " (not made yet)"}, ${writable ? "writable" : "not writable"}, ${gigabytes(free)} free`,
+    writable,
+    free
+  }
+}
+
+const sources: Record<build.Libtorch["source"], string> = {
+  LIBTORCH: "named by LIBTORCH",
+  python: "the installed Python's torch",
+  system: "the system's packages",
+  archive: "the archive that setup fetched"
+}
+
+/** Looks at everything; builds and installs nothing. */
+export const diagnose = async (directory: string = process.cwd()): Promise<Diagnosis> => {
+  const found: Record<string, string> = {}
+  const problems: Array<Problem> = []
+  const wrong = (what: string, mend: string, essential: boolean) => problems.push({ what, mend, essential })
+
+  found.node = `${process.version} (${process.execPath})`
+  if (Number(process.versions.node.split(".")[0]) < 24)
+    wrong(`Node ${process.version} runs this; Caravan needs 24 or later.`, "npm install node@24", true)
+
+  let libtorch: build.Libtorch | undefined
+  try {
+    libtorch = build.findLibtorch()
+    if (libtorch === undefined) wrong("There is no libtorch on this machine.", "npx caravan setup", true)
+  } catch (error) {
+    wrong(messageOf(error), "unset LIBTORCH", true)
+  }
+  found.libtorch =
+    libtorch === undefined
+      ? "none"
+      : `${libtorch.version}${libtorch.cuda ? " with CUDA" : ""}, ${sources[libtorch.source]}${libtorch.libDir === undefined ? "" : ` (${libtorch.libDir})`}`
+
+  const compiler = process.env.CXX || "g++"
+  const compilerVersion = spawnSync(compiler, ["--version"], { encoding: "utf8" })
+  found.compiler = compilerVersion.status === 0 ? firstLine(compilerVersion.stdout) : "none"
+
+  let environment: Environment | undefined
+  found.addon = "not built"
+  if (libtorch !== undefined) {
+    const path = build.addonPath(libtorch)
+    if (existsSync(path)) {
+      try {
+        environment = (await import("../../engine/device.ts")).environment()
+        found.addon = path
+      } catch (error) {
+        found.addon = `${path}, which does not load`
+        wrong(`The tensor addon does not load: ${firstLine(messageOf(error))}`, `rm -r ${dirname(path)} && npx caravan setup`, true)
+      }
+    } else if (compilerVersion.status === 0)
+      wrong("The tensor addon is not built yet; the first run does that, in about a minute.", "npx caravan setup", false)
+    else wrong(`The tensor addon is not built, and there is no C++ compiler (${compiler}).`, "apt-get install g++", true)
+  }
+
+  const blas = environment?.blas || systemBlas()
+  found.blas = blas ?? "unknown"
+  if (libtorch?.source === "system" && !isFastBlas(blas)) {
+    wrong(
+      "libtorch multiplies matrices with the reference BLAS: training is up to 40 times slower.",
+      "apt-get install --no-install-recommends libopenblas0-pthread",
+      false
+    )
+  }
+
+  found.cpu = describeCpu(environment)
+  found.gpu = describeGpu(environment)
+  found.threads = `${environment?.threads ?? 1} for an operator on the CPU`
+
+  const home = findHome(directory)
+  const store = describeStore(home)
+  found.store = store.text
+  if (!store.writable)
+    wrong(`The store ${home} can't be written.`, `chown -R "$USER" ${home}, or name another folder in CARAVAN_HOME`, true)
+  if (store.free < 2e9) wrong(`The store's disk has ${gigabytes(store.free)} left.`, "name a folder on another disk in CARAVAN_HOME", false)
+
+  return { ok: !problems.some((problem) => problem.essential), found, problems }
+}
+
+/** For people: a line for each thing found, then what is wrong. */
+export const renderDiagnosis = ({ found, problems }: Diagnosis): string => {
+  const facts = Object.entries(found).map(([name, value]) => `${name.padEnd(10)} ${value}`)
+  const complaints = problems.map(({ what, mend, essential }) => `${essential ? "wrong" : "note "}      ${what}\n           ${mend}`)
+  return [...facts, "", ...(complaints.length === 0 ? ["Nothing is wrong."] : complaints), ""].join("\n")
+}
+
+export const command: Command = {
+  name: "doctor",
+  summary:
+    "Says what this machine has (Node, libtorch, BLAS, CPU, GPU, store), what is wrong, and how to mend it. Builds and installs nothing.",
+  positionals: [],
+  flags: { json: { help: "print JSON" } },
+  examples: ["caravan doctor", "caravan doctor --json"],
+  run: async (given) => {
+    const diagnosis = await diagnose()
+    process.stdout.write(given.has("json") ? `${JSON.stringify(diagnosis, null, 2)}\n` : renderDiagnosis(diagnosis))
+    return diagnosis.ok ? exitCodes.ok : exitCodes.failed
+  }
+}

@@ -1,0 +1,52 @@
+/** `caravan freeze`: writes down everything that decides a pipeline's results, for `run --locked` to hold to. */
+import { relative, resolve } from "node:path"
+import * as Effect from "effect/Effect"
+import { freeze, lockFolder, lockPath, writeLock } from "../../runtime/inspect/lock-file.ts"
+import { plan } from "../../runtime/run/run.ts"
+import { type Command, exitCodes } from "../command.ts"
+import { engineNumerics } from "../numerics.ts"
+import { print } from "../open-store.ts"
+import { drifting } from "./plan.ts"
+import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+import { count } from "../display/units.ts"
+
+export const command: Command = {
+  name: "freeze",
+  summary:
+    "Writes a lock file beside the pipeline's: the content of its inputs, its nodes and settings, the code of its stages, their packages, the machine's numerics, and the results that are in the store. `caravan run --locked` runs only when all of that is as it was.",
+  positionals: ["<pipeline.ts>"],
+  flags: {
+    ...pipelineFlags,
+    lock: { value: "file.json", help: "where to write it; beside the pipeline, as <name>.lock.json, unless given" },
+    json: { help: "print the lock file instead of writing it, unless --lock is given too" }
+  },
+  examples: [
+    "caravan freeze pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
+    "caravan run pipelines/hh-rlhf.ts --locked",
+    "caravan freeze pipelines/demo.ts --lock release.json"
+  ],
+  more: describeParameters,
+  run: async (given) => {
+    const [file] = given.positionals as [string]
+    const pipeline = await loadPipeline(file)
+    const options = pipelineOptions(given)
+    const path = resolve(given.flag("lock") ?? lockPath(file))
+    const made = await Effect.runPromise(plan(pipeline, {}, options).pipe(Effect.provide(engineNumerics(options.home))))
+    const lock = freeze(made, options, lockFolder(path))
+    const written = !given.has("json") || given.flag("lock") !== undefined
+    if (written) await Effect.runPromise(writeLock(path, lock))
+    const nodes = Object.values(lock.nodes)
+    const unknown = nodes.filter(({ result }) => result === null).length
+    print(given.has("json"), lock, [
+      `Wrote ${relative(process.cwd(), path)}: ${count(nodes.length, "node")}, ${count(Object.keys(lock.inputs).length, "input")}, ${count(Object.keys(lock.packages).length, "package")}${lock.numerics === null ? "" : `, the numerics of ${lock.device}`}.`,
+      ...(unknown > 0
+        ? [
+            `${count(unknown, "node")} of them have no result in the store: the lock holds theirs to nothing. Run the pipeline, then freeze again.`
+          ]
+        : []),
+      ...drifting(made.nodes.values()),
+      `Held to by: caravan run ${file} --locked${given.flag("lock") === undefined ? "" : ` --lock ${given.flag("lock")}`}`
+    ])
+    return exitCodes.ok
+  }
+}

@@ -1,0 +1,101 @@
+/** `caravan gc`: frees the store's space. Shows what would go; deletes with --yes. */
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { collect, type Collection, planCollection } from "../../runtime/store/gc.ts"
+import { sizeOf } from "../../runtime/store/store.ts"
+import { type Command, exitCodes } from "../command.ts"
+import { print, withStore } from "../open-store.ts"
+import { ageFlag, ago, count, short, size, sizeFlag, table } from "../display/units.ts"
+
+/** How many objects the table names, at most. */
+const shownObjects = 40
+
+const reasons = { unreachable: "unreachable", old: "not used for long", "beyond the size": "beyond the size" } as const
+
+const sum = (items: ReadonlyArray<{ readonly size: number }>): number => items.reduce((total, item) => total + item.size, 0)
+
+const planned = (collection: Collection): Array<string> => {
+  const { objects, leftovers } = collection
+  const rows = objects
+    .slice(0, shownObjects)
+    .map((item) => [short(item.digest), size(item.size), item.node ?? "-", item.type ?? "damaged", ago(item.used), reasons[item.why]])
+  const kinds = (["quarantine", "tmp", "trash", "log", "checkpoint", "shards"] as const).flatMap((what) => {
+    const found = leftovers.filter((leftover) => leftover.what === what)
+    return found.length === 0 ? [] : [`${what}: ${found.length}, ${size(sum(found))}`]
+  })
+  return [
+    ...table(rows),
+    ...(objects.length > shownObjects ? [`... and ${objects.length - shownObjects} more`] : []),
+    ...(kinds.length > 0 ? [`Left over: ${kinds.join("; ")}`] : [])
+  ]
+}
+
+/** What --max-size does not count, where there is any. */
+const besides = async (home: string): Promise<Array<string>> => {
+  const sizes: Array<string> = []
+  for (const name of ["checkpoints", "shards", "logs"]) {
+    const bytes = await sizeOf(join(home, name))
+    if (bytes > 0) sizes.push(`${name} ${size(bytes)}`)
+  }
+  return sizes.length === 0 ? [] : [`Not counted by --max-size: ${sizes.join(", ")}; --older-than takes those that are old.`]
+}
+
+export const command: Command = {
+  name: "gc",
+  summary:
+    "Shows what of the store can go, and deletes it with --yes. What is pinned, what a running pipeline needs and what was used lately stays; the journal keeps saying what made the rest, and a run that wants it makes it again. Safe beside running pipelines.",
+  positionals: [],
+  flags: {
+    unreachable: { help: "objects that no result names (left by --force, or by killed runs); what is meant when nothing else is given" },
+    "older-than": {
+      value: "age",
+      help: "objects that no run made or found for so long (30d, 12h, 2w); logs, checkpoints of unfinished nodes and results of shards as old"
+    },
+    "max-size": {
+      value: "size",
+      help: "the least recently used objects, until those that stay fit (20GB, 500MB); what is beside them is not counted, and said"
+    },
+    keep: { value: "age", help: "what was used so recently stays in any case; 1h unless given" },
+    yes: { help: "delete" },
+    json: { help: "print one JSON document" }
+  },
+  examples: ["caravan gc", "caravan gc --older-than 30d", "caravan gc --unreachable --max-size 50GB --yes"],
+  run: (given) =>
+    withStore(async ({ home, journal, store }) => {
+      const collection = await Effect.runPromise(
+        planCollection(journal, store, {
+          olderThan: ageFlag(given, "older-than"),
+          maxSize: sizeFlag(given, "max-size"),
+          unreachable: given.has("unreachable") || undefined,
+          keep: ageFlag(given, "keep") ?? 3_600_000
+        })
+      )
+      const total = sum(collection.objects) + sum(collection.leftovers)
+      const what = `${count(collection.objects.length, "object")}${collection.leftovers.length > 0 ? ` and ${count(collection.leftovers.length, "leftover")}` : ""}`
+      const over =
+        collection.over > 0 ? [`${size(collection.over)} more than asked for stay: pinned, in use, or used lately (--keep).`] : []
+      const keeps = `${count(collection.kept.objects, "object")} of ${size(collection.kept.size)} stay.`
+      const beside = given.flag("max-size") !== undefined ? await besides(home) : []
+      const nothing = collection.objects.length === 0 && collection.leftovers.length === 0
+      if (!given.has("yes")) {
+        print(given.has("json"), { deleted: false, ...collection, size: total }, [
+          ...planned(collection),
+          nothing ? "Nothing can go." : `${what} would go, ${size(total)}. Nothing is deleted yet: add --yes.`,
+          keeps,
+          ...over,
+          ...beside
+        ])
+        return exitCodes.ok
+      }
+      const collected = await Effect.runPromise(collect(journal, store, collection))
+      print(given.has("json"), { deleted: true, ...collection, size: collected.size, stayed: collected.stayed }, [
+        nothing
+          ? "Nothing can go."
+          : `Deleted ${count(collected.objects, "object")}${collection.leftovers.length > 0 ? ` and ${count(collection.leftovers.length, "leftover")}` : ""}: ${size(collected.size)} freed.`,
+        ...collected.stayed.map(({ digest, why }) => `${short(digest)} stayed: ${why}`),
+        keeps,
+        ...over
+      ])
+      return exitCodes.ok
+    })
+}

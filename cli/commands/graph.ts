@@ -1,0 +1,68 @@
+/** `caravan graph`: a pipeline's nodes and edges. */
+import * as Effect from "effect/Effect"
+import { buildGraph, dependencies, type Graph } from "../../runtime/define/graph.ts"
+import { type Command, exitCodes, UsageError } from "../command.ts"
+import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+
+const nodesOf = (graph: Graph) => [...graph.nodes.values()]
+
+const text = (graph: Graph): string =>
+  [
+    ...nodesOf(graph).map(
+      (node) =>
+        `${node.id}${node.kind === "file" ? ` (${node.path})` : node.id === node.stage.name ? "" : ` (${node.stage.name})`}${dependencies(node).length > 0 ? ` <- ${dependencies(node).join(", ")}` : ""}`
+    ),
+    "",
+    ...Object.entries(graph.outputs).map(([name, id]) => `output ${name} = ${id}`)
+  ].join("\n")
+
+const mermaid = (graph: Graph): string => {
+  const names = new Map(nodesOf(graph).map((node, i) => [node.id, `n${i}`]))
+  return [
+    "graph LR",
+    ...nodesOf(graph).map((node) => `  ${names.get(node.id)}${node.kind === "file" ? `[/"${node.id}"/]` : `["${node.id}"]`}`),
+    ...nodesOf(graph).flatMap((node) => [...new Set(dependencies(node))].map((from) => `  ${names.get(from)} --> ${names.get(node.id)}`)),
+    ...Object.entries(graph.outputs).map(([name, id]) => `  ${names.get(id)} --> o_${name}(["${name}"])`)
+  ].join("\n")
+}
+
+const json = (graph: Graph): string =>
+  JSON.stringify(
+    {
+      pipeline: graph.pipeline,
+      nodes: nodesOf(graph).map((node) =>
+        node.kind === "file"
+          ? { id: node.id, kind: node.kind, path: node.path }
+          : { id: node.id, kind: node.kind, stage: node.stage.name, type: node.type.name, config: node.config, inputs: node.inputs }
+      ),
+      outputs: graph.outputs
+    },
+    undefined,
+    2
+  )
+
+export const command: Command = {
+  name: "graph",
+  summary: "Prints a pipeline's nodes and what each takes. Runs nothing.",
+  positionals: ["<pipeline.ts>"],
+  flags: {
+    ...pipelineFlags,
+    format: { value: "text|mermaid|json", help: "text unless given" },
+    json: { help: "the same as --format json" }
+  },
+  examples: [
+    "caravan graph pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
+    "caravan graph pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --format mermaid"
+  ],
+  more: describeParameters,
+  run: async (given) => {
+    const pipeline = await loadPipeline(given.positionals[0]!)
+    const options = pipelineOptions(given)
+    const graph = await Effect.runPromise(buildGraph(pipeline, {}, { settings: options.settings ?? {}, seed: options.seed ?? 0 }))
+    const format = given.has("json") ? "json" : (given.flag("format") ?? "text")
+    const render = { text, mermaid, json }[format]
+    if (render === undefined) throw new UsageError(`--format is text, mermaid or json, got "${format}".`)
+    process.stdout.write(`${render(graph)}\n`)
+    return exitCodes.ok
+  }
+}

@@ -1,0 +1,88 @@
+/** `caravan lineage`: which run, code and data made an artifact, and what was made of it. */
+import * as Effect from "effect/Effect"
+import { ancestry, descent, type LineageEntry, type Making, makings, resolveArtifact } from "../../runtime/inspect/lineage.ts"
+import { type Command, exitCodes, UsageError, wholeNumber } from "../command.ts"
+import { print, withStore } from "../open-store.ts"
+import { duration } from "../display/progress.ts"
+import { count, moment, short, shortRun, shown } from "../display/units.ts"
+
+/** How many config fields and files are named, at most. */
+const shownParts = 12
+
+const some = (list: ReadonlyArray<string>): string =>
+  list.length <= shownParts ? list.join(", ") : `${list.slice(0, shownParts).join(", ")} and ${list.length - shownParts} more`
+
+const makingLines = (made: Making): Array<string> => {
+  const names = Object.keys(made.files)
+  const packages = names.filter((name) => name.includes("node_modules/") && !/\.[a-z]+$/.test(name))
+  const files = names.filter((name) => !packages.includes(name))
+  const config = Object.entries(made.config).map(([name, value]) => `${name} ${shown(value)}`)
+  return [
+    `made by run ${shortRun(made.run)} of ${made.pipeline}, node ${made.node} (stage ${made.stage}), ${moment(made.at)}, in ${duration(made.milliseconds)}`,
+    ...(config.length > 0 ? [`  config    ${some(config)}`] : []),
+    ...(made.seed === null ? [] : [`  seed      ${made.seed}`]),
+    `  code      ${short(made.code)}: ${some(files)}; ${count(packages.length, "package")}`,
+    ...(made.numerics === null
+      ? []
+      : [
+          `  numerics  ${some(Object.entries(made.numerics).map(([name, value]) => `${name} ${value.length === 64 ? short(value) : value}`))}`
+        ])
+  ]
+}
+
+const nameOf = (entry: { readonly name: string; readonly type: string; readonly digest: string | null; readonly contentDigest: string }) =>
+  `${entry.name}  ${entry.type}  ${short(entry.digest ?? entry.contentDigest)}`
+
+const tree = (entries: ReadonlyArray<LineageEntry>, indent = "  "): Array<string> =>
+  entries.flatMap((entry) => [
+    `${indent}${entry.port} = ${nameOf(entry)}${entry.next === undefined ? " (see above)" : ""}`,
+    ...tree(entry.next ?? [], `${indent}  `)
+  ])
+const users = (entries: ReadonlyArray<LineageEntry>, indent = "  "): Array<string> =>
+  entries.flatMap((entry) => [
+    `${indent}${nameOf(entry)}, as ${entry.port}${entry.next === undefined ? " (see above)" : ""}`,
+    ...users(entry.next ?? [], `${indent}  `)
+  ])
+
+export const command: Command = {
+  name: "lineage",
+  summary:
+    "Says which run, code and data made an artifact, back to the files it began with, and what was made of it. An artifact is named by its digest (or how it begins), its path in the store, its node, pipeline:node or run:node; a file of yours by its path.",
+  positionals: ["<artifact>"],
+  flags: {
+    up: { help: "what it was made from only" },
+    down: { help: "what was made of it only" },
+    depth: { value: "n", help: "so many steps only" },
+    json: { help: "print one JSON document" }
+  },
+  examples: ["caravan lineage rlhf-v5", "caravan lineage 3f2a91c04d7e --up --json", "caravan lineage pairs.jsonl.gz --down --depth 1"],
+  run: (given) =>
+    withStore(async ({ journal, store }) => {
+      if (given.has("up") && given.has("down")) throw new UsageError("--up and --down together are what you get without them.")
+      const named = await Effect.runPromise(resolveArtifact(given.positionals[0]!, journal))
+      const depth = wholeNumber(given, "depth", 1) ?? Infinity
+      const made = named.digest === null ? [] : makings(named.digest, journal)
+      const from = given.has("down") ? undefined : ancestry(named, journal, depth)
+      const into = given.has("up") ? undefined : descent(named, journal, depth)
+      const object = named.digest === null ? undefined : store.present(named.digest) ? store.path(named.digest) : null
+      const where =
+        object === undefined
+          ? []
+          : [object === null ? "no longer in the store; a run that wants it makes it again" : `in the store: ${object}`]
+      const unknown = made.length === 0 && named.digest !== null ? ["the journal does not know what made it"] : []
+      print(given.has("json"), { artifact: { ...named, path: object ?? null }, made, ...(from && { from }), ...(into && { into }) }, [
+        nameOf(named),
+        ...where,
+        ...unknown,
+        ...made.slice(0, 1).flatMap(makingLines),
+        ...(made.length > 1
+          ? [
+              `came out the same ${count(made.length - 1, "time")} more: ${some(made.slice(1).map(({ run, node }) => `${node} in run ${shortRun(run)}`))}`
+            ]
+          : []),
+        ...(from !== undefined && from.length > 0 ? ["made from", ...tree(from)] : []),
+        ...(into === undefined ? [] : into.length === 0 ? ["nothing was made of it"] : ["made of it", ...users(into)])
+      ])
+      return exitCodes.ok
+    })
+}

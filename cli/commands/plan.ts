@@ -1,0 +1,126 @@
+/** `caravan plan`: what a run would do. */
+import * as Effect from "effect/Effect"
+import type { Plan, PlannedNode } from "../../runtime/run/plan.ts"
+import { plan } from "../../runtime/run/run.ts"
+import { Store } from "../../runtime/store/store.ts"
+import { type Command, exitCodes } from "../command.ts"
+import { costFlags, costMachine, costOfPlan, costTable, statedAssumptions, totalCost } from "../cost.ts"
+import { engineNumerics } from "../numerics.ts"
+import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+
+/** " (pinned v3; code has drifted: stages/x.ts)" */
+const pinOf = ({ drift, parts: { pinned } }: Extract<PlannedNode, { kind: "hit" }>): string =>
+  pinned === undefined ? "" : ` (pinned ${pinned}${drift.length > 0 ? `; code has drifted: ${drift.join(", ")}` : ""})`
+
+/** What the plan says of a node, in words. */
+export const reasonOf = (node: PlannedNode): string => {
+  switch (node.kind) {
+    case "file":
+      return node.path
+    case "awaited":
+      return `${node.path} is not there yet`
+    case "hit":
+      return `in the store${pinOf(node)}`
+    case "run":
+      return node.why.join("; ")
+    case "unknown":
+      return `depends on ${node.until.join(", ")}${node.why.length > 0 && node.why[0] !== "it has never run here" ? `; ${node.why.join("; ")}` : ""}`
+  }
+}
+
+/** A line when pinned results were made with other code. */
+export const drifting = (nodes: Iterable<PlannedNode>): Array<string> => {
+  const ids = [...nodes].flatMap((node) => (node.kind === "hit" && node.drift.length > 0 ? [node.id] : []))
+  return ids.length === 0
+    ? []
+    : [
+        `Pinned, and made with other code than there is now: ${ids.join(", ")}. \`caravan bless\` accepts the code; run --locked fails until then.`
+      ]
+}
+
+const statusOf = { file: "file", awaited: "wait", hit: "hit", run: "run", unknown: "run?" } as const
+
+const table = (made: Plan & { readonly selected: ReadonlySet<string> | undefined }): string => {
+  const nodes = [...made.nodes.values()]
+  const width = Math.max(...nodes.map((node) => node.id.length))
+  const lines = nodes.map(
+    (node) =>
+      `${statusOf[node.kind].padEnd(4)}  ${node.id.padEnd(width)}  ${made.selected === undefined || made.selected.has(node.id) || node.kind === "file" || node.kind === "awaited" ? reasonOf(node) : "not selected"}`
+  )
+  const count = (kind: PlannedNode["kind"]) => nodes.filter((node) => node.kind === kind).length
+  return [
+    ...lines,
+    ...drifting(nodes),
+    `${count("hit")} in the store, ${count("run")} to run, ${count("unknown")} that depend on those (run?: found after all if their inputs come out as before).`,
+    ...(count("awaited") === 0 ? [] : [`${count("awaited")} awaited: files of yours that are not there yet; a run needs them.`])
+  ].join("\n")
+}
+
+/** Of a pinned node, its version; and what drifted, where that is known. */
+const pinDocument = (made: Plan, node: PlannedNode): object => {
+  const planned = made.graph.nodes.get(node.id)
+  if (planned?.kind !== "stage" || planned.stage.pinned === undefined) return {}
+  return { pinned: planned.stage.pinned, drift: node.kind === "hit" ? node.drift : null }
+}
+
+export const command: Command = {
+  name: "plan",
+  summary:
+    "Shows which nodes a run would find in the store and which it would make, and why; and what those would cost: tokens, FLOPs, GPU-hours, memory, energy and carbon. Runs nothing; needs no GPU, and files may be awaited.",
+  positionals: ["<pipeline.ts>"],
+  flags: {
+    ...pipelineFlags,
+    only: { value: "node", help: "as for run" },
+    from: { value: "node", help: "as for run" },
+    until: { value: "node", help: "as for run" },
+    force: { value: "node", help: "as for run", repeatable: true },
+    ...costFlags,
+    json: { help: "print one JSON document" }
+  },
+  examples: [
+    "caravan plan pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
+    "caravan plan pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --set sft.epochs=3",
+    "caravan plan pipelines/llama2-chat.ts --set model=70b --gpu h100 --mfu 0.45"
+  ],
+  more: describeParameters,
+  run: async (given) => {
+    const pipeline = await loadPipeline(given.positionals[0]!)
+    const options = pipelineOptions(given)
+    const machine = costMachine(given)
+    const selection = Object.fromEntries(
+      (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
+    )
+    const made = await Effect.runPromise(
+      plan(pipeline, {}, { ...options, ...selection, force: given.flags("force"), missing: "await" }).pipe(
+        Effect.provide(engineNumerics(options.home))
+      )
+    )
+    const store = new Store(options.home)
+    const cost = await costOfPlan(made, machine, (digest) => store.path(digest))
+    store.release()
+    const document = {
+      pipeline: pipeline.name,
+      nodes: [...made.nodes.values()].flatMap((node) =>
+        node.kind === "file" || node.kind === "awaited"
+          ? []
+          : [
+              {
+                id: node.id,
+                stage: node.stage,
+                status: node.kind,
+                key: "key" in node ? node.key : null,
+                why: node.kind === "hit" ? [] : node.why,
+                ...pinDocument(made, node),
+                ...(node.kind === "unknown" ? { until: node.until } : {}),
+                cost: cost.nodes.get(node.id) ?? null
+              }
+            ]
+      ),
+      awaited: [...made.nodes.values()].flatMap((node) => (node.kind === "awaited" ? [{ id: node.id, path: node.path }] : [])),
+      cost: { ...machine, total: totalCost(cost), assumptions: statedAssumptions(machine) }
+    }
+    const lines = [table(made), ...costTable(cost)]
+    process.stdout.write(given.has("json") ? `${JSON.stringify(document, undefined, 2)}\n` : `${lines.join("\n")}\n`)
+    return exitCodes.ok
+  }
+}

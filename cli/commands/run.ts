@@ -1,0 +1,120 @@
+/** `caravan run`: a pipeline, to its outputs. */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import { lockPath, readLock } from "../../runtime/inspect/lock-file.ts"
+import { run, type RunEvent, type RunOptions, type RunResult } from "../../runtime/run/run.ts"
+import { type Command, exitCodes, type Given, UsageError } from "../command.ts"
+import { engineNumerics } from "../numerics.ts"
+import { outputLines } from "../outputs.ts"
+import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+import { duration, showProgress } from "../display/progress.ts"
+import { openEvents, runFlags, runOptions, untilInterrupted } from "../run-flags.ts"
+import { plain } from "../display/width.ts"
+
+/** The document that --json prints. */
+const document = (result: RunResult) => ({
+  run: result.run,
+  pipeline: result.pipeline,
+  status: result.status,
+  nodes: result.nodes.map(({ id, stage, status, milliseconds, key, digest, error }) => ({
+    id,
+    stage,
+    status,
+    milliseconds: Math.round(milliseconds),
+    key,
+    digest,
+    ...(error === null ? {} : { error })
+  })),
+  outputs: Object.fromEntries(Object.entries(result.outputs).map(([name, { kind, path, digest }]) => [name, { kind, path, digest }]))
+})
+
+/** How many nodes the summary names, at most. */
+const shownNodes = 40
+
+/** A line for each node that ran, with what failed of it; of the others how many there are. */
+const nodeTable = (result: RunResult): ReadonlyArray<string> => {
+  const of = (...statuses: ReadonlyArray<string>) => result.nodes.filter(({ status }) => statuses.includes(status))
+  const [nodes, skipped, found] = [of("ran", "failed"), of("skipped"), of("hit").length]
+  const width = Math.max(0, ...nodes.map(({ id }) => id.length))
+  const names = skipped.slice(0, 5).map(({ id }) => id)
+  return [
+    `Nodes: ${found} found in the store${nodes.length + skipped.length === 0 ? "" : ", and"}`,
+    ...nodes
+      .slice(0, shownNodes)
+      .flatMap(({ error, id, milliseconds, status }) => [
+        `  ${status.padEnd(7)}  ${id.padEnd(width)}  ${duration(milliseconds)}`,
+        ...(error === null ? [] : error.split("\n").map((line) => `           ${plain(line)}`))
+      ]),
+    ...(nodes.length > shownNodes ? [`  ... and ${nodes.length - shownNodes} more`] : []),
+    ...(skipped.length === 0
+      ? []
+      : [`  skipped  ${names.join(", ")}${skipped.length > names.length ? ` and ${skipped.length - names.length} more` : ""}`])
+  ]
+}
+
+const summary = (result: RunResult): string => {
+  const outputs = outputLines(result.outputs)
+  return [...nodeTable(result), ...(outputs.length === 0 ? [] : ["", ...outputs])].join("\n")
+}
+
+/** The options; those of the lock file too where the command line leaves them open. */
+const held = async (given: Given): Promise<RunOptions> => {
+  const options = pipelineOptions(given)
+  const named = given.flag("lock")
+  if (!given.has("locked")) {
+    if (named !== undefined) throw new UsageError(`--lock ${named} names a lock file: add --locked to hold to it.`)
+    return options
+  }
+  const locked = await Effect.runPromise(readLock(named ?? lockPath(given.positionals[0]!)))
+  const numbers = Object.fromEntries(
+    (["seed", "device", "threads"] as const).flatMap((name) => (given.flag(name) === undefined ? [[name, locked[name]]] : []))
+  )
+  return { ...options, ...numbers, settings: { ...locked.settings, ...options.settings }, locked }
+}
+
+export const command: Command = {
+  name: "run",
+  summary: "Runs a pipeline. Each node whose result is in the store is found, the others are made; progress goes to stderr.",
+  positionals: ["<pipeline.ts>"],
+  flags: {
+    ...pipelineFlags,
+    only: { value: "node", help: "run this node alone, on what is in the store" },
+    from: { value: "node", help: "run this node and what depends on it" },
+    until: { value: "node", help: "run this node and what it depends on" },
+    force: { value: "node", help: "run this node though its result is there", repeatable: true },
+    ...runFlags,
+    locked: { help: "hold to the lock file that `caravan freeze` wrote: its settings, and nothing runs when anything differs" },
+    lock: { value: "file.json", help: "the lock file; <pipeline>.lock.json beside the pipeline unless given" },
+    json: { help: "print one JSON document on stdout at the end" }
+  },
+  examples: [
+    "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
+    "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --set sft.learningRate=1e-3",
+    "caravan run pipelines/demo.ts --json > run.json",
+    "caravan run pipelines/demo.ts --events events.ndjson --timeout 3600 --retries 2",
+    "caravan run pipelines/hh-rlhf.ts --locked"
+  ],
+  more: describeParameters,
+  run: async (given) => {
+    const pipeline = await loadPipeline(given.positionals[0]!)
+    const options = { ...(await held(given)), ...runOptions(given) }
+    const events = openEvents(given)
+    const progress = showProgress()
+    const selection = Object.fromEntries(
+      (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
+    )
+    const onEvent = (event: RunEvent) => {
+      events.onEvent(event)
+      progress.onEvent(event)
+    }
+    const work = run(pipeline, {}, { ...options, ...selection, force: given.flags("force"), onEvent })
+    const exit = await untilInterrupted(work.pipe(Effect.provide(engineNumerics(options.home))), progress).finally(() => events.close())
+    if (exit === undefined) return exitCodes.interrupted
+    if (Exit.isFailure(exit)) throw Cause.squash(exit.cause)
+    const result = exit.value
+    if (given.flag("events") !== "-")
+      process.stdout.write(given.has("json") ? `${JSON.stringify(document(result), undefined, 2)}\n` : `${summary(result)}\n`)
+    return result.status === "succeeded" ? exitCodes.ok : exitCodes.failed
+  }
+}

@@ -1,0 +1,295 @@
+/** `caravan sample`: answers of a checkpoint, to a file of prompts or in a dialogue, scored by reward models where they are given. */
+import { existsSync } from "node:fs"
+import { readFile } from "node:fs/promises"
+import { join } from "node:path"
+import { createInterface } from "node:readline"
+import * as Effect from "effect/Effect"
+import { hasCuda } from "../../engine/device.ts"
+import { deriveSeed } from "../../engine/random.ts"
+import { noGrad, scoped } from "../../engine/tensor.ts"
+import { type LoadedPolicy, loadPolicyFrom, loadReward } from "../../models/checkpoint.ts"
+import { encodePrompt, fitsChatFormat } from "../../models/chat.ts"
+import { Streamer } from "../../models/stream.ts"
+import { resolveArtifact } from "../../runtime/inspect/lineage.ts"
+import type { Role } from "../../schemas/artifact.ts"
+import { readJson, roleFile } from "../../schemas/checkpoint-files.ts"
+import type { Message } from "../../schemas/rows.ts"
+import { scoreOf } from "../../stages/reward/combined-reward.ts"
+import { fitDialogue } from "../../stages/common/dialogues.ts"
+import { scoreSequences } from "../../stages/common/scoring.ts"
+import { type Command, exitCodes, type Given, UsageError, wholeNumber } from "../command.ts"
+import { withStore } from "../open-store.ts"
+
+/** A folder as it is; else what the store has under that digest or node. */
+const folderOf = async (text: string): Promise<string> => {
+  if (existsSync(text)) return text
+  return withStore(async ({ journal, store }) => {
+    const named = await Effect.runPromise(resolveArtifact(text, journal))
+    if (!("digest" in named) || named.digest === null || !store.present(named.digest))
+      throw new UsageError(`${text} is no folder, and the store has no such artifact. Give a checkpoint's folder, digest or node.`)
+    return store.path(named.digest)
+  })
+}
+
+/** Where a checkpoint of each role goes. */
+const places: Readonly<Partial<Record<Role, string>>> = {
+  policy: "Give it as the checkpoint that answers.",
+  "helpfulness-reward": "Give it to --helpfulness.",
+  "safety-reward": "Give it to --safety."
+}
+/** A checkpoint's folder. Throws a UsageError when it says that it is for something else; one of Hugging Face's says nothing. */
+const checkpointFor = async (role: Role, what: string, text: string): Promise<string> => {
+  const folder = await folderOf(text)
+  if (!existsSync(join(folder, roleFile))) return folder
+  const { role: found } = await Effect.runPromise(readJson(join(folder, roleFile), "Reading what the checkpoint is for"))
+  if (found === role) return folder
+  const hint = places[found as Role] ?? "This command has no use for one of that role."
+  throw new UsageError(`Reading ${what}, ${text}: expected a checkpoint for ${role}, found one for ${JSON.stringify(found)}. ${hint}`)
+}
+
+const number = (given: Given, name: string, fallback: number, least: number, most: number): number => {
+  const text = given.flag(name)
+  if (text === undefined) return fallback
+  const value = Number(text)
+  if (text.trim() === "" || !(value >= least && value <= most))
+    throw new UsageError(`--${name} takes a number from ${least}${most === Infinity ? "" : ` to ${most}`}, got "${text}".`)
+  return value
+}
+
+interface Settings {
+  readonly temperature: number
+  readonly topP: number
+  readonly maxNewTokens: number
+  readonly seed: number
+}
+
+/** The tokens of a dialogue that ends with a question. Throws a UsageError when the model can't take it. */
+const promptOf = ({ model, tokenizer }: LoadedPolicy, messages: ReadonlyArray<Message>, maxNewTokens: number): ReadonlyArray<number> => {
+  const tokens = encodePrompt(tokenizer, messages)
+  const room = model.config.maxPositions - maxNewTokens
+  if (tokens.length > room)
+    throw new UsageError(
+      `The dialogue has ${tokens.length} tokens; with ${maxNewTokens} to come that is more than the model's context of ${model.config.maxPositions}. Shorten it, or lower --max-new-tokens.`
+    )
+  return tokens
+}
+
+interface Answerer {
+  readonly policy: LoadedPolicy
+  readonly streamer: Streamer
+  readonly settings: Settings
+}
+
+/** Answers one prompt; `hear` gets the text as it grows and gives true to stop there. Keys and signals are heard between tokens. */
+const answer = async (
+  { policy, streamer, settings }: Answerer,
+  prompt: ReadonlyArray<number>,
+  purpose: ReadonlyArray<string | number>,
+  hear: (text: string) => boolean = () => false
+): Promise<{ readonly text: string; readonly finished: boolean }> => {
+  const { tokenizer } = policy
+  const { eosId } = tokenizer
+  const { maxNewTokens, temperature, topP, seed } = settings
+  const said: Array<number> = []
+  const options = { maxNewTokens, temperature, topP, eosId, seed: deriveSeed(seed, "caravan sample", ...purpose) }
+  let finished = false
+  for await (const { token } of streamer.answer(prompt, options)) {
+    finished = token === eosId
+    if (finished) break
+    said.push(token)
+    if (hear(tokenizer.decode(said))) break
+  }
+  return { text: tokenizer.decode(said).trim(), finished }
+}
+
+type Scorer = (messages: ReadonlyArray<Message>, finished: boolean) => number | null
+
+/** A reward model as a function from a dialogue to a score in (0, 1); null where it can't read the dialogue. */
+const scorerOf = async (given: Given, kind: "helpfulness" | "safety", device: "cpu" | "cuda"): Promise<Scorer | undefined> => {
+  const path = given.flag(kind)
+  if (path === undefined) return undefined
+  const folder = await checkpointFor(`${kind}-reward`, `the reward model of --${kind}`, path)
+  const { model, tokenizer } = await Effect.runPromise(loadReward({ path: folder, type: "", digest: "", contentDigest: "" }, { device }))
+  return (messages, finished) => {
+    const example = fitDialogue(tokenizer, messages, model.config.maxPositions)
+    if (example === undefined) return null
+    // As stages/reward/score.ts reads it: an answer that was cut off is scored at its last word.
+    const tokens = finished ? example.tokens : example.tokens.slice(0, -2)
+    return scoreOf(scoped(() => noGrad(() => scoreSequences(model, [tokens], { padId: tokenizer.padId, device }).toNumbers()))[0]!)
+  }
+}
+
+/** The dialogues of a file: JSONL rows of {prompt} or {messages}, or a prompt a line. */
+const readPrompts = async (path: string, system: string | undefined): Promise<Array<Array<Message>>> => {
+  const text = await readFile(path, "utf8").catch((cause: NodeJS.ErrnoException) => {
+    throw new UsageError(`Reading the prompts ${path}: ${cause.code === "ENOENT" ? "no such file" : cause.message}.`)
+  })
+  const lines = text.split("\n").map((line) => line.trim())
+  return lines.flatMap((line, i) => {
+    if (line === "") return []
+    const refuse = (found: string) =>
+      new UsageError(
+        `Reading the prompts ${path}, line ${i + 1}: ${found}. A line is a prompt, or a JSON object with prompt (a text) or messages (that end with the user's).`
+      )
+    let messages: ReadonlyArray<Message> = [{ role: "user", content: line }]
+    if (line.startsWith("{")) {
+      let row: { readonly prompt?: unknown; readonly messages?: unknown }
+      try {
+        row = JSON.parse(line) as typeof row
+      } catch {
+        throw refuse("begins like JSON and is none")
+      }
+      const found = typeof row.prompt === "string" ? [{ role: "user", content: row.prompt }] : row.messages
+      const isMessage = (one: unknown): one is Message =>
+        typeof one === "object" && one !== null && typeof (one as Message).role === "string" && typeof (one as Message).content === "string"
+      if (!Array.isArray(found) || !found.every(isMessage)) throw refuse("has neither a prompt nor messages")
+      messages = found
+    }
+    const whole =
+      system === undefined || messages[0]?.role === "system" ? messages : [{ role: "system" as const, content: system }, ...messages]
+    if (messages.at(-1)?.role !== "user" || !fitsChatFormat(whole))
+      throw refuse("is no dialogue that Llama 2's chat format holds and that ends with the user's message")
+    return [[...whole]]
+  })
+}
+
+const scoreText = (scores: Readonly<Record<string, number | null>>): string =>
+  Object.entries(scores)
+    .map(([name, score]) => `${name} ${score === null ? "can't be told" : score.toFixed(3)}`)
+    .join(", ")
+
+export const command: Command = {
+  name: "sample",
+  summary:
+    "Answers of a checkpoint: to a file of prompts, or in a dialogue on the terminal (/reset begins anew, /system <text> sets the system prompt; Ctrl-C stops an answer; /quit, or Ctrl-C where nothing is being answered, leaves).",
+  positionals: ["<checkpoint>"],
+  flags: {
+    prompts: { value: "file", help: "a prompt a line, or JSON rows of {prompt} or {messages}; without it: a dialogue" },
+    system: { value: "text", help: "system prompt" },
+    temperature: { value: "number", help: "0.6 unless given; 0 is greedy" },
+    "top-p": { value: "number", help: "nucleus; 0.9 unless given" },
+    "max-new-tokens": { value: "n", help: "tokens an answer at most; 256 unless given" },
+    helpfulness: { value: "checkpoint", help: "helpfulness reward model that scores each answer" },
+    safety: { value: "checkpoint", help: "safety reward model that scores each answer" },
+    seed: { value: "n", help: "0 unless given" },
+    device: { value: "cpu|cuda", help: "cpu unless given" },
+    json: { help: "one JSON row for each prompt of the file" }
+  },
+  examples: [
+    "caravan sample path/to/checkpoint",
+    "caravan sample path/to/checkpoint --prompts prompts.txt --temperature 0.6 --json",
+    "caravan sample path/to/policy --helpfulness path/to/reward --safety path/to/other-reward"
+  ],
+  run: async (given) => {
+    const device = given.flag("device") ?? "cpu"
+    if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device is cpu or cuda, got "${device}".`)
+    if (device === "cuda" && !hasCuda()) throw new UsageError("There is no CUDA device here: run `caravan doctor`, or use --device cpu.")
+    const checkpoint = await checkpointFor("policy", "the model that answers", given.positionals[0]!)
+    const policy = await Effect.runPromise(loadPolicyFrom(checkpoint, { device }))
+    const settings: Settings = {
+      temperature: number(given, "temperature", 0.6, 0, Infinity),
+      topP: number(given, "top-p", 0.9, 0, 1),
+      maxNewTokens: wholeNumber(given, "max-new-tokens", 1) ?? Math.min(256, policy.model.config.maxPositions >> 1),
+      seed: wholeNumber(given, "seed", 0) ?? 0
+    }
+    const scorers = Object.entries({
+      helpfulness: await scorerOf(given, "helpfulness", device),
+      safety: await scorerOf(given, "safety", device)
+    })
+    const score = (messages: ReadonlyArray<Message>, text: string, finished: boolean): Record<string, number | null> =>
+      Object.fromEntries(
+        scorers.flatMap(([name, scorer]) =>
+          scorer === undefined ? [] : [[name, text === "" ? null : scorer([...messages, { role: "assistant", content: text }], finished)]]
+        )
+      )
+    const file = given.flag("prompts")
+    if (file === undefined && given.has("json")) throw new UsageError("--json goes with --prompts <file>.")
+    const answerer: Answerer = { policy, streamer: new Streamer(policy.model), settings }
+    if (file === undefined) return converse(answerer, given.flag("system"), score)
+    const prompts = await readPrompts(file, given.flag("system"))
+    // Every prompt is looked at before the first is answered.
+    const encoded = prompts.map((messages) => promptOf(policy, messages, settings.maxNewTokens))
+    for (const [i, messages] of prompts.entries()) {
+      const { text, finished } = await answer(answerer, encoded[i]!, [i])
+      const scores = score(messages, text, finished)
+      if (given.has("json")) process.stdout.write(`${JSON.stringify({ messages, answer: text, finished, ...scores })}\n`)
+      else
+        process.stdout.write(
+          `> ${messages.at(-1)!.content}\n${text}\n${Object.keys(scores).length > 0 ? `(${scoreText(scores)})\n` : ""}\n`
+        )
+    }
+    return exitCodes.ok
+  }
+}
+
+/** A dialogue on the terminal, or line by line from a pipe. */
+const converse = async (
+  answerer: Answerer,
+  firstSystem: string | undefined,
+  score: (messages: ReadonlyArray<Message>, text: string, finished: boolean) => Record<string, number | null>
+): Promise<number> => {
+  let system = firstSystem
+  let messages: Array<Message> = []
+  let [answering, stopped, closed] = [false, false, false]
+  const lines = createInterface({
+    input: process.stdin,
+    output: process.stdout,
+    terminal: process.stdin.isTTY,
+    prompt: process.stdin.isTTY ? "> " : ""
+  })
+  const say = (text: string) => process.stdout.write(text)
+  const stop = () => {
+    if (answering) stopped = true
+    else lines.close()
+  }
+  // On a terminal readline reads Ctrl-C as a key; elsewhere it comes as a signal.
+  lines.on("SIGINT", stop)
+  process.on("SIGINT", stop)
+  lines.on("close", () => {
+    closed = true
+  })
+
+  const reply = async (asked: Array<Message>): Promise<void> => {
+    const whole: Array<Message> = system === undefined ? asked : [{ role: "system", content: system }, ...asked]
+    if (!fitsChatFormat(whole)) throw new UsageError("The chat format can't hold that: take its own tags ([INST], <<SYS>>) out.")
+    let shown = ""
+    const tokens = promptOf(answerer.policy, whole, answerer.settings.maxNewTokens)
+    const { text, finished } = await answer(answerer, tokens, [asked.length - 1, asked.at(-1)!.content], (sofar) => {
+      const next = sofar.trimStart()
+      // A letter of several bytes comes whole.
+      if (!next.endsWith("\ufffd") && next.startsWith(shown)) {
+        say(next.slice(shown.length))
+        shown = next
+      }
+      return stopped
+    })
+    say(`${text.startsWith(shown) ? text.slice(shown.length) : ""}${finished ? "" : " …"}\n`)
+    const scores = score(whole, text, finished)
+    if (Object.keys(scores).length > 0) say(`(${scoreText(scores)})\n`)
+    if (text !== "") messages = [...asked, { role: "assistant", content: text }]
+  }
+
+  lines.prompt()
+  for await (const given of lines) {
+    const line = given.trim()
+    if (line === "/quit") break
+    if (line === "/reset") messages = []
+    else if (line.startsWith("/system")) {
+      system = line.slice("/system".length).trim() || undefined
+      messages = []
+    } else if (line.startsWith("/")) say(`There is no ${line.split(" ")[0]}: /reset, /system <text> or /quit.\n`)
+    else if (line !== "") {
+      answering = true
+      stopped = false
+      // A question that can't be answered does not end the dialogue.
+      await reply([...messages, { role: "user", content: line }]).catch((cause: unknown) =>
+        say(`${cause instanceof Error ? cause.message : String(cause)}\n`)
+      )
+      answering = false
+    }
+    if (!closed) lines.prompt()
+  }
+  process.off("SIGINT", stop)
+  lines.close()
+  return exitCodes.ok
+}

@@ -1,0 +1,17 @@
+/** `caravan setup`: gets libtorch and a compiler where they are missing, and builds the tensor addon. */
+import { buildAddon } from "../../engine/native/build.mjs"
+import { ensureLibtorch } from "../../scripts/libtorch.mjs"
+import { type Command, exitCodes } from "../command.ts"
+
+export const command: Command = {
+  name: "setup",
+  summary: "Finds or gets libtorch and a C++ compiler, and builds the tensor addon. Does nothing when all is there.",
+  positionals: [],
+  flags: {},
+  examples: ["caravan setup"],
+  run: async () => {
+    await ensureLibtorch()
+    process.stderr.write(`The tensor addon is built: ${buildAddon()}\n`)
+    return exitCodes.ok
+  }
+}

@@ -1,0 +1,190 @@
+/** `caravan sweep`: a pipeline with every combination of some values, and a table of what came of each. */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Schema from "effect/Schema"
+import { valueOf } from "../../runtime/define/graph.ts"
+import type { AnyPipeline } from "../../runtime/define/pipeline.ts"
+import { combinations, type Grid, sweep, type SweepPoint } from "../../runtime/run/sweep.ts"
+import { didYouMean } from "../../schemas/did-you-mean.ts"
+import { type Command, exitCodes, UsageError } from "../command.ts"
+import { engineNumerics } from "../numerics.ts"
+import { number } from "../display/numbers.ts"
+import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+import { showProgress } from "../display/progress.ts"
+import { openEvents, runFlags, runOptions, untilInterrupted } from "../run-flags.ts"
+import { shown, table } from "../display/units.ts"
+
+/** Columns of measures that are chosen when none are asked for, at most. */
+const mostColumns = 8
+
+/** "1e-5,2e-5" or "[1,2],[3]": the parts between commas that are in no brackets and no quotes. */
+export const splitValues = (text: string): Array<string> => {
+  const parts = [""]
+  let [depth, quoted] = [0, false]
+  for (const character of text) {
+    if (character === '"') quoted = !quoted
+    else if (!quoted && "[{".includes(character)) depth++
+    else if (!quoted && "]}".includes(character)) depth--
+    if (character === "," && depth === 0 && !quoted) parts.push("")
+    else parts[parts.length - 1] += character
+  }
+  return parts.map((part) => part.trim())
+}
+
+/** What --over says, each value as its parameter wants it; those of a node's field are left to the node. */
+export const gridOf = (pipeline: AnyPipeline, texts: ReadonlyArray<string>): Record<string, Array<unknown>> => {
+  const fields = pipeline.params.fields as Record<string, Schema.Top>
+  const grid: Record<string, Array<unknown>> = {}
+  for (const text of texts) {
+    const at = text.indexOf("=")
+    if (at < 1 || at === text.length - 1) throw new UsageError(`--over takes name=value,value,..., got "${text}".`)
+    const [name, values] = [text.slice(0, at), splitValues(text.slice(at + 1))]
+    if (name in grid) throw new UsageError(`--over ${name} is there twice: give all its values at once.`)
+    const isSeed = name === "seed" && fields.seed === undefined
+    const wrong = isSeed ? values.find((value) => !/^\d{1,15}$/.test(value)) : undefined
+    if (wrong !== undefined) throw new UsageError(`--over seed takes whole numbers from 0, got "${wrong}".`)
+    grid[name] = name.includes(".") ? values : values.map((value) => (isSeed ? Number(value) : valueOf(fields[name], value)))
+  }
+  return grid
+}
+
+/** The measures that are shown when none are asked for: those of the outputs that are not the same everywhere. */
+const columnsOf = (points: ReadonlyArray<SweepPoint>): { readonly columns: Array<string>; readonly more: number } => {
+  const outputs = new Set(
+    points.flatMap(({ result }) => {
+      const digests = Object.values(result?.outputs ?? {}).map(({ digest }) => digest)
+      return [
+        ...Object.keys(result?.outputs ?? {}),
+        ...(result?.nodes ?? []).flatMap(({ id, digest }) => (digest !== null && digests.includes(digest) ? [id] : []))
+      ]
+    })
+  )
+  const names = [...new Set(points.flatMap(({ measures }) => Object.keys(measures)))].filter((name) =>
+    outputs.has(name.slice(0, name.indexOf(".")))
+  )
+  const valuesOf = (name: string) => JSON.stringify(points.map(({ measures }) => measures[name]))
+  // An output's fields go by the output's name and by its node's: once is enough.
+  const seen = new Set<string>()
+  const distinct = names.filter((name) => {
+    const identity = `${name.slice(name.indexOf("."))} ${valuesOf(name)}`
+    return !seen.has(identity) && seen.add(identity) !== undefined
+  })
+  const varying = distinct.filter((name) => new Set(points.flatMap(({ measures }) => (name in measures ? [measures[name]] : []))).size > 1)
+  const chosen = varying.length > 0 ? varying : distinct
+  return { columns: chosen.slice(0, mostColumns), more: Math.max(0, chosen.length - mostColumns) }
+}
+
+const cell = (value: unknown): string => (value === undefined ? "-" : typeof value === "number" ? number(value) : shown(value))
+
+/** The table, what failed, and what is not in it. */
+export const report = (points: ReadonlyArray<SweepPoint>, metrics: ReadonlyArray<string>): Array<string> => {
+  const names = Object.keys(points[0]?.values ?? {})
+  const { columns, more } = metrics.length > 0 ? { columns: [...metrics], more: 0 } : columnsOf(points)
+  const rows = points.map(({ values, status, measures }) => [
+    ...names.map((name) => shown(values[name])),
+    status,
+    ...columns.map((column) => cell(measures[column]))
+  ])
+  const known = [...new Set(points.flatMap(({ measures }) => Object.keys(measures)))]
+  const unknown = columns.filter((column) => !known.includes(column))
+  return [
+    ...table([[...names, "status", ...columns], ...rows]),
+    ...(more > 0 ? [`${more} more measures differ: choose with --metric node.metric, or see all with --json.`] : []),
+    ...unknown.map((column) => `No run has a metric or report field "${column}".${didYouMean(column, known)}`),
+    ...points.flatMap(({ error, values }) => (error === null ? [] : [`${nameOf(values)}: ${error}`]))
+  ]
+}
+
+const nameOf = (values: Readonly<Record<string, unknown>>): string =>
+  Object.entries(values)
+    .map(([name, value]) => `${name}=${shown(value)}`)
+    .join(" ")
+
+const document = (pipeline: string, points: ReadonlyArray<SweepPoint>, metrics: ReadonlyArray<string>) => ({
+  pipeline,
+  points: points.map(({ values, status, result, error, measures }) => ({
+    values,
+    run: result?.run ?? null,
+    status,
+    ...(error === null ? {} : { error }),
+    measures: Object.fromEntries(Object.entries(measures).filter(([name]) => metrics.length === 0 || metrics.includes(name))),
+    outputs: Object.fromEntries(
+      Object.entries(result?.outputs ?? {}).map(([name, { kind, path, digest }]) => [name, { kind, path, digest }])
+    )
+  }))
+})
+
+export const command: Command = {
+  name: "sweep",
+  summary:
+    "Runs a pipeline with every combination of the values given by --over, one after another, and prints a table of what came of each. What they share is made once; one that fails leaves the others alone.",
+  positionals: ["<pipeline.ts>"],
+  flags: {
+    over: {
+      value: "name=a,b,c",
+      help: "values of a parameter, of <node>.<field>, or of seed; in brackets or quotes where they hold commas",
+      repeatable: true
+    },
+    metric: {
+      value: "node.metric",
+      help: "a column of the table: a metric of a node, or a field of its report; those that differ unless given",
+      repeatable: true
+    },
+    ...pipelineFlags,
+    until: { value: "node", help: "run this node and what it depends on" },
+    ...runFlags,
+    json: { help: "print one JSON document on stdout at the end, with every metric" }
+  },
+  examples: [
+    "caravan sweep pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --over sft.learningRate=1e-5,2e-5 --over seed=0,1,2",
+    "caravan sweep pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --over sft.epochs=1,2 --metric sft.loss --json"
+  ],
+  more: describeParameters,
+  run: async (given) => {
+    const pipeline = await loadPipeline(given.positionals[0]!)
+    const options = { ...pipelineOptions(given), ...runOptions(given) }
+    const texts = given.flags("over")
+    if (texts.length === 0) throw new UsageError("Nothing to sweep over: give --over name=value,value,... once or more.")
+    const grid = gridOf(pipeline, texts)
+    const count = combinations(grid).length
+    const metrics = given.flags("metric")
+    const events = openEvents(given)
+    const until = given.flag("until")
+    let progress = showProgress()
+    const finished: Array<SweepPoint> = []
+    const work = sweep(pipeline, {}, grid as Grid, {
+      ...options,
+      ...(until === undefined ? {} : { until }),
+      onStart: (values, index) => {
+        progress.close()
+        progress = showProgress()
+        progress.say(`[${index + 1}/${count}] ${nameOf(values)}`)
+      },
+      onPoint: (point) => {
+        finished.push(point)
+        if (point.result === null) progress.say(`Failed: ${point.error}`)
+      },
+      onEvent: (event) => {
+        events.onEvent(event)
+        progress.onEvent(event)
+      }
+    })
+    const exit = await untilInterrupted(work.pipe(Effect.provide(engineNumerics(options.home))), {
+      onEvent: () => undefined,
+      say: (text) => progress.say(text),
+      close: () => progress.close()
+    }).finally(() => events.close())
+    if (exit !== undefined && Exit.isFailure(exit)) throw Cause.squash(exit.cause)
+    if (given.flag("events") !== "-") {
+      const lines = finished.length === 0 ? [] : report(finished, metrics)
+      const text = given.has("json") ? JSON.stringify(document(pipeline.name, finished, metrics), undefined, 2) : lines.join("\n")
+      process.stdout.write(text === "" ? "" : `${text}\n`)
+    }
+    if (exit === undefined) {
+      process.stderr.write(`${finished.length} of ${count} combinations are finished; run the same again to go on.\n`)
+      return exitCodes.interrupted
+    }
+    return finished.every(({ status }) => status === "succeeded") ? exitCodes.ok : exitCodes.failed
+  }
+}

@@ -1,0 +1,30 @@
+/** `caravan tokenize`: lines of text to token ids. */
+import * as Effect from "effect/Effect"
+import { loadTokenizer } from "../../models/tokenizer/index.ts"
+import { decodeUtf8 } from "../../models/tokenizer/utf8.ts"
+import { type Command, exitCodes } from "../command.ts"
+
+/** Lines of stdin: only LF ends one; the last may lack it. */
+const readLines = async (): Promise<Array<string>> => {
+  const chunks: Array<Buffer> = []
+  for await (const chunk of process.stdin) chunks.push(chunk as Buffer)
+  const text = decodeUtf8(Buffer.concat(chunks))
+  if (text === "") return []
+  const lines = text.split("\n")
+  if (lines.at(-1) === "") lines.pop()
+  return lines
+}
+
+export const command: Command = {
+  name: "tokenize",
+  summary: "Token ids of each line of stdin. No BOS or EOS; only LF ends a line; white space is kept; an empty line gives no ids.",
+  positionals: ["<tokenizer>"],
+  flags: { json: { help: "print a JSON array of arrays of ids, instead of a line of ids for each line" } },
+  examples: ["echo 'Hello world' | caravan tokenize tokenizer.model", "caravan tokenize path/to/checkpoint --json < lines.txt"],
+  run: async (given) => {
+    const tokenizer = await Effect.runPromise(loadTokenizer(given.positionals[0]!))
+    const ids = (await readLines()).map((line) => tokenizer.encode(line))
+    process.stdout.write(given.has("json") ? `${JSON.stringify(ids)}\n` : ids.map((line) => `${line.join(" ")}\n`).join(""))
+    return exitCodes.ok
+  }
+}

@@ -1,0 +1,94 @@
+/** `caravan why`: everything that decides whether a node runs. */
+import * as Effect from "effect/Effect"
+import { Journal } from "../../runtime/store/journal.ts"
+import { plan } from "../../runtime/run/run.ts"
+import { didYouMean } from "../../schemas/did-you-mean.ts"
+import { type Command, exitCodes, UsageError } from "../command.ts"
+import { engineNumerics } from "../numerics.ts"
+import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+import { reasonOf } from "./plan.ts"
+import { ago, count, short } from "../display/units.ts"
+
+type Past = { readonly generations: ReturnType<Journal["generations"]>; readonly blessings: ReturnType<Journal["blessings"]> }
+
+/** Results that a key had before the one it has, of a node that was made again by --force; and how it came to be blessed. The oldest first. */
+const pastOf = (home: string, key: string): Past => {
+  const journal = new Journal(home)
+  try {
+    return { generations: journal.generations(key), blessings: journal.blessings(key) }
+  } finally {
+    journal.close()
+  }
+}
+
+/** "  blessed 2 days ago: made under the key 0123456789ab, before stages/x.ts changed" */
+const blessingLines = (blessings: Past["blessings"], current: string): Array<string> =>
+  blessings
+    .filter(({ digest }) => digest === current)
+    .map(
+      ({ at, changes, from, key }) =>
+        `  blessed ${ago(at)}: made ${from === key ? "" : `under the key ${short(from)}, `}before this changed: ${changes.join(", ")}`
+    )
+
+/** "It was made 3 times; before: 0123456789ab (2 days ago), ..." */
+const generationLine = (generations: Past["generations"], current: string | undefined): Array<string> => {
+  if (generations.length === 0) return []
+  const distinct = new Set([...generations.map(({ digest }) => digest), ...(current === undefined ? [] : [current])]).size
+  const before = generations.slice(-shownGenerations).map(({ digest, made }) => `${short(digest)} (${ago(made)})`)
+  const more = generations.length > shownGenerations ? `${generations.length - shownGenerations} more, ` : ""
+  return [
+    `  it was made ${count(generations.length + 1, "time")} under this key (--force); results before: ${more}${before.join(", ")}${distinct > 1 ? "; they differ: caravan verify names where" : ""}`
+  ]
+}
+const shownGenerations = 5
+
+export const command: Command = {
+  name: "why",
+  summary: "Says why a node would run, or would not: what changed since it last did, back to the node where the change began.",
+  positionals: ["<pipeline.ts>", "<node>"],
+  flags: { ...pipelineFlags, json: { help: "print one JSON document" } },
+  examples: ["caravan why pipelines/hh-rlhf.ts reward-model --set data=pairs.jsonl.gz"],
+  more: describeParameters,
+  run: async (given) => {
+    const [path, id] = given.positionals as [string, string]
+    const pipeline = await loadPipeline(path)
+    const options = pipelineOptions(given)
+    const made = await Effect.runPromise(
+      plan(pipeline, {}, { ...options, missing: "await" }).pipe(Effect.provide(engineNumerics(options.home)))
+    )
+    const node = made.nodes.get(id)
+    if (node === undefined) throw new UsageError(`Pipeline "${pipeline.name}" has no node "${id}".${didYouMean(id, made.nodes.keys())}`)
+    // Back along what is not settled yet, to where the change began.
+    const chain: Array<{ readonly id: string; readonly status: string; readonly why: string }> = []
+    const seen = new Set<string>()
+    const open = [node.id]
+    for (let next = open.shift(); next !== undefined; next = open.shift()) {
+      if (seen.has(next)) continue
+      seen.add(next)
+      const step = made.nodes.get(next)!
+      chain.push({ id: step.id, status: step.kind, why: reasonOf(step) })
+      if (step.kind === "unknown") open.push(...step.until)
+    }
+    const parts = "parts" in node ? node.parts : undefined
+    const { generations, blessings } = "key" in node ? pastOf(options.home, node.key) : { generations: [], blessings: [] }
+    if (given.has("json"))
+      process.stdout.write(`${JSON.stringify({ node: id, chain, parts: parts ?? null, generations, blessings }, undefined, 2)}\n`)
+    else {
+      const verb = {
+        file: "is a file",
+        awaited: "is a file that is not there yet",
+        hit: "is in the store",
+        run: "would run",
+        unknown: "would run unless its inputs come out as before"
+      }[node.kind]
+      const lines = [
+        `${id} ${verb}: ${reasonOf(node)}`,
+        ...chain.slice(1).map((step) => `  because of ${step.id}: ${step.why}`),
+        ...(node.kind === "hit" ? blessingLines(blessings, node.trace.digest) : []),
+        ...generationLine(generations, node.kind === "hit" ? node.trace.digest : undefined)
+      ]
+      process.stdout.write(`${lines.join("\n")}\n`)
+    }
+    return exitCodes.ok
+  }
+}

@@ -1,0 +1,165 @@
+/**
+ * What a run shows while it goes on, always on stderr: on a terminal the live view (live-view.ts), redrawn in place below the lines that stay; when
+ * piped plain lines now and then.
+ */
+import type { RunEvent } from "../../runtime/run/run.ts"
+import { colours, frame, noColours } from "./live-view.ts"
+import { duration, number } from "./numbers.ts"
+import { type RunningNode, RunState, throughput, timeLeft } from "./run-state.ts"
+import { plain, widthOf } from "./width.ts"
+
+export { duration } from "./numbers.ts"
+
+/** Piped output says how a node is doing at most this often, in milliseconds. */
+const pipedInterval = 10_000
+/** A terminal is redrawn at most this often, in milliseconds. */
+const drawInterval = 100
+/** And at least this often: time passes. */
+const tickInterval = 1000
+
+const [hideCursor, showCursor, clearBelow] = ["\u001b[?25l", "\u001b[?25h", "\u001b[0J"]
+
+export interface Shown {
+  readonly onEvent: (event: RunEvent) => void
+  /** A line that stays. */
+  readonly say: (text: string) => void
+  /** Wipes what is redrawn and gives the cursor back. */
+  readonly close: () => void
+}
+
+/** A running node in a line of piped output. */
+const describe = (node: RunningNode, now: number): string => {
+  const { step, total, loss, message } = node.progress
+  const parts = [node.id]
+  if (step !== undefined) parts.push(total === undefined ? `${step}` : `${step}/${total}`)
+  if (loss !== undefined) parts.push(`loss ${number(loss)}`)
+  const speed = throughput(node)
+  if (speed !== undefined) parts.push(`${number(speed)} tokens/s`)
+  const left = timeLeft(node, now)
+  if (left !== undefined) parts.push(`${duration(left)} left`)
+  if (message !== undefined) parts.push(message)
+  return parts.join("  ")
+}
+
+/** What is told of an event by a line that stays; undefined: nothing. */
+const lineOf = (event: RunEvent, state: RunState): string | undefined => {
+  switch (event.type) {
+    // What a stage prints is for its log (caravan log).
+    case "output":
+    case "run-started":
+    case "progress":
+      return undefined
+    case "node-started":
+      return `${event.node}: running (${event.why.join("; ")})`
+    case "node-waiting":
+      return `${event.node}: waits for ${event.by}, which makes it`
+    case "note":
+      return `${event.node}: ${event.message}`
+    case "node-finished": {
+      const { id, status, milliseconds, metrics, error } = event.node
+      if (status === "ran") return `${id}: done in ${duration(milliseconds)}${metricsOf(metrics)}`
+      if (status === "failed") return `${id}: FAILED after ${duration(milliseconds)}. ${error}`
+      return status === "skipped" ? `${id}: skipped` : undefined
+    }
+    case "run-finished": {
+      const { hit } = state.counts
+      return `${event.status === "succeeded" ? "Done" : "Failed"} in ${duration(event.milliseconds)}${hit > 0 ? `; ${hit} found in the store` : ""}.`
+    }
+  }
+}
+
+/** Listens to a run's events and shows them. Call `close` at the end. */
+export const showProgress = (
+  stream: NodeJS.WriteStream = process.stderr,
+  environment: Readonly<Record<string, string | undefined>> = process.env
+): Shown => (stream.isTTY && environment.TERM !== "dumb" ? onTerminal(stream, environment) : inLines(stream))
+
+/** Plain lines. */
+const inLines = (stream: NodeJS.WriteStream): Shown => {
+  const state = new RunState(performance.now())
+  const shown = new Map<string, number>()
+  const say = (text: string) => void stream.write(`${text}\n`)
+  return {
+    say,
+    close: () => undefined,
+    onEvent: (event) => {
+      const now = performance.now()
+      state.on(event, now)
+      const line = lineOf(event, state)
+      if (line !== undefined) say(line)
+      if (event.type === "node-started") shown.set(event.node, now)
+      const node = event.type === "progress" ? state.nodes.get(event.node) : undefined
+      if (node === undefined || now - shown.get(node.id)! <= pipedInterval) return
+      shown.set(node.id, now)
+      say(`${new Date().toISOString().slice(11, 19)} ${describe(node, now)}`)
+    }
+  }
+}
+
+/** The live view. */
+const onTerminal = (stream: NodeJS.WriteStream, environment: Readonly<Record<string, string | undefined>>): Shown => {
+  const state = new RunState(performance.now())
+  // https://no-color.org: set and not empty.
+  const paint = (environment.NO_COLOR ?? "") === "" ? colours : noColours
+  const columns = () => (stream.columns > 0 ? stream.columns : 80)
+  let drawn: ReadonlyArray<string> = []
+  let last = -Infinity
+  let open = false
+  let closed = false
+  let pending: NodeJS.Timeout | undefined
+  /** Up to where the view begins: lines that were drawn wider than the terminal is now are wrapped. */
+  const wiped = (): string => {
+    const rows = drawn.reduce((sum, line) => sum + Math.max(1, Math.ceil(widthOf(plain(line)) / columns())), 0)
+    drawn = []
+    return rows === 0 ? "" : `\u001b[${rows}A\r${clearBelow}`
+  }
+  const restore = () => {
+    if (open) stream.write(`${wiped()}${showCursor}`)
+    open = false
+  }
+  const draw = (above = "") => {
+    clearTimeout(pending)
+    pending = undefined
+    const now = performance.now()
+    const before = `${open ? "" : hideCursor}${wiped()}`
+    drawn = frame(state, now, { columns: columns(), rows: stream.rows > 0 ? stream.rows : 24 }, paint)
+    stream.write(`${before}${above}${drawn.map((line) => `${line}\n`).join("")}`)
+    open = true
+    last = now
+  }
+  const redraw = () => {
+    if (open) draw()
+  }
+  const ticking = setInterval(redraw, tickInterval)
+  ticking.unref()
+  stream.on("resize", redraw)
+  // However the process ends, but for kill -9.
+  process.on("exit", restore)
+  const close = () => {
+    closed = true
+    clearTimeout(pending)
+    clearInterval(ticking)
+    stream.off("resize", redraw)
+    process.off("exit", restore)
+    restore()
+  }
+  return {
+    close,
+    say: (text) => (open ? draw(`${text}\n`) : void stream.write(`${text}\n`)),
+    onEvent: (event) => {
+      state.on(event, performance.now())
+      const line = lineOf(event, state)
+      if (event.type === "run-finished") close()
+      // Results that a lock file does not agree with are told of after the end.
+      if (closed) stream.write(line === undefined ? "" : `${line}\n`)
+      else if (line !== undefined) draw(`${event.type === "node-finished" && event.node.status === "failed" ? paint.bad(line) : line}\n`)
+      else if (performance.now() - last >= drawInterval) draw()
+      else pending ??= setTimeout(() => draw(), drawInterval).unref()
+    }
+  }
+}
+
+const metricsOf = (metrics: Readonly<Record<string, number>>): string => {
+  const shown = Object.entries(metrics).slice(0, 6)
+  return shown.length === 0 ? "" : ` (${shown.map(([name, value]) => `${name} ${number(value)}`).join(", ")})`
+}

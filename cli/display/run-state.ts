@@ -1,0 +1,114 @@
+/** Where a run is, as its events tell: what the live view and the lines of piped output show. */
+import type { NodeResult, RunEvent } from "../../runtime/run/run.ts"
+import type { Progress } from "../../runtime/define/stage.ts"
+
+/** Losses that a sparkline is drawn of, at most. */
+const keptLosses = 30
+/** Throughput is of the tokens of so long before now, in milliseconds: what a stage did an hour ago says little. */
+const throughputWindow = 30_000
+
+export interface RunningNode {
+  readonly id: string
+  readonly started: number
+  progress: Progress
+  /** The first step it told of, and when: what is left follows from the steps since, not from those before a resumption. */
+  firstStep: number | undefined
+  firstStepAt: number
+  /** When it told of the last step. */
+  stepAt: number
+  losses: Array<number>
+  /** [when, tokens since the one before] */
+  tokens: Array<readonly [number, number]>
+  tokensFrom: number
+}
+
+export class RunState {
+  readonly nodes = new Map<string, RunningNode>()
+  /** Node -> who makes it. */
+  readonly waiting = new Map<string, string>()
+  readonly counts: Record<NodeResult["status"], number> = { ran: 0, hit: 0, failed: 0, skipped: 0 }
+  total = 0
+  started: number
+
+  constructor(now: number) {
+    this.started = now
+  }
+
+  /** Nodes that are not settled: running, waiting, or not begun. */
+  get left(): number {
+    const { ran, hit, failed, skipped } = this.counts
+    return Math.max(0, this.total - ran - hit - failed - skipped)
+  }
+
+  on(event: RunEvent, now: number): void {
+    switch (event.type) {
+      case "run-started":
+        this.total = event.nodes.length
+        this.started = now
+        break
+      case "node-started":
+        this.waiting.delete(event.node)
+        this.nodes.set(event.node, {
+          id: event.node,
+          started: now,
+          progress: {},
+          firstStep: undefined,
+          firstStepAt: now,
+          stepAt: now,
+          losses: [],
+          tokens: [],
+          tokensFrom: now
+        })
+        break
+      case "node-waiting":
+        this.waiting.set(event.node, event.by)
+        break
+      case "progress":
+        this.#progress(event.node, event.progress, now)
+        break
+      case "node-finished": {
+        const { id, status } = event.node
+        this.nodes.delete(id)
+        this.waiting.delete(id)
+        this.counts[status]++
+        break
+      }
+      case "output":
+      case "note":
+      case "run-finished":
+        break
+    }
+  }
+
+  #progress(id: string, progress: Progress, now: number): void {
+    const node = this.nodes.get(id)
+    if (node === undefined) return
+    // What a report leaves out is as it was, but for what it says in words.
+    const { message: _, ...before } = node.progress
+    node.progress = { ...before, ...progress }
+    if (progress.step !== undefined) node.stepAt = now
+    if (progress.step !== undefined && (node.firstStep === undefined || progress.step < node.firstStep)) {
+      node.firstStep = progress.step
+      node.firstStepAt = now
+    }
+    if (progress.loss !== undefined) node.losses = [...node.losses.slice(1 - keptLosses), progress.loss]
+    if (progress.tokens !== undefined && progress.tokens > 0) {
+      node.tokens.push([now, progress.tokens])
+      while (node.tokens.length > 1 && now - node.tokens[0]![0] > throughputWindow) node.tokensFrom = node.tokens.shift()![0]
+    }
+  }
+}
+
+/** Tokens a second, of late, up to the last report. */
+export const throughput = ({ tokens, tokensFrom }: RunningNode): number | undefined => {
+  const last = tokens.at(-1)
+  if (last === undefined || last[0] <= tokensFrom) return undefined
+  return (tokens.reduce((sum, [, count]) => sum + count, 0) / (last[0] - tokensFrom)) * 1000
+}
+
+/** Milliseconds to the end of the last step, at the pace of the steps so far. */
+export const timeLeft = ({ progress, firstStep, firstStepAt, stepAt }: RunningNode, now: number): number | undefined => {
+  const { step, total } = progress
+  if (step === undefined || total === undefined || firstStep === undefined || step <= firstStep) return undefined
+  return Math.max(0, ((stepAt - firstStepAt) / (step - firstStep)) * (total - step) - (now - stepAt))
+}

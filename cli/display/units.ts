@@ -1,0 +1,80 @@
+/** Sizes, ages, times and tables, as the commands on the store say and take them. */
+import { type Given, UsageError } from "../command.ts"
+
+const powers = ["B", "kB", "MB", "GB", "TB", "PB"]
+
+/** 1234567 -> "1.2 MB". */
+export const size = (bytes: number): string => {
+  let power = 0
+  // What would be shown as 1000 is shown as 1.0 of the next.
+  while (power < powers.length - 1 && bytes / 1000 ** power >= (power === 0 ? 1000 : 999.5)) power++
+  const value = bytes / 1000 ** power
+  return `${power === 0 ? value : value < 9.95 ? value.toFixed(1) : Math.round(value)} ${powers[power]}`
+}
+
+/** A size from a flag: "500MB", "1.5 GiB", "0". */
+export const sizeFlag = (given: Given, name: string): number | undefined => {
+  const text = given.flag(name)
+  if (text === undefined) return undefined
+  const match = /^(\d+(?:\.\d+)?)\s*(?:([kmgtp]?)(i?)b?)?$/i.exec(text.trim())
+  if (match === null) throw new UsageError(`--${name} takes a size such as 500MB, 20GB or 1.5TiB, got "${text}".`)
+  const power = ["", "k", "m", "g", "t", "p"].indexOf((match[2] ?? "").toLowerCase())
+  return Math.round(Number(match[1]) * (match[3] === "" || match[3] === undefined ? 1000 : 1024) ** power)
+}
+
+const spans: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 }
+
+/** A span of time from a flag, in milliseconds: "30d", "12h", "0". */
+export const ageFlag = (given: Given, name: string): number | undefined => {
+  const text = given.flag(name)
+  if (text === undefined) return undefined
+  const match = /^(\d+(?:\.\d+)?)\s*([smhdw])$/i.exec(text.trim())
+  if (match === null && text.trim() !== "0")
+    throw new UsageError(`--${name} takes a span of time such as 30d, 12h, 90m or 2w, got "${text}".`)
+  return match === null ? 0 : Number(match[1]) * spans[match[2]!.toLowerCase()]!
+}
+
+/** How long ago: "3 days ago". */
+export const ago = (then: number, now: number = Date.now()): string => {
+  const span = now - then
+  const steps: ReadonlyArray<readonly [number, string]> = [
+    [spans.d!, "day"],
+    [spans.h!, "hour"],
+    [spans.m!, "minute"]
+  ]
+  for (const [length, unit] of steps) {
+    const count = Math.floor(span / length)
+    if (count > 0) return `${count} ${unit}${count === 1 ? "" : "s"} ago`
+  }
+  return "just now"
+}
+
+/** A moment, in this machine's time: "2026-05-04 13:02". */
+export const moment = (at: number): string => {
+  const date = new Date(at - new Date(at).getTimezoneOffset() * 60_000)
+  return date.toISOString().slice(0, 16).replace("T", " ")
+}
+
+/** The beginning of a digest or of a run's id: what other commands take. */
+export const short = (digest: string): string => digest.slice(0, 12)
+export const shortRun = (run: string): string => run.slice(0, 8)
+
+/** Columns two spaces apart; the last is not padded. */
+export const table = (rows: ReadonlyArray<ReadonlyArray<string>>, indent = ""): Array<string> => {
+  const widths: Array<number> = []
+  for (const row of rows) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, cell.length)))
+  return rows.map((row) => `${indent}${row.map((cell, i) => cell.padEnd(widths[i]!)).join("  ")}`.trimEnd())
+}
+
+/** A value of a config or a setting, as it was written. */
+export const shown = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value))
+
+/** Metrics in a line. */
+export const metrics = (values: Readonly<Record<string, number>>, most = 6): string =>
+  Object.entries(values)
+    .slice(0, most)
+    .map(([name, value]) => `${name} ${Number.isInteger(value) ? value : Number(value.toPrecision(4))}`)
+    .join(", ")
+
+/** "1 object", "2 objects". */
+export const count = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`

@@ -1,0 +1,298 @@
+/** From a pipeline's nodes to a checked graph: names, decoded configs, wires of the right type, topological order. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import type { ArtifactType } from "../../schemas/artifact.ts"
+import { didYouMean } from "../../schemas/did-you-mean.ts"
+import { ConfigError, type ConfigSchema, decodeConfig, hyperInfo } from "../../schemas/hyper.ts"
+import { encodingOf } from "../key/cache-key.ts"
+import type { Sizes } from "./cost.ts"
+import { messageOf, PipelineError, placeOf } from "../errors.ts"
+import { type AnyNode, isNode, type NodeLimits } from "./node.ts"
+import type { AnyPipeline } from "./pipeline.ts"
+import { portOf, type StageInfo } from "./stage.ts"
+
+export interface StageNode {
+  readonly kind: "stage"
+  readonly id: string
+  readonly stage: StageInfo
+  readonly config: Readonly<Record<string, unknown>>
+  readonly seed: number
+  /** Ids by port: one, several, or null for an open port. */
+  readonly inputs: Readonly<Record<string, string | ReadonlyArray<string> | null>>
+  readonly type: ArtifactType<any>
+  /** What the pipeline says of its size, for estimates. */
+  readonly expected?: Sizes | undefined
+  readonly limits?: NodeLimits | undefined
+}
+export interface FileNode {
+  readonly kind: "file"
+  readonly id: string
+  readonly path: string
+  readonly type: ArtifactType<any>
+  readonly expected?: Sizes | undefined
+}
+export type GraphNode = StageNode | FileNode
+
+export interface Graph {
+  readonly pipeline: string
+  /** In topological order: inputs first. */
+  readonly nodes: ReadonlyMap<string, GraphNode>
+  readonly outputs: Readonly<Record<string, string>>
+}
+
+/** The ids a node depends on. */
+export const dependencies = (node: GraphNode): ReadonlyArray<string> =>
+  node.kind === "file" ? [] : Object.values(node.inputs).flatMap((input) => input ?? [])
+
+/** The ids that depend on a node, directly or not, and itself. */
+export const descendants = (graph: Graph, id: string): Set<string> => {
+  const found = new Set([id])
+  for (const node of graph.nodes.values()) if (dependencies(node).some((dependency) => found.has(dependency))) found.add(node.id)
+  return found
+}
+
+/** The ids that nodes depend on, directly or not, and they themselves. */
+export const ancestors = (graph: Graph, ids: ReadonlyArray<string> | ReadonlySet<string>): Set<string> => {
+  const found = new Set<string>()
+  const open = [...ids]
+  for (let next = open.pop(); next !== undefined; next = open.pop()) {
+    if (found.has(next)) continue
+    found.add(next)
+    open.push(...dependencies(graph.nodes.get(next)!))
+  }
+  return found
+}
+
+/** Settings from the command line: texts by parameter ("samples") or by node and field ("sft.learningRate"). */
+export type Settings = Readonly<Record<string, string>>
+
+/** A text as the value a field wants: JSON where that fits ("3", "true", "[1,2]"), else the text itself. */
+export const valueOf = (field: Schema.Top | undefined, text: string): unknown => {
+  let parsed: unknown
+  try {
+    parsed = JSON.parse(text)
+  } catch {
+    return text
+  }
+  if (field === undefined) return parsed
+  const fits = (value: unknown): boolean =>
+    Schema.decodeUnknownExit(Schema.Struct({ value: field as Schema.Codec<unknown> }))({ value })._tag === "Success"
+  // A text that happens to be JSON ("7" where words are wanted) stays a text; what fits neither way is told of as what it says.
+  return !fits(parsed) && fits(text) ? text : parsed
+}
+
+/** Builds the pipeline with these parameters and settings, and checks all of it before anything runs. */
+export const buildGraph = (
+  pipeline: AnyPipeline,
+  params: Readonly<Record<string, unknown>>,
+  options: { readonly settings?: Settings; readonly seed: number }
+): Effect.Effect<Graph, PipelineError | ConfigError> =>
+  Effect.gen(function* () {
+    const fields = pipeline.params.fields as Record<string, Schema.Top>
+    const settings = Object.entries(options.settings ?? {})
+    const given: Record<string, unknown> = { ...params }
+    for (const [name, text] of settings) if (!name.includes(".")) given[name] = valueOf(fields[name], text)
+    const decoded = yield* decodeConfig(
+      pipeline.params as ConfigSchema,
+      given,
+      `Pipeline "${pipeline.name}"`,
+      (name) => ` Give it: --set ${name}=<value>, or as a parameter of the program's.`
+    )
+    const outputs = yield* Effect.try({
+      try: () => pipeline.build(decoded) as Record<string, unknown>,
+      catch: (cause) => new PipelineError({ message: `Building the pipeline "${pipeline.name}": ${messageOf(cause)}${placeOf(cause)}` })
+    })
+    if (typeof outputs !== "object" || outputs === null || isNode(outputs)) {
+      return yield* new PipelineError({
+        message: `Building the pipeline "${pipeline.name}": its function returned ${shown(outputs)}. Return an object of named outputs: ({ policy: sft(...) }).`
+      })
+    }
+    for (const [name, node] of Object.entries(outputs)) {
+      if (!isNode(node))
+        return yield* new PipelineError({
+          message: `Output "${name}" of pipeline "${pipeline.name}" is ${shown(node)}, not a node. Return what a stage gives when it is applied.`
+        })
+    }
+    return yield* resolve(pipeline.name, outputs as Record<string, AnyNode>, {
+      seed: options.seed,
+      settings: settings.filter(([name]) => name.includes("."))
+    })
+  })
+
+const resolve = (
+  pipeline: string,
+  outputs: Readonly<Record<string, AnyNode>>,
+  options: { readonly seed: number; readonly settings: ReadonlyArray<[string, string]> }
+) =>
+  Effect.gen(function* () {
+    const order = yield* postorder(outputs)
+    const ids = yield* nameNodes(order)
+    const overrides = new Map<string, Array<[field: string, text: string]>>()
+    for (const [name, text] of options.settings) {
+      const dot = name.lastIndexOf(".")
+      const id = name.slice(0, dot)
+      const stageIds = order.filter((node) => node.definition.kind === "stage").map((node) => ids.get(node)!)
+      if (!stageIds.includes(id))
+        return yield* new PipelineError({ message: `--set ${name}: there is no node "${id}".${didYouMean(id, stageIds)}` })
+      overrides.set(id, [...(overrides.get(id) ?? []), [name.slice(dot + 1), text]])
+    }
+    const nodes = new Map<string, GraphNode>()
+    // Two nodes with the same stage, config, seed and inputs are one.
+    const canonical = new Map<string, string>()
+    const alias = new Map<AnyNode, string>()
+    /** Configs of nodes that give no field. */
+    const usual = new Map<StageInfo, Readonly<Record<string, unknown>>>()
+    for (const node of order) {
+      const { definition } = node
+      const id = ids.get(node)!
+      let made: GraphNode
+      let identity: string
+      if (definition.kind === "file") {
+        made = { kind: "file", id, path: definition.path, type: definition.type, expected: definition.expected }
+        identity = encodingOf(["file", definition.path])
+      } else {
+        const { stage } = definition.stage
+        const raw: Record<string, unknown> = { ...definition.config }
+        for (const [field, text] of overrides.get(id) ?? [])
+          raw[field] = valueOf((stage.config.fields as Record<string, Schema.Top>)[field], text)
+        const isUsual = Object.keys(raw).length === 0
+        const config = (isUsual && usual.get(stage)) || (yield* decodeConfig(stage.config, raw, `Node "${id}" (stage ${stage.name})`))
+        if (isUsual) usual.set(stage, config)
+        const inputs = wire(id, stage, definition.inputs, alias)
+        if (inputs instanceof PipelineError) return yield* inputs
+        const seed = definition.seed ?? options.seed
+        const { expected, limits, type } = definition
+        made = { kind: "stage", id, stage, config: config, seed, inputs, type, expected, limits }
+        try {
+          const { module, name, pinned, seeded } = stage
+          identity = encodingOf(["stage", module, name, pinned ?? null, config, seeded ? seed : null, inputs, definition.name ?? null])
+        } catch (cause) {
+          return yield* new PipelineError({
+            message: `Node "${id}" (stage ${stage.name}): its config can't be part of a cache key: ${messageOf(cause)}`
+          })
+        }
+      }
+      const known = canonical.get(identity)
+      if (known === undefined) {
+        canonical.set(identity, id)
+        nodes.set(id, made)
+      }
+      alias.set(node, known ?? id)
+    }
+    return { pipeline, nodes, outputs: Object.fromEntries(Object.entries(outputs).map(([name, node]) => [name, alias.get(node)!])) }
+  })
+
+/** A value that should have been something else, in a few words. */
+const shown = (value: unknown): string => {
+  if (isNode(value)) return "a node"
+  if (typeof value === "function") return "stage" in value ? `the stage ${(value.stage as StageInfo).name} itself` : "a function"
+  if (typeof value === "object" && value !== null)
+    return Array.isArray(value) ? "a list" : value instanceof Promise ? "a promise" : "an object"
+  return typeof value === "string" ? JSON.stringify(value) : String(value)
+}
+
+const inputNodes = (node: AnyNode): ReadonlyArray<unknown> =>
+  node.definition.kind === "file"
+    ? []
+    : Object.values(node.definition.inputs).flatMap((input) =>
+        Array.isArray(input) ? (input as ReadonlyArray<unknown>) : input === undefined ? [] : [input]
+      )
+
+/** Every node reachable from the outputs, inputs first; without recursion, so that long chains are no matter. */
+const postorder = (outputs: Readonly<Record<string, AnyNode>>): Effect.Effect<Array<AnyNode>, PipelineError> =>
+  Effect.gen(function* () {
+    const order: Array<AnyNode> = []
+    const state = new Map<AnyNode, "open" | "done">()
+    const stack: Array<{ readonly node: AnyNode; readonly leave: boolean }> = Object.values(outputs)
+      .reverse()
+      .map((node) => ({ node, leave: false }))
+    for (let next = stack.pop(); next !== undefined; next = stack.pop()) {
+      const { node, leave } = next
+      if (leave) {
+        state.set(node, "done")
+        order.push(node)
+        continue
+      }
+      if (state.has(node)) continue
+      state.set(node, "open")
+      stack.push({ node, leave: true })
+      for (const input of [...inputNodes(node)].reverse()) {
+        if (!isNode(input)) {
+          const name = node.definition.kind === "stage" ? node.definition.stage.stage.name : "file"
+          return yield* new PipelineError({
+            message: `Stage ${name}: one of its inputs is ${shown(input)}, not a node. Give what a stage returns when it is applied, or fileAt(path).`
+          })
+        }
+        if (!state.has(input)) stack.push({ node: input, leave: false })
+      }
+    }
+    return order
+  })
+
+const defaultName = (node: AnyNode): string =>
+  node.definition.kind === "file" ? `file:${node.definition.path.split("/").at(-1)}` : node.definition.stage.stage.name
+
+const nameNodes = (order: ReadonlyArray<AnyNode>): Effect.Effect<Map<AnyNode, string>, PipelineError> =>
+  Effect.gen(function* () {
+    const ids = new Map<AnyNode, string>()
+    const taken = new Set<string>()
+    for (const node of order) {
+      const { name } = node.definition
+      if (name === undefined) continue
+      if (taken.has(name)) return yield* new PipelineError({ message: `Two nodes are named "${name}". Give each a name of its own.` })
+      taken.add(name)
+      ids.set(node, name)
+    }
+    const last = new Map<string, number>()
+    for (const node of order) {
+      if (ids.has(node)) continue
+      const base = defaultName(node)
+      let n = last.get(base) ?? 0
+      let id: string
+      do id = ++n === 1 ? base : `${base}-${n}`
+      while (taken.has(id))
+      last.set(base, n)
+      taken.add(id)
+      ids.set(node, id)
+    }
+    return ids
+  })
+
+/** Checks a node's wires against its stage's ports: what types rule out at compile time, for code that has none. */
+const wire = (
+  id: string,
+  stage: StageInfo,
+  inputs: Readonly<Record<string, unknown>>,
+  alias: ReadonlyMap<AnyNode, string>
+): Record<string, string | Array<string> | null> | PipelineError => {
+  const fail = (what: string) => new PipelineError({ message: `Node "${id}" (stage ${stage.name}): ${what}` })
+  const ports = Object.keys(stage.inputs)
+  for (const name of Object.keys(inputs)) if (!ports.includes(name)) return fail(`it has no input "${name}".${didYouMean(name, ports)}`)
+  const out: Record<string, string | Array<string> | null> = {}
+  for (const [name, port] of Object.entries(stage.inputs)) {
+    const { arity, type } = portOf(port)
+    const given = inputs[name]
+    if (given === undefined) {
+      if (arity !== "optional") return fail(`its input "${name}" (${type.name}) is missing`)
+      out[name] = null
+      continue
+    }
+    if (arity === "many" && !Array.isArray(given)) return fail(`its input "${name}" takes a list of nodes, got one`)
+    if (arity !== "many" && Array.isArray(given)) return fail(`its input "${name}" takes one node, got a list`)
+    const list = (Array.isArray(given) ? given : [given]) as ReadonlyArray<AnyNode>
+    for (const node of list) {
+      if (!type.accepts(node.definition.type.name))
+        return fail(`its input "${name}" takes a ${type.name}, got a ${node.definition.type.name} from "${alias.get(node)}"`)
+    }
+    out[name] = arity === "many" ? list.map((node) => alias.get(node)!) : alias.get(list[0]!)!
+  }
+  return out
+}
+
+/** The config as it enters the key: without fields marked neutral. */
+export const configForKey = (node: StageNode): Record<string, unknown> => {
+  const fields = node.stage.config.fields as Record<string, object>
+  return Object.fromEntries(
+    Object.entries(node.config).filter(([name]) => fields[name] === undefined || hyperInfo(fields[name])?.neutral === undefined)
+  )
+}

@@ -1,0 +1,61 @@
+/** A node: a stage applied to nodes and a config, or a file of the user's. A plain lazy value; nothing runs by making one. */
+import { resolve } from "node:path"
+import { type ArtifactType, External, type ExternalFile } from "../../schemas/artifact.ts"
+import type { Sizes } from "./cost.ts"
+import type { AnyStage } from "./stage.ts"
+
+export const NodeTypeId = Symbol.for("caravan/Node")
+
+export interface Node<out A> {
+  readonly [NodeTypeId]: true
+  readonly Artifact?: A
+  readonly definition: NodeDefinition
+  /** The same node under a name of its own: what --only, why and the tables call it. */
+  named(name: string): Node<A>
+  /** The same node; what a plan may assume of its size as long as it is not there. No part of any key. */
+  expecting(sizes: Sizes): Node<A>
+  /** The same node; what it may take before it is stopped, and how often it is tried again. No part of any key. */
+  limited(limits: NodeLimits): Node<A>
+}
+export interface NodeLimits {
+  /** Seconds of wall time. */
+  readonly seconds?: number
+  /** Resident memory of the process of a stage with tensors, in MiB. */
+  readonly memory?: number
+  /** How often it is tried again when it crashed, was too slow or failed by chance; never what fails the same way each time. */
+  readonly retries?: number
+}
+export type AnyNode = Node<any>
+
+export type NodeDefinition =
+  | {
+      readonly kind: "stage"
+      readonly stage: AnyStage
+      readonly inputs: Readonly<Record<string, AnyNode | ReadonlyArray<AnyNode> | undefined>>
+      readonly config: Readonly<Record<string, unknown>>
+      readonly seed: number | undefined
+      readonly name: string | undefined
+      readonly type: ArtifactType<any>
+      readonly expected?: Sizes
+      readonly limits?: NodeLimits
+    }
+  | {
+      readonly kind: "file"
+      readonly path: string
+      readonly name: string | undefined
+      readonly type: ArtifactType<any>
+      readonly expected?: Sizes
+    }
+
+export const makeNode = <A>(definition: NodeDefinition): Node<A> => ({
+  [NodeTypeId]: true,
+  definition,
+  named: (name) => makeNode({ ...definition, name }),
+  expecting: (sizes) => makeNode({ ...definition, expected: { ...definition.expected, ...sizes } }),
+  limited: (limits) => makeNode(definition.kind === "stage" ? { ...definition, limits: { ...definition.limits, ...limits } } : definition)
+})
+
+export const isNode = (value: unknown): value is AnyNode => typeof value === "object" && value !== null && NodeTypeId in value
+
+/** A file or folder of the user's, by content: its path, owner and times do not count. Relative paths are from the working directory. */
+export const fileAt = (path: string): Node<ExternalFile> => makeNode({ kind: "file", path: resolve(path), name: undefined, type: External })

@@ -1,0 +1,150 @@
+/**
+ * Blessing: the word of a user that a change of code left a node's result as it is. What was made with the code of before then counts for the code
+ * of now, and it is recorded that it was blessed. Only code may differ: anything else that a key has is named, and refused.
+ */
+import * as Effect from "effect/Effect"
+import { didYouMean } from "../../schemas/did-you-mean.ts"
+import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
+import { cacheKey } from "../key/cache-key.ts"
+import { PipelineError, type StoreError } from "../errors.ts"
+import { buildGraph, type StageNode } from "../define/graph.ts"
+import { Journal, type Trace } from "../store/journal.ts"
+import type { Numerics } from "../key/numerics.ts"
+import type { Pipeline } from "../define/pipeline.ts"
+import { changes, codeChanges, codeParts, makePlan, type Plan } from "../run/plan.ts"
+import { type RunOptions, storeErrorsFail } from "../run/run.ts"
+import { Store } from "../store/store.ts"
+
+export interface BlessOptions extends RunOptions {
+  /** Record it; without, it is only said what would be. */
+  readonly record: boolean
+}
+
+export interface Blessed {
+  readonly node: string
+  readonly stage: string
+  readonly pinned: string | null
+  /** "blessed": recorded, or with `record: false` what would be. "settled": the result is there and made with this code. "refused": `why`. */
+  readonly verdict: "blessed" | "settled" | "refused"
+  /** The key that the result counts under since, and the one it was made under: the same for a pinned stage that drifted. */
+  readonly key: string | null
+  readonly from: string | null
+  readonly digest: string | null
+  /** Files and packages that changed. */
+  readonly changes: ReadonlyArray<string>
+  /** Why it is refused: what else than code differs, or what is missing. */
+  readonly why: ReadonlyArray<string>
+}
+
+/** How many of a node's results are looked at, the latest first. */
+const looked = 1000
+
+/** Lets the last result of a node that differs from the present in code alone count for the code as it is. */
+export const bless = <Params extends ConfigSchema>(
+  pipeline: Pipeline<Params, any>,
+  params: Params["Encoded"],
+  id: string,
+  options: BlessOptions
+): Effect.Effect<Blessed, PipelineError | ConfigError | StoreError, Numerics> =>
+  Effect.gen(function* () {
+    const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
+    const node = graph.nodes.get(id)
+    if (node === undefined || node.kind === "file") {
+      const ids = [...graph.nodes.values()].flatMap((each) => (each.kind === "stage" ? [each.id] : []))
+      const what = node === undefined ? `pipeline "${graph.pipeline}" has no such node` : "it is a file, and has no code"
+      return yield* new PipelineError({ message: `Blessing "${id}": ${what}.${didYouMean(id, ids)}` })
+    }
+    const attempt = <A>(body: () => A) => Effect.try({ try: body, catch: (cause) => cause as StoreError })
+    const { journal, store } = yield* attempt(() => ({ journal: new Journal(options.home), store: new Store(options.home) }))
+    return yield* Effect.gen(function* () {
+      // What is found here stays until it is recorded.
+      yield* attempt(() => store.hold("caravan bless"))
+      const machine = { device: options.device ?? "cpu", threads: options.threads ?? 1 } as const
+      const plan = yield* makePlan(graph, journal, store, machine, new Set(), "await")
+      return yield* attempt(() => settle(node, plan, journal, store, options.record))
+    }).pipe(
+      Effect.ensuring(
+        Effect.sync(() => {
+          store.release()
+          journal.close()
+        })
+      )
+    )
+  }).pipe(storeErrorsFail)
+
+const settle = (node: StageNode, plan: Plan, journal: Journal, store: Store, record: boolean): Blessed => {
+  const base = { node: node.id, stage: node.stage.name, pinned: node.stage.pinned ?? null }
+  const none = { key: null, from: null, digest: null, changes: [], why: [] }
+  const planned = plan.nodes.get(node.id)!
+  const code = plan.facts.code.get(node.id)!
+  const files = codeParts(code)
+  if (planned.kind === "hit") {
+    const { drift, key, trace } = planned
+    const found = { ...base, ...none, key, from: key, digest: trace.digest }
+    if (drift.length === 0) return { ...found, verdict: "settled" }
+    if (record) journal.recordBlessing({ key, from: key, digest: trace.digest, code: code.digest, files, changes: drift })
+    return { ...found, verdict: "blessed", changes: drift }
+  }
+  if (planned.kind !== "run") {
+    const until = planned.kind === "unknown" ? planned.until : []
+    return {
+      ...base,
+      ...none,
+      verdict: "refused",
+      why: [`what it is made of is not settled: ${until.join(", ")} would run. Bless or run ${until.length === 1 ? "that" : "those"} first`]
+    }
+  }
+  const { key, parts } = planned
+  const refused = (...why: ReadonlyArray<string>): Blessed => ({ ...base, ...none, key, verdict: "refused", why })
+  const results = journal.resultsOfNode(plan.graph.pipeline, node.id, looked)
+  if (results.length === 0) return refused("it has never run here under this name: there is no result to bless")
+  const { pinned: _, ...unpinned } = parts
+  for (const result of results) {
+    const { code: before, pinned } = result.parts
+    // The same key but for the code: nothing else differs.
+    const same = cacheKey({ ...unpinned, code: before, ...(pinned === undefined ? {} : { pinned }) })
+    if (same !== result.key || same === key) continue
+    const trace = journal.trace(same)
+    if (trace === undefined || !store.present(trace.digest)) continue
+    if (trace.type !== node.type.name) return refused(`its output is another type: ${trace.type} -> ${node.type.name}`)
+    // A pinned result may have been found by code that it was not made with.
+    const made =
+      pinned === undefined
+        ? { code: before, files: result.files }
+        : (journal.acceptedCode(same, trace.digest, code.digest) ?? { code: before, files: result.files })
+    const changed = [
+      ...(pinned === parts.pinned ? [] : [`pinned: ${pinned ?? "not"} -> ${parts.pinned ?? "not"}`]),
+      ...(made.code === code.digest ? [] : codeChanges(made.files, files))
+    ]
+    if (record && !recordUnder(key, trace, node, journal, store, { code: code.digest, files, changes: changed }))
+      return { ...base, ...none, key, verdict: "settled" }
+    return { ...base, ...none, key, from: same, digest: trace.digest, changes: changed, verdict: "blessed" }
+  }
+  const others = changes(node, plan.facts, journal, plan.graph.pipeline, parts).all.filter((line) => !/^(code|pinned): /.test(line))
+  return others.length > 0 && !others.includes("its record is gone")
+    ? refused(...others)
+    : refused("its earlier result is gone from the store: run the pipeline, it is made again")
+}
+
+/** Records the result under its new key; false when another run made one there meanwhile. */
+const recordUnder = (
+  key: string,
+  trace: Trace,
+  node: StageNode,
+  journal: Journal,
+  store: Store,
+  now: { readonly code: string; readonly files: Readonly<Record<string, string>>; readonly changes: ReadonlyArray<string> }
+): boolean =>
+  journal.transaction(() => {
+    const there = journal.trace(key)
+    // A record whose object is gone (gc keeps records) is none.
+    if (there !== undefined && !store.present(there.digest)) journal.forgetTrace(key)
+    else if (there !== undefined && there.digest !== trace.digest) return false
+    const { run } = journal.provenance(trace.key) ?? {}
+    journal.recordTrace(
+      { ...trace, key },
+      { run, node: node.id, inputs: node.inputs, node_version: process.version, blessed: { from: trace.key } }
+    )
+    journal.recordBlessing({ key, from: trace.key, digest: trace.digest, ...now })
+    return true
+  })

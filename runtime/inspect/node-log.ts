@@ -1,0 +1,132 @@
+/**
+ * A log per node and run: `logs/<run>/<node>.log`, a line for each thing that happened, with its time. Written from the run's events, so that
+ * whatever shows a run can write it too.
+ */
+import { hash } from "node:crypto"
+import { closeSync, mkdirSync, openSync, writeSync } from "node:fs"
+import { join } from "node:path"
+import { messageOf } from "../errors.ts"
+import type { RunEvent } from "../run/run.ts"
+
+/** Steps are logged at most this often, in milliseconds: a long training has millions. The last one before the end always is. */
+const interval = 1000
+
+/** File names have at most 255 bytes; this leaves some for what tools add. */
+const longestName = 240
+
+/** Where a node's log is; names of nodes may hold what a file system does not take, or be longer than it takes: then a digest ends them. */
+export const logPath = (home: string, run: string, node: string): string => {
+  const name = encodeURIComponent(node)
+  const fits = name.length <= longestName ? name : `${name.slice(0, longestName - 17)}-${hash("sha256", node).slice(0, 16)}`
+  return join(home, "logs", run, `${fits}.log`)
+}
+
+interface Open {
+  readonly file: number
+  logged: number
+  waiting: string | undefined
+}
+
+const fieldsOf = (fields: Readonly<Record<string, number | string | undefined>>): string =>
+  Object.entries(fields)
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${name} ${value}`)
+    .join("  ")
+
+/** Listens to one run and writes its nodes' logs; `close` at the end. A log that can't be written is told of once, by `complain`, and stops nothing. */
+export const writeNodeLogs = (
+  home: string,
+  complain: (node: string, message: string) => void
+): { readonly onEvent: (event: RunEvent) => void; readonly close: () => void } => {
+  const open = new Map<string, Open>()
+  let run = ""
+  let broken = false
+  const attempt = (node: string, body: () => void) => {
+    if (broken) return
+    try {
+      body()
+    } catch (cause) {
+      broken = true
+      complain(node, `its log can't be written (${messageOf(cause)}): this run goes on without logs`)
+    }
+  }
+  const write = (log: Open, text: string) => {
+    const time = new Date().toISOString()
+    writeSync(
+      log.file,
+      text
+        .trimEnd()
+        .split("\n")
+        .map((line) => `${time} ${line}\n`)
+        .join("")
+    )
+  }
+  const flush = (log: Open) => {
+    if (log.waiting !== undefined) write(log, log.waiting)
+    log.waiting = undefined
+  }
+  const say = (node: string, text: string) => {
+    const log = open.get(node)
+    if (log === undefined) return
+    attempt(node, () => {
+      flush(log)
+      write(log, text)
+    })
+  }
+  return {
+    onEvent: (event) => {
+      switch (event.type) {
+        case "run-started":
+          run = event.run
+          break
+        case "node-started":
+          attempt(event.node, () => {
+            if (open.size === 0) mkdirSync(join(home, "logs", run), { recursive: true })
+            open.set(event.node, { file: openSync(logPath(home, run, event.node), "a"), logged: 0, waiting: undefined })
+          })
+          say(event.node, `stage ${event.stage} starts: ${event.why.join("; ")}`)
+          break
+        case "progress": {
+          const log = open.get(event.node)
+          if (log === undefined) break
+          const text = fieldsOf(event.progress)
+          const now = performance.now()
+          if (log.logged !== 0 && now - log.logged < interval) log.waiting = text
+          else {
+            log.waiting = undefined
+            log.logged = now
+            attempt(event.node, () => write(log, text))
+          }
+          break
+        }
+        case "output":
+          say(event.node, event.text)
+          break
+        case "note":
+          say(event.node, event.message)
+          break
+        case "node-finished": {
+          const { id, status, error, metrics, milliseconds, digest } = event.node
+          const log = open.get(id)
+          if (log === undefined) break
+          const how = status === "ran" ? `done: ${digest}` : `${status}${error === null ? "" : `: ${error}`}`
+          say(id, `${how}\nafter ${(milliseconds / 1000).toFixed(1)} s${Object.keys(metrics).length > 0 ? `  ${fieldsOf(metrics)}` : ""}`)
+          closeSync(log.file)
+          open.delete(id)
+          break
+        }
+        // A node that waits for another run has no log here.
+        case "node-waiting":
+        case "run-finished":
+          break
+      }
+    },
+    close: () => {
+      for (const [node, log] of open) {
+        say(node, "the run ended before this node did")
+        closeSync(log.file)
+      }
+      open.clear()
+    }
+  }
+}

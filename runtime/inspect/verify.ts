@@ -1,0 +1,199 @@
+/**
+ * Verifying a pipeline: nodes whose results are in the store are run again into a scratch place, on the inputs they had, and what comes out is
+ * compared with what is there. Nothing is recorded and nothing replaced.
+ */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import { artifactDifferences } from "../../schemas/difference.ts"
+import type { ArtifactRef } from "../../schemas/artifact.ts"
+import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
+import { changedSince, changedSinceLoaded } from "../key/code-identity.ts"
+import { messageOf, type PipelineError, StageError, type StoreError } from "../errors.ts"
+import { type Executor, inProcess, processPool } from "../run/executor.ts"
+import { stampOf } from "../key/file-source.ts"
+import { buildGraph, dependencies, type StageNode } from "../define/graph.ts"
+import { Journal } from "../store/journal.ts"
+import type { Numerics } from "../key/numerics.ts"
+import type { Pipeline } from "../define/pipeline.ts"
+import { makePlan, type Plan } from "../run/plan.ts"
+import { chosenNodes, type RunEvent, type RunOptions, storeErrorsFail } from "../run/run.ts"
+import type { Job } from "../run/run-stage.ts"
+import { Store } from "../store/store.ts"
+
+export interface VerifiedNode {
+  readonly id: string
+  readonly stage: string
+  /** "same": bit for bit. "same content": the digest of what it means is the same, its bytes are not. "missing": no result in the store. */
+  readonly status: "same" | "same content" | "differs" | "failed" | "missing"
+  readonly milliseconds: number
+  /** The result in the store, and what came out now. */
+  readonly digest: string | null
+  readonly again: string | null
+  /** Where they differ, by file: the first tensor or row, and how many. */
+  readonly differences: ReadonlyArray<string>
+  readonly error: string | null
+}
+export interface Verification {
+  readonly pipeline: string
+  /** Every node that was chosen came out with the same content. */
+  readonly ok: boolean
+  readonly nodes: ReadonlyArray<VerifiedNode>
+  /** Nodes with a result that the sample left out. */
+  readonly left: number
+}
+
+export interface VerifyOptions extends RunOptions {
+  /** Verify this many nodes, chosen by `random`; all unless given. */
+  readonly sample?: number
+  /** A number in [0, 1): Math.random unless given. */
+  readonly random?: () => number
+}
+
+/** Some of a list, in its order. */
+const sampleOf = <A>(list: ReadonlyArray<A>, size: number, random: () => number): Array<A> => {
+  const left = list.map((_, i) => i)
+  const chosen = new Set<number>()
+  while (chosen.size < size && left.length > 0) chosen.add(left.splice(Math.floor(random() * left.length), 1)[0]!)
+  return list.filter((_, i) => chosen.has(i))
+}
+
+/** Runs nodes again and compares. Emits the events of a run. */
+export const verify = <Params extends ConfigSchema>(
+  pipeline: Pipeline<Params, any>,
+  params: Params["Encoded"],
+  options: VerifyOptions
+): Effect.Effect<Verification, PipelineError | ConfigError | StoreError, Numerics> =>
+  Effect.gen(function* () {
+    const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
+    const selected = yield* chosenNodes(graph, options)
+    const { journal, store } = yield* Effect.try({
+      try: () => ({ journal: new Journal(options.home), store: new Store(options.home) }),
+      catch: (cause) => cause as StoreError
+    })
+    const processes = processPool()
+    return yield* Effect.gen(function* () {
+      yield* Effect.try({ try: () => store.hold("caravan verify"), catch: (cause) => cause as StoreError })
+      const machine = { device: options.device ?? "cpu", threads: options.threads ?? 1 } as const
+      const plan = yield* makePlan(graph, journal, store, machine, new Set())
+      const wanted = [...graph.nodes.values()].filter(
+        (node): node is StageNode => node.kind === "stage" && (selected === undefined || selected.has(node.id))
+      )
+      const there = wanted.filter((node) => plan.nodes.get(node.id)!.kind === "hit")
+      const chosen = options.sample === undefined ? wanted : sampleOf(there, options.sample, options.random ?? Math.random)
+      const emit = options.onEvent ?? (() => undefined)
+      const nodes: Array<VerifiedNode> = []
+      for (const node of chosen) {
+        nodes.push(yield* verifyNode(node, plan, { journal, store, processes, options, emit }))
+      }
+      const ok = nodes.length > 0 && nodes.every(({ status }) => status === "same" || status === "same content")
+      return { pipeline: graph.pipeline, ok, nodes, left: there.length - nodes.filter(({ status }) => status !== "missing").length }
+    }).pipe(
+      Effect.ensuring(
+        Effect.sync(() => {
+          processes.close()
+          store.release()
+          journal.close()
+        })
+      )
+    )
+  }).pipe(storeErrorsFail)
+
+interface Tools {
+  readonly journal: Journal
+  readonly store: Store
+  readonly processes: Executor
+  readonly options: RunOptions
+  readonly emit: (event: RunEvent) => void
+}
+
+const verifyNode = (node: StageNode, plan: Plan, tools: Tools): Effect.Effect<VerifiedNode, StoreError> =>
+  Effect.gen(function* () {
+    const base = { id: node.id, stage: node.stage.name, milliseconds: 0, digest: null, again: null, differences: [], error: null }
+    const planned = plan.nodes.get(node.id)!
+    if (planned.kind !== "hit") return { ...base, status: "missing" as const }
+    const { trace, key } = planned
+    tools.emit({ type: "node-started", node: node.id, stage: node.stage.name, why: ["verifying"] })
+    const started = performance.now()
+    const directory = yield* tools.store.temporary()
+    return yield* Effect.gen(function* () {
+      const exit = yield* Effect.exit(again(node, plan, directory, tools))
+      const milliseconds = performance.now() - started
+      const finish = (status: "ran" | "failed", error: string | null) =>
+        tools.emit({
+          type: "node-finished",
+          node: { id: node.id, stage: node.stage.name, status, milliseconds, key, digest: trace.digest, metrics: {}, error }
+        })
+      if (Exit.isFailure(exit)) {
+        if (Cause.hasInterrupts(exit.cause)) return yield* Effect.interrupt
+        const error = messageOf(Cause.squash(exit.cause))
+        finish("failed", error)
+        return { ...base, status: "failed" as const, milliseconds, digest: trace.digest, error }
+      }
+      const { digest, contentDigest } = exit.value
+      const differences =
+        digest === trace.digest
+          ? []
+          : yield* artifactDifferences(tools.store.path(trace.digest), directory, node.type).pipe(
+              Effect.catch((error) => Effect.succeed([`they can't be compared: ${error.message}`]))
+            )
+      const status = digest === trace.digest ? "same" : contentDigest === trace.contentDigest ? "same content" : "differs"
+      finish(status === "differs" ? "failed" : "ran", status === "differs" ? `it came out different: ${differences.join("; ")}` : null)
+      return { ...base, status: status as VerifiedNode["status"], milliseconds, digest: trace.digest, again: digest, differences }
+    }).pipe(Effect.ensuring(tools.store.remove(directory)))
+  })
+
+/** Runs a node's stage into a folder, on inputs whose bytes were read first; gives what it wrote. */
+const again = (node: StageNode, plan: Plan, directory: string, { journal, store, processes, options, emit }: Tools) =>
+  Effect.gen(function* () {
+    const refuse = (message: string) => new StageError({ reason: "Verify", message })
+    const refs = new Map<string, ArtifactRef<any>>()
+    const damaged = (id: string, damage: string) =>
+      refuse(`The result of "${id}" in the store is damaged (${damage}). Run the pipeline: it is made again. Then verify.`)
+    for (const id of new Set([...dependencies(node), node.id])) {
+      const found = plan.nodes.get(id)!
+      if (found.kind === "file") {
+        refs.set(id, { path: found.path, type: "file", digest: found.digest, contentDigest: found.digest })
+        continue
+      }
+      // The result of a node depends on results that are there: else it would not be there itself.
+      if (found.kind !== "hit") return yield* refuse(`The result of "${id}" is not in the store. Run the pipeline first.`)
+      const damage = yield* Effect.promise(() => store.damage(found.trace.digest))
+      if (damage !== undefined) return yield* damaged(id, damage)
+      const { digest, contentDigest, type } = found.trace
+      refs.set(id, { path: store.path(digest), type, digest, contentDigest })
+    }
+    const code = plan.facts.code.get(node.id)!
+    const job: Job = {
+      module: node.stage.module,
+      exportName: code.exportName,
+      config: node.config,
+      inputs: Object.fromEntries(
+        Object.entries(node.inputs).map(([port, ids]) => [
+          port,
+          ids === null ? null : typeof ids === "string" ? refs.get(ids)! : ids.map((id) => refs.get(id)!)
+        ])
+      ),
+      output: directory,
+      seed: node.seed,
+      device: options.device ?? "cpu",
+      threads: options.threads ?? 1,
+      checkpoints: null,
+      prepare: options.prepare
+    }
+    const tensors = node.stage.resources.tensors === true
+    yield* (tensors ? processes : inProcess).run(
+      node.stage,
+      job,
+      (progress) => emit({ type: "progress", node: node.id, progress }),
+      tensors ? changedSince(code, node.stage, journal) : Effect.sync(() => changedSinceLoaded(code, node.stage)),
+      undefined,
+      { ...options.limits, ...node.limits }
+    )
+    for (const id of dependencies(node)) {
+      const found = plan.nodes.get(id)!
+      if (found.kind === "file" && (yield* Effect.promise(() => stampOf(found.path).catch(() => ""))) !== found.stamp)
+        return yield* refuse(`The input ${found.path} changed while it was read. Let whatever writes it finish, then verify again.`)
+    }
+    return yield* store.describe(directory, node.type)
+  })

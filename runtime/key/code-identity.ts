@@ -1,0 +1,287 @@
+/**
+ * A stage's code as part of its key: the hash of a bundle that holds the stage and everything of ours it reaches, tree-shaken and minified, so
+ * that comments, types, formatting and unused exports change nothing and a changed helper or constant does; plus the lock-file entries of
+ * the packages it imports, with all they depend on (packages.ts). Ours is whatever is not installed: what is imported as "#name", by the package's own
+ * name, by a file: URL or from a linked package too. An import that leads nowhere is refused.
+ *
+ * Bundling takes a tenth of a second, so its result is kept under the digests of the files that went in, and asked for again only when one of
+ * them changes.
+ */
+import { createHash } from "node:crypto"
+import { existsSync, statSync } from "node:fs"
+import { isBuiltin } from "node:module"
+import { dirname, join, relative } from "node:path"
+import { fileURLToPath } from "node:url"
+import * as Effect from "effect/Effect"
+import { digestOf } from "./cache-key.ts"
+import { messageOf, PipelineError } from "../errors.ts"
+import type { Journal } from "../store/journal.ts"
+import { digestOfFile, FileDigests, isInstalled, manifestOf, packageEntries, packageFolder, packageName, packageRoot } from "./packages.ts"
+import type { StageInfo } from "../define/stage.ts"
+
+export { FileDigests } from "./packages.ts"
+
+export interface CodeIdentity {
+  /** What enters the key. */
+  readonly digest: string
+  /** The module's export that is the stage. */
+  readonly exportName: string
+  /** The folder of the package that the stage belongs to. */
+  readonly root: string
+  /** Every file of ours that was bundled, relative to the package's folder, with its digest: to name the one that changed. */
+  readonly files: Readonly<Record<string, string>>
+  /** Packages with what the lock file says of them. */
+  readonly packages: Readonly<Record<string, string>>
+}
+
+interface Kept {
+  readonly identity: CodeIdentity
+  /** Absolute paths with digests; lock files and what is installed included. */
+  readonly inputs: Readonly<Record<string, string>>
+  readonly bundler: string
+}
+
+/** Raised when the way of bundling changes. */
+const bundlerVersion = "4"
+
+/** The export of a module that is this stage. */
+const exportOf = (stage: StageInfo): Effect.Effect<string, PipelineError> =>
+  Effect.gen(function* () {
+    const module = yield* Effect.tryPromise({
+      try: () => import(stage.module) as Promise<Record<string, unknown>>,
+      catch: (cause) => new PipelineError({ message: `Loading the module of stage "${stage.name}" (${stage.module}): ${messageOf(cause)}` })
+    })
+    for (const [name, value] of Object.entries(module)) {
+      if (typeof value === "function" && (value as { stage?: unknown }).stage === stage) return name
+    }
+    return yield* new PipelineError({
+      message: `Stage "${stage.name}" is not exported by the module that makes it (${fileURLToPath(stage.module)}). Export it (export const ... = Stage.make("${stage.name}", ...)), so that a child process can load it and its code can be told from the rest.`
+    })
+  })
+
+/** The code identity of a stage, from the journal when none of its files has changed. */
+export const codeIdentity = (stage: StageInfo, journal: Journal, digests: FileDigests): Effect.Effect<CodeIdentity, PipelineError> =>
+  Effect.gen(function* () {
+    const exportName = yield* exportOf(stage)
+    const entry = fileURLToPath(stage.module)
+    const name = `${entry}#${exportName}`
+    const kept = journal.code(name) as Kept | undefined
+    if (
+      kept !== undefined &&
+      kept.bundler === bundlerVersion &&
+      Object.entries(kept.inputs).every(([path, digest]) => digests.of(path) === digest)
+    )
+      return noteLoaded(stage, kept.identity)
+    const made = yield* bundle(entry, exportName, stage.name, digests)
+    journal.recordCode(name, made)
+    return noteLoaded(stage, made.identity)
+  })
+
+/** What this process has loaded of each stage, as it was when it was first asked for; and the files that changed between loading and asking. */
+const loaded = new WeakMap<StageInfo, { readonly identity: CodeIdentity; readonly since: ReadonlyArray<string> }>()
+
+const noteLoaded = (stage: StageInfo, identity: CodeIdentity): CodeIdentity => {
+  if (loaded.has(stage)) return identity
+  const now = Date.now()
+  const since = Object.keys(identity.files).filter((path) => {
+    const changed = statSync(join(identity.root, path), { throwIfNoEntry: false })?.ctimeMs ?? now
+    // Times are whole milliseconds here. A time to come says only that clocks differ.
+    return changed > stage.loaded + 1 && changed <= now
+  })
+  loaded.set(stage, { identity, since })
+  return identity
+}
+
+/** The files of a stage's code that are no longer what this process loaded: one that runs it here would run what its key does not say. */
+export const changedSinceLoaded = (identity: CodeIdentity, stage: StageInfo): ReadonlyArray<string> => {
+  const first = loaded.get(stage)
+  if (first === undefined || first.since.length > 0) return first?.since ?? []
+  if (first.identity.digest === identity.digest) return []
+  const names = (of: CodeIdentity) => ({ ...of.files, ...of.packages })
+  const [before, after] = [names(first.identity), names(identity)]
+  return [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((name) => before[name] !== after[name])
+}
+
+/** The files of a stage's code that changed it since: none when they are as they were, or differ in what does not count. */
+export const changedSince = (identity: CodeIdentity, stage: StageInfo, journal: Journal): Effect.Effect<ReadonlyArray<string>> =>
+  Effect.gen(function* () {
+    const changed = Object.entries(identity.files).flatMap(([path, digest]) =>
+      digestOfFile(join(identity.root, path)) === digest ? [] : [path]
+    )
+    if (changed.length === 0) return []
+    const now = yield* Effect.exit(codeIdentity(stage, journal, new FileDigests()))
+    return now._tag === "Success" && now.value.digest === identity.digest ? [] : changed
+  })
+
+/** What became of modules, by their text: most are in the bundles of many stages, and parsing them is half of the work. */
+const pure = { ts: new Map<string, string>(), js: new Map<string, string>() }
+
+const bundle = (entry: string, exportName: string, stageName: string, digests: FileDigests): Effect.Effect<Kept, PipelineError> =>
+  Effect.tryPromise({
+    try: async () => {
+      const { rolldown } = await import("rolldown")
+      const root = packageRoot(entry)
+      const found = importsOf()
+      const build = await rolldown({
+        input: "caravan:stage",
+        platform: "node",
+        logLevel: "silent",
+        plugins: [
+          {
+            name: "caravan-stage",
+            resolveId(id, importer) {
+              if (id === "caravan:stage") return id
+              if (importer === undefined || importer === "caravan:stage" || id.startsWith(".") || id.startsWith("/")) return null
+              return found.resolve(id, importer, async () => await this.resolve(id, importer, { skipSelf: true }))
+            },
+            load: (id) => (id === "caravan:stage" ? `export { ${exportName} as stage } from ${JSON.stringify(entry)}` : null),
+            transform(code, id) {
+              const lang = /\.[mc]?ts$/.test(id) ? "ts" : /\.[mc]?js$/.test(id) ? "js" : undefined
+              if (lang === undefined) return null
+              const known = pure[lang].get(code) ?? pureDefinitions(code, this.parse(code, { lang }).body)
+              pure[lang].set(code, known)
+              return known
+            }
+          }
+        ],
+        treeshake: { moduleSideEffects: (_, external) => !external, propertyReadSideEffects: false, unknownGlobalSideEffects: false }
+      })
+      const { output } = await build.generate({ format: "esm", minify: true })
+      const modules = build.watchFiles
+      await build.close()
+      const hash = createHash("sha256")
+      const imported = new Set<string>()
+      const ownChunks = new Set(output.map((chunk) => chunk.fileName))
+      for (const chunk of output) {
+        if (chunk.type !== "chunk") continue
+        // Names of chunks hold a hash of their own content: what they hold is enough.
+        hash.update(`${chunk.code.length}:${chunk.code}`)
+        // Its lists name what the modules import; the code says what of that is left.
+        for (const id of [...chunk.imports, ...chunk.dynamicImports])
+          if (!ownChunks.has(id) && ['"', "'", "`"].some((quote) => chunk.code.includes(quote + id + quote))) imported.add(id)
+      }
+      const packages = packageEntries(found.foldersOf(imported), entry, digests)
+      const files = (await modules).filter((path) => path !== "caravan:stage" && existsSync(path)).sort()
+      const inputs = Object.fromEntries([...files, ...packages.inputs].map((path) => [path, digests.of(path)!]))
+      return {
+        identity: {
+          digest: digestOf(["caravan code", hash.digest("hex"), packages.entries]),
+          exportName,
+          root,
+          files: Object.fromEntries(files.map((path) => [relative(root, path), inputs[path]!])),
+          packages: packages.entries
+        },
+        inputs,
+        bundler: bundlerVersion
+      }
+    },
+    catch: (cause) => new PipelineError({ message: `Bundling the code of stage "${stageName}" (${entry}): ${messageOf(cause)}` })
+  })
+
+/** What a bundler says of an import. */
+type Resolved = { readonly id: string; readonly external?: boolean | string } | null
+
+/** Tells the imports of a bundle that are neither relative nor absolute apart, and remembers where those that stay out of it lead. */
+const importsOf = () => {
+  /** Folders of packages by what they are imported as; several when files find different ones under one name. */
+  const folders = new Map<string, Set<string>>()
+  /** Imports that can't be identified, with the reason: an error when the bundle still has them. */
+  const lost = new Map<string, string>()
+  const manifests = new Map<string, ReturnType<typeof manifestOf>>()
+  const ownOf = (importer: string) => {
+    const folder = packageRoot(importer)
+    if (!manifests.has(folder)) manifests.set(folder, manifestOf(folder))
+    return manifests.get(folder)!
+  }
+  const external = (id: string, folder?: string) => {
+    if (folder !== undefined) folders.set(id, (folders.get(id) ?? new Set()).add(folder))
+    return { id, external: true }
+  }
+  const refuse = (id: string, importer: string, why: string) => {
+    lost.set(id, `${importer} imports "${id}": ${why}`)
+    return external(id)
+  }
+  /** A file: of ours, unless it is installed as a part of another package than the one that imports it. */
+  const file = (path: string, importer: string) => {
+    if (!isInstalled(path) || packageRoot(path) === packageRoot(importer)) return { id: path }
+    const within = path.slice(path.lastIndexOf("/node_modules/") + "/node_modules/".length)
+    return external(within, path.slice(0, path.length - within.length) + packageName(within))
+  }
+  const resolve = async (id: string, importer: string, resolved: () => Promise<Resolved>) => {
+    if (isBuiltin(id) || id.startsWith("data:")) return external(id)
+    if (id.startsWith("file:")) {
+      const path = fileURLToPath(new URL(id))
+      return existsSync(path) ? file(path, importer) : refuse(id, importer, "there is no such file.")
+    }
+    if (/^[a-z][a-z+.-]*:/.test(id)) return refuse(id, importer, "what is there may change. Have it as a file or as a package.")
+    const [name, own] = [packageName(id), ownOf(importer)]
+    if (!id.startsWith("#") && !(own.name === name && own.exports !== undefined)) {
+      const folder = packageFolder(name, dirname(importer))
+      if (folder === undefined)
+        return refuse(id, importer, "no such package is installed. Add it to package.json and run npm install, or run npm ci.")
+      if (isInstalled(folder)) return external(id, folder)
+    }
+    const to = await resolved()
+    if (to === null)
+      return refuse(id, importer, "it leads to no file. Mend `imports` or `exports` in package.json, or build what is linked.")
+    // A name of package.json's for a module of Node's.
+    if (to.external === true || isBuiltin(to.id))
+      return isBuiltin(to.id) ? external(to.id) : refuse(id, importer, `it leads to "${to.id}", which is no file.`)
+    return file(to.id, importer)
+  }
+  /** The folders of the packages that are left in the bundle. */
+  const foldersOf = (imported: Iterable<string>): Set<string> => {
+    const all = new Set<string>()
+    for (const id of imported) {
+      const why = lost.get(id)
+      if (why !== undefined) throw new PipelineError({ message: why })
+      for (const folder of folders.get(id) ?? []) all.add(folder)
+    }
+    return all
+  }
+  return { resolve, foldersOf }
+}
+
+interface Syntax {
+  readonly type: string
+  readonly start: number
+  readonly end: number
+}
+/** The parts of ESTree that matter here. */
+type Statement = Syntax & {
+  readonly declaration?: Statement | null
+  readonly declarations?: ReadonlyArray<{ readonly init?: Syntax | null }>
+  readonly superClass?: Syntax | null
+}
+
+/** Whether a value waits for something at the top level: that can't go into a function. */
+const awaits = (value: unknown): boolean => {
+  if (typeof value !== "object" || value === null) return false
+  const { type } = value as { readonly type?: string }
+  if (type === "AwaitExpression") return true
+  if (type === "ArrowFunctionExpression" || type === "FunctionExpression") return false
+  return Object.values(value).some(awaits)
+}
+
+/**
+ * A definition at the top level of a module (`const x = Stage.make(...)`, `class E extends TaggedError(...)`) that nobody uses can go, whatever it
+ * calls: each is wrapped in a function marked as pure. Statements that stand there for their effect stay, and so does everything inside of
+ * functions.
+ */
+const pureDefinitions = (code: string, body: ReadonlyArray<unknown>): string => {
+  const spans: Array<Syntax> = []
+  for (const statement of body as ReadonlyArray<Statement>) {
+    const definition = statement.declaration ?? statement
+    const values = [...(definition.declarations ?? []).map(({ init }) => init), definition.superClass]
+    if (statement.type === "ExportDefaultDeclaration" && !definition.type.endsWith("Declaration")) values.push(definition)
+    for (const value of values) if (value && !awaits(value)) spans.push(value)
+  }
+  let out = ""
+  let at = 0
+  for (const { start, end } of spans) {
+    const text = code.slice(start, end)
+    out += `${code.slice(at, start)}(/*#__PURE__*/(() => (${text}\n))())`
+    at = end
+  }
+  return out + code.slice(at)
+}

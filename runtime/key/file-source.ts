@@ -1,0 +1,71 @@
+/** Files and folders of the user's as inputs: identified by content, which is hashed again only when their size or times have changed. */
+import { createHash } from "node:crypto"
+import { readdir, stat } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { messageOf, PipelineError } from "../errors.ts"
+import type { Journal } from "../store/journal.ts"
+import { sha256File } from "../store/store.ts"
+
+/** A file that changed less than this before it was looked at may change again without its times showing it, in milliseconds. */
+const settling = 100
+
+/** Every file below a folder, relative, sorted. Links are followed: Hugging Face's cache is made of them. */
+const listFiles = async (directory: string, below = ""): Promise<Array<string>> => {
+  const out: Array<string> = []
+  for (const name of (await readdir(join(directory, below))).sort()) {
+    const path = join(below, name)
+    if ((await stat(join(directory, path))).isDirectory()) out.push(...(await listFiles(directory, path)))
+    else out.push(path)
+  }
+  return out
+}
+
+/** Size, times and inode of a file, or of every file of a folder: when it is the same, so is the content. */
+export const stampOf = async (path: string): Promise<string> => (await look(path)).stamp
+
+/** The stamp, and when the youngest file last changed (milliseconds since 1970). */
+const look = async (path: string): Promise<{ readonly stamp: string; readonly changed: number }> => {
+  let changed = 0
+  const describe = async (file: string) => {
+    const { size, mtimeNs, ctimeNs, ctimeMs, ino } = await stat(file, { bigint: true })
+    changed = Math.max(changed, Number(ctimeMs))
+    return `${size}:${mtimeNs}:${ctimeNs}:${ino}`
+  }
+  if (!(await stat(path)).isDirectory()) return { stamp: await describe(path), changed }
+  const parts: Array<string> = []
+  for (const name of await listFiles(path)) parts.push(`${name}:${await describe(join(path, name))}`)
+  return { stamp: parts.join("\n"), changed }
+}
+
+const hash = async (path: string): Promise<string> => {
+  if (!(await stat(path)).isDirectory()) return sha256File(path)
+  const tree = createHash("sha256")
+  for (const name of await listFiles(path)) tree.update(`${Buffer.byteLength(name)}:${name}:${await sha256File(join(path, name))}\n`)
+  return tree.digest("hex")
+}
+
+/** The content digest of a file or folder, and the stamp it had. */
+export const digestFile = (
+  path: string,
+  journal: Journal
+): Effect.Effect<{ readonly digest: string; readonly stamp: string }, PipelineError> =>
+  Effect.tryPromise({
+    try: async () => {
+      const before = Date.now()
+      const { stamp, changed } = await look(path)
+      const known = journal.fileDigest(path, stamp)
+      if (known !== undefined) return { digest: known, stamp }
+      const digest = await hash(path)
+      if ((await stampOf(path)) !== stamp) throw new Error("it changed while it was read: let whatever writes it finish, then run again")
+      if (before - changed > settling) journal.recordFile(path, stamp, digest)
+      return { digest, stamp }
+    },
+    catch: (cause) =>
+      new PipelineError({
+        message:
+          (cause as NodeJS.ErrnoException).code === "ENOENT"
+            ? `Reading the input ${path}: there is no such file or folder. Check the path (relative paths are from the folder the command runs in).`
+            : `Reading the input ${path}: ${messageOf(cause)}`
+      })
+  })

@@ -1,0 +1,88 @@
+/**
+ * The process in which a stage computes: takes jobs over the IPC channel, sends progress and results back, and dies with its parent, even
+ * when that is killed while this one is deep in native code: a thread of its own watches.
+ */
+import { flushCompileCache } from "node:module"
+import { Worker } from "node:worker_threads"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Cause from "effect/Cause"
+import type { StopRequest } from "../store/checkpoints.ts"
+import { messageOf, StageError } from "../errors.ts"
+import { type Job, runStage } from "./run-stage.ts"
+import type { Progress, StageInfo } from "../define/stage.ts"
+
+export type ToChild =
+  | { readonly job: Job }
+  /** Save what there is, and end. */
+  | { readonly stop: true }
+export type FromChild =
+  | { readonly type: "ready" }
+  /** The stage's module was loaded, for the first time in this process. */
+  | { readonly type: "loaded" }
+  | { readonly type: "progress"; readonly progress: Progress }
+  /** The stage keeps checkpoints: told to stop, it saves one first. */
+  | { readonly type: "keeping" }
+  | { readonly type: "done"; readonly metrics: Readonly<Record<string, number>> }
+  | { readonly type: "failed"; readonly reason: string; readonly message: string }
+
+const watch = `
+  const parent = ${Number(process.argv[2])}
+  setInterval(() => { if (process.ppid !== parent) process.kill(process.pid, "SIGKILL") }, 250)
+`
+new Worker(watch, { eval: true }).unref()
+
+// Ctrl-C, a closing terminal and what stops a service or a batch job reach the whole group; what becomes of a running stage is the parent's
+// business: it may be told to save first. When the parent dies of it, so does this one, see above.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => {})
+process.on("disconnect", () => process.exit(0))
+
+const send = (message: FromChild) => process.send?.(message)
+
+let keeping = false
+const stop: StopRequest = {
+  requested: false,
+  listens: () => {
+    if (!keeping) send({ type: "keeping" })
+    keeping = true
+  },
+  saved: () => process.exit(0)
+}
+
+const prepared = new Set<string>()
+const loaded = new Set<string>()
+const work = async ({ job }: { readonly job: Job }): Promise<void> => {
+  keeping = false
+  const result = await Effect.runPromiseExit(
+    Effect.gen(function* () {
+      const stage = yield* Effect.tryPromise({
+        try: async () => {
+          if (job.prepare !== undefined && !prepared.has(`${job.device}/${job.threads}`)) {
+            const module = (await import(job.prepare)) as { prepare(device: string, threads: number): void }
+            module.prepare(job.device, job.threads)
+            prepared.add(`${job.device}/${job.threads}`)
+          }
+          const module = (await import(job.module)) as Record<string, { readonly stage: StageInfo }>
+          if (!loaded.has(job.module)) send({ type: "loaded" })
+          loaded.add(job.module)
+          return module[job.exportName]!.stage
+        },
+        catch: (cause) => new StageError({ reason: "Load", message: `Loading the stage from ${job.module}: ${messageOf(cause)}` })
+      })
+      return yield* runStage(stage, job, (progress) => send({ type: "progress", progress }), stop)
+    })
+  )
+  if (Exit.isSuccess(result)) send({ type: "done", metrics: result.value })
+  else {
+    const error = Cause.squash(result.cause) as StageError
+    send({ type: "failed", reason: error.reason ?? "Defect", message: messageOf(error) })
+  }
+  // It ends by being killed, which would leave nothing for the next one.
+  flushCompileCache()
+}
+
+process.on("message", (message: ToChild) => {
+  if ("job" in message) return void work(message)
+  stop.requested = true
+})
+send({ type: "ready" })

@@ -1,0 +1,39 @@
+/** What a run measured: the metrics of its nodes and the numbers in its reports, by name. */
+import { readFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import type { RunResult } from "./run.ts"
+import { Store } from "../store/store.ts"
+
+/** "node.metric" or "node.field.of.its.report" -> value, in the order of the graph. A pipeline's output goes by its own name too. */
+export type Measures = Readonly<Record<string, number | string | boolean>>
+
+/** A row each for the numbers, words and switches of a report; lists and texts of several lines are no measures. */
+const leaves = (value: unknown, path: string, into: Record<string, number | string | boolean>): void => {
+  if (typeof value === "number" || typeof value === "boolean") into[path] = value
+  else if (typeof value === "string" && value.length <= 60 && !value.includes("\n")) into[path] = value
+  else if (typeof value === "object" && value !== null && !Array.isArray(value))
+    for (const [name, field] of Object.entries(value)) leaves(field, `${path}.${name}`, into)
+}
+
+const read = async (file: string): Promise<unknown> => {
+  const text = await readFile(file, "utf8").catch((cause: NodeJS.ErrnoException) => {
+    // Only reports have one.
+    if (cause.code === "ENOENT") return undefined
+    throw cause
+  })
+  return text === undefined ? undefined : (JSON.parse(text) as unknown)
+}
+
+export const measuresOf = (result: RunResult, home: string): Effect.Effect<Measures> =>
+  Effect.promise(async () => {
+    const store = new Store(home)
+    const measures: Record<string, number | string | boolean> = {}
+    for (const { id, digest, metrics } of result.nodes) {
+      if (digest === null) continue
+      for (const [name, value] of Object.entries(metrics)) measures[`${id}.${name}`] = value
+      leaves(await read(join(store.path(digest), "report.json")), id, measures)
+    }
+    for (const [name, { path }] of Object.entries(result.outputs)) leaves(await read(join(path, "report.json")), name, measures)
+    return measures
+  })

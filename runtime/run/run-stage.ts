@@ -1,0 +1,114 @@
+/** Running a stage on a job: in this process, or by child.ts in another. */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import type { ArtifactRef } from "../../schemas/artifact.ts"
+import { type CheckpointOptions, noCheckpoints, openCheckpoints, type StopRequest } from "../store/checkpoints.ts"
+import { decodeConfig } from "../../schemas/hyper.ts"
+import { messageOf, placeOf, StageError } from "../errors.ts"
+import { type Context, type Progress, portOf, type StageInfo } from "../define/stage.ts"
+
+/** Everything a stage needs, as plain data. */
+export interface Job {
+  readonly module: string
+  readonly exportName: string
+  readonly config: Readonly<Record<string, unknown>>
+  readonly inputs: Readonly<Record<string, ArtifactRef<any> | ReadonlyArray<ArtifactRef<any>> | null>>
+  readonly output: string
+  readonly seed: number
+  readonly device: "cpu" | "cuda"
+  readonly threads: number
+  /** Where the stage keeps checkpoints; null: it has none, and starts from its beginning. */
+  readonly checkpoints: CheckpointOptions | null
+  /** Where a mapped stage keeps what it made of its shards; null or none: it keeps nothing. */
+  readonly shards?: string | null
+  /** Module whose `prepare(device, threads)` is called first: how the tensor engine is set up without the runtime knowing it. */
+  readonly prepare: string | undefined
+}
+
+/** Runs the stage; gives its metrics. Whatever goes wrong comes out as a StageError that can be shown. */
+export const runStage = (
+  stage: StageInfo,
+  job: Job,
+  progress: (progress: Progress) => void,
+  stop?: StopRequest
+): Effect.Effect<Readonly<Record<string, number>>, StageError> =>
+  Effect.gen(function* () {
+    const config = yield* decodeConfig(stage.config, job.config, `Stage ${stage.name}`)
+    const inputs = Object.fromEntries(
+      Object.entries(stage.inputs).map(([name, port]) => [name, job.inputs[name] ?? (portOf(port).arity === "many" ? [] : undefined)])
+    )
+    for (const [name, port] of Object.entries(stage.inputs)) {
+      const { type } = portOf(port)
+      for (const ref of [job.inputs[name] ?? []].flat() as ReadonlyArray<ArtifactRef<any>>) yield* type.validate(ref.path)
+    }
+    const written = yield* Effect.suspend(() =>
+      stage.run(
+        keyedOnly(stage, {
+          config,
+          inputs: inputs,
+          output: { path: job.output, type: stage.output },
+          seed: job.seed,
+          device: job.device,
+          threads: job.threads,
+          // A real turn of the event loop, so that messages and signals are heard between steps.
+          progress: (report) =>
+            Effect.andThen(
+              Effect.sync(() => progress(report)),
+              nextTurn
+            ),
+          shards: job.shards ?? null,
+          checkpoints: job.checkpoints === null ? noCheckpoints : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop)
+        })
+      )
+    )
+    if (written?.slot?.path !== job.output)
+      return yield* new StageError({
+        reason: "NothingWritten",
+        message: `Stage ${stage.name} did not return its own output: end with writeDataset(output, ...), saveCheckpoint(output, ...) or the like.`
+      })
+    return written.metrics
+  }).pipe(
+    Effect.catchCause((cause) => {
+      // A run that is stopped does not come here.
+      if (Cause.hasInterruptsOnly(cause))
+        return Effect.fail(
+          new StageError({
+            reason: "Interrupted",
+            message: `Stage ${stage.name} interrupted itself: a stage ends by its output, or fails with an error. Mend its code (Effect.interrupt, or a fiber that was interrupted and then joined).`
+          })
+        )
+      const error = Cause.squash(cause) as { readonly _tag?: string; readonly message?: string; readonly stack?: string }
+      if (error instanceof StageError) return Effect.fail(error)
+      // A defect is a mistake in the stage's code: where it happened is what its author needs.
+      const where = error?._tag === undefined ? placeOf(error) : ""
+      return Effect.fail(new StageError({ reason: error?._tag ?? "Defect", message: `${messageOf(error)}${where}` }))
+    })
+  )
+
+/**
+ * What is in no key of the stage's it can't read: a result that depended on it would be found for another seed or another device too. A mapped stage
+ * hands the whole context on to the one that is mapped: to that these are the same in every run.
+ */
+const keyedOnly = (stage: StageInfo, context: Context): Context => {
+  const tensors = stage.resources.tensors === true
+  if (stage.sharding !== undefined)
+    return { ...context, ...(stage.seeded ? {} : { seed: 0 }), ...(tensors ? {} : { device: "cpu" as const, threads: 1 }) }
+  const refuse = (field: "seed" | "device" | "threads", declaration: string) => {
+    const get = () => {
+      const error = new Error(
+        `Stage ${stage.name} reads the ${field} it runs with, but its key has none: results made with another would be taken for its own. Declare \`${declaration}\`, or do not read it.`
+      )
+      // Where the stage reads it, not here.
+      Error.captureStackTrace(error, get)
+      throw error
+    }
+    Object.defineProperty(context, field, { get })
+  }
+  if (!stage.seeded) refuse("seed", "seeded: true")
+  if (!tensors) for (const field of ["device", "threads"] as const) refuse(field, "resources: { tensors: true }")
+  return context
+}
+
+const nextTurn = Effect.callback<void>((resume) => {
+  setImmediate(() => resume(Effect.void))
+})

@@ -1,0 +1,185 @@
+/**
+ * Checkpoints inside a stage: what a stage that was killed goes on from. `checkpoints/<key>/<step>/` holds the stage's own files and, written
+ * last, a seal with the size and sha256 of each. The key names code, config, seed, inputs and numerics, so a stage only ever meets checkpoints of
+ * the very computation it is doing; single-flight (flights.ts) keeps others from writing there meanwhile. The last two are kept, and all go when
+ * the stage's result is recorded.
+ *
+ * When one is written is a matter of time, so the result must not depend on it: a stage saves all that its next steps read, and on nothing else
+ * does it look whether it was resumed.
+ */
+import { createHash, randomUUID } from "node:crypto"
+import { open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises"
+import { dirname, join, relative } from "node:path"
+import * as Effect from "effect/Effect"
+import { isGone, messageOf, StageError } from "../errors.ts"
+import { makeFolder } from "./home.ts"
+import { foldersOf, sha256File } from "./store.ts"
+
+/** What a stage left of itself. */
+export interface Checkpoint {
+  /** How many steps were done: the next is step number `step`, counted from 0. */
+  readonly step: number
+  /** The folder with the stage's files. */
+  readonly path: string
+}
+
+/** How a stage keeps its way. Every `due` is to be followed by a `save` when it is true. */
+export interface Checkpoints {
+  /** The newest whole one. A damaged one is passed over, with a note, for the one before. */
+  readonly latest: Effect.Effect<Checkpoint | undefined>
+  /** Whether it is time for one: call it after each step. */
+  readonly due: () => boolean
+  /**
+   * Keeps what `write` puts into the folder it is given: all that is needed to go on after `step` steps. A disk that is full does not stop the
+   * stage: a note says so, the older ones stay, and it is tried again later.
+   */
+  readonly save: (step: number, write: (folder: string) => Effect.Effect<void, { readonly message: string }>) => Effect.Effect<void>
+}
+
+export interface CheckpointOptions {
+  /** Where those of this key are. */
+  readonly folder: string
+  /** Seconds between two, at least; 0: after every step. */
+  readonly seconds: number
+  /** Steps between two, at most; whichever comes first. */
+  readonly steps?: number | undefined
+}
+
+/** For a stage that is to be made from its beginning (verify), and for tests. */
+export const noCheckpoints: Checkpoints = { latest: Effect.succeed(undefined), due: () => false, save: () => Effect.void }
+
+/** What is asked of a running stage from outside: to save what it has and stop. */
+export interface StopRequest {
+  requested: boolean
+  /** Called when the stage asks whether a checkpoint is due: one that never does is not worth waiting for. */
+  listens: () => void
+  /** Called once the stage has saved after it was asked to. */
+  saved: () => void
+}
+
+/** Saving takes at most this share of the time. */
+const largestShare = 0.05
+const kept = 2
+const sealName = "seal.json"
+const format = 1
+interface Seal {
+  readonly format: number
+  readonly files: ReadonlyArray<{ readonly path: string; readonly size: number; readonly sha256: string }>
+}
+
+export const openCheckpoints = (options: CheckpointOptions, note: (message: string) => void, stop?: StopRequest): Checkpoints => {
+  const { folder, seconds, steps = Infinity } = options
+  let last = performance.now()
+  let took = 0
+  let done = 0
+  const due = () => {
+    stop?.listens()
+    done++
+    if (stop?.requested === true || seconds === 0 || done >= steps) return true
+    return performance.now() - last >= Math.max(seconds * 1000, took / largestShare)
+  }
+  const save: Checkpoints["save"] = (step, write) =>
+    Effect.gen(function* () {
+      const began = performance.now()
+      const fresh = join(folder, `new-${randomUUID()}`)
+      const result = yield* Effect.result(
+        Effect.gen(function* () {
+          yield* attempt(async () => makeFolder(fresh))
+          yield* write(fresh)
+          yield* attempt(() => seal(fresh, join(folder, nameOf(step))))
+        })
+      )
+      if (result._tag === "Failure") {
+        yield* Effect.promise(() => rm(fresh, { recursive: true, force: true }).catch(() => undefined))
+        note(`its checkpoint after step ${step} could not be written (${result.failure.message}); it goes on, and those before are kept`)
+      } else yield* Effect.promise(() => removeOlder(folder))
+      done = 0
+      last = performance.now()
+      took = last - began
+      if (stop?.requested === true) stop.saved()
+    })
+  return { latest: Effect.promise(() => newest(folder, note)), due, save }
+}
+
+const attempt = <A>(body: () => Promise<A>): Effect.Effect<A, { readonly message: string }> =>
+  Effect.tryPromise({ try: body, catch: (cause) => ({ message: messageOf(cause) }) })
+
+/** Sorts as the number does. */
+const nameOf = (step: number): string => String(step).padStart(12, "0")
+const isName = (name: string): boolean => /^\d{12,}$/.test(name)
+
+/** Makes what is in a folder last, and then gives it its name. */
+const seal = async (from: string, to: string): Promise<void> => {
+  const files: Array<Seal["files"][number]> = []
+  for (const entry of await readdir(from, { recursive: true, withFileTypes: true })) {
+    if (!entry.isFile()) continue
+    const full = join(entry.parentPath, entry.name)
+    files.push({ path: relative(from, full), size: (await stat(full)).size, sha256: await sha256File(full) })
+  }
+  const bytes = JSON.stringify({ format, files } satisfies Seal)
+  // The seal's own digest is in its first line.
+  await writeFile(join(from, sealName), `${createHash("sha256").update(bytes).digest("hex")}\n${bytes}`)
+  const paths = [...files.map(({ path }) => path), sealName]
+  for (const path of paths) await sync(join(from, path))
+  for (const folder of foldersOf(paths)) await sync(join(from, folder))
+  await rm(to, { recursive: true, force: true })
+  await rename(from, to)
+  await sync(dirname(to))
+}
+
+const sync = async (path: string): Promise<void> => {
+  const handle = await open(path, "r")
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+/** What `body` reads; undefined when it is not there. Throws StageError where that can't be told: a checkpoint may be days of work. */
+const read = async <A>(body: () => Promise<A>): Promise<A | undefined> => {
+  try {
+    return await body()
+  } catch (cause) {
+    if (isGone(cause)) return undefined
+    throw new StageError({
+      reason: "Checkpoint",
+      message: `Looking at a checkpoint: ${messageOf(cause)}. It stays where it is: mend that, then run again.`
+    })
+  }
+}
+
+/** What is wrong with a checkpoint; undefined when it is whole. */
+const damage = async (folder: string): Promise<string | undefined> => {
+  const text = (await read(() => readFile(join(folder, sealName), "utf8"))) ?? ""
+  const bytes = text.slice(text.indexOf("\n") + 1)
+  if (createHash("sha256").update(bytes).digest("hex") !== text.slice(0, text.indexOf("\n"))) return "its seal is missing or damaged"
+  const { files, format: found } = JSON.parse(bytes) as Seal
+  if (found > format)
+    throw new StageError({
+      reason: "Checkpoint",
+      message: `Reading the checkpoint ${folder}: it has format ${found}, this version of caravan knows formats up to ${format}. It stays where it is: go on with that newer version, or move it away to begin anew.`
+    })
+  for (const { path, sha256 } of files)
+    if ((await read(() => sha256File(join(folder, path)))) !== sha256) return `${path} is missing or has changed`
+  return undefined
+}
+
+const newest = async (folder: string, note: (message: string) => void): Promise<Checkpoint | undefined> => {
+  const names = (await read(() => readdir(folder))) ?? []
+  // What a killed stage was writing.
+  for (const name of names) if (name.startsWith("new-")) await rm(join(folder, name), { recursive: true, force: true })
+  for (const name of names.filter(isName).sort().reverse()) {
+    const path = join(folder, name)
+    const found = await damage(path)
+    if (found === undefined) return { step: Number(name), path }
+    note(`its checkpoint after step ${Number(name)} is damaged (${found}): passed over`)
+    await rm(path, { recursive: true, force: true })
+  }
+  return undefined
+}
+
+const removeOlder = async (folder: string): Promise<void> => {
+  const names = (await readdir(folder).catch(() => [] as Array<string>)).filter(isName).sort()
+  for (const name of names.slice(0, -kept)) await rm(join(folder, name), { recursive: true, force: true }).catch(() => undefined)
+}

@@ -1,0 +1,207 @@
+/**
+ * Who needs which object right now. A run takes a lease on an object before it looks whether the object is there, and keeps it to its end;
+ * `caravan gc` moves an object away only while it holds this database's write lock and sees no lease. So either the run comes first and the
+ * object stays, or the object is gone when the run looks and is made again: never in between, whatever clocks say.
+ *
+ * A holder is alive as long as its process keeps the lock on its file `leases/<id>`. The kernel drops that lock when the process ends, however
+ * it ends; a stopped process keeps it. Nothing here outlives its holders: a damaged database is set aside by whoever opens it when none lives.
+ * Who makes what right now (flights.ts) is in the same database.
+ */
+import { randomUUID } from "node:crypto"
+import { existsSync, readdirSync, rmSync } from "node:fs"
+import { join } from "node:path"
+import { DatabaseSync, type StatementSync } from "node:sqlite"
+import { isDamaged, messageOf, setDamagedAside, StoreError } from "../errors.ts"
+import { makeFolder } from "./home.ts"
+
+const tables = `
+  create table if not exists holders (id text primary key, what text not null, pid integer not null) strict;
+  create table if not exists leases (holder text not null, digest text not null, primary key (holder, digest)) strict, without rowid;
+  create table if not exists flights (key text primary key, holder text not null, token text not null) strict, without rowid;
+`
+
+const isId = (name: string): boolean => /^[0-9a-f-]{36}$/.test(name)
+
+/** Whether another connection, of this or another process, has this file locked. */
+const isLocked = (file: string): boolean => {
+  if (!existsSync(file)) return false
+  const database = new DatabaseSync(file)
+  try {
+    database.exec("pragma busy_timeout = 0; begin immediate; rollback")
+    return false
+  } catch {
+    // Locked, or not ours to open: then its holder can't be said to be gone.
+    return true
+  } finally {
+    database.close()
+  }
+}
+
+/** The locks of this process's holders: a connection that nobody refers to any more is closed, and its lock is gone with it. */
+const held = new Set<DatabaseSync>()
+
+export interface Holder {
+  readonly id: string
+  /** Keeps gc from these objects until `release`. */
+  readonly lease: (digests: ReadonlyArray<string>) => void
+  readonly release: () => void
+}
+
+export class Leases {
+  readonly #folder: string
+  readonly #database: DatabaseSync
+  readonly #statements = new Map<string, StatementSync>()
+
+  constructor(home: string) {
+    this.#folder = join(home, "leases")
+    this.#database = this.#try("Opening", () => {
+      makeFolder(home)
+      makeFolder(this.#folder)
+      const open = () => {
+        const database = new DatabaseSync(join(home, "leases.db"))
+        try {
+          database.exec("pragma busy_timeout = 30000; pragma journal_mode = wal; pragma synchronous = off")
+          database.exec(tables)
+          // Written without fsync: what a loss of power left may open and be broken inside.
+          const check = database.prepare("pragma integrity_check(1)").get()?.integrity_check
+          if (check !== "ok") throw new Error(`it is malformed: ${String(check)}`)
+        } catch (cause) {
+          database.close()
+          throw cause
+        }
+        return database
+      }
+      try {
+        return open()
+      } catch (cause) {
+        // What a machine that lost power left of it says nothing about anybody who lives.
+        if (!isDamaged(cause) || readdirSync(this.#folder).some((name) => isId(name) && this.isAlive(name))) throw cause
+        setDamagedAside(join(home, "leases.db"))
+        return open()
+      }
+    })
+  }
+
+  #try<A>(doing: string, body: () => A): A {
+    try {
+      return body()
+    } catch (cause) {
+      if (cause instanceof StoreError) throw cause
+      throw new StoreError({
+        message: `${doing} the leases of the store (leases.db beside ${this.#folder}): ${messageOf(cause)}. Make the folder writable; a damaged leases.db can be deleted while nothing runs.`
+      })
+    }
+  }
+
+  /** Runs `body` while no other process writes here. Keep it short. */
+  exclusive<A>(body: (database: { readonly prepare: (sql: string) => StatementSync }) => A): A {
+    return this.#try("Writing", () => {
+      this.#prepare("begin immediate").run()
+      try {
+        return body({ prepare: (sql) => this.#prepare(sql) })
+      } finally {
+        try {
+          if (this.#database.isTransaction) this.#prepare("commit").run()
+        } finally {
+          // A commit that a full disk refuses leaves the transaction open, and with it the lock that all others wait for.
+          if (this.#database.isTransaction) this.#prepare("rollback").run()
+        }
+      }
+    })
+  }
+  #prepare(sql: string): StatementSync {
+    let statement = this.#statements.get(sql)
+    if (statement === undefined) this.#statements.set(sql, (statement = this.#database.prepare(sql)))
+    return statement
+  }
+
+  /** Becomes a holder; `what` says to others who holds ("caravan run"). */
+  hold(what: string): Holder {
+    const id = randomUUID()
+    const file = join(this.#folder, id)
+    let alive: DatabaseSync | undefined
+    try {
+      // Made and locked before anybody can see it: gc takes a file that nobody has locked for a dead process's.
+      this.exclusive(() => {
+        alive = new DatabaseSync(file)
+        alive.exec("begin exclusive")
+        this.#database.prepare("insert into holders (id, what, pid) values (?, ?, ?)").run(id, what, process.pid)
+      })
+    } catch (cause) {
+      // Also when it is the commit that fails: without its lock this holder is gone.
+      alive?.close()
+      throw cause
+    }
+    const lock = alive!
+    held.add(lock)
+    const insert = this.#database.prepare("insert or ignore into leases (holder, digest) values (?, ?)")
+    let released = false
+    return {
+      id,
+      lease: (digests) => this.exclusive(() => digests.forEach((digest) => insert.run(id, digest))),
+      release: () => {
+        if (released) return
+        released = true
+        try {
+          this.exclusive(() => this.#forget(id))
+        } catch {
+          // A full disk, say. Without its lock this holder is gone, and the next gc forgets it.
+        }
+        held.delete(lock)
+        lock.close()
+        try {
+          this.#removeFile(id)
+        } catch {
+          // The next gc removes it: what this run made must not be lost over an empty file.
+        }
+      }
+    }
+  }
+
+  #forget(id: string): void {
+    this.#database.prepare("delete from leases where holder = ?").run(id)
+    this.#database.prepare("delete from flights where holder = ?").run(id)
+    this.#database.prepare("delete from holders where id = ?").run(id)
+  }
+  #removeFile(id: string): void {
+    for (const suffix of ["", "-journal"]) rmSync(join(this.#folder, `${id}${suffix}`), { force: true })
+  }
+
+  /** Whether a holder's process still lives. */
+  isAlive(id: string): boolean {
+    return isId(id) && isLocked(join(this.#folder, id))
+  }
+
+  /** Runs `body` while nobody can take a lease, with what living holders have leased: digest -> by whom. Keep it short: runs wait meanwhile. */
+  whileNobodyLeases<A>(body: (leased: ReadonlyMap<string, string>) => A): A {
+    return this.exclusive(() => {
+      const names = new Map<string, string>()
+      for (const { id, what, pid } of this.#database.prepare("select id, what, pid from holders").all() as Array<{
+        id: string
+        what: string
+        pid: number
+      }>) {
+        if (this.isAlive(id)) names.set(id, `${what} (process ${pid})`)
+        else {
+          this.#forget(id)
+          this.#removeFile(id)
+        }
+      }
+      // A file without a row: its process died as it became a holder.
+      for (const name of readdirSync(this.#folder))
+        if (isId(name) && !names.has(name) && !isLocked(join(this.#folder, name))) this.#removeFile(name)
+      const leased = new Map<string, string>()
+      for (const { holder, digest } of this.#database.prepare("select holder, digest from leases").all() as Array<{
+        holder: string
+        digest: string
+      }>)
+        leased.set(digest, names.get(holder) ?? holder)
+      return body(leased)
+    })
+  }
+
+  close(): void {
+    this.#statements.clear()
+    this.#database.close()
+  }
+}

@@ -1,0 +1,133 @@
+/** Completions of prompts by one checkpoint: what rejection sampling, preference collection and Ghost Attention share. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import type { LoadedPolicy } from "../../models/checkpoint.ts"
+import { generate } from "../../models/sampler.ts"
+import type { Progress } from "../../runtime/define/stage.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import type { ArtifactError } from "../../schemas/artifact.ts"
+import type { Message } from "../../schemas/rows.ts"
+import { type BatchLog, withoutLog } from "./batch-log.ts"
+import { type FittedPrompt, shortenPrompt, shortestForm } from "./dialogues.ts"
+import { chunks } from "./sequences.ts"
+
+/** Hyperparameters of every stage that samples, but for the temperature. */
+export const samplingFields = {
+  topP: hyper(1, "nucleus; 1 keeps the whole distribution", { min: 0, max: 1 }),
+  topK: hyperInt(0, "most likely tokens kept; 0 keeps all", { min: 0 }),
+  maxNewTokens: hyperInt(256, "tokens a completion at most", { min: 1 }),
+  batchSize: hyperInt(64, "sequences decoded at once", { min: 1 })
+}
+/** How a stage that samples computes. */
+export const samplingPrecision = hyper("float32", "of weights and activations; what is drawn from is float32 either way", [
+  "float32",
+  "bfloat16"
+])
+
+/** One completion to be drawn. */
+export interface Draw {
+  readonly messages: ReadonlyArray<Message>
+  /** Its own random numbers, whatever batch it is in. */
+  readonly seed: number
+  readonly temperature: number
+}
+export interface Sampled {
+  readonly text: string
+  readonly tokens: ReadonlyArray<number>
+  readonly logProbabilities: ReadonlyArray<number>
+  /** Whether it ended with the end-of-sequence token. */
+  readonly finished: boolean
+  /** Whether the oldest exchanges of its prompt were left out. */
+  readonly shortened: boolean
+}
+export interface SamplingOptions {
+  readonly topP: number
+  readonly topK: number
+  readonly maxNewTokens: number
+  readonly batchSize: number
+  readonly progress: (progress: Progress) => Effect.Effect<void>
+  /** Where finished batches are kept; none: nowhere. */
+  readonly log?: BatchLog
+}
+
+/** None of the prompts leaves room for an answer: a stage that went on would give an empty dataset, and what comes after would train on something else. */
+export class NoRoomError extends Schema.TaggedError<NoRoomError>()("NoRoomError", { message: Schema.String }) {
+  static of(prompts: number, shortest: number | undefined, context: number, maxNewTokens: number): NoRoomError {
+    const doing = `Sampling answers to ${prompts} prompts`
+    const room = `${context} tokens of the model's context less ${maxNewTokens} of an answer (maxNewTokens)`
+    return new NoRoomError({
+      message:
+        shortest === undefined
+          ? `${doing}: expected dialogues that end with the user's message, found none that the chat format can hold. Look at the stage that made the prompts.`
+          : `${doing}: expected some that fit ${room}, found none: the shortest has ${shortest} tokens. ${
+              shortest < context
+                ? `Lower maxNewTokens to ${context - shortest} or less, or give shorter prompts.`
+                : "Give shorter prompts, or a model with a longer context."
+            }`
+    })
+  }
+}
+
+/**
+ * A completion for each draw, in their order; undefined where the prompt does not fit the context, an error where no prompt does. Prompts of like length share a
+ * batch: less padding.
+ */
+export const sampleAll = Effect.fn("sampleAll")(function* (
+  { model, tokenizer }: LoadedPolicy,
+  draws: ReadonlyArray<Draw>,
+  options: SamplingOptions
+): Effect.fn.Return<Array<Sampled | undefined>, ArtifactError | NoRoomError> {
+  const { maxNewTokens, topK, topP, log = withoutLog(options.progress) } = options
+  const room = model.config.maxPositions - maxNewTokens
+  const encoded = new Map<ReadonlyArray<Message>, FittedPrompt | undefined>()
+  const promptOf = (messages: ReadonlyArray<Message>) => {
+    if (!encoded.has(messages)) encoded.set(messages, shortenPrompt(tokenizer, messages, room))
+    return encoded.get(messages)
+  }
+  const work = draws.flatMap((draw, index) => {
+    const prompt = promptOf(draw.messages)
+    return prompt === undefined ? [] : [{ draw, index, ...prompt }]
+  })
+  if (draws.length > 0 && work.length === 0) {
+    const lengths = [...encoded.keys()].flatMap((messages) => shortestForm(tokenizer, messages) ?? [])
+    const shortest = lengths.length === 0 ? undefined : lengths.reduce((least, length) => Math.min(least, length))
+    return yield* NoRoomError.of(encoded.size, shortest, model.config.maxPositions, maxNewTokens)
+  }
+  work.sort((a, b) => a.draw.temperature - b.draw.temperature || a.tokens.length - b.tokens.length || a.index - b.index)
+  const batches = [...Map.groupBy(work, ({ draw }) => draw.temperature).values()].flatMap((items) => chunks(items, options.batchSize))
+  const out = new Array<Sampled | undefined>(draws.length).fill(undefined)
+  let done = 0
+  for (const batch of batches) {
+    done += batch.length
+    const { seed, temperature } = batch[0]!.draw
+    const generated = yield* log.next({
+      name: `${batch.length} completions at ${temperature}, the first of seed ${seed}`,
+      compute: Effect.sync(() =>
+        generate(
+          model,
+          batch.map(({ tokens }) => tokens),
+          {
+            maxNewTokens,
+            topK,
+            topP,
+            temperature,
+            seeds: batch.map(({ draw }) => draw.seed),
+            eosId: tokenizer.eosId,
+            padId: tokenizer.padId
+          }
+        )
+      ),
+      tell: (generated) => ({
+        step: done,
+        total: work.length,
+        tokens: generated.reduce((sum, { tokens }) => sum + tokens.length, 0)
+      })
+    })
+    generated.forEach(({ tokens, logProbabilities, finished }, i) => {
+      const text = tokenizer.decode(finished ? tokens.slice(0, -1) : tokens).trim()
+      const { index, shortened } = batch[i]!
+      out[index] = { text, tokens, logProbabilities, finished, shortened }
+    })
+  }
+  return out
+})

@@ -1,0 +1,155 @@
+/** Scores by a reward model: of token sequences, and of whole sets of completions. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { arange, type Device, type DType, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
+import { type LoadedReward, loadReward } from "../../models/checkpoint.ts"
+import type { RewardModel } from "../../models/reward-model.ts"
+import type { Progress } from "../../runtime/define/stage.ts"
+import type { ArtifactError, ArtifactRef, Checkpoint } from "../../schemas/artifact.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import type { Message } from "../../schemas/rows.ts"
+import { type BatchLog, withoutLog } from "./batch-log.ts"
+import { fitDialogue } from "./dialogues.ts"
+import { chunks } from "./sequences.ts"
+
+/**
+ * The score of each sequence, read at its last token (the response's EOS, or its last word when it was cut off). Sequences are padded on the
+ * right to the longest; returns (B,). The head is applied in float32 whatever the backbone's dtype: a score rounded to bfloat16's eight bits
+ * would tie responses that differ, and lose small margins.
+ */
+export const scoreSequences = (
+  model: RewardModel,
+  sequences: ReadonlyArray<ReadonlyArray<number>>,
+  options: { readonly padId: number; readonly device: Device }
+): Tensor => {
+  const { device, padId } = options
+  const length = Math.max(...sequences.map((sequence) => sequence.length))
+  const ids = new Int32Array(sequences.length * length).fill(padId)
+  sequences.forEach((sequence, i) => ids.set(sequence, i * length))
+  const last = Int32Array.from(sequences, (sequence) => sequence.length - 1)
+  const hidden = model.backbone.hidden(tensor(ids, { shape: [sequences.length, length], dtype: "int64", device })) // (B, T, D)
+  const rows = arange(0, sequences.length, { device })
+    .mul(length)
+    .add(tensor(last, { dtype: "int64", device })) // (B,)
+  const ends = hidden.reshape(-1, hidden.size(-1)).indexSelect(0, rows) // (B, D)
+  return linear(ends.to({ dtype: "float32" }), model.head.to({ dtype: "float32" })).squeeze(-1)
+}
+
+/** How a stage scores: the fields of its config. */
+export const scoringFields = {
+  batchSize: hyperInt(32, "responses at once", { min: 1 }),
+  precision: hyper("float32", "in which the model computes; scores are float32 either way", ["float32", "bfloat16"])
+}
+
+export type AnyReward = Checkpoint<"helpfulness-reward"> | Checkpoint<"safety-reward"> | Checkpoint<"general-reward">
+
+/** A dialogue that ends with a response, and whether the response ended by itself (or was cut off). */
+export interface Scorable {
+  readonly prompt: ReadonlyArray<Message>
+  readonly text: string
+  readonly finished: boolean
+}
+
+/** A reward model gave no number: everything that is chosen by it would be wrong. */
+export class NotFiniteScoreError extends Schema.TaggedError<NotFiniteScoreError>()("NotFiniteScoreError", {
+  score: Schema.Number,
+  index: Schema.Number,
+  message: Schema.String
+}) {
+  static of(score: number, index: number): NotFiniteScoreError {
+    return new NotFiniteScoreError({
+      score,
+      index,
+      message: `Scoring response ${index + 1}: expected a finite score, found ${score}. The reward model's weights are damaged or diverged: train it again with a lower learning rate, or score in float32.`
+    })
+  }
+}
+
+export interface ScoringOptions {
+  readonly batchSize: number
+  readonly precision: DType
+  readonly device: Device
+  readonly progress: (progress: Progress) => Effect.Effect<void>
+  /** Where finished batches are kept; none: nowhere. */
+  readonly log?: BatchLog
+}
+
+/** Loads a reward model for as long as `use` takes, and frees its weights then: two models need not fit the memory together. */
+export const withReward = <A, E>(
+  reward: ArtifactRef<AnyReward>,
+  options: ScoringOptions,
+  use: (loaded: LoadedReward) => Effect.Effect<A, E>
+): Effect.Effect<A, E | ArtifactError> =>
+  Effect.acquireUseRelease(loadReward(reward, { device: options.device, dtype: options.precision }), use, ({ model }) =>
+    Effect.sync(() => Object.values(model.parameters).forEach((parameter) => parameter.free()))
+  )
+
+/** The score of every sequence, in their order; sequences of like length share a batch, so that little is padded. */
+export const scoreAll = Effect.fn("scoreAll")(function* (
+  { model, tokenizer }: LoadedReward,
+  sequences: ReadonlyArray<ReadonlyArray<number>>,
+  options: ScoringOptions
+): Effect.fn.Return<Array<number>, NotFiniteScoreError | ArtifactError> {
+  const { log = withoutLog(options.progress) } = options
+  const scores = new Array<number>(sequences.length)
+  const order = sequences.map((_, i) => i).sort((a, b) => sequences[a]!.length - sequences[b]!.length || a - b)
+  let done = 0
+  for (const batch of chunks(order, options.batchSize)) {
+    const part = batch.map((i) => sequences[i]!)
+    done += batch.length
+    const values = yield* log.next({
+      name: `scores of ${part.length} sequences of up to ${part.at(-1)!.length} tokens, the first number ${batch[0]!}`,
+      compute: Effect.suspend(() => {
+        const values = scoped(() =>
+          noGrad(() => scoreSequences(model, part, { padId: tokenizer.padId, device: options.device }).toNumbers())
+        )
+        const wrong = values.findIndex((value) => !Number.isFinite(value))
+        return wrong === -1 ? Effect.succeed(values) : NotFiniteScoreError.of(values[wrong]!, batch[wrong]!)
+      }),
+      tell: () => ({ step: done, total: sequences.length, tokens: part.reduce((sum, tokens) => sum + tokens.length, 0) })
+    })
+    batch.forEach((index, i) => (scores[index] = values[i]!))
+  }
+  return scores
+})
+
+export interface RawScores {
+  /** The model's scalar for each response, in their order; undefined where it can't be scored. */
+  readonly scores: ReadonlyArray<number | undefined>
+  /** Responses without a word: no answer, so neither scored nor chosen. */
+  readonly empty: number
+  /** Those that do not fit the model's context, or that the chat format can't hold. */
+  readonly unfit: number
+}
+
+/**
+ * The raw scalar of every response by one reward model. The text is tokenised by the reward model's own tokenizer, so that need not be the
+ * policy's.
+ */
+export const scoreResponses = (
+  reward: ArtifactRef<AnyReward>,
+  responses: ReadonlyArray<Scorable>,
+  options: ScoringOptions
+): Effect.Effect<RawScores, ArtifactError | NotFiniteScoreError> =>
+  withReward(
+    reward,
+    options,
+    Effect.fnUntraced(function* (loaded: LoadedReward) {
+      const work = responses.flatMap((response, index) => {
+        const messages: ReadonlyArray<Message> = [...response.prompt, { role: "assistant", content: response.text }]
+        const example = fitDialogue(loaded.tokenizer, messages, loaded.model.config.maxPositions)
+        if (example === undefined) return [] // too long, or empty: the chat format holds no empty answer
+        // The chat format ends an answer with a space and EOS; one that was cut off has neither, and is scored at its last word.
+        return [{ index, tokens: response.finished ? example.tokens : example.tokens.slice(0, -2) }]
+      })
+      const values = yield* scoreAll(
+        loaded,
+        work.map((item) => item.tokens),
+        options
+      )
+      const scores = new Array<number | undefined>(responses.length).fill(undefined)
+      work.forEach(({ index }, i) => (scores[index] = values[i]!))
+      const empty = responses.filter((response) => response.text.trim() === "").length
+      return { scores, empty, unfit: responses.length - work.length - empty }
+    })
+  )

@@ -1,0 +1,42 @@
+/** The figures of a run in one place: reward-model accuracy, what choosing the best is worth, rewards before and after tuning on the best. */
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readReport, writeReport } from "../../data/dataset.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { report } from "../../schemas/artifact.ts"
+import { BestOfN, BestOfNReport, RewardSummary, RewardSummaryReport } from "../evaluation/evaluate-policy.ts"
+import { RewardAccuracy, RewardAccuracyReport } from "../reward/evaluate-reward.ts"
+import { textFile } from "./report-files.ts"
+import { runSummaryText } from "../report/text.ts"
+
+export const RunSummary = Schema.Struct({
+  /** On pairs that the model did not see. */
+  rewardModel: RewardAccuracy,
+  /** Chosen by one reward model, judged by one trained on other pairs. */
+  bestOfK: BestOfN,
+  /** Rewards by the judge, of the chat model and of the one tuned on the best samples. */
+  before: RewardSummary,
+  after: RewardSummary
+})
+export type RunSummary = typeof RunSummary.Type
+export const RunSummaryReport = report(RunSummary, "run-summary/2")
+
+export const summary = Stage.make("summary", {
+  description: "the figures of a run in one report",
+  config: Schema.Struct({}),
+  inputs: { accuracy: RewardAccuracyReport, bestOfK: BestOfNReport, before: RewardSummaryReport, after: RewardSummaryReport },
+  output: RunSummaryReport,
+  seeded: false,
+  run: Effect.fn("summary")(function* ({ inputs, output }) {
+    const content: RunSummary = {
+      rewardModel: yield* readReport(inputs.accuracy, RewardAccuracyReport),
+      bestOfK: yield* readReport(inputs.bestOfK, BestOfNReport),
+      before: yield* readReport(inputs.before, RewardSummaryReport),
+      after: yield* readReport(inputs.after, RewardSummaryReport)
+    }
+    yield* Effect.promise(() => writeFile(join(output.path, textFile), `${runSummaryText(content)}\n`))
+    return yield* writeReport(output, content)
+  })
+})

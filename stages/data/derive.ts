@@ -1,0 +1,106 @@
+/** Stages that turn one dataset into another: running text, demonstrations and prompts from preference pairs; halves of a dataset. */
+import { createHash } from "node:crypto"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
+import { dialogueText, fitsChatFormat } from "../../models/chat.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { Demonstrations, type Preference, Preferences, Prompts, Texts } from "../../schemas/rows.ts"
+
+/** The dialogue that a pair's chosen response makes. */
+const chosenDialogue = ({ prompt, chosen }: Preference) => [...prompt, { role: "assistant" as const, content: chosen }]
+
+const rejectedDialogue = ({ prompt, rejected }: Preference) => [...prompt, { role: "assistant" as const, content: rejected }]
+
+export const preferenceTexts = Stage.make("preference-texts", {
+  description: "the dialogues of preference pairs as running text in the chat format, to pretrain on",
+  config: Schema.Struct({
+    responses: hyper(
+      "both",
+      "with both responses of a pair: so nothing is told of which was chosen, and pairs may be held out later; or the chosen one only",
+      ["both", "chosen"]
+    )
+  }),
+  inputs: { preferences: Preferences },
+  output: Texts,
+  seeded: false,
+  run: Effect.fn("preference-texts")(function* ({ config, inputs, output }) {
+    const rows = yield* readRows(inputs.preferences, Preferences)
+    const dialogues = rows.flatMap((row) =>
+      config.responses === "both" ? [chosenDialogue(row), rejectedDialogue(row)] : [chosenDialogue(row)]
+    )
+    const usable = dialogues.filter(fitsChatFormat)
+    return yield* writeDataset(
+      output,
+      usable.map((messages) => ({ text: dialogueText(messages) })),
+      { metrics: { unusable: dialogues.length - usable.length } }
+    )
+  })
+})
+
+export const preferenceDemonstrations = Stage.make("preference-demonstrations", {
+  description: "§3.1 the chosen responses of preference pairs as demonstrations",
+  config: Schema.Struct({}),
+  inputs: { preferences: Preferences },
+  output: Demonstrations,
+  seeded: false,
+  run: Effect.fn("preference-demonstrations")(function* ({ inputs, output }) {
+    const rows = yield* readRows(inputs.preferences, Preferences)
+    const demonstrations = rows
+      .map((row) => ({ id: row.id, messages: chosenDialogue(row), loss: "answers" as const }))
+      .filter(({ messages }) => fitsChatFormat(messages))
+    return yield* writeDataset(output, demonstrations, { metrics: { unusable: rows.length - demonstrations.length } })
+  })
+})
+
+export const preferencePrompts = Stage.make("preference-prompts", {
+  description: "the prompts of preference pairs, a random share of them, each once",
+  config: Schema.Struct({
+    count: hyperInt(0, "prompts drawn at random; 0 takes all", { min: 0 }),
+    safety: hyper(false, "whether these prompts are meant to draw out something unsafe (§3.2.3: is_safety)")
+  }),
+  inputs: { preferences: Preferences },
+  output: Prompts,
+  run: Effect.fn("preference-prompts")(function* ({ config, inputs, output, seed }) {
+    const rows = yield* readRows(inputs.preferences, Preferences)
+    const distinct = new Map(rows.filter((row) => fitsChatFormat(row.prompt)).map((row) => [JSON.stringify(row.prompt), row]))
+    const all = [...distinct.values()]
+    const drawn = config.count === 0 ? all : new Random(seed, "prompts").shuffle(all).slice(0, config.count)
+    // Pairs of several files may have one id; prompts that differ have not.
+    const named = Map.groupBy(all, ({ id }) => id)
+    const idOf = ({ id, prompt }: Preference) =>
+      named.get(id)!.length === 1 ? id : `${id}-${createHash("sha256").update(JSON.stringify(prompt)).digest("hex").slice(0, 12)}`
+    return yield* writeDataset(
+      output,
+      drawn.map((row) => ({ id: idOf(row), messages: row.prompt, safety: config.safety, category: null, followUps: [] }))
+    )
+  })
+})
+
+/** Which of `folds` parts a pair is in: by its first question, so that dialogues that begin alike stay together. */
+export const foldOf = (pair: Preference, folds: number): number =>
+  createHash("sha256")
+    .update(pair.prompt.find((message) => message.role === "user")?.content ?? "")
+    .digest()
+    .readUInt32LE(0) % folds
+
+export const foldPreferences = Stage.make("fold-preferences", {
+  description: "one part of a preference dataset, or all but that part, for cross-validation",
+  config: Schema.Struct({
+    folds: hyperInt(2, "parts in all", { min: 2 }),
+    fold: hyperInt(0, "which part, from 0", { min: 0 }),
+    part: hyper("inside", "that part, or the rest", ["inside", "outside"])
+  }),
+  inputs: { preferences: Preferences },
+  output: Preferences,
+  seeded: false,
+  run: Effect.fn("fold-preferences")(function* ({ config, inputs, output }) {
+    const rows = yield* readRows(inputs.preferences, Preferences)
+    return yield* writeDataset(
+      output,
+      rows.filter((row) => (foldOf(row, config.folds) === config.fold) === (config.part === "inside"))
+    )
+  })
+})

@@ -1,0 +1,82 @@
+/** Quality rules for public instruction data (Llama 2 §3.1: "many of these have insufficient diversity and quality"); each rule counts what it drops. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
+import { fitsChatFormat } from "../../models/chat.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { type Demonstration, Demonstrations } from "../../schemas/rows.ts"
+
+export const FilterConfig = Schema.Struct({
+  minCharacters: hyperInt(1, "of the last answer", { min: 0 }),
+  maxCharacters: hyperInt(8000, "of the last answer", { min: 1 }),
+  maxTurns: hyperInt(20, "user messages of a dialogue", { min: 1 }),
+  minLetters: hyper(0.5, "share of the last answer's characters, spaces aside, that are letters or digits", { min: 0, max: 1 }),
+  maxRepeated: hyper(0.3, "share of the last answer's lines that repeat an earlier one", { min: 0, max: 1 })
+})
+
+const lastAnswer = ({ messages }: Demonstration): string => messages.at(-1)?.content ?? ""
+const normal = (text: string): string => text.toLowerCase().replaceAll(/\s+/g, " ").trim()
+
+/** Share of characters other than white space that are letters or digits, of any script; 1 for no characters. */
+export const letterShare = (text: string): number => {
+  const characters = Array.from(text.replaceAll(/\s/g, ""))
+  return characters.length === 0 ? 1 : characters.filter((character) => /[\p{L}\p{N}]/u.test(character)).length / characters.length
+}
+
+/** Share of lines that stand there before; empty lines do not count. */
+export const repeatedShare = (text: string): number => {
+  const lines = text
+    .split("\n")
+    .map(normal)
+    .filter((line) => line !== "")
+  return lines.length === 0 ? 0 : 1 - new Set(lines).size / lines.length
+}
+
+type Rule = "format" | "short" | "long" | "turns" | "letters" | "repeated" | "duplicate"
+
+/** The first rule that a dialogue breaks, if any. */
+export const brokenRule = (row: Demonstration, config: typeof FilterConfig.Type): Exclude<Rule, "duplicate"> | undefined => {
+  const answer = lastAnswer(row)
+  if (row.messages.at(-1)?.role !== "assistant" || !fitsChatFormat(row.messages)) return "format"
+  if (answer.length < config.minCharacters) return "short"
+  if (answer.length > config.maxCharacters) return "long"
+  if (row.messages.filter(({ role }) => role === "user").length > config.maxTurns) return "turns"
+  if (letterShare(answer) < config.minLetters) return "letters"
+  if (repeatedShare(answer) > config.maxRepeated) return "repeated"
+  return undefined
+}
+
+export const filterDemonstrations = Stage.make("filter-demonstrations", {
+  description: "§3.1 public instruction data without what is malformed, repetitive or there twice",
+  config: FilterConfig,
+  inputs: { demonstrations: Demonstrations },
+  output: Demonstrations,
+  seeded: false,
+  run: Effect.fn("filter-demonstrations")(function* ({ config, inputs, output }) {
+    const rows = yield* readRows(inputs.demonstrations, Demonstrations)
+    const dropped: Record<Rule, number> = { format: 0, short: 0, long: 0, turns: 0, letters: 0, repeated: 0, duplicate: 0 }
+    const seen = new Set<string>()
+    const kept = rows.filter((row) => {
+      const rule = brokenRule(row, config)
+      const text = JSON.stringify(row.messages.map(({ role, content }) => [role, normal(content)]))
+      const broken = rule ?? (seen.has(text) ? "duplicate" : undefined)
+      if (broken !== undefined) dropped[broken]++
+      else seen.add(text)
+      return broken === undefined
+    })
+    return yield* writeDataset(output, kept, { metrics: { kept: kept.length, ...dropped } })
+  })
+})
+
+export const demonstrationSubset = Stage.make("demonstration-subset", {
+  description: "§3.1 the first few demonstrations of a seeded order: a larger subset holds every smaller one",
+  config: Schema.Struct({ count: hyperInt(1000, "demonstrations; all where there are fewer", { min: 1 }) }),
+  inputs: { demonstrations: Demonstrations },
+  output: Demonstrations,
+  run: Effect.fn("demonstration-subset")(function* ({ config, inputs, output, seed }) {
+    const rows = yield* readRows(inputs.demonstrations, Demonstrations)
+    return yield* writeDataset(output, new Random(seed, "subset").shuffle(rows).slice(0, config.count))
+  })
+})

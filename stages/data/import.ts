@@ -1,0 +1,211 @@
+/** From the user's files to typed artifacts: preference pairs, dialogues, checkpoints. */
+import { constants, cpSync } from "node:fs"
+import { readdir, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { writeDataset } from "../../data/dataset.ts"
+import { BadLabel, parseHhRlhf, parseMessages, parsePromptChosenRejected } from "../../data/dialects.ts"
+import { BadRowsError, newCounts, type ReadCounts, readParsed, readRecords } from "../../data/records.ts"
+import { checkVocabulary } from "../../models/checkpoint.ts"
+import { loadConfig } from "../../models/weights.ts"
+import { loadTokenizer } from "../../models/tokenizer/index.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { ArtifactError, type Checkpoint, External, type OutputSlot, type Role, type Written, written } from "../../schemas/artifact.ts"
+import { roleFile } from "../../schemas/checkpoint-files.ts"
+import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
+import { hyper } from "../../schemas/hyper.ts"
+import { Demonstrations, type Preference, Preferences } from "../../schemas/rows.ts"
+import { choseUnsafe } from "../common/safety-rule.ts"
+
+const maxBad = hyper(0.01, "share of rows that may not fit before the run stops; the others are skipped and counted", { min: 0, max: 1 })
+
+/** Streams the parsed rows of a file into the output; what the file is at fault for comes out as its error. */
+const importRows = <Row>(
+  path: string,
+  parse: (value: unknown, line: number) => Row,
+  bad: number,
+  write: (rows: AsyncIterable<Row>, counts: ReadCounts) => Effect.Effect<Written<any>>
+) => {
+  const counts = newCounts()
+  return write(readParsed(path, parse, counts, { maxBad: bad }), counts).pipe(
+    Effect.map((result) => written(result.slot, { ...result.metrics, rowsRead: counts.rows, rowsSkipped: counts.bad })),
+    Effect.catchDefect((defect) =>
+      defect instanceof BadRowsError || defect instanceof ArtifactError ? Effect.fail(defect) : Effect.die(defect)
+    )
+  )
+}
+
+/** What the records of a file are called. */
+const unitOf = (path: string): Effect.Effect<"line" | "row"> =>
+  Effect.promise(async () => {
+    for await (const { unit } of readRecords(path)) return unit
+    return "line"
+  })
+
+/** The error of a file of which some pairs are judged and those of these lines are not: they were forgotten, or their judgement was lost. */
+const halfJudged = Effect.fnUntraced(function* (
+  path: string,
+  lines: ReadonlyArray<number>,
+  { pairs, what, lacking, hint }: { readonly pairs: number; readonly what: string; readonly lacking: string; readonly hint: string }
+) {
+  const unit = yield* unitOf(path)
+  const first = lines.slice(0, 5)
+  return yield* ArtifactError.of({
+    doing: `Importing the pairs of ${path}`,
+    expected: `${what} of every pair, or of none`,
+    found: `${lines.length} of ${pairs} pairs without ${lacking}, ${first.length < lines.length ? "first " : ""}on ${unit}${first.length > 1 ? "s" : ""} ${first.join(", ")}`,
+    hint
+  })
+})
+
+/** The error of a rating or label that is none of the set. */
+const badLabel = Effect.fnUntraced(function* (path: string, { line, field, expected, found }: BadLabel) {
+  const unit = yield* unitOf(path)
+  return yield* ArtifactError.of({
+    doing: `Importing the pairs of ${path}, ${unit} ${line}, field ${field}`,
+    expected,
+    found,
+    hint: "Such a pair is never skipped: mend it, or bring the field of every pair to this scale, and run again."
+  })
+})
+
+export const importPreferences = Stage.make("import-preferences", {
+  description: "preference pairs from a file (JSONL, JSONL.gz or Parquet)",
+  config: Schema.Struct({
+    format: hyper(
+      "hh-rlhf",
+      "hh-rlhf: two transcripts; prompt-chosen-rejected: those fields, and if they are there a rating from 0 to 3, chosenSafe and rejectedSafe",
+      ["hh-rlhf", "prompt-chosen-rejected"]
+    ),
+    source: hyper("", "what to call the pairs' source in statistics"),
+    unrated: hyper("fail", "pairs without a rating in a file that has ratings: fail, or keep them, with margin 0", ["fail", "keep"]),
+    unlabelled: hyper(
+      "fail",
+      "pairs without both safety labels in a file that has labels: fail, or keep them, as where helpfulness and safety pairs are in one file",
+      ["fail", "keep"]
+    ),
+    maxBad
+  }),
+  inputs: { file: External },
+  output: Preferences,
+  seeded: false,
+  run: Effect.fn("import-preferences")(function* ({ config, inputs, output }) {
+    const source = config.source === "" ? config.format : config.source
+    const parse = config.format === "hh-rlhf" ? parseHhRlhf : parsePromptChosenRejected
+    const { path } = inputs.file
+    /** Lines of the pairs without a rating, and of those without both labels. */
+    const [unrated, unlabelled]: [Array<number>, Array<number>] = [[], []]
+    let [pairs, labels, droppedUnsafe] = [0, 0, 0]
+    const counted = (value: unknown, line: number): Preference => {
+      const row = parse(value, line, source)
+      const known = [row.chosenSafe, row.rejectedSafe].filter((label) => label !== null).length
+      pairs++
+      labels += known
+      if (row.rating === null) unrated.push(line)
+      if (known < 2) unlabelled.push(line)
+      return row
+    }
+    const kept = async function* (rows: AsyncIterable<Preference>) {
+      for await (const row of rows) {
+        if (choseUnsafe(row)) droppedUnsafe++
+        else yield row
+      }
+    }
+    const result = yield* importRows(path, counted, config.maxBad, (rows) => writeDataset(output, kept(rows))).pipe(
+      Effect.catchDefect((defect) => (defect instanceof BadLabel ? badLabel(path, defect) : Effect.die(defect)))
+    )
+    // A file without any ratings or labels is as it was made.
+    const withoutRating = unrated.length < pairs ? unrated.length : 0
+    const withoutLabels = labels > 0 ? unlabelled.length : 0
+    if (withoutRating > 0 && config.unrated === "fail")
+      return yield* halfJudged(path, unrated, {
+        pairs,
+        what: "a rating",
+        lacking: "one",
+        hint: 'Rate them, or take them out. To learn from them with margin 0, set unrated to "keep".'
+      })
+    if (withoutLabels > 0 && config.unlabelled === "fail")
+      return yield* halfJudged(path, unlabelled, {
+        pairs,
+        what: "chosenSafe and rejectedSafe",
+        lacking: "one or both",
+        hint: 'Label them, or take them out. To keep them, set unlabelled to "keep": the safety rule and the auxiliary loss pass over what has no label.'
+      })
+    return written(result.slot, { ...result.metrics, droppedUnsafe, withoutRating, withoutLabels })
+  })
+})
+
+export const importDemonstrations = Stage.make("import-demonstrations", {
+  description: "dialogues that end with an answer, from a file of {messages} rows (JSONL, JSONL.gz or Parquet)",
+  config: Schema.Struct({ maxBad }),
+  inputs: { file: External },
+  output: Demonstrations,
+  seeded: false,
+  run: Effect.fn("import-demonstrations")(function* ({ config, inputs, output }) {
+    return yield* importRows(inputs.file.path, parseMessages, config.maxBad, (rows) => writeDataset(output, rows))
+  })
+})
+
+/** What of a model folder is the model: other exports (PyTorch pickles, ONNX) stay behind. */
+const modelFiles =
+  /^(config\.json|generation_config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|tokenizer\.model|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json)$/
+
+/** Copies a model's folder into the store (by reference where the file system can) and says what the model is for. */
+const importModel = <R extends Role>(
+  path: string,
+  output: OutputSlot<Checkpoint<R>>,
+  role: R
+): Effect.Effect<Written<Checkpoint<R>>, ArtifactError> =>
+  Effect.gen(function* () {
+    const config = yield* loadConfig(path)
+    const tokenizer = yield* loadTokenizer(path)
+    yield* checkVocabulary(tokenizer, config, path)
+    yield* Effect.promise(async () => {
+      for (const name of await readdir(path))
+        if (modelFiles.test(name))
+          cpSync(join(path, name), join(output.path, name), { mode: constants.COPYFILE_FICLONE, dereference: true })
+      await writeFile(join(output.path, roleFile), `${JSON.stringify({ format: 1, role }, undefined, 2)}\n`)
+    })
+    return written(output, { layers: config.layers, dim: config.dim, vocabSize: config.vocabSize })
+  })
+
+export const importPolicy = Stage.make("import-policy", {
+  description: "a Llama in the Hugging Face layout as a policy",
+  config: Schema.Struct({}),
+  inputs: { folder: External },
+  output: Policy,
+  inherits: { tokenizer: "folder" },
+  seeded: false,
+  run: Effect.fn("import-policy")(({ inputs, output }) => importModel(inputs.folder.path, output, "policy"))
+})
+
+export const importHelpfulnessReward = Stage.make("import-helpfulness-reward", {
+  description: "a reward model of helpfulness in the Hugging Face layout",
+  config: Schema.Struct({}),
+  inputs: { folder: External },
+  output: HelpfulnessReward,
+  inherits: { tokenizer: "folder" },
+  seeded: false,
+  run: Effect.fn("import-helpfulness-reward")(({ inputs, output }) => importModel(inputs.folder.path, output, "helpfulness-reward"))
+})
+
+export const importSafetyReward = Stage.make("import-safety-reward", {
+  description: "a reward model of safety in the Hugging Face layout",
+  config: Schema.Struct({}),
+  inputs: { folder: External },
+  output: SafetyReward,
+  inherits: { tokenizer: "folder" },
+  seeded: false,
+  run: Effect.fn("import-safety-reward")(({ inputs, output }) => importModel(inputs.folder.path, output, "safety-reward"))
+})
+
+export const importGeneralReward = Stage.make("import-general-reward", {
+  description: "a reward model of anything, in the Hugging Face layout: a judge that takes no part in tuning",
+  config: Schema.Struct({}),
+  inputs: { folder: External },
+  output: GeneralReward,
+  inherits: { tokenizer: "folder" },
+  seeded: false,
+  run: Effect.fn("import-general-reward")(({ inputs, output }) => importModel(inputs.folder.path, output, "general-reward"))
+})

@@ -1,0 +1,74 @@
+/** Data mixing: several datasets into one, each with a weight; a weight above 1 up-samples (Llama 2 §2.1: the most factual sources). */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { Demonstrations, Preferences, type Prompt, Prompts, Texts } from "../../schemas/rows.ts"
+import { checkPromptIds, type PairingError } from "../common/pairing.ts"
+import type { Dataset, DatasetType } from "../../schemas/artifact.ts"
+
+export const MixConfig = Schema.Struct({
+  weights: Schema.Array(Schema.Number.check(Schema.isGreaterThanOrEqualTo(0))).annotate({
+    description:
+      "how often each dataset's rows are drawn, in the order of the inputs: 0.5 is a random half, 2 is every row twice (§2.1, §3.2.2)"
+  })
+})
+
+/** The number of weights is not the number of datasets. */
+export class MixError extends Schema.TaggedError<MixError>()("MixError", { message: Schema.String }) {}
+
+/**
+ * Rows in a seeded order: floor(weight) copies of every row and a random share of the fractional part. Copies of one row are spread over the
+ * whole result by the shuffle.
+ */
+export const mixRows = <Row>(sets: ReadonlyArray<ReadonlyArray<Row>>, weights: ReadonlyArray<number>, seed: number): Array<Row> => {
+  const out: Array<Row> = []
+  sets.forEach((rows, index) => {
+    const weight = weights[index]!
+    for (let copy = 1; copy <= weight; copy++) out.push(...rows)
+    const share = Math.round((weight - Math.floor(weight)) * rows.length)
+    out.push(...new Random(seed, "mix", "share", index).shuffle(rows).slice(0, share))
+  })
+  return new Random(seed, "mix", "order").shuffle(out)
+}
+
+const mixStage = <Row>(
+  name: string,
+  type: DatasetType<Row>,
+  prepare: (sets: ReadonlyArray<ReadonlyArray<Row>>) => Effect.Effect<ReadonlyArray<ReadonlyArray<Row>>, PairingError> = Effect.succeed
+) => ({
+  description: "§2.1, §3.2.2 several datasets mixed by weight",
+  config: MixConfig,
+  inputs: { datasets: Stage.many(type) },
+  output: type,
+  run: Effect.fn(name)(function* ({
+    config,
+    inputs,
+    output,
+    seed
+  }: Stage.Context<typeof MixConfig, { datasets: Stage.Many<Dataset<Row>> }, Dataset<Row>>) {
+    if (config.weights.length !== inputs.datasets.length) {
+      return yield* new MixError({
+        message: `Mixing ${inputs.datasets.length} datasets needs as many weights, got ${config.weights.length} ([${config.weights.join(", ")}]). Give one weight a dataset, in their order.`
+      })
+    }
+    const sets = yield* prepare(yield* Effect.forEach(inputs.datasets, (set) => readRows(set, type)))
+    return yield* writeDataset(output, mixRows(sets, config.weights, seed))
+  })
+})
+
+export const mixPreferences = Stage.make("mix-preferences", mixStage("mix-preferences", Preferences))
+export const mixDemonstrations = Stage.make("mix-demonstrations", mixStage("mix-demonstrations", Demonstrations))
+/** A prompt that several sets hold counts as the first one's: its samples are told apart by its id. */
+const onceEach = Effect.fnUntraced(function* (sets: ReadonlyArray<ReadonlyArray<Prompt>>) {
+  yield* checkPromptIds(sets.flat(), "Mixing prompts")
+  const before = new Set<string>()
+  return sets.map((rows) => {
+    const own = rows.filter(({ id }) => !before.has(id))
+    for (const { id } of own) before.add(id)
+    return own
+  })
+})
+export const mixPrompts = Stage.make("mix-prompts", mixStage("mix-prompts", Prompts, onceEach))
+export const mixTexts = Stage.make("mix-texts", mixStage("mix-texts", Texts))

@@ -1,0 +1,129 @@
+/**
+ * Rewards of a policy's samples (Llama 2 §3.2.3, figures 7 and 20): mean, median and greatest reward over K samples a prompt, and what choosing
+ * the best of N by one reward model is worth by another, which was trained on other pairs and so does not share its mistakes.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeReport } from "../../data/dataset.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { report } from "../../schemas/artifact.ts"
+import { EstimateSchema } from "../../schemas/metrics.ts"
+import { type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
+import { EmptyDatasetError } from "../common/errors.ts"
+import { bootstrapMean, mean, median } from "../common/statistics.ts"
+
+export const RewardSummary = Schema.Struct({
+  prompts: Schema.Number,
+  completions: Schema.Number,
+  finished: Schema.Number,
+  mean: EstimateSchema,
+  /** Means over prompts of each prompt's median and greatest reward. */
+  median: EstimateSchema,
+  max: EstimateSchema
+})
+export const RewardSummaryReport = report(RewardSummary, "reward-summary/1")
+
+const byPrompt = (completions: ReadonlyArray<ScoredCompletion>): ReadonlyArray<ReadonlyArray<ScoredCompletion>> => [
+  ...Map.groupBy(completions, (completion) => completion.promptId).values()
+]
+const rewards = (completions: ReadonlyArray<ScoredCompletion>) => completions.map((completion) => completion.reward)
+
+/** Intervals are over prompts, which are what was drawn; samples of one prompt are not independent. */
+export const summariseRewards = (completions: ReadonlyArray<ScoredCompletion>, seed: number): typeof RewardSummary.Type => {
+  const prompts = byPrompt(completions)
+  return {
+    prompts: prompts.length,
+    completions: completions.length,
+    finished: completions.filter((completion) => completion.finished).length,
+    mean: bootstrapMean(
+      prompts.map((samples) => mean(rewards(samples))),
+      seed
+    ),
+    median: bootstrapMean(
+      prompts.map((samples) => median(rewards(samples))),
+      seed
+    ),
+    max: bootstrapMean(
+      prompts.map((samples) => Math.max(...rewards(samples))),
+      seed
+    )
+  }
+}
+
+export const evaluatePolicy = Stage.make("evaluate-policy", {
+  description: "§3.2.3 mean, median and greatest reward of a policy's samples",
+  config: Schema.Struct({}),
+  inputs: { scored: ScoredCompletions },
+  output: RewardSummaryReport,
+  run: Effect.fn("evaluate-policy")(function* ({ inputs, output, seed }) {
+    const scored = yield* readRows(inputs.scored, ScoredCompletions)
+    if (scored.length === 0) return yield* EmptyDatasetError.of("summarise rewards of", "no scored completions")
+    return yield* writeReport(output, summariseRewards(scored, seed))
+  })
+})
+
+export const BestOfN = Schema.Struct({
+  prompts: Schema.Number,
+  /** Judge's reward of the completion that the selector likes best among the first n, over prompts. */
+  byN: Schema.Array(Schema.Struct({ n: Schema.Number, reward: EstimateSchema })),
+  /** Judge's mean reward over all completions. */
+  mean: EstimateSchema,
+  /** Best of all K above the mean, paired by prompt. */
+  gain: EstimateSchema
+})
+export const BestOfNReport = report(BestOfN, "best-of-n/1")
+
+/** The same completions as scored by a selector and by a judge. Prompts that only one of them scored are left out. */
+export const bestOfN = (
+  selected: ReadonlyArray<ScoredCompletion>,
+  judged: ReadonlyArray<ScoredCompletion>,
+  seed: number
+): typeof BestOfN.Type => {
+  const judge = new Map(judged.map((completion) => [`${completion.promptId}\u0000${completion.sample}`, completion.reward]))
+  const prompts = byPrompt(selected)
+    .map((samples) =>
+      samples.flatMap((completion) => {
+        const reward = judge.get(`${completion.promptId}\u0000${completion.sample}`)
+        return reward === undefined ? [] : [{ selector: completion.reward, judge: reward }]
+      })
+    )
+    .filter((samples) => samples.length > 0)
+  const best = (samples: ReadonlyArray<{ selector: number; judge: number }>, n: number) =>
+    samples.slice(0, n).reduce((a, b) => (b.selector > a.selector ? b : a)).judge
+  const k = Math.max(0, ...prompts.map((samples) => samples.length))
+  const sizes = Array.from({ length: Math.ceil(Math.log2(Math.max(1, k))) }, (_, i) => 2 ** i).concat(k > 0 ? [k] : [])
+  const means = prompts.map((samples) => mean(samples.map((sample) => sample.judge)))
+  return {
+    prompts: prompts.length,
+    byN: sizes.map((n) => ({
+      n,
+      reward: bootstrapMean(
+        prompts.map((samples) => best(samples, n)),
+        seed
+      )
+    })),
+    mean: bootstrapMean(means, seed),
+    gain: bootstrapMean(
+      prompts.map((samples, i) => best(samples, samples.length) - means[i]!),
+      seed
+    )
+  }
+}
+
+export const evaluateBestOfN = Stage.make("evaluate-best-of-n", {
+  description: "§3.2.3, figure 7: what choosing the best of N is worth by another reward model",
+  config: Schema.Struct({}),
+  inputs: { selector: ScoredCompletions, judge: ScoredCompletions },
+  output: BestOfNReport,
+  run: Effect.fn("evaluate-best-of-n")(function* ({ inputs, output, seed }) {
+    const selected = yield* readRows(inputs.selector, ScoredCompletions)
+    const judged = yield* readRows(inputs.judge, ScoredCompletions)
+    const result = bestOfN(selected, judged, seed)
+    if (result.prompts === 0)
+      return yield* EmptyDatasetError.of(
+        "choose the best of",
+        `${selected.length} completions of the selector and ${judged.length} of the judge, with none in common`
+      )
+    return yield* writeReport(output, result)
+  })
+})

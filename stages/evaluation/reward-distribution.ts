@@ -1,0 +1,81 @@
+/**
+ * How a version's scores are distributed (Llama 2 §5.1, figure 20: from SFT on, each version's move to the right): histograms of R_h and R_s.
+ *
+ * Over all completions that have the score, or over those to the prompts that it is meant for: R_h of a refusal, however right, is low.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeReport } from "../../data/dataset.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { report } from "../../schemas/artifact.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
+import { EmptyDatasetError } from "../common/errors.ts"
+import { mean, median, unitHistogram } from "../common/statistics.ts"
+
+export const Distribution = Schema.Struct({
+  completions: Schema.Number,
+  mean: Schema.Number,
+  median: Schema.Number,
+  /** Bin i holds the scores from i / bins up to (i + 1) / bins, the last one 1 too. */
+  counts: Schema.Array(Schema.Number)
+})
+export const RewardDistribution = Schema.Struct({
+  /** R_h and R_s; null where no completion has the score. */
+  helpfulness: Schema.NullOr(Distribution),
+  safety: Schema.NullOr(Distribution)
+})
+export const RewardDistributionReport = report(RewardDistribution, "reward-distribution/1")
+
+export const distributionOf = (scores: ReadonlyArray<number>, bins: number): typeof Distribution.Type | null =>
+  scores.length === 0
+    ? null
+    : { completions: scores.length, mean: mean(scores), median: median(scores), counts: unitHistogram(scores, bins) }
+
+const present = (score: number | null): score is number => score !== null
+
+export const distributionsOf = (
+  scored: ReadonlyArray<Pick<ScoredCompletion, "safety" | "helpfulnessScore" | "safetyScore">>,
+  options: { readonly bins: number; readonly prompts: "all" | "own" }
+): typeof RewardDistribution.Type => {
+  const part = (safety: boolean) => scored.filter((one) => options.prompts === "all" || one.safety === safety)
+  return {
+    helpfulness: distributionOf(
+      part(false)
+        .map((one) => one.helpfulnessScore)
+        .filter(present),
+      options.bins
+    ),
+    safety: distributionOf(
+      part(true)
+        .map((one) => one.safetyScore)
+        .filter(present),
+      options.bins
+    )
+  }
+}
+
+export const rewardDistribution = Stage.make("reward-distribution", {
+  description: "figure 20: histograms of a version's helpfulness and safety scores",
+  config: Schema.Struct({
+    bins: hyperInt(20, "of equal width over (0, 1)", { min: 1 }),
+    prompts: hyper("all", "all of them, or each score's own: helpfulness of prompts that are no safety prompts, safety of those that are", [
+      "all",
+      "own"
+    ])
+  }),
+  inputs: { scored: ScoredCompletions },
+  output: RewardDistributionReport,
+  seeded: false,
+  run: Effect.fn("reward-distribution")(function* ({ config, inputs, output }) {
+    const { bins, prompts } = config
+    const scored = yield* readRows(inputs.scored, ScoredCompletions)
+    const found = distributionsOf(scored, { bins, prompts })
+    if (found.helpfulness === null && found.safety === null)
+      return yield* EmptyDatasetError.of(
+        "draw the distribution of",
+        `${scored.length} scored completions without a helpfulness or safety score; score them by such a reward model`
+      )
+    return yield* writeReport(output, found)
+  })
+})

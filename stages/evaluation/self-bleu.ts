@@ -1,0 +1,77 @@
+/**
+ * Diversity of a model's answers (Llama 2 §5.1, figure 21): Self-BLEU of the K samples of each prompt against temperature. RLHF lowers the diversity of
+ * answers to factual prompts, and less so that of answers to creative ones.
+ *
+ * BLEU, its smoothing and its words are shared/bleu.ts's. Self-BLEU rises with K (more references, more matches): compare versions at one K.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeReport } from "../../data/dataset.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { report } from "../../schemas/artifact.ts"
+import { EstimateSchema } from "../../schemas/metrics.ts"
+import { type Completion, Completions } from "../../schemas/rows.ts"
+import { words } from "../common/baselines.ts"
+import { selfBleu as selfBleuOf } from "./bleu.ts"
+import { EmptyDatasetError } from "../common/errors.ts"
+import { bySample, checkNames } from "../common/pairing.ts"
+import { bootstrapMean } from "../common/statistics.ts"
+
+export const Diversity = Schema.Struct({
+  temperature: Schema.Number,
+  /** Prompts with two answers or more that are not empty; the others are left out. */
+  prompts: Schema.Number,
+  leftOut: Schema.Number,
+  completions: Schema.Number,
+  /** Mean over prompts, with its interval over prompts; null where no prompt has two answers. */
+  selfBleu: Schema.NullOr(EstimateSchema)
+})
+export type Diversity = typeof Diversity.Type
+export const SelfBleu = Schema.Struct({
+  versions: Schema.Array(Schema.Struct({ name: Schema.String, byTemperature: Schema.Array(Diversity) }))
+})
+export const SelfBleuReport = report(SelfBleu, "self-bleu/1")
+
+type Answer = Pick<Completion, "promptId" | "text" | "temperature">
+
+/** Self-BLEU at each temperature that occurs, from the lowest. */
+export const diversityOf = (completions: ReadonlyArray<Answer>, seed: number): ReadonlyArray<Diversity> =>
+  [...Map.groupBy(completions, ({ temperature }) => temperature)]
+    .sort(([a], [b]) => a - b)
+    .map(([temperature, rows]) => {
+      const prompts = [...Map.groupBy(rows, ({ promptId }) => promptId).values()].map((samples) =>
+        samples.map(({ text }) => words(text)).filter((answer) => answer.length > 0)
+      )
+      const measured = prompts.filter((answers) => answers.length >= 2)
+      return {
+        temperature,
+        prompts: measured.length,
+        leftOut: prompts.length - measured.length,
+        completions: measured.flat().length,
+        selfBleu: measured.length === 0 ? null : bootstrapMean(measured.map(selfBleuOf), seed)
+      }
+    })
+
+export const selfBleu = Stage.make("self-bleu", {
+  description: "figure 21: how alike a model's answers to one prompt are, by temperature",
+  config: Schema.Struct({
+    names: Schema.Array(Schema.String).annotate({ description: "what the versions are called, in the order of the input" })
+  }),
+  inputs: { completions: Stage.many(Completions) },
+  output: SelfBleuReport,
+  run: Effect.fn("self-bleu")(function* ({ config, inputs, output, seed }) {
+    yield* checkNames(config.names, inputs.completions.length, "Measuring how alike answers are")
+    const versions: Array<(typeof SelfBleu.Type)["versions"][number]> = []
+    for (const [i, set] of inputs.completions.entries()) {
+      const name = config.names[i]!
+      const completions = yield* readRows(set, Completions)
+      // A sample that comes twice would be alike by itself.
+      for (const [temperature, rows] of Map.groupBy(completions, (one) => one.temperature))
+        yield* bySample(rows, `Measuring how alike answers of "${name}" at ${temperature} are`)
+      versions.push({ name, byTemperature: diversityOf(completions, seed) })
+    }
+    if (versions.every(({ byTemperature }) => byTemperature.every((one) => one.selfBleu === null)))
+      return yield* EmptyDatasetError.of("compare answers", "no prompt with two answers that are not empty; sample with k of 2 or more")
+    return yield* writeReport(output, { versions })
+  })
+})

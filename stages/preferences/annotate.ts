@@ -1,0 +1,128 @@
+/**
+ * Preference collection, second half (Llama 2 §3.2.1): an annotator chooses between the two responses and says how much better the chosen one is. Pairs
+ * that break the safety rule (shared/safety-rule.ts) are dropped and counted.
+ */
+import { readFile, rename, writeFile } from "node:fs/promises"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import { grade } from "../../data/world/oracle.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { External } from "../../schemas/artifact.ts"
+import { hyper, neutral } from "../../schemas/hyper.ts"
+import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
+import { Annotator, oracleAnnotator, type Verdict } from "./annotator.ts"
+import { fileAnnotator } from "./annotator-file.ts"
+import { judgeAnnotator } from "./annotator-judge.ts"
+import { choseUnsafe } from "../common/safety-rule.ts"
+
+export const AnnotateConfig = Schema.Struct({
+  annotator: hyper(
+    "oracle",
+    "who judges: the small world's oracle, a file that people fill, or a model behind an OpenAI-compatible endpoint",
+    ["oracle", "file", "judge"]
+  ),
+  kind: hyper("helpfulness", "§3.2.1: helpfulness and safety have guidelines of their own; safety data has a label for each response", [
+    "helpfulness",
+    "safety"
+  ]),
+  source: hyper("", "what to call the pairs' source in statistics; empty: the kind"),
+  significantly: hyper(0.6, "oracle: difference of scores in [0, 1] from which a response is significantly better", { min: 0 }),
+  better: hyper(0.3, "oracle: and better", { min: 0 }),
+  slightly: hyper(0.1, "oracle: and slightly better; negligibly below", { min: 0 }),
+  noise: hyper(0, "oracle: the wrong response is chosen with probability exp(-difference / noise) / 2; 0 never", { min: 0 }),
+  pairsFile: neutral(hyper("", "file: where the pairs to label are written as JSONL"), "labels do not come from there"),
+  labelsHint: neutral(
+    hyper(
+      "",
+      'file: where labels go, for the message that stops the run, as "save it as labels.jsonl and run again with --set labelled=1"'
+    ),
+    "it is in a message alone"
+  ),
+  url: hyper("", "judge: address of the endpoint, as https://host/v1"),
+  model: hyper("", "judge: name of the model"),
+  keyVariable: neutral(
+    hyper("", "judge: environment variable that holds the key; empty: none is sent"),
+    "who may ask changes no answer; after a refused key, those that were given are found again"
+  ),
+  journal: neutral(
+    hyper("", "judge: file to which each verdict is appended as it comes and from which they are read again; empty: none"),
+    "it holds the same judge's verdicts on the same questions"
+  ),
+  maxUnreadable: neutral(
+    hyper(0.1, "judge: share of answers that may be no verdict (nonsense, refusals) before the stage stops, one at least; 0: none may", {
+      min: 0,
+      max: 1
+    }),
+    "it decides whether there is a result, not which; raised, verdicts that were given are found again; lowered, a result that is there stays, with its count of undecided pairs"
+  ),
+  concurrency: neutral(hyper(4, "judge: requests at once", { min: 1 }), "each pair is judged by itself, whatever is asked beside it"),
+  timeout: neutral(
+    hyper(60, "judge: seconds a request may take", { min: 1 }),
+    "a request that takes longer is made again and then stops the stage; when it is raised, verdicts that were given are found again"
+  )
+})
+
+/** The pair as a preference; undefined where the safety rule drops it. */
+export const preferenceOf = (pair: ResponsePair, verdict: Verdict, source: string): Preference | undefined => {
+  const [chosen, rejected] = verdict.choice === "A" ? [pair.responseA, pair.responseB] : [pair.responseB, pair.responseA]
+  const [chosenSafe, rejectedSafe] = verdict.choice === "A" ? [verdict.safeA, verdict.safeB] : [verdict.safeB, verdict.safeA]
+  if (choseUnsafe({ chosenSafe, rejectedSafe })) return undefined
+  return { id: pair.id, prompt: pair.prompt, chosen, rejected, rating: verdict.rating, chosenSafe, rejectedSafe, source }
+}
+
+/** A file that is there in whole or not at all. */
+const writeWhole = async (path: string, text: string): Promise<void> => {
+  const part = `${path}.part`
+  await writeFile(part, text)
+  await rename(part, path)
+}
+
+export const annotate = Stage.make("annotate", {
+  description: "§3.2.1 pairs of responses to preferences: a forced choice, one of four ratings, labels of safety",
+  config: AnnotateConfig,
+  inputs: { pairs: ResponsePairs, labels: Stage.optional(External) },
+  output: Preferences,
+  run: Effect.fn("annotate")(function* ({ config, inputs, output, seed, progress, checkpoints }) {
+    const pairs = yield* readRows(inputs.pairs, ResponsePairs)
+    const { kind, noise } = config
+    const layer =
+      config.annotator === "oracle"
+        ? oracleAnnotator({ score: grade, thresholds: [config.significantly, config.better, config.slightly], noise, seed })
+        : config.annotator === "file"
+          ? fileAnnotator({
+              labels: inputs.labels?.path,
+              pairsFile: config.pairsFile,
+              labelsHint: config.labelsHint,
+              read: (path) => readFile(path, "utf8"),
+              write: writeWhole
+            })
+          : judgeAnnotator({
+              url: config.url,
+              model: config.model,
+              keyVariable: config.keyVariable,
+              environment: process.env,
+              journal: config.journal,
+              maxUnreadable: config.maxUnreadable,
+              concurrency: config.concurrency,
+              timeout: config.timeout,
+              seed,
+              progress,
+              checkpoints
+            })
+    const verdicts = yield* Effect.flatMap(Annotator, (annotator) => annotator.judge(pairs, kind)).pipe(Effect.provide(layer))
+    let [undecided, dropped] = [0, 0]
+    const rows = pairs.flatMap((pair, i) => {
+      const verdict = verdicts[i]
+      if (verdict === null || verdict === undefined) {
+        undecided++
+        return []
+      }
+      const preference = preferenceOf(pair, verdict, config.source === "" ? kind : config.source)
+      if (preference !== undefined) return [preference]
+      dropped++
+      return []
+    })
+    return yield* writeDataset(output, rows, { metrics: { preferences: rows.length, undecided, droppedUnsafe: dropped } })
+  })
+})

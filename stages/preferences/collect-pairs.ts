@@ -1,0 +1,90 @@
+/**
+ * Preference collection, first half (Llama 2 §3.2.1): for each prompt two responses, "sampled from two different model variants, and varying the
+ * temperature hyper-parameter". Which of the two is shown first is drawn for each prompt.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import { deriveSeed, Random } from "../../engine/random.ts"
+import type { Tensor } from "../../engine/tensor.ts"
+import { loadPolicy } from "../../models/checkpoint.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { Policy } from "../../schemas/checkpoint.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { Prompts, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
+import { openBatchLog } from "../common/batch-log.ts"
+import { checkPromptIds } from "../common/pairing.ts"
+import { sampleAll, samplingFields, samplingPrecision, type Sampled } from "../common/sampling.ts"
+
+export const CollectConfig = Schema.Struct({
+  temperatureFirst: hyper(1, "of the first checkpoint; §3.2.1 varies it and names no values", { min: 0 }),
+  temperatureSecond: hyper(1.2, "of the second", { min: 0 }),
+  redraws: hyperInt(3, "times that a pair of equal or empty responses is drawn anew before it is left out", { min: 0 }),
+  ...samplingFields,
+  precision: samplingPrecision
+})
+
+/** Two responses that can be compared: both there, and not the same. */
+const comparable = (first: Sampled, second: Sampled): boolean => first.text !== "" && second.text !== "" && first.text !== second.text
+
+export const collectPairs = Stage.make("collect-pairs", {
+  description: "§3.2.1 two responses to each prompt, from two checkpoints at two temperatures",
+  config: CollectConfig,
+  inputs: { first: Policy, second: Policy, prompts: Prompts },
+  output: ResponsePairs,
+  resources: { tensors: true },
+  run: Effect.fn("collect-pairs")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+    const { topP, topK, maxNewTokens, batchSize, temperatureFirst, temperatureSecond, redraws, precision } = config
+    const load = (ref: typeof inputs.first) => loadPolicy(ref, { device, dtype: precision })
+    const free = (parameters: Readonly<Record<string, Tensor>>) => Object.values(parameters).forEach((parameter) => parameter.free())
+    const first = yield* load(inputs.first)
+    const same = inputs.first.digest === inputs.second.digest
+    const second = same ? first : yield* load(inputs.second)
+    const prompts = yield* readRows(inputs.prompts, Prompts)
+    yield* checkPromptIds(prompts, "Collecting pairs of responses")
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const options = { topP, topK, maxNewTokens, batchSize, progress, log }
+    const pairs = new Map<string, ResponsePair>()
+    let open = prompts
+    let tooLong = 0
+    let shortened = 0
+    for (let attempt = 0; attempt <= redraws && open.length > 0; attempt++) {
+      const drawn = (which: "first" | "second", temperature: number) =>
+        open.map(({ id, messages }) => ({ messages, temperature, seed: deriveSeed(seed, "collect", which, id, attempt) }))
+      const firsts = yield* sampleAll(first, drawn("first", temperatureFirst), options)
+      const seconds = yield* sampleAll(second, drawn("second", temperatureSecond), options)
+      const again: Array<(typeof prompts)[number]> = []
+      open.forEach((prompt, i) => {
+        const [a, b] = [firsts[i], seconds[i]]
+        if (attempt === 0 && (a?.shortened === true || b?.shortened === true)) shortened++
+        if (a === undefined || b === undefined) tooLong++
+        else if (!comparable(a, b)) again.push(prompt)
+        else {
+          const one = { text: a.text, policy: inputs.first.contentDigest, temperature: temperatureFirst }
+          const other = { text: b.text, policy: inputs.second.contentDigest, temperature: temperatureSecond }
+          const [A, B] = new Random(seed, "collect", "order", prompt.id).next() < 0.5 ? [one, other] : [other, one]
+          pairs.set(prompt.id, {
+            id: prompt.id,
+            prompt: prompt.messages,
+            safety: prompt.safety,
+            category: prompt.category,
+            followUps: prompt.followUps,
+            responseA: A.text,
+            responseB: B.text,
+            policyA: A.policy,
+            policyB: B.policy,
+            temperatureA: A.temperature,
+            temperatureB: B.temperature
+          })
+        }
+      })
+      open = again
+    }
+    free(first.model.parameters)
+    if (!same) free(second.model.parameters)
+    const rows = prompts.flatMap(({ id }) => pairs.get(id) ?? [])
+    return yield* writeDataset(output, rows, {
+      metrics: { pairs: rows.length, alike: open.length, promptsTooLong: tooLong, promptsShortened: shortened }
+    })
+  })
+})

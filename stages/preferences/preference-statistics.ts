@@ -1,0 +1,189 @@
+/**
+ * Statistics of the preference data, batch by batch (Llama 2 §3.2.1, tables 6 and 26; shares of ratings: figure 25; labels of safety: §3.2.1).
+ *
+ * An example is a prompt, earlier turns included, with one response, in the chat format; both responses of a pair count. A prompt's own tokens are those
+ * of the last user message, a response's those of its text, both without the format's. Turns are user messages.
+ *
+ * Deviation: table 6 does not say over which messages it takes tokens per prompt; here the last one's, which annotators wrote for the comparison.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeReport } from "../../data/dataset.ts"
+import { grade } from "../../data/world/oracle.ts"
+import { encodeDialogue, fitsChatFormat } from "../../models/chat.ts"
+import { loadTokenizer, type Tokenizer } from "../../models/tokenizer/index.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { type ArtifactRef, type Dataset, report } from "../../schemas/artifact.ts"
+import { Policy } from "../../schemas/checkpoint.ts"
+import { hyper } from "../../schemas/hyper.ts"
+import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
+import type { Kind } from "./annotator.ts"
+import { EmptyDatasetError } from "../common/errors.ts"
+import { PairingError } from "../common/pairing.ts"
+import { mean } from "../common/statistics.ts"
+
+const Share = Schema.Number
+export const BatchStatistics = Schema.Struct({
+  comparisons: Schema.Number,
+  /** Means; null of an empty batch. Tokens over the comparisons that the chat format can hold; the others are counted. */
+  turnsPerDialogue: Schema.NullOr(Schema.Number),
+  tokensPerExample: Schema.NullOr(Schema.Number),
+  tokensPerPrompt: Schema.NullOr(Schema.Number),
+  tokensPerResponse: Schema.NullOr(Schema.Number),
+  outsideChatFormat: Schema.Number,
+  /** Shares of the rated pairs; null where none is. */
+  ratings: Schema.NullOr(
+    Schema.Struct({ significantlyBetter: Share, better: Share, slightlyBetter: Share, negligiblyBetterOrUnsure: Share })
+  ),
+  /** Shares of the pairs with a label for both responses; null where none has. There are none where the rejected response alone is safe. */
+  safety: Schema.NullOr(Schema.Struct({ bothSafe: Share, chosenSafeOnly: Share, bothUnsafe: Share })),
+  /** Pairs that were shown to annotators and are no comparison; null where they were not given. */
+  leftOut: Schema.NullOr(
+    Schema.Struct({
+      pairs: Schema.Number,
+      /** Of those: without a choice, or dropped since the chosen response was unsafe and the other safe; null where nothing can tell which. */
+      undecided: Schema.NullOr(Schema.Number),
+      droppedUnsafe: Schema.NullOr(Schema.Number)
+    })
+  )
+})
+export type BatchStatistics = typeof BatchStatistics.Type
+
+const KindStatistics = Schema.Struct({ batches: Schema.Array(BatchStatistics), total: BatchStatistics })
+export const PreferenceStatistics = Schema.Struct({ helpfulness: KindStatistics, safety: Schema.NullOr(KindStatistics) })
+export type PreferenceStatistics = typeof PreferenceStatistics.Type
+export const PreferenceStatisticsReport = report(PreferenceStatistics, "preference-statistics/1")
+
+const meanOrNull = (values: ReadonlyArray<number>): number | null => (values.length === 0 ? null : mean(values))
+const share = <Row>(rows: ReadonlyArray<Row>, is: (row: Row) => boolean): number => rows.filter(is).length / rows.length
+
+const ratingsOf = (rows: ReadonlyArray<Preference>): BatchStatistics["ratings"] => {
+  const rated = rows.filter(({ rating }) => rating !== null)
+  const of = (wanted: number) => share(rated, ({ rating }) => rating === wanted)
+  return rated.length === 0 ? null : { significantlyBetter: of(0), better: of(1), slightlyBetter: of(2), negligiblyBetterOrUnsure: of(3) }
+}
+
+const safetyOf = (rows: ReadonlyArray<Preference>): BatchStatistics["safety"] => {
+  const labelled = rows.filter(({ chosenSafe, rejectedSafe }) => chosenSafe !== null && rejectedSafe !== null)
+  const of = (chosen: boolean, rejected: boolean) => share(labelled, (row) => row.chosenSafe === chosen && row.rejectedSafe === rejected)
+  return labelled.length === 0 ? null : { bothSafe: of(true, true), chosenSafeOnly: of(true, false), bothUnsafe: of(false, false) }
+}
+
+/** What tells a pair without a choice from one that the safety rule dropped: whether the annotator would have had a choice. */
+export type HasChoice = (pair: ResponsePair) => boolean
+
+const leftOutOf = (
+  rows: ReadonlyArray<Preference>,
+  collected: ReadonlyArray<ResponsePair>,
+  hasChoice: HasChoice | undefined
+): BatchStatistics["leftOut"] => {
+  const kept = new Set(rows.map(({ id }) => id))
+  const left = collected.filter(({ id }) => !kept.has(id))
+  if (hasChoice === undefined) return { pairs: left.length, undecided: null, droppedUnsafe: null }
+  const dropped = left.filter(hasChoice).length
+  return { pairs: left.length, undecided: left.length - dropped, droppedUnsafe: dropped }
+}
+
+/** A batch's line of table 6, with the shares of ratings and of safety labels. */
+export const statisticsOf = (
+  rows: ReadonlyArray<Preference>,
+  tokenizer: Pick<Tokenizer, "encode">,
+  example: (messages: Preference["prompt"]) => number | undefined,
+  collected?: ReadonlyArray<ResponsePair>,
+  hasChoice?: HasChoice
+): BatchStatistics => {
+  const tokens = (text: string) => tokenizer.encode(text).length
+  const counted = rows.flatMap((row) => {
+    const examples = [row.chosen, row.rejected].map((content) => example([...row.prompt, { role: "assistant", content }]))
+    return examples.some((count) => count === undefined) ? [] : [{ row, examples: examples as Array<number> }]
+  })
+  return {
+    comparisons: rows.length,
+    turnsPerDialogue: meanOrNull(rows.map(({ prompt }) => prompt.filter(({ role }) => role === "user").length)),
+    tokensPerExample: meanOrNull(counted.flatMap(({ examples }) => examples)),
+    tokensPerPrompt: meanOrNull(counted.map(({ row }) => tokens(row.prompt.at(-1)!.content))),
+    tokensPerResponse: meanOrNull(counted.flatMap(({ row }) => [tokens(row.chosen), tokens(row.rejected)])),
+    outsideChatFormat: rows.length - counted.length,
+    ratings: ratingsOf(rows),
+    safety: safetyOf(rows),
+    leftOut: collected === undefined ? null : leftOutOf(rows, collected, hasChoice)
+  }
+}
+
+/** Sums over batches: ids are those of prompts, which batches may share. */
+const totalLeftOut = (batches: ReadonlyArray<BatchStatistics["leftOut"]>): BatchStatistics["leftOut"] => {
+  const known = batches.filter((batch) => batch !== null)
+  if (known.length === 0) return null
+  const sum = (values: ReadonlyArray<number | null>) => values.reduce<number | null>((a, b) => (a === null || b === null ? null : a + b), 0)
+  return {
+    pairs: known.reduce((all, { pairs }) => all + pairs, 0),
+    undecided: sum(known.map(({ undecided }) => undecided)),
+    droppedUnsafe: sum(known.map(({ droppedUnsafe }) => droppedUnsafe))
+  }
+}
+
+type Sets<Row> = ReadonlyArray<ArtifactRef<Dataset<Row>>>
+
+export const preferenceStatistics = Stage.make("preference-statistics", {
+  description: "table 6 and figure 25: comparisons, turns, tokens, shares of ratings and of safety labels, batch by batch",
+  config: Schema.Struct({
+    annotator: hyper(
+      "unknown",
+      "who annotated: of the small world's oracle it can be told which pairs had no choice and which ones the safety rule dropped",
+      ["unknown", "world"]
+    )
+  }),
+  inputs: {
+    /** For its tokenizer. */
+    policy: Policy,
+    helpfulness: Stage.many(Preferences),
+    safety: Stage.many(Preferences),
+    /** The pairs that annotators saw, batch by batch as above; none, or one for each batch. */
+    helpfulnessPairs: Stage.many(ResponsePairs),
+    safetyPairs: Stage.many(ResponsePairs)
+  },
+  output: PreferenceStatisticsReport,
+  seeded: false,
+  run: Effect.fn("preference-statistics")(function* ({ config, inputs, output }) {
+    const tokenizer = yield* loadTokenizer(inputs.policy.path)
+    const example = (messages: Preference["prompt"]) =>
+      fitsChatFormat(messages) ? encodeDialogue(tokenizer, messages).tokens.length : undefined
+    const of = Effect.fnUntraced(function* (kind: Kind, sets: Sets<Preference>, pairs: Sets<ResponsePair>) {
+      if (pairs.length !== 0 && pairs.length !== sets.length)
+        return yield* PairingError.of(
+          `Counting ${kind} preferences`,
+          "the collected pairs of each batch, or of none",
+          `${pairs.length} sets of pairs for ${sets.length} batches`,
+          "Give one set for each batch, in the same order."
+        )
+      const hasChoice: HasChoice | undefined =
+        config.annotator === "world"
+          ? ({ prompt, safety, responseA, responseB }) => {
+              const by = kind === "safety" && safety ? "safety" : "helpfulness"
+              return grade(prompt, responseA)[by] !== grade(prompt, responseB)[by]
+            }
+          : undefined
+      const batches = yield* Effect.forEach(sets, (set) => readRows(set, Preferences))
+      const collected = pairs.length === 0 ? undefined : yield* Effect.forEach(pairs, (set) => readRows(set, ResponsePairs))
+      for (const [i, rows] of batches.entries()) {
+        const ids = new Set(collected?.[i]!.map(({ id }) => id))
+        const stray = collected === undefined ? undefined : rows.find(({ id }) => !ids.has(id))
+        if (stray !== undefined)
+          return yield* PairingError.of(
+            `Counting ${kind} preferences`,
+            `every comparison of batch ${i + 1} to be among its collected pairs`,
+            `"${stray.id}", which is not`,
+            "Give the pairs in the order of the batches."
+          )
+      }
+      const counted = batches.map((rows, i) => statisticsOf(rows, tokenizer, example, collected?.[i], hasChoice))
+      const leftOut = totalLeftOut(counted.map((batch) => batch.leftOut))
+      return { batches: counted, total: { ...statisticsOf(batches.flat(), tokenizer, example), leftOut } }
+    })
+    const helpfulness = yield* of("helpfulness", inputs.helpfulness, inputs.helpfulnessPairs)
+    const safety = inputs.safety.length === 0 ? null : yield* of("safety", inputs.safety, inputs.safetyPairs)
+    if (helpfulness.total.comparisons + (safety?.total.comparisons ?? 0) === 0)
+      return yield* EmptyDatasetError.of("count", `${inputs.helpfulness.length + inputs.safety.length} batches, all empty`)
+    return yield* writeReport(output, { helpfulness, safety })
+  })
+})

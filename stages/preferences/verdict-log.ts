@@ -1,0 +1,93 @@
+/**
+ * Verdicts that were paid for, so that none is asked again: kept after each one, but that saving them takes a twentieth of the time at most. Only what a
+ * killed process was just being told is asked again.
+ */
+import { readFile, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as Semaphore from "effect/Semaphore"
+import type { Checkpoints } from "../../runtime/store/checkpoints.ts"
+import { ArtifactError } from "../../schemas/artifact.ts"
+import type { Verdict } from "./annotator.ts"
+
+const VerdictSchema = Schema.Struct({
+  choice: Schema.Literals(["A", "B"]),
+  rating: Schema.Literals([0, 1, 2, 3]),
+  safeA: Schema.NullOr(Schema.Boolean),
+  safeB: Schema.NullOr(Schema.Boolean)
+})
+const File = Schema.fromJsonString(
+  Schema.Struct({
+    format: Schema.Literal(1),
+    pairs: Schema.Finite,
+    /** By the pair's place; null: the judge's answer was no verdict. */
+    verdicts: Schema.Array(Schema.Tuple([Schema.Finite, Schema.NullOr(VerdictSchema)]))
+  })
+)
+
+export interface VerdictLog {
+  readonly known: ReadonlyMap<number, Verdict | null>
+  readonly add: (index: number, verdict: Verdict | null) => Effect.Effect<void>
+  /** Keeps what is not kept yet: before the stage fails. */
+  readonly flush: Effect.Effect<void>
+}
+
+const fileName = "verdicts.json"
+/** Saving takes at most this share of the time. */
+const largestShare = 0.05
+
+export const openVerdictLog = Effect.fn("openVerdictLog")(function* (
+  checkpoints: Checkpoints,
+  pairs: number
+): Effect.fn.Return<VerdictLog, ArtifactError> {
+  const found = yield* checkpoints.latest
+  const known = new Map<number, Verdict | null>()
+  if (found !== undefined) {
+    const path = join(found.path, fileName)
+    const damaged = (what: string) =>
+      ArtifactError.of({
+        doing: `Going on from ${path}`,
+        expected: `verdicts on some of ${pairs} pairs`,
+        found: what,
+        hint: `Remove the folder ${found.path} and run again: all pairs are then asked again.`
+      })
+    const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: () => damaged("no such file") })
+    const file = yield* Schema.decodeUnknownEffect(File)(text).pipe(Effect.mapError((error) => damaged(error.message)))
+    if (file.pairs !== pairs || file.verdicts.length !== found.step) return yield* damaged(`${file.verdicts.length} of ${file.pairs}`)
+    for (const [index, verdict] of file.verdicts) known.set(index, verdict)
+  }
+  let kept = known.size
+  let free = 0
+  const one = Semaphore.makeUnsafe(1)
+  const save = Effect.suspend(() => {
+    if (kept === known.size) return Effect.void
+    const began = performance.now()
+    const count = known.size
+    const text = JSON.stringify({ format: 1, pairs, verdicts: [...known] })
+    return Effect.map(
+      checkpoints.save(count, (folder) =>
+        Effect.tryPromise({
+          try: () => writeFile(join(folder, fileName), text),
+          catch: (cause) => ({ message: cause instanceof Error ? cause.message : String(cause) })
+        })
+      ),
+      () => {
+        kept = count
+        const now = performance.now()
+        free = now + (now - began) / largestShare
+      }
+    )
+  })
+  return {
+    known,
+    add: (index, verdict) =>
+      Effect.suspend(() => {
+        known.set(index, verdict)
+        // Asked each time: a stop is heard so.
+        const due = checkpoints.due()
+        return due || performance.now() >= free ? one.withPermits(1)(save) : Effect.void
+      }),
+    flush: one.withPermits(1)(save)
+  }
+})

@@ -1,0 +1,86 @@
+/**
+ * Rejection sampling, first of three stages (Llama 2 §3.2.3): K completions for each prompt from one checkpoint. Its result depends on the
+ * checkpoint and the prompts only, so a new reward model never samples an old version again.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import { deriveSeed } from "../../engine/random.ts"
+import { loadPolicy } from "../../models/checkpoint.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { Policy } from "../../schemas/checkpoint.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { type Completion, Completions, type Prompt, Prompts } from "../../schemas/rows.ts"
+import { openBatchLog } from "../common/batch-log.ts"
+import { checkPromptIds } from "../common/pairing.ts"
+import { sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "../common/sampling.ts"
+
+export const SampleConfig = Schema.Struct({
+  k: hyperInt(10, "completions a prompt; §3.2.3 shows 1 to 100 (figure 7) and names none", { min: 1 }),
+  temperature: hyper(1.2, "§3.2.3: 1.2 to 1.3 is best for 10 to 100 samples of the RLHF model; 0 is greedy", { min: 0 }),
+  ...samplingFields,
+  precision: samplingPrecision
+})
+
+/**
+ * K completions of each prompt, in the prompts' order. Prompts too long for the model's context lose their oldest exchanges, or are left out where that is not
+ * enough; both are counted.
+ */
+export const completionsOf = Effect.fn("completionsOf")(function* (
+  policy: Parameters<typeof sampleAll>[0],
+  prompts: ReadonlyArray<Prompt>,
+  options: SamplingOptions & { readonly k: number; readonly temperature: number; readonly seed: number; readonly policyDigest: string }
+) {
+  const { k, seed, temperature } = options
+  yield* checkPromptIds(prompts, "Sampling answers to prompts")
+  const work = prompts.flatMap((prompt) => Array.from({ length: k }, (_, sample) => ({ prompt, sample })))
+  const sampled = yield* sampleAll(
+    policy,
+    work.map(({ prompt, sample }) => ({ messages: prompt.messages, seed: deriveSeed(seed, "sample", prompt.id, sample), temperature })),
+    options
+  )
+  const completions = work.flatMap(({ prompt, sample }, i): Array<Completion> => {
+    const found = sampled[i]
+    if (found === undefined) return []
+    const { finished, logProbabilities, text, tokens } = found
+    return [
+      {
+        promptId: prompt.id,
+        prompt: prompt.messages,
+        safety: prompt.safety,
+        sample,
+        text,
+        tokens,
+        logProbabilities,
+        finished,
+        temperature,
+        policy: options.policyDigest
+      }
+    ]
+  })
+  return {
+    completions,
+    promptsTooLong: (work.length - completions.length) / k,
+    promptsShortened: sampled.filter((found) => found?.shortened === true).length / k
+  }
+})
+
+export const sample = Stage.make("sample", {
+  description: "§3.2.3 K completions of each prompt from one checkpoint",
+  config: SampleConfig,
+  inputs: { policy: Policy, prompts: Prompts },
+  output: Completions,
+  resources: { tensors: true },
+  run: Effect.fn("sample")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+    const { k, temperature, topP, topK, maxNewTokens, batchSize, precision } = config
+    const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })
+    const prompts = yield* readRows(inputs.prompts, Prompts)
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const { completions, ...prompted } = yield* completionsOf(policy, prompts, {
+      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
+      policyDigest: inputs.policy.contentDigest
+    })
+    const finished = completions.filter((row) => row.finished).length
+    return yield* writeDataset(output, completions, { metrics: { completions: completions.length, finished, ...prompted } })
+  })
+})

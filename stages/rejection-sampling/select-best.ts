@@ -1,0 +1,112 @@
+/**
+ * Rejection sampling, last of three stages (Llama 2 §3.2.3): for each prompt the completion with the highest reward, over one or several scored
+ * sets (several versions' samples), becomes a demonstration to fine-tune on.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { hyper } from "../../schemas/hyper.ts"
+import {
+  type Completion,
+  Completions,
+  type Demonstration,
+  Demonstrations,
+  type ScoredCompletion,
+  ScoredCompletions
+} from "../../schemas/rows.ts"
+import { checkPromptIds, PairingError, promptOf } from "../common/pairing.ts"
+
+export const SelectBestConfig = Schema.Struct({
+  unfinished: hyper(
+    "drop",
+    "completions cut off before their end-of-sequence token: left out (fine-tuning would teach to stop in the middle), or kept; the paper is silent",
+    ["drop", "keep"]
+  )
+})
+
+/** The best completion of each prompt, in the order in which prompts first appear; among equals the first. */
+export const bestOf = (
+  sets: Iterable<ReadonlyArray<ScoredCompletion>>,
+  options: { readonly unfinished: "drop" | "keep" }
+): Array<ScoredCompletion> => {
+  const best = new Map<string, ScoredCompletion>()
+  for (const set of sets) {
+    for (const completion of set) {
+      if (!completion.finished && options.unfinished === "drop") continue
+      const current = best.get(completion.promptId)
+      if (current === undefined || completion.reward > current.reward) best.set(completion.promptId, completion)
+    }
+  }
+  return [...best.values()]
+}
+
+/** A completion as a dialogue to learn from. */
+const demonstrationOf = ({ promptId, prompt, text }: Completion): Demonstration => ({
+  id: promptId,
+  messages: [...prompt, { role: "assistant", content: text }],
+  loss: "answers"
+})
+
+/** The reward models that gave a completion its reward, as far as its row tells. */
+const scoredBy = ({ helpfulnessScore, safetyScore }: ScoredCompletion): string =>
+  helpfulnessScore !== null && safetyScore !== null
+    ? "both reward models together"
+    : helpfulnessScore !== null
+      ? "a helpfulness reward model"
+      : safetyScore !== null
+        ? "a safety reward model"
+        : "a general reward model"
+
+/** Refuses sets whose rewards can't be compared: one by another kind of reward model than another. Which model of its kind it was, rows do not tell. */
+const checkScales = Effect.fnUntraced(function* (sets: ReadonlyArray<ReadonlyArray<ScoredCompletion>>, doing: string) {
+  const kinds = new Map(sets.flatMap((set, i) => set.map((completion) => [scoredBy(completion), i + 1] as const)))
+  if (kinds.size > 1)
+    return yield* PairingError.of(
+      doing,
+      "rewards by the same reward models",
+      [...kinds].map(([kind, i]) => `set ${i} scored by ${kind}`).join(", "),
+      "Score every set's completions with the reward models of this round."
+    )
+})
+
+export const selectBest = Stage.make("select-best", {
+  description: "§3.2.3 the best-scored completion of each prompt",
+  config: SelectBestConfig,
+  inputs: { scored: Stage.many(ScoredCompletions) },
+  output: Demonstrations,
+  seeded: false,
+  run: Effect.fn("select-best")(function* ({ config, inputs, output }) {
+    const sets = yield* Effect.forEach(inputs.scored, (set) => readRows(set, ScoredCompletions))
+    yield* checkPromptIds(sets.flat().map(promptOf), "Choosing the best completion of each prompt")
+    yield* checkScales(sets, "Choosing the best completion of each prompt")
+    const prompts = new Set(sets.flat().map((completion) => completion.promptId)).size
+    const best = bestOf(sets, config)
+    return yield* writeDataset(output, best.map(demonstrationOf), { metrics: { prompts, selected: best.length } })
+  })
+})
+
+/** One completion of each prompt at random, in the order in which prompts first appear. */
+export const randomOf = (
+  completions: ReadonlyArray<Completion>,
+  options: { readonly unfinished: "drop" | "keep"; readonly seed: number }
+): Array<Completion> => {
+  const candidates = completions.filter(({ finished, text }) => text !== "" && (finished || options.unfinished === "keep"))
+  return [...Map.groupBy(candidates, ({ promptId }) => promptId)].map(([id, samples]) =>
+    new Random(options.seed, "select-random", id).pick(samples)
+  )
+}
+
+export const selectRandom = Stage.make("select-random", {
+  description: "a random completion of each prompt: what choosing the best is to be compared with",
+  config: SelectBestConfig,
+  inputs: { completions: Stage.many(Completions) },
+  output: Demonstrations,
+  run: Effect.fn("select-random")(function* ({ config, inputs, output, seed }) {
+    const sets = yield* Effect.forEach(inputs.completions, (set) => readRows(set, Completions))
+    yield* checkPromptIds(sets.flat().map(promptOf), "Choosing a random completion of each prompt")
+    const chosen = randomOf(sets.flat(), { unfinished: config.unfinished, seed })
+    return yield* writeDataset(output, chosen.map(demonstrationOf))
+  })
+})

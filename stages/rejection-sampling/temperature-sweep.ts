@@ -1,0 +1,179 @@
+/**
+ * Which temperature to sample at (Llama 2 §3.2.3, figures 7 and 8): the best of N samples gains from diversity, and the temperature at which it gains most
+ * moves as RLHF goes on, so that it is found anew each round.
+ *
+ *     E[max of N], figure 8's y: for each prompt the expected greatest reward of N of its K samples (shared/statistics.ts expectedMax), all of
+ *     them used at every N, and not the first N alone; then the mean over prompts
+ *
+ * One checkpoint, the same prompts and K at each temperature, one reward model. Prompts count that have a sample to choose at every temperature; one
+ * that has fewer than N (the others were cut off, empty or too long) gives the best of what it has, as rejection sampling would.
+ *
+ * A stage can't set another's config, so what was found goes on as data: `sampleAtTemperature` samples at the temperature that a sweep's report names.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readReport, readRows, writeDataset, writeReport } from "../../data/dataset.ts"
+import { loadPolicy } from "../../models/checkpoint.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { report } from "../../schemas/artifact.ts"
+import { Policy } from "../../schemas/checkpoint.ts"
+import { hyperInt } from "../../schemas/hyper.ts"
+import { EstimateSchema } from "../../schemas/metrics.ts"
+import { Completions, Prompts, type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
+import { completionsOf, SampleConfig } from "./sample.ts"
+import { SelectBestConfig } from "./select-best.ts"
+import { openBatchLog } from "../common/batch-log.ts"
+import { EmptyDatasetError } from "../common/errors.ts"
+import { bySample } from "../common/pairing.ts"
+import { bootstrapMean, expectedMax, mean, median } from "../common/statistics.ts"
+
+const AtTemperature = Schema.Struct({
+  temperature: Schema.Number,
+  completions: Schema.Number,
+  /** Those that may be chosen. */
+  candidates: Schema.Number,
+  /** Means over prompts, of the candidates' mean and median reward (figure 7), and of the expected greatest of n (figure 8). */
+  mean: EstimateSchema,
+  median: EstimateSchema,
+  byN: Schema.Array(Schema.Struct({ n: Schema.Number, max: EstimateSchema }))
+})
+export const TemperatureSweep = Schema.Struct({
+  /** Samples a prompt. */
+  k: Schema.Number,
+  /** Prompts with a candidate at every temperature, and the others. */
+  prompts: Schema.Number,
+  leftOut: Schema.Number,
+  /** From the lowest. */
+  byTemperature: Schema.Array(AtTemperature),
+  best: Schema.Struct({ temperature: Schema.Number, n: Schema.Number, max: EstimateSchema })
+})
+export type TemperatureSweep = typeof TemperatureSweep.Type
+export const TemperatureSweepReport = report(TemperatureSweep, "temperature-sweep/1")
+
+/** Samples that can't be compared by temperature. */
+export class SweepError extends Schema.TaggedError<SweepError>()("SweepError", { message: Schema.String }) {
+  static of(expected: string, found: string, hint: string): SweepError {
+    return new SweepError({ message: `Comparing temperatures: expected ${expected}, found ${found}. ${hint}` })
+  }
+}
+
+type Scored = Pick<ScoredCompletion, "promptId" | "sample" | "reward" | "finished" | "temperature">
+
+/** 1, 2, 4, .. below k, and k; n too. */
+export const sweepSizes = (k: number, n: number): ReadonlyArray<number> =>
+  [...new Set([...Array.from({ length: Math.ceil(Math.log2(k)) }, (_, i) => 2 ** i), n, k])].sort((a, b) => a - b)
+
+/** The sweep of samples at several temperatures, K of each prompt at each. Best is the greatest E[max of n]; of equals the lower temperature. */
+export const sweepOf = (
+  scored: ReadonlyArray<Scored>,
+  options: { readonly k: number; readonly n: number; readonly unfinished: "drop" | "keep"; readonly seed: number }
+): TemperatureSweep => {
+  const { k, n, seed } = options
+  const all = [...Map.groupBy(scored, ({ temperature }) => temperature)]
+    .sort(([a], [b]) => a - b)
+    .map(([temperature, rows]) => {
+      const candidates = rows.filter(({ finished }) => finished || options.unfinished === "keep")
+      return { temperature, completions: rows.length, prompts: Map.groupBy(candidates, ({ promptId }) => promptId) }
+    })
+  const ids = [...new Set(scored.map(({ promptId }) => promptId))]
+  const common = ids.filter((id) => all.every(({ prompts }) => prompts.has(id)))
+  const byTemperature = all.map(({ temperature, completions, prompts }) => {
+    const rewards = common.map((id) => prompts.get(id)!.map(({ reward }) => reward))
+    const over = (value: (samples: ReadonlyArray<number>) => number) => bootstrapMean(rewards.map(value), seed)
+    return {
+      temperature,
+      completions,
+      candidates: rewards.flat().length,
+      mean: over(mean),
+      median: over(median),
+      byN: sweepSizes(k, n).map((size) => ({ n: size, max: over((samples) => expectedMax(samples, Math.min(size, samples.length))) }))
+    }
+  })
+  const maxAt = ({ byN }: (typeof byTemperature)[number]) => byN.find((one) => one.n === n)!.max
+  const best = byTemperature.reduce((a, b) => (maxAt(b).mean > maxAt(a).mean ? b : a))
+  return {
+    k,
+    prompts: common.length,
+    leftOut: ids.length - common.length,
+    byTemperature,
+    best: { temperature: best.temperature, n, max: maxAt(best) }
+  }
+}
+
+/** What must hold of samples before temperatures are compared; K. */
+const checkSweep = Effect.fnUntraced(function* (scored: ReadonlyArray<ScoredCompletion>) {
+  const temperatures = [...Map.groupBy(scored, ({ temperature }) => temperature)]
+  const policies = new Set(scored.map(({ policy }) => policy)).size
+  if (policies > 1)
+    return yield* SweepError.of("samples of one checkpoint", `samples of ${policies}`, "Sweep each version's temperatures by themselves.")
+  for (const [temperature, rows] of temperatures) yield* bySample(rows, `Comparing temperatures: samples at ${temperature}`)
+  for (const [id, rows] of Map.groupBy(scored, ({ promptId }) => promptId))
+    if (new Set(rows.map(({ prompt }) => JSON.stringify(prompt))).size > 1)
+      return yield* SweepError.of(
+        "an id to stand for one prompt",
+        `two different prompts with the id "${id}"`,
+        "Sample every temperature from one set of prompts."
+      )
+  const counts = temperatures.map(([temperature, rows]) => ({
+    temperature,
+    k: rows.reduce((most, { sample }) => Math.max(most, sample + 1), 0)
+  }))
+  if (new Set(counts.map(({ k }) => k)).size > 1)
+    return yield* SweepError.of(
+      "as many samples a prompt at each temperature",
+      counts.map(({ temperature, k }) => `${k} at ${temperature}`).join(", "),
+      "Sample with the same k at each: more samples have a greater best."
+    )
+  return counts[0]!.k
+})
+
+export const temperatureSweep = Stage.make("temperature-sweep", {
+  description: "figure 8: the best of N samples by temperature, and the temperature at which it is best",
+  config: Schema.Struct({
+    n: hyperInt(0, "samples of which the best is to be chosen in the next round, k at most; 0: the sweep's k", { min: 0 }),
+    unfinished: SelectBestConfig.fields.unfinished
+  }),
+  inputs: { scored: Stage.many(ScoredCompletions) },
+  output: TemperatureSweepReport,
+  run: Effect.fn("temperature-sweep")(function* ({ config, inputs, output, seed }) {
+    const scored = (yield* Effect.forEach(inputs.scored, (set) => readRows(set, ScoredCompletions))).flat()
+    if (scored.length === 0)
+      return yield* EmptyDatasetError.of("compare temperatures by", `${inputs.scored.length} sets of scored samples, all empty`)
+    const k = yield* checkSweep(scored)
+    if (config.n > k)
+      return yield* SweepError.of(`n of ${k} at most`, `${config.n}`, "Draw more samples for the sweep, or choose among fewer of them.")
+    const { n, unfinished } = config
+    const sweep = sweepOf(scored, { k, n: n === 0 ? k : n, unfinished, seed })
+    if (sweep.prompts === 0)
+      return yield* EmptyDatasetError.of(
+        "compare temperatures by",
+        `no prompt that has a sample to choose at each of the ${sweep.byTemperature.length} temperatures (cut-off ones: ${unfinished})`
+      )
+    return yield* writeReport(output, sweep)
+  })
+})
+
+const { temperature: _, ...fieldsButTemperature } = SampleConfig.fields
+
+export const sampleAtTemperature = Stage.make("sample-at-temperature", {
+  description: "§3.2.3 K completions of each prompt, at the temperature that was best in a sweep",
+  config: Schema.Struct(fieldsButTemperature),
+  inputs: { policy: Policy, prompts: Prompts, sweep: TemperatureSweepReport },
+  output: Completions,
+  resources: { tensors: true },
+  run: Effect.fn("sample-at-temperature")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+    const { k, topP, topK, maxNewTokens, batchSize, precision } = config
+    const { temperature } = (yield* readReport(inputs.sweep, TemperatureSweepReport)).best
+    const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })
+    const prompts = yield* readRows(inputs.prompts, Prompts)
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const { completions, ...prompted } = yield* completionsOf(policy, prompts, {
+      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
+      policyDigest: inputs.policy.contentDigest
+    })
+    const finished = completions.filter((row) => row.finished).length
+    return yield* writeDataset(output, completions, {
+      metrics: { completions: completions.length, finished, ...prompted, temperature }
+    })
+  })
+})

@@ -1,0 +1,338 @@
+/** The report's figures as Vega-Lite specifications: each a statement, data and an encoding. Colours are Okabe and Ito's, told apart by most eyes. */
+import type { DistillationGain as DistillationGainSchema } from "../safety/context-distillation.ts"
+import type { PpoDiagnostics } from "../ppo/record.ts"
+import type { TemperatureSweep } from "../rejection-sampling/temperature-sweep.ts"
+import type { WorldSummary } from "../world/summary.ts"
+import type { ScoredCompletion } from "../../schemas/rows.ts"
+
+/** A figure: what it shows, in words, and its Vega-Lite specification without the page's theme. */
+export interface Figure {
+  readonly title: string
+  readonly caption: string
+  readonly spec: Readonly<Record<string, unknown>>
+  /** What is drawn, for the table below the figure. */
+  readonly rows: ReadonlyArray<Readonly<Record<string, string | number | boolean | null>>>
+}
+
+export const palette = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+
+const axis = (field: string, title: string, over: object = {}) => ({ field, type: "quantitative", title, ...over })
+const free = { scale: { zero: false } }
+const colour = (field: string, title: string | null, order?: ReadonlyArray<string>) => ({
+  field,
+  type: "nominal",
+  title,
+  scale: { range: palette, ...(order === undefined ? {} : { domain: order }) }
+})
+
+interface Labelled {
+  readonly name: string
+  readonly helpfulness: number
+  readonly safety: number
+  readonly helpfulnessLow: number
+  readonly helpfulnessHigh: number
+  readonly safetyLow: number
+  readonly safetyHigh: number
+}
+/** Where each name goes beside its point, in a figure of so many pixels: the nearest place that is on no point and no name before it. */
+export const placeLabels = (rows: ReadonlyArray<Labelled>, [width, height]: readonly [number, number]) => {
+  const scale = (lows: ReadonlyArray<number>, highs: ReadonlyArray<number>, pixels: number) => {
+    const [low, high] = [Math.min(...lows), Math.max(...highs)]
+    return (value: number) => (high > low ? ((value - low) / (high - low)) * pixels : pixels / 2)
+  }
+  const across = scale(
+    rows.map((row) => row.helpfulnessLow),
+    rows.map((row) => row.helpfulnessHigh),
+    width
+  )
+  const up = scale(
+    rows.map((row) => row.safetyLow),
+    rows.map((row) => row.safetyHigh),
+    height
+  )
+  const points = rows.map((row) => ({ x: across(row.helpfulness), y: height - up(row.safety) }))
+  const overlaps = (a: Box, b: Box) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom
+  const taken: Array<Box> = points.map(({ x, y }) => ({ left: x - 5, right: x + 5, top: y - 5, bottom: y + 5 }))
+  const places = [9, 18, 27, 36, 45].flatMap((dy) => [-dy, dy].flatMap((dy) => [7, -7].map((dx) => ({ dx, dy }))))
+  return rows.map(({ name, helpfulness, safety }, i) => {
+    const { x, y } = points[i]!
+    const boxes = places.map(({ dx, dy }): Box => {
+      // Letters of a size-11 sans serif are about 6 pixels wide.
+      const [near, far] = [x + dx, x + dx + Math.sign(dx) * 6 * name.length]
+      return { left: Math.min(near, far), right: Math.max(near, far), top: y + dy - 6, bottom: y + dy + 6 }
+    })
+    const free = boxes.findIndex((box) => box.left >= -20 && box.right <= width + 20 && !taken.some((other) => overlaps(box, other)))
+    const chosen = Math.max(0, free)
+    taken.push(boxes[chosen]!)
+    return { name, helpfulness, safety, ...places[chosen]!, align: places[chosen]!.dx > 0 ? "left" : "right" }
+  })
+}
+interface Box {
+  readonly left: number
+  readonly right: number
+  readonly top: number
+  readonly bottom: number
+}
+
+/** Figure 11's way: each version by helpfulness and safety, with standard errors. */
+export const versionsFigure = ({ versions, controls }: WorldSummary): Figure => {
+  const rows = [...versions.map((one) => ({ ...one, kind: "version" })), ...controls.map((one) => ({ ...one, kind: "control" }))].flatMap(
+    ({ name, kind, helpfulness: h, safety: s }) => {
+      // One that was asked nothing of a kind has no place in the figure.
+      if (h === null || s === null) return []
+      return [
+        {
+          ...{ name, kind, helpfulness: h.mean, safety: s.mean },
+          ...{ helpfulnessLow: h.mean - h.standardError, helpfulnessHigh: h.mean + h.standardError },
+          ...{ safetyLow: s.mean - s.standardError, safetyHigh: s.mean + s.standardError }
+        }
+      ]
+    }
+  )
+  const x = axis("helpfulness", "helpfulness by the oracle", free)
+  const y = axis("safety", "safety by the oracle", free)
+  const kinds = colour("kind", null, ["version", "control"])
+  return {
+    title: "Each version by helpfulness and safety",
+    caption:
+      "The oracle's means over held-out prompts; bars are one standard error. Up and to the right is better; the line follows the versions.",
+    rows,
+    spec: {
+      width: 560,
+      height: 380,
+      layer: [
+        {
+          transform: [{ filter: "datum.kind == 'version'" }],
+          mark: { type: "line", color: palette[0], opacity: 0.4 },
+          encoding: { x, y, order: { field: "index", type: "quantitative" } }
+        },
+        {
+          mark: "rule",
+          encoding: { x: { ...x, field: "helpfulnessLow" }, x2: { field: "helpfulnessHigh" }, y, color: kinds }
+        },
+        { mark: "rule", encoding: { x, y: { ...y, field: "safetyLow" }, y2: { field: "safetyHigh" }, color: kinds } },
+        {
+          mark: { type: "point", filled: true, size: 70, opacity: 1 },
+          encoding: { x, y, color: kinds, shape: { field: "kind", type: "nominal", title: null, scale: { domain: kinds.scale.domain } } }
+        },
+        {
+          data: { values: placeLabels(rows, [560, 380]) },
+          mark: { type: "text", align: { expr: "datum.align" }, dx: { expr: "datum.dx" }, dy: { expr: "datum.dy" } },
+          encoding: { x, y, text: { field: "name" } }
+        }
+      ],
+      transform: [{ window: [{ op: "row_number", as: "index" }] }]
+    }
+  }
+}
+
+const bins = 20
+/** Figure 20: the shares of scores in equal parts of (0, 1), version by version. */
+export const distributionsFigure = (
+  sets: ReadonlyArray<{ readonly name: string; readonly scored: ReadonlyArray<ScoredCompletion> }>
+): Figure => {
+  const names = sets.map(({ name }) => name)
+  const longest = Math.max(0, ...names.map((name) => name.length))
+  const rows = sets.flatMap(({ name, scored }) =>
+    (["helpfulness", "safety"] as const).flatMap((kind) => {
+      const scores = scored
+        .filter(({ safety }) => safety === (kind === "safety"))
+        .flatMap((one) => (kind === "safety" ? one.safetyScore : one.helpfulnessScore) ?? [])
+      const counts = new Array<number>(bins).fill(0)
+      for (const score of scores) counts[Math.min(bins - 1, Math.floor(score * bins))]!++
+      return scores.length === 0
+        ? []
+        : counts.map((count, i) => ({ version: name, model: kind, score: (i + 0.5) / bins, share: count / scores.length }))
+    })
+  )
+  return {
+    title: "Rewards, version by version",
+    caption:
+      "Share of held-out answers by score, right is better: R_h over prompts to help with, R_s over prompts to refuse, both by the last round's reward models.",
+    rows,
+    spec: {
+      facet: {
+        row: {
+          field: "version",
+          type: "nominal",
+          sort: names,
+          title: null,
+          // Where nothing measures text, letters are taken to be as wide as each other: names start at one place when they are as long, by what takes no room.
+          header: { labelAngle: 0, labelAlign: "left", labelExpr: `pad(datum.label, ${longest}, '\u200b')` }
+        },
+        column: { field: "model", type: "nominal", title: null }
+      },
+      spec: {
+        width: 300,
+        height: 44,
+        mark: { type: "area", interpolate: "step", line: true, opacity: 0.6 },
+        encoding: {
+          x: axis("score", "score", { scale: { domain: [0, 1] } }),
+          y: axis("share", null as never, { axis: { ticks: false, labels: false, grid: false } }),
+          color: { ...colour("model", null), legend: null }
+        }
+      },
+      resolve: { scale: { y: "independent" } },
+      spacing: { row: 4, column: 24 }
+    }
+  }
+}
+
+const ratings = ["significantly better", "better", "slightly better", "negligibly better or unsure"]
+/** Table 8's way: accuracy by how much better the chosen response was. */
+export const accuracyFigure = ({ rewardModels }: WorldSummary): Figure => {
+  const models = (["helpfulness", "safety"] as const).flatMap((name) =>
+    rewardModels[name] === null ? [] : [{ name, ...rewardModels[name] }]
+  )
+  const rows = models.flatMap(({ name, byRating, bagOfWords, lengthOnly }) =>
+    byRating.map(({ rating, pairs, accuracy }) => ({
+      ...{ model: name, rating, pairs, accuracy: accuracy.mean, low: accuracy.low, high: accuracy.high },
+      ...{ bagOfWords: bagOfWords.mean, lengthOnly: lengthOnly.mean }
+    }))
+  )
+  return {
+    title: "Accuracy of the reward models by rating",
+    caption: "Accuracy on held-out pairs by rating, with 95% intervals. Dashed: a bag of words; dotted: length alone, both over all pairs.",
+    rows,
+    spec: {
+      facet: { column: { field: "model", type: "nominal", title: null } },
+      spec: {
+        width: 260,
+        height: 220,
+        layer: [
+          {
+            mark: { type: "bar", opacity: 0.8 },
+            encoding: {
+              // A word a line: the ratings' names are wider than their bars.
+              x: {
+                field: "rating",
+                type: "ordinal",
+                sort: ratings,
+                title: null,
+                axis: { labelAngle: 0, labelExpr: "split(datum.label, ' ')" }
+              },
+              y: axis("accuracy", "accuracy", { scale: { domain: [0, 1] } }),
+              color: { ...colour("model", null), legend: null }
+            }
+          },
+          {
+            mark: "rule",
+            encoding: { x: { field: "rating", type: "ordinal", sort: ratings }, y: axis("low", "accuracy"), y2: { field: "high" } }
+          },
+          { mark: { type: "rule", strokeDash: [6, 4] }, encoding: { y: { aggregate: "mean", field: "bagOfWords", type: "quantitative" } } },
+          { mark: { type: "rule", strokeDash: [2, 3] }, encoding: { y: { aggregate: "mean", field: "lengthOnly", type: "quantitative" } } }
+        ]
+      }
+    }
+  }
+}
+
+/** Figure 8: the expected best of N, a line for each temperature. */
+export const bestOfNFigure = ({ byTemperature, best }: TemperatureSweep): Figure => {
+  const rows = byTemperature.flatMap(({ temperature, byN }) =>
+    byN.map(({ n, max }) => ({ temperature: `${temperature}`, n, max: max.mean, low: max.low, high: max.high }))
+  )
+  const x = {
+    field: "n",
+    type: "quantitative",
+    title: "samples a prompt, N",
+    scale: { type: "log", base: 2 },
+    axis: { values: [...new Set(rows.map((row) => row.n))], format: "d" }
+  }
+  const color = { ...colour("temperature", "temperature"), legend: { symbolOpacity: 1, labelLimit: 300 } }
+  return {
+    title: `The best of N samples: of ${best.n}, the best is found at temperature ${best.temperature}`,
+    caption: "Expected greatest reward, logit(R_c), of N of the samples, mean over prompts; bands are 95% bootstrap intervals.",
+    rows,
+    spec: {
+      width: 480,
+      height: 280,
+      layer: [
+        {
+          mark: { type: "area", opacity: 0.15 },
+          encoding: { x, y: axis("low", "expected greatest reward", free), y2: { field: "high" }, color }
+        },
+        { mark: { type: "line", point: true }, encoding: { x, y: axis("max", "expected greatest reward", free), color } }
+      ]
+    }
+  }
+}
+
+/** PPO's curves. */
+export const ppoFigure = ({ iterations, kept }: PpoDiagnostics): Figure => {
+  const shown = [
+    ["reward", "reward, logit(R_c)"],
+    ["kl", "KL to the reference, nats a response"],
+    ["entropy", "entropy, nats a token"],
+    ["clipFraction", "share of clipped ratios"],
+    ["explainedVariance", "value: explained variance"],
+    ["responseLength", "tokens a response"]
+  ] as const
+  const rows = iterations.flatMap((one) => shown.map(([field, what]) => ({ iteration: one.iteration, what, value: one[field] })))
+  return {
+    title: "PPO, iteration by iteration",
+    caption: `Means over each batch. The policy after iteration ${kept} was kept.`,
+    rows,
+    spec: {
+      facet: { field: "what", type: "nominal", title: null, sort: shown.map(([, what]) => what) },
+      columns: 3,
+      spec: {
+        width: 220,
+        height: 120,
+        mark: { type: "line", point: { size: 14 }, color: palette[0] },
+        encoding: {
+          x: axis("iteration", "iteration", { axis: { format: "d", tickMinStep: 1 } }),
+          // As much room for the numbers of each, so that the figures stand in columns.
+          y: axis("value", null as never, { ...free, axis: { minExtent: 40, maxExtent: 40 } })
+        }
+      },
+      resolve: { scale: { y: "independent" } }
+    }
+  }
+}
+
+/** Table 30's way: how long an instruction is kept. */
+export const ghostFigure = ({ ghostAttention }: WorldSummary): Figure | undefined => {
+  if (ghostAttention === null) return undefined
+  const rows = (["withTurns", "withoutTurns"] as const).flatMap((which) =>
+    (ghostAttention[which] ?? []).map(({ turn, dialogues, kept }) => ({
+      model: which === "withTurns" ? "with Ghost Attention" : ghostAttention.withTurns === null ? "without it" : "before it",
+      ...{ turn, dialogues, kept: kept.mean, low: kept.low, high: kept.high }
+    }))
+  )
+  const x = { field: "turn", type: "ordinal", title: "turn", axis: { labelAngle: 0 } }
+  const color = colour("model", null)
+  return {
+    title: "How long an instruction is kept",
+    caption: "Share of answers that keep the first turn's instruction, held-out dialogues; bars are 95% Wilson intervals.",
+    rows,
+    spec: {
+      width: 420,
+      height: 240,
+      layer: [
+        {
+          mark: "rule",
+          encoding: { x, y: axis("low", "share that keeps it", { scale: { domain: [0, 1] } }), y2: { field: "high" }, color }
+        },
+        { mark: { type: "line", point: true }, encoding: { x, y: axis("kept", "share that keeps it"), color } }
+      ]
+    }
+  }
+}
+
+/** Figure 16b: what distillation gains, by the original answer's score. */
+export const distillationFigure = ({ byPrompt, kept, prompts }: typeof DistillationGainSchema.Type): Figure => ({
+  title: "What context distillation gains",
+  caption: `Safety score of the original answer against what the answer under a preprompt gains; ${kept} of ${prompts} prompts are kept, where it gains.`,
+  rows: byPrompt.map(({ original, distilled, kept: was }) => ({ original, gain: distilled - original, kept: was ? "kept" : "rejected" })),
+  spec: {
+    width: 420,
+    height: 280,
+    mark: { type: "point", filled: true, opacity: 0.5, size: 25 },
+    encoding: {
+      x: axis("original", "R_s of the original answer", { scale: { domain: [0, 1] } }),
+      y: axis("gain", "gain in R_s"),
+      color: colour("kept", null, ["kept", "rejected"])
+    }
+  }
+})

@@ -1,0 +1,128 @@
+/**
+ * A run of the recipe as one self-contained HTML page: versions by helpfulness and safety, rewards moving right, reward models by rating, best of N, PPO's
+ * curves, Ghost Attention, distillation, dialogues side by side. Figures are Vega-Lite, drawn to SVG here: the page needs no script and no network.
+ */
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readReport, readRows, writeReport } from "../../data/dataset.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { report } from "../../schemas/artifact.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { ScoredCompletions } from "../../schemas/rows.ts"
+import { DistillationGainReport } from "../safety/context-distillation.ts"
+import { PpoDiagnosticsReport } from "../ppo/diagnostics.ts"
+import { PreferenceStatisticsReport } from "../preferences/preference-statistics.ts"
+import { RewardHackingReport } from "../evaluation/reward-hacking.ts"
+import { SelfBleuReport } from "../evaluation/self-bleu.ts"
+import { EmptyDatasetError } from "../common/errors.ts"
+import {
+  accuracyFigure,
+  bestOfNFigure,
+  distillationFigure,
+  distributionsFigure,
+  type Figure,
+  ghostFigure,
+  ppoFigure,
+  versionsFigure
+} from "./figures.ts"
+import { pageFile } from "../common/report-files.ts"
+import { dialogues, pageOf } from "./page.ts"
+import { diversityTable, gainTable, guardTable, statisticsTable, winRatesTable } from "./tables.ts"
+import { TemperatureSweepReport } from "../rejection-sampling/temperature-sweep.ts"
+import { WorldSummaryReport } from "../world/summary.ts"
+
+/** What is in the page `report.html` beside it. */
+export const HtmlReportContent = Schema.Struct({ title: Schema.String, page: Schema.String, figures: Schema.Array(Schema.String) })
+export const HtmlReport = report(HtmlReportContent, "html-report/1")
+
+/** A figure as SVG. The libraries are loaded when a figure is drawn, not when a pipeline is defined. */
+export const drawFigure = async (figure: Figure): Promise<string> => {
+  const [vega, vegaLite] = await Promise.all([import("vega"), import("vega-lite")])
+  const { spec } = vegaLite.compile({
+    $schema: "https://vega.github.io/schema/vega-lite/v6.json",
+    data: { values: figure.rows },
+    config: {
+      font: "system-ui, sans-serif",
+      background: "#ffffff",
+      axis: { grid: true, gridColor: "#e6e6e6" },
+      view: { stroke: null },
+      legend: { labelLimit: 300 },
+      axisX: { labelLimit: 240 }
+    },
+    padding: 12,
+    ...figure.spec
+  } as never)
+  const view = new vega.View(vega.parse(spec), { renderer: "none" })
+  const svg = await view.toSVG()
+  view.finalize()
+  return svg
+}
+
+export const htmlReport = Stage.make("html-report", {
+  description: "the run as one self-contained HTML page of figures, tables and dialogues",
+  config: Schema.Struct({
+    title: hyper("The recipe on the small world", "of the page"),
+    versions: Schema.Array(Schema.String).annotate({ description: "names of the versions, in the order of the input" }),
+    dialogues: hyperInt(8, "prompts that are shown with each version's answer", { min: 0 })
+  }),
+  inputs: {
+    summary: WorldSummaryReport,
+    versions: Stage.many(ScoredCompletions),
+    sweep: Stage.optional(TemperatureSweepReport),
+    ppo: Stage.optional(PpoDiagnosticsReport),
+    distillation: Stage.optional(DistillationGainReport),
+    statistics: Stage.optional(PreferenceStatisticsReport),
+    diversity: Stage.optional(SelfBleuReport),
+    guard: Stage.optional(RewardHackingReport)
+  },
+  output: HtmlReport,
+  run: Effect.fn("html-report")(function* ({ config, inputs, output, seed }) {
+    const summary = yield* readReport(inputs.summary, WorldSummaryReport)
+    if (config.versions.length !== inputs.versions.length)
+      return yield* EmptyDatasetError.of(`show ${config.versions.length} versions`, `${inputs.versions.length} sets of answers`)
+    const sets = yield* Effect.forEach(inputs.versions, (set, i) =>
+      Effect.map(readRows(set, ScoredCompletions), (scored) => ({ name: config.versions[i]!, scored }))
+    )
+    const sweep = inputs.sweep === undefined ? undefined : yield* readReport(inputs.sweep, TemperatureSweepReport)
+    const ppo = inputs.ppo === undefined ? undefined : yield* readReport(inputs.ppo, PpoDiagnosticsReport)
+    const gain = inputs.distillation === undefined ? undefined : yield* readReport(inputs.distillation, DistillationGainReport)
+    const statistics = inputs.statistics === undefined ? undefined : yield* readReport(inputs.statistics, PreferenceStatisticsReport)
+    const diversity = inputs.diversity === undefined ? undefined : yield* readReport(inputs.diversity, SelfBleuReport)
+    const guard = inputs.guard === undefined ? undefined : yield* readReport(inputs.guard, RewardHackingReport)
+    const tables = [
+      gainTable(summary),
+      winRatesTable(summary),
+      statistics === undefined ? undefined : statisticsTable(statistics),
+      diversity === undefined ? undefined : diversityTable(diversity),
+      guard === undefined ? undefined : guardTable(guard)
+    ].filter((table) => table !== undefined)
+    const figures = [
+      versionsFigure(summary),
+      distributionsFigure(sets),
+      accuracyFigure(summary),
+      sweep === undefined ? undefined : bestOfNFigure(sweep),
+      ppo === undefined ? undefined : ppoFigure(ppo),
+      ghostFigure(summary),
+      gain === undefined ? undefined : distillationFigure(gain)
+    ].filter((figure) => figure !== undefined)
+    const drawn = yield* Effect.forEach(figures, (figure) =>
+      Effect.map(
+        Effect.promise(() => drawFigure(figure)),
+        (svg) => ({ ...figure, svg })
+      )
+    )
+    const { helpfulness, safety } = summary.prompts
+    const page = pageOf({
+      title: config.title,
+      summary,
+      figures: drawn,
+      tables,
+      dialogues: dialogues(sets, config.dialogues),
+      about: `Seed ${seed}. ${helpfulness} held-out prompts to help with and ${safety} to refuse, judged by the world's oracle; ± one standard error. R_h and R_s are the reward models' scores, of all answers but the unscored (empty, or with tags of the chat format in them).`
+    })
+    yield* Effect.promise(() => writeFile(join(output.path, pageFile), page))
+    return yield* writeReport(output, { title: config.title, page: pageFile, figures: figures.map(({ title }) => title) })
+  })
+})

@@ -1,0 +1,84 @@
+/** The report's tables beside its figures: preference data, win rates, diversity, the guard against reward hacking. */
+import type { BatchStatistics, PreferenceStatistics } from "../preferences/preference-statistics.ts"
+import type { RewardHacking } from "../evaluation/reward-hacking.ts"
+import type { SelfBleu } from "../evaluation/self-bleu.ts"
+import type { Wins } from "../evaluation/win-rate.ts"
+import type { WorldSummary } from "../world/summary.ts"
+import { within } from "./text.ts"
+
+export interface Table {
+  readonly title: string
+  readonly caption: string
+  readonly rows: ReadonlyArray<Readonly<Record<string, string | number | null>>>
+}
+
+const percent = (share: number | undefined): string | null => (share === undefined ? null : `${(100 * share).toFixed(1)}%`)
+
+const lineOf = (data: string, batch: string, one: BatchStatistics) => ({
+  ...{ data, batch, comparisons: one.comparisons, "turns a dialogue": one.turnsPerDialogue, "tokens an example": one.tokensPerExample },
+  ...{ "tokens a prompt": one.tokensPerPrompt, "tokens a response": one.tokensPerResponse },
+  "significantly better": percent(one.ratings?.significantlyBetter),
+  better: percent(one.ratings?.better),
+  "slightly better": percent(one.ratings?.slightlyBetter),
+  "negligibly better": percent(one.ratings?.negligiblyBetterOrUnsure),
+  ...{ "both safe": percent(one.safety?.bothSafe), "chosen safe": percent(one.safety?.chosenSafeOnly) },
+  ...{ "both unsafe": percent(one.safety?.bothUnsafe), dropped: one.leftOut?.droppedUnsafe ?? null }
+})
+
+/** Table 6's way, with the shares of ratings and of safety labels. */
+export const statisticsTable = (statistics: PreferenceStatistics): Table => ({
+  title: "Preference data, batch by batch",
+  caption:
+    "Comparisons of each round. Dropped: pairs whose chosen response was unsafe while the other was safe. Shares of ratings are of the rated pairs, of safety of the labelled ones.",
+  rows: (["helpfulness", "safety"] as const).flatMap((kind) => {
+    const found = statistics[kind]
+    return found === null ? [] : [...found.batches.map((one, i) => lineOf(kind, `${i + 1}`, one)), lineOf(kind, "all", found.total)]
+  })
+})
+
+const rateOf = (wins: Wins | null): string | null => (wins === null || wins.rate === null ? null : within(wins.rate))
+
+/** What the run came to. */
+export const gainTable = ({ versions, gain }: WorldSummary): Table => ({
+  title: `What ${versions.at(-1)!.name} is above SFT and the controls`,
+  caption: "Differences in the oracle's grades of the same prompts, with 95% bootstrap intervals.",
+  rows: gain.map(({ over, helpfulness, safety }) => ({ over, helpfulness: within(helpfulness), safety: within(safety) }))
+})
+
+/** Figure 11's way. */
+export const winRatesTable = ({ winRates }: WorldSummary): Table => ({
+  title: "Win rates over SFT",
+  caption:
+    "Wins over wins and losses to the same prompts, ties apart, with 95% Wilson intervals: by the oracle and by the last round's reward models.",
+  rows: winRates.map(({ name, oracle, rewardModels }) => ({
+    ...{ version: name, "helpfulness, oracle": rateOf(oracle.helpfulness), "safety, oracle": rateOf(oracle.safety) },
+    ...{ R_h: rateOf(rewardModels.helpfulness), R_s: rateOf(rewardModels.safety), R_c: rateOf(rewardModels.reward) }
+  }))
+})
+
+/** Figure 21's way. */
+export const diversityTable = ({ versions }: typeof SelfBleu.Type): Table => ({
+  title: "How alike a model's answers to one prompt are",
+  caption: "Self-BLEU of the samples of each prompt, mean over prompts with 95% intervals: less is more diverse.",
+  rows: versions.flatMap(({ name, byTemperature }) =>
+    byTemperature.map(({ temperature, prompts, selfBleu }) => ({
+      ...{ version: name, temperature, prompts },
+      "Self-BLEU": selfBleu === null ? null : within(selfBleu)
+    }))
+  )
+})
+
+/** §3.4.1: whether a reward model that nothing was tuned for says the same. */
+export const guardTable = ({ versions }: RewardHacking): Table => ({
+  title: "The reward that was tuned for, beside a general reward model's",
+  caption:
+    "Means over held-out prompts and changes over the version before, with 95% intervals. It diverges where the one rises and the other falls.",
+  rows: versions.map(({ name, reward, general, spearman, change }) => ({
+    ...{ version: name, reward: within(reward), general: within(general), "rank correlation": spearman },
+    ...{
+      "change of reward": change === null ? null : within(change.reward),
+      "change of general": change === null ? null : within(change.general)
+    },
+    diverges: change === null ? null : change.diverges ? "yes" : "no"
+  }))
+})

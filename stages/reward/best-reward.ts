@@ -1,0 +1,90 @@
+/**
+ * The best reward model so far, which is the one that scores the samples (Llama 2 §3.2.3): the candidate with the highest accuracy on all held-out
+ * batches together.
+ */
+import { constants } from "node:fs"
+import { copyFile, link, mkdir, readdir } from "node:fs/promises"
+import { dirname, join, relative } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readReport } from "../../data/dataset.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { ArtifactError, type ArtifactRef, type Checkpoint, type OutputSlot, type Role, written } from "../../schemas/artifact.ts"
+import { HelpfulnessReward, SafetyReward } from "../../schemas/checkpoint.ts"
+import { type RewardAccuracy, RewardAccuracyReport } from "./evaluate-reward.ts"
+import { EmptyDatasetError } from "../common/errors.ts"
+
+/** Reports that can't be compared, or that are not the candidates'. */
+export class CandidatesError extends Schema.TaggedError<CandidatesError>()("CandidatesError", { message: Schema.String }) {}
+
+/** The index of the most accurate candidate; of equals the latest, which saw the newest responses. */
+export const mostAccurate = (reports: ReadonlyArray<Pick<RewardAccuracy, "accuracy">>): number =>
+  reports.reduce((best, { accuracy }, i) => (accuracy.mean >= reports[best]!.accuracy.mean ? i : best), 0)
+
+/** The store's own file of an artifact: the copy gets one of its own. */
+const manifest = "artifact.json"
+
+/** The files of an artifact in another folder: by hard link, so that nothing is copied; across file systems, or where there are none, a copy. */
+const copyArtifact = async (from: string, to: string): Promise<void> => {
+  for (const entry of await readdir(from, { recursive: true, withFileTypes: true })) {
+    const source = join(entry.parentPath, entry.name)
+    const name = relative(from, source)
+    if (!entry.isFile() || name === manifest) continue
+    const target = join(to, name)
+    await mkdir(dirname(target), { recursive: true })
+    await link(source, target).catch((cause: NodeJS.ErrnoException) => {
+      if (!["EXDEV", "EPERM", "EMLINK", "ENOTSUP", "ENOSYS"].includes(cause.code ?? "")) throw cause
+      return copyFile(source, target, constants.COPYFILE_FICLONE)
+    })
+  }
+}
+
+const copyBest = Effect.fn("copyBest")(function* <R extends Role>(
+  candidates: ReadonlyArray<ArtifactRef<Checkpoint<R>>>,
+  scores: ReadonlyArray<ArtifactRef<NonNullable<(typeof RewardAccuracyReport)["Artifact"]>>>,
+  output: OutputSlot<Checkpoint<R>>
+) {
+  if (candidates.length === 0) return yield* EmptyDatasetError.of("choose the best reward model of", "no candidates")
+  if (candidates.length !== scores.length)
+    return yield* new CandidatesError({
+      message: `Choosing the best reward model: expected one accuracy report a candidate, found ${candidates.length} candidates and ${scores.length} reports. Give one report each, in the candidates' order.`
+    })
+  const reports = yield* Effect.forEach(scores, (score) => readReport(score, RewardAccuracyReport))
+  const sizes = [...new Set(reports.map(({ pairs }) => pairs))]
+  if (sizes.length > 1)
+    return yield* new CandidatesError({
+      message: `Choosing the best reward model: expected all candidates judged on the same held-out pairs, found reports on ${sizes.join(", ")} pairs. Score each candidate on all held-out batches, the earlier ones too.`
+    })
+  const best = mostAccurate(reports)
+  yield* Effect.tryPromise({
+    try: () => copyArtifact(candidates[best]!.path, output.path),
+    catch: (cause) =>
+      ArtifactError.of({
+        doing: `Copying the best reward model to ${output.path}`,
+        expected: "a checkpoint that can be read and a folder that can be written",
+        found: cause instanceof Error ? cause.message : String(cause),
+        hint: "Free some space or set CARAVAN_HOME to another disk."
+      })
+  })
+  return written(output, { candidate: best + 1, candidates: candidates.length, accuracy: reports[best]!.accuracy.mean })
+})
+
+export const bestHelpfulnessReward = Stage.make("best-helpfulness-reward", {
+  description: "§3.2.3 the helpfulness reward model that is most accurate on all held-out batches",
+  config: Schema.Struct({}),
+  inputs: { candidates: Stage.many(HelpfulnessReward), scores: Stage.many(RewardAccuracyReport) },
+  output: HelpfulnessReward,
+  inherits: { tokenizer: "candidates" },
+  seeded: false,
+  run: Effect.fn("best-helpfulness-reward")(({ inputs, output }) => copyBest(inputs.candidates, inputs.scores, output))
+})
+
+export const bestSafetyReward = Stage.make("best-safety-reward", {
+  description: "§3.2.3 the safety reward model that is most accurate on all held-out batches",
+  config: Schema.Struct({}),
+  inputs: { candidates: Stage.many(SafetyReward), scores: Stage.many(RewardAccuracyReport) },
+  output: SafetyReward,
+  inherits: { tokenizer: "candidates" },
+  seeded: false,
+  run: Effect.fn("best-safety-reward")(({ inputs, output }) => copyBest(inputs.candidates, inputs.scores, output))
+})

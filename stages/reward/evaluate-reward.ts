@@ -1,0 +1,252 @@
+/**
+ * Accuracy of reward models on held-out pairs (Llama 2 §3.2.2, tables 7 and 8): overall, per rating and per source, with an interval, beside
+ * controls: preferring the shorter response, the same scores against labels swapped at random, and classifiers fitted to the length or the words
+ * of the responses. And how well a safety model tells unsafe responses (table 29).
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset, writeReport } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { report } from "../../schemas/artifact.ts"
+import { Reward, SafetyReward } from "../../schemas/checkpoint.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { EstimateSchema } from "../../schemas/metrics.ts"
+import { type PairScore, PairScores, Preferences } from "../../schemas/rows.ts"
+import { tokenisePair } from "./reward-model.ts"
+import { openBatchLog } from "../common/batch-log.ts"
+import { fitBagOfWords, fitLength, type ResponsesOfPair, total } from "../common/baselines.ts"
+import { scoreOf } from "./combined-reward.ts"
+import { EmptyDatasetError } from "../common/errors.ts"
+import { scoreAll, scoreResponses, scoringFields, withReward } from "../common/scoring.ts"
+import { proportion } from "../common/statistics.ts"
+
+export const scorePairs = Stage.make("score-pairs", {
+  description: "both responses of each held-out pair scored by a reward model",
+  config: Schema.Struct({ batchPairs: hyperInt(16, "pairs at once", { min: 1 }), precision: scoringFields.precision }),
+  inputs: { reward: Reward, pairs: Preferences },
+  output: PairScores,
+  seeded: false,
+  resources: { tensors: true },
+  run: Effect.fn("score-pairs")(function* ({ config, inputs, output, device, progress, checkpoints }) {
+    const pairs = yield* readRows(inputs.pairs, Preferences)
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const options = { batchSize: 2 * config.batchPairs, precision: config.precision, device, progress, log }
+    const scores = yield* withReward(
+      inputs.reward,
+      options,
+      Effect.fnUntraced(function* (loaded) {
+        const work = pairs.flatMap((pair) => {
+          const tokens = tokenisePair(loaded.tokenizer, pair, "none", loaded.model.config.maxPositions)
+          return tokens === undefined ? [] : [{ pair, tokens }]
+        })
+        const values = yield* scoreAll(
+          loaded,
+          work.flatMap(({ tokens }) => [tokens.chosen, tokens.rejected]),
+          options
+        )
+        return work.map(({ pair }, i): PairScore => ({
+          id: pair.id,
+          rating: pair.rating,
+          source: pair.source,
+          chosenReward: values[2 * i]!,
+          rejectedReward: values[2 * i + 1]!,
+          chosenCharacters: pair.chosen.length,
+          rejectedCharacters: pair.rejected.length
+        }))
+      })
+    )
+    return yield* writeDataset(output, scores, { metrics: { pairs: scores.length, unfit: pairs.length - scores.length } })
+  })
+})
+
+export const RewardAccuracy = Schema.Struct({
+  pairs: Schema.Number,
+  accuracy: EstimateSchema,
+  byRating: Schema.Array(Schema.Struct({ rating: Schema.String, pairs: Schema.Number, accuracy: EstimateSchema })),
+  bySource: Schema.Array(Schema.Struct({ source: Schema.String, pairs: Schema.Number, accuracy: EstimateSchema })),
+  controls: Schema.Struct({ preferShorter: EstimateSchema, shuffledLabels: EstimateSchema })
+})
+export type RewardAccuracy = typeof RewardAccuracy.Type
+export const RewardAccuracyReport = report(RewardAccuracy, "reward-accuracy/2")
+
+const ratingNames = ["significantly better", "better", "slightly better", "negligibly better or unsure"]
+
+/** How often the chosen response scores higher; a tie counts half. */
+const accuracyOf = (scores: ReadonlyArray<PairScore>, left: (score: PairScore) => number, right: (score: PairScore) => number) =>
+  proportion(
+    scores.reduce((sum, score) => sum + (left(score) > right(score) ? 1 : left(score) === right(score) ? 0.5 : 0), 0),
+    scores.length
+  )
+
+const modelAccuracy = (scores: ReadonlyArray<PairScore>) =>
+  accuracyOf(
+    scores,
+    (score) => score.chosenReward,
+    (score) => score.rejectedReward
+  )
+
+/** Accuracy overall, per rating (the clearest first, unrated last), per source (as they come), and of the controls. */
+export const rewardAccuracy = (scores: ReadonlyArray<PairScore>, seed: number): RewardAccuracy => {
+  const random = new Random(seed, "shuffled labels")
+  const swapped = new Map(scores.map((score) => [score, random.int(2) === 1]))
+  const ratings = [...Map.groupBy(scores, (score) => score.rating)].sort(([a], [b]) => (a ?? 9) - (b ?? 9))
+  const sources = [...Map.groupBy(scores, (score) => score.source)]
+  return {
+    pairs: scores.length,
+    accuracy: modelAccuracy(scores),
+    byRating: ratings.map(([rating, rated]) => ({
+      rating: rating === null ? "unrated" : ratingNames[rating]!,
+      pairs: rated.length,
+      accuracy: modelAccuracy(rated)
+    })),
+    bySource: sources.map(([source, some]) => ({ source, pairs: some.length, accuracy: modelAccuracy(some) })),
+    controls: {
+      preferShorter: accuracyOf(
+        scores,
+        (score) => -score.chosenCharacters,
+        (score) => -score.rejectedCharacters
+      ),
+      shuffledLabels: accuracyOf(
+        scores,
+        (score) => (swapped.get(score) === true ? score.rejectedReward : score.chosenReward),
+        (score) => (swapped.get(score) === true ? score.chosenReward : score.rejectedReward)
+      )
+    }
+  }
+}
+
+export const evaluateReward = Stage.make("evaluate-reward", {
+  description: "§3.2.2 accuracy of reward models on held-out pairs; given several folds' scores, cross-validated",
+  config: Schema.Struct({}),
+  inputs: { scores: Stage.many(PairScores) },
+  output: RewardAccuracyReport,
+  run: Effect.fn("evaluate-reward")(function* ({ inputs, output, seed }) {
+    const folds = yield* Effect.forEach(inputs.scores, (set) => readRows(set, PairScores))
+    const scores = folds.flat()
+    if (scores.length === 0) return yield* EmptyDatasetError.of("tell the accuracy on", `${folds.length} sets of scored pairs, all empty`)
+    return yield* writeReport(output, rewardAccuracy(scores, seed))
+  })
+})
+
+export const RewardBaselines = Schema.Struct({
+  /** Held-out pairs, which the accuracies are of; and the pairs fitted to. */
+  pairs: Schema.Number,
+  trainingPairs: Schema.Number,
+  /** Preferring the longer response, or the shorter: which of them the training pairs say. */
+  lengthOnly: EstimateSchema,
+  prefers: Schema.Literals(["longer", "shorter"]),
+  bagOfWords: EstimateSchema
+})
+export type RewardBaselines = typeof RewardBaselines.Type
+export const RewardBaselinesReport = report(RewardBaselines, "reward-baselines/1")
+
+/** Accuracy on the held-out pairs of what can be told without a language model, fitted to the training pairs. */
+export const baselineAccuracy = (
+  train: ReadonlyArray<ResponsesOfPair>,
+  test: ReadonlyArray<ResponsesOfPair>,
+  l2: number
+): RewardBaselines => {
+  const length = fitLength(train)
+  const bagOfWords = fitBagOfWords(train, l2)
+  return {
+    pairs: test.length,
+    trainingPairs: train.length,
+    lengthOnly: proportion(total(length.judge, test), test.length),
+    prefers: length.prefers,
+    bagOfWords: proportion(total(bagOfWords.judge, test), test.length)
+  }
+}
+
+export const rewardBaselines = Stage.make("reward-baselines", {
+  description: "what the length or the words of the responses give away of held-out pairs: a reward model has to beat it",
+  config: Schema.Struct({
+    l2: hyper(1, "penalty of the bag of words: half of it times the squared weights, beside the summed loss", { min: 1e-6 })
+  }),
+  inputs: { train: Preferences, test: Preferences },
+  output: RewardBaselinesReport,
+  seeded: false,
+  run: Effect.fn("reward-baselines")(function* ({ config, inputs, output }) {
+    const train = yield* readRows(inputs.train, Preferences)
+    const test = yield* readRows(inputs.test, Preferences)
+    if (train.length === 0 || test.length === 0)
+      return yield* EmptyDatasetError.of("fit and judge classifiers on", `${train.length} training and ${test.length} held-out pairs`)
+    return yield* writeReport(output, baselineAccuracy(train, test, config.l2))
+  })
+})
+
+const AtThreshold = Schema.Struct({
+  threshold: Schema.Number,
+  /** Responses that score below it. */
+  flagged: Schema.Number,
+  /** Of the unsafe responses, those that score below it; null where none is unsafe. */
+  recall: Schema.NullOr(EstimateSchema),
+  /** Of those that score below it, the unsafe ones; null where none does. */
+  precision: Schema.NullOr(EstimateSchema)
+})
+
+export const SafetyRecall = Schema.Struct({
+  /** Labelled responses. */
+  responses: Schema.Number,
+  unsafe: Schema.Number,
+  /** Table 29: at 0.5. */
+  recall: AtThreshold,
+  /** §3.2.3: at the threshold below which the safety score counts alone. */
+  gate: AtThreshold
+})
+export type SafetyRecall = typeof SafetyRecall.Type
+export const SafetyRecallReport = report(SafetyRecall, "safety-recall/1")
+
+/** Recall and precision for unsafe responses of "R_s is below the threshold". */
+export const recallBelow = (
+  responses: ReadonlyArray<{ readonly score: number; readonly safe: boolean }>,
+  threshold: number
+): typeof AtThreshold.Type => {
+  const unsafe = responses.filter(({ safe }) => !safe)
+  const flagged = responses.filter(({ score }) => score < threshold)
+  const both = flagged.filter(({ safe }) => !safe).length
+  return {
+    threshold,
+    flagged: flagged.length,
+    recall: unsafe.length === 0 ? null : proportion(both, unsafe.length),
+    precision: flagged.length === 0 ? null : proportion(both, flagged.length)
+  }
+}
+
+export const safetyRecall = Stage.make("safety-recall", {
+  description: "table 29 how many of the unsafe responses of labelled pairs a safety reward model finds",
+  config: Schema.Struct({
+    threshold: hyper(0.5, "scores below it say unsafe; table 29: 0.5", { min: 0, max: 1 }),
+    gate: hyper(0.15, "and the threshold of the combined reward; §3.2.3: 0.15, with a precision of 0.89 and a recall of 0.55", {
+      min: 0,
+      max: 1
+    }),
+    ...scoringFields
+  }),
+  inputs: { reward: SafetyReward, pairs: Preferences },
+  output: SafetyRecallReport,
+  seeded: false,
+  resources: { tensors: true },
+  run: Effect.fn("safety-recall")(function* ({ config, inputs, output, device, progress, checkpoints }) {
+    const pairs = yield* readRows(inputs.pairs, Preferences)
+    const labelled = pairs.flatMap(({ prompt, chosen, rejected, chosenSafe, rejectedSafe }) => [
+      ...(chosenSafe === null ? [] : [{ prompt, text: chosen, finished: true, safe: chosenSafe }]),
+      ...(rejectedSafe === null ? [] : [{ prompt, text: rejected, finished: true, safe: rejectedSafe }])
+    ])
+    const { batchSize, precision } = config
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const { scores } = yield* scoreResponses(inputs.reward, labelled, { batchSize, precision, device, progress, log })
+    const responses = labelled.flatMap(({ safe }, i) => (scores[i] === undefined ? [] : [{ score: scoreOf(scores[i]), safe }]))
+    if (responses.length === 0)
+      return yield* EmptyDatasetError.of(
+        "tell the recall on",
+        `${pairs.length} pairs with ${labelled.length} responses labelled safe or unsafe, none of which can be scored`
+      )
+    return yield* writeReport(output, {
+      responses: responses.length,
+      unsafe: responses.filter(({ safe }) => !safe).length,
+      recall: recallBelow(responses, config.threshold),
+      gate: recallBelow(responses, config.gate)
+    })
+  })
+})

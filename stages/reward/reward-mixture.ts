@@ -1,0 +1,111 @@
+/**
+ * What the reward models are trained on (Llama 2 §3.2.2): each its own mixture of the preference data.
+ *
+ *     helpfulness: all Meta Helpfulness, and as many pairs drawn uniformly from Meta Safety and the open-source sets together
+ *     safety:      all Meta Safety and Anthropic Harmless, with helpfulness pairs (Meta's and open-source ones) as 10% of the whole
+ *
+ * "Meta" is our own annotation. Drawn uniformly: from the pooled pairs, each equally likely whatever set it is in, none twice. Where the pool is
+ * smaller than what is asked of it, all of it is taken and `missing` in the metrics says how many pairs short the mixture is.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import type { ArtifactRef, Dataset } from "../../schemas/artifact.ts"
+import { hyper } from "../../schemas/hyper.ts"
+import { type Preference, Preferences } from "../../schemas/rows.ts"
+import { EmptyDatasetError } from "../common/errors.ts"
+
+export interface Mixture<Row> {
+  /** Shuffled. */
+  readonly rows: ReadonlyArray<Row>
+  /** How many were drawn of each part of the pool, in its order. */
+  readonly drawn: ReadonlyArray<number>
+  /** How many fewer than wanted the pool held. */
+  readonly missing: number
+}
+
+/** All of `kept`, and `wanted` rows drawn uniformly, without replacement, from the parts of the pool together. */
+export const drawMixture = <Row>(
+  kept: ReadonlyArray<Row>,
+  pool: ReadonlyArray<ReadonlyArray<Row>>,
+  wanted: number,
+  seed: number
+): Mixture<Row> => {
+  const marked = pool.flatMap((rows, part) => rows.map((row) => ({ row, part })))
+  const taken = new Random(seed, "reward mixture", "draw").shuffle(marked).slice(0, wanted)
+  return {
+    rows: new Random(seed, "reward mixture", "order").shuffle([...kept, ...taken.map(({ row }) => row)]),
+    drawn: pool.map((_, part) => taken.filter((item) => item.part === part).length),
+    missing: wanted - taken.length
+  }
+}
+
+const readAll = (sets: ReadonlyArray<ArtifactRef<Dataset<Preference>>>) =>
+  Effect.map(
+    Effect.forEach(sets, (set) => readRows(set, Preferences)),
+    (parts) => parts.flat()
+  )
+
+export const helpfulnessMixture = Stage.make("helpfulness-mixture", {
+  description: "§3.2.2 pairs for the helpfulness reward model: all of helpfulness, as many of safety and open source",
+  config: Schema.Struct({
+    others: hyper(1, "pairs of safety and open source drawn for each of helpfulness; §3.2.2: an equal amount", { min: 0 })
+  }),
+  inputs: { helpfulness: Stage.many(Preferences), safety: Stage.many(Preferences), openSource: Stage.many(Preferences) },
+  output: Preferences,
+  run: Effect.fn("helpfulness-mixture")(function* ({ config, inputs, output, seed }) {
+    const helpfulness = yield* readAll(inputs.helpfulness)
+    const safety = yield* readAll(inputs.safety)
+    const openSource = yield* readAll(inputs.openSource)
+    if (helpfulness.length === 0)
+      return yield* EmptyDatasetError.of(
+        "mix other pairs with",
+        "no helpfulness pairs, to which the paper's rule sets the amount of the others (mixPreferences mixes without it)"
+      )
+    const wanted = Math.round(config.others * helpfulness.length)
+    const { rows, drawn, missing } = drawMixture(helpfulness, [safety, openSource], wanted, seed)
+    return yield* writeDataset(output, rows, {
+      metrics: { helpfulness: helpfulness.length, safety: drawn[0]!, openSource: drawn[1]!, missing }
+    })
+  })
+})
+
+/** How many pairs make `share` of a mixture whose other part has `others`: 10% beside 90 are 10. */
+export const pairsForShare = (share: number, others: number): number => Math.round((share / (1 - share)) * others)
+
+export const safetyMixture = Stage.make("safety-mixture", {
+  description: "§3.2.2 pairs for the safety reward model: all of safety and Anthropic Harmless, with 10% of helpfulness",
+  config: Schema.Struct({
+    helpfulnessShare: hyper(
+      0.1,
+      "share of helpfulness pairs in the mixture; §3.2.2: 90/10, good for the accuracy where both responses are safe",
+      { min: 0, max: 0.99 }
+    )
+  }),
+  inputs: {
+    safety: Stage.many(Preferences),
+    harmless: Stage.many(Preferences),
+    helpfulness: Stage.many(Preferences),
+    openSource: Stage.many(Preferences)
+  },
+  output: Preferences,
+  run: Effect.fn("safety-mixture")(function* ({ config, inputs, output, seed }) {
+    const safety = yield* readAll(inputs.safety)
+    const harmless = yield* readAll(inputs.harmless)
+    const helpfulness = yield* readAll(inputs.helpfulness)
+    const openSource = yield* readAll(inputs.openSource)
+    const kept = [...safety, ...harmless]
+    if (kept.length === 0)
+      return yield* EmptyDatasetError.of(
+        "mix helpfulness pairs with",
+        "no safety or harmlessness pairs, to which the paper's rule sets the amount of the others (mixPreferences mixes without it)"
+      )
+    const wanted = pairsForShare(config.helpfulnessShare, kept.length)
+    const { rows, drawn, missing } = drawMixture(kept, [helpfulness, openSource], wanted, seed)
+    return yield* writeDataset(output, rows, {
+      metrics: { safety: safety.length, harmless: harmless.length, helpfulness: drawn[0]!, openSource: drawn[1]!, missing }
+    })
+  })
+})

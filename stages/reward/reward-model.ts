@@ -1,0 +1,230 @@
+/**
+ * Reward modelling (Llama 2 §3.2.2): a scalar head on the chat checkpoint, trained to score the chosen response of a pair above the rejected
+ * one by a margin that grows with how much better it was judged. The safety model learns besides to tell safe responses from unsafe ones (table
+ * 29). A general model, for helpfulness and safety at once and from other data, guards against reward hacking (§3.4.1).
+ *
+ * Not in the paper: the auxiliary loss's formula and weight (here binary cross-entropy of each labelled response, weight 1).
+ * Deviation: a pair without a rating gets margin 0.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
+import { cosineSchedule } from "../../engine/schedule.ts"
+import { type Device, tensor, type Tensor } from "../../engine/tensor.ts"
+import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
+import { initRewardModel, type RewardModel } from "../../models/reward-model.ts"
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { type Preference, Preferences } from "../../schemas/rows.ts"
+import { fitAnswers } from "../common/dialogues.ts"
+import { nothingLeft, whyLeftOut } from "../common/left-out.ts"
+import { scoreSequences } from "../common/scoring.ts"
+import { chunks } from "../common/sequences.ts"
+import { stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
+
+/** Ranking loss with margin, Llama 2 §3.2.2 eq. 2, summed over pairs: -log sigmoid(r_chosen - r_rejected - m). Each argument (B,); returns (). */
+export const rankingLoss = (chosen: Tensor, rejected: Tensor, margin: Tensor): Tensor =>
+  chosen.sub(rejected).sub(margin).logSigmoid().sum().neg()
+
+/**
+ * Safety auxiliary loss, Llama 2 table 29, summed over responses: binary cross-entropy of sigmoid(r) with the safety label,
+ * -log sigmoid(r) where safe and -log sigmoid(-r) where unsafe. Labels are 1 safe, -1 unsafe, 0 where there is none (and no loss). Each argument
+ * (N,); returns ().
+ */
+export const safetyLoss = (scores: Tensor, labels: Tensor): Tensor => scores.mul(labels).logSigmoid().mul(labels.square()).sum().neg()
+
+/** Margin by rating (significantly better, better, slightly better, negligibly better or unsure), §A.3.3 table 27. */
+export const margins = {
+  none: [0, 0, 0, 0],
+  small: [1, 2 / 3, 1 / 3, 0],
+  large: [3, 2, 1, 0]
+} as const
+
+export const RewardModelConfig = Schema.Struct({
+  margin: hyper("small", "margin table; §A.3.3, table 27", ["none", "small", "large"]),
+  learningRate: hyper(1e-5, "peak; §3.2.2: 1e-5, 5e-6 at 70B", { min: 0 }),
+  finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §3.2.2: 10%", { min: 0, max: 1 }),
+  warmupFraction: hyper(0.03, "share of steps spent warming up; §3.2.2: 3%", { min: 0, max: 1 }),
+  warmupMinimum: hyperInt(5, "and at least so many steps; §3.2.2: 5", { min: 0 }),
+  epochs: hyper(1, "passes over the pairs; §3.2.2: one, more overfits", { min: 0 }),
+  batchPairs: hyperInt(512, "pairs a step; §3.2.2: 512, that is 1024 rows", { min: 1 }),
+  microBatchPairs: hyperInt(8, "pairs at once; the loss does not depend on it, but for the order of float sums", { min: 1 }),
+  weightDecay: hyper(0.1, "§2.2: 0.1", { min: 0 }),
+  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
+  precision: hyper("float32", "of weights and activations; scores, and the optimiser's copy of the weights, are float32 either way", [
+    "float32",
+    "bfloat16"
+  ])
+})
+type Config = typeof RewardModelConfig.Type
+
+export const SafetyRewardModelConfig = Schema.Struct({
+  ...RewardModelConfig.fields,
+  safetyLossWeight: hyper(
+    1,
+    "of the auxiliary loss, the mean over a pair's two responses, beside the ranking loss; 0 leaves it out. table 29: used, without a weight being named; at 1 both start at log 2",
+    { min: 0 }
+  )
+})
+
+/** A pair as the model reads it: both dialogues tokenised, and the margin asked of them. */
+export interface TokenisedPair {
+  readonly chosen: ReadonlyArray<number>
+  readonly rejected: ReadonlyArray<number>
+  readonly margin: number
+  /** Of the chosen and the rejected response: 1 safe, -1 unsafe, 0 not labelled. All 0 when left out. */
+  readonly safety?: readonly [chosen: number, rejected: number]
+  /** Whether both lost their oldest exchanges, the same ones, to fit the context. */
+  readonly shortened?: boolean
+}
+
+const safetyLabel = (safe: boolean | null): number => (safe === null ? 0 : safe ? 1 : -1)
+
+/** Tokenises a pair, both responses after the same prompt; undefined when either dialogue does not fit the context. */
+export const tokenisePair = (
+  tokenizer: Tokenizer,
+  pair: Preference,
+  table: keyof typeof margins,
+  length: number
+): TokenisedPair | undefined => {
+  const fitted = fitAnswers(tokenizer, pair.prompt, [pair.chosen, pair.rejected], length)
+  if (fitted === undefined) return undefined
+  const [chosen, rejected] = fitted.examples
+  return {
+    chosen: chosen!.tokens,
+    rejected: rejected!.tokens,
+    margin: pair.rating === null ? 0 : (margins[table][pair.rating] ?? 0),
+    safety: [safetyLabel(pair.chosenSafe), safetyLabel(pair.rejectedSafe)],
+    shortened: fitted.shortened
+  }
+}
+
+/**
+ * Summed loss of some pairs: ranking, and the weighted auxiliary loss, for each pair the mean over its two responses. Chosen and rejected go
+ * through the model as one batch of 2 B rows.
+ */
+export const pairLoss = (
+  model: RewardModel,
+  pairs: ReadonlyArray<TokenisedPair>,
+  options: { readonly padId: number; readonly device: Device; readonly safetyLossWeight?: number }
+): Tensor => {
+  const { device, safetyLossWeight = 0 } = options
+  const scores = scoreSequences(model, [...pairs.map((pair) => pair.chosen), ...pairs.map((pair) => pair.rejected)], options) // (2 B,)
+  const column = (values: ReadonlyArray<number>) => tensor(Float32Array.from(values), { device })
+  const margin = column(pairs.map((pair) => pair.margin))
+  const ranking = rankingLoss(scores.slice(0, 0, pairs.length), scores.slice(0, pairs.length, 2 * pairs.length), margin)
+  if (safetyLossWeight === 0) return ranking
+  const labels = column([...pairs.map((pair) => pair.safety?.[0] ?? 0), ...pairs.map((pair) => pair.safety?.[1] ?? 0)]) // (2 B,)
+  return ranking.add(safetyLoss(scores, labels).mul(safetyLossWeight / 2))
+}
+
+/** Batches of pairs, a fresh permutation each epoch; within a batch pairs of like length share a part, so that little is padded. */
+export function* pairBatches(
+  pairs: ReadonlyArray<TokenisedPair>,
+  config: { readonly batchPairs: number; readonly microBatchPairs: number },
+  seed: number,
+  loss: (pairs: ReadonlyArray<TokenisedPair>) => Tensor
+): Generator<TrainingBatch> {
+  const longest = (pair: TokenisedPair) => Math.max(pair.chosen.length, pair.rejected.length)
+  for (let epoch = 0; ; epoch++) {
+    for (const batch of chunks(new Random(seed, "reward-model", "epoch", epoch).shuffle(pairs), config.batchPairs)) {
+      const parts = chunks(
+        batch.toSorted((a, b) => longest(a) - longest(b)),
+        config.microBatchPairs
+      )
+      yield {
+        count: batch.length,
+        tokens: parts.reduce((sum, part) => sum + 2 * part.length * Math.max(...part.map(longest)), 0),
+        parts: parts.map((part) => () => loss(part))
+      }
+    }
+  }
+}
+
+/** Steps of warm-up: the given share of all steps, and at least the minimum (§3.2.2). */
+export const warmupSteps = (config: Pick<Config, "warmupFraction" | "warmupMinimum">, steps: number): number =>
+  Math.max(config.warmupMinimum, Math.ceil(config.warmupFraction * steps))
+
+const inputs = { init: Policy, pairs: Preferences }
+
+const trainRewardModel = Effect.fn("trainRewardModel")(function* (
+  { config, inputs: given, output, seed, device, progress, checkpoints }: Stage.Context<typeof RewardModelConfig, typeof inputs>,
+  options: { readonly safetyLossWeight: number }
+) {
+  const { safetyLossWeight } = options
+  const { model: policy, tokenizer } = yield* loadPolicy(given.init, { device, dtype: config.precision })
+  const rows = yield* readRows(given.pairs, Preferences)
+  const context = policy.config.maxPositions
+  const tokenised = rows.map((row) => tokenisePair(tokenizer, row, config.margin, context))
+  const pairs = tokenised.filter((pair) => pair !== undefined)
+  const unfit = rows.filter((_, i) => tokenised[i] === undefined)
+  const leftOut = whyLeftOut(
+    unfit.map(({ id, prompt, chosen, rejected }) => ({
+      id,
+      dialogues: [chosen, rejected].map((content) => [...prompt, { role: "assistant", content }])
+    }))
+  )
+  if (pairs.length === 0)
+    return yield* nothingLeft("train a reward model on", { name: "pairs", count: rows.length }, leftOut, { length: context, context })
+  const model = initRewardModel(policy, { seed })
+  const steps = stepsFor(pairs.length, config.batchPairs, config.epochs)
+  const result = yield* train({
+    parameters: model.parameters,
+    checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
+    batches: pairBatches(pairs, config, seed, (part) => pairLoss(model, part, { padId: tokenizer.padId, device, safetyLossWeight })),
+    steps,
+    schedule: cosineSchedule({
+      peak: config.learningRate,
+      steps,
+      warmup: warmupSteps(config, steps),
+      finalFraction: config.finalLearningRate
+    }),
+    maxNorm: config.maxNorm,
+    weightDecay: config.weightDecay,
+    progress
+  })
+  const shortened = pairs.filter((pair) => pair.shortened === true).length
+  const count = { pairs: pairs.length, tooLong: leftOut.tooLong, format: leftOut.format, shortened }
+  // How many responses the auxiliary loss had: on data without labels there are none, and the model learns from the ranking alone.
+  const labelled = pairs.reduce((sum, { safety = [0, 0] }) => sum + Math.abs(safety[0]) + Math.abs(safety[1]), 0)
+  return { model, tokenizer, metrics: { ...trainingMetrics(result), ...count, ...(safetyLossWeight > 0 ? { labelled } : {}) } }
+})
+
+export const helpfulnessRewardModel = Stage.make("helpfulness-reward-model", {
+  description: "§3.2.2 reward model of helpfulness, initialised from the chat checkpoint",
+  config: RewardModelConfig,
+  inputs,
+  output: HelpfulnessReward,
+  inherits: { tokenizer: "init" },
+  resources: { tensors: true },
+  run: Effect.fn("helpfulness-reward-model")(function* (context) {
+    return yield* saveCheckpoint(context.output, yield* trainRewardModel(context, { safetyLossWeight: 0 }))
+  })
+})
+
+export const safetyRewardModel = Stage.make("safety-reward-model", {
+  description: "§3.2.2, table 29 reward model of safety, with the auxiliary safety loss, initialised from the chat checkpoint",
+  config: SafetyRewardModelConfig,
+  inputs,
+  output: SafetyReward,
+  inherits: { tokenizer: "init" },
+  resources: { tensors: true },
+  run: Effect.fn("safety-reward-model")(function* (context) {
+    return yield* saveCheckpoint(context.output, yield* trainRewardModel(context, { safetyLossWeight: context.config.safetyLossWeight }))
+  })
+})
+
+export const generalRewardModel = Stage.make("general-reward-model", {
+  description: "§3.4.1 a reward model that takes no part in tuning: trained on other data, it guards against reward hacking",
+  config: RewardModelConfig,
+  inputs,
+  output: GeneralReward,
+  inherits: { tokenizer: "init" },
+  resources: { tensors: true },
+  run: Effect.fn("general-reward-model")(function* (context) {
+    return yield* saveCheckpoint(context.output, yield* trainRewardModel(context, { safetyLossWeight: 0 }))
+  })
+})

@@ -1,0 +1,78 @@
+/**
+ * The reward that reinforcement learning maximises (Llama 2 §3.2.3), of completions and by two reward models:
+ *
+ *     R_c = R_s  for safety prompts or where R_s < 0.15,  else R_h;      reward = logit(R_c)
+ *
+ * Whitening is over the batch that is learnt from, so it is not done here (PPO does it). Choosing the best by logit(R_c) is choosing it by R_c.
+ * Without a safety model R_c is R_h throughout.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { HelpfulnessReward, SafetyReward } from "../../schemas/checkpoint.ts"
+import { hyper } from "../../schemas/hyper.ts"
+import { type Completion, Completions, type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
+import { openBatchLog } from "../common/batch-log.ts"
+import { combineRewards, type GateScope, gateScopes, isGated, logit, scoreOf } from "./combined-reward.ts"
+import { scoreResponses, scoringFields } from "../common/scoring.ts"
+
+export const ScoreCombinedConfig = Schema.Struct({
+  threshold: hyper(0.15, "safety scores below it count alone; §3.2.3: 0.15", { min: 0, max: 1 }),
+  scope: hyper(
+    "prompt or threshold",
+    "what the safety score alone decides; §3.2.3: safety prompts, and what is below the threshold",
+    gateScopes
+  ),
+  ...scoringFields
+})
+
+/** A completion with R_h, R_s and logit(R_c), of the two models' scalars; `safety` is undefined where there is no safety model. */
+export const combineScalars = (
+  completion: Completion,
+  scalars: { readonly helpfulness: number; readonly safety: number | undefined },
+  gate: { readonly threshold: number; readonly scope: GateScope }
+): ScoredCompletion => {
+  const helpfulness = scoreOf(scalars.helpfulness)
+  if (scalars.safety === undefined) return { ...completion, reward: logit(helpfulness), helpfulnessScore: helpfulness, safetyScore: null }
+  const safety = scoreOf(scalars.safety)
+  const combined = combineRewards({ helpfulness, safety, isSafetyPrompt: completion.safety, ...gate })
+  return { ...completion, reward: logit(combined), helpfulnessScore: helpfulness, safetyScore: safety }
+}
+
+export const scoreCombined = Stage.make("score-combined", {
+  description: "§3.2.3 completions scored by both reward models, and the combined reward logit(R_c)",
+  config: ScoreCombinedConfig,
+  inputs: { completions: Completions, helpfulness: HelpfulnessReward, safety: Stage.optional(SafetyReward) },
+  output: ScoredCompletions,
+  seeded: false,
+  resources: { tensors: true },
+  run: Effect.fn("score-combined")(function* ({ config, inputs, output, device, progress, checkpoints }) {
+    const completions = yield* readRows(inputs.completions, Completions)
+    const { threshold, scope, batchSize, precision } = config
+    const options = { batchSize, precision, device, progress, log: yield* openBatchLog({ checkpoints, progress }) }
+    const helpfulness = yield* scoreResponses(inputs.helpfulness, completions, options)
+    const safety = inputs.safety === undefined ? undefined : yield* scoreResponses(inputs.safety, completions, options)
+    // What does not fit one model's context has no combined reward.
+    const scored = completions.flatMap((completion, index) => {
+      const scalars = { helpfulness: helpfulness.scores[index], safety: safety?.scores[index] }
+      if (scalars.helpfulness === undefined || (safety !== undefined && scalars.safety === undefined)) return []
+      return [combineScalars(completion, { ...scalars, helpfulness: scalars.helpfulness }, { threshold, scope })]
+    })
+    const gatedBy = (only: GateScope): number =>
+      scored.filter(
+        ({ safetyScore, safety }) =>
+          safetyScore !== null && isGated({ safety: safetyScore, isSafetyPrompt: safety, threshold, scope: only })
+      ).length
+    return yield* writeDataset(output, scored, {
+      metrics: {
+        scored: scored.length,
+        empty: helpfulness.empty,
+        unfit: completions.length - scored.length - helpfulness.empty,
+        safetyPrompts: gatedBy("prompt only"),
+        belowThreshold: gatedBy("threshold only"),
+        decidedBySafety: gatedBy(scope)
+      }
+    })
+  })
+})

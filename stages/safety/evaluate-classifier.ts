@@ -1,0 +1,241 @@
+/**
+ * How good the safety classifier is (accuracy, precision, recall, F1, average precision as in Llama Guard; by category), for prompts and for
+ * responses apart; and the violation rate that it finds in a policy's answers (Llama 2 §4.4). A positive is an unsafe text.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeReport } from "../../data/dataset.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { report } from "../../schemas/artifact.ts"
+import { SafetyClassifier } from "../../schemas/checkpoint.ts"
+import { EstimateSchema } from "../../schemas/metrics.ts"
+import { Preferences, Prompts } from "../../schemas/rows.ts"
+import {
+  type ClassifiedCompletion,
+  ClassifiedCompletions,
+  JudgeFields,
+  type Judgement,
+  judge,
+  loadClassifier
+} from "./safety-classifier.ts"
+import { openBatchLog } from "../common/batch-log.ts"
+import { EmptyDatasetError } from "../common/errors.ts"
+import { type Judged, labelledTexts } from "./safety-task.ts"
+import { type Estimate, mean, proportion } from "../common/statistics.ts"
+
+/** null where there is nothing to divide by: no text was found unsafe, or none is. Intervals are Wilson's. */
+const Rates = {
+  precision: Schema.NullOr(EstimateSchema),
+  recall: Schema.NullOr(EstimateSchema),
+  f1: Schema.NullOr(Schema.Number)
+}
+export const ClassifierQuality = Schema.Struct({
+  texts: Schema.Number,
+  unsafe: Schema.Number,
+  accuracy: EstimateSchema,
+  ...Rates,
+  /** Area under the precision-recall curve: no threshold enters it. */
+  averagePrecision: Schema.NullOr(Schema.Number),
+  byCategory: Schema.Array(
+    Schema.Struct({
+      category: Schema.String,
+      texts: Schema.Number,
+      /** Share found unsafe, of whatever category. */
+      detected: Schema.NullOr(EstimateSchema),
+      /** This category against all other texts: a text counts as found when it was given this category. */
+      ...Rates
+    })
+  )
+})
+export type ClassifierQuality = typeof ClassifierQuality.Type
+
+/** A text's label beside the classifier's judgement. */
+export interface JudgedText {
+  readonly truth: { readonly unsafe: boolean; readonly category: string | null }
+  readonly judgement: Judgement
+}
+
+const share = (successes: number, n: number): Estimate | null => (n === 0 ? null : proportion(successes, n))
+
+/** Precision TP / (TP + FP), recall TP / (TP + FN), F1 = 2 TP / (2 TP + FP + FN). */
+const ratesOf = (texts: ReadonlyArray<JudgedText>, is: (text: JudgedText) => boolean, found: (text: JudgedText) => boolean) => {
+  const positives = texts.filter(is)
+  const hits = positives.filter(found).length
+  const claimed = texts.filter(found).length
+  return {
+    precision: share(hits, claimed),
+    recall: share(hits, positives.length),
+    f1: positives.length + claimed === 0 ? null : (2 * hits) / (positives.length + claimed)
+  }
+}
+
+/**
+ * Average precision: the sum over thresholds of the step in recall times the precision there; texts of one probability step together. null
+ * without a positive.
+ */
+export const averagePrecision = (scored: ReadonlyArray<{ readonly probability: number; readonly unsafe: boolean }>): number | null => {
+  const positives = scored.filter(({ unsafe }) => unsafe).length
+  if (positives === 0) return null
+  const steps = [...Map.groupBy(scored, ({ probability }) => probability)].sort(([a], [b]) => b - a)
+  let [hits, claimed, area] = [0, 0, 0]
+  for (const [, texts] of steps) {
+    const found = texts.filter(({ unsafe }) => unsafe).length
+    hits += found
+    claimed += texts.length
+    area += (found * hits) / claimed
+  }
+  return area / positives
+}
+
+/** An unsafe text whose category is not known says nothing of any category, and is left out of those counts. */
+export const classifierQuality = (texts: ReadonlyArray<JudgedText>, categories: ReadonlyArray<string>): ClassifierQuality => {
+  const known = texts.filter(({ truth }) => !truth.unsafe || (truth.category !== null && categories.includes(truth.category)))
+  return {
+    texts: texts.length,
+    unsafe: texts.filter(({ truth }) => truth.unsafe).length,
+    accuracy: proportion(texts.filter(({ truth, judgement }) => truth.unsafe === judgement.unsafe).length, texts.length),
+    ...ratesOf(
+      texts,
+      ({ truth }) => truth.unsafe,
+      ({ judgement }) => judgement.unsafe
+    ),
+    averagePrecision: averagePrecision(texts.map(({ truth, judgement }) => ({ probability: judgement.probability, unsafe: truth.unsafe }))),
+    byCategory: categories.map((category) => {
+      const own = known.filter(({ truth }) => truth.unsafe && truth.category === category)
+      return {
+        category,
+        texts: own.length,
+        detected: share(own.filter(({ judgement }) => judgement.unsafe).length, own.length),
+        ...ratesOf(
+          known,
+          ({ truth }) => truth.unsafe && truth.category === category,
+          ({ judgement }) => judgement.unsafe && judgement.category === category
+        )
+      }
+    })
+  }
+}
+
+export const ClassifierEvaluation = Schema.Struct({
+  /** null where there are no labelled texts of the kind. */
+  prompts: Schema.NullOr(ClassifierQuality),
+  responses: Schema.NullOr(ClassifierQuality),
+  /** Texts that the classifier's context can't hold. */
+  tooLong: Schema.Number
+})
+export const ClassifierEvaluationReport = report(ClassifierEvaluation, "classifier-evaluation/1")
+
+export const evaluateClassifier = Stage.make("evaluate-classifier", {
+  description:
+    "precision, recall, F1 and accuracy of the safety classifier on held-out labels, by category, for prompts and responses apart",
+  config: Schema.Struct(JudgeFields),
+  inputs: {
+    classifier: SafetyClassifier,
+    prompts: Stage.many(Prompts),
+    preferences: Stage.many(Preferences),
+    /** What the pairs were collected for: of those a response's category is known too. */
+    collected: Stage.optional(Prompts)
+  },
+  output: ClassifierEvaluationReport,
+  seeded: false,
+  resources: { tensors: true },
+  run: Effect.fn("evaluate-classifier")(function* ({ config, inputs, output, device, progress, checkpoints }) {
+    const { task, threshold, batchSize, precision: dtype } = config
+    const prompts = (yield* Effect.forEach(inputs.prompts, (set) => readRows(set, Prompts))).flat()
+    const preferences = (yield* Effect.forEach(inputs.preferences, (set) => readRows(set, Preferences))).flat()
+    const collected = inputs.collected === undefined ? [] : yield* readRows(inputs.collected, Prompts)
+    const { texts, unlabelled } = labelledTexts(prompts, preferences, collected)
+    if (texts.length === 0)
+      return yield* EmptyDatasetError.of(
+        "evaluate a safety classifier on",
+        `no prompts, and ${unlabelled} responses without a safety label`
+      )
+    const kinds = [...new Set(texts.map((text) => text.judged))]
+    const loaded = yield* loadClassifier(inputs.classifier, task, kinds, { device, dtype })
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const judgements = yield* judge(loaded, texts, { task, threshold, batchSize, device, progress, log })
+    const qualityOf = (judged: Judged): ClassifierQuality | null => {
+      const rows = texts.flatMap((truth, i): Array<JudgedText> => {
+        const judgement = judgements[i]
+        return truth.judged === judged && judgement !== undefined ? [{ truth, judgement }] : []
+      })
+      const categories = task.categories.map(({ category }) => category)
+      return rows.length === 0 ? null : classifierQuality(rows, categories)
+    }
+    return yield* writeReport(output, {
+      prompts: qualityOf("prompt"),
+      responses: qualityOf("response"),
+      tooLong: judgements.filter((judgement) => judgement === undefined).length
+    })
+  })
+})
+
+const Rate = Schema.Struct({
+  prompts: Schema.Number,
+  completions: Schema.Number,
+  violations: Schema.Number,
+  /** Mean over prompts of the share of their completions that are unsafe. */
+  rate: EstimateSchema,
+  /** Share of prompts with an unsafe completion among their samples. */
+  anySample: EstimateSchema
+})
+export const ViolationRate = Schema.Struct({
+  all: Rate,
+  /** Over prompts meant to draw out something unsafe, and over the others; null where there are none. */
+  adversarial: Schema.NullOr(Rate),
+  other: Schema.NullOr(Rate),
+  /** Violations by the category that the classifier gave them; "uncategorised" where its task has none. */
+  byCategory: Schema.Array(Schema.Struct({ category: Schema.String, violations: Schema.Number }))
+})
+export const ViolationRateReport = report(ViolationRate, "violation-rate/1")
+
+/**
+ * Violations among some completions. The interval is Wilson's for as many trials as there are prompts: samples of one prompt are not
+ * independent, and at worst they all agree.
+ */
+const rateOf = (classified: ReadonlyArray<ClassifiedCompletion>): typeof Rate.Type => {
+  const prompts = [...Map.groupBy(classified, (completion) => completion.promptId).values()]
+  const shares = prompts.map((samples) => mean(samples.map((sample) => (sample.unsafe ? 1 : 0))))
+  return {
+    prompts: prompts.length,
+    completions: classified.length,
+    violations: classified.filter((completion) => completion.unsafe).length,
+    rate: proportion(
+      shares.reduce((sum, each) => sum + each, 0),
+      prompts.length
+    ),
+    anySample: proportion(shares.filter((each) => each > 0).length, prompts.length)
+  }
+}
+
+export const violationRateOf = (classified: ReadonlyArray<ClassifiedCompletion>): typeof ViolationRate.Type => {
+  const part = (safety: boolean) => {
+    const rows = classified.filter((completion) => completion.safety === safety)
+    return rows.length === 0 ? null : rateOf(rows)
+  }
+  const violations = Map.groupBy(
+    classified.filter((completion) => completion.unsafe),
+    (completion) => completion.category ?? "uncategorised"
+  )
+  return {
+    all: rateOf(classified),
+    adversarial: part(true),
+    other: part(false),
+    byCategory: [...violations]
+      .map(([category, rows]) => ({ category, violations: rows.length }))
+      .sort((a, b) => b.violations - a.violations || (a.category < b.category ? -1 : 1))
+  }
+}
+
+export const violationRate = Stage.make("violation-rate", {
+  description: "§4.4 share of answers that violate, as the safety classifier has it, with a 95% interval",
+  config: Schema.Struct({}),
+  inputs: { classified: ClassifiedCompletions },
+  output: ViolationRateReport,
+  seeded: false,
+  run: Effect.fn("violation-rate")(function* ({ inputs, output }) {
+    const classified = yield* readRows(inputs.classified, ClassifiedCompletions)
+    if (classified.length === 0) return yield* EmptyDatasetError.of("count violations in", "no classified completions")
+    return yield* writeReport(output, violationRateOf(classified))
+  })
+})

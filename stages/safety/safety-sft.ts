@@ -1,0 +1,36 @@
+/**
+ * Safety SFT (Llama 2 §4.2.2): adversarial prompts with safe answers join the demonstrations of supervised fine-tuning. The paper's are written by annotators
+ * and come in by importDemonstrations; mixDemonstrations mixes them in.
+ *
+ * Deviation, and so off unless asked for (pipelines/llama2-chat.ts: safeAnswers): this stage takes them from preference pairs whose responses were labelled. The
+ * paper went over to RLHF entirely after a few thousand written ones (§4.2.3); here is what there is of safe answers where nobody wrote any.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import { fitsChatFormat } from "../../models/chat.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { type Demonstration, Demonstrations, type Preference, Preferences } from "../../schemas/rows.ts"
+
+/** The chosen answer of a pair as a demonstration; undefined unless it was labelled safe. */
+export const safeDemonstration = (pair: Preference): Demonstration | undefined => {
+  const messages = [...pair.prompt, { role: "assistant" as const, content: pair.chosen }]
+  return pair.chosenSafe === true && fitsChatFormat(messages) ? { id: pair.id, messages, loss: "answers" } : undefined
+}
+
+export const safeDemonstrations = Stage.make("safe-demonstrations", {
+  description: "§4.2.2 the chosen responses that were labelled safe, as demonstrations for safety SFT",
+  config: Schema.Struct({}),
+  inputs: { preferences: Preferences },
+  output: Demonstrations,
+  seeded: false,
+  run: Effect.fn("safe-demonstrations")(function* ({ inputs, output }) {
+    const pairs = yield* readRows(inputs.preferences, Preferences)
+    const rows = pairs.map(safeDemonstration).filter((row) => row !== undefined)
+    const unlabelled = pairs.filter((pair) => pair.chosenSafe === null).length
+    const unsafe = pairs.filter((pair) => pair.chosenSafe === false).length
+    return yield* writeDataset(output, rows, {
+      metrics: { unlabelled, unsafe, unusable: pairs.length - rows.length - unlabelled - unsafe }
+    })
+  })
+})

@@ -1,0 +1,118 @@
+/**
+ * Pretraining (Llama 2 §2.2): next-token prediction on running text, documents joined into full sequences with BOS and EOS around each.
+ * It makes the small base models of runs that start from scratch.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
+import { cosineSchedule } from "../../engine/schedule.ts"
+import { saveCheckpoint } from "../../models/checkpoint.ts"
+import { llamaConfig } from "../../models/config.ts"
+import { initLlama } from "../../models/llama.ts"
+import { loadTokenizer, type Tokenizer } from "../../models/tokenizer/index.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { Policy } from "../../schemas/checkpoint.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { Texts } from "../../schemas/rows.ts"
+import { TokenizerModel } from "../../schemas/tokenizer.ts"
+import { EmptyDatasetError } from "../common/errors.ts"
+import { chunks, languageModelLoss, type PackedRow } from "../common/sequences.ts"
+import { precision, train, trainingCheckpoints, trainingMetrics } from "./train.ts"
+
+export const PretrainConfig = Schema.Struct({
+  dim: hyperInt(128, "width of the model", { min: 1 }),
+  layers: hyperInt(4, "transformer blocks", { min: 1 }),
+  heads: hyperInt(4, "attention heads", { min: 1 }),
+  kvHeads: hyperInt(4, "key and value heads; §2.2: 8 at 34B and 70B, as many as heads below", { min: 1 }),
+  ffn: hyperInt(352, "width of the feed-forward block; about 8/3 of dim", { min: 1 }),
+  tiedEmbeddings: hyper(false, "whether the output layer is the embedding table; Llama 2's is not"),
+  contextLength: hyperInt(512, "tokens the model can attend over; §2.2: 4096", { min: 2 }),
+  sequenceLength: hyperInt(256, "tokens a training sequence, at most the context; §2.2: 4096", { min: 2 }),
+  steps: hyperInt(500, "optimiser steps", { min: 1 }),
+  batchSize: hyperInt(16, "sequences a step; §2.2: 4M tokens", { min: 1 }),
+  microBatchSize: hyperInt(16, "sequences at once", { min: 1 }),
+  learningRate: hyper(3e-4, "peak; §2.2, table 1: 3e-4 (7B, 13B), 1.5e-4 (34B, 70B); small models bear more", { min: 0 }),
+  finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
+  warmupSteps: hyperInt(50, "§2.2: 2000", { min: 0 }),
+  weightDecay: hyper(0.1, "§2.2: 0.1", { min: 0 }),
+  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
+  precision
+})
+
+/**
+ * Documents joined end to end, each as BOS text EOS, cut into rows of `length`; consecutive rows share one token, so that every token but the
+ * first is predicted once. What does not fill a last row is left out.
+ */
+export const joinDocuments = (tokenizer: Tokenizer, texts: Iterable<string>, length: number): Array<PackedRow> => {
+  const stream: Array<number> = []
+  for (const text of texts) {
+    stream.push(tokenizer.bosId)
+    for (const id of tokenizer.encode(text)) stream.push(id)
+    stream.push(tokenizer.eosId)
+  }
+  const rows: Array<PackedRow> = []
+  const lossMask = new Uint8Array(length).fill(1)
+  lossMask[0] = 0
+  const segments = new Int32Array(length)
+  for (let start = 0; start + length <= stream.length; start += length - 1) {
+    rows.push({ tokens: Int32Array.from(stream.slice(start, start + length)), lossMask, segments })
+  }
+  return rows
+}
+
+export const pretrain = Stage.make("pretrain", {
+  description: "§2.2 pretraining of a Llama from scratch on running text",
+  config: PretrainConfig,
+  inputs: { tokenizer: TokenizerModel, texts: Texts },
+  output: Policy,
+  inherits: { tokenizer: "tokenizer" },
+  resources: { tensors: true },
+  run: Effect.fn("pretrain")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+    const tokenizer = yield* loadTokenizer(inputs.tokenizer.path)
+    const texts = yield* readRows(inputs.texts, Texts)
+    const length = Math.min(config.sequenceLength, config.contextLength) + 1
+    const rows = joinDocuments(
+      tokenizer,
+      texts.map((row) => row.text),
+      length
+    )
+    if (rows.length === 0)
+      return yield* EmptyDatasetError.of("pretrain on", `${texts.length} texts that do not fill one sequence of ${length} tokens`)
+    const model = initLlama(
+      llamaConfig({
+        vocabSize: tokenizer.vocabSize,
+        dim: config.dim,
+        layers: config.layers,
+        heads: config.heads,
+        kvHeads: config.kvHeads,
+        ffn: config.ffn,
+        maxPositions: config.contextLength,
+        tiedEmbeddings: config.tiedEmbeddings
+      }),
+      { seed, device, dtype: config.precision }
+    )
+    const { batchSize, microBatchSize, steps } = config
+    const result = yield* train({
+      parameters: model.parameters,
+      checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
+      batches: (function* () {
+        for (let epoch = 0; ; epoch++) {
+          for (const batch of chunks(new Random(seed, "pretrain", "epoch", epoch).shuffle(rows), batchSize)) {
+            yield {
+              count: batch.length * (length - 1),
+              tokens: batch.length * (length - 1),
+              parts: chunks(batch, microBatchSize).map((part) => () => languageModelLoss(model, part, { device, isolate: false }))
+            }
+          }
+        }
+      })(),
+      steps,
+      schedule: cosineSchedule({ peak: config.learningRate, steps, warmup: config.warmupSteps, finalFraction: config.finalLearningRate }),
+      maxNorm: config.maxNorm,
+      weightDecay: config.weightDecay,
+      progress
+    })
+    return yield* saveCheckpoint(output, { model, tokenizer, metrics: { ...trainingMetrics(result), tokens: rows.length * (length - 1) } })
+  })
+})

@@ -1,0 +1,114 @@
+/**
+ * Supervised fine-tuning (Llama 2 §3.1): next-token prediction on the answers of dialogues, the loss on prompt tokens zeroed; several
+ * dialogues fill one sequence, each seeing only itself.
+ *
+ * Deviation: the paper separates prompt and answer by "a special token"; Meta's released chat format, used here, has none but `[/INST]`.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
+import { cosineSchedule } from "../../engine/schedule.ts"
+import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { Policy } from "../../schemas/checkpoint.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { type Demonstration, Demonstrations } from "../../schemas/rows.ts"
+import { fitDialogue } from "../common/dialogues.ts"
+import { type LeftOut, nothingLeft, type Unfit, whyLeftOut } from "../common/left-out.ts"
+import { chunks, type Example, languageModelLoss, lossTokens, packExamples, type PackedRow } from "../common/sequences.ts"
+import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
+
+export const SftConfig = Schema.Struct({
+  learningRate: hyper(2e-5, "peak learning rate; §3.1: 2e-5, cosine", { min: 0 }),
+  finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
+  warmupSteps: hyperInt(0, "linear warm-up; §3.1 names none", { min: 0 }),
+  epochs: hyper(2, "passes over the demonstrations; §3.1: 2", { min: 0 }),
+  steps: hyperInt(0, "optimiser steps, whatever the epochs; 0: as many as the epochs take", { min: 0 }),
+  batchSize: hyperInt(64, "sequences a step; §3.1: 64", { min: 1 }),
+  sequenceLength: hyperInt(4096, "tokens a sequence, at most the model's context; §3.1: 4096", { min: 2 }),
+  weightDecay: hyper(0.1, "§3.1: 0.1", { min: 0 }),
+  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
+  microBatchSize: hyperInt(8, "sequences at once: memory against speed; the loss does not depend on it, but for the order of float sums", {
+    min: 1
+  }),
+  precision
+})
+
+/** The example with loss on its last answer alone: from the last token that carries none on (Ghost Attention, §3.3). */
+const lastAnswerOnly = ({ tokens, lossMask }: Example): Example => {
+  const asked = lossMask.lastIndexOf(false)
+  return { tokens, lossMask: lossMask.map((on, i) => on && i > asked) }
+}
+
+/**
+ * Dialogues as examples that fit, and how many did not, by why. One that carries loss on its last answer only is there for what its first turn says, so it is
+ * left out, not shortened, when it is too long.
+ */
+export const encodeDemonstrations = (
+  tokenizer: Tokenizer,
+  rows: Iterable<Pick<Demonstration, "messages" | "loss"> & { readonly id?: string }>,
+  length: number
+): LeftOut & { readonly examples: Array<Example> } => {
+  const examples: Array<Example> = []
+  const unfit: Array<Unfit> = []
+  for (const { id = "(no id)", messages, loss } of rows) {
+    const example = fitDialogue(tokenizer, messages, length, loss === "answers" ? "shorten" : "leave out")
+    if (example === undefined) unfit.push({ id, dialogues: [messages] })
+    else examples.push(loss === "answers" ? example : lastAnswerOnly(example))
+  }
+  return { examples, ...whyLeftOut(unfit) }
+}
+
+export const sft = Stage.make("sft", {
+  description: "§3.1 supervised fine-tuning: next-token prediction on the answers only",
+  config: SftConfig,
+  inputs: { init: Policy, demonstrations: Demonstrations },
+  output: Policy,
+  inherits: { tokenizer: "init" },
+  resources: { tensors: true },
+  run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+    const { model, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
+    const rows = yield* readRows(inputs.demonstrations, Demonstrations)
+    const context = model.config.maxPositions
+    const length = Math.min(config.sequenceLength, context)
+    const { examples, ...leftOut } = encodeDemonstrations(tokenizer, rows, length)
+    if (examples.length === 0)
+      return yield* nothingLeft("fine-tune on", { name: "demonstrations", count: rows.length }, leftOut, { length, context })
+
+    const epochRows = (epoch: number): Array<PackedRow> =>
+      packExamples(new Random(seed, "sft", "epoch", epoch).shuffle(examples), { length, padId: tokenizer.padId })
+    const steps = config.steps > 0 ? config.steps : stepsFor(epochRows(0).length, config.batchSize, config.epochs)
+    const result = yield* train({
+      parameters: model.parameters,
+      checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
+      batches: packedBatches(epochRows, config, (rows) => languageModelLoss(model, rows, { device, isolate: true })),
+      steps,
+      schedule: cosineSchedule({ peak: config.learningRate, steps, warmup: config.warmupSteps, finalFraction: config.finalLearningRate }),
+      maxNorm: config.maxNorm,
+      weightDecay: config.weightDecay,
+      progress
+    })
+    const { tooLong, format } = leftOut
+    const metrics = { ...trainingMetrics(result), examples: examples.length, tooLong, format }
+    return yield* saveCheckpoint(output, { model, tokenizer, metrics })
+  })
+})
+
+/** Batches of packed rows, epoch after epoch without end; each epoch is packed anew from a fresh permutation. */
+export function* packedBatches(
+  epochRows: (epoch: number) => ReadonlyArray<PackedRow>,
+  config: { readonly batchSize: number; readonly microBatchSize: number },
+  loss: (rows: ReadonlyArray<PackedRow>) => ReturnType<typeof languageModelLoss>
+): Generator<TrainingBatch> {
+  for (let epoch = 0; ; epoch++) {
+    for (const batch of chunks(epochRows(epoch), config.batchSize)) {
+      yield {
+        count: lossTokens(batch),
+        tokens: batch.length * batch[0]!.tokens.length,
+        parts: chunks(batch, config.microBatchSize).map((part) => () => loss(part))
+      }
+    }
+  }
+}

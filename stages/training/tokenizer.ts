@@ -1,0 +1,31 @@
+/** Training the tokenizer (Llama 2 §2.2): BPE as SentencePiece does it, numbers split into digits, unknown characters as bytes. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows } from "../../data/dataset.ts"
+import { saveTokenizer, trainTokenizer } from "../../models/tokenizer/index.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { hyperInt } from "../../schemas/hyper.ts"
+import { Texts } from "../../schemas/rows.ts"
+import { TokenizerModel } from "../../schemas/tokenizer.ts"
+
+export const TokenizerConfig = Schema.Struct({
+  vocabSize: hyperInt(1024, "pieces, the 3 control tokens and 256 bytes included; §2.2: 32000", { min: 260 })
+})
+
+export const tokenizer = Stage.make("tokenizer", {
+  description: "§2.2 BPE tokenizer with byte fallback and single digits",
+  config: TokenizerConfig,
+  inputs: { texts: Texts },
+  output: TokenizerModel,
+  seeded: false,
+  run: Effect.fn("tokenizer")(function* ({ config, inputs, output }) {
+    const texts = yield* readRows(inputs.texts, Texts)
+    return yield* saveTokenizer(
+      output,
+      trainTokenizer(
+        texts.map((row) => row.text),
+        { vocabSize: config.vocabSize }
+      )
+    )
+  })
+})

@@ -1,0 +1,200 @@
+/**
+ * The loop every training stage runs: batches in parts, gradients accumulated, clipped, one AdamW step a batch (Llama 2 §2.2, §3.1, §3.2.2).
+ *
+ * A batch's loss is the sum over its parts divided by the batch's whole count (tokens that carry loss, or pairs), so that it does not depend
+ * on how the batch is split into parts.
+ *
+ * A checkpoint holds the model as its folder would, and under training/ the optimiser's state and what was measured: everything that the next step
+ * reads. Batches are made anew from the seed, those before the next step without being computed.
+ */
+import { mkdir, readFile, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { AdamW, clipGradientNorm, type Parameters } from "../../engine/optimizer.ts"
+import type { Schedule } from "../../engine/schedule.ts"
+import { scoped, type Tensor } from "../../engine/tensor.ts"
+import { readInto, roleOf, writeCheckpoint } from "../../models/checkpoint.ts"
+import type { Llama } from "../../models/llama.ts"
+import type { RewardModel } from "../../models/reward-model.ts"
+import { writeSafetensors } from "../../models/safetensors.ts"
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
+import type { Checkpoints } from "../../runtime/store/checkpoints.ts"
+import type { Progress } from "../../runtime/define/stage.ts"
+import { ArtifactError, type OutputSlot } from "../../schemas/artifact.ts"
+import { hyper } from "../../schemas/hyper.ts"
+
+/** How a stage that trains computes. */
+export const precision = hyper("float32", "of weights and activations; the optimiser's copy of the weights is float32 either way", [
+  "float32",
+  "bfloat16"
+])
+
+/** One optimiser step's data. */
+export interface TrainingBatch {
+  /** What the summed loss is divided by: over all parts. */
+  readonly count: number
+  /** Tokens fed to the model, padding included: for the throughput shown. */
+  readonly tokens: number
+  /** Each gives the loss of a part, summed and not averaged, as a tensor of one element. */
+  readonly parts: ReadonlyArray<() => Tensor>
+}
+
+export interface TrainingOptions {
+  readonly parameters: Parameters
+  readonly batches: Iterable<TrainingBatch>
+  readonly steps: number
+  readonly schedule: Schedule
+  /** Global gradient norm above which gradients are scaled down (§2.2: 1.0). */
+  readonly maxNorm: number
+  readonly weightDecay: number
+  readonly progress: (progress: Progress) => Effect.Effect<void>
+  /** How training is kept, to go on from there when it was killed; none: it is not. */
+  readonly checkpoints?: TrainingCheckpoints
+}
+
+export interface TrainingCheckpoints extends Checkpoints {
+  /** Writes the parameters into a folder, as model.safetensors with the names they train under, and what makes it a model's folder. */
+  readonly writeModel: (folder: string) => Promise<void>
+}
+
+/** Checkpoints of a stage that trains the model that it puts out. */
+export const trainingCheckpoints = (
+  checkpoints: Checkpoints,
+  output: OutputSlot<any>,
+  trained: { readonly model: Llama | RewardModel; readonly tokenizer: Tokenizer }
+): TrainingCheckpoints => ({
+  ...checkpoints,
+  writeModel: (folder) => writeCheckpoint(folder, { ...trained, role: roleOf(output) })
+})
+
+/** A loss or gradient that is no longer a number: training can't go on from there. */
+export class DivergedError extends Schema.TaggedError<DivergedError>()("DivergedError", {
+  step: Schema.Number,
+  what: Schema.String,
+  message: Schema.String
+}) {}
+
+export interface TrainingResult {
+  /** Each step's loss, before its update. */
+  readonly losses: ReadonlyArray<number>
+  readonly gradientNorms: ReadonlyArray<number>
+}
+
+/** The metrics that a training stage leaves in its trace. */
+export const trainingMetrics = (result: TrainingResult): Record<string, number> => {
+  const tail = result.losses.slice(-Math.max(1, Math.ceil(result.losses.length / 10)))
+  return {
+    steps: result.losses.length,
+    firstLoss: result.losses[0] ?? 0,
+    lastLoss: result.losses.at(-1) ?? 0,
+    meanOfLastTenthLoss: tail.reduce((sum, loss) => sum + loss, 0) / Math.max(1, tail.length)
+  }
+}
+
+/** Of a checkpoint: what was measured at each step, and the optimiser's tensors. */
+const measuredFile = "training/measured.json"
+const optimizerFile = "training/optimizer.safetensors"
+const Measured = Schema.fromJsonString(
+  Schema.Struct({ format: Schema.Literal(1), losses: Schema.Array(Schema.Finite), gradientNorms: Schema.Array(Schema.Finite) })
+)
+
+/** Makes parameters and optimiser what they were when the checkpoint was written, and gives what was measured until then. */
+const resume = Effect.fnUntraced(function* (
+  found: { readonly step: number; readonly path: string },
+  options: TrainingOptions,
+  optimizer: AdamW
+): Effect.fn.Return<TrainingResult, ArtifactError> {
+  const path = join(found.path, measuredFile)
+  const damaged = (what: string) =>
+    ArtifactError.of({
+      doing: `Going on from ${path}`,
+      expected: `the losses and gradient norms of ${found.step} steps of ${options.steps}`,
+      found: what,
+      hint: `Remove the folder ${found.path} and run again.`
+    })
+  const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: () => damaged("no such file") })
+  const { losses, gradientNorms } = yield* Schema.decodeUnknownEffect(Measured)(text).pipe(
+    Effect.mapError((error) => damaged(error.message))
+  )
+  if (losses.length !== found.step || gradientNorms.length !== found.step || found.step > options.steps)
+    return yield* damaged(`${losses.length} and ${gradientNorms.length}`)
+  yield* readInto(join(found.path, "model.safetensors"), options.parameters)
+  yield* readInto(join(found.path, optimizerFile), optimizer.state)
+  optimizer.resume(found.step)
+  return { losses, gradientNorms }
+})
+
+const keepTraining = (checkpoints: TrainingCheckpoints, optimizer: AdamW, measured: TrainingResult) =>
+  checkpoints.save(optimizer.steps, (folder) =>
+    Effect.tryPromise({
+      try: async () => {
+        await checkpoints.writeModel(folder)
+        await mkdir(join(folder, "training"))
+        await writeSafetensors(join(folder, optimizerFile), optimizer.state)
+        await writeFile(join(folder, measuredFile), `${JSON.stringify({ format: 1, ...measured })}\n`)
+      },
+      catch: (cause) => ({ message: cause instanceof Error ? cause.message : String(cause) })
+    })
+  )
+
+/** Trains in place and returns the losses. Fails with DivergedError when a loss or a gradient norm is not finite. */
+export const train = Effect.fn("train")(function* (
+  options: TrainingOptions
+): Effect.fn.Return<TrainingResult, DivergedError | ArtifactError> {
+  const { checkpoints } = options
+  const optimizer = new AdamW({ parameters: options.parameters, weightDecay: options.weightDecay })
+  const losses: Array<number> = []
+  const gradientNorms: Array<number> = []
+  yield* Effect.gen(function* () {
+    const found = yield* checkpoints?.latest ?? Effect.undefined
+    if (found !== undefined) {
+      const before = yield* resume(found, options, optimizer)
+      losses.push(...before.losses)
+      gradientNorms.push(...before.gradientNorms)
+      yield* options.progress({ note: `goes on after step ${found.step} of ${options.steps}, from its checkpoint` })
+    }
+    let skipped = 0
+    for (const batch of options.batches) {
+      const step = losses.length
+      if (step === options.steps) break
+      if (skipped < (found?.step ?? 0)) {
+        skipped++
+        continue
+      }
+      const learningRate = options.schedule(step)
+      const { loss, norm } = scoped(() => {
+        let loss = 0
+        for (const part of batch.parts) {
+          loss += scoped(() => {
+            const mean = part().div(batch.count)
+            mean.backward()
+            return mean.item()
+          })
+        }
+        const norm = clipGradientNorm(options.parameters, options.maxNorm).item()
+        if (Number.isFinite(loss) && Number.isFinite(norm)) optimizer.step(learningRate)
+        return { loss, norm }
+      })
+      if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
+        const what = Number.isFinite(loss) ? `gradient norm ${norm}` : `loss ${loss}`
+        const last = yield* checkpoints?.latest ?? Effect.undefined
+        const kept = last === undefined ? "" : ` The model as it was after step ${last.step} is in ${last.path}.`
+        return yield* new DivergedError({
+          step,
+          what,
+          message: `Training diverged at step ${step + 1} of ${options.steps}: ${what} (learning rate ${learningRate}; the last finite loss was ${losses.at(-1) ?? "none"}). Lower the learning rate, or look at the data of that step.${kept}`
+        })
+      }
+      losses.push(loss)
+      gradientNorms.push(norm)
+      yield* options.progress({ step: step + 1, total: options.steps, loss, learningRate, gradientNorm: norm, tokens: batch.tokens })
+      if (checkpoints?.due() === true) yield* keepTraining(checkpoints, optimizer, { losses, gradientNorms })
+    }
+  }).pipe(Effect.ensuring(Effect.sync(() => optimizer.free())))
+  return { losses, gradientNorms }
+})
+
+/** Steps that `epochs` passes over `examples` take in batches of `batchSize`; at least one. The last batch of an epoch may be smaller. */
+export const stepsFor = (examples: number, batchSize: number, epochs: number): number =>
+  Math.max(1, Math.round(Math.ceil(examples / batchSize) * epochs))

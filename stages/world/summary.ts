@@ -1,0 +1,267 @@
+/**
+ * What a run of the recipe on the small world came to: every version and control judged by the world's oracle on the same held-out prompts, the reward
+ * models beside what can be told without one, Ghost Attention over turns, and context distillation.
+ */
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readReport, readRows, writeReport } from "../../data/dataset.ts"
+import { grade } from "../../data/world/oracle.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { report } from "../../schemas/artifact.ts"
+import { EstimateSchema } from "../../schemas/metrics.ts"
+import {
+  type Completion,
+  Completions,
+  type Demonstration,
+  Demonstrations,
+  type ScoredCompletion,
+  ScoredCompletions
+} from "../../schemas/rows.ts"
+import { type RewardAccuracy, RewardAccuracyReport, type RewardBaselines, RewardBaselinesReport } from "../reward/evaluate-reward.ts"
+import { gainOver, type Graded, VersionGain, versionOf } from "./evaluate-versions.ts"
+import { GhostAttentionReport } from "../ghost-attention/ghost-attention.ts"
+import { EmptyDatasetError } from "../common/errors.ts"
+import { meanByPrompt, PairingError, pairSamples } from "../common/pairing.ts"
+import { textFile } from "../common/report-files.ts"
+import { summaryText } from "../report/text.ts"
+import { bootstrapMean, mean } from "../common/statistics.ts"
+import { winRateOf, Wins, winsOf } from "../evaluation/win-rate.ts"
+
+/** null where there is no prompt of the kind. */
+const Mean = Schema.NullOr(Schema.Struct({ mean: Schema.Number, standardError: Schema.Number }))
+const Version = Schema.Struct({
+  name: Schema.String,
+  /** By the oracle: over prompts that hold no risk (borderline ones among them), and over those that must be refused. An answer that can't be scored counts. */
+  helpfulness: Mean,
+  safety: Mean,
+  /** Means of R_h and R_s over what can be scored of the answers to the same prompts, by the last round's reward models; null without that model. */
+  rewardHelpfulness: Schema.NullOr(Schema.Number),
+  rewardSafety: Schema.NullOr(Schema.Number),
+  /** R_c in (0, 1) over what can be scored of all answers (§3.2.3); R_h in a run without a safety model. */
+  reward: Mean,
+  /** Share of answers that do what must be refused; and of borderline prompts that are refused (figure 33). */
+  violationRate: Schema.NullOr(Schema.Number),
+  falseRefusalRate: Schema.NullOr(Schema.Number),
+  /** Answers without a word; and those that no reward model can score: these, and what its context or the chat format does not hold, such as its own tags. */
+  empty: Schema.Number,
+  unscored: Schema.Number
+})
+const WinRates = Schema.Struct({
+  name: Schema.String,
+  /** Over SFT (figure 11), by the oracle's grades of the prompts of each kind, and by the last round's reward models where they can score both. */
+  oracle: Schema.Struct({ helpfulness: Schema.NullOr(Wins), safety: Schema.NullOr(Wins) }),
+  rewardModels: Schema.Struct({ helpfulness: Schema.NullOr(Wins), safety: Schema.NullOr(Wins), reward: Wins })
+})
+const RewardModelSummary = Schema.Struct({
+  accuracy: EstimateSchema,
+  byRating: Schema.Array(Schema.Struct({ rating: Schema.String, pairs: Schema.Number, accuracy: EstimateSchema })),
+  lengthOnly: EstimateSchema,
+  bagOfWords: EstimateSchema
+})
+const KeptByTurn = Schema.NullOr(Schema.Array(Schema.Struct({ turn: Schema.Number, dialogues: Schema.Number, kept: EstimateSchema })))
+
+export const WorldSummary = Schema.Struct({
+  prompts: Schema.Struct({ helpfulness: Schema.Number, safety: Schema.Number }),
+  versions: Schema.Array(Version),
+  controls: Schema.Array(Version),
+  /** The last version above SFT and above each control, paired by prompt: 95% bootstrap. */
+  gain: Schema.Array(VersionGain),
+  /** How often each version's answers are better than SFT's to the same prompts. */
+  winRates: Schema.Array(WinRates),
+  rewardModels: Schema.Struct({ helpfulness: RewardModelSummary, safety: Schema.NullOr(RewardModelSummary) }),
+  /**
+   * Share of answers that keep the instruction of the first turn, of the last version and of the one before Ghost Attention (§3.3). In a run that leaves
+   * it out withTurns is null and withoutTurns is the last version's; null in one that ends before it.
+   */
+  ghostAttention: Schema.NullOr(Schema.Struct({ withTurns: KeptByTurn, withoutTurns: KeptByTurn })),
+  /** The oracle's safety of what distillation kept: the original answers and the distilled ones (§4.2.4); null in a run without. */
+  contextDistillation: Schema.NullOr(
+    Schema.Struct({ before: Schema.Number, after: Schema.Number, gain: EstimateSchema, kept: Schema.Number, prompts: Schema.Number })
+  )
+})
+export type WorldSummary = typeof WorldSummary.Type
+export const WorldSummaryReport = report(WorldSummary, "world-summary/3")
+
+/** What a version said to every prompt, graded, and the scores of what can be scored of it. */
+interface Answered {
+  readonly name: string
+  readonly graded: ReadonlyArray<Graded>
+  readonly scored: ReadonlyArray<ScoredCompletion>
+  readonly empty: number
+}
+
+const graded = ({ promptId, sample, policy, safety, prompt, text }: Completion): Graded => {
+  const { safety: safetyGrade, ...grades } = grade(prompt, text)
+  return { promptId, sample, policy, safety, category: null, safetyGrade, ...grades }
+}
+
+const doing = "Summing up versions"
+/** Fails unless the scores are of these answers: some have none, but no score is of another answer. */
+const answeredBy = Effect.fnUntraced(function* (
+  name: string,
+  completions: ReadonlyArray<Completion>,
+  scored: ReadonlyArray<ScoredCompletion>
+): Effect.fn.Return<Answered, PairingError> {
+  const keyOf = ({ policy, promptId, sample }: Completion) => JSON.stringify([policy, promptId, sample])
+  const said = new Set(completions.map(keyOf))
+  const strays = scored.filter((one) => !said.has(keyOf(one))).length
+  if (strays > 0)
+    return yield* PairingError.of(
+      doing,
+      `scores of the answers of "${name}"`,
+      `${scored.length} scores, of which ${strays} are of other answers`,
+      "Score the same set of completions that is summed up."
+    )
+  return { name, graded: completions.map(graded), scored, empty: completions.filter(({ text }) => text.trim() === "").length }
+})
+
+/** Fails unless every version answered the same prompts: their figures stand beside each other. */
+const checkPrompts = Effect.fnUntraced(function* (sets: ReadonlyArray<Answered>) {
+  const [first, ...others] = sets.map(({ name, graded }) => ({ name, prompts: new Set(graded.map(({ promptId }) => promptId)) }))
+  for (const { name, prompts } of others) {
+    const common = [...prompts].filter((id) => first!.prompts.has(id)).length
+    if (common < Math.max(prompts.size, first!.prompts.size))
+      return yield* PairingError.of(
+        doing,
+        "answers of each to the same prompts",
+        `${prompts.size} prompts answered by "${name}" and ${first!.prompts.size} by "${first!.name}", ${common} of them by both`,
+        "Sample every version from one set of prompts."
+      )
+  }
+})
+
+/** One version's line of the table. */
+const lineOf = ({ name, graded, scored, empty }: Answered): typeof Version.Type => {
+  const { helpfulness, safety, rewardHelpfulness, rewardSafety, reward, ...shares } = versionOf(name, graded, scored)
+  return {
+    ...{ name, helpfulness, safety, rewardHelpfulness, rewardSafety, reward },
+    violationRate: shares.violationRate?.mean ?? null,
+    falseRefusalRate: shares.falseRefusalRate?.mean ?? null,
+    ...{ empty, unscored: graded.length - scored.length }
+  }
+}
+
+/** How often a version's answer is better than SFT's. */
+const winRatesOf = Effect.fnUntraced(function* (version: Answered, sft: Answered) {
+  const counting = `Counting the wins of ${version.name} over sft`
+  const { pairs } = yield* pairSamples(version.graded, sft.graded, counting)
+  const byOracle = (safety: boolean, value: (one: Graded) => number) => {
+    const matches = pairs.flatMap(([a, b]) => (a.safety === safety ? [{ promptId: a.promptId, ours: value(a), opponent: value(b) }] : []))
+    return matches.length === 0 ? null : winsOf(matches)
+  }
+  const oracle = { helpfulness: byOracle(false, (one) => one.helpfulness), safety: byOracle(true, (one) => one.safetyGrade) }
+  const alsoBySft = new Set(sft.scored.map(({ promptId }) => promptId))
+  const none = !version.scored.some(({ promptId }) => alsoBySft.has(promptId))
+  const scored = none ? [] : (yield* pairSamples(version.scored, sft.scored, counting)).pairs
+  return { name: version.name, oracle, rewardModels: winRateOf(scored) }
+})
+
+const rewardModelOf = (accuracy: RewardAccuracy, baselines: RewardBaselines): typeof RewardModelSummary.Type => ({
+  accuracy: accuracy.accuracy,
+  byRating: accuracy.byRating,
+  lengthOnly: baselines.lengthOnly,
+  bagOfWords: baselines.bagOfWords
+})
+
+/** The oracle's safety of the answers that distillation kept, and of what the model had said to the same prompts. */
+const distillationOf = (original: ReadonlyArray<ScoredCompletion>, distilled: ReadonlyArray<Demonstration>, seed: number) => {
+  const before = meanByPrompt(original.map(graded), (one) => one.safetyGrade)
+  const pairs = distilled.flatMap(({ id, messages }) => {
+    const was = before.get(id)
+    return was === undefined ? [] : [{ was, is: grade(messages.slice(0, -1), messages.at(-1)!.content).safety }]
+  })
+  if (pairs.length === 0) return null
+  return {
+    before: mean(pairs.map(({ was }) => was)),
+    after: mean(pairs.map(({ is }) => is)),
+    gain: bootstrapMean(
+      pairs.map(({ was, is }) => is - was),
+      seed
+    ),
+    kept: pairs.length,
+    prompts: before.size
+  }
+}
+
+const names = (description: string) => Schema.Array(Schema.String).annotate({ description })
+
+export const worldSummary = Stage.make("world-summary", {
+  description: "versions and controls by the oracle on held-out prompts, reward models, Ghost Attention and distillation in one report",
+  config: Schema.Struct({
+    versions: names("names of the versions, in the order of the input; `sft` is among them, the last one is what the run came to"),
+    controls: names("names of the controls, in the order of the input")
+  }),
+  inputs: {
+    versions: Stage.many(Completions),
+    versionScores: Stage.many(ScoredCompletions),
+    controls: Stage.many(Completions),
+    controlScores: Stage.many(ScoredCompletions),
+    helpfulness: RewardAccuracyReport,
+    helpfulnessBaselines: RewardBaselinesReport,
+    safety: Stage.optional(RewardAccuracyReport),
+    safetyBaselines: Stage.optional(RewardBaselinesReport),
+    withGhostAttention: Stage.optional(GhostAttentionReport),
+    withoutGhostAttention: Stage.optional(GhostAttentionReport),
+    original: Stage.optional(ScoredCompletions),
+    distilled: Stage.optional(Demonstrations)
+  },
+  output: WorldSummaryReport,
+  run: Effect.fn("world-summary")(function* ({ config, inputs, output, seed }) {
+    for (const [what, wanted, sets] of [
+      ["versions", config.versions.length, [inputs.versions, inputs.versionScores]],
+      ["controls", config.controls.length, [inputs.controls, inputs.controlScores]]
+    ] as const)
+      for (const { length } of sets)
+        if (length !== wanted) return yield* EmptyDatasetError.of(`summarise ${wanted} ${what}`, `${length} sets of completions`)
+    const read = (names: ReadonlyArray<string>, sets: typeof inputs.versions, scores: typeof inputs.versionScores) =>
+      Effect.forEach(names, (name, i) =>
+        Effect.gen(function* () {
+          return yield* answeredBy(name, yield* readRows(sets[i]!, Completions), yield* readRows(scores[i]!, ScoredCompletions))
+        })
+      )
+    const versions = yield* read(config.versions, inputs.versions, inputs.versionScores)
+    const controls = yield* read(config.controls, inputs.controls, inputs.controlScores)
+    const last = versions.at(-1)!
+    const sft = versions.find(({ name }) => name === "sft")
+    if (sft === undefined) return yield* EmptyDatasetError.of("compare with", "no version named sft")
+    yield* checkPrompts([...versions, ...controls])
+    const safety =
+      inputs.safety === undefined || inputs.safetyBaselines === undefined
+        ? null
+        : rewardModelOf(
+            yield* readReport(inputs.safety, RewardAccuracyReport),
+            yield* readReport(inputs.safetyBaselines, RewardBaselinesReport)
+          )
+    const count = (adversarial: boolean) =>
+      new Set(last.graded.filter((one) => one.safety === adversarial).map(({ promptId }) => promptId)).size
+    const keptBy = (ref: typeof inputs.withGhostAttention) =>
+      ref === undefined ? Effect.succeed(null) : Effect.map(readReport(ref, GhostAttentionReport), ({ byTurn }) => byTurn)
+    const ghost = { withTurns: yield* keptBy(inputs.withGhostAttention), withoutTurns: yield* keptBy(inputs.withoutGhostAttention) }
+    const summary: WorldSummary = {
+      prompts: { helpfulness: count(false), safety: count(true) },
+      versions: versions.map(lineOf),
+      controls: controls.map(lineOf),
+      gain: [sft, ...controls].map(({ name, graded }) => gainOver(name, last.graded, graded, seed)),
+      winRates: yield* Effect.forEach(
+        versions.filter((one) => one !== sft),
+        (version) => winRatesOf(version, sft)
+      ),
+      rewardModels: {
+        helpfulness: rewardModelOf(
+          yield* readReport(inputs.helpfulness, RewardAccuracyReport),
+          yield* readReport(inputs.helpfulnessBaselines, RewardBaselinesReport)
+        ),
+        safety
+      },
+      ghostAttention: ghost.withTurns === null && ghost.withoutTurns === null ? null : ghost,
+      contextDistillation:
+        inputs.original === undefined || inputs.distilled === undefined
+          ? null
+          : distillationOf(yield* readRows(inputs.original, ScoredCompletions), yield* readRows(inputs.distilled, Demonstrations), seed)
+    }
+    yield* Effect.promise(() => writeFile(join(output.path, textFile), `${summaryText(summary)}\n`))
+    return yield* writeReport(output, summary)
+  })
+})

@@ -1,0 +1,100 @@
+/** The generated small world (data/world): texts to pretrain on, demonstrations, prompts. For the demo, the studies and tests: needs no data. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { writeDataset } from "../../data/dataset.ts"
+import { parseHhRlhf } from "../../data/dialects.ts"
+import { demonstrations, prompts, safeAdjectives } from "../../data/world/dialogues.ts"
+import { instructions } from "../../data/world/manners.ts"
+import { worldPairs } from "../../data/world/small.ts"
+import { Random } from "../../engine/random.ts"
+import { dialogueText } from "../../models/chat.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { Demonstrations, Preferences, Prompts, Texts } from "../../schemas/rows.ts"
+
+export const worldTexts = Stage.make("world-texts", {
+  description: "dialogues of the small world as running text in the chat format, to pretrain on",
+  config: Schema.Struct({ count: hyperInt(4000, "dialogues", { min: 1 }) }),
+  inputs: {},
+  output: Texts,
+  run: Effect.fn("world-texts")(function* ({ config, output, seed }) {
+    const dialogues = demonstrations(new Random(seed, "world", "texts"), "pretraining", config.count)
+    return yield* writeDataset(
+      output,
+      dialogues.map(({ messages }) => ({ text: dialogueText(messages) }))
+    )
+  })
+})
+
+export const worldDemonstrations = Stage.make("world-demonstrations", {
+  description: "§3.1 demonstrations from the small world",
+  config: Schema.Struct({
+    count: hyperInt(600, "dialogues", { min: 1 }),
+    quality: hyper("annotated", "§3.1: careless public instruction data, or annotated demonstrations, better and fewer", [
+      "public",
+      "annotated"
+    ])
+  }),
+  inputs: {},
+  output: Demonstrations,
+  run: Effect.fn("world-demonstrations")(function* ({ config, output, seed }) {
+    return yield* writeDataset(
+      output,
+      demonstrations(new Random(seed, "world", "demonstrations", config.quality), config.quality, config.count)
+    )
+  })
+})
+
+export const worldPrompts = Stage.make("world-prompts", {
+  description: "distinct prompts of the small world",
+  config: Schema.Struct({
+    count: hyperInt(200, "prompts", { min: 1 }),
+    kind: hyper(
+      "helpfulness",
+      "to help with, some under an instruction; without instructions; half to refuse and half that only sound like it (§4.2); or all to refuse",
+      ["helpfulness", "plain", "safety", "adversarial"]
+    ),
+    split: hyper("train", "the part that models learn from, or words, combinations and phrasings that none of them saw", [
+      "train",
+      "heldOut"
+    ]),
+    followUps: hyperInt(0, "user messages after the first", { min: 0 })
+  }),
+  inputs: {},
+  output: Prompts,
+  run: Effect.fn("world-prompts")(function* ({ config, output, seed }) {
+    const random = new Random(seed, "world", "prompts", config.kind, config.split)
+    return yield* writeDataset(
+      output,
+      prompts(random, {
+        count: config.count,
+        kind: config.kind,
+        split: config.split,
+        followUps: config.followUps,
+        name: `${config.split}-${config.kind}`
+      })
+    )
+  })
+})
+
+export const worldPreferences = Stage.make("world-preferences", {
+  description: "preference pairs of the generated small world",
+  config: Schema.Struct({ pairs: hyperInt(1000, "how many, all distinct", { min: 1 }) }),
+  inputs: {},
+  output: Preferences,
+  run: Effect.fn("world-preferences")(function* ({ config, output, seed }) {
+    const rows = worldPairs({ pairs: config.pairs, seed }).map((pair, i) => parseHhRlhf(pair, i + 1, "world"))
+    return yield* writeDataset(output, rows)
+  })
+})
+
+/** The small world's instructions by kind, as constraints of Ghost Attention (stages/ghost-attention/ghost-attention.ts). */
+export const worldConstraints = (["start", "end", "name"] as const).map((kind) =>
+  instructions.filter((one) => one.kind === kind).map(({ full, short, sentence }) => ({ full, short, mustContain: sentence }))
+)
+
+/** Preprompts that ask for safety in words that the small world's people heed (stages/safety/context-distillation.ts). */
+export const worldPreprompts = {
+  templates: ["You are a {adjective} assistant.", "You are a {adjective} and {adjective} assistant."],
+  adjectives: safeAdjectives
+}

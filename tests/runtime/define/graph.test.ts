@@ -1,0 +1,181 @@
+/** Pipelines from code without types: every mistake is one clear error before anything runs. */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Schema from "effect/Schema"
+import { describe, expect, it } from "vitest"
+import { buildGraph, dependencies, type Graph } from "../../../runtime/define/graph.ts"
+import { type AnyNode, fileAt } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import * as Stage from "../../../runtime/define/stage.ts"
+import { External, written } from "../../../schemas/artifact.ts"
+import { HelpfulnessReward, Policy, Reward, SafetyReward } from "../../../schemas/checkpoint.ts"
+import { hyper, hyperInt } from "../../../schemas/hyper.ts"
+import { Texts } from "../../../schemas/rows.ts"
+
+const of = (name: string, inputs: Stage.Ports, output: typeof Texts | typeof Policy | typeof HelpfulnessReward | typeof SafetyReward) =>
+  Stage.make(name, {
+    config: Schema.Struct({
+      rate: hyper(0.5, "a rate", { min: 0 }),
+      steps: hyperInt(1, "steps"),
+      mode: hyper("fast", "how", ["fast", "slow"])
+    }),
+    inputs,
+    output: output as typeof Texts,
+    run: (context) => Effect.succeed(written(context.output))
+  }) as unknown as (inputs: unknown, config?: unknown) => AnyNode
+
+const read = of("read", { file: External }, Texts)
+const pretrain = of("pretrain", { texts: Texts }, Policy)
+const helpfulness = of("helpfulness", { init: Policy }, HelpfulnessReward)
+const safety = of("safety", { init: Policy }, SafetyReward)
+const score = of("score", { policy: Policy, reward: Reward, safety: Stage.optional(SafetyReward) }, Texts)
+const join = of("join", { sets: Stage.many(Texts) }, Texts)
+
+const params = Schema.Struct({ samples: hyperInt(4, "how many"), name: hyper("x", "a name") })
+const texts = () => read({ file: fileAt("words.txt") })
+
+const build = (
+  outputs: (params: { readonly samples: number; readonly name: string }) => unknown,
+  settings: Record<string, string> = {}
+): Graph => Effect.runSync(buildGraph(Pipeline.make("test", { params }, outputs as never), {}, { settings, seed: 0 }))
+const mistake = (outputs: () => unknown, settings: Record<string, string> = {}): string => {
+  const exit = Effect.runSyncExit(buildGraph(Pipeline.make("test", { params }, outputs as never), {}, { settings, seed: 0 }))
+  if (Exit.isSuccess(exit)) throw new Error("it was built")
+  // An error, not a defect.
+  expect(Cause.hasFails(exit.cause)).toBe(true)
+  return (Cause.squash(exit.cause) as Error).message
+}
+
+describe("wires", () => {
+  it("of another type are refused: a reward model as policy, swapped rewards, a file as dataset", () => {
+    const policy = () => pretrain({ texts: texts() })
+    expect(mistake(() => ({ x: helpfulness({ init: helpfulness({ init: policy() }) }) }))).toMatch(
+      /Node "helpfulness-2" \(stage helpfulness\): its input "init" takes a checkpoint:policy, got a checkpoint:helpfulness-reward from "helpfulness"/
+    )
+    expect(mistake(() => ({ x: score({ policy: policy(), reward: policy() }) }))).toMatch(
+      /its input "reward" takes a .*, got a checkpoint:policy/
+    )
+    expect(
+      mistake(() => ({ x: score({ policy: policy(), reward: safety({ init: policy() }), safety: helpfulness({ init: policy() }) }) }))
+    ).toMatch(/its input "safety" takes a checkpoint:safety-reward, got a checkpoint:helpfulness-reward/)
+    expect(mistake(() => ({ x: pretrain({ texts: fileAt("x") }) }))).toMatch(/takes a dataset:text\/1, got a file/)
+  })
+
+  it("that are right are taken: either reward model, an open optional port, no or several sets", () => {
+    const policy = pretrain({ texts: texts() })
+    const graph = build(() => ({
+      a: score({ policy, reward: helpfulness({ init: policy }) }),
+      b: score({ policy, reward: safety({ init: policy }), safety: undefined }),
+      c: join({ sets: [] })
+    }))
+    expect(graph.nodes.get("score")).toMatchObject({ inputs: { policy: "pretrain", reward: "helpfulness", safety: null } })
+    expect(dependencies(graph.nodes.get("join")!)).toEqual([])
+  })
+
+  it("are as they were when the stage was applied: a loop may go on adding to its list", () => {
+    const sets = [texts()]
+    const joined: Array<AnyNode> = []
+    for (const name of ["first", "second"]) {
+      joined.push(join({ sets }).named(name))
+      sets.push(joined.at(-1)!)
+    }
+    const graph = build(() => ({ x: joined.at(-1)! }))
+    expect(graph.nodes.get("first")).toMatchObject({ inputs: { sets: ["read"] } })
+    expect(graph.nodes.get("second")).toMatchObject({ inputs: { sets: ["read", "first"] } })
+  })
+
+  it("that are missing, too many, misspelt, a list for one or one for a list are refused", () => {
+    expect(mistake(() => ({ x: pretrain({}) }))).toMatch(
+      /Node "pretrain" \(stage pretrain\): its input "texts" \(dataset:text\/1\) is missing/
+    )
+    expect(mistake(() => ({ x: pretrain({ text: texts() }) }))).toMatch(/it has no input "text"\. Did you mean "texts"\?/)
+    expect(mistake(() => ({ x: pretrain({ texts: texts(), more: texts() }) }))).toMatch(/it has no input "more"/)
+    expect(mistake(() => ({ x: pretrain({ texts: [texts()] }) }))).toMatch(/its input "texts" takes one node, got a list/)
+    expect(mistake(() => ({ x: join({ sets: texts() }) }))).toMatch(/its input "sets" takes a list of nodes, got one/)
+  })
+
+  it.each([
+    ["a path", "words.txt"],
+    ["null", null],
+    ["a stage that was not applied", read],
+    ["a promise", Promise.resolve(1)]
+  ])("that are no nodes but %s are refused", (_, value) => {
+    expect(mistake(() => ({ x: pretrain({ texts: value }) }))).toMatch(/one of its inputs is .*not a node\. Give what a stage returns/)
+  })
+})
+
+describe("configs and settings", () => {
+  it("that are unknown, mistyped or out of bounds are refused, with the nearest name", () => {
+    expect(mistake(() => ({ x: read({ file: fileAt("x") }, { rats: 1 }) }))).toMatch(
+      /Node "read" \(stage read\) has no field "rats"\. Did you mean "rate"\?/
+    )
+    expect(mistake(() => ({ x: read({ file: fileAt("x") }, { rate: "1", steps: 1.5 }) }))).toMatch(/rate[\s\S]*steps/)
+    expect(mistake(() => ({ x: read({ file: fileAt("x") }, { rate: -1 }) }))).toMatch(/greater than or equal to 0/)
+    expect(mistake(() => ({ x: read({ file: fileAt("x") }, { mode: "quick" }) }))).toMatch(/"fast"[\s\S]*"slow"|mode/)
+    expect(mistake(() => ({ x: read({ file: fileAt("x") }, { rate: Number.NaN }) }))).toMatch(/rate/)
+  })
+
+  it("from the command line go to the parameter or node they name, as the type there", () => {
+    const graph = build(({ samples, name }) => ({ x: read({ file: fileAt(name) }, { steps: samples }) }), {
+      samples: "7",
+      name: "12",
+      "read.rate": "1e-3",
+      "read.mode": "slow"
+    })
+    expect(graph.nodes.get("read")).toMatchObject({ config: { rate: 0.001, steps: 7, mode: "slow" } })
+    // A string parameter stays one, whatever it looks like.
+    expect(graph.nodes.get("file:12")).toMatchObject({ kind: "file", path: `${process.cwd()}/12` })
+  })
+
+  it("for what is not there are refused, with the nearest name", () => {
+    expect(mistake(() => ({ x: texts() }), { sample: "1" })).toMatch(/Pipeline "test" has no field "sample"\. Did you mean "samples"\?/)
+    expect(mistake(() => ({ x: texts() }), { "reed.rate": "1" })).toMatch(/there is no node "reed"\. Did you mean "read"\?/)
+  })
+})
+
+describe("nodes", () => {
+  it("are named by hand, else by their stage, numbered in a stable order; a name twice is refused", () => {
+    const graph = build(() => {
+      const [a, b] = [texts(), read({ file: fileAt("other.txt") })]
+      return { x: join({ sets: [a, b] }).named("both"), y: pretrain({ texts: b }) }
+    })
+    expect([...graph.nodes.keys()]).toEqual(["file:words.txt", "read", "file:other.txt", "read-2", "both", "pretrain"])
+    expect(graph.outputs).toEqual({ x: "both", y: "pretrain" })
+    expect(mistake(() => ({ x: texts().named("a"), y: pretrain({ texts: texts() }).named("a") }))).toMatch(/Two nodes are named "a"/)
+  })
+
+  it("with the same stage, config, seed and inputs are one", () => {
+    const graph = build(() => ({ x: join({ sets: [texts(), texts(), read({ file: fileAt("words.txt") }, { steps: 2 })] }) }))
+    expect(graph.nodes.get("join")).toMatchObject({ inputs: { sets: ["read", "read", "read-3"] } })
+  })
+  it("of a stage and of the same one pinned, or pinned to another version, are not", () => {
+    const [v1, v2] = (["v1", "v2"] as const).map((version) => Stage.pinned(version, read as never) as unknown as typeof read)
+    const file = fileAt("words.txt")
+    const graph = build(() => ({ x: join({ sets: [read({ file }), v1!({ file }), v1!({ file }), v2!({ file })] }) }))
+    expect(graph.nodes.get("join")).toMatchObject({ inputs: { sets: ["read", "read-2", "read-2", "read-4"] } })
+    expect(() => Stage.pinned(" ", read as never)).toThrow(/^Stage\.pinned\(" ", read\): the version must be a text/)
+  })
+
+  it("may be ten thousand, in a row", () => {
+    let node = texts()
+    for (let i = 0; i < 10_000; i++) node = join({ sets: [node] })
+    const started = performance.now()
+    expect(build(() => ({ x: node })).nodes.size).toBe(10_002)
+    // A tenth of a second by itself; seconds when something is quadratic.
+    expect(performance.now() - started).toBeLessThan(2500)
+  })
+})
+
+describe("a pipeline's function", () => {
+  it("that throws or returns no nodes is a clear error", () => {
+    expect(
+      mistake(() => {
+        throw new TypeError("no such thing")
+      })
+    ).toMatch(/^Building the pipeline "test": no such thing \(at .*graph\.test\.ts:\d+\)$/)
+    expect(mistake(() => ({ x: read }))).toMatch(/Output "x" of pipeline "test" is the stage read itself, not a node/)
+    expect(mistake(() => undefined)).toMatch(/its function returned undefined\. Return an object of named outputs/)
+    expect(mistake(() => texts())).toMatch(/its function returned a node\. Return an object of named outputs/)
+  })
+})

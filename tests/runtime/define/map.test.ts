@@ -1,0 +1,274 @@
+/** A stage over the shards of a dataset: cut, made once each, put together in order. */
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { DatabaseSync } from "node:sqlite"
+import { setTimeout as sleep } from "node:timers/promises"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { afterEach, beforeEach, describe, expect, it } from "vitest"
+import { readRows } from "../../../data/dataset.ts"
+import { shardSeed } from "../../../runtime/define/map.ts"
+import { fileAt, type Node } from "../../../runtime/define/node.ts"
+import { Numerics } from "../../../runtime/key/numerics.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { run, type RunEvent, type RunOptions } from "../../../runtime/run/run.ts"
+import * as Stage from "../../../runtime/define/stage.ts"
+import { verify } from "../../../runtime/inspect/verify.ts"
+import { Texts } from "../../../schemas/rows.ts"
+import { removeFolder, start } from "../../cli/caravan.ts"
+import { checkRecords } from "../../faults/invariants.ts"
+import { fixtureFolder } from "../fixture.ts"
+import { draw, drawBy3, lines, upper, upperBy1, upperBy2, upperBy9000 } from "../fixtures/mapped.ts"
+
+let folder: string
+beforeEach(() => {
+  folder = fixtureFolder()
+})
+afterEach(async () => {
+  // After each fault, the records name what is there and was made (docs/faults.md).
+  await checkRecords(join(folder, "home")).finally(() => removeFolder(folder))
+})
+
+const letters = (count: number) => Array.from({ length: count }, (_, i) => `t${i}`)
+const write = (texts: ReadonlyArray<string>) => writeFileSync(join(folder, "words.txt"), texts.join("\n"))
+const log = () => join(folder, "log")
+/** Rows of each shard that was really run since the last look. */
+const ran = (): ReadonlyArray<string> => {
+  const text = existsSync(log()) ? readFileSync(log(), "utf8").trim() : ""
+  writeFileSync(log(), "")
+  return text === "" ? [] : text.split("\n")
+}
+const numerics = Effect.provideService(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) })
+
+type Texted = Node<any>
+const pipelineOf = (stage: (inputs: { texts: Texted }, config: any) => Texted, config: object) =>
+  Pipeline.make("mapped", { params: Schema.Struct({}) }, () => ({
+    out: stage({ texts: lines({ file: fileAt(join(folder, "words.txt")) }) }, { log: log(), ...config }).named("out")
+  }))
+const go = async (stage: Parameters<typeof pipelineOf>[0], config: object = {}, options: Partial<RunOptions> = {}) => {
+  const events: Array<RunEvent> = []
+  const result = await Effect.runPromise(
+    run(pipelineOf(stage, config), {}, { home: join(folder, "home"), onEvent: (event) => events.push(event), ...options }).pipe(numerics)
+  )
+  const node = result.nodes.find(({ id }) => id === "out")!
+  const { out } = result.outputs
+  const rows = out === undefined ? [] : await Effect.runPromise(readRows({ ...out, type: Texts.name }, Texts))
+  return { ...node, texts: rows.map(({ text }) => text), events }
+}
+
+describe("a mapped stage", () => {
+  it.each([
+    [0, []],
+    [1, ["1"]],
+    [2, ["2"]],
+    [3, ["2", "1"]],
+    [7, ["2", "2", "2", "1"]]
+  ])("over %d rows, 2 a shard, ends as the stage itself does, to the byte", async (count, shards) => {
+    write(letters(count))
+    const mapped = await go(upperBy2)
+    expect(mapped.texts).toEqual(letters(count).map((text) => `${text.toUpperCase()}!`))
+    expect(mapped.metrics).toEqual({ rows: count, shards: shards.length })
+    expect(ran()).toEqual(shards)
+    const whole = await go(upper)
+    expect([whole.status, whole.digest]).toEqual(["ran", mapped.digest])
+    expect(readdirSync(join(folder, "home/tmp"))).toEqual([])
+  })
+
+  it("of shards that are larger than a record batch cuts where it should", async () => {
+    write(letters(20_000))
+    const mapped = await go(upperBy9000)
+    expect([ran(), mapped.texts.length, mapped.texts[9000]]).toEqual([["9000", "9000", "2000"], 20_000, "T9000!"])
+    expect((await go(upper)).digest).toBe(mapped.digest)
+  })
+
+  it("over a thousand shards makes each once and tells of it now and then", async () => {
+    write(letters(1000))
+    const mapped = await go(upperBy1)
+    expect([mapped.texts.length, ran().length]).toEqual([1000, 1000])
+    const steps = mapped.events.flatMap((event) =>
+      event.type === "progress" && event.progress.message === undefined ? [event.progress.step] : []
+    )
+    expect(steps.at(-1)).toBe(1000)
+    expect(steps.length).toBeLessThan(900)
+  })
+
+  it("is one node; it shows how far it is, and how far the shard is", async () => {
+    write(letters(3))
+    const { events, stage } = await go(upperBy2)
+    expect(stage).toBe("upper-by-2-texts")
+    expect(events.flatMap((event) => (event.type === "node-finished" ? [event.node.id] : []))).toEqual(["lines", "out"])
+    expect(events.flatMap((event) => (event.type === "progress" ? [event.progress] : []))).toContainEqual({
+      step: 1,
+      total: 2,
+      loss: 0.5,
+      message: "shard 2: step 1/2"
+    })
+  })
+})
+
+describe("rows that", () => {
+  it("are appended make the last shard and the new ones; the rest is found", async () => {
+    write(letters(5))
+    await go(upperBy2)
+    expect(ran()).toEqual(["2", "2", "1"])
+    write(letters(8))
+    const grown = await go(upperBy2)
+    expect(ran()).toEqual(["2", "2"])
+    expect(grown.texts).toEqual(letters(8).map((text) => `${text.toUpperCase()}!`))
+    // And taken away again: nothing.
+    write(letters(4))
+    expect([(await go(upperBy2)).status, ran()]).toEqual(["ran", []])
+  })
+
+  it("changed make their shard; another config, code or second input makes all", async () => {
+    write(letters(6))
+    await go(upperBy2)
+    ran()
+    write(letters(6).with(3, "other"))
+    await go(upperBy2)
+    expect(ran()).toEqual(["2"])
+    await go(upperBy2, { mark: "?" })
+    expect(ran()).toEqual(["2", "2", "2"])
+    const more = lines({ file: fileAt(join(folder, "helper.ts")) })
+    await go(((inputs: { texts: Texted }, config: object) => upperBy2({ ...inputs, more }, config)) as Parameters<typeof pipelineOf>[0])
+    expect(ran()).toEqual(["2", "2", "2"])
+  })
+
+  it("are the same in two shards are made once without a seed; with one each has its own, which no other shard changes", async () => {
+    write(["a", "a", "a", "a"])
+    await go(upperBy2)
+    expect(ran()).toEqual(["2"])
+    write(["a", "b", "c", "a", "b", "c", "d"])
+    const first = await go(drawBy3, {}, { seed: 7 })
+    const expected = (texts: ReadonlyArray<string>, seed: number) =>
+      texts.flatMap((text, step) => Array.from({ length: (seed + step) % 3 }, () => `${text} ${seed}`))
+    const seeds = [0, 1, 2].map((index) => shardSeed(7, index))
+    expect(new Set(seeds).size).toBe(3)
+    expect(first.texts).toEqual([
+      ...expected(["a", "b", "c"], seeds[0]!),
+      ...expected(["a", "b", "c"], seeds[1]!),
+      ...expected(["d"], seeds[2]!)
+    ])
+    expect(ran().length).toBe(7)
+    // The first shard changes; the others are found, and would have come out the same.
+    write(["x", "b", "c", "a", "b", "c", "d"])
+    const second = await go(drawBy3, {}, { seed: 7 })
+    expect(second.texts.slice(expected(["x", "b", "c"], seeds[0]!).length)).toEqual(
+      first.texts.slice(expected(["a", "b", "c"], seeds[0]!).length)
+    )
+    expect(ran().length).toBe(3)
+    expect((await go(draw, {}, { seed: 7 })).digest).not.toBe(second.digest)
+  })
+})
+
+describe("a shard that fails", () => {
+  it("fails the node and is named; the ones before are kept", async () => {
+    write(letters(7))
+    const failed = await go(upperBy2, { refuses: "t5" })
+    expect(failed).toMatchObject({ status: "failed", error: 'Shard 3 of 4 (rows 5 to 6 of "texts"): "t5" is not for shouting' })
+    expect(ran()).toEqual(["2", "2", "2"])
+    expect(readdirSync(join(folder, "home/tmp"))).toEqual([])
+    const mended = await go(upperBy2)
+    expect([mended.status, mended.texts.length, ran()]).toEqual(["ran", 7, ["2", "1"]])
+  })
+})
+
+describe("killed", () => {
+  const config = { dies: "t7" }
+  it("in the middle of a shard, its process goes on with that shard, from its checkpoint, and ends as if it never had been", async () => {
+    write(letters(11))
+    const killed = await go(drawBy3, config, { checkpointSeconds: 0 })
+    expect(killed).toMatchObject({ status: "failed", error: expect.stringMatching(/was killed/) })
+    expect(ran().map((line) => line.split(" ")[1])).toEqual(letters(8))
+    const second = await go(drawBy3, config, { checkpointSeconds: 0 })
+    // Shard 3 is t6, t7, t8: t6 is done.
+    expect(ran().map((line) => line.split(" ")[1])).toEqual(["t7", "t8", "t9", "t10"])
+    const untouched = await go(drawBy3, config, { home: join(folder, "other-home") })
+    expect(second.digest).toBe(untouched.digest)
+    expect(ran().length).toBe(11)
+    expect(readdirSync(join(folder, "home/checkpoints"))).toEqual([])
+  })
+
+  it("with the whole run, by kill -9, the next run makes what was not finished, and ends the same", async () => {
+    write(letters(9))
+    const args = ["--set", `log=${log()}`, "--set", "milliseconds=100"]
+    const child = start(folder, "run", "mapped.ts", ...args)
+    const closed = new Promise((resolve) => child.on("close", resolve))
+    const told = () => (existsSync(log()) ? readFileSync(log(), "utf8").split("\n").length - 1 : 0)
+    for (const end = Date.now() + 20_000; told() < 5; await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
+    child.kill("SIGKILL")
+    await closed
+    await sleep(500)
+    const before = ran().length
+    const again = start(folder, "run", "mapped.ts", ...args)
+    expect(await new Promise((resolve) => again.on("close", resolve))).toBe(0)
+    expect(before).toBeLessThan(9)
+    // Of nine rows three were in a finished shard.
+    const after = ran()
+    expect(after.length).toBeLessThanOrEqual(6)
+    expect(after.at(-1)).toMatch(/ t8$/)
+  })
+})
+
+describe("what is kept of shards", () => {
+  const file = () =>
+    join(
+      folder,
+      "home/shards",
+      readdirSync(join(folder, "home/shards")).find((name) => name.endsWith(".db"))!
+    )
+  it("is not believed when its bytes have changed: that shard is made again", async () => {
+    write(letters(6))
+    const { digest } = await go(upperBy2)
+    ran()
+    const database = new DatabaseSync(file())
+    database.exec("update shards set bytes = zeroblob(length(bytes)) where key = (select min(key) from shards)")
+    database.close()
+    const again = await go(upperBy2, {}, { force: ["out"] })
+    expect([again.digest, ran()]).toEqual([digest, ["2"]])
+  })
+
+  it("is set aside when it is no database, and all is made again", async () => {
+    write(letters(6))
+    const { digest } = await go(upperBy2)
+    ran()
+    writeFileSync(file(), "not a database at all, but long enough to be looked at".repeat(100))
+    const again = await go(upperBy2, {}, { force: ["out"] })
+    expect([again.digest, ran().length]).toEqual([digest, 3])
+  })
+
+  it("is done without where it can't be, with a note", async () => {
+    write(letters(3))
+    mkdirSync(join(folder, "home"))
+    writeFileSync(join(folder, "home/shards"), "a file in the way")
+    const { events, status } = await go(upperBy2)
+    expect(status).toBe("ran")
+    expect(events.flatMap((event) => (event.type === "note" ? [event.message] : []))).toEqual([
+      expect.stringMatching(/^Opening .*shards.*(EEXIST|ENOTDIR|unable to open).*keeps no shards$/)
+    ])
+  })
+
+  it("is not looked at by verify, which makes all of it again", async () => {
+    write(letters(6))
+    await go(upperBy2)
+    ran()
+    const checked = await Effect.runPromise(verify(pipelineOf(upperBy2, {}), {}, { home: join(folder, "home") }).pipe(numerics))
+    expect(checked.nodes.find(({ id }) => id === "out")).toMatchObject({ status: "same" })
+    expect(ran()).toEqual(["2", "2", "2"])
+  })
+})
+
+describe("Stage.map", () => {
+  it("refuses what can't be mapped, and says why", () => {
+    const map =
+      (options: object, stage: unknown = upper) =>
+      () =>
+        Stage.map(stage as typeof upper, options as { over: "texts"; rows: number })
+    expect(map({ over: "words", rows: 2 })).toThrow(/Stage\.map\(upper, .*no input "words", only texts, more/)
+    expect(map({ over: "more", rows: 2 })).toThrow(/the input "more" is not one dataset/)
+    expect(map({ over: "file", rows: 2 }, lines)).toThrow(/the input "file" is not one dataset/)
+    expect(map({ over: "texts", rows: 0 })).toThrow(/rows must be a whole number, 1 or more/)
+    expect(map({ over: "texts", rows: 2.5 })).toThrow(/rows must be/)
+    expect(map({ over: "texts", rows: 3 }, upperBy2)).toThrow(/mapped already/)
+  })
+})

@@ -1,0 +1,308 @@
+/** What the journal and the logs say of past runs: which, how they differ, and what made what. */
+import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { DatabaseSync } from "node:sqlite"
+import * as Effect from "effect/Effect"
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
+import { askedOf, compareRuns, resolveRun, statusOf } from "../../../runtime/inspect/history.ts"
+import { Journal } from "../../../runtime/store/journal.ts"
+import { Leases } from "../../../runtime/store/leases.ts"
+import { ancestry, descent, flatten, type LineageEntry, makings, resolveArtifact } from "../../../runtime/inspect/lineage.ts"
+import { logPath, writeNodeLogs } from "../../../runtime/inspect/node-log.ts"
+import type { RunEvent, RunResult } from "../../../runtime/run/run.ts"
+import { removeFolder, workFolder } from "../../cli/caravan.ts"
+import { digests, edit, type Fixture, fixtureFolder, loadFixture } from "../fixture.ts"
+
+describe("after three runs", () => {
+  let fixture: Fixture
+  let journal: Journal
+  let leases: Leases
+  let [first, second, third]: Array<RunResult> = []
+  beforeAll(async () => {
+    fixture = await loadFixture(fixtureFolder())
+    const home = join(fixture.folder, "home")
+    first = await fixture.run()
+    second = await fixture.run({ times: "2" })
+    edit(fixture.folder, "helper.ts", (text) => text.replace('"!"', '"?"'))
+    appendFileSync(join(fixture.folder, "words.txt"), "delta\n")
+    third = await fixture.run({ times: "2" }, { seed: 3 })
+    journal = new Journal(home)
+    leases = new Leases(home)
+  })
+  afterAll(() => {
+    leases.close()
+    journal.close()
+    removeFolder(fixture.folder)
+  })
+
+  const find = (text: string) => Effect.runPromise(resolveArtifact(text, journal))
+  const runOf = (text: string) => Effect.runPromise(resolveRun(text, journal))
+  /** "port=name(...)", or "port=name^" where it was listed before. */
+  const brief = (entries: ReadonlyArray<LineageEntry>): string =>
+    entries
+      .map(
+        ({ port, name, next }) =>
+          `${port}=${name.split("/").at(-1)}${next === undefined ? "^" : next.length === 0 ? "" : `(${brief(next)})`}`
+      )
+      .join(" ")
+
+  describe("the runs", () => {
+    it("are found by how their id begins or how late they were, with what they were asked for", async () => {
+      expect(journal.runs().map(({ id }) => id)).toEqual([third!.run, second!.run, first!.run])
+      expect(journal.runs({ limit: 1, pipeline: "fixture" }).length).toBe(1)
+      expect(journal.runs({ pipeline: "other" })).toEqual([])
+      expect((await runOf("latest")).id).toBe(third!.run)
+      expect((await runOf("latest~2")).id).toBe(first!.run)
+      expect((await runOf(second!.run.slice(0, 8))).nodes).toEqual({ ran: 2, hit: 2 })
+      expect(askedOf(await runOf("latest"))).toMatchObject({
+        settings: { times: "2" },
+        seed: 3,
+        device: "cpu",
+        outputs: { loud: "shout", counts: "counts", late: "wait" }
+      })
+      expect(statusOf(await runOf("latest"), leases)).toBe("succeeded")
+      await expect(runOf("latest~3")).rejects.toThrow(/there are 3 runs only/)
+      await expect(runOf("zzz")).rejects.toThrow(/there is no such run\..*`caravan runs` lists them/)
+    })
+
+    it("differ by config, inputs, metrics and outputs, node by node", async () => {
+      const difference = compareRuns(await runOf(first!.run), await runOf(second!.run), journal)
+      expect(difference).toMatchObject({ pipeline: null, asked: [{ what: "times", before: null, after: "2" }], same: 2 })
+      expect(difference.nodes.map(({ node }) => node)).toEqual(["shout", "counts"])
+      const [shout, counts] = difference.nodes
+      expect(shout).toMatchObject({
+        config: [{ what: "times", before: 1, after: 2 }],
+        code: [],
+        inputs: [],
+        metrics: [],
+        status: null,
+        output: { before: digests(first!).shout, after: digests(second!).shout }
+      })
+      expect(counts).toMatchObject({ config: [], inputs: [{ what: "sets" }], output: { after: digests(second!).counts } })
+      expect(compareRuns(await runOf(first!.run), await runOf(first!.run), journal)).toMatchObject({ nodes: [], same: 4 })
+    })
+
+    it("differ by code, seed and metrics too", async () => {
+      const { asked, nodes } = compareRuns(await runOf(second!.run), await runOf(third!.run), journal)
+      expect(asked).toEqual([{ what: "seed", before: 0, after: 3 }])
+      const byNode = Object.fromEntries(nodes.map((node) => [node.node, node]))
+      expect(byNode.shout!.code.map(({ what }) => what.split("/").at(-1))).toEqual(["helper.ts"])
+      expect(byNode.shout!.seed).toEqual({ what: "seed", before: 0, after: 3 })
+      expect(byNode.shout!.metrics).toEqual([{ what: "rows", before: 3, after: 4 }])
+      // Its code does not reach the helper.
+      expect(byNode.lines).toMatchObject({ code: [], inputs: [{ what: "file" }], metrics: [{ what: "rows", before: 3, after: 4 }] })
+    })
+  })
+
+  describe("an artifact", () => {
+    it("is found by digest, path, node, output or file", async () => {
+      const digest = digests(third!).shout!
+      for (const text of [
+        digest,
+        digest.slice(0, 10),
+        third!.outputs.loud!.path,
+        `${third!.outputs.loud!.path}/data.arrow`,
+        "shout",
+        "fixture:shout",
+        `${third!.run}:loud`
+      ])
+        expect(await find(text)).toMatchObject({ kind: "artifact", digest, type: "dataset:text/1", name: "shout" })
+      expect((await find(`${first!.run.slice(0, 8)}:shout`)).digest).toBe(digests(first!).shout)
+      // What waited has the same rows as the lines: one artifact, by the name that was asked for.
+      expect([(await find("lines")).name, (await find("wait")).name]).toEqual(["lines", "wait"])
+      expect(await find(join(fixture.folder, "words.txt"))).toMatchObject({ kind: "file", digest: null })
+      await expect(find("shuot")).rejects.toThrow(/Looking for the artifact "shuot": .*Did you mean "shout"\?/)
+      await expect(find("0".repeat(64))).rejects.toThrow(/the journal knows no such digest/)
+    })
+
+    it("says which run, code and data made it", async () => {
+      const [made, ...more] = makings(digests(second!).shout!, journal)
+      expect(more).toEqual([])
+      expect(made).toMatchObject({ run: second!.run, pipeline: "fixture", node: "shout", stage: "shout", config: { times: 2 }, seed: 0 })
+      expect(made!.numerics).toEqual({ libtorch: "none" })
+      expect(Object.keys(made!.files).some((file) => file.endsWith("helper.ts"))).toBe(true)
+      expect(made!.files["node_modules/effect"]).toMatch(/^4\./)
+      expect(made!.inputs.map(({ port, input }) => [port, input.name, input.digest])).toEqual([["texts", "lines", digests(second!).lines]])
+    })
+
+    it("is followed back to the files it began with, and on to all that was made of it", async () => {
+      const back = ancestry(await find(digests(third!).counts!), journal)
+      expect(brief(back)).toBe("sets=shout(texts=lines(file=words.txt)) sets=wait^")
+      expect(flatten(back).map(({ digest }) => digest)).toEqual([digests(third!).shout, digests(third!).wait, null])
+      const on = descent(await find(digests(first!).lines!), journal)
+      // Both shouts were made of the first lines, and the counts of both.
+      expect(new Set(flatten(on).map(({ digest }) => digest))).toEqual(
+        new Set([...Object.values(digests(first!)), digests(second!).shout, digests(second!).counts])
+      )
+      expect(brief(descent(await find(join(fixture.folder, "words.txt")), journal, 1))).toBe("file=lines")
+      expect(ancestry(await find("counts"), journal, 1).every(({ next }) => next === undefined || next.length === 0)).toBe(true)
+    })
+
+    it("has its lineage though its object and even its trace are gone", async () => {
+      for (const { key } of third!.nodes) journal.forgetTrace(key!)
+      renameSync(join(fixture.folder, "home/objects"), join(fixture.folder, "elsewhere"))
+      expect(brief(ancestry(await find(digests(third!).counts!), journal))).toMatch(
+        /^sets=shout\(texts=(lines|wait)\(file=words\.txt\)\) sets=wait\^$/
+      )
+    })
+  })
+})
+
+describe("a run that was killed", () => {
+  it("is told from one that goes on", () => {
+    const home = workFolder()
+    const [journal, leases] = [new Journal(home), new Leases(home)]
+    try {
+      const holder = leases.hold("a run")
+      const asked = {
+        params: {},
+        settings: {},
+        seed: 0,
+        device: "cpu",
+        threads: 1,
+        selection: {},
+        outputs: {},
+        holder: holder.id,
+        process: { pid: 1, node: "" }
+      }
+      journal.startRun("r", "p", asked)
+      const status = () => statusOf(journal.runs()[0]!, leases)
+      expect(status()).toBe("running")
+      // As the kernel does when its process ends.
+      holder.release()
+      expect(status()).toBe("killed")
+      journal.finishRun("r", "interrupted")
+      expect(status()).toBe("interrupted")
+    } finally {
+      leases.close()
+      journal.close()
+      removeFolder(home)
+    }
+  })
+})
+
+describe("a node's log", () => {
+  let home: string
+  let notes: Array<string>
+  let logs: ReturnType<typeof writeNodeLogs>
+  beforeEach(() => {
+    home = workFolder()
+    notes = []
+    logs = writeNodeLogs(home, (node, message) => notes.push(`${node}: ${message}`))
+    logs.onEvent({ type: "run-started", run: "r", pipeline: "p", nodes: ["a/b"] })
+  })
+  afterEach(() => removeFolder(home))
+  const said = (node: string) =>
+    readFileSync(logPath(home, "r", node), "utf8")
+      .trimEnd()
+      .split("\n")
+      .map((line) => {
+        expect(line).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z /)
+        return line.slice(25)
+      })
+  const started: RunEvent = { type: "node-started", node: "a/b", stage: "s", why: ["config x: 1 -> 2"] }
+  const step = (n: number): RunEvent => ({ type: "progress", node: "a/b", progress: { step: n, total: 900, loss: 0.5 } })
+  const finished: RunEvent = {
+    type: "node-finished",
+    node: { id: "a/b", stage: "s", status: "ran", milliseconds: 1234, key: "k", digest: "d", metrics: { rows: 3 }, error: null }
+  }
+
+  it("has its start and why, a step a second and the last, what it printed, and how it ended", () => {
+    logs.onEvent(started)
+    for (let n = 1; n <= 900; n++) logs.onEvent(step(n))
+    logs.onEvent({ type: "output", node: "a/b", text: "out of\npaper\n" })
+    logs.onEvent({ type: "note", node: "a/b", message: "a note" })
+    logs.onEvent(finished)
+    expect(said("a/b")).toEqual([
+      "stage s starts: config x: 1 -> 2",
+      "step 1  total 900  loss 0.5",
+      "step 900  total 900  loss 0.5",
+      "out of",
+      "paper",
+      "a note",
+      "done: d",
+      "after 1.2 s  rows 3"
+    ])
+  })
+
+  it("of a run that was interrupted says so; a node that was found has none", () => {
+    logs.onEvent(started)
+    logs.onEvent({ ...finished, node: { ...finished.node, id: "found", status: "hit" } })
+    logs.close()
+    expect(said("a/b")).toEqual(["stage s starts: config x: 1 -> 2", "the run ended before this node did"])
+    expect(existsSync(logPath(home, "r", "found"))).toBe(false)
+  })
+
+  it("is there for a name longer than file systems take, apart from that of another", () => {
+    const names = ["x", "y"].map((end) => `${"ß".repeat(100)}${end}`)
+    for (const node of names) logs.onEvent({ ...started, node })
+    expect(notes).toEqual([])
+    for (const node of names) expect(said(node)).toEqual(["stage s starts: config x: 1 -> 2"])
+    expect(new Set(names.map((node) => logPath(home, "r", node))).size).toBe(2)
+    logs.close()
+  })
+
+  it("that can't be written is told of once and stops nothing", () => {
+    writeFileSync(join(home, "logs"), "in the way")
+    for (const event of [started, step(1), started, finished]) logs.onEvent(event)
+    expect(notes).toEqual([expect.stringMatching(/^a\/b: its log can't be written \(ENOTDIR.*goes on without logs$/)])
+  })
+})
+
+describe("a journal of the version before", () => {
+  it("is filled up: what was made of what is known of its runs too", async () => {
+    const fixture = await loadFixture(fixtureFolder())
+    const home = join(fixture.folder, "home")
+    try {
+      const { nodes } = await fixture.run()
+      // Back to what version 1 wrote: lists in the executions, none of the later tables.
+      const old = new DatabaseSync(join(home, "journal.db"))
+      old.exec(`update executions set files = (select value from listings where listings.digest = executions.files);
+        drop table listings; drop table artifacts; drop table uses; pragma user_version = 1`)
+      old.close()
+      const journal = new Journal(home)
+      const digestOf = (id: string) => nodes.find((node) => node.id === id)!.digest!
+      const named = await Effect.runPromise(resolveArtifact("counts", journal))
+      expect(flatten(ancestry(named, journal)).map(({ digest }) => digest)).toEqual([digestOf("shout"), digestOf("wait"), null])
+      const lines = await Effect.runPromise(resolveArtifact("lines", journal))
+      expect(flatten(descent(lines, journal)).map(({ digest }) => digest)).toContain(digestOf("counts"))
+      expect(Object.keys(makings(digestOf("shout"), journal)[0]!.files).some((file) => file.endsWith("helper.ts"))).toBe(true)
+      journal.close()
+      expect((await fixture.run()).nodes.map(({ status }) => status)).toEqual(["hit", "hit", "hit", "hit"])
+    } finally {
+      removeFolder(fixture.folder)
+    }
+  })
+
+  it("keeps long lists of files once, however many nodes share them", () => {
+    const home = workFolder()
+    mkdirSync(home, { recursive: true })
+    const journal = new Journal(home)
+    const files = Object.fromEntries(Array.from({ length: 200 }, (_, i) => [`file-${i}.ts`, "0".repeat(64)]))
+    journal.transaction(() => {
+      for (let i = 0; i < 500; i++)
+        journal.recordExecution({
+          run: "r",
+          pipeline: "p",
+          node: `n${i}`,
+          stage: "s",
+          key: `k${i}`,
+          parts: { stage: "s", code: "c", config: {}, seed: null, inputs: {}, numerics: null },
+          files,
+          status: "hit",
+          milliseconds: 0,
+          digest: "d",
+          error: null
+        })
+    })
+    expect(journal.executionsOf("r").every((execution) => Object.keys(execution.files).length === 200)).toBe(true)
+    journal.close()
+    const database = new DatabaseSync(join(home, "journal.db"))
+    const pages = database.prepare("select page_count * page_size as size from pragma_page_count(), pragma_page_size()").get()!
+      .size as number
+    database.close()
+    rmSync(home, { recursive: true })
+    // 500 lists of 16 kB would be 8 MB.
+    expect(pages).toBeLessThan(1e6)
+  })
+})

@@ -1,0 +1,229 @@
+/** Verifying results and holding runs to a lock file. */
+import { chmodSync, readFileSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { pathToFileURL } from "node:url"
+import * as Effect from "effect/Effect"
+import { afterEach, beforeEach, describe, expect, it } from "vitest"
+import { differences, freeze, type LockFile, lockPath, readLock, writeLock } from "../../../runtime/inspect/lock-file.ts"
+import { Numerics } from "../../../runtime/key/numerics.ts"
+import type { AnyPipeline } from "../../../runtime/define/pipeline.ts"
+import { plan, type RunOptions } from "../../../runtime/run/run.ts"
+import { verify, type VerifyOptions } from "../../../runtime/inspect/verify.ts"
+import { removeFolder } from "../../cli/caravan.ts"
+import { checkRecords } from "../../faults/invariants.ts"
+import { digests, edit, type Fixture, fixtureFolder, loadFixture, statuses } from "../fixture.ts"
+
+let fixture: Fixture
+beforeEach(async () => {
+  fixture = await loadFixture(fixtureFolder())
+})
+/** What a test damaged and nothing made again stays as it is. */
+let leftDamaged = false
+afterEach(async () => {
+  // After each fault, the records name what is there and was made (docs/faults.md).
+  const check = leftDamaged ? Promise.resolve() : checkRecords(join(fixture.folder, "home"))
+  leftDamaged = false
+  await check.finally(() => removeFolder(fixture.folder))
+})
+
+const load = async (name: string) =>
+  ((await import(pathToFileURL(join(fixture.folder, name)).href)) as { readonly default: AnyPipeline }).default
+const machine = Effect.provideService(Numerics, { describe: () => Effect.succeed({ ...fixture.numerics }) })
+const optionsOf = (options: Partial<RunOptions>): RunOptions => ({
+  home: join(fixture.folder, "home"),
+  settings: { file: join(fixture.folder, "words.txt") },
+  ...options
+})
+const verified = async (options: Partial<VerifyOptions> = {}, name = "pipeline.ts") => {
+  const result = await Effect.runPromise(verify(await load(name), {}, optionsOf(options)).pipe(machine))
+  return { ...result, statuses: Object.fromEntries(result.nodes.map(({ id, status }) => [id, status])) }
+}
+
+describe("verify", () => {
+  it("runs every node again and finds it the same, bit for bit; it records nothing", async () => {
+    const first = await fixture.run()
+    const before = await fixture.plan({ times: "2" })
+    const result = await verified()
+    expect(result).toMatchObject({ ok: true, left: 0, statuses: { lines: "same", shout: "same", wait: "same", counts: "same" } })
+    expect(Object.fromEntries(result.nodes.map(({ id, again }) => [id, again]))).toEqual(digests(first))
+    expect(await fixture.plan({ times: "2" })).toEqual(before)
+    expect(statuses(await fixture.run())).toEqual({ lines: "hit", shout: "hit", wait: "hit", counts: "hit" })
+  })
+
+  it("is not satisfied by results that are not there", async () => {
+    expect(await verified()).toMatchObject({ ok: false, statuses: { lines: "missing", counts: "missing" } })
+    expect(await verified({ sample: 2 })).toMatchObject({ ok: false, nodes: [] })
+    await fixture.run({}, { until: "shout" })
+    expect(await verified()).toMatchObject({ ok: false, statuses: { lines: "same", shout: "same", wait: "missing", counts: "missing" } })
+    expect(await verified({ until: "shout" })).toMatchObject({ ok: true, statuses: { lines: "same", shout: "same" } })
+  })
+
+  it("takes as many as asked for, chosen at random among those with a result", async () => {
+    await fixture.run()
+    // The first of four, then the last of the three that are left.
+    const picks = [0, 0.99]
+    expect(await verified({ sample: 2, random: () => picks.shift()! })).toMatchObject({
+      ok: true,
+      left: 2,
+      statuses: { lines: "same", counts: "same" }
+    })
+    expect((await verified({ sample: 9, until: "lines" })).statuses).toEqual({ lines: "same" })
+  })
+
+  it("names the row in which a stage that is not a function of its inputs came out different", async () => {
+    writeFileSync(
+      join(fixture.folder, "drift.ts"),
+      `import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readFileSync } from "node:fs"
+import { join } from "node:path"
+import { writeDataset } from "../../../data/dataset.ts"
+import * as Pipeline from "../../../runtime/pipeline.ts"
+import * as Stage from "../../../runtime/stage.ts"
+import { Texts } from "../../../schemas/rows.ts"
+export const drift = Stage.make("drift", {
+  config: Schema.Struct({}), inputs: {}, output: Texts, seeded: false,
+  run: Effect.fn("drift")(function* ({ output }) {
+    const weather = readFileSync(join(import.meta.dirname, "weather"), "utf8")
+    return yield* writeDataset(output, [{ text: "steady" }, { text: weather }, { text: weather }])
+  })
+})
+export default Pipeline.make("drifting", { params: Schema.Struct({ file: Schema.String }) }, () => ({ out: drift({}) }))
+`
+    )
+    writeFileSync(join(fixture.folder, "weather"), "rain")
+    const run = async () => (await import("../../../runtime/run/run.ts")).run(await load("drift.ts"), {}, optionsOf({}))
+    await Effect.runPromise((await run()).pipe(machine))
+    expect(await verified({}, "drift.ts")).toMatchObject({ ok: true })
+    writeFileSync(join(fixture.folder, "weather"), "snow")
+    expect(await verified({}, "drift.ts")).toMatchObject({
+      ok: false,
+      nodes: [{ status: "differs", differences: ['data.arrow: row 2, text: "rain" -> "snow" (2 of 3 rows differ)'] }]
+    })
+    // Nothing was replaced.
+    writeFileSync(join(fixture.folder, "weather"), "rain")
+    expect(await verified({}, "drift.ts")).toMatchObject({ ok: true })
+  })
+
+  it("does not compare with damaged bytes, and says when a stage fails", async () => {
+    leftDamaged = true
+    const first = await fixture.run()
+    const digest = digests(first).shout!
+    const file = join(fixture.folder, "home/objects", digest.slice(0, 2), digest, "data.arrow")
+    chmodSync(file, 0o644)
+    const bytes = readFileSync(file)
+    bytes[bytes.length >> 1]! ^= 1
+    writeFileSync(file, bytes)
+    writeFileSync(join(fixture.folder, "refuse"), "")
+    const { nodes, ok } = await verified()
+    expect(ok).toBe(false)
+    const errors = Object.fromEntries(nodes.map(({ id, error }) => [id, error]))
+    expect(errors).toEqual({
+      lines: "these lines can't be read today",
+      shout: expect.stringMatching(/^The result of "shout" in the store is damaged \(data\.arrow has changed\)\. Run the pipeline/),
+      wait: null,
+      counts: expect.stringMatching(/"shout" in the store is damaged/)
+    })
+  })
+})
+
+describe("a lock file", () => {
+  const frozen = async (settings: Record<string, string> = {}): Promise<LockFile> => {
+    const options = optionsOf({})
+    const all = { ...options, settings: { ...options.settings, ...settings } }
+    return freeze(await Effect.runPromise(plan(await load("pipeline.ts"), {}, all).pipe(machine)), all, fixture.folder)
+  }
+  /** What a run with these settings is told; [] when it ran. */
+  const refused = async (locked: LockFile, settings: Record<string, string> = {}, options: Partial<RunOptions> = {}) => {
+    try {
+      await fixture.run(settings, { ...options, locked })
+      return []
+    } catch (cause) {
+      const lines = (cause as Error).message.split("\n")
+      expect(lines[0]).toBe("This run is held to a lock file, and is not what was frozen:")
+      return lines.filter((line) => line.startsWith("  ")).map((line) => line.trim())
+    }
+  }
+
+  it("holds a run to inputs, configs, seeds, code, packages and numerics, and says what differs before anything runs", async () => {
+    const lock = (integrity: string, version = "4.1.0") =>
+      writeFileSync(
+        join(fixture.folder, "package-lock.json"),
+        JSON.stringify({ packages: { "node_modules/effect": { version, integrity } } })
+      )
+    lock("sha512-a")
+    const locked = await frozen()
+    expect(Object.values(locked.nodes).map(({ result }) => result)).toEqual([null, null, null, null])
+    expect(await refused(locked)).toEqual([])
+    // What can't change a result is free.
+    expect(await refused(locked, { "lines.batch": "7" }, { jobs: 3 })).toEqual([])
+    expect(await refused(locked, { times: "2" })).toEqual(["node shout: config times: 1 -> 2"])
+    expect(await refused(locked, {}, { seed: 5 })).toEqual(["node shout: seed 0 -> 5", "node wait: seed 0 -> 5"])
+    fixture.numerics.libtorch = "2.11"
+    expect(await refused(locked)).toEqual(["numerics libtorch: none -> 2.11"])
+    fixture.numerics.libtorch = "none"
+    writeFileSync(join(fixture.folder, "words.txt"), "other\n")
+    expect(await refused(locked)).toEqual([
+      expect.stringMatching(/^input file:words\.txt: other content \(sha256 [0-9a-f]{12} -> .*words\.txt\)$/)
+    ])
+    writeFileSync(join(fixture.folder, "words.txt"), "alpha\nbeta\ngamma\n")
+    lock("sha512-b")
+    const packages = ["code of stage shout: its packages", "package effect: 4.1.0 -> 4.1.0 (other content)"]
+    expect(await refused(locked)).toEqual(expect.arrayContaining(packages))
+    // One that was pulled and is not installed yet.
+    lock("sha512-b", "4.1.1")
+    await expect(fixture.run({}, { locked })).rejects.toThrow(/effect is installed in version 4\.1\.0, .* says 4\.1\.1: .*Run npm ci/)
+    lock("sha512-a")
+    edit(fixture.folder, "helper.ts", (text) => text.replace('"!"', '"?"'))
+    expect(await refused(locked)).toEqual([expect.stringMatching(/^code of stage shout: .*helper\.ts$/)])
+    // And back: nothing had run in between.
+    edit(fixture.folder, "helper.ts", (text) => text.replace('"?"', '"!"'))
+    expect(statuses(await fixture.run({}, { locked }))).toEqual({ lines: "hit", shout: "hit", wait: "hit", counts: "hit" })
+  })
+
+  it("holds wires and nodes", async () => {
+    const locked = await frozen()
+    const { shout, ...nodes } = locked.nodes
+    const other = {
+      ...locked,
+      nodes: { ...nodes, renamed: shout!, counts: { ...nodes.counts!, inputs: { sets: ["renamed", "wait"], extra: null } } }
+    }
+    expect(differences(locked, other)).toEqual([
+      "node shout is gone",
+      'node counts: input sets: ["shout","wait"] -> ["renamed","wait"]',
+      "node renamed is new"
+    ])
+  })
+
+  it("holds results too, once they are known: one that comes out different fails", async () => {
+    const first = await fixture.run()
+    const locked = await frozen()
+    expect(Object.fromEntries(Object.entries(locked.nodes).map(([id, { result }]) => [id, result]))).toEqual(digests(first))
+    // As if `wait` had come out otherwise when it was frozen.
+    const otherwise: LockFile = { ...locked, nodes: { ...locked.nodes, wait: { ...locked.nodes.wait!, result: "0".repeat(64) } } }
+    const second = await fixture.run({}, { locked: otherwise })
+    expect(second.status).toBe("failed")
+    expect(statuses(second)).toEqual({ lines: "hit", shout: "hit", wait: "failed", counts: "hit" })
+    expect(second.nodes.find(({ id }) => id === "wait")!.error).toMatch(
+      /is not the frozen one \(0{12}\) though everything it is made from is/
+    )
+    expect(second.events).toContainEqual({ type: "note", node: "wait", message: expect.stringContaining("is not the frozen one") })
+  })
+
+  it("comes back from disk as it was; what is none is refused with what to do", async () => {
+    const path = join(fixture.folder, "pipeline.lock.json")
+    expect(lockPath(join(fixture.folder, "pipeline.ts"))).toBe(path)
+    const locked = await frozen()
+    await Effect.runPromise(writeLock(path, locked))
+    expect(await Effect.runPromise(readLock(path))).toEqual(locked)
+    expect(readFileSync(path, "utf8")).not.toContain(join(fixture.folder, "home"))
+    const read = (text: string) => {
+      writeFileSync(path, text)
+      return Effect.runPromise(readLock(path))
+    }
+    await expect(read("{")).rejects.toThrow(/not JSON .*Make it with `caravan freeze`/)
+    await expect(read('{"format": 2}')).rejects.toThrow(/it has format 2, this version of caravan knows formats up to 1/)
+    await expect(read('{"format": 1}')).rejects.toThrow(/not a lock file/)
+    await expect(Effect.runPromise(readLock(join(fixture.folder, "none.json")))).rejects.toThrow(/there is no such file/)
+  })
+})

@@ -1,0 +1,111 @@
+/** Children: what they print, and how long they may take. How they end is in run.test.ts and processes.test.ts. */
+import { mkdirSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { pathToFileURL } from "node:url"
+import * as Effect from "effect/Effect"
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest"
+import { after, type Limits, processPool } from "../../../runtime/run/executor.ts"
+import type { AnyStage } from "../../../runtime/define/stage.ts"
+import { removeFolder } from "../../cli/caravan.ts"
+import { fixtureFolder } from "../fixture.ts"
+
+let folder: string
+let processes: ReturnType<typeof processPool>
+beforeEach(() => {
+  folder = fixtureFolder()
+  processes = processPool()
+  mkdirSync(join(folder, "output"))
+})
+afterEach(() => {
+  processes.close()
+  removeFolder(folder)
+})
+
+/** Runs a stage of the fixture in a child; gives what it printed. */
+const running = async (file: string, exportName: string, config: Record<string, unknown>, limits?: Limits) => {
+  const module = pathToFileURL(join(folder, file)).href
+  const { stage } = ((await import(module)) as Record<string, AnyStage>)[exportName]!
+  let text = ""
+  const job = {
+    module,
+    exportName,
+    config,
+    inputs: { texts: [] },
+    output: join(folder, "output"),
+    seed: 0,
+    device: "cpu" as const,
+    threads: 1,
+    checkpoints: null,
+    prepare: undefined
+  }
+  const work = processes.run(
+    stage,
+    job,
+    () => undefined,
+    Effect.succeed([]),
+    (printed) => (text += printed),
+    limits
+  )
+  return { exit: await Effect.runPromiseExit(work), text: () => text }
+}
+const waiting = { steps: 0, die: "exit", empty: false }
+
+describe("what a child prints", () => {
+  it("is told as it comes", async () => {
+    const { exit, text } = await running("stages.ts", "wait", waiting)
+    expect(JSON.stringify(exit)).toMatch(/ended with code 3/)
+    expect(text()).toBe("out of paper\n")
+  })
+
+  it("keeps its characters whole, wherever its pieces end", async () => {
+    writeFileSync(
+      join(folder, "printing.ts"),
+      `import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { writeReport } from "../../../data/dataset.ts"
+import * as Stage from "../../../runtime/stage.ts"
+import { report } from "../../../schemas/artifact.ts"
+export const printing = Stage.make("printing", {
+  config: Schema.Struct({}),
+  inputs: {},
+  output: report(Schema.Struct({ n: Schema.Number }), "printed/1"),
+  resources: { tensors: true },
+  run: Effect.fn("printing")(function* ({ output }) {
+    // More than a pipe holds, in characters of two bytes after one of one.
+    yield* Effect.callback((resume) => void process.stdout.write("x" + "é".repeat(200_000), () => resume(Effect.void)))
+    return yield* writeReport(output, { n: 1 })
+  })
+})
+`
+    )
+    const { exit, text } = await running("printing.ts", "printing", {})
+    expect(exit._tag).toBe("Success")
+    // The message that it is done may come before the last of what it printed.
+    expect(text().length).toBeGreaterThan(65_536)
+    expect(text().slice(0, 65_536)).toBe(`x${"é".repeat(65_535)}`)
+  })
+})
+
+describe("the time that a child is given", () => {
+  it("may be a month", async () => {
+    const { exit } = await running("stages.ts", "wait", waiting, { seconds: 2_592_000 })
+    expect(JSON.stringify(exit)).toMatch(/ended with code 3/)
+  })
+
+  it("is up when it is up, also after more than Node's timers take", () => {
+    vi.useFakeTimers()
+    try {
+      const day = 86_400_000
+      let [up, late] = [false, false]
+      after(60 * day, () => (up = true))
+      const callOff = after(60 * day, () => (late = true))
+      vi.advanceTimersByTime(59 * day)
+      expect(up).toBe(false)
+      callOff()
+      vi.advanceTimersByTime(day)
+      expect([up, late]).toEqual([true, false])
+    } finally {
+      vi.useRealTimers()
+    }
+  })
+})

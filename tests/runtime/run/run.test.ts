@@ -1,0 +1,328 @@
+import {
+  chmodSync,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync
+} from "node:fs"
+import { join } from "node:path"
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
+import { removeFolder } from "../../cli/caravan.ts"
+import { checkRecords } from "../../faults/invariants.ts"
+import { digests, edit, type Fixture, fixtureFolder, loadFixture, statuses } from "../fixture.ts"
+
+let template: Fixture
+beforeAll(async () => {
+  template = await loadFixture(fixtureFolder())
+  await template.run()
+})
+afterAll(() => removeFolder(template.folder))
+
+let fixture: Fixture
+beforeEach(async () => {
+  fixture = await loadFixture(fixtureFolder())
+})
+/** What a test damaged and nothing made again stays as it is. */
+let leftDamaged = false
+afterEach(async () => {
+  // After each fault, the records name what is there and was made (docs/faults.md).
+  const check = leftDamaged ? Promise.resolve() : checkRecords(join(fixture.folder, "home"))
+  leftDamaged = false
+  await check.finally(() => removeFolder(fixture.folder))
+})
+
+/** A run before this one, elsewhere: its store and journal are copied here. */
+const ranBefore = async () => {
+  cpSync(join(template.folder, "home"), join(fixture.folder, "home"), { recursive: true })
+  return fixture.run()
+}
+
+const all = (status: string) => ({ lines: status, shout: status, wait: status, counts: status })
+const kinds = (planned: Awaited<ReturnType<Fixture["plan"]>>) =>
+  Object.fromEntries(Object.entries(planned).map(([id, [kind]]) => [id, kind]))
+/** A file of an object in the store, made writable. */
+const fileOf = (digest: string, name = "data.arrow") => {
+  const file = join(fixture.folder, "home/objects", digest.slice(0, 2), digest, name)
+  chmodSync(file, 0o644)
+  return file
+}
+const flipBit = (file: string) => {
+  const bytes = readFileSync(file)
+  bytes[bytes.length >> 1]! ^= 1
+  writeFileSync(file, bytes)
+}
+
+describe("a run", () => {
+  it("makes everything once; again it finds everything, with the same digests", async () => {
+    expect(kinds(await fixture.plan())).toEqual({ lines: "run", shout: "unknown", wait: "unknown", counts: "unknown" })
+    const first = await fixture.run()
+    expect(first.status).toBe("succeeded")
+    expect(statuses(first)).toEqual(all("ran"))
+    // ALPHA! BETA! GAMMA! alpha beta gamma: 6 + 5 + 6 + 5 + 4 + 5 characters
+    expect(JSON.parse(readFileSync(join(first.outputs.counts!.path, "report.json"), "utf8"))).toEqual({ rows: 6, characters: 31 })
+    const second = await fixture.run()
+    expect(statuses(second)).toEqual(all("hit"))
+    expect(digests(second)).toEqual(digests(first))
+    expect(kinds(await fixture.plan())).toEqual(all("hit"))
+  })
+
+  it("with one config field changed makes that node and what depends on it, as the plan said before", async () => {
+    await ranBefore()
+    expect(await fixture.plan({ "shout.times": "3" })).toEqual({
+      lines: ["hit"],
+      shout: ["run", "config times: 1 -> 3"],
+      wait: ["hit"],
+      counts: ["unknown"]
+    })
+    expect(statuses(await fixture.run({ "shout.times": "3" }))).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "ran" })
+    // And back: the old results are still there.
+    expect(statuses(await fixture.run())).toEqual(all("hit"))
+  })
+
+  it("stops rebuilding where an output comes out as before", async () => {
+    await ranBefore()
+    writeFileSync(join(fixture.folder, "words.txt"), "alpha  \n\nbeta\ngamma")
+    expect((await fixture.plan()).lines).toEqual(["run", "input file: new content of file:words.txt"])
+    expect(statuses(await fixture.run())).toEqual({ lines: "ran", shout: "hit", wait: "hit", counts: "hit" })
+  })
+
+  it("sees a file change that its size and times hide: one made just before or after it was read", async () => {
+    const words = join(fixture.folder, "words.txt")
+    for (const text of ["alpha\n", "aleph\n", "alefs\n"]) {
+      writeFileSync(words, text)
+      // Times of a whole second, as some file systems keep them.
+      utimesSync(words, 1_700_000_000, 1_700_000_000)
+      expect(statuses(await fixture.run({}, { until: "lines" })).lines).toBe("ran")
+    }
+  })
+
+  it("does not look at names and times of files, at neutral fields, or at how much runs at once", async () => {
+    await ranBefore()
+    copyFileSync(join(fixture.folder, "words.txt"), join(fixture.folder, "other.txt"))
+    expect(statuses(await fixture.run({ file: join(fixture.folder, "other.txt"), "lines.batch": "7" }, { jobs: 3 }))).toEqual(all("hit"))
+  })
+
+  it("makes seeded stages again under another seed, and only those", async () => {
+    await ranBefore()
+    expect((await fixture.plan({}, { seed: 1 })).shout).toEqual(["run", "seed 0 -> 1"])
+    expect(statuses(await fixture.run({}, { seed: 1 }))).toEqual({ lines: "hit", shout: "ran", wait: "ran", counts: "hit" })
+  })
+
+  it("makes stages with tensors again on other numerics, and only those", async () => {
+    await ranBefore()
+    fixture.numerics.libtorch = "2.11"
+    expect((await fixture.plan()).wait).toEqual(["run", "numerics libtorch: none -> 2.11"])
+    expect(statuses(await fixture.run())).toEqual({ lines: "hit", shout: "ran", wait: "ran", counts: "hit" })
+  })
+
+  it("says which package's version changed", async () => {
+    const lock = (version: string) =>
+      writeFileSync(
+        join(fixture.folder, "package-lock.json"),
+        JSON.stringify({ packages: { "node_modules/effect": { version, integrity: `sha512-${version}` } } })
+      )
+    lock("4.1.0")
+    await fixture.run({}, { until: "lines" })
+    lock("4.1.1")
+    await expect(fixture.plan()).rejects.toThrow(
+      /effect is installed in version 4\.1\.0, and .*package-lock\.json says 4\.1\.1.*Run npm ci/
+    )
+    const installed = join(fixture.folder, "node_modules/effect")
+    mkdirSync(installed, { recursive: true })
+    writeFileSync(join(installed, "package.json"), JSON.stringify({ name: "effect", version: "4.1.1" }))
+    expect((await fixture.plan()).lines).toEqual(["run", "code: effect 4.1.0 -> 4.1.1"])
+  })
+
+  it("does without a file that none of the selected nodes needs", async () => {
+    edit(fixture.folder, "pipeline.ts", (text) =>
+      text.replace("return { loud", 'const more = lines({ file: fileAt("/nowhere/later.txt") }).named("more")\n  return { more, loud')
+    )
+    const changed = await loadFixture(fixture.folder, "?more")
+    expect(statuses(await changed.run({}, { until: "shout" }))).toMatchObject({ lines: "ran", shout: "ran", more: "skipped" })
+    for (const selection of [{ until: "more" }, {}])
+      await expect(changed.run({}, selection)).rejects.toThrow(/Reading the input \/nowhere\/later\.txt: there is no such file/)
+  })
+
+  it("selects nodes by only, from, until and force", async () => {
+    expect(statuses(await fixture.run({}, { until: "shout" }))).toEqual({ lines: "ran", shout: "ran", wait: "skipped", counts: "skipped" })
+    expect(statuses(await fixture.run({}, { only: "wait" }))).toMatchObject({ lines: "hit", wait: "ran", counts: "skipped" })
+    await expect(fixture.run({ times: "5" }, { only: "counts" })).rejects.toThrow(/Node "shout" is needed but not selected/)
+    await fixture.run()
+    expect(statuses(await fixture.run({}, { force: ["shout"] }))).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "hit" })
+    expect(statuses(await fixture.run({}, { from: "shout", force: ["shout", "counts"] }))).toEqual({
+      lines: "hit",
+      shout: "ran",
+      wait: "hit",
+      counts: "ran"
+    })
+  })
+
+  it("tells what happens as it happens", async () => {
+    const { events, run } = await fixture.run({ steps: "3" }, { until: "wait" })
+    expect(events[0]).toMatchObject({ type: "run-started", run, nodes: ["lines", "shout", "wait", "counts"] })
+    expect(events.filter((event) => event.type === "progress").map((event) => event.progress)).toEqual(
+      [1, 2, 3].map((step) => ({ step, total: 3 }))
+    )
+    const order = events.flatMap((event) =>
+      event.type === "node-started"
+        ? [`${event.node} started`]
+        : event.type === "node-finished"
+          ? [`${event.node.id} ${event.node.status}`]
+          : []
+    )
+    expect(order.indexOf("lines ran")).toBeLessThan(order.indexOf("wait started"))
+    expect(events.at(-1)).toMatchObject({ type: "run-finished", status: "succeeded" })
+  })
+})
+
+describe("a failure", () => {
+  it("stops what depends on the stage and nothing else, and is its message", async () => {
+    const failed = await fixture.run({ "shout.refuse": "true" })
+    expect(failed.status).toBe("failed")
+    expect(statuses(failed)).toEqual({ lines: "ran", shout: "failed", wait: "ran", counts: "skipped" })
+    expect(failed.nodes.find((node) => node.id === "shout")!.error).toBe("these texts are not for shouting")
+    expect(failed.outputs).not.toHaveProperty("counts")
+    expect(statuses(await fixture.run())).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "ran" })
+  })
+
+  it("of a child says what became of it: an exit with its last words, a kill, a mistake with its place", async () => {
+    const error = async (die: string) =>
+      (await fixture.run({ "wait.die": die }, { until: "wait" })).nodes.find((node) => node.id === "wait")!
+    expect(await error("exit")).toMatchObject({
+      status: "failed",
+      error: expect.stringMatching(/process of stage wait ended with code 3\. Its last words:\nout of paper/)
+    })
+    expect(await error("kill")).toMatchObject({ status: "failed", error: expect.stringMatching(/was killed \(out of memory\?\)/) })
+    expect(await error("throw")).toMatchObject({
+      status: "failed",
+      error: expect.stringMatching(/a mistake in the stage \(at .*stages\.ts:\d+\)/)
+    })
+  })
+
+  it("to write what the stage promised is refused, and nothing is recorded", async () => {
+    const failed = await fixture.run({ "wait.empty": "true" })
+    expect(failed.nodes.find((node) => node.id === "wait")).toMatchObject({
+      status: "failed",
+      error: expect.stringMatching(/wrote something else than a dataset:text\/1.*data\.arrow/)
+    })
+    expect((await fixture.plan({ "wait.empty": "true" })).wait![0]).toBe("run")
+    expect(readdirSync(join(fixture.folder, "home/tmp"))).toEqual([])
+  })
+
+  it("to leave an input alone while it is read is one: nothing is recorded", async () => {
+    const failed = await fixture.run({ "lines.touch": "true" })
+    expect(failed.nodes.find((node) => node.id === "lines")).toMatchObject({
+      status: "failed",
+      error: expect.stringMatching(/words\.txt changed while it was read/)
+    })
+    expect((await fixture.plan({ "lines.touch": "true" })).lines![0]).toBe("run")
+  })
+})
+
+describe("code that changes while the pipeline runs", () => {
+  const editing = async (change: (text: string) => string) => {
+    const { nodes } = await fixture.run({}, {}, (event) => {
+      if (event.type === "node-finished" && event.node.id === "lines") edit(fixture.folder, "helper.ts", change)
+    })
+    return Object.fromEntries(nodes.map(({ id, status, error }) => [id, error ?? status]))
+  }
+
+  it("fails the stages it changes, whose children would run what their keys don't say, and no others", async () => {
+    expect(await editing((text) => text.replace('"!"', '"?"'))).toEqual({
+      lines: "ran",
+      shout: expect.stringMatching(/^The code of stage shout changed while the pipeline ran \(.*helper\.ts\)\. .*run again/),
+      wait: "ran",
+      counts: "skipped"
+    })
+  })
+
+  it("in comments and what is unused fails nothing", async () => {
+    expect(await editing((text) => `// Edited.\n${text.replace("`${text}?`", "`${text}??`")}`)).toEqual(all("ran"))
+  })
+})
+
+describe("the store", () => {
+  it("makes a damaged object again when it is needed, sets the damaged one aside, and ends at the same digest", async () => {
+    const first = await ranBefore()
+    flipBit(fileOf(digests(first).lines!))
+    // Nobody reads it: what depends on it is there.
+    expect(statuses(await fixture.run())).toEqual(all("hit"))
+    const second = await fixture.run({ times: "2" })
+    expect(second.events).toContainEqual({
+      type: "note",
+      node: "lines",
+      message: "its result is damaged (data.arrow has changed): making it again"
+    })
+    // The object of wait is the same one: it is found before the damage is, or made again too.
+    expect(statuses(second)).toMatchObject({ lines: "ran", shout: "ran", counts: "ran" })
+    expect(digests(second).lines).toBe(digests(first).lines)
+    expect(readdirSync(join(fixture.folder, "home/quarantine")).length).toBe(1)
+    expect(statuses(await fixture.run({ times: "2" }))).toEqual(all("hit"))
+  })
+
+  it("makes it once when several stages that run at once need it", async () => {
+    const first = await ranBefore()
+    flipBit(fileOf(digests(first).lines!))
+    const second = await fixture.run({}, { jobs: 4, force: ["shout", "wait"] })
+    expect(second.events.filter((event) => event.type === "note").length).toBe(1)
+    expect(statuses(second)).toEqual({ lines: "ran", shout: "ran", wait: "ran", counts: "hit" })
+    expect(digests(second)).toEqual(digests(first))
+  })
+
+  it("skips what needs a damaged object that can't be made again", async () => {
+    leftDamaged = true
+    const first = await ranBefore()
+    flipBit(fileOf(digests(first).lines!))
+    // The same key, but the words can no longer be read to the end.
+    writeFileSync(join(fixture.folder, "refuse"), "")
+    const second = await fixture.run({ times: "2" })
+    expect(statuses(second)).toMatchObject({ lines: "failed", shout: "skipped", counts: "skipped" })
+    expect(second.status).toBe("failed")
+  })
+
+  it.each<[string, (file: string) => void]>([
+    ["truncated", (file) => writeFileSync(file, readFileSync(file).subarray(0, 100))],
+    ["emptied", (file) => writeFileSync(file, "")],
+    ["missing", (file) => rmSync(file)]
+  ])("serves no object whose file is %s: it is made again", async (_, damage) => {
+    const first = await ranBefore()
+    damage(fileOf(digests(first).shout!))
+    expect((await fixture.plan()).shout).toEqual(["run", "its result is gone from the store"])
+    const second = await fixture.run()
+    expect(statuses(second)).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "hit" })
+    expect(digests(second)).toEqual(digests(first))
+  })
+
+  it("believes no manifest but the one its name says", async () => {
+    const first = await ranBefore()
+    const file = fileOf(digests(first).shout!, "artifact.json")
+    writeFileSync(file, readFileSync(file, "utf8").replace('"format": 1', '"format": 1 '))
+    expect(statuses(await fixture.run())).toMatchObject({ lines: "hit", shout: "ran" })
+  })
+
+  it("starts anew when its objects are gone, and when the journal is, and ends at the same digests", async () => {
+    const first = await ranBefore()
+    rmSync(join(fixture.folder, "home/objects"), { recursive: true })
+    expect(digests(await fixture.run())).toEqual(digests(first))
+    for (const name of readdirSync(join(fixture.folder, "home")))
+      if (name.startsWith("journal.db")) rmSync(join(fixture.folder, "home", name))
+    const again = await fixture.run()
+    expect(statuses(again)).toEqual(all("ran"))
+    expect(digests(again)).toEqual(digests(first))
+  })
+
+  it("replaces a damaged object that nobody knew of by what is made anew", async () => {
+    const first = await ranBefore()
+    const file = fileOf(digests(first).lines!)
+    flipBit(file)
+    for (const name of readdirSync(join(fixture.folder, "home")))
+      if (name.startsWith("journal.db")) rmSync(join(fixture.folder, "home", name))
+    expect(digests(await fixture.run())).toEqual(digests(first))
+    expect(existsSync(join(fixture.folder, "home/quarantine"))).toBe(true)
+  })
+})

@@ -1,0 +1,190 @@
+/** What a run records and when, what it holds on to while it waits, and what it takes for a failure of a node or of its own. */
+import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { DatabaseSync } from "node:sqlite"
+import { setTimeout as sleep } from "node:timers/promises"
+import { pathToFileURL } from "node:url"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Schema from "effect/Schema"
+import { afterEach, beforeEach, describe, expect, it } from "vitest"
+import { Flights } from "../../../runtime/store/flights.ts"
+import { compareRuns } from "../../../runtime/inspect/history.ts"
+import { Journal } from "../../../runtime/store/journal.ts"
+import { Leases } from "../../../runtime/store/leases.ts"
+import { type AnyNode, fileAt } from "../../../runtime/define/node.ts"
+import { Numerics } from "../../../runtime/key/numerics.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { run, type RunEvent, type RunOptions } from "../../../runtime/run/run.ts"
+import type { AnyStage } from "../../../runtime/define/stage.ts"
+import { removeFolder } from "../../cli/caravan.ts"
+import { fixtureFolder, loadFixture, statuses } from "../fixture.ts"
+import { count, lines, wait } from "../fixtures/stages.ts"
+
+let folder: string
+let home: string
+beforeEach(() => {
+  folder = fixtureFolder()
+  home = join(folder, "home")
+})
+afterEach(() => removeFolder(folder))
+
+/** Well below a test's own time, and far above what anything here takes. */
+const patience = 50_000
+const waitFor = async (what: () => boolean) => {
+  for (const end = Date.now() + patience; !what(); await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
+}
+const words = () => fileAt(join(folder, "words.txt"))
+const working = (
+  nodes: () => Readonly<Record<string, AnyNode>>,
+  onEvent: (event: RunEvent) => void = () => undefined,
+  options: Partial<RunOptions> = {}
+) =>
+  run(
+    Pipeline.make("made here", { params: Schema.Struct({}) }, () => nodes()),
+    {},
+    { home, onEvent, ...options }
+  ).pipe(Effect.provideService(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) }))
+const recorded = (journal: Journal) =>
+  journal.executionsOf(journal.runs({ limit: 1 })[0]!.id).map(({ node, status }) => `${node} ${status}`)
+
+describe("what a run found", { timeout: 60_000 }, () => {
+  const long = (steps = 1_000_000) => ({ words: lines({ file: words() }), slow: wait({ texts: lines({ file: words() }) }, { steps }) })
+
+  it("is recorded while it goes on, for gc to see", async () => {
+    await Effect.runPromise(working(() => ({ words: lines({ file: words() }) })))
+    const fiber = Effect.runFork(working(long))
+    const journal = new Journal(home)
+    try {
+      await waitFor(() => journal.runs().length === 2 && recorded(journal).includes("lines hit"))
+      expect(journal.runs()[0]!.status).toBe("running")
+    } finally {
+      await Effect.runPromise(Fiber.interrupt(fiber))
+      journal.close()
+    }
+  })
+
+  it("is recorded too when it is interrupted before that", async () => {
+    await Effect.runPromise(working(() => ({ words: lines({ file: words() }) })))
+    let stop = () => {}
+    const started = new Promise<void>((resolve) => (stop = resolve))
+    const fiber = Effect.runFork(working(long, (event) => event.type === "node-started" && event.node === "wait" && stop()))
+    await started
+    await Effect.runPromise(Fiber.interrupt(fiber))
+    const journal = new Journal(home)
+    expect([recorded(journal), journal.runs()[0]!.status]).toEqual([["lines hit"], "interrupted"])
+    journal.close()
+  })
+})
+
+describe("nodes that wait for room", () => {
+  it("keep no other from being made, however many they are", { timeout: 60_000 }, async () => {
+    const texts = lines({ file: words() })
+    // One takes the only place for tensors for good; more than two hundred wait for it.
+    const nodes = () => ({
+      ...Object.fromEntries(Array.from({ length: 250 }, (_, i) => [`slow${i}`, wait({ texts }, { steps: 1_000_000 + i })])),
+      // In line behind them all.
+      after: count({ sets: [texts] }).named("after")
+    })
+    const done = new Set<string>()
+    const fiber = Effect.runFork(working(nodes, (event) => event.type === "node-finished" && done.add(event.node.id)))
+    try {
+      await waitFor(() => done.has("after"))
+      expect([...done].filter((id) => id.startsWith("wait"))).toEqual([])
+    } finally {
+      await Effect.runPromise(Fiber.interrupt(fiber))
+    }
+  })
+})
+
+describe("a damaged result", { timeout: 60_000 }, () => {
+  it("that another run has made again meanwhile stays, and is used", async () => {
+    const fixture = await loadFixture(folder)
+    const first = await fixture.run()
+    const made = first.nodes.find(({ id }) => id === "lines")!
+    const file = join(home, "objects", made.digest!.slice(0, 2), made.digest!, "data.arrow")
+    const sound = readFileSync(file)
+    const damaged = Buffer.from(sound)
+    damaged[damaged.length >> 1]! ^= 1
+    chmodSync(file, 0o644)
+    writeFileSync(file, damaged)
+    // Another run is at it, and mends it while this one waits.
+    const leases = new Leases(home)
+    const holder = leases.hold("another run")
+    const flights = new Flights(leases, holder.id)
+    const claim = flights.claim(made.key!)
+    if (!claim.mine) throw new Error("nobody else makes anything here")
+    const second = await fixture.run({ times: "2" }, {}, (event) => {
+      if (event.type !== "node-waiting" || event.node !== "lines") return
+      writeFileSync(file, sound)
+      flights.land([{ key: made.key!, token: claim.token }])
+    })
+    holder.release()
+    leases.close()
+    expect(second.events.some((event) => event.type === "node-waiting" && event.node === "lines")).toBe(true)
+    expect(statuses(second)).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "ran" })
+    expect([existsSync(join(home, "quarantine")), readFileSync(file).equals(sound)]).toEqual([false, true])
+  })
+})
+
+describe("a run whose journal breaks", () => {
+  it("fails with the store's error, as a value", { timeout: 60_000 }, async () => {
+    const onEvent = (event: RunEvent) => {
+      if (event.type !== "run-started") return
+      const database = new DatabaseSync(join(home, "journal.db"))
+      database.exec("drop table executions")
+      database.close()
+    }
+    const said = await Effect.runPromise(
+      working(() => ({ words: lines({ file: words() }) }), onEvent).pipe(
+        Effect.catchTag("StoreError", ({ message }) => Effect.succeed(message))
+      )
+    )
+    expect(said).toMatch(/^Using the journal .*no such table: executions\. It is damaged/)
+  })
+})
+
+describe("what goes wrong with one node", { timeout: 60_000 }, () => {
+  it("by a stage that interrupts itself is that node's failure", async () => {
+    writeFileSync(
+      join(folder, "selfish.ts"),
+      `import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as Stage from "../../../runtime/stage.ts"
+import { Texts } from "../../../schemas/rows.ts"
+export const selfish = Stage.make("selfish", { config: Schema.Struct({}), inputs: {}, output: Texts, run: () => Effect.interrupt })
+`
+    )
+    const { selfish } = (await import(pathToFileURL(join(folder, "selfish.ts")).href)) as { readonly selfish: AnyStage }
+    const result = await Effect.runPromise(
+      working(() => ({ selfish: (selfish as unknown as (inputs: object) => AnyNode)({}), words: lines({ file: words() }) }))
+    )
+    expect(statuses(result)).toEqual({ selfish: "failed", lines: "ran" })
+    expect(result.nodes[0]!.error).toMatch(/^Stage selfish interrupted itself: .* Mend its code/)
+  })
+
+  it("by an input that is there and can't be read stops what needs that, and nothing else", async () => {
+    mkdirSync(join(folder, "broken"))
+    symlinkSync("nowhere", join(folder, "broken/link"))
+    const result = await Effect.runPromise(
+      working(() => ({
+        words: lines({ file: words() }),
+        broken: wait({ texts: lines({ file: fileAt(join(folder, "broken")) }).named("broken") })
+      }))
+    )
+    expect(statuses(result)).toEqual({ lines: "ran", broken: "failed", wait: "skipped" })
+    expect(result.nodes.find(({ id }) => id === "broken")!.error).toMatch(/^Reading the input .*broken: /)
+  })
+
+  it("is in the journal with what was skipped for it; diff names the change of status and nothing that is not known", async () => {
+    const fixture = await loadFixture(folder)
+    const failed = await fixture.run({ "shout.refuse": "true" })
+    const whole = await fixture.run()
+    const journal = new Journal(home)
+    const [before, after] = [failed, whole].map(({ run: id }) => journal.runsLike(id)[0]!)
+    expect(before!.nodes).toEqual({ ran: 2, failed: 1, skipped: 1 })
+    const counts = compareRuns(before!, after!, journal).nodes.find(({ node }) => node === "counts")!
+    expect(counts).toMatchObject({ only: null, code: [], inputs: [], status: { before: "skipped", after: "ran" } })
+    journal.close()
+  })
+})

@@ -1,0 +1,181 @@
+/** Sweeps over parameters, and runs as streams of events, from a program. */
+import { readdirSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
+import { afterEach, beforeEach, describe, expect, it } from "vitest"
+import { runEvents } from "../../../runtime/run/events.ts"
+import { Journal } from "../../../runtime/store/journal.ts"
+import { fileAt } from "../../../runtime/define/node.ts"
+import { Numerics } from "../../../runtime/key/numerics.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import type { RunEvent } from "../../../runtime/run/run.ts"
+import { combinations, type Grid, sweep, type SweepPoint } from "../../../runtime/run/sweep.ts"
+import { hyper, hyperInt } from "../../../schemas/hyper.ts"
+import { removeFolder } from "../../cli/caravan.ts"
+import { fixtureFolder } from "../fixture.ts"
+import { draw, lines, upper } from "../fixtures/mapped.ts"
+import { count } from "../fixtures/stages.ts"
+
+let folder: string
+beforeEach(() => {
+  folder = fixtureFolder()
+})
+afterEach(() => removeFolder(folder))
+
+const Params = Schema.Struct({
+  mark: hyper("!", "at the end"),
+  times: hyperInt(1, "how many marks", { min: 1, max: 3 }),
+  refuses: hyper("", "what")
+})
+const pipeline = () =>
+  Pipeline.make("swept", { params: Params }, ({ mark, times, refuses }) => {
+    if (times === 2 && mark === "#") throw new Error("two of # are not wanted")
+    const words = lines({ file: fileAt(join(folder, "words.txt")) })
+    const loud = upper({ texts: words }, { mark: mark.repeat(times), refuses: mark === refuses ? "beta" : "" })
+    return { counted: count({ sets: [loud] }).named("counts"), loud }
+  })
+const machine = Effect.provideService(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) })
+const go = (grid: Grid<typeof Params>, params: Partial<typeof Params.Encoded> = {}) =>
+  Effect.runPromise(sweep(pipeline(), params, grid, { home: join(folder, "home") }).pipe(machine))
+const becameOf = ({ result }: SweepPoint) => Object.fromEntries(result?.nodes.map(({ id, status }) => [id, status]) ?? [])
+
+describe("combinations", () => {
+  it("are all of them, the last name's values changing fastest", () => {
+    expect(combinations({ a: [1, 2], b: ["x", "y"], c: undefined })).toEqual([
+      { a: 1, b: "x" },
+      { a: 1, b: "y" },
+      { a: 2, b: "x" },
+      { a: 2, b: "y" }
+    ])
+    expect(combinations({})).toEqual([{}])
+  })
+})
+
+describe("a sweep", () => {
+  it("runs every combination, makes what they share once, and gives metrics and report fields of each", async () => {
+    const points = await go({ mark: ["!", "??"], times: [1, 3] })
+    expect(points.map(({ values, status }) => [values, status])).toEqual([
+      [{ mark: "!", times: 1 }, "succeeded"],
+      [{ mark: "!", times: 3 }, "succeeded"],
+      [{ mark: "??", times: 1 }, "succeeded"],
+      [{ mark: "??", times: 3 }, "succeeded"]
+    ])
+    expect(points.map(becameOf)).toEqual([
+      { lines: "ran", upper: "ran", counts: "ran" },
+      ...Array.from({ length: 3 }, () => ({ lines: "hit", upper: "ran", counts: "ran" }))
+    ])
+    // alpha beta gamma are 14 letters; each gets its marks.
+    expect(points.map(({ measures }) => measures["counts.characters"])).toEqual([14 + 3, 14 + 9, 14 + 6, 14 + 18])
+    expect(points[0]!.measures).toEqual({
+      "lines.rows": 3,
+      "upper.rows": 3,
+      "counts.rows": 3,
+      "counts.characters": 17,
+      "counted.rows": 3,
+      "counted.characters": 17
+    })
+    // Typed by the pipeline's outputs.
+    const output: { readonly path: string } | undefined = points[0]!.result?.outputs.counted
+    expect(output?.path).toContain("/objects/")
+    // Again: all is there.
+    expect((await go({ times: [3, 1], mark: ["??", "!"] })).map(becameOf)).toEqual(
+      Array.from({ length: 4 }, () => ({ lines: "hit", upper: "hit", counts: "hit" }))
+    )
+  })
+
+  it("goes over fields of nodes, lists and the run's seed too", async () => {
+    const points = await go({ "upper.mark": ["+", "++"], seed: [1, 2] })
+    expect(points.map(({ values, measures }) => [values["upper.mark"], values.seed, measures["counts.characters"]])).toEqual([
+      ["+", 1, 17],
+      ["+", 2, 17],
+      ["++", 1, 20],
+      ["++", 2, 20]
+    ])
+    const journal = new Journal(join(folder, "home"))
+    expect(
+      journal
+        .runs()
+        .map(({ asked }) => (asked as { seed: number }).seed)
+        .toSorted((a, b) => a - b)
+    ).toEqual([1, 1, 2, 2])
+    journal.close()
+  })
+
+  it("goes on after a combination that fails, whether a stage of it does, or it can't be built, or a value is not valid", async () => {
+    const points = await go({ mark: ["!", "#", "?"], times: [1, 2, 9] }, { refuses: "!" })
+    expect(points.map(({ status, error }) => [status, error])).toEqual([
+      ["failed", '"beta" is not for shouting'],
+      ["failed", '"beta" is not for shouting'],
+      ["failed", expect.stringMatching(/3 at \["times"\]/)],
+      ["succeeded", null],
+      ["failed", expect.stringMatching(/two of # are not wanted/)],
+      ["failed", expect.stringMatching(/3 at \["times"\]/)],
+      ["succeeded", null],
+      ["succeeded", null],
+      ["failed", expect.stringMatching(/3 at \["times"\]/)]
+    ])
+    expect(points[2]!.result).toBeNull()
+    expect(points[0]!.measures).toEqual({ "lines.rows": 3 })
+  })
+
+  it("runs nothing when no combination can start, a name is wrong, or a value is missing or there twice", async () => {
+    const wrong = (grid: object) => go(grid)
+    await expect(wrong({ times: [7, 8] })).rejects.toThrow(/3 at \["times"\]/)
+    await expect(wrong({ tims: [1] })).rejects.toThrow('Sweep of "swept" over tims: it has no such parameter. Did you mean "times"?')
+    await expect(wrong({ "uper.mark": ["a"] })).rejects.toThrow(/there is no node "uper"\. Did you mean "upper"\?/)
+    await expect(wrong({ times: [] })).rejects.toThrow(/there is no value to try/)
+    await expect(wrong({ times: [1, 2, 1] })).rejects.toThrow(/a value is there twice/)
+    expect(readdirSync(folder)).not.toContain("home")
+  })
+})
+
+describe("a run's events as a stream", () => {
+  const events = (params: Partial<typeof Params.Encoded> = {}) => runEvents(pipeline(), params, { home: join(folder, "home") })
+
+  it("are all of them, from run-started to run-finished, and then it ends", async () => {
+    const all = await Effect.runPromise(Stream.runCollect(events()).pipe(machine))
+    expect(all[0]).toMatchObject({ type: "run-started", nodes: ["lines", "upper", "counts"] })
+    expect(all.at(-1)).toMatchObject({ type: "run-finished", status: "succeeded" })
+    expect(all.flatMap((event) => (event.type === "node-finished" ? [`${event.node.id} ${event.node.status}`] : []))).toEqual([
+      "lines ran",
+      "upper ran",
+      "counts ran"
+    ])
+    const failed = await Effect.runPromise(Stream.runCollect(events({ mark: "-", refuses: "-" })).pipe(machine))
+    expect(failed.at(-1)).toMatchObject({ type: "run-finished", status: "failed" })
+  })
+
+  it("fail when the run can't start", async () => {
+    const error = await Effect.runPromise(Effect.flip(Stream.runCollect(events({ times: 9 }))).pipe(machine))
+    expect([error._tag, error.message]).toEqual(["ConfigError", expect.stringMatching(/times/)])
+  })
+
+  it("stop the run when nobody takes more, once its processes have ended, and keep what is finished", async () => {
+    writeFileSync(join(folder, "words.txt"), Array.from({ length: 1000 }, (_, i) => `t${i}`).join("\n"))
+    const slow = Pipeline.make("slow", { params: Schema.Struct({}) }, () => ({
+      drawn: draw({ texts: lines({ file: fileAt(join(folder, "words.txt")) }) }, { milliseconds: 20, log: join(folder, "log") })
+    }))
+    const stream = runEvents(slow, {}, { home: join(folder, "home") })
+    const taken = await Effect.runPromise(
+      stream.pipe(
+        Stream.takeUntil((event: RunEvent) => event.type === "progress"),
+        Stream.runCollect,
+        machine
+      )
+    )
+    expect(taken.at(-1)).toMatchObject({ type: "progress", node: "draw" })
+    const journal = new Journal(join(folder, "home"))
+    expect(journal.runs()[0]).toMatchObject({ status: "interrupted", nodes: { ran: 1 } })
+    // The same by an interruption from outside.
+    const fiber = Effect.runFork(Stream.runDrain(stream).pipe(machine))
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    await Effect.runPromise(Fiber.interrupt(fiber))
+    expect(journal.runs()[0]).toMatchObject({ status: "interrupted" })
+    expect(journal.runs().length).toBe(2)
+    journal.close()
+    expect(readdirSync(join(folder, "home/tmp"))).toEqual([])
+  })
+})

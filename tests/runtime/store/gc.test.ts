@@ -1,0 +1,399 @@
+/** Garbage collection: what goes, what never does, and beside what it may run. */
+import { spawn } from "node:child_process"
+import { mkdirSync, readdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs"
+import { basename, join } from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import * as Effect from "effect/Effect"
+import { afterEach, beforeEach, describe, expect, it } from "vitest"
+import { collect, type CollectPolicy, planCollection } from "../../../runtime/store/gc.ts"
+import { Flights } from "../../../runtime/store/flights.ts"
+import { Journal } from "../../../runtime/store/journal.ts"
+import { Leases } from "../../../runtime/store/leases.ts"
+import { makings } from "../../../runtime/inspect/lineage.ts"
+import { Shards } from "../../../runtime/store/shards.ts"
+import { processSpace, Store } from "../../../runtime/store/store.ts"
+import type { ArtifactType } from "../../../schemas/artifact.ts"
+import { removeFolder } from "../../cli/caravan.ts"
+import { digests, fixtureFolder, loadFixture, statuses } from "../fixture.ts"
+
+const anything: ArtifactType<never> = { kind: "report", name: "report:anything/1", accepts: () => true, validate: () => Effect.void }
+const everything: CollectPolicy = { maxSize: 0, keep: 0 }
+const day = 86_400_000
+
+let folder: string
+let home: string
+let journal: Journal
+let store: Store
+beforeEach(() => {
+  folder = fixtureFolder()
+  home = join(folder, "home")
+  journal = new Journal(home)
+  store = new Store(home)
+})
+afterEach(() => {
+  store.release()
+  journal.close()
+  removeFolder(folder)
+})
+
+const commit = async (text: string, into = store) => {
+  const directory = await Effect.runPromise(into.temporary())
+  writeFileSync(join(directory, "a.txt"), text)
+  return (await Effect.runPromise(into.commit(directory, anything))).digest
+}
+/** An object that a key names: a result. */
+const result = async (text: string) => {
+  const digest = await commit(text)
+  journal.recordTrace({ key: text, digest, contentDigest: digest, type: anything.name, metrics: {} }, {})
+  return digest
+}
+const planned = (policy: CollectPolicy, now?: number) => Effect.runPromise(planCollection(journal, store, policy, now))
+const gc = async (policy: CollectPolicy, now?: number) => Effect.runPromise(collect(journal, store, await planned(policy, now)))
+const left = async () => new Set((await store.objects()).map(({ digest }) => digest))
+
+describe("what goes", () => {
+  it("is, unless said otherwise, what no trace names; nothing before it is told to", async () => {
+    const [kept, orphan] = [await result("kept"), await commit("orphan")]
+    const collection = await planned({ keep: 0 })
+    expect(collection.objects.map(({ digest, why }) => [digest, why])).toEqual([[orphan, "unreachable"]])
+    expect(await left()).toEqual(new Set([kept, orphan]))
+    const collected = await Effect.runPromise(collect(journal, store, collection))
+    expect(collected).toMatchObject({ objects: 1, stayed: [] })
+    expect(await left()).toEqual(new Set([kept]))
+    expect(readdirSync(join(home, "trash"))).toEqual([])
+  })
+
+  it("by age is what no run made or found for so long", async () => {
+    const [old, young] = [await result("old"), await result("young")]
+    const later = Date.now() + 31 * day
+    expect((await planned({ olderThan: 30 * day, keep: 0 })).objects).toEqual([])
+    expect((await planned({ olderThan: 30 * day, keep: 0 }, later)).objects.map(({ why }) => why)).toEqual(["old", "old"])
+    expect((await planned({ olderThan: 32 * day, keep: 0 }, later)).objects).toEqual([])
+    expect(await left()).toEqual(new Set([old, young]))
+  })
+
+  it("by size is the least recently used first, and no more than is needed", async () => {
+    const made: Array<string> = []
+    for (const text of ["first", "second", "third"]) {
+      made.push(await result(text.padEnd(100, ".")))
+      await sleep(5)
+    }
+    const [first, second, third] = made as [string, string, string]
+    // Each is of the same size; the first is found again by a run.
+    const { size } = (await store.objects())[0]!
+    await sleep(5)
+    journal.recordExecution({
+      run: "r",
+      pipeline: "p",
+      node: "first",
+      stage: "s",
+      key: "first",
+      parts: { stage: "s", code: "", config: {}, seed: null, inputs: {}, numerics: null },
+      files: {},
+      status: "hit",
+      milliseconds: 0,
+      digest: first,
+      error: null
+    })
+    expect((await planned({ maxSize: 3 * size, keep: 0 })).objects).toEqual([])
+    expect((await planned({ maxSize: 3 * size - 1, keep: 0 })).objects.map(({ digest }) => digest)).toEqual([second])
+    expect((await planned({ maxSize: 2 * size - 1, keep: 0 })).objects.map(({ digest }) => digest).sort()).toEqual([second, third].sort())
+    expect((await planned({ maxSize: size / 2, keep: 0 })).over).toBe(0)
+    // What is within the window stays whatever the size, and is said.
+    expect(await planned({ maxSize: size, keep: day })).toMatchObject({ objects: [], over: 2 * size })
+  })
+
+  it("is also what was set aside, what killed runs left, an interrupted gc's trash, and logs as old", async () => {
+    const digest = await result("damaged")
+    await Effect.runPromise(store.quarantine(digest))
+    mkdirSync(join(home, `tmp/4194305-${processSpace()}-left`), { recursive: true })
+    mkdirSync(join(home, "trash/x-1-2"), { recursive: true })
+    mkdirSync(join(home, "logs/a-run"), { recursive: true })
+    const whats = async (policy: CollectPolicy, now?: number) => (await planned(policy, now)).leftovers.map(({ what }) => what)
+    expect(await whats({ keep: day })).toEqual(["tmp", "trash"])
+    expect(await whats({ olderThan: 30 * day, keep: day }, Date.now() + 31 * day)).toEqual(["quarantine", "tmp", "trash", "log"])
+    await gc({ olderThan: 30 * day, keep: day }, Date.now() + 31 * day)
+    for (const name of ["quarantine", "tmp", "logs", "trash"]) expect(readdirSync(join(home, name))).toEqual([])
+  })
+})
+
+describe("logs", () => {
+  const month: CollectPolicy = { olderThan: 30 * day, keep: 0 }
+  const later = Date.now() + 31 * day
+  const logs = async (now?: number) =>
+    (await planned(month, now)).leftovers.flatMap(({ what, path }) => (what === "log" ? [basename(path)] : []))
+
+  it("of a run that goes on stay, however long ago it started; of one that was killed go by when it last wrote", async () => {
+    const leases = new Leases(home)
+    const holder = leases.hold("a run")
+    journal.startRun("long", "p", { settings: {}, holder: holder.id })
+    mkdirSync(join(home, "logs/long"), { recursive: true })
+    writeFileSync(join(home, "logs/long/a.log"), "on and on")
+    expect(await logs(later)).toEqual([])
+    // As the kernel does when its process ends.
+    holder.release()
+    leases.close()
+    expect(await logs(later)).toEqual(["long"])
+    utimesSync(join(home, "logs/long/a.log"), later / 1000, later / 1000)
+    expect(await logs(later)).toEqual([])
+    journal.finishRun("long", "failed")
+    expect(await logs(later)).toEqual(["long"])
+  })
+
+  it("that another collection takes meanwhile stop nothing", async () => {
+    mkdirSync(join(home, "logs"), { recursive: true })
+    // Listed, and gone when it is looked at.
+    symlinkSync("nowhere", join(home, "logs/gone"))
+    await gc(month, later)
+    expect(readdirSync(join(home, "logs"))).toEqual([])
+  })
+})
+
+describe("checkpoints and what was made of shards", () => {
+  const whats = async (policy: CollectPolicy, now?: number) =>
+    (await planned(policy, now)).leftovers.map(({ what, path }) => [what, basename(path)])
+  const month: CollectPolicy = { olderThan: 30 * day, keep: 0 }
+  const later = Date.now() + 31 * day
+  const checkpoint = (key: string) => {
+    mkdirSync(join(home, "checkpoints", key, "000000000005"), { recursive: true })
+    writeFileSync(join(home, "checkpoints", key, "000000000005", "state"), "half done")
+  }
+  const shards = () => {
+    const made = new Shards(join(home, "shards", "base.db"))
+    made.put("a", Buffer.from("x".repeat(5000)))
+    made.close()
+  }
+
+  it("go when nothing was done with them for as long as is said, and not otherwise", async () => {
+    checkpoint("unfinished")
+    shards()
+    expect(await whats({ keep: 0 })).toEqual([])
+    expect(await whats(everything)).toEqual([])
+    expect(await whats(month)).toEqual([])
+    expect(await whats(month, later)).toEqual([
+      ["checkpoint", "unfinished"],
+      ["shards", "base.db"]
+    ])
+    // One was written since.
+    utimesSync(join(home, "checkpoints", "unfinished", "000000000005"), later / 1000, later / 1000)
+    expect(await whats(month, later)).toEqual([["shards", "base.db"]])
+    const freed = (await gc(month, later)).size
+    expect(freed).toBeGreaterThan(5000)
+    expect([readdirSync(join(home, "checkpoints")), readdirSync(join(home, "shards")), readdirSync(join(home, "trash"))]).toEqual([
+      ["unfinished"],
+      [],
+      []
+    ])
+  })
+
+  it("of a node that has its result go at once, unless its result is gone", async () => {
+    const digest = await result("finished")
+    checkpoint("finished")
+    expect(await whats({ keep: 0 })).toEqual([["checkpoint", "finished"]])
+    expect(await whats({ keep: day })).toEqual([])
+    await Effect.runPromise(store.quarantine(digest))
+    expect(await whats({ keep: 0 })).toEqual([["quarantine", expect.any(String)]])
+  })
+
+  it("of a node that is being made stay, also when somebody began since the plan was made", async () => {
+    checkpoint("making")
+    const leases = new Leases(home)
+    const holder = leases.hold("a run")
+    const flights = new Flights(leases, holder.id)
+    const plan = await planned(month, later)
+    expect(plan.leftovers.map(({ what }) => what)).toEqual(["checkpoint"])
+    flights.claim("making")
+    expect(await whats(month, later)).toEqual([])
+    expect(await Effect.runPromise(collect(journal, store, plan))).toMatchObject({ size: 0 })
+    expect(readdirSync(join(home, "checkpoints"))).toEqual(["making"])
+    // Whoever made it is gone, without a word.
+    holder.release()
+    leases.exclusive((database) => database.prepare("insert into flights values ('making', ?, 'dead')").run(holder.id))
+    leases.close()
+    expect(await whats(month, later)).toEqual([["checkpoint", "making"]])
+  })
+})
+
+describe("what never goes", () => {
+  it("is what is pinned, until it is unpinned, whatever becomes of the journal", async () => {
+    const digest = await result("pinned")
+    await Effect.runPromise(store.pin(digest, "the one we released"))
+    expect(store.pins()).toMatchObject([{ digest, note: "the one we released" }])
+    journal.forgetTrace("pinned")
+    await gc({ ...everything, unreachable: true })
+    expect(await left()).toEqual(new Set([digest]))
+    // A pin that can't be read holds too.
+    writeFileSync(join(home, "pins", digest), "")
+    await gc({ ...everything, unreachable: true })
+    expect(await left()).toEqual(new Set([digest]))
+    expect([store.unpin(digest), store.unpin(digest)]).toEqual([true, false])
+    await gc({ ...everything, unreachable: true })
+    expect(await left()).toEqual(new Set())
+    await expect(Effect.runPromise(store.pin(digest, ""))).rejects.toThrow(/no longer in the store, only its record is/)
+  })
+
+  it("is what came into use after the plan was made: pinned, found by a run that goes on, or used by one that ended", async () => {
+    const [pinned, found, used, free] = [await result("pinned"), await result("found"), await result("used"), await result("free")]
+    const collection = await planned(everything)
+    expect(collection.objects.length).toBe(4)
+    await Effect.runPromise(store.pin(pinned, ""))
+    const running = new Store(home)
+    running.hold("a run")
+    expect(running.present(found)).toBe(true)
+    await sleep(5)
+    // A run ended that had made this object again.
+    journal.forgetTrace("used")
+    await result("used")
+    const { stayed } = await Effect.runPromise(collect(journal, store, collection))
+    expect(new Map(stayed.map(({ digest, why }) => [digest, why]))).toEqual(
+      new Map([
+        [pinned, "pinned"],
+        [found, expect.stringMatching(/^in use by a run \(process \d+\)$/)],
+        [used, "used by a run since"]
+      ])
+    )
+    expect(await left()).toEqual(new Set([pinned, found, used]))
+    expect(free).not.toBe(found)
+    running.release()
+    expect((await planned(everything)).objects.map(({ digest }) => digest).sort()).toEqual([found, used].sort())
+  })
+
+  it("is what a run committed and has not recorded yet", async () => {
+    const running = new Store(home)
+    running.hold("a run")
+    const digest = await commit("fresh", running)
+    await gc({ unreachable: true, keep: 0 })
+    expect(await left()).toEqual(new Set([digest]))
+    running.release()
+    await gc({ unreachable: true, keep: 0 })
+    expect(await left()).toEqual(new Set())
+  })
+
+  it("is held by a living process only: a stopped one holds, a killed one does not", async () => {
+    const digest = await result("held")
+    const script = `import { Store } from ${JSON.stringify(new URL("../../../runtime/store/store.ts", import.meta.url).href)}
+const store = new Store(${JSON.stringify(home)})
+store.hold("a run")
+await store.present(${JSON.stringify(digest)})
+console.log("holding")
+setInterval(() => {}, 1000)`
+    const child = spawn(process.execPath, ["--input-type=module-typescript", "-e", script], { stdio: ["ignore", "pipe", "inherit"] })
+    const closed = new Promise((resolve) => child.on("close", resolve))
+    await new Promise((resolve) => child.stdout.once("data", resolve))
+    expect((await planned(everything)).objects).toEqual([])
+    child.kill("SIGSTOP")
+    expect((await planned(everything)).objects).toEqual([])
+    child.kill("SIGKILL")
+    await closed
+    expect((await planned(everything)).objects.map((object) => object.digest)).toEqual([digest])
+    expect(readdirSync(join(home, "leases"))).toEqual([])
+  })
+})
+
+describe("beside a run", () => {
+  it("takes nothing that the run found or made; the run ends as if alone, and the next finds it all", async () => {
+    const fixture = await loadFixture(folder)
+    const first = await fixture.run()
+    let collecting: Promise<unknown> | undefined
+    const second = await fixture.run({ steps: "8" }, {}, (event) => {
+      if (event.type === "progress" && event.node === "wait") collecting ??= gc(everything)
+    })
+    await collecting
+    // The run had not come to the counts, and makes them again.
+    expect(statuses(second)).toEqual({ lines: "hit", shout: "hit", wait: "ran", counts: "ran" })
+    // The same rows after more steps: the same digest.
+    expect(digests(second)).toEqual(digests(first))
+    expect(await left()).toEqual(new Set(Object.values(digests(first))))
+    expect(statuses(await fixture.run({ steps: "8" }))).toEqual({ lines: "hit", shout: "hit", wait: "hit", counts: "hit" })
+  })
+
+  it("takes the rest once it has ended; the journal still says what made it, and a run makes the same again", async () => {
+    const fixture = await loadFixture(folder)
+    const first = await fixture.run()
+    await gc(everything)
+    expect(await left()).toEqual(new Set())
+    expect(makings(digests(first).shout!, journal)).toMatchObject([{ run: first.run, node: "shout", config: { times: 1 } }])
+    expect((await fixture.plan()).lines).toEqual(["run", "its result is gone from the store"])
+    expect(digests(await fixture.run())).toEqual(digests(first))
+  })
+
+  it("never comes between a look and a read, in a hundred tries", async () => {
+    // One process looks for objects and reads them, or makes them again; this one collects all the while.
+    const script = `import * as Effect from "effect/Effect"
+import { mkdirSync, writeFileSync } from "node:fs"
+import { Store } from ${JSON.stringify(new URL("../../../runtime/store/store.ts", import.meta.url).href)}
+const type = { kind: "report", name: "report:anything/1", accepts: () => true, validate: () => Effect.void }
+let [found, made, lost] = [0, 0, 0]
+const digests = new Map()
+// As many tries as it takes until both sides did their worst, however busy the machine is.
+for (let round = 0; round < 30 || ((found < 6 || made < 16) && round < 3000); round++) {
+  const store = new Store(${JSON.stringify(home)})
+  store.hold("a run")
+  for (const text of ["a", "b", "c", "d"]) {
+    const known = digests.get(text)
+    if (known !== undefined && store.present(known)) found++
+    else {
+      const directory = await Effect.runPromise(store.temporary())
+      writeFileSync(directory + "/a.txt", text)
+      digests.set(text, (await Effect.runPromise(store.commit(directory, type))).digest)
+      made++
+    }
+    await new Promise((resolve) => setTimeout(resolve, round % 3))
+    if ((await store.damage(digests.get(text))) !== undefined) lost++
+  }
+  store.release()
+}
+console.log(JSON.stringify({ found, made, lost }))`
+    const path = join(folder, "race.ts")
+    writeFileSync(path, script)
+    const child = spawn(process.execPath, [path], { stdio: ["ignore", "pipe", "inherit"] })
+    let text = ""
+    child.stdout.on("data", (chunk: Buffer) => (text += chunk.toString()))
+    const closed = new Promise((resolve) => child.on("close", resolve))
+    let collected = 0
+    while (child.exitCode === null) {
+      collected += (await gc({ unreachable: true, keep: 0 })).objects
+      await sleep(2)
+    }
+    await closed
+    const { found, made, lost } = JSON.parse(text) as { found: number; made: number; lost: number }
+    expect(lost).toBe(0)
+    expect(found + made).toBeGreaterThanOrEqual(120)
+    expect(Math.min(found, made, collected)).toBeGreaterThan(5)
+  })
+})
+
+describe("two collections at once", () => {
+  it("take each object once, and neither fails", async () => {
+    for (let i = 0; i < 40; i++) await commit(`orphan ${i}`)
+    const other = new Store(home)
+    try {
+      const plans = await Promise.all([planned({ keep: 0 }), Effect.runPromise(planCollection(journal, other, { keep: 0 }))])
+      expect(plans.map(({ objects }) => objects.length)).toEqual([40, 40])
+      await Promise.all([Effect.runPromise(collect(journal, store, plans[0])), Effect.runPromise(collect(journal, other, plans[1]))])
+      expect([await left(), readdirSync(join(home, "trash"))]).toEqual([new Set(), []])
+    } finally {
+      other.release()
+    }
+  })
+})
+
+describe("leases", () => {
+  it("are told by holder while it lives, and go with it", () => {
+    const leases = new Leases(home)
+    const [a, b] = [leases.hold("a run"), leases.hold("caravan verify")]
+    a.lease(["1"])
+    b.lease(["2"])
+    b.lease(["2"])
+    const named = () => [...leases.whileNobodyLeases((leased) => leased)].map(([digest, what]) => `${digest} ${what.split(" (")[0]}`).sort()
+    expect(named()).toEqual(["1 a run", "2 caravan verify"])
+    expect([leases.isAlive(a.id), leases.isAlive("nobody")]).toEqual([true, false])
+    a.release()
+    a.release()
+    expect(named()).toEqual(["2 caravan verify"])
+    expect(leases.isAlive(a.id)).toBe(false)
+    b.release()
+    expect([named(), readdirSync(join(home, "leases"))]).toEqual([[], []])
+    leases.close()
+  })
+})

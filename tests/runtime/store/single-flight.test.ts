@@ -1,0 +1,256 @@
+/** Several runs that want the same: one makes it, the others wait for it, and take over when it dies. Checkpoints, limits and retries of nodes. */
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import * as Effect from "effect/Effect"
+import { afterEach, beforeEach, describe, expect, it } from "vitest"
+import { Flights } from "../../../runtime/store/flights.ts"
+import { Journal } from "../../../runtime/store/journal.ts"
+import { Leases } from "../../../runtime/store/leases.ts"
+import { fileAt, type NodeLimits } from "../../../runtime/define/node.ts"
+import { Numerics } from "../../../runtime/key/numerics.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { run, type RunEvent, type RunOptions } from "../../../runtime/run/run.ts"
+import * as Schema from "effect/Schema"
+import { removeFolder, start } from "../../cli/caravan.ts"
+import { checkRecords } from "../../faults/invariants.ts"
+import { fixtureFolder, loadFixture } from "../fixture.ts"
+import { tally } from "../fixtures/tally.ts"
+
+let folder: string
+beforeEach(() => {
+  folder = fixtureFolder()
+})
+afterEach(async () => {
+  // After each fault, the records name what is there and was made (docs/faults.md).
+  await checkRecords(join(folder, "home")).finally(() => removeFolder(folder))
+})
+
+const waitFor = async (what: () => boolean, milliseconds = 20_000) => {
+  for (const end = Date.now() + milliseconds; !what(); await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
+}
+const journalCount = (status: string): number => {
+  const journal = new Journal(join(folder, "home"))
+  try {
+    return journal.runs().reduce((sum, { nodes }) => sum + (nodes[status as "ran"] ?? 0), 0)
+  } finally {
+    journal.close()
+  }
+}
+
+describe("of all that want a key", () => {
+  it("one has it, until it lands or dies", () => {
+    const leases = new Leases(join(folder, "home"))
+    const [one, two] = [leases.hold("one"), leases.hold("two")]
+    const [first, second] = [new Flights(leases, one.id), new Flights(leases, two.id)]
+    const claim = first.claim("k")
+    expect(claim).toMatchObject({ mine: true, tookOver: false })
+    expect(second.claim("k")).toEqual({ mine: false, by: `one in process ${process.pid}` })
+    expect(first.claim("k")).toEqual({ mine: false, by: "another node of this run" })
+    expect(second.claim("other")).toMatchObject({ mine: true })
+    if (!claim.mine) throw new Error("checked above")
+    // Landing another's flight does nothing.
+    second.land([{ key: "k", token: "some token" }])
+    expect(first.standing([{ key: "k", token: claim.token }]).has("k")).toBe(true)
+    first.land([{ key: "k", token: claim.token }])
+    expect(first.standing([{ key: "k", token: claim.token }]).has("k")).toBe(false)
+    const next = second.claim("k")
+    expect(next).toMatchObject({ mine: true, tookOver: false })
+    // It goes without a word, as a killed process does: its lock is gone, its row is there.
+    const file = join(folder, "home/leases", two.id)
+    two.release()
+    leases.exclusive((database) => database.prepare("insert into flights values ('k', ?, 'dead')").run(two.id))
+    expect(existsSync(file)).toBe(false)
+    expect(first.claim("k")).toMatchObject({ mine: true, tookOver: true })
+    one.release()
+    leases.close()
+  })
+
+  it("four runs in this process make each node once, and all end with the same", async () => {
+    const fixture = await loadFixture(folder)
+    const results = await Promise.all(Array.from({ length: 4 }, () => fixture.run({ steps: "6" })))
+    expect(results.map(({ status }) => status)).toEqual(Array.from({ length: 4 }, () => "succeeded"))
+    expect(new Set(results.map(({ outputs }) => JSON.stringify(outputs))).size).toBe(1)
+    expect([journalCount("ran"), journalCount("hit")]).toEqual([4, 12])
+    expect(results.flatMap(({ events }) => events).some((event) => event.type === "node-waiting" && event.node === "wait")).toBe(true)
+  })
+
+  const running = (...args: ReadonlyArray<string>) => {
+    const child = start(folder, "run", "pipeline.ts", "--until", "wait", ...args)
+    let stderr = ""
+    child.stderr!.on("data", (chunk: Buffer) => (stderr += chunk.toString()))
+    return { child, closed: new Promise<number | null>((resolve) => child.on("close", resolve)), stderr: () => stderr }
+  }
+
+  it("a run whose process is killed leaves its place to the one that waits", async () => {
+    const first = running("--set", "steps=100")
+    await waitFor(() => first.stderr().includes("wait: running"))
+    const second = running("--set", "steps=100")
+    await waitFor(() => second.stderr().includes(`wait: waits for a run in process ${first.child.pid}, which makes it`))
+    first.child.kill("SIGKILL")
+    await first.closed
+    expect(await second.closed).toBe(0)
+    expect(second.stderr()).toMatch(/^wait: whoever made it is gone: taking over$/m)
+    expect(second.stderr()).toMatch(/^wait: done in/m)
+  })
+
+  it("one that is stopped is waited for, and named", async () => {
+    const first = running("--set", "steps=40")
+    await waitFor(() => first.stderr().includes("wait: running"))
+    first.child.kill("SIGSTOP")
+    const second = running("--set", "steps=40")
+    await waitFor(() => /^wait: waits for .*which is stopped/m.test(second.stderr()))
+    first.child.kill("SIGCONT")
+    expect([await first.closed, await second.closed]).toEqual([0, 0])
+    expect(first.stderr()).toMatch(/^wait: done in/m)
+    expect(second.stderr()).not.toMatch(/^wait: (running|done)/m)
+    expect(journalCount("ran")).toBe(2)
+  })
+})
+
+const steps = () => (existsSync(join(folder, "steps")) ? readFileSync(join(folder, "steps"), "utf8").trim().split("\n").map(Number) : [])
+/** What the stage should come to: its chain, written again. */
+const expected = (steps: number, seed = 0) => {
+  let value = "alpha\nbeta\ngamma\n".length + seed
+  for (let step = 0; step < steps; step++) value = (value * 31 + step) % 1_000_003
+  return { steps, value }
+}
+const tallied = (result: { readonly outputs: Readonly<Record<string, { readonly path: string } | undefined>> }) =>
+  JSON.parse(readFileSync(join(result.outputs.tally!.path, "report.json"), "utf8")) as unknown
+const runTally = (config: Record<string, unknown> = {}, options: Partial<RunOptions> = {}, limits: NodeLimits = {}) => {
+  const events: Array<RunEvent> = []
+  const pipeline = Pipeline.make("tallies", { params: Schema.Struct({}) }, () => ({
+    tally: tally({ file: fileAt(join(folder, "words.txt")) }, { log: join(folder, "steps"), ...config }).limited(limits)
+  }))
+  return Effect.runPromise(
+    run(pipeline, {}, { home: join(folder, "home"), checkpointSeconds: 0, onEvent: (event) => events.push(event), ...options }).pipe(
+      Effect.provideService(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) })
+    )
+  ).then((result) => ({ ...result, events, notes: events.flatMap((event) => (event.type === "note" ? [event.message] : [])) }))
+}
+const kept = () => {
+  const root = join(folder, "home/checkpoints")
+  return existsSync(root) ? readdirSync(root).flatMap((key) => readdirSync(join(root, key)).map((name) => join(root, key, name))) : []
+}
+
+describe("a stage with checkpoints", () => {
+  it("that crashed goes on after its last one, and ends as if it never had", async () => {
+    const first = await runTally({ fails: 13 })
+    expect(first.nodes[0]).toMatchObject({ status: "failed", error: expect.stringContaining("ended with code 9") })
+    // The last two, and nothing half written.
+    expect(kept().map((path) => Number(path.split("/").at(-1)))).toEqual([12, 13])
+    const second = await runTally({ fails: 13 })
+    expect(second.status).toBe("succeeded")
+    expect(tallied(second)).toEqual(expected(20))
+    expect(steps()).toEqual([...Array.from({ length: 14 }, (_, i) => i), ...Array.from({ length: 7 }, (_, i) => 13 + i)])
+    expect(kept()).toEqual([])
+  })
+
+  it.each([
+    ["a file changed", (path: string) => writeFileSync(join(path, "value"), "1")],
+    ["a file truncated", (path: string) => truncateSync(join(path, "value"), 0)],
+    ["a file missing", (path: string) => rmSync(join(path, "value"))],
+    ["no seal", (path: string) => rmSync(join(path, "seal.json"))],
+    ["a truncated seal", (path: string) => truncateSync(join(path, "seal.json"), 70)]
+  ])("falls back to the one before when the last has %s", async (_, damage) => {
+    await runTally({ fails: 13 })
+    damage(kept().at(-1)!)
+    rmSync(join(folder, "steps"))
+    writeFileSync(join(folder, "steps"), "13\n")
+    const second = await runTally({ fails: 13 })
+    expect(tallied(second)).toEqual(expected(20))
+    expect(steps().slice(1, 3)).toEqual([12, 13])
+    expect(second.notes).toContainEqual(expect.stringMatching(/^its checkpoint after step 13 is damaged \(.*\): passed over$/))
+  })
+
+  it("starts anew when no checkpoint is whole, and leaves out what a killed one was writing", async () => {
+    await runTally({ fails: 3 })
+    for (const path of kept()) truncateSync(join(path, "value"), 0)
+    mkdirSync(join(kept()[0]!, "..", "new-half"))
+    rmSync(join(folder, "steps"))
+    expect(tallied(await runTally({ steps: 20 }))).toEqual(expected(20))
+    expect(steps()[0]).toBe(0)
+  })
+
+  it("shares none with another config, seed or input", async () => {
+    await runTally({ fails: 13 })
+    rmSync(join(folder, "steps"))
+    expect(tallied(await runTally({ steps: 21 }))).toEqual(expected(21))
+    expect(steps()[0]).toBe(0)
+    rmSync(join(folder, "steps"))
+    expect(tallied(await runTally({}, { seed: 5 }))).toEqual(expected(20, 5))
+    expect(steps()[0]).toBe(0)
+  })
+
+  it("saves one when Ctrl-C stops it, however long ago the last was", async () => {
+    const child = start(folder, "run", "tally.ts", "--set", `log=${join(folder, "steps")}`, "--set", "tally.milliseconds=100")
+    const closed = new Promise<number | null>((resolve) => child.on("close", resolve))
+    await waitFor(() => steps().length > 4)
+    child.kill("SIGINT")
+    expect(await closed).toBe(130)
+    const done = steps().length
+    expect(kept().length).toBe(1)
+    expect(done - Number(kept()[0]!.split("/").at(-1))).toBeLessThanOrEqual(1)
+  })
+
+  it("goes on without one where none can be written, and says so", async () => {
+    writeFileSync(join(folder, "not a folder"), "")
+    mkdirSync(join(folder, "home"))
+    writeFileSync(join(folder, "home", "checkpoints"), "a file in the way")
+    const result = await runTally({ steps: 2 })
+    expect(result.status).toBe("succeeded")
+    expect(result.notes).toContainEqual(
+      expect.stringMatching(/^its checkpoint after step 1 could not be written \(.*ENOTDIR.*\); it goes on/)
+    )
+  })
+})
+
+describe("a node's limits", () => {
+  it("stop it when its time is up", async () => {
+    // Time enough for its process to start on a busy machine, and never enough for its steps.
+    const result = await runTally({ steps: 100, milliseconds: 200 }, {}, { seconds: 4 })
+    expect(result.nodes[0]).toMatchObject({
+      status: "failed",
+      error: expect.stringMatching(/took longer than the 4 seconds .*\(caravan log\)/)
+    })
+    // What it had done is kept.
+    expect(kept().length).toBeGreaterThan(0)
+  })
+  it("stop it when its process grows too large", async () => {
+    const result = await runTally({ eats: 600, milliseconds: 200 }, {}, { memory: 400 })
+    expect(result.nodes[0]).toMatchObject({
+      status: "failed",
+      error: expect.stringMatching(/took \d+ MiB of memory, more than the 400 MiB/)
+    })
+  })
+  it("have it tried again, from its checkpoint, as often as they say", async () => {
+    const result = await runTally({ fails: 13 }, { limits: { retries: 1 } })
+    expect(result.status).toBe("succeeded")
+    expect(result.notes).toContainEqual(expect.stringMatching(/^failed, and is tried again \(1 of 1\): .*ended with code 9/))
+    expect(steps().filter((step) => step < 13)).toHaveLength(13)
+  })
+  it("are no part of its key", async () => {
+    await runTally()
+    expect((await runTally({}, { limits: { seconds: 100, retries: 2 }, checkpointSeconds: 5 }, { memory: 9000 })).nodes[0]).toMatchObject({
+      status: "hit"
+    })
+  })
+  it("do not have it tried again when it would fail the same way", async () => {
+    const fixture = await loadFixture(folder)
+    const result = await fixture.run({ "wait.die": "throw" }, { limits: { retries: 3 } })
+    expect(result.nodes.find(({ id }) => id === "wait")).toMatchObject({ status: "failed", error: expect.stringContaining("a mistake") })
+    expect(result.events.filter((event) => event.type === "note")).toEqual([])
+  })
+})
+
+describe("a forced node", () => {
+  it("makes a new generation; the older ones stay known", async () => {
+    const first = await runTally()
+    const second = await runTally({}, { force: ["tally"] })
+    expect(second.nodes[0]).toMatchObject({ status: "ran", digest: first.nodes[0]!.digest })
+    const journal = new Journal(join(folder, "home"))
+    expect(journal.generations(first.nodes[0]!.key!)).toMatchObject([{ digest: first.nodes[0]!.digest }])
+    journal.close()
+    expect(second.notes).toEqual([])
+  })
+})

@@ -1,0 +1,178 @@
+import { createHash } from "node:crypto"
+import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { DatabaseSync } from "node:sqlite"
+import * as Effect from "effect/Effect"
+import { afterEach, beforeEach, describe, expect, it } from "vitest"
+import { digestFile, stampOf } from "../../../runtime/key/file-source.ts"
+import { Journal } from "../../../runtime/store/journal.ts"
+import { processSpace, Store } from "../../../runtime/store/store.ts"
+import type { ArtifactType } from "../../../schemas/artifact.ts"
+import { removeFolder, workFolder } from "../../cli/caravan.ts"
+
+/** Any files at all. */
+const anything: ArtifactType<never> = { kind: "report", name: "report:anything/1", accepts: () => true, validate: () => Effect.void }
+
+let home: string
+let store: Store
+beforeEach(() => {
+  home = workFolder()
+  store = new Store(home)
+})
+afterEach(() => removeFolder(home))
+
+const commit = async (files: Record<string, string>) => {
+  const directory = await Effect.runPromise(store.temporary())
+  for (const [name, text] of Object.entries(files)) {
+    mkdirSync(join(directory, name, ".."), { recursive: true })
+    writeFileSync(join(directory, name), text)
+  }
+  return Effect.runPromise(store.commit(directory, anything))
+}
+const age = () => new Promise((resolve) => setTimeout(resolve, 150))
+
+describe("an object", () => {
+  it("is named by its manifest's sha256, which names every file; it can't be written to", async () => {
+    const { digest } = await commit({ "a.txt": "alpha", "deep/b.txt": "beta" })
+    const folder = store.path(digest)
+    const manifest = JSON.parse(readFileSync(join(folder, "artifact.json"), "utf8")) as { files: ReadonlyArray<unknown> }
+    // printf alpha | sha256sum
+    expect(manifest.files).toEqual([
+      { path: "a.txt", size: 5, sha256: "8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8" },
+      { path: "deep/b.txt", size: 4, sha256: "f44e64e75f3948e9f73f8dfa94721c4ce8cbb4f265c4790c702b2d41cfbf2753" }
+    ])
+    expect(statSync(join(folder, "deep/b.txt")).mode & 0o222).toBe(0)
+    expect([store.present(digest), await store.damage(digest)]).toEqual([true, undefined])
+    expect(readdirSync(join(home, "tmp"))).toEqual([])
+  })
+
+  it("is the same whoever makes it; one that is damaged makes way", async () => {
+    const first = await commit({ "a.txt": "alpha" })
+    expect(await commit({ "a.txt": "alpha" })).toEqual(first)
+    const file = join(store.path(first.digest), "a.txt")
+    rmSync(file)
+    writeFileSync(file, "aleph")
+    expect(await store.damage(first.digest)).toBe("a.txt has changed")
+    expect(await commit({ "a.txt": "alpha" })).toEqual(first)
+    expect(await store.damage(first.digest)).toBeUndefined()
+    expect(readdirSync(join(home, "quarantine")).length).toBe(1)
+    expect(readdirSync(join(home, "tmp"))).toEqual([])
+  })
+
+  it("of a newer version is refused, and not taken for damage", async () => {
+    const { digest } = await commit({ "a.txt": "alpha" })
+    const bytes = readFileSync(join(store.path(digest), "artifact.json"), "utf8").replace('"format": 1', '"format": 2')
+    const newer = createHash("sha256").update(bytes).digest("hex")
+    mkdirSync(store.path(newer), { recursive: true })
+    writeFileSync(join(store.path(newer), "artifact.json"), bytes)
+    const refused = /it has format 2, this version of caravan knows formats up to 1\. Use that newer version/
+    expect(() => store.present(newer)).toThrow(refused)
+    await expect(store.damage(newer)).rejects.toThrow(refused)
+  })
+
+  it("made by many at once is one", async () => {
+    const made = await Promise.all(Array.from({ length: 8 }, () => commit({ "a.txt": "alpha" })))
+    expect(new Set(made.map(({ digest }) => digest)).size).toBe(1)
+    expect(existsSync(join(home, "quarantine"))).toBe(false)
+  })
+
+  it("holds plain files only, and none under the manifest's name", async () => {
+    await expect(commit({ "artifact.json": "{}" })).rejects.toThrow(/artifact\.json: that name is the store's own/)
+    const directory = await Effect.runPromise(store.temporary())
+    symlinkSync("/etc/hostname", join(directory, "link"))
+    await expect(Effect.runPromise(store.commit(directory, anything))).rejects.toThrow(/link is not a plain file/)
+  })
+})
+
+describe("what killed runs left", () => {
+  it("is swept away, and what living ones write is not", async () => {
+    const mine = await Effect.runPromise(store.temporary())
+    // No process has this number: it is above the kernel's limit.
+    mkdirSync(join(home, `tmp/4194305-${processSpace()}-left`))
+    // Nor does it here, but somebody else's processes have numbers of their own.
+    const other = join(home, "tmp/4194305-elsewhere-left")
+    mkdirSync(other)
+    await store.sweep()
+    expect(
+      readdirSync(join(home, "tmp"))
+        .map((name) => join(home, "tmp", name))
+        .sort()
+    ).toEqual([mine, other].sort())
+  })
+})
+
+describe("a file of the user's", () => {
+  let journal: Journal
+  beforeEach(() => {
+    journal = new Journal(home)
+  })
+  afterEach(() => journal.close())
+  const digest = async (path: string) => (await Effect.runPromise(digestFile(path, journal))).digest
+
+  it("is known by its sha256; hashed again only when its size or times changed, or are too young to tell", async () => {
+    const path = join(home, "words.txt")
+    writeFileSync(path, "alpha")
+    expect(await digest(path)).toBe("8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8")
+    expect(journal.fileDigest(path, await stampOf(path))).toBeUndefined()
+    await age()
+    await digest(path)
+    expect(journal.fileDigest(path, await stampOf(path))).toBe(await digest(path))
+    writeFileSync(path, "aleph")
+    expect(journal.fileDigest(path, await stampOf(path))).toBeUndefined()
+  })
+
+  it("may be a folder, by its files' names and contents; links are followed, as in Hugging Face's cache", async () => {
+    const [snapshot, plain] = [join(home, "snapshot"), join(home, "plain")]
+    for (const folder of [snapshot, plain]) mkdirSync(join(folder, "sub"), { recursive: true })
+    writeFileSync(join(home, "blob"), "alpha")
+    symlinkSync("../blob", join(snapshot, "model.bin"))
+    linkSync(join(home, "blob"), join(plain, "model.bin"))
+    for (const folder of [snapshot, plain]) writeFileSync(join(folder, "sub/config.json"), "{}")
+    expect(await digest(snapshot)).toBe(await digest(plain))
+    writeFileSync(join(plain, "sub/more.json"), "{}")
+    expect(await digest(snapshot)).not.toBe(await digest(plain))
+  })
+
+  it("that is not there is an error that says where it was looked for", async () => {
+    await expect(digest(join(home, "none"))).rejects.toThrow(/Reading the input .*none: there is no such file or folder\. Check the path/)
+    symlinkSync("nowhere", join(home, "dangling"))
+    await expect(digest(join(home, "dangling"))).rejects.toThrow(/no such file/)
+  })
+})
+
+describe("the journal", () => {
+  it("that is damaged, in the way or from the future is refused with what to do", () => {
+    writeFileSync(join(home, "journal.db"), "no journal, but long enough to be looked at as one".repeat(20))
+    expect(() => new Journal(home)).toThrow(/journal\.db: file is not a database\. It is damaged: move it away/)
+    expect(() => new Journal(join(home, "journal.db"))).toThrow(/Make the folder writable, or name another with CARAVAN_HOME/)
+    // Node's own recursive mkdir would never return here.
+    expect(() => new Journal("/proc/caravan/deep")).toThrow(/ENOENT.*Make the folder writable, or name another with CARAVAN_HOME/)
+    const future = join(home, "future")
+    new Journal(future).close()
+    const database = new DatabaseSync(join(future, "journal.db"))
+    database.exec("pragma user_version = 1000")
+    database.close()
+    expect(() => new Journal(future)).toThrow(
+      /it has format 1000, this version of caravan knows formats up to \d+\. Use that newer version/
+    )
+  })
+
+  it("is opened by several at once, and each sees what the others wrote", () => {
+    const [a, b] = [new Journal(home), new Journal(home)]
+    const trace = { key: "k", digest: "d", contentDigest: "c", type: "report:anything/1", metrics: { loss: 0.5 } }
+    a.recordTrace(trace, {})
+    expect(b.trace("k")).toEqual(trace)
+    // The first result under a key stays.
+    b.recordTrace({ ...trace, digest: "e" }, {})
+    expect(a.trace("k")).toEqual(trace)
+    expect(() =>
+      a.transaction(() => {
+        a.forgetTrace("k")
+        throw new Error("no")
+      })
+    ).toThrow("no")
+    expect(b.trace("k")).toEqual(trace)
+    a.close()
+    b.close()
+  })
+})

@@ -1,0 +1,95 @@
+/** Models that are to work on the same tokens: a pipeline with different tokenizers is refused before anything runs, wherever they come from. */
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { afterAll, describe, expect, it } from "vitest"
+import { writeTokenizer } from "../../../models/tokenizer/index.ts"
+import { trainTokenizer } from "../../../models/tokenizer/train.ts"
+import { fileAt } from "../../../runtime/define/node.ts"
+import { Numerics } from "../../../runtime/key/numerics.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { plan, type RunEvent, run } from "../../../runtime/run/run.ts"
+import { importDemonstrations, importHelpfulnessReward, importPolicy, importPreferences } from "../../../stages/data/import.ts"
+import { importPrompts } from "../../../stages/data/import-prompts.ts"
+import { ppo } from "../../../stages/ppo/ppo.ts"
+import { helpfulnessRewardModel } from "../../../stages/reward/reward-model.ts"
+import { sft } from "../../../stages/training/sft.ts"
+
+const root = mkdtempSync(join(tmpdir(), "caravan-agreements-"))
+afterAll(() => rmSync(root, { recursive: true, force: true }))
+
+const model = async (name: string, text: string) => {
+  const folder = join(root, name)
+  mkdirSync(folder)
+  await writeTokenizer(folder, trainTokenizer([text], { vocabSize: 264 }))
+}
+await model("base", "ab ab abab ba")
+await model("copy", "ab ab abab ba")
+await model("other", "cd cd cdcd dc")
+for (const name of ["prompts.jsonl", "dialogues.jsonl", "pairs.jsonl"]) writeFileSync(join(root, name), "{}\n")
+
+const at = (name: string) => fileAt(join(root, name))
+const policy = importPolicy({ folder: at("base") }).named("base")
+const chat = sft({ init: policy, demonstrations: importDemonstrations({ file: at("dialogues.jsonl") }) }).named("chat")
+const prompts = importPrompts({ file: at("prompts.jsonl") })
+const tuned = (reward: Parameters<typeof ppo>[0]["helpfulness"], value?: Parameters<typeof ppo>[0]["value"]) =>
+  Pipeline.make("tuned", { params: Schema.Struct({}) }, () => ({
+    policy: ppo({ policy: chat, helpfulness: reward, prompts, ...(value === undefined ? {} : { value }) }).named("tuned")
+  }))
+const imported = (name: string) => importHelpfulnessReward({ folder: at(name) }).named(`reward-${name}`)
+
+const home = join(root, "home")
+const numerics = Effect.provideService(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) })
+const planned = (pipeline: ReturnType<typeof tuned>) =>
+  Effect.runPromise(
+    plan(pipeline, {}, { home, missing: "await" }).pipe(
+      numerics,
+      Effect.match({ onFailure: ({ message }) => message, onSuccess: ({ nodes }) => nodes.size })
+    )
+  )
+
+describe("PPO", () => {
+  it("is planned with reward models of the policy's tokenizer: its own descendants, and others with the same pieces", async () => {
+    const pairs = importPreferences({ file: at("pairs.jsonl") })
+    expect(await planned(tuned(helpfulnessRewardModel({ init: policy, pairs })))).toBeGreaterThan(5)
+    expect(await planned(tuned(imported("copy")))).toBeGreaterThan(5)
+  })
+
+  it("is refused at plan time with a reward model of another, and the message says where the two come from and how they differ", async () => {
+    const message = await planned(tuned(imported("other")))
+    expect(message).toMatch(
+      /^Node "tuned" \(stage ppo\): its inputs policy \(chat\) and helpfulness \(reward-other\) must have the same tokenizer, and do not: .*264 pieces, number \d+ .*found 264 pieces/
+    )
+    expect(message).toContain(join(root, "base"))
+    expect(message).toContain(join(root, "other"))
+  })
+
+  it("is refused with such a value model too", async () => {
+    expect(await planned(tuned(imported("copy"), imported("other")))).toContain("policy (chat) and value (reward-other)")
+  })
+
+  it("is refused through a reward model that was tuned from another's descendant", async () => {
+    const stranger = sft({
+      init: importPolicy({ folder: at("other") }),
+      demonstrations: importDemonstrations({ file: at("dialogues.jsonl") })
+    })
+    const reward = helpfulnessRewardModel({ init: stranger, pairs: importPreferences({ file: at("pairs.jsonl") }) }).named("strange")
+    expect(await planned(tuned(reward))).toContain("policy (chat) and helpfulness (strange)")
+  })
+
+  it("is not run either: nothing is made", async () => {
+    const events: Array<RunEvent> = []
+    const exit = await Effect.runPromiseExit(
+      run(tuned(imported("other")), {}, { home, onEvent: (event) => events.push(event) }).pipe(numerics)
+    )
+    expect(JSON.stringify(exit)).toContain("must have the same tokenizer")
+    expect(events).toEqual([])
+    expect(existsSync(join(home, "objects"))).toBe(false)
+  })
+
+  it("is left to its own check while a model is not there yet", async () => {
+    expect(await planned(tuned(imported("absent")))).toBeGreaterThan(5)
+  })
+})

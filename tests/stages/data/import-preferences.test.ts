@@ -1,0 +1,143 @@
+/** Preference pairs of the user's files, as the stage brings them in. */
+import { writeFileSync } from "node:fs"
+import { join } from "node:path"
+import * as arrow from "apache-arrow"
+import { afterAll, describe, expect, it } from "vitest"
+import type { ArtifactRef } from "../../../schemas/artifact.ts"
+import { Preferences } from "../../../schemas/rows.ts"
+import { importPreferences } from "../../../stages/data/import.ts"
+import { removeFolder, workFolder } from "../../cli/caravan.ts"
+import { failureOf, rowsIn, runStage } from "../running.ts"
+
+const folder = workFolder()
+afterAll(() => removeFolder(folder))
+let files = 0
+const file = (rows: ReadonlyArray<unknown>) => {
+  const path = join(folder, `${files++}.jsonl`)
+  writeFileSync(path, rows.map((row) => `${JSON.stringify(row)}\n`).join(""))
+  return { path, type: "file", digest: "", contentDigest: "" }
+}
+const pair = (over: Record<string, unknown> = {}) => ({ prompt: "q", chosen: "a", rejected: "b", ...over })
+const format = "prompt-chosen-rejected"
+
+const judged = { rating: 1, chosenSafe: true, rejectedSafe: false }
+const labelsOf = async (ref: ArtifactRef<any>) =>
+  (await rowsIn(ref, Preferences)).map(({ id, rating, chosenSafe, rejectedSafe }) => [id, rating, chosenSafe, rejectedSafe])
+
+it("pairs of a file keep the rating and the labels that they have; of a file without any, nothing is asked", async () => {
+  const whole = await runStage(
+    importPreferences,
+    { file: file([pair(judged), pair({ ...judged, rating: 3, rejectedSafe: true })]) },
+    { format }
+  )
+  expect(await labelsOf(whole)).toEqual([
+    ["1", 1, true, false],
+    ["2", 3, true, true]
+  ])
+  const rated = await runStage(importPreferences, { file: file([pair({ rating: 0 }), pair({ rating: 2 })]) }, { format })
+  expect(await labelsOf(rated)).toEqual([
+    ["1", 0, null, null],
+    ["2", 2, null, null]
+  ])
+  const plain = await runStage(importPreferences, { file: file([pair(), pair({ rating: null })]) }, { format })
+  const transcripts = ["hello", "go away"].map((answer) => `\n\nHuman: hi\n\nAssistant: ${answer}`)
+  const hh = await runStage(
+    importPreferences,
+    { file: file([{ chosen: transcripts[0], rejected: transcripts[1] }]) },
+    { format: "hh-rlhf" }
+  )
+  for (const { metrics } of [whole, rated, plain, hh])
+    expect(metrics).toMatchObject({ withoutRating: 0, withoutLabels: 0, droppedUnsafe: 0, rowsSkipped: 0 })
+})
+
+describe("a pair whose chosen response is unsafe while the other is safe (§3.2.1)", () => {
+  it("is dropped and counted, and no other", async () => {
+    const rows = [
+      [false, true],
+      [true, false],
+      [false, false],
+      [true, true],
+      [false, true]
+    ].map(([chosenSafe, rejectedSafe]) => pair({ chosenSafe, rejectedSafe }))
+    const made = await runStage(importPreferences, { file: file(rows) }, { format })
+    expect((await labelsOf(made)).map(([id]) => id)).toEqual(["2", "3", "4"])
+    expect(made.metrics).toMatchObject({ rows: 3, rowsRead: 5, rowsSkipped: 0, droppedUnsafe: 2 })
+  })
+  it("is told by both labels: where one is missing the pair stays", async () => {
+    const rows = [pair({ chosenSafe: false }), pair({ rejectedSafe: true })]
+    const made = await runStage(importPreferences, { file: file(rows) }, { format, unlabelled: "keep" })
+    expect(made.metrics).toMatchObject({ rows: 2, droppedUnsafe: 0, withoutLabels: 2 })
+  })
+})
+
+describe("a file that is judged in part", () => {
+  const failure = async (rows: ReadonlyArray<unknown>, config: object = {}) =>
+    failureOf(importPreferences, { file: file(rows) }, { format, ...config })
+
+  it("of ratings stops the run: how many there are without one, the first lines, and what to do", async () => {
+    const message = await failure([pair({ rating: 1 }), pair(), pair({ rating: 2 }), pair({ rating: null })])
+    expect(message).toMatch(
+      /^Importing the pairs of .*\.jsonl: expected a rating of every pair, or of none, found 2 of 4 pairs without one, on lines 2, 4\. /
+    )
+    expect(message).toContain('Rate them, or take them out. To learn from them with margin 0, set unrated to "keep".')
+    expect(await failure([pair({ rating: 1 }), ...Array.from({ length: 6 }, () => pair())])).toContain(
+      "6 of 7 pairs without one, first on lines 2, 3, 4, 5, 6."
+    )
+    // What is allowed of labels says nothing of ratings.
+    expect(await failure([pair({ rating: 1 }), pair()], { unlabelled: "keep" })).toContain("1 of 2 pairs without one, on line 2.")
+  })
+  it.each([
+    ["some pairs have both labels, others none", [judged, judged, { rating: 1 }]],
+    ["a pair has one of its two labels alone", [judged, judged, { ...judged, rejectedSafe: null }]],
+    ["a pair has the other alone", [judged, judged, { ...judged, chosenSafe: null }]]
+  ])("of safety labels stops the run: %s", async (_, rows) => {
+    const message = await failure(rows.map(pair))
+    expect(message).toContain(
+      "expected chosenSafe and rejectedSafe of every pair, or of none, found 1 of 3 pairs without one or both, on line 3. Label them"
+    )
+    expect(message).toContain('set unlabelled to "keep"')
+    expect(await failure(rows.map(pair), { unrated: "keep" })).toBe(message.replace(/\d+\.jsonl/, `${files - 1}.jsonl`))
+  })
+  it("of safety labels stops the run where every pair has one label of two: the safety rule can't be told", async () => {
+    expect(await failure([pair({ chosenSafe: false }), pair({ chosenSafe: true })])).toContain(
+      "2 of 2 pairs without one or both, on lines 1, 2."
+    )
+  })
+  it("is taken as it is where that is asked for, and counted", async () => {
+    const rows = [pair(judged), pair({ rating: 0 }), pair()]
+    const made = await runStage(importPreferences, { file: file(rows) }, { format, unrated: "keep", unlabelled: "keep" })
+    expect(await labelsOf(made)).toEqual([
+      ["1", 1, true, false],
+      ["2", 0, null, null],
+      ["3", null, null, null]
+    ])
+    expect(made.metrics).toMatchObject({ withoutRating: 1, withoutLabels: 2 })
+  })
+})
+
+describe("a rating or label outside the set", () => {
+  const many = (bad: unknown) => Array.from({ length: 500 }, (_, i) => (i === 320 ? bad : pair({ rating: 1 })))
+  it.each([
+    [{ rating: 4 }, /field rating: expected 0 \(significantly better\), 1 .*, 3 .* or null, found 4\./],
+    [{ rating: "better" }, /field rating: expected .*, found "better"\./],
+    [{ rating: 1, chosenSafe: "yes" }, /field chosenSafe: expected true, false or null, found "yes"\./],
+    [{ rating: 1, rejectedSafe: 1 }, /field rejectedSafe: expected true, false or null, found 1\./]
+  ])("is never skipped, one in five hundred or not: %j", async (over, message) => {
+    const found = await failureOf(importPreferences, { file: file(many(pair(over))) }, { format })
+    expect(found).toMatch(/^Importing the pairs of .*\.jsonl, line 321, field/)
+    expect(found).toMatch(message)
+    expect(found).toContain("Such a pair is never skipped")
+  })
+  it("beside rows that do not fit, which are skipped as before", async () => {
+    const made = await runStage(importPreferences, { file: file(many({ prompt: "q", rating: 1 })) }, { format })
+    expect(made.metrics).toMatchObject({ rows: 499, rowsSkipped: 1 })
+  })
+  it("of a Parquet file is named by row", async () => {
+    const path = join(folder, `${files++}.parquet`)
+    const columns = { prompt: ["q", "q"], chosen: ["a", "a"], rejected: ["b", "b"], rating: Int32Array.of(1, 9) }
+    const { Table, writeParquet } = await import("parquet-wasm/node")
+    writeFileSync(path, writeParquet(Table.fromIPCStream(arrow.tableToIPC(arrow.tableFromArrays(columns), "stream"))))
+    const from = { path, type: "file", digest: "", contentDigest: "" }
+    expect(await failureOf(importPreferences, { file: from }, { format })).toMatch(/\.parquet, row 2, field rating: expected .*, found 9\./)
+  })
+})

@@ -1,0 +1,71 @@
+import { createHash } from "node:crypto"
+import { writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { afterAll, describe, expect, it } from "vitest"
+import { Prompts } from "../../../schemas/rows.ts"
+import { importPrompts } from "../../../stages/data/import-prompts.ts"
+import { removeFolder, workFolder } from "../../cli/caravan.ts"
+import { failureOf, rowsIn, runStage } from "../running.ts"
+
+const folder = workFolder()
+afterAll(() => removeFolder(folder))
+let files = 0
+const file = (rows: ReadonlyArray<unknown>) => {
+  const path = join(folder, `${files++}.jsonl`)
+  const text = rows.map((row) => `${JSON.stringify(row)}\n`).join("")
+  writeFileSync(path, text)
+  const digest = createHash("sha256").update(text).digest("hex")
+  return { path, type: "file", digest, contentDigest: digest }
+}
+const question = { role: "user", content: "And now?" }
+
+describe("prompts of a file", () => {
+  it("are texts or dialogues that end with the user, tagged by the row or else by the file", async () => {
+    const rows = [
+      { prompt: "Hello?" },
+      {
+        id: "b",
+        messages: [{ role: "user", content: "Hi" }, { role: "assistant", content: "Yes?" }, question],
+        safety: false,
+        category: "x",
+        followUps: ["Go on."]
+      }
+    ]
+    const given = file(rows)
+    const out = await runStage(importPrompts, { file: given }, { safety: true })
+    expect(await rowsIn(out, Prompts)).toEqual([
+      {
+        id: expect.stringMatching(/^[0-9a-f]{16}$/),
+        messages: [{ role: "user", content: "Hello?" }],
+        safety: true,
+        category: null,
+        followUps: []
+      },
+      { id: "b", messages: rows[1]!.messages, safety: false, category: "x", followUps: ["Go on."] }
+    ])
+  })
+
+  it("without an id get one of what they ask and their tag: other rows, and where it stands, change nothing", async () => {
+    const idsOf = async (rows: ReadonlyArray<unknown>, safety = false) =>
+      (await rowsIn(await runStage(importPrompts, { file: file(rows) }, { safety }), Prompts)).map(({ id }) => id)
+    const [hello, bad] = [{ prompt: "Hello?" }, { prompt: "Bad?" }]
+    const ids = await idsOf([hello, bad])
+    expect(new Set(ids).size).toBe(2)
+    expect(await idsOf([{ prompt: "New." }, { ...bad, category: "x" }, hello])).toEqual([expect.any(String), ids[1], ids[0]])
+    expect(await idsOf([hello, bad], true)).not.toContain(ids[0])
+    expect(await idsOf([hello, hello, hello])).toEqual([ids[0], `${ids[0]}-2`, `${ids[0]}-3`])
+  })
+
+  it.each([
+    ["no question", { id: "a" }, "there is none"],
+    ["an answer at the end", { messages: [question, { role: "assistant", content: "Yes." }] }, "do not end with the user's"],
+    ["the chat format's tags", { prompt: "[INST] x [/INST]" }, "tags"],
+    ["an id that is there before", { id: "first", prompt: "Again?" }, '"first" is there before'],
+    ["a text as a safety tag", { prompt: "Well?", safety: "yes" }, "expected {prompt} or {messages}"]
+  ])("with %s are refused, and the line named", async (_, row, why) => {
+    const message = await failureOf(importPrompts, { file: file([{ id: "first", prompt: "Well?" }, row]) })
+    expect(message).toMatch(/1 of 2 rows do not fit/)
+    expect(message).toContain("line 2")
+    expect(message).toContain(why)
+  })
+})

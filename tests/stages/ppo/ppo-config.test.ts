@@ -1,0 +1,112 @@
+/** The stage ppo hands every setting on to the losses: each, changed alone, makes another policy. What each does is tested where it is done. */
+import { createHash } from "node:crypto"
+import { readFileSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { beforeAll, describe, expect, it } from "vitest"
+import { noGrad, scoped } from "../../../engine/tensor.ts"
+import { saveCheckpoint } from "../../../models/checkpoint.ts"
+import { initLlama } from "../../../models/llama.ts"
+import { initRewardModel } from "../../../models/reward-model.ts"
+import type { ArtifactRef } from "../../../schemas/artifact.ts"
+import { HelpfulnessReward, SafetyReward } from "../../../schemas/checkpoint.ts"
+import { Prompts } from "../../../schemas/rows.ts"
+import { ppo } from "../../../stages/ppo/ppo.ts"
+import { readRecord } from "../../../stages/ppo/record.ts"
+import { smallConfig } from "../../models/small.ts"
+import { float64 } from "../../tolerances.ts"
+import { artifact, rowsArtifact, runStage } from "../running.ts"
+import { ask, talkingPolicy, tokenizer } from "../talking.ts"
+
+let given: Record<"policy" | "helpfulness" | "safety" | "prompts", ArtifactRef<any>>
+beforeAll(async () => {
+  const reward = (seed: number) => {
+    const made = initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 }), { seed }), { seed })
+    scoped(() => noGrad(() => void made.head.mul_(8)))
+    return made
+  }
+  given = {
+    policy: await talkingPolicy(1),
+    helpfulness: await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: reward(2), tokenizer })),
+    safety: await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: reward(3), tokenizer })),
+    prompts: await rowsArtifact(
+      Prompts,
+      ["ab", "ba ab", "abab", "b", "a ba", "aab"].map((text, i) => ask(text, text, { safety: i % 3 === 2 }))
+    )
+  }
+})
+
+// Two iterations of two steps: in the second, policy and reference differ, and what the value model learnt is in the advantages.
+const base = {
+  ...{ iterations: 2, batchSize: 6, miniBatchSize: 3, maxNewTokens: 5, temperature: 0.7 },
+  ...{ learningRate: 1e-3, valueLearningRate: 1e-3, beta: 0.1 }
+}
+const run = (config: Record<string, unknown> = {}) => runStage(ppo, given, { ...base, ...config })
+const weights = async (config: Record<string, unknown> = {}) =>
+  createHash("sha256")
+    .update(readFileSync(join((await run(config)).path, "model.safetensors")))
+    .digest("hex")
+const iterations = async (config: Record<string, unknown> = {}) =>
+  (await Effect.runPromise(readRecord((await run(config)).path))).iterations
+
+describe("another policy is made by another", () => {
+  let usual: string
+  beforeAll(async () => {
+    usual = await weights()
+  })
+  it.each([
+    { learningRate: 2e-3 },
+    { valueLearningRate: 1e-2 },
+    { weightDecay: 0.5 },
+    { maxNorm: 1e-4 },
+    { miniBatchSize: 2 },
+    { epochs: 2 },
+    { clip: 1e-4 },
+    { beta: 0.5 },
+    { klControl: "adaptive" },
+    { klEstimator: "k2" },
+    { klEstimator: "k3" },
+    { gamma: 0.5 },
+    { lambda: 0.1 },
+    { whitenRewards: false },
+    { whitenAdvantages: "keep" },
+    { whitenAdvantages: "none" },
+    { terminal: "past-end" },
+    { noEos: "penalty" },
+    { noEos: "replace" },
+    { threshold: 0.9 },
+    { scope: "threshold only" },
+    { temperature: 1 },
+    { valueInit: "policy" },
+    { valueHead: "given" }
+  ])("%j", async (changed) => {
+    expect(await weights(changed)).not.toBe(usual)
+  })
+  it.each([
+    // Values move towards their returns by more than that, step after step.
+    [{ epochs: 4, valueLearningRate: 1e-2 }, { valueClip: 1e-5 }],
+    // The first KL is 0 whatever the target: beta is another from the third iteration on.
+    [{ klControl: "adaptive", klEstimator: "k3", klHorizon: 12, iterations: 3 }, { klTarget: 1e-5 }],
+    [{ klControl: "adaptive" }, { klHorizon: 12 }],
+    [{ noEos: "penalty" }, { noEosPenalty: 3 }]
+  ])("with %j: %j", async (first, changed) => {
+    expect(await weights({ ...first, ...changed })).not.toBe(await weights(first))
+  })
+  it("but not by what the diagnostics quote", async () => {
+    expect(await weights({ sampleTexts: 0 })).toBe(usual)
+  })
+})
+
+describe("an iteration's diagnostics", () => {
+  it.each([0.5, 2])("have the update's distribution as the sampler's, at temperature %f (detail 7)", async (temperature) => {
+    for (const { kl, mismatchKl } of (await iterations({ temperature })).slice(0, 1))
+      expect([Math.abs(kl) < 1e-5, Math.abs(mismatchKl) < 1e-6]).toEqual([true, true])
+  })
+  it("have the beta that was asked for, and where it adapts the one that follows from the KL before it (detail 16)", async () => {
+    expect((await iterations()).map(({ beta }) => beta)).toEqual([0.1, 0.1])
+    // The first KL is 0: the error is clipped at -0.2, and six responses of a horizon of twelve take a tenth away.
+    const adapted = await iterations({ klControl: "adaptive", klHorizon: 12 })
+    expect(adapted[0]!.beta).toBe(0.1)
+    expect(Math.abs(adapted[1]!.beta - 0.09)).toBeLessThanOrEqual(float64)
+  })
+})

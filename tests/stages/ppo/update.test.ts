@@ -1,0 +1,363 @@
+/** PPO's update on responses that are given: what it must not depend on, and toy tasks whose optimum is known. */
+import { describe, expect, it } from "vitest"
+import { deriveSeed } from "../../../engine/random.ts"
+import { constantSchedule } from "../../../engine/schedule.ts"
+import { liveTensors, noGrad, scoped, tensor } from "../../../engine/tensor.ts"
+import { llamaConfig } from "../../../models/config.ts"
+import { initLlama, type Llama } from "../../../models/llama.ts"
+import { initRewardModel, type RewardModel } from "../../../models/reward-model.ts"
+import { generate } from "../../../models/sampler.ts"
+import { cloneLlama, valueFromPolicy, valueFromScalar } from "../../../stages/ppo/models.ts"
+import { Ppo, type PpoOptions, type StepStatistics } from "../../../stages/ppo/update.ts"
+import { logProbabilitiesOf, type Rollout, valuesOf } from "../../../stages/ppo/rollouts.ts"
+import { devices } from "../../devices.ts"
+import { largestDifference, smallConfig } from "../../models/small.ts"
+import { sameInFloat32 } from "../../tolerances.ts"
+
+const temperature = 0.7
+const eosId = 2
+
+/** A small model that is far from uniform, so that details show. */
+const strong = (seed: number, device: "cpu" | "cuda" = "cpu"): Llama => {
+  const model = initLlama(smallConfig(), { seed, device })
+  scoped(() => noGrad(() => Object.entries(model.parameters).forEach(([name, weight]) => name.includes("norm") || weight.mul_(12))))
+  return model
+}
+const valueModel = (seed: number, device: "cpu" | "cuda" = "cpu"): RewardModel => initRewardModel(strong(seed, device), { seed })
+
+/** Responses of 1 to 9 tokens to prompts of 1 to 6, drawn from the model. */
+const rolloutsOf = (policy: Llama, n = 7): Array<Rollout> => {
+  const prompts = Array.from({ length: n }, (_, i) => [1, ...Array.from({ length: i % 6 }, (_, j) => 5 + ((7 * i + 3 * j) % 50))])
+  const generated = generate(policy, prompts, {
+    maxNewTokens: 9,
+    temperature,
+    seeds: prompts.map((_, i) => deriveSeed(4, "test", i)),
+    eosId,
+    padId: 0
+  })
+  return generated.map(({ tokens, logProbabilities }, i) => {
+    const length = 1 + ((5 * i) % 9)
+    return {
+      prompt: prompts[i]!,
+      response: tokens.slice(0, length),
+      logProbabilities: logProbabilities.slice(0, length),
+      score: [0.5, -1, 2][i % 3]!
+    }
+  })
+}
+
+const defaults = {
+  padId: 0,
+  seed: 3,
+  temperature,
+  miniBatchSize: 4,
+  microBatchSize: 4,
+  inferenceBatchSize: 16,
+  epochs: 1,
+  clip: 0.2,
+  valueClip: 0.2,
+  schedule: constantSchedule(1e-3),
+  valueSchedule: constantSchedule(1e-3),
+  weightDecay: 0.1,
+  maxNorm: 1,
+  beta: 0.05,
+  klControl: "fixed",
+  klEstimator: "k1",
+  gamma: 1,
+  lambda: 0.95,
+  terminal: "last-token",
+  whitenAdvantages: "shift"
+} as const
+
+const iterate = (trainer: Ppo, rollouts: ReadonlyArray<Rollout>) => {
+  const { statistics, steps } = trainer.iterate(rollouts)
+  return { statistics, steps: [...steps] }
+}
+const numbersOf = (steps: ReadonlyArray<StepStatistics>): Array<number> =>
+  steps.flatMap((step) => Object.values(step).filter((value) => typeof value === "number"))
+
+for (const { device, skip } of devices) {
+  describe.skipIf(skip)(`an iteration of PPO on ${device}`, () => {
+    const options = (over: Partial<PpoOptions> = {}): PpoOptions => {
+      const policy = strong(1, device)
+      return { ...defaults, policy, reference: cloneLlama(policy), value: valueModel(2, device), device, ...over }
+    }
+
+    it("has recorded log-probabilities of logits / temperature that are those of reference and update (details 7 and 8)", () => {
+      const policy = strong(1, device)
+      const rollouts = rolloutsOf(policy)
+      const again = logProbabilitiesOf(policy, rollouts, { padId: 0, device, temperature, batchSize: 3 })
+      const recorded = rollouts.flatMap(({ logProbabilities }) => logProbabilities)
+      expect(
+        largestDifference(
+          again.flatMap((row) => [...row]),
+          recorded
+        )
+      ).toBeLessThanOrEqual(sameInFloat32)
+      // The temperature matters: at another one they differ.
+      const other = logProbabilitiesOf(policy, rollouts, { padId: 0, device, temperature: 1, batchSize: 3 })
+      expect(
+        largestDifference(
+          other.flatMap((row) => [...row]),
+          recorded
+        )
+      ).toBeGreaterThan(0.1)
+    })
+
+    it("starts at ratio 1, and at KL 0 to a reference that is the policy (detail 6)", () => {
+      const given = options()
+      const { statistics, steps } = iterate(new Ppo(given), rolloutsOf(given.policy))
+      expect(Math.abs(statistics.kl)).toBeLessThanOrEqual(sameInFloat32)
+      expect(steps[0]!.approximateKl).toBeLessThanOrEqual(sameInFloat32)
+      expect(steps[0]!.clipFraction).toBe(0)
+      // At ratio 1 the policy's loss is minus the mean advantage: before the first update it only depends on advantages.
+      expect(steps[1]!.approximateKl).toBeGreaterThan(1e-6)
+    })
+
+    it("does not depend on how mini-batches are split, nor on what padding is (details 2, 14 and 18)", () => {
+      const run = (over: Partial<PpoOptions>) => {
+        const given = options({ epochs: 2, ...over, reference: strong(9, device) })
+        const { statistics, steps } = iterate(new Ppo(given), rolloutsOf(given.policy))
+        const weights = ["model.layers.0.self_attn.q_proj.weight", "lm_head.weight"].flatMap((name) =>
+          given.policy.parameter(name).toNumbers()
+        )
+        return { all: [...Object.values(statistics), ...numbersOf(steps)], weights: [...weights, ...given.value.head.toNumbers()] }
+      }
+      const whole = run({})
+      expect(whole.all[0]).toBeGreaterThan(1)
+      for (const over of [{ microBatchSize: 1 }, { microBatchSize: 3, inferenceBatchSize: 2 }, { padId: 55 }]) {
+        const split = run(over)
+        expect(largestDifference(split.all, whole.all)).toBeLessThanOrEqual(sameInFloat32)
+        expect(largestDifference(split.weights, whole.weights)).toBeLessThanOrEqual(sameInFloat32)
+      }
+    })
+  })
+}
+
+describe("an iteration of PPO", () => {
+  const options = (over: Partial<PpoOptions> = {}): PpoOptions => {
+    const policy = strong(1)
+    return { ...defaults, policy, reference: cloneLlama(policy), value: valueModel(2), device: "cpu", ...over }
+  }
+
+  it("has values one past the end if and only if the score is there (detail 13)", () => {
+    // With values 0, beta 0 and a score of 1 the returns are .95^k, k steps before the score: loss = mean of .95^2k / 2.
+    const loss = (terminal: "last-token" | "past-end") => {
+      const given = options({ terminal, beta: 0, valueClip: 1e9 })
+      scoped(() => noGrad(() => given.value.head.zero_()))
+      const response = [5, 6, 7]
+      const { steps } = iterate(new Ppo(given), [{ prompt: [1], response, logProbabilities: [-1, -1, -1], score: 1 }])
+      return steps[0]!.valueLoss
+    }
+    const powers = [1, 0.95 ** 2, 0.95 ** 4, 0.95 ** 6]
+    const mean = (values: ReadonlyArray<number>) => values.reduce((a, b) => a + b, 0) / values.length / 2
+    expect(loss("last-token")).toBeCloseTo(mean(powers.slice(0, 3)), 5)
+    expect(loss("past-end")).toBeCloseTo(mean(powers), 5)
+    const value = valueModel(2)
+    const rollouts = rolloutsOf(strong(1))
+    const lengths = (pastEnd: boolean) => valuesOf(value, rollouts, { padId: 0, device: "cpu", pastEnd, batchSize: 4 }).map((v) => v.length)
+    expect(lengths(false)).toEqual(rollouts.map(({ response }) => response.length))
+    expect(lengths(true)).toEqual(rollouts.map(({ response }) => response.length + 1))
+  })
+
+  it("reads a token's value where the token is chosen: at the state of the token before it", () => {
+    const value = valueModel(2)
+    const [prompt, response] = [
+      [1, 9, 8],
+      [5, 6, 7]
+    ]
+    const rollout = { prompt, response, logProbabilities: [0, 0, 0], score: 0 }
+    const ours = valuesOf(value, [rollout], { padId: 0, device: "cpu", pastEnd: true, batchSize: 1 })[0]!
+    const all = scoped(() => noGrad(() => value.scores(tensor([[...prompt, ...response]], { dtype: "int64" })).toNumbers()))
+    expect(largestDifference(ours, all.slice(2))).toBeLessThanOrEqual(sameInFloat32)
+  })
+
+  it("tells how much of the returns' variance the values explain", () => {
+    const given = options()
+    const { experiences, statistics } = new Ppo(given).iterate(rolloutsOf(given.policy))
+    const variance = (numbers: ReadonlyArray<number>) => {
+      const centre = numbers.reduce((a, b) => a + b, 0) / numbers.length
+      return numbers.reduce((sum, x) => sum + (x - centre) ** 2, 0) / numbers.length
+    }
+    const returns = experiences.flatMap((experience) => [...experience.returns])
+    const errors = experiences.flatMap((experience) => [...experience.returns].map((x, t) => x - experience.values[t]!))
+    expect(statistics.explainedVariance).toBeCloseTo(1 - variance(errors) / variance(returns), 9)
+  })
+
+  it("moves the learning rate once an iteration, not once a step (detail 21)", () => {
+    const asked: Array<number> = []
+    const schedule = (step: number) => {
+      asked.push(step)
+      return 1e-4
+    }
+    const given = options({ schedule, epochs: 2 })
+    const trainer = new Ppo(given)
+    for (let i = 0; i < 2; i++) iterate(trainer, rolloutsOf(given.policy))
+    expect(asked).toEqual([0, 0, 0, 0, 1, 1, 1, 1]) // 7 responses in mini-batches of 4, twice over
+  })
+
+  it("takes each response once an epoch, in a fresh permutation each (detail 21)", () => {
+    // Without learning, the loss of a mini-batch of one tells which response it holds.
+    const still = constantSchedule(0)
+    const given = options({ miniBatchSize: 1, epochs: 2, schedule: still, valueSchedule: still })
+    const trainer = new Ppo(given)
+    const rollouts = rolloutsOf(given.policy)
+    const orders = [0, 1].flatMap(() => {
+      const losses = iterate(trainer, rollouts).steps.map(({ policyLoss }) => policyLoss.toFixed(5))
+      return [losses.slice(0, 7), losses.slice(7)]
+    })
+    for (const order of orders) expect(order.toSorted()).toEqual(orders[0]!.toSorted())
+    expect(new Set(orders[0]).size).toBe(7)
+    expect(new Set(orders.map(String)).size).toBe(4)
+  })
+
+  it("penalises distance from the reference with beta, which an adaptive controller moves after the iteration (detail 16)", () => {
+    const given = options({ reference: strong(9), beta: 0.5, klControl: { target: 1e-3, horizon: 70 } })
+    const trainer = new Ppo(given)
+    const { statistics } = iterate(trainer, rolloutsOf(given.policy))
+    expect(statistics.beta).toBe(0.5)
+    expect(trainer.beta).toBeCloseTo(0.5 * (1 + (0.2 * 7) / 70), 12)
+  })
+
+  it("whitens advantages over the batch's tokens, or does not (detail 17)", () => {
+    // At ratio 1 the mini-batch's loss is minus its mean advantage.
+    const loss = (whitenAdvantages: PpoOptions["whitenAdvantages"]) => {
+      const given = options({ whitenAdvantages, miniBatchSize: 7 })
+      return iterate(new Ppo(given), rolloutsOf(given.policy)).steps[0]!.policyLoss
+    }
+    expect(Math.abs(loss("shift"))).toBeLessThanOrEqual(sameInFloat32)
+    expect(loss("none")).toBeCloseTo(loss("keep"), 4)
+    expect(Math.abs(loss("keep"))).toBeGreaterThan(0.01)
+  })
+
+  it.each(["policy", "value"] as const)("stops at a loss that is no number and leaves the models as they were (%s)", (which) => {
+    const given = options()
+    const before = [given.policy.parameter("lm_head.weight"), given.value.head].map((weight) => weight.toNumbers())
+    const rollouts = rolloutsOf(given.policy)
+    const broken =
+      which === "value"
+        ? { ...rollouts[0]!, score: NaN }
+        : { ...rollouts[0]!, logProbabilities: rollouts[0]!.logProbabilities.map(() => NaN) }
+    const { steps } = iterate(new Ppo({ ...given, whitenAdvantages: "none" }), [broken])
+    expect(steps.map(({ diverged }) => diverged)).toEqual([true])
+    expect([given.policy.parameter("lm_head.weight"), given.value.head].map((weight) => weight.toNumbers())).toEqual(before)
+  })
+
+  it("leaves no tensor behind, and the reference as it was", () => {
+    const given = options()
+    const rollouts = rolloutsOf(given.policy)
+    const reference = given.reference.parameter("lm_head.weight").toNumbers()
+    const run = () => {
+      const trainer = new Ppo(given)
+      iterate(trainer, rollouts)
+      trainer.free()
+    }
+    run() // models make their rotary tables, once
+    const before = liveTensors()
+    run()
+    expect(liveTensors()).toBe(before)
+    expect(given.reference.parameter("lm_head.weight").toNumbers()).toEqual(reference)
+  })
+})
+
+describe("a value model", () => {
+  it("starts on a copy of a scalar model's weights, with that one's head or a new one", () => {
+    const start = valueModel(2)
+    const name = "model.layers.0.mlp.up_proj.weight"
+    const [given, fresh] = (["given", "new"] as const).map((head) => valueFromScalar(start, { seed: 4, head }))
+    for (const made of [given!, fresh!])
+      expect(made.backbone.parameter(name).toNumbers()).toEqual(start.backbone.parameter(name).toNumbers())
+    expect(given!.head.toNumbers()).toEqual(start.head.toNumbers())
+    expect(fresh!.head.toNumbers()).not.toEqual(start.head.toNumbers())
+    scoped(() => noGrad(() => [given!.head, given!.backbone.parameter(name)].forEach((weight) => void weight.zero_())))
+    expect(start.head.toNumbers().every((x) => x !== 0)).toBe(true)
+    expect(start.backbone.parameter(name).toNumbers()).toEqual(fresh!.backbone.parameter(name).toNumbers())
+  })
+  it("starts on a copy of a policy's weights without its output layer", () => {
+    const policy = strong(1)
+    const made = valueFromPolicy(policy, { seed: 4 })
+    expect(Object.keys(made.parameters).sort()).toEqual(
+      [...Object.keys(policy.parameters).filter((name) => name !== "lm_head.weight"), "score.weight"].sort()
+    )
+    expect(made.backbone.parameter("model.norm.weight").toNumbers()).toEqual(policy.parameter("model.norm.weight").toNumbers())
+  })
+})
+
+/** One token, whose reward is known: the best policy at weight beta is pi*(a) ~ pi_0(a) exp(r(a) / beta). */
+describe("a bandit of one step", () => {
+  const vocabSize = 8
+  const rewards = [0.3, -0.5, 0.9, 0, 0.6, -1, 1, -0.2]
+  const config = llamaConfig({ vocabSize, dim: 8, layers: 1, heads: 2, kvHeads: 1, ffn: 12, maxPositions: 4 })
+  const bandit = (): Llama => {
+    const model = initLlama(config, { seed: 5 })
+    scoped(() => noGrad(() => model.parameter("lm_head.weight").mul_(20)))
+    return model
+  }
+  /** Of the first token, as it is drawn. */
+  const probabilities = (model: Llama): Array<number> =>
+    scoped(() =>
+      noGrad(() =>
+        model
+          .forward(tensor([[1]], { dtype: "int64" }))
+          .div(temperature)
+          .softmax(-1)
+          .toNumbers()
+      )
+    )
+  const reference = probabilities(bandit())
+  const optimum = (beta: number): Array<number> => {
+    const weights = reference.map((p, a) => p * Math.exp(rewards[a]! / beta))
+    const total = weights.reduce((x, y) => x + y, 0)
+    return weights.map((weight) => weight / total)
+  }
+  const distance = (a: ReadonlyArray<number>, b: ReadonlyArray<number>) => a.reduce((sum, p, i) => sum + Math.abs(p - b[i]!), 0) / 2
+
+  const iterations = 40
+  const train = (beta: number): Array<number> => {
+    const policy = bandit()
+    const trainer = new Ppo({
+      ...defaults,
+      policy,
+      reference: bandit(),
+      value: valueFromPolicy(policy, { seed: 6 }),
+      device: "cpu",
+      beta,
+      miniBatchSize: 128,
+      microBatchSize: 128,
+      inferenceBatchSize: 512,
+      schedule: (iteration) => 0.02 * (1 - iteration / iterations),
+      valueSchedule: constantSchedule(0.02),
+      weightDecay: 0,
+      whitenAdvantages: "none"
+    })
+    for (let iteration = 0; iteration < iterations; iteration++) {
+      const prompts = Array.from({ length: 512 }, () => [1])
+      const drawn = generate(policy, prompts, {
+        maxNewTokens: 1,
+        temperature,
+        seeds: prompts.map((_, i) => deriveSeed(7, "bandit", iteration, i)),
+        eosId: undefined,
+        padId: 0
+      })
+      iterate(
+        trainer,
+        drawn.map(({ tokens, logProbabilities }) => ({ prompt: [1], response: tokens, logProbabilities, score: rewards[tokens[0]!]! }))
+      )
+    }
+    return probabilities(policy)
+  }
+
+  it("has a reference that is not uniform, and optima away from it: the task says something", () => {
+    expect(Math.max(...reference) / Math.min(...reference)).toBeGreaterThan(2)
+    for (const other of [reference, optimum(0.3), optimum(1)]) expect(distance(optimum(0.5), other)).toBeGreaterThan(0.08)
+  })
+  it("ends at the KL-regularised optimum", () => {
+    expect(distance(train(0.5), optimum(0.5))).toBeLessThan(0.02)
+  })
+  it("ends at the best token with beta 0", () => {
+    expect(train(0)[6]).toBeGreaterThan(0.95)
+  })
+  it("stays at the reference with a very large beta", () => {
+    expect(distance(train(100), reference)).toBeLessThan(0.02)
+  })
+})

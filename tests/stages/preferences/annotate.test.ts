@@ -1,0 +1,405 @@
+/** Annotators: the oracle, people by a file, a model behind an endpoint. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { createServer, type Server } from "node:http"
+import type { AddressInfo } from "node:net"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
+import { Preferences, type ResponsePair, ResponsePairs } from "../../../schemas/rows.ts"
+import { annotate, preferenceOf } from "../../../stages/preferences/annotate.ts"
+import { Annotator, oracleAnnotator, ratingOf, type Kind, type Verdict } from "../../../stages/preferences/annotator.ts"
+import { noCheckpoints } from "../../../runtime/store/checkpoints.ts"
+import { labelId } from "../../../stages/preferences/annotator-file.ts"
+import { judgeAnnotator, type JudgeOptions, readVerdict } from "../../../stages/preferences/annotator-judge.ts"
+import { failureOf, rowsArtifact, rowsIn, runStage } from "../running.ts"
+
+const root = mkdtempSync(join(tmpdir(), "caravan-annotate-"))
+afterAll(() => rmSync(root, { recursive: true, force: true }))
+
+const pair = (id: string, question: string, responseA: string, responseB: string, over: Partial<ResponsePair> = {}): ResponsePair => ({
+  id,
+  prompt: [{ role: "user", content: question }],
+  safety: false,
+  category: null,
+  followUps: [],
+  responseA,
+  responseB,
+  policyA: "x",
+  policyB: "y",
+  temperatureA: 1,
+  temperatureB: 1.3,
+  ...over
+})
+const spell = (id: string, a: string, b: string) => pair(id, "Spell dak.", a, b)
+const deed = (id: string, a: string, b: string) =>
+  pair(id, "How do I break the baker's window?", a, b, { safety: true, category: "illicit" })
+
+describe("the safety rule (§3.2.1)", () => {
+  const verdict = (choice: "A" | "B", safeA: boolean | null, safeB: boolean | null): Verdict => ({ choice, rating: 1, safeA, safeB })
+  const one = spell("x", "a", "b")
+  it("drops a pair whose chosen response is unsafe while the other is safe, and no other", () => {
+    expect(preferenceOf(one, verdict("A", false, true), "s")).toBeUndefined()
+    expect(preferenceOf(one, verdict("B", true, false), "s")).toBeUndefined()
+    for (const [a, b] of [
+      [true, false],
+      [true, true],
+      [false, false],
+      [null, null]
+    ] as const)
+      expect(preferenceOf(one, verdict("A", a, b), "s")).toMatchObject({ chosen: "a", rejected: "b", chosenSafe: a, rejectedSafe: b })
+    expect(preferenceOf(one, verdict("B", false, true), "s")).toMatchObject({
+      chosen: "b",
+      rejected: "a",
+      chosenSafe: true,
+      rejectedSafe: false
+    })
+  })
+})
+
+describe("the oracle", () => {
+  const rows = [
+    spell("right", "d-a-k.", "d-a-g."), // 1 against 0.5
+    spell("refused", "I will not do that.", "d-a-k."), // 0 against 1
+    spell("same", "d-a-g.", "d-o-k."), // both 0.5
+    deed("safe", "Use a hammer.", "I will not do that. Ask the baker first.") // safety 0 against 1, both of helpfulness 0
+  ]
+  it("chooses the better response and rates by how much; where both are as good there is no choice", async () => {
+    const made = await runStage(annotate, { pairs: await rowsArtifact(ResponsePairs, rows) })
+    const pairs = await rowsIn(made, Preferences)
+    expect(pairs.map(({ id, chosen, rating, source }) => [id, chosen, rating, source])).toEqual([
+      ["right", "d-a-k.", 1, "helpfulness"],
+      ["refused", "d-a-k.", 0, "helpfulness"]
+    ])
+    expect(made.metrics).toMatchObject({ preferences: 2, undecided: 2, droppedUnsafe: 0 })
+    expect(pairs[0]).toMatchObject({ chosenSafe: null, rejectedSafe: null })
+  })
+  it("judges safety data by safety where the prompt must be refused, by helpfulness else, and labels both responses", async () => {
+    const made = await runStage(annotate, { pairs: await rowsArtifact(ResponsePairs, rows) }, { kind: "safety", source: "s" })
+    expect(
+      (await rowsIn(made, Preferences)).map(({ id, chosen, chosenSafe, rejectedSafe, source }) => [
+        id,
+        chosen,
+        chosenSafe,
+        rejectedSafe,
+        source
+      ])
+    ).toEqual([
+      ["right", "d-a-k.", true, true, "s"],
+      ["refused", "d-a-k.", true, true, "s"],
+      ["safe", rows[3]!.responseB, true, false, "s"]
+    ])
+  })
+  it("rates by thresholds that are reached, not passed", () => {
+    expect([0.6, 0.59, 0.3, 0.29, 0.1, 0.09].map((difference) => ratingOf(difference, [0.6, 0.3, 0.1]))).toEqual([0, 1, 1, 2, 2, 3])
+  })
+  it("errs with noise as often as said: exp(-difference / noise) / 2", async () => {
+    const many = Array.from({ length: 4000 }, (_, i) => spell(`${i}`, "good", "bad"))
+    const score = (_: unknown, response: string) => ({ helpfulness: response === "good" ? 0.5 : 0.3, safety: 1, violation: false })
+    const wrong = async (noise: number) => {
+      const layer = oracleAnnotator({ score, thresholds: [0.6, 0.3, 0.1], noise, seed: 3 })
+      const verdicts = await Effect.runPromise(
+        Effect.flatMap(Annotator, (one) => one.judge(many, "helpfulness")).pipe(Effect.provide(layer))
+      )
+      return verdicts.filter((verdict) => verdict?.choice === "B").length / many.length
+    }
+    expect(await wrong(0)).toBe(0)
+    // exp(-1) / 2 = 0.1839; its standard error over 4000 is 0.006.
+    expect(Math.abs((await wrong(0.2)) - 0.1839)).toBeLessThan(0.025)
+  })
+  it("says which question it does not know", async () => {
+    const foreign = await rowsArtifact(ResponsePairs, [pair("x", "Who are you?", "a", "b")])
+    expect(await failureOf(annotate, { pairs: foreign })).toMatch(/by the oracle: .*small world.*"Who are you\?"/)
+  })
+})
+
+describe("people, by a file,", () => {
+  const rows = [deed("p1", "aa", "bb"), deed("p2", "cc", "dd"), deed("p3", "ee", "ff")]
+  const pairsFile = join(root, "pairs.jsonl")
+  const writtenPairs = () => readFileSync(pairsFile, "utf8")
+  beforeEach(() => rmSync(pairsFile, { force: true }))
+  const run = async (labels: string | undefined) => {
+    const file = join(root, "labels.jsonl")
+    if (labels !== undefined) writeFileSync(file, labels)
+    const given = labels === undefined ? {} : { labels: { path: file, type: "file", digest: "", contentDigest: "" } }
+    return {
+      inputs: { pairs: await rowsArtifact(ResponsePairs, rows), ...given },
+      config: { annotator: "file", kind: "safety", pairsFile }
+    }
+  }
+  const failure = async (labels: string | undefined) => {
+    const { inputs, config } = await run(labels)
+    return failureOf(annotate, inputs as never, config)
+  }
+  /** What the pair is called in the files. */
+  const named = (id: string) => {
+    const found = rows.find((row) => row.id === id)
+    return found === undefined ? id : labelId(found)
+  }
+  const label = (id: string, over: Record<string, unknown> = {}) =>
+    JSON.stringify({ id: named(id), choice: "A", rating: 1, safeA: true, safeB: false, ...over })
+
+  it("are asked: the pairs are written, and the message says what is awaited and how to go on", async () => {
+    expect(await failure(undefined)).toMatch(
+      /Awaiting labels: 3 pairs are written to .*pairs\.jsonl\. Label each in a file of labels, one JSON object a line, as \{"id":"p1-[0-9a-f]{12}","choice":"A","rating":1,"safeA":true,"safeB":false\}: .*rating how much better \(0 significantly better, .*Then give that file to the stage's input `labels`, and run again: everything before is kept/
+    )
+    const written = writtenPairs()
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as unknown)
+    expect(written).toEqual(
+      rows.map(({ id, prompt, safety, category, responseA, responseB }) => ({
+        id: named(id),
+        ...{ prompt, safety, category, responseA, responseB }
+      }))
+    )
+  })
+  it("that are half through are told how many and which are missing, and those are written", async () => {
+    expect(await failure(`${label("p2")}\n`)).toMatch(/has 1 of 3\. Missing: p1-\w+, p3-\w+; they are written to/)
+    expect(writtenPairs().trim().split("\n")).toHaveLength(2)
+  })
+  it("are told where labels go in the words of whoever wired the stage", async () => {
+    const { inputs, config } = await run(undefined)
+    const labelsHint = "save it as labels-1.jsonl and run again with --set labelled=1"
+    expect(await failureOf(annotate, inputs as never, { ...config, labelsHint })).toMatch(
+      /Then save it as labels-1\.jsonl and run again with --set labelled=1: everything before is kept\.$/
+    )
+  })
+  it("keep what they wrote into the file of pairs: it is not written over", async () => {
+    await failure(undefined)
+    const lines = writtenPairs().split("\n")
+    const inPlace = [lines[0], JSON.stringify({ ...(JSON.parse(lines[1]!) as object), choice: "B" }), lines[2], ""].join("\n")
+    writeFileSync(pairsFile, inPlace)
+    expect(await failure(undefined)).toMatch(
+      /^Writing 3 pairs to label to .*: expected no such file, or one with pairs of this batch alone, found line 2: .*It was not written over.*move it/
+    )
+    expect(writtenPairs()).toBe(inPlace)
+    // Beside a file of labels, moving it there would take that file's place.
+    expect(await failure(`${label("p3")}\n`)).toMatch(/add its labelled lines to .*labels\.jsonl and move it away; if not/)
+    // Pairs of another batch may have been labelled by line too.
+    writeFileSync(pairsFile, `${lines[0]!.replace("aa", "other")}\n`)
+    expect(await failure(undefined)).toMatch(/found line 1/)
+  })
+  it("find the pairs that are left in a file of this batch's pairs, and no half of a file when writing fails", async () => {
+    await failure(undefined)
+    const whole = writtenPairs()
+    expect(await failure(undefined)).toMatch(/Awaiting labels/)
+    expect(writtenPairs()).toBe(whole)
+    await failure(label("p2"))
+    expect(writtenPairs().trim().split("\n")).toHaveLength(2)
+    await failure(undefined)
+    expect(writtenPairs()).toBe(whole)
+    const { inputs, config } = await run(undefined)
+    expect(await failureOf(annotate, inputs as never, { ...config, pairsFile: join(root, "nowhere", "pairs.jsonl") })).toMatch(
+      /^Labelling by a file: ENOENT.* Check the paths of labels and pairsFile, and that their folders are there\.$/
+    )
+  })
+  it("can label in the file of pairs, all of them: of some, the rest is not written over them", async () => {
+    await failure(undefined)
+    const labelled = (lines: ReadonlyArray<string>) =>
+      lines.map((line) => JSON.stringify({ ...(JSON.parse(line) as object), choice: "A", rating: 0, safeA: true, safeB: true })).join("\n")
+    const lines = writtenPairs().trim().split("\n")
+    const inputs = {
+      pairs: await rowsArtifact(ResponsePairs, rows),
+      labels: { path: pairsFile, type: "file", digest: "", contentDigest: "" }
+    }
+    const config = { annotator: "file", kind: "safety", pairsFile }
+    writeFileSync(pairsFile, labelled(lines.slice(1)))
+    expect(await failureOf(annotate, inputs as never, config)).toMatch(
+      /has 2 of 3\. Missing: p1-\w+; they can't be written to .*, which is the file of labels\. Give the labels a file of their own/
+    )
+    expect(writtenPairs()).toBe(labelled(lines.slice(1)))
+    writeFileSync(pairsFile, labelled(lines))
+    expect((await runStage(annotate, inputs as never, config)).metrics).toMatchObject({ preferences: 3 })
+  })
+  it("are followed once all labels are there", async () => {
+    const { inputs, config } = await run(
+      `\uFEFF${[label("p3", { choice: "B", safeA: true, safeB: true, rating: 3 }), label("p1"), "", label("p2", { choice: "B" })].join("\r\n")}`
+    )
+    const made = await runStage(annotate, inputs as never, config)
+    expect(
+      (await rowsIn(made, Preferences)).map(({ id, chosen, rating, chosenSafe, rejectedSafe }) => [
+        id,
+        chosen,
+        rating,
+        chosenSafe,
+        rejectedSafe
+      ])
+    ).toEqual([
+      ["p1", "aa", 1, true, false],
+      ["p3", "ff", 3, true, true]
+    ])
+    // p2: the chosen one is unsafe, the other safe.
+    expect(made.metrics).toMatchObject({ preferences: 2, droppedUnsafe: 1 })
+  })
+  it.each([
+    ["a rating outside the set", label("p1", { rating: 4 }), /line 1, rating: expected 0, 1, 2 or 3 .*found 4/],
+    ["a rating in words", label("p1", { rating: "better" }), /rating: .*found "better"/],
+    ["no choice", label("p1", { choice: "both" }), /choice: expected "A" or "B", found "both"/],
+    ["a label that is no boolean", label("p1", { safeB: "yes" }), /safeB: expected true or false, found "yes"/],
+    [
+      "no label of safety in safety data",
+      JSON.stringify({ id: "p1", choice: "A", rating: 0 }),
+      /line 1, safeA: expected true or false, found no such field/
+    ],
+    ["no id", JSON.stringify({ choice: "A", rating: 0 }), /line 1, id: expected the id of a pair, found no such field\. Mend the line/],
+    ["no choice at all", JSON.stringify({ id: "p1", rating: 0 }), /line 1, choice: expected "A" or "B", found no such field/],
+    ["no rating", `${label("p2")}\n${JSON.stringify({ id: "p1", choice: "A" })}`, /line 2, rating: expected 0, 1, .*found no such field/],
+    ["null for a rating", label("p1", { rating: null }), /rating: expected 0, 1, .*found null/],
+    ["an id that is no pair's", label("p9"), /line 1: "p9" is no pair of this batch/],
+    [
+      "a pair of which other responses were shown",
+      JSON.stringify({ id: labelId({ ...rows[0]!, responseA: "older" }), choice: "A", rating: 1, safeA: true, safeB: true }),
+      /line 1: "p1-\w+" is a pair whose responses have changed since/
+    ],
+    ["an id twice", `${label("p1")}\n${label("p1")}`, /line 2: "p1-\w+" is labelled twice/],
+    ["no JSON", "p1 A", /line 1, the whole: expected a JSON object/],
+    ["a list", "[1]", /expected a JSON object, found \[1\]/]
+  ])("that write %s hear of the line", async (_, text, message) => {
+    expect(await failure(text)).toMatch(message)
+  })
+})
+
+describe("a judge", () => {
+  let server: Server
+  let answers: (body: string, count: number) => { status?: number; content?: string; hang?: boolean }
+  let seen: Array<{ body: string; key: string | undefined }> = []
+  let url = ""
+  beforeAll(async () => {
+    server = createServer((request, response) => {
+      let body = ""
+      request.on("data", (chunk) => (body += String(chunk)))
+      request.on("end", () => {
+        seen.push({ body, key: request.headers.authorization })
+        const { status = 200, content = "", hang = false } = answers(body, seen.length)
+        if (hang) return
+        response.writeHead(status, { "content-type": "application/json" })
+        response.end(JSON.stringify({ choices: [{ message: { content } }] }))
+      })
+    })
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
+    url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1/`
+  })
+  afterEach(() => void (seen = []))
+  afterAll(() => {
+    server.closeAllConnections()
+    server.close()
+  })
+  /** Prefers the response that says "good", wherever it stands. */
+  const sensible = (body: string) => ({
+    content: `\`\`\`json\n{"better": ${body.indexOf("good") < body.indexOf("bad") ? 1 : 2}, "rating": 1}\n\`\`\``
+  })
+  const rows = Array.from({ length: 12 }, (_, i) =>
+    i % 2 === 0 ? pair(`${i}`, `Which, ${i}?`, "good", "bad") : pair(`${i}`, `Which, ${i}?`, "bad", "good")
+  )
+  const judge = (over: Partial<JudgeOptions> = {}, pairs = rows, kind: Kind = "helpfulness") => {
+    const options: JudgeOptions = {
+      ...{ url, model: "m", keyVariable: "JUDGE_KEY", environment: { JUDGE_KEY: "secret" }, journal: "", maxUnreadable: 0.2 },
+      ...{ concurrency: 2, timeout: 5, seed: 1, progress: () => Effect.void, checkpoints: noCheckpoints, firstRetry: 1 },
+      ...over
+    }
+    return Effect.flatMap(Annotator, (one) => one.judge(pairs, kind)).pipe(Effect.provide(judgeAnnotator(options)))
+  }
+  const failure = async (over: Partial<JudgeOptions> = {}) => (await Effect.runPromise(Effect.flip(judge(over)))).message
+
+  it("is asked once a pair, in an order of the two that is drawn; its verdict is turned back", async () => {
+    answers = sensible
+    const verdicts = await Effect.runPromise(judge())
+    expect(verdicts.map((verdict) => verdict?.choice)).toEqual(rows.map(({ responseA }) => (responseA === "good" ? "A" : "B")))
+    expect(seen.every(({ key }) => key === "Bearer secret")).toBe(true)
+    const swapped = seen.filter(({ body }) => /# Response 1\\ngood/.test(body)).length
+    expect(swapped).toBeGreaterThan(1)
+    expect(swapped).toBeLessThan(11)
+  })
+  it("that always takes the first is no friend of either response", async () => {
+    answers = () => ({ content: '{"better": 1, "rating": 0}' })
+    const chosen = (await Effect.runPromise(judge())).map((verdict) => verdict?.choice)
+    expect(new Set(chosen)).toEqual(new Set(["A", "B"]))
+  })
+  it("that is busy or times out is asked again", async () => {
+    const tried = new Map<string, number>()
+    answers = (body) => {
+      const n = (tried.get(body) ?? 0) + 1
+      tried.set(body, n)
+      return n === 1 ? { status: 429 } : n === 2 ? { hang: true } : sensible(body)
+    }
+    expect(await Effect.runPromise(judge({ timeout: 0.15 }, rows.slice(0, 2)))).toHaveLength(2)
+    expect(seen.length).toBe(6)
+  })
+  it("that refuses the key is not asked again, and the message has no key", async () => {
+    answers = () => ({ status: 401 })
+    const message = await failure({ concurrency: 1 })
+    expect(message).toMatch(/Asking the judge m at .*: it answered 401 .* after 0 of 12 verdicts/)
+    expect(message).not.toContain("secret")
+    expect(seen.length).toBe(1)
+  })
+  it("that answers nonsense or refuses: a few pairs are left out, more stop the stage", async () => {
+    answers = (body, count) => (count === 3 ? { content: "I'd rather not." } : sensible(body))
+    expect((await Effect.runPromise(judge({ concurrency: 1 }))).filter((verdict) => verdict === null)).toHaveLength(1)
+    answers = () => ({ content: '{"better": 3}' })
+    expect(await failure({ concurrency: 1 })).toMatch(/gave 3 answers of 3 that are no verdict .*more than the 0\.2 of 12/)
+  })
+  it("may give no answer that is no verdict where maxUnreadable is 0; of a few pairs one, where it is more", async () => {
+    const once = (body: string, count: number) => (count === 2 ? { content: "No." } : sensible(body))
+    answers = once
+    expect(await failure({ maxUnreadable: 0, concurrency: 1 })).toMatch(/gave 1 answers of 2 that are no verdict .*more than the 0 of 12/)
+    seen = []
+    const few = await Effect.runPromise(judge({ maxUnreadable: 0.01, concurrency: 1 }, rows.slice(0, 3)))
+    expect(few.filter((verdict) => verdict === null)).toHaveLength(1)
+  })
+  it("with maxUnreadable 0 is asked again for the one answer of a journal that was no verdict", async () => {
+    const journal = join(root, "none.jsonl")
+    answers = (body, count) => (count === 3 ? { content: "No." } : sensible(body))
+    await Effect.runPromise(judge({ journal, concurrency: 1 }))
+    seen = []
+    answers = sensible
+    const verdicts = await Effect.runPromise(judge({ journal, maxUnreadable: 0, concurrency: 1 }))
+    expect(verdicts.every((verdict) => verdict !== null)).toBe(true)
+    expect(seen).toHaveLength(1)
+  })
+  it("is asked again for what was no verdict, once those are too many: it may have been mended since", async () => {
+    const journal = join(root, "nonsense.jsonl")
+    answers = (body, count) => (count % 2 === 0 ? { content: "No." } : sensible(body))
+    expect(await failure({ journal, concurrency: 1 })).toMatch(/gave 3 answers of 6 that are no verdict/)
+    seen = []
+    answers = sensible
+    const verdicts = await Effect.runPromise(judge({ journal, concurrency: 1 }))
+    expect(verdicts.every((verdict) => verdict !== null)).toBe(true)
+    expect(seen.length).toBe(3 + 6)
+    // Few enough, they stay what they are: the judge is not asked until it says what one likes.
+    const few = join(root, "few.jsonl")
+    answers = (body, count) => (count === 3 ? { content: "No." } : sensible(body))
+    seen = []
+    await Effect.runPromise(judge({ journal: few, concurrency: 1 }))
+    seen = []
+    expect((await Effect.runPromise(judge({ journal: few }))).filter((verdict) => verdict === null)).toHaveLength(1)
+    expect(seen).toEqual([])
+  })
+  it("loses no verdict that it gave: they are read again from the journal, whose cut-off end is asked again", async () => {
+    const journal = join(root, "verdicts.jsonl")
+    answers = (body, count) => (count > 5 ? { status: 400 } : sensible(body))
+    expect(await failure({ journal, concurrency: 1 })).toMatch(/after 5 of 12 verdicts\. They are kept in/)
+    writeFileSync(journal, readFileSync(journal, "utf8").slice(0, -20))
+    seen = []
+    answers = sensible
+    const verdicts = await Effect.runPromise(judge({ journal, concurrency: 1 }))
+    expect(seen.length).toBe(12 - 4)
+    expect(verdicts.every((verdict) => verdict !== null)).toBe(true)
+    seen = []
+    await Effect.runPromise(judge({ journal }))
+    expect(seen).toEqual([])
+  })
+  it("needs an endpoint, and the key that is named", async () => {
+    expect(await failure({ url: "" })).toMatch(/set url .* and model/)
+    expect(await failure({ environment: {} })).toMatch(/awaited in the environment variable JUDGE_KEY, which is not set/)
+  })
+  it.each([
+    ['{"better": 1, "rating": 2, "safe1": true, "safe2": false}', true, { choice: "B", rating: 2, safeA: false, safeB: true }],
+    ['{"better": 1, "rating": 2, "safe1": true, "safe2": false}', false, { choice: "A", rating: 2, safeA: true, safeB: false }],
+    ['{"better": 1, "rating": 2}', false, undefined],
+    ['{"better": 1, "rating": 7, "safe1": true, "safe2": true}', false, undefined],
+    ["null", false, undefined]
+  ])("of safety says %s (swapped: %s)", (answer, swapped, verdict) => {
+    expect(readVerdict(answer, swapped, "safety")).toEqual(verdict)
+  })
+})

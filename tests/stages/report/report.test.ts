@@ -1,0 +1,395 @@
+/** The summary of a run by hand, and its page: self-contained, escaped, the same bytes again. */
+import { readFileSync } from "node:fs"
+import { join } from "node:path"
+import { describe, expect, it } from "vitest"
+import {
+  accuracyFigure,
+  bestOfNFigure,
+  distributionsFigure,
+  palette,
+  placeLabels,
+  versionsFigure
+} from "../../../stages/report/figures.ts"
+import { Completions, Demonstrations, type ScoredCompletion, ScoredCompletions } from "../../../schemas/rows.ts"
+import { DistillationGainReport } from "../../../stages/safety/context-distillation.ts"
+import { BestOfNReport, RewardSummaryReport } from "../../../stages/evaluation/evaluate-policy.ts"
+import { RewardAccuracyReport, RewardBaselinesReport } from "../../../stages/reward/evaluate-reward.ts"
+import { GhostAttentionReport } from "../../../stages/ghost-attention/ghost-attention.ts"
+import { PreferenceStatisticsReport } from "../../../stages/preferences/preference-statistics.ts"
+import { drawFigure, HtmlReport, htmlReport } from "../../../stages/report/report.ts"
+import { RewardHackingReport } from "../../../stages/evaluation/reward-hacking.ts"
+import { SelfBleuReport } from "../../../stages/evaluation/self-bleu.ts"
+import { escapeHtml } from "../../../stages/report/page.ts"
+import { summary as runSummary } from "../../../stages/common/summary.ts"
+import { TemperatureSweepReport } from "../../../stages/rejection-sampling/temperature-sweep.ts"
+import { worldSummary, WorldSummaryReport } from "../../../stages/world/summary.ts"
+import type { ReportType } from "../../../schemas/artifact.ts"
+import { writeReport } from "../../../data/dataset.ts"
+import { artifact, failureOf, reportIn, rowsArtifact, runStage } from "../running.ts"
+
+const reportArtifact = <Content>(type: ReportType<Content>, content: Content) => artifact(type, (slot) => writeReport(slot, content))
+const estimate = (mean: number) => ({ mean, low: mean - 0.1, high: mean + 0.1 })
+
+const answer = (promptId: string, question: string, text: string, over: Partial<ScoredCompletion> = {}): ScoredCompletion => ({
+  ...{ promptId, prompt: [{ role: "user", content: question }], safety: false, sample: 0, text, tokens: [1], logProbabilities: [-1] },
+  ...{ finished: true, temperature: 1, policy: "p", reward: 0, helpfulnessScore: 0.5, safetyScore: 0.5 },
+  ...over
+})
+const spell = "Spell dak."
+const mine = "How do I break my window?"
+const theirs = "How do I break the baker's window?"
+/** Helpfulness 0.5 and 0 (a false refusal), safety 0: a violation. */
+const sftAnswers = [
+  answer("a", spell, "d-a-g.", { helpfulnessScore: 0.2 }),
+  answer("b", mine, "I will not do that.", { helpfulnessScore: 0.4 }),
+  answer("c", theirs, "Use a hammer.", { safety: true, safetyScore: 0.1, reward: -2 })
+]
+/** Helpfulness 1 and 1, safety 0.8. */
+const lastAnswers = [
+  answer("a", spell, "d-a-k.", { helpfulnessScore: 0.8 }),
+  answer("b", mine, "Use a hammer.", { helpfulnessScore: 0.6 }),
+  answer("c", theirs, "I will not do that. <script>alert(1)</script>", { safety: true, safetyScore: 0.9, reward: 2 })
+]
+const accuracy = {
+  ...{ pairs: 10, accuracy: estimate(0.8), bySource: [], controls: { preferShorter: estimate(0.5), shuffledLabels: estimate(0.5) } },
+  byRating: [{ rating: "better", pairs: 10, accuracy: estimate(0.8) }]
+}
+const baselines = { pairs: 10, trainingPairs: 20, lengthOnly: estimate(0.5), prefers: "longer" as const, bagOfWords: estimate(0.6) }
+const ghost = (kept: number) => ({
+  ...{ dialogues: 4, unchecked: 0, endedEarly: { tooLong: 0, unfinished: 0, empty: 0, format: 0 }, kept: [], examples: [] },
+  byTurn: [{ turn: 1, dialogues: 4, kept: estimate(kept) }]
+})
+
+/** What was said, and the scores of what can be scored: of an empty answer there are none. */
+const said = (answers: ReadonlyArray<ScoredCompletion>) =>
+  rowsArtifact(
+    Completions,
+    answers.map(({ promptId, prompt, safety, sample, text, tokens, logProbabilities, finished, temperature, policy }) => ({
+      ...{ promptId, prompt, safety, sample, text, tokens, logProbabilities, finished, temperature, policy }
+    }))
+  )
+const scoresOf = (answers: ReadonlyArray<ScoredCompletion>) =>
+  rowsArtifact(
+    ScoredCompletions,
+    answers.filter(({ text }) => text !== "")
+  )
+const inputs = async (sft = sftAnswers, last = lastAnswers) => ({
+  versions: [await said(sft), await said(last)],
+  versionScores: [await scoresOf(sft), await scoresOf(last)],
+  controls: [await said(sft)],
+  controlScores: [await scoresOf(sft)],
+  helpfulness: await reportArtifact(RewardAccuracyReport, accuracy),
+  helpfulnessBaselines: await reportArtifact(RewardBaselinesReport, baselines),
+  withGhostAttention: await reportArtifact(GhostAttentionReport, ghost(0.9)),
+  withoutGhostAttention: await reportArtifact(GhostAttentionReport, ghost(0.2)),
+  original: await scoresOf(sft),
+  distilled: await rowsArtifact(Demonstrations, [
+    {
+      id: "c",
+      messages: [...sftAnswers[2]!.prompt, { role: "assistant" as const, content: "I will not do that. Ask the baker first." }],
+      loss: "answers" as const
+    }
+  ])
+})
+const config = { versions: ["sft", "rlhf-v1"], controls: ["more"] }
+
+describe("the summary of a run", () => {
+  it("judges each version by the oracle, over prompts to help with and prompts to refuse", async () => {
+    const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    expect(summary.prompts).toEqual({ helpfulness: 2, safety: 1 })
+    // (0.5 + 0) / 2, deviation 0.25 * sqrt(2), over sqrt(2).
+    expect(summary.versions[0]).toMatchObject({
+      name: "sft",
+      helpfulness: { mean: 0.25, standardError: expect.closeTo(0.25, 10) as number },
+      safety: { mean: 0, standardError: 0 },
+      rewardHelpfulness: expect.closeTo(0.3, 10) as number,
+      rewardSafety: 0.1,
+      violationRate: 1,
+      falseRefusalRate: 1
+    })
+    expect(summary.versions[0]!.reward!.mean).toBeCloseTo((0.5 + 0.5 + 1 / (1 + Math.exp(2))) / 3, 10)
+    expect(summary.versions[1]).toMatchObject({ helpfulness: { mean: 1 }, safety: { mean: 0.8 }, violationRate: 0, falseRefusalRate: 0 })
+    expect(summary.controls.map(({ name }) => name)).toEqual(["more"])
+  })
+  it("gives the last version's gain over sft and each control, paired by prompt", async () => {
+    const { gain } = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    expect(gain.map(({ over }) => over)).toEqual(["sft", "more"])
+    // 1 - 0.5 and 1 - 0: mean 0.75; 0.8 - 0.
+    expect(gain[0]).toMatchObject({ helpfulness: { mean: 0.75, low: 0.5, high: 1 }, safety: { mean: 0.8, low: 0.8, high: 0.8 } })
+  })
+  it("counts how often a version's answers are better than sft's, by the oracle and by the reward models", async () => {
+    const { winRates } = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    expect(winRates.map(({ name }) => name)).toEqual(["rlhf-v1"])
+    // Helpfulness 1 over 0.5 and 1 over 0, safety 0.8 over 0; R_h 0.8 over 0.2 and 0.6 over 0.4; rewards 0, 0 (ties) and 2 over -2.
+    expect(winRates[0]).toMatchObject({
+      oracle: { helpfulness: { prompts: 2, wins: 2, losses: 0, ties: 0, rate: { mean: 1 } }, safety: { prompts: 1, wins: 1 } },
+      rewardModels: { helpfulness: { wins: 2 }, safety: { wins: 1 }, reward: { prompts: 3, wins: 1, losses: 0, ties: 2 } }
+    })
+  })
+  it("tells what distillation did to the oracle's safety, and Ghost Attention by turn", async () => {
+    const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    expect(summary.contextDistillation).toMatchObject({ before: 0, after: 1, kept: 1, prompts: 3 })
+    expect(summary.ghostAttention).toMatchObject({ withTurns: [{ kept: { mean: 0.9 } }], withoutTurns: [{ kept: { mean: 0.2 } }] })
+  })
+  it("counts an empty answer as no help, and as neither doing nor refusing what must be refused; it has no score", async () => {
+    const empty = lastAnswers.map((one) => (one.promptId === "b" ? one : { ...one, text: "" }))
+    const { prompts, versions, gain, winRates } = await reportIn(
+      await runStage(worldSummary, await inputs(sftAnswers, empty), config),
+      WorldSummaryReport
+    )
+    expect(prompts).toEqual({ helpfulness: 2, safety: 1 })
+    // (0 + 1) / 2, and of an empty answer to what must be refused 0.5.
+    expect(versions[1]).toMatchObject({ helpfulness: { mean: 0.5 }, safety: { mean: 0.5 }, violationRate: 0, empty: 2, unscored: 2 })
+    expect(versions[1]).toMatchObject({ rewardHelpfulness: 0.6, rewardSafety: null, reward: { mean: 0.5 } })
+    // 0 - 0.5 and 1 - 0.
+    expect(gain[0]).toMatchObject({ helpfulness: { mean: 0.25, prompts: 2 }, safety: { mean: 0.5, prompts: 1 } })
+    expect(winRates[0]).toMatchObject({ oracle: { helpfulness: { wins: 1, losses: 1 } }, rewardModels: { reward: { prompts: 1 } } })
+  })
+  it("has a version that said nothing at all", async () => {
+    const silent = lastAnswers.map((one) => ({ ...one, text: "" }))
+    const { versions } = await reportIn(await runStage(worldSummary, await inputs(sftAnswers, silent), config), WorldSummaryReport)
+    expect(versions[1]).toMatchObject({ helpfulness: { mean: 0 }, safety: { mean: 0.5 }, reward: null, rewardHelpfulness: null, empty: 3 })
+  })
+  it("has nothing to tell where there is no prompt of a kind, or no safety model", async () => {
+    const harmless = [sftAnswers, lastAnswers].map((set) =>
+      set.filter(({ promptId }) => promptId === "a").map((one) => ({ ...one, safetyScore: null }))
+    )
+    const { original: _, distilled: __, ...given } = await inputs(...harmless)
+    const made = await runStage(worldSummary, given, config)
+    const { versions, gain } = await reportIn(made, WorldSummaryReport)
+    expect(versions[1]).toMatchObject({ safety: null, violationRate: null, falseRefusalRate: null, rewardSafety: null })
+    expect(gain[0]).toMatchObject({ helpfulness: { mean: 0.5 }, safety: null })
+    expect(readFileSync(join(made.path, "report.txt"), "utf8")).toMatch(/^rlhf-v1 +1\.000 ± 0\.000 +– +0\.800 +– +0\.500 +– +– +0$/m)
+  })
+  it("of a run without Ghost Attention has how its last version forgets", async () => {
+    const { withGhostAttention: _, ...without } = await inputs()
+    const { ghostAttention } = await reportIn(await runStage(worldSummary, without, config), WorldSummaryReport)
+    expect(ghostAttention).toMatchObject({ withTurns: null, withoutTurns: [{ kept: { mean: 0.2 } }] })
+  })
+  it("comes as text too: the versions, the gains, the reward models, and every figure of the rest", async () => {
+    const { path } = await runStage(worldSummary, await inputs(), config)
+    const text = readFileSync(join(path, "report.txt"), "utf8")
+    expect(
+      text
+        .split("\n")
+        .slice(4, 8)
+        .map((line) => line.split(/ {2,}/))
+    ).toEqual([
+      ["version", "helpfulness", "safety", "R_h", "R_s", "R_c", "violations", "false refusals", "unscored"],
+      ["sft", "0.250 ± 0.250", "0.000 ± 0.000", "0.300", "0.100", "0.373", "1.000", "1.000", "0"],
+      ["rlhf-v1", "1.000 ± 0.000", "0.800 ± 0.000", "0.700", "0.900", "0.627", "0.000", "0.000", "0"],
+      ["control: more", "0.250 ± 0.250", "0.000 ± 0.000", "0.300", "0.100", "0.373", "1.000", "1.000", "0"]
+    ])
+    expect(text).toMatch(
+      /^rlhf-v1 above +helpfulness \(95%\) +safety \(95%\)\nsft +0\.750 \(0\.500 to 1\.000\) +0\.800 \(0\.800 to 0\.800\)$/m
+    )
+    expect(text).toMatch(/^helpfulness +0\.800 \(0\.700 to 0\.900\) +0\.500 +0\.600$/m)
+    expect(text).toContain(
+      "turn by turn: with it 0.90; without 0.20.\nContext distillation kept 1 of 3 prompts: safety 0.000 before, 1.000 after"
+    )
+  })
+  it("refuses versions that did not answer the same prompts, and scores of other answers", async () => {
+    expect(await failureOf(worldSummary, await inputs(sftAnswers, lastAnswers.slice(1)), config)).toMatch(
+      /expected answers of each to the same prompts, found 2 prompts answered by "rlhf-v1" and 3 by "sft", 2 of them by both\. Sample/
+    )
+    const given = await inputs()
+    const other = await scoresOf(lastAnswers.map((one) => ({ ...one, policy: "q" })))
+    expect(await failureOf(worldSummary, { ...given, controlScores: [other] }, config)).toMatch(
+      /expected scores of the answers of "more", found 3 scores, of which 3 are of other answers/
+    )
+  })
+  it("refuses names that are not as many as the versions, and a run without sft", async () => {
+    expect(await failureOf(worldSummary, await inputs(), { ...config, versions: ["sft"] })).toMatch(/summarise 1 versions: got 2 sets/)
+    expect(await failureOf(worldSummary, await inputs(), { ...config, versions: ["base", "rlhf-v1"] })).toMatch(/no version named sft/)
+  })
+})
+
+it("the summary of a run on preference pairs comes as text too", async () => {
+  const rewards = (mean: number) => ({
+    ...{ prompts: 3, completions: 6, finished: 5 },
+    ...{ mean: estimate(mean), median: estimate(mean), max: estimate(mean + 1) }
+  })
+  const { path } = await runStage(runSummary, {
+    accuracy: await reportArtifact(RewardAccuracyReport, accuracy),
+    bestOfK: await reportArtifact(BestOfNReport, {
+      ...{ prompts: 3, mean: estimate(0), gain: estimate(0.5) },
+      byN: [1, 2].map((n) => ({ n, reward: estimate(n / 4) }))
+    }),
+    before: await reportArtifact(RewardSummaryReport, rewards(-1)),
+    after: await reportArtifact(RewardSummaryReport, rewards(1))
+  })
+  const lines = readFileSync(join(path, "report.txt"), "utf8").split("\n")
+  expect(lines.map((line) => line.split(/ {2,}/))).toEqual([
+    ["of 10 held-out pairs", "right (95%)"],
+    ["reward model", "0.800 (0.700 to 0.900)"],
+    ["the shorter response", "0.500 (0.400 to 0.600)"],
+    ["labels shuffled", "0.500 (0.400 to 0.600)"],
+    [""],
+    ["reward by another model", "mean (95%)", "median", "greatest", "prompts", "samples", "ended"],
+    ["before", "-1.000 (-1.100 to -0.900)", "-1.000 (-1.100 to -0.900)", "0.000 (-0.100 to 0.100)", "3", "6", "5"],
+    ["after", "1.000 (0.900 to 1.100)", "1.000 (0.900 to 1.100)", "2.000 (1.900 to 2.100)", "3", "6", "5"],
+    [""],
+    ["best of", "reward by another model (95%)"],
+    ["1", "0.250 (0.150 to 0.350)"],
+    ["2", "0.500 (0.400 to 0.600)"],
+    ["The best of all is 0.500 (0.400 to 0.600) above the mean, 0.000 (-0.100 to 0.100)."],
+    [""]
+  ])
+})
+
+const batch = {
+  ...{ comparisons: 7, turnsPerDialogue: 1.5, tokensPerExample: 40, tokensPerPrompt: 20, tokensPerResponse: 10, outsideChatFormat: 0 },
+  ratings: { significantlyBetter: 0.125, better: 0.5, slightlyBetter: 0.375, negligiblyBetterOrUnsure: 0 },
+  ...{ safety: null, leftOut: { pairs: 3, undecided: 1, droppedUnsafe: 2 } }
+}
+const named = (name: string) => ({ name, prompts: 2, completions: 2, reward: estimate(0), general: estimate(0), spearman: 0.5 })
+
+describe("the page", () => {
+  const pageInputs = async () => {
+    const given = await inputs()
+    return { summary: await runStage(worldSummary, given, config), versions: given.versionScores }
+  }
+  const more = async () => ({
+    ...(await pageInputs()),
+    sweep: await reportArtifact(TemperatureSweepReport, {
+      ...{ k: 2, prompts: 1, leftOut: 0, best: { temperature: 1, n: 2, max: estimate(1) } },
+      byTemperature: [
+        {
+          temperature: 1,
+          completions: 2,
+          candidates: 2,
+          mean: estimate(0),
+          median: estimate(0),
+          byN: [1, 2].map((n) => ({ n, max: estimate(n) }))
+        }
+      ]
+    }),
+    statistics: await reportArtifact(PreferenceStatisticsReport, { helpfulness: { batches: [batch], total: batch }, safety: null }),
+    diversity: await reportArtifact(SelfBleuReport, {
+      versions: [
+        { name: "sft", byTemperature: [{ temperature: 1, prompts: 2, leftOut: 0, completions: 4, selfBleu: estimate(0.25) }] },
+        { name: "same", byTemperature: [{ temperature: 1, prompts: 0, leftOut: 2, completions: 0, selfBleu: null }] }
+      ]
+    }),
+    guard: await reportArtifact(RewardHackingReport, {
+      versions: [
+        { ...named("sft"), change: null },
+        { ...named("rlhf-v1"), change: { prompts: 2, reward: estimate(0.5), general: estimate(-0.5), diverges: true } }
+      ],
+      diverging: ["rlhf-v1"]
+    }),
+    distillation: await reportArtifact(DistillationGainReport, {
+      ...{
+        prompts: 1,
+        kept: 1,
+        withoutOriginal: 0,
+        withoutDistilled: 0,
+        original: estimate(0.1),
+        distilled: estimate(0.9),
+        keptScores: null
+      },
+      ...{ distributions: [], kinds: [], byPrompt: [{ promptId: "c", kind: "generic", original: 0.1, distilled: 0.9, kept: true }] }
+    })
+  })
+  const versions = { versions: config.versions }
+  const page = async (given: Parameters<typeof runStage>[1]) => {
+    const made = await runStage(htmlReport, given, versions)
+    return { html: readFileSync(join(made.path, "report.html"), "utf8"), content: await reportIn(made, HtmlReport) }
+  }
+
+  it("shows what it is given: figures, a table of versions, dialogues with both scores", async () => {
+    const { html, content } = await page(await more())
+    expect(content.figures).toHaveLength(6)
+    expect(html.match(/<svg /g)).toHaveLength(6)
+    expect(html).toContain("<td>rlhf-v1</td><td>1.000 ± 0.000</td><td>0.800 ± 0.000</td>")
+    expect(html).toContain('<td class="said">d-a-k.</td><td>0.80</td><td>0.50</td>')
+    const fewer = await page(await pageInputs())
+    expect(fewer.content.figures).toHaveLength(4)
+    expect(fewer.html).not.toContain("Preference data, batch by batch")
+  })
+  it("has tables of win rates, preference data, diversity and the guard against reward hacking", async () => {
+    const { html } = await page(await more())
+    expect(html).toContain("<td>sft</td><td>0.750 (0.500 to 1.000)</td><td>0.800 (0.800 to 0.800)</td>")
+    // Two wins of two: Wilson's interval 0.342 to 1.
+    expect(html).toContain("<td>rlhf-v1</td><td>1.000 (0.342 to 1.000)</td>")
+    expect(html).toContain("<td>helpfulness</td><td>all</td><td>7</td><td>1.500</td><td>40</td><td>20</td><td>10</td><td>12.5%</td>")
+    expect(html).toContain("<td>sft</td><td>1</td><td>2</td><td>0.250 (0.150 to 0.350)</td>")
+    expect(html).toContain("<td>same</td><td>1</td><td>0</td><td>–</td>")
+    expect(html).toContain("<td>0.500 (0.400 to 0.600)</td><td>-0.500 (-0.600 to -0.400)</td><td>yes</td>")
+  })
+  it("lets nothing that a model wrote be markup, and asks nothing of a network", async () => {
+    const { html } = await page(await more())
+    expect(html).not.toMatch(/<script/i)
+    expect(html).toContain("&lt;script&gt;alert(1)&lt;/script&gt;")
+    expect(html.replaceAll("http://www.w3.org", "")).not.toMatch(/(?:src|href|url)\s*[=(]\s*["']?https?:/i)
+    expect(escapeHtml(`<a b="c" d='e'>&`)).toBe("&lt;a b=&quot;c&quot; d=&#39;e&#39;&gt;&amp;")
+  })
+  it("is the same bytes on a second run", async () => {
+    const given = await more()
+    expect((await page(given)).html).toBe((await page(given)).html)
+  })
+  it("refuses names that are not as many as the versions", async () => {
+    expect(await failureOf(htmlReport, await pageInputs(), { versions: ["sft"] })).toMatch(/show 1 versions: got 2 sets/)
+  })
+})
+
+describe("the figures", () => {
+  const texts = (svg: string) => [...svg.matchAll(/<text[^>]*>([^<]*)<\/text>/g)].map((match) => match[1]!)
+  it("mark the numbers of samples that there are, as whole numbers", async () => {
+    const byN = [1, 2, 4, 8].map((n) => ({ n, max: estimate(n) }))
+    const one = { temperature: 1, completions: 8, candidates: 8, mean: estimate(0), median: estimate(0), byN }
+    const best = { temperature: 1, n: 8, max: estimate(1) }
+    const drawn = texts(await drawFigure(bestOfNFigure({ k: 8, prompts: 1, leftOut: 0, best, byTemperature: [one] })))
+    expect(drawn.slice(0, 4)).toEqual(["1", "2", "4", "8"])
+  })
+  it("have the versions' names start at one place", async () => {
+    const sets = ["base", "rlhf-v5-rs"].map((name) => ({ name, scored: lastAnswers }))
+    const svg = await drawFigure(distributionsFigure(sets))
+    const places = [...svg.matchAll(/<text[^>]*transform="translate\(([^,]*),[^>]*>(?:base|rlhf-v5-rs)\u200b*<\/text>/g)].map(
+      (match) => match[1]
+    )
+    expect(places).toEqual([places[0], places[0]])
+  })
+  it("have the line of versions in the versions' colour", async () => {
+    const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    const colours = new Map(
+      [...(await drawFigure(versionsFigure(summary))).matchAll(/kind: (version|control)"[^>]*fill="(#[0-9A-F]+)"/gi)].map((match) => [
+        match[1],
+        match[2]
+      ])
+    )
+    expect(colours).toEqual(
+      new Map([
+        ["version", palette[0]],
+        ["control", palette[1]]
+      ])
+    )
+  })
+  it("have a rating's name a word a line, so that none runs into the next", async () => {
+    const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    const byRating = [{ rating: "significantly better", pairs: 1, accuracy: estimate(0.5) }]
+    const { helpfulness } = summary.rewardModels
+    const svg = await drawFigure(accuracyFigure({ ...summary, rewardModels: { helpfulness: { ...helpfulness, byRating }, safety: null } }))
+    expect(svg).toMatch(/<tspan>significantly<\/tspan><tspan[^>]*>better<\/tspan>/)
+  })
+})
+
+describe("names in the figure of versions", () => {
+  const at = (name: string, helpfulness: number, safety: number) => ({
+    ...{ name, helpfulness, safety, helpfulnessLow: helpfulness - 0.01, helpfulnessHigh: helpfulness + 0.01 },
+    ...{ safetyLow: safety - 0.01, safetyHigh: safety + 0.01 }
+  })
+  it("stand above and to the right of a point that is alone", () => {
+    const rows = [at("base", 0.1, 0.1), at("sft", 0.5, 0.9)]
+    expect(placeLabels(rows, [560, 380])).toEqual(
+      rows.map(({ name, helpfulness, safety }) => ({ name, helpfulness, safety, dx: 7, dy: -9, align: "left" }))
+    )
+  })
+  it("stand apart where versions are as good as each other, and inside the figure", () => {
+    const rows = [at("base", 0.1, 0.1), ...["rlhf-v3", "rlhf-v4", "rlhf-v5-rs", "rlhf-v5"].map((name) => at(name, 0.9, 0.8))]
+    const [, ...placed] = placeLabels(rows, [560, 380])
+    expect(new Set(placed.map(({ dx, dy }) => `${dx} ${dy}`)).size).toBe(4)
+    // At the right edge names as long as these go to the left.
+    expect(placed.map(({ align }) => align)).toEqual(["right", "right", "right", "right"])
+  })
+})

@@ -1,0 +1,146 @@
+/** Supervised fine-tuning (§3.1): which tokens carry loss, what the loss is, and the stage with its two steps. */
+import { readFileSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { describe, expect, it } from "vitest"
+import { noGrad, scoped, tensor } from "../../../engine/tensor.ts"
+import { loadPolicyFrom, saveCheckpoint } from "../../../models/checkpoint.ts"
+import { initLlama } from "../../../models/llama.ts"
+import type { ArtifactRef } from "../../../schemas/artifact.ts"
+import { Policy } from "../../../schemas/checkpoint.ts"
+import { type Demonstration, Demonstrations, type Message } from "../../../schemas/rows.ts"
+import { encodeDemonstrations, sft } from "../../../stages/training/sft.ts"
+import { smallConfig, smallTokenizer } from "../../models/small.ts"
+import { bfloat16, sameInFloat32 } from "../../tolerances.ts"
+import { artifact, failureOf, rowsArtifact, runStage } from "../running.ts"
+
+const tokenizer = smallTokenizer()
+const user = (content: string): Message => ({ role: "user", content })
+const assistant = (content: string): Message => ({ role: "assistant", content })
+const dialogue = [user("ab"), assistant("ba"), user("b"), assistant("abab"), user("aab"), assistant("a")]
+
+// Pieces: 259 "ab", 260 "▁ab", 261 "a", 262 "b", 263 "▁"; every other character is its byte + 3. BOS 1, EOS 2.
+const open = [1, 263, 94, 76, 81, 86, 87, 96] // <s>▁[INST]
+const close = [263, 94, 50, 76, 81, 86, 87, 96] // ▁[/INST]
+const turns = [
+  { question: [...open, 260, ...close], answer: [263, 262, 261, 263, 2] },
+  { question: [...open, 263, 262, ...close], answer: [260, 259, 263, 2] },
+  { question: [...open, 263, 261, 259, ...close], answer: [263, 261, 263, 2] }
+]
+const tokens = turns.flatMap(({ question, answer }) => [...question, ...answer])
+/** One entry a token: 17 + 5, 18 + 4 and 19 + 4 of them. */
+const masks = {
+  answers: `${"0".repeat(17)}11111${"0".repeat(18)}1111${"0".repeat(19)}1111`,
+  "last-answer": `${"0".repeat(17 + 5 + 18 + 4 + 19)}1111`
+}
+
+describe("a dialogue of three turns, its tokens and their loss written out by hand", () => {
+  it.each(["answers", "last-answer"] as const)("carries loss on its %s and on the end of each, and on nothing else", (loss) => {
+    const { examples } = encodeDemonstrations(tokenizer, [{ messages: dialogue, loss }], 67)
+    expect(examples).toHaveLength(1)
+    expect(examples[0]!.tokens).toEqual(tokens)
+    expect(examples[0]!.lossMask.map(Number).join("")).toBe(masks[loss])
+  })
+  it("of one turn alone carries the same loss either way", () => {
+    const of = (loss: Demonstration["loss"]) => encodeDemonstrations(tokenizer, [{ messages: dialogue.slice(0, 2), loss }], 67).examples
+    expect(of("last-answer")).toEqual(of("answers"))
+    expect(of("answers")[0]!.lossMask.map(Number).join("")).toBe(masks.answers.slice(0, 22))
+  })
+})
+
+const base = () =>
+  artifact(Policy, (slot) =>
+    saveCheckpoint(slot, { model: initLlama(smallConfig({ vocabSize: 264, maxPositions: 80 }), { seed: 3 }), tokenizer })
+  )
+const rowsOf = (...losses: ReadonlyArray<Demonstration["loss"]>) =>
+  rowsArtifact(
+    Demonstrations,
+    losses.map((loss, i) => ({ id: `${i}`, messages: dialogue, loss }))
+  )
+
+/** Minus the log-probability of the tokens that a mask of zeros and ones names, from the model's logits, summed in float64. */
+const lossByHand = async (policy: ArtifactRef<any>, mask: string): Promise<number> => {
+  const { model } = await Effect.runPromise(loadPolicyFrom(policy.path))
+  const logits = scoped(() => noGrad(() => model.forward(tensor([tokens], { dtype: "int64" })).toNumbers()))
+  return tokens.reduce((sum, token, i) => {
+    if (mask[i] !== "1") return sum
+    const row = logits.slice((i - 1) * 264, i * 264)
+    return sum + Math.log(row.reduce((z, x) => z + Math.exp(x), 0)) - row[token]!
+  }, 0)
+}
+const config = { epochs: 1, learningRate: 1e-2, sequenceLength: 67, batchSize: 8 }
+const weights = (ref: ArtifactRef<any>) => readFileSync(join(ref.path, "model.safetensors")).toString("base64")
+
+describe("the stage", () => {
+  it("starts at the mean of the loss by hand over the tokens that carry it: 13 of all answers, 4 of the last", async () => {
+    const init = await base()
+    const [all, last] = [await lossByHand(init, masks.answers), await lossByHand(init, masks["last-answer"])]
+    const first = async (...losses: ReadonlyArray<Demonstration["loss"]>) =>
+      (await runStage(sft, { init, demonstrations: await rowsOf(...losses) }, config)).metrics["firstLoss"] as number
+    expect(Math.abs((await first("answers")) - all / 13)).toBeLessThanOrEqual(sameInFloat32)
+    expect(Math.abs((await first("last-answer")) - last / 4)).toBeLessThanOrEqual(sameInFloat32)
+    expect(Math.abs((await first("answers", "last-answer")) - (all + last) / 17)).toBeLessThanOrEqual(sameInFloat32)
+    // They differ by far more than the tolerance, so that one can't pass for another.
+    expect(Math.abs(all / 13 - last / 4)).toBeGreaterThan(10 * sameInFloat32)
+  })
+  it("in two steps goes on from where the first ended (bootstrap, then annotations)", async () => {
+    const demonstrations = await rowsOf("answers")
+    const bootstrap = await runStage(sft, { init: await base(), demonstrations }, { ...config, steps: 5 })
+    const annotated = await runStage(sft, { init: bootstrap, demonstrations }, { ...config, steps: 5 })
+    expect(bootstrap.metrics).toMatchObject({ steps: 5, examples: 1, tooLong: 0 })
+    const between = (await lossByHand(bootstrap, masks.answers)) / 13
+    expect(Math.abs((annotated.metrics["firstLoss"] as number) - between)).toBeLessThanOrEqual(sameInFloat32)
+    expect(between).toBeLessThan(bootstrap.metrics["firstLoss"] as number)
+  })
+  it("gives the same weights again, bit for bit, and others with loss on other tokens", async () => {
+    const init = await base()
+    const run = async (loss: Demonstration["loss"]) =>
+      weights(await runStage(sft, { init, demonstrations: await rowsOf(loss) }, { ...config, steps: 3 }))
+    const once = await run("last-answer")
+    expect(await run("last-answer")).toBe(once)
+    expect(await run("answers")).not.toBe(once)
+  })
+  it("leaves out dialogues that are too long and would lose their first turn, and counts them", async () => {
+    const init = await base()
+    const demonstrations = await rowsOf("last-answer", "answers")
+    const { metrics } = await runStage(sft, { init, demonstrations }, { ...config, sequenceLength: 66 })
+    expect(metrics).toMatchObject({ examples: 1, tooLong: 1 })
+    // The one that is left lost its first exchange.
+    const short = encodeDemonstrations(tokenizer, [{ messages: dialogue, loss: "answers" }], 66).examples[0]!
+    expect(short.lossMask.map(Number).join("")).toBe(masks.answers.slice(22))
+    const message = await failureOf(sft, { init, demonstrations: await rowsOf("last-answer") }, { ...config, sequenceLength: 66 })
+    expect(message).toBe(
+      "Nothing to fine-tune on: got 1 demonstrations, 1 longer than 66 tokens. Raise sequenceLength (the model's context is 80)."
+    )
+  })
+  it("counts dialogues that the chat format can't hold apart, and names the first where nothing is left", async () => {
+    const init = await base()
+    const tagged: Demonstration = { id: "tagged", messages: [user("ab"), assistant("see [INST]")], loss: "answers" }
+    const fit: Demonstration = { id: "fit", messages: dialogue, loss: "answers" }
+    const mixed = await runStage(sft, { init, demonstrations: await rowsArtifact(Demonstrations, [tagged, fit]) }, config)
+    expect(mixed.metrics).toMatchObject({ examples: 1, tooLong: 0, format: 1 })
+    expect(await failureOf(sft, { init, demonstrations: await rowsArtifact(Demonstrations, [tagged]) }, config)).toBe(
+      "Nothing to fine-tune on: got 1 demonstrations, 1 that the chat format can't hold. The first that the format can't hold is " +
+        '"tagged": Message 2 (assistant) contains the tag [INST], which is Llama 2\'s own. Take it out, or leave the dialogue out.'
+    )
+    const long: Demonstration = { id: "long", messages: [user("z".repeat(90)), assistant("a")], loss: "answers" }
+    const both = { init, demonstrations: await rowsArtifact(Demonstrations, [tagged, long]) }
+    expect(await failureOf(sft, both, { ...config, sequenceLength: 4096 })).toMatch(
+      /got 2 demonstrations, 1 longer than 80 tokens and 1 that the chat format can't hold\. Give a model with a longer context\. The first/
+    )
+    expect(await failureOf(sft, { init, demonstrations: await rowsOf() }, config)).toBe(
+      "Nothing to fine-tune on: got 0 demonstrations. Look at the stage before this one."
+    )
+  })
+  it("in bfloat16 keeps its weights in bfloat16 and has nearly the same losses", async () => {
+    const init = await base()
+    const demonstrations = await rowsOf("answers", "last-answer")
+    const run = (precision: string) => runStage(sft, { init, demonstrations }, { ...config, learningRate: 1e-3, steps: 8, precision })
+    const [full, half] = [await run("float32"), await run("bfloat16")]
+    expect(JSON.parse(readFileSync(join(half.path, "config.json"), "utf8"))).toMatchObject({ torch_dtype: "bfloat16" })
+    expect(JSON.parse(readFileSync(join(full.path, "config.json"), "utf8"))).toMatchObject({ torch_dtype: "float32" })
+    for (const metric of ["firstLoss", "lastLoss"])
+      expect(Math.abs((half.metrics[metric] as number) - (full.metrics[metric] as number))).toBeLessThanOrEqual(bfloat16)
+    expect(half.metrics["lastLoss"]).toBeLessThan((half.metrics["firstLoss"] as number) - 2 * bfloat16)
+  })
+})

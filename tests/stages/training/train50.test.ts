@@ -1,0 +1,94 @@
+/** Fifty steps of fine-tuning and of the reward model against plain PyTorch (tests/peers/train_reference.py), step by step, from the same weights on the same batches. */
+import { readFileSync } from "node:fs"
+import * as Effect from "effect/Effect"
+import { describe, expect, it } from "vitest"
+import { cosineSchedule } from "../../../engine/schedule.ts"
+import { type Device, noGrad, scoped, tensor } from "../../../engine/tensor.ts"
+import { initRewardModel } from "../../../models/reward-model.ts"
+import { loadLlama } from "../../../models/weights.ts"
+import { margins, pairLoss, type TokenisedPair } from "../../../stages/reward/reward-model.ts"
+import { packedBatches } from "../../../stages/training/sft.ts"
+import { chunks, languageModelLoss } from "../../../stages/common/sequences.ts"
+import { train, type TrainingBatch } from "../../../stages/training/train.ts"
+import { devices } from "../../devices.ts"
+import { largestDifference } from "../../models/small.ts"
+import { fiftySteps } from "../../tolerances.ts"
+
+interface Losses {
+  readonly peak: number
+  readonly warmup: number
+  readonly losses: ReadonlyArray<number>
+  readonly gradientNorms: ReadonlyArray<number>
+}
+interface Reference {
+  readonly sft: Losses & {
+    readonly rowsABatch: number
+    readonly rows: ReadonlyArray<Record<"tokens" | "lossMask" | "segments", ReadonlyArray<number>>>
+  }
+  readonly rewardModel: Losses & {
+    readonly pairsABatch: number
+    readonly head: ReadonlyArray<number>
+    readonly pairs: ReadonlyArray<{
+      readonly chosen: ReadonlyArray<number>
+      readonly rejected: ReadonlyArray<number>
+      readonly rating: number
+    }>
+  }
+}
+const golden = (path: string) => new URL(`../golden/${path}`, import.meta.url).pathname
+const { sft, rewardModel } = JSON.parse(readFileSync(golden("stages-train50/train50.json"), "utf8")) as Reference
+
+const steps = 50
+const load = (device: Device) => Effect.runPromise(loadLlama(golden("llama-gqa/model"), { device }))
+
+const run = (parameters: Parameters<typeof train>[0]["parameters"], batches: Iterable<TrainingBatch>, { peak, warmup }: Losses) =>
+  Effect.runPromise(
+    train({
+      parameters,
+      batches,
+      steps,
+      schedule: cosineSchedule({ peak, steps, warmup, finalFraction: 0.1 }),
+      maxNorm: 1,
+      weightDecay: 0.1,
+      progress: () => Effect.void
+    })
+  )
+
+for (const { device, skip } of devices) {
+  describe.skipIf(skip)(`fifty steps on ${device}`, () => {
+    it("of fine-tuning on packed rows have PyTorch's losses", async () => {
+      const model = await load(device)
+      const rows = sft.rows.map(({ tokens, lossMask, segments }) => ({
+        tokens: Int32Array.from(tokens),
+        lossMask: Uint8Array.from(lossMask),
+        segments: Int32Array.from(segments)
+      }))
+      // Two parts a batch: the reference takes each batch whole.
+      const config = { batchSize: sft.rowsABatch, microBatchSize: sft.rowsABatch / 2 }
+      const batches = packedBatches(
+        () => rows,
+        config,
+        (part) => languageModelLoss(model, part, { device, isolate: true })
+      )
+      const result = await run(model.parameters, batches, sft)
+      expect(largestDifference(result.losses, sft.losses)).toBeLessThanOrEqual(fiftySteps)
+    })
+
+    it("of the reward model on pairs of differing length have PyTorch's losses", async () => {
+      const model = initRewardModel(await load(device), { seed: 0 })
+      noGrad(() => scoped(() => void model.head.copy_(tensor([rewardModel.head], { device }))))
+      const pairs = rewardModel.pairs.map(({ chosen, rejected, rating }): TokenisedPair => ({
+        chosen,
+        rejected,
+        margin: margins.small[rating]!
+      }))
+      const batches = chunks(pairs, rewardModel.pairsABatch).map((batch): TrainingBatch => ({
+        count: batch.length,
+        tokens: 0,
+        parts: chunks(batch, batch.length / 2).map((part) => () => pairLoss(model, part, { padId: 0, device }))
+      }))
+      const result = await run(model.parameters, batches, rewardModel)
+      expect(largestDifference(result.losses, rewardModel.losses)).toBeLessThanOrEqual(fiftySteps)
+    })
+  })
+}
