@@ -25,7 +25,11 @@ const commands: Readonly<Record<string, Entry>> = {
   log: { summary: "what a node said while it ran", load: () => import("./commands/log.ts") },
   lineage: { summary: "which run, code and data made an artifact, and what was made of it", load: () => import("./commands/lineage.ts") },
   verify: { summary: "run nodes again and compare with what is in the store", load: () => import("./commands/verify.ts"), works: true },
-  bless: { summary: "let a result stand for code that changed without changing it", load: () => import("./commands/bless.ts"), works: true },
+  bless: {
+    summary: "let a result stand for code that changed without changing it",
+    load: () => import("./commands/bless.ts"),
+    works: true
+  },
   freeze: { summary: "write a lock file that run --locked holds to", load: () => import("./commands/freeze.ts"), works: true },
   du: { summary: "what takes the store's space", load: () => import("./commands/du.ts") },
   gc: { summary: "what of the store can go; deletes it with --yes", load: () => import("./commands/gc.ts"), works: true },

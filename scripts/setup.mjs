@@ -70,7 +70,9 @@ const setup = async () => {
 
 const faultTests = [
   "tests/faults",
-  ...["collect", "map", "processes", "reproduce", "run", "single-flight", "store"].map((name) => `tests/runtime/${name}.test.ts`),
+  ...["store/gc", "define/map", "run/processes", "inspect/reproduce", "run/run", "store/single-flight", "store/store"].map(
+    (name) => `tests/runtime/${name}.test.ts`
+  ),
   "tests/schemas/dataset.test.ts"
 ]
 

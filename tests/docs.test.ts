@@ -12,7 +12,7 @@ const pages = readdirSync(new URL(folder, root)).filter((name) => name.endsWith(
 const isStage = (value: unknown): value is AnyStage => typeof value === "function" && "stage" in value
 /** By export name. */
 const stages = new Map<string, { readonly file: string; readonly stage: AnyStage["stage"] }>()
-for (const name of readdirSync(new URL("stages/", root)).filter((name) => name.endsWith(".ts"))) {
+for (const name of readdirSync(new URL("stages/", root), { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"))) {
   const exported: Record<string, unknown> = await import(new URL(`stages/${name}`, root).href)
   for (const [key, value] of Object.entries(exported)) if (isStage(value)) stages.set(key, { file: `stages/${name}`, stage: value.stage })
 }
@@ -139,7 +139,7 @@ describe("a page", () => {
 describe("the package", () => {
   it("exports every stage but those of the small world", async () => {
     const exported: Record<string, unknown> = await import(new URL("index.ts", root).href)
-    const world = /^stages\/(world|world-summary|summary)\.ts$/
+    const world = /^stages\/(world\/(world|summary)|common\/summary)\.ts$/
     expect([...stages].filter(([name, { file }]) => !world.test(file) && !(name in exported)).map(([name]) => name)).toEqual([])
   })
 })

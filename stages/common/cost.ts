@@ -350,7 +350,9 @@ const estimators: Readonly<Record<string, Estimator>> = {
   "import-general-reward": importedModel,
 
   // ---- language models
-  tokenizer: of<typeof import("../training/tokenizer.ts").tokenizer>({ size: ({ config }) => sized(unknown, { vocabSize: config.vocabSize }) }),
+  tokenizer: of<typeof import("../training/tokenizer.ts").tokenizer>({
+    size: ({ config }) => sized(unknown, { vocabSize: config.vocabSize })
+  }),
   pretrain: of<typeof import("../training/pretrain.ts").pretrain>({
     size: ({ config, inputs }) => {
       const { vocabSize } = inputs.tokenizer
@@ -388,7 +390,9 @@ const estimators: Readonly<Record<string, Estimator>> = {
   "best-helpfulness-reward": of<typeof import("../reward/best-reward.ts").bestHelpfulnessReward>({
     size: ({ inputs }) => inputs.candidates[0] ?? unknown
   }),
-  "best-safety-reward": of<typeof import("../reward/best-reward.ts").bestSafetyReward>({ size: ({ inputs }) => inputs.candidates[0] ?? unknown }),
+  "best-safety-reward": of<typeof import("../reward/best-reward.ts").bestSafetyReward>({
+    size: ({ inputs }) => inputs.candidates[0] ?? unknown
+  }),
   "score-pairs": of<typeof import("../reward/evaluate-reward.ts").scorePairs>({
     size: ({ inputs }) => inputs.pairs,
     cost: ({ config, inputs }) => scoring(inputs.reward, inputs.pairs, 2, { batchSize: 2 * config.batchPairs, precision: config.precision })
@@ -562,7 +566,9 @@ const estimators: Readonly<Record<string, Estimator>> = {
     size: ({ config, inputs }) => sized(inputs.demonstrations, { rows: Math.min(config.count, inputs.demonstrations.rows) })
   }),
   "safe-demonstrations": of<typeof import("../safety/safety-sft.ts").safeDemonstrations>({ size: ({ inputs }) => inputs.preferences }),
-  "preference-demonstrations": of<typeof import("../data/derive.ts").preferenceDemonstrations>({ size: ({ inputs }) => inputs.preferences }),
+  "preference-demonstrations": of<typeof import("../data/derive.ts").preferenceDemonstrations>({
+    size: ({ inputs }) => inputs.preferences
+  }),
   "mix-demonstrations": of<typeof import("../data/mix.ts").mixDemonstrations>({
     size: ({ config, inputs }) => mixed(inputs.datasets, config.weights)
   }),
@@ -617,7 +623,9 @@ const estimators: Readonly<Record<string, Estimator>> = {
   preprompt: of<typeof import("../safety/context-distillation.ts").preprompt>({
     size: ({ inputs: { prompts } }) => sized(prompts, { rows: Math.round(prompts.rows * prompts.safetyShare), safetyShare: 1 })
   }),
-  "without-preprompt": of<typeof import("../safety/context-distillation.ts").withoutPreprompt>({ size: ({ inputs }) => inputs.completions }),
+  "without-preprompt": of<typeof import("../safety/context-distillation.ts").withoutPreprompt>({
+    size: ({ inputs }) => inputs.completions
+  }),
 
   // ---- the small world
   "world-texts": of<typeof import("../world/world.ts").worldTexts>({ size: ({ config }) => sized(unknown, { rows: config.count }) }),

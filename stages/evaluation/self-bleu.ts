@@ -2,7 +2,7 @@
  * Diversity of a model's answers (Llama 2 §5.1, figure 21): Self-BLEU of the K samples of each prompt against temperature. RLHF lowers the diversity of
  * answers to factual prompts, and less so that of answers to creative ones.
  *
- * BLEU, its smoothing and its words are shared/bleu.ts's. Self-BLEU rises with K (more references, more matches): compare versions at one K.
+ * BLEU, its smoothing and its words are bleu.ts's. Self-BLEU rises with K (more references, more matches): compare versions at one K.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"

@@ -4,8 +4,8 @@
  *     maximise E[ R~_c(g|p) - beta KL(pi(g|p) || pi_0(g|p)) ],      R~_c = whiten(logit(R_c))                    (eq. 3 and 4)
  *     R_c = R_s  if is_safety(p) or R_s < 0.15,  else R_h
  *
- * An iteration samples a batch of responses, scores them, and takes one gradient step for each mini-batch (shared/ppo-update.ts; the losses are
- * in shared/ppo-losses.ts, advantages in shared/advantages.ts, KL estimates in shared/kl.ts).
+ * An iteration samples a batch of responses, scores them, and takes one gradient step for each mini-batch (update.ts; the losses are
+ * in losses.ts, advantages in advantages.ts, KL estimates in kl.ts).
  *
  * Top-k and top-p are not offered: the responses would come from another distribution than the one that the update differentiates. Log-
  * probabilities are of logits / temperature everywhere: while sampling, in the reference and in the update.
@@ -34,14 +34,7 @@ import { gateScopes, whiten } from "../reward/combined-reward.ts"
 import { fitPrompt } from "../common/dialogues.ts"
 import { EmptyDatasetError } from "../common/errors.ts"
 import { keepPpo, resumePpo } from "./checkpoint.ts"
-import {
-  checkSameTokenizer,
-  checkTokenizerFolders,
-  cloneLlama,
-  copyWeights,
-  valueFromPolicy,
-  valueFromScalar
-} from "./models.ts"
+import { checkSameTokenizer, checkTokenizerFolders, cloneLlama, copyWeights, valueFromPolicy, valueFromScalar } from "./models.ts"
 import { type PpoDiagnostics, type PpoEvaluation, type PpoIteration, writeRecord } from "./record.ts"
 import { type ResponseReward, rewardResponses } from "./reward.ts"
 import { Ppo, type StepStatistics } from "./update.ts"

@@ -1,6 +1,6 @@
 /**
  * Preference collection, second half (Llama 2 §3.2.1): an annotator chooses between the two responses and says how much better the chosen one is. Pairs
- * that break the safety rule (shared/safety-rule.ts) are dropped and counted.
+ * that break the safety rule (common/safety-rule.ts) are dropped and counted.
  */
 import { readFile, rename, writeFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"

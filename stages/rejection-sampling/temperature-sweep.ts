@@ -2,7 +2,7 @@
  * Which temperature to sample at (Llama 2 §3.2.3, figures 7 and 8): the best of N samples gains from diversity, and the temperature at which it gains most
  * moves as RLHF goes on, so that it is found anew each round.
  *
- *     E[max of N], figure 8's y: for each prompt the expected greatest reward of N of its K samples (shared/statistics.ts expectedMax), all of
+ *     E[max of N], figure 8's y: for each prompt the expected greatest reward of N of its K samples (common/statistics.ts expectedMax), all of
  *     them used at every N, and not the first N alone; then the mean over prompts
  *
  * One checkpoint, the same prompts and K at each temperature, one reward model. Prompts count that have a sample to choose at every temperature; one

@@ -87,7 +87,9 @@ describe("verify", { timeout: 60_000 }, () => {
 describe("a mistake that is not the user's", () => {
   it("has an exit code of its own and one message that says whose it is, and where; the trace only when asked for", async () => {
     const run = () => Promise.reject(new TypeError("undefined is not a function"))
-    vi.doMock("../../cli/commands/runs.ts", () => ({ command: { name: "runs", summary: "", positionals: [], flags: {}, examples: [], run } }))
+    vi.doMock("../../cli/commands/runs.ts", () => ({
+      command: { name: "runs", summary: "", positionals: [], flags: {}, examples: [], run }
+    }))
     const said = vi.spyOn(process.stderr, "write").mockReturnValue(true)
     try {
       expect(await main(["runs"])).toBe(70)

@@ -10,7 +10,7 @@ const cases = await resumables()
 describe("resuming", () => {
   it("is tested of every stage that computes with tensors", async () => {
     const folder = new URL("../../stages/", import.meta.url)
-    const files = readdirSync(folder).filter((name) => name.endsWith(".ts"))
+    const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"))
     const modules = await Promise.all(files.map((name) => import(new URL(name, folder).href) as Promise<Record<string, unknown>>))
     const names = modules.flatMap(Object.values).flatMap((exported) => {
       const stage = (exported as { readonly stage?: { readonly name: string; readonly resources: { readonly tensors?: boolean } } })?.stage

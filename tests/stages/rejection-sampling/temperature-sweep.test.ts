@@ -8,7 +8,13 @@ import { HelpfulnessReward } from "../../../schemas/checkpoint.ts"
 import { Completions, Prompts, type ScoredCompletion, ScoredCompletions } from "../../../schemas/rows.ts"
 import { sample } from "../../../stages/rejection-sampling/sample.ts"
 import { score } from "../../../stages/reward/score.ts"
-import { sampleAtTemperature, sweepOf, sweepSizes, temperatureSweep, TemperatureSweepReport } from "../../../stages/rejection-sampling/temperature-sweep.ts"
+import {
+  sampleAtTemperature,
+  sweepOf,
+  sweepSizes,
+  temperatureSweep,
+  TemperatureSweepReport
+} from "../../../stages/rejection-sampling/temperature-sweep.ts"
 import { smallConfig } from "../../models/small.ts"
 import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
 import { scored } from "../samples.ts"

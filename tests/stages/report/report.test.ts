@@ -2,14 +2,7 @@
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
-import {
-  accuracyFigure,
-  bestOfNFigure,
-  distributionsFigure,
-  palette,
-  placeLabels,
-  versionsFigure
-} from "../../../stages/report/figures.ts"
+import { accuracyFigure, bestOfNFigure, distributionsFigure, palette, placeLabels, versionsFigure } from "../../../stages/report/figures.ts"
 import { Completions, Demonstrations, type ScoredCompletion, ScoredCompletions } from "../../../schemas/rows.ts"
 import { DistillationGainReport } from "../../../stages/safety/context-distillation.ts"
 import { BestOfNReport, RewardSummaryReport } from "../../../stages/evaluation/evaluate-policy.ts"
