@@ -1,40 +1,85 @@
+/** Who may import whom: the layers and rooms of docs/architecture.md, and no circles. Types and dynamic imports count. */
 import { readdirSync, readFileSync } from "node:fs"
 import { dirname, join, normalize } from "node:path"
 import { fileURLToPath } from "node:url"
 import { describe, expect, it } from "vitest"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
+const architecture = readFileSync(join(root, "docs/architecture.md"), "utf8")
 
-/** Folders that may import anything: nothing is built on them. */
-const outermost = ["cli", "index.ts", "tests", "scripts", "bench", "vitest.config.ts"]
+/** Folders and files that may import anything: nothing is built on them. */
+const outermost = ["cli", "index.ts", "caravan.ts", "tests", "scripts", "bench", "vitest.config.ts"]
 
-/** The table of docs/architecture.md: layer -> the layers that it may import. */
+/** The table of layers: layer -> the layers that it may import. */
 const layers = new Map(
-  [...readFileSync(join(root, "docs/architecture.md"), "utf8").matchAll(/^\| ([a-z]+) \| ([a-z, ]+) \|$/gm)]
+  [...architecture.matchAll(/^\| ([a-z]+) \| ([a-z, ]+) \|$/gm)]
     .map(([, layer, imports]): [string, Array<string>] => [layer!, imports === "nothing of ours" ? [] : imports!.split(", ")])
     .filter(([layer]) => layer !== "layer")
 )
+/** The lines "runtime: define < key < store": the rooms of a layer, each of which may import those before it. */
+const rooms = new Map(
+  [...architecture.matchAll(/^(\w+): ((?:[\w-]+ < )+[\w-]+)$/gm)].map(([, layer, list]): [string, Array<string>] => [
+    layer!,
+    list!.split(" < ")
+  ])
+)
 
-const sources = readdirSync(root, { recursive: true, encoding: "utf8", withFileTypes: true })
-  .filter((entry) => entry.isFile() && /\.(ts|mjs|mts)$/.test(entry.name))
-  .map((entry) => join(entry.parentPath, entry.name).slice(root.length))
-  .filter((file) => !/^(node_modules|dist|coverage|\.)/.test(file))
+const sources = readdirSync(root, { withFileTypes: true })
+  .filter(({ name }) => !/^(\.|node_modules$|dist$|coverage$)/.test(name))
+  .flatMap((entry) =>
+    entry.isDirectory()
+      ? readdirSync(join(root, entry.name), { recursive: true, encoding: "utf8" }).map((path) => `${entry.name}/${path}`)
+      : [entry.name]
+  )
+  .filter((file) => /\.(ts|mjs|mts)$/.test(file))
 
-/** The relative imports of a module, types' too: static, re-exported, dynamic, `typeof import(...)`. */
-const importsOf = (text: string): Array<string> =>
-  [...text.matchAll(/\b(?:from|import|require)\s*\(?\s*["'](\.[^"'\n]*)["']/g)].map((match) => match[1]!)
+/** The relative imports of a module, as files: static, re-exported, dynamic, `typeof import(...)`. */
+const importsOf = (file: string, text: string): Array<string> =>
+  [...text.matchAll(/\b(?:from|import|require)\s*\(?\s*["'](\.[^"'\n]*)["']/g)].map(([, path]) => normalize(join(dirname(file), path!)))
 
 const layerOf = (file: string) => file.split("/")[0]!
+/** The room of a file; undefined for a file that stands in the layer's own folder. */
+const roomOf = (file: string) => file.split("/").slice(1, -1)[0]
 
-/** "schemas/x.ts imports runtime/y.ts", for each import that runs against the table. */
-const violations = (file: string, text: string): Array<string> => {
-  const allowed = layers.get(layerOf(file))
-  if (allowed === undefined) return []
-  return importsOf(text)
-    .map((specifier) => normalize(join(dirname(file), specifier)))
-    .filter((target) => layerOf(target) !== layerOf(file) && !allowed.includes(layerOf(target)))
-    .map((target) => `${file} imports ${target}`)
+/** Why a file may not import another; undefined if it may. */
+const objection = (file: string, target: string): string | undefined => {
+  const [from, to] = [layerOf(file), layerOf(target)]
+  if (target.startsWith("data/world/") && !/^(data\/|stages\/world\/|bench\/|tests\/)/.test(file))
+    return "only the small world's stages may"
+  if (from !== to) return layers.has(from) && !layers.get(from)!.includes(to) ? `${from} may not import ${to}` : undefined
+  const order = rooms.get(from)
+  if (order === undefined) return undefined
+  const [room, other] = [roomOf(file), roomOf(target)]
+  if (other === undefined || room === other) return undefined
+  if (room === undefined) return `${from}/ stands below its rooms`
+  return order.indexOf(other) < order.indexOf(room) ? undefined : `${room} may not import ${other}`
 }
+const violations = (file: string, text: string): Array<string> =>
+  importsOf(file, text).flatMap((target) => {
+    const why = objection(file, target)
+    return why === undefined ? [] : [`${file} imports ${target}: ${why}`]
+  })
+
+/** Files that import one another in a circle: the strongly connected components of more than one file (Tarjan 1972). */
+const circles = (imports: ReadonlyMap<string, ReadonlyArray<string>>): Array<Array<string>> => {
+  const [index, low, stack, found] = [new Map<string, number>(), new Map<string, number>(), [] as Array<string>, [] as Array<Array<string>>]
+  const visit = (file: string) => {
+    index.set(file, index.size)
+    low.set(file, index.get(file)!)
+    stack.push(file)
+    for (const next of imports.get(file) ?? []) {
+      if (!index.has(next)) visit(next)
+      if (stack.includes(next)) low.set(file, Math.min(low.get(file)!, low.get(next)!))
+    }
+    if (low.get(file) !== index.get(file)) return
+    const component = stack.splice(stack.indexOf(file))
+    if (component.length > 1) found.push(component.sort())
+  }
+  for (const file of imports.keys()) if (!index.has(file)) visit(file)
+  return found
+}
+
+const texts = new Map(sources.map((file) => [file, readFileSync(join(root, file), "utf8")]))
 
 describe("the layers of docs/architecture.md", () => {
   it("have a row for every folder with sources that is not outermost", () => {
@@ -43,20 +88,51 @@ describe("the layers of docs/architecture.md", () => {
     expect(layers.get("runtime")).toEqual(["schemas"])
   })
 
-  it("import only what the table allows", () => {
-    expect(sources.flatMap((file) => violations(file, readFileSync(join(root, file), "utf8")))).toEqual([])
+  it("have every room in their order", () => {
+    const unlisted = [...rooms].flatMap(([layer, order]) => {
+      const there = sources.filter((file) => layerOf(file) === layer).flatMap((file) => roomOf(file) ?? [])
+      return [...new Set([...there, ...order])].filter((room) => !order.includes(room) || !there.includes(room))
+    })
+    expect(unlisted).toEqual([])
+    expect([...rooms.keys()].sort()).toEqual(["runtime", "stages"])
+  })
+
+  it("import only what the table and the order of rooms allow", () => {
+    expect([...texts].flatMap(([file, text]) => violations(file, text))).toEqual([])
+  })
+
+  it("hold no files that import one another in a circle", () => {
+    const known = new Map([...texts].map(([file, text]) => [file, importsOf(file, text).filter((target) => texts.has(target))]))
+    expect(circles(known)).toEqual([])
   })
 
   it("would be broken by a runtime that imports the engine in any form", () => {
     const forms = [
-      `import { tensor } from "../engine/tensor.ts"`,
-      `import type { Tensor } from '../engine/tensor.ts'`,
-      `export * from "../engine/tensor.ts"`,
-      `import {\n  tensor\n} from "../engine/tensor.ts"`,
-      `const engine = await import("../engine/tensor.ts")`,
-      `type Engine = typeof import("../engine/tensor.ts")`,
-      `const engine = require("../engine/tensor.ts")`
+      `import { tensor } from "../../engine/tensor.ts"`,
+      `import type { Tensor } from '../../engine/tensor.ts'`,
+      `export * from "../../engine/tensor.ts"`,
+      `import {\n  tensor\n} from "../../engine/tensor.ts"`,
+      `const engine = await import("../../engine/tensor.ts")`,
+      `type Engine = typeof import("../../engine/tensor.ts")`,
+      `const engine = require("../../engine/tensor.ts")`
     ]
-    for (const form of forms) expect(violations("runtime/run/run.ts", form)).toEqual(["runtime/run/run.ts imports engine/tensor.ts"])
+    for (const form of forms)
+      expect(violations("runtime/run/run.ts", form)).toEqual(["runtime/run/run.ts imports engine/tensor.ts: runtime may not import engine"])
+  })
+
+  it("would be broken by an arrow up, by the small world in a general stage, and by a circle", () => {
+    expect(violations("runtime/store/store.ts", `import "../run/run.ts"`)).toHaveLength(1)
+    expect(violations("runtime/run/run.ts", `import "../store/store.ts"`)).toEqual([])
+    expect(violations("runtime/errors.ts", `import "./run/run.ts"`)).toHaveLength(1)
+    expect(violations("stages/data/mix.ts", `import "../../data/world/oracle.ts"`)).toHaveLength(1)
+    expect(violations("stages/world/world.ts", `import "../../data/world/oracle.ts"`)).toEqual([])
+    expect(violations("cli/commands/run.ts", `import "../../data/world/oracle.ts"`)).toHaveLength(1)
+    const circle = new Map([
+      ["a", ["b", "d"]],
+      ["b", ["c"]],
+      ["c", ["a"]],
+      ["d", []]
+    ])
+    expect(circles(circle)).toEqual([["a", "b", "c"]])
   })
 })
