@@ -10,7 +10,7 @@ export { type NodeResult, plan, run, type RunEvent, type RunOptions, type RunRes
 export { runEvents } from "./runtime/run/events.ts"
 export { type Grid, sweep, type SweepOptions, type SweepPoint } from "./runtime/run/sweep.ts"
 export type { Measures } from "./runtime/run/measures.ts"
-export { type Checkpoint, type Checkpoints, noCheckpoints } from "./runtime/store/checkpoints.ts"
+export { type Checkpoints, noCheckpoints, type ResumePoint } from "./runtime/define/checkpoints.ts"
 export { type Verification, verify, type VerifyOptions } from "./runtime/inspect/verify.ts"
 export { bless, type Blessed, type BlessOptions } from "./runtime/inspect/bless.ts"
 export { freeze, type LockFile, readLock, writeLock } from "./runtime/inspect/lock-file.ts"
@@ -23,6 +23,8 @@ export { PipelineError, StageError, StoreError } from "./runtime/errors.ts"
 
 // What stages exchange, and their hyperparameters.
 export * from "./schemas/artifact.ts"
+export { dataset } from "./schemas/dataset.ts"
+export { report } from "./schemas/report.ts"
 export * from "./schemas/rows.ts"
 export { GeneralReward, HelpfulnessReward, Policy, Reward, SafetyClassifier, SafetyReward, Value } from "./schemas/checkpoint.ts"
 export { TokenizerModel } from "./schemas/tokenizer.ts"

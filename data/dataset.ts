@@ -13,7 +13,7 @@ import {
   written
 } from "../schemas/artifact.ts"
 import type { OpenDataset } from "../schemas/dataset-file.ts"
-import { readContent, writeContent } from "../schemas/report-file.ts"
+import { readContent, writeContent } from "../schemas/report.ts"
 
 // The Arrow library is loaded when rows are read or written, not when a pipeline is defined.
 const files = Effect.promise(() => import("../schemas/dataset-file.ts"))

@@ -89,46 +89,6 @@ export interface Written<A> {
 
 export const written = <A>(slot: OutputSlot<A>, metrics: Readonly<Record<string, number>> = {}): Written<A> => ({ slot, metrics })
 
-/** Rows of one schema, as an Arrow IPC file `data.arrow`. The name carries a version: raise it when the schema changes its meaning. */
-export const dataset = <Row>(row: Schema.Codec<Row, any>, name: string): DatasetType<Row> => {
-  const full = `dataset:${name}`
-  // The Arrow library is loaded when a dataset is read or written, not when a pipeline is defined.
-  const type: DatasetType<Row> = {
-    kind: "dataset",
-    name: full,
-    accepts: (other) => other === full,
-    row,
-    validate: (directory) =>
-      Effect.flatMap(
-        Effect.promise(() => import("./dataset-file.ts")),
-        (file) => file.validateDataset(directory, type)
-      ),
-    contentDigest: (directory) =>
-      Effect.flatMap(
-        Effect.promise(() => import("./dataset-digest.ts")),
-        (file) => file.datasetDigest(directory, type)
-      )
-  }
-  return type
-}
-
-/** JSON of one schema, as `report.json`. */
-export const report = <Content>(content: Schema.Codec<Content, any>, name: string): ReportType<Content> => {
-  const full = `report:${name}`
-  const type: ReportType<Content> = {
-    kind: "report",
-    name: full,
-    accepts: (other) => other === full,
-    content,
-    validate: (directory) =>
-      Effect.flatMap(
-        Effect.promise(() => import("./report-file.ts")),
-        (file) => file.validateReport(directory, type)
-      )
-  }
-  return type
-}
-
 /** A file or folder of the user's. */
 export const External: ArtifactType<ExternalFile> = {
   kind: "file",

@@ -1,6 +1,6 @@
 /** The rows that cross edges. Arrow types follow from the schemas (arrow.ts); numbers are float64 unless annotated. */
 import * as Schema from "effect/Schema"
-import { dataset } from "./artifact.ts"
+import { dataset } from "./dataset.ts"
 
 const int32 = Schema.Number.annotate({ arrow: "int32" }).check(Schema.isInt())
 const float32 = Schema.Number.annotate({ arrow: "float32" })

@@ -4,12 +4,12 @@ import * as Schema from "effect/Schema"
 import type { ArtifactType } from "../../schemas/artifact.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { ConfigError, type ConfigSchema, decodeConfig, hyperInfo } from "../../schemas/hyper.ts"
-import { encodingOf } from "../key/cache-key.ts"
-import type { Sizes } from "./cost.ts"
+import { encodingOf } from "../encoding.ts"
 import { messageOf, PipelineError, placeOf } from "../errors.ts"
+import type { Sizes } from "./cost.ts"
 import { type AnyNode, isNode, type NodeLimits } from "./node.ts"
 import type { AnyPipeline } from "./pipeline.ts"
-import { portOf, type StageInfo } from "./stage.ts"
+import { portOf, type StageInfo } from "./stage-info.ts"
 
 export interface StageNode {
   readonly kind: "stage"
@@ -151,7 +151,7 @@ const resolve = (
         made = { kind: "file", id, path: definition.path, type: definition.type, expected: definition.expected }
         identity = encodingOf(["file", definition.path])
       } else {
-        const { stage } = definition.stage
+        const { stage } = definition
         const raw: Record<string, unknown> = { ...definition.config }
         for (const [field, text] of overrides.get(id) ?? [])
           raw[field] = valueOf((stage.config.fields as Record<string, Schema.Top>)[field], text)
@@ -218,7 +218,7 @@ const postorder = (outputs: Readonly<Record<string, AnyNode>>): Effect.Effect<Ar
       stack.push({ node, leave: true })
       for (const input of [...inputNodes(node)].reverse()) {
         if (!isNode(input)) {
-          const name = node.definition.kind === "stage" ? node.definition.stage.stage.name : "file"
+          const name = node.definition.kind === "stage" ? node.definition.stage.name : "file"
           return yield* new PipelineError({
             message: `Stage ${name}: one of its inputs is ${shown(input)}, not a node. Give what a stage returns when it is applied, or fileAt(path).`
           })
@@ -230,7 +230,7 @@ const postorder = (outputs: Readonly<Record<string, AnyNode>>): Effect.Effect<Ar
   })
 
 const defaultName = (node: AnyNode): string =>
-  node.definition.kind === "file" ? `file:${node.definition.path.split("/").at(-1)}` : node.definition.stage.stage.name
+  node.definition.kind === "file" ? `file:${node.definition.path.split("/").at(-1)}` : node.definition.stage.name
 
 const nameNodes = (order: ReadonlyArray<AnyNode>): Effect.Effect<Map<AnyNode, string>, PipelineError> =>
   Effect.gen(function* () {

@@ -2,7 +2,7 @@
 import { resolve } from "node:path"
 import { type ArtifactType, External, type ExternalFile } from "../../schemas/artifact.ts"
 import type { Sizes } from "./cost.ts"
-import type { AnyStage } from "./stage.ts"
+import type { StageInfo } from "./stage-info.ts"
 
 export const NodeTypeId = Symbol.for("caravan/Node")
 
@@ -30,7 +30,7 @@ export type AnyNode = Node<any>
 export type NodeDefinition =
   | {
       readonly kind: "stage"
-      readonly stage: AnyStage
+      readonly stage: StageInfo
       readonly inputs: Readonly<Record<string, AnyNode | ReadonlyArray<AnyNode> | undefined>>
       readonly config: Readonly<Record<string, unknown>>
       readonly seed: number | undefined

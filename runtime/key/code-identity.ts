@@ -13,11 +13,11 @@ import { isBuiltin } from "node:module"
 import { dirname, join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
 import * as Effect from "effect/Effect"
-import { digestOf } from "./cache-key.ts"
+import { digestOf } from "../encoding.ts"
 import { messageOf, PipelineError } from "../errors.ts"
 import type { Journal } from "../store/journal.ts"
 import { digestOfFile, FileDigests, isInstalled, manifestOf, packageEntries, packageFolder, packageName, packageRoot } from "./packages.ts"
-import type { StageInfo } from "../define/stage.ts"
+import type { StageInfo } from "../define/stage-info.ts"
 
 export { FileDigests } from "./packages.ts"
 

@@ -10,7 +10,7 @@ import * as Cause from "effect/Cause"
 import type { StopRequest } from "../store/checkpoints.ts"
 import { messageOf, StageError } from "../errors.ts"
 import { type Job, runStage } from "./run-stage.ts"
-import type { Progress, StageInfo } from "../define/stage.ts"
+import type { Progress, StageInfo } from "../define/stage-info.ts"
 
 export type ToChild =
   | { readonly job: Job }

@@ -9,7 +9,7 @@ import * as Effect from "effect/Effect"
 import type { FromChild, ToChild } from "./child.ts"
 import { StageError } from "../errors.ts"
 import { type Job, runStage } from "./run-stage.ts"
-import type { Progress, StageInfo } from "../define/stage.ts"
+import type { Progress, StageInfo } from "../define/stage-info.ts"
 
 /** What a stage may take before it is stopped. */
 export interface Limits {

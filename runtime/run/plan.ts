@@ -8,6 +8,7 @@ import { digestFile } from "../key/file-source.ts"
 import { configForKey, dependencies, type Graph, type StageNode } from "../define/graph.ts"
 import type { Journal, Trace } from "../store/journal.ts"
 import { Numerics } from "../key/numerics.ts"
+import { mappingVersion } from "./mapped.ts"
 import type { Store } from "../store/store.ts"
 
 export interface Machine {
@@ -46,6 +47,7 @@ export const keyParts = (node: StageNode, facts: Facts, contentOf: (id: string) 
   stage: node.stage.name,
   code: facts.code.get(node.id)!.digest,
   ...(node.stage.pinned === undefined ? {} : { pinned: node.stage.pinned }),
+  ...(node.stage.sharding === undefined ? {} : { mapping: mappingVersion }),
   config: configForKey(node),
   seed: node.stage.seeded ? node.seed : null,
   inputs: Object.fromEntries(
@@ -208,6 +210,7 @@ export const changes = (
   if (pin !== pinNow) own.push(`pinned: ${pin ?? "not"} -> ${pinNow ?? "not"}`)
   if (last.parts.code !== now.code && (pinNow === undefined || pin !== pinNow))
     own.push(`code: ${codeChanges(last.files, codeParts(facts.code.get(node.id)!)).join(", ")}`)
+  if (last.parts.mapping !== now.mapping) own.push("how stages are mapped: another version of caravan")
   const numerics = new Set([...Object.keys(last.parts.numerics ?? {}), ...Object.keys(now.numerics ?? {})])
   for (const name of numerics) {
     const [before, after] = [last.parts.numerics?.[name], now.numerics?.[name]]

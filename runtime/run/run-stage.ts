@@ -2,10 +2,12 @@
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
-import { type CheckpointOptions, noCheckpoints, openCheckpoints, type StopRequest } from "../store/checkpoints.ts"
 import { decodeConfig } from "../../schemas/hyper.ts"
+import { noCheckpoints } from "../define/checkpoints.ts"
+import { type Context, type Progress, portOf, type StageInfo } from "../define/stage-info.ts"
 import { messageOf, placeOf, StageError } from "../errors.ts"
-import { type Context, type Progress, portOf, type StageInfo } from "../define/stage.ts"
+import { type CheckpointOptions, openCheckpoints, type StopRequest } from "../store/checkpoints.ts"
+import { runMapped } from "./mapped.ts"
 
 /** Everything a stage needs, as plain data. */
 export interface Job {
@@ -41,25 +43,25 @@ export const runStage = (
       const { type } = portOf(port)
       for (const ref of [job.inputs[name] ?? []].flat() as ReadonlyArray<ArtifactRef<any>>) yield* type.validate(ref.path)
     }
+    const context: Context = {
+      config,
+      inputs,
+      output: { path: job.output, type: stage.output },
+      seed: job.seed,
+      device: job.device,
+      threads: job.threads,
+      // A real turn of the event loop, so that messages and signals are heard between steps.
+      progress: (report) =>
+        Effect.andThen(
+          Effect.sync(() => progress(report)),
+          nextTurn
+        ),
+      checkpoints: job.checkpoints === null ? noCheckpoints : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop)
+    }
+    const run: StageInfo["run"] = (given) => stage.run(keyedOnly(stage, given))
+    const { sharding } = stage
     const written = yield* Effect.suspend(() =>
-      stage.run(
-        keyedOnly(stage, {
-          config,
-          inputs: inputs,
-          output: { path: job.output, type: stage.output },
-          seed: job.seed,
-          device: job.device,
-          threads: job.threads,
-          // A real turn of the event loop, so that messages and signals are heard between steps.
-          progress: (report) =>
-            Effect.andThen(
-              Effect.sync(() => progress(report)),
-              nextTurn
-            ),
-          shards: job.shards ?? null,
-          checkpoints: job.checkpoints === null ? noCheckpoints : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop)
-        })
-      )
+      sharding === undefined ? run(context) : runMapped({ ...stage, run }, sharding, context, job.shards ?? undefined)
     )
     if (written?.slot?.path !== job.output)
       return yield* new StageError({
@@ -85,14 +87,9 @@ export const runStage = (
     })
   )
 
-/**
- * What is in no key of the stage's it can't read: a result that depended on it would be found for another seed or another device too. A mapped stage
- * hands the whole context on to the one that is mapped: to that these are the same in every run.
- */
+/** What is in no key of the stage's it can't read: a result that depended on it would be found for another seed or another device too. */
 const keyedOnly = (stage: StageInfo, context: Context): Context => {
   const tensors = stage.resources.tensors === true
-  if (stage.sharding !== undefined)
-    return { ...context, ...(stage.seeded ? {} : { seed: 0 }), ...(tensors ? {} : { device: "cpu" as const, threads: 1 }) }
   const refuse = (field: "seed" | "device" | "threads", declaration: string) => {
     const get = () => {
       const error = new Error(

@@ -13,7 +13,7 @@ import type { Numerics } from "../key/numerics.ts"
 import type { Pipeline } from "../define/pipeline.ts"
 import { gatherFacts, makePlan, type Plan } from "./plan.ts"
 import { Scheduler } from "./scheduler.ts"
-import type { Progress } from "../define/stage.ts"
+import type { Progress } from "../define/stage-info.ts"
 import { Store } from "../store/store.ts"
 
 export interface RunOptions {

@@ -1,40 +1,17 @@
 /**
- * Checkpoints inside a stage: what a stage that was killed goes on from. `checkpoints/<key>/<step>/` holds the stage's own files and, written
+ * Checkpoints inside a stage, on disk: what a stage that was killed goes on from. `checkpoints/<key>/<step>/` holds the stage's own files and, written
  * last, a seal with the size and sha256 of each. The key names code, config, seed, inputs and numerics, so a stage only ever meets checkpoints of
  * the very computation it is doing; single-flight (flights.ts) keeps others from writing there meanwhile. The last two are kept, and all go when
  * the stage's result is recorded.
- *
- * When one is written is a matter of time, so the result must not depend on it: a stage saves all that its next steps read, and on nothing else
- * does it look whether it was resumed.
  */
 import { createHash, randomUUID } from "node:crypto"
 import { open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises"
 import { dirname, join, relative } from "node:path"
 import * as Effect from "effect/Effect"
+import type { Checkpoints, ResumePoint } from "../define/checkpoints.ts"
 import { isGone, messageOf, StageError } from "../errors.ts"
 import { makeFolder } from "./home.ts"
 import { foldersOf, sha256File } from "./store.ts"
-
-/** What a stage left of itself. */
-export interface Checkpoint {
-  /** How many steps were done: the next is step number `step`, counted from 0. */
-  readonly step: number
-  /** The folder with the stage's files. */
-  readonly path: string
-}
-
-/** How a stage keeps its way. Every `due` is to be followed by a `save` when it is true. */
-export interface Checkpoints {
-  /** The newest whole one. A damaged one is passed over, with a note, for the one before. */
-  readonly latest: Effect.Effect<Checkpoint | undefined>
-  /** Whether it is time for one: call it after each step. */
-  readonly due: () => boolean
-  /**
-   * Keeps what `write` puts into the folder it is given: all that is needed to go on after `step` steps. A disk that is full does not stop the
-   * stage: a note says so, the older ones stay, and it is tried again later.
-   */
-  readonly save: (step: number, write: (folder: string) => Effect.Effect<void, { readonly message: string }>) => Effect.Effect<void>
-}
 
 export interface CheckpointOptions {
   /** Where those of this key are. */
@@ -44,9 +21,6 @@ export interface CheckpointOptions {
   /** Steps between two, at most; whichever comes first. */
   readonly steps?: number | undefined
 }
-
-/** For a stage that is to be made from its beginning (verify), and for tests. */
-export const noCheckpoints: Checkpoints = { latest: Effect.succeed(undefined), due: () => false, save: () => Effect.void }
 
 /** What is asked of a running stage from outside: to save what it has and stop. */
 export interface StopRequest {
@@ -165,7 +139,7 @@ const damage = async (folder: string): Promise<string | undefined> => {
   return undefined
 }
 
-const newest = async (folder: string, note: (message: string) => void): Promise<Checkpoint | undefined> => {
+const newest = async (folder: string, note: (message: string) => void): Promise<ResumePoint | undefined> => {
   const names = (await read(() => readdir(folder))) ?? []
   // What a killed stage was writing.
   for (const name of names) if (name.startsWith("new-")) await rm(join(folder, name), { recursive: true, force: true })

@@ -12,7 +12,7 @@ import type { Llama } from "../../models/llama.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
 import { writeSafetensors } from "../../models/safetensors.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
-import type { Checkpoint, Checkpoints } from "../../runtime/store/checkpoints.ts"
+import type { ResumePoint, Checkpoints } from "../../runtime/define/checkpoints.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
 import { cloneLlama } from "./models.ts"
 import { PpoEvaluation, PpoIteration } from "./record.ts"
@@ -79,7 +79,7 @@ export const keepPpo = (
 
 /** Makes models and trainer what they were when the checkpoint was written, and gives what was recorded until then. */
 export const resumePpo = Effect.fn("resumePpo")(function* (
-  found: Checkpoint,
+  found: ResumePoint,
   { policy, value, reference, trainer }: Models
 ): Effect.fn.Return<Recorded, ArtifactError> {
   const path = join(found.path, stateFile)

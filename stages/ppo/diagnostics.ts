@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeReport } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import { report } from "../../schemas/artifact.ts"
+import { report } from "../../schemas/report.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { PpoDiagnostics, readRecord } from "./record.ts"
 

@@ -22,7 +22,7 @@ import { loadPolicy, loadReward, saveCheckpoint } from "../../models/checkpoint.
 import type { Llama } from "../../models/llama.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
 import { type Generated, generate } from "../../models/sampler.ts"
-import type { Checkpoint as KeptCheckpoint } from "../../runtime/store/checkpoints.ts"
+import type { ResumePoint } from "../../runtime/define/checkpoints.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import type { ArtifactType, Checkpoint } from "../../schemas/artifact.ts"
 import { validateCheckpoint } from "../../schemas/checkpoint-files.ts"
@@ -150,7 +150,7 @@ export class PpoDivergedError extends Schema.TaggedError<PpoDivergedError>()("Pp
 }
 
 /** The error with where the last checkpoint is, if there is one. The record has it without: paths are no result. */
-const withLast = (error: PpoDivergedError, last: KeptCheckpoint | undefined): PpoDivergedError => {
+const withLast = (error: PpoDivergedError, last: ResumePoint | undefined): PpoDivergedError => {
   if (last === undefined) return error
   const { iteration, what, message } = error
   return new PpoDivergedError({

@@ -13,7 +13,7 @@ import { readRows, writeDataset, writeReport } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
 import { fitsChatFormat } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import { report } from "../../schemas/artifact.ts"
+import { report } from "../../schemas/report.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import {

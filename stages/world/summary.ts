@@ -9,7 +9,7 @@ import * as Schema from "effect/Schema"
 import { readReport, readRows, writeReport } from "../../data/dataset.ts"
 import { grade } from "../../data/world/oracle.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import { report } from "../../schemas/artifact.ts"
+import { report } from "../../schemas/report.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import {
   type Completion,

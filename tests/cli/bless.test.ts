@@ -11,7 +11,7 @@ import * as Schema from "effect/Schema"
 import { writeReport } from "../../../data/dataset.ts"
 import * as Pipeline from "../../../runtime/pipeline.ts"
 import * as Stage from "../../../runtime/stage.ts"
-import { report } from "../../../schemas/artifact.ts"
+import { report } from "../../../schemas/report.ts"
 import { hyperInt } from "../../../schemas/hyper.ts"
 import { counted } from "./helper.ts"
 

@@ -6,7 +6,7 @@ import * as arrow from "apache-arrow"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { afterAll, expect, it } from "vitest"
-import { dataset } from "../../schemas/artifact.ts"
+import { dataset } from "../../schemas/dataset.ts"
 import { openRows, validateDataset, writeRows } from "../../schemas/dataset-file.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "caravan-drift-"))

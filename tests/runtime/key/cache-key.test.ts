@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest"
-import { cacheKey, digestOf, type KeyParts } from "../../../runtime/key/cache-key.ts"
+import { digestOf } from "../../../runtime/encoding.ts"
+import { cacheKey, type KeyParts } from "../../../runtime/key/cache-key.ts"
 
 const parts: KeyParts = {
   stage: "sft",
@@ -44,7 +45,9 @@ describe("the cache key", () => {
       { inputs: { ...parts.inputs, sets: ["3".repeat(64), "2".repeat(64)] } },
       { inputs: { ...parts.inputs, sets: "2".repeat(64) } },
       { numerics: { ...parts.numerics, threads: "2" } },
-      { numerics: null }
+      { numerics: null },
+      { mapping: 1 },
+      { mapping: 2 }
     ]
     const keys = [parts, ...others.map((other) => ({ ...parts, ...other }))].map(cacheKey)
     expect(new Set(keys).size).toBe(keys.length)

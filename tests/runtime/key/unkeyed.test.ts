@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { readRows, writeDataset, writeReport } from "../../../data/dataset.ts"
 import { type Job, runStage } from "../../../runtime/run/run-stage.ts"
 import * as Stage from "../../../runtime/define/stage.ts"
-import { report } from "../../../schemas/artifact.ts"
+import { report } from "../../../schemas/report.ts"
 import { Texts } from "../../../schemas/rows.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
 
@@ -62,25 +62,18 @@ describe("a stage that reads", () => {
   })
 })
 
-it("within a mapped stage they are the same whatever the run's are", async () => {
+it("a mapped stage can't read it either, in any shard", async () => {
   const inner = Stage.make("inner", {
     config: Schema.Struct({}),
     inputs: { texts: Texts },
     output: Texts,
     seeded: false,
-    run: Effect.fn("inner")(function* ({ device, inputs, output, seed, threads }) {
-      const rows = yield* readRows(inputs.texts, Texts)
-      return yield* writeDataset(
-        output,
-        rows.map(() => ({ text: `${seed} ${device} ${threads}` }))
-      )
-    })
+    run: ({ output, seed }) => writeDataset(output, [{ text: String(seed) }])
   })
   const input = join(folder, "input")
   mkdirSync(input)
   await Effect.runPromise(writeDataset({ path: input, type: Texts }, [{ text: "a" }]))
   const given = job({ texts: { path: input, type: Texts.name, digest: "", contentDigest: "" } })
-  await Effect.runPromise(runStage(Stage.map(inner, { over: "texts", rows: 1 }).stage, given, () => undefined))
-  const made = { path: given.output, type: Texts.name, digest: "", contentDigest: "" }
-  expect(await Effect.runPromise(readRows(made, Texts))).toEqual([{ text: "0 cpu 1" }])
+  const running = Effect.runPromise(runStage(Stage.map(inner, { over: "texts", rows: 1 }).stage, given, () => undefined))
+  await expect(running).rejects.toThrow(/Shard 1 of 1.*reads the seed it runs with, but its key has none.*Declare `seeded: true`/)
 })

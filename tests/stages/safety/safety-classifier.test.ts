@@ -9,7 +9,7 @@ import { encodeDialogue, encodePrompt, fitsChatFormat } from "../../../models/ch
 import { saveCheckpoint } from "../../../models/checkpoint.ts"
 import { initLlama, type Llama } from "../../../models/llama.ts"
 import { presets } from "../../../models/config.ts"
-import { digestOf } from "../../../runtime/key/cache-key.ts"
+import { digestOf } from "../../../runtime/encoding.ts"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { Policy } from "../../../schemas/checkpoint.ts"
 import { decodeConfig, describeConfig } from "../../../schemas/hyper.ts"

@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import { readRows } from "../../../data/dataset.ts"
-import { shardSeed } from "../../../runtime/define/map.ts"
+import { shardSeed } from "../../../runtime/run/mapped.ts"
 import { fileAt, type Node } from "../../../runtime/define/node.ts"
 import { Numerics } from "../../../runtime/key/numerics.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
@@ -255,20 +255,5 @@ describe("what is kept of shards", () => {
     const checked = await Effect.runPromise(verify(pipelineOf(upperBy2, {}), {}, { home: join(folder, "home") }).pipe(numerics))
     expect(checked.nodes.find(({ id }) => id === "out")).toMatchObject({ status: "same" })
     expect(ran()).toEqual(["2", "2", "2"])
-  })
-})
-
-describe("Stage.map", () => {
-  it("refuses what can't be mapped, and says why", () => {
-    const map =
-      (options: object, stage: unknown = upper) =>
-      () =>
-        Stage.map(stage as typeof upper, options as { over: "texts"; rows: number })
-    expect(map({ over: "words", rows: 2 })).toThrow(/Stage\.map\(upper, .*no input "words", only texts, more/)
-    expect(map({ over: "more", rows: 2 })).toThrow(/the input "more" is not one dataset/)
-    expect(map({ over: "file", rows: 2 }, lines)).toThrow(/the input "file" is not one dataset/)
-    expect(map({ over: "texts", rows: 0 })).toThrow(/rows must be a whole number, 1 or more/)
-    expect(map({ over: "texts", rows: 2.5 })).toThrow(/rows must be/)
-    expect(map({ over: "texts", rows: 3 }, upperBy2)).toThrow(/mapped already/)
   })
 })

@@ -1,4 +1,4 @@
-/** The file of a report: `report.json`, with sorted keys, so that equal reports are equal bytes. */
+/** Reports: their types and their file, `report.json`, with sorted keys, so that equal reports are equal bytes. */
 import { readFile, writeFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -52,5 +52,15 @@ export const readContent = <Content>(directory: string, type: ReportType<Content
     )
   })
 
-export const validateReport = (directory: string, type: ReportType<any>): Effect.Effect<void, ArtifactError> =>
-  Effect.asVoid(readContent(directory, type))
+/** JSON of one schema, as `report.json`. */
+export const report = <Content>(content: Schema.Codec<Content, any>, name: string): ReportType<Content> => {
+  const full = `report:${name}`
+  const type: ReportType<Content> = {
+    kind: "report",
+    name: full,
+    accepts: (other) => other === full,
+    content,
+    validate: (directory) => Effect.asVoid(readContent(directory, type))
+  }
+  return type
+}

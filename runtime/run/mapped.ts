@@ -1,0 +1,228 @@
+/**
+ * Running a mapped stage (`Stage.map`, docs/decisions/0010-stage-map.md): the dataset at one port is cut after every so many rows, the stage runs on each
+ * piece, and the rows of its outputs follow each other in order. What was made of a shard is kept (store/shards.ts) and found again, by this node after
+ * a kill and by the next one when rows were appended.
+ */
+import { createHash } from "node:crypto"
+import { mkdirSync, readFileSync, rmdirSync, unlinkSync, writeFileSync } from "node:fs"
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import { type ArtifactRef, type DatasetType, type Written, written } from "../../schemas/artifact.ts"
+import type { OpenDataset } from "../../schemas/dataset-file.ts"
+import { type Checkpoints, noCheckpoints } from "../define/checkpoints.ts"
+import type { Context, Progress, Sharding, StageInfo } from "../define/stage-info.ts"
+import { digestOf } from "../encoding.ts"
+import { messageOf } from "../errors.ts"
+
+/** Part of the key of every mapped stage. Raise it when how a stage is mapped changes its results: how it is cut, the shards' seeds, how they are joined. */
+export const mappingVersion = 1
+
+const fileName = "data.arrow"
+/** How far it is is told at most this often, in milliseconds; a stage tells of its own steps besides. */
+const tellInterval = 50
+/** Steps within a shard that its checkpoints can be told apart by. */
+const stepsOfShard = 1_000_000
+
+/** An error of one shard, with the inner stage's own tag: it says whether trying again may help. */
+class ShardError extends Error {
+  readonly _tag: string | undefined
+  constructor(tag: string | undefined, message: string, cause: unknown) {
+    super(message, { cause })
+    this._tag = tag
+    // Where the stage's author made the mistake, not here.
+    if (cause instanceof Error && cause.stack !== undefined) this.stack = cause.stack
+  }
+}
+
+/** The rows of an open dataset, a batch in memory at a time, `size` together. */
+async function* shardsOf(file: OpenDataset, size: number): AsyncGenerator<Array<unknown>> {
+  let shard: Array<unknown> = []
+  for (let i = 0; i < file.batches; i++) {
+    for (const row of (await file.batch(i)) as Array<unknown>) {
+      shard.push(row)
+      if (shard.length < size) continue
+      yield shard
+      shard = []
+    }
+  }
+  if (shard.length > 0) yield shard
+}
+
+/** A consumer of rows that is fed a list at a time: `push` resolves once the list is taken, and rejects, as `end` does, with what the consumer throws. */
+const pipe = <A>(consume: (rows: AsyncIterable<unknown>) => Promise<A>) => {
+  const lists: Array<ReadonlyArray<unknown>> = []
+  let [ended, broken] = [false, false]
+  let [given, taken] = [() => {}, () => {}]
+  const rows = async function* () {
+    for (;;) {
+      for (let list = lists.shift(); list !== undefined; list = lists.shift()) {
+        yield* list
+        taken()
+      }
+      if (ended) return
+      await new Promise<void>((resolve) => (given = resolve))
+    }
+  }
+  const result = consume(rows())
+  // Whoever pushes or ends hears of it.
+  result.catch(() => {
+    broken = true
+    taken()
+  })
+  return {
+    push: async (list: ReadonlyArray<unknown>): Promise<void> => {
+      const done = new Promise<void>((resolve) => (taken = resolve))
+      lists.push(list)
+      given()
+      if (!broken) await done
+      if (broken) await result
+    },
+    end: (): Promise<A> => {
+      ended = true
+      given()
+      return result
+    }
+  }
+}
+
+/** Runs a mapped stage on all shards. */
+export const runMapped = (
+  stage: StageInfo,
+  { over, rows: size }: Sharding,
+  context: Context,
+  /** Where what is made of shards is kept; undefined: no longer than the stage runs. */
+  kept: string | undefined
+): Effect.Effect<Written<any>, { readonly message: string }> =>
+  Effect.gen(function* () {
+    const [{ openRows, writeRows }, { datasetBytes }, { Shards }] = yield* Effect.promise(() =>
+      Promise.all([import("../../schemas/dataset-file.ts"), import("../../schemas/dataset-bytes.ts"), import("../store/shards.ts")])
+    )
+    const inputs = context.inputs as Readonly<Record<string, ArtifactRef<any>>>
+    const inputType = stage.inputs[over] as DatasetType<unknown>
+    const outputType = stage.output as DatasetType<unknown>
+    const [input, output] = [datasetBytes(inputType), datasetBytes(outputType)]
+    // Within the output's folder: it goes with that, however this ends.
+    const scratch = join(context.output.path, "shards")
+    const [cut, folder] = [join(scratch, "input"), join(scratch, "output")]
+    yield* Effect.acquireRelease(
+      Effect.promise(() => mkdir(cut, { recursive: true })),
+      () => Effect.promise(() => rm(scratch, { recursive: true, force: true }))
+    )
+    const file = yield* Effect.acquireRelease(openRows(inputs[over]!.path, inputType), (opened) => Effect.promise(() => opened.close()))
+    const open = (path: string) => attempt(`Opening ${path}, where what is made of shards is kept`, () => new Shards(path))
+    const shards = yield* Effect.acquireRelease(
+      kept === undefined
+        ? open(join(scratch, "shards.db"))
+        : open(kept).pipe(
+            Effect.catch(({ message }) =>
+              Effect.andThen(context.progress({ note: `${message}. It goes on and keeps no shards` }), open(join(scratch, "shards.db")))
+            )
+          ),
+      (opened) => Effect.sync(() => opened.close())
+    )
+    const count = Math.ceil(file.rowCount / size)
+    let told = 0
+
+    const makeShard = (index: number, rows: ReadonlyArray<unknown>, bytes: Uint8Array, key: string) =>
+      Effect.gen(function* () {
+        // Small files of one's own: waiting for each would take longer than they do.
+        writeFileSync(join(cut, fileName), bytes)
+        mkdirSync(folder)
+        const digest = createHash("sha256").update(bytes).digest("hex")
+        const seed = stage.seeded ? shardSeed(context.seed, index) : context.seed
+        const done = yield* stage.run({
+          ...context,
+          inputs: { ...inputs, [over]: { path: cut, type: inputType.name, digest, contentDigest: digest } },
+          output: { path: folder, type: outputType },
+          seed,
+          progress: (report) => context.progress(within(report, index, count)),
+          checkpoints: ofShard(context.checkpoints, index, key)
+        })
+        if (done?.slot?.path !== folder)
+          return yield* Effect.fail({
+            _tag: "NothingWritten",
+            message: `Stage ${stage.name} did not return its own output: end with writeDataset(output, ...).`
+          })
+        const [result, made] = yield* attempt(`Reading what stage ${stage.name} wrote`, () => {
+          const written = readFileSync(join(folder, fileName))
+          return [written, output.decode(written)] as const
+        })
+        yield* attempt("Keeping it", () => shards.put(key, result))
+        // Half the price of a removal with all below: there is nothing else in a dataset.
+        unlinkSync(join(folder, fileName))
+        rmdirSync(folder)
+        return made
+      }).pipe(
+        Effect.catchCause((cause) => {
+          if (Cause.hasInterruptsOnly(cause)) return Effect.interrupt
+          const error = Cause.squash(cause) as { readonly _tag?: string }
+          const first = index * size + 1
+          const message = `Shard ${index + 1} of ${count} (rows ${first} to ${first + rows.length - 1} of "${over}"): ${messageOf(error)}`
+          const failure = new ShardError(error?._tag, message, error)
+          return error?._tag === undefined ? Effect.die(failure) : Effect.fail(failure)
+        })
+      )
+
+    const results = yield* Effect.acquireRelease(
+      Effect.sync(() => pipe((rows: AsyncIterable<unknown>) => writeRows(context.output.path, outputType, rows))),
+      ({ end }) => Effect.promise(() => end().catch(() => 0))
+    )
+    const iterator = shardsOf(file, size)
+    for (let index = 0; ; index++) {
+      const next = yield* Effect.promise(() => iterator.next())
+      if (next.done === true) break
+      const bytes = input.encode(next.value)
+      const key = keyOf(bytes, stage.seeded ? index : null)
+      const found = yield* attempt("Looking for what was made of it", () => shards.get(key))
+      const rows = found === undefined ? yield* makeShard(index, next.value, bytes, key) : output.decode(found)
+      yield* Effect.promise(() => results.push(rows))
+      if (performance.now() - told > tellInterval || index + 1 === count) {
+        told = performance.now()
+        yield* context.progress({ step: index + 1, total: count })
+      }
+    }
+    const total = yield* Effect.promise(() => results.end())
+    return written(context.output, { rows: total, shards: count })
+  }).pipe(Effect.scoped)
+
+const attempt = <A>(doing: string, body: () => A): Effect.Effect<A, { readonly _tag: string; readonly message: string }> =>
+  Effect.try({ try: body, catch: (cause) => ({ _tag: "BadOutput", message: `${doing}: ${messageOf(cause)}` }) })
+
+/** A shard's place is part of its key where the stage draws random numbers: equal shards then have different seeds. */
+const keyOf = (bytes: Uint8Array, index: number | null): string =>
+  `${index === null ? "" : `${index}:`}${createHash("sha256").update(bytes).digest("hex")}`
+
+/** The seed of a shard, 0 .. 2^48 - 1: of its place, so that neither those before it nor what was found of them matter. */
+export const shardSeed = (seed: number, index: number): number => Number.parseInt(digestOf(["caravan shard", seed, index]).slice(0, 12), 16)
+
+/** How far a shard is, told as a part of the whole. */
+const within = ({ step, total, message, ...others }: Progress, index: number, count: number): Progress => {
+  const place = step === undefined ? [] : [`step ${step}${total === undefined ? "" : `/${total}`}`]
+  const parts = [...place, ...(message === undefined ? [] : [message])]
+  return { ...others, step: index, total: count, message: `shard ${index + 1}${parts.length === 0 ? "" : `: ${parts.join(", ")}`}` }
+}
+
+/** The node's checkpoints as one shard sees them: those of others are not its own. */
+const ofShard = (checkpoints: Checkpoints, index: number, key: string): Checkpoints => {
+  if (checkpoints === noCheckpoints) return checkpoints
+  return {
+    due: checkpoints.due,
+    latest: Effect.gen(function* () {
+      const found = yield* checkpoints.latest
+      if (found === undefined) return undefined
+      const text = yield* Effect.promise(() => readFile(join(found.path, "shard"), "utf8").catch(() => ""))
+      const [whose, step] = text.split(" ")
+      return whose === key ? { step: Number(step), path: join(found.path, "state") } : undefined
+    }),
+    save: (step, write) =>
+      checkpoints.save(index * stepsOfShard + Math.min(step, stepsOfShard - 1), (folder) =>
+        Effect.gen(function* () {
+          yield* Effect.promise(() => mkdir(join(folder, "state")))
+          yield* Effect.promise(() => writeFile(join(folder, "shard"), `${key} ${step}`))
+          yield* write(join(folder, "state"))
+        })
+      )
+  }
+}
