@@ -57,10 +57,10 @@ describe("pipeline files", () => {
     refuses(["graph", file("other.ts", "export default 7\n")], /its default export is not a pipeline/))
   it("wired wrongly by untyped code", () => {
     const text = `import * as Schema from "effect/Schema"
-import { fileAt } from "../../../runtime/node.ts"
-import * as Pipeline from "../../../runtime/pipeline.ts"
-import { sft } from "../../../stages/sft.ts"
-import { importPreferences } from "../../../stages/import.ts"
+import { fileAt } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { sft } from "../../../stages/training/sft.ts"
+import { importPreferences } from "../../../stages/data/import.ts"
 export default Pipeline.make("wrong", { params: Schema.Struct({}) }, () => ({ x: sft({ init: importPreferences({ file: fileAt("pairs.jsonl") }), demonstration: 1 } as never) }))
 `
     refuses(["plan", file("wrong.ts", text)], /one of its inputs is 1, not a node/)

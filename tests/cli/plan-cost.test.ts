@@ -38,10 +38,10 @@ const costOf = (plan: PlanDocument, id: string) => plan.nodes.find((node) => nod
 // SFT on a file, from a model that is awaited.
 const source = (only: boolean) => `
 import * as Schema from "effect/Schema"
-import { fileAt } from "../../../runtime/node.ts"
-import * as Pipeline from "../../../runtime/pipeline.ts"
-import { importDemonstrations, importPolicy } from "../../../stages/import.ts"
-import { sft } from "../../../stages/sft.ts"
+import { fileAt } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { importDemonstrations, importPolicy } from "../../../stages/data/import.ts"
+import { sft } from "../../../stages/training/sft.ts"
 export default Pipeline.make("small", { params: Schema.Struct({}) }, () => {
   const file = fileAt("dialogues.jsonl").expecting({ rows: 8192, promptTokens: 100, responseTokens: 150 })
   const demonstrations = importDemonstrations({ file }).named("dialogues")

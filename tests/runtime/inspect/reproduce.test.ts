@@ -78,8 +78,8 @@ import * as Schema from "effect/Schema"
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { writeDataset } from "../../../data/dataset.ts"
-import * as Pipeline from "../../../runtime/pipeline.ts"
-import * as Stage from "../../../runtime/stage.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import * as Stage from "../../../runtime/define/stage.ts"
 import { Texts } from "../../../schemas/rows.ts"
 export const drift = Stage.make("drift", {
   config: Schema.Struct({}), inputs: {}, output: Texts, seeded: false,

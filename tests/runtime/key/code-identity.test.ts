@@ -14,7 +14,7 @@ const files = {
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../../../data/dataset.ts"
-import * as Stage from "../../../../runtime/stage.ts"
+import * as Stage from "../../../../runtime/define/stage.ts"
 import { hyperInt } from "../../../../schemas/hyper.ts"
 import { Texts } from "../../../../schemas/rows.ts"
 import { clip, loud, type Text } from "./helper.ts"

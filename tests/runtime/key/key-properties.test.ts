@@ -288,7 +288,7 @@ const sourceOf = ({ constants, unused, dress }: Code, dressed: boolean): Record<
     "stage.ts": `import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeReport } from "../../../../data/dataset.ts"
-import * as Stage from "../../../../runtime/stage.ts"
+import * as Stage from "../../../../runtime/define/stage.ts"
 import { report } from "../../../../schemas/report.ts"
 import { f0 } from "./chain.ts"
 ${between()}const Out = report(Schema.Struct({ n: Schema.Number }), "chain/1")

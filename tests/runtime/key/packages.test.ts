@@ -24,7 +24,7 @@ type Files = Readonly<Record<string, string>>
 const stageThat = (says: string, imports = ""): string => `${imports}
 import * as Schema from "effect/Schema"
 import { writeReport } from "../../../../data/dataset.ts"
-import * as Stage from "../../../../runtime/stage.ts"
+import * as Stage from "../../../../runtime/define/stage.ts"
 import { report } from "../../../../schemas/report.ts"
 const Out = report(Schema.Struct({ said: Schema.Unknown }), "said/1")
 export const say = Stage.make("say", { config: Schema.Struct({}), inputs: {}, output: Out, run: ({ output }) => writeReport(output, { said: ${says} }) })

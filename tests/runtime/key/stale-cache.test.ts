@@ -33,7 +33,7 @@ const sources = {
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeReport } from "../../../../data/dataset.ts"
-import * as Stage from "../../../../runtime/stage.ts"
+import * as Stage from "../../../../runtime/define/stage.ts"
 import { External } from "../../../../schemas/artifact.ts"
 import { report } from "../../../../schemas/report.ts"
 import { hyper, hyperInt } from "../../../../schemas/hyper.ts"

@@ -63,7 +63,7 @@ describe("what a child prints", () => {
       `import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeReport } from "../../../data/dataset.ts"
-import * as Stage from "../../../runtime/stage.ts"
+import * as Stage from "../../../runtime/define/stage.ts"
 import { report } from "../../../schemas/report.ts"
 export const printing = Stage.make("printing", {
   config: Schema.Struct({}),

@@ -150,7 +150,7 @@ describe("what goes wrong with one node", { timeout: 60_000 }, () => {
       join(folder, "selfish.ts"),
       `import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import * as Stage from "../../../runtime/stage.ts"
+import * as Stage from "../../../runtime/define/stage.ts"
 import { Texts } from "../../../schemas/rows.ts"
 export const selfish = Stage.make("selfish", { config: Schema.Struct({}), inputs: {}, output: Texts, run: () => Effect.interrupt })
 `
