@@ -1,8 +1,8 @@
-/** The whole recipe on the small world (world-recipe.ts), small enough for two cores: `npm run demo`. */
+/** The whole recipe on the small world (world/recipe.ts), small enough for two cores: `npm run demo`. */
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../runtime/define/pipeline.ts"
-import { worldParams } from "./world-params.ts"
-import { worldRecipe } from "./world-recipe.ts"
+import { worldParams } from "./world/params.ts"
+import { worldRecipe } from "./world/recipe.ts"
 
 export default Pipeline.make(
   "demo",

@@ -1,11 +1,11 @@
-/** The whole recipe on the small world (world-recipe.ts) at ten million parameters, on a GPU: `npm run study`. Start from a Llama of your own with model. */
+/** The whole recipe on the small world (world/recipe.ts) at ten million parameters, on a GPU: `npm run study`. Start from a Llama of your own with model. */
 import * as Schema from "effect/Schema"
 import { fileAt } from "../runtime/define/node.ts"
 import * as Pipeline from "../runtime/define/pipeline.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
 import { importPolicy } from "../stages/data/import.ts"
-import { worldParams } from "./world-params.ts"
-import { worldRecipe } from "./world-recipe.ts"
+import { worldParams } from "./world/params.ts"
+import { worldRecipe } from "./world/recipe.ts"
 
 const Params = Schema.Struct({
   ...worldParams,

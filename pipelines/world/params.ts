@@ -1,5 +1,6 @@
-/** Sizes and choices of the recipe on the small world (world-recipe.ts). */
-import { hyper, hyperInt } from "../schemas/hyper.ts"
+/** Sizes and choices of the recipe on the small world (recipe.ts), and what follows from them alone. */
+import * as Schema from "effect/Schema"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
 
 /** What can be left out, to see what it is worth (docs/ablations.md). */
 export const parts = ["nothing", "margin", "ppo", "prior-versions", "safety-model", "distillation", "ghost-attention"] as const
@@ -68,3 +69,24 @@ export const worldParams = {
   inferenceBatch: hyperInt(64, "sequences decoded or scored at once", { min: 1 }),
   precision: hyper("float32", "of every model", ["float32", "bfloat16"])
 }
+
+const WorldParams = Schema.Struct(worldParams)
+export type WorldParams = typeof WorldParams.Type
+
+/** Whether the recipe has this step. */
+export const has = ({ without }: WorldParams, part: (typeof parts)[number]): boolean => without !== part
+
+/** How every model answers, and how rows are scored. */
+export const samplingOf = ({
+  inferenceBatch: batchSize,
+  maxNewTokens,
+  precision
+}: Pick<WorldParams, "inferenceBatch" | "maxNewTokens" | "precision">) => ({
+  maxNewTokens,
+  batchSize,
+  precision
+})
+export const scoringOf = ({ inferenceBatch: batchSize, precision }: Pick<WorldParams, "inferenceBatch" | "precision">) => ({
+  batchSize,
+  precision
+})

@@ -1,0 +1,48 @@
+/** What a round of RLHF (§3.2) is in every recipe: its version's name, and its two reward models. */
+import type { Node } from "../runtime/define/node.ts"
+import type { Preference } from "../schemas/rows.ts"
+import { bestHelpfulnessReward, bestSafetyReward } from "../stages/reward/best-reward.ts"
+import type { evaluateReward } from "../stages/reward/evaluate-reward.ts"
+import { helpfulnessMixture, safetyMixture } from "../stages/reward/reward-mixture.ts"
+import { helpfulnessRewardModel, safetyRewardModel } from "../stages/reward/reward-model.ts"
+import type { ByKind, HelpfulnessReward, Policy, Rewards, Rows, SafetyReward } from "./nodes.ts"
+
+/** The last version by rejection sampling has PPO on top of it, which has its name. */
+export const nameOf = (round: number, rounds: number): string => (round === rounds ? `rlhf-v${round}-rs` : `rlhf-v${round}`)
+
+/** Gives a node its name in a round. */
+export type Named = <A>(node: Node<A>, name: string) => Node<A>
+
+/** What reward models are trained on. */
+export interface RewardData {
+  readonly preferences: ByKind<ReadonlyArray<Rows<Preference>>>
+  readonly openSource: ReadonlyArray<Rows<Preference>>
+  /** Those of the open-source sets that are about safety. */
+  readonly harmless: ReadonlyArray<Rows<Preference>>
+}
+
+/** §3.2.2: two reward models on all pairs so far, from the chat model of the round, so that they know what it knows. */
+export const rewardModels = (
+  init: Policy,
+  { preferences, openSource, harmless }: RewardData,
+  training: NonNullable<Parameters<typeof helpfulnessRewardModel>[1]>,
+  named: Named
+): Rewards => {
+  const others = openSource.filter((set) => !harmless.includes(set))
+  const forHelpfulness = named(helpfulnessMixture({ ...preferences, openSource }), "helpfulness-mixture")
+  const forSafety = named(safetyMixture({ ...preferences, harmless, openSource: others }), "safety-mixture")
+  return {
+    helpfulness: named(helpfulnessRewardModel({ init, pairs: forHelpfulness }, training), "helpfulness-reward"),
+    safety: named(safetyRewardModel({ init, pairs: forSafety }, training), "safety-reward")
+  }
+}
+
+/** §3.2.3: the best of some reward models by their accuracies on held-out pairs. */
+export const bestRewards = (
+  candidates: { readonly helpfulness: ReadonlyArray<HelpfulnessReward>; readonly safety: ReadonlyArray<SafetyReward> },
+  accuracies: ByKind<ReadonlyArray<ReturnType<typeof evaluateReward>>>,
+  named: Named
+): Rewards => ({
+  helpfulness: named(bestHelpfulnessReward({ candidates: candidates.helpfulness, scores: accuracies.helpfulness }), "best-helpfulness"),
+  safety: named(bestSafetyReward({ candidates: candidates.safety, scores: accuracies.safety }), "best-safety")
+})

@@ -1,0 +1,86 @@
+/** What takes longer to evaluate: diversity, a reward model that took no part in tuning, a safety classifier and the violations that it finds. */
+import { mixPreferences } from "../../stages/data/mix.ts"
+import { rewardHacking } from "../../stages/evaluation/reward-hacking.ts"
+import { selfBleu } from "../../stages/evaluation/self-bleu.ts"
+import { generalRewardModel } from "../../stages/reward/reward-model.ts"
+import { score } from "../../stages/reward/score.ts"
+import { evaluateClassifier, violationRate } from "../../stages/safety/evaluate-classifier.ts"
+import { classifyCompletions, safetyClassifier, safetyClassifierData } from "../../stages/safety/safety-classifier.ts"
+import { kinds, type Policy } from "../nodes.ts"
+import type { FirstModels } from "./base-and-sft.ts"
+import type { JudgedVersion } from "./evaluation.ts"
+import { scoringOf, type WorldParams } from "./params.ts"
+import { type Collected, judgedPairs } from "./preferences.ts"
+import { promptsOf, type PromptSets } from "./prompts.ts"
+import type { Sweep } from "./rejection-sampling.ts"
+import { rewardTraining } from "./reward-models.ts"
+
+/** Figure 21: Self-BLEU at each temperature, SFT beside the last version. */
+const diversityOf = (sft: Sweep, last: Sweep) => {
+  const swept = [
+    { name: "sft", samples: sft.samples },
+    { name: "last", samples: last.samples }
+  ].flatMap(({ name, samples }) => samples.map(({ completions, temperature }) => ({ name: `${name} at ${temperature}`, completions })))
+  return selfBleu({ completions: swept.map(({ completions }) => completions) }, { names: swept.map(({ name }) => name) }).named("diversity")
+}
+
+/** §3.4.1: a general reward model from pairs of models before SFT, on prompts of its own. */
+const generalReward = ({ base, bootstrapped }: FirstModels, params: WorldParams) => {
+  const apart = kinds.map((kind) => {
+    const prompts = promptsOf(kind, "train", params.pairs, "general-prompts", 9)
+    const names = { pairs: `pairs-general-${kind}`, preferences: `preferences-general-${kind}` }
+    return judgedPairs({ first: bootstrapped, second: base, prompts }, kind, params, names).preferences
+  })
+  const pairs = mixPreferences({ datasets: apart }, { weights: [1, 1] }).named("general-pairs")
+  return generalRewardModel({ init: bootstrapped, pairs }, rewardTraining(params)).named("general-reward")
+}
+
+/** In the manner of Llama Guard; its context is too short for a list of the categories. */
+const guardOf = (init: Policy, { forPairs, forTestPairs }: PromptSets, { preferences, test }: Collected, params: WorldParams) => {
+  const task = { listed: false, messages: 2 }
+  const labelled = { prompts: [forPairs.safety, forPairs.helpfulness], preferences: preferences.safety }
+  const classifier = safetyClassifier(
+    { init, examples: safetyClassifierData(labelled, { task }).named("classifier-data") },
+    { learningRate: params.learningRate, batchSize: params.batchSize, sequenceLength: 2 * params.sequenceLength }
+  ).named("safety-classifier")
+  const judging = { task, batchSize: params.inferenceBatch }
+  return {
+    classifier,
+    evaluation: evaluateClassifier(
+      { classifier, prompts: [forTestPairs.safety, forTestPairs.helpfulness], preferences: test.safety },
+      judging
+    ).named("classifier-evaluation"),
+    violations: ({ name, said }: JudgedVersion) =>
+      violationRate({
+        classified: classifyCompletions({ classifier, completions: said }, judging).named(`classified-${name}`)
+      }).named(`violations-${name}`)
+  }
+}
+
+export const fullEvaluation = (
+  params: WorldParams,
+  models: FirstModels,
+  prompts: PromptSets,
+  collected: Collected,
+  versions: ReadonlyArray<JudgedVersion>,
+  sweeps: { readonly sft: Sweep; readonly last: Sweep }
+) => {
+  const general = generalReward(models, params)
+  const { classifier, evaluation, violations } = guardOf(models.base, prompts, collected, params)
+  return {
+    diversity: diversityOf(sweeps.sft, sweeps.last),
+    guard: rewardHacking(
+      {
+        scored: versions.map(({ judged }) => judged),
+        general: versions.map(({ name, said }) => score({ completions: said, reward: general }, scoringOf(params)).named(`general-${name}`))
+      },
+      { names: versions.map(({ name }) => name) }
+    ).named("guard"),
+    general,
+    classifier,
+    classifierEvaluation: evaluation,
+    violationsBefore: violations(versions.find(({ name }) => name === "sft")!),
+    violations: violations(versions.at(-1)!)
+  }
+}
+export type FullEvaluation = ReturnType<typeof fullEvaluation>

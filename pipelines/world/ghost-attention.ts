@@ -1,0 +1,21 @@
+/** Ghost Attention on the small world (§3.3): data by which a version learns to keep an instruction, and how well versions keep one. */
+import type { Demonstration } from "../../schemas/rows.ts"
+import { evaluateGhostAttention, ghostInstructions, ghostSample, ghostTrainingData } from "../../stages/ghost-attention/ghost-attention.ts"
+import { worldConstraints, worldPrompts } from "../../stages/world/world.ts"
+import type { Policy, Rows } from "../nodes.ts"
+import { samplingOf, type WorldParams } from "./params.ts"
+
+export const ghostAttention = (params: WorldParams) => {
+  const dialogues = (split: "train" | "heldOut", name: string) =>
+    ghostInstructions(
+      { prompts: worldPrompts({}, { kind: "plain", split, count: params.dialogues, followUps: 5, seed: 5 }).named(`${name}-prompts`) },
+      { constraints: worldConstraints, combine: 0, turns: 6 }
+    ).named(name)
+  const heldOut = dialogues("heldOut", "held-out-dialogues")
+  return {
+    dataOf: (policy: Policy): Rows<Demonstration> =>
+      ghostTrainingData({ samples: ghostSample({ policy, dialogues: dialogues("train", "dialogues") }, samplingOf(params)) }),
+    evaluate: (policy: Policy, name: string) =>
+      evaluateGhostAttention({ policy, dialogues: heldOut }, { ...samplingOf(params), checker: "world" }).named(name)
+  }
+}

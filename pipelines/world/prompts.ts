@@ -1,0 +1,48 @@
+/** Prompts of the small world: for pairs, for rejection sampling and PPO, and held-out ones, of words and phrasings that no model saw. */
+import type { Prompt } from "../../schemas/rows.ts"
+import { mixPrompts } from "../../stages/data/mix.ts"
+import { promptBatch } from "../../stages/data/prompts.ts"
+import { worldPrompts } from "../../stages/world/world.ts"
+import { byKind, type Kind, type Rows } from "../nodes.ts"
+import type { WorldParams } from "./params.ts"
+
+type Split = "train" | "heldOut"
+
+export const promptsOf = (
+  kind: Kind | "adversarial",
+  split: Split,
+  count: number,
+  name: string,
+  seed: number,
+  followUps = 0
+): Rows<Prompt> => worldPrompts({}, { kind, split, count, seed, followUps }).named(`${name}-${kind}`)
+
+/** Of both kinds: so many helpfulness prompts, so many safety prompts. */
+export const promptsOfBoth = (name: string, split: Split, counts: readonly [number, number], seed: number): Rows<Prompt> =>
+  mixPrompts(
+    { datasets: [promptsOf("helpfulness", split, counts[0], name, seed), promptsOf("safety", split, counts[1], name, seed)] },
+    { weights: [1, 1] }
+  ).named(name)
+
+export const promptSets = ({ heldOut, multiTurn, pairs, prompts, rounds, testPairs }: WorldParams) => ({
+  /** For the pairs of all rounds; helpfulness dialogues may go on in the round after. */
+  forPairs: {
+    helpfulness: promptsOf("helpfulness", "train", rounds * pairs, "prompts-for-pairs", 1, multiTurn > 0 ? 2 : 0),
+    safety: promptsOf("safety", "train", rounds * pairs, "prompts-for-pairs", 1)
+  },
+  /** §3.2.2: for pairs that are held out of every round. */
+  forTestPairs: byKind((kind) => promptsOf(kind, "heldOut", testPairs, "test-prompts", 4)),
+  /** Of rejection sampling and PPO. */
+  pool: promptsOfBoth("pool", "train", [prompts, Math.ceil(prompts / 2)], 2),
+  /** PPO's own, to stop early by. */
+  ppoHeldOut: promptsOfBoth("ppo-held-out", "train", [Math.ceil(prompts / 8), Math.ceil(prompts / 16)], 7),
+  /** That versions are judged on. */
+  heldOut: promptsOfBoth("held-out", "heldOut", [heldOut, heldOut], 3),
+  /** That the last version is sampled on at several temperatures. */
+  sweep: promptsOfBoth("sweep-prompts", "heldOut", [40, 20], 8)
+})
+export type PromptSets = ReturnType<typeof promptSets>
+
+/** A round's part of them. */
+export const roundOf = (prompts: Rows<Prompt>, round: number, { rounds }: WorldParams, name: string): Rows<Prompt> =>
+  promptBatch({ prompts }, { batches: rounds, batch: round - 1 }).named(`${name}-${round}`)

@@ -1,0 +1,96 @@
+/**
+ * The whole recipe on the generated small world (data/world): pretraining, SFT in two steps, five rounds of preference collection, reward models and
+ * rejection sampling, Ghost Attention from the fourth on, context distillation, PPO on top of the fifth; each version judged by the world's oracle
+ * on prompts of words and phrasings that no model saw. `without` leaves one step out. Each step has a file beside this one.
+ */
+import { mixDemonstrations } from "../../stages/data/mix.ts"
+import { ppoDiagnostics } from "../../stages/ppo/diagnostics.ts"
+import type { Policy, Rewards } from "../nodes.ts"
+import { nameOf } from "../rounds.ts"
+import { firstModels } from "./base-and-sft.ts"
+import { contextDistillation, type Distillation } from "./context-distillation.ts"
+import { controlsOf, judgedVersion, rewardModelQuality, statisticsOf, type Version } from "./evaluation.ts"
+import { fullEvaluation } from "./full-evaluation.ts"
+import { ghostAttention } from "./ghost-attention.ts"
+import { has, type WorldParams } from "./params.ts"
+import { tunedByPpo } from "./ppo.ts"
+import { allRounds, collectRound, type RoundPairs } from "./preferences.ts"
+import { promptSets } from "./prompts.ts"
+import { rejectionSampling, type RoundSamples, sweepOf, sweepOfRound } from "./rejection-sampling.ts"
+import { reports } from "./report.ts"
+import { rewardsOfRound, type Scorers } from "./reward-models.ts"
+
+export const worldRecipe = (params: WorldParams, start?: Policy) => {
+  const { rounds } = params
+  const models = firstModels(params, start)
+  const { base, bootstrapped, demonstrations, sft, tune } = models
+  const prompts = promptSets(params)
+  const ghosts = ghostAttention(params)
+
+  const versions: Array<Version> = [
+    { name: "base", policy: base },
+    { name: "sft", policy: sft }
+  ]
+  // The first round compares SFT with its own first step: two different checkpoints, as every round (§3.2.1).
+  let [latest, before] = [sft, bootstrapped]
+  const pairs: Array<RoundPairs> = []
+  const samples: Array<RoundSamples> = []
+  let rewards: Rewards | undefined
+  let scorers!: Scorers
+  let distilled: Distillation | undefined
+  let ghost: { readonly data: ReturnType<typeof ghosts.dataOf>; readonly before: ReturnType<typeof ghosts.evaluate> } | undefined
+  let sweep: ReturnType<typeof sweepOfRound> | undefined
+  for (let round = 1; round <= rounds; round++) {
+    pairs.push(collectRound(round, params, prompts, { latest, before }, pairs.at(-1)))
+    rewards = rewardsOfRound(round, params, latest, allRounds(pairs), rewards)
+    scorers = has(params, "safety-model") ? rewards : { helpfulness: rewards.helpfulness }
+    const earlier = samples.map(({ kept }) => kept)
+    const sampled = rejectionSampling(round, params, { policy: latest, prompts: prompts.pool }, scorers, { earlier, sweep })
+    samples.push(sampled)
+
+    // What later versions learn besides the best samples: some of the demonstrations, distillation from the third on, Ghost Attention from the fourth on.
+    if (round === 3 && has(params, "distillation") && has(params, "safety-model")) distilled = contextDistillation(latest, scorers, params)
+    if (round === 4 && has(params, "ghost-attention"))
+      ghost = { data: ghosts.dataOf(latest), before: ghosts.evaluate(latest, "ghost-attention-before") }
+    const late = [distilled?.demonstrations, ghost?.data].filter((data) => data !== undefined)
+    const datasets = [sampled.selected, demonstrations, ...late]
+    const data = mixDemonstrations({ datasets }, { weights: [1, 0.1, ...late.map(() => 0.4)] }).named(`data-${round}`)
+
+    // Each version from the base model (§3.2.3).
+    const name = nameOf(round, rounds)
+    ;[before, latest] = [latest, tune(data, params.steps, name)]
+    versions.push({ name, policy: latest })
+    if (params.temperatures === "swept" && round < rounds) sweep = sweepOfRound(round, latest, scorers, params)
+  }
+  const last = has(params, "ppo") ? tunedByPpo(latest, scorers, prompts, params) : latest
+  if (has(params, "ppo")) versions.push({ name: `rlhf-v${rounds}`, policy: last })
+
+  const collected = allRounds(pairs)
+  const judge = (version: Version) => judgedVersion(version, scorers, prompts, params)
+  const judged = versions.map(judge)
+  const swept = (policy: Policy, name: string) => sweepOf(policy, scorers, prompts.sweep, params, name)
+  const lastSweep = swept(last, "sweep")
+  return {
+    base,
+    sft,
+    ...(Object.fromEntries(versions.slice(2).map(({ name, policy }) => [name, policy])) as Record<`rlhf-v${string}`, Policy>),
+    policy: last,
+    ...scorers,
+    ...reports({
+      versions: judged,
+      controls: controlsOf(models, samples, params).map(judge),
+      rewards: rewardModelQuality(rewards!, collected, params),
+      statistics: statisticsOf(base, collected),
+      sweep: lastSweep,
+      // A run that leaves it out is judged too: by how its last version forgets.
+      withoutGhostAttention: has(params, "ghost-attention") ? ghost?.before : ghosts.evaluate(last, "ghost-attention-left-out"),
+      withGhostAttention: ghost && ghosts.evaluate(last, "ghost-attention-after"),
+      distilled,
+      ppo: has(params, "ppo") ? ppoDiagnostics({ policy: last }) : undefined,
+      full:
+        params.evaluation === "full"
+          ? fullEvaluation(params, models, prompts, collected, judged, { sft: swept(sft, "sweep-sft"), last: lastSweep })
+          : undefined
+    })
+  }
+}
