@@ -99,18 +99,13 @@ export {
 } from "./stages/safety/safety-classifier.ts"
 export { ClassifierEvaluationReport, evaluateClassifier, violationRate, ViolationRateReport } from "./stages/safety/evaluate-classifier.ts"
 export * from "./stages/evaluation/evaluate-policy.ts"
-export {
-  compareVersions,
-  evaluateVersion,
-  GradedCompletions,
-  oracleGrades,
-  VersionComparisonReport,
-  VersionReport
-} from "./stages/world/evaluate-versions.ts"
+export { GradedCompletions, oracleGrades } from "./stages/world/oracle-grades.ts"
+export { evaluateVersion, VersionReport } from "./stages/world/evaluate-version.ts"
+export { compareVersions, VersionComparisonReport } from "./stages/world/compare-versions.ts"
 export { winRate, WinRateReport } from "./stages/evaluation/win-rate.ts"
 export { judgedWinRate, JudgedWinRateReport, pairCompletions } from "./stages/evaluation/judged-win-rate.ts"
 export { refusalRate, RefusalRateReport } from "./stages/evaluation/refusal-rate.ts"
 export { selfBleu, SelfBleuReport } from "./stages/evaluation/self-bleu.ts"
 export { rewardDistribution, RewardDistributionReport } from "./stages/evaluation/reward-distribution.ts"
 export { rewardHacking, RewardHackingReport } from "./stages/evaluation/reward-hacking.ts"
-export { HtmlReport, htmlReport } from "./stages/report/report.ts"
+export { HtmlReport, htmlReport } from "./stages/report/html-report.ts"

@@ -2,7 +2,7 @@
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../runtime/define/pipeline.ts"
 import { hyper, hyperInt } from "../schemas/hyper.ts"
-import { worldPreferences } from "../stages/world/world.ts"
+import { worldPreferences } from "../stages/world/data.ts"
 import { preferenceRecipe, recipeParams } from "./preference-recipe.ts"
 
 const Params = Schema.Struct({

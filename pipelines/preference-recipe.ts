@@ -21,7 +21,7 @@ import { sample } from "../stages/rejection-sampling/sample.ts"
 import { score } from "../stages/reward/score.ts"
 import { selectBest } from "../stages/rejection-sampling/select-best.ts"
 import { sft } from "../stages/training/sft.ts"
-import { summary } from "../stages/common/summary.ts"
+import { summary } from "../stages/evaluation/run-summary.ts"
 import { tokenizer } from "../stages/training/tokenizer.ts"
 
 export const recipeParams = {

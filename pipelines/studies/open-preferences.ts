@@ -10,7 +10,7 @@ import { foldPreferences } from "../../stages/data/derive.ts"
 import { importPreferences } from "../../stages/data/import.ts"
 import { helpfulnessMixture } from "../../stages/reward/reward-mixture.ts"
 import { helpfulnessRewardModel } from "../../stages/reward/reward-model.ts"
-import { worldPreferences } from "../../stages/world/world.ts"
+import { worldPreferences } from "../../stages/world/data.ts"
 import { setting, settingParams } from "./setting.ts"
 
 const Params = Schema.Struct({

@@ -11,7 +11,7 @@ import { annotate } from "../../stages/preferences/annotate.ts"
 import { collectPairs } from "../../stages/preferences/collect-pairs.ts"
 import { foldPreferences } from "../../stages/data/derive.ts"
 import { evaluateReward, scorePairs } from "../../stages/reward/evaluate-reward.ts"
-import { oracleGrades } from "../../stages/world/evaluate-versions.ts"
+import { oracleGrades } from "../../stages/world/oracle-grades.ts"
 import { filterDemonstrations } from "../../stages/data/filter-demonstrations.ts"
 import { importPolicy, importPreferences } from "../../stages/data/import.ts"
 import { mixPrompts } from "../../stages/data/mix.ts"
@@ -21,7 +21,7 @@ import { sample } from "../../stages/rejection-sampling/sample.ts"
 import { scoreCombined } from "../../stages/reward/score-combined.ts"
 import { sft } from "../../stages/training/sft.ts"
 import { tokenizer } from "../../stages/training/tokenizer.ts"
-import { worldDemonstrations, worldPrompts, worldTexts } from "../../stages/world/world.ts"
+import { worldDemonstrations, worldPrompts, worldTexts } from "../../stages/world/data.ts"
 
 type Policy = Node<Checkpoint<"policy">>
 type Rows<Row> = Node<Dataset<Row>>

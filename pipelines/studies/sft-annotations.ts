@@ -5,7 +5,8 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
-import { compareVersions, evaluateVersion } from "../../stages/world/evaluate-versions.ts"
+import { compareVersions } from "../../stages/world/compare-versions.ts"
+import { evaluateVersion } from "../../stages/world/evaluate-version.ts"
 import { demonstrationSubset } from "../../stages/data/filter-demonstrations.ts"
 import { setting, settingParams } from "./setting.ts"
 

@@ -628,11 +628,11 @@ const estimators: Readonly<Record<string, Estimator>> = {
   }),
 
   // ---- the small world
-  "world-texts": of<typeof import("../world/world.ts").worldTexts>({ size: ({ config }) => sized(unknown, { rows: config.count }) }),
-  "world-demonstrations": of<typeof import("../world/world.ts").worldDemonstrations>({
+  "world-texts": of<typeof import("../world/data.ts").worldTexts>({ size: ({ config }) => sized(unknown, { rows: config.count }) }),
+  "world-demonstrations": of<typeof import("../world/data.ts").worldDemonstrations>({
     size: ({ config }) => sized(unknown, { rows: config.count, ...worldLengths.demonstrations })
   }),
-  "world-prompts": of<typeof import("../world/world.ts").worldPrompts>({
+  "world-prompts": of<typeof import("../world/data.ts").worldPrompts>({
     size: ({ config }) =>
       sized(unknown, {
         rows: config.count,
@@ -641,7 +641,7 @@ const estimators: Readonly<Record<string, Estimator>> = {
         safetyShare: config.kind === "adversarial" ? 1 : config.kind === "safety" ? 0.5 : 0
       })
   }),
-  "world-preferences": of<typeof import("../world/world.ts").worldPreferences>({
+  "world-preferences": of<typeof import("../world/data.ts").worldPreferences>({
     size: ({ config }) => sized(unknown, { rows: config.pairs, ...worldLengths.preferences })
   }),
 

@@ -1,7 +1,7 @@
 /** Why training leaves dialogues out: their length, or their form. The two have different remedies, so they are counted and named apart. */
 import { ChatError, dialogueText } from "../../models/chat.ts"
 import type { Message } from "../../schemas/rows.ts"
-import { EmptyDatasetError } from "./errors.ts"
+import { EmptyDatasetError } from "./empty-dataset.ts"
 
 /** How many rows were left out, and why. */
 export interface LeftOut {

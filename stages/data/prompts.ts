@@ -7,7 +7,7 @@ import { Random } from "../../engine/random.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { type Preference, Preferences, type Prompt, Prompts } from "../../schemas/rows.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { checkPromptIds, PairingError, sameMessages } from "../common/pairing.ts"
 
 /** A batch that is not among the batches. */

@@ -7,7 +7,7 @@
  *
  * N is 4, or the hypothesis' length where that is less (sacreBLEU's effective order): a one-word answer repeated word for word has BLEU 1. An order
  * without a match counts as 0.1 of a match (Chen and Cherry 2014, smoothing 1), else one missing 4-gram would make the whole 0; without a word in
- * common it is 0 (sacreBLEU's sentence BLEU with smoothing "floor" 0.1). Tokens are `words` of baselines.ts: lower-case words, runs of digits, every
+ * common it is 0 (sacreBLEU's sentence BLEU with smoothing "floor" 0.1). Tokens are those of common/words.ts: lower-case words, runs of digits, every
  * other character by itself.
  */
 import { mean } from "../common/statistics.ts"

@@ -9,7 +9,7 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { report } from "../../schemas/report.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import { type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { bootstrapMean, mean, median } from "../common/statistics.ts"
 
 export const RewardSummary = Schema.Struct({

@@ -14,7 +14,7 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { report } from "../../schemas/report.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import { type Completion, Completions } from "../../schemas/rows.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { meanByPrompt } from "../common/pairing.ts"
 import { proportion } from "../common/statistics.ts"
 

@@ -10,7 +10,7 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { report } from "../../schemas/report.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { mean, median, unitHistogram } from "../common/statistics.ts"
 
 export const Distribution = Schema.Struct({

@@ -23,7 +23,7 @@ import { EstimateSchema } from "../../schemas/metrics.ts"
 import { type Demonstration, Demonstrations, type Message, Prompts } from "../../schemas/rows.ts"
 import { fitPrompt } from "../common/dialogues.ts"
 import { openBatchLog } from "../common/batch-log.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { type NoRoomError, sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "../common/sampling.ts"
 import { proportion } from "../common/statistics.ts"
 

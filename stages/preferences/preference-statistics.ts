@@ -19,7 +19,7 @@ import { Policy } from "../../schemas/checkpoint.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
 import type { Kind } from "./annotator.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { PairingError } from "../common/pairing.ts"
 import { mean } from "../common/statistics.ts"
 

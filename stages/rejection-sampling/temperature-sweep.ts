@@ -23,7 +23,7 @@ import { Completions, Prompts, type ScoredCompletion, ScoredCompletions } from "
 import { completionsOf, SampleConfig } from "./sample.ts"
 import { SelectBestConfig } from "./select-best.ts"
 import { openBatchLog } from "../common/batch-log.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { bySample } from "../common/pairing.ts"
 import { bootstrapMean, expectedMax, mean, median } from "../common/statistics.ts"
 

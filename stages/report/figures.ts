@@ -2,7 +2,7 @@
 import type { DistillationGain as DistillationGainSchema } from "../safety/context-distillation.ts"
 import type { PpoDiagnostics } from "../ppo/record.ts"
 import type { TemperatureSweep } from "../rejection-sampling/temperature-sweep.ts"
-import type { WorldSummary } from "../world/summary.ts"
+import type { WorldSummary } from "../world/summary-report.ts"
 import type { ScoredCompletion } from "../../schemas/rows.ts"
 
 /** A figure: what it shows, in words, and its Vega-Lite specification without the page's theme. */

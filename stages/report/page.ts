@@ -1,9 +1,9 @@
 /** The report as one HTML file: figures as SVG, data in tables below them, sampled texts escaped. It asks nothing of a network or a script. */
 import type { ScoredCompletion } from "../../schemas/rows.ts"
-import type { WorldSummary } from "../world/summary.ts"
+import type { WorldSummary } from "../world/summary-report.ts"
 import type { Figure } from "./figures.ts"
 import type { Table } from "./tables.ts"
-import { plusMinus } from "./text.ts"
+import { plusMinus } from "../common/text-table.ts"
 
 /** Text as HTML: nothing that a model wrote is markup. */
 export const escapeHtml = (text: string): string =>

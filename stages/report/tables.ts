@@ -3,8 +3,8 @@ import type { BatchStatistics, PreferenceStatistics } from "../preferences/prefe
 import type { RewardHacking } from "../evaluation/reward-hacking.ts"
 import type { SelfBleu } from "../evaluation/self-bleu.ts"
 import type { Wins } from "../evaluation/win-rate.ts"
-import type { WorldSummary } from "../world/summary.ts"
-import { within } from "./text.ts"
+import type { WorldSummary } from "../world/summary-report.ts"
+import { within } from "../common/text-table.ts"
 
 export interface Table {
   readonly title: string

@@ -12,7 +12,7 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { ArtifactError, type ArtifactRef, type Checkpoint, type OutputSlot, type Role, written } from "../../schemas/artifact.ts"
 import { HelpfulnessReward, SafetyReward } from "../../schemas/checkpoint.ts"
 import { type RewardAccuracy, RewardAccuracyReport } from "./evaluate-reward.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 
 /** Reports that can't be compared, or that are not the candidates'. */
 export class CandidatesError extends Schema.TaggedError<CandidatesError>()("CandidatesError", { message: Schema.String }) {}

@@ -15,7 +15,7 @@ import * as Stage from "../../runtime/define/stage.ts"
 import type { ArtifactRef, Dataset } from "../../schemas/artifact.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import { type Preference, Preferences } from "../../schemas/rows.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 
 export interface Mixture<Row> {
   /** Shuffled. */

@@ -26,7 +26,7 @@ import {
   type ScoredCompletion,
   ScoredCompletions
 } from "../../schemas/rows.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { sameMessages } from "../common/pairing.ts"
 import { bootstrapMean, mean } from "../common/statistics.ts"
 

@@ -19,7 +19,7 @@ import {
   loadClassifier
 } from "./safety-classifier.ts"
 import { openBatchLog } from "../common/batch-log.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { type Judged, labelledTexts } from "./safety-task.ts"
 import { type Estimate, mean, proportion } from "../common/statistics.ts"
 

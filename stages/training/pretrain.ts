@@ -16,7 +16,7 @@ import { Policy } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Texts } from "../../schemas/rows.ts"
 import { TokenizerModel } from "../../schemas/tokenizer.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { chunks, languageModelLoss, type PackedRow } from "../common/sequences.ts"
 import { precision, train, trainingCheckpoints, trainingMetrics } from "./train.ts"
 

@@ -1,5 +1,5 @@
 /**
- * What a run of the recipe on the small world came to: every version and control judged by the world's oracle on the same held-out prompts, the reward
+ * What a run of the recipe on the small world came to: every version and control graded by the world's oracle on the same held-out prompts, the reward
  * models beside what can be told without one, Ghost Attention over turns, and context distillation.
  */
 import { writeFile } from "node:fs/promises"
@@ -9,8 +9,6 @@ import * as Schema from "effect/Schema"
 import { readReport, readRows, writeReport } from "../../data/dataset.ts"
 import { grade } from "../../data/world/oracle.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import { report } from "../../schemas/report.ts"
-import { EstimateSchema } from "../../schemas/metrics.ts"
 import {
   type Completion,
   Completions,
@@ -20,69 +18,16 @@ import {
   ScoredCompletions
 } from "../../schemas/rows.ts"
 import { type RewardAccuracy, RewardAccuracyReport, type RewardBaselines, RewardBaselinesReport } from "../reward/evaluate-reward.ts"
-import { gainOver, type Graded, VersionGain, versionOf } from "./evaluate-versions.ts"
 import { GhostAttentionReport } from "../ghost-attention/ghost-attention.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { meanByPrompt, PairingError, pairSamples } from "../common/pairing.ts"
 import { textFile } from "../common/report-files.ts"
-import { summaryText } from "../report/text.ts"
 import { bootstrapMean, mean } from "../common/statistics.ts"
-import { winRateOf, Wins, winsOf } from "../evaluation/win-rate.ts"
-
-/** null where there is no prompt of the kind. */
-const Mean = Schema.NullOr(Schema.Struct({ mean: Schema.Number, standardError: Schema.Number }))
-const Version = Schema.Struct({
-  name: Schema.String,
-  /** By the oracle: over prompts that hold no risk (borderline ones among them), and over those that must be refused. An answer that can't be scored counts. */
-  helpfulness: Mean,
-  safety: Mean,
-  /** Means of R_h and R_s over what can be scored of the answers to the same prompts, by the last round's reward models; null without that model. */
-  rewardHelpfulness: Schema.NullOr(Schema.Number),
-  rewardSafety: Schema.NullOr(Schema.Number),
-  /** R_c in (0, 1) over what can be scored of all answers (§3.2.3); R_h in a run without a safety model. */
-  reward: Mean,
-  /** Share of answers that do what must be refused; and of borderline prompts that are refused (figure 33). */
-  violationRate: Schema.NullOr(Schema.Number),
-  falseRefusalRate: Schema.NullOr(Schema.Number),
-  /** Answers without a word; and those that no reward model can score: these, and what its context or the chat format does not hold, such as its own tags. */
-  empty: Schema.Number,
-  unscored: Schema.Number
-})
-const WinRates = Schema.Struct({
-  name: Schema.String,
-  /** Over SFT (figure 11), by the oracle's grades of the prompts of each kind, and by the last round's reward models where they can score both. */
-  oracle: Schema.Struct({ helpfulness: Schema.NullOr(Wins), safety: Schema.NullOr(Wins) }),
-  rewardModels: Schema.Struct({ helpfulness: Schema.NullOr(Wins), safety: Schema.NullOr(Wins), reward: Wins })
-})
-const RewardModelSummary = Schema.Struct({
-  accuracy: EstimateSchema,
-  byRating: Schema.Array(Schema.Struct({ rating: Schema.String, pairs: Schema.Number, accuracy: EstimateSchema })),
-  lengthOnly: EstimateSchema,
-  bagOfWords: EstimateSchema
-})
-const KeptByTurn = Schema.NullOr(Schema.Array(Schema.Struct({ turn: Schema.Number, dialogues: Schema.Number, kept: EstimateSchema })))
-
-export const WorldSummary = Schema.Struct({
-  prompts: Schema.Struct({ helpfulness: Schema.Number, safety: Schema.Number }),
-  versions: Schema.Array(Version),
-  controls: Schema.Array(Version),
-  /** The last version above SFT and above each control, paired by prompt: 95% bootstrap. */
-  gain: Schema.Array(VersionGain),
-  /** How often each version's answers are better than SFT's to the same prompts. */
-  winRates: Schema.Array(WinRates),
-  rewardModels: Schema.Struct({ helpfulness: RewardModelSummary, safety: Schema.NullOr(RewardModelSummary) }),
-  /**
-   * Share of answers that keep the instruction of the first turn, of the last version and of the one before Ghost Attention (§3.3). In a run that leaves
-   * it out withTurns is null and withoutTurns is the last version's; null in one that ends before it.
-   */
-  ghostAttention: Schema.NullOr(Schema.Struct({ withTurns: KeptByTurn, withoutTurns: KeptByTurn })),
-  /** The oracle's safety of what distillation kept: the original answers and the distilled ones (§4.2.4); null in a run without. */
-  contextDistillation: Schema.NullOr(
-    Schema.Struct({ before: Schema.Number, after: Schema.Number, gain: EstimateSchema, kept: Schema.Number, prompts: Schema.Number })
-  )
-})
-export type WorldSummary = typeof WorldSummary.Type
-export const WorldSummaryReport = report(WorldSummary, "world-summary/3")
+import { winRateOf, winsOf } from "../evaluation/win-rate.ts"
+import { gainOver } from "./compare-versions.ts"
+import { versionOf } from "./evaluate-version.ts"
+import { gradeOf, type Graded } from "./oracle-grades.ts"
+import { type RewardModelSummary, summaryText, type VersionSummary, type WorldSummary, WorldSummaryReport } from "./summary-report.ts"
 
 /** What a version said to every prompt, graded, and the scores of what can be scored of it. */
 interface Answered {
@@ -90,11 +35,6 @@ interface Answered {
   readonly graded: ReadonlyArray<Graded>
   readonly scored: ReadonlyArray<ScoredCompletion>
   readonly empty: number
-}
-
-const graded = ({ promptId, sample, policy, safety, prompt, text }: Completion): Graded => {
-  const { safety: safetyGrade, ...grades } = grade(prompt, text)
-  return { promptId, sample, policy, safety, category: null, safetyGrade, ...grades }
 }
 
 const doing = "Summing up versions"
@@ -114,7 +54,12 @@ const answeredBy = Effect.fnUntraced(function* (
       `${scored.length} scores, of which ${strays} are of other answers`,
       "Score the same set of completions that is summed up."
     )
-  return { name, graded: completions.map(graded), scored, empty: completions.filter(({ text }) => text.trim() === "").length }
+  return {
+    name,
+    graded: completions.map((one) => gradeOf(one)),
+    scored,
+    empty: completions.filter(({ text }) => text.trim() === "").length
+  }
 })
 
 /** Fails unless every version answered the same prompts: their figures stand beside each other. */
@@ -133,7 +78,7 @@ const checkPrompts = Effect.fnUntraced(function* (sets: ReadonlyArray<Answered>)
 })
 
 /** One version's line of the table. */
-const lineOf = ({ name, graded, scored, empty }: Answered): typeof Version.Type => {
+const lineOf = ({ name, graded, scored, empty }: Answered): typeof VersionSummary.Type => {
   const { helpfulness, safety, rewardHelpfulness, rewardSafety, reward, ...shares } = versionOf(name, graded, scored)
   return {
     ...{ name, helpfulness, safety, rewardHelpfulness, rewardSafety, reward },
@@ -167,7 +112,10 @@ const rewardModelOf = (accuracy: RewardAccuracy, baselines: RewardBaselines): ty
 
 /** The oracle's safety of the answers that distillation kept, and of what the model had said to the same prompts. */
 const distillationOf = (original: ReadonlyArray<ScoredCompletion>, distilled: ReadonlyArray<Demonstration>, seed: number) => {
-  const before = meanByPrompt(original.map(graded), (one) => one.safetyGrade)
+  const before = meanByPrompt(
+    original.map((one) => gradeOf(one)),
+    (one) => one.safetyGrade
+  )
   const pairs = distilled.flatMap(({ id, messages }) => {
     const was = before.get(id)
     return was === undefined ? [] : [{ was, is: grade(messages.slice(0, -1), messages.at(-1)!.content).safety }]

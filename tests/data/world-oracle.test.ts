@@ -6,7 +6,7 @@ import { grade, UnknownQuestionError } from "../../data/world/oracle.ts"
 import { ask, heldOutWords, read } from "../../data/world/tasks.ts"
 import { Random } from "../../engine/random.ts"
 import type { Message } from "../../schemas/rows.ts"
-import { fitBagOfWords, total } from "../../stages/common/baselines.ts"
+import { fitBagOfWords, total } from "../../stages/reward/baselines.ts"
 
 const user = (content: string): ReadonlyArray<Message> => [{ role: "user", content }]
 const close = (value: number) => expect.closeTo(value, 10) as number

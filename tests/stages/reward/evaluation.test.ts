@@ -20,7 +20,8 @@ import {
   SafetyRecallReport,
   scorePairs
 } from "../../../stages/reward/evaluate-reward.ts"
-import { fitBagOfWords, fitLength, fitLogistic, type SparseRow, wordDifferences, words } from "../../../stages/common/baselines.ts"
+import { fitBagOfWords, fitLength, fitLogistic, type SparseRow, wordDifferences } from "../../../stages/reward/baselines.ts"
+import { words } from "../../../stages/common/words.ts"
 import { scoreOf } from "../../../stages/reward/combined-reward.ts"
 import { scoreSequences } from "../../../stages/common/scoring.ts"
 import { bootstrapMean, mean, median, proportion, standardError } from "../../../stages/common/statistics.ts"

@@ -1,16 +1,9 @@
 /** Versions by the oracle and by scores: a table worked out by hand, gains prompt by prompt, and sets that do not belong together. */
 import { describe, expect, it } from "vitest"
 import { type Completion, Completions, Prompts, type ScoredCompletion, ScoredCompletions } from "../../../schemas/rows.ts"
-import {
-  compareVersions,
-  evaluateVersion,
-  type Graded,
-  GradedCompletions,
-  oracleGrades,
-  VersionComparisonReport,
-  versionOf,
-  VersionReport
-} from "../../../stages/world/evaluate-versions.ts"
+import { compareVersions, VersionComparisonReport } from "../../../stages/world/compare-versions.ts"
+import { evaluateVersion, versionOf, VersionReport } from "../../../stages/world/evaluate-version.ts"
+import { type Graded, GradedCompletions, oracleGrades } from "../../../stages/world/oracle-grades.ts"
 import { float64 } from "../../tolerances.ts"
 import { failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
 import { completion } from "../samples.ts"

@@ -16,7 +16,7 @@ import { PpoDiagnosticsReport } from "../ppo/diagnostics.ts"
 import { PreferenceStatisticsReport } from "../preferences/preference-statistics.ts"
 import { RewardHackingReport } from "../evaluation/reward-hacking.ts"
 import { SelfBleuReport } from "../evaluation/self-bleu.ts"
-import { EmptyDatasetError } from "../common/errors.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import {
   accuracyFigure,
   bestOfNFigure,
@@ -31,7 +31,7 @@ import { pageFile } from "../common/report-files.ts"
 import { dialogues, pageOf } from "./page.ts"
 import { diversityTable, gainTable, guardTable, statisticsTable, winRatesTable } from "./tables.ts"
 import { TemperatureSweepReport } from "../rejection-sampling/temperature-sweep.ts"
-import { WorldSummaryReport } from "../world/summary.ts"
+import { WorldSummaryReport } from "../world/summary-report.ts"
 
 /** What is in the page `report.html` beside it. */
 export const HtmlReportContent = Schema.Struct({ title: Schema.String, page: Schema.String, figures: Schema.Array(Schema.String) })

@@ -5,11 +5,11 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readReport, writeReport } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import { report } from "../../schemas/report.ts"
-import { BestOfN, BestOfNReport, RewardSummary, RewardSummaryReport } from "../evaluation/evaluate-policy.ts"
+import { report } from "../../schemas/artifact.ts"
+import { BestOfN, BestOfNReport, RewardSummary, RewardSummaryReport } from "./evaluate-policy.ts"
 import { RewardAccuracy, RewardAccuracyReport } from "../reward/evaluate-reward.ts"
-import { textFile } from "./report-files.ts"
-import { runSummaryText } from "../report/text.ts"
+import { textFile } from "../common/report-files.ts"
+import { columns, within } from "../common/text-table.ts"
 
 export const RunSummary = Schema.Struct({
   /** On pairs that the model did not see. */
@@ -22,6 +22,30 @@ export const RunSummary = Schema.Struct({
 })
 export type RunSummary = typeof RunSummary.Type
 export const RunSummaryReport = report(RunSummary, "run-summary/2")
+
+/** The reward model, what choosing the best is worth, and rewards before and after tuning on the best. */
+const runSummaryText = ({ rewardModel, bestOfK, before, after }: RunSummary): string => {
+  const { preferShorter, shuffledLabels } = rewardModel.controls
+  return [
+    ...columns([
+      [`of ${rewardModel.pairs} held-out pairs`, "right (95%)"],
+      ["reward model", within(rewardModel.accuracy)],
+      ["the shorter response", within(preferShorter)],
+      ["labels shuffled", within(shuffledLabels)]
+    ]),
+    "",
+    ...columns([
+      ["reward by another model", "mean (95%)", "median", "greatest", "prompts", "samples", "ended"],
+      ...Object.entries({ before, after }).map(([name, one]) => [
+        ...[name, within(one.mean), within(one.median), within(one.max)],
+        ...[one.prompts, one.completions, one.finished].map(String)
+      ])
+    ]),
+    "",
+    ...columns([["best of", "reward by another model (95%)"], ...bestOfK.byN.map(({ n, reward }) => [`${n}`, within(reward)])]),
+    `The best of all is ${within(bestOfK.gain)} above the mean, ${within(bestOfK.mean)}.`
+  ].join("\n")
+}
 
 export const summary = Stage.make("summary", {
   description: "the figures of a run in one report",

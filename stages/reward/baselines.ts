@@ -2,6 +2,7 @@
  * What preference pairs give away without a language model: by the responses' length, and by their words. A reward model that is no better has
  * learnt no more.
  */
+import { words } from "../common/words.ts"
 
 export interface ResponsesOfPair {
   readonly chosen: string
@@ -25,9 +26,6 @@ export const fitLength = (train: ReadonlyArray<ResponsesOfPair>): { readonly pre
 }
 
 // ---- words
-
-/** Words in lower case, runs of digits, and every other character that is no space by itself. */
-export const words = (text: string): ReadonlyArray<string> => text.toLowerCase().match(/\p{L}[\p{L}\p{M}]*|\p{N}+|[^\s\p{L}\p{N}]/gu) ?? []
 
 /** A row of a sparse matrix: the columns that are not 0, and their values. */
 export interface SparseRow {

@@ -1,0 +1,65 @@
+/** Completions graded by the small world's oracle, which knows what is right: what versions are compared by. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import { grade, UnknownQuestionError } from "../../data/world/oracle.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { dataset } from "../../schemas/artifact.ts"
+import { type Completion, Completions, Prompts } from "../../schemas/rows.ts"
+
+/** What the oracle says of an answer (data/world/oracle.ts). */
+export const Graded = Schema.Struct({
+  promptId: Schema.String,
+  sample: Schema.Number.annotate({ arrow: "int32" }).check(Schema.isInt()),
+  policy: Schema.String,
+  /** Whether it is a safety prompt. */
+  safety: Schema.Boolean,
+  /** The prompt's, where the prompts were given. */
+  category: Schema.NullOr(Schema.String),
+  /** Sounds like something to refuse and is not. */
+  borderline: Schema.Boolean,
+  /** From 0 to 1. */
+  helpfulness: Schema.Number,
+  safetyGrade: Schema.Number,
+  /** Does what must be refused. */
+  violation: Schema.Boolean,
+  refusal: Schema.Boolean,
+  /** null where the dialogue holds no instruction. */
+  keepsInstruction: Schema.NullOr(Schema.Boolean)
+})
+export type Graded = typeof Graded.Type
+export const GradedCompletions = dataset(Graded, "graded-completion/1")
+
+/** A completion of something that the oracle knows nothing about. */
+class GradingError extends Schema.TaggedError<GradingError>()("GradingError", { message: Schema.String }) {}
+
+/** The oracle's grade of a completion. Throws UnknownQuestionError where it does not know the question. */
+export const gradeOf = ({ promptId, sample, policy, safety, prompt, text }: Completion, category: string | null = null): Graded => {
+  const { safety: safetyGrade, ...grades } = grade(prompt, text)
+  return { promptId, sample, policy, safety, category, safetyGrade, ...grades }
+}
+
+export const oracleGrades = Stage.make("oracle-grades", {
+  description: "completions of the small world's prompts graded by its oracle",
+  config: Schema.Struct({}),
+  inputs: { completions: Completions, prompts: Stage.optional(Prompts) },
+  output: GradedCompletions,
+  seeded: false,
+  run: Effect.fn("oracle-grades")(function* ({ inputs, output }) {
+    const completions = yield* readRows(inputs.completions, Completions)
+    const prompts = inputs.prompts === undefined ? [] : yield* readRows(inputs.prompts, Prompts)
+    const categories = new Map(prompts.map(({ id, category }) => [id, category]))
+    const graded = yield* Effect.forEach(completions, (completion) =>
+      Effect.try({
+        try: () => gradeOf(completion, categories.get(completion.promptId) ?? null),
+        catch: (cause) => {
+          if (!(cause instanceof UnknownQuestionError)) throw cause
+          return new GradingError({ message: `Grading an answer to prompt "${completion.promptId}": ${cause.message}` })
+        }
+      })
+    )
+    return yield* writeDataset(output, graded, {
+      metrics: { violations: graded.filter((one) => one.violation).length, refusals: graded.filter((one) => one.refusal).length }
+    })
+  })
+})
