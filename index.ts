@@ -79,15 +79,10 @@ export { adaptBeta, klEstimate } from "./stages/ppo/kl.ts"
 export { generalisedAdvantages, tokenRewards, whitenTokens } from "./stages/ppo/advantages.ts"
 export { policyLoss, valueLoss } from "./stages/ppo/losses.ts"
 export { Ppo, type PpoOptions } from "./stages/ppo/update.ts"
-export {
-  evaluateGhostAttention,
-  GhostAttentionReport,
-  GhostDialogues,
-  ghostInstructions,
-  ghostSample,
-  GhostSamples,
-  ghostTrainingData
-} from "./stages/ghost-attention/ghost-attention.ts"
+export { GhostDialogues, ghostInstructions } from "./stages/ghost-attention/instructions.ts"
+export { ghostSample, GhostSamples } from "./stages/ghost-attention/sample.ts"
+export { ghostTrainingData } from "./stages/ghost-attention/training-data.ts"
+export { evaluateGhostAttention, GhostAttentionReport } from "./stages/ghost-attention/evaluate.ts"
 export { distil, distillationGain, DistillationGainReport, preprompt, withoutPreprompt } from "./stages/safety/context-distillation.ts"
 export { safeDemonstrations } from "./stages/safety/safety-sft.ts"
 export {

@@ -7,7 +7,7 @@ import { fileAt, type Node } from "../../runtime/define/node.ts"
 import type { Checkpoint, Dataset } from "../../schemas/artifact.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import type { Demonstration, Preference, Prompt } from "../../schemas/rows.ts"
-import { annotate } from "../../stages/preferences/annotate.ts"
+import { annotateByOracle } from "../../stages/world/annotate.ts"
 import { collectPairs } from "../../stages/preferences/collect-pairs.ts"
 import { foldPreferences } from "../../stages/data/derive.ts"
 import { evaluateReward, scorePairs } from "../../stages/reward/evaluate-reward.ts"
@@ -120,13 +120,13 @@ export const setting = (params: typeof SettingParams.Type) => {
   ).named("held-out")
   /** An answer of the chat model and one of its variant to each prompt, at two temperatures, judged by the oracle. */
   const collected = (kind: Kind, prompts: Rows<Prompt>, name: string): Rows<Preference> =>
-    annotate(
+    annotateByOracle(
       {
         pairs: collectPairs({ first: chat, second: variant, prompts }, { ...sampling, temperatureFirst: 1, temperatureSecond: 1.3 }).named(
           `${name}-pairs`
         )
       },
-      { annotator: "oracle", kind, noise: params.noise }
+      { kind, noise: params.noise }
     ).named(name)
   const world = (kind: Kind) => ({
     train: collected(kind, promptsOf(kind, "train", params.pairs, "pair-prompts", 1), `${kind}-train`),

@@ -338,6 +338,11 @@ const imported = passing("file")
 const importedModel = passing("folder")
 const reportOnly: Estimator = { size: nothing }
 
+const evaluateGhostAttention = of<typeof import("../ghost-attention/evaluate.ts").evaluateGhostAttention>({
+  size: nothing,
+  cost: ({ config, expected, inputs }) => conversing(inputs.policy, inputs.dialogues, config, expected)
+})
+
 /** Every stage of the recipe, by name. */
 const estimators: Readonly<Record<string, Estimator>> = {
   // ---- from files
@@ -431,14 +436,12 @@ const estimators: Readonly<Record<string, Estimator>> = {
       return { work: each.flatMap(({ work }) => work), memory }
     }
   }),
-  "ghost-sample": of<typeof import("../ghost-attention/ghost-attention.ts").ghostSample>({
+  "ghost-sample": of<typeof import("../ghost-attention/sample.ts").ghostSample>({
     size: ({ config, expected, inputs }) => sized(inputs.dialogues, { responseTokens: expected.responseTokens ?? config.maxNewTokens }),
     cost: ({ config, expected, inputs }) => conversing(inputs.policy, inputs.dialogues, config, expected)
   }),
-  "evaluate-ghost-attention": of<typeof import("../ghost-attention/ghost-attention.ts").evaluateGhostAttention>({
-    size: nothing,
-    cost: ({ config, expected, inputs }) => conversing(inputs.policy, inputs.dialogues, config, expected)
-  }),
+  "evaluate-ghost-attention": evaluateGhostAttention,
+  "evaluate-world-ghost-attention": evaluateGhostAttention,
 
   // ---- the safety classifier
   "classify-prompts": of<typeof import("../safety/safety-classifier.ts").classifyPrompts>({
@@ -517,6 +520,7 @@ const estimators: Readonly<Record<string, Estimator>> = {
     }
   }),
   annotate: of<typeof import("../preferences/annotate.ts").annotate>({ size: ({ inputs }) => inputs.pairs }),
+  "annotate-by-oracle": of<typeof import("../world/annotate.ts").annotateByOracle>({ size: ({ inputs }) => inputs.pairs }),
   "hold-out-preferences": of<typeof import("../data/prompts.ts").holdOutPreferences>({
     size: ({ config, inputs }) => {
       const { rows } = inputs.preferences
@@ -576,13 +580,13 @@ const estimators: Readonly<Record<string, Estimator>> = {
     size: ({ inputs }) => sized(pool(inputs.prefixed), { rows: inputs.original.prompts })
   }),
   "distillation-gain": reportOnly,
-  "ghost-instructions": of<typeof import("../ghost-attention/ghost-attention.ts").ghostInstructions>({
+  "ghost-instructions": of<typeof import("../ghost-attention/instructions.ts").ghostInstructions>({
     size: ({ config, inputs }) => {
       const { turns } = inputs.prompts
       return sized(inputs.prompts, { turns: Number.isNaN(turns) ? config.turns : Math.min(turns, config.turns) })
     }
   }),
-  "ghost-training-data": of<typeof import("../ghost-attention/ghost-attention.ts").ghostTrainingData>({
+  "ghost-training-data": of<typeof import("../ghost-attention/training-data.ts").ghostTrainingData>({
     size: ({ config, inputs }) => {
       const { promptTokens: question, responseTokens: answer, rows, turns } = inputs.samples
       // Rows end at turn 2 to n, on average halfway; or all at turn n.
@@ -659,6 +663,7 @@ const estimators: Readonly<Record<string, Estimator>> = {
   "compare-versions": reportOnly,
   "self-bleu": reportOnly,
   "preference-statistics": reportOnly,
+  "world-preference-statistics": reportOnly,
   "temperature-sweep": reportOnly,
   "reward-distribution": reportOnly,
   "reward-hacking": reportOnly,

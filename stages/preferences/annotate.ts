@@ -6,31 +6,30 @@ import { readFile, rename, writeFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
-import { grade } from "../../data/world/oracle.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import { External } from "../../schemas/artifact.ts"
+import { type Dataset, External, type OutputSlot } from "../../schemas/artifact.ts"
 import { hyper, neutral } from "../../schemas/hyper.ts"
 import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
-import { Annotator, oracleAnnotator, type Verdict } from "./annotator.ts"
+import { Annotator, type Kind, type Verdict } from "./annotator.ts"
 import { fileAnnotator } from "./annotator-file.ts"
 import { judgeAnnotator } from "./annotator-judge.ts"
 import { choseUnsafe } from "../common/safety-rule.ts"
 
-export const AnnotateConfig = Schema.Struct({
-  annotator: hyper(
-    "oracle",
-    "who judges: the small world's oracle, a file that people fill, or a model behind an OpenAI-compatible endpoint",
-    ["oracle", "file", "judge"]
-  ),
+/** Hyperparameters of every stage that annotates. */
+export const annotationFields = {
   kind: hyper("helpfulness", "§3.2.1: helpfulness and safety have guidelines of their own; safety data has a label for each response", [
     "helpfulness",
     "safety"
   ]),
-  source: hyper("", "what to call the pairs' source in statistics; empty: the kind"),
-  significantly: hyper(0.6, "oracle: difference of scores in [0, 1] from which a response is significantly better", { min: 0 }),
-  better: hyper(0.3, "oracle: and better", { min: 0 }),
-  slightly: hyper(0.1, "oracle: and slightly better; negligibly below", { min: 0 }),
-  noise: hyper(0, "oracle: the wrong response is chosen with probability exp(-difference / noise) / 2; 0 never", { min: 0 }),
+  source: hyper("", "what to call the pairs' source in statistics; empty: the kind")
+}
+
+export const AnnotateConfig = Schema.Struct({
+  annotator: hyper("file", "who compares: people, by a file that they fill, or a judge: a model behind an OpenAI-compatible endpoint", [
+    "file",
+    "judge"
+  ]),
+  ...annotationFields,
   pairsFile: neutral(hyper("", "file: where the pairs to label are written as JSONL"), "labels do not come from there"),
   labelsHint: neutral(
     hyper(
@@ -56,7 +55,7 @@ export const AnnotateConfig = Schema.Struct({
     }),
     "it decides whether there is a result, not which; raised, verdicts that were given are found again; lowered, a result that is there stays, with its count of undecided pairs"
   ),
-  concurrency: neutral(hyper(4, "judge: requests at once", { min: 1 }), "each pair is judged by itself, whatever is asked beside it"),
+  concurrency: neutral(hyper(4, "judge: requests at once", { min: 1 }), "each pair is compared by itself, whatever is asked beside it"),
   timeout: neutral(
     hyper(60, "judge: seconds a request may take", { min: 1 }),
     "a request that takes longer is made again and then stops the stage; when it is raised, verdicts that were given are found again"
@@ -78,6 +77,28 @@ const writeWhole = async (path: string, text: string): Promise<void> => {
   await rename(part, path)
 }
 
+/** Writes the pairs as preferences by their verdicts, and counts those that are none. */
+export const writePreferences = (
+  pairs: ReadonlyArray<ResponsePair>,
+  verdicts: ReadonlyArray<Verdict | null>,
+  { kind, source }: { readonly kind: Kind; readonly source: string },
+  output: OutputSlot<Dataset<Preference>>
+) => {
+  let [undecided, dropped] = [0, 0]
+  const rows = pairs.flatMap((pair, i) => {
+    const verdict = verdicts[i]
+    if (verdict === null || verdict === undefined) {
+      undecided++
+      return []
+    }
+    const preference = preferenceOf(pair, verdict, source === "" ? kind : source)
+    if (preference !== undefined) return [preference]
+    dropped++
+    return []
+  })
+  return writeDataset(output, rows, { metrics: { preferences: rows.length, undecided, droppedUnsafe: dropped } })
+}
+
 export const annotate = Stage.make("annotate", {
   description: "§3.2.1 pairs of responses to preferences: a forced choice, one of four ratings, labels of safety",
   config: AnnotateConfig,
@@ -85,44 +106,29 @@ export const annotate = Stage.make("annotate", {
   output: Preferences,
   run: Effect.fn("annotate")(function* ({ config, inputs, output, seed, progress, checkpoints }) {
     const pairs = yield* readRows(inputs.pairs, ResponsePairs)
-    const { kind, noise } = config
     const layer =
-      config.annotator === "oracle"
-        ? oracleAnnotator({ score: grade, thresholds: [config.significantly, config.better, config.slightly], noise, seed })
-        : config.annotator === "file"
-          ? fileAnnotator({
-              labels: inputs.labels?.path,
-              pairsFile: config.pairsFile,
-              labelsHint: config.labelsHint,
-              read: (path) => readFile(path, "utf8"),
-              write: writeWhole
-            })
-          : judgeAnnotator({
-              url: config.url,
-              model: config.model,
-              keyVariable: config.keyVariable,
-              environment: process.env,
-              journal: config.journal,
-              maxUnreadable: config.maxUnreadable,
-              concurrency: config.concurrency,
-              timeout: config.timeout,
-              seed,
-              progress,
-              checkpoints
-            })
-    const verdicts = yield* Effect.flatMap(Annotator, (annotator) => annotator.judge(pairs, kind)).pipe(Effect.provide(layer))
-    let [undecided, dropped] = [0, 0]
-    const rows = pairs.flatMap((pair, i) => {
-      const verdict = verdicts[i]
-      if (verdict === null || verdict === undefined) {
-        undecided++
-        return []
-      }
-      const preference = preferenceOf(pair, verdict, config.source === "" ? kind : config.source)
-      if (preference !== undefined) return [preference]
-      dropped++
-      return []
-    })
-    return yield* writeDataset(output, rows, { metrics: { preferences: rows.length, undecided, droppedUnsafe: dropped } })
+      config.annotator === "file"
+        ? fileAnnotator({
+            labels: inputs.labels?.path,
+            pairsFile: config.pairsFile,
+            labelsHint: config.labelsHint,
+            read: (path) => readFile(path, "utf8"),
+            write: writeWhole
+          })
+        : judgeAnnotator({
+            url: config.url,
+            model: config.model,
+            keyVariable: config.keyVariable,
+            environment: process.env,
+            journal: config.journal,
+            maxUnreadable: config.maxUnreadable,
+            concurrency: config.concurrency,
+            timeout: config.timeout,
+            seed,
+            progress,
+            checkpoints
+          })
+    const verdicts = yield* Effect.flatMap(Annotator, (annotator) => annotator.compare(pairs, config.kind)).pipe(Effect.provide(layer))
+    return yield* writePreferences(pairs, verdicts, config, output)
   })
 })

@@ -125,7 +125,7 @@ const writePairs = async (
 
 export const fileAnnotator = (options: FileOptions): Layer.Layer<Annotator> =>
   Layer.succeed(Annotator, {
-    judge: (pairs, kind) =>
+    compare: (pairs, kind) =>
       Effect.tryPromise({
         try: async () => {
           const { labels, labelsHint, pairsFile, read } = options

@@ -135,7 +135,7 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
       })
     )
   return Layer.succeed(Annotator, {
-    judge: Effect.fn("judge")(function* (pairs: ReadonlyArray<ResponsePair>, kind: Kind) {
+    compare: Effect.fn("compare")(function* (pairs: ReadonlyArray<ResponsePair>, kind: Kind) {
       if (url === "" || model === "") return yield* failed("A judge needs an endpoint: set url (as https://host/v1) and model.")
       const key = keyVariable === "" ? undefined : environment[keyVariable]
       if (keyVariable !== "" && (key === undefined || key === ""))

@@ -9,14 +9,11 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeReport } from "../../data/dataset.ts"
-import { grade } from "../../data/world/oracle.ts"
 import { encodeDialogue, fitsChatFormat } from "../../models/chat.ts"
 import { loadTokenizer, type Tokenizer } from "../../models/tokenizer/index.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import type { ArtifactRef, Dataset } from "../../schemas/artifact.ts"
-import { report } from "../../schemas/report.ts"
+import { type ArtifactRef, type Dataset, type Report, report } from "../../schemas/artifact.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
-import { hyper } from "../../schemas/hyper.ts"
 import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
 import type { Kind } from "./annotator.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
@@ -71,12 +68,12 @@ const safetyOf = (rows: ReadonlyArray<Preference>): BatchStatistics["safety"] =>
 }
 
 /** What tells a pair without a choice from one that the safety rule dropped: whether the annotator would have had a choice. */
-export type HasChoice = (pair: ResponsePair) => boolean
+export type HasChoice = (pair: ResponsePair, kind: Kind) => boolean
 
 const leftOutOf = (
   rows: ReadonlyArray<Preference>,
   collected: ReadonlyArray<ResponsePair>,
-  hasChoice: HasChoice | undefined
+  hasChoice: ((pair: ResponsePair) => boolean) | undefined
 ): BatchStatistics["leftOut"] => {
   const kept = new Set(rows.map(({ id }) => id))
   const left = collected.filter(({ id }) => !kept.has(id))
@@ -91,7 +88,7 @@ export const statisticsOf = (
   tokenizer: Pick<Tokenizer, "encode">,
   example: (messages: Preference["prompt"]) => number | undefined,
   collected?: ReadonlyArray<ResponsePair>,
-  hasChoice?: HasChoice
+  hasChoice?: (pair: ResponsePair) => boolean
 ): BatchStatistics => {
   const tokens = (text: string) => tokenizer.encode(text).length
   const counted = rows.flatMap((row) => {
@@ -125,28 +122,29 @@ const totalLeftOut = (batches: ReadonlyArray<BatchStatistics["leftOut"]>): Batch
 
 type Sets<Row> = ReadonlyArray<ArtifactRef<Dataset<Row>>>
 
-export const preferenceStatistics = Stage.make("preference-statistics", {
+const inputs = {
+  /** For its tokenizer. */
+  policy: Policy,
+  helpfulness: Stage.many(Preferences),
+  safety: Stage.many(Preferences),
+  /** The pairs that annotators saw, batch by batch as above; none, or one for each batch. */
+  helpfulnessPairs: Stage.many(ResponsePairs),
+  safetyPairs: Stage.many(ResponsePairs)
+}
+const config = Schema.Struct({})
+
+/** The stage's definition; with `hasChoice`, where the annotator's choices can be told again, the report says why pairs are left out. */
+export const statisticsStage = (hasChoice?: HasChoice) => ({
   description: "table 6 and figure 25: comparisons, turns, tokens, shares of ratings and of safety labels, batch by batch",
-  config: Schema.Struct({
-    annotator: hyper(
-      "unknown",
-      "who annotated: of the small world's oracle it can be told which pairs had no choice and which ones the safety rule dropped",
-      ["unknown", "world"]
-    )
-  }),
-  inputs: {
-    /** For its tokenizer. */
-    policy: Policy,
-    helpfulness: Stage.many(Preferences),
-    safety: Stage.many(Preferences),
-    /** The pairs that annotators saw, batch by batch as above; none, or one for each batch. */
-    helpfulnessPairs: Stage.many(ResponsePairs),
-    safetyPairs: Stage.many(ResponsePairs)
-  },
+  config,
+  inputs,
   output: PreferenceStatisticsReport,
   seeded: false,
-  run: Effect.fn("preference-statistics")(function* ({ config, inputs, output }) {
-    const tokenizer = yield* loadTokenizer(inputs.policy.path)
+  run: Effect.fn("preference-statistics")(function* ({
+    inputs: given,
+    output
+  }: Stage.Context<typeof config, typeof inputs, Report<PreferenceStatistics>>) {
+    const tokenizer = yield* loadTokenizer(given.policy.path)
     const example = (messages: Preference["prompt"]) =>
       fitsChatFormat(messages) ? encodeDialogue(tokenizer, messages).tokens.length : undefined
     const of = Effect.fnUntraced(function* (kind: Kind, sets: Sets<Preference>, pairs: Sets<ResponsePair>) {
@@ -157,13 +155,6 @@ export const preferenceStatistics = Stage.make("preference-statistics", {
           `${pairs.length} sets of pairs for ${sets.length} batches`,
           "Give one set for each batch, in the same order."
         )
-      const hasChoice: HasChoice | undefined =
-        config.annotator === "world"
-          ? ({ prompt, safety, responseA, responseB }) => {
-              const by = kind === "safety" && safety ? "safety" : "helpfulness"
-              return grade(prompt, responseA)[by] !== grade(prompt, responseB)[by]
-            }
-          : undefined
       const batches = yield* Effect.forEach(sets, (set) => readRows(set, Preferences))
       const collected = pairs.length === 0 ? undefined : yield* Effect.forEach(pairs, (set) => readRows(set, ResponsePairs))
       for (const [i, rows] of batches.entries()) {
@@ -177,14 +168,17 @@ export const preferenceStatistics = Stage.make("preference-statistics", {
             "Give the pairs in the order of the batches."
           )
       }
-      const counted = batches.map((rows, i) => statisticsOf(rows, tokenizer, example, collected?.[i], hasChoice))
+      const hadChoice = hasChoice === undefined ? undefined : (pair: ResponsePair) => hasChoice(pair, kind)
+      const counted = batches.map((rows, i) => statisticsOf(rows, tokenizer, example, collected?.[i], hadChoice))
       const leftOut = totalLeftOut(counted.map((batch) => batch.leftOut))
       return { batches: counted, total: { ...statisticsOf(batches.flat(), tokenizer, example), leftOut } }
     })
-    const helpfulness = yield* of("helpfulness", inputs.helpfulness, inputs.helpfulnessPairs)
-    const safety = inputs.safety.length === 0 ? null : yield* of("safety", inputs.safety, inputs.safetyPairs)
+    const helpfulness = yield* of("helpfulness", given.helpfulness, given.helpfulnessPairs)
+    const safety = given.safety.length === 0 ? null : yield* of("safety", given.safety, given.safetyPairs)
     if (helpfulness.total.comparisons + (safety?.total.comparisons ?? 0) === 0)
-      return yield* EmptyDatasetError.of("count", `${inputs.helpfulness.length + inputs.safety.length} batches, all empty`)
+      return yield* EmptyDatasetError.of("count", `${given.helpfulness.length + given.safety.length} batches, all empty`)
     return yield* writeReport(output, { helpfulness, safety })
   })
 })
+
+export const preferenceStatistics = Stage.make("preference-statistics", statisticsStage())

@@ -88,7 +88,7 @@ export const worldPreferences = Stage.make("world-preferences", {
   })
 })
 
-/** The small world's instructions by kind, as constraints of Ghost Attention (stages/ghost-attention/ghost-attention.ts). */
+/** The small world's instructions by kind, as constraints of Ghost Attention (stages/ghost-attention/instructions.ts). */
 export const worldConstraints = (["start", "end", "name"] as const).map((kind) =>
   instructions.filter((one) => one.kind === kind).map(({ full, short, sentence }) => ({ full, short, mustContain: sentence }))
 )

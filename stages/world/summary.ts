@@ -18,7 +18,7 @@ import {
   ScoredCompletions
 } from "../../schemas/rows.ts"
 import { type RewardAccuracy, RewardAccuracyReport, type RewardBaselines, RewardBaselinesReport } from "../reward/evaluate-reward.ts"
-import { GhostAttentionReport } from "../ghost-attention/ghost-attention.ts"
+import { GhostAttentionReport } from "../ghost-attention/evaluate.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { meanByPrompt, PairingError, pairSamples } from "../common/pairing.ts"
 import { textFile } from "../common/report-files.ts"

@@ -2,19 +2,10 @@
 import { describe, expect, it } from "vitest"
 import { encodePrompt } from "../../../models/chat.ts"
 import { Demonstrations, type Message, Prompts } from "../../../schemas/rows.ts"
-import {
-  dialogueTo,
-  evaluateGhostAttention,
-  GhostAttentionReport,
-  type GhostDialogue,
-  GhostDialogues,
-  type GhostSample,
-  ghostInstructions,
-  ghostRows,
-  ghostSample,
-  GhostSamples,
-  ghostTrainingData
-} from "../../../stages/ghost-attention/ghost-attention.ts"
+import { evaluateGhostAttention, GhostAttentionReport } from "../../../stages/ghost-attention/evaluate.ts"
+import { type GhostDialogue, GhostDialogues, ghostInstructions } from "../../../stages/ghost-attention/instructions.ts"
+import { dialogueTo, type GhostSample, ghostSample, GhostSamples } from "../../../stages/ghost-attention/sample.ts"
+import { ghostRows, ghostTrainingData } from "../../../stages/ghost-attention/training-data.ts"
 import { encodeDemonstrations } from "../../../stages/training/sft.ts"
 import { failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
 import { ask, talkingPolicy, tokenizer } from "../talking.ts"
@@ -276,50 +267,5 @@ describe("dialogues with a policy", () => {
         /6 dialogues, none with an answer to its first question \(6 leave no room/
       )
     expect(await failureOf(ghostSample, { policy, dialogues }, { maxNewTokens: 1, temperature: 0 })).toMatch(/6 answers are cut off/)
-  })
-})
-
-describe("the small world's oracle as a check", () => {
-  const world: GhostDialogue = {
-    id: "w",
-    instruction: "Start each answer with Yo.",
-    trainedInstruction: "Start: Yo.",
-    questions: ["Spell cat.", "Spell dog."],
-    mustContain: []
-  }
-  const known = "Ann has a red cup and a blue box. What colour is the cup?"
-  const heeding = () =>
-    talkingPolicy(2, [
-      [user("Start each answer with Yo. Spell cat."), assistant("Yo! b.")],
-      [user(`Be brief. ${known}`), assistant("b.")],
-      [user("Start each answer with Yo. Spell cat"), assistant("Yo! b.")],
-      [user("Start each answer with Yo. Spell cat."), assistant("Yo! b."), user("Spell dog."), assistant("b.")]
-    ])
-  const sampling = { temperature: 0, maxNewTokens: 16, checker: "world" }
-
-  it("reads the instruction from the first turn at every turn, and needs no texts", async () => {
-    const report = await reportIn(
-      await runStage(evaluateGhostAttention, { policy: await heeding(), dialogues: await rowsArtifact(GhostDialogues, [world]) }, sampling),
-      GhostAttentionReport
-    )
-    expect(report).toMatchObject({ dialogues: 1, unchecked: 0 })
-    expect(report.examples[0]).toMatchObject({ answers: ["Yo! b.", "b."], kept: [true, false] })
-  })
-  it("fails on a question or an instruction that is not its own, instead of taking it for one that is not kept", async () => {
-    // It must end its answers, or there is nothing to check.
-    const policy = await talkingPolicy(3, [
-      [user(`Be brief. ${known}`), assistant("a")],
-      [user(`${world.instruction} Spell cat`), assistant("a")]
-    ])
-    const fails = async (over: Partial<GhostDialogue>) =>
-      failureOf(
-        evaluateGhostAttention,
-        { policy, dialogues: await rowsArtifact(GhostDialogues, [{ ...world, ...over }]) },
-        { ...sampling, checker: "world" }
-      )
-    expect(await fails({ instruction: "Be brief.", questions: [known] })).toMatch(
-      /turn 1 of dialogue "w".*knows no instruction in "Be brief/
-    )
-    expect(await fails({ questions: ["Spell cat"] })).toMatch(/turn 1 of dialogue "w".*small world/)
   })
 })

@@ -1,4 +1,4 @@
-/** Annotators: the oracle, people by a file, a model behind an endpoint. */
+/** Annotators: people by a file, a model behind an endpoint. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { createServer, type Server } from "node:http"
 import type { AddressInfo } from "node:net"
@@ -8,8 +8,8 @@ import * as Effect from "effect/Effect"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
 import { Preferences, type ResponsePair, ResponsePairs } from "../../../schemas/rows.ts"
 import { annotate, preferenceOf } from "../../../stages/preferences/annotate.ts"
-import { Annotator, oracleAnnotator, ratingOf, type Kind, type Verdict } from "../../../stages/preferences/annotator.ts"
-import { noCheckpoints } from "../../../runtime/define/checkpoints.ts"
+import { Annotator, type Kind, type Verdict } from "../../../stages/preferences/annotator.ts"
+import { noCheckpoints } from "../../../runtime/store/checkpoints.ts"
 import { labelId } from "../../../stages/preferences/annotator-file.ts"
 import { judgeAnnotator, type JudgeOptions, readVerdict } from "../../../stages/preferences/annotator-judge.ts"
 import { failureOf, rowsArtifact, rowsIn, runStage } from "../running.ts"
@@ -54,62 +54,6 @@ describe("the safety rule (§3.2.1)", () => {
       chosenSafe: true,
       rejectedSafe: false
     })
-  })
-})
-
-describe("the oracle", () => {
-  const rows = [
-    spell("right", "d-a-k.", "d-a-g."), // 1 against 0.5
-    spell("refused", "I will not do that.", "d-a-k."), // 0 against 1
-    spell("same", "d-a-g.", "d-o-k."), // both 0.5
-    deed("safe", "Use a hammer.", "I will not do that. Ask the baker first.") // safety 0 against 1, both of helpfulness 0
-  ]
-  it("chooses the better response and rates by how much; where both are as good there is no choice", async () => {
-    const made = await runStage(annotate, { pairs: await rowsArtifact(ResponsePairs, rows) })
-    const pairs = await rowsIn(made, Preferences)
-    expect(pairs.map(({ id, chosen, rating, source }) => [id, chosen, rating, source])).toEqual([
-      ["right", "d-a-k.", 1, "helpfulness"],
-      ["refused", "d-a-k.", 0, "helpfulness"]
-    ])
-    expect(made.metrics).toMatchObject({ preferences: 2, undecided: 2, droppedUnsafe: 0 })
-    expect(pairs[0]).toMatchObject({ chosenSafe: null, rejectedSafe: null })
-  })
-  it("judges safety data by safety where the prompt must be refused, by helpfulness else, and labels both responses", async () => {
-    const made = await runStage(annotate, { pairs: await rowsArtifact(ResponsePairs, rows) }, { kind: "safety", source: "s" })
-    expect(
-      (await rowsIn(made, Preferences)).map(({ id, chosen, chosenSafe, rejectedSafe, source }) => [
-        id,
-        chosen,
-        chosenSafe,
-        rejectedSafe,
-        source
-      ])
-    ).toEqual([
-      ["right", "d-a-k.", true, true, "s"],
-      ["refused", "d-a-k.", true, true, "s"],
-      ["safe", rows[3]!.responseB, true, false, "s"]
-    ])
-  })
-  it("rates by thresholds that are reached, not passed", () => {
-    expect([0.6, 0.59, 0.3, 0.29, 0.1, 0.09].map((difference) => ratingOf(difference, [0.6, 0.3, 0.1]))).toEqual([0, 1, 1, 2, 2, 3])
-  })
-  it("errs with noise as often as said: exp(-difference / noise) / 2", async () => {
-    const many = Array.from({ length: 4000 }, (_, i) => spell(`${i}`, "good", "bad"))
-    const score = (_: unknown, response: string) => ({ helpfulness: response === "good" ? 0.5 : 0.3, safety: 1, violation: false })
-    const wrong = async (noise: number) => {
-      const layer = oracleAnnotator({ score, thresholds: [0.6, 0.3, 0.1], noise, seed: 3 })
-      const verdicts = await Effect.runPromise(
-        Effect.flatMap(Annotator, (one) => one.judge(many, "helpfulness")).pipe(Effect.provide(layer))
-      )
-      return verdicts.filter((verdict) => verdict?.choice === "B").length / many.length
-    }
-    expect(await wrong(0)).toBe(0)
-    // exp(-1) / 2 = 0.1839; its standard error over 4000 is 0.006.
-    expect(Math.abs((await wrong(0.2)) - 0.1839)).toBeLessThan(0.025)
-  })
-  it("says which question it does not know", async () => {
-    const foreign = await rowsArtifact(ResponsePairs, [pair("x", "Who are you?", "a", "b")])
-    expect(await failureOf(annotate, { pairs: foreign })).toMatch(/by the oracle: .*small world.*"Who are you\?"/)
   })
 })
 
@@ -298,7 +242,7 @@ describe("a judge", () => {
       ...{ concurrency: 2, timeout: 5, seed: 1, progress: () => Effect.void, checkpoints: noCheckpoints, firstRetry: 1 },
       ...over
     }
-    return Effect.flatMap(Annotator, (one) => one.judge(pairs, kind)).pipe(Effect.provide(judgeAnnotator(options)))
+    return Effect.flatMap(Annotator, (one) => one.compare(pairs, kind)).pipe(Effect.provide(judgeAnnotator(options)))
   }
   const failure = async (over: Partial<JudgeOptions> = {}) => (await Effect.runPromise(Effect.flip(judge(over)))).message
 

@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest"
 import { encodeDialogue } from "../../../models/chat.ts"
 import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../../schemas/rows.ts"
 import { preferenceStatistics, PreferenceStatisticsReport } from "../../../stages/preferences/preference-statistics.ts"
+import { worldPreferenceStatistics } from "../../../stages/world/preference-statistics.ts"
 import { failureOf, reportIn, rowsArtifact, runStage } from "../running.ts"
 import { talkingPolicy, tokenizer } from "../talking.ts"
 
@@ -50,7 +51,7 @@ const inputs = async () => ({
   helpfulnessPairs: [],
   safetyPairs: [await rowsArtifact(ResponsePairs, collected)]
 })
-const statistics = async (config = {}) => reportIn(await runStage(preferenceStatistics, await inputs(), config), PreferenceStatisticsReport)
+const statistics = async (stage = preferenceStatistics) => reportIn(await runStage(stage, await inputs()), PreferenceStatisticsReport)
 const tokens = (text: string) => tokenizer.encode(text).length
 
 describe("statistics of preferences", () => {
@@ -87,7 +88,7 @@ describe("statistics of preferences", () => {
   })
   it("count what is left out, and of the world's oracle what had no choice and what the safety rule dropped", async () => {
     expect((await statistics()).safety!.batches[0]!.leftOut).toEqual({ pairs: 3, undecided: null, droppedUnsafe: null })
-    expect((await statistics({ annotator: "world" })).safety!.total.leftOut).toEqual({ pairs: 3, undecided: 2, droppedUnsafe: 1 })
+    expect((await statistics(worldPreferenceStatistics)).safety!.total.leftOut).toEqual({ pairs: 3, undecided: 2, droppedUnsafe: 1 })
   })
   it("have no means of an empty batch, and of empty batches alone there are none", async () => {
     const empty = await rowsArtifact(Preferences, [])

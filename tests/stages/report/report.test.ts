@@ -7,7 +7,7 @@ import { Completions, Demonstrations, type ScoredCompletion, ScoredCompletions }
 import { DistillationGainReport } from "../../../stages/safety/context-distillation.ts"
 import { BestOfNReport, RewardSummaryReport } from "../../../stages/evaluation/evaluate-policy.ts"
 import { RewardAccuracyReport, RewardBaselinesReport } from "../../../stages/reward/evaluate-reward.ts"
-import { GhostAttentionReport } from "../../../stages/ghost-attention/ghost-attention.ts"
+import { GhostAttentionReport } from "../../../stages/ghost-attention/evaluate.ts"
 import { PreferenceStatisticsReport } from "../../../stages/preferences/preference-statistics.ts"
 import { drawFigure, HtmlReport, htmlReport } from "../../../stages/report/html-report.ts"
 import { RewardHackingReport } from "../../../stages/evaluation/reward-hacking.ts"

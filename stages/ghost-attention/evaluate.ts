@@ -1,0 +1,118 @@
+/** How long an instruction is kept (Llama 2 §3.3, table 30): dialogues with it in the first turn alone, checked turn by turn. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeReport } from "../../data/dataset.ts"
+import { loadPolicy } from "../../models/checkpoint.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { type Report, report } from "../../schemas/artifact.ts"
+import { Policy } from "../../schemas/checkpoint.ts"
+import { hyperInt } from "../../schemas/hyper.ts"
+import { EstimateSchema } from "../../schemas/metrics.ts"
+import { openBatchLog } from "../common/batch-log.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
+import { proportion } from "../common/statistics.ts"
+import { type GhostDialogue, GhostDialogues } from "./instructions.ts"
+import { converse, dialogueSamplingFields, endingsOf, noAnswers } from "./sample.ts"
+
+export const GhostAttention = Schema.Struct({
+  dialogues: Schema.Number,
+  /** Dialogues left out, because their instruction has no text that an answer must contain. */
+  unchecked: Schema.Number,
+  /** Of the dialogues that came to a turn (from 1), the share whose answer there keeps the instruction of the first (table 30), with its 95% interval. */
+  byTurn: Schema.Array(Schema.Struct({ turn: Schema.Number, dialogues: Schema.Number, kept: EstimateSchema })),
+  /** Dialogues that ended before their last question: they are not in what byTurn counts from there on. */
+  endedEarly: Schema.Struct({ tooLong: Schema.Number, unfinished: Schema.Number, empty: Schema.Number, format: Schema.Number }),
+  /** Of each dialogue, whether each of its answers keeps the instruction. */
+  kept: Schema.Array(Schema.Struct({ id: Schema.String, byTurn: Schema.Array(Schema.Boolean) })),
+  examples: Schema.Array(
+    Schema.Struct({
+      instruction: Schema.String,
+      questions: Schema.Array(Schema.String),
+      answers: Schema.Array(Schema.String),
+      kept: Schema.Array(Schema.Boolean)
+    })
+  )
+})
+export const GhostAttentionReport = report(GhostAttention, "ghost-attention/2")
+
+/** An answer of which nothing says whether it keeps its instruction. */
+export class InstructionCheckError extends Schema.TaggedError<InstructionCheckError>()("InstructionCheckError", {
+  dialogue: Schema.String,
+  message: Schema.String
+}) {}
+
+/** What says that an answer keeps its dialogue's instruction. */
+export interface InstructionChecker {
+  /** Whether it can tell for this dialogue; others are left out and counted. */
+  readonly canTell: (dialogue: GhostDialogue) => boolean
+  /** Whether the answer of a turn (from 0) keeps it. Throws an InstructionCheckError where nothing says so. */
+  readonly isKept: (dialogue: GhostDialogue, answers: ReadonlyArray<string>, turn: number) => boolean
+}
+
+const inputs = { policy: Policy, dialogues: GhostDialogues }
+const config = Schema.Struct({
+  examples: hyperInt(3, "dialogues that the report quotes", { min: 0 }),
+  ...dialogueSamplingFields
+})
+
+/** The stage's definition, for a checker of answers. */
+export const evaluationStage = (checker: InstructionChecker) => ({
+  description: "§3.3, table 30: how often answers keep the instruction of the first turn, turn by turn",
+  config,
+  inputs,
+  output: GhostAttentionReport,
+  resources: { tensors: true },
+  run: Effect.fn("evaluate-ghost-attention")(function* ({
+    config: { examples, ...sampling },
+    inputs: given,
+    output,
+    seed,
+    device,
+    progress,
+    checkpoints
+  }: Stage.Context<typeof config, typeof inputs, Report<typeof GhostAttention.Type>>) {
+    const policy = yield* loadPolicy(given.policy, { device, dtype: sampling.precision })
+    const all = yield* readRows(given.dialogues, GhostDialogues)
+    const dialogues = all.filter(checker.canTell)
+    if (dialogues.length === 0)
+      return yield* EmptyDatasetError.of("check instructions in", `${all.length} dialogues, none with a text that answers must contain`)
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const conversations = yield* converse(policy, dialogues, { ...sampling, seed, progress, log, where: "first turn" })
+    if (conversations.every(({ answers }) => answers.length === 0)) return yield* noAnswers("check instructions in", conversations)
+    const kept = yield* Effect.try({
+      try: () =>
+        dialogues.map((dialogue, i) => {
+          const { answers } = conversations[i]!
+          return answers.map((_, turn) => checker.isKept(dialogue, answers, turn))
+        }),
+      catch: (cause) => {
+        if (cause instanceof InstructionCheckError) return cause
+        throw cause
+      }
+    })
+    const turns = Math.max(...kept.map((flags) => flags.length))
+    return yield* writeReport(output, {
+      dialogues: dialogues.length,
+      unchecked: all.length - dialogues.length,
+      byTurn: Array.from({ length: turns }, (_, turn) => kept.flatMap((flags) => flags[turn] ?? [])).map((flags, turn) => ({
+        turn: turn + 1,
+        dialogues: flags.length,
+        kept: proportion(flags.filter(Boolean).length, flags.length)
+      })),
+      endedEarly: endingsOf(conversations),
+      kept: dialogues.map(({ id }, i) => ({ id, byTurn: kept[i]! })),
+      examples: dialogues
+        .slice(0, examples)
+        .map(({ instruction, questions }, i) => ({ instruction, questions, answers: conversations[i]!.answers, kept: kept[i]! }))
+    })
+  })
+})
+
+export const evaluateGhostAttention = Stage.make(
+  "evaluate-ghost-attention",
+  evaluationStage({
+    // An instruction that no text can be told by says nothing here.
+    canTell: ({ mustContain }) => mustContain.length > 0,
+    isKept: ({ mustContain }, answers, turn) => mustContain.every((text) => answers[turn]!.toLowerCase().includes(text.toLowerCase()))
+  })
+)

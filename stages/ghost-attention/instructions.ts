@@ -1,0 +1,95 @@
+/**
+ * Ghost Attention, first of four stages (Llama 2 §3.3): an instruction that holds for a whole dialogue ("act as Napoleon"), and what the user says under it.
+ *
+ *     ghostInstructions -> ghostSample -> ghostTrainingData -> sft         ghostInstructions -> evaluateGhostAttention
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
+import { fitsChatFormat } from "../../models/chat.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { dataset } from "../../schemas/artifact.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { type Message, Prompts } from "../../schemas/rows.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
+
+/** A constraint on every answer: in full ("Act as Napoleon from now on."), in short ("Figure: Napoleon."), and what a text that keeps it contains. */
+const Constraint = Schema.Struct({ full: Schema.String, short: Schema.String, mustContain: Schema.NullOr(Schema.String) })
+type Constraint = typeof Constraint.Type
+
+/** A dialogue to be: what the user says, turn by turn, under an instruction. */
+export const GhostDialogue = Schema.Struct({
+  id: Schema.String,
+  /** In full: what sampling puts in front of every user message. */
+  instruction: Schema.String,
+  /** What training puts in front of the first: in full, or half the time in short. */
+  trainedInstruction: Schema.String,
+  questions: Schema.Array(Schema.String),
+  /** Texts that every answer must contain to keep the instruction, where a check by text is meant. */
+  mustContain: Schema.Array(Schema.String)
+})
+export type GhostDialogue = typeof GhostDialogue.Type
+export const GhostDialogues = dataset(GhostDialogue, "ghost-dialogue/1")
+
+const of = (full: string, short: string, mustContain: string | null = null): Constraint => ({ full, short, mustContain })
+/** §3.3: hobbies, language, public figure. */
+const paperConstraints: ReadonlyArray<ReadonlyArray<Constraint>> = [
+  ["tennis", "chess", "gardening", "cooking"].map((hobby) => of(`You enjoy ${hobby}; bring it up where it fits.`, `Hobby: ${hobby}.`)),
+  ["French", "Spanish", "German"].map((language) => of(`Always speak in ${language}.`, `Language: ${language}.`)),
+  ["Napoleon", "Marie Curie", "Mozart"].map((figure) => of(`Act as ${figure} from now on.`, `Figure: ${figure}.`))
+]
+
+/** No prompt has a second turn. */
+export class NoFollowUpsError extends Schema.TaggedError<NoFollowUpsError>()("NoFollowUpsError", { message: Schema.String }) {}
+
+export const GhostInstructionsConfig = Schema.Struct({
+  constraints: Schema.Array(Schema.Array(Constraint))
+    .pipe(Schema.withDecodingDefaultKey(Effect.succeed(paperConstraints)))
+    .annotate({ description: "§3.3: kinds of constraints (hobbies, language, public figure), each with what may be drawn" }),
+  combine: hyper(0.5, "probability of a second constraint, of another kind; §3.3: combined at random", { min: 0, max: 1 }),
+  short: hyper(0.5, "share of instructions shortened for training; §3.3: half the time", { min: 0, max: 1 }),
+  turns: hyperInt(6, "user messages of a dialogue at most; §3.3 checks up to 20", { min: 1 })
+})
+
+export const ghostInstructions = Stage.make("ghost-instructions", {
+  description: "§3.3 multi-turn prompts under instructions, combined at random, half of them shortened for training",
+  config: GhostInstructionsConfig,
+  inputs: { prompts: Prompts },
+  output: GhostDialogues,
+  run: Effect.fn("ghost-instructions")(function* ({ config, inputs, output, seed }) {
+    const prompts = yield* readRows(inputs.prompts, Prompts)
+    const kinds = config.constraints.filter((kind) => kind.length > 0)
+    const single = prompts.filter(
+      ({ messages, followUps }) =>
+        messages.length === 1 &&
+        [...messages, ...followUps.map((content): Message => ({ role: "user", content }))].every((message) => fitsChatFormat([message]))
+    )
+    if (kinds.length === 0 || single.length === 0)
+      return yield* EmptyDatasetError.of(
+        "put instructions on",
+        `${kinds.length} kinds of constraints and ${single.length} prompts of one user message (of ${prompts.length})`
+      )
+    const rows = single.map(({ id, messages, followUps }): GhostDialogue => {
+      const random = new Random(seed, "ghost instruction", id)
+      const drawn = random
+        .shuffle(kinds)
+        .slice(0, random.next() < config.combine ? 2 : 1)
+        .map((kind) => random.pick(kind))
+      const full = drawn.map((constraint) => constraint.full).join(" ")
+      const short = drawn.map((constraint) => constraint.short).join(" ")
+      return {
+        id,
+        instruction: full,
+        trainedInstruction: random.next() < config.short ? short : full,
+        questions: [messages[0]!.content, ...followUps].slice(0, config.turns),
+        mustContain: drawn.flatMap(({ mustContain }) => (mustContain === null ? [] : [mustContain]))
+      }
+    })
+    if (config.turns > 1 && rows.every(({ questions }) => questions.length === 1))
+      return yield* new NoFollowUpsError({
+        message: `Making dialogues of up to ${config.turns} turns: expected prompts with followUps, the user's next messages, found none among ${rows.length}. An instruction that is kept in its own turn alone teaches nothing (§3.3): give prompts with followUps.`
+      })
+    return yield* writeDataset(output, rows, { metrics: { dialogues: rows.length, leftOut: prompts.length - single.length } })
+  })
+})

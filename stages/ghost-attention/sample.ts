@@ -1,0 +1,152 @@
+/**
+ * Ghost Attention's dialogues (Llama 2 §3.3), sampled turn by turn from the latest model: to train with the instruction in front of every user message, to
+ * evaluate with it in front of the first alone.
+ *
+ * Deviation: a dialogue ends before an answer that was cut off or is empty, and where the next question does not fit the context any more: elsewhere the
+ * oldest turns are dropped then, but here the first holds the instruction.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import { deriveSeed } from "../../engine/random.ts"
+import { fitsChatFormat } from "../../models/chat.ts"
+import { loadPolicy } from "../../models/checkpoint.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { type ArtifactError, dataset } from "../../schemas/artifact.ts"
+import { Policy } from "../../schemas/checkpoint.ts"
+import { hyper } from "../../schemas/hyper.ts"
+import type { Message } from "../../schemas/rows.ts"
+import { openBatchLog } from "../common/batch-log.ts"
+import { fitPrompt } from "../common/dialogues.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
+import { type NoRoomError, sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "../common/sampling.ts"
+import { GhostDialogue, GhostDialogues } from "./instructions.ts"
+
+/**
+ * Why a dialogue ended before its last question: there is no room for another answer, the answer was cut off, is empty, or holds what the chat format can't
+ * (its tags).
+ */
+const Ending = Schema.Literals(["too long", "unfinished", "empty", "format"])
+type Ending = typeof Ending.Type
+
+const instructed = (instruction: string, question: string): string => `${instruction} ${question}`
+
+/** The dialogue up to question `turn` (from 0), with the instruction in front of every user message or of the first alone. */
+export const dialogueTo = (
+  { questions }: Pick<GhostDialogue, "questions">,
+  answers: ReadonlyArray<string>,
+  turn: number,
+  instruction: string,
+  where: "every turn" | "first turn"
+): Array<Message> =>
+  questions
+    .slice(0, turn + 1)
+    .flatMap((question, i): Array<Message> => [
+      { role: "user", content: where === "every turn" || i === 0 ? instructed(instruction, question) : question },
+      ...(i < turn ? [{ role: "assistant" as const, content: answers[i]! }] : [])
+    ])
+
+/** How dialogues went: the answers as far as they came, and why they ended there. */
+interface Conversation {
+  readonly answers: ReadonlyArray<string>
+  readonly ended: Ending | null
+}
+
+/** Samples dialogues turn by turn, all of them side by side. */
+export const converse = Effect.fn("converse")(function* (
+  policy: Parameters<typeof sampleAll>[0],
+  dialogues: ReadonlyArray<GhostDialogue>,
+  options: SamplingOptions & { readonly where: "every turn" | "first turn"; readonly temperature: number; readonly seed: number }
+): Effect.fn.Return<ReadonlyArray<Conversation>, ArtifactError | NoRoomError> {
+  const { model, tokenizer } = policy
+  const room = model.config.maxPositions - options.maxNewTokens
+  const going = dialogues.map((dialogue) => ({ dialogue, answers: [] as Array<string>, ended: null as Ending | null }))
+  const turns = Math.max(...dialogues.map(({ questions }) => questions.length))
+  for (let turn = 0; turn < turns; turn++) {
+    const asked = going.flatMap((one) => {
+      const { dialogue, answers } = one
+      if (one.ended !== null || turn >= dialogue.questions.length) return []
+      const messages = dialogueTo(dialogue, answers, turn, dialogue.instruction, options.where)
+      if (!fitsChatFormat(messages)) one.ended = "format"
+      else if (fitPrompt(tokenizer, messages, room, "leave out") === undefined) one.ended = "too long"
+      return one.ended === null ? [{ one, messages }] : []
+    })
+    const sampled = yield* sampleAll(
+      policy,
+      asked.map(({ one, messages }) => ({
+        messages,
+        temperature: options.temperature,
+        seed: deriveSeed(options.seed, "ghost", options.where, one.dialogue.id, turn)
+      })),
+      options
+    )
+    asked.forEach(({ one, messages }, i) => {
+      // Every one fits: the prompts were measured above.
+      const { text, finished } = sampled[i]!
+      if (!finished) one.ended = "unfinished"
+      else if (text === "") one.ended = "empty"
+      else if (!fitsChatFormat([...messages, { role: "assistant", content: text }])) one.ended = "format"
+      else one.answers.push(text)
+    })
+  }
+  return going
+})
+
+/** How many dialogues ended before their last question, by why. */
+export const endingsOf = (conversations: ReadonlyArray<{ readonly ended: Ending | null }>) => {
+  const count = (why: Ending) => conversations.filter(({ ended }) => ended === why).length
+  return { tooLong: count("too long"), unfinished: count("unfinished"), empty: count("empty"), format: count("format") }
+}
+
+export const noAnswers = (doing: string, conversations: ReadonlyArray<Conversation>) => {
+  const { tooLong, unfinished, empty, format } = endingsOf(conversations)
+  return EmptyDatasetError.of(
+    doing,
+    `${conversations.length} dialogues, none with an answer to its first question (${tooLong} leave no room for maxNewTokens in the model's context, ${unfinished} answers are cut off at maxNewTokens, ${empty} empty, ${format} not of the chat format)`
+  )
+}
+
+/** How dialogues are sampled, to train and to evaluate. */
+export const dialogueSamplingFields = {
+  temperature: hyper(1, "of sampling; §3.3 names none", { min: 0 }),
+  ...samplingFields,
+  precision: samplingPrecision
+}
+
+/** Its dialogue as sampled: one answer a question, as far as it came. */
+export const GhostSample = Schema.Struct({
+  ...GhostDialogue.fields,
+  answers: Schema.Array(Schema.String),
+  /** Null when every question is answered. */
+  ended: Schema.NullOr(Ending)
+})
+export type GhostSample = typeof GhostSample.Type
+export const GhostSamples = dataset(GhostSample, "ghost-sample/2")
+
+export const ghostSample = Stage.make("ghost-sample", {
+  description: "§3.3 dialogues sampled with the instruction in front of every user message",
+  config: Schema.Struct({
+    endedEarly: hyper("keep", "dialogues that end before their last question: kept as far as they came, or dropped", ["keep", "drop"]),
+    ...dialogueSamplingFields
+  }),
+  inputs: { policy: Policy, dialogues: GhostDialogues },
+  output: GhostSamples,
+  resources: { tensors: true },
+  run: Effect.fn("ghost-sample")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+    const policy = yield* loadPolicy(inputs.policy, { device, dtype: config.precision })
+    const dialogues = yield* readRows(inputs.dialogues, GhostDialogues)
+    if (dialogues.length === 0) return yield* EmptyDatasetError.of("sample dialogues of", "no dialogues")
+    const { temperature, topP, topK, maxNewTokens, batchSize } = config
+    const log = yield* openBatchLog({ checkpoints, progress })
+    const conversations = yield* converse(policy, dialogues, {
+      ...{ temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
+      where: "every turn"
+    })
+    if (conversations.every(({ answers }) => answers.length === 0)) return yield* noAnswers("sample dialogues of", conversations)
+    const rows = dialogues
+      .map((dialogue, i): GhostSample => ({ ...dialogue, answers: conversations[i]!.answers, ended: conversations[i]!.ended }))
+      .filter(({ ended }) => ended === null || config.endedEarly === "keep")
+    const whole = conversations.filter(({ ended }) => ended === null).length
+    return yield* writeDataset(output, rows, { metrics: { dialogues: dialogues.length, whole, ...endingsOf(conversations) } })
+  })
+})

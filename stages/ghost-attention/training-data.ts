@@ -1,0 +1,51 @@
+/**
+ * Ghost Attention's training data (Llama 2 §3.3): the instruction stays in the first turn only, and all tokens of previous turns, assistant messages
+ * included, carry no loss.
+ *
+ * Deviation: one row a turn (2 to n) unless asked otherwise, so that each turn is a last one; the paper does not say whether it does so or takes the whole
+ * dialogue once.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { hyper } from "../../schemas/hyper.ts"
+import { type Demonstration, Demonstrations } from "../../schemas/rows.ts"
+import { dialogueTo, type GhostSample, GhostSamples } from "./sample.ts"
+
+/**
+ * The rows to train on: the dialogue to each turn from the second on, or to the last alone; the instruction in the first turn alone, loss on the last
+ * answer alone.
+ */
+export const ghostRows = (samples: ReadonlyArray<GhostSample>, which: "every-turn" | "last-turn"): Array<Demonstration> =>
+  samples.flatMap((sample) => {
+    const rows = sample.answers.slice(1).map((answer, i) => ({
+      id: `${sample.id}-${i + 2}`,
+      messages: [
+        ...dialogueTo(sample, sample.answers, i + 1, sample.trainedInstruction, "first turn"),
+        { role: "assistant" as const, content: answer }
+      ],
+      loss: "last-answer" as const
+    }))
+    return which === "every-turn" ? rows : rows.slice(-1)
+  })
+
+export const ghostTrainingData = Stage.make("ghost-training-data", {
+  description: "§3.3 sampled dialogues with the instruction in the first turn alone, and no loss on previous turns",
+  config: Schema.Struct({
+    rows: hyper("every-turn", "a row for each turn from the second on, or one for the whole dialogue; §3.3 does not say", [
+      "every-turn",
+      "last-turn"
+    ])
+  }),
+  inputs: { samples: GhostSamples },
+  output: Demonstrations,
+  seeded: false,
+  run: Effect.fn("ghost-training-data")(function* ({ config, inputs, output }) {
+    const samples = yield* readRows(inputs.samples, GhostSamples)
+    const rows = ghostRows(samples, config.rows)
+    // One answer alone has no earlier turn to keep the instruction from.
+    const singleTurn = samples.filter(({ answers }) => answers.length < 2).length
+    return yield* writeDataset(output, rows, { metrics: { dialogues: samples.length, singleTurn, rows: rows.length } })
+  })
+})
