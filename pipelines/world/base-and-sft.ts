@@ -4,7 +4,7 @@ import { filterDemonstrations } from "../../stages/data/filter-demonstrations.ts
 import { pretrain } from "../../stages/training/pretrain.ts"
 import { sft } from "../../stages/training/sft.ts"
 import { tokenizer } from "../../stages/training/tokenizer.ts"
-import { worldDemonstrations, worldTexts } from "../../stages/world/world.ts"
+import { worldDemonstrations, worldTexts } from "../../stages/world/data.ts"
 import type { Policy, Rows } from "../nodes.ts"
 import type { WorldParams } from "./params.ts"
 

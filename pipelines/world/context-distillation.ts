@@ -2,7 +2,7 @@
 import type { Prompt } from "../../schemas/rows.ts"
 import { sample } from "../../stages/rejection-sampling/sample.ts"
 import { distil, distillationGain, preprompt, withoutPreprompt } from "../../stages/safety/context-distillation.ts"
-import { worldPreprompts } from "../../stages/world/world.ts"
+import { worldPreprompts } from "../../stages/world/data.ts"
 import type { Policy, Rows } from "../nodes.ts"
 import { samplingOf, type WorldParams } from "./params.ts"
 import { promptsOf } from "./prompts.ts"

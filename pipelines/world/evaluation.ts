@@ -1,6 +1,6 @@
 /** What is always evaluated on the small world (§3.4): every version and two controls on the same held-out prompts, and the reward models in use. */
 import { mixPreferences } from "../../stages/data/mix.ts"
-import { preferenceStatistics } from "../../stages/preferences/preference-statistics.ts"
+import { worldPreferenceStatistics } from "../../stages/world/preference-statistics.ts"
 import { rewardBaselines } from "../../stages/reward/evaluate-reward.ts"
 import { sample } from "../../stages/rejection-sampling/sample.ts"
 import { selectRandom } from "../../stages/rejection-sampling/select-best.ts"
@@ -51,4 +51,6 @@ export const rewardModelQuality = (rewards: Rewards, { preferences, test }: Coll
 
 /** Table 6. */
 export const statisticsOf = (policy: Policy, { pairs, preferences }: Collected) =>
-  preferenceStatistics({ policy, ...preferences, helpfulnessPairs: pairs.helpfulness, safetyPairs: pairs.safety }, { annotator: "world" })
+  worldPreferenceStatistics({ policy, ...preferences, helpfulnessPairs: pairs.helpfulness, safetyPairs: pairs.safety }).named(
+    "preference-statistics"
+  )

@@ -1,7 +1,10 @@
 /** Ghost Attention on the small world (§3.3): data by which a version learns to keep an instruction, and how well versions keep one. */
 import type { Demonstration } from "../../schemas/rows.ts"
-import { evaluateGhostAttention, ghostInstructions, ghostSample, ghostTrainingData } from "../../stages/ghost-attention/ghost-attention.ts"
-import { worldConstraints, worldPrompts } from "../../stages/world/world.ts"
+import { ghostInstructions } from "../../stages/ghost-attention/instructions.ts"
+import { ghostSample } from "../../stages/ghost-attention/sample.ts"
+import { ghostTrainingData } from "../../stages/ghost-attention/training-data.ts"
+import { evaluateWorldGhostAttention } from "../../stages/world/ghost-attention.ts"
+import { worldConstraints, worldPrompts } from "../../stages/world/data.ts"
 import type { Policy, Rows } from "../nodes.ts"
 import { samplingOf, type WorldParams } from "./params.ts"
 
@@ -15,7 +18,6 @@ export const ghostAttention = (params: WorldParams) => {
   return {
     dataOf: (policy: Policy): Rows<Demonstration> =>
       ghostTrainingData({ samples: ghostSample({ policy, dialogues: dialogues("train", "dialogues") }, samplingOf(params)) }),
-    evaluate: (policy: Policy, name: string) =>
-      evaluateGhostAttention({ policy, dialogues: heldOut }, { ...samplingOf(params), checker: "world" }).named(name)
+    evaluate: (policy: Policy, name: string) => evaluateWorldGhostAttention({ policy, dialogues: heldOut }, samplingOf(params)).named(name)
   }
 }

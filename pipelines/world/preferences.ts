@@ -2,7 +2,7 @@
 import type { Preference, Prompt, ResponsePair } from "../../schemas/rows.ts"
 import { mixPrompts } from "../../stages/data/mix.ts"
 import { continueDialogues } from "../../stages/data/prompts.ts"
-import { annotate } from "../../stages/preferences/annotate.ts"
+import { annotateByOracle } from "../../stages/world/annotate.ts"
 import { collectPairs } from "../../stages/preferences/collect-pairs.ts"
 import { type ByKind, byKind, type Kind, type Policy, type Rows } from "../nodes.ts"
 import { samplingOf, type WorldParams } from "./params.ts"
@@ -16,7 +16,7 @@ export const judgedPairs = (
   names: { readonly pairs: string; readonly preferences: string }
 ) => {
   const pairs = collectPairs(models, { ...samplingOf(params), temperatureFirst: 1, temperatureSecond: 1.3 }).named(names.pairs)
-  return { pairs, preferences: annotate({ pairs }, { annotator: "oracle", kind, noise: params.noise }).named(names.preferences) }
+  return { pairs, preferences: annotateByOracle({ pairs }, { kind, noise: params.noise }).named(names.preferences) }
 }
 
 /** What a round collects. */

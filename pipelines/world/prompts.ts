@@ -2,7 +2,7 @@
 import type { Prompt } from "../../schemas/rows.ts"
 import { mixPrompts } from "../../stages/data/mix.ts"
 import { promptBatch } from "../../stages/data/prompts.ts"
-import { worldPrompts } from "../../stages/world/world.ts"
+import { worldPrompts } from "../../stages/world/data.ts"
 import { byKind, type Kind, type Rows } from "../nodes.ts"
 import type { WorldParams } from "./params.ts"
 

@@ -1,15 +1,15 @@
 /** What a run on the small world ends with: the summary, and everything on one page. */
-import type { evaluateGhostAttention } from "../../stages/ghost-attention/ghost-attention.ts"
+import type { evaluateWorldGhostAttention } from "../../stages/world/ghost-attention.ts"
 import type { preferenceStatistics } from "../../stages/preferences/preference-statistics.ts"
 import type { ppoDiagnostics } from "../../stages/ppo/diagnostics.ts"
-import { htmlReport } from "../../stages/report/report.ts"
+import { htmlReport } from "../../stages/report/html-report.ts"
 import { worldSummary } from "../../stages/world/summary.ts"
 import type { Distillation } from "./context-distillation.ts"
 import type { JudgedVersion, rewardModelQuality } from "./evaluation.ts"
 import type { FullEvaluation } from "./full-evaluation.ts"
 import type { Sweep } from "./rejection-sampling.ts"
 
-type Kept = ReturnType<typeof evaluateGhostAttention>
+type Kept = ReturnType<typeof evaluateWorldGhostAttention>
 
 /** All that was evaluated; undefined is what this run has not. */
 export interface Evaluated {

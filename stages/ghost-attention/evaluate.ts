@@ -4,7 +4,8 @@ import * as Schema from "effect/Schema"
 import { readRows, writeReport } from "../../data/dataset.ts"
 import { loadPolicy } from "../../models/checkpoint.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import { type Report, report } from "../../schemas/artifact.ts"
+import type { Report } from "../../schemas/artifact.ts"
+import { report } from "../../schemas/report.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
@@ -49,8 +50,8 @@ export interface InstructionChecker {
   readonly isKept: (dialogue: GhostDialogue, answers: ReadonlyArray<string>, turn: number) => boolean
 }
 
-const inputs = { policy: Policy, dialogues: GhostDialogues }
-const config = Schema.Struct({
+const ports = { policy: Policy, dialogues: GhostDialogues }
+const GhostEvaluationConfig = Schema.Struct({
   examples: hyperInt(3, "dialogues that the report quotes", { min: 0 }),
   ...dialogueSamplingFields
 })
@@ -58,26 +59,30 @@ const config = Schema.Struct({
 /** The stage's definition, for a checker of answers. */
 export const evaluationStage = (checker: InstructionChecker) => ({
   description: "§3.3, table 30: how often answers keep the instruction of the first turn, turn by turn",
-  config,
-  inputs,
+  config: GhostEvaluationConfig,
+  inputs: ports,
   output: GhostAttentionReport,
   resources: { tensors: true },
   run: Effect.fn("evaluate-ghost-attention")(function* ({
-    config: { examples, ...sampling },
-    inputs: given,
+    config,
+    inputs,
     output,
     seed,
     device,
     progress,
     checkpoints
-  }: Stage.Context<typeof config, typeof inputs, Report<typeof GhostAttention.Type>>) {
-    const policy = yield* loadPolicy(given.policy, { device, dtype: sampling.precision })
-    const all = yield* readRows(given.dialogues, GhostDialogues)
+  }: Stage.Context<typeof GhostEvaluationConfig, typeof ports, Report<typeof GhostAttention.Type>>) {
+    const { temperature, topP, topK, maxNewTokens, batchSize, precision } = config
+    const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })
+    const all = yield* readRows(inputs.dialogues, GhostDialogues)
     const dialogues = all.filter(checker.canTell)
     if (dialogues.length === 0)
       return yield* EmptyDatasetError.of("check instructions in", `${all.length} dialogues, none with a text that answers must contain`)
     const log = yield* openBatchLog({ checkpoints, progress })
-    const conversations = yield* converse(policy, dialogues, { ...sampling, seed, progress, log, where: "first turn" })
+    const conversations = yield* converse(policy, dialogues, {
+      ...{ temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
+      where: "first turn"
+    })
     if (conversations.every(({ answers }) => answers.length === 0)) return yield* noAnswers("check instructions in", conversations)
     const kept = yield* Effect.try({
       try: () =>
@@ -102,7 +107,7 @@ export const evaluationStage = (checker: InstructionChecker) => ({
       endedEarly: endingsOf(conversations),
       kept: dialogues.map(({ id }, i) => ({ id, byTurn: kept[i]! })),
       examples: dialogues
-        .slice(0, examples)
+        .slice(0, config.examples)
         .map(({ instruction, questions }, i) => ({ instruction, questions, answers: conversations[i]!.answers, kept: kept[i]! }))
     })
   })

@@ -129,6 +129,6 @@ export const annotate = Stage.make("annotate", {
             checkpoints
           })
     const verdicts = yield* Effect.flatMap(Annotator, (annotator) => annotator.compare(pairs, config.kind)).pipe(Effect.provide(layer))
-    return yield* writePreferences(pairs, verdicts, config, output)
+    return yield* writePreferences(pairs, verdicts, { kind: config.kind, source: config.source }, output)
   })
 })

@@ -12,7 +12,8 @@ import { readRows, writeReport } from "../../data/dataset.ts"
 import { encodeDialogue, fitsChatFormat } from "../../models/chat.ts"
 import { loadTokenizer, type Tokenizer } from "../../models/tokenizer/index.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import { type ArtifactRef, type Dataset, type Report, report } from "../../schemas/artifact.ts"
+import type { ArtifactRef, Dataset, Report } from "../../schemas/artifact.ts"
+import { report } from "../../schemas/report.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
 import type { Kind } from "./annotator.ts"
@@ -35,7 +36,7 @@ export const BatchStatistics = Schema.Struct({
   ),
   /** Shares of the pairs with a label for both responses; null where none has. There are none where the rejected response alone is safe. */
   safety: Schema.NullOr(Schema.Struct({ bothSafe: Share, chosenSafeOnly: Share, bothUnsafe: Share })),
-  /** Pairs that were shown to annotators and are no comparison; null where they were not given. */
+  /** Pairs that were shown to annotators and are no comparison; null where they were not inputs. */
   leftOut: Schema.NullOr(
     Schema.Struct({
       pairs: Schema.Number,
@@ -122,7 +123,7 @@ const totalLeftOut = (batches: ReadonlyArray<BatchStatistics["leftOut"]>): Batch
 
 type Sets<Row> = ReadonlyArray<ArtifactRef<Dataset<Row>>>
 
-const inputs = {
+const ports = {
   /** For its tokenizer. */
   policy: Policy,
   helpfulness: Stage.many(Preferences),
@@ -131,20 +132,19 @@ const inputs = {
   helpfulnessPairs: Stage.many(ResponsePairs),
   safetyPairs: Stage.many(ResponsePairs)
 }
-const config = Schema.Struct({})
 
 /** The stage's definition; with `hasChoice`, where the annotator's choices can be told again, the report says why pairs are left out. */
 export const statisticsStage = (hasChoice?: HasChoice) => ({
   description: "table 6 and figure 25: comparisons, turns, tokens, shares of ratings and of safety labels, batch by batch",
-  config,
-  inputs,
+  config: Schema.Struct({}),
+  inputs: ports,
   output: PreferenceStatisticsReport,
   seeded: false,
   run: Effect.fn("preference-statistics")(function* ({
-    inputs: given,
+    inputs,
     output
-  }: Stage.Context<typeof config, typeof inputs, Report<PreferenceStatistics>>) {
-    const tokenizer = yield* loadTokenizer(given.policy.path)
+  }: Stage.Context<Schema.Struct<{}>, typeof ports, Report<PreferenceStatistics>>) {
+    const tokenizer = yield* loadTokenizer(inputs.policy.path)
     const example = (messages: Preference["prompt"]) =>
       fitsChatFormat(messages) ? encodeDialogue(tokenizer, messages).tokens.length : undefined
     const of = Effect.fnUntraced(function* (kind: Kind, sets: Sets<Preference>, pairs: Sets<ResponsePair>) {
@@ -173,10 +173,10 @@ export const statisticsStage = (hasChoice?: HasChoice) => ({
       const leftOut = totalLeftOut(counted.map((batch) => batch.leftOut))
       return { batches: counted, total: { ...statisticsOf(batches.flat(), tokenizer, example), leftOut } }
     })
-    const helpfulness = yield* of("helpfulness", given.helpfulness, given.helpfulnessPairs)
-    const safety = given.safety.length === 0 ? null : yield* of("safety", given.safety, given.safetyPairs)
+    const helpfulness = yield* of("helpfulness", inputs.helpfulness, inputs.helpfulnessPairs)
+    const safety = inputs.safety.length === 0 ? null : yield* of("safety", inputs.safety, inputs.safetyPairs)
     if (helpfulness.total.comparisons + (safety?.total.comparisons ?? 0) === 0)
-      return yield* EmptyDatasetError.of("count", `${given.helpfulness.length + given.safety.length} batches, all empty`)
+      return yield* EmptyDatasetError.of("count", `${inputs.helpfulness.length + inputs.safety.length} batches, all empty`)
     return yield* writeReport(output, { helpfulness, safety })
   })
 })

@@ -67,12 +67,12 @@ export const annotateByOracle = Stage.make("annotate-by-oracle", {
   output: Preferences,
   run: Effect.fn("annotate-by-oracle")(function* ({ config, inputs, output, seed }) {
     const pairs = yield* readRows(inputs.pairs, ResponsePairs)
-    const { kind, noise, significantly, better, slightly } = config
+    const { kind, source, noise, significantly, better, slightly } = config
     const verdicts = yield* Effect.try({
       try: () => oracleVerdicts(pairs, kind, { grade, thresholds: [significantly, better, slightly], noise, seed }),
       catch: (cause) =>
         new AnnotationError({ message: `Annotating pairs by the oracle: ${cause instanceof Error ? cause.message : String(cause)}` })
     })
-    return yield* writePreferences(pairs, verdicts, config, output)
+    return yield* writePreferences(pairs, verdicts, { kind, source }, output)
   })
 })

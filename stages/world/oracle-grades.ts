@@ -4,7 +4,7 @@ import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
 import { grade, UnknownQuestionError } from "../../data/world/oracle.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import { dataset } from "../../schemas/artifact.ts"
+import { dataset } from "../../schemas/dataset.ts"
 import { type Completion, Completions, Prompts } from "../../schemas/rows.ts"
 
 /** What the oracle says of an answer (data/world/oracle.ts). */

@@ -1,6 +1,6 @@
 /** The report on a run of the recipe on the small world: what it holds, and what it says as text, short enough for a terminal. */
 import * as Schema from "effect/Schema"
-import { report } from "../../schemas/artifact.ts"
+import { report } from "../../schemas/report.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import type { Estimate } from "../common/statistics.ts"
 import { columns, digits, plusMinus, within } from "../common/text-table.ts"

@@ -20,12 +20,18 @@ const unread = (fields: ReadonlyArray<string>, source: string): Array<string> =>
 
 const isStage = (value: unknown): value is AnyStage => typeof value === "function" && "stage" in value
 
-/** What a stage's fields may be read in: the stage alone where its config is written within it, else its whole file. */
+/**
+ * What a stage's fields may be read in: the stage alone where its config is written within it, else its whole file; where a function of another file
+ * makes its definition, that file.
+ */
 const sourceOf = (file: string, stage: string): string => {
   const source = readFileSync(new URL(file, folder), "utf8")
-  const start = source.indexOf(`Stage.make("${stage}"`)
+  const start = source.search(new RegExp(`Stage\\.make\\(\\s*"${stage}"`))
   const end = source.indexOf("Stage.make(", start + 1)
   const own = source.slice(start, end === -1 ? undefined : end)
+  const maker = /^Stage\.make\(\s*"[^"]+",\s*(\w+)\(/.exec(own)?.[1]
+  const from = maker === undefined ? undefined : new RegExp(`import \\{[^}]*\\b${maker}\\b[^}]*\\} from "([^"]+)"`).exec(source)?.[1]
+  if (from !== undefined) return readFileSync(new URL(from, new URL(file, folder)), "utf8")
   return start >= 0 && own.includes("config: Schema.Struct(") ? own : source
 }
 
