@@ -44,7 +44,7 @@ interface Run {
   readonly iterations: ReadonlyArray<Record<"kl" | "beta", number> & Record<"old" | "values" | "advantages" | "returns", Numbers>>
   readonly updates: ReadonlyArray<Omit<StepStatistics, "diverged">>
 }
-const golden = (path: string) => new URL(`../golden/${path}`, import.meta.url).pathname
+const golden = (path: string) => new URL(`../../golden/${path}`, import.meta.url).pathname
 const reference = JSON.parse(readFileSync(golden("stages-ppo100/ppo100.json"), "utf8")) as Record<"paper" | "other", Run> & {
   readonly head: Numbers
 }
