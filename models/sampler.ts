@@ -34,6 +34,11 @@ export interface Generated {
   readonly finished: boolean
 }
 
+/** The model gives no numbers (NaN): its weights are damaged or its training diverged. */
+export class NotFiniteLogitsError extends Error {
+  readonly _tag = "NotFiniteLogitsError"
+}
+
 /** A batch is compacted once this share of it has finished: copying the cache for every sequence that ends would cost more than it saves. */
 const compactAt = 1 / 8
 
@@ -53,7 +58,7 @@ export const checkOptions = (
 
 /**
  * Continues each prompt. Throws a RangeError for an option out of its range, an empty prompt, or one that leaves no room in the model's context;
- * an Error when the model gives no numbers (NaN).
+ * a NotFiniteLogitsError when the model gives no numbers.
  */
 export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<number>>, options: GenerateOptions): Array<Generated> => {
   const { maxNewTokens, padId, eosId } = options
@@ -100,7 +105,7 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
           const result = out[sequence]!
           if (result.finished) return
           if (!Number.isFinite(next.logProbabilities[row]))
-            throw new Error(
+            throw new NotFiniteLogitsError(
               `generate: the model's logits are not numbers (sequence ${sequence}, token ${step}); its weights are damaged or its training diverged`
             )
           result.tokens.push(next.tokens[row]!)

@@ -472,7 +472,7 @@ const estimators: Readonly<Record<string, Estimator>> = {
       const rewards = [inputs.helpfulness, ...(inputs.safety === undefined ? [] : [inputs.safety])].map((size) =>
         scalarModel(size, "the reward models")
       )
-      const start = config.valueInit === "policy" ? inputs.policy : (inputs.value ?? inputs.helpfulness)
+      const start = config.valueInit === "policy" ? inputs.policy : inputs.helpfulness
       const value = scalarModel(start, "the value model")
       const prompt = promptOf(inputs.prompts, "PPO")
       const response = expected.responseTokens ?? maxNewTokens

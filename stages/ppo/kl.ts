@@ -1,22 +1,27 @@
 /**
- * Estimates of KL(pi || pi_0) from tokens drawn from pi (Schulman 2020, "Approximating KL divergence"), and the controller that holds it near a
- * target (Ziegler et al. 2019 §2.2).
+ * Estimates of a KL divergence from tokens that one policy drew (Schulman 2020, "Approximating KL divergence"), and the controller that holds
+ * the KL to the reference near a target (Ziegler et al. 2019 §2.2).
  *
- * With r = pi_0(token) / pi(token):   k1 = -log r      k2 = (log r)^2 / 2      k3 = r - 1 - log r
+ * Of KL(pi || pi_0), with r = pi_0(token) / pi(token):   k1 = -log r      k2 = (log r)^2 / 2      k3 = r - 1 - log r
  *
  * k1 and k3 have the right mean; k2 and k3 are never negative; k3 varies less than k1 where the two are close.
  */
-
-export const klEstimators = ["k1", "k2", "k3"] as const
-export type KlEstimator = (typeof klEstimators)[number]
+import type { Tensor } from "../../engine/tensor.ts"
+import type { PpoConfig } from "./config.ts"
 
 /** One token's estimate, in nats: its log-probability under the policy that drew it, and under the other. */
-export const klEstimate = (estimator: KlEstimator, logProbability: number, reference: number): number => {
+export const klEstimate = (estimator: PpoConfig["klEstimator"], logProbability: number, reference: number): number => {
   const logRatio = reference - logProbability
   if (estimator === "k1") return -logRatio
   if (estimator === "k2") return logRatio ** 2 / 2
   // expm1 keeps the small differences that exp would round away.
   return Math.expm1(logRatio) - logRatio
+}
+
+/** KL(old || new) by k3 on the tokens (N,) that the old policy drew, summed. */
+export const approximateKl = (logProbabilities: Tensor, old: Tensor): Tensor => {
+  const logRatio = logProbabilities.sub(old)
+  return logRatio.exp().sub(1).sub(logRatio).sum()
 }
 
 /**
@@ -26,8 +31,8 @@ export const klEstimate = (estimator: KlEstimator, logProbability: number, refer
 export const adaptBeta = (
   beta: number,
   observed: { readonly kl: number; readonly responses: number },
-  options: { readonly target: number; readonly horizon: number }
+  config: Pick<PpoConfig, "klTarget" | "klHorizon">
 ): number => {
-  const error = Math.min(0.2, Math.max(-0.2, observed.kl / options.target - 1))
-  return beta * (1 + (error * observed.responses) / options.horizon)
+  const error = Math.min(0.2, Math.max(-0.2, observed.kl / config.klTarget - 1))
+  return beta * (1 + (error * observed.responses) / config.klHorizon)
 }

@@ -25,11 +25,5 @@ export const valueLoss = (values: Tensor, old: Tensor, returns: Tensor, clip: nu
 export const clippedTokens = (logProbabilities: Tensor, old: Tensor, clip: number): Tensor =>
   logProbabilities.sub(old).exp().sub(1).abs().gt(clip).to({ dtype: old.dtype }).sum()
 
-/** KL(old || new) by the k3 estimate on tokens that the old policy drew: exp(d) - 1 - d, d = log pi - log pi_old. */
-export const approximateKl = (logProbabilities: Tensor, old: Tensor): Tensor => {
-  const difference = logProbabilities.sub(old)
-  return difference.exp().sub(1).sub(difference).sum()
-}
-
 /** Entropy of each row's distribution, in nats, summed: log-probabilities (N, V). */
 export const entropy = (logProbabilities: Tensor): Tensor => logProbabilities.exp().mul(logProbabilities).sum().neg()

@@ -1,33 +1,71 @@
-/** The models of PPO: which share weights, which are copies, and whether they fit one another. */
+/**
+ * The models of PPO: loaded, copied, and read over the tokens of responses.
+ *
+ * Sequences are padded on the right: attention is causal, so padding needs no mask. Logits and values are computed at response tokens only and come
+ * without padding, one response after another:
+ *
+ *     B sequences   T tokens of the longest   D width   V vocabulary   N response tokens of all sequences (with "past-end" one more for each)
+ */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { keep, noGrad, scoped, type Tensor } from "../../engine/tensor.ts"
+import { deriveSeed } from "../../engine/random.ts"
+import { crossEntropy, type Device, type DType, keep, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
+import { type LoadedReward, loadPolicy, loadReward } from "../../models/checkpoint.ts"
 import { Llama } from "../../models/llama.ts"
-import { initRewardModel, RewardModel } from "../../models/reward-model.ts"
+import { initRewardModel, type RewardModel } from "../../models/reward-model.ts"
 import { loadTokenizer } from "../../models/tokenizer/index.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
+import type { ArtifactRef, Checkpoint } from "../../schemas/artifact.ts"
+import { chunks } from "../common/sequences.ts"
+import type { PpoConfig } from "./config.ts"
+import { entropy } from "./losses.ts"
 
-const clone = (tensor: Tensor): Tensor => keep(scoped(() => noGrad(() => tensor.clone()))).requiresGrad()
+// ---- loading ----
 
-/** A copy to train, on weights of its own; the original stays as it is. */
-export const cloneLlama = (model: Llama): Llama =>
-  new Llama(model.config, Object.fromEntries(Object.entries(model.parameters).map(([name, weight]) => [name, clone(weight)])))
-
-/** Makes one model's weights another's. */
-export const copyWeights = (from: Llama, to: Llama): void =>
-  scoped(() => noGrad(() => Object.entries(to.parameters).forEach(([name, weight]) => void weight.copy_(from.parameter(name)))))
-
-/** A value model to train on a copy of a language model's weights; its head is new. */
-export const valueFromPolicy = (policy: Llama, options: { readonly seed: number }): RewardModel => {
-  const { "lm_head.weight": _, ...backbone } = policy.parameters
-  return initRewardModel(cloneLlama(new Llama(policy.config, backbone)), options)
+export interface PpoModels {
+  /** Trained. */
+  readonly policy: Llama
+  /** Frozen: what the policy is held near. */
+  readonly reference: Llama
+  /** Trained. */
+  readonly value: RewardModel
+  /** Of all of them. */
+  readonly tokenizer: Tokenizer
+  readonly helpfulness: LoadedReward
+  readonly safety: LoadedReward | undefined
 }
 
-/** A value model to train on a copy of a scalar model's weights, its head as given or new. */
-export const valueFromScalar = (model: RewardModel, options: { readonly seed: number; readonly head: "given" | "new" }): RewardModel => {
-  const backbone = cloneLlama(model.backbone)
-  return options.head === "new" ? initRewardModel(backbone, options) : new RewardModel(backbone, clone(model.head))
-}
+/** Loads each model once. The reference is the loaded policy itself; what is trained are copies. */
+export const loadModels = Effect.fn("ppo.loadModels")(function* (
+  inputs: {
+    readonly policy: ArtifactRef<Checkpoint<"policy">>
+    readonly helpfulness: ArtifactRef<Checkpoint<"helpfulness-reward">>
+    readonly safety?: ArtifactRef<Checkpoint<"safety-reward">> | undefined
+  },
+  options: { readonly config: PpoConfig; readonly device: Device; readonly seed: number }
+) {
+  const { config, device, seed } = options
+  const placed: { readonly device: Device; readonly dtype: DType } = { device, dtype: config.precision }
+  const { model: reference, tokenizer } = yield* loadPolicy(inputs.policy, placed)
+  const helpfulness = yield* loadReward(inputs.helpfulness, placed)
+  yield* checkSameTokenizer(tokenizer, helpfulness.tokenizer, "helpfulness reward model")
+  const safety = inputs.safety === undefined ? undefined : yield* loadReward(inputs.safety, placed)
+  if (safety !== undefined) yield* checkSameTokenizer(tokenizer, safety.tokenizer, "safety reward model")
+  const value = initValueModel(config.valueInit === "policy" ? reference : helpfulness.model.backbone, {
+    seed: deriveSeed(seed, "ppo", "value head")
+  })
+  const models: PpoModels = { policy: cloneLlama(reference), reference, value, tokenizer, helpfulness, safety }
+  return models
+})
+
+/** How many tokens the smallest context of all models holds. */
+export const smallestContext = ({ reference, value, helpfulness, safety }: PpoModels): number =>
+  Math.min(
+    reference.config.maxPositions,
+    value.config.maxPositions,
+    // The chat format ends an answer with a space and EOS, which sampled tokens may not hold.
+    ...[helpfulness, safety].map((reward) => (reward === undefined ? Infinity : reward.model.config.maxPositions - 2))
+  )
 
 /** Two models that are to work on the same tokens have different tokenizers. */
 export class TokenizerMismatchError extends Schema.TaggedError<TokenizerMismatchError>()("TokenizerMismatchError", {
@@ -38,7 +76,7 @@ export class TokenizerMismatchError extends Schema.TaggedError<TokenizerMismatch
 }) {}
 
 /** Fails unless both tokenizers have the same pieces in the same order, so that a token means the same to both models. */
-export const checkSameTokenizer = (policy: Tokenizer, other: Tokenizer, role: string): Effect.Effect<void, TokenizerMismatchError> => {
+const checkSameTokenizer = (policy: Tokenizer, other: Tokenizer, role: string): Effect.Effect<void, TokenizerMismatchError> => {
   const at = Array.from({ length: Math.max(policy.vocabSize, other.vocabSize) }, (_, i) => i).find((i) => {
     const [a, b] = [policy.pieces[i], other.pieces[i]]
     return a?.text !== b?.text || a?.type !== b?.type || a?.score !== b?.score
@@ -62,3 +100,111 @@ export const checkTokenizerFolders = Effect.fn("checkTokenizerFolders")(function
   const [one, two] = [yield* loadTokenizer(policy), yield* loadTokenizer(other)]
   yield* checkSameTokenizer(one, two, "model")
 })
+
+// ---- copies ----
+
+/** A copy to train, on weights of its own; the original stays as it is. */
+export const cloneLlama = (model: Llama): Llama =>
+  new Llama(model.config, Object.fromEntries(Object.entries(model.parameters).map(([name, weight]) => [name, cloneWeight(weight)])))
+
+const cloneWeight = (weight: Tensor): Tensor => keep(scoped(() => noGrad(() => weight.clone()))).requiresGrad()
+
+/** Makes one model's weights another's. */
+export const copyWeights = (from: Llama, to: Llama): void =>
+  scoped(() => noGrad(() => Object.entries(to.parameters).forEach(([name, weight]) => void weight.copy_(from.parameter(name)))))
+
+/** A value model to train on a copy of a model's weights, without its output layer if it has one; its head is new. */
+export const initValueModel = (start: Llama, options: { readonly seed: number }): RewardModel => {
+  const { "lm_head.weight": _, ...backbone } = start.parameters
+  return initRewardModel(cloneLlama(new Llama(start.config, backbone)), options)
+}
+
+// ---- reading responses ----
+
+export interface TokenizedResponse {
+  readonly prompt: ReadonlyArray<number>
+  /** At least one token; the end-of-sequence token included, when it was reached. */
+  readonly response: ReadonlyArray<number>
+}
+
+export interface ReadOptions {
+  readonly padId: number
+  readonly config: Pick<PpoConfig, "temperature" | "terminal" | "inferenceBatchSize">
+}
+
+/** The last layer's states (N, D) from which each response token is predicted: those of the token before it. `pastEnd` adds the state after each response's last token. */
+const responseStates = (model: Llama, responses: ReadonlyArray<TokenizedResponse>, padId: number, pastEnd: boolean): Tensor => {
+  const length = Math.max(...responses.map(sequenceLength))
+  const ids = new Int32Array(responses.length * length).fill(padId)
+  const positions: Array<number> = []
+  responses.forEach(({ prompt, response }, i) => {
+    ids.set(prompt, i * length)
+    ids.set(response, i * length + prompt.length)
+    const first = i * length + prompt.length - 1
+    for (let t = 0; t < response.length + (pastEnd ? 1 : 0); t++) positions.push(first + t)
+  })
+  const { device } = model
+  const hidden = model.hidden(tensor(ids, { shape: [responses.length, length], dtype: "int64", device })) // (B, T, D)
+  return hidden.reshape(-1, hidden.size(-1)).indexSelect(0, tensor(Int32Array.from(positions), { dtype: "int64", device })) // (N, D)
+}
+
+/** Logits / temperature (N, V) of the response tokens, the distribution that they were drawn from, and the tokens (N,). */
+const responseLogits = (model: Llama, responses: ReadonlyArray<TokenizedResponse>, { padId, config }: ReadOptions) => {
+  const logits = atLeastFloat32(model.logits(responseStates(model, responses, padId, false))) // (N, V)
+  return {
+    logits: config.temperature === 1 ? logits : logits.div(config.temperature),
+    targets: tensor(Int32Array.from(responses.flatMap(({ response }) => response)), { dtype: "int64", device: model.device })
+  }
+}
+
+/** Log-probabilities (N,) of the response tokens and, with them, the summed entropy of their distributions. */
+export const responseLogProbabilities = (
+  model: Llama,
+  responses: ReadonlyArray<TokenizedResponse>,
+  options: ReadOptions
+): { readonly logProbabilities: Tensor; readonly entropy: Tensor } => {
+  const { logits, targets } = responseLogits(model, responses, options)
+  const all = logits.logSoftmax(-1) // (N, V)
+  return { logProbabilities: all.gather(1, targets.unsqueeze(1)).squeeze(1), entropy: noGrad(() => entropy(all.detach())) }
+}
+
+/** Values (N,) of the states in which each response token is chosen, and with a score past the end of the state after the last; the head in float32. */
+export const responseValues = (model: RewardModel, responses: ReadonlyArray<TokenizedResponse>, { padId, config }: ReadOptions): Tensor => {
+  const states = responseStates(model.backbone, responses, padId, config.terminal === "past-end") // (N, D)
+  return linear(atLeastFloat32(states), atLeastFloat32(model.head)).squeeze(-1)
+}
+
+const atLeastFloat32 = (x: Tensor): Tensor => (x.dtype === "float64" ? x : x.to({ dtype: "float32" }))
+
+/** Log-probabilities of each response's tokens under a model as it is now, without gradients. */
+export const logProbabilitiesOf = (model: Llama, responses: ReadonlyArray<TokenizedResponse>, options: ReadOptions) =>
+  inBatches(responses, options, 0, (batch) => {
+    const { logits, targets } = responseLogits(model, batch, options)
+    return crossEntropy(logits, targets, { reduction: "none" }).neg() // (N,)
+  })
+
+/** Values of each response's states under a model as it is now, without gradients: with a score past the end one more than tokens. */
+export const valuesOf = (model: RewardModel, responses: ReadonlyArray<TokenizedResponse>, options: ReadOptions) =>
+  inBatches(responses, options, options.config.terminal === "past-end" ? 1 : 0, (batch) => responseValues(model, batch, options))
+
+/** Computes numbers (N,) over batches of responses of like length, without gradients, and gives each response its own back: its tokens and `more`. */
+const inBatches = <R extends TokenizedResponse>(
+  responses: ReadonlyArray<R>,
+  { config }: ReadOptions,
+  more: number,
+  compute: (batch: ReadonlyArray<R>) => Tensor
+): Array<ReadonlyArray<number>> => {
+  const numbers = new Map<R, ReadonlyArray<number>>()
+  for (const batch of chunks(byLength(responses), config.inferenceBatchSize)) {
+    const all = scoped(() => noGrad(() => compute(batch).toNumbers()))
+    let at = 0
+    for (const response of batch) numbers.set(response, all.slice(at, (at += response.response.length + more)))
+  }
+  return responses.map((response) => numbers.get(response)!)
+}
+
+/** The shortest sequence first: neighbours share a batch with little padding. */
+export const byLength = <R extends TokenizedResponse>(responses: ReadonlyArray<R>): Array<R> =>
+  responses.toSorted((a, b) => sequenceLength(a) - sequenceLength(b))
+
+const sequenceLength = ({ prompt, response }: TokenizedResponse): number => prompt.length + response.length

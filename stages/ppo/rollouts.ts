@@ -1,125 +1,170 @@
 /**
- * Responses as a policy gave them, and what models say of their tokens. Sequences are padded on the right: attention is causal, so padding needs
- * no mask; logits and values are computed at response tokens only and come without padding, one response after another.
+ * Rollouts (Llama 2 §3.2.3): responses that the policy gives to prompts, and what each is worth:
+ *
+ *     score = whiten(logit(R_c)) by how the response ended,      R_c = R_s  if is_safety(p) or R_s < 0.15,  else R_h
  */
-import { crossEntropy, type Device, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
-import type { Llama } from "../../models/llama.ts"
-import type { RewardModel } from "../../models/reward-model.ts"
-import { entropy } from "./losses.ts"
+import * as Effect from "effect/Effect"
+import { Random } from "../../engine/random.ts"
+import type { LoadedReward } from "../../models/checkpoint.ts"
+import { type Generated, generate, NotFiniteLogitsError } from "../../models/sampler.ts"
+import type { Progress } from "../../runtime/define/stage.ts"
+import type { ArtifactError } from "../../schemas/artifact.ts"
+import type { Prompt } from "../../schemas/rows.ts"
+import { fitDialogue, fitPrompt } from "../common/dialogues.ts"
+import { type NotFiniteScoreError, scoreAll } from "../common/scoring.ts"
 import { chunks } from "../common/sequences.ts"
+import { combineRewards, logit, scoreOf, whiten } from "../reward/combined-reward.ts"
+import type { PpoConfig } from "./config.ts"
+import type { PpoModels } from "./models.ts"
+import type { Rollout } from "./trainer.ts"
 
-export interface Rollout {
-  readonly prompt: ReadonlyArray<number>
-  /** At least one token; the end-of-sequence token included, when it was reached. */
-  readonly response: ReadonlyArray<number>
-  /** Of the response's tokens, under the policy and at the temperature that drew them. */
-  readonly logProbabilities: ReadonlyArray<number>
-  /** What the response is worth as a whole. */
-  readonly score: number
+export interface EncodedPrompt {
+  readonly prompt: Prompt
+  readonly tokens: ReadonlyArray<number>
 }
 
-export interface BatchOptions {
-  readonly padId: number
-  readonly device: Device
+export interface Response extends Generated {
+  readonly prompt: Prompt
+  readonly promptTokens: ReadonlyArray<number>
+  readonly text: string
+}
+
+export interface ResponseReward {
+  /** logit(R_c). */
+  readonly reward: number
+  /** R_h and R_s in (0, 1); null where no model gave one. */
+  readonly helpfulness: number | null
+  readonly safety: number | null
+}
+
+interface Running {
+  readonly config: PpoConfig
+  readonly progress: (progress: Progress) => Effect.Effect<void>
+}
+
+/** Prompts of at most `room` tokens. */
+export const encodePrompts = (
+  prompts: ReadonlyArray<Prompt>,
+  { tokenizer }: Pick<PpoModels, "tokenizer">,
+  room: number
+): Array<EncodedPrompt> =>
+  prompts.flatMap((prompt) => {
+    const tokens = fitPrompt(tokenizer, prompt.messages, room)
+    return tokens === undefined ? [] : [{ prompt, tokens }]
+  })
+
+/** The prompts of an iteration, counted from 1: all are gone through again and again without end, in a fresh permutation each time. */
+export const promptBatch = <A>(
+  prompts: ReadonlyArray<A>,
+  batch: { readonly size: number; readonly iteration: number; readonly seed: number }
+): Array<A> => {
+  const { size, iteration, seed } = batch
+  const first = (iteration - 1) * size
+  const [pass, last] = [first, first + size - 1].map((at) => Math.floor(at / prompts.length)) as [number, number]
+  const passes = Array.from({ length: last - pass + 1 }, (_, i) => new Random(seed, "ppo", "prompts", pass + i).shuffle(prompts)).flat()
+  return passes.slice(first - pass * prompts.length).slice(0, size)
+}
+
+/** A response to each prompt, drawn with a seed of its own. */
+export const rollout = Effect.fn("ppo.rollout")(function* (
+  { policy, tokenizer, config, progress }: Pick<PpoModels, "policy" | "tokenizer"> & Running,
+  prompts: ReadonlyArray<EncodedPrompt>,
+  seeds: ReadonlyArray<number>
+): Effect.fn.Return<Array<Response>, NotFiniteLogitsError> {
+  const { maxNewTokens, temperature, inferenceBatchSize } = config
+  const { eosId, padId } = tokenizer
+  const responses = new Array<Response>(prompts.length)
+  const order = prompts.map((_, i) => i).sort((a, b) => prompts[a]!.tokens.length - prompts[b]!.tokens.length || a - b)
+  for (const batch of chunks(order, inferenceBatchSize)) {
+    const asked = batch.map((i) => prompts[i]!.tokens)
+    const generated = yield* Effect.try({
+      try: () => generate(policy, asked, { maxNewTokens, temperature, seeds: batch.map((i) => seeds[i]!), eosId, padId }),
+      catch: (cause) => {
+        if (cause instanceof NotFiniteLogitsError) return cause
+        throw cause
+      }
+    })
+    batch.forEach((i, row) => {
+      const { tokens } = generated[row]!
+      // A padded embedding table has rows without a piece: such a response can't be read, and is scored as the empty one is.
+      const text = tokens.some((id) => id >= tokenizer.vocabSize) ? "" : tokenizer.decode(tokens).trim()
+      responses[i] = { ...generated[row]!, prompt: prompts[i]!.prompt, promptTokens: prompts[i]!.tokens, text }
+    })
+    yield* progress({ message: "sampling", tokens: generated.reduce((sum, { tokens }) => sum + tokens.length, 0) })
+  }
+  return responses
+})
+
+/**
+ * The reward of each response; without a safety model R_c is R_h. A response that no reward model can read has the score `unreadableScore`: bad, and
+ * defined.
+ */
+export const reward = Effect.fn("ppo.reward")(function* (
+  context: Pick<PpoModels, "helpfulness" | "safety"> & Running,
+  responses: ReadonlyArray<Scorable>
+): Effect.fn.Return<Array<ResponseReward>, NotFiniteScoreError | ArtifactError> {
+  const { config } = context
+  const helpfulness = yield* scores(context.helpfulness, responses, context)
+  const safety = context.safety === undefined ? undefined : yield* scores(context.safety, responses, context)
+  return responses.map(({ prompt }, i): ResponseReward => {
+    const [h, s] = [helpfulness[i], safety?.[i]]
+    if (h === undefined || (safety !== undefined && s === undefined))
+      return { reward: logit(config.unreadableScore), helpfulness: null, safety: null }
+    if (s === undefined) return { reward: logit(h), helpfulness: h, safety: null }
+    const combined = combineRewards({ helpfulness: h, safety: s, isSafetyPrompt: prompt.safety, threshold: config.threshold })
+    return { reward: logit(combined), helpfulness: h, safety: s }
+  })
+})
+type Scorable = Pick<Response, "prompt" | "text" | "finished">
+
+/** Scores in (0, 1); undefined where the chat format can't hold the response (it is empty, or has the format's own tags). */
+const scores = Effect.fnUntraced(function* (
+  loaded: LoadedReward,
+  responses: ReadonlyArray<Scorable>,
+  { config, progress }: Running
+): Effect.fn.Return<Array<number | undefined>, NotFiniteScoreError | ArtifactError> {
+  const readable = responses.flatMap(({ prompt, text, finished }, index) => {
+    const messages = [...prompt.messages, { role: "assistant" as const, content: text }]
+    const example = fitDialogue(loaded.tokenizer, messages, loaded.model.config.maxPositions)
+    if (example === undefined) return []
+    // As stages/reward/score.ts has it: the format ends an answer with a space and EOS; one that was cut off has neither.
+    return [{ index, tokens: finished ? example.tokens : example.tokens.slice(0, -2) }]
+  })
+  const scalars = yield* scoreAll(
+    loaded,
+    readable.map(({ tokens }) => tokens),
+    {
+      batchSize: config.inferenceBatchSize,
+      precision: "float32",
+      device: loaded.model.backbone.device,
+      progress: ({ tokens }) => progress({ message: "scoring", ...(tokens === undefined ? {} : { tokens }) })
+    }
+  )
+  const out = new Array<number | undefined>(responses.length).fill(undefined)
+  readable.forEach(({ index }, i) => (out[index] = scoreOf(scalars[i]!)))
+  return out
+})
+
+/** What to train on: each response with its reward, whitened over the batch, by how it ended. */
+export const scoredRollouts = (
+  responses: ReadonlyArray<Response>,
+  rewards: ReadonlyArray<ResponseReward>,
+  config: PpoConfig
+): Array<Rollout> => {
+  const whitened = whiten(rewards.map(({ reward }) => reward))
+  return responses.map(({ promptTokens, tokens, logProbabilities, finished }, i) => ({
+    prompt: promptTokens,
+    response: tokens,
+    logProbabilities,
+    score: terminalScore(whitened[i]!, finished, config)
+  }))
 }
 
 /**
- * The last layer's states from which each response token is predicted: those of the token before it. `pastEnd` adds the state after each
- * response's last token. Returns (N, D), N all tokens of all responses (and one more for each).
+ * The score of a response by how it ended: one that was cut off before the end-of-sequence token keeps its score ("none"), loses the penalty
+ * ("penalty"), or has its score replaced by minus the penalty ("replace": what it said does not count).
  */
-const responseStates = (model: Llama, rollouts: ReadonlyArray<Rollout>, { padId, device }: BatchOptions, pastEnd: boolean): Tensor => {
-  const length = Math.max(...rollouts.map(({ prompt, response }) => prompt.length + response.length))
-  const ids = new Int32Array(rollouts.length * length).fill(padId)
-  const positions: Array<number> = []
-  rollouts.forEach(({ prompt, response }, i) => {
-    ids.set(prompt, i * length)
-    ids.set(response, i * length + prompt.length)
-    const first = i * length + prompt.length - 1
-    for (let t = 0; t < response.length + (pastEnd ? 1 : 0); t++) positions.push(first + t)
-  })
-  const hidden = model.hidden(tensor(ids, { shape: [rollouts.length, length], dtype: "int64", device })) // (B, T, D)
-  return hidden.reshape(-1, hidden.size(-1)).indexSelect(0, tensor(Int32Array.from(positions), { dtype: "int64", device }))
+export const terminalScore = (score: number, finished: boolean, config: Pick<PpoConfig, "noEos" | "noEosPenalty">): number => {
+  if (finished || config.noEos === "none") return score
+  return config.noEos === "penalty" ? score - config.noEosPenalty : -config.noEosPenalty
 }
-
-const atLeastFloat32 = (x: Tensor): Tensor => (x.dtype === "float64" ? x : x.to({ dtype: "float32" }))
-
-/** Log-probabilities (N,) of the response tokens, of logits / temperature: the distribution they were drawn from. With them, its summed entropy. */
-export const responseLogProbabilities = (
-  model: Llama,
-  rollouts: ReadonlyArray<Rollout>,
-  options: BatchOptions & { readonly temperature: number }
-): { readonly logProbabilities: Tensor; readonly entropy: Tensor } => {
-  const logits = atLeastFloat32(model.logits(responseStates(model, rollouts, options, false))) // (N, V)
-  const all = (options.temperature === 1 ? logits : logits.div(options.temperature)).logSoftmax(-1)
-  const targets = tensor(Int32Array.from(rollouts.flatMap(({ response }) => response)), { dtype: "int64", device: options.device })
-  return { logProbabilities: all.gather(1, targets.unsqueeze(1)).squeeze(1), entropy: noGrad(() => entropy(all.detach())) }
-}
-
-/** The same without gradients and entropy. */
-const frozenLogProbabilities = (
-  model: Llama,
-  rollouts: ReadonlyArray<Rollout>,
-  options: BatchOptions & { readonly temperature: number }
-): Tensor => {
-  const logits = atLeastFloat32(model.logits(responseStates(model, rollouts, options, false)))
-  const targets = tensor(Int32Array.from(rollouts.flatMap(({ response }) => response)), { dtype: "int64", device: options.device })
-  return crossEntropy(options.temperature === 1 ? logits : logits.div(options.temperature), targets, { reduction: "none" }).neg()
-}
-
-/** Values of the states in which each response token is chosen, and with `pastEnd` of the state after the last: (N,), the head in float32. */
-export const responseValues = (
-  model: RewardModel,
-  rollouts: ReadonlyArray<Rollout>,
-  options: BatchOptions & { readonly pastEnd: boolean }
-): Tensor =>
-  linear(atLeastFloat32(responseStates(model.backbone, rollouts, options, options.pastEnd)), atLeastFloat32(model.head)).squeeze(-1)
-
-/** Indices by the length of their sequence, the shortest first: neighbours share a batch with little padding. */
-export const byLength = (rollouts: ReadonlyArray<Rollout>, indices: ReadonlyArray<number> = rollouts.map((_, i) => i)): Array<number> =>
-  indices.toSorted((a, b) => sequenceLength(rollouts[a]!) - sequenceLength(rollouts[b]!) || a - b)
-
-const sequenceLength = ({ prompt, response }: Rollout): number => prompt.length + response.length
-
-/** Runs `compute` over the rollouts in batches of like length, without gradients, and gives each rollout its own entries back. */
-const forEachRollout = (
-  rollouts: ReadonlyArray<Rollout>,
-  batchSize: number,
-  entries: (rollout: Rollout) => number,
-  compute: (batch: ReadonlyArray<Rollout>) => Tensor
-): Array<Float64Array> => {
-  const out = new Array<Float64Array>(rollouts.length)
-  for (const batch of chunks(byLength(rollouts), batchSize)) {
-    const numbers = Float64Array.from(
-      scoped(() => noGrad(() => compute(batch.map((i) => rollouts[i]!)).toTypedArray())) as Float32Array | Float64Array
-    )
-    let at = 0
-    for (const i of batch) out[i] = numbers.slice(at, (at += entries(rollouts[i]!)))
-  }
-  return out
-}
-
-/** Log-probabilities of each rollout's response tokens under a model that is not trained. */
-export const logProbabilitiesOf = (
-  model: Llama,
-  rollouts: ReadonlyArray<Rollout>,
-  options: BatchOptions & { readonly temperature: number; readonly batchSize: number }
-): Array<Float64Array> =>
-  forEachRollout(
-    rollouts,
-    options.batchSize,
-    ({ response }) => response.length,
-    (batch) => frozenLogProbabilities(model, batch, options)
-  )
-
-/** Values of each rollout's states as they are now. */
-export const valuesOf = (
-  model: RewardModel,
-  rollouts: ReadonlyArray<Rollout>,
-  options: BatchOptions & { readonly pastEnd: boolean; readonly batchSize: number }
-): Array<Float64Array> =>
-  forEachRollout(
-    rollouts,
-    options.batchSize,
-    ({ response }) => response.length + (options.pastEnd ? 1 : 0),
-    (batch) => responseValues(model, batch, options)
-  )

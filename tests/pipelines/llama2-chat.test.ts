@@ -275,7 +275,7 @@ describe("hyperparameters", () => {
       })
     expect(node(graph, "rlhf-v5").config).toMatchObject({
       ...{ beta, learningRate: 1e-6, batchSize: 512, miniBatchSize: 64, epochs: 1, clip: 0.2, iterations: 400, threshold: 0.15 },
-      ...{ weightDecay: 0.1, maxNorm: 1, whitenRewards: true, klControl: "fixed", valueInit: "reward" }
+      ...{ weightDecay: 0.1, maxNorm: 1, klControl: "fixed", valueInit: "reward" }
     })
     for (const id of ["sft", "rlhf-v2"])
       expect(node(graph, id).config).toMatchObject({ learningRate: 2e-5, weightDecay: 0.1, batchSize: 64, sequenceLength: 4096, epochs: 2 })

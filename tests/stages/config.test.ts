@@ -22,10 +22,16 @@ const isStage = (value: unknown): value is AnyStage => typeof value === "functio
 
 /**
  * What a stage's fields may be read in: the stage alone where its config is written within it, else its whole file; where a function of another file
- * makes its definition, that file.
+ * makes its definition, that file; where the config has a file of its own, its room.
  */
 const sourceOf = (file: string, stage: string): string => {
   const source = readFileSync(new URL(file, folder), "utf8")
+  const room = file.split("/")[0]!
+  if (source.includes('from "./config.ts"'))
+    return files
+      .filter((name) => name.startsWith(`${room}/`) && !name.endsWith("/config.ts"))
+      .map((name) => readFileSync(new URL(name, folder), "utf8"))
+      .join("\n")
   const start = source.search(new RegExp(`Stage\\.make\\(\\s*"${stage}"`))
   const end = source.indexOf("Stage.make(", start + 1)
   const own = source.slice(start, end === -1 ? undefined : end)

@@ -11,7 +11,13 @@ import { fileAt } from "../../../runtime/define/node.ts"
 import { Numerics } from "../../../runtime/key/numerics.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
 import { plan, type RunEvent, run } from "../../../runtime/run/run.ts"
-import { importDemonstrations, importHelpfulnessReward, importPolicy, importPreferences } from "../../../stages/data/import.ts"
+import {
+  importDemonstrations,
+  importHelpfulnessReward,
+  importPolicy,
+  importPreferences,
+  importSafetyReward
+} from "../../../stages/data/import.ts"
 import { importPrompts } from "../../../stages/data/import-prompts.ts"
 import { ppo } from "../../../stages/ppo/ppo.ts"
 import { helpfulnessRewardModel } from "../../../stages/reward/reward-model.ts"
@@ -34,9 +40,9 @@ const at = (name: string) => fileAt(join(root, name))
 const policy = importPolicy({ folder: at("base") }).named("base")
 const chat = sft({ init: policy, demonstrations: importDemonstrations({ file: at("dialogues.jsonl") }) }).named("chat")
 const prompts = importPrompts({ file: at("prompts.jsonl") })
-const tuned = (reward: Parameters<typeof ppo>[0]["helpfulness"], value?: Parameters<typeof ppo>[0]["value"]) =>
+const tuned = (reward: Parameters<typeof ppo>[0]["helpfulness"], safety?: Parameters<typeof ppo>[0]["safety"]) =>
   Pipeline.make("tuned", { params: Schema.Struct({}) }, () => ({
-    policy: ppo({ policy: chat, helpfulness: reward, prompts, ...(value === undefined ? {} : { value }) }).named("tuned")
+    policy: ppo({ policy: chat, helpfulness: reward, prompts, ...(safety === undefined ? {} : { safety }) }).named("tuned")
   }))
 const imported = (name: string) => importHelpfulnessReward({ folder: at(name) }).named(`reward-${name}`)
 
@@ -66,8 +72,9 @@ describe("PPO", () => {
     expect(message).toContain(join(root, "other"))
   })
 
-  it("is refused with such a value model too", async () => {
-    expect(await planned(tuned(imported("copy"), imported("other")))).toContain("policy (chat) and value (reward-other)")
+  it("is refused with such a safety reward model too", async () => {
+    const safety = importSafetyReward({ folder: at("other") }).named("safety-other")
+    expect(await planned(tuned(imported("copy"), safety))).toContain("policy (chat) and safety (safety-other)")
   })
 
   it("is refused through a reward model that was tuned from another's descendant", async () => {

@@ -20,7 +20,7 @@ import { Preferences, ResponsePairs } from "../../../schemas/rows.ts"
 import { annotate } from "../../../stages/preferences/annotate.ts"
 import { importPolicy } from "../../../stages/data/import.ts"
 import { type BatchLog, openBatchLog } from "../../../stages/common/batch-log.ts"
-import { readRecord } from "../../../stages/ppo/record.ts"
+import { readDiagnostics } from "../../../stages/ppo/diagnostics.ts"
 import { live, newFolder, undisturbed } from "../dying.ts"
 import { listedPairs, pairsListed } from "../listed-pairs.ts"
 import { type Resumable, resumables } from "../resumable.ts"
@@ -59,7 +59,7 @@ describe("a checkpoint of training", () => {
     expect(message).toMatch(/^Training diverged at step [23] of 4/)
     expect(message).toContain(`The model as it was after step 1 is in ${join(folder, "000000000001")}.`)
   })
-  it("is told of when PPO diverges; the record of one that ends with its best policy names no folder", async () => {
+  it("is told of when PPO diverges; the diagnostics of one that ends with its best policy name no folder", async () => {
     const folder = newFolder()
     const wild = { learningRate: 1e30, iterations: 6 }
     expect(await failureWith(named("ppo with held-out prompts"), folder, wild)).toContain(`is in ${newestIn(folder)}.`)
@@ -68,7 +68,7 @@ describe("a checkpoint of training", () => {
     const kept = await Effect.runPromise(
       stageEffect(stage, inputs, all, { checkpoints: openCheckpoints({ folder: newFolder(), seconds: 0 }, () => {}) })
     )
-    const { stopped, divergence } = await Effect.runPromise(readRecord(kept.path))
+    const { stopped, divergence } = await Effect.runPromise(readDiagnostics(kept.path))
     expect(stopped).toBe("diverged")
     expect(divergence).not.toContain("is in")
     expect(kept.digest).toBe((await runStage(stage, inputs, all)).digest)

@@ -3,9 +3,10 @@ import { readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import { Random } from "../../../engine/random.ts"
 import { noGrad, scoped, tensor, type Tensor } from "../../../engine/tensor.ts"
-import { explainedVariance, generalisedAdvantages, terminalScore, tokenRewards, whitenTokens } from "../../../stages/ppo/advantages.ts"
-import { adaptBeta, klEstimate, klEstimators } from "../../../stages/ppo/kl.ts"
-import { approximateKl, clippedTokens, entropy, policyLoss, valueLoss } from "../../../stages/ppo/losses.ts"
+import { explainedVariance, generalisedAdvantages, tokenRewards, whitenTokens } from "../../../stages/ppo/advantages.ts"
+import { adaptBeta, approximateKl, klEstimate } from "../../../stages/ppo/kl.ts"
+import { clippedTokens, entropy, policyLoss, valueLoss } from "../../../stages/ppo/losses.ts"
+import { terminalScore } from "../../../stages/ppo/rollouts.ts"
 import { largestDifference } from "../../models/small.ts"
 import { float64 } from "../../tolerances.ts"
 
@@ -41,14 +42,10 @@ const options = { gamma: golden.gamma, lambda: golden.lam }
 describe("PPO's numbers are PyTorch's in float64", () => {
   const old = tokensOf(golden.logp_old)
   const rewards = old.map((logProbabilities, i) =>
-    tokenRewards({
-      logProbabilities,
-      reference: tokensOf(golden.logp_ref)[i]!,
-      score: golden.terminal_reward[i]!,
-      beta: golden.beta,
-      estimator: "k1",
-      terminal: "last-token"
-    })
+    tokenRewards(
+      { logProbabilities, reference: tokensOf(golden.logp_ref)[i]!, score: golden.terminal_reward[i]!, beta: golden.beta },
+      { klEstimator: "k1", terminal: "last-token" }
+    )
   )
   const estimates = rewards.map((row, i) => generalisedAdvantages(row, tokensOf(golden.values)[i]!, options))
   const whitened = whitenTokens(
@@ -105,19 +102,23 @@ describe("a response with no end-of-sequence token (detail 11)", () => {
     ["penalty", -1.3], // 0.7 - 2
     ["replace", -2]
   ] as const)("under the rule %s is worth %d instead of 0.7", (noEos, wanted) => {
-    expect(terminalScore(0.7, false, { noEos, penalty: 2 })).toBeCloseTo(wanted, 12)
+    expect(terminalScore(0.7, false, { noEos, noEosPenalty: 2 })).toBeCloseTo(wanted, 12)
   })
   it.each(["none", "penalty", "replace"] as const)("leaves finished responses alone under the rule %s", (noEos) => {
-    expect(terminalScore(0.7, true, { noEos, penalty: 2 })).toBe(0.7)
+    expect(terminalScore(0.7, true, { noEos, noEosPenalty: 2 })).toBe(0.7)
   })
 })
 
 describe("the terminal score (detail 12)", () => {
   const reward = (terminal: "last-token" | "past-end") =>
-    tokenRewards({ logProbabilities: [-1, -2, -3], reference: [-1, -2, -3], score: 1, beta: 0.5, estimator: "k1", terminal })
+    tokenRewards({ logProbabilities: [-1, -2, -3], reference: [-1, -2, -3], score: 1, beta: 0.5 }, { klEstimator: "k1", terminal })
   const eosAdvantage = (terminal: "last-token" | "past-end") => {
     const rewards = reward(terminal)
-    return generalisedAdvantages(rewards, new Float64Array(rewards.length), { gamma: 1, lambda: 0.95 }).advantages[2]!
+    return generalisedAdvantages(
+      rewards,
+      rewards.map(() => 0),
+      { gamma: 1, lambda: 0.95 }
+    ).advantages[2]!
   }
   it("sits on the last token: with zero values, gamma 1 and lambda .95 the EOS advantage is 1", () => {
     expect([...reward("last-token")].map(Math.abs)).toEqual([0, 0, 1])
@@ -128,18 +129,16 @@ describe("the terminal score (detail 12)", () => {
     expect(eosAdvantage("past-end")).toBeCloseTo(0.95, 12)
   })
   it("adds to the last token's KL penalty and does not replace it", () => {
-    const rewards = tokenRewards({
-      logProbabilities: [-1, -2],
-      reference: [-1.5, -3],
-      score: 10,
-      beta: 0.1,
-      estimator: "k1",
-      terminal: "last-token"
-    })
+    const rewards = tokenRewards(
+      { logProbabilities: [-1, -2], reference: [-1.5, -3], score: 10, beta: 0.1 },
+      { klEstimator: "k1", terminal: "last-token" }
+    )
     // -0.1 (-1 + 1.5) = -0.05; 10 - 0.1 (-2 + 3) = 9.9
     expect(largestDifference(rewards, [-0.05, 9.9])).toBeLessThanOrEqual(float64)
   })
 })
+
+const klEstimators = ["k1", "k2", "k3"] as const
 
 describe("KL estimates on an analytic categorical (detail 15)", () => {
   const random = new Random(3, "categoricals")
@@ -184,7 +183,7 @@ describe("KL estimates on an analytic categorical (detail 15)", () => {
 })
 
 describe("an adaptive beta (detail 16)", () => {
-  const options = { target: 6, horizon: 10_000 }
+  const options = { klTarget: 6, klHorizon: 10_000 }
   it.each([
     ["grows by the error where it is small", 6.6, 0.1 * (1 + (0.1 * 512) / 10_000)],
     ["shrinks by the error where it is small", 5.4, 0.1 * (1 - (0.1 * 512) / 10_000)],
@@ -198,7 +197,10 @@ describe("an adaptive beta (detail 16)", () => {
 
 describe("whitening advantages (detail 17)", () => {
   // Mean 3; deviations -2 -1 0 1 2; variance 2.
-  const rows = [Float64Array.of(1, 2), Float64Array.of(3, 4, 5)]
+  const rows = [
+    [1, 2],
+    [3, 4, 5]
+  ]
   const root = Math.sqrt(2)
   it("shifts the mean to 0", () => {
     expect(
@@ -217,8 +219,8 @@ describe("whitening advantages (detail 17)", () => {
     ).toBeLessThan(1e-7)
   })
   it("of equal advantages gives their mean or 0, not NaN", () => {
-    expect(flat(whitenTokens([Float64Array.of(2, 2), Float64Array.of(2)], "shift"))).toEqual([0, 0, 0])
-    expect(flat(whitenTokens([Float64Array.of(2, 2), Float64Array.of(2)], "keep"))).toEqual([2, 2, 2])
+    expect(flat(whitenTokens([[2, 2], [2]], "shift"))).toEqual([0, 0, 0])
+    expect(flat(whitenTokens([[2, 2], [2]], "keep"))).toEqual([2, 2, 2])
   })
 })
 

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { constantSchedule } from "../../../engine/schedule.ts"
 import { type DType, noGrad, scoped } from "../../../engine/tensor.ts"
@@ -14,16 +15,17 @@ import { type Tokenizer, trainTokenizer } from "../../../models/tokenizer/index.
 import { noCheckpoints } from "../../../runtime/define/checkpoints.ts"
 import type { Progress } from "../../../runtime/define/stage.ts"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
-import { HelpfulnessReward, Policy, SafetyReward, Value } from "../../../schemas/checkpoint.ts"
+import { HelpfulnessReward, Policy, SafetyReward } from "../../../schemas/checkpoint.ts"
 import { decodeConfig } from "../../../schemas/hyper.ts"
 import { type Prompt, Prompts } from "../../../schemas/rows.ts"
-import { ppoDiagnostics, PpoDiagnosticsReport } from "../../../stages/ppo/diagnostics.ts"
-import { batchScores, endlessly, judgeEvaluations, ppo, PpoConfig, PpoDivergedError } from "../../../stages/ppo/ppo.ts"
+import { PpoConfig } from "../../../stages/ppo/config.ts"
+import { ppoDiagnostics, PpoDiagnosticsReport, readDiagnostics } from "../../../stages/ppo/diagnostics.ts"
+import { judgeEvaluations } from "../../../stages/ppo/history.ts"
+import { ppo, PpoDivergedError } from "../../../stages/ppo/ppo.ts"
+import { promptBatch, reward as rewardResponses, scoredRollouts } from "../../../stages/ppo/rollouts.ts"
 import { encodeDemonstrations, packedBatches } from "../../../stages/training/sft.ts"
 import { logit, scoreOf } from "../../../stages/reward/combined-reward.ts"
 import { fitDialogue } from "../../../stages/common/dialogues.ts"
-import { readRecord } from "../../../stages/ppo/record.ts"
-import { rewardResponses } from "../../../stages/ppo/reward.ts"
 import { scoreSequences } from "../../../stages/common/scoring.ts"
 import { languageModelLoss, packExamples } from "../../../stages/common/sequences.ts"
 import { mean } from "../../../stages/common/statistics.ts"
@@ -113,7 +115,7 @@ const weightsOf = async (ref: { readonly path: string }, dtype: DType = "float32
   return Object.values(model.parameters).flatMap((weight) => weight.toNumbers())
 }
 const initialWeights = (): Array<number> => Object.values(start.parameters).flatMap((weight) => weight.toNumbers())
-const recordOf = (ref: { readonly path: string }) => Effect.runPromise(readRecord(ref.path))
+const recordOf = (ref: { readonly path: string }) => Effect.runPromise(readDiagnostics(ref.path))
 
 describe("ppo", () => {
   it("gives a changed policy and the diagnostics of every iteration, which ppo-diagnostics reads out", async () => {
@@ -199,20 +201,10 @@ describe("ppo", () => {
     expect(iteration!.mismatchKl).toBeLessThan(1e-9)
   })
 
-  it("starts the value model from the policy, or from a checkpoint of its own with that one's head", async () => {
-    const value = await artifact(Value, (slot) => saveCheckpoint(slot, { model: reward(8), tokenizer }))
-    const losses = async (inputs: object, config: object) =>
-      (await recordOf(await runStage(ppo, { ...given, ...inputs }, { ...quick, iterations: 1, ...config }))).iterations[0]!.valueLoss
-    const all = [
-      await losses({}, {}),
-      await losses({}, { valueHead: "given" }),
-      await losses({}, { valueInit: "policy" }),
-      await losses({ value }, {}),
-      await losses({ value }, { valueHead: "given" })
-    ]
-    expect(new Set(all).size).toBe(5)
-    // Wired to both ports, the helpfulness model is what is started from anyway.
-    expect(await losses({ value: given.helpfulness }, {})).toBe(all[0])
+  it("starts the value model from the helpfulness reward model, or from the policy", async () => {
+    const loss = async (config: object) =>
+      (await recordOf(await runStage(ppo, given, { ...quick, iterations: 1, ...config }))).iterations[0]!.valueLoss
+    expect(await loss({})).not.toBe(await loss({ valueInit: "policy" }))
   })
 
   it("tells each iteration's reward, KL and where the time went", async () => {
@@ -285,26 +277,29 @@ describe("early stopping on held-out prompts", () => {
 })
 
 describe("what is paid for a batch", () => {
-  const responses = [
-    { reward: 1, finished: true },
-    { reward: 3, finished: false }
-  ]
+  const generated = { prompt: prompts[0]!, promptTokens: [1], tokens: [2], logProbabilities: [-1], text: "" }
+  const responses = [true, false].map((finished) => ({ ...generated, finished }))
+  const rewards = [1, 3].map((reward) => ({ reward, helpfulness: 0.5, safety: null }))
+  const scores = (config: typeof PpoConfig.Encoded) =>
+    scoredRollouts(responses, rewards, Schema.decodeSync(PpoConfig)(config)).map(({ score }) => score)
   it("is the rewards, whitened over the batch, and then what how they ended is worth (details 11 and 22)", () => {
-    const scores = batchScores(responses, { whitenRewards: true, noEos: "penalty", noEosPenalty: 0.5 })
-    expect(largestDifference(scores, [-1, 0.5])).toBeLessThan(1e-7)
-    expect(batchScores(responses, { whitenRewards: true, noEos: "replace", noEosPenalty: 2 })[1]).toBe(-2)
-  })
-  it("is the rewards as they are, unless they are to be whitened", () => {
-    expect(batchScores(responses, { whitenRewards: false, noEos: "none", noEosPenalty: 1 })).toEqual([1, 3])
+    expect(largestDifference(scores({ noEos: "none" }), [-1, 1])).toBeLessThan(1e-7)
+    expect(largestDifference(scores({ noEos: "penalty", noEosPenalty: 0.5 }), [-1, 0.5])).toBeLessThan(1e-7)
+    expect(scores({ noEos: "replace", noEosPenalty: 2 })[1]).toBe(-2)
   })
 })
 
 describe("prompts", () => {
   it("come in a fresh permutation each time they are gone through (detail 21)", () => {
-    const stream = endlessly([0, 1, 2, 3, 4, 5, 6, 7], 5)
-    const passes = [0, 1].map(() => Array.from({ length: 8 }, () => stream.next().value))
-    for (const pass of passes) expect(pass.toSorted((a, b) => a - b)).toEqual([0, 1, 2, 3, 4, 5, 6, 7])
+    const numbers = [0, 1, 2, 3, 4, 5, 6, 7]
+    const passes = [1, 2].map((iteration) => promptBatch(numbers, { size: 8, iteration, seed: 5 }))
+    for (const pass of passes) expect(pass.toSorted((a, b) => a - b)).toEqual(numbers)
     expect(passes[0]).not.toEqual(passes[1])
+  })
+  it("go on in the next batch where the last one ended", () => {
+    const batches = (size: number, count: number) =>
+      Array.from({ length: count }, (_, i) => promptBatch(["a", "b", "c"], { size, iteration: i + 1, seed: 5 })).flat()
+    for (const size of [1, 2, 3, 5, 20]) expect(batches(size, 60 / size)).toEqual(batches(60, 1))
   })
   it("longer than the context are left out and counted", async () => {
     const long = prompt("long", "ab ".repeat(60))
@@ -316,16 +311,11 @@ describe("prompts", () => {
 describe("the reward of a response", () => {
   const loaded = (seed: number): LoadedReward => ({ model: reward(seed), tokenizer })
   const models = { helpfulness: loaded(2), safety: loaded(3) }
-  const options = {
-    threshold: 0.15,
-    scope: "prompt or threshold",
-    unreadableScore: 0.02,
-    batchSize: 2,
-    device: "cpu",
-    progress: () => Effect.void
-  } as const
+  const config = Schema.decodeSync(PpoConfig)({ threshold: 0.15, unreadableScore: 0.02, inferenceBatchSize: 2 })
   const rewardOf = (text: string, finished = true, over: Partial<typeof models> = {}) =>
-    Effect.runPromise(rewardResponses({ ...models, ...over }, [{ prompt: prompts[0]!, text, finished }], options)).then((all) => all[0]!)
+    Effect.runPromise(
+      rewardResponses({ ...models, ...over, config, progress: () => Effect.void }, [{ prompt: prompts[0]!, text, finished }])
+    ).then((all) => all[0]!)
   const scalar = (rewardModel: RewardModel, tokens: ReadonlyArray<number>) =>
     scoped(() => noGrad(() => scoreSequences(rewardModel, [tokens], { padId: 0, device: "cpu" }).item()))
 
@@ -365,8 +355,8 @@ describe("ppo fails", () => {
     const helpfulness = await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: reward(2), tokenizer: other }))
     const message = await failureOf(ppo, { ...given, helpfulness }, quick)
     expect(message).toContain("PPO with this helpfulness reward model: expected the policy's tokenizer (264 pieces, number")
-    const value = await artifact(Value, (slot) => saveCheckpoint(slot, { model: reward(2), tokenizer: other }))
-    expect(await failureOf(ppo, { ...given, value }, quick)).toContain("PPO with this value model")
+    const safety = await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: reward(2), tokenizer: other }))
+    expect(await failureOf(ppo, { ...given, safety }, quick)).toContain("PPO with this safety reward model")
   })
   it("without prompts, and when none fits", async () => {
     expect(await failureOf(ppo, { ...given, prompts: await rowsArtifact(Prompts, []) }, quick)).toContain("0 prompts")
@@ -377,13 +367,8 @@ describe("ppo fails", () => {
     const safety = await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: reward(3, { maxPositions: 40 }), tokenizer }))
     expect(await failureOf(ppo, { ...given, safety }, { ...quick, maxNewTokens: 38 })).toContain("holds 38 tokens")
   })
-  it.each([
-    ["a value model from the policy and from a checkpoint", { valueInit: "policy" }, true, `valueInit "policy"`],
-    ["a head taken over from the policy, which has none", { valueInit: "policy", valueHead: "given" }, false, "no scalar head"],
-    ["the best by held-out prompts without any", { onDivergence: "keep-best" }, false, `wire "heldOut"`]
-  ])("for settings that contradict one another: %s", async (_, config, value, wanted) => {
-    const inputs = value ? { ...given, value: given.helpfulness } : given
-    expect(await failureOf(ppo, inputs, { ...quick, ...config })).toContain(wanted)
+  it("for the best by held-out prompts without any", async () => {
+    expect(await failureOf(ppo, given, { ...quick, onDivergence: "keep-best" })).toContain(`wire "heldOut"`)
   })
   it("when it diverges, and names the iteration and what was no number", async () => {
     const message = await failureOf(ppo, given, { ...quick, learningRate: 1e30 })

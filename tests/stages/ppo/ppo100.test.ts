@@ -1,42 +1,24 @@
 /** A hundred updates of PPO against plain PyTorch (tests/peers/ppo_reference.py), step by step, from the same weights on the same responses. */
 import { readFileSync } from "node:fs"
 import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
 import { describe, expect, it } from "vitest"
-import { constantSchedule } from "../../../engine/schedule.ts"
 import { type Device, noGrad, scoped, tensor } from "../../../engine/tensor.ts"
 import { loadLlama } from "../../../models/weights.ts"
-import type { TerminalPosition } from "../../../stages/ppo/advantages.ts"
-import type { KlEstimator } from "../../../stages/ppo/kl.ts"
-import { cloneLlama, valueFromPolicy } from "../../../stages/ppo/models.ts"
-import { Ppo, type StepStatistics } from "../../../stages/ppo/update.ts"
-import { logProbabilitiesOf, type Rollout } from "../../../stages/ppo/rollouts.ts"
+import { PpoConfig } from "../../../stages/ppo/config.ts"
+import { cloneLlama, initValueModel } from "../../../stages/ppo/models.ts"
+import { PpoTrainer, type Rollout, type StepStatistics } from "../../../stages/ppo/trainer.ts"
+import { chunks } from "../../../stages/common/sequences.ts"
 import { devices } from "../../devices.ts"
 import { largestDifference } from "../../models/small.ts"
 import { hundredNorms, hundredSteps } from "../../tolerances.ts"
 
 type Numbers = ReadonlyArray<number>
 interface Run {
-  readonly options: Readonly<
-    Record<
-      | "batchSize"
-      | "miniBatchSize"
-      | "iterations"
-      | "clip"
-      | "valueClip"
-      | "gamma"
-      | "lambda"
-      | "maxNorm"
-      | "learningRate"
-      | "valueLearningRate"
-      | "temperature"
-      | "beta",
-      number
-    >
-  > & {
-    readonly klEstimator: KlEstimator
+  readonly options: Omit<typeof PpoConfig.Encoded, "klTarget" | "klHorizon"> & {
+    readonly miniBatchSize: number
     readonly klTarget: number | null
     readonly klHorizon: number | null
-    readonly terminal: TerminalPosition
   }
   readonly rollouts: ReadonlyArray<ReadonlyArray<Omit<Rollout, "logProbabilities">>>
   readonly orders: ReadonlyArray<Numbers>
@@ -55,42 +37,29 @@ const load = (device: Device) => Effect.runPromise(loadLlama(golden("llama-gqa/m
 const follow = async ({ options, rollouts, orders }: Run, device: Device) => {
   const start = await load(device)
   const policy = cloneLlama(start)
-  const value = valueFromPolicy(start, { seed: 0 })
+  const value = initValueModel(start, { seed: 0 })
   noGrad(() => scoped(() => void value.head.copy_(tensor([reference.head], { device }))))
-  const trainer = new Ppo({
-    ...options,
-    policy,
-    reference: start,
-    value,
-    padId: 0,
-    device,
-    seed: 0,
+  const { klTarget, klHorizon, ...rest } = options
+  const config = Schema.decodeSync(PpoConfig)({
+    ...rest,
+    ...(klTarget === null ? { klControl: "fixed" } : { klControl: "adaptive", klTarget, klHorizon: klHorizon! }),
     microBatchSize: 1, // two parts a mini-batch: the reference takes it whole
     inferenceBatchSize: 3,
     epochs: 1,
-    schedule: constantSchedule(options.learningRate),
-    valueSchedule: constantSchedule(options.valueLearningRate),
     weightDecay: 0.1,
-    klControl: options.klTarget === null ? "fixed" : { target: options.klTarget, horizon: options.klHorizon! },
     whitenAdvantages: "shift",
-    permutation: (iteration) => orders[iteration]!
+    oldLogProbabilities: "recomputed"
   })
-  const { temperature } = options
+  const trainer = new PpoTrainer({ config, policy, reference: start, value, padId: 0, seed: 0 })
   const updates: Array<StepStatistics> = []
-  const iterations = rollouts.map((batch): Run["iterations"][number] => {
-    const given = batch.map((rollout) => ({ ...rollout, logProbabilities: [] }))
-    const old = logProbabilitiesOf(policy, given, { padId: 0, device, temperature, batchSize: 8 })
-    const { experiences, statistics, steps } = trainer.iterate(batch.map((rollout, i) => ({ ...rollout, logProbabilities: [...old[i]!] })))
-    updates.push(...steps)
-    const { values, advantages, returns } = experiences[0]!
-    return {
-      kl: statistics.kl,
-      beta: statistics.beta,
-      old: [...old[0]!],
-      values: [...values],
-      advantages: [...advantages],
-      returns: [...returns]
-    }
+  const iterations = rollouts.map((batch, iteration): Run["iterations"][number] => {
+    const { experience, statistics } = trainer.advantages(batch.map((rollout) => ({ ...rollout, logProbabilities: [] })))
+    // The order is the reference's: its random numbers are others.
+    for (const miniBatch of chunks(orders[iteration]!, config.miniBatchSize))
+      updates.push(scoped(() => trainer.step(trainer.loss(miniBatch.map((i) => experience[i]!)))))
+    trainer.finish(statistics, batch.length)
+    const { logProbabilities: old, values, advantages, returns } = experience[0]!
+    return { kl: statistics.kl, beta: statistics.beta, old, values, advantages, returns }
   })
   trainer.free()
   return { iterations, updates }

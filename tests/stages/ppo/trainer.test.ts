@@ -1,15 +1,15 @@
-/** PPO's update on responses that are given: what it must not depend on, and toy tasks whose optimum is known. */
+/** PPO's trainer on responses that are given: what it must not depend on, and toy tasks whose optimum is known. */
+import * as Schema from "effect/Schema"
 import { describe, expect, it } from "vitest"
 import { deriveSeed } from "../../../engine/random.ts"
-import { constantSchedule } from "../../../engine/schedule.ts"
 import { liveTensors, noGrad, scoped, tensor } from "../../../engine/tensor.ts"
 import { llamaConfig } from "../../../models/config.ts"
 import { initLlama, type Llama } from "../../../models/llama.ts"
 import { initRewardModel, type RewardModel } from "../../../models/reward-model.ts"
 import { generate } from "../../../models/sampler.ts"
-import { cloneLlama, valueFromPolicy, valueFromScalar } from "../../../stages/ppo/models.ts"
-import { Ppo, type PpoOptions, type StepStatistics } from "../../../stages/ppo/update.ts"
-import { logProbabilitiesOf, type Rollout, valuesOf } from "../../../stages/ppo/rollouts.ts"
+import { PpoConfig } from "../../../stages/ppo/config.ts"
+import { cloneLlama, initValueModel, logProbabilitiesOf, valuesOf } from "../../../stages/ppo/models.ts"
+import { PpoTrainer, type PpoTrainerOptions, type Rollout, type StepStatistics } from "../../../stages/ppo/trainer.ts"
 import { devices } from "../../devices.ts"
 import { largestDifference, smallConfig } from "../../models/small.ts"
 import { sameInFloat32 } from "../../tolerances.ts"
@@ -46,47 +46,41 @@ const rolloutsOf = (policy: Llama, n = 7): Array<Rollout> => {
   })
 }
 
-const defaults = {
-  padId: 0,
-  seed: 3,
-  temperature,
-  miniBatchSize: 4,
-  microBatchSize: 4,
-  inferenceBatchSize: 16,
-  epochs: 1,
-  clip: 0.2,
-  valueClip: 0.2,
-  schedule: constantSchedule(1e-3),
-  valueSchedule: constantSchedule(1e-3),
-  weightDecay: 0.1,
-  maxNorm: 1,
-  beta: 0.05,
-  klControl: "fixed",
-  klEstimator: "k1",
-  gamma: 1,
-  lambda: 0.95,
-  terminal: "last-token",
-  whitenAdvantages: "shift"
-} as const
+const configOf = (over: Partial<PpoConfig> = {}): PpoConfig =>
+  Schema.decodeSync(PpoConfig)({
+    ...{ temperature, miniBatchSize: 4, microBatchSize: 4, inferenceBatchSize: 16, epochs: 1 },
+    ...{ learningRate: 1e-3, valueLearningRate: 1e-3, weightDecay: 0.1, maxNorm: 1, clip: 0.2, valueClip: 0.2 },
+    ...{ beta: 0.05, klControl: "fixed", klEstimator: "k1", gamma: 1, lambda: 0.95, terminal: "last-token", whitenAdvantages: "shift" },
+    ...over
+  })
+interface Given {
+  readonly config?: Partial<PpoConfig>
+  readonly models?: Partial<Pick<PpoTrainerOptions, "reference" | "padId" | "schedule">>
+}
 
-const iterate = (trainer: Ppo, rollouts: ReadonlyArray<Rollout>) => {
-  const { statistics, steps } = trainer.iterate(rollouts)
-  return { statistics, steps: [...steps] }
+/** An iteration as stages/ppo/ppo.ts makes it. */
+const iterate = (trainer: PpoTrainer, rollouts: ReadonlyArray<Rollout>) => {
+  const { experience, statistics } = trainer.advantages(rollouts)
+  const steps: Array<StepStatistics> = []
+  for (const miniBatch of trainer.miniBatches(experience)) steps.push(scoped(() => trainer.step(trainer.loss(miniBatch))))
+  trainer.finish(statistics, rollouts.length)
+  return { statistics, steps }
 }
 const numbersOf = (steps: ReadonlyArray<StepStatistics>): Array<number> =>
   steps.flatMap((step) => Object.values(step).filter((value) => typeof value === "number"))
 
 for (const { device, skip } of devices) {
   describe.skipIf(skip)(`an iteration of PPO on ${device}`, () => {
-    const options = (over: Partial<PpoOptions> = {}): PpoOptions => {
+    const options = ({ config, models }: Given = {}): PpoTrainerOptions => {
       const policy = strong(1, device)
-      return { ...defaults, policy, reference: cloneLlama(policy), value: valueModel(2, device), device, ...over }
+      const value = valueModel(2, device)
+      return { config: configOf(config), policy, reference: cloneLlama(policy), value, padId: 0, seed: 3, ...models }
     }
 
     it("has recorded log-probabilities of logits / temperature that are those of reference and update (details 7 and 8)", () => {
       const policy = strong(1, device)
       const rollouts = rolloutsOf(policy)
-      const again = logProbabilitiesOf(policy, rollouts, { padId: 0, device, temperature, batchSize: 3 })
+      const again = logProbabilitiesOf(policy, rollouts, { padId: 0, config: configOf({ inferenceBatchSize: 3 }) })
       const recorded = rollouts.flatMap(({ logProbabilities }) => logProbabilities)
       expect(
         largestDifference(
@@ -95,7 +89,7 @@ for (const { device, skip } of devices) {
         )
       ).toBeLessThanOrEqual(sameInFloat32)
       // The temperature matters: at another one they differ.
-      const other = logProbabilitiesOf(policy, rollouts, { padId: 0, device, temperature: 1, batchSize: 3 })
+      const other = logProbabilitiesOf(policy, rollouts, { padId: 0, config: configOf({ inferenceBatchSize: 3, temperature: 1 }) })
       expect(
         largestDifference(
           other.flatMap((row) => [...row]),
@@ -106,7 +100,7 @@ for (const { device, skip } of devices) {
 
     it("starts at ratio 1, and at KL 0 to a reference that is the policy (detail 6)", () => {
       const given = options()
-      const { statistics, steps } = iterate(new Ppo(given), rolloutsOf(given.policy))
+      const { statistics, steps } = iterate(new PpoTrainer(given), rolloutsOf(given.policy))
       expect(Math.abs(statistics.kl)).toBeLessThanOrEqual(sameInFloat32)
       expect(steps[0]!.approximateKl).toBeLessThanOrEqual(sameInFloat32)
       expect(steps[0]!.clipFraction).toBe(0)
@@ -115,9 +109,9 @@ for (const { device, skip } of devices) {
     })
 
     it("does not depend on how mini-batches are split, nor on what padding is (details 2, 14 and 18)", () => {
-      const run = (over: Partial<PpoOptions>) => {
-        const given = options({ epochs: 2, ...over, reference: strong(9, device) })
-        const { statistics, steps } = iterate(new Ppo(given), rolloutsOf(given.policy))
+      const run = (over: Partial<PpoConfig>, padId = 0) => {
+        const given = options({ config: { epochs: 2, ...over }, models: { padId, reference: strong(9, device) } })
+        const { statistics, steps } = iterate(new PpoTrainer(given), rolloutsOf(given.policy))
         const weights = ["model.layers.0.self_attn.q_proj.weight", "lm_head.weight"].flatMap((name) =>
           given.policy.parameter(name).toNumbers()
         )
@@ -125,8 +119,7 @@ for (const { device, skip } of devices) {
       }
       const whole = run({})
       expect(whole.all[0]).toBeGreaterThan(1)
-      for (const over of [{ microBatchSize: 1 }, { microBatchSize: 3, inferenceBatchSize: 2 }, { padId: 55 }]) {
-        const split = run(over)
+      for (const split of [run({ microBatchSize: 1 }), run({ microBatchSize: 3, inferenceBatchSize: 2 }), run({}, 55)]) {
         expect(largestDifference(split.all, whole.all)).toBeLessThanOrEqual(sameInFloat32)
         expect(largestDifference(split.weights, whole.weights)).toBeLessThanOrEqual(sameInFloat32)
       }
@@ -135,18 +128,18 @@ for (const { device, skip } of devices) {
 }
 
 describe("an iteration of PPO", () => {
-  const options = (over: Partial<PpoOptions> = {}): PpoOptions => {
+  const options = ({ config, models }: Given = {}): PpoTrainerOptions => {
     const policy = strong(1)
-    return { ...defaults, policy, reference: cloneLlama(policy), value: valueModel(2), device: "cpu", ...over }
+    return { config: configOf(config), policy, reference: cloneLlama(policy), value: valueModel(2), padId: 0, seed: 3, ...models }
   }
 
   it("has values one past the end if and only if the score is there (detail 13)", () => {
     // With values 0, beta 0 and a score of 1 the returns are .95^k, k steps before the score: loss = mean of .95^2k / 2.
     const loss = (terminal: "last-token" | "past-end") => {
-      const given = options({ terminal, beta: 0, valueClip: 1e9 })
+      const given = options({ config: { terminal, beta: 0, valueClip: 1e9 } })
       scoped(() => noGrad(() => given.value.head.zero_()))
       const response = [5, 6, 7]
-      const { steps } = iterate(new Ppo(given), [{ prompt: [1], response, logProbabilities: [-1, -1, -1], score: 1 }])
+      const { steps } = iterate(new PpoTrainer(given), [{ prompt: [1], response, logProbabilities: [-1, -1, -1], score: 1 }])
       return steps[0]!.valueLoss
     }
     const powers = [1, 0.95 ** 2, 0.95 ** 4, 0.95 ** 6]
@@ -155,9 +148,10 @@ describe("an iteration of PPO", () => {
     expect(loss("past-end")).toBeCloseTo(mean(powers), 5)
     const value = valueModel(2)
     const rollouts = rolloutsOf(strong(1))
-    const lengths = (pastEnd: boolean) => valuesOf(value, rollouts, { padId: 0, device: "cpu", pastEnd, batchSize: 4 }).map((v) => v.length)
-    expect(lengths(false)).toEqual(rollouts.map(({ response }) => response.length))
-    expect(lengths(true)).toEqual(rollouts.map(({ response }) => response.length + 1))
+    const lengths = (terminal: PpoConfig["terminal"]) =>
+      valuesOf(value, rollouts, { padId: 0, config: configOf({ terminal, inferenceBatchSize: 4 }) }).map((v) => v.length)
+    expect(lengths("last-token")).toEqual(rollouts.map(({ response }) => response.length))
+    expect(lengths("past-end")).toEqual(rollouts.map(({ response }) => response.length + 1))
   })
 
   it("reads a token's value where the token is chosen: at the state of the token before it", () => {
@@ -167,20 +161,20 @@ describe("an iteration of PPO", () => {
       [5, 6, 7]
     ]
     const rollout = { prompt, response, logProbabilities: [0, 0, 0], score: 0 }
-    const ours = valuesOf(value, [rollout], { padId: 0, device: "cpu", pastEnd: true, batchSize: 1 })[0]!
+    const ours = valuesOf(value, [rollout], { padId: 0, config: configOf({ terminal: "past-end" }) })[0]!
     const all = scoped(() => noGrad(() => value.scores(tensor([[...prompt, ...response]], { dtype: "int64" })).toNumbers()))
     expect(largestDifference(ours, all.slice(2))).toBeLessThanOrEqual(sameInFloat32)
   })
 
   it("tells how much of the returns' variance the values explain", () => {
     const given = options()
-    const { experiences, statistics } = new Ppo(given).iterate(rolloutsOf(given.policy))
+    const { experience, statistics } = new PpoTrainer(given).advantages(rolloutsOf(given.policy))
     const variance = (numbers: ReadonlyArray<number>) => {
       const centre = numbers.reduce((a, b) => a + b, 0) / numbers.length
       return numbers.reduce((sum, x) => sum + (x - centre) ** 2, 0) / numbers.length
     }
-    const returns = experiences.flatMap((experience) => [...experience.returns])
-    const errors = experiences.flatMap((experience) => [...experience.returns].map((x, t) => x - experience.values[t]!))
+    const returns = experience.flatMap((one) => one.returns)
+    const errors = experience.flatMap((one) => one.returns.map((x, t) => x - one.values[t]!))
     expect(statistics.explainedVariance).toBeCloseTo(1 - variance(errors) / variance(returns), 9)
   })
 
@@ -190,17 +184,16 @@ describe("an iteration of PPO", () => {
       asked.push(step)
       return 1e-4
     }
-    const given = options({ schedule, epochs: 2 })
-    const trainer = new Ppo(given)
+    const given = options({ config: { epochs: 2 }, models: { schedule } })
+    const trainer = new PpoTrainer(given)
     for (let i = 0; i < 2; i++) iterate(trainer, rolloutsOf(given.policy))
     expect(asked).toEqual([0, 0, 0, 0, 1, 1, 1, 1]) // 7 responses in mini-batches of 4, twice over
   })
 
   it("takes each response once an epoch, in a fresh permutation each (detail 21)", () => {
     // Without learning, the loss of a mini-batch of one tells which response it holds.
-    const still = constantSchedule(0)
-    const given = options({ miniBatchSize: 1, epochs: 2, schedule: still, valueSchedule: still })
-    const trainer = new Ppo(given)
+    const given = options({ config: { miniBatchSize: 1, epochs: 2, learningRate: 0, valueLearningRate: 0 } })
+    const trainer = new PpoTrainer(given)
     const rollouts = rolloutsOf(given.policy)
     const orders = [0, 1].flatMap(() => {
       const losses = iterate(trainer, rollouts).steps.map(({ policyLoss }) => policyLoss.toFixed(5))
@@ -212,18 +205,21 @@ describe("an iteration of PPO", () => {
   })
 
   it("penalises distance from the reference with beta, which an adaptive controller moves after the iteration (detail 16)", () => {
-    const given = options({ reference: strong(9), beta: 0.5, klControl: { target: 1e-3, horizon: 70 } })
-    const trainer = new Ppo(given)
+    const given = options({
+      config: { beta: 0.5, klControl: "adaptive", klTarget: 1e-3, klHorizon: 70 },
+      models: { reference: strong(9) }
+    })
+    const trainer = new PpoTrainer(given)
     const { statistics } = iterate(trainer, rolloutsOf(given.policy))
     expect(statistics.beta).toBe(0.5)
-    expect(trainer.beta).toBeCloseTo(0.5 * (1 + (0.2 * 7) / 70), 12)
+    expect(trainer.numbers.beta).toBeCloseTo(0.5 * (1 + (0.2 * 7) / 70), 12)
   })
 
   it("whitens advantages over the batch's tokens, or does not (detail 17)", () => {
     // At ratio 1 the mini-batch's loss is minus its mean advantage.
-    const loss = (whitenAdvantages: PpoOptions["whitenAdvantages"]) => {
-      const given = options({ whitenAdvantages, miniBatchSize: 7 })
-      return iterate(new Ppo(given), rolloutsOf(given.policy)).steps[0]!.policyLoss
+    const loss = (whitenAdvantages: PpoConfig["whitenAdvantages"]) => {
+      const given = options({ config: { whitenAdvantages, miniBatchSize: 7 } })
+      return iterate(new PpoTrainer(given), rolloutsOf(given.policy)).steps[0]!.policyLoss
     }
     expect(Math.abs(loss("shift"))).toBeLessThanOrEqual(sameInFloat32)
     expect(loss("none")).toBeCloseTo(loss("keep"), 4)
@@ -231,14 +227,14 @@ describe("an iteration of PPO", () => {
   })
 
   it.each(["policy", "value"] as const)("stops at a loss that is no number and leaves the models as they were (%s)", (which) => {
-    const given = options()
+    const given = options({ config: { whitenAdvantages: "none" } })
     const before = [given.policy.parameter("lm_head.weight"), given.value.head].map((weight) => weight.toNumbers())
     const rollouts = rolloutsOf(given.policy)
     const broken =
       which === "value"
         ? { ...rollouts[0]!, score: NaN }
         : { ...rollouts[0]!, logProbabilities: rollouts[0]!.logProbabilities.map(() => NaN) }
-    const { steps } = iterate(new Ppo({ ...given, whitenAdvantages: "none" }), [broken])
+    const { steps } = iterate(new PpoTrainer(given), [broken])
     expect(steps.map(({ diverged }) => diverged)).toEqual([true])
     expect([given.policy.parameter("lm_head.weight"), given.value.head].map((weight) => weight.toNumbers())).toEqual(before)
   })
@@ -248,7 +244,7 @@ describe("an iteration of PPO", () => {
     const rollouts = rolloutsOf(given.policy)
     const reference = given.reference.parameter("lm_head.weight").toNumbers()
     const run = () => {
-      const trainer = new Ppo(given)
+      const trainer = new PpoTrainer(given)
       iterate(trainer, rollouts)
       trainer.free()
     }
@@ -261,21 +257,20 @@ describe("an iteration of PPO", () => {
 })
 
 describe("a value model", () => {
-  it("starts on a copy of a scalar model's weights, with that one's head or a new one", () => {
+  it("starts on a copy of a reward model's weights, with a new head", () => {
     const start = valueModel(2)
     const name = "model.layers.0.mlp.up_proj.weight"
-    const [given, fresh] = (["given", "new"] as const).map((head) => valueFromScalar(start, { seed: 4, head }))
-    for (const made of [given!, fresh!])
-      expect(made.backbone.parameter(name).toNumbers()).toEqual(start.backbone.parameter(name).toNumbers())
-    expect(given!.head.toNumbers()).toEqual(start.head.toNumbers())
-    expect(fresh!.head.toNumbers()).not.toEqual(start.head.toNumbers())
-    scoped(() => noGrad(() => [given!.head, given!.backbone.parameter(name)].forEach((weight) => void weight.zero_())))
+    const weights = start.backbone.parameter(name).toNumbers()
+    const made = initValueModel(start.backbone, { seed: 4 })
+    expect(made.backbone.parameter(name).toNumbers()).toEqual(weights)
+    expect(made.head.toNumbers()).not.toEqual(start.head.toNumbers())
+    scoped(() => noGrad(() => [made.head, made.backbone.parameter(name)].forEach((weight) => void weight.zero_())))
     expect(start.head.toNumbers().every((x) => x !== 0)).toBe(true)
-    expect(start.backbone.parameter(name).toNumbers()).toEqual(fresh!.backbone.parameter(name).toNumbers())
+    expect(start.backbone.parameter(name).toNumbers()).toEqual(weights)
   })
   it("starts on a copy of a policy's weights without its output layer", () => {
     const policy = strong(1)
-    const made = valueFromPolicy(policy, { seed: 4 })
+    const made = initValueModel(policy, { seed: 4 })
     expect(Object.keys(made.parameters).sort()).toEqual(
       [...Object.keys(policy.parameters).filter((name) => name !== "lm_head.weight"), "score.weight"].sort()
     )
@@ -315,20 +310,17 @@ describe("a bandit of one step", () => {
   const iterations = 40
   const train = (beta: number): Array<number> => {
     const policy = bandit()
-    const trainer = new Ppo({
-      ...defaults,
+    const trainer = new PpoTrainer({
+      config: configOf({
+        ...{ beta, miniBatchSize: 128, microBatchSize: 128, inferenceBatchSize: 512 },
+        ...{ valueLearningRate: 0.02, weightDecay: 0, whitenAdvantages: "none" }
+      }),
       policy,
       reference: bandit(),
-      value: valueFromPolicy(policy, { seed: 6 }),
-      device: "cpu",
-      beta,
-      miniBatchSize: 128,
-      microBatchSize: 128,
-      inferenceBatchSize: 512,
-      schedule: (iteration) => 0.02 * (1 - iteration / iterations),
-      valueSchedule: constantSchedule(0.02),
-      weightDecay: 0,
-      whitenAdvantages: "none"
+      value: initValueModel(policy, { seed: 6 }),
+      padId: 0,
+      seed: 3,
+      schedule: (iteration) => 0.02 * (1 - iteration / iterations)
     })
     for (let iteration = 0; iteration < iterations; iteration++) {
       const prompts = Array.from({ length: 512 }, () => [1])

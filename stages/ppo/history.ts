@@ -1,0 +1,154 @@
+/**
+ * What the iterations of PPO have left, and how it is kept to go on from: the policy as its folder would be, the value model, the optimisers, the
+ * best policy so far where it is neither the first nor the last, and the diagnostics. Which prompts are next, and every random number, follow from
+ * the seed and the iteration.
+ */
+import { mkdir, readFile, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readInto, writeCheckpoint } from "../../models/checkpoint.ts"
+import type { Llama } from "../../models/llama.ts"
+import { writeSafetensors } from "../../models/safetensors.ts"
+import type { Checkpoints, ResumePoint } from "../../runtime/define/checkpoints.ts"
+import { ArtifactError } from "../../schemas/artifact.ts"
+import { PpoEvaluation, PpoIteration } from "./diagnostics.ts"
+import { cloneLlama, copyWeights, type PpoModels } from "./models.ts"
+import type { PpoTrainer } from "./trainer.ts"
+
+export class PpoHistory {
+  readonly iterations: Array<PpoIteration> = []
+  /** Empty without held-out prompts. */
+  readonly heldOut: Array<PpoEvaluation> = []
+  /** The best policy on the held-out prompts; none without them. */
+  best: Llama | undefined
+  /** Time spent, in this iteration and in all: shown and kept in the trace, never in an artifact. */
+  readonly seconds = { generation: 0, scoring: 0, update: 0 }
+  readonly allSeconds = { generation: 0, scoring: 0, update: 0 }
+  #since = performance.now()
+
+  beginIteration(): void {
+    Object.assign(this.seconds, { generation: 0, scoring: 0, update: 0 })
+    this.#since = performance.now()
+  }
+  /** The time since the last call, or since the iteration began, went into this. */
+  spent(part: keyof PpoHistory["seconds"]): void {
+    const now = performance.now()
+    this.seconds[part] += (now - this.#since) / 1000
+    this.allSeconds[part] += (now - this.#since) / 1000
+    this.#since = now
+  }
+
+  /** Takes in an evaluation of the policy and keeps a copy of it if it is the best. Says whether to stop. */
+  evaluated(evaluation: PpoEvaluation, { policy, reference }: Pick<PpoModels, "policy" | "reference">, patience: number): boolean {
+    this.heldOut.push(evaluation)
+    const { isLast, stop } = this.#judge(patience)
+    if (isLast) {
+      // Before the first step the policy is the reference: no copy is needed until a better one comes.
+      if (evaluation.iteration === 0) this.best = reference
+      else if (this.best === undefined || this.best === reference) this.best = cloneLlama(policy)
+      else copyWeights(policy, this.best)
+    }
+    return stop
+  }
+
+  /** After how many iterations the policy was that is kept: the best, or the last. */
+  get kept(): number {
+    return this.best === undefined ? this.iterations.length : this.heldOut[this.#judge().best]!.iteration
+  }
+
+  #judge(patience = Infinity) {
+    const rewards = this.heldOut.map(({ reward }) => reward)
+    return judgeEvaluations(rewards, patience)
+  }
+}
+
+/** Evaluations on held-out prompts so far: which is the best, and whether to stop. */
+export const judgeEvaluations = (
+  rewards: ReadonlyArray<number>,
+  patience: number
+): { readonly best: number; readonly isLast: boolean; readonly stop: boolean } => {
+  const best = rewards.reduce((best, reward, i) => (reward > rewards[best]! ? i : best), 0)
+  return { best, isLast: best === rewards.length - 1, stop: rewards.length - 1 - best >= patience }
+}
+
+const State = Schema.Struct({
+  format: Schema.Literal(1),
+  /** What the trainer knows besides tensors. */
+  trainer: Schema.Struct({ beta: Schema.Finite, iteration: Schema.Finite, steps: Schema.Finite }),
+  iterations: Schema.Array(PpoIteration),
+  heldOut: Schema.Array(PpoEvaluation),
+  /** The best policy on the held-out prompts: not told yet, the one PPO starts from, or one kept in best/. */
+  best: Schema.Literals(["none", "start", "kept"]),
+  /** Spent so far: for the trace. */
+  seconds: Schema.Struct({ generation: Schema.Finite, scoring: Schema.Finite, update: Schema.Finite })
+})
+const StateFile = Schema.fromJsonString(State)
+const stateFile = "ppo/state.json"
+const valueFile = "ppo/value.safetensors"
+const optimizerFile = "ppo/optimizers.safetensors"
+
+/** A run of PPO between two iterations. */
+interface Run extends Pick<PpoModels, "policy" | "value" | "reference" | "tokenizer"> {
+  readonly trainer: PpoTrainer
+  readonly history: PpoHistory
+}
+
+/** Saves all that the next iteration reads. */
+export const saveRun = (checkpoints: Checkpoints, { policy, value, reference, tokenizer, trainer, history }: Run): Effect.Effect<void> =>
+  checkpoints.save(history.iterations.length, (folder) =>
+    Effect.tryPromise({
+      try: async () => {
+        await mkdir(join(folder, "ppo"))
+        await writeCheckpoint(folder, { model: policy, tokenizer, role: "policy" })
+        await writeSafetensors(join(folder, valueFile), value.parameters)
+        await writeSafetensors(join(folder, optimizerFile), trainer.tensors)
+        const { iterations, heldOut, best, allSeconds: seconds } = history
+        const kept = best !== undefined && best !== reference
+        if (kept) {
+          await mkdir(join(folder, "best"))
+          await writeCheckpoint(join(folder, "best"), { model: best, tokenizer, role: "policy" })
+        }
+        const state: typeof State.Type = {
+          format: 1,
+          trainer: trainer.numbers,
+          iterations,
+          heldOut,
+          best: kept ? "kept" : best === undefined ? "none" : "start",
+          seconds
+        }
+        await writeFile(join(folder, stateFile), `${JSON.stringify(state)}\n`)
+      },
+      catch: (cause) => ({ message: cause instanceof Error ? cause.message : String(cause) })
+    })
+  )
+
+/** Makes models, trainer and history what they were when the point was saved. */
+export const resumeRun = Effect.fn("ppo.resumeRun")(function* (
+  point: ResumePoint,
+  { policy, value, reference, trainer, history }: Run
+): Effect.fn.Return<void, ArtifactError> {
+  const path = join(point.path, stateFile)
+  const damaged = (what: string) =>
+    ArtifactError.of({
+      doing: `Going on from ${path}`,
+      expected: `PPO's history of ${point.step} iterations`,
+      found: what,
+      hint: `Remove the folder ${point.path} and run again.`
+    })
+  const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: () => damaged("no such file") })
+  const state = yield* Schema.decodeUnknownEffect(StateFile)(text).pipe(Effect.mapError((error) => damaged(error.message)))
+  if (state.iterations.length !== point.step) return yield* damaged(`one of ${state.iterations.length}`)
+  yield* readInto(join(point.path, "model.safetensors"), policy.parameters)
+  yield* readInto(join(point.path, valueFile), value.parameters)
+  yield* readInto(join(point.path, optimizerFile), trainer.tensors)
+  trainer.resume(state.trainer)
+  history.iterations.push(...state.iterations)
+  history.heldOut.push(...state.heldOut)
+  Object.assign(history.allSeconds, state.seconds)
+  if (state.best === "start") history.best = reference
+  if (state.best === "kept") {
+    history.best = cloneLlama(policy)
+    yield* readInto(join(point.path, "best/model.safetensors"), history.best.parameters)
+  }
+})

@@ -1,0 +1,256 @@
+/**
+ * What PPO does with responses and their scores (Llama 2 §3.2.3): rewards with the KL penalty and advantages, clipped losses of policy and value
+ * model, a gradient step of each. Where responses and scores come from is the caller's business: stages/ppo/ppo.ts samples and scores them.
+ *
+ *     N response tokens of a part of a mini-batch, one response after another without padding: what models.ts reads at once with gradients
+ */
+import { AdamW, clipGradientNorm, type Parameters } from "../../engine/optimizer.ts"
+import { Random } from "../../engine/random.ts"
+import { constantSchedule, type Schedule } from "../../engine/schedule.ts"
+import { cat, noGrad, scoped, stack, tensor, type Tensor } from "../../engine/tensor.ts"
+import type { Llama } from "../../models/llama.ts"
+import type { RewardModel } from "../../models/reward-model.ts"
+import { chunks } from "../common/sequences.ts"
+import { explainedVariance, generalisedAdvantages, tokenRewards, whitenTokens } from "./advantages.ts"
+import type { PpoConfig } from "./config.ts"
+import { adaptBeta, approximateKl, klEstimate } from "./kl.ts"
+import { clippedTokens, policyLoss, valueLoss } from "./losses.ts"
+import { byLength, logProbabilitiesOf, responseLogProbabilities, responseValues, type TokenizedResponse, valuesOf } from "./models.ts"
+
+export interface PpoTrainerOptions {
+  readonly config: PpoConfig
+  /** Trained. */
+  readonly policy: Llama
+  /** Frozen: what the policy is held near. */
+  readonly reference: Llama
+  /** Trained. */
+  readonly value: RewardModel
+  readonly padId: number
+  /** Of the permutations. */
+  readonly seed: number
+  /** The policy's learning rate by iteration, counted from 0: all steps of an iteration have the same. config.learningRate unless given. */
+  readonly schedule?: Schedule
+}
+
+/** A response to train on. */
+export interface Rollout extends TokenizedResponse {
+  /** Of the response's tokens, under the policy and at the temperature that drew them. */
+  readonly logProbabilities: ReadonlyArray<number>
+  /** What the response is worth as a whole. */
+  readonly score: number
+}
+
+/** A rollout with all that its tokens are trained on: arrays over the tokens. */
+export interface Experience extends Rollout {
+  readonly advantages: ReadonlyArray<number>
+  /** With a score past the end, one entry more than tokens; returns too. */
+  readonly values: ReadonlyArray<number>
+  readonly returns: ReadonlyArray<number>
+}
+
+/** Of one iteration's responses, before any step. */
+export interface ExperienceStatistics {
+  /** KL to the reference by the estimator, in nats, mean over responses. */
+  readonly kl: number
+  readonly klPerToken: number
+  readonly explainedVariance: number
+  /** The beta that the rewards were made with. */
+  readonly beta: number
+}
+
+/** Of a mini-batch, on the device: its gradients are in the models. */
+export interface Losses {
+  /** Policy loss, clip fraction, KL(old || new), entropy: means over the mini-batch's tokens. (4,) */
+  readonly policy: Tensor
+  /** The mean over its states. (1,) */
+  readonly value: Tensor
+}
+
+/** Of one gradient step, before its update. Means are over the mini-batch's tokens. */
+export interface StepStatistics {
+  readonly policyLoss: number
+  readonly valueLoss: number
+  /** Before clipping. */
+  readonly policyGradientNorm: number
+  readonly valueGradientNorm: number
+  readonly clipFraction: number
+  /** KL(old || new), k3. */
+  readonly approximateKl: number
+  readonly entropy: number
+  /** The models are as they were before: a loss or gradient norm is not finite. */
+  readonly diverged: boolean
+}
+
+/** What a trainer knows between two iterations besides tensors. */
+export interface TrainerNumbers {
+  readonly beta: number
+  /** Iterations done. */
+  readonly iteration: number
+  /** Gradient steps taken, of policy and value model alike. */
+  readonly steps: number
+}
+
+/** An iteration is `advantages`, `loss` and `step` for each of `miniBatches`, and `finish`. */
+export class PpoTrainer {
+  readonly #options: PpoTrainerOptions
+  readonly #schedule: Schedule
+  readonly #policyOptimizer: AdamW
+  readonly #valueOptimizer: AdamW
+  #beta: number
+  #iteration = 0
+
+  constructor(options: PpoTrainerOptions) {
+    const { config, policy, value } = options
+    this.#options = options
+    this.#schedule = options.schedule ?? constantSchedule(config.learningRate)
+    this.#policyOptimizer = new AdamW({ parameters: policy.parameters, weightDecay: config.weightDecay })
+    this.#valueOptimizer = new AdamW({ parameters: value.parameters, weightDecay: config.weightDecay })
+    this.#beta = config.beta
+  }
+
+  /** Advantages and returns of every response's tokens, by what reference and value model say of them. */
+  advantages(rollouts: ReadonlyArray<Rollout>): {
+    readonly experience: ReadonlyArray<Experience>
+    readonly statistics: ExperienceStatistics
+  } {
+    const { config, policy, reference, value } = this.#options
+    const old =
+      config.oldLogProbabilities === "recorded"
+        ? rollouts.map(({ logProbabilities }) => logProbabilities)
+        : logProbabilitiesOf(policy, rollouts, this.#options)
+    const references = logProbabilitiesOf(reference, rollouts, this.#options)
+    const values = valuesOf(value, rollouts, this.#options)
+    const estimates = rollouts.map(({ score }, i) => {
+      const rewards = tokenRewards({ logProbabilities: old[i]!, reference: references[i]!, score, beta: this.#beta }, config)
+      return generalisedAdvantages(rewards, values[i]!, config)
+    })
+    const advantages = whitenTokens(
+      estimates.map((estimate, i) => estimate.advantages.slice(0, old[i]!.length)),
+      config.whitenAdvantages
+    )
+    const returns = estimates.map((estimate) => estimate.returns)
+
+    let [kl, tokens] = [0, 0]
+    old.forEach((row, i) => {
+      tokens += row.length
+      row.forEach((logProbability, t) => (kl += klEstimate(config.klEstimator, logProbability, references[i]![t]!)))
+    })
+    return {
+      experience: rollouts.map((rollout, i) => ({
+        ...rollout,
+        logProbabilities: old[i]!,
+        advantages: advantages[i]!,
+        values: values[i]!,
+        returns: returns[i]!
+      })),
+      statistics: {
+        kl: kl / rollouts.length,
+        klPerToken: kl / tokens,
+        explainedVariance: explainedVariance(values, returns),
+        beta: this.#beta
+      }
+    }
+  }
+
+  /** All of it once an epoch, in a fresh permutation each time. */
+  *miniBatches(experience: ReadonlyArray<Experience>): Generator<ReadonlyArray<Experience>, void, undefined> {
+    const { config, seed } = this.#options
+    for (let epoch = 0; epoch < config.epochs; epoch++)
+      yield* chunks(new Random(seed, "ppo", "permutation", this.#iteration, epoch).shuffle(experience), config.miniBatchSize)
+  }
+
+  /** Losses of the whole mini-batch, computed in parts, and their gradients. Call it, and `step`, inside one scope. */
+  loss(miniBatch: ReadonlyArray<Experience>): Losses {
+    const { config, policy, value } = this.#options
+    const parts = chunks(byLength(miniBatch), config.microBatchSize)
+    const tokens = miniBatch.reduce((sum, { response }) => sum + response.length, 0)
+    const states = miniBatch.reduce((sum, { returns }) => sum + returns.length, 0)
+
+    const policyParts = parts.map((part) =>
+      scoped(() => {
+        const { logProbabilities, entropy } = responseLogProbabilities(policy, part, this.#options) // (N,) and one element
+        const old = flat(part, "logProbabilities", logProbabilities) // (N,)
+        const advantages = flat(part, "advantages", logProbabilities) // (N,)
+        const loss = policyLoss(logProbabilities, old, advantages, config.clip).div(tokens)
+        loss.backward()
+        return noGrad(() => {
+          const now = logProbabilities.detach()
+          const [clipped, kl] = [clippedTokens(now, old, config.clip), approximateKl(now, old)]
+          return stack([loss.detach(), clipped.div(tokens), kl.div(tokens), entropy.div(tokens)], 0) // (4,)
+        })
+      })
+    )
+    const valueParts = parts.map((part) =>
+      scoped(() => {
+        const values = responseValues(value, part, this.#options) // (N,)
+        const [old, returns] = [flat(part, "values", values), flat(part, "returns", values)] // (N,)
+        const loss = valueLoss(values, old, returns, config.valueClip).div(states)
+        loss.backward()
+        return noGrad(() => loss.detach().reshape(1))
+      })
+    )
+    return noGrad(() => ({ policy: stack(policyParts, 0).sum(0), value: cat(valueParts, 0).sum(0, true) }))
+  }
+
+  /** Clips the gradients and takes a step of each optimiser, unless something is not finite. */
+  step(losses: Losses): StepStatistics {
+    const { config, policy, value } = this.#options
+    const norms = [policy, value].map((model) => clipGradientNorm(model.parameters, config.maxNorm).reshape(1))
+    // Read together: a GPU is waited for once.
+    const numbers = noGrad(() =>
+      cat(
+        [losses.policy, losses.value, ...norms].map((part) => part.to({ dtype: "float64" })),
+        0
+      ).toNumbers()
+    ) as [number, number, number, number, number, number, number]
+    const [meanPolicyLoss, clipFraction, kl, entropy, meanValueLoss, policyGradientNorm, valueGradientNorm] = numbers
+    const diverged = ![meanPolicyLoss, meanValueLoss, policyGradientNorm, valueGradientNorm].every(Number.isFinite)
+    if (!diverged) {
+      this.#policyOptimizer.step(this.#schedule(this.#iteration))
+      this.#valueOptimizer.step(config.valueLearningRate)
+    }
+    return {
+      policyLoss: meanPolicyLoss,
+      valueLoss: meanValueLoss,
+      policyGradientNorm,
+      valueGradientNorm,
+      clipFraction,
+      approximateKl: kl,
+      entropy,
+      diverged
+    }
+  }
+
+  /** Ends the iteration: the next has a beta that follows from this one's KL, if it adapts, its own learning rate and permutations. */
+  finish({ kl }: Pick<ExperienceStatistics, "kl">, responses: number): void {
+    const { config } = this.#options
+    if (config.klControl === "adaptive") this.#beta = adaptBeta(this.#beta, { kl, responses }, config)
+    this.#iteration++
+  }
+
+  /** The optimisers' tensors: the next iteration reads them, the two models and `numbers`. Copy saved ones into them, then call `resume`. */
+  get tensors(): Parameters {
+    const named = (model: string, optimizer: AdamW) => Object.entries(optimizer.state).map(([name, tensor]) => [`${model}.${name}`, tensor])
+    return Object.fromEntries([...named("policy", this.#policyOptimizer), ...named("value", this.#valueOptimizer)]) as Parameters
+  }
+  get numbers(): TrainerNumbers {
+    return { beta: this.#beta, iteration: this.#iteration, steps: this.#policyOptimizer.steps }
+  }
+  /** Goes on as when these were its numbers: models and tensors are as they were then. */
+  resume({ beta, iteration, steps }: TrainerNumbers): void {
+    this.#beta = beta
+    this.#iteration = iteration
+    this.#policyOptimizer.resume(steps)
+    this.#valueOptimizer.resume(steps)
+  }
+
+  /** Frees the optimisers' state; the models stay. */
+  free(): void {
+    this.#policyOptimizer.free()
+    this.#valueOptimizer.free()
+  }
+}
+
+/** One of the arrays of all responses, one after another (N,), like the tensor given. */
+const flat = (part: ReadonlyArray<Experience>, of: "logProbabilities" | "advantages" | "values" | "returns", like: Tensor): Tensor =>
+  tensor(Float64Array.from(part.flatMap((experience) => experience[of])), { dtype: like.dtype, device: like.device })
