@@ -35,7 +35,7 @@ interface Run extends PpoModels {
   readonly history: PpoHistory
 }
 
-/** One iteration, counted from 1: responses to a batch of prompts, and a gradient step for each mini-batch of them. */
+/** One iteration, counted from 1: rollouts of a batch of prompts, their rewards and advantages, then losses and a step for each mini-batch. */
 const iterate = Effect.fn("ppo.iterate")(function* (run: Run, iteration: number) {
   const { config, seed, trainer, history, progress } = run
   history.beginIteration()
@@ -46,7 +46,8 @@ const iterate = Effect.fn("ppo.iterate")(function* (run: Run, iteration: number)
   history.spent("generation")
   const rewards = yield* reward(run, responses)
   history.spent("scoring")
-  const { experience, statistics } = trainer.advantages(scoredRollouts(responses, rewards, config))
+  const rollouts = scoredRollouts(responses, rewards, config)
+  const { experience, statistics } = trainer.advantages(rollouts)
   const steps: Array<StepStatistics> = []
   for (const miniBatch of trainer.miniBatches(experience)) {
     const step = scoped(() => {
@@ -88,8 +89,8 @@ const advance = Effect.fn("ppo.advance")(function* (run: Run, iteration: number)
   return heldOut.length > 0 && due ? yield* evaluate(run, iteration) : false
 })
 
-/** All iterations from where the run is on, `between` after each. Says why it ended. */
-const advanceToEnd = Effect.fn("ppo.advanceToEnd")(function* (run: Run, between: Effect.Effect<void>) {
+/** All iterations from where the run is on, with `save` after each. Says why it ended. */
+const advanceToEnd = Effect.fn("ppo.advanceToEnd")(function* (run: Run, save: Effect.Effect<void>) {
   const { config, heldOut, history } = run
   const first = heldOut.length > 0 && history.heldOut.length === 0 ? 0 : history.iterations.length + 1
   for (let iteration = first; iteration <= config.iterations; iteration++) {
@@ -97,7 +98,7 @@ const advanceToEnd = Effect.fn("ppo.advanceToEnd")(function* (run: Run, between:
       Effect.catchTag("NotFiniteLogitsError", ({ message }) => divergence(run, iteration, message))
     )
     if (stop) return iteration === config.iterations ? "iterations" : "early-stopping"
-    yield* between
+    yield* save
   }
   return "iterations"
 })
@@ -150,8 +151,8 @@ export const ppo = Stage.make("ppo", {
       yield* resumeRun(found, run)
       yield* progress({ note: `goes on after iteration ${found.step} of ${config.iterations}, from its checkpoint` })
     }
-    const between = Effect.suspend(() => (checkpoints.due() ? saveRun(checkpoints, run) : Effect.void))
-    const ended: Pick<PpoDiagnostics, "stopped" | "divergence"> = yield* advanceToEnd(run, between).pipe(
+    const saveIfDue = Effect.suspend(() => (checkpoints.due() ? saveRun(checkpoints, run) : Effect.void))
+    const ended: Pick<PpoDiagnostics, "stopped" | "divergence"> = yield* advanceToEnd(run, saveIfDue).pipe(
       Effect.map((stopped) => ({ stopped, divergence: null })),
       Effect.catchTag("PpoDivergedError", (error) =>
         config.onDivergence === "keep-best" && history.best !== undefined
@@ -191,19 +192,9 @@ export class PpoDivergedError extends Schema.TaggedError<PpoDivergedError>()("Pp
   message: Schema.String
 }) {
   /** `steps` are the gradient steps taken until then; iteration 0 is the evaluation before the first. */
-  static of({
-    iteration,
-    of,
-    steps,
-    what
-  }: {
-    readonly iteration: number
-    readonly of: number
-    readonly steps: number
-    readonly what: string
-  }): PpoDivergedError {
+  static of(at: { readonly iteration: number; readonly of: number; readonly steps: number; readonly what: string }): PpoDivergedError {
+    const { iteration, of, steps, what } = at
     const where = iteration === 0 ? `before the first of ${of} iterations` : `in iteration ${iteration} of ${of}`
-    // Fewer iterations than one there are not.
     const fewer = iteration > 1 ? `iterations to ${iteration - 1} or ` : ""
     const hint =
       steps === 0

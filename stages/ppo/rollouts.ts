@@ -37,7 +37,8 @@ export interface ResponseReward {
   readonly safety: number | null
 }
 
-interface Running {
+/** What is at hand all through a run. */
+interface RunContext {
   readonly config: PpoConfig
   readonly progress: (progress: Progress) => Effect.Effect<void>
 }
@@ -67,7 +68,7 @@ export const promptBatch = <A>(
 
 /** A response to each prompt, drawn with a seed of its own. */
 export const rollout = Effect.fn("ppo.rollout")(function* (
-  { policy, tokenizer, config, progress }: Pick<PpoModels, "policy" | "tokenizer"> & Running,
+  { policy, tokenizer, config, progress }: Pick<PpoModels, "policy" | "tokenizer"> & RunContext,
   prompts: ReadonlyArray<EncodedPrompt>,
   seeds: ReadonlyArray<number>
 ): Effect.fn.Return<Array<Response>, NotFiniteLogitsError> {
@@ -100,7 +101,7 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
  * defined.
  */
 export const reward = Effect.fn("ppo.reward")(function* (
-  context: Pick<PpoModels, "helpfulness" | "safety"> & Running,
+  context: Pick<PpoModels, "helpfulness" | "safety"> & RunContext,
   responses: ReadonlyArray<Scorable>
 ): Effect.fn.Return<Array<ResponseReward>, NotFiniteScoreError | ArtifactError> {
   const { config } = context
@@ -121,7 +122,7 @@ type Scorable = Pick<Response, "prompt" | "text" | "finished">
 const scores = Effect.fnUntraced(function* (
   loaded: LoadedReward,
   responses: ReadonlyArray<Scorable>,
-  { config, progress }: Running
+  { config, progress }: RunContext
 ): Effect.fn.Return<Array<number | undefined>, NotFiniteScoreError | ArtifactError> {
   const readable = responses.flatMap(({ prompt, text, finished }, index) => {
     const messages = [...prompt.messages, { role: "assistant" as const, content: text }]

@@ -1,4 +1,4 @@
-"""A hundred updates of PPO in plain PyTorch, to compare stages/ppo/update.ts with step by step.
+"""A hundred updates of PPO in plain PyTorch, to compare stages/ppo/trainer.ts with step by step.
 
     /usr/bin/python3 tests/peers/ppo_reference.py              # from the project's root; rewrites tests/golden/stages-ppo100/
 
