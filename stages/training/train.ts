@@ -138,6 +138,28 @@ const keepTraining = (checkpoints: TrainingCheckpoints, optimizer: AdamW, measur
     })
   )
 
+/** One step on a batch: the loss of each part and its gradients, clipping, the optimiser's update. None where a number is not finite. */
+const takeStep = (
+  { count, parts }: TrainingBatch,
+  { parameters, maxNorm }: TrainingOptions,
+  optimizer: AdamW,
+  learningRate: number
+): { readonly loss: number; readonly gradientNorm: number; readonly diverged: boolean } =>
+  scoped(() => {
+    let loss = 0
+    for (const part of parts) {
+      loss += scoped(() => {
+        const share = part().div(count)
+        share.backward()
+        return share.item()
+      })
+    }
+    const gradientNorm = clipGradientNorm(parameters, maxNorm).item()
+    const diverged = !Number.isFinite(loss) || !Number.isFinite(gradientNorm)
+    if (!diverged) optimizer.step(learningRate)
+    return { loss, gradientNorm, diverged }
+  })
+
 /** Trains in place and returns the losses. Fails with DivergedError when a loss or a gradient norm is not finite. */
 export const train = Effect.fn("train")(function* (
   options: TrainingOptions
@@ -163,21 +185,9 @@ export const train = Effect.fn("train")(function* (
         continue
       }
       const learningRate = options.schedule(step)
-      const { loss, norm } = scoped(() => {
-        let loss = 0
-        for (const part of batch.parts) {
-          loss += scoped(() => {
-            const mean = part().div(batch.count)
-            mean.backward()
-            return mean.item()
-          })
-        }
-        const norm = clipGradientNorm(options.parameters, options.maxNorm).item()
-        if (Number.isFinite(loss) && Number.isFinite(norm)) optimizer.step(learningRate)
-        return { loss, norm }
-      })
-      if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
-        const what = Number.isFinite(loss) ? `gradient norm ${norm}` : `loss ${loss}`
+      const { loss, gradientNorm, diverged } = takeStep(batch, options, optimizer, learningRate)
+      if (diverged) {
+        const what = Number.isFinite(loss) ? `gradient norm ${gradientNorm}` : `loss ${loss}`
         const last = yield* checkpoints?.latest ?? Effect.undefined
         const kept = last === undefined ? "" : ` The model as it was after step ${last.step} is in ${last.path}.`
         return yield* new DivergedError({
@@ -187,8 +197,8 @@ export const train = Effect.fn("train")(function* (
         })
       }
       losses.push(loss)
-      gradientNorms.push(norm)
-      yield* options.progress({ step: step + 1, total: options.steps, loss, learningRate, gradientNorm: norm, tokens: batch.tokens })
+      gradientNorms.push(gradientNorm)
+      yield* options.progress({ step: step + 1, total: options.steps, loss, learningRate, gradientNorm, tokens: batch.tokens })
       if (checkpoints?.due() === true) yield* keepTraining(checkpoints, optimizer, { losses, gradientNorms })
     }
   }).pipe(Effect.ensuring(Effect.sync(() => optimizer.free())))
