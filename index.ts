@@ -3,6 +3,7 @@
  */
 
 // Defining and running pipelines.
+export * as Caravan from "./caravan.ts"
 export * as Stage from "./runtime/define/stage.ts"
 export * as Pipeline from "./runtime/define/pipeline.ts"
 export { fileAt, type Node } from "./runtime/define/node.ts"
@@ -17,8 +18,6 @@ export { freeze, type LockFile, readLock, writeLock } from "./runtime/inspect/lo
 export { collect, type CollectPolicy, planCollection } from "./runtime/store/gc.ts"
 export { findHome } from "./runtime/store/home.ts"
 export { Numerics } from "./runtime/key/numerics.ts"
-export { engineNumerics } from "./cli/numerics.ts"
-export { prepareModule } from "./cli/prepare.ts"
 export { PipelineError, StageError, StoreError } from "./runtime/errors.ts"
 
 // What stages exchange, and their hyperparameters.

@@ -2,6 +2,7 @@
 import { existsSync, statSync } from "node:fs"
 import { resolve } from "node:path"
 import { pathToFileURL } from "node:url"
+import { prepareModule } from "../engine/numerics.ts"
 import { placeOf } from "../runtime/errors.ts"
 import { findHome } from "../runtime/store/home.ts"
 import { type AnyPipeline, isPipeline } from "../runtime/define/pipeline.ts"
@@ -77,6 +78,6 @@ export const pipelineOptions = (given: Given): RunOptions => {
     seed: wholeNumber(given, "seed", 0) ?? 0,
     device,
     threads: wholeNumber(given, "threads", 1) ?? 1,
-    prepare: new URL(import.meta.url.endsWith(".ts") ? "./prepare.ts" : "./prepare.js", import.meta.url).href
+    prepare: prepareModule
   }
 }

@@ -51,7 +51,7 @@ export interface ArtifactType<out A> {
   readonly validate: (directory: string) => Effect.Effect<void, ArtifactError>
   /** The digest of what it means rather than of its bytes, where the two differ; else the digest of its files serves. */
   readonly contentDigest?: (directory: string) => Effect.Effect<string, ArtifactError>
-  readonly Artifact?: A
+  readonly Artifact?: A | undefined
 }
 
 /** A dataset type knows the schema of its rows. */
@@ -71,7 +71,7 @@ export interface ArtifactRef<out A> {
   readonly type: string
   readonly digest: string
   readonly contentDigest: string
-  readonly Artifact?: A
+  readonly Artifact?: A | undefined
 }
 
 /** Where a running stage writes its output: an empty directory. */

@@ -64,14 +64,41 @@ describe("the package, installed elsewhere", () => {
     expect(files).toContain("dist/engine/native/addon.cc")
   })
 
-  it("type-checks a user's stage beside TensorFlow.js, and refuses wrong wiring", () => {
+  it("gives a user's stages and pipelines types that have names: declarations are emitted under what tsc --init writes", () => {
     expect(run(project, "node_modules/.bin/tsc", "-p", ".")).toBe("")
+    const declarations = readFileSync(join(project, "dist/right.d.ts"), "utf8")
+    expect(declarations).toContain('policy: Node<Checkpoint<"policy">>')
+    expect(declarations).toContain("shout: Stage.Stage<")
+  })
+
+  it("refuses wrong wiring, each for its own reason", () => {
+    const lines = readFileSync(join(project, "wrong.ts"), "utf8").split("\n")
+    const expected = lines.flatMap((line, i) => {
+      const match = /^\/\/ @ts-expect-error (TS\d+) (.+)$/.exec(line)
+      return match === null ? [] : [{ line: i + 2, code: match[1]!, says: match[2]! }]
+    })
+    writeFileSync(join(project, "refused.ts"), lines.map((line) => line.replace("@ts-expect-error", "")).join("\n"))
+    const { stdout } = spawnSync("node_modules/.bin/tsc", ["-p", ".", "--pretty", "false"], {
+      cwd: project,
+      env: environment,
+      encoding: "utf8"
+    })
+    rmSync(join(project, "refused.ts"))
+    const found = stdout.split(/^(?=\S)/m).map((error) => {
+      const [, file, line, code] = /^(\S+)\((\d+),\d+\): error (TS\d+)/.exec(error) ?? []
+      return { file, line: Number(line), code, error }
+    })
+    expect(found).toEqual(
+      expected.map(({ line, code, says }) => ({ file: "refused.ts", line, code, error: expect.stringContaining(says) as string }))
+    )
+    expect(expected.length).toBeGreaterThan(5)
   })
 
   it("runs as an Effect, is found again by npx caravan run, and runs again when a helper of the stage changes", () => {
     // (2 * 1)^2 + (2 * 2)^2 + (2 * 3)^2 = 56; with 3 instead of 2: 126.
-    const program = resultOf(run(project, "node", "program.ts"))
-    expect(program).toEqual({ statuses: { norms: "ran" }, norms: { tensorflow: 56, libtorch: 56 } })
+    const said = run(project, "node", "program.ts")
+    expect(resultOf(said)).toEqual({ statuses: { norms: "ran" }, norms: { tensorflow: 56, libtorch: 56 } })
+    expect(JSON.parse(said)).toMatchObject({ read: 56 })
 
     const again = resultOf(run(project, "npx", "caravan", "run", "pipeline.ts", "--json"))
     expect(again).toEqual({ statuses: { norms: "hit" }, norms: { tensorflow: 56, libtorch: 56 } })

@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import { bless, type Blessed } from "../../runtime/inspect/bless.ts"
 import { type Command, exitCodes } from "../command.ts"
-import { engineNumerics } from "../numerics.ts"
+import { layer } from "../../caravan.ts"
 import { print } from "../open-store.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { short } from "../display/units.ts"
@@ -43,9 +43,7 @@ export const command: Command = {
     const pipeline = await loadPipeline(file)
     const options = pipelineOptions(given)
     const record = given.has("yes")
-    const blessed = await Effect.runPromise(
-      bless(pipeline, {}, node, { ...options, record }).pipe(Effect.provide(engineNumerics(options.home)))
-    )
+    const blessed = await Effect.runPromise(bless(pipeline, {}, node, { ...options, record }).pipe(Effect.provide(layer(options))))
     const recorded = record && blessed.verdict === "blessed"
     print(given.has("json"), { ...blessed, recorded }, told(blessed, recorded))
     return blessed.verdict === "refused" ? exitCodes.failed : exitCodes.ok

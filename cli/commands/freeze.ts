@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect"
 import { freeze, lockFolder, lockPath, writeLock } from "../../runtime/inspect/lock-file.ts"
 import { plan } from "../../runtime/run/run.ts"
 import { type Command, exitCodes } from "../command.ts"
-import { engineNumerics } from "../numerics.ts"
+import { layer } from "../../caravan.ts"
 import { print } from "../open-store.ts"
 import { drifting } from "./plan.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
@@ -31,7 +31,7 @@ export const command: Command = {
     const pipeline = await loadPipeline(file)
     const options = pipelineOptions(given)
     const path = resolve(given.flag("lock") ?? lockPath(file))
-    const made = await Effect.runPromise(plan(pipeline, {}, options).pipe(Effect.provide(engineNumerics(options.home))))
+    const made = await Effect.runPromise(plan(pipeline, {}, options).pipe(Effect.provide(layer(options))))
     const lock = freeze(made, options, lockFolder(path))
     const written = !given.has("json") || given.flag("lock") !== undefined
     if (written) await Effect.runPromise(writeLock(path, lock))

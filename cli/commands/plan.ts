@@ -5,7 +5,7 @@ import { plan } from "../../runtime/run/run.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { costFlags, costMachine, costOfPlan, costTable, statedAssumptions, totalCost } from "../cost.ts"
-import { engineNumerics } from "../numerics.ts"
+import { layer } from "../../caravan.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 
 /** " (pinned v3; code has drifted: stages/x.ts)" */
@@ -91,9 +91,7 @@ export const command: Command = {
       (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
     )
     const made = await Effect.runPromise(
-      plan(pipeline, {}, { ...options, ...selection, force: given.flags("force"), missing: "await" }).pipe(
-        Effect.provide(engineNumerics(options.home))
-      )
+      plan(pipeline, {}, { ...options, ...selection, force: given.flags("force"), missing: "await" }).pipe(Effect.provide(layer(options)))
     )
     const store = new Store(options.home)
     const cost = await costOfPlan(made, machine, (digest) => store.path(digest))

@@ -5,7 +5,7 @@ import * as Exit from "effect/Exit"
 import { lockPath, readLock } from "../../runtime/inspect/lock-file.ts"
 import { run, type RunEvent, type RunOptions, type RunResult } from "../../runtime/run/run.ts"
 import { type Command, exitCodes, type Given, UsageError } from "../command.ts"
-import { engineNumerics } from "../numerics.ts"
+import { layer } from "../../caravan.ts"
 import { outputLines } from "../outputs.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { duration, showProgress } from "../display/progress.ts"
@@ -109,7 +109,7 @@ export const command: Command = {
       progress.onEvent(event)
     }
     const work = run(pipeline, {}, { ...options, ...selection, force: given.flags("force"), onEvent })
-    const exit = await untilInterrupted(work.pipe(Effect.provide(engineNumerics(options.home))), progress).finally(() => events.close())
+    const exit = await untilInterrupted(work.pipe(Effect.provide(layer(options))), progress).finally(() => events.close())
     if (exit === undefined) return exitCodes.interrupted
     if (Exit.isFailure(exit)) throw Cause.squash(exit.cause)
     const result = exit.value

@@ -8,7 +8,7 @@ import type { AnyPipeline } from "../../runtime/define/pipeline.ts"
 import { combinations, type Grid, sweep, type SweepPoint } from "../../runtime/run/sweep.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
-import { engineNumerics } from "../numerics.ts"
+import { layer } from "../../caravan.ts"
 import { number } from "../display/numbers.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { showProgress } from "../display/progress.ts"
@@ -170,7 +170,7 @@ export const command: Command = {
         progress.onEvent(event)
       }
     })
-    const exit = await untilInterrupted(work.pipe(Effect.provide(engineNumerics(options.home))), {
+    const exit = await untilInterrupted(work.pipe(Effect.provide(layer(options))), {
       onEvent: () => undefined,
       say: (text) => progress.say(text),
       close: () => progress.close()

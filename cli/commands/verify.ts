@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { verify, type Verification } from "../../runtime/inspect/verify.ts"
 import { type Command, exitCodes, wholeNumber } from "../command.ts"
-import { engineNumerics } from "../numerics.ts"
+import { layer } from "../../caravan.ts"
 import { print } from "../open-store.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { duration, showProgress } from "../display/progress.ts"
@@ -62,7 +62,7 @@ export const command: Command = {
       {},
       { ...options, ...selection, limits: limitsOf(given), ...(sample !== undefined && { sample }), onEvent: progress.onEvent }
     )
-    const exit = await untilInterrupted(work.pipe(Effect.provide(engineNumerics(options.home))), progress)
+    const exit = await untilInterrupted(work.pipe(Effect.provide(layer(options))), progress)
     if (exit === undefined) return exitCodes.interrupted
     if (Exit.isFailure(exit)) throw Cause.squash(exit.cause)
     print(given.has("json"), exit.value, lines(exit.value))

@@ -4,7 +4,7 @@ import { Journal } from "../../runtime/store/journal.ts"
 import { plan } from "../../runtime/run/run.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
-import { engineNumerics } from "../numerics.ts"
+import { layer } from "../../caravan.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { reasonOf } from "./plan.ts"
 import { ago, count, short } from "../display/units.ts"
@@ -53,9 +53,7 @@ export const command: Command = {
     const [path, id] = given.positionals as [string, string]
     const pipeline = await loadPipeline(path)
     const options = pipelineOptions(given)
-    const made = await Effect.runPromise(
-      plan(pipeline, {}, { ...options, missing: "await" }).pipe(Effect.provide(engineNumerics(options.home)))
-    )
+    const made = await Effect.runPromise(plan(pipeline, {}, { ...options, missing: "await" }).pipe(Effect.provide(layer(options))))
     const node = made.nodes.get(id)
     if (node === undefined) throw new UsageError(`Pipeline "${pipeline.name}" has no node "${id}".${didYouMean(id, made.nodes.keys())}`)
     // Back along what is not settled yet, to where the change began.

@@ -8,7 +8,7 @@ export const NodeTypeId = Symbol.for("caravan/Node")
 
 export interface Node<out A> {
   readonly [NodeTypeId]: true
-  readonly Artifact?: A
+  readonly Artifact?: A | undefined
   readonly definition: NodeDefinition
   /** The same node under a name of its own: what --only, why and the tables call it. */
   named(name: string): Node<A>

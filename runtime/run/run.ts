@@ -82,6 +82,8 @@ export interface NodeResult {
 
 export interface StoredOutput {
   readonly kind: string
+  /** The artifact type's name. */
+  readonly type: string
   readonly path: string
   readonly digest: string
   readonly contentDigest: string

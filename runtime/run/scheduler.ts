@@ -159,6 +159,7 @@ export class Scheduler {
         if (made !== undefined)
           outputs[name] = {
             kind: self.#graph.nodes.get(id)!.type.kind,
+            type: made.type,
             path: made.path,
             digest: made.digest,
             contentDigest: made.contentDigest

@@ -1,8 +1,13 @@
-import { engineNumerics, findHome, prepareModule, run } from "caravan"
+import { Caravan, readReport } from "caravan"
 import * as Effect from "effect/Effect"
+import { Norms } from "./norms.ts"
 import pipeline from "./pipeline.ts"
 
-const home = findHome(process.cwd())
-const program = run(pipeline, {}, { home, prepare: prepareModule }).pipe(Effect.provide(engineNumerics(home)))
+/** The run's result, and what it made: of the type that the stage's output has. */
+const program = Effect.gen(function* () {
+  const result = yield* Caravan.run(pipeline, {})
+  const norms = result.outputs.norms && (yield* readReport(result.outputs.norms, Norms))
+  return { ...result, read: norms?.libtorch }
+})
 
-process.stdout.write(JSON.stringify(await Effect.runPromise(program)))
+process.stdout.write(JSON.stringify(await Effect.runPromise(program.pipe(Effect.provide(Caravan.layer())))))

@@ -1,9 +1,7 @@
 /** A process that runs the pipeline once, with a checkpoint after every step, and says what happens as lines of JSON, written at once. */
 import { writeSync } from "node:fs"
 import * as Effect from "effect/Effect"
-import { engineNumerics } from "../../cli/numerics.ts"
-import { prepareModule } from "../../cli/prepare.ts"
-import { run } from "../../runtime/run/run.ts"
+import * as Caravan from "../../caravan.ts"
 import pipeline from "./pipeline.ts"
 
 export type Said =
@@ -25,11 +23,11 @@ const say = (said: Said): void => void writeSync(1, `${JSON.stringify(said)}\n`)
 
 const [home, until] = process.argv.slice(2) as [string, string]
 const { nodes } = await Effect.runPromise(
-  run(
+  Caravan.run(
     pipeline,
     {},
     {
-      ...{ home, until, prepare: prepareModule, checkpointSeconds: 0 },
+      ...{ until, checkpointSeconds: 0 },
       onEvent: (event) => {
         if (event.type === "node-started") say({ type: "started", node: event.node })
         if (event.type === "progress" && event.progress.step !== undefined) say({ type: "step", node: event.node })
@@ -37,7 +35,7 @@ const { nodes } = await Effect.runPromise(
           say({ type: "resumed", node: event.node, after: Number(/\d+/.exec(event.message)![0]) })
       }
     }
-  ).pipe(Effect.provide(engineNumerics(home)))
+  ).pipe(Effect.provide(Caravan.layer({ home })))
 )
 say({ type: "done", nodes: nodes.map(({ id, status, digest, metrics, error }) => ({ id, status, digest, metrics, error })) })
 process.exit(0)

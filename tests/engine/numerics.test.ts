@@ -1,11 +1,9 @@
-/** The machine's numerics as they are kept in a home: asked for again whenever the answer may be another. No GPU is needed: its driver's files are made up. */
+/** The machine's numerics as they are kept: asked for again whenever the answer may be another. No GPU is needed: its driver's files are made up. */
 import { mkdirSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import * as Effect from "effect/Effect"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
-import { engineNumerics, gpusOf } from "../../cli/numerics.ts"
-import { Numerics } from "../../runtime/key/numerics.ts"
-import { removeFolder, workFolder } from "./caravan.ts"
+import { gpusOf, numericsOf } from "../../engine/numerics.ts"
+import { removeFolder, workFolder } from "../cli/caravan.ts"
 
 let folder: string
 beforeEach(() => {
@@ -29,16 +27,12 @@ const host = (name: string, gpus: ReadonlyArray<readonly [model: string, uuid: s
 }
 
 let asked = 0
-const describeOn = (nvidia: string, environment: Record<string, string> = {}, device: "cpu" | "cuda" = "cuda") =>
-  Effect.runPromise(
-    Effect.gen(function* () {
-      return yield* (yield* Numerics).describe(device, 1)
-    }).pipe(
-      Effect.provide(
-        engineNumerics(join(folder, "home"), { nvidia, environment, ask: () => Promise.resolve({ device, answer: String(++asked) }) })
-      )
-    )
-  )
+const describeOn = (nvidia: string, environment: Record<string, string> = {}, device = "cuda") =>
+  numericsOf(device, 1, join(folder, "numerics"), {
+    nvidia,
+    environment,
+    ask: () => Promise.resolve({ device, answer: String(++asked) })
+  })
 
 describe("the numerics of a GPU", () => {
   it("are kept for the same card and driver, and asked for again on another host, with a swapped card, or a new driver", async () => {

@@ -1,21 +1,16 @@
 /**
- * The machine's numerics for cache keys. Asking libtorch means loading it (half a second), so its answer is kept beside the store under
- * everything it can depend on that is cheap to see: the addon, the libraries' files, the processor, the GPUs and the variables they read.
+ * The machine's numerics: for cache keys. Asking libtorch means loading it (half a second), so its answer is kept in a file, under everything it
+ * can depend on that is cheap to see: the addon, the libraries' files, the processor, the GPUs and the variables they read.
  */
 import { execFile } from "node:child_process"
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync } from "node:fs"
-import { readFile, rename, writeFile } from "node:fs/promises"
-import { join } from "node:path"
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises"
+import { extname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { promisify } from "node:util"
-import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
-import { chooseKernels, machineOf } from "../engine/kernels.ts"
-import { addonPath, addonSourceDigest, buildAddon, findLibtorch } from "../engine/native/build.mjs"
-import { PipelineError } from "../runtime/errors.ts"
-import { makeFolder } from "../runtime/store/home.ts"
-import { Numerics } from "../runtime/key/numerics.ts"
+import { chooseKernels, machineOf } from "./kernels.ts"
+import { addonPath, addonSourceDigest, buildAddon, findLibtorch } from "./native/build.mjs"
 
 /** Variables that libtorch and its BLAS choose kernels by. */
 const variables = [
@@ -81,9 +76,15 @@ const fingerprint = (device: string, threads: number, { nvidia, environment }: S
   return createHash("sha256").update(JSON.stringify(parts)).digest("hex").slice(0, 24)
 }
 
+/** Another module of this folder, as it is here: TypeScript, or what was built from it. */
+const beside = (name: string): string => new URL(`${name}${extname(import.meta.url)}`, import.meta.url).href
+
+/** The module whose `prepare(device, threads)` sets the engine up in a process that runs stages. */
+export const prepareModule = beside("prepare")
+
 const ask = async (device: string, threads: number): Promise<Record<string, string>> => {
   buildAddon()
-  const script = fileURLToPath(import.meta.resolve(import.meta.url.endsWith(".ts") ? "./describe-numerics.ts" : "./describe-numerics.js"))
+  const script = fileURLToPath(beside("describe-numerics"))
   const asking = promisify(execFile)(process.execPath, [script, device, String(threads)], { encoding: "utf8" })
   const { stdout } = await asking.catch((error: Error & { readonly stderr: string }) => {
     // What it said is the reason; the command that was run is none of the user's.
@@ -92,37 +93,33 @@ const ask = async (device: string, threads: number): Promise<Record<string, stri
   return { ...(JSON.parse(stdout) as Record<string, string>), addon: addonSourceDigest() }
 }
 
-/** The engine's numerics, kept in this home. */
-export const engineNumerics = (home: string, others: Partial<Surroundings> = {}): Layer.Layer<Numerics> => {
+/** What of this machine changes the bits of a computation on a device; kept as a file of the folder. Throws when libtorch can't be asked. */
+export const numericsOf = async (
+  device: string,
+  threads: number,
+  folder: string,
+  others: Partial<Surroundings> = {}
+): Promise<Record<string, string>> => {
   const around: Surroundings = { nvidia: "/proc/driver/nvidia", environment: process.env, ask, ...others }
-  const describe = async (device: string, threads: number): Promise<Record<string, string>> => {
+  const describe = async () => {
     const set = device === "cuda" ? overrides.filter((name) => (around.environment[name] ?? "") !== "") : []
     return { ...(await around.ask(device, threads)), ...Object.fromEntries(set.map((name) => [name, around.environment[name]!])) }
   }
-  return Layer.succeed(Numerics, {
-    describe: (device, threads) =>
-      Effect.tryPromise({
-        try: async () => {
-          // Here rather than in each child: what is described and what computes take the same kernels.
-          chooseKernels(buildAddon(), findLibtorch())
-          const print = fingerprint(device, threads, around)
-          if (print === undefined) return await describe(device, threads)
-          const file = join(home, "numerics", `${print}.json`)
-          if (existsSync(file)) {
-            try {
-              return JSON.parse(await readFile(file, "utf8")) as Record<string, string>
-            } catch {
-              // Not readable as JSON: asked again below and written anew.
-            }
-          }
-          const answer = await describe(device, threads)
-          makeFolder(join(home, "numerics"))
-          await writeFile(`${file}.${process.pid}`, JSON.stringify(answer))
-          await rename(`${file}.${process.pid}`, file)
-          return answer
-        },
-        catch: (cause) =>
-          new PipelineError({ message: `Looking at the tensor engine: ${cause instanceof Error ? cause.message : String(cause)}` })
-      })
-  })
+  // Here rather than in each child: what is described and what computes take the same kernels.
+  chooseKernels(buildAddon(), findLibtorch())
+  const print = fingerprint(device, threads, around)
+  if (print === undefined) return await describe()
+  const file = join(folder, `${print}.json`)
+  if (existsSync(file)) {
+    try {
+      return JSON.parse(await readFile(file, "utf8")) as Record<string, string>
+    } catch {
+      // Not readable as JSON: asked again below and written anew.
+    }
+  }
+  const answer = await describe()
+  await mkdir(folder, { recursive: true })
+  await writeFile(`${file}.${process.pid}`, JSON.stringify(answer))
+  await rename(`${file}.${process.pid}`, file)
+  return answer
 }

@@ -1,5 +1,5 @@
 /** Prints the numerics of a device as JSON: run as a process of its own by numerics.ts. */
-import { describeNumerics } from "../engine/device.ts"
+import { describeNumerics } from "./device.ts"
 import { prepare } from "./prepare.ts"
 
 const [device, threads] = process.argv.slice(2) as ["cpu" | "cuda", string]

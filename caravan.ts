@@ -1,0 +1,95 @@
+/**
+ * Caravan from a program. Where results are kept and what computes them is said once, by a layer:
+ *
+ *     const program = Caravan.run(pipeline, { data: "pairs.jsonl" })
+ *     const { outputs } = await Effect.runPromise(program.pipe(Effect.provide(Caravan.layer({ device: "cuda" }))))
+ */
+import { join } from "node:path"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Stream from "effect/Stream"
+import { numericsOf, prepareModule } from "./engine/numerics.ts"
+import type { AnyNode, Node } from "./runtime/define/node.ts"
+import type { Pipeline } from "./runtime/define/pipeline.ts"
+import { messageOf, PipelineError, type StoreError } from "./runtime/errors.ts"
+import * as Inspect from "./runtime/inspect/verify.ts"
+import { Numerics } from "./runtime/key/numerics.ts"
+import { runEvents } from "./runtime/run/events.ts"
+import * as Run from "./runtime/run/run.ts"
+import * as Sweep from "./runtime/run/sweep.ts"
+import { findHome } from "./runtime/store/home.ts"
+import type { ArtifactRef } from "./schemas/artifact.ts"
+import type { ConfigError, ConfigSchema } from "./schemas/hyper.ts"
+
+/** Where results are kept, and what computes them. */
+export class Machine extends Context.Service<
+  Machine,
+  { readonly home: string; readonly device: "cpu" | "cuda"; readonly threads: number }
+>()("caravan/Machine") {}
+
+/** The home is the folder that CARAVAN_HOME names, or .caravan/ beside the nearest package.json, unless given; the device the CPU; threads 1. */
+export const layer = (machine: Partial<Machine["Service"]> = {}): Layer.Layer<Machine | Numerics> => {
+  const { home = findHome(process.cwd()), device = "cpu", threads = 1 } = machine
+  const failed = (cause: unknown) => new PipelineError({ message: `Looking at the tensor engine: ${messageOf(cause)}` })
+  const describe: Numerics["Service"]["describe"] = (...asked) =>
+    Effect.tryPromise({ try: () => numericsOf(...asked, join(home, "numerics")), catch: failed })
+  return Layer.mergeAll(Layer.succeed(Machine, { home, device, threads }), Layer.succeed(Numerics, { describe }))
+}
+
+export type { Plan } from "./runtime/run/plan.ts"
+
+type Given = keyof Machine["Service"] | "prepare"
+export type RunOptions = Omit<Run.RunOptions, Given>
+export type PlanOptions = Omit<Run.PlanOptions, Given>
+export type SweepOptions<Output extends string> = Omit<Sweep.SweepOptions<Output>, Given>
+export type VerifyOptions = Omit<Inspect.VerifyOptions, Given>
+
+type Outputs = Readonly<Record<string, AnyNode>>
+type Failure = PipelineError | ConfigError | StoreError
+type Services = Machine | Numerics
+
+/** What a run gives: its outputs can be read with the types that their stages have (readRows, readReport). One that failed is not there. */
+export type RunResult<Out extends Outputs> = Omit<Run.RunResult, "outputs"> & {
+  readonly outputs: { readonly [Name in keyof Out]?: Out[Name] extends Node<infer A> ? ArtifactRef<A> : never }
+}
+
+const withMachine = <Options extends object>(options: Options) =>
+  Effect.gen(function* () {
+    return { ...options, ...(yield* Machine), prepare: prepareModule }
+  })
+
+/** Runs the pipeline; what is in the store is not made again. Fails only when it can't start: a stage that failed is part of the result. */
+export const run = <Params extends ConfigSchema, Out extends Outputs>(
+  pipeline: Pipeline<Params, Out>,
+  params: Params["Encoded"],
+  options: RunOptions = {}
+): Effect.Effect<RunResult<Out>, Failure, Services> =>
+  Effect.flatMap(withMachine(options), (all) => Run.run(pipeline, params, all)) as Effect.Effect<RunResult<Out>, Failure, Services>
+
+/** Runs it and gives what happens as it happens; the last is run-finished. Who stops taking stops the run, as Ctrl-C does. */
+export const events = <Params extends ConfigSchema>(
+  pipeline: Pipeline<Params, any>,
+  params: Params["Encoded"],
+  options: Omit<RunOptions, "onEvent"> = {}
+): Stream.Stream<Run.RunEvent, Failure, Services> =>
+  Stream.unwrap(Effect.map(withMachine(options), (all) => runEvents(pipeline, params, all)))
+
+/** What a run would do, and why. */
+export const plan = <Params extends ConfigSchema>(pipeline: Pipeline<Params, any>, params: Params["Encoded"], options: PlanOptions = {}) =>
+  Effect.flatMap(withMachine(options), (all) => Run.plan(pipeline, params, all))
+
+/** Runs every combination of some values, one after another; what they share is made once. */
+export const sweep = <Params extends ConfigSchema, Out extends Outputs>(
+  pipeline: Pipeline<Params, Out>,
+  params: Params["Encoded"],
+  grid: Sweep.Grid<Params>,
+  options: SweepOptions<keyof Out & string> = {}
+) => Effect.flatMap(withMachine(options), (all) => Sweep.sweep(pipeline, params, grid, all))
+
+/** Makes results again, apart, and compares them with those of the store. */
+export const verify = <Params extends ConfigSchema>(
+  pipeline: Pipeline<Params, any>,
+  params: Params["Encoded"],
+  options: VerifyOptions = {}
+) => Effect.flatMap(withMachine(options), (all) => Inspect.verify(pipeline, params, all))
