@@ -4,22 +4,14 @@ import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { readRecords } from "../data/records.ts"
-import { fromHuggingFace, type LlamaConfig } from "../models/config.ts"
+import { fromHuggingFace, type LlamaConfig, presets } from "../models/config.ts"
 import { type Accelerator, accelerators, carbonIntensity, carbonKg, energyKwh } from "../models/cost.ts"
+import type { Sizes } from "../runtime/define/cost.ts"
 import type { GraphNode, StageNode } from "../runtime/define/graph.ts"
 import type { Plan, PlannedNode } from "../runtime/run/plan.ts"
-import {
-  assumptions,
-  estimatorOf,
-  expecting,
-  type Memory,
-  type Size,
-  type StageCost,
-  totalMemory,
-  unknown,
-  UnknownSize,
-  type Work
-} from "../stages/common/cost.ts"
+import { estimatorOf } from "../stages/common/cost/estimator.ts"
+import { type Size, sized, unknownSize, UnknownSizeError } from "../stages/common/cost/size.ts"
+import { type Memory, type StageCost, totalMemory, type Work } from "../stages/common/cost/work.ts"
 import { type Flags, type Given, UsageError } from "./command.ts"
 import { count, size, table } from "./display/units.ts"
 
@@ -103,6 +95,14 @@ export const costOn = ({ memory, work }: StageCost, machine: CostMachine): Cost 
   }
 }
 
+/** What a pipeline expects, over what follows from the inputs. Throws a RangeError for a model that has no preset. */
+const expecting = (size: Size, { model, ...sizes }: Sizes = {}): Size => {
+  if (model === undefined) return sized(size, sizes)
+  if (!Object.hasOwn(presets, model))
+    throw new RangeError(`There is no model of size "${model}": expected one of ${Object.keys(presets).join(", ")}.`)
+  return sized(size, { ...sizes, model: presets[model as keyof typeof presets] })
+}
+
 /** Larger files are not read through to count their rows. */
 const countedBytes = 64 << 20
 
@@ -166,7 +166,7 @@ export const costOfPlan = async (
   for (const node of plan.graph.nodes.values()) {
     const planned = plan.nodes.get(node.id)!
     if (node.kind === "file") {
-      const expected = expectedOf(node, unknown)
+      const expected = expectedOf(node, unknownSize)
       sizes.set(node.id, planned.kind === "file" ? await sizeOfFile(node.path, expected) : expected)
       continue
     }
@@ -181,8 +181,8 @@ export const costOfPlan = async (
       ),
       expected: node.expected ?? {}
     }
-    const estimator = estimatorOf(node.stage)
-    const reckoned = expectedOf(node, estimator?.size(asked) ?? unknown)
+    const estimator = await estimatorOf(node.stage)
+    const reckoned = expectedOf(node, estimator?.size(asked) ?? unknownSize)
     sizes.set(node.id, planned.kind === "hit" ? await sizeInStore(node, planned, reckoned, pathOf(planned.trace.digest)) : reckoned)
     if (node.stage.resources.tensors !== true || planned.kind === "hit" || plan.selected?.has(node.id) === false) continue
     if (estimator?.cost === undefined) {
@@ -192,7 +192,7 @@ export const costOfPlan = async (
     try {
       nodes.set(node.id, costOn(estimator.cost(asked), machine))
     } catch (cause) {
-      if (!(cause instanceof UnknownSize)) throw cause
+      if (!(cause instanceof UnknownSizeError)) throw cause
       nodes.set(node.id, { unknown: cause.message })
     }
   }
@@ -237,6 +237,15 @@ const flops = (value: number): string => value.toExponential(2).replace("e+", "e
 const mass = (kg: number): string => (kg >= 1000 ? `${digits(kg / 1000)} t` : `${digits(kg)} kg`)
 
 const few = (ids: ReadonlyArray<string>): string => `${ids.slice(0, 6).join(", ")}${ids.length > 6 ? ` and ${ids.length - 6} more` : ""}`
+
+/** Assumptions that the estimates make, to be shown with them. */
+const assumptions: ReadonlyArray<string> = [
+  "training takes 6 N + 12 L d T FLOPs a token, reading 2 N + 4 L d T (PaLM, appendix B); N parameters, L layers of width d, T tokens a sequence",
+  "decoding reads the weights once a step and the cache, and takes as long as the slower of that and its FLOPs",
+  "sequences of fine-tuning are full; answers are as long as the pipeline expects, else maxNewTokens; nothing is drawn again, and PPO and filters go to their end",
+  "memory is of one copy of each model, activations of the longest sequences, nothing recomputed; attention keeps no T x T matrix",
+  "words that stages add to prompts (preprompts, instructions, the classifier's task) are not counted; rows of the small world are as long as its own tokenizer of 600 pieces has them"
+]
 
 /** What the figures rest on. */
 export const statedAssumptions = ({ accelerator, carbonIntensity: intensity, mbu, mfu, watts }: CostMachine): ReadonlyArray<string> => [

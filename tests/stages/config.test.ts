@@ -20,12 +20,15 @@ const unread = (fields: ReadonlyArray<string>, source: string): Array<string> =>
 
 const isStage = (value: unknown): value is AnyStage => typeof value === "function" && "stage" in value
 
+/** Estimates of costs, which read fields too: `export const sftCost = costOf(...)`. */
+const estimates = /^export const \w+ = costOf\((?:.*\)|[^]*?^\}\))$/gm
+
 /**
- * What a stage's fields may be read in: the stage alone where its config is written within it, else its whole file; where a function of another file
+ * What a stage's fields may be read in: the stage alone where its config is written within it, else its whole file but for estimates; where a function of another file
  * makes its definition, that file.
  */
 const sourceOf = (file: string, stage: string): string => {
-  const source = readFileSync(new URL(file, folder), "utf8")
+  const source = readFileSync(new URL(file, folder), "utf8").replace(estimates, "")
   const start = source.search(new RegExp(`Stage\\.make\\(\\s*"${stage}"`))
   const end = source.indexOf("Stage.make(", start + 1)
   const own = source.slice(start, end === -1 ? undefined : end)
