@@ -4,24 +4,15 @@ import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { readRecords } from "../data/records.ts"
-import { fromHuggingFace, type LlamaConfig } from "../models/config.ts"
+import { fromHuggingFace, type LlamaConfig, presets } from "../models/config.ts"
 import { type Accelerator, accelerators, carbonIntensity, carbonKg, energyKwh } from "../models/cost.ts"
+import type { Sizes } from "../runtime/define/cost.ts"
 import type { GraphNode, StageNode } from "../runtime/define/graph.ts"
 import type { Plan, PlannedNode } from "../runtime/run/plan.ts"
-import {
-  assumptions,
-  estimatorOf,
-  expecting,
-  type Memory,
-  type Size,
-  type StageCost,
-  totalMemory,
-  unknown,
-  UnknownSize,
-  type Work
-} from "../stages/common/cost.ts"
+import { estimatorOf } from "../stages/common/cost/estimator.ts"
+import { type Size, sized, unknownSize, UnknownSizeError } from "../stages/common/cost/size.ts"
+import { type Memory, type StageCost, totalMemory, type Work } from "../stages/common/cost/work.ts"
 import { type Flags, type Given, UsageError } from "./command.ts"
-import { count, size, table } from "./display/units.ts"
 
 export const costFlags: Flags = {
   gpu: { value: Object.keys(accelerators).join("|"), help: "GPU to reckon the cost with; a100-80gb, the paper's, unless given" },
@@ -103,6 +94,14 @@ export const costOn = ({ memory, work }: StageCost, machine: CostMachine): Cost 
   }
 }
 
+/** What a pipeline expects, over what follows from the inputs. Throws a RangeError for a model that has no preset. */
+const expecting = (size: Size, { model, ...sizes }: Sizes = {}): Size => {
+  if (model === undefined) return sized(size, sizes)
+  if (!Object.hasOwn(presets, model))
+    throw new RangeError(`There is no model of size "${model}": expected one of ${Object.keys(presets).join(", ")}.`)
+  return sized(size, { ...sizes, model: presets[model as keyof typeof presets] })
+}
+
 /** Larger files are not read through to count their rows. */
 const countedBytes = 64 << 20
 
@@ -166,7 +165,7 @@ export const costOfPlan = async (
   for (const node of plan.graph.nodes.values()) {
     const planned = plan.nodes.get(node.id)!
     if (node.kind === "file") {
-      const expected = expectedOf(node, unknown)
+      const expected = expectedOf(node, unknownSize)
       sizes.set(node.id, planned.kind === "file" ? await sizeOfFile(node.path, expected) : expected)
       continue
     }
@@ -181,8 +180,8 @@ export const costOfPlan = async (
       ),
       expected: node.expected ?? {}
     }
-    const estimator = estimatorOf(node.stage)
-    const reckoned = expectedOf(node, estimator?.size(asked) ?? unknown)
+    const estimator = await estimatorOf(node.stage)
+    const reckoned = expectedOf(node, estimator?.size(asked) ?? unknownSize)
     sizes.set(node.id, planned.kind === "hit" ? await sizeInStore(node, planned, reckoned, pathOf(planned.trace.digest)) : reckoned)
     if (node.stage.resources.tensors !== true || planned.kind === "hit" || plan.selected?.has(node.id) === false) continue
     if (estimator?.cost === undefined) {
@@ -192,15 +191,15 @@ export const costOfPlan = async (
     try {
       nodes.set(node.id, costOn(estimator.cost(asked), machine))
     } catch (cause) {
-      if (!(cause instanceof UnknownSize)) throw cause
+      if (!(cause instanceof UnknownSizeError)) throw cause
       nodes.set(node.id, { unknown: cause.message })
     }
   }
   return { machine, nodes }
 }
 
-const isKnown = (cost: NodeCost): cost is Cost => !("unknown" in cost)
-const known = ({ nodes }: PlanCost): ReadonlyArray<Cost> => [...nodes.values()].filter(isKnown)
+export const isKnown = (cost: NodeCost): cost is Cost => !("unknown" in cost)
+export const known = ({ nodes }: PlanCost): ReadonlyArray<Cost> => [...nodes.values()].filter(isKnown)
 
 /** Sums over the stages whose cost is known. */
 export const totalCost = (cost: PlanCost) => {
@@ -214,101 +213,4 @@ export const totalCost = (cost: PlanCost) => {
     /** Stages whose cost is not known are not in these sums. */
     unknown: cost.nodes.size - known(cost).length
   }
-}
-
-const powers = ["", "k", "M", "G", "T", "P"]
-/** 1234567 -> "1.2M". */
-const short = (value: number): string => {
-  let power = 0
-  while (power < powers.length - 1 && value / 1000 ** power >= (power === 0 ? 1000 : 999.5)) power++
-  const scaled = value / 1000 ** power
-  return `${power === 0 || scaled >= 99.95 ? Math.round(scaled) : scaled.toFixed(1)}${powers[power]}`
-}
-/** Three digits, however small or large. */
-const digits = (value: number): string =>
-  value === 0
-    ? "0"
-    : value >= 999.5
-      ? Math.round(value).toLocaleString("en-US")
-      : value >= 0.001
-        ? String(Number(value.toPrecision(3)))
-        : value.toExponential(1)
-const flops = (value: number): string => value.toExponential(2).replace("e+", "e")
-const mass = (kg: number): string => (kg >= 1000 ? `${digits(kg / 1000)} t` : `${digits(kg)} kg`)
-
-const few = (ids: ReadonlyArray<string>): string => `${ids.slice(0, 6).join(", ")}${ids.length > 6 ? ` and ${ids.length - 6} more` : ""}`
-
-/** What the figures rest on. */
-export const statedAssumptions = ({ accelerator, carbonIntensity: intensity, mbu, mfu, watts }: CostMachine): ReadonlyArray<string> => [
-  `${accelerator.name}: ${accelerator.flops.bfloat16 / 1e12} TFLOP/s in bfloat16, ${accelerator.flops.float32 / 1e12} in float32, ${size(accelerator.memory)} of memory at ${accelerator.bandwidth / 1e12} TB/s`,
-  `utilisation: ${mfu} of the FLOP/s (MFU), ${mbu} of the bandwidth when decoding`,
-  `energy: GPU-hours x ${watts} W; carbon: x ${intensity} kg CO2eq/kWh (Llama 2 table 2: no cooling, no other hardware)`,
-  ...assumptions
-]
-
-/** The cost, stage by stage, as lines. */
-export const costTable = (cost: PlanCost): ReadonlyArray<string> => {
-  if (cost.nodes.size === 0) return []
-  const total = totalCost(cost)
-  const head = [
-    "stage",
-    "tokens",
-    "FLOPs",
-    "GPU-hours",
-    "weights",
-    "gradients",
-    "optimiser",
-    "activations",
-    "memory",
-    "GPUs",
-    "kWh",
-    "CO2eq"
-  ]
-  const rows = [...cost.nodes].flatMap(([id, one]) => {
-    if (!isKnown(one)) return []
-    const { activations, gradients, optimiser, total: all, weights } = one.memory
-    return [
-      [
-        id,
-        short(one.tokens),
-        flops(one.flops),
-        digits(one.gpuHours),
-        ...[weights, gradients, optimiser, activations, all].map(size),
-        String(one.gpus),
-        digits(one.energyKwh),
-        mass(one.carbonKg)
-      ]
-    ]
-  })
-  const sum = [
-    "in all",
-    short(total.tokens),
-    flops(total.flops),
-    digits(total.gpuHours),
-    "",
-    "",
-    "",
-    "",
-    "",
-    "",
-    digits(total.energyKwh),
-    mass(total.carbonKg)
-  ]
-  const untold = [
-    ...Map.groupBy(
-      [...cost.nodes].flatMap(([id, one]) => (isKnown(one) ? [] : [{ id, why: one.unknown }])),
-      ({ why }) => why
-    )
-  ]
-  const several = known(cost).filter(({ gpus }) => gpus > 1).length
-  return [
-    ...(rows.length === 0 ? [] : ["Cost of what would run:", ...table([head, ...rows, sum], "  ")]),
-    ...(untold.length === 0
-      ? []
-      : ["Cost not known, because this is not:", ...untold.map(([why, stages]) => `  ${why}: ${few(stages.map(({ id }) => id))}`)]),
-    ...(several === 0
-      ? []
-      : [`${count(several, "stage")} would take more than one GPU's memory: this engine computes on one, and would need a larger one.`]),
-    ...(rows.length === 0 ? [] : ["Reckoned with:", ...statedAssumptions(cost.machine).map((line) => `  ${line}`)])
-  ]
 }

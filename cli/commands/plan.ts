@@ -4,8 +4,9 @@ import type { Plan, PlannedNode } from "../../runtime/run/plan.ts"
 import { plan } from "../../runtime/run/run.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes } from "../command.ts"
-import { costFlags, costMachine, costOfPlan, costTable, statedAssumptions, totalCost } from "../cost.ts"
 import { layer } from "../../caravan.ts"
+import { costFlags, costMachine, costOfPlan, totalCost } from "../cost.ts"
+import { costTable, statedAssumptions } from "../display/cost-table.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 
 /** " (pinned v3; code has drifted: stages/x.ts)" */

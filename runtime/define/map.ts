@@ -36,5 +36,5 @@ export const map = <Config extends ConfigSchema, const Inputs extends Ports, Row
   if (stage.output.kind !== "dataset") throw fail(`its output is a ${stage.output.name}; only datasets can be put together.`)
   if (!Number.isInteger(rows) || rows < 1) throw fail("rows must be a whole number, 1 or more.")
   if (stage.sharding !== undefined) throw fail("it is mapped already.")
-  return applicable({ ...stage, name, module, loaded: Date.now(), sharding: { over, rows } })
+  return applicable({ ...stage, name, module, loaded: Date.now(), sharding: { over, rows }, variantOf: stage })
 }

@@ -101,6 +101,8 @@ export interface StageInfo {
   readonly sharding?: Sharding
   /** Of a pinned stage: the version that stands for its code. */
   readonly pinned?: string
+  /** Of a mapped or a pinned stage: the stage that it is made from. */
+  readonly variantOf?: StageInfo
   /** On the whole of its inputs; of a mapped stage: on one shard. */
   readonly run: (context: Context) => Effect.Effect<Written<any>, { readonly message: string }>
 }

@@ -81,5 +81,5 @@ export const pinned = <Config extends ConfigSchema, Inputs extends Ports, Output
     throw new Error(
       `Stage.pinned(${JSON.stringify(version)}, ${stage.name}): the version must be a text that says something, such as "v3".`
     )
-  return applicable({ ...stage, pinned: version })
+  return applicable({ ...stage, pinned: version, variantOf: stage })
 }

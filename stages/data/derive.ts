@@ -8,6 +8,8 @@ import { dialogueText, fitsChatFormat } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Demonstrations, type Preference, Preferences, Prompts, Texts } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { sized } from "../common/cost/size.ts"
 
 /** The dialogue that a pair's chosen response makes. */
 const chosenDialogue = ({ prompt, chosen }: Preference) => [...prompt, { role: "assistant" as const, content: chosen }]
@@ -103,4 +105,19 @@ export const foldPreferences = Stage.make("fold-preferences", {
       rows.filter((row) => (foldOf(row, config.folds) === config.fold) === (config.part === "inside"))
     )
   })
+})
+
+export const preferenceTextsCost = costOf(preferenceTexts, {
+  size: ({ config, inputs: { preferences } }) => sized(preferences, { rows: preferences.rows * (config.responses === "both" ? 2 : 1) })
+})
+export const preferenceDemonstrationsCost = costOf(preferenceDemonstrations, {
+  size: ({ inputs }) => inputs.preferences
+})
+export const preferencePromptsCost = costOf(preferencePrompts, {
+  size: ({ config: { count, safety }, inputs: { preferences } }) =>
+    sized(preferences, { rows: count === 0 ? preferences.rows : Math.min(count, preferences.rows), safetyShare: safety ? 1 : 0 })
+})
+export const foldPreferencesCost = costOf(foldPreferences, {
+  size: ({ config: { folds, part }, inputs }) =>
+    sized(inputs.preferences, { rows: Math.round((inputs.preferences.rows * (part === "inside" ? 1 : folds - 1)) / folds) })
 })

@@ -7,6 +7,8 @@ import { fitsChatFormat } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { type Demonstration, Demonstrations } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { sized } from "../common/cost/size.ts"
 
 export const FilterConfig = Schema.Struct({
   minCharacters: hyperInt(1, "of the last answer", { min: 0 }),
@@ -79,4 +81,11 @@ export const demonstrationSubset = Stage.make("demonstration-subset", {
     const rows = yield* readRows(inputs.demonstrations, Demonstrations)
     return yield* writeDataset(output, new Random(seed, "subset").shuffle(rows).slice(0, config.count))
   })
+})
+
+export const filterDemonstrationsCost = costOf(filterDemonstrations, {
+  size: ({ inputs }) => inputs.demonstrations
+})
+export const demonstrationSubsetCost = costOf(demonstrationSubset, {
+  size: ({ config, inputs }) => sized(inputs.demonstrations, { rows: Math.min(config.count, inputs.demonstrations.rows) })
 })

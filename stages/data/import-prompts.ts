@@ -9,6 +9,7 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { ArtifactError, External, written } from "../../schemas/artifact.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import { Message, type Prompt, Prompts } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
 
 const optional = <S extends Schema.Top>(schema: S) => Schema.optionalKey(Schema.NullOr(schema))
 /** A row of the file. */
@@ -76,3 +77,5 @@ export const importPrompts = Stage.make("import-prompts", {
     )
   })
 })
+
+export const importPromptsCost = costOf(importPrompts, { size: ({ inputs }) => inputs.file })

@@ -16,6 +16,7 @@ import { roleFile } from "../../schemas/checkpoint-files.ts"
 import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import { Demonstrations, type Preference, Preferences } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
 import { choseUnsafe } from "../common/safety-rule.ts"
 
 const maxBad = hyper(0.01, "share of rows that may not fit before the run stops; the others are skipped and counted", { min: 0, max: 1 })
@@ -209,3 +210,10 @@ export const importGeneralReward = Stage.make("import-general-reward", {
   seeded: false,
   run: Effect.fn("import-general-reward")(({ inputs, output }) => importModel(inputs.folder.path, output, "general-reward"))
 })
+
+export const importPreferencesCost = costOf(importPreferences, { size: ({ inputs }) => inputs.file })
+export const importDemonstrationsCost = costOf(importDemonstrations, { size: ({ inputs }) => inputs.file })
+export const importPolicyCost = costOf(importPolicy, { size: ({ inputs }) => inputs.folder })
+export const importHelpfulnessRewardCost = costOf(importHelpfulnessReward, { size: ({ inputs }) => inputs.folder })
+export const importSafetyRewardCost = costOf(importSafetyReward, { size: ({ inputs }) => inputs.folder })
+export const importGeneralRewardCost = costOf(importGeneralReward, { size: ({ inputs }) => inputs.folder })

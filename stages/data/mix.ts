@@ -7,6 +7,8 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { Demonstrations, Preferences, type Prompt, Prompts, Texts } from "../../schemas/rows.ts"
 import { checkPromptIds, type PairingError } from "../common/pairing.ts"
 import type { Dataset, DatasetType } from "../../schemas/artifact.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { mixed } from "../common/cost/size.ts"
 
 export const MixConfig = Schema.Struct({
   weights: Schema.Array(Schema.Number.check(Schema.isGreaterThanOrEqualTo(0))).annotate({
@@ -72,3 +74,10 @@ const onceEach = Effect.fnUntraced(function* (sets: ReadonlyArray<ReadonlyArray<
 })
 export const mixPrompts = Stage.make("mix-prompts", mixStage("mix-prompts", Prompts, onceEach))
 export const mixTexts = Stage.make("mix-texts", mixStage("mix-texts", Texts))
+
+export const mixPreferencesCost = costOf(mixPreferences, {
+  size: ({ config, inputs }) => mixed(inputs.datasets, config.weights)
+})
+export const mixDemonstrationsCost = costOf(mixDemonstrations, mixPreferencesCost)
+export const mixPromptsCost = costOf(mixPrompts, mixPreferencesCost)
+export const mixTextsCost = costOf(mixTexts, mixPreferencesCost)

@@ -7,6 +7,8 @@ import { Random } from "../../engine/random.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { type Preference, Preferences, type Prompt, Prompts } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { sized } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { checkPromptIds, PairingError, sameMessages } from "../common/pairing.ts"
 
@@ -111,4 +113,24 @@ export const holdOutPreferences = Stage.make("hold-out-preferences", {
       pairs.filter((pair) => heldOut.has(pair) === (config.part === "test"))
     )
   })
+})
+
+export const promptBatchCost = costOf(promptBatch, {
+  size: ({ config: { batch, batches }, inputs: { prompts } }) =>
+    sized(prompts, { rows: Math.floor(prompts.rows / batches) + (batch < prompts.rows % batches ? 1 : 0) })
+})
+export const continueDialoguesCost = costOf(continueDialogues, {
+  // The next question is as long as the first: what is before it grows by the exchange.
+  size: ({ inputs: { preferences, prompts } }) =>
+    sized(prompts, {
+      rows: Math.min(prompts.rows, preferences.rows),
+      promptTokens: prompts.promptTokens + preferences.responseTokens + prompts.promptTokens
+    })
+})
+export const holdOutPreferencesCost = costOf(holdOutPreferences, {
+  size: ({ config, inputs }) => {
+    const { rows } = inputs.preferences
+    const held = Math.min(config.count, Math.floor(rows / 2))
+    return sized(inputs.preferences, { rows: config.part === "test" ? held : rows - held })
+  }
 })

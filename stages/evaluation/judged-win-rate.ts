@@ -18,6 +18,8 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { report } from "../../schemas/report.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import { type Completion, Completions, type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { sized } from "../common/cost/size.ts"
 import { pairSamples, PairingError, type Sample } from "../common/pairing.ts"
 import { type Match, Wins, winsOf } from "./win-rate.ts"
 
@@ -128,4 +130,12 @@ export const judgedWinRate = Stage.make("judged-win-rate", {
       unpaired: { ours: unpaired[0], opponent: unpaired[1] }
     })
   })
+})
+
+export const pairCompletionsCost = costOf(pairCompletions, {
+  size: ({ config: { prompts }, inputs: { ours } }) => {
+    if (prompts === "all") return ours
+    const share = prompts === "safety" ? ours.safetyShare : 1 - ours.safetyShare
+    return sized(ours, { rows: Math.round(ours.rows * share), safetyShare: prompts === "safety" ? 1 : 0 })
+  }
 })

@@ -10,8 +10,11 @@ import { Policy } from "../../schemas/checkpoint.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import { openBatchLog } from "../common/batch-log.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { unknownSize } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { proportion } from "../common/statistics.ts"
+import { conversing } from "./cost.ts"
 import { type GhostDialogue, GhostDialogues } from "./instructions.ts"
 import { converse, dialogueSamplingFields, endingsOf, noAnswers } from "./sample.ts"
 
@@ -121,3 +124,8 @@ export const evaluateGhostAttention = Stage.make(
     isKept: ({ mustContain }, answers, turn) => mustContain.every((text) => answers[turn]!.toLowerCase().includes(text.toLowerCase()))
   })
 )
+
+export const evaluateGhostAttentionCost = costOf(evaluateGhostAttention, {
+  size: () => unknownSize,
+  cost: ({ config, expected, inputs }) => conversing(inputs.policy, inputs.dialogues, config, expected)
+})

@@ -12,6 +12,8 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { dataset } from "../../schemas/dataset.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { type Message, Prompts } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { sized } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 
 /** A constraint on every answer: in full ("Act as Napoleon from now on."), in short ("Figure: Napoleon."), and what a text that keeps it contains. */
@@ -92,4 +94,11 @@ export const ghostInstructions = Stage.make("ghost-instructions", {
       })
     return yield* writeDataset(output, rows, { metrics: { dialogues: rows.length, leftOut: prompts.length - single.length } })
   })
+})
+
+export const ghostInstructionsCost = costOf(ghostInstructions, {
+  size: ({ config, inputs }) => {
+    const { turns } = inputs.prompts
+    return sized(inputs.prompts, { turns: Number.isNaN(turns) ? config.turns : Math.min(turns, config.turns) })
+  }
 })

@@ -18,9 +18,12 @@ import { Policy } from "../../schemas/checkpoint.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import type { Message } from "../../schemas/rows.ts"
 import { openBatchLog } from "../common/batch-log.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { sized } from "../common/cost/size.ts"
 import { fitPrompt } from "../common/dialogues.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { type NoRoomError, sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "../common/sampling.ts"
+import { conversing } from "./cost.ts"
 import { GhostDialogue, GhostDialogues } from "./instructions.ts"
 
 /**
@@ -150,4 +153,9 @@ export const ghostSample = Stage.make("ghost-sample", {
     const whole = conversations.filter(({ ended }) => ended === null).length
     return yield* writeDataset(output, rows, { metrics: { dialogues: dialogues.length, whole, ...endingsOf(conversations) } })
   })
+})
+
+export const ghostSampleCost = costOf(ghostSample, {
+  size: ({ config, expected, inputs }) => sized(inputs.dialogues, { responseTokens: expected.responseTokens ?? config.maxNewTokens }),
+  cost: ({ config, expected, inputs }) => conversing(inputs.policy, inputs.dialogues, config, expected)
 })

@@ -11,6 +11,8 @@ import { readRows, writeDataset } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import { type Demonstration, Demonstrations } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { sized } from "../common/cost/size.ts"
 import { dialogueTo, type GhostSample, GhostSamples } from "./sample.ts"
 
 /**
@@ -48,4 +50,17 @@ export const ghostTrainingData = Stage.make("ghost-training-data", {
     const singleTurn = samples.filter(({ answers }) => answers.length < 2).length
     return yield* writeDataset(output, rows, { metrics: { dialogues: samples.length, singleTurn, rows: rows.length } })
   })
+})
+
+export const ghostTrainingDataCost = costOf(ghostTrainingData, {
+  size: ({ config, inputs }) => {
+    const { promptTokens: question, responseTokens: answer, rows, turns } = inputs.samples
+    // Rows end at turn 2 to n, on average halfway; or all at turn n.
+    const turn = config.rows === "every-turn" ? (turns + 2) / 2 : turns
+    return sized(inputs.samples, {
+      rows: config.rows === "every-turn" ? rows * (turns - 1) : rows,
+      promptTokens: turn * question + (turn - 1) * answer,
+      turns: NaN
+    })
+  }
 })

@@ -1,11 +1,23 @@
 /**
- * PPO's hyperparameters. The paper names neither the value model nor its learning rate, GAE's parameters, the temperature, nor what becomes of
+ * PPO's inputs and hyperparameters. The paper names neither the value model nor its learning rate, GAE's parameters, the temperature, nor what becomes of
  * responses without an end: their descriptions say where the defaults are from.
  *
  * Top-k and top-p are not offered: the responses would come from another distribution than the one that the update differentiates.
  */
 import * as Schema from "effect/Schema"
+import { optional } from "../../runtime/define/stage.ts"
+import { HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { Prompts } from "../../schemas/rows.ts"
+
+/** Without a safety reward model R_c is R_h; without held-out prompts PPO goes to its last iteration. */
+export const ppoInputs = {
+  policy: Policy,
+  helpfulness: HelpfulnessReward,
+  safety: optional(SafetyReward),
+  prompts: Prompts,
+  heldOut: optional(Prompts)
+}
 
 export const PpoConfig = Schema.Struct({
   iterations: hyperInt(400, "batches at most; §3.2.3: between 200 and 400, with early stopping", { min: 1 }),

@@ -14,10 +14,12 @@ import { scoped } from "../../engine/tensor.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
 import type { ResumePoint } from "../../runtime/define/checkpoints.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import { HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
+import { Policy } from "../../schemas/checkpoint.ts"
 import { Prompts } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
-import { PpoConfig } from "./config.ts"
+import { PpoConfig, ppoInputs } from "./config.ts"
+import { ppoEstimate } from "./cost.ts"
 import { describeIteration, describeResponses, type PpoDiagnostics, writeDiagnostics } from "./diagnostics.ts"
 import { PpoHistory, resumeRun, saveRun } from "./history.ts"
 import { checkTokenizerFolders, loadModels, type PpoModels, smallestContext } from "./models.ts"
@@ -106,13 +108,7 @@ const advanceToEnd = Effect.fn("ppo.advanceToEnd")(function* (run: Run, save: Ef
 export const ppo = Stage.make("ppo", {
   description: "§3.2.3 proximal policy optimisation against the combined reward, with a KL penalty to the policy it starts from",
   config: PpoConfig,
-  inputs: {
-    policy: Policy,
-    helpfulness: HelpfulnessReward,
-    safety: Stage.optional(SafetyReward),
-    prompts: Prompts,
-    heldOut: Stage.optional(Prompts)
-  },
+  inputs: ppoInputs,
   output: Policy,
   inherits: { tokenizer: "policy" },
   agrees: [{ trait: "tokenizer", ports: ["policy", "helpfulness", "safety"], check: checkTokenizerFolders }],
@@ -181,6 +177,8 @@ export const ppo = Stage.make("ppo", {
     })
   })
 })
+
+export const ppoCost = costOf(ppo, ppoEstimate)
 
 /** Settings that contradict one another or the inputs. */
 export class PpoSetupError extends Schema.TaggedError<PpoSetupError>()("PpoSetupError", { message: Schema.String }) {}

@@ -10,6 +10,7 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { type Dataset, External, type OutputSlot } from "../../schemas/artifact.ts"
 import { hyper, neutral } from "../../schemas/hyper.ts"
 import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
 import { Annotator, type Kind, type Verdict } from "./annotator.ts"
 import { fileAnnotator } from "./annotator-file.ts"
 import { judgeAnnotator } from "./annotator-judge.ts"
@@ -132,3 +133,5 @@ export const annotate = Stage.make("annotate", {
     return yield* writePreferences(pairs, verdicts, { kind: config.kind, source: config.source }, output)
   })
 })
+
+export const annotateCost = costOf(annotate, { size: ({ inputs }) => inputs.pairs })

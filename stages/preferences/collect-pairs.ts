@@ -13,6 +13,9 @@ import { Policy } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Prompts, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
 import { openBatchLog } from "../common/batch-log.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { promptLength, rowCount, sized } from "../common/cost/size.ts"
+import { sampling, together } from "../common/cost/work.ts"
 import { checkPromptIds } from "../common/pairing.ts"
 import { sampleAll, samplingFields, samplingPrecision, type Sampled } from "../common/sampling.ts"
 
@@ -87,4 +90,18 @@ export const collectPairs = Stage.make("collect-pairs", {
       metrics: { pairs: rows.length, alike: open.length, promptsTooLong: tooLong, promptsShortened: shortened }
     })
   })
+})
+
+export const collectPairsCost = costOf(collectPairs, {
+  size: ({ config, expected, inputs }) => sized(inputs.prompts, { responseTokens: expected.responseTokens ?? config.maxNewTokens }),
+  cost: ({ config, expected, inputs }) => {
+    const lengths = { prompt: promptLength(inputs.prompts, "the pairs"), response: expected.responseTokens ?? config.maxNewTokens }
+    const each = [inputs.first, inputs.second].map((policy) => sampling(policy, config, rowCount(inputs.prompts, "prompts"), lengths))
+    // Both checkpoints are loaded before the first samples.
+    const memory = together(
+      each.map((one) => one.memory),
+      0
+    )
+    return { work: each.flatMap(({ work }) => work), memory }
+  }
 })

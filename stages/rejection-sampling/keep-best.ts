@@ -9,6 +9,8 @@ import { readRows, writeDataset } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { type Completion, Completions, type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { sized } from "../common/cost/size.ts"
 import { checkPromptIds, promptOf } from "../common/pairing.ts"
 
 export const KeepBestConfig = Schema.Struct({
@@ -43,4 +45,9 @@ export const keepBest = Stage.make("keep-best", {
     yield* checkPromptIds(scored.map(promptOf), "Keeping the best completions of each prompt")
     return yield* writeDataset(output, keepBestOf(scored, config), { metrics: { of: scored.length } })
   })
+})
+
+export const keepBestCost = costOf(keepBest, {
+  size: ({ config, inputs }) =>
+    sized(inputs.scored, { rows: Math.min(inputs.scored.rows, inputs.scored.prompts * config.count), prompts: inputs.scored.prompts })
 })

@@ -12,6 +12,9 @@ import { Policy } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { type Completion, Completions, type Prompt, Prompts } from "../../schemas/rows.ts"
 import { openBatchLog } from "../common/batch-log.ts"
+import { costOf, type Estimate } from "../common/cost/estimator.ts"
+import { promptLength, rowCount, sized } from "../common/cost/size.ts"
+import { type Sampling, sampling } from "../common/cost/work.ts"
 import { checkPromptIds } from "../common/pairing.ts"
 import { sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "../common/sampling.ts"
 
@@ -84,3 +87,18 @@ export const sample = Stage.make("sample", {
     return yield* writeDataset(output, completions, { metrics: { completions: completions.length, finished, ...prompted } })
   })
 })
+
+/** K completions of each prompt, at whatever temperature. */
+export const samplesEstimate: Estimate<Sampling & { readonly k: number }, { policy: typeof Policy; prompts: typeof Prompts }> = {
+  size: ({ config, expected, inputs: { prompts } }) =>
+    sized(prompts, {
+      rows: prompts.rows * config.k,
+      prompts: prompts.rows,
+      responseTokens: expected.responseTokens ?? config.maxNewTokens
+    }),
+  cost: ({ config, expected, inputs: { policy, prompts } }) => {
+    const response = expected.responseTokens ?? config.maxNewTokens
+    return sampling(policy, config, rowCount(prompts, "prompts") * config.k, { prompt: promptLength(prompts, "the samples"), response })
+  }
+}
+export const sampleCost = costOf(sample, samplesEstimate)

@@ -16,6 +16,8 @@ import {
   type ScoredCompletion,
   ScoredCompletions
 } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { pool, sized } from "../common/cost/size.ts"
 import { checkPromptIds, PairingError, promptOf } from "../common/pairing.ts"
 
 export const SelectBestConfig = Schema.Struct({
@@ -109,4 +111,12 @@ export const selectRandom = Stage.make("select-random", {
     const chosen = randomOf(sets.flat(), { unfinished: config.unfinished, seed })
     return yield* writeDataset(output, chosen.map(demonstrationOf))
   })
+})
+
+export const selectBestCost = costOf(selectBest, {
+  // The sets answer the same prompts: each prompt is there once.
+  size: ({ inputs }) => sized(pool(inputs.scored), { rows: Math.max(...inputs.scored.map(({ prompts }) => prompts)) })
+})
+export const selectRandomCost = costOf(selectRandom, {
+  size: ({ inputs }) => sized(pool(inputs.completions), { rows: Math.max(...inputs.completions.map(({ prompts }) => prompts)) })
 })

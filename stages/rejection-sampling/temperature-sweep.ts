@@ -20,9 +20,10 @@ import { Policy } from "../../schemas/checkpoint.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import { Completions, Prompts, type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
-import { completionsOf, SampleConfig } from "./sample.ts"
+import { completionsOf, SampleConfig, samplesEstimate } from "./sample.ts"
 import { SelectBestConfig } from "./select-best.ts"
 import { openBatchLog } from "../common/batch-log.ts"
+import { costOf } from "../common/cost/estimator.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { bySample } from "../common/pairing.ts"
 import { bootstrapMean, expectedMax, mean, median } from "../common/statistics.ts"
@@ -177,3 +178,5 @@ export const sampleAtTemperature = Stage.make("sample-at-temperature", {
     })
   })
 })
+
+export const sampleAtTemperatureCost = costOf(sampleAtTemperature, samplesEstimate)

@@ -11,6 +11,8 @@ import { readReport } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { ArtifactError, type ArtifactRef, type Checkpoint, type OutputSlot, type Role, written } from "../../schemas/artifact.ts"
 import { HelpfulnessReward, SafetyReward } from "../../schemas/checkpoint.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { unknownSize } from "../common/cost/size.ts"
 import { type RewardAccuracy, RewardAccuracyReport } from "./evaluate-reward.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 
@@ -88,3 +90,8 @@ export const bestSafetyReward = Stage.make("best-safety-reward", {
   seeded: false,
   run: Effect.fn("best-safety-reward")(({ inputs, output }) => copyBest(inputs.candidates, inputs.scores, output))
 })
+
+export const bestHelpfulnessRewardCost = costOf(bestHelpfulnessReward, {
+  size: ({ inputs }) => inputs.candidates[0] ?? unknownSize
+})
+export const bestSafetyRewardCost = costOf(bestSafetyReward, bestHelpfulnessRewardCost)

@@ -15,11 +15,14 @@ import { EstimateSchema } from "../../schemas/metrics.ts"
 import { type PairScore, PairScores, Preferences } from "../../schemas/rows.ts"
 import { tokenisePair } from "./reward-model.ts"
 import { openBatchLog } from "../common/batch-log.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { unknownSize } from "../common/cost/size.ts"
 import { fitBagOfWords, fitLength, type ResponsesOfPair, total } from "./baselines.ts"
 import { scoreOf } from "./combined-reward.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { scoreAll, scoreResponses, scoringFields, withReward } from "../common/scoring.ts"
 import { proportion } from "../common/statistics.ts"
+import { scoring } from "./cost.ts"
 
 export const scorePairs = Stage.make("score-pairs", {
   description: "both responses of each held-out pair scored by a reward model",
@@ -249,4 +252,13 @@ export const safetyRecall = Stage.make("safety-recall", {
       gate: recallBelow(responses, config.gate)
     })
   })
+})
+
+export const scorePairsCost = costOf(scorePairs, {
+  size: ({ inputs }) => inputs.pairs,
+  cost: ({ config, inputs }) => scoring(inputs.reward, inputs.pairs, 2, { batchSize: 2 * config.batchPairs, precision: config.precision })
+})
+export const safetyRecallCost = costOf(safetyRecall, {
+  size: () => unknownSize,
+  cost: ({ config, inputs }) => scoring(inputs.reward, inputs.pairs, 2, config)
 })

@@ -15,6 +15,8 @@ import * as Stage from "../../runtime/define/stage.ts"
 import type { ArtifactRef, Dataset } from "../../schemas/artifact.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import { type Preference, Preferences } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { pool, sized } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 
 export interface Mixture<Row> {
@@ -108,4 +110,20 @@ export const safetyMixture = Stage.make("safety-mixture", {
       metrics: { safety: safety.length, harmless: harmless.length, helpfulness: drawn[0]!, openSource: drawn[1]!, missing }
     })
   })
+})
+
+export const helpfulnessMixtureCost = costOf(helpfulnessMixture, {
+  size: ({ config, inputs }) => {
+    const own = pool(inputs.helpfulness)
+    const others = pool([...inputs.safety, ...inputs.openSource])
+    return pool([own, sized(others, { rows: Math.min(others.rows, Math.round(config.others * own.rows)) })])
+  }
+})
+export const safetyMixtureCost = costOf(safetyMixture, {
+  size: ({ config: { helpfulnessShare }, inputs }) => {
+    const own = pool([...inputs.safety, ...inputs.harmless])
+    const others = pool([...inputs.helpfulness, ...inputs.openSource])
+    const wanted = Math.round((helpfulnessShare / (1 - helpfulnessShare)) * own.rows)
+    return pool([own, sized(others, { rows: Math.min(others.rows, wanted) })])
+  }
 })

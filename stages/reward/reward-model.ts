@@ -13,12 +13,16 @@ import { Random } from "../../engine/random.ts"
 import { cosineSchedule } from "../../engine/schedule.ts"
 import { type Device, tensor, type Tensor } from "../../engine/tensor.ts"
 import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
+import { activationBytes } from "../../models/cost.ts"
 import { initRewardModel, type RewardModel } from "../../models/reward-model.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { type Preference, Preferences } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { dialogueLength, rowCount } from "../common/cost/size.ts"
+import { scalarModel, trained, training } from "../common/cost/work.ts"
 import { fitAnswers } from "../common/dialogues.ts"
 import { nothingLeft, whyLeftOut } from "../common/left-out.ts"
 import { scoreSequences } from "../common/scoring.ts"
@@ -228,3 +232,17 @@ export const generalRewardModel = Stage.make("general-reward-model", {
     return yield* saveCheckpoint(context.output, yield* trainRewardModel(context, { safetyLossWeight: 0 }))
   })
 })
+
+export const helpfulnessRewardModelCost = costOf(helpfulnessRewardModel, {
+  size: ({ inputs }) => inputs.init,
+  cost: ({ config: { epochs, microBatchPairs, precision }, inputs: { init, pairs } }) => {
+    const model = scalarModel(init, "the model to start from")
+    const tokens = 2 * microBatchPairs * model.config.maxPositions
+    return {
+      work: [training("update", model, precision, 2 * rowCount(pairs, "pairs") * epochs, dialogueLength(pairs, "the pairs"))],
+      memory: trained(model, precision, activationBytes(model, precision, tokens, 0))
+    }
+  }
+})
+export const safetyRewardModelCost = costOf(safetyRewardModel, helpfulnessRewardModelCost)
+export const generalRewardModelCost = costOf(generalRewardModel, helpfulnessRewardModelCost)

@@ -14,8 +14,11 @@ import { HelpfulnessReward, SafetyReward } from "../../schemas/checkpoint.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import { type Completion, Completions, type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
 import { openBatchLog } from "../common/batch-log.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { larger } from "../common/cost/work.ts"
 import { combineRewards, type GateScope, gateScopes, isGated, logit, scoreOf } from "./combined-reward.ts"
 import { scoreResponses, scoringFields } from "../common/scoring.ts"
+import { scoring } from "./cost.ts"
 
 export const ScoreCombinedConfig = Schema.Struct({
   threshold: hyper(0.15, "safety scores below it count alone; §3.2.3: 0.15", { min: 0, max: 1 }),
@@ -75,4 +78,14 @@ export const scoreCombined = Stage.make("score-combined", {
       }
     })
   })
+})
+
+export const scoreCombinedCost = costOf(scoreCombined, {
+  size: ({ inputs }) => inputs.completions,
+  cost: ({ config, inputs }) => {
+    // One model after the other: withReward frees the first.
+    const { completions, helpfulness, safety } = inputs
+    const each = [helpfulness, ...(safety === undefined ? [] : [safety])].map((model) => scoring(model, completions, 1, config))
+    return { work: each.flatMap(({ work }) => work), memory: each.map(({ memory }) => memory).reduce(larger) }
+  }
 })

@@ -8,8 +8,10 @@ import { readJson, roleFile } from "../../schemas/checkpoint-files.ts"
 import { Reward } from "../../schemas/checkpoint.ts"
 import { Completions, type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
 import { openBatchLog } from "../common/batch-log.ts"
+import { costOf } from "../common/cost/estimator.ts"
 import { scoreOf } from "./combined-reward.ts"
 import { scoreResponses, scoringFields } from "../common/scoring.ts"
+import { scoring } from "./cost.ts"
 
 export const ScoreConfig = Schema.Struct(scoringFields)
 
@@ -40,4 +42,9 @@ export const score = Stage.make("score", {
     })
     return yield* writeDataset(output, scored, { metrics: { scored: scored.length, empty, unfit } })
   })
+})
+
+export const scoreCost = costOf(score, {
+  size: ({ inputs }) => inputs.completions,
+  cost: ({ config, inputs }) => scoring(inputs.reward, inputs.completions, 1, config)
 })

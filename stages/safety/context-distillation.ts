@@ -26,6 +26,8 @@ import {
   type ScoredCompletion,
   ScoredCompletions
 } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { pool, sized } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { sameMessages } from "../common/pairing.ts"
 import { bootstrapMean, mean } from "../common/statistics.ts"
@@ -488,4 +490,14 @@ export const distillationGain = Stage.make("distillation-gain", {
     if (result === undefined) return yield* nothingToCompare(original, prefixed)
     return yield* writeReport(output, result)
   })
+})
+
+export const prepromptCost = costOf(preprompt, {
+  size: ({ inputs: { prompts } }) => sized(prompts, { rows: Math.round(prompts.rows * prompts.safetyShare), safetyShare: 1 })
+})
+export const withoutPrepromptCost = costOf(withoutPreprompt, {
+  size: ({ inputs }) => inputs.completions
+})
+export const distilCost = costOf(distil, {
+  size: ({ inputs }) => sized(pool(inputs.prefixed), { rows: inputs.original.prompts })
 })

@@ -19,9 +19,12 @@ import {
   loadClassifier
 } from "./safety-classifier.ts"
 import { openBatchLog } from "../common/batch-log.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { promptLength, rowCount, unknownSize } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { type Judged, labelledTexts } from "./safety-task.ts"
 import { type Estimate, mean, proportion } from "../common/statistics.ts"
+import { judging, labelledSize } from "./cost.ts"
 
 /** null where there is nothing to divide by: no text was found unsafe, or none is. Intervals are Wilson's. */
 const Rates = {
@@ -238,4 +241,12 @@ export const violationRate = Stage.make("violation-rate", {
     if (classified.length === 0) return yield* EmptyDatasetError.of("count violations in", "no classified completions")
     return yield* writeReport(output, violationRateOf(classified))
   })
+})
+
+export const evaluateClassifierCost = costOf(evaluateClassifier, {
+  size: () => unknownSize,
+  cost: ({ config, inputs }) => {
+    const texts = labelledSize(inputs.prompts, inputs.preferences)
+    return judging(inputs.classifier, rowCount(texts, "labelled texts"), promptLength(texts, "the labelled texts"), config)
+  }
 })

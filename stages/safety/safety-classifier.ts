@@ -29,6 +29,8 @@ import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Completions, type Demonstration, Demonstrations, type Message, Preferences, Prompts } from "../../schemas/rows.ts"
 import { encodeDemonstrations, packedBatches } from "../training/sft.ts"
 import { type BatchLog, openBatchLog, withoutLog } from "../common/batch-log.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { dialogueLength, promptLength, rowCount, sized } from "../common/cost/size.ts"
 import { nothingLeft } from "../common/left-out.ts"
 import {
   headerOfTask,
@@ -43,7 +45,9 @@ import {
   verdictText
 } from "./safety-task.ts"
 import { chunks, languageModelLoss, packExamples, type PackedRow } from "../common/sequences.ts"
+import { packedTraining } from "../training/cost.ts"
 import { precision, stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
+import { judging, labelledSize } from "./cost.ts"
 
 /** The classifier is given what is not its own: other examples, another task. */
 export class ClassifierError extends Schema.TaggedError<ClassifierError>()("ClassifierError", {
@@ -459,4 +463,23 @@ export const classifyCompletions = Stage.make("classify-completions", {
       metrics: { unsafe: rows.filter((row) => row.unsafe).length, tooLong: completions.length - rows.length }
     })
   })
+})
+
+export const safetyClassifierDataCost = costOf(safetyClassifierData, {
+  size: ({ inputs }) => sized(labelledSize(inputs.prompts, inputs.preferences), { responseTokens: 0 })
+})
+export const safetyClassifierCost = costOf(safetyClassifier, {
+  size: ({ inputs }) => inputs.init,
+  cost: ({ config, inputs }) => packedTraining(inputs.init, inputs.examples, config, "examples")
+})
+export const classifyPromptsCost = costOf(classifyPrompts, {
+  size: ({ config, inputs: { prompts } }) =>
+    config.keep === "all" ? prompts : sized(prompts, { rows: Math.round(prompts.rows * prompts.safetyShare), safetyShare: 1 }),
+  cost: ({ config, inputs }) =>
+    judging(inputs.classifier, rowCount(inputs.prompts, "prompts"), promptLength(inputs.prompts, "what is judged"), config)
+})
+export const classifyCompletionsCost = costOf(classifyCompletions, {
+  size: ({ inputs }) => inputs.completions,
+  cost: ({ config, inputs }) =>
+    judging(inputs.classifier, rowCount(inputs.completions, "completions"), dialogueLength(inputs.completions, "completions"), config)
 })

@@ -11,6 +11,7 @@ import { readRows, writeDataset } from "../../data/dataset.ts"
 import { fitsChatFormat } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { type Demonstration, Demonstrations, type Preference, Preferences } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
 
 /** The chosen answer of a pair as a demonstration; undefined unless it was labelled safe. */
 export const safeDemonstration = (pair: Preference): Demonstration | undefined => {
@@ -34,3 +35,5 @@ export const safeDemonstrations = Stage.make("safe-demonstrations", {
     })
   })
 })
+
+export const safeDemonstrationsCost = costOf(safeDemonstrations, { size: ({ inputs }) => inputs.preferences })

@@ -8,7 +8,8 @@ import { readRows } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
 import { cosineSchedule } from "../../engine/schedule.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
-import { llamaConfig } from "../../models/config.ts"
+import { type LlamaConfig, llamaConfig } from "../../models/config.ts"
+import { activationBytes } from "../../models/cost.ts"
 import { initLlama } from "../../models/llama.ts"
 import { loadTokenizer, type Tokenizer } from "../../models/tokenizer/index.ts"
 import * as Stage from "../../runtime/define/stage.ts"
@@ -16,6 +17,9 @@ import { Policy } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Texts } from "../../schemas/rows.ts"
 import { TokenizerModel } from "../../schemas/tokenizer.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { type Size, sized, unknownSize } from "../common/cost/size.ts"
+import { languageModel, trained, training } from "../common/cost/work.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { chunks, languageModelLoss, type PackedRow } from "../common/sequences.ts"
 import { precision, train, trainingCheckpoints, trainingMetrics } from "./train.ts"
@@ -61,6 +65,11 @@ export const joinDocuments = (tokenizer: Tokenizer, texts: Iterable<string>, len
   return rows
 }
 
+const shapeOf = (config: typeof PretrainConfig.Type, vocabSize: number): LlamaConfig => {
+  const { contextLength: maxPositions, dim, ffn, heads, kvHeads, layers, tiedEmbeddings } = config
+  return llamaConfig({ vocabSize, dim, layers, heads, kvHeads, ffn, maxPositions, tiedEmbeddings })
+}
+
 export const pretrain = Stage.make("pretrain", {
   description: "§2.2 pretraining of a Llama from scratch on running text",
   config: PretrainConfig,
@@ -79,19 +88,7 @@ export const pretrain = Stage.make("pretrain", {
     )
     if (rows.length === 0)
       return yield* EmptyDatasetError.of("pretrain on", `${texts.length} texts that do not fill one sequence of ${length} tokens`)
-    const model = initLlama(
-      llamaConfig({
-        vocabSize: tokenizer.vocabSize,
-        dim: config.dim,
-        layers: config.layers,
-        heads: config.heads,
-        kvHeads: config.kvHeads,
-        ffn: config.ffn,
-        maxPositions: config.contextLength,
-        tiedEmbeddings: config.tiedEmbeddings
-      }),
-      { seed, device, dtype: config.precision }
-    )
+    const model = initLlama(shapeOf(config, tokenizer.vocabSize), { seed, device, dtype: config.precision })
     const { batchSize, microBatchSize, steps } = config
     const result = yield* train({
       parameters: model.parameters,
@@ -115,4 +112,20 @@ export const pretrain = Stage.make("pretrain", {
     })
     return yield* saveCheckpoint(output, { model, tokenizer, metrics: { ...trainingMetrics(result), tokens: rows.length * (length - 1) } })
   })
+})
+
+const sizeOf = (config: typeof PretrainConfig.Type, { vocabSize }: Size): Size =>
+  sized(unknownSize, { model: Number.isNaN(vocabSize) ? undefined : shapeOf(config, vocabSize) })
+export const pretrainCost = costOf(pretrain, {
+  size: ({ config, inputs }) => sizeOf(config, inputs.tokenizer),
+  cost: ({ config, inputs }) => {
+    const { batchSize, contextLength, microBatchSize, precision, sequenceLength, steps } = config
+    const model = languageModel(sizeOf(config, inputs.tokenizer), "the vocabulary")
+    const length = Math.min(sequenceLength, contextLength)
+    const tokens = microBatchSize * length
+    return {
+      work: [training("update", model, precision, steps * batchSize, length)],
+      memory: trained(model, precision, activationBytes(model, precision, tokens, tokens))
+    }
+  }
 })

@@ -15,9 +15,11 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { type Demonstration, Demonstrations } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
 import { fitDialogue } from "../common/dialogues.ts"
 import { type LeftOut, nothingLeft, type Unfit, whyLeftOut } from "../common/left-out.ts"
 import { chunks, type Example, languageModelLoss, lossTokens, packExamples, type PackedRow } from "../common/sequences.ts"
+import { packedTraining } from "./cost.ts"
 import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 export const SftConfig = Schema.Struct({
@@ -112,3 +114,8 @@ export function* packedBatches(
     }
   }
 }
+
+export const sftCost = costOf(sft, {
+  size: ({ inputs }) => inputs.init,
+  cost: ({ config, inputs }) => packedTraining(inputs.init, inputs.demonstrations, config, "demonstrations")
+})

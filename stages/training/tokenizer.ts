@@ -7,6 +7,8 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
 import { Texts } from "../../schemas/rows.ts"
 import { TokenizerModel } from "../../schemas/tokenizer.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { sized, unknownSize } from "../common/cost/size.ts"
 
 export const TokenizerConfig = Schema.Struct({
   vocabSize: hyperInt(1024, "pieces, the 3 control tokens and 256 bytes included; §2.2: 32000", { min: 260 })
@@ -28,4 +30,8 @@ export const tokenizer = Stage.make("tokenizer", {
       )
     )
   })
+})
+
+export const tokenizerCost = costOf(tokenizer, {
+  size: ({ config }) => sized(unknownSize, { vocabSize: config.vocabSize })
 })

@@ -7,6 +7,7 @@ import { Random } from "../../engine/random.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import { type Message, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
 import { annotationFields, writePreferences } from "../preferences/annotate.ts"
 import { AnnotationError, type Kind, type Rating, type Verdict } from "../preferences/annotator.ts"
 
@@ -76,3 +77,5 @@ export const annotateByOracle = Stage.make("annotate-by-oracle", {
     return yield* writePreferences(pairs, verdicts, { kind, source }, output)
   })
 })
+
+export const annotateByOracleCost = costOf(annotateByOracle, { size: ({ inputs }) => inputs.pairs })

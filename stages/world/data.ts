@@ -11,6 +11,9 @@ import { dialogueText } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Demonstrations, Preferences, Prompts, Texts } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { sized, unknownSize } from "../common/cost/size.ts"
+import { worldLengths } from "./lengths.ts"
 
 export const worldTexts = Stage.make("world-texts", {
   description: "dialogues of the small world as running text in the chat format, to pretrain on",
@@ -98,3 +101,20 @@ export const worldPreprompts = {
   templates: ["You are a {adjective} assistant.", "You are a {adjective} and {adjective} assistant."],
   adjectives: safeAdjectives
 }
+
+export const worldTextsCost = costOf(worldTexts, { size: ({ config }) => sized(unknownSize, { rows: config.count }) })
+export const worldDemonstrationsCost = costOf(worldDemonstrations, {
+  size: ({ config }) => sized(unknownSize, { rows: config.count, ...worldLengths.demonstrations })
+})
+export const worldPromptsCost = costOf(worldPrompts, {
+  size: ({ config }) =>
+    sized(unknownSize, {
+      rows: config.count,
+      promptTokens: worldLengths.prompts,
+      turns: 1 + config.followUps,
+      safetyShare: config.kind === "adversarial" ? 1 : config.kind === "safety" ? 0.5 : 0
+    })
+})
+export const worldPreferencesCost = costOf(worldPreferences, {
+  size: ({ config }) => sized(unknownSize, { rows: config.pairs, ...worldLengths.preferences })
+})

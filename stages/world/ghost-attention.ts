@@ -1,7 +1,8 @@
 /** How long an instruction is kept (Llama 2 §3.3, table 30), checked by the small world's oracle: it reads the instruction in the dialogue itself. */
 import { grade, UnknownQuestionError } from "../../data/world/oracle.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import { evaluationStage, InstructionCheckError, type InstructionChecker } from "../ghost-attention/evaluate.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { evaluateGhostAttentionCost, evaluationStage, InstructionCheckError, type InstructionChecker } from "../ghost-attention/evaluate.ts"
 import { dialogueTo } from "../ghost-attention/sample.ts"
 
 /** By the small world's oracle, given the dialogue up to the question. Throws InstructionCheckError where it knows neither the question nor an instruction. */
@@ -21,3 +22,5 @@ const isKept: InstructionChecker["isKept"] = (dialogue, answers, turn) => {
 }
 
 export const evaluateWorldGhostAttention = Stage.make("evaluate-world-ghost-attention", evaluationStage({ canTell: () => true, isKept }))
+
+export const evaluateWorldGhostAttentionCost = costOf(evaluateWorldGhostAttention, evaluateGhostAttentionCost)

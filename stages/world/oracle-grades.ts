@@ -6,6 +6,7 @@ import { grade, UnknownQuestionError } from "../../data/world/oracle.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { dataset } from "../../schemas/dataset.ts"
 import { type Completion, Completions, Prompts } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
 
 /** What the oracle says of an answer (data/world/oracle.ts). */
 export const Graded = Schema.Struct({
@@ -63,3 +64,5 @@ export const oracleGrades = Stage.make("oracle-grades", {
     })
   })
 })
+
+export const oracleGradesCost = costOf(oracleGrades, { size: ({ inputs }) => inputs.completions })

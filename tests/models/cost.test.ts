@@ -24,7 +24,10 @@ import type { AnyStage } from "../../runtime/define/stage.ts"
 import { ppo } from "../../stages/ppo/ppo.ts"
 import { helpfulnessRewardModel } from "../../stages/reward/reward-model.ts"
 import { sft } from "../../stages/training/sft.ts"
-import { estimatorOf, type Size, sized, type StageCost, unknown, worldLengths } from "../../stages/common/cost.ts"
+import { estimatorOf } from "../../stages/common/cost/estimator.ts"
+import { type Size, sized, unknownSize } from "../../stages/common/cost/size.ts"
+import type { StageCost } from "../../stages/common/cost/work.ts"
+import { worldLengths } from "../../stages/world/lengths.ts"
 
 const language = (name: keyof typeof presets) => ({ config: presets[name], scalarHead: false })
 const seven = language("7b")
@@ -112,41 +115,49 @@ describe("memory", () => {
   })
 })
 
-const modelOf = (name: keyof typeof presets): Size => sized(unknown, { model: presets[name] })
-const costOf = ({ stage }: AnyStage, inputs: Record<string, Size>, config: Record<string, unknown>, expected = {}): StageCost =>
-  estimatorOf(stage)!.cost!({ config, inputs, expected })
+const modelOf = (name: keyof typeof presets): Size => sized(unknownSize, { model: presets[name] })
+const estimated = async (
+  { stage }: AnyStage,
+  inputs: Record<string, Size>,
+  config: Record<string, unknown>,
+  expected = {}
+): Promise<StageCost> => (await estimatorOf(stage))!.cost!({ config, inputs, expected })
 const flopsOf = ({ work }: StageCost, what: string) => work.filter((one) => one.what === what).reduce((sum, { flops }) => sum + flops, 0)
 
 describe("a stage's cost", () => {
-  it("of SFT is that of full sequences over the epochs, or over the steps that were asked for", () => {
-    const data = sized(unknown, { rows: 1000, promptTokens: 30, responseTokens: 220 })
+  it("of SFT is that of full sequences over the epochs, or over the steps that were asked for", async () => {
+    const data = sized(unknownSize, { rows: 1000, promptTokens: 30, responseTokens: 220 })
     const config = { epochs: 2, steps: 0, batchSize: 64, microBatchSize: 1, sequenceLength: 4096, precision: "bfloat16" }
     // 1000 dialogues of 250 tokens fill 62 sequences of 4096.
-    const cost = costOf(sft, { init: modelOf("7b"), demonstrations: data }, config)
+    const cost = await estimated(sft, { init: modelOf("7b"), demonstrations: data }, config)
     expect(cost.work.map(({ tokens }) => tokens)).toEqual([2 * 62 * 4096])
     expect(flopsOf(cost, "update")).toBe(2 * 62 * 4096 * (6 * 6_738_415_616 + 12 * 32 * 4096 * 4096))
     expect(cost.memory.optimiser).toBe(12 * 6_738_415_616)
-    const steps = costOf(sft, { init: modelOf("7b"), demonstrations: unknown }, { ...config, steps: 5 })
+    const steps = await estimated(sft, { init: modelOf("7b"), demonstrations: unknownSize }, { ...config, steps: 5 })
     expect(steps.work[0]!.tokens).toBe(5 * 64 * 4096)
   })
 
-  it("of a reward model is that of both dialogues of each pair, without the output layer", () => {
-    const pairs = sized(unknown, { rows: 100, promptTokens: 564.4, responseTokens: 234.1 })
-    const cost = costOf(helpfulnessRewardModel, { init: modelOf("70b"), pairs }, { epochs: 1, microBatchPairs: 1, precision: "bfloat16" })
+  it("of a reward model is that of both dialogues of each pair, without the output layer", async () => {
+    const pairs = sized(unknownSize, { rows: 100, promptTokens: 564.4, responseTokens: 234.1 })
+    const cost = await estimated(
+      helpfulnessRewardModel,
+      { init: modelOf("70b"), pairs },
+      { epochs: 1, microBatchPairs: 1, precision: "bfloat16" }
+    )
     expect(cost.work[0]!.tokens).toBeCloseTo(2 * 100 * 798.5, 6)
     const n = 68_976_648_192 - 32_000 * 8192 + 8192
     expect(cost.memory.weights).toBe(2 * n)
     expect(cost.work[0]!.flops / (159_700 * (6 * n + 12 * 80 * 8192 * 798.5))).toBeCloseTo(1, 12)
   })
 
-  it("of PPO is generation, both rewards, the reference, values, and an update of policy and value model", () => {
+  it("of PPO is generation, both rewards, the reference, values, and an update of policy and value model", async () => {
     const config = {
       ...{ batchSize: 512, epochs: 1, evaluateEvery: 10, inferenceBatchSize: 32, iterations: 200, maxNewTokens: 100, microBatchSize: 1 },
       ...{ precision: "bfloat16", oldLogProbabilities: "recorded", valueInit: "reward" }
     }
-    const prompts = sized(unknown, { rows: 1000, promptTokens: 40 })
+    const prompts = sized(unknownSize, { rows: 1000, promptTokens: 40 })
     const inputs = { policy: modelOf("7b"), helpfulness: modelOf("7b"), safety: modelOf("7b"), prompts }
-    const cost = costOf(ppo, inputs, config, { responseTokens: 60 })
+    const cost = await estimated(ppo, inputs, config, { responseTokens: 60 })
     const rows = 200 * 512
     const scalar = { ...seven, scalarHead: true }
     expect(flopsOf(cost, "reference")).toBe(forwardFlops(seven, rows * 100, 100))
@@ -162,9 +173,9 @@ describe("a stage's cost", () => {
     expect(cost.memory.weights).toBe(2 * (2 * full + 3 * head))
     expect(cost.memory.optimiser).toBe(12 * (full + head))
 
-    const more = costOf(
+    const more = await estimated(
       ppo,
-      { ...inputs, heldOut: sized(unknown, { rows: 64 }) },
+      { ...inputs, heldOut: sized(unknownSize, { rows: 64 }) },
       { ...config, oldLogProbabilities: "recomputed" },
       { responseTokens: 60 }
     )
@@ -174,17 +185,21 @@ describe("a stage's cost", () => {
     expect(more.memory.weights - cost.memory.weights).toBe(2 * full)
   })
 
-  it("is not known where a size is not known, and says which", () => {
+  it("is not known where a size is not known, and says which", async () => {
     const config = { epochs: 2, steps: 0, batchSize: 64, microBatchSize: 1, sequenceLength: 4096, precision: "bfloat16" }
-    expect(() => costOf(sft, { init: modelOf("7b"), demonstrations: unknown }, config)).toThrow("how many demonstrations there are")
-    expect(() => costOf(sft, { init: unknown, demonstrations: unknown }, config)).toThrow("how large the model to start from is")
+    await expect(estimated(sft, { init: modelOf("7b"), demonstrations: unknownSize }, config)).rejects.toThrow(
+      "how many demonstrations there are"
+    )
+    await expect(estimated(sft, { init: unknownSize, demonstrations: unknownSize }, config)).rejects.toThrow(
+      "how large the model to start from is"
+    )
   })
 })
 
 const folder = new URL("../../stages/", import.meta.url)
 const stages = (
   await Promise.all(
-    readdirSync(folder)
+    readdirSync(folder, { recursive: true, encoding: "utf8" })
       .filter((name) => name.endsWith(".ts"))
       .map(async (file) => Object.values((await import(new URL(file, folder).href)) as Record<string, unknown>))
   )
@@ -194,14 +209,13 @@ const stages = (
   .map(({ stage }) => stage)
 
 describe("estimates", () => {
-  it.each(stages)("of $name say what its output's size follows from, and what it computes with tensors", (stage) => {
-    const estimator = estimatorOf(stage)
-    expect(estimator).toBeDefined()
-    expect(estimator!.cost !== undefined).toBe(stage.resources.tensors === true)
+  it.each(stages)("of $name say what its output's size follows from, and what it computes with tensors", async (stage) => {
+    const estimator = await estimatorOf(stage)
+    // No size follows from a report.
+    expect(estimator !== undefined || stage.output.kind === "report").toBe(true)
+    expect(estimator?.cost !== undefined).toBe(stage.resources.tensors === true)
   })
-
-  it("are for the recipe's stages alone, and not for another's of the same name", () => {
-    expect(estimatorOf({ name: "sft", module: "file:///elsewhere/stages/sft.ts" })).toBeUndefined()
+  it("are looked for in every room of stages", () => {
     expect(stages.length).toBeGreaterThan(50)
   })
 

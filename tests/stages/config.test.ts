@@ -20,16 +20,19 @@ const unread = (fields: ReadonlyArray<string>, source: string): Array<string> =>
 
 const isStage = (value: unknown): value is AnyStage => typeof value === "function" && "stage" in value
 
+/** Estimates of costs, which read fields too: `export const sftCost = costOf(...)`. */
+const estimates = /^export const \w+ = costOf\((?:.*\)|[^]*?^\}\))$/gm
+
 /**
- * What a stage's fields may be read in: the stage alone where its config is written within it, else its whole file; where a function of another file
- * makes its definition, that file; where the config has a file of its own, its room.
+ * What a stage's fields may be read in: the stage alone where its config is written within it, else its whole file but for estimates; where a function
+ * of another file makes its definition, that file; where the config has a file of its own, its room.
  */
 const sourceOf = (file: string, stage: string): string => {
-  const source = readFileSync(new URL(file, folder), "utf8")
+  const source = readFileSync(new URL(file, folder), "utf8").replace(estimates, "")
   const room = file.split("/")[0]!
   if (source.includes('from "./config.ts"'))
     return files
-      .filter((name) => name.startsWith(`${room}/`) && !name.endsWith("/config.ts"))
+      .filter((name) => name.startsWith(`${room}/`) && !/\/(config|cost)\.ts$/.test(name))
       .map((name) => readFileSync(new URL(name, folder), "utf8"))
       .join("\n")
   const start = source.search(new RegExp(`Stage\\.make\\(\\s*"${stage}"`))

@@ -4,7 +4,8 @@ import type { AddressInfo } from "node:net"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { type Completion, Completions, type Preference, Preferences, ResponsePairs } from "../../../schemas/rows.ts"
 import { annotate } from "../../../stages/preferences/annotate.ts"
-import { estimatorOf, sized, unknown } from "../../../stages/common/cost.ts"
+import { estimatorOf } from "../../../stages/common/cost/estimator.ts"
+import { sized, unknownSize } from "../../../stages/common/cost/size.ts"
 import { judgedWinRate, JudgedWinRateReport, pairCompletions } from "../../../stages/evaluation/judged-win-rate.ts"
 import { failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
 import { completion } from "../samples.ts"
@@ -59,11 +60,12 @@ describe("two models' answers", () => {
       (await rowsIn(await runStage(pairCompletions, sets, { prompts }), ResponsePairs)).map(({ id }) => id)
     expect([await ids("all"), await ids("helpfulness"), await ids("safety")]).toEqual([["h#0", "s#0"], ["h#0"], ["s#0"]])
   })
-  it("are planned as many as there are prompts of the kind", () => {
+  it("are planned as many as there are prompts of the kind", async () => {
+    const estimator = await estimatorOf(pairCompletions.stage)
     const size = (prompts: string) =>
-      estimatorOf(pairCompletions.stage)!.size({
+      estimator!.size({
         config: { prompts },
-        inputs: { ours: sized(unknown, { rows: 50, safetyShare: 0.1 }) },
+        inputs: { ours: sized(unknownSize, { rows: 50, safetyShare: 0.1 }) },
         expected: {}
       })
     expect([size("all"), size("helpfulness"), size("safety")].map(({ rows, safetyShare }) => [rows, safetyShare])).toEqual([

@@ -46,7 +46,8 @@ import {
   taskOfExample,
   unsafeProbability
 } from "../../../stages/safety/safety-classifier.ts"
-import { estimatorOf, sized, unknown } from "../../../stages/common/cost.ts"
+import { estimatorOf } from "../../../stages/common/cost/estimator.ts"
+import { sized, unknownSize } from "../../../stages/common/cost/size.ts"
 import {
   escapeText,
   headerOfTask,
@@ -526,9 +527,9 @@ describe("a classifier that was trained", () => {
 })
 
 describe("a classifier's costs", () => {
-  it("are those of the precision that it is trained and judges in", () => {
-    const model = sized(unknown, { model: presets["7b"] })
-    const texts = sized(unknown, { rows: 1000, prompts: 1000, promptTokens: 100, responseTokens: 50 })
+  it("are those of the precision that it is trained and judges in", async () => {
+    const model = sized(unknownSize, { model: presets["7b"] })
+    const texts = sized(unknownSize, { rows: 1000, prompts: 1000, promptTokens: 100, responseTokens: 50 })
     const cases = [
       [safetyClassifier, { init: model, examples: texts }],
       [classifyPrompts, { classifier: model, prompts: texts }],
@@ -536,9 +537,10 @@ describe("a classifier's costs", () => {
       [evaluateClassifier, { classifier: model, prompts: [texts], preferences: [texts] }]
     ] as const
     for (const [{ stage }, inputs] of cases) {
+      const estimator = await estimatorOf(stage)
       const costIn = (precision: string) => {
         const config = { sequenceLength: 4096, batchSize: 2, microBatchSize: 1, epochs: 1, precision }
-        return estimatorOf(stage)!.cost!({ config, inputs, expected: {} })
+        return estimator!.cost!({ config, inputs, expected: {} })
       }
       const [full, half] = [costIn("float32"), costIn("bfloat16")]
       expect([full, half].map(({ work }) => work.map(({ precision }) => precision))).toEqual([["float32"], ["bfloat16"]])

@@ -1,0 +1,52 @@
+/** What PPO costs (docs/decisions/0007-cost-estimates.md): rollouts, their scores, the passes over them, the two updates; its four models. */
+import { activationBytes, forwardBytes, generationBytes } from "../../models/cost.ts"
+import type { Estimate } from "../common/cost/estimator.ts"
+import { promptLength, rowCount } from "../common/cost/size.ts"
+import { frozen, generating, languageModel, reading, scalarModel, together, trained, training, type Work } from "../common/cost/work.ts"
+import type { PpoConfig, ppoInputs } from "./config.ts"
+
+export const ppoEstimate: Estimate<PpoConfig, typeof ppoInputs> = {
+  size: ({ inputs }) => inputs.policy,
+  cost: ({ config, expected, inputs }) => {
+    const { batchSize, epochs, evaluateEvery, inferenceBatchSize, iterations, maxNewTokens, microBatchSize, precision } = config
+    const policy = languageModel(inputs.policy, "the policy")
+    const rewards = [inputs.helpfulness, ...(inputs.safety === undefined ? [] : [inputs.safety])].map((size) =>
+      scalarModel(size, "the reward models")
+    )
+    const start = config.valueInit === "policy" ? inputs.policy : inputs.helpfulness
+    const value = scalarModel(start, "the value model")
+    const prompt = promptLength(inputs.prompts, "PPO")
+    const response = expected.responseTokens ?? maxNewTokens
+    const length = prompt + response
+    const rows = iterations * batchSize
+
+    const evaluations = inputs.heldOut === undefined ? 0 : 1 + Math.ceil(iterations / evaluateEvery)
+    const judged = inputs.heldOut === undefined ? 0 : evaluations * rowCount(inputs.heldOut, "held-out prompts")
+    const answered = (rows: number, what: string): ReadonlyArray<Work> =>
+      [
+        ...generating(policy, precision, rows, inferenceBatchSize, { prompt, response }),
+        ...rewards.map((model) => reading("score", model, precision, rows, length))
+      ].map((work) => ({ ...work, what: `${what}: ${work.what}` }))
+    const work = [
+      ...answered(rows, "rollouts"),
+      reading("reference", policy, precision, rows, length),
+      ...(config.oldLogProbabilities === "recomputed" ? [reading("old log-probabilities", policy, precision, rows, length)] : []),
+      reading("values", value, precision, rows, length),
+      training("update of the policy", policy, precision, epochs * rows, length),
+      training("update of the value model", value, precision, epochs * rows, length),
+      ...(judged === 0 ? [] : answered(judged, "held out"))
+    ]
+
+    const longest = prompt + maxNewTokens
+    const wide = (sequences: number) => 12 * sequences * maxNewTokens * policy.config.vocabSize
+    const activations = Math.max(
+      generationBytes(policy, precision, Math.min(inferenceBatchSize, batchSize), { prompt, response: maxNewTokens }),
+      forwardBytes(policy, precision, inferenceBatchSize * longest) + wide(inferenceBatchSize),
+      activationBytes(policy, precision, microBatchSize * longest, microBatchSize * maxNewTokens),
+      activationBytes(value, precision, microBatchSize * longest, 0)
+    )
+    // The reference, and the best policy so far; a value model that no reward model lends its weights to is a copy of its own too.
+    const copies = [policy, ...(inputs.heldOut === undefined ? [] : [policy]), ...rewards].map((model) => frozen(model, precision, 0))
+    return { work, memory: together([trained(policy, precision, 0), trained(value, precision, 0), ...copies], activations) }
+  }
+}

@@ -1,0 +1,19 @@
+/** What scoring responses costs. */
+import { forwardBytes, type Precision } from "../../models/cost.ts"
+import { dialogueLength, rowCount, type Size } from "../common/cost/size.ts"
+import { frozen, reading, scalarModel, type StageCost } from "../common/cost/work.ts"
+
+/** `each` responses of every row. */
+export const scoring = (
+  reward: Size,
+  rows: Size,
+  each: number,
+  config: { readonly batchSize: number; readonly precision: Precision }
+): StageCost => {
+  const model = scalarModel(reward, "the reward model")
+  const { batchSize, precision } = config
+  return {
+    work: [reading("score", model, precision, each * rowCount(rows, "responses"), dialogueLength(rows, "the responses"))],
+    memory: frozen(model, precision, forwardBytes(model, precision, batchSize * model.config.maxPositions))
+  }
+}

@@ -1,0 +1,23 @@
+/** What judging texts by the safety classifier costs, and how large sets of labelled texts are. */
+import { forwardBytes, type Precision } from "../../models/cost.ts"
+import { pool, type Size, sized } from "../common/cost/size.ts"
+import { frozen, languageModel, reading, type StageCost } from "../common/cost/work.ts"
+
+/** Both verdicts of each text; categories of what is unsafe are not counted. */
+export const judging = (
+  classifier: Size,
+  rows: number,
+  length: number,
+  config: { readonly batchSize: number; readonly precision: Precision }
+): StageCost => {
+  const model = languageModel(classifier, "the classifier")
+  const { batchSize, precision } = config
+  return {
+    work: [reading("judge", model, precision, 2 * rows, length)],
+    memory: frozen(model, precision, forwardBytes(model, precision, 2 * batchSize * model.config.maxPositions))
+  }
+}
+
+/** Labelled texts: each prompt, and both responses of each pair with what is before them. Their length stands as the prompt's. */
+export const labelledSize = (prompts: ReadonlyArray<Size>, preferences: ReadonlyArray<Size>): Size =>
+  pool([...prompts, ...preferences.map((set) => sized(set, { rows: 2 * set.rows, promptTokens: set.promptTokens + set.responseTokens }))])
