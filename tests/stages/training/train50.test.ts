@@ -35,7 +35,7 @@ interface Reference {
     }>
   }
 }
-const golden = (path: string) => new URL(`../golden/${path}`, import.meta.url).pathname
+const golden = (path: string) => new URL(`../../golden/${path}`, import.meta.url).pathname
 const { sft, rewardModel } = JSON.parse(readFileSync(golden("stages-train50/train50.json"), "utf8")) as Reference
 
 const steps = 50
