@@ -1,5 +1,5 @@
 /** The report's figures as Vega-Lite specifications: each a statement, data and an encoding. Colours are Okabe and Ito's, told apart by most eyes. */
-import type { DistillationGain as DistillationGainSchema } from "../safety/context-distillation.ts"
+import type { DistillationGain as DistillationGainSchema } from "../safety/distillation-gain.ts"
 import type { PpoDiagnostics } from "../ppo/diagnostics.ts"
 import type { TemperatureSweep } from "../rejection-sampling/temperature-sweep.ts"
 import type { WorldSummary } from "../world/summary-report.ts"
