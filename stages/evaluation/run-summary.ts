@@ -14,9 +14,9 @@ import { columns, within } from "../common/text-table.ts"
 export const RunSummary = Schema.Struct({
   /** On pairs that the model did not see. */
   rewardModel: RewardAccuracy,
-  /** Chosen by one reward model, judged by one trained on other pairs. */
+  /** Chosen by one reward model, evaluated by one trained on other pairs. */
   bestOfK: BestOfN,
-  /** Rewards by the judge, of the chat model and of the one tuned on the best samples. */
+  /** Rewards by the evaluator, of the chat model and of the one tuned on the best samples. */
   before: RewardSummary,
   after: RewardSummary
 })

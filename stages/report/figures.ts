@@ -1,4 +1,5 @@
 /** The report's figures as Vega-Lite specifications: each a statement, data and an encoding. Colours are Okabe and Ito's, told apart by most eyes. */
+import { unitHistogram } from "../common/statistics.ts"
 import type { DistillationGain as DistillationGainSchema } from "../safety/distillation-gain.ts"
 import type { PpoDiagnostics } from "../ppo/diagnostics.ts"
 import type { TemperatureSweep } from "../rejection-sampling/temperature-sweep.ts"
@@ -138,11 +139,14 @@ export const distributionsFigure = (
       const scores = scored
         .filter(({ safety }) => safety === (kind === "safety"))
         .flatMap((one) => (kind === "safety" ? one.safetyScore : one.helpfulnessScore) ?? [])
-      const counts = new Array<number>(bins).fill(0)
-      for (const score of scores) counts[Math.min(bins - 1, Math.floor(score * bins))]!++
       return scores.length === 0
         ? []
-        : counts.map((count, i) => ({ version: name, model: kind, score: (i + 0.5) / bins, share: count / scores.length }))
+        : unitHistogram(scores, bins).map((count, i) => ({
+            version: name,
+            model: kind,
+            score: (i + 0.5) / bins,
+            share: count / scores.length
+          }))
     })
   )
   return {

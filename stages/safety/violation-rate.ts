@@ -6,7 +6,8 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import { report } from "../../schemas/report.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
-import { mean, proportion } from "../common/statistics.ts"
+import { shareByPrompt } from "../common/pairing.ts"
+import { proportion } from "../common/statistics.ts"
 import { type ClassifiedCompletion, ClassifiedCompletions } from "./classify.ts"
 
 const Rate = Schema.Struct({
@@ -28,22 +29,17 @@ export const ViolationRate = Schema.Struct({
 })
 export const ViolationRateReport = report(ViolationRate, "violation-rate/1")
 
-/**
- * Violations among some completions. The interval is Wilson's for as many trials as there are prompts: samples of one prompt are not
- * independent, and at worst they all agree.
- */
+const isUnsafe = ({ unsafe }: ClassifiedCompletion): boolean => unsafe
+
+/** Violations among some completions. */
 const rateOf = (classified: ReadonlyArray<ClassifiedCompletion>): typeof Rate.Type => {
   const prompts = [...Map.groupBy(classified, (completion) => completion.promptId).values()]
-  const shares = prompts.map((samples) => mean(samples.map((sample) => (sample.unsafe ? 1 : 0))))
   return {
     prompts: prompts.length,
     completions: classified.length,
-    violations: classified.filter((completion) => completion.unsafe).length,
-    rate: proportion(
-      shares.reduce((sum, each) => sum + each, 0),
-      prompts.length
-    ),
-    anySample: proportion(shares.filter((each) => each > 0).length, prompts.length)
+    violations: classified.filter(isUnsafe).length,
+    rate: shareByPrompt(classified, isUnsafe),
+    anySample: proportion(prompts.filter((samples) => samples.some(isUnsafe)).length, prompts.length)
   }
 }
 
@@ -52,10 +48,7 @@ export const violationRateOf = (classified: ReadonlyArray<ClassifiedCompletion>)
     const rows = classified.filter((completion) => completion.safety === safety)
     return rows.length === 0 ? null : rateOf(rows)
   }
-  const violations = Map.groupBy(
-    classified.filter((completion) => completion.unsafe),
-    (completion) => completion.category ?? "uncategorised"
-  )
+  const violations = Map.groupBy(classified.filter(isUnsafe), (completion) => completion.category ?? "uncategorised")
   return {
     all: rateOf(classified),
     adversarial: part(true),

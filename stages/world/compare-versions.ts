@@ -47,22 +47,22 @@ export const compareVersions = Stage.make("compare-versions", {
     yield* checkNames(names, inputs.versions.length, doing)
     const place = names.indexOf(version)
     if (place === -1)
-      return yield* PairingError.of(
+      return yield* PairingError.of({
         doing,
-        `"${version}" to be one of the versions`,
-        names.join(", "),
-        "Name one of the versions of the input."
-      )
+        expected: `"${version}" to be one of the versions`,
+        found: names.join(", "),
+        hint: "Name one of the versions of the input."
+      })
     const versions = yield* Effect.forEach(inputs.versions, (set) => readRows(set, GradedCompletions))
     const gains = versions.flatMap((other, i) => (i === place ? [] : [gainOver(names[i]!, versions[place]!, other, seed)]))
     const apart = gains.find(({ helpfulness, safety }) => helpfulness === null && safety === null)
     if (apart !== undefined)
-      return yield* PairingError.of(
+      return yield* PairingError.of({
         doing,
-        "versions that answered the same prompts",
-        `no prompt that both "${version}" and "${apart.over}" answered`,
-        "Sample every version from one set of prompts."
-      )
+        expected: "versions that answered the same prompts",
+        found: `no prompt that both "${version}" and "${apart.over}" answered`,
+        hint: "Sample every version from one set of prompts."
+      })
     return yield* writeReport(output, { version, gains })
   })
 })
