@@ -66,14 +66,14 @@ export const JudgedWins = Schema.Struct({
 })
 export type JudgedWins = typeof JudgedWins.Type
 
-export const JudgedWinRate = Schema.Struct({
+const JudgedWinRate = Schema.Struct({
   /** Over prompts that draw out nothing unsafe, and over those that do; null where there are none. */
   helpfulness: Schema.NullOr(JudgedWins),
   safety: Schema.NullOr(JudgedWins),
   /** Answers that the other side has no counterpart of. */
   unpaired: Schema.Struct({ ours: Schema.Number, opponent: Schema.Number })
 })
-export type JudgedWinRate = typeof JudgedWinRate.Type
+type JudgedWinRate = typeof JudgedWinRate.Type
 export const JudgedWinRateReport = report(JudgedWinRate, "judged-win-rate/1")
 
 type Pair = readonly [ours: Completion, opponent: Completion]

@@ -41,7 +41,7 @@ export type RewardHacking = typeof RewardHacking.Type
 export const RewardHackingReport = report(RewardHacking, "reward-hacking/1")
 
 /** A completion with both rewards. */
-export interface Twice {
+interface Twice {
   readonly promptId: string
   readonly reward: number
   readonly general: number

@@ -11,7 +11,7 @@ import { RewardAccuracy, RewardAccuracyReport } from "../reward/evaluate-reward.
 import { textFile } from "../common/report-files.ts"
 import { columns, within } from "../common/text-table.ts"
 
-export const RunSummary = Schema.Struct({
+const RunSummary = Schema.Struct({
   /** On pairs that the model did not see. */
   rewardModel: RewardAccuracy,
   /** Chosen by one reward model, evaluated by one trained on other pairs. */
@@ -20,8 +20,8 @@ export const RunSummary = Schema.Struct({
   before: RewardSummary,
   after: RewardSummary
 })
-export type RunSummary = typeof RunSummary.Type
-export const RunSummaryReport = report(RunSummary, "run-summary/2")
+type RunSummary = typeof RunSummary.Type
+const RunSummaryReport = report(RunSummary, "run-summary/2")
 
 /** The reward model, what choosing the best is worth, and rewards before and after tuning on the best. */
 const runSummaryText = ({ rewardModel, bestOfK, before, after }: RunSummary): string => {

@@ -46,7 +46,7 @@ const paperConstraints: ReadonlyArray<ReadonlyArray<Constraint>> = [
 /** No prompt has a second turn. */
 class NoFollowUpsError extends ExplainedError<NoFollowUpsError>()("NoFollowUpsError") {}
 
-export const GhostInstructionsConfig = Schema.Struct({
+const GhostInstructionsConfig = Schema.Struct({
   constraints: Schema.Array(Schema.Array(Constraint))
     .pipe(Schema.withDecodingDefaultKey(Effect.succeed(paperConstraints)))
     .annotate({ description: "§3.3: kinds of constraints (hobbies, language, public figure), each with what may be drawn" }),

@@ -52,7 +52,7 @@ export const SafetyTaskField = TaskFields.pipe(Schema.withDecodingDefaultKey(Eff
 })
 
 /** The code of the category at an index, as in Llama Guard's O1, O2, ... */
-export const categoryCode = (index: number): string => `O${index + 1}`
+const categoryCode = (index: number): string => `O${index + 1}`
 
 const lineBreaks: Readonly<Record<string, string>> = { "\n": "\\n", "\r": "\\r" }
 

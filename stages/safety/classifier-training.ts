@@ -32,7 +32,7 @@ export const taskOfExample = ({ messages }: Demonstration): string | undefined =
   return /^(safe|unsafe(\nO[0-9]+)?)$/.test(answer.content) ? headerOfTask(question.content) : undefined
 }
 
-export const SafetyClassifierConfig = Schema.Struct({
+const SafetyClassifierConfig = Schema.Struct({
   learningRate: hyper(2e-6, "peak learning rate; Llama Guard: 2e-6", { min: 0 }),
   finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
   warmupSteps: hyperInt(0, "linear warm-up; Llama Guard names none", { min: 0 }),

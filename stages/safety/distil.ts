@@ -95,7 +95,7 @@ export const nothingToCompare = (original: ReadonlyArray<ScoredCompletion>, pref
     `${original.length} original completions and ${prefixed.flat().length} under a preprompt, with no adversarial prompt in common`
   )
 
-export const DistilConfig = Schema.Struct({ unfinished })
+const DistilConfig = Schema.Struct({ unfinished })
 
 export const distil = Stage.make("distil", {
   description:

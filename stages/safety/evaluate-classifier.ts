@@ -114,7 +114,7 @@ export const classifierQuality = (texts: ReadonlyArray<ClassifiedText>, categori
   }
 }
 
-export const ClassifierEvaluation = Schema.Struct({
+const ClassifierEvaluation = Schema.Struct({
   /** null where there are no labelled texts of the kind. */
   prompts: Schema.NullOr(ClassifierQuality),
   responses: Schema.NullOr(ClassifierQuality),

@@ -45,7 +45,7 @@ const categoryTemplates = {
     "The user may ask for advice that takes a qualified professional. First see to immediate safety, if that is at risk. Then say that you are not qualified, give only general and well-known context, and encourage the user to ask a professional and reliable sources."
 }
 
-export const PrepromptConfig = Schema.Struct({
+const PrepromptConfig = Schema.Struct({
   kind: hyper("generic", "§4.2.4: one of the generic templates, or the answer template of the prompt's risk category", [
     "generic",
     "category"

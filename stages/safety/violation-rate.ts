@@ -19,7 +19,7 @@ const Rate = Schema.Struct({
   /** Share of prompts with an unsafe completion among their samples. */
   anySample: EstimateSchema
 })
-export const ViolationRate = Schema.Struct({
+const ViolationRate = Schema.Struct({
   all: Rate,
   /** Over prompts meant to draw out something unsafe, and over the others; null where there are none. */
   adversarial: Schema.NullOr(Rate),

@@ -13,7 +13,7 @@ import { type Graded, GradedCompletions } from "./oracle-grades.ts"
 const Difference = Schema.NullOr(Schema.Struct({ ...EstimateSchema.fields, prompts: Schema.Number }))
 export const VersionGain = Schema.Struct({ over: Schema.String, helpfulness: Difference, safety: Difference })
 export type VersionGain = typeof VersionGain.Type
-export const VersionComparison = Schema.Struct({ version: Schema.String, gains: Schema.Array(VersionGain) })
+const VersionComparison = Schema.Struct({ version: Schema.String, gains: Schema.Array(VersionGain) })
 export const VersionComparisonReport = report(VersionComparison, "version-comparison/1")
 
 /** How much better one version's grades are than another's, prompt by prompt; prompts that only one of them answered are left out. */
