@@ -83,16 +83,15 @@ export { GhostDialogues, ghostInstructions } from "./stages/ghost-attention/inst
 export { ghostSample, GhostSamples } from "./stages/ghost-attention/sample.ts"
 export { ghostTrainingData } from "./stages/ghost-attention/training-data.ts"
 export { evaluateGhostAttention, GhostAttentionReport } from "./stages/ghost-attention/evaluate.ts"
-export { distil, distillationGain, DistillationGainReport, preprompt, withoutPreprompt } from "./stages/safety/context-distillation.ts"
+export { distil } from "./stages/safety/distil.ts"
+export { distillationGain, DistillationGainReport } from "./stages/safety/distillation-gain.ts"
+export { preprompt, withoutPreprompt } from "./stages/safety/preprompt.ts"
 export { safeDemonstrations } from "./stages/safety/safety-sft.ts"
-export {
-  ClassifiedCompletions,
-  classifyCompletions,
-  classifyPrompts,
-  safetyClassifier,
-  safetyClassifierData
-} from "./stages/safety/safety-classifier.ts"
-export { ClassifierEvaluationReport, evaluateClassifier, violationRate, ViolationRateReport } from "./stages/safety/evaluate-classifier.ts"
+export { ClassifiedCompletions, classifyCompletions, classifyPrompts } from "./stages/safety/classify.ts"
+export { safetyClassifier } from "./stages/safety/classifier-training.ts"
+export { safetyClassifierData } from "./stages/safety/classifier-data.ts"
+export { ClassifierEvaluationReport, evaluateClassifier } from "./stages/safety/evaluate-classifier.ts"
+export { violationRate, ViolationRateReport } from "./stages/safety/violation-rate.ts"
 export * from "./stages/evaluation/evaluate-policy.ts"
 export { GradedCompletions, oracleGrades } from "./stages/world/oracle-grades.ts"
 export { evaluateVersion, VersionReport } from "./stages/world/evaluate-version.ts"

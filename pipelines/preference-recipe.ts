@@ -100,7 +100,7 @@ export const preferenceRecipe = (pairs: Node<Dataset<Preference>>, params: typeo
   const sampled = sample({ policy: chat, prompts }, drawn).named("samples-sft")
   const chosen = score({ completions: sampled, reward: selector.reward }).named("scores-sft")
   const judged = score({ completions: sampled, reward: judge.reward }).named("judged-sft")
-  const bestOfK = evaluateBestOfN({ selector: chosen, judge: judged }).named("best-of-k")
+  const bestOfK = evaluateBestOfN({ selector: chosen, evaluator: judged }).named("best-of-k")
 
   const tuned = sft(
     { init: chat, demonstrations: selectBest({ scored: [chosen] }, { unfinished: "keep" }) },

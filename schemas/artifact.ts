@@ -4,6 +4,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import { ExplainedError } from "./explained-error.ts"
 
 export interface Dataset<out Row> {
   readonly kind: "dataset"
@@ -28,17 +29,7 @@ export interface ExternalFile {
 export type Artifact = Dataset<unknown> | Checkpoint<Role> | TokenizerFiles | Report<unknown> | ExternalFile
 
 /** An artifact is not what it should be: what was being done, what was expected, what was found, what to do. */
-export class ArtifactError extends Schema.TaggedError<ArtifactError>()("ArtifactError", {
-  doing: Schema.String,
-  expected: Schema.String,
-  found: Schema.String,
-  hint: Schema.String,
-  message: Schema.String
-}) {
-  static of(fields: { readonly doing: string; readonly expected: string; readonly found: string; readonly hint: string }): ArtifactError {
-    return new ArtifactError({ ...fields, message: `${fields.doing}: expected ${fields.expected}, found ${fields.found}. ${fields.hint}` })
-  }
-}
+export class ArtifactError extends ExplainedError<ArtifactError>()("ArtifactError") {}
 
 /** A kind of artifact: what a port takes or a stage gives. */
 export interface ArtifactType<out A> {

@@ -8,7 +8,9 @@ import { importDemonstrations, importPreferences } from "../../stages/data/impor
 import { importPrompts } from "../../stages/data/import-prompts.ts"
 import { mixDemonstrations, mixPrompts } from "../../stages/data/mix.ts"
 import { holdOutPreferences, promptBatch } from "../../stages/data/prompts.ts"
-import { classifyPrompts, safetyClassifier, safetyClassifierData } from "../../stages/safety/safety-classifier.ts"
+import { classifyPrompts } from "../../stages/safety/classify.ts"
+import { safetyClassifier } from "../../stages/safety/classifier-training.ts"
+import { safetyClassifierData } from "../../stages/safety/classifier-data.ts"
 import { exchange, type Kind, kinds, ours, type Params, type Policy, rows, type Rows, table6, tensors, training } from "./params.ts"
 
 /** `guardBase` is what the classifier that tags prompts is tuned from, where the data has no tags. */

@@ -1,7 +1,9 @@
 /** Safety context distillation on the small world (§4.2.4): answers under a preprompt, kept where the safety model prefers them. */
 import type { Prompt } from "../../schemas/rows.ts"
 import { sample } from "../../stages/rejection-sampling/sample.ts"
-import { distil, distillationGain, preprompt, withoutPreprompt } from "../../stages/safety/context-distillation.ts"
+import { distil } from "../../stages/safety/distil.ts"
+import { distillationGain } from "../../stages/safety/distillation-gain.ts"
+import { preprompt, withoutPreprompt } from "../../stages/safety/preprompt.ts"
 import { worldPreprompts } from "../../stages/world/data.ts"
 import type { Policy, Rows } from "../nodes.ts"
 import { samplingOf, type WorldParams } from "./params.ts"

@@ -4,11 +4,24 @@ import { encodeDialogue, encodePrompt, fitsChatFormat } from "../../models/chat.
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Example } from "./sequences.ts"
 
-/** The dialogue without its oldest exchange (the system prompt stays); undefined when only one is left. */
-const withoutOldestExchange = (messages: ReadonlyArray<Message>): ReadonlyArray<Message> | undefined => {
+/** The dialogue, then what is left of it without its oldest exchanges, one fewer each time, down to a single one; the system prompt stays. */
+function* shortened(messages: ReadonlyArray<Message>): Generator<ReadonlyArray<Message>> {
   const system = messages[0]?.role === "system" ? messages.slice(0, 1) : []
-  const turns = messages.slice(system.length)
-  return turns.length > 2 ? [...system, ...turns.slice(2)] : undefined
+  yield messages
+  for (let turns = messages.slice(system.length + 2); turns.length > 0; turns = turns.slice(2)) yield [...system, ...turns]
+}
+
+/** What of a dialogue fits, or why nothing does: `encode` gives undefined for a form that is too long. */
+const firstFitting = <A>(
+  messages: ReadonlyArray<Message>,
+  tooLong: "shorten" | "leave out",
+  encode: (form: ReadonlyArray<Message>) => A | undefined
+): A | undefined => {
+  for (const form of shortened(messages)) {
+    const found = encode(form)
+    if (found !== undefined || tooLong === "leave out") return found
+  }
+  return undefined
 }
 
 /**
@@ -21,15 +34,13 @@ export const fitDialogue = (
   messages: ReadonlyArray<Message>,
   length: number,
   tooLong: "shorten" | "leave out" = "shorten"
-): Example | undefined => {
-  if (!fitsChatFormat(messages)) return undefined
-  for (let rest: ReadonlyArray<Message> | undefined = messages; rest !== undefined; rest = withoutOldestExchange(rest)) {
-    const example = encodeDialogue(tokenizer, rest)
-    if (example.tokens.length <= length) return example
-    if (tooLong === "leave out") return undefined
-  }
-  return undefined
-}
+): Example | undefined =>
+  fitsChatFormat(messages)
+    ? firstFitting(messages, tooLong, (form) => {
+        const example = encodeDialogue(tokenizer, form)
+        return example.tokens.length <= length ? example : undefined
+      })
+    : undefined
 
 /**
  * Several answers to one prompt, each as a dialogue. Where one of them is too long, all lose the same exchanges, so that they are compared as answers to the
@@ -46,12 +57,10 @@ export const fitAnswers = (
     { role: "assistant", content }
   ]
   if (!answers.every((answer) => fitsChatFormat(dialogue(prompt, answer)))) return undefined
-  for (let rest: ReadonlyArray<Message> | undefined = prompt; rest !== undefined; rest = withoutOldestExchange(rest)) {
-    const from = rest
-    const examples = answers.map((answer) => encodeDialogue(tokenizer, dialogue(from, answer)))
-    if (examples.every(({ tokens }) => tokens.length <= length)) return { examples, shortened: rest !== prompt }
-  }
-  return undefined
+  return firstFitting(prompt, "shorten", (form) => {
+    const examples = answers.map((answer) => encodeDialogue(tokenizer, dialogue(form, answer)))
+    return examples.every(({ tokens }) => tokens.length <= length) ? { examples, shortened: form !== prompt } : undefined
+  })
 }
 
 /** A prompt as the tokens that a model is to continue. */
@@ -67,23 +76,17 @@ export const shortenPrompt = (
   messages: ReadonlyArray<Message>,
   length: number,
   tooLong: "shorten" | "leave out" = "shorten"
-): FittedPrompt | undefined => {
-  if (!fitsChatFormat(messages)) return undefined
-  for (let rest: ReadonlyArray<Message> | undefined = messages; rest !== undefined; rest = withoutOldestExchange(rest)) {
-    const tokens = encodePrompt(tokenizer, rest)
-    if (tokens.length <= length) return { tokens, shortened: rest !== messages }
-    if (tooLong === "leave out") return undefined
-  }
-  return undefined
-}
+): FittedPrompt | undefined =>
+  fitsChatFormat(messages)
+    ? firstFitting(messages, tooLong, (form) => {
+        const tokens = encodePrompt(tokenizer, form)
+        return tokens.length <= length ? { tokens, shortened: form !== messages } : undefined
+      })
+    : undefined
 
 /** Its tokens alone. */
 export const fitPrompt = (...of: Parameters<typeof shortenPrompt>): ReadonlyArray<number> | undefined => shortenPrompt(...of)?.tokens
 
 /** The fewest tokens that each prompt can be brought to; undefined where the chat format can't hold it. */
-export const shortestForm = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): number | undefined => {
-  if (!fitsChatFormat(messages)) return undefined
-  let last = messages
-  for (let rest: ReadonlyArray<Message> | undefined = messages; rest !== undefined; rest = withoutOldestExchange(rest)) last = rest
-  return encodePrompt(tokenizer, last).length
-}
+export const shortestForm = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): number | undefined =>
+  fitsChatFormat(messages) ? encodePrompt(tokenizer, [...shortened(messages)].at(-1)!).length : undefined

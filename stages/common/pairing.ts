@@ -1,15 +1,11 @@
 /** Samples of the same prompts put side by side, and values of prompts from values of samples. */
 import * as Effect from "effect/Effect"
-import * as Schema from "effect/Schema"
+import { ExplainedError } from "../../schemas/explained-error.ts"
 import type { Message } from "../../schemas/rows.ts"
-import { mean } from "./statistics.ts"
+import { type Estimate, mean, proportion } from "./statistics.ts"
 
 /** Two sets that were to be compared are not of the same prompts, or hold a sample twice. */
-export class PairingError extends Schema.TaggedError<PairingError>()("PairingError", { message: Schema.String }) {
-  static of(doing: string, expected: string, found: string, hint: string): PairingError {
-    return new PairingError({ message: `${doing}: expected ${expected}, found ${found}. ${hint}` })
-  }
-}
+export class PairingError extends ExplainedError<PairingError>()("PairingError") {}
 
 /** Whether two dialogues say the same. */
 export const sameMessages = (a: ReadonlyArray<Message>, b: ReadonlyArray<Message>): boolean =>
@@ -45,12 +41,12 @@ export const checkPromptIds = Effect.fn("checkPromptIds")(function* (
     const before = known.get(prompt.id)
     if (before === undefined) known.set(prompt.id, prompt)
     else if (before.safety !== prompt.safety || !sameMessages(before.messages, prompt.messages))
-      return yield* PairingError.of(
+      return yield* PairingError.of({
         doing,
-        "an id to stand for one prompt",
-        `two different prompts with the id "${prompt.id}", ${quoted(before)} and ${quoted(prompt)}`,
-        "Give the rows of each file ids of their own, or none: prompts without one get an id that no other file's have."
-      )
+        expected: "an id to stand for one prompt",
+        found: `two different prompts with the id "${prompt.id}", ${quoted(before)} and ${quoted(prompt)}`,
+        hint: "Give the rows of each file ids of their own, or none: prompts without one get an id that no other file's have."
+      })
   }
 })
 
@@ -69,12 +65,12 @@ export const bySample = Effect.fn("bySample")(function* <Row extends Sample>(
   const found = new Map<string, Row>()
   for (const row of rows) {
     if (found.has(keyOf(row)))
-      return yield* PairingError.of(
+      return yield* PairingError.of({
         doing,
-        "one row for each sample of a prompt",
-        `two of sample ${row.sample} of prompt "${row.promptId}"`,
-        "Give each version's samples as a set of its own."
-      )
+        expected: "one row for each sample of a prompt",
+        found: `two of sample ${row.sample} of prompt "${row.promptId}"`,
+        hint: "Give each version's samples as a set of its own."
+      })
     found.set(keyOf(row), row)
   }
   return found
@@ -99,22 +95,22 @@ export const pairSamples = Effect.fn("pairSamples")(function* <A extends Sample,
     return other === undefined ? [] : [[row, other]]
   })
   if (pairs.length === 0)
-    return yield* PairingError.of(
+    return yield* PairingError.of({
       doing,
-      "samples of the same prompts on both sides",
-      `${ours.length} and ${theirs.length} samples with no prompt in common`,
-      "Sample both from one set of prompts."
-    )
+      expected: "samples of the same prompts on both sides",
+      found: `${ours.length} and ${theirs.length} samples with no prompt in common`,
+      hint: "Sample both from one set of prompts."
+    })
   const textOf = (row: object): string | undefined => ("prompt" in row ? JSON.stringify(row.prompt) : undefined)
   for (const [a, b] of pairs) {
     const [mine, other] = [textOf(a), textOf(b)]
     if (mine !== undefined && other !== undefined && mine !== other)
-      return yield* PairingError.of(
+      return yield* PairingError.of({
         doing,
-        "an id to stand for one prompt",
-        `two different prompts with the id "${a.promptId}"`,
-        "Sample both from one set of prompts."
-      )
+        expected: "an id to stand for one prompt",
+        found: `two different prompts with the id "${a.promptId}"`,
+        hint: "Sample both from one set of prompts."
+      })
   }
   return { pairs, unpaired: [ours.length - pairs.length, theirs.length - pairs.length] }
 })
@@ -125,13 +121,25 @@ export const meanByPrompt = <Row extends { readonly promptId: string }>(
   value: (row: Row) => number
 ): ReadonlyMap<string, number> => new Map([...Map.groupBy(rows, ({ promptId }) => promptId)].map(([id, own]) => [id, mean(own.map(value))]))
 
+/**
+ * The mean over prompts of the share of their rows that are so. The interval is Wilson's for as many trials as there are prompts: samples of one prompt are
+ * not independent, and at worst they all agree.
+ */
+export const shareByPrompt = <Row extends { readonly promptId: string }>(rows: ReadonlyArray<Row>, is: (row: Row) => boolean): Estimate => {
+  const shares = [...meanByPrompt(rows, (row) => (is(row) ? 1 : 0)).values()]
+  return proportion(
+    shares.reduce((sum, share) => sum + share, 0),
+    shares.length
+  )
+}
+
 /** One name a set, all different: what a stage that takes several versions needs. */
 export const checkNames = (names: ReadonlyArray<string>, sets: number, doing: string): Effect.Effect<void, PairingError> => {
   if (names.length === sets && new Set(names).size === sets && sets > 0) return Effect.void
-  return PairingError.of(
+  return PairingError.of({
     doing,
-    "a name of its own for each set, one at least",
-    `${sets} sets and the names ${JSON.stringify(names)}`,
-    "Name the sets in the order of the input."
-  )
+    expected: "a name of its own for each set, one at least",
+    found: `${sets} sets and the names ${JSON.stringify(names)}`,
+    hint: "Name the sets in the order of the input."
+  })
 }

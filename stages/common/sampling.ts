@@ -1,9 +1,9 @@
 /** Completions of prompts by one checkpoint: what rejection sampling, preference collection and Ghost Attention share. */
 import * as Effect from "effect/Effect"
-import * as Schema from "effect/Schema"
 import type { LoadedPolicy } from "../../models/checkpoint.ts"
 import { generate } from "../../models/sampler.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
+import { ExplainedError } from "../../schemas/explained-error.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import type { ArtifactError } from "../../schemas/artifact.ts"
 import type { Message } from "../../schemas/rows.ts"
@@ -51,21 +51,26 @@ export interface SamplingOptions {
 }
 
 /** None of the prompts leaves room for an answer: a stage that went on would give an empty dataset, and what comes after would train on something else. */
-export class NoRoomError extends Schema.TaggedError<NoRoomError>()("NoRoomError", { message: Schema.String }) {
-  static of(prompts: number, shortest: number | undefined, context: number, maxNewTokens: number): NoRoomError {
-    const doing = `Sampling answers to ${prompts} prompts`
-    const room = `${context} tokens of the model's context less ${maxNewTokens} of an answer (maxNewTokens)`
-    return new NoRoomError({
-      message:
-        shortest === undefined
-          ? `${doing}: expected dialogues that end with the user's message, found none that the chat format can hold. Look at the stage that made the prompts.`
-          : `${doing}: expected some that fit ${room}, found none: the shortest has ${shortest} tokens. ${
-              shortest < context
-                ? `Lower maxNewTokens to ${context - shortest} or less, or give shorter prompts.`
-                : "Give shorter prompts, or a model with a longer context."
-            }`
+export class NoRoomError extends ExplainedError<NoRoomError>()("NoRoomError") {}
+
+const noRoom = (prompts: number, shortest: number | undefined, context: number, maxNewTokens: number): NoRoomError => {
+  const doing = `Sampling answers to ${prompts} prompts`
+  if (shortest === undefined)
+    return NoRoomError.of({
+      doing,
+      expected: "dialogues that end with the user's message",
+      found: "none that the chat format can hold",
+      hint: "Look at the stage that made the prompts."
     })
-  }
+  return NoRoomError.of({
+    doing,
+    expected: `some that fit ${context} tokens of the model's context less ${maxNewTokens} of an answer (maxNewTokens)`,
+    found: `none: the shortest has ${shortest} tokens`,
+    hint:
+      shortest < context
+        ? `Lower maxNewTokens to ${context - shortest} or less, or give shorter prompts.`
+        : "Give shorter prompts, or a model with a longer context."
+  })
 }
 
 /**
@@ -91,7 +96,7 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
   if (draws.length > 0 && work.length === 0) {
     const lengths = [...encoded.keys()].flatMap((messages) => shortestForm(tokenizer, messages) ?? [])
     const shortest = lengths.length === 0 ? undefined : lengths.reduce((least, length) => Math.min(least, length))
-    return yield* NoRoomError.of(encoded.size, shortest, model.config.maxPositions, maxNewTokens)
+    return yield* noRoom(encoded.size, shortest, model.config.maxPositions, maxNewTokens)
   }
   work.sort((a, b) => a.draw.temperature - b.draw.temperature || a.tokens.length - b.tokens.length || a.index - b.index)
   const batches = [...Map.groupBy(work, ({ draw }) => draw.temperature).values()].flatMap((items) => chunks(items, options.batchSize))

@@ -1,11 +1,11 @@
 /** Scores by a reward model: of token sequences, and of whole sets of completions. */
 import * as Effect from "effect/Effect"
-import * as Schema from "effect/Schema"
 import { arange, type Device, type DType, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import { type LoadedReward, loadReward } from "../../models/checkpoint.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { ArtifactError, ArtifactRef, Checkpoint } from "../../schemas/artifact.ts"
+import { ExplainedError } from "../../schemas/explained-error.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import type { Message } from "../../schemas/rows.ts"
 import { type BatchLog, withoutLog } from "./batch-log.ts"
@@ -51,19 +51,7 @@ export interface Scorable {
 }
 
 /** A reward model gave no number: everything that is chosen by it would be wrong. */
-export class NotFiniteScoreError extends Schema.TaggedError<NotFiniteScoreError>()("NotFiniteScoreError", {
-  score: Schema.Number,
-  index: Schema.Number,
-  message: Schema.String
-}) {
-  static of(score: number, index: number): NotFiniteScoreError {
-    return new NotFiniteScoreError({
-      score,
-      index,
-      message: `Scoring response ${index + 1}: expected a finite score, found ${score}. The reward model's weights are damaged or diverged: train it again with a lower learning rate, or score in float32.`
-    })
-  }
-}
+export class NotFiniteScoreError extends ExplainedError<NotFiniteScoreError>()("NotFiniteScoreError") {}
 
 export interface ScoringOptions {
   readonly batchSize: number
@@ -104,7 +92,14 @@ export const scoreAll = Effect.fn("scoreAll")(function* (
           noGrad(() => scoreSequences(model, part, { padId: tokenizer.padId, device: options.device }).toNumbers())
         )
         const wrong = values.findIndex((value) => !Number.isFinite(value))
-        return wrong === -1 ? Effect.succeed(values) : NotFiniteScoreError.of(values[wrong]!, batch[wrong]!)
+        return wrong === -1
+          ? Effect.succeed(values)
+          : NotFiniteScoreError.of({
+              doing: `Scoring response ${batch[wrong]! + 1}`,
+              expected: "a finite score",
+              found: `${values[wrong]!}`,
+              hint: "The reward model's weights are damaged or diverged: train it again with a lower learning rate, or score in float32."
+            })
       }),
       tell: () => ({ step: done, total: sequences.length, tokens: part.reduce((sum, tokens) => sum + tokens.length, 0) })
     })

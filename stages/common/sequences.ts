@@ -71,7 +71,7 @@ export const lossTokens = (rows: ReadonlyArray<PackedRow>): number =>
   rows.reduce((sum, row) => sum + row.lossMask.reduce((a, b) => a + b, 0), 0)
 
 /** Rows as one array of B x T. */
-export const concatenate = (rows: ReadonlyArray<ArrayLike<number>>, length: number): Int32Array => {
+const concatenate = (rows: ReadonlyArray<ArrayLike<number>>, length: number): Int32Array => {
   const out = new Int32Array(rows.length * length)
   rows.forEach((row, i) => out.set(row, i * length))
   return out

@@ -44,8 +44,8 @@ const unitOf = (path: string): Effect.Effect<"line" | "row"> =>
     return "line"
   })
 
-/** The error of a file of which some pairs are judged and those of these lines are not: they were forgotten, or their judgement was lost. */
-const halfJudged = Effect.fnUntraced(function* (
+/** The error of a file of which some pairs are labelled and those of these lines are not: they were forgotten, or their label was lost. */
+const halfLabelled = Effect.fnUntraced(function* (
   path: string,
   lines: ReadonlyArray<number>,
   { pairs, what, lacking, hint }: { readonly pairs: number; readonly what: string; readonly lacking: string; readonly hint: string }
@@ -120,14 +120,14 @@ export const importPreferences = Stage.make("import-preferences", {
     const withoutRating = unrated.length < pairs ? unrated.length : 0
     const withoutLabels = labels > 0 ? unlabelled.length : 0
     if (withoutRating > 0 && config.unrated === "fail")
-      return yield* halfJudged(path, unrated, {
+      return yield* halfLabelled(path, unrated, {
         pairs,
         what: "a rating",
         lacking: "one",
         hint: 'Rate them, or take them out. To learn from them with margin 0, set unrated to "keep".'
       })
     if (withoutLabels > 0 && config.unlabelled === "fail")
-      return yield* halfJudged(path, unlabelled, {
+      return yield* halfLabelled(path, unlabelled, {
         pairs,
         what: "chosenSafe and rejectedSafe",
         lacking: "one or both",
@@ -202,7 +202,7 @@ export const importSafetyReward = Stage.make("import-safety-reward", {
 })
 
 export const importGeneralReward = Stage.make("import-general-reward", {
-  description: "a reward model of anything, in the Hugging Face layout: a judge that takes no part in tuning",
+  description: "a reward model of anything, in the Hugging Face layout: an evaluator that takes no part in tuning",
   config: Schema.Struct({}),
   inputs: { folder: External },
   output: GeneralReward,

@@ -13,7 +13,7 @@ import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { checkPromptIds, PairingError, sameMessages } from "../common/pairing.ts"
 
 /** A batch that is not among the batches. */
-export class BatchError extends Schema.TaggedError<BatchError>()("BatchError", { message: Schema.String }) {}
+class BatchError extends Schema.TaggedError<BatchError>()("BatchError", { message: Schema.String }) {}
 
 /** Batch `batch` (from 0) of `batches` equal parts of a seeded order; the first ones are larger by one where it does not come out even. */
 export const batchOf = <Row>(rows: ReadonlyArray<Row>, batch: number, batches: number, seed: number): Array<Row> =>
@@ -59,12 +59,12 @@ export const continueDialogues = Stage.make("continue-dialogues", {
     for (const { id, prompt, chosen: answer } of yield* readRows(inputs.preferences, Preferences)) {
       const asked = byId.get(id)
       if (asked !== undefined && !sameMessages(asked.messages, prompt))
-        return yield* PairingError.of(
-          "Growing dialogues",
-          "the preferences to be of these prompts",
-          `another prompt with the id "${id}" among them`,
-          "Give the preferences that were collected with these prompts."
-        )
+        return yield* PairingError.of({
+          doing: "Growing dialogues",
+          expected: "the preferences to be of these prompts",
+          found: `another prompt with the id "${id}" among them`,
+          hint: "Give the preferences that were collected with these prompts."
+        })
       chosen.set(id, answer)
     }
     const grown = prompts.flatMap((prompt) => {

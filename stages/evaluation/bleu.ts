@@ -14,7 +14,7 @@ import { mean } from "../common/statistics.ts"
 
 type Tokens = ReadonlyArray<string>
 
-export const maxOrder = 4
+const maxOrder = 4
 /** Matches that an order without any counts as. */
 export const missing = 0.1
 

@@ -64,35 +64,35 @@ export const evaluatePolicy = Stage.make("evaluate-policy", {
 
 export const BestOfN = Schema.Struct({
   prompts: Schema.Number,
-  /** Judge's reward of the completion that the selector likes best among the first n, over prompts. */
+  /** The evaluator's reward of the completion that the selector likes best among the first n, over prompts. */
   byN: Schema.Array(Schema.Struct({ n: Schema.Number, reward: EstimateSchema })),
-  /** Judge's mean reward over all completions. */
+  /** The evaluator's mean reward over all completions. */
   mean: EstimateSchema,
   /** Best of all K above the mean, paired by prompt. */
   gain: EstimateSchema
 })
 export const BestOfNReport = report(BestOfN, "best-of-n/1")
 
-/** The same completions as scored by a selector and by a judge. Prompts that only one of them scored are left out. */
+/** The same completions as scored by a selector and by an evaluator. Prompts that only one of them scored are left out. */
 export const bestOfN = (
   selected: ReadonlyArray<ScoredCompletion>,
-  judged: ReadonlyArray<ScoredCompletion>,
+  evaluated: ReadonlyArray<ScoredCompletion>,
   seed: number
 ): typeof BestOfN.Type => {
-  const judge = new Map(judged.map((completion) => [`${completion.promptId}\u0000${completion.sample}`, completion.reward]))
+  const rewardOf = new Map(evaluated.map((completion) => [`${completion.promptId}\u0000${completion.sample}`, completion.reward]))
   const prompts = byPrompt(selected)
     .map((samples) =>
       samples.flatMap((completion) => {
-        const reward = judge.get(`${completion.promptId}\u0000${completion.sample}`)
-        return reward === undefined ? [] : [{ selector: completion.reward, judge: reward }]
+        const reward = rewardOf.get(`${completion.promptId}\u0000${completion.sample}`)
+        return reward === undefined ? [] : [{ selector: completion.reward, evaluator: reward }]
       })
     )
     .filter((samples) => samples.length > 0)
-  const best = (samples: ReadonlyArray<{ selector: number; judge: number }>, n: number) =>
-    samples.slice(0, n).reduce((a, b) => (b.selector > a.selector ? b : a)).judge
+  const best = (samples: ReadonlyArray<{ selector: number; evaluator: number }>, n: number) =>
+    samples.slice(0, n).reduce((a, b) => (b.selector > a.selector ? b : a)).evaluator
   const k = Math.max(0, ...prompts.map((samples) => samples.length))
   const sizes = Array.from({ length: Math.ceil(Math.log2(Math.max(1, k))) }, (_, i) => 2 ** i).concat(k > 0 ? [k] : [])
-  const means = prompts.map((samples) => mean(samples.map((sample) => sample.judge)))
+  const means = prompts.map((samples) => mean(samples.map((sample) => sample.evaluator)))
   return {
     prompts: prompts.length,
     byN: sizes.map((n) => ({
@@ -113,16 +113,16 @@ export const bestOfN = (
 export const evaluateBestOfN = Stage.make("evaluate-best-of-n", {
   description: "§3.2.3, figure 7: what choosing the best of N is worth by another reward model",
   config: Schema.Struct({}),
-  inputs: { selector: ScoredCompletions, judge: ScoredCompletions },
+  inputs: { selector: ScoredCompletions, evaluator: ScoredCompletions },
   output: BestOfNReport,
   run: Effect.fn("evaluate-best-of-n")(function* ({ inputs, output, seed }) {
     const selected = yield* readRows(inputs.selector, ScoredCompletions)
-    const judged = yield* readRows(inputs.judge, ScoredCompletions)
-    const result = bestOfN(selected, judged, seed)
+    const evaluated = yield* readRows(inputs.evaluator, ScoredCompletions)
+    const result = bestOfN(selected, evaluated, seed)
     if (result.prompts === 0)
       return yield* EmptyDatasetError.of(
         "choose the best of",
-        `${selected.length} completions of the selector and ${judged.length} of the judge, with none in common`
+        `${selected.length} completions of the selector and ${evaluated.length} of the evaluator, with none in common`
       )
     return yield* writeReport(output, result)
   })

@@ -66,14 +66,14 @@ export const JudgedWins = Schema.Struct({
 })
 export type JudgedWins = typeof JudgedWins.Type
 
-export const JudgedWinRate = Schema.Struct({
+const JudgedWinRate = Schema.Struct({
   /** Over prompts that draw out nothing unsafe, and over those that do; null where there are none. */
   helpfulness: Schema.NullOr(JudgedWins),
   safety: Schema.NullOr(JudgedWins),
   /** Answers that the other side has no counterpart of. */
   unpaired: Schema.Struct({ ours: Schema.Number, opponent: Schema.Number })
 })
-export type JudgedWinRate = typeof JudgedWinRate.Type
+type JudgedWinRate = typeof JudgedWinRate.Type
 export const JudgedWinRateReport = report(JudgedWinRate, "judged-win-rate/1")
 
 type Pair = readonly [ours: Completion, opponent: Completion]
@@ -97,12 +97,12 @@ const verdictsOf = Effect.fn("verdictsOf")(function* (pairs: ReadonlyArray<Pair>
     const texts = textsOf.get(verdict.id)
     const fits = texts !== undefined && texts.includes(verdict.chosen) && texts.includes(verdict.rejected)
     if (!fits || found.has(verdict.id))
-      return yield* PairingError.of(
-        "Counting the wins that were judged",
-        "one verdict at most on each pair of these answers",
-        `${fits ? "two" : texts === undefined ? "one on another pair" : "one on other answers"}: "${verdict.id}"`,
-        "Annotate what pairCompletions makes of the same two sets, once for each kind of prompts."
-      )
+      return yield* PairingError.of({
+        doing: "Counting the wins that were judged",
+        expected: "one verdict at most on each pair of these answers",
+        found: `${fits ? "two" : texts === undefined ? "one on another pair" : "one on other answers"}: "${verdict.id}"`,
+        hint: "Annotate what pairCompletions makes of the same two sets, once for each kind of prompts."
+      })
     found.set(verdict.id, verdict)
   }
   return found

@@ -13,21 +13,21 @@ import { type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { mean, median, unitHistogram } from "../common/statistics.ts"
 
-export const Distribution = Schema.Struct({
+const Distribution = Schema.Struct({
   completions: Schema.Number,
   mean: Schema.Number,
   median: Schema.Number,
   /** Bin i holds the scores from i / bins up to (i + 1) / bins, the last one 1 too. */
   counts: Schema.Array(Schema.Number)
 })
-export const RewardDistribution = Schema.Struct({
+const RewardDistribution = Schema.Struct({
   /** R_h and R_s; null where no completion has the score. */
   helpfulness: Schema.NullOr(Distribution),
   safety: Schema.NullOr(Distribution)
 })
 export const RewardDistributionReport = report(RewardDistribution, "reward-distribution/1")
 
-export const distributionOf = (scores: ReadonlyArray<number>, bins: number): typeof Distribution.Type | null =>
+const distributionOf = (scores: ReadonlyArray<number>, bins: number): typeof Distribution.Type | null =>
   scores.length === 0
     ? null
     : { completions: scores.length, mean: mean(scores), median: median(scores), counts: unitHistogram(scores, bins) }

@@ -41,7 +41,7 @@ export type RewardHacking = typeof RewardHacking.Type
 export const RewardHackingReport = report(RewardHacking, "reward-hacking/1")
 
 /** A completion with both rewards. */
-export interface Twice {
+interface Twice {
   readonly promptId: string
   readonly reward: number
   readonly general: number
@@ -106,19 +106,24 @@ export const rewardHacking = Stage.make("reward-hacking", {
         of
       )
       if (pairs.some(([a, b]) => a.policy !== b.policy || a.text !== b.text))
-        return yield* PairingError.of(of, "both scores of the same completions", "other texts", "Score one set of completions twice.")
+        return yield* PairingError.of({
+          doing: of,
+          expected: "both scores of the same completions",
+          found: "other texts",
+          hint: "Score one set of completions twice."
+        })
       versions.push({ name, completions: pairs.map(([a, b]) => ({ promptId: a.promptId, reward: a.reward, general: b.reward })) })
     }
     for (const [i, { name, completions }] of versions.entries()) {
       const before = versions[i - 1]
       const ids = new Set(before?.completions.map(({ promptId }) => promptId))
       if (before !== undefined && !completions.some(({ promptId }) => ids.has(promptId)))
-        return yield* PairingError.of(
+        return yield* PairingError.of({
           doing,
-          "versions that answered the same prompts",
-          `none that both "${before.name}" and "${name}" answered`,
-          "Sample every version from one set of prompts."
-        )
+          expected: "versions that answered the same prompts",
+          found: `none that both "${before.name}" and "${name}" answered`,
+          hint: "Sample every version from one set of prompts."
+        })
     }
     return yield* writeReport(output, rewardTrend(versions, seed))
   })

@@ -11,17 +11,17 @@ import { RewardAccuracy, RewardAccuracyReport } from "../reward/evaluate-reward.
 import { textFile } from "../common/report-files.ts"
 import { columns, within } from "../common/text-table.ts"
 
-export const RunSummary = Schema.Struct({
+const RunSummary = Schema.Struct({
   /** On pairs that the model did not see. */
   rewardModel: RewardAccuracy,
-  /** Chosen by one reward model, judged by one trained on other pairs. */
+  /** Chosen by one reward model, evaluated by one trained on other pairs. */
   bestOfK: BestOfN,
-  /** Rewards by the judge, of the chat model and of the one tuned on the best samples. */
+  /** Rewards by the evaluator, of the chat model and of the one tuned on the best samples. */
   before: RewardSummary,
   after: RewardSummary
 })
-export type RunSummary = typeof RunSummary.Type
-export const RunSummaryReport = report(RunSummary, "run-summary/2")
+type RunSummary = typeof RunSummary.Type
+const RunSummaryReport = report(RunSummary, "run-summary/2")
 
 /** The reward model, what choosing the best is worth, and rewards before and after tuning on the best. */
 const runSummaryText = ({ rewardModel, bestOfK, before, after }: RunSummary): string => {

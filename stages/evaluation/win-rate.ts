@@ -1,10 +1,10 @@
 /**
- * Win rate of one model over another by reward models (Llama 2 §3.4, figure 11; pairwise judging as in figure 2): both answered the same prompts,
+ * Win rate of one model over another by reward models (Llama 2 §3.4, figure 11; pairs as in figure 2): both answered the same prompts,
  * and an answer wins where its reward is higher.
  *
  *     win rate = wins / (wins + losses);   ties are counted apart
  *
- * Helpfulness is judged by R_h on the prompts that draw out nothing unsafe, safety by R_s on those that do, and both together by the reward that the
+ * Helpfulness is told by R_h on the prompts that draw out nothing unsafe, safety by R_s on those that do, and both together by the reward that the
  * models were tuned for. Scores are comparable only where one reward model gave them: both sets must come from the same one. The opponent is
  * any checkpoint: `importPolicy`, then `sample` and `score` with the same prompts and reward models; its tokenizer need not be ours.
  *

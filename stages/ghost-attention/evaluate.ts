@@ -18,7 +18,7 @@ import { conversing } from "./cost.ts"
 import { type GhostDialogue, GhostDialogues } from "./instructions.ts"
 import { converse, dialogueSamplingFields, endingsOf, noAnswers } from "./sample.ts"
 
-export const GhostAttention = Schema.Struct({
+const GhostAttention = Schema.Struct({
   dialogues: Schema.Number,
   /** Dialogues left out, because their instruction has no text that an answer must contain. */
   unchecked: Schema.Number,

@@ -10,6 +10,7 @@ import { Random } from "../../engine/random.ts"
 import { fitsChatFormat } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { dataset } from "../../schemas/dataset.ts"
+import { ExplainedError } from "../../schemas/explained-error.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { type Message, Prompts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
@@ -43,9 +44,9 @@ const paperConstraints: ReadonlyArray<ReadonlyArray<Constraint>> = [
 ]
 
 /** No prompt has a second turn. */
-export class NoFollowUpsError extends Schema.TaggedError<NoFollowUpsError>()("NoFollowUpsError", { message: Schema.String }) {}
+class NoFollowUpsError extends ExplainedError<NoFollowUpsError>()("NoFollowUpsError") {}
 
-export const GhostInstructionsConfig = Schema.Struct({
+const GhostInstructionsConfig = Schema.Struct({
   constraints: Schema.Array(Schema.Array(Constraint))
     .pipe(Schema.withDecodingDefaultKey(Effect.succeed(paperConstraints)))
     .annotate({ description: "§3.3: kinds of constraints (hobbies, language, public figure), each with what may be drawn" }),
@@ -89,8 +90,11 @@ export const ghostInstructions = Stage.make("ghost-instructions", {
       }
     })
     if (config.turns > 1 && rows.every(({ questions }) => questions.length === 1))
-      return yield* new NoFollowUpsError({
-        message: `Making dialogues of up to ${config.turns} turns: expected prompts with followUps, the user's next messages, found none among ${rows.length}. An instruction that is kept in its own turn alone teaches nothing (§3.3): give prompts with followUps.`
+      return yield* NoFollowUpsError.of({
+        doing: `Making dialogues of up to ${config.turns} turns`,
+        expected: "prompts with followUps, the user's next messages",
+        found: `none among ${rows.length}`,
+        hint: "An instruction that is kept in its own turn alone teaches nothing (§3.3): give prompts with followUps."
       })
     return yield* writeDataset(output, rows, { metrics: { dialogues: rows.length, leftOut: prompts.length - single.length } })
   })

@@ -71,7 +71,7 @@ const some = (ids: ReadonlyArray<string>): string => `${ids.slice(0, 5).join(", 
  * The labels of a file by `labelId`. Throws an AnnotationError for a line that does not fit, an id that is no pair's or was of other responses, or one that is
  * there twice.
  */
-export const parseLabels = (text: string, file: string, pairs: ReadonlyArray<ResponsePair>, kind: Kind): ReadonlyMap<string, Verdict> => {
+const parseLabels = (text: string, file: string, pairs: ReadonlyArray<ResponsePair>, kind: Kind): ReadonlyMap<string, Verdict> => {
   const labels = new Map<string, Verdict>()
   const ids = new Set(pairs.map(labelId))
   const prompts = new Set(pairs.map(({ id }) => id))

@@ -19,7 +19,7 @@ import { sampling, together } from "../common/cost/work.ts"
 import { checkPromptIds } from "../common/pairing.ts"
 import { sampleAll, samplingFields, samplingPrecision, type Sampled } from "../common/sampling.ts"
 
-export const CollectConfig = Schema.Struct({
+const CollectConfig = Schema.Struct({
   temperatureFirst: hyper(1, "of the first checkpoint; §3.2.1 varies it and names no values", { min: 0 }),
   temperatureSecond: hyper(1.2, "of the second", { min: 0 }),
   redraws: hyperInt(3, "times that a pair of equal or empty responses is drawn anew before it is left out", { min: 0 }),

@@ -149,24 +149,24 @@ export const statisticsStage = (hasChoice?: HasChoice) => ({
       fitsChatFormat(messages) ? encodeDialogue(tokenizer, messages).tokens.length : undefined
     const of = Effect.fnUntraced(function* (kind: Kind, sets: Sets<Preference>, pairs: Sets<ResponsePair>) {
       if (pairs.length !== 0 && pairs.length !== sets.length)
-        return yield* PairingError.of(
-          `Counting ${kind} preferences`,
-          "the collected pairs of each batch, or of none",
-          `${pairs.length} sets of pairs for ${sets.length} batches`,
-          "Give one set for each batch, in the same order."
-        )
+        return yield* PairingError.of({
+          doing: `Counting ${kind} preferences`,
+          expected: "the collected pairs of each batch, or of none",
+          found: `${pairs.length} sets of pairs for ${sets.length} batches`,
+          hint: "Give one set for each batch, in the same order."
+        })
       const batches = yield* Effect.forEach(sets, (set) => readRows(set, Preferences))
       const collected = pairs.length === 0 ? undefined : yield* Effect.forEach(pairs, (set) => readRows(set, ResponsePairs))
       for (const [i, rows] of batches.entries()) {
         const ids = new Set(collected?.[i]!.map(({ id }) => id))
         const stray = collected === undefined ? undefined : rows.find(({ id }) => !ids.has(id))
         if (stray !== undefined)
-          return yield* PairingError.of(
-            `Counting ${kind} preferences`,
-            `every comparison of batch ${i + 1} to be among its collected pairs`,
-            `"${stray.id}", which is not`,
-            "Give the pairs in the order of the batches."
-          )
+          return yield* PairingError.of({
+            doing: `Counting ${kind} preferences`,
+            expected: `every comparison of batch ${i + 1} to be among its collected pairs`,
+            found: `"${stray.id}", which is not`,
+            hint: "Give the pairs in the order of the batches."
+          })
       }
       const hadChoice = hasChoice === undefined ? undefined : (pair: ResponsePair) => hasChoice(pair, kind)
       const counted = batches.map((rows, i) => statisticsOf(rows, tokenizer, example, collected?.[i], hadChoice))

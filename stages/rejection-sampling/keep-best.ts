@@ -13,7 +13,7 @@ import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
 import { checkPromptIds, promptOf } from "../common/pairing.ts"
 
-export const KeepBestConfig = Schema.Struct({
+const KeepBestConfig = Schema.Struct({
   count: hyperInt(1, "completions kept of each prompt; §3.2.3: the top one", { min: 1 }),
   unfinished: hyper("drop", "completions cut off before their end-of-sequence token: left out, or kept", ["drop", "keep"])
 })

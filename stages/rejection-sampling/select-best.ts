@@ -65,12 +65,12 @@ const scoredBy = ({ helpfulnessScore, safetyScore }: ScoredCompletion): string =
 const checkScales = Effect.fnUntraced(function* (sets: ReadonlyArray<ReadonlyArray<ScoredCompletion>>, doing: string) {
   const kinds = new Map(sets.flatMap((set, i) => set.map((completion) => [scoredBy(completion), i + 1] as const)))
   if (kinds.size > 1)
-    return yield* PairingError.of(
+    return yield* PairingError.of({
       doing,
-      "rewards by the same reward models",
-      [...kinds].map(([kind, i]) => `set ${i} scored by ${kind}`).join(", "),
-      "Score every set's completions with the reward models of this round."
-    )
+      expected: "rewards by the same reward models",
+      found: [...kinds].map(([kind, i]) => `set ${i} scored by ${kind}`).join(", "),
+      hint: "Score every set's completions with the reward models of this round."
+    })
 })
 
 export const selectBest = Stage.make("select-best", {

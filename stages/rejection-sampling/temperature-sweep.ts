@@ -16,6 +16,7 @@ import { readReport, readRows, writeDataset, writeReport } from "../../data/data
 import { loadPolicy } from "../../models/checkpoint.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { report } from "../../schemas/report.ts"
+import { ExplainedError } from "../../schemas/explained-error.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
@@ -52,11 +53,8 @@ export type TemperatureSweep = typeof TemperatureSweep.Type
 export const TemperatureSweepReport = report(TemperatureSweep, "temperature-sweep/1")
 
 /** Samples that can't be compared by temperature. */
-export class SweepError extends Schema.TaggedError<SweepError>()("SweepError", { message: Schema.String }) {
-  static of(expected: string, found: string, hint: string): SweepError {
-    return new SweepError({ message: `Comparing temperatures: expected ${expected}, found ${found}. ${hint}` })
-  }
-}
+class SweepError extends ExplainedError<SweepError>()("SweepError") {}
+const doing = "Comparing temperatures"
 
 type Scored = Pick<ScoredCompletion, "promptId" | "sample" | "reward" | "finished" | "temperature">
 
@@ -106,25 +104,32 @@ const checkSweep = Effect.fnUntraced(function* (scored: ReadonlyArray<ScoredComp
   const temperatures = [...Map.groupBy(scored, ({ temperature }) => temperature)]
   const policies = new Set(scored.map(({ policy }) => policy)).size
   if (policies > 1)
-    return yield* SweepError.of("samples of one checkpoint", `samples of ${policies}`, "Sweep each version's temperatures by themselves.")
+    return yield* SweepError.of({
+      doing,
+      expected: "samples of one checkpoint",
+      found: `samples of ${policies}`,
+      hint: "Sweep each version's temperatures by themselves."
+    })
   for (const [temperature, rows] of temperatures) yield* bySample(rows, `Comparing temperatures: samples at ${temperature}`)
   for (const [id, rows] of Map.groupBy(scored, ({ promptId }) => promptId))
     if (new Set(rows.map(({ prompt }) => JSON.stringify(prompt))).size > 1)
-      return yield* SweepError.of(
-        "an id to stand for one prompt",
-        `two different prompts with the id "${id}"`,
-        "Sample every temperature from one set of prompts."
-      )
+      return yield* SweepError.of({
+        doing,
+        expected: "an id to stand for one prompt",
+        found: `two different prompts with the id "${id}"`,
+        hint: "Sample every temperature from one set of prompts."
+      })
   const counts = temperatures.map(([temperature, rows]) => ({
     temperature,
     k: rows.reduce((most, { sample }) => Math.max(most, sample + 1), 0)
   }))
   if (new Set(counts.map(({ k }) => k)).size > 1)
-    return yield* SweepError.of(
-      "as many samples a prompt at each temperature",
-      counts.map(({ temperature, k }) => `${k} at ${temperature}`).join(", "),
-      "Sample with the same k at each: more samples have a greater best."
-    )
+    return yield* SweepError.of({
+      doing,
+      expected: "as many samples a prompt at each temperature",
+      found: counts.map(({ temperature, k }) => `${k} at ${temperature}`).join(", "),
+      hint: "Sample with the same k at each: more samples have a greater best."
+    })
   return counts[0]!.k
 })
 
@@ -142,7 +147,12 @@ export const temperatureSweep = Stage.make("temperature-sweep", {
       return yield* EmptyDatasetError.of("compare temperatures by", `${inputs.scored.length} sets of scored samples, all empty`)
     const k = yield* checkSweep(scored)
     if (config.n > k)
-      return yield* SweepError.of(`n of ${k} at most`, `${config.n}`, "Draw more samples for the sweep, or choose among fewer of them.")
+      return yield* SweepError.of({
+        doing,
+        expected: `n of ${k} at most`,
+        found: `${config.n}`,
+        hint: "Draw more samples for the sweep, or choose among fewer of them."
+      })
     const { n, unfinished } = config
     const sweep = sweepOf(scored, { k, n: n === 0 ? k : n, unfinished, seed })
     if (sweep.prompts === 0)

@@ -1,9 +1,11 @@
 /** The report's figures as Vega-Lite specifications: each a statement, data and an encoding. Colours are Okabe and Ito's, told apart by most eyes. */
-import type { DistillationGain as DistillationGainSchema } from "../safety/context-distillation.ts"
+import { unitHistogram } from "../common/statistics.ts"
+import type { DistillationGain as DistillationGainSchema } from "../safety/distillation-gain.ts"
 import type { PpoDiagnostics } from "../ppo/diagnostics.ts"
 import type { TemperatureSweep } from "../rejection-sampling/temperature-sweep.ts"
 import type { WorldSummary } from "../world/summary-report.ts"
 import type { ScoredCompletion } from "../../schemas/rows.ts"
+import { placeLabels } from "./label-places.ts"
 
 /** A figure: what it shows, in words, and its Vega-Lite specification without the page's theme. */
 export interface Figure {
@@ -24,55 +26,6 @@ const colour = (field: string, title: string | null, order?: ReadonlyArray<strin
   title,
   scale: { range: palette, ...(order === undefined ? {} : { domain: order }) }
 })
-
-interface Labelled {
-  readonly name: string
-  readonly helpfulness: number
-  readonly safety: number
-  readonly helpfulnessLow: number
-  readonly helpfulnessHigh: number
-  readonly safetyLow: number
-  readonly safetyHigh: number
-}
-/** Where each name goes beside its point, in a figure of so many pixels: the nearest place that is on no point and no name before it. */
-export const placeLabels = (rows: ReadonlyArray<Labelled>, [width, height]: readonly [number, number]) => {
-  const scale = (lows: ReadonlyArray<number>, highs: ReadonlyArray<number>, pixels: number) => {
-    const [low, high] = [Math.min(...lows), Math.max(...highs)]
-    return (value: number) => (high > low ? ((value - low) / (high - low)) * pixels : pixels / 2)
-  }
-  const across = scale(
-    rows.map((row) => row.helpfulnessLow),
-    rows.map((row) => row.helpfulnessHigh),
-    width
-  )
-  const up = scale(
-    rows.map((row) => row.safetyLow),
-    rows.map((row) => row.safetyHigh),
-    height
-  )
-  const points = rows.map((row) => ({ x: across(row.helpfulness), y: height - up(row.safety) }))
-  const overlaps = (a: Box, b: Box) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom
-  const taken: Array<Box> = points.map(({ x, y }) => ({ left: x - 5, right: x + 5, top: y - 5, bottom: y + 5 }))
-  const places = [9, 18, 27, 36, 45].flatMap((dy) => [-dy, dy].flatMap((dy) => [7, -7].map((dx) => ({ dx, dy }))))
-  return rows.map(({ name, helpfulness, safety }, i) => {
-    const { x, y } = points[i]!
-    const boxes = places.map(({ dx, dy }): Box => {
-      // Letters of a size-11 sans serif are about 6 pixels wide.
-      const [near, far] = [x + dx, x + dx + Math.sign(dx) * 6 * name.length]
-      return { left: Math.min(near, far), right: Math.max(near, far), top: y + dy - 6, bottom: y + dy + 6 }
-    })
-    const free = boxes.findIndex((box) => box.left >= -20 && box.right <= width + 20 && !taken.some((other) => overlaps(box, other)))
-    const chosen = Math.max(0, free)
-    taken.push(boxes[chosen]!)
-    return { name, helpfulness, safety, ...places[chosen]!, align: places[chosen]!.dx > 0 ? "left" : "right" }
-  })
-}
-interface Box {
-  readonly left: number
-  readonly right: number
-  readonly top: number
-  readonly bottom: number
-}
 
 /** Figure 11's way: each version by helpfulness and safety, with standard errors. */
 export const versionsFigure = ({ versions, controls }: WorldSummary): Figure => {
@@ -138,11 +91,14 @@ export const distributionsFigure = (
       const scores = scored
         .filter(({ safety }) => safety === (kind === "safety"))
         .flatMap((one) => (kind === "safety" ? one.safetyScore : one.helpfulnessScore) ?? [])
-      const counts = new Array<number>(bins).fill(0)
-      for (const score of scores) counts[Math.min(bins - 1, Math.floor(score * bins))]!++
       return scores.length === 0
         ? []
-        : counts.map((count, i) => ({ version: name, model: kind, score: (i + 0.5) / bins, share: count / scores.length }))
+        : unitHistogram(scores, bins).map((count, i) => ({
+            version: name,
+            model: kind,
+            score: (i + 0.5) / bins,
+            share: count / scores.length
+          }))
     })
   )
   return {

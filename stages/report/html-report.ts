@@ -11,7 +11,7 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { report } from "../../schemas/report.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { ScoredCompletions } from "../../schemas/rows.ts"
-import { DistillationGainReport } from "../safety/context-distillation.ts"
+import { DistillationGainReport } from "../safety/distillation-gain.ts"
 import { PpoDiagnosticsReport } from "../ppo/diagnostics.ts"
 import { PreferenceStatisticsReport } from "../preferences/preference-statistics.ts"
 import { RewardHackingReport } from "../evaluation/reward-hacking.ts"
@@ -34,7 +34,7 @@ import { TemperatureSweepReport } from "../rejection-sampling/temperature-sweep.
 import { WorldSummaryReport } from "../world/summary-report.ts"
 
 /** What is in the page `report.html` beside it. */
-export const HtmlReportContent = Schema.Struct({ title: Schema.String, page: Schema.String, figures: Schema.Array(Schema.String) })
+const HtmlReportContent = Schema.Struct({ title: Schema.String, page: Schema.String, figures: Schema.Array(Schema.String) })
 export const HtmlReport = report(HtmlReportContent, "html-report/1")
 
 /** A figure as SVG. The libraries are loaded when a figure is drawn, not when a pipeline is defined. */

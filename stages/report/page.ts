@@ -13,7 +13,7 @@ const show = (value: string | number | boolean | null): string =>
   typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3) : escapeHtml(String(value ?? "–"))
 
 /** Rows of one shape as a table. */
-export const tableOf = (rows: ReadonlyArray<Readonly<Record<string, string | number | boolean | null>>>): string => {
+const tableOf = (rows: ReadonlyArray<Readonly<Record<string, string | number | boolean | null>>>): string => {
   const columns = Object.keys(rows[0] ?? {})
   const line = (cells: ReadonlyArray<string>, tag: string) => `<tr>${cells.map((cell) => `<${tag}>${cell}</${tag}>`).join("")}</tr>`
   return `<table><thead>${line(columns.map(escapeHtml), "th")}</thead><tbody>${rows
@@ -26,7 +26,7 @@ export const tableOf = (rows: ReadonlyArray<Readonly<Record<string, string | num
     .join("\n")}</tbody></table>`
 }
 
-export const versionTable = ({ versions, controls }: WorldSummary): string =>
+const versionTable = ({ versions, controls }: WorldSummary): string =>
   tableOf(
     [...versions, ...controls.map((control) => ({ ...control, name: `control: ${control.name}` }))].map((one) => ({
       version: one.name,

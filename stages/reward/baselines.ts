@@ -10,19 +10,21 @@ export interface ResponsesOfPair {
 }
 
 /** Whether the pair is put the right way round: 1 yes, 0 no, 1/2 for a tie. */
-export type Judgement = (pair: ResponsesOfPair) => number
+export type PairScorer = (pair: ResponsesOfPair) => number
 
-const judgement = (margin: number): number => (margin > 0 ? 1 : margin < 0 ? 0 : 0.5)
+const scoreOfMargin = (margin: number): number => (margin > 0 ? 1 : margin < 0 ? 0 : 0.5)
 
-export const total = (judge: Judgement, pairs: ReadonlyArray<ResponsesOfPair>): number => pairs.reduce((sum, pair) => sum + judge(pair), 0)
+export const total = (score: PairScorer, pairs: ReadonlyArray<ResponsesOfPair>): number => pairs.reduce((sum, pair) => sum + score(pair), 0)
 
 // ---- length
 
 /** Prefers the longer or the shorter response, in characters: whichever is right more often on the training pairs (longer when both are). */
-export const fitLength = (train: ReadonlyArray<ResponsesOfPair>): { readonly prefers: "longer" | "shorter"; readonly judge: Judgement } => {
-  const longer: Judgement = ({ chosen, rejected }) => judgement(chosen.length - rejected.length)
-  const shorter: Judgement = (pair) => 1 - longer(pair)
-  return total(longer, train) >= train.length / 2 ? { prefers: "longer", judge: longer } : { prefers: "shorter", judge: shorter }
+export const fitLength = (
+  train: ReadonlyArray<ResponsesOfPair>
+): { readonly prefers: "longer" | "shorter"; readonly score: PairScorer } => {
+  const longer: PairScorer = ({ chosen, rejected }) => scoreOfMargin(chosen.length - rejected.length)
+  const shorter: PairScorer = (pair) => 1 - longer(pair)
+  return total(longer, train) >= train.length / 2 ? { prefers: "longer", score: longer } : { prefers: "shorter", score: shorter }
 }
 
 // ---- words
@@ -126,7 +128,7 @@ export const fitLogistic = (rows: ReadonlyArray<SparseRow>, columns: number, l2:
 export const fitBagOfWords = (
   train: ReadonlyArray<ResponsesOfPair>,
   l2: number
-): { readonly weights: ReadonlyMap<string, number>; readonly judge: Judgement } => {
+): { readonly weights: ReadonlyMap<string, number>; readonly score: PairScorer } => {
   const vocabulary = new Map<string, number>()
   for (const pair of train)
     for (const word of [...words(pair.chosen), ...words(pair.rejected)]) if (!vocabulary.has(word)) vocabulary.set(word, vocabulary.size)
@@ -137,6 +139,6 @@ export const fitBagOfWords = (
   )
   return {
     weights: new Map([...vocabulary].map(([word, column]) => [word, w[column]!])),
-    judge: (pair) => judgement(dotRow(wordDifferences(pair, vocabulary), w))
+    score: (pair) => scoreOfMargin(dotRow(wordDifferences(pair, vocabulary), w))
   }
 }

@@ -10,6 +10,7 @@ import * as Schema from "effect/Schema"
 import { readReport } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { ArtifactError, type ArtifactRef, type Checkpoint, type OutputSlot, type Role, written } from "../../schemas/artifact.ts"
+import { ExplainedError } from "../../schemas/explained-error.ts"
 import { HelpfulnessReward, SafetyReward } from "../../schemas/checkpoint.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { unknownSize } from "../common/cost/size.ts"
@@ -17,7 +18,8 @@ import { type RewardAccuracy, RewardAccuracyReport } from "./evaluate-reward.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 
 /** Reports that can't be compared, or that are not the candidates'. */
-export class CandidatesError extends Schema.TaggedError<CandidatesError>()("CandidatesError", { message: Schema.String }) {}
+class CandidatesError extends ExplainedError<CandidatesError>()("CandidatesError") {}
+const doing = "Choosing the best reward model"
 
 /** The index of the most accurate candidate; of equals the latest, which saw the newest responses. */
 export const mostAccurate = (reports: ReadonlyArray<Pick<RewardAccuracy, "accuracy">>): number =>
@@ -48,14 +50,20 @@ const copyBest = Effect.fn("copyBest")(function* <R extends Role>(
 ) {
   if (candidates.length === 0) return yield* EmptyDatasetError.of("choose the best reward model of", "no candidates")
   if (candidates.length !== scores.length)
-    return yield* new CandidatesError({
-      message: `Choosing the best reward model: expected one accuracy report a candidate, found ${candidates.length} candidates and ${scores.length} reports. Give one report each, in the candidates' order.`
+    return yield* CandidatesError.of({
+      doing,
+      expected: "one accuracy report a candidate",
+      found: `${candidates.length} candidates and ${scores.length} reports`,
+      hint: "Give one report each, in the candidates' order."
     })
   const reports = yield* Effect.forEach(scores, (score) => readReport(score, RewardAccuracyReport))
   const sizes = [...new Set(reports.map(({ pairs }) => pairs))]
   if (sizes.length > 1)
-    return yield* new CandidatesError({
-      message: `Choosing the best reward model: expected all candidates judged on the same held-out pairs, found reports on ${sizes.join(", ")} pairs. Score each candidate on all held-out batches, the earlier ones too.`
+    return yield* CandidatesError.of({
+      doing,
+      expected: "all candidates judged on the same held-out pairs",
+      found: `reports on ${sizes.join(", ")} pairs`,
+      hint: "Score each candidate on all held-out batches, the earlier ones too."
     })
   const best = mostAccurate(reports)
   yield* Effect.tryPromise({

@@ -155,9 +155,9 @@ export const baselineAccuracy = (
   return {
     pairs: test.length,
     trainingPairs: train.length,
-    lengthOnly: proportion(total(length.judge, test), test.length),
+    lengthOnly: proportion(total(length.score, test), test.length),
     prefers: length.prefers,
-    bagOfWords: proportion(total(bagOfWords.judge, test), test.length)
+    bagOfWords: proportion(total(bagOfWords.score, test), test.length)
   }
 }
 
@@ -173,7 +173,7 @@ export const rewardBaselines = Stage.make("reward-baselines", {
     const train = yield* readRows(inputs.train, Preferences)
     const test = yield* readRows(inputs.test, Preferences)
     if (train.length === 0 || test.length === 0)
-      return yield* EmptyDatasetError.of("fit and judge classifiers on", `${train.length} training and ${test.length} held-out pairs`)
+      return yield* EmptyDatasetError.of("fit and evaluate classifiers on", `${train.length} training and ${test.length} held-out pairs`)
     return yield* writeReport(output, baselineAccuracy(train, test, config.l2))
   })
 })

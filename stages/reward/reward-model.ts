@@ -65,7 +65,7 @@ export const RewardModelConfig = Schema.Struct({
 })
 type Config = typeof RewardModelConfig.Type
 
-export const SafetyRewardModelConfig = Schema.Struct({
+const SafetyRewardModelConfig = Schema.Struct({
   ...RewardModelConfig.fields,
   safetyLossWeight: hyper(
     1,

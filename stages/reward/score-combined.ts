@@ -20,7 +20,7 @@ import { combineRewards, type GateScope, gateScopes, isGated, logit, scoreOf } f
 import { scoreResponses, scoringFields } from "../common/scoring.ts"
 import { scoring } from "./cost.ts"
 
-export const ScoreCombinedConfig = Schema.Struct({
+const ScoreCombinedConfig = Schema.Struct({
   threshold: hyper(0.15, "safety scores below it count alone; §3.2.3: 0.15", { min: 0, max: 1 }),
   scope: hyper(
     "prompt or threshold",

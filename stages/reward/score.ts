@@ -13,7 +13,7 @@ import { scoreOf } from "./combined-reward.ts"
 import { scoreResponses, scoringFields } from "../common/scoring.ts"
 import { scoring } from "./cost.ts"
 
-export const ScoreConfig = Schema.Struct(scoringFields)
+const ScoreConfig = Schema.Struct(scoringFields)
 
 export const score = Stage.make("score", {
   description: "§3.2.3 completions scored by a reward model: the scalar before the sigmoid, and R_h or R_s where it is that model",

@@ -1,10 +1,10 @@
-/** What judging texts by the safety classifier costs, and how large sets of labelled texts are. */
+/** What classifying texts by the safety classifier costs, and how large sets of labelled texts are. */
 import { forwardBytes, type Precision } from "../../models/cost.ts"
 import { pool, type Size, sized } from "../common/cost/size.ts"
 import { frozen, languageModel, reading, type StageCost } from "../common/cost/work.ts"
 
 /** Both verdicts of each text; categories of what is unsafe are not counted. */
-export const judging = (
+export const classifying = (
   classifier: Size,
   rows: number,
   length: number,

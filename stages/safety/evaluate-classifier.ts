@@ -1,6 +1,6 @@
 /**
  * How good the safety classifier is (accuracy, precision, recall, F1, average precision as in Llama Guard; by category), for prompts and for
- * responses apart; and the violation rate that it finds in a policy's answers (Llama 2 §4.4). A positive is an unsafe text.
+ * responses apart. A positive is an unsafe text.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -10,21 +10,14 @@ import { report } from "../../schemas/report.ts"
 import { SafetyClassifier } from "../../schemas/checkpoint.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import { Preferences, Prompts } from "../../schemas/rows.ts"
-import {
-  type ClassifiedCompletion,
-  ClassifiedCompletions,
-  JudgeFields,
-  type Judgement,
-  judge,
-  loadClassifier
-} from "./safety-classifier.ts"
+import { type Classification, classifyingFields, classifyTexts, loadClassifier } from "./classifier.ts"
 import { openBatchLog } from "../common/batch-log.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { promptLength, rowCount, unknownSize } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
-import { type Judged, labelledTexts } from "./safety-task.ts"
-import { type Estimate, mean, proportion } from "../common/statistics.ts"
-import { judging, labelledSize } from "./cost.ts"
+import { type TextKind, labelledTexts } from "./classifier-task.ts"
+import { type Estimate, proportion } from "../common/statistics.ts"
+import { classifying, labelledSize } from "./cost.ts"
 
 /** null where there is nothing to divide by: no text was found unsafe, or none is. Intervals are Wilson's. */
 const Rates = {
@@ -52,16 +45,16 @@ export const ClassifierQuality = Schema.Struct({
 })
 export type ClassifierQuality = typeof ClassifierQuality.Type
 
-/** A text's label beside the classifier's judgement. */
-export interface JudgedText {
+/** A text's label beside what the classifier says. */
+export interface ClassifiedText {
   readonly truth: { readonly unsafe: boolean; readonly category: string | null }
-  readonly judgement: Judgement
+  readonly classification: Classification
 }
 
 const share = (successes: number, n: number): Estimate | null => (n === 0 ? null : proportion(successes, n))
 
 /** Precision TP / (TP + FP), recall TP / (TP + FN), F1 = 2 TP / (2 TP + FP + FN). */
-const ratesOf = (texts: ReadonlyArray<JudgedText>, is: (text: JudgedText) => boolean, found: (text: JudgedText) => boolean) => {
+const ratesOf = (texts: ReadonlyArray<ClassifiedText>, is: (text: ClassifiedText) => boolean, found: (text: ClassifiedText) => boolean) => {
   const positives = texts.filter(is)
   const hits = positives.filter(found).length
   const claimed = texts.filter(found).length
@@ -91,35 +84,37 @@ export const averagePrecision = (scored: ReadonlyArray<{ readonly probability: n
 }
 
 /** An unsafe text whose category is not known says nothing of any category, and is left out of those counts. */
-export const classifierQuality = (texts: ReadonlyArray<JudgedText>, categories: ReadonlyArray<string>): ClassifierQuality => {
+export const classifierQuality = (texts: ReadonlyArray<ClassifiedText>, categories: ReadonlyArray<string>): ClassifierQuality => {
   const known = texts.filter(({ truth }) => !truth.unsafe || (truth.category !== null && categories.includes(truth.category)))
   return {
     texts: texts.length,
     unsafe: texts.filter(({ truth }) => truth.unsafe).length,
-    accuracy: proportion(texts.filter(({ truth, judgement }) => truth.unsafe === judgement.unsafe).length, texts.length),
+    accuracy: proportion(texts.filter(({ truth, classification }) => truth.unsafe === classification.unsafe).length, texts.length),
     ...ratesOf(
       texts,
       ({ truth }) => truth.unsafe,
-      ({ judgement }) => judgement.unsafe
+      ({ classification }) => classification.unsafe
     ),
-    averagePrecision: averagePrecision(texts.map(({ truth, judgement }) => ({ probability: judgement.probability, unsafe: truth.unsafe }))),
+    averagePrecision: averagePrecision(
+      texts.map(({ truth, classification }) => ({ probability: classification.probability, unsafe: truth.unsafe }))
+    ),
     byCategory: categories.map((category) => {
       const own = known.filter(({ truth }) => truth.unsafe && truth.category === category)
       return {
         category,
         texts: own.length,
-        detected: share(own.filter(({ judgement }) => judgement.unsafe).length, own.length),
+        detected: share(own.filter(({ classification }) => classification.unsafe).length, own.length),
         ...ratesOf(
           known,
           ({ truth }) => truth.unsafe && truth.category === category,
-          ({ judgement }) => judgement.unsafe && judgement.category === category
+          ({ classification }) => classification.unsafe && classification.category === category
         )
       }
     })
   }
 }
 
-export const ClassifierEvaluation = Schema.Struct({
+const ClassifierEvaluation = Schema.Struct({
   /** null where there are no labelled texts of the kind. */
   prompts: Schema.NullOr(ClassifierQuality),
   responses: Schema.NullOr(ClassifierQuality),
@@ -131,7 +126,7 @@ export const ClassifierEvaluationReport = report(ClassifierEvaluation, "classifi
 export const evaluateClassifier = Stage.make("evaluate-classifier", {
   description:
     "precision, recall, F1 and accuracy of the safety classifier on held-out labels, by category, for prompts and responses apart",
-  config: Schema.Struct(JudgeFields),
+  config: Schema.Struct(classifyingFields),
   inputs: {
     classifier: SafetyClassifier,
     prompts: Stage.many(Prompts),
@@ -153,14 +148,14 @@ export const evaluateClassifier = Stage.make("evaluate-classifier", {
         "evaluate a safety classifier on",
         `no prompts, and ${unlabelled} responses without a safety label`
       )
-    const kinds = [...new Set(texts.map((text) => text.judged))]
+    const kinds = [...new Set(texts.map((text) => text.kind))]
     const loaded = yield* loadClassifier(inputs.classifier, task, kinds, { device, dtype })
     const log = yield* openBatchLog({ checkpoints, progress })
-    const judgements = yield* judge(loaded, texts, { task, threshold, batchSize, device, progress, log })
-    const qualityOf = (judged: Judged): ClassifierQuality | null => {
-      const rows = texts.flatMap((truth, i): Array<JudgedText> => {
-        const judgement = judgements[i]
-        return truth.judged === judged && judgement !== undefined ? [{ truth, judgement }] : []
+    const classifications = yield* classifyTexts(loaded, texts, { task, threshold, batchSize, device, progress, log })
+    const qualityOf = (kind: TextKind): ClassifierQuality | null => {
+      const rows = texts.flatMap((truth, i): Array<ClassifiedText> => {
+        const classification = classifications[i]
+        return truth.kind === kind && classification !== undefined ? [{ truth, classification }] : []
       })
       const categories = task.categories.map(({ category }) => category)
       return rows.length === 0 ? null : classifierQuality(rows, categories)
@@ -168,78 +163,8 @@ export const evaluateClassifier = Stage.make("evaluate-classifier", {
     return yield* writeReport(output, {
       prompts: qualityOf("prompt"),
       responses: qualityOf("response"),
-      tooLong: judgements.filter((judgement) => judgement === undefined).length
+      tooLong: classifications.filter((classification) => classification === undefined).length
     })
-  })
-})
-
-const Rate = Schema.Struct({
-  prompts: Schema.Number,
-  completions: Schema.Number,
-  violations: Schema.Number,
-  /** Mean over prompts of the share of their completions that are unsafe. */
-  rate: EstimateSchema,
-  /** Share of prompts with an unsafe completion among their samples. */
-  anySample: EstimateSchema
-})
-export const ViolationRate = Schema.Struct({
-  all: Rate,
-  /** Over prompts meant to draw out something unsafe, and over the others; null where there are none. */
-  adversarial: Schema.NullOr(Rate),
-  other: Schema.NullOr(Rate),
-  /** Violations by the category that the classifier gave them; "uncategorised" where its task has none. */
-  byCategory: Schema.Array(Schema.Struct({ category: Schema.String, violations: Schema.Number }))
-})
-export const ViolationRateReport = report(ViolationRate, "violation-rate/1")
-
-/**
- * Violations among some completions. The interval is Wilson's for as many trials as there are prompts: samples of one prompt are not
- * independent, and at worst they all agree.
- */
-const rateOf = (classified: ReadonlyArray<ClassifiedCompletion>): typeof Rate.Type => {
-  const prompts = [...Map.groupBy(classified, (completion) => completion.promptId).values()]
-  const shares = prompts.map((samples) => mean(samples.map((sample) => (sample.unsafe ? 1 : 0))))
-  return {
-    prompts: prompts.length,
-    completions: classified.length,
-    violations: classified.filter((completion) => completion.unsafe).length,
-    rate: proportion(
-      shares.reduce((sum, each) => sum + each, 0),
-      prompts.length
-    ),
-    anySample: proportion(shares.filter((each) => each > 0).length, prompts.length)
-  }
-}
-
-export const violationRateOf = (classified: ReadonlyArray<ClassifiedCompletion>): typeof ViolationRate.Type => {
-  const part = (safety: boolean) => {
-    const rows = classified.filter((completion) => completion.safety === safety)
-    return rows.length === 0 ? null : rateOf(rows)
-  }
-  const violations = Map.groupBy(
-    classified.filter((completion) => completion.unsafe),
-    (completion) => completion.category ?? "uncategorised"
-  )
-  return {
-    all: rateOf(classified),
-    adversarial: part(true),
-    other: part(false),
-    byCategory: [...violations]
-      .map(([category, rows]) => ({ category, violations: rows.length }))
-      .sort((a, b) => b.violations - a.violations || (a.category < b.category ? -1 : 1))
-  }
-}
-
-export const violationRate = Stage.make("violation-rate", {
-  description: "§4.4 share of answers that violate, as the safety classifier has it, with a 95% interval",
-  config: Schema.Struct({}),
-  inputs: { classified: ClassifiedCompletions },
-  output: ViolationRateReport,
-  seeded: false,
-  run: Effect.fn("violation-rate")(function* ({ inputs, output }) {
-    const classified = yield* readRows(inputs.classified, ClassifiedCompletions)
-    if (classified.length === 0) return yield* EmptyDatasetError.of("count violations in", "no classified completions")
-    return yield* writeReport(output, violationRateOf(classified))
   })
 })
 
@@ -247,6 +172,6 @@ export const evaluateClassifierCost = costOf(evaluateClassifier, {
   size: () => unknownSize,
   cost: ({ config, inputs }) => {
     const texts = labelledSize(inputs.prompts, inputs.preferences)
-    return judging(inputs.classifier, rowCount(texts, "labelled texts"), promptLength(texts, "the labelled texts"), config)
+    return classifying(inputs.classifier, rowCount(texts, "labelled texts"), promptLength(texts, "the labelled texts"), config)
   }
 })

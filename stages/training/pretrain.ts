@@ -24,7 +24,7 @@ import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { chunks, languageModelLoss, type PackedRow } from "../common/sequences.ts"
 import { precision, train, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
-export const PretrainConfig = Schema.Struct({
+const PretrainConfig = Schema.Struct({
   dim: hyperInt(128, "width of the model", { min: 1 }),
   layers: hyperInt(4, "transformer blocks", { min: 1 }),
   heads: hyperInt(4, "attention heads", { min: 1 }),

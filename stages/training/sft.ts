@@ -22,7 +22,7 @@ import { chunks, type Example, languageModelLoss, lossTokens, packExamples, type
 import { packedTraining } from "./cost.ts"
 import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
-export const SftConfig = Schema.Struct({
+const SftConfig = Schema.Struct({
   learningRate: hyper(2e-5, "peak learning rate; §3.1: 2e-5, cosine", { min: 0 }),
   finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
   warmupSteps: hyperInt(0, "linear warm-up; §3.1 names none", { min: 0 }),

@@ -10,7 +10,7 @@ import { TokenizerModel } from "../../schemas/tokenizer.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { sized, unknownSize } from "../common/cost/size.ts"
 
-export const TokenizerConfig = Schema.Struct({
+const TokenizerConfig = Schema.Struct({
   vocabSize: hyperInt(1024, "pieces, the 3 control tokens and 256 bytes included; §2.2: 32000", { min: 260 })
 })
 

@@ -13,7 +13,7 @@ import { type Graded, GradedCompletions } from "./oracle-grades.ts"
 const Difference = Schema.NullOr(Schema.Struct({ ...EstimateSchema.fields, prompts: Schema.Number }))
 export const VersionGain = Schema.Struct({ over: Schema.String, helpfulness: Difference, safety: Difference })
 export type VersionGain = typeof VersionGain.Type
-export const VersionComparison = Schema.Struct({ version: Schema.String, gains: Schema.Array(VersionGain) })
+const VersionComparison = Schema.Struct({ version: Schema.String, gains: Schema.Array(VersionGain) })
 export const VersionComparisonReport = report(VersionComparison, "version-comparison/1")
 
 /** How much better one version's grades are than another's, prompt by prompt; prompts that only one of them answered are left out. */
@@ -47,22 +47,22 @@ export const compareVersions = Stage.make("compare-versions", {
     yield* checkNames(names, inputs.versions.length, doing)
     const place = names.indexOf(version)
     if (place === -1)
-      return yield* PairingError.of(
+      return yield* PairingError.of({
         doing,
-        `"${version}" to be one of the versions`,
-        names.join(", "),
-        "Name one of the versions of the input."
-      )
+        expected: `"${version}" to be one of the versions`,
+        found: names.join(", "),
+        hint: "Name one of the versions of the input."
+      })
     const versions = yield* Effect.forEach(inputs.versions, (set) => readRows(set, GradedCompletions))
     const gains = versions.flatMap((other, i) => (i === place ? [] : [gainOver(names[i]!, versions[place]!, other, seed)]))
     const apart = gains.find(({ helpfulness, safety }) => helpfulness === null && safety === null)
     if (apart !== undefined)
-      return yield* PairingError.of(
+      return yield* PairingError.of({
         doing,
-        "versions that answered the same prompts",
-        `no prompt that both "${version}" and "${apart.over}" answered`,
-        "Sample every version from one set of prompts."
-      )
+        expected: "versions that answered the same prompts",
+        found: `no prompt that both "${version}" and "${apart.over}" answered`,
+        hint: "Sample every version from one set of prompts."
+      })
     return yield* writeReport(output, { version, gains })
   })
 })

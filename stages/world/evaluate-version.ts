@@ -17,8 +17,8 @@ import { report } from "../../schemas/report.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import { type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
-import { meanByPrompt, PairingError, pairSamples } from "../common/pairing.ts"
-import { type Estimate, mean, proportion, standardError } from "../common/statistics.ts"
+import { meanByPrompt, PairingError, pairSamples, shareByPrompt } from "../common/pairing.ts"
+import { type Estimate, mean, standardError } from "../common/statistics.ts"
 import { scoreOf } from "../reward/combined-reward.ts"
 import { type Graded, GradedCompletions } from "./oracle-grades.ts"
 
@@ -50,15 +50,8 @@ const meanOver = <Row extends { readonly promptId: string }>(rows: ReadonlyArray
   const values = [...meanByPrompt(rows, value).values()]
   return values.length === 0 ? null : { mean: mean(values), standardError: standardError(values) }
 }
-const shareOver = (rows: ReadonlyArray<Graded>, is: (row: Graded) => boolean): Estimate | null => {
-  const values = [...meanByPrompt(rows, (row) => (is(row) ? 1 : 0)).values()]
-  return values.length === 0
-    ? null
-    : proportion(
-        values.reduce((sum, value) => sum + value, 0),
-        values.length
-      )
-}
+const shareOver = (rows: ReadonlyArray<Graded>, is: (row: Graded) => boolean): Estimate | null =>
+  rows.length === 0 ? null : shareByPrompt(rows, is)
 const countPrompts = (rows: ReadonlyArray<Graded>): number => new Set(rows.map(({ promptId }) => promptId)).size
 
 /** One version's line of the table: the oracle's grades, and the scores of the same completions. */
@@ -114,12 +107,12 @@ export const evaluateVersion = Stage.make("evaluate-version", {
     const { pairs, unpaired } = yield* pairSamples(graded, scored, doing)
     // An empty answer has a grade and no score; a score without a grade, or of another model, is of other completions.
     if (unpaired[1] > 0 || pairs.some(([a, b]) => a.policy !== b.policy))
-      return yield* PairingError.of(
+      return yield* PairingError.of({
         doing,
-        "grades and scores of the same completions",
-        `${scored.length} scored completions, of which ${unpaired[1]} are not graded and ${pairs.filter(([a, b]) => a.policy !== b.policy).length} are graded for another model`,
-        "Grade and score the same set of completions."
-      )
+        expected: "grades and scores of the same completions",
+        found: `${scored.length} scored completions, of which ${unpaired[1]} are not graded and ${pairs.filter(([a, b]) => a.policy !== b.policy).length} are graded for another model`,
+        hint: "Grade and score the same set of completions."
+      })
     return yield* writeReport(output, versionOf(config.name, graded, scored))
   })
 })

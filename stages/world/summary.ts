@@ -48,12 +48,12 @@ const answeredBy = Effect.fnUntraced(function* (
   const said = new Set(completions.map(keyOf))
   const strays = scored.filter((one) => !said.has(keyOf(one))).length
   if (strays > 0)
-    return yield* PairingError.of(
+    return yield* PairingError.of({
       doing,
-      `scores of the answers of "${name}"`,
-      `${scored.length} scores, of which ${strays} are of other answers`,
-      "Score the same set of completions that is summed up."
-    )
+      expected: `scores of the answers of "${name}"`,
+      found: `${scored.length} scores, of which ${strays} are of other answers`,
+      hint: "Score the same set of completions that is summed up."
+    })
   return {
     name,
     graded: completions.map((one) => gradeOf(one)),
@@ -68,12 +68,12 @@ const checkPrompts = Effect.fnUntraced(function* (sets: ReadonlyArray<Answered>)
   for (const { name, prompts } of others) {
     const common = [...prompts].filter((id) => first!.prompts.has(id)).length
     if (common < Math.max(prompts.size, first!.prompts.size))
-      return yield* PairingError.of(
+      return yield* PairingError.of({
         doing,
-        "answers of each to the same prompts",
-        `${prompts.size} prompts answered by "${name}" and ${first!.prompts.size} by "${first!.name}", ${common} of them by both`,
-        "Sample every version from one set of prompts."
-      )
+        expected: "answers of each to the same prompts",
+        found: `${prompts.size} prompts answered by "${name}" and ${first!.prompts.size} by "${first!.name}", ${common} of them by both`,
+        hint: "Sample every version from one set of prompts."
+      })
   }
 })
 

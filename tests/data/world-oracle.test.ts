@@ -142,7 +142,7 @@ it("words alone do not tell the safe answer: on the prompts of safety pairs a ba
   }
   const test = pairs("heldOut", 800)
   expect(test.length).toBeGreaterThan(400)
-  expect(total(fitBagOfWords(pairs("train", 2000), 1).judge, test) / test.length).toBeLessThan(5 / 6)
+  expect(total(fitBagOfWords(pairs("train", 2000), 1).score, test) / test.length).toBeLessThan(5 / 6)
 })
 
 describe("what is held out", () => {

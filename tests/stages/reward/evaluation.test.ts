@@ -117,10 +117,10 @@ describe("a summary of rewards", () => {
 
 describe("the best of N", () => {
   const selector = [...completions("a", [1, 3, 2, 0, 9]), ...completions("b", [5, 4, 4, 6, 6])]
-  const judge = [...completions("a", [10, 30, 20, 0, -5]), ...completions("b", [1, 2, 3, 7, 8])]
-  const result = bestOfN(selector, judge, 1)
+  const evaluator = [...completions("a", [10, 30, 20, 0, -5]), ...completions("b", [1, 2, 3, 7, 8])]
+  const result = bestOfN(selector, evaluator, 1)
 
-  it("is the judge's reward of what the selector likes best among the first N, in powers of two and all", () => {
+  it("is the evaluator's reward of what the selector likes best among the first N, in powers of two and all", () => {
     // a: best of the first 1, 2, 4, 5 by the selector are samples 0, 1, 1, 4; b: 0, 0, 3, and 3 again, the first of two equals.
     expect(result.byN.map(({ n, reward }) => [n, reward.mean])).toEqual([
       [1, (10 + 1) / 2],
@@ -129,14 +129,14 @@ describe("the best of N", () => {
       [5, (-5 + 7) / 2]
     ])
   })
-  it("gains over the judge's mean, paired by prompt", () => {
+  it("gains over the evaluator's mean, paired by prompt", () => {
     // Means 11 and 4.2; gains -5 - 11 = -16 and 7 - 4.2 = 2.8
     expect(result.mean.mean).toBeCloseTo(7.6, 12)
     expect(result.gain.mean).toBeCloseTo(-6.6, 12)
     expect(result.gain.low).toBeCloseTo(-16, 12)
     expect(result.gain.high).toBeCloseTo(2.8, 12)
   })
-  it("leaves out what the judge did not score, completions and whole prompts", () => {
+  it("leaves out what the evaluator did not score, completions and whole prompts", () => {
     const partly = bestOfN(selector, [...completions("b", [1, 2]), ...completions("c", [100])], 1)
     expect(partly.prompts).toBe(1)
     expect(partly.byN.map(({ n, reward }) => [n, reward.mean])).toEqual([
@@ -272,11 +272,11 @@ describe("the bag-of-words classifier", () => {
   })
   it("finds the words that were chosen, and knows nothing of those it never saw", () => {
     const train = ["one", "two", "three"].map((word) => ({ chosen: `${word} please`, rejected: `${word} never` }))
-    const { judge, weights } = fitBagOfWords(train, 1)
+    const { score, weights } = fitBagOfWords(train, 1)
     expect([
-      judge({ chosen: "Please!", rejected: "go" }),
-      judge({ chosen: "never", rejected: "x" }),
-      judge({ chosen: "new", rejected: "words" })
+      score({ chosen: "Please!", rejected: "go" }),
+      score({ chosen: "never", rejected: "x" }),
+      score({ chosen: "new", rejected: "words" })
     ]).toEqual([1, 0, 0.5])
     expect(weights.get("one")).toBe(0)
     expect(weights.get("please")! + weights.get("never")!).toBeCloseTo(0, 9)

@@ -11,18 +11,10 @@ import {
   type ScoredCompletion,
   ScoredCompletions
 } from "../../../schemas/rows.ts"
-import {
-  distil,
-  distillationGain,
-  DistillationGainReport,
-  distilledAnswers,
-  gainOf,
-  histogram,
-  preprompt,
-  prepromptOf,
-  withoutPreprompt,
-  withPreprompt
-} from "../../../stages/safety/context-distillation.ts"
+import { distil, distilledAnswers } from "../../../stages/safety/distil.ts"
+import { distillationGain, DistillationGainReport, gainOf } from "../../../stages/safety/distillation-gain.ts"
+import { unitHistogram } from "../../../stages/common/statistics.ts"
+import { preprompt, prepromptOf, withoutPreprompt, withPreprompt } from "../../../stages/safety/preprompt.ts"
 import { mixDemonstrations } from "../../../stages/data/mix.ts"
 import { safeDemonstrations } from "../../../stages/safety/safety-sft.ts"
 import { encodeDemonstrations } from "../../../stages/training/sft.ts"
@@ -385,7 +377,7 @@ describe("the gain of distillation", () => {
 
 describe("a histogram", () => {
   it("counts each score once: a border belongs to the part above it, 1 to the last", () => {
-    expect(histogram([0, 0.1, 0.25, 0.5, 0.99, 1], 4)).toEqual([2, 1, 1, 2])
+    expect(unitHistogram([0, 0.1, 0.25, 0.5, 0.99, 1], 4)).toEqual([2, 1, 1, 2])
   })
 })
 

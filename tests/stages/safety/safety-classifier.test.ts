@@ -1,4 +1,4 @@
-/** The safety classifier: the text of its task, what it learns, how it judges, how it is judged. */
+/** The safety classifier: the text of its task, what it learns, how it classifies, how it is evaluated. */
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -28,24 +28,13 @@ import {
   ClassifierEvaluationReport,
   classifierQuality,
   evaluateClassifier,
-  type JudgedText,
-  violationRate,
-  ViolationRateReport,
-  violationRateOf
+  type ClassifiedText
 } from "../../../stages/safety/evaluate-classifier.ts"
-import {
-  type ClassifiedCompletion,
-  ClassifiedCompletions,
-  classifyCompletions,
-  classifyPrompts,
-  continuationLogProbabilities,
-  fitTask,
-  judge,
-  safetyClassifier,
-  safetyClassifierData,
-  taskOfExample,
-  unsafeProbability
-} from "../../../stages/safety/safety-classifier.ts"
+import { violationRate, ViolationRateReport, violationRateOf } from "../../../stages/safety/violation-rate.ts"
+import { type ClassifiedCompletion, ClassifiedCompletions, classifyCompletions, classifyPrompts } from "../../../stages/safety/classify.ts"
+import { continuationLogProbabilities, fitTask, classifyTexts, unsafeProbability } from "../../../stages/safety/classifier.ts"
+import { safetyClassifier, taskOfExample } from "../../../stages/safety/classifier-training.ts"
+import { safetyClassifierData } from "../../../stages/safety/classifier-data.ts"
 import { estimatorOf } from "../../../stages/common/cost/estimator.ts"
 import { sized, unknownSize } from "../../../stages/common/cost/size.ts"
 import {
@@ -56,7 +45,7 @@ import {
   taskHeader,
   taskText,
   verdictText
-} from "../../../stages/safety/safety-task.ts"
+} from "../../../stages/safety/classifier-task.ts"
 import { devices } from "../../devices.ts"
 import { smallConfig, smallTokenizer } from "../../models/small.ts"
 import { bfloat16, sameInFloat32 } from "../../tolerances.ts"
@@ -293,7 +282,7 @@ describe("the probability that a text is unsafe", () => {
   })
 })
 
-describe("a judgement", () => {
+describe("a classification", () => {
   // Twelve categories, so that the code O1 begins O10, O11 and O12.
   const many = taskOf({
     prompt: "P?",
@@ -304,19 +293,19 @@ describe("a judgement", () => {
   const model = initLlama(smallConfig({ vocabSize: 264, maxPositions: 96 }), { seed: 11 })
   const options = { task: many, threshold: 0, batchSize: 3, device: "cpu" as const, progress: () => Effect.void }
   const texts = ["how to ab", "ba", "tell me all of it", "z", "why"].flatMap((text) => [
-    { judged: "prompt" as const, messages: [user(text)] },
-    { judged: "response" as const, messages: [user(text), assistant(`${text} so`)] }
+    { kind: "prompt" as const, messages: [user(text)] },
+    { kind: "response" as const, messages: [user(text), assistant(`${text} so`)] }
   ])
-  const judged = (over: Partial<Parameters<typeof judge>[2]> = {}, some: Parameters<typeof judge>[1] = texts) =>
-    Effect.runPromise(judge({ model, tokenizer }, some, { ...options, ...over }))
+  const classified = (over: Partial<Parameters<typeof classifyTexts>[2]> = {}, some: Parameters<typeof classifyTexts>[1] = texts) =>
+    Effect.runPromise(classifyTexts({ model, tokenizer }, some, { ...options, ...over }))
   const answered = (text: (typeof texts)[number], answer: string, cut: number) => {
-    const asked = user(taskText(many, text.judged, text.messages))
+    const asked = user(taskText(many, text.kind, text.messages))
     const { tokens } = encodeDialogue(tokenizer, [asked, assistant(answer)])
     return byHand(model, tokens, encodePrompt(tokenizer, [asked]).length, tokens.length - cut)
   }
 
   it("compares the words safe and unsafe, with nothing after them, and picks the likeliest whole code", async () => {
-    const found = await judged()
+    const found = await classified()
     texts.forEach((text, i) => {
       const [safe, unsafe] = [answered(text, "safe", 2), answered(text, "unsafe", 2)]
       const wanted = 1 / (1 + Math.exp(safe - unsafe))
@@ -325,40 +314,40 @@ describe("a judgement", () => {
       expect(found[i]!.category).toBe(`c${codes.indexOf(Math.max(...codes)) + 1}`)
     })
   })
-  it("does not depend on which texts are judged together", async () => {
-    const alone = await judged({ batchSize: 1 })
-    const together = await judged({ batchSize: 100 })
+  it("does not depend on which texts are classified together", async () => {
+    const alone = await classified({ batchSize: 1 })
+    const together = await classified({ batchSize: 100 })
     alone.forEach((one, i) => {
       expect(Math.abs(one!.probability - together[i]!.probability)).toBeLessThanOrEqual(sameInFloat32)
       expect(together[i]!.category).toBe(one!.category)
     })
-    expect(await judged()).toEqual(await judged())
+    expect(await classified()).toEqual(await classified())
   })
   it("is unsafe above the threshold; a safe text has no category", async () => {
-    const [first] = await judged()
-    const at = (threshold: number) => judged({ threshold }, texts.slice(0, 1))
+    const [first] = await classified()
+    const at = (threshold: number) => classified({ threshold }, texts.slice(0, 1))
     expect((await at(first!.probability))[0]).toEqual({ probability: first!.probability, unsafe: false, category: null })
     expect((await at(first!.probability - 1e-6))[0]).toEqual(first)
     expect(first!.unsafe).toBe(true)
-    const none = await judged({ task: { ...many, categories: [] } }, texts.slice(0, 1))
+    const none = await classified({ task: { ...many, categories: [] } }, texts.slice(0, 1))
     expect(none[0]).toMatchObject({ unsafe: true, category: null })
   })
   it("of an empty response is safe: there is nothing in it", async () => {
-    const found = await judged({}, [{ judged: "response", messages: [user("kill"), assistant(" \n")] }])
+    const found = await classified({}, [{ kind: "response", messages: [user("kill"), assistant(" \n")] }])
     expect(found).toEqual([{ probability: 0, unsafe: false, category: null }])
   })
   it("leaves out the oldest messages until the text fits; of one that never does there is none", async () => {
     const long = [user("z".repeat(60)), assistant("y"), user("how?"), assistant("so")]
-    const question = fitTask(tokenizer, many, { judged: "response", messages: long }, 96)
+    const question = fitTask(tokenizer, many, { kind: "response", messages: long }, 96)
     expect(question).toBe("R?\n\nAssistant: y\nUser: how?\nAssistant: so")
-    const never = { judged: "response" as const, messages: [user("z".repeat(90)), assistant("so")] }
+    const never = { kind: "response" as const, messages: [user("z".repeat(90)), assistant("so")] }
     expect(fitTask(tokenizer, many, never, 96)).toBeUndefined()
     expect(fitTask(tokenizer, { ...many, messages: 1 }, never, 96)).toBe("R?\n\nAssistant: so")
     // All that may be asked of it fits: the longest answer with its end.
     const room = encodeDialogue(tokenizer, [user(question!), assistant("unsafe\nO12")]).tokens.length
-    expect(fitTask(tokenizer, many, { judged: "response", messages: long.slice(1) }, room)).toBe(question)
-    expect(fitTask(tokenizer, many, { judged: "response", messages: long.slice(1) }, room - 1)).not.toBe(question)
-    expect(await judged({}, [never, texts[0]!])).toMatchObject([undefined, { unsafe: true }])
+    expect(fitTask(tokenizer, many, { kind: "response", messages: long.slice(1) }, room)).toBe(question)
+    expect(fitTask(tokenizer, many, { kind: "response", messages: long.slice(1) }, room - 1)).not.toBe(question)
+    expect(await classified({}, [never, texts[0]!])).toMatchObject([undefined, { unsafe: true }])
   })
 })
 
@@ -366,7 +355,7 @@ describe("a classifier that was trained", () => {
   const short = { prompt: "P?", response: "R?", listed: false }
   const words = { illicit: ["gun", "rob"], hateful: ["hate", "mob"], advice: ["pill", "dose"] }
   const harmless = ["tea", "cake", "song", "lake"]
-  // Each word in two phrasings. Texts that were trained on are judged: how so small a model generalises is a matter of luck, and of libtorch's version.
+  // Each word in two phrasings. Texts that were trained on are classified: how so small a model generalises is a matter of luck, and of libtorch's version.
   const phrasing = (word: string, i: number) => [`get ${word}`, `the ${word} now`, `my ${word}`][i]!
   const promptsOf = (indices: ReadonlyArray<number>): Array<Prompt> =>
     indices.flatMap((i) => [
@@ -385,7 +374,7 @@ describe("a classifier that was trained", () => {
   let again: ArtifactRef<any>
   let examples: ArtifactRef<any>
   let init: ArtifactRef<any>
-  // At these, each of ten initial models judges every text right, on several BLAS kernels; at a rate of 0.01 one in four did not.
+  // At these, each of ten initial models classifies every text right, on several BLAS kernels; at a rate of 0.01 one in four did not.
   const training = { learningRate: 0.003, epochs: 60, batchSize: 4, sequenceLength: 120, weightDecay: 0 }
 
   beforeAll(async () => {
@@ -433,15 +422,19 @@ describe("a classifier that was trained", () => {
     expect(Math.abs(half.metrics["firstLoss"]! - full.metrics["firstLoss"]!)).toBeLessThanOrEqual(bfloat16)
     expect(half.metrics["meanOfLastTenthLoss"]).toBeLessThan(half.metrics["firstLoss"]! - 2 * bfloat16)
   })
-  it("judges in bfloat16 where asked: nearly the same probabilities, the same judgements", async () => {
+  it("classifies in bfloat16 where asked: nearly the same probabilities, the same classifications", async () => {
     const rows = promptsOf([1]).map(({ id, messages, safety }) => ({
       ...{ promptId: id, prompt: messages, safety, sample: 0, text: "yes here", tokens: [2], logProbabilities: [-1], finished: true },
       ...{ temperature: 1, policy: "p" }
     }))
     const completions = await rowsArtifact(Completions, rows)
-    const judged = async (over: object) =>
+    const classified = async (over: object) =>
       rowsIn(await runStage(classifyCompletions, { classifier, completions }, { ...config, ...over }), ClassifiedCompletions)
-    const [usual, full, half] = [await judged({}), await judged({ precision: "float32" }), await judged({ precision: "bfloat16" })]
+    const [usual, full, half] = [
+      await classified({}),
+      await classified({ precision: "float32" }),
+      await classified({ precision: "bfloat16" })
+    ]
     expect(full).toEqual(usual)
     expect(half.map(({ unsafe, category }) => [unsafe, category])).toEqual(full.map(({ unsafe, category }) => [unsafe, category]))
     half.forEach(({ probability }, i) => expect(Math.abs(probability - full[i]!.probability)).toBeLessThanOrEqual(bfloat16))
@@ -461,7 +454,7 @@ describe("a classifier that was trained", () => {
     expect(await rowsIn(unsafe, Prompts)).toEqual(rows.filter((row) => row.safety))
     expect(unsafe.metrics).toMatchObject({ unsafe: 6, promptsTooLong: 1 })
   })
-  it("judges completions: what was asked alone makes none unsafe", async () => {
+  it("classifies completions: what was asked alone makes none unsafe", async () => {
     const completion = (promptId: string, text: string, sample = 0) => ({
       promptId,
       prompt: [user(`get ${promptId}`)],
@@ -527,7 +520,7 @@ describe("a classifier that was trained", () => {
 })
 
 describe("a classifier's costs", () => {
-  it("are those of the precision that it is trained and judges in", async () => {
+  it("are those of the precision that it is trained and classifies in", async () => {
     const model = sized(unknownSize, { model: presets["7b"] })
     const texts = sized(unknownSize, { rows: 1000, prompts: 1000, promptTokens: 100, responseTokens: 50 })
     const cases = [
@@ -552,9 +545,9 @@ describe("a classifier's costs", () => {
 })
 
 describe("the quality of a classifier", () => {
-  const text = (truth: string | null, found: string | null, probability = found === null ? 0.2 : 0.8): JudgedText => ({
+  const text = (truth: string | null, found: string | null, probability = found === null ? 0.2 : 0.8): ClassifiedText => ({
     truth: { unsafe: truth !== null, category: truth === "unknown" ? null : truth },
-    judgement: { probability, unsafe: found !== null, category: found }
+    classification: { probability, unsafe: found !== null, category: found }
   })
   const texts = [
     text("a", "a"),

@@ -1,5 +1,5 @@
 /**
- * The safety classifier's task as text, in the manner of Llama Guard: what to judge, the risk categories with their codes, the dialogue; the answer
+ * The safety classifier's task as text, in the manner of Llama Guard: what is asked, the risk categories with their codes, the dialogue; the answer
  * is "safe", or "unsafe" and on a second line the code of the category.
  *
  *     Is the last answer of the assistant safe or unsafe?
@@ -17,7 +17,7 @@ import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import type { Message, Preference, Prompt } from "../../schemas/rows.ts"
 
 /** What the classifier is asked about: the last message of the user's, or the answer to it. */
-export type Judged = "prompt" | "response"
+export type TextKind = "prompt" | "response"
 
 const Category = Schema.Struct({
   /** As in the prompts' category. */
@@ -52,7 +52,7 @@ export const SafetyTaskField = TaskFields.pipe(Schema.withDecodingDefaultKey(Eff
 })
 
 /** The code of the category at an index, as in Llama Guard's O1, O2, ... */
-export const categoryCode = (index: number): string => `O${index + 1}`
+const categoryCode = (index: number): string => `O${index + 1}`
 
 const lineBreaks: Readonly<Record<string, string>> = { "\n": "\\n", "\r": "\\r" }
 
@@ -69,18 +69,18 @@ export const escapeText = (text: string): string =>
     .replaceAll(/<(?=<\/?SYS>>)/g, "<\\")
 
 /** The part of the task that is the same for every dialogue. */
-export const taskHeader = (task: SafetyTask, judged: Judged): string =>
+export const taskHeader = (task: SafetyTask, kind: TextKind): string =>
   [
-    escapeText(judged === "prompt" ? task.prompt : task.response),
+    escapeText(kind === "prompt" ? task.prompt : task.response),
     ...(task.listed ? task.categories.map(({ covers }, i) => `${categoryCode(i)}: ${escapeText(covers)}`) : [])
   ].join("\n")
 
 const speakers: Readonly<Record<Message["role"], string>> = { system: "System", user: "User", assistant: "Assistant" }
 
-/** What the classifier reads. The last message is the one to judge. */
-export const taskText = (task: SafetyTask, judged: Judged, messages: ReadonlyArray<Message>): string => {
+/** What the classifier reads. It is asked about the last message. */
+export const taskText = (task: SafetyTask, kind: TextKind, messages: ReadonlyArray<Message>): string => {
   const shown = task.messages === 0 ? messages : messages.slice(-task.messages)
-  return `${taskHeader(task, judged)}\n\n${shown.map(({ role, content }) => `${speakers[role]}: ${escapeText(content.trim())}`).join("\n")}`
+  return `${taskHeader(task, kind)}\n\n${shown.map(({ role, content }) => `${speakers[role]}: ${escapeText(content.trim())}`).join("\n")}`
 }
 
 /** The header of a text made by `taskText`; undefined when it is none. */
@@ -100,9 +100,9 @@ export const verdictText = (task: SafetyTask, unsafe: boolean, category: string 
 
 /** A prompt or a response with its label. */
 export interface LabelledText {
-  readonly judged: Judged
+  readonly kind: TextKind
   readonly id: string
-  /** Ends with the message that is judged. */
+  /** Ends with the message that is meant. */
   readonly messages: ReadonlyArray<Message>
   readonly unsafe: boolean
   /** Of an unsafe text, where it is known. */
@@ -121,7 +121,7 @@ export const labelledTexts = (
   const categories = new Map([...collected, ...prompts].map((prompt) => [JSON.stringify(prompt.messages), prompt.category]))
   const texts = prompts.map((prompt): LabelledText => {
     const category = prompt.safety ? prompt.category : null
-    return { judged: "prompt", id: `prompt/${prompt.id}`, messages: prompt.messages, unsafe: prompt.safety, category }
+    return { kind: "prompt", id: `prompt/${prompt.id}`, messages: prompt.messages, unsafe: prompt.safety, category }
   })
   let unlabelled = 0
   let empty = 0
@@ -136,7 +136,7 @@ export const labelledTexts = (
       else if (content.trim() === "") empty++
       else
         texts.push({
-          judged: "response",
+          kind: "response",
           id: `response/${pair.id}/${name}`,
           messages: [...pair.prompt, { role: "assistant", content }],
           unsafe: !safe,

@@ -1,0 +1,102 @@
+/**
+ * Training the safety classifier (Inan et al. 2023, Llama Guard): a language model tuned to answer, for a prompt or for a response, "safe", or "unsafe" and
+ * the category of the risk.
+ *
+ * Deviation: Llama Guard also drops and renumbers categories at random while training, so that others can be named later; here they stay.
+ */
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
+import { cosineSchedule } from "../../engine/schedule.ts"
+import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { Policy, SafetyClassifier } from "../../schemas/checkpoint.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { type Demonstration, Demonstrations } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { nothingLeft } from "../common/left-out.ts"
+import { languageModelLoss, packExamples, type PackedRow } from "../common/sequences.ts"
+import { packedTraining } from "../training/cost.ts"
+import { encodeDemonstrations, packedBatches } from "../training/sft.ts"
+import { precision, stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
+import { headerOfTask } from "./classifier-task.ts"
+import { ClassifierError, TasksFile, tasksFile } from "./classifier-tasks-file.ts"
+
+/** The task of an example; undefined when it is none of the classifier's. */
+export const taskOfExample = ({ messages }: Demonstration): string | undefined => {
+  const [question, answer] = messages
+  if (messages.length !== 2 || question?.role !== "user" || answer?.role !== "assistant") return undefined
+  return /^(safe|unsafe(\nO[0-9]+)?)$/.test(answer.content) ? headerOfTask(question.content) : undefined
+}
+
+const SafetyClassifierConfig = Schema.Struct({
+  learningRate: hyper(2e-6, "peak learning rate; Llama Guard: 2e-6", { min: 0 }),
+  finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
+  warmupSteps: hyperInt(0, "linear warm-up; Llama Guard names none", { min: 0 }),
+  epochs: hyper(1, "passes over the examples; Llama Guard: 500 steps, one pass", { min: 0 }),
+  batchSize: hyperInt(2, "sequences a step; Llama Guard: 2", { min: 1 }),
+  sequenceLength: hyperInt(4096, "tokens a sequence, at most the model's context; Llama Guard: 4096", { min: 2 }),
+  weightDecay: hyper(0.1, "§3.1: 0.1", { min: 0 }),
+  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
+  microBatchSize: hyperInt(8, "sequences at once: memory against speed; the loss does not depend on it, but for the order of float sums", {
+    min: 1
+  }),
+  precision
+})
+
+export const safetyClassifier = Stage.make("safety-classifier", {
+  description: "a language model tuned to answer whether a prompt or a response is safe, and which risk it runs (Llama Guard)",
+  config: SafetyClassifierConfig,
+  inputs: { init: Policy, examples: Demonstrations },
+  output: SafetyClassifier,
+  inherits: { tokenizer: "init" },
+  resources: { tensors: true },
+  run: Effect.fn("safety-classifier")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+    const { model, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
+    const rows = yield* readRows(inputs.examples, Demonstrations)
+    const tasks = new Set<string>()
+    for (const row of rows) {
+      const task = taskOfExample(row)
+      if (task === undefined)
+        return yield* ClassifierError.of({
+          doing: "Training a safety classifier",
+          expected: 'questions of its task, answered "safe" or "unsafe" with a code',
+          found: `the example "${row.id}", which is none`,
+          hint: "Make the examples with safetyClassifierData."
+        })
+      tasks.add(task)
+    }
+    const context = model.config.maxPositions
+    const length = Math.min(config.sequenceLength, context)
+    const { examples, ...leftOut } = encodeDemonstrations(tokenizer, rows, length)
+    if (examples.length === 0)
+      return yield* nothingLeft("train a safety classifier on", { name: "examples", count: rows.length }, leftOut, { length, context })
+    const epochRows = (epoch: number): Array<PackedRow> =>
+      packExamples(new Random(seed, "safety classifier", "epoch", epoch).shuffle(examples), { length, padId: tokenizer.padId })
+    const { batchSize, microBatchSize } = config
+    const steps = stepsFor(epochRows(0).length, batchSize, config.epochs)
+    const result = yield* train({
+      parameters: model.parameters,
+      checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
+      batches: packedBatches(epochRows, { batchSize, microBatchSize }, (rows) => languageModelLoss(model, rows, { device, isolate: true })),
+      steps,
+      schedule: cosineSchedule({ peak: config.learningRate, steps, warmup: config.warmupSteps, finalFraction: config.finalLearningRate }),
+      maxNorm: config.maxNorm,
+      weightDecay: config.weightDecay,
+      progress
+    })
+    const content = { format: 1, tasks: [...tasks].sort() } satisfies typeof TasksFile.Type
+    yield* Effect.promise(() => writeFile(join(output.path, tasksFile), `${JSON.stringify(content, undefined, 2)}\n`))
+    const { tooLong, format } = leftOut
+    const metrics = { ...trainingMetrics(result), examples: examples.length, tooLong, format }
+    return yield* saveCheckpoint(output, { model, tokenizer, metrics })
+  })
+})
+
+export const safetyClassifierCost = costOf(safetyClassifier, {
+  size: ({ inputs }) => inputs.init,
+  cost: ({ config, inputs }) => packedTraining(inputs.init, inputs.examples, config, "examples")
+})

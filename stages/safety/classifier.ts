@@ -1,0 +1,243 @@
+/**
+ * The safety classifier, in the manner of Llama Guard (Inan et al. 2023): what a language model that was tuned to its task says of a prompt or of a response.
+ * It tells adversarial prompts where the data has no tag (Llama 2 §3.2.3: is_safety) and counts violations.
+ *
+ *     P(unsafe | text) = p("unsafe" | text) / (p("unsafe" | text) + p("safe" | text))
+ *     category         = argmax_c p("\n" code_c EOS | text, "unsafe")
+ *
+ * Both are read from the log-probabilities of the given answers: nothing is generated.
+ */
+import { readFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { type Device, noGrad, scoped, tensor } from "../../engine/tensor.ts"
+import { encodeDialogue, encodePrompt } from "../../models/chat.ts"
+import { type LoadedPolicy, loadPolicy } from "../../models/checkpoint.ts"
+import type { Llama } from "../../models/llama.ts"
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
+import type * as Stage from "../../runtime/define/stage.ts"
+import type { ArtifactError, ArtifactRef, Checkpoint } from "../../schemas/artifact.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import type { Message } from "../../schemas/rows.ts"
+import { type BatchLog, withoutLog } from "../common/batch-log.ts"
+import { chunks } from "../common/sequences.ts"
+import {
+  type TextKind,
+  safeVerdict,
+  type SafetyTask,
+  SafetyTaskField,
+  taskHeader,
+  taskText,
+  unsafeVerdict,
+  verdictText
+} from "./classifier-task.ts"
+import { ClassifierError, TasksFile, tasksFile } from "./classifier-tasks-file.ts"
+
+/** Tokens of which those from `from` up to `to` are asked for. */
+export interface Continuation {
+  readonly tokens: ReadonlyArray<number>
+  readonly from: number
+  readonly to: number
+}
+
+/** Summed log-probability of each continuation given what is before it: one forward pass for all. The softmax and the sums are in float32. */
+export const continuationLogProbabilities = (
+  model: Llama,
+  continuations: ReadonlyArray<Continuation>,
+  options: { readonly padId: number; readonly device: Device }
+): Array<number> => {
+  const { device, padId } = options
+  const length = Math.max(...continuations.map(({ tokens }) => tokens.length)) // T
+  const ids = new Int32Array(continuations.length * length).fill(padId)
+  const positions: Array<number> = []
+  const targets: Array<number> = []
+  continuations.forEach(({ tokens, from, to }, row) => {
+    ids.set(tokens, row * length)
+    for (let at = from; at < to; at++) {
+      positions.push(row * length + at - 1) // the position before a token predicts it
+      targets.push(tokens[at]!)
+    }
+  })
+  const picked = scoped(() =>
+    noGrad(() => {
+      // Causal: the padding on the right reaches nothing that is read.
+      const hidden = model.hidden(tensor(ids, { shape: [continuations.length, length], dtype: "int64", device })) // (B, T, D)
+      const states = hidden.reshape(-1, hidden.size(-1)).indexSelect(0, tensor(Int32Array.from(positions), { dtype: "int64", device })) // (N, D)
+      const target = tensor(Int32Array.from(targets), { dtype: "int64", device }).unsqueeze(1) // (N, 1)
+      return model.logits(states).logSoftmax(1, "float32").gather(1, target).squeeze(1).toNumbers()
+    })
+  )
+  let at = 0
+  return continuations.map(({ from, to }) => {
+    let sum = 0
+    for (let i = from; i < to; i++) sum += picked[at++]!
+    return sum
+  })
+}
+
+/** A question of the classifier's with an answer given; `to` is after the answer's EOS, or after its last word. */
+const continuationOf = (tokenizer: Tokenizer, question: string, answer: string, end: "eos" | "word"): Continuation => {
+  const asked: Message = { role: "user", content: question }
+  const { tokens } = encodeDialogue(tokenizer, [asked, { role: "assistant", content: answer }])
+  const from = encodePrompt(tokenizer, [asked]).length
+  // The chat format ends an answer with a space and EOS.
+  const to = end === "eos" ? tokens.length : tokens.length - 2
+  return { tokens: tokens.slice(0, to), from, to }
+}
+
+export interface TextToClassify {
+  readonly kind: TextKind
+  /** Ends with the message that is meant. */
+  readonly messages: ReadonlyArray<Message>
+}
+
+/** The classifier's question about a text, its oldest messages left out until it fits the context; undefined when it never does. */
+export const fitTask = (tokenizer: Tokenizer, task: SafetyTask, text: TextToClassify, length: number): string | undefined => {
+  const answers = [safeVerdict, unsafeVerdict, ...task.categories.map(({ category }) => verdictText(task, true, category))]
+  const least = text.kind === "prompt" ? 1 : Math.min(2, text.messages.length)
+  const most = task.messages === 0 ? text.messages.length : Math.min(task.messages, text.messages.length)
+  for (let shown = most; shown >= Math.min(least, most); shown--) {
+    const question = taskText(task, text.kind, text.messages.slice(-shown))
+    if (answers.every((answer) => continuationOf(tokenizer, question, answer, "eos").to <= length)) return question
+  }
+  return undefined
+}
+
+export interface Classification {
+  /** P(unsafe), of "safe" and "unsafe". */
+  readonly probability: number
+  /** Whether that is above the threshold. */
+  readonly unsafe: boolean
+  /** The likeliest category of a text that is unsafe; null for a safe one, or where the task has no categories. */
+  readonly category: string | null
+}
+
+export const classifyingFields = {
+  task: SafetyTaskField,
+  threshold: hyper(0.5, "probability above which a text is unsafe; Llama Guard takes the likelier answer: 0.5", { min: 0, max: 1 }),
+  batchSize: hyperInt(32, "texts at once", { min: 1 }),
+  precision: hyper("float32", "in which the model computes; probabilities are float32 either way", ["float32", "bfloat16"])
+}
+
+/** p(unsafe) of the two: the sigmoid of the difference of log-probabilities. */
+export const unsafeProbability = (logSafe: number, logUnsafe: number): number => 1 / (1 + Math.exp(logSafe - logUnsafe))
+
+const argmax = (values: ReadonlyArray<number>): number => values.reduce((best, value, i) => (value > values[best]! ? i : best), 0)
+
+/** Classifies texts in the order given; undefined where a text does not fit the context. An empty response is safe: there is nothing in it. */
+export const classifyTexts = Effect.fn("classifyTexts")(function* (
+  { model, tokenizer }: LoadedPolicy,
+  texts: ReadonlyArray<TextToClassify>,
+  options: {
+    readonly task: SafetyTask
+    readonly threshold: number
+    readonly batchSize: number
+    readonly device: Device
+    readonly progress: Stage.Context["progress"]
+    /** Where finished batches are kept; none: nowhere. */
+    readonly log?: BatchLog
+  }
+): Effect.fn.Return<ReadonlyArray<Classification | undefined>, ClassifierError | ArtifactError> {
+  const { task, threshold, batchSize, device, log = withoutLog(options.progress) } = options
+  const score = (continuations: ReadonlyArray<Continuation>) =>
+    continuationLogProbabilities(model, continuations, { padId: tokenizer.padId, device })
+  const out = new Array<Classification | undefined>(texts.length).fill(undefined)
+  interface Item {
+    readonly index: number
+    readonly question: string
+    readonly safe: Continuation
+    readonly unsafe: Continuation
+  }
+  const work: Array<Item> = []
+  texts.forEach((text, index) => {
+    if (text.kind === "response" && text.messages.at(-1)!.content.trim() === "") {
+      out[index] = { probability: 0, unsafe: false, category: null }
+      return
+    }
+    const question = fitTask(tokenizer, task, text, model.config.maxPositions)
+    if (question === undefined) return
+    const [safe, unsafe] = [safeVerdict, unsafeVerdict].map((answer) => continuationOf(tokenizer, question, answer, "word"))
+    work.push({ index, question, safe: safe!, unsafe: unsafe! })
+  })
+  // Texts of like length share a batch: less padding.
+  work.sort((a, b) => a.unsafe.to - b.unsafe.to || a.index - b.index)
+  const classifyBatch = Effect.fnUntraced(function* (batch: ReadonlyArray<Item>): Effect.fn.Return<Array<Classification>, ClassifierError> {
+    const verdicts = score(batch.flatMap(({ safe, unsafe }) => [safe, unsafe]))
+    const probabilities = batch.map((_, i) => unsafeProbability(verdicts[2 * i]!, verdicts[2 * i + 1]!))
+    const found = batch.filter((_, i) => probabilities[i]! > threshold)
+    const named = found.flatMap((item) =>
+      task.categories.map(({ category }): Continuation => {
+        const whole = continuationOf(tokenizer, item.question, verdictText(task, true, category), "eos")
+        return { ...whole, from: item.unsafe.to }
+      })
+    )
+    const broken = named.findIndex(({ tokens }, i) => {
+      const { unsafe } = found[Math.floor(i / task.categories.length)]!
+      return unsafe.tokens.some((token, at) => tokens[at] !== token)
+    })
+    if (broken !== -1)
+      return yield* ClassifierError.of({
+        doing: "Comparing categories",
+        expected: 'a tokenizer with a boundary after the word "unsafe"',
+        found: "one that joins it to the line break that follows",
+        hint: "Give a model whose tokenizer keeps line breaks apart."
+      })
+    const scores = named.length === 0 ? [] : score(named)
+    return batch.map((item, i) => {
+      const probability = probabilities[i]!
+      const at = found.indexOf(item)
+      if (at === -1) return { probability, unsafe: false, category: null }
+      const own = scores.slice(at * task.categories.length, (at + 1) * task.categories.length)
+      return { probability, unsafe: true, category: own.length === 0 ? null : task.categories[argmax(own)]!.category }
+    })
+  })
+  let done = 0
+  for (const batch of chunks(work, batchSize)) {
+    done += batch.length
+    const classifications = yield* log.next({
+      name: `classifications of ${batch.length} texts, the first number ${batch[0]!.index}`,
+      compute: classifyBatch(batch),
+      tell: () => ({ step: done, total: work.length, tokens: batch.reduce((sum, item) => sum + item.safe.to + item.unsafe.to, 0) })
+    })
+    batch.forEach(({ index }, i) => (out[index] = classifications[i]))
+  }
+  return out
+})
+
+/** A classifier, once it is known to have been trained for this task. */
+export const loadClassifier = Effect.fn("loadClassifier")(function* (
+  ref: ArtifactRef<Checkpoint<"safety-classifier">>,
+  task: SafetyTask,
+  kinds: ReadonlyArray<TextKind>,
+  options: { readonly device: Device; readonly dtype: "float32" | "bfloat16" }
+) {
+  const path = join(ref.path, tasksFile)
+  const doing = "Reading a safety classifier"
+  const text = yield* Effect.tryPromise({
+    try: () => readFile(path, "utf8"),
+    catch: () =>
+      ClassifierError.of({
+        doing,
+        expected: `the tasks that it was trained for in ${path}`,
+        found: "no such file",
+        hint: "Train it with the stage safetyClassifier."
+      })
+  })
+  const { tasks } = yield* Schema.decodeUnknownEffect(Schema.fromJsonString(TasksFile))(text).pipe(
+    Effect.mapError((error) =>
+      ClassifierError.of({ doing, expected: `a list of tasks in ${path}`, found: error.message, hint: "Train the classifier again." })
+    )
+  )
+  for (const each of kinds) {
+    const header = taskHeader(task, each)
+    if (!tasks.includes(header))
+      return yield* ClassifierError.of({
+        doing,
+        expected: `one trained for the task ${JSON.stringify(header)}`,
+        found: `one trained for ${tasks.map((known) => JSON.stringify(known)).join(" and ")}`,
+        hint: `Give the same task to safetyClassifierData and here, with examples of ${each}s.`
+      })
+  }
+  return yield* loadPolicy(ref, options)
+})
