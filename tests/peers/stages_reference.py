@@ -299,9 +299,9 @@ def generate(w, prompt, seed, o):
     """The first token whose cumulative probability exceeds the uniform number. Fails where float32 could draw another one."""
     random, tokens = Random(seed, "sampling"), []
     while len(tokens) < o["maxNewTokens"] and tokens[-1:] != [EOS]:
-        cumulative = distributions(w, prompt, tokens + [0], o["temperature"])[-1].exp().cumsum(0)
-        u = random.next() * float(cumulative[-1].detach())
-        assert float((cumulative.detach() - u).abs().min()) > 1e-4, "a draw too near to a boundary: take another seed"
+        cumulative = distributions(w, prompt, tokens + [0], o["temperature"])[-1].detach().exp().cumsum(0)
+        u = random.next() * float(cumulative[-1])
+        assert float((cumulative - u).abs().min()) > 1e-5, "a draw too near to a boundary: take another seed"
         tokens.append(int((cumulative <= u).sum()))
     return tokens
 
@@ -397,7 +397,7 @@ def ppo(o):
                 value_loss = 0.5 * torch.max((v - R) ** 2, (v_clipped - R) ** 2).mean()
                 d = (new - numbers(part, "old")).detach()
                 steps.append({
-                    "policyLoss": float(policy_loss.detach()), "valueLoss": float(value_loss.detach()), "entropy": float(-(all_tokens.exp() * all_tokens).sum(-1).mean()),
+                    "policyLoss": float(policy_loss.detach()), "valueLoss": float(value_loss.detach()), "entropy": float(-(all_tokens.exp() * all_tokens).sum(-1).mean().detach()),
                     "clipFraction": float(((ratio.detach() - 1).abs() > o["clip"]).double().mean()), "approximateKl": float((d.exp() - 1 - d).mean()),
                     "policyGradientNorm": update(policy, adam, policy_loss, o["learningRate"], o),
                     "valueGradientNorm": update(value, value_adam, value_loss, o["valueLearningRate"], o),
