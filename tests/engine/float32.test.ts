@@ -8,7 +8,7 @@ import { initLlama, Llama } from "../../models/llama.ts"
 import { initRewardModel } from "../../models/reward-model.ts"
 import { draw } from "../../models/sampler.ts"
 import { scoreSequences } from "../../stages/common/scoring.ts"
-import { logProbabilitiesOf, responseLogProbabilities, responseValues } from "../../stages/ppo/rollouts.ts"
+import { logProbabilitiesOf, responseLogProbabilities, responseValues } from "../../stages/ppo/models.ts"
 import { largestDifference, smallConfig } from "../models/small.ts"
 
 /**
@@ -63,17 +63,15 @@ describe("models in bfloat16", () => {
     for (const [name, weight] of Object.entries(made.parameters)) if (!name.includes("norm")) noGrad(() => weight.mul_(10))
     return made
   }
-  const options = { padId: 0, device: "cpu" as const, temperature: 1 }
+  const options = { padId: 0, device: "cpu" as const, config: { temperature: 1, terminal: "past-end" as const, inferenceBatchSize: 64 } }
   // One prompt with every token of the vocabulary as its response: the probabilities are those of one distribution.
-  const rollouts = Array.from({ length: config.vocabSize }, (_, token) => ({
-    ...{ prompt: [1, 5, 9], response: [token], logProbabilities: [], score: 0 }
-  }))
+  const responses = Array.from({ length: config.vocabSize }, (_, token) => ({ prompt: [1, 5, 9], response: [token] }))
   const total = (logProbabilities: ReadonlyArray<number>) => logProbabilities.reduce((sum, x) => sum + Math.exp(x), 0)
 
   it("give log-probabilities of responses whose exponentials sum to 1, with gradients and without", () => {
     const llama = model()
-    const trained = scoped(() => responseLogProbabilities(llama, rollouts, options).logProbabilities.detach().toNumbers())
-    const frozen = logProbabilitiesOf(llama, rollouts, { ...options, batchSize: 64 }).map(([one]) => one!)
+    const trained = scoped(() => responseLogProbabilities(llama, responses, options).logProbabilities.detach().toNumbers())
+    const frozen = logProbabilitiesOf(llama, responses, options).map(([one]) => one!)
     expect(Math.max(...trained) - Math.min(...trained)).toBeGreaterThan(3)
     expect(Math.abs(total(trained) - 1)).toBeLessThan(near)
     expect(Math.abs(total(frozen) - 1)).toBeLessThan(near)
@@ -86,8 +84,8 @@ describe("models in bfloat16", () => {
     const wanted = tokens.map((_, i) => head.reduce((sum, x, j) => sum + x * states[i * config.dim + j]!, 0))
     const numbers = (of: () => Tensor) => scoped(() => noGrad(() => of().toNumbers()))
     expect(Math.abs(numbers(() => scoreSequences(scalar, [tokens], options))[0]! - wanted[4]!)).toBeLessThan(near)
-    const rollout = { prompt: tokens.slice(0, 2), response: tokens.slice(2), logProbabilities: [], score: 0 }
-    const values = numbers(() => responseValues(scalar, [rollout], { ...options, pastEnd: true }))
+    const response = { prompt: tokens.slice(0, 2), response: tokens.slice(2) }
+    const values = numbers(() => responseValues(scalar, [response], options))
     expect(largestDifference(values, wanted.slice(1))).toBeLessThan(near)
   })
 })

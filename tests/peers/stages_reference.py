@@ -322,7 +322,7 @@ def ppo(o):
     T, past_end, beta = o["temperature"], o["terminal"] == "past-end", o["beta"]
     if o["valueInit"] == "reward": value = copy(helpfulness)
     else: value = {name: x for name, x in copy(reference).items() if name != "lm_head.weight"}
-    if o["valueHead"] == "new": value["score.weight"] = new_head(derive_seed(SEED, "ppo", "value head"))
+    value["score.weight"] = new_head(derive_seed(SEED, "ppo", "value head"))
     adam, value_adam = optimizer(policy, o), optimizer(value, o)
     stream = (p for once in range(1000) for p in Random(SEED, "ppo", "prompts", once).shuffle(PROMPTS))
     numbers = lambda batch, name: torch.tensor([x for r in batch for x in r[name]])
@@ -336,7 +336,7 @@ def ppo(o):
         if text != "":
             tokens = encode_dialogue([p["question"], text])[0]
             with torch.no_grad(): scores = [float(torch.sigmoid(score(m, tokens if finished else tokens[:-2]))) for m in (helpfulness, safety)]
-            gated = (p["safety"] and o["scope"] != "threshold only") or (scores[1] < o["threshold"] and o["scope"] != "prompt only")
+            gated = p["safety"] or scores[1] < o["threshold"]
             combined = scores[1] if gated else scores[0]
         else: combined = o["unreadableScore"]
         return {"promptId": p["id"], "prompt": prompt, "response": response, "text": text, "finished": finished,
@@ -347,7 +347,7 @@ def ppo(o):
         batch = [answer(next(stream), derive_seed(SEED, "ppo", "rollout", iteration, i)) for i in range(o["batchSize"])]
         rewards = [r["reward"] for r in batch]
         for r in batch:
-            r["score"] = (r["reward"] - mean(rewards)) / math.sqrt(variance(rewards) + 1e-8) if o["whitenRewards"] else r["reward"]
+            r["score"] = (r["reward"] - mean(rewards)) / math.sqrt(variance(rewards) + 1e-8)
             if not r["finished"] and o["noEos"] == "penalty": r["score"] -= o["noEosPenalty"]
             if not r["finished"] and o["noEos"] == "replace": r["score"] = -o["noEosPenalty"]
         kl_total = 0.0
@@ -421,13 +421,13 @@ of_pairs = {**trained, "batchPairs": 3, "epochs": 2, "warmupFraction": 0.5, "war
 paper = {
     "iterations": 3, "batchSize": 8, "miniBatchSize": 4, "epochs": 1, "learningRate": 3e-3, "valueLearningRate": 5e-3, "weightDecay": 0.1, "maxNorm": 1.0,
     "clip": 0.2, "valueClip": 0.2, "beta": 0.1, "klControl": "fixed", "klTarget": 6, "klHorizon": 100, "klEstimator": "k1", "gamma": 1.0, "lambda": 0.95,
-    "whitenRewards": True, "whitenAdvantages": "shift", "terminal": "last-token", "noEos": "none", "noEosPenalty": 1.0, "unreadableScore": 0.01,
-    "threshold": 0.15, "scope": "prompt or threshold", "temperature": 1.0, "maxNewTokens": 4, "valueInit": "reward", "valueHead": "given",
+    "whitenAdvantages": "shift", "terminal": "last-token", "noEos": "none", "noEosPenalty": 1.0, "unreadableScore": 0.01,
+    "threshold": 0.15, "temperature": 1.0, "maxNewTokens": 4, "valueInit": "reward",
 }
 other = {
     **paper, "batchSize": 7, "miniBatchSize": 3, "epochs": 2, "clip": 0.02, "valueClip": 0.05, "klControl": "adaptive", "klTarget": 0.05, "klEstimator": "k3",
-    "gamma": 0.9, "lambda": 0.8, "whitenRewards": False, "whitenAdvantages": "keep", "terminal": "past-end", "noEos": "penalty", "threshold": 0.9, "maxNewTokens": 3,
-    "scope": "threshold only", "temperature": 0.7, "valueInit": "policy", "valueHead": "new",
+    "gamma": 0.9, "lambda": 0.8, "whitenAdvantages": "keep", "terminal": "past-end", "noEos": "penalty", "threshold": 0.9, "maxNewTokens": 3,
+    "temperature": 0.7, "valueInit": "policy",
 }
 results = {
     "seed": SEED, "shape": SHAPE,

@@ -10,7 +10,6 @@ import { loadPolicy, loadReward, saveCheckpoint } from "../../models/checkpoint.
 import { type LlamaConfig, llamaConfig } from "../../models/config.ts"
 import { initLlama, Llama } from "../../models/llama.ts"
 import { headName, RewardModel } from "../../models/reward-model.ts"
-import { noCheckpoints } from "../../runtime/store/checkpoints.ts"
 import type { AnyStage } from "../../runtime/define/stage.ts"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
@@ -122,7 +121,7 @@ const trained = async (stage: AnyStage, inputs: Readonly<Record<string, Artifact
     Effect.sync(() => {
       if (told.loss !== undefined) steps.push(told)
     })
-  const made = await Effect.runPromise(stageEffect(stage, { init: policy, ...inputs }, config, { progress, checkpoints: noCheckpoints }))
+  const made = await Effect.runPromise(stageEffect(stage, { init: policy, ...inputs }, config, { progress }))
   return { steps, made }
 }
 

@@ -1,14 +1,9 @@
 /** Ghost Attention (§3.3), dialogue by dialogue: turns are drawn apart from one another, and an instruction of two parts is kept when both are. */
 import { describe, expect, it } from "vitest"
 import type { Message } from "../../../schemas/rows.ts"
-import {
-  evaluateGhostAttention,
-  GhostAttentionReport,
-  type GhostDialogue,
-  GhostDialogues,
-  ghostSample,
-  GhostSamples
-} from "../../../stages/ghost-attention/ghost-attention.ts"
+import { evaluateGhostAttention, GhostAttentionReport } from "../../../stages/ghost-attention/evaluate.ts"
+import { type GhostDialogue, GhostDialogues } from "../../../stages/ghost-attention/instructions.ts"
+import { ghostSample, GhostSamples } from "../../../stages/ghost-attention/sample.ts"
 import { reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
 import { talkingPolicy } from "../talking.ts"
 
