@@ -14,13 +14,18 @@ const checks = {
   format: ["node_modules/oxfmt/bin/oxfmt", "--check", "."]
 }
 
-/** "312 passed, 0 failed, 4 skipped" of vitest's own results; a test file that could not be loaded counts as one failure. */
-const counts = ({ numPassedTests, numFailedTests, numPendingTests, numTodoTests, testResults }) => {
+/**
+ * "312 passed, 0 failed, 4 skipped" of vitest's own results. A test file that could not be loaded counts as one failure, and so does a run that
+ * failed though no test did: an error outside of the tests, of which the results say nothing.
+ */
+const counts = ({ numPassedTests, numFailedTests, numPendingTests, numTodoTests, testResults }, ended) => {
   const broken = testResults.filter(
     (file) => file.status === "failed" && !file.assertionResults.some((test) => test.status === "failed")
   ).length
+  const failures = numFailedTests + broken
+  const outside = ended === "failed" && failures === 0 ? 1 : 0
   const skipped = numPendingTests + numTodoTests
-  return `${numPassedTests} passed, ${numFailedTests + broken} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`
+  return `${numPassedTests} passed, ${failures + outside} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`
 }
 
 mkdirSync(".caravan", { recursive: true })
@@ -28,12 +33,13 @@ for (const file of [results, summary]) rmSync(file, { force: true })
 
 const node = (command) => spawnSync(process.execPath, command, { stdio: "inherit" }).status === 0
 const failed = args.length > 0 ? [] : Object.keys(checks).filter((name) => !node(checks[name]))
-if (!node([...vitest, ...args])) failed.push("tests")
+const ended = node([...vitest, ...args]) ? "passed" : "failed"
+if (ended === "failed") failed.push("tests")
 
 if (failed.length > 0)
   process.stdout.write(`\nNot in order: ${failed.join(", ")}.${failed.includes("format") ? " `npm run format` mends the format." : ""}\n`)
 if (existsSync(results)) {
-  const line = counts(JSON.parse(readFileSync(results, "utf8")))
+  const line = counts(JSON.parse(readFileSync(results, "utf8")), ended)
   writeFileSync(summary, `${line}\n`)
   process.stdout.write(`${line}\n`)
 } else {

@@ -16,3 +16,5 @@ export const fiftySteps = 1e-5
 export const hundredSteps = 1e-5
 /** Gradient norms there, as a share of the norm: sums of squares over all weights. 1.7e-5 was seen on an H100, 1e-5 on the CPU. */
 export const hundredNorms = 3e-5
+/** What a whole stage of a dozen float32 updates tells of each, and sums over its weights, against PyTorch's float64. */
+export const wholeStages = 1e-5

@@ -1,8 +1,8 @@
 // Node-API addon: calls any ATen operator by name through c10's boxed dispatcher, and offers what has no operator: autograd, gradients,
 // scopes, data transfer, generators, threads, device memory. Builds against libtorch 1.13 (CPU) and 2.x (CPU, CUDA).
 //
-// A tensor is known to JavaScript by a handle: slot index in the low 18 bits, the slot's generation above it, so that a handle whose
-// tensor was freed is recognised instead of reading whatever took its place.
+// A tensor is known to JavaScript by a handle: slot index in the low 18 bits, the slot's generation in the 35 bits above it (a double holds
+// 53), so that a handle whose tensor was freed is recognised instead of reading whatever took its place.
 #include "bridge.h"
 
 #include <ATen/Parallel.h>
@@ -28,11 +28,12 @@ using at::Tensor;
 
 namespace {
 
-constexpr uint32_t slotBits = 18, slotMask = (1u << slotBits) - 1, generationMask = (1u << 12) - 1;
+constexpr uint32_t slotBits = 18, slotMask = (1u << slotBits) - 1;
+constexpr uint64_t lastGeneration = (uint64_t{1} << 35) - 1;
 
 struct Slot {
   Tensor tensor;
-  uint32_t generation = 0;
+  uint64_t generation = 0;
   bool alive = false;
   bool kept = false;  // survives every scope until it is freed by hand
 };
@@ -43,9 +44,9 @@ std::vector<uint32_t> scopeLog;           // slots made since the outermost open
 std::vector<size_t> scopeStarts;          // where each open scope begins in scopeLog
 size_t liveTensors = 0;
 
-uint32_t handleOf(uint32_t index) { return index | ((slots[index].generation & generationMask) << slotBits); }
+uint64_t handleOf(uint32_t index) { return index | (slots[index].generation << slotBits); }
 
-uint32_t put(Tensor tensor) {
+uint64_t put(Tensor tensor) {
   uint32_t index;
   if (freeSlots.empty()) {
     index = slots.size();
@@ -64,9 +65,9 @@ uint32_t put(Tensor tensor) {
   return handleOf(index);
 }
 
-uint32_t indexOf(uint32_t handle) {
+uint32_t indexOf(uint64_t handle) {
   uint32_t index = handle & slotMask;
-  if (index >= slots.size() || !slots[index].alive || (slots[index].generation & generationMask) != handle >> slotBits)
+  if (index >= slots.size() || !slots[index].alive || slots[index].generation != handle >> slotBits)
     throw std::runtime_error("this tensor was freed (by free() or at the end of its scope): return it from scoped() or keep() it");
   return index;
 }
@@ -75,21 +76,21 @@ void release(uint32_t index) {
   Slot& slot = slots[index];
   slot.tensor = Tensor();
   slot.alive = false;
-  slot.generation++;
-  freeSlots.push_back(index);
+  // A slot that has no generation left is not used again.
+  if (slot.generation++ < lastGeneration) freeSlots.push_back(index);
   liveTensors--;
 }
 
 }  // namespace
 
-Tensor& tensorAt(uint32_t handle) { return slots[indexOf(handle)].tensor; }
+Tensor& tensorAt(uint64_t handle) { return slots[indexOf(handle)].tensor; }
 
 // ---- values in and out -----------------------------------------------------------------------------------------------------------------
 
 Arguments::Arguments(napi_env env, napi_callback_info info) : env(env) {
   napi_get_cb_info(env, info, &count, values, nullptr, nullptr);
 }
-uint32_t Arguments::handle(size_t i) const { return uint32Of(env, values[i]); }
+uint64_t Arguments::handle(size_t i) const { return handleIn(env, values[i]); }
 Tensor& Arguments::tensor(size_t i) const { return tensorAt(handle(i)); }
 bool Arguments::present(size_t i) const {
   if (i >= count) return false;
@@ -109,9 +110,9 @@ bool Arguments::boolean(size_t i) const {
 }
 std::string Arguments::string(size_t i) const { return stringOf(env, values[i]); }
 
-uint32_t uint32Of(napi_env env, napi_value value) {
-  uint32_t out = 0;
-  if (napi_get_value_uint32(env, value, &out) != napi_ok) throw std::runtime_error("expected a tensor");
+uint64_t handleIn(napi_env env, napi_value value) {
+  int64_t out = 0;
+  if (napi_get_value_int64(env, value, &out) != napi_ok) throw std::runtime_error("expected a tensor");
   return out;
 }
 std::string stringOf(napi_env env, napi_value value) {
@@ -137,7 +138,7 @@ napi_value jsTensor(napi_env env, Tensor tensor) {
     napi_get_null(env, &out);
     return out;
   }
-  napi_create_uint32(env, put(std::move(tensor)), &out);
+  napi_create_double(env, static_cast<double>(put(std::move(tensor))), &out);
   return out;
 }
 std::vector<int64_t> int64sOf(napi_env env, napi_value value) {
@@ -159,7 +160,7 @@ std::vector<Tensor> tensorsOf(napi_env env, napi_value value) {
   for (uint32_t i = 0; i < length; i++) {
     napi_value element;
     napi_get_element(env, value, i, &element);
-    out.push_back(tensorAt(uint32Of(env, element)));
+    out.push_back(tensorAt(handleIn(env, element)));
   }
   return out;
 }
@@ -238,7 +239,7 @@ c10::IValue toIValue(napi_env env, napi_value value, const Parameter& parameter)
     return out;
   };
   switch (parameter.kind) {
-    case Kind::tensor: return tensorAt(uint32Of(env, value));
+    case Kind::tensor: return tensorAt(handleIn(env, value));
     case Kind::integer: return integer(value);
     case Kind::real: return number(value);
     case Kind::boolean: return boolean(value);
@@ -255,13 +256,13 @@ c10::IValue toIValue(napi_env env, napi_value value, const Parameter& parameter)
     case Kind::integers: return listOf<int64_t>(env, value, integer);
     case Kind::reals: return listOf<double>(env, value, number);
     case Kind::booleans: return listOf<bool>(env, value, boolean);
-    case Kind::tensors: return listOf<Tensor>(env, value, [&](napi_value v) { return tensorAt(uint32Of(env, v)); });
+    case Kind::tensors: return listOf<Tensor>(env, value, [&](napi_value v) { return tensorAt(handleIn(env, v)); });
     case Kind::optionalTensors:
       return listOf<c10::optional<Tensor>>(env, value, [&](napi_value v) -> c10::optional<Tensor> {
         napi_valuetype type;
         napi_typeof(env, v, &type);
         if (type == napi_null || type == napi_undefined) return c10::nullopt;
-        return tensorAt(uint32Of(env, v));
+        return tensorAt(handleIn(env, v));
       });
     default: throw std::runtime_error("argument '" + parameter.name + "' has a type this bridge does not carry");
   }
@@ -303,7 +304,7 @@ napi_value findOperator(const Arguments& in) {
 
 /** call(operator, ...arguments): undefined takes the schema's default, null is None. */
 napi_value call(const Arguments& in) {
-  uint32_t number = in.handle(0);
+  uint64_t number = in.handle(0);
   if (number >= operators.size()) throw std::runtime_error("unknown operator");
   const Operator& op = operators[number];
   torch::jit::Stack stack;
@@ -347,7 +348,7 @@ napi_value closeScope(const Arguments& in) {
   for (uint32_t i = 0; i < length; i++) {
     napi_value element;
     napi_get_element(in.env, in.values[0], i, &element);
-    uint32_t index = uint32Of(in.env, element) & slotMask;
+    uint32_t index = handleIn(in.env, element) & slotMask;
     if (index < survives.size()) survives[index] = true;
   }
   size_t start = scopeStarts.back();

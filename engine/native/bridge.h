@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-at::Tensor& tensorAt(uint32_t handle);
-uint32_t uint32Of(napi_env env, napi_value value);
+at::Tensor& tensorAt(uint64_t handle);
+uint64_t handleIn(napi_env env, napi_value value);
 std::string stringOf(napi_env env, napi_value value);
 std::vector<int64_t> int64sOf(napi_env env, napi_value value);
 std::vector<at::Tensor> tensorsOf(napi_env env, napi_value value);
@@ -21,7 +21,7 @@ struct Arguments {
   size_t count = 24;
   napi_value values[24];
   Arguments(napi_env env, napi_callback_info info);
-  uint32_t handle(size_t i) const;
+  uint64_t handle(size_t i) const;
   at::Tensor& tensor(size_t i) const;
   bool present(size_t i) const;
   double number(size_t i) const;
