@@ -45,7 +45,7 @@ export const ppoEstimate: Estimate<PpoConfig, typeof ppoInputs> = {
       activationBytes(policy, precision, microBatchSize * longest, microBatchSize * maxNewTokens),
       activationBytes(value, precision, microBatchSize * longest, 0)
     )
-    // The reference, and the best policy so far; a value model that no reward model lends its weights to is a copy of its own too.
+    // The reference, the best policy so far, and the reward models.
     const copies = [policy, ...(inputs.heldOut === undefined ? [] : [policy]), ...rewards].map((model) => frozen(model, precision, 0))
     return { work, memory: together([trained(policy, precision, 0), trained(value, precision, 0), ...copies], activations) }
   }
