@@ -1,0 +1,104 @@
+/** Stages draw anew where they say so: for each checkpoint, prompt and attempt, each held-out prompt, each epoch. */
+import * as Effect from "effect/Effect"
+import { beforeAll, describe, expect, it } from "vitest"
+import { saveCheckpoint } from "../../models/checkpoint.ts"
+import { initLlama } from "../../models/llama.ts"
+import { initRewardModel } from "../../models/reward-model.ts"
+import { saveTokenizer } from "../../models/tokenizer/index.ts"
+import type { Progress } from "../../runtime/define/stage.ts"
+import type { ArtifactRef } from "../../schemas/artifact.ts"
+import { HelpfulnessReward } from "../../schemas/checkpoint.ts"
+import { Prompts, ResponsePairs, Texts } from "../../schemas/rows.ts"
+import { TokenizerModel } from "../../schemas/tokenizer.ts"
+import { mixTexts } from "../../stages/data/mix.ts"
+import { ppoDiagnostics, PpoDiagnosticsReport } from "../../stages/ppo/diagnostics.ts"
+import { ppo } from "../../stages/ppo/ppo.ts"
+import { collectPairs } from "../../stages/preferences/collect-pairs.ts"
+import { pretrain } from "../../stages/training/pretrain.ts"
+import { smallConfig } from "../models/small.ts"
+import { artifact, reportIn, rowsArtifact, rowsIn, runStage, stageEffect } from "./running.ts"
+import { ask, talkingPolicy, tokenizer } from "./talking.ts"
+
+let policy: ArtifactRef<any>
+let twins: ArtifactRef<any>
+beforeAll(async () => {
+  policy = await talkingPolicy(1)
+  twins = await rowsArtifact(
+    Prompts,
+    Array.from({ length: 16 }, (_, i) => ask(`${i}`, "ab"))
+  )
+})
+
+describe("pairs of responses of one checkpoint at one temperature", () => {
+  const collect = async (config: Readonly<Record<string, unknown>>) =>
+    runStage(collectPairs, { first: policy, second: policy, prompts: twins }, { temperatureFirst: 1, temperatureSecond: 1, ...config })
+  it("are two draws: of eight tokens, nearly none are alike", async () => {
+    expect((await collect({ maxNewTokens: 8, redraws: 0 })).metrics["pairs"]).toBeGreaterThan(12)
+  })
+  it("are drawn apart for prompts that say the same", async () => {
+    const rows = await rowsIn(await collect({ maxNewTokens: 8 }), ResponsePairs)
+    expect(new Set(rows.flatMap(({ responseA, responseB }) => [responseA, responseB])).size).toBeGreaterThan(rows.length)
+  })
+  it("that are alike are drawn anew, and then mostly are not", async () => {
+    // The likeliest two tokens alone, one each: half of the pairs or more are alike.
+    const alike = async (redraws: number) => (await collect({ maxNewTokens: 1, topK: 2, redraws })).metrics["alike"]!
+    const [once, often] = [await alike(0), await alike(12)]
+    expect(once).toBeGreaterThan(4)
+    expect(often).toBeLessThan(once / 2)
+  })
+})
+
+describe("ppo's held-out prompts", () => {
+  it("have answers of their own, though they say the same: their mean reward is not that of the first", async () => {
+    const reward = initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 }), { seed: 2 }), { seed: 2 })
+    const helpfulness = await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: reward, tokenizer }))
+    const first = async (heldOut: ArtifactRef<any>) => {
+      const config = { iterations: 1, batchSize: 2, miniBatchSize: 2, maxNewTokens: 5 }
+      const made = await runStage(ppo, { policy, helpfulness, prompts: twins, heldOut }, config)
+      return (await reportIn(await runStage(ppoDiagnostics, { policy: made }), PpoDiagnosticsReport)).heldOut[0]!.reward
+    }
+    const alone = await first(await rowsArtifact(Prompts, [ask("0", "ab")]))
+    expect(Math.abs((await first(twins)) - alone)).toBeGreaterThan(1e-4)
+  })
+})
+
+describe("an epoch of pretraining", () => {
+  it("goes through all rows, in another order than the one before", async () => {
+    const losses: Array<number> = []
+    const progress = ({ loss }: Progress) => Effect.sync(() => (loss === undefined ? undefined : void losses.push(loss)))
+    const inputs = {
+      tokenizer: await artifact(TokenizerModel, (slot) => saveTokenizer(slot, tokenizer)),
+      texts: await rowsArtifact(Texts, [{ text: "ab ba aab b abab ba bb a ab aa b ab ba".repeat(2) }])
+    }
+    const model = { dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, contextLength: 8, sequenceLength: 8 }
+    const made = await Effect.runPromise(
+      // Without learning, a row's loss is the same in each epoch, and says which row it is.
+      stageEffect(pretrain, inputs, { ...model, steps: 20, batchSize: 1, learningRate: 0, warmupSteps: 0 }, { progress })
+    )
+    const rows = made.metrics["tokens"]! / 8
+    expect([rows, losses.length, new Set(losses).size]).toEqual([rows, 20, rows])
+    const [one, two] = [losses.slice(0, rows), losses.slice(rows, 2 * rows)]
+    expect(two.length).toBe(rows)
+    expect(two).not.toEqual(one)
+    expect(two.toSorted((a, b) => a - b)).toEqual(one.toSorted((a, b) => a - b))
+  })
+})
+
+describe("a mixture", () => {
+  // Three rows times the weight, what is beyond whole copies rounded to the nearest whole number, a half up.
+  it.each([
+    [0.9, 3],
+    [0.5, 2],
+    [0.4, 1],
+    [1.9, 6],
+    [1.1, 3]
+  ])("at weight %f has %i of three rows", async (weight, count) => {
+    const datasets = [
+      await rowsArtifact(
+        Texts,
+        ["a", "b", "c"].map((text) => ({ text }))
+      )
+    ]
+    expect(await rowsIn(await runStage(mixTexts, { datasets }, { weights: [weight] }), Texts)).toHaveLength(count)
+  })
+})
