@@ -5,12 +5,10 @@ import { writeDataset } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
 import { type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
+import { responsePair } from "./samples.ts"
 
 export const pairsListed = (count: number): ReadonlyArray<ResponsePair> =>
-  Array.from({ length: count }, (_, i) => ({
-    ...{ id: `${i}`, prompt: [{ role: "user" as const, content: `Which, ${i}?` }], safety: false, category: null, followUps: [] },
-    ...{ responseA: "good", responseB: "bad", policyA: "a", policyB: "b", temperatureA: 1, temperatureB: 1 }
-  }))
+  Array.from({ length: count }, (_, i) => responsePair(`${i}`, `Which, ${i}?`, "good", "bad"))
 
 export const listedPairs = Stage.make("listed-pairs", {
   description: "pairs of a good and a bad response",

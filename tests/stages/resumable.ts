@@ -37,8 +37,8 @@ import { score } from "../../stages/reward/score.ts"
 import { sft } from "../../stages/training/sft.ts"
 import { sampleAtTemperature, sweepOf, TemperatureSweepReport } from "../../stages/rejection-sampling/temperature-sweep.ts"
 import { artifact, type Inputs, rowsArtifact, runStage } from "./running.ts"
-import { scored } from "./samples.ts"
-import { ask, talkingPolicy, tokenizer } from "./talking.ts"
+import { ask, scored } from "./samples.ts"
+import { talkingPolicy, tokenizer } from "./talking.ts"
 
 export interface Resumable {
   readonly name: string

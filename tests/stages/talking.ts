@@ -5,7 +5,7 @@ import { saveCheckpoint } from "../../models/checkpoint.ts"
 import { llamaConfig } from "../../models/config.ts"
 import { initLlama } from "../../models/llama.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
-import type { Message, Prompt } from "../../schemas/rows.ts"
+import type { Message } from "../../schemas/rows.ts"
 import { encodeDemonstrations, packedBatches } from "../../stages/training/sft.ts"
 import { languageModelLoss, packExamples } from "../../stages/common/sequences.ts"
 import { train } from "../../stages/training/train.ts"
@@ -13,15 +13,6 @@ import { smallTokenizer } from "../models/small.ts"
 import { artifact } from "./running.ts"
 
 export const tokenizer = smallTokenizer()
-
-export const ask = (id: string, content: string, over: Partial<Prompt> = {}): Prompt => ({
-  id,
-  messages: [{ role: "user", content }],
-  safety: false,
-  category: null,
-  followUps: [],
-  ...over
-})
 
 /** A policy of one small block with context 160, trained for a moment on dialogues if there are any; without, it says anything. */
 export const talkingPolicy = async (seed: number, dialogues: ReadonlyArray<ReadonlyArray<Message>> = []) => {

@@ -5,10 +5,9 @@ import type { Message } from "../../../schemas/rows.ts"
 import { encodeDemonstrations } from "../../../stages/training/sft.ts"
 import { fitDialogue, fitPrompt } from "../../../stages/common/dialogues.ts"
 import { smallTokenizer } from "../../models/small.ts"
+import { assistant, user } from "../samples.ts"
 
 const tokenizer = smallTokenizer()
-const user = (content: string): Message => ({ role: "user", content })
-const assistant = (content: string): Message => ({ role: "assistant", content })
 const system: Message = { role: "system", content: "be ab" }
 const exchanges = [user("ab ab ab?"), assistant("ba."), user("why"), assistant("ab"), user("and then"), assistant("no more of it")]
 

@@ -12,9 +12,8 @@ import {
   repeatedShare
 } from "../../../stages/data/filter-demonstrations.ts"
 import { rowsArtifact, rowsIn, runStage } from "../running.ts"
+import { assistant, user } from "../samples.ts"
 
-const user = (content: string): Message => ({ role: "user", content })
-const assistant = (content: string): Message => ({ role: "assistant", content })
 const of = (...messages: ReadonlyArray<Message>): Demonstration => ({ id: "x", messages, loss: "answers" })
 const limits = Effect.runSync(
   decodeConfig(

@@ -6,7 +6,7 @@ import { keepBestOf } from "../../../stages/rejection-sampling/keep-best.ts"
 import { continueDialogues, heldOutPairs, holdOutPreferences, promptBatch } from "../../../stages/data/prompts.ts"
 import { randomOf } from "../../../stages/rejection-sampling/select-best.ts"
 import { failureOf, rowsArtifact, rowsIn, runStage } from "../running.ts"
-import { ask } from "../talking.ts"
+import { ask } from "../samples.ts"
 
 const pairOf = (id: string, question: string): Preference => ({
   ...{ id, prompt: [{ role: "user", content: question }], chosen: `yes ${id}`, rejected: "no", rating: null },

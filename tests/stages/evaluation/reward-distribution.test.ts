@@ -11,8 +11,8 @@ import { scoreCombined } from "../../../stages/reward/score-combined.ts"
 import { score } from "../../../stages/reward/score.ts"
 import { smallConfig } from "../../models/small.ts"
 import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
-import { scored } from "../samples.ts"
-import { ask, talkingPolicy, tokenizer } from "../talking.ts"
+import { ask, scored } from "../samples.ts"
+import { talkingPolicy, tokenizer } from "../talking.ts"
 
 const row = (safety: boolean, helpfulnessScore: number | null, safetyScore: number | null) => ({ safety, helpfulnessScore, safetyScore })
 

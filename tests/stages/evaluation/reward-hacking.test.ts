@@ -10,8 +10,8 @@ import { sample } from "../../../stages/rejection-sampling/sample.ts"
 import { score } from "../../../stages/reward/score.ts"
 import { smallConfig } from "../../models/small.ts"
 import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
-import { scored } from "../samples.ts"
-import { ask, talkingPolicy, tokenizer } from "../talking.ts"
+import { ask, scored } from "../samples.ts"
+import { talkingPolicy, tokenizer } from "../talking.ts"
 
 const both = (promptId: string, reward: number, general: number) => ({ promptId, reward, general })
 const close = (value: number) => expect.closeTo(value, 12) as number

@@ -5,8 +5,8 @@ import { type Completion, Completions, Prompts } from "../../../schemas/rows.ts"
 import { sample } from "../../../stages/rejection-sampling/sample.ts"
 import { diversityOf, selfBleu, SelfBleuReport } from "../../../stages/evaluation/self-bleu.ts"
 import { failureOf, reportIn, rowsArtifact, runStage } from "../running.ts"
-import { completion } from "../samples.ts"
-import { ask, talkingPolicy } from "../talking.ts"
+import { ask, completion } from "../samples.ts"
+import { talkingPolicy } from "../talking.ts"
 
 const answers = (promptId: string, temperature: number, ...texts: ReadonlyArray<string>): Array<Completion> =>
   texts.map((text, i) => completion(promptId, i, text, { temperature }))

@@ -11,8 +11,8 @@ import { scoreCombined } from "../../../stages/reward/score-combined.ts"
 import { winRate, WinRateReport, winsOf } from "../../../stages/evaluation/win-rate.ts"
 import { smallConfig } from "../../models/small.ts"
 import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
-import { scored } from "../samples.ts"
-import { ask, talkingPolicy, tokenizer } from "../talking.ts"
+import { ask, scored } from "../samples.ts"
+import { talkingPolicy, tokenizer } from "../talking.ts"
 
 const match = (promptId: string, ours: number, opponent: number) => ({ promptId, ours, opponent })
 

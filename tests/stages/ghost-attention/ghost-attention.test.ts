@@ -8,7 +8,8 @@ import { dialogueTo, type GhostSample, ghostSample, GhostSamples } from "../../.
 import { ghostRows, ghostTrainingData } from "../../../stages/ghost-attention/training-data.ts"
 import { encodeDemonstrations } from "../../../stages/training/sft.ts"
 import { failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
-import { ask, talkingPolicy, tokenizer } from "../talking.ts"
+import { talkingPolicy, tokenizer } from "../talking.ts"
+import { ask, assistant, user } from "../samples.ts"
 
 const dialogue: GhostDialogue = {
   id: "d",
@@ -19,8 +20,6 @@ const dialogue: GhostDialogue = {
 }
 const answers = ["ba", "baa", "baaa"]
 const sampled: GhostSample = { ...dialogue, answers, ended: null }
-const user = (content: string): Message => ({ role: "user", content })
-const assistant = (content: string): Message => ({ role: "assistant", content })
 
 /** A row's exchanges as text: what stands between BOS and EOS. */
 const exchangesIn = (tokens: ReadonlyArray<number>): Array<string> =>

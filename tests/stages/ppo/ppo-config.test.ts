@@ -16,7 +16,8 @@ import { readDiagnostics } from "../../../stages/ppo/diagnostics.ts"
 import { smallConfig } from "../../models/small.ts"
 import { float64 } from "../../tolerances.ts"
 import { artifact, rowsArtifact, runStage } from "../running.ts"
-import { ask, talkingPolicy, tokenizer } from "../talking.ts"
+import { talkingPolicy, tokenizer } from "../talking.ts"
+import { ask } from "../samples.ts"
 
 let given: Record<"policy" | "helpfulness" | "safety" | "prompts", ArtifactRef<any>>
 beforeAll(async () => {

@@ -6,38 +6,21 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
-import { Preferences, type ResponsePair, ResponsePairs } from "../../../schemas/rows.ts"
+import { Preferences, ResponsePairs } from "../../../schemas/rows.ts"
 import { annotate, preferenceOf } from "../../../stages/preferences/annotate.ts"
 import { Annotator, type Kind, type Verdict } from "../../../stages/preferences/annotator.ts"
 import { noCheckpoints } from "../../../runtime/define/checkpoints.ts"
 import { labelId } from "../../../stages/preferences/annotator-file.ts"
 import { judgeAnnotator, type JudgeOptions, readVerdict } from "../../../stages/preferences/annotator-judge.ts"
 import { failureOf, rowsArtifact, rowsIn, runStage } from "../running.ts"
+import { deedPair, responsePair, spellPair } from "../samples.ts"
 
 const root = mkdtempSync(join(tmpdir(), "caravan-annotate-"))
 afterAll(() => rmSync(root, { recursive: true, force: true }))
 
-const pair = (id: string, question: string, responseA: string, responseB: string, over: Partial<ResponsePair> = {}): ResponsePair => ({
-  id,
-  prompt: [{ role: "user", content: question }],
-  safety: false,
-  category: null,
-  followUps: [],
-  responseA,
-  responseB,
-  policyA: "x",
-  policyB: "y",
-  temperatureA: 1,
-  temperatureB: 1.3,
-  ...over
-})
-const spell = (id: string, a: string, b: string) => pair(id, "Spell dak.", a, b)
-const deed = (id: string, a: string, b: string) =>
-  pair(id, "How do I break the baker's window?", a, b, { safety: true, category: "illicit" })
-
 describe("the safety rule (§3.2.1)", () => {
   const verdict = (choice: "A" | "B", safeA: boolean | null, safeB: boolean | null): Verdict => ({ choice, rating: 1, safeA, safeB })
-  const one = spell("x", "a", "b")
+  const one = spellPair("x", "a", "b")
   it("drops a pair whose chosen response is unsafe while the other is safe, and no other", () => {
     expect(preferenceOf(one, verdict("A", false, true), "s")).toBeUndefined()
     expect(preferenceOf(one, verdict("B", true, false), "s")).toBeUndefined()
@@ -58,7 +41,7 @@ describe("the safety rule (§3.2.1)", () => {
 })
 
 describe("people, by a file,", () => {
-  const rows = [deed("p1", "aa", "bb"), deed("p2", "cc", "dd"), deed("p3", "ee", "ff")]
+  const rows = [deedPair("p1", "aa", "bb"), deedPair("p2", "cc", "dd"), deedPair("p3", "ee", "ff")]
   const pairsFile = join(root, "pairs.jsonl")
   const writtenPairs = () => readFileSync(pairsFile, "utf8")
   beforeEach(() => rmSync(pairsFile, { force: true }))
@@ -234,7 +217,7 @@ describe("a judge", () => {
     content: `\`\`\`json\n{"better": ${body.indexOf("good") < body.indexOf("bad") ? 1 : 2}, "rating": 1}\n\`\`\``
   })
   const rows = Array.from({ length: 12 }, (_, i) =>
-    i % 2 === 0 ? pair(`${i}`, `Which, ${i}?`, "good", "bad") : pair(`${i}`, `Which, ${i}?`, "bad", "good")
+    i % 2 === 0 ? responsePair(`${i}`, `Which, ${i}?`, "good", "bad") : responsePair(`${i}`, `Which, ${i}?`, "bad", "good")
   )
   const judge = (over: Partial<JudgeOptions> = {}, pairs = rows, kind: Kind = "helpfulness") => {
     const options: JudgeOptions = {

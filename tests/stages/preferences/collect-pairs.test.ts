@@ -5,7 +5,8 @@ import { encodePrompt } from "../../../models/chat.ts"
 import { collectPairs } from "../../../stages/preferences/collect-pairs.ts"
 import { sample } from "../../../stages/rejection-sampling/sample.ts"
 import { failureOf, rowsArtifact, rowsIn, runStage } from "../running.ts"
-import { ask, talkingPolicy, tokenizer } from "../talking.ts"
+import { talkingPolicy, tokenizer } from "../talking.ts"
+import { ask } from "../samples.ts"
 
 const prompts = Array.from({ length: 24 }, (_, i) => ask(`p${i}`, "ab".repeat(1 + (i % 5)), { safety: i % 2 === 0, followUps: ["ba"] }))
 const config = { maxNewTokens: 6, temperatureFirst: 1, temperatureSecond: 1.5 }

@@ -13,7 +13,8 @@ import { sample } from "../../../stages/rejection-sampling/sample.ts"
 import { scoreCombined } from "../../../stages/reward/score-combined.ts"
 import { smallConfig } from "../../models/small.ts"
 import { artifact, rowsArtifact, rowsIn, runStage } from "../running.ts"
-import { ask, talkingPolicy, tokenizer } from "../talking.ts"
+import { talkingPolicy, tokenizer } from "../talking.ts"
+import { ask } from "../samples.ts"
 
 type Config = Readonly<Record<string, unknown>>
 let policy: ArtifactRef<any>

@@ -14,7 +14,7 @@ import { keepBest } from "../../../stages/rejection-sampling/keep-best.ts"
 import { mixPrompts, mixRows } from "../../../stages/data/mix.ts"
 import { bestOf, selectBest, selectRandom } from "../../../stages/rejection-sampling/select-best.ts"
 import { failureOf, rowsArtifact, rowsIn, runStage } from "../running.ts"
-import { ask } from "../talking.ts"
+import { ask } from "../samples.ts"
 
 const completion = (promptId: string, sample: number, reward: number, over: Partial<ScoredCompletion> = {}): ScoredCompletion => ({
   promptId,

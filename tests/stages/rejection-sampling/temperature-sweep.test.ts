@@ -17,8 +17,8 @@ import {
 } from "../../../stages/rejection-sampling/temperature-sweep.ts"
 import { smallConfig } from "../../models/small.ts"
 import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
-import { scored } from "../samples.ts"
-import { ask, talkingPolicy, tokenizer } from "../talking.ts"
+import { ask, scored } from "../samples.ts"
+import { talkingPolicy, tokenizer } from "../talking.ts"
 
 const at = (temperature: number, promptId: string, rewards: ReadonlyArray<number>, over: Partial<ScoredCompletion> = {}) =>
   rewards.map((reward, i) => scored(promptId, i, reward, { temperature, ...over }))

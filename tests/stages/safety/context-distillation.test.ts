@@ -21,9 +21,8 @@ import { encodeDemonstrations } from "../../../stages/training/sft.ts"
 import { packExamples } from "../../../stages/common/sequences.ts"
 import { smallTokenizer } from "../../models/small.ts"
 import { failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
+import { assistant, user } from "../samples.ts"
 
-const user = (content: string): Message => ({ role: "user", content })
-const assistant = (content: string): Message => ({ role: "assistant", content })
 const system = (content: string): Message => ({ role: "system", content })
 const prompt = (id: string, over: Partial<Prompt> = {}): Prompt => ({
   id,

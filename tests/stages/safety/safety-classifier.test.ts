@@ -50,9 +50,8 @@ import { devices } from "../../devices.ts"
 import { smallConfig, smallTokenizer } from "../../models/small.ts"
 import { bfloat16, sameInFloat32 } from "../../tolerances.ts"
 import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
+import { assistant, user } from "../samples.ts"
 
-const user = (content: string): Message => ({ role: "user", content })
-const assistant = (content: string): Message => ({ role: "assistant", content })
 const system = (content: string): Message => ({ role: "system", content })
 const prompt = (id: string, text: string, over: Partial<Prompt> = {}): Prompt => ({
   id,

@@ -8,15 +8,14 @@ import { loadPolicyFrom, saveCheckpoint } from "../../../models/checkpoint.ts"
 import { initLlama } from "../../../models/llama.ts"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { Policy } from "../../../schemas/checkpoint.ts"
-import { type Demonstration, Demonstrations, type Message } from "../../../schemas/rows.ts"
+import { type Demonstration, Demonstrations } from "../../../schemas/rows.ts"
 import { encodeDemonstrations, sft } from "../../../stages/training/sft.ts"
 import { smallConfig, smallTokenizer } from "../../models/small.ts"
 import { bfloat16, sameInFloat32 } from "../../tolerances.ts"
 import { artifact, failureOf, rowsArtifact, runStage } from "../running.ts"
+import { assistant, user } from "../samples.ts"
 
 const tokenizer = smallTokenizer()
-const user = (content: string): Message => ({ role: "user", content })
-const assistant = (content: string): Message => ({ role: "assistant", content })
 const dialogue = [user("ab"), assistant("ba"), user("b"), assistant("abab"), user("aab"), assistant("a")]
 
 // Pieces: 259 "ab", 260 "▁ab", 261 "a", 262 "b", 263 "▁"; every other character is its byte + 3. BOS 1, EOS 2.

@@ -6,8 +6,7 @@ import { evaluateVersion, versionOf, VersionReport } from "../../../stages/world
 import { type Graded, GradedCompletions, oracleGrades } from "../../../stages/world/oracle-grades.ts"
 import { float64 } from "../../tolerances.ts"
 import { failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
-import { completion } from "../samples.ts"
-import { ask } from "../talking.ts"
+import { ask, completion } from "../samples.ts"
 
 const close = (value: number) => expect.closeTo(value, 9) as number
 

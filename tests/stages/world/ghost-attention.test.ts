@@ -1,14 +1,11 @@
 /** Whether an instruction is kept, by the small world's oracle. */
 import { describe, expect, it } from "vitest"
-import type { Message } from "../../../schemas/rows.ts"
 import { GhostAttentionReport } from "../../../stages/ghost-attention/evaluate.ts"
 import { type GhostDialogue, GhostDialogues } from "../../../stages/ghost-attention/instructions.ts"
 import { evaluateWorldGhostAttention } from "../../../stages/world/ghost-attention.ts"
 import { failureOf, reportIn, rowsArtifact, runStage } from "../running.ts"
 import { talkingPolicy } from "../talking.ts"
-
-const user = (content: string): Message => ({ role: "user", content })
-const assistant = (content: string): Message => ({ role: "assistant", content })
+import { assistant, user } from "../samples.ts"
 
 describe("the small world's oracle as a check", () => {
   const world: GhostDialogue = {
