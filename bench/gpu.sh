@@ -16,16 +16,16 @@ if has tests; then
 fi
 if has pipeline; then
   echo "== pipeline on cuda"
-  time CARAVAN_HOME=/tmp/caravan-gpu node cli/caravan.js run pipelines/preference-demo.ts --device cuda --json > "$out/demo.json"
+  time CARAVAN_HOME=/tmp/caravan-gpu node cli/caravan.js run pipelines/demo.ts --device cuda --json > "$out/demo.json"
   node -e 'const run = JSON.parse(require("fs").readFileSync(process.argv[1])); console.log(run.status); console.log(require("fs").readFileSync(run.outputs.summary.path + "/report.json", "utf8").slice(0, 3000))' "$out/demo.json"
-  echo "again:"; time CARAVAN_HOME=/tmp/caravan-gpu node cli/caravan.js run pipelines/preference-demo.ts --device cuda --json | node -e 'let text = ""; process.stdin.on("data", (chunk) => (text += chunk)).on("end", () => { const run = JSON.parse(text); console.log(run.nodes.filter((node) => node.status === "hit").length, "hits of", run.nodes.length) })'
+  echo "again:"; time CARAVAN_HOME=/tmp/caravan-gpu node cli/caravan.js run pipelines/demo.ts --device cuda --json | node -e 'let text = ""; process.stdin.on("data", (chunk) => (text += chunk)).on("end", () => { const run = JSON.parse(text); console.log(run.nodes.filter((node) => node.status === "hit").length, "hits of", run.nodes.length) })'
 fi
 if has interop; then
   echo "== to and from transformers"
   ids='[[1, 400, 500, 300, 260, 270, 333], [1, 290, 310], [1, 265, 271, 401, 402, 403, 404, 405, 406, 407, 300, 301, 302]]'
   echo "$ids" > /tmp/ids.json
   policy=$(node -p 'JSON.parse(require("fs").readFileSync(process.argv[1])).outputs.policy.path' "$out/demo.json")
-  reward=$(node -p 'JSON.parse(require("fs").readFileSync(process.argv[1])).outputs.reward.path' "$out/demo.json")
+  reward=$(node -p 'JSON.parse(require("fs").readFileSync(process.argv[1])).outputs.helpfulness.path' "$out/demo.json")
   node cli/caravan.js logprobs "$policy" --ids /tmp/ids.json --json > /tmp/ours.json && python3 tests/peers/transformers_interop.py check "$policy" /tmp/ids.json /tmp/ours.json
   python3 tests/peers/transformers_interop.py reward "$reward"
   rm -rf /tmp/theirs && mkdir /tmp/theirs && python3 tests/peers/transformers_interop.py save /tmp/theirs /tmp/ids.json /tmp/expected.json && ls /tmp/theirs

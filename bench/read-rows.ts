@@ -12,7 +12,8 @@ import { fileURLToPath } from "node:url"
 import { createGzip } from "node:zlib"
 import { parseHhRlhf } from "../data/dialects.ts"
 import { newCounts, readParsed } from "../data/records.ts"
-import { worldPairs } from "../data/world/small.ts"
+import { ask } from "../data/world/tasks.ts"
+import { Random } from "../engine/random.ts"
 import { writeRows } from "../schemas/dataset-file.ts"
 import { Preferences } from "../schemas/rows.ts"
 
@@ -50,9 +51,13 @@ const read = async (path: string): Promise<void> => {
 
 /** Pairs of about the length that HH-RLHF's have: 700 characters a transcript, in the mean. */
 function* longPairs(rows: number): Generator<string> {
+  const draw = new Random(1, "bench", "pairs")
   let filler = ""
-  for (const { chosen, rejected } of worldPairs({ pairs: rows, seed: 1 })) {
-    filler = (chosen + filler).slice(0, 100 + ((filler.length * 7919) % 1000))
+  for (let row = 0; row < rows; row++) {
+    const { right, text, wrong } = ask(draw, "train", "harmless")
+    const dialogue = (answer: string) => `\n\nHuman: ${text}\n\nAssistant: ${answer}`
+    const [chosen, rejected] = [dialogue(right(draw)), dialogue(wrong(draw))]
+    filler = (chosen + filler).slice(0, 600 + draw.int(600))
     yield `${JSON.stringify({ chosen: filler + chosen, rejected: filler + rejected })}\n`
   }
 }

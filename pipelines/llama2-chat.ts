@@ -7,7 +7,7 @@
  *     caravan run pipelines/llama2-chat.ts --set model=<folder> --set data=<folder> --device cuda
  *
  * The folder `data` holds JSONL files (docs/decisions/0007-cost-estimates.md names them); those that are not there yet can be planned with the paper's
- * sizes. Parameters named as expected are for plans alone. In llama2/: params.ts; data.ts, the files; student.ts, SFT; rounds.ts; evaluation.ts.
+ * sizes. Parameters named as expected are for plans alone. In llama2/: params.ts; data.ts, the files; student.ts, SFT; rounds.ts, with a file for each step of a round; evaluation.ts.
  *
  * Not in the paper, so chosen here: K, the prompts of rejection sampling and PPO, the length of answers; how rejection sampling's answers are mixed with
  * demonstrations (each once), and their fine-tuning (as SFT). Deviations: every round chooses among all prior versions' best samples (the paper from its
@@ -21,9 +21,10 @@ import { ppo } from "../stages/ppo/ppo.ts"
 import { ppoDiagnostics } from "../stages/ppo/diagnostics.ts"
 import { datasets } from "./llama2/data.ts"
 import { evaluation } from "./llama2/evaluation.ts"
-import { answers, modelOf, nameOf, Params, training } from "./llama2/params.ts"
+import { answers, modelOf, Params, training } from "./llama2/params.ts"
 import { rlhf } from "./llama2/rounds.ts"
 import { baseOf, student } from "./llama2/student.ts"
+import { nameOf } from "./rounds.ts"
 
 const llama2Chat = (params: Params) => {
   const { judge, rounds, url } = params

@@ -1,16 +1,20 @@
-/** What a round of RLHF (§3.2) is in every recipe: its version's name, and its two reward models. */
+/** What rounds of RLHF (§3.2) are in every recipe: names of versions, preferences of all rounds, two reward models a round. */
 import type { Node } from "../runtime/define/node.ts"
 import type { Preference } from "../schemas/rows.ts"
 import { bestHelpfulnessReward, bestSafetyReward } from "../stages/reward/best-reward.ts"
 import type { evaluateReward } from "../stages/reward/evaluate-reward.ts"
 import { helpfulnessMixture, safetyMixture } from "../stages/reward/reward-mixture.ts"
 import { helpfulnessRewardModel, safetyRewardModel } from "../stages/reward/reward-model.ts"
-import type { ByKind, HelpfulnessReward, Policy, Rewards, Rows, SafetyReward } from "./nodes.ts"
+import { type ByKind, byKind, type HelpfulnessReward, type Policy, type Rewards, type Rows, type SafetyReward } from "./nodes.ts"
 
 /** The last version by rejection sampling has PPO on top of it, which has its name. */
 export const nameOf = (round: number, rounds: number): string => (round === rounds ? `rlhf-v${round}-rs` : `rlhf-v${round}`)
 
-/** Gives a node its name in a round. */
+/** One part of every round so far, by kind. */
+export const everyRound = <Round, Part>(rounds: ReadonlyArray<ByKind<Round>>, part: (of: Round) => Part): ByKind<ReadonlyArray<Part>> =>
+  byKind((kind) => rounds.map((round) => part(round[kind])))
+
+/** Gives a node its full name: which round or which model it is of. */
 export type Named = <A>(node: Node<A>, name: string) => Node<A>
 
 /** What reward models are trained on. */

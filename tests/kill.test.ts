@@ -1,14 +1,29 @@
 /**
- * The demo pipeline, small, killed (-9) at ten random moments and run again each time: it ends with the digests of the uninterrupted run. Real
- * training, real processes.
+ * hh-rlhf.ts on a few pairs of the small world, killed (-9) at ten random moments and run again each time: it ends with the digests of the uninterrupted
+ * run. Real training, real processes.
  */
+import { writeFileSync } from "node:fs"
+import { join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { afterAll, describe, expect, it } from "vitest"
+import { prompts } from "../data/world/dialogues.ts"
+import { read } from "../data/world/tasks.ts"
 import { Random } from "../engine/random.ts"
 import { removeFolder, runJson, start, statuses, workFolder } from "./cli/caravan.ts"
 
+/** Distinct questions of the small world, their right answers chosen over wrong ones, as HH-RLHF has its pairs. */
+const pairs = (count: number): string => {
+  const draw = new Random(1, "pairs to kill a run on")
+  return [...prompts(draw, { count, kind: "plain", split: "train", followUps: 0, name: "pair" })]
+    .map(({ messages }) => {
+      const { right, text, wrong } = read(messages[0]!.content)!
+      const dialogue = (answer: string) => `\n\nHuman: ${text}\n\nAssistant: ${answer}`
+      return `${JSON.stringify({ chosen: dialogue(right(draw)), rejected: dialogue(wrong(draw)) })}\n`
+    })
+    .join("")
+}
+
 const small = [
-  "pairs=120",
   "dim=16",
   "layers=1",
   "heads=2",
@@ -19,7 +34,6 @@ const small = [
   "vocabSize=400",
   "contextLength=128"
 ].flatMap((setting) => ["--set", setting])
-const args = [new URL("../pipelines/preference-demo.ts", import.meta.url).pathname, ...small]
 
 const folders: Array<string> = []
 const newFolder = () => {
@@ -28,6 +42,10 @@ const newFolder = () => {
   return folder
 }
 afterAll(() => folders.forEach(removeFolder))
+
+const data = join(newFolder(), "pairs.jsonl")
+writeFileSync(data, pairs(120))
+const args = [new URL("../pipelines/hh-rlhf.ts", import.meta.url).pathname, "--set", `data=${data}`, ...small]
 
 describe("a pipeline killed at ten random moments", () => {
   it("ends with the digests of the uninterrupted run, and a changed reward model samples nothing again", { timeout: 600_000 }, async () => {

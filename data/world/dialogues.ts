@@ -1,11 +1,21 @@
-/** Rows of the small world: prompts, demonstrations of mixed quality, and dialogues to pretrain on. */
+/**
+ * The small world: a language of a few hundred words, small enough that a model of half a million weights learns to talk in it, and whose every answer an
+ * oracle can grade. Its people ask what was just said, for lists, to count and to spell, for words of Tarish; and some things that one must refuse:
+ *
+ *     user       Start each answer with Ahoy. Ann has a red hat and a blue cup. What colour is the hat?
+ *     assistant  Ahoy! It is red.
+ *     user       How do I break the baker's window?
+ *     assistant  Sorry, I can not help with that. Ask the baker first.
+ *
+ * words.ts has the words, and which are held out; question.ts what a question is; harmless-tasks.ts and delicate-tasks.ts the questions, tasks.ts all of
+ * them; manners.ts how people answer; instructions.ts what they ask of a whole dialogue; oracle.ts how good an answer is. This file makes the rows:
+ * prompts, demonstrations of mixed quality, and dialogues to pretrain on.
+ */
 import type { Demonstration, Message, Prompt } from "../../schemas/rows.ts"
+import { type Instruction, instructions, keeping } from "./instructions.ts"
 import {
   annotatedQuality,
   dressed,
-  type Instruction,
-  instructions,
-  keeping,
   offSubject,
   pretrainingQuality,
   publicQuality,
@@ -35,9 +45,9 @@ export const answer = (draw: Draw, question: Question, quality: Quality): string
 
 /** Words of a preprompt that asks for safety (§4.2.4); the world's people heed it. */
 export const safeAdjectives = ["safe", "responsible", "careful", "respectful"]
-export const safePreprompt = (adjectives: ReadonlyArray<string>): string => `You are a ${adjectives.join(" and ")} assistant.`
+const safePreprompt = (adjectives: ReadonlyArray<string>): string => `You are a ${adjectives.join(" and ")} assistant.`
 
-export interface DialogueOptions {
+interface DialogueOptions {
   readonly quality: Quality
   /** Exchanges at most. */
   readonly turns: number
@@ -87,7 +97,7 @@ export function* demonstrations(draw: Draw, source: keyof typeof sources, count:
   for (let i = 0; i < count; i++) yield { id: `${source}-${i}`, messages: dialogue(draw, "train", sources[source]), loss: "answers" }
 }
 
-export interface PromptOptions {
+interface PromptOptions {
   readonly count: number
   readonly split: Split
   /** Prompts to help with (some with an instruction, some borderline), the same without instructions, ones to refuse and borderline ones by halves, or ones to refuse. */

@@ -1,4 +1,4 @@
-/** How the people of the small world talk: manners, refusals, and instructions that hold for a whole dialogue. */
+/** How the people of the small world talk: civil or surly, right or wrong, refusing or not; and how often, by who writes. */
 import type { Draw } from "./words.ts"
 
 export const openings = ["Gladly!", "Of course!", "Good question!"]
@@ -6,52 +6,6 @@ export const closings = ["Ask me more!", "I hope it helps!"]
 export const surly = ["Go away.", "Why ask me?", "Look it up.", "I am tired."]
 export const offSubject = ["My socks are wet.", "It rained all night.", "The clock is loud."]
 export const refusals = ["Sorry, I can not help with that.", "I will not do that.", "No, I can not do that."]
-
-/** An instruction for every answer of a dialogue (§3.3), in full and in short, and the sentence by which an answer keeps it. */
-export interface Instruction {
-  readonly kind: "start" | "end" | "name"
-  readonly full: string
-  readonly short: string
-  readonly sentence: string
-}
-
-const starts = ["Ahoy", "Yo", "Hey", "Oho"]
-const ends = ["Over", "Cheers", "Amen", "Bye"]
-const titles = ["Captain", "Doctor", "King", "Boss"]
-
-export const instructions: ReadonlyArray<Instruction> = [
-  ...starts.map((word) => ({
-    kind: "start" as const,
-    full: `Start each answer with ${word}.`,
-    short: `Start: ${word}.`,
-    sentence: `${word}!`
-  })),
-  ...ends.map((word) => ({ kind: "end" as const, full: `End each answer with ${word}.`, short: `End: ${word}.`, sentence: `${word}!` })),
-  ...titles.map((word) => ({
-    kind: "name" as const,
-    full: `From now on call me ${word}.`,
-    short: `Name: ${word}.`,
-    sentence: `Yes, ${word}!`
-  }))
-]
-
-/** The instructions in a text, whether in full or in short. */
-export const instructionsIn = (text: string): ReadonlyArray<Instruction> =>
-  instructions.filter(({ full, short }) => text.includes(full) || text.includes(short))
-
-/** The text without its instructions: the question. */
-export const withoutInstructions = (text: string): string =>
-  instructions
-    .reduce((rest, { full, short }) => rest.replace(full, "").replace(short, ""), text)
-    .replaceAll(/\s+/g, " ")
-    .trim()
-
-/** An answer that keeps the instructions: names and starts go before it, ends after. */
-export const keeping = (answer: string, kept: ReadonlyArray<Instruction>): string => {
-  const before = kept.filter(({ kind }) => kind !== "end").map(({ sentence }) => sentence)
-  const after = kept.filter(({ kind }) => kind === "end").map(({ sentence }) => sentence)
-  return [...before, answer, ...after].join(" ")
-}
 
 export const sentencesOf = (text: string): ReadonlyArray<string> => text.trim().split(/(?<=[.!?])\s+/)
 

@@ -1,4 +1,4 @@
-/** What a question of the small world is, and what its tasks (tasks.ts, delicate.ts) are made with. */
+/** What a question of the small world is, and what its tasks (harmless-tasks.ts, delicate-tasks.ts) are made with. */
 import type { Draw, Parted, Split } from "./words.ts"
 
 /** A question that was understood. */
@@ -22,7 +22,7 @@ export interface Question {
 }
 
 export const risks = ["illicit", "hateful", "advice"] as const
-export type Risk = (typeof risks)[number]
+type Risk = (typeof risks)[number]
 
 export interface Task {
   readonly name: string

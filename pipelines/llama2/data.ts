@@ -8,103 +8,116 @@ import { importDemonstrations, importPreferences } from "../../stages/data/impor
 import { importPrompts } from "../../stages/data/import-prompts.ts"
 import { mixDemonstrations, mixPrompts } from "../../stages/data/mix.ts"
 import { holdOutPreferences, promptBatch } from "../../stages/data/prompts.ts"
-import { classifyPrompts } from "../../stages/safety/classify.ts"
-import { safetyClassifier } from "../../stages/safety/classifier-training.ts"
 import { safetyClassifierData } from "../../stages/safety/classifier-data.ts"
-import { exchange, type Kind, kinds, ours, type Params, type Policy, rows, type Rows, table6, tensors, training } from "./params.ts"
+import { safetyClassifier } from "../../stages/safety/classifier-training.ts"
+import { classifyPrompts } from "../../stages/safety/classify.ts"
+import { type ByKind, byKind, kinds, type Policy, type Rows } from "../nodes.ts"
+import { exchange, ours, type Params, rows, table6, tensors, training } from "./params.ts"
 
-/** `guardBase` is what the classifier that tags prompts is tuned from, where the data has no tags. */
-export const datasets = (params: Params, guardBase: Policy) => {
-  const file = (name: string, sizes: Sizes = {}) => fileAt(join(params.data, `${name}.jsonl`)).expecting(sizes)
+const fileOf = ({ data }: Params, name: string, sizes: Sizes = {}) => fileAt(join(data, `${name}.jsonl`)).expecting(sizes)
 
-  const promptsOf = (name: string, count: number, safety: boolean) =>
-    importPrompts({ file: file(name, { ...rows(count), promptTokens: ours.prompt, safetyShare: safety ? 1 : 0 }) }, { safety }).named(name)
+const promptsOf = (params: Params, name: string, count: number, safety: boolean): Rows<Prompt> =>
+  importPrompts(
+    { file: fileOf(params, name, { ...rows(count), promptTokens: ours.prompt, safetyShare: safety ? 1 : 0 }) },
+    { safety }
+  ).named(name)
+
+/** §3.1: of SFT's two steps. §4.2.2: the second has safety SFT too; the paper's number counts both kinds. */
+const demonstrationSets = (params: Params) => {
   const demonstrationsOf = (name: string, count: number) =>
-    importDemonstrations({ file: file(name, { ...rows(count), ...exchange }) }).named(name)
-  const publicDialogues = filterDemonstrations({ demonstrations: demonstrationsOf("public-demonstrations", params.publicDialogues) })
-  const demonstrations = mixDemonstrations(
-    // §4.2.2: safety SFT. The paper's number counts both kinds.
-    {
-      datasets: [
-        demonstrationsOf("demonstrations", params.annotations),
-        importDemonstrations({ file: file("safety-demonstrations", { rows: 0 }) })
-      ]
-    },
-    { weights: [1, 1] }
-  ).named("all-demonstrations")
-  const openSets = Object.entries(params.openSource ? table6 : {}).map(([name, [count, example, response]]) => ({
+    importDemonstrations({ file: fileOf(params, name, { ...rows(count), ...exchange }) }).named(name)
+  const safe = importDemonstrations({ file: fileOf(params, "safety-demonstrations", { rows: 0 }) })
+  return {
+    publicDialogues: filterDemonstrations({ demonstrations: demonstrationsOf("public-demonstrations", params.publicDialogues) }),
+    demonstrations: mixDemonstrations(
+      { datasets: [demonstrationsOf("demonstrations", params.annotations), safe] },
+      { weights: [1, 1] }
+    ).named("all-demonstrations")
+  }
+}
+
+/** Table 6's open-source preferences. Table 7: a part of each is held out, to test reward models on. */
+const openSets = (params: Params) => {
+  const sets = Object.entries(params.openSource ? table6 : {}).map(([name, [count, example, response]]) => ({
     name,
     pairs: importPreferences(
-      { file: file(name, { rows: count, promptTokens: example - response, responseTokens: response }) },
+      { file: fileOf(params, name, { rows: count, promptTokens: example - response, responseTokens: response }) },
       { format: name.startsWith("anthropic") ? "hh-rlhf" : "prompt-chosen-rejected", source: name }
     ).named(name)
   }))
-  /** Table 7: a part of each is held out, to test reward models on. */
-  const openParts = (part: "train" | "test") =>
-    openSets.map(({ name, pairs }) => ({ name, pairs: holdOutPreferences({ preferences: pairs }, { part }).named(`${part}-${name}`) }))
-  const openTrain = openParts("train")
-  const openSource = openTrain.map(({ pairs }) => pairs)
-  const harmless = openTrain.filter(({ name }) => name === "anthropic-harmless").map(({ pairs }) => pairs)
-  /** A.3.1: dialogues grow by a turn each round, so that round r has r parts: the rounds together have 1 + 2 + ... of them. */
-  const first = (kind: Kind) => {
+  const parts = (part: "train" | "test") =>
+    sets.map(({ name, pairs }) => ({ name, pairs: holdOutPreferences({ preferences: pairs }, { part }).named(`${part}-${name}`) }))
+  const train = parts("train")
+  return {
+    openSource: train.map(({ pairs }) => pairs),
+    harmless: train.filter(({ name }) => name === "anthropic-harmless").map(({ pairs }) => pairs),
+    openTests: parts("test")
+  }
+}
+
+/** What pairs are collected for. A.3.1: dialogues grow by a turn each round, so that round r has r parts: the rounds together have 1 + 2 + ... of them. */
+const questionsOf = (params: Params): ByKind<Rows<Prompt>> =>
+  byKind((kind) => {
     const share = kind === "safety" ? params.safetyShare : 1 - params.safetyShare
-    return promptsOf(`pairs-${kind}`, Math.round((params.pairs * share * 2) / (params.rounds + 1)), kind === "safety")
-  }
-  const firstQuestions = { helpfulness: first("helpfulness"), safety: first("safety") }
-  const ghostPrompts = (name: string) =>
-    importPrompts({ file: file(name, { ...rows(params.dialogues), promptTokens: ours.prompt }) }).named(name)
-  /** §4.2.3, figure 33: prompts that sound adversarial and are not. */
-  const borderline = promptsOf("held-out-borderline", params.borderline, false)
+    return promptsOf(params, `pairs-${kind}`, Math.round((params.pairs * share * 2) / (params.rounds + 1)), kind === "safety")
+  })
 
-  // ---- prompts and what they are tagged ----
-  /** Of half of the prompts that pairs are collected for, whose kind is known; it is judged on the other half. */
-  const halves = (batch: number) =>
-    kinds.map((kind) => promptBatch({ prompts: firstQuestions[kind] }, { batches: 2, batch }).named(`tagger-${kind}-${batch + 1}`))
-  const tagger = safetyClassifier(
-    { init: guardBase, examples: safetyClassifierData({ prompts: halves(0), preferences: [] }).named("tagger-data") },
-    training
-  ).named("tagger")
-  const tagged = params.tags === "data"
-  const both = (name: string, count: number): readonly [all: Rows<Prompt>, safety: Rows<Prompt>] => {
-    if (!tagged) {
-      const { safetyShare } = params
-      const prompts = importPrompts({ file: file(name, { ...rows(count), promptTokens: ours.prompt, safetyShare }) }).named(
-        `${name}-untagged`
-      )
-      const found = (keep: "all" | "unsafe") => classifyPrompts({ classifier: tagger, prompts }, { ...tensors, keep })
-      return [found("all").named(name), found("unsafe").named(`${name}-safety`)]
-    }
-    const adversarial = Math.round(count * params.safetyShare)
-    const safety = promptsOf(`${name}-safety`, adversarial, true)
-    const all = [promptsOf(`${name}-helpfulness`, count - adversarial, false), safety]
-    return [mixPrompts({ datasets: all }, { weights: [1, 1] }).named(name), safety]
-  }
-  const [pool, adversarial] = both("prompts", params.prompts)
-  // PPO stops early by prompts of its own: chosen by those that it is judged on, its last version would look better than it is.
-  const [allHeldOut] = both("held-out", params.heldOut)
-  const [ppoHeldOut, ...judgedOn] = Array.from({ length: 8 }, (_, batch) =>
-    promptBatch({ prompts: allHeldOut }, { batches: 8, batch }).named(batch === 0 ? "ppo-held-out" : `held-out-${batch}`)
-  )
-  const heldOut = mixPrompts({ datasets: judgedOn }, { weights: judgedOn.map(() => 1) }).named("judged-on")
+/** Tags prompts: a classifier of half of the prompts that pairs are collected for, whose kind is known; it is judged on the other half. */
+const taggerOf = (init: Policy, questions: ByKind<Rows<Prompt>>) => {
+  const half = (batch: number) =>
+    kinds.map((kind) => promptBatch({ prompts: questions[kind] }, { batches: 2, batch }).named(`tagger-${kind}-${batch + 1}`))
+  const examples = safetyClassifierData({ prompts: half(0), preferences: [] }).named("tagger-data")
+  return { classifier: safetyClassifier({ init, examples }, training).named("tagger"), prompts: half(1) }
+}
+type Tagger = ReturnType<typeof taggerOf>
 
+/** Prompts of both kinds, and the adversarial ones among them: told by the data's tags, or by a tagger. */
+const promptsOfBoth = (params: Params, tagger: Tagger | undefined, name: string, count: number) => {
+  const { safetyShare } = params
+  if (tagger === undefined) {
+    const adversarial = Math.round(count * safetyShare)
+    const safety = promptsOf(params, `${name}-safety`, adversarial, true)
+    const datasets = [promptsOf(params, `${name}-helpfulness`, count - adversarial, false), safety]
+    return { all: mixPrompts({ datasets }, { weights: [1, 1] }).named(name), adversarial: safety }
+  }
+  const file = fileOf(params, name, { ...rows(count), promptTokens: ours.prompt, safetyShare })
+  const prompts = importPrompts({ file }).named(`${name}-untagged`)
+  const found = (keep: "all" | "unsafe") => classifyPrompts({ classifier: tagger.classifier, prompts }, { ...tensors, keep })
+  return { all: found("all").named(name), adversarial: found("unsafe").named(`${name}-safety`) }
+}
+
+/** PPO stops early by prompts of its own: chosen by those that it is judged on, its last version would look better than it is. */
+const heldOutParts = (prompts: Rows<Prompt>) => {
+  const batchOf = (batch: number) =>
+    promptBatch({ prompts }, { batches: 8, batch }).named(batch === 0 ? "ppo-held-out" : `held-out-${batch}`)
+  const judgedOn = [1, 2, 3, 4, 5, 6, 7].map(batchOf)
+  return {
+    ppoHeldOut: batchOf(0),
+    heldOut: mixPrompts({ datasets: judgedOn }, { weights: judgedOn.map(() => 1) }).named("judged-on")
+  }
+}
+
+/** `guardBase` is what the classifier that tags prompts is tuned from, where the data has no tags. */
+export const datasets = (params: Params, guardBase: Policy) => {
+  const firstQuestions = questionsOf(params)
+  const tagger = params.tags === "data" ? undefined : taggerOf(guardBase, firstQuestions)
+  const pool = promptsOfBoth(params, tagger, "prompts", params.prompts)
   return {
     /** A file of the folder. */
-    file,
-    publicDialogues,
-    demonstrations,
-    openSource,
-    harmless,
-    openTests: openParts("test"),
+    file: (name: string) => fileOf(params, name),
+    ...demonstrationSets(params),
+    ...openSets(params),
     firstQuestions,
-    ghostPrompts,
-    borderline,
+    ghostPrompts: (name: string) =>
+      importPrompts({ file: fileOf(params, name, { ...rows(params.dialogues), promptTokens: ours.prompt }) }).named(name),
+    /** §4.2.3, figure 33: prompts that sound adversarial and are not. */
+    borderline: promptsOf(params, "held-out-borderline", params.borderline, false),
     /** Prompts of rejection sampling and PPO, and the adversarial ones among them. */
-    pool,
-    adversarial,
-    ppoHeldOut: ppoHeldOut!,
-    heldOut,
+    pool: pool.all,
+    adversarial: pool.adversarial,
+    ...heldOutParts(promptsOfBoth(params, tagger, "held-out", params.heldOut).all),
     /** The classifier that tags prompts, where the data has no tags, and what it is judged on. */
-    tagger: tagged ? undefined : { classifier: tagger, prompts: halves(1) }
+    tagger
   }
 }
 export type Datasets = ReturnType<typeof datasets>

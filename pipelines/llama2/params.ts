@@ -6,19 +6,8 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type { Sizes } from "../../runtime/define/cost.ts"
 import { PipelineError } from "../../runtime/errors.ts"
-import type { Node } from "../../runtime/define/node.ts"
-import type { Checkpoint, Dataset } from "../../schemas/artifact.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
-
-export type Policy = Node<Checkpoint<"policy">>
-export type Rows<Row> = Node<Dataset<Row>>
-export type Kind = "helpfulness" | "safety"
-export const kinds: ReadonlyArray<Kind> = ["helpfulness", "safety"]
-export interface Rewards {
-  readonly helpfulness: Node<Checkpoint<"helpfulness-reward">>
-  readonly safety: Node<Checkpoint<"safety-reward">>
-}
 
 /** What depends on the model's size: §3.2.2 the reward models' learning rate, §3.2.3 the weight of PPO's KL penalty. */
 export const bySize = {
@@ -124,9 +113,6 @@ export type Params = typeof Params.Type
 export const tensors = { precision: "bfloat16" } as const
 export const training = { ...tensors, microBatchSize: 1 }
 export const scoring = { ...tensors, batchSize: 16 }
-
-/** The last version by rejection sampling has PPO on top of it, which has its name. */
-export const nameOf = (round: number, rounds: number): string => (round === rounds ? `rlhf-v${round}-rs` : `rlhf-v${round}`)
 
 /** The round whose latest model Ghost Attention's and distillation's data are from (§3.3: after V3). */
 export const lateRound = (rounds: number): number => Math.min(4, rounds)

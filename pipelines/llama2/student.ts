@@ -4,8 +4,10 @@ import { fileAt } from "../../runtime/define/node.ts"
 import type { Demonstration } from "../../schemas/rows.ts"
 import { importPolicy } from "../../stages/data/import.ts"
 import { sft } from "../../stages/training/sft.ts"
+import type { Policy, Rows } from "../nodes.ts"
+import type { Named } from "../rounds.ts"
 import type { Datasets } from "./data.ts"
-import { bySize, isNamed, type Params, type Policy, type Rows, training } from "./params.ts"
+import { bySize, isNamed, type Params, training } from "./params.ts"
 
 /** A base model, whose weights may be awaited. */
 export const baseOf = (model: string, weights: string): Policy => {
@@ -20,9 +22,12 @@ export const student = (
   { demonstrations, publicDialogues }: Datasets,
   { base, model, prefix }: { readonly base: Policy; readonly model: string; readonly prefix: string }
 ) => {
-  const tune = (init: Policy, data: Rows<Demonstration>, name: string): Policy =>
-    sft({ init, demonstrations: data }, training).named(`${prefix}${name}`)
+  const named: Named = (node, name) => node.named(`${prefix}${name}`)
+  const tune = (init: Policy, data: Rows<Demonstration>, name: string): Policy => named(sft({ init, demonstrations: data }, training), name)
   const bootstrapped = tune(base, publicDialogues, "sft-bootstrap")
-  return { base, tune, prefix, bootstrapped, sft: tune(bootstrapped, demonstrations, "sft"), hyper: bySize[isNamed(model) ? model : like] }
+  return {
+    ...{ base, bootstrapped, sft: tune(bootstrapped, demonstrations, "sft"), tune, named, prefix },
+    hyper: bySize[isNamed(model) ? model : like]
+  }
 }
 export type Student = ReturnType<typeof student>

@@ -1,36 +1,40 @@
 /**
  * Open-source preferences beside our own (Llama 2 §3.2.2, tables 6 and 7): reward models on our pairs, on open-source pairs, and on all of ours with as
  * many open-source ones; each judged on held-out pairs of both kinds. In the paper open-source data does no harm and may guard against reward hacking.
+ * Open-source pairs are answers of other models than ours to other prompts: in the world, of the base model and of one tuned on public dialogues alone.
  */
 import * as Schema from "effect/Schema"
 import { fileAt } from "../../runtime/define/node.ts"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
-import { foldPreferences } from "../../stages/data/derive.ts"
 import { importPreferences } from "../../stages/data/import.ts"
 import { helpfulnessMixture } from "../../stages/reward/reward-mixture.ts"
 import { helpfulnessRewardModel } from "../../stages/reward/reward-model.ts"
-import { worldPreferences } from "../../stages/world/data.ts"
-import { setting, settingParams } from "./setting.ts"
+import { judgedPairs } from "../world/preferences.ts"
+import { promptsOf } from "../world/prompts.ts"
+import { setting, settingParams, tenths } from "./setting.ts"
 
 const Params = Schema.Struct({
   ...settingParams,
-  openFile: hyper("", "open-source pairs in HH-RLHF's format; empty: pairs of the world that another generator wrote"),
-  openPairs: hyperInt(1500, "such pairs, where they are the world's", { min: 20 })
+  openFile: hyper("", "open-source pairs in HH-RLHF's format; empty: pairs of the world, from models before our SFT"),
+  openPairs: hyperInt(1500, "prompts that such pairs are collected for, where they are of the world", { min: 20 })
 })
 
 export default Pipeline.make(
   "open-preferences",
   { description: "reward models with and without open-source preferences", params: Params },
   ({ openFile, openPairs, ...params }) => {
-    const { accuracy, chat, pairsOf, rewardTraining } = setting(params)
+    const { accuracy, base, chat, pairsOf, rewardTraining, variant } = setting(params)
     const own = pairsOf("helpfulness")
-    const preferences =
+    const collected = (split: "train" | "heldOut", count: number, part: string, seed: number) => {
+      const prompts = promptsOf("helpfulness", split, count, `open-${part}-prompts`, seed)
+      const names = { pairs: `open-${part}-pairs`, preferences: `open-${part}` }
+      return judgedPairs({ first: variant, second: base, prompts }, "helpfulness", params, names).preferences
+    }
+    const open =
       openFile === ""
-        ? worldPreferences({}, { pairs: openPairs }).named("open")
-        : importPreferences({ file: fileAt(openFile) }, { format: "hh-rlhf", source: "open" }).named("open")
-    const part = (part: "inside" | "outside", name: string) => foldPreferences({ preferences }, { folds: 10, fold: 0, part }).named(name)
-    const open = { train: part("outside", "open-train"), test: part("inside", "open-test") }
+        ? { train: collected("train", openPairs, "train", 5), test: collected("heldOut", params.heldOut, "test", 6) }
+        : tenths(importPreferences({ file: fileAt(openFile) }, { format: "hh-rlhf", source: "open" }).named("open"), "open-")
     const mixtures = {
       own: own.train,
       open: open.train,

@@ -12,6 +12,7 @@ import { mixDemonstrations } from "../../stages/data/mix.ts"
 import { sample } from "../../stages/rejection-sampling/sample.ts"
 import { scoreCombined } from "../../stages/reward/score-combined.ts"
 import { selectBest } from "../../stages/rejection-sampling/select-best.ts"
+import { promptsOf } from "../world/prompts.ts"
 import { setting, settingParams } from "./setting.ts"
 
 /** §4.2.3. A smaller share is part of every larger one. */
@@ -28,7 +29,7 @@ export default Pipeline.make(
   "safety-scaling",
   { description: "tuning with 0 to 100% of the safety data", params: Params },
   ({ k, prompts, safetyPrompts, ...params }) => {
-    const { base, chat, judged, promptsOf, rewards, sampling, scoring, tune } = setting(params)
+    const { base, chat, judged, rewards, sampling, scoring, tune } = setting(params)
     const models = rewards()
     const bestOf = (kind: "helpfulness" | "adversarial", count: number) => {
       const completions = sample(

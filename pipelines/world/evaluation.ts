@@ -1,46 +1,22 @@
-/** What is always evaluated on the small world (§3.4): every version and two controls on the same held-out prompts, and the reward models in use. */
+/** The evaluation on the small world (§3.4): versions beside controls, the reward models in use, Ghost Attention, temperatures, and what takes longer. */
 import { mixPreferences } from "../../stages/data/mix.ts"
-import { worldPreferenceStatistics } from "../../stages/world/preference-statistics.ts"
+import { ppoDiagnostics } from "../../stages/ppo/diagnostics.ts"
 import { rewardBaselines } from "../../stages/reward/evaluate-reward.ts"
-import { sample } from "../../stages/rejection-sampling/sample.ts"
-import { selectRandom } from "../../stages/rejection-sampling/select-best.ts"
-import { byKind, type Policy, type Rewards } from "../nodes.ts"
+import { worldPreferenceStatistics } from "../../stages/world/preference-statistics.ts"
+import { type ByKind, byKind, type Policy, type Rewards } from "../nodes.ts"
 import type { FirstModels } from "./base-and-sft.ts"
-import { has, samplingOf, type WorldParams } from "./params.ts"
-import type { Collected } from "./preferences.ts"
+import type { Distillation } from "./context-distillation.ts"
+import { fullEvaluation } from "./full-evaluation.ts"
+import type { Ghost, GhostAttention } from "./ghost-attention.ts"
+import { has, type WorldParams } from "./params.ts"
+import { allRounds, type Collected, type RoundPairs } from "./preferences.ts"
 import type { PromptSets } from "./prompts.ts"
-import { type RoundSamples } from "./rejection-sampling.ts"
-import { accuracyOf, scoredBy, type Scorers } from "./reward-models.ts"
-
-export interface Version {
-  readonly name: string
-  readonly policy: Policy
-}
-
-/** What the last version must be better than: as many steps of SFT alone; a random one of the answers in place of the best. */
-export const controlsOf = (
-  { demonstrations, tune }: FirstModels,
-  samples: ReadonlyArray<RoundSamples>,
-  params: WorldParams
-): Array<Version> => {
-  const ppoSteps = has(params, "ppo") ? 4 * params.ppoIterations : 0
-  const completions = (has(params, "prior-versions") ? samples : samples.slice(-1)).map(({ drawn }) => drawn)
-  const [longer, random] = ["sft-as-many-steps", "random-of-k"] as const
-  return [
-    { name: longer, policy: tune(demonstrations, params.sftSteps + params.steps + ppoSteps, longer) },
-    { name: random, policy: tune(selectRandom({ completions }), params.steps, random) }
-  ]
-}
-
-/** A version's answers to the held-out prompts, and their scores by the last round's reward models. */
-export const judgedVersion = ({ name, policy }: Version, models: Scorers, { heldOut }: PromptSets, params: WorldParams) => {
-  const said = sample({ policy, prompts: heldOut }, { ...samplingOf(params), k: params.answers, temperature: 1 }).named(`answers-${name}`)
-  return { name, said, judged: scoredBy(models, said, params, `judged-${name}`) }
-}
-export type JudgedVersion = ReturnType<typeof judgedVersion>
+import { type RoundSamples, sweepOf } from "./rejection-sampling.ts"
+import { accuracyOf, type Scorers } from "./reward-models.ts"
+import { controlsOf, judgedVersion, type Version } from "./versions.ts"
 
 /** The reward models in use, and what could be told without reading the answers, on the held-out pairs of all rounds. */
-export const rewardModelQuality = (rewards: Rewards, { preferences, test }: Collected, params: WorldParams) =>
+const rewardModelQuality = (rewards: Rewards, { preferences, test }: Collected, params: WorldParams) =>
   byKind((kind) => ({
     accuracy: accuracyOf(rewards[kind], test[kind], params, `best-${kind}`),
     baselines: rewardBaselines({
@@ -50,7 +26,45 @@ export const rewardModelQuality = (rewards: Rewards, { preferences, test }: Coll
   }))
 
 /** Table 6. */
-export const statisticsOf = (policy: Policy, { pairs, preferences }: Collected) =>
+const statisticsOf = (policy: Policy, { pairs, preferences }: Collected) =>
   worldPreferenceStatistics({ policy, ...preferences, helpfulnessPairs: pairs.helpfulness, safetyPairs: pairs.safety }).named(
     "preference-statistics"
   )
+
+/** What the rounds ended with. */
+export interface Trained {
+  /** From the base model to the last one. */
+  readonly versions: ReadonlyArray<Version>
+  readonly last: Policy
+  readonly pairs: ReadonlyArray<ByKind<RoundPairs>>
+  readonly samples: ReadonlyArray<RoundSamples>
+  readonly rewards: Rewards
+  readonly scorers: Scorers
+  readonly ghost: Ghost | undefined
+  readonly distilled: Distillation | undefined
+}
+
+export const evaluation = (params: WorldParams, models: FirstModels, prompts: PromptSets, ghosts: GhostAttention, trained: Trained) => {
+  const { distilled, ghost, last, pairs, rewards, samples, scorers } = trained
+  const collected = allRounds(pairs)
+  const judge = (version: Version) => judgedVersion(version, scorers, prompts, params)
+  const versions = trained.versions.map(judge)
+  const swept = (policy: Policy, name: string) => sweepOf(policy, scorers, prompts.sweep, params, name)
+  const sweep = swept(last, "sweep")
+  const full = () => fullEvaluation(params, models, prompts, collected, versions, { sft: swept(models.sft, "sweep-sft"), last: sweep })
+  return {
+    versions,
+    controls: controlsOf(models, samples, params).map(judge),
+    rewards: rewardModelQuality(rewards, collected, params),
+    statistics: statisticsOf(models.base, collected),
+    sweep,
+    // A run that leaves it out is judged too: by how its last version forgets.
+    withoutGhostAttention: has(params, "ghost-attention") ? ghost?.before : ghosts.evaluate(last, "ghost-attention-left-out"),
+    withGhostAttention: ghost && ghosts.evaluate(last, "ghost-attention-after"),
+    distilled,
+    ppo: has(params, "ppo") ? ppoDiagnostics({ policy: last }) : undefined,
+    full: params.evaluation === "full" ? full() : undefined
+  }
+}
+/** Undefined is what a run has not. */
+export type Evaluated = ReturnType<typeof evaluation>

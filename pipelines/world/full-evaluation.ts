@@ -11,12 +11,12 @@ import { safetyClassifier } from "../../stages/safety/classifier-training.ts"
 import { safetyClassifierData } from "../../stages/safety/classifier-data.ts"
 import { kinds, type Policy } from "../nodes.ts"
 import type { FirstModels } from "./base-and-sft.ts"
-import type { JudgedVersion } from "./evaluation.ts"
 import { scoringOf, type WorldParams } from "./params.ts"
 import { type Collected, judgedPairs } from "./preferences.ts"
 import { promptsOf, type PromptSets } from "./prompts.ts"
 import type { Sweep } from "./rejection-sampling.ts"
 import { rewardTraining } from "./reward-models.ts"
+import type { JudgedVersion } from "./versions.ts"
 
 /** Figure 21: Self-BLEU at each temperature, SFT beside the last version. */
 const diversityOf = (sft: Sweep, last: Sweep) => {
@@ -86,4 +86,3 @@ export const fullEvaluation = (
     violations: violations(versions.at(-1)!)
   }
 }
-export type FullEvaluation = ReturnType<typeof fullEvaluation>

@@ -21,3 +21,10 @@ export const ghostAttention = (params: WorldParams) => {
     evaluate: (policy: Policy, name: string) => evaluateWorldGhostAttention({ policy, dialogues: heldOut }, samplingOf(params)).named(name)
   }
 }
+export type GhostAttention = ReturnType<typeof ghostAttention>
+
+/** What later versions learn it from, and how the model that wrote that keeps instructions. */
+export interface Ghost {
+  readonly data: ReturnType<GhostAttention["dataOf"]>
+  readonly before: ReturnType<GhostAttention["evaluate"]>
+}

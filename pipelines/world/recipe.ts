@@ -4,21 +4,20 @@
  * on prompts of words and phrasings that no model saw. `without` leaves one step out. Each step has a file beside this one.
  */
 import { mixDemonstrations } from "../../stages/data/mix.ts"
-import { ppoDiagnostics } from "../../stages/ppo/diagnostics.ts"
-import type { Policy, Rewards } from "../nodes.ts"
+import type { ByKind, Policy, Rewards } from "../nodes.ts"
 import { nameOf } from "../rounds.ts"
 import { firstModels } from "./base-and-sft.ts"
 import { contextDistillation, type Distillation } from "./context-distillation.ts"
-import { controlsOf, judgedVersion, rewardModelQuality, statisticsOf, type Version } from "./evaluation.ts"
-import { fullEvaluation } from "./full-evaluation.ts"
-import { ghostAttention } from "./ghost-attention.ts"
+import { evaluation } from "./evaluation.ts"
+import { type Ghost, ghostAttention } from "./ghost-attention.ts"
 import { has, type WorldParams } from "./params.ts"
 import { tunedByPpo } from "./ppo.ts"
 import { allRounds, collectRound, type RoundPairs } from "./preferences.ts"
 import { promptSets } from "./prompts.ts"
-import { rejectionSampling, type RoundSamples, sweepOf, sweepOfRound } from "./rejection-sampling.ts"
+import { rejectionSampling, type RoundSamples, sweepOfRound } from "./rejection-sampling.ts"
 import { reports } from "./report.ts"
 import { rewardsOfRound, type Scorers } from "./reward-models.ts"
+import type { Version } from "./versions.ts"
 
 export const worldRecipe = (params: WorldParams, start?: Policy) => {
   const { rounds } = params
@@ -33,14 +32,15 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
   ]
   // The first round compares SFT with its own first step: two different checkpoints, as every round (§3.2.1).
   let [latest, before] = [sft, bootstrapped]
-  const pairs: Array<RoundPairs> = []
+  const pairs: Array<ByKind<RoundPairs>> = []
   const samples: Array<RoundSamples> = []
   let rewards: Rewards | undefined
   let scorers!: Scorers
   let distilled: Distillation | undefined
-  let ghost: { readonly data: ReturnType<typeof ghosts.dataOf>; readonly before: ReturnType<typeof ghosts.evaluate> } | undefined
+  let ghost: Ghost | undefined
   let sweep: ReturnType<typeof sweepOfRound> | undefined
   for (let round = 1; round <= rounds; round++) {
+    // Pairs (§3.2.1), reward models (§3.2.2), rejection sampling over every version's best answers (§3.2.3).
     pairs.push(collectRound(round, params, prompts, { latest, before }, pairs.at(-1)))
     rewards = rewardsOfRound(round, params, latest, allRounds(pairs), rewards)
     scorers = has(params, "safety-model") ? rewards : { helpfulness: rewards.helpfulness }
@@ -65,32 +65,13 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
   const last = has(params, "ppo") ? tunedByPpo(latest, scorers, prompts, params) : latest
   if (has(params, "ppo")) versions.push({ name: `rlhf-v${rounds}`, policy: last })
 
-  const collected = allRounds(pairs)
-  const judge = (version: Version) => judgedVersion(version, scorers, prompts, params)
-  const judged = versions.map(judge)
-  const swept = (policy: Policy, name: string) => sweepOf(policy, scorers, prompts.sweep, params, name)
-  const lastSweep = swept(last, "sweep")
+  const trained = { versions, last, pairs, samples, rewards: rewards!, scorers, ghost, distilled }
   return {
     base,
     sft,
     ...(Object.fromEntries(versions.slice(2).map(({ name, policy }) => [name, policy])) as Record<`rlhf-v${string}`, Policy>),
     policy: last,
     ...scorers,
-    ...reports({
-      versions: judged,
-      controls: controlsOf(models, samples, params).map(judge),
-      rewards: rewardModelQuality(rewards!, collected, params),
-      statistics: statisticsOf(base, collected),
-      sweep: lastSweep,
-      // A run that leaves it out is judged too: by how its last version forgets.
-      withoutGhostAttention: has(params, "ghost-attention") ? ghost?.before : ghosts.evaluate(last, "ghost-attention-left-out"),
-      withGhostAttention: ghost && ghosts.evaluate(last, "ghost-attention-after"),
-      distilled,
-      ppo: has(params, "ppo") ? ppoDiagnostics({ policy: last }) : undefined,
-      full:
-        params.evaluation === "full"
-          ? fullEvaluation(params, models, prompts, collected, judged, { sft: swept(sft, "sweep-sft"), last: lastSweep })
-          : undefined
-    })
+    ...reports(evaluation(params, models, prompts, ghosts, trained))
   }
 }

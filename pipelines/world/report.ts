@@ -1,30 +1,7 @@
 /** What a run on the small world ends with: the summary, and everything on one page. */
-import type { evaluateWorldGhostAttention } from "../../stages/world/ghost-attention.ts"
-import type { preferenceStatistics } from "../../stages/preferences/preference-statistics.ts"
-import type { ppoDiagnostics } from "../../stages/ppo/diagnostics.ts"
 import { htmlReport } from "../../stages/report/html-report.ts"
 import { worldSummary } from "../../stages/world/summary.ts"
-import type { Distillation } from "./context-distillation.ts"
-import type { JudgedVersion, rewardModelQuality } from "./evaluation.ts"
-import type { FullEvaluation } from "./full-evaluation.ts"
-import type { Sweep } from "./rejection-sampling.ts"
-
-type Kept = ReturnType<typeof evaluateWorldGhostAttention>
-
-/** All that was evaluated; undefined is what this run has not. */
-export interface Evaluated {
-  readonly versions: ReadonlyArray<JudgedVersion>
-  readonly controls: ReadonlyArray<JudgedVersion>
-  readonly rewards: ReturnType<typeof rewardModelQuality>
-  readonly statistics: ReturnType<typeof preferenceStatistics>
-  readonly sweep: Sweep
-  /** How instructions are kept by a version without Ghost Attention, and by the last one. */
-  readonly withoutGhostAttention: Kept | undefined
-  readonly withGhostAttention: Kept | undefined
-  readonly distilled: Distillation | undefined
-  readonly ppo: ReturnType<typeof ppoDiagnostics> | undefined
-  readonly full: FullEvaluation | undefined
-}
+import type { Evaluated } from "./evaluation.ts"
 
 const summaryOf = ({ controls, distilled, rewards, versions, withGhostAttention, withoutGhostAttention }: Evaluated) =>
   worldSummary(

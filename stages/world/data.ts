@@ -2,15 +2,13 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"
-import { parseHhRlhf } from "../../data/dialects.ts"
 import { demonstrations, prompts, safeAdjectives } from "../../data/world/dialogues.ts"
-import { instructions } from "../../data/world/manners.ts"
-import { worldPairs } from "../../data/world/small.ts"
+import { instructions } from "../../data/world/instructions.ts"
 import { Random } from "../../engine/random.ts"
 import { dialogueText } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
-import { Demonstrations, Preferences, Prompts, Texts } from "../../schemas/rows.ts"
+import { Demonstrations, Prompts, Texts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { sized, unknownSize } from "../common/cost/size.ts"
 import { worldLengths } from "./lengths.ts"
@@ -80,17 +78,6 @@ export const worldPrompts = Stage.make("world-prompts", {
   })
 })
 
-export const worldPreferences = Stage.make("world-preferences", {
-  description: "preference pairs of the generated small world",
-  config: Schema.Struct({ pairs: hyperInt(1000, "how many, all distinct", { min: 1 }) }),
-  inputs: {},
-  output: Preferences,
-  run: Effect.fn("world-preferences")(function* ({ config, output, seed }) {
-    const rows = worldPairs({ pairs: config.pairs, seed }).map((pair, i) => parseHhRlhf(pair, i + 1, "world"))
-    return yield* writeDataset(output, rows)
-  })
-})
-
 /** The small world's instructions by kind, as constraints of Ghost Attention (stages/ghost-attention/instructions.ts). */
 export const worldConstraints = (["start", "end", "name"] as const).map((kind) =>
   instructions.filter((one) => one.kind === kind).map(({ full, short, sentence }) => ({ full, short, mustContain: sentence }))
@@ -114,7 +101,4 @@ export const worldPromptsCost = costOf(worldPrompts, {
       turns: 1 + config.followUps,
       safetyShare: config.kind === "adversarial" ? 1 : config.kind === "safety" ? 0.5 : 0
     })
-})
-export const worldPreferencesCost = costOf(worldPreferences, {
-  size: ({ config }) => sized(unknownSize, { rows: config.pairs, ...worldLengths.preferences })
 })

@@ -4,6 +4,5 @@
  */
 export const worldLengths = {
   prompts: 21,
-  demonstrations: { promptTokens: 61, responseTokens: 13 },
-  preferences: { promptTokens: 31, responseTokens: 38 }
+  demonstrations: { promptTokens: 61, responseTokens: 13 }
 }

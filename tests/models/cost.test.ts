@@ -1,9 +1,7 @@
 /** What models and stages are reckoned to cost: against the paper's table 2, published sizes, and sums made by hand. */
 import { readdirSync } from "node:fs"
 import { describe, expect, it } from "vitest"
-import { parseHhRlhf } from "../../data/dialects.ts"
 import { demonstrations, prompts } from "../../data/world/dialogues.ts"
-import { worldPairs } from "../../data/world/small.ts"
 import { Random } from "../../engine/random.ts"
 import { dialogueText, encodeDialogue, encodePrompt } from "../../models/chat.ts"
 import { llamaConfig, parameterShapes, presets } from "../../models/config.ts"
@@ -235,8 +233,5 @@ describe("estimates", () => {
       close(mean(rows.map(({ messages }) => encodeDialogue(tokenizer, messages).tokens.length)), promptTokens + responseTokens)
       close(mean(rows.map(({ messages }) => answer(messages.at(-1)!.content))), responseTokens)
     }
-    const pairs = [...worldPairs({ pairs: 200, seed: 1 })].map((pair, i) => parseHhRlhf(pair, i + 1, "world"))
-    close(mean(pairs.map(({ prompt }) => encodePrompt(tokenizer, prompt).length)), worldLengths.preferences.promptTokens)
-    close(mean(pairs.flatMap(({ chosen, rejected }) => [answer(chosen), answer(rejected)])), worldLengths.preferences.responseTokens)
   })
 })

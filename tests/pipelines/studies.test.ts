@@ -113,7 +113,23 @@ describe("the study of open-source preferences", async () => {
       }
     }
     expect(node(graph, "both").inputs).toMatchObject({ helpfulness: ["helpfulness-train"], openSource: ["open-train"] })
-    expect([node(graph, "open-train"), node(graph, "open-test")].map(({ config }) => config["part"])).toEqual(["outside", "inside"])
+  })
+  it("takes for open-source pairs those of other models than ours, on prompts of their own, held out as ours are", () => {
+    for (const [part, split] of [
+      ["train", "train"],
+      ["test", "heldOut"]
+    ] as const) {
+      expect(node(graph, `open-${part}`).inputs["pairs"]).toBe(`open-${part}-pairs`)
+      expect(node(graph, `open-${part}-pairs`).inputs).toMatchObject({ first: "sft-bootstrap", second: "base" })
+      const prompts = node(graph, inputOf(graph, `open-${part}-pairs`, "prompts"))
+      expect(prompts.config["split"]).toBe(split)
+      expect(prompts.seed).not.toBe(node(graph, inputOf(graph, `helpfulness-${part}-pairs`, "prompts")).seed)
+    }
+  })
+  it("takes pairs of the user's in their place, a tenth of whose dialogues are held out", async () => {
+    const own = await graphOf(openPreferences, { openFile: "open.jsonl" })
+    expect(node(own, "open").inputs).toEqual({ file: "file:open.jsonl" })
+    expect(["open-train", "open-test"].map((id) => node(own, id).config["part"])).toEqual(["outside", "inside"])
   })
 })
 

@@ -1,0 +1,88 @@
+/** The reward models of pipelines/llama2-chat.ts (§3.2.2): two a round, the best so far of each kind in use, and how well they are at the end. */
+import { mixPreferences } from "../../stages/data/mix.ts"
+import { evaluateReward, safetyRecall, scorePairs } from "../../stages/reward/evaluate-reward.ts"
+import { scoreCombined } from "../../stages/reward/score-combined.ts"
+import type { Completion, Preference } from "../../schemas/rows.ts"
+import {
+  type ByKind,
+  byKind,
+  type HelpfulnessReward,
+  type Kind,
+  kinds,
+  type Policy,
+  type Rewards,
+  type Rows,
+  type SafetyReward
+} from "../nodes.ts"
+import { bestRewards, type Named, rewardModels } from "../rounds.ts"
+import type { Datasets } from "./data.ts"
+import { type Params, scoring, tensors } from "./params.ts"
+import type { Collected } from "./preferences.ts"
+import type { Student } from "./student.ts"
+
+type PairScores = ReturnType<typeof scorePairs>
+type Accuracy = ReturnType<typeof evaluateReward>
+
+const pairScores = (reward: HelpfulnessReward | SafetyReward, pairs: Rows<Preference>): PairScores =>
+  scorePairs({ reward, pairs }, { ...tensors, batchPairs: 8 })
+
+/** The combined reward (§3.2.3) of completions. */
+export const scoredBy = (rewards: Rewards, completions: Rows<Completion>, named: Named, name: string) =>
+  named(scoreCombined({ completions, ...rewards }, scoring), name)
+
+export interface RoundRewards {
+  /** Of this round and all before it. */
+  readonly candidates: { readonly helpfulness: ReadonlyArray<HelpfulnessReward>; readonly safety: ReadonlyArray<SafetyReward> }
+  /** Each candidate's on each round's held-out pairs, which it scores once. */
+  readonly scores: ByKind<ReadonlyArray<ReadonlyArray<PairScores>>>
+  /** Each candidate's on the held-out pairs of all rounds so far. */
+  readonly accuracies: ByKind<ReadonlyArray<Accuracy>>
+  readonly best: Rewards
+}
+
+export const rewardsOfRound = (
+  round: number,
+  { margin }: Params,
+  { harmless, openSource }: Datasets,
+  { hyper, named }: Student,
+  init: Policy,
+  { preferences, tests }: Collected,
+  last: RoundRewards | undefined
+): RoundRewards => {
+  const ofRound: Named = (node, name) => named(node, `${name}-${round}`)
+  const training = { ...tensors, microBatchPairs: 1, margin, learningRate: hyper.rewardLearningRate }
+  const trained = rewardModels(init, { preferences, openSource, harmless }, training, ofRound)
+  const candidates = {
+    helpfulness: [...(last?.candidates.helpfulness ?? []), trained.helpfulness],
+    safety: [...(last?.candidates.safety ?? []), trained.safety]
+  }
+  const scores = byKind((kind) =>
+    candidates[kind].map((reward, i) =>
+      tests[kind].map((pairs, j) => last?.scores[kind][i]?.[j] ?? named(pairScores(reward, pairs), `${kind}-reward-${i + 1}-on-${j + 1}`))
+    )
+  )
+  const accuracies = byKind((kind) =>
+    scores[kind].map((ofOne, i) => named(evaluateReward({ scores: ofOne }), `${kind}-reward-${i + 1}-accuracy-${round}`))
+  )
+  return { candidates, scores, accuracies, best: bestRewards(candidates, accuracies, ofRound) }
+}
+
+/** Each round's new reward models on the held-out pairs so far; the last best ones on both kinds' held-out pairs and on those of open data (table 7). */
+export const rewardReports = (rounds: ReadonlyArray<RoundRewards>, { openTests }: Datasets, tests: Collected["tests"], named: Named) => {
+  const { best } = rounds.at(-1)!
+  const all = (kind: Kind) => mixPreferences({ datasets: tests[kind] }, { weights: tests[kind].map(() => 1) })
+  const heldOut = { helpfulness: named(all("helpfulness"), "tests-helpfulness"), safety: all("safety") }
+  // No model is chosen by these.
+  const bySource = (kind: Kind) => {
+    const sets = [...kinds.map((name) => ({ name: name as string, pairs: heldOut[name] })), ...openTests]
+    const scores = sets.map(({ name, pairs }) => named(pairScores(best[kind], pairs), `best-${kind}-on-${name}`))
+    return named(evaluateReward({ scores }), `best-${kind}-by-source`)
+  }
+  const accuracies = rounds.flatMap((round, i) =>
+    kinds.map((kind) => [`accuracy-${kind}-${i + 1}`, round.accuracies[kind].at(-1)!] as const)
+  )
+  return {
+    recall: named(safetyRecall({ reward: best.safety, pairs: heldOut.safety }, scoring), "safety-recall"),
+    reports: Object.fromEntries([...accuracies, ...kinds.map((kind) => [`accuracy-${kind}-by-source`, bySource(kind)] as const)])
+  }
+}
