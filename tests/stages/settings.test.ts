@@ -12,7 +12,8 @@ import { sft } from "../../stages/training/sft.ts"
 import { largestDifference } from "../models/small.ts"
 import { sameInFloat32 } from "../tolerances.ts"
 import { rowsArtifact, rowsIn, runStage } from "./running.ts"
-import { ask, talkingPolicy, tokenizer } from "./talking.ts"
+import { ask } from "./samples.ts"
+import { talkingPolicy, tokenizer } from "./talking.ts"
 
 type Config = Readonly<Record<string, unknown>>
 let init: ArtifactRef<any>

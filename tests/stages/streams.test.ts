@@ -17,7 +17,8 @@ import { collectPairs } from "../../stages/preferences/collect-pairs.ts"
 import { pretrain } from "../../stages/training/pretrain.ts"
 import { smallConfig } from "../models/small.ts"
 import { artifact, reportIn, rowsArtifact, rowsIn, runStage, stageEffect } from "./running.ts"
-import { ask, talkingPolicy, tokenizer } from "./talking.ts"
+import { ask } from "./samples.ts"
+import { talkingPolicy, tokenizer } from "./talking.ts"
 
 let policy: ArtifactRef<any>
 let twins: ArtifactRef<any>

@@ -21,7 +21,7 @@ import { sft } from "../../stages/training/sft.ts"
 import { largestDifference, smallTokenizer } from "../models/small.ts"
 import { wholeStages } from "../tolerances.ts"
 import { artifact, reportIn, rowsArtifact, runStage, stageEffect } from "./running.ts"
-import { ask } from "./talking.ts"
+import { ask } from "./samples.ts"
 
 type Numbers = Readonly<Record<string, number>>
 type Weights = Readonly<Record<string, readonly [squares: number, hashed: number]>>

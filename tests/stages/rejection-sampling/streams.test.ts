@@ -8,7 +8,8 @@ import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { Completions, type Prompt, Prompts } from "../../../schemas/rows.ts"
 import { sample } from "../../../stages/rejection-sampling/sample.ts"
 import { rowsArtifact, rowsIn, runStage } from "../running.ts"
-import { ask, talkingPolicy } from "../talking.ts"
+import { ask } from "../samples.ts"
+import { talkingPolicy } from "../talking.ts"
 
 let policy: ArtifactRef<any>
 beforeAll(async () => {
