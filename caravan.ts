@@ -13,9 +13,12 @@ import { numericsOf, prepareModule } from "./engine/numerics.ts"
 import type { AnyNode, Node } from "./runtime/define/node.ts"
 import type { Pipeline } from "./runtime/define/pipeline.ts"
 import { messageOf, PipelineError, type StoreError } from "./runtime/errors.ts"
-import * as Inspect from "./runtime/inspect/verify.ts"
+import * as Bless from "./runtime/inspect/bless.ts"
+import * as LockFiles from "./runtime/inspect/lock-file.ts"
+import * as Verify from "./runtime/inspect/verify.ts"
 import { Numerics } from "./runtime/key/numerics.ts"
 import { runEvents } from "./runtime/run/events.ts"
+import type { Plan } from "./runtime/run/plan.ts"
 import * as Run from "./runtime/run/run.ts"
 import * as Sweep from "./runtime/run/sweep.ts"
 import { findHome } from "./runtime/store/home.ts"
@@ -37,13 +40,20 @@ export const layer = (machine: Partial<Machine["Service"]> = {}): Layer.Layer<Ma
   return Layer.mergeAll(Layer.succeed(Machine, { home, device, threads }), Layer.succeed(Numerics, { describe }))
 }
 
+export { Numerics } from "./runtime/key/numerics.ts"
+export { type LockFile, readLock, writeLock } from "./runtime/inspect/lock-file.ts"
+export type { Blessed } from "./runtime/inspect/bless.ts"
+export type { Verification } from "./runtime/inspect/verify.ts"
+export type { Measures } from "./runtime/run/measures.ts"
 export type { Plan } from "./runtime/run/plan.ts"
+export type { NodeResult, RunEvent } from "./runtime/run/run.ts"
+export type { Grid, SweepPoint } from "./runtime/run/sweep.ts"
 
 type Given = keyof Machine["Service"] | "prepare"
 export type RunOptions = Omit<Run.RunOptions, Given>
 export type PlanOptions = Omit<Run.PlanOptions, Given>
 export type SweepOptions<Output extends string> = Omit<Sweep.SweepOptions<Output>, Given>
-export type VerifyOptions = Omit<Inspect.VerifyOptions, Given>
+export type VerifyOptions = Omit<Verify.VerifyOptions, Given>
 
 type Outputs = Readonly<Record<string, AnyNode>>
 type Failure = PipelineError | ConfigError | StoreError
@@ -79,6 +89,10 @@ export const events = <Params extends ConfigSchema>(
 export const plan = <Params extends ConfigSchema>(pipeline: Pipeline<Params, any>, params: Params["Encoded"], options: PlanOptions = {}) =>
   Effect.flatMap(withMachine(options), (all) => Run.plan(pipeline, params, all))
 
+/** What a run may be held to (`locked`): the content of this plan's inputs, its code, packages, numerics and results. Files are named from the folder. */
+export const freeze = (plan: Plan, folder: string, options: Pick<RunOptions, "settings" | "seed"> = {}) =>
+  Effect.map(withMachine(options), (all) => LockFiles.freeze(plan, all, folder))
+
 /** Runs every combination of some values, one after another; what they share is made once. */
 export const sweep = <Params extends ConfigSchema, Out extends Outputs>(
   pipeline: Pipeline<Params, Out>,
@@ -92,4 +106,12 @@ export const verify = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
   options: VerifyOptions = {}
-) => Effect.flatMap(withMachine(options), (all) => Inspect.verify(pipeline, params, all))
+) => Effect.flatMap(withMachine(options), (all) => Verify.verify(pipeline, params, all))
+
+/** Lets a node's result stand for code that changed without changing it. */
+export const bless = <Params extends ConfigSchema>(
+  pipeline: Pipeline<Params, any>,
+  params: Params["Encoded"],
+  node: string,
+  options: Omit<Bless.BlessOptions, Given>
+) => Effect.flatMap(withMachine(options), (all) => Bless.bless(pipeline, params, node, all))

@@ -1,24 +1,17 @@
 /**
- * What a program or a user's pipeline imports from "caravan". Each line is one layer's public part; the rest of a module is its own business.
+ * "caravan": what a definition file, a program and a stage of one's own import. Beside it (exports/): "caravan/engine", tensors; "caravan/models";
+ * "caravan/stages", the losses and estimates of which the recipe's stages are made.
  */
 
-// Defining and running pipelines.
+// Pipelines and stages, and running them.
 export * as Caravan from "./caravan.ts"
-export * as Stage from "./runtime/define/stage.ts"
 export * as Pipeline from "./runtime/define/pipeline.ts"
-export { fileAt, type Node } from "./runtime/define/node.ts"
-export { type NodeResult, plan, run, type RunEvent, type RunOptions, type RunResult } from "./runtime/run/run.ts"
-export { runEvents } from "./runtime/run/events.ts"
-export { type Grid, sweep, type SweepOptions, type SweepPoint } from "./runtime/run/sweep.ts"
-export type { Measures } from "./runtime/run/measures.ts"
+export * as Stage from "./runtime/define/stage.ts"
+export { type AnyNode, fileAt, type Node, type NodeLimits } from "./runtime/define/node.ts"
+export type { Sizes } from "./runtime/define/cost.ts"
 export { type Checkpoints, noCheckpoints, type ResumePoint } from "./runtime/define/checkpoints.ts"
-export { type Verification, verify, type VerifyOptions } from "./runtime/inspect/verify.ts"
-export { bless, type Blessed, type BlessOptions } from "./runtime/inspect/bless.ts"
-export { freeze, type LockFile, readLock, writeLock } from "./runtime/inspect/lock-file.ts"
-export { collect, type CollectPolicy, planCollection } from "./runtime/store/gc.ts"
-export { findHome } from "./runtime/store/home.ts"
-export { Numerics } from "./runtime/key/numerics.ts"
 export { PipelineError, StageError, StoreError } from "./runtime/errors.ts"
+export { deriveSeed, type Purpose, Random } from "./engine/random.ts"
 
 // What stages exchange, and their hyperparameters.
 export * from "./schemas/artifact.ts"
@@ -27,30 +20,12 @@ export { report } from "./schemas/report.ts"
 export * from "./schemas/rows.ts"
 export { GeneralReward, HelpfulnessReward, Policy, Reward, SafetyClassifier, SafetyReward, Value } from "./schemas/checkpoint.ts"
 export { TokenizerModel } from "./schemas/tokenizer.ts"
-export { ConfigError, hyper, hyperInt, neutral } from "./schemas/hyper.ts"
+export { type Bounds, ConfigError, type ConfigSchema, hyper, hyperInt, neutral } from "./schemas/hyper.ts"
 export * from "./data/dataset.ts"
 
-// Tensors.
-export * from "./engine/tensor.ts"
-export { AdamW, type AdamWOptions, clipGradientNorm } from "./engine/optimizer.ts"
-export { constantSchedule, cosineSchedule, type Schedule } from "./engine/schedule.ts"
-export { deriveSeed, Random } from "./engine/random.ts"
-export { generatorState, seedGenerator, setGeneratorState } from "./engine/generator.ts"
-export { deviceMemory, environment, hasCuda, setThreads, synchronize } from "./engine/device.ts"
-
-// Models.
-export { type LlamaConfig, llamaConfig, parameterCount, presets } from "./models/config.ts"
-export { type ForwardOptions, initLlama, Llama } from "./models/llama.ts"
-export { initRewardModel, RewardModel } from "./models/reward-model.ts"
-export { loadPolicy, loadReward, saveCheckpoint } from "./models/checkpoint.ts"
-export { generate, type Generated, type GenerateOptions } from "./models/sampler.ts"
-export { type StreamedToken, Streamer, type StreamOptions } from "./models/stream.ts"
-export { loadTokenizer, saveTokenizer, Tokenizer, trainTokenizer, type TrainOptions } from "./models/tokenizer/index.ts"
-export { encodeDialogue, encodePrompt } from "./models/chat.ts"
-
-// The recipe, in the paper's order.
+// The recipe's stages, in the paper's order, and what they report.
 export * from "./stages/data/import.ts"
-export * from "./stages/data/derive.ts"
+export { foldPreferences, preferenceDemonstrations, preferencePrompts, preferenceTexts } from "./stages/data/derive.ts"
 export { importPrompts } from "./stages/data/import-prompts.ts"
 export { mixDemonstrations, mixPreferences, mixPrompts, mixTexts } from "./stages/data/mix.ts"
 export { tokenizer } from "./stages/training/tokenizer.ts"
@@ -62,23 +37,29 @@ export { annotate } from "./stages/preferences/annotate.ts"
 export { continueDialogues, holdOutPreferences, promptBatch } from "./stages/data/prompts.ts"
 export { preferenceStatistics, PreferenceStatisticsReport } from "./stages/preferences/preference-statistics.ts"
 export { helpfulnessMixture, safetyMixture } from "./stages/reward/reward-mixture.ts"
-export { generalRewardModel, helpfulnessRewardModel, rankingLoss, safetyLoss, safetyRewardModel } from "./stages/reward/reward-model.ts"
-export * from "./stages/reward/evaluate-reward.ts"
+export { generalRewardModel, helpfulnessRewardModel, safetyRewardModel } from "./stages/reward/reward-model.ts"
+export {
+  evaluateReward,
+  RewardAccuracy,
+  RewardAccuracyReport,
+  RewardBaselines,
+  rewardBaselines,
+  RewardBaselinesReport,
+  SafetyRecall,
+  safetyRecall,
+  SafetyRecallReport,
+  scorePairs
+} from "./stages/reward/evaluate-reward.ts"
 export { bestHelpfulnessReward, bestSafetyReward } from "./stages/reward/best-reward.ts"
 export { sample } from "./stages/rejection-sampling/sample.ts"
 export { score } from "./stages/reward/score.ts"
 export { scoreCombined } from "./stages/reward/score-combined.ts"
-export { combineRewards, logit, scoreOf, whiten } from "./stages/reward/combined-reward.ts"
 export { keepBest } from "./stages/rejection-sampling/keep-best.ts"
 export { selectBest, selectRandom } from "./stages/rejection-sampling/select-best.ts"
 export { sampleAtTemperature, temperatureSweep, TemperatureSweepReport } from "./stages/rejection-sampling/temperature-sweep.ts"
 export { ppo, PpoDivergedError } from "./stages/ppo/ppo.ts"
 export { PpoConfig } from "./stages/ppo/config.ts"
 export { ppoDiagnostics, PpoDiagnostics, PpoDiagnosticsReport, PpoEvaluation, PpoIteration, PpoSample } from "./stages/ppo/diagnostics.ts"
-export { adaptBeta, klEstimate } from "./stages/ppo/kl.ts"
-export { generalisedAdvantages, tokenRewards, whitenTokens } from "./stages/ppo/advantages.ts"
-export { policyLoss, valueLoss } from "./stages/ppo/losses.ts"
-export { PpoTrainer, type PpoTrainerOptions, type Rollout } from "./stages/ppo/trainer.ts"
 export { GhostDialogues, ghostInstructions } from "./stages/ghost-attention/instructions.ts"
 export { ghostSample, GhostSamples } from "./stages/ghost-attention/sample.ts"
 export { ghostTrainingData } from "./stages/ghost-attention/training-data.ts"
@@ -92,7 +73,14 @@ export { safetyClassifier } from "./stages/safety/classifier-training.ts"
 export { safetyClassifierData } from "./stages/safety/classifier-data.ts"
 export { ClassifierEvaluationReport, evaluateClassifier } from "./stages/safety/evaluate-classifier.ts"
 export { violationRate, ViolationRateReport } from "./stages/safety/violation-rate.ts"
-export * from "./stages/evaluation/evaluate-policy.ts"
+export {
+  BestOfN,
+  BestOfNReport,
+  evaluateBestOfN,
+  evaluatePolicy,
+  RewardSummary,
+  RewardSummaryReport
+} from "./stages/evaluation/evaluate-policy.ts"
 export { GradedCompletions, oracleGrades } from "./stages/world/oracle-grades.ts"
 export { evaluateVersion, VersionReport } from "./stages/world/evaluate-version.ts"
 export { compareVersions, VersionComparisonReport } from "./stages/world/compare-versions.ts"

@@ -12,7 +12,8 @@ export interface HyperInfo {
 
 const infos = new WeakMap<object, HyperInfo>()
 
-interface Bounds {
+/** The least and the most that a number may be. */
+export interface Bounds {
   readonly min?: number
   readonly max?: number
 }

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs"
 import * as tf from "@tensorflow/tfjs"
-import { External, hyper, report, scoped, Stage, tensor, writeReport } from "caravan"
+import { External, hyper, report, Stage, writeReport } from "caravan"
+import { scoped, tensor } from "caravan/engine"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { scale } from "./scale.ts"

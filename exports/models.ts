@@ -1,0 +1,10 @@
+/** "caravan/models": the models, tokenizers and sampling, for a stage that trains or samples. */
+export { type LlamaConfig, llamaConfig, parameterCount, presets } from "../models/config.ts"
+export { type ForwardOptions, initLlama, Llama } from "../models/llama.ts"
+export { initRewardModel, RewardModel } from "../models/reward-model.ts"
+export { type LoadedPolicy, type LoadedReward, loadPolicy, loadReward, saveCheckpoint } from "../models/checkpoint.ts"
+export { generate, type Generated, type GenerateOptions } from "../models/sampler.ts"
+export { type StreamedToken, Streamer, type StreamOptions } from "../models/stream.ts"
+export { loadTokenizer, saveTokenizer, Tokenizer, trainTokenizer, type TrainOptions } from "../models/tokenizer/index.ts"
+export { encodeDialogue, encodePrompt } from "../models/chat.ts"
+export type { LoadOptions } from "../models/weights.ts"
