@@ -54,6 +54,7 @@ export type RunOptions = Omit<Run.RunOptions, Given>
 export type PlanOptions = Omit<Run.PlanOptions, Given>
 export type SweepOptions<Output extends string> = Omit<Sweep.SweepOptions<Output>, Given>
 export type VerifyOptions = Omit<Verify.VerifyOptions, Given>
+export type BlessOptions = Omit<Bless.BlessOptions, Given>
 
 type Outputs = Readonly<Record<string, AnyNode>>
 type Failure = PipelineError | ConfigError | StoreError
@@ -113,5 +114,5 @@ export const bless = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
   node: string,
-  options: Omit<Bless.BlessOptions, Given>
+  options: BlessOptions
 ) => Effect.flatMap(withMachine(options), (all) => Bless.bless(pipeline, params, node, all))

@@ -24,7 +24,14 @@ export { type Bounds, ConfigError, type ConfigSchema, hyper, hyperInt, neutral }
 export * from "./data/dataset.ts"
 
 // The recipe's stages, in the paper's order, and what they report.
-export * from "./stages/data/import.ts"
+export {
+  importDemonstrations,
+  importGeneralReward,
+  importHelpfulnessReward,
+  importPolicy,
+  importPreferences,
+  importSafetyReward
+} from "./stages/data/import.ts"
 export { foldPreferences, preferenceDemonstrations, preferencePrompts, preferenceTexts } from "./stages/data/derive.ts"
 export { importPrompts } from "./stages/data/import-prompts.ts"
 export { mixDemonstrations, mixPreferences, mixPrompts, mixTexts } from "./stages/data/mix.ts"

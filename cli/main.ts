@@ -10,6 +10,7 @@ interface Entry {
 }
 
 const commands: Readonly<Record<string, Entry>> = {
+  init: { summary: "make a project that runs", load: () => import("./commands/init.ts"), works: true },
   run: { summary: "run a pipeline; what is in the store is not made again", load: () => import("./commands/run.ts"), works: true },
   sweep: {
     summary: "run a pipeline with every combination of some values; a table of what came of each",

@@ -15,7 +15,7 @@ export const didYouMean = (word: string, candidates: Iterable<string>): string =
 }
 
 /** Damerau-Levenshtein distance with adjacent transpositions. */
-export const editDistance = (a: string, b: string): number => {
+const editDistance = (a: string, b: string): number => {
   const rows = Array.from({ length: a.length + 1 }, (_, i) => [i, ...new Array<number>(b.length).fill(0)])
   for (let j = 0; j <= b.length; j++) rows[0]![j] = j
   for (let i = 1; i <= a.length; i++) {

@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { ArtifactError, type ReportType } from "./artifact.ts"
 
-export const fileName = "report.json"
+const fileName = "report.json"
 
 /** JSON has no NaN and no infinity: they would come back as null. */
 const findUnsayable = (value: unknown, path: string): string | undefined => {

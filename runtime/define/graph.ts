@@ -24,7 +24,7 @@ export interface StageNode {
   readonly expected?: Sizes | undefined
   readonly limits?: NodeLimits | undefined
 }
-export interface FileNode {
+interface FileNode {
   readonly kind: "file"
   readonly id: string
   readonly path: string

@@ -1,7 +1,7 @@
 import { Caravan, readReport } from "caravan"
 import * as Effect from "effect/Effect"
 import { Norms } from "./norms.ts"
-import pipeline from "./pipeline.ts"
+import pipeline from "./norms-pipeline.ts"
 
 /** The run's result, and what it made: of the type that the stage's output has. */
 const program = Effect.gen(function* () {

@@ -1,0 +1,179 @@
+/** `caravan init`: a project that runs, with a stage of one's own beside stages of the recipe. */
+import { spawnSync } from "node:child_process"
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { basename, dirname, join, relative, resolve } from "node:path"
+import { fileURLToPath } from "node:url"
+import { type Command, exitCodes, UsageError } from "../command.ts"
+import { print } from "../open-store.ts"
+
+const pipeline = `import { fileAt, hyper, hyperInt, importPreferences, Pipeline, Preferences, preferenceTexts, readRows, Stage, tokenizer, writeDataset } from "caravan"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+
+/** A stage of one's own: rows in, rows out. Change it, and it alone runs again, with what depends on it. */
+export const keepBrief = Stage.make("keep-brief", {
+  description: "pairs whose chosen answer is brief",
+  config: Schema.Struct({ words: hyperInt(12, "words of the chosen answer, at most", { min: 1 }) }),
+  inputs: { pairs: Preferences },
+  output: Preferences,
+  seeded: false,
+  run: Effect.fn("keep-brief")(function* ({ config, inputs, output }) {
+    const pairs = yield* readRows(inputs.pairs, Preferences)
+    return yield* writeDataset(output, pairs.filter(({ chosen }) => chosen.split(" ").length <= config.words))
+  })
+})
+
+const params = Schema.Struct({ data: hyper("pairs.jsonl", "preference pairs: a line of JSON each, with prompt, chosen and rejected") })
+
+export default Pipeline.make("brief", { description: "brief answers, and a tokenizer made from them", params }, ({ data }) => {
+  const pairs = keepBrief({ pairs: importPreferences({ file: fileAt(data) }, { format: "prompt-chosen-rejected" }) })
+  return { pairs, tokenizer: tokenizer({ texts: preferenceTexts({ preferences: pairs }) }, { vocabSize: 320 }) }
+})
+`
+
+const pairs = [
+  ["How do I boil an egg?", "Put it in boiling water for eight minutes.", "Eggs are a kind of food."],
+  ["What is the capital of France?", "Paris.", "There are many cities in France."],
+  ["How many legs does a spider have?", "Eight.", "Spiders have legs, and they use them to walk."],
+  ["Why is the sky blue?", "Air scatters blue light more than red.", "Because it is not green."],
+  ["How do I keep bread fresh?", "Keep it in a paper bag, or freeze it in slices.", "Buy new bread."],
+  [
+    "What should I pack for a hike?",
+    "Water, something to eat, a map, a rain jacket, a light, and whatever else the weather and the length of the way ask for.",
+    "A bag."
+  ],
+  ["What is seven times eight?", "Fifty-six.", "A number between fifty and sixty."],
+  ["How do I thank a colleague?", "Say what they did, and how it helped you.", "Do not."]
+].map(([prompt, chosen, rejected]) => JSON.stringify({ prompt, chosen, rejected }))
+
+const readme = (name: string) => `# ${name}
+
+A pipeline of Caravan, on Node 24:
+
+\`\`\`
+npm install
+npx caravan plan pipeline.ts                          # what would run, and why
+npx caravan run pipeline.ts                           # run it again: nothing is left to do
+npx caravan run pipeline.ts --set keep-brief.words=5  # what depends on that, and nothing else
+npx tsc --noEmit                                      # a wrong wire does not compile
+\`\`\`
+
+\`pipeline.ts\` says which stage gets what. Stages that train need libtorch: \`npx caravan setup\` finds or gets it.
+`
+
+const tsconfig = `{
+  "compilerOptions": {
+    "outDir": "./dist",
+
+    // Node runs TypeScript as it is: imports name .ts files.
+    "module": "nodenext",
+    "target": "esnext",
+    "types": ["node"],
+    "rewriteRelativeImportExtensions": true,
+    "erasableSyntaxOnly": true,
+
+    // The rest is what tsc --init writes.
+    "sourceMap": true,
+    "declaration": true,
+    "declarationMap": true,
+    "noUncheckedIndexedAccess": true,
+    "exactOptionalPropertyTypes": true,
+    "strict": true,
+    "jsx": "react-jsx",
+    "verbatimModuleSyntax": true,
+    "isolatedModules": true,
+    "noUncheckedSideEffectImports": true,
+    "moduleDetection": "force",
+    "skipLibCheck": true
+  },
+  "include": ["*.ts"]
+}
+`
+
+/** The package that this is a part of: a checkout, or what was installed. */
+const root = (() => {
+  let folder = dirname(fileURLToPath(import.meta.url))
+  while (!existsSync(join(folder, "package.json"))) folder = dirname(folder)
+  return folder
+})()
+
+interface Manifest {
+  readonly name: string
+  readonly version: string
+  readonly dependencies: Readonly<Record<string, string>>
+  readonly devDependencies: Readonly<Record<string, string>>
+}
+const read = <A>(path: string): A => JSON.parse(readFileSync(path, "utf8")) as A
+
+/** Whether npm got this package from a registry: then another project gets it there too. */
+const isPublished = ({ name }: Manifest): boolean => {
+  const record = join(dirname(root), ".package-lock.json")
+  if (basename(dirname(root)) !== "node_modules" || !existsSync(record)) return false
+  const { packages } = read<{ readonly packages: Readonly<Record<string, { readonly resolved?: string }>> }>(record)
+  return packages[`node_modules/${name}`]?.resolved?.includes(`/${name}/-/${name}-`) === true
+}
+
+/** Packs this very package into the folder; gives the archive's name. A checkout is built for it, which an installed package is already. */
+const packInto = (folder: string): string => {
+  const isCheckout = existsSync(join(root, "tsconfig.build.json"))
+  const args = ["pack", root, "--silent", "--pack-destination", folder, ...(isCheckout ? [] : ["--ignore-scripts"])]
+  const { error, status, stderr } = spawnSync("npm", args, { cwd: root, encoding: "utf8" })
+  const [archive] = readdirSync(folder).filter((name) => name.endsWith(".tgz"))
+  if (status === 0 && archive !== undefined) return archive
+  throw new UsageError(
+    `Packing ${root} with npm ${args.join(" ")}: ${error?.message ?? (stderr.trim() || `it ended with ${status}`)}. ${isCheckout ? `Run npm ci in ${root} first, and look` : "Look"} whether npm is there.`
+  )
+}
+
+export const command: Command = {
+  name: "init",
+  summary: "Makes a project that runs: a pipeline with a stage of your own beside stages of the recipe, and data for it.",
+  positionals: ["<folder>"],
+  flags: { json: { help: "print one JSON document" } },
+  examples: ["caravan init my-chat", "caravan init my-chat && cd my-chat && npm install && npx caravan run pipeline.ts"],
+  run: (given) => {
+    const folder = resolve(given.positionals[0]!)
+    mkdirSync(folder, { recursive: true })
+    const there = readdirSync(folder)
+    if (there.length > 0)
+      throw new UsageError(
+        `caravan init ${given.positionals[0]}: ${folder} is not empty (${there.slice(0, 3).join(", ")}${there.length > 3 ? ", ..." : ""}). Name a new folder, or an empty one.`
+      )
+    const own = read<Manifest>(join(root, "package.json"))
+    const archive = isPublished(own) ? undefined : packInto(folder)
+    const name =
+      basename(folder)
+        .toLowerCase()
+        .replaceAll(/[^a-z0-9-]+/g, "-")
+        .replaceAll(/^-+|-+$/g, "") || "pipeline"
+    const manifest = {
+      name,
+      private: true,
+      type: "module",
+      engines: { node: ">=24" },
+      dependencies: { [own.name]: archive === undefined ? own.version : `file:${archive}`, effect: own.dependencies.effect },
+      devDependencies: { "@types/node": own.devDependencies["@types/node"], typescript: own.devDependencies.typescript }
+    }
+    const files: Readonly<Record<string, string>> = {
+      "package.json": `${JSON.stringify(manifest, undefined, 2)}\n`,
+      "tsconfig.json": tsconfig,
+      "pipeline.ts": pipeline,
+      "pairs.jsonl": `${pairs.join("\n")}\n`,
+      "README.md": readme(name),
+      ".gitignore": "node_modules/\ndist/\n.caravan/\n"
+    }
+    for (const [file, text] of Object.entries(files)) writeFileSync(join(folder, file), text)
+    const made = [...Object.keys(files), ...(archive === undefined ? [] : [archive])]
+    const where = relative(process.cwd(), folder) || "."
+    const next = [...(where === "." ? [] : [`cd ${where}`]), "npm install", "npx caravan run pipeline.ts"]
+    print(given.has("json"), { folder, files: made, caravan: manifest.dependencies[own.name], next }, [
+      `Made ${folder}: ${made.join(", ")}.`,
+      ...(archive === undefined
+        ? []
+        : [`It depends on this very caravan, packed into ${archive}: keep that file. Once caravan is on a registry: npm install caravan.`]),
+      "Next:",
+      ...next.map((line) => `  ${line}`)
+    ])
+    return Promise.resolve(exitCodes.ok)
+  }
+}
