@@ -45,7 +45,9 @@ export { initRewardModel, RewardModel } from "./models/reward-model.ts"
 export { loadPolicy, loadReward, saveCheckpoint } from "./models/checkpoint.ts"
 export { generate, type Generated, type GenerateOptions } from "./models/sampler.ts"
 export { type StreamedToken, Streamer, type StreamOptions } from "./models/stream.ts"
-export { loadTokenizer, saveTokenizer, Tokenizer, trainTokenizer, type TrainOptions } from "./models/tokenizer/index.ts"
+export { loadTokenizer, saveTokenizer } from "./models/tokenizer/files.ts"
+export { Tokenizer } from "./models/tokenizer/tokenizer.ts"
+export { trainTokenizer, type TrainOptions } from "./models/tokenizer/train.ts"
 export { encodeDialogue, encodePrompt } from "./models/chat.ts"
 
 // The recipe, in the paper's order.

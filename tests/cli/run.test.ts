@@ -112,7 +112,7 @@ describe("--help", () => {
     expect(status).toBe(0)
     expect(stdout).toMatch(/--set <name=value>[\s\S]*Examples:\n {2}caravan plan/)
     expect(on("run", "--help").stdout).toMatch(
-      /Parameters of fixture, by --set name=value:\n {2}file {3}lines of text; "words\.txt" unless given\n {2}times {2}exclamation marks; 1 unless given/
+      /Parameters of fixture, set with --set name=value:\n {2}file {3}lines of text \(default: "words\.txt"\)\n {2}times {2}exclamation marks \(default: 1\)/
     )
   })
 })
