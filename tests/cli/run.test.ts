@@ -106,6 +106,11 @@ describe("caravan plan, why and graph", () => {
   })
 })
 
+it("--version prints the package's version", () => {
+  const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string }
+  expect(caravan(folder, "--version")).toMatchObject({ status: 0, stdout: `${version}\n`, stderr: "" })
+})
+
 describe("--help", () => {
   it("of a command has its flags and examples; with a pipeline, its parameters too", () => {
     const { status, stdout } = caravan(folder, "plan", "-h")
