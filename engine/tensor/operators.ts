@@ -18,6 +18,7 @@ export class TensorError extends Error {
 /** A tensor, as far as an operator goes. */
 interface Handled {
   readonly handle: Handle
+  toString(): string
 }
 export type Operand = Argument | Handled | ReadonlyArray<Handled | null>
 
