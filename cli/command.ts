@@ -22,11 +22,11 @@ export interface Given {
 export interface Command {
   readonly name: string
   readonly summary: string
-  /** Names of the words it takes, in order: "<pipeline.ts>"; in brackets if it may be missing. */
+  /** Names of its positional arguments, in order: "<pipeline.ts>"; in brackets if it may be missing. */
   readonly positionals: ReadonlyArray<string>
   readonly flags: Flags
   readonly examples: ReadonlyArray<string>
-  /** What --help says beyond the above, of the words that were given with it. */
+  /** What --help adds for the positional arguments given with it. */
   readonly more?: (positionals: ReadonlyArray<string>) => Promise<string>
   /** Gives the exit code. What it throws is shown by its message. */
   readonly run: (given: Given) => Promise<number>
@@ -37,7 +37,7 @@ export class UsageError extends Error {}
 
 export const exitCodes = { ok: 0, failed: 1, usage: 2, interrupted: 130 } as const
 
-const common: Flags = { help: { help: "show this" } }
+const common: Flags = { help: { help: "show this help" } }
 
 export const usage = (command: Command): string => {
   const flags = Object.entries({ ...command.flags, ...common }).map(
@@ -92,7 +92,7 @@ export const parse = (command: Command, args: ReadonlyArray<string>): Given => {
     )
   if (parsed.positionals.length > command.positionals.length)
     throw new UsageError(
-      `caravan ${command.name} takes ${command.positionals.join(" ") || "no words"}, got also "${parsed.positionals[command.positionals.length]}".`
+      `caravan ${command.name} takes ${command.positionals.join(" ") || "no arguments"}; unexpected argument "${parsed.positionals[command.positionals.length]}".`
     )
   const list = (name: string): ReadonlyArray<string> => {
     const value = parsed.values[name]
@@ -113,6 +113,6 @@ export const wholeNumber = (given: Given, name: string, least: number): number |
   if (text === undefined) return undefined
   const value = Number(text)
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < least)
-    throw new UsageError(`--${name} takes a whole number from ${least}, got "${text}".`)
+    throw new UsageError(`--${name} takes a whole number of at least ${least}, got "${text}".`)
   return value
 }

@@ -15,11 +15,11 @@ import { type Memory, type StageCost, totalMemory, type Work } from "../stages/c
 import { type Flags, type Given, UsageError } from "./command.ts"
 
 export const costFlags: Flags = {
-  gpu: { value: Object.keys(accelerators).join("|"), help: "GPU to reckon the cost with; a100-80gb, the paper's, unless given" },
-  mfu: { value: "share", help: "of the GPU's peak FLOP/s that training and reading reach; 0.4 unless given" },
-  mbu: { value: "share", help: "of the GPU's memory bandwidth that decoding reaches; 0.6 unless given" },
-  tdp: { value: "watts", help: "power of a GPU; by its data sheet unless given (the paper has 350 for its 34B model)" },
-  carbon: { value: "kg", help: `CO2 equivalent of a kWh; ${carbonIntensity} unless given: table 2's` }
+  gpu: { value: Object.keys(accelerators).join("|"), help: "GPU to estimate the cost for (default: a100-80gb, the paper's)" },
+  mfu: { value: "share", help: "share of the GPU's peak FLOP/s reached in training and prefill (default: 0.4)" },
+  mbu: { value: "share", help: "share of the GPU's memory bandwidth reached in decoding (default: 0.6)" },
+  tdp: { value: "watts", help: "power of a GPU (default: from its data sheet; the paper uses 350 for its 34B model)" },
+  carbon: { value: "kg", help: `CO2 equivalent per kWh (default: ${carbonIntensity}, from table 2)` }
 }
 
 /** What stages are reckoned to run on. */

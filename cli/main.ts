@@ -1,4 +1,5 @@
 /** Dispatch: the command's module is loaded when it is called. */
+import { createRequire } from "node:module"
 import { didYouMean } from "../schemas/did-you-mean.ts"
 import { type Command, exitCodes, parse, usage, UsageError } from "./command.ts"
 
@@ -10,37 +11,43 @@ interface Entry {
 }
 
 const commands: Readonly<Record<string, Entry>> = {
-  init: { summary: "make a project that runs", load: () => import("./commands/init.ts"), works: true },
-  run: { summary: "run a pipeline; what is in the store is not made again", load: () => import("./commands/run.ts"), works: true },
+  init: { summary: "create a project that runs", load: () => import("./commands/init.ts"), works: true },
+  run: { summary: "run a pipeline, reusing results from the store", load: () => import("./commands/run.ts"), works: true },
   sweep: {
-    summary: "run a pipeline with every combination of some values; a table of what came of each",
+    summary: "run a pipeline with every combination of the given values and compare the results",
     load: () => import("./commands/sweep.ts"),
     works: true
   },
-  plan: { summary: "what a run would do, and why", load: () => import("./commands/plan.ts") },
-  why: { summary: "why a node would run, or would not", load: () => import("./commands/why.ts") },
-  graph: { summary: "the pipeline's graph, as text, Mermaid or JSON", load: () => import("./commands/graph.ts") },
-  runs: { summary: "what ran here", load: () => import("./commands/runs.ts") },
-  show: { summary: "one run: what it was asked for, what became of each node", load: () => import("./commands/show.ts") },
-  diff: { summary: "how two runs differ, node by node", load: () => import("./commands/diff.ts") },
-  log: { summary: "what a node said while it ran", load: () => import("./commands/log.ts") },
-  lineage: { summary: "which run, code and data made an artifact, and what was made of it", load: () => import("./commands/lineage.ts") },
-  verify: { summary: "run nodes again and compare with what is in the store", load: () => import("./commands/verify.ts"), works: true },
+  plan: { summary: "show what a run would do, and why", load: () => import("./commands/plan.ts") },
+  why: { summary: "explain why a node would or would not run", load: () => import("./commands/why.ts") },
+  graph: { summary: "print a pipeline's graph as text, Mermaid or JSON", load: () => import("./commands/graph.ts") },
+  runs: { summary: "list past runs", load: () => import("./commands/runs.ts") },
+  show: { summary: "show one run: its settings and the outcome of each node", load: () => import("./commands/show.ts") },
+  diff: { summary: "compare two runs, node by node", load: () => import("./commands/diff.ts") },
+  log: { summary: "print the log of a node", load: () => import("./commands/log.ts") },
+  lineage: {
+    summary: "show which run, code and data made an artifact, and what was made from it",
+    load: () => import("./commands/lineage.ts")
+  },
+  verify: { summary: "run nodes again and compare with the results in the store", load: () => import("./commands/verify.ts"), works: true },
   bless: {
-    summary: "let a result stand for code that changed without changing it",
+    summary: "keep a result after a code change that does not affect it",
     load: () => import("./commands/bless.ts"),
     works: true
   },
-  freeze: { summary: "write a lock file that run --locked holds to", load: () => import("./commands/freeze.ts"), works: true },
-  du: { summary: "what takes the store's space", load: () => import("./commands/du.ts") },
-  gc: { summary: "what of the store can go; deletes it with --yes", load: () => import("./commands/gc.ts"), works: true },
-  pin: { summary: "keep gc from an artifact; list the pins", load: () => import("./commands/pin.ts"), works: true },
-  unpin: { summary: "let gc take an artifact again", load: () => import("./commands/unpin.ts"), works: true },
-  sample: { summary: "answers of a checkpoint, to a file of prompts or in a dialogue", load: () => import("./commands/sample.ts") },
-  tokenize: { summary: "token ids of lines of text", load: () => import("./commands/tokenize.ts") },
-  logprobs: { summary: "log-probabilities of token sequences under a checkpoint", load: () => import("./commands/logprobs.ts") },
-  doctor: { summary: "what this machine has, and what is wrong with it", load: () => import("./commands/doctor.ts") },
-  setup: { summary: "find or get libtorch and build the tensor addon", load: () => import("./commands/setup.ts"), works: true }
+  freeze: { summary: "write a lock file for run --locked", load: () => import("./commands/freeze.ts"), works: true },
+  du: { summary: "show what uses space in the store", load: () => import("./commands/du.ts") },
+  gc: { summary: "show what can be deleted from the store; delete it with --yes", load: () => import("./commands/gc.ts"), works: true },
+  pin: { summary: "protect an artifact from gc, or list the pins", load: () => import("./commands/pin.ts"), works: true },
+  unpin: { summary: "remove an artifact's pin", load: () => import("./commands/unpin.ts"), works: true },
+  sample: {
+    summary: "generate responses from a checkpoint, for a file of prompts or in a chat",
+    load: () => import("./commands/sample.ts")
+  },
+  tokenize: { summary: "convert lines of text to token ids", load: () => import("./commands/tokenize.ts") },
+  logprobs: { summary: "compute log-probabilities of token sequences under a checkpoint", load: () => import("./commands/logprobs.ts") },
+  doctor: { summary: "check this machine: what was found, what is wrong and how to fix it", load: () => import("./commands/doctor.ts") },
+  setup: { summary: "install libtorch if needed and build the tensor addon", load: () => import("./commands/setup.ts"), works: true }
 }
 
 const overview = (): string => {
@@ -50,12 +57,12 @@ const overview = (): string => {
     "",
     ...Object.entries(commands).map(([name, { summary }]) => `  ${name.padEnd(width)}  ${summary}`),
     "",
-    "caravan <command> --help says more, with examples.",
-    "The store and the journal are .caravan/ beside package.json, or the folder that CARAVAN_HOME names."
+    "Run caravan <command> --help for flags and examples, caravan --version for the version.",
+    "The store is .caravan/ next to package.json, or the folder named by CARAVAN_HOME."
   ].join("\n")
 }
 
-/** A mistake in caravan itself, as sysexits.h has it. */
+/** The exit code of a bug in caravan, from sysexits.h (EX_SOFTWARE). */
 const bug = 70
 
 /**
@@ -69,7 +76,7 @@ const withoutReader = (): void => {
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     if (!works && error.code === "EPIPE") process.exit(exitCodes.ok)
     if (error.code !== "EPIPE" && !told)
-      process.stderr.write(`Writing to stdout: ${error.message}.${works ? " The work goes on without." : ""}\n`)
+      process.stderr.write(`Writing to stdout: ${error.message}.${works ? " The work continues." : ""}\n`)
     told = true
     if (!works) process.exit(exitCodes.failed)
   })
@@ -90,6 +97,11 @@ export const main = async (args: ReadonlyArray<string>): Promise<number> => {
       process.stdout.write(`${overview()}\n`)
       return name === undefined ? exitCodes.usage : exitCodes.ok
     }
+    if (name === "--version") {
+      const { version } = createRequire(import.meta.url)("caravan/package.json") as { readonly version: string }
+      process.stdout.write(`${version}\n`)
+      return exitCodes.ok
+    }
     const entry = Object.hasOwn(commands, name) ? commands[name] : undefined
     if (entry === undefined) throw new UsageError(`There is no command "${name}".${didYouMean(name, Object.keys(commands))}`)
     const { command } = await entry.load()
@@ -105,7 +117,7 @@ export const main = async (args: ReadonlyArray<string>): Promise<number> => {
     if (isBug(cause)) {
       const { placeOf } = await import("../runtime/errors.ts")
       process.stderr.write(
-        `This is a mistake in caravan itself: ${cause.name}: ${cause.message}${placeOf(cause)}. What is finished is kept. CARAVAN_DEBUG=1 shows the whole trace: please report it with that.\n`
+        `This is a bug in caravan: ${cause.name}: ${cause.message}${placeOf(cause)}. Finished results are kept. Run it again with CARAVAN_DEBUG=1 for the stack trace, and please report it with that.\n`
       )
       return bug
     }

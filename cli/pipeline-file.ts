@@ -11,17 +11,17 @@ import { type ConfigSchema, describeConfig } from "../schemas/hyper.ts"
 import { type Flags, type Given, UsageError, wholeNumber } from "./command.ts"
 
 export const pipelineFlags: Flags = {
-  set: { value: "name=value", help: "a parameter of the pipeline, or <node>.<field> of a node's config", repeatable: true },
-  seed: { value: "n", help: "seed of everything random; 0 unless given" },
-  device: { value: "cpu|cuda", help: "where tensors are computed; cpu unless given" },
-  threads: { value: "n", help: "torch threads; 1 unless given (a second one on the same core halves the speed); part of the cache key" }
+  set: { value: "name=value", help: "set a pipeline parameter, or a node's config field as <node>.<field>=value", repeatable: true },
+  seed: { value: "n", help: "random seed (default: 0)" },
+  device: { value: "cpu|cuda", help: "device for tensor computation (default: cpu)" },
+  threads: { value: "n", help: "torch threads, part of the cache key (default: 1; two threads on one physical core halve the speed)" }
 }
 
 export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
   const file = resolve(path)
   if (!existsSync(file) || !statSync(file).isFile())
     throw new UsageError(
-      `Loading the pipeline ${path}: there is no such file. Give the path of a definition file, for example pipelines/hh-rlhf.ts.`
+      `Loading the pipeline ${path}: no such file. Give the path of a definition file, for example pipelines/hh-rlhf.ts.`
     )
   let module: { readonly default?: unknown }
   try {
@@ -34,16 +34,14 @@ export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
         ? `\n${(error.stack ?? "").split("\n").slice(0, 3).join("\n")}`
         : ""
     const where = place === "" ? placeOf(error) : ""
-    throw new UsageError(
-      `Loading the pipeline ${path}: ${error.message.replace(/\.$/, "")}${where}.${place}\nMend the file, then run again.`
-    )
+    throw new UsageError(`Loading the pipeline ${path}: ${error.message.replace(/\.$/, "")}${where}.${place}\nFix the file and run again.`)
   }
   if (module.default === undefined)
     throw new UsageError(
       `Loading the pipeline ${path}: it has no default export. End it with: export default Pipeline.make("name", { params }, (params) => ({ ... })).`
     )
   if (!isPipeline(module.default))
-    throw new UsageError(`Loading the pipeline ${path}: its default export is not a pipeline. Export what Pipeline.make(...) gives.`)
+    throw new UsageError(`Loading the pipeline ${path}: its default export is not a pipeline. Export the result of Pipeline.make(...).`)
   return module.default
 }
 
@@ -54,9 +52,9 @@ export const describeParameters = async ([path]: ReadonlyArray<string>): Promise
   const fields = describeConfig(params as ConfigSchema).map((field) => [field.name, field] as const)
   const width = Math.max(0, ...fields.map(([word]) => word.length))
   return [
-    `Parameters of ${name}${description === "" ? "" : ` (${description})`}, by --set name=value:`,
+    `Parameters of ${name}${description === "" ? "" : ` (${description})`}, set with --set name=value:`,
     ...fields.map(([word, { description: text = "", required, default: value }]) => {
-      const preset = required ? "; must be given" : value === undefined || value === "" ? "" : `; ${JSON.stringify(value)} unless given`
+      const preset = required ? " (required)" : value === undefined || value === "" ? "" : ` (default: ${JSON.stringify(value)})`
       return `  ${word.padEnd(width)}  ${text}${preset}`
     })
   ].join("\n")
@@ -71,7 +69,7 @@ export const pipelineOptions = (given: Given): RunOptions => {
     settings[text.slice(0, at)] = text.slice(at + 1)
   }
   const device = given.flag("device") ?? "cpu"
-  if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device is cpu or cuda, got "${device}".`)
+  if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device must be cpu or cuda, got "${device}".`)
   return {
     home: findHome(process.cwd()),
     settings,

@@ -1,5 +1,5 @@
 /**
- * Operations that exist as one kernel for float32 on the CPU (native/kernels.cc) and as a few ATen operators elsewhere. Both forms compute the
+ * Operations that exist as one kernel for float32 on the CPU (native/layers.cc, attention.cc, decoding.cc) and as a few ATen operators elsewhere. Both forms compute the
  * same; tests hold them against one another.
  */
 import { hasOperator } from "./native.ts"

@@ -5,7 +5,7 @@
 import { createRequire } from "node:module"
 import { chooseKernels } from "./kernels.ts"
 
-/** A tensor's handle: slot and generation (see native/addon.cc). */
+/** A tensor's handle: slot and generation (see native/handles.h). */
 export type Handle = number
 
 /** What a call may be given: handles, numbers, strings, lists; null is None, undefined the operator's default. */

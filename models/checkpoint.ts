@@ -9,7 +9,8 @@ import { type LlamaConfig, toHuggingFace } from "./config.ts"
 import type { Llama } from "./llama.ts"
 import { RewardModel } from "./reward-model.ts"
 import { openSafetensors, safetensorsNames, writeSafetensors } from "./safetensors.ts"
-import { loadTokenizer, type Tokenizer, writeTokenizer } from "./tokenizer/index.ts"
+import { loadTokenizer, writeTokenizer } from "./tokenizer/files.ts"
+import type { Tokenizer } from "./tokenizer/tokenizer.ts"
 import { loadLlama, loadScalarModel, type LoadOptions } from "./weights.ts"
 
 /** Embedding tables are often padded to a round number of rows: this many may have no piece. */

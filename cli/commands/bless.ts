@@ -30,9 +30,9 @@ const told = ({ node, stage, pinned, verdict, digest, changes, why, key, from }:
 export const command: Command = {
   name: "bless",
   summary:
-    "Lets the last result of a node stand for its code as it is now, when the code is all that changed and you know that the change is cosmetic. Shows which files changed, and records it with --yes; lineage keeps saying what made it, and why says that it was blessed.",
+    "Keeps the last result of a node valid for its current code, when only the code changed and you know that the change does not affect the result. Shows which files changed, and records the decision with --yes. lineage still names the code that made the result; why says that it was blessed.",
   positionals: ["<pipeline.ts>", "<node>"],
-  flags: { ...pipelineFlags, yes: { help: "record it" }, json: { help: "print one JSON document" } },
+  flags: { ...pipelineFlags, yes: { help: "record the decision" }, json: { help: "print one JSON document" } },
   examples: [
     "caravan bless pipelines/hh-rlhf.ts reward-model --set data=pairs.jsonl.gz",
     "caravan bless pipelines/hh-rlhf.ts reward-model --set data=pairs.jsonl.gz --yes"

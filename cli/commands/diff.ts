@@ -76,7 +76,7 @@ const run = async (given: Parameters<Command["run"]>[0], { journal, store }: Ope
 
 export const command: Command = {
   name: "diff",
-  summary: "Says how a run differs from another: config, seed, code, numerics, inputs, metrics and outputs, node by node.",
+  summary: "Compares two runs, node by node: config, seed, code, numerics, inputs, metrics and outputs.",
   positionals: ["<run>", "<run>"],
   flags: { json: { help: "print one JSON document" } },
   examples: ["caravan diff latest~1 latest", "caravan diff 1a2b3c4d 5e6f7a8b --json"],

@@ -157,7 +157,7 @@ export const renderDiagnosis = ({ found, problems }: Diagnosis): string => {
 export const command: Command = {
   name: "doctor",
   summary:
-    "Says what this machine has (Node, libtorch, BLAS, CPU, GPU, store), what is wrong, and how to mend it. Builds and installs nothing.",
+    "Checks this machine (Node, libtorch, BLAS, CPU, GPU, store) and says what is wrong and how to fix it. Builds and installs nothing.",
   positionals: [],
   flags: { json: { help: "print JSON" } },
   examples: ["caravan doctor", "caravan doctor --json"],

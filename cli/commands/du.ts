@@ -1,4 +1,4 @@
-/** `caravan du`: what takes the store's space. */
+/** `caravan du`: what uses space in the store. */
 import { existsSync, readdirSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -25,10 +25,10 @@ const listed = (folder: string): ReadonlyArray<string> => (existsSync(folder) ? 
 export const command: Command = {
   name: "du",
   summary:
-    "Says what takes the store's space: results by node, pipeline or type, what is pinned or unreachable, and all else in its folder.",
+    "Shows what uses space in the store: results by node, pipeline or type, how much is pinned or unreachable, and the other files in its folder.",
   positionals: [],
   flags: {
-    by: { value: "node|pipeline|type", help: "how to group the objects; node unless given" },
+    by: { value: "node|pipeline|type", help: "how to group the objects (default: node)" },
     json: { help: "print one JSON document, with every object" }
   },
   examples: ["caravan du", "caravan du --by type", "caravan du --json"],
@@ -37,7 +37,7 @@ export const command: Command = {
       const by = given.flag("by") ?? "node"
       const grouping = Object.hasOwn(groupings, by) ? groupings[by] : undefined
       if (grouping === undefined)
-        throw new UsageError(`--by is node, pipeline or type, got "${by}".${didYouMean(by, Object.keys(groupings))}`)
+        throw new UsageError(`--by must be node, pipeline or type, got "${by}".${didYouMean(by, Object.keys(groupings))}`)
       const items = await Effect.runPromise(storedItems(journal, store))
       const groups = new Map<string, Array<StoredItem>>()
       for (const item of items) groups.set(grouping(item), [...(groups.get(grouping(item)) ?? []), item])

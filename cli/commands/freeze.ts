@@ -13,12 +13,12 @@ import { count } from "../display/units.ts"
 export const command: Command = {
   name: "freeze",
   summary:
-    "Writes a lock file beside the pipeline's: the content of its inputs, its nodes and settings, the code of its stages, their packages, the machine's numerics, and the results that are in the store. `caravan run --locked` runs only when all of that is as it was.",
+    "Writes a lock file next to the pipeline: the content of its inputs, its nodes and settings, the code of its stages, their packages, the machine's numerics, and the results in the store. `caravan run --locked` refuses to run if any of that has changed.",
   positionals: ["<pipeline.ts>"],
   flags: {
     ...pipelineFlags,
-    lock: { value: "file.json", help: "where to write it; beside the pipeline, as <name>.lock.json, unless given" },
-    json: { help: "print the lock file instead of writing it, unless --lock is given too" }
+    lock: { value: "file.json", help: "where to write it (default: <pipeline>.lock.json next to the pipeline)" },
+    json: { help: "print the lock file; write it only if --lock is given too" }
   },
   examples: [
     "caravan freeze pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",

@@ -5,7 +5,8 @@ import { collect, type Collection, planCollection } from "../../runtime/store/gc
 import { sizeOf } from "../../runtime/store/store.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { print, withStore } from "../open-store.ts"
-import { ageFlag, ago, count, short, size, sizeFlag, table } from "../display/units.ts"
+import { ago, count, short, size, table } from "../display/units.ts"
+import { ageFlag, sizeFlag } from "../flag-values.ts"
 
 /** How many objects the table names, at most. */
 const shownObjects = 40
@@ -43,20 +44,20 @@ const besides = async (home: string): Promise<Array<string>> => {
 export const command: Command = {
   name: "gc",
   summary:
-    "Shows what of the store can go, and deletes it with --yes. What is pinned, what a running pipeline needs and what was used lately stays; the journal keeps saying what made the rest, and a run that wants it makes it again. Safe beside running pipelines.",
+    "Shows what can be deleted from the store, and deletes it with --yes. Pinned objects, objects in use by a run and recently used objects stay. The journal keeps the record of what is deleted, and a run that needs it makes it again. Safe to use while pipelines run.",
   positionals: [],
   flags: {
-    unreachable: { help: "objects that no result names (left by --force, or by killed runs); what is meant when nothing else is given" },
+    unreachable: { help: "objects that no result refers to, left by --force or killed runs (the default)" },
     "older-than": {
       value: "age",
-      help: "objects that no run made or found for so long (30d, 12h, 2w); logs, checkpoints of unfinished nodes and results of shards as old"
+      help: "objects that no run has made or used for this long (30d, 12h, 2w), and logs, checkpoints of unfinished nodes and results of shards of that age"
     },
     "max-size": {
       value: "size",
-      help: "the least recently used objects, until those that stay fit (20GB, 500MB); what is beside them is not counted, and said"
+      help: "the least recently used objects, until the rest fit in this size (20GB, 500MB); other files in the store are not counted"
     },
-    keep: { value: "age", help: "what was used so recently stays in any case; 1h unless given" },
-    yes: { help: "delete" },
+    keep: { value: "age", help: "always keep what was used within this time (default: 1h)" },
+    yes: { help: "delete what is shown" },
     json: { help: "print one JSON document" }
   },
   examples: ["caravan gc", "caravan gc --older-than 30d", "caravan gc --unreachable --max-size 50GB --yes"],

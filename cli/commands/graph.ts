@@ -43,11 +43,11 @@ const json = (graph: Graph): string =>
 
 export const command: Command = {
   name: "graph",
-  summary: "Prints a pipeline's nodes and what each takes. Runs nothing.",
+  summary: "Prints a pipeline's nodes and their inputs. Runs nothing.",
   positionals: ["<pipeline.ts>"],
   flags: {
     ...pipelineFlags,
-    format: { value: "text|mermaid|json", help: "text unless given" },
+    format: { value: "text|mermaid|json", help: "output format (default: text)" },
     json: { help: "the same as --format json" }
   },
   examples: [

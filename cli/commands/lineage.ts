@@ -47,18 +47,19 @@ const users = (entries: ReadonlyArray<LineageEntry>, indent = "  "): Array<strin
 export const command: Command = {
   name: "lineage",
   summary:
-    "Says which run, code and data made an artifact, back to the files it began with, and what was made of it. An artifact is named by its digest (or how it begins), its path in the store, its node, pipeline:node or run:node; a file of yours by its path.",
+    "Shows which run, code and data made an artifact, back to the input files, and what was made from it. Name an artifact by its digest (or a prefix of it), its path in the store, node, pipeline:node or run:node; name an input file by its path.",
   positionals: ["<artifact>"],
   flags: {
-    up: { help: "what it was made from only" },
-    down: { help: "what was made of it only" },
-    depth: { value: "n", help: "so many steps only" },
+    up: { help: "show only what it was made from" },
+    down: { help: "show only what was made from it" },
+    depth: { value: "n", help: "follow at most n steps" },
     json: { help: "print one JSON document" }
   },
   examples: ["caravan lineage rlhf-v5", "caravan lineage 3f2a91c04d7e --up --json", "caravan lineage pairs.jsonl.gz --down --depth 1"],
   run: (given) =>
     withStore(async ({ journal, store }) => {
-      if (given.has("up") && given.has("down")) throw new UsageError("--up and --down together are what you get without them.")
+      if (given.has("up") && given.has("down"))
+        throw new UsageError("Give --up or --down, not both: without them both directions are shown.")
       const named = await Effect.runPromise(resolveArtifact(given.positionals[0]!, journal))
       const depth = wholeNumber(given, "depth", 1) ?? Infinity
       const made = named.digest === null ? [] : makings(named.digest, journal)

@@ -32,11 +32,11 @@ const follow = async (path: string, run: RunRecord, { journal, store }: Opened):
 
 export const command: Command = {
   name: "log",
-  summary: "Prints a node's log: when it started and why, its steps, what it printed, how it ended. Of the latest run that ran it.",
+  summary: "Prints a node's log from the latest run that ran it: when and why it started, its steps, its output and how it ended.",
   positionals: ["<node>"],
   flags: {
-    run: { value: "run", help: "of this run" },
-    follow: { help: "go on until the run ends" },
+    run: { value: "run", help: "take the log from this run" },
+    follow: { help: "keep printing until the run ends" },
     json: { help: "print one JSON document" }
   },
   examples: ["caravan log sft", "caravan log sft --follow", "caravan log sft --run latest~1"],
@@ -52,8 +52,8 @@ export const command: Command = {
         if (!known.includes(node)) throw new UsageError(`No node "${node}" ever ran here.${didYouMean(node, known)}`)
         throw new UsageError(
           wanted === undefined
-            ? `There is no log of "${node}": gc took it, or no run has made it since logs are written.`
-            : `Run ${shortRun(runs[0]!.id)} has no log of "${node}": it did not run there (\`caravan show ${shortRun(runs[0]!.id)}\`). Without --run, the latest run that ran it is taken.`
+            ? `There is no log of "${node}": gc deleted it, or the node ran before logs were kept.`
+            : `Run ${shortRun(runs[0]!.id)} has no log of "${node}": it did not run there (\`caravan show ${shortRun(runs[0]!.id)}\`). Leave out --run for the latest run that ran it.`
         )
       }
       const path = logPath(home, run.id, node)

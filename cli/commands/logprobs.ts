@@ -47,20 +47,21 @@ const readIds = async (path: string, model: Llama): Promise<Array<Array<number>>
 
 export const command: Command = {
   name: "logprobs",
-  summary: "For each sequence of token ids the log-probability of every token after the first, in float32.",
+  summary: "Prints the log-probability of every token after the first, in float32, for each sequence of token ids.",
   positionals: ["<checkpoint>"],
   flags: {
     ids: { value: "file.json", help: "a JSON array of arrays of token ids" },
-    device: { value: "cpu|cuda", help: "cpu unless given" },
-    json: { help: "print a JSON array of arrays, instead of a line of numbers for each sequence" }
+    device: { value: "cpu|cuda", help: "device for tensor computation (default: cpu)" },
+    json: { help: "print a JSON array of arrays instead of one line per sequence" }
   },
   examples: ["caravan logprobs path/to/checkpoint --ids ids.json --json"],
   run: async (given) => {
     const path = given.flag("ids")
     if (path === undefined) throw new UsageError("caravan logprobs needs --ids <file.json>.")
     const device = given.flag("device") ?? "cpu"
-    if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device is cpu or cuda, got "${device}".`)
-    if (device === "cuda" && !hasCuda()) throw new UsageError("There is no CUDA device here: run `caravan doctor`, or use --device cpu.")
+    if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device must be cpu or cuda, got "${device}".`)
+    if (device === "cuda" && !hasCuda())
+      throw new UsageError("No CUDA device was found. Run `caravan doctor` to see why, or use --device cpu.")
     const model = await Effect.runPromise(loadLlama(given.positionals[0]!, { device }))
     const result = (await readIds(path, model)).map((ids) => logProbabilities(model, ids))
     process.stdout.write(given.has("json") ? `${JSON.stringify(result)}\n` : result.map((row) => `${row.join(" ")}\n`).join(""))

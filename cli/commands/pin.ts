@@ -7,11 +7,11 @@ import { count, moment, short, table } from "../display/units.ts"
 
 export const command: Command = {
   name: "pin",
-  summary: "Pins an artifact: gc leaves it until it is unpinned. Without an artifact, lists the pins.",
+  summary: "Pins an artifact so that gc keeps it until it is unpinned. Without an artifact, lists the pins.",
   positionals: ["[artifact]"],
   flags: {
-    note: { value: "text", help: "why" },
-    lineage: { help: "pin what it was made from too, so that a run finds all of it" },
+    note: { value: "text", help: "why it is pinned" },
+    lineage: { help: "also pin everything it was made from" },
     json: { help: "print one JSON document" }
   },
   examples: ["caravan pin", 'caravan pin rlhf-v5 --note "the one we released"', "caravan pin 3f2a91c04d7e --lineage"],

@@ -67,7 +67,7 @@ const pinDocument = (made: Plan, node: PlannedNode): object => {
 export const command: Command = {
   name: "plan",
   summary:
-    "Shows which nodes a run would find in the store and which it would make, and why; and what those would cost: tokens, FLOPs, GPU-hours, memory, energy and carbon. Runs nothing; needs no GPU, and files may be awaited.",
+    "Shows which results a run would reuse and which nodes it would run, and why, with an estimate of the cost: tokens, FLOPs, GPU-hours, memory, energy and carbon. Runs nothing, needs no GPU, and input files may still be missing.",
   positionals: ["<pipeline.ts>"],
   flags: {
     ...pipelineFlags,

@@ -6,10 +6,12 @@ import { lockPath, readLock } from "../../runtime/inspect/lock-file.ts"
 import { run, type RunEvent, type RunOptions, type RunResult } from "../../runtime/run/run.ts"
 import { type Command, exitCodes, type Given, UsageError } from "../command.ts"
 import { layer } from "../../caravan.ts"
-import { outputLines } from "../outputs.ts"
+import { outputLines } from "../display/outputs.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { duration, showProgress } from "../display/progress.ts"
-import { openEvents, runFlags, runOptions, untilInterrupted } from "../run-flags.ts"
+import { openEvents } from "../events-file.ts"
+import { untilInterrupted } from "../interrupt.ts"
+import { runFlags, runOptions } from "../run-flags.ts"
 import { plain } from "../display/width.ts"
 
 /** The document that --json prints. */
@@ -75,18 +77,18 @@ const held = async (given: Given): Promise<RunOptions> => {
 
 export const command: Command = {
   name: "run",
-  summary: "Runs a pipeline. Each node whose result is in the store is found, the others are made; progress goes to stderr.",
+  summary: "Runs a pipeline. Results that are already in the store are reused; progress goes to stderr.",
   positionals: ["<pipeline.ts>"],
   flags: {
     ...pipelineFlags,
-    only: { value: "node", help: "run this node alone, on what is in the store" },
+    only: { value: "node", help: "run only this node, on inputs from the store" },
     from: { value: "node", help: "run this node and what depends on it" },
     until: { value: "node", help: "run this node and what it depends on" },
-    force: { value: "node", help: "run this node though its result is there", repeatable: true },
+    force: { value: "node", help: "run this node even if its result is in the store", repeatable: true },
     ...runFlags,
-    locked: { help: "hold to the lock file that `caravan freeze` wrote: its settings, and nothing runs when anything differs" },
-    lock: { value: "file.json", help: "the lock file; <pipeline>.lock.json beside the pipeline unless given" },
-    json: { help: "print one JSON document on stdout at the end" }
+    locked: { help: "use the settings of the lock file written by `caravan freeze`, and refuse to run if anything differs from it" },
+    lock: { value: "file.json", help: "the lock file (default: <pipeline>.lock.json next to the pipeline)" },
+    json: { help: "print one JSON document to stdout at the end" }
   },
   examples: [
     "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",

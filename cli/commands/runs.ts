@@ -14,11 +14,11 @@ export const nodeCounts = (run: RunRecord): string =>
 
 export const command: Command = {
   name: "runs",
-  summary: "Lists the runs that the journal has, the latest first.",
+  summary: "Lists past runs, latest first.",
   positionals: [],
   flags: {
-    pipeline: { value: "name", help: "of this pipeline only" },
-    limit: { value: "n", help: "so many at most; 20 unless given" },
+    pipeline: { value: "name", help: "only runs of this pipeline" },
+    limit: { value: "n", help: "how many runs to list (default: 20)" },
     json: { help: "print one JSON document" }
   },
   examples: ["caravan runs", "caravan runs --pipeline hh-rlhf --limit 5"],

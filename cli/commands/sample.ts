@@ -161,19 +161,19 @@ const scoreText = (scores: Readonly<Record<string, number | null>>): string =>
 export const command: Command = {
   name: "sample",
   summary:
-    "Answers of a checkpoint: to a file of prompts, or in a dialogue on the terminal (/reset begins anew, /system <text> sets the system prompt; Ctrl-C stops an answer; /quit, or Ctrl-C where nothing is being answered, leaves).",
+    "Generates responses from a checkpoint, for a file of prompts or in a chat on the terminal. In the chat, /reset starts over, /system <text> sets the system prompt, Ctrl-C stops a response, and /quit (or Ctrl-C at the prompt) exits.",
   positionals: ["<checkpoint>"],
   flags: {
-    prompts: { value: "file", help: "a prompt a line, or JSON rows of {prompt} or {messages}; without it: a dialogue" },
+    prompts: { value: "file", help: "one prompt per line, or JSON rows of {prompt} or {messages}; without it, a chat starts" },
     system: { value: "text", help: "system prompt" },
-    temperature: { value: "number", help: "0.6 unless given; 0 is greedy" },
-    "top-p": { value: "number", help: "nucleus; 0.9 unless given" },
-    "max-new-tokens": { value: "n", help: "tokens an answer at most; 256 unless given" },
-    helpfulness: { value: "checkpoint", help: "helpfulness reward model that scores each answer" },
-    safety: { value: "checkpoint", help: "safety reward model that scores each answer" },
-    seed: { value: "n", help: "0 unless given" },
-    device: { value: "cpu|cuda", help: "cpu unless given" },
-    json: { help: "one JSON row for each prompt of the file" }
+    temperature: { value: "number", help: "sampling temperature (default: 0.6; 0 is greedy)" },
+    "top-p": { value: "number", help: "nucleus sampling (default: 0.9)" },
+    "max-new-tokens": { value: "n", help: "most tokens in a response (default: 256)" },
+    helpfulness: { value: "checkpoint", help: "helpfulness reward model that scores each response" },
+    safety: { value: "checkpoint", help: "safety reward model that scores each response" },
+    seed: { value: "n", help: "random seed (default: 0)" },
+    device: { value: "cpu|cuda", help: "device for tensor computation (default: cpu)" },
+    json: { help: "print one JSON row for each prompt" }
   },
   examples: [
     "caravan sample path/to/checkpoint",
@@ -182,8 +182,9 @@ export const command: Command = {
   ],
   run: async (given) => {
     const device = given.flag("device") ?? "cpu"
-    if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device is cpu or cuda, got "${device}".`)
-    if (device === "cuda" && !hasCuda()) throw new UsageError("There is no CUDA device here: run `caravan doctor`, or use --device cpu.")
+    if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device must be cpu or cuda, got "${device}".`)
+    if (device === "cuda" && !hasCuda())
+      throw new UsageError("No CUDA device was found. Run `caravan doctor` to see why, or use --device cpu.")
     const checkpoint = await checkpointFor("policy", "the model that answers", given.positionals[0]!)
     const policy = await Effect.runPromise(loadPolicyFrom(checkpoint, { device }))
     const settings: Settings = {
@@ -203,7 +204,7 @@ export const command: Command = {
         )
       )
     const file = given.flag("prompts")
-    if (file === undefined && given.has("json")) throw new UsageError("--json goes with --prompts <file>.")
+    if (file === undefined && given.has("json")) throw new UsageError("--json needs --prompts <file>.")
     const answerer: Answerer = { policy, streamer: new Streamer(policy.model), settings }
     if (file === undefined) return converse(answerer, given.flag("system"), score)
     const prompts = await readPrompts(file, given.flag("system"))

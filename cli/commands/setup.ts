@@ -5,7 +5,7 @@ import { type Command, exitCodes } from "../command.ts"
 
 export const command: Command = {
   name: "setup",
-  summary: "Finds or gets libtorch and a C++ compiler, and builds the tensor addon. Does nothing when all is there.",
+  summary: "Installs libtorch and a C++ compiler if they are missing, and builds the tensor addon. Does nothing if everything is in place.",
   positionals: [],
   flags: {},
   examples: ["caravan setup"],

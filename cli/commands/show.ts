@@ -21,7 +21,7 @@ const describeAsked = (asked: Asked): string =>
 
 export const command: Command = {
   name: "show",
-  summary: "Shows one run: what it was asked for, and what became of each node.",
+  summary: "Shows one run: its settings and the outcome of each node.",
   positionals: ["<run>"],
   flags: { json: { help: "print one JSON document" } },
   examples: ["caravan show latest", "caravan show 1a2b3c4d", "caravan show latest~1 --json"],

@@ -12,7 +12,9 @@ import { layer } from "../../caravan.ts"
 import { number } from "../display/numbers.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { showProgress } from "../display/progress.ts"
-import { openEvents, runFlags, runOptions, untilInterrupted } from "../run-flags.ts"
+import { openEvents } from "../events-file.ts"
+import { untilInterrupted } from "../interrupt.ts"
+import { runFlags, runOptions } from "../run-flags.ts"
 import { shown, table } from "../display/units.ts"
 
 /** Columns of measures that are chosen when none are asked for, at most. */
@@ -118,23 +120,23 @@ const document = (pipeline: string, points: ReadonlyArray<SweepPoint>, metrics: 
 export const command: Command = {
   name: "sweep",
   summary:
-    "Runs a pipeline with every combination of the values given by --over, one after another, and prints a table of what came of each. What they share is made once; one that fails leaves the others alone.",
+    "Runs a pipeline with every combination of the values given by --over, one after another, and prints a table of the results. Shared nodes run once; a failed combination does not stop the others.",
   positionals: ["<pipeline.ts>"],
   flags: {
     over: {
       value: "name=a,b,c",
-      help: "values of a parameter, of <node>.<field>, or of seed; in brackets or quotes where they hold commas",
+      help: "values of a parameter, of <node>.<field>, or of seed; use JSON brackets or quotes for values that contain commas",
       repeatable: true
     },
     metric: {
       value: "node.metric",
-      help: "a column of the table: a metric of a node, or a field of its report; those that differ unless given",
+      help: "a table column: a metric of a node or a field of its report (default: those that differ)",
       repeatable: true
     },
     ...pipelineFlags,
     until: { value: "node", help: "run this node and what it depends on" },
     ...runFlags,
-    json: { help: "print one JSON document on stdout at the end, with every metric" }
+    json: { help: "print one JSON document to stdout at the end, with every metric" }
   },
   examples: [
     "caravan sweep pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --over sft.learningRate=1e-5,2e-5 --over seed=0,1,2",
@@ -145,7 +147,7 @@ export const command: Command = {
     const pipeline = await loadPipeline(given.positionals[0]!)
     const options = { ...pipelineOptions(given), ...runOptions(given) }
     const texts = given.flags("over")
-    if (texts.length === 0) throw new UsageError("Nothing to sweep over: give --over name=value,value,... once or more.")
+    if (texts.length === 0) throw new UsageError("Nothing to sweep over. Give --over name=value,value,... at least once.")
     const grid = gridOf(pipeline, texts)
     const count = combinations(grid).length
     const metrics = given.flags("metric")
@@ -182,7 +184,7 @@ export const command: Command = {
       process.stdout.write(text === "" ? "" : `${text}\n`)
     }
     if (exit === undefined) {
-      process.stderr.write(`${finished.length} of ${count} combinations are finished; run the same again to go on.\n`)
+      process.stderr.write(`${finished.length} of ${count} combinations finished. Run the same command again to continue.\n`)
       return exitCodes.interrupted
     }
     return finished.every(({ status }) => status === "succeeded") ? exitCodes.ok : exitCodes.failed

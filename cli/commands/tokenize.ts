@@ -1,6 +1,6 @@
 /** `caravan tokenize`: lines of text to token ids. */
 import * as Effect from "effect/Effect"
-import { loadTokenizer } from "../../models/tokenizer/index.ts"
+import { loadTokenizer } from "../../models/tokenizer/files.ts"
 import { decodeUtf8 } from "../../models/tokenizer/utf8.ts"
 import { type Command, exitCodes } from "../command.ts"
 
@@ -17,9 +17,10 @@ const readLines = async (): Promise<Array<string>> => {
 
 export const command: Command = {
   name: "tokenize",
-  summary: "Token ids of each line of stdin. No BOS or EOS; only LF ends a line; white space is kept; an empty line gives no ids.",
+  summary:
+    "Prints the token ids of each line of stdin, without BOS or EOS. Only LF ends a line, white space is kept, and an empty line gives no ids.",
   positionals: ["<tokenizer>"],
-  flags: { json: { help: "print a JSON array of arrays of ids, instead of a line of ids for each line" } },
+  flags: { json: { help: "print a JSON array of arrays instead of one line of ids per line" } },
   examples: ["echo 'Hello world' | caravan tokenize tokenizer.model", "caravan tokenize path/to/checkpoint --json < lines.txt"],
   run: async (given) => {
     const tokenizer = await Effect.runPromise(loadTokenizer(given.positionals[0]!))

@@ -7,10 +7,10 @@ import { count, short } from "../display/units.ts"
 
 export const command: Command = {
   name: "unpin",
-  summary: "Takes the pin off an artifact: gc may take it again.",
+  summary: "Removes the pin of an artifact, so that gc may delete it.",
   positionals: ["<artifact>"],
   flags: {
-    lineage: { help: "also off everything it was made from" },
+    lineage: { help: "also unpin everything it was made from" },
     json: { help: "print one JSON document" }
   },
   examples: ["caravan unpin rlhf-v5", "caravan unpin 3f2a91c04d7e --lineage"],

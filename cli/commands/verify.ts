@@ -8,7 +8,8 @@ import { layer } from "../../caravan.ts"
 import { print } from "../open-store.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { duration, showProgress } from "../display/progress.ts"
-import { limitsOf, runFlags, untilInterrupted } from "../run-flags.ts"
+import { untilInterrupted } from "../interrupt.ts"
+import { limitsOf, runFlags } from "../run-flags.ts"
 import { short, table } from "../display/units.ts"
 
 const lines = ({ nodes, left }: Verification): Array<string> => {
@@ -31,14 +32,14 @@ const lines = ({ nodes, left }: Verification): Array<string> => {
 export const command: Command = {
   name: "verify",
   summary:
-    "Runs nodes whose results are in the store again, into a scratch place, and compares: bit for bit, and where that fails it names the first tensor or row that differs. Changes nothing. Ends with 1 unless all came out the same.",
+    "Runs nodes again in a scratch folder and compares their results with those in the store, bit for bit. Names the first tensor or row that differs. Changes nothing. Exits with 1 unless all results are the same.",
   positionals: ["<pipeline.ts>"],
   flags: {
     ...pipelineFlags,
-    sample: { value: "n", help: "only so many nodes, chosen at random" },
-    only: { value: "node", help: "this node alone" },
-    from: { value: "node", help: "this node and what depends on it" },
-    until: { value: "node", help: "this node and what it depends on" },
+    sample: { value: "n", help: "verify only n nodes, chosen at random" },
+    only: { value: "node", help: "verify only this node" },
+    from: { value: "node", help: "verify this node and what depends on it" },
+    until: { value: "node", help: "verify this node and what it depends on" },
     timeout: runFlags.timeout!,
     memory: runFlags.memory!,
     json: { help: "print one JSON document" }

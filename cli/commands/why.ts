@@ -44,7 +44,7 @@ const shownGenerations = 5
 
 export const command: Command = {
   name: "why",
-  summary: "Says why a node would run, or would not: what changed since it last did, back to the node where the change began.",
+  summary: "Explains why a node would or would not run: what changed since it last ran, traced back to the node where the change began.",
   positionals: ["<pipeline.ts>", "<node>"],
   flags: { ...pipelineFlags, json: { help: "print one JSON document" } },
   examples: ["caravan why pipelines/hh-rlhf.ts reward-model --set data=pairs.jsonl.gz"],

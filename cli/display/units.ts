@@ -1,5 +1,4 @@
 /** Sizes, ages, times and tables, as the commands on the store say and take them. */
-import { type Given, UsageError } from "../command.ts"
 
 const powers = ["B", "kB", "MB", "GB", "TB", "PB"]
 
@@ -12,35 +11,15 @@ export const size = (bytes: number): string => {
   return `${power === 0 ? value : value < 9.95 ? value.toFixed(1) : Math.round(value)} ${powers[power]}`
 }
 
-/** A size from a flag: "500MB", "1.5 GiB", "0". */
-export const sizeFlag = (given: Given, name: string): number | undefined => {
-  const text = given.flag(name)
-  if (text === undefined) return undefined
-  const match = /^(\d+(?:\.\d+)?)\s*(?:([kmgtp]?)(i?)b?)?$/i.exec(text.trim())
-  if (match === null) throw new UsageError(`--${name} takes a size such as 500MB, 20GB or 1.5TiB, got "${text}".`)
-  const power = ["", "k", "m", "g", "t", "p"].indexOf((match[2] ?? "").toLowerCase())
-  return Math.round(Number(match[1]) * (match[3] === "" || match[3] === undefined ? 1000 : 1024) ** power)
-}
-
-const spans: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 }
-
-/** A span of time from a flag, in milliseconds: "30d", "12h", "0". */
-export const ageFlag = (given: Given, name: string): number | undefined => {
-  const text = given.flag(name)
-  if (text === undefined) return undefined
-  const match = /^(\d+(?:\.\d+)?)\s*([smhdw])$/i.exec(text.trim())
-  if (match === null && text.trim() !== "0")
-    throw new UsageError(`--${name} takes a span of time such as 30d, 12h, 90m or 2w, got "${text}".`)
-  return match === null ? 0 : Number(match[1]) * spans[match[2]!.toLowerCase()]!
-}
+const minute = 60_000
 
 /** How long ago: "3 days ago". */
 export const ago = (then: number, now: number = Date.now()): string => {
   const span = now - then
   const steps: ReadonlyArray<readonly [number, string]> = [
-    [spans.d!, "day"],
-    [spans.h!, "hour"],
-    [spans.m!, "minute"]
+    [1440 * minute, "day"],
+    [60 * minute, "hour"],
+    [minute, "minute"]
   ]
   for (const [length, unit] of steps) {
     const count = Math.floor(span / length)

@@ -3,6 +3,7 @@ import { spawnSync } from "node:child_process"
 import { createHash, randomUUID } from "node:crypto"
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs"
 import { createRequire } from "node:module"
+import { availableParallelism } from "node:os"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 
@@ -12,18 +13,14 @@ export { findLibtorch } from "./libtorch.mjs"
 
 const here = dirname(fileURLToPath(import.meta.url))
 
-const sources = () =>
+const filesEndingIn = (...endings) =>
   readdirSync(here)
-    .filter((name) => name.endsWith(".cc"))
-    .sort()
-const headers = () =>
-  readdirSync(here)
-    .filter((name) => name.endsWith(".h"))
+    .filter((name) => endings.some((ending) => name.endsWith(ending)))
     .sort()
 
 export function addonSourceDigest() {
   const hash = createHash("sha256")
-  for (const name of [...sources(), ...headers()]) {
+  for (const name of filesEndingIn(".cc", ".h")) {
     const bytes = readFileSync(join(here, name))
     hash.update(`${name}:${bytes.length}:`).update(bytes)
   }
@@ -35,7 +32,6 @@ const compileFlags = (libtorch) => [
   "-std=c++17",
   "-O3",
   "-fPIC",
-  "-shared",
   "-fno-math-errno",
   "-fno-trapping-math",
   "-fopenmp-simd",
@@ -81,28 +77,39 @@ export function buildAddon({ quiet = false } = {}) {
   if (existsSync(target)) return target
   if (!quiet)
     process.stderr.write(`Building the tensor addon against libtorch ${libtorch.version} (${libtorch.source}): about a minute, once.\n`)
-  mkdirSync(dirname(target), { recursive: true })
-  const temporary = `${target}.${randomUUID()}`
-  const inputs = [...includeFlags(libtorch), ...sources().map((name) => join(here, name))]
+  const folder = `${target}.${randomUUID()}`
+  mkdirSync(folder, { recursive: true })
   try {
-    compile([...compileFlags(libtorch), ...inputs, ...linkFlags(libtorch), "-o", temporary], libtorch)
-    renameSync(temporary, target)
+    const compiler = process.env.CXX || "g++"
+    const sources = filesEndingIn(".cc")
+    // A compiler takes up to a GB.
+    const jobs = Math.max(1, Math.min(sources.length, availableParallelism(), Math.floor(process.availableMemory() / 1e9)))
+    const compile = [compiler, ...compileFlags(libtorch), ...includeFlags(libtorch), "-c"]
+    const paths = sources.map((name) => join(here, name)).join("\0")
+    runCompiler(["xargs", "-0", "-n", "1", "-P", String(jobs), ...compile], { cwd: folder, input: paths }, libtorch)
+    const objects = sources.map((name) => name.replace(/cc$/, "o"))
+    runCompiler([compiler, "-shared", ...objects, ...linkFlags(libtorch), "-o", "addon.node"], { cwd: folder }, libtorch)
+    renameSync(join(folder, "addon.node"), target)
   } finally {
-    rmSync(temporary, { force: true })
+    rmSync(folder, { recursive: true, force: true })
   }
   return target
 }
 
-function compile(args, libtorch) {
+function runCompiler([program, ...args], options, libtorch) {
   const compiler = process.env.CXX || "g++"
-  const result = spawnSync(compiler, args, { encoding: "utf8", maxBuffer: 1 << 28 })
-  if (result.error?.code === "ENOENT")
+  const result = spawnSync(program, args, { ...options, encoding: "utf8", maxBuffer: 1 << 28 })
+  // 127: xargs found no such compiler.
+  if ((result.error?.code === "ENOENT" && program === compiler) || result.status === 127)
     throw new Error(`No C++ compiler: ${compiler} was not found. Run \`apt-get install g++\`, or name one in CXX.`)
-  if (result.error) throw new Error(`The C++ compiler ${compiler} could not be run: ${result.error.message}`)
+  if (result.error) throw new Error(`Building the tensor addon: ${program} could not be run: ${result.error.message}`)
   if (result.status === 0) return
+  // 125: a compiler that xargs ran was ended by a signal.
   const reason =
-    result.signal === null ? result.stderr.split("\n").slice(0, 30).join("\n") : `It was ended by ${result.signal}: is there enough memory?`
-  const command = [compiler, ...args].join(" ")
+    result.signal === null && result.status !== 125
+      ? result.stderr.split("\n").slice(0, 30).join("\n")
+      : `It was ended by ${result.signal ?? "a signal"}: is there enough memory?`
+  const command = [program, ...args].join(" ")
   throw new Error(
     `The tensor addon does not build against libtorch ${libtorch.version} (${libtorch.source}). The command was:\n  ${command}\n${reason}`
   )

@@ -9,7 +9,7 @@ import { BadLabel, parseHhRlhf, parseMessages, parsePromptChosenRejected } from 
 import { BadRowsError, newCounts, type ReadCounts, readParsed, readRecords } from "../../data/records.ts"
 import { checkVocabulary } from "../../models/checkpoint.ts"
 import { loadConfig } from "../../models/weights.ts"
-import { loadTokenizer } from "../../models/tokenizer/index.ts"
+import { loadTokenizer } from "../../models/tokenizer/files.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { ArtifactError, type Checkpoint, External, type OutputSlot, type Role, type Written, written } from "../../schemas/artifact.ts"
 import { roleFile } from "../../schemas/checkpoint-files.ts"

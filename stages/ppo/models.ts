@@ -13,7 +13,7 @@ import { crossEntropy, type Device, type DType, keep, linear, noGrad, scoped, te
 import { type LoadedReward, loadPolicy, loadReward } from "../../models/checkpoint.ts"
 import { Llama } from "../../models/llama.ts"
 import { initRewardModel, type RewardModel } from "../../models/reward-model.ts"
-import { loadTokenizer } from "../../models/tokenizer/index.ts"
+import { loadTokenizer } from "../../models/tokenizer/files.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { ArtifactRef, Checkpoint } from "../../schemas/artifact.ts"
 import { chunks } from "../common/sequences.ts"

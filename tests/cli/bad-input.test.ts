@@ -4,7 +4,7 @@ import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { hasCuda } from "../../engine/device.ts"
 import { writeModelFile } from "../../models/tokenizer/model-file.ts"
-import { trainTokenizer } from "../../models/tokenizer/index.ts"
+import { trainTokenizer } from "../../models/tokenizer/train.ts"
 import { caravan, removeFolder, workFolder } from "./caravan.ts"
 
 const golden = new URL("../golden/", import.meta.url).pathname
@@ -38,7 +38,7 @@ describe("commands and flags", () => {
   it("an unknown command: the nearest one", () => refuses(["rnu"], /There is no command "rnu"\. Did you mean "run"\?/))
   it("an unknown flag: the nearest one", () => refuses(["run", hh, "--forse", "x"], /no flag --forse\. Did you mean "force"\?/))
   it("a missing word: an example", () => refuses(["run"], /needs <pipeline\.ts>\. For example: caravan run/))
-  it("a number that is none", () => refuses(["run", hh, "--jobs", "many"], /--jobs takes a whole number from 1, got "many"/))
+  it("a number that is none", () => refuses(["run", hh, "--jobs", "many"], /--jobs takes a whole number of at least 1, got "many"/))
   it("a node that is not there: the nearest one", () =>
     refuses(["run", hh, "--set", "data=pairs.jsonl", "--only", "stf"], /--only stf: there is no such node\. Did you mean "sft"\?/))
 })
@@ -48,9 +48,9 @@ describe("pipeline files", () => {
     writeFileSync(join(folder, name), text)
     return name
   }
-  it("missing", () => refuses(["run", "nowhere.ts"], /Loading the pipeline nowhere\.ts: there is no such file/))
+  it("missing", () => refuses(["run", "nowhere.ts"], /Loading the pipeline nowhere\.ts: no such file/))
   it("with a syntax error: where", () =>
-    refuses(["run", file("syntax.ts", "export default {{{\n")], /Loading the pipeline syntax\.ts:[\s\S]*Mend the file/))
+    refuses(["run", file("syntax.ts", "export default {{{\n")], /Loading the pipeline syntax\.ts:[\s\S]*Fix the file/))
   it("without a default export", () =>
     refuses(["plan", file("none.ts", "export const x = 1\n")], /it has no default export\. End it with: export default Pipeline\.make/))
   it("whose default export is something else", () =>

@@ -94,9 +94,7 @@ describe("a mistake that is not the user's", () => {
     try {
       expect(await main(["runs"])).toBe(70)
       const text = said.mock.calls.map(([words]) => String(words)).join("")
-      expect(text).toMatch(
-        /^This is a mistake in caravan itself: TypeError: undefined is not a function \(at .*endings\.test\.ts:\d+\)\. .*\n$/
-      )
+      expect(text).toMatch(/^This is a bug in caravan: TypeError: undefined is not a function \(at .*endings\.test\.ts:\d+\)\. .*\n$/)
     } finally {
       said.mockRestore()
       vi.doUnmock("../../cli/commands/runs.ts")

@@ -106,13 +106,18 @@ describe("caravan plan, why and graph", () => {
   })
 })
 
+it("--version prints the package's version", () => {
+  const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string }
+  expect(caravan(folder, "--version")).toMatchObject({ status: 0, stdout: `${version}\n`, stderr: "" })
+})
+
 describe("--help", () => {
   it("of a command has its flags and examples; with a pipeline, its parameters too", () => {
     const { status, stdout } = caravan(folder, "plan", "-h")
     expect(status).toBe(0)
     expect(stdout).toMatch(/--set <name=value>[\s\S]*Examples:\n {2}caravan plan/)
     expect(on("run", "--help").stdout).toMatch(
-      /Parameters of fixture, by --set name=value:\n {2}file {3}lines of text; "words\.txt" unless given\n {2}times {2}exclamation marks; 1 unless given/
+      /Parameters of fixture, set with --set name=value:\n {2}file {3}lines of text \(default: "words\.txt"\)\n {2}times {2}exclamation marks \(default: 1\)/
     )
   })
 })

@@ -140,7 +140,7 @@ describe("what can't be sampled", () => {
     [["nowhere"], /no store|no such artifact|nothing has run here/],
     [["policy", "--temperature=-1"], /--temperature takes a number from 0, got "-1"/],
     [["policy", "--top-p", "2"], /--top-p takes a number from 0 to 1/],
-    [["policy", "--json"], /--json goes with --prompts/],
+    [["policy", "--json"], /--json needs --prompts/],
     [
       ["reward"],
       /Reading the model that answers, reward: expected a checkpoint for policy, found one for "helpfulness-reward"\. Give it to --helpfulness\./

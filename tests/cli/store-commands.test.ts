@@ -5,7 +5,8 @@ import { afterAll, beforeAll, describe, expect, it, vi } from "vitest"
 import { parse } from "../../cli/command.ts"
 import { command as gc } from "../../cli/commands/gc.ts"
 import { main } from "../../cli/main.ts"
-import { ageFlag, ago, size, sizeFlag } from "../../cli/display/units.ts"
+import { ago, size } from "../../cli/display/units.ts"
+import { ageFlag, sizeFlag } from "../../cli/flag-values.ts"
 import { Shards } from "../../runtime/store/shards.ts"
 import { fixtureFolder } from "../runtime/fixture.ts"
 import { caravan, type Finished, removeFolder, runJson } from "./caravan.ts"
@@ -142,7 +143,7 @@ describe("du, pin and gc", () => {
       { name: "dataset:text/1", objects: 3 },
       { name: "report:counts/1", objects: 2 }
     ])
-    expect(await prints(2, "du", "--by", "tpye")).toMatch(/--by is node, pipeline or type, got "tpye"\. Did you mean "type"\?/)
+    expect(await prints(2, "du", "--by", "tpye")).toMatch(/--by must be node, pipeline or type, got "tpye"\. Did you mean "type"\?/)
     expect(await prints(0, "pin")).toBe("Nothing is pinned.\n")
     expect(await prints(0, "pin", "counts", "--lineage", "--note", "released")).toMatch(
       /^Pinned counts \([0-9a-f]{12}\) and 2 artifacts it was made from\.\n$/

@@ -5,7 +5,8 @@ import * as Schema from "effect/Schema"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { parse } from "../../cli/command.ts"
 import { command as runCommand } from "../../cli/commands/run.ts"
-import { eventLine, openEvents, runOptions } from "../../cli/run-flags.ts"
+import { eventLine, openEvents } from "../../cli/events-file.ts"
+import { runOptions } from "../../cli/run-flags.ts"
 import { command, gridOf, report, splitValues } from "../../cli/commands/sweep.ts"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
 import type { RunEvent } from "../../runtime/run/run.ts"
@@ -132,7 +133,7 @@ describe("caravan sweep", () => {
   it("is refused without --over, and with a name that is not there, before anything runs", () => {
     expect(caravan(folder, "sweep", "pipeline.ts")).toMatchObject({
       status: 2,
-      stderr: expect.stringMatching(/^Nothing to sweep over: give --over/)
+      stderr: expect.stringMatching(/^Nothing to sweep over\. Give --over/)
     })
     expect(caravan(folder, "sweep", "pipeline.ts", "--over", "tims=1,2")).toMatchObject({
       status: 2,
@@ -159,10 +160,10 @@ describe("the flags of a run", () => {
     ["timeout", "1e99", "--timeout takes seconds above 0"],
     ["memory", "lots", "--memory takes MiB above 0"],
     ["memory", "9999999999999", "--memory takes MiB above 0"],
-    ["retries", "1.5", "--retries takes a whole number from 0"],
-    ["checkpoint-steps", "0", "--checkpoint-steps takes a whole number from 1"],
-    ["checkpoint-seconds", "soon", "--checkpoint-seconds takes a whole number from 0"],
-    ["jobs", "0", "--jobs takes a whole number from 1"]
+    ["retries", "1.5", "--retries takes a whole number of at least 0"],
+    ["checkpoint-steps", "0", "--checkpoint-steps takes a whole number of at least 1"],
+    ["checkpoint-seconds", "soon", "--checkpoint-seconds takes a whole number of at least 0"],
+    ["jobs", "0", "--jobs takes a whole number of at least 1"]
   ])("--%s %s is refused", (name, value, message) => {
     expect(() => options(`--${name}`, value)).toThrow(`${message}, got "${value}".`)
   })
@@ -190,11 +191,11 @@ describe("--events", () => {
     const lines = stdout.trimEnd().split("\n")
     expect(lines.map((line) => (JSON.parse(line) as RunEvent).type).at(-1)).toBe("run-finished")
     const given = parse(runCommand, ["p.ts", "--events", "-", "--json"])
-    expect(() => openEvents(given)).toThrow("--events - and --json both want stdout: give --events a file.")
+    expect(() => openEvents(given)).toThrow("--events - and --json both write to stdout. Give --events a file.")
   })
   it("in a folder that is not there are refused before anything runs", () => {
     expect(() => openEvents(parse(runCommand, ["p.ts", "--events", join(folder, "no", "such", "file")]))).toThrow(
-      /ENOENT.*Name a file that can be written/
+      /ENOENT.*Give a file that can be written/
     )
     expect(existsSync(join(folder, "no"))).toBe(false)
     writeFileSync(join(folder, "old.ndjson"), "of a run before")

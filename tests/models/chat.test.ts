@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import { ChatError, dialogueText, encodeDialogue, encodePrompt, fitsChatFormat } from "../../models/chat.ts"
-import { Tokenizer } from "../../models/tokenizer/index.ts"
+import { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import { readModelFile } from "../../models/tokenizer/model-file.ts"
 import type { Message } from "../../schemas/rows.ts"
 

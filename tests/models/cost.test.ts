@@ -17,7 +17,7 @@ import {
   trainingState,
   weightBytes
 } from "../../models/cost.ts"
-import { trainTokenizer } from "../../models/tokenizer/index.ts"
+import { trainTokenizer } from "../../models/tokenizer/train.ts"
 import type { AnyStage } from "../../runtime/define/stage.ts"
 import { ppo } from "../../stages/ppo/ppo.ts"
 import { helpfulnessRewardModel } from "../../stages/reward/reward-model.ts"

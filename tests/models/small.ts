@@ -1,7 +1,8 @@
 /** Small models and a small tokenizer for tests. */
 import { expect } from "vitest"
 import { type LlamaConfig, llamaConfig } from "../../models/config.ts"
-import { type Tokenizer, trainTokenizer } from "../../models/tokenizer/index.ts"
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
+import { trainTokenizer } from "../../models/tokenizer/train.ts"
 
 /** Grouped queries, an odd vocabulary, more than one block. */
 export const smallConfig = (over: Partial<LlamaConfig> = {}): LlamaConfig =>

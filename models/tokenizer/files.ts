@@ -7,9 +7,6 @@ import { ArtifactError, type OutputSlot, type TokenizerFiles, type Written, writ
 import { type Piece, readModelFile, writeModelFile } from "./model-file.ts"
 import { Tokenizer } from "./tokenizer.ts"
 
-export { Tokenizer } from "./tokenizer.ts"
-export { trainTokenizer, type TrainOptions } from "./train.ts"
-
 /** Reads a .model file, or the tokenizer.model of a folder. */
 export const loadTokenizer = Effect.fn("loadTokenizer")(function* (path: string): Effect.fn.Return<Tokenizer, ArtifactError> {
   const doing = `Reading the tokenizer ${path}`

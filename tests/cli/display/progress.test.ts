@@ -1,9 +1,9 @@
 import { stripVTControlCharacters } from "node:util"
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest"
-import { bar, sparkline } from "../../cli/display/live-view.ts"
-import { duration, showProgress } from "../../cli/display/progress.ts"
-import { widthOf } from "../../cli/display/width.ts"
-import type { NodeResult, RunEvent } from "../../runtime/run/run.ts"
+import { bar, sparkline } from "../../../cli/display/live-view.ts"
+import { duration, showProgress } from "../../../cli/display/progress.ts"
+import { widthOf } from "../../../cli/display/width.ts"
+import type { NodeResult, RunEvent } from "../../../runtime/run/run.ts"
 import { Screen } from "./screen.ts"
 
 let listeners = 0

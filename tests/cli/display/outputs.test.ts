@@ -3,8 +3,8 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
-import { outputLines, shortened } from "../../cli/outputs.ts"
-import type { StoredOutput } from "../../runtime/run/run.ts"
+import { outputLines, shortened } from "../../../cli/display/outputs.ts"
+import type { StoredOutput } from "../../../runtime/run/run.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "caravan-outputs-"))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))

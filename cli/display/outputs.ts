@@ -2,10 +2,10 @@
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
-import type { RunResult } from "../runtime/run/run.ts"
-import { pageFile, textFile } from "../stages/common/report-files.ts"
-import { count } from "./display/units.ts"
-import { plain } from "./display/width.ts"
+import type { RunResult } from "../../runtime/run/run.ts"
+import { pageFile, textFile } from "../../stages/common/report-files.ts"
+import { count } from "./units.ts"
+import { plain } from "./width.ts"
 
 /** Lines of a report that are shown as they are, and of a longer one that is shortened. */
 const mostLines = 40

@@ -1,0 +1,97 @@
+#include "device.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <dlfcn.h>
+#include <torch/cuda.h>
+#include <torch/version.h>
+
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 9)
+#include <c10/core/CachingDeviceAllocator.h>
+#define CARAVAN_DEVICE_STATS 1
+#endif
+
+namespace {
+
+at::Generator generatorOf(const std::string& device) {
+  c10::Device d(device);
+  if (d.is_cuda()) return at::globalContext().defaultGenerator(d.has_index() ? d : c10::Device(c10::kCUDA, 0));
+  return at::globalContext().defaultGenerator(d);
+}
+
+std::string gpuName() {
+  void* driver = dlopen("libcuda.so.1", RTLD_LAZY);
+  if (!driver) return "";
+  auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
+  auto get = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
+  auto nameOf = reinterpret_cast<int (*)(char*, int, int)>(dlsym(driver, "cuDeviceGetName"));
+  int device;
+  char name[256] = "";
+  if (init && get && nameOf && init(0) == 0 && get(&device, 0) == 0) nameOf(name, sizeof name, device);
+  return name;
+}
+
+}  // namespace
+
+napi_value seedGenerator(const Arguments& in) {
+  generatorOf(in.string(0)).set_current_seed(static_cast<uint64_t>(in.number(1)));
+  return nullptr;
+}
+napi_value generatorState(const Arguments& in) { return jsTensor(in.env, generatorOf(in.string(0)).get_state()); }
+napi_value setGeneratorState(const Arguments& in) {
+  generatorOf(in.string(0)).set_state(in.tensor(1));
+  return nullptr;
+}
+
+napi_value setThreads(const Arguments& in) {
+  int threads = static_cast<int>(in.number(0));
+  at::set_num_threads(threads);
+  // A pthread-built OpenBLAS keeps a pool of its own, which at::set_num_threads does not reach.
+  if (auto set = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"))) set(threads);
+  return nullptr;
+}
+
+napi_value allowTf32(const Arguments& in) {
+  at::globalContext().setAllowTF32CuBLAS(in.boolean(0));
+  return nullptr;
+}
+
+napi_value synchronize(const Arguments& in) {
+  if (torch::cuda::is_available()) torch::cuda::synchronize();
+  return nullptr;
+}
+
+napi_value deviceMemory(const Arguments& in) {
+#ifdef CARAVAN_DEVICE_STATS
+  if (torch::cuda::is_available()) {
+    auto* allocator = c10::getDeviceAllocator(c10::kCUDA);
+    if (!allocator->initialized()) return jsNull(in.env);
+    auto stats = allocator->getDeviceStats(0);
+    const auto& bytes = stats.allocated_bytes[0];
+    if (in.present(0) && in.boolean(0)) allocator->resetPeakStats(0);
+    return jsArray(in.env, {jsNumber(in.env, static_cast<double>(bytes.current)), jsNumber(in.env, static_cast<double>(bytes.peak))});
+  }
+#endif
+  return jsNull(in.env);
+}
+
+napi_value environment(const Arguments& in) {
+  napi_value out;
+  napi_create_object(in.env, &out);
+  auto set = [&](const char* key, napi_value value) { napi_set_named_property(in.env, out, key, value); };
+  set("libtorch", jsString(in.env, TORCH_VERSION));
+  std::string config = at::show_config(), marker = "CPU capability usage: ";
+  set("config", jsString(in.env, config));
+  std::string blas = "";
+  if (auto describe = reinterpret_cast<char* (*)()>(dlsym(RTLD_DEFAULT, "openblas_get_config"))) blas = describe();
+  if (auto core = reinterpret_cast<char* (*)()>(dlsym(RTLD_DEFAULT, "openblas_get_corename"))) blas += std::string(" ") + core();
+  if (blas.empty() && at::hasMKL()) blas = "MKL";
+  set("blas", jsString(in.env, blas));
+  size_t at = config.find(marker);
+  set("cpuCapability", jsString(in.env, at == std::string::npos ? "" : config.substr(at + marker.size(), config.find('\n', at) - at - marker.size())));
+  set("threads", jsNumber(in.env, at::get_num_threads()));
+  bool cuda = torch::cuda::is_available();
+  set("gpus", jsNumber(in.env, cuda ? static_cast<double>(torch::cuda::device_count()) : 0));
+  set("gpu", jsString(in.env, cuda ? gpuName() : ""));
+  return out;
+}

@@ -1,0 +1,15 @@
+// The machine that libtorch computes on: generators, threads, the GPU, and what decides bits of results.
+#pragma once
+#include "values.h"
+
+napi_value seedGenerator(const Arguments& in);
+napi_value generatorState(const Arguments& in);
+napi_value setGeneratorState(const Arguments& in);
+napi_value setThreads(const Arguments& in);
+/** allowTf32(on): whether float32 matrix products on a GPU may round their inputs to 10 bits of mantissa. */
+napi_value allowTf32(const Arguments& in);
+napi_value synchronize(const Arguments& in);
+/** deviceMemory(reset?) -> [bytes allocated now, peak bytes since the last call with true] on the first GPU; null where unknown. */
+napi_value deviceMemory(const Arguments& in);
+/** environment() -> {libtorch, config, blas, cpuCapability, threads, gpus, gpu} */
+napi_value environment(const Arguments& in);

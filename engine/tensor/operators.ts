@@ -1,0 +1,73 @@
+/** Calling an ATen operator by name, and what is said when its operands do not fit. */
+import { type Argument, findOperator, type Handle, native } from "../native.ts"
+
+/** An operation that does not fit its operands: which operator, what it got, what it expects. */
+export class TensorError extends Error {
+  override readonly name = "TensorError"
+  readonly operator: string
+  readonly got: string
+  readonly expected: string
+  constructor(fields: { operator: string; got: string; expected: string; reason: string }) {
+    super(`${fields.operator}: got ${fields.got || "no tensors"}; expected ${fields.expected}. ${fields.reason}`)
+    this.operator = fields.operator
+    this.got = fields.got
+    this.expected = fields.expected
+  }
+}
+
+/** A tensor, as far as an operator goes. */
+interface Handled {
+  readonly handle: Handle
+  toString(): string
+}
+export type Operand = Argument | Handled | ReadonlyArray<Handled | null>
+
+const isHandled = (operand: unknown): operand is Handled => typeof operand === "object" && operand !== null && "handle" in operand
+
+const describeOperand = (operand: Operand): Array<string> => {
+  if (isHandled(operand)) return [String(operand)]
+  if (Array.isArray(operand) && isHandled(operand[0])) return [`[${operand.slice(0, 4).join(", ")}${operand.length > 4 ? ", ..." : ""}]`]
+  return operand === undefined || operand === null ? [] : [JSON.stringify(operand)]
+}
+
+const lower = (operand: Operand): Argument => {
+  if (isHandled(operand)) return operand.handle
+  if (Array.isArray(operand) && operand.length > 0 && typeof operand[0] === "object") {
+    return (operand as ReadonlyArray<Handled | null>).map((tensor) => (tensor === null ? null : tensor.handle))
+  }
+  return operand as Argument
+}
+
+/** Calls an ATen operator; what it returns is handles and numbers. `expected` says in words what the operator wants, for its error. */
+export const invoke = (name: string, expected: string, operands: ReadonlyArray<Operand>): any => {
+  const operator = findOperator(name)
+  const args: Array<Argument> = []
+  for (const operand of operands) args.push(lower(operand))
+  try {
+    return native().call(operator, ...args)
+  } catch (cause) {
+    if (operator === -1)
+      throw new TensorError({
+        operator: name,
+        got: "",
+        expected: "an operator of this libtorch",
+        reason: `libtorch ${native().environment().libtorch} has none of that name`
+      })
+    // Describing a freed tensor would throw again and hide the message that says it was freed.
+    let got: string
+    try {
+      got = operands.flatMap(describeOperand).join(", ")
+    } catch {
+      got = "a freed tensor"
+    }
+    const reason = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)
+    // The operands were right: there was no room for the result.
+    const noRoom = /out of memory|can't allocate memory|not enough memory/i.test(reason)
+    throw new TensorError({
+      operator: name,
+      got,
+      expected: noRoom ? "memory for the result: lower the batch size, or see what else is on the device" : expected,
+      reason
+    })
+  }
+}

@@ -1,0 +1,53 @@
+/** How long tensors live, and whether operations are recorded for gradients. */
+import { type Handle, native } from "../native.ts"
+import { Tensor } from "./tensor.ts"
+
+const collect = (value: unknown, seen: Set<unknown>, handles: Array<Handle>): void => {
+  if (typeof value !== "object" || value === null || seen.has(value) || ArrayBuffer.isView(value)) return
+  seen.add(value)
+  if (value instanceof Tensor) handles.push(value.handle)
+  else if (value instanceof Map || value instanceof Set || Array.isArray(value))
+    for (const element of value.values()) collect(element, seen, handles)
+  else for (const element of Object.values(value)) collect(element, seen, handles)
+}
+
+/**
+ * Runs `body` and frees every tensor made inside, except those reachable from what it returns (they pass to the scope around this one) and
+ * those given to keep(). Synchronous only: between two awaits somebody else's tensors would fall into the scope.
+ */
+export function scoped<A>(body: () => A): A {
+  const addon = native()
+  addon.openScope()
+  const survivors: Array<Handle> = []
+  try {
+    const result = body()
+    if (result instanceof Promise) throw new Error("scoped() takes a function that returns at once: it can't free tensors around an await")
+    collect(result, new Set(), survivors)
+    return result
+  } finally {
+    addon.closeScope(survivors)
+  }
+}
+
+/** Lets a tensor outlive every scope, until free(). */
+export const keep = <T extends Tensor>(tensor: T): T => {
+  native().keep(tensor.handle)
+  return tensor
+}
+
+/** Runs `body` without recording operations for gradients. */
+export function noGrad<A>(body: () => A): A {
+  const addon = native()
+  const before = addon.gradMode(false)
+  try {
+    return body()
+  } finally {
+    addon.gradMode(before)
+  }
+}
+
+/** Forgets the gradients of all these tensors. */
+export const clearGradients = (tensors: Iterable<Tensor>): void => native().clearGradients(Array.from(tensors, (tensor) => tensor.handle))
+
+/** How many tensors live: for leak tests. */
+export const liveTensors = (): number => native().liveCount()
