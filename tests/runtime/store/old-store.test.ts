@@ -25,7 +25,7 @@ const prints = (...args: ReadonlyArray<string>): string => {
 }
 const json = (...args: ReadonlyArray<string>): any => JSON.parse(prints(...args, "--json"))
 
-describe("a store and a journal written by the version of 2026-11-30 open", () => {
+describe("a store and a journal written by the version of 2026-11-30 open", { timeout: 60_000 }, () => {
   it("runs and show: what ran, what was found, what failed", () => {
     expect(json("runs").runs.map(({ status, nodes }: { status: string; nodes: object }) => [status, nodes])).toEqual([
       ["succeeded", { ran: 1, hit: 2 }],
