@@ -14,60 +14,67 @@ import type { AnyNode, Node } from "./runtime/define/node.ts"
 import type { Pipeline } from "./runtime/define/pipeline.ts"
 import { messageOf, PipelineError, type StoreError } from "./runtime/errors.ts"
 import * as Bless from "./runtime/inspect/bless.ts"
-import * as LockFiles from "./runtime/inspect/lock-file.ts"
+import * as Freeze from "./runtime/inspect/freeze.ts"
 import * as Verify from "./runtime/inspect/verify.ts"
 import { Numerics } from "./runtime/key/numerics.ts"
-import { runEvents } from "./runtime/run/events.ts"
-import type { Plan } from "./runtime/run/plan.ts"
+import { runEvents } from "./runtime/run/event-stream.ts"
+import type { RunEvent, RunResult as AnyRunResult } from "./runtime/run/events.ts"
+import type { Executor } from "./runtime/run/executor.ts"
+import * as Runtime from "./runtime/run/layer.ts"
+import type * as Options from "./runtime/run/options.ts"
+import * as Plans from "./runtime/run/plan.ts"
 import * as Run from "./runtime/run/run.ts"
 import * as Sweep from "./runtime/run/sweep.ts"
 import { findHome } from "./runtime/store/home.ts"
+import type { Journal } from "./runtime/store/journal.ts"
+import type { Store } from "./runtime/store/store.ts"
 import type { ArtifactRef } from "./schemas/artifact.ts"
 import type { ConfigError, ConfigSchema } from "./schemas/hyper.ts"
 
-/** Where results are kept, and what computes them. */
-export class Machine extends Context.Service<
-  Machine,
-  { readonly home: string; readonly device: "cpu" | "cuda"; readonly threads: number }
->()("caravan/Machine") {}
+/** What computes results. */
+export class Machine extends Context.Service<Machine, Options.Machine>()("caravan/Machine") {}
+type Services = Machine | Numerics | Store | Journal | Executor
 
 /** The home is the folder that CARAVAN_HOME names, or .caravan/ beside the nearest package.json, unless given; the device the CPU; threads 1. */
-export const layer = (machine: Partial<Machine["Service"]> = {}): Layer.Layer<Machine | Numerics> => {
-  const { home = findHome(process.cwd()), device = "cpu", threads = 1 } = machine
+export const layer = (options: Partial<Options.Machine> & { readonly home?: string } = {}): Layer.Layer<Services> => {
+  const { home = findHome(process.cwd()), device = "cpu", threads = 1 } = options
   const failed = (cause: unknown) => new PipelineError({ message: `Looking at the tensor engine: ${messageOf(cause)}` })
   const describe: Numerics["Service"]["describe"] = (...asked) =>
     Effect.tryPromise({ try: () => numericsOf(...asked, join(home, "numerics")), catch: failed })
-  return Layer.mergeAll(Layer.succeed(Machine, { home, device, threads }), Layer.succeed(Numerics, { describe }))
+  return Layer.mergeAll(
+    Layer.succeed(Machine, { device, threads }),
+    Layer.succeed(Numerics, { describe }),
+    Runtime.layer({ home, prepare: prepareModule })
+  )
 }
 
 export { Numerics } from "./runtime/key/numerics.ts"
-export { type LockFile, readLock, writeLock } from "./runtime/inspect/lock-file.ts"
+export { type LockFile, readLock, writeLock } from "./runtime/run/lock-file.ts"
 export type { Blessed } from "./runtime/inspect/bless.ts"
 export type { Verification } from "./runtime/inspect/verify.ts"
 export type { Measures } from "./runtime/run/measures.ts"
 export type { Plan } from "./runtime/run/plan.ts"
-export type { NodeResult, RunEvent } from "./runtime/run/run.ts"
+export type { NodeResult, RunEvent } from "./runtime/run/events.ts"
 export type { Grid, SweepPoint } from "./runtime/run/sweep.ts"
 
-type Given = keyof Machine["Service"] | "prepare"
-export type RunOptions = Omit<Run.RunOptions, Given>
-export type PlanOptions = Omit<Run.PlanOptions, Given>
+type Given = keyof Options.Machine
+export type RunOptions = Omit<Options.RunOptions, Given>
+export type PlanOptions = Omit<Plans.PlanOptions, Given>
 export type SweepOptions<Output extends string> = Omit<Sweep.SweepOptions<Output>, Given>
 export type VerifyOptions = Omit<Verify.VerifyOptions, Given>
 export type BlessOptions = Omit<Bless.BlessOptions, Given>
 
 type Outputs = Readonly<Record<string, AnyNode>>
 type Failure = PipelineError | ConfigError | StoreError
-type Services = Machine | Numerics
 
 /** What a run gives: its outputs can be read with the types that their stages have (readRows, readReport). One that failed is not there. */
-export type RunResult<Out extends Outputs> = Omit<Run.RunResult, "outputs"> & {
+export type RunResult<Out extends Outputs> = Omit<AnyRunResult, "outputs"> & {
   readonly outputs: { readonly [Name in keyof Out]?: Out[Name] extends Node<infer A> ? ArtifactRef<A> : never }
 }
 
 const withMachine = <Options extends object>(options: Options) =>
   Effect.gen(function* () {
-    return { ...options, ...(yield* Machine), prepare: prepareModule }
+    return { ...options, ...(yield* Machine) }
   })
 
 /** Runs the pipeline; what is in the store is not made again. Fails only when it can't start: a stage that failed is part of the result. */
@@ -83,16 +90,15 @@ export const events = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
   options: Omit<RunOptions, "onEvent"> = {}
-): Stream.Stream<Run.RunEvent, Failure, Services> =>
-  Stream.unwrap(Effect.map(withMachine(options), (all) => runEvents(pipeline, params, all)))
+): Stream.Stream<RunEvent, Failure, Services> => Stream.unwrap(Effect.map(withMachine(options), (all) => runEvents(pipeline, params, all)))
 
 /** What a run would do, and why. */
 export const plan = <Params extends ConfigSchema>(pipeline: Pipeline<Params, any>, params: Params["Encoded"], options: PlanOptions = {}) =>
-  Effect.flatMap(withMachine(options), (all) => Run.plan(pipeline, params, all))
+  Effect.flatMap(withMachine(options), (all) => Plans.plan(pipeline, params, all))
 
 /** What a run may be held to (`locked`): the content of this plan's inputs, its code, packages, numerics and results. Files are named from the folder. */
-export const freeze = (plan: Plan, folder: string, options: Pick<RunOptions, "settings" | "seed"> = {}) =>
-  Effect.map(withMachine(options), (all) => LockFiles.freeze(plan, all, folder))
+export const freeze = (plan: Plans.Plan, folder: string, options: Pick<RunOptions, "settings" | "seed"> = {}) =>
+  Effect.map(withMachine(options), (all) => Freeze.freeze(plan, all, folder))
 
 /** Runs every combination of some values, one after another; what they share is made once. */
 export const sweep = <Params extends ConfigSchema, Out extends Outputs>(

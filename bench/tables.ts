@@ -8,7 +8,7 @@
  */
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
-import type { RunResult } from "../runtime/run/run.ts"
+import type { RunResult } from "../runtime/run/events.ts"
 import type { WorldSummary } from "../stages/world/summary-report.ts"
 
 type Version = WorldSummary["versions"][number]

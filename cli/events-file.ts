@@ -1,7 +1,7 @@
 /** --events: a run's events in a file, a line of JSON each. */
 import { closeSync, openSync, writeSync } from "node:fs"
 import { messageOf } from "../runtime/errors.ts"
-import type { RunEvent } from "../runtime/run/run.ts"
+import type { RunEvent } from "../runtime/run/events.ts"
 import { type Given, UsageError } from "./command.ts"
 
 export interface EventFile {

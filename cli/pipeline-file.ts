@@ -2,11 +2,9 @@
 import { existsSync, statSync } from "node:fs"
 import { resolve } from "node:path"
 import { pathToFileURL } from "node:url"
-import { prepareModule } from "../engine/numerics.ts"
 import { placeOf } from "../runtime/errors.ts"
-import { findHome } from "../runtime/store/home.ts"
 import { type AnyPipeline, isPipeline } from "../runtime/define/pipeline.ts"
-import type { RunOptions } from "../runtime/run/run.ts"
+import type { RunOptions } from "../runtime/run/options.ts"
 import { type ConfigSchema, describeConfig } from "../schemas/hyper.ts"
 import { type Flags, type Given, UsageError, wholeNumber } from "./command.ts"
 
@@ -71,11 +69,9 @@ export const pipelineOptions = (given: Given): RunOptions => {
   const device = given.flag("device") ?? "cpu"
   if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device must be cpu or cuda, got "${device}".`)
   return {
-    home: findHome(process.cwd()),
     settings,
     seed: wholeNumber(given, "seed", 0) ?? 0,
     device,
-    threads: wholeNumber(given, "threads", 1) ?? 1,
-    prepare: prepareModule
+    threads: wholeNumber(given, "threads", 1) ?? 1
   }
 }

@@ -1,6 +1,6 @@
 /** The flags of a run, shared by `run` and `sweep`; `verify` takes some. */
 import type { NodeLimits } from "../runtime/define/node.ts"
-import type { RunOptions } from "../runtime/run/run.ts"
+import type { RunOptions } from "../runtime/run/options.ts"
 import { type Flags, type Given, UsageError, wholeNumber } from "./command.ts"
 
 export const runFlags: Flags = {

@@ -15,6 +15,12 @@ export class StageError extends Schema.TaggedError<StageError>()("StageError", {
 /** The store or the journal can't do its work (disk full, no permission, damaged file). */
 export class StoreError extends Schema.TaggedError<StoreError>()("StoreError", { message: Schema.String }) {}
 
+/** A StoreError for what a body threw; one that it threw itself stays as it is. */
+export const storeError =
+  (tell: (reason: string) => string) =>
+  (cause: unknown): StoreError =>
+    cause instanceof StoreError ? cause : new StoreError({ message: tell(messageOf(cause)) })
+
 export const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
 
 /** " (at /project/stages/sft.ts:12)": the first frame of an error's stack outside of packages; "" when there is none. */

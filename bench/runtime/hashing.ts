@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process"
 import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { sha256File } from "../../runtime/store/store.ts"
+import { sha256File } from "../../runtime/key/file-digest.ts"
 
 const [mebibytes, rounds] = [Number(process.argv[2] ?? 1024), Number(process.argv[3] ?? 5)]
 const folder = mkdtempSync(join(process.env.FOLDER ?? tmpdir(), "hashing-"))

@@ -9,8 +9,12 @@
 import { createHash } from "node:crypto"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import { Numerics } from "../../runtime/key/numerics.ts"
-import { plan, run, type StoredOutput } from "../../runtime/run/run.ts"
+import type { StoredOutput } from "../../runtime/run/events.ts"
+import { layer } from "../../runtime/run/layer.ts"
+import { plan } from "../../runtime/run/plan.ts"
+import { run } from "../../runtime/run/run.ts"
 import { pipelineOf, read } from "./cat.ts"
 
 export interface Measured {
@@ -30,15 +34,15 @@ if (!["run", "run-process", "plan"].includes(what!) || folder === undefined || c
 const started = performance.now()
 const before = process.cpuUsage()
 const pipeline = pipelineOf(Number(count), join(folder, "sources"), what === "run-process" ? "process" : "in-process")
-const options = { home: join(folder, "home"), jobs: 4 }
-const machine = Effect.provideService(Numerics, { describe: () => Effect.succeed({}) })
+const options = { jobs: 4 }
+const services = Layer.merge(layer({ home: join(folder, "home") }), Layer.succeed(Numerics, { describe: () => Effect.succeed({}) }))
 const ends: Array<string> = []
 const outputs = new Map<string, string>()
 if (what === "plan") {
-  const planned = await Effect.runPromise(plan(pipeline, {}, options).pipe(machine))
+  const planned = await Effect.runPromise(plan(pipeline, {}, options).pipe(Effect.provide(services)))
   for (const { kind } of planned.nodes.values()) ends.push(kind)
 } else {
-  const result = await Effect.runPromise(run(pipeline, {}, options).pipe(machine))
+  const result = await Effect.runPromise(run(pipeline, {}, options).pipe(Effect.provide(services)))
   for (const { status } of result.nodes) ends.push(status)
   for (const [name, { path }] of Object.entries<StoredOutput>(result.outputs)) outputs.set(name, path)
 }

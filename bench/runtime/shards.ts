@@ -6,10 +6,12 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import { fileAt } from "../../runtime/define/node.ts"
 import { Numerics } from "../../runtime/key/numerics.ts"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
+import { layer } from "../../runtime/run/layer.ts"
 import { run } from "../../runtime/run/run.ts"
 import { writeRows } from "../../schemas/dataset-file.ts"
 import { Texts } from "../../schemas/rows.ts"
@@ -34,8 +36,9 @@ const map = async (home: string) => {
   const pipeline = Pipeline.make("shards", { params: Schema.Struct({}) }, () => ({
     out: shoutInParts({ texts: lines({ file: fileAt(words) }) })
   }))
-  const numerics = Effect.provideService(Numerics, { describe: () => Effect.succeed({}) })
-  const result = await Effect.runPromise(run(pipeline, {}, { home: join(folder, home) }).pipe(numerics))
+  const numerics = Layer.succeed(Numerics, { describe: () => Effect.succeed({}) })
+  const services = Layer.merge(layer({ home: join(folder, home) }), numerics)
+  const result = await Effect.runPromise(run(pipeline, {}).pipe(Effect.provide(services)))
   if (result.status !== "succeeded") throw new Error(result.nodes.map(({ error }) => error).join("\n"))
 }
 const alone = async (shards: number) => {

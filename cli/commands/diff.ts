@@ -2,12 +2,13 @@
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
+import { storeError } from "../../runtime/errors.ts"
 import { type Change, compareRuns, type NodeDifference, resolveRun } from "../../runtime/inspect/history.ts"
-import type { Journal } from "../../runtime/store/journal.ts"
-import type { Store } from "../../runtime/store/store.ts"
+import { Journal } from "../../runtime/store/journal.ts"
+import { Store } from "../../runtime/store/store.ts"
 import { allDifferences } from "../../schemas/difference.ts"
-import { type Command, exitCodes } from "../command.ts"
-import { type Opened, print, withStore } from "../open-store.ts"
+import { type Command, exitCodes, type Given } from "../command.ts"
+import { print, withStore } from "../open-store.ts"
 import { count, short, shortRun } from "../display/units.ts"
 
 /** How many fields of a report are named, at most. */
@@ -26,17 +27,19 @@ const codeLine = ({ what, before, after }: Change): string => {
 }
 
 /** What changed in a report, field by field, when both are still there. */
-const reportDifferences = async ({ output }: NodeDifference, journal: Journal, store: Store): Promise<Array<string>> => {
+const reportDifferences = Effect.fnUntraced(function* ({ output }: NodeDifference) {
+  const [journal, store] = [yield* Journal, yield* Store]
   if (output === null || output.before === null || output.after === null) return []
   const [before, after] = [output.before as string, output.after as string]
-  if (journal.artifact(after)?.type.startsWith("report:") !== true) return []
-  const read = async (digest: string): Promise<unknown> => {
-    const path = join(store.path(digest), "report.json")
-    return JSON.parse(await readFile(path, "utf8")) as unknown
-  }
-  if (!store.present(before) || !store.present(after)) return []
-  return allDifferences(await read(before), await read(after))
-}
+  if ((yield* journal.artifact(after))?.type.startsWith("report:") !== true) return []
+  const read = (digest: string) =>
+    Effect.tryPromise({
+      try: async () => JSON.parse(await readFile(join(store.path(digest), "report.json"), "utf8")) as unknown,
+      catch: storeError((reason) => `Reading the report ${store.path(digest)}: ${reason}. \`caravan run\` makes a damaged one again.`)
+    })
+  if (!(yield* store.present(before)) || !(yield* store.present(after))) return []
+  return allDifferences(yield* read(before), yield* read(after))
+})
 
 const nodeLines = (node: NodeDifference, report: ReadonlyArray<string>): Array<string> => {
   const lines = [
@@ -56,13 +59,11 @@ const nodeLines = (node: NodeDifference, report: ReadonlyArray<string>): Array<s
   return [title, ...lines.map((line) => `  ${line}`)]
 }
 
-const run = async (given: Parameters<Command["run"]>[0], { journal, store }: Opened): Promise<number> => {
+const run = Effect.fnUntraced(function* (given: Given) {
   const [first, second] = given.positionals as [string, string]
-  const [before, after] = [await Effect.runPromise(resolveRun(first, journal)), await Effect.runPromise(resolveRun(second, journal))]
-  const difference = compareRuns(before, after, journal)
-  const nodes = await Promise.all(
-    difference.nodes.map(async (node) => ({ ...node, report: await reportDifferences(node, journal, store) }))
-  )
+  const [before, after] = [yield* resolveRun(first), yield* resolveRun(second)]
+  const difference = yield* compareRuns(before, after)
+  const nodes = yield* Effect.forEach(difference.nodes, (node) => Effect.map(reportDifferences(node), (report) => ({ ...node, report })))
   print(given.has("json"), { ...difference, nodes }, [
     `${shortRun(before.id)} (${before.pipeline}) -> ${shortRun(after.id)} (${after.pipeline})`,
     ...difference.asked.map(({ what, before: was, after: is }) => `asked for ${what}: ${text(was)} -> ${text(is)}`),
@@ -72,7 +73,7 @@ const run = async (given: Parameters<Command["run"]>[0], { journal, store }: Ope
       : `${count(nodes.length, "node")} differ${nodes.length === 1 ? "s" : ""}, ${difference.same} ${difference.same === 1 ? "is" : "are"} the same.`
   ])
   return exitCodes.ok
-}
+})
 
 export const command: Command = {
   name: "diff",
@@ -80,5 +81,5 @@ export const command: Command = {
   positionals: ["<run>", "<run>"],
   flags: { json: { help: "print one JSON document" } },
   examples: ["caravan diff latest~1 latest", "caravan diff 1a2b3c4d 5e6f7a8b --json"],
-  run: (given) => withStore((opened) => run(given, opened))
+  run: (given) => withStore(run(given))
 }

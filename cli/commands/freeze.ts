@@ -1,8 +1,9 @@
 /** `caravan freeze`: writes down everything that decides a pipeline's results, for `run --locked` to hold to. */
 import { relative, resolve } from "node:path"
 import * as Effect from "effect/Effect"
-import { freeze, lockFolder, lockPath, writeLock } from "../../runtime/inspect/lock-file.ts"
-import { plan } from "../../runtime/run/run.ts"
+import { freeze } from "../../runtime/inspect/freeze.ts"
+import { lockFolder, lockPath, writeLock } from "../../runtime/run/lock-file.ts"
+import { plan } from "../../runtime/run/plan.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { layer } from "../../caravan.ts"
 import { print } from "../open-store.ts"

@@ -1,8 +1,9 @@
 /** `caravan gc`: frees the store's space. Shows what would go; deletes with --yes. */
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
-import { collect, type Collection, planCollection } from "../../runtime/store/gc.ts"
-import { sizeOf } from "../../runtime/store/store.ts"
+import { gc, type GcPlan, planGc } from "../../runtime/store/gc.ts"
+import { sizeOf } from "../../runtime/store/objects.ts"
+import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { print, withStore } from "../open-store.ts"
 import { ago, count, short, size, table } from "../display/units.ts"
@@ -15,7 +16,7 @@ const reasons = { unreachable: "unreachable", old: "not used for long", "beyond 
 
 const sum = (items: ReadonlyArray<{ readonly size: number }>): number => items.reduce((total, item) => total + item.size, 0)
 
-const planned = (collection: Collection): Array<string> => {
+const planned = (collection: GcPlan): Array<string> => {
   const { objects, leftovers } = collection
   const rows = objects
     .slice(0, shownObjects)
@@ -32,14 +33,15 @@ const planned = (collection: Collection): Array<string> => {
 }
 
 /** What --max-size does not count, where there is any. */
-const besides = async (home: string): Promise<Array<string>> => {
-  const sizes: Array<string> = []
-  for (const name of ["checkpoints", "shards", "logs"]) {
-    const bytes = await sizeOf(join(home, name))
-    if (bytes > 0) sizes.push(`${name} ${size(bytes)}`)
-  }
-  return sizes.length === 0 ? [] : [`Not counted by --max-size: ${sizes.join(", ")}; --older-than takes those that are old.`]
-}
+const besides = (home: string): Effect.Effect<Array<string>> =>
+  Effect.promise(async () => {
+    const sizes: Array<string> = []
+    for (const name of ["checkpoints", "shards", "logs"]) {
+      const bytes = await sizeOf(join(home, name))
+      if (bytes > 0) sizes.push(`${name} ${size(bytes)}`)
+    }
+    return sizes.length === 0 ? [] : [`Not counted by --max-size: ${sizes.join(", ")}; --older-than takes those that are old.`]
+  })
 
 export const command: Command = {
   name: "gc",
@@ -62,41 +64,41 @@ export const command: Command = {
   },
   examples: ["caravan gc", "caravan gc --older-than 30d", "caravan gc --unreachable --max-size 50GB --yes"],
   run: (given) =>
-    withStore(async ({ home, journal, store }) => {
-      const collection = await Effect.runPromise(
-        planCollection(journal, store, {
+    withStore(
+      Effect.gen(function* () {
+        const collection = yield* planGc({
           olderThan: ageFlag(given, "older-than"),
           maxSize: sizeFlag(given, "max-size"),
           unreachable: given.has("unreachable") || undefined,
           keep: ageFlag(given, "keep") ?? 3_600_000
         })
-      )
-      const total = sum(collection.objects) + sum(collection.leftovers)
-      const what = `${count(collection.objects.length, "object")}${collection.leftovers.length > 0 ? ` and ${count(collection.leftovers.length, "leftover")}` : ""}`
-      const over =
-        collection.over > 0 ? [`${size(collection.over)} more than asked for stay: pinned, in use, or used lately (--keep).`] : []
-      const keeps = `${count(collection.kept.objects, "object")} of ${size(collection.kept.size)} stay.`
-      const beside = given.flag("max-size") !== undefined ? await besides(home) : []
-      const nothing = collection.objects.length === 0 && collection.leftovers.length === 0
-      if (!given.has("yes")) {
-        print(given.has("json"), { deleted: false, ...collection, size: total }, [
-          ...planned(collection),
-          nothing ? "Nothing can go." : `${what} would go, ${size(total)}. Nothing is deleted yet: add --yes.`,
+        const total = sum(collection.objects) + sum(collection.leftovers)
+        const what = `${count(collection.objects.length, "object")}${collection.leftovers.length > 0 ? ` and ${count(collection.leftovers.length, "leftover")}` : ""}`
+        const over =
+          collection.over > 0 ? [`${size(collection.over)} more than asked for stay: pinned, in use, or used lately (--keep).`] : []
+        const keeps = `${count(collection.kept.objects, "object")} of ${size(collection.kept.size)} stay.`
+        const beside = given.flag("max-size") !== undefined ? yield* besides((yield* Store).home) : []
+        const nothing = collection.objects.length === 0 && collection.leftovers.length === 0
+        if (!given.has("yes")) {
+          print(given.has("json"), { deleted: false, ...collection, size: total }, [
+            ...planned(collection),
+            nothing ? "Nothing can go." : `${what} would go, ${size(total)}. Nothing is deleted yet: add --yes.`,
+            keeps,
+            ...over,
+            ...beside
+          ])
+          return exitCodes.ok
+        }
+        const collected = yield* gc(collection)
+        print(given.has("json"), { deleted: true, ...collection, size: collected.size, stayed: collected.stayed }, [
+          nothing
+            ? "Nothing can go."
+            : `Deleted ${count(collected.objects, "object")}${collection.leftovers.length > 0 ? ` and ${count(collection.leftovers.length, "leftover")}` : ""}: ${size(collected.size)} freed.`,
+          ...collected.stayed.map(({ digest, why }) => `${short(digest)} stayed: ${why}`),
           keeps,
-          ...over,
-          ...beside
+          ...over
         ])
         return exitCodes.ok
-      }
-      const collected = await Effect.runPromise(collect(journal, store, collection))
-      print(given.has("json"), { deleted: true, ...collection, size: collected.size, stayed: collected.stayed }, [
-        nothing
-          ? "Nothing can go."
-          : `Deleted ${count(collected.objects, "object")}${collection.leftovers.length > 0 ? ` and ${count(collection.leftovers.length, "leftover")}` : ""}: ${size(collected.size)} freed.`,
-        ...collected.stayed.map(({ digest, why }) => `${short(digest)} stayed: ${why}`),
-        keeps,
-        ...over
-      ])
-      return exitCodes.ok
-    })
+      })
+    )
 }

@@ -1,6 +1,7 @@
 /** `caravan lineage`: which run, code and data made an artifact, and what was made of it. */
 import * as Effect from "effect/Effect"
 import { ancestry, descent, type LineageEntry, type Making, makings, resolveArtifact } from "../../runtime/inspect/lineage.ts"
+import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes, UsageError, wholeNumber } from "../command.ts"
 import { print, withStore } from "../open-store.ts"
 import { duration } from "../display/progress.ts"
@@ -57,33 +58,36 @@ export const command: Command = {
   },
   examples: ["caravan lineage rlhf-v5", "caravan lineage 3f2a91c04d7e --up --json", "caravan lineage pairs.jsonl.gz --down --depth 1"],
   run: (given) =>
-    withStore(async ({ journal, store }) => {
-      if (given.has("up") && given.has("down"))
-        throw new UsageError("Give --up or --down, not both: without them both directions are shown.")
-      const named = await Effect.runPromise(resolveArtifact(given.positionals[0]!, journal))
-      const depth = wholeNumber(given, "depth", 1) ?? Infinity
-      const made = named.digest === null ? [] : makings(named.digest, journal)
-      const from = given.has("down") ? undefined : ancestry(named, journal, depth)
-      const into = given.has("up") ? undefined : descent(named, journal, depth)
-      const object = named.digest === null ? undefined : store.present(named.digest) ? store.path(named.digest) : null
-      const where =
-        object === undefined
-          ? []
-          : [object === null ? "no longer in the store; a run that wants it makes it again" : `in the store: ${object}`]
-      const unknown = made.length === 0 && named.digest !== null ? ["the journal does not know what made it"] : []
-      print(given.has("json"), { artifact: { ...named, path: object ?? null }, made, ...(from && { from }), ...(into && { into }) }, [
-        nameOf(named),
-        ...where,
-        ...unknown,
-        ...made.slice(0, 1).flatMap(makingLines),
-        ...(made.length > 1
-          ? [
-              `came out the same ${count(made.length - 1, "time")} more: ${some(made.slice(1).map(({ run, node }) => `${node} in run ${shortRun(run)}`))}`
-            ]
-          : []),
-        ...(from !== undefined && from.length > 0 ? ["made from", ...tree(from)] : []),
-        ...(into === undefined ? [] : into.length === 0 ? ["nothing was made of it"] : ["made of it", ...users(into)])
-      ])
-      return exitCodes.ok
-    })
+    withStore(
+      Effect.gen(function* () {
+        const store = yield* Store
+        if (given.has("up") && given.has("down"))
+          return yield* Effect.fail(new UsageError("Give --up or --down, not both: without them both directions are shown."))
+        const named = yield* resolveArtifact(given.positionals[0]!)
+        const depth = wholeNumber(given, "depth", 1) ?? Infinity
+        const made = named.digest === null ? [] : yield* makings(named.digest)
+        const from = given.has("down") ? undefined : yield* ancestry(named, depth)
+        const into = given.has("up") ? undefined : yield* descent(named, depth)
+        const object = named.digest === null ? undefined : (yield* store.present(named.digest)) ? store.path(named.digest) : null
+        const where =
+          object === undefined
+            ? []
+            : [object === null ? "no longer in the store; a run that wants it makes it again" : `in the store: ${object}`]
+        const unknown = made.length === 0 && named.digest !== null ? ["the journal does not know what made it"] : []
+        print(given.has("json"), { artifact: { ...named, path: object ?? null }, made, ...(from && { from }), ...(into && { into }) }, [
+          nameOf(named),
+          ...where,
+          ...unknown,
+          ...made.slice(0, 1).flatMap(makingLines),
+          ...(made.length > 1
+            ? [
+                `came out the same ${count(made.length - 1, "time")} more: ${some(made.slice(1).map(({ run, node }) => `${node} in run ${shortRun(run)}`))}`
+              ]
+            : []),
+          ...(from !== undefined && from.length > 0 ? ["made from", ...tree(from)] : []),
+          ...(into === undefined ? [] : into.length === 0 ? ["nothing was made of it"] : ["made of it", ...users(into)])
+        ])
+        return exitCodes.ok
+      })
+    )
 }

@@ -1,34 +1,41 @@
 /** `caravan log`: what a node said while it ran. */
-import { existsSync, readFileSync, statSync } from "node:fs"
+import { existsSync, readFileSync } from "node:fs"
 import { open } from "node:fs/promises"
-import { setTimeout as sleep } from "node:timers/promises"
 import * as Effect from "effect/Effect"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
-import { resolveRun, statusOf } from "../../runtime/inspect/history.ts"
-import type { RunRecord } from "../../runtime/store/journal.ts"
-import { logPath } from "../../runtime/inspect/node-log.ts"
+import { storeError } from "../../runtime/errors.ts"
+import { resolveRun } from "../../runtime/inspect/history.ts"
+import { logPath } from "../../runtime/run/node-log.ts"
+import { statusOf } from "../../runtime/store/asked.ts"
+import type { PastRun } from "../../runtime/store/executions.ts"
+import { Journal } from "../../runtime/store/journal.ts"
+import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
-import { type Opened, print, withStore } from "../open-store.ts"
+import { print, withStore } from "../open-store.ts"
 import { shortRun } from "../display/units.ts"
 
-const follow = async (path: string, run: RunRecord, { journal, store }: Opened): Promise<void> => {
-  const file = await open(path)
-  try {
+/** Prints what is in a log, and what comes, until the run ends. */
+const follow = (path: string, run: PastRun) =>
+  Effect.gen(function* () {
+    const journal = yield* Journal
+    const attempt = <A>(body: () => Promise<A>) =>
+      Effect.tryPromise({ try: body, catch: storeError((reason) => `Reading the log ${path}: ${reason}. Mend that, then ask again.`) })
+    const file = yield* Effect.acquireRelease(
+      attempt(() => open(path)),
+      (opened) => Effect.promise(() => opened.close().catch(() => undefined))
+    )
     for (let at = 0; ;) {
       // Asked before reading: what was written until then is read below.
-      const running = statusOf(journal.runsLike(run.id)[0]!, store.leases()) === "running"
-      const { size } = statSync(path)
+      const running = (yield* statusOf((yield* journal.runsLike(run.id))[0]!)) === "running"
+      const { size } = yield* attempt(() => file.stat())
       if (size > at) {
         const bytes = Buffer.alloc(size - at)
-        at += (await file.read(bytes, 0, bytes.length, at)).bytesRead
+        at += (yield* attempt(() => file.read(bytes, 0, bytes.length, at))).bytesRead
         process.stdout.write(bytes)
       } else if (!running) return
-      else await sleep(250)
+      else yield* Effect.sleep("250 millis")
     }
-  } finally {
-    await file.close()
-  }
-}
+  }).pipe(Effect.scoped)
 
 export const command: Command = {
   name: "log",
@@ -41,29 +48,34 @@ export const command: Command = {
   },
   examples: ["caravan log sft", "caravan log sft --follow", "caravan log sft --run latest~1"],
   run: (given) =>
-    withStore(async (opened) => {
-      const { home, journal } = opened
-      const node = given.positionals[0]!
-      const wanted = given.flag("run")
-      const runs = wanted === undefined ? journal.runs() : [await Effect.runPromise(resolveRun(wanted, journal))]
-      const run = runs.find(({ id }) => existsSync(logPath(home, id, node)))
-      if (run === undefined) {
-        const known = journal.nodeNames()
-        if (!known.includes(node)) throw new UsageError(`No node "${node}" ever ran here.${didYouMean(node, known)}`)
-        throw new UsageError(
-          wanted === undefined
-            ? `There is no log of "${node}": gc deleted it, or the node ran before logs were kept.`
-            : `Run ${shortRun(runs[0]!.id)} has no log of "${node}": it did not run there (\`caravan show ${shortRun(runs[0]!.id)}\`). Leave out --run for the latest run that ran it.`
-        )
-      }
-      const path = logPath(home, run.id, node)
-      if (given.has("follow") && !given.has("json")) {
-        await follow(path, run, opened)
+    withStore(
+      Effect.gen(function* () {
+        const journal = yield* Journal
+        const { home } = yield* Store
+        const node = given.positionals[0]!
+        const wanted = given.flag("run")
+        const runs = wanted === undefined ? yield* journal.runs() : [yield* resolveRun(wanted)]
+        const run = runs.find(({ id }) => existsSync(logPath(home, id, node)))
+        if (run === undefined) {
+          const known = yield* journal.nodeNames()
+          if (!known.includes(node)) return yield* Effect.fail(new UsageError(`No node "${node}" ever ran here.${didYouMean(node, known)}`))
+          return yield* Effect.fail(
+            new UsageError(
+              wanted === undefined
+                ? `There is no log of "${node}": gc deleted it, or the node ran before logs were kept.`
+                : `Run ${shortRun(runs[0]!.id)} has no log of "${node}": it did not run there (\`caravan show ${shortRun(runs[0]!.id)}\`). Leave out --run for the latest run that ran it.`
+            )
+          )
+        }
+        const path = logPath(home, run.id, node)
+        if (given.has("follow") && !given.has("json")) {
+          yield* follow(path, run)
+          return exitCodes.ok
+        }
+        const text = readFileSync(path, "utf8").trimEnd()
+        const lines = text.split("\n").map((line) => ({ time: line.slice(0, 24), text: line.slice(25) }))
+        print(given.has("json"), { run: run.id, pipeline: run.pipeline, node, path, lines }, [text])
         return exitCodes.ok
-      }
-      const text = readFileSync(path, "utf8").trimEnd()
-      const lines = text.split("\n").map((line) => ({ time: line.slice(0, 24), text: line.slice(25) }))
-      print(given.has("json"), { run: run.id, pipeline: run.pipeline, node, path, lines }, [text])
-      return exitCodes.ok
-    })
+      })
+    )
 }

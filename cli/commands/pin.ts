@@ -1,6 +1,8 @@
 /** `caravan pin`: keeps gc from artifacts. */
 import * as Effect from "effect/Effect"
 import { ancestry, flatten, resolveArtifact } from "../../runtime/inspect/lineage.ts"
+import { Journal } from "../../runtime/store/journal.ts"
+import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { print, withStore } from "../open-store.ts"
 import { count, moment, short, table } from "../display/units.ts"
@@ -16,39 +18,45 @@ export const command: Command = {
   },
   examples: ["caravan pin", 'caravan pin rlhf-v5 --note "the one we released"', "caravan pin 3f2a91c04d7e --lineage"],
   run: (given) =>
-    withStore(async ({ journal, store }) => {
-      const [text] = given.positionals
-      if (text === undefined) {
-        const pins = store.pins()
-        print(
-          given.has("json"),
-          { pins },
-          pins.length === 0
-            ? ["Nothing is pinned."]
-            : table(pins.map((pin) => [short(pin.digest), journal.nodesOf().get(pin.digest)?.node ?? "-", moment(pin.made), pin.note]))
-        )
-        return exitCodes.ok
-      }
-      const named = await Effect.runPromise(resolveArtifact(text, journal))
-      if (named.digest === null) throw new Error(`${named.name} is a file of yours, not an artifact of the store: gc never touches it.`)
-      const note = given.flag("note") ?? ""
-      await Effect.runPromise(store.pin(named.digest, note))
-      const pinned = [named.digest]
-      const gone: Array<string> = []
-      for (const { digest } of given.has("lineage") ? flatten(ancestry(named, journal)) : []) {
-        if (digest === null) continue
-        if (!store.present(digest)) gone.push(digest)
-        else {
-          await Effect.runPromise(store.pin(digest, note))
-          pinned.push(digest)
+    withStore(
+      Effect.gen(function* () {
+        const journal = yield* Journal
+        const store = yield* Store
+        const [text] = given.positionals
+        if (text === undefined) {
+          const pins = yield* store.pins
+          const nodes = yield* journal.nodesOf()
+          print(
+            given.has("json"),
+            { pins },
+            pins.length === 0
+              ? ["Nothing is pinned."]
+              : table(pins.map((pin) => [short(pin.digest), nodes.get(pin.digest)?.node ?? "-", moment(pin.made), pin.note]))
+          )
+          return exitCodes.ok
         }
-      }
-      print(given.has("json"), { pinned, gone }, [
-        `Pinned ${named.name} (${short(named.digest)})${pinned.length > 1 ? ` and ${count(pinned.length - 1, "artifact")} it was made from` : ""}.`,
-        ...(gone.length > 0
-          ? [`${count(gone.length, "artifact")} it was made from are no longer in the store: ${gone.map(short).join(", ")}`]
-          : [])
-      ])
-      return exitCodes.ok
-    })
+        const named = yield* resolveArtifact(text)
+        if (named.digest === null)
+          return yield* Effect.fail(new Error(`${named.name} is a file of yours, not an artifact of the store: gc never touches it.`))
+        const note = given.flag("note") ?? ""
+        yield* store.pin(named.digest, note)
+        const pinned = [named.digest]
+        const gone: Array<string> = []
+        for (const { digest } of given.has("lineage") ? flatten(yield* ancestry(named)) : []) {
+          if (digest === null) continue
+          if (!(yield* store.present(digest))) gone.push(digest)
+          else {
+            yield* store.pin(digest, note)
+            pinned.push(digest)
+          }
+        }
+        print(given.has("json"), { pinned, gone }, [
+          `Pinned ${named.name} (${short(named.digest)})${pinned.length > 1 ? ` and ${count(pinned.length - 1, "artifact")} it was made from` : ""}.`,
+          ...(gone.length > 0
+            ? [`${count(gone.length, "artifact")} it was made from are no longer in the store: ${gone.map(short).join(", ")}`]
+            : [])
+        ])
+        return exitCodes.ok
+      })
+    )
 }

@@ -1,12 +1,11 @@
 /** `caravan plan`: what a run would do. */
 import * as Effect from "effect/Effect"
-import type { Plan, PlannedNode } from "../../runtime/run/plan.ts"
-import { plan } from "../../runtime/run/run.ts"
+import { plan, type Plan, type PlannedNode } from "../../runtime/run/plan.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes } from "../command.ts"
-import { layer } from "../../caravan.ts"
 import { costFlags, costMachine, costOfPlan, totalCost } from "../cost.ts"
 import { costTable, statedAssumptions } from "../display/cost-table.ts"
+import { layer } from "../../caravan.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 
 /** " (pinned v3; code has drifted: stages/x.ts)" */
@@ -91,12 +90,13 @@ export const command: Command = {
     const selection = Object.fromEntries(
       (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
     )
-    const made = await Effect.runPromise(
-      plan(pipeline, {}, { ...options, ...selection, force: given.flags("force"), missing: "await" }).pipe(Effect.provide(layer(options)))
+    const [made, pathOf] = await Effect.runPromise(
+      Effect.all([
+        plan(pipeline, {}, { ...options, ...selection, force: given.flags("force"), missing: "await" }),
+        Store.useSync(({ path }) => path)
+      ]).pipe(Effect.provide(layer(options)))
     )
-    const store = new Store(options.home)
-    const cost = await costOfPlan(made, machine, (digest) => store.path(digest))
-    store.release()
+    const cost = await costOfPlan(made, machine, pathOf)
     const document = {
       pipeline: pipeline.name,
       nodes: [...made.nodes.values()].flatMap((node) =>

@@ -1,13 +1,15 @@
 /** `caravan runs`: what ran here. */
-import { statusOf } from "../../runtime/inspect/history.ts"
-import type { RunRecord } from "../../runtime/store/journal.ts"
+import * as Effect from "effect/Effect"
+import { statusOf } from "../../runtime/store/asked.ts"
+import type { PastRun } from "../../runtime/store/executions.ts"
+import { Journal } from "../../runtime/store/journal.ts"
 import { type Command, exitCodes, wholeNumber } from "../command.ts"
 import { print, withStore } from "../open-store.ts"
 import { duration } from "../display/progress.ts"
 import { moment, shortRun, table } from "../display/units.ts"
 
 /** "12 ran, 3 hit". */
-export const nodeCounts = (run: RunRecord): string =>
+export const nodeCounts = (run: PastRun): string =>
   (["failed", "ran", "hit"] as const)
     .flatMap((status) => ((run.nodes[status] ?? 0) > 0 ? [`${run.nodes[status]} ${status}`] : []))
     .join(", ")
@@ -23,20 +25,23 @@ export const command: Command = {
   },
   examples: ["caravan runs", "caravan runs --pipeline hh-rlhf --limit 5"],
   run: (given) =>
-    withStore(async ({ journal, store }) => {
-      const limit = wholeNumber(given, "limit", 1) ?? 20
-      const found = journal
-        .runs({ pipeline: given.flag("pipeline"), limit })
-        .map((run) => ({ ...run, status: statusOf(run, store.leases()) }))
-      const lines = found.map((run) => [
-        shortRun(run.id),
-        run.status,
-        moment(run.started),
-        run.finished === null ? "" : duration(run.finished - run.started),
-        run.pipeline,
-        nodeCounts(run)
-      ])
-      print(given.has("json"), { runs: found }, lines.length === 0 ? ["No such runs."] : table(lines))
-      return exitCodes.ok
-    })
+    withStore(
+      Effect.gen(function* () {
+        const journal = yield* Journal
+        const limit = wholeNumber(given, "limit", 1) ?? 20
+        const found = yield* Effect.forEach(yield* journal.runs({ pipeline: given.flag("pipeline"), limit }), (run) =>
+          Effect.map(statusOf(run), (status) => ({ ...run, status }))
+        )
+        const lines = found.map((run) => [
+          shortRun(run.id),
+          run.status,
+          moment(run.started),
+          run.finished === null ? "" : duration(run.finished - run.started),
+          run.pipeline,
+          nodeCounts(run)
+        ])
+        print(given.has("json"), { runs: found }, lines.length === 0 ? ["No such runs."] : table(lines))
+        return exitCodes.ok
+      })
+    )
 }

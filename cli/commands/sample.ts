@@ -11,6 +11,7 @@ import { type LoadedPolicy, loadPolicyFrom, loadReward } from "../../models/chec
 import { encodePrompt, fitsChatFormat } from "../../models/chat.ts"
 import { Streamer } from "../../models/stream.ts"
 import { resolveArtifact } from "../../runtime/inspect/lineage.ts"
+import { Store } from "../../runtime/store/store.ts"
 import type { Role } from "../../schemas/artifact.ts"
 import { readJson, roleFile } from "../../schemas/checkpoint-files.ts"
 import type { Message } from "../../schemas/rows.ts"
@@ -23,12 +24,17 @@ import { withStore } from "../open-store.ts"
 /** A folder as it is; else what the store has under that digest or node. */
 const folderOf = async (text: string): Promise<string> => {
   if (existsSync(text)) return text
-  return withStore(async ({ journal, store }) => {
-    const named = await Effect.runPromise(resolveArtifact(text, journal))
-    if (!("digest" in named) || named.digest === null || !store.present(named.digest))
-      throw new UsageError(`${text} is no folder, and the store has no such artifact. Give a checkpoint's folder, digest or node.`)
-    return store.path(named.digest)
-  })
+  return withStore(
+    Effect.gen(function* () {
+      const store = yield* Store
+      const named = yield* resolveArtifact(text)
+      if (named.digest === null || !(yield* store.present(named.digest)))
+        return yield* Effect.fail(
+          new UsageError(`${text} is no folder, and the store has no such artifact. Give a checkpoint's folder, digest or node.`)
+        )
+      return store.path(named.digest)
+    })
+  )
 }
 
 /** Where a checkpoint of each role goes. */

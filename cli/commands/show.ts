@@ -1,9 +1,11 @@
 /** `caravan show`: one run. */
 import { existsSync } from "node:fs"
 import * as Effect from "effect/Effect"
-import { askedOf, resolveRun, statusOf } from "../../runtime/inspect/history.ts"
-import { logPath } from "../../runtime/inspect/node-log.ts"
-import type { Asked } from "../../runtime/run/run.ts"
+import { resolveRun } from "../../runtime/inspect/history.ts"
+import { logPath } from "../../runtime/run/node-log.ts"
+import { type Asked, askedOf, statusOf } from "../../runtime/store/asked.ts"
+import { Journal } from "../../runtime/store/journal.ts"
+import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { print, withStore } from "../open-store.ts"
 import { duration } from "../display/progress.ts"
@@ -26,59 +28,68 @@ export const command: Command = {
   flags: { json: { help: "print one JSON document" } },
   examples: ["caravan show latest", "caravan show 1a2b3c4d", "caravan show latest~1 --json"],
   run: (given) =>
-    withStore(async ({ home, journal, store }) => {
-      const run = await Effect.runPromise(resolveRun(given.positionals[0]!, journal))
-      const asked = askedOf(run)
-      const status = statusOf(run, store.leases())
-      const nodes = await Promise.all(
-        journal.executionsOf(run.id).map(async ({ node, stage, status: how, milliseconds, key, digest, error, parts }) => ({
-          node,
-          stage,
-          status: how,
-          milliseconds,
-          // Not known of one that could not come so far.
-          key: key === "" ? null : key,
-          digest,
-          type: digest === null ? null : (journal.artifact(digest)?.type ?? null),
-          metrics: digest === null ? {} : (journal.artifact(digest)?.metrics ?? {}),
-          path: digest !== null && store.present(digest) ? store.path(digest) : null,
-          log: existsSync(logPath(home, run.id, node)) ? logPath(home, run.id, node) : null,
-          error,
-          parts
-        }))
-      )
-      const outputs = Object.entries(asked?.outputs ?? {}).map(([name, id]) => {
-        const node = nodes.findLast((found) => found.node === id)
-        return { name, node: id, digest: node?.digest ?? null, path: node?.path ?? null }
+    withStore(
+      Effect.gen(function* () {
+        const journal = yield* Journal
+        const store = yield* Store
+        const run = yield* resolveRun(given.positionals[0]!)
+        const asked = askedOf(run)
+        const status = yield* statusOf(run)
+        const nodes = yield* Effect.forEach(yield* journal.executionsOf(run.id), (execution) =>
+          Effect.gen(function* () {
+            const { node, stage, status: how, milliseconds, key, digest, error, parts } = execution
+            const artifact = digest === null ? undefined : yield* journal.artifact(digest)
+            const log = logPath(store.home, run.id, node)
+            return {
+              node,
+              stage,
+              status: how,
+              milliseconds,
+              // Not known of one that could not come so far.
+              key: key === "" ? null : key,
+              digest,
+              type: artifact?.type ?? null,
+              metrics: artifact?.metrics ?? {},
+              path: digest !== null && (yield* store.present(digest)) ? store.path(digest) : null,
+              log: existsSync(log) ? log : null,
+              error,
+              parts
+            }
+          })
+        )
+        const outputs = Object.entries(asked?.outputs ?? {}).map(([name, id]) => {
+          const node = nodes.findLast((found) => found.node === id)
+          return { name, node: id, digest: node?.digest ?? null, path: node?.path ?? null }
+        })
+        print(given.has("json"), { ...run, status, nodes, outputs }, [
+          `Run ${run.id} of ${run.pipeline}: ${status}`,
+          `Started ${moment(run.started)}${run.finished === null ? "" : `, took ${duration(run.finished - run.started)}`}`,
+          ...(asked === undefined ? [] : [`Asked for: ${describeAsked(asked)}`]),
+          "Nodes:",
+          ...table(
+            nodes.map((node) => [
+              node.status,
+              node.node,
+              node.status === "hit" || node.status === "skipped" ? "" : duration(node.milliseconds),
+              node.digest === null ? "" : short(node.digest),
+              node.error ?? metrics(node.metrics)
+            ]),
+            "  "
+          ),
+          ...(outputs.length === 0
+            ? []
+            : [
+                "Outputs:",
+                ...table(
+                  outputs.map(({ name, digest, path }) => [
+                    name,
+                    path ?? (digest === null ? "none" : `${short(digest)}, no longer in the store`)
+                  ]),
+                  "  "
+                )
+              ])
+        ])
+        return exitCodes.ok
       })
-      print(given.has("json"), { ...run, status, nodes, outputs }, [
-        `Run ${run.id} of ${run.pipeline}: ${status}`,
-        `Started ${moment(run.started)}${run.finished === null ? "" : `, took ${duration(run.finished - run.started)}`}`,
-        ...(asked === undefined ? [] : [`Asked for: ${describeAsked(asked)}`]),
-        "Nodes:",
-        ...table(
-          nodes.map((node) => [
-            node.status,
-            node.node,
-            node.status === "hit" || node.status === "skipped" ? "" : duration(node.milliseconds),
-            node.digest === null ? "" : short(node.digest),
-            node.error ?? metrics(node.metrics)
-          ]),
-          "  "
-        ),
-        ...(outputs.length === 0
-          ? []
-          : [
-              "Outputs:",
-              ...table(
-                outputs.map(({ name, digest, path }) => [
-                  name,
-                  path ?? (digest === null ? "none" : `${short(digest)}, no longer in the store`)
-                ]),
-                "  "
-              )
-            ])
-      ])
-      return exitCodes.ok
-    })
+    )
 }

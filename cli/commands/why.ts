@@ -1,7 +1,8 @@
 /** `caravan why`: everything that decides whether a node runs. */
 import * as Effect from "effect/Effect"
+import { plan } from "../../runtime/run/plan.ts"
 import { Journal } from "../../runtime/store/journal.ts"
-import { plan } from "../../runtime/run/run.ts"
+import type { Generation, PastBlessing } from "../../runtime/store/traces.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
 import { layer } from "../../caravan.ts"
@@ -9,16 +10,10 @@ import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from
 import { reasonOf } from "./plan.ts"
 import { ago, count, short } from "../display/units.ts"
 
-type Past = { readonly generations: ReturnType<Journal["generations"]>; readonly blessings: ReturnType<Journal["blessings"]> }
-
 /** Results that a key had before the one it has, of a node that was made again by --force; and how it came to be blessed. The oldest first. */
-const pastOf = (home: string, key: string): Past => {
-  const journal = new Journal(home)
-  try {
-    return { generations: journal.generations(key), blessings: journal.blessings(key) }
-  } finally {
-    journal.close()
-  }
+interface Past {
+  readonly generations: ReadonlyArray<Generation>
+  readonly blessings: ReadonlyArray<PastBlessing>
 }
 
 /** "  blessed 2 days ago: made under the key 0123456789ab, before stages/x.ts changed" */
@@ -53,7 +48,15 @@ export const command: Command = {
     const [path, id] = given.positionals as [string, string]
     const pipeline = await loadPipeline(path)
     const options = pipelineOptions(given)
-    const made = await Effect.runPromise(plan(pipeline, {}, { ...options, missing: "await" }).pipe(Effect.provide(layer(options))))
+    const { made, generations, blessings } = await Effect.runPromise(
+      Effect.gen(function* () {
+        const made = yield* plan(pipeline, {}, { ...options, missing: "await" })
+        const journal = yield* Journal
+        const found = made.nodes.get(id)
+        if (found === undefined || !("key" in found)) return { made, generations: [], blessings: [] }
+        return { made, generations: yield* journal.generations(found.key), blessings: yield* journal.blessings(found.key) }
+      }).pipe(Effect.provide(layer(options)))
+    )
     const node = made.nodes.get(id)
     if (node === undefined) throw new UsageError(`Pipeline "${pipeline.name}" has no node "${id}".${didYouMean(id, made.nodes.keys())}`)
     // Back along what is not settled yet, to where the change began.
@@ -68,7 +71,6 @@ export const command: Command = {
       if (step.kind === "unknown") open.push(...step.until)
     }
     const parts = "parts" in node ? node.parts : undefined
-    const { generations, blessings } = "key" in node ? pastOf(options.home, node.key) : { generations: [], blessings: [] }
     if (given.has("json"))
       process.stdout.write(`${JSON.stringify({ node: id, chain, parts: parts ?? null, generations, blessings }, undefined, 2)}\n`)
     else {

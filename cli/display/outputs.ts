@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
-import type { RunResult } from "../../runtime/run/run.ts"
+import type { RunResult } from "../../runtime/run/events.ts"
 import { pageFile, textFile } from "../../stages/common/report-files.ts"
 import { count } from "./units.ts"
 import { plain } from "./width.ts"

@@ -2,7 +2,7 @@
  * What a run shows while it goes on, always on stderr: on a terminal the live view (live-view.ts), redrawn in place below the lines that stay; when
  * piped plain lines now and then.
  */
-import type { RunEvent } from "../../runtime/run/run.ts"
+import type { RunEvent } from "../../runtime/run/events.ts"
 import { colours, frame, noColours } from "./live-view.ts"
 import { duration, number } from "./numbers.ts"
 import { type RunningNode, RunState, throughput, timeLeft } from "./run-state.ts"

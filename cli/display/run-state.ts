@@ -1,5 +1,5 @@
 /** Where a run is, as its events tell: what the live view and the lines of piped output show. */
-import type { NodeResult, RunEvent } from "../../runtime/run/run.ts"
+import type { NodeResult, RunEvent } from "../../runtime/run/events.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 
 /** Losses that a sparkline is drawn of, at most. */

@@ -8,12 +8,14 @@ import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
 import { cacheKey } from "../key/cache-key.ts"
 import { PipelineError, type StoreError } from "../errors.ts"
 import { buildGraph, type StageNode } from "../define/graph.ts"
-import { Journal, type Trace } from "../store/journal.ts"
 import type { Numerics } from "../key/numerics.ts"
 import type { Pipeline } from "../define/pipeline.ts"
-import { changes, codeChanges, codeParts, makePlan, type Plan } from "../run/plan.ts"
-import { type RunOptions, storeErrorsFail } from "../run/run.ts"
-import { Store } from "../store/store.ts"
+import { changes, codeChanges, codeParts } from "../run/changes.ts"
+import { graphOptions, machineOf, type RunOptions } from "../run/options.ts"
+import { type Plan, planGraph } from "../run/plan.ts"
+import { Journal, type JournalOperations } from "../store/journal.ts"
+import { type HeldStore, Store } from "../store/store.ts"
+import type { Trace } from "../store/traces.ts"
 
 export interface BlessOptions extends RunOptions {
   /** Record it; without, it is only said what would be. */
@@ -45,34 +47,28 @@ export const bless = <Params extends ConfigSchema>(
   params: Params["Encoded"],
   id: string,
   options: BlessOptions
-): Effect.Effect<Blessed, PipelineError | ConfigError | StoreError, Numerics> =>
+): Effect.Effect<Blessed, PipelineError | ConfigError | StoreError, Store | Journal | Numerics> =>
   Effect.gen(function* () {
-    const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
+    const graph = yield* buildGraph(pipeline, params, graphOptions(options))
     const node = graph.nodes.get(id)
     if (node === undefined || node.kind === "file") {
       const ids = [...graph.nodes.values()].flatMap((each) => (each.kind === "stage" ? [each.id] : []))
       const what = node === undefined ? `pipeline "${graph.pipeline}" has no such node` : "it is a file, and has no code"
       return yield* new PipelineError({ message: `Blessing "${id}": ${what}.${didYouMean(id, ids)}` })
     }
-    const attempt = <A>(body: () => A) => Effect.try({ try: body, catch: (cause) => cause as StoreError })
-    const { journal, store } = yield* attempt(() => ({ journal: new Journal(options.home), store: new Store(options.home) }))
-    return yield* Effect.gen(function* () {
-      // What is found here stays until it is recorded.
-      yield* attempt(() => store.hold("caravan bless"))
-      const machine = { device: options.device ?? "cpu", threads: options.threads ?? 1 } as const
-      const plan = yield* makePlan(graph, journal, store, machine, new Set(), "await")
-      return yield* attempt(() => settle(node, plan, journal, store, options.record))
-    }).pipe(
-      Effect.ensuring(
-        Effect.sync(() => {
-          store.release()
-          journal.close()
-        })
-      )
-    )
-  }).pipe(storeErrorsFail)
+    // What is found here stays until it is recorded.
+    const store = yield* (yield* Store).hold("caravan bless")
+    const plan = yield* planGraph(graph, machineOf(options), new Set(), "await").pipe(Effect.provideService(Store, store))
+    return yield* settle(node, plan, yield* Journal, store, options.record)
+  }).pipe(Effect.scoped)
 
-const settle = (node: StageNode, plan: Plan, journal: Journal, store: Store, record: boolean): Blessed => {
+const settle = Effect.fnUntraced(function* (
+  node: StageNode,
+  plan: Plan,
+  journal: JournalOperations,
+  store: HeldStore,
+  record: boolean
+): Effect.fn.Return<Blessed, StoreError> {
   const base = { node: node.id, stage: node.stage.name, pinned: node.stage.pinned ?? null }
   const none = { key: null, from: null, digest: null, changes: [], why: [] }
   const planned = plan.nodes.get(node.id)!
@@ -82,7 +78,7 @@ const settle = (node: StageNode, plan: Plan, journal: Journal, store: Store, rec
     const { drift, key, trace } = planned
     const found = { ...base, ...none, key, from: key, digest: trace.digest }
     if (drift.length === 0) return { ...found, verdict: "settled" }
-    if (record) journal.recordBlessing({ key, from: key, digest: trace.digest, code: code.digest, files, changes: drift })
+    if (record) yield* journal.recordBlessing({ key, from: key, digest: trace.digest, code: code.digest, files, changes: drift })
     return { ...found, verdict: "blessed", changes: drift }
   }
   if (planned.kind !== "run") {
@@ -96,7 +92,7 @@ const settle = (node: StageNode, plan: Plan, journal: Journal, store: Store, rec
   }
   const { key, parts } = planned
   const refused = (...why: ReadonlyArray<string>): Blessed => ({ ...base, ...none, key, verdict: "refused", why })
-  const results = journal.resultsOfNode(plan.graph.pipeline, node.id, looked)
+  const results = yield* journal.resultsOfNode(plan.graph.pipeline, node.id, looked)
   if (results.length === 0) return refused("it has never run here under this name: there is no result to bless")
   const { pinned: _, ...unpinned } = parts
   for (const result of results) {
@@ -104,47 +100,52 @@ const settle = (node: StageNode, plan: Plan, journal: Journal, store: Store, rec
     // The same key but for the code: nothing else differs.
     const same = cacheKey({ ...unpinned, code: before, ...(pinned === undefined ? {} : { pinned }) })
     if (same !== result.key || same === key) continue
-    const trace = journal.trace(same)
-    if (trace === undefined || !store.present(trace.digest)) continue
+    const trace = yield* journal.trace(same)
+    if (trace === undefined || !(yield* store.present(trace.digest))) continue
     if (trace.type !== node.type.name) return refused(`its output is another type: ${trace.type} -> ${node.type.name}`)
     // A pinned result may have been found by code that it was not made with.
     const made =
       pinned === undefined
         ? { code: before, files: result.files }
-        : (journal.acceptedCode(same, trace.digest, code.digest) ?? { code: before, files: result.files })
+        : ((yield* journal.acceptedCode(same, trace.digest, code.digest)) ?? { code: before, files: result.files })
     const changed = [
       ...(pinned === parts.pinned ? [] : [`pinned: ${pinned ?? "not"} -> ${parts.pinned ?? "not"}`]),
       ...(made.code === code.digest ? [] : codeChanges(made.files, files))
     ]
-    if (record && !recordUnder(key, trace, node, journal, store, { code: code.digest, files, changes: changed }))
+    if (record && !(yield* recordUnder(key, trace, node, journal, store, { code: code.digest, files, changes: changed })))
       return { ...base, ...none, key, verdict: "settled" }
     return { ...base, ...none, key, from: same, digest: trace.digest, changes: changed, verdict: "blessed" }
   }
-  const others = changes(node, plan.facts, journal, plan.graph.pipeline, parts).all.filter((line) => !/^(code|pinned): /.test(line))
+  const others = changes(node, plan.facts, yield* journal.lastExecution(plan.graph.pipeline, node.id), parts).all.filter(
+    (line) => !/^(code|pinned): /.test(line)
+  )
   return others.length > 0 && !others.includes("its record is gone")
     ? refused(...others)
     : refused("its earlier result is gone from the store: run the pipeline, it is made again")
-}
+})
 
 /** Records the result under its new key; false when another run made one there meanwhile. */
-const recordUnder = (
+const recordUnder = Effect.fnUntraced(function* (
   key: string,
   trace: Trace,
   node: StageNode,
-  journal: Journal,
-  store: Store,
+  journal: JournalOperations,
+  store: HeldStore,
   now: { readonly code: string; readonly files: Readonly<Record<string, string>>; readonly changes: ReadonlyArray<string> }
-): boolean =>
-  journal.transaction(() => {
-    const there = journal.trace(key)
-    // A record whose object is gone (gc keeps records) is none.
-    if (there !== undefined && !store.present(there.digest)) journal.forgetTrace(key)
+) {
+  const before = yield* journal.trace(key)
+  // A record whose object is gone (gc keeps records) is none.
+  const gone = before !== undefined && !(yield* store.present(before.digest)) ? before.digest : undefined
+  return yield* journal.transaction((tables) => {
+    const there = tables.trace(key)
+    if (there !== undefined && there.digest === gone) tables.forgetTrace(key)
     else if (there !== undefined && there.digest !== trace.digest) return false
-    const { run } = journal.provenance(trace.key) ?? {}
-    journal.recordTrace(
+    const { run } = tables.provenance(trace.key) ?? {}
+    tables.recordTrace(
       { ...trace, key },
       { run, node: node.id, inputs: node.inputs, node_version: process.version, blessed: { from: trace.key } }
     )
-    journal.recordBlessing({ key, from: trace.key, digest: trace.digest, ...now })
+    tables.recordBlessing({ key, from: trace.key, digest: trace.digest, ...now })
     return true
   })
+})

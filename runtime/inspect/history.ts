@@ -1,39 +1,27 @@
 /** What the journal says of past runs: which, how they went, and how two of them differ. */
 import * as Effect from "effect/Effect"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
-import { PipelineError } from "../errors.ts"
-import type { Journal, RecordedExecution, RunRecord } from "../store/journal.ts"
-import type { Leases } from "../store/leases.ts"
-import type { Asked } from "../run/run.ts"
-
-/** What the run was asked for; undefined for runs of versions that did not record it. */
-export const askedOf = (run: RunRecord): Asked | undefined => {
-  const asked = run.asked as Partial<Asked> | null
-  return asked?.settings === undefined || asked.holder === undefined ? undefined : (asked as Asked)
-}
-
-/** The run's status; "killed" for one that says it runs and whose process is gone. */
-export const statusOf = (run: RunRecord, leases: Leases): string => {
-  if (run.status !== "running") return run.status
-  const holder = askedOf(run)?.holder
-  return holder !== undefined && leases.isAlive(holder) ? "running" : "killed"
-}
+import { PipelineError, type StoreError } from "../errors.ts"
+import { type Asked, askedOf } from "../store/asked.ts"
+import type { PastExecution, PastRun } from "../store/executions.ts"
+import { Journal, type JournalTables } from "../store/journal.ts"
 
 /** The run that a user means: "latest", "latest~2" (two before it), or how its id begins. */
-export const resolveRun = (text: string, journal: Journal): Effect.Effect<RunRecord, PipelineError> =>
+export const resolveRun = (text: string): Effect.Effect<PastRun, PipelineError | StoreError, Journal> =>
   Effect.gen(function* () {
+    const journal = yield* Journal
     const fail = (what: string) => new PipelineError({ message: `Looking for the run "${text}": ${what}` })
     const latest = /^latest(?:~(\d+))?$/.exec(text)
     if (latest !== null) {
       const back = Number(latest[1] ?? 0)
-      const runs = journal.runs({ limit: back + 1 })
+      const runs = yield* journal.runs({ limit: back + 1 })
       return runs[back] ?? (yield* fail(runs.length === 0 ? "nothing has run here yet." : `there are ${runs.length} runs only.`))
     }
-    const found = journal.runsLike(text)
+    const found = yield* journal.runsLike(text)
     if (found.length === 1) return found[0]!
     if (found.length > 1)
       return yield* fail(`${found.length} begin so: ${found.map(({ id }) => id.slice(0, 13)).join(", ")}. Give more of it.`)
-    const known = journal.runs({ limit: 20 }).map(({ id }) => id.slice(0, 8))
+    const known = (yield* journal.runs({ limit: 20 })).map(({ id }) => id.slice(0, 8))
     return yield* fail(`there is no such run.${didYouMean(text, [...known, "latest"])} \`caravan runs\` lists them.`)
   })
 
@@ -80,20 +68,23 @@ const changesOf = (before: object | null | undefined, after: object | null | und
 }
 
 /** The files and packages that differ. Asked for where the code does: a file that changed in comments alone has another digest too. */
-const codeChanges = (before: RecordedExecution, after: RecordedExecution): Array<Change> => {
+const codeChanges = (before: PastExecution, after: PastExecution): Array<Change> => {
   const files = changesOf(before.files, after.files)
   return files.length > 0 ? files : [{ what: "the way of bundling", before: before.parts.code, after: after.parts.code }]
 }
 
 /** A run's last word on each node. */
-const lastByNode = (executions: ReadonlyArray<RecordedExecution>): Map<string, RecordedExecution> =>
+const lastByNode = (executions: ReadonlyArray<PastExecution>): Map<string, PastExecution> =>
   new Map(executions.map((execution) => [execution.node, execution]))
 
 /** How a run differs from another: what it was asked for, and for each node its config, seed, code, numerics, inputs, metrics and output. */
-export const compareRuns = (before: RunRecord, after: RunRecord, journal: Journal): RunDifference => {
+export const compareRuns = (before: PastRun, after: PastRun): Effect.Effect<RunDifference, StoreError, Journal> =>
+  Journal.use((journal) => journal.read((tables) => comparison(before, after, tables)))
+
+const comparison = (before: PastRun, after: PastRun, journal: JournalTables): RunDifference => {
   const [old, young] = [lastByNode(journal.executionsOf(before.id)), lastByNode(journal.executionsOf(after.id))]
-  const metricsOf = ({ digest }: RecordedExecution) => (digest === null ? {} : journal.artifact(digest)?.metrics)
-  const made = (execution: RecordedExecution) => (execution.status === "hit" ? "ran" : execution.status)
+  const metricsOf = ({ digest }: PastExecution) => (digest === null ? {} : journal.artifact(digest)?.metrics)
+  const made = (execution: PastExecution) => (execution.status === "hit" ? "ran" : execution.status)
   const all = [...new Set([...old.keys(), ...young.keys()])].map((node): NodeDifference => {
     const [a, b] = [old.get(node), young.get(node)]
     if (a === undefined || b === undefined) {

@@ -6,9 +6,10 @@ import { existsSync } from "node:fs"
 import { resolve } from "node:path"
 import * as Effect from "effect/Effect"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
-import { PipelineError } from "../errors.ts"
+import { PipelineError, type StoreError } from "../errors.ts"
 import { digestFile } from "../key/file-source.ts"
-import type { Journal, RecordedExecution } from "../store/journal.ts"
+import type { PastExecution } from "../store/executions.ts"
+import { Journal, type JournalTables } from "../store/journal.ts"
 
 /** An artifact or a file of the user's, by content. */
 export interface Named {
@@ -57,14 +58,16 @@ const nearest = (word: string, names: ReadonlyArray<string>): string => {
 const short = (digest: string): string => digest.slice(0, 12)
 
 /** The artifact that a user means: by digest or its beginning, a path in the store, "node", "pipeline:node" or "run:node"; or a file. */
-export const resolveArtifact = (text: string, journal: Journal): Effect.Effect<Named, PipelineError> =>
+export const resolveArtifact = (text: string): Effect.Effect<Named, PipelineError | StoreError, Journal> =>
   Effect.gen(function* () {
+    const journal = yield* Journal
+    const named = (digest: string, node?: string) => journal.read((tables) => nameOf(digest, tables, node)!)
     const fail = (what: string) => new PipelineError({ message: `Looking for the artifact "${text}": ${what}` })
     const inStore = /objects\/[0-9a-f]{2}\/([0-9a-f]{64})(?:\/|$)/.exec(text)
     const prefix = inStore?.[1] ?? (/^[0-9a-f]{4,64}$/.test(text) ? text : undefined)
     if (prefix !== undefined) {
-      const found = journal.artifactsLike(prefix)
-      if (found.length === 1) return nameOf(found[0]!.digest, journal)!
+      const found = yield* journal.artifactsLike(prefix)
+      if (found.length === 1) return yield* named(found[0]!.digest)
       if (found.length > 1)
         return yield* fail(
           `${found.length} begin so: ${found
@@ -78,37 +81,37 @@ export const resolveArtifact = (text: string, journal: Journal): Effect.Effect<N
     // A run's or a pipeline's node, then a node of any.
     const colon = text.indexOf(":")
     const byNode = (node: string) => journal.lastOfNode(node, ["hit", "ran"])
-    let executions: ReadonlyArray<RecordedExecution> = byNode(text)
+    let executions: ReadonlyArray<PastExecution> = yield* byNode(text)
     if (executions.length === 0 && colon > 0) {
       const [owner, node] = [text.slice(0, colon), text.slice(colon + 1)]
-      executions = byNode(node).filter(({ pipeline }) => pipeline === owner)
+      executions = (yield* byNode(node)).filter(({ pipeline }) => pipeline === owner)
       if (executions.length === 0) {
-        const runs = /^[0-9a-f-]{4,36}$/.test(owner) ? journal.runsLike(owner) : []
+        const runs = /^[0-9a-f-]{4,36}$/.test(owner) ? yield* journal.runsLike(owner) : []
         if (runs.length > 1) return yield* fail(`${runs.length} runs begin with ${owner}. Give more of it.`)
         if (runs.length === 1) {
           const { asked } = runs[0]!
           // An output's name does as well.
           const id = (asked as { readonly outputs?: Record<string, string> } | null)?.outputs?.[node] ?? node
-          executions = journal.executionsOf(runs[0]!.id).filter((execution) => execution.node === id && execution.digest !== null)
+          executions = (yield* journal.executionsOf(runs[0]!.id)).filter((execution) => execution.node === id && execution.digest !== null)
         }
       }
     }
     const pipelines = new Set(executions.map(({ pipeline }) => pipeline))
     if (pipelines.size > 1)
       return yield* fail(`several pipelines have such a node: ${[...pipelines].map((name) => `${name}:${text}`).join(", ")}. Say which.`)
-    if (executions.length > 0) return nameOf(executions[0]!.digest!, journal, executions[0]!.node)!
+    if (executions.length > 0) return yield* named(executions[0]!.digest!, executions[0]!.node)
     if (existsSync(text)) {
       const path = resolve(text)
       const { digest } = yield* digestFile(path, journal)
       return { kind: "file", digest: null, contentDigest: digest, type: "file", name: path }
     }
     return yield* fail(
-      `expected a digest (or how it begins), a path in the store, a node, pipeline:node or run:node.${nearest(text, journal.nodeNames())}`
+      `expected a digest (or how it begins), a path in the store, a node, pipeline:node or run:node.${nearest(text, yield* journal.nodeNames())}`
     )
   })
 
 /** An artifact by its digest, under the name of a node: one artifact may be the result of several; the last one's unless told. */
-const nameOf = (digest: string, journal: Journal, node?: string): Named | undefined => {
+const nameOf = (digest: string, journal: JournalTables, node?: string): Named | undefined => {
   const known = journal.artifact(digest)
   const last = journal.executionsWith(digest, "any").at(-1)
   if (known === undefined && last === undefined) return undefined
@@ -122,7 +125,7 @@ const nameOf = (digest: string, journal: Journal, node?: string): Named | undefi
 }
 
 /** What a content digest of a key stands for: an artifact (that of this run, where several say the same), or a file. */
-const ofContent = (content: string, run: string, wire: string | undefined, journal: Journal): Named => {
+const ofContent = (content: string, run: string, wire: string | undefined, journal: JournalTables): Named => {
   const candidates = journal.artifactsOfContent(content)
   const chosen =
     candidates.length <= 1
@@ -133,7 +136,7 @@ const ofContent = (content: string, run: string, wire: string | undefined, journ
   return { kind: "file", digest: null, contentDigest: content, type: "file", name: path ?? wire ?? "a file" }
 }
 
-const makingOf = (execution: RecordedExecution, journal: Journal): Making => {
+const makingOf = (execution: PastExecution, journal: JournalTables): Making => {
   const { parts } = execution
   // The trace, while it is there, has the wires' names.
   const wires = (journal.provenance(execution.key)?.inputs ?? {}) as Readonly<Record<string, string | ReadonlyArray<string> | null>>
@@ -160,8 +163,8 @@ const makingOf = (execution: RecordedExecution, journal: Journal): Making => {
 }
 
 /** Who made an artifact, the first first: more than one when a stage ran again and came out the same. */
-export const makings = (digest: string, journal: Journal): Array<Making> =>
-  journal.executionsWith(digest).map((execution) => makingOf(execution, journal))
+export const makings = (digest: string): Effect.Effect<Array<Making>, StoreError, Journal> =>
+  Journal.use((journal) => journal.read((tables) => tables.executionsWith(digest).map((execution) => makingOf(execution, tables))))
 
 type Step = (of: Named) => ReadonlyArray<{ readonly port: string; readonly named: Named }>
 
@@ -178,31 +181,30 @@ const follow = (start: Named, step: Step, depth: number): Array<LineageEntry> =>
 }
 
 /** What it was made from, and what that was made from. */
-export const ancestry = (start: Named, journal: Journal, depth = Infinity): Array<LineageEntry> =>
-  follow(
-    start,
-    ({ digest }) => {
-      const [execution] = digest === null ? [] : journal.executionsWith(digest)
-      return execution === undefined ? [] : makingOf(execution, journal).inputs.map(({ port, input }) => ({ port, named: input }))
-    },
-    depth
-  )
+export const ancestry = (start: Named, depth = Infinity): Effect.Effect<Array<LineageEntry>, StoreError, Journal> =>
+  followIn(start, depth, (tables, { digest }) => {
+    const [execution] = digest === null ? [] : tables.executionsWith(digest)
+    return execution === undefined ? [] : makingOf(execution, tables).inputs.map(({ port, input }) => ({ port, named: input }))
+  })
 
 /** What was made of it, and of that. */
-export const descent = (start: Named, journal: Journal, depth = Infinity): Array<LineageEntry> =>
-  follow(
-    start,
-    ({ contentDigest }) => {
-      const found = new Map<string, { readonly port: string; readonly named: Named }>()
-      for (const { digest, parts, node } of journal.executionsFrom(contentDigest)) {
-        if (digest === null || found.has(digest)) continue
-        const port = Object.entries(parts.inputs).find(([, contents]) => [contents ?? []].flat().includes(contentDigest))?.[0] ?? ""
-        found.set(digest, { port, named: nameOf(digest, journal, node)! })
-      }
-      return [...found.values()]
-    },
-    depth
-  )
+export const descent = (start: Named, depth = Infinity): Effect.Effect<Array<LineageEntry>, StoreError, Journal> =>
+  followIn(start, depth, (tables, { contentDigest }) => {
+    const found = new Map<string, { readonly port: string; readonly named: Named }>()
+    for (const { digest, parts, node } of tables.executionsFrom(contentDigest)) {
+      if (digest === null || found.has(digest)) continue
+      const port = Object.entries(parts.inputs).find(([, contents]) => [contents ?? []].flat().includes(contentDigest))?.[0] ?? ""
+      found.set(digest, { port, named: nameOf(digest, tables, node)! })
+    }
+    return [...found.values()]
+  })
+
+const followIn = (
+  start: Named,
+  depth: number,
+  step: (tables: JournalTables, of: Named) => ReturnType<Step>
+): Effect.Effect<Array<LineageEntry>, StoreError, Journal> =>
+  Journal.use((journal) => journal.read((tables) => follow(start, (of) => step(tables, of), depth)))
 
 /** Everything in a lineage, once. */
 export const flatten = (entries: ReadonlyArray<LineageEntry>): Array<LineageEntry> => {

@@ -8,18 +8,20 @@ import * as Exit from "effect/Exit"
 import { artifactDifferences } from "../../schemas/difference.ts"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
-import { changedSince, changedSinceLoaded } from "../key/code-identity.ts"
-import { messageOf, type PipelineError, StageError, type StoreError } from "../errors.ts"
-import { type Executor, inProcess, processPool } from "../run/executor.ts"
-import { stampOf } from "../key/file-source.ts"
 import { buildGraph, dependencies, type StageNode } from "../define/graph.ts"
-import { Journal } from "../store/journal.ts"
-import type { Numerics } from "../key/numerics.ts"
 import type { Pipeline } from "../define/pipeline.ts"
-import { makePlan, type Plan } from "../run/plan.ts"
-import { chosenNodes, type RunEvent, type RunOptions, storeErrorsFail } from "../run/run.ts"
+import { messageOf, type PipelineError, StageError, type StoreError } from "../errors.ts"
+import { checkStamp } from "../key/file-source.ts"
+import type { Numerics } from "../key/numerics.ts"
+import type { RunEvent } from "../run/events.ts"
+import type { Execute } from "../run/execute.ts"
+import { Executor } from "../run/executor.ts"
+import { chosenNodes, graphOptions, machineOf, type RunOptions } from "../run/options.ts"
+import { type Plan, planGraph } from "../run/plan.ts"
+import { inputsOf } from "../run/produce.ts"
 import type { Job } from "../run/run-stage.ts"
-import { Store } from "../store/store.ts"
+import { Journal, type JournalOperations } from "../store/journal.ts"
+import { Store, type StoreOperations } from "../store/store.ts"
 
 export interface VerifiedNode {
   readonly id: string
@@ -62,47 +64,31 @@ const sampleOf = <A>(list: ReadonlyArray<A>, size: number, random: () => number)
 export const verify = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
-  options: VerifyOptions
-): Effect.Effect<Verification, PipelineError | ConfigError | StoreError, Numerics> =>
+  options: VerifyOptions = {}
+): Effect.Effect<Verification, PipelineError | ConfigError | StoreError, Store | Journal | Executor | Numerics> =>
   Effect.gen(function* () {
-    const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
+    const graph = yield* buildGraph(pipeline, params, graphOptions(options))
     const selected = yield* chosenNodes(graph, options)
-    const { journal, store } = yield* Effect.try({
-      try: () => ({ journal: new Journal(options.home), store: new Store(options.home) }),
-      catch: (cause) => cause as StoreError
-    })
-    const processes = processPool()
-    return yield* Effect.gen(function* () {
-      yield* Effect.try({ try: () => store.hold("caravan verify"), catch: (cause) => cause as StoreError })
-      const machine = { device: options.device ?? "cpu", threads: options.threads ?? 1 } as const
-      const plan = yield* makePlan(graph, journal, store, machine, new Set())
-      const wanted = [...graph.nodes.values()].filter(
-        (node): node is StageNode => node.kind === "stage" && (selected === undefined || selected.has(node.id))
-      )
-      const there = wanted.filter((node) => plan.nodes.get(node.id)!.kind === "hit")
-      const chosen = options.sample === undefined ? wanted : sampleOf(there, options.sample, options.random ?? Math.random)
-      const emit = options.onEvent ?? (() => undefined)
-      const nodes: Array<VerifiedNode> = []
-      for (const node of chosen) {
-        nodes.push(yield* verifyNode(node, plan, { journal, store, processes, options, emit }))
-      }
-      const ok = nodes.length > 0 && nodes.every(({ status }) => status === "same" || status === "same content")
-      return { pipeline: graph.pipeline, ok, nodes, left: there.length - nodes.filter(({ status }) => status !== "missing").length }
-    }).pipe(
-      Effect.ensuring(
-        Effect.sync(() => {
-          processes.close()
-          store.release()
-          journal.close()
-        })
-      )
+    const journal = yield* Journal
+    const store = yield* (yield* Store).hold("caravan verify")
+    const execute = yield* (yield* Executor).open
+    const plan = yield* planGraph(graph, machineOf(options), new Set()).pipe(Effect.provideService(Store, store))
+    const wanted = [...graph.nodes.values()].filter(
+      (node): node is StageNode => node.kind === "stage" && (selected === undefined || selected.has(node.id))
     )
-  }).pipe(storeErrorsFail)
+    const there = wanted.filter((node) => plan.nodes.get(node.id)!.kind === "hit")
+    const chosen = options.sample === undefined ? wanted : sampleOf(there, options.sample, options.random ?? Math.random)
+    const emit = options.onEvent ?? (() => undefined)
+    const nodes: Array<VerifiedNode> = []
+    for (const node of chosen) nodes.push(yield* verifyNode(node, plan, { journal, store, execute, options, emit }))
+    const ok = nodes.length > 0 && nodes.every(({ status }) => status === "same" || status === "same content")
+    return { pipeline: graph.pipeline, ok, nodes, left: there.length - nodes.filter(({ status }) => status !== "missing").length }
+  }).pipe(Effect.scoped)
 
 interface Tools {
-  readonly journal: Journal
-  readonly store: Store
-  readonly processes: Executor
+  readonly journal: JournalOperations
+  readonly store: StoreOperations
+  readonly execute: Execute
   readonly options: RunOptions
   readonly emit: (event: RunEvent) => void
 }
@@ -115,7 +101,7 @@ const verifyNode = (node: StageNode, plan: Plan, tools: Tools): Effect.Effect<Ve
     const { trace, key } = planned
     tools.emit({ type: "node-started", node: node.id, stage: node.stage.name, why: ["verifying"] })
     const started = performance.now()
-    const directory = yield* tools.store.temporary()
+    const directory = yield* tools.store.temporary
     return yield* Effect.gen(function* () {
       const exit = yield* Effect.exit(again(node, plan, directory, tools))
       const milliseconds = performance.now() - started
@@ -144,7 +130,7 @@ const verifyNode = (node: StageNode, plan: Plan, tools: Tools): Effect.Effect<Ve
   })
 
 /** Runs a node's stage into a folder, on inputs whose bytes were read first; gives what it wrote. */
-const again = (node: StageNode, plan: Plan, directory: string, { journal, store, processes, options, emit }: Tools) =>
+const again = (node: StageNode, plan: Plan, directory: string, { journal, store, execute, options, emit }: Tools) =>
   Effect.gen(function* () {
     const refuse = (message: string) => new StageError({ reason: "Verify", message })
     const refs = new Map<string, ArtifactRef<any>>()
@@ -158,7 +144,7 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       }
       // The result of a node depends on results that are there: else it would not be there itself.
       if (found.kind !== "hit") return yield* refuse(`The result of "${id}" is not in the store. Run the pipeline first.`)
-      const damage = yield* Effect.promise(() => store.damage(found.trace.digest))
+      const damage = yield* store.damage(found.trace.digest)
       if (damage !== undefined) return yield* damaged(id, damage)
       const { digest, contentDigest, type } = found.trace
       refs.set(id, { path: store.path(digest), type, digest, contentDigest })
@@ -168,32 +154,26 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       module: node.stage.module,
       exportName: code.exportName,
       config: node.config,
-      inputs: Object.fromEntries(
-        Object.entries(node.inputs).map(([port, ids]) => [
-          port,
-          ids === null ? null : typeof ids === "string" ? refs.get(ids)! : ids.map((id) => refs.get(id)!)
-        ])
-      ),
+      inputs: inputsOf(node, (id) => refs.get(id)!),
       output: directory,
       seed: node.seed,
-      device: options.device ?? "cpu",
-      threads: options.threads ?? 1,
-      checkpoints: null,
-      prepare: options.prepare
+      ...machineOf(options),
+      checkpoints: null
     }
-    const tensors = node.stage.resources.tensors === true
-    yield* (tensors ? processes : inProcess).run(
-      node.stage,
+    yield* execute({
+      stage: node.stage,
       job,
-      (progress) => emit({ type: "progress", node: node.id, progress }),
-      tensors ? changedSince(code, node.stage, journal) : Effect.sync(() => changedSinceLoaded(code, node.stage)),
-      undefined,
-      { ...options.limits, ...node.limits }
-    )
+      code,
+      cache: journal,
+      limits: { ...options.limits, ...node.limits },
+      onProgress: (progress) => emit({ type: "progress", node: node.id, progress })
+    })
     for (const id of dependencies(node)) {
       const found = plan.nodes.get(id)!
-      if (found.kind === "file" && (yield* Effect.promise(() => stampOf(found.path).catch(() => ""))) !== found.stamp)
-        return yield* refuse(`The input ${found.path} changed while it was read. Let whatever writes it finish, then verify again.`)
+      if (found.kind === "file")
+        yield* checkStamp(found.path, found.stamp, () =>
+          refuse(`The input ${found.path} changed while it was read. Let whatever writes it finish, then verify again.`)
+        )
     }
     return yield* store.describe(directory, node.type)
   })

@@ -14,8 +14,8 @@ import { dirname, join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
 import * as Effect from "effect/Effect"
 import { digestOf } from "../encoding.ts"
-import { messageOf, PipelineError } from "../errors.ts"
-import type { Journal } from "../store/journal.ts"
+import { messageOf, PipelineError, type StoreError } from "../errors.ts"
+import type { KeyCache } from "./key-cache.ts"
 import { digestOfFile, FileDigests, isInstalled, manifestOf, packageEntries, packageFolder, packageName, packageRoot } from "./packages.ts"
 import type { StageInfo } from "../define/stage-info.ts"
 
@@ -59,13 +59,17 @@ const exportOf = (stage: StageInfo): Effect.Effect<string, PipelineError> =>
     })
   })
 
-/** The code identity of a stage, from the journal when none of its files has changed. */
-export const codeIdentity = (stage: StageInfo, journal: Journal, digests: FileDigests): Effect.Effect<CodeIdentity, PipelineError> =>
+/** The code identity of a stage, from the cache when none of its files has changed. */
+export const codeIdentity = (
+  stage: StageInfo,
+  cache: KeyCache,
+  digests: FileDigests
+): Effect.Effect<CodeIdentity, PipelineError | StoreError> =>
   Effect.gen(function* () {
     const exportName = yield* exportOf(stage)
     const entry = fileURLToPath(stage.module)
     const name = `${entry}#${exportName}`
-    const kept = journal.code(name) as Kept | undefined
+    const kept = (yield* cache.code(name)) as Kept | undefined
     if (
       kept !== undefined &&
       kept.bundler === bundlerVersion &&
@@ -73,7 +77,7 @@ export const codeIdentity = (stage: StageInfo, journal: Journal, digests: FileDi
     )
       return noteLoaded(stage, kept.identity)
     const made = yield* bundle(entry, exportName, stage.name, digests)
-    journal.recordCode(name, made)
+    yield* cache.recordCode(name, made)
     return noteLoaded(stage, made.identity)
   })
 
@@ -103,13 +107,13 @@ export const changedSinceLoaded = (identity: CodeIdentity, stage: StageInfo): Re
 }
 
 /** The files of a stage's code that changed it since: none when they are as they were, or differ in what does not count. */
-export const changedSince = (identity: CodeIdentity, stage: StageInfo, journal: Journal): Effect.Effect<ReadonlyArray<string>> =>
+export const changedSince = (identity: CodeIdentity, stage: StageInfo, cache: KeyCache): Effect.Effect<ReadonlyArray<string>> =>
   Effect.gen(function* () {
     const changed = Object.entries(identity.files).flatMap(([path, digest]) =>
       digestOfFile(join(identity.root, path)) === digest ? [] : [path]
     )
     if (changed.length === 0) return []
-    const now = yield* Effect.exit(codeIdentity(stage, journal, new FileDigests()))
+    const now = yield* Effect.exit(codeIdentity(stage, cache, new FileDigests()))
     return now._tag === "Success" && now.value.digest === identity.digest ? [] : changed
   })
 

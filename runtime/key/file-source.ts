@@ -4,8 +4,8 @@ import { readdir, stat } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { messageOf, PipelineError } from "../errors.ts"
-import type { Journal } from "../store/journal.ts"
-import { sha256File } from "../store/store.ts"
+import { sha256File } from "./file-digest.ts"
+import type { KeyCache } from "./key-cache.ts"
 
 /** A file that changed less than this before it was looked at may change again without its times showing it, in milliseconds. */
 const settling = 100
@@ -22,7 +22,7 @@ const listFiles = async (directory: string, below = ""): Promise<Array<string>> 
 }
 
 /** Size, times and inode of a file, or of every file of a folder: when it is the same, so is the content. */
-export const stampOf = async (path: string): Promise<string> => (await look(path)).stamp
+const stampOf = async (path: string): Promise<string> => (await look(path)).stamp
 
 /** The stamp, and when the youngest file last changed (milliseconds since 1970). */
 const look = async (path: string): Promise<{ readonly stamp: string; readonly changed: number }> => {
@@ -46,26 +46,31 @@ const hash = async (path: string): Promise<string> => {
 }
 
 /** The content digest of a file or folder, and the stamp it had. */
-export const digestFile = (
-  path: string,
-  journal: Journal
-): Effect.Effect<{ readonly digest: string; readonly stamp: string }, PipelineError> =>
-  Effect.tryPromise({
-    try: async () => {
-      const before = Date.now()
-      const { stamp, changed } = await look(path)
-      const known = journal.fileDigest(path, stamp)
-      if (known !== undefined) return { digest: known, stamp }
-      const digest = await hash(path)
-      if ((await stampOf(path)) !== stamp) throw new Error("it changed while it was read: let whatever writes it finish, then run again")
-      if (before - changed > settling) journal.recordFile(path, stamp, digest)
-      return { digest, stamp }
-    },
-    catch: (cause) =>
-      new PipelineError({
-        message:
-          (cause as NodeJS.ErrnoException).code === "ENOENT"
-            ? `Reading the input ${path}: there is no such file or folder. Check the path (relative paths are from the folder the command runs in).`
-            : `Reading the input ${path}: ${messageOf(cause)}`
-      })
+export const digestFile = Effect.fnUntraced(function* (path: string, cache: KeyCache) {
+  const attempt = <A>(body: () => Promise<A>): Effect.Effect<A, PipelineError> =>
+    Effect.tryPromise({ try: body, catch: (cause) => new PipelineError({ message: `Reading the input ${path}: ${reasonOf(cause)}` }) })
+  const before = Date.now()
+  const { stamp, changed } = yield* attempt(() => look(path))
+  const known = yield* cache.fileDigest(path, stamp)
+  if (known !== undefined) return { digest: known, stamp }
+  const digest = yield* attempt(async () => {
+    const hashed = await hash(path)
+    if ((await stampOf(path)) !== stamp) throw new Error("it changed while it was read: let whatever writes it finish, then run again")
+    return hashed
   })
+  if (before - changed > settling) yield* cache.recordFile(path, stamp, digest)
+  return { digest, stamp }
+})
+
+const reasonOf = (cause: unknown): string =>
+  (cause as NodeJS.ErrnoException).code === "ENOENT"
+    ? "there is no such file or folder. Check the path (relative paths are from the folder the command runs in)."
+    : messageOf(cause)
+
+/** Fails when a file no longer has the stamp that it had. `failed` makes the error of it. */
+export const checkStamp = <E>(path: string, stamp: string, failed: () => E): Effect.Effect<void, E> =>
+  Effect.flatMap(
+    // A file that can't be looked at any more is not as it was.
+    Effect.promise(() => stampOf(path).catch(() => "")),
+    (now) => (now === stamp ? Effect.void : Effect.fail(failed()))
+  )

@@ -13,7 +13,8 @@ import { type Job, runStage } from "./run-stage.ts"
 import type { Progress, StageInfo } from "../define/stage-info.ts"
 
 export type ToChild =
-  | { readonly job: Job }
+  /** `prepare`: a module whose `prepare(device, threads)` is called first. */
+  | { readonly job: Job; readonly prepare: string | undefined }
   /** Save what there is, and end. */
   | { readonly stop: true }
 export type FromChild =
@@ -51,14 +52,14 @@ const stop: StopRequest = {
 
 const prepared = new Set<string>()
 const loaded = new Set<string>()
-const work = async ({ job }: { readonly job: Job }): Promise<void> => {
+const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): Promise<void> => {
   keeping = false
   const result = await Effect.runPromiseExit(
     Effect.gen(function* () {
       const stage = yield* Effect.tryPromise({
         try: async () => {
-          if (job.prepare !== undefined && !prepared.has(`${job.device}/${job.threads}`)) {
-            const module = (await import(job.prepare)) as { prepare(device: string, threads: number): void }
+          if (prepare !== undefined && !prepared.has(`${job.device}/${job.threads}`)) {
+            const module = (await import(prepare)) as { prepare(device: string, threads: number): void }
             module.prepare(job.device, job.threads)
             prepared.add(`${job.device}/${job.threads}`)
           }

@@ -1,36 +1,44 @@
-/** A run as a stream of its events. */
-import * as Effect from "effect/Effect"
-import * as Queue from "effect/Queue"
-import * as Stream from "effect/Stream"
-import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
-import type { PipelineError, StoreError } from "../errors.ts"
-import type { AnyNode } from "../define/node.ts"
-import type { Numerics } from "../key/numerics.ts"
-import type { Pipeline } from "../define/pipeline.ts"
-import { run, type RunEvent, type RunOptions } from "./run.ts"
+/** What happens in a run, as it happens, and what came of it. */
+import type { Progress } from "../define/stage-info.ts"
+import type { NodeStatus } from "../store/executions.ts"
 
-/**
- * Runs the pipeline and gives what happens as it happens; the last is run-finished. Fails, as `run` does, only when the run can't start or its
- * store breaks. A consumer that stops taking or is interrupted stops the run, as Ctrl-C does: what is finished is kept, and the stream ends once
- * the stages' processes have. Events wait for a slow consumer; the run does not.
- *
- *     yield* runEvents(pipeline, {}, { home }).pipe(Stream.runForEach((event) => Console.log(event.type)))
- */
-export const runEvents = <Params extends ConfigSchema, Outputs extends Readonly<Record<string, AnyNode>>>(
-  pipeline: Pipeline<Params, Outputs>,
-  params: Params["Encoded"],
-  options: Omit<RunOptions, "onEvent">
-): Stream.Stream<RunEvent, PipelineError | ConfigError | StoreError, Numerics> =>
-  Stream.callback<RunEvent, PipelineError | ConfigError | StoreError, Numerics>((queue) =>
-    Effect.gen(function* () {
-      let last: Extract<RunEvent, { type: "run-finished" }> | undefined
-      const onEvent = (event: RunEvent) => {
-        // Results that a lock file does not agree with are told of after the last node.
-        if (event.type === "run-finished") last = event
-        else Queue.offerUnsafe(queue, event)
-      }
-      const { status } = yield* run(pipeline, params, { ...options, onEvent })
-      if (last !== undefined) Queue.offerUnsafe(queue, { ...last, status })
-      Queue.endUnsafe(queue)
-    })
-  )
+export type RunEvent =
+  | { readonly type: "run-started"; readonly run: string; readonly pipeline: string; readonly nodes: ReadonlyArray<string> }
+  | { readonly type: "node-started"; readonly node: string; readonly stage: string; readonly why: ReadonlyArray<string> }
+  /** Another run makes it: this one waits for it. */
+  | { readonly type: "node-waiting"; readonly node: string; readonly by: string }
+  | { readonly type: "progress"; readonly node: string; readonly progress: Progress }
+  /** What a stage's process printed. */
+  | { readonly type: "output"; readonly node: string; readonly text: string }
+  | { readonly type: "note"; readonly node: string; readonly message: string }
+  | { readonly type: "node-finished"; readonly node: NodeResult }
+  | { readonly type: "run-finished"; readonly status: RunResult["status"]; readonly milliseconds: number }
+
+export interface NodeResult {
+  readonly id: string
+  readonly stage: string
+  readonly status: NodeStatus
+  readonly milliseconds: number
+  readonly key: string | null
+  readonly digest: string | null
+  readonly metrics: Readonly<Record<string, number>>
+  readonly error: string | null
+}
+
+export interface StoredOutput {
+  readonly kind: string
+  /** The artifact type's name. */
+  readonly type: string
+  readonly path: string
+  readonly digest: string
+  readonly contentDigest: string
+}
+
+export interface RunResult<Output extends string = string> {
+  readonly run: string
+  readonly pipeline: string
+  readonly status: "succeeded" | "failed"
+  readonly nodes: ReadonlyArray<NodeResult>
+  /** By name; an output whose node failed or was skipped is not there. */
+  readonly outputs: string extends Output ? Readonly<Record<string, StoredOutput>> : { readonly [Name in Output]?: StoredOutput }
+}

@@ -2,7 +2,8 @@
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
-import type { RunResult } from "./run.ts"
+import { storeError, type StoreError } from "../errors.ts"
+import type { RunResult } from "./events.ts"
 import { Store } from "../store/store.ts"
 
 /** "node.metric" or "node.field.of.its.report" -> value, in the order of the graph. A pipeline's output goes by its own name too. */
@@ -25,15 +26,20 @@ const read = async (file: string): Promise<unknown> => {
   return text === undefined ? undefined : (JSON.parse(text) as unknown)
 }
 
-export const measuresOf = (result: RunResult, home: string): Effect.Effect<Measures> =>
-  Effect.promise(async () => {
-    const store = new Store(home)
+export const measuresOf = (result: RunResult): Effect.Effect<Measures, StoreError, Store> =>
+  Effect.gen(function* () {
+    const store = yield* Store
+    const reportOf = (folder: string) =>
+      Effect.tryPromise({
+        try: () => read(join(folder, "report.json")),
+        catch: storeError((reason) => `Reading the report in ${folder}: ${reason}. The run's results are kept: mend that, then run again.`)
+      })
     const measures: Record<string, number | string | boolean> = {}
     for (const { id, digest, metrics } of result.nodes) {
       if (digest === null) continue
       for (const [name, value] of Object.entries(metrics)) measures[`${id}.${name}`] = value
-      leaves(await read(join(store.path(digest), "report.json")), id, measures)
+      leaves(yield* reportOf(store.path(digest)), id, measures)
     }
-    for (const [name, { path }] of Object.entries(result.outputs)) leaves(await read(join(path, "report.json")), name, measures)
+    for (const [name, { path }] of Object.entries(result.outputs)) leaves(yield* reportOf(path), name, measures)
     return measures
   })

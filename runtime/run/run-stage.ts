@@ -23,8 +23,6 @@ export interface Job {
   readonly checkpoints: CheckpointOptions | null
   /** Where a mapped stage keeps what it made of its shards; null or none: it keeps nothing. */
   readonly shards?: string | null
-  /** Module whose `prepare(device, threads)` is called first: how the tensor engine is set up without the runtime knowing it. */
-  readonly prepare: string | undefined
 }
 
 /** Runs the stage; gives its metrics. Whatever goes wrong comes out as a StageError that can be shown. */

@@ -1,174 +1,87 @@
-/** The two things to do with a pipeline: plan it and run it. What goes on in between is in scheduler.ts. */
+/**
+ * Running a pipeline: each node, once all it depends on is settled, is found under its key or made, committed to the store and recorded. A node that
+ * fails stops what depends on it and nothing else. Interrupted, it kills its children and leaves a store that the next run goes on from.
+ */
+import { randomUUID } from "node:crypto"
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
-import { checkAgreements, userFolders } from "./agreements.ts"
-import { didYouMean } from "../../schemas/did-you-mean.ts"
+import * as Exit from "effect/Exit"
+import type * as Scope from "effect/Scope"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
-import { PipelineError, StoreError } from "../errors.ts"
-import { ancestors, buildGraph, descendants, type Graph, type Settings } from "../define/graph.ts"
-import { Journal, type NodeStatus } from "../store/journal.ts"
-import { holdResults, holdToLock, type LockFile } from "../inspect/lock-file.ts"
-import type { AnyNode, NodeLimits } from "../define/node.ts"
-import { writeNodeLogs } from "../inspect/node-log.ts"
-import type { Numerics } from "../key/numerics.ts"
+import { buildGraph, type Graph } from "../define/graph.ts"
+import type { AnyNode } from "../define/node.ts"
 import type { Pipeline } from "../define/pipeline.ts"
-import { gatherFacts, makePlan, type Plan } from "./plan.ts"
-import { Scheduler } from "./scheduler.ts"
-import type { Progress } from "../define/stage-info.ts"
+import type { PipelineError, StoreError } from "../errors.ts"
+import type { Numerics } from "../key/numerics.ts"
+import type { Asked } from "../store/asked.ts"
+import { Journal } from "../store/journal.ts"
 import { Store } from "../store/store.ts"
+import { checkAgreements, userFolders } from "./agreements.ts"
+import type { KnownResult, RunContext } from "./context.ts"
+import type { RunEvent, RunResult, StoredOutput } from "./events.ts"
+import { Executor } from "./executor.ts"
+import { gatherFacts } from "./facts.ts"
+import { makeFinder } from "./find.ts"
+import { holdResults, holdToLock } from "./hold-to-lock.ts"
+import { makeMaker } from "./make.ts"
+import { writeNodeLogs } from "./node-log.ts"
+import { chosenNodes, graphOptions, machineOf, type RunOptions } from "./options.ts"
+import { makeRecorder } from "./recorder.ts"
+import { schedule } from "./scheduler.ts"
+import { makeSettler } from "./settle.ts"
 
-export interface RunOptions {
-  /** Where the store and the journal are (home.ts finds the usual place). */
-  readonly home: string
-  readonly settings?: Settings
-  readonly seed?: number
-  readonly device?: "cpu" | "cuda"
-  readonly threads?: number
-  /** Stages without tensors that run at once; stages with tensors run one at a time. */
-  readonly jobs?: number
-  readonly only?: string
-  readonly from?: string
-  readonly until?: string
-  readonly force?: ReadonlyArray<string>
-  readonly onEvent?: (event: RunEvent) => void
-  /** What every node may take; a node's own limits come first. */
-  readonly limits?: NodeLimits
-  /** Seconds between two checkpoints of a stage, at least; 60 unless given. 0: after every step. */
-  readonly checkpointSeconds?: number
-  /** Steps between two checkpoints, at most; whichever comes first, if seconds are given too. */
-  readonly checkpointSteps?: number
-  /** Module that sets the tensor engine up in a child process. */
-  readonly prepare?: string
-  /** What `freeze` wrote: the run does not start when anything differs from it, and fails when a result does. */
-  readonly locked?: LockFile
-}
-
-/** What a run was asked for, as the journal keeps it. */
-export interface Asked {
-  readonly params: Readonly<Record<string, unknown>>
-  readonly settings: Settings
-  readonly seed: number
-  readonly device: "cpu" | "cuda"
-  readonly threads: number
-  readonly selection: Readonly<Record<string, string | ReadonlyArray<string>>>
-  /** The pipeline's outputs: name -> node. */
-  readonly outputs: Readonly<Record<string, string>>
-  /** Who holds what the run needs while it goes on: whether it still does (leases.ts). */
-  readonly holder: string
-  readonly process: { readonly pid: number; readonly node: string }
-}
-
-export type RunEvent =
-  | { readonly type: "run-started"; readonly run: string; readonly pipeline: string; readonly nodes: ReadonlyArray<string> }
-  | { readonly type: "node-started"; readonly node: string; readonly stage: string; readonly why: ReadonlyArray<string> }
-  /** Another run makes it: this one waits for it. */
-  | { readonly type: "node-waiting"; readonly node: string; readonly by: string }
-  | { readonly type: "progress"; readonly node: string; readonly progress: Progress }
-  /** What a stage's process printed. */
-  | { readonly type: "output"; readonly node: string; readonly text: string }
-  | { readonly type: "note"; readonly node: string; readonly message: string }
-  | { readonly type: "node-finished"; readonly node: NodeResult }
-  | { readonly type: "run-finished"; readonly status: RunResult["status"]; readonly milliseconds: number }
-
-export interface NodeResult {
-  readonly id: string
-  readonly stage: string
-  readonly status: NodeStatus
-  readonly milliseconds: number
-  readonly key: string | null
-  readonly digest: string | null
-  readonly metrics: Readonly<Record<string, number>>
-  readonly error: string | null
-}
-
-export interface StoredOutput {
-  readonly kind: string
-  /** The artifact type's name. */
-  readonly type: string
-  readonly path: string
-  readonly digest: string
-  readonly contentDigest: string
-}
-
-export interface RunResult<Output extends string = string> {
-  readonly run: string
-  readonly pipeline: string
-  readonly status: "succeeded" | "failed"
-  readonly nodes: ReadonlyArray<NodeResult>
-  /** By name; an output whose node failed or was skipped is not there. */
-  readonly outputs: string extends Output ? Readonly<Record<string, StoredOutput>> : { readonly [Name in Output]?: StoredOutput }
-}
-
-/** The nodes that a selection runs; undefined: all. */
-export const chosenNodes = (graph: Graph, options: RunOptions): Effect.Effect<ReadonlySet<string> | undefined, PipelineError> =>
-  Effect.gen(function* () {
-    const ids = [...graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id)
-    for (const [flag, id] of [
-      ["only", options.only],
-      ["from", options.from],
-      ["until", options.until],
-      ...(options.force ?? []).map((id) => ["force", id])
-    ] as const) {
-      if (id !== undefined && !ids.includes(id))
-        return yield* new PipelineError({ message: `--${flag} ${id}: there is no such node.${didYouMean(id, ids)}` })
-    }
-    if (options.only !== undefined) return new Set([options.only])
-    let selected: Set<string> | undefined
-    if (options.from !== undefined) selected = descendants(graph, options.from)
-    if (options.until !== undefined) {
-      const above = ancestors(graph, [options.until])
-      selected = selected === undefined ? above : new Set([...selected].filter((id) => above.has(id)))
-    }
-    return selected
-  })
-
-const open = (options: RunOptions): Effect.Effect<{ readonly journal: Journal; readonly store: Store }, StoreError> =>
-  Effect.try({ try: () => ({ journal: new Journal(options.home), store: new Store(options.home) }), catch: (cause) => cause as StoreError })
-
-/** The journal and the leases throw: what they threw anywhere inside is a failure too, not a defect. */
-export const storeErrorsFail = <A, E, R>(work: Effect.Effect<A, E, R>): Effect.Effect<A, E | StoreError, R> =>
-  Effect.catchDefect(work, (defect) => (defect instanceof StoreError ? Effect.fail(defect) : Effect.die(defect)))
-
-export interface PlanOptions extends RunOptions {
-  /** Files that are not there: an error, as for a run, or planned as awaited. */
-  readonly missing?: "fail" | "await"
-}
-
-/** What a run with these parameters would do. */
-export const plan = <Params extends ConfigSchema>(
-  pipeline: Pipeline<Params, any>,
+/** Runs the pipeline. Fails only when it can't start; a failed stage is part of the result. */
+export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record<string, AnyNode>>>(
+  pipeline: Pipeline<Params, Outputs>,
   params: Params["Encoded"],
-  options: PlanOptions
-): Effect.Effect<Plan & { readonly selected: ReadonlySet<string> | undefined }, PipelineError | ConfigError | StoreError, Numerics> =>
+  options: RunOptions = {}
+): Effect.Effect<RunResult<keyof Outputs & string>, PipelineError | ConfigError | StoreError, Store | Journal | Executor | Numerics> =>
   Effect.gen(function* () {
-    const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
+    const graph = yield* buildGraph(pipeline, params, graphOptions(options))
     const selected = yield* chosenNodes(graph, options)
-    const { journal, store } = yield* open(options)
-    return yield* makePlan(
+    const journal = yield* Journal
+    const free = yield* Store
+    const onEvent = options.onEvent ?? (() => undefined)
+    const logs = yield* Effect.acquireRelease(
+      Effect.sync(() => writeNodeLogs(free.home, (node, message) => onEvent({ type: "note", node, message }))),
+      ({ close }) => Effect.sync(close)
+    )
+    const facts = yield* gatherFacts(graph, machineOf(options))
+    yield* checkAgreements(graph, userFolders(graph))
+    if (options.locked !== undefined) yield* holdToLock(options.locked, graph, facts, journal, options)
+    const store = yield* free.hold("a run")
+    yield* store.sweep
+    const emit = (event: RunEvent) => {
+      logs.onEvent(event)
+      onEvent(event)
+    }
+    const execute = yield* (yield* Executor).open
+    const context: RunContext = {
+      id: randomUUID(),
       graph,
+      facts,
+      options,
       journal,
       store,
-      { device: options.device ?? "cpu", threads: options.threads ?? 1 },
-      new Set(options.force),
-      options.missing
-    ).pipe(
-      Effect.tap(({ nodes }) => {
-        const users = userFolders(graph)
-        return checkAgreements(graph, (id) => {
-          const node = nodes.get(id)!
-          return node.kind === "hit" ? store.path(node.trace.digest) : users(id)
-        })
-      }),
-      Effect.map((made) => ({ ...made, selected })),
-      Effect.ensuring(Effect.sync(() => journal.close()))
-    )
-  }).pipe(storeErrorsFail)
+      execute,
+      emit,
+      known: new Map(),
+      verified: new Set()
+    }
+    const result = yield* runGraph(context, selected, asked(graph, params, options, store.holder))
+    if (options.locked === undefined) return result
+    const held = holdResults(options.locked, result)
+    held.nodes.forEach((node, i) => {
+      if (node !== result.nodes[i]) onEvent({ type: "note", node: node.id, message: node.error! })
+    })
+    if (held !== result) yield* journal.finishRun(result.run, held.status)
+    return held
+  }).pipe(Effect.scoped)
 
 const asked = (graph: Graph, params: Readonly<Record<string, unknown>>, options: RunOptions, holder: string): Asked => ({
   params,
-  settings: options.settings ?? {},
-  seed: options.seed ?? 0,
-  device: options.device ?? "cpu",
-  threads: options.threads ?? 1,
+  ...graphOptions(options),
+  ...machineOf(options),
   selection: Object.fromEntries(
     (["only", "from", "until", "force"] as const).flatMap((name) => {
       const value = options[name]
@@ -180,48 +93,53 @@ const asked = (graph: Graph, params: Readonly<Record<string, unknown>>, options:
   process: { pid: process.pid, node: process.version }
 })
 
-/** Runs the pipeline. Fails only when it can't start; a failed stage is part of the result. */
-export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record<string, AnyNode>>>(
-  pipeline: Pipeline<Params, Outputs>,
-  params: Params["Encoded"],
-  options: RunOptions
-): Effect.Effect<RunResult<keyof Outputs & string>, PipelineError | ConfigError | StoreError, Numerics> =>
+/** Runs a graph whose facts are known, and records the run, however it ends. */
+const runGraph = (
+  context: RunContext,
+  selected: ReadonlySet<string> | undefined,
+  askedFor: Asked
+): Effect.Effect<RunResult, PipelineError | StoreError, Scope.Scope> =>
   Effect.gen(function* () {
-    const graph = yield* buildGraph(pipeline, params, { settings: options.settings ?? {}, seed: options.seed ?? 0 })
-    const selected = yield* chosenNodes(graph, options)
-    const { journal, store } = yield* open(options)
-    const onEvent = options.onEvent ?? (() => undefined)
-    const logs = writeNodeLogs(options.home, (node, message) => onEvent({ type: "note", node, message }))
+    const { emit, graph, id, journal, known } = context
+    const started = performance.now()
+    const recorder = yield* makeRecorder(context)
+    const finder = makeFinder(context, recorder)
+    const make = yield* makeMaker(context, recorder, finder)
+    yield* journal.startRun(id, graph.pipeline, askedFor)
+    emit({
+      type: "run-started",
+      run: id,
+      pipeline: graph.pipeline,
+      nodes: [...graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id)
+    })
     return yield* Effect.gen(function* () {
-      const facts = yield* gatherFacts(graph, journal, { device: options.device ?? "cpu", threads: options.threads ?? 1 })
-      yield* checkAgreements(graph, userFolders(graph))
-      if (options.locked !== undefined) yield* holdToLock(options.locked, graph, facts, journal, options)
-      const holder = yield* Effect.try({ try: () => store.hold("a run"), catch: (cause) => cause as StoreError })
-      yield* Effect.promise(() => store.sweep())
-      const listening = {
-        ...options,
-        onEvent: (event: RunEvent) => {
-          logs.onEvent(event)
-          onEvent(event)
-        }
-      }
-      const result = yield* new Scheduler(graph, selected, facts, journal, store, listening, holder).execute(
-        asked(graph, params, options, holder)
-      )
-      if (options.locked === undefined) return result
-      const held = holdResults(options.locked, result)
-      held.nodes.forEach((node, i) => {
-        if (node !== result.nodes[i]) onEvent({ type: "note", node: node.id, message: node.error! })
-      })
-      if (held !== result) journal.finishRun(result.run, held.status)
-      return held
+      yield* schedule(graph, makeSettler(context, selected, recorder, finder, make))
+      yield* recorder.flush
+      // In the graph's order, whatever finished first.
+      const nodes = [...graph.nodes.keys()].flatMap((node) => recorder.results.get(node) ?? [])
+      const status = nodes.some((node) => node.status === "failed") ? ("failed" as const) : ("succeeded" as const)
+      yield* journal.finishRun(id, status)
+      emit({ type: "run-finished", status, milliseconds: performance.now() - started })
+      return { run: id, pipeline: graph.pipeline, status, nodes, outputs: outputsOf(graph, known) }
     }).pipe(
-      Effect.ensuring(
-        Effect.sync(() => {
-          logs.close()
-          store.release()
-          journal.close()
-        })
+      Effect.onExit((exit) =>
+        Exit.isSuccess(exit)
+          ? Effect.void
+          : recorder.flush.pipe(
+              Effect.andThen(journal.finishRun(id, Cause.hasInterrupts(exit.cause) ? "interrupted" : "failed")),
+              // What the run fails by may be the journal itself, and says so. Its process gone, the run is taken for killed.
+              Effect.ignore
+            )
       )
     )
-  }).pipe(storeErrorsFail)
+  })
+
+const outputsOf = (graph: Graph, known: ReadonlyMap<string, KnownResult>): Record<string, StoredOutput> =>
+  Object.fromEntries(
+    Object.entries(graph.outputs).flatMap(([name, id]) => {
+      const result = known.get(id)
+      if (result === undefined) return []
+      const { type, path, digest, contentDigest } = result
+      return [[name, { kind: graph.nodes.get(id)!.type.kind, type, path, digest, contentDigest }]]
+    })
+  )

@@ -11,7 +11,12 @@ import { type Measures, measuresOf } from "./measures.ts"
 import type { AnyNode } from "../define/node.ts"
 import type { Numerics } from "../key/numerics.ts"
 import type { Pipeline } from "../define/pipeline.ts"
-import { run, type RunOptions, type RunResult } from "./run.ts"
+import type { Journal } from "../store/journal.ts"
+import type { Store } from "../store/store.ts"
+import type { RunResult } from "./events.ts"
+import type { Executor } from "./executor.ts"
+import type { RunOptions } from "./options.ts"
+import { run } from "./run.ts"
 
 export type SweptValue = string | number | boolean | null | ReadonlyArray<unknown> | { readonly [field: string]: unknown }
 
@@ -58,15 +63,19 @@ interface Point {
  * Runs every combination, in order. Fails when no combination can start, when a name is not known, or when the store breaks; all else is
  * part of the result.
  *
- *     const points = yield* sweep(pipeline, {}, { learningRate: [1e-5, 2e-5], "sft.epochs": [1, 2] }, { home })
+ *     const points = yield* sweep(pipeline, {}, { learningRate: [1e-5, 2e-5], "sft.epochs": [1, 2] })
  *     points.map(({ values, measures }) => [values.learningRate, measures["accuracy.overall"]])
  */
 export const sweep = <Params extends ConfigSchema, Outputs extends Readonly<Record<string, AnyNode>>>(
   pipeline: Pipeline<Params, Outputs>,
   params: Params["Encoded"],
   grid: Grid<Params>,
-  options: SweepOptions<keyof Outputs & string>
-): Effect.Effect<ReadonlyArray<SweepPoint<keyof Outputs & string>>, PipelineError | ConfigError | StoreError, Numerics> =>
+  options: SweepOptions<keyof Outputs & string> = {}
+): Effect.Effect<
+  ReadonlyArray<SweepPoint<keyof Outputs & string>>,
+  PipelineError | ConfigError | StoreError,
+  Store | Journal | Executor | Numerics
+> =>
   Effect.gen(function* () {
     const fields = Object.keys(pipeline.params.fields as object)
     for (const [name, values] of Object.entries(grid as Readonly<Record<string, ReadonlyArray<unknown>>>)) {
@@ -104,7 +113,7 @@ export const sweep = <Params extends ConfigSchema, Outputs extends Readonly<Reco
         seed
       }).pipe(
         Effect.flatMap((result) =>
-          Effect.map(measuresOf(result, options.home), (measures) => {
+          Effect.map(measuresOf(result), (measures) => {
             const error = result.nodes.find((node) => node.error !== null)?.error ?? null
             return { values, status: result.status, result, measures, error }
           })

@@ -1,17 +1,17 @@
 /**
  * Checkpoints inside a stage, on disk: what a stage that was killed goes on from. `checkpoints/<key>/<step>/` holds the stage's own files and, written
  * last, a seal with the size and sha256 of each. The key names code, config, seed, inputs and numerics, so a stage only ever meets checkpoints of
- * the very computation it is doing; single-flight (flights.ts) keeps others from writing there meanwhile. The last two are kept, and all go when
+ * the very computation it is doing; an in-flight claim (in-flight.ts) keeps others from writing there meanwhile. The last two are kept, and all go when
  * the stage's result is recorded.
  */
 import { createHash, randomUUID } from "node:crypto"
-import { open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises"
+import { readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises"
 import { dirname, join, relative } from "node:path"
 import * as Effect from "effect/Effect"
 import type { Checkpoints, ResumePoint } from "../define/checkpoints.ts"
 import { isGone, messageOf, StageError } from "../errors.ts"
-import { makeFolder } from "./home.ts"
-import { foldersOf, sha256File } from "./store.ts"
+import { sha256File } from "../key/file-digest.ts"
+import { foldersOf, makeFolder, syncPath } from "./durable.ts"
 
 export interface CheckpointOptions {
   /** Where those of this key are. */
@@ -94,20 +94,11 @@ const seal = async (from: string, to: string): Promise<void> => {
   // The seal's own digest is in its first line.
   await writeFile(join(from, sealName), `${createHash("sha256").update(bytes).digest("hex")}\n${bytes}`)
   const paths = [...files.map(({ path }) => path), sealName]
-  for (const path of paths) await sync(join(from, path))
-  for (const folder of foldersOf(paths)) await sync(join(from, folder))
+  for (const path of paths) await syncPath(join(from, path))
+  for (const folder of foldersOf(paths)) await syncPath(join(from, folder))
   await rm(to, { recursive: true, force: true })
   await rename(from, to)
-  await sync(dirname(to))
-}
-
-const sync = async (path: string): Promise<void> => {
-  const handle = await open(path, "r")
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
+  await syncPath(dirname(to))
 }
 
 /** What `body` reads; undefined when it is not there. Throws StageError where that can't be told: a checkpoint may be days of work. */

@@ -8,13 +8,13 @@ import { readdir, rm, stat } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import type { StoreError } from "../errors.ts"
-import { whileNobodyBegins } from "./flights.ts"
-import { statusOf } from "../inspect/history.ts"
-import type { Journal } from "./journal.ts"
+import { statusOf } from "./asked.ts"
+import { Journal } from "./journal.ts"
+import { type FoundObject, sizeOf } from "./objects.ts"
 import { shardFiles } from "./shards.ts"
-import { type FoundObject, sizeOf, type Store } from "./store.ts"
+import { Store } from "./store.ts"
 
-export interface CollectPolicy {
+export interface GcPolicy {
   /** Objects that no run made or found for so long, in milliseconds. */
   readonly olderThan?: number | undefined
   /** The least recently used until the rest has at most so many bytes. */
@@ -48,7 +48,7 @@ export interface Leftover {
   readonly size: number
 }
 
-export interface Collection {
+export interface GcPlan {
   readonly objects: ReadonlyArray<StoredItem & { readonly why: "unreachable" | "old" | "beyond the size" }>
   readonly leftovers: ReadonlyArray<Leftover>
   readonly kept: { readonly objects: number; readonly size: number }
@@ -57,37 +57,29 @@ export interface Collection {
 }
 
 /** Every object with what the journal knows of it. */
-export const storedItems = (journal: Journal, store: Store): Effect.Effect<Array<StoredItem>, StoreError> =>
-  Effect.gen(function* () {
-    const objects = yield* Effect.promise(() => store.objects())
-    const [uses, traced, nodes] = [journal.lastUses(), journal.tracedDigests(), journal.nodesOf()]
-    const pins = new Set(store.pins().map((pin) => pin.digest))
-    const leased = yield* Effect.try({
-      try: () => store.leases().whileNobodyLeases((held) => held),
-      catch: (cause) => cause as StoreError
-    })
-    return objects.map((object) => ({
-      ...object,
-      used: Math.max(uses.get(object.digest) ?? 0, object.made),
-      node: nodes.get(object.digest)?.node ?? null,
-      pipeline: nodes.get(object.digest)?.pipeline ?? null,
-      pinned: pins.has(object.digest),
-      reachable: traced.has(object.digest),
-      held: leased.get(object.digest) ?? null
-    }))
-  })
+export const storedItems: Effect.Effect<Array<StoredItem>, StoreError, Store | Journal> = Effect.gen(function* () {
+  const [store, journal] = [yield* Store, yield* Journal]
+  const objects = yield* store.objects
+  const [uses, traced, nodes] = [yield* journal.lastUses(), yield* journal.tracedDigests(), yield* journal.nodesOf()]
+  const pins = new Set((yield* store.pins).map((pin) => pin.digest))
+  const leased = yield* store.leased
+  return objects.map((object) => ({
+    ...object,
+    used: Math.max(uses.get(object.digest) ?? 0, object.made),
+    node: nodes.get(object.digest)?.node ?? null,
+    pipeline: nodes.get(object.digest)?.pipeline ?? null,
+    pinned: pins.has(object.digest),
+    reachable: traced.has(object.digest),
+    held: leased.get(object.digest) ?? null
+  }))
+})
 
 /** What a collection by this policy would take. Deletes nothing. */
-export const planCollection = (
-  journal: Journal,
-  store: Store,
-  policy: CollectPolicy,
-  now: number = Date.now()
-): Effect.Effect<Collection, StoreError> =>
+export const planGc = (policy: GcPolicy, now: number = Date.now()): Effect.Effect<GcPlan, StoreError, Store | Journal> =>
   Effect.gen(function* () {
     const unreachable = policy.unreachable ?? (policy.olderThan === undefined && policy.maxSize === undefined)
-    const items = yield* storedItems(journal, store)
-    const taken = new Map<string, Collection["objects"][number]>()
+    const items = yield* storedItems
+    const taken = new Map<string, GcPlan["objects"][number]>()
     const free = items.filter((item) => !item.pinned && item.held === null && now - item.used >= policy.keep)
     for (const item of free) {
       if (unreachable && !item.reachable) taken.set(item.digest, { ...item, why: "unreachable" })
@@ -105,60 +97,61 @@ export const planCollection = (
     }
     return {
       objects: [...taken.values()].sort((a, b) => b.size - a.size || (a.digest < b.digest ? -1 : 1)),
-      leftovers: yield* Effect.promise(() => leftovers(journal, store, policy, now)),
+      leftovers: yield* leftovers(policy, now),
       kept: { objects: items.length - taken.size, size: left },
       over: Math.max(0, left - (policy.maxSize ?? Infinity))
     }
   })
 
-const leftovers = async (journal: Journal, store: Store, policy: CollectPolicy, now: number): Promise<Array<Leftover>> => {
-  const found: Array<Leftover> = []
-  const add = async (what: Leftover["what"], path: string) => found.push({ what, path, size: await sizeOf(path) })
-  const list = async (folder: string): Promise<Array<string>> =>
-    (await readdir(join(store.home, folder)).catch(() => [])).map((name) => join(store.home, folder, name))
-  for (const path of await list("quarantine")) {
-    const made = await stat(path).catch(() => undefined)
-    if (made !== undefined && now - Math.floor(made.ctimeMs) >= policy.keep) await add("quarantine", path)
-  }
-  for (const path of await store.abandoned()) await add("tmp", path)
-  const age = async (paths: ReadonlyArray<string>): Promise<number> => {
-    const times = await Promise.all(paths.map((path) => stat(path).catch(() => undefined)))
-    // Whole milliseconds, as `now` is: what was written in this very one is no younger than it.
-    return now - Math.max(...times.map((found) => Math.floor(found?.mtimeMs ?? 0)))
-  }
-  const window = policy.olderThan === undefined ? Infinity : Math.max(policy.olderThan, policy.keep)
-  const making = whileNobodyBegins(store.leases(), (keys) => keys)
-  for (const path of await list("checkpoints")) {
-    const key = keyOf(path)
-    // Of a node that has its result there is no use for them; its run was killed as it took them away.
-    const trace = journal.trace(key)
-    const least = trace !== undefined && store.present(trace.digest) ? policy.keep : window
-    const inside = (await readdir(path).catch(() => [])).map((name) => join(path, name))
-    if (!making.has(key) && (await age([path, ...inside])) >= least) await add("checkpoint", path)
-  }
-  for (const path of await list("shards")) {
-    if (!path.endsWith(".db") || (await age(shardFiles(path))) < window) continue
-    found.push({ what: "shards", path, size: (await Promise.all(shardFiles(path).map(sizeOf))).reduce((a, b) => a + b, 0) })
-  }
-  for (const path of await list("trash")) await add("trash", path)
-  if (policy.olderThan !== undefined) {
-    const runs = new Map(journal.runs().map((run) => [run.id, run]))
-    for (const path of await list("logs")) {
-      const run = runs.get(keyOf(path))
-      // One that goes on may have started months ago, and write on.
-      if (run !== undefined && statusOf(run, store.leases()) === "running") continue
-      const inside = async () => (await readdir(path).catch(() => [])).map((name) => join(path, name))
-      const since = typeof run?.finished === "number" ? now - run.finished : await age([path, ...(await inside())])
-      if (since >= window) await add("log", path)
+const leftovers = (policy: GcPolicy, now: number): Effect.Effect<Array<Leftover>, StoreError, Store | Journal> =>
+  Effect.gen(function* () {
+    const [store, journal] = [yield* Store, yield* Journal]
+    const found: Array<Leftover> = []
+    const add = (what: Leftover["what"], path: string, files: ReadonlyArray<string> = [path]) =>
+      Effect.map(sizesOf(files), (size) => found.push({ what, path, size }))
+    const list = (folder: string) => inside(join(store.home, folder))
+    for (const path of yield* list("quarantine")) {
+      const made = yield* statOf(path)
+      if (made !== undefined && now - Math.floor(made.ctimeMs) >= policy.keep) yield* add("quarantine", path)
     }
-  }
-  return found
-}
+    for (const path of yield* store.abandoned) yield* add("tmp", path)
+    const window = policy.olderThan === undefined ? Infinity : Math.max(policy.olderThan, policy.keep)
+    const making = yield* store.whileNobodyClaims((keys) => keys)
+    for (const path of yield* list("checkpoints")) {
+      const key = keyOf(path)
+      // Of a node that has its result there is no use for them; its run was killed as it took them away.
+      const trace = yield* journal.trace(key)
+      const least = trace !== undefined && (yield* store.present(trace.digest)) ? policy.keep : window
+      if (!making.has(key) && now - (yield* lastWritten([path, ...(yield* inside(path))])) >= least) yield* add("checkpoint", path)
+    }
+    for (const path of yield* list("shards"))
+      if (path.endsWith(".db") && now - (yield* lastWritten(shardFiles(path))) >= window) yield* add("shards", path, shardFiles(path))
+    for (const path of yield* list("trash")) yield* add("trash", path)
+    if (policy.olderThan !== undefined) {
+      const runs = new Map((yield* journal.runs()).map((run) => [run.id, run]))
+      for (const path of yield* list("logs")) {
+        const run = runs.get(keyOf(path))
+        // One that goes on may have started months ago, and write on.
+        if (run !== undefined && (yield* statusOf(run)) === "running") continue
+        const ended = typeof run?.finished === "number" ? run.finished : yield* lastWritten([path, ...(yield* inside(path))])
+        if (now - ended >= window) yield* add("log", path)
+      }
+    }
+    return found
+  })
+
+const statOf = (path: string) => Effect.promise(() => stat(path).catch(() => undefined))
+const inside = (folder: string) => Effect.promise(async () => (await readdir(folder).catch(() => [])).map((name) => join(folder, name)))
+const sizesOf = (paths: ReadonlyArray<string>) =>
+  Effect.promise(async () => (await Promise.all(paths.map(sizeOf))).reduce((a, b) => a + b, 0))
+/** When the youngest of these was written, in whole milliseconds as Date.now() counts them; 0 when none is there. */
+const lastWritten = (paths: ReadonlyArray<string>) =>
+  Effect.map(Effect.forEach(paths, statOf), (times) => Math.max(...times.map((found) => Math.floor(found?.mtimeMs ?? 0))))
 
 /** The key of the node whose checkpoints these are; the run whose logs. */
 const keyOf = (path: string): string => path.slice(path.lastIndexOf("/") + 1)
 
-export interface Collected {
+export interface GcResult {
   readonly objects: number
   readonly size: number
   /** Objects that were to go and stayed: somebody pinned, found or used them meanwhile. */
@@ -166,19 +159,20 @@ export interface Collected {
 }
 
 /** Deletes what the plan named, unless it has come into use since. */
-export const collect = (journal: Journal, store: Store, collection: Collection): Effect.Effect<Collected, StoreError> =>
+export const gc = (plan: GcPlan): Effect.Effect<GcResult, StoreError, Store | Journal> =>
   Effect.gen(function* () {
-    const planned = new Map(collection.objects.map((item) => [item.digest, item]))
+    const [store, journal] = [yield* Store, yield* Journal]
+    const planned = new Map(plan.objects.map((item) => [item.digest, item]))
     const stayed = yield* store.moveToTrash([...planned.keys()], (digest) =>
       // A run that ended since the plan was made has recorded what it used before it let go of its leases.
-      (journal.lastUse(digest) ?? 0) > planned.get(digest)!.used ? "used by a run since" : undefined
+      (journal.lastUseUnsafe(digest) ?? 0) > planned.get(digest)!.used ? "used by a run since" : undefined
     )
-    const busy = yield* Effect.try({ try: () => discard(store, collection.leftovers), catch: (cause) => cause as StoreError })
-    yield* store.emptyTrash()
-    const leftovers = collection.leftovers.filter((leftover) => !busy.includes(leftover))
+    const busy = yield* discard(plan.leftovers)
+    yield* store.emptyTrash
+    const leftovers = plan.leftovers.filter((leftover) => !busy.includes(leftover))
     for (const { what, path } of leftovers)
       if (what !== "trash") yield* Effect.promise(() => rm(path, { recursive: true, force: true }).catch(() => undefined))
-    const gone = collection.objects.filter((item) => !stayed.has(item.digest))
+    const gone = plan.objects.filter((item) => !stayed.has(item.digest))
     return {
       objects: gone.length,
       size: [...gone, ...leftovers].reduce((sum, { size }) => sum + size, 0),
@@ -187,18 +181,19 @@ export const collect = (journal: Journal, store: Store, collection: Collection):
   })
 
 /** Moves checkpoints and shards to the trash, those of keys that nobody makes; gives those that stayed. */
-const discard = (store: Store, leftovers: ReadonlyArray<Leftover>): ReadonlyArray<Leftover> => {
-  const trash = join(store.home, "trash")
-  mkdirSync(trash, { recursive: true })
-  const move = (path: string) => {
-    if (existsSync(path)) renameSync(path, join(trash, `${keyOf(path)}-${Date.now()}-${process.pid}`))
-  }
-  return whileNobodyBegins(store.leases(), (making) =>
-    leftovers.filter((leftover) => {
-      if (leftover.what === "checkpoint" && making.has(keyOf(leftover.path))) return true
-      if (leftover.what === "checkpoint") move(leftover.path)
-      if (leftover.what === "shards") for (const path of shardFiles(leftover.path)) move(path)
-      return false
+const discard = (leftovers: ReadonlyArray<Leftover>): Effect.Effect<ReadonlyArray<Leftover>, StoreError, Store> =>
+  Store.use((store) => {
+    const trash = join(store.home, "trash")
+    const move = (path: string) => {
+      if (existsSync(path)) renameSync(path, join(trash, `${keyOf(path)}-${Date.now()}-${process.pid}`))
+    }
+    return store.whileNobodyClaims((making) => {
+      mkdirSync(trash, { recursive: true })
+      return leftovers.filter((leftover) => {
+        if (leftover.what === "checkpoint" && making.has(keyOf(leftover.path))) return true
+        if (leftover.what === "checkpoint") move(leftover.path)
+        if (leftover.what === "shards") for (const path of shardFiles(leftover.path)) move(path)
+        return false
+      })
     })
-  )
-}
+  })

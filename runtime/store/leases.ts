@@ -5,14 +5,14 @@
  *
  * A holder is alive as long as its process keeps the lock on its file `leases/<id>`. The kernel drops that lock when the process ends, however
  * it ends; a stopped process keeps it. Nothing here outlives its holders: a damaged database is set aside by whoever opens it when none lives.
- * Who makes what right now (flights.ts) is in the same database.
+ * Who makes what right now (in-flight.ts) is in the same database.
  */
 import { randomUUID } from "node:crypto"
 import { existsSync, readdirSync, rmSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync, type StatementSync } from "node:sqlite"
 import { isDamaged, messageOf, setDamagedAside, StoreError } from "../errors.ts"
-import { makeFolder } from "./home.ts"
+import { makeFolder } from "./durable.ts"
 
 const tables = `
   create table if not exists holders (id text primary key, what text not null, pid integer not null) strict;

@@ -9,7 +9,7 @@ import { closeSync, existsSync, openSync, utimesSync } from "node:fs"
 import { dirname } from "node:path"
 import { DatabaseSync, type StatementSync } from "node:sqlite"
 import { isDamaged, setDamagedAside } from "../errors.ts"
-import { makeFolder } from "./home.ts"
+import { makeFolder } from "./durable.ts"
 
 const tables = "create table if not exists shards (key text primary key, sum text not null, bytes blob not null) strict, without rowid"
 

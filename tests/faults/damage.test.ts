@@ -4,7 +4,7 @@ import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { Random } from "../../engine/random.ts"
-import { Journal } from "../../runtime/store/journal.ts"
+import { openHome } from "../runtime/fixture.ts"
 import { digestsOf, everything, faultFolder, type Outcome, remove, requestOf, Runner, statusesOf } from "./harness.ts"
 import { broken, type Clean } from "./invariants.ts"
 
@@ -180,7 +180,11 @@ describe("the journal", () => {
 
   it("of this version opens as often as one likes", () => {
     restore()
-    for (let i = 0; i < 3; i++) new Journal(home).close()
+    for (let i = 0; i < 3; i++) {
+      const { close, journal } = openHome(home)
+      journal.runs()
+      close()
+    }
     expect(readFileSync(file).length).toBeGreaterThan(0)
   })
 })

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
-import { Store } from "../../runtime/store/store.ts"
+import { damageOf } from "../../runtime/store/objects.ts"
 import { digestsOf, everything, faultFolder, remove, requestOf, Runner, statusesOf } from "./harness.ts"
 import { wrongRecords } from "./invariants.ts"
 
@@ -97,4 +97,3 @@ describe("a fan-out", () => {
     }
   )
 })
-const damageOf = (home: string, digest: string) => new Store(home).damage(digest)

@@ -21,7 +21,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { createInterface } from "node:readline"
 import { setTimeout as sleep } from "node:timers/promises"
-import type { RunOptions } from "../../runtime/run/run.ts"
+import type { RunOptions } from "../../runtime/run/options.ts"
 
 /** Whether every call is failed in turn (`npm run test:faults`), or a sample of them (the ordinary suite). */
 export const everything = process.env.FAULTS === "all"

@@ -5,7 +5,7 @@
 import { existsSync, readdirSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
-import { Store } from "../../runtime/store/store.ts"
+import { damageOf } from "../../runtime/store/objects.ts"
 import { digestsOf, type Outcome, type Request, type Runner, statusesOf } from "./harness.ts"
 
 /** Node -> digest, of a run that was left alone. */
@@ -46,9 +46,8 @@ export const wrongRecords = async (home: string): Promise<Array<string>> => {
       )
       .all())
       wrong.push(`the record of the key ${String(key)} names ${String(digest)}, which no node was said to make`)
-    const store = new Store(home)
     for (const { digest } of database.prepare("select distinct digest from traces").all()) {
-      const damage = await store.damage(String(digest))
+      const damage = await damageOf(home, String(digest))
       if (damage !== undefined) wrong.push(`a record names the object ${String(digest)}, and ${damage}`)
     }
   } finally {

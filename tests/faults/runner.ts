@@ -7,9 +7,12 @@ import { createInterface } from "node:readline"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
 import { Numerics } from "../../runtime/key/numerics.ts"
 import { messageOf } from "../../runtime/errors.ts"
-import { run, type RunOptions } from "../../runtime/run/run.ts"
+import { layer } from "../../runtime/run/layer.ts"
+import type { RunOptions } from "../../runtime/run/options.ts"
+import { run } from "../../runtime/run/run.ts"
 import pipeline from "./fixtures/pipeline.ts"
 import type { Answer, Request } from "./harness.ts"
 
@@ -23,7 +26,6 @@ const say = (answer: Answer) => {
 
 const serve = async ({ home, settings, options }: Request) => {
   const all: RunOptions = {
-    home,
     settings,
     checkpointSeconds: 0,
     ...options,
@@ -36,8 +38,8 @@ const serve = async ({ home, settings, options }: Request) => {
       if (event.type === "note") say({ type: "note", node: event.node, message: event.message })
     }
   }
-  const numerics = Effect.provideService(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) })
-  const exit = await Effect.runPromiseExit(run(pipeline, {}, all).pipe(numerics))
+  const numerics = Layer.succeed(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) })
+  const exit = await Effect.runPromiseExit(run(pipeline, {}, all).pipe(Effect.provide(Layer.merge(layer({ home }), numerics))))
   if (Exit.isSuccess(exit)) {
     const { status, nodes } = exit.value
     say({

@@ -2,11 +2,68 @@
 import { copyFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as Scope from "effect/Scope"
 import { Numerics } from "../../runtime/key/numerics.ts"
 import type { AnyPipeline } from "../../runtime/define/pipeline.ts"
-import { plan, run, type RunEvent, type RunOptions, type RunResult } from "../../runtime/run/run.ts"
+import type { RunEvent, RunResult } from "../../runtime/run/events.ts"
+import type { Executor } from "../../runtime/run/executor.ts"
+import { layer } from "../../runtime/run/layer.ts"
+import type { RunOptions } from "../../runtime/run/options.ts"
+import { plan } from "../../runtime/run/plan.ts"
+import { run } from "../../runtime/run/run.ts"
+import { Journal, type JournalTables } from "../../runtime/store/journal.ts"
+import { type HeldStore, Store, type StoreOperations } from "../../runtime/store/store.ts"
 import { workFolder } from "../cli/caravan.ts"
+
+/** All that a run in this home needs, on a machine whose numerics are said to be these. */
+export const services = (
+  home: string,
+  numerics: Record<string, string> = { libtorch: "none" }
+): Layer.Layer<Store | Journal | Executor | Numerics> =>
+  Layer.merge(layer({ home }), Layer.succeed(Numerics, { describe: () => Effect.succeed({ ...numerics }) }))
+
+/** The store and the journal of a home, opened through their layers for a test that does one thing after the other. */
+export interface Opened {
+  readonly store: StoreOperations
+  /** As the service, at once: it throws what that fails with. */
+  readonly journal: JournalTables & { readonly transaction: <A>(body: (tables: JournalTables) => A) => A }
+  readonly now: <A, E>(effect: Effect.Effect<A, E, Store | Journal>) => A
+  readonly later: <A, E>(effect: Effect.Effect<A, E, Store | Journal>) => Promise<A>
+  /** The store, held until `letGo` or until all is closed. */
+  readonly hold: (what: string) => HeldStore & { readonly letGo: () => void }
+  readonly close: () => void
+}
+export const openHome = (home: string): Opened => {
+  const scope = Scope.makeUnsafe()
+  const context = Effect.runSync(Layer.buildWithScope(Layer.merge(Store.layer(home), Journal.layer(home)), scope))
+  const now: Opened["now"] = (effect) => Effect.runSync(Effect.provideContext(effect, context))
+  const { read: _, transaction, lastUseUnsafe: __, ...operations } = Context.get(context, Journal)
+  const tables = Object.fromEntries(
+    Object.entries(operations).map(([name, operation]) => [
+      name,
+      (...values: ReadonlyArray<unknown>) => now((operation as (...values: ReadonlyArray<unknown>) => Effect.Effect<unknown>)(...values))
+    ])
+  ) as unknown as JournalTables
+  const store = Context.get(context, Store)
+  return {
+    store,
+    journal: { ...tables, transaction: (body) => now(transaction(body)) },
+    now,
+    later: (effect) => Effect.runPromise(Effect.provideContext(effect, context)),
+    hold: (what) => {
+      const held = Scope.forkUnsafe(scope)
+      return {
+        ...now(Effect.provideService(store.hold(what), Scope.Scope, held)),
+        letGo: () => now(Scope.close(held, Exit.void))
+      }
+    },
+    close: () => now(Scope.close(scope, Exit.void))
+  }
+}
 
 const fixtures = new URL("fixtures/", import.meta.url).pathname
 
@@ -48,11 +105,10 @@ export const loadFixture = async (folder: string, version = ""): Promise<Fixture
   }
   const numerics: Record<string, string> = { libtorch: "none" }
   const optionsOf = (settings: Record<string, string>, options: Partial<RunOptions>): RunOptions => ({
-    home: join(folder, "home"),
     settings: { file: join(folder, "words.txt"), ...settings },
     ...options
   })
-  const machine = Effect.provideService(Numerics, { describe: () => Effect.succeed({ ...numerics }) })
+  const machine = Effect.provide(services(join(folder, "home"), numerics))
   return {
     folder,
     numerics,

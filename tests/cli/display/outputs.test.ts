@@ -4,7 +4,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
 import { outputLines, shortened } from "../../../cli/display/outputs.ts"
-import type { StoredOutput } from "../../../runtime/run/run.ts"
+import type { StoredOutput } from "../../../runtime/run/events.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "caravan-outputs-"))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))

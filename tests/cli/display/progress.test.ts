@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest"
 import { bar, sparkline } from "../../../cli/display/live-view.ts"
 import { duration, showProgress } from "../../../cli/display/progress.ts"
 import { widthOf } from "../../../cli/display/width.ts"
-import type { NodeResult, RunEvent } from "../../../runtime/run/run.ts"
+import type { NodeResult, RunEvent } from "../../../runtime/run/events.ts"
 import { Screen } from "./screen.ts"
 
 let listeners = 0

@@ -2,21 +2,19 @@
 import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
-import * as Effect from "effect/Effect"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
-import { askedOf, compareRuns, resolveRun, statusOf } from "../../../runtime/inspect/history.ts"
-import { Journal } from "../../../runtime/store/journal.ts"
-import { Leases } from "../../../runtime/store/leases.ts"
+import { compareRuns, resolveRun } from "../../../runtime/inspect/history.ts"
+import { askedOf, statusOf } from "../../../runtime/store/asked.ts"
 import { ancestry, descent, flatten, type LineageEntry, makings, resolveArtifact } from "../../../runtime/inspect/lineage.ts"
-import { logPath, writeNodeLogs } from "../../../runtime/inspect/node-log.ts"
-import type { RunEvent, RunResult } from "../../../runtime/run/run.ts"
+import { logPath, writeNodeLogs } from "../../../runtime/run/node-log.ts"
+import type { RunEvent, RunResult } from "../../../runtime/run/events.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
-import { digests, edit, type Fixture, fixtureFolder, loadFixture } from "../fixture.ts"
+import { digests, edit, type Fixture, fixtureFolder, loadFixture, type Opened, openHome } from "../fixture.ts"
 
 describe("after three runs", () => {
   let fixture: Fixture
-  let journal: Journal
-  let leases: Leases
+  let opened: Opened
+  let journal: Opened["journal"]
   let [first, second, third]: Array<RunResult> = []
   beforeAll(async () => {
     fixture = await loadFixture(fixtureFolder())
@@ -26,17 +24,16 @@ describe("after three runs", () => {
     edit(fixture.folder, "helper.ts", (text) => text.replace('"!"', '"?"'))
     appendFileSync(join(fixture.folder, "words.txt"), "delta\n")
     third = await fixture.run({ times: "2" }, { seed: 3 })
-    journal = new Journal(home)
-    leases = new Leases(home)
+    opened = openHome(home)
+    journal = opened.journal
   })
   afterAll(() => {
-    leases.close()
-    journal.close()
+    opened.close()
     removeFolder(fixture.folder)
   })
 
-  const find = (text: string) => Effect.runPromise(resolveArtifact(text, journal))
-  const runOf = (text: string) => Effect.runPromise(resolveRun(text, journal))
+  const find = (text: string) => opened.later(resolveArtifact(text))
+  const runOf = (text: string) => opened.later(resolveRun(text))
   /** "port=name(...)", or "port=name^" where it was listed before. */
   const brief = (entries: ReadonlyArray<LineageEntry>): string =>
     entries
@@ -60,13 +57,13 @@ describe("after three runs", () => {
         device: "cpu",
         outputs: { loud: "shout", counts: "counts", late: "wait" }
       })
-      expect(statusOf(await runOf("latest"), leases)).toBe("succeeded")
+      expect(opened.now(statusOf(await runOf("latest")))).toBe("succeeded")
       await expect(runOf("latest~3")).rejects.toThrow(/there are 3 runs only/)
       await expect(runOf("zzz")).rejects.toThrow(/there is no such run\..*`caravan runs` lists them/)
     })
 
     it("differ by config, inputs, metrics and outputs, node by node", async () => {
-      const difference = compareRuns(await runOf(first!.run), await runOf(second!.run), journal)
+      const difference = opened.now(compareRuns(await runOf(first!.run), await runOf(second!.run)))
       expect(difference).toMatchObject({ pipeline: null, asked: [{ what: "times", before: null, after: "2" }], same: 2 })
       expect(difference.nodes.map(({ node }) => node)).toEqual(["shout", "counts"])
       const [shout, counts] = difference.nodes
@@ -79,11 +76,11 @@ describe("after three runs", () => {
         output: { before: digests(first!).shout, after: digests(second!).shout }
       })
       expect(counts).toMatchObject({ config: [], inputs: [{ what: "sets" }], output: { after: digests(second!).counts } })
-      expect(compareRuns(await runOf(first!.run), await runOf(first!.run), journal)).toMatchObject({ nodes: [], same: 4 })
+      expect(opened.now(compareRuns(await runOf(first!.run), await runOf(first!.run)))).toMatchObject({ nodes: [], same: 4 })
     })
 
     it("differ by code, seed and metrics too", async () => {
-      const { asked, nodes } = compareRuns(await runOf(second!.run), await runOf(third!.run), journal)
+      const { asked, nodes } = opened.now(compareRuns(await runOf(second!.run), await runOf(third!.run)))
       expect(asked).toEqual([{ what: "seed", before: 0, after: 3 }])
       const byNode = Object.fromEntries(nodes.map((node) => [node.node, node]))
       expect(byNode.shout!.code.map(({ what }) => what.split("/").at(-1))).toEqual(["helper.ts"])
@@ -116,7 +113,7 @@ describe("after three runs", () => {
     })
 
     it("says which run, code and data made it", async () => {
-      const [made, ...more] = makings(digests(second!).shout!, journal)
+      const [made, ...more] = opened.now(makings(digests(second!).shout!))
       expect(more).toEqual([])
       expect(made).toMatchObject({ run: second!.run, pipeline: "fixture", node: "shout", stage: "shout", config: { times: 2 }, seed: 0 })
       expect(made!.numerics).toEqual({ libtorch: "none" })
@@ -126,22 +123,22 @@ describe("after three runs", () => {
     })
 
     it("is followed back to the files it began with, and on to all that was made of it", async () => {
-      const back = ancestry(await find(digests(third!).counts!), journal)
+      const back = opened.now(ancestry(await find(digests(third!).counts!)))
       expect(brief(back)).toBe("sets=shout(texts=lines(file=words.txt)) sets=wait^")
       expect(flatten(back).map(({ digest }) => digest)).toEqual([digests(third!).shout, digests(third!).wait, null])
-      const on = descent(await find(digests(first!).lines!), journal)
+      const on = opened.now(descent(await find(digests(first!).lines!)))
       // Both shouts were made of the first lines, and the counts of both.
       expect(new Set(flatten(on).map(({ digest }) => digest))).toEqual(
         new Set([...Object.values(digests(first!)), digests(second!).shout, digests(second!).counts])
       )
-      expect(brief(descent(await find(join(fixture.folder, "words.txt")), journal, 1))).toBe("file=lines")
-      expect(ancestry(await find("counts"), journal, 1).every(({ next }) => next === undefined || next.length === 0)).toBe(true)
+      expect(brief(opened.now(descent(await find(join(fixture.folder, "words.txt")), 1)))).toBe("file=lines")
+      expect(opened.now(ancestry(await find("counts"), 1)).every(({ next }) => next === undefined || next.length === 0)).toBe(true)
     })
 
     it("has its lineage though its object and even its trace are gone", async () => {
       for (const { key } of third!.nodes) journal.forgetTrace(key!)
       renameSync(join(fixture.folder, "home/objects"), join(fixture.folder, "elsewhere"))
-      expect(brief(ancestry(await find(digests(third!).counts!), journal))).toMatch(
+      expect(brief(opened.now(ancestry(await find(digests(third!).counts!))))).toMatch(
         /^sets=shout\(texts=(lines|wait)\(file=words\.txt\)\) sets=wait\^$/
       )
     })
@@ -151,9 +148,9 @@ describe("after three runs", () => {
 describe("a run that was killed", () => {
   it("is told from one that goes on", () => {
     const home = workFolder()
-    const [journal, leases] = [new Journal(home), new Leases(home)]
+    const { close, hold, journal, now } = openHome(home)
     try {
-      const holder = leases.hold("a run")
+      const held = hold("a run")
       const asked = {
         params: {},
         settings: {},
@@ -162,20 +159,19 @@ describe("a run that was killed", () => {
         threads: 1,
         selection: {},
         outputs: {},
-        holder: holder.id,
+        holder: held.holder,
         process: { pid: 1, node: "" }
       }
       journal.startRun("r", "p", asked)
-      const status = () => statusOf(journal.runs()[0]!, leases)
+      const status = () => now(statusOf(journal.runs()[0]!))
       expect(status()).toBe("running")
       // As the kernel does when its process ends.
-      holder.release()
+      held.letGo()
       expect(status()).toBe("killed")
       journal.finishRun("r", "interrupted")
       expect(status()).toBe("interrupted")
     } finally {
-      leases.close()
-      journal.close()
+      close()
       removeFolder(home)
     }
   })
@@ -260,14 +256,14 @@ describe("a journal of the version before", () => {
       old.exec(`update executions set files = (select value from listings where listings.digest = executions.files);
         drop table listings; drop table artifacts; drop table uses; pragma user_version = 1`)
       old.close()
-      const journal = new Journal(home)
+      const { close, later } = openHome(home)
       const digestOf = (id: string) => nodes.find((node) => node.id === id)!.digest!
-      const named = await Effect.runPromise(resolveArtifact("counts", journal))
-      expect(flatten(ancestry(named, journal)).map(({ digest }) => digest)).toEqual([digestOf("shout"), digestOf("wait"), null])
-      const lines = await Effect.runPromise(resolveArtifact("lines", journal))
-      expect(flatten(descent(lines, journal)).map(({ digest }) => digest)).toContain(digestOf("counts"))
-      expect(Object.keys(makings(digestOf("shout"), journal)[0]!.files).some((file) => file.endsWith("helper.ts"))).toBe(true)
-      journal.close()
+      const named = await later(resolveArtifact("counts"))
+      expect(flatten(await later(ancestry(named))).map(({ digest }) => digest)).toEqual([digestOf("shout"), digestOf("wait"), null])
+      const lines = await later(resolveArtifact("lines"))
+      expect(flatten(await later(descent(lines))).map(({ digest }) => digest)).toContain(digestOf("counts"))
+      expect(Object.keys((await later(makings(digestOf("shout"))))[0]!.files).some((file) => file.endsWith("helper.ts"))).toBe(true)
+      close()
       expect((await fixture.run()).nodes.map(({ status }) => status)).toEqual(["hit", "hit", "hit", "hit"])
     } finally {
       removeFolder(fixture.folder)
@@ -277,11 +273,11 @@ describe("a journal of the version before", () => {
   it("keeps long lists of files once, however many nodes share them", () => {
     const home = workFolder()
     mkdirSync(home, { recursive: true })
-    const journal = new Journal(home)
+    const { close, journal } = openHome(home)
     const files = Object.fromEntries(Array.from({ length: 200 }, (_, i) => [`file-${i}.ts`, "0".repeat(64)]))
-    journal.transaction(() => {
+    journal.transaction((tables) => {
       for (let i = 0; i < 500; i++)
-        journal.recordExecution({
+        tables.recordExecution({
           run: "r",
           pipeline: "p",
           node: `n${i}`,
@@ -296,7 +292,7 @@ describe("a journal of the version before", () => {
         })
     })
     expect(journal.executionsOf("r").every((execution) => Object.keys(execution.files).length === 200)).toBe(true)
-    journal.close()
+    close()
     const database = new DatabaseSync(join(home, "journal.db"))
     const pages = database.prepare("select page_count * page_size as size from pragma_page_count(), pragma_page_size()").get()!
       .size as number

@@ -3,15 +3,18 @@ import { chmodSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
 import * as Effect from "effect/Effect"
+import type * as Layer from "effect/Layer"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
-import { differences, freeze, type LockFile, lockPath, readLock, writeLock } from "../../../runtime/inspect/lock-file.ts"
-import { Numerics } from "../../../runtime/key/numerics.ts"
+import { freeze } from "../../../runtime/inspect/freeze.ts"
+import { differences } from "../../../runtime/run/hold-to-lock.ts"
+import { type LockFile, lockPath, readLock, writeLock } from "../../../runtime/run/lock-file.ts"
 import type { AnyPipeline } from "../../../runtime/define/pipeline.ts"
-import { plan, type RunOptions } from "../../../runtime/run/run.ts"
+import type { RunOptions } from "../../../runtime/run/options.ts"
+import { plan } from "../../../runtime/run/plan.ts"
 import { verify, type VerifyOptions } from "../../../runtime/inspect/verify.ts"
 import { removeFolder } from "../../cli/caravan.ts"
 import { checkRecords } from "../../faults/invariants.ts"
-import { digests, edit, type Fixture, fixtureFolder, loadFixture, statuses } from "../fixture.ts"
+import { digests, edit, type Fixture, fixtureFolder, loadFixture, statuses, services } from "../fixture.ts"
 
 let fixture: Fixture
 beforeEach(async () => {
@@ -28,14 +31,14 @@ afterEach(async () => {
 
 const load = async (name: string) =>
   ((await import(pathToFileURL(join(fixture.folder, name)).href)) as { readonly default: AnyPipeline }).default
-const machine = Effect.provideService(Numerics, { describe: () => Effect.succeed({ ...fixture.numerics }) })
+const here = <A, E>(work: Effect.Effect<A, E, Layer.Success<ReturnType<typeof services>>>) =>
+  Effect.provide(work, services(join(fixture.folder, "home"), fixture.numerics))
 const optionsOf = (options: Partial<RunOptions>): RunOptions => ({
-  home: join(fixture.folder, "home"),
   settings: { file: join(fixture.folder, "words.txt") },
   ...options
 })
 const verified = async (options: Partial<VerifyOptions> = {}, name = "pipeline.ts") => {
-  const result = await Effect.runPromise(verify(await load(name), {}, optionsOf(options)).pipe(machine))
+  const result = await Effect.runPromise(verify(await load(name), {}, optionsOf(options)).pipe(here))
   return { ...result, statuses: Object.fromEntries(result.nodes.map(({ id, status }) => [id, status])) }
 }
 
@@ -74,6 +77,7 @@ describe("verify", () => {
     writeFileSync(
       join(fixture.folder, "drift.ts"),
       `import * as Effect from "effect/Effect"
+import type * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
@@ -93,7 +97,7 @@ export default Pipeline.make("drifting", { params: Schema.Struct({ file: Schema.
     )
     writeFileSync(join(fixture.folder, "weather"), "rain")
     const run = async () => (await import("../../../runtime/run/run.ts")).run(await load("drift.ts"), {}, optionsOf({}))
-    await Effect.runPromise((await run()).pipe(machine))
+    await Effect.runPromise((await run()).pipe(here))
     expect(await verified({}, "drift.ts")).toMatchObject({ ok: true })
     writeFileSync(join(fixture.folder, "weather"), "snow")
     expect(await verified({}, "drift.ts")).toMatchObject({
@@ -131,7 +135,7 @@ describe("a lock file", () => {
   const frozen = async (settings: Record<string, string> = {}): Promise<LockFile> => {
     const options = optionsOf({})
     const all = { ...options, settings: { ...options.settings, ...settings } }
-    return freeze(await Effect.runPromise(plan(await load("pipeline.ts"), {}, all).pipe(machine)), all, fixture.folder)
+    return freeze(await Effect.runPromise(plan(await load("pipeline.ts"), {}, all).pipe(here)), all, fixture.folder)
   }
   /** What a run with these settings is told; [] when it ran. */
   const refused = async (locked: LockFile, settings: Record<string, string> = {}, options: Partial<RunOptions> = {}) => {

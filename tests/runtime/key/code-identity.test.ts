@@ -2,10 +2,10 @@
 import { mkdirSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
-import * as Effect from "effect/Effect"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { type CodeIdentity, codeIdentity, FileDigests } from "../../../runtime/key/code-identity.ts"
 import { Journal } from "../../../runtime/store/journal.ts"
+import { type Opened, openHome } from "../fixture.ts"
 import type { AnyStage } from "../../../runtime/define/stage.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
 
@@ -61,14 +61,14 @@ export const later = await Promise.resolve(1)
 type Name = keyof typeof files
 
 let folder: string
-let journal: Journal
+let opened: Opened
 let version = 0
 beforeAll(() => {
   folder = workFolder()
-  journal = new Journal(join(folder, "home"))
+  opened = openHome(join(folder, "home"))
 })
 afterAll(() => {
-  journal.close()
+  opened.close()
   removeFolder(folder)
 })
 
@@ -84,7 +84,7 @@ const identity = async (...changes: ReadonlyArray<readonly [Name, string | RegEx
   }
   for (const [name, text] of Object.entries(written)) writeFileSync(join(directory, name), text)
   const { shout } = (await import(pathToFileURL(join(directory, "stage.ts")).href)) as { readonly shout: AnyStage }
-  const found = await Effect.runPromise(codeIdentity(shout.stage, journal, new FileDigests()))
+  const found = await opened.later(Journal.use((journal) => codeIdentity(shout.stage, journal, new FileDigests())))
   rmSync(directory, { recursive: true })
   return found
 }

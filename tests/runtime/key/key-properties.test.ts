@@ -15,10 +15,10 @@ import { digestOf } from "../../../runtime/encoding.ts"
 import { cacheKey, type KeyParts } from "../../../runtime/key/cache-key.ts"
 import { codeIdentity, FileDigests } from "../../../runtime/key/code-identity.ts"
 import { Journal } from "../../../runtime/store/journal.ts"
+import { type Opened, openHome, services } from "../fixture.ts"
 import { fileAt } from "../../../runtime/define/node.ts"
-import { Numerics } from "../../../runtime/key/numerics.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
-import { plan } from "../../../runtime/run/run.ts"
+import { plan } from "../../../runtime/run/plan.ts"
 import * as Stage from "../../../runtime/define/stage.ts"
 import { External } from "../../../schemas/artifact.ts"
 import { report } from "../../../schemas/report.ts"
@@ -170,13 +170,13 @@ export const probe = Stage.make("probe", {
 })
 
 let folder: string
-let journal: Journal
+let opened: Opened
 beforeAll(() => {
   folder = workFolder()
-  journal = new Journal(join(folder, "home"))
+  opened = openHome(join(folder, "home"))
 })
 afterAll(() => {
-  journal.close()
+  opened.close()
   removeFolder(folder)
 })
 
@@ -219,8 +219,8 @@ const keyOf = async (node: Node, around: Around): Promise<string> => {
         return { out: around.named ? applied.named("other name").limited({ seconds: around.jobs }) : applied }
       }),
       {},
-      { home: join(folder, "home"), seed: node.seed, jobs: around.jobs, checkpointSeconds: around.jobs }
-    ).pipe(Effect.provideService(Numerics, { describe: () => Effect.succeed(node.numerics) }))
+      { seed: node.seed, jobs: around.jobs, checkpointSeconds: around.jobs }
+    ).pipe(Effect.provide(services(join(folder, "home"), node.numerics)))
   )
   const found = [...made.nodes.values()].find((each) => each.kind === "run")
   if (found?.kind !== "run") throw new Error("the node has no key")
@@ -308,7 +308,7 @@ const codeOf = async (code: Code, dressed: boolean): Promise<string> => {
   mkdirSync(directory)
   for (const [name, text] of Object.entries(sourceOf(code, dressed))) writeFileSync(join(directory, name), text)
   const { chain } = (await import(pathToFileURL(join(directory, "stage.ts")).href)) as { readonly chain: Stage.AnyStage }
-  const { digest } = await Effect.runPromise(codeIdentity(chain.stage, journal, new FileDigests()))
+  const { digest } = await opened.later(Journal.use((journal) => codeIdentity(chain.stage, journal, new FileDigests())))
   rmSync(directory, { recursive: true })
   return digest
 }

@@ -2,21 +2,21 @@
 import { mkdirSync, symlinkSync, writeFileSync } from "node:fs"
 import { basename, dirname, join } from "node:path"
 import { pathToFileURL } from "node:url"
-import * as Effect from "effect/Effect"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { type CodeIdentity, codeIdentity, FileDigests } from "../../../runtime/key/code-identity.ts"
 import { Journal } from "../../../runtime/store/journal.ts"
+import { type Opened, openHome } from "../fixture.ts"
 import type { AnyStage } from "../../../runtime/define/stage.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
 
 let folder: string
-let journal: Journal
+let opened: Opened
 beforeAll(() => {
   folder = workFolder()
-  journal = new Journal(join(folder, "home"))
+  opened = openHome(join(folder, "home"))
 })
 afterAll(() => {
-  journal.close()
+  opened.close()
   removeFolder(folder)
 })
 
@@ -51,7 +51,7 @@ const projectOf = (files: Files, links: Files = {}): string => {
 }
 const identify = async (project: string): Promise<CodeIdentity> => {
   const { say } = (await import(pathToFileURL(join(project, "stage.ts")).href)) as { readonly say: AnyStage }
-  return await Effect.runPromise(codeIdentity(say.stage, journal, new FileDigests()))
+  return await opened.later(Journal.use((journal) => codeIdentity(say.stage, journal, new FileDigests())))
 }
 /** The digest of a project's stage, and after each of these files was written over. */
 const after = async (project: string, ...edits: ReadonlyArray<Files>): Promise<Array<string>> => {
@@ -172,7 +172,7 @@ describe("an installed package", () => {
     const path = join(project, "node_modules/stages/stage.js")
     writeFileSync(path, files["stage.js"].replaceAll("../../../../", "../../../../../../"))
     const { say } = (await import(pathToFileURL(path).href)) as { readonly say: AnyStage }
-    const { packages } = await Effect.runPromise(codeIdentity(say.stage, journal, new FileDigests()))
+    const { packages } = await opened.later(Journal.use((journal) => codeIdentity(say.stage, journal, new FileDigests())))
     expect(packages).toMatchObject({ "node_modules/outer": "1.0.0 sha512-1.0.0" })
   })
 })

@@ -21,11 +21,12 @@ import { pathToFileURL } from "node:url"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
-import { Journal } from "../../../runtime/store/journal.ts"
 import { fileAt, type Node } from "../../../runtime/define/node.ts"
-import { Numerics } from "../../../runtime/key/numerics.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
-import { run, type RunEvent, type RunOptions, type RunResult } from "../../../runtime/run/run.ts"
+import type { RunEvent, RunResult } from "../../../runtime/run/events.ts"
+import type { RunOptions } from "../../../runtime/run/options.ts"
+import { run } from "../../../runtime/run/run.ts"
+import { openHome, services } from "../fixture.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
 
 const sources = {
@@ -122,14 +123,13 @@ const runNodes = async (nodes: Readonly<Record<string, Node<any>>>, options: Par
       Pipeline.make("speech", { params: Schema.Struct({}) }, () => named),
       {},
       {
-        home: home(),
         ...options,
         onEvent: (event) => {
           events.push(event)
           options.onEvent?.(event)
         }
       }
-    ).pipe(Effect.provideService(Numerics, { describe: () => Effect.succeed({}) }))
+    ).pipe(Effect.provide(services(home(), {})))
   )
   const said = Object.entries(result.outputs).map(([name, output]) => {
     const { text } = JSON.parse(readFileSync(join(output.path, "report.json"), "utf8")) as { text: string }
@@ -364,9 +364,9 @@ describe("a lost lease that does not stop the stage (Marin)", () => {
     }
     const result = await runNodes({ a: speak({}, {}) }, { onEvent })
     expect(result.nodes[0]).toMatchObject({ status: "failed", error: expect.stringMatching(/^Another run took over node "a"/) })
-    const journal = new Journal(home())
+    const { close, journal } = openHome(home())
     expect(journal.trace(result.nodes[0]!.key!)).toBeUndefined()
-    journal.close()
+    close()
     expect((await runNodes({ a: speak({}, {}) })).became.a).toBe("ran")
   })
 })

@@ -3,21 +3,26 @@ import { mkdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest"
-import { after, type Limits, processPool } from "../../../runtime/run/executor.ts"
+import type { Execute, Limits } from "../../../runtime/run/execute.ts"
+import { after, processPool } from "../../../runtime/run/process-pool.ts"
 import type { AnyStage } from "../../../runtime/define/stage.ts"
 import { removeFolder } from "../../cli/caravan.ts"
 import { fixtureFolder } from "../fixture.ts"
 
 let folder: string
-let processes: ReturnType<typeof processPool>
+let scope: Scope.Closeable
+let execute: Execute
 beforeEach(() => {
   folder = fixtureFolder()
-  processes = processPool()
+  scope = Scope.makeUnsafe()
+  execute = Effect.runSync(Effect.provideService(processPool(undefined), Scope.Scope, scope))
   mkdirSync(join(folder, "output"))
 })
 afterEach(() => {
-  processes.close()
+  Effect.runSync(Scope.close(scope, Exit.void))
   removeFolder(folder)
 })
 
@@ -35,17 +40,23 @@ const running = async (file: string, exportName: string, config: Record<string, 
     seed: 0,
     device: "cpu" as const,
     threads: 1,
-    checkpoints: null,
-    prepare: undefined
+    checkpoints: null
   }
-  const work = processes.run(
+  const work = execute({
     stage,
     job,
-    () => undefined,
-    Effect.succeed([]),
-    (printed) => (text += printed),
-    limits
-  )
+    // Of no files: none has changed.
+    code: { digest: "", exportName, root: folder, files: {}, packages: {} },
+    cache: {
+      code: () => Effect.undefined,
+      recordCode: () => Effect.void,
+      fileDigest: () => Effect.undefined,
+      recordFile: () => Effect.void
+    },
+    onProgress: () => undefined,
+    onOutput: (printed) => (text += printed),
+    ...(limits === undefined ? {} : { limits })
+  })
   return { exit: await Effect.runPromiseExit(work), text: () => text }
 }
 const waiting = { steps: 0, die: "exit", empty: false }
@@ -61,6 +72,8 @@ describe("what a child prints", () => {
     writeFileSync(
       join(folder, "printing.ts"),
       `import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
 import * as Schema from "effect/Schema"
 import { writeReport } from "../../../data/dataset.ts"
 import * as Stage from "../../../runtime/define/stage.ts"

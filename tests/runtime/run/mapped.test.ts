@@ -9,14 +9,15 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import { readRows } from "../../../data/dataset.ts"
 import { shardSeed } from "../../../runtime/run/mapped.ts"
 import { fileAt, type Node } from "../../../runtime/define/node.ts"
-import { Numerics } from "../../../runtime/key/numerics.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
-import { run, type RunEvent, type RunOptions } from "../../../runtime/run/run.ts"
+import type { RunEvent } from "../../../runtime/run/events.ts"
+import type { RunOptions } from "../../../runtime/run/options.ts"
+import { run } from "../../../runtime/run/run.ts"
 import { verify } from "../../../runtime/inspect/verify.ts"
 import { Texts } from "../../../schemas/rows.ts"
 import { removeFolder, start } from "../../cli/caravan.ts"
 import { checkRecords } from "../../faults/invariants.ts"
-import { fixtureFolder } from "../fixture.ts"
+import { fixtureFolder, services } from "../fixture.ts"
 import { draw, drawBy3, lines, upper, upperBy1, upperBy2, upperBy9000 } from "../fixtures/mapped.ts"
 
 let folder: string
@@ -37,17 +38,17 @@ const ran = (): ReadonlyArray<string> => {
   writeFileSync(log(), "")
   return text === "" ? [] : text.split("\n")
 }
-const numerics = Effect.provideService(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) })
+const home = () => join(folder, "home")
 
 type Texted = Node<any>
 const pipelineOf = (stage: (inputs: { texts: Texted }, config: any) => Texted, config: object) =>
   Pipeline.make("mapped", { params: Schema.Struct({}) }, () => ({
     out: stage({ texts: lines({ file: fileAt(join(folder, "words.txt")) }) }, { log: log(), ...config }).named("out")
   }))
-const go = async (stage: Parameters<typeof pipelineOf>[0], config: object = {}, options: Partial<RunOptions> = {}) => {
+const go = async (stage: Parameters<typeof pipelineOf>[0], config: object = {}, options: RunOptions = {}, where = home()) => {
   const events: Array<RunEvent> = []
   const result = await Effect.runPromise(
-    run(pipelineOf(stage, config), {}, { home: join(folder, "home"), onEvent: (event) => events.push(event), ...options }).pipe(numerics)
+    run(pipelineOf(stage, config), {}, { onEvent: (event) => events.push(event), ...options }).pipe(Effect.provide(services(where)))
   )
   const node = result.nodes.find(({ id }) => id === "out")!
   const { out } = result.outputs
@@ -182,7 +183,7 @@ describe("killed", () => {
     const second = await go(drawBy3, config, { checkpointSeconds: 0 })
     // Shard 3 is t6, t7, t8: t6 is done.
     expect(ran().map((line) => line.split(" ")[1])).toEqual(["t7", "t8", "t9", "t10"])
-    const untouched = await go(drawBy3, config, { home: join(folder, "other-home") })
+    const untouched = await go(drawBy3, config, {}, join(folder, "other-home"))
     expect(second.digest).toBe(untouched.digest)
     expect(ran().length).toBe(11)
     expect(readdirSync(join(folder, "home/checkpoints"))).toEqual([])
@@ -251,7 +252,7 @@ describe("what is kept of shards", () => {
     write(letters(6))
     await go(upperBy2)
     ran()
-    const checked = await Effect.runPromise(verify(pipelineOf(upperBy2, {}), {}, { home: join(folder, "home") }).pipe(numerics))
+    const checked = await Effect.runPromise(verify(pipelineOf(upperBy2, {}), {}).pipe(Effect.provide(services(home()))))
     expect(checked.nodes.find(({ id }) => id === "out")).toMatchObject({ status: "same" })
     expect(ran()).toEqual(["2", "2", "2"])
   })

@@ -8,17 +8,17 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
-import { Flights } from "../../../runtime/store/flights.ts"
+import { claimKey, releaseClaims } from "../../../runtime/store/in-flight.ts"
 import { compareRuns } from "../../../runtime/inspect/history.ts"
-import { Journal } from "../../../runtime/store/journal.ts"
 import { Leases } from "../../../runtime/store/leases.ts"
 import { type AnyNode, fileAt } from "../../../runtime/define/node.ts"
-import { Numerics } from "../../../runtime/key/numerics.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
-import { run, type RunEvent, type RunOptions } from "../../../runtime/run/run.ts"
+import type { RunEvent } from "../../../runtime/run/events.ts"
+import type { RunOptions } from "../../../runtime/run/options.ts"
+import { run } from "../../../runtime/run/run.ts"
 import type { AnyStage } from "../../../runtime/define/stage.ts"
 import { removeFolder } from "../../cli/caravan.ts"
-import { fixtureFolder, loadFixture, statuses } from "../fixture.ts"
+import { fixtureFolder, loadFixture, type Opened, openHome, services, statuses } from "../fixture.ts"
 import { count, lines, wait } from "../fixtures/stages.ts"
 
 let folder: string
@@ -43,9 +43,9 @@ const working = (
   run(
     Pipeline.make("made here", { params: Schema.Struct({}) }, () => nodes()),
     {},
-    { home, onEvent, ...options }
-  ).pipe(Effect.provideService(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) }))
-const recorded = (journal: Journal) =>
+    { onEvent, ...options }
+  ).pipe(Effect.provide(services(home)))
+const recorded = ({ journal }: Opened) =>
   journal.executionsOf(journal.runs({ limit: 1 })[0]!.id).map(({ node, status }) => `${node} ${status}`)
 
 describe("what a run found", { timeout: 60_000 }, () => {
@@ -54,13 +54,14 @@ describe("what a run found", { timeout: 60_000 }, () => {
   it("is recorded while it goes on, for gc to see", async () => {
     await Effect.runPromise(working(() => ({ words: lines({ file: words() }) })))
     const fiber = Effect.runFork(working(long))
-    const journal = new Journal(home)
+    const opened = openHome(home)
+    const { journal } = opened
     try {
-      await waitFor(() => journal.runs().length === 2 && recorded(journal).includes("lines hit"))
+      await waitFor(() => journal.runs().length === 2 && recorded(opened).includes("lines hit"))
       expect(journal.runs()[0]!.status).toBe("running")
     } finally {
       await Effect.runPromise(Fiber.interrupt(fiber))
-      journal.close()
+      opened.close()
     }
   })
 
@@ -71,9 +72,10 @@ describe("what a run found", { timeout: 60_000 }, () => {
     const fiber = Effect.runFork(working(long, (event) => event.type === "node-started" && event.node === "wait" && stop()))
     await started
     await Effect.runPromise(Fiber.interrupt(fiber))
-    const journal = new Journal(home)
-    expect([recorded(journal), journal.runs()[0]!.status]).toEqual([["lines hit"], "interrupted"])
-    journal.close()
+    const opened = openHome(home)
+    const { journal } = opened
+    expect([recorded(opened), journal.runs()[0]!.status]).toEqual([["lines hit"], "interrupted"])
+    opened.close()
   })
 })
 
@@ -111,13 +113,12 @@ describe("a damaged result", { timeout: 60_000 }, () => {
     // Another run is at it, and mends it while this one waits.
     const leases = new Leases(home)
     const holder = leases.hold("another run")
-    const flights = new Flights(leases, holder.id)
-    const claim = flights.claim(made.key!)
-    if (!claim.mine) throw new Error("nobody else makes anything here")
+    const claimed = claimKey(leases, holder.id, made.key!)
+    if (!claimed.mine) throw new Error("nobody else makes anything here")
     const second = await fixture.run({ times: "2" }, {}, (event) => {
       if (event.type !== "node-waiting" || event.node !== "lines") return
       writeFileSync(file, sound)
-      flights.land([{ key: made.key!, token: claim.token }])
+      releaseClaims(leases, [claimed.claim])
     })
     holder.release()
     leases.close()
@@ -180,11 +181,12 @@ export const selfish = Stage.make("selfish", { config: Schema.Struct({}), inputs
     const fixture = await loadFixture(folder)
     const failed = await fixture.run({ "shout.refuse": "true" })
     const whole = await fixture.run()
-    const journal = new Journal(home)
+    const opened = openHome(home)
+    const { journal } = opened
     const [before, after] = [failed, whole].map(({ run: id }) => journal.runsLike(id)[0]!)
     expect(before!.nodes).toEqual({ ran: 2, failed: 1, skipped: 1 })
-    const counts = compareRuns(before!, after!, journal).nodes.find(({ node }) => node === "counts")!
+    const counts = opened.now(compareRuns(before!, after!)).nodes.find(({ node }) => node === "counts")!
     expect(counts).toMatchObject({ only: null, code: [], inputs: [], status: { before: "skipped", after: "ran" } })
-    journal.close()
+    opened.close()
   })
 })

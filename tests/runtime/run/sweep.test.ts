@@ -3,19 +3,18 @@ import { readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import type * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
-import { runEvents } from "../../../runtime/run/events.ts"
-import { Journal } from "../../../runtime/store/journal.ts"
+import { runEvents } from "../../../runtime/run/event-stream.ts"
 import { fileAt } from "../../../runtime/define/node.ts"
-import { Numerics } from "../../../runtime/key/numerics.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
-import type { RunEvent } from "../../../runtime/run/run.ts"
+import type { RunEvent } from "../../../runtime/run/events.ts"
 import { combinations, type Grid, sweep, type SweepPoint } from "../../../runtime/run/sweep.ts"
 import { hyper, hyperInt } from "../../../schemas/hyper.ts"
 import { removeFolder } from "../../cli/caravan.ts"
-import { fixtureFolder } from "../fixture.ts"
+import { fixtureFolder, openHome, services } from "../fixture.ts"
 import { draw, lines, upper } from "../fixtures/mapped.ts"
 import { count } from "../fixtures/stages.ts"
 
@@ -37,9 +36,10 @@ const pipeline = () =>
     const loud = upper({ texts: words }, { mark: mark.repeat(times), refuses: mark === refuses ? "beta" : "" })
     return { counted: count({ sets: [loud] }).named("counts"), loud }
   })
-const machine = Effect.provideService(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) })
+const here = <A, E>(work: Effect.Effect<A, E, Layer.Success<ReturnType<typeof services>>>) =>
+  Effect.provide(work, services(join(folder, "home")))
 const go = (grid: Grid<typeof Params>, params: Partial<typeof Params.Encoded> = {}) =>
-  Effect.runPromise(sweep(pipeline(), params, grid, { home: join(folder, "home") }).pipe(machine))
+  Effect.runPromise(sweep(pipeline(), params, grid).pipe(here))
 const becameOf = ({ result }: SweepPoint) => Object.fromEntries(result?.nodes.map(({ id, status }) => [id, status]) ?? [])
 
 describe("combinations", () => {
@@ -94,14 +94,14 @@ describe("a sweep", () => {
       ["++", 1, 20],
       ["++", 2, 20]
     ])
-    const journal = new Journal(join(folder, "home"))
+    const { close, journal } = openHome(join(folder, "home"))
     expect(
       journal
         .runs()
         .map(({ asked }) => (asked as { seed: number }).seed)
         .toSorted((a, b) => a - b)
     ).toEqual([1, 1, 2, 2])
-    journal.close()
+    close()
   })
 
   it("goes on after a combination that fails, whether a stage of it does, or it can't be built, or a value is not valid", async () => {
@@ -133,10 +133,10 @@ describe("a sweep", () => {
 })
 
 describe("a run's events as a stream", () => {
-  const events = (params: Partial<typeof Params.Encoded> = {}) => runEvents(pipeline(), params, { home: join(folder, "home") })
+  const events = (params: Partial<typeof Params.Encoded> = {}) => runEvents(pipeline(), params)
 
   it("are all of them, from run-started to run-finished, and then it ends", async () => {
-    const all = await Effect.runPromise(Stream.runCollect(events()).pipe(machine))
+    const all = await Effect.runPromise(Stream.runCollect(events()).pipe(here))
     expect(all[0]).toMatchObject({ type: "run-started", nodes: ["lines", "upper", "counts"] })
     expect(all.at(-1)).toMatchObject({ type: "run-finished", status: "succeeded" })
     expect(all.flatMap((event) => (event.type === "node-finished" ? [`${event.node.id} ${event.node.status}`] : []))).toEqual([
@@ -144,12 +144,12 @@ describe("a run's events as a stream", () => {
       "upper ran",
       "counts ran"
     ])
-    const failed = await Effect.runPromise(Stream.runCollect(events({ mark: "-", refuses: "-" })).pipe(machine))
+    const failed = await Effect.runPromise(Stream.runCollect(events({ mark: "-", refuses: "-" })).pipe(here))
     expect(failed.at(-1)).toMatchObject({ type: "run-finished", status: "failed" })
   })
 
   it("fail when the run can't start", async () => {
-    const error = await Effect.runPromise(Effect.flip(Stream.runCollect(events({ times: 9 }))).pipe(machine))
+    const error = await Effect.runPromise(Effect.flip(Stream.runCollect(events({ times: 9 }))).pipe(here))
     expect([error._tag, error.message]).toEqual(["ConfigError", expect.stringMatching(/times/)])
   })
 
@@ -158,24 +158,24 @@ describe("a run's events as a stream", () => {
     const slow = Pipeline.make("slow", { params: Schema.Struct({}) }, () => ({
       drawn: draw({ texts: lines({ file: fileAt(join(folder, "words.txt")) }) }, { milliseconds: 20, log: join(folder, "log") })
     }))
-    const stream = runEvents(slow, {}, { home: join(folder, "home") })
+    const stream = runEvents(slow, {})
     const taken = await Effect.runPromise(
       stream.pipe(
         Stream.takeUntil((event: RunEvent) => event.type === "progress"),
         Stream.runCollect,
-        machine
+        here
       )
     )
     expect(taken.at(-1)).toMatchObject({ type: "progress", node: "draw" })
-    const journal = new Journal(join(folder, "home"))
+    const { close, journal } = openHome(join(folder, "home"))
     expect(journal.runs()[0]).toMatchObject({ status: "interrupted", nodes: { ran: 1 } })
     // The same by an interruption from outside.
-    const fiber = Effect.runFork(Stream.runDrain(stream).pipe(machine))
+    const fiber = Effect.runFork(Stream.runDrain(stream).pipe(here))
     await new Promise((resolve) => setTimeout(resolve, 50))
     await Effect.runPromise(Fiber.interrupt(fiber))
     expect(journal.runs()[0]).toMatchObject({ status: "interrupted" })
     expect(journal.runs().length).toBe(2)
-    journal.close()
+    close()
     expect(readdirSync(join(folder, "home/tmp"))).toEqual([])
   })
 })

@@ -5,39 +5,38 @@ import { basename, join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import * as Effect from "effect/Effect"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
-import { collect, type CollectPolicy, planCollection } from "../../../runtime/store/gc.ts"
-import { Flights } from "../../../runtime/store/flights.ts"
-import { Journal } from "../../../runtime/store/journal.ts"
+import { gc, type GcPolicy, planGc } from "../../../runtime/store/gc.ts"
+import { claimKey } from "../../../runtime/store/in-flight.ts"
 import { Leases } from "../../../runtime/store/leases.ts"
 import { makings } from "../../../runtime/inspect/lineage.ts"
 import { Shards } from "../../../runtime/store/shards.ts"
-import { processSpace, Store } from "../../../runtime/store/store.ts"
+import { processSpace } from "../../../runtime/store/process-identity.ts"
+import type { StoreOperations } from "../../../runtime/store/store.ts"
 import type { ArtifactType } from "../../../schemas/artifact.ts"
 import { removeFolder } from "../../cli/caravan.ts"
-import { digests, fixtureFolder, loadFixture, statuses } from "../fixture.ts"
+import { digests, fixtureFolder, loadFixture, type Opened, openHome, statuses } from "../fixture.ts"
 
 const anything: ArtifactType<never> = { kind: "report", name: "report:anything/1", accepts: () => true, validate: () => Effect.void }
-const everything: CollectPolicy = { maxSize: 0, keep: 0 }
+const everything: GcPolicy = { maxSize: 0, keep: 0 }
 const day = 86_400_000
 
 let folder: string
 let home: string
-let journal: Journal
-let store: Store
+let opened: Opened
+let { journal, store }: Pick<Opened, "journal" | "store"> = {} as Opened
 beforeEach(() => {
   folder = fixtureFolder()
   home = join(folder, "home")
-  journal = new Journal(home)
-  store = new Store(home)
+  opened = openHome(home)
+  ;({ journal, store } = opened)
 })
 afterEach(() => {
-  store.release()
-  journal.close()
+  opened.close()
   removeFolder(folder)
 })
 
-const commit = async (text: string, into = store) => {
-  const directory = await Effect.runPromise(into.temporary())
+const commit = async (text: string, into: StoreOperations = store) => {
+  const directory = await Effect.runPromise(into.temporary)
   writeFileSync(join(directory, "a.txt"), text)
   return (await Effect.runPromise(into.commit(directory, anything))).digest
 }
@@ -47,9 +46,9 @@ const result = async (text: string) => {
   journal.recordTrace({ key: text, digest, contentDigest: digest, type: anything.name, metrics: {} }, {})
   return digest
 }
-const planned = (policy: CollectPolicy, now?: number) => Effect.runPromise(planCollection(journal, store, policy, now))
-const gc = async (policy: CollectPolicy, now?: number) => Effect.runPromise(collect(journal, store, await planned(policy, now)))
-const left = async () => new Set((await store.objects()).map(({ digest }) => digest))
+const planned = (policy: GcPolicy, now?: number) => opened.later(planGc(policy, now))
+const collect = async (policy: GcPolicy, now?: number) => opened.later(gc(await planned(policy, now)))
+const left = async () => new Set((await Effect.runPromise(store.objects)).map(({ digest }) => digest))
 
 describe("what goes", () => {
   it("is, unless said otherwise, what no trace names; nothing before it is told to", async () => {
@@ -57,7 +56,7 @@ describe("what goes", () => {
     const collection = await planned({ keep: 0 })
     expect(collection.objects.map(({ digest, why }) => [digest, why])).toEqual([[orphan, "unreachable"]])
     expect(await left()).toEqual(new Set([kept, orphan]))
-    const collected = await Effect.runPromise(collect(journal, store, collection))
+    const collected = await opened.later(gc(collection))
     expect(collected).toMatchObject({ objects: 1, stayed: [] })
     expect(await left()).toEqual(new Set([kept]))
     expect(readdirSync(join(home, "trash"))).toEqual([])
@@ -80,7 +79,7 @@ describe("what goes", () => {
     }
     const [first, second, third] = made as [string, string, string]
     // Each is of the same size; the first is found again by a run.
-    const { size } = (await store.objects())[0]!
+    const { size } = (await Effect.runPromise(store.objects))[0]!
     await sleep(5)
     journal.recordExecution({
       run: "r",
@@ -109,16 +108,16 @@ describe("what goes", () => {
     mkdirSync(join(home, `tmp/4194305-${processSpace()}-left`), { recursive: true })
     mkdirSync(join(home, "trash/x-1-2"), { recursive: true })
     mkdirSync(join(home, "logs/a-run"), { recursive: true })
-    const whats = async (policy: CollectPolicy, now?: number) => (await planned(policy, now)).leftovers.map(({ what }) => what)
+    const whats = async (policy: GcPolicy, now?: number) => (await planned(policy, now)).leftovers.map(({ what }) => what)
     expect(await whats({ keep: day })).toEqual(["tmp", "trash"])
     expect(await whats({ olderThan: 30 * day, keep: day }, Date.now() + 31 * day)).toEqual(["quarantine", "tmp", "trash", "log"])
-    await gc({ olderThan: 30 * day, keep: day }, Date.now() + 31 * day)
+    await collect({ olderThan: 30 * day, keep: day }, Date.now() + 31 * day)
     for (const name of ["quarantine", "tmp", "logs", "trash"]) expect(readdirSync(join(home, name))).toEqual([])
   })
 })
 
 describe("logs", () => {
-  const month: CollectPolicy = { olderThan: 30 * day, keep: 0 }
+  const month: GcPolicy = { olderThan: 30 * day, keep: 0 }
   const later = Date.now() + 31 * day
   const logs = async (now?: number) =>
     (await planned(month, now)).leftovers.flatMap(({ what, path }) => (what === "log" ? [basename(path)] : []))
@@ -144,15 +143,15 @@ describe("logs", () => {
     mkdirSync(join(home, "logs"), { recursive: true })
     // Listed, and gone when it is looked at.
     symlinkSync("nowhere", join(home, "logs/gone"))
-    await gc(month, later)
+    await collect(month, later)
     expect(readdirSync(join(home, "logs"))).toEqual([])
   })
 })
 
 describe("checkpoints and what was made of shards", () => {
-  const whats = async (policy: CollectPolicy, now?: number) =>
+  const whats = async (policy: GcPolicy, now?: number) =>
     (await planned(policy, now)).leftovers.map(({ what, path }) => [what, basename(path)])
-  const month: CollectPolicy = { olderThan: 30 * day, keep: 0 }
+  const month: GcPolicy = { olderThan: 30 * day, keep: 0 }
   const later = Date.now() + 31 * day
   const checkpoint = (key: string) => {
     mkdirSync(join(home, "checkpoints", key, "000000000005"), { recursive: true })
@@ -177,7 +176,7 @@ describe("checkpoints and what was made of shards", () => {
     // One was written since.
     utimesSync(join(home, "checkpoints", "unfinished", "000000000005"), later / 1000, later / 1000)
     expect(await whats(month, later)).toEqual([["shards", "base.db"]])
-    const freed = (await gc(month, later)).size
+    const freed = (await collect(month, later)).size
     expect(freed).toBeGreaterThan(5000)
     expect([readdirSync(join(home, "checkpoints")), readdirSync(join(home, "shards")), readdirSync(join(home, "trash"))]).toEqual([
       ["unfinished"],
@@ -199,12 +198,11 @@ describe("checkpoints and what was made of shards", () => {
     checkpoint("making")
     const leases = new Leases(home)
     const holder = leases.hold("a run")
-    const flights = new Flights(leases, holder.id)
     const plan = await planned(month, later)
     expect(plan.leftovers.map(({ what }) => what)).toEqual(["checkpoint"])
-    flights.claim("making")
+    claimKey(leases, holder.id, "making")
     expect(await whats(month, later)).toEqual([])
-    expect(await Effect.runPromise(collect(journal, store, plan))).toMatchObject({ size: 0 })
+    expect(await opened.later(gc(plan))).toMatchObject({ size: 0 })
     expect(readdirSync(join(home, "checkpoints"))).toEqual(["making"])
     // Whoever made it is gone, without a word.
     holder.release()
@@ -218,16 +216,16 @@ describe("what never goes", () => {
   it("is what is pinned, until it is unpinned, whatever becomes of the journal", async () => {
     const digest = await result("pinned")
     await Effect.runPromise(store.pin(digest, "the one we released"))
-    expect(store.pins()).toMatchObject([{ digest, note: "the one we released" }])
+    expect(Effect.runSync(store.pins)).toMatchObject([{ digest, note: "the one we released" }])
     journal.forgetTrace("pinned")
-    await gc({ ...everything, unreachable: true })
+    await collect({ ...everything, unreachable: true })
     expect(await left()).toEqual(new Set([digest]))
     // A pin that can't be read holds too.
     writeFileSync(join(home, "pins", digest), "")
-    await gc({ ...everything, unreachable: true })
+    await collect({ ...everything, unreachable: true })
     expect(await left()).toEqual(new Set([digest]))
-    expect([store.unpin(digest), store.unpin(digest)]).toEqual([true, false])
-    await gc({ ...everything, unreachable: true })
+    expect([Effect.runSync(store.unpin(digest)), Effect.runSync(store.unpin(digest))]).toEqual([true, false])
+    await collect({ ...everything, unreachable: true })
     expect(await left()).toEqual(new Set())
     await expect(Effect.runPromise(store.pin(digest, ""))).rejects.toThrow(/no longer in the store, only its record is/)
   })
@@ -237,14 +235,13 @@ describe("what never goes", () => {
     const collection = await planned(everything)
     expect(collection.objects.length).toBe(4)
     await Effect.runPromise(store.pin(pinned, ""))
-    const running = new Store(home)
-    running.hold("a run")
-    expect(running.present(found)).toBe(true)
+    const running = opened.hold("a run")
+    expect(Effect.runSync(running.present(found))).toBe(true)
     await sleep(5)
     // A run ended that had made this object again.
     journal.forgetTrace("used")
     await result("used")
-    const { stayed } = await Effect.runPromise(collect(journal, store, collection))
+    const { stayed } = await opened.later(gc(collection))
     expect(new Map(stayed.map(({ digest, why }) => [digest, why]))).toEqual(
       new Map([
         [pinned, "pinned"],
@@ -254,29 +251,32 @@ describe("what never goes", () => {
     )
     expect(await left()).toEqual(new Set([pinned, found, used]))
     expect(free).not.toBe(found)
-    running.release()
+    running.letGo()
     expect((await planned(everything)).objects.map(({ digest }) => digest).sort()).toEqual([found, used].sort())
   })
 
   it("is what a run committed and has not recorded yet", async () => {
-    const running = new Store(home)
-    running.hold("a run")
+    const running = opened.hold("a run")
     const digest = await commit("fresh", running)
-    await gc({ unreachable: true, keep: 0 })
+    await collect({ unreachable: true, keep: 0 })
     expect(await left()).toEqual(new Set([digest]))
-    running.release()
-    await gc({ unreachable: true, keep: 0 })
+    running.letGo()
+    await collect({ unreachable: true, keep: 0 })
     expect(await left()).toEqual(new Set())
   })
 
   it("is held by a living process only: a stopped one holds, a killed one does not", async () => {
     const digest = await result("held")
     const script = `import { Store } from ${JSON.stringify(new URL("../../../runtime/store/store.ts", import.meta.url).href)}
-const store = new Store(${JSON.stringify(home)})
-store.hold("a run")
-await store.present(${JSON.stringify(digest)})
-console.log("holding")
-setInterval(() => {}, 1000)`
+import * as Effect from "effect/Effect"
+const holding = Effect.gen(function* () {
+  const store = yield* (yield* Store).hold("a run")
+  yield* store.present(${JSON.stringify(digest)})
+  console.log("holding")
+  yield* Effect.never
+})
+setInterval(() => {}, 1000)
+await Effect.runPromise(holding.pipe(Effect.scoped, Effect.provide(Store.layer(${JSON.stringify(home)}))))`
     const child = spawn(process.execPath, ["--input-type=module-typescript", "-e", script], { stdio: ["ignore", "pipe", "inherit"] })
     const closed = new Promise((resolve) => child.on("close", resolve))
     await new Promise((resolve) => child.stdout.once("data", resolve))
@@ -296,7 +296,7 @@ describe("beside a run", () => {
     const first = await fixture.run()
     let collecting: Promise<unknown> | undefined
     const second = await fixture.run({ steps: "8" }, {}, (event) => {
-      if (event.type === "progress" && event.node === "wait") collecting ??= gc(everything)
+      if (event.type === "progress" && event.node === "wait") collecting ??= collect(everything)
     })
     await collecting
     // The run had not come to the counts, and makes them again.
@@ -310,9 +310,9 @@ describe("beside a run", () => {
   it("takes the rest once it has ended; the journal still says what made it, and a run makes the same again", async () => {
     const fixture = await loadFixture(folder)
     const first = await fixture.run()
-    await gc(everything)
+    await collect(everything)
     expect(await left()).toEqual(new Set())
-    expect(makings(digests(first).shout!, journal)).toMatchObject([{ run: first.run, node: "shout", config: { times: 1 } }])
+    expect(opened.now(makings(digests(first).shout!))).toMatchObject([{ run: first.run, node: "shout", config: { times: 1 } }])
     expect((await fixture.plan()).lines).toEqual(["run", "its result is gone from the store"])
     expect(digests(await fixture.run())).toEqual(digests(first))
   })
@@ -325,24 +325,23 @@ import { Store } from ${JSON.stringify(new URL("../../../runtime/store/store.ts"
 const type = { kind: "report", name: "report:anything/1", accepts: () => true, validate: () => Effect.void }
 let [found, made, lost] = [0, 0, 0]
 const digests = new Map()
-// As many tries as it takes until both sides did their worst, however busy the machine is.
-for (let round = 0; round < 30 || ((found < 6 || made < 16) && round < 3000); round++) {
-  const store = new Store(${JSON.stringify(home)})
-  store.hold("a run")
+const round = (number) => Effect.gen(function* () {
+  const store = yield* (yield* Store).hold("a run")
   for (const text of ["a", "b", "c", "d"]) {
     const known = digests.get(text)
-    if (known !== undefined && store.present(known)) found++
+    if (known !== undefined && (yield* store.present(known))) found++
     else {
-      const directory = await Effect.runPromise(store.temporary())
+      const directory = yield* store.temporary
       writeFileSync(directory + "/a.txt", text)
-      digests.set(text, (await Effect.runPromise(store.commit(directory, type))).digest)
+      digests.set(text, (yield* store.commit(directory, type)).digest)
       made++
     }
-    await new Promise((resolve) => setTimeout(resolve, round % 3))
-    if ((await store.damage(digests.get(text))) !== undefined) lost++
+    yield* Effect.sleep(number % 3)
+    if ((yield* store.damage(digests.get(text))) !== undefined) lost++
   }
-  store.release()
-}
+}).pipe(Effect.scoped, Effect.provide(Store.layer(${JSON.stringify(home)})))
+// As many tries as it takes until both sides did their worst, however busy the machine is.
+for (let i = 0; i < 30 || ((found < 6 || made < 16) && i < 3000); i++) await Effect.runPromise(round(i))
 console.log(JSON.stringify({ found, made, lost }))`
     const path = join(folder, "race.ts")
     writeFileSync(path, script)
@@ -352,7 +351,7 @@ console.log(JSON.stringify({ found, made, lost }))`
     const closed = new Promise((resolve) => child.on("close", resolve))
     let collected = 0
     while (child.exitCode === null) {
-      collected += (await gc({ unreachable: true, keep: 0 })).objects
+      collected += (await collect({ unreachable: true, keep: 0 })).objects
       await sleep(2)
     }
     await closed
@@ -366,14 +365,14 @@ console.log(JSON.stringify({ found, made, lost }))`
 describe("two collections at once", () => {
   it("take each object once, and neither fails", async () => {
     for (let i = 0; i < 40; i++) await commit(`orphan ${i}`)
-    const other = new Store(home)
+    const other = openHome(home)
     try {
-      const plans = await Promise.all([planned({ keep: 0 }), Effect.runPromise(planCollection(journal, other, { keep: 0 }))])
+      const plans = await Promise.all([planned({ keep: 0 }), other.later(planGc({ keep: 0 }))])
       expect(plans.map(({ objects }) => objects.length)).toEqual([40, 40])
-      await Promise.all([Effect.runPromise(collect(journal, store, plans[0])), Effect.runPromise(collect(journal, other, plans[1]))])
+      await Promise.all([opened.later(gc(plans[0])), other.later(gc(plans[1]))])
       expect([await left(), readdirSync(join(home, "trash"))]).toEqual([new Set(), []])
     } finally {
-      other.release()
+      other.close()
     }
   })
 })

@@ -4,17 +4,17 @@ import { join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import * as Effect from "effect/Effect"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
-import { Flights } from "../../../runtime/store/flights.ts"
-import { Journal } from "../../../runtime/store/journal.ts"
+import { type Claim, claimKey, releaseClaims, stillHeld } from "../../../runtime/store/in-flight.ts"
 import { Leases } from "../../../runtime/store/leases.ts"
 import { fileAt, type NodeLimits } from "../../../runtime/define/node.ts"
-import { Numerics } from "../../../runtime/key/numerics.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
-import { run, type RunEvent, type RunOptions } from "../../../runtime/run/run.ts"
+import type { RunEvent } from "../../../runtime/run/events.ts"
+import type { RunOptions } from "../../../runtime/run/options.ts"
+import { run } from "../../../runtime/run/run.ts"
 import * as Schema from "effect/Schema"
 import { removeFolder, start } from "../../cli/caravan.ts"
 import { checkRecords } from "../../faults/invariants.ts"
-import { fixtureFolder, loadFixture } from "../fixture.ts"
+import { fixtureFolder, loadFixture, openHome, services } from "../fixture.ts"
 import { tally } from "../fixtures/tally.ts"
 
 let folder: string
@@ -30,30 +30,35 @@ const waitFor = async (what: () => boolean, milliseconds = 20_000) => {
   for (const end = Date.now() + milliseconds; !what(); await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
 }
 const journalCount = (status: string): number => {
-  const journal = new Journal(join(folder, "home"))
+  const { close, journal } = openHome(join(folder, "home"))
   try {
     return journal.runs().reduce((sum, { nodes }) => sum + (nodes[status as "ran"] ?? 0), 0)
   } finally {
-    journal.close()
+    close()
   }
 }
 
 describe("of all that want a key", () => {
-  it("one has it, until it lands or dies", () => {
+  it("one has it, until it gives it up or dies", () => {
     const leases = new Leases(join(folder, "home"))
     const [one, two] = [leases.hold("one"), leases.hold("two")]
-    const [first, second] = [new Flights(leases, one.id), new Flights(leases, two.id)]
-    const claim = first.claim("k")
-    expect(claim).toMatchObject({ mine: true, tookOver: false })
+    const claimsOf = ({ id }: { readonly id: string }) => ({
+      claim: (key: string) => claimKey(leases, id, key),
+      release: (claims: ReadonlyArray<Claim>) => releaseClaims(leases, claims),
+      stillHeld: (claims: ReadonlyArray<Claim>) => stillHeld(leases, claims)
+    })
+    const [first, second] = [claimsOf(one), claimsOf(two)]
+    const claimed = first.claim("k")
+    expect(claimed).toMatchObject({ mine: true, tookOver: false })
     expect(second.claim("k")).toEqual({ mine: false, by: `one in process ${process.pid}` })
     expect(first.claim("k")).toEqual({ mine: false, by: "another node of this run" })
     expect(second.claim("other")).toMatchObject({ mine: true })
-    if (!claim.mine) throw new Error("checked above")
-    // Landing another's flight does nothing.
-    second.land([{ key: "k", token: "some token" }])
-    expect(first.standing([{ key: "k", token: claim.token }]).has("k")).toBe(true)
-    first.land([{ key: "k", token: claim.token }])
-    expect(first.standing([{ key: "k", token: claim.token }]).has("k")).toBe(false)
+    if (!claimed.mine) throw new Error("checked above")
+    // Giving up another's claim does nothing.
+    second.release([{ key: "k", token: "some token" }])
+    expect(first.stillHeld([claimed.claim]).has("k")).toBe(true)
+    first.release([claimed.claim])
+    expect(first.stillHeld([claimed.claim]).has("k")).toBe(false)
     const next = second.claim("k")
     expect(next).toMatchObject({ mine: true, tookOver: false })
     // It goes without a word, as a killed process does: its lock is gone, its row is there.
@@ -123,8 +128,8 @@ const runTally = (config: Record<string, unknown> = {}, options: Partial<RunOpti
     tally: tally({ file: fileAt(join(folder, "words.txt")) }, { log: join(folder, "steps"), ...config }).limited(limits)
   }))
   return Effect.runPromise(
-    run(pipeline, {}, { home: join(folder, "home"), checkpointSeconds: 0, onEvent: (event) => events.push(event), ...options }).pipe(
-      Effect.provideService(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) })
+    run(pipeline, {}, { checkpointSeconds: 0, onEvent: (event) => events.push(event), ...options }).pipe(
+      Effect.provide(services(join(folder, "home")))
     )
   ).then((result) => ({ ...result, events, notes: events.flatMap((event) => (event.type === "note" ? [event.message] : [])) }))
 }
@@ -248,9 +253,9 @@ describe("a forced node", () => {
     const first = await runTally()
     const second = await runTally({}, { force: ["tally"] })
     expect(second.nodes[0]).toMatchObject({ status: "ran", digest: first.nodes[0]!.digest })
-    const journal = new Journal(join(folder, "home"))
+    const { close, journal } = openHome(join(folder, "home"))
     expect(journal.generations(first.nodes[0]!.key!)).toMatchObject([{ digest: first.nodes[0]!.digest }])
-    journal.close()
+    close()
     expect(second.notes).toEqual([])
   })
 })

@@ -4,25 +4,31 @@ import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import * as Effect from "effect/Effect"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
-import { digestFile, stampOf } from "../../../runtime/key/file-source.ts"
+import { digestFile } from "../../../runtime/key/file-source.ts"
 import { Journal } from "../../../runtime/store/journal.ts"
-import { processSpace, Store } from "../../../runtime/store/store.ts"
+import { processSpace } from "../../../runtime/store/process-identity.ts"
 import type { ArtifactType } from "../../../schemas/artifact.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
+import { type Opened, openHome } from "../fixture.ts"
 
 /** Any files at all. */
 const anything: ArtifactType<never> = { kind: "report", name: "report:anything/1", accepts: () => true, validate: () => Effect.void }
 
 let home: string
-let store: Store
+let opened: Opened
+let store: Opened["store"]
 beforeEach(() => {
   home = workFolder()
-  store = new Store(home)
+  opened = openHome(home)
+  store = opened.store
 })
-afterEach(() => removeFolder(home))
+afterEach(() => {
+  opened.close()
+  removeFolder(home)
+})
 
 const commit = async (files: Record<string, string>) => {
-  const directory = await Effect.runPromise(store.temporary())
+  const directory = await Effect.runPromise(store.temporary)
   for (const [name, text] of Object.entries(files)) {
     mkdirSync(join(directory, name, ".."), { recursive: true })
     writeFileSync(join(directory, name), text)
@@ -42,7 +48,7 @@ describe("an object", () => {
       { path: "deep/b.txt", size: 4, sha256: "f44e64e75f3948e9f73f8dfa94721c4ce8cbb4f265c4790c702b2d41cfbf2753" }
     ])
     expect(statSync(join(folder, "deep/b.txt")).mode & 0o222).toBe(0)
-    expect([store.present(digest), await store.damage(digest)]).toEqual([true, undefined])
+    expect([opened.now(store.present(digest)), await opened.later(store.damage(digest))]).toEqual([true, undefined])
     expect(readdirSync(join(home, "tmp"))).toEqual([])
   })
 
@@ -52,9 +58,9 @@ describe("an object", () => {
     const file = join(store.path(first.digest), "a.txt")
     rmSync(file)
     writeFileSync(file, "aleph")
-    expect(await store.damage(first.digest)).toBe("a.txt has changed")
+    expect(await opened.later(store.damage(first.digest))).toBe("a.txt has changed")
     expect(await commit({ "a.txt": "alpha" })).toEqual(first)
-    expect(await store.damage(first.digest)).toBeUndefined()
+    expect(await opened.later(store.damage(first.digest))).toBeUndefined()
     expect(readdirSync(join(home, "quarantine")).length).toBe(1)
     expect(readdirSync(join(home, "tmp"))).toEqual([])
   })
@@ -66,8 +72,8 @@ describe("an object", () => {
     mkdirSync(store.path(newer), { recursive: true })
     writeFileSync(join(store.path(newer), "artifact.json"), bytes)
     const refused = /it has format 2, this version of caravan knows formats up to 1\. Use that newer version/
-    expect(() => store.present(newer)).toThrow(refused)
-    await expect(store.damage(newer)).rejects.toThrow(refused)
+    expect(() => opened.now(store.present(newer))).toThrow(refused)
+    await expect(opened.later(store.damage(newer))).rejects.toThrow(refused)
   })
 
   it("made by many at once is one", async () => {
@@ -78,7 +84,7 @@ describe("an object", () => {
 
   it("holds plain files only, and none under the manifest's name", async () => {
     await expect(commit({ "artifact.json": "{}" })).rejects.toThrow(/artifact\.json: that name is the store's own/)
-    const directory = await Effect.runPromise(store.temporary())
+    const directory = await Effect.runPromise(store.temporary)
     symlinkSync("/etc/hostname", join(directory, "link"))
     await expect(Effect.runPromise(store.commit(directory, anything))).rejects.toThrow(/link is not a plain file/)
   })
@@ -86,13 +92,13 @@ describe("an object", () => {
 
 describe("what killed runs left", () => {
   it("is swept away, and what living ones write is not", async () => {
-    const mine = await Effect.runPromise(store.temporary())
+    const mine = await Effect.runPromise(store.temporary)
     // No process has this number: it is above the kernel's limit.
     mkdirSync(join(home, `tmp/4194305-${processSpace()}-left`))
     // Nor does it here, but somebody else's processes have numbers of their own.
     const other = join(home, "tmp/4194305-elsewhere-left")
     mkdirSync(other)
-    await store.sweep()
+    await opened.later(store.sweep)
     expect(
       readdirSync(join(home, "tmp"))
         .map((name) => join(home, "tmp", name))
@@ -102,23 +108,26 @@ describe("what killed runs left", () => {
 })
 
 describe("a file of the user's", () => {
-  let journal: Journal
-  beforeEach(() => {
-    journal = new Journal(home)
-  })
-  afterEach(() => journal.close())
-  const digest = async (path: string) => (await Effect.runPromise(digestFile(path, journal))).digest
+  const digest = async (path: string) => (await opened.later(Journal.use((journal) => digestFile(path, journal)))).digest
+  /** What is kept of its content. */
+  const kept = () => {
+    const database = new DatabaseSync(join(home, "journal.db"))
+    const rows = database.prepare("select digest from files").all()
+    database.close()
+    return rows.map((row) => row.digest)
+  }
 
   it("is known by its sha256; hashed again only when its size or times changed, or are too young to tell", async () => {
     const path = join(home, "words.txt")
     writeFileSync(path, "alpha")
     expect(await digest(path)).toBe("8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8")
-    expect(journal.fileDigest(path, await stampOf(path))).toBeUndefined()
+    expect(kept()).toEqual([])
     await age()
     await digest(path)
-    expect(journal.fileDigest(path, await stampOf(path))).toBe(await digest(path))
+    expect(kept()).toEqual([await digest(path)])
     writeFileSync(path, "aleph")
-    expect(journal.fileDigest(path, await stampOf(path))).toBeUndefined()
+    // printf aleph | sha256sum
+    expect(await digest(path)).toBe("c0d93ea09e20eb4c5ca5b8f26dead01bd67c5599fadc8ceb44ba7e24d48722fc")
   })
 
   it("may be a folder, by its files' names and contents; links are followed, as in Hugging Face's cache", async () => {
@@ -143,22 +152,27 @@ describe("a file of the user's", () => {
 describe("the journal", () => {
   it("that is damaged, in the way or from the future is refused with what to do", () => {
     writeFileSync(join(home, "journal.db"), "no journal, but long enough to be looked at as one".repeat(20))
-    expect(() => new Journal(home)).toThrow(/journal\.db: file is not a database\. It is damaged: move it away/)
-    expect(() => new Journal(join(home, "journal.db"))).toThrow(/Make the folder writable, or name another with CARAVAN_HOME/)
+    expect(() => openHome(home).journal.runs()).toThrow(/journal\.db: file is not a database\. It is damaged: move it away/)
+    expect(() => openHome(join(home, "journal.db")).journal.runs()).toThrow(/Make the folder writable, or name another with CARAVAN_HOME/)
     // Node's own recursive mkdir would never return here.
-    expect(() => new Journal("/proc/caravan/deep")).toThrow(/ENOENT.*Make the folder writable, or name another with CARAVAN_HOME/)
+    expect(() => openHome("/proc/caravan/deep").journal.runs()).toThrow(
+      /ENOENT.*Make the folder writable, or name another with CARAVAN_HOME/
+    )
     const future = join(home, "future")
-    new Journal(future).close()
+    const made = openHome(future)
+    made.journal.runs()
+    made.close()
     const database = new DatabaseSync(join(future, "journal.db"))
     database.exec("pragma user_version = 1000")
     database.close()
-    expect(() => new Journal(future)).toThrow(
+    expect(() => openHome(future).journal.runs()).toThrow(
       /it has format 1000, this version of caravan knows formats up to \d+\. Use that newer version/
     )
   })
 
   it("is opened by several at once, and each sees what the others wrote", () => {
-    const [a, b] = [new Journal(home), new Journal(home)]
+    const [first, second] = [openHome(home), openHome(home)]
+    const [a, b] = [first.journal, second.journal]
     const trace = { key: "k", digest: "d", contentDigest: "c", type: "report:anything/1", metrics: { loss: 0.5 } }
     a.recordTrace(trace, {})
     expect(b.trace("k")).toEqual(trace)
@@ -166,13 +180,13 @@ describe("the journal", () => {
     b.recordTrace({ ...trace, digest: "e" }, {})
     expect(a.trace("k")).toEqual(trace)
     expect(() =>
-      a.transaction(() => {
-        a.forgetTrace("k")
+      a.transaction((tables) => {
+        tables.forgetTrace("k")
         throw new Error("no")
       })
     ).toThrow("no")
     expect(b.trace("k")).toEqual(trace)
-    a.close()
-    b.close()
+    first.close()
+    second.close()
   })
 })

@@ -8,9 +8,11 @@ import { afterAll, describe, expect, it } from "vitest"
 import { writeTokenizer } from "../../../models/tokenizer/files.ts"
 import { trainTokenizer } from "../../../models/tokenizer/train.ts"
 import { fileAt } from "../../../runtime/define/node.ts"
-import { Numerics } from "../../../runtime/key/numerics.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
-import { plan, type RunEvent, run } from "../../../runtime/run/run.ts"
+import type { RunEvent } from "../../../runtime/run/events.ts"
+import { plan } from "../../../runtime/run/plan.ts"
+import { run } from "../../../runtime/run/run.ts"
+import { services } from "../../runtime/fixture.ts"
 import {
   importDemonstrations,
   importHelpfulnessReward,
@@ -47,11 +49,10 @@ const tuned = (reward: Parameters<typeof ppo>[0]["helpfulness"], safety?: Parame
 const imported = (name: string) => importHelpfulnessReward({ folder: at(name) }).named(`reward-${name}`)
 
 const home = join(root, "home")
-const numerics = Effect.provideService(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) })
 const planned = (pipeline: ReturnType<typeof tuned>) =>
   Effect.runPromise(
-    plan(pipeline, {}, { home, missing: "await" }).pipe(
-      numerics,
+    plan(pipeline, {}, { missing: "await" }).pipe(
+      Effect.provide(services(home)),
       Effect.match({ onFailure: ({ message }) => message, onSuccess: ({ nodes }) => nodes.size })
     )
   )
@@ -89,7 +90,7 @@ describe("PPO", () => {
   it("is not run either: nothing is made", async () => {
     const events: Array<RunEvent> = []
     const exit = await Effect.runPromiseExit(
-      run(tuned(imported("other")), {}, { home, onEvent: (event) => events.push(event) }).pipe(numerics)
+      run(tuned(imported("other")), {}, { onEvent: (event) => events.push(event) }).pipe(Effect.provide(services(home)))
     )
     expect(JSON.stringify(exit)).toContain("must have the same tokenizer")
     expect(events).toEqual([])

@@ -2,7 +2,6 @@
 import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { fileURLToPath, pathToFileURL } from "node:url"
-import * as Effect from "effect/Effect"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import type { AnyStage } from "../../../runtime/define/stage.ts"
 import { codeIdentity, FileDigests } from "../../../runtime/key/code-identity.ts"
@@ -11,6 +10,7 @@ import { estimatorOf } from "../../../stages/common/cost/estimator.ts"
 import { sized, unknownSize } from "../../../stages/common/cost/size.ts"
 import { sample } from "../../../stages/rejection-sampling/sample.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
+import { type Opened, openHome } from "../../runtime/fixture.ts"
 import { repeat, repeatCost, repeatInParts, repeatPinned, repeatPinnedInParts, sft } from "./own-estimates.ts"
 
 describe("the estimate of a stage", () => {
@@ -33,13 +33,13 @@ describe("the estimate of a stage", () => {
 describe("the code that a key has", () => {
   const root = fileURLToPath(new URL("../../../", import.meta.url))
   let folder: string
-  let journal: Journal
+  let opened: Opened
   beforeAll(() => {
     folder = workFolder()
-    journal = new Journal(join(folder, "home"))
+    opened = openHome(join(folder, "home"))
   })
   afterAll(() => {
-    journal.close()
+    opened.close()
     removeFolder(folder)
   })
 
@@ -58,7 +58,7 @@ describe("the code that a key has", () => {
       writeFileSync(path, before.replace(from, to))
     }
     const module = (await import(pathToFileURL(join(copy, "stages/training/sft.ts")).href)) as { readonly sft: AnyStage }
-    return (await Effect.runPromise(codeIdentity(module.sft.stage, journal, new FileDigests()))).digest
+    return (await opened.later(Journal.use((journal) => codeIdentity(module.sft.stage, journal, new FileDigests())))).digest
   }
 
   it("is the same after an edit of the estimate, and of what it is made from", async () => {

@@ -12,9 +12,9 @@ import { writeSafetensors } from "../../../models/safetensors.ts"
 import * as Schema from "effect/Schema"
 import type { Checkpoints } from "../../../runtime/define/checkpoints.ts"
 import { openCheckpoints } from "../../../runtime/store/checkpoints.ts"
-import { Numerics } from "../../../runtime/key/numerics.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
 import { run } from "../../../runtime/run/run.ts"
+import { services } from "../../runtime/fixture.ts"
 import { External } from "../../../schemas/artifact.ts"
 import { Preferences, ResponsePairs } from "../../../schemas/rows.ts"
 import { annotate } from "../../../stages/preferences/annotate.ts"
@@ -251,11 +251,7 @@ describe("a judge's verdicts", () => {
     }))
     const home = newFolder()
     const attempt = (settings: Record<string, string>) =>
-      Effect.runPromise(
-        run(pipeline, {}, { home, settings }).pipe(
-          Effect.provideService(Numerics, { describe: () => Effect.succeed({ libtorch: "none" }) })
-        )
-      )
+      Effect.runPromise(run(pipeline, {}, { settings }).pipe(Effect.provide(services(home))))
     const first = await attempt({})
     const error = first.nodes.find(({ id }) => id === "judged")!.error
     expect(error).toMatch(/gave 2 answers of 6 .* raise maxUnreadable and run again: no pair is asked for twice\./)

@@ -1,62 +1,19 @@
-/**
- * Lock files: everything that decides a pipeline's results, written down by `caravan freeze` and held to by `caravan run --locked`: the content
- * of its inputs, its nodes with their configs, seeds and wires, the code of their stages, the packages that code uses, the machine's numerics,
- * and the results themselves where they are known.
- */
-import { readFile, rename, writeFile } from "node:fs/promises"
-import { dirname, relative, resolve } from "node:path"
+/** Holding a run to a lock file (lock-file.ts): everything that decides its results is as it was frozen, and so are the results. */
+import { relative } from "node:path"
 import * as Effect from "effect/Effect"
-import * as Schema from "effect/Schema"
-import { digestOf } from "../encoding.ts"
 import { formatVersion } from "../key/cache-key.ts"
-import { messageOf, PipelineError } from "../errors.ts"
+import { digestOf } from "../encoding.ts"
+import { PipelineError, type StoreError } from "../errors.ts"
 import { digestFile } from "../key/file-source.ts"
+import type { KeyCache } from "../key/key-cache.ts"
 import { configForKey, type Graph } from "../define/graph.ts"
-import type { Journal } from "../store/journal.ts"
-import type { Facts, Plan } from "../run/plan.ts"
-import type { NodeResult, RunOptions, RunResult } from "../run/run.ts"
+import type { Facts } from "./facts.ts"
+import type { LockFile } from "./lock-file.ts"
+import type { NodeResult, RunResult } from "./events.ts"
+import type { RunOptions } from "./options.ts"
 
-const Texts = Schema.Record(Schema.String, Schema.String)
-const Wires = Schema.Record(Schema.String, Schema.NullOr(Schema.Union([Schema.String, Schema.Array(Schema.String)])))
-
-export const LockFile = Schema.Struct({
-  format: Schema.Literal(1),
-  /** The format of cache keys: another one makes everything again. */
-  keys: Schema.Number,
-  pipeline: Schema.String,
-  /** What the command line said: `run --locked` says the same again. */
-  settings: Texts,
-  seed: Schema.Number,
-  device: Schema.Literals(["cpu", "cuda"]),
-  threads: Schema.Number,
-  /** Files and folders of the user's by node. The path is where it was, from the lock file; only the content counts. */
-  inputs: Schema.Record(Schema.String, Schema.Struct({ path: Schema.String, digest: Schema.String })),
-  nodes: Schema.Record(
-    Schema.String,
-    Schema.Struct({
-      stage: Schema.String,
-      /** The digest of its code: an entry of `code`. */
-      code: Schema.String,
-      /** The version that a pinned stage has in its place in the key; its code is held to nevertheless. */
-      pinned: Schema.optionalKey(Schema.String),
-      /** Without fields that can't change the result. */
-      config: Schema.Record(Schema.String, Schema.Unknown),
-      seed: Schema.NullOr(Schema.Number),
-      inputs: Wires,
-      /** The digest of its artifact; null when there was none yet. */
-      result: Schema.NullOr(Schema.String)
-    })
-  ),
-  code: Schema.Record(Schema.String, Schema.Struct({ files: Texts, packages: Schema.Array(Schema.String) })),
-  /** What package-lock.json says of every package that the code uses. */
-  packages: Texts,
-  /** null when nothing computes with tensors. */
-  numerics: Schema.NullOr(Texts)
-})
-export type LockFile = typeof LockFile.Type
-
-/** What of a run is frozen, with its inputs' digests and known results by node. */
-const freezing = (
+/** The lock file of a graph, to be written into this folder: with its inputs' digests and known results by node. */
+export const lockFileOf = (
   graph: Graph,
   facts: Facts,
   options: Pick<RunOptions, "settings" | "seed" | "device" | "threads">,
@@ -105,17 +62,6 @@ const freezing = (
     ),
     numerics: facts.numerics
   }
-}
-
-/** The lock file of a plan, to be written into this folder. */
-export const freeze = (plan: Plan, options: Pick<RunOptions, "settings" | "seed" | "device" | "threads">, folder: string): LockFile => {
-  const digests = new Map<string, string>()
-  const results = new Map<string, string>()
-  for (const node of plan.nodes.values()) {
-    if (node.kind === "file") digests.set(node.id, node.digest)
-    if (node.kind === "hit") results.set(node.id, node.trace.digest)
-  }
-  return freezing(plan.graph, plan.facts, options, folder, digests, results)
 }
 
 /** As JSON would give it back. */
@@ -184,13 +130,13 @@ export const holdToLock = (
   lock: LockFile,
   graph: Graph,
   facts: Facts,
-  journal: Journal,
+  cache: KeyCache,
   options: RunOptions
-): Effect.Effect<void, PipelineError> =>
+): Effect.Effect<void, PipelineError | StoreError> =>
   Effect.gen(function* () {
     const digests = new Map<string, string>()
-    for (const node of graph.nodes.values()) if (node.kind === "file") digests.set(node.id, (yield* digestFile(node.path, journal)).digest)
-    const found = differences(lock, freezing(graph, facts, options, process.cwd(), digests, new Map()))
+    for (const node of graph.nodes.values()) if (node.kind === "file") digests.set(node.id, (yield* digestFile(node.path, cache)).digest)
+    const found = differences(lock, lockFileOf(graph, facts, options, process.cwd(), digests, new Map()))
     if (found.length > 0)
       return yield* new PipelineError({
         message: `This run is held to a lock file, and is not what was frozen:\n${found.map((line) => `  ${line}`).join("\n")}\nNothing was run. Undo what changed, or run \`caravan freeze\` again to accept it.`
@@ -218,35 +164,3 @@ export const holdResults = (lock: LockFile, result: RunResult): RunResult => {
     )
   }
 }
-
-/** Reads a lock file. */
-export const readLock = (path: string): Effect.Effect<LockFile, PipelineError> =>
-  Effect.gen(function* () {
-    const fail = (what: string) =>
-      new PipelineError({
-        message: `Reading the lock file ${path}: ${what}. Make it with \`caravan freeze\`, or name another with --lock.`
-      })
-    const text = yield* Effect.tryPromise({
-      try: () => readFile(path, "utf8"),
-      catch: (cause) => fail((cause as NodeJS.ErrnoException).code === "ENOENT" ? "there is no such file" : messageOf(cause))
-    })
-    const json = yield* Effect.try({ try: () => JSON.parse(text) as unknown, catch: (cause) => fail(`not JSON (${messageOf(cause)})`) })
-    const format = (json as { readonly format?: unknown } | null)?.format
-    if (typeof format === "number" && format > 1)
-      return yield* fail(`it has format ${format}, this version of caravan knows formats up to 1`)
-    return yield* Schema.decodeUnknownEffect(LockFile)(json).pipe(Effect.mapError((error) => fail(`not a lock file: ${error.message}`)))
-  })
-
-/** Writes a lock file. */
-export const writeLock = (path: string, lock: LockFile): Effect.Effect<void, PipelineError> =>
-  Effect.tryPromise({
-    try: async () => {
-      await writeFile(`${path}.new`, `${JSON.stringify(lock, undefined, 2)}\n`)
-      await rename(`${path}.new`, path)
-    },
-    catch: (cause) => new PipelineError({ message: `Writing the lock file ${path}: ${messageOf(cause)}. Name another place with --lock.` })
-  })
-
-/** Beside the definition file: pipelines/demo.ts -> pipelines/demo.lock.json. */
-export const lockPath = (pipeline: string): string => resolve(pipeline).replace(/\.[mc]?[tj]s$/, "") + ".lock.json"
-export const lockFolder = (path: string): string => dirname(resolve(path))

@@ -6,7 +6,7 @@ import { hash } from "node:crypto"
 import { closeSync, mkdirSync, openSync, writeSync } from "node:fs"
 import { join } from "node:path"
 import { messageOf } from "../errors.ts"
-import type { RunEvent } from "../run/run.ts"
+import type { RunEvent } from "./events.ts"
 
 /** Steps are logged at most this often, in milliseconds: a long training has millions. The last one before the end always is. */
 const interval = 1000

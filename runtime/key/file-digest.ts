@@ -1,0 +1,51 @@
+/** sha256 of files. Small ones are read in one call: a trip through the thread pool would cost more than the reading. */
+import { createHash, hash as hashOf } from "node:crypto"
+import { closeSync, openSync, read, readFileSync, readSync } from "node:fs"
+import { promisify } from "node:util"
+
+/** A file below this size is read at once, a larger one in pieces of it, the next of which is read while one is hashed. */
+const pieceSize = 1 << 20
+/** What small files are read into: in one turn of the event loop, so one is enough. */
+const scratch = Buffer.allocUnsafeSlow(pieceSize)
+
+/** Reads from the beginning until the file or the scratch buffer ends; how much. */
+const readToScratch = (file: number): number => {
+  let size = 0
+  // A read of nothing is the end; a short one is not.
+  for (let n = 1; n > 0 && size < pieceSize; size += n) n = readSync(file, scratch, size, pieceSize - size, null)
+  return size
+}
+
+/** A file's bytes, in the scratch buffer where they fit: to be used at once. */
+export const readSmall = (path: string): Buffer => {
+  const file = openSync(path, "r")
+  try {
+    const size = readToScratch(file)
+    return size < pieceSize ? scratch.subarray(0, size) : readFileSync(path)
+  } finally {
+    closeSync(file)
+  }
+}
+
+const readAsync = promisify(read)
+export const digestOfFileAt = async (path: string): Promise<{ readonly size: number; readonly sha256: string }> => {
+  const file = openSync(path, "r")
+  try {
+    let size = readToScratch(file)
+    if (size < pieceSize) return { size, sha256: hashOf("sha256", scratch.subarray(0, size)) }
+    const hash = createHash("sha256").update(scratch)
+    let [piece, next] = [Buffer.allocUnsafeSlow(pieceSize), Buffer.allocUnsafeSlow(pieceSize)]
+    let reading = readAsync(file, piece, 0, pieceSize, null)
+    for (;;) {
+      const { bytesRead } = await reading
+      if (bytesRead === 0) return { size, sha256: hash.digest("hex") }
+      size += bytesRead
+      reading = readAsync(file, next, 0, pieceSize, null)
+      hash.update(piece.subarray(0, bytesRead))
+      ;[piece, next] = [next, piece]
+    }
+  } finally {
+    closeSync(file)
+  }
+}
+export const sha256File = async (path: string): Promise<string> => (await digestOfFileAt(path)).sha256

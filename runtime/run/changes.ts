@@ -1,0 +1,90 @@
+/** What changed: since a node last had a result, and in the code of a pinned stage since its result was made. */
+import * as Effect from "effect/Effect"
+import type { StageNode } from "../define/graph.ts"
+import type { StoreError } from "../errors.ts"
+import { cacheKey, type KeyParts } from "../key/cache-key.ts"
+import type { CodeIdentity } from "../key/code-identity.ts"
+import type { Execution } from "../store/executions.ts"
+import type { JournalOperations } from "../store/journal.ts"
+import type { Trace } from "../store/traces.ts"
+import { type Facts, keyParts } from "./facts.ts"
+
+const partsOfCode = new WeakMap<CodeIdentity, Readonly<Record<string, string>>>()
+/** Files with digests and packages with versions, as the journal keeps them. The same object for the same identity. */
+export const codeParts = (code: CodeIdentity): Readonly<Record<string, string>> => {
+  let parts = partsOfCode.get(code)
+  if (parts === undefined) partsOfCode.set(code, (parts = { ...code.files, ...code.packages }))
+  return parts
+}
+
+/** A file by its name; a package with its versions ("node_modules/effect", "4.1.0 sha512-..."). */
+const showCode = (name: string, before: string | undefined, after: string | undefined): string => {
+  const [of, to] = [before, after].map((entry) => entry?.split(" ")[0] ?? "none")
+  const at = name.lastIndexOf("node_modules/")
+  return at === -1 || /\.[a-z]+$/.test(name) ? name : `${name.slice(at + "node_modules/".length)} ${of} -> ${to}`
+}
+
+/** The files and packages in which two versions of a stage's code differ, as they are shown. */
+export const codeChanges = (before: Readonly<Record<string, string>>, after: Readonly<Record<string, string>>): ReadonlyArray<string> => {
+  const changed = [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((name) => before[name] !== after[name])
+  return changed.length === 0 ? ["bundled by another version of caravan"] : changed.map((name) => showCode(name, before[name], after[name]))
+}
+
+/** What changed in the code of a pinned stage since this result was made or last blessed; nothing for others, whose keys have the code. */
+export const driftOf = (
+  node: StageNode,
+  facts: Facts,
+  trace: Trace,
+  journal: JournalOperations
+): Effect.Effect<ReadonlyArray<string>, StoreError> => {
+  if (node.stage.pinned === undefined) return Effect.succeed([])
+  const code = facts.code.get(node.id)!
+  return Effect.map(journal.acceptedCode(trace.key, trace.digest, code.digest), (accepted) =>
+    accepted === undefined || accepted.code === code.digest ? [] : codeChanges(accepted.files, codeParts(code))
+  )
+}
+
+/** What is said of a found result of a pinned stage whose code has drifted. */
+export const drifted = (node: StageNode, drift: ReadonlyArray<string>): string =>
+  `its code has drifted since its result was made (pinned ${node.stage.pinned}): ${drift.join(", ")}. \`caravan bless\` accepts the code as it is; another version makes the result again`
+
+const show = (value: unknown): string => (value === undefined ? "nothing" : JSON.stringify(value))
+
+/** What is different from when this node `last` had a result. `own` leaves the inputs out (they may not be known). */
+export const changes = (
+  node: StageNode,
+  facts: Facts,
+  last: Pick<Execution, "key" | "parts" | "files"> | undefined,
+  parts: KeyParts | undefined
+): { readonly own: Array<string>; readonly all: Array<string> } => {
+  if (last === undefined) return { own: ["it has never run here"], all: ["it has never run here"] }
+  const now = parts ?? keyParts(node, facts, () => "")
+  const own: Array<string> = []
+  if (last.parts.stage !== now.stage) own.push(`stage ${last.parts.stage} -> ${now.stage}`)
+  for (const field of new Set([...Object.keys(last.parts.config), ...Object.keys(now.config)])) {
+    const [before, after] = [show(last.parts.config[field]), show(now.config[field])]
+    if (before !== after) own.push(`config ${field}: ${before} -> ${after}`)
+  }
+  if (last.parts.seed !== now.seed) own.push(`seed ${last.parts.seed} -> ${now.seed}`)
+  const [pin, pinNow] = [last.parts.pinned, now.pinned]
+  if (pin !== pinNow) own.push(`pinned: ${pin ?? "not"} -> ${pinNow ?? "not"}`)
+  if (last.parts.code !== now.code && (pinNow === undefined || pin !== pinNow))
+    own.push(`code: ${codeChanges(last.files, codeParts(facts.code.get(node.id)!)).join(", ")}`)
+  if (last.parts.mapping !== now.mapping) own.push("how stages are mapped: another version of caravan")
+  const numerics = new Set([...Object.keys(last.parts.numerics ?? {}), ...Object.keys(now.numerics ?? {})])
+  for (const name of numerics) {
+    const [before, after] = [last.parts.numerics?.[name], now.numerics?.[name]]
+    if (before !== after) own.push(`numerics ${name}: ${before ?? "nothing"} -> ${after ?? "nothing"}`)
+  }
+  const all = [...own]
+  if (parts !== undefined) {
+    for (const port of Object.keys(parts.inputs)) {
+      if (JSON.stringify(last.parts.inputs[port]) !== JSON.stringify(parts.inputs[port])) {
+        const ids = node.inputs[port]
+        all.push(`input ${port}: new content${ids === null || ids === undefined ? "" : ` of ${[ids].flat().join(", ")}`}`)
+      }
+    }
+    if (all.length === 0) all.push(last.key === cacheKey(parts) ? "its record is gone" : "an older format of keys")
+  }
+  return { own, all }
+}

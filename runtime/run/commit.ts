@@ -1,0 +1,66 @@
+/** Committing results: what several nodes wrote is made durable, and then recorded. A record never names what a loss of power could take. */
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Scope from "effect/Scope"
+import type { StageNode } from "../define/graph.ts"
+import { StageError, type StoreError } from "../errors.ts"
+import type { KeyParts } from "../key/cache-key.ts"
+import { groupCommit } from "../store/group-commit.ts"
+import type { Claim } from "../store/in-flight.ts"
+import type { JournalTables } from "../store/journal.ts"
+import type { Trace } from "../store/traces.ts"
+import { isForced, type RunContext } from "./context.ts"
+import type { Produced } from "./produce.ts"
+import type { Recorder } from "./recorder.ts"
+
+/** What a stage has written, before it is in the store. */
+export interface Finished extends Produced {
+  readonly node: StageNode
+  readonly claim: Claim
+  readonly parts: KeyParts
+  readonly milliseconds: number
+}
+
+/** Takes a result in with others; gives the trace that it replaces, if any (--force). */
+export type Commit = (finished: Finished) => Effect.Effect<Trace | undefined, StageError | StoreError>
+
+export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.Effect<Commit, never, Scope.Scope> => {
+  const record = (tables: JournalTables, { node, claim: { key }, parts, sealed, metrics, milliseconds }: Finished): Trace | undefined => {
+    const { contentDigest, digest } = sealed
+    const before = isForced(run, node.id) ? tables.trace(key) : undefined
+    if (before !== undefined) tables.retireTrace(key)
+    tables.recordTrace(
+      { key, digest, contentDigest, type: node.type.name, metrics },
+      // Run and node name the execution that is recorded beside it: key, parts and code are there.
+      { run: run.id, node: node.id, inputs: node.inputs, node_version: process.version }
+    )
+    tables.recordExecution(executionOf(node, key, parts, { status: "ran", milliseconds, digest }))
+    return before
+  }
+
+  const commitAll = (finished: ReadonlyArray<Finished>) =>
+    Effect.gen(function* () {
+      const failures = yield* run.store.put(finished.map(({ sealed }) => sealed))
+      const recorded = yield* run.store.stillHeld(finished.map(({ claim }) => claim)).pipe(
+        Effect.flatMap((held) =>
+          run.journal.transaction((tables) =>
+            finished.map((item, i): Exit.Exit<Trace | undefined, StageError | StoreError> => {
+              const failure = failures[i]
+              if (failure !== undefined) return Exit.fail(failure)
+              // Nobody can have taken over from a process that lives; a result that was made beside another's is not recorded over it.
+              return held.has(item.claim.key) ? Exit.succeed(record(tables, item)) : Exit.fail(overtaken(item.node))
+            })
+          )
+        ),
+        Effect.result
+      )
+      return recorded._tag === "Success" ? recorded.success : failures.map((failure) => Exit.fail(failure ?? recorded.failure))
+    })
+  return groupCommit(commitAll)
+}
+
+const overtaken = (node: StageNode): StageError =>
+  new StageError({
+    reason: "Overtaken",
+    message: `Another run took over node "${node.id}" while this one made it (was leases.db deleted?). Run again: the other's result is found.`
+  })

@@ -1,0 +1,39 @@
+/** What it takes to run a stage, wherever it runs. */
+import * as Effect from "effect/Effect"
+import type { Progress, StageInfo } from "../define/stage-info.ts"
+import { StageError } from "../errors.ts"
+import type { CodeIdentity } from "../key/code-identity.ts"
+import type { KeyCache } from "../key/key-cache.ts"
+import type { Job } from "./run-stage.ts"
+
+/** What a stage may take before it is stopped. */
+export interface Limits {
+  /** Wall time. */
+  readonly seconds?: number
+  /** Resident memory of the stage's process, in MiB; for stages with tensors, which have one of their own. */
+  readonly memory?: number
+}
+
+/** A stage with all that it takes to run it. */
+export interface Work {
+  readonly stage: StageInfo
+  readonly job: Job
+  /** The stage's code as its key has it: what runs must be that. */
+  readonly code: CodeIdentity
+  readonly cache: KeyCache
+  readonly limits?: Limits
+  readonly onProgress: (progress: Progress) => void
+  /** What a child prints, as it comes. */
+  readonly onOutput?: (text: string) => void
+}
+
+/** Runs a stage; gives its metrics. */
+export type Execute = (work: Work) => Effect.Effect<Readonly<Record<string, number>>, StageError>
+
+export const timedOut = (stage: StageInfo, seconds: number): Effect.Effect<never, StageError> =>
+  Effect.fail(
+    new StageError({
+      reason: "Timeout",
+      message: `Stage ${stage.name} took longer than the ${seconds} seconds it was given, and was stopped. Give it more time, or see in its log (caravan log) where it hung.`
+    })
+  )

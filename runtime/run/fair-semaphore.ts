@@ -1,0 +1,29 @@
+/** A semaphore for thousands that wait: first come, first in. At each release effect/Semaphore goes by all who wait, the partitioned one by the first. */
+import * as Effect from "effect/Effect"
+import * as PartitionedSemaphore from "effect/PartitionedSemaphore"
+
+export interface FairSemaphore {
+  readonly withPermit: <A, E, R>(work: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  /** `work` may give its permit back before it ends. */
+  readonly withPermitUntil: <A, E, R>(work: (release: Effect.Effect<void>) => Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+}
+
+export const fairSemaphore = (permits: number): FairSemaphore => {
+  const semaphore = PartitionedSemaphore.makeUnsafe<null>({ permits })
+  const withPermitUntil: FairSemaphore["withPermitUntil"] = (work) =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function* () {
+        yield* restore(semaphore.take(null, 1))
+        // A release resumes the next one at once, within whoever released: that one goes on first.
+        yield* Effect.yieldNow
+        let held = true
+        const release = Effect.suspend(() => {
+          if (!held) return Effect.void
+          held = false
+          return Effect.asVoid(semaphore.release(1))
+        })
+        return yield* Effect.ensuring(restore(work(release)), release)
+      })
+    )
+  return { withPermitUntil, withPermit: (work) => withPermitUntil(() => work) }
+}

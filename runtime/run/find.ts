@@ -1,0 +1,78 @@
+/** Finding results: under their key in the journal, whole in the store, and with the bytes that they should have. */
+import * as Effect from "effect/Effect"
+import type { StageNode } from "../define/graph.ts"
+import type { StoreError } from "../errors.ts"
+import type { KeyParts } from "../key/cache-key.ts"
+import type { Trace } from "../store/traces.ts"
+import { drifted, driftOf } from "./changes.ts"
+import type { RunContext } from "./context.ts"
+import { fairSemaphore } from "./fair-semaphore.ts"
+import type { Recorder } from "./recorder.ts"
+
+/** Results whose bytes are read at once, at most. */
+const readAtOnce = 16
+
+export interface Finder {
+  /** The result under a key, if all its files are there. */
+  readonly look: (key: string) => Effect.Effect<Trace | undefined, StoreError>
+  /**
+   * As `look`, of a key that is claimed. What is left of a result that is not whole, or that `suspect` still names rightly as damaged, is set aside:
+   * whoever had the claim before may have made it again, and that must stay.
+   */
+  readonly lookOrSetAside: (id: string, key: string, suspect: string | undefined) => Effect.Effect<Trace | undefined, StoreError>
+  /** What is wrong with the bytes of a result. One that is sound is not read again in this run. */
+  readonly damage: (digest: string) => Effect.Effect<string | undefined, StoreError>
+  /** Takes a result that is there; whether it does: a lock file holds to the code too, and that of a pinned stage may have drifted. */
+  readonly take: (node: StageNode, key: string, parts: KeyParts, trace: Trace) => Effect.Effect<boolean, StoreError>
+}
+
+export const makeFinder = (
+  { emit, facts, journal, known, options, store, verified }: RunContext,
+  { executionOf, recordSoon, report }: Recorder
+): Finder => {
+  const reading = fairSemaphore(readAtOnce)
+  const look: Finder["look"] = Effect.fnUntraced(function* (key) {
+    const trace = yield* journal.trace(key)
+    return trace !== undefined && (yield* store.present(trace.digest)) ? trace : undefined
+  })
+  const damage: Finder["damage"] = (digest) =>
+    Effect.suspend(() =>
+      verified.has(digest)
+        ? Effect.succeed(undefined)
+        : reading
+            .withPermit(store.damage(digest))
+            .pipe(Effect.tap((found) => Effect.sync(() => found === undefined && verified.add(digest))))
+    )
+  const lookOrSetAside: Finder["lookOrSetAside"] = Effect.fnUntraced(function* (id, key, suspect) {
+    const trace = yield* journal.trace(key)
+    if (trace === undefined) return undefined
+    let wrong = "damaged or gone from the store"
+    if (yield* store.present(trace.digest)) {
+      if (trace.digest !== suspect) return trace
+      const found = yield* damage(trace.digest)
+      if (found === undefined) return trace
+      wrong = `damaged (${found})`
+    }
+    emit({ type: "note", node: id, message: `its result is ${wrong}: making it again` })
+    yield* store.quarantine(trace.digest)
+    yield* journal.forgetTrace(key)
+    return undefined
+  })
+  const take: Finder["take"] = Effect.fnUntraced(function* (node, key, parts, trace) {
+    const drift = yield* driftOf(node, facts, trace, journal)
+    if (drift.length > 0) {
+      const error = drifted(node, drift)
+      if (options.locked !== undefined) {
+        recordSoon(executionOf(node, key, parts, { status: "failed", error }))
+        report(node, { status: "failed", milliseconds: 0, key, digest: null, metrics: {}, error })
+        return false
+      }
+      emit({ type: "note", node: node.id, message: error })
+    }
+    known.set(node.id, { ...trace, path: store.path(trace.digest) })
+    recordSoon(executionOf(node, key, parts, { status: "hit", digest: trace.digest }))
+    report(node, { status: "hit", milliseconds: 0, key, digest: trace.digest, metrics: trace.metrics, error: null })
+    return true
+  })
+  return { look, lookOrSetAside, damage, take }
+}

@@ -1,0 +1,15 @@
+/** All that a run needs, but the machine's numerics: provided once, by whoever starts it. */
+import * as Layer from "effect/Layer"
+import { Journal } from "../store/journal.ts"
+import { Store } from "../store/store.ts"
+import { Executor } from "./executor.ts"
+
+export interface LayerOptions {
+  /** The folder of the store and the journal (home.ts finds the usual one). */
+  readonly home: string
+  /** Module that sets the tensor engine up in a child process. */
+  readonly prepare?: string | undefined
+}
+
+export const layer = ({ home, prepare }: LayerOptions): Layer.Layer<Store | Journal | Executor> =>
+  Layer.mergeAll(Store.layer(home), Journal.layer(home), Executor.layer({ prepare }))

@@ -1,0 +1,81 @@
+/**
+ * Lock files: everything that decides a pipeline's results, written down by `caravan freeze` and held to by `caravan run --locked`: the content
+ * of its inputs, its nodes with their configs, seeds and wires, the code of their stages, the packages that code uses, the machine's numerics,
+ * and the results themselves where they are known.
+ */
+import { readFile, rename, writeFile } from "node:fs/promises"
+import { dirname, resolve } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { messageOf, PipelineError } from "../errors.ts"
+
+const Texts = Schema.Record(Schema.String, Schema.String)
+const Wires = Schema.Record(Schema.String, Schema.NullOr(Schema.Union([Schema.String, Schema.Array(Schema.String)])))
+
+export const LockFile = Schema.Struct({
+  format: Schema.Literal(1),
+  /** The format of cache keys: another one makes everything again. */
+  keys: Schema.Number,
+  pipeline: Schema.String,
+  /** What the command line said: `run --locked` says the same again. */
+  settings: Texts,
+  seed: Schema.Number,
+  device: Schema.Literals(["cpu", "cuda"]),
+  threads: Schema.Number,
+  /** Files and folders of the user's by node. The path is where it was, from the lock file; only the content counts. */
+  inputs: Schema.Record(Schema.String, Schema.Struct({ path: Schema.String, digest: Schema.String })),
+  nodes: Schema.Record(
+    Schema.String,
+    Schema.Struct({
+      stage: Schema.String,
+      /** The digest of its code: an entry of `code`. */
+      code: Schema.String,
+      /** The version that a pinned stage has in its place in the key; its code is held to nevertheless. */
+      pinned: Schema.optionalKey(Schema.String),
+      /** Without fields that can't change the result. */
+      config: Schema.Record(Schema.String, Schema.Unknown),
+      seed: Schema.NullOr(Schema.Number),
+      inputs: Wires,
+      /** The digest of its artifact; null when there was none yet. */
+      result: Schema.NullOr(Schema.String)
+    })
+  ),
+  code: Schema.Record(Schema.String, Schema.Struct({ files: Texts, packages: Schema.Array(Schema.String) })),
+  /** What package-lock.json says of every package that the code uses. */
+  packages: Texts,
+  /** null when nothing computes with tensors. */
+  numerics: Schema.NullOr(Texts)
+})
+export type LockFile = typeof LockFile.Type
+
+/** Reads a lock file. */
+export const readLock = (path: string): Effect.Effect<LockFile, PipelineError> =>
+  Effect.gen(function* () {
+    const fail = (what: string) =>
+      new PipelineError({
+        message: `Reading the lock file ${path}: ${what}. Make it with \`caravan freeze\`, or name another with --lock.`
+      })
+    const text = yield* Effect.tryPromise({
+      try: () => readFile(path, "utf8"),
+      catch: (cause) => fail((cause as NodeJS.ErrnoException).code === "ENOENT" ? "there is no such file" : messageOf(cause))
+    })
+    const json = yield* Effect.try({ try: () => JSON.parse(text) as unknown, catch: (cause) => fail(`not JSON (${messageOf(cause)})`) })
+    const format = (json as { readonly format?: unknown } | null)?.format
+    if (typeof format === "number" && format > 1)
+      return yield* fail(`it has format ${format}, this version of caravan knows formats up to 1`)
+    return yield* Schema.decodeUnknownEffect(LockFile)(json).pipe(Effect.mapError((error) => fail(`not a lock file: ${error.message}`)))
+  })
+
+/** Writes a lock file. */
+export const writeLock = (path: string, lock: LockFile): Effect.Effect<void, PipelineError> =>
+  Effect.tryPromise({
+    try: async () => {
+      await writeFile(`${path}.new`, `${JSON.stringify(lock, undefined, 2)}\n`)
+      await rename(`${path}.new`, path)
+    },
+    catch: (cause) => new PipelineError({ message: `Writing the lock file ${path}: ${messageOf(cause)}. Name another place with --lock.` })
+  })
+
+/** Beside the definition file: pipelines/demo.ts -> pipelines/demo.lock.json. */
+export const lockPath = (pipeline: string): string => resolve(pipeline).replace(/\.[mc]?[tj]s$/, "") + ".lock.json"
+export const lockFolder = (path: string): string => dirname(resolve(path))

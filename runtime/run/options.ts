@@ -1,0 +1,62 @@
+/** How a pipeline is run: what may be asked for, and the nodes that a selection chooses. */
+import * as Effect from "effect/Effect"
+import { didYouMean } from "../../schemas/did-you-mean.ts"
+import { ancestors, descendants, type Graph, type Settings } from "../define/graph.ts"
+import type { NodeLimits } from "../define/node.ts"
+import { PipelineError } from "../errors.ts"
+import type { RunEvent } from "./events.ts"
+import type { LockFile } from "./lock-file.ts"
+
+export interface RunOptions {
+  readonly settings?: Settings
+  readonly seed?: number
+  readonly device?: "cpu" | "cuda"
+  readonly threads?: number
+  /** Stages without tensors that run at once; stages with tensors run one at a time. */
+  readonly jobs?: number
+  readonly only?: string
+  readonly from?: string
+  readonly until?: string
+  readonly force?: ReadonlyArray<string>
+  readonly onEvent?: (event: RunEvent) => void
+  /** What every node may take; a node's own limits come first. */
+  readonly limits?: NodeLimits
+  /** Seconds between two checkpoints of a stage, at least; 60 unless given. 0: after every step. */
+  readonly checkpointSeconds?: number
+  /** Steps between two checkpoints, at most; whichever comes first, if seconds are given too. */
+  readonly checkpointSteps?: number
+  /** What `freeze` wrote: the run does not start when anything differs from it, and fails when a result does. */
+  readonly locked?: LockFile
+}
+
+export interface Machine {
+  readonly device: "cpu" | "cuda"
+  readonly threads: number
+}
+export const machineOf = ({ device = "cpu", threads = 1 }: Pick<RunOptions, "device" | "threads">): Machine => ({ device, threads })
+
+/** What a graph is built with. */
+export const graphOptions = ({ settings = {}, seed = 0 }: Pick<RunOptions, "settings" | "seed">) => ({ settings, seed })
+
+/** The nodes that a selection runs; undefined: all. */
+export const chosenNodes = (graph: Graph, options: RunOptions): Effect.Effect<ReadonlySet<string> | undefined, PipelineError> =>
+  Effect.gen(function* () {
+    const ids = [...graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id)
+    for (const [flag, id] of [
+      ["only", options.only],
+      ["from", options.from],
+      ["until", options.until],
+      ...(options.force ?? []).map((id) => ["force", id])
+    ] as const) {
+      if (id !== undefined && !ids.includes(id))
+        return yield* new PipelineError({ message: `--${flag} ${id}: there is no such node.${didYouMean(id, ids)}` })
+    }
+    if (options.only !== undefined) return new Set([options.only])
+    let selected: Set<string> | undefined
+    if (options.from !== undefined) selected = descendants(graph, options.from)
+    if (options.until !== undefined) {
+      const above = ancestors(graph, [options.until])
+      selected = selected === undefined ? above : new Set([...selected].filter((id) => above.has(id)))
+    }
+    return selected
+  })

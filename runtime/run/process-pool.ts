@@ -1,0 +1,206 @@
+/** Child processes in which stages compute (child.ts): jobs go to them over the IPC channel, one at a time to each. */
+import { type ChildProcess, fork } from "node:child_process"
+import { readFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { StringDecoder } from "node:string_decoder"
+import { fileURLToPath } from "node:url"
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import type { StageInfo } from "../define/stage-info.ts"
+import { StageError } from "../errors.ts"
+import { changedSince } from "../key/code-identity.ts"
+import type { FromChild, ToChild } from "./child.ts"
+import { type Execute, timedOut } from "./execute.ts"
+
+/** How long a stage that was told to stop may take to end its step and save, in milliseconds. */
+const savingTime = 120_000
+/** How often a child's memory is looked at, in milliseconds. */
+const memoryInterval = 200
+
+/** Node takes a longer time than this, 24.8 days, for 1 ms. */
+const longestTimer = 2 ** 31 - 1
+
+/** Calls `body` after so many milliseconds, however many; gives what calls it off. */
+export const after = (milliseconds: number, body: () => void): (() => void) => {
+  let timer: NodeJS.Timeout
+  const wait = (left: number) => {
+    timer = setTimeout(() => (left > longestTimer ? wait(left - longestTimer) : body()), Math.min(left, longestTimer))
+  }
+  wait(milliseconds)
+  return () => clearTimeout(timer)
+}
+
+/** Resident memory of a process in MiB; undefined where the system does not tell (only Linux does, here) or it is gone. */
+const residentMemory = (pid: number): number | undefined => {
+  try {
+    const match = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))
+    return match === null ? undefined : Number(match[1]) / 1024
+  } catch {
+    return undefined
+  }
+}
+
+const tooLarge = (stage: StageInfo, limit: number, found: number): Effect.Effect<never, StageError> =>
+  Effect.fail(
+    new StageError({
+      reason: "Memory",
+      message: `The process of stage ${stage.name} took ${Math.ceil(found)} MiB of memory, more than the ${limit} MiB it was given, and was stopped. Give it more, or lower its batch size.`
+    })
+  )
+
+/** How much of a child's last output is kept to explain a crash. */
+const tailBytes = 4000
+
+/**
+ * Children are kept for the next job: starting one costs about a second. An interrupted or crashed one is not used again. At the scope's end they are
+ * killed.
+ */
+export const processPool = (prepare: string | undefined): Effect.Effect<Execute, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.sync(() => childProcesses(prepare)),
+    ({ close }) => Effect.sync(close)
+  ).pipe(Effect.map(({ run }) => run))
+
+const childProcesses = (prepare: string | undefined): { readonly run: Execute; readonly close: () => void } => {
+  const idle: Array<ChildProcess> = []
+  const all = new Set<ChildProcess>()
+  const start = (): ChildProcess => {
+    const entry = fileURLToPath(import.meta.resolve(import.meta.url.endsWith(".ts") ? "./child.ts" : "./child.js"))
+    const child = fork(entry, [String(process.pid)], {
+      stdio: ["ignore", "pipe", "pipe", "ipc"],
+      execArgv: [],
+      // Numbers that JSON does not know (a loss that is NaN) come through.
+      serialization: "advanced",
+      env: { NODE_COMPILE_CACHE: join(tmpdir(), "node-compile-cache"), ...process.env }
+    })
+    all.add(child)
+    // A broken channel: the child is of no more use. Its exit says the rest.
+    child.on("error", () => child.kill("SIGKILL"))
+    child.once("exit", () => {
+      all.delete(child)
+      const at = idle.indexOf(child)
+      if (at !== -1) idle.splice(at, 1)
+    })
+    return child
+  }
+  return {
+    run: ({ stage, job, code, cache, limits, onProgress, onOutput }) =>
+      Effect.callback<Readonly<Record<string, number>>, StageError>((resume) => {
+        const child = idle.pop() ?? start()
+        child.ref()
+        let tail = ""
+        let finished = false
+        let keeping = false
+        let checked = Promise.resolve()
+        const hear = (text: string) => {
+          if (text === "") return
+          tail = (tail + text).slice(-tailBytes)
+          onOutput?.(text)
+        }
+        // Of each pipe its own: a character may come in two pieces.
+        const listening = [child.stdout, child.stderr].map((stream) => {
+          const decoder = new StringDecoder("utf8")
+          const output = (chunk: Buffer) => hear(decoder.write(chunk))
+          stream?.on("data", output)
+          return () => {
+            stream?.off("data", output)
+            hear(decoder.end())
+          }
+        })
+        const giveUp = (error: Effect.Effect<never, StageError>) => {
+          if (finished) return
+          child.kill("SIGKILL")
+          finish(error, false)
+        }
+        const { memory, seconds } = limits ?? {}
+        const callOff = seconds === undefined ? undefined : after(seconds * 1000, () => giveUp(timedOut(stage, seconds)))
+        const watch =
+          memory === undefined
+            ? undefined
+            : setInterval(() => {
+                const found = residentMemory(child.pid ?? -1)
+                if (found !== undefined && found > memory) giveUp(tooLarge(stage, memory, found))
+              }, memoryInterval)
+        const forget = () => {
+          callOff?.()
+          clearInterval(watch)
+          for (const leave of listening) leave()
+          child.off("message", heard)
+          child.off("exit", exited)
+          child.off("error", broken)
+        }
+        const finish = (result: Effect.Effect<Readonly<Record<string, number>>, StageError>, reuse: boolean) => {
+          forget()
+          if (finished) return
+          finished = true
+          if (reuse) {
+            child.unref()
+            idle.push(child)
+          }
+          resume(result)
+        }
+        const heard = (message: FromChild) => {
+          if (message.type === "progress") onProgress(message.progress)
+          else if (message.type === "keeping") keeping = true
+          else if (message.type === "loaded") checked = check()
+          else if (message.type === "done") void checked.then(() => finish(Effect.succeed(message.metrics), true))
+          else if (message.type === "failed")
+            void checked.then(() => finish(Effect.fail(new StageError({ reason: message.reason, message: message.message })), true))
+        }
+        // What the child has loaded is what the files hold now.
+        const check = async () => {
+          const files = await Effect.runPromise(changedSince(code, stage, cache))
+          if (files.length === 0) return
+          child.kill("SIGKILL")
+          const message = `The code of stage ${stage.name} changed while the pipeline ran (${files.join(", ")}). What is finished is kept: run again to go on with the new code.`
+          finish(Effect.fail(new StageError({ reason: "CodeChanged", message })), false)
+        }
+        const exited = (code: number | null, signal: string | null) => {
+          const how =
+            signal === "SIGKILL" ? "was killed (out of memory?)" : signal !== null ? `was ended by ${signal}` : `ended with code ${code}`
+          // What it wrote last may still be in the pipes; a grandchild may hold them open for good.
+          const tell = () => {
+            clearTimeout(patience)
+            const said = tail.trim() === "" ? "" : ` Its last words:\n${tail.trim()}`
+            finish(Effect.fail(new StageError({ reason: "Crash", message: `The process of stage ${stage.name} ${how}.${said}` })), false)
+          }
+          const patience = setTimeout(tell, 500)
+          child.once("close", tell)
+        }
+        const broken = (error: Error) => {
+          if (child.pid === undefined)
+            finish(
+              Effect.fail(new StageError({ reason: "Crash", message: `Starting a process for stage ${stage.name}: ${error.message}.` })),
+              false
+            )
+        }
+        child.on("message", heard)
+        child.on("exit", exited)
+        child.on("error", broken)
+        child.send({ job, prepare } satisfies ToChild)
+        // Interrupted: a stage that keeps checkpoints may save one before it ends.
+        return Effect.callback<void>((ended) => {
+          if (finished) return ended(Effect.void)
+          finished = true
+          forget()
+          const kill = () => child.kill("SIGKILL")
+          const patience = setTimeout(kill, savingTime)
+          child.on("message", (message: FromChild) => {
+            if (message.type === "done" || message.type === "failed") kill()
+          })
+          const gone = () => {
+            clearTimeout(patience)
+            ended(Effect.void)
+          }
+          if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return gone()
+          child.once("exit", gone)
+          if (keeping && child.connected) child.send({ stop: true } satisfies ToChild)
+          else kill()
+        })
+      }),
+    close: () => {
+      for (const child of all) child.kill("SIGKILL")
+    }
+  }
+}

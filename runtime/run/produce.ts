@@ -1,0 +1,114 @@
+/** Running a node's stage on its inputs: what it wrote is sealed in a folder of its own, and not yet in the store. */
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import type { ArtifactRef } from "../../schemas/artifact.ts"
+import { dependencies, type StageNode } from "../define/graph.ts"
+import type { NodeLimits } from "../define/node.ts"
+import { StageError, type StoreError } from "../errors.ts"
+import { cacheKey, type KeyParts } from "../key/cache-key.ts"
+import { checkStamp } from "../key/file-source.ts"
+import type { SealedObject } from "../store/objects.ts"
+import { changes } from "./changes.ts"
+import type { RunContext } from "./context.ts"
+import { machineOf } from "./options.ts"
+import type { Job } from "./run-stage.ts"
+
+/** Seconds between two checkpoints of a stage, unless the run says otherwise. */
+const usualCheckpointSeconds = 60
+
+export interface Produced {
+  readonly sealed: SealedObject
+  readonly metrics: Readonly<Record<string, number>>
+}
+
+export const limitsOf = ({ options }: RunContext, node: StageNode): NodeLimits => ({ ...options.limits, ...node.limits })
+
+/** Where a stage keeps what it goes on from when it is killed. */
+export const checkpointFolder = ({ store }: RunContext, key: string): string => join(store.home, "checkpoints", key)
+
+/** Where a mapped stage keeps what it made of its shards. All that these depend on, except the dataset that is cut, has one file. */
+const shardsFile = ({ store }: RunContext, { stage: { sharding } }: StageNode, parts: KeyParts): string | null => {
+  if (sharding === undefined) return null
+  const base = cacheKey({ ...parts, inputs: { ...parts.inputs, [sharding.over]: null } })
+  return join(store.home, "shards", `${base}.db`)
+}
+
+/** The artifacts at a node's ports. */
+export const inputsOf = (node: StageNode, ref: (id: string) => ArtifactRef<any>): Job["inputs"] =>
+  Object.fromEntries(
+    Object.entries(node.inputs).map(([port, ids]) => [port, ids === null ? null : typeof ids === "string" ? ref(ids) : ids.map(ref)])
+  )
+
+const jobOf = (run: RunContext, node: StageNode, key: string, parts: KeyParts, output: string): Job => {
+  const { checkpointSeconds, checkpointSteps: steps } = run.options
+  return {
+    module: node.stage.module,
+    exportName: run.facts.code.get(node.id)!.exportName,
+    config: node.config,
+    inputs: inputsOf(node, (id) => {
+      const { path, type, digest, contentDigest } = run.known.get(id)!
+      return { path, type, digest, contentDigest }
+    }),
+    output,
+    seed: node.seed,
+    ...machineOf(run.options),
+    checkpoints: {
+      folder: checkpointFolder(run, key),
+      seconds: checkpointSeconds ?? (steps === undefined ? usualCheckpointSeconds : Infinity),
+      steps
+    },
+    shards: shardsFile(run, node, parts)
+  }
+}
+
+/** A file of the user's that changed while a stage read it makes the result worthless: it belongs to no content. */
+const checkFiles = Effect.fnUntraced(function* (run: RunContext, node: StageNode) {
+  for (const id of dependencies(node)) {
+    const { path, stamp } = run.known.get(id)!
+    if (stamp === undefined) continue
+    yield* checkStamp(
+      path,
+      stamp,
+      () =>
+        new StageError({
+          reason: "InputChanged",
+          message: `The input ${path} changed while it was read. Nothing was recorded: let whatever writes it finish, then run again.`
+        })
+    )
+  }
+})
+
+/** Runs the stage; the folder that it wrote stays when this succeeds. */
+export const produce = (run: RunContext, node: StageNode, key: string, parts: KeyParts): Effect.Effect<Produced, StageError | StoreError> =>
+  Effect.gen(function* () {
+    const { emit, facts, graph, journal, store } = run
+    const last = yield* journal.lastExecution(graph.pipeline, node.id)
+    emit({ type: "node-started", node: node.id, stage: node.stage.name, why: changes(node, facts, last, parts).all })
+    const directory = yield* store.temporary
+    return yield* Effect.gen(function* () {
+      const metrics = yield* run.execute({
+        stage: node.stage,
+        job: jobOf(run, node, key, parts, directory),
+        code: facts.code.get(node.id)!,
+        cache: journal,
+        limits: limitsOf(run, node),
+        onProgress: ({ note, ...progress }) => {
+          if (note !== undefined) emit({ type: "note", node: node.id, message: note })
+          else emit({ type: "progress", node: node.id, progress })
+        },
+        onOutput: (text) => emit({ type: "output", node: node.id, text })
+      })
+      yield* checkFiles(run, node)
+      const sealed = yield* store.seal(directory, node.type).pipe(
+        Effect.catchTag("ArtifactError", (error) =>
+          Effect.fail(
+            new StageError({
+              reason: "BadOutput",
+              message: `Stage ${node.stage.name} wrote something else than a ${node.type.name}. ${error.message}`
+            })
+          )
+        )
+      )
+      return { metrics, sealed }
+    }).pipe(Effect.onError(() => store.remove(directory)))
+  })

@@ -1,0 +1,78 @@
+/** Telling what became of nodes: to whoever listens at once, to the journal soon. */
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import type { StageNode } from "../define/graph.ts"
+import type { StoreError } from "../errors.ts"
+import type { KeyParts } from "../key/cache-key.ts"
+import type { Execution } from "../store/executions.ts"
+import { codeParts } from "./changes.ts"
+import type { RunContext } from "./context.ts"
+import type { NodeResult } from "./events.ts"
+
+/** What was found is recorded at least so often: gc goes by it, and a run that ends by kill -9 has no end to do it at. */
+const recordInterval = "1 second"
+
+export interface Recorder {
+  /** What was reported, by node. */
+  readonly results: ReadonlyMap<string, NodeResult>
+  readonly report: (node: StageNode, result: Omit<NodeResult, "id" | "stage">) => void
+  readonly executionOf: (
+    node: StageNode,
+    key: string,
+    parts: KeyParts,
+    outcome: Pick<Execution, "status"> & Partial<Pick<Execution, "milliseconds" | "digest" | "error">>
+  ) => Execution
+  /** Records with others, in a second at the latest. */
+  readonly recordSoon: (execution: Execution) => void
+  /** Records what is left. */
+  readonly flush: Effect.Effect<void, StoreError>
+}
+
+export const makeRecorder = ({
+  emit,
+  facts,
+  graph,
+  id,
+  journal
+}: Pick<RunContext, "emit" | "facts" | "graph" | "id" | "journal">): Effect.Effect<Recorder, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    const results = new Map<string, NodeResult>()
+    let waiting: Array<Execution> = []
+    const flush = Effect.suspend(() => {
+      const executions = waiting
+      if (executions.length === 0) return Effect.void
+      waiting = []
+      return journal
+        .transaction((tables) => executions.forEach((execution) => tables.recordExecution(execution)))
+        .pipe(
+          Effect.tapError(() =>
+            // They are tried again with the next ones; at the run's end the error counts.
+            Effect.sync(() => (waiting = [...executions, ...waiting]))
+          )
+        )
+    })
+    yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(recordInterval), Effect.ignore(flush))))
+    return {
+      results,
+      report: (node, result) => {
+        const full = { id: node.id, stage: node.stage.name, ...result }
+        results.set(node.id, full)
+        emit({ type: "node-finished", node: full })
+      },
+      executionOf: (node, key, parts, outcome) => ({
+        run: id,
+        pipeline: graph.pipeline,
+        node: node.id,
+        stage: node.stage.name,
+        key,
+        parts,
+        files: codeParts(facts.code.get(node.id)!),
+        milliseconds: 0,
+        digest: null,
+        error: null,
+        ...outcome
+      }),
+      recordSoon: (execution) => void waiting.push(execution),
+      flush
+    }
+  })

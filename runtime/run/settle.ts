@@ -1,0 +1,110 @@
+/** Settling a node: its result is found under its key or made, or it is said why there is none. */
+import { existsSync } from "node:fs"
+import * as Effect from "effect/Effect"
+import * as Semaphore from "effect/Semaphore"
+import { ancestors, dependencies, type StageNode } from "../define/graph.ts"
+import { PipelineError, type StoreError } from "../errors.ts"
+import { cacheKey, type KeyParts } from "../key/cache-key.ts"
+import { digestFile } from "../key/file-source.ts"
+import { isForced, type RunContext } from "./context.ts"
+import { keyParts } from "./facts.ts"
+import type { Finder } from "./find.ts"
+import type { Make } from "./make.ts"
+import type { Recorder } from "./recorder.ts"
+
+/** `selected`: the nodes that may run; undefined: all. */
+export const makeSettler = (
+  run: RunContext,
+  selected: ReadonlySet<string> | undefined,
+  { executionOf, recordSoon, report }: Recorder,
+  finder: Finder,
+  make: Make
+): ((id: string) => Effect.Effect<void, PipelineError | StoreError>) => {
+  const { facts, graph, journal, known } = run
+  /** What the selected nodes depend on, and they themselves; undefined: everything. */
+  const needed = selected === undefined ? undefined : ancestors(graph, selected)
+  const isNeeded = (id: string): boolean => needed === undefined || needed.has(id)
+  /** Files of the user's that can't be read, with the reason. */
+  const unreadable = new Map<string, string>()
+  /** Nodes that share an input wait for each other while its bytes are read. */
+  const checking = new Map<string, Semaphore.Semaphore>()
+
+  const partsOf = (node: StageNode): KeyParts => keyParts(node, facts, (dependency) => known.get(dependency)!.contentDigest)
+  /** The parts of a key as far as they are known. */
+  const knownParts = (node: StageNode): KeyParts => keyParts(node, facts, (dependency) => known.get(dependency)?.contentDigest ?? "")
+
+  /** A node whose input can't be read. */
+  const refuse = (node: StageNode, error: string): void => {
+    recordSoon(executionOf(node, "", knownParts(node), { status: "failed", error }))
+    report(node, { status: "failed", milliseconds: 0, key: null, digest: null, metrics: {}, error })
+  }
+  const skip = (node: StageNode, key: string | null): void => {
+    recordSoon(executionOf(node, key ?? "", knownParts(node), { status: "skipped" }))
+    report(node, { status: "skipped", milliseconds: 0, key, digest: null, metrics: {}, error: null })
+  }
+
+  /**
+   * Reads the bytes of a result against its manifest, once a run, before a stage uses it. A damaged one is set aside and made again, unless another
+   * run has done that meanwhile; false when that fails.
+   */
+  const sound = (id: string): Effect.Effect<boolean, StoreError> => {
+    const input = graph.nodes.get(id)!
+    if (input.kind === "file") return Effect.succeed(true)
+    let lock = checking.get(id)
+    if (lock === undefined) checking.set(id, (lock = Semaphore.makeUnsafe(1)))
+    return Effect.gen(function* () {
+      for (;;) {
+        const result = known.get(id)
+        if (result === undefined) return false
+        if ((yield* finder.damage(result.digest)) === undefined) return true
+        for (const dependency of new Set(dependencies(input))) {
+          if (yield* sound(dependency)) continue
+          known.delete(id)
+          return false
+        }
+        const parts = partsOf(input)
+        // Made here it is sound; what another run made of it meanwhile is read first.
+        if (!(yield* make(input, cacheKey(parts), parts, result.digest))) return false
+      }
+    }).pipe(lock.withPermits(1))
+  }
+
+  const settleFile = Effect.fnUntraced(function* (id: string, path: string, type: string) {
+    const read = yield* Effect.result(digestFile(path, journal))
+    if (read._tag === "Success") {
+      const { digest, stamp } = read.success
+      known.set(id, { digest, contentDigest: digest, path, type, stamp })
+    } else if (read.failure._tag === "PipelineError" && existsSync(path)) unreadable.set(id, read.failure.message)
+    // A wrong path, most likely: nothing is to run for hours before that is said. What none of the chosen nodes needs may come later.
+    else if (read.failure._tag === "StoreError" || isNeeded(id)) return yield* read.failure
+  })
+
+  const settle: (id: string) => Effect.Effect<void, PipelineError | StoreError> = Effect.fnUntraced(function* (id) {
+    const node = graph.nodes.get(id)!
+    if (node.kind === "file") return yield* settleFile(id, node.path, node.type.name)
+    const unread = dependencies(node).find((dependency) => unreadable.has(dependency))
+    if (unread !== undefined) return refuse(node, unreadable.get(unread)!)
+    if (dependencies(node).some((dependency) => !known.has(dependency))) return skip(node, null)
+    const parts = partsOf(node)
+    const key = cacheKey(parts)
+    if (!isForced(run, id)) {
+      const trace = yield* finder.look(key)
+      if (trace !== undefined) {
+        yield* finder.take(node, key, parts, trace)
+        return
+      }
+    }
+    if (selected !== undefined && !selected.has(id)) {
+      if (isNeeded(id))
+        return yield* new PipelineError({
+          message: `Node "${id}" is needed but not selected, and its result is not in the store. Run it first (--until ${id}), or leave the selection out.`
+        })
+      return skip(node, key)
+    }
+    for (const dependency of new Set(dependencies(node))) if (!(yield* sound(dependency))) return skip(node, key)
+    // An input that had to be made again may have come out different.
+    if (cacheKey(partsOf(node)) !== key) return yield* settle(id)
+    yield* make(node, key, parts)
+  })
+  return settle
+}

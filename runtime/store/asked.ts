@@ -1,0 +1,34 @@
+/** What a run was asked for, as the journal keeps it, and what became of the run. */
+import * as Effect from "effect/Effect"
+import type { Settings } from "../define/graph.ts"
+import type { StoreError } from "../errors.ts"
+import type { PastRun } from "./executions.ts"
+import { Store } from "./store.ts"
+
+export interface Asked {
+  readonly params: Readonly<Record<string, unknown>>
+  readonly settings: Settings
+  readonly seed: number
+  readonly device: "cpu" | "cuda"
+  readonly threads: number
+  readonly selection: Readonly<Record<string, string | ReadonlyArray<string>>>
+  /** The pipeline's outputs: name -> node. */
+  readonly outputs: Readonly<Record<string, string>>
+  /** Who holds what the run needs while it goes on: whether it still does (leases.ts). */
+  readonly holder: string
+  readonly process: { readonly pid: number; readonly node: string }
+}
+
+/** What the run was asked for; undefined for runs of versions that did not record it. */
+export const askedOf = (run: PastRun): Asked | undefined => {
+  const asked = run.asked as Partial<Asked> | null
+  return asked?.settings === undefined || asked.holder === undefined ? undefined : (asked as Asked)
+}
+
+/** The run's status; "killed" for one that says it runs and whose process is gone. */
+export const statusOf = (run: PastRun): Effect.Effect<string, StoreError, Store> =>
+  Effect.gen(function* () {
+    if (run.status !== "running") return run.status
+    const holder = askedOf(run)?.holder
+    return holder !== undefined && (yield* (yield* Store).isHeld(holder)) ? "running" : "killed"
+  })

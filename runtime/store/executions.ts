@@ -1,0 +1,189 @@
+/** The journal's history: runs, and what became of each node in them. Records stay when the objects that they name go. */
+import type { SQLInputValue } from "node:sqlite"
+import type { KeyParts } from "../key/cache-key.ts"
+import { type JournalDatabase, parse, type Row } from "./journal-database.ts"
+import type { Listings } from "./listings.ts"
+
+export type NodeStatus = "hit" | "ran" | "failed" | "skipped"
+
+export interface Execution {
+  readonly run: string
+  readonly pipeline: string
+  readonly node: string
+  readonly stage: string
+  readonly key: string
+  readonly parts: KeyParts
+  /** The files of the stage's code with their digests, and the packages with their versions: to name what changed. */
+  readonly files: Readonly<Record<string, string>>
+  readonly status: NodeStatus
+  readonly milliseconds: number
+  readonly digest: string | null
+  readonly error: string | null
+}
+/** An execution as it was recorded. */
+export interface PastExecution extends Execution {
+  /** Grows with time. */
+  readonly id: number
+  readonly at: number
+}
+
+/** A run as the journal has it. */
+export interface PastRun {
+  readonly id: string
+  readonly pipeline: string
+  /** What it was asked for (asked.ts); runs of older versions have only parameters here. */
+  readonly asked: unknown
+  readonly started: number
+  readonly finished: number | null
+  readonly status: string
+  /** How many nodes ended how. */
+  readonly nodes: Readonly<Partial<Record<NodeStatus, number>>>
+}
+
+const runColumns = `id, pipeline, params, started, finished, status,
+  (select json_group_object(status, n) from (select status, count(*) as n from executions where run = runs.id group by status)) as nodes`
+
+const toRun = (row: Row): PastRun => ({
+  id: row.id as string,
+  pipeline: row.pipeline as string,
+  asked: parse(row.params),
+  started: row.started as number,
+  finished: row.finished as number | null,
+  status: row.status as string,
+  nodes: parse(row.nodes) as PastRun["nodes"]
+})
+
+export const executions = (database: JournalDatabase, listings: Listings) => {
+  const where = (condition: string, ...values: ReadonlyArray<SQLInputValue>): Array<PastExecution> =>
+    database.all(`select * from executions where ${condition}`, ...values).map((row) => ({
+      id: row.id as number,
+      run: row.run as string,
+      pipeline: row.pipeline as string,
+      node: row.node as string,
+      stage: row.stage as string,
+      key: row.key as string,
+      parts: parse(row.parts) as KeyParts,
+      files: listings.read(row.files as string),
+      status: row.status as NodeStatus,
+      milliseconds: row.milliseconds as number,
+      digest: row.digest as string | null,
+      error: row.error as string | null,
+      at: row.at as number
+    }))
+
+  return {
+    startRun: (id: string, pipeline: string, asked: unknown): void => {
+      database.run(
+        "insert into runs (id, pipeline, params, started, status) values (?, ?, ?, ?, 'running')",
+        id,
+        pipeline,
+        JSON.stringify(asked),
+        Date.now()
+      )
+    },
+    finishRun: (id: string, status: string): void => {
+      database.run("update runs set finished = ?, status = ? where id = ?", Date.now(), status, id)
+    },
+    recordExecution: (execution: Execution): void => {
+      if (execution.status === "ran") database.recordUses(execution.key, execution.parts)
+      database.run(
+        "insert into executions (run, pipeline, node, stage, key, parts, files, status, milliseconds, digest, error, at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        execution.run,
+        execution.pipeline,
+        execution.node,
+        execution.stage,
+        execution.key,
+        JSON.stringify(execution.parts),
+        listings.record(execution.files),
+        execution.status,
+        Math.round(execution.milliseconds),
+        execution.digest,
+        execution.error,
+        Date.now()
+      )
+    },
+
+    /** Runs, the latest first. */
+    runs: (filter: { readonly pipeline?: string | undefined; readonly limit?: number | undefined } = {}): Array<PastRun> =>
+      database
+        .all(
+          `select ${runColumns} from runs where ? is null or pipeline = ? order by started desc, rowid desc limit ?`,
+          filter.pipeline ?? null,
+          filter.pipeline ?? null,
+          filter.limit ?? -1
+        )
+        .map(toRun),
+    /** Runs whose id begins so. */
+    runsLike: (prefix: string): Array<PastRun> =>
+      database.all(`select ${runColumns} from runs where substr(id, 1, ?) = ? order by started`, prefix.length, prefix).map(toRun),
+
+    /** What became of the nodes of a run, in the order in which it was recorded. */
+    executionsOf: (run: string): Array<PastExecution> => where("run = ? order by id", run),
+    /** The executions that ended with this artifact: those that made it, or also those that found it. */
+    executionsWith: (digest: string, statuses: "ran" | "any" = "ran"): Array<PastExecution> =>
+      where(`digest = ? ${statuses === "ran" ? "and status = 'ran'" : ""} order by id`, digest),
+    /** The executions that made something of this content. */
+    executionsFrom: (content: string): Array<PastExecution> =>
+      where("status = 'ran' and key in (select key from uses where content = ?) order by id", content),
+    /** The node's last execution in each pipeline that has a node of this name, the latest first. */
+    lastOfNode: (node: string, statuses: ReadonlyArray<NodeStatus>): Array<PastExecution> => {
+      const list = statuses.map((status) => `'${status}'`).join(", ")
+      return where(`id in (select max(id) from executions where node = ? and status in (${list}) group by pipeline) order by id desc`, node)
+    },
+    /** The node's executions that ended with a result, the latest first. */
+    resultsOfNode: (pipeline: string, node: string, limit: number): Array<PastExecution> =>
+      where("pipeline = ? and node = ? and status in ('hit', 'ran') order by id desc limit ?", pipeline, node, limit),
+    /** What was known of a node when it last ran or was found: to say what changed since. */
+    lastExecution: (pipeline: string, node: string): Pick<Execution, "key" | "parts" | "files" | "status"> | undefined => {
+      const row = database.get(
+        "select key, parts, files, status from executions where pipeline = ? and node = ? and status in ('hit', 'ran') order by id desc limit 1",
+        pipeline,
+        node
+      )
+      if (row === undefined) return undefined
+      try {
+        return {
+          key: row.key as string,
+          parts: parse(row.parts) as KeyParts,
+          files: listings.read(row.files as string),
+          status: row.status as NodeStatus
+        }
+      } catch {
+        // A damaged row of the past: only the reason for running a node is lost with it, and no node has to fail for that.
+        return undefined
+      }
+    },
+    /** Every name a node ever had here. */
+    nodeNames: (): Array<string> => database.all("select distinct node from executions").map((row) => row.node as string),
+    /** The node whose result each artifact last was. */
+    nodesOf: (): Map<string, { readonly pipeline: string; readonly node: string; readonly stage: string }> => {
+      // With max(), the other columns are of its row.
+      const rows = database.all("select digest, pipeline, node, stage, max(id) from executions where digest is not null group by digest")
+      return new Map(
+        rows.map((row) => [
+          row.digest as string,
+          { pipeline: row.pipeline as string, node: row.node as string, stage: row.stage as string }
+        ])
+      )
+    },
+
+    /** When each artifact was last made or found by a run, in milliseconds since 1970. */
+    lastUses: (): Map<string, number> =>
+      new Map(
+        database
+          .all(
+            "select digest, max(at) as used from (select digest, at from executions where digest is not null union all select digest, made from traces) group by digest"
+          )
+          .map((row) => [row.digest as string, row.used as number])
+      ),
+    /** As lastUses, of one. */
+    lastUse: (digest: string): number | undefined => {
+      const row = database.get(
+        "select max(at) as used from (select at from executions where digest = ? union all select made from traces where digest = ?)",
+        digest,
+        digest
+      )
+      return (row?.used as number | null | undefined) ?? undefined
+    }
+  }
+}

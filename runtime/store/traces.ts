@@ -1,0 +1,191 @@
+/** The journal's index from cache key to result: what a run finds, what a result replaced, and which code it may stand for. */
+import type { JournalDatabase } from "./journal-database.ts"
+import { parse, type Row, sumOf } from "./journal-database.ts"
+import type { Listings } from "./listings.ts"
+
+export interface Trace {
+  readonly key: string
+  readonly digest: string
+  readonly contentDigest: string
+  readonly type: string
+  readonly metrics: Readonly<Record<string, number>>
+}
+
+/** What is known of an artifact, whether or not the store still has it. */
+export interface KnownArtifact {
+  readonly digest: string
+  readonly contentDigest: string
+  readonly type: string
+  readonly metrics: Readonly<Record<string, number>>
+  readonly made: number
+}
+
+/** The word of a user that a result stands for code that it was not made with (bless.ts). */
+export interface Blessing {
+  /** The key under which it counts since; it was made, or counted before, under `from`. */
+  readonly key: string
+  readonly from: string
+  readonly digest: string
+  /** The code that it stands for: its digest, and its files and packages. */
+  readonly code: string
+  readonly files: Readonly<Record<string, string>>
+  /** What of the code had changed. */
+  readonly changes: ReadonlyArray<string>
+}
+/** A blessing as it was recorded. */
+export type PastBlessing = Omit<Blessing, "files"> & { readonly at: number }
+
+/** A result that a key had before. */
+export interface Generation {
+  readonly digest: string
+  readonly made: number
+  readonly retired: number
+}
+
+/** undefined when the sum says that a bit has changed. */
+const toTrace = (key: string, [digest, contentDigest, type, metrics, sum]: ReadonlyArray<string | null>): Trace | undefined => {
+  if (sum !== null && sum !== sumOf(key, digest!, contentDigest!, type!, metrics!)) return undefined
+  return {
+    key,
+    digest: digest!,
+    contentDigest: contentDigest!,
+    type: type!,
+    metrics: metrics === "{}" ? {} : (parse(metrics) as Record<string, number>)
+  }
+}
+const toArtifact = (row: Row): KnownArtifact => ({
+  digest: row.digest as string,
+  contentDigest: row.content_digest as string,
+  type: row.type as string,
+  metrics: parse(row.metrics) as Record<string, number>,
+  made: row.made as number
+})
+
+export const traces = (database: JournalDatabase, listings: Listings) => {
+  const trace = (key: string): Trace | undefined => {
+    const row = database.get("select digest, content_digest, type, metrics, sum from traces where key = ?", key)
+    return row === undefined ? undefined : toTrace(key, Object.values(row) as Array<string | null>)
+  }
+  /** Forgets results whose object is gone or damaged, or that are to be made again. */
+  const forgetTrace = (key: string): void => void database.run("delete from traces where key = ?", key)
+
+  return {
+    trace,
+    forgetTrace,
+    /** Up to so many traces by key, any: one query for many is several times faster than many for one. */
+    someTraces: (limit: number): Map<string, Trace> => {
+      const found = new Map<string, Trace>()
+      for (const [key, ...columns] of database.lists("select key, digest, content_digest, type, metrics, sum from traces limit ?", limit)) {
+        const made = toTrace(key as string, columns as Array<string | null>)
+        if (made !== undefined) found.set(made.key, made)
+      }
+      return found
+    },
+    /** The first result under a key stays: who comes second with the same key has the same result, or a nondeterministic stage. */
+    recordTrace: ({ key, digest, contentDigest, type, metrics: measured }: Trace, provenance: unknown): void => {
+      const metrics = JSON.stringify(measured)
+      const insert = () =>
+        database.run(
+          "insert into traces (key, digest, content_digest, type, metrics, provenance, made, sum) values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (key) do nothing",
+          key,
+          digest,
+          contentDigest,
+          type,
+          metrics,
+          JSON.stringify(provenance),
+          Date.now(),
+          sumOf(key, digest, contentDigest, type, metrics)
+        )
+      if (insert() === 0 && trace(key) === undefined) {
+        // One whose sum is wrong makes room.
+        forgetTrace(key)
+        insert()
+      }
+      // Outlives the trace: what an artifact was stays known when its object is collected or its key made again.
+      database.run(
+        "insert or ignore into artifacts (digest, content_digest, type, metrics, made) values (?, ?, ?, ?, ?)",
+        digest,
+        contentDigest,
+        type,
+        metrics,
+        Date.now()
+      )
+    },
+    /** Makes room for a new generation of a result (--force); what was there stays known. */
+    retireTrace: (key: string): void => {
+      database.run("insert into generations select key, digest, made, ? from traces where key = ?", Date.now(), key)
+      forgetTrace(key)
+    },
+    /** Results that a key had before, the oldest first. */
+    generations: (key: string): Array<Generation> =>
+      database.all("select digest, made, retired from generations where key = ? order by retired, rowid", key).map((row) => ({
+        digest: row.digest as string,
+        made: row.made as number,
+        retired: row.retired as number
+      })),
+
+    recordBlessing: ({ key, digest, from, code, files, changes }: Blessing): void => {
+      database.run(
+        "insert into blessings (key, digest, from_key, code, files, changes, at) values (?, ?, ?, ?, ?, ?, ?)",
+        key,
+        digest,
+        from,
+        code,
+        listings.record(files),
+        JSON.stringify(changes),
+        Date.now()
+      )
+    },
+    /** How the result under a key came to be blessed, the first first. */
+    blessings: (key: string): Array<PastBlessing> =>
+      database.all("select * from blessings where key = ? order by at, rowid", key).map((row) => ({
+        key,
+        from: row.from_key as string,
+        digest: row.digest as string,
+        code: row.code as string,
+        changes: parse(row.changes) as Array<string>,
+        at: row.at as number
+      })),
+    /** This code, if a result was made with it under this key or it was blessed since; else the code of which one of both is true, whichever was last. */
+    acceptedCode: (
+      key: string,
+      digest: string,
+      present: string
+    ): { readonly code: string; readonly files: Readonly<Record<string, string>> } | undefined => {
+      const row = database.get(
+        `select code, files from (
+          select json_extract(parts, '$.code') as code, files, at, 0 as blessed from executions where key = ?1 and digest = ?2 and status = 'ran' and json_valid(parts)
+          union all select code, files, at, 1 as blessed from blessings where key = ?1 and digest = ?2)
+        order by code = ?3 desc, at desc, blessed desc limit 1`,
+        key,
+        digest,
+        present
+      )
+      if (row === undefined) return undefined
+      try {
+        return { code: row.code as string, files: listings.read(row.files as string) }
+      } catch {
+        // A damaged row of the past, as in lastExecution.
+        return undefined
+      }
+    },
+
+    artifact: (digest: string): KnownArtifact | undefined => {
+      const row = database.get("select * from artifacts where digest = ?", digest)
+      return row === undefined ? undefined : toArtifact(row)
+    },
+    /** Artifacts whose digest begins so. */
+    artifactsLike: (prefix: string): Array<KnownArtifact> =>
+      database.all("select * from artifacts where substr(digest, 1, ?) = ?", prefix.length, prefix).map(toArtifact),
+    /** Artifacts of this content, the latest first: the same rows may be in several files. */
+    artifactsOfContent: (content: string): Array<KnownArtifact> =>
+      database.all("select * from artifacts where content_digest = ? order by made desc", content).map(toArtifact),
+    /** What the trace of a key says of its making: run, node, code, inputs, version of Node. */
+    provenance: (key: string): Readonly<Record<string, unknown>> | undefined => {
+      const row = database.get("select provenance from traces where key = ?", key)
+      return row === undefined ? undefined : (parse(row.provenance) as Record<string, unknown>)
+    },
+    /** The digests that a trace names: what a run could find. */
+    tracedDigests: (): Set<string> => new Set(database.all("select distinct digest from traces").map((row) => row.digest as string))
+  }
+}
