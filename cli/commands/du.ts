@@ -40,7 +40,9 @@ export const command: Command = {
         const by = given.flag("by") ?? "node"
         const grouping = Object.hasOwn(groupings, by) ? groupings[by] : undefined
         if (grouping === undefined)
-          return yield* Effect.fail(new UsageError(`--by must be node, pipeline or type, got "${by}".${didYouMean(by, Object.keys(groupings))}`))
+          return yield* Effect.fail(
+            new UsageError(`--by must be node, pipeline or type, got "${by}".${didYouMean(by, Object.keys(groupings))}`)
+          )
         const items = yield* storedItems
         const groups = new Map<string, Array<StoredItem>>()
         for (const item of items) groups.set(grouping(item), [...(groups.get(grouping(item)) ?? []), item])
