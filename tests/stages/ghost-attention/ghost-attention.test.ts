@@ -1,7 +1,7 @@
 /** Ghost Attention (§3.3): where the instruction stands when sampling and when training, what carries loss, and what is kept. */
 import { describe, expect, it } from "vitest"
 import { encodePrompt } from "../../../models/chat.ts"
-import { Demonstrations, type Message, Prompts } from "../../../schemas/rows.ts"
+import { Demonstrations, Prompts } from "../../../schemas/rows.ts"
 import { evaluateGhostAttention, GhostAttentionReport } from "../../../stages/ghost-attention/evaluate.ts"
 import { type GhostDialogue, GhostDialogues, ghostInstructions } from "../../../stages/ghost-attention/instructions.ts"
 import { dialogueTo, type GhostSample, ghostSample, GhostSamples } from "../../../stages/ghost-attention/sample.ts"
