@@ -1,6 +1,6 @@
 /** The package as a user gets it: in a project that `caravan init` made of it, installed there, with stages of their own (tests/consumer). */
 import { spawnSync } from "node:child_process"
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { delimiter, dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -52,7 +52,7 @@ beforeAll(() => {
   cpSync(join(root, "tests/consumer"), project, { recursive: true })
   run(project, "npm", "install", "--no-audit", "--no-fund", "--silent", "@tensorflow/tfjs@4.22.0")
 }, 300_000)
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+afterAll(() => rmSync(folder, { recursive: true, force: true }), 300_000)
 
 describe("the package, installed elsewhere", () => {
   it("holds no TypeScript but declarations: Node strips no types under node_modules", () => {

@@ -103,13 +103,13 @@ interface Manifest {
   readonly dependencies: Readonly<Record<string, string>>
   readonly devDependencies: Readonly<Record<string, string>>
 }
-const read = <A>(path: string): A => JSON.parse(readFileSync(path, "utf8")) as A
+const read = (path: string): unknown => JSON.parse(readFileSync(path, "utf8"))
 
 /** Whether npm got this package from a registry: then another project gets it there too. */
 const isPublished = ({ name }: Manifest): boolean => {
   const record = join(dirname(root), ".package-lock.json")
   if (basename(dirname(root)) !== "node_modules" || !existsSync(record)) return false
-  const { packages } = read<{ readonly packages: Readonly<Record<string, { readonly resolved?: string }>> }>(record)
+  const { packages } = read(record) as { readonly packages: Readonly<Record<string, { readonly resolved?: string }>> }
   return packages[`node_modules/${name}`]?.resolved?.includes(`/${name}/-/${name}-`) === true
 }
 
@@ -139,7 +139,7 @@ export const command: Command = {
       throw new UsageError(
         `caravan init ${given.positionals[0]}: ${folder} is not empty (${there.slice(0, 3).join(", ")}${there.length > 3 ? ", ..." : ""}). Name a new folder, or an empty one.`
       )
-    const own = read<Manifest>(join(root, "package.json"))
+    const own = read(join(root, "package.json")) as Manifest
     const archive = isPublished(own) ? undefined : packInto(folder)
     const name =
       basename(folder)
