@@ -8,16 +8,17 @@ import { saveTokenizer } from "../../models/tokenizer/files.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { HelpfulnessReward } from "../../schemas/checkpoint.ts"
-import { Prompts, ResponsePairs, Texts } from "../../schemas/rows.ts"
+import { Completions, Demonstrations, Prompts, ResponsePairs, Texts } from "../../schemas/rows.ts"
 import { TokenizerModel } from "../../schemas/tokenizer.ts"
 import { mixTexts } from "../../stages/data/mix.ts"
 import { ppoDiagnostics, PpoDiagnosticsReport } from "../../stages/ppo/diagnostics.ts"
 import { ppo } from "../../stages/ppo/ppo.ts"
 import { collectPairs } from "../../stages/preferences/collect-pairs.ts"
+import { selectRandom } from "../../stages/rejection-sampling/select-best.ts"
 import { pretrain } from "../../stages/training/pretrain.ts"
 import { smallConfig } from "../models/small.ts"
 import { artifact, reportIn, rowsArtifact, rowsIn, runStage, stageEffect } from "./running.ts"
-import { ask } from "./samples.ts"
+import { ask, completion } from "./samples.ts"
 import { talkingPolicy, tokenizer } from "./talking.ts"
 
 let policy: ArtifactRef<any>
@@ -60,6 +61,20 @@ describe("ppo's held-out prompts", () => {
     }
     const alone = await first(await rowsArtifact(Prompts, [ask("0", "ab")]))
     expect(Math.abs((await first(twins)) - alone)).toBeGreaterThan(1e-4)
+  })
+})
+
+describe("a random completion of each of forty prompts", () => {
+  it("is each of four about ten times: the choice for one prompt says nothing of the next", async () => {
+    const completions = await rowsArtifact(
+      Completions,
+      Array.from({ length: 160 }, (_, i) => completion(`${Math.floor(i / 4)}`, i % 4, `${i % 4}`))
+    )
+    const rows = await rowsIn(await runStage(selectRandom, { completions: [completions] }), Demonstrations)
+    const counts = ["0", "1", "2", "3"].map((text) => rows.filter(({ messages }) => messages.at(-1)!.content === text).length)
+    // Binomial(40, 1/4): mean 10, deviation 2.7; within three of it.
+    expect(counts.reduce((sum, n) => sum + n, 0)).toBe(40)
+    for (const count of counts) expect(Math.abs(count - 10)).toBeLessThan(8.3)
   })
 })
 
