@@ -15,12 +15,10 @@ it("defining a pipeline and planning it loads neither Arrow nor Parquet", () => 
 const loaded: Array<string> = []
 registerHooks({ load: (url, context, next) => (loaded.push(url), next(url, context)) })
 const Effect = await import("effect/Effect")
-const { Numerics } = await import("../../../runtime/key/numerics.ts")
-const { plan } = await import("../../../runtime/run/run.ts")
+const Caravan = await import("../../../caravan.ts")
 const { default: pipeline } = await import("./pipeline.ts")
 await import("../../../pipelines/demo.ts")
-const numerics = Effect.provideService(Numerics, { describe: () => Effect.succeed({}) })
-await Effect.runPromise(plan(pipeline, {}, { home: "home" }).pipe(numerics))
+await Effect.runPromise(Caravan.plan(pipeline, {}).pipe(Effect.provide(Caravan.layer({ home: "home" }))))
 process.stdout.write(JSON.stringify(loaded))
 `
   )
