@@ -36,7 +36,7 @@ export class Machine extends Context.Service<Machine, Options.Machine>()("carava
 type Services = Machine | Numerics | Store | Journal | Executor
 
 /** The home is the folder that CARAVAN_HOME names, or .caravan/ beside the nearest package.json, unless given; the device the CPU; threads 1. */
-export const layer = (options: Partial<Options.Machine> & { readonly home?: string } = {}): Layer.Layer<Services> => {
+export const layer = (options: Partial<Machine["Service"]> & { readonly home?: string } = {}): Layer.Layer<Services> => {
   const { home = findHome(process.cwd()), device = "cpu", threads = 1 } = options
   const failed = (cause: unknown) => new PipelineError({ message: `Looking at the tensor engine: ${messageOf(cause)}` })
   const describe: Numerics["Service"]["describe"] = (...asked) =>
@@ -49,6 +49,9 @@ export const layer = (options: Partial<Options.Machine> & { readonly home?: stri
 }
 
 export { Numerics } from "./runtime/key/numerics.ts"
+export type { Executor } from "./runtime/run/executor.ts"
+export type { Journal } from "./runtime/store/journal.ts"
+export type { Store } from "./runtime/store/store.ts"
 export { type LockFile, readLock, writeLock } from "./runtime/run/lock-file.ts"
 export type { Blessed } from "./runtime/inspect/bless.ts"
 export type { Verification } from "./runtime/inspect/verify.ts"

@@ -5,3 +5,4 @@ export { constantSchedule, cosineSchedule, type Schedule } from "../engine/sched
 export { generatorState, seedGenerator, setGeneratorState } from "../engine/generator.ts"
 export { deviceMemory, type Environment, environment, hasCuda, setThreads, synchronize } from "../engine/device.ts"
 export type { Argument } from "../engine/native.ts"
+export type { Operand } from "../engine/tensor/operators.ts"
