@@ -121,8 +121,9 @@ describe("finding libtorch", () => {
 describe("building the addon", () => {
   it("shows the command and the compiler's words when it does not build, and leaves nothing behind", () => {
     process.env.LIBTORCH = makeLibtorch(join(folder, "broken"), [2, 11, 0])
+    write(join(folder, "broken/include/ATen/ATen.h"), "#include <ATen/no-such-header.h>")
     expect(() => buildAddon({ quiet: true })).toThrow(
-      /does not build against libtorch 2\.11\.0 \(LIBTORCH\)\. The command was:\n {2}g\+\+ -std=c\+\+17 .*\n.*error/s
+      /does not build against libtorch 2\.11\.0 \(LIBTORCH\)\. The command was:\n {2}g\+\+ -std=c\+\+17 .*\n.*error: ATen\/no-such-header\.h/s
     )
     expect(readdirSync(join(addonPath(), ".."))).toEqual([])
   })

@@ -80,15 +80,17 @@ export function buildAddon({ quiet = false } = {}) {
   const folder = `${target}.${randomUUID()}`
   mkdirSync(folder, { recursive: true })
   try {
-    const compiler = process.env.CXX || "g++"
+    const compiler = findCompiler()
     const sources = filesEndingIn(".cc")
     // A compiler takes up to a GB.
     const jobs = Math.max(1, Math.min(sources.length, availableParallelism(), Math.floor(process.availableMemory() / 1e9)))
     const compile = [compiler, ...compileFlags(libtorch), ...includeFlags(libtorch), "-c"]
-    const paths = sources.map((name) => join(here, name)).join("\0")
-    runCompiler(["xargs", "-0", "-n", "1", "-P", String(jobs), ...compile], { cwd: folder, input: paths }, libtorch)
-    const objects = sources.map((name) => name.replace(/cc$/, "o"))
-    runCompiler([compiler, "-shared", ...objects, ...linkFlags(libtorch), "-o", "addon.node"], { cwd: folder }, libtorch)
+    // A file a compiler; 255 has xargs begin no other after one that fails.
+    const together = ["-0", "-n", "1", "-P", String(jobs), "sh", "-c", '"$@" || exit 255', "sh", ...compile]
+    const paths = sources.map((name) => join(here, name))
+    check(spawnSync("xargs", together, { ...options, cwd: folder, input: paths.join("\0") }), [...compile, ...paths], libtorch)
+    const link = ["-shared", ...sources.map((name) => name.replace(/cc$/, "o")), ...linkFlags(libtorch), "-o", "addon.node"]
+    check(spawnSync(compiler, link, { ...options, cwd: folder }), [compiler, ...link], libtorch)
     renameSync(join(folder, "addon.node"), target)
   } finally {
     rmSync(folder, { recursive: true, force: true })
@@ -96,21 +98,23 @@ export function buildAddon({ quiet = false } = {}) {
   return target
 }
 
-function runCompiler([program, ...args], options, libtorch) {
+const options = { encoding: "utf8", maxBuffer: 1 << 28 }
+
+function findCompiler() {
   const compiler = process.env.CXX || "g++"
-  const result = spawnSync(program, args, { ...options, encoding: "utf8", maxBuffer: 1 << 28 })
-  // 127: xargs found no such compiler.
-  if ((result.error?.code === "ENOENT" && program === compiler) || result.status === 127)
+  const { error } = spawnSync(compiler, ["--version"])
+  if (error === undefined) return compiler
+  if (error.code === "ENOENT")
     throw new Error(`No C++ compiler: ${compiler} was not found. Run \`apt-get install g++\`, or name one in CXX.`)
-  if (result.error) throw new Error(`Building the tensor addon: ${program} could not be run: ${result.error.message}`)
-  if (result.status === 0) return
-  // 125: a compiler that xargs ran was ended by a signal.
-  const reason =
-    result.signal === null && result.status !== 125
-      ? result.stderr.split("\n").slice(0, 30).join("\n")
-      : `It was ended by ${result.signal ?? "a signal"}: is there enough memory?`
-  const command = [program, ...args].join(" ")
+  throw new Error(`The C++ compiler ${compiler} could not be run: ${error.message}`)
+}
+
+/** Throws unless the program ended well; `command` is what a user can run to see the same. */
+function check({ error, signal, status, stderr }, command, libtorch) {
+  if (error) throw new Error(`Building the tensor addon: ${error.message}`)
+  if (status === 0) return
+  const reason = signal === null ? stderr.split("\n").slice(0, 30).join("\n") : `It was ended by ${signal}: is there enough memory?`
   throw new Error(
-    `The tensor addon does not build against libtorch ${libtorch.version} (${libtorch.source}). The command was:\n  ${command}\n${reason}`
+    `The tensor addon does not build against libtorch ${libtorch.version} (${libtorch.source}). The command was:\n  ${command.join(" ")}\n${reason}`
   )
 }
