@@ -170,9 +170,16 @@ describe("a run's events as a stream", () => {
     const { close, journal } = openHome(join(folder, "home"))
     expect(journal.runs()[0]).toMatchObject({ status: "interrupted", nodes: { ran: 1 } })
     // The same by an interruption from outside.
-    const fiber = Effect.runFork(Stream.runDrain(stream).pipe(here))
-    await new Promise((resolve) => setTimeout(resolve, 50))
-    await Effect.runPromise(Fiber.interrupt(fiber))
+    let fiber: Fiber.Fiber<void, unknown> | undefined
+    await new Promise<void>((resolve) => {
+      fiber = Effect.runFork(
+        stream.pipe(
+          Stream.runForEach(() => Effect.sync(resolve)),
+          here
+        )
+      )
+    })
+    await Effect.runPromise(Fiber.interrupt(fiber!))
     expect(journal.runs()[0]).toMatchObject({ status: "interrupted" })
     expect(journal.runs().length).toBe(2)
     close()

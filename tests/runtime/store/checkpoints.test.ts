@@ -1,12 +1,25 @@
 /** When checkpoints are written, how they are made to last, and those of another version. How stages resume is in single-flight.test.ts. */
 import { createHash } from "node:crypto"
-import { mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs"
-import { open } from "node:fs/promises"
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { basename, join } from "node:path"
 import * as Effect from "effect/Effect"
 import { afterEach, beforeEach, expect, it, vi } from "vitest"
 import { type CheckpointOptions, openCheckpoints } from "../../../runtime/store/checkpoints.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
+
+/** Every file and folder that is fsynced. */
+const synced = vi.hoisted(() => [] as Array<string>)
+vi.mock("node:fs", async (original) => {
+  const fs = await original<typeof import("node:fs")>()
+  const fsync: typeof fs.fsync = Object.assign(
+    (file: number, done: Parameters<typeof fs.fsync>[1]) => {
+      if (process.platform === "linux") synced.push(fs.readlinkSync(`/proc/self/fd/${file}`))
+      fs.fsync(file, done)
+    },
+    { __promisify__: fs.fsync.__promisify__ }
+  )
+  return { ...fs, fsync }
+})
 
 let folder: string
 beforeEach(() => {
@@ -34,26 +47,15 @@ it("are due after so many steps, counted from the last; or after so many seconds
 })
 
 it.skipIf(process.platform !== "linux")("have every folder made to last, also one that holds folders alone", async () => {
-  const handle = await open(import.meta.filename)
-  const synced: Array<string> = []
-  const prototype = Object.getPrototypeOf(handle) as { sync: () => Promise<void> }
-  const spy = vi.spyOn(prototype, "sync").mockImplementation(function (this: { readonly fd: number }) {
-    synced.push(readlinkSync(`/proc/self/fd/${this.fd}`))
-    return Promise.resolve()
-  })
-  try {
-    await Effect.runPromise(
-      opened().save(1, (into) =>
-        Effect.sync(() => {
-          mkdirSync(join(into, "outer/inner"), { recursive: true })
-          writeFileSync(join(into, "outer/inner/state"), "1")
-        })
-      )
+  synced.length = 0
+  await Effect.runPromise(
+    opened().save(1, (into) =>
+      Effect.sync(() => {
+        mkdirSync(join(into, "outer/inner"), { recursive: true })
+        writeFileSync(join(into, "outer/inner/state"), "1")
+      })
     )
-  } finally {
-    spy.mockRestore()
-    await handle.close()
-  }
+  )
   expect(synced.map((path) => basename(path))).toEqual(expect.arrayContaining(["state", "inner", "outer", "seal.json"]))
 })
 
