@@ -23,6 +23,7 @@ import { collectPairs } from "../../stages/preferences/collect-pairs.ts"
 import { evaluateClassifier } from "../../stages/safety/evaluate-classifier.ts"
 import { safetyRecall, scorePairs } from "../../stages/reward/evaluate-reward.ts"
 import { evaluateGhostAttention } from "../../stages/ghost-attention/evaluate.ts"
+import { evaluateWorldGhostAttention } from "../../stages/world/ghost-attention.ts"
 import { type GhostDialogue, GhostDialogues } from "../../stages/ghost-attention/instructions.ts"
 import { ghostSample } from "../../stages/ghost-attention/sample.ts"
 import { ppo } from "../../stages/ppo/ppo.ts"
@@ -88,6 +89,14 @@ const dialogues = [0, 1].map((i): GhostDialogue => ({
   questions: ["a", "b"],
   mustContain: ["b"]
 }))
+/** Those of the small world, whose instruction its oracle knows. */
+const worldDialogues = dialogues.map(({ id }, i): GhostDialogue => ({
+  id,
+  instruction: "Start each answer with Yo.",
+  trainedInstruction: "Start: Yo.",
+  questions: [`Spell ${["cat", "dog"][i]}.`, "Spell hen."],
+  mustContain: []
+}))
 
 /** A scalar model whose scores differ clearly. */
 const scalarModel = (seed: number) => {
@@ -112,6 +121,12 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
       { role: "assistant", content: "b" }
     ]
   ])
+  const spelling = await talkingPolicy(2, [
+    ["cat", "dog"].flatMap((word, i) => [
+      { role: "user" as const, content: `${i === 0 ? "Start each answer with Yo. " : ""}Spell ${word}.` },
+      { role: "assistant" as const, content: i === 0 ? "Yo! b." : "b." }
+    ])
+  ])
   const helpfulness = await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: scalarModel(3), tokenizer }))
   const safety = await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: scalarModel(4), tokenizer }))
   const general = await artifact(GeneralReward, (slot) => saveCheckpoint(slot, { model: scalarModel(5), tokenizer }))
@@ -121,6 +136,7 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
     pairs: await rowsArtifact(Preferences, pairs),
     completions: await rowsArtifact(Completions, completions),
     dialogues: await rowsArtifact(GhostDialogues, dialogues),
+    worldDialogues: await rowsArtifact(GhostDialogues, worldDialogues),
     texts: await rowsArtifact(
       Texts,
       texts.map((text) => ({ text: text.repeat(8) }))
@@ -176,6 +192,7 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
     [collectPairs, { first: policy, second, prompts: given.prompts }, { ...sampling, temperatureFirst: 0.5 }],
     [ghostSample, { policy: answering, dialogues: given.dialogues }, { ...sampling, batchSize: 1 }],
     [evaluateGhostAttention, { policy: answering, dialogues: given.dialogues }, { ...sampling, batchSize: 1 }],
+    [evaluateWorldGhostAttention, { policy: spelling, dialogues: given.worldDialogues }, { ...sampling, maxNewTokens: 16, batchSize: 1 }],
     [score, { completions: given.completions, reward: helpfulness }, { batchSize: 4 }],
     [score, { completions: given.completions, reward: general }, { batchSize: 4, precision: "bfloat16" }, "score in bfloat16"],
     [scoreCombined, { completions: given.completions, helpfulness, safety }, { batchSize: 5 }],
