@@ -15,7 +15,7 @@ export const fairSemaphore = (permits: number): FairSemaphore => {
       Effect.gen(function* () {
         yield* restore(semaphore.take(null, 1))
         // A release resumes the next one at once, within whoever released: that one goes on first.
-        yield* Effect.yieldNow
+        yield* nextMicrotask
         let held = true
         const release = Effect.suspend(() => {
           if (!held) return Effect.void
@@ -27,3 +27,5 @@ export const fairSemaphore = (permits: number): FairSemaphore => {
     )
   return { withPermitUntil, withPermit: (work) => withPermitUntil(() => work) }
 }
+
+const nextMicrotask = Effect.callback<void>((resume) => queueMicrotask(() => resume(Effect.void)))

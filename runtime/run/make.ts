@@ -72,13 +72,13 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
       )
     }
 
-    /** Runs the stage, and has what it wrote committed and recorded. It gives its room back in between. */
-    const make = Effect.fnUntraced(function* (node: StageNode, claim: Claim, parts: KeyParts, leave: Effect.Effect<void>) {
+    /** Runs the stage, and has what it wrote committed and recorded. It gives its permit back in between. */
+    const make = Effect.fnUntraced(function* (node: StageNode, claim: Claim, parts: KeyParts, giveBack: Effect.Effect<void>) {
       const started = performance.now()
       const { metrics, sealed } = yield* persist(node, produce(run, node, claim.key, parts))
       const { contentDigest, digest } = sealed
       return yield* Effect.gen(function* () {
-        yield* leave
+        yield* giveBack
         const before = yield* commit({ node, claim, parts, sealed, metrics, milliseconds: performance.now() - started })
         if (before !== undefined && before.contentDigest !== contentDigest)
           emit({
@@ -94,10 +94,10 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
     })
 
     /** Makes a node that is ours to make, and reports how it went; whether it succeeded. */
-    const attempt = Effect.fnUntraced(function* (node: StageNode, claim: Claim, parts: KeyParts, leave: Effect.Effect<void>) {
+    const attempt = Effect.fnUntraced(function* (node: StageNode, claim: Claim, parts: KeyParts, giveBack: Effect.Effect<void>) {
       const { key } = claim
       const started = performance.now()
-      const exit = yield* Effect.exit(make(node, claim, parts, leave))
+      const exit = yield* Effect.exit(make(node, claim, parts, giveBack))
       const milliseconds = performance.now() - started
       if (Exit.isSuccess(exit)) {
         recorder.report(node, { status: "ran", milliseconds, key, digest: exit.value.digest, metrics: exit.value.metrics, error: null })
@@ -117,7 +117,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
       key: string,
       parts: KeyParts,
       suspect: string | undefined,
-      leave: Effect.Effect<void>
+      giveBack: Effect.Effect<void>
     ) {
       const claimed = yield* store.claim(key)
       if (!claimed.mine) return claimed.by
@@ -125,16 +125,16 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
       return yield* Effect.gen(function* () {
         // Made while this waited. What is forced is made by this run whatever there is.
         const trace = isForced(run, node.id) ? undefined : yield* finder.lookOrSetAside(node.id, key, suspect)
-        if (trace === undefined) return yield* recording.withPermit(attempt(node, claimed.claim, parts, leave))
+        if (trace === undefined) return yield* recording.withPermit(attempt(node, claimed.claim, parts, giveBack))
         return trace.digest === suspect || (yield* finder.take(node, key, parts, trace))
       }).pipe(Effect.ensuring(Effect.sync(() => Queue.offerUnsafe(done, claimed.claim))))
     })
 
     return Effect.fnUntraced(function* (node, key, parts, suspect) {
-      const room = node.stage.resources.tensors === true ? tensors : data
+      const permits = node.stage.resources.tensors === true ? tensors : data
       let told = ""
       for (;;) {
-        const result = yield* room.withPermitUntil((leave) => claimAndMake(node, key, parts, suspect, leave))
+        const result = yield* permits.withPermitUntil((giveBack) => claimAndMake(node, key, parts, suspect, giveBack))
         if (typeof result === "boolean") return result
         if (told !== result) emit({ type: "node-waiting", node: node.id, by: result })
         told = result
