@@ -97,7 +97,7 @@ describe("an interrupted run", () => {
     child.kill("SIGINT")
     expect(await closed).toBe(130)
     await waitFor(() => !workers.some(alive))
-    expect(stderr()).toMatch(/Stopping\. What is finished is kept/)
+    expect(stderr()).toMatch(/Stopping\. Finished results are kept/)
     expect(stderr()).not.toMatch(/^\s+at /m)
     expect(readdirSync(join(folder, "home/tmp"))).toEqual([])
     expect(statuses(run())).toEqual({ lines: "hit", shout: "ran", wait: "ran", counts: "ran" })
