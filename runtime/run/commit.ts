@@ -14,7 +14,7 @@ import type { Produced } from "./produce.ts"
 import type { Recorder } from "./recorder.ts"
 
 /** What a stage has written, before it is in the store. */
-export interface Finished extends Produced {
+interface Finished extends Produced {
   readonly node: StageNode
   readonly claim: Claim
   readonly parts: KeyParts

@@ -15,7 +15,7 @@ export interface Limits {
 }
 
 /** A stage with all that it takes to run it. */
-export interface Work {
+interface Work {
   readonly stage: StageInfo
   readonly job: Job
   /** The stage's code as its key has it: what runs must be that. */

@@ -42,7 +42,7 @@ export interface StoredItem extends FoundObject {
  * Something beside the objects that can go: quarantined objects, folders of killed runs, an interrupted gc's trash; and what is as old as the objects
  * that are asked for: logs, checkpoints of nodes that were not finished, what mapped stages made of shards.
  */
-export interface Leftover {
+interface Leftover {
   readonly what: "quarantine" | "tmp" | "trash" | "log" | "checkpoint" | "shards"
   readonly path: string
   readonly size: number
