@@ -9,7 +9,7 @@ export * as Pipeline from "./runtime/define/pipeline.ts"
 export * as Stage from "./runtime/define/stage.ts"
 export { type AnyNode, fileAt, type Node, type NodeLimits } from "./runtime/define/node.ts"
 export type { Sizes } from "./runtime/define/cost.ts"
-export { type Checkpoints, noCheckpoints, type ResumePoint } from "./runtime/define/checkpoints.ts"
+export { type Checkpoints, noCheckpoints, type ResumePoint } from "./runtime/define/resume-points.ts"
 export { PipelineError, StageError, StoreError } from "./runtime/errors.ts"
 export { deriveSeed, type Purpose, Random } from "./engine/random.ts"
 

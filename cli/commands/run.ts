@@ -1,4 +1,4 @@
-/** `caravan run`: a pipeline, to its outputs. */
+/** `caravan run`: runs a pipeline and prints its outputs. */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -36,7 +36,7 @@ const document = (result: RunResult) => ({
 /** How many nodes the summary names, at most. */
 const shownNodes = 40
 
-/** A line for each node that ran, with what failed of it; of the others how many there are. */
+/** One line per node that ran, with its error if it failed; the rest are counted. */
 const nodeTable = (result: RunResult): ReadonlyArray<string> => {
   const of = (...statuses: ReadonlyArray<string>) => result.nodes.filter(({ status }) => statuses.includes(status))
   const [nodes, skipped, found] = [of("ran", "failed"), of("skipped"), of("hit").length]
@@ -62,12 +62,12 @@ const summary = (result: RunResult): string => {
   return [...nodeTable(result), ...(outputs.length === 0 ? [] : ["", ...outputs])].join("\n")
 }
 
-/** The options; those of the lock file too where the command line leaves them open. */
-const held = async (given: Given): Promise<RunOptions> => {
+/** Options from the command line; with --locked, unset ones come from the lock file. */
+const lockedOptions = async (given: Given): Promise<RunOptions> => {
   const options = pipelineOptions(given)
   const named = given.flag("lock")
   if (!given.has("locked")) {
-    if (named !== undefined) throw new UsageError(`--lock ${named} names a lock file: add --locked to hold to it.`)
+    if (named !== undefined) throw new UsageError(`--lock ${named} has no effect without --locked.`)
     return options
   }
   const locked = await Effect.runPromise(readLock(named ?? lockPath(given.positionals[0]!)))
@@ -102,7 +102,7 @@ export const command: Command = {
   more: describeParameters,
   run: async (given) => {
     const pipeline = await loadPipeline(given.positionals[0]!)
-    const options = { ...(await held(given)), ...runOptions(given) }
+    const options = { ...(await lockedOptions(given)), ...runOptions(given) }
     const events = openEvents(given)
     const progress = showProgress()
     const selection = Object.fromEntries(

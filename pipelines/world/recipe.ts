@@ -48,7 +48,7 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
     const sampled = rejectionSampling(round, params, { policy: latest, prompts: prompts.pool }, scorers, { earlier, sweep })
     samples.push(sampled)
 
-    // What later versions learn besides the best samples: some of the demonstrations, distillation from the third on, Ghost Attention from the fourth on.
+    // Besides the best samples, each version trains on some demonstrations, from round 3 on distillation data, from round 4 on Ghost Attention data.
     if (round === 3 && has(params, "distillation") && has(params, "safety-model")) distilled = contextDistillation(latest, scorers, params)
     if (round === 4 && has(params, "ghost-attention"))
       ghost = { data: ghosts.dataOf(latest), before: ghosts.evaluate(latest, "ghost-attention-before") }

@@ -2,7 +2,7 @@
 import type * as Effect from "effect/Effect"
 import type { ArtifactRef, ArtifactType, OutputSlot, Written } from "../../schemas/artifact.ts"
 import type { ConfigSchema } from "../../schemas/hyper.ts"
-import type { Checkpoints } from "./checkpoints.ts"
+import type { Checkpoints } from "./resume-points.ts"
 
 /** A port that takes any number of artifacts, in order. */
 export interface Many<out A> {

@@ -1,5 +1,5 @@
 /**
- * The process in which a stage computes: takes jobs over the IPC channel, sends progress and results back, and dies with its parent, even
+ * The process in which a stage computes, started by process-pool.ts: takes jobs over the IPC channel, sends progress and results back, and dies with its parent, even
  * when that is killed while this one is deep in native code: a thread of its own watches.
  */
 import { flushCompileCache } from "node:module"
@@ -7,7 +7,7 @@ import { Worker } from "node:worker_threads"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Cause from "effect/Cause"
-import type { StopRequest } from "../store/checkpoints.ts"
+import type { StopRequest } from "../store/resume-points.ts"
 import { messageOf, StageError } from "../errors.ts"
 import { type Job, runStage } from "./run-stage.ts"
 import type { Progress, StageInfo } from "../define/stage-info.ts"

@@ -1,4 +1,4 @@
-/** Making a node's result: once there is room for it and nobody else makes the same, tried again where that may help, committed and told of. */
+/** Makes a node's result: waits for a permit and the key's claim, runs the stage (retrying transient failures), commits and reports. */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -16,14 +16,14 @@ import type { Finder } from "./find.ts"
 import { checkpointFolder, limitsOf, produce } from "./produce.ts"
 import type { Recorder } from "./recorder.ts"
 
-/** Nodes that run or wait for their results to be on the disk, at most: those of one kind that wait for room are no part of it. */
+/** Most nodes that may be running or waiting to reach the disk. Nodes still queued for a permit don't count. */
 const unrecorded = 128
 
-/** How often a node that another run makes is looked for. */
+/** How often to poll for a node that another run is making. */
 const waitInterval = "100 millis"
 
-/** What is the same every time: trying again would only take longer. */
-const lasting: ReadonlyArray<string> = [
+/** Deterministic failures: retrying is pointless. */
+const permanent: ReadonlyArray<string> = [
   "BadOutput",
   "CodeChanged",
   "ConfigError",
@@ -35,12 +35,11 @@ const lasting: ReadonlyArray<string> = [
   "NothingWritten",
   "Overtaken"
 ]
-const mayPass = (error: StageError | StoreError): boolean => error._tag === "StageError" && !lasting.includes(error.reason)
+const isTransient = (error: StageError | StoreError): boolean => error._tag === "StageError" && !permanent.includes(error.reason)
 
 /**
- * Makes a node once there is room for it and nobody else makes the same, or takes what somebody else has made meanwhile; whether there is a
- * result. While it waits for others it takes no room, nor while what it wrote is brought to the disk. `suspect`: the digest of a result of it whose
- * bytes were found damaged.
+ * Makes a node, or takes the result that another run has made meanwhile. Returns whether there is a result. Holds no permit while it waits for
+ * another run or while its result is flushed to the disk. `suspect`: the digest of an earlier result that was found damaged.
  */
 export type Make = (node: StageNode, key: string, parts: KeyParts, suspect?: string) => Effect.Effect<boolean, StoreError>
 
@@ -52,11 +51,11 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
     const tensors = fairSemaphore(1)
     const recording = fairSemaphore(unrecorded)
 
-    /** Claims are given up a few at a time. Who waits for a key looks again and again, and those of a run that has ended do not count. */
+    /** Claims are released in batches. That is safe: waiters poll, and claims of a finished run are ignored. */
     const done = yield* Queue.unbounded<Claim>()
     yield* Effect.forkScoped(Effect.forever(Effect.flatMap(Queue.takeAll(done), (claims) => Effect.ignore(store.release(claims)))))
 
-    /** Tries again what failed by chance, as often as the node's limits allow, after 1, 2, 4 .. seconds. From its checkpoint where it keeps any. */
+    /** Retries transient failures up to the node's limit, after 1, 2, 4 .. seconds, resuming from the stage's checkpoint if there is one. */
     const persist = <A>(node: StageNode, once: Effect.Effect<A, StageError | StoreError>): Effect.Effect<A, StageError | StoreError> => {
       const times = limitsOf(run, node).retries ?? 0
       if (times === 0) return once
@@ -64,11 +63,11 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
       return once.pipe(
         Effect.tapError((error) =>
           Effect.sync(() => {
-            if (mayPass(error) && tried++ < times)
+            if (isTransient(error) && tried++ < times)
               emit({ type: "note", node: node.id, message: `failed, and is tried again (${tried} of ${times}): ${error.message}` })
           })
         ),
-        Effect.retry({ times, schedule: Schedule.exponential("1 second"), while: mayPass })
+        Effect.retry({ times, schedule: Schedule.exponential("1 second"), while: isTransient })
       )
     }
 
@@ -84,7 +83,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
           emit({
             type: "note",
             node: node.id,
-            message: `made again it differs from what it was (${before.digest.slice(0, 12)}, kept as an older generation): caravan verify names where`
+            message: `the new result differs from the old one (${before.digest.slice(0, 12)}, kept as an older generation): \`caravan verify\` shows where`
           })
         known.set(node.id, { digest, contentDigest, path: store.path(digest), type: node.type.name })
         verified.add(digest)
@@ -103,7 +102,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
         recorder.report(node, { status: "ran", milliseconds, key, digest: exit.value.digest, metrics: exit.value.metrics, error: null })
         return true
       }
-      // Of a run that is interrupted nothing comes here: an interruption in the cause is the stage's own.
+      // An interrupted run never gets here, so an interruption in the cause came from the stage itself.
       const error = messageOf(Cause.squash(exit.cause))
       known.delete(node.id)
       yield* journal.recordExecution(recorder.executionOf(node, key, parts, { status: "failed", milliseconds, error }))
@@ -111,7 +110,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
       return false
     })
 
-    /** Claims the key and makes its result; whether there is one, or who makes it. */
+    /** Claims the key and makes its result. Returns whether there is a result, or who holds the claim. */
     const claimAndMake = Effect.fnUntraced(function* (
       node: StageNode,
       key: string,
@@ -123,7 +122,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
       if (!claimed.mine) return claimed.by
       if (claimed.tookOver) emit({ type: "note", node: node.id, message: "whoever made it is gone: taking over" })
       return yield* Effect.gen(function* () {
-        // Made while this waited. What is forced is made by this run whatever there is.
+        // Another run may have made it while this one waited. Forced nodes are always made by this run.
         const trace = isForced(run, node.id) ? undefined : yield* finder.lookOrSetAside(node.id, key, suspect)
         if (trace === undefined) return yield* recording.withPermit(attempt(node, claimed.claim, parts, giveBack))
         return trace.digest === suspect || (yield* finder.take(node, key, parts, trace))

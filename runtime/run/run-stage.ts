@@ -3,10 +3,10 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { decodeConfig } from "../../schemas/hyper.ts"
-import { noCheckpoints } from "../define/checkpoints.ts"
+import { noCheckpoints } from "../define/resume-points.ts"
 import { type Context, type Progress, portOf, type StageInfo } from "../define/stage-info.ts"
 import { messageOf, placeOf, StageError } from "../errors.ts"
-import { type CheckpointOptions, openCheckpoints, type StopRequest } from "../store/checkpoints.ts"
+import { type CheckpointOptions, openCheckpoints, type StopRequest } from "../store/resume-points.ts"
 import { runMapped } from "./mapped.ts"
 
 /** Everything a stage needs, as plain data. */

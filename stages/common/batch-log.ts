@@ -7,7 +7,7 @@ import { open } from "node:fs/promises"
 import { join } from "node:path"
 import { deserialize, serialize } from "node:v8"
 import * as Effect from "effect/Effect"
-import type { Checkpoints } from "../../runtime/define/checkpoints.ts"
+import type { Checkpoints } from "../../runtime/define/resume-points.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
 

@@ -12,7 +12,7 @@ import { readRows } from "../../data/dataset.ts"
 import { deriveSeed } from "../../engine/random.ts"
 import { scoped } from "../../engine/tensor.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
-import type { ResumePoint } from "../../runtime/define/checkpoints.ts"
+import type { ResumePoint } from "../../runtime/define/resume-points.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { Prompts } from "../../schemas/rows.ts"
@@ -23,10 +23,10 @@ import { ppoEstimate } from "./cost.ts"
 import { describeIteration, describeResponses, type PpoDiagnostics, writeDiagnostics } from "./diagnostics.ts"
 import { PpoHistory, resumeRun, saveRun } from "./history.ts"
 import { checkTokenizerFolders, loadModels, type PpoModels, smallestContext } from "./models.ts"
-import { type EncodedPrompt, encodePrompts, promptBatch, reward, rollout, scoredRollouts } from "./rollouts.ts"
+import { type EncodedPrompt, encodePrompts, nextPrompts, reward, rollout, scoredRollouts } from "./rollouts.ts"
 import { PpoTrainer, type StepStatistics } from "./trainer.ts"
 
-/** What is at hand all through a run of PPO. */
+/** State shared by all steps of a PPO run. */
 interface Run extends PpoModels {
   readonly config: PpoConfig
   readonly seed: number
@@ -41,7 +41,7 @@ interface Run extends PpoModels {
 const iterate = Effect.fn("ppo.iterate")(function* (run: Run, iteration: number) {
   const { config, seed, trainer, history, progress } = run
   history.beginIteration()
-  const prompts = promptBatch(run.prompts, { size: config.batchSize, iteration, seed })
+  const prompts = nextPrompts(run.prompts, { size: config.batchSize, iteration, seed })
   const seeds = prompts.map((_, i) => deriveSeed(seed, "ppo", "rollout", iteration, i))
 
   const responses = yield* rollout(run, prompts, seeds)
@@ -91,7 +91,7 @@ const advance = Effect.fn("ppo.advance")(function* (run: Run, iteration: number)
   return heldOut.length > 0 && due ? yield* evaluate(run, iteration) : false
 })
 
-/** All iterations from where the run is on, with `save` after each. Says why it ended. */
+/** Runs the remaining iterations, saving after each. Returns why it stopped. */
 const advanceToEnd = Effect.fn("ppo.advanceToEnd")(function* (run: Run, save: Effect.Effect<void>) {
   const { config, heldOut, history } = run
   const first = heldOut.length > 0 && history.heldOut.length === 0 ? 0 : history.iterations.length + 1
@@ -196,11 +196,11 @@ export class PpoDivergedError extends Schema.TaggedError<PpoDivergedError>()("Pp
     const fewer = iteration > 1 ? `iterations to ${iteration - 1} or ` : ""
     const hint =
       steps === 0
-        ? "No step was taken yet: a model that was given is at fault, or a setting is far too large. Look at the stages that made policy and value model."
+        ? "No step was taken yet: an input model is broken, or a setting is far too large. Check the stages that made the policy and the reward models."
         : `Lower learningRate or valueLearningRate, raise beta, or set ${fewer}onDivergence to "keep-best" to keep a policy from before.`
     return new PpoDivergedError({ iteration, what, message: `PPO diverged ${where}: ${what}. ${hint}` })
   }
-  /** The error with where the last resume point is, if there is one. The diagnostics have it without: paths are no result. */
+  /** Adds the path of the last resume point, if any. The diagnostics leave it out: a result must not contain paths. */
   withLast(last: ResumePoint | undefined): PpoDivergedError {
     if (last === undefined) return this
     const { iteration, what, message } = this

@@ -37,8 +37,7 @@ export interface ResponseReward {
   readonly safety: number | null
 }
 
-/** What is at hand all through a run. */
-interface RunContext {
+interface Context {
   readonly config: PpoConfig
   readonly progress: (progress: Progress) => Effect.Effect<void>
 }
@@ -54,8 +53,8 @@ export const encodePrompts = (
     return tokens === undefined ? [] : [{ prompt, tokens }]
   })
 
-/** The prompts of an iteration, counted from 1: all are gone through again and again without end, in a fresh permutation each time. */
-export const promptBatch = <A>(
+/** The prompts of an iteration, counted from 1. All prompts are used in turn, pass after pass, in a fresh permutation each time. */
+export const nextPrompts = <A>(
   prompts: ReadonlyArray<A>,
   batch: { readonly size: number; readonly iteration: number; readonly seed: number }
 ): Array<A> => {
@@ -68,7 +67,7 @@ export const promptBatch = <A>(
 
 /** A response to each prompt, drawn with a seed of its own. */
 export const rollout = Effect.fn("ppo.rollout")(function* (
-  { policy, tokenizer, config, progress }: Pick<PpoModels, "policy" | "tokenizer"> & RunContext,
+  { policy, tokenizer, config, progress }: Pick<PpoModels, "policy" | "tokenizer"> & Context,
   prompts: ReadonlyArray<EncodedPrompt>,
   seeds: ReadonlyArray<number>
 ): Effect.fn.Return<Array<Response>, NotFiniteLogitsError> {
@@ -101,7 +100,7 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
  * defined.
  */
 export const reward = Effect.fn("ppo.reward")(function* (
-  context: Pick<PpoModels, "helpfulness" | "safety"> & RunContext,
+  context: Pick<PpoModels, "helpfulness" | "safety"> & Context,
   responses: ReadonlyArray<Scorable>
 ): Effect.fn.Return<Array<ResponseReward>, NotFiniteScoreError | ArtifactError> {
   const { config } = context
@@ -122,7 +121,7 @@ type Scorable = Pick<Response, "prompt" | "text" | "finished">
 const scores = Effect.fnUntraced(function* (
   loaded: LoadedReward,
   responses: ReadonlyArray<Scorable>,
-  { config, progress }: RunContext
+  { config, progress }: Context
 ): Effect.fn.Return<Array<number | undefined>, NotFiniteScoreError | ArtifactError> {
   const readable = responses.flatMap(({ prompt, text, finished }, index) => {
     const messages = [...prompt.messages, { role: "assistant" as const, content: text }]

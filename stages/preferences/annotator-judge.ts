@@ -9,7 +9,7 @@ import * as Schedule from "effect/Schedule"
 import { Random } from "../../engine/random.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { ResponsePair } from "../../schemas/rows.ts"
-import { type Checkpoints, noCheckpoints } from "../../runtime/define/checkpoints.ts"
+import { type Checkpoints, noCheckpoints } from "../../runtime/define/resume-points.ts"
 import { openVerdictLog } from "./verdict-log.ts"
 import { AnnotationError, Annotator, type Kind, type Rating, type Verdict } from "./annotator.ts"
 

@@ -7,7 +7,7 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
-import type { Checkpoints } from "../../runtime/define/checkpoints.ts"
+import type { Checkpoints } from "../../runtime/define/resume-points.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
 import type { Verdict } from "./annotator.ts"
 

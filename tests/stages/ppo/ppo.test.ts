@@ -13,7 +13,7 @@ import { initLlama, type Llama } from "../../../models/llama.ts"
 import { initRewardModel, type RewardModel } from "../../../models/reward-model.ts"
 import type { Tokenizer } from "../../../models/tokenizer/tokenizer.ts"
 import { trainTokenizer } from "../../../models/tokenizer/train.ts"
-import { noCheckpoints } from "../../../runtime/define/checkpoints.ts"
+import { noCheckpoints } from "../../../runtime/define/resume-points.ts"
 import type { Progress } from "../../../runtime/define/stage.ts"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { HelpfulnessReward, Policy, SafetyReward } from "../../../schemas/checkpoint.ts"
@@ -23,7 +23,7 @@ import { PpoConfig } from "../../../stages/ppo/config.ts"
 import { ppoDiagnostics, PpoDiagnosticsReport, readDiagnostics } from "../../../stages/ppo/diagnostics.ts"
 import { judgeEvaluations } from "../../../stages/ppo/history.ts"
 import { ppo, PpoDivergedError } from "../../../stages/ppo/ppo.ts"
-import { promptBatch, reward as rewardResponses, scoredRollouts } from "../../../stages/ppo/rollouts.ts"
+import { nextPrompts, reward as rewardResponses, scoredRollouts } from "../../../stages/ppo/rollouts.ts"
 import { encodeDemonstrations, packedBatches } from "../../../stages/training/sft.ts"
 import { logit, scoreOf } from "../../../stages/reward/combined-reward.ts"
 import { fitDialogue } from "../../../stages/common/dialogues.ts"
@@ -293,13 +293,13 @@ describe("what is paid for a batch", () => {
 describe("prompts", () => {
   it("come in a fresh permutation each time they are gone through (detail 21)", () => {
     const numbers = [0, 1, 2, 3, 4, 5, 6, 7]
-    const passes = [1, 2].map((iteration) => promptBatch(numbers, { size: 8, iteration, seed: 5 }))
+    const passes = [1, 2].map((iteration) => nextPrompts(numbers, { size: 8, iteration, seed: 5 }))
     for (const pass of passes) expect(pass.toSorted((a, b) => a - b)).toEqual(numbers)
     expect(passes[0]).not.toEqual(passes[1])
   })
   it("go on in the next batch where the last one ended", () => {
     const batches = (size: number, count: number) =>
-      Array.from({ length: count }, (_, i) => promptBatch(["a", "b", "c"], { size, iteration: i + 1, seed: 5 })).flat()
+      Array.from({ length: count }, (_, i) => nextPrompts(["a", "b", "c"], { size, iteration: i + 1, seed: 5 })).flat()
     for (const size of [1, 2, 3, 5, 20]) expect(batches(size, 60 / size)).toEqual(batches(60, 1))
   })
   it("longer than the context are left out and counted", async () => {
@@ -383,7 +383,7 @@ describe("ppo fails", () => {
     expect(told(3, 20)).toBe(`PPO diverged in iteration 3 of 9: x. ${lower} iterations to 2 or ${keep}`)
     expect(told(2, 9)).toBe(`PPO diverged in iteration 2 of 9: x. ${lower} iterations to 1 or ${keep}`)
     expect(told(1, 2)).toBe(`PPO diverged in iteration 1 of 9: x. ${lower} ${keep}`)
-    expect(told(1, 0)).toMatch(/^PPO diverged in iteration 1 of 9: x\. No step was taken yet: a model that was given is at fault/)
+    expect(told(1, 0)).toMatch(/^PPO diverged in iteration 1 of 9: x\. No step was taken yet: an input model is broken/)
     expect(told(0, 0)).toMatch(/^PPO diverged before the first of 9 iterations: x\. No step was taken yet/)
   })
   it.each([

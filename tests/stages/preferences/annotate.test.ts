@@ -9,7 +9,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { Preferences, ResponsePairs } from "../../../schemas/rows.ts"
 import { annotate, preferenceOf } from "../../../stages/preferences/annotate.ts"
 import { Annotator, type Kind, type Verdict } from "../../../stages/preferences/annotator.ts"
-import { noCheckpoints } from "../../../runtime/define/checkpoints.ts"
+import { noCheckpoints } from "../../../runtime/define/resume-points.ts"
 import { labelId } from "../../../stages/preferences/annotator-file.ts"
 import { judgeAnnotator, type JudgeOptions, readVerdict } from "../../../stages/preferences/annotator-judge.ts"
 import { failureOf, rowsArtifact, rowsIn, runStage } from "../running.ts"

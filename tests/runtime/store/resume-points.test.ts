@@ -4,7 +4,7 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { basename, join } from "node:path"
 import * as Effect from "effect/Effect"
 import { afterEach, beforeEach, expect, it, vi } from "vitest"
-import { type CheckpointOptions, openCheckpoints } from "../../../runtime/store/checkpoints.ts"
+import { type CheckpointOptions, openCheckpoints } from "../../../runtime/store/resume-points.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
 
 /** Every file and folder that is fsynced. */

@@ -1,6 +1,6 @@
 /**
  * Checkpoints as a stage sees them: what it goes on from when it was killed. When one is written is a matter of time, so the result must not depend on it: a
- * stage saves all that its next steps read, and on nothing else does it look whether it was resumed. How they are kept: store/checkpoints.ts.
+ * stage saves all that its next steps read, and on nothing else does it look whether it was resumed. How they are kept: store/resume-points.ts.
  */
 import * as Effect from "effect/Effect"
 
