@@ -17,7 +17,11 @@ import { plan } from "../../runtime/run/plan.ts"
 import { run } from "../../runtime/run/run.ts"
 import { Journal, type JournalTables } from "../../runtime/store/journal.ts"
 import { type HeldStore, Store, type StoreOperations } from "../../runtime/store/store.ts"
+import type { ArtifactType } from "../../schemas/artifact.ts"
 import { workFolder } from "../cli/caravan.ts"
+
+/** Any files at all. */
+export const anything: ArtifactType<never> = { kind: "report", name: "report:anything/1", accepts: () => true, validate: () => Effect.void }
 
 /** All that a run in this home needs, on a machine whose numerics are said to be these. */
 export const services = (

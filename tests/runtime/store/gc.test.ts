@@ -12,11 +12,9 @@ import { makings } from "../../../runtime/inspect/lineage.ts"
 import { Shards } from "../../../runtime/store/shards.ts"
 import { processSpace } from "../../../runtime/store/process-identity.ts"
 import type { StoreOperations } from "../../../runtime/store/store.ts"
-import type { ArtifactType } from "../../../schemas/artifact.ts"
 import { removeFolder } from "../../cli/caravan.ts"
-import { digests, fixtureFolder, loadFixture, type Opened, openHome, statuses } from "../fixture.ts"
+import { anything, digests, fixtureFolder, loadFixture, type Opened, openHome, statuses } from "../fixture.ts"
 
-const anything: ArtifactType<never> = { kind: "report", name: "report:anything/1", accepts: () => true, validate: () => Effect.void }
 const everything: GcPolicy = { maxSize: 0, keep: 0 }
 const day = 86_400_000
 

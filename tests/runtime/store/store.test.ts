@@ -7,12 +7,8 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import { digestFile } from "../../../runtime/key/file-source.ts"
 import { Journal } from "../../../runtime/store/journal.ts"
 import { processSpace } from "../../../runtime/store/process-identity.ts"
-import type { ArtifactType } from "../../../schemas/artifact.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
-import { type Opened, openHome } from "../fixture.ts"
-
-/** Any files at all. */
-const anything: ArtifactType<never> = { kind: "report", name: "report:anything/1", accepts: () => true, validate: () => Effect.void }
+import { anything, type Opened, openHome } from "../fixture.ts"
 
 let home: string
 let opened: Opened
