@@ -68,6 +68,12 @@ export const openHome = (home: string): Opened => {
     close: () => now(Scope.close(scope, Exit.void))
   }
 }
+/** The same, closed when the test ends. */
+export const opening = (home: string) =>
+  Effect.acquireRelease(
+    Effect.sync(() => openHome(home)),
+    ({ close }) => Effect.sync(close)
+  )
 
 const fixtures = new URL("fixtures/", import.meta.url).pathname
 

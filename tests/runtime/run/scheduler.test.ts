@@ -2,12 +2,12 @@
 import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
-import { setTimeout as sleep } from "node:timers/promises"
 import { pathToFileURL } from "node:url"
+import { afterEach, beforeEach, describe, expect, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
-import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import { claimKey, releaseClaims } from "../../../runtime/store/in-flight.ts"
 import { compareRuns } from "../../../runtime/inspect/history.ts"
 import { Leases } from "../../../runtime/store/leases.ts"
@@ -18,7 +18,7 @@ import type { RunOptions } from "../../../runtime/run/options.ts"
 import { run } from "../../../runtime/run/run.ts"
 import type { AnyStage } from "../../../runtime/define/stage.ts"
 import { removeFolder } from "../../cli/caravan.ts"
-import { fixtureFolder, loadFixture, type Opened, openHome, services, statuses } from "../fixture.ts"
+import { fixtureFolder, loadFixture, type Opened, openHome, opening, services, statuses } from "../fixture.ts"
 import { count, lines, wait } from "../fixtures/stages.ts"
 
 let folder: string
@@ -31,9 +31,7 @@ afterEach(() => removeFolder(folder))
 
 /** Well below a test's own time, and far above what anything here takes. */
 const patience = 50_000
-const waitFor = async (what: () => boolean) => {
-  for (const end = Date.now() + patience; !what(); await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
-}
+const waitFor = (what: () => boolean) => Effect.sleep("20 millis").pipe(Effect.repeat({ until: what }), Effect.timeout(patience))
 const words = () => fileAt(join(folder, "words.txt"))
 const working = (
   nodes: () => Readonly<Record<string, AnyNode>>,
@@ -51,52 +49,47 @@ const recorded = ({ journal }: Opened) =>
 describe("what a run found", { timeout: 60_000 }, () => {
   const long = (steps = 1_000_000) => ({ words: lines({ file: words() }), slow: wait({ texts: lines({ file: words() }) }, { steps }) })
 
-  it("is recorded while it goes on, for gc to see", async () => {
-    await Effect.runPromise(working(() => ({ words: lines({ file: words() }) })))
-    const fiber = Effect.runFork(working(long))
-    const opened = openHome(home)
-    const { journal } = opened
-    try {
-      await waitFor(() => journal.runs().length === 2 && recorded(opened).includes("lines hit"))
-      expect(journal.runs()[0]!.status).toBe("running")
-    } finally {
-      await Effect.runPromise(Fiber.interrupt(fiber))
-      opened.close()
-    }
-  })
+  it.live("is recorded while it goes on, for gc to see", () =>
+    Effect.gen(function* () {
+      yield* working(() => ({ words: lines({ file: words() }) }))
+      const opened = yield* opening(home)
+      yield* Effect.forkChild(working(long))
+      yield* waitFor(() => opened.journal.runs().length === 2 && recorded(opened).includes("lines hit"))
+      expect(opened.journal.runs()[0]!.status).toBe("running")
+    })
+  )
 
-  it("is recorded too when it is interrupted before that", async () => {
-    await Effect.runPromise(working(() => ({ words: lines({ file: words() }) })))
-    let stop = () => {}
-    const started = new Promise<void>((resolve) => (stop = resolve))
-    const fiber = Effect.runFork(working(long, (event) => event.type === "node-started" && event.node === "wait" && stop()))
-    await started
-    await Effect.runPromise(Fiber.interrupt(fiber))
-    const opened = openHome(home)
-    const { journal } = opened
-    expect([recorded(opened), journal.runs()[0]!.status]).toEqual([["lines hit"], "interrupted"])
-    opened.close()
-  })
+  it.live("is recorded too when it is interrupted before that", () =>
+    Effect.gen(function* () {
+      yield* working(() => ({ words: lines({ file: words() }) }))
+      const started = Deferred.makeUnsafe<void>()
+      const fiber = yield* Effect.forkChild(
+        working(long, (event) => event.type === "node-started" && event.node === "wait" && Deferred.doneUnsafe(started, Effect.void))
+      )
+      yield* Deferred.await(started)
+      yield* Fiber.interrupt(fiber)
+      const opened = yield* opening(home)
+      expect([recorded(opened), opened.journal.runs()[0]!.status]).toEqual([["lines hit"], "interrupted"])
+    })
+  )
 })
 
-describe("nodes that wait for room", () => {
-  it("keep no other from being made, however many they are", { timeout: 60_000 }, async () => {
-    const texts = lines({ file: words() })
-    // One takes the only place for tensors for good; more than two hundred wait for it.
-    const nodes = () => ({
-      ...Object.fromEntries(Array.from({ length: 250 }, (_, i) => [`slow${i}`, wait({ texts }, { steps: 1_000_000 + i })])),
-      // In line behind them all.
-      after: count({ sets: [texts] }).named("after")
-    })
-    const done = new Set<string>()
-    const fiber = Effect.runFork(working(nodes, (event) => event.type === "node-finished" && done.add(event.node.id)))
-    try {
-      await waitFor(() => done.has("after"))
+describe("nodes that wait for room", { timeout: 60_000 }, () => {
+  it.live("keep no other from being made, however many they are", () =>
+    Effect.gen(function* () {
+      const texts = lines({ file: words() })
+      // One takes the only place for tensors for good; more than two hundred wait for it.
+      const nodes = () => ({
+        ...Object.fromEntries(Array.from({ length: 250 }, (_, i) => [`slow${i}`, wait({ texts }, { steps: 1_000_000 + i })])),
+        // In line behind them all.
+        after: count({ sets: [texts] }).named("after")
+      })
+      const done = new Set<string>()
+      yield* Effect.forkChild(working(nodes, (event) => event.type === "node-finished" && done.add(event.node.id)))
+      yield* waitFor(() => done.has("after"))
       expect([...done].filter((id) => id.startsWith("wait"))).toEqual([])
-    } finally {
-      await Effect.runPromise(Fiber.interrupt(fiber))
-    }
-  })
+    })
+  )
 })
 
 describe("a damaged result", { timeout: 60_000 }, () => {
@@ -128,28 +121,31 @@ describe("a damaged result", { timeout: 60_000 }, () => {
   })
 })
 
-describe("a run whose journal breaks", () => {
-  it("fails with the store's error, as a value", { timeout: 60_000 }, async () => {
-    const onEvent = (event: RunEvent) => {
-      if (event.type !== "run-started") return
-      const database = new DatabaseSync(join(home, "journal.db"))
-      database.exec("drop table executions")
-      database.close()
-    }
-    const said = await Effect.runPromise(
-      working(() => ({ words: lines({ file: words() }) }), onEvent).pipe(
-        Effect.catchTag("StoreError", ({ message }) => Effect.succeed(message))
-      )
-    )
-    expect(said).toMatch(/^Using the journal .*no such table: executions\. It is damaged/)
-  })
+describe("a run whose journal breaks", { timeout: 60_000 }, () => {
+  it.live("fails with the store's error, as a value", () =>
+    Effect.gen(function* () {
+      const onEvent = (event: RunEvent) => {
+        if (event.type !== "run-started") return
+        const database = new DatabaseSync(join(home, "journal.db"))
+        database.exec("drop table executions")
+        database.close()
+      }
+      const { _tag, message } = yield* Effect.flip(working(() => ({ words: lines({ file: words() }) }), onEvent))
+      expect([_tag, message]).toEqual([
+        "StoreError",
+        expect.stringMatching(/^Using the journal .*no such table: executions\. It is damaged/)
+      ])
+    })
+  )
 })
 
 describe("what goes wrong with one node", { timeout: 60_000 }, () => {
   it("by a stage that interrupts itself is that node's failure", async () => {
     writeFileSync(
       join(folder, "selfish.ts"),
-      `import * as Effect from "effect/Effect"
+      `import { afterEach, beforeEach, describe, expect, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Stage from "../../../runtime/define/stage.ts"
 import { Texts } from "../../../schemas/rows.ts"

@@ -6,7 +6,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import { groupCommit } from "../../../runtime/store/group-commit.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
-import { anything, openHome } from "../fixture.ts"
+import { anything, opening } from "../fixture.ts"
 
 /** A writer whose writes end when they are told to; it refuses "bad". */
 const slow = Effect.gen(function* () {
@@ -72,10 +72,7 @@ describe("objects that are kept together", () => {
   it.live("fail one by one: the others are in the store", () =>
     Effect.gen(function* () {
       const home = yield* Effect.acquireRelease(Effect.sync(workFolder), (folder) => Effect.sync(() => removeFolder(folder)))
-      const { store } = yield* Effect.acquireRelease(
-        Effect.sync(() => openHome(home)),
-        ({ close }) => Effect.sync(close)
-      )
+      const { store } = yield* opening(home)
       const seal = Effect.fnUntraced(function* (text: string) {
         const directory = yield* store.temporary
         writeFileSync(join(directory, "a.txt"), text)
