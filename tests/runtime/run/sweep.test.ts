@@ -1,12 +1,13 @@
 /** Sweeps over parameters, and runs as streams of events, from a program. */
 import { readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
+import { afterEach, beforeEach, describe, expect, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import type * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
-import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import { runEvents } from "../../../runtime/run/event-stream.ts"
 import { fileAt } from "../../../runtime/define/node.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
@@ -14,7 +15,7 @@ import type { RunEvent } from "../../../runtime/run/events.ts"
 import { combinations, type Grid, sweep, type SweepPoint } from "../../../runtime/run/sweep.ts"
 import { hyper, hyperInt } from "../../../schemas/hyper.ts"
 import { removeFolder } from "../../cli/caravan.ts"
-import { fixtureFolder, openHome, services } from "../fixture.ts"
+import { fixtureFolder, openHome, opening, services } from "../fixture.ts"
 import { draw, lines, upper } from "../fixtures/mapped.ts"
 import { count } from "../fixtures/stages.ts"
 
@@ -135,54 +136,47 @@ describe("a sweep", () => {
 describe("a run's events as a stream", () => {
   const events = (params: Partial<typeof Params.Encoded> = {}) => runEvents(pipeline(), params)
 
-  it("are all of them, from run-started to run-finished, and then it ends", async () => {
-    const all = await Effect.runPromise(Stream.runCollect(events()).pipe(here))
-    expect(all[0]).toMatchObject({ type: "run-started", nodes: ["lines", "upper", "counts"] })
-    expect(all.at(-1)).toMatchObject({ type: "run-finished", status: "succeeded" })
-    expect(all.flatMap((event) => (event.type === "node-finished" ? [`${event.node.id} ${event.node.status}`] : []))).toEqual([
-      "lines ran",
-      "upper ran",
-      "counts ran"
-    ])
-    const failed = await Effect.runPromise(Stream.runCollect(events({ mark: "-", refuses: "-" })).pipe(here))
-    expect(failed.at(-1)).toMatchObject({ type: "run-finished", status: "failed" })
-  })
-
-  it("fail when the run can't start", async () => {
-    const error = await Effect.runPromise(Effect.flip(Stream.runCollect(events({ times: 9 }))).pipe(here))
-    expect([error._tag, error.message]).toEqual(["ConfigError", expect.stringMatching(/times/)])
-  })
-
-  it("stop the run when nobody takes more, once its processes have ended, and keep what is finished", async () => {
-    writeFileSync(join(folder, "words.txt"), Array.from({ length: 1000 }, (_, i) => `t${i}`).join("\n"))
-    const slow = Pipeline.make("slow", { params: Schema.Struct({}) }, () => ({
-      drawn: draw({ texts: lines({ file: fileAt(join(folder, "words.txt")) }) }, { milliseconds: 20, log: join(folder, "log") })
-    }))
-    const stream = runEvents(slow, {})
-    const taken = await Effect.runPromise(
-      stream.pipe(
-        Stream.takeUntil((event: RunEvent) => event.type === "progress"),
-        Stream.runCollect,
-        here
-      )
-    )
-    expect(taken.at(-1)).toMatchObject({ type: "progress", node: "draw" })
-    const { close, journal } = openHome(join(folder, "home"))
-    expect(journal.runs()[0]).toMatchObject({ status: "interrupted", nodes: { ran: 1 } })
-    // The same by an interruption from outside.
-    let fiber: Fiber.Fiber<void, unknown> | undefined
-    await new Promise<void>((resolve) => {
-      fiber = Effect.runFork(
-        stream.pipe(
-          Stream.runForEach(() => Effect.sync(resolve)),
-          here
-        )
-      )
+  it.live("are all of them, from run-started to run-finished, and then it ends", () =>
+    Effect.gen(function* () {
+      const all = yield* here(Stream.runCollect(events()))
+      expect(all[0]).toMatchObject({ type: "run-started", nodes: ["lines", "upper", "counts"] })
+      expect(all.at(-1)).toMatchObject({ type: "run-finished", status: "succeeded" })
+      expect(all.flatMap((event) => (event.type === "node-finished" ? [`${event.node.id} ${event.node.status}`] : []))).toEqual([
+        "lines ran",
+        "upper ran",
+        "counts ran"
+      ])
+      const failed = yield* here(Stream.runCollect(events({ mark: "-", refuses: "-" })))
+      expect(failed.at(-1)).toMatchObject({ type: "run-finished", status: "failed" })
     })
-    await Effect.runPromise(Fiber.interrupt(fiber!))
-    expect(journal.runs()[0]).toMatchObject({ status: "interrupted" })
-    expect(journal.runs().length).toBe(2)
-    close()
-    expect(readdirSync(join(folder, "home/tmp"))).toEqual([])
-  })
+  )
+
+  it.live("fail when the run can't start", () =>
+    Effect.gen(function* () {
+      const error = yield* here(Effect.flip(Stream.runCollect(events({ times: 9 }))))
+      expect([error._tag, error.message]).toEqual(["ConfigError", expect.stringMatching(/times/)])
+    })
+  )
+
+  it.live("stop the run when nobody takes more, once its processes have ended, and keep what is finished", () =>
+    Effect.gen(function* () {
+      writeFileSync(join(folder, "words.txt"), Array.from({ length: 1000 }, (_, i) => `t${i}`).join("\n"))
+      const slow = Pipeline.make("slow", { params: Schema.Struct({}) }, () => ({
+        drawn: draw({ texts: lines({ file: fileAt(join(folder, "words.txt")) }) }, { milliseconds: 20, log: join(folder, "log") })
+      }))
+      const stream = runEvents(slow, {})
+      const taken = yield* here(Stream.runCollect(Stream.takeUntil(stream, (event: RunEvent) => event.type === "progress")))
+      expect(taken.at(-1)).toMatchObject({ type: "progress", node: "draw" })
+      const { journal } = yield* opening(join(folder, "home"))
+      expect(journal.runs()[0]).toMatchObject({ status: "interrupted", nodes: { ran: 1 } })
+      // The same by an interruption from outside.
+      const started = Deferred.makeUnsafe<void>()
+      const fiber = yield* Effect.forkChild(here(Stream.runForEach(stream, () => Deferred.succeed(started, undefined))))
+      yield* Deferred.await(started)
+      yield* Fiber.interrupt(fiber)
+      expect(journal.runs()[0]).toMatchObject({ status: "interrupted" })
+      expect(journal.runs().length).toBe(2)
+      expect(readdirSync(join(folder, "home/tmp"))).toEqual([])
+    })
+  )
 })
