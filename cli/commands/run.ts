@@ -67,7 +67,7 @@ const lockedOptions = async (given: Given): Promise<RunOptions> => {
   const options = pipelineOptions(given)
   const named = given.flag("lock")
   if (!given.has("locked")) {
-    if (named !== undefined) throw new UsageError(`--lock ${named} has no effect without --locked.`)
+    if (named !== undefined) throw new UsageError(`--lock ${named} has no effect without --locked: add --locked, or leave --lock out.`)
     return options
   }
   const locked = await Effect.runPromise(readLock(named ?? lockPath(given.positionals[0]!)))
