@@ -25,13 +25,14 @@ export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
   try {
     module = (await import(pathToFileURL(file).href)) as { readonly default?: unknown }
   } catch (cause) {
-    const error = cause as Error & { code?: string }
+    // Anything can be thrown.
+    const error: Error & { code?: string } = cause instanceof Error ? cause : new Error(String(cause))
     // A syntax error's stack begins with the place: file:line, the line, a caret.
     const place =
       error.name === "SyntaxError" || error.code === "ERR_INVALID_TYPESCRIPT_SYNTAX"
         ? `\n${(error.stack ?? "").split("\n").slice(0, 3).join("\n")}`
         : ""
-    const where = place === "" ? placeOf(error) : ""
+    const where = place === "" ? placeOf(cause) : ""
     throw new UsageError(`Loading the pipeline ${path}: ${error.message.replace(/\.$/, "")}${where}.${place}\nFix the file and run again.`)
   }
   if (module.default === undefined)

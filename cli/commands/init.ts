@@ -151,8 +151,10 @@ export const command: Command = {
       private: true,
       type: "module",
       engines: { node: ">=24" },
+      // The npm package "node" brings Node 24 to a machine whose own is older; it fetches it in its install script.
+      allowScripts: { node: true },
       dependencies: { [own.name]: archive === undefined ? own.version : `file:${archive}`, effect: own.dependencies.effect },
-      devDependencies: { "@types/node": own.devDependencies["@types/node"], typescript: own.devDependencies.typescript }
+      devDependencies: Object.fromEntries(["@types/node", "node", "typescript"].map((name) => [name, own.devDependencies[name]]))
     }
     const files: Readonly<Record<string, string>> = {
       "package.json": `${JSON.stringify(manifest, undefined, 2)}\n`,

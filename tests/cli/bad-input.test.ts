@@ -49,6 +49,8 @@ describe("pipeline files", () => {
     return name
   }
   it("missing", () => refuses(["run", "nowhere.ts"], /Loading the pipeline nowhere\.ts: no such file/))
+  it("that throws a text, which is no Error", () =>
+    refuses(["run", file("text.ts", 'throw "out of ideas"\n')], /Loading the pipeline text\.ts: out of ideas\.\nFix the file/))
   it("with a syntax error: where", () =>
     refuses(["run", file("syntax.ts", "export default {{{\n")], /Loading the pipeline syntax\.ts:[\s\S]*Fix the file/))
   it("without a default export", () =>
