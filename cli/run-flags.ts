@@ -8,6 +8,10 @@ export const runFlags: Flags = {
   timeout: { value: "seconds", help: "stop a node, and fail it, after this long" },
   memory: { value: "MiB", help: "stop a stage with tensors, and fail it, when its process uses more memory than this" },
   retries: { value: "n", help: "how often to retry a node that crashed, timed out or failed for a transient reason (default: 0)" },
+  "max-skipped": {
+    value: "share",
+    help: "fail a stage that can't use more than this share of its rows, 0 to 1 (default: 0.2)"
+  },
   "checkpoint-steps": {
     value: "n",
     help: "save a checkpoint of a stage every n steps, or after --checkpoint-seconds, whichever comes first"
@@ -28,8 +32,21 @@ const positive = (given: Given, name: string, what: string): number | undefined 
   return value
 }
 
+/** A number from 0 to 1. */
+const share = (given: Given, name: string): number | undefined => {
+  const text = given.flag(name)
+  if (text === undefined) return undefined
+  const value = Number(text)
+  if (!/^\d+(\.\d+)?$/.test(text) || value > 1) throw new UsageError(`--${name} takes a share from 0 to 1, got "${text}".`)
+  return value
+}
+
 export const runOptions = (given: Given): Pick<RunOptions, "jobs" | "limits" | "checkpointSeconds" | "checkpointSteps"> => {
-  const limits: NodeLimits = withValue({ ...limitsOf(given), retries: wholeNumber(given, "retries", 0) })
+  const limits: NodeLimits = withValue({
+    ...limitsOf(given),
+    retries: wholeNumber(given, "retries", 0),
+    skipped: share(given, "max-skipped")
+  })
   const checkpoints = withValue({
     checkpointSeconds: wholeNumber(given, "checkpoint-seconds", 0),
     checkpointSteps: wholeNumber(given, "checkpoint-steps", 1)

@@ -33,7 +33,7 @@ export class ArtifactError extends ExplainedError<ArtifactError>()("ArtifactErro
 
 /** A kind of artifact: what a port takes or a stage gives. */
 export interface ArtifactType<out A> {
-  readonly kind: Artifact["kind"]
+  readonly kind: Artifact["kind"] | "sidecar"
   /** Distinct per type, with a version: "dataset:preference/1". Written into the artifact's manifest. */
   readonly name: string
   /** Whether a port of this type takes an artifact of that name (a port may take either reward model). */

@@ -14,6 +14,7 @@ import { duration, showProgress } from "../display/progress.ts"
 import { openEvents } from "../events-file.ts"
 import { untilInterrupted } from "../interrupt.ts"
 import { runFlags, runOptions } from "../run-flags.ts"
+import { skippedLines } from "../display/skipped.ts"
 import { plain } from "../display/width.ts"
 
 /** The document that --json prints. */
@@ -21,13 +22,14 @@ const document = (result: RunResult) => ({
   run: result.run,
   pipeline: result.pipeline,
   status: result.status,
-  nodes: result.nodes.map(({ id, stage, status, milliseconds, key, digest, error }) => ({
+  nodes: result.nodes.map(({ id, stage, status, milliseconds, key, digest, skipped, skippedRows, error }) => ({
     id,
     stage,
     status,
     milliseconds: Math.round(milliseconds),
     key,
     digest,
+    ...(skipped.length === 0 ? {} : { skipped, skippedRows }),
     ...(error === null ? {} : { error })
   })),
   outputs: Object.fromEntries(Object.entries(result.outputs).map(([name, { kind, path, digest }]) => [name, { kind, path, digest }]))
@@ -53,8 +55,15 @@ const nodeTable = (result: RunResult): ReadonlyArray<string> => {
     ...(nodes.length > shownNodes ? [`  ... and ${nodes.length - shownNodes} more`] : []),
     ...(skipped.length === 0
       ? []
-      : [`  skipped  ${names.join(", ")}${skipped.length > names.length ? ` and ${skipped.length - names.length} more` : ""}`])
+      : [`  skipped  ${names.join(", ")}${skipped.length > names.length ? ` and ${skipped.length - names.length} more` : ""}`]),
+    ...rowsSkipped(result)
   ]
+}
+
+/** What stages could not use, of nodes that ran and of those that were found. */
+const rowsSkipped = ({ nodes }: RunResult): ReadonlyArray<string> => {
+  const lines = nodes.flatMap((node) => skippedLines(node).map((line) => `  ${node.id}: ${plain(line)}`))
+  return lines.length === 0 ? [] : ["Rows left out:", ...lines]
 }
 
 const summary = (result: RunResult): string => {

@@ -5,10 +5,12 @@ import { resolveRun } from "../../runtime/inspect/history.ts"
 import { logPath } from "../../runtime/run/node-log.ts"
 import { type Asked, askedOf, statusOf } from "../../runtime/store/asked.ts"
 import { Journal } from "../../runtime/store/journal.ts"
+import { type ToldOfSkipped, toldOfSkipped } from "../../runtime/store/sidecar.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { print, withStore } from "../open-store.ts"
 import { duration } from "../display/progress.ts"
+import { skippedLines } from "../display/skipped.ts"
 import { metrics, moment, short, shown, table } from "../display/units.ts"
 
 const describeAsked = (asked: Asked): string =>
@@ -20,6 +22,13 @@ const describeAsked = (asked: Asked): string =>
     asked.device,
     `${asked.threads} thread${asked.threads === 1 ? "" : "s"}`
   ].join(", ")
+
+const noneSkipped: ToldOfSkipped = { skipped: [], skippedRows: null }
+/** The rows that could not be used when the result was made, while its trace is there. */
+const skippedBy = Effect.fnUntraced(function* (key: string, digest: string) {
+  const trace = yield* (yield* Journal).trace(key)
+  return trace?.digest === digest ? toldOfSkipped(yield* Store, trace) : noneSkipped
+})
 
 export const command: Command = {
   name: "show",
@@ -50,6 +59,7 @@ export const command: Command = {
               digest,
               type: artifact?.type ?? null,
               metrics: artifact?.metrics ?? {},
+              ...(digest === null ? noneSkipped : yield* skippedBy(key, digest)),
               path: digest !== null && (yield* store.present(digest)) ? store.path(digest) : null,
               log: existsSync(log) ? log : null,
               error,
@@ -76,6 +86,7 @@ export const command: Command = {
             ]),
             "  "
           ),
+          ...nodes.flatMap((node) => skippedLines(node).map((line) => `  ${node.node}: ${line}`)),
           ...(outputs.length === 0
             ? []
             : [

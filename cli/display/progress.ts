@@ -6,6 +6,7 @@ import type { RunEvent } from "../../runtime/run/events.ts"
 import { colours, frame, noColours } from "./live-view.ts"
 import { duration, number } from "./numbers.ts"
 import { type RunningNode, RunState, throughput, timeLeft } from "./run-state.ts"
+import { skippedLines } from "./skipped.ts"
 import { plain, widthOf } from "./width.ts"
 
 export { duration } from "./numbers.ts"
@@ -57,9 +58,12 @@ const lineOf = (event: RunEvent, state: RunState): string | undefined => {
       return `${event.node}: ${event.message}`
     case "node-finished": {
       const { id, status, milliseconds, metrics, error } = event.node
-      if (status === "ran") return `${id}: done in ${duration(milliseconds)}${metricsOf(metrics)}`
+      const skipped = skippedLines(event.node)
+        .map((text) => `\n${id}: ${text}`)
+        .join("")
+      if (status === "ran") return `${id}: done in ${duration(milliseconds)}${metricsOf(metrics)}${skipped}`
       if (status === "failed") return `${id}: FAILED after ${duration(milliseconds)}. ${error}`
-      return status === "skipped" ? `${id}: skipped` : undefined
+      return status === "skipped" ? `${id}: skipped` : skipped === "" ? undefined : skipped.slice(1)
     }
     case "run-finished": {
       const { hit } = state.counts

@@ -24,6 +24,8 @@ export interface NodeLimits {
   readonly memory?: number
   /** How often it is tried again when it crashed, was too slow or failed by chance; never what fails the same way each time. */
   readonly retries?: number
+  /** Largest share of its rows that the stage may skip because it can't use them, 0 to 1; 0.2 unless given. */
+  readonly skipped?: number
 }
 export type AnyNode = Node<any>
 

@@ -3,6 +3,7 @@ import type * as Effect from "effect/Effect"
 import type { ArtifactRef, ArtifactType, OutputSlot, Written } from "../../schemas/artifact.ts"
 import type { ConfigSchema } from "../../schemas/hyper.ts"
 import type { Checkpoints } from "./resume-points.ts"
+import type { SkippedRows } from "./skipped.ts"
 
 /** A port that takes any number of artifacts, in order. */
 export interface Many<out A> {
@@ -58,6 +59,8 @@ export interface Context<Config extends ConfigSchema = any, Inputs = any, Output
   readonly progress: (progress: Progress) => Effect.Effect<void>
   /** For stages that take long: what a killed one goes on from. */
   readonly checkpoints: Checkpoints
+  /** For rows that the stage can't use: none is left out without a word. */
+  readonly skipped: SkippedRows
 }
 
 export interface Resources {

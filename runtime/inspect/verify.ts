@@ -108,7 +108,18 @@ const verifyNode = (node: StageNode, plan: Plan, tools: Tools): Effect.Effect<Ve
       const finish = (status: "ran" | "failed", error: string | null) =>
         tools.emit({
           type: "node-finished",
-          node: { id: node.id, stage: node.stage.name, status, milliseconds, key, digest: trace.digest, metrics: {}, error }
+          node: {
+            id: node.id,
+            stage: node.stage.name,
+            status,
+            milliseconds,
+            key,
+            digest: trace.digest,
+            metrics: {},
+            skipped: [],
+            skippedRows: null,
+            error
+          }
         })
       if (Exit.isFailure(exit)) {
         if (Cause.hasInterrupts(exit.cause)) return yield* Effect.interrupt

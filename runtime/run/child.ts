@@ -9,7 +9,7 @@ import * as Exit from "effect/Exit"
 import * as Cause from "effect/Cause"
 import type { StopRequest } from "../store/resume-points.ts"
 import { messageOf, StageError } from "../errors.ts"
-import { type Job, runStage } from "./run-stage.ts"
+import { type Job, type Outcome, runStage } from "./run-stage.ts"
 import type { Progress, StageInfo } from "../define/stage-info.ts"
 
 export type ToChild =
@@ -24,7 +24,7 @@ export type FromChild =
   | { readonly type: "progress"; readonly progress: Progress }
   /** The stage keeps checkpoints: told to stop, it saves one first. */
   | { readonly type: "keeping" }
-  | { readonly type: "done"; readonly metrics: Readonly<Record<string, number>> }
+  | { readonly type: "done"; readonly outcome: Outcome }
   | { readonly type: "failed"; readonly reason: string; readonly message: string }
 
 const watch = `
@@ -73,7 +73,7 @@ const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): 
       return yield* runStage(stage, job, (progress) => send({ type: "progress", progress }), stop)
     })
   )
-  if (Exit.isSuccess(result)) send({ type: "done", metrics: result.value })
+  if (Exit.isSuccess(result)) send({ type: "done", outcome: result.value })
   else {
     const error = Cause.squash(result.cause) as StageError
     send({ type: "failed", reason: error.reason ?? "Defect", message: messageOf(error) })

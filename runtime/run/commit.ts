@@ -25,12 +25,15 @@ interface Finished extends Produced {
 export type Commit = (finished: Finished) => Effect.Effect<Trace | undefined, StageError | StoreError>
 
 export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.Effect<Commit, never, Scope.Scope> => {
-  const record = (tables: JournalTables, { node, claim: { key }, parts, sealed, metrics, milliseconds }: Finished): Trace | undefined => {
+  const record = (
+    tables: JournalTables,
+    { node, claim: { key }, parts, sealed, sidecar, skipped, metrics, milliseconds }: Finished
+  ): Trace | undefined => {
     const { contentDigest, digest } = sealed
     const before = isForced(run, node.id) ? tables.trace(key) : undefined
     if (before !== undefined) tables.retireTrace(key)
     tables.recordTrace(
-      { key, digest, contentDigest, type: node.type.name, metrics },
+      { key, digest, contentDigest, type: node.type.name, metrics, sidecar: sidecar?.digest, skipped },
       // Run and node name the execution that is recorded beside it: key, parts and code are there.
       { run: run.id, node: node.id, inputs: node.inputs, node_version: process.version }
     )
@@ -40,7 +43,11 @@ export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.E
 
   const commitAll = (finished: ReadonlyArray<Finished>) =>
     Effect.gen(function* () {
-      const failures = yield* run.store.put(finished.map(({ sealed }) => sealed))
+      const sidecars = finished.flatMap(({ sidecar }) => sidecar ?? [])
+      const put = yield* run.store.put([...finished.map(({ sealed }) => sealed), ...sidecars])
+      const failures = finished.map(
+        ({ sidecar }, i) => put[i] ?? (sidecar === undefined ? undefined : put[finished.length + sidecars.indexOf(sidecar)])
+      )
       const recorded = yield* run.store.stillHeld(finished.map(({ claim }) => claim)).pipe(
         Effect.flatMap((held) =>
           run.journal.transaction((tables) =>

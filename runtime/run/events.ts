@@ -1,6 +1,7 @@
 /** What happens in a run, as it happens, and what came of it. */
 import type { Progress } from "../define/stage-info.ts"
 import type { NodeStatus } from "../store/executions.ts"
+import type { ToldOfSkipped } from "../store/sidecar.ts"
 
 export type RunEvent =
   | { readonly type: "run-started"; readonly run: string; readonly pipeline: string; readonly nodes: ReadonlyArray<string> }
@@ -14,7 +15,8 @@ export type RunEvent =
   | { readonly type: "node-finished"; readonly node: NodeResult }
   | { readonly type: "run-finished"; readonly status: RunResult["status"]; readonly milliseconds: number }
 
-export interface NodeResult {
+/** `skipped` is what the stage could not use when the result was made, also of a result that was found. */
+export interface NodeResult extends ToldOfSkipped {
   readonly id: string
   readonly stage: string
   readonly status: NodeStatus

@@ -4,7 +4,7 @@ import type { Progress, StageInfo } from "../define/stage-info.ts"
 import { StageError } from "../errors.ts"
 import type { CodeIdentity } from "../key/code-identity.ts"
 import type { KeyCache } from "../key/key-cache.ts"
-import type { Job } from "./run-stage.ts"
+import type { Job, Outcome } from "./run-stage.ts"
 
 /** What a stage may take before it is stopped. */
 export interface Limits {
@@ -27,8 +27,8 @@ interface Work {
   readonly onOutput?: (text: string) => void
 }
 
-/** Runs a stage; gives its metrics. */
-export type Execute = (work: Work) => Effect.Effect<Readonly<Record<string, number>>, StageError>
+/** Runs a stage. */
+export type Execute = (work: Work) => Effect.Effect<Outcome, StageError>
 
 export const timedOut = (stage: StageInfo, seconds: number): Effect.Effect<never, StageError> =>
   Effect.fail(

@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import type { StageNode } from "../define/graph.ts"
 import type { StoreError } from "../errors.ts"
 import type { KeyParts } from "../key/cache-key.ts"
+import { toldOfSkipped } from "../store/sidecar.ts"
 import type { Trace } from "../store/traces.ts"
 import { drifted, driftOf } from "./changes.ts"
 import type { RunContext } from "./context.ts"
@@ -71,7 +72,15 @@ export const makeFinder = (
     }
     known.set(node.id, { ...trace, path: store.path(trace.digest) })
     recordSoon(executionOf(node, key, parts, { status: "hit", digest: trace.digest }))
-    report(node, { status: "hit", milliseconds: 0, key, digest: trace.digest, metrics: trace.metrics, error: null })
+    report(node, {
+      status: "hit",
+      milliseconds: 0,
+      key,
+      digest: trace.digest,
+      metrics: trace.metrics,
+      ...toldOfSkipped(store, trace),
+      error: null
+    })
     return true
   })
   return { look, lookOrSetAside, damage, take }

@@ -9,6 +9,7 @@ import type { StageNode } from "../define/graph.ts"
 import { messageOf, type StageError, type StoreError } from "../errors.ts"
 import type { KeyParts } from "../key/cache-key.ts"
 import type { Claim } from "../store/in-flight.ts"
+import { toldOfSkipped } from "../store/sidecar.ts"
 import { makeCommit } from "./commit.ts"
 import { isForced, type RunContext } from "./context.ts"
 import { fairSemaphore } from "./fair-semaphore.ts"
@@ -33,7 +34,8 @@ const permanent: ReadonlyArray<string> = [
   "Load",
   "Memory",
   "NothingWritten",
-  "Overtaken"
+  "Overtaken",
+  "TooManySkipped"
 ]
 const isTransient = (error: StageError | StoreError): boolean => error._tag === "StageError" && !permanent.includes(error.reason)
 
@@ -74,11 +76,11 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
     /** Runs the stage, and has what it wrote committed and recorded. It gives its permit back in between. */
     const make = Effect.fnUntraced(function* (node: StageNode, claim: Claim, parts: KeyParts, giveBack: Effect.Effect<void>) {
       const started = performance.now()
-      const { metrics, sealed } = yield* persist(node, produce(run, node, claim.key, parts))
+      const { metrics, sealed, sidecar, skipped } = yield* persist(node, produce(run, node, claim.key, parts))
       const { contentDigest, digest } = sealed
       return yield* Effect.gen(function* () {
         yield* giveBack
-        const before = yield* commit({ node, claim, parts, sealed, metrics, milliseconds: performance.now() - started })
+        const before = yield* commit({ node, claim, parts, sealed, sidecar, skipped, metrics, milliseconds: performance.now() - started })
         if (before !== undefined && before.contentDigest !== contentDigest)
           emit({
             type: "note",
@@ -88,8 +90,11 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
         known.set(node.id, { digest, contentDigest, path: store.path(digest), type: node.type.name })
         verified.add(digest)
         yield* store.remove(checkpointFolder(run, claim.key))
-        return { digest, metrics }
-      }).pipe(Effect.ensuring(store.remove(sealed.directory)))
+        return { digest, metrics, ...toldOfSkipped(store, { sidecar: sidecar?.digest, skipped }) }
+      }).pipe(
+        Effect.ensuring(store.remove(sealed.directory)),
+        Effect.ensuring(sidecar === undefined ? Effect.void : store.remove(sidecar.directory))
+      )
     })
 
     /** Makes a node that is ours to make, and reports how it went; whether it succeeded. */
@@ -99,7 +104,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
       const exit = yield* Effect.exit(make(node, claim, parts, giveBack))
       const milliseconds = performance.now() - started
       if (Exit.isSuccess(exit)) {
-        recorder.report(node, { status: "ran", milliseconds, key, digest: exit.value.digest, metrics: exit.value.metrics, error: null })
+        recorder.report(node, { status: "ran", milliseconds, key, ...exit.value, error: null })
         return true
       }
       // An interrupted run never gets here, so an interruption in the cause came from the stage itself.

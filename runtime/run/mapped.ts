@@ -12,6 +12,7 @@ import * as Effect from "effect/Effect"
 import { type ArtifactRef, type DatasetType, type Written, written } from "../../schemas/artifact.ts"
 import type { OpenDataset } from "../../schemas/dataset-file.ts"
 import { type Checkpoints, noCheckpoints } from "../define/resume-points.ts"
+import type { SkippedRow, SkippedRows } from "../define/skipped.ts"
 import type { Context, Progress, Sharding, StageInfo } from "../define/stage-info.ts"
 import { digestOf } from "../encoding.ts"
 import { messageOf } from "../errors.ts"
@@ -124,6 +125,12 @@ export const runMapped = (
     )
     const count = Math.ceil(file.rowCount / size)
     let told = 0
+    /** How many rows the shards had, by what they are. */
+    const rowsOf = new Map<string, number>()
+    const tell = ({ rows, of }: GatheredRows) => {
+      for (const row of rows) context.skipped.add(row)
+      for (const [what, count] of of) rowsOf.set(what, (rowsOf.get(what) ?? 0) + count)
+    }
 
     const makeShard = (index: number, rows: ReadonlyArray<unknown>, bytes: Uint8Array, key: string) =>
       Effect.gen(function* () {
@@ -132,13 +139,15 @@ export const runMapped = (
         mkdirSync(folder)
         const digest = createHash("sha256").update(bytes).digest("hex")
         const seed = stage.seeded ? shardSeed(context.seed, index) : context.seed
+        const skipped = gatherSkipped()
         const done = yield* stage.run({
           ...context,
           inputs: { ...inputs, [over]: { path: cut, type: inputType.name, digest, contentDigest: digest } },
           output: { path: folder, type: outputType },
           seed,
           progress: (report) => context.progress(within(report, index, count)),
-          checkpoints: ofShard(context.checkpoints, index, key)
+          checkpoints: ofShard(context.checkpoints, index, key),
+          skipped
         })
         if (done?.slot?.path !== folder)
           return yield* Effect.fail({
@@ -149,7 +158,12 @@ export const runMapped = (
           const written = readFileSync(join(folder, fileName))
           return [written, output.decode(written)] as const
         })
-        yield* attempt("Keeping it", () => shards.put(key, result))
+        yield* attempt("Keeping it", () => {
+          // Before the result: one that is found has what was skipped beside it.
+          if (skipped.of.size > 0) shards.put(skippedKey(key), Buffer.from(JSON.stringify(skipped.gathered())))
+          shards.put(key, result)
+        })
+        tell(skipped.gathered())
         // Half the price of a removal with all below: there is nothing else in a dataset.
         unlinkSync(join(folder, fileName))
         rmdirSync(folder)
@@ -175,7 +189,12 @@ export const runMapped = (
       if (next.done === true) break
       const bytes = input.encode(next.value)
       const key = keyOf(bytes, stage.seeded ? index : null)
-      const found = yield* attempt("Looking for what was made of it", () => shards.get(key))
+      const found = yield* attempt("Looking for what was made of it", () => {
+        const result = shards.get(key)
+        const skipped = result === undefined ? undefined : shards.get(skippedKey(key))
+        if (skipped !== undefined) tell(JSON.parse(Buffer.from(skipped).toString("utf8")) as GatheredRows)
+        return result
+      })
       const rows = found === undefined ? yield* makeShard(index, next.value, bytes, key) : output.decode(found)
       yield* Effect.promise(() => results.push(rows))
       if (performance.now() - told > tellInterval || index + 1 === count) {
@@ -184,6 +203,7 @@ export const runMapped = (
       }
     }
     const total = yield* Effect.promise(() => results.end())
+    for (const [what, of] of rowsOf) yield* context.skipped.check(what, of)
     return written(context.output, { rows: total, shards: count })
   }).pipe(Effect.scoped)
 
@@ -193,6 +213,26 @@ const attempt = <A>(doing: string, body: () => A): Effect.Effect<A, { readonly _
 /** A shard's place is part of its key where the stage draws random numbers: equal shards then have different seeds. */
 const keyOf = (bytes: Uint8Array, index: number | null): string =>
   `${index === null ? "" : `${index}:`}${createHash("sha256").update(bytes).digest("hex")}`
+
+/** What was skipped of a shard is kept beside what was made of it. */
+const skippedKey = (key: string): string => `${key}:skipped`
+
+/** The rows that were skipped of one shard, and how many rows it had, by what they are. */
+interface GatheredRows {
+  readonly rows: ReadonlyArray<SkippedRow>
+  readonly of: ReadonlyArray<readonly [string, number]>
+}
+/** Takes what a stage skips of one shard. The limit is of all shards together, so it is checked at the end. */
+const gatherSkipped = (): SkippedRows & { readonly of: ReadonlyMap<string, number>; readonly gathered: () => GatheredRows } => {
+  const rows: Array<SkippedRow> = []
+  const of = new Map<string, number>()
+  return {
+    of,
+    add: (row) => void rows.push(row),
+    check: (what, count) => Effect.sync(() => void of.set(what, (of.get(what) ?? 0) + count)),
+    gathered: () => ({ rows, of: [...of] })
+  }
+}
 
 /** The seed of a shard, 0 .. 2^48 - 1: of its place, so that neither those before it nor what was found of them matter. */
 export const shardSeed = (seed: number, index: number): number => Number.parseInt(digestOf(["caravan shard", seed, index]).slice(0, 12), 16)

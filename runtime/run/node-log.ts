@@ -5,6 +5,7 @@
 import { hash } from "node:crypto"
 import { closeSync, mkdirSync, openSync, writeSync } from "node:fs"
 import { join } from "node:path"
+import { skippedText } from "../define/skipped.ts"
 import { messageOf } from "../errors.ts"
 import type { RunEvent } from "./events.ts"
 
@@ -15,10 +16,13 @@ const interval = 1000
 const longestName = 240
 
 /** Where a node's log is; names of nodes may hold what a file system does not take, or be longer than it takes: then a digest ends them. */
-export const logPath = (home: string, run: string, node: string): string => {
+export const logPath = (home: string, run: string, node: string): string => join(home, "logs", run, `${fileName(node)}.log`)
+/** Where the rows are that a failed node had skipped. */
+export const skippedPath = (home: string, run: string, node: string): string => join(home, "logs", run, `${fileName(node)}.skipped.jsonl`)
+
+const fileName = (node: string): string => {
   const name = encodeURIComponent(node)
-  const fits = name.length <= longestName ? name : `${name.slice(0, longestName - 17)}-${hash("sha256", node).slice(0, 16)}`
-  return join(home, "logs", run, `${fits}.log`)
+  return name.length <= longestName ? name : `${name.slice(0, longestName - 17)}-${hash("sha256", node).slice(0, 16)}`
 }
 
 interface Open {
@@ -110,6 +114,8 @@ export const writeNodeLogs = (
           const log = open.get(id)
           if (log === undefined) break
           const how = status === "ran" ? `done: ${digest}` : `${status}${error === null ? "" : `: ${error}`}`
+          for (const count of event.node.skipped) say(id, skippedText(count))
+          if (event.node.skippedRows !== null) say(id, `the skipped rows are listed in ${event.node.skippedRows}`)
           say(id, `${how}\nafter ${(milliseconds / 1000).toFixed(1)} s${Object.keys(metrics).length > 0 ? `  ${fieldsOf(metrics)}` : ""}`)
           closeSync(log.file)
           open.delete(id)

@@ -12,6 +12,7 @@ import { StageError } from "../errors.ts"
 import { changedSince } from "../key/code-identity.ts"
 import type { FromChild, ToChild } from "./child.ts"
 import { type Execute, timedOut } from "./execute.ts"
+import type { Outcome } from "./run-stage.ts"
 
 /** How long a stage that was told to stop may take to end its step and save, in milliseconds. */
 const savingTime = 120_000
@@ -86,7 +87,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
   }
   return {
     run: ({ stage, job, code, cache, limits, onProgress, onOutput }) =>
-      Effect.callback<Readonly<Record<string, number>>, StageError>((resume) => {
+      Effect.callback<Outcome, StageError>((resume) => {
         const child = idle.pop() ?? start()
         child.ref()
         let tail = ""
@@ -130,7 +131,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
           child.off("exit", exited)
           child.off("error", broken)
         }
-        const finish = (result: Effect.Effect<Readonly<Record<string, number>>, StageError>, reuse: boolean) => {
+        const finish = (result: Effect.Effect<Outcome, StageError>, reuse: boolean) => {
           forget()
           if (finished) return
           finished = true
@@ -144,7 +145,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
           if (message.type === "progress") onProgress(message.progress)
           else if (message.type === "keeping") keeping = true
           else if (message.type === "loaded") checked = check()
-          else if (message.type === "done") void checked.then(() => finish(Effect.succeed(message.metrics), true))
+          else if (message.type === "done") void checked.then(() => finish(Effect.succeed(message.outcome), true))
           else if (message.type === "failed")
             void checked.then(() => finish(Effect.fail(new StageError({ reason: message.reason, message: message.message })), true))
         }

@@ -1,24 +1,28 @@
 /** Running a node's stage on its inputs: what it wrote is sealed in a folder of its own, and not yet in the store. */
-import { join } from "node:path"
+import { copyFileSync, existsSync, mkdirSync } from "node:fs"
+import { dirname, join } from "node:path"
 import * as Effect from "effect/Effect"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { dependencies, type StageNode } from "../define/graph.ts"
 import type { NodeLimits } from "../define/node.ts"
-import { StageError, type StoreError } from "../errors.ts"
+import { messageOf, StageError, type StoreError } from "../errors.ts"
 import { cacheKey, type KeyParts } from "../key/cache-key.ts"
 import { checkStamp } from "../key/file-source.ts"
 import type { SealedObject } from "../store/objects.ts"
+import { Sidecar, skippedFile } from "../store/sidecar.ts"
 import { changes } from "./changes.ts"
 import type { RunContext } from "./context.ts"
+import { skippedPath } from "./node-log.ts"
 import { machineOf } from "./options.ts"
-import type { Job } from "./run-stage.ts"
+import type { Job, Outcome } from "./run-stage.ts"
 
 /** Seconds between two checkpoints of a stage, unless the run says otherwise. */
 const usualCheckpointSeconds = 60
 
-export interface Produced {
+export interface Produced extends Outcome {
   readonly sealed: SealedObject
-  readonly metrics: Readonly<Record<string, number>>
+  /** What is told of how it was made, where there is something to tell. */
+  readonly sidecar: SealedObject | undefined
 }
 
 export const limitsOf = ({ options }: RunContext, node: StageNode): NodeLimits => ({ ...options.limits, ...node.limits })
@@ -39,7 +43,7 @@ export const inputsOf = (node: StageNode, ref: (id: string) => ArtifactRef<any>)
     Object.entries(node.inputs).map(([port, ids]) => [port, ids === null ? null : typeof ids === "string" ? ref(ids) : ids.map(ref)])
   )
 
-const jobOf = (run: RunContext, node: StageNode, key: string, parts: KeyParts, output: string): Job => {
+const jobOf = (run: RunContext, node: StageNode, key: string, parts: KeyParts, folders: Pick<Job, "output" | "sidecar">): Job => {
   const { checkpointSeconds, checkpointSteps: steps } = run.options
   return {
     module: node.stage.module,
@@ -49,7 +53,8 @@ const jobOf = (run: RunContext, node: StageNode, key: string, parts: KeyParts, o
       const { path, type, digest, contentDigest } = run.known.get(id)!
       return { path, type, digest, contentDigest }
     }),
-    output,
+    ...folders,
+    mostSkipped: limitsOf(run, node).skipped,
     seed: node.seed,
     ...machineOf(run.options),
     checkpoints: {
@@ -85,10 +90,12 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
     const last = yield* journal.lastExecution(graph.pipeline, node.id)
     emit({ type: "node-started", node: node.id, stage: node.stage.name, why: changes(node, facts, last, parts).all })
     const directory = yield* store.temporary
+    // Made by whoever has something to put there.
+    const beside = `${directory}-sidecar`
     return yield* Effect.gen(function* () {
-      const metrics = yield* run.execute({
+      const outcome = yield* run.execute({
         stage: node.stage,
-        job: jobOf(run, node, key, parts, directory),
+        job: jobOf(run, node, key, parts, { output: directory, sidecar: beside }),
         code: facts.code.get(node.id)!,
         cache: journal,
         limits: limitsOf(run, node),
@@ -109,6 +116,30 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
           )
         )
       )
-      return { metrics, sealed }
-    }).pipe(Effect.onError(() => store.remove(directory)))
+      const sidecar = existsSync(beside) ? yield* Effect.catchTag(store.seal(beside, Sidecar), "ArtifactError", Effect.die) : undefined
+      return { ...outcome, sealed, sidecar }
+    }).pipe(
+      Effect.onError(() =>
+        Effect.gen(function* () {
+          yield* keepSkipped(run, node, beside)
+          yield* store.remove(directory)
+          yield* store.remove(beside)
+        })
+      )
+    )
+  })
+
+/** The rows that a stage skipped before it failed stay beside its log: they may be why. */
+const keepSkipped = ({ emit, id, store }: RunContext, node: StageNode, beside: string) =>
+  Effect.sync(() => {
+    const from = join(beside, skippedFile)
+    if (!existsSync(from)) return
+    const to = skippedPath(store.home, id, node.id)
+    try {
+      mkdirSync(dirname(to), { recursive: true })
+      copyFileSync(from, to)
+      emit({ type: "note", node: node.id, message: `the rows that it skipped are in ${to}` })
+    } catch (cause) {
+      emit({ type: "note", node: node.id, message: `the rows that it skipped could not be kept: ${messageOf(cause)}` })
+    }
   })

@@ -5,6 +5,7 @@ import type { StageNode } from "../define/graph.ts"
 import type { StoreError } from "../errors.ts"
 import type { KeyParts } from "../key/cache-key.ts"
 import type { Execution } from "../store/executions.ts"
+import type { ToldOfSkipped } from "../store/sidecar.ts"
 import { codeParts } from "./changes.ts"
 import type { RunContext } from "./context.ts"
 import type { NodeResult } from "./events.ts"
@@ -15,7 +16,10 @@ const recordInterval = "1 second"
 export interface Recorder {
   /** What was reported, by node. */
   readonly results: ReadonlyMap<string, NodeResult>
-  readonly report: (node: StageNode, result: Omit<NodeResult, "id" | "stage">) => void
+  readonly report: (
+    node: StageNode,
+    result: Omit<NodeResult, "id" | "stage" | keyof ToldOfSkipped> & Partial<Pick<NodeResult, keyof ToldOfSkipped>>
+  ) => void
   readonly executionOf: (
     node: StageNode,
     key: string,
@@ -55,7 +59,7 @@ export const makeRecorder = ({
     return {
       results,
       report: (node, result) => {
-        const full = { id: node.id, stage: node.stage.name, ...result }
+        const full = { id: node.id, stage: node.stage.name, skipped: [], skippedRows: null, ...result }
         results.set(node.id, full)
         emit({ type: "node-finished", node: full })
       },

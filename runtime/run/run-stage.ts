@@ -4,10 +4,12 @@ import * as Effect from "effect/Effect"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { decodeConfig } from "../../schemas/hyper.ts"
 import { noCheckpoints } from "../define/resume-points.ts"
+import { type SkippedCount, usualSkippedShare } from "../define/skipped.ts"
 import { type Context, type Progress, portOf, type StageInfo } from "../define/stage-info.ts"
 import { messageOf, placeOf, StageError } from "../errors.ts"
 import { type CheckpointOptions, openCheckpoints, type StopRequest } from "../store/resume-points.ts"
 import { runMapped } from "./mapped.ts"
+import { collectSkipped } from "./skipped-rows.ts"
 
 /** Everything a stage needs, as plain data. */
 export interface Job {
@@ -23,15 +25,25 @@ export interface Job {
   readonly checkpoints: CheckpointOptions | null
   /** Where a mapped stage keeps what it made of its shards; null or none: it keeps nothing. */
   readonly shards?: string | null
+  /** The folder for what is told of how the result was made (store/sidecar.ts); none: it is not kept. */
+  readonly sidecar?: string | null
+  /** Largest share of its rows that the stage may skip. */
+  readonly mostSkipped?: number | undefined
 }
 
-/** Runs the stage; gives its metrics. Whatever goes wrong comes out as a StageError that can be shown. */
+/** What a stage gives beside its output. */
+export interface Outcome {
+  readonly metrics: Readonly<Record<string, number>>
+  readonly skipped: ReadonlyArray<SkippedCount>
+}
+
+/** Runs the stage. Whatever goes wrong comes out as a StageError that can be shown. */
 export const runStage = (
   stage: StageInfo,
   job: Job,
   progress: (progress: Progress) => void,
   stop?: StopRequest
-): Effect.Effect<Readonly<Record<string, number>>, StageError> =>
+): Effect.Effect<Outcome, StageError> =>
   Effect.gen(function* () {
     const config = yield* decodeConfig(stage.config, job.config, `Stage ${stage.name}`)
     const inputs = Object.fromEntries(
@@ -41,6 +53,7 @@ export const runStage = (
       const { type } = portOf(port)
       for (const ref of [job.inputs[name] ?? []].flat() as ReadonlyArray<ArtifactRef<any>>) yield* type.validate(ref.path)
     }
+    const skipped = collectSkipped(stage.name, job.sidecar ?? undefined, job.mostSkipped ?? usualSkippedShare)
     const context: Context = {
       config,
       inputs,
@@ -54,7 +67,8 @@ export const runStage = (
           Effect.sync(() => progress(report)),
           nextTurn
         ),
-      checkpoints: job.checkpoints === null ? noCheckpoints : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop)
+      checkpoints: job.checkpoints === null ? noCheckpoints : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop),
+      skipped
     }
     const run: StageInfo["run"] = (given) => stage.run(keyedOnly(stage, given))
     const { sharding } = stage
@@ -66,7 +80,7 @@ export const runStage = (
         reason: "NothingWritten",
         message: `Stage ${stage.name} did not return its own output: end with writeDataset(output, ...), saveCheckpoint(output, ...) or the like.`
       })
-    return written.metrics
+    return { metrics: written.metrics, skipped: yield* skipped.finish }
   }).pipe(
     Effect.catchCause((cause) => {
       // A run that is stopped does not come here.

@@ -63,15 +63,22 @@ export const storedItems: Effect.Effect<Array<StoredItem>, StoreError, Store | J
   const [uses, traced, nodes] = [yield* journal.lastUses(), yield* journal.tracedDigests(), yield* journal.nodesOf()]
   const pins = new Set((yield* store.pins).map((pin) => pin.digest))
   const leased = yield* store.leased
-  return objects.map((object) => ({
-    ...object,
-    used: Math.max(uses.get(object.digest) ?? 0, object.made),
-    node: nodes.get(object.digest)?.node ?? null,
-    pipeline: nodes.get(object.digest)?.pipeline ?? null,
-    pinned: pins.has(object.digest),
-    reachable: traced.has(object.digest),
-    held: leased.get(object.digest) ?? null
-  }))
+  /** A sidecar is used, pinned and held with the results it belongs to. */
+  const results = new Map<string, Array<string>>()
+  for (const { sidecar, result } of yield* journal.sidecars()) results.set(sidecar, [...(results.get(sidecar) ?? []), result])
+  return objects.map((object) => {
+    const digests = results.get(object.digest) ?? [object.digest]
+    const known = digests.map((digest) => nodes.get(digest)).find((node) => node !== undefined)
+    return {
+      ...object,
+      used: Math.max(object.made, ...digests.map((digest) => uses.get(digest) ?? 0)),
+      node: known?.node ?? null,
+      pipeline: known?.pipeline ?? null,
+      pinned: digests.some((digest) => pins.has(digest)),
+      reachable: digests.some((digest) => traced.has(digest)),
+      held: digests.map((digest) => leased.get(digest)).find((by) => by !== undefined) ?? null
+    }
+  })
 })
 
 /** What a collection by this policy would take. Deletes nothing. */

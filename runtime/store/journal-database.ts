@@ -8,15 +8,15 @@ import { makeFolder } from "./durable.ts"
 
 export type Row = Record<string, SQLOutputValue>
 
-/** Raised when the tables change. 2: artifacts, uses and listings, for what made what. 3: sums of the rows that results depend on. */
-const version = 3
+/** Raised when the tables change. 2: artifacts, uses and listings, for what made what. 3: sums of the rows that results depend on. 4: sidecars. */
+const version = 4
 
 /** Tables whose rows have a sum: SQLite does not notice when the disk changes a bit of a value. A row whose sum is wrong is as good as none. */
 const summed = ["traces", "files", "code"] as const
 export const sumOf = (...values: ReadonlyArray<string>): string => hash("sha256", JSON.stringify(values)).slice(0, 16)
 
 const tables = `
-  create table if not exists traces (key text primary key, digest text not null, content_digest text not null, type text not null, metrics text not null, provenance text not null, made integer not null, sum text) strict;
+  create table if not exists traces (key text primary key, digest text not null, content_digest text not null, type text not null, metrics text not null, provenance text not null, made integer not null, sum text, sidecar text, skipped text) strict;
   create table if not exists runs (id text primary key, pipeline text not null, params text not null, started integer not null, finished integer, status text not null) strict;
   create table if not exists executions (
     id integer primary key, run text not null, pipeline text not null, node text not null, stage text not null, key text not null, parts text not null, files text not null,
@@ -119,13 +119,15 @@ export class JournalDatabase {
         for (const { key, parts } of this.all("select key, parts from executions where status = 'ran'"))
           this.recordUses(key as string, parse(parts) as KeyParts)
       }
-      if (from < 3 && from !== 0)
-        for (const table of summed) {
-          const columns = this.all(`select name from pragma_table_info('${table}')`)
-          if (!columns.some(({ name }) => name === "sum")) this.#database.exec(`alter table ${table} add column sum text`)
-        }
+      if (from < 3 && from !== 0) for (const table of summed) this.#addColumn(table, "sum")
+      if (from < 4 && from !== 0) for (const column of ["sidecar", "skipped"]) this.#addColumn("traces", column)
       this.#database.exec(`pragma user_version = ${version}`)
     })
+  }
+
+  #addColumn(table: string, column: string): void {
+    const columns = this.all(`select name from pragma_table_info('${table}')`)
+    if (!columns.some(({ name }) => name === column)) this.#database.exec(`alter table ${table} add column ${column} text`)
   }
 
   /** Which key takes which content: the way from an artifact to what was made of it. */

@@ -1,4 +1,5 @@
 /** The journal's index from cache key to result: what a run finds, what a result replaced, and which code it may stand for. */
+import type { SkippedCount } from "../define/skipped.ts"
 import type { JournalDatabase } from "./journal-database.ts"
 import { parse, type Row, sumOf } from "./journal-database.ts"
 import type { Listings } from "./listings.ts"
@@ -9,6 +10,10 @@ export interface Trace {
   readonly contentDigest: string
   readonly type: string
   readonly metrics: Readonly<Record<string, number>>
+  /** Digest of the files about how it was made (sidecar.ts), where there are any. */
+  readonly sidecar?: string | undefined
+  /** The rows that its stage could not use. */
+  readonly skipped?: ReadonlyArray<SkippedCount> | undefined
 }
 
 /** What is known of an artifact, whether or not the store still has it. */
@@ -43,16 +48,24 @@ export interface Generation {
 }
 
 /** undefined when the sum says that a bit has changed. */
-const toTrace = (key: string, [digest, contentDigest, type, metrics, sum]: ReadonlyArray<string | null>): Trace | undefined => {
-  if (sum !== null && sum !== sumOf(key, digest!, contentDigest!, type!, metrics!)) return undefined
+const toTrace = (key: string, row: ReadonlyArray<string | null>): Trace | undefined => {
+  const [digest, contentDigest, type, metrics, sidecar, skipped, sum] = row
+  if (sum !== null && sum !== sumOf(key, digest!, contentDigest!, type!, metrics!, ...beside(sidecar!, skipped!))) return undefined
   return {
     key,
     digest: digest!,
     contentDigest: contentDigest!,
     type: type!,
-    metrics: metrics === "{}" ? {} : (parse(metrics) as Record<string, number>)
+    metrics: metrics === "{}" ? {} : (parse(metrics) as Record<string, number>),
+    ...(sidecar === null ? {} : { sidecar: sidecar! }),
+    ...(skipped === null ? {} : { skipped: parse(skipped) as ReadonlyArray<SkippedCount> })
   }
 }
+/** What the sum has of columns that most rows leave empty, and that older versions did not have. */
+const beside = (...columns: ReadonlyArray<string | null>): ReadonlyArray<string> =>
+  columns.some((column) => column !== null) ? columns.map((column) => column ?? "") : []
+/** In the order of `toTrace`. */
+const traceColumns = "digest, content_digest, type, metrics, sidecar, skipped, sum"
 const toArtifact = (row: Row): KnownArtifact => ({
   digest: row.digest as string,
   contentDigest: row.content_digest as string,
@@ -63,7 +76,7 @@ const toArtifact = (row: Row): KnownArtifact => ({
 
 export const traces = (database: JournalDatabase, listings: Listings) => {
   const trace = (key: string): Trace | undefined => {
-    const row = database.get("select digest, content_digest, type, metrics, sum from traces where key = ?", key)
+    const row = database.get(`select ${traceColumns} from traces where key = ?`, key)
     return row === undefined ? undefined : toTrace(key, Object.values(row) as Array<string | null>)
   }
   /** Forgets results whose object is gone or damaged, or that are to be made again. */
@@ -75,26 +88,30 @@ export const traces = (database: JournalDatabase, listings: Listings) => {
     /** Up to so many traces by key, any: one query for many is several times faster than many for one. */
     someTraces: (limit: number): Map<string, Trace> => {
       const found = new Map<string, Trace>()
-      for (const [key, ...columns] of database.lists("select key, digest, content_digest, type, metrics, sum from traces limit ?", limit)) {
+      for (const [key, ...columns] of database.lists(`select key, ${traceColumns} from traces limit ?`, limit)) {
         const made = toTrace(key as string, columns as Array<string | null>)
         if (made !== undefined) found.set(made.key, made)
       }
       return found
     },
     /** The first result under a key stays: who comes second with the same key has the same result, or a nondeterministic stage. */
-    recordTrace: ({ key, digest, contentDigest, type, metrics: measured }: Trace, provenance: unknown): void => {
-      const metrics = JSON.stringify(measured)
+    recordTrace: (recorded: Trace, provenance: unknown): void => {
+      const { key, digest, contentDigest, type, sidecar = null } = recorded
+      const metrics = JSON.stringify(recorded.metrics)
+      const skipped = recorded.skipped === undefined || recorded.skipped.length === 0 ? null : JSON.stringify(recorded.skipped)
       const insert = () =>
         database.run(
-          "insert into traces (key, digest, content_digest, type, metrics, provenance, made, sum) values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (key) do nothing",
+          "insert into traces (key, digest, content_digest, type, metrics, sidecar, skipped, provenance, made, sum) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (key) do nothing",
           key,
           digest,
           contentDigest,
           type,
           metrics,
+          sidecar,
+          skipped,
           JSON.stringify(provenance),
           Date.now(),
-          sumOf(key, digest, contentDigest, type, metrics)
+          sumOf(key, digest, contentDigest, type, metrics, ...beside(sidecar, skipped))
         )
       if (insert() === 0 && trace(key) === undefined) {
         // One whose sum is wrong makes room.
@@ -186,6 +203,11 @@ export const traces = (database: JournalDatabase, listings: Listings) => {
       return row === undefined ? undefined : (parse(row.provenance) as Record<string, unknown>)
     },
     /** The digests that a trace names: what a run could find. */
-    tracedDigests: (): Set<string> => new Set(database.all("select distinct digest from traces").map((row) => row.digest as string))
+    tracedDigests: (): Set<string> => new Set(database.all("select distinct digest from traces").map((row) => row.digest as string)),
+    /** Sidecars that a trace names, each with its result. */
+    sidecars: (): Array<{ readonly sidecar: string; readonly result: string }> =>
+      database
+        .all("select distinct sidecar, digest from traces where sidecar is not null")
+        .map((row) => ({ sidecar: row.sidecar as string, result: row.digest as string }))
   }
 }

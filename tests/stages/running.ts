@@ -8,6 +8,7 @@ import { afterAll } from "vitest"
 import { readRows, readReport, writeDataset } from "../../data/dataset.ts"
 import { noCheckpoints } from "../../runtime/define/resume-points.ts"
 import type { AnyStage, Context } from "../../runtime/define/stage.ts"
+import { collectSkipped } from "../../runtime/run/skipped-rows.ts"
 import type { ArtifactRef, ArtifactType, DatasetType, ReportType, Written } from "../../schemas/artifact.ts"
 import { decodeConfig } from "../../schemas/hyper.ts"
 
@@ -66,6 +67,7 @@ const effectOf = (
       threads: 1,
       progress: () => Effect.void,
       checkpoints: noCheckpoints,
+      skipped: collectSkipped(stage.name, undefined, 1),
       ...over
     })
     yield* stage.output.validate(path)

@@ -67,13 +67,15 @@ const finished: RunEvent = {
     key: "",
     digest: "",
     metrics: { loss: 1.23456 },
+    skipped: [],
+    skippedRows: null,
     error: null
   } satisfies NodeResult
 }
 
 const ended = (id: string, status: NodeResult["status"], error: string | null = null): RunEvent => ({
   type: "node-finished",
-  node: { id, stage: id, status, milliseconds: 1000, key: null, digest: null, metrics: {}, error }
+  node: { id, stage: id, status, milliseconds: 1000, key: null, digest: null, metrics: {}, skipped: [], skippedRows: null, error }
 })
 const runs = (node: string): RunEvent => ({ type: "node-started", node, stage: node, why: ["it has never run here"] })
 

@@ -200,7 +200,18 @@ describe("a node's log", () => {
   const step = (n: number): RunEvent => ({ type: "progress", node: "a/b", progress: { step: n, total: 900, loss: 0.5 } })
   const finished: RunEvent = {
     type: "node-finished",
-    node: { id: "a/b", stage: "s", status: "ran", milliseconds: 1234, key: "k", digest: "d", metrics: { rows: 3 }, error: null }
+    node: {
+      id: "a/b",
+      stage: "s",
+      status: "ran",
+      milliseconds: 1234,
+      key: "k",
+      digest: "d",
+      metrics: { rows: 3 },
+      skipped: [],
+      skippedRows: null,
+      error: null
+    }
   }
 
   it("has its start and why, a step a second and the last, what it printed, and how it ended", () => {

@@ -14,6 +14,7 @@ import { initRewardModel, type RewardModel } from "../../../models/reward-model.
 import type { Tokenizer } from "../../../models/tokenizer/tokenizer.ts"
 import { trainTokenizer } from "../../../models/tokenizer/train.ts"
 import { noCheckpoints } from "../../../runtime/define/resume-points.ts"
+import { collectSkipped } from "../../../runtime/run/skipped-rows.ts"
 import type { Progress } from "../../../runtime/define/stage.ts"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { HelpfulnessReward, Policy, SafetyReward } from "../../../schemas/checkpoint.ts"
@@ -224,7 +225,8 @@ describe("ppo", () => {
           device: "cpu",
           threads: 1,
           progress,
-          checkpoints: noCheckpoints
+          checkpoints: noCheckpoints,
+          skipped: collectSkipped("ppo", undefined, 1)
         })
       })
     )

@@ -1,0 +1,159 @@
+/** Rows that a stage can't use: counted, listed in a file, told of again when the result is found, and limited. */
+import { existsSync, readFileSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { DatabaseSync } from "node:sqlite"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { afterEach, beforeEach, describe, expect, it } from "vitest"
+import { fileAt, type Node } from "../../../runtime/define/node.ts"
+import type { NodeLimits } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { skippedText } from "../../../runtime/define/skipped.ts"
+import type { RunEvent } from "../../../runtime/run/events.ts"
+import type { RunOptions } from "../../../runtime/run/options.ts"
+import { run } from "../../../runtime/run/run.ts"
+import { gc, planGc } from "../../../runtime/store/gc.ts"
+import { removeFolder } from "../../cli/caravan.ts"
+import { checkRecords } from "../../faults/invariants.ts"
+import { fixtureFolder, openHome, services } from "../fixture.ts"
+import { lines } from "../fixtures/mapped.ts"
+import { use, useBy10, useInChild } from "../fixtures/skipping.ts"
+
+let folder: string
+beforeEach(() => {
+  folder = fixtureFolder()
+})
+afterEach(async () => {
+  await checkRecords(join(folder, "home")).finally(() => removeFolder(folder))
+})
+const home = () => join(folder, "home")
+
+type Application = (inputs: { texts: Node<any> }, config: any) => Node<any>
+/** Of `count` texts `bad` can't be used. */
+const write = (count: number, bad: number) =>
+  writeFileSync(join(folder, "words.txt"), Array.from({ length: count }, (_, i) => `${i < bad ? "x" : "a"}${i}`).join("\n"))
+const go = async (stage: Application, config: object = {}, options: RunOptions = {}, limits: NodeLimits = {}) => {
+  const pipeline = Pipeline.make("skipping", { params: Schema.Struct({}) }, () => ({
+    out: stage({ texts: lines({ file: fileAt(join(folder, "words.txt")) }) }, config)
+      .named("out")
+      .limited(limits)
+  }))
+  const events: Array<RunEvent> = []
+  const result = await Effect.runPromise(
+    run(pipeline, {}, { onEvent: (event) => events.push(event), ...options }).pipe(Effect.provide(services(home())))
+  )
+  const notes = events.flatMap((event) => (event.type === "note" ? [event.message] : []))
+  return { ...result.nodes.find(({ id }) => id === "out")!, notes }
+}
+const listed = (path: string | null) =>
+  readFileSync(path!, "utf8")
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, unknown>)
+
+describe("skipped rows", () => {
+  it.each<[string, Application]>([
+    ["in the run's process", use],
+    ["in a child", useInChild],
+    ["over shards", useBy10]
+  ])("of a stage %s are counted and listed, and told of again when its result is found", async (_, stage) => {
+    write(50, 3)
+    const made = await go(stage)
+    expect(made).toMatchObject({ status: "ran", skipped: [{ what: "texts", of: 50, skipped: 3, reasons: { 'with an "x"': 3 } }] })
+    expect(listed(made.skippedRows).map(({ row }) => row)).toEqual([{ text: "x0" }, { text: "x1" }, { text: "x2" }])
+    expect(listed(made.skippedRows)[1]).toMatchObject({ what: "texts", reason: 'with an "x"', id: "row 1", field: "text" })
+    const found = await go(stage)
+    expect(found).toMatchObject({ status: "hit", skipped: made.skipped, skippedRows: made.skippedRows, digest: made.digest })
+  })
+
+  it("are no part of the result: it has the digest that it has without them", async () => {
+    write(50, 0)
+    const clean = await go(use)
+    expect([clean.skipped, clean.skippedRows]).toEqual([[], null])
+    write(50, 3)
+    const text = Array.from({ length: 50 }, (_, i) => `a${i}`).join("\n")
+    writeFileSync(join(folder, "words.txt"), `x\n${text}\nx`)
+    expect(await go(use)).toMatchObject({ digest: clean.digest, skipped: [{ skipped: 2, of: 52 }] })
+  })
+
+  it("of shards that were made before are told of too, and the limit is of all shards together", async () => {
+    write(50, 9)
+    // 9 of the first 10 rows, 18% of all.
+    const first = await go(useBy10)
+    expect(first.skipped).toMatchObject([{ of: 50, skipped: 9 }])
+    const more = `${readFileSync(join(folder, "words.txt"), "utf8")}\nx50`
+    writeFileSync(join(folder, "words.txt"), more)
+    const second = await go(useBy10)
+    expect(second.skipped).toMatchObject([{ of: 51, skipped: 10 }])
+    expect(listed(second.skippedRows)).toHaveLength(10)
+  })
+
+  it("fail the stage above a fifth of all, exactly there not; the rows stay beside its log", async () => {
+    write(50, 10)
+    expect(await go(use)).toMatchObject({ status: "ran" })
+    write(50, 11)
+    const failed = await go(use)
+    expect(failed).toMatchObject({
+      status: "failed",
+      error:
+        'Stage use skipped 11 of 50 texts (22%): 11 with an "x". At most 20% may be skipped. Mend the data, or allow more with --max-skipped (a share, 0 to 1).'
+    })
+    const [note] = failed.notes.filter((message) => message.startsWith("the rows that it skipped are in "))
+    expect(listed(note!.slice("the rows that it skipped are in ".length))).toHaveLength(11)
+  })
+
+  it.each<[string, RunOptions, NodeLimits, string]>([
+    ["the run allows more", { limits: { skipped: 0.22 } }, {}, "ran"],
+    ["the run allows less", { limits: { skipped: 0.05 } }, {}, "failed"],
+    ["the node allows more", {}, { skipped: 1 }, "ran"],
+    ["the node's own limit comes first", { limits: { skipped: 1 } }, { skipped: 0 }, "failed"]
+  ])("are limited otherwise: %s", async (_, options, limits, status) => {
+    write(50, options.limits?.skipped === 0.05 ? 3 : 11)
+    expect((await go(use, {}, options, limits)).status).toBe(status)
+  })
+
+  it("above the limit fail a stage before its work begins, at once and not again", async () => {
+    write(50, 11)
+    const { error, notes } = await go(use, { fails: true }, { limits: { retries: 2 } })
+    expect(error).toContain("At most 20% may be skipped")
+    expect(notes).toHaveLength(1)
+  })
+
+  it("that are never checked are a mistake of the stage", async () => {
+    write(50, 1)
+    expect((await go(use, { unchecked: true })).error).toContain("did not say of how many")
+    write(50, 0)
+    expect((await go(use, { unchecked: true })).status).toBe("ran")
+  })
+
+  it("go from the store with the result, and stay as long as it does", async () => {
+    write(50, 3)
+    const made = await go(use)
+    const opened = openHome(home())
+    try {
+      const collect = async (policy: Parameters<typeof planGc>[0], now?: number) =>
+        opened.later(gc(await opened.later(planGc(policy, now))))
+      await collect({ keep: 0 })
+      expect(existsSync(made.skippedRows!)).toBe(true)
+      // Used a day later: neither is old then.
+      const tomorrow = Date.now() + 86_400_000
+      const database = new DatabaseSync(join(home(), "journal.db"))
+      database.exec("update executions set at = at + 86400000")
+      database.close()
+      await collect({ olderThan: 3_600_000, keep: 0 }, tomorrow)
+      expect(existsSync(made.skippedRows!)).toBe(true)
+      await collect({ olderThan: 3_600_000, keep: 0 }, tomorrow + 86_400_000)
+      expect(existsSync(made.skippedRows!)).toBe(false)
+    } finally {
+      opened.close()
+    }
+    expect((await go(use)).skippedRows).toBe(made.skippedRows)
+  })
+
+  it("are said in a sentence", () => {
+    const reasons = { "longer than 9 tokens": 1, "with a tag": 2 }
+    expect(skippedText({ what: "pairs", of: 1000, skipped: 3, reasons })).toBe(
+      "skipped 3 of 1000 pairs (0.3%): 2 with a tag, 1 longer than 9 tokens"
+    )
+  })
+})
