@@ -20,7 +20,7 @@ export const reasonOf = (node: PlannedNode): string => {
     case "awaited":
       return `${node.path} is not there yet`
     case "hit":
-      return `in the store${pinOf(node)}`
+      return `in the store${pinOf(node)}${node.isModified ? "; its files were written to since it was made: a run reads them first" : ""}`
     case "run":
       return node.why.join("; ")
     case "unknown":

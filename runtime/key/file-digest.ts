@@ -1,6 +1,6 @@
 /** sha256 of files. Small ones are read in one call: a trip through the thread pool would cost more than the reading. */
 import { createHash, hash as hashOf } from "node:crypto"
-import { closeSync, openSync, read, readFileSync, readSync } from "node:fs"
+import { closeSync, fstatSync, openSync, read, readFileSync, readSync } from "node:fs"
 import { promisify } from "node:util"
 
 /** A file below this size is read at once, a larger one in pieces of it, the next of which is read while one is hashed. */
@@ -8,20 +8,20 @@ const pieceSize = 1 << 20
 /** What small files are read into: in one turn of the event loop, so one is enough. */
 const scratch = Buffer.allocUnsafeSlow(pieceSize)
 
-/** Reads from the beginning until the file or the scratch buffer ends; how much. */
-const readToScratch = (file: number): number => {
+/** Reads from the beginning until so many bytes are read or the file ends; how many. */
+const readToScratch = (file: number, most = pieceSize): number => {
   let size = 0
   // A read of nothing is the end; a short one is not.
-  for (let n = 1; n > 0 && size < pieceSize; size += n) n = readSync(file, scratch, size, pieceSize - size, null)
+  for (let n = 1; n > 0 && size < most; size += n) n = readSync(file, scratch, size, most - size, null)
   return size
 }
 
-/** A file's bytes, in the scratch buffer where they fit: to be used at once. */
-export const readSmall = (path: string): Buffer => {
+/** A file's bytes, in the scratch buffer where they fit: to be used at once. And when it was last written to, in milliseconds since 1970. */
+export const readSmall = (path: string): { readonly bytes: Buffer; readonly written: number } => {
   const file = openSync(path, "r")
   try {
-    const size = readToScratch(file)
-    return size < pieceSize ? scratch.subarray(0, size) : readFileSync(path)
+    const { mtimeMs: written, size } = fstatSync(file)
+    return { bytes: size < pieceSize ? scratch.subarray(0, readToScratch(file, size)) : readFileSync(path), written }
   } finally {
     closeSync(file)
   }

@@ -14,10 +14,10 @@ import type { Recorder } from "./recorder.ts"
 const readAtOnce = 16
 
 export interface Finder {
-  /** The result under a key, if all its files are there. */
-  readonly look: (key: string) => Effect.Effect<Trace | undefined, StoreError>
+  /** The result under a key, if all its files are there. Its bytes are read only if a file was written to since; `isDamaged`: they have changed. */
+  readonly look: (key: string) => Effect.Effect<{ readonly trace: Trace; readonly isDamaged: boolean } | undefined, StoreError>
   /**
-   * As `look`, of a key that is claimed. What is left of a result that is not whole, or that `suspect` still names rightly as damaged, is set aside:
+   * The result under a key that is claimed. What is left of a result that is not whole, or that `suspect` still names rightly as damaged, is set aside:
    * whoever had the claim before may have made it again, and that must stay.
    */
   readonly lookOrSetAside: (id: string, key: string, suspect: string | undefined) => Effect.Effect<Trace | undefined, StoreError>
@@ -32,10 +32,6 @@ export const makeFinder = (
   { executionOf, recordSoon, report }: Recorder
 ): Finder => {
   const reading = fairSemaphore(readAtOnce)
-  const look: Finder["look"] = Effect.fnUntraced(function* (key) {
-    const trace = yield* journal.trace(key)
-    return trace !== undefined && (yield* store.present(trace.digest)) ? trace : undefined
-  })
   const damage: Finder["damage"] = (digest) =>
     Effect.suspend(() =>
       verified.has(digest)
@@ -44,6 +40,13 @@ export const makeFinder = (
             .withPermit(store.damage(digest))
             .pipe(Effect.tap((found) => Effect.sync(() => found === undefined && verified.add(digest))))
     )
+  const look: Finder["look"] = Effect.fnUntraced(function* (key) {
+    const trace = yield* journal.trace(key)
+    if (trace === undefined) return undefined
+    const presence = yield* store.presence(trace.digest)
+    if (presence === "missing") return undefined
+    return { trace, isDamaged: presence === "modified" && (yield* damage(trace.digest)) !== undefined }
+  })
   const lookOrSetAside: Finder["lookOrSetAside"] = Effect.fnUntraced(function* (id, key, suspect) {
     const trace = yield* journal.trace(key)
     if (trace === undefined) return undefined

@@ -130,7 +130,8 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
         // Another run may have made it while this one waited. Forced nodes are always made by this run.
         const trace = isForced(run, node.id) ? undefined : yield* finder.lookOrSetAside(node.id, key, suspect)
         if (trace === undefined) return yield* recording.withPermit(attempt(node, claimed.claim, parts, giveBack))
-        return trace.digest === suspect || (yield* finder.take(node, key, parts, trace))
+        // One that this run has taken before, and that is sound after all.
+        return run.known.get(node.id)?.digest === trace.digest || (yield* finder.take(node, key, parts, trace))
       }).pipe(Effect.ensuring(Effect.sync(() => Queue.offerUnsafe(done, claimed.claim))))
     })
 

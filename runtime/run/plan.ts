@@ -29,6 +29,8 @@ export type PlannedNode =
       readonly trace: Trace
       /** Files and packages that changed since the result of a pinned stage was made, or was last blessed. */
       readonly drift: ReadonlyArray<string>
+      /** Whether a file of it was written to since it was made: a run reads it first, and makes it again if it is damaged. */
+      readonly isModified: boolean
     }
   | {
       readonly kind: "run"
@@ -115,10 +117,12 @@ export const planGraph = (
       const parts = keyParts(node, facts, (id) => contentOf(nodes.get(id)!))
       const key = cacheKey(parts)
       const trace = known.get(key) ?? (yield* journal.trace(key))
-      const there = trace !== undefined && (yield* store.present(trace.digest))
-      if (there && !force.has(node.id)) {
+      const presence = trace === undefined ? "missing" : yield* store.presence(trace.digest)
+      const there = presence !== "missing"
+      if (trace !== undefined && there && !force.has(node.id)) {
         const drift = yield* driftOf(node, facts, trace, journal)
-        nodes.set(node.id, { kind: "hit", id: node.id, stage: node.stage.name, key, parts, trace, drift })
+        const isModified = presence === "modified"
+        nodes.set(node.id, { kind: "hit", id: node.id, stage: node.stage.name, key, parts, trace, drift, isModified })
       } else {
         const why =
           force.has(node.id) && there

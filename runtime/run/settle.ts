@@ -87,24 +87,23 @@ export const makeSettler = (
     if (dependencies(node).some((dependency) => !known.has(dependency))) return skip(node, null)
     const parts = partsOf(node)
     const key = cacheKey(parts)
-    if (!isForced(run, id)) {
-      const trace = yield* finder.look(key)
-      if (trace !== undefined) {
-        yield* finder.take(node, key, parts, trace)
-        return
-      }
+    const found = isForced(run, id) ? undefined : yield* finder.look(key)
+    if (found?.isDamaged === false) {
+      yield* finder.take(node, key, parts, found.trace)
+      return
     }
     if (selected !== undefined && !selected.has(id)) {
-      if (isNeeded(id))
+      if (!isNeeded(id)) return skip(node, key)
+      // One that is there and damaged is made again, whatever was selected, as by `sound`.
+      if (found === undefined)
         return yield* new PipelineError({
           message: `Node "${id}" is needed but not selected, and its result is not in the store. Run it first (--until ${id}), or leave the selection out.`
         })
-      return skip(node, key)
     }
     for (const dependency of new Set(dependencies(node))) if (!(yield* sound(dependency))) return skip(node, key)
     // An input that had to be made again may have come out different.
     if (cacheKey(partsOf(node)) !== key) return yield* settle(id)
-    yield* make(node, key, parts)
+    yield* make(node, key, parts, found?.trace.digest)
   })
   return settle
 }

@@ -6,7 +6,7 @@
  */
 import { hash } from "node:crypto"
 import { readdirSync, renameSync, statSync } from "node:fs"
-import { readdir, readFile, rm, stat } from "node:fs/promises"
+import { readdir, readFile, rm, stat, utimes } from "node:fs/promises"
 import { dirname, join } from "node:path"
 import { isGone, messageOf, StoreError } from "../errors.ts"
 import { digestOfFileAt, readSmall, sha256File } from "../key/file-digest.ts"
@@ -77,46 +77,77 @@ const unreadable = (cause: unknown): undefined => {
   })
 }
 
-const manifestAt = (folder: string, digest: string): Manifest | undefined => {
-  let bytes: Buffer
+/** An object's manifest, and when it was last written to. */
+const manifestAt = (folder: string, digest: string): { readonly manifest: Manifest; readonly written: number } | undefined => {
+  let read: ReturnType<typeof readSmall>
   try {
-    bytes = readSmall(`${folder}/${manifestName}`)
+    read = readSmall(`${folder}/${manifestName}`)
   } catch (cause) {
     return unreadable(cause)
   }
+  const { bytes, written } = read
   if (hash("sha256", bytes) !== digest) return undefined
   const manifest = JSON.parse(bytes.toString("utf8")) as Manifest
   if (manifest.format > format)
     throw new StoreError({
       message: `Reading the result ${folder}: it has format ${manifest.format}, this version of caravan knows formats up to ${format}. Use that newer version, or name another folder with CARAVAN_HOME.`
     })
-  return manifest
+  return { manifest, written }
 }
 
-/** Whether an object is there with every file at its size; the bytes are not read. */
-export const isPresent = (home: string, digest: string): boolean => {
+/**
+ * How an object looks without its bytes being read. "present": every file is there at its size, none written to after the manifest, which is written
+ * last. "modified": one was, by damage or because the store was copied; only the bytes can tell.
+ */
+export type Presence = "present" | "modified" | "missing"
+
+export const presenceOf = (home: string, digest: string): Presence => {
   const folder = objectPath(home, digest)
-  const manifest = manifestAt(folder, digest)
+  const found = manifestAt(folder, digest)
+  if (found === undefined) return "missing"
   try {
-    return manifest !== undefined && manifest.files.every((file) => statSync(`${folder}/${file.path}`).size === file.size)
+    let presence: Presence = "present"
+    for (const file of found.manifest.files) {
+      const { mtimeMs, size } = statSync(`${folder}/${file.path}`)
+      if (size !== file.size) return "missing"
+      if (mtimeMs > found.written) presence = "modified"
+    }
+    return presence
   } catch (cause) {
     unreadable(cause)
-    return false
+    return "missing"
   }
 }
 
-/** What is wrong with an object's bytes; undefined when they are what the manifest says. */
+/**
+ * What is wrong with an object's bytes; undefined when they are what the manifest says. One that was modified and is sound is present again: its
+ * manifest is dated anew, so that it is not read in every run.
+ */
 export const damageOf = async (home: string, digest: string): Promise<string | undefined> => {
   const folder = objectPath(home, digest)
-  const manifest = manifestAt(folder, digest)
-  if (manifest === undefined) return "its manifest is missing or not what its name says"
-  for (const file of manifest.files) {
-    const sha256 = await sha256File(join(folder, file.path)).catch(unreadable)
-    if (sha256 === undefined) return `${file.path} is missing, or the disk can't read it`
-    if (sha256 !== file.sha256) return `${file.path} has changed`
+  const found = manifestAt(folder, digest)
+  if (found === undefined) return "its manifest is missing or not what its name says"
+  let youngest = 0
+  for (const file of found.manifest.files) {
+    const read = await readAt(join(folder, file.path)).catch(unreadable)
+    if (read === undefined) return `${file.path} is missing, or the disk can't read it`
+    if (read.sha256 !== file.sha256) return `${file.path} has changed`
+    youngest = Math.max(youngest, read.written)
+  }
+  if (youngest > found.written) {
+    // Whole milliseconds, and one more for what is lost on the way to the file system's own unit.
+    const time = (Math.ceil(youngest) + 1) / 1000
+    // Where that can't be written it is read again, which is all.
+    await utimes(`${folder}/${manifestName}`, time, time).catch(() => undefined)
   }
   return undefined
 }
+
+/** A file's digest. When it was written to is asked first: what is written while it is read is younger than that. */
+const readAt = async (path: string): Promise<{ readonly written: number; readonly sha256: string }> => ({
+  written: statSync(path).mtimeMs,
+  sha256: await sha256File(path)
+})
 
 /** Moves a damaged object out of the way; it is kept for whoever wants to look. */
 export const setAside = (home: string, digest: string): void => {

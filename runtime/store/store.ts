@@ -21,10 +21,11 @@ import {
   describeFiles,
   format,
   type FoundObject,
-  isPresent,
   type Manifest,
   manifestName,
   objectPath,
+  type Presence,
+  presenceOf,
   putAll,
   type SealedObject,
   setAside,
@@ -53,7 +54,9 @@ export interface StoreOperations {
   readonly put: (objects: ReadonlyArray<SealedObject>) => Effect.Effect<ReadonlyArray<StoreError | undefined>>
   /** Takes one written folder in. */
   readonly commit: (directory: string, type: ArtifactType<any>) => Effect.Effect<StoredObject, StoreError | ArtifactError>
-  /** Whether the object is there with every file at its size; the bytes are not read. A store that holds keeps it from gc from now on. */
+  /** How the object looks; the bytes are not read. A store that holds keeps it from gc from now on. */
+  readonly presence: (digest: string) => Effect.Effect<Presence, StoreError>
+  /** Whether the object is there with every file at its size. */
   readonly present: (digest: string) => Effect.Effect<boolean, StoreError>
   /** What is wrong with the object's bytes; undefined when they are what the manifest says. Read whenever a stage is about to use them. */
   readonly damage: (digest: string) => Effect.Effect<string | undefined, StoreError>
@@ -135,6 +138,12 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
     for (const digest of fresh) leased.add(digest)
   }
 
+  const presence: StoreOperations["presence"] = (digest) =>
+    attempt("Looking at a result in the store", () => {
+      lease([digest])
+      return presenceOf(home, digest)
+    })
+
   const describe: StoreOperations["describe"] = Effect.fnUntraced(function* (directory, type) {
     yield* type.validate(directory)
     const files = yield* attemptAsync("Hashing a stage's output", () => describeFiles(directory))
@@ -190,11 +199,8 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
       if (failure !== undefined) return yield* failure
       return { digest: sealed.digest, contentDigest: sealed.contentDigest }
     }),
-    present: (digest) =>
-      attempt("Looking at a result in the store", () => {
-        lease([digest])
-        return isPresent(home, digest)
-      }),
+    presence,
+    present: (digest) => Effect.map(presence(digest), (found) => found !== "missing"),
     damage: (digest) => attemptAsync("Reading a result in the store", () => damageOf(home, digest)),
     quarantine: (digest) => attempt("Setting a damaged object aside", () => setAside(home, digest)),
     objects: attemptAsync("Looking at the objects of the store", () => allObjects(home)),

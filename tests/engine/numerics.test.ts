@@ -27,12 +27,19 @@ const host = (name: string, gpus: ReadonlyArray<readonly [model: string, uuid: s
 }
 
 let asked = 0
-const describeOn = (nvidia: string, environment: Record<string, string> = {}, device = "cuda") =>
-  numericsOf(device, 1, join(folder, "numerics"), {
+const describeOn = (nvidia: string, environment: Record<string, string> = {}, device = "cuda", threads = 1) =>
+  numericsOf(device, threads, join(folder, "numerics"), {
     nvidia,
     environment,
     ask: () => Promise.resolve({ device, answer: String(++asked) })
   })
+
+it("the numerics of a CPU are kept for each number of threads apart", async () => {
+  const on = async (threads: number) => (await describeOn("none", {}, "cpu", threads)).answer
+  const [one, two, four] = [await on(1), await on(2), await on(4)]
+  expect(new Set([one, two, four]).size).toBe(3)
+  expect([await on(4), await on(1), await on(2)]).toEqual([four, one, two])
+})
 
 describe("the numerics of a GPU", () => {
   it("are kept for the same card and driver, and asked for again on another host, with a swapped card, or a new driver", async () => {

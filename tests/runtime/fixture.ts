@@ -1,5 +1,5 @@
 /** The fixture pipeline (fixtures/) in a folder of its own, run in this process; its stages with tensors run in children, without libtorch. */
-import { copyFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { chmodSync, copyFileSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
 import * as Context from "effect/Context"
@@ -148,6 +148,28 @@ export const loadFixture = async (folder: string, version = ""): Promise<Fixture
       )
     }
   }
+}
+
+/** A file of an object in the fixture's store, made writable. */
+export const objectFile = (folder: string, digest: string, name = "data.arrow"): string => {
+  const file = join(folder, "home/objects", digest.slice(0, 2), digest, name)
+  chmodSync(file, 0o644)
+  return file
+}
+/** Inverts bytes in the middle of a file, which keeps its size. `times`: a program that writes is seen by the file's times, a disk that decays is not. */
+export const invert = (
+  file: string,
+  { count = 1, times = "change" }: { readonly count?: number; readonly times?: "change" | "keep" } = {}
+) => {
+  const { mtimeMs } = statSync(file)
+  const bytes = readFileSync(file)
+  const from = (bytes.length - count) >> 1
+  for (let i = from; i < from + count; i++) bytes[i]! ^= 0xff
+  chmodSync(file, 0o644)
+  writeFileSync(file, bytes)
+  // Whole milliseconds, never younger than it was.
+  const time = Math.floor(mtimeMs) / 1000
+  if (times === "keep") utimesSync(file, time, time)
 }
 
 export const statuses = ({ nodes }: RunResult): Record<string, string> => Object.fromEntries(nodes.map((node) => [node.id, node.status]))

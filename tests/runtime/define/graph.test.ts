@@ -149,6 +149,19 @@ describe("nodes", () => {
     const graph = build(() => ({ x: join({ sets: [texts(), texts(), read({ file: fileAt("words.txt") }, { steps: 2 })] }) }))
     expect(graph.nodes.get("join")).toMatchObject({ inputs: { sets: ["read", "read", "read-3"] } })
   })
+  it("that differ in their seed alone are not, unless their stage draws no random numbers", () => {
+    const draws = (stage: typeof read) =>
+      build(() => ({ x: join({ sets: [stage({ file: fileAt("words.txt") }), stage({ file: fileAt("words.txt") }, { seed: 1 })] }) }))
+    const still = Stage.make("still", {
+      config: Schema.Struct({}),
+      inputs: { file: External },
+      output: Texts,
+      seeded: false,
+      run: ({ output }) => Effect.succeed(written(output))
+    }) as unknown as typeof read
+    expect(draws(read).nodes.get("join")).toMatchObject({ inputs: { sets: ["read", "read-2"] } })
+    expect(draws(still).nodes.get("join")).toMatchObject({ inputs: { sets: ["still", "still"] } })
+  })
   it("of a stage and of the same one pinned, or pinned to another version, are not", () => {
     const [v1, v2] = (["v1", "v2"] as const).map((version) => Stage.pinned(version, read as never) as unknown as typeof read)
     const file = fileAt("words.txt")

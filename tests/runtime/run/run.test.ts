@@ -1,15 +1,4 @@
-import {
-  chmodSync,
-  copyFileSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  utimesSync,
-  writeFileSync
-} from "node:fs"
+import { copyFileSync, cpSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
 import { removeFolder } from "../../cli/caravan.ts"
@@ -27,13 +16,9 @@ let fixture: Fixture
 beforeEach(async () => {
   fixture = await loadFixture(fixtureFolder())
 })
-/** What a test damaged and nothing made again stays as it is. */
-let leftDamaged = false
 afterEach(async () => {
   // After each fault, the records name what is there and was made (docs/faults.md).
-  const check = leftDamaged ? Promise.resolve() : checkRecords(join(fixture.folder, "home"))
-  leftDamaged = false
-  await check.finally(() => removeFolder(fixture.folder))
+  await checkRecords(join(fixture.folder, "home")).finally(() => removeFolder(fixture.folder))
 })
 
 /** A run before this one, elsewhere: its store and journal are copied here. */
@@ -45,17 +30,6 @@ const ranBefore = async () => {
 const all = (status: string) => ({ lines: status, shout: status, wait: status, counts: status })
 const kinds = (planned: Awaited<ReturnType<Fixture["plan"]>>) =>
   Object.fromEntries(Object.entries(planned).map(([id, [kind]]) => [id, kind]))
-/** A file of an object in the store, made writable. */
-const fileOf = (digest: string, name = "data.arrow") => {
-  const file = join(fixture.folder, "home/objects", digest.slice(0, 2), digest, name)
-  chmodSync(file, 0o644)
-  return file
-}
-const flipBit = (file: string) => {
-  const bytes = readFileSync(file)
-  bytes[bytes.length >> 1]! ^= 1
-  writeFileSync(file, bytes)
-}
 
 describe("a run", () => {
   it("makes everything once; again it finds everything, with the same digests", async () => {
@@ -243,86 +217,5 @@ describe("code that changes while the pipeline runs", () => {
 
   it("in comments and what is unused fails nothing", async () => {
     expect(await editing((text) => `// Edited.\n${text.replace("`${text}?`", "`${text}??`")}`)).toEqual(all("ran"))
-  })
-})
-
-describe("the store", () => {
-  it("makes a damaged object again when it is needed, sets the damaged one aside, and ends at the same digest", async () => {
-    const first = await ranBefore()
-    flipBit(fileOf(digests(first).lines!))
-    // Nobody reads it: what depends on it is there.
-    expect(statuses(await fixture.run())).toEqual(all("hit"))
-    const second = await fixture.run({ times: "2" })
-    expect(second.events).toContainEqual({
-      type: "note",
-      node: "lines",
-      message: "its result is damaged (data.arrow has changed): making it again"
-    })
-    // The object of wait is the same one: it is found before the damage is, or made again too.
-    expect(statuses(second)).toMatchObject({ lines: "ran", shout: "ran", counts: "ran" })
-    expect(digests(second).lines).toBe(digests(first).lines)
-    expect(readdirSync(join(fixture.folder, "home/quarantine")).length).toBe(1)
-    expect(statuses(await fixture.run({ times: "2" }))).toEqual(all("hit"))
-  })
-
-  it("makes it once when several stages that run at once need it", async () => {
-    const first = await ranBefore()
-    flipBit(fileOf(digests(first).lines!))
-    const second = await fixture.run({}, { jobs: 4, force: ["shout", "wait"] })
-    expect(second.events.filter((event) => event.type === "note").length).toBe(1)
-    expect(statuses(second)).toEqual({ lines: "ran", shout: "ran", wait: "ran", counts: "hit" })
-    expect(digests(second)).toEqual(digests(first))
-  })
-
-  it("skips what needs a damaged object that can't be made again", async () => {
-    leftDamaged = true
-    const first = await ranBefore()
-    flipBit(fileOf(digests(first).lines!))
-    // The same key, but the words can no longer be read to the end.
-    writeFileSync(join(fixture.folder, "refuse"), "")
-    const second = await fixture.run({ times: "2" })
-    expect(statuses(second)).toMatchObject({ lines: "failed", shout: "skipped", counts: "skipped" })
-    expect(second.status).toBe("failed")
-  })
-
-  it.each<[string, (file: string) => void]>([
-    ["truncated", (file) => writeFileSync(file, readFileSync(file).subarray(0, 100))],
-    ["emptied", (file) => writeFileSync(file, "")],
-    ["missing", (file) => rmSync(file)]
-  ])("serves no object whose file is %s: it is made again", async (_, damage) => {
-    const first = await ranBefore()
-    damage(fileOf(digests(first).shout!))
-    expect((await fixture.plan()).shout).toEqual(["run", "its result is gone from the store"])
-    const second = await fixture.run()
-    expect(statuses(second)).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "hit" })
-    expect(digests(second)).toEqual(digests(first))
-  })
-
-  it("believes no manifest but the one its name says", async () => {
-    const first = await ranBefore()
-    const file = fileOf(digests(first).shout!, "artifact.json")
-    writeFileSync(file, readFileSync(file, "utf8").replace('"format": 1', '"format": 1 '))
-    expect(statuses(await fixture.run())).toMatchObject({ lines: "hit", shout: "ran" })
-  })
-
-  it("starts anew when its objects are gone, and when the journal is, and ends at the same digests", async () => {
-    const first = await ranBefore()
-    rmSync(join(fixture.folder, "home/objects"), { recursive: true })
-    expect(digests(await fixture.run())).toEqual(digests(first))
-    for (const name of readdirSync(join(fixture.folder, "home")))
-      if (name.startsWith("journal.db")) rmSync(join(fixture.folder, "home", name))
-    const again = await fixture.run()
-    expect(statuses(again)).toEqual(all("ran"))
-    expect(digests(again)).toEqual(digests(first))
-  })
-
-  it("replaces a damaged object that nobody knew of by what is made anew", async () => {
-    const first = await ranBefore()
-    const file = fileOf(digests(first).lines!)
-    flipBit(file)
-    for (const name of readdirSync(join(fixture.folder, "home")))
-      if (name.startsWith("journal.db")) rmSync(join(fixture.folder, "home", name))
-    expect(digests(await fixture.run())).toEqual(digests(first))
-    expect(existsSync(join(fixture.folder, "home/quarantine"))).toBe(true)
   })
 })

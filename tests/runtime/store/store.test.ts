@@ -1,5 +1,16 @@
 import { createHash } from "node:crypto"
-import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync
+} from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import * as Effect from "effect/Effect"
@@ -8,7 +19,7 @@ import { digestFile } from "../../../runtime/key/file-source.ts"
 import { Journal } from "../../../runtime/store/journal.ts"
 import { processSpace } from "../../../runtime/store/process-identity.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
-import { anything, type Opened, openHome } from "../fixture.ts"
+import { anything, invert, type Opened, openHome } from "../fixture.ts"
 
 let home: string
 let opened: Opened
@@ -59,6 +70,34 @@ describe("an object", () => {
     expect(await opened.later(store.damage(first.digest))).toBeUndefined()
     expect(readdirSync(join(home, "quarantine")).length).toBe(1)
     expect(readdirSync(join(home, "tmp"))).toEqual([])
+  })
+
+  it("is read to its last file, and is damaged wherever a byte has changed", async () => {
+    const files = { "a.txt": "alpha", "deep/b.txt": "beta", "deep/er/c.txt": "gamma" }
+    for (const name of Object.keys(files)) {
+      const { digest } = await commit(files)
+      invert(join(store.path(digest), name), { times: "keep" })
+      expect([opened.now(store.presence(digest)), await opened.later(store.damage(digest))]).toEqual(["present", `${name} has changed`])
+    }
+  })
+
+  it("of which a file was written to after the manifest is modified, until its bytes were read and are sound", async () => {
+    const { digest } = await commit({ "a.txt": "alpha", "deep/b.txt": "beta" })
+    const file = join(store.path(digest), "deep/b.txt")
+    chmodSync(file, 0o644)
+    writeFileSync(file, "beta")
+    expect(opened.now(store.presence(digest))).toBe("modified")
+    expect(await opened.later(store.damage(digest))).toBeUndefined()
+    expect(opened.now(store.presence(digest))).toBe("present")
+    invert(file)
+    expect(opened.now(store.presence(digest))).toBe("modified")
+    expect(await opened.later(store.damage(digest))).toBe("deep/b.txt has changed")
+    expect(opened.now(store.presence(digest))).toBe("modified")
+  })
+
+  it("has a content of its own under other names of its files", async () => {
+    const contents = await Promise.all([{ "a.txt": "alpha" }, { "b.txt": "alpha" }, { "deep/a.txt": "alpha" }].map(commit))
+    expect(new Set(contents.map(({ contentDigest }) => contentDigest)).size).toBe(3)
   })
 
   it("of a newer version is refused, and not taken for damage", async () => {
