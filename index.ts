@@ -20,7 +20,7 @@ export { report } from "./schemas/report.ts"
 export * from "./schemas/rows.ts"
 export { GeneralReward, HelpfulnessReward, Policy, Reward, SafetyClassifier, SafetyReward, Value } from "./schemas/checkpoint.ts"
 export { TokenizerModel } from "./schemas/tokenizer.ts"
-export { type Bounds, ConfigError, type ConfigSchema, hyper, hyperInt, neutral } from "./schemas/hyper.ts"
+export { type Bounds, ConfigError, type ConfigSchema, hyper, hyperInt, hyperSecretVariable, hyperUrl, neutral } from "./schemas/hyper.ts"
 export * from "./data/dataset.ts"
 
 // The recipe's stages, in the paper's order, and what they report.

@@ -2,7 +2,9 @@
 import { closeSync, openSync, writeSync } from "node:fs"
 import { messageOf } from "../runtime/errors.ts"
 import type { RunEvent } from "../runtime/run/events.ts"
+import { visibleJson } from "../schemas/visible.ts"
 import { type Given, UsageError } from "./command.ts"
+import { tell, write } from "./output.ts"
 
 export interface EventFile {
   readonly onEvent: (event: RunEvent) => void
@@ -11,7 +13,7 @@ export interface EventFile {
 
 /** An event as a line of JSON, with its time. Numbers that JSON does not know (a loss that is NaN) are texts. */
 export const eventLine = (event: RunEvent, time: Date): string =>
-  `${JSON.stringify({ time: time.toISOString(), ...event }, (_, value: unknown) => (typeof value === "number" && !Number.isFinite(value) ? String(value) : value))}\n`
+  `${visibleJson({ time: time.toISOString(), ...event }, undefined, (_, value) => (typeof value === "number" && !Number.isFinite(value) ? String(value) : value))}\n`
 
 /** Where --events goes; without it, nowhere. */
 export const openEvents = (given: Given): EventFile => {
@@ -19,7 +21,7 @@ export const openEvents = (given: Given): EventFile => {
   if (path === undefined) return { onEvent: () => undefined, close: () => undefined }
   if (path === "-") {
     if (given.has("json")) throw new UsageError("--events - and --json both write to stdout. Give --events a file.")
-    return { onEvent: (event) => void process.stdout.write(eventLine(event, new Date())), close: () => undefined }
+    return { onEvent: (event) => write(eventLine(event, new Date())), close: () => undefined }
   }
   let file: number
   try {
@@ -36,7 +38,7 @@ export const openEvents = (given: Given): EventFile => {
       } catch (cause) {
         // The run matters more than what is told of it.
         broken = true
-        process.stderr.write(`Writing the events to ${path}: ${messageOf(cause)}. The run continues without them.\n`)
+        tell(`Writing the events to ${path}: ${messageOf(cause)}. The run continues without them.\n`)
       }
     },
     close: () => closeSync(file)

@@ -2,6 +2,7 @@
 import { createRequire } from "node:module"
 import { didYouMean } from "../schemas/did-you-mean.ts"
 import { type Command, exitCodes, parse, usage, UsageError } from "./command.ts"
+import { tell, write } from "./output.ts"
 
 interface Entry {
   readonly summary: string
@@ -75,8 +76,7 @@ const withoutReader = (): void => {
   let told = false
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     if (!works && error.code === "EPIPE") process.exit(exitCodes.ok)
-    if (error.code !== "EPIPE" && !told)
-      process.stderr.write(`Writing to stdout: ${error.message}.${works ? " The work continues." : ""}\n`)
+    if (error.code !== "EPIPE" && !told) tell(`Writing to stdout: ${error.message}.${works ? " The work continues." : ""}\n`)
     told = true
     if (!works) process.exit(exitCodes.failed)
   })
@@ -94,12 +94,12 @@ export const main = async (args: ReadonlyArray<string>): Promise<number> => {
   try {
     const [name, ...rest] = args
     if (name === undefined || name === "--help" || name === "-h" || name === "help") {
-      process.stdout.write(`${overview()}\n`)
+      write(`${overview()}\n`)
       return name === undefined ? exitCodes.usage : exitCodes.ok
     }
     if (name === "--version") {
       const { version } = createRequire(import.meta.url)("caravan/package.json") as { readonly version: string }
-      process.stdout.write(`${version}\n`)
+      write(`${version}\n`)
       return exitCodes.ok
     }
     const entry = Object.hasOwn(commands, name) ? commands[name] : undefined
@@ -108,20 +108,20 @@ export const main = async (args: ReadonlyArray<string>): Promise<number> => {
     const given = parse(command, rest)
     if (given.help) {
       const more = (await command.more?.(given.positionals)) ?? ""
-      process.stdout.write(`${usage(command)}\n${more === "" ? "" : `\n${more}\n`}`)
+      write(`${usage(command)}\n${more === "" ? "" : `\n${more}\n`}`)
       return exitCodes.ok
     }
     return await command.run(given)
   } catch (cause) {
-    if (process.env.CARAVAN_DEBUG !== undefined && cause instanceof Error) process.stderr.write(`${cause.stack}\n`)
+    if (process.env.CARAVAN_DEBUG !== undefined && cause instanceof Error) tell(`${cause.stack}\n`)
     if (isBug(cause)) {
       const { placeOf } = await import("../runtime/errors.ts")
-      process.stderr.write(
+      tell(
         `This is a bug in caravan: ${cause.name}: ${cause.message}${placeOf(cause)}. Finished results are kept. Run it again with CARAVAN_DEBUG=1 for the stack trace, and please report it with that.\n`
       )
       return bug
     }
-    process.stderr.write(`${cause instanceof Error ? cause.message : String(cause)}\n`)
+    tell(`${cause instanceof Error ? cause.message : String(cause)}\n`)
     // A full disk or a broken store is no mistake of the user's.
     return (cause as { readonly _tag?: string } | undefined)?._tag === "StoreError" ? exitCodes.failed : exitCodes.usage
   }

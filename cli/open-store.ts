@@ -7,6 +7,7 @@ import { findHome } from "../runtime/store/home.ts"
 import { Journal } from "../runtime/store/journal.ts"
 import { Store } from "../runtime/store/store.ts"
 import { UsageError } from "./command.ts"
+import { write, writeJson } from "./output.ts"
 
 /** Opens them for `body`. Makes none: looking at a store that is not there is a mistake. */
 export const withStore = async <A, E>(body: Effect.Effect<A, E, Store | Journal>): Promise<A> => {
@@ -20,5 +21,6 @@ export const withStore = async <A, E>(body: Effect.Effect<A, E, Store | Journal>
 
 /** One JSON document on stdout, or lines. */
 export const print = (json: boolean, document: unknown, lines: ReadonlyArray<string>): void => {
-  process.stdout.write(json ? `${JSON.stringify(document, undefined, 2)}\n` : lines.map((line) => `${line}\n`).join(""))
+  if (json) writeJson(document)
+  else write(lines.map((line) => `${line}\n`).join(""))
 }

@@ -61,16 +61,16 @@ export const describeParameters = async ([path]: ReadonlyArray<string>): Promise
 
 /** Options of a run from the shared flags. */
 export const pipelineOptions = (given: Given): RunOptions => {
-  const settings: Record<string, string> = {}
+  const settings: Array<[name: string, text: string]> = []
   for (const text of given.flags("set")) {
     const at = text.indexOf("=")
     if (at < 1) throw new UsageError(`--set takes name=value, got "${text}".`)
-    settings[text.slice(0, at)] = text.slice(at + 1)
+    settings.push([text.slice(0, at), text.slice(at + 1)])
   }
   const device = given.flag("device") ?? "cpu"
   if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device must be cpu or cuda, got "${device}".`)
   return {
-    settings,
+    settings: Object.fromEntries(settings),
     seed: wholeNumber(given, "seed", 0) ?? 0,
     device,
     threads: wholeNumber(given, "threads", 1) ?? 1

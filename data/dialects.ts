@@ -1,5 +1,6 @@
 /** Public dialects of preference and dialogue data, row by row. Each parser gives a row of ours, or throws BadRow or BadLabel. */
 import type { Demonstration, Message, Preference } from "../schemas/rows.ts"
+import { own } from "../schemas/own.ts"
 import { BadRow } from "./records.ts"
 
 /** A rating or label that is none of the set. Not a BadRow: what somebody judged is never skipped with the rows that do not fit. */
@@ -27,7 +28,7 @@ const fieldsOf = (value: unknown, where = "(the row)"): Record<string, unknown> 
 /** The field of a row. `where` names it in full when the row is an inner one. */
 const field = (value: unknown, name: string, where = name): unknown => {
   const fields = fieldsOf(value, where === name ? undefined : where)
-  const found = fields[name]
+  const found = own(fields, name)
   if (found === undefined || found === null)
     throw new BadRow(where, `missing; there are ${Object.keys(fields).slice(0, 20).join(", ") || "no fields"}`)
   return found

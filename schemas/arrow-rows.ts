@@ -20,6 +20,8 @@ class Column {
   readonly #kind: Kind
   readonly #path: string
   readonly #children: ReadonlyArray<Column>
+  /** Of a struct: the columns that an object without them seems to have, as "constructor". */
+  readonly #inherited: ReadonlyArray<boolean>
   readonly #valid: Array<number> = []
   #nullCount = 0
   /** Numbers, and booleans as 0 and 1. */
@@ -31,6 +33,7 @@ class Column {
   constructor(kind: Kind, path: string) {
     this.#kind = kind
     this.#path = path
+    this.#inherited = kind.tag === "struct" ? kind.fields.map(({ name }) => name in Object.prototype) : []
     if (kind.tag === "list") this.#children = [new Column(kind.element, `${path}[]`)]
     else if (kind.tag === "struct") this.#children = kind.fields.map((field) => new Column(field.kind, `${path}.${field.name}`))
     else this.#children = []
@@ -61,7 +64,11 @@ class Column {
         this.#offsets.push(this.#children[0]!.length)
         return
       case "struct":
-        for (let i = 0; i < this.#children.length; i++) this.#children[i]!.push(isNull ? null : value[this.#kind.fields[i]!.name], isNull)
+        for (let i = 0; i < this.#children.length; i++) {
+          const { name } = this.#kind.fields[i]!
+          const isMissing = isNull || (this.#inherited[i] === true && !Object.hasOwn(value as object, name))
+          this.#children[i]!.push(isMissing ? null : value[name], isNull)
+        }
         return
       default:
         this.#numbers.push(isNull ? 0 : Number(value))

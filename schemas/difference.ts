@@ -2,6 +2,7 @@
 import { open, readdir, readFile } from "node:fs/promises"
 import { join, relative } from "node:path"
 import * as Effect from "effect/Effect"
+import { own } from "./own.ts"
 import type { ArtifactError, ArtifactType, DatasetType } from "./artifact.ts"
 import { readHeader, type SafetensorsEntry } from "./safetensors.ts"
 
@@ -23,7 +24,7 @@ export const firstDifference = (before: unknown, after: unknown, path = ""): str
     const fields = [...new Set([...Object.keys(before), ...Object.keys(after)])]
     for (const field of fields) {
       const inner = Array.isArray(before) ? `${path}[${field}]` : path === "" ? field : `${path}.${field}`
-      const found = firstDifference((before as Record<string, unknown>)[field], (after as Record<string, unknown>)[field], inner)
+      const found = firstDifference(own(before as Record<string, unknown>, field), own(after as Record<string, unknown>, field), inner)
       if (found !== undefined) return found
     }
     return undefined
@@ -45,8 +46,8 @@ export const allDifferences = (before: unknown, after: unknown, path = ""): Arra
     return [firstDifference(before, after, path) ?? []].flat()
   return [...new Set([...Object.keys(before), ...Object.keys(after)])].flatMap((field) =>
     allDifferences(
-      (before as Record<string, unknown>)[field],
-      (after as Record<string, unknown>)[field],
+      own(before as Record<string, unknown>, field),
+      own(after as Record<string, unknown>, field),
       Array.isArray(before) ? `${path}[${field}]` : path === "" ? field : `${path}.${field}`
     )
   )

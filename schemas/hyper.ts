@@ -8,6 +8,10 @@ export interface HyperInfo {
   readonly default: unknown
   /** Why the field does not change the result, when it is left out of the cache key. */
   readonly neutral?: string
+  /** Set when the value is the name of an environment variable that holds a secret. */
+  readonly namesSecret?: true
+  /** Why a value is refused. It is not repeated: it may be a secret that was given in the wrong place. */
+  readonly refuse?: (value: unknown) => string | undefined
 }
 
 const infos = new WeakMap<object, HyperInfo>()
@@ -48,6 +52,31 @@ export function hyper(value: number | boolean | string, description: string, lim
 /** A whole number with a default. */
 export const hyperInt = (value: number, description: string, bounds: Bounds = {}): Field<number> =>
   withDefault(bounded(Schema.Int as Schema.Codec<number, number>, bounds), value, description)
+
+const described = (description: string, more: Omit<HyperInfo, "description" | "default">): Field<string> => {
+  const field = hyper("", description)
+  infos.set(field, { description, default: "", ...more })
+  return field
+}
+
+/** The name of an environment variable that holds a secret, or "". The runtime takes its value out of all that the stage says. */
+export const hyperSecretVariable = (description: string): Field<string> =>
+  described(description, {
+    namesSecret: true,
+    refuse: (value) =>
+      typeof value === "string" && /^([A-Za-z_][A-Za-z0-9_]*)?$/.test(value)
+        ? undefined
+        : "takes the name of an environment variable (letters, digits and _), not the secret itself"
+  })
+
+/** The address of an endpoint, or "". It stands in the journal: one that holds a user's name or password is refused. */
+export const hyperUrl = (description: string): Field<string> =>
+  described(description, {
+    refuse: (value) =>
+      typeof value === "string" && /^\w+:\/\/[^/?#]*@/.test(value)
+        ? "holds a name or a password, which would be recorded with the run. Put the key into an environment variable"
+        : undefined
+  })
 
 /** Marks a field that can't change the result, so that it stays out of the cache key; the reason is part of the record. */
 export const neutral = <F extends object>(field: F, reason: string): F => {
@@ -98,8 +127,12 @@ export const decodeConfig = <C extends ConfigSchema>(
         new ConfigError({ message: unknown.map((key) => `${what} has no field "${key}".${didYouMean(key, names)}`).join("\n") })
       )
     }
-    if (names.some((name) => !(name in input))) {
-      const missing = describeConfig(config).filter(({ name, required }) => required && !(name in input))
+    for (const [name, value] of Object.entries(input)) {
+      const reason = infos.get((config.fields as Record<string, object>)[name]!)?.refuse?.(value)
+      if (reason !== undefined) return Effect.fail(new ConfigError({ message: `${what}: its field "${name}" ${reason}.` }))
+    }
+    if (names.some((name) => !Object.hasOwn(input, name))) {
+      const missing = describeConfig(config).filter(({ name, required }) => required && !Object.hasOwn(input, name))
       if (missing.length > 0) {
         const lines = missing.map(
           ({ name, description }) => `${what} needs "${name}"${description === undefined ? "" : ` (${description})`}.${how(name)}`

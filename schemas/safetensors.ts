@@ -17,7 +17,7 @@ export interface SafetensorsEntry {
 }
 
 /** Bytes of one element by dtype. */
-const widths: Record<string, number> = { F64: 8, F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, I16: 2, I8: 1, U8: 1, BOOL: 1 }
+const widths = new Map(Object.entries({ F64: 8, F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, I16: 2, I8: 1, U8: 1, BOOL: 1 }))
 
 /** Headers of the largest models are a few megabytes. */
 const maxHeader = 100_000_000
@@ -59,7 +59,7 @@ export const readHeader = (handle: FileHandle, path: string): Effect.Effect<Map<
     for (const [name, value] of Object.entries(header)) {
       if (name === "__metadata__") continue
       const { dtype, shape, data_offsets: offsets } = (value ?? {}) as { dtype?: unknown; shape?: unknown; data_offsets?: unknown }
-      const width = typeof dtype === "string" ? widths[dtype] : undefined
+      const width = typeof dtype === "string" ? widths.get(dtype) : undefined
       const sane = (list: unknown): list is Array<number> => Array.isArray(list) && list.every((n) => Number.isSafeInteger(n) && n >= 0)
       if (width === undefined || !sane(shape) || !sane(offsets) || offsets.length !== 2)
         return yield* fail(`a dtype, shape and offsets for tensor ${name}`, JSON.stringify(value)?.slice(0, 200) ?? "nothing")

@@ -8,6 +8,7 @@ import { isFastBlas, systemBlas } from "../../engine/native/libtorch.mjs"
 import type { Environment } from "../../engine/device.ts"
 import { findHome } from "../../runtime/store/home.ts"
 import { type Command, exitCodes } from "../command.ts"
+import { write, writeJson } from "../output.ts"
 
 export interface Problem {
   readonly what: string
@@ -163,7 +164,8 @@ export const command: Command = {
   examples: ["caravan doctor", "caravan doctor --json"],
   run: async (given) => {
     const diagnosis = await diagnose()
-    process.stdout.write(given.has("json") ? `${JSON.stringify(diagnosis, null, 2)}\n` : renderDiagnosis(diagnosis))
+    if (given.has("json")) writeJson(diagnosis)
+    else write(renderDiagnosis(diagnosis))
     return diagnosis.ok ? exitCodes.ok : exitCodes.failed
   }
 }

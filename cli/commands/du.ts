@@ -50,18 +50,19 @@ export const command: Command = {
           .map(([name, members]) => ({ name, objects: members.length, size: sum(members) }))
           .sort((a, b) => b.size - a.size || (a.name < b.name ? -1 : 1))
         // All that is beside the objects: journal, logs, what is set aside, what is being written.
-        const others: Record<string, number> = {}
+        const sizes = new Map<string, number>()
         for (const name of readdirSync(home)) {
           if (name === "objects") continue
           const what = /^(journal|leases)/.test(name) ? name.replace(/\.db.*/, "") : name
-          others[what] = (others[what] ?? 0) + (yield* Effect.promise(() => sizeOf(join(home, name))))
+          sizes.set(what, (sizes.get(what) ?? 0) + (yield* Effect.promise(() => sizeOf(join(home, name)))))
         }
+        const others = Object.fromEntries(sizes)
         // Nodes that are not finished, and mapped ones.
         const holders: Record<string, number> = {
           checkpoints: listed(join(home, "checkpoints")).length,
           shards: listed(join(home, "shards")).filter((name) => name.endsWith(".db")).length
         }
-        const total = sum(items) + Object.values(others).reduce((a, b) => a + b, 0)
+        const total = sum(items) + [...sizes.values()].reduce((a, b) => a + b, 0)
         const part = (which: (item: StoredItem) => boolean) => {
           const members = items.filter(which)
           return { objects: members.length, size: sum(members) }
@@ -74,8 +75,8 @@ export const command: Command = {
           inUse: part((item) => item.held !== null),
           unreachable: part((item) => !item.reachable),
           others,
-          checkpoints: { nodes: holders.checkpoints, size: others.checkpoints ?? 0 },
-          shards: { nodes: holders.shards, size: others.shards ?? 0 },
+          checkpoints: { nodes: holders.checkpoints, size: sizes.get("checkpoints") ?? 0 },
+          shards: { nodes: holders.shards, size: sizes.get("shards") ?? 0 },
           groups: sorted,
           items: items.sort((a, b) => b.size - a.size || (a.digest < b.digest ? -1 : 1))
         }
@@ -97,7 +98,7 @@ export const command: Command = {
               : []),
             ...Object.entries(others)
               .filter(([, bytes]) => bytes > 0)
-              .map(([name, bytes]) => [size(bytes), `(${name})`, name in holders ? count(holders[name]!, "node") : ""])
+              .map(([name, bytes]) => [size(bytes), `(${name})`, Object.hasOwn(holders, name) ? count(holders[name]!, "node") : ""])
           ]),
           `${size(total)} in ${home}: ${count(items.length, "object")} of ${size(document.objects.size)}; ${document.pinned.objects} pinned (${size(document.pinned.size)}), ${document.unreachable.objects} unreachable (${size(document.unreachable.size)}), ${document.inUse.objects} in use (${size(document.inUse.size)}).`
         ])

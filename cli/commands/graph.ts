@@ -2,6 +2,8 @@
 import * as Effect from "effect/Effect"
 import { buildGraph, dependencies, type Graph } from "../../runtime/define/graph.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
+import { visibleJson } from "../../schemas/visible.ts"
+import { write } from "../output.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 
 const nodesOf = (graph: Graph) => [...graph.nodes.values()]
@@ -27,7 +29,7 @@ const mermaid = (graph: Graph): string => {
 }
 
 const json = (graph: Graph): string =>
-  JSON.stringify(
+  visibleJson(
     {
       pipeline: graph.pipeline,
       nodes: nodesOf(graph).map((node) =>
@@ -37,7 +39,6 @@ const json = (graph: Graph): string =>
       ),
       outputs: graph.outputs
     },
-    undefined,
     2
   )
 
@@ -60,9 +61,9 @@ export const command: Command = {
     const options = pipelineOptions(given)
     const graph = await Effect.runPromise(buildGraph(pipeline, {}, { settings: options.settings ?? {}, seed: options.seed ?? 0 }))
     const format = given.has("json") ? "json" : (given.flag("format") ?? "text")
-    const render = { text, mermaid, json }[format]
+    const render = new Map(Object.entries({ text, mermaid, json })).get(format)
     if (render === undefined) throw new UsageError(`--format is text, mermaid or json, got "${format}".`)
-    process.stdout.write(`${render(graph)}\n`)
+    write(`${render(graph)}\n`)
     return exitCodes.ok
   }
 }

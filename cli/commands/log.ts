@@ -1,6 +1,7 @@
 /** `caravan log`: what a node said while it ran. */
 import { existsSync, readFileSync } from "node:fs"
 import { open } from "node:fs/promises"
+import { StringDecoder } from "node:string_decoder"
 import * as Effect from "effect/Effect"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { storeError } from "../../runtime/errors.ts"
@@ -12,6 +13,7 @@ import { Journal } from "../../runtime/store/journal.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
 import { print, withStore } from "../open-store.ts"
+import { write } from "../output.ts"
 import { shortRun } from "../display/units.ts"
 
 /** Prints what is in a log, and what comes, until the run ends. */
@@ -24,6 +26,8 @@ const follow = (path: string, run: PastRun) =>
       attempt(() => open(path)),
       (opened) => Effect.promise(() => opened.close().catch(() => undefined))
     )
+    // A character may come in two pieces.
+    const decoder = new StringDecoder("utf8")
     for (let at = 0; ;) {
       // Asked before reading: what was written until then is read below.
       const running = (yield* statusOf((yield* journal.runsLike(run.id))[0]!)) === "running"
@@ -31,7 +35,7 @@ const follow = (path: string, run: PastRun) =>
       if (size > at) {
         const bytes = Buffer.alloc(size - at)
         at += (yield* attempt(() => file.read(bytes, 0, bytes.length, at))).bytesRead
-        process.stdout.write(bytes)
+        write(decoder.write(bytes))
       } else if (!running) return
       else yield* Effect.sleep("250 millis")
     }

@@ -6,6 +6,7 @@ import { noGrad, scoped, tensor } from "../../engine/tensor.ts"
 import type { Llama } from "../../models/llama.ts"
 import { loadLlama } from "../../models/weights.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
+import { write } from "../output.ts"
 
 /** The log-probability of every token after the first: (T,) -> T - 1 numbers. */
 export const logProbabilities = (model: Llama, ids: ReadonlyArray<number>): Array<number> =>
@@ -64,7 +65,7 @@ export const command: Command = {
       throw new UsageError("No CUDA device was found. Run `caravan doctor` to see why, or use --device cpu.")
     const model = await Effect.runPromise(loadLlama(given.positionals[0]!, { device }))
     const result = (await readIds(path, model)).map((ids) => logProbabilities(model, ids))
-    process.stdout.write(given.has("json") ? `${JSON.stringify(result)}\n` : result.map((row) => `${row.join(" ")}\n`).join(""))
+    write(given.has("json") ? `${JSON.stringify(result)}\n` : result.map((row) => `${row.join(" ")}\n`).join(""))
     return exitCodes.ok
   }
 }

@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import { plan, type Plan, type PlannedNode } from "../../runtime/run/plan.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes } from "../command.ts"
+import { write, writeJson } from "../output.ts"
 import { costFlags, costMachine, costOfPlan, totalCost } from "../cost.ts"
 import { costTable, statedAssumptions } from "../display/cost-table.ts"
 import { layer } from "../../caravan.ts"
@@ -119,7 +120,8 @@ export const command: Command = {
       cost: { ...machine, total: totalCost(cost), assumptions: statedAssumptions(machine) }
     }
     const lines = [table(made), ...costTable(cost)]
-    process.stdout.write(given.has("json") ? `${JSON.stringify(document, undefined, 2)}\n` : `${lines.join("\n")}\n`)
+    if (given.has("json")) writeJson(document)
+    else write(`${lines.join("\n")}\n`)
     return exitCodes.ok
   }
 }

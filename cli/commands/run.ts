@@ -7,6 +7,7 @@ import { lockPath, readLock } from "../../runtime/run/lock-file.ts"
 import type { RunOptions } from "../../runtime/run/options.ts"
 import { run } from "../../runtime/run/run.ts"
 import { type Command, exitCodes, type Given, UsageError } from "../command.ts"
+import { write, writeJson } from "../output.ts"
 import { layer } from "../../caravan.ts"
 import { outputLines } from "../display/outputs.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
@@ -15,7 +16,6 @@ import { openEvents } from "../events-file.ts"
 import { untilInterrupted } from "../interrupt.ts"
 import { runFlags, runOptions } from "../run-flags.ts"
 import { skippedLines } from "../display/skipped.ts"
-import { plain } from "../display/width.ts"
 
 /** The document that --json prints. */
 const document = (result: RunResult) => ({
@@ -50,7 +50,7 @@ const nodeTable = (result: RunResult): ReadonlyArray<string> => {
       .slice(0, shownNodes)
       .flatMap(({ error, id, milliseconds, status }) => [
         `  ${status.padEnd(7)}  ${id.padEnd(width)}  ${duration(milliseconds)}`,
-        ...(error === null ? [] : error.split("\n").map((line) => `           ${plain(line)}`))
+        ...(error === null ? [] : error.split("\n").map((line) => `           ${line}`))
       ]),
     ...(nodes.length > shownNodes ? [`  ... and ${nodes.length - shownNodes} more`] : []),
     ...(skipped.length === 0
@@ -126,8 +126,10 @@ export const command: Command = {
     if (exit === undefined) return exitCodes.interrupted
     if (Exit.isFailure(exit)) throw Cause.squash(exit.cause)
     const result = exit.value
-    if (given.flag("events") !== "-")
-      process.stdout.write(given.has("json") ? `${JSON.stringify(document(result), undefined, 2)}\n` : `${summary(result)}\n`)
+    if (given.flag("events") !== "-") {
+      if (given.has("json")) writeJson(document(result))
+      else write(`${summary(result)}\n`)
+    }
     return result.status === "succeeded" ? exitCodes.ok : exitCodes.failed
   }
 }

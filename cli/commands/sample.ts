@@ -13,12 +13,14 @@ import { Streamer } from "../../models/stream.ts"
 import { resolveArtifact } from "../../runtime/inspect/lineage.ts"
 import { Store } from "../../runtime/store/store.ts"
 import type { Role } from "../../schemas/artifact.ts"
+import { own } from "../../schemas/own.ts"
 import { readJson, roleFile } from "../../schemas/checkpoint-files.ts"
 import type { Message } from "../../schemas/rows.ts"
 import { scoreOf } from "../../stages/reward/combined-reward.ts"
 import { fitDialogue } from "../../stages/common/dialogues.ts"
 import { scoreSequences } from "../../stages/common/scoring.ts"
 import { type Command, exitCodes, type Given, UsageError, wholeNumber } from "../command.ts"
+import { write, writeJson } from "../output.ts"
 import { withStore } from "../open-store.ts"
 
 /** A folder as it is; else what the store has under that digest or node. */
@@ -38,7 +40,7 @@ const folderOf = async (text: string): Promise<string> => {
 }
 
 /** Where a checkpoint of each role goes. */
-const places: Readonly<Partial<Record<Role, string>>> = {
+const places: Readonly<Record<string, string>> = {
   policy: "Give it as the checkpoint that answers.",
   "helpfulness-reward": "Give it to --helpfulness.",
   "safety-reward": "Give it to --safety."
@@ -49,7 +51,7 @@ const checkpointFor = async (role: Role, what: string, text: string): Promise<st
   if (!existsSync(join(folder, roleFile))) return folder
   const { role: found } = await Effect.runPromise(readJson(join(folder, roleFile), "Reading what the checkpoint is for"))
   if (found === role) return folder
-  const hint = places[found as Role] ?? "This command has no use for one of that role."
+  const hint = own(places, String(found)) ?? "This command has no use for one of that role."
   throw new UsageError(`Reading ${what}, ${text}: expected a checkpoint for ${role}, found one for ${JSON.stringify(found)}. ${hint}`)
 }
 
@@ -219,11 +221,8 @@ export const command: Command = {
     for (const [i, messages] of prompts.entries()) {
       const { text, finished } = await answer(answerer, encoded[i]!, [i])
       const scores = score(messages, text, finished)
-      if (given.has("json")) process.stdout.write(`${JSON.stringify({ messages, answer: text, finished, ...scores })}\n`)
-      else
-        process.stdout.write(
-          `> ${messages.at(-1)!.content}\n${text}\n${Object.keys(scores).length > 0 ? `(${scoreText(scores)})\n` : ""}\n`
-        )
+      if (given.has("json")) writeJson({ messages, answer: text, finished, ...scores }, undefined)
+      else write(`> ${messages.at(-1)!.content}\n${text}\n${Object.keys(scores).length > 0 ? `(${scoreText(scores)})\n` : ""}\n`)
     }
     return exitCodes.ok
   }
@@ -244,7 +243,6 @@ const converse = async (
     terminal: process.stdin.isTTY,
     prompt: process.stdin.isTTY ? "> " : ""
   })
-  const say = (text: string) => process.stdout.write(text)
   const stop = () => {
     if (answering) stopped = true
     else lines.close()
@@ -265,14 +263,14 @@ const converse = async (
       const next = sofar.trimStart()
       // A letter of several bytes comes whole.
       if (!next.endsWith("\ufffd") && next.startsWith(shown)) {
-        say(next.slice(shown.length))
+        write(next.slice(shown.length))
         shown = next
       }
       return stopped
     })
-    say(`${text.startsWith(shown) ? text.slice(shown.length) : ""}${finished ? "" : " …"}\n`)
+    write(`${text.startsWith(shown) ? text.slice(shown.length) : ""}${finished ? "" : " …"}\n`)
     const scores = score(whole, text, finished)
-    if (Object.keys(scores).length > 0) say(`(${scoreText(scores)})\n`)
+    if (Object.keys(scores).length > 0) write(`(${scoreText(scores)})\n`)
     if (text !== "") messages = [...asked, { role: "assistant", content: text }]
   }
 
@@ -284,13 +282,13 @@ const converse = async (
     else if (line.startsWith("/system")) {
       system = line.slice("/system".length).trim() || undefined
       messages = []
-    } else if (line.startsWith("/")) say(`There is no ${line.split(" ")[0]}: /reset, /system <text> or /quit.\n`)
+    } else if (line.startsWith("/")) write(`There is no ${line.split(" ")[0]}: /reset, /system <text> or /quit.\n`)
     else if (line !== "") {
       answering = true
       stopped = false
       // A question that can't be answered does not end the dialogue.
       await reply([...messages, { role: "user", content: line }]).catch((cause: unknown) =>
-        say(`${cause instanceof Error ? cause.message : String(cause)}\n`)
+        write(`${cause instanceof Error ? cause.message : String(cause)}\n`)
       )
       answering = false
     }

@@ -2,6 +2,7 @@
 import { buildAddon } from "../../engine/native/build.mjs"
 import { ensureLibtorch } from "../../scripts/libtorch.mjs"
 import { type Command, exitCodes } from "../command.ts"
+import { tell } from "../output.ts"
 
 export const command: Command = {
   name: "setup",
@@ -11,7 +12,7 @@ export const command: Command = {
   examples: ["caravan setup"],
   run: async () => {
     await ensureLibtorch()
-    process.stderr.write(`The tensor addon is built: ${buildAddon()}\n`)
+    tell(`The tensor addon is built: ${buildAddon()}\n`)
     return exitCodes.ok
   }
 }

@@ -6,8 +6,10 @@ import type * as Schema from "effect/Schema"
 import { valueOf } from "../../runtime/define/graph.ts"
 import type { AnyPipeline } from "../../runtime/define/pipeline.ts"
 import { combinations, type Grid, sweep, type SweepPoint } from "../../runtime/run/sweep.ts"
+import { own } from "../../schemas/own.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
+import { tell, write, writeJson } from "../output.ts"
 import { layer } from "../../caravan.ts"
 import { number } from "../display/numbers.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
@@ -37,18 +39,18 @@ export const splitValues = (text: string): Array<string> => {
 /** What --over says, each value as its parameter wants it; those of a node's field are left to the node. */
 export const gridOf = (pipeline: AnyPipeline, texts: ReadonlyArray<string>): Record<string, Array<unknown>> => {
   const fields = pipeline.params.fields as Record<string, Schema.Top>
-  const grid: Record<string, Array<unknown>> = {}
+  const grid = new Map<string, Array<unknown>>()
   for (const text of texts) {
     const at = text.indexOf("=")
     if (at < 1 || at === text.length - 1) throw new UsageError(`--over takes name=value,value,..., got "${text}".`)
     const [name, values] = [text.slice(0, at), splitValues(text.slice(at + 1))]
-    if (name in grid) throw new UsageError(`--over ${name} is there twice: give all its values at once.`)
-    const isSeed = name === "seed" && fields.seed === undefined
+    if (grid.has(name)) throw new UsageError(`--over ${name} is there twice: give all its values at once.`)
+    const isSeed = name === "seed" && !Object.hasOwn(fields, "seed")
     const wrong = isSeed ? values.find((value) => !/^\d{1,15}$/.test(value)) : undefined
     if (wrong !== undefined) throw new UsageError(`--over seed takes whole numbers from 0, got "${wrong}".`)
-    grid[name] = name.includes(".") ? values : values.map((value) => (isSeed ? Number(value) : valueOf(fields[name], value)))
+    grid.set(name, name.includes(".") ? values : values.map((value) => (isSeed ? Number(value) : valueOf(own(fields, name), value))))
   }
-  return grid
+  return Object.fromEntries(grid)
 }
 
 /** The measures that are shown when none are asked for: those of the outputs that are not the same everywhere. */
@@ -65,14 +67,16 @@ const columnsOf = (points: ReadonlyArray<SweepPoint>): { readonly columns: Array
   const names = [...new Set(points.flatMap(({ measures }) => Object.keys(measures)))].filter((name) =>
     outputs.has(name.slice(0, name.indexOf(".")))
   )
-  const valuesOf = (name: string) => JSON.stringify(points.map(({ measures }) => measures[name]))
+  const valuesOf = (name: string) => JSON.stringify(points.map(({ measures }) => own(measures, name)))
   // An output's fields go by the output's name and by its node's: once is enough.
   const seen = new Set<string>()
   const distinct = names.filter((name) => {
     const identity = `${name.slice(name.indexOf("."))} ${valuesOf(name)}`
     return !seen.has(identity) && seen.add(identity) !== undefined
   })
-  const varying = distinct.filter((name) => new Set(points.flatMap(({ measures }) => (name in measures ? [measures[name]] : []))).size > 1)
+  const varying = distinct.filter(
+    (name) => new Set(points.flatMap(({ measures }) => (Object.hasOwn(measures, name) ? [measures[name]] : []))).size > 1
+  )
   const chosen = varying.length > 0 ? varying : distinct
   return { columns: chosen.slice(0, mostColumns), more: Math.max(0, chosen.length - mostColumns) }
 }
@@ -86,7 +90,7 @@ export const report = (points: ReadonlyArray<SweepPoint>, metrics: ReadonlyArray
   const rows = points.map(({ values, status, measures }) => [
     ...names.map((name) => shown(values[name])),
     status,
-    ...columns.map((column) => cell(measures[column]))
+    ...columns.map((column) => cell(own(measures, column)))
   ])
   const known = [...new Set(points.flatMap(({ measures }) => Object.keys(measures)))]
   const unknown = columns.filter((column) => !known.includes(column))
@@ -180,11 +184,11 @@ export const command: Command = {
     if (exit !== undefined && Exit.isFailure(exit)) throw Cause.squash(exit.cause)
     if (given.flag("events") !== "-") {
       const lines = finished.length === 0 ? [] : report(finished, metrics)
-      const text = given.has("json") ? JSON.stringify(document(pipeline.name, finished, metrics), undefined, 2) : lines.join("\n")
-      process.stdout.write(text === "" ? "" : `${text}\n`)
+      if (given.has("json")) writeJson(document(pipeline.name, finished, metrics))
+      else write(lines.map((line) => `${line}\n`).join(""))
     }
     if (exit === undefined) {
-      process.stderr.write(`${finished.length} of ${count} combinations finished. Run the same command again to continue.\n`)
+      tell(`${finished.length} of ${count} combinations finished. Run the same command again to continue.\n`)
       return exitCodes.interrupted
     }
     return finished.every(({ status }) => status === "succeeded") ? exitCodes.ok : exitCodes.failed

@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import { loadTokenizer } from "../../models/tokenizer/files.ts"
 import { decodeUtf8 } from "../../models/tokenizer/utf8.ts"
 import { type Command, exitCodes } from "../command.ts"
+import { write } from "../output.ts"
 
 /** Lines of stdin: only LF ends one; the last may lack it. */
 const readLines = async (): Promise<Array<string>> => {
@@ -25,7 +26,7 @@ export const command: Command = {
   run: async (given) => {
     const tokenizer = await Effect.runPromise(loadTokenizer(given.positionals[0]!))
     const ids = (await readLines()).map((line) => tokenizer.encode(line))
-    process.stdout.write(given.has("json") ? `${JSON.stringify(ids)}\n` : ids.map((line) => `${line.join(" ")}\n`).join(""))
+    write(given.has("json") ? `${JSON.stringify(ids)}\n` : ids.map((line) => `${line.join(" ")}\n`).join(""))
     return exitCodes.ok
   }
 }

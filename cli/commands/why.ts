@@ -5,6 +5,7 @@ import { Journal } from "../../runtime/store/journal.ts"
 import type { Generation, PastBlessing } from "../../runtime/store/traces.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
+import { write, writeJson } from "../output.ts"
 import { layer } from "../../caravan.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { reasonOf } from "./plan.ts"
@@ -71,8 +72,7 @@ export const command: Command = {
       if (step.kind === "unknown") open.push(...step.until)
     }
     const parts = "parts" in node ? node.parts : undefined
-    if (given.has("json"))
-      process.stdout.write(`${JSON.stringify({ node: id, chain, parts: parts ?? null, generations, blessings }, undefined, 2)}\n`)
+    if (given.has("json")) writeJson({ node: id, chain, parts: parts ?? null, generations, blessings })
     else {
       const verb = {
         file: "is a file",
@@ -87,7 +87,7 @@ export const command: Command = {
         ...(node.kind === "hit" ? blessingLines(blessings, node.trace.digest) : []),
         ...generationLine(generations, node.kind === "hit" ? node.trace.digest : undefined)
       ]
-      process.stdout.write(`${lines.join("\n")}\n`)
+      write(`${lines.join("\n")}\n`)
     }
     return exitCodes.ok
   }

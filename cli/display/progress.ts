@@ -7,6 +7,7 @@ import { colours, frame, noColours } from "./live-view.ts"
 import { duration, number } from "./numbers.ts"
 import { type RunningNode, RunState, throughput, timeLeft } from "./run-state.ts"
 import { skippedLines } from "./skipped.ts"
+import { visible } from "../../schemas/visible.ts"
 import { plain, widthOf } from "./width.ts"
 
 export { duration } from "./numbers.ts"
@@ -82,7 +83,7 @@ export const showProgress = (
 const inLines = (stream: NodeJS.WriteStream): Shown => {
   const state = new RunState(performance.now())
   const shown = new Map<string, number>()
-  const say = (text: string) => void stream.write(`${text}\n`)
+  const say = (text: string) => void stream.write(`${visible(text)}\n`)
   return {
     say,
     close: () => undefined,
@@ -149,10 +150,11 @@ const onTerminal = (stream: NodeJS.WriteStream, environment: Readonly<Record<str
   }
   return {
     close,
-    say: (text) => (open ? draw(`${text}\n`) : void stream.write(`${text}\n`)),
+    say: (text) => (open ? draw(`${visible(text)}\n`) : void stream.write(`${visible(text)}\n`)),
     onEvent: (event) => {
       state.on(event, performance.now())
-      const line = lineOf(event, state)
+      const told = lineOf(event, state)
+      const line = told === undefined ? undefined : visible(told)
       if (event.type === "run-finished") close()
       // Results that a lock file does not agree with are told of after the end.
       if (closed) stream.write(line === undefined ? "" : `${line}\n`)

@@ -16,10 +16,10 @@ export const widthOf = (line: string): number => {
   return width
 }
 
-/** Text as one line: what would move the cursor or colour the terminal is taken out. */
+/** Text as a part of a line that is redrawn: what would move the cursor, colour the terminal or turn the writing round is taken out. */
 export const plain = (text: string): string =>
   // oxlint-disable-next-line no-control-regex
-  stripVTControlCharacters(text).replaceAll(/[\u0000-\u001f\u007f-\u009f]+/g, " ")
+  stripVTControlCharacters(text).replaceAll(/[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]+/g, " ")
 
 /** The line cut to so many columns, with "…" where something was cut off. */
 export const cut = (line: string, columns: number): string => {

@@ -7,7 +7,7 @@ import * as Schema from "effect/Schema"
 import type { Sizes } from "../../runtime/define/cost.ts"
 import { PipelineError } from "../../runtime/errors.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
-import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { hyper, hyperInt, hyperSecretVariable, hyperUrl } from "../../schemas/hyper.ts"
 
 /** What depends on the model's size: §3.2.2 the reward models' learning rate, §3.2.3 the weight of PPO's KL penalty. */
 export const bySize = {
@@ -78,9 +78,9 @@ export const Params = Schema.Struct({
       min: 0
     }
   ),
-  url: hyper("", "judge: address of the endpoint; where it is given, the judge compares every version with SFT too, whoever annotates"),
+  url: hyperUrl("judge: address of the endpoint; where it is given, the judge compares every version with SFT too, whoever annotates"),
   judge: hyper("", "judge: name of the model"),
-  keyVariable: hyper("", "judge: environment variable that holds the key"),
+  keyVariable: hyperSecretVariable("judge: environment variable that holds the key"),
   openSource: hyper(true, "whether the seven open-source sets of table 6 join the preferences, and train the general reward model"),
   safeAnswers: hyper(
     false,

@@ -4,6 +4,7 @@ import * as Schema from "effect/Schema"
 import type { ArtifactType } from "../../schemas/artifact.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { ConfigError, type ConfigSchema, decodeConfig, hyperInfo } from "../../schemas/hyper.ts"
+import { own } from "../../schemas/own.ts"
 import { encodingOf } from "../encoding.ts"
 import { messageOf, PipelineError, placeOf } from "../errors.ts"
 import type { Sizes } from "./cost.ts"
@@ -90,8 +91,11 @@ export const buildGraph = (
   Effect.gen(function* () {
     const fields = pipeline.params.fields as Record<string, Schema.Top>
     const settings = Object.entries(options.settings ?? {})
-    const given: Record<string, unknown> = { ...params }
-    for (const [name, text] of settings) if (!name.includes(".")) given[name] = valueOf(fields[name], text)
+    // Not by assignment: "__proto__" is a name as any other, and an unknown one.
+    const given: Record<string, unknown> = {
+      ...params,
+      ...Object.fromEntries(settings.flatMap(([name, text]) => (name.includes(".") ? [] : [[name, valueOf(own(fields, name), text)]])))
+    }
     const decoded = yield* decodeConfig(
       pipeline.params as ConfigSchema,
       given,
@@ -152,9 +156,11 @@ const resolve = (
         identity = encodingOf(["file", definition.path])
       } else {
         const { stage } = definition
-        const raw: Record<string, unknown> = { ...definition.config }
-        for (const [field, text] of overrides.get(id) ?? [])
-          raw[field] = valueOf((stage.config.fields as Record<string, Schema.Top>)[field], text)
+        const stageFields = stage.config.fields as Record<string, Schema.Top>
+        const raw: Record<string, unknown> = {
+          ...definition.config,
+          ...Object.fromEntries((overrides.get(id) ?? []).map(([field, text]) => [field, valueOf(own(stageFields, field), text)]))
+        }
         const isUsual = Object.keys(raw).length === 0
         const config = (isUsual && usual.get(stage)) || (yield* decodeConfig(stage.config, raw, `Node "${id}" (stage ${stage.name})`))
         if (isUsual) usual.set(stage, config)
@@ -268,13 +274,13 @@ const wire = (
   const fail = (what: string) => new PipelineError({ message: `Node "${id}" (stage ${stage.name}): ${what}` })
   const ports = Object.keys(stage.inputs)
   for (const name of Object.keys(inputs)) if (!ports.includes(name)) return fail(`it has no input "${name}".${didYouMean(name, ports)}`)
-  const out: Record<string, string | Array<string> | null> = {}
+  const out: Array<[port: string, ids: string | Array<string> | null]> = []
   for (const [name, port] of Object.entries(stage.inputs)) {
     const { arity, type } = portOf(port)
-    const given = inputs[name]
+    const given = own(inputs, name)
     if (given === undefined) {
       if (arity !== "optional") return fail(`its input "${name}" (${type.name}) is missing`)
-      out[name] = null
+      out.push([name, null])
       continue
     }
     if (arity === "many" && !Array.isArray(given)) return fail(`its input "${name}" takes a list of nodes, got one`)
@@ -284,15 +290,15 @@ const wire = (
       if (!type.accepts(node.definition.type.name))
         return fail(`its input "${name}" takes a ${type.name}, got a ${node.definition.type.name} from "${alias.get(node)}"`)
     }
-    out[name] = arity === "many" ? list.map((node) => alias.get(node)!) : alias.get(list[0]!)!
+    out.push([name, arity === "many" ? list.map((node) => alias.get(node)!) : alias.get(list[0]!)!])
   }
-  return out
+  return Object.fromEntries(out)
 }
 
 /** The config as it enters the key: without fields marked neutral. */
 export const configForKey = (node: StageNode): Record<string, unknown> => {
   const fields = node.stage.config.fields as Record<string, object>
   return Object.fromEntries(
-    Object.entries(node.config).filter(([name]) => fields[name] === undefined || hyperInfo(fields[name])?.neutral === undefined)
+    Object.entries(node.config).filter(([name]) => !Object.hasOwn(fields, name) || hyperInfo(fields[name]!)?.neutral === undefined)
   )
 }

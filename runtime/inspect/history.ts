@@ -1,6 +1,7 @@
 /** What the journal says of past runs: which, how they went, and how two of them differ. */
 import * as Effect from "effect/Effect"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
+import { own } from "../../schemas/own.ts"
 import { PipelineError, type StoreError } from "../errors.ts"
 import { type Asked, askedOf } from "../store/asked.ts"
 import type { PastExecution, PastRun } from "../store/executions.ts"
@@ -64,7 +65,7 @@ const change = (what: string, before: unknown, after: unknown): Change | null =>
 /** The fields in which two objects differ. */
 const changesOf = (before: object | null | undefined, after: object | null | undefined): Array<Change> => {
   const [a, b] = [(before ?? {}) as Record<string, unknown>, (after ?? {}) as Record<string, unknown>]
-  return [...new Set([...Object.keys(a), ...Object.keys(b)])].flatMap((name) => change(name, a[name], b[name]) ?? [])
+  return [...new Set([...Object.keys(a), ...Object.keys(b)])].flatMap((name) => change(name, own(a, name), own(b, name)) ?? [])
 }
 
 /** The files and packages that differ. Asked for where the code does: a file that changed in comments alone has another digest too. */

@@ -13,6 +13,7 @@ import { isBuiltin } from "node:module"
 import { dirname, join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
 import * as Effect from "effect/Effect"
+import { own } from "../../schemas/own.ts"
 import { digestOf } from "../encoding.ts"
 import { messageOf, PipelineError, type StoreError } from "../errors.ts"
 import type { KeyCache } from "./key-cache.ts"
@@ -103,7 +104,7 @@ export const changedSinceLoaded = (identity: CodeIdentity, stage: StageInfo): Re
   if (first.identity.digest === identity.digest) return []
   const names = (of: CodeIdentity) => ({ ...of.files, ...of.packages })
   const [before, after] = [names(first.identity), names(identity)]
-  return [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((name) => before[name] !== after[name])
+  return [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((name) => own(before, name) !== own(after, name))
 }
 
 /** The files of a stage's code that changed it since: none when they are as they were, or differ in what does not count. */

@@ -5,6 +5,7 @@
  */
 import { existsSync } from "node:fs"
 import * as Effect from "effect/Effect"
+import { own } from "../../schemas/own.ts"
 import { messageOf, PipelineError } from "../errors.ts"
 import type { Graph, StageNode } from "../define/graph.ts"
 
@@ -17,7 +18,7 @@ const origins = (graph: Graph, id: string, trait: string): Set<string> => {
     if (seen.has(next)) continue
     seen.add(next)
     const node = graph.nodes.get(next)!
-    const port = node.kind === "stage" ? node.stage.inherits[trait] : undefined
+    const port = node.kind === "stage" ? own(node.stage.inherits, trait) : undefined
     const from = port === undefined ? null : ((node as StageNode).inputs[port] ?? null)
     if (from === null) found.add(next)
     else open.push(...[from].flat())

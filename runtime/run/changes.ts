@@ -1,5 +1,6 @@
 /** What changed: since a node last had a result, and in the code of a pinned stage since its result was made. */
 import * as Effect from "effect/Effect"
+import { own as entry } from "../../schemas/own.ts"
 import type { StageNode } from "../define/graph.ts"
 import type { StoreError } from "../errors.ts"
 import { cacheKey, type KeyParts } from "../key/cache-key.ts"
@@ -19,15 +20,17 @@ export const codeParts = (code: CodeIdentity): Readonly<Record<string, string>> 
 
 /** A file by its name; a package with its versions ("node_modules/effect", "4.1.0 sha512-..."). */
 const showCode = (name: string, before: string | undefined, after: string | undefined): string => {
-  const [of, to] = [before, after].map((entry) => entry?.split(" ")[0] ?? "none")
+  const [of, to] = [before, after].map((part) => part?.split(" ")[0] ?? "none")
   const at = name.lastIndexOf("node_modules/")
   return at === -1 || /\.[a-z]+$/.test(name) ? name : `${name.slice(at + "node_modules/".length)} ${of} -> ${to}`
 }
 
 /** The files and packages in which two versions of a stage's code differ, as they are shown. */
 export const codeChanges = (before: Readonly<Record<string, string>>, after: Readonly<Record<string, string>>): ReadonlyArray<string> => {
-  const changed = [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((name) => before[name] !== after[name])
-  return changed.length === 0 ? ["bundled by another version of caravan"] : changed.map((name) => showCode(name, before[name], after[name]))
+  const changed = [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((name) => entry(before, name) !== entry(after, name))
+  return changed.length === 0
+    ? ["bundled by another version of caravan"]
+    : changed.map((name) => showCode(name, entry(before, name), entry(after, name)))
 }
 
 /** What changed in the code of a pinned stage since this result was made or last blessed; nothing for others, whose keys have the code. */
@@ -62,7 +65,7 @@ export const changes = (
   const own: Array<string> = []
   if (last.parts.stage !== now.stage) own.push(`stage ${last.parts.stage} -> ${now.stage}`)
   for (const field of new Set([...Object.keys(last.parts.config), ...Object.keys(now.config)])) {
-    const [before, after] = [show(last.parts.config[field]), show(now.config[field])]
+    const [before, after] = [show(entry(last.parts.config, field)), show(entry(now.config, field))]
     if (before !== after) own.push(`config ${field}: ${before} -> ${after}`)
   }
   if (last.parts.seed !== now.seed) own.push(`seed ${last.parts.seed} -> ${now.seed}`)
@@ -73,13 +76,13 @@ export const changes = (
   if (last.parts.mapping !== now.mapping) own.push("how stages are mapped: another version of caravan")
   const numerics = new Set([...Object.keys(last.parts.numerics ?? {}), ...Object.keys(now.numerics ?? {})])
   for (const name of numerics) {
-    const [before, after] = [last.parts.numerics?.[name], now.numerics?.[name]]
+    const [before, after] = [entry(last.parts.numerics ?? {}, name), entry(now.numerics ?? {}, name)]
     if (before !== after) own.push(`numerics ${name}: ${before ?? "nothing"} -> ${after ?? "nothing"}`)
   }
   const all = [...own]
   if (parts !== undefined) {
     for (const port of Object.keys(parts.inputs)) {
-      if (JSON.stringify(last.parts.inputs[port]) !== JSON.stringify(parts.inputs[port])) {
+      if (JSON.stringify(entry(last.parts.inputs, port)) !== JSON.stringify(parts.inputs[port])) {
         const ids = node.inputs[port]
         all.push(`input ${port}: new content${ids === null || ids === undefined ? "" : ` of ${[ids].flat().join(", ")}`}`)
       }

@@ -6,6 +6,7 @@ import type * as Scope from "effect/Scope"
 import type { Execute } from "./execute.ts"
 import { inProcess } from "./in-process.ts"
 import { processPool } from "./process-pool.ts"
+import { withoutSecrets } from "./secrets.ts"
 
 export class Executor extends Context.Service<
   Executor,
@@ -17,11 +18,8 @@ export class Executor extends Context.Service<
   /** `prepare`: a module whose `prepare(device, threads)` a child calls first: how the tensor engine is set up without the runtime knowing it. */
   static readonly layer = (options: { readonly prepare?: string | undefined } = {}): Layer.Layer<Executor> =>
     Layer.succeed(Executor, {
-      open: Effect.map(
-        processPool(options.prepare),
-        (inChild): Execute =>
-          (work) =>
-            work.stage.resources.tensors === true ? inChild(work) : inProcess(work)
+      open: Effect.map(processPool(options.prepare), (inChild): Execute =>
+        withoutSecrets((work) => (work.stage.resources.tensors === true ? inChild(work) : inProcess(work)))
       )
     })
 }

@@ -1,6 +1,7 @@
 /** Holding a run to a lock file (lock-file.ts): everything that decides its results is as it was frozen, and so are the results. */
 import { relative } from "node:path"
 import * as Effect from "effect/Effect"
+import { own } from "../../schemas/own.ts"
 import { formatVersion } from "../key/cache-key.ts"
 import { digestOf } from "../encoding.ts"
 import { PipelineError, type StoreError } from "../errors.ts"
@@ -79,32 +80,32 @@ export const differences = (frozen: LockFile, now: LockFile): Array<string> => {
   if (frozen.pipeline !== now.pipeline) lines.push(`pipeline: ${frozen.pipeline} -> ${now.pipeline}`)
   if (frozen.keys !== now.keys) lines.push(`format of cache keys: ${frozen.keys} -> ${now.keys}`)
   for (const id of union(frozen.inputs, now.inputs)) {
-    const [before, after] = [frozen.inputs[id], now.inputs[id]]
+    const [before, after] = [own(frozen.inputs, id), own(now.inputs, id)]
     if (before === undefined) lines.push(`input ${id} is new`)
     else if (after === undefined) lines.push(`input ${id} (${before.path}) is no longer used`)
     else if (before.digest !== after.digest)
       lines.push(`input ${id}: other content (sha256 ${short(before.digest)} -> ${short(after.digest)}, ${after.path})`)
   }
   for (const id of union(frozen.nodes, now.nodes)) {
-    const [before, after] = [frozen.nodes[id], now.nodes[id]]
+    const [before, after] = [own(frozen.nodes, id), own(now.nodes, id)]
     if (before === undefined) lines.push(`node ${id} is new`)
     else if (after === undefined) lines.push(`node ${id} is gone`)
     else {
       if (before.stage !== after.stage) lines.push(`node ${id}: stage ${before.stage} -> ${after.stage}`)
       if (before.pinned !== after.pinned) lines.push(`node ${id}: pinned: ${before.pinned ?? "not"} -> ${after.pinned ?? "not"}`)
       for (const field of union(before.config, after.config))
-        if (!same(before.config[field], after.config[field]))
-          lines.push(`node ${id}: config ${field}: ${show(before.config[field])} -> ${show(after.config[field])}`)
+        if (!same(own(before.config, field), own(after.config, field)))
+          lines.push(`node ${id}: config ${field}: ${show(own(before.config, field))} -> ${show(own(after.config, field))}`)
       if (before.seed !== after.seed) lines.push(`node ${id}: seed ${before.seed} -> ${after.seed}`)
       for (const port of union(before.inputs, after.inputs))
-        if (!same(before.inputs[port], after.inputs[port]))
-          lines.push(`node ${id}: input ${port}: ${show(before.inputs[port])} -> ${show(after.inputs[port])}`)
+        if (!same(own(before.inputs, port), own(after.inputs, port)))
+          lines.push(`node ${id}: input ${port}: ${show(own(before.inputs, port))} -> ${show(own(after.inputs, port))}`)
     }
   }
   // One line a stage, however many nodes it has.
   const code = new Set<string>()
   for (const [id, after] of Object.entries(now.nodes)) {
-    const before = frozen.nodes[id]
+    const before = own(frozen.nodes, id)
     if (before === undefined || before.code === after.code) continue
     const [old, young] = [frozen.code[before.code], now.code[after.code]]
     const files = union(old?.files ?? {}, young?.files ?? {}).filter((file) => old?.files[file] !== young?.files[file])
@@ -113,13 +114,13 @@ export const differences = (frozen: LockFile, now: LockFile): Array<string> => {
   }
   lines.push(...code)
   for (const name of union(frozen.packages, now.packages)) {
-    const [before, after] = [frozen.packages[name], now.packages[name]]
+    const [before, after] = [own(frozen.packages, name), own(now.packages, name)]
     const shown = name.slice(name.lastIndexOf("node_modules/") === -1 ? 0 : name.lastIndexOf("node_modules/") + "node_modules/".length)
     const [from, to] = [before, after].map((entry) => entry?.split(" ")[0] ?? "none")
     if (before !== after) lines.push(`package ${shown}: ${from} -> ${to}${from === to ? " (other content)" : ""}`)
   }
   for (const name of union(frozen.numerics ?? {}, now.numerics ?? {})) {
-    const [before, after] = [frozen.numerics?.[name], now.numerics?.[name]]
+    const [before, after] = [own(frozen.numerics ?? {}, name), own(now.numerics ?? {}, name)]
     if (before !== after) lines.push(`numerics ${name}: ${before ?? "nothing"} -> ${after ?? "nothing"}`)
   }
   return lines
@@ -146,7 +147,7 @@ export const holdToLock = (
 /** Fails the nodes whose results are not those that were frozen: a stage that does not come out the same twice. */
 export const holdResults = (lock: LockFile, result: RunResult): RunResult => {
   const differing = (node: NodeResult): boolean => {
-    const frozen = lock.nodes[node.id]?.result ?? null
+    const frozen = own(lock.nodes, node.id)?.result ?? null
     return frozen !== null && node.digest !== null && node.digest !== frozen
   }
   if (!result.nodes.some(differing)) return result

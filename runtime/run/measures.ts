@@ -10,9 +10,9 @@ import { Store } from "../store/store.ts"
 export type Measures = Readonly<Record<string, number | string | boolean>>
 
 /** A row each for the numbers, words and switches of a report; lists and texts of several lines are no measures. */
-const leaves = (value: unknown, path: string, into: Record<string, number | string | boolean>): void => {
-  if (typeof value === "number" || typeof value === "boolean") into[path] = value
-  else if (typeof value === "string" && value.length <= 60 && !value.includes("\n")) into[path] = value
+const leaves = (value: unknown, path: string, into: Map<string, number | string | boolean>): void => {
+  if (typeof value === "number" || typeof value === "boolean") into.set(path, value)
+  else if (typeof value === "string" && value.length <= 60 && !value.includes("\n")) into.set(path, value)
   else if (typeof value === "object" && value !== null && !Array.isArray(value))
     for (const [name, field] of Object.entries(value)) leaves(field, `${path}.${name}`, into)
 }
@@ -34,12 +34,12 @@ export const measuresOf = (result: RunResult): Effect.Effect<Measures, StoreErro
         try: () => read(join(folder, "report.json")),
         catch: storeError((reason) => `Reading the report in ${folder}: ${reason}. The run's results are kept: mend that, then run again.`)
       })
-    const measures: Record<string, number | string | boolean> = {}
+    const measures = new Map<string, number | string | boolean>()
     for (const { id, digest, metrics } of result.nodes) {
       if (digest === null) continue
-      for (const [name, value] of Object.entries(metrics)) measures[`${id}.${name}`] = value
+      for (const [name, value] of Object.entries(metrics)) measures.set(`${id}.${name}`, value)
       leaves(yield* reportOf(store.path(digest)), id, measures)
     }
     for (const [name, { path }] of Object.entries(result.outputs)) leaves(yield* reportOf(path), name, measures)
-    return measures
+    return Object.fromEntries(measures)
   })

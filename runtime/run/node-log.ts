@@ -1,11 +1,12 @@
 /**
  * A log per node and run: `logs/<run>/<node>.log`, a line for each thing that happened, with its time. Written from the run's events, so that
- * whatever shows a run can write it too.
+ * whatever shows a run can write it too. For its owner alone to read: stages print what they like.
  */
 import { hash } from "node:crypto"
 import { closeSync, mkdirSync, openSync, writeSync } from "node:fs"
 import { join } from "node:path"
 import { skippedText } from "../define/skipped.ts"
+import { visible } from "../../schemas/visible.ts"
 import { messageOf } from "../errors.ts"
 import type { RunEvent } from "./events.ts"
 
@@ -58,7 +59,7 @@ export const writeNodeLogs = (
     const time = new Date().toISOString()
     writeSync(
       log.file,
-      text
+      visible(text)
         .trimEnd()
         .split("\n")
         .map((line) => `${time} ${line}\n`)
@@ -86,7 +87,7 @@ export const writeNodeLogs = (
         case "node-started":
           attempt(event.node, () => {
             if (open.size === 0) mkdirSync(join(home, "logs", run), { recursive: true })
-            open.set(event.node, { file: openSync(logPath(home, run, event.node), "a"), logged: 0, waiting: undefined })
+            open.set(event.node, { file: openSync(logPath(home, run, event.node), "a", 0o600), logged: 0, waiting: undefined })
           })
           say(event.node, `stage ${event.stage} starts: ${event.why.join("; ")}`)
           break

@@ -2,6 +2,7 @@
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
+import { own } from "../../schemas/own.ts"
 import { decodeConfig } from "../../schemas/hyper.ts"
 import { noCheckpoints } from "../define/resume-points.ts"
 import { type SkippedCount, usualSkippedShare } from "../define/skipped.ts"
@@ -47,11 +48,11 @@ export const runStage = (
   Effect.gen(function* () {
     const config = yield* decodeConfig(stage.config, job.config, `Stage ${stage.name}`)
     const inputs = Object.fromEntries(
-      Object.entries(stage.inputs).map(([name, port]) => [name, job.inputs[name] ?? (portOf(port).arity === "many" ? [] : undefined)])
+      Object.entries(stage.inputs).map(([name, port]) => [name, own(job.inputs, name) ?? (portOf(port).arity === "many" ? [] : undefined)])
     )
     for (const [name, port] of Object.entries(stage.inputs)) {
       const { type } = portOf(port)
-      for (const ref of [job.inputs[name] ?? []].flat() as ReadonlyArray<ArtifactRef<any>>) yield* type.validate(ref.path)
+      for (const ref of [own(job.inputs, name) ?? []].flat() as ReadonlyArray<ArtifactRef<any>>) yield* type.validate(ref.path)
     }
     const skipped = collectSkipped(stage.name, job.sidecar ?? undefined, job.mostSkipped ?? usualSkippedShare)
     const context: Context = {

@@ -1,5 +1,5 @@
 /** File operations that last: what they did is there after a loss of power. */
-import { closeSync, existsSync, fchmodSync, fsync, fsyncSync, mkdirSync, openSync, renameSync } from "node:fs"
+import { closeSync, constants, existsSync, fchmodSync, fsync, fsyncSync, mkdirSync, openSync, renameSync } from "node:fs"
 import { dirname } from "node:path"
 import { promisify } from "node:util"
 
@@ -24,6 +24,14 @@ export const makeFolder = (folder: string): void => {
     makeFolder(dirname(folder))
     make()
   }
+}
+
+/**
+ * Makes an empty file that its owner alone may read and write, where there is none. One that is there keeps its mode, which its owner may have widened.
+ * SQLite gives the files it puts beside a database (-wal, -shm, -journal) the mode of the database.
+ */
+export const makePrivateFile = (path: string): void => {
+  if (!existsSync(path)) closeSync(openSync(path, constants.O_CREAT | constants.O_WRONLY, 0o600))
 }
 
 const syncFolder = (folder: string): void => {

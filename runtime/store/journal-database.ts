@@ -4,7 +4,7 @@ import { dirname } from "node:path"
 import { DatabaseSync, type SQLInputValue, type SQLOutputValue, type StatementSync } from "node:sqlite"
 import type { KeyParts } from "../key/cache-key.ts"
 import { messageOf, storeError } from "../errors.ts"
-import { makeFolder } from "./durable.ts"
+import { makeFolder, makePrivateFile } from "./durable.ts"
 
 export type Row = Record<string, SQLOutputValue>
 
@@ -72,6 +72,7 @@ export const parse = (text: SQLOutputValue | undefined): unknown => {
 /** Opens the file, and makes it with its folder where there is none. */
 const open = (file: string): DatabaseSync => {
   makeFolder(dirname(file))
+  makePrivateFile(file)
   const database = new DatabaseSync(file)
   try {
     database.exec("pragma busy_timeout = 10000; pragma journal_mode = wal; pragma synchronous = full; pragma wal_autocheckpoint = 4000")

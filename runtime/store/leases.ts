@@ -12,7 +12,7 @@ import { existsSync, readdirSync, rmSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync, type StatementSync } from "node:sqlite"
 import { isDamaged, messageOf, setDamagedAside, StoreError } from "../errors.ts"
-import { makeFolder } from "./durable.ts"
+import { makeFolder, makePrivateFile } from "./durable.ts"
 
 const tables = `
   create table if not exists holders (id text primary key, what text not null, pid integer not null) strict;
@@ -58,6 +58,7 @@ export class Leases {
       makeFolder(home)
       makeFolder(this.#folder)
       const open = () => {
+        makePrivateFile(join(home, "leases.db"))
         const database = new DatabaseSync(join(home, "leases.db"))
         try {
           database.exec("pragma busy_timeout = 30000; pragma journal_mode = wal; pragma synchronous = off")
@@ -123,6 +124,7 @@ export class Leases {
     try {
       // Made and locked before anybody can see it: gc takes a file that nobody has locked for a dead process's.
       this.exclusive(() => {
+        makePrivateFile(file)
         alive = new DatabaseSync(file)
         alive.exec("begin exclusive")
         this.#database.prepare("insert into holders (id, what, pid) values (?, ?, ?)").run(id, what, process.pid)

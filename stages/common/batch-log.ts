@@ -96,7 +96,7 @@ export const openBatchLog = Effect.fn("openBatchLog")(function* (context: {
           catch: (cause) =>
             failed(found.path, `the results of ${found.step} batches`, cause instanceof Error ? cause.message : String(cause))
         })
-  if (found !== undefined) yield* progress({ note: `goes on after ${found.step} batches, from its checkpoint` })
+  if (found !== undefined) yield* progress({ note: `resumes after ${found.step} batches, from a checkpoint` })
   let at = 0
   const next = Effect.fnUntraced(function* <A, E>({ name, compute, tell }: Batch<A, E>): Effect.fn.Return<A, E | ArtifactError> {
     const kept = entries[at]

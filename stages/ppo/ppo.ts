@@ -145,7 +145,7 @@ export const ppo = Stage.make("ppo", {
     const found = yield* checkpoints.latest
     if (found !== undefined) {
       yield* resumeRun(found, run)
-      yield* progress({ note: `goes on after iteration ${found.step} of ${config.iterations}, from its checkpoint` })
+      yield* progress({ note: `resumes after iteration ${found.step} of ${config.iterations}, from a checkpoint` })
     }
     const saveIfDue = Effect.suspend(() => (checkpoints.due() ? saveRun(checkpoints, run) : Effect.void))
     const ended: Pick<PpoDiagnostics, "stopped" | "divergence"> = yield* advanceToEnd(run, saveIfDue).pipe(

@@ -8,7 +8,7 @@ import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { type Dataset, External, type OutputSlot } from "../../schemas/artifact.ts"
-import { hyper, neutral } from "../../schemas/hyper.ts"
+import { hyper, hyperSecretVariable, hyperUrl, neutral } from "../../schemas/hyper.ts"
 import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { Annotator, type Kind, type Verdict } from "./annotator.ts"
@@ -39,10 +39,10 @@ export const AnnotateConfig = Schema.Struct({
     ),
     "it is in a message alone"
   ),
-  url: hyper("", "judge: address of the endpoint, as https://host/v1"),
+  url: hyperUrl("judge: address of the endpoint, as https://host/v1"),
   model: hyper("", "judge: name of the model"),
   keyVariable: neutral(
-    hyper("", "judge: environment variable that holds the key; empty: none is sent"),
+    hyperSecretVariable("judge: environment variable that holds the key; empty: none is sent"),
     "who may ask changes no answer; after a refused key, those that were given are found again"
   ),
   journal: neutral(

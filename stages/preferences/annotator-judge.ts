@@ -10,6 +10,7 @@ import { Random } from "../../engine/random.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { ResponsePair } from "../../schemas/rows.ts"
 import { type Checkpoints, noCheckpoints } from "../../runtime/define/resume-points.ts"
+import { redact } from "../../schemas/secrets.ts"
 import { openVerdictLog } from "./verdict-log.ts"
 import { AnnotationError, Annotator, type Kind, type Rating, type Verdict } from "./annotator.ts"
 
@@ -152,7 +153,7 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
       const swappedOf = (pair: ResponsePair) => new Random(seed, "judge", pair.id).next() < 0.5
       const keyOf = (pair: ResponsePair) => JSON.stringify([model, kind, swappedOf(pair), pair.prompt, pair.responseA, pair.responseB])
       const log = yield* Effect.mapError(openVerdictLog(options.checkpoints, pairs.length), (error) => failed(error.message))
-      if (log.known.size > 0) yield* options.progress({ note: `goes on after ${log.known.size} of ${pairs.length} verdicts` })
+      if (log.known.size > 0) yield* options.progress({ note: `resumes after ${log.known.size} of ${pairs.length} verdicts` })
       const given = pairs.map((pair, index) => (log.known.has(index) ? log.known.get(index) : known.get(keyOf(pair))))
       // Of a few pairs one may be no verdict, whatever its share; with 0 none may.
       const most = options.maxUnreadable === 0 ? 0 : Math.max(1, options.maxUnreadable * pairs.length)
@@ -168,14 +169,15 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
           if (isNew || verdict === undefined) {
             const answer = yield* Effect.mapError(ask(key, pair, swappedOf(pair), kind), (error) =>
               failed(
-                `Asking the judge ${model} at ${url}: ${error.message}, after ${done} of ${pairs.length} verdicts. ${whereKept}; check the address and the key, and run again.`
+                `Asking the judge ${model} at ${url}: ${redact(error.message, key === undefined ? [] : [key])}, after ${done} of ${pairs.length} verdicts. ${whereKept}; check the address and the key, and run again.`
               )
             )
             verdict = readVerdict(answer, swappedOf(pair), kind) ?? null
             if (journal !== "") {
               const line = `${JSON.stringify({ key: name, verdict })}\n`
               yield* Effect.tryPromise({
-                try: () => appendFile(journal, line),
+                // For its owner alone, where there is none: it quotes the dialogues.
+                try: () => appendFile(journal, line, { mode: 0o600 }),
                 catch: (cause) =>
                   failed(
                     `Writing a verdict to ${journal}: ${cause instanceof Error ? cause.message : String(cause)}. Free some space or name another file.`

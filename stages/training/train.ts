@@ -174,7 +174,7 @@ export const train = Effect.fn("train")(function* (
       const before = yield* resume(found, options, optimizer)
       losses.push(...before.losses)
       gradientNorms.push(...before.gradientNorms)
-      yield* options.progress({ note: `goes on after step ${found.step} of ${options.steps}, from its checkpoint` })
+      yield* options.progress({ note: `resumes after step ${found.step} of ${options.steps}, from a checkpoint` })
     }
     let skipped = 0
     for (const batch of options.batches) {

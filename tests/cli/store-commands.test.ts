@@ -1,15 +1,15 @@
 /** The commands on the store and its history as a user calls them: what they print, their documents, their exit codes. */
 import { existsSync, mkdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { afterAll, beforeAll, describe, expect, it, vi } from "vitest"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { parse } from "../../cli/command.ts"
 import { command as gc } from "../../cli/commands/gc.ts"
-import { main } from "../../cli/main.ts"
 import { ago, size } from "../../cli/display/units.ts"
 import { ageFlag, sizeFlag } from "../../cli/flag-values.ts"
 import { Shards } from "../../runtime/store/shards.ts"
 import { fixtureFolder } from "../runtime/fixture.ts"
-import { caravan, type Finished, removeFolder, runJson } from "./caravan.ts"
+import { caravan, removeFolder, runJson } from "./caravan.ts"
+import { inProcess } from "./in-process.ts"
 
 let folder: string
 let [first, second]: Array<ReturnType<typeof runJson> & { readonly run?: string }> = []
@@ -20,28 +20,10 @@ beforeAll(() => {
 })
 afterAll(() => removeFolder(folder))
 
-/** A command in this process: starting another takes as long as all the rest. */
-const inProcess = async (...args: ReadonlyArray<string>): Promise<Finished> => {
-  const text = { stdout: "", stderr: "" }
-  const spies = (["stdout", "stderr"] as const).map((name) =>
-    vi.spyOn(process[name], "write").mockImplementation((chunk) => ((text[name] += String(chunk)), true))
-  )
-  const listeners = new Set(process.stdout.listeners("error"))
-  vi.stubEnv("CARAVAN_HOME", join(folder, "home"))
-  try {
-    return { status: await main(args), ...text }
-  } finally {
-    vi.unstubAllEnvs()
-    for (const spy of spies) spy.mockRestore()
-    for (const listener of process.stdout.listeners("error"))
-      if (!listeners.has(listener)) process.stdout.off("error", listener as () => void)
-  }
-}
-
 /** What a command prints; it must end with this code, without a stack trace, and when the code is 0, say nothing on stderr. */
 const prints = async (code: number, ...args: ReadonlyArray<string>): Promise<string> => {
   const runs = ["run", "verify", "freeze"].includes(args[0]!)
-  const { status, stdout, stderr } = runs ? caravan(folder, ...args) : await inProcess(...args)
+  const { status, stdout, stderr } = runs ? caravan(folder, ...args) : await inProcess(folder, ...args)
   expect([status, /^\s+at .*:\d+:\d+/m.exec(`${stdout}${stderr}`)]).toEqual([code, null])
   if (code === 0 && !runs) expect(stderr).toBe("")
   return code === 0 || stdout !== "" ? stdout : stderr

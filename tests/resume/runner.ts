@@ -31,7 +31,7 @@ const { nodes } = await Effect.runPromise(
       onEvent: (event) => {
         if (event.type === "node-started") say({ type: "started", node: event.node })
         if (event.type === "progress" && event.progress.step !== undefined) say({ type: "step", node: event.node })
-        if (event.type === "note" && event.message.startsWith("goes on after"))
+        if (event.type === "note" && event.message.startsWith("resumes after"))
           say({ type: "resumed", node: event.node, after: Number(/\d+/.exec(event.message)![0]) })
       }
     }

@@ -36,7 +36,7 @@ describe("killed after every step, run again each time:", () => {
       for (let lives = 0; ; lives++) {
         expect(lives).toBeLessThanOrEqual(whole.saves)
         const { output, saves: more, notes } = await live(one, folder, { after: 1, when: ways[lives % 3]! })
-        expect(notes.join("\n")).toMatch(lives === 0 ? /^$/ : /^goes on after/)
+        expect(notes.join("\n")).toMatch(lives === 0 ? /^$/ : /^resumes after/)
         saves += more
         if (output === undefined) continue
         expect(output).toEqual(wanted)

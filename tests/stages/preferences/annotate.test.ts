@@ -189,7 +189,7 @@ describe("people, by a file,", () => {
 
 describe("a judge", () => {
   let server: Server
-  let answers: (body: string, count: number) => { status?: number; content?: string; hang?: boolean }
+  let answers: (body: string, count: number) => { status?: number; reason?: string; content?: string; hang?: boolean }
   let seen: Array<{ body: string; key: string | undefined }> = []
   let url = ""
   beforeAll(async () => {
@@ -198,9 +198,9 @@ describe("a judge", () => {
       request.on("data", (chunk) => (body += String(chunk)))
       request.on("end", () => {
         seen.push({ body, key: request.headers.authorization })
-        const { status = 200, content = "", hang = false } = answers(body, seen.length)
+        const { status = 200, reason, content = "", hang = false } = answers(body, seen.length)
         if (hang) return
-        response.writeHead(status, { "content-type": "application/json" })
+        response.writeHead(status, reason ?? "", { "content-type": "application/json" })
         response.end(JSON.stringify({ choices: [{ message: { content } }] }))
       })
     })
@@ -259,6 +259,12 @@ describe("a judge", () => {
     expect(message).toMatch(/Asking the judge m at .*: it answered 401 .* after 0 of 12 verdicts/)
     expect(message).not.toContain("secret")
     expect(seen.length).toBe(1)
+  })
+  it("that echoes its key, and a key that no header can hold, which fetch quotes: the message has none", async () => {
+    answers = () => ({ status: 401, reason: "sk-1234 is no key" })
+    expect(await failure({ environment: { JUDGE_KEY: "sk-1234" } })).toMatch(/it answered 401 \[secret\] is no key, after/)
+    const broken = await failure({ environment: { JUDGE_KEY: "sk-\u20ac1234" } })
+    expect(broken).not.toContain("1234")
   })
   it("that answers nonsense or refuses: a few pairs are left out, more stop the stage", async () => {
     answers = (body, count) => (count === 3 ? { content: "I'd rather not." } : sensible(body))

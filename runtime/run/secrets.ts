@@ -1,0 +1,40 @@
+/** Keeps the secrets that a stage was given to itself: whatever it says to the runtime, or prints, comes without them. */
+import * as Effect from "effect/Effect"
+import { hyperInfo } from "../../schemas/hyper.ts"
+import { redact, redactPieces } from "../../schemas/secrets.ts"
+import type { Progress, StageInfo } from "../define/stage-info.ts"
+import { StageError } from "../errors.ts"
+import type { Execute } from "./execute.ts"
+
+/** What is in the environment variables that a stage's config names as holding secrets. */
+const secretsOf = (stage: StageInfo, config: Readonly<Record<string, unknown>>): ReadonlyArray<string> =>
+  Object.entries(stage.config.fields as Readonly<Record<string, object>>).flatMap(([name, field]) => {
+    if (hyperInfo(field)?.namesSecret !== true || !Object.hasOwn(config, name)) return []
+    return process.env[String(config[name])] ?? []
+  })
+
+/** As `execute`; errors, progress, notes and output without the stage's secrets. */
+export const withoutSecrets =
+  (execute: Execute): Execute =>
+  (work) => {
+    const secrets = secretsOf(work.stage, work.job.config)
+    if (secrets.length === 0) return execute(work)
+    const { onProgress, onOutput } = work
+    const output = redactPieces(secrets)
+    const say = (text: string) => {
+      if (text !== "") onOutput?.(text)
+    }
+    return execute({
+      ...work,
+      onProgress: (progress) =>
+        onProgress(
+          Object.fromEntries(
+            Object.entries(progress).map(([name, value]) => [name, typeof value === "string" ? redact(value, secrets) : value])
+          ) as Progress
+        ),
+      onOutput: (text) => say(output.add(text))
+    }).pipe(
+      Effect.mapError((error) => new StageError({ reason: error.reason, message: redact(error.message, secrets) })),
+      Effect.ensuring(Effect.sync(() => say(output.end())))
+    )
+  }

@@ -1,0 +1,33 @@
+/** Taking secrets (keys of endpoints) out of text that others may read: errors, logs, events, the journal. */
+
+/** A shorter value is no key, and taking it out would leave no text whole. */
+const shortest = 4
+
+/** The forms in which a key is echoed: as it is, inside JSON, inside a URL. */
+const formsOf = (secret: string): ReadonlyArray<string> =>
+  secret.length < shortest ? [] : [...new Set([secret, secret.trim(), JSON.stringify(secret).slice(1, -1), encodeURIComponent(secret)])]
+
+/** The text without these secrets. */
+export const redact = (text: string, secrets: ReadonlyArray<string>): string =>
+  secrets.flatMap(formsOf).reduce((left, form) => left.replaceAll(form, "[secret]"), text)
+
+/** As `redact`, for text that comes in pieces: the beginning of a secret at the end of one is held back until the next, or `end`, tells. */
+export const redactPieces = (secrets: ReadonlyArray<string>): { readonly add: (piece: string) => string; readonly end: () => string } => {
+  const forms = secrets.flatMap(formsOf)
+  const most = Math.max(0, ...forms.map((form) => form.length - 1))
+  let held = ""
+  return {
+    add: (piece) => {
+      const text = redact(held + piece, secrets)
+      let keep = Math.min(most, text.length)
+      while (keep > 0 && !forms.some((form) => form.startsWith(text.slice(text.length - keep)))) keep--
+      held = text.slice(text.length - keep)
+      return text.slice(0, text.length - keep)
+    },
+    end: () => {
+      const rest = held
+      held = ""
+      return rest
+    }
+  }
+}
