@@ -62,7 +62,7 @@ const nodeTable = (result: RunResult): ReadonlyArray<string> => {
 
 /** What stages could not use, of nodes that ran and of those that were found. */
 const rowsSkipped = ({ nodes }: RunResult): ReadonlyArray<string> => {
-  const lines = nodes.flatMap((node) => skippedLines(node).map((line) => `  ${node.id}: ${plain(line)}`))
+  const lines = nodes.flatMap((node) => skippedLines(node).map((line) => `  ${node.id}: ${line}`))
   return lines.length === 0 ? [] : ["Rows left out:", ...lines]
 }
 

@@ -2,6 +2,7 @@
 import { closeSync, mkdirSync, openSync, writeSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
+import { visibleJson } from "../../schemas/visible.ts"
 import { type SkippedCount, type SkippedRow, type SkippedRows, skippedText } from "../define/skipped.ts"
 import { messageOf, StageError } from "../errors.ts"
 import { skippedFile } from "../store/sidecar.ts"
@@ -46,7 +47,7 @@ export const collectSkipped = (stage: string, folder: string | undefined, most: 
     const reasons = open.get(row.what) ?? new Map<string, number>()
     open.set(row.what, reasons.set(row.reason, (reasons.get(row.reason) ?? 0) + 1))
     if (folder === undefined) return
-    attempt(() => (waiting += `${JSON.stringify(row)}\n`))
+    attempt(() => (waiting += `${visibleJson(row)}\n`))
     if (waiting.length > pieceLength) flush()
   }
   const check: SkippedRows["check"] = Effect.fnUntraced(function* (what, of) {
