@@ -55,12 +55,19 @@ export class Random {
   normal(): number {
     return Math.sqrt(-2 * Math.log(1 - this.next())) * Math.cos(2 * Math.PI * this.next())
   }
-  /** A shuffled copy (Fisher and Yates). */
+  /** A shuffled copy. */
   shuffle<A>(items: ReadonlyArray<A>): Array<A> {
-    const out = items.slice()
-    for (let i = out.length - 1; i > 0; i--) {
+    return Array.from(this.permutation(items.length), (i) => items[i]!)
+  }
+  /** The whole numbers below `count` in the order that `shuffle` gives as many items (Fisher and Yates). */
+  permutation(count: number): Uint32Array {
+    const out = new Uint32Array(count)
+    for (let i = 0; i < count; i++) out[i] = i
+    for (let i = count - 1; i > 0; i--) {
       const j = this.int(i + 1)
-      ;[out[i], out[j]] = [out[j]!, out[i]!]
+      const held = out[i]!
+      out[i] = out[j]!
+      out[j] = held
     }
     return out
   }

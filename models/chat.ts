@@ -8,6 +8,7 @@
  */
 import * as Schema from "effect/Schema"
 import type { Message } from "../schemas/rows.ts"
+import { TokenBuffer } from "./tokenizer/token-buffer.ts"
 import type { Tokenizer } from "./tokenizer/tokenizer.ts"
 
 /** A dialogue that the format can't hold. */
@@ -34,7 +35,8 @@ const strip = (text: string): string => {
   return text.slice(start, end)
 }
 
-interface Exchange {
+/** A question, the system prompt folded in, and its answer; both stripped. */
+export interface Exchange {
   readonly question: string
   readonly answer: string | undefined
 }
@@ -67,53 +69,80 @@ const exchangesOf = (messages: ReadonlyArray<Message>): Array<Exchange> => {
   return exchanges
 }
 
+/** The dialogue as exchanges; undefined where the format can't hold it. */
+export const readExchanges = (messages: ReadonlyArray<Message>): ReadonlyArray<Exchange> | undefined => {
+  try {
+    return exchangesOf(messages)
+  } catch (cause) {
+    if (cause instanceof ChatError) return undefined
+    throw cause
+  }
+}
+
 /** Tokens of a dialogue that ends with an answer, and which of them carry loss: the answers' and the EOS after each. */
 export const encodeDialogue = (
   tokenizer: Tokenizer,
   messages: ReadonlyArray<Message>
 ): { readonly tokens: Array<number>; readonly lossMask: Array<boolean> } => {
-  const exchanges = exchangesOf(messages)
+  const out = new TokenBuffer()
+  const ends = appendDialogue(tokenizer, exchangesOf(messages), out)
+  return { tokens: out.slice(), lossMask: lossMaskOf(ends) }
+}
+
+/**
+ * Appends the tokens of a dialogue that ends with an answer. Gives where its questions and answers end, in turn: how many tokens there are up to the end of
+ * the first question ([/INST]), of the first answer (its EOS), of the second question, and so on.
+ */
+export const appendDialogue = (tokenizer: Tokenizer, exchanges: ReadonlyArray<Exchange>, out: TokenBuffer): Array<number> => {
   if (exchanges.at(-1)!.answer === undefined)
     throw new ChatError({ message: "The dialogue ends with a question: there is no answer to learn or score." })
-  const tokens: Array<number> = []
-  const lossMask: Array<boolean> = []
-  const push = (ids: ReadonlyArray<number>, loss: boolean) => {
-    for (const id of ids) {
-      tokens.push(id)
-      lossMask.push(loss)
-    }
-  }
-  for (const { question, answer } of exchanges) {
-    const asked = encodeQuestion(tokenizer, question)
-    // Question and answer are one text to the tokenizer, so the answer's tokens are what follows the question's.
-    const whole = tokenizer.encode(`[INST] ${question} [/INST] ${answer!} `)
-    if (asked.some((id, i) => i > 0 && whole[i - 1] !== id))
-      throw new ChatError({
-        message: "The tokenizer joins [/INST] to the answer, so that no token boundary is between them: give one with word-wise pieces."
-      })
-    push(asked, false)
-    push(whole.slice(asked.length - 1), true)
-    push([tokenizer.eosId], true)
-  }
-  return { tokens, lossMask }
+  const start = out.length
+  return exchanges.flatMap((exchange) => {
+    appendQuestion(tokenizer, exchange, out)
+    const asked = out.length - start
+    appendAnswer(tokenizer, exchange, out)
+    return [asked, out.length - start]
+  })
 }
+
+/** Which tokens carry loss, of a dialogue whose questions and answers end so: the answers'. */
+export const lossMaskOf = (ends: ReadonlyArray<number>): Array<boolean> =>
+  ends.flatMap((end, i) => new Array<boolean>(end - (ends[i - 1] ?? 0)).fill(i % 2 === 1))
 
 /** Tokens of a dialogue that ends with a question: what a model is to continue, up to and including [/INST]. */
 export const encodePrompt = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): Array<number> => {
   const exchanges = exchangesOf(messages)
-  const last = exchanges.at(-1)!
-  if (last.answer !== undefined) throw new ChatError({ message: "The dialogue ends with an answer: there is nothing to continue." })
-  const tokens = exchanges
-    .slice(0, -1)
-    .flatMap(({ question, answer }) => [tokenizer.bosId, ...tokenizer.encode(`[INST] ${question} [/INST] ${answer!} `), tokenizer.eosId])
-  for (const id of encodeQuestion(tokenizer, last.question)) tokens.push(id)
-  return tokens
+  if (exchanges.at(-1)!.answer !== undefined)
+    throw new ChatError({ message: "The dialogue ends with an answer: there is nothing to continue." })
+  const out = new TokenBuffer()
+  appendPrompt(tokenizer, exchanges, out)
+  return out.slice()
 }
 
-const encodeQuestion = (tokenizer: Tokenizer, question: string): Array<number> => [
-  tokenizer.bosId,
-  ...tokenizer.encode(`[INST] ${question} [/INST]`)
-]
+/** Appends the tokens of a dialogue up to its last question's [/INST], whether or not an answer follows. */
+export const appendPrompt = (tokenizer: Tokenizer, exchanges: ReadonlyArray<Exchange>, out: TokenBuffer): void => {
+  for (const { question, answer } of exchanges.slice(0, -1)) {
+    out.push(tokenizer.bosId)
+    tokenizer.append(`[INST] ${question} [/INST] ${answer!} `, out)
+    out.push(tokenizer.eosId)
+  }
+  appendQuestion(tokenizer, exchanges.at(-1)!, out)
+}
+
+const appendQuestion = (tokenizer: Tokenizer, { question }: Exchange, out: TokenBuffer): void => {
+  out.push(tokenizer.bosId)
+  tokenizer.append(`[INST] ${question} [/INST]`, out)
+}
+
+/** Appends the tokens of an answer and its EOS, to those of its question. */
+export const appendAnswer = (tokenizer: Tokenizer, { question, answer }: Exchange, out: TokenBuffer): void => {
+  // Question and answer are one text to the tokenizer, so the answer's tokens are what follows the question's.
+  if (!tokenizer.appendAfter(`[INST] ${question} [/INST]`, ` ${answer!} `, out))
+    throw new ChatError({
+      message: "The tokenizer joins [/INST] to the answer, so that no token boundary is between them: give one with word-wise pieces."
+    })
+  out.push(tokenizer.eosId)
+}
 
 /** A dialogue as text in the chat format, BOS and EOS left out: what a small base model is pretrained on. */
 export const dialogueText = (messages: ReadonlyArray<Message>): string =>
@@ -122,12 +151,4 @@ export const dialogueText = (messages: ReadonlyArray<Message>): string =>
     .join(" ")
 
 /** Whether the format holds the dialogue: user and assistant alternate, no tags in the text, no empty answer. */
-export const fitsChatFormat = (messages: ReadonlyArray<Message>): boolean => {
-  try {
-    exchangesOf(messages)
-    return true
-  } catch (cause) {
-    if (cause instanceof ChatError) return false
-    throw cause
-  }
-}
+export const fitsChatFormat = (messages: ReadonlyArray<Message>): boolean => readExchanges(messages) !== undefined

@@ -3,38 +3,31 @@
  * neighbours that makes the best-scored piece is joined until none does; what no piece covers becomes bytes. Control tokens never come from
  * text: a "<s>" that somebody typed is three characters.
  */
-import { Heap } from "./heap.ts"
+import { Joiner } from "./joining.ts"
 import type { ModelFile, Piece } from "./model-file.ts"
+import { TokenBuffer } from "./token-buffer.ts"
 import { decodeUtf8 } from "./utf8.ts"
+import { WordCache } from "./word-cache.ts"
 
 const space = "\u2581"
 /** Surface of the unknown piece. */
 const unknown = " \u2047 "
+const spaceByte = 0x20
 
-/** Words (a run of spaces and what follows) are tokenised once and remembered, up to so many, unless they are longer than so many characters. */
-const cachedWords = 100_000
-const cachedLength = 256
-
-interface Join {
-  readonly score: number
-  readonly left: number
-  readonly right: number
-  /** Of the joined text: tells a join that is out of date. */
-  readonly length: number
-}
-/** Highest score first, among equals the leftmost. */
-const before = (a: Join, b: Join): boolean => a.score > b.score || (a.score === b.score && a.left < b.left)
+const utf8 = new TextEncoder()
 
 export class Tokenizer {
   readonly model: ModelFile
-  /** Ids of what joining may make, by text: never a control, unknown or byte piece. */
-  readonly #ids = new Map<string, number>()
   /** Ids of the byte pieces, and back. */
   readonly #byteIds: Array<number> = []
   readonly #bytes = new Map<number, number>()
-  readonly #cache = new Map<string, ReadonlyArray<number>>()
-  /** Whether no piece joins a word to the one before it, so that words can be tokenised apart. */
+  readonly #joiner: Joiner
+  /** Whether no piece joins a word to the one before it, so that words (a run of spaces and what follows) can be tokenised apart. */
   readonly #wordwise: boolean
+  readonly #words = new WordCache()
+  /** The text being encoded. */
+  #text = Buffer.alloc(0)
+  readonly #scratch = new TokenBuffer()
   /** 0 in Llama 2's vocabulary, as BOS is 1 and EOS 2. */
   readonly unkId: number
   readonly bosId: number
@@ -42,8 +35,10 @@ export class Tokenizer {
 
   constructor(model: ModelFile) {
     this.model = model
+    /** Ids of what joining may make, by text: never a control, unknown or byte piece. */
+    const ids = new Map<string, number>()
     model.pieces.forEach((piece, id) => {
-      if (piece.type === "normal" || piece.type === "unused") this.#ids.set(piece.text, id)
+      if (piece.type === "normal" || piece.type === "unused") ids.set(piece.text, id)
       else if (piece.type === "byte") {
         const byte = Number.parseInt(piece.text.slice(3, 5), 16)
         this.#byteIds[byte] = id
@@ -54,7 +49,8 @@ export class Tokenizer {
     this.unkId = model.pieces.findIndex((piece) => piece.type === "unknown")
     this.bosId = control("<s>")
     this.eosId = control("</s>")
-    this.#wordwise = [...this.#ids.keys()].every((text) => !/[^\u2581]\u2581/.test(text))
+    this.#wordwise = [...ids.keys()].every((text) => !/[^\u2581]\u2581/.test(text))
+    this.#joiner = new Joiner(model, { ids, byteIds: this.#byteIds, unkId: this.unkId })
   }
 
   get vocabSize(): number {
@@ -73,65 +69,62 @@ export class Tokenizer {
 
   /** Token ids of a text, without BOS and EOS. Lone surrogates count as U+FFFD. */
   encode(text: string): Array<number> {
-    if (text === "") return []
-    const escaped = (this.model.addDummyPrefix ? space : "") + text.toWellFormed().replaceAll(" ", space)
-    const out: Array<number> = []
-    for (const [word] of this.#wordwise ? escaped.matchAll(/\u2581*[^\u2581]+|\u2581+/g) : [[escaped]]) {
-      let ids = this.#cache.get(word)
-      if (ids === undefined) {
-        ids = this.#encodeWord(word)
-        if (word.length <= cachedLength) {
-          if (this.#cache.size >= cachedWords) this.#cache.clear()
-          this.#cache.set(word, ids)
-        }
-      }
-      // A run of unknown characters is one unknown piece.
-      for (const id of ids) if (id !== this.unkId || out.at(-1) !== id) out.push(id)
-    }
-    return out
+    this.#scratch.length = 0
+    this.append(text, this.#scratch)
+    return this.#scratch.slice()
   }
 
-  /** Joins the best pair of neighbours again and again. */
-  #encodeWord(word: string): ReadonlyArray<number> {
-    const symbols = Array.from(word)
-    const next = symbols.map((_, i) => (i + 1 < symbols.length ? i + 1 : -1))
-    const previous = symbols.map((_, i) => i - 1)
-    const agenda = new Heap(before)
-    /** Of unused pieces: what they were joined of. */
-    const parts = new Map<string, readonly [string, string]>()
-    const consider = (left: number, right: number) => {
-      if (left === -1 || right === -1) return
-      const joined = symbols[left]! + symbols[right]!
-      const id = this.#ids.get(joined)
-      if (id === undefined) return
-      const { score, type } = this.model.pieces[id]!
-      agenda.push({ score, left, right, length: joined.length })
-      if (type === "unused") parts.set(joined, [symbols[left]!, symbols[right]!])
+  /** Appends the token ids of a text. What comes before must be a control token, if anything does: a run of unknown characters is one unknown piece. */
+  append(text: string, out: TokenBuffer): void {
+    if (text !== "") this.#append(this.model.addDummyPrefix ? ` ${text}` : text, out)
+  }
+
+  /**
+   * Appends the tokens that `text` adds to those of `before`, which `out` ends with; false, and nothing appended, where a token would hold some of
+   * both. `text` begins with a space and `before` ends without one.
+   */
+  appendAfter(before: string, text: string, out: TokenBuffer): boolean {
+    if (this.#wordwise) this.#append(text, out)
+    else {
+      const first = this.encode(before)
+      const whole = this.encode(before + text)
+      if (first.some((id, i) => whole[i] !== id)) return false
+      for (const id of whole.slice(first.length)) out.push(id)
     }
-    for (let i = 0; i + 1 < symbols.length; i++) consider(i, i + 1)
-    for (let best = agenda.pop(); best !== undefined; best = agenda.pop()) {
-      const { left, right, length } = best
-      // Out of date when either side has been joined since.
-      if (symbols[left] === "" || symbols[right] === "" || symbols[left]!.length + symbols[right]!.length !== length) continue
-      symbols[left] += symbols[right]!
-      symbols[right] = ""
-      const after = next[right]!
-      next[left] = after
-      if (after !== -1) previous[after] = left
-      consider(previous[left]!, left)
-      consider(left, after)
+    return true
+  }
+
+  #append(text: string, out: TokenBuffer): void {
+    // Both count as a space.
+    const spaced = text.includes(space) ? text.replaceAll(space, " ") : text
+    if (this.#text.length < 3 * spaced.length) this.#text = Buffer.allocUnsafeSlow(6 * spaced.length)
+    const bytes = this.#text
+    const { written } = utf8.encodeInto(spaced, bytes)
+    for (let at = 0; at < written;) {
+      const from = at
+      // FNV-1a, of 32 bits.
+      let hash = 0x811c9dc5
+      if (this.#wordwise) {
+        for (; at < written && bytes[at] === spaceByte; at++) hash = Math.imul(hash ^ spaceByte, 0x01000193)
+        for (; at < written && bytes[at] !== spaceByte; at++) hash = Math.imul(hash ^ bytes[at]!, 0x01000193)
+      } else for (; at < written; at++) hash = Math.imul(hash ^ bytes[at]!, 0x01000193)
+      const start = out.length
+      if (!this.#words.append(bytes, from, at, hash, out)) {
+        this.#joiner.append(bytes.toString("utf8", from, at).replaceAll(" ", space), out)
+        this.#words.add(bytes, from, at, hash, out, start)
+      }
+      if (!this.model.byteFallback) this.#joinUnknown(out, start)
     }
-    const out: Array<number> = []
-    const emit = (symbol: string): void => {
-      const id = this.#ids.get(symbol)
-      const split = parts.get(symbol)
-      if (split !== undefined) split.forEach(emit)
-      else if (id !== undefined) out.push(id)
-      else if (this.model.byteFallback) for (const byte of Buffer.from(symbol)) out.push(this.#byteIds[byte]!)
-      else out.push(this.unkId)
+  }
+
+  /** A run of unknown characters is one unknown piece: takes the others away, from `start` on. */
+  #joinUnknown(out: TokenBuffer, start: number): void {
+    let length = start
+    for (let i = start; i < out.length; i++) {
+      const id = out.ids[i]!
+      if (id !== this.unkId || length === 0 || out.ids[length - 1] !== id) out.ids[length++] = id
     }
-    for (const symbol of symbols) if (symbol !== "") emit(symbol)
-    return out
+    out.length = length
   }
 
   /** The text of token ids, as SentencePiece gives it: control tokens vanish, bytes are joined, the space put in front is taken away. Throws a RangeError for what is not an id. */

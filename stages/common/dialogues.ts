@@ -1,6 +1,16 @@
 /** Tokenised dialogues that fit a model's context. */
 import type { Message } from "../../schemas/rows.ts"
-import { encodeDialogue, encodePrompt, fitsChatFormat } from "../../models/chat.ts"
+import {
+  appendAnswer,
+  appendDialogue,
+  appendPrompt,
+  encodePrompt,
+  type Exchange,
+  fitsChatFormat,
+  lossMaskOf,
+  readExchanges
+} from "../../models/chat.ts"
+import { TokenBuffer } from "../../models/tokenizer/token-buffer.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Example } from "./sequences.ts"
 
@@ -34,32 +44,58 @@ export const fitDialogue = (
   messages: ReadonlyArray<Message>,
   length: number,
   tooLong: "shorten" | "leave out" = "shorten"
-): Example | undefined =>
-  fitsChatFormat(messages)
-    ? firstFitting(messages, tooLong, (form) => {
-        const example = encodeDialogue(tokenizer, form)
-        return example.tokens.length <= length ? example : undefined
-      })
-    : undefined
+): Example | undefined => {
+  const out = new TokenBuffer()
+  const ends = appendFittingDialogue(tokenizer, messages, { length, tooLong }, out)
+  return ends === undefined ? undefined : { tokens: out.slice(), lossMask: lossMaskOf(ends) }
+}
+
+/** The same into a buffer: gives where the questions and answers end (`appendDialogue`), or undefined, and the buffer is as it was. */
+export const appendFittingDialogue = (
+  tokenizer: Tokenizer,
+  messages: ReadonlyArray<Message>,
+  { length, tooLong }: { readonly length: number; readonly tooLong: "shorten" | "leave out" },
+  out: TokenBuffer
+): Array<number> | undefined => {
+  const start = out.length
+  const exchanges = readExchanges(messages)
+  if (exchanges === undefined) return undefined
+  return firstFitting(messages, tooLong, (form) => {
+    const ends = appendDialogue(tokenizer, form === messages ? exchanges : readExchanges(form)!, out)
+    if (ends.at(-1)! <= length) return ends
+    out.length = start
+    return undefined
+  })
+}
 
 /**
- * Several answers to one prompt, each as a dialogue. Where one of them is too long, all lose the same exchanges, so that they are compared as answers to the
- * same; undefined when there is no way that all fit, or when the chat format can't hold one.
+ * Appends the tokens of several answers to one prompt: the prompt's once, then each answer's. Where prompt and answer are longer than `length`, all
+ * lose the same exchanges, so that they are compared as answers to the same. Gives where the prompt and each answer end, counted from where the prompt
+ * begins; undefined, and the buffer is as it was, when there is no way that all fit or when the chat format can't hold one.
  */
-export const fitAnswers = (
+export const appendFittingAnswers = (
   tokenizer: Tokenizer,
   prompt: ReadonlyArray<Message>,
   answers: ReadonlyArray<string>,
-  length: number
-): { readonly examples: ReadonlyArray<Example>; readonly shortened: boolean } | undefined => {
-  const dialogue = (messages: ReadonlyArray<Message>, content: string): ReadonlyArray<Message> => [
-    ...messages,
-    { role: "assistant", content }
-  ]
-  if (!answers.every((answer) => fitsChatFormat(dialogue(prompt, answer)))) return undefined
+  length: number,
+  out: TokenBuffer
+): { readonly ends: ReadonlyArray<number>; readonly shortened: boolean } | undefined => {
+  const start = out.length
+  const dialogues = (form: ReadonlyArray<Message>): Array<ReadonlyArray<Exchange> | undefined> =>
+    answers.map((content) => readExchanges([...form, { role: "assistant", content }]))
+  const whole = dialogues(prompt)
+  if (whole.includes(undefined)) return undefined
   return firstFitting(prompt, "shorten", (form) => {
-    const examples = answers.map((answer) => encodeDialogue(tokenizer, dialogue(form, answer)))
-    return examples.every(({ tokens }) => tokens.length <= length) ? { examples, shortened: form !== prompt } : undefined
+    const read = form === prompt ? whole : dialogues(form)
+    appendPrompt(tokenizer, read[0]!, out)
+    const ends = [out.length - start]
+    for (const exchanges of read) {
+      appendAnswer(tokenizer, exchanges!.at(-1)!, out)
+      ends.push(out.length - start)
+    }
+    if (ends.every((end, i) => i === 0 || ends[0]! + end - ends[i - 1]! <= length)) return { ends, shortened: form !== prompt }
+    out.length = start
+    return undefined
   })
 }
 

@@ -12,10 +12,13 @@ export interface LeftOut {
   readonly firstFault: string
 }
 
-/** A row that did not fit: its dialogue, or each of several. */
-export interface Unfit {
+/** A row that is left out. */
+export interface LeftOutRow {
+  /** Its place in the dataset, from 0. */
+  readonly index: number
   readonly id: string
-  readonly dialogues: ReadonlyArray<ReadonlyArray<Message>>
+  /** Why the chat format can't hold it, in words; undefined where it is too long. */
+  readonly fault: string | undefined
 }
 
 /** Why the chat format can't hold a dialogue, in words; undefined where it can. */
@@ -29,12 +32,27 @@ const faultOf = (messages: ReadonlyArray<Message>): string | undefined => {
   }
 }
 
-export const whyLeftOut = (unfit: ReadonlyArray<Unfit>): LeftOut => {
-  const faults = unfit.flatMap(({ id, dialogues }) => {
+/** Counts the rows that a stage leaves out as they come, and tells of each: none is kept. */
+export class LeftOutCounter {
+  readonly #tell: (row: LeftOutRow) => void
+  #tooLong = 0
+  #format = 0
+  #firstFault = ""
+  constructor(tell: (row: LeftOutRow) => void = () => {}) {
+    this.#tell = tell
+  }
+
+  /** A row that did not fit: its dialogue, or each of several. */
+  add(index: number, id: string, dialogues: ReadonlyArray<ReadonlyArray<Message>>): void {
     const fault = dialogues.map(faultOf).find((found) => found !== undefined)
-    return fault === undefined ? [] : [`${JSON.stringify(id)}: ${fault}`]
-  })
-  return { tooLong: unfit.length - faults.length, format: faults.length, firstFault: faults[0] ?? "" }
+    if (fault === undefined) this.#tooLong++
+    else if (++this.#format === 1) this.#firstFault = `${JSON.stringify(id)}: ${fault}`
+    this.#tell({ index, id, fault })
+  }
+
+  get counts(): LeftOut {
+    return { tooLong: this.#tooLong, format: this.#format, firstFault: this.#firstFault }
+  }
 }
 
 /** The error of a stage of whose `count` rows none is left. `length` is what a row may have, `context` what the model holds. */

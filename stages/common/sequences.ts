@@ -21,33 +21,76 @@ export interface PackedRow {
   readonly segments: Int32Array
 }
 
+/** Things that are made when they are asked for, by index; an array is one. */
+export interface Sequence<A> {
+  readonly length: number
+  readonly at: (index: number) => A | undefined
+}
+
+/** Which examples share a row. */
+export interface Packing {
+  /** How many rows there are. */
+  readonly length: number
+  /** Of a row: the indices of its examples. */
+  readonly row: (index: number) => Uint32Array
+}
+
+/** Examples of so many tokens have nothing to predict. */
+const tooShort = 1
+
 /**
  * Packs examples, in the order given, into rows of `length`: each goes into the first open row that has room (Llama 2 §3.1: "we concatenate
- * all the prompts and answers" to fill sequences). An example longer than a row keeps its first `length` tokens. At most `openRows` rows are
- * tried, so that packing a million examples stays linear.
+ * all the prompts and answers" to fill sequences). An example longer than a row keeps its first `length` tokens; one with nothing to predict is left
+ * out. At most `openRows` rows are tried, so that packing a million examples stays linear.
  */
-export const packExamples = (
-  examples: Iterable<Example>,
-  options: { readonly length: number; readonly padId: number; readonly openRows?: number }
-): Array<PackedRow> => {
-  const { length, padId, openRows = 32 } = options
-  const closed: Array<Array<Example>> = []
-  const open: Array<{ used: number; readonly examples: Array<Example> }> = []
-  for (const example of examples) {
-    const size = Math.min(example.tokens.length, length)
-    if (size < 2) continue // nothing to predict
-    let row = open.find((candidate) => candidate.used + size <= length)
-    if (row === undefined) {
-      row = { used: 0, examples: [] }
-      open.push(row)
-      closed.push(row.examples)
+export const packRows = (
+  order: Uint32Array,
+  options: { readonly sizeOf: (example: number) => number; readonly length: number; readonly openRows?: number }
+): Packing => {
+  const { sizeOf, length, openRows = 32 } = options
+  const nowhere = 2 ** 32 - 1
+  /** Of each place in the order: its row. */
+  const rows = new Uint32Array(order.length).fill(nowhere)
+  const open: Array<{ readonly row: number; used: number }> = []
+  let count = 0
+  order.forEach((example, i) => {
+    const size = Math.min(sizeOf(example), length)
+    if (size <= tooShort) return
+    let place = open.find((candidate) => candidate.used + size <= length)
+    if (place === undefined) {
+      place = { row: count++, used: 0 }
+      open.push(place)
       if (open.length > openRows) open.shift()
     }
-    row.examples.push(example)
-    row.used += size
-  }
-  return closed.map((row) => layOut(row, length, padId))
+    place.used += size
+    rows[i] = place.row
+  })
+  // Sorted by row, by counting.
+  const ends = new Uint32Array(count + 1)
+  for (const row of rows) if (row !== nowhere) ends[row + 1]!++
+  for (let row = 0; row < count; row++) ends[row + 1]! += ends[row]!
+  const members = new Uint32Array(ends[count]!)
+  const next = ends.slice()
+  rows.forEach((row, i) => {
+    if (row !== nowhere) members[next[row]!++] = order[i]!
+  })
+  return { length: count, row: (index) => members.subarray(ends[index], ends[index + 1]) }
 }
+
+/** The rows of a packing, each made when it is asked for. */
+export const packedRows = (
+  examples: Sequence<Example>,
+  packing: Packing,
+  { length, padId }: { readonly length: number; readonly padId: number }
+): Sequence<PackedRow> => ({
+  length: packing.length,
+  at: (index) =>
+    layOut(
+      Array.from(packing.row(index), (example) => examples.at(example)!),
+      length,
+      padId
+    )
+})
 
 const layOut = (examples: ReadonlyArray<Example>, length: number, padId: number): PackedRow => {
   const tokens = new Int32Array(length).fill(padId)
@@ -119,6 +162,12 @@ export const languageModelLoss = (
   const dim = hidden.size(-1)
   const picked = hidden.reshape(-1, dim).indexSelect(0, tensor(Int32Array.from(positions), { dtype: "int64", device })) // (N, D)
   return crossEntropySum(model.logits(picked), tensor(Int32Array.from(targets), { dtype: "int64", device }))
+}
+
+/** The items of a sequence, in parts of at most `size`, each made when its turn comes; in the order given, or their own. */
+export function* batchesOf<A>(items: Sequence<A>, size: number, order?: Uint32Array): Generator<Array<A>> {
+  for (let from = 0; from < items.length; from += size)
+    yield Array.from({ length: Math.min(size, items.length - from) }, (_, i) => items.at(order?.[from + i] ?? from + i)!)
 }
 
 /** Splits rows into parts of at most `size`. */

@@ -8,26 +8,23 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { readRows } from "../../data/dataset.ts"
-import { Random } from "../../engine/random.ts"
 import { cosineSchedule } from "../../engine/schedule.ts"
 import { type Device, tensor, type Tensor } from "../../engine/tensor.ts"
 import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
 import { activationBytes } from "../../models/cost.ts"
 import { initRewardModel, type RewardModel } from "../../models/reward-model.ts"
-import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
-import { type Preference, Preferences } from "../../schemas/rows.ts"
+import { Preferences } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { dialogueLength, rowCount } from "../common/cost/size.ts"
 import { scalarModel, trained, training } from "../common/cost/work.ts"
-import { fitAnswers } from "../common/dialogues.ts"
-import { nothingLeft, whyLeftOut } from "../common/left-out.ts"
+import { nothingLeft } from "../common/left-out.ts"
 import { scoreSequences } from "../common/scoring.ts"
-import { chunks } from "../common/sequences.ts"
-import { stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
+import { TokenStore } from "../common/token-store.ts"
+import { stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
+import { pairBatches, readPairs, type TokenisedPair } from "./pairs.ts"
 
 /** Ranking loss with margin, Llama 2 §3.2.2 eq. 2, summed over pairs: -log sigmoid(r_chosen - r_rejected - m). Each argument (B,); returns (). */
 export const rankingLoss = (chosen: Tensor, rejected: Tensor, margin: Tensor): Tensor =>
@@ -39,13 +36,6 @@ export const rankingLoss = (chosen: Tensor, rejected: Tensor, margin: Tensor): T
  * (N,); returns ().
  */
 export const safetyLoss = (scores: Tensor, labels: Tensor): Tensor => scores.mul(labels).logSigmoid().mul(labels.square()).sum().neg()
-
-/** Margin by rating (significantly better, better, slightly better, negligibly better or unsure), §A.3.3 table 27. */
-export const margins = {
-  none: [0, 0, 0, 0],
-  small: [1, 2 / 3, 1 / 3, 0],
-  large: [3, 2, 1, 0]
-} as const
 
 export const RewardModelConfig = Schema.Struct({
   margin: hyper("small", "margin table; §A.3.3, table 27", ["none", "small", "large"]),
@@ -74,38 +64,6 @@ const SafetyRewardModelConfig = Schema.Struct({
   )
 })
 
-/** A pair as the model reads it: both dialogues tokenised, and the margin asked of them. */
-export interface TokenisedPair {
-  readonly chosen: ReadonlyArray<number>
-  readonly rejected: ReadonlyArray<number>
-  readonly margin: number
-  /** Of the chosen and the rejected response: 1 safe, -1 unsafe, 0 not labelled. All 0 when left out. */
-  readonly safety?: readonly [chosen: number, rejected: number]
-  /** Whether both lost their oldest exchanges, the same ones, to fit the context. */
-  readonly shortened?: boolean
-}
-
-const safetyLabel = (safe: boolean | null): number => (safe === null ? 0 : safe ? 1 : -1)
-
-/** Tokenises a pair, both responses after the same prompt; undefined when either dialogue does not fit the context. */
-export const tokenisePair = (
-  tokenizer: Tokenizer,
-  pair: Preference,
-  table: keyof typeof margins,
-  length: number
-): TokenisedPair | undefined => {
-  const fitted = fitAnswers(tokenizer, pair.prompt, [pair.chosen, pair.rejected], length)
-  if (fitted === undefined) return undefined
-  const [chosen, rejected] = fitted.examples
-  return {
-    chosen: chosen!.tokens,
-    rejected: rejected!.tokens,
-    margin: pair.rating === null ? 0 : (margins[table][pair.rating] ?? 0),
-    safety: [safetyLabel(pair.chosenSafe), safetyLabel(pair.rejectedSafe)],
-    shortened: fitted.shortened
-  }
-}
-
 /**
  * Summed loss of some pairs: ranking, and the weighted auxiliary loss, for each pair the mean over its two responses. Chosen and rejected go
  * through the model as one batch of 2 B rows.
@@ -125,29 +83,6 @@ export const pairLoss = (
   return ranking.add(safetyLoss(scores, labels).mul(safetyLossWeight / 2))
 }
 
-/** Batches of pairs, a fresh permutation each epoch; within a batch pairs of like length share a part, so that little is padded. */
-export function* pairBatches(
-  pairs: ReadonlyArray<TokenisedPair>,
-  config: { readonly batchPairs: number; readonly microBatchPairs: number },
-  seed: number,
-  loss: (pairs: ReadonlyArray<TokenisedPair>) => Tensor
-): Generator<TrainingBatch> {
-  const longest = (pair: TokenisedPair) => Math.max(pair.chosen.length, pair.rejected.length)
-  for (let epoch = 0; ; epoch++) {
-    for (const batch of chunks(new Random(seed, "reward-model", "epoch", epoch).shuffle(pairs), config.batchPairs)) {
-      const parts = chunks(
-        batch.toSorted((a, b) => longest(a) - longest(b)),
-        config.microBatchPairs
-      )
-      yield {
-        count: batch.length,
-        tokens: parts.reduce((sum, part) => sum + 2 * part.length * Math.max(...part.map(longest)), 0),
-        parts: parts.map((part) => () => loss(part))
-      }
-    }
-  }
-}
-
 /** Steps of warm-up: the given share of all steps, and at least the minimum (§3.2.2). */
 export const warmupSteps = (config: Pick<Config, "warmupFraction" | "warmupMinimum">, steps: number): number =>
   Math.max(config.warmupMinimum, Math.ceil(config.warmupFraction * steps))
@@ -160,19 +95,12 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
 ) {
   const { safetyLossWeight } = options
   const { model: policy, tokenizer } = yield* loadPolicy(given.init, { device, dtype: config.precision })
-  const rows = yield* readRows(given.pairs, Preferences)
   const context = policy.config.maxPositions
-  const tokenised = rows.map((row) => tokenisePair(tokenizer, row, config.margin, context))
-  const pairs = tokenised.filter((pair) => pair !== undefined)
-  const unfit = rows.filter((_, i) => tokenised[i] === undefined)
-  const leftOut = whyLeftOut(
-    unfit.map(({ id, prompt, chosen, rejected }) => ({
-      id,
-      dialogues: [chosen, rejected].map((content) => [...prompt, { role: "assistant", content }])
-    }))
-  )
+  const store = yield* TokenStore.scoped({ vocabSize: tokenizer.vocabSize, folder: output.path })
+  const pairs = yield* readPairs(given.pairs, { tokenizer, margin: config.margin, length: context, store })
+  const { labelled, leftOut, shortened } = pairs
   if (pairs.length === 0)
-    return yield* nothingLeft("train a reward model on", { name: "pairs", count: rows.length }, leftOut, { length: context, context })
+    return yield* nothingLeft("train a reward model on", { name: "pairs", count: pairs.rows }, leftOut, { length: context, context })
   const model = initRewardModel(policy, { seed })
   const steps = stepsFor(pairs.length, config.batchPairs, config.epochs)
   const result = yield* train({
@@ -190,12 +118,10 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
     weightDecay: config.weightDecay,
     progress
   })
-  const shortened = pairs.filter((pair) => pair.shortened === true).length
   const count = { pairs: pairs.length, tooLong: leftOut.tooLong, format: leftOut.format, shortened }
   // How many responses the auxiliary loss had: on data without labels there are none, and the model learns from the ranking alone.
-  const labelled = pairs.reduce((sum, { safety = [0, 0] }) => sum + Math.abs(safety[0]) + Math.abs(safety[1]), 0)
   return { model, tokenizer, metrics: { ...trainingMetrics(result), ...count, ...(safetyLossWeight > 0 ? { labelled } : {}) } }
-})
+}, Effect.scoped)
 
 export const helpfulnessRewardModel = Stage.make("helpfulness-reward-model", {
   description: "§3.2.2 reward model of helpfulness, initialised from the chat checkpoint",

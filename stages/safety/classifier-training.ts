@@ -8,7 +8,6 @@ import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { readRows } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
 import { cosineSchedule } from "../../engine/schedule.ts"
 import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
@@ -18,9 +17,11 @@ import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { type Demonstration, Demonstrations } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { nothingLeft } from "../common/left-out.ts"
-import { languageModelLoss, packExamples, type PackedRow } from "../common/sequences.ts"
+import { languageModelLoss } from "../common/sequences.ts"
+import { TokenStore } from "../common/token-store.ts"
 import { packedTraining } from "../training/cost.ts"
-import { encodeDemonstrations, packedBatches } from "../training/sft.ts"
+import { readExamples } from "../training/examples.ts"
+import { packedBatches } from "../training/sft.ts"
 import { precision, stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
 import { headerOfTask } from "./classifier-task.ts"
 import { ClassifierError, TasksFile, tasksFile } from "./classifier-tasks-file.ts"
@@ -31,6 +32,14 @@ export const taskOfExample = ({ messages }: Demonstration): string | undefined =
   if (messages.length !== 2 || question?.role !== "user" || answer?.role !== "assistant") return undefined
   return /^(safe|unsafe(\nO[0-9]+)?)$/.test(answer.content) ? headerOfTask(question.content) : undefined
 }
+
+const noExample = ({ id }: Demonstration): ClassifierError =>
+  ClassifierError.of({
+    doing: "Training a safety classifier",
+    expected: 'questions of its task, answered "safe" or "unsafe" with a code',
+    found: `the example "${id}", which is none`,
+    hint: "Make the examples with safetyClassifierData."
+  })
 
 const SafetyClassifierConfig = Schema.Struct({
   learningRate: hyper(2e-6, "peak learning rate; Llama Guard: 2e-6", { min: 0 }),
@@ -56,26 +65,20 @@ export const safetyClassifier = Stage.make("safety-classifier", {
   resources: { tensors: true },
   run: Effect.fn("safety-classifier")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const { model, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
-    const rows = yield* readRows(inputs.examples, Demonstrations)
     const tasks = new Set<string>()
-    for (const row of rows) {
+    const check = (row: Demonstration): ClassifierError | undefined => {
       const task = taskOfExample(row)
-      if (task === undefined)
-        return yield* ClassifierError.of({
-          doing: "Training a safety classifier",
-          expected: 'questions of its task, answered "safe" or "unsafe" with a code',
-          found: `the example "${row.id}", which is none`,
-          hint: "Make the examples with safetyClassifierData."
-        })
-      tasks.add(task)
+      if (task !== undefined) tasks.add(task)
+      return task === undefined ? noExample(row) : undefined
     }
     const context = model.config.maxPositions
     const length = Math.min(config.sequenceLength, context)
-    const { examples, ...leftOut } = encodeDemonstrations(tokenizer, rows, length)
+    const store = yield* TokenStore.scoped({ vocabSize: tokenizer.vocabSize, folder: output.path })
+    const examples = yield* readExamples(inputs.examples, { tokenizer, length, store }, check)
+    const { leftOut } = examples
     if (examples.length === 0)
-      return yield* nothingLeft("train a safety classifier on", { name: "examples", count: rows.length }, leftOut, { length, context })
-    const epochRows = (epoch: number): Array<PackedRow> =>
-      packExamples(new Random(seed, "safety classifier", "epoch", epoch).shuffle(examples), { length, padId: tokenizer.padId })
+      return yield* nothingLeft("train a safety classifier on", { name: "examples", count: examples.rows }, leftOut, { length, context })
+    const epochRows = (epoch: number) => examples.packed(new Random(seed, "safety classifier", "epoch", epoch).permutation(examples.length))
     const { batchSize, microBatchSize } = config
     const steps = stepsFor(epochRows(0).length, batchSize, config.epochs)
     const result = yield* train({
@@ -93,7 +96,7 @@ export const safetyClassifier = Stage.make("safety-classifier", {
     const { tooLong, format } = leftOut
     const metrics = { ...trainingMetrics(result), examples: examples.length, tooLong, format }
     return yield* saveCheckpoint(output, { model, tokenizer, metrics })
-  })
+  }, Effect.scoped)
 })
 
 export const safetyClassifierCost = costOf(safetyClassifier, {

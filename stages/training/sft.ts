@@ -6,20 +6,19 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { readRows } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
 import { cosineSchedule } from "../../engine/schedule.ts"
 import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
-import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
-import { type Demonstration, Demonstrations } from "../../schemas/rows.ts"
+import { Demonstrations } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
-import { fitDialogue } from "../common/dialogues.ts"
-import { type LeftOut, nothingLeft, type Unfit, whyLeftOut } from "../common/left-out.ts"
-import { chunks, type Example, languageModelLoss, lossTokens, packExamples, type PackedRow } from "../common/sequences.ts"
+import { nothingLeft } from "../common/left-out.ts"
+import { batchesOf, chunks, languageModelLoss, lossTokens, type PackedRow, type Sequence } from "../common/sequences.ts"
+import { TokenStore } from "../common/token-store.ts"
 import { packedTraining } from "./cost.ts"
+import { readExamples } from "./examples.ts"
 import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 const SftConfig = Schema.Struct({
@@ -38,31 +37,6 @@ const SftConfig = Schema.Struct({
   precision
 })
 
-/** The example with loss on its last answer alone: from the last token that carries none on (Ghost Attention, §3.3). */
-const lastAnswerOnly = ({ tokens, lossMask }: Example): Example => {
-  const asked = lossMask.lastIndexOf(false)
-  return { tokens, lossMask: lossMask.map((on, i) => on && i > asked) }
-}
-
-/**
- * Dialogues as examples that fit, and how many did not, by why. One that carries loss on its last answer only is there for what its first turn says, so it is
- * left out, not shortened, when it is too long.
- */
-export const encodeDemonstrations = (
-  tokenizer: Tokenizer,
-  rows: Iterable<Pick<Demonstration, "messages" | "loss"> & { readonly id?: string }>,
-  length: number
-): LeftOut & { readonly examples: Array<Example> } => {
-  const examples: Array<Example> = []
-  const unfit: Array<Unfit> = []
-  for (const { id = "(no id)", messages, loss } of rows) {
-    const example = fitDialogue(tokenizer, messages, length, loss === "answers" ? "shorten" : "leave out")
-    if (example === undefined) unfit.push({ id, dialogues: [messages] })
-    else examples.push(loss === "answers" ? example : lastAnswerOnly(example))
-  }
-  return { examples, ...whyLeftOut(unfit) }
-}
-
 export const sft = Stage.make("sft", {
   description: "§3.1 supervised fine-tuning: next-token prediction on the answers only",
   config: SftConfig,
@@ -72,15 +46,15 @@ export const sft = Stage.make("sft", {
   resources: { tensors: true },
   run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const { model, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
-    const rows = yield* readRows(inputs.demonstrations, Demonstrations)
     const context = model.config.maxPositions
     const length = Math.min(config.sequenceLength, context)
-    const { examples, ...leftOut } = encodeDemonstrations(tokenizer, rows, length)
+    const store = yield* TokenStore.scoped({ vocabSize: tokenizer.vocabSize, folder: output.path })
+    const examples = yield* readExamples(inputs.demonstrations, { tokenizer, length, store })
+    const { leftOut } = examples
     if (examples.length === 0)
-      return yield* nothingLeft("fine-tune on", { name: "demonstrations", count: rows.length }, leftOut, { length, context })
+      return yield* nothingLeft("fine-tune on", { name: "demonstrations", count: examples.rows }, leftOut, { length, context })
 
-    const epochRows = (epoch: number): Array<PackedRow> =>
-      packExamples(new Random(seed, "sft", "epoch", epoch).shuffle(examples), { length, padId: tokenizer.padId })
+    const epochRows = (epoch: number) => examples.packed(new Random(seed, "sft", "epoch", epoch).permutation(examples.length))
     const steps = config.steps > 0 ? config.steps : stepsFor(epochRows(0).length, config.batchSize, config.epochs)
     const result = yield* train({
       parameters: model.parameters,
@@ -95,17 +69,17 @@ export const sft = Stage.make("sft", {
     const { tooLong, format } = leftOut
     const metrics = { ...trainingMetrics(result), examples: examples.length, tooLong, format }
     return yield* saveCheckpoint(output, { model, tokenizer, metrics })
-  })
+  }, Effect.scoped)
 })
 
 /** Batches of packed rows, epoch after epoch without end; each epoch is packed anew from a fresh permutation. */
 export function* packedBatches(
-  epochRows: (epoch: number) => ReadonlyArray<PackedRow>,
+  epochRows: (epoch: number) => Sequence<PackedRow>,
   config: { readonly batchSize: number; readonly microBatchSize: number },
   loss: (rows: ReadonlyArray<PackedRow>) => ReturnType<typeof languageModelLoss>
 ): Generator<TrainingBatch> {
   for (let epoch = 0; ; epoch++) {
-    for (const batch of chunks(epochRows(epoch), config.batchSize)) {
+    for (const batch of batchesOf(epochRows(epoch), config.batchSize)) {
       yield {
         count: lossTokens(batch),
         tokens: batch.length * batch[0]!.tokens.length,

@@ -130,6 +130,11 @@ describe("random numbers", () => {
     expect(Math.abs(mean)).toBeLessThan(0.03)
     expect(Math.abs(draws.reduce((a, b) => a + (b - mean) ** 2, 0) / draws.length - 1)).toBeLessThan(0.04)
   })
+  it("permutation is pinned: the order of training rows, and so every result, goes by it", () => {
+    // Python, xoshiro128** from the same sha256, Fisher and Yates from the end.
+    expect([...new Random(7, "order").permutation(8)]).toEqual([4, 7, 0, 6, 5, 1, 2, 3])
+    expect([...new Random(7).permutation(0)]).toEqual([])
+  })
   it("shuffle keeps every item once", () => {
     const items = Array.from({ length: 50 }, (_, i) => i)
     const shuffled = new Random(5).shuffle(items)

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { afterAll, describe, expect, it } from "vitest"
+import { Random } from "../../engine/random.ts"
 import { loadTokenizer, writeTokenizer } from "../../models/tokenizer/files.ts"
 import { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import { readModelFile, writeModelFile } from "../../models/tokenizer/model-file.ts"
@@ -55,6 +56,39 @@ describe("encoding", () => {
   it("gives the same ids the second time, from the cache", () => {
     const text = makeCorpus(20, 3)
     expect(small.encode(text)).toEqual(small.encode(text))
+  })
+  it("gives the same ids when more words have come than the cache holds, and for words longer than it keeps", () => {
+    const tokenizer = new Tokenizer(small.model)
+    const words = Array.from({ length: 300_000 }, (_, i) => `t${i * 7919}`)
+    for (let i = 0; i < words.length; i += 1000) tokenizer.encode(words.slice(i, i + 1000).join(" "))
+    for (let i = 0; i < words.length; i += 9973) expect(tokenizer.encode(words[i]!)).toEqual(new Tokenizer(small.model).encode(words[i]!))
+    const long = ["the ".repeat(100), "tea".repeat(400), "\u20ac".repeat(300), `${"n".repeat(255)} ${"n".repeat(256)}`]
+    for (const text of long) expect(small.decode(tokenizer.encode(text))).toBe(text)
+  })
+  it("joins the best-scored neighbours first, and the leftmost where scores are equal, in texts of any length", () => {
+    const texts = ["ab", "ba", "abb", "bab", "aa", "aab", "abab", "bb", "abba"]
+    const tokenizer = new Tokenizer({
+      ...small.model,
+      pieces: [...small.pieces.slice(0, 259), ..."\u2581ab".split("").map((text) => ({ text, score: -9, type: "normal" as const }))].concat(
+        texts.map((text, i) => ({ text, score: -(i % 3), type: "normal" }))
+      )
+    })
+    const scores = new Map(tokenizer.pieces.slice(262).map(({ text, score }) => [text, score]))
+    /** By trying every pair again after each join. */
+    const joined = (text: string): Array<string> => {
+      const symbols = `\u2581${text}`.split("")
+      const scoreAt = (i: number) => scores.get(`${symbols[i]}${symbols[i + 1]}`) ?? Number.NEGATIVE_INFINITY
+      for (;;) {
+        const best = symbols.slice(1).reduce((at, _, i) => (scoreAt(i) > scoreAt(at) ? i : at), 0)
+        if (scoreAt(best) === Number.NEGATIVE_INFINITY) return symbols
+        symbols.splice(best, 2, `${symbols[best]}${symbols[best + 1]}`)
+      }
+    }
+    const random = new Random(1, "joins")
+    for (const length of [1, 2, 3, 5, 8, 13, 100, 400, 400]) {
+      const text = Array.from({ length }, () => random.pick(["a", "b"])).join("")
+      expect(tokenizer.encode(text).map((id) => tokenizer.pieces[id]!.text)).toEqual(joined(text))
+    }
   })
   it("tokenises the whole text at once where a piece crosses a space, and the same where none does", () => {
     const crossing = { text: "e▁t", score: 1, type: "normal" as const }

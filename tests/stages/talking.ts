@@ -6,10 +6,11 @@ import { llamaConfig } from "../../models/config.ts"
 import { initLlama } from "../../models/llama.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import type { Message } from "../../schemas/rows.ts"
-import { encodeDemonstrations, packedBatches } from "../../stages/training/sft.ts"
-import { languageModelLoss, packExamples } from "../../stages/common/sequences.ts"
+import { packedBatches } from "../../stages/training/sft.ts"
+import { languageModelLoss } from "../../stages/common/sequences.ts"
 import { train } from "../../stages/training/train.ts"
 import { smallTokenizer } from "../models/small.ts"
+import { encodeDemonstrations, packExamples } from "./encoded.ts"
 import { artifact } from "./running.ts"
 
 export const tokenizer = smallTokenizer()

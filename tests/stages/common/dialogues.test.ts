@@ -2,9 +2,9 @@
 import { describe, expect, it } from "vitest"
 import { encodeDialogue, encodePrompt } from "../../../models/chat.ts"
 import type { Message } from "../../../schemas/rows.ts"
-import { encodeDemonstrations } from "../../../stages/training/sft.ts"
 import { fitDialogue, fitPrompt } from "../../../stages/common/dialogues.ts"
 import { smallTokenizer } from "../../models/small.ts"
+import { encodeDemonstrations } from "../encoded.ts"
 import { assistant, user } from "../samples.ts"
 
 const tokenizer = smallTokenizer()

@@ -5,10 +5,11 @@ import { type Device, type DType, noGrad, scoped, tensor } from "../../../engine
 import { initLlama } from "../../../models/llama.ts"
 import { joinDocuments } from "../../../stages/training/pretrain.ts"
 import { packedBatches } from "../../../stages/training/sft.ts"
-import { chunks, type Example, languageModelLoss, lossTokens, packExamples, type PackedRow } from "../../../stages/common/sequences.ts"
+import { chunks, type Example, languageModelLoss, lossTokens, type PackedRow } from "../../../stages/common/sequences.ts"
 import { devices } from "../../devices.ts"
 import { largestDifference, smallConfig, smallTokenizer } from "../../models/small.ts"
 import { float64, sameInFloat32 } from "../../tolerances.ts"
+import { packExamples } from "../encoded.ts"
 
 const padId = 0
 /** Examples of 2 .. `longest` tokens, each with a first half of prompt and a second of answer; even their first tokens ask for loss. */

@@ -6,7 +6,7 @@ import { evaluateGhostAttention, GhostAttentionReport } from "../../../stages/gh
 import { type GhostDialogue, GhostDialogues, ghostInstructions } from "../../../stages/ghost-attention/instructions.ts"
 import { dialogueTo, type GhostSample, ghostSample, GhostSamples } from "../../../stages/ghost-attention/sample.ts"
 import { ghostRows, ghostTrainingData } from "../../../stages/ghost-attention/training-data.ts"
-import { encodeDemonstrations } from "../../../stages/training/sft.ts"
+import { encodeDemonstrations } from "../encoded.ts"
 import { failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
 import { talkingPolicy, tokenizer } from "../talking.ts"
 import { ask, assistant, user } from "../samples.ts"

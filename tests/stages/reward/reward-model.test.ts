@@ -9,17 +9,14 @@ import { initRewardModel } from "../../../models/reward-model.ts"
 import { Policy } from "../../../schemas/checkpoint.ts"
 import { type Preference, Preferences } from "../../../schemas/rows.ts"
 import { safetyRecall, SafetyRecallReport } from "../../../stages/reward/evaluate-reward.ts"
+import { margins, pairBatches, type TokenisedPair, tokenisePair } from "../../../stages/reward/pairs.ts"
 import {
   generalRewardModel,
   helpfulnessRewardModel,
-  margins,
-  pairBatches,
   pairLoss,
   rankingLoss,
   safetyLoss,
   safetyRewardModel,
-  type TokenisedPair,
-  tokenisePair,
   warmupSteps
 } from "../../../stages/reward/reward-model.ts"
 import { scoreSequences } from "../../../stages/common/scoring.ts"

@@ -1,0 +1,24 @@
+/** Token ids that grow at the end, in a typed array that is used again and again. */
+export class TokenBuffer {
+  /** The first `length` are valid; another array after `push` or `reserve`. */
+  ids = new Int32Array(1024)
+  length = 0
+
+  /** Makes room for so many more. */
+  reserve(count: number): void {
+    if (this.length + count <= this.ids.length) return
+    const grown = new Int32Array(2 * (this.length + count))
+    grown.set(this.ids.subarray(0, this.length))
+    this.ids = grown
+  }
+  push(id: number): void {
+    if (this.length === this.ids.length) this.reserve(1)
+    this.ids[this.length++] = id
+  }
+  /** A copy of the ids from one position to another, as an array. */
+  slice(from = 0, to = this.length): Array<number> {
+    const out = new Array<number>(to - from)
+    for (let i = from; i < to; i++) out[i - from] = this.ids[i]!
+    return out
+  }
+}

@@ -1,0 +1,185 @@
+/**
+ * The token sequences of a whole dataset, one after another: in typed arrays, of 16 bits a token where the vocabulary allows, and beyond so many bytes in
+ * a file. Each sequence has some whole numbers beside it that say what it is: where its parts end, how it was rated.
+ */
+import { closeSync, openSync, readSync, unlinkSync, writeSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import type { TokenBuffer } from "../../models/tokenizer/token-buffer.ts"
+import { ArtifactError } from "../../schemas/artifact.ts"
+
+export interface TokenStoreOptions {
+  readonly vocabSize: number
+  /** Where the file is made. Its name is removed as soon as it is open, so that the system frees it however the process ends. */
+  readonly folder: string
+  /** Bytes of tokens kept in memory; what comes after them goes into the file. */
+  readonly memory?: number
+  /** Bytes that are allocated, and written, at once. */
+  readonly chunk?: number
+}
+
+/** Numbers that grow at the end. */
+class Column {
+  #values: Uint32Array | Float64Array
+  length = 0
+  constructor(values: Uint32Array | Float64Array) {
+    this.#values = values
+  }
+  push(value: number): void {
+    if (this.length === this.#values.length) {
+      const grown = new (this.#values.constructor as Uint32ArrayConstructor | Float64ArrayConstructor)(2 * this.length)
+      grown.set(this.#values)
+      this.#values = grown
+    }
+    this.#values[this.length++] = value
+  }
+  at(index: number): number {
+    return this.#values[index]!
+  }
+}
+
+export class TokenStore {
+  readonly #folder: string
+  readonly #bytesPerToken: number
+  /** Tokens a chunk. */
+  readonly #chunkLength: number
+  /** Chunks kept in memory, at most so many. */
+  readonly #chunks: Array<Uint16Array | Uint32Array> = []
+  readonly #mostChunks: number
+  /** The chunk being filled: the last of `#chunks`, or one that goes into the file when it is full. */
+  #open: Uint16Array | Uint32Array
+  #file: number | undefined
+  /** Tokens of all sequences. */
+  #tokens = 0
+  /** Where the tokens and the numbers of each sequence begin, and where the last one's end. */
+  readonly #starts = new Column(new Float64Array(1024))
+  readonly #firstNumbers = new Column(new Float64Array(1024))
+  readonly #numbers = new Column(new Uint32Array(1024))
+
+  constructor({ vocabSize, folder, memory = 256 << 20, chunk = 8 << 20 }: TokenStoreOptions) {
+    this.#folder = folder
+    this.#bytesPerToken = vocabSize <= 2 ** 16 ? 2 : 4
+    this.#chunkLength = Math.floor(chunk / this.#bytesPerToken)
+    this.#mostChunks = Math.max(1, Math.floor(memory / chunk))
+    this.#open = this.#newChunk(0)
+    this.#starts.push(0)
+    this.#firstNumbers.push(0)
+  }
+
+  /** A store that is closed with its scope. */
+  static readonly scoped = (options: TokenStoreOptions): Effect.Effect<TokenStore, never, Scope.Scope> =>
+    Effect.acquireRelease(
+      Effect.sync(() => new TokenStore(options)),
+      (store) => Effect.sync(() => store.close())
+    )
+
+  /** How many sequences there are. */
+  get length(): number {
+    return this.#starts.length - 1
+  }
+
+  /** Tokens of a sequence. */
+  sizeOf(index: number): number {
+    return this.#starts.at(index + 1) - this.#starts.at(index)
+  }
+
+  /** Adds a sequence: a buffer's tokens, and whole numbers below 2^32. Throws ArtifactError where the file can't be written. */
+  add(tokens: TokenBuffer, numbers: ReadonlyArray<number>): void {
+    for (let from = 0; from < tokens.length;) {
+      const at = this.#tokens % this.#chunkLength
+      if (at === 0 && this.#tokens > 0) this.#nextChunk()
+      const count = Math.min(tokens.length - from, this.#chunkLength - at)
+      this.#open.set(tokens.ids.subarray(from, from + count), at)
+      from += count
+      this.#tokens += count
+    }
+    for (const number of numbers) this.#numbers.push(number)
+    this.#starts.push(this.#tokens)
+    this.#firstNumbers.push(this.#numbers.length)
+  }
+
+  /** The tokens of a sequence. Throws ArtifactError where the file can't be read. */
+  tokens(index: number): Array<number> {
+    const start = this.#starts.at(index)
+    const out = new Array<number>(this.sizeOf(index))
+    for (let done = 0; done < out.length;) {
+      const chunk = Math.floor((start + done) / this.#chunkLength)
+      const at = start + done - chunk * this.#chunkLength
+      const count = Math.min(out.length - done, this.#chunkLength - at)
+      const part = this.#part(chunk, at, count)
+      for (let i = 0; i < count; i++) out[done + i] = part[i]!
+      done += count
+    }
+    return out
+  }
+
+  /** The numbers beside a sequence. */
+  numbers(index: number): Array<number> {
+    const [from, to] = [this.#firstNumbers.at(index), this.#firstNumbers.at(index + 1)]
+    return Array.from({ length: to - from }, (_, i) => this.#numbers.at(from + i))
+  }
+
+  close(): void {
+    if (this.#file !== undefined) closeSync(this.#file)
+    this.#file = undefined
+  }
+
+  #newChunk(index: number): Uint16Array | Uint32Array {
+    const chunk = this.#bytesPerToken === 2 ? new Uint16Array(this.#chunkLength) : new Uint32Array(this.#chunkLength)
+    if (index < this.#mostChunks) this.#chunks.push(chunk)
+    return chunk
+  }
+
+  /** The open chunk is full: it stays in memory, or goes into the file and is filled again. */
+  #nextChunk(): void {
+    const index = this.#tokens / this.#chunkLength
+    if (index <= this.#mostChunks) {
+      this.#open = this.#newChunk(index)
+      return
+    }
+    const bytes = new Uint8Array(this.#open.buffer)
+    const position = (index - 1 - this.#mostChunks) * bytes.length
+    this.#attempt("room for it", (file) => {
+      for (let done = 0; done < bytes.length;) done += writeSync(file, bytes, done, bytes.length - done, position + done)
+    })
+  }
+
+  #part(chunk: number, at: number, count: number): Uint16Array | Uint32Array {
+    const whole = chunk < this.#mostChunks ? this.#chunks[chunk]! : this.#isOpen(chunk) ? this.#open : undefined
+    if (whole !== undefined) return whole.subarray(at, at + count)
+    const part = this.#bytesPerToken === 2 ? new Uint16Array(count) : new Uint32Array(count)
+    const bytes = new Uint8Array(part.buffer)
+    const position = ((chunk - this.#mostChunks) * this.#chunkLength + at) * this.#bytesPerToken
+    this.#attempt("what was written to it", (file) => {
+      for (let done = 0; done < bytes.length;) {
+        const count = readSync(file, bytes, done, bytes.length - done, position + done)
+        if (count === 0) throw new Error(`it ends at byte ${position + done}`)
+        done += count
+      }
+    })
+    return part
+  }
+
+  #isOpen(chunk: number): boolean {
+    return chunk === Math.floor((this.#tokens - 1) / this.#chunkLength)
+  }
+
+  #attempt(expected: string, use: (file: number) => void): void {
+    const path = join(this.#folder, ".tokens")
+    try {
+      if (this.#file === undefined) {
+        this.#file = openSync(path, "wx+")
+        unlinkSync(path)
+      }
+      use(this.#file)
+    } catch (cause) {
+      throw ArtifactError.of({
+        doing: `Keeping tokens in the file ${path}`,
+        expected,
+        found: cause instanceof Error ? cause.message : String(cause),
+        hint: "Free some space on that disk, and run again."
+      })
+    }
+  }
+}

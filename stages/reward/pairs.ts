@@ -1,0 +1,170 @@
+/** Preference pairs as a reward model reads them: tokenised, kept as tokens, in batches. */
+import * as Effect from "effect/Effect"
+import * as Stream from "effect/Stream"
+import { streamRows } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
+import type { Tensor } from "../../engine/tensor.ts"
+import { TokenBuffer } from "../../models/tokenizer/token-buffer.ts"
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
+import type { ArtifactError, ArtifactRef, Dataset } from "../../schemas/artifact.ts"
+import { type Preference, Preferences } from "../../schemas/rows.ts"
+import { appendFittingAnswers } from "../common/dialogues.ts"
+import { LeftOutCounter, type LeftOutRow } from "../common/left-out.ts"
+import { batchesOf, chunks, type Sequence } from "../common/sequences.ts"
+import type { TokenStore } from "../common/token-store.ts"
+import type { TrainingBatch } from "../training/train.ts"
+
+/** Margin by rating (significantly better, better, slightly better, negligibly better or unsure), §A.3.3 table 27. */
+export const margins = {
+  none: [0, 0, 0, 0],
+  small: [1, 2 / 3, 1 / 3, 0],
+  large: [3, 2, 1, 0]
+} as const
+export type MarginTable = keyof typeof margins
+
+/** A pair as the model reads it: both dialogues tokenised, and the margin asked of them. */
+export interface TokenisedPair {
+  readonly chosen: ReadonlyArray<number>
+  readonly rejected: ReadonlyArray<number>
+  readonly margin: number
+  /** Of the chosen and the rejected response: 1 safe, -1 unsafe, 0 not labelled. All 0 when left out. */
+  readonly safety?: readonly [chosen: number, rejected: number]
+  /** Whether both lost their oldest exchanges, the same ones, to fit the context. */
+  readonly shortened?: boolean
+}
+
+const safetyLabel = (safe: boolean | null): number => (safe === null ? 0 : safe ? 1 : -1)
+
+/**
+ * Appends the tokens of a pair: the prompt's, the chosen response's, the rejected one's. Gives what else there is to know of it, as numbers that are not
+ * negative; undefined when either dialogue does not fit the context.
+ */
+const appendPair = (tokenizer: Tokenizer, pair: Preference, length: number, out: TokenBuffer): ReadonlyArray<number> | undefined => {
+  const fitted = appendFittingAnswers(tokenizer, pair.prompt, [pair.chosen, pair.rejected], length, out)
+  return fitted === undefined
+    ? undefined
+    : [
+        ...fitted.ends.slice(0, 2),
+        pair.rating === null ? 0 : 1 + pair.rating,
+        1 + safetyLabel(pair.chosenSafe),
+        1 + safetyLabel(pair.rejectedSafe),
+        fitted.shortened ? 1 : 0
+      ]
+}
+
+const pairOf = (tokens: ReadonlyArray<number>, numbers: ReadonlyArray<number>, table: MarginTable): TokenisedPair => {
+  const [promptEnd, chosenEnd, rating, chosenSafe, rejectedSafe, shortened] = numbers as [number, number, number, number, number, number]
+  return {
+    chosen: tokens.slice(0, chosenEnd),
+    rejected: [...tokens.slice(0, promptEnd), ...tokens.slice(chosenEnd)],
+    margin: rating === 0 ? 0 : (margins[table][rating - 1] ?? 0),
+    safety: [chosenSafe - 1, rejectedSafe - 1],
+    shortened: shortened === 1
+  }
+}
+
+/** Tokenises a pair, both responses after the same prompt; undefined when either dialogue does not fit the context. */
+export const tokenisePair = (tokenizer: Tokenizer, pair: Preference, table: MarginTable, length: number): TokenisedPair | undefined => {
+  const out = new TokenBuffer()
+  const numbers = appendPair(tokenizer, pair, length, out)
+  return numbers === undefined ? undefined : pairOf(out.slice(), numbers, table)
+}
+
+export interface PairOptions {
+  readonly tokenizer: Tokenizer
+  readonly margin: MarginTable
+  /** Tokens that a dialogue may have. */
+  readonly length: number
+  /** Empty; the pairs' tokens go into it. */
+  readonly store: TokenStore
+  /** Told of each row that is left out. */
+  readonly leftOut?: (row: LeftOutRow) => void
+}
+
+/** The pairs that fit, in their order, the prompt's tokens kept once for both responses. */
+export class Pairs implements Sequence<TokenisedPair> {
+  readonly #options: PairOptions
+  readonly #leftOut: LeftOutCounter
+  readonly #buffer = new TokenBuffer()
+  #rows = 0
+  #shortened = 0
+  #labelled = 0
+
+  constructor(options: PairOptions) {
+    this.#options = options
+    this.#leftOut = new LeftOutCounter(options.leftOut)
+  }
+
+  /** Rows that were added, those left out among them. */
+  get rows(): number {
+    return this.#rows
+  }
+  get leftOut(): LeftOutCounter["counts"] {
+    return this.#leftOut.counts
+  }
+  /** How many pairs there are. */
+  get length(): number {
+    return this.#options.store.length
+  }
+  /** Pairs that lost their oldest exchanges. */
+  get shortened(): number {
+    return this.#shortened
+  }
+  /** Responses with a safety label. */
+  get labelled(): number {
+    return this.#labelled
+  }
+
+  add(pair: Preference): void {
+    const { tokenizer, length, store } = this.#options
+    const index = this.#rows++
+    this.#buffer.length = 0
+    const numbers = appendPair(tokenizer, pair, length, this.#buffer)
+    if (numbers === undefined) {
+      const dialogue = (content: string) => [...pair.prompt, { role: "assistant" as const, content }]
+      return this.#leftOut.add(index, pair.id, [dialogue(pair.chosen), dialogue(pair.rejected)])
+    }
+    store.add(this.#buffer, numbers)
+    this.#shortened += numbers.at(-1)!
+    this.#labelled += (pair.chosenSafe === null ? 0 : 1) + (pair.rejectedSafe === null ? 0 : 1)
+  }
+
+  at(index: number): TokenisedPair | undefined {
+    const { margin, store } = this.#options
+    return index < store.length ? pairOf(store.tokens(index), store.numbers(index), margin) : undefined
+  }
+}
+
+/** The pairs of a dataset. */
+export const readPairs = Effect.fn("readPairs")(function* (
+  ref: ArtifactRef<Dataset<Preference>>,
+  options: PairOptions
+): Effect.fn.Return<Pairs, ArtifactError> {
+  const pairs = new Pairs(options)
+  yield* Stream.runForEachArray(streamRows(ref, Preferences), (rows) => Effect.sync(() => rows.forEach((row) => pairs.add(row))))
+  return pairs
+})
+
+/** Batches of pairs, a fresh permutation each epoch; within a batch pairs of like length share a part, so that little is padded. */
+export function* pairBatches(
+  pairs: Sequence<TokenisedPair>,
+  config: { readonly batchPairs: number; readonly microBatchPairs: number },
+  seed: number,
+  loss: (pairs: ReadonlyArray<TokenisedPair>) => Tensor
+): Generator<TrainingBatch> {
+  const longest = (pair: TokenisedPair) => Math.max(pair.chosen.length, pair.rejected.length)
+  for (let epoch = 0; ; epoch++) {
+    const order = new Random(seed, "reward-model", "epoch", epoch).permutation(pairs.length)
+    for (const batch of batchesOf(pairs, config.batchPairs, order)) {
+      const parts = chunks(
+        batch.toSorted((a, b) => longest(a) - longest(b)),
+        config.microBatchPairs
+      )
+      yield {
+        count: batch.length,
+        tokens: parts.reduce((sum, part) => sum + 2 * part.length * Math.max(...part.map(longest)), 0),
+        parts: parts.map((part) => () => loss(part))
+      }
+    }
+  }
+}
