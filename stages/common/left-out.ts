@@ -17,6 +17,7 @@ export interface LeftOutRow {
   /** Its place in the dataset, from 0. */
   readonly index: number
   readonly id: string
+  readonly row: unknown
   /** Why the chat format can't hold it, in words; undefined where it is too long. */
   readonly fault: string | undefined
 }
@@ -43,11 +44,12 @@ export class LeftOutCounter {
   }
 
   /** A row that did not fit: its dialogue, or each of several. */
-  add(index: number, id: string, dialogues: ReadonlyArray<ReadonlyArray<Message>>): void {
+  add(index: number, row: { readonly id: string }, dialogues: ReadonlyArray<ReadonlyArray<Message>>): void {
+    const { id } = row
     const fault = dialogues.map(faultOf).find((found) => found !== undefined)
     if (fault === undefined) this.#tooLong++
     else if (++this.#format === 1) this.#firstFault = `${JSON.stringify(id)}: ${fault}`
-    this.#tell({ index, id, fault })
+    this.#tell({ index, id, row, fault })
   }
 
   get counts(): LeftOut {

@@ -122,7 +122,7 @@ export class Pairs implements Sequence<TokenisedPair> {
     const numbers = appendPair(tokenizer, pair, length, this.#buffer)
     if (numbers === undefined) {
       const dialogue = (content: string) => [...pair.prompt, { role: "assistant" as const, content }]
-      return this.#leftOut.add(index, pair.id, [dialogue(pair.chosen), dialogue(pair.rejected)])
+      return this.#leftOut.add(index, pair, [dialogue(pair.chosen), dialogue(pair.rejected)])
     }
     store.add(this.#buffer, numbers)
     this.#shortened += numbers.at(-1)!

@@ -49,13 +49,14 @@ export class Examples implements Sequence<Example> {
     return this.#options.store.length
   }
 
-  add({ id, messages, loss }: Demonstration): void {
+  add(row: Demonstration): void {
+    const { messages, loss } = row
     const { tokenizer, length, store } = this.#options
     const index = this.#rows++
     this.#buffer.length = 0
     const tooLong = loss === "answers" ? "shorten" : "leave out"
     const ends = appendFittingDialogue(tokenizer, messages, { length, tooLong }, this.#buffer)
-    if (ends === undefined) this.#leftOut.add(index, id, [messages])
+    if (ends === undefined) this.#leftOut.add(index, row, [messages])
     else store.add(this.#buffer, loss === "answers" ? ends : ends.slice(-2))
   }
 
