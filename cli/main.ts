@@ -25,6 +25,7 @@ const commands: Readonly<Record<string, Entry>> = {
   runs: { summary: "list past runs", load: () => import("./commands/runs.ts") },
   show: { summary: "show one run: its settings and the outcome of each node", load: () => import("./commands/show.ts") },
   diff: { summary: "compare two runs, node by node", load: () => import("./commands/diff.ts") },
+  curves: { summary: "print what a node reported step by step: loss, KL, throughput", load: () => import("./commands/curves.ts") },
   log: { summary: "print the log of a node", load: () => import("./commands/log.ts") },
   lineage: {
     summary: "show which run, code and data made an artifact, and what was made from it",

@@ -26,6 +26,12 @@ export const deviceMemory = (
   return memory === null ? undefined : { current: memory[0], peak: memory[1] }
 }
 
+/** What a stage reports of its memory: the most MiB that tensors held on the GPU; nothing without one. */
+export const gpuMemory = (): { readonly gpuMemory?: number } => {
+  const memory = deviceMemory()
+  return memory === undefined ? {} : { gpuMemory: memory.peak / 2 ** 20 }
+}
+
 /**
  * Everything that was seen to change bits of a result, apart from the program and its inputs: it enters the cache key of stages that compute
  * with tensors.

@@ -33,7 +33,10 @@ type Given<P> =
         ? ArtifactRef<A>
         : never
 
-/** How far a stage is: shown, never stored. Fields beside these are shown as they are. */
+/**
+ * How far a stage is. Fields beside these are shown as they are. A report with a number other than `step` and `total` is a row of the curve that is kept beside the
+ * result (run/curve.ts); no key and no digest depends on it.
+ */
 export interface Progress {
   readonly step?: number
   readonly total?: number

@@ -20,6 +20,8 @@ const longestName = 240
 export const logPath = (home: string, run: string, node: string): string => join(home, "logs", run, `${fileName(node)}.log`)
 /** Where the rows are that a failed node had skipped. */
 export const skippedPath = (home: string, run: string, node: string): string => join(home, "logs", run, `${fileName(node)}.skipped.jsonl`)
+/** Where the curve of a failed node is. */
+export const curvesPath = (home: string, run: string, node: string): string => join(home, "logs", run, `${fileName(node)}.curves.parquet`)
 
 const fileName = (node: string): string => {
   const name = encodeURIComponent(node)

@@ -9,10 +9,10 @@ import { messageOf, StageError, type StoreError } from "../errors.ts"
 import { cacheKey, type KeyParts } from "../key/cache-key.ts"
 import { checkStamp } from "../key/file-source.ts"
 import type { SealedObject } from "../store/objects.ts"
-import { Sidecar, skippedFile } from "../store/sidecar.ts"
+import { curvesFile, Sidecar, skippedFile } from "../store/sidecar.ts"
 import { changes } from "./changes.ts"
 import type { RunContext } from "./context.ts"
-import { skippedPath } from "./node-log.ts"
+import { curvesPath, skippedPath } from "./node-log.ts"
 import { machineOf } from "./options.ts"
 import type { Job, Outcome } from "./run-stage.ts"
 
@@ -90,7 +90,7 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
     const last = yield* journal.lastExecution(graph.pipeline, node.id)
     emit({ type: "node-started", node: node.id, stage: node.stage.name, why: changes(node, facts, last, parts).all })
     const directory = yield* store.temporary
-    // Made by whoever has something to put there.
+    // Made where there is something to put there.
     const beside = `${directory}-sidecar`
     return yield* Effect.gen(function* () {
       const outcome = yield* run.execute({
@@ -121,7 +121,7 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
     }).pipe(
       Effect.onError(() =>
         Effect.gen(function* () {
-          yield* keepSkipped(run, node, beside)
+          yield* keepBeside(run, node, beside)
           yield* store.remove(directory)
           yield* store.remove(beside)
         })
@@ -129,17 +129,19 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
     )
   })
 
-/** The rows that a stage skipped before it failed stay beside its log: they may be why. */
-const keepSkipped = ({ emit, id, store }: RunContext, node: StageNode, beside: string) =>
+/** What would have been the sidecar of a stage that fails stays beside its log: it may say why. */
+const keepBeside = ({ emit, id, store }: RunContext, node: StageNode, beside: string) =>
   Effect.sync(() => {
-    const from = join(beside, skippedFile)
-    if (!existsSync(from)) return
-    const to = skippedPath(store.home, id, node.id)
-    try {
-      mkdirSync(dirname(to), { recursive: true })
-      copyFileSync(from, to)
-      emit({ type: "note", node: node.id, message: `the rows that it skipped are in ${to}` })
-    } catch (cause) {
-      emit({ type: "note", node: node.id, message: `the rows that it skipped could not be kept: ${messageOf(cause)}` })
+    const keep = (file: string, to: string, what: string) => {
+      if (!existsSync(join(beside, file))) return
+      try {
+        mkdirSync(dirname(to), { recursive: true })
+        copyFileSync(join(beside, file), to)
+        emit({ type: "note", node: node.id, message: `${what} in ${to}` })
+      } catch (cause) {
+        emit({ type: "note", node: node.id, message: `${what} lost: ${messageOf(cause)}` })
+      }
     }
+    keep(skippedFile, skippedPath(store.home, id, node.id), "the rows that it skipped are")
+    keep(curvesFile, curvesPath(store.home, id, node.id), "its curve until then is")
   })

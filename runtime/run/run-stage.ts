@@ -1,6 +1,7 @@
 /** Running a stage on a job: in this process, or by child.ts in another. */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { own } from "../../schemas/own.ts"
 import { decodeConfig } from "../../schemas/hyper.ts"
@@ -9,6 +10,7 @@ import { type SkippedCount, usualSkippedShare } from "../define/skipped.ts"
 import { type Context, type Progress, portOf, type StageInfo } from "../define/stage-info.ts"
 import { messageOf, placeOf, StageError } from "../errors.ts"
 import { type CheckpointOptions, openCheckpoints, type StopRequest } from "../store/resume-points.ts"
+import { carryingCurve, Curve, writeCurve } from "./curve.ts"
 import { runMapped } from "./mapped.ts"
 import { collectSkipped } from "./skipped-rows.ts"
 
@@ -45,6 +47,27 @@ export const runStage = (
   progress: (progress: Progress) => void,
   stop?: StopRequest
 ): Effect.Effect<Outcome, StageError> =>
+  Effect.suspend(() => {
+    const { sidecar } = job
+    if (sidecar === null || sidecar === undefined) return runWith(stage, job, progress, stop)
+    const curve = new Curve()
+    return runWith(stage, job, progress, stop, curve).pipe(
+      // That of a stage that fails is what its user wants most.
+      Effect.onExit((exit) =>
+        Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)
+          ? Effect.void
+          : writeCurve(curve, sidecar, (message) => progress({ note: message }))
+      )
+    )
+  })
+
+const runWith = (
+  stage: StageInfo,
+  job: Job,
+  progress: (progress: Progress) => void,
+  stop: StopRequest | undefined,
+  curve?: Curve
+): Effect.Effect<Outcome, StageError> =>
   Effect.gen(function* () {
     const config = yield* decodeConfig(stage.config, job.config, `Stage ${stage.name}`)
     const inputs = Object.fromEntries(
@@ -55,6 +78,7 @@ export const runStage = (
       for (const ref of [own(job.inputs, name) ?? []].flat() as ReadonlyArray<ArtifactRef<any>>) yield* type.validate(ref.path)
     }
     const skipped = collectSkipped(stage.name, job.sidecar ?? undefined, job.mostSkipped ?? usualSkippedShare)
+    const checkpoints = job.checkpoints === null ? noCheckpoints : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop)
     const context: Context = {
       config,
       inputs,
@@ -65,10 +89,13 @@ export const runStage = (
       // A real turn of the event loop, so that messages and signals are heard between steps.
       progress: (report) =>
         Effect.andThen(
-          Effect.sync(() => progress(report)),
+          Effect.sync(() => {
+            curve?.add(report)
+            progress(report)
+          }),
           nextTurn
         ),
-      checkpoints: job.checkpoints === null ? noCheckpoints : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop),
+      checkpoints: curve === undefined || checkpoints === noCheckpoints ? checkpoints : carryingCurve(checkpoints, curve),
       skipped
     }
     const run: StageInfo["run"] = (given) => stage.run(keyedOnly(stage, given))

@@ -11,6 +11,8 @@ import type { Trace } from "./traces.ts"
 
 /** The rows that the stage skipped, one JSON object a line (define/skipped.ts). */
 export const skippedFile = "skipped.jsonl"
+/** What the stage reported step by step (run/curve.ts). */
+export const curvesFile = "curves.parquet"
 
 export const Sidecar: ArtifactType<never> = {
   kind: "sidecar",

@@ -9,6 +9,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows } from "../../data/dataset.ts"
+import { gpuMemory } from "../../engine/device.ts"
 import { deriveSeed } from "../../engine/random.ts"
 import { scoped } from "../../engine/tensor.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
@@ -57,7 +58,12 @@ const iterate = Effect.fn("ppo.iterate")(function* (run: Run, iteration: number)
       return trainer.step(losses)
     })
     steps.push(step)
-    if (step.diverged) return yield* divergence(run, iteration, lossesAndNorms(steps))
+    if (step.diverged) {
+      // The end of the curve.
+      const { diverged: _, policyLoss: loss, ...numbers } = step
+      yield* progress({ loss, ...numbers, learningRate: config.learningRate })
+      return yield* divergence(run, iteration, lossesAndNorms(steps))
+    }
     yield* progress({ message: "updating" })
   }
   trainer.finish(statistics, responses.length)
@@ -66,21 +72,25 @@ const iterate = Effect.fn("ppo.iterate")(function* (run: Run, iteration: number)
   const done = describeIteration({ iteration, responses, rewards, statistics, steps, sampleTexts: config.sampleTexts })
   history.iterations.push(done)
   const { generation, scoring, update } = history.seconds
+  const { iteration: _, samples: __, reward: meanReward, kl, policyLoss: loss, helpfulness, safety, ...numbers } = done
   yield* progress({
-    ...{ reward: done.reward, kl: done.kl, loss: done.policyLoss },
-    ...{ generationSeconds: generation, scoringSeconds: scoring, updateSeconds: update }
+    ...{ reward: meanReward, kl, loss, learningRate: config.learningRate },
+    ...{ generationSeconds: generation, scoringSeconds: scoring, updateSeconds: update },
+    ...{ helpfulness: helpfulness ?? undefined, safety: safety ?? undefined, ...numbers, ...gpuMemory() }
   })
 })
 
 /** Evaluates the policy on the held-out prompts, with the same random numbers each time. Says whether to stop. */
 const evaluate = Effect.fn("ppo.evaluate")(function* (run: Run, iteration: number) {
-  const { config, seed, heldOut, history } = run
+  const { config, seed, heldOut, history, progress } = run
   const seeds = heldOut.map((_, i) => deriveSeed(seed, "ppo", "held-out", i))
   const responses = yield* rollout(run, heldOut, seeds)
   history.spent("generation")
   const rewards = yield* reward(run, responses)
   history.spent("scoring")
-  return history.evaluated({ iteration, ...describeResponses(responses, rewards) }, run, config.patience)
+  const evaluation = { iteration, ...describeResponses(responses, rewards) }
+  yield* progress({ heldOutReward: evaluation.reward })
+  return history.evaluated(evaluation, run, config.patience)
 })
 
 /** An iteration, and an evaluation where one is due; number 0 is the evaluation before the first. Says whether to stop. */

@@ -11,6 +11,7 @@ import { mkdir, readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import { gpuMemory } from "../../engine/device.ts"
 import { AdamW, clipGradientNorm, type Parameters } from "../../engine/optimizer.ts"
 import type { Schedule } from "../../engine/schedule.ts"
 import { scoped, type Tensor } from "../../engine/tensor.ts"
@@ -186,6 +187,9 @@ export const train = Effect.fn("train")(function* (
       }
       const learningRate = options.schedule(step)
       const { loss, gradientNorm, diverged } = takeStep(batch, options, optimizer, learningRate)
+      // Of a step that diverged too: its numbers are the end of the curve.
+      const { tokens } = batch
+      yield* options.progress({ step: step + 1, total: options.steps, loss, learningRate, gradientNorm, tokens, ...gpuMemory() })
       if (diverged) {
         const what = Number.isFinite(loss) ? `gradient norm ${gradientNorm}` : `loss ${loss}`
         const last = yield* checkpoints?.latest ?? Effect.undefined
@@ -198,7 +202,6 @@ export const train = Effect.fn("train")(function* (
       }
       losses.push(loss)
       gradientNorms.push(gradientNorm)
-      yield* options.progress({ step: step + 1, total: options.steps, loss, learningRate, gradientNorm, tokens: batch.tokens })
       if (checkpoints?.due() === true) yield* keepTraining(checkpoints, optimizer, { losses, gradientNorms })
     }
   }).pipe(Effect.ensuring(Effect.sync(() => optimizer.free())))

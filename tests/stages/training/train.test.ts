@@ -64,10 +64,17 @@ describe("training", () => {
     const weight = parameter()
     const before = liveTensors()
     const broken: TrainingBatch = { count: 1, tokens: 1, parts: [() => weight.sum().mul(bad)] }
-    const error = await Effect.runPromise(Effect.flip(train(options(weight, [fit(weight, [1], 1), broken], 9))))
+    const told: Array<Progress> = []
+    const progress = (report: Progress) => Effect.sync(() => void told.push(report))
+    const error = await Effect.runPromise(Effect.flip(train({ ...options(weight, [fit(weight, [1], 1), broken], 9), progress })))
     expect(error).toMatchObject({ _tag: "DivergedError", step: 1 })
     expect(error.message).toContain("Training diverged at step 2 of 9")
     expect(error.message).toContain("the last finite loss was 2.25") // (0.5 - 2)^2
+    // The step that diverged is the end of its curve.
+    expect(told.map(({ step, loss }) => [step, Number.isFinite(loss)])).toEqual([
+      [1, true],
+      [2, false]
+    ])
     expect(Number.isFinite(weight.item())).toBe(true)
     expect(liveTensors()).toBe(before)
   })

@@ -1,0 +1,33 @@
+/** Curves that were kept: where the numbers are that the nodes of a run reported step by step. */
+import { existsSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import type { StoreError } from "../errors.ts"
+import { curvesPath } from "../run/node-log.ts"
+import type { NodeStatus, PastRun } from "../store/executions.ts"
+import { Journal } from "../store/journal.ts"
+import { curvesFile } from "../store/sidecar.ts"
+import { Store } from "../store/store.ts"
+
+export interface KeptCurve {
+  readonly node: string
+  readonly stage: string
+  readonly status: NodeStatus
+  /** The Parquet file; null: the stage reported no numbers, or its result was made again or deleted since. */
+  readonly path: string | null
+}
+
+/** Of each node of the run: of a result that was made or found, that of its making; of one that failed, what was until then. */
+export const curvesOf = (run: PastRun): Effect.Effect<ReadonlyArray<KeptCurve>, StoreError, Store | Journal> =>
+  Effect.gen(function* () {
+    const [store, journal] = [yield* Store, yield* Journal]
+    const last = new Map((yield* journal.executionsOf(run.id)).map((execution) => [execution.node, execution]))
+    return yield* Effect.forEach(last.values(), ({ node, stage, status, key, digest }) =>
+      Effect.gen(function* () {
+        const trace = digest === null ? undefined : yield* journal.trace(key)
+        const kept = trace?.digest === digest && trace?.sidecar !== undefined ? join(store.path(trace.sidecar), curvesFile) : undefined
+        const path = digest === null ? curvesPath(store.home, run.id, node) : kept
+        return { node, stage, status, path: path !== undefined && existsSync(path) ? path : null }
+      })
+    )
+  })

@@ -1,0 +1,82 @@
+/** `caravan curves` as a user calls it. */
+import { writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { fixtureFolder } from "../runtime/fixture.ts"
+import { caravan, removeFolder, runJson } from "./caravan.ts"
+
+let folder: string
+beforeAll(() => {
+  folder = fixtureFolder()
+  writeFileSync(
+    join(folder, "descending-pipeline.ts"),
+    `import * as Schema from "effect/Schema"
+import { fileAt } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { hyperInt } from "../../../schemas/hyper.ts"
+import { descend, descendInChild } from "./descending.ts"
+import { lines } from "./mapped.ts"
+export default Pipeline.make("descending", { params: Schema.Struct({ divergesAt: hyperInt(0, "step") }) }, ({ divergesAt }) => {
+  const texts = lines({ file: fileAt("words.txt") })
+  return { result: descendInChild({ texts }, { steps: 100 }), other: descend({ texts }, { steps: 5, divergesAt }) }
+})
+`
+  )
+  runJson(folder, "descending-pipeline.ts")
+})
+afterAll(() => removeFolder(folder))
+
+const curves = (...args: ReadonlyArray<string>) => caravan(folder, "curves", ...args)
+
+describe("caravan curves", () => {
+  it("lists the nodes that have one", () => {
+    expect(curves("latest").stdout).toMatch(
+      /^descend +descend +ran +\/.*curves\.parquet\ndescend-in-child +descend-in-child +ran .*\n2 nodes of 3 in run [0-9a-f]{8} with a curve\.\n$/
+    )
+  })
+
+  it("shows each series of a node in a line, by the node's name or its output's", () => {
+    const { stdout, status } = curves("latest", "descend-in-child")
+    expect(status).toBe(0)
+    // Halved from 1/2 a hundred times; the mean of 2.5 steps a column.
+    expect(stdout).toMatch(/^100 rows in .*\n +values +first +last +least +greatest\n/)
+    expect(stdout).toMatch(/^ {2}loss +100 +0\.5000 +7\.889e-31 +7\.889e-31 +0\.5000 +█▂▁+$/m)
+    expect(stdout).toMatch(/^ {2}kl +50 +-2 +-100 +-100 +-2 +█+.*▁$/m)
+    for (const series of ["seconds", "memory", "tokens", "tokensPerSecond"]) expect(stdout).toMatch(new RegExp(`^  ${series} `, "m"))
+    expect(curves("latest", "result").stdout).toBe(stdout)
+  })
+
+  it("prints every row as CSV and as JSON", () => {
+    const [header, ...lines] = curves("latest", "result", "--csv").stdout.trimEnd().split("\n")
+    const columns = header!.split(",")
+    expect(columns).toEqual(["step", "seconds", "memory", "loss", "tokens", "kl", "tokensPerSecond"])
+    expect(lines).toHaveLength(100)
+    const cells = (line: number) => Object.fromEntries(lines[line]!.split(",").map((cell, i) => [columns[i]!, cell]))
+    expect(cells(0)).toMatchObject({ step: "1", loss: "0.5", tokens: "10", tokensPerSecond: "", kl: "" })
+    expect(cells(99)).toMatchObject({ step: "100", loss: String(2 ** -100), kl: "-100" })
+    const { node, rows } = JSON.parse(curves("latest", "result", "--json").stdout)
+    expect([node, rows.length]).toEqual(["descend-in-child", 100])
+    expect(rows[1]).toMatchObject({ step: 2, loss: 0.25, tokens: 20, kl: -2 })
+    expect("kl" in rows[0]).toBe(false)
+  })
+
+  it("shows the curve of a result that was found, and of a node that failed with the loss that is no number", () => {
+    const before = curves("latest", "result").stdout
+    const { status } = runJson(folder, "descending-pipeline.ts", "--set", "divergesAt=3")
+    expect(status).toBe("failed")
+    expect(curves("latest", "result").stdout).toBe(before)
+    expect(curves("latest", "other", "--json").stdout).toContain('"loss": "NaN",\n      "gradientNorm": "Infinity"')
+    expect(curves("latest", "descend").stdout).toMatch(/^ {2}loss +3 +0\.5000 +NaN +0\.2500 +0\.5000 +█▁ *$/m)
+  })
+
+  it.each([
+    ["no such node", ["latest", "descent"], 'has no node "descent". Did you mean "descend"?'],
+    ["a node without one", ["latest", "lines"], 'has no curve of "lines"'],
+    ["no such run", ["nothing"], 'Looking for the run "nothing": there is no such run'],
+    ["CSV of no node", ["latest", "--csv"], "--csv prints the rows of one node: name it"]
+  ])("says what is wrong: %s", (_, args, message) => {
+    const { status, stderr } = curves(...args)
+    expect(stderr).toContain(message)
+    expect([status, /^\s+at /m.exec(stderr)]).toEqual([2, null])
+  })
+})

@@ -1,0 +1,144 @@
+/** The numbers that a stage reports step by step: kept beside its result, found again with it, whole after a kill, there when it fails. */
+import { existsSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { afterEach, beforeEach, describe, expect, it } from "vitest"
+import { parquetRows } from "../../../data/parquet.ts"
+import { fileAt, type Node } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { curvesOf } from "../../../runtime/inspect/curves.ts"
+import { resolveRun } from "../../../runtime/inspect/history.ts"
+import { Curve } from "../../../runtime/run/curve.ts"
+import type { RunEvent } from "../../../runtime/run/events.ts"
+import type { RunOptions } from "../../../runtime/run/options.ts"
+import { run } from "../../../runtime/run/run.ts"
+import { removeFolder } from "../../cli/caravan.ts"
+import { checkRecords } from "../../faults/invariants.ts"
+import { fixtureFolder, services } from "../fixture.ts"
+import { descend, descendBy10, descendInChild } from "../fixtures/descending.ts"
+import { lines } from "../fixtures/mapped.ts"
+
+let folder: string
+beforeEach(() => {
+  folder = fixtureFolder()
+  writeFileSync(join(folder, "words.txt"), Array.from({ length: 25 }, (_, i) => `word ${i}`).join("\n"))
+})
+afterEach(async () => {
+  await checkRecords(join(folder, "home")).finally(() => removeFolder(folder))
+})
+
+type Application = (inputs: { texts: Node<any> }, config: any) => Node<any>
+type Row = Readonly<Record<string, number | null>>
+const rowsIn = async (path: string): Promise<ReadonlyArray<Row>> => {
+  const rows: Array<Row> = []
+  for await (const row of parquetRows(path)) rows.push(row as Row)
+  return rows
+}
+const go = async (stage: Application, config: object = {}, options: RunOptions = {}) => {
+  const pipeline = Pipeline.make("curves", { params: Schema.Struct({}) }, () => ({
+    out: stage({ texts: lines({ file: fileAt(join(folder, "words.txt")) }) }, config).named("out")
+  }))
+  const events: Array<RunEvent> = []
+  const program = Effect.gen(function* () {
+    const result = yield* run(pipeline, {}, { onEvent: (event) => events.push(event), ...options })
+    const curves = yield* curvesOf(yield* resolveRun("latest"))
+    return { ...result.nodes.find(({ id }) => id === "out")!, path: curves.find(({ node }) => node === "out")!.path }
+  })
+  const done = await Effect.runPromise(program.pipe(Effect.provide(services(join(folder, "home")))))
+  const notes = events.flatMap((event) => (event.type === "note" ? [event.message] : []))
+  return { ...done, notes, rows: done.path === null ? [] : await rowsIn(done.path) }
+}
+/** What does not depend on the clock and the machine. */
+const measured = (rows: ReadonlyArray<Row>) =>
+  rows.map((row) => Object.fromEntries(Object.entries(row).filter(([name]) => !["seconds", "memory", "tokensPerSecond"].includes(name))))
+const expected = (steps: number) =>
+  Array.from({ length: steps }, (_, i) => ({ step: i + 1, loss: 2 ** -(i + 1), tokens: 10 * (i + 1), kl: i % 2 === 1 ? -(i + 1) : null }))
+
+describe("the curve", () => {
+  it.each<[string, Application]>([
+    ["in the run's process", descend],
+    ["in a child", descendInChild]
+  ])("of a stage %s has every step's numbers, and is found again with the result", async (_, stage) => {
+    const made = await go(stage)
+    expect(made.status).toBe("ran")
+    expect(measured(made.rows)).toEqual(expected(6))
+    const found = await go(stage)
+    expect(found).toMatchObject({ status: "hit", path: made.path, digest: made.digest })
+  })
+
+  it("has the time, the memory, and tokens per second since the row before", async () => {
+    const { rows } = await go(descendInChild)
+    const seconds = rows.map((row) => row.seconds!)
+    expect(seconds).toEqual(seconds.toSorted((a, b) => a - b))
+    for (const row of rows) expect(row.memory).toBeGreaterThan(10)
+    expect(rows[0]!.tokensPerSecond).toBeNull()
+    for (let i = 1; i < rows.length; i++)
+      expect(rows[i]!.tokensPerSecond).toBeCloseTo(rows[i]!.tokens! / (seconds[i]! - seconds[i - 1]!), 6)
+  })
+
+  it("of shards has those of all, each at the number of shards before it", async () => {
+    const { rows } = await go(descendBy10, { steps: 2 })
+    expect(measured(rows)).toEqual([0, 1, 2].flatMap((step) => expected(2).map((row) => ({ ...row, step }))))
+  })
+
+  it("is no part of the result: what reports nothing has the same digest, and no file", async () => {
+    const made = await go(descend)
+    expect(await go(descend, { steps: 0 })).toMatchObject({ status: "ran", digest: made.digest, path: null })
+  })
+
+  it("of a stage that was killed and resumed has the steps of one that was not", async () => {
+    const dies = join(folder, "dies")
+    writeFileSync(dies, "")
+    const options = { checkpointSeconds: 0 }
+    expect(await go(descendInChild, { dies }, options)).toMatchObject({ status: "failed", error: expect.stringContaining("was killed") })
+    expect(existsSync(dies)).toBe(false)
+    const resumed = await go(descendInChild, { dies }, options)
+    expect(resumed.status).toBe("ran")
+    expect(measured(resumed.rows)).toEqual(expected(6))
+    const seconds = resumed.rows.map((row) => row.seconds!)
+    expect(seconds).toEqual(seconds.toSorted((a, b) => a - b))
+  })
+
+  it.each<[string, Application]>([
+    ["in the run's process", descend],
+    ["in a child", descendInChild]
+  ])("of a stage that fails %s stays beside its log, with the numbers that are none", async (_, stage) => {
+    const failed = await go(stage, { divergesAt: 3 }, { checkpointSeconds: 0 })
+    expect(failed.status).toBe("failed")
+    expect(failed.notes).toContain(`its curve until then is in ${failed.path}`)
+    expect(failed.rows.map(({ step, loss, gradientNorm }) => [step, loss, gradientNorm])).toEqual([
+      [1, 0.5, null],
+      [2, 0.25, null],
+      [3, NaN, Infinity]
+    ])
+  })
+})
+
+describe("rows in memory", () => {
+  it("are the same after a checkpoint, however many they are, and go on from there", async () => {
+    const whole = new Curve()
+    const rows = Array.from({ length: 1000 }, (_, step) => ({
+      step,
+      loss: step % 7 === 0 ? NaN : Math.sin(step),
+      ...(step > 600 ? { late: step } : {})
+    }))
+    let resumed = new Curve()
+    for (const row of rows) {
+      whole.add(row)
+      resumed.add(row)
+      if (row.step % 301 === 300) {
+        const next = new Curve()
+        next.restore(resumed.encode())
+        resumed = next
+      }
+    }
+    const read = async (curve: Curve) => {
+      const path = join(folder, "curve.parquet")
+      writeFileSync(path, await curve.parquet())
+      return measured(await rowsIn(path))
+    }
+    expect(await read(resumed)).toEqual(await read(whole))
+    expect(await read(whole)).toEqual(rows.map((row) => ({ late: null, ...row })))
+  })
+})
