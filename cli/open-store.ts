@@ -9,6 +9,9 @@ import { Store } from "../runtime/store/store.ts"
 import { UsageError } from "./command.ts"
 import { write, writeJson } from "./output.ts"
 
+/** The store and the journal in this folder. */
+export const storeAt = (home: string): Layer.Layer<Store | Journal> => Layer.merge(Store.layer(home), Journal.layer(home))
+
 /** Opens them for `body`. Makes none: looking at a store that is not there is a mistake. */
 export const withStore = async <A, E>(body: Effect.Effect<A, E, Store | Journal>): Promise<A> => {
   const home = findHome(process.cwd())
@@ -16,7 +19,7 @@ export const withStore = async <A, E>(body: Effect.Effect<A, E, Store | Journal>
     throw new UsageError(
       `There is no store at ${home}: nothing has run here yet. Run a pipeline, or name the store's folder in CARAVAN_HOME.`
     )
-  return Effect.runPromise(Effect.provide(body, Layer.merge(Store.layer(home), Journal.layer(home))))
+  return Effect.runPromise(Effect.provide(body, storeAt(home)))
 }
 
 /** One JSON document on stdout, or lines. */

@@ -38,6 +38,9 @@ export const placeOf = (error: unknown): string => {
 export const isGone = (cause: unknown): boolean =>
   ["ENOENT", "ENOTDIR", "EISDIR", "EIO"].includes((cause as NodeJS.ErrnoException).code ?? "")
 
+/** Whether there is no such file or folder. */
+export const isAbsent = (cause: unknown): boolean => ["ENOENT", "ENOTDIR"].includes((cause as NodeJS.ErrnoException).code ?? "")
+
 /** Whether SQLite says that a file's bytes are no database, or a broken one. */
 export const isDamaged = (cause: unknown): boolean => /not a database|malformed/.test(messageOf(cause))
 

@@ -6,6 +6,7 @@ import { storeError } from "../../runtime/errors.ts"
 import { type Change, compareRuns, type NodeDifference, resolveRun } from "../../runtime/inspect/history.ts"
 import { Journal } from "../../runtime/store/journal.ts"
 import { Store } from "../../runtime/store/store.ts"
+import { describeDamage, findDamage } from "../../runtime/inspect/damage.ts"
 import { allDifferences } from "../../schemas/difference.ts"
 import { type Command, exitCodes, type Given } from "../command.ts"
 import { print, withStore } from "../open-store.ts"
@@ -35,9 +36,13 @@ const reportDifferences = Effect.fnUntraced(function* ({ output }: NodeDifferenc
   const read = (digest: string) =>
     Effect.tryPromise({
       try: async () => JSON.parse(await readFile(join(store.path(digest), "report.json"), "utf8")) as unknown,
-      catch: storeError((reason) => `Reading the report ${store.path(digest)}: ${reason}. \`caravan run\` makes a damaged one again.`)
+      catch: storeError((reason) => `Reading the report ${store.path(digest)}: ${reason}. Mend that, then ask again.`)
     })
   if (!(yield* store.present(before)) || !(yield* store.present(after))) return []
+  for (const digest of [before, after]) {
+    const damage = yield* findDamage(digest)
+    if (damage !== undefined) return [`can't be compared: ${describeDamage(`the one in ${store.path(digest)}`, damage)}`]
+  }
   return allDifferences(yield* read(before), yield* read(after))
 })
 

@@ -1,5 +1,6 @@
 /** `caravan lineage`: which run, code and data made an artifact, and what was made of it. */
 import * as Effect from "effect/Effect"
+import { describeDamage, findDamage } from "../../runtime/inspect/damage.ts"
 import { ancestry, descent, type LineageEntry, type Making, makings, resolveArtifact } from "../../runtime/inspect/lineage.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes, UsageError, wholeNumber } from "../command.ts"
@@ -68,11 +69,15 @@ export const command: Command = {
         const made = named.digest === null ? [] : yield* makings(named.digest)
         const from = given.has("down") ? undefined : yield* ancestry(named, depth)
         const into = given.has("up") ? undefined : yield* descent(named, depth)
+        const isModified = named.digest !== null && (yield* store.presence(named.digest)) === "modified"
+        const damage = isModified ? yield* findDamage(named.digest) : undefined
         const object = named.digest === null ? undefined : (yield* store.present(named.digest)) ? store.path(named.digest) : null
         const where =
           object === undefined
             ? []
-            : [object === null ? "no longer in the store; a run that wants it makes it again" : `in the store: ${object}`]
+            : damage !== undefined
+              ? [describeDamage("it", damage)]
+              : [object === null ? "no longer in the store; a run that wants it makes it again" : `in the store: ${object}`]
         const unknown = made.length === 0 && named.digest !== null ? ["the journal does not know what made it"] : []
         print(given.has("json"), { artifact: { ...named, path: object ?? null }, made, ...(from && { from }), ...(into && { into }) }, [
           nameOf(named),

@@ -2,6 +2,7 @@
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import { describeDamage, findDamage } from "../../runtime/inspect/damage.ts"
 import type { RunEvent, RunResult } from "../../runtime/run/events.ts"
 import { lockPath, readLock } from "../../runtime/run/lock-file.ts"
 import type { RunOptions } from "../../runtime/run/options.ts"
@@ -66,9 +67,19 @@ const rowsSkipped = ({ nodes }: RunResult): ReadonlyArray<string> => {
   return lines.length === 0 ? [] : ["Rows left out:", ...lines]
 }
 
-const summary = (result: RunResult): string => {
-  const outputs = outputLines(result.outputs)
-  return [...nodeTable(result), ...(outputs.length === 0 ? [] : ["", ...outputs])].join("\n")
+/** Reports are read to be shown, those that were only found too: output -> what is said of one that is damaged. */
+const damagedReports = Effect.fnUntraced(function* (outputs: RunResult["outputs"]) {
+  const damaged = new Map<string, string>()
+  for (const [name, { digest, kind }] of Object.entries(outputs)) {
+    const found = kind === "report" ? yield* findDamage(digest) : undefined
+    if (found !== undefined) damaged.set(name, describeDamage(`The output ${name}`, found))
+  }
+  return damaged
+})
+
+const summary = (result: RunResult, damaged: ReadonlyMap<string, string>): string => {
+  const outputs = outputLines(Object.fromEntries(Object.entries(result.outputs).filter(([name]) => !damaged.has(name))))
+  return [...nodeTable(result), ...(outputs.length === 0 ? [] : ["", ...outputs]), ...damaged.values()].join("\n")
 }
 
 /** Options from the command line; with --locked, unset ones come from the lock file. */
@@ -121,15 +132,17 @@ export const command: Command = {
       events.onEvent(event)
       progress.onEvent(event)
     }
-    const work = run(pipeline, {}, { ...options, ...selection, force: given.flags("force"), onEvent })
+    const isShown = given.flag("events") !== "-" && !given.has("json")
+    const work = Effect.gen(function* () {
+      const result = yield* run(pipeline, {}, { ...options, ...selection, force: given.flags("force"), onEvent })
+      return { result, damaged: isShown ? yield* damagedReports(result.outputs) : new Map<string, string>() }
+    })
     const exit = await untilInterrupted(work.pipe(Effect.provide(layer(options))), progress).finally(() => events.close())
     if (exit === undefined) return exitCodes.interrupted
     if (Exit.isFailure(exit)) throw Cause.squash(exit.cause)
-    const result = exit.value
-    if (given.flag("events") !== "-") {
-      if (given.has("json")) writeJson(document(result))
-      else write(`${summary(result)}\n`)
-    }
-    return result.status === "succeeded" ? exitCodes.ok : exitCodes.failed
+    const { result, damaged } = exit.value
+    if (isShown) write(`${summary(result, damaged)}\n`)
+    else if (given.flag("events") !== "-") writeJson(document(result))
+    return result.status === "succeeded" && damaged.size === 0 ? exitCodes.ok : exitCodes.failed
   }
 }

@@ -1,16 +1,19 @@
-/** `caravan verify`: runs nodes again and compares what comes out with what is in the store. */
+/** `caravan verify`: runs nodes again and compares what comes out with what is in the store; or reads all that is in the store. */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { verify, type Verification } from "../../runtime/inspect/verify.ts"
-import { type Command, exitCodes, wholeNumber } from "../command.ts"
+import { type DamagedObject, type StoreVerification, verifyStore } from "../../runtime/inspect/verify-store.ts"
+import { type Command, exitCodes, type Given, UsageError, wholeNumber } from "../command.ts"
+import { Sidecar } from "../../runtime/store/sidecar.ts"
 import { layer } from "../../caravan.ts"
-import { print } from "../open-store.ts"
+import { print, withStore } from "../open-store.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { duration, showProgress } from "../display/progress.ts"
 import { untilInterrupted } from "../interrupt.ts"
+import { showReading } from "../display/reading.ts"
+import { count, short, shortRun, size, table } from "../display/units.ts"
 import { limitsOf, runFlags } from "../run-flags.ts"
-import { short, table } from "../display/units.ts"
 
 const lines = ({ nodes, left }: Verification): Array<string> => {
   const width = Math.max(0, ...nodes.map(({ id }) => id.length))
@@ -29,11 +32,46 @@ const lines = ({ nodes, left }: Verification): Array<string> => {
   ]
 }
 
+const damagedLines = ({ digest, made, path, quarantined, left, type, what }: DamagedObject): Array<string> => [
+  `damaged  ${short(digest)}  ${made === null ? "no record says of what" : `${made.node} of ${made.pipeline}, run ${shortRun(made.run)}`}: ${what}`,
+  ...(quarantined === null
+    ? [`  left in ${path}: ${left}`]
+    : [
+        `  moved from ${path} to ${quarantined}`,
+        ...(made === null
+          ? []
+          : [
+              type === Sidecar.name
+                ? `  it lists rows that were skipped; caravan run --force ${made.node} writes it again`
+                : `  run ${made.pipeline}, which makes it again`
+            ])
+      ])
+]
+
+const storeLines = ({ damaged, home, objects, size: bytes, strays, unknown }: StoreVerification): Array<string> => [
+  ...damaged.flatMap(damagedLines),
+  ...unknown.map((object) => `unknown  ${short(object.digest)}  ${size(object.size)}: no record names it; caravan gc takes it`),
+  ...strays.map((path) => `stray    ${path}: it is no object, nor a file of one`),
+  `${count(objects, "object")} of ${size(bytes)} in ${home}: ${damaged.length} damaged, ${unknown.length} unknown, ${strays.length} stray.`
+]
+
+/** Reads every object of the store. */
+const readStore = async (given: Given): Promise<number> => {
+  const beside = ["set", "seed", "device", "threads", "sample", "only", "from", "until", "timeout", "memory"]
+  const other = given.positionals[0] ?? beside.find((name) => given.flag(name) !== undefined)
+  if (other !== undefined)
+    throw new UsageError(`--store reads the whole store and takes no pipeline and no other flags but --json, got "${other}".`)
+  const reading = showReading("Reading the store")
+  const found = await withStore(verifyStore({ onStart: reading.start, onBytes: reading.onBytes })).finally(reading.close)
+  print(given.has("json"), found, storeLines(found))
+  return found.ok ? exitCodes.ok : exitCodes.failed
+}
+
 export const command: Command = {
   name: "verify",
   summary:
-    "Runs nodes again in a scratch folder and compares their results with those in the store, bit for bit. Names the first tensor or row that differs. Changes nothing. Exits with 1 unless all results are the same.",
-  positionals: ["<pipeline.ts>"],
+    "Runs nodes again in a scratch folder and compares their results with those in the store, bit for bit. Names the first tensor or row that differs. Replaces nothing; a damaged result is moved to the store's quarantine, and the next run makes it again. With --store, reads every object of the store instead. Exits with 1 unless all results are the same, or when an object is damaged.",
+  positionals: ["[pipeline.ts]"],
   flags: {
     ...pipelineFlags,
     sample: { value: "n", help: "verify only n nodes, chosen at random" },
@@ -42,16 +80,22 @@ export const command: Command = {
     until: { value: "node", help: "verify this node and what it depends on" },
     timeout: runFlags.timeout!,
     memory: runFlags.memory!,
+    store: { help: "read every object of the store and set the damaged ones aside; runs nothing" },
     json: { help: "print one JSON document" }
   },
   examples: [
     "caravan verify pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
     "caravan verify pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --sample 3",
-    "caravan verify pipelines/demo.ts --only sft --json"
+    "caravan verify pipelines/demo.ts --only sft --json",
+    "caravan verify --store"
   ],
   more: describeParameters,
   run: async (given) => {
-    const pipeline = await loadPipeline(given.positionals[0]!)
+    if (given.has("store")) return readStore(given)
+    const [file] = given.positionals
+    if (file === undefined)
+      throw new UsageError("caravan verify needs <pipeline.ts>, or --store. For example: caravan verify pipelines/demo.ts")
+    const pipeline = await loadPipeline(file)
     const options = pipelineOptions(given)
     const sample = wholeNumber(given, "sample", 1)
     const selection = Object.fromEntries(

@@ -1,6 +1,6 @@
 /**
  * Verifying a pipeline: nodes whose results are in the store are run again into a scratch place, on the inputs they had, and what comes out is
- * compared with what is there. Nothing is recorded and nothing replaced.
+ * compared with what is there. Nothing is recorded and nothing replaced; what is damaged is set aside (damage.ts).
  */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
@@ -22,6 +22,7 @@ import { inputsOf } from "../run/produce.ts"
 import type { Job } from "../run/run-stage.ts"
 import { Journal, type JournalOperations } from "../store/journal.ts"
 import { Store, type StoreOperations } from "../store/store.ts"
+import { describeDamage, findDamage } from "./damage.ts"
 
 export interface VerifiedNode {
   readonly id: string
@@ -93,7 +94,7 @@ interface Tools {
   readonly emit: (event: RunEvent) => void
 }
 
-const verifyNode = (node: StageNode, plan: Plan, tools: Tools): Effect.Effect<VerifiedNode, StoreError> =>
+const verifyNode = (node: StageNode, plan: Plan, tools: Tools): Effect.Effect<VerifiedNode, StoreError, Store | Journal> =>
   Effect.gen(function* () {
     const base = { id: node.id, stage: node.stage.name, milliseconds: 0, digest: null, again: null, differences: [], error: null }
     const planned = plan.nodes.get(node.id)!
@@ -145,8 +146,6 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
   Effect.gen(function* () {
     const refuse = (message: string) => new StageError({ reason: "Verify", message })
     const refs = new Map<string, ArtifactRef<any>>()
-    const damaged = (id: string, damage: string) =>
-      refuse(`The result of "${id}" in the store is damaged (${damage}). Run the pipeline: it is made again. Then verify.`)
     for (const id of new Set([...dependencies(node), node.id])) {
       const found = plan.nodes.get(id)!
       if (found.kind === "file") {
@@ -155,8 +154,10 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       }
       // The result of a node depends on results that are there: else it would not be there itself.
       if (found.kind !== "hit") return yield* refuse(`The result of "${id}" is not in the store. Run the pipeline first.`)
-      const damage = yield* store.damage(found.trace.digest)
-      if (damage !== undefined) return yield* damaged(id, damage)
+      const damage = yield* findDamage(found.trace.digest)
+      if (damage !== undefined) return yield* refuse(describeDamage(`The result of "${id}" in the store`, damage))
+      if (!(yield* store.present(found.trace.digest)))
+        return yield* refuse(`The result of "${id}" is no longer in the store: run the pipeline, which makes it again.`)
       const { digest, contentDigest, type } = found.trace
       refs.set(id, { path: store.path(digest), type, digest, contentDigest })
     }

@@ -27,11 +27,18 @@ export const readSmall = (path: string): { readonly bytes: Buffer; readonly writ
   }
 }
 
+/** Hears how many bytes were read since it was called last. */
+export type OnBytes = (count: number) => void
+
 const readAsync = promisify(read)
-export const digestOfFileAt = async (path: string): Promise<{ readonly size: number; readonly sha256: string }> => {
+export const digestOfFileAt = async (
+  path: string,
+  onBytes: OnBytes = () => undefined
+): Promise<{ readonly size: number; readonly sha256: string }> => {
   const file = openSync(path, "r")
   try {
     let size = readToScratch(file)
+    onBytes(size)
     if (size < pieceSize) return { size, sha256: hashOf("sha256", scratch.subarray(0, size)) }
     const hash = createHash("sha256").update(scratch)
     let [piece, next] = [Buffer.allocUnsafeSlow(pieceSize), Buffer.allocUnsafeSlow(pieceSize)]
@@ -40,6 +47,7 @@ export const digestOfFileAt = async (path: string): Promise<{ readonly size: num
       const { bytesRead } = await reading
       if (bytesRead === 0) return { size, sha256: hash.digest("hex") }
       size += bytesRead
+      onBytes(bytesRead)
       reading = readAsync(file, next, 0, pieceSize, null)
       hash.update(piece.subarray(0, bytesRead))
       ;[piece, next] = [next, piece]
@@ -48,4 +56,4 @@ export const digestOfFileAt = async (path: string): Promise<{ readonly size: num
     closeSync(file)
   }
 }
-export const sha256File = async (path: string): Promise<string> => (await digestOfFileAt(path)).sha256
+export const sha256File = async (path: string, onBytes?: OnBytes): Promise<string> => (await digestOfFileAt(path, onBytes)).sha256

@@ -8,8 +8,8 @@ import { hash } from "node:crypto"
 import { readdirSync, renameSync, statSync } from "node:fs"
 import { readdir, readFile, rm, stat, utimes } from "node:fs/promises"
 import { dirname, join } from "node:path"
-import { isGone, messageOf, StoreError } from "../errors.ts"
-import { digestOfFileAt, readSmall, sha256File } from "../key/file-digest.ts"
+import { isAbsent, isGone, messageOf, StoreError } from "../errors.ts"
+import { digestOfFileAt, type OnBytes, readSmall, sha256File } from "../key/file-digest.ts"
 import { allOf, foldersOf, makeFolder, renameIfFree, syncPath } from "./durable.ts"
 
 /** Raised when manifests change. */
@@ -123,13 +123,13 @@ export const presenceOf = (home: string, digest: string): Presence => {
  * What is wrong with an object's bytes; undefined when they are what the manifest says. One that was modified and is sound is present again: its
  * manifest is dated anew, so that it is not read in every run.
  */
-export const damageOf = async (home: string, digest: string): Promise<string | undefined> => {
+export const damageOf = async (home: string, digest: string, onBytes?: OnBytes): Promise<string | undefined> => {
   const folder = objectPath(home, digest)
   const found = manifestAt(folder, digest)
   if (found === undefined) return "its manifest is missing or not what its name says"
   let youngest = 0
   for (const file of found.manifest.files) {
-    const read = await readAt(join(folder, file.path)).catch(unreadable)
+    const read = await readAt(join(folder, file.path), onBytes).catch(unreadable)
     if (read === undefined) return `${file.path} is missing, or the disk can't read it`
     if (read.sha256 !== file.sha256) return `${file.path} has changed`
     youngest = Math.max(youngest, read.written)
@@ -144,18 +144,21 @@ export const damageOf = async (home: string, digest: string): Promise<string | u
 }
 
 /** A file's digest. When it was written to is asked first: what is written while it is read is younger than that. */
-const readAt = async (path: string): Promise<{ readonly written: number; readonly sha256: string }> => ({
+const readAt = async (path: string, onBytes: OnBytes | undefined): Promise<{ readonly written: number; readonly sha256: string }> => ({
   written: statSync(path).mtimeMs,
-  sha256: await sha256File(path)
+  sha256: await sha256File(path, onBytes)
 })
 
-/** Moves a damaged object out of the way; it is kept for whoever wants to look. */
-export const setAside = (home: string, digest: string): void => {
+/** Moves a damaged object out of the way, where it can be looked at; gives that place, or undefined when there is no such object. */
+export const setAside = (home: string, digest: string): string | undefined => {
   makeFolder(join(home, "quarantine"))
+  const place = join(home, "quarantine", `${digest}-${Date.now()}-${process.pid}`)
   try {
-    renameSync(objectPath(home, digest), join(home, "quarantine", `${digest}-${Date.now()}-${process.pid}`))
+    renameSync(objectPath(home, digest), place)
+    return place
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
+    return undefined
   }
 }
 
@@ -207,8 +210,13 @@ export const putAll = async (
 export const allObjects = async (home: string): Promise<Array<FoundObject>> => {
   const root = join(home, "objects")
   const found: Array<FoundObject> = []
-  for (const prefix of await readdir(root).catch(() => [])) {
-    for (const digest of await readdir(join(root, prefix)).catch(() => [])) {
+  const list = (path: string) =>
+    readdir(path).catch((cause: unknown) => {
+      if (isAbsent(cause)) return []
+      throw cause
+    })
+  for (const prefix of await list(root)) {
+    for (const digest of await list(join(root, prefix))) {
       const folder = join(root, prefix, digest)
       const bytes = await readFile(join(folder, manifestName)).catch(() => undefined)
       const sound = bytes !== undefined && hash("sha256", bytes) === digest

@@ -12,6 +12,7 @@ import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import type { ArtifactError, ArtifactType } from "../../schemas/artifact.ts"
 import { storeError, StoreError } from "../errors.ts"
+import type { OnBytes } from "../key/file-digest.ts"
 import { makeFolder, syncPath } from "./durable.ts"
 import { type Claim, type Claimed, claimKey, releaseClaims, stillHeld, whileNobodyClaims } from "./in-flight.ts"
 import { type Holder, Leases } from "./leases.ts"
@@ -59,9 +60,9 @@ export interface StoreOperations {
   /** Whether the object is there with every file at its size. */
   readonly present: (digest: string) => Effect.Effect<boolean, StoreError>
   /** What is wrong with the object's bytes; undefined when they are what the manifest says. Read whenever a stage is about to use them. */
-  readonly damage: (digest: string) => Effect.Effect<string | undefined, StoreError>
-  /** Moves a damaged object out of the way, so that it is made again; it is kept for whoever wants to look. */
-  readonly quarantine: (digest: string) => Effect.Effect<void, StoreError>
+  readonly damage: (digest: string, onBytes?: OnBytes) => Effect.Effect<string | undefined, StoreError>
+  /** Moves a damaged object out of the way, so that it is made again; gives where it can be looked at, or undefined when it is gone. */
+  readonly quarantine: (digest: string) => Effect.Effect<string | undefined, StoreError>
   /** Every object, in no order. Reads the manifests, not the bytes. */
   readonly objects: Effect.Effect<ReadonlyArray<FoundObject>, StoreError>
   /**
@@ -201,7 +202,7 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
     }),
     presence,
     present: (digest) => Effect.map(presence(digest), (found) => found !== "missing"),
-    damage: (digest) => attemptAsync("Reading a result in the store", () => damageOf(home, digest)),
+    damage: (digest, onBytes) => attemptAsync("Reading a result in the store", () => damageOf(home, digest, onBytes)),
     quarantine: (digest) => attempt("Setting a damaged object aside", () => setAside(home, digest)),
     objects: attemptAsync("Looking at the objects of the store", () => allObjects(home)),
     moveToTrash: Effect.fn("Store.moveToTrash")(function* (digests, spared) {

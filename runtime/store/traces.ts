@@ -85,6 +85,9 @@ export const traces = (database: JournalDatabase, listings: Listings) => {
   return {
     trace,
     forgetTrace,
+    /** The keys under which this artifact is recorded as the result. */
+    keysOf: (digest: string): Array<string> =>
+      database.all("select key from traces where digest = ?", digest).map((row) => row.key as string),
     /** Up to so many traces by key, any: one query for many is several times faster than many for one. */
     someTraces: (limit: number): Map<string, Trace> => {
       const found = new Map<string, Trace>()

@@ -1,0 +1,103 @@
+/** What the commands say of damaged results, and that what they say is true: the next run makes them again. */
+import { existsSync, readdirSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest"
+import { fixtureFolder, invert, objectFile } from "../runtime/fixture.ts"
+import { caravan, type Finished, removeFolder, type RunDocument, runJson, statuses } from "./caravan.ts"
+import { inProcess } from "./in-process.ts"
+
+let folder: string
+let first: RunDocument
+beforeAll(() => {
+  folder = fixtureFolder()
+})
+afterAll(() => removeFolder(folder))
+beforeEach(() => {
+  // Finds what the test before left sound, and makes the rest again.
+  first = runJson(folder, "pipeline.ts")
+})
+
+const digest = (node: string): string => first.nodes.find(({ id }) => id === node)!.digest!
+const fileOf = (node: string, name?: string) => objectFile(folder, digest(node), name)
+/** The word of a refusal: exit code 1, no stack trace, and where the result went, which is true. */
+const refused = ({ status, stdout, stderr }: Finished): string => {
+  const text = `${stdout}${stderr}`
+  expect([status, /^\s+at .*:\d+:\d+/m.exec(text)]).toEqual([1, null])
+  const [, place] = /was moved to (\S+): run the pipeline, which makes it again\./.exec(text) ?? []
+  expect([text, existsSync(place ?? "")]).toEqual([text, true])
+  return text
+}
+const madeAgain = (node: string) => {
+  const second = runJson(folder, "pipeline.ts")
+  expect(statuses(second)).toMatchObject({ [node]: "ran" })
+  expect(second.outputs).toEqual(first.outputs)
+}
+
+describe("a damaged result", () => {
+  it("that verify finds is set aside, and the next run makes it again", () => {
+    invert(fileOf("shout"), { count: 20, times: "keep" })
+    expect(statuses(runJson(folder, "pipeline.ts")).shout).toBe("hit")
+    expect(refused(caravan(folder, "verify", "pipeline.ts", "--only", "shout"))).toMatch(
+      /The result of "shout" in the store is damaged \(data\.arrow has changed\)/
+    )
+    madeAgain("shout")
+  })
+
+  it("that lineage is asked for is said to be damaged, where a file was written to since it was made", async () => {
+    invert(fileOf("shout"), { count: 20 })
+    const { status, stdout } = await inProcess(folder, "lineage", "shout")
+    expect([status, stdout]).toEqual([
+      0,
+      expect.stringMatching(/^it is damaged \(data\.arrow has changed\)\. It was moved to .*quarantine/m)
+    ])
+    madeAgain("shout")
+  })
+
+  it("of a report is found as a run is to print it, and as diff is to compare it", async () => {
+    invert(fileOf("counts", "report.json"), { times: "keep" })
+    expect(refused(caravan(folder, "run", "pipeline.ts"))).toMatch(/^The output counts is damaged \(report\.json has changed\)/m)
+    madeAgain("counts")
+    runJson(folder, "pipeline.ts", "--set", "times=2")
+    invert(fileOf("counts", "report.json"), { times: "keep" })
+    const { status, stdout } = await inProcess(folder, "diff", "latest~1", "latest")
+    expect([status, stdout]).toEqual([0, expect.stringMatching(/^ {2}report can't be compared: the one in .* is damaged/m)])
+    madeAgain("counts")
+  })
+
+  it("is told by plan to be read first, where a file was written to since it was made", async () => {
+    invert(fileOf("shout"), { count: 20 })
+    expect(caravan(folder, "plan", "pipeline.ts").stdout).toMatch(
+      /^hit +shout +in the store; its files were written to since it was made: a run reads them first$/m
+    )
+    madeAgain("shout")
+  })
+})
+
+describe("verify --store", () => {
+  it("ends with 0 when nothing is damaged, and takes nothing beside it", async () => {
+    const { status, stdout, stderr } = await inProcess(folder, "verify", "--store")
+    expect([status, stderr]).toEqual([0, ""])
+    expect(stdout).toMatch(/^\d objects of [\d.]+ kB in .*\/home: 0 damaged, 0 unknown, 0 stray\.\n$/)
+    for (const args of [["pipeline.ts", "--store"], ["--store", "--only", "shout"], []])
+      expect((await inProcess(folder, "verify", ...args)).status).toBe(2)
+  })
+
+  it("ends with 1 when something is, says of which node and where it went, and the next run makes it again", async () => {
+    invert(fileOf("shout"), { count: 20, times: "keep" })
+    writeFileSync(join(folder, "home/objects/mine.txt"), "")
+    const { status, stdout } = await inProcess(folder, "verify", "--store")
+    expect(status).toBe(1)
+    expect(stdout).toMatch(
+      new RegExp(
+        `^damaged {2}${digest("shout").slice(0, 12)} {2}shout of fixture, run [0-9a-f]{8}: data\\.arrow has changed\\n {2}moved from .*${digest("shout")} to .*quarantine/.*\\n {2}run fixture, which makes it again\\nstray {4}.*mine\\.txt: .*\\n.* 1 damaged, 0 unknown, 1 stray\\.\\n$`
+      )
+    )
+    madeAgain("shout")
+    invert(fileOf("lines"), { times: "keep" })
+    const before = readdirSync(join(folder, "home/quarantine")).length
+    const document = JSON.parse((await inProcess(folder, "verify", "--store", "--json")).stdout) as { ok: boolean; damaged: Array<object> }
+    expect(document).toMatchObject({ ok: false, damaged: [{ digest: digest("lines"), what: "data.arrow has changed", left: null }] })
+    expect(readdirSync(join(folder, "home/quarantine")).length).toBe(before + 1)
+    madeAgain("lines")
+  })
+})
