@@ -3,7 +3,8 @@ import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { storeError } from "../../runtime/errors.ts"
-import { type Change, compareRuns, type NodeDifference, resolveRun } from "../../runtime/inspect/history.ts"
+import { type Change, compareRuns, type NodeDifference } from "../../runtime/inspect/history.ts"
+import { resolveRunOrNode } from "../../runtime/inspect/resolve.ts"
 import { Journal } from "../../runtime/store/journal.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { describeDamage, findDamage } from "../../runtime/inspect/damage.ts"
@@ -66,8 +67,14 @@ const nodeLines = (node: NodeDifference, report: ReadonlyArray<string>): Array<s
 
 const run = Effect.fnUntraced(function* (given: Given) {
   const [first, second] = given.positionals as [string, string]
-  const [before, after] = [yield* resolveRun(first), yield* resolveRun(second)]
-  const difference = yield* compareRuns(before, after)
+  const [left, right] = [yield* resolveRunOrNode(first), yield* resolveRunOrNode(second)]
+  const [before, after] = [left.run, right.run]
+  const node = left.node ?? right.node
+  const difference = yield* compareRuns(
+    before,
+    after,
+    node === undefined ? undefined : { before: left.node ?? node, after: right.node ?? node }
+  )
   const nodes = yield* Effect.forEach(difference.nodes, (node) => Effect.map(reportDifferences(node), (report) => ({ ...node, report })))
   print(given.has("json"), { ...difference, nodes }, [
     `${shortRun(before.id)} (${before.pipeline}) -> ${shortRun(after.id)} (${after.pipeline})`,
@@ -82,9 +89,10 @@ const run = Effect.fnUntraced(function* (given: Given) {
 
 export const command: Command = {
   name: "diff",
-  summary: "Compares two runs, node by node: config, seed, code, numerics, inputs, metrics and outputs.",
-  positionals: ["<run>", "<run>"],
+  summary:
+    "Compares two runs, or one node in two runs: config, seed, code, numerics, inputs, metrics and outputs. A run is latest, latest~1 or the beginning of its id; a node of it is latest:sft; a node's or an output's name alone is its last execution.",
+  positionals: ["<run|node>", "<run|node>"],
   flags: { json: { help: "print one JSON document" } },
-  examples: ["caravan diff latest~1 latest", "caravan diff 1a2b3c4d 5e6f7a8b --json"],
+  examples: ["caravan diff latest~1 latest", "caravan diff latest~1:sft latest:sft", "caravan diff 1a2b3c4d 5e6f7a8b --json"],
   run: (given) => withStore(run(given))
 }

@@ -49,7 +49,7 @@ const users = (entries: ReadonlyArray<LineageEntry>, indent = "  "): Array<strin
 export const command: Command = {
   name: "lineage",
   summary:
-    "Shows which run, code and data made an artifact, back to the input files, and what was made from it. Name an artifact by its digest (or a prefix of it), its path in the store, node, pipeline:node or run:node; name an input file by its path.",
+    "Shows which run, code and data made an artifact, back to the input files, and what was made from it. Name a result by its node or output (also as pipeline:name, or as run:name for one of an earlier run), by its digest or the beginning of it, or by its path; name an input file by its path.",
   positionals: ["<artifact>"],
   flags: {
     up: { help: "show only what it was made from" },
@@ -57,7 +57,12 @@ export const command: Command = {
     depth: { value: "n", help: "follow at most n steps" },
     json: { help: "print one JSON document" }
   },
-  examples: ["caravan lineage rlhf-v5", "caravan lineage 3f2a91c04d7e --up --json", "caravan lineage pairs.jsonl.gz --down --depth 1"],
+  examples: [
+    "caravan lineage rlhf-v5",
+    "caravan lineage latest~1:rlhf-v5 --up",
+    "caravan lineage 3f2a91c04d7e --up --json",
+    "caravan lineage pairs.jsonl.gz --down --depth 1"
+  ],
   run: (given) =>
     withStore(
       Effect.gen(function* () {
@@ -77,8 +82,8 @@ export const command: Command = {
             ? []
             : damage !== undefined
               ? [describeDamage("it", damage)]
-              : [object === null ? "no longer in the store; a run that wants it makes it again" : `in the store: ${object}`]
-        const unknown = made.length === 0 && named.digest !== null ? ["the journal does not know what made it"] : []
+              : [object === null ? "no longer in the store; a run that needs it makes it again" : `in the store: ${object}`]
+        const unknown = made.length === 0 && named.digest !== null ? ["the journal has no record of what made it"] : []
         print(given.has("json"), { artifact: { ...named, path: object ?? null }, made, ...(from && { from }), ...(into && { into }) }, [
           nameOf(named),
           ...where,
@@ -86,11 +91,11 @@ export const command: Command = {
           ...made.slice(0, 1).flatMap(makingLines),
           ...(made.length > 1
             ? [
-                `came out the same ${count(made.length - 1, "time")} more: ${some(made.slice(1).map(({ run, node }) => `${node} in run ${shortRun(run)}`))}`
+                `made again with the same result ${count(made.length - 1, "time")}: ${some(made.slice(1).map(({ run, node }) => `${node} in run ${shortRun(run)}`))}`
               ]
             : []),
           ...(from !== undefined && from.length > 0 ? ["made from", ...tree(from)] : []),
-          ...(into === undefined ? [] : into.length === 0 ? ["nothing was made of it"] : ["made of it", ...users(into)])
+          ...(into === undefined ? [] : into.length === 0 ? ["nothing was made from it"] : ["used to make", ...users(into)])
         ])
         return exitCodes.ok
       })

@@ -3,9 +3,8 @@ import { existsSync, readFileSync } from "node:fs"
 import { open } from "node:fs/promises"
 import { StringDecoder } from "node:string_decoder"
 import * as Effect from "effect/Effect"
-import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { storeError } from "../../runtime/errors.ts"
-import { resolveRun } from "../../runtime/inspect/history.ts"
+import { isRun, nodeIn, resolveRun, resolveRunOrNode } from "../../runtime/inspect/resolve.ts"
 import { logPath } from "../../runtime/run/node-log.ts"
 import { statusOf } from "../../runtime/store/asked.ts"
 import type { PastRun } from "../../runtime/store/executions.ts"
@@ -43,42 +42,57 @@ const follow = (path: string, run: PastRun) =>
 
 export const command: Command = {
   name: "log",
-  summary: "Prints a node's log from the latest run that ran it: when and why it started, its steps, its output and how it ended.",
-  positionals: ["<node>"],
+  summary:
+    "Prints the log of a node, from the latest run that ran it or from the one that is named (latest~1:sft): when and why it started, its steps, its output and how it ended.",
+  positionals: ["<node|output>"],
   flags: {
     run: { value: "run", help: "take the log from this run" },
     follow: { help: "keep printing until the run ends" },
     json: { help: "print one JSON document" }
   },
-  examples: ["caravan log sft", "caravan log sft --follow", "caravan log sft --run latest~1"],
+  examples: ["caravan log sft", "caravan log sft --follow", "caravan log latest~1:sft"],
   run: (given) =>
     withStore(
       Effect.gen(function* () {
         const journal = yield* Journal
         const { home } = yield* Store
-        const node = given.positionals[0]!
-        const wanted = given.flag("run")
+        const text = given.positionals[0]!
+        const colon = text.indexOf(":")
+        // "latest:sft" is --run latest.
+        const ofRun = colon > 0 && isRun(text.slice(0, colon)) && !(yield* journal.nodeNames()).includes(text)
+        const name = ofRun ? text.slice(colon + 1) : text
+        const wanted = ofRun ? text.slice(0, colon) : given.flag("run")
         const runs = wanted === undefined ? yield* journal.runs() : [yield* resolveRun(wanted)]
-        const run = runs.find(({ id }) => existsSync(logPath(home, id, node)))
-        if (run === undefined) {
-          const known = yield* journal.nodeNames()
-          if (!known.includes(node)) return yield* Effect.fail(new UsageError(`No node "${node}" ever ran here.${didYouMean(node, known)}`))
-          return yield* Effect.fail(
-            new UsageError(
-              wanted === undefined
-                ? `There is no log of "${node}": gc deleted it, or the node ran before logs were kept.`
-                : `Run ${shortRun(runs[0]!.id)} has no log of "${node}": it did not run there (\`caravan show ${shortRun(runs[0]!.id)}\`). Leave out --run for the latest run that ran it.`
-            )
-          )
+        /** The log of a node or an output of the first run that has one. */
+        const logOf = (some: ReadonlyArray<PastRun>, named: string) => {
+          for (const run of some)
+            for (const node of new Set([named, nodeIn(run, named, [])])) if (existsSync(logPath(home, run.id, node))) return { run, node }
+          return undefined
         }
+        let found = logOf(runs, name)
+        if (found === undefined) {
+          const { node, run } = yield* resolveRunOrNode(wanted === undefined ? name : `${wanted}:${name}`)
+          if (node === undefined)
+            return yield* Effect.fail(new UsageError(`"${text}" is a run. Name a node of it: ${shortRun(run.id)}:<node>.`))
+          found = logOf(wanted === undefined ? runs.filter(({ pipeline }) => pipeline === run.pipeline) : [run], node)
+          if (found === undefined)
+            return yield* Effect.fail(
+              new UsageError(
+                wanted === undefined
+                  ? `There is no log of "${node}": gc has deleted it.`
+                  : `Run ${shortRun(run.id)} has no log of "${node}": it did not run there (\`caravan show ${shortRun(run.id)}\`). Leave out the run for the latest one that ran it.`
+              )
+            )
+        }
+        const { node, run } = found
         const path = logPath(home, run.id, node)
         if (given.has("follow") && !given.has("json")) {
           yield* follow(path, run)
           return exitCodes.ok
         }
-        const text = readFileSync(path, "utf8").trimEnd()
-        const lines = text.split("\n").map((line) => ({ time: line.slice(0, 24), text: line.slice(25) }))
-        print(given.has("json"), { run: run.id, pipeline: run.pipeline, node, path, lines }, [text])
+        const content = readFileSync(path, "utf8").trimEnd()
+        const lines = content.split("\n").map((line) => ({ time: line.slice(0, 24), text: line.slice(25) }))
+        print(given.has("json"), { run: run.id, pipeline: run.pipeline, node, path, lines }, [content])
         return exitCodes.ok
       })
     )

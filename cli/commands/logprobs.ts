@@ -6,6 +6,7 @@ import { noGrad, scoped, tensor } from "../../engine/tensor.ts"
 import type { Llama } from "../../models/llama.ts"
 import { loadLlama } from "../../models/weights.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
+import { artifactPath } from "../artifact-path.ts"
 import { write } from "../output.ts"
 
 /** The log-probability of every token after the first: (T,) -> T - 1 numbers. */
@@ -55,7 +56,7 @@ export const command: Command = {
     device: { value: "cpu|cuda", help: "device for tensor computation (default: cpu)" },
     json: { help: "print a JSON array of arrays instead of one line per sequence" }
   },
-  examples: ["caravan logprobs path/to/checkpoint --ids ids.json --json"],
+  examples: ["caravan logprobs path/to/checkpoint --ids ids.json --json", "caravan logprobs sft --ids ids.json"],
   run: async (given) => {
     const path = given.flag("ids")
     if (path === undefined) throw new UsageError("caravan logprobs needs --ids <file.json>.")
@@ -63,7 +64,7 @@ export const command: Command = {
     if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device must be cpu or cuda, got "${device}".`)
     if (device === "cuda" && !hasCuda())
       throw new UsageError("No CUDA device was found. Run `caravan doctor` to see why, or use --device cpu.")
-    const model = await Effect.runPromise(loadLlama(given.positionals[0]!, { device }))
+    const model = await Effect.runPromise(loadLlama(await artifactPath(given.positionals[0]!), { device }))
     const result = (await readIds(path, model)).map((ids) => logProbabilities(model, ids))
     write(given.has("json") ? `${JSON.stringify(result)}\n` : result.map((row) => `${row.join(" ")}\n`).join(""))
     return exitCodes.ok

@@ -10,8 +10,6 @@ import { noGrad, scoped } from "../../engine/tensor.ts"
 import { type LoadedPolicy, loadPolicyFrom, loadReward } from "../../models/checkpoint.ts"
 import { encodePrompt, fitsChatFormat } from "../../models/chat.ts"
 import { Streamer } from "../../models/stream.ts"
-import { resolveArtifact } from "../../runtime/inspect/lineage.ts"
-import { Store } from "../../runtime/store/store.ts"
 import type { Role } from "../../schemas/artifact.ts"
 import { own } from "../../schemas/own.ts"
 import { readJson, roleFile } from "../../schemas/checkpoint-files.ts"
@@ -21,23 +19,7 @@ import { fitDialogue } from "../../stages/common/dialogues.ts"
 import { scoreSequences } from "../../stages/common/scoring.ts"
 import { type Command, exitCodes, type Given, UsageError, wholeNumber } from "../command.ts"
 import { write, writeJson } from "../output.ts"
-import { withStore } from "../open-store.ts"
-
-/** A folder as it is; else what the store has under that digest or node. */
-const folderOf = async (text: string): Promise<string> => {
-  if (existsSync(text)) return text
-  return withStore(
-    Effect.gen(function* () {
-      const store = yield* Store
-      const named = yield* resolveArtifact(text)
-      if (named.digest === null || !(yield* store.present(named.digest)))
-        return yield* Effect.fail(
-          new UsageError(`${text} is no folder, and the store has no such artifact. Give a checkpoint's folder, digest or node.`)
-        )
-      return store.path(named.digest)
-    })
-  )
-}
+import { artifactPath } from "../artifact-path.ts"
 
 /** Where a checkpoint of each role goes. */
 const places: Readonly<Record<string, string>> = {
@@ -47,7 +29,7 @@ const places: Readonly<Record<string, string>> = {
 }
 /** A checkpoint's folder. Throws a UsageError when it says that it is for something else; one of Hugging Face's says nothing. */
 const checkpointFor = async (role: Role, what: string, text: string): Promise<string> => {
-  const folder = await folderOf(text)
+  const folder = await artifactPath(text)
   if (!existsSync(join(folder, roleFile))) return folder
   const { role: found } = await Effect.runPromise(readJson(join(folder, roleFile), "Reading what the checkpoint is for"))
   if (found === role) return folder
@@ -184,6 +166,7 @@ export const command: Command = {
     json: { help: "print one JSON row for each prompt" }
   },
   examples: [
+    "caravan sample rlhf-v5",
     "caravan sample path/to/checkpoint",
     "caravan sample path/to/checkpoint --prompts prompts.txt --temperature 0.6 --json",
     "caravan sample path/to/policy --helpfulness path/to/reward --safety path/to/other-reward"

@@ -1,8 +1,9 @@
 /** `caravan show`: one run. */
-import { existsSync } from "node:fs"
+import { existsSync, readFileSync } from "node:fs"
 import * as Effect from "effect/Effect"
-import { resolveRun } from "../../runtime/inspect/history.ts"
-import { logPath } from "../../runtime/run/node-log.ts"
+import { resolveRunOrNode } from "../../runtime/inspect/resolve.ts"
+import { loggedNodes, logPath } from "../../runtime/run/node-log.ts"
+import type { KeyParts } from "../../runtime/key/cache-key.ts"
 import { type Asked, askedOf, statusOf } from "../../runtime/store/asked.ts"
 import { Journal } from "../../runtime/store/journal.ts"
 import { type ToldOfSkipped, toldOfSkipped } from "../../runtime/store/sidecar.ts"
@@ -30,46 +31,92 @@ const skippedBy = Effect.fnUntraced(function* (key: string, digest: string) {
   return trace?.digest === digest ? toldOfSkipped(yield* Store, trace) : noneSkipped
 })
 
+/** A node that began in a run and did not end in it: its log is all there is of it. */
+const unfinished = (node: string, status: string, log: string) => {
+  const step = readFileSync(log, "utf8")
+    .split("\n")
+    .findLast((line) => /^\S+ step /.test(line))
+  return {
+    ...noneSkipped,
+    node,
+    stage: null,
+    status: ["running", "killed"].includes(status) ? status : "interrupted",
+    milliseconds: null,
+    key: null,
+    digest: null,
+    type: null,
+    metrics: {},
+    path: null,
+    log,
+    error: step === undefined ? null : `last reported: ${step.slice(step.indexOf(" ") + 1)}`,
+    parts: null
+  }
+}
+
+/** What is said of a node that was asked for by name, besides. */
+const details = ({ log, parts, path }: { readonly log: string | null; readonly parts: KeyParts | null; readonly path: string | null }) => [
+  ...(parts === null
+    ? []
+    : [
+        "Config:",
+        ...table(
+          Object.entries(parts.config).map(([name, value]) => [name, shown(value)]),
+          "  "
+        )
+      ]),
+  ...(path === null ? [] : [`Result: ${path}`]),
+  ...(log === null ? [] : [`Log: ${log}`])
+]
+
 export const command: Command = {
   name: "show",
-  summary: "Shows one run: its settings and the outcome of each node.",
-  positionals: ["<run>"],
+  summary:
+    "Shows one run: its settings and the outcome of each node; or one node: also its config, result and log. A run is latest, latest~1 or the beginning of its id. A node or output is named alone (its last run), or with its run (latest~1:sft).",
+  positionals: ["<run|node>"],
   flags: { json: { help: "print one JSON document" } },
-  examples: ["caravan show latest", "caravan show 1a2b3c4d", "caravan show latest~1 --json"],
+  examples: ["caravan show latest", "caravan show 1a2b3c4d", "caravan show sft", "caravan show latest~1 --json"],
   run: (given) =>
     withStore(
       Effect.gen(function* () {
         const journal = yield* Journal
         const store = yield* Store
-        const run = yield* resolveRun(given.positionals[0]!)
+        const { run, node: only } = yield* resolveRunOrNode(given.positionals[0]!)
         const asked = askedOf(run)
         const status = yield* statusOf(run)
-        const nodes = yield* Effect.forEach(yield* journal.executionsOf(run.id), (execution) =>
-          Effect.gen(function* () {
-            const { node, stage, status: how, milliseconds, key, digest, error, parts } = execution
-            const artifact = digest === null ? undefined : yield* journal.artifact(digest)
-            const log = logPath(store.home, run.id, node)
-            return {
-              node,
-              stage,
-              status: how,
-              milliseconds,
-              // Not known of one that could not come so far.
-              key: key === "" ? null : key,
-              digest,
-              type: artifact?.type ?? null,
-              metrics: artifact?.metrics ?? {},
-              ...(digest === null ? noneSkipped : yield* skippedBy(key, digest)),
-              path: digest !== null && (yield* store.present(digest)) ? store.path(digest) : null,
-              log: existsSync(log) ? log : null,
-              error,
-              parts
-            }
-          })
+        const executions = yield* journal.executionsOf(run.id)
+        const isShown = (node: string) => only === undefined || node === only
+        const settled = yield* Effect.forEach(
+          executions.filter(({ node }) => isShown(node)),
+          (execution) =>
+            Effect.gen(function* () {
+              const { node, stage, status: how, milliseconds, key, digest, error, parts } = execution
+              const artifact = digest === null ? undefined : yield* journal.artifact(digest)
+              const log = logPath(store.home, run.id, node)
+              return {
+                node,
+                stage,
+                status: how,
+                milliseconds,
+                // Not known of one that could not come so far.
+                key: key === "" ? null : key,
+                digest,
+                type: artifact?.type ?? null,
+                metrics: artifact?.metrics ?? {},
+                ...(digest === null ? noneSkipped : yield* skippedBy(key, digest)),
+                path: digest !== null && (yield* store.present(digest)) ? store.path(digest) : null,
+                log: existsSync(log) ? log : null,
+                error,
+                parts
+              }
+            })
         )
-        const outputs = Object.entries(asked?.outputs ?? {}).map(([name, id]) => {
+        const known = new Set(executions.map(({ node }) => node))
+        const open = loggedNodes(store.home, run.id).filter((node) => !known.has(node) && isShown(node))
+        const nodes = [...settled, ...open.map((node) => unfinished(node, status, logPath(store.home, run.id, node)))]
+        const outputs = Object.entries(asked?.outputs ?? {}).flatMap(([name, id]) => {
+          if (!isShown(id)) return []
           const node = nodes.findLast((found) => found.node === id)
-          return { name, node: id, digest: node?.digest ?? null, path: node?.path ?? null }
+          return [{ name, node: id, digest: node?.digest ?? null, path: node?.path ?? null }]
         })
         print(given.has("json"), { ...run, status, nodes, outputs }, [
           `Run ${run.id} of ${run.pipeline}: ${status}`,
@@ -80,12 +127,18 @@ export const command: Command = {
             nodes.map((node) => [
               node.status,
               node.node,
-              node.status === "hit" || node.status === "skipped" ? "" : duration(node.milliseconds),
+              node.status === "hit" || node.status === "skipped" || node.milliseconds === null ? "" : duration(node.milliseconds),
               node.digest === null ? "" : short(node.digest),
               node.error ?? metrics(node.metrics)
             ]),
             "  "
           ),
+          ...(only === undefined ? [] : nodes.flatMap(details)),
+          ...(open.length === 0 || status === "running"
+            ? []
+            : [
+                "Run the same command again to continue: finished results are reused, and a stage with checkpoints resumes from its last one."
+              ]),
           ...nodes.flatMap((node) => skippedLines(node).map((line) => `  ${node.node}: ${line}`)),
           ...(outputs.length === 0
             ? []

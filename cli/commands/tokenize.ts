@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import { loadTokenizer } from "../../models/tokenizer/files.ts"
 import { decodeUtf8 } from "../../models/tokenizer/utf8.ts"
 import { type Command, exitCodes } from "../command.ts"
+import { artifactPath } from "../artifact-path.ts"
 import { write } from "../output.ts"
 
 /** Lines of stdin: only LF ends one; the last may lack it. */
@@ -22,9 +23,9 @@ export const command: Command = {
     "Prints the token ids of each line of stdin, without BOS or EOS. Only LF ends a line, white space is kept, and an empty line gives no ids.",
   positionals: ["<tokenizer>"],
   flags: { json: { help: "print a JSON array of arrays instead of one line of ids per line" } },
-  examples: ["echo 'Hello world' | caravan tokenize tokenizer.model", "caravan tokenize path/to/checkpoint --json < lines.txt"],
+  examples: ["echo 'Hello world' | caravan tokenize tokenizer.model", "caravan tokenize sft --json < lines.txt"],
   run: async (given) => {
-    const tokenizer = await Effect.runPromise(loadTokenizer(given.positionals[0]!))
+    const tokenizer = await Effect.runPromise(loadTokenizer(await artifactPath(given.positionals[0]!)))
     const ids = (await readLines()).map((line) => tokenizer.encode(line))
     write(given.has("json") ? `${JSON.stringify(ids)}\n` : ids.map((line) => `${line.join(" ")}\n`).join(""))
     return exitCodes.ok

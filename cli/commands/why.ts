@@ -1,5 +1,6 @@
 /** `caravan why`: everything that decides whether a node runs. */
 import * as Effect from "effect/Effect"
+import { nodeNamed } from "../../runtime/define/graph.ts"
 import { plan } from "../../runtime/run/plan.ts"
 import { Journal } from "../../runtime/store/journal.ts"
 import type { Generation, PastBlessing } from "../../runtime/store/traces.ts"
@@ -46,20 +47,24 @@ export const command: Command = {
   examples: ["caravan why pipelines/hh-rlhf.ts reward-model --set data=pairs.jsonl.gz"],
   more: describeParameters,
   run: async (given) => {
-    const [path, id] = given.positionals as [string, string]
+    const [path, name] = given.positionals as [string, string]
     const pipeline = await loadPipeline(path)
     const options = pipelineOptions(given)
     const { made, generations, blessings } = await Effect.runPromise(
       Effect.gen(function* () {
         const made = yield* plan(pipeline, {}, { ...options, missing: "await" })
         const journal = yield* Journal
-        const found = made.nodes.get(id)
+        const found = made.nodes.get(nodeNamed(made.graph, name) ?? "")
         if (found === undefined || !("key" in found)) return { made, generations: [], blessings: [] }
         return { made, generations: yield* journal.generations(found.key), blessings: yield* journal.blessings(found.key) }
       }).pipe(Effect.provide(layer(options)))
     )
-    const node = made.nodes.get(id)
-    if (node === undefined) throw new UsageError(`Pipeline "${pipeline.name}" has no node "${id}".${didYouMean(id, made.nodes.keys())}`)
+    const id = nodeNamed(made.graph, name)
+    const node = id === undefined ? undefined : made.nodes.get(id)
+    if (node === undefined)
+      throw new UsageError(
+        `Pipeline "${pipeline.name}" has no node or output "${name}".${didYouMean(name, [...made.nodes.keys(), ...Object.keys(made.graph.outputs)])}`
+      )
     // Back along what is not settled yet, to where the change began.
     const chain: Array<{ readonly id: string; readonly status: string; readonly why: string }> = []
     const seen = new Set<string>()
@@ -72,7 +77,7 @@ export const command: Command = {
       if (step.kind === "unknown") open.push(...step.until)
     }
     const parts = "parts" in node ? node.parts : undefined
-    if (given.has("json")) writeJson({ node: id, chain, parts: parts ?? null, generations, blessings })
+    if (given.has("json")) writeJson({ node: node.id, chain, parts: parts ?? null, generations, blessings })
     else {
       const verb = {
         file: "is a file",
@@ -82,7 +87,7 @@ export const command: Command = {
         unknown: "would run unless its inputs come out as before"
       }[node.kind]
       const lines = [
-        `${id} ${verb}: ${reasonOf(node)}`,
+        `${node.id} ${verb}: ${reasonOf(node)}`,
         ...chain.slice(1).map((step) => `  because of ${step.id}: ${step.why}`),
         ...(node.kind === "hit" ? blessingLines(blessings, node.trace.digest) : []),
         ...generationLine(generations, node.kind === "hit" ? node.trace.digest : undefined)

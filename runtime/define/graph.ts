@@ -45,6 +45,10 @@ export interface Graph {
 export const dependencies = (node: GraphNode): ReadonlyArray<string> =>
   node.kind === "file" ? [] : Object.values(node.inputs).flatMap((input) => input ?? [])
 
+/** The id of the node that a name stands for: of the node of that name, else of the one whose result is the output of that name. */
+export const nodeNamed = ({ nodes, outputs }: Pick<Graph, "nodes" | "outputs">, name: string): string | undefined =>
+  nodes.has(name) ? name : own(outputs, name)
+
 /** The ids that depend on a node, directly or not, and itself. */
 export const descendants = (graph: Graph, id: string): Set<string> => {
   const found = new Set([id])
@@ -86,7 +90,12 @@ export const valueOf = (field: Schema.Top | undefined, text: string): unknown =>
 export const buildGraph = (
   pipeline: AnyPipeline,
   params: Readonly<Record<string, unknown>>,
-  options: { readonly settings?: Settings; readonly seed: number }
+  options: {
+    readonly settings?: Settings
+    readonly seed: number
+    /** How a setting was given, for errors: "--set" unless it says otherwise. */
+    readonly flagOf?: (name: string) => string
+  }
 ): Effect.Effect<Graph, PipelineError | ConfigError> =>
   Effect.gen(function* () {
     const fields = pipeline.params.fields as Record<string, Schema.Top>
@@ -100,7 +109,7 @@ export const buildGraph = (
       pipeline.params as ConfigSchema,
       given,
       `Pipeline "${pipeline.name}"`,
-      (name) => ` Give it: --set ${name}=<value>, or as a parameter of the program's.`
+      (name) => ` Give it with --set ${name}=<value>, or as a parameter in a program.`
     )
     const outputs = yield* Effect.try({
       try: () => pipeline.build(decoded) as Record<string, unknown>,
@@ -119,6 +128,7 @@ export const buildGraph = (
     }
     return yield* resolve(pipeline.name, outputs as Record<string, AnyNode>, {
       seed: options.seed,
+      flagOf: options.flagOf ?? (() => "--set"),
       settings: settings.filter(([name]) => name.includes("."))
     })
   })
@@ -126,7 +136,7 @@ export const buildGraph = (
 const resolve = (
   pipeline: string,
   outputs: Readonly<Record<string, AnyNode>>,
-  options: { readonly seed: number; readonly settings: ReadonlyArray<[string, string]> }
+  options: { readonly seed: number; readonly settings: ReadonlyArray<[string, string]>; readonly flagOf: (name: string) => string }
 ) =>
   Effect.gen(function* () {
     const order = yield* postorder(outputs)
@@ -134,10 +144,14 @@ const resolve = (
     const overrides = new Map<string, Array<[field: string, text: string]>>()
     for (const [name, text] of options.settings) {
       const dot = name.lastIndexOf(".")
-      const id = name.slice(0, dot)
+      const given = name.slice(0, dot)
       const stageIds = order.filter((node) => node.definition.kind === "stage").map((node) => ids.get(node)!)
+      const output = own(outputs, given)
+      const id = stageIds.includes(given) || output === undefined ? given : ids.get(output)!
       if (!stageIds.includes(id))
-        return yield* new PipelineError({ message: `--set ${name}: there is no node "${id}".${didYouMean(id, stageIds)}` })
+        return yield* new PipelineError({
+          message: `${options.flagOf(name)} ${name}: there is no node or output "${given}".${didYouMean(given, [...stageIds, ...Object.keys(outputs)])}`
+        })
       overrides.set(id, [...(overrides.get(id) ?? []), [name.slice(dot + 1), text]])
     }
     const nodes = new Map<string, GraphNode>()

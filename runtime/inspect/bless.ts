@@ -7,7 +7,7 @@ import { didYouMean } from "../../schemas/did-you-mean.ts"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
 import { cacheKey } from "../key/cache-key.ts"
 import { PipelineError, type StoreError } from "../errors.ts"
-import { buildGraph, type StageNode } from "../define/graph.ts"
+import { buildGraph, nodeNamed, type StageNode } from "../define/graph.ts"
 import type { Numerics } from "../key/numerics.ts"
 import type { Pipeline } from "../define/pipeline.ts"
 import { changes, codeChanges, codeParts } from "../run/changes.ts"
@@ -45,16 +45,19 @@ const looked = 1000
 export const bless = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
-  id: string,
+  name: string,
   options: BlessOptions
 ): Effect.Effect<Blessed, PipelineError | ConfigError | StoreError, Store | Journal | Numerics> =>
   Effect.gen(function* () {
     const graph = yield* buildGraph(pipeline, params, graphOptions(options))
-    const node = graph.nodes.get(id)
+    const id = nodeNamed(graph, name)
+    const node = id === undefined ? undefined : graph.nodes.get(id)
     if (node === undefined || node.kind === "file") {
       const ids = [...graph.nodes.values()].flatMap((each) => (each.kind === "stage" ? [each.id] : []))
-      const what = node === undefined ? `pipeline "${graph.pipeline}" has no such node` : "it is a file, and has no code"
-      return yield* new PipelineError({ message: `Blessing "${id}": ${what}.${didYouMean(id, ids)}` })
+      const what = node === undefined ? `pipeline "${graph.pipeline}" has no such node or output` : "it is a file, and has no code"
+      return yield* new PipelineError({
+        message: `Blessing "${name}": ${what}.${didYouMean(name, [...ids, ...Object.keys(graph.outputs)])}`
+      })
     }
     // What is found here stays until it is recorded.
     const store = yield* (yield* Store).hold("caravan bless")

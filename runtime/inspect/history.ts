@@ -1,30 +1,10 @@
-/** What the journal says of past runs: which, how they went, and how two of them differ. */
+/** How two past runs differ, as the journal has them. */
 import * as Effect from "effect/Effect"
-import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { own } from "../../schemas/own.ts"
-import { PipelineError, type StoreError } from "../errors.ts"
+import type { StoreError } from "../errors.ts"
 import { type Asked, askedOf } from "../store/asked.ts"
 import type { PastExecution, PastRun } from "../store/executions.ts"
 import { Journal, type JournalTables } from "../store/journal.ts"
-
-/** The run that a user means: "latest", "latest~2" (two before it), or how its id begins. */
-export const resolveRun = (text: string): Effect.Effect<PastRun, PipelineError | StoreError, Journal> =>
-  Effect.gen(function* () {
-    const journal = yield* Journal
-    const fail = (what: string) => new PipelineError({ message: `Looking for the run "${text}": ${what}` })
-    const latest = /^latest(?:~(\d+))?$/.exec(text)
-    if (latest !== null) {
-      const back = Number(latest[1] ?? 0)
-      const runs = yield* journal.runs({ limit: back + 1 })
-      return runs[back] ?? (yield* fail(runs.length === 0 ? "nothing has run here yet." : `there are ${runs.length} runs only.`))
-    }
-    const found = yield* journal.runsLike(text)
-    if (found.length === 1) return found[0]!
-    if (found.length > 1)
-      return yield* fail(`${found.length} begin so: ${found.map(({ id }) => id.slice(0, 13)).join(", ")}. Give more of it.`)
-    const known = (yield* journal.runs({ limit: 20 })).map(({ id }) => id.slice(0, 8))
-    return yield* fail(`there is no such run.${didYouMean(text, [...known, "latest"])} \`caravan runs\` lists them.`)
-  })
 
 export interface Change {
   readonly what: string
@@ -78,12 +58,29 @@ const codeChanges = (before: PastExecution, after: PastExecution): Array<Change>
 const lastByNode = (executions: ReadonlyArray<PastExecution>): Map<string, PastExecution> =>
   new Map(executions.map((execution) => [execution.node, execution]))
 
-/** How a run differs from another: what it was asked for, and for each node its config, seed, code, numerics, inputs, metrics and output. */
-export const compareRuns = (before: PastRun, after: PastRun): Effect.Effect<RunDifference, StoreError, Journal> =>
-  Journal.use((journal) => journal.read((tables) => comparison(before, after, tables)))
+/** One node of each run, which may have different names. */
+export interface NodePair {
+  readonly before: string
+  readonly after: string
+}
 
-const comparison = (before: PastRun, after: PastRun, journal: JournalTables): RunDifference => {
-  const [old, young] = [lastByNode(journal.executionsOf(before.id)), lastByNode(journal.executionsOf(after.id))]
+/**
+ * How a run differs from another: what it was asked for, and for each node its config, seed, code, numerics, inputs, metrics and output. With `only`, in
+ * one node of each.
+ */
+export const compareRuns = (before: PastRun, after: PastRun, only?: NodePair): Effect.Effect<RunDifference, StoreError, Journal> =>
+  Journal.use((journal) => journal.read((tables) => comparison(before, after, tables, only)))
+
+const comparison = (before: PastRun, after: PastRun, journal: JournalTables, only: NodePair | undefined): RunDifference => {
+  const nodesOf = (run: PastRun, node: string | undefined) => {
+    const all = lastByNode(journal.executionsOf(run.id))
+    const execution = node === undefined ? undefined : all.get(node)
+    if (only === undefined) return all
+    return new Map(
+      execution === undefined ? [] : [[only.before === only.after ? only.before : `${only.before} -> ${only.after}`, execution]]
+    )
+  }
+  const [old, young] = [nodesOf(before, only?.before), nodesOf(after, only?.after)]
   const metricsOf = ({ digest }: PastExecution) => (digest === null ? {} : journal.artifact(digest)?.metrics)
   const made = (execution: PastExecution) => (execution.status === "hit" ? "ran" : execution.status)
   const all = [...new Set([...old.keys(), ...young.keys()])].map((node): NodeDifference => {

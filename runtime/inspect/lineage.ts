@@ -2,14 +2,12 @@
  * Where an artifact comes from and what came of it, from the journal alone: it answers for artifacts whose objects were collected long ago. Edges
  * are contents, as in cache keys: what was made of an artifact was made of every other one that says the same.
  */
-import { existsSync } from "node:fs"
-import { resolve } from "node:path"
 import * as Effect from "effect/Effect"
-import { didYouMean } from "../../schemas/did-you-mean.ts"
-import { PipelineError, type StoreError } from "../errors.ts"
+import type { PipelineError, StoreError } from "../errors.ts"
 import { digestFile } from "../key/file-source.ts"
 import type { PastExecution } from "../store/executions.ts"
 import { Journal, type JournalTables } from "../store/journal.ts"
+import { locate } from "./resolve.ts"
 
 /** An artifact or a file of the user's, by content. */
 export interface Named {
@@ -49,65 +47,14 @@ export interface LineageEntry extends Named {
   readonly next: ReadonlyArray<LineageEntry> | undefined
 }
 
-/** The nearest name; not the list of all, which may be long. */
-const nearest = (word: string, names: ReadonlyArray<string>): string => {
-  const found = didYouMean(word, names)
-  return names.length > 20 && found.startsWith(" There are") ? "" : found
-}
-
-const short = (digest: string): string => digest.slice(0, 12)
-
-/** The artifact that a user means: by digest or its beginning, a path in the store, "node", "pipeline:node" or "run:node"; or a file. */
+/** The artifact, or the file of the user's, that a word stands for (resolve.ts). */
 export const resolveArtifact = (text: string): Effect.Effect<Named, PipelineError | StoreError, Journal> =>
   Effect.gen(function* () {
     const journal = yield* Journal
-    const named = (digest: string, node?: string) => journal.read((tables) => nameOf(digest, tables, node)!)
-    const fail = (what: string) => new PipelineError({ message: `Looking for the artifact "${text}": ${what}` })
-    const inStore = /objects\/[0-9a-f]{2}\/([0-9a-f]{64})(?:\/|$)/.exec(text)
-    const prefix = inStore?.[1] ?? (/^[0-9a-f]{4,64}$/.test(text) ? text : undefined)
-    if (prefix !== undefined) {
-      const found = yield* journal.artifactsLike(prefix)
-      if (found.length === 1) return yield* named(found[0]!.digest)
-      if (found.length > 1)
-        return yield* fail(
-          `${found.length} begin so: ${found
-            .slice(0, 8)
-            .map(({ digest }) => short(digest))
-            .join(", ")}. Give more of it.`
-        )
-      if (inStore !== null || prefix.length >= 12)
-        return yield* fail("the journal knows no such digest. `caravan du --json` lists what is in the store.")
-    }
-    // A run's or a pipeline's node, then a node of any.
-    const colon = text.indexOf(":")
-    const byNode = (node: string) => journal.lastOfNode(node, ["hit", "ran"])
-    let executions: ReadonlyArray<PastExecution> = yield* byNode(text)
-    if (executions.length === 0 && colon > 0) {
-      const [owner, node] = [text.slice(0, colon), text.slice(colon + 1)]
-      executions = (yield* byNode(node)).filter(({ pipeline }) => pipeline === owner)
-      if (executions.length === 0) {
-        const runs = /^[0-9a-f-]{4,36}$/.test(owner) ? yield* journal.runsLike(owner) : []
-        if (runs.length > 1) return yield* fail(`${runs.length} runs begin with ${owner}. Give more of it.`)
-        if (runs.length === 1) {
-          const { asked } = runs[0]!
-          // An output's name does as well.
-          const id = (asked as { readonly outputs?: Record<string, string> } | null)?.outputs?.[node] ?? node
-          executions = (yield* journal.executionsOf(runs[0]!.id)).filter((execution) => execution.node === id && execution.digest !== null)
-        }
-      }
-    }
-    const pipelines = new Set(executions.map(({ pipeline }) => pipeline))
-    if (pipelines.size > 1)
-      return yield* fail(`several pipelines have such a node: ${[...pipelines].map((name) => `${name}:${text}`).join(", ")}. Say which.`)
-    if (executions.length > 0) return yield* named(executions[0]!.digest!, executions[0]!.node)
-    if (existsSync(text)) {
-      const path = resolve(text)
-      const { digest } = yield* digestFile(path, journal)
-      return { kind: "file", digest: null, contentDigest: digest, type: "file", name: path }
-    }
-    return yield* fail(
-      `expected a digest (or how it begins), a path in the store, a node, pipeline:node or run:node.${nearest(text, yield* journal.nodeNames())}`
-    )
+    const located = yield* locate(text)
+    if (located.kind === "artifact") return yield* journal.read((tables) => nameOf(located.digest, tables, located.execution?.node)!)
+    const { digest } = yield* digestFile(located.path, journal)
+    return { kind: "file", digest: null, contentDigest: digest, type: "file", name: located.path }
   })
 
 /** An artifact by its digest, under the name of a node: one artifact may be the result of several; the last one's unless told. */

@@ -16,7 +16,7 @@ import type { Numerics } from "../key/numerics.ts"
 import type { RunEvent } from "../run/events.ts"
 import type { Execute } from "../run/execute.ts"
 import { Executor } from "../run/executor.ts"
-import { chosenNodes, graphOptions, machineOf, type RunOptions } from "../run/options.ts"
+import { chosenNodes, graphOptions, machineOf, namedNodes, type RunOptions } from "../run/options.ts"
 import { type Plan, planGraph } from "../run/plan.ts"
 import { inputsOf } from "../run/produce.ts"
 import type { Job } from "../run/run-stage.ts"
@@ -65,11 +65,12 @@ const sampleOf = <A>(list: ReadonlyArray<A>, size: number, random: () => number)
 export const verify = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
-  options: VerifyOptions = {}
+  given: VerifyOptions = {}
 ): Effect.Effect<Verification, PipelineError | ConfigError | StoreError, Store | Journal | Executor | Numerics> =>
   Effect.gen(function* () {
-    const graph = yield* buildGraph(pipeline, params, graphOptions(options))
-    const selected = yield* chosenNodes(graph, options)
+    const graph = yield* buildGraph(pipeline, params, graphOptions(given))
+    const options = yield* namedNodes(graph, given)
+    const selected = chosenNodes(graph, options)
     const journal = yield* Journal
     const store = yield* (yield* Store).hold("caravan verify")
     const execute = yield* (yield* Executor).open

@@ -3,7 +3,7 @@
  * whatever shows a run can write it too. For its owner alone to read: stages print what they like.
  */
 import { hash } from "node:crypto"
-import { closeSync, mkdirSync, openSync, writeSync } from "node:fs"
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, writeSync } from "node:fs"
 import { join } from "node:path"
 import { skippedText } from "../define/skipped.ts"
 import { visible } from "../../schemas/visible.ts"
@@ -26,6 +26,22 @@ export const curvesPath = (home: string, run: string, node: string): string => j
 const fileName = (node: string): string => {
   const name = encodeURIComponent(node)
   return name.length <= longestName ? name : `${name.slice(0, longestName - 17)}-${hash("sha256", node).slice(0, 16)}`
+}
+
+/** The nodes that have a log of this run: those that began in it. */
+export const loggedNodes = (home: string, run: string): ReadonlyArray<string> => {
+  const folder = join(home, "logs", run)
+  if (!existsSync(folder)) return []
+  return readdirSync(folder).flatMap((name) => {
+    if (!name.endsWith(".log")) return []
+    const node = name.slice(0, -".log".length)
+    try {
+      return [decodeURIComponent(node)]
+    } catch {
+      // A long name, cut within a character.
+      return [node]
+    }
+  })
 }
 
 interface Open {

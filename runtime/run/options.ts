@@ -1,7 +1,7 @@
 /** How a pipeline is run: what may be asked for, and the nodes that a selection chooses. */
 import * as Effect from "effect/Effect"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
-import { ancestors, descendants, type Graph, type Settings } from "../define/graph.ts"
+import { ancestors, descendants, type Graph, nodeNamed, type Settings } from "../define/graph.ts"
 import type { NodeLimits } from "../define/node.ts"
 import { PipelineError } from "../errors.ts"
 import type { RunEvent } from "./events.ts"
@@ -38,25 +38,32 @@ export const machineOf = ({ device = "cpu", threads = 1 }: Pick<RunOptions, "dev
 /** What a graph is built with. */
 export const graphOptions = ({ settings = {}, seed = 0 }: Pick<RunOptions, "settings" | "seed">) => ({ settings, seed })
 
-/** The nodes that a selection runs; undefined: all. */
-export const chosenNodes = (graph: Graph, options: RunOptions): Effect.Effect<ReadonlySet<string> | undefined, PipelineError> =>
+/** The options with nodes by their ids, where an output's name was given. Fails for a name that is neither. */
+export const namedNodes = <Options extends RunOptions>(graph: Graph, options: Options): Effect.Effect<Options, PipelineError> =>
   Effect.gen(function* () {
     const ids = [...graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id)
-    for (const [flag, id] of [
-      ["only", options.only],
-      ["from", options.from],
-      ["until", options.until],
-      ...(options.force ?? []).map((id) => ["force", id])
-    ] as const) {
-      if (id !== undefined && !ids.includes(id))
-        return yield* new PipelineError({ message: `--${flag} ${id}: there is no such node.${didYouMean(id, ids)}` })
-    }
-    if (options.only !== undefined) return new Set([options.only])
-    let selected: Set<string> | undefined
-    if (options.from !== undefined) selected = descendants(graph, options.from)
-    if (options.until !== undefined) {
-      const above = ancestors(graph, [options.until])
-      selected = selected === undefined ? above : new Set([...selected].filter((id) => above.has(id)))
-    }
-    return selected
+    const named = Effect.fnUntraced(function* (flag: string, name: string) {
+      const id = nodeNamed(graph, name)
+      if (id !== undefined && ids.includes(id)) return id
+      const near = didYouMean(name, [...ids, ...Object.keys(graph.outputs)])
+      return yield* new PipelineError({ message: `--${flag} ${name}: there is no such node or output.${near}` })
+    })
+    const given = (["only", "from", "until"] as const).flatMap((flag) =>
+      options[flag] === undefined ? [] : [[flag, options[flag]] as const]
+    )
+    const chosen = yield* Effect.forEach(given, ([flag, name]) => Effect.map(named(flag, name), (id) => [flag, id] as const))
+    const force = yield* Effect.forEach(options.force ?? [], (name) => named("force", name))
+    return { ...options, ...Object.fromEntries(chosen), ...(force.length > 0 && { force }) }
   })
+
+/** The nodes that a selection runs, by ids (`namedNodes`); undefined: all. */
+export const chosenNodes = (graph: Graph, options: Pick<RunOptions, "only" | "from" | "until">): ReadonlySet<string> | undefined => {
+  if (options.only !== undefined) return new Set([options.only])
+  let selected: Set<string> | undefined
+  if (options.from !== undefined) selected = descendants(graph, options.from)
+  if (options.until !== undefined) {
+    const above = ancestors(graph, [options.until])
+    selected = selected === undefined ? above : new Set([...selected].filter((id) => above.has(id)))
+  }
+  return selected
+}

@@ -14,7 +14,7 @@ import type { Trace } from "../store/traces.ts"
 import { checkAgreements, userFolders } from "./agreements.ts"
 import { changes, driftOf } from "./changes.ts"
 import { type Facts, gatherFacts, keyParts } from "./facts.ts"
-import { chosenNodes, graphOptions, type Machine, machineOf, type RunOptions } from "./options.ts"
+import { chosenNodes, graphOptions, type Machine, machineOf, namedNodes, type RunOptions } from "./options.ts"
 
 export type PlannedNode =
   | { readonly kind: "file"; readonly id: string; readonly path: string; readonly digest: string; readonly stamp: string }
@@ -67,15 +67,16 @@ export interface PlanOptions extends RunOptions {
 export const plan = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
-  options: PlanOptions = {}
+  given: PlanOptions = {}
 ): Effect.Effect<
   Plan & { readonly selected: ReadonlySet<string> | undefined },
   PipelineError | ConfigError | StoreError,
   Store | Journal | Numerics
 > =>
   Effect.gen(function* () {
-    const graph = yield* buildGraph(pipeline, params, graphOptions(options))
-    const selected = yield* chosenNodes(graph, options)
+    const graph = yield* buildGraph(pipeline, params, graphOptions(given))
+    const options = yield* namedNodes(graph, given)
+    const selected = chosenNodes(graph, options)
     const store = yield* Store
     const made = yield* planGraph(graph, machineOf(options), new Set(options.force), options.missing)
     const users = userFolders(graph)

@@ -25,7 +25,7 @@ import { makeFinder } from "./find.ts"
 import { holdResults, holdToLock } from "./hold-to-lock.ts"
 import { makeMaker } from "./make.ts"
 import { writeNodeLogs } from "./node-log.ts"
-import { chosenNodes, graphOptions, machineOf, type RunOptions } from "./options.ts"
+import { chosenNodes, graphOptions, machineOf, namedNodes, type RunOptions } from "./options.ts"
 import { makeRecorder } from "./recorder.ts"
 import { schedule } from "./scheduler.ts"
 import { makeSettler } from "./settle.ts"
@@ -34,11 +34,12 @@ import { makeSettler } from "./settle.ts"
 export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record<string, AnyNode>>>(
   pipeline: Pipeline<Params, Outputs>,
   params: Params["Encoded"],
-  options: RunOptions = {}
+  given: RunOptions = {}
 ): Effect.Effect<RunResult<keyof Outputs & string>, PipelineError | ConfigError | StoreError, Store | Journal | Executor | Numerics> =>
   Effect.gen(function* () {
-    const graph = yield* buildGraph(pipeline, params, graphOptions(options))
-    const selected = yield* chosenNodes(graph, options)
+    const graph = yield* buildGraph(pipeline, params, graphOptions(given))
+    const options = yield* namedNodes(graph, given)
+    const selected = chosenNodes(graph, options)
     const journal = yield* Journal
     const free = yield* Store
     const onEvent = options.onEvent ?? (() => undefined)

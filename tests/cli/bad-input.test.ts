@@ -40,7 +40,10 @@ describe("commands and flags", () => {
   it("a missing word: an example", () => refuses(["run"], /needs <pipeline\.ts>\. For example: caravan run/))
   it("a number that is none", () => refuses(["run", hh, "--jobs", "many"], /--jobs takes a whole number of at least 1, got "many"/))
   it("a node that is not there: the nearest one", () =>
-    refuses(["run", hh, "--set", "data=pairs.jsonl", "--only", "stf"], /--only stf: there is no such node\. Did you mean "sft"\?/))
+    refuses(
+      ["run", hh, "--set", "data=pairs.jsonl", "--only", "stf"],
+      /--only stf: there is no such node or output\. Did you mean "sft"\?/
+    ))
 })
 
 describe("pipeline files", () => {
@@ -79,7 +82,7 @@ describe("parameters", () => {
       ["run", hh, "--set", "data=pairs.jsonl", "--set", "pretrainStep=3"],
       /has no field "pretrainStep"\. Did you mean "pretrainSteps"\?/
     ))
-  it("missing", () => refuses(["plan", hh], /Pipeline "hh-rlhf" needs "data" \(preference pairs: .*\)\. Give it: --set data=<value>/))
+  it("missing", () => refuses(["plan", hh], /Pipeline "hh-rlhf" needs "data" \(preference pairs: .*\)\. Give it with --set data=<value>/))
   it("out of bounds", () => refuses(["plan", hh, "--set", "data=pairs.jsonl", "--set", "k=0"], /greater than or equal to 1.*\["k"\]/))
   it("an unknown hyperparameter of a node: the nearest one", () =>
     refuses(
@@ -87,7 +90,10 @@ describe("parameters", () => {
       /Node "sft" \(stage sft\) has no field "learningrate"\. Did you mean "learningRate"\?/
     ))
   it("an unknown node", () =>
-    refuses(["plan", hh, "--set", "data=pairs.jsonl", "--set", "sfft.epochs=1"], /there is no node "sfft"\. Did you mean "sft"\?/))
+    refuses(
+      ["plan", hh, "--set", "data=pairs.jsonl", "--set", "sfft.epochs=1"],
+      /there is no node or output "sfft"\. Did you mean "sft"\?/
+    ))
 })
 
 describe("a device", () => {
@@ -174,6 +180,6 @@ describe("files", () => {
   it("a tokenizer file that is none", () => {
     writeFileSync(join(folder, "text.model"), "hello")
     refuses(["tokenize", "text.model"], /Reading the tokenizer .*text\.model: expected a SentencePiece model/)
-    refuses(["tokenize", "nowhere"], /found nothing there/)
+    refuses(["tokenize", "nowhere"], /Looking for "nowhere": there is no such file or folder|Looking for "nowhere": expected the name/)
   })
 })

@@ -140,7 +140,7 @@ describe("a node that is not pinned and whose code alone changed", () => {
     expect(on("bless", "train", "--set", "n=2").stdout).toBe("train (pinned v3) can't be blessed: config n: 1 -> 2\n")
     expect(on("bless", "score", "--set", "n=2").stdout).toMatch(/^score can't be blessed: .* train would run\. Bless or run that first\n$/)
     const unknown = on("bless", "scoer")
-    expect([unknown.status, unknown.stderr]).toEqual([2, expect.stringMatching(/has no such node\. Did you mean "score"\?/)])
+    expect([unknown.status, unknown.stderr]).toEqual([2, expect.stringMatching(/has no such node or output\. Did you mean "score"\?/)])
     expect(on("plan").stdout).toMatch(/^run {3}score/m)
   })
 

@@ -61,7 +61,7 @@ describe("history", () => {
     expect(text).toMatch(/^shout {2}dataset:text\/1 {2}[0-9a-f]{12}\nin the store: .*\nmade by run [0-9a-f]{8} of fixture, node shout/)
     expect(text).toMatch(/^ {2}config {4}times 2, refuse false$/m)
     expect(text).toMatch(/^ {2}code {6}[0-9a-f]{12}: .*helper\.ts, .*stages\.ts.*packages$/m)
-    expect(text).toMatch(/^made from\n {2}texts = lines .*\n {4}file = .*words\.txt {2}file .*\nmade of it\n {2}counts .*, as sets$/m)
+    expect(text).toMatch(/^made from\n {2}texts = lines .*\n {4}file = .*words\.txt {2}file .*\nused to make\n {2}counts .*, as sets$/m)
     expect((await json("lineage", join(folder, "words.txt"), "--down", "--depth", "1")).into).toMatchObject([
       { name: "lines", port: "file", digest: digest(first, "lines") }
     ])
@@ -80,7 +80,7 @@ describe("history", () => {
     expect((await json("log", "shout", "--run", "latest~1")).lines[0].text).toBe("stage shout starts: it has never run here")
     expect(await prints(0, "log", "shout", "--follow")).toBe(await prints(0, "log", "shout"))
     expect(await prints(2, "log", "lines", "--run", "latest")).toMatch(/has no log of "lines": it did not run there/)
-    expect(await prints(2, "log", "shuot")).toMatch(/No node "shuot" ever ran here\. Did you mean "shout"\?/)
+    expect(await prints(2, "log", "shuot")).toMatch(/no such run, and no node, output or digest of that name\. Did you mean "shout"\?/)
   })
 })
 
@@ -146,7 +146,7 @@ describe("du, pin and gc", () => {
     expect(await prints(0, ...all, "--yes")).toMatch(/^Deleted 2 objects: [\d.]+ k?B freed\.$/m)
     expect([first, second].map((document) => existsSync(document!.outputs.loud!.path))).toEqual([false, true])
     expect(await prints(0, "lineage", digest(first, "shout"))).toMatch(
-      /^no longer in the store; a run that wants it makes it again\nmade by run/m
+      /^no longer in the store; a run that needs it makes it again\nmade by run/m
     )
     expect(await prints(0, "unpin", "counts", "--lineage")).toMatch(/^Unpinned [0-9a-f]{12} and 2 artifacts it was made from\.\n$/)
     expect(await prints(2, "unpin", "counts")).toMatch(/"counts" is not pinned\. `caravan pin` lists what is\./)

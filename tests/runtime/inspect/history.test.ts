@@ -3,7 +3,8 @@ import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
-import { compareRuns, resolveRun } from "../../../runtime/inspect/history.ts"
+import { compareRuns } from "../../../runtime/inspect/history.ts"
+import { resolveRun } from "../../../runtime/inspect/resolve.ts"
 import { askedOf, statusOf } from "../../../runtime/store/asked.ts"
 import { ancestry, descent, flatten, type LineageEntry, makings, resolveArtifact } from "../../../runtime/inspect/lineage.ts"
 import { logPath, writeNodeLogs } from "../../../runtime/run/node-log.ts"
@@ -58,7 +59,7 @@ describe("after three runs", () => {
         outputs: { loud: "shout", counts: "counts", late: "wait" }
       })
       expect(opened.now(statusOf(await runOf("latest")))).toBe("succeeded")
-      await expect(runOf("latest~3")).rejects.toThrow(/there are 3 runs only/)
+      await expect(runOf("latest~3")).rejects.toThrow(/there are only 3 runs/)
       await expect(runOf("zzz")).rejects.toThrow(/there is no such run\..*`caravan runs` lists them/)
     })
 
@@ -108,7 +109,7 @@ describe("after three runs", () => {
       // What waited has the same rows as the lines: one artifact, by the name that was asked for.
       expect([(await find("lines")).name, (await find("wait")).name]).toEqual(["lines", "wait"])
       expect(await find(join(fixture.folder, "words.txt"))).toMatchObject({ kind: "file", digest: null })
-      await expect(find("shuot")).rejects.toThrow(/Looking for the artifact "shuot": .*Did you mean "shout"\?/)
+      await expect(find("shuot")).rejects.toThrow(/Looking for "shuot": .*Did you mean "shout"\?/)
       await expect(find("0".repeat(64))).rejects.toThrow(/the journal knows no such digest/)
     })
 

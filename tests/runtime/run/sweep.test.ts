@@ -126,7 +126,7 @@ describe("a sweep", () => {
     const wrong = (grid: object) => go(grid)
     await expect(wrong({ times: [7, 8] })).rejects.toThrow(/3 at \["times"\]/)
     await expect(wrong({ tims: [1] })).rejects.toThrow('Sweep of "swept" over tims: it has no such parameter. Did you mean "times"?')
-    await expect(wrong({ "uper.mark": ["a"] })).rejects.toThrow(/there is no node "uper"\. Did you mean "upper"\?/)
+    await expect(wrong({ "uper.mark": ["a"] })).rejects.toThrow(/there is no node or output "uper"\. Did you mean "upper"\?/)
     await expect(wrong({ times: [] })).rejects.toThrow(/there is no value to try/)
     await expect(wrong({ times: [1, 2, 1] })).rejects.toThrow(/a value is there twice/)
     expect(readdirSync(folder)).not.toContain("home")

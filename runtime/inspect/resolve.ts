@@ -1,0 +1,185 @@
+/**
+ * What a word on the command line stands for, the same for every command: a run ("latest", "latest~2", how its id begins), or a result ("sft", the name of
+ * a node or of a pipeline's output; "pipeline:sft"; "latest:sft" or "1a2b3c4d:sft", of that run; a digest or how it begins; a path).
+ */
+import { existsSync } from "node:fs"
+import { resolve } from "node:path"
+import * as Effect from "effect/Effect"
+import { didYouMean } from "../../schemas/did-you-mean.ts"
+import { own } from "../../schemas/own.ts"
+import { PipelineError, type StoreError } from "../errors.ts"
+import type { NodeStatus, PastExecution, PastRun } from "../store/executions.ts"
+import { Journal } from "../store/journal.ts"
+
+/** A result, or a file or folder of the user's. */
+export type Located =
+  | { readonly kind: "file"; readonly path: string }
+  /** `execution`: the one that it was named by, if it was by a node. */
+  | { readonly kind: "artifact"; readonly digest: string; readonly execution?: PastExecution }
+
+const short = (digest: string): string => digest.slice(0, 12)
+const shortRun = (run: string): string => run.slice(0, 8)
+
+/** The nearest name; not the list of all, which may be long. */
+const nearest = (word: string, names: ReadonlyArray<string>): string => {
+  const found = didYouMean(word, names)
+  return names.length > 20 && found.startsWith(" There are") ? "" : found
+}
+
+/** The run that a user means: "latest", "latest~2" (two before it), or how its id begins. */
+export const resolveRun = (text: string): Effect.Effect<PastRun, PipelineError | StoreError, Journal> =>
+  Effect.gen(function* () {
+    const journal = yield* Journal
+    const fail = (what: string) => new PipelineError({ message: `Looking for the run "${text}": ${what}` })
+    const latest = /^latest(?:~(\d+))?$/.exec(text)
+    if (latest !== null) {
+      const back = Number(latest[1] ?? 0)
+      const runs = yield* journal.runs({ limit: back + 1 })
+      return runs[back] ?? (yield* fail(runs.length === 0 ? "nothing has run here yet." : `there are only ${runs.length} runs.`))
+    }
+    const found = yield* journal.runsLike(text)
+    if (found.length === 1) return found[0]!
+    if (found.length > 1)
+      return yield* fail(`${found.length} runs begin like that: ${found.map(({ id }) => id.slice(0, 13)).join(", ")}. Give more of the id.`)
+    const known = (yield* journal.runs({ limit: 20 })).map(({ id }) => shortRun(id))
+    return yield* fail(`there is no such run.${didYouMean(text, [...known, "latest"])} \`caravan runs\` lists them.`)
+  })
+
+/** Whether a word has the form of a run. */
+export const isRun = (text: string): boolean => /^(latest(~\d+)?|[0-9a-f-]{4,36})$/.test(text)
+
+/** The node that a name stands for in a run: the node of that name, else the one whose result is the output of that name. */
+export const nodeIn = (run: PastRun, name: string, nodes: ReadonlyArray<string>): string => {
+  if (nodes.includes(name)) return name
+  return own((run.asked as { readonly outputs?: Readonly<Record<string, string>> } | null)?.outputs ?? {}, name) ?? name
+}
+
+/** Every name by which a result can be called. */
+const names = Effect.gen(function* () {
+  const journal = yield* Journal
+  const outputs = (yield* journal.runs({ limit: 100 })).flatMap(({ asked }) =>
+    Object.keys((asked as { readonly outputs?: object } | null)?.outputs ?? {})
+  )
+  return [...new Set([...(yield* journal.nodeNames()), ...outputs])]
+})
+
+/** The last executions of a name, one for each pipeline: of the node of that name, else of the node whose result is the output of that name. */
+const lastOf = (name: string, statuses: ReadonlyArray<NodeStatus>): Effect.Effect<ReadonlyArray<PastExecution>, StoreError, Journal> =>
+  Effect.gen(function* () {
+    const journal = yield* Journal
+    const found = yield* journal.lastOfNode(name, statuses)
+    if (found.length > 0) return found
+    const byPipeline = new Map<string, string>()
+    for (const run of yield* journal.runs()) {
+      const node = nodeIn(run, name, [])
+      if (node !== name && !byPipeline.has(run.pipeline)) byPipeline.set(run.pipeline, node)
+    }
+    return (yield* Effect.forEach(byPipeline, ([pipeline, node]) =>
+      Effect.map(journal.lastOfNode(node, statuses), (executions) => executions.filter((execution) => execution.pipeline === pipeline))
+    )).flat()
+  })
+
+const withResult: ReadonlyArray<NodeStatus> = ["hit", "ran"]
+const anyStatus: ReadonlyArray<NodeStatus> = ["hit", "ran", "failed", "skipped"]
+
+/**
+ * The execution that a user means by a node's or an output's name, alone or after "pipeline:" or "run:"; undefined when nothing is called that.
+ * Of a pipeline's several, the last. `statuses`: those that count; any unless only results do.
+ */
+export const findExecution = (
+  text: string,
+  statuses: ReadonlyArray<NodeStatus> = anyStatus
+): Effect.Effect<PastExecution | undefined, PipelineError | StoreError, Journal> =>
+  Effect.gen(function* () {
+    const journal = yield* Journal
+    const fail = (what: string) => new PipelineError({ message: `Looking for "${text}": ${what}` })
+    let [found, name] = [yield* lastOf(text, statuses), text]
+    const colon = text.indexOf(":")
+    if (found.length === 0 && colon > 0) {
+      const owner = text.slice(0, colon)
+      name = text.slice(colon + 1)
+      found = (yield* lastOf(name, statuses)).filter(({ pipeline }) => pipeline === owner)
+      if (found.length === 0 && isRun(owner)) {
+        const run = yield* resolveRun(owner)
+        const all = yield* journal.executionsOf(run.id)
+        const ids = all.map(({ node }) => node)
+        const node = nodeIn(run, name, ids)
+        const last = all.findLast((execution) => execution.node === node)
+        if (last !== undefined && statuses.includes(last.status)) return last
+        return yield* fail(
+          last === undefined
+            ? `run ${shortRun(run.id)} (${run.pipeline}) has no node or output "${name}".${nearest(name, ids)}`
+            : `"${node}" has no result in run ${shortRun(run.id)}: it ${last.status === "failed" ? "failed" : "was skipped"} (\`caravan show ${shortRun(run.id)}\`).`
+        )
+      }
+    }
+    const digests = new Set(found.map(({ digest }) => digest))
+    if (found.length > 1 && (digests.size > 1 || digests.has(null))) {
+      const list = found.map(
+        ({ pipeline, digest, run }) => `\n  ${pipeline}:${name}  ${digest === null ? "no result" : short(digest)}, run ${shortRun(run)}`
+      )
+      return yield* fail(`several pipelines have such a node or output:${list.join("")}\nSay which.`)
+    }
+    return found[0]
+  })
+
+/** What a word stands for: a result, or a file or folder of the user's. Fails, with the nearest name, when it is none of these. */
+export const locate = (text: string): Effect.Effect<Located, PipelineError | StoreError, Journal> =>
+  Effect.gen(function* () {
+    const journal = yield* Journal
+    const fail = (what: string) => new PipelineError({ message: `Looking for "${text}": ${what}` })
+    const isPath = text.includes("/") || text.startsWith(".")
+    const inStore = /objects\/[0-9a-f]{2}\/([0-9a-f]{64})(?:\/|$)/.exec(text)?.[1]
+    if (inStore !== undefined && (yield* journal.artifactsLike(inStore)).length === 1) return { kind: "artifact", digest: inStore }
+    const isThere = existsSync(text)
+    const execution = isPath && isThere ? undefined : yield* findExecution(text, withResult)
+    if (isThere && execution !== undefined)
+      return yield* fail(
+        `it is a file or folder here and a result of pipeline "${execution.pipeline}". Write ./${text} for the one here, ${execution.pipeline}:${text} for the result.`
+      )
+    if (execution !== undefined) return { kind: "artifact", digest: execution.digest!, execution }
+    if (/^[0-9a-f]{4,64}$/.test(text)) {
+      const found = yield* journal.artifactsLike(text)
+      if (found.length === 1) return { kind: "artifact", digest: found[0]!.digest }
+      if (found.length === 0 && text.length >= 12 && !isThere)
+        return yield* fail("the journal knows no such digest. `caravan du --json` lists what is in the store.")
+      if (found.length > 1)
+        return yield* fail(
+          `${found.length} digests begin like that: ${found
+            .slice(0, 8)
+            .map(({ digest }) => short(digest))
+            .join(", ")}. Give more of it.`
+        )
+    }
+    if (isThere) return { kind: "file", path: resolve(text) }
+    return yield* fail(
+      isPath
+        ? "there is no such file or folder."
+        : `expected the name of a node or an output (also as pipeline:name or run:name), a digest or how it begins, or a path.${nearest(text, yield* names)}`
+    )
+  })
+
+/** A run, or one of its nodes: what "latest", "latest:sft", "sft" or a result's digest stands for. Of a result found by several runs, in the last of them. */
+export const resolveRunOrNode = (
+  text: string
+): Effect.Effect<{ readonly run: PastRun; readonly node?: string }, PipelineError | StoreError, Journal> =>
+  Effect.gen(function* () {
+    const journal = yield* Journal
+    const fail = (what: string) => new PipelineError({ message: `Looking for the run "${text}": ${what}` })
+    if (text.startsWith("latest") && isRun(text)) return { run: yield* resolveRun(text) }
+    const ids = isRun(text) ? yield* journal.runsLike(text) : []
+    if (ids.length > 0) return { run: yield* resolveRun(text) }
+    let execution = yield* findExecution(text)
+    if (execution === undefined) {
+      const located = yield* Effect.catchTag(locate(text), "PipelineError", () => Effect.succeed(undefined))
+      if (located?.kind === "file") return yield* fail("it is a file or folder of yours, not a result of a run.")
+      if (located !== undefined) execution = (yield* journal.executionsWith(located.digest, "any")).at(-1)
+    }
+    if (execution === undefined) {
+      const known = (yield* journal.runs({ limit: 20 })).map(({ id }) => shortRun(id))
+      return yield* fail(
+        `there is no such run, and no node, output or digest of that name.${nearest(text, [...known, "latest", ...(yield* names)])} \`caravan runs\` lists the runs.`
+      )
+    }
+    return { run: yield* resolveRun(execution.run), node: execution.node }
+  })
