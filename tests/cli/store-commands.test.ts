@@ -45,7 +45,7 @@ describe("history", () => {
     expect(shown).toContain(`  loud    ${second!.outputs.loud!.path}`)
     expect((await json("show", "latest~1")).nodes.map((node: { node: string }) => node.node)).toContain("counts")
     expect(await prints(2, "show", "nothing")).toMatch(/Looking for the run "nothing": there is no such run/)
-    expect(await prints(2, "show")).toMatch(/needs <run>\. For example: caravan show latest/)
+    expect(await prints(2, "show")).toMatch(/needs <run\|node>\. For example: caravan show latest/)
   })
 
   it("diff: what differs, and fields of reports", async () => {
