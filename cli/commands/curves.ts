@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import { parquetRows } from "../../data/parquet.ts"
 import { messageOf } from "../../runtime/errors.ts"
 import { curvesOf, type KeptCurve } from "../../runtime/inspect/curves.ts"
-import { resolveRun } from "../../runtime/inspect/history.ts"
+import { resolveRunOrNode } from "../../runtime/inspect/resolve.ts"
 import { askedOf } from "../../runtime/store/asked.ts"
 import type { PastRun } from "../../runtime/store/executions.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
@@ -13,6 +13,7 @@ import { number } from "../display/numbers.ts"
 import { count, shortRun, table } from "../display/units.ts"
 import { plain } from "../display/width.ts"
 import { print, withStore } from "../open-store.ts"
+import { write } from "../output.ts"
 
 /** A report's numbers by column; null: it had none of that. */
 type Row = Readonly<Record<string, number | null>>
@@ -53,9 +54,9 @@ const csvCell = (text: string): string => (/[",\r\n]/.test(text) ? `"${text.repl
 const printCsv = async (path: string): Promise<void> => {
   let first = true
   for await (const row of rowsOf(path)) {
-    if (first) process.stdout.write(`${Object.keys(row).map(csvCell).join(",")}\n`)
+    if (first) write(`${Object.keys(row).map(csvCell).join(",")}\n`)
     first = false
-    process.stdout.write(
+    write(
       `${Object.values(row)
         .map((value) => (value === null ? "" : String(value)))
         .join(",")}\n`
@@ -108,7 +109,7 @@ export const command: Command = {
   name: "curves",
   summary:
     "Prints the numbers that a node's stage reported step by step (loss, learning rate, KL, throughput, memory), also when its result was found and not made; without a node, lists the nodes that have some.",
-  positionals: ["<run>", "[node]"],
+  positionals: ["<run|node>", "[node]"],
   flags: {
     csv: { help: "print every row as CSV" },
     json: { help: "print one JSON document, with every row" }
@@ -117,9 +118,9 @@ export const command: Command = {
   run: (given) =>
     withStore(
       Effect.gen(function* () {
-        const run = yield* resolveRun(given.positionals[0]!)
+        const { node: named, run } = yield* resolveRunOrNode(given.positionals[0]!)
         const curves = yield* curvesOf(run)
-        const name = given.positionals[1]
+        const name = given.positionals[1] ?? named
         const json = given.has("json")
         if (name === undefined) {
           if (given.has("csv")) throw new UsageError("--csv prints the rows of one node: name it. Without --csv, the nodes are listed.")
