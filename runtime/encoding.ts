@@ -12,17 +12,38 @@ export const encodingOf = (value: unknown): string => {
   try {
     return encode(value)
   } catch (cause) {
-    throw cause instanceof Unencodable ? new Error(`value${cause.path} is ${cause.message}`) : cause
+    throw cause instanceof Unencodable ? new Error(`value${placeIn(value)} is ${cause.message}`) : cause
   }
 }
 
-class Unencodable extends Error {
-  /** Where in the value: ".layers[2]". Put together on the way out: it is needed only then. */
-  path = ""
-  within(place: string): this {
-    this.path = place + this.path
-    return this
+/** Encodings of values that are part of many keys. */
+const remembered = new WeakMap<object, string>()
+
+/** The same value; its encoding is made once. For objects that nobody changes from now on. */
+export const remember = <A extends object>(value: A): A => {
+  if (!remembered.has(value)) remembered.set(value, encodingOf(value))
+  return value
+}
+
+class Unencodable extends Error {}
+
+const isPlain = (value: object): boolean => {
+  const prototype = Object.getPrototypeOf(value) as unknown
+  return prototype === Object.prototype || prototype === null
+}
+
+/** Where in a value the part is that has no encoding: ".layers[2]". */
+const placeIn = (value: unknown): string => {
+  if (typeof value !== "object" || value === null || !(Array.isArray(value) || isPlain(value))) return ""
+  for (const name of Array.isArray(value) ? value.keys() : Object.keys(value).sort()) {
+    const field = (value as Record<string | number, unknown>)[name]
+    try {
+      encode(field)
+    } catch {
+      return `${typeof name === "number" ? `[${name}]` : `.${name}`}${placeIn(field)}`
+    }
   }
+  return ""
 }
 
 /** Tag, length, colon, bytes: n null, u undefined, b boolean, d number, i bigint, s string, l list, o object. */
@@ -43,33 +64,23 @@ const encode = (value: unknown): string => {
     }
     case "object": {
       if (value === null) return "n0:"
+      const known = remembered.get(value)
+      if (known !== undefined) return known
       if (Array.isArray(value)) {
         let text = `l${value.length}:`
-        value.forEach((element, i) => (text += encodeWithin(element, `[${i}]`)))
+        for (const element of value as ReadonlyArray<unknown>) text += encode(element)
         return text
       }
-      const prototype = Object.getPrototypeOf(value) as unknown
-      if (prototype !== Object.prototype && prototype !== null)
+      if (!isPlain(value))
         throw new Unencodable(
           `a ${value.constructor.name}: a cache key can't hold it; use plain objects, lists, strings, numbers and booleans`
         )
       const names = Object.keys(value).sort()
       let text = `o${names.length}:`
-      for (const name of names) {
-        const field = (value as Record<string, unknown>)[name]
-        text += encode(name) + (typeof field === "string" ? encode(field) : encodeWithin(field, `.${name}`))
-      }
+      for (const name of names) text += encode(name) + encode((value as Record<string, unknown>)[name])
       return text
     }
     default:
       throw new Unencodable(`a ${typeof value}: a cache key can't hold it`)
-  }
-}
-
-const encodeWithin = (value: unknown, place: string): string => {
-  try {
-    return encode(value)
-  } catch (cause) {
-    throw cause instanceof Unencodable ? cause.within(place) : cause
   }
 }

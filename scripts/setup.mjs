@@ -70,7 +70,7 @@ const setup = async () => {
 
 const faultTests = [
   "tests/faults",
-  ...["store/gc", "define/map", "run/processes", "inspect/reproduce", "run/run", "store/single-flight", "store/store"].map(
+  ...["store/gc", "run/mapped", "run/processes", "inspect/reproduce", "run/run", "store/single-flight", "store/store"].map(
     (name) => `tests/runtime/${name}.test.ts`
   ),
   "tests/schemas/dataset.test.ts"

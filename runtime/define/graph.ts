@@ -5,7 +5,7 @@ import type { ArtifactType } from "../../schemas/artifact.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { ConfigError, type ConfigSchema, decodeConfig, hyperInfo } from "../../schemas/hyper.ts"
 import { own } from "../../schemas/own.ts"
-import { encodingOf } from "../encoding.ts"
+import { encodingOf, remember } from "../encoding.ts"
 import { messageOf, PipelineError, placeOf } from "../errors.ts"
 import type { Sizes } from "./cost.ts"
 import { type AnyNode, isNode, type NodeLimits } from "./node.ts"
@@ -25,7 +25,7 @@ export interface StageNode {
   readonly expected?: Sizes | undefined
   readonly limits?: NodeLimits | undefined
 }
-interface FileNode {
+export interface FileNode {
   readonly kind: "file"
   readonly id: string
   readonly path: string
@@ -185,7 +185,16 @@ const resolve = (
         made = { kind: "stage", id, stage, config: config, seed, inputs, type, expected, limits }
         try {
           const { module, name, pinned, seeded } = stage
-          identity = encodingOf(["stage", module, name, pinned ?? null, config, seeded ? seed : null, inputs, definition.name ?? null])
+          identity = encodingOf([
+            "stage",
+            module,
+            name,
+            pinned ?? null,
+            remember(config),
+            seeded ? seed : null,
+            inputs,
+            definition.name ?? null
+          ])
         } catch (cause) {
           return yield* new PipelineError({
             message: `Node "${id}" (stage ${stage.name}): its config can't be part of a cache key: ${messageOf(cause)}`
@@ -286,11 +295,11 @@ const wire = (
   alias: ReadonlyMap<AnyNode, string>
 ): Record<string, string | Array<string> | null> | PipelineError => {
   const fail = (what: string) => new PipelineError({ message: `Node "${id}" (stage ${stage.name}): ${what}` })
-  const ports = Object.keys(stage.inputs)
-  for (const name of Object.keys(inputs)) if (!ports.includes(name)) return fail(`it has no input "${name}".${didYouMean(name, ports)}`)
+  const ports = portsOf(stage)
+  for (const name of Object.keys(inputs))
+    if (!ports.has(name)) return fail(`it has no input "${name}".${didYouMean(name, [...ports.keys()])}`)
   const out: Array<[port: string, ids: string | Array<string> | null]> = []
-  for (const [name, port] of Object.entries(stage.inputs)) {
-    const { arity, type } = portOf(port)
+  for (const [name, { arity, type }] of ports) {
     const given = own(inputs, name)
     if (given === undefined) {
       if (arity !== "optional") return fail(`its input "${name}" (${type.name}) is missing`)
@@ -309,10 +318,24 @@ const wire = (
   return Object.fromEntries(out)
 }
 
+const ports = new WeakMap<StageInfo, ReadonlyMap<string, ReturnType<typeof portOf>>>()
+/** A stage's ports by name: made once, for thousands of nodes. */
+const portsOf = (stage: StageInfo): ReadonlyMap<string, ReturnType<typeof portOf>> => {
+  let found = ports.get(stage)
+  if (found === undefined) ports.set(stage, (found = new Map(Object.entries(stage.inputs).map(([name, port]) => [name, portOf(port)]))))
+  return found
+}
+
+const keyed = new WeakMap<object, Readonly<Record<string, unknown>>>()
 /** The config as it enters the key: without fields marked neutral. */
-export const configForKey = (node: StageNode): Record<string, unknown> => {
-  const fields = node.stage.config.fields as Record<string, object>
-  return Object.fromEntries(
-    Object.entries(node.config).filter(([name]) => !Object.hasOwn(fields, name) || hyperInfo(fields[name]!)?.neutral === undefined)
-  )
+export const configForKey = ({ config, stage }: StageNode): Readonly<Record<string, unknown>> => {
+  let found = keyed.get(config)
+  if (found === undefined) {
+    const fields = stage.config.fields as Record<string, object>
+    const entries = Object.entries(config).filter(
+      ([name]) => !Object.hasOwn(fields, name) || hyperInfo(fields[name]!)?.neutral === undefined
+    )
+    keyed.set(config, (found = remember(Object.fromEntries(entries))))
+  }
+  return found
 }

@@ -45,6 +45,13 @@ const hash = async (path: string): Promise<string> => {
   return tree.digest("hex")
 }
 
+/** The content digest of a file or folder that is as it was when it was last read; undefined for any other. */
+export const knownDigest = Effect.fnUntraced(function* (path: string, cache: KeyCache) {
+  const stamp = yield* Effect.promise(() => stampOf(path).catch(() => undefined))
+  const digest = stamp === undefined ? undefined : yield* cache.fileDigest(path, stamp)
+  return stamp === undefined || digest === undefined ? undefined : { digest, stamp }
+})
+
 /** The content digest of a file or folder, and the stamp it had. */
 export const digestFile = Effect.fnUntraced(function* (path: string, cache: KeyCache) {
   const attempt = <A>(body: () => Promise<A>): Effect.Effect<A, PipelineError> =>

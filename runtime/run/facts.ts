@@ -1,6 +1,7 @@
 /** What is the same for every node of a run, and the keys that follow from it. */
 import * as Effect from "effect/Effect"
 import { configForKey, type Graph, type StageNode } from "../define/graph.ts"
+import { remember } from "../encoding.ts"
 import type { PipelineError, StoreError } from "../errors.ts"
 import type { KeyParts } from "../key/cache-key.ts"
 import { type CodeIdentity, codeIdentity, FileDigests } from "../key/code-identity.ts"
@@ -32,7 +33,7 @@ export const gatherFacts = (graph: Graph, machine: Machine): Effect.Effect<Facts
       }
       code.set(node.id, identity)
     }
-    const numerics = tensors ? yield* (yield* Numerics).describe(machine.device, machine.threads) : null
+    const numerics = tensors ? remember(yield* (yield* Numerics).describe(machine.device, machine.threads)) : null
     return { code, numerics }
   })
 

@@ -41,11 +41,11 @@ export const graphOptions = ({ settings = {}, seed = 0 }: Pick<RunOptions, "sett
 /** The options with nodes by their ids, where an output's name was given. Fails for a name that is neither. */
 export const namedNodes = <Options extends RunOptions>(graph: Graph, options: Options): Effect.Effect<Options, PipelineError> =>
   Effect.gen(function* () {
-    const ids = [...graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id)
+    const isStage = (id: string) => graph.nodes.get(id)?.kind === "stage"
     const named = Effect.fnUntraced(function* (flag: string, name: string) {
       const id = nodeNamed(graph, name)
-      if (id !== undefined && ids.includes(id)) return id
-      const near = didYouMean(name, [...ids, ...Object.keys(graph.outputs)])
+      if (id !== undefined && isStage(id)) return id
+      const near = didYouMean(name, [...[...graph.nodes.keys()].filter(isStage), ...Object.keys(graph.outputs)])
       return yield* new PipelineError({ message: `--${flag} ${name}: there is no such node or output.${near}` })
     })
     const given = (["only", "from", "until"] as const).flatMap((flag) =>

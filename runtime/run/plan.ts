@@ -5,7 +5,7 @@ import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
 import { buildGraph, dependencies, type Graph } from "../define/graph.ts"
 import type { Pipeline } from "../define/pipeline.ts"
 import type { PipelineError, StoreError } from "../errors.ts"
-import { cacheKey, type KeyParts } from "../key/cache-key.ts"
+import type { KeyParts } from "../key/cache-key.ts"
 import { digestFile } from "../key/file-source.ts"
 import type { Numerics } from "../key/numerics.ts"
 import { Journal } from "../store/journal.ts"
@@ -13,7 +13,8 @@ import { Store } from "../store/store.ts"
 import type { Trace } from "../store/traces.ts"
 import { checkAgreements, userFolders } from "./agreements.ts"
 import { changes, driftOf } from "./changes.ts"
-import { type Facts, gatherFacts, keyParts } from "./facts.ts"
+import { type Facts, gatherFacts } from "./facts.ts"
+import { findAll } from "./found.ts"
 import { chosenNodes, graphOptions, type Machine, machineOf, namedNodes, type RunOptions } from "./options.ts"
 
 export type PlannedNode =
@@ -98,35 +99,35 @@ export const planGraph = (
     const journal = yield* Journal
     const store = yield* Store
     const facts = yield* gatherFacts(graph, machine)
-    const nodes = new Map<string, PlannedNode>()
-    const known = yield* journal.someTraces(2 * graph.nodes.size)
+    const files = new Map<string, PlannedNode & { readonly digest?: string }>()
     for (const node of graph.nodes.values()) {
-      if (node.kind === "file" && missing === "await" && !existsSync(node.path)) {
-        nodes.set(node.id, { kind: "awaited", id: node.id, path: node.path })
-        continue
-      }
+      if (node.kind !== "file") continue
+      if (missing === "await" && !existsSync(node.path)) files.set(node.id, { kind: "awaited", id: node.id, path: node.path })
+      else files.set(node.id, { kind: "file", id: node.id, path: node.path, ...(yield* digestFile(node.path, journal)) })
+    }
+    const found = yield* findAll(graph, facts, (id) => files.get(id)?.digest, { journal, store }, force)
+    const nodes = new Map<string, PlannedNode>()
+    for (const node of graph.nodes.values()) {
       if (node.kind === "file") {
-        nodes.set(node.id, { kind: "file", id: node.id, path: node.path, ...(yield* digestFile(node.path, journal)) })
+        nodes.set(node.id, files.get(node.id)!)
         continue
       }
-      const until = dependencies(node).filter((id) => open.includes(nodes.get(id)!.kind))
-      if (until.length > 0) {
+      const known = found.get(node.id)
+      if (known === undefined) {
+        const until = dependencies(node).filter((id) => open.includes(nodes.get(id)!.kind))
         const { own } = changes(node, facts, yield* journal.lastExecution(graph.pipeline, node.id), undefined)
         nodes.set(node.id, { kind: "unknown", id: node.id, stage: node.stage.name, until: [...new Set(until)], why: own })
         continue
       }
-      const parts = keyParts(node, facts, (id) => contentOf(nodes.get(id)!))
-      const key = cacheKey(parts)
-      const trace = known.get(key) ?? (yield* journal.trace(key))
-      const presence = trace === undefined ? "missing" : yield* store.presence(trace.digest)
-      const there = presence !== "missing"
-      if (trace !== undefined && there && !force.has(node.id)) {
+      const { key, parts, presence, trace } = known
+      const isThere = presence !== "missing"
+      if (trace !== undefined && isThere && !force.has(node.id)) {
         const drift = yield* driftOf(node, facts, trace, journal)
         const isModified = presence === "modified"
         nodes.set(node.id, { kind: "hit", id: node.id, stage: node.stage.name, key, parts, trace, drift, isModified })
       } else {
         const why =
-          force.has(node.id) && there
+          force.has(node.id) && isThere
             ? ["forced"]
             : trace !== undefined
               ? ["its result is gone from the store"]
@@ -136,9 +137,3 @@ export const planGraph = (
     }
     return { graph, facts, nodes }
   })
-
-const contentOf = (node: PlannedNode): string => {
-  if (node.kind === "file") return node.digest
-  if (node.kind === "hit") return node.trace.contentDigest
-  throw new Error(`the content of ${node.id} is not known yet`)
-}

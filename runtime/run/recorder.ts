@@ -47,7 +47,7 @@ export const makeRecorder = ({
       if (executions.length === 0) return Effect.void
       waiting = []
       return journal
-        .transaction((tables) => executions.forEach((execution) => tables.recordExecution(execution)))
+        .transaction((tables) => tables.recordExecutions(executions))
         .pipe(
           Effect.tapError(() =>
             // They are tried again with the next ones; at the run's end the error counts.

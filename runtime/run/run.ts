@@ -8,20 +8,22 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
-import { buildGraph, type Graph } from "../define/graph.ts"
+import { buildGraph, dependencies, type FileNode, type Graph } from "../define/graph.ts"
 import type { AnyNode } from "../define/node.ts"
 import type { Pipeline } from "../define/pipeline.ts"
 import type { PipelineError, StoreError } from "../errors.ts"
+import { knownDigest } from "../key/file-source.ts"
 import type { Numerics } from "../key/numerics.ts"
 import type { Asked } from "../store/asked.ts"
 import { Journal } from "../store/journal.ts"
 import { Store } from "../store/store.ts"
 import { checkAgreements, userFolders } from "./agreements.ts"
-import type { KnownResult, RunContext } from "./context.ts"
+import { isForced, type KnownResult, type RunContext } from "./context.ts"
 import type { RunEvent, RunResult, StoredOutput } from "./events.ts"
 import { Executor } from "./executor.ts"
 import { gatherFacts } from "./facts.ts"
-import { makeFinder } from "./find.ts"
+import { type Finder, makeFinder } from "./find.ts"
+import { findAll } from "./found.ts"
 import { holdResults, holdToLock } from "./hold-to-lock.ts"
 import { makeMaker } from "./make.ts"
 import { writeNodeLogs } from "./node-log.ts"
@@ -114,7 +116,8 @@ const runGraph = (
       nodes: [...graph.nodes.values()].filter((node) => node.kind === "stage").map((node) => node.id)
     })
     return yield* Effect.gen(function* () {
-      yield* schedule(graph, makeSettler(context, selected, recorder, finder, make))
+      const found = yield* takeFound(context, finder)
+      yield* schedule(graph, makeSettler(context, selected, recorder, finder, make), found)
       yield* recorder.flush
       // In the graph's order, whatever finished first.
       const nodes = [...graph.nodes.keys()].flatMap((node) => recorder.results.get(node) ?? [])
@@ -134,6 +137,32 @@ const runGraph = (
       )
     )
   })
+
+/** Takes the results that are there already; gives the nodes that this settles. */
+const takeFound = Effect.fnUntraced(function* (context: RunContext, finder: Finder) {
+  const { facts, graph, journal, known } = context
+  // A file whose content is not known yet is read while other nodes run.
+  for (const node of graph.nodes.values()) {
+    const seen = node.kind === "file" ? yield* knownDigest(node.path, journal) : undefined
+    if (seen !== undefined)
+      known.set(node.id, {
+        digest: seen.digest,
+        contentDigest: seen.digest,
+        path: (node as FileNode).path,
+        type: node.type.name,
+        stamp: seen.stamp
+      })
+  }
+  const settled = new Set(known.keys())
+  const found = yield* findAll(graph, facts, (id) => known.get(id)?.contentDigest, context, new Set(context.options.force))
+  for (const { key, node, parts, presence, trace } of found.values()) {
+    // One that was written to since is read before it is taken, and so is all that depends on it.
+    if (presence !== "present" || isForced(context, node.id) || !dependencies(node).every((id) => settled.has(id))) continue
+    yield* finder.take(node, key, parts, trace!)
+    settled.add(node.id)
+  }
+  return settled
+})
 
 const outputsOf = (graph: Graph, known: ReadonlyMap<string, KnownResult>): Record<string, StoredOutput> =>
   Object.fromEntries(

@@ -8,13 +8,21 @@ import { dependencies, type Graph } from "../define/graph.ts"
  * Settles every node. No fiber holds what others need while it waits: what runs at once is bounded by the room there is (--jobs, one stage with
  * tensors), so however many wait for one kind of room, others are found or run beside them. Fails, and interrupts the rest, when one fails.
  */
-export const schedule = <E>(graph: Graph, settle: (id: string) => Effect.Effect<void, E>): Effect.Effect<void, E> =>
+export const schedule = <E>(
+  graph: Graph,
+  settle: (id: string) => Effect.Effect<void, E>,
+  /** Nodes that are settled already. */
+  settled: { readonly has: (id: string) => boolean } = new Set<string>()
+): Effect.Effect<void, E> =>
   Effect.gen(function* () {
     const waiting = new Map<string, number>()
     const dependents = new Map<string, Array<string>>()
     const ready: Array<string> = []
+    let left = 0
     for (const node of graph.nodes.values()) {
-      const needs = new Set(dependencies(node))
+      if (settled.has(node.id)) continue
+      left++
+      const needs = new Set(dependencies(node).filter((id) => !settled.has(id)))
       waiting.set(node.id, needs.size)
       for (const need of needs) {
         const list = dependents.get(need)
@@ -23,7 +31,6 @@ export const schedule = <E>(graph: Graph, settle: (id: string) => Effect.Effect<
       }
       if (needs.size === 0) ready.push(node.id)
     }
-    let left = graph.nodes.size
     if (left === 0) return
     const fibers = yield* FiberSet.make<void, E>()
     const done = yield* Deferred.make<void>()

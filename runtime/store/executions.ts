@@ -53,9 +53,16 @@ const toRun = (row: Row): PastRun => ({
   nodes: parse(row.nodes) as PastRun["nodes"]
 })
 
+/**
+ * The parts of an execution's key. One that found its result has none of its own (see `hasParts`): those of the execution that made it are the same, as
+ * the key is a digest of them.
+ */
+const partsColumn = `case parts when '' then (select made.parts from executions made where made.key = executions.key and made.parts <> '' limit 1) else parts end as parts`
+const columns = `id, run, pipeline, node, stage, key, ${partsColumn}, files, status, milliseconds, digest, error, at`
+
 export const executions = (database: JournalDatabase, listings: Listings) => {
   const where = (condition: string, ...values: ReadonlyArray<SQLInputValue>): Array<PastExecution> =>
-    database.all(`select * from executions where ${condition}`, ...values).map((row) => ({
+    database.all(`select ${columns} from executions where ${condition}`, ...values).map((row) => ({
       id: row.id as number,
       run: row.run as string,
       pipeline: row.pipeline as string,
@@ -71,6 +78,30 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
       at: row.at as number
     }))
 
+  /** Whether an execution's parts have to be written: thousands of nodes may be found in each run, and what made them is on record. */
+  const hasParts = ({ key, parts, status }: Execution, blessed: ReadonlySet<string>): boolean =>
+    // The code of a pinned stage is in its parts and not in its key; a blessed key was made under another.
+    status !== "hit" || parts.pinned !== undefined || blessed.has(key)
+  const blessedKeys = (): ReadonlySet<string> => new Set(database.all("select key from blessings").map(({ key }) => key as string))
+  const recordExecution = (execution: Execution, files: string, blessed: ReadonlySet<string>): void => {
+    if (execution.status === "ran") database.recordUses(execution.key, execution.parts)
+    database.run(
+      "insert into executions (run, pipeline, node, stage, key, parts, files, status, milliseconds, digest, error, at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      execution.run,
+      execution.pipeline,
+      execution.node,
+      execution.stage,
+      execution.key,
+      hasParts(execution, blessed) ? JSON.stringify(execution.parts) : "",
+      files,
+      execution.status,
+      Math.round(execution.milliseconds),
+      execution.digest,
+      execution.error,
+      Date.now()
+    )
+  }
+
   return {
     startRun: (id: string, pipeline: string, asked: unknown): void => {
       database.run(
@@ -84,23 +115,16 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
     finishRun: (id: string, status: string): void => {
       database.run("update runs set finished = ?, status = ? where id = ?", Date.now(), status, id)
     },
-    recordExecution: (execution: Execution): void => {
-      if (execution.status === "ran") database.recordUses(execution.key, execution.parts)
-      database.run(
-        "insert into executions (run, pipeline, node, stage, key, parts, files, status, milliseconds, digest, error, at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        execution.run,
-        execution.pipeline,
-        execution.node,
-        execution.stage,
-        execution.key,
-        JSON.stringify(execution.parts),
-        listings.record(execution.files),
-        execution.status,
-        Math.round(execution.milliseconds),
-        execution.digest,
-        execution.error,
-        Date.now()
-      )
+    recordExecution: (execution: Execution): void => recordExecution(execution, listings.record(execution.files), blessedKeys()),
+    recordExecutions: (all: ReadonlyArray<Execution>): void => {
+      // The lists of a stage's files are the same for all its nodes.
+      const listed = new Map<Execution["files"], string>()
+      const blessed = blessedKeys()
+      for (const execution of all) {
+        let files = listed.get(execution.files)
+        if (files === undefined) listed.set(execution.files, (files = listings.record(execution.files)))
+        recordExecution(execution, files, blessed)
+      }
     },
 
     /** Runs, the latest first. */
@@ -136,7 +160,7 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
     /** What was known of a node when it last ran or was found: to say what changed since. */
     lastExecution: (pipeline: string, node: string): Pick<Execution, "key" | "parts" | "files" | "status"> | undefined => {
       const row = database.get(
-        "select key, parts, files, status from executions where pipeline = ? and node = ? and status in ('hit', 'ran') order by id desc limit 1",
+        `select key, ${partsColumn}, files, status from executions where pipeline = ? and node = ? and status in ('hit', 'ran') order by id desc limit 1`,
         pipeline,
         node
       )

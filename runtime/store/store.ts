@@ -57,6 +57,8 @@ export interface StoreOperations {
   readonly commit: (directory: string, type: ArtifactType<any>) => Effect.Effect<StoredObject, StoreError | ArtifactError>
   /** How the object looks; the bytes are not read. A store that holds keeps it from gc from now on. */
   readonly presence: (digest: string) => Effect.Effect<Presence, StoreError>
+  /** As `presence`, of many, in their order. */
+  readonly presences: (digests: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<Presence>, StoreError>
   /** Whether the object is there with every file at its size. */
   readonly present: (digest: string) => Effect.Effect<boolean, StoreError>
   /** What is wrong with the object's bytes; undefined when they are what the manifest says. Read whenever a stage is about to use them. */
@@ -202,6 +204,11 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
     }),
     presence,
     present: (digest) => Effect.map(presence(digest), (found) => found !== "missing"),
+    presences: (digests) =>
+      attempt("Looking at results in the store", () => {
+        lease(digests)
+        return digests.map((digest) => presenceOf(home, digest))
+      }),
     damage: (digest, onBytes) => attemptAsync("Reading a result in the store", () => damageOf(home, digest, onBytes)),
     quarantine: (digest) => attempt("Setting a damaged object aside", () => setAside(home, digest)),
     objects: attemptAsync("Looking at the objects of the store", () => allObjects(home)),

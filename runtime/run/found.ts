@@ -1,0 +1,63 @@
+/**
+ * Finding at once whatever results the nodes of a graph have in the store, as far as their keys are known without anything being made: what a plan begins
+ * with, and all that a run does when there is nothing to do. Thousands of nodes are looked up with few statements and no fiber.
+ */
+import * as Effect from "effect/Effect"
+import { dependencies, type Graph, type StageNode } from "../define/graph.ts"
+import type { StoreError } from "../errors.ts"
+import { cacheKey, type KeyParts } from "../key/cache-key.ts"
+import type { JournalOperations } from "../store/journal.ts"
+import type { Presence } from "../store/objects.ts"
+import type { StoreOperations } from "../store/store.ts"
+import type { Trace } from "../store/traces.ts"
+import { type Facts, keyParts } from "./facts.ts"
+
+/** A node whose key is known. */
+export interface Keyed {
+  readonly node: StageNode
+  readonly parts: KeyParts
+  readonly key: string
+  /** What the journal has under the key. */
+  readonly trace: Trace | undefined
+  /** How that looks in the store; all that it depends on is there. */
+  readonly presence: Presence
+}
+
+/** Nodes with known keys, inputs first. `fileDigest`: the content of the user's files, as far as it is known. */
+export const findAll = (
+  graph: Graph,
+  facts: Facts,
+  fileDigest: (id: string) => string | undefined,
+  { journal, store }: { readonly journal: JournalOperations; readonly store: StoreOperations },
+  force: ReadonlySet<string> = new Set()
+): Effect.Effect<ReadonlyMap<string, Keyed>, StoreError> =>
+  Effect.gen(function* () {
+    const traces = yield* journal.someTraces(2 * graph.nodes.size)
+    const contents = new Map<string, string>()
+    const keyed: Array<Omit<Keyed, "presence">> = []
+    const contentOf = (id: string) => contents.get(id)!
+    for (const node of graph.nodes.values()) {
+      if (node.kind === "file") {
+        const digest = fileDigest(node.id)
+        if (digest !== undefined) contents.set(node.id, digest)
+        continue
+      }
+      if (!dependencies(node).every((id) => contents.has(id))) continue
+      const parts = keyParts(node, facts, contentOf)
+      const key = cacheKey(parts)
+      const trace = traces.get(key) ?? (yield* journal.trace(key))
+      keyed.push({ node, parts, key, trace })
+      if (trace !== undefined && !force.has(node.id)) contents.set(node.id, trace.contentDigest)
+    }
+    const digests = [...new Set(keyed.flatMap(({ trace }) => trace?.digest ?? []))]
+    const presences = yield* store.presences(digests)
+    const presenceOf = new Map(digests.map((digest, i) => [digest, presences[i]!]))
+    const found = new Map<string, Keyed>()
+    const there = (id: string) => graph.nodes.get(id)!.kind === "file" || (found.get(id)?.presence ?? "missing") !== "missing"
+    for (const each of keyed) {
+      // What an input turns out to be when it is made again is not known.
+      if (!dependencies(each.node).every(there)) continue
+      found.set(each.node.id, { ...each, presence: each.trace === undefined ? "missing" : presenceOf.get(each.trace.digest)! })
+    }
+    return found
+  })
