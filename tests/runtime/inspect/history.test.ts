@@ -45,6 +45,19 @@ describe("after three runs", () => {
       .join(" ")
 
   describe("the runs", () => {
+    it("have the parts of every key, of what was found too: it is written once, with what made it", () => {
+      const partsOf = (run: RunResult | undefined, node: string) => journal.executionsOf(run!.run).find((made) => made.node === node)
+      expect(partsOf(second, "lines")).toMatchObject({ status: "hit", parts: partsOf(first, "lines")!.parts })
+      expect(partsOf(second, "lines")!.parts).toMatchObject({ stage: "lines", seed: null })
+      const database = new DatabaseSync(join(fixture.folder, "home/journal.db"), { readOnly: true })
+      expect(database.prepare("select status, length(parts) > 0 as own, count(*) as n from executions group by status, own").all()).toEqual(
+        [
+          { status: "hit", own: 0, n: 2 },
+          { status: "ran", own: 1, n: 10 }
+        ]
+      )
+      database.close()
+    })
     it("are found by how their id begins or how late they were, with what they were asked for", async () => {
       expect(journal.runs().map(({ id }) => id)).toEqual([third!.run, second!.run, first!.run])
       expect(journal.runs({ limit: 1, pipeline: "fixture" }).length).toBe(1)

@@ -11,6 +11,7 @@ import {
   symlinkSync,
   writeFileSync
 } from "node:fs"
+import { setTimeout as sleep } from "node:timers/promises"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import * as Effect from "effect/Effect"
@@ -85,10 +86,13 @@ describe("an object", () => {
     const { digest } = await commit({ "a.txt": "alpha", "deep/b.txt": "beta" })
     const file = join(store.path(digest), "deep/b.txt")
     chmodSync(file, 0o644)
+    // The clock of a file system may tick every few milliseconds only.
+    await sleep(20)
     writeFileSync(file, "beta")
     expect(opened.now(store.presence(digest))).toBe("modified")
     expect(await opened.later(store.damage(digest))).toBeUndefined()
     expect(opened.now(store.presence(digest))).toBe("present")
+    await sleep(20)
     invert(file)
     expect(opened.now(store.presence(digest))).toBe("modified")
     expect(await opened.later(store.damage(digest))).toBe("deep/b.txt has changed")
