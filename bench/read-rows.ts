@@ -37,7 +37,12 @@ const read = async (path: string): Promise<void> => {
   await writeRows(
     directory,
     Preferences,
-    readParsed(path, (value, line) => parseHhRlhf(value, line, "bench"), counts)
+    readParsed(
+      path,
+      (value, line) => parseHhRlhf(value, line, "bench"),
+      counts,
+      () => undefined
+    )
   )
   console.log(
     JSON.stringify({

@@ -1,7 +1,7 @@
 /** Public dialects of preference and dialogue data, row by row. Each parser gives a row of ours, or throws BadRow or BadLabel. */
 import type { Demonstration, Message, Preference } from "../schemas/rows.ts"
 import { own } from "../schemas/own.ts"
-import { BadRow } from "./records.ts"
+import { BadRow, inField } from "./records.ts"
 
 /** A rating or label that is none of the set. Not a BadRow: what somebody judged is never skipped with the rows that do not fit. */
 export class BadLabel extends Error {
@@ -23,19 +23,24 @@ export class BadLabel extends Error {
 /** The fields of a row. `where` names it when it is an inner one. */
 const fieldsOf = (value: unknown, where = "(the row)"): Record<string, unknown> => {
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
-  throw new BadRow(where, `expected an object, found ${Array.isArray(value) ? "a list" : value === null ? "null" : typeof value}`)
+  throw new BadRow(
+    where,
+    `expected an object, found ${Array.isArray(value) ? "a list" : value === null ? "null" : typeof value}`,
+    inField(where, "not an object")
+  )
 }
 /** The field of a row. `where` names it in full when the row is an inner one. */
 const field = (value: unknown, name: string, where = name): unknown => {
   const fields = fieldsOf(value, where === name ? undefined : where)
   const found = own(fields, name)
   if (found === undefined || found === null)
-    throw new BadRow(where, `missing; there are ${Object.keys(fields).slice(0, 20).join(", ") || "no fields"}`)
+    throw new BadRow(where, `missing; there are ${Object.keys(fields).slice(0, 20).join(", ") || "no fields"}`, inField(where, "missing"))
   return found
 }
 const text = (value: unknown, name: string, where = name): string => {
   const found = field(value, name, where)
-  if (typeof found !== "string") throw new BadRow(where, `expected text, found ${Array.isArray(found) ? "a list" : typeof found}`)
+  if (typeof found !== "string")
+    throw new BadRow(where, `expected text, found ${Array.isArray(found) ? "a list" : typeof found}`, inField(where, "not text"))
   return wellFormed(found, where)
 }
 /** JSON may hold half of a surrogate pair ("\ud800"); no UTF-8 file can. */
@@ -82,8 +87,17 @@ export const parseHhRlhf = (value: unknown, line: number, source: string): Prefe
     ["rejected", rejected]
   ] as const) {
     if (turns.length !== shared + 1)
-      throw new BadRow(name, `the transcripts part at turn ${shared + 1}, but this one goes on to turn ${turns.length}`)
-    if (turns[shared]!.role !== "assistant") throw new BadRow(name, `turn ${shared + 1}, where they part, is not the assistant's`)
+      throw new BadRow(
+        name,
+        `the transcripts part at turn ${shared + 1}, but this one goes on to turn ${turns.length}`,
+        inField(name, "more than one turn differs between the transcripts")
+      )
+    if (turns[shared]!.role !== "assistant")
+      throw new BadRow(
+        name,
+        `turn ${shared + 1}, where they part, is not the assistant's`,
+        inField(name, "where the transcripts part is not the assistant's turn")
+      )
     if (turns[shared]!.content.trim() === "") throw new BadRow(name, "the response is empty")
   }
   if (shared === 0) throw new BadRow("chosen", "there is no prompt")
@@ -119,7 +133,8 @@ const messagesOf = (value: unknown, name: string): Array<Message> => {
     if (role === undefined)
       throw new BadRow(
         `${at}.role`,
-        `expected system, user or assistant, found ${JSON.stringify((message as { role: string }).role.slice(0, 40))}`
+        `expected system, user or assistant, found ${JSON.stringify((message as { role: string }).role.slice(0, 40))}`,
+        inField(`${at}.role`, "not system, user or assistant")
       )
     return { role, content: text(message, "content", `${at}.content`) }
   })

@@ -1,11 +1,9 @@
 /**
- * Records of a file, one after another and never all in memory: JSONL, plain or gzipped, or Parquet; told apart by their first bytes. Rows that
- * do not fit are skipped and counted, and above a share of all rows they stop the run.
+ * Records of a file, one after another and never all in memory: JSONL, plain or gzipped, or Parquet; told apart by their first bytes.
  */
 import { createReadStream } from "node:fs"
 import { open } from "node:fs/promises"
 import { createGunzip } from "node:zlib"
-import * as Schema from "effect/Schema"
 import { ArtifactError } from "../schemas/artifact.ts"
 import { parquetRows } from "./parquet.ts"
 
@@ -14,31 +12,31 @@ export interface Record {
   readonly line: number
   /** What is counted: lines of a text file, rows of a Parquet file. */
   readonly unit: "line" | "row"
+  /** What JSON or Parquet holds there; of a line that is not JSON, its text. */
   readonly value: unknown
+  /** Why a line is not JSON. */
+  readonly fault?: BadRow
 }
+
+/** A kind of fault in a field, whichever of a list: "field messages[].role: not text". */
+export const inField = (field: string, why: string): string =>
+  field.startsWith("(") ? why : `field ${field.replaceAll(/\[\d+\]/g, "[]")}: ${why}`
 
 /** A row that does not fit: which field, and why. */
 export class BadRow extends Error {
   readonly field: string
-  constructor(field: string, why: string) {
+  /** The kind of fault, for many rows alike: "not JSON", "field chosen: missing". */
+  readonly reason: string
+  constructor(field: string, why: string, reason: string = inField(field, why)) {
     super(why)
     this.field = field
+    this.reason = reason
   }
 }
-
-/** A file in which too many rows do not fit. */
-export class BadRowsError extends Schema.TaggedError<BadRowsError>()("BadRowsError", {
-  path: Schema.String,
-  bad: Schema.Number,
-  rows: Schema.Number,
-  message: Schema.String
-}) {}
 
 export interface ReadCounts {
   rows: number
   bad: number
-  /** The first few bad rows in words. */
-  readonly examples: Array<string>
 }
 
 type Kind = "parquet" | "gzip" | "text"
@@ -108,24 +106,25 @@ async function* lines(path: string, kind: Kind): AsyncGenerator<Buffer> {
 
 const decoder = new TextDecoder("utf-8", { fatal: true })
 
-/** The JSON of a line; undefined for an empty one, a BadRow for one that is none. */
-const parseLine = (bytes: Buffer): unknown => {
+/** The JSON of a line, or its text and why that is none; undefined for an empty one. */
+const parseLine = (bytes: Buffer): Pick<Record, "value" | "fault"> | undefined => {
   let text: string
   try {
     // Without a byte order mark, which the decoder leaves out.
     text = decoder.decode(bytes)
   } catch {
-    return new BadRow("(the line)", "not UTF-8")
+    return { value: bytes.toString("utf8"), fault: new BadRow("(the line)", "not UTF-8") }
   }
   if (text.trim() === "") return undefined
   try {
-    return JSON.parse(text) as unknown
+    return { value: JSON.parse(text) as unknown }
   } catch (cause) {
-    return new BadRow("(the line)", `not JSON: ${cause instanceof Error ? cause.message : String(cause)}`)
+    const why = `not JSON: ${cause instanceof Error ? cause.message : String(cause)}`
+    return { value: text, fault: new BadRow("(the line)", why, "not JSON") }
   }
 }
 
-/** The records of a file. A line that is not JSON comes as a BadRow; empty lines are left out. */
+/** The records of a file. A line that is not JSON comes with its fault; empty lines are no records. */
 export async function* readRecords(path: string): AsyncGenerator<Record> {
   const kind = await kindOf(path)
   if (kind === "parquet") {
@@ -140,58 +139,41 @@ export async function* readRecords(path: string): AsyncGenerator<Record> {
   let line = 0
   for await (const bytes of lines(path, kind)) {
     line++
-    const value = parseLine(bytes)
-    if (value !== undefined) yield { line, unit: "line", value }
+    const parsed = parseLine(bytes)
+    if (parsed !== undefined) yield { line, unit: "line", ...parsed }
   }
 }
 
-export interface ReadOptions {
-  /** Share of bad rows above which reading stops. */
-  readonly maxBad?: number
-}
-
-/** Rows before a share means anything. */
-const enoughRows = 1000
+/** A file of which none of so many rows fits has another format: the rest would not fit either. */
+const hopeless = 1000
 
 /**
- * The rows of a file, parsed: `parse` gives a row or throws BadRow. `counts` fills as rows are read. Throws BadRowsError when too many are
- * bad: at the end, or once a thousand have been read.
+ * The rows of a file, parsed: `parse` gives a row or throws BadRow. `skip` is told of each record that does not fit, and `counts` fills as they are read.
+ * Ends early where none of the first thousand fits.
  */
 export async function* readParsed<Row>(
   path: string,
   parse: (value: unknown, line: number) => Row,
   counts: ReadCounts,
-  options: ReadOptions = {}
+  skip: (record: Record, fault: BadRow) => void
 ): AsyncGenerator<Row> {
-  const { maxBad = 0.01 } = options
-  const check = () => {
-    if (counts.bad <= maxBad * counts.rows) return
-    const first = counts.examples.map((example) => `\n  ${example}`).join("")
-    throw new BadRowsError({
-      path,
-      bad: counts.bad,
-      rows: counts.rows,
-      message: `Reading ${path}: ${counts.bad} of ${counts.rows} rows do not fit, more than ${Number((maxBad * 100).toPrecision(6))}%. The first:${first}\nMend the file, or name the right format.`
-    })
-  }
-  for await (const { line, unit, value } of readRecords(path)) {
+  for await (const record of readRecords(path)) {
     counts.rows++
     let row: Row
     try {
-      if (value instanceof BadRow) throw value
-      row = parse(value, line)
+      if (record.fault !== undefined) throw record.fault
+      row = parse(record.value, record.line)
     } catch (cause) {
       if (!(cause instanceof BadRow)) throw cause
       counts.bad++
-      if (counts.examples.length < 5) counts.examples.push(`${unit} ${line}, field ${cause.field}: ${cause.message}`)
-      if (counts.rows >= enoughRows) check()
+      skip(record, cause)
+      if (counts.bad === hopeless && counts.rows === hopeless) return
       continue
     }
     yield row
   }
   if (counts.rows === 0)
     throw ArtifactError.of({ doing: `Reading ${path}`, expected: "at least one row", found: "an empty file", hint: "Give another file." })
-  check()
 }
 
-export const newCounts = (): ReadCounts => ({ rows: 0, bad: 0, examples: [] })
+export const newCounts = (): ReadCounts => ({ rows: 0, bad: 0 })

@@ -12,14 +12,26 @@ import { TokenBuffer } from "./tokenizer/token-buffer.ts"
 import type { Tokenizer } from "./tokenizer/tokenizer.ts"
 
 /** A dialogue that the format can't hold. */
-export class ChatError extends Schema.TaggedError<ChatError>()("ChatError", { message: Schema.String }) {}
+export class ChatError extends Schema.TaggedError<ChatError>()("ChatError", {
+  /** The kind of fault, for many dialogues alike, as what follows "90 dialogues:". */
+  reason: Schema.String,
+  message: Schema.String
+}) {}
 
+/** The format's own tags. They are ordinary text to the tokenizer: a user's text that holds one would end a turn. */
 const tags = ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"]
+/** The tag that a text holds, if any. */
+export const tagIn = (text: string): string | undefined => tags.find((tag) => text.includes(tag))
+export const withTag = "with a tag of the chat format in the text"
+
+/** A text with a backslash within each of the format's tags, so that it holds none: `[\INST]`, `<\</SYS>>`. */
+export const escapeTags = (text: string): string => text.replaceAll(/\[(?=\/?INST\])/g, "[\\").replaceAll(/<(?=<\/?SYS>>)/g, "<\\")
 
 const contentOf = (message: Message, index: number): string => {
-  const found = tags.find((tag) => message.content.includes(tag))
+  const found = tagIn(message.content)
   if (found !== undefined)
     throw new ChatError({
+      reason: withTag,
       message: `Message ${index + 1} (${message.role}) contains the tag ${found}, which is Llama 2's own. Take it out, or leave the dialogue out.`
     })
   return message.content
@@ -46,12 +58,14 @@ const exchangesOf = (messages: ReadonlyArray<Message>): Array<Exchange> => {
   const system = messages[0]?.role === "system" ? contentOf(messages[0], 0) : undefined
   const turns = system === undefined ? messages : messages.slice(1)
   const offset = messages.length - turns.length
-  if (turns.length === 0) throw new ChatError({ message: "A dialogue needs at least one message of the user's." })
+  if (turns.length === 0)
+    throw new ChatError({ reason: "without a message of the user's", message: "A dialogue needs at least one message of the user's." })
   const exchanges: Array<Exchange> = []
   turns.forEach((message, i) => {
     const expected = i % 2 === 0 ? "user" : "assistant"
     if (message.role !== expected)
       throw new ChatError({
+        reason: "in which user and assistant do not alternate",
         message: `Message ${i + offset + 1} must be the ${expected}'s, but is the ${message.role}'s: user and assistant alternate, the user first, after at most one system message.`
       })
   })
@@ -60,7 +74,10 @@ const exchangesOf = (messages: ReadonlyArray<Message>): Array<Exchange> => {
     const reply = turns[i + 1]
     const answer = reply === undefined ? undefined : strip(contentOf(reply, i + offset + 1))
     if (answer === "")
-      throw new ChatError({ message: `Message ${i + offset + 2} (assistant) is empty: there is nothing to learn or score.` })
+      throw new ChatError({
+        reason: "with an empty answer",
+        message: `Message ${i + offset + 2} (assistant) is empty: there is nothing to learn or score.`
+      })
     exchanges.push({
       question: strip(i === 0 && system !== undefined ? `<<SYS>>\n${system}\n<</SYS>>\n\n${question}` : question),
       answer
@@ -69,14 +86,19 @@ const exchangesOf = (messages: ReadonlyArray<Message>): Array<Exchange> => {
   return exchanges
 }
 
-/** The dialogue as exchanges; undefined where the format can't hold it. */
-export const readExchanges = (messages: ReadonlyArray<Message>): ReadonlyArray<Exchange> | undefined => {
+const readOrFault = (messages: ReadonlyArray<Message>): ReadonlyArray<Exchange> | ChatError => {
   try {
     return exchangesOf(messages)
   } catch (cause) {
-    if (cause instanceof ChatError) return undefined
+    if (cause instanceof ChatError) return cause
     throw cause
   }
+}
+
+/** The dialogue as exchanges; undefined where the format can't hold it. */
+export const readExchanges = (messages: ReadonlyArray<Message>): ReadonlyArray<Exchange> | undefined => {
+  const read = readOrFault(messages)
+  return read instanceof ChatError ? undefined : read
 }
 
 /** Tokens of a dialogue that ends with an answer, and which of them carry loss: the answers' and the EOS after each. */
@@ -95,7 +117,10 @@ export const encodeDialogue = (
  */
 export const appendDialogue = (tokenizer: Tokenizer, exchanges: ReadonlyArray<Exchange>, out: TokenBuffer): Array<number> => {
   if (exchanges.at(-1)!.answer === undefined)
-    throw new ChatError({ message: "The dialogue ends with a question: there is no answer to learn or score." })
+    throw new ChatError({
+      reason: "without an answer at the end",
+      message: "The dialogue ends with a question: there is no answer to learn or score."
+    })
   const start = out.length
   return exchanges.flatMap((exchange) => {
     appendQuestion(tokenizer, exchange, out)
@@ -113,7 +138,10 @@ export const lossMaskOf = (ends: ReadonlyArray<number>): Array<boolean> =>
 export const encodePrompt = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): Array<number> => {
   const exchanges = exchangesOf(messages)
   if (exchanges.at(-1)!.answer !== undefined)
-    throw new ChatError({ message: "The dialogue ends with an answer: there is nothing to continue." })
+    throw new ChatError({
+      reason: "with an answer at the end",
+      message: "The dialogue ends with an answer: there is nothing to continue."
+    })
   const out = new TokenBuffer()
   appendPrompt(tokenizer, exchanges, out)
   return out.slice()
@@ -139,6 +167,7 @@ export const appendAnswer = (tokenizer: Tokenizer, { question, answer }: Exchang
   // Question and answer are one text to the tokenizer, so the answer's tokens are what follows the question's.
   if (!tokenizer.appendAfter(`[INST] ${question} [/INST]`, ` ${answer!} `, out))
     throw new ChatError({
+      reason: "whose answer the tokenizer joins to [/INST]",
       message: "The tokenizer joins [/INST] to the answer, so that no token boundary is between them: give one with word-wise pieces."
     })
   out.push(tokenizer.eosId)
@@ -150,5 +179,11 @@ export const dialogueText = (messages: ReadonlyArray<Message>): string =>
     .map(({ question, answer }) => (answer === undefined ? `[INST] ${question} [/INST]` : `[INST] ${question} [/INST] ${answer}`))
     .join(" ")
 
-/** Whether the format holds the dialogue: user and assistant alternate, no tags in the text, no empty answer. */
-export const fitsChatFormat = (messages: ReadonlyArray<Message>): boolean => readExchanges(messages) !== undefined
+/** Why the format can't hold the dialogue; undefined where it can: user and assistant alternate, no tags in the text, no empty answer. */
+export const formatFault = (messages: ReadonlyArray<Message>): ChatError | undefined => {
+  const read = readOrFault(messages)
+  return read instanceof ChatError ? read : undefined
+}
+
+/** Whether the format holds the dialogue. */
+export const fitsChatFormat = (messages: ReadonlyArray<Message>): boolean => formatFault(messages) === undefined

@@ -17,6 +17,7 @@ import { openEvents } from "../events-file.ts"
 import { untilInterrupted } from "../interrupt.ts"
 import { runFlags, runOptions } from "../run-flags.ts"
 import { skippedLines } from "../display/skipped.ts"
+import { shortRun } from "../display/units.ts"
 
 /** The document that --json prints. */
 const document = (result: RunResult) => ({
@@ -61,10 +62,20 @@ const nodeTable = (result: RunResult): ReadonlyArray<string> => {
   ]
 }
 
-/** What stages could not use, of nodes that ran and of those that were found. */
-const rowsSkipped = ({ nodes }: RunResult): ReadonlyArray<string> => {
-  const lines = nodes.flatMap((node) => skippedLines(node).map((line) => `  ${node.id}: ${line}`))
-  return lines.length === 0 ? [] : ["Rows left out:", ...lines]
+/** How many nodes are named that left rows out, at most. */
+const shownSkipping = 12
+
+/** What stages could not use, of nodes that ran and of those that were found; those that left out the largest share first. */
+const rowsSkipped = ({ nodes, run }: RunResult): ReadonlyArray<string> => {
+  const shareOf = ({ skipped }: (typeof nodes)[number]) => Math.max(...skipped.map((count) => count.skipped / count.of))
+  const skipping = nodes.filter(({ skipped }) => skipped.length > 0).sort((a, b) => shareOf(b) - shareOf(a))
+  if (skipping.length === 0) return []
+  const more = skipping.length - shownSkipping
+  return [
+    "Rows left out:",
+    ...skipping.slice(0, shownSkipping).flatMap((node) => skippedLines(node).map((line) => `  ${node.id}: ${line}`)),
+    ...(more > 0 ? [`  ... and of ${more} more nodes: caravan show ${shortRun(run)}`] : [])
+  ]
 }
 
 /** Reports are read to be shown, those that were only found too: output -> what is said of one that is damaged. */

@@ -19,14 +19,15 @@ const fileOf = ({ data }: Params, name: string, sizes: Sizes = {}) => fileAt(joi
 const promptsOf = (params: Params, name: string, count: number, safety: boolean): Rows<Prompt> =>
   importPrompts(
     { file: fileOf(params, name, { ...rows(count), promptTokens: ours.prompt, safetyShare: safety ? 1 : 0 }) },
-    { safety }
+    { safety, chatTags: params.chatTags }
   ).named(name)
 
 /** §3.1: of SFT's two steps. §4.2.2: the second has safety SFT too; the paper's number counts both kinds. */
 const demonstrationSets = (params: Params) => {
+  const { chatTags } = params
   const demonstrationsOf = (name: string, count: number) =>
-    importDemonstrations({ file: fileOf(params, name, { ...rows(count), ...exchange }) }).named(name)
-  const safe = importDemonstrations({ file: fileOf(params, "safety-demonstrations", { rows: 0 }) })
+    importDemonstrations({ file: fileOf(params, name, { ...rows(count), ...exchange }) }, { chatTags }).named(name)
+  const safe = importDemonstrations({ file: fileOf(params, "safety-demonstrations", { rows: 0 }) }, { chatTags })
   return {
     publicDialogues: filterDemonstrations({ demonstrations: demonstrationsOf("public-demonstrations", params.publicDialogues) }),
     demonstrations: mixDemonstrations(
@@ -42,7 +43,7 @@ const openSets = (params: Params) => {
     name,
     pairs: importPreferences(
       { file: fileOf(params, name, { rows: count, promptTokens: example - response, responseTokens: response }) },
-      { format: name.startsWith("anthropic") ? "hh-rlhf" : "prompt-chosen-rejected", source: name }
+      { format: name.startsWith("anthropic") ? "hh-rlhf" : "prompt-chosen-rejected", source: name, chatTags: params.chatTags }
     ).named(name)
   }))
   const parts = (part: "train" | "test") =>
@@ -81,7 +82,7 @@ const promptsOfBoth = (params: Params, tagger: Tagger | undefined, name: string,
     return { all: mixPrompts({ datasets }, { weights: [1, 1] }).named(name), adversarial: safety }
   }
   const file = fileOf(params, name, { ...rows(count), promptTokens: ours.prompt, safetyShare })
-  const prompts = importPrompts({ file }).named(`${name}-untagged`)
+  const prompts = importPrompts({ file }, { chatTags: params.chatTags }).named(`${name}-untagged`)
   const found = (keep: "all" | "unsafe") => classifyPrompts({ classifier: tagger.classifier, prompts }, { ...tensors, keep })
   return { all: found("all").named(name), adversarial: found("unsafe").named(`${name}-safety`) }
 }
@@ -109,7 +110,10 @@ export const datasets = (params: Params, guardBase: Policy) => {
     ...openSets(params),
     firstQuestions,
     ghostPrompts: (name: string) =>
-      importPrompts({ file: fileOf(params, name, { ...rows(params.dialogues), promptTokens: ours.prompt }) }).named(name),
+      importPrompts(
+        { file: fileOf(params, name, { ...rows(params.dialogues), promptTokens: ours.prompt }) },
+        { chatTags: params.chatTags }
+      ).named(name),
     /** §4.2.3, figure 33: prompts that sound adversarial and are not. */
     borderline: promptsOf(params, "held-out-borderline", params.borderline, false),
     /** Prompts of rejection sampling and PPO, and the adversarial ones among them. */

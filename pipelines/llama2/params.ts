@@ -92,6 +92,11 @@ export const Params = Schema.Struct({
     "where is_safety (§3.2.3) of prompts is from: the data, or a safety classifier that has learnt from the prompts that pairs are collected for",
     ["data", "classifier"]
   ),
+  chatTags: hyper(
+    "refuse",
+    "rows of the data whose text holds a tag of the chat format, as [INST]: skipped, or kept with a backslash in each tag",
+    ["refuse", "escape"]
+  ),
   opponent: hyper("", "folder of any other model, to be compared with the last version"),
   publicDialogues: hyperInt(0, "expected: public instruction data; 0: not known, §3.1 says millions", { min: 0 }),
   annotations: hyperInt(27_540, "expected: annotated demonstrations, of safety too; §3.1: 27,540", { min: 0 }),

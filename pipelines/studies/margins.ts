@@ -13,11 +13,13 @@ export default Pipeline.make(
   "margins",
   { description: "reward models with no, small and large margins, on held-out pairs by rating", params: Schema.Struct(settingParams) },
   (params) => {
-    const { accuracy, chat, pairsOf, rewardTraining } = setting(params)
+    const { accuracy, chat, pairLimits, pairsOf, rewardTraining } = setting(params)
     const { test, train } = pairsOf("helpfulness")
     return Object.fromEntries(
       margins.map((margin) => {
-        const reward = helpfulnessRewardModel({ init: chat, pairs: train }, { ...rewardTraining, margin }).named(`reward-${margin}`)
+        const reward = helpfulnessRewardModel({ init: chat, pairs: train }, { ...rewardTraining, margin })
+          .named(`reward-${margin}`)
+          .limited(pairLimits)
         return [margin, accuracy(reward, test, `accuracy-${margin}`)]
       })
     )

@@ -11,6 +11,7 @@ import { importPreferences } from "../../stages/data/import.ts"
 import { helpfulnessMixture } from "../../stages/reward/reward-mixture.ts"
 import { helpfulnessRewardModel } from "../../stages/reward/reward-model.ts"
 import { judgedPairs } from "../world/preferences.ts"
+import { ownPairs } from "../world/params.ts"
 import { promptsOf } from "../world/prompts.ts"
 import { setting, settingParams, tenths } from "./setting.ts"
 
@@ -24,7 +25,7 @@ export default Pipeline.make(
   "open-preferences",
   { description: "reward models with and without open-source preferences", params: Params },
   ({ openFile, openPairs, ...params }) => {
-    const { accuracy, base, chat, pairsOf, rewardTraining, variant } = setting(params)
+    const { accuracy, base, chat, pairLimits, pairsOf, rewardTraining, variant } = setting(params)
     const own = pairsOf("helpfulness")
     const collected = (split: "train" | "heldOut", count: number, part: string, seed: number) => {
       const prompts = promptsOf("helpfulness", split, count, `open-${part}-prompts`, seed)
@@ -35,6 +36,7 @@ export default Pipeline.make(
       openFile === ""
         ? { train: collected("train", openPairs, "train", 5), test: collected("heldOut", params.heldOut, "test", 6) }
         : tenths(importPreferences({ file: fileAt(openFile) }, { format: "hh-rlhf", source: "open" }).named("open"), "open-")
+    const limits = openFile === "" ? ownPairs : pairLimits
     const mixtures = {
       own: own.train,
       open: open.train,
@@ -42,10 +44,10 @@ export default Pipeline.make(
     }
     return Object.fromEntries(
       Object.entries(mixtures).flatMap(([name, pairs]) => {
-        const reward = helpfulnessRewardModel({ init: chat, pairs }, rewardTraining).named(`reward-${name}`)
+        const reward = helpfulnessRewardModel({ init: chat, pairs }, rewardTraining).named(`reward-${name}`).limited(limits)
         return [
           [`${name}-on-own`, accuracy(reward, own.test, `${name}-on-own`)],
-          [`${name}-on-open`, accuracy(reward, open.test, `${name}-on-open`)]
+          [`${name}-on-open`, accuracy(reward, open.test, `${name}-on-open`, limits)]
         ]
       })
     )

@@ -24,7 +24,7 @@ export default Pipeline.make(
   "reward-scaling",
   { description: "reward-model size against amount of data", params: Params },
   ({ shares, widths, ...params }) => {
-    const { accuracy, demonstrations, pairsOf, rewardTraining, scratch, tune } = setting(params)
+    const { accuracy, demonstrations, pairLimits, pairsOf, rewardTraining, scratch, tune } = setting(params)
     const { test, train } = pairsOf("helpfulness")
     const subsets = shares.map((share) => ({
       share,
@@ -35,7 +35,7 @@ export default Pipeline.make(
         const init = tune(scratch(width, params.layers, `base-${width}`), demonstrations, `sft-${width}`)
         return subsets.map(({ pairs, share }) => {
           const name = `${width}-${100 * share}%`
-          const reward = helpfulnessRewardModel({ init, pairs }, rewardTraining).named(`reward-${name}`)
+          const reward = helpfulnessRewardModel({ init, pairs }, rewardTraining).named(`reward-${name}`).limited(pairLimits)
           return [name, accuracy(reward, test, `accuracy-${name}`)]
         })
       })

@@ -17,7 +17,7 @@ import { oracleGrades } from "../../stages/world/oracle-grades.ts"
 import { worldDemonstrations, worldTexts } from "../../stages/world/data.ts"
 import type { HelpfulnessReward, Kind, Policy, Rewards, Rows, SafetyReward } from "../nodes.ts"
 import { pretrained, publicDialogues, worldTokenizer } from "../world/base-and-sft.ts"
-import { samplingOf, scoringOf } from "../world/params.ts"
+import { ownPairs, samplingOf, scoringOf } from "../world/params.ts"
 import { judgedPairs } from "../world/preferences.ts"
 import { promptsOf, promptsOfBoth } from "../world/prompts.ts"
 
@@ -103,17 +103,21 @@ export const setting = (params: SettingParams) => {
   const [sampling, scoring] = [samplingOf(params), scoringOf(params)]
   const heldOut = promptsOfBoth("held-out", "heldOut", [params.heldOut, params.heldOut], 3)
   const { precision, rewardBatch, rewardLearningRate: learningRate } = params
+  /** Pairs of a user's file are held to the usual limit. */
+  const pairLimits: { readonly skipped?: number } = params.pairsFile === "" ? ownPairs : {}
   const rewardTraining = { learningRate, batchPairs: rewardBatch, microBatchPairs: rewardBatch, precision }
   /** On held-out pairs, by rating. */
-  const accuracy = (reward: HelpfulnessReward | SafetyReward, test: Rows<Preference>, name: string) => {
+  const accuracy = (reward: HelpfulnessReward | SafetyReward, test: Rows<Preference>, name: string, limits = pairLimits) => {
     const judging = { batchPairs: params.inferenceBatch, precision }
-    return evaluateReward({ scores: [scorePairs({ reward, pairs: test }, judging).named(`${name}-scores`)] }).named(name)
+    return evaluateReward({ scores: [scorePairs({ reward, pairs: test }, judging).named(`${name}-scores`).limited(limits)] }).named(name)
   }
   const rewards = (): Rewards => ({
-    helpfulness: helpfulnessRewardModel({ init: found.chat, pairs: world("helpfulness").train }, rewardTraining).named(
-      "helpfulness-reward"
-    ),
-    safety: safetyRewardModel({ init: found.chat, pairs: world("safety").train }, rewardTraining).named("safety-reward")
+    helpfulness: helpfulnessRewardModel({ init: found.chat, pairs: world("helpfulness").train }, rewardTraining)
+      .named("helpfulness-reward")
+      .limited(ownPairs),
+    safety: safetyRewardModel({ init: found.chat, pairs: world("safety").train }, rewardTraining)
+      .named("safety-reward")
+      .limited(ownPairs)
   })
   /** By the oracle and by reward models. */
   const judged = (policy: Policy, models: Rewards, name: string) => {
@@ -123,5 +127,5 @@ export const setting = (params: SettingParams) => {
       scored: scoreCombined({ completions, ...models }, scoring).named(`scores-${name}`)
     }
   }
-  return { ...found, pairsOf, rewardTraining, accuracy, rewards, judged, sampling, scoring }
+  return { ...found, pairsOf, pairLimits, rewardTraining, accuracy, rewards, judged, sampling, scoring }
 }

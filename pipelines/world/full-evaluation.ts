@@ -11,7 +11,7 @@ import { safetyClassifier } from "../../stages/safety/classifier-training.ts"
 import { safetyClassifierData } from "../../stages/safety/classifier-data.ts"
 import { kinds, type Policy } from "../nodes.ts"
 import type { FirstModels } from "./base-and-sft.ts"
-import { scoringOf, type WorldParams } from "./params.ts"
+import { ownPairs, scoringOf, type WorldParams } from "./params.ts"
 import { type Collected, judgedPairs } from "./preferences.ts"
 import { promptsOf, type PromptSets } from "./prompts.ts"
 import type { Sweep } from "./rejection-sampling.ts"
@@ -35,7 +35,7 @@ const generalReward = ({ base, bootstrapped }: FirstModels, params: WorldParams)
     return judgedPairs({ first: bootstrapped, second: base, prompts }, kind, params, names).preferences
   })
   const pairs = mixPreferences({ datasets: apart }, { weights: [1, 1] }).named("general-pairs")
-  return generalRewardModel({ init: bootstrapped, pairs }, rewardTraining(params)).named("general-reward")
+  return generalRewardModel({ init: bootstrapped, pairs }, rewardTraining(params)).named("general-reward").limited(ownPairs)
 }
 
 /** In the manner of Llama Guard; its context is too short for a list of the categories. */

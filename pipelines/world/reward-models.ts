@@ -4,7 +4,7 @@ import { evaluateReward, scorePairs } from "../../stages/reward/evaluate-reward.
 import { scoreCombined } from "../../stages/reward/score-combined.ts"
 import { byKind, type HelpfulnessReward, type Policy, type Rewards, type Rows, type SafetyReward } from "../nodes.ts"
 import { bestRewards, type Named, rewardModels } from "../rounds.ts"
-import { has, scoringOf, type WorldParams } from "./params.ts"
+import { has, ownPairs, scoringOf, type WorldParams } from "./params.ts"
 import type { Collected } from "./preferences.ts"
 
 /** What answers are scored by: without the safety model, by helpfulness alone. */
@@ -33,7 +33,11 @@ export const accuracyOf = (
   name: string
 ) =>
   evaluateReward({
-    scores: test.map((pairs, i) => scorePairs({ reward, pairs }, { batchPairs, precision }).named(`${name}-on-${i + 1}`))
+    scores: test.map((pairs, i) =>
+      scorePairs({ reward, pairs }, { batchPairs, precision })
+        .named(`${name}-on-${i + 1}`)
+        .limited(ownPairs)
+    )
   }).named(`${name}-accuracy`)
 
 /** Two new ones, from the chat model of the round; for each kind the better of the new one and the one in use. */
@@ -45,7 +49,9 @@ export const rewardsOfRound = (
   inUse: Rewards | undefined
 ): Rewards => {
   const named: Named = (node, name) => node.named(`${name}-${round}`)
-  const trained = rewardModels(init, { preferences, openSource: [], harmless: [] }, rewardTraining(params), named)
+  const trained = rewardModels(init, { preferences, openSource: [], harmless: [] }, rewardTraining(params), (node, name) =>
+    named(node, name).limited(ownPairs)
+  )
   const candidates =
     inUse === undefined
       ? { helpfulness: [trained.helpfulness], safety: [trained.safety] }

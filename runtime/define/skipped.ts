@@ -36,9 +36,9 @@ export interface SkippedRows {
   readonly add: (row: SkippedRow) => void
   /**
    * Call it once all rows of a kind were looked at and before the work on them begins, with how many there were. Fails with `TooManySkipped` when
-   * the share that was skipped is above the limit (20% unless the run or the node says otherwise).
+   * the share that was skipped is above the limit: the node's, the run's, or else `most`, which is 20% unless given.
    */
-  readonly check: (what: string, of: number) => Effect.Effect<void, StageError>
+  readonly check: (what: string, of: number, most?: number) => Effect.Effect<void, StageError>
 }
 
 /** Largest share of its rows that a stage may skip, unless the run or the node says otherwise. */
@@ -48,12 +48,13 @@ export const noticeableShare = 0.01
 
 export const isNoticeable = ({ of, skipped }: SkippedCount): boolean => skipped > noticeableShare * of
 
-/** "skipped 90 of 101 demonstrations (89%): 80 longer than 4096 tokens, 10 with a tag of the chat format". */
+/** "20.2%", three digits at most. */
+export const percentOf = (share: number): string => `${Number((100 * share).toPrecision(3))}%`
+
+/** "skipped 90 of 101 demonstrations (89.1%): 80 longer than 4096 tokens, 10 with a tag of the chat format". */
 export const skippedText = ({ what, of, skipped, reasons }: SkippedCount): string => {
-  const share = of === 0 ? 0 : (100 * skipped) / of
-  const percent = share > 0 && share < 1 ? share.toPrecision(1) : String(Math.round(share))
   const parts = Object.entries(reasons)
     .sort(([, a], [, b]) => b - a)
     .map(([reason, count]) => `${count} ${reason}`)
-  return `skipped ${skipped} of ${of} ${what} (${percent}%)${parts.length === 0 ? "" : `: ${parts.join(", ")}`}`
+  return `skipped ${skipped} of ${of} ${what} (${percentOf(of === 0 ? 0 : skipped / of)})${parts.length === 0 ? "" : `: ${parts.join(", ")}`}`
 }

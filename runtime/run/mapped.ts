@@ -126,10 +126,10 @@ export const runMapped = (
     const count = Math.ceil(file.rowCount / size)
     let told = 0
     /** How many rows the shards had, by what they are. */
-    const rowsOf = new Map<string, number>()
+    const rowsOf = new Map<string, Looked>()
     const tell = ({ rows, of }: GatheredRows) => {
       for (const row of rows) context.skipped.add(row)
-      for (const [what, count] of of) rowsOf.set(what, (rowsOf.get(what) ?? 0) + count)
+      for (const [what, looked] of of) addLooked(rowsOf, what, looked)
     }
 
     const makeShard = (index: number, rows: ReadonlyArray<unknown>, bytes: Uint8Array, key: string) =>
@@ -203,7 +203,7 @@ export const runMapped = (
       }
     }
     const total = yield* Effect.promise(() => results.end())
-    for (const [what, of] of rowsOf) yield* context.skipped.check(what, of)
+    for (const [what, { of, most }] of rowsOf) yield* context.skipped.check(what, of, most)
     return written(context.output, { rows: total, shards: count })
   }).pipe(Effect.scoped)
 
@@ -217,19 +217,28 @@ const keyOf = (bytes: Uint8Array, index: number | null): string =>
 /** What was skipped of a shard is kept beside what was made of it. */
 const skippedKey = (key: string): string => `${key}:skipped`
 
+/** How many rows of a kind there were, and the largest share of them that may be skipped (`SkippedRows.check`). */
+interface Looked {
+  readonly of: number
+  readonly most?: number | undefined
+}
+const addLooked = (rows: Map<string, Looked>, what: string, { most, of }: Looked) => {
+  rows.set(what, { of: (rows.get(what)?.of ?? 0) + of, most })
+}
+
 /** The rows that were skipped of one shard, and how many rows it had, by what they are. */
 interface GatheredRows {
   readonly rows: ReadonlyArray<SkippedRow>
-  readonly of: ReadonlyArray<readonly [string, number]>
+  readonly of: ReadonlyArray<readonly [string, Looked]>
 }
 /** Takes what a stage skips of one shard. The limit is of all shards together, so it is checked at the end. */
-const gatherSkipped = (): SkippedRows & { readonly of: ReadonlyMap<string, number>; readonly gathered: () => GatheredRows } => {
+const gatherSkipped = (): SkippedRows & { readonly of: ReadonlyMap<string, Looked>; readonly gathered: () => GatheredRows } => {
   const rows: Array<SkippedRow> = []
-  const of = new Map<string, number>()
+  const of = new Map<string, Looked>()
   return {
     of,
     add: (row) => void rows.push(row),
-    check: (what, count) => Effect.sync(() => void of.set(what, (of.get(what) ?? 0) + count)),
+    check: (what, count, most) => Effect.sync(() => addLooked(of, what, { of: count, most })),
     gathered: () => ({ rows, of: [...of] })
   }
 }

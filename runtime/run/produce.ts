@@ -92,7 +92,7 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
     const directory = yield* store.temporary
     // Made where there is something to put there.
     const beside = `${directory}-sidecar`
-    return yield* Effect.gen(function* () {
+    const work = Effect.gen(function* () {
       const outcome = yield* run.execute({
         stage: node.stage,
         job: jobOf(run, node, key, parts, { output: directory, sidecar: beside }),
@@ -118,10 +118,13 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
       )
       const sidecar = existsSync(beside) ? yield* Effect.catchTag(store.seal(beside, Sidecar), "ArtifactError", Effect.die) : undefined
       return { ...outcome, sealed, sidecar }
-    }).pipe(
+    })
+    return yield* work.pipe(
+      Effect.mapError((error) => (error instanceof StageError ? withSkipped(run, node, beside, error) : error)),
       Effect.onError(() =>
         Effect.gen(function* () {
-          yield* keepBeside(run, node, beside)
+          const curve = kept(beside, curvesFile, curvesPath(store.home, run.id, node.id), "its curve until then is")
+          if (curve !== undefined) emit({ type: "note", node: node.id, message: curve })
           yield* store.remove(directory)
           yield* store.remove(beside)
         })
@@ -129,19 +132,27 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
     )
   })
 
-/** What would have been the sidecar of a stage that fails stays beside its log: it may say why. */
-const keepBeside = ({ emit, id, store }: RunContext, node: StageNode, beside: string) =>
-  Effect.sync(() => {
-    const keep = (file: string, to: string, what: string) => {
-      if (!existsSync(join(beside, file))) return
-      try {
-        mkdirSync(dirname(to), { recursive: true })
-        copyFileSync(join(beside, file), to)
-        emit({ type: "note", node: node.id, message: `${what} in ${to}` })
-      } catch (cause) {
-        emit({ type: "note", node: node.id, message: `${what} lost: ${messageOf(cause)}` })
-      }
-    }
-    keep(skippedFile, skippedPath(store.home, id, node.id), "the rows that it skipped are")
-    keep(curvesFile, curvesPath(store.home, id, node.id), "its curve until then is")
-  })
+/** Keeps a file of what would have been the sidecar of a stage that fails, beside its log: it may say why. Gives where it is, if it is there. */
+const kept = (beside: string, file: string, to: string, what: string): string | undefined => {
+  if (!existsSync(join(beside, file))) return undefined
+  try {
+    mkdirSync(dirname(to), { recursive: true })
+    copyFileSync(join(beside, file), to)
+    return `${what} in ${to}`
+  } catch (cause) {
+    return `${what} lost: ${messageOf(cause)}`
+  }
+}
+
+/** The error of a stage that had skipped rows: it says where they are listed. */
+const withSkipped = ({ id, store }: RunContext, node: StageNode, beside: string, error: StageError): StageError => {
+  const where = kept(beside, skippedFile, skippedPath(store.home, id, node.id), "The rows that it skipped are")
+  if (where === undefined) return error
+  const advice =
+    error.reason !== "TooManySkipped"
+      ? ""
+      : node.limits?.skipped === undefined
+        ? " Mend the data, or allow more with --max-skipped (a share, 0 to 1)."
+        : " Mend the data, or allow more where the pipeline limits this node: limited({ skipped })."
+  return new StageError({ reason: error.reason, message: `${error.message} ${where}.${advice}` })
+}

@@ -6,7 +6,7 @@ import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { own } from "../../schemas/own.ts"
 import { decodeConfig } from "../../schemas/hyper.ts"
 import { noCheckpoints } from "../define/resume-points.ts"
-import { type SkippedCount, usualSkippedShare } from "../define/skipped.ts"
+import type { SkippedCount } from "../define/skipped.ts"
 import { type Context, type Progress, portOf, type StageInfo } from "../define/stage-info.ts"
 import { messageOf, placeOf, StageError } from "../errors.ts"
 import { type CheckpointOptions, openCheckpoints, type StopRequest } from "../store/resume-points.ts"
@@ -30,7 +30,7 @@ export interface Job {
   readonly shards?: string | null
   /** The folder for what is told of how the result was made (store/sidecar.ts); none: it is not kept. */
   readonly sidecar?: string | null
-  /** Largest share of its rows that the stage may skip. */
+  /** Largest share of its rows that the stage may skip, where the node or the run says so. */
   readonly mostSkipped?: number | undefined
 }
 
@@ -77,7 +77,7 @@ const runWith = (
       const { type } = portOf(port)
       for (const ref of [own(job.inputs, name) ?? []].flat() as ReadonlyArray<ArtifactRef<any>>) yield* type.validate(ref.path)
     }
-    const skipped = collectSkipped(stage.name, job.sidecar ?? undefined, job.mostSkipped ?? usualSkippedShare)
+    const skipped = collectSkipped(stage.name, job.sidecar ?? undefined, job.mostSkipped)
     const checkpoints = job.checkpoints === null ? noCheckpoints : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop)
     const context: Context = {
       config,
@@ -102,7 +102,7 @@ const runWith = (
     const { sharding } = stage
     const written = yield* Effect.suspend(() =>
       sharding === undefined ? run(context) : runMapped({ ...stage, run }, sharding, context, job.shards ?? undefined)
-    )
+    ).pipe(Effect.onError(() => skipped.close))
     if (written?.slot?.path !== job.output)
       return yield* new StageError({
         reason: "NothingWritten",

@@ -3,7 +3,7 @@ import { closeSync, mkdirSync, openSync, writeSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { visibleJson } from "../../schemas/visible.ts"
-import { type SkippedCount, type SkippedRow, type SkippedRows, skippedText } from "../define/skipped.ts"
+import { percentOf, type SkippedCount, type SkippedRow, type SkippedRows, skippedText, usualSkippedShare } from "../define/skipped.ts"
 import { messageOf, StageError } from "../errors.ts"
 import { skippedFile } from "../store/sidecar.ts"
 
@@ -11,17 +11,26 @@ import { skippedFile } from "../store/sidecar.ts"
 const pieceLength = 1 << 16
 
 export interface CollectedRows extends SkippedRows {
-  /** What was skipped in all; also of rows that were never checked. Writes what is left. */
+  /** What was skipped in all. Writes what is left. */
   readonly finish: Effect.Effect<ReadonlyArray<SkippedCount>, StageError>
+  /** Writes what is left, of a stage that failed too, and closes the file. */
+  readonly close: Effect.Effect<void>
 }
 
-/** `folder`: where the file goes; undefined: nowhere, rows are only counted. `most`: the largest share that may be skipped. */
-export const collectSkipped = (stage: string, folder: string | undefined, most: number): CollectedRows => {
+/** Where a row stands and what was found there: `line 4 of pairs.jsonl: missing; there are question, answer`. */
+const described = ({ file, found, id, line }: SkippedRow): string => {
+  const place = file === undefined || line === undefined ? JSON.stringify(id ?? "(no id)") : `line ${line} of ${file}`
+  return `${place}${found === undefined ? "" : `: ${found.length > longestFound ? `${found.slice(0, longestFound)}...` : found}`}`
+}
+const longestFound = 200
+
+/** `folder`: where the file goes; undefined: nowhere, rows are only counted. `limit`: of the node or the run, where there is one. */
+export const collectSkipped = (stage: string, folder: string | undefined, limit: number | undefined): CollectedRows => {
   let file: number | undefined
   let waiting = ""
   let failed: StageError | undefined
   /** How many rows by reason, by what they are: of those that were not checked yet. */
-  const open = new Map<string, Map<string, number>>()
+  const open = new Map<string, { readonly first: SkippedRow; readonly reasons: Map<string, number> }>()
   const counts: Array<SkippedCount> = []
   const attempt = (body: () => void) => {
     try {
@@ -44,39 +53,46 @@ export const collectSkipped = (stage: string, folder: string | undefined, most: 
       waiting = ""
     })
   const add = (row: SkippedRow) => {
-    const reasons = open.get(row.what) ?? new Map<string, number>()
-    open.set(row.what, reasons.set(row.reason, (reasons.get(row.reason) ?? 0) + 1))
+    let kind = open.get(row.what)
+    if (kind === undefined) open.set(row.what, (kind = { first: row, reasons: new Map() }))
+    kind.reasons.set(row.reason, (kind.reasons.get(row.reason) ?? 0) + 1)
     if (folder === undefined) return
     attempt(() => (waiting += `${visibleJson(row)}\n`))
     if (waiting.length > pieceLength) flush()
   }
-  const check: SkippedRows["check"] = Effect.fnUntraced(function* (what, of) {
-    const reasons = open.get(what) ?? new Map<string, number>()
+  const check: SkippedRows["check"] = Effect.fnUntraced(function* (what, of, most = usualSkippedShare) {
+    const kind = open.get(what)
+    if (kind === undefined) return
     open.delete(what)
+    const { first, reasons } = kind
     const skipped = [...reasons.values()].reduce((sum, count) => sum + count, 0)
     const count = { what, of, skipped, reasons: Object.fromEntries(reasons) }
-    if (skipped === 0) return
     flush()
     counts.push(count)
     if (failed !== undefined) return yield* failed
-    if (skipped > most * of)
+    const share = limit ?? most
+    if (skipped > share * of)
       return yield* new StageError({
         reason: "TooManySkipped",
-        message: `Stage ${stage} ${skippedText(count)}. At most ${100 * most}% may be skipped. Mend the data, or allow more with --max-skipped (a share, 0 to 1).`
+        message: `Stage ${stage} ${skippedText(count)}. The first: ${described(first)}. At most ${percentOf(share)} may be skipped.`
       })
   })
+  const close = () => {
+    flush()
+    if (file !== undefined) closeSync(file)
+    file = undefined
+  }
   return {
     add,
     check,
+    close: Effect.sync(close),
     finish: Effect.gen(function* () {
+      close()
       if (open.size > 0)
         return yield* new StageError({
           reason: "Defect",
           message: `Stage ${stage} skipped rows and did not say of how many: call skipped.check(what, of) after the last row.`
         })
-      flush()
-      if (file !== undefined) closeSync(file)
-      file = undefined
       return failed === undefined ? counts : yield* failed
     })
   }

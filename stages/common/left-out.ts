@@ -1,7 +1,8 @@
 /** Why training leaves dialogues out: their length, or their form. The two have different remedies, so they are counted and named apart. */
-import { ChatError, dialogueText } from "../../models/chat.ts"
+import type { SkippedRow } from "../../runtime/define/skipped.ts"
 import type { Message } from "../../schemas/rows.ts"
 import { EmptyDatasetError } from "./empty-dataset.ts"
+import { whyUnfit } from "./unfit.ts"
 
 /** How many rows were left out, and why. */
 export interface LeftOut {
@@ -12,44 +13,30 @@ export interface LeftOut {
   readonly firstFault: string
 }
 
-/** A row that is left out. */
-export interface LeftOutRow {
-  /** Its place in the dataset, from 0. */
-  readonly index: number
-  readonly id: string
-  readonly row: unknown
-  /** Why the chat format can't hold it, in words; undefined where it is too long. */
-  readonly fault: string | undefined
-}
-
-/** Why the chat format can't hold a dialogue, in words; undefined where it can. */
-const faultOf = (messages: ReadonlyArray<Message>): string | undefined => {
-  try {
-    dialogueText(messages)
-    return undefined
-  } catch (cause) {
-    if (cause instanceof ChatError) return cause.message
-    throw cause
-  }
-}
+/** A row that is left out, as `SkippedRows.add` takes it. */
+export type LeftOutRow = Pick<SkippedRow, "id" | "reason" | "found" | "row">
 
 /** Counts the rows that a stage leaves out as they come, and tells of each: none is kept. */
 export class LeftOutCounter {
+  readonly #length: number
   readonly #tell: (row: LeftOutRow) => void
   #tooLong = 0
   #format = 0
   #firstFault = ""
-  constructor(tell: (row: LeftOutRow) => void = () => {}) {
+  /** `length`: tokens that a dialogue may have. */
+  constructor(length: number, tell: (row: LeftOutRow) => void = () => {}) {
+    this.#length = length
     this.#tell = tell
   }
 
   /** A row that did not fit: its dialogue, or each of several. */
-  add(index: number, row: { readonly id: string }, dialogues: ReadonlyArray<ReadonlyArray<Message>>): void {
+  add(row: { readonly id: string }, dialogues: ReadonlyArray<ReadonlyArray<Message>>): void {
     const { id } = row
-    const fault = dialogues.map(faultOf).find((found) => found !== undefined)
+    const why = dialogues.map((messages) => whyUnfit(messages, this.#length))
+    const fault = why.find(({ found }) => found !== undefined)
     if (fault === undefined) this.#tooLong++
-    else if (++this.#format === 1) this.#firstFault = `${JSON.stringify(id)}: ${fault}`
-    this.#tell({ index, id, row, fault })
+    else if (++this.#format === 1) this.#firstFault = `${JSON.stringify(id)}: ${fault.found}`
+    this.#tell({ id, row, ...(fault ?? why[0]!) })
   }
 
   get counts(): LeftOut {

@@ -1,8 +1,11 @@
 /** Samples of the same prompts put side by side, and values of prompts from values of samples. */
 import * as Effect from "effect/Effect"
+import type { SkippedRows } from "../../runtime/define/skipped.ts"
+import type { StageError } from "../../runtime/errors.ts"
 import { ExplainedError } from "../../schemas/explained-error.ts"
 import type { Message } from "../../schemas/rows.ts"
 import { type Estimate, mean, proportion } from "./statistics.ts"
+import { anyShare } from "./unfit.ts"
 
 /** Two sets that were to be compared are not of the same prompts, or hold a sample twice. */
 export class PairingError extends ExplainedError<PairingError>()("PairingError") {}
@@ -55,6 +58,9 @@ export interface Sample {
   readonly sample: number
 }
 
+/** What it is called. */
+export const sampleId = ({ promptId, sample }: Sample): string => `${promptId}#${sample}`
+
 const keyOf = ({ promptId, sample }: Sample): string => `${promptId}\u0000${sample}`
 
 /** Rows by prompt and sample; a second row of the same is an error. */
@@ -78,7 +84,8 @@ export const bySample = Effect.fn("bySample")(function* <Row extends Sample>(
 
 export interface Paired<A, B> {
   readonly pairs: ReadonlyArray<readonly [A, B]>
-  /** Rows that the other set has no counterpart of. */
+  /** Rows of each set that the other has no counterpart of; how many. */
+  readonly alone: readonly [ReadonlyArray<A>, ReadonlyArray<B>]
   readonly unpaired: readonly [number, number]
 }
 
@@ -88,7 +95,7 @@ export const pairSamples = Effect.fn("pairSamples")(function* <A extends Sample,
   theirs: ReadonlyArray<B>,
   doing: string
 ): Effect.fn.Return<Paired<A, B>, PairingError> {
-  yield* bySample(ours, doing)
+  const own = yield* bySample(ours, doing)
   const others = yield* bySample(theirs, doing)
   const pairs = ours.flatMap((row): Array<readonly [A, B]> => {
     const other = others.get(keyOf(row))
@@ -112,8 +119,16 @@ export const pairSamples = Effect.fn("pairSamples")(function* <A extends Sample,
         hint: "Sample both from one set of prompts."
       })
   }
-  return { pairs, unpaired: [ours.length - pairs.length, theirs.length - pairs.length] }
+  const alone = [ours.filter((row) => !others.has(keyOf(row))), theirs.filter((row) => !own.has(keyOf(row)))] as const
+  return { pairs, alone, unpaired: [alone[0].length, alone[1].length] }
 })
+
+/** Skips the answers that the other side has no counterpart of. */
+export const skipAlone = (skipped: SkippedRows, { alone, pairs }: Paired<Sample, Sample>): Effect.Effect<void, StageError> => {
+  for (const row of alone.flat())
+    skipped.add({ what: "answers", reason: "without a counterpart on the other side", id: sampleId(row), row })
+  return skipped.check("answers", alone.flat().length + 2 * pairs.length, anyShare)
+}
 
 /** A value for each prompt: the mean over its samples, which are not independent of each other. In the order in which prompts first appear. */
 export const meanByPrompt = <Row extends { readonly promptId: string }>(

@@ -2,14 +2,17 @@
 import * as Effect from "effect/Effect"
 import type { LoadedPolicy } from "../../models/checkpoint.ts"
 import { generate } from "../../models/sampler.ts"
+import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
+import type { StageError } from "../../runtime/errors.ts"
 import { ExplainedError } from "../../schemas/explained-error.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import type { ArtifactError } from "../../schemas/artifact.ts"
 import type { Message } from "../../schemas/rows.ts"
 import { type BatchLog, withoutLog } from "./batch-log.ts"
-import { type FittedPrompt, shortenPrompt, shortestForm } from "./dialogues.ts"
+import { shortestForm } from "./dialogues.ts"
 import { chunks } from "./sequences.ts"
+import { type AskedPrompt, fitPrompts } from "./unfit.ts"
 
 /** Hyperparameters of every stage that samples, but for the temperature. */
 export const samplingFields = {
@@ -26,7 +29,8 @@ export const samplingPrecision = hyper("float32", "of weights and activations; w
 
 /** One completion to be drawn. */
 export interface Draw {
-  readonly messages: ReadonlyArray<Message>
+  /** The prompt's; with `maxNewTokens` more they fit the context. */
+  readonly tokens: ReadonlyArray<number>
   /** Its own random numbers, whatever batch it is in. */
   readonly seed: number
   readonly temperature: number
@@ -37,8 +41,6 @@ export interface Sampled {
   readonly logProbabilities: ReadonlyArray<number>
   /** Whether it ended with the end-of-sequence token. */
   readonly finished: boolean
-  /** Whether the oldest exchanges of its prompt were left out. */
-  readonly shortened: boolean
 }
 export interface SamplingOptions {
   readonly topP: number
@@ -74,33 +76,38 @@ const noRoom = (prompts: number, shortest: number | undefined, context: number, 
 }
 
 /**
- * A completion for each draw, in their order; undefined where the prompt does not fit the context, an error where no prompt does. Prompts of like length share a
- * batch: less padding.
+ * The prompts that leave room for an answer, with the tokens to continue: one that is too long loses its oldest exchanges. The others are skipped; where none
+ * is left, that is a NoRoomError.
  */
+export const promptsWithRoom = Effect.fn("promptsWithRoom")(function* <
+  Prompt extends { readonly id: string; readonly messages: ReadonlyArray<Message> }
+>(
+  { model, tokenizer }: LoadedPolicy,
+  prompts: ReadonlyArray<Prompt>,
+  { maxNewTokens, skipped }: { readonly maxNewTokens: number; readonly skipped: SkippedRows }
+): Effect.fn.Return<Array<AskedPrompt<Prompt>>, NoRoomError | StageError> {
+  const context = model.config.maxPositions
+  const asked = fitPrompts(tokenizer, prompts, context - maxNewTokens, skipped)
+  if (prompts.length > 0 && asked.length === 0) {
+    const lengths = prompts.flatMap(({ messages }) => shortestForm(tokenizer, messages) ?? [])
+    const shortest = lengths.length === 0 ? undefined : lengths.reduce((least, length) => Math.min(least, length))
+    return yield* noRoom(prompts.length, shortest, context, maxNewTokens)
+  }
+  yield* skipped.check("prompts", prompts.length)
+  return asked
+})
+
+/** A completion for each draw, in their order. Prompts of like length share a batch: less padding. */
 export const sampleAll = Effect.fn("sampleAll")(function* (
   { model, tokenizer }: LoadedPolicy,
   draws: ReadonlyArray<Draw>,
   options: SamplingOptions
-): Effect.fn.Return<Array<Sampled | undefined>, ArtifactError | NoRoomError> {
+): Effect.fn.Return<Array<Sampled>, ArtifactError> {
   const { maxNewTokens, topK, topP, log = withoutLog(options.progress) } = options
-  const room = model.config.maxPositions - maxNewTokens
-  const encoded = new Map<ReadonlyArray<Message>, FittedPrompt | undefined>()
-  const promptOf = (messages: ReadonlyArray<Message>) => {
-    if (!encoded.has(messages)) encoded.set(messages, shortenPrompt(tokenizer, messages, room))
-    return encoded.get(messages)
-  }
-  const work = draws.flatMap((draw, index) => {
-    const prompt = promptOf(draw.messages)
-    return prompt === undefined ? [] : [{ draw, index, ...prompt }]
-  })
-  if (draws.length > 0 && work.length === 0) {
-    const lengths = [...encoded.keys()].flatMap((messages) => shortestForm(tokenizer, messages) ?? [])
-    const shortest = lengths.length === 0 ? undefined : lengths.reduce((least, length) => Math.min(least, length))
-    return yield* noRoom(encoded.size, shortest, model.config.maxPositions, maxNewTokens)
-  }
-  work.sort((a, b) => a.draw.temperature - b.draw.temperature || a.tokens.length - b.tokens.length || a.index - b.index)
+  const work = draws.map((draw, index) => ({ draw, index }))
+  work.sort((a, b) => a.draw.temperature - b.draw.temperature || a.draw.tokens.length - b.draw.tokens.length || a.index - b.index)
   const batches = [...Map.groupBy(work, ({ draw }) => draw.temperature).values()].flatMap((items) => chunks(items, options.batchSize))
-  const out = new Array<Sampled | undefined>(draws.length).fill(undefined)
+  const out = new Array<Sampled>(draws.length)
   let done = 0
   for (const batch of batches) {
     done += batch.length
@@ -110,7 +117,7 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
       compute: Effect.sync(() =>
         generate(
           model,
-          batch.map(({ tokens }) => tokens),
+          batch.map(({ draw }) => draw.tokens),
           {
             maxNewTokens,
             topK,
@@ -130,8 +137,7 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
     })
     generated.forEach(({ tokens, logProbabilities, finished }, i) => {
       const text = tokenizer.decode(finished ? tokens.slice(0, -1) : tokens).trim()
-      const { index, shortened } = batch[i]!
-      out[index] = { text, tokens, logProbabilities, finished, shortened }
+      out[batch[i]!.index] = { text, tokens, logProbabilities, finished }
     })
   }
   return out

@@ -3,14 +3,18 @@ import * as Effect from "effect/Effect"
 import { arange, type Device, type DType, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import { type LoadedReward, loadReward } from "../../models/checkpoint.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
+import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
+import type { StageError } from "../../runtime/errors.ts"
 import type { ArtifactError, ArtifactRef, Checkpoint } from "../../schemas/artifact.ts"
 import { ExplainedError } from "../../schemas/explained-error.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
-import type { Message } from "../../schemas/rows.ts"
+import type { Completion, Message } from "../../schemas/rows.ts"
 import { type BatchLog, withoutLog } from "./batch-log.ts"
 import { fitDialogue } from "./dialogues.ts"
+import { sampleId } from "./pairing.ts"
 import { chunks } from "./sequences.ts"
+import { anyShare, type SkippableRows, whyUnfit } from "./unfit.ts"
 
 /**
  * The score of each sequence, read at its last token (the response's EOS, or its last word when it was cut off). Sequences are padded on the
@@ -119,24 +123,31 @@ export interface RawScores {
 
 /**
  * The raw scalar of every response by one reward model. The text is tokenised by the reward model's own tokenizer, so that need not be the
- * policy's.
+ * policy's. Responses that have no score are skipped; too many of them are an error before any is scored.
  */
 export const scoreResponses = (
   reward: ArtifactRef<AnyReward>,
   responses: ReadonlyArray<Scorable>,
+  { skipped, what, idOf, most }: SkippableRows,
   options: ScoringOptions
-): Effect.Effect<RawScores, ArtifactError | NotFiniteScoreError> =>
+): Effect.Effect<RawScores, ArtifactError | NotFiniteScoreError | StageError> =>
   withReward(
     reward,
     options,
     Effect.fnUntraced(function* (loaded: LoadedReward) {
+      const length = loaded.model.config.maxPositions
       const work = responses.flatMap((response, index) => {
-        const messages: ReadonlyArray<Message> = [...response.prompt, { role: "assistant", content: response.text }]
-        const example = fitDialogue(loaded.tokenizer, messages, loaded.model.config.maxPositions)
-        if (example === undefined) return [] // too long, or empty: the chat format holds no empty answer
+        const { finished, prompt, text } = response
+        const messages: ReadonlyArray<Message> = [...prompt, { role: "assistant", content: text }]
+        const example = fitDialogue(loaded.tokenizer, messages, length)
+        if (example === undefined) {
+          skipped.add({ what, ...whyUnfit(messages, length), id: idOf(index), row: { prompt, text } })
+          return []
+        }
         // The chat format ends an answer with a space and EOS; one that was cut off has neither, and is scored at its last word.
-        return [{ index, tokens: response.finished ? example.tokens : example.tokens.slice(0, -2) }]
+        return [{ index, tokens: finished ? example.tokens : example.tokens.slice(0, -2) }]
       })
+      yield* skipped.check(what, responses.length, most)
       const values = yield* scoreAll(
         loaded,
         work.map((item) => item.tokens),
@@ -148,3 +159,9 @@ export const scoreResponses = (
       return { scores, empty, unfit: responses.length - work.length - empty }
     })
   )
+
+/** Completions, as rows that may be skipped. */
+export const completionRows = (
+  skipped: SkippedRows,
+  completions: ReadonlyArray<Pick<Completion, "promptId" | "sample">>
+): SkippableRows => ({ skipped, what: "completions", idOf: (index) => sampleId(completions[index]!), most: anyShare })

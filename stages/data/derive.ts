@@ -4,17 +4,19 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
-import { dialogueText, fitsChatFormat } from "../../models/chat.ts"
+import { dialogueText } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Demonstrations, type Preference, Preferences, Prompts, Texts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
+import { withoutFaults } from "../common/unfit.ts"
 
-/** The dialogue that a pair's chosen response makes. */
-const chosenDialogue = ({ prompt, chosen }: Preference) => [...prompt, { role: "assistant" as const, content: chosen }]
-
-const rejectedDialogue = ({ prompt, rejected }: Preference) => [...prompt, { role: "assistant" as const, content: rejected }]
+/** The dialogue that a response of a pair makes. */
+const dialogueOf = (pair: Preference, response: "chosen" | "rejected") => [
+  ...pair.prompt,
+  { role: "assistant" as const, content: pair[response] }
+]
 
 export const preferenceTexts = Stage.make("preference-texts", {
   description: "the dialogues of preference pairs as running text in the chat format, to pretrain on",
@@ -28,15 +30,14 @@ export const preferenceTexts = Stage.make("preference-texts", {
   inputs: { preferences: Preferences },
   output: Texts,
   seeded: false,
-  run: Effect.fn("preference-texts")(function* ({ config, inputs, output }) {
+  run: Effect.fn("preference-texts")(function* ({ config, inputs, output, skipped }) {
     const rows = yield* readRows(inputs.preferences, Preferences)
-    const dialogues = rows.flatMap((row) =>
-      config.responses === "both" ? [chosenDialogue(row), rejectedDialogue(row)] : [chosenDialogue(row)]
-    )
-    const usable = dialogues.filter(fitsChatFormat)
+    const responses = config.responses === "both" ? (["chosen", "rejected"] as const) : (["chosen"] as const)
+    const dialogues = rows.flatMap((row) => responses.map((name) => ({ id: `${row.id}/${name}`, messages: dialogueOf(row, name) })))
+    const usable = yield* withoutFaults(dialogues, skipped, "dialogues")
     return yield* writeDataset(
       output,
-      usable.map((messages) => ({ text: dialogueText(messages) })),
+      usable.map(({ messages }) => ({ text: dialogueText(messages) })),
       { metrics: { unusable: dialogues.length - usable.length } }
     )
   })
@@ -48,11 +49,10 @@ export const preferenceDemonstrations = Stage.make("preference-demonstrations", 
   inputs: { preferences: Preferences },
   output: Demonstrations,
   seeded: false,
-  run: Effect.fn("preference-demonstrations")(function* ({ inputs, output }) {
+  run: Effect.fn("preference-demonstrations")(function* ({ inputs, output, skipped }) {
     const rows = yield* readRows(inputs.preferences, Preferences)
-    const demonstrations = rows
-      .map((row) => ({ id: row.id, messages: chosenDialogue(row), loss: "answers" as const }))
-      .filter(({ messages }) => fitsChatFormat(messages))
+    const chosen = rows.map((row) => ({ id: row.id, messages: dialogueOf(row, "chosen"), loss: "answers" as const }))
+    const demonstrations = yield* withoutFaults(chosen, skipped, "dialogues")
     return yield* writeDataset(output, demonstrations, { metrics: { unusable: rows.length - demonstrations.length } })
   })
 })
@@ -65,18 +65,18 @@ export const preferencePrompts = Stage.make("preference-prompts", {
   }),
   inputs: { preferences: Preferences },
   output: Prompts,
-  run: Effect.fn("preference-prompts")(function* ({ config, inputs, output, seed }) {
+  run: Effect.fn("preference-prompts")(function* ({ config, inputs, output, seed, skipped }) {
     const rows = yield* readRows(inputs.preferences, Preferences)
-    const distinct = new Map(rows.filter((row) => fitsChatFormat(row.prompt)).map((row) => [JSON.stringify(row.prompt), row]))
-    const all = [...distinct.values()]
+    const distinct = new Map(rows.map((row) => [JSON.stringify(row.prompt), { id: row.id, messages: row.prompt }]))
+    const all = yield* withoutFaults([...distinct.values()], skipped, "prompts")
     const drawn = config.count === 0 ? all : new Random(seed, "prompts").shuffle(all).slice(0, config.count)
     // Pairs of several files may have one id; prompts that differ have not.
     const named = Map.groupBy(all, ({ id }) => id)
-    const idOf = ({ id, prompt }: Preference) =>
-      named.get(id)!.length === 1 ? id : `${id}-${createHash("sha256").update(JSON.stringify(prompt)).digest("hex").slice(0, 12)}`
+    const idOf = ({ id, messages }: (typeof all)[number]) =>
+      named.get(id)!.length === 1 ? id : `${id}-${createHash("sha256").update(JSON.stringify(messages)).digest("hex").slice(0, 12)}`
     return yield* writeDataset(
       output,
-      drawn.map((row) => ({ id: idOf(row), messages: row.prompt, safety: config.safety, category: null, followUps: [] }))
+      drawn.map((row) => ({ id: idOf(row), messages: row.messages, safety: config.safety, category: null, followUps: [] }))
     )
   })
 })

@@ -3,13 +3,15 @@ import { createHash } from "node:crypto"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"
-import { BadRow, BadRowsError, newCounts, readParsed } from "../../data/records.ts"
-import { fitsChatFormat } from "../../models/chat.ts"
+import { BadRow, inField } from "../../data/records.ts"
+import { formatFault } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
-import { ArtifactError, External, written } from "../../schemas/artifact.ts"
+import { External } from "../../schemas/artifact.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import { Message, type Prompt, Prompts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
+import { chatTags, messagesWithoutTags, withoutTags } from "./chat-tags.ts"
+import { importRows } from "./import-rows.ts"
 
 const optional = <S extends Schema.Top>(schema: S) => Schema.optionalKey(Schema.NullOr(schema))
 /** A row of the file. */
@@ -27,23 +29,35 @@ const Line = Schema.Struct({
  * asks, its tag and how often that came before: rows that are added or mended beside it leave its samples and labels as they are. One without a safety tag has
  * the tag given. `seen` holds the ids so far. Throws BadRow for a row that does not fit.
  */
-export const parsePrompt = (value: unknown, safety: boolean, seen: Set<string>): Prompt => {
+export const parsePrompt = (value: unknown, safety: boolean, seen: Set<string>, tags: "refuse" | "escape" = "refuse"): Prompt => {
   const found = Schema.decodeUnknownExit(Line)(value)
   if (found._tag === "Failure")
-    throw new BadRow("(the row)", "expected {prompt} or {messages}, with id, safety, category and followUps where they are known")
-  const { category, followUps, id, messages: dialogue, prompt, safety: tag } = found.value
-  const messages = dialogue ?? (prompt === undefined || prompt === null ? [] : [{ role: "user" as const, content: prompt }])
-  if (messages.at(-1)?.role !== "user") throw new BadRow("prompt", "there is none, or the messages do not end with the user's")
-  if (!fitsChatFormat(messages))
     throw new BadRow(
-      "messages",
-      "the chat format can't hold them: user and assistant alternate, without empty answers or the format's own tags"
+      "(the row)",
+      "expected {prompt} or {messages}, with id, safety, category and followUps where they are known",
+      "not with the fields of a prompt"
     )
-  if (typeof id === "string" && seen.has(id)) throw new BadRow("id", `${JSON.stringify(id)} is there before`)
+  const { category, id, messages: dialogue, prompt, safety: tag } = found.value
+  const messages =
+    dialogue !== undefined && dialogue !== null
+      ? messagesWithoutTags(dialogue, "messages", tags)
+      : prompt === undefined || prompt === null
+        ? []
+        : [{ role: "user" as const, content: withoutTags(prompt, "prompt", tags) }]
+  const followUps = (found.value.followUps ?? []).map((text, i) => withoutTags(text, `followUps[${i}]`, tags))
+  if (messages.at(-1)?.role !== "user")
+    throw new BadRow(
+      "prompt",
+      "there is none, or the messages do not end with the user's",
+      inField("prompt", "missing, or not at the end of the messages")
+    )
+  const fault = formatFault(messages)
+  if (fault !== undefined) throw new BadRow("messages", `the chat format can't hold them. ${fault.message}`, fault.reason)
+  if (typeof id === "string" && seen.has(id)) throw new BadRow("id", `${JSON.stringify(id)} is there before`, inField("id", "there before"))
   const tagged = tag ?? safety
   const own = id ?? ownId(messages, tagged, seen)
   seen.add(own)
-  return { id: own, messages, safety: tagged, category: category ?? null, followUps: followUps ?? [] }
+  return { id: own, messages, safety: tagged, category: category ?? null, followUps }
 }
 
 const ownId = (messages: ReadonlyArray<Message>, safety: boolean, seen: ReadonlySet<string>): string => {
@@ -60,21 +74,15 @@ export const importPrompts = Stage.make("import-prompts", {
   description: "prompts from a file (JSONL, JSONL.gz or Parquet)",
   config: Schema.Struct({
     safety: hyper(false, "whether prompts without a tag are meant to draw out something unsafe (§3.2.3: is_safety)"),
-    maxBad: hyper(0.01, "share of rows that may not fit before the run stops; the others are skipped and counted", { min: 0, max: 1 })
+    chatTags
   }),
   inputs: { file: External },
   output: Prompts,
   seeded: false,
-  run: Effect.fn("import-prompts")(function* ({ config, inputs, output }) {
-    const counts = newCounts()
+  run: Effect.fn("import-prompts")(function* ({ config, inputs, output, skipped }) {
     const seen = new Set<string>()
-    const parse = (value: unknown) => parsePrompt(value, config.safety, seen)
-    return yield* writeDataset(output, readParsed(inputs.file.path, parse, counts, { maxBad: config.maxBad })).pipe(
-      Effect.map((result) => written(result.slot, { ...result.metrics, rowsRead: counts.rows, rowsSkipped: counts.bad })),
-      Effect.catchDefect((defect) =>
-        defect instanceof BadRowsError || defect instanceof ArtifactError ? Effect.fail(defect) : Effect.die(defect)
-      )
-    )
+    const parse = (value: unknown) => parsePrompt(value, config.safety, seen, config.chatTags)
+    return yield* importRows(inputs.file.path, parse, skipped, (rows) => writeDataset(output, rows))
   })
 })
 

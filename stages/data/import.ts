@@ -6,7 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"
 import { BadLabel, parseHhRlhf, parseMessages, parsePromptChosenRejected } from "../../data/dialects.ts"
-import { BadRowsError, newCounts, type ReadCounts, readParsed, readRecords } from "../../data/records.ts"
+import { readRecords } from "../../data/records.ts"
 import { checkVocabulary } from "../../models/checkpoint.ts"
 import { loadConfig } from "../../models/weights.ts"
 import { loadTokenizer } from "../../models/tokenizer/files.ts"
@@ -15,27 +15,11 @@ import { ArtifactError, type Checkpoint, External, type OutputSlot, type Role, t
 import { roleFile } from "../../schemas/checkpoint-files.ts"
 import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
 import { hyper } from "../../schemas/hyper.ts"
-import { Demonstrations, type Preference, Preferences } from "../../schemas/rows.ts"
+import { type Demonstration, Demonstrations, type Preference, Preferences } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { choseUnsafe } from "../common/safety-rule.ts"
-
-const maxBad = hyper(0.01, "share of rows that may not fit before the run stops; the others are skipped and counted", { min: 0, max: 1 })
-
-/** Streams the parsed rows of a file into the output; what the file is at fault for comes out as its error. */
-const importRows = <Row>(
-  path: string,
-  parse: (value: unknown, line: number) => Row,
-  bad: number,
-  write: (rows: AsyncIterable<Row>, counts: ReadCounts) => Effect.Effect<Written<any>>
-) => {
-  const counts = newCounts()
-  return write(readParsed(path, parse, counts, { maxBad: bad }), counts).pipe(
-    Effect.map((result) => written(result.slot, { ...result.metrics, rowsRead: counts.rows, rowsSkipped: counts.bad })),
-    Effect.catchDefect((defect) =>
-      defect instanceof BadRowsError || defect instanceof ArtifactError ? Effect.fail(defect) : Effect.die(defect)
-    )
-  )
-}
+import { chatTags, messagesWithoutTags, withoutTags } from "./chat-tags.ts"
+import { importRows } from "./import-rows.ts"
 
 /** What the records of a file are called. */
 const unitOf = (path: string): Effect.Effect<"line" | "row"> =>
@@ -71,6 +55,13 @@ const badLabel = Effect.fnUntraced(function* (path: string, { line, field, expec
   })
 })
 
+const preferenceWithoutTags = (row: Preference, tags: "refuse" | "escape"): Preference => ({
+  ...row,
+  prompt: messagesWithoutTags(row.prompt, "prompt", tags),
+  chosen: withoutTags(row.chosen, "chosen", tags),
+  rejected: withoutTags(row.rejected, "rejected", tags)
+})
+
 export const importPreferences = Stage.make("import-preferences", {
   description: "preference pairs from a file (JSONL, JSONL.gz or Parquet)",
   config: Schema.Struct({
@@ -86,12 +77,12 @@ export const importPreferences = Stage.make("import-preferences", {
       "pairs without both safety labels in a file that has labels: fail, or keep them, as where helpfulness and safety pairs are in one file",
       ["fail", "keep"]
     ),
-    maxBad
+    chatTags
   }),
   inputs: { file: External },
   output: Preferences,
   seeded: false,
-  run: Effect.fn("import-preferences")(function* ({ config, inputs, output }) {
+  run: Effect.fn("import-preferences")(function* ({ config, inputs, output, skipped }) {
     const source = config.source === "" ? config.format : config.source
     const parse = config.format === "hh-rlhf" ? parseHhRlhf : parsePromptChosenRejected
     const { path } = inputs.file
@@ -99,7 +90,7 @@ export const importPreferences = Stage.make("import-preferences", {
     const [unrated, unlabelled]: [Array<number>, Array<number>] = [[], []]
     let [pairs, labels, droppedUnsafe] = [0, 0, 0]
     const counted = (value: unknown, line: number): Preference => {
-      const row = parse(value, line, source)
+      const row = preferenceWithoutTags(parse(value, line, source), config.chatTags)
       const known = [row.chosenSafe, row.rejectedSafe].filter((label) => label !== null).length
       pairs++
       labels += known
@@ -113,7 +104,7 @@ export const importPreferences = Stage.make("import-preferences", {
         else yield row
       }
     }
-    const result = yield* importRows(path, counted, config.maxBad, (rows) => writeDataset(output, kept(rows))).pipe(
+    const result = yield* importRows(path, counted, skipped, (rows) => writeDataset(output, kept(rows))).pipe(
       Effect.catchDefect((defect) => (defect instanceof BadLabel ? badLabel(path, defect) : Effect.die(defect)))
     )
     // A file without any ratings or labels is as it was made.
@@ -139,12 +130,16 @@ export const importPreferences = Stage.make("import-preferences", {
 
 export const importDemonstrations = Stage.make("import-demonstrations", {
   description: "dialogues that end with an answer, from a file of {messages} rows (JSONL, JSONL.gz or Parquet)",
-  config: Schema.Struct({ maxBad }),
+  config: Schema.Struct({ chatTags }),
   inputs: { file: External },
   output: Demonstrations,
   seeded: false,
-  run: Effect.fn("import-demonstrations")(function* ({ config, inputs, output }) {
-    return yield* importRows(inputs.file.path, parseMessages, config.maxBad, (rows) => writeDataset(output, rows))
+  run: Effect.fn("import-demonstrations")(function* ({ config, inputs, output, skipped }) {
+    const parse = (value: unknown, line: number): Demonstration => {
+      const row = parseMessages(value, line)
+      return { ...row, messages: messagesWithoutTags(row.messages, "messages", config.chatTags) }
+    }
+    return yield* importRows(inputs.file.path, parse, skipped, (rows) => writeDataset(output, rows))
   })
 })
 

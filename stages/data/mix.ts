@@ -55,8 +55,10 @@ const mixStage = <Row>(
         message: `Mixing ${inputs.datasets.length} datasets needs as many weights, got ${config.weights.length} ([${config.weights.join(", ")}]). Give one weight a dataset, in their order.`
       })
     }
-    const sets = yield* prepare(yield* Effect.forEach(inputs.datasets, (set) => readRows(set, type)))
-    return yield* writeDataset(output, mixRows(sets, config.weights, seed))
+    const all = yield* Effect.forEach(inputs.datasets, (set) => readRows(set, type))
+    const sets = yield* prepare(all)
+    const repeated = all.flat().length - sets.flat().length
+    return yield* writeDataset(output, mixRows(sets, config.weights, seed), repeated === 0 ? {} : { metrics: { repeated } })
   })
 })
 

@@ -10,7 +10,9 @@ import { report } from "../../schemas/report.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import { type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
+import { sampleId } from "../common/pairing.ts"
 import { bootstrapMean, mean, median } from "../common/statistics.ts"
+import { anyShare } from "../common/unfit.ts"
 
 export const RewardSummary = Schema.Struct({
   prompts: Schema.Number,
@@ -73,17 +75,17 @@ export const BestOfN = Schema.Struct({
 })
 export const BestOfNReport = report(BestOfN, "best-of-n/1")
 
-/** The same completions as scored by a selector and by an evaluator. Prompts that only one of them scored are left out. */
+/** The same completions as scored by a selector and by an evaluator. Those that the evaluator did not score are passed over. */
 export const bestOfN = (
   selected: ReadonlyArray<ScoredCompletion>,
   evaluated: ReadonlyArray<ScoredCompletion>,
   seed: number
 ): typeof BestOfN.Type => {
-  const rewardOf = new Map(evaluated.map((completion) => [`${completion.promptId}\u0000${completion.sample}`, completion.reward]))
+  const rewardOf = new Map(evaluated.map((completion) => [sampleId(completion), completion.reward]))
   const prompts = byPrompt(selected)
     .map((samples) =>
       samples.flatMap((completion) => {
-        const reward = rewardOf.get(`${completion.promptId}\u0000${completion.sample}`)
+        const reward = rewardOf.get(sampleId(completion))
         return reward === undefined ? [] : [{ selector: completion.reward, evaluator: reward }]
       })
     )
@@ -115,7 +117,7 @@ export const evaluateBestOfN = Stage.make("evaluate-best-of-n", {
   config: Schema.Struct({}),
   inputs: { selector: ScoredCompletions, evaluator: ScoredCompletions },
   output: BestOfNReport,
-  run: Effect.fn("evaluate-best-of-n")(function* ({ inputs, output, seed }) {
+  run: Effect.fn("evaluate-best-of-n")(function* ({ inputs, output, seed, skipped }) {
     const selected = yield* readRows(inputs.selector, ScoredCompletions)
     const evaluated = yield* readRows(inputs.evaluator, ScoredCompletions)
     const result = bestOfN(selected, evaluated, seed)
@@ -124,6 +126,11 @@ export const evaluateBestOfN = Stage.make("evaluate-best-of-n", {
         "choose the best of",
         `${selected.length} completions of the selector and ${evaluated.length} of the evaluator, with none in common`
       )
+    const known = new Set(evaluated.map(sampleId))
+    for (const row of selected)
+      if (!known.has(sampleId(row)))
+        skipped.add({ what: "completions", reason: "without a score of the evaluator's", id: sampleId(row), row })
+    yield* skipped.check("completions", selected.length, anyShare)
     return yield* writeReport(output, result)
   })
 })

@@ -20,11 +20,8 @@ import { hyper } from "../../schemas/hyper.ts"
 import { type Completion, Completions, type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
-import { pairSamples, PairingError, type Sample } from "../common/pairing.ts"
+import { pairSamples, PairingError, sampleId, skipAlone } from "../common/pairing.ts"
 import { type Match, Wins, winsOf } from "./win-rate.ts"
-
-/** What the pair of sample i of a prompt is called. */
-const pairId = ({ promptId, sample }: Sample): string => `${promptId}#${sample}`
 
 export const pairCompletions = Stage.make("pair-completions", {
   description: "figure 11 two models' answers to the same prompts, side by side for an annotator; equal ones are left out",
@@ -37,15 +34,17 @@ export const pairCompletions = Stage.make("pair-completions", {
   }),
   inputs: { ours: Completions, opponent: Completions },
   output: ResponsePairs,
-  run: Effect.fn("pair-completions")(function* ({ config, inputs, output, seed }) {
+  run: Effect.fn("pair-completions")(function* ({ config, inputs, output, seed, skipped }) {
     const ours = yield* readRows(inputs.ours, Completions)
     const opponent = yield* readRows(inputs.opponent, Completions)
-    const { pairs, unpaired } = yield* pairSamples(ours, opponent, "Pairing two models' answers")
+    const paired = yield* pairSamples(ours, opponent, "Pairing two models' answers")
+    yield* skipAlone(skipped, paired)
+    const { pairs, unpaired } = paired
     const wanted = pairs.filter(([{ safety }]) => config.prompts === "all" || safety === (config.prompts === "safety"))
     const rows = wanted
       .filter(([a, b]) => a.text !== b.text)
       .map((pair): ResponsePair => {
-        const id = pairId(pair[0])
+        const id = sampleId(pair[0])
         const [A, B] = new Random(seed, "pair", "order", id).next() < 0.5 ? pair : [pair[1], pair[0]]
         return {
           ...{ id, prompt: A.prompt, safety: A.safety, category: null, followUps: [] },
@@ -81,7 +80,7 @@ type Pair = readonly [ours: Completion, opponent: Completion]
 const judgedWinsOf = (pairs: ReadonlyArray<Pair>, verdicts: ReadonlyMap<string, Preference>): JudgedWins | null => {
   let undecided = 0
   const matches = pairs.map(([ours, opponent]): Match => {
-    const verdict = verdicts.get(pairId(ours))
+    const verdict = verdicts.get(sampleId(ours))
     if (verdict === undefined && ours.text !== opponent.text) undecided++
     const value = (text: string) => (verdict?.chosen === text ? 1 : 0)
     return { promptId: ours.promptId, ours: value(ours.text), opponent: value(opponent.text) }
@@ -91,7 +90,7 @@ const judgedWinsOf = (pairs: ReadonlyArray<Pair>, verdicts: ReadonlyMap<string, 
 
 /** Verdicts by pair. Fails where one is of no pair, of other answers, or there twice: it would be counted for what nobody judged. */
 const verdictsOf = Effect.fn("verdictsOf")(function* (pairs: ReadonlyArray<Pair>, verdicts: ReadonlyArray<Preference>) {
-  const textsOf = new Map(pairs.map(([ours, opponent]) => [pairId(ours), [ours.text, opponent.text]]))
+  const textsOf = new Map(pairs.map(([ours, opponent]) => [sampleId(ours), [ours.text, opponent.text]]))
   const found = new Map<string, Preference>()
   for (const verdict of verdicts) {
     const texts = textsOf.get(verdict.id)
@@ -114,10 +113,12 @@ export const judgedWinRate = Stage.make("judged-win-rate", {
   inputs: { ours: Completions, opponent: Completions, verdicts: Stage.many(Preferences) },
   output: JudgedWinRateReport,
   seeded: false,
-  run: Effect.fn("judged-win-rate")(function* ({ inputs, output }) {
+  run: Effect.fn("judged-win-rate")(function* ({ inputs, output, skipped }) {
     const ours = yield* readRows(inputs.ours, Completions)
     const opponent = yield* readRows(inputs.opponent, Completions)
-    const { pairs, unpaired } = yield* pairSamples(ours, opponent, "Counting the wins that were judged")
+    const paired = yield* pairSamples(ours, opponent, "Counting the wins that were judged")
+    yield* skipAlone(skipped, paired)
+    const { pairs, unpaired } = paired
     const verdicts = yield* verdictsOf(pairs, (yield* Effect.forEach(inputs.verdicts, (set) => readRows(set, Preferences))).flat())
     const part = (safety: boolean) =>
       judgedWinsOf(

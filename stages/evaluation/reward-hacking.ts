@@ -14,7 +14,7 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { report } from "../../schemas/report.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import { ScoredCompletions } from "../../schemas/rows.ts"
-import { checkNames, meanByPrompt, PairingError, pairSamples } from "../common/pairing.ts"
+import { checkNames, meanByPrompt, PairingError, pairSamples, skipAlone } from "../common/pairing.ts"
 import { bootstrapMean, type Estimate, pairedBootstrap, spearman } from "../common/statistics.ts"
 
 export const RewardHacking = Schema.Struct({
@@ -92,7 +92,7 @@ export const rewardHacking = Stage.make("reward-hacking", {
   }),
   inputs: { scored: Stage.many(ScoredCompletions), general: Stage.many(ScoredCompletions) },
   output: RewardHackingReport,
-  run: Effect.fn("reward-hacking")(function* ({ config, inputs, output, seed }) {
+  run: Effect.fn("reward-hacking")(function* ({ config, inputs, output, seed, skipped }) {
     const doing = "Comparing rewards with a general reward model's"
     const { names } = config
     yield* checkNames(names, inputs.scored.length, doing)
@@ -100,11 +100,13 @@ export const rewardHacking = Stage.make("reward-hacking", {
     const versions: Array<NamedVersion> = []
     for (const [i, name] of names.entries()) {
       const of = `${doing}, "${name}"`
-      const { pairs } = yield* pairSamples(
+      const paired = yield* pairSamples(
         yield* readRows(inputs.scored[i]!, ScoredCompletions),
         yield* readRows(inputs.general[i]!, ScoredCompletions),
         of
       )
+      yield* skipAlone(skipped, paired)
+      const { pairs } = paired
       if (pairs.some(([a, b]) => a.policy !== b.policy || a.text !== b.text))
         return yield* PairingError.of({
           doing: of,

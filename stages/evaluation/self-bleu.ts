@@ -7,6 +7,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeReport } from "../../data/dataset.ts"
+import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { report } from "../../schemas/report.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
@@ -16,6 +17,7 @@ import { selfBleu as selfBleuOf } from "./bleu.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { bySample, checkNames } from "../common/pairing.ts"
 import { bootstrapMean } from "../common/statistics.ts"
+import { anyShare } from "../common/unfit.ts"
 
 export const Diversity = Schema.Struct({
   temperature: Schema.Number,
@@ -34,14 +36,27 @@ export const SelfBleuReport = report(SelfBleu, "self-bleu/1")
 
 type Answer = Pick<Completion, "promptId" | "text" | "temperature">
 
+/** The answers to a prompt, in words; empty ones are none. */
+const answersOf = (samples: ReadonlyArray<Answer>) => samples.map(({ text }) => words(text)).filter((answer) => answer.length > 0)
+
+/** Skips the prompts that have one answer, or none, at a temperature. */
+const skipAlone = (completions: ReadonlyArray<Completion>, name: string, skipped: SkippedRows) => {
+  const what = `prompts of "${name}"`
+  const prompts = Map.groupBy(completions, ({ promptId, temperature }) => JSON.stringify([promptId, temperature]))
+  for (const samples of prompts.values()) {
+    const [{ prompt, promptId: id, temperature }] = samples as [Completion]
+    const reason = "with fewer than two answers that are not empty"
+    if (answersOf(samples).length < 2) skipped.add({ what, reason, id, row: { prompt, temperature } })
+  }
+  return skipped.check(what, prompts.size, anyShare)
+}
+
 /** Self-BLEU at each temperature that occurs, from the lowest. */
 export const diversityOf = (completions: ReadonlyArray<Answer>, seed: number): ReadonlyArray<Diversity> =>
   [...Map.groupBy(completions, ({ temperature }) => temperature)]
     .sort(([a], [b]) => a - b)
     .map(([temperature, rows]) => {
-      const prompts = [...Map.groupBy(rows, ({ promptId }) => promptId).values()].map((samples) =>
-        samples.map(({ text }) => words(text)).filter((answer) => answer.length > 0)
-      )
+      const prompts = [...Map.groupBy(rows, ({ promptId }) => promptId).values()].map(answersOf)
       const measured = prompts.filter((answers) => answers.length >= 2)
       return {
         temperature,
@@ -59,7 +74,7 @@ export const selfBleu = Stage.make("self-bleu", {
   }),
   inputs: { completions: Stage.many(Completions) },
   output: SelfBleuReport,
-  run: Effect.fn("self-bleu")(function* ({ config, inputs, output, seed }) {
+  run: Effect.fn("self-bleu")(function* ({ config, inputs, output, seed, skipped }) {
     yield* checkNames(config.names, inputs.completions.length, "Measuring how alike answers are")
     const versions: Array<(typeof SelfBleu.Type)["versions"][number]> = []
     for (const [i, set] of inputs.completions.entries()) {
@@ -68,6 +83,7 @@ export const selfBleu = Stage.make("self-bleu", {
       // A sample that comes twice would be alike by itself.
       for (const [temperature, rows] of Map.groupBy(completions, (one) => one.temperature))
         yield* bySample(rows, `Measuring how alike answers of "${name}" at ${temperature} are`)
+      yield* skipAlone(completions, name, skipped)
       versions.push({ name, byTemperature: diversityOf(completions, seed) })
     }
     if (versions.every(({ byTemperature }) => byTemperature.every((one) => one.selfBleu === null)))

@@ -18,7 +18,7 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { report } from "../../schemas/report.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import { type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
-import { pairSamples } from "../common/pairing.ts"
+import { pairSamples, skipAlone } from "../common/pairing.ts"
 import { proportion } from "../common/statistics.ts"
 
 export const Wins = Schema.Struct({
@@ -97,10 +97,12 @@ export const winRate = Stage.make("win-rate", {
   inputs: { ours: ScoredCompletions, opponent: ScoredCompletions },
   output: WinRateReport,
   seeded: false,
-  run: Effect.fn("win-rate")(function* ({ inputs, output }) {
+  run: Effect.fn("win-rate")(function* ({ inputs, output, skipped }) {
     const ours = yield* readRows(inputs.ours, ScoredCompletions)
     const opponent = yield* readRows(inputs.opponent, ScoredCompletions)
-    const { pairs, unpaired } = yield* pairSamples(ours, opponent, "Counting the wins of one model over another")
+    const paired = yield* pairSamples(ours, opponent, "Counting the wins of one model over another")
+    yield* skipAlone(skipped, paired)
+    const { pairs, unpaired } = paired
     return yield* writeReport(output, { ...winRateOf(pairs), unpaired: { ours: unpaired[0], opponent: unpaired[1] } })
   })
 })

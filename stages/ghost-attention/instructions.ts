@@ -7,12 +7,12 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
-import { fitsChatFormat } from "../../models/chat.ts"
+import { formatFault } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { dataset } from "../../schemas/dataset.ts"
 import { ExplainedError } from "../../schemas/explained-error.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
-import { type Message, Prompts } from "../../schemas/rows.ts"
+import { type Prompt, Prompts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
@@ -55,24 +55,33 @@ const GhostInstructionsConfig = Schema.Struct({
   turns: hyperInt(6, "user messages of a dialogue at most; §3.3 checks up to 20", { min: 1 })
 })
 
+/** Why a prompt does not begin a dialogue under an instruction: it is one already, or a message holds a tag of the chat format. */
+const whyNoDialogue = ({ followUps, messages }: Prompt): { readonly reason: string } | undefined => {
+  if (messages.length !== 1) return { reason: "with more than one message" }
+  const questions = [messages[0]!.content, ...followUps]
+  const fault = questions.map((content) => formatFault([{ role: "user", content }])).find((found) => found !== undefined)
+  return fault === undefined ? undefined : { reason: fault.reason }
+}
+
 export const ghostInstructions = Stage.make("ghost-instructions", {
   description: "§3.3 multi-turn prompts under instructions, combined at random, half of them shortened for training",
   config: GhostInstructionsConfig,
   inputs: { prompts: Prompts },
   output: GhostDialogues,
-  run: Effect.fn("ghost-instructions")(function* ({ config, inputs, output, seed }) {
+  run: Effect.fn("ghost-instructions")(function* ({ config, inputs, output, seed, skipped }) {
     const prompts = yield* readRows(inputs.prompts, Prompts)
     const kinds = config.constraints.filter((kind) => kind.length > 0)
-    const single = prompts.filter(
-      ({ messages, followUps }) =>
-        messages.length === 1 &&
-        [...messages, ...followUps.map((content): Message => ({ role: "user", content }))].every((message) => fitsChatFormat([message]))
-    )
+    const single = prompts.filter((prompt) => {
+      const fault = whyNoDialogue(prompt)
+      if (fault !== undefined) skipped.add({ what: "prompts", ...fault, id: prompt.id, row: prompt })
+      return fault === undefined
+    })
     if (kinds.length === 0 || single.length === 0)
       return yield* EmptyDatasetError.of(
         "put instructions on",
         `${kinds.length} kinds of constraints and ${single.length} prompts of one user message (of ${prompts.length})`
       )
+    yield* skipped.check("prompts", prompts.length)
     const rows = single.map(({ id, messages, followUps }): GhostDialogue => {
       const random = new Random(seed, "ghost instruction", id)
       const drawn = random

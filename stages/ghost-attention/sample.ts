@@ -22,7 +22,7 @@ import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
 import { fitPrompt } from "../common/dialogues.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
-import { type NoRoomError, sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "../common/sampling.ts"
+import { sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "../common/sampling.ts"
 import { conversing } from "./cost.ts"
 import { GhostDialogue, GhostDialogues } from "./instructions.ts"
 
@@ -61,7 +61,7 @@ export const converse = Effect.fn("converse")(function* (
   policy: Parameters<typeof sampleAll>[0],
   dialogues: ReadonlyArray<GhostDialogue>,
   options: SamplingOptions & { readonly where: "every turn" | "first turn"; readonly temperature: number; readonly seed: number }
-): Effect.fn.Return<ReadonlyArray<Conversation>, ArtifactError | NoRoomError> {
+): Effect.fn.Return<ReadonlyArray<Conversation>, ArtifactError> {
   const { model, tokenizer } = policy
   const room = model.config.maxPositions - options.maxNewTokens
   const going = dialogues.map((dialogue) => ({ dialogue, answers: [] as Array<string>, ended: null as Ending | null }))
@@ -71,21 +71,21 @@ export const converse = Effect.fn("converse")(function* (
       const { dialogue, answers } = one
       if (one.ended !== null || turn >= dialogue.questions.length) return []
       const messages = dialogueTo(dialogue, answers, turn, dialogue.instruction, options.where)
-      if (!fitsChatFormat(messages)) one.ended = "format"
-      else if (fitPrompt(tokenizer, messages, room, "leave out") === undefined) one.ended = "too long"
-      return one.ended === null ? [{ one, messages }] : []
+      const tokens = fitPrompt(tokenizer, messages, room, "leave out")
+      if (tokens !== undefined) return [{ one, messages, tokens }]
+      one.ended = fitsChatFormat(messages) ? "too long" : "format"
+      return []
     })
     const sampled = yield* sampleAll(
       policy,
-      asked.map(({ one, messages }) => ({
-        messages,
+      asked.map(({ one, tokens }) => ({
+        tokens,
         temperature: options.temperature,
         seed: deriveSeed(options.seed, "ghost", options.where, one.dialogue.id, turn)
       })),
       options
     )
     asked.forEach(({ one, messages }, i) => {
-      // Every one fits: the prompts were measured above.
       const { text, finished } = sampled[i]!
       if (!finished) one.ended = "unfinished"
       else if (text === "") one.ended = "empty"

@@ -13,6 +13,7 @@ import { hyper } from "../../schemas/hyper.ts"
 import { type Demonstration, Demonstrations } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
+import { anyShare } from "../common/unfit.ts"
 import { dialogueTo, type GhostSample, GhostSamples } from "./sample.ts"
 
 /**
@@ -43,12 +44,14 @@ export const ghostTrainingData = Stage.make("ghost-training-data", {
   inputs: { samples: GhostSamples },
   output: Demonstrations,
   seeded: false,
-  run: Effect.fn("ghost-training-data")(function* ({ config, inputs, output }) {
+  run: Effect.fn("ghost-training-data")(function* ({ config, inputs, output, skipped }) {
     const samples = yield* readRows(inputs.samples, GhostSamples)
     const rows = ghostRows(samples, config.rows)
     // One answer alone has no earlier turn to keep the instruction from.
-    const singleTurn = samples.filter(({ answers }) => answers.length < 2).length
-    return yield* writeDataset(output, rows, { metrics: { dialogues: samples.length, singleTurn, rows: rows.length } })
+    const single = samples.filter(({ answers }) => answers.length < 2)
+    for (const sample of single) skipped.add({ what: "dialogues", reason: "with fewer than two answers", id: sample.id, row: sample })
+    yield* skipped.check("dialogues", samples.length, anyShare)
+    return yield* writeDataset(output, rows, { metrics: { dialogues: samples.length, singleTurn: single.length, rows: rows.length } })
   })
 })
 

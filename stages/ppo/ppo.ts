@@ -19,12 +19,13 @@ import { Policy } from "../../schemas/checkpoint.ts"
 import { Prompts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
+import { fitPrompts } from "../common/unfit.ts"
 import { PpoConfig, ppoInputs } from "./config.ts"
 import { ppoEstimate } from "./cost.ts"
 import { describeIteration, describeResponses, type PpoDiagnostics, writeDiagnostics } from "./diagnostics.ts"
 import { PpoHistory, resumeRun, saveRun } from "./history.ts"
 import { checkTokenizerFolders, loadModels, type PpoModels, smallestContext } from "./models.ts"
-import { type EncodedPrompt, encodePrompts, nextPrompts, reward, rollout, scoredRollouts } from "./rollouts.ts"
+import { type EncodedPrompt, nextPrompts, reward, rollout, scoredRollouts } from "./rollouts.ts"
 import { PpoTrainer, type StepStatistics } from "./trainer.ts"
 
 /** State shared by all steps of a PPO run. */
@@ -123,7 +124,7 @@ export const ppo = Stage.make("ppo", {
   inherits: { tokenizer: "policy" },
   agrees: [{ trait: "tokenizer", ports: ["policy", "helpfulness", "safety"], check: checkTokenizerFolders }],
   resources: { tensors: true },
-  run: Effect.fn("ppo")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+  run: Effect.fn("ppo")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
     if (config.onDivergence === "keep-best" && inputs.heldOut === undefined)
       return yield* new PpoSetupError({
         message: `onDivergence "keep-best" needs held-out prompts to tell the best policy: wire "heldOut", or set onDivergence to "fail".`
@@ -136,12 +137,14 @@ export const ppo = Stage.make("ppo", {
       })
     const rows = yield* readRows(inputs.prompts, Prompts)
     const heldOutRows = inputs.heldOut === undefined ? [] : yield* readRows(inputs.heldOut, Prompts)
-    const prompts = encodePrompts(rows, models, room)
-    const heldOut = encodePrompts(heldOutRows, models, room)
+    const prompts = fitPrompts(models.tokenizer, rows, room, skipped)
+    const heldOut = fitPrompts(models.tokenizer, heldOutRows, room, skipped, "held-out prompts")
     const nothingFits = (all: ReadonlyArray<unknown>, name: string) =>
       EmptyDatasetError.of("run PPO on", `${all.length} ${name}, none of which fits ${room} tokens`)
     if (prompts.length === 0) return yield* nothingFits(rows, "prompts")
     if (heldOut.length === 0 && inputs.heldOut !== undefined) return yield* nothingFits(heldOutRows, "held-out prompts")
+    yield* skipped.check("prompts", rows.length)
+    yield* skipped.check("held-out prompts", heldOutRows.length)
     const promptsTooLong = rows.length + heldOutRows.length - prompts.length - heldOut.length
 
     const { policy, tokenizer, safety } = models

@@ -10,7 +10,7 @@ import { type Generated, generate, NotFiniteLogitsError } from "../../models/sam
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { ArtifactError } from "../../schemas/artifact.ts"
 import type { Prompt } from "../../schemas/rows.ts"
-import { fitDialogue, fitPrompt } from "../common/dialogues.ts"
+import { fitDialogue } from "../common/dialogues.ts"
 import { type NotFiniteScoreError, scoreAll } from "../common/scoring.ts"
 import { chunks } from "../common/sequences.ts"
 import { combineRewards, logit, scoreOf, whiten } from "../reward/combined-reward.ts"
@@ -41,17 +41,6 @@ interface Context {
   readonly config: PpoConfig
   readonly progress: (progress: Progress) => Effect.Effect<void>
 }
-
-/** Prompts of at most `room` tokens. */
-export const encodePrompts = (
-  prompts: ReadonlyArray<Prompt>,
-  { tokenizer }: Pick<PpoModels, "tokenizer">,
-  room: number
-): Array<EncodedPrompt> =>
-  prompts.flatMap((prompt) => {
-    const tokens = fitPrompt(tokenizer, prompt.messages, room)
-    return tokens === undefined ? [] : [{ prompt, tokens }]
-  })
 
 /** The prompts of an iteration, counted from 1. All prompts are used in turn, pass after pass, in a fresh permutation each time. */
 export const nextPrompts = <A>(

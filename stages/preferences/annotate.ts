@@ -11,6 +11,7 @@ import { type Dataset, External, type OutputSlot } from "../../schemas/artifact.
 import { hyper, hyperSecretVariable, hyperUrl, neutral } from "../../schemas/hyper.ts"
 import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
+import { anyShare } from "../common/unfit.ts"
 import { Annotator, type Kind, type Verdict } from "./annotator.ts"
 import { fileAnnotator } from "./annotator-file.ts"
 import { judgeAnnotator } from "./annotator-judge.ts"
@@ -105,7 +106,7 @@ export const annotate = Stage.make("annotate", {
   config: AnnotateConfig,
   inputs: { pairs: ResponsePairs, labels: Stage.optional(External) },
   output: Preferences,
-  run: Effect.fn("annotate")(function* ({ config, inputs, output, seed, progress, checkpoints }) {
+  run: Effect.fn("annotate")(function* ({ config, inputs, output, seed, progress, checkpoints, skipped }) {
     const pairs = yield* readRows(inputs.pairs, ResponsePairs)
     const layer =
       config.annotator === "file"
@@ -130,6 +131,11 @@ export const annotate = Stage.make("annotate", {
             checkpoints
           })
     const verdicts = yield* Effect.flatMap(Annotator, (annotator) => annotator.compare(pairs, config.kind)).pipe(Effect.provide(layer))
+    pairs.forEach((pair, i) => {
+      if (verdicts[i] === null) skipped.add({ what: "pairs", reason: "on which the judge's answer is no verdict", id: pair.id, row: pair })
+    })
+    // How many may be is the judge's own limit (maxUnreadable): it is not asked further above that.
+    yield* skipped.check("pairs", pairs.length, anyShare)
     return yield* writePreferences(pairs, verdicts, { kind: config.kind, source: config.source }, output)
   })
 })

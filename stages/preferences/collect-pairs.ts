@@ -17,7 +17,7 @@ import { costOf } from "../common/cost/estimator.ts"
 import { promptLength, rowCount, sized } from "../common/cost/size.ts"
 import { sampling, together } from "../common/cost/work.ts"
 import { checkPromptIds } from "../common/pairing.ts"
-import { sampleAll, samplingFields, samplingPrecision, type Sampled } from "../common/sampling.ts"
+import { promptsWithRoom, sampleAll, samplingFields, samplingPrecision, type Sampled } from "../common/sampling.ts"
 
 const CollectConfig = Schema.Struct({
   temperatureFirst: hyper(1, "of the first checkpoint; §3.2.1 varies it and names no values", { min: 0 }),
@@ -36,7 +36,7 @@ export const collectPairs = Stage.make("collect-pairs", {
   inputs: { first: Policy, second: Policy, prompts: Prompts },
   output: ResponsePairs,
   resources: { tensors: true },
-  run: Effect.fn("collect-pairs")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+  run: Effect.fn("collect-pairs")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
     const { topP, topK, maxNewTokens, batchSize, temperatureFirst, temperatureSecond, redraws, precision } = config
     const load = (ref: typeof inputs.first) => loadPolicy(ref, { device, dtype: precision })
     const free = (parameters: Readonly<Record<string, Tensor>>) => Object.values(parameters).forEach((parameter) => parameter.free())
@@ -45,49 +45,61 @@ export const collectPairs = Stage.make("collect-pairs", {
     const second = same ? first : yield* load(inputs.second)
     const prompts = yield* readRows(inputs.prompts, Prompts)
     yield* checkPromptIds(prompts, "Collecting pairs of responses")
+    const room = { maxNewTokens, skipped }
+    const askedFirst = yield* promptsWithRoom(first, prompts, room)
+    const ofSecond = same
+      ? askedFirst
+      : yield* promptsWithRoom(
+          second,
+          askedFirst.map(({ prompt }) => prompt),
+          room
+        )
+    const askedSecond = new Map(ofSecond.map((one) => [one.prompt, one]))
+    const asked = askedFirst.flatMap(({ prompt, ...one }) => {
+      const other = askedSecond.get(prompt)
+      return other === undefined ? [] : [{ prompt, first: one, second: other }]
+    })
     const log = yield* openBatchLog({ checkpoints, progress })
     const options = { topP, topK, maxNewTokens, batchSize, progress, log }
     const pairs = new Map<string, ResponsePair>()
-    let open = prompts
-    let tooLong = 0
-    let shortened = 0
+    let open = asked
     for (let attempt = 0; attempt <= redraws && open.length > 0; attempt++) {
       const drawn = (which: "first" | "second", temperature: number) =>
-        open.map(({ id, messages }) => ({ messages, temperature, seed: deriveSeed(seed, "collect", which, id, attempt) }))
+        open.map((one) => ({
+          tokens: one[which].tokens,
+          temperature,
+          seed: deriveSeed(seed, "collect", which, one.prompt.id, attempt)
+        }))
       const firsts = yield* sampleAll(first, drawn("first", temperatureFirst), options)
       const seconds = yield* sampleAll(second, drawn("second", temperatureSecond), options)
-      const again: Array<(typeof prompts)[number]> = []
-      open.forEach((prompt, i) => {
-        const [a, b] = [firsts[i], seconds[i]]
-        if (attempt === 0 && (a?.shortened === true || b?.shortened === true)) shortened++
-        if (a === undefined || b === undefined) tooLong++
-        else if (!comparable(a, b)) again.push(prompt)
-        else {
-          const one = { text: a.text, policy: inputs.first.contentDigest, temperature: temperatureFirst }
-          const other = { text: b.text, policy: inputs.second.contentDigest, temperature: temperatureSecond }
-          const [A, B] = new Random(seed, "collect", "order", prompt.id).next() < 0.5 ? [one, other] : [other, one]
-          pairs.set(prompt.id, {
-            id: prompt.id,
-            prompt: prompt.messages,
-            safety: prompt.safety,
-            category: prompt.category,
-            followUps: prompt.followUps,
-            responseA: A.text,
-            responseB: B.text,
-            policyA: A.policy,
-            policyB: B.policy,
-            temperatureA: A.temperature,
-            temperatureB: B.temperature
-          })
-        }
+      open = open.filter(({ prompt }, i) => {
+        const [a, b] = [firsts[i]!, seconds[i]!]
+        if (!comparable(a, b)) return true
+        const one = { text: a.text, policy: inputs.first.contentDigest, temperature: temperatureFirst }
+        const other = { text: b.text, policy: inputs.second.contentDigest, temperature: temperatureSecond }
+        const [A, B] = new Random(seed, "collect", "order", prompt.id).next() < 0.5 ? [one, other] : [other, one]
+        pairs.set(prompt.id, {
+          id: prompt.id,
+          prompt: prompt.messages,
+          safety: prompt.safety,
+          category: prompt.category,
+          followUps: prompt.followUps,
+          responseA: A.text,
+          responseB: B.text,
+          policyA: A.policy,
+          policyB: B.policy,
+          temperatureA: A.temperature,
+          temperatureB: B.temperature
+        })
+        return false
       })
-      open = again
     }
     free(first.model.parameters)
     if (!same) free(second.model.parameters)
+    const promptsShortened = asked.filter((one) => one.first.shortened || one.second.shortened).length
     const rows = prompts.flatMap(({ id }) => pairs.get(id) ?? [])
     return yield* writeDataset(output, rows, {
-      metrics: { pairs: rows.length, alike: open.length, promptsTooLong: tooLong, promptsShortened: shortened }
+      metrics: { pairs: rows.length, alike: open.length, promptsTooLong: prompts.length - asked.length, promptsShortened }
     })
   })
 })

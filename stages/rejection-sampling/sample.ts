@@ -7,6 +7,7 @@ import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
 import { deriveSeed } from "../../engine/random.ts"
 import { loadPolicy } from "../../models/checkpoint.ts"
+import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
@@ -16,7 +17,7 @@ import { costOf, type Estimate } from "../common/cost/estimator.ts"
 import { promptLength, rowCount, sized } from "../common/cost/size.ts"
 import { type Sampling, sampling } from "../common/cost/work.ts"
 import { checkPromptIds } from "../common/pairing.ts"
-import { sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "../common/sampling.ts"
+import { promptsWithRoom, sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "../common/sampling.ts"
 
 export const SampleConfig = Schema.Struct({
   k: hyperInt(10, "completions a prompt; §3.2.3 shows 1 to 100 (figure 7) and names none", { min: 1 }),
@@ -25,46 +26,36 @@ export const SampleConfig = Schema.Struct({
   precision: samplingPrecision
 })
 
-/**
- * K completions of each prompt, in the prompts' order. Prompts too long for the model's context lose their oldest exchanges, or are left out where that is not
- * enough; both are counted.
- */
+/** K completions of each prompt, in the prompts' order. */
 export const completionsOf = Effect.fn("completionsOf")(function* (
   policy: Parameters<typeof sampleAll>[0],
   prompts: ReadonlyArray<Prompt>,
-  options: SamplingOptions & { readonly k: number; readonly temperature: number; readonly seed: number; readonly policyDigest: string }
+  options: SamplingOptions & {
+    readonly k: number
+    readonly temperature: number
+    readonly seed: number
+    readonly policyDigest: string
+    readonly skipped: SkippedRows
+  }
 ) {
   const { k, seed, temperature } = options
   yield* checkPromptIds(prompts, "Sampling answers to prompts")
-  const work = prompts.flatMap((prompt) => Array.from({ length: k }, (_, sample) => ({ prompt, sample })))
+  const asked = yield* promptsWithRoom(policy, prompts, options)
+  const work = asked.flatMap(({ prompt, tokens }) => Array.from({ length: k }, (_, sample) => ({ prompt, tokens, sample })))
   const sampled = yield* sampleAll(
     policy,
-    work.map(({ prompt, sample }) => ({ messages: prompt.messages, seed: deriveSeed(seed, "sample", prompt.id, sample), temperature })),
+    work.map(({ prompt, sample, tokens }) => ({ tokens, seed: deriveSeed(seed, "sample", prompt.id, sample), temperature })),
     options
   )
-  const completions = work.flatMap(({ prompt, sample }, i): Array<Completion> => {
-    const found = sampled[i]
-    if (found === undefined) return []
-    const { finished, logProbabilities, text, tokens } = found
-    return [
-      {
-        promptId: prompt.id,
-        prompt: prompt.messages,
-        safety: prompt.safety,
-        sample,
-        text,
-        tokens,
-        logProbabilities,
-        finished,
-        temperature,
-        policy: options.policyDigest
-      }
-    ]
-  })
+  const completions = work.map(({ prompt, sample }, i): Completion => ({
+    ...{ promptId: prompt.id, prompt: prompt.messages, safety: prompt.safety, sample },
+    ...sampled[i]!,
+    ...{ temperature, policy: options.policyDigest }
+  }))
   return {
     completions,
-    promptsTooLong: (work.length - completions.length) / k,
-    promptsShortened: sampled.filter((found) => found?.shortened === true).length / k
+    promptsTooLong: prompts.length - asked.length,
+    promptsShortened: asked.filter(({ shortened }) => shortened).length
   }
 })
 
@@ -74,13 +65,13 @@ export const sample = Stage.make("sample", {
   inputs: { policy: Policy, prompts: Prompts },
   output: Completions,
   resources: { tensors: true },
-  run: Effect.fn("sample")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+  run: Effect.fn("sample")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
     const { k, temperature, topP, topK, maxNewTokens, batchSize, precision } = config
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })
     const prompts = yield* readRows(inputs.prompts, Prompts)
     const log = yield* openBatchLog({ checkpoints, progress })
     const { completions, ...prompted } = yield* completionsOf(policy, prompts, {
-      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
+      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log, skipped },
       policyDigest: inputs.policy.contentDigest
     })
     const finished = completions.filter((row) => row.finished).length

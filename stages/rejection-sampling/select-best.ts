@@ -109,7 +109,8 @@ export const selectRandom = Stage.make("select-random", {
     const sets = yield* Effect.forEach(inputs.completions, (set) => readRows(set, Completions))
     yield* checkPromptIds(sets.flat().map(promptOf), "Choosing a random completion of each prompt")
     const chosen = randomOf(sets.flat(), { unfinished: config.unfinished, seed })
-    return yield* writeDataset(output, chosen.map(demonstrationOf))
+    const prompts = new Set(sets.flat().map((completion) => completion.promptId)).size
+    return yield* writeDataset(output, chosen.map(demonstrationOf), { metrics: { prompts, selected: chosen.length } })
   })
 })
 

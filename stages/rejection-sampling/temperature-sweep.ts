@@ -27,6 +27,7 @@ import { openBatchLog } from "../common/batch-log.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { bySample } from "../common/pairing.ts"
+import { anyShare } from "../common/unfit.ts"
 import { bootstrapMean, expectedMax, mean, median } from "../common/statistics.ts"
 
 const AtTemperature = Schema.Struct({
@@ -62,6 +63,21 @@ type Scored = Pick<ScoredCompletion, "promptId" | "sample" | "reward" | "finishe
 export const sweepSizes = (k: number, n: number): ReadonlyArray<number> =>
   [...new Set([...Array.from({ length: Math.ceil(Math.log2(k)) }, (_, i) => 2 ** i), n, k])].sort((a, b) => a - b)
 
+const isCandidate = ({ finished }: Scored, unfinished: "drop" | "keep"): boolean => finished || unfinished === "keep"
+
+/** The prompts that have a sample to choose at every temperature, and the others. */
+const comparedPrompts = (
+  scored: ReadonlyArray<Scored>,
+  unfinished: "drop" | "keep"
+): { readonly common: ReadonlyArray<string>; readonly others: ReadonlyArray<string> } => {
+  const byTemperature = [...Map.groupBy(scored, ({ temperature }) => temperature).values()].map(
+    (rows) => new Set(rows.filter((row) => isCandidate(row, unfinished)).map(({ promptId }) => promptId))
+  )
+  const ids = [...new Set(scored.map(({ promptId }) => promptId))]
+  const isCommon = (id: string) => byTemperature.every((prompts) => prompts.has(id))
+  return { common: ids.filter(isCommon), others: ids.filter((id) => !isCommon(id)) }
+}
+
 /** The sweep of samples at several temperatures, K of each prompt at each. Best is the greatest E[max of n]; of equals the lower temperature. */
 export const sweepOf = (
   scored: ReadonlyArray<Scored>,
@@ -71,11 +87,10 @@ export const sweepOf = (
   const all = [...Map.groupBy(scored, ({ temperature }) => temperature)]
     .sort(([a], [b]) => a - b)
     .map(([temperature, rows]) => {
-      const candidates = rows.filter(({ finished }) => finished || options.unfinished === "keep")
+      const candidates = rows.filter((row) => isCandidate(row, options.unfinished))
       return { temperature, completions: rows.length, prompts: Map.groupBy(candidates, ({ promptId }) => promptId) }
     })
-  const ids = [...new Set(scored.map(({ promptId }) => promptId))]
-  const common = ids.filter((id) => all.every(({ prompts }) => prompts.has(id)))
+  const { common, others } = comparedPrompts(scored, options.unfinished)
   const byTemperature = all.map(({ temperature, completions, prompts }) => {
     const rewards = common.map((id) => prompts.get(id)!.map(({ reward }) => reward))
     const over = (value: (samples: ReadonlyArray<number>) => number) => bootstrapMean(rewards.map(value), seed)
@@ -93,7 +108,7 @@ export const sweepOf = (
   return {
     k,
     prompts: common.length,
-    leftOut: ids.length - common.length,
+    leftOut: others.length,
     byTemperature,
     best: { temperature: best.temperature, n, max: maxAt(best) }
   }
@@ -141,7 +156,7 @@ export const temperatureSweep = Stage.make("temperature-sweep", {
   }),
   inputs: { scored: Stage.many(ScoredCompletions) },
   output: TemperatureSweepReport,
-  run: Effect.fn("temperature-sweep")(function* ({ config, inputs, output, seed }) {
+  run: Effect.fn("temperature-sweep")(function* ({ config, inputs, output, seed, skipped }) {
     const scored = (yield* Effect.forEach(inputs.scored, (set) => readRows(set, ScoredCompletions))).flat()
     if (scored.length === 0)
       return yield* EmptyDatasetError.of("compare temperatures by", `${inputs.scored.length} sets of scored samples, all empty`)
@@ -154,6 +169,11 @@ export const temperatureSweep = Stage.make("temperature-sweep", {
         hint: "Draw more samples for the sweep, or choose among fewer of them."
       })
     const { n, unfinished } = config
+    const { common, others } = comparedPrompts(scored, unfinished)
+    const prompts = new Map(scored.map(({ promptId, prompt }) => [promptId, prompt]))
+    const reason = "without a sample to choose at every temperature"
+    for (const id of others) skipped.add({ what: "prompts", reason, id, row: prompts.get(id) })
+    yield* skipped.check("prompts", common.length + others.length, anyShare)
     const sweep = sweepOf(scored, { k, n: n === 0 ? k : n, unfinished, seed })
     if (sweep.prompts === 0)
       return yield* EmptyDatasetError.of(
@@ -172,14 +192,14 @@ export const sampleAtTemperature = Stage.make("sample-at-temperature", {
   inputs: { policy: Policy, prompts: Prompts, sweep: TemperatureSweepReport },
   output: Completions,
   resources: { tensors: true },
-  run: Effect.fn("sample-at-temperature")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+  run: Effect.fn("sample-at-temperature")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
     const { k, topP, topK, maxNewTokens, batchSize, precision } = config
     const { temperature } = (yield* readReport(inputs.sweep, TemperatureSweepReport)).best
     const policy = yield* loadPolicy(inputs.policy, { device, dtype: precision })
     const prompts = yield* readRows(inputs.prompts, Prompts)
     const log = yield* openBatchLog({ checkpoints, progress })
     const { completions, ...prompted } = yield* completionsOf(policy, prompts, {
-      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
+      ...{ k, temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log, skipped },
       policyDigest: inputs.policy.contentDigest
     })
     const finished = completions.filter((row) => row.finished).length

@@ -13,13 +13,14 @@ import { Reward, SafetyReward } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
 import { type PairScore, PairScores, Preferences } from "../../schemas/rows.ts"
-import { tokenisePair } from "./pairs.ts"
+import { dialoguesOf, tokenisePair } from "./pairs.ts"
 import { openBatchLog } from "../common/batch-log.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { unknownSize } from "../common/cost/size.ts"
 import { fitBagOfWords, fitLength, type ResponsesOfPair, total } from "./baselines.ts"
 import { scoreOf } from "./combined-reward.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
+import { LeftOutCounter } from "../common/left-out.ts"
 import { scoreAll, scoreResponses, scoringFields, withReward } from "../common/scoring.ts"
 import { proportion } from "../common/statistics.ts"
 import { scoring } from "./cost.ts"
@@ -31,7 +32,7 @@ export const scorePairs = Stage.make("score-pairs", {
   output: PairScores,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("score-pairs")(function* ({ config, inputs, output, device, progress, checkpoints }) {
+  run: Effect.fn("score-pairs")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const pairs = yield* readRows(inputs.pairs, Preferences)
     const log = yield* openBatchLog({ checkpoints, progress })
     const options = { batchSize: 2 * config.batchPairs, precision: config.precision, device, progress, log }
@@ -39,10 +40,14 @@ export const scorePairs = Stage.make("score-pairs", {
       inputs.reward,
       options,
       Effect.fnUntraced(function* (loaded) {
+        const length = loaded.model.config.maxPositions
+        const leftOut = new LeftOutCounter(length, (row) => skipped.add({ what: "pairs", ...row }))
         const work = pairs.flatMap((pair) => {
-          const tokens = tokenisePair(loaded.tokenizer, pair, "none", loaded.model.config.maxPositions)
+          const tokens = tokenisePair(loaded.tokenizer, pair, "none", length)
+          if (tokens === undefined) leftOut.add(pair, dialoguesOf(pair))
           return tokens === undefined ? [] : [{ pair, tokens }]
         })
+        yield* skipped.check("pairs", pairs.length)
         const values = yield* scoreAll(
           loaded,
           work.flatMap(({ tokens }) => [tokens.chosen, tokens.rejected]),
@@ -230,15 +235,16 @@ export const safetyRecall = Stage.make("safety-recall", {
   output: SafetyRecallReport,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("safety-recall")(function* ({ config, inputs, output, device, progress, checkpoints }) {
+  run: Effect.fn("safety-recall")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const pairs = yield* readRows(inputs.pairs, Preferences)
-    const labelled = pairs.flatMap(({ prompt, chosen, rejected, chosenSafe, rejectedSafe }) => [
-      ...(chosenSafe === null ? [] : [{ prompt, text: chosen, finished: true, safe: chosenSafe }]),
-      ...(rejectedSafe === null ? [] : [{ prompt, text: rejected, finished: true, safe: rejectedSafe }])
+    const labelled = pairs.flatMap(({ id, prompt, chosen, rejected, chosenSafe, rejectedSafe }) => [
+      ...(chosenSafe === null ? [] : [{ id: `${id}/chosen`, prompt, text: chosen, finished: true, safe: chosenSafe }]),
+      ...(rejectedSafe === null ? [] : [{ id: `${id}/rejected`, prompt, text: rejected, finished: true, safe: rejectedSafe }])
     ])
     const { batchSize, precision } = config
     const log = yield* openBatchLog({ checkpoints, progress })
-    const { scores } = yield* scoreResponses(inputs.reward, labelled, { batchSize, precision, device, progress, log })
+    const told = { skipped, what: "labelled responses", idOf: (index: number) => labelled[index]!.id }
+    const { scores } = yield* scoreResponses(inputs.reward, labelled, told, { batchSize, precision, device, progress, log })
     const responses = labelled.flatMap(({ safe }, i) => (scores[i] === undefined ? [] : [{ score: scoreOf(scores[i]), safe }]))
     if (responses.length === 0)
       return yield* EmptyDatasetError.of(

@@ -7,7 +7,7 @@ import type { Tensor } from "../../engine/tensor.ts"
 import { TokenBuffer } from "../../models/tokenizer/token-buffer.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { ArtifactError, ArtifactRef, Dataset } from "../../schemas/artifact.ts"
-import { type Preference, Preferences } from "../../schemas/rows.ts"
+import { type Message, type Preference, Preferences } from "../../schemas/rows.ts"
 import { appendFittingAnswers } from "../common/dialogues.ts"
 import { LeftOutCounter, type LeftOutRow } from "../common/left-out.ts"
 import { batchesOf, chunks, type Sequence } from "../common/sequences.ts"
@@ -70,6 +70,10 @@ export const tokenisePair = (tokenizer: Tokenizer, pair: Preference, table: Marg
   return numbers === undefined ? undefined : pairOf(out.slice(), numbers, table)
 }
 
+/** The dialogues of both responses. */
+export const dialoguesOf = ({ chosen, prompt, rejected }: Preference): ReadonlyArray<ReadonlyArray<Message>> =>
+  [chosen, rejected].map((content) => [...prompt, { role: "assistant", content }])
+
 export interface PairOptions {
   readonly tokenizer: Tokenizer
   readonly margin: MarginTable
@@ -92,7 +96,7 @@ export class Pairs implements Sequence<TokenisedPair> {
 
   constructor(options: PairOptions) {
     this.#options = options
-    this.#leftOut = new LeftOutCounter(options.leftOut)
+    this.#leftOut = new LeftOutCounter(options.length, options.leftOut)
   }
 
   /** Rows that were added, those left out among them. */
@@ -117,13 +121,10 @@ export class Pairs implements Sequence<TokenisedPair> {
 
   add(pair: Preference): void {
     const { tokenizer, length, store } = this.#options
-    const index = this.#rows++
+    this.#rows++
     this.#buffer.length = 0
     const numbers = appendPair(tokenizer, pair, length, this.#buffer)
-    if (numbers === undefined) {
-      const dialogue = (content: string) => [...pair.prompt, { role: "assistant" as const, content }]
-      return this.#leftOut.add(index, pair, [dialogue(pair.chosen), dialogue(pair.rejected)])
-    }
+    if (numbers === undefined) return this.#leftOut.add(pair, dialoguesOf(pair))
     store.add(this.#buffer, numbers)
     this.#shortened += numbers.at(-1)!
     this.#labelled += (pair.chosenSafe === null ? 0 : 1) + (pair.rejectedSafe === null ? 0 : 1)

@@ -90,17 +90,21 @@ export const warmupSteps = (config: Pick<Config, "warmupFraction" | "warmupMinim
 const inputs = { init: Policy, pairs: Preferences }
 
 const trainRewardModel = Effect.fn("trainRewardModel")(function* (
-  { config, inputs: given, output, seed, device, progress, checkpoints }: Stage.Context<typeof RewardModelConfig, typeof inputs>,
+  { config, inputs: given, output, seed, device, progress, checkpoints, skipped }: Stage.Context<typeof RewardModelConfig, typeof inputs>,
   options: { readonly safetyLossWeight: number }
 ) {
   const { safetyLossWeight } = options
   const { model: policy, tokenizer } = yield* loadPolicy(given.init, { device, dtype: config.precision })
   const context = policy.config.maxPositions
   const store = yield* TokenStore.scoped({ vocabSize: tokenizer.vocabSize, folder: output.path })
-  const pairs = yield* readPairs(given.pairs, { tokenizer, margin: config.margin, length: context, store })
+  const pairs = yield* readPairs(given.pairs, {
+    ...{ tokenizer, margin: config.margin, length: context, store },
+    leftOut: (row) => skipped.add({ what: "pairs", ...row })
+  })
   const { labelled, leftOut, shortened } = pairs
   if (pairs.length === 0)
     return yield* nothingLeft("train a reward model on", { name: "pairs", count: pairs.rows }, leftOut, { length: context, context })
+  yield* skipped.check("pairs", pairs.rows)
   const model = initRewardModel(policy, { seed })
   const steps = stepsFor(pairs.length, config.batchPairs, config.epochs)
   const result = yield* train({

@@ -17,7 +17,7 @@ import { openBatchLog } from "../common/batch-log.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { larger } from "../common/cost/work.ts"
 import { combineRewards, type GateScope, gateScopes, isGated, logit, scoreOf } from "./combined-reward.ts"
-import { scoreResponses, scoringFields } from "../common/scoring.ts"
+import { completionRows, scoreResponses, scoringFields } from "../common/scoring.ts"
 import { scoring } from "./cost.ts"
 
 const ScoreCombinedConfig = Schema.Struct({
@@ -50,17 +50,23 @@ export const scoreCombined = Stage.make("score-combined", {
   output: ScoredCompletions,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("score-combined")(function* ({ config, inputs, output, device, progress, checkpoints }) {
+  run: Effect.fn("score-combined")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const completions = yield* readRows(inputs.completions, Completions)
     const { threshold, scope, batchSize, precision } = config
     const options = { batchSize, precision, device, progress, log: yield* openBatchLog({ checkpoints, progress }) }
-    const helpfulness = yield* scoreResponses(inputs.helpfulness, completions, options)
-    const safety = inputs.safety === undefined ? undefined : yield* scoreResponses(inputs.safety, completions, options)
+    const helpfulness = yield* scoreResponses(inputs.helpfulness, completions, completionRows(skipped, completions), options)
     // What does not fit one model's context has no combined reward.
-    const scored = completions.flatMap((completion, index) => {
-      const scalars = { helpfulness: helpfulness.scores[index], safety: safety?.scores[index] }
-      if (scalars.helpfulness === undefined || (safety !== undefined && scalars.safety === undefined)) return []
-      return [combineScalars(completion, { ...scalars, helpfulness: scalars.helpfulness }, { threshold, scope })]
+    const helped = completions.flatMap((completion, i) => {
+      const score = helpfulness.scores[i]
+      return score === undefined ? [] : [{ completion, score }]
+    })
+    const rest = helped.map(({ completion }) => completion)
+    const safety =
+      inputs.safety === undefined ? undefined : yield* scoreResponses(inputs.safety, rest, completionRows(skipped, rest), options)
+    const scored = helped.flatMap(({ completion, score }, i) => {
+      const scalars = { helpfulness: score, safety: safety?.scores[i] }
+      if (safety !== undefined && scalars.safety === undefined) return []
+      return [combineScalars(completion, scalars, { threshold, scope })]
     })
     const gatedBy = (only: GateScope): number =>
       scored.filter(

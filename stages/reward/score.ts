@@ -10,7 +10,7 @@ import { Completions, type ScoredCompletion, ScoredCompletions } from "../../sch
 import { openBatchLog } from "../common/batch-log.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { scoreOf } from "./combined-reward.ts"
-import { scoreResponses, scoringFields } from "../common/scoring.ts"
+import { completionRows, scoreResponses, scoringFields } from "../common/scoring.ts"
 import { scoring } from "./cost.ts"
 
 const ScoreConfig = Schema.Struct(scoringFields)
@@ -22,12 +22,14 @@ export const score = Stage.make("score", {
   output: ScoredCompletions,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("score")(function* ({ config, inputs, output, device, progress, checkpoints }) {
+  run: Effect.fn("score")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const { role } = yield* readJson(join(inputs.reward.path, roleFile), "Reading what the reward model is for")
     const completions = yield* readRows(inputs.completions, Completions)
     const { batchSize, precision } = config
     const log = yield* openBatchLog({ checkpoints, progress })
-    const { scores, empty, unfit } = yield* scoreResponses(inputs.reward, completions, { batchSize, precision, device, progress, log })
+    const { scores, empty, unfit } = yield* scoreResponses(inputs.reward, completions, completionRows(skipped, completions), {
+      ...{ batchSize, precision, device, progress, log }
+    })
     const scored = completions.flatMap((completion, index): Array<ScoredCompletion> => {
       const reward = scores[index]
       if (reward === undefined) return []

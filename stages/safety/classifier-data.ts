@@ -6,7 +6,7 @@ import * as Stage from "../../runtime/define/stage.ts"
 import { type Demonstration, Demonstrations, Preferences, Prompts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
-import { labelledTexts, SafetyTaskField, taskText, unsafeVerdict, verdictText } from "./classifier-task.ts"
+import { labelledTexts, SafetyTaskField, skipEmpty, taskText, unsafeVerdict, verdictText } from "./classifier-task.ts"
 import { labelledSize } from "./cost.ts"
 
 export const safetyClassifierData = Stage.make("safety-classifier-data", {
@@ -20,11 +20,12 @@ export const safetyClassifierData = Stage.make("safety-classifier-data", {
   },
   output: Demonstrations,
   seeded: false,
-  run: Effect.fn("safety-classifier-data")(function* ({ config, inputs, output }) {
+  run: Effect.fn("safety-classifier-data")(function* ({ config, inputs, output, skipped }) {
     const prompts = (yield* Effect.forEach(inputs.prompts, (set) => readRows(set, Prompts))).flat()
     const preferences = (yield* Effect.forEach(inputs.preferences, (set) => readRows(set, Preferences))).flat()
     const collected = inputs.collected === undefined ? [] : yield* readRows(inputs.collected, Prompts)
     const { texts, unlabelled, empty } = labelledTexts(prompts, preferences, collected)
+    yield* skipEmpty(skipped, empty, texts)
     const rows = texts.map(({ id, kind, messages, unsafe, category }): Demonstration => ({
       id,
       messages: [
@@ -41,7 +42,7 @@ export const safetyClassifierData = Stage.make("safety-classifier-data", {
         unsafe: unsafe.length,
         withoutCategory: unsafe.filter((text) => verdictText(config.task, true, text.category) === unsafeVerdict).length,
         unlabelled,
-        empty
+        empty: empty.length
       }
     })
   })

@@ -13,6 +13,8 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import { escapeTags } from "../../models/chat.ts"
+import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import type { Message, Preference, Prompt } from "../../schemas/rows.ts"
 
@@ -61,12 +63,12 @@ const lineBreaks: Readonly<Record<string, string>> = { "\n": "\\n", "\r": "\\r" 
  * stay different.
  */
 export const escapeText = (text: string): string =>
-  text
-    .replaceAll("\\", "\\\\")
-    .replaceAll(/[\n\r]/g, (mark) => lineBreaks[mark]!)
-    .replaceAll(/[\v\f\u0085\u2028\u2029]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`)
-    .replaceAll(/\[(?=\/?INST\])/g, "[\\")
-    .replaceAll(/<(?=<\/?SYS>>)/g, "<\\")
+  escapeTags(
+    text
+      .replaceAll("\\", "\\\\")
+      .replaceAll(/[\n\r]/g, (mark) => lineBreaks[mark]!)
+      .replaceAll(/[\v\f\u0085\u2028\u2029]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`)
+  )
 
 /** The part of the task that is the same for every dialogue. */
 export const taskHeader = (task: SafetyTask, kind: TextKind): string =>
@@ -111,20 +113,20 @@ export interface LabelledText {
 
 /**
  * Prompts by their safety tag, and those responses of pairs that were labelled. A response has its prompt's category, where that prompt is among
- * `prompts` or `collected`, of which nothing else is taken. Empty responses are left out.
+ * `prompts` or `collected`, of which nothing else is taken. Empty responses come apart: there is nothing in them.
  */
 export const labelledTexts = (
   prompts: ReadonlyArray<Prompt>,
   preferences: ReadonlyArray<Preference>,
   collected: ReadonlyArray<Prompt> = []
-): { readonly texts: Array<LabelledText>; readonly unlabelled: number; readonly empty: number } => {
+): { readonly texts: Array<LabelledText>; readonly unlabelled: number; readonly empty: Array<LabelledText> } => {
   const categories = new Map([...collected, ...prompts].map((prompt) => [JSON.stringify(prompt.messages), prompt.category]))
   const texts = prompts.map((prompt): LabelledText => {
     const category = prompt.safety ? prompt.category : null
     return { kind: "prompt", id: `prompt/${prompt.id}`, messages: prompt.messages, unsafe: prompt.safety, category }
   })
   let unlabelled = 0
-  let empty = 0
+  const empty: Array<LabelledText> = []
   for (const pair of preferences) {
     const category = categories.get(JSON.stringify(pair.prompt)) ?? null
     const responses = [
@@ -133,9 +135,8 @@ export const labelledTexts = (
     ]
     for (const { name, content, safe } of responses) {
       if (safe === null) unlabelled++
-      else if (content.trim() === "") empty++
       else
-        texts.push({
+        (content.trim() === "" ? empty : texts).push({
           kind: "response",
           id: `response/${pair.id}/${name}`,
           messages: [...pair.prompt, { role: "assistant", content }],
@@ -145,4 +146,10 @@ export const labelledTexts = (
     }
   }
   return { texts, unlabelled, empty }
+}
+
+/** Skips the labelled responses that are empty. */
+export const skipEmpty = (skipped: SkippedRows, empty: ReadonlyArray<LabelledText>, texts: ReadonlyArray<LabelledText>) => {
+  for (const text of empty) skipped.add({ what: "labelled responses", reason: "with an empty answer", id: text.id, row: text })
+  return skipped.check("labelled responses", empty.length + texts.filter(({ kind }) => kind === "response").length)
 }

@@ -63,7 +63,7 @@ export const safetyClassifier = Stage.make("safety-classifier", {
   output: SafetyClassifier,
   inherits: { tokenizer: "init" },
   resources: { tensors: true },
-  run: Effect.fn("safety-classifier")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+  run: Effect.fn("safety-classifier")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
     const { model, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
     const tasks = new Set<string>()
     const check = (row: Demonstration): ClassifierError | undefined => {
@@ -74,10 +74,15 @@ export const safetyClassifier = Stage.make("safety-classifier", {
     const context = model.config.maxPositions
     const length = Math.min(config.sequenceLength, context)
     const store = yield* TokenStore.scoped({ vocabSize: tokenizer.vocabSize, folder: output.path })
-    const examples = yield* readExamples(inputs.examples, { tokenizer, length, store }, check)
+    const examples = yield* readExamples(
+      inputs.examples,
+      { tokenizer, length, store, leftOut: (row) => skipped.add({ what: "examples", ...row }) },
+      check
+    )
     const { leftOut } = examples
     if (examples.length === 0)
       return yield* nothingLeft("train a safety classifier on", { name: "examples", count: examples.rows }, leftOut, { length, context })
+    yield* skipped.check("examples", examples.rows)
     const epochRows = (epoch: number) => examples.packed(new Random(seed, "safety classifier", "epoch", epoch).permutation(examples.length))
     const { batchSize, microBatchSize } = config
     const steps = stepsFor(epochRows(0).length, batchSize, config.epochs)

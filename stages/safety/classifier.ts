@@ -17,11 +17,13 @@ import { type LoadedPolicy, loadPolicy } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type * as Stage from "../../runtime/define/stage.ts"
+import type { StageError } from "../../runtime/errors.ts"
 import type { ArtifactError, ArtifactRef, Checkpoint } from "../../schemas/artifact.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import type { Message } from "../../schemas/rows.ts"
 import { type BatchLog, withoutLog } from "../common/batch-log.ts"
 import { chunks } from "../common/sequences.ts"
+import type { SkippableRows } from "../common/unfit.ts"
 import {
   type TextKind,
   safeVerdict,
@@ -125,7 +127,7 @@ export const unsafeProbability = (logSafe: number, logUnsafe: number): number =>
 
 const argmax = (values: ReadonlyArray<number>): number => values.reduce((best, value, i) => (value > values[best]! ? i : best), 0)
 
-/** Classifies texts in the order given; undefined where a text does not fit the context. An empty response is safe: there is nothing in it. */
+/** Classifies texts in the order given; undefined where a text does not fit the context, which is skipped. An empty response is safe: there is nothing in it. */
 export const classifyTexts = Effect.fn("classifyTexts")(function* (
   { model, tokenizer }: LoadedPolicy,
   texts: ReadonlyArray<TextToClassify>,
@@ -137,9 +139,11 @@ export const classifyTexts = Effect.fn("classifyTexts")(function* (
     readonly progress: Stage.Context["progress"]
     /** Where finished batches are kept; none: nowhere. */
     readonly log?: BatchLog
+    readonly rows: SkippableRows
   }
-): Effect.fn.Return<ReadonlyArray<Classification | undefined>, ClassifierError | ArtifactError> {
+): Effect.fn.Return<ReadonlyArray<Classification | undefined>, ClassifierError | ArtifactError | StageError> {
   const { task, threshold, batchSize, device, log = withoutLog(options.progress) } = options
+  const { idOf, skipped, what, most } = options.rows
   const score = (continuations: ReadonlyArray<Continuation>) =>
     continuationLogProbabilities(model, continuations, { padId: tokenizer.padId, device })
   const out = new Array<Classification | undefined>(texts.length).fill(undefined)
@@ -156,10 +160,15 @@ export const classifyTexts = Effect.fn("classifyTexts")(function* (
       return
     }
     const question = fitTask(tokenizer, task, text, model.config.maxPositions)
-    if (question === undefined) return
+    if (question === undefined) {
+      const reason = `that do not fit the classifier's ${model.config.maxPositions} tokens`
+      skipped.add({ what, reason, id: idOf(index), row: text })
+      return
+    }
     const [safe, unsafe] = [safeVerdict, unsafeVerdict].map((answer) => continuationOf(tokenizer, question, answer, "word"))
     work.push({ index, question, safe: safe!, unsafe: unsafe! })
   })
+  yield* skipped.check(what, texts.length, most)
   // Texts of like length share a batch: less padding.
   work.sort((a, b) => a.unsafe.to - b.unsafe.to || a.index - b.index)
   const classifyBatch = Effect.fnUntraced(function* (batch: ReadonlyArray<Item>): Effect.fn.Return<Array<Classification>, ClassifierError> {

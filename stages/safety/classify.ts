@@ -10,6 +10,7 @@ import { Completions, Prompts } from "../../schemas/rows.ts"
 import { openBatchLog } from "../common/batch-log.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { dialogueLength, promptLength, rowCount, sized } from "../common/cost/size.ts"
+import { completionRows } from "../common/scoring.ts"
 import { classifyingFields, classifyTexts, loadClassifier, type TextToClassify } from "./classifier.ts"
 import { classifying } from "./cost.ts"
 
@@ -23,13 +24,14 @@ export const classifyPrompts = Stage.make("classify-prompts", {
   output: Prompts,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("classify-prompts")(function* ({ config, inputs, output, device, progress, checkpoints }) {
+  run: Effect.fn("classify-prompts")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const { task, threshold, batchSize, precision: dtype } = config
     const loaded = yield* loadClassifier(inputs.classifier, task, ["prompt"], { device, dtype })
     const prompts = yield* readRows(inputs.prompts, Prompts)
     const texts = prompts.map(({ messages }): TextToClassify => ({ kind: "prompt", messages }))
+    const classified = { skipped, what: "prompts", idOf: (index: number) => prompts[index]!.id }
     const log = yield* openBatchLog({ checkpoints, progress })
-    const classifications = yield* classifyTexts(loaded, texts, { task, threshold, batchSize, device, progress, log })
+    const classifications = yield* classifyTexts(loaded, texts, { task, threshold, batchSize, device, progress, log, rows: classified })
     // What kind a safe prompt is stays: a topic, "borderline".
     const rows = prompts.flatMap((prompt, i) => {
       const classification = classifications[i]
@@ -66,7 +68,7 @@ export const classifyCompletions = Stage.make("classify-completions", {
   output: ClassifiedCompletions,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("classify-completions")(function* ({ config, inputs, output, device, progress, checkpoints }) {
+  run: Effect.fn("classify-completions")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const { task, threshold, batchSize, precision: dtype } = config
     const loaded = yield* loadClassifier(inputs.classifier, task, ["response"], { device, dtype })
     const completions = yield* readRows(inputs.completions, Completions)
@@ -74,8 +76,9 @@ export const classifyCompletions = Stage.make("classify-completions", {
       kind: "response",
       messages: [...prompt, { role: "assistant", content: text }]
     }))
+    const classified = completionRows(skipped, completions)
     const log = yield* openBatchLog({ checkpoints, progress })
-    const classifications = yield* classifyTexts(loaded, texts, { task, threshold, batchSize, device, progress, log })
+    const classifications = yield* classifyTexts(loaded, texts, { task, threshold, batchSize, device, progress, log, rows: classified })
     const rows = completions.flatMap(({ promptId, sample, safety, text }, i) => {
       const classification = classifications[i]
       return classification === undefined ? [] : [{ promptId, sample, safety, text, ...classification }]

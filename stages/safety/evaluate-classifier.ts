@@ -15,7 +15,7 @@ import { openBatchLog } from "../common/batch-log.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { promptLength, rowCount, unknownSize } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
-import { type TextKind, labelledTexts } from "./classifier-task.ts"
+import { type TextKind, labelledTexts, skipEmpty } from "./classifier-task.ts"
 import { type Estimate, proportion } from "../common/statistics.ts"
 import { classifying, labelledSize } from "./cost.ts"
 
@@ -137,12 +137,13 @@ export const evaluateClassifier = Stage.make("evaluate-classifier", {
   output: ClassifierEvaluationReport,
   seeded: false,
   resources: { tensors: true },
-  run: Effect.fn("evaluate-classifier")(function* ({ config, inputs, output, device, progress, checkpoints }) {
+  run: Effect.fn("evaluate-classifier")(function* ({ config, inputs, output, device, progress, checkpoints, skipped }) {
     const { task, threshold, batchSize, precision: dtype } = config
     const prompts = (yield* Effect.forEach(inputs.prompts, (set) => readRows(set, Prompts))).flat()
     const preferences = (yield* Effect.forEach(inputs.preferences, (set) => readRows(set, Preferences))).flat()
     const collected = inputs.collected === undefined ? [] : yield* readRows(inputs.collected, Prompts)
-    const { texts, unlabelled } = labelledTexts(prompts, preferences, collected)
+    const { texts, unlabelled, empty } = labelledTexts(prompts, preferences, collected)
+    yield* skipEmpty(skipped, empty, texts)
     if (texts.length === 0)
       return yield* EmptyDatasetError.of(
         "evaluate a safety classifier on",
@@ -150,8 +151,9 @@ export const evaluateClassifier = Stage.make("evaluate-classifier", {
       )
     const kinds = [...new Set(texts.map((text) => text.kind))]
     const loaded = yield* loadClassifier(inputs.classifier, task, kinds, { device, dtype })
+    const classified = { skipped, what: "texts", idOf: (index: number) => texts[index]!.id }
     const log = yield* openBatchLog({ checkpoints, progress })
-    const classifications = yield* classifyTexts(loaded, texts, { task, threshold, batchSize, device, progress, log })
+    const classifications = yield* classifyTexts(loaded, texts, { task, threshold, batchSize, device, progress, log, rows: classified })
     const qualityOf = (kind: TextKind): ClassifierQuality | null => {
       const rows = texts.flatMap((truth, i): Array<ClassifiedText> => {
         const classification = classifications[i]

@@ -8,16 +8,14 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
-import { fitsChatFormat } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { type Demonstration, Demonstrations, type Preference, Preferences } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
+import { withoutFaults } from "../common/unfit.ts"
 
 /** The chosen answer of a pair as a demonstration; undefined unless it was labelled safe. */
-export const safeDemonstration = (pair: Preference): Demonstration | undefined => {
-  const messages = [...pair.prompt, { role: "assistant" as const, content: pair.chosen }]
-  return pair.chosenSafe === true && fitsChatFormat(messages) ? { id: pair.id, messages, loss: "answers" } : undefined
-}
+export const safeDemonstration = ({ chosen, chosenSafe, id, prompt }: Preference): Demonstration | undefined =>
+  chosenSafe === true ? { id, messages: [...prompt, { role: "assistant", content: chosen }], loss: "answers" } : undefined
 
 export const safeDemonstrations = Stage.make("safe-demonstrations", {
   description: "§4.2.2 the chosen responses that were labelled safe, as demonstrations for safety SFT",
@@ -25,13 +23,14 @@ export const safeDemonstrations = Stage.make("safe-demonstrations", {
   inputs: { preferences: Preferences },
   output: Demonstrations,
   seeded: false,
-  run: Effect.fn("safe-demonstrations")(function* ({ inputs, output }) {
+  run: Effect.fn("safe-demonstrations")(function* ({ inputs, output, skipped }) {
     const pairs = yield* readRows(inputs.preferences, Preferences)
-    const rows = pairs.map(safeDemonstration).filter((row) => row !== undefined)
+    const safe = pairs.map(safeDemonstration).filter((row) => row !== undefined)
+    const rows = yield* withoutFaults(safe, skipped, "safe dialogues")
     const unlabelled = pairs.filter((pair) => pair.chosenSafe === null).length
     const unsafe = pairs.filter((pair) => pair.chosenSafe === false).length
     return yield* writeDataset(output, rows, {
-      metrics: { unlabelled, unsafe, unusable: pairs.length - rows.length - unlabelled - unsafe }
+      metrics: { unlabelled, unsafe, unusable: safe.length - rows.length }
     })
   })
 })

@@ -34,7 +34,7 @@ export class Examples implements Sequence<Example> {
 
   constructor(options: ExampleOptions) {
     this.#options = options
-    this.#leftOut = new LeftOutCounter(options.leftOut)
+    this.#leftOut = new LeftOutCounter(options.length, options.leftOut)
   }
 
   /** Rows that were added, those left out among them. */
@@ -52,11 +52,11 @@ export class Examples implements Sequence<Example> {
   add(row: Demonstration): void {
     const { messages, loss } = row
     const { tokenizer, length, store } = this.#options
-    const index = this.#rows++
+    this.#rows++
     this.#buffer.length = 0
     const tooLong = loss === "answers" ? "shorten" : "leave out"
     const ends = appendFittingDialogue(tokenizer, messages, { length, tooLong }, this.#buffer)
-    if (ends === undefined) this.#leftOut.add(index, row, [messages])
+    if (ends === undefined) this.#leftOut.add(row, [messages])
     else store.add(this.#buffer, loss === "answers" ? ends : ends.slice(-2))
   }
 

@@ -44,15 +44,19 @@ export const sft = Stage.make("sft", {
   output: Policy,
   inherits: { tokenizer: "init" },
   resources: { tensors: true },
-  run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+  run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
     const { model, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
     const context = model.config.maxPositions
     const length = Math.min(config.sequenceLength, context)
     const store = yield* TokenStore.scoped({ vocabSize: tokenizer.vocabSize, folder: output.path })
-    const examples = yield* readExamples(inputs.demonstrations, { tokenizer, length, store })
+    const examples = yield* readExamples(inputs.demonstrations, {
+      ...{ tokenizer, length, store },
+      leftOut: (row) => skipped.add({ what: "demonstrations", ...row })
+    })
     const { leftOut } = examples
     if (examples.length === 0)
       return yield* nothingLeft("fine-tune on", { name: "demonstrations", count: examples.rows }, leftOut, { length, context })
+    yield* skipped.check("demonstrations", examples.rows)
 
     const epochRows = (epoch: number) => examples.packed(new Random(seed, "sft", "epoch", epoch).permutation(examples.length))
     const steps = config.steps > 0 ? config.steps : stepsFor(epochRows(0).length, config.batchSize, config.epochs)

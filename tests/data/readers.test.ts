@@ -6,7 +6,7 @@ import * as arrow from "apache-arrow"
 import * as Schema from "effect/Schema"
 import { afterAll, describe, expect, it } from "vitest"
 import { BadLabel, joinTranscript, parseHhRlhf, parseMessages, parsePromptChosenRejected, splitTranscript } from "../../data/dialects.ts"
-import { BadRow, type BadRowsError, newCounts, readParsed, readRecords } from "../../data/records.ts"
+import { BadRow, newCounts, readParsed, readRecords } from "../../data/records.ts"
 import { arrowSchema, columnsOf } from "../../schemas/arrow.ts"
 import { toBatch } from "../../schemas/arrow-rows.ts"
 import type { ArtifactError } from "../../schemas/artifact.ts"
@@ -37,11 +37,11 @@ const all = async <A>(rows: AsyncIterable<A>): Promise<Array<A>> => {
   for await (const row of rows) out.push(row)
   return out
 }
-const errorOf = async (rows: AsyncIterable<unknown>): Promise<ArtifactError | BadRowsError> => {
+const errorOf = async (rows: AsyncIterable<unknown>): Promise<ArtifactError> => {
   try {
     await all(rows)
   } catch (cause) {
-    return cause as ArtifactError | BadRowsError
+    return cause as ArtifactError
   }
   throw new Error("nothing failed")
 }
@@ -125,8 +125,12 @@ describe("records of a file", () => {
   })
 
   it("that are no JSON or no UTF-8 are bad rows, and the next ones are read", async () => {
-    const found = await values(file(Buffer.concat([Buffer.from('{"a":\n'), Buffer.from([0x22, 0xff, 0x22, 10]), Buffer.from("1\n")])))
-    expect(found.map((value) => (value instanceof BadRow ? value.message.slice(0, 9) : value))).toEqual(["not JSON:", "not UTF-8", 1])
+    const path = file(Buffer.concat([Buffer.from('{"a":\n'), Buffer.from([0x22, 0xff, 0x22, 10]), Buffer.from("1\n")]))
+    expect((await all(readRecords(path))).map(({ fault, value }) => [value, fault?.reason])).toEqual([
+      ['{"a":', "not JSON"],
+      ['"\ufffd"', "not UTF-8"],
+      [1, undefined]
+    ])
   })
 
   it("of no file, a folder or a damaged file end in one message", async () => {
@@ -188,33 +192,37 @@ describe("rows that do not fit", () => {
   }
   const numbers = (n: number, bad: ReadonlyArray<number>) => jsonl(Array.from({ length: n }, (_, i) => (bad.includes(i) ? 0 : i + 1)))
 
+  const noted = () => {
+    const told: Array<string> = []
+    const skip: Parameters<typeof readParsed>[3] = ({ line, unit }, { field, message, reason }) =>
+      void told.push(`${unit} ${line}, field ${field}: ${message} (${reason})`)
+    return { told, skip }
+  }
+
   it("are skipped and counted, with line, field and reason", async () => {
     const counts = newCounts()
-    const rows = await all(readParsed(file(numbers(200, [6, 9])), parse, counts))
+    const { skip, told } = noted()
+    const rows = await all(readParsed(file(numbers(200, [6, 9])), parse, counts, skip))
     expect(rows).toHaveLength(198)
-    expect(counts).toEqual({ rows: 200, bad: 2, examples: ["line 7, field a: is zero", "line 10, field a: is zero"] })
+    expect(counts).toEqual({ rows: 200, bad: 2 })
+    expect(told).toEqual(["line 7, field a: is zero (field a: is zero)", "line 10, field a: is zero (field a: is zero)"])
   })
 
-  it("above 1% stop the run, and the message shows the file and the first few", async () => {
-    const path = file(numbers(200, [3, 6, 9]))
-    const error = await errorOf(readParsed(path, parse, newCounts()))
-    expect(error).toMatchObject({ _tag: "BadRowsError", path, bad: 3, rows: 200 })
-    expect(error.message).toBe(
-      `Reading ${path}: 3 of 200 rows do not fit, more than 1%. The first:\n  line 4, field a: is zero\n  line 7, field a: is zero\n  line 10, field a: is zero\nMend the file, or name the right format.`
-    )
-  })
-
-  it("stop the run before its end once a thousand rows are read", async () => {
+  it("end the reading early where none of the first thousand fits, and not where one does", async () => {
+    const zeros = Array.from({ length: 2000 }, () => 0)
     const counts = newCounts()
-    await errorOf(readParsed(file(jsonl(Array.from({ length: 50_000 }, () => 0))), parse, counts))
-    expect(counts).toMatchObject({ rows: 1000, bad: 1000 })
-    expect(counts.examples).toHaveLength(5)
+    expect(await all(readParsed(file(jsonl(zeros)), parse, counts, noted().skip))).toEqual([])
+    expect(counts).toEqual({ rows: 1000, bad: 1000 })
+    const mixed = newCounts()
+    expect(await all(readParsed(file(jsonl([...zeros.slice(0, 999), 5, ...zeros])), parse, mixed, noted().skip))).toEqual([5])
+    expect(mixed).toEqual({ rows: 3000, bad: 2999 })
   })
 
-  it("may be a larger or no share", async () => {
-    const path = file(numbers(200, [3, 6, 9]))
-    expect(await all(readParsed(path, parse, newCounts(), { maxBad: 0.02 }))).toHaveLength(197)
-    expect((await errorOf(readParsed(path, parse, newCounts(), { maxBad: 0 }))).message).toMatch(/more than 0%/)
+  it("are named by kind for many alike: without indices or what was found", () => {
+    expect(badRow(() => parseMessages({ messages: [{ role: "user" }] }, 1))).toMatchObject({ reason: "field messages[].content: missing" })
+    const messages = [{ role: "poet", content: "x" }]
+    expect(badRow(() => parseMessages({ messages }, 1))).toMatchObject({ reason: "field messages[].role: not system, user or assistant" })
+    expect(badRow(() => parseMessages(1, 1))).toMatchObject({ reason: "not an object" })
   })
 
   it("of a Parquet file are named by row", async () => {
@@ -222,19 +230,23 @@ describe("rows that do not fit", () => {
     const never = () => {
       throw new BadRow("a", "no")
     }
-    expect((await errorOf(readParsed(path, never, newCounts()))).message).toMatch(/row 1, field a: no/)
+    const { skip, told } = noted()
+    await all(readParsed(path, never, newCounts(), skip))
+    expect(told).toEqual(["row 1, field a: no (field a: no)"])
   })
 
   it("are told from a mistake of the parser's, which is not swallowed", async () => {
     const broken = () => {
       throw new TypeError("a mistake")
     }
-    expect((await errorOf(readParsed(file("1\n"), broken, newCounts()))).message).toBe("a mistake")
+    expect((await errorOf(readParsed(file("1\n"), broken, newCounts(), noted().skip))).message).toBe("a mistake")
   })
 
   it("of an empty file: there is nothing to read", async () => {
     for (const content of ["", "\n\n", gzipSync("")])
-      expect((await errorOf(readParsed(file(content), parse, newCounts()))).message).toMatch(/at least one row, found an empty file/)
+      expect((await errorOf(readParsed(file(content), parse, newCounts(), noted().skip))).message).toMatch(
+        /at least one row, found an empty file/
+      )
   })
 })
 
@@ -419,9 +431,16 @@ describe.skipIf(process.env.CARAVAN_TEST_DATA === undefined || !existsSync(hhFil
       expect(why).toEqual({ "the response is empty": 4, "the transcripts part at turn N, but this one goes on to turn N": 5 })
     })
 
-    it("are read with 9 rows skipped, below the share that stops a run", async () => {
+    it("are read with 9 rows skipped", async () => {
       const counts = newCounts()
-      const rows = await all(readParsed(hhFile, (value, line) => parseHhRlhf(value, line, "hh"), counts))
+      const rows = await all(
+        readParsed(
+          hhFile,
+          (value, line) => parseHhRlhf(value, line, "hh"),
+          counts,
+          () => undefined
+        )
+      )
       expect([rows.length, counts.rows, counts.bad]).toEqual([2303, 2312, 9])
     })
   }

@@ -7,8 +7,10 @@ import * as Effect from "effect/Effect"
 import { afterAll } from "vitest"
 import { readRows, readReport, writeDataset } from "../../data/dataset.ts"
 import { noCheckpoints } from "../../runtime/define/resume-points.ts"
+import type { SkippedRow } from "../../runtime/define/skipped.ts"
 import type { AnyStage, Context } from "../../runtime/define/stage.ts"
 import { collectSkipped } from "../../runtime/run/skipped-rows.ts"
+import { skippedFile } from "../../runtime/store/sidecar.ts"
 import type { ArtifactRef, ArtifactType, DatasetType, ReportType, Written } from "../../schemas/artifact.ts"
 import { decodeConfig } from "../../schemas/hyper.ts"
 
@@ -53,11 +55,13 @@ const effectOf = (
   inputs: Inputs,
   config: Record<string, unknown>,
   seed: number,
-  over: Partial<Pick<Context, "checkpoints" | "progress">> = {}
+  over: Partial<Pick<Context, "checkpoints" | "progress">> = {},
+  mostSkipped: number | null = 1
 ) =>
   Effect.gen(function* () {
     const decoded = yield* decodeConfig(stage.config, config, stage.name)
     const path = folder()
+    const collected = collectSkipped(stage.name, `${path}-sidecar`, mostSkipped ?? undefined)
     const { metrics } = yield* stage.run({
       config: decoded,
       inputs,
@@ -67,14 +71,21 @@ const effectOf = (
       threads: 1,
       progress: () => Effect.void,
       checkpoints: noCheckpoints,
-      skipped: collectSkipped(stage.name, undefined, 1),
+      skipped: collected,
       ...over
     })
+    const skipped = yield* collected.finish
+    const skippedRows =
+      skipped.length === 0
+        ? []
+        : readFileSync(join(`${path}-sidecar`, skippedFile), "utf8")
+            .trimEnd()
+            .split("\n")
     yield* stage.output.validate(path)
-    return { ...refTo(path, stage.output), metrics }
+    return { ...refTo(path, stage.output), metrics, skipped, skippedRows: skippedRows.map((row) => JSON.parse(row) as SkippedRow) }
   })
 
-/** The stage's output, checked as the store would, and its metrics. */
+/** The stage's output, checked as the store would, its metrics, and the rows that it skipped, of which there may be any number. */
 export const runStage = (stage: AnyStage, inputs: Inputs, config: Record<string, unknown> = {}, seed = 1) =>
   Effect.runPromise(effectOf(stage, inputs, config, seed))
 
@@ -86,6 +97,10 @@ export const stageEffect = (
   over: Partial<Pick<Context, "checkpoints" | "progress">>
 ) => effectOf(stage, inputs, config, 1, over)
 
-/** The message that the stage fails with. */
-export const failureOf = async (stage: AnyStage, inputs: Inputs, config: Record<string, unknown> = {}): Promise<string> =>
-  (await Effect.runPromise(Effect.flip(effectOf(stage, inputs, config, 1)))).message
+/** The message that the stage fails with; `mostSkipped` as the run has it, or null: as it is unless the run says. */
+export const failureOf = async (
+  stage: AnyStage,
+  inputs: Inputs,
+  config: Record<string, unknown> = {},
+  mostSkipped: number | null = 1
+): Promise<string> => (await Effect.runPromise(Effect.flip(effectOf(stage, inputs, config, 1, {}, mostSkipped)))).message

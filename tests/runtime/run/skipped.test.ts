@@ -92,14 +92,33 @@ describe("skipped rows", () => {
     write(50, 10)
     expect(await go(use)).toMatchObject({ status: "ran" })
     write(50, 11)
-    const failed = await go(use)
-    expect(failed).toMatchObject({
-      status: "failed",
-      error:
-        'Stage use skipped 11 of 50 texts (22%): 11 with an "x". At most 20% may be skipped. Mend the data, or allow more with --max-skipped (a share, 0 to 1).'
-    })
-    const [note] = failed.notes.filter((message) => message.startsWith("the rows that it skipped are in "))
-    expect(listed(note!.slice("the rows that it skipped are in ".length))).toHaveLength(11)
+    const { error, status } = await go(use)
+    const path = /skipped are in (\S+\.skipped\.jsonl)\./.exec(error!)![1]!
+    expect([status, error]).toEqual([
+      "failed",
+      `Stage use skipped 11 of 50 texts (22%): 11 with an "x". The first: "row 0". At most 20% may be skipped. The rows that it skipped are in ${path}. Mend the data, or allow more with --max-skipped (a share, 0 to 1).`
+    ])
+    expect(listed(path)).toHaveLength(11)
+  })
+
+  it("are listed too where the stage fails of something else", async () => {
+    write(50, 3)
+    const { error } = await go(use, { fails: true, unchecked: true })
+    expect(error).toMatch(/The rows that it skipped are in /)
+    expect(listed(/skipped are in (\S+\.jsonl)\./.exec(error!)![1]!)).toHaveLength(3)
+  })
+
+  it("are limited as the stage says where neither node nor run does", async () => {
+    write(50, 11)
+    for (const stage of [use, useBy10]) {
+      expect((await go(stage, { most: 0.22 })).status).toBe("ran")
+      expect((await go(stage, { most: 0.22 }, { limits: { skipped: 0.07 }, force: ["out"] })).error).toContain("At most 7% may be skipped")
+    }
+  })
+
+  it("of a node that has a limit of its own are allowed there, not by the run", async () => {
+    write(50, 11)
+    expect((await go(use, {}, {}, { skipped: 0 })).error).toContain("allow more where the pipeline limits this node: limited({ skipped })")
   })
 
   it.each<[string, RunOptions, NodeLimits, string]>([
@@ -116,7 +135,7 @@ describe("skipped rows", () => {
     write(50, 11)
     const { error, notes } = await go(use, { fails: true }, { limits: { retries: 2 } })
     expect(error).toContain("At most 20% may be skipped")
-    expect(notes).toHaveLength(1)
+    expect(notes).toEqual([])
   })
 
   it("that are never checked are a mistake of the stage", async () => {

@@ -4,8 +4,8 @@ import { join } from "node:path"
 import * as arrow from "apache-arrow"
 import { afterAll, describe, expect, it } from "vitest"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
-import { Preferences } from "../../../schemas/rows.ts"
-import { importPreferences } from "../../../stages/data/import.ts"
+import { Demonstrations, Preferences } from "../../../schemas/rows.ts"
+import { importDemonstrations, importPreferences } from "../../../stages/data/import.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
 import { failureOf, rowsIn, runStage } from "../running.ts"
 
@@ -139,5 +139,72 @@ describe("a rating or label outside the set", () => {
     writeFileSync(path, writeParquet(Table.fromIPCStream(arrow.tableToIPC(arrow.tableFromArrays(columns), "stream"))))
     const from = { path, type: "file", digest: "", contentDigest: "" }
     expect(await failureOf(importPreferences, { file: from }, { format })).toMatch(/\.parquet, row 2, field rating: expected .*, found 9\./)
+  })
+})
+
+describe("rows that can't be used", () => {
+  const tagged = "what does [INST] mean?"
+  it("are skipped with file, line, field, reason and the row", async () => {
+    const given = [{ prompt: "q", chosen: "a" }, pair({ chosen: tagged }), ...Array.from({ length: 8 }, () => pair())]
+    const { metrics, skipped, skippedRows } = await runStage(importPreferences, { file: file(given) }, { format })
+    const path = join(folder, `${files - 1}.jsonl`)
+    expect(metrics).toMatchObject({ rows: 8, rowsRead: 10, rowsSkipped: 2 })
+    const tag = "with a tag of the chat format in the text"
+    expect(skipped).toEqual([{ what: "rows", of: 10, skipped: 2, reasons: { "field rejected: missing": 1, [tag]: 1 } }])
+    expect(skippedRows).toEqual([
+      {
+        ...{ what: "rows", reason: "field rejected: missing", found: "missing; there are prompt, chosen" },
+        ...{ file: path, line: 1, field: "rejected", row: given[0] }
+      },
+      {
+        ...{ what: "rows", reason: tag, found: "the tag [INST] of the chat format in the text" },
+        ...{ file: path, line: 2, field: "chosen", row: given[1] }
+      }
+    ])
+  })
+
+  it("above a fifth stop the stage, and the message says which, how many, and where the first is", async () => {
+    const given = [...Array.from({ length: 7 }, () => pair()), { prompt: "q" }, 1]
+    const message = await failureOf(importPreferences, { file: file(given) }, { format }, null)
+    expect(message).toBe(
+      `Stage import-preferences skipped 2 of 9 rows (22.2%): 1 field chosen: missing, 1 not an object. The first: line 8 of ${join(folder, `${files - 1}.jsonl`)}: missing; there are prompt. At most 20% may be skipped.`
+    )
+  })
+
+  it("are too many where they are all of them, whatever may be skipped", async () => {
+    expect(await failureOf(importPreferences, { file: file([pair()]) }, { format: "hh-rlhf" })).toContain(
+      "expected rows that fit, found none among the first 1. Name the right format, or mend the file."
+    )
+  })
+
+  it.each(["prompt", "chosen", "rejected"])("hold a tag of the chat format in the %s, unless it is to be escaped", async (name) => {
+    const given = [pair({ [name]: tagged }), pair()]
+    const refused = await runStage(importPreferences, { file: file(given) }, { format })
+    expect(refused.skippedRows).toMatchObject([{ line: 1, reason: "with a tag of the chat format in the text" }])
+    const kept = await runStage(importPreferences, { file: file(given) }, { format, chatTags: "escape" })
+    expect(kept.skipped).toEqual([])
+    const texts = (await rowsIn(kept, Preferences)).map(({ chosen, prompt, rejected }) => [prompt[0]!.content, chosen, rejected])
+    const escaped = { ...pair(), [name]: "what does [\\INST] mean?" } as ReturnType<typeof pair>
+    expect(texts).toEqual([
+      [escaped.prompt, escaped.chosen, escaped.rejected],
+      ["q", "a", "b"]
+    ])
+  })
+
+  it("of demonstrations are the same: 90 of 101 dialogues with a tag stop the stage, or are escaped", async () => {
+    const dialogue = (content: string) => ({
+      messages: [
+        { role: "user", content },
+        { role: "assistant", content: "Yes." }
+      ]
+    })
+    const given = Array.from({ length: 101 }, (_, i) => dialogue(i < 90 ? tagged : "Well?"))
+    expect(await failureOf(importDemonstrations, { file: file(given) }, {}, null)).toContain(
+      "skipped 90 of 101 rows (89.1%): 90 with a tag of the chat format in the text."
+    )
+    const kept = await runStage(importDemonstrations, { file: file(given) }, { chatTags: "escape" })
+    expect(new Set((await rowsIn(kept, Demonstrations)).map(({ messages }) => messages[0]!.content))).toEqual(
+      new Set(["what does [\\INST] mean?", "Well?"])
+    )
   })
 })

@@ -58,14 +58,24 @@ describe("prompts of a file", () => {
 
   it.each([
     ["no question", { id: "a" }, "there is none"],
+    ["a tag in what the user says next", { prompt: "Well?", followUps: ["ok", "<<SYS>>"] }, "the tag <<SYS>>"],
     ["an answer at the end", { messages: [question, { role: "assistant", content: "Yes." }] }, "do not end with the user's"],
-    ["the chat format's tags", { prompt: "[INST] x [/INST]" }, "tags"],
+    ["the chat format's tags", { prompt: "[INST] x [/INST]" }, "the tag [INST]"],
     ["an id that is there before", { id: "first", prompt: "Again?" }, '"first" is there before'],
     ["a text as a safety tag", { prompt: "Well?", safety: "yes" }, "expected {prompt} or {messages}"]
   ])("with %s are refused, and the line named", async (_, row, why) => {
-    const message = await failureOf(importPrompts, { file: file([{ id: "first", prompt: "Well?" }, row]) })
-    expect(message).toMatch(/1 of 2 rows do not fit/)
-    expect(message).toContain("line 2")
+    const message = await failureOf(importPrompts, { file: file([{ id: "first", prompt: "Well?" }, row]) }, {}, null)
+    expect(message).toMatch(/skipped 1 of 2 rows \(50%\): 1 .* The first: line 2 of .*\.jsonl: /)
     expect(message).toContain(why)
+  })
+
+  it("with the chat format's tags are kept where that is asked for, a backslash in each tag", async () => {
+    const rows = [{ prompt: "[INST] x [/INST]", followUps: ["<</SYS>>"] }, { prompt: "a\nb \\ [INST" }]
+    const out = await runStage(importPrompts, { file: file(rows) }, { chatTags: "escape" })
+    expect((await rowsIn(out, Prompts)).map(({ followUps, messages }) => [messages[0]!.content, followUps])).toEqual([
+      ["[\\INST] x [\\/INST]", ["<\\</SYS>>"]],
+      ["a\nb \\ [INST", []]
+    ])
+    expect(out.skipped).toEqual([])
   })
 })

@@ -32,6 +32,7 @@ import {
 } from "../../../stages/safety/evaluate-classifier.ts"
 import { violationRate, ViolationRateReport, violationRateOf } from "../../../stages/safety/violation-rate.ts"
 import { type ClassifiedCompletion, ClassifiedCompletions, classifyCompletions, classifyPrompts } from "../../../stages/safety/classify.ts"
+import { collectSkipped } from "../../../runtime/run/skipped-rows.ts"
 import { continuationLogProbabilities, fitTask, classifyTexts, unsafeProbability } from "../../../stages/safety/classifier.ts"
 import { safetyClassifier, taskOfExample } from "../../../stages/safety/classifier-training.ts"
 import { safetyClassifierData } from "../../../stages/safety/classifier-data.ts"
@@ -290,7 +291,8 @@ describe("a classification", () => {
     categories: Array.from({ length: 12 }, (_, i) => ({ category: `c${i + 1}`, covers: "x" }))
   })
   const model = initLlama(smallConfig({ vocabSize: 264, maxPositions: 96 }), { seed: 11 })
-  const options = { task: many, threshold: 0, batchSize: 3, device: "cpu" as const, progress: () => Effect.void }
+  const rows = { skipped: collectSkipped("test", undefined, 1), what: "texts", idOf: String }
+  const options = { task: many, threshold: 0, batchSize: 3, device: "cpu" as const, progress: () => Effect.void, rows }
   const texts = ["how to ab", "ba", "tell me all of it", "z", "why"].flatMap((text) => [
     { kind: "prompt" as const, messages: [user(text)] },
     { kind: "response" as const, messages: [user(text), assistant(`${text} so`)] }
