@@ -107,6 +107,26 @@ export const parse = (command: Command, args: ReadonlyArray<string>): Given => {
   }
 }
 
+/** A number from a flag, within bounds that the message states. */
+export const numberFlag = (
+  given: Given,
+  name: string,
+  bounds: { readonly above?: number; readonly min?: number; readonly max?: number }
+): number | undefined => {
+  const text = given.flag(name)
+  if (text === undefined) return undefined
+  const { above, max, min } = bounds
+  const value = Number(text)
+  const fits = (above === undefined || value > above) && (min === undefined || value >= min) && (max === undefined || value <= max)
+  if (/^\d+(\.\d+)?(e[+-]?\d+)?$/i.test(text) && Number.isFinite(value) && fits) return value
+  const range = [
+    ...(above === undefined ? [] : [`above ${above}`]),
+    ...(min === undefined ? [] : [`from ${min}`]),
+    ...(max === undefined ? [] : [`up to ${max}`])
+  ]
+  throw new UsageError(`--${name} takes a number ${range.join(" ")}, got "${text}".`)
+}
+
 /** A whole number from a flag. */
 export const wholeNumber = (given: Given, name: string, least: number): number | undefined => {
   const text = given.flag(name)

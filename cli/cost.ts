@@ -12,7 +12,7 @@ import type { Plan, PlannedNode } from "../runtime/run/plan.ts"
 import { estimatorOf } from "../stages/common/cost/estimator.ts"
 import { type Size, sized, unknownSize, UnknownSizeError } from "../stages/common/cost/size.ts"
 import { type Memory, type StageCost, totalMemory, type Work } from "../stages/common/cost/work.ts"
-import { type Flags, type Given, UsageError } from "./command.ts"
+import { type Flags, type Given, numberFlag, UsageError } from "./command.ts"
 
 export const costFlags: Flags = {
   gpu: { value: Object.keys(accelerators).join("|"), help: "GPU to estimate the cost for (default: a100-80gb, the paper's)" },
@@ -32,25 +32,16 @@ export interface CostMachine {
   readonly carbonIntensity: number
 }
 
-const number = (given: Given, name: string, preset: number, most: number): number => {
-  const text = given.flag(name)
-  if (text === undefined) return preset
-  const value = Number(text)
-  if (text.trim() === "" || !(value > 0 && value <= most))
-    throw new UsageError(`--${name} takes a number above 0${most === Infinity ? "" : ` and at most ${most}`}, got "${text}".`)
-  return value
-}
-
 export const costMachine = (given: Given): CostMachine => {
   const gpu = given.flag("gpu") ?? "a100-80gb"
   if (!Object.hasOwn(accelerators, gpu)) throw new UsageError(`--gpu is ${Object.keys(accelerators).join(", ")}, got "${gpu}".`)
   const accelerator = accelerators[gpu as keyof typeof accelerators]
   return {
     accelerator,
-    mfu: number(given, "mfu", 0.4, 1),
-    mbu: number(given, "mbu", 0.6, 1),
-    watts: number(given, "tdp", accelerator.watts, Infinity),
-    carbonIntensity: number(given, "carbon", carbonIntensity, Infinity)
+    mfu: numberFlag(given, "mfu", { above: 0, max: 1 }) ?? 0.4,
+    mbu: numberFlag(given, "mbu", { above: 0, max: 1 }) ?? 0.6,
+    watts: numberFlag(given, "tdp", { above: 0 }) ?? accelerator.watts,
+    carbonIntensity: numberFlag(given, "carbon", { above: 0 }) ?? carbonIntensity
   }
 }
 

@@ -59,7 +59,8 @@ const overview = (): string => {
     "",
     ...Object.entries(commands).map(([name, { summary }]) => `  ${name.padEnd(width)}  ${summary}`),
     "",
-    "Run caravan <command> --help for flags and examples, caravan --version for the version.",
+    "Run caravan help <command> for its flags and examples, caravan --version for the version.",
+    `Exit codes: 0 done, 1 a stage or a check failed, 2 a mistake in how it was called, 70 a bug in caravan, 130 interrupted.`,
     "The store is .caravan/ next to package.json, or the folder named by CARAVAN_HOME."
   ].join("\n")
 }
@@ -94,17 +95,23 @@ export const main = async (args: ReadonlyArray<string>): Promise<number> => {
   withoutReader()
   try {
     const [name, ...rest] = args
+    if (name === "help" && rest[0] !== undefined && !rest[0].startsWith("-")) return await main([...rest, "--help"])
     if (name === undefined || name === "--help" || name === "-h" || name === "help") {
       write(`${overview()}\n`)
       return name === undefined ? exitCodes.usage : exitCodes.ok
     }
-    if (name === "--version") {
+    if (name === "--version" || name === "-v") {
       const { version } = createRequire(import.meta.url)("caravan/package.json") as { readonly version: string }
       write(`${version}\n`)
       return exitCodes.ok
     }
     const entry = Object.hasOwn(commands, name) ? commands[name] : undefined
-    if (entry === undefined) throw new UsageError(`There is no command "${name}".${didYouMean(name, Object.keys(commands))}`)
+    if (entry === undefined)
+      throw new UsageError(
+        name.startsWith("-")
+          ? `${name} is no flag of caravan itself: give a command first, or --help or --version.`
+          : `There is no command "${name}".${didYouMean(name, Object.keys(commands))}`
+      )
     const { command } = await entry.load()
     const given = parse(command, rest)
     if (given.help) {

@@ -1,6 +1,6 @@
 /** Loading a definition file, and the flags that every command on pipelines shares. */
-import { existsSync, statSync } from "node:fs"
-import { resolve } from "node:path"
+import { readdirSync, statSync } from "node:fs"
+import { join, resolve } from "node:path"
 import { pathToFileURL } from "node:url"
 import { placeOf } from "../runtime/errors.ts"
 import { type AnyPipeline, isPipeline } from "../runtime/define/pipeline.ts"
@@ -17,10 +17,17 @@ export const pipelineFlags: Flags = {
 
 export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
   const file = resolve(path)
-  if (!existsSync(file) || !statSync(file).isFile())
-    throw new UsageError(
-      `Loading the pipeline ${path}: no such file. Give the path of a definition file, for example pipelines/hh-rlhf.ts.`
+  const fail = (what: string) => new UsageError(`Loading the pipeline ${path}: ${what}`)
+  const found = statSync(file, { throwIfNoEntry: false })
+  if (found === undefined) throw fail("no such file. Give the path of a definition file, for example pipelines/hh-rlhf.ts.")
+  if (found.isDirectory()) {
+    const files = readdirSync(file).filter((name) => /\.[mc]?[tj]s$/.test(name))
+    const some = files.slice(0, 8).map((name) => join(path, name))
+    throw fail(
+      `it is a folder. Give the path of a definition file${some.length === 0 ? ", for example pipelines/hh-rlhf.ts" : `: ${some.join(", ")}${files.length > some.length ? ", ..." : ""}`}.`
     )
+  }
+  if (!found.isFile()) throw fail("it is no regular file. Give the path of a definition file.")
   let module: { readonly default?: unknown }
   try {
     module = (await import(pathToFileURL(file).href)) as { readonly default?: unknown }
@@ -33,14 +40,11 @@ export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
         ? `\n${(error.stack ?? "").split("\n").slice(0, 3).join("\n")}`
         : ""
     const where = place === "" ? placeOf(cause) : ""
-    throw new UsageError(`Loading the pipeline ${path}: ${error.message.replace(/\.$/, "")}${where}.${place}\nFix the file and run again.`)
+    throw fail(`${error.message.replace(/\.$/, "")}${where}.${place}\nFix the file and run again.`)
   }
   if (module.default === undefined)
-    throw new UsageError(
-      `Loading the pipeline ${path}: it has no default export. End it with: export default Pipeline.make("name", { params }, (params) => ({ ... })).`
-    )
-  if (!isPipeline(module.default))
-    throw new UsageError(`Loading the pipeline ${path}: its default export is not a pipeline. Export the result of Pipeline.make(...).`)
+    throw fail(`it has no default export. End it with: export default Pipeline.make("name", { params }, (params) => ({ ... })).`)
+  if (!isPipeline(module.default)) throw fail(`its default export is not a pipeline. Export the result of Pipeline.make(...).`)
   return module.default
 }
 

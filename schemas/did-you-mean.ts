@@ -5,7 +5,8 @@ export const didYouMean = (word: string, candidates: Iterable<string>): string =
   let least = Math.max(2, Math.floor(word.length / 3)) + 1
   for (const candidate of all) {
     const distance = editDistance(word.toLowerCase(), candidate.toLowerCase())
-    if (distance < least) {
+    // Two words of two letters are never far from each other, and may have none in common.
+    if (distance < least && distance < Math.max(word.length, candidate.length)) {
       least = distance
       best = candidate
     }

@@ -42,11 +42,11 @@ export const command: Command = {
       `Wrote ${relative(process.cwd(), path)}: ${count(nodes.length, "node")}, ${count(Object.keys(lock.inputs).length, "input")}, ${count(Object.keys(lock.packages).length, "package")}${lock.numerics === null ? "" : `, the numerics of ${lock.device}`}.`,
       ...(unknown > 0
         ? [
-            `${count(unknown, "node")} of them have no result in the store: the lock holds theirs to nothing. Run the pipeline, then freeze again.`
+            `${count(unknown, "node")} of them have no result in the store: the lock file does not fix theirs. Run the pipeline, then freeze again.`
           ]
         : []),
       ...drifting(made.nodes.values()),
-      `Held to by: caravan run ${file} --locked${given.flag("lock") === undefined ? "" : ` --lock ${given.flag("lock")}`}`
+      `To run with it: caravan run ${file} --locked${given.flag("lock") === undefined ? "" : ` --lock ${given.flag("lock")}`}`
     ])
     return exitCodes.ok
   }

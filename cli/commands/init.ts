@@ -1,8 +1,11 @@
 /** `caravan init`: a project that runs, with a stage of one's own beside stages of the recipe. */
 import { spawnSync } from "node:child_process"
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { accessSync, constants, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { basename, dirname, join, relative, resolve } from "node:path"
 import { fileURLToPath } from "node:url"
+import { messageOf } from "../../runtime/errors.ts"
+import { makeFolder } from "../../runtime/store/durable.ts"
+import { own } from "../../schemas/own.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
 import { print } from "../open-store.ts"
 
@@ -125,6 +128,29 @@ const packInto = (folder: string): string => {
   )
 }
 
+/** What is in the folder, which is made where there is none. */
+const emptyFolder = (named: string, folder: string): ReadonlyArray<string> => {
+  try {
+    makeFolder(folder)
+    accessSync(folder, constants.W_OK)
+    return readdirSync(folder)
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    const reasons: Readonly<Record<string, string>> = {
+      EACCES: "there is no permission to write there",
+      EEXIST: "there is a file of that name",
+      ENOENT: "no folder can be made there",
+      ENOTDIR: "it, or a part of its path, is a file",
+      EPERM: "there is no permission to write there",
+      EROFS: "the file system is read-only"
+    }
+    throw new UsageError(`caravan init ${named}: making ${folder}: ${own(reasons, code ?? "") ?? messageOf(cause)}. Name another folder.`)
+  }
+}
+
+/** A word as a shell takes it for one. */
+const quoted = (word: string): string => (/^[\w./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)
+
 export const command: Command = {
   name: "init",
   summary: "Makes a project that runs: a pipeline with a stage of your own beside stages of the recipe, and data for it.",
@@ -133,8 +159,7 @@ export const command: Command = {
   examples: ["caravan init my-chat", "caravan init my-chat && cd my-chat && npm install && npx caravan run pipeline.ts"],
   run: (given) => {
     const folder = resolve(given.positionals[0]!)
-    mkdirSync(folder, { recursive: true })
-    const there = readdirSync(folder)
+    const there = emptyFolder(given.positionals[0]!, folder)
     if (there.length > 0)
       throw new UsageError(
         `caravan init ${given.positionals[0]}: ${folder} is not empty (${there.slice(0, 3).join(", ")}${there.length > 3 ? ", ..." : ""}). Name a new folder, or an empty one.`
@@ -167,7 +192,7 @@ export const command: Command = {
     for (const [file, text] of Object.entries(files)) writeFileSync(join(folder, file), text)
     const made = [...Object.keys(files), ...(archive === undefined ? [] : [archive])]
     const where = relative(process.cwd(), folder) || "."
-    const next = [...(where === "." ? [] : [`cd ${where}`]), "npm install", "npx caravan run pipeline.ts"]
+    const next = [...(where === "." ? [] : [`cd ${quoted(where)}`]), "npm install", "npx caravan run pipeline.ts"]
     print(given.has("json"), { folder, files: made, caravan: manifest.dependencies[own.name], next }, [
       `Made ${folder}: ${made.join(", ")}.`,
       ...(archive === undefined

@@ -7,6 +7,7 @@ import { write, writeJson } from "../output.ts"
 import { costFlags, costMachine, costOfPlan, totalCost } from "../cost.ts"
 import { costTable, statedAssumptions } from "../display/cost-table.ts"
 import { layer } from "../../caravan.ts"
+import { showInputs } from "../display/reading.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 
 /** " (pinned v3; code has drifted: stages/x.ts)" */
@@ -19,7 +20,7 @@ export const reasonOf = (node: PlannedNode): string => {
     case "file":
       return node.path
     case "awaited":
-      return `${node.path} is not there yet`
+      return `${node.path} does not exist yet`
     case "hit":
       return `in the store${pinOf(node)}${node.isModified ? "; its files were written to since it was made: a run reads them first" : ""}`
     case "run":
@@ -35,7 +36,7 @@ export const drifting = (nodes: Iterable<PlannedNode>): Array<string> => {
   return ids.length === 0
     ? []
     : [
-        `Pinned, and made with other code than there is now: ${ids.join(", ")}. \`caravan bless\` accepts the code; run --locked fails until then.`
+        `Pinned, but made with code that has changed since: ${ids.join(", ")}. \`caravan bless\` accepts the code; run --locked fails until then.`
       ]
 }
 
@@ -52,8 +53,8 @@ const table = (made: Plan & { readonly selected: ReadonlySet<string> | undefined
   return [
     ...lines,
     ...drifting(nodes),
-    `${count("hit")} in the store, ${count("run")} to run, ${count("unknown")} that depend on those (run?: found after all if their inputs come out as before).`,
-    ...(count("awaited") === 0 ? [] : [`${count("awaited")} awaited: files of yours that are not there yet; a run needs them.`])
+    `${count("hit")} in the store, ${count("run")} to run, ${count("unknown")} that depend on those (run?: reused if their inputs turn out unchanged).`,
+    ...(count("awaited") === 0 ? [] : [`${count("awaited")} awaited: input files that do not exist yet; a run needs them.`])
   ].join("\n")
 }
 
@@ -91,12 +92,13 @@ export const command: Command = {
     const selection = Object.fromEntries(
       (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
     )
+    const reading = showInputs()
     const [made, pathOf] = await Effect.runPromise(
       Effect.all([
-        plan(pipeline, {}, { ...options, ...selection, force: given.flags("force"), missing: "await" }),
+        plan(pipeline, {}, { ...options, ...selection, force: given.flags("force"), missing: "await", onEvent: reading.onEvent }),
         Store.useSync(({ path }) => path)
       ]).pipe(Effect.provide(layer(options)))
-    )
+    ).finally(reading.close)
     const cost = await costOfPlan(made, machine, pathOf)
     const document = {
       pipeline: pipeline.name,

@@ -8,14 +8,14 @@ import { lockPath, readLock } from "../../runtime/run/lock-file.ts"
 import type { RunOptions } from "../../runtime/run/options.ts"
 import { run } from "../../runtime/run/run.ts"
 import { type Command, exitCodes, type Given, UsageError } from "../command.ts"
-import { write, writeJson } from "../output.ts"
+import { tell, write, writeJson } from "../output.ts"
 import { layer } from "../../caravan.ts"
 import { outputLines } from "../display/outputs.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
-import { duration, showProgress } from "../display/progress.ts"
+import { duration } from "../display/progress.ts"
 import { openEvents } from "../events-file.ts"
 import { untilInterrupted } from "../interrupt.ts"
-import { runFlags, runOptions } from "../run-flags.ts"
+import { progressOf, runFlags, runOptions } from "../run-flags.ts"
 import { skippedLines } from "../display/skipped.ts"
 import { shortRun } from "../display/units.ts"
 
@@ -43,11 +43,15 @@ const shownNodes = 40
 /** One line per node that ran, with its error if it failed; the rest are counted. */
 const nodeTable = (result: RunResult): ReadonlyArray<string> => {
   const of = (...statuses: ReadonlyArray<string>) => result.nodes.filter(({ status }) => statuses.includes(status))
-  const [nodes, skipped, found] = [of("ran", "failed"), of("skipped"), of("hit").length]
+  const [nodes, skipped] = [of("ran", "failed"), of("skipped")]
+  const counts = [
+    ...(["ran", "failed", "skipped"] as const).map((status) => [of(status).length, status] as const),
+    [of("hit").length, "found in the store"] as const
+  ].flatMap(([n, how]) => (n === 0 ? [] : [`${n} ${how}`]))
   const width = Math.max(0, ...nodes.map(({ id }) => id.length))
   const names = skipped.slice(0, 5).map(({ id }) => id)
   return [
-    `Nodes: ${found} found in the store${nodes.length + skipped.length === 0 ? "" : ", and"}`,
+    `Nodes: ${counts.join(", ")}`,
     ...nodes
       .slice(0, shownNodes)
       .flatMap(({ error, id, milliseconds, status }) => [
@@ -135,11 +139,14 @@ export const command: Command = {
     const pipeline = await loadPipeline(given.positionals[0]!)
     const options = { ...(await lockedOptions(given)), ...runOptions(given) }
     const events = openEvents(given)
-    const progress = showProgress()
+    const progress = progressOf(given)
     const selection = Object.fromEntries(
       (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
     )
+    const running = new Set<string>()
     const onEvent = (event: RunEvent) => {
+      if (event.type === "node-started") running.add(event.node)
+      if (event.type === "node-finished") running.delete(event.node.id)
       events.onEvent(event)
       progress.onEvent(event)
     }
@@ -149,7 +156,13 @@ export const command: Command = {
       return { result, damaged: isShown ? yield* damagedReports(result.outputs) : new Map<string, string>() }
     })
     const exit = await untilInterrupted(work.pipe(Effect.provide(layer(options))), progress).finally(() => events.close())
-    if (exit === undefined) return exitCodes.interrupted
+    if (exit === undefined) {
+      const stopped = running.size === 0 ? "" : ` while ${[...running].join(", ")} ran`
+      tell(
+        `Interrupted${stopped}. Run the same command again to continue: finished results are reused, and a stage with checkpoints resumes from its last one.\n`
+      )
+      return exitCodes.interrupted
+    }
     if (Exit.isFailure(exit)) throw Cause.squash(exit.cause)
     const { result, damaged } = exit.value
     if (isShown) write(`${summary(result, damaged)}\n`)

@@ -17,7 +17,7 @@ import type { Message } from "../../schemas/rows.ts"
 import { scoreOf } from "../../stages/reward/combined-reward.ts"
 import { fitDialogue } from "../../stages/common/dialogues.ts"
 import { scoreSequences } from "../../stages/common/scoring.ts"
-import { type Command, exitCodes, type Given, UsageError, wholeNumber } from "../command.ts"
+import { type Command, exitCodes, type Given, numberFlag, UsageError, wholeNumber } from "../command.ts"
 import { write, writeJson } from "../output.ts"
 import { artifactPath } from "../artifact-path.ts"
 
@@ -35,15 +35,6 @@ const checkpointFor = async (role: Role, what: string, text: string): Promise<st
   if (found === role) return folder
   const hint = own(places, String(found)) ?? "This command has no use for one of that role."
   throw new UsageError(`Reading ${what}, ${text}: expected a checkpoint for ${role}, found one for ${JSON.stringify(found)}. ${hint}`)
-}
-
-const number = (given: Given, name: string, fallback: number, least: number, most: number): number => {
-  const text = given.flag(name)
-  if (text === undefined) return fallback
-  const value = Number(text)
-  if (text.trim() === "" || !(value >= least && value <= most))
-    throw new UsageError(`--${name} takes a number from ${least}${most === Infinity ? "" : ` to ${most}`}, got "${text}".`)
-  return value
 }
 
 interface Settings {
@@ -127,7 +118,7 @@ const readPrompts = async (path: string, system: string | undefined): Promise<Ar
       try {
         row = JSON.parse(line) as typeof row
       } catch {
-        throw refuse("begins like JSON and is none")
+        throw refuse("starts like JSON but is not valid JSON")
       }
       const found = typeof row.prompt === "string" ? [{ role: "user", content: row.prompt }] : row.messages
       const isMessage = (one: unknown): one is Message =>
@@ -138,14 +129,14 @@ const readPrompts = async (path: string, system: string | undefined): Promise<Ar
     const whole =
       system === undefined || messages[0]?.role === "system" ? messages : [{ role: "system" as const, content: system }, ...messages]
     if (messages.at(-1)?.role !== "user" || !fitsChatFormat(whole))
-      throw refuse("is no dialogue that Llama 2's chat format holds and that ends with the user's message")
+      throw refuse("is not a dialogue that fits Llama 2's chat format and ends with the user's message")
     return [[...whole]]
   })
 }
 
 const scoreText = (scores: Readonly<Record<string, number | null>>): string =>
   Object.entries(scores)
-    .map(([name, score]) => `${name} ${score === null ? "can't be told" : score.toFixed(3)}`)
+    .map(([name, score]) => `${name} ${score === null ? "not scored" : score.toFixed(3)}`)
     .join(", ")
 
 export const command: Command = {
@@ -179,8 +170,8 @@ export const command: Command = {
     const checkpoint = await checkpointFor("policy", "the model that answers", given.positionals[0]!)
     const policy = await Effect.runPromise(loadPolicyFrom(checkpoint, { device }))
     const settings: Settings = {
-      temperature: number(given, "temperature", 0.6, 0, Infinity),
-      topP: number(given, "top-p", 0.9, 0, 1),
+      temperature: numberFlag(given, "temperature", { min: 0 }) ?? 0.6,
+      topP: numberFlag(given, "top-p", { min: 0, max: 1 }) ?? 0.9,
       maxNewTokens: wholeNumber(given, "max-new-tokens", 1) ?? Math.min(256, policy.model.config.maxPositions >> 1),
       seed: wholeNumber(given, "seed", 0) ?? 0
     }

@@ -13,10 +13,9 @@ import { tell, write, writeJson } from "../output.ts"
 import { layer } from "../../caravan.ts"
 import { number } from "../display/numbers.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
-import { showProgress } from "../display/progress.ts"
 import { openEvents } from "../events-file.ts"
 import { untilInterrupted } from "../interrupt.ts"
-import { runFlags, runOptions } from "../run-flags.ts"
+import { progressOf, runFlags, runOptions } from "../run-flags.ts"
 import { shown, table } from "../display/units.ts"
 
 /** Columns of measures that are chosen when none are asked for, at most. */
@@ -157,14 +156,14 @@ export const command: Command = {
     const metrics = given.flags("metric")
     const events = openEvents(given)
     const until = given.flag("until")
-    let progress = showProgress()
+    let progress = progressOf(given)
     const finished: Array<SweepPoint> = []
     const work = sweep(pipeline, {}, grid as Grid, {
       ...options,
       ...(until === undefined ? {} : { until }),
       onStart: (values, index) => {
         progress.close()
-        progress = showProgress()
+        progress = progressOf(given)
         progress.say(`[${index + 1}/${count}] ${nameOf(values)}`)
       },
       onPoint: (point) => {

@@ -9,11 +9,11 @@ import { Sidecar } from "../../runtime/store/sidecar.ts"
 import { layer } from "../../caravan.ts"
 import { print, withStore } from "../open-store.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
-import { duration, showProgress } from "../display/progress.ts"
+import { duration } from "../display/progress.ts"
 import { untilInterrupted } from "../interrupt.ts"
 import { showReading } from "../display/reading.ts"
 import { count, short, shortRun, size, table } from "../display/units.ts"
-import { limitsOf, runFlags } from "../run-flags.ts"
+import { limitsOf, progressOf, runFlags } from "../run-flags.ts"
 
 const lines = ({ nodes, left }: Verification): Array<string> => {
   const width = Math.max(0, ...nodes.map(({ id }) => id.length))
@@ -80,6 +80,7 @@ export const command: Command = {
     until: { value: "node", help: "verify this node and what it depends on" },
     timeout: runFlags.timeout!,
     memory: runFlags.memory!,
+    quiet: runFlags.quiet!,
     store: { help: "read every object of the store and set the damaged ones aside; runs nothing" },
     json: { help: "print one JSON document" }
   },
@@ -101,7 +102,7 @@ export const command: Command = {
     const selection = Object.fromEntries(
       (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
     )
-    const progress = showProgress()
+    const progress = progressOf(given)
     const work = verify(
       pipeline,
       {},

@@ -81,10 +81,10 @@ export const command: Command = {
     else {
       const verb = {
         file: "is a file",
-        awaited: "is a file that is not there yet",
+        awaited: "is a file that does not exist yet",
         hit: "is in the store",
         run: "would run",
-        unknown: "would run unless its inputs come out as before"
+        unknown: "would run unless its inputs turn out unchanged"
       }[node.kind]
       const lines = [
         `${node.id} ${verb}: ${reasonOf(node)}`,

@@ -76,7 +76,7 @@ export const costTable = (cost: PlanCost): ReadonlyArray<string> => {
     ]
   })
   const sum = [
-    "in all",
+    "total",
     short(total.tokens),
     flops(total.flops),
     digits(total.gpuHours),
@@ -100,10 +100,10 @@ export const costTable = (cost: PlanCost): ReadonlyArray<string> => {
     ...(rows.length === 0 ? [] : ["Cost of what would run:", ...table([head, ...rows, sum], "  ")]),
     ...(untold.length === 0
       ? []
-      : ["Cost not known, because this is not:", ...untold.map(([why, stages]) => `  ${why}: ${few(stages.map(({ id }) => id))}`)]),
+      : ["Cost unknown, because these are unknown:", ...untold.map(([why, stages]) => `  ${why}: ${few(stages.map(({ id }) => id))}`)]),
     ...(several === 0
       ? []
       : [`${count(several, "stage")} would take more than one GPU's memory: this engine computes on one, and would need a larger one.`]),
-    ...(rows.length === 0 ? [] : ["Reckoned with:", ...statedAssumptions(cost.machine).map((line) => `  ${line}`)])
+    ...(rows.length === 0 ? [] : ["Assumptions:", ...statedAssumptions(cost.machine).map((line) => `  ${line}`)])
   ]
 }

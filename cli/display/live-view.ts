@@ -103,8 +103,8 @@ export const frame = (state: RunState, now: number, size: Size, paint: Paint): A
   const lines = running.map((node) => nodeLine(node, nameWidth, now, columns, paint))
   const waiting = [...state.waiting]
     .slice(0, shownWaiting)
-    .map(([id, by]) => lineOf([[plain(`${id} waits for ${by}`), paint.dim]], columns))
-  if (state.waiting.size > shownWaiting) waiting.push(lineOf([[`${state.waiting.size - shownWaiting} more wait`, paint.dim]], columns))
+    .map(([id, by]) => lineOf([[plain(`${id} waiting for ${by}`), paint.dim]], columns))
+  if (state.waiting.size > shownWaiting) waiting.push(lineOf([[`${state.waiting.size - shownWaiting} more waiting`, paint.dim]], columns))
   const summary = summaryLine(state, now, columns, paint)
   // The last line of a terminal is the cursor's.
   const room = Math.max(1, size.rows - 1)

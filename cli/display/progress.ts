@@ -5,7 +5,7 @@
 import type { RunEvent } from "../../runtime/run/events.ts"
 import { colours, frame, noColours } from "./live-view.ts"
 import { duration, number } from "./numbers.ts"
-import { type RunningNode, RunState, throughput, timeLeft } from "./run-state.ts"
+import { readingOf, type RunningNode, RunState, throughput, timeLeft } from "./run-state.ts"
 import { skippedLines } from "./skipped.ts"
 import { visible } from "../../schemas/visible.ts"
 import { plain, widthOf } from "./width.ts"
@@ -50,11 +50,12 @@ const lineOf = (event: RunEvent, state: RunState): string | undefined => {
     case "output":
     case "run-started":
     case "progress":
+    case "reading":
       return undefined
     case "node-started":
       return `${event.node}: running (${event.why.join("; ")})`
     case "node-waiting":
-      return `${event.node}: waits for ${event.by}, which makes it`
+      return `${event.node}: waiting for ${event.by}, which is making it`
     case "note":
       return `${event.node}: ${event.message}`
     case "node-finished": {
@@ -79,6 +80,21 @@ export const showProgress = (
   environment: Readonly<Record<string, string | undefined>> = process.env
 ): Shown => (stream.isTTY && environment.TERM !== "dumb" ? onTerminal(stream, environment) : inLines(stream))
 
+/** With --quiet: notes (warnings among them), rows that were skipped and what failed, and nothing else. */
+export const showProblems = (stream: NodeJS.WriteStream = process.stderr): Shown => {
+  const say = (text: string) => void stream.write(`${visible(text)}\n`)
+  const state = new RunState(performance.now())
+  return {
+    say,
+    close: () => undefined,
+    onEvent: (event) => {
+      if (event.type === "node-finished" && event.node.status !== "failed")
+        for (const text of skippedLines(event.node)) say(`${event.node.id}: ${text}`)
+      else if (event.type === "note" || event.type === "node-finished") say(lineOf(event, state)!)
+    }
+  }
+}
+
 /** Plain lines. */
 const inLines = (stream: NodeJS.WriteStream): Shown => {
   const state = new RunState(performance.now())
@@ -93,8 +109,9 @@ const inLines = (stream: NodeJS.WriteStream): Shown => {
       const line = lineOf(event, state)
       if (line !== undefined) say(line)
       if (event.type === "node-started") shown.set(event.node, now)
-      const node = event.type === "progress" ? state.nodes.get(event.node) : undefined
-      if (node === undefined || now - shown.get(node.id)! <= pipedInterval) return
+      const running = event.type === "progress" ? event.node : event.type === "reading" ? readingOf(event.path) : undefined
+      const node = running === undefined ? undefined : state.nodes.get(running)
+      if (node === undefined || now - (shown.get(node.id) ?? node.started) <= pipedInterval) return
       shown.set(node.id, now)
       say(`${new Date().toISOString().slice(11, 19)} ${describe(node, now)}`)
     }

@@ -1,4 +1,5 @@
 /** How far a long reading is, on stderr: on a terminal in one line that is redrawn, piped as a line now and then. Nothing in the first second. */
+import type { RunEvent } from "../../runtime/run/events.ts"
 import { size } from "./units.ts"
 import { plain } from "./width.ts"
 
@@ -39,5 +40,33 @@ export const showReading = (what: string, stream: NodeJS.WriteStream = process.s
       isDrawn = isTerminal
     },
     close: wipe
+  }
+}
+
+/** Shows the inputs that are read to know their content, one after another. */
+export const showInputs = (
+  stream: NodeJS.WriteStream = process.stderr
+): { readonly onEvent: (event: RunEvent) => void; readonly close: () => void } => {
+  let [path, done] = ["", 0]
+  let reading: Reading | undefined
+  const close = () => {
+    reading?.close()
+    reading = undefined
+    done = 0
+  }
+  return {
+    close,
+    onEvent: (event) => {
+      if (event.type !== "reading") return
+      if (event.path !== path) close()
+      path = event.path
+      if (reading === undefined) {
+        reading = showReading(`Reading ${path}`, stream)
+        reading.start(event.total)
+      }
+      reading.onBytes(event.done - done)
+      done = event.done
+      if (event.done === event.total) close()
+    }
   }
 }

@@ -1,6 +1,8 @@
 /** Where a run is, as its events tell: what the live view and the lines of piped output show. */
+import { basename } from "node:path"
 import type { NodeResult, RunEvent } from "../../runtime/run/events.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
+import { size } from "./units.ts"
 
 /** Losses that a sparkline is drawn of, at most. */
 const keptLosses = 30
@@ -21,6 +23,24 @@ export interface RunningNode {
   tokens: Array<readonly [number, number]>
   tokensFrom: number
 }
+
+const begun = (id: string, now: number): RunningNode => ({
+  id,
+  started: now,
+  progress: {},
+  firstStep: undefined,
+  firstStepAt: now,
+  stepAt: now,
+  losses: [],
+  tokens: [],
+  tokensFrom: now
+})
+
+/** An input that is read, among the nodes that run. */
+export const readingOf = (path: string): string => `reading ${basename(path)}`
+/** "1.2 GB of 4.0 GB, 30%" */
+const readingText = ({ done, total }: { readonly done: number; readonly total: number }): string =>
+  `${size(done)} of ${size(total)}, ${Math.min(100, Math.floor((100 * done) / Math.max(1, total)))}%`
 
 export class RunState {
   readonly nodes = new Map<string, RunningNode>()
@@ -48,18 +68,18 @@ export class RunState {
         break
       case "node-started":
         this.waiting.delete(event.node)
-        this.nodes.set(event.node, {
-          id: event.node,
-          started: now,
-          progress: {},
-          firstStep: undefined,
-          firstStepAt: now,
-          stepAt: now,
-          losses: [],
-          tokens: [],
-          tokensFrom: now
-        })
+        this.nodes.set(event.node, begun(event.node, now))
         break
+      case "reading": {
+        const name = readingOf(event.path)
+        if (event.done === event.total) this.nodes.delete(name)
+        else {
+          const node = this.nodes.get(name) ?? begun(name, now)
+          this.nodes.set(name, node)
+          node.progress = { message: readingText(event) }
+        }
+        break
+      }
       case "node-waiting":
         this.waiting.set(event.node, event.by)
         break

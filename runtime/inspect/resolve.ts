@@ -8,8 +8,10 @@ import * as Effect from "effect/Effect"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { own } from "../../schemas/own.ts"
 import { PipelineError, type StoreError } from "../errors.ts"
+import { loggedNodes } from "../run/node-log.ts"
 import type { NodeStatus, PastExecution, PastRun } from "../store/executions.ts"
 import { Journal } from "../store/journal.ts"
+import { Store } from "../store/store.ts"
 
 /** A result, or a file or folder of the user's. */
 export type Located =
@@ -162,13 +164,23 @@ export const locate = (text: string): Effect.Effect<Located, PipelineError | Sto
 /** A run, or one of its nodes: what "latest", "latest:sft", "sft" or a result's digest stands for. Of a result found by several runs, in the last of them. */
 export const resolveRunOrNode = (
   text: string
-): Effect.Effect<{ readonly run: PastRun; readonly node?: string }, PipelineError | StoreError, Journal> =>
+): Effect.Effect<{ readonly run: PastRun; readonly node?: string }, PipelineError | StoreError, Journal | Store> =>
   Effect.gen(function* () {
     const journal = yield* Journal
     const fail = (what: string) => new PipelineError({ message: `Looking for the run "${text}": ${what}` })
     if (text.startsWith("latest") && isRun(text)) return { run: yield* resolveRun(text) }
     const ids = isRun(text) ? yield* journal.runsLike(text) : []
     if (ids.length > 0) return { run: yield* resolveRun(text) }
+    // A node that began in a run and has not ended has no execution yet, but a log.
+    const colon = text.indexOf(":")
+    if (colon > 0 && isRun(text.slice(0, colon))) {
+      const run = yield* Effect.catchTag(resolveRun(text.slice(0, colon)), "PipelineError", () => Effect.succeed(undefined))
+      if (run !== undefined) {
+        const begun = loggedNodes((yield* Store).home, run.id)
+        const node = nodeIn(run, text.slice(colon + 1), begun)
+        if (begun.includes(node)) return { run, node }
+      }
+    }
     let execution = yield* findExecution(text)
     if (execution === undefined) {
       const located = yield* Effect.catchTag(locate(text), "PipelineError", () => Effect.succeed(undefined))

@@ -4,7 +4,7 @@ import { readdir, stat } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { messageOf, PipelineError } from "../errors.ts"
-import { sha256File } from "./file-digest.ts"
+import { type OnBytes, sha256File } from "./file-digest.ts"
 import type { KeyCache } from "./key-cache.ts"
 
 /** A file that changed less than this before it was looked at may change again without its times showing it, in milliseconds. */
@@ -24,24 +24,26 @@ const listFiles = async (directory: string, below = ""): Promise<Array<string>> 
 /** Size, times and inode of a file, or of every file of a folder: when it is the same, so is the content. */
 const stampOf = async (path: string): Promise<string> => (await look(path)).stamp
 
-/** The stamp, and when the youngest file last changed (milliseconds since 1970). */
-const look = async (path: string): Promise<{ readonly stamp: string; readonly changed: number }> => {
-  let changed = 0
+/** The stamp, the bytes in all, and when the youngest file last changed (milliseconds since 1970). */
+const look = async (path: string): Promise<{ readonly stamp: string; readonly bytes: number; readonly changed: number }> => {
+  let [bytes, changed] = [0, 0]
   const describe = async (file: string) => {
     const { size, mtimeNs, ctimeNs, ctimeMs, ino } = await stat(file, { bigint: true })
+    bytes += Number(size)
     changed = Math.max(changed, Number(ctimeMs))
     return `${size}:${mtimeNs}:${ctimeNs}:${ino}`
   }
-  if (!(await stat(path)).isDirectory()) return { stamp: await describe(path), changed }
+  if (!(await stat(path)).isDirectory()) return { stamp: await describe(path), bytes, changed }
   const parts: Array<string> = []
   for (const name of await listFiles(path)) parts.push(`${name}:${await describe(join(path, name))}`)
-  return { stamp: parts.join("\n"), changed }
+  return { stamp: parts.join("\n"), bytes, changed }
 }
 
-const hash = async (path: string): Promise<string> => {
-  if (!(await stat(path)).isDirectory()) return sha256File(path)
+const hash = async (path: string, onBytes: OnBytes): Promise<string> => {
+  if (!(await stat(path)).isDirectory()) return sha256File(path, onBytes)
   const tree = createHash("sha256")
-  for (const name of await listFiles(path)) tree.update(`${Buffer.byteLength(name)}:${name}:${await sha256File(join(path, name))}\n`)
+  for (const name of await listFiles(path))
+    tree.update(`${Buffer.byteLength(name)}:${name}:${await sha256File(join(path, name), onBytes)}\n`)
   return tree.digest("hex")
 }
 
@@ -52,16 +54,32 @@ export const knownDigest = Effect.fnUntraced(function* (path: string, cache: Key
   return stamp === undefined || digest === undefined ? undefined : { digest, stamp }
 })
 
-/** The content digest of a file or folder, and the stamp it had. */
-export const digestFile = Effect.fnUntraced(function* (path: string, cache: KeyCache) {
+/** Hears how much of an input is read. */
+export type OnRead = (read: { readonly path: string; /** Bytes. */ readonly done: number; readonly total: number }) => void
+/** Milliseconds between two reports of a reading; small inputs are read before the first. */
+const reportInterval = 200
+
+/** The content digest of a file or folder, and the stamp it had. Bytes are read where they have changed; `onRead` hears of it at intervals and at the end. */
+export const digestFile = Effect.fnUntraced(function* (path: string, cache: KeyCache, onRead: OnRead = () => undefined) {
   const attempt = <A>(body: () => Promise<A>): Effect.Effect<A, PipelineError> =>
     Effect.tryPromise({ try: body, catch: (cause) => new PipelineError({ message: `Reading the input ${path}: ${reasonOf(cause)}` }) })
   const before = Date.now()
-  const { stamp, changed } = yield* attempt(() => look(path))
+  const { stamp, bytes: total, changed } = yield* attempt(() => look(path))
   const known = yield* cache.fileDigest(path, stamp)
   if (known !== undefined) return { digest: known, stamp }
   const digest = yield* attempt(async () => {
-    const hashed = await hash(path)
+    let done = 0
+    let last = performance.now()
+    let isReported = false
+    const hashed = await hash(path, (count) => {
+      done += count
+      const now = performance.now()
+      if (now - last < reportInterval) return
+      last = now
+      isReported = true
+      onRead({ path, done, total })
+    })
+    if (isReported) onRead({ path, done: total, total })
     if ((await stampOf(path)) !== stamp) throw new Error("it changed while it was read: let whatever writes it finish, then run again")
     return hashed
   })

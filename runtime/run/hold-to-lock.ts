@@ -136,7 +136,9 @@ export const holdToLock = (
 ): Effect.Effect<void, PipelineError | StoreError> =>
   Effect.gen(function* () {
     const digests = new Map<string, string>()
-    for (const node of graph.nodes.values()) if (node.kind === "file") digests.set(node.id, (yield* digestFile(node.path, cache)).digest)
+    for (const node of graph.nodes.values())
+      if (node.kind === "file")
+        digests.set(node.id, (yield* digestFile(node.path, cache, (read) => options.onEvent?.({ type: "reading", ...read }))).digest)
     const found = differences(lock, lockFileOf(graph, facts, options, process.cwd(), digests, new Map()))
     if (found.length > 0)
       return yield* new PipelineError({

@@ -66,7 +66,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
         Effect.tapError((error) =>
           Effect.sync(() => {
             if (isTransient(error) && tried++ < times)
-              emit({ type: "note", node: node.id, message: `failed, and is tried again (${tried} of ${times}): ${error.message}` })
+              emit({ type: "note", node: node.id, message: `failed; retrying (${tried} of ${times}): ${error.message}` })
           })
         ),
         Effect.retry({ times, schedule: Schedule.exponential("1 second"), while: isTransient })
@@ -125,7 +125,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
     ) {
       const claimed = yield* store.claim(key)
       if (!claimed.mine) return claimed.by
-      if (claimed.tookOver) emit({ type: "note", node: node.id, message: "whoever made it is gone: taking over" })
+      if (claimed.tookOver) emit({ type: "note", node: node.id, message: "the run that was making it is gone: making it here" })
       return yield* Effect.gen(function* () {
         // Another run may have made it while this one waited. Forced nodes are always made by this run.
         const trace = isForced(run, node.id) ? undefined : yield* finder.lookOrSetAside(node.id, key, suspect)

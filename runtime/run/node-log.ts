@@ -70,7 +70,7 @@ export const writeNodeLogs = (
       body()
     } catch (cause) {
       broken = true
-      complain(node, `its log can't be written (${messageOf(cause)}): this run goes on without logs`)
+      complain(node, `its log can't be written (${messageOf(cause)}): this run continues without logs`)
     }
   }
   const write = (log: Open, text: string) => {
@@ -142,6 +142,7 @@ export const writeNodeLogs = (
         }
         // A node that waits for another run has no log here.
         case "node-waiting":
+        case "reading":
         case "run-finished":
           break
       }

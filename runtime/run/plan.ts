@@ -6,7 +6,7 @@ import { buildGraph, dependencies, type Graph } from "../define/graph.ts"
 import type { Pipeline } from "../define/pipeline.ts"
 import type { PipelineError, StoreError } from "../errors.ts"
 import type { KeyParts } from "../key/cache-key.ts"
-import { digestFile } from "../key/file-source.ts"
+import { digestFile, type OnRead } from "../key/file-source.ts"
 import type { Numerics } from "../key/numerics.ts"
 import { Journal } from "../store/journal.ts"
 import { Store } from "../store/store.ts"
@@ -79,7 +79,9 @@ export const plan = <Params extends ConfigSchema>(
     const options = yield* namedNodes(graph, given)
     const selected = chosenNodes(graph, options)
     const store = yield* Store
-    const made = yield* planGraph(graph, machineOf(options), new Set(options.force), options.missing)
+    const made = yield* planGraph(graph, machineOf(options), new Set(options.force), options.missing, (read) =>
+      options.onEvent?.({ type: "reading", ...read })
+    )
     const users = userFolders(graph)
     yield* checkAgreements(graph, (id) => {
       const node = made.nodes.get(id)!
@@ -93,7 +95,8 @@ export const planGraph = (
   graph: Graph,
   machine: Machine,
   force: ReadonlySet<string>,
-  missing: "fail" | "await" = "fail"
+  missing: "fail" | "await" = "fail",
+  onRead?: OnRead
 ): Effect.Effect<Plan, PipelineError | StoreError, Store | Journal | Numerics> =>
   Effect.gen(function* () {
     const journal = yield* Journal
@@ -103,7 +106,7 @@ export const planGraph = (
     for (const node of graph.nodes.values()) {
       if (node.kind !== "file") continue
       if (missing === "await" && !existsSync(node.path)) files.set(node.id, { kind: "awaited", id: node.id, path: node.path })
-      else files.set(node.id, { kind: "file", id: node.id, path: node.path, ...(yield* digestFile(node.path, journal)) })
+      else files.set(node.id, { kind: "file", id: node.id, path: node.path, ...(yield* digestFile(node.path, journal, onRead)) })
     }
     const found = yield* findAll(graph, facts, (id) => files.get(id)?.digest, { journal, store }, force)
     const nodes = new Map<string, PlannedNode>()

@@ -70,7 +70,7 @@ export const makeSettler = (
   }
 
   const settleFile = Effect.fnUntraced(function* (id: string, path: string, type: string) {
-    const read = yield* Effect.result(digestFile(path, journal))
+    const read = yield* Effect.result(digestFile(path, journal, (read) => run.emit({ type: "reading", ...read })))
     if (read._tag === "Success") {
       const { digest, stamp } = read.success
       known.set(id, { digest, contentDigest: digest, path, type, stamp })

@@ -57,7 +57,7 @@ describe("a pinned stage whose code is edited", () => {
     expect(stdout).toMatch(
       /^hit {3}train {2}in the store \(pinned v3; code has drifted: .*helper\.ts\)\nrun {3}score {2}code: .*helper\.ts$/m
     )
-    expect(stdout).toMatch(/^Pinned, and made with other code than there is now: train\. /m)
+    expect(stdout).toMatch(/^Pinned, but made with code that has changed since: train\. /m)
     const { nodes } = JSON.parse(on("plan", "--json").stdout) as { nodes: Array<object> }
     expect(nodes[0]).toMatchObject({ id: "train", status: "hit", pinned: "v3", drift: [expect.stringMatching(/helper\.ts$/)] })
     expect(nodes[1]).not.toHaveProperty("pinned")
@@ -68,7 +68,7 @@ describe("a pinned stage whose code is edited", () => {
 
   it("fails under --locked: against the lock file of before, and against one of the code as it is", () => {
     expect(on("run", "--locked").stderr).toMatch(/code of stage train \(pinned v3, which drifts\): .*helper\.ts/)
-    expect(on("freeze", "--lock", "new.json").stdout).toMatch(/^Pinned, and made with other code than there is now: train\./m)
+    expect(on("freeze", "--lock", "new.json").stdout).toMatch(/^Pinned, but made with code that has changed since: train\./m)
     const locked = on("run", "--locked", "--lock", "new.json", "--json")
     expect(locked.status).toBe(1)
     expect(JSON.parse(locked.stdout)).toMatchObject({

@@ -132,7 +132,7 @@ describe("the cost of a plan", () => {
     expect(costOf(plan, "sft")).toEqual({ unknown: "how long demonstrations are" })
     expect(plan.cost.total).toMatchObject({ gpuHours: 0, unknown: 1 })
     const { stdout } = caravan(folder, "plan", "silent.ts")
-    expect(stdout).toMatch(/Cost not known, because this is not:\n {2}how long demonstrations are: sft\n/)
+    expect(stdout).toMatch(/Cost unknown, because these are unknown:\n {2}how long demonstrations are: sft\n/)
     expect(stdout).not.toContain("Reckoned with")
   })
 
@@ -168,10 +168,10 @@ describe("a plan of the recipe, with no data and no GPU", () => {
   it("prints a table, totals and the assumptions", () => {
     const { status, stdout } = caravan(folder, "plan", recipe, "--set", "model=13b", "--set", "rounds=2")
     expect(status).toBe(0)
-    expect(stdout).toMatch(/^wait {2}file:llama-2-13b +.*weights\/llama-2-13b is not there yet$/m)
+    expect(stdout).toMatch(/^wait {2}file:llama-2-13b +.*weights\/llama-2-13b does not exist yet$/m)
     expect(stdout).toMatch(/^ {2}stage +tokens +FLOPs +GPU-hours +weights +gradients +optimiser +activations +memory +GPUs +kWh +CO2eq$/m)
     expect(stdout).toMatch(/^ {2}rlhf-v2 +\S+ +\d\.\d\de\d+ +[\d.]+ +\d+ GB .* kg$/m)
-    expect(stdout).toMatch(/^ {2}in all /m)
+    expect(stdout).toMatch(/^ {2}total /m)
     expect(stdout).toMatch(/A100-80GB: 312 TFLOP\/s in bfloat16.*\n.*utilisation: 0\.4/)
   })
 })

@@ -21,7 +21,7 @@ describe("caravan run", () => {
     expect(first.stderr).toMatch(/^Done in [\d.]+ m?s\.$/m)
     expect(first.stderr).not.toContain("\u001b")
     expect(first.stdout).toMatch(
-      /^Nodes: 0 found in the store, and\n {2}ran {6}lines {3}[\s\S]*\n\ncounts:\n\{\n {2}"characters": 31,\n {2}"rows": 6\n\}\n\nOutputs:\n/
+      /^Nodes: 4 ran\n {2}ran {6}lines {3}[\s\S]*\n\ncounts:\n\{\n {2}"characters": 31,\n {2}"rows": 6\n\}\n\nOutputs:\n/
     )
     const [, path] = /^ {2}counts {2}(.*)$/m.exec(first.stdout)!
     expect(readFileSync(`${path}/report.json`, "utf8")).toContain('"rows": 6')
@@ -68,7 +68,7 @@ describe("caravan run", () => {
     })
     // For people: what failed and why, and how many wait for it, in few lines.
     const [head, ...rows] = on("run", "--set", "lines.touch=true").stdout.trimEnd().split("\n")
-    expect(head).toBe("Nodes: 0 found in the store, and")
+    expect(head).toBe("Nodes: 1 failed, 3 skipped")
     expect(rows).toEqual([
       expect.stringMatching(/^ {2}failed {3}lines {2}\S/),
       expect.stringMatching(/^ {11}.* changed while it was read\. .*run again\.$/),
@@ -83,7 +83,7 @@ describe("caravan plan, why and graph", () => {
     const words = ["--set", "shout.times=2"]
     expect(on("plan", ...words).stdout).toMatch(/^run {3}shout {11}config times: 1 -> 2\n.*\nrun\? {2}counts {10}depends on shout$/m)
     expect(on("why", "counts", ...words).stdout).toBe(
-      "counts would run unless its inputs come out as before: depends on shout\n  because of shout: config times: 1 -> 2\n"
+      "counts would run unless its inputs turn out unchanged: depends on shout\n  because of shout: config times: 1 -> 2\n"
     )
     expect(on("why", "lines").stdout).toMatch(/^lines (is in the store|would run)/)
   })

@@ -60,7 +60,7 @@ describe("a file of prompts", () => {
     expect(run().stdout).toBe(stdout)
   })
   it.each([
-    ["a row that is no JSON", '{"prompt": ', /line 1: begins like JSON and is none/],
+    ["a row that is no JSON", '{"prompt": ', /line 1: starts like JSON but is not valid JSON/],
     ["a row without a prompt", '{"text": "a"}', /line 1: has neither a prompt nor messages/],
     [
       "a dialogue that ends with an answer",

@@ -87,7 +87,7 @@ describe("history", () => {
 describe("freeze and run --locked", () => {
   it("run as frozen, with its settings; refuse anything else before anything runs", async () => {
     expect(await prints(0, "freeze", "pipeline.ts", "--set", "times=2")).toMatch(
-      /^Wrote pipeline\.lock\.json: 4 nodes, 1 input, \d+ packages, the numerics of cpu\.\nHeld to by: caravan run pipeline\.ts --locked\n$/
+      /^Wrote pipeline\.lock\.json: 4 nodes, 1 input, \d+ packages, the numerics of cpu\.\nTo run with it: caravan run pipeline\.ts --locked\n$/
     )
     const locked = JSON.parse(await prints(0, "run", "pipeline.ts", "--locked", "--json")) as typeof first
     expect(locked!.nodes.map(({ status }) => status)).toEqual(["hit", "hit", "hit", "hit"])

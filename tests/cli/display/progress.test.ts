@@ -1,7 +1,8 @@
 import { stripVTControlCharacters } from "node:util"
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest"
-import { bar, sparkline } from "../../../cli/display/live-view.ts"
+import { bar, frame, noColours, sparkline } from "../../../cli/display/live-view.ts"
 import { duration, showProgress } from "../../../cli/display/progress.ts"
+import { RunState } from "../../../cli/display/run-state.ts"
 import { widthOf } from "../../../cli/display/width.ts"
 import type { NodeResult, RunEvent } from "../../../runtime/run/events.ts"
 import { Screen } from "./screen.ts"
@@ -145,18 +146,18 @@ describe("on a terminal", () => {
     const { on } = live(80)
     const wait: RunEvent = { type: "node-waiting", node: "sft", by: "a run in process 123" }
     expect(on(begun, wait)).toEqual([
-      "sft: waits for a run in process 123, which makes it",
-      "sft waits for a run in process 123",
+      "sft: waiting for a run in process 123, which is making it",
+      "sft waiting for a run in process 123",
       "0 done  5 left  1.1 s"
     ])
     expect(on(ended("sft", "hit")).at(-1)).toBe("0 done  1 found  4 left  2.1 s")
     const many = live(80)
     const five = ["a", "sft", "ppo", "score", "report"].map((node): RunEvent => ({ ...wait, node }))
     expect(many.on(begun, ...five).slice(5)).toEqual([
-      "a waits for a run in process 123",
-      "sft waits for a run in process 123",
-      "ppo waits for a run in process 123",
-      "2 more wait",
+      "a waiting for a run in process 123",
+      "sft waiting for a run in process 123",
+      "ppo waiting for a run in process 123",
+      "2 more waiting",
       "0 done  5 left  5.1 s"
     ])
   })
@@ -305,5 +306,16 @@ describe("a duration", () => {
     ])
     // Rounded up, not over: never "60.0 s" or "60 s" after minutes.
     expect([59_960, 119_700].map(duration)).toEqual(["1 min 0 s", "2 min 0 s"])
+  })
+})
+
+describe("an input that is read", () => {
+  const reading = (done: number): RunEvent => ({ type: "reading", path: "/data/hh.jsonl", done: done * 1e9, total: 4e9 })
+  it("is among what runs, by its name and how much of it is read, and goes at its end", () => {
+    const state = new RunState(0)
+    state.on(reading(1), 0)
+    expect(frame(state, 1000, { columns: 80, rows: 10 }, noColours)[0]).toBe("reading hh.jsonl  1.0 s  1.0 GB of 4.0 GB, 25%")
+    state.on(reading(4), 2000)
+    expect(state.nodes.size).toBe(0)
   })
 })

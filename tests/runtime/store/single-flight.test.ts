@@ -91,11 +91,11 @@ describe("of all that want a key", () => {
     const first = running("--set", "steps=100")
     await waitFor(() => first.stderr().includes("wait: running"))
     const second = running("--set", "steps=100")
-    await waitFor(() => second.stderr().includes(`wait: waits for a run in process ${first.child.pid}, which makes it`))
+    await waitFor(() => second.stderr().includes(`wait: waits for a run in process ${first.child.pid}, which is making it`))
     first.child.kill("SIGKILL")
     await first.closed
     expect(await second.closed).toBe(0)
-    expect(second.stderr()).toMatch(/^wait: whoever made it is gone: taking over$/m)
+    expect(second.stderr()).toMatch(/^wait: the run that was making it is gone: making it here$/m)
     expect(second.stderr()).toMatch(/^wait: done in/m)
   })
 
@@ -231,7 +231,7 @@ describe("a node's limits", () => {
   it("have it tried again, from its checkpoint, as often as they say", async () => {
     const result = await runTally({ fails: 13 }, { limits: { retries: 1 } })
     expect(result.status).toBe("succeeded")
-    expect(result.notes).toContainEqual(expect.stringMatching(/^failed, and is tried again \(1 of 1\): .*ended with code 9/))
+    expect(result.notes).toContainEqual(expect.stringMatching(/^failed; retrying \(1 of 1\): .*ended with code 9/))
     expect(steps().filter((step) => step < 13)).toHaveLength(13)
   })
   it("are no part of its key", async () => {

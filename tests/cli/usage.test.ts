@@ -1,0 +1,123 @@
+/** How the command line is asked for help, how it is called wrongly, and how quiet it can be. */
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { command as plan } from "../../cli/commands/plan.ts"
+import { numberFlag, parse } from "../../cli/command.ts"
+import { fixtureFolder } from "../runtime/fixture.ts"
+import { caravan, removeFolder, start } from "./caravan.ts"
+import { inProcess } from "./in-process.ts"
+
+let folder: string
+beforeAll(() => {
+  folder = fixtureFolder()
+})
+afterAll(() => removeFolder(folder))
+
+const refused = async (...args: ReadonlyArray<string>): Promise<string> => {
+  const { status, stdout, stderr } = await inProcess(folder, ...args)
+  expect([args, status, stdout]).toEqual([args, 2, ""])
+  return stderr
+}
+
+describe("help and version", () => {
+  it("help <command> is <command> --help, with a pipeline's parameters too", async () => {
+    expect(await inProcess(folder, "help", "sample")).toEqual(await inProcess(folder, "sample", "--help"))
+    expect((await inProcess(folder, "help", "sample")).stdout).toMatch(/^caravan sample <checkpoint> \[flags\]/)
+    expect((await inProcess(folder, "help", "run", join(folder, "pipeline.ts"))).stdout).toContain("Parameters of fixture")
+    expect((await inProcess(folder, "help")).stdout).toContain("caravan help <command>")
+    expect(await refused("help", "smaple")).toMatch(/There is no command "smaple"\. Did you mean "sample"\?/)
+  })
+  it("-v is --version; another flag without a command is no command's name misspelt", async () => {
+    expect(await inProcess(folder, "-v")).toEqual(await inProcess(folder, "--version"))
+    expect(await refused("-x")).toBe("-x is no flag of caravan itself: give a command first, or --help or --version.\n")
+    expect(await refused("zz")).not.toContain("Did you mean")
+  })
+})
+
+describe("a pipeline", () => {
+  it("that is a folder: the files in it", async () => {
+    expect(await refused("plan", folder)).toMatch(/it is a folder\. Give the path of a definition file: .*pipeline\.ts/)
+    mkdirSync(join(folder, "empty"))
+    expect(await refused("plan", join(folder, "empty"))).toMatch(/it is a folder\. Give the path of a definition file, for example/)
+    expect(await refused("plan", "/dev/null")).toMatch(/it is no regular file/)
+  })
+})
+
+describe("numbers", () => {
+  it("are taken the same way by every flag, and the message says what fits", () => {
+    const given = (text: string) => parse(plan, ["x.ts", "--mfu", text])
+    expect(["0.5", "1", "5e-1", "0.25"].map((text) => numberFlag(given(text), "mfu", { above: 0, max: 1 }))).toEqual([0.5, 1, 0.5, 0.25])
+    for (const text of ["", " 0.5", "0x1", "Infinity", "NaN", "1_0", "half", "0", "1.1", "1e-400"])
+      expect(() => numberFlag(given(text), "mfu", { above: 0, max: 1 })).toThrow(`--mfu takes a number above 0 up to 1, got "${text}".`)
+    expect(numberFlag(parse(plan, ["x.ts"]), "mfu", {})).toBeUndefined()
+  })
+})
+
+describe("init", () => {
+  it("says why a folder can't be made, and ends", async () => {
+    writeFileSync(join(folder, "file"), "")
+    for (const [path, reason] of [
+      [join(folder, "file"), /it, or a part of its path, is a file/],
+      [join(folder, "file/below"), /it, or a part of its path, is a file/],
+      ["/proc/foo", /no folder can be made there/]
+    ] as const) {
+      const text = await refused("init", path)
+      expect(text).toMatch(reason)
+      expect(text).toMatch(/^caravan init .*: making .*\. Name another folder\.\n$/)
+    }
+  })
+  it.skipIf(process.getuid?.() === 0)("says when it may not write", async () => {
+    mkdirSync(join(folder, "locked"))
+    chmodSync(join(folder, "locked"), 0o500)
+    expect(await refused("init", join(folder, "locked"))).toMatch(/there is no permission to write there/)
+    expect(await refused("init", join(folder, "locked/below"))).toMatch(/there is no permission to write there/)
+    chmodSync(join(folder, "locked"), 0o700)
+    expect(readdirSync(join(folder, "locked"))).toEqual([])
+  })
+})
+
+describe("run --quiet", () => {
+  it("tells of nothing but what fails; the results are on stdout", () => {
+    const { status, stdout, stderr } = caravan(folder, "run", "pipeline.ts", "--quiet")
+    expect([status, stderr]).toEqual([0, ""])
+    expect(stdout).toMatch(/^Outputs:$/m)
+    const failed = caravan(folder, "run", "pipeline.ts", "--quiet", "--set", "shout.refuse=true")
+    expect(failed.status).toBe(1)
+    expect(failed.stderr).toMatch(/^shout: FAILED after .* these texts are not for shouting\n(counts: skipped\n)?$/)
+  })
+})
+
+describe("an interrupted run", { timeout: 60_000 }, () => {
+  it("says how to continue, and show lists the node that was running", async () => {
+    const child = start(folder, "run", "pipeline.ts", "--set", "steps=100000")
+    let stderr = ""
+    child.stderr!.on("data", (chunk) => (stderr += String(chunk)))
+    const logs = join(folder, "home/logs")
+    const hasStepped = () =>
+      existsSync(logs) &&
+      readdirSync(logs).some(
+        (run) => existsSync(join(logs, run, "wait.log")) && readFileSync(join(logs, run, "wait.log"), "utf8").includes("total 100000")
+      )
+    for (const end = Date.now() + 50_000; !hasStepped(); await sleep(20)) if (Date.now() > end) throw new Error("waited too long")
+    const ended = new Promise<number | null>((resolve) => child.on("exit", resolve))
+    child.kill("SIGINT")
+    expect(await ended).toBe(130)
+    expect(stderr).toMatch(/^Interrupted while wait ran\. Run the same command again to continue: finished results are reused/m)
+    const { stdout } = await inProcess(folder, "show", "latest")
+    expect(stdout).toMatch(/^Run .*: interrupted\n/)
+    expect(stdout).toMatch(/^ {2}interrupted {2}wait .* last reported: step \d+ {2}total 100000$/m)
+    expect(stdout).toContain("Run the same command again to continue")
+    const { nodes } = JSON.parse((await inProcess(folder, "show", "latest:wait", "--json")).stdout) as {
+      readonly nodes: ReadonlyArray<object>
+    }
+    expect(nodes).toMatchObject([{ node: "wait", status: "interrupted", digest: null }])
+  })
+})
+
+it("a folder that is a link to a file is not taken for one to make a project in", async () => {
+  symlinkSync(join(folder, "words.txt"), join(folder, "link"))
+  expect(await refused("init", join(folder, "link"))).toMatch(/is a file/)
+  expect(existsSync(join(folder, "link/package.json"))).toBe(false)
+})

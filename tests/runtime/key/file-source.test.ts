@@ -1,0 +1,37 @@
+/** Inputs are identified by their content; reading a large one is told of while it takes. */
+import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { afterAll, expect, it, vi } from "vitest"
+import { digestFile } from "../../../runtime/key/file-source.ts"
+import type { KeyCache } from "../../../runtime/key/key-cache.ts"
+
+const folder = mkdtempSync(join(tmpdir(), "caravan-source-"))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+const cache = { fileDigest: () => Effect.succeed(undefined), recordFile: () => Effect.void } as unknown as KeyCache
+
+it("how much of a folder is read is told at intervals, in bytes of all its files, and at the end", async () => {
+  mkdirSync(join(folder, "data"))
+  for (const name of ["a", "b"]) {
+    writeFileSync(join(folder, "data", name), "")
+    truncateSync(join(folder, "data", name), 5 << 20)
+  }
+  // Every look at the clock is 150 ms after the one before.
+  let now = 0
+  const clock = vi.spyOn(performance, "now").mockImplementation(() => (now += 150))
+  const heard: Array<{ readonly path: string; readonly done: number; readonly total: number }> = []
+  await Effect.runPromise(digestFile(join(folder, "data"), cache, (read) => heard.push(read)))
+  clock.mockRestore()
+  expect(heard.length).toBeGreaterThan(3)
+  expect(heard.every(({ path, total }) => path === join(folder, "data") && total === 10 << 20)).toBe(true)
+  expect(heard.map(({ done }) => done)).toEqual(heard.map(({ done }) => done).toSorted((a, b) => a - b))
+  expect(heard.at(-1)!.done).toBe(10 << 20)
+})
+
+it("a small input is read without a word", async () => {
+  writeFileSync(join(folder, "small"), "x")
+  const heard: Array<object> = []
+  await Effect.runPromise(digestFile(join(folder, "small"), cache, (read) => heard.push(read)))
+  expect(heard).toEqual([])
+})
