@@ -7,7 +7,7 @@ import { type Flags, type Given, numberFlag, wholeNumber } from "./command.ts"
 export const runFlags: Flags = {
   jobs: { value: "n", help: "how many stages without tensors may run at once (default: 1)" },
   timeout: { value: "seconds", help: "stop a node, and fail it, after this long" },
-  memory: { value: "MiB", help: "stop a stage with tensors, and fail it, when its process uses more memory than this" },
+  memory: { value: "MiB", help: "stop a node, and fail it, when the process of its stage uses more memory than this" },
   retries: { value: "n", help: "how often to retry a node that crashed, timed out or failed for a transient reason (default: 0)" },
   "max-skipped": {
     value: "share",

@@ -16,7 +16,9 @@ export class ChatError extends Schema.TaggedError<ChatError>()("ChatError", {
   /** The kind of fault, for many dialogues alike, as what follows "90 dialogues:". */
   reason: Schema.String,
   message: Schema.String
-}) {}
+}) {
+  readonly isRetryable = false
+}
 
 /** The format's own tags. They are ordinary text to the tokenizer: a user's text that holds one would end a turn. */
 const tags = ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"]

@@ -37,6 +37,7 @@ export interface Generated {
 /** The model gives no numbers (NaN): its weights are damaged or its training diverged. */
 export class NotFiniteLogitsError extends Error {
   readonly _tag = "NotFiniteLogitsError"
+  readonly isRetryable = false
 }
 
 /** A batch is compacted once this share of it has finished: copying the cache for every sequence that ends would cost more than it saves. */

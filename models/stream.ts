@@ -7,7 +7,7 @@ import { Random } from "../engine/random.ts"
 import { noGrad, scoped, tensor } from "../engine/tensor.ts"
 import { Decoder } from "./decoder.ts"
 import type { Llama } from "./llama.ts"
-import { checkOptions, draw, type GenerateOptions } from "./sampler.ts"
+import { checkOptions, draw, type GenerateOptions, NotFiniteLogitsError } from "./sampler.ts"
 
 export interface StreamOptions extends Pick<GenerateOptions, "maxNewTokens" | "temperature" | "topK" | "topP" | "eosId"> {
   readonly seed: number
@@ -61,7 +61,9 @@ export class Streamer {
       for (let count = 1; ; count++) {
         const [token, logProbability] = [drawn.tokens[0]!, drawn.logProbabilities[0]!]
         if (!Number.isFinite(logProbability))
-          throw new Error(`stream: the model's logits are not numbers (token ${count}); its weights are damaged or its training diverged`)
+          throw new NotFiniteLogitsError(
+            `stream: the model's logits are not numbers (token ${count}); its weights are damaged or its training diverged`
+          )
         yield { token, logProbability }
         if (token === eosId || count === maxNewTokens) return
         await setImmediate()

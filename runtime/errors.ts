@@ -1,16 +1,38 @@
 /** What can go wrong around a stage. Every error's message says what was being done, what was expected, what was found and what to do. */
 import { renameSync, rmSync } from "node:fs"
+import { inspect } from "node:util"
+import * as Cause from "effect/Cause"
 import * as Schema from "effect/Schema"
+import { isPassing } from "../schemas/explained-error.ts"
 
 /** A pipeline that can't be run as written: a wrong wire, a name twice, an unknown parameter. Found before anything runs. */
 export class PipelineError extends Schema.TaggedError<PipelineError>()("PipelineError", { message: Schema.String }) {}
 
 /** A stage that failed, crashed or was killed. */
 export class StageError extends Schema.TaggedError<StageError>()("StageError", {
-  /** The stage's own error tag, or "Crash", "Defect". */
+  /** The stage's own error tag, or "Crash", "Defect", "Timeout" and the like. */
   reason: Schema.String,
-  message: Schema.String
+  message: Schema.String,
+  /** Whether trying again may help. The scheduler asks this and nothing else. */
+  isRetryable: Schema.Boolean
 }) {}
+
+/**
+ * What a stage ended by, as an error that can be shown. The stage's own error says whether trying again may help (`isRetryable`); one that does not say is
+ * tried again, as retries were asked for. A defect is a mistake in the code, which is there the next time too.
+ */
+export const stageErrorOf = (cause: Cause.Cause<unknown>): StageError => {
+  const error = Cause.squash(cause)
+  if (error instanceof StageError) return error
+  const said = (typeof error === "object" && error !== null ? error : {}) as { readonly _tag?: unknown; readonly isRetryable?: unknown }
+  const isFailure = Cause.hasFails(cause)
+  return new StageError({
+    reason: typeof said._tag === "string" ? said._tag : isFailure ? "Failure" : "Defect",
+    // Where it happened is what the author of a mistake needs.
+    message: `${messageOf(error)}${said._tag === undefined ? placeOf(error) : ""}`,
+    isRetryable: typeof said.isRetryable === "boolean" ? said.isRetryable : isFailure || isPassing(error)
+  })
+}
 
 /** The store or the journal can't do its work (disk full, no permission, damaged file). */
 export class StoreError extends Schema.TaggedError<StoreError>()("StoreError", { message: Schema.String }) {}
@@ -21,7 +43,14 @@ export const storeError =
   (cause: unknown): StoreError =>
     cause instanceof StoreError ? cause : new StoreError({ message: tell(messageOf(cause)) })
 
-export const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
+/** What a thrown value says: its message; of one that has none, what it holds. */
+export const messageOf = (cause: unknown): string => {
+  if (typeof cause !== "object" || cause === null) return String(cause)
+  const { message } = cause as { readonly message?: unknown }
+  if (typeof message === "string" && message !== "") return message
+  const held = inspect({ ...cause }, { breakLength: Infinity, depth: 2 })
+  return cause instanceof Error ? `${cause.name} ${held}` : held
+}
 
 /** " (at /project/stages/sft.ts:12)": the first frame of an error's stack outside of packages; "" when there is none. */
 export const placeOf = (error: unknown): string => {

@@ -107,7 +107,9 @@ export const describeConfig = (config: ConfigSchema): ReadonlyArray<FieldDescrip
   })
 
 /** A config or parameter that does not decode. */
-export class ConfigError extends Schema.TaggedError<ConfigError>()("ConfigError", { message: Schema.String }) {}
+export class ConfigError extends Schema.TaggedError<ConfigError>()("ConfigError", { message: Schema.String }) {
+  readonly isRetryable = false
+}
 
 /**
  * Decodes a config: unknown fields are errors (with the nearest known one), all errors are told at once. `what` names it in the message, `how`

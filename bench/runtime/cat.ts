@@ -31,13 +31,12 @@ const copy = (from: string, to: number): void => {
   }
 }
 
-/** `cat a b > output`, in this process. */
-export const concatenate = Stage.make("cat", {
+const definition = {
   config: Schema.Struct({}),
   inputs: { a: Bytes, b: Bytes },
   output: Bytes,
   seeded: false,
-  run: ({ inputs, output }) =>
+  run: ({ inputs, output }: Stage.Context<Schema.Struct<{}>, { a: typeof Bytes; b: typeof Bytes }, Report<"bytes">>) =>
     Effect.sync(() => {
       const file = openSync(join(output.path, fileName), "wx")
       try {
@@ -47,13 +46,19 @@ export const concatenate = Stage.make("cat", {
       }
       return written(output)
     })
-})
+}
+
+/** `cat a b > output`, in the run's process. */
+export const concatenate = Stage.make("cat", { ...definition, resources: { inProcess: true } })
+/** The same in a child, as stages run unless they ask for something else. */
+export const concatenateInChild = Stage.make("cat-child", definition)
 
 /** The same by the program of that name: a process a node, as the peers start. */
 export const concatenateByProcess = Stage.make("cat-process", {
   config: Schema.Struct({}),
   inputs: { a: Bytes, b: Bytes },
   output: Bytes,
+  resources: { inProcess: true },
   seeded: false,
   run: ({ inputs, output }) =>
     Effect.callback<Written<Report<"bytes">>, { readonly message: string }>((resume) => {
@@ -70,9 +75,9 @@ export const concatenateByProcess = Stage.make("cat-process", {
 export const read = (path: string): Buffer => readFileSync(join(path, fileName))
 
 /** The layered graph. Its ends are the outputs, by their names (layered.ts). */
-export const pipelineOf = (count: number, sources: string, body: "in-process" | "process") =>
+export const pipelineOf = (count: number, sources: string, body: "in-process" | "in-child" | "process") =>
   Pipeline.make("layered", { params: Schema.Struct({}) }, () => {
-    const stage = body === "process" ? concatenateByProcess : concatenate
+    const stage = { "in-process": concatenate, "in-child": concatenateInChild, process: concatenateByProcess }[body]
     const made = new Map<string, Node<any>>()
     const open = new Set<string>()
     for (const { name, inputs } of layered(count)) {

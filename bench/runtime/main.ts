@@ -45,7 +45,7 @@ const runPeer = (name: string, where: string): Took => {
   return { cold, idle, outputs: digestOfEnds(where, nodes) }
 }
 
-const measure = (what: "run" | "run-process" | "plan", where: string): Measured & { readonly whole: number } => {
+const measure = (what: "run" | "run-child" | "run-process" | "plan", where: string): Measured & { readonly whole: number } => {
   const started = performance.now()
   const entry = fileURLToPath(new URL("ours.ts", import.meta.url))
   // Compiled code is kept, as the command line keeps it.
@@ -55,7 +55,7 @@ const measure = (what: "run" | "run-process" | "plan", where: string): Measured 
   return { ...(JSON.parse(stdout) as Measured), whole: (performance.now() - started) / 1000 }
 }
 const details: Record<string, Array<Measured>> = { "run, cold": [], "run, nothing to do": [], "plan, nothing to do": [] }
-const runOurs = (what: "run" | "run-process", where: string): Took => {
+const runOurs = (what: "run" | "run-child" | "run-process", where: string): Took => {
   const [cold, idle] = [measure(what, where), measure(what, where)]
   if (cold.nodes.ran !== nodes || idle.nodes.hit !== nodes || cold.outputs !== idle.outputs)
     throw new Error(`ours ended with ${JSON.stringify([cold, idle])}`)
@@ -69,6 +69,7 @@ const runOurs = (what: "run" | "run-process", where: string): Took => {
 
 const systems: Readonly<Record<string, (where: string) => Took>> = {
   ours: (where) => runOurs("run", where),
+  "ours, in children": (where) => runOurs("run-child", where),
   "ours, a process a node": (where) => runOurs("run-process", where),
   ...Object.fromEntries(peers.map((name) => [name, (where: string) => runPeer(name, where)]))
 }

@@ -1,9 +1,9 @@
 /**
  * One measurement of ours, in a process of its own; layered.ts `prepare` made the folder:
  *
- *     node bench/runtime/ours.ts run|run-process|plan <folder> <nodes>
+ *     node bench/runtime/ours.ts run|run-child|run-process|plan <folder> <nodes>
  *
- * run-process starts a process a node, as the peers do. Prints a line of JSON: seconds in process (graph, code identity, work, journal), CPU seconds of them,
+ * run-child runs the nodes in children that are kept, run-process starts a process a node, as the peers do. Prints a line of JSON: seconds in process (graph, code identity, work, journal), CPU seconds of them,
  * seconds from the process's start until then, peak memory in MiB, how many nodes ended how, and a digest of what the pipeline's outputs hold.
  */
 import { createHash } from "node:crypto"
@@ -27,13 +27,17 @@ export interface Measured {
 }
 
 const [what, folder, count] = process.argv.slice(2)
-if (!["run", "run-process", "plan"].includes(what!) || folder === undefined || count === undefined) {
-  process.stderr.write("Usage: node bench/runtime/ours.ts run|run-process|plan <folder> <nodes>\n")
+if (!["run", "run-child", "run-process", "plan"].includes(what!) || folder === undefined || count === undefined) {
+  process.stderr.write("Usage: node bench/runtime/ours.ts run|run-child|run-process|plan <folder> <nodes>\n")
   process.exit(2)
 }
 const started = performance.now()
 const before = process.cpuUsage()
-const pipeline = pipelineOf(Number(count), join(folder, "sources"), what === "run-process" ? "process" : "in-process")
+const pipeline = pipelineOf(
+  Number(count),
+  join(folder, "sources"),
+  what === "run-process" ? "process" : what === "run-child" ? "in-child" : "in-process"
+)
 const options = { jobs: 4 }
 const services = Layer.merge(layer({ home: join(folder, "home") }), Layer.succeed(Numerics, { describe: () => Effect.succeed({}) }))
 const ends: Array<string> = []

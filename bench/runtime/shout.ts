@@ -14,6 +14,7 @@ export const lines = Stage.make("lines", {
   config: Schema.Struct({}),
   inputs: { file: External },
   output: Texts,
+  resources: { inProcess: true },
   seeded: false,
   run: ({ inputs, output }) =>
     writeDataset(
@@ -34,6 +35,7 @@ export const shout = Stage.make("shout", {
   config: Schema.Struct({}),
   inputs: { texts: Texts },
   output: Texts,
+  resources: { inProcess: true },
   seeded: false,
   run: ({ inputs, output }) => body(inputs.texts, { path: output.path, type: Texts })
 })

@@ -205,11 +205,23 @@ const resolve = (
       if (known === undefined) {
         canonical.set(identity, id)
         nodes.set(id, made)
+      } else if (made.kind === "stage" && made.limits !== undefined) {
+        const first = nodes.get(known) as StageNode
+        nodes.set(known, { ...first, limits: stricter(first.limits ?? {}, made.limits) })
       }
       alias.set(node, known ?? id)
     }
     return { pipeline, nodes, outputs: Object.fromEntries(Object.entries(outputs).map(([name, node]) => [name, alias.get(node)!])) }
   })
+
+/** What both allow: equal nodes are one, which keeps to the limits of each. */
+const stricter = (one: NodeLimits, other: NodeLimits): NodeLimits =>
+  Object.fromEntries(
+    (["seconds", "memory", "retries", "skipped"] as const).flatMap((name) => {
+      const given = [one[name], other[name]].filter((limit) => limit !== undefined)
+      return given.length === 0 ? [] : [[name, Math.min(...given)]]
+    })
+  )
 
 /** A value that should have been something else, in a few words. */
 const shown = (value: unknown): string => {

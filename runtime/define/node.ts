@@ -14,15 +14,22 @@ export interface Node<out A> {
   named(name: string): Node<A>
   /** The same node; what a plan may assume of its size as long as it is not there. No part of any key. */
   expecting(sizes: Sizes): Node<A>
-  /** The same node; what it may take before it is stopped, and how often it is tried again. No part of any key. */
+  /**
+   * The same node; what it may take before it is stopped, and how often it is tried again. No part of any key. Of equal nodes, which are one, the
+   * stricter limits hold.
+   */
   limited(limits: NodeLimits): Node<A>
 }
 export interface NodeLimits {
   /** Seconds of wall time. */
   readonly seconds?: number
-  /** Resident memory of the process of a stage with tensors, in MiB. */
+  /** Resident memory of the process that the stage runs in, in MiB; of that, Node and its libraries take about 100. */
   readonly memory?: number
-  /** How often it is tried again when it crashed, was too slow or failed by chance; never what fails the same way each time. */
+  /**
+   * How often it is tried again when it crashed, took too long or failed with an error that may pass, after 1, 2, 4 .. seconds. An error of the stage's
+   * own says whether it may by `isRetryable`; one that does not say is tried again. Never tried again: a defect (whatever is thrown), too much memory,
+   * and what fails the same way each time (a config or data that does not fit, a training that diverged).
+   */
   readonly retries?: number
   /** Largest share of its rows that the stage may skip because it can't use them, 0 to 1; 0.2 unless given. */
   readonly skipped?: number

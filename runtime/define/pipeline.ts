@@ -14,11 +14,25 @@ export interface Pipeline<Params extends ConfigSchema, Outputs extends Readonly<
 }
 export type AnyPipeline = Pipeline<any, any>
 
-/** `build` is a plain function of the parameters that wires nodes; it runs no stage. */
+/** `build` is a plain function of the parameters that wires nodes; it runs no stage. Throws where it is called without types and lacks one of them. */
 export const make = <Params extends Schema.Struct<any>, Outputs extends Readonly<Record<string, AnyNode>>>(
   name: string,
   options: { readonly description?: string; readonly params: Params },
   build: (params: Params["Type"]) => Outputs
-): Pipeline<Params, Outputs> => ({ [PipelineTypeId]: true, name, description: options.description ?? "", params: options.params, build })
+): Pipeline<Params, Outputs> => {
+  const { description = "", params } = (options as Partial<typeof options> | undefined) ?? {}
+  const refuse = (expected: string, found: unknown) => {
+    const error = new Error(
+      `Pipeline.make(${JSON.stringify(name)}): expected ${expected}, found ${found === undefined ? "none" : `a ${typeof found}`}`
+    )
+    // Where its author calls it, not here.
+    Error.captureStackTrace(error, make)
+    throw error
+  }
+  if (typeof (params as { readonly fields?: unknown } | undefined)?.fields !== "object")
+    return refuse("params, a Schema.Struct of its parameters (`{ params: Schema.Struct({}) }` if it has none)", params)
+  if (typeof build !== "function") return refuse("a function of the parameters that returns nodes, after the options", build)
+  return { [PipelineTypeId]: true, name, description, params: params!, build }
+}
 
 export const isPipeline = (value: unknown): value is AnyPipeline => typeof value === "object" && value !== null && PipelineTypeId in value

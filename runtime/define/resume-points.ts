@@ -3,6 +3,7 @@
  * stage saves all that its next steps read, and on nothing else does it look whether it was resumed. How they are kept: store/resume-points.ts.
  */
 import * as Effect from "effect/Effect"
+import type { StageError } from "../errors.ts"
 
 /** What a stage left of itself. */
 export interface ResumePoint {
@@ -14,8 +15,8 @@ export interface ResumePoint {
 
 /** How a stage keeps its way. Every `due` is to be followed by a `save` when it is true. */
 export interface Checkpoints {
-  /** The newest whole one. A damaged one is passed over, with a note, for the one before. */
-  readonly latest: Effect.Effect<ResumePoint | undefined>
+  /** The newest whole one. A damaged one is passed over, with a note, for the one before. Fails when it can't be told what is there. */
+  readonly latest: Effect.Effect<ResumePoint | undefined, StageError>
   /** Whether it is time for one: call it after each step. */
   readonly due: () => boolean
   /**

@@ -67,8 +67,14 @@ export interface Context<Config extends ConfigSchema = any, Inputs = any, Output
 }
 
 export interface Resources {
-  /** Computes with tensors: runs in a child process, one at a time, and the machine's numerics enter the key. */
+  /** Computes with tensors: runs one at a time, and the machine's numerics enter the key. */
   readonly tensors?: boolean
+  /**
+   * Runs in the run's own process, not in a child: for thousands of nodes that take a millisecond each. Such a stage must give way to others every 50 ms
+   * at least (a loop that does not cannot be stopped, not even by Ctrl-C) and must not end the process. A node with a limit of time or memory, and a
+   * stage with tensors, run in a child all the same.
+   */
+  readonly inProcess?: boolean
 }
 
 /** Ports whose artifacts must have the same of something. */

@@ -30,7 +30,9 @@ export interface Definition<Config extends ConfigSchema, Inputs extends Ports, O
 }
 
 /**
- * Defines a stage. It must be exported by the module that makes it.
+ * Defines a stage. It must be exported by the module that makes it: it runs in a process of its own, which imports that module. `run` gives an Effect. What
+ * it fails with is shown by its `message`, and says by `isRetryable` whether trying again may help; without that it is tried again where retries are
+ * asked for (`node.limited`, --retries). What is thrown is a defect, a mistake in the code, and never tried again.
  *
  *     export const shout = Stage.make("shout", {
  *       config: Schema.Struct({ times: hyperInt(1, "how often") }),

@@ -145,7 +145,7 @@ const verifyNode = (node: StageNode, plan: Plan, tools: Tools): Effect.Effect<Ve
 /** Runs a node's stage into a folder, on inputs whose bytes were read first; gives what it wrote. */
 const again = (node: StageNode, plan: Plan, directory: string, { journal, store, execute, options, emit }: Tools) =>
   Effect.gen(function* () {
-    const refuse = (message: string) => new StageError({ reason: "Verify", message })
+    const refuse = (message: string) => new StageError({ reason: "Verify", message, isRetryable: false })
     const refs = new Map<string, ArtifactRef<any>>()
     for (const id of new Set([...dependencies(node), node.id])) {
       const found = plan.nodes.get(id)!

@@ -1,7 +1,8 @@
 /** Files and folders of the user's as inputs: identified by content, which is hashed again only when their size or times have changed. */
 import { createHash } from "node:crypto"
+import type { BigIntStats, Stats } from "node:fs"
 import { readdir, stat } from "node:fs/promises"
-import { join } from "node:path"
+import { join, relative } from "node:path"
 import * as Effect from "effect/Effect"
 import { messageOf, PipelineError } from "../errors.ts"
 import { type OnBytes, sha256File } from "./file-digest.ts"
@@ -9,6 +10,21 @@ import type { KeyCache } from "./key-cache.ts"
 
 /** A file that changed less than this before it was looked at may change again without its times showing it, in milliseconds. */
 const settling = 100
+
+/** What something is that is neither a file nor a folder: reading it might not end, or not begin. Undefined for a file or a folder. */
+const specialKind = (found: Stats | BigIntStats): string | undefined => {
+  if (found.isFIFO()) return "a FIFO (a named pipe)"
+  if (found.isSocket()) return "a socket"
+  if (found.isCharacterDevice()) return "a character device"
+  return found.isBlockDevice() ? "a block device" : undefined
+}
+
+/** Throws where a path is a device, a pipe or a socket; a path where nothing is yet may become a file. */
+export const refuseSpecial = async (path: string): Promise<void> => {
+  const found = await stat(path).catch(() => undefined)
+  const kind = found === undefined ? undefined : specialKind(found)
+  if (kind !== undefined) throw new Error(`${path} is ${kind}, not a file`)
+}
 
 /** Every file below a folder, relative, sorted. Links are followed: Hugging Face's cache is made of them. */
 const listFiles = async (directory: string, below = ""): Promise<Array<string>> => {
@@ -28,7 +44,15 @@ const stampOf = async (path: string): Promise<string> => (await look(path)).stam
 const look = async (path: string): Promise<{ readonly stamp: string; readonly bytes: number; readonly changed: number }> => {
   let [bytes, changed] = [0, 0]
   const describe = async (file: string) => {
-    const { size, mtimeNs, ctimeNs, ctimeMs, ino } = await stat(file, { bigint: true })
+    const found = await stat(file, { bigint: true })
+    const kind = specialKind(found)
+    if (kind !== undefined)
+      throw new Error(
+        file === path
+          ? `it is ${kind}, not a file or folder. Write what it gives to a file, and give that.`
+          : `${relative(path, file)} in it is ${kind}, not a file or folder. Take it out.`
+      )
+    const { size, mtimeNs, ctimeNs, ctimeMs, ino } = found
     bytes += Number(size)
     changed = Math.max(changed, Number(ctimeMs))
     return `${size}:${mtimeNs}:${ctimeNs}:${ino}`

@@ -1,14 +1,14 @@
 /**
- * The process in which a stage computes, started by process-pool.ts: takes jobs over the IPC channel, sends progress and results back, and dies with its parent, even
+ * The process in which a stage runs, started by process-pool.ts: takes jobs over the IPC channel, sends progress and results back, and dies with its parent, even
  * when that is killed while this one is deep in native code: a thread of its own watches.
  */
 import { flushCompileCache } from "node:module"
 import { Worker } from "node:worker_threads"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Cause from "effect/Cause"
+import { isPassing } from "../../schemas/explained-error.ts"
 import type { StopRequest } from "../store/resume-points.ts"
-import { messageOf, StageError } from "../errors.ts"
+import { messageOf, placeOf, StageError, stageErrorOf } from "../errors.ts"
 import { type Job, type Outcome, runStage } from "./run-stage.ts"
 import type { Progress, StageInfo } from "../define/stage-info.ts"
 
@@ -25,7 +25,11 @@ export type FromChild =
   /** The stage keeps checkpoints: told to stop, it saves one first. */
   | { readonly type: "keeping" }
   | { readonly type: "done"; readonly outcome: Outcome }
-  | { readonly type: "failed"; readonly reason: string; readonly message: string }
+  | { readonly type: "failed"; readonly error: Failure }
+  /** An error that nothing in the process caught: what it computes is worth nothing more, nor is the process. */
+  | { readonly type: "broken"; readonly error: Failure }
+/** A StageError's fields. */
+type Failure = Pick<StageError, "reason" | "message" | "isRetryable">
 
 const watch = `
   const parent = ${Number(process.argv[2])}
@@ -40,6 +44,7 @@ process.on("disconnect", () => process.exit(0))
 
 const send = (message: FromChild) => process.send?.(message)
 
+let isWorking = false
 let keeping = false
 const stop: StopRequest = {
   requested: false,
@@ -54,6 +59,8 @@ const prepared = new Set<string>()
 const loaded = new Set<string>()
 const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): Promise<void> => {
   keeping = false
+  isWorking = true
+  let isFresh = false
   const result = await Effect.runPromiseExit(
     Effect.gen(function* () {
       const stage = yield* Effect.tryPromise({
@@ -64,24 +71,37 @@ const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): 
             prepared.add(`${job.device}/${job.threads}`)
           }
           const module = (await import(job.module)) as Record<string, { readonly stage: StageInfo }>
-          if (!loaded.has(job.module)) send({ type: "loaded" })
+          isFresh = !loaded.has(job.module)
+          if (isFresh) send({ type: "loaded" })
           loaded.add(job.module)
           return module[job.exportName]!.stage
         },
-        catch: (cause) => new StageError({ reason: "Load", message: `Loading the stage from ${job.module}: ${messageOf(cause)}` })
+        catch: (cause) =>
+          new StageError({
+            reason: "Load",
+            message: `Loading the stage from ${job.module}: ${messageOf(cause)}. A stage runs in a process of its own, which imports its module: that must work without the program around it.`,
+            isRetryable: isPassing(cause)
+          })
       })
       return yield* runStage(stage, job, (progress) => send({ type: "progress", progress }), stop)
     })
   )
+  isWorking = false
   if (Exit.isSuccess(result)) send({ type: "done", outcome: result.value })
   else {
-    const error = Cause.squash(result.cause) as StageError
-    send({ type: "failed", reason: error.reason ?? "Defect", message: messageOf(error) })
+    const { isRetryable, message, reason } = stageErrorOf(result.cause)
+    send({ type: "failed", error: { reason, message, isRetryable } })
   }
   // It ends by being killed, which would leave nothing for the next one.
-  flushCompileCache()
+  if (isFresh) flushCompileCache()
 }
 
+process.on("uncaughtException", (cause: unknown, origin) => {
+  const what = origin === "unhandledRejection" ? "A promise that nothing awaits was rejected" : "An error was thrown that nothing catches"
+  const message = `${what}: ${messageOf(cause)}${placeOf(cause)}`
+  if (!isWorking) process.exit(1)
+  send({ type: "broken", error: { reason: "Defect", message, isRetryable: isPassing(cause) } })
+})
 process.on("message", (message: ToChild) => {
   if ("job" in message) return void work(message)
   stop.requested = true

@@ -69,5 +69,6 @@ export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.E
 const overtaken = (node: StageNode): StageError =>
   new StageError({
     reason: "Overtaken",
-    message: `Another run took over node "${node.id}" while this one made it (was leases.db deleted?). Run again: the other's result is found.`
+    message: `Another run took over node "${node.id}" while this one made it (was leases.db deleted?). Run again: the other's result is found.`,
+    isRetryable: false
   })

@@ -10,7 +10,7 @@ import type { Job, Outcome } from "./run-stage.ts"
 export interface Limits {
   /** Wall time. */
   readonly seconds?: number
-  /** Resident memory of the stage's process, in MiB; for stages with tensors, which have one of their own. */
+  /** Resident memory of the stage's process, in MiB. */
   readonly memory?: number
 }
 
@@ -34,6 +34,7 @@ export const timedOut = (stage: StageInfo, seconds: number): Effect.Effect<never
   Effect.fail(
     new StageError({
       reason: "Timeout",
-      message: `Stage ${stage.name} took longer than the ${seconds} seconds it was given, and was stopped. Give it more time, or see in its log (caravan log) where it hung.`
+      message: `Stage ${stage.name} took longer than the ${seconds} seconds it was given, and was stopped. Give it more time, or see in its log (caravan log) where it hung.`,
+      isRetryable: true
     })
   )

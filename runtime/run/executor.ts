@@ -1,8 +1,12 @@
-/** Where stages run: in this process those that move data, in child processes those that compute with tensors. */
+/** Where stages run: in child processes, which can be stopped and limited whatever the stage does; in this process those that ask for it. */
+import { realpathSync } from "node:fs"
+import { pathToFileURL } from "node:url"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
+import type { StageInfo } from "../define/stage-info.ts"
+import { StageError } from "../errors.ts"
 import type { Execute } from "./execute.ts"
 import { inProcess } from "./in-process.ts"
 import { processPool } from "./process-pool.ts"
@@ -17,9 +21,32 @@ export class Executor extends Context.Service<
 >()("caravan/runtime/Executor") {
   /** `prepare`: a module whose `prepare(device, threads)` a child calls first: how the tensor engine is set up without the runtime knowing it. */
   static readonly layer = (options: { readonly prepare?: string | undefined } = {}): Layer.Layer<Executor> =>
-    Layer.succeed(Executor, {
-      open: Effect.map(processPool(options.prepare), (inChild): Execute =>
-        withoutSecrets((work) => (work.stage.resources.tensors === true ? inChild(work) : inProcess(work)))
-      )
-    })
+    Layer.succeed(Executor, { open: Effect.map(processPool(options.prepare), (inChild) => withoutSecrets(executeBy(inChild))) })
 }
+
+/** Why: docs/decisions/0013-stages-run-in-children.md. */
+const executeBy =
+  (inChild: Execute): Execute =>
+  (work) => {
+    const { limits, stage } = work
+    const needsChild = stage.resources.tensors === true || limits?.seconds !== undefined || limits?.memory !== undefined
+    if (stage.resources.inProcess === true && !needsChild) return inProcess(work)
+    if (stage.module !== programModule()) return inChild(work)
+    return needsChild ? Effect.fail(ownProgram(stage)) : inProcess(work)
+  }
+
+/** The module that this program was started with; undefined where there is none (node --eval). A child that imported it would run the program again. */
+const programModule = (): string | undefined => {
+  try {
+    return process.argv[1] === undefined ? undefined : pathToFileURL(realpathSync(process.argv[1])).href
+  } catch {
+    return undefined
+  }
+}
+
+const ownProgram = (stage: StageInfo): StageError =>
+  new StageError({
+    reason: "Load",
+    message: `Stage ${stage.name} is defined in the program's main file, ${stage.module}: a stage with tensors or limits runs in a process of its own, which imports the stage's module and would run the program again. Put the stage into a file of its own.`,
+    isRetryable: false
+  })

@@ -1,4 +1,4 @@
-/** Makes a node's result: waits for a permit and the key's claim, runs the stage (retrying transient failures), commits and reports. */
+/** Makes a node's result: waits for a permit and the key's claim, runs the stage (retrying failures that may pass), commits and reports. */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -23,21 +23,8 @@ const unrecorded = 128
 /** How often to poll for a node that another run is making. */
 const waitInterval = "100 millis"
 
-/** Deterministic failures: retrying is pointless. */
-const permanent: ReadonlyArray<string> = [
-  "BadOutput",
-  "CodeChanged",
-  "ConfigError",
-  "Defect",
-  "DivergedError",
-  "InputChanged",
-  "Load",
-  "Memory",
-  "NothingWritten",
-  "Overtaken",
-  "TooManySkipped"
-]
-const isTransient = (error: StageError | StoreError): boolean => error._tag === "StageError" && !permanent.includes(error.reason)
+/** A store that can't do its work is no stage's failure. */
+const isRetryable = (error: StageError | StoreError): boolean => error._tag === "StageError" && error.isRetryable
 
 /**
  * Makes a node, or takes the result that another run has made meanwhile. Returns whether there is a result. Holds no permit while it waits for
@@ -57,7 +44,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
     const done = yield* Queue.unbounded<Claim>()
     yield* Effect.forkScoped(Effect.forever(Effect.flatMap(Queue.takeAll(done), (claims) => Effect.ignore(store.release(claims)))))
 
-    /** Retries transient failures up to the node's limit, after 1, 2, 4 .. seconds, resuming from the stage's checkpoint if there is one. */
+    /** Retries failures that may pass up to the node's limit, after 1, 2, 4 .. seconds, resuming from the stage's checkpoint if there is one. */
     const persist = <A>(node: StageNode, once: Effect.Effect<A, StageError | StoreError>): Effect.Effect<A, StageError | StoreError> => {
       const times = limitsOf(run, node).retries ?? 0
       if (times === 0) return once
@@ -65,11 +52,11 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
       return once.pipe(
         Effect.tapError((error) =>
           Effect.sync(() => {
-            if (isTransient(error) && tried++ < times)
+            if (isRetryable(error) && tried++ < times)
               emit({ type: "note", node: node.id, message: `failed; retrying (${tried} of ${times}): ${error.message}` })
           })
         ),
-        Effect.retry({ times, schedule: Schedule.exponential("1 second"), while: isTransient })
+        Effect.retry({ times, schedule: Schedule.exponential("1 second"), while: isRetryable })
       )
     }
 

@@ -9,13 +9,14 @@ import { mkdir, readFile, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
-import { type ArtifactRef, type DatasetType, type Written, written } from "../../schemas/artifact.ts"
+import { ArtifactError, type ArtifactRef, type DatasetType, type Written, written } from "../../schemas/artifact.ts"
 import type { OpenDataset } from "../../schemas/dataset-file.ts"
+import { isPassing } from "../../schemas/explained-error.ts"
 import { type Checkpoints, noCheckpoints } from "../define/resume-points.ts"
 import type { SkippedRow, SkippedRows } from "../define/skipped.ts"
 import type { Context, Progress, Sharding, StageInfo } from "../define/stage-info.ts"
 import { digestOf } from "../encoding.ts"
-import { messageOf } from "../errors.ts"
+import { messageOf, StageError, stageErrorOf } from "../errors.ts"
 
 /** Part of the key of every mapped stage. Raise it when how a stage is mapped changes its results: how it is cut, the shards' seeds, how they are joined. */
 export const mappingVersion = 1
@@ -25,17 +26,6 @@ const fileName = "data.arrow"
 const tellInterval = 50
 /** Steps within a shard that its checkpoints can be told apart by. */
 const stepsOfShard = 1_000_000
-
-/** An error of one shard, with the inner stage's own tag: it says whether trying again may help. */
-class ShardError extends Error {
-  readonly _tag: string | undefined
-  constructor(tag: string | undefined, message: string, cause: unknown) {
-    super(message, { cause })
-    this._tag = tag
-    // Where the stage's author made the mistake, not here.
-    if (cause instanceof Error && cause.stack !== undefined) this.stack = cause.stack
-  }
-}
 
 /** The rows of an open dataset, a batch in memory at a time, `size` together. */
 async function* shardsOf(file: OpenDataset, size: number): AsyncGenerator<Array<unknown>> {
@@ -108,10 +98,12 @@ export const runMapped = (
     const scratch = join(context.output.path, "shards")
     const [cut, folder] = [join(scratch, "input"), join(scratch, "output")]
     yield* Effect.acquireRelease(
-      Effect.promise(() => mkdir(cut, { recursive: true })),
+      trying("Making room for its shards", () => mkdir(cut, { recursive: true })),
       () => Effect.promise(() => rm(scratch, { recursive: true, force: true }))
     )
-    const file = yield* Effect.acquireRelease(openRows(inputs[over]!.path, inputType), (opened) => Effect.promise(() => opened.close()))
+    const file = yield* Effect.acquireRelease(openRows(inputs[over]!.path, inputType), (opened) =>
+      Effect.promise(() => opened.close().catch(() => undefined))
+    )
     const open = (path: string) => attempt(`Opening ${path}, where what is made of shards is kept`, () => new Shards(path))
     const shards = yield* Effect.acquireRelease(
       kept === undefined
@@ -150,9 +142,10 @@ export const runMapped = (
           skipped
         })
         if (done?.slot?.path !== folder)
-          return yield* Effect.fail({
-            _tag: "NothingWritten",
-            message: `Stage ${stage.name} did not return its own output: end with writeDataset(output, ...).`
+          return yield* new StageError({
+            reason: "NothingWritten",
+            message: `Stage ${stage.name} did not return its own output: end with writeDataset(output, ...).`,
+            isRetryable: false
           })
         const [result, made] = yield* attempt(`Reading what stage ${stage.name} wrote`, () => {
           const written = readFileSync(join(folder, fileName))
@@ -171,11 +164,10 @@ export const runMapped = (
       }).pipe(
         Effect.catchCause((cause) => {
           if (Cause.hasInterruptsOnly(cause)) return Effect.interrupt
-          const error = Cause.squash(cause) as { readonly _tag?: string }
+          const { isRetryable, message, reason } = stageErrorOf(cause)
           const first = index * size + 1
-          const message = `Shard ${index + 1} of ${count} (rows ${first} to ${first + rows.length - 1} of "${over}"): ${messageOf(error)}`
-          const failure = new ShardError(error?._tag, message, error)
-          return error?._tag === undefined ? Effect.die(failure) : Effect.fail(failure)
+          const where = `Shard ${index + 1} of ${count} (rows ${first} to ${first + rows.length - 1} of "${over}")`
+          return Effect.fail(new StageError({ reason, message: `${where}: ${message}`, isRetryable }))
         })
       )
 
@@ -185,7 +177,7 @@ export const runMapped = (
     )
     const iterator = shardsOf(file, size)
     for (let index = 0; ; index++) {
-      const next = yield* Effect.promise(() => iterator.next())
+      const next = yield* trying(`Reading the rows of "${over}"`, () => iterator.next())
       if (next.done === true) break
       const bytes = input.encode(next.value)
       const key = keyOf(bytes, stage.seeded ? index : null)
@@ -196,19 +188,25 @@ export const runMapped = (
         return result
       })
       const rows = found === undefined ? yield* makeShard(index, next.value, bytes, key) : output.decode(found)
-      yield* Effect.promise(() => results.push(rows))
+      yield* trying(writing, () => results.push(rows))
       if (performance.now() - told > tellInterval || index + 1 === count) {
         told = performance.now()
         yield* context.progress({ step: index + 1, total: count })
       }
     }
-    const total = yield* Effect.promise(() => results.end())
+    const total = yield* trying(writing, () => results.end())
     for (const [what, { of, most }] of rowsOf) yield* context.skipped.check(what, of, most)
     return written(context.output, { rows: total, shards: count })
   }).pipe(Effect.scoped)
 
-const attempt = <A>(doing: string, body: () => A): Effect.Effect<A, { readonly _tag: string; readonly message: string }> =>
-  Effect.try({ try: body, catch: (cause) => ({ _tag: "BadOutput", message: `${doing}: ${messageOf(cause)}` }) })
+const writing = "Writing what was made of the shards"
+const failed = (doing: string, cause: unknown): StageError =>
+  new StageError({ reason: "Shards", message: `${doing}: ${messageOf(cause)}`, isRetryable: isPassing(cause) })
+const attempt = <A>(doing: string, body: () => A): Effect.Effect<A, StageError> =>
+  Effect.try({ try: body, catch: (cause) => failed(doing, cause) })
+/** Rows that are damaged or do not fit say so themselves. */
+const trying = <A>(doing: string, body: () => Promise<A>): Effect.Effect<A, StageError | ArtifactError> =>
+  Effect.tryPromise({ try: body, catch: (cause) => (cause instanceof ArtifactError ? cause : failed(doing, cause)) })
 
 /** A shard's place is part of its key where the stage draws random numbers: equal shards then have different seeds. */
 const keyOf = (bytes: Uint8Array, index: number | null): string =>
@@ -268,8 +266,10 @@ const ofShard = (checkpoints: Checkpoints, index: number, key: string): Checkpoi
     save: (step, write) =>
       checkpoints.save(index * stepsOfShard + Math.min(step, stepsOfShard - 1), (folder) =>
         Effect.gen(function* () {
-          yield* Effect.promise(() => mkdir(join(folder, "state")))
-          yield* Effect.promise(() => writeFile(join(folder, "shard"), `${key} ${step}`))
+          yield* trying("Keeping a shard's place", async () => {
+            await mkdir(join(folder, "state"))
+            await writeFile(join(folder, "shard"), `${key} ${step}`)
+          })
           yield* write(join(folder, "state"))
         })
       )

@@ -1,4 +1,4 @@
-/** Child processes in which stages compute (child.ts): jobs go to them over the IPC channel, one at a time to each. */
+/** Child processes in which stages run (child.ts): jobs go to them over the IPC channel, one at a time to each. */
 import { type ChildProcess, fork } from "node:child_process"
 import { readFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -46,7 +46,8 @@ const tooLarge = (stage: StageInfo, limit: number, found: number): Effect.Effect
   Effect.fail(
     new StageError({
       reason: "Memory",
-      message: `The process of stage ${stage.name} took ${Math.ceil(found)} MiB of memory, more than the ${limit} MiB it was given, and was stopped. Give it more, or lower its batch size.`
+      message: `The process of stage ${stage.name} took ${Math.ceil(found)} MiB of memory, more than the ${limit} MiB it was given, and was stopped. Give it more, or lower its batch size.`,
+      isRetryable: false
     })
   )
 
@@ -64,7 +65,8 @@ export const processPool = (prepare: string | undefined): Effect.Effect<Execute,
   ).pipe(Effect.map(({ run }) => run))
 
 const childProcesses = (prepare: string | undefined): { readonly run: Execute; readonly close: () => void } => {
-  const idle: Array<ChildProcess> = []
+  // A child with the tensor engine is larger: a light stage that may take little memory does not run there.
+  const idle = { tensors: [] as Array<ChildProcess>, light: [] as Array<ChildProcess> }
   const all = new Set<ChildProcess>()
   const start = (): ChildProcess => {
     const entry = fileURLToPath(import.meta.resolve(import.meta.url.endsWith(".ts") ? "./child.ts" : "./child.js"))
@@ -80,15 +82,19 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
     child.on("error", () => child.kill("SIGKILL"))
     child.once("exit", () => {
       all.delete(child)
-      const at = idle.indexOf(child)
-      if (at !== -1) idle.splice(at, 1)
+      for (const list of Object.values(idle)) {
+        const at = list.indexOf(child)
+        if (at !== -1) list.splice(at, 1)
+      }
     })
     return child
   }
   return {
     run: ({ stage, job, code, cache, limits, onProgress, onOutput }) =>
       Effect.callback<Outcome, StageError>((resume) => {
-        const child = idle.pop() ?? start()
+        const tensors = stage.resources.tensors === true
+        const waiting = tensors ? idle.tensors : idle.light
+        const child = waiting.pop() ?? start()
         child.ref()
         let tail = ""
         let finished = false
@@ -137,7 +143,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
           finished = true
           if (reuse) {
             child.unref()
-            idle.push(child)
+            waiting.push(child)
           }
           resume(result)
         }
@@ -146,8 +152,8 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
           else if (message.type === "keeping") keeping = true
           else if (message.type === "loaded") checked = check()
           else if (message.type === "done") void checked.then(() => finish(Effect.succeed(message.outcome), true))
-          else if (message.type === "failed")
-            void checked.then(() => finish(Effect.fail(new StageError({ reason: message.reason, message: message.message })), true))
+          else if (message.type === "failed") void checked.then(() => finish(Effect.fail(new StageError(message.error)), true))
+          else if (message.type === "broken") giveUp(Effect.fail(new StageError(message.error)))
         }
         // What the child has loaded is what the files hold now.
         const check = async () => {
@@ -155,7 +161,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
           if (files.length === 0) return
           child.kill("SIGKILL")
           const message = `The code of stage ${stage.name} changed while the pipeline ran (${files.join(", ")}). What is finished is kept: run again to go on with the new code.`
-          finish(Effect.fail(new StageError({ reason: "CodeChanged", message })), false)
+          finish(Effect.fail(new StageError({ reason: "CodeChanged", message, isRetryable: false })), false)
         }
         const exited = (code: number | null, signal: string | null) => {
           const how =
@@ -164,7 +170,12 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
           const tell = () => {
             clearTimeout(patience)
             const said = tail.trim() === "" ? "" : ` Its last words:\n${tail.trim()}`
-            finish(Effect.fail(new StageError({ reason: "Crash", message: `The process of stage ${stage.name} ${how}.${said}` })), false)
+            finish(
+              Effect.fail(
+                new StageError({ reason: "Crash", message: `The process of stage ${stage.name} ${how}.${said}`, isRetryable: true })
+              ),
+              false
+            )
           }
           const patience = setTimeout(tell, 500)
           child.once("close", tell)
@@ -172,14 +183,20 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
         const broken = (error: Error) => {
           if (child.pid === undefined)
             finish(
-              Effect.fail(new StageError({ reason: "Crash", message: `Starting a process for stage ${stage.name}: ${error.message}.` })),
+              Effect.fail(
+                new StageError({
+                  reason: "Crash",
+                  message: `Starting a process for stage ${stage.name}: ${error.message}.`,
+                  isRetryable: true
+                })
+              ),
               false
             )
         }
         child.on("message", heard)
         child.on("exit", exited)
         child.on("error", broken)
-        child.send({ job, prepare } satisfies ToChild)
+        child.send({ job, prepare: tensors ? prepare : undefined } satisfies ToChild)
         // Interrupted: a stage that keeps checkpoints may save one before it ends.
         return Effect.callback<void>((ended) => {
           if (finished) return ended(Effect.void)
@@ -188,7 +205,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
           const kill = () => child.kill("SIGKILL")
           const patience = setTimeout(kill, savingTime)
           child.on("message", (message: FromChild) => {
-            if (message.type === "done" || message.type === "failed") kill()
+            if (message.type === "done" || message.type === "failed" || message.type === "broken") kill()
           })
           const gone = () => {
             clearTimeout(patience)

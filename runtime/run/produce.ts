@@ -77,7 +77,8 @@ const checkFiles = Effect.fnUntraced(function* (run: RunContext, node: StageNode
       () =>
         new StageError({
           reason: "InputChanged",
-          message: `The input ${path} changed while it was read. Nothing was recorded: let whatever writes it finish, then run again.`
+          message: `The input ${path} changed while it was read. Nothing was recorded: let whatever writes it finish, then run again.`,
+          isRetryable: false
         })
     )
   }
@@ -111,7 +112,8 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
           Effect.fail(
             new StageError({
               reason: "BadOutput",
-              message: `Stage ${node.stage.name} wrote something else than a ${node.type.name}. ${error.message}`
+              message: `Stage ${node.stage.name} wrote something else than a ${node.type.name}. ${error.message}`,
+              isRetryable: false
             })
           )
         )
@@ -154,5 +156,5 @@ const withSkipped = ({ id, store }: RunContext, node: StageNode, beside: string,
       : node.limits?.skipped === undefined
         ? " Mend the data, or allow more with --max-skipped (a share, 0 to 1)."
         : " Mend the data, or allow more where the pipeline limits this node: limited({ skipped })."
-  return new StageError({ reason: error.reason, message: `${error.message} ${where}.${advice}` })
+  return new StageError({ reason: error.reason, isRetryable: error.isRetryable, message: `${error.message} ${where}.${advice}` })
 }

@@ -8,7 +8,7 @@ import { decodeConfig } from "../../schemas/hyper.ts"
 import { noCheckpoints } from "../define/resume-points.ts"
 import type { SkippedCount } from "../define/skipped.ts"
 import { type Context, type Progress, portOf, type StageInfo } from "../define/stage-info.ts"
-import { messageOf, placeOf, StageError } from "../errors.ts"
+import { StageError, stageErrorOf } from "../errors.ts"
 import { type CheckpointOptions, openCheckpoints, type StopRequest } from "../store/resume-points.ts"
 import { carryingCurve, Curve, writeCurve } from "./curve.ts"
 import { runMapped } from "./mapped.ts"
@@ -98,7 +98,10 @@ const runWith = (
       checkpoints: curve === undefined || checkpoints === noCheckpoints ? checkpoints : carryingCurve(checkpoints, curve),
       skipped
     }
-    const run: StageInfo["run"] = (given) => stage.run(keyedOnly(stage, given))
+    const run: StageInfo["run"] = (given) => {
+      const made: unknown = stage.run(keyedOnly(stage, given))
+      return Effect.isEffect(made) ? (made as ReturnType<StageInfo["run"]>) : Effect.fail(noEffect(stage, made))
+    }
     const { sharding } = stage
     const written = yield* Effect.suspend(() =>
       sharding === undefined ? run(context) : runMapped({ ...stage, run }, sharding, context, job.shards ?? undefined)
@@ -106,7 +109,8 @@ const runWith = (
     if (written?.slot?.path !== job.output)
       return yield* new StageError({
         reason: "NothingWritten",
-        message: `Stage ${stage.name} did not return its own output: end with writeDataset(output, ...), saveCheckpoint(output, ...) or the like.`
+        message: `Stage ${stage.name} did not return its own output: end with writeDataset(output, ...), saveCheckpoint(output, ...) or the like.`,
+        isRetryable: false
       })
     return { metrics: written.metrics, skipped: yield* skipped.finish }
   }).pipe(
@@ -116,16 +120,21 @@ const runWith = (
         return Effect.fail(
           new StageError({
             reason: "Interrupted",
-            message: `Stage ${stage.name} interrupted itself: a stage ends by its output, or fails with an error. Mend its code (Effect.interrupt, or a fiber that was interrupted and then joined).`
+            message: `Stage ${stage.name} interrupted itself: a stage ends by its output, or fails with an error. Mend its code (Effect.interrupt, or a fiber that was interrupted and then joined).`,
+            isRetryable: false
           })
         )
-      const error = Cause.squash(cause) as { readonly _tag?: string; readonly message?: string; readonly stack?: string }
-      if (error instanceof StageError) return Effect.fail(error)
-      // A defect is a mistake in the stage's code: where it happened is what its author needs.
-      const where = error?._tag === undefined ? placeOf(error) : ""
-      return Effect.fail(new StageError({ reason: error?._tag ?? "Defect", message: `${messageOf(error)}${where}` }))
+      return Effect.fail(stageErrorOf(cause))
     })
   )
+
+/** A stage written without types, or as an async function. */
+const noEffect = (stage: StageInfo, made: unknown): StageError =>
+  new StageError({
+    reason: "Defect",
+    message: `Stage ${stage.name}: its run returned ${made instanceof Promise ? "a promise" : typeof made === "object" && made !== null ? "an object" : String(made)}, expected an Effect. Write it with Effect.gen or Effect.fn, and call what returns a promise by Effect.tryPromise.`,
+    isRetryable: false
+  })
 
 /** What is in no key of the stage's it can't read: a result that depended on it would be found for another seed or another device too. */
 const keyedOnly = (stage: StageInfo, context: Context): Context => {

@@ -34,7 +34,7 @@ export const withoutSecrets =
         ),
       onOutput: (text) => say(output.add(text))
     }).pipe(
-      Effect.mapError((error) => new StageError({ reason: error.reason, message: redact(error.message, secrets) })),
+      Effect.mapError(({ isRetryable, message, reason }) => new StageError({ reason, message: redact(message, secrets), isRetryable })),
       Effect.ensuring(Effect.sync(() => say(output.end())))
     )
   }

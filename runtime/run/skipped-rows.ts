@@ -2,6 +2,7 @@
 import { closeSync, mkdirSync, openSync, writeSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
+import { isPassing } from "../../schemas/explained-error.ts"
 import { visibleJson } from "../../schemas/visible.ts"
 import { percentOf, type SkippedCount, type SkippedRow, type SkippedRows, skippedText, usualSkippedShare } from "../define/skipped.ts"
 import { messageOf, StageError } from "../errors.ts"
@@ -38,7 +39,8 @@ export const collectSkipped = (stage: string, folder: string | undefined, limit:
     } catch (cause) {
       failed ??= new StageError({
         reason: "SkippedRows",
-        message: `Writing the rows that stage ${stage} skipped: ${messageOf(cause)}. Free some space, then run again.`
+        message: `Writing the rows that stage ${stage} skipped: ${messageOf(cause)}. Free some space, then run again.`,
+        isRetryable: isPassing(cause)
       })
     }
   }
@@ -74,7 +76,8 @@ export const collectSkipped = (stage: string, folder: string | undefined, limit:
     if (skipped > share * of)
       return yield* new StageError({
         reason: "TooManySkipped",
-        message: `Stage ${stage} ${skippedText(count)}. The first: ${described(first)}. At most ${percentOf(share)} may be skipped.`
+        message: `Stage ${stage} ${skippedText(count)}. The first: ${described(first)}. At most ${percentOf(share)} may be skipped.`,
+        isRetryable: false
       })
   })
   const close = () => {
@@ -91,7 +94,8 @@ export const collectSkipped = (stage: string, folder: string | undefined, limit:
       if (open.size > 0)
         return yield* new StageError({
           reason: "Defect",
-          message: `Stage ${stage} skipped rows and did not say of how many: call skipped.check(what, of) after the last row.`
+          message: `Stage ${stage} skipped rows and did not say of how many: call skipped.check(what, of) after the last row.`,
+          isRetryable: false
         })
       return failed === undefined ? counts : yield* failed
     })

@@ -8,6 +8,7 @@ import { createHash, randomUUID } from "node:crypto"
 import { readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises"
 import { dirname, join, relative } from "node:path"
 import * as Effect from "effect/Effect"
+import { isPassing } from "../../schemas/explained-error.ts"
 import type { Checkpoints, ResumePoint } from "../define/resume-points.ts"
 import { isGone, messageOf, StageError } from "../errors.ts"
 import { sha256File } from "../key/file-digest.ts"
@@ -72,7 +73,11 @@ export const openCheckpoints = (options: CheckpointOptions, note: (message: stri
       took = last - began
       if (stop?.requested === true) stop.saved()
     })
-  return { latest: Effect.promise(() => newest(folder, note)), due, save }
+  const latest = Effect.tryPromise({
+    try: () => newest(folder, note),
+    catch: (cause) => (cause instanceof StageError ? cause : unreadable(cause))
+  })
+  return { latest, due, save }
 }
 
 const attempt = <A>(body: () => Promise<A>): Effect.Effect<A, { readonly message: string }> =>
@@ -107,12 +112,16 @@ const read = async <A>(body: () => Promise<A>): Promise<A | undefined> => {
     return await body()
   } catch (cause) {
     if (isGone(cause)) return undefined
-    throw new StageError({
-      reason: "Checkpoint",
-      message: `Looking at a checkpoint: ${messageOf(cause)}. It stays where it is: mend that, then run again.`
-    })
+    throw unreadable(cause)
   }
 }
+
+const unreadable = (cause: unknown): StageError =>
+  new StageError({
+    reason: "Checkpoint",
+    message: `Looking at a checkpoint: ${messageOf(cause)}. It stays where it is: mend that, then run again.`,
+    isRetryable: isPassing(cause)
+  })
 
 /** What is wrong with a checkpoint; undefined when it is whole. */
 const damage = async (folder: string): Promise<string | undefined> => {
@@ -123,7 +132,8 @@ const damage = async (folder: string): Promise<string | undefined> => {
   if (found > format)
     throw new StageError({
       reason: "Checkpoint",
-      message: `Reading the checkpoint ${folder}: it has format ${found}, this version of caravan knows formats up to ${format}. It stays where it is: go on with that newer version, or move it away to begin anew.`
+      message: `Reading the checkpoint ${folder}: it has format ${found}, this version of caravan knows formats up to ${format}. It stays where it is: go on with that newer version, or move it away to begin anew.`,
+      isRetryable: false
     })
   for (const { path, sha256 } of files)
     if ((await read(() => sha256File(join(folder, path)))) !== sha256) return `${path} is missing or has changed`

@@ -9,6 +9,7 @@ import { deserialize, serialize } from "node:v8"
 import * as Effect from "effect/Effect"
 import type { Checkpoints } from "../../runtime/define/resume-points.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
+import type { StageError } from "../../runtime/errors.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
 
 export interface Batch<A, E> {
@@ -85,7 +86,7 @@ const failed = (folder: string, expected: string, found: string) =>
 export const openBatchLog = Effect.fn("openBatchLog")(function* (context: {
   readonly checkpoints: Checkpoints
   readonly progress: Report
-}): Effect.fn.Return<BatchLog, ArtifactError> {
+}): Effect.fn.Return<BatchLog, ArtifactError | StageError> {
   const { checkpoints, progress } = context
   const found = yield* checkpoints.latest
   const entries =

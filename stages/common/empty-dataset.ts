@@ -6,6 +6,7 @@ export class EmptyDatasetError extends Schema.TaggedError<EmptyDatasetError>()("
   got: Schema.String,
   message: Schema.String
 }) {
+  readonly isRetryable = false
   static of(doing: string, got: string): EmptyDatasetError {
     return new EmptyDatasetError({
       doing,

@@ -18,7 +18,9 @@ export const MixConfig = Schema.Struct({
 })
 
 /** The number of weights is not the number of datasets. */
-class MixError extends Schema.TaggedError<MixError>()("MixError", { message: Schema.String }) {}
+class MixError extends Schema.TaggedError<MixError>()("MixError", { message: Schema.String }) {
+  readonly isRetryable = false
+}
 
 /**
  * Rows in a seeded order: floor(weight) copies of every row and a random share of the fractional part. Copies of one row are spread over the

@@ -13,7 +13,9 @@ import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { checkPromptIds, PairingError, sameMessages } from "../common/pairing.ts"
 
 /** A batch that is not among the batches. */
-class BatchError extends Schema.TaggedError<BatchError>()("BatchError", { message: Schema.String }) {}
+class BatchError extends Schema.TaggedError<BatchError>()("BatchError", { message: Schema.String }) {
+  readonly isRetryable = false
+}
 
 /** Batch `batch` (from 0) of `batches` equal parts of a seeded order; the first ones are larger by one where it does not come out even. */
 export const batchOf = <Row>(rows: ReadonlyArray<Row>, batch: number, batches: number, seed: number): Array<Row> =>

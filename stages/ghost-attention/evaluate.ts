@@ -43,7 +43,9 @@ export const GhostAttentionReport = report(GhostAttention, "ghost-attention/2")
 export class InstructionCheckError extends Schema.TaggedError<InstructionCheckError>()("InstructionCheckError", {
   dialogue: Schema.String,
   message: Schema.String
-}) {}
+}) {
+  readonly isRetryable = false
+}
 
 /** What says that an answer keeps its dialogue's instruction. */
 export interface InstructionChecker {

@@ -73,7 +73,9 @@ export class TokenizerMismatchError extends Schema.TaggedError<TokenizerMismatch
   expected: Schema.String,
   found: Schema.String,
   message: Schema.String
-}) {}
+}) {
+  readonly isRetryable = false
+}
 
 /** Fails unless both tokenizers have the same pieces in the same order, so that a token means the same to both models. */
 const checkSameTokenizer = (policy: Tokenizer, other: Tokenizer, role: string): Effect.Effect<void, TokenizerMismatchError> => {

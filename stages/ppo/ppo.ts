@@ -166,7 +166,10 @@ export const ppo = Stage.make("ppo", {
       Effect.catchTag("PpoDivergedError", (error) =>
         config.onDivergence === "keep-best" && history.best !== undefined
           ? Effect.as(progress({ message: error.message }), { stopped: "diverged" as const, divergence: error.message })
-          : Effect.flatMap(checkpoints.latest, (last) => error.withLast(last))
+          : Effect.flatMap(
+              Effect.orElseSucceed(checkpoints.latest, () => undefined),
+              (last) => error.withLast(last)
+            )
       ),
       Effect.ensuring(Effect.sync(() => trainer.free()))
     )
@@ -194,7 +197,9 @@ export const ppo = Stage.make("ppo", {
 export const ppoCost = costOf(ppo, ppoEstimate)
 
 /** Settings that contradict one another or the inputs. */
-export class PpoSetupError extends Schema.TaggedError<PpoSetupError>()("PpoSetupError", { message: Schema.String }) {}
+export class PpoSetupError extends Schema.TaggedError<PpoSetupError>()("PpoSetupError", { message: Schema.String }) {
+  readonly isRetryable = false
+}
 
 /** PPO can't go on: a loss, a gradient or a logit is not a number. */
 export class PpoDivergedError extends Schema.TaggedError<PpoDivergedError>()("PpoDivergedError", {
@@ -202,6 +207,7 @@ export class PpoDivergedError extends Schema.TaggedError<PpoDivergedError>()("Pp
   what: Schema.String,
   message: Schema.String
 }) {
+  readonly isRetryable = false
   /** `steps` are the gradient steps taken until then; iteration 0 is the evaluation before the first. */
   static of(at: { readonly iteration: number; readonly of: number; readonly steps: number; readonly what: string }): PpoDivergedError {
     const { iteration, of, steps, what } = at

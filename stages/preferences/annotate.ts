@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
+import { refuseSpecial } from "../../runtime/key/file-source.ts"
 import { type Dataset, External, type OutputSlot } from "../../schemas/artifact.ts"
 import { hyper, hyperSecretVariable, hyperUrl, neutral } from "../../schemas/hyper.ts"
 import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
@@ -72,6 +73,11 @@ export const preferenceOf = (pair: ResponsePair, verdict: Verdict, source: strin
   return { id: pair.id, prompt: pair.prompt, chosen, rejected, rating: verdict.rating, chosenSafe, rejectedSafe, source }
 }
 
+const readText = async (path: string): Promise<string> => {
+  await refuseSpecial(path)
+  return readFile(path, "utf8")
+}
+
 /** A file that is there in whole or not at all. */
 const writeWhole = async (path: string, text: string): Promise<void> => {
   const part = `${path}.part`
@@ -114,7 +120,7 @@ export const annotate = Stage.make("annotate", {
             labels: inputs.labels?.path,
             pairsFile: config.pairsFile,
             labelsHint: config.labelsHint,
-            read: (path) => readFile(path, "utf8"),
+            read: readText,
             write: writeWhole
           })
         : judgeAnnotator({

@@ -9,6 +9,7 @@ import * as Schedule from "effect/Schedule"
 import { Random } from "../../engine/random.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { ResponsePair } from "../../schemas/rows.ts"
+import { refuseSpecial } from "../../runtime/key/file-source.ts"
 import { type Checkpoints, noCheckpoints } from "../../runtime/define/resume-points.ts"
 import { redact } from "../../schemas/secrets.ts"
 import { openVerdictLog } from "./verdict-log.ts"
@@ -34,12 +35,11 @@ export interface JudgeOptions {
   readonly firstRetry?: number
 }
 
-/** Whether a failed request is worth another try. */
 class RequestFailed extends Error {
-  readonly retry: boolean
-  constructor(message: string, retry: boolean) {
+  readonly isRetryable: boolean
+  constructor(message: string, isRetryable: boolean) {
     super(message)
-    this.retry = retry
+    this.isRetryable = isRetryable
   }
 }
 
@@ -73,6 +73,7 @@ export const readVerdict = (answer: string, swapped: boolean, kind: Kind): Verdi
 const readJournal = async (file: string): Promise<Map<string, Verdict | null>> => {
   const known = new Map<string, Verdict | null>()
   if (file === "") return known
+  await refuseSpecial(file)
   let text = ""
   try {
     text = await readFile(file, "utf8")
@@ -98,7 +99,7 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
         ? "Set journal to a file to keep them"
         : "They are kept for the next run"
   const nothingTwice = journal === "" && options.checkpoints === noCheckpoints ? "" : " and run again: no pair is asked for twice"
-  const failed = (message: string) => new AnnotationError({ message })
+  const failed = (message: string, isRetryable = false) => new AnnotationError({ message, isRetryable })
   const ask = (key: string | undefined, pair: ResponsePair, swapped: boolean, kind: Kind): Effect.Effect<string, RequestFailed> =>
     Effect.tryPromise({
       try: async () => {
@@ -132,12 +133,14 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
       Effect.retry({
         schedule: Schedule.exponential(options.firstRetry ?? 1000),
         times: 4,
-        while: (error) => error.retry
+        while: (error) => error.isRetryable
       })
     )
   return Layer.succeed(Annotator, {
     compare: Effect.fn("compare")(function* (pairs: ReadonlyArray<ResponsePair>, kind: Kind) {
       if (url === "" || model === "") return yield* failed("A judge needs an endpoint: set url (as https://host/v1) and model.")
+      if (!/^https?:$/.test(URL.parse(url)?.protocol ?? ""))
+        return yield* failed(`The judge's url is ${JSON.stringify(url)}: expected an address as https://host/v1. Set it and run again.`)
       const key = keyVariable === "" ? undefined : environment[keyVariable]
       if (keyVariable !== "" && (key === undefined || key === ""))
         return yield* failed(
@@ -152,7 +155,9 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
       })
       const swappedOf = (pair: ResponsePair) => new Random(seed, "judge", pair.id).next() < 0.5
       const keyOf = (pair: ResponsePair) => JSON.stringify([model, kind, swappedOf(pair), pair.prompt, pair.responseA, pair.responseB])
-      const log = yield* Effect.mapError(openVerdictLog(options.checkpoints, pairs.length), (error) => failed(error.message))
+      const log = yield* Effect.mapError(openVerdictLog(options.checkpoints, pairs.length), ({ isRetryable, message }) =>
+        failed(message, isRetryable)
+      )
       if (log.known.size > 0) yield* options.progress({ note: `resumes after ${log.known.size} of ${pairs.length} verdicts` })
       const given = pairs.map((pair, index) => (log.known.has(index) ? log.known.get(index) : known.get(keyOf(pair))))
       // Of a few pairs one may be no verdict, whatever its share; with 0 none may.
@@ -169,7 +174,8 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
           if (isNew || verdict === undefined) {
             const answer = yield* Effect.mapError(ask(key, pair, swappedOf(pair), kind), (error) =>
               failed(
-                `Asking the judge ${model} at ${url}: ${redact(error.message, key === undefined ? [] : [key])}, after ${done} of ${pairs.length} verdicts. ${whereKept}; check the address and the key, and run again.`
+                `Asking the judge ${model} at ${url}: ${redact(error.message, key === undefined ? [] : [key])}, after ${done} of ${pairs.length} verdicts. ${whereKept}; check the address and the key, and run again.`,
+                error.isRetryable
               )
             )
             verdict = readVerdict(answer, swappedOf(pair), kind) ?? null

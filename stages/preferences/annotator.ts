@@ -5,6 +5,7 @@
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import { isRetryable } from "../../schemas/explained-error.ts"
 import type { ResponsePair } from "../../schemas/rows.ts"
 
 /** 0 significantly better, 1 better, 2 slightly better, 3 negligibly better or unsure. */
@@ -18,8 +19,11 @@ export interface Verdict {
   readonly safeB: boolean | null
 }
 
-/** A pair could not be compared: what was being done, what was expected, what was found, what to do. */
-export class AnnotationError extends Schema.TaggedError<AnnotationError>()("AnnotationError", { message: Schema.String }) {}
+/**
+ * A pair could not be compared: what was being done, what was expected, what was found, what to do. Retryable where a judge may answer the next time (too
+ * many requests, an error of its server, no connection, no answer in time); not where labels, files, an address or a key have to be mended first.
+ */
+export class AnnotationError extends Schema.TaggedError<AnnotationError>()("AnnotationError", { message: Schema.String, isRetryable }) {}
 
 export type Kind = "helpfulness" | "safety"
 

@@ -8,6 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
 import type { Checkpoints } from "../../runtime/define/resume-points.ts"
+import type { StageError } from "../../runtime/errors.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
 import type { Verdict } from "./annotator.ts"
 
@@ -40,7 +41,7 @@ const largestShare = 0.05
 export const openVerdictLog = Effect.fn("openVerdictLog")(function* (
   checkpoints: Checkpoints,
   pairs: number
-): Effect.fn.Return<VerdictLog, ArtifactError> {
+): Effect.fn.Return<VerdictLog, ArtifactError | StageError> {
   const found = yield* checkpoints.latest
   const known = new Map<number, Verdict | null>()
   if (found !== undefined) {

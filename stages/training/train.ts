@@ -22,6 +22,7 @@ import { writeSafetensors } from "../../models/safetensors.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Checkpoints } from "../../runtime/define/resume-points.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
+import type { StageError } from "../../runtime/errors.ts"
 import { ArtifactError, type OutputSlot } from "../../schemas/artifact.ts"
 import { hyper } from "../../schemas/hyper.ts"
 
@@ -74,7 +75,9 @@ export class DivergedError extends Schema.TaggedError<DivergedError>()("Diverged
   step: Schema.Number,
   what: Schema.String,
   message: Schema.String
-}) {}
+}) {
+  readonly isRetryable = false
+}
 
 export interface TrainingResult {
   /** Each step's loss, before its update. */
@@ -164,7 +167,7 @@ const takeStep = (
 /** Trains in place and returns the losses. Fails with DivergedError when a loss or a gradient norm is not finite. */
 export const train = Effect.fn("train")(function* (
   options: TrainingOptions
-): Effect.fn.Return<TrainingResult, DivergedError | ArtifactError> {
+): Effect.fn.Return<TrainingResult, DivergedError | ArtifactError | StageError> {
   const { checkpoints } = options
   const optimizer = new AdamW({ parameters: options.parameters, weightDecay: options.weightDecay })
   const losses: Array<number> = []

@@ -32,7 +32,9 @@ export type Graded = typeof Graded.Type
 export const GradedCompletions = dataset(Graded, "graded-completion/1")
 
 /** A completion of something that the oracle knows nothing about. */
-class GradingError extends Schema.TaggedError<GradingError>()("GradingError", { message: Schema.String }) {}
+class GradingError extends Schema.TaggedError<GradingError>()("GradingError", { message: Schema.String }) {
+  readonly isRetryable = false
+}
 
 /** The oracle's grade of a completion. Throws UnknownQuestionError where it does not know the question. */
 export const gradeOf = ({ promptId, sample, policy, safety, prompt, text }: Completion, category: string | null = null): Graded => {

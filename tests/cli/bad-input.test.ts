@@ -1,6 +1,9 @@
 /** What a user may get wrong: each gives one clear message (what, where, what to do), an exit code that is not 0, no stack trace, and a store as before. */
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs"
-import { join } from "node:path"
+import { execFileSync } from "node:child_process"
+import { once } from "node:events"
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs"
+import { createServer } from "node:net"
+import { join, resolve } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { hasCuda } from "../../engine/device.ts"
 import { writeModelFile } from "../../models/tokenizer/model-file.ts"
@@ -60,6 +63,17 @@ describe("pipeline files", () => {
     refuses(["plan", file("none.ts", "export const x = 1\n")], /it has no default export\. End it with: export default Pipeline\.make/))
   it("whose default export is something else", () =>
     refuses(["graph", file("other.ts", "export default 7\n")], /its default export is not a pipeline/))
+  it("whose pipeline has no params: the author's mistake, with its place", () =>
+    refuses(
+      [
+        "plan",
+        file(
+          "bare.ts",
+          `import * as Pipeline from "../../../runtime/define/pipeline.ts"\nexport default Pipeline.make("bare", {} as never, () => ({}))\n`
+        )
+      ],
+      /^Loading the pipeline bare\.ts: Pipeline\.make\("bare"\): expected params, .*, found none \(at .*bare\.ts:2\)\.\nFix the file/
+    ))
   it("wired wrongly by untyped code", () => {
     const text = `import * as Schema from "effect/Schema"
 import { fileAt } from "../../../runtime/define/node.ts"
@@ -108,6 +122,30 @@ describe("a device", () => {
 describe("files", () => {
   it("a missing data file", () =>
     refuses(["run", hh, "--set", "data=missing.jsonl"], /Reading the input .*missing\.jsonl: there is no such file or folder/))
+  it.skipIf(process.platform !== "linux")("a device, a FIFO or a socket, by itself, by a link or in a folder: at once", async () => {
+    execFileSync("mkfifo", [join(folder, "pipe")])
+    const server = createServer().listen(join(folder, "socket"))
+    await once(server, "listening")
+    symlinkSync("/dev/zero", join(folder, "link"))
+    mkdirSync(join(folder, "mixed/deep"), { recursive: true })
+    symlinkSync(join(folder, "pipe"), join(folder, "mixed/deep/pipe"))
+    try {
+      for (const [path, what] of [
+        ["/dev/zero", "it is a character device"],
+        ["pipe", "it is a FIFO (a named pipe)"],
+        ["socket", "it is a socket"],
+        ["link", "it is a character device"],
+        ["mixed", "deep/pipe in it is a FIFO (a named pipe)"]
+      ] as const)
+        for (const command of ["plan", "run"]) {
+          const { status, stdout, stderr } = caravan(folder, command, hh, "--set", `data=${path}`)
+          expect(`${stdout}${stderr}`).toContain(`Reading the input ${resolve(folder, path)}: ${what}, not a file or folder.`)
+          expect(status).not.toBe(0)
+        }
+    } finally {
+      server.close()
+    }
+  })
   it("data of another format: file, line, field and why", () => {
     writeFileSync(join(folder, "other.jsonl"), '{"text": "x"}\n')
     refuses(

@@ -4,8 +4,8 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Schema from "effect/Schema"
 import { describe, expect, it } from "vitest"
-import { buildGraph, dependencies, type Graph } from "../../../runtime/define/graph.ts"
-import { type AnyNode, fileAt } from "../../../runtime/define/node.ts"
+import { buildGraph, dependencies, type Graph, type StageNode } from "../../../runtime/define/graph.ts"
+import { type AnyNode, fileAt, type NodeLimits } from "../../../runtime/define/node.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
 import * as Stage from "../../../runtime/define/stage.ts"
 import { External, written } from "../../../schemas/artifact.ts"
@@ -162,6 +162,19 @@ describe("nodes", () => {
     expect(draws(read).nodes.get("join")).toMatchObject({ inputs: { sets: ["read", "read-2"] } })
     expect(draws(still).nodes.get("join")).toMatchObject({ inputs: { sets: ["still", "still"] } })
   })
+  it("that are one keep the stricter of their limits, whichever comes first", () => {
+    const limitsOf = (...all: ReadonlyArray<NodeLimits>) => {
+      const graph = build(() => ({ x: join({ sets: all.map((limits) => texts().limited(limits)) }) }))
+      return (graph.nodes.get("read") as StageNode).limits
+    }
+    const [loose, strict] = [
+      { seconds: 60, memory: 100, retries: 2, skipped: 0.5 },
+      { seconds: 5, memory: 900, retries: 0, skipped: 0.1 }
+    ]
+    const both = { seconds: 5, memory: 100, retries: 0, skipped: 0.1 }
+    expect([limitsOf(loose, strict), limitsOf(strict, loose)]).toEqual([both, both])
+    expect([limitsOf({}, strict, {}), limitsOf({ seconds: 1 }, { retries: 3 })]).toEqual([strict, { seconds: 1, retries: 3 }])
+  })
   it("of a stage and of the same one pinned, or pinned to another version, are not", () => {
     const [v1, v2] = (["v1", "v2"] as const).map((version) => Stage.pinned(version, read as never) as unknown as typeof read)
     const file = fileAt("words.txt")
@@ -177,6 +190,17 @@ describe("nodes", () => {
     expect(build(() => ({ x: node })).nodes.size).toBe(10_002)
     // A tenth of a second by itself; seconds when something is quadratic.
     expect(performance.now() - started).toBeLessThan(2500)
+  })
+})
+
+describe("a pipeline", () => {
+  it("without params, or without a function, is refused where it is made, in words", () => {
+    const make = Pipeline.make as unknown as (...given: ReadonlyArray<unknown>) => unknown
+    const noParams =
+      /^Pipeline\.make\("test"\): expected params, a Schema\.Struct of its parameters .*`\{ params: Schema\.Struct\(\{\}\) \}`.*, found /
+    for (const options of [undefined, {}, { params: {} }, { params: 7 }]) expect(() => make("test", options, texts)).toThrow(noParams)
+    expect(() => make("test", texts)).toThrow(noParams)
+    expect(() => make("test", { params })).toThrow(/^Pipeline\.make\("test"\): expected a function of the parameters .*, found none$/)
   })
 })
 

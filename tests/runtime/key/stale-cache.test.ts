@@ -50,6 +50,7 @@ export const speak = Stage.make("speak", {
   }),
   inputs: { file: Stage.optional(External), before: Stage.many(Said) },
   output: Said,
+  resources: { inProcess: true },
   seeded: false,
   run: Effect.fn("speak")(function* ({ config, inputs, output, progress }) {
     const read = inputs.file === undefined ? "" : readFileSync(inputs.file.path, "utf8")

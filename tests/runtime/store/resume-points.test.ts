@@ -21,6 +21,17 @@ vi.mock("node:fs", async (original) => {
   return { ...fs, fsync }
 })
 
+/** With what folders can't be listed; "": they can. */
+const refusal = vi.hoisted(() => ({ code: "" }))
+vi.mock("node:fs/promises", async (original) => {
+  const fs = await original<typeof import("node:fs/promises")>()
+  const readdir = async (...given: Parameters<typeof fs.readdir>) => {
+    if (refusal.code !== "") throw Object.assign(new Error(refusal.code), { code: refusal.code })
+    return fs.readdir(...given)
+  }
+  return { ...fs, readdir }
+})
+
 let folder: string
 beforeEach(() => {
   folder = join(workFolder(), "key")
@@ -57,6 +68,23 @@ it.skipIf(process.platform !== "linux")("have every folder made to last, also on
     )
   )
   expect(synced.map((path) => basename(path))).toEqual(expect.arrayContaining(["state", "inner", "outer", "seal.json"]))
+})
+
+it("that can't be looked at for want of open files may pass; what has to be mended does not", async () => {
+  await Effect.runPromise(opened().save(7, nothing))
+  for (const [code, isRetryable] of [
+    ["EMFILE", true],
+    ["EACCES", false]
+  ] as const) {
+    refusal.code = code
+    expect(await Effect.runPromise(Effect.flip(opened().latest))).toMatchObject({
+      reason: "Checkpoint",
+      isRetryable,
+      message: `Looking at a checkpoint: ${code}. It stays where it is: mend that, then run again.`
+    })
+  }
+  refusal.code = ""
+  expect(await Effect.runPromise(opened().latest)).toMatchObject({ step: 7 })
 })
 
 it("of a newer version are refused, and stay", async () => {

@@ -1,5 +1,6 @@
 /** Annotators: people by a file, a model behind an endpoint. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { execFileSync } from "node:child_process"
 import { createServer, type Server } from "node:http"
 import type { AddressInfo } from "node:net"
 import { tmpdir } from "node:os"
@@ -90,6 +91,14 @@ describe("people, by a file,", () => {
     const labelsHint = "save it as labels-1.jsonl and run again with --set labelled=1"
     expect(await failureOf(annotate, inputs as never, { ...config, labelsHint })).toMatch(
       /Then save it as labels-1\.jsonl and run again with --set labelled=1: everything before is kept\.$/
+    )
+  })
+  it.skipIf(process.platform !== "linux")("are not asked by way of a pipe", async () => {
+    const { inputs, config } = await run(undefined)
+    const pipe = `${config.pairsFile}.pipe`
+    execFileSync("mkfifo", [pipe])
+    expect(await failureOf(annotate, inputs as never, { ...config, pairsFile: pipe })).toMatch(
+      /\.pipe is a FIFO \(a named pipe\), not a file/
     )
   })
   it("keep what they wrote into the file of pairs: it is not written over", async () => {
@@ -321,6 +330,36 @@ describe("a judge", () => {
     seen = []
     await Effect.runPromise(judge({ journal }))
     expect(seen).toEqual([])
+  })
+  it("fails for good where something has to be mended, and else may be tried again", async () => {
+    const isRetryable = async (over: Partial<JudgeOptions> = {}) => (await Effect.runPromise(Effect.flip(judge(over)))).isRetryable
+    for (const [status, passes] of [
+      [429, true],
+      [503, true],
+      [401, false],
+      [404, false]
+    ] as const) {
+      answers = () => ({ status })
+      expect([status, await isRetryable({ concurrency: 1 })]).toEqual([status, passes])
+    }
+    answers = () => ({ hang: true })
+    expect(await isRetryable({ concurrency: 1, timeout: 0.05 })).toBe(true)
+    expect(await isRetryable({ url: "http://127.0.0.1:9/v1" })).toBe(true)
+    expect(await isRetryable({ url: "ftp://127.0.0.1/v1" })).toBe(false)
+    expect(await isRetryable({ url: "nowhere" })).toBe(false)
+    expect(await isRetryable({ environment: {} })).toBe(false)
+    expect(await isRetryable({ journal: root })).toBe(false)
+    answers = () => ({ content: "no" })
+    expect(await isRetryable({ maxUnreadable: 0 })).toBe(false)
+  })
+  it.skipIf(process.platform !== "linux")("reads and writes no journal that is a device or a pipe", async () => {
+    for (const [path, what] of [
+      ["/dev/zero", "a character device"],
+      [join(root, "pipe"), "a FIFO"]
+    ] as const) {
+      if (path !== "/dev/zero") execFileSync("mkfifo", [path])
+      expect(await failure({ journal: path })).toContain(`Reading the verdicts in ${path}: ${path} is ${what}`)
+    }
   })
   it("needs an endpoint, and the key that is named", async () => {
     expect(await failure({ url: "" })).toMatch(/set url .* and model/)
