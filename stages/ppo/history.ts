@@ -12,6 +12,7 @@ import type { Llama } from "../../models/llama.ts"
 import { writeSafetensors } from "../../models/safetensors.ts"
 import type { Checkpoints, ResumePoint } from "../../runtime/define/resume-points.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
+import { judgeEvaluations } from "../common/early-stopping.ts"
 import { PpoEvaluation, PpoIteration } from "./diagnostics.ts"
 import { cloneLlama, copyWeights, type PpoModels } from "./models.ts"
 import type { PpoTrainer } from "./trainer.ts"
@@ -61,15 +62,6 @@ export class PpoHistory {
     const rewards = this.heldOut.map(({ reward }) => reward)
     return judgeEvaluations(rewards, patience)
   }
-}
-
-/** Evaluations on held-out prompts so far: which is the best, and whether to stop. */
-export const judgeEvaluations = (
-  rewards: ReadonlyArray<number>,
-  patience: number
-): { readonly best: number; readonly isLast: boolean; readonly stop: boolean } => {
-  const best = rewards.reduce((best, reward, i) => (reward > rewards[best]! ? i : best), 0)
-  return { best, isLast: best === rewards.length - 1, stop: rewards.length - 1 - best >= patience }
 }
 
 const State = Schema.Struct({

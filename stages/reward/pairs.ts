@@ -12,6 +12,7 @@ import { appendFittingAnswers } from "../common/dialogues.ts"
 import { LeftOutCounter, type LeftOutRow } from "../common/left-out.ts"
 import { batchesOf, chunks, type Sequence } from "../common/sequences.ts"
 import type { TokenStore } from "../common/token-store.ts"
+import { permuted } from "../training/held-out.ts"
 import type { TrainingBatch } from "../training/train.ts"
 
 /** Margin by rating (significantly better, better, slightly better, negligibly better or unsure), §A.3.3 table 27. */
@@ -146,26 +147,40 @@ export const readPairs = Effect.fn("readPairs")(function* (
   return pairs
 })
 
-/** Batches of pairs, a fresh permutation each epoch; within a batch pairs of like length share a part, so that little is padded. */
-export function* pairBatches(
+interface BatchSizes {
+  readonly batchPairs: number
+  readonly microBatchPairs: number
+}
+
+/** Batches of these pairs, in their order, once; within a batch pairs of like length share a part, so that little is padded. */
+export function* pairPass(
   pairs: Sequence<TokenisedPair>,
-  config: { readonly batchPairs: number; readonly microBatchPairs: number },
-  seed: number,
+  order: Uint32Array,
+  { batchPairs, microBatchPairs }: BatchSizes,
   loss: (pairs: ReadonlyArray<TokenisedPair>) => Tensor
 ): Generator<TrainingBatch> {
   const longest = (pair: TokenisedPair) => Math.max(pair.chosen.length, pair.rejected.length)
-  for (let epoch = 0; ; epoch++) {
-    const order = new Random(seed, "reward-model", "epoch", epoch).permutation(pairs.length)
-    for (const batch of batchesOf(pairs, config.batchPairs, order)) {
-      const parts = chunks(
-        batch.toSorted((a, b) => longest(a) - longest(b)),
-        config.microBatchPairs
-      )
-      yield {
-        count: batch.length,
-        tokens: parts.reduce((sum, part) => sum + 2 * part.length * Math.max(...part.map(longest)), 0),
-        parts: parts.map((part) => () => loss(part))
-      }
+  const ordered = { length: order.length, at: (index: number) => pairs.at(order[index]!) }
+  for (const batch of batchesOf(ordered, batchPairs)) {
+    const parts = chunks(
+      batch.toSorted((a, b) => longest(a) - longest(b)),
+      microBatchPairs
+    )
+    yield {
+      count: batch.length,
+      tokens: parts.reduce((sum, part) => sum + 2 * part.length * Math.max(...part.map(longest)), 0),
+      parts: parts.map((part) => () => loss(part))
     }
   }
+}
+
+/** The same epoch after epoch without end, each in a fresh permutation: of all pairs, or of those named. */
+export function* pairBatches(
+  pairs: Sequence<TokenisedPair>,
+  config: BatchSizes,
+  seed: number,
+  loss: (pairs: ReadonlyArray<TokenisedPair>) => Tensor,
+  of: Uint32Array = Uint32Array.from({ length: pairs.length }, (_, i) => i)
+): Generator<TrainingBatch> {
+  for (let epoch = 0; ; epoch++) yield* pairPass(pairs, permuted(of, new Random(seed, "reward-model", "epoch", epoch)), config, loss)
 }

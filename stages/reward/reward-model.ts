@@ -23,8 +23,9 @@ import { scalarModel, trained, training } from "../common/cost/work.ts"
 import { nothingLeft } from "../common/left-out.ts"
 import { scoreSequences } from "../common/scoring.ts"
 import { TokenStore } from "../common/token-store.ts"
+import { evaluating, heldOutFields, splitHeldOut } from "../training/held-out.ts"
 import { stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
-import { pairBatches, readPairs, type TokenisedPair } from "./pairs.ts"
+import { pairBatches, pairPass, readPairs, type TokenisedPair } from "./pairs.ts"
 
 /** Ranking loss with margin, Llama 2 §3.2.2 eq. 2, summed over pairs: -log sigmoid(r_chosen - r_rejected - m). Each argument (B,); returns (). */
 export const rankingLoss = (chosen: Tensor, rejected: Tensor, margin: Tensor): Tensor =>
@@ -51,7 +52,8 @@ export const RewardModelConfig = Schema.Struct({
   precision: hyper("float32", "of weights and activations; scores, and the optimiser's copy of the weights, are float32 either way", [
     "float32",
     "bfloat16"
-  ])
+  ]),
+  ...heldOutFields
 })
 type Config = typeof RewardModelConfig.Type
 
@@ -105,12 +107,15 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
   if (pairs.length === 0)
     return yield* nothingLeft("train a reward model on", { name: "pairs", count: pairs.rows }, leftOut, { length: context, context })
   yield* skipped.check("pairs", pairs.rows)
+  const { heldOut, training } = yield* splitHeldOut(pairs.length, config.heldOut, seed)
   const model = initRewardModel(policy, { seed })
-  const steps = stepsFor(pairs.length, config.batchPairs, config.epochs)
+  const lossOf = (part: ReadonlyArray<TokenisedPair>) => pairLoss(model, part, { padId: tokenizer.padId, device, safetyLossWeight })
+  const steps = stepsFor(training.length, config.batchPairs, config.epochs)
   const result = yield* train({
     parameters: model.parameters,
     checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
-    batches: pairBatches(pairs, config, seed, (part) => pairLoss(model, part, { padId: tokenizer.padId, device, safetyLossWeight })),
+    batches: pairBatches(pairs, config, seed, lossOf, training),
+    heldOut: evaluating(heldOut, config, () => pairPass(pairs, heldOut, config, lossOf)),
     steps,
     schedule: cosineSchedule({
       peak: config.learningRate,

@@ -17,11 +17,12 @@ import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { type Demonstration, Demonstrations } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { nothingLeft } from "../common/left-out.ts"
-import { languageModelLoss } from "../common/sequences.ts"
+import { languageModelLoss, type PackedRow } from "../common/sequences.ts"
 import { TokenStore } from "../common/token-store.ts"
 import { packedTraining } from "../training/cost.ts"
 import { readExamples } from "../training/examples.ts"
-import { packedBatches } from "../training/sft.ts"
+import { evaluating, heldOutFields, permuted, splitHeldOut } from "../training/held-out.ts"
+import { packedBatches, packedPass } from "../training/sft.ts"
 import { precision, stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
 import { headerOfTask } from "./classifier-task.ts"
 import { ClassifierError, TasksFile, tasksFile } from "./classifier-tasks-file.ts"
@@ -53,7 +54,8 @@ const SafetyClassifierConfig = Schema.Struct({
   microBatchSize: hyperInt(8, "sequences at once: memory against speed; the loss does not depend on it, but for the order of float sums", {
     min: 1
   }),
-  precision
+  precision,
+  ...heldOutFields
 })
 
 export const safetyClassifier = Stage.make("safety-classifier", {
@@ -83,13 +85,16 @@ export const safetyClassifier = Stage.make("safety-classifier", {
     if (examples.length === 0)
       return yield* nothingLeft("train a safety classifier on", { name: "examples", count: examples.rows }, leftOut, { length, context })
     yield* skipped.check("examples", examples.rows)
-    const epochRows = (epoch: number) => examples.packed(new Random(seed, "safety classifier", "epoch", epoch).permutation(examples.length))
+    const { heldOut, training } = yield* splitHeldOut(examples.length, config.heldOut, seed)
+    const lossOf = (rows: ReadonlyArray<PackedRow>) => languageModelLoss(model, rows, { device, isolate: true })
+    const epochRows = (epoch: number) => examples.packed(permuted(training, new Random(seed, "safety classifier", "epoch", epoch)))
     const { batchSize, microBatchSize } = config
     const steps = stepsFor(epochRows(0).length, batchSize, config.epochs)
     const result = yield* train({
       parameters: model.parameters,
       checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
-      batches: packedBatches(epochRows, { batchSize, microBatchSize }, (rows) => languageModelLoss(model, rows, { device, isolate: true })),
+      batches: packedBatches(epochRows, { batchSize, microBatchSize }, lossOf),
+      heldOut: evaluating(heldOut, config, () => packedPass(examples.packed(heldOut), config, lossOf)),
       steps,
       schedule: cosineSchedule({ peak: config.learningRate, steps, warmup: config.warmupSteps, finalFraction: config.finalLearningRate }),
       maxNorm: config.maxNorm,

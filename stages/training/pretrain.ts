@@ -23,7 +23,8 @@ import { type Size, sized, unknownSize } from "../common/cost/size.ts"
 import { languageModel, trained, training } from "../common/cost/work.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { chunks, languageModelLoss, type PackedRow } from "../common/sequences.ts"
-import { precision, train, trainingCheckpoints, trainingMetrics } from "./train.ts"
+import { evaluating, heldOutFields, splitHeldOut } from "./held-out.ts"
+import { precision, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 const PretrainConfig = Schema.Struct({
   dim: hyperInt(128, "width of the model", { min: 1 }),
@@ -42,7 +43,8 @@ const PretrainConfig = Schema.Struct({
   warmupSteps: hyperInt(50, "§2.2: 2000", { min: 0 }),
   weightDecay: hyper(0.1, "§2.2: 0.1", { min: 0 }),
   maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
-  precision
+  precision,
+  ...heldOutFields
 })
 
 /**
@@ -82,29 +84,36 @@ export const pretrain = Stage.make("pretrain", {
     const tokenizer = yield* loadTokenizer(inputs.tokenizer.path)
     const texts = yield* readRows(inputs.texts, Texts)
     const length = Math.min(config.sequenceLength, config.contextLength) + 1
-    const rows = joinDocuments(
-      tokenizer,
-      texts.map((row) => row.text),
-      length
-    )
-    if (rows.length === 0)
-      return yield* EmptyDatasetError.of("pretrain on", `${texts.length} texts that do not fill one sequence of ${length} tokens`)
+    const notFilled = (what: string, count: number) =>
+      EmptyDatasetError.of(what, `${count} texts that do not fill one sequence of ${length} tokens`)
+    const split = yield* splitHeldOut(texts.length, config.heldOut, seed)
+    const joined = (which: Uint32Array) =>
+      joinDocuments(
+        tokenizer,
+        Array.from(which, (i) => texts[i]!.text),
+        length
+      )
+    const [rows, heldOut] = [joined(split.training), joined(split.heldOut)]
+    if (rows.length === 0) return yield* notFilled("pretrain on", split.training.length)
+    if (heldOut.length === 0 && split.heldOut.length > 0) return yield* notFilled("measure the held-out loss on", split.heldOut.length)
     const model = initLlama(shapeOf(config, tokenizer.vocabSize), { seed, device, dtype: config.precision })
     const { batchSize, microBatchSize, steps } = config
+    function* pass(ordered: ReadonlyArray<PackedRow>): Generator<TrainingBatch> {
+      for (const batch of chunks(ordered, batchSize)) {
+        yield {
+          count: batch.length * (length - 1),
+          tokens: batch.length * (length - 1),
+          parts: chunks(batch, microBatchSize).map((part) => () => languageModelLoss(model, part, { device, isolate: false }))
+        }
+      }
+    }
     const result = yield* train({
       parameters: model.parameters,
       checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
       batches: (function* () {
-        for (let epoch = 0; ; epoch++) {
-          for (const batch of chunks(new Random(seed, "pretrain", "epoch", epoch).shuffle(rows), batchSize)) {
-            yield {
-              count: batch.length * (length - 1),
-              tokens: batch.length * (length - 1),
-              parts: chunks(batch, microBatchSize).map((part) => () => languageModelLoss(model, part, { device, isolate: false }))
-            }
-          }
-        }
+        for (let epoch = 0; ; epoch++) yield* pass(new Random(seed, "pretrain", "epoch", epoch).shuffle(rows))
       })(),
+      heldOut: evaluating(split.heldOut, config, () => pass(heldOut)),
       steps,
       schedule: cosineSchedule({ peak: config.learningRate, steps, warmup: config.warmupSteps, finalFraction: config.finalLearningRate }),
       maxNorm: config.maxNorm,

@@ -19,6 +19,7 @@ import { batchesOf, chunks, languageModelLoss, lossTokens, type PackedRow, type 
 import { TokenStore } from "../common/token-store.ts"
 import { packedTraining } from "./cost.ts"
 import { readExamples } from "./examples.ts"
+import { evaluating, heldOutFields, permuted, splitHeldOut } from "./held-out.ts"
 import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 const SftConfig = Schema.Struct({
@@ -34,7 +35,8 @@ const SftConfig = Schema.Struct({
   microBatchSize: hyperInt(8, "sequences at once: memory against speed; the loss does not depend on it, but for the order of float sums", {
     min: 1
   }),
-  precision
+  precision,
+  ...heldOutFields
 })
 
 export const sft = Stage.make("sft", {
@@ -58,12 +60,15 @@ export const sft = Stage.make("sft", {
       return yield* nothingLeft("fine-tune on", { name: "demonstrations", count: examples.rows }, leftOut, { length, context })
     yield* skipped.check("demonstrations", examples.rows)
 
-    const epochRows = (epoch: number) => examples.packed(new Random(seed, "sft", "epoch", epoch).permutation(examples.length))
+    const { heldOut, training } = yield* splitHeldOut(examples.length, config.heldOut, seed)
+    const lossOf = (rows: ReadonlyArray<PackedRow>) => languageModelLoss(model, rows, { device, isolate: true })
+    const epochRows = (epoch: number) => examples.packed(permuted(training, new Random(seed, "sft", "epoch", epoch)))
     const steps = config.steps > 0 ? config.steps : stepsFor(epochRows(0).length, config.batchSize, config.epochs)
     const result = yield* train({
       parameters: model.parameters,
       checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
-      batches: packedBatches(epochRows, config, (rows) => languageModelLoss(model, rows, { device, isolate: true })),
+      batches: packedBatches(epochRows, config, lossOf),
+      heldOut: evaluating(heldOut, config, () => packedPass(examples.packed(heldOut), config, lossOf)),
       steps,
       schedule: cosineSchedule({ peak: config.learningRate, steps, warmup: config.warmupSteps, finalFraction: config.finalLearningRate }),
       maxNorm: config.maxNorm,
@@ -76,21 +81,28 @@ export const sft = Stage.make("sft", {
   }, Effect.scoped)
 })
 
-/** Batches of packed rows, epoch after epoch without end; each epoch is packed anew from a fresh permutation. */
+/** Batches of packed rows, all of them once. */
+export function* packedPass(
+  rows: Sequence<PackedRow>,
+  config: { readonly batchSize: number; readonly microBatchSize: number },
+  loss: (rows: ReadonlyArray<PackedRow>) => ReturnType<typeof languageModelLoss>
+): Generator<TrainingBatch> {
+  for (const batch of batchesOf(rows, config.batchSize)) {
+    yield {
+      count: lossTokens(batch),
+      tokens: batch.length * batch[0]!.tokens.length,
+      parts: chunks(batch, config.microBatchSize).map((part) => () => loss(part))
+    }
+  }
+}
+
+/** The same epoch after epoch without end; each epoch is packed anew from a fresh permutation. */
 export function* packedBatches(
   epochRows: (epoch: number) => Sequence<PackedRow>,
   config: { readonly batchSize: number; readonly microBatchSize: number },
   loss: (rows: ReadonlyArray<PackedRow>) => ReturnType<typeof languageModelLoss>
 ): Generator<TrainingBatch> {
-  for (let epoch = 0; ; epoch++) {
-    for (const batch of batchesOf(epochRows(epoch), config.batchSize)) {
-      yield {
-        count: lossTokens(batch),
-        tokens: batch.length * batch[0]!.tokens.length,
-        parts: chunks(batch, config.microBatchSize).map((part) => () => loss(part))
-      }
-    }
-  }
+  for (let epoch = 0; ; epoch++) yield* packedPass(epochRows(epoch), config, loss)
 }
 
 export const sftCost = costOf(sft, {

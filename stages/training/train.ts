@@ -4,7 +4,7 @@
  * A batch's loss is the sum over its parts divided by the batch's whole count (tokens that carry loss, or pairs), so that it does not depend
  * on how the batch is split into parts.
  *
- * A checkpoint holds the model as its folder would, and under training/ the optimiser's state and what was measured: everything that the next step
+ * A checkpoint holds the model as its folder would, and under training/ the optimiser's state, the best weights on held-out rows and what was measured: everything that the next step
  * reads. Batches are made anew from the seed, those before the next step without being computed.
  */
 import { mkdir, readFile, writeFile } from "node:fs/promises"
@@ -25,22 +25,16 @@ import type { Progress } from "../../runtime/define/stage.ts"
 import type { StageError } from "../../runtime/errors.ts"
 import { ArtifactError, type OutputSlot } from "../../schemas/artifact.ts"
 import { hyper } from "../../schemas/hyper.ts"
+import type { TrainingBatch } from "./batch.ts"
+import { HeldOut, HeldOutEvaluation, type HeldOutOptions } from "./held-out.ts"
+
+export type { TrainingBatch } from "./batch.ts"
 
 /** How a stage that trains computes. */
 export const precision = hyper("float32", "of weights and activations; the optimiser's copy of the weights is float32 either way", [
   "float32",
   "bfloat16"
 ])
-
-/** One optimiser step's data. */
-export interface TrainingBatch {
-  /** What the summed loss is divided by: over all parts. */
-  readonly count: number
-  /** Tokens fed to the model, padding included: for the throughput shown. */
-  readonly tokens: number
-  /** Each gives the loss of a part, summed and not averaged, as a tensor of one element. */
-  readonly parts: ReadonlyArray<() => Tensor>
-}
 
 export interface TrainingOptions {
   readonly parameters: Parameters
@@ -53,6 +47,8 @@ export interface TrainingOptions {
   readonly progress: (progress: Progress) => Effect.Effect<void>
   /** How training is kept, to go on from there when it was killed; none: it is not. */
   readonly checkpoints?: TrainingCheckpoints
+  /** Rows that are not trained on, to measure the loss on; none: it is not measured. */
+  readonly heldOut?: HeldOutOptions | undefined
 }
 
 export interface TrainingCheckpoints extends Checkpoints {
@@ -83,6 +79,8 @@ export interface TrainingResult {
   /** Each step's loss, before its update. */
   readonly losses: ReadonlyArray<number>
   readonly gradientNorms: ReadonlyArray<number>
+  /** The held-out loss of the weights as they are in the end, and the step that they were reached at; none without held-out rows. */
+  readonly kept?: HeldOutEvaluation | undefined
 }
 
 /** The metrics that a training stage leaves in its trace. */
@@ -92,22 +90,31 @@ export const trainingMetrics = (result: TrainingResult): Record<string, number> 
     steps: result.losses.length,
     firstLoss: result.losses[0] ?? 0,
     lastLoss: result.losses.at(-1) ?? 0,
-    meanOfLastTenthLoss: tail.reduce((sum, loss) => sum + loss, 0) / Math.max(1, tail.length)
+    meanOfLastTenthLoss: tail.reduce((sum, loss) => sum + loss, 0) / Math.max(1, tail.length),
+    ...(result.kept === undefined ? {} : { heldOutLoss: result.kept.loss, keptStep: result.kept.step })
   }
 }
 
 /** Of a checkpoint: what was measured at each step, and the optimiser's tensors. */
 const measuredFile = "training/measured.json"
 const optimizerFile = "training/optimizer.safetensors"
-const Measured = Schema.fromJsonString(
-  Schema.Struct({ format: Schema.Literal(1), losses: Schema.Array(Schema.Finite), gradientNorms: Schema.Array(Schema.Finite) })
-)
+/** The weights with the lowest held-out loss. */
+const bestFile = "training/best.safetensors"
+const Measured = Schema.Struct({
+  format: Schema.Literal(1),
+  losses: Schema.Array(Schema.Finite),
+  gradientNorms: Schema.Array(Schema.Finite),
+  heldOut: Schema.Array(HeldOutEvaluation),
+  best: Schema.Boolean
+})
+const MeasuredFile = Schema.fromJsonString(Measured)
 
 /** Makes parameters and optimiser what they were when the checkpoint was written, and gives what was measured until then. */
 const resume = Effect.fnUntraced(function* (
   found: { readonly step: number; readonly path: string },
   options: TrainingOptions,
-  optimizer: AdamW
+  optimizer: AdamW,
+  heldOut: HeldOut | undefined
 ): Effect.fn.Return<TrainingResult, ArtifactError> {
   const path = join(found.path, measuredFile)
   const damaged = (what: string) =>
@@ -118,25 +125,35 @@ const resume = Effect.fnUntraced(function* (
       hint: `Remove the folder ${found.path} and run again.`
     })
   const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: () => damaged("no such file") })
-  const { losses, gradientNorms } = yield* Schema.decodeUnknownEffect(Measured)(text).pipe(
-    Effect.mapError((error) => damaged(error.message))
-  )
+  const measured = yield* Schema.decodeUnknownEffect(MeasuredFile)(text).pipe(Effect.mapError((error) => damaged(error.message)))
+  const { losses, gradientNorms } = measured
   if (losses.length !== found.step || gradientNorms.length !== found.step || found.step > options.steps)
     return yield* damaged(`${losses.length} and ${gradientNorms.length}`)
   yield* readInto(join(found.path, "model.safetensors"), options.parameters)
   yield* readInto(join(found.path, optimizerFile), optimizer.state)
   optimizer.resume(found.step)
+  heldOut?.evaluations.push(...measured.heldOut)
+  if (measured.best && heldOut !== undefined) yield* readInto(join(found.path, bestFile), heldOut.makeRoom())
   return { losses, gradientNorms }
 })
 
-const keepTraining = (checkpoints: TrainingCheckpoints, optimizer: AdamW, measured: TrainingResult) =>
+const keepTraining = (
+  checkpoints: TrainingCheckpoints,
+  optimizer: AdamW,
+  { losses, gradientNorms }: TrainingResult,
+  heldOut: HeldOut | undefined
+) =>
   checkpoints.save(optimizer.steps, (folder) =>
     Effect.tryPromise({
       try: async () => {
         await checkpoints.writeModel(folder)
         await mkdir(join(folder, "training"))
         await writeSafetensors(join(folder, optimizerFile), optimizer.state)
-        await writeFile(join(folder, measuredFile), `${JSON.stringify({ format: 1, ...measured })}\n`)
+        const best = heldOut?.best
+        if (best !== undefined) await writeSafetensors(join(folder, bestFile), best)
+        const evaluations = heldOut?.evaluations ?? []
+        const measured: typeof Measured.Type = { format: 1, losses, gradientNorms, heldOut: evaluations, best: best !== undefined }
+        await writeFile(join(folder, measuredFile), `${JSON.stringify(measured)}\n`)
       },
       catch: (cause) => ({ message: cause instanceof Error ? cause.message : String(cause) })
     })
@@ -164,7 +181,26 @@ const takeStep = (
     return { loss, gradientNorm, diverged }
   })
 
-/** Trains in place and returns the losses. Fails with DivergedError when a loss or a gradient norm is not finite. */
+/** Evaluates the held-out loss where that is due. Says whether to stop. */
+const evaluate = Effect.fnUntraced(function* (
+  heldOut: HeldOut | undefined,
+  step: number,
+  { progress, steps: total }: TrainingOptions
+): Effect.fn.Return<boolean, DivergedError> {
+  if (heldOut === undefined || !heldOut.isDue(step, total)) return false
+  const loss = yield* heldOut.loss(progress)
+  yield* progress({ step, total, heldOutLoss: loss })
+  if (!Number.isFinite(loss)) {
+    const message = `The loss on held-out rows is ${loss} after step ${step} of ${total}. Lower the learning rate, or look at the held-out rows.`
+    return yield* new DivergedError({ step, what: `held-out loss ${loss}`, message })
+  }
+  return heldOut.evaluated({ step, loss })
+})
+
+/**
+ * Trains in place and returns the losses. Fails with DivergedError when a loss or a gradient norm is not finite. With a patience on held-out rows it may
+ * end early, and leaves the weights with the lowest loss on them.
+ */
 export const train = Effect.fn("train")(function* (
   options: TrainingOptions
 ): Effect.fn.Return<TrainingResult, DivergedError | ArtifactError | StageError> {
@@ -172,14 +208,15 @@ export const train = Effect.fn("train")(function* (
   const optimizer = new AdamW({ parameters: options.parameters, weightDecay: options.weightDecay })
   const losses: Array<number> = []
   const gradientNorms: Array<number> = []
-  yield* Effect.gen(function* () {
+  const heldOut = options.heldOut === undefined ? undefined : new HeldOut(options.heldOut, options.parameters)
+  const kept = yield* Effect.gen(function* () {
     const found = yield* checkpoints?.latest ?? Effect.undefined
     if (found !== undefined) {
-      const before = yield* resume(found, options, optimizer)
+      const before = yield* resume(found, options, optimizer, heldOut)
       losses.push(...before.losses)
       gradientNorms.push(...before.gradientNorms)
       yield* options.progress({ note: `resumes after step ${found.step} of ${options.steps}, from a checkpoint` })
-    }
+    } else yield* evaluate(heldOut, 0, options)
     let skipped = 0
     for (const batch of options.batches) {
       const step = losses.length
@@ -205,10 +242,23 @@ export const train = Effect.fn("train")(function* (
       }
       losses.push(loss)
       gradientNorms.push(gradientNorm)
-      if (checkpoints?.due() === true) yield* keepTraining(checkpoints, optimizer, { losses, gradientNorms })
+      const stop = yield* evaluate(heldOut, step + 1, options)
+      if (stop && step + 1 < options.steps) {
+        yield* options.progress({ note: `stops after step ${step + 1} of ${options.steps}: the held-out loss no longer falls` })
+        break
+      }
+      if (checkpoints?.due() === true) yield* keepTraining(checkpoints, optimizer, { losses, gradientNorms }, heldOut)
     }
-  }).pipe(Effect.ensuring(Effect.sync(() => optimizer.free())))
-  return { losses, gradientNorms }
+    return heldOut?.restoreBest()
+  }).pipe(
+    Effect.ensuring(
+      Effect.sync(() => {
+        optimizer.free()
+        heldOut?.free()
+      })
+    )
+  )
+  return { losses, gradientNorms, kept }
 })
 
 /** Steps that `epochs` passes over `examples` take in batches of `batchSize`; at least one. The last batch of an epoch may be smaller. */

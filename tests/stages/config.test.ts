@@ -7,15 +7,20 @@ const folder = new URL("../../stages/", import.meta.url)
 
 /**
  * Fields that a source never reads: as `config.field`, by taking `config` apart, or, where `config` as a whole goes to a function of another
- * parameter name, as `options.field`.
+ * parameter name, as `options.field`, or by a function of a file that it imports, which takes its parameter apart.
  */
-const unread = (fields: ReadonlyArray<string>, source: string): Array<string> => {
+const unread = (fields: ReadonlyArray<string>, source: string, imported = ""): Array<string> => {
   const apart = [...source.matchAll(/\{([^{}]*)\} = config\b/g)].flatMap(([, names]) =>
     names!.split(",").map((name) => name.split(":")[0]!.trim())
   )
   const handedOn = /\(config\)|, config\)|, config,/.test(source)
+  const taken = handedOn
+    ? [...imported.matchAll(/\{([^{}()]*)\}: \w/g)].flatMap(([, names]) => names!.split(",").map((name) => name.trim()))
+    : []
   const reads = (name: string, field: string) => new RegExp(`\\b${name}\\.${field}\\b`).test(source)
-  return fields.filter((field) => !apart.includes(field) && !reads("config", field) && !(handedOn && reads("options", field)))
+  return fields.filter(
+    (field) => ![...apart, ...taken].includes(field) && !reads("config", field) && !(handedOn && reads("options", field))
+  )
 }
 
 const isStage = (value: unknown): value is AnyStage => typeof value === "function" && "stage" in value
@@ -44,6 +49,14 @@ const sourceOf = (file: string, stage: string): string => {
   return start >= 0 && own.includes("config: Schema.Struct(") ? own : source
 }
 
+/** The files of stages that a file imports. */
+const importedBy = (file: string): string =>
+  [...readFileSync(new URL(file, folder), "utf8").matchAll(/from "(\.[^"]+)"/g)]
+    .map(([, path]) => new URL(path!, new URL(file, folder)))
+    .filter(({ href }) => href.startsWith(folder.href))
+    .map((url) => readFileSync(url, "utf8"))
+    .join("\n")
+
 const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"))
 const stages = await Promise.all(
   files.map(async (file) => {
@@ -56,7 +69,7 @@ const stages = await Promise.all(
 
 describe("hyperparameters", () => {
   it.each(stages.flat())("of $name are all read", ({ file, name, fields }) => {
-    expect(unread(fields, sourceOf(file, name))).toEqual([])
+    expect(unread(fields, sourceOf(file, name), importedBy(file))).toEqual([])
   })
   it("of every room of stages are looked at", () => {
     const rooms = new Set(files.map((file) => file.split("/")[0]!))
@@ -67,5 +80,8 @@ describe("hyperparameters", () => {
     const source = "({ config }) => { const { a, b: other } = config; use(config.c, fieldd, config.dd); f(config); options.e }"
     expect(unread(["a", "b", "c", "d", "e", "f"], source)).toEqual(["d", "f"])
     expect(unread(["e"], "options.e")).toEqual(["e"])
+    const imported = "export const g = ({ a, b }: Options) => a + b"
+    expect(unread(["a", "b", "c"], "g(rows, config, 1)", imported)).toEqual(["c"])
+    expect(unread(["a"], "g(rows)", imported)).toEqual(["a"])
   })
 })

@@ -60,7 +60,8 @@ export const live = async ({ stage, inputs, config }: Resumable, folder: string,
       checkpoints,
       progress: ({ note }) =>
         Effect.suspend(() => {
-          if (note !== undefined) notes.push(note)
+          // That it ends early is no note on resuming.
+          if (note !== undefined && !note.startsWith("stops after")) notes.push(note)
           return note === undefined && death?.when === "telling" && saves === death.after ? die : Effect.void
         })
     })

@@ -180,6 +180,25 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
     [safetyRewardModel, { init: policy, pairs: given.pairs }, rewardTraining],
     [generalRewardModel, { init: policy, pairs: given.pairs }, rewardTraining],
     [safetyClassifier, { init: policy, examples }, classifierConfig],
+    // So fast that the loss on what is held out rises: it stops early, with weights from before.
+    [
+      sft,
+      { init: policy, demonstrations: given.demonstrations },
+      { ...training, learningRate: 1, steps: 9, heldOut: 0.3, evaluateEvery: 1, patience: 3 },
+      "sft that stops early"
+    ],
+    [
+      helpfulnessRewardModel,
+      { init: policy, pairs: given.pairs },
+      { ...rewardTraining, precision: "bfloat16", learningRate: 0.1, epochs: 3, heldOut: 0.3, evaluateEvery: 1, patience: 2 },
+      "helpfulness-reward-model with held-out pairs"
+    ],
+    [
+      pretrain,
+      { tokenizer: given.tokenizer, texts: given.texts },
+      { ...fresh, batchSize: 4, steps: 4, heldOut: 0.3, evaluateEvery: 2 },
+      "pretrain with held-out texts"
+    ],
     [ppo, rewards, updates],
     [ppo, { ...rewards, heldOut: given.prompts }, { ...updates, patience: 9 }, "ppo with held-out prompts"],
     // So fast that the policy gets worse: it stops early, with one from before.

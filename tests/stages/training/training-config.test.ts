@@ -75,7 +75,7 @@ const optimiser: ReadonlyArray<Config> = [{ learningRate: 2e-3 }, { finalLearnin
 const reward = { ...fast, epochs: 3, batchPairs: 2, warmupFraction: 0.1, warmupMinimum: 1 }
 const rewardSettings: ReadonlyArray<Config> = [
   ...[...optimiser, { batchPairs: 3 }, { epochs: 2 }, { warmupFraction: 0.5 }, { warmupMinimum: 4 }],
-  ...[{ margin: "none" }, { margin: "large" }]
+  ...[{ margin: "none" }, { margin: "large" }, { heldOut: 0.3 }]
 ]
 const model = { dim: 16, layers: 2, heads: 2, kvHeads: 2, ffn: 24, contextLength: 32, sequenceLength: 16 }
 
@@ -83,7 +83,7 @@ describe.each([
   {
     ...{ stage: sft, inputs: "sft" as const, name: "sft", parts: { microBatchSize: 1 } },
     base: { ...fast, epochs: 4, batchSize: 2, sequenceLength: 40 },
-    settings: [...optimiser, { epochs: 2 }, { steps: 3 }, { warmupSteps: 2 }, { batchSize: 1 }, { sequenceLength: 64 }]
+    settings: [...optimiser, { epochs: 2 }, { steps: 3 }, { warmupSteps: 2 }, { batchSize: 1 }, { sequenceLength: 64 }, { heldOut: 0.3 }]
   },
   {
     ...{ stage: helpfulnessRewardModel, inputs: "reward" as const, name: "the helpfulness reward model" },
@@ -106,14 +106,14 @@ describe.each([
   {
     ...{ stage: safetyClassifier, inputs: "classifier" as const, name: "the safety classifier", parts: { microBatchSize: 1 } },
     base: { ...fast, epochs: 2, batchSize: 2, sequenceLength: 120 },
-    settings: [...optimiser, { epochs: 1 }, { warmupSteps: 2 }, { batchSize: 1 }, { sequenceLength: 160 }]
+    settings: [...optimiser, { epochs: 1 }, { warmupSteps: 2 }, { batchSize: 1 }, { sequenceLength: 160 }, { heldOut: 0.3 }]
   },
   {
     ...{ stage: pretrain, inputs: "pretrain" as const, name: "pretraining", parts: { microBatchSize: 1 } },
     base: { ...fast, ...model, steps: 5, batchSize: 3, warmupSteps: 1 },
     settings: [
       ...[...optimiser, { steps: 4 }, { warmupSteps: 3 }, { batchSize: 2 }, { sequenceLength: 12 }, { tiedEmbeddings: true }],
-      ...[{ dim: 32 }, { layers: 1 }, { heads: 4, kvHeads: 4 }, { kvHeads: 1 }, { ffn: 32 }]
+      ...[{ dim: 32 }, { layers: 1 }, { heads: 4, kvHeads: 4 }, { kvHeads: 1 }, { ffn: 32 }, { heldOut: 0.3 }]
     ]
   }
 ])("$name", ({ stage, inputs, base, settings, parts }) => {

@@ -1,0 +1,138 @@
+/**
+ * Held-out loss and early stopping on it, as PPO has on held-out prompts. Some rows, drawn by the seed, take no part in training; every so many steps the
+ * mean loss over them is computed: over the tokens that carry loss, or over pairs, however they are split into batches. Nothing else is drawn and no
+ * gradient is taken, so that looking changes nothing.
+ *
+ * With a patience, training ends after so many evaluations without a lower loss, and the weights of the lowest are kept. The first evaluation is before
+ * the first step.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import type { Parameters } from "../../engine/optimizer.ts"
+import { Random } from "../../engine/random.ts"
+import { keep, noGrad, scoped } from "../../engine/tensor.ts"
+import type { Progress } from "../../runtime/define/stage.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { judgeEvaluations } from "../common/early-stopping.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
+import type { TrainingBatch } from "./batch.ts"
+
+/** Fields of a stage's config. */
+export const heldOutFields = {
+  heldOut: hyper(0, "share of the rows, drawn by the seed, that are held out of training to measure the loss on; 0: none", {
+    min: 0,
+    max: 0.5
+  }),
+  evaluateEvery: hyperInt(100, "steps between evaluations of the held-out loss; also before the first step and after the last", { min: 1 }),
+  patience: hyperInt(
+    0,
+    "evaluations without a lower held-out loss until it stops, with the weights of the lowest; 0: the loss is reported and changes nothing",
+    { min: 0 }
+  )
+}
+
+/** Which rows are trained on and which are held out, by index, each in ascending order. */
+export interface Split {
+  readonly training: Uint32Array
+  readonly heldOut: Uint32Array
+}
+
+/** Holds out a share of `count` rows: at least one where the share is not 0. Fails when none is left to train on. */
+export const splitHeldOut = (count: number, share: number, seed: number): Effect.Effect<Split, EmptyDatasetError> => {
+  const held = share === 0 ? 0 : Math.max(1, Math.round(share * count))
+  if (held > 0 && held >= count) return Effect.fail(EmptyDatasetError.of(`train on when ${held} is held out`, `${count} rows`))
+  const order = new Random(seed, "held-out").permutation(count)
+  return Effect.succeed({ training: order.slice(held).sort(), heldOut: order.slice(0, held).sort() })
+}
+
+/** These rows in an order drawn from a random stream. */
+export const permuted = (rows: Uint32Array, random: Random): Uint32Array => random.permutation(rows.length).map((i) => rows[i]!)
+
+export interface HeldOutOptions {
+  /** The held-out rows, once. */
+  readonly batches: () => Iterable<TrainingBatch>
+  readonly evaluateEvery: number
+  readonly patience: number
+}
+
+/** What `train` is given of the rows held out; undefined where none are. */
+export const evaluating = (
+  rows: Uint32Array,
+  { evaluateEvery, patience }: Omit<HeldOutOptions, "batches">,
+  batches: HeldOutOptions["batches"]
+): HeldOutOptions | undefined => (rows.length === 0 ? undefined : { batches, evaluateEvery, patience })
+
+export const HeldOutEvaluation = Schema.Struct({ step: Schema.Finite, loss: Schema.Finite })
+export type HeldOutEvaluation = typeof HeldOutEvaluation.Type
+
+const copyInto = (from: Parameters, to: Parameters): void =>
+  scoped(() => noGrad(() => Object.entries(to).forEach(([name, weight]) => void weight.copy_(from[name]!))))
+
+/** The evaluations of a training, and the best weights so far. */
+export class HeldOut {
+  readonly #options: HeldOutOptions
+  readonly #parameters: Parameters
+  readonly evaluations: Array<HeldOutEvaluation> = []
+  /** A copy of the weights with the lowest loss, where they are to be kept. */
+  best: Parameters | undefined
+
+  constructor(options: HeldOutOptions, parameters: Parameters) {
+    this.#options = options
+    this.#parameters = parameters
+  }
+
+  isDue(step: number, steps: number): boolean {
+    return step % this.#options.evaluateEvery === 0 || step === steps
+  }
+
+  /** The mean loss of the model as it is. */
+  readonly loss = (progress: (progress: Progress) => Effect.Effect<void>): Effect.Effect<number> =>
+    Effect.gen({ self: this }, function* () {
+      let [sum, count] = [0, 0]
+      for (const batch of this.#options.batches()) {
+        count += batch.count
+        for (const part of batch.parts) sum += scoped(() => noGrad(() => part().item()))
+        // Lets the process hear that it should stop.
+        yield* progress({ message: "evaluating" })
+      }
+      return sum / count
+    })
+
+  /** Takes in the loss after so many steps, and a copy of the weights if it is the lowest. Says whether to stop. */
+  evaluated(evaluation: HeldOutEvaluation): boolean {
+    this.evaluations.push(evaluation)
+    const { patience } = this.#options
+    if (patience === 0) return false
+    const { isLast, stop } = this.#judged(patience)
+    if (isLast) {
+      copyInto(this.#parameters, this.makeRoom())
+    }
+    return stop
+  }
+
+  /** Tensors like the weights, for the best of them. */
+  makeRoom(): Parameters {
+    return (this.best ??= Object.fromEntries(
+      Object.entries(this.#parameters).map(([name, weight]) => [name, keep(scoped(() => noGrad(() => weight.clone())))])
+    ))
+  }
+
+  /** Makes the weights the best there were, and gives the evaluation of what they are now. */
+  restoreBest(): HeldOutEvaluation {
+    if (this.best === undefined) return this.evaluations.at(-1)!
+    copyInto(this.best, this.#parameters)
+    return this.evaluations[this.#judged().best]!
+  }
+
+  free(): void {
+    for (const weight of Object.values(this.best ?? {})) weight.free()
+    this.best = undefined
+  }
+
+  #judged(patience = Infinity) {
+    return judgeEvaluations(
+      this.evaluations.map(({ loss }) => -loss),
+      patience
+    )
+  }
+}
