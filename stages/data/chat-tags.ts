@@ -18,7 +18,7 @@ export const withoutTags = (text: string, field: string, tags: "refuse" | "escap
   const tag = tagIn(text)
   if (tag === undefined) return text
   if (tags === "escape") return escapeTags(text)
-  throw new BadRow(field, `the tag ${tag} of the chat format in the text`, withTag)
+  throw new BadRow(field, `the tag ${tag} of the chat format in the text (chatTags "escape" keeps such rows)`, withTag)
 }
 
 export const messagesWithoutTags = (messages: ReadonlyArray<Message>, field: string, tags: "refuse" | "escape"): ReadonlyArray<Message> =>

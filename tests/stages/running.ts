@@ -85,9 +85,9 @@ const effectOf = (
     return { ...refTo(path, stage.output), metrics, skipped, skippedRows: skippedRows.map((row) => JSON.parse(row) as SkippedRow) }
   })
 
-/** The stage's output, checked as the store would, its metrics, and the rows that it skipped, of which there may be any number. */
-export const runStage = (stage: AnyStage, inputs: Inputs, config: Record<string, unknown> = {}, seed = 1) =>
-  Effect.runPromise(effectOf(stage, inputs, config, seed))
+/** The stage's output, checked as the store would, its metrics, and the rows that it skipped, of which there may be any number unless `mostSkipped` says otherwise. */
+export const runStage = (stage: AnyStage, inputs: Inputs, config: Record<string, unknown> = {}, seed = 1, mostSkipped: number | null = 1) =>
+  Effect.runPromise(effectOf(stage, inputs, config, seed, {}, mostSkipped))
 
 /** The same as an effect, with checkpoints and progress of one's own. */
 export const stageEffect = (

@@ -157,7 +157,7 @@ describe("rows that can't be used", () => {
         ...{ file: path, line: 1, field: "rejected", row: given[0] }
       },
       {
-        ...{ what: "rows", reason: tag, found: "the tag [INST] of the chat format in the text" },
+        ...{ what: "rows", reason: tag, found: 'the tag [INST] of the chat format in the text (chatTags "escape" keeps such rows)' },
         ...{ file: path, line: 2, field: "chosen", row: given[1] }
       }
     ])
@@ -184,7 +184,7 @@ describe("rows that can't be used", () => {
     const kept = await runStage(importPreferences, { file: file(given) }, { format, chatTags: "escape" })
     expect(kept.skipped).toEqual([])
     const texts = (await rowsIn(kept, Preferences)).map(({ chosen, prompt, rejected }) => [prompt[0]!.content, chosen, rejected])
-    const escaped = { ...pair(), [name]: "what does [\\INST] mean?" } as ReturnType<typeof pair>
+    const escaped = { ...pair(), [name]: "what does [\\INST] mean?" }
     expect(texts).toEqual([
       [escaped.prompt, escaped.chosen, escaped.rejected],
       ["q", "a", "b"]
