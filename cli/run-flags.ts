@@ -11,7 +11,7 @@ export const runFlags: Flags = {
   retries: { value: "n", help: "how often to retry a node that crashed, timed out or failed for a transient reason (default: 0)" },
   "max-skipped": {
     value: "share",
-    help: "fail a stage that can't use more than this share of its rows, 0 to 1 (default: 0.2)"
+    help: "fail a stage that can't use more than this share of its rows, 0 to 1 (default: 0.2; of answers that a model gave: 1)"
   },
   "checkpoint-steps": {
     value: "n",
