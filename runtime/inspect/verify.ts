@@ -171,7 +171,9 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       output: directory,
       seed: node.seed,
       ...machineOf(options),
-      checkpoints: null
+      checkpoints: null,
+      // However many rows it skips, that was allowed when the result was made.
+      mostSkipped: 1
     }
     yield* execute({
       stage: node.stage,

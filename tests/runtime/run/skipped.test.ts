@@ -9,6 +9,7 @@ import { fileAt, type Node } from "../../../runtime/define/node.ts"
 import type { NodeLimits } from "../../../runtime/define/node.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
 import { skippedText } from "../../../runtime/define/skipped.ts"
+import { verify } from "../../../runtime/inspect/verify.ts"
 import type { RunEvent } from "../../../runtime/run/events.ts"
 import type { RunOptions } from "../../../runtime/run/options.ts"
 import { run } from "../../../runtime/run/run.ts"
@@ -32,12 +33,14 @@ type Application = (inputs: { texts: Node<any> }, config: any) => Node<any>
 /** Of `count` texts `bad` can't be used. */
 const write = (count: number, bad: number) =>
   writeFileSync(join(folder, "words.txt"), Array.from({ length: count }, (_, i) => `${i < bad ? "x" : "a"}${i}`).join("\n"))
-const go = async (stage: Application, config: object = {}, options: RunOptions = {}, limits: NodeLimits = {}) => {
-  const pipeline = Pipeline.make("skipping", { params: Schema.Struct({}) }, () => ({
+const pipelineOf = (stage: Application, config: object = {}, limits: NodeLimits = {}) =>
+  Pipeline.make("skipping", { params: Schema.Struct({}) }, () => ({
     out: stage({ texts: lines({ file: fileAt(join(folder, "words.txt")) }) }, config)
       .named("out")
       .limited(limits)
   }))
+const go = async (stage: Application, config: object = {}, options: RunOptions = {}, limits: NodeLimits = {}) => {
+  const pipeline = pipelineOf(stage, config, limits)
   const events: Array<RunEvent> = []
   const result = await Effect.runPromise(
     run(pipeline, {}, { onEvent: (event) => events.push(event), ...options }).pipe(Effect.provide(services(home())))
@@ -136,6 +139,13 @@ describe("skipped rows", () => {
     const { error, notes } = await go(use, { fails: true }, { limits: { retries: 2 } })
     expect(error).toContain("At most 20% may be skipped")
     expect(notes).toEqual([])
+  })
+
+  it("are not limited where a result is verified: it was allowed when it was made", async () => {
+    write(50, 11)
+    expect((await go(use, {}, { limits: { skipped: 1 } })).status).toBe("ran")
+    const { nodes } = await Effect.runPromise(verify(pipelineOf(use), {}).pipe(Effect.provide(services(home()))))
+    expect(nodes.map(({ error, id, status }) => [id, status, error])).toContainEqual(["out", "same", null])
   })
 
   it("that are never checked are a mistake of the stage", async () => {
