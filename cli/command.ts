@@ -111,7 +111,8 @@ export const parse = (command: Command, args: ReadonlyArray<string>): Given => {
 export const numberFlag = (
   given: Given,
   name: string,
-  bounds: { readonly above?: number; readonly min?: number; readonly max?: number }
+  bounds: { readonly above?: number; readonly min?: number; readonly max?: number },
+  what = "a number"
 ): number | undefined => {
   const text = given.flag(name)
   if (text === undefined) return undefined
@@ -124,7 +125,7 @@ export const numberFlag = (
     ...(min === undefined ? [] : [`from ${min}`]),
     ...(max === undefined ? [] : [`up to ${max}`])
   ]
-  throw new UsageError(`--${name} takes a number ${range.join(" ")}, got "${text}".`)
+  throw new UsageError(`--${name} takes ${[what, ...range].join(" ")}, got "${text}".`)
 }
 
 /** A whole number from a flag. */

@@ -47,8 +47,8 @@ const most = 2 ** 30
 /** What each node may take. */
 export const limitsOf = (given: Given): Pick<NodeLimits, "seconds" | "memory"> =>
   withValue({
-    seconds: numberFlag(given, "timeout", { above: 0, max: most }),
-    memory: numberFlag(given, "memory", { above: 0, max: most })
+    seconds: numberFlag(given, "timeout", { above: 0, max: most }, "seconds"),
+    memory: numberFlag(given, "memory", { above: 0, max: most }, "MiB")
   })
 
 const withValue = <A extends object>(fields: A): { [Name in keyof A]?: Exclude<A[Name], undefined> } =>

@@ -21,7 +21,7 @@ import { ppo } from "../stages/ppo/ppo.ts"
 import { ppoDiagnostics } from "../stages/ppo/diagnostics.ts"
 import { datasets } from "./llama2/data.ts"
 import { evaluation } from "./llama2/evaluation.ts"
-import { answers, modelOf, Params, training } from "./llama2/params.ts"
+import { answers, checkAnswers, modelOf, Params, training } from "./llama2/params.ts"
 import { rlhf } from "./llama2/rounds.ts"
 import { baseOf, student } from "./llama2/student.ts"
 import { nameOf } from "./rounds.ts"
@@ -32,7 +32,12 @@ const llama2Chat = (params: Params) => {
     throw new PipelineError({
       message: `Reading the parameters "url" and "judge": expected both, as a judge is asked, found url ${JSON.stringify(url)} and judge ${JSON.stringify(judge)}. Give the address of the endpoint (https://host/v1) and the name of its model.`
     })
+  if (params.labelled > rounds)
+    throw new PipelineError({
+      message: `Reading the parameter "labelled": expected at most the ${rounds} rounds, found ${params.labelled}.`
+    })
   const model = modelOf("model", params.model)
+  checkAnswers(model, params.maxNewTokens)
   const base = baseOf(model, params.weights)
   const guardBase = params.classifier === "" ? base : importPolicy({ folder: fileAt(params.classifier) })
   const data = datasets(params, guardBase)

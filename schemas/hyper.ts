@@ -143,7 +143,11 @@ export const decodeConfig = <C extends ConfigSchema>(
       }
     }
   }
-  return Schema.decodeUnknownEffect(config as unknown as Schema.Codec<any, any>, { errors: "all", onExcessProperty: "error" })(input).pipe(
+  return Schema.decodeUnknownEffect(config as unknown as Schema.Codec<any, any>, {
+    errors: "all",
+    onExcessProperty: "error",
+    reportInput: true
+  })(input).pipe(
     Effect.mapError(
       (error) =>
         new ConfigError({ message: `${what} is not valid: ${error.message.replaceAll(/\n\s*at /g, " at ").replaceAll("\n", "; ")}` })

@@ -161,6 +161,7 @@ export const command: Command = {
     const work = sweep(pipeline, {}, grid as Grid, {
       ...options,
       ...(until === undefined ? {} : { until }),
+      metrics,
       onStart: (values, index) => {
         progress.close()
         progress = progressOf(given)

@@ -1,4 +1,5 @@
 /** The models of pipelines/hh-rlhf.ts: a base model, chat models tuned on chosen answers, and a reward model for each half of the pairs. */
+import { PipelineError } from "../../runtime/errors.ts"
 import { fileAt } from "../../runtime/define/node.ts"
 import type { Demonstration, Preference } from "../../schemas/rows.ts"
 import { foldPreferences, preferenceDemonstrations, preferenceTexts } from "../../stages/data/derive.ts"
@@ -14,6 +15,10 @@ import type { Params } from "./params.ts"
 /** The user's, or a small one that is pretrained on the dialogues: both answers of each pair alike. */
 export const baseModel = (pairs: Rows<Preference>, params: Params): Policy => {
   if (params.model !== "") return importPolicy({ folder: fileAt(params.model) })
+  if (params.maxNewTokens >= params.contextLength)
+    throw new PipelineError({
+      message: `maxNewTokens ${params.maxNewTokens} leaves no room for a prompt in the model's context: give fewer than contextLength ${params.contextLength}.`
+    })
   const texts = preferenceTexts({ preferences: pairs })
   const { vocabSize, dim, layers, heads, contextLength, pretrainSteps: steps } = params
   return pretrain(

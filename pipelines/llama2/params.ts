@@ -30,6 +30,16 @@ export const modelOf = (parameter: "model" | "sampler", given: string): string =
   })
 }
 
+/** Throws a PipelineError when a model of a named size has no room for a prompt beside answers of that length. A folder's context is known when it is read. */
+export const checkAnswers = (model: string, maxNewTokens: number): void => {
+  if (!isNamed(model) || maxNewTokens < context) return
+  throw new PipelineError({
+    message: `Reading the parameter "maxNewTokens": expected fewer than the ${context} tokens of Llama 2's context, which also holds the prompt, found ${maxNewTokens}.`
+  })
+}
+/** §2: tokens that Llama 2 can attend over. */
+const context = 4096
+
 /** Table 6: rows, and mean tokens of an example (one dialogue with one response) and of its last response. */
 export const table6 = {
   "anthropic-helpful": [122_387, 251.5, 88.4],

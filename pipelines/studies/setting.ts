@@ -17,7 +17,7 @@ import { oracleGrades } from "../../stages/world/oracle-grades.ts"
 import { worldDemonstrations, worldTexts } from "../../stages/world/data.ts"
 import type { HelpfulnessReward, Kind, Policy, Rewards, Rows, SafetyReward } from "../nodes.ts"
 import { pretrained, publicDialogues, worldTokenizer } from "../world/base-and-sft.ts"
-import { ownPairs, samplingOf, scoringOf } from "../world/params.ts"
+import { checkSizes, ownPairs, samplingOf, scoringOf } from "../world/params.ts"
 import { judgedPairs } from "../world/preferences.ts"
 import { promptsOf, promptsOfBoth } from "../world/prompts.ts"
 
@@ -42,6 +42,9 @@ export const settingParams = {
   precision: hyper("float32", "of every model", ["float32", "bfloat16"])
 }
 
+/** Tokens that a model of the studies can attend over. */
+const contextLength = 384
+
 const SettingParams = Schema.Struct(settingParams)
 type SettingParams = typeof SettingParams.Type
 
@@ -51,7 +54,7 @@ const models = (params: SettingParams) => {
   const inputs = { tokenizer: worldTokenizer(params), texts: worldTexts({}, { count: params.texts }).named("texts") }
   const sizes = {
     heads: 4,
-    contextLength: 384,
+    contextLength,
     sequenceLength: 128,
     pretrainSteps,
     pretrainBatch: 8,
@@ -98,6 +101,7 @@ export const tenths = (preferences: Rows<Preference>, prefix = "") => {
 }
 
 export const setting = (params: SettingParams) => {
+  checkSizes({ contextLength, maxNewTokens: params.maxNewTokens }, params.model === "")
   const found = models(params)
   const { pairsOf, world } = pairs(params, found)
   const [sampling, scoring] = [samplingOf(params), scoringOf(params)]

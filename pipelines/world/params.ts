@@ -1,5 +1,6 @@
 /** Sizes and choices of the recipe on the small world (recipe.ts), and what follows from them alone. */
 import * as Schema from "effect/Schema"
+import { PipelineError } from "../../runtime/errors.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 
 /** What can be left out, to see what it is worth (docs/ablations.md). */
@@ -72,6 +73,25 @@ export const worldParams = {
 
 const WorldParams = Schema.Struct(worldParams)
 export type WorldParams = typeof WorldParams.Type
+
+/**
+ * Throws a PipelineError for sizes that do not fit one another, before anything runs. What a model's own sizes must meet, its stage checks; `isOwn`: the
+ * model is pretrained here, and not given by the user with a context of its own.
+ */
+export const checkSizes = (
+  params: Partial<Pick<WorldParams, "contextLength" | "maxNewTokens" | "rounds" | "testPairs">>,
+  isOwn: boolean
+): void => {
+  const { contextLength = Infinity, maxNewTokens = 0, rounds = 1, testPairs = Infinity } = params
+  const refuse = (what: string) => {
+    throw new PipelineError({ message: what })
+  }
+  if (isOwn && maxNewTokens >= contextLength)
+    refuse(
+      `maxNewTokens ${maxNewTokens} leaves no room for a prompt in the model's context: give fewer than contextLength ${contextLength}.`
+    )
+  if (testPairs < rounds) refuse(`testPairs ${testPairs} are fewer than rounds ${rounds}, which share them: give one a round at least.`)
+}
 
 /** Whether the recipe has this step. */
 export const has = ({ without }: WorldParams, part: (typeof parts)[number]): boolean => without !== part

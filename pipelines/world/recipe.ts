@@ -10,7 +10,7 @@ import { firstModels } from "./base-and-sft.ts"
 import { contextDistillation, type Distillation } from "./context-distillation.ts"
 import { evaluation } from "./evaluation.ts"
 import { type Ghost, ghostAttention } from "./ghost-attention.ts"
-import { has, type WorldParams } from "./params.ts"
+import { checkSizes, has, type WorldParams } from "./params.ts"
 import { tunedByPpo } from "./ppo.ts"
 import { allRounds, collectRound, type RoundPairs } from "./preferences.ts"
 import { promptSets } from "./prompts.ts"
@@ -20,6 +20,7 @@ import { rewardsOfRound, type Scorers } from "./reward-models.ts"
 import type { Version } from "./versions.ts"
 
 export const worldRecipe = (params: WorldParams, start?: Policy) => {
+  checkSizes(params, start === undefined)
   const { rounds } = params
   const models = firstModels(params, start)
   const { base, bootstrapped, demonstrations, sft, tune } = models

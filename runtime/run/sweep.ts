@@ -2,7 +2,9 @@
  * Sweeps: a pipeline with every combination of some values, one run after another in the same store, so that what they share is made once. A
  * combination that fails leaves the others alone.
  */
+import { existsSync } from "node:fs"
 import * as Effect from "effect/Effect"
+import type { ArtifactType, ReportType } from "../../schemas/artifact.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
 import { PipelineError, type StoreError } from "../errors.ts"
@@ -10,12 +12,12 @@ import { buildGraph, type Settings } from "../define/graph.ts"
 import { type Measures, measuresOf } from "./measures.ts"
 import type { AnyNode } from "../define/node.ts"
 import type { Numerics } from "../key/numerics.ts"
-import type { Pipeline } from "../define/pipeline.ts"
+import type { AnyPipeline, Pipeline } from "../define/pipeline.ts"
 import type { Journal } from "../store/journal.ts"
 import type { Store } from "../store/store.ts"
 import type { RunResult } from "./events.ts"
 import type { Executor } from "./executor.ts"
-import type { RunOptions } from "./options.ts"
+import { chosenNodes, namedNodes, type RunOptions } from "./options.ts"
 import { run } from "./run.ts"
 
 export type SweptValue = string | number | boolean | null | ReadonlyArray<unknown> | { readonly [field: string]: unknown }
@@ -37,6 +39,8 @@ export interface SweepPoint<Output extends string = string> {
 }
 
 export interface SweepOptions<Output extends string = string> extends RunOptions {
+  /** Measures that are wanted of every combination ("counts.characters"): a name that can't be one is told of before anything runs. */
+  readonly metrics?: ReadonlyArray<string>
   readonly onStart?: (values: Readonly<Record<string, unknown>>, index: number, count: number) => void
   readonly onPoint?: (point: SweepPoint<Output>, index: number) => void
 }
@@ -60,8 +64,9 @@ interface Point {
 }
 
 /**
- * Runs every combination, in order. Fails when no combination can start, when a name is not known, or when the store breaks; all else is
- * part of the result.
+ * Runs every combination, in order. Before anything runs it fails when any of them can't start (a name that is not known, a value that is not valid or does
+ * not fit the others, an input that is missing), or when a metric is not known; after the first combination that succeeds, when it has no such metric; and
+ * when the store breaks. All else is part of the result.
  *
  *     const points = yield* sweep(pipeline, {}, { learningRate: [1e-5, 2e-5], "sft.epochs": [1, 2] })
  *     points.map(({ values, measures }) => [values.learningRate, measures["accuracy.overall"]])
@@ -98,12 +103,8 @@ export const sweep = <Params extends ConfigSchema, Outputs extends Readonly<Reco
         seed: (named.find(isSeed)?.[1] as number | undefined) ?? options.seed ?? 0
       }
     })
-    // All of them first: a wrong name is told of before anything has run for hours.
-    const built = yield* Effect.forEach(points, (point) =>
-      Effect.result(buildGraph(pipeline, point.params, { settings: point.settings, seed: point.seed }))
-    )
-    const [first] = built
-    if (first?._tag === "Failure" && built.every(({ _tag }) => _tag === "Failure")) return yield* Effect.fail(first.failure)
+    yield* checkPoints(pipeline, points, Object.keys(grid), options)
+    let isMeasured = false
     const out: Array<SweepPoint<keyof Outputs & string>> = []
     for (const [index, { values, params: given, settings, seed }] of points.entries()) {
       options.onStart?.(values, index, points.length)
@@ -122,9 +123,87 @@ export const sweep = <Params extends ConfigSchema, Outputs extends Readonly<Reco
       )
       out.push(point)
       options.onPoint?.(point, index)
+      if (point.status === "succeeded" && !isMeasured) yield* checkMeasures(pipeline.name, point.measures, options.metrics ?? [])
+      isMeasured ||= point.status === "succeeded"
     }
     return out
   })
+
+/** How a combination is told of: "times=3 mark=!". */
+const nameOf = (values: Readonly<Record<string, unknown>>): string =>
+  Object.entries(values)
+    .map(([name, value]) => `${name}=${textOf(value)}`)
+    .join(" ")
+
+/** Combinations that can't start and are told of, at most. */
+const shownPoints = 5
+
+/** Builds every combination, so that a wrong name or value is told of before anything has run for hours. */
+const checkPoints = (pipeline: AnyPipeline, points: ReadonlyArray<Point>, swept: ReadonlyArray<string>, options: SweepOptions) =>
+  Effect.gen(function* () {
+    const flagOf = (name: string) => (swept.includes(name) ? "--over" : "--set")
+    const failures: Array<{ readonly values: Point["values"]; readonly message: string }> = []
+    /** Fields of reports by node and output; of other results the metrics are known once they are made. */
+    const measured = new Map<string, ReadonlyArray<string> | undefined>()
+    for (const { params, settings, seed, values } of points) {
+      const checked = yield* Effect.result(
+        Effect.gen(function* () {
+          const graph = yield* buildGraph(pipeline, params, { settings, seed, flagOf })
+          const selected = chosenNodes(graph, yield* namedNodes(graph, options))
+          for (const node of graph.nodes.values())
+            if (node.kind === "file" && (selected === undefined || selected.has(node.id)) && !existsSync(node.path))
+              return yield* new PipelineError({ message: `the input ${node.path} does not exist.` })
+          const names = [...Object.entries(graph.outputs), ...[...graph.nodes.keys()].map((id) => [id, id] as const)]
+          return names.map(([name, id]) => [name, fieldsOf(graph.nodes.get(id)!.type)] as const)
+        })
+      )
+      if (checked._tag === "Success") for (const [name, fields] of checked.success) measured.set(name, fields)
+      else failures.push({ values, message: checked.failure.message })
+    }
+    if (failures.length > 0) {
+      const messages = new Set(failures.map(({ message }) => message))
+      const lines =
+        messages.size === 1 ? [...messages] : failures.slice(0, shownPoints).map(({ message, values }) => `  ${nameOf(values)}: ${message}`)
+      const more = messages.size > 1 && failures.length > shownPoints ? `\n  and ${failures.length - shownPoints} more` : ""
+      return yield* new PipelineError({
+        message: `Sweep of "${pipeline.name}": ${failures.length} of ${points.length} combinations can't run, and none was run.\n${lines.join("\n")}${more}`
+      })
+    }
+    for (const metric of options.metrics ?? []) {
+      const owners = [...measured].filter(([name]) => metric.startsWith(`${name}.`))
+      const fieldOf = (name: string) => metric.slice(name.length + 1).split(".")[0]!
+      if (owners.some(([name, fields]) => fields === undefined || fields.includes(fieldOf(name)))) continue
+      const [owner] = owners
+      const name = metric.split(".")[0]!
+      const reason =
+        owner === undefined
+          ? `expected <node>.<metric> or <output>.<field of its report>; there is no node or output "${name}".${didYouMean(name, measured.keys())}`
+          : `the report has no field "${fieldOf(owner[0])}".${didYouMean(fieldOf(owner[0]), owner[1] ?? [])}`
+      return yield* new PipelineError({ message: `--metric ${metric}: ${reason}` })
+    }
+  })
+
+/** The fields of a report's type; undefined for other types, and for reports of another form. */
+const fieldsOf = (type: ArtifactType<any>): ReadonlyArray<string> | undefined => {
+  const content = (type as Partial<ReportType<unknown>>).content as { readonly fields?: object } | undefined
+  return type.kind !== "report" || content?.fields === undefined ? undefined : Object.keys(content.fields)
+}
+
+/** Fails when a combination that succeeded lacks a metric: the others would too. */
+const checkMeasures = (pipeline: string, measures: Measures, metrics: ReadonlyArray<string>): Effect.Effect<void, PipelineError> => {
+  const missing = metrics.filter((metric) => !Object.hasOwn(measures, metric))
+  if (missing.length === 0) return Effect.void
+  const lines = missing.map((metric) => {
+    const owner = metric.slice(0, metric.indexOf("."))
+    const own = Object.keys(measures).filter((name) => name.startsWith(`${owner}.`))
+    return `${metric}: there is no such metric or report field.${didYouMean(metric, own.length === 0 ? Object.keys(measures) : own)}`
+  })
+  return Effect.fail(
+    new PipelineError({
+      message: `Sweep of "${pipeline}", after its first combination: --metric ${lines.join("\n--metric ")}\nIts results are kept.`
+    })
+  )
+}
 
 const failedToStart =
   (values: Readonly<Record<string, unknown>>) =>

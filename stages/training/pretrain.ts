@@ -26,6 +26,27 @@ import { chunks, languageModelLoss, type PackedRow } from "../common/sequences.t
 import { evaluating, heldOutFields, splitHeldOut } from "./held-out.ts"
 import { precision, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
+/** Sizes that do not fit one another: refused before anything runs. */
+const misfits = ({
+  contextLength,
+  dim,
+  heads,
+  kvHeads,
+  sequenceLength
+}: Readonly<Record<"contextLength" | "dim" | "heads" | "kvHeads" | "sequenceLength", number>>): ReadonlyArray<Schema.FilterIssue> => {
+  const found: Array<readonly [boolean, path: string, issue: string]> = [
+    [dim % heads !== 0, "dim", `dim ${dim} is not a multiple of heads ${heads}`],
+    [
+      dim % heads === 0 && (dim / heads) % 2 !== 0,
+      "dim",
+      `dim ${dim} over heads ${heads} is ${dim / heads}, and rotary embeddings need an even width of a head`
+    ],
+    [heads % kvHeads !== 0, "kvHeads", `heads ${heads} is not a multiple of kvHeads ${kvHeads}`],
+    [sequenceLength > contextLength, "sequenceLength", `sequenceLength ${sequenceLength} is more than contextLength ${contextLength}`]
+  ]
+  return found.flatMap(([isWrong, path, issue]) => (isWrong ? [{ path: [path], issue }] : []))
+}
+
 const PretrainConfig = Schema.Struct({
   dim: hyperInt(128, "width of the model", { min: 1 }),
   layers: hyperInt(4, "transformer blocks", { min: 1 }),
@@ -45,7 +66,7 @@ const PretrainConfig = Schema.Struct({
   maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
   precision,
   ...heldOutFields
-})
+}).check(Schema.makeFilter(misfits))
 
 /**
  * Documents joined end to end, each as BOS text EOS, cut into rows of `length`; consecutive rows share one token, so that every token but the
@@ -83,7 +104,7 @@ export const pretrain = Stage.make("pretrain", {
   run: Effect.fn("pretrain")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const tokenizer = yield* loadTokenizer(inputs.tokenizer.path)
     const texts = yield* readRows(inputs.texts, Texts)
-    const length = Math.min(config.sequenceLength, config.contextLength) + 1
+    const length = config.sequenceLength + 1
     const notFilled = (what: string, count: number) =>
       EmptyDatasetError.of(what, `${count} texts that do not fill one sequence of ${length} tokens`)
     const split = yield* splitHeldOut(texts.length, config.heldOut, seed)
@@ -131,7 +152,7 @@ export const pretrainCost = costOf(pretrain, {
   cost: ({ config, inputs }) => {
     const { batchSize, contextLength, microBatchSize, precision, sequenceLength, steps } = config
     const model = languageModel(sizeOf(config, inputs.tokenizer), "the vocabulary")
-    const length = Math.min(sequenceLength, contextLength)
+    const length = sequenceLength
     const tokens = microBatchSize * length
     return {
       work: [training("update", model, precision, steps * batchSize, length)],

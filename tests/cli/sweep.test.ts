@@ -99,6 +99,23 @@ describe("the table", () => {
 })
 
 describe("caravan sweep", () => {
+  it("refuses a wrong value, name or metric before anything runs, and speaks of --over where that was given", () => {
+    const refused = (...args: ReadonlyArray<string>) => {
+      const { status, stderr, stdout } = caravan(folder, "sweep", "pipeline.ts", ...args)
+      expect([status, stdout]).toEqual([2, ""])
+      return stderr
+    }
+    expect(refused("--over", "shuot.times=1,2")).toMatch(
+      /^--over shuot\.times: there is no node or output "shuot"\. Did you mean "shout"\?/m
+    )
+    expect(refused("--over", "times=1,2", "--set", "shuot.times=1")).toMatch(/^--set shuot\.times: there is no node/m)
+    expect(refused("--over", "times=1,x")).toMatch(/1 of 2 combinations can't run, and none was run\.\n.*"x"/)
+    expect(refused("--over", "times=1,2", "--metric", "counts.letters")).toMatch(
+      /^--metric counts\.letters: the report has no field "letters"/
+    )
+    expect(existsSync(join(folder, "home"))).toBe(false)
+  })
+
   it("runs all combinations, goes on after one that fails, prints the table and ends with 1", () => {
     const finished = caravan(
       folder,
@@ -155,11 +172,11 @@ describe("the flags of a run", () => {
     expect(runOptions(parse(command, ["p.ts", "--retries", "1"])).limits).toEqual({ retries: 1 })
   })
   it.each([
-    ["timeout", "0", "--timeout takes seconds above 0"],
-    ["timeout", "1h", "--timeout takes seconds above 0"],
-    ["timeout", "1e99", "--timeout takes seconds above 0"],
-    ["memory", "lots", "--memory takes MiB above 0"],
-    ["memory", "9999999999999", "--memory takes MiB above 0"],
+    ["timeout", "0", "--timeout takes seconds above 0 up to 1073741824"],
+    ["timeout", "1h", "--timeout takes seconds above 0 up to 1073741824"],
+    ["timeout", "1e99", "--timeout takes seconds above 0 up to 1073741824"],
+    ["memory", "lots", "--memory takes MiB above 0 up to 1073741824"],
+    ["memory", "9999999999999", "--memory takes MiB above 0 up to 1073741824"],
     ["retries", "1.5", "--retries takes a whole number of at least 0"],
     ["checkpoint-steps", "0", "--checkpoint-steps takes a whole number of at least 1"],
     ["checkpoint-seconds", "soon", "--checkpoint-seconds takes a whole number of at least 0"],

@@ -1,5 +1,5 @@
 /** Sweeps over parameters, and runs as streams of events, from a program. */
-import { readdirSync, writeFileSync } from "node:fs"
+import { readdirSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterEach, beforeEach, describe, expect, it } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
@@ -105,26 +105,46 @@ describe("a sweep", () => {
     close()
   })
 
-  it("goes on after a combination that fails, whether a stage of it does, or it can't be built, or a value is not valid", async () => {
-    const points = await go({ mark: ["!", "#", "?"], times: [1, 2, 9] }, { refuses: "!" })
+  it("goes on after a combination of which a stage fails", async () => {
+    const points = await go({ mark: ["!", "?"], times: [1, 3] }, { refuses: "!" })
     expect(points.map(({ status, error }) => [status, error])).toEqual([
       ["failed", '"beta" is not for shouting'],
       ["failed", '"beta" is not for shouting'],
-      ["failed", expect.stringMatching(/3 at \["times"\]/)],
       ["succeeded", null],
-      ["failed", expect.stringMatching(/two of # are not wanted/)],
-      ["failed", expect.stringMatching(/3 at \["times"\]/)],
-      ["succeeded", null],
-      ["succeeded", null],
-      ["failed", expect.stringMatching(/3 at \["times"\]/)]
+      ["succeeded", null]
     ])
-    expect(points[2]!.result).toBeNull()
     expect(points[0]!.measures).toEqual({ "lines.rows": 3 })
+  })
+
+  it("runs nothing when any combination can't start: which, and why", async () => {
+    await expect(go({ mark: ["!", "#", "?"], times: [1, 2, 9] })).rejects.toThrow(
+      /^Sweep of "swept": 4 of 9 combinations can't run, and none was run\.\n {2}mark=! times=9: [\s\S]*3, got 9 at \["times"\]\n {2}mark=# times=2: .*two of # are not wanted/
+    )
+    rmSync(join(folder, "words.txt"))
+    await expect(go({ times: [1, 2] })).rejects.toThrow(
+      /2 of 2 combinations can't run, and none was run\.\nthe input .*words\.txt does not exist\./
+    )
+    expect(readdirSync(folder)).not.toContain("home")
+  })
+
+  it("runs nothing when a metric is of no node, or of no field of a report; stops after the first combination that lacks it", async () => {
+    const with_ = (...metrics: ReadonlyArray<string>) => Effect.runPromise(sweep(pipeline(), {}, { times: [1, 2] }, { metrics }).pipe(here))
+    await expect(with_("cuonts.rows")).rejects.toThrow(/--metric cuonts\.rows: .*no node or output "cuonts"\. Did you mean "counts"\?/)
+    await expect(with_("counted.row")).rejects.toThrow(/--metric counted\.row: the report has no field "row"\. Did you mean "rows"\?/)
+    await expect(with_("constructor")).rejects.toThrow(/no node or output "constructor"/)
+    expect(readdirSync(folder)).not.toContain("home")
+    await expect(with_("upper.rwos")).rejects.toThrow(
+      /after its first combination: --metric upper\.rwos: there is no such metric or report field\. Did you mean "upper\.rows"\?/
+    )
+    const { close, journal } = openHome(join(folder, "home"))
+    expect(journal.runs()).toHaveLength(1)
+    close()
+    expect(await with_("upper.rows", "counts.characters")).toHaveLength(2)
   })
 
   it("runs nothing when no combination can start, a name is wrong, or a value is missing or there twice", async () => {
     const wrong = (grid: object) => go(grid)
-    await expect(wrong({ times: [7, 8] })).rejects.toThrow(/3 at \["times"\]/)
+    await expect(wrong({ times: [7, 8] })).rejects.toThrow(/3, got 7 at \["times"\]/)
     await expect(wrong({ tims: [1] })).rejects.toThrow('Sweep of "swept" over tims: it has no such parameter. Did you mean "times"?')
     await expect(wrong({ "uper.mark": ["a"] })).rejects.toThrow(/there is no node or output "uper"\. Did you mean "upper"\?/)
     await expect(wrong({ times: [] })).rejects.toThrow(/there is no value to try/)

@@ -1,0 +1,45 @@
+/** Sizes that do not fit one another are refused before anything runs, by name and value. */
+import * as Effect from "effect/Effect"
+import { describe, expect, it } from "vitest"
+import demo from "../../pipelines/demo.ts"
+import hhRlhf from "../../pipelines/hh-rlhf.ts"
+import llama2Chat from "../../pipelines/llama2-chat.ts"
+import rewardScaling from "../../pipelines/studies/reward-scaling.ts"
+import study from "../../pipelines/study.ts"
+import { buildGraph } from "../../runtime/define/graph.ts"
+import type { AnyPipeline } from "../../runtime/define/pipeline.ts"
+
+const mistake = (pipeline: AnyPipeline, settings: Record<string, string>): string =>
+  Effect.runSync(
+    Effect.match(buildGraph(pipeline, {}, { settings, seed: 0 }), { onSuccess: () => "", onFailure: ({ message }) => message })
+  )
+
+const cases: ReadonlyArray<readonly [name: string, AnyPipeline, Record<string, string>, RegExp]> = [
+  ["demo", demo, { dim: "33" }, /Node "base" \(stage pretrain\) is not valid: dim 33 is not a multiple of heads 4/],
+  ["demo", demo, { dim: "36", heads: "12" }, /dim 36 over heads 12 is 3, and rotary embeddings need an even width of a head/],
+  ["demo", demo, { contextLength: "256", sequenceLength: "300" }, /sequenceLength 300 is more than contextLength 256/],
+  ["demo", demo, { "base.kvHeads": "3" }, /heads 4 is not a multiple of kvHeads 3/],
+  ["demo", demo, { maxNewTokens: "384" }, /maxNewTokens 384 leaves no room .*fewer than contextLength 384/],
+  ["demo", demo, { testPairs: "10", rounds: "11" }, /testPairs 10 are fewer than rounds 11/],
+  ["study", study, { dim: "330", heads: "4" }, /dim 330 is not a multiple of heads 4/],
+  ["reward-scaling", rewardScaling, { dim: "33" }, /dim 33 is not a multiple of heads 4/],
+  ["reward-scaling", rewardScaling, { maxNewTokens: "500" }, /maxNewTokens 500 leaves no room/],
+  ["hh-rlhf", hhRlhf, { data: "x.jsonl", dim: "33" }, /dim 33 is not a multiple of heads 4/],
+  ["hh-rlhf", hhRlhf, { data: "x.jsonl", maxNewTokens: "512" }, /maxNewTokens 512 leaves no room/],
+  ["llama2-chat", llama2Chat, { labelled: "6" }, /"labelled": expected at most the 5 rounds, found 6/],
+  ["llama2-chat", llama2Chat, { maxNewTokens: "4096" }, /"maxNewTokens": expected fewer than the 4096 tokens .* found 4096/]
+]
+
+describe("a pipeline", () => {
+  it.each(cases)("%s (%#) refuses sizes that do not fit", (_, pipeline, settings, message) => {
+    expect(mistake(pipeline, settings)).toMatch(message)
+  })
+  it("takes its own", () => {
+    expect([demo, study, rewardScaling, llama2Chat].map((pipeline) => mistake(pipeline, {}))).toEqual(["", "", "", ""])
+    expect(mistake(hhRlhf, { data: "x.jsonl", contextLength: "128" })).toBe("")
+  })
+  it("tells of a value that is no number what it was given", () => {
+    expect(mistake(demo, { dim: "wide" })).toMatch(/"wide".*\["dim"\]/)
+    expect(mistake(demo, { dim: "0" })).toMatch(/0.*\["dim"\]/)
+  })
+})
