@@ -64,6 +64,16 @@ export const processPool = (prepare: string | undefined): Effect.Effect<Execute,
     ({ close }) => Effect.sync(close)
   ).pipe(Effect.map(({ run }) => run))
 
+/**
+ * An idle child. What the stages before left in its memory would count against a limit, so a stage with one takes a child that has less than half of it, if there is
+ * one.
+ */
+const takeIdle = (idle: Array<ChildProcess>, memory: number | undefined): ChildProcess | undefined => {
+  if (memory === undefined) return idle.pop()
+  const at = idle.findLastIndex(({ pid }) => (residentMemory(pid ?? -1) ?? 0) < memory / 2)
+  return at === -1 ? undefined : idle.splice(at, 1)[0]
+}
+
 const childProcesses = (prepare: string | undefined): { readonly run: Execute; readonly close: () => void } => {
   // A child with the tensor engine is larger: a light stage that may take little memory does not run there.
   const idle = { tensors: [] as Array<ChildProcess>, light: [] as Array<ChildProcess> }
@@ -94,7 +104,8 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
       Effect.callback<Outcome, StageError>((resume) => {
         const tensors = stage.resources.tensors === true
         const waiting = tensors ? idle.tensors : idle.light
-        const child = waiting.pop() ?? start()
+        const { memory, seconds } = limits ?? {}
+        const child = takeIdle(waiting, memory) ?? start()
         child.ref()
         let tail = ""
         let finished = false
@@ -120,7 +131,6 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
           child.kill("SIGKILL")
           finish(error, false)
         }
-        const { memory, seconds } = limits ?? {}
         const callOff = seconds === undefined ? undefined : after(seconds * 1000, () => giveUp(timedOut(stage, seconds)))
         const watch =
           memory === undefined
