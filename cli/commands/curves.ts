@@ -126,7 +126,7 @@ export const command: Command = {
           if (given.has("csv")) throw new UsageError("--csv prints the rows of one node: name it. Without --csv, the nodes are listed.")
           const kept = curves.filter(({ path }) => path !== null)
           print(json, { run: run.id, pipeline: run.pipeline, curves: kept }, [
-            ...table(kept.map(({ node, stage, status, path }) => [plain(node), stage, status, path!])),
+            ...table(kept.map(({ node, stage, status, path }) => [plain(node), stage ?? "", status, path!])),
             `${count(kept.length, "node")} of ${curves.length} in run ${shortRun(run.id)} with a curve.`
           ])
           return exitCodes.ok

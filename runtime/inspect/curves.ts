@@ -3,7 +3,7 @@ import { existsSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import type { StoreError } from "../errors.ts"
-import { curvesPath } from "../run/node-log.ts"
+import { curvesPath, loggedNodes } from "../run/node-log.ts"
 import type { NodeStatus, PastRun } from "../store/executions.ts"
 import { Journal } from "../store/journal.ts"
 import { curvesFile } from "../store/sidecar.ts"
@@ -11,18 +11,19 @@ import { Store } from "../store/store.ts"
 
 export interface KeptCurve {
   readonly node: string
-  readonly stage: string
-  readonly status: NodeStatus
+  /** null of one that was interrupted. */
+  readonly stage: string | null
+  readonly status: NodeStatus | "interrupted"
   /** The Parquet file; null: the stage reported no numbers, or its result was made again or deleted since. */
   readonly path: string | null
 }
 
-/** Of each node of the run: of a result that was made or found, that of its making; of one that failed, what was until then. */
+/** Of each node of the run: of a result that was made or found, that of its making; of one that failed or was interrupted, what was until then. */
 export const curvesOf = (run: PastRun): Effect.Effect<ReadonlyArray<KeptCurve>, StoreError, Store | Journal> =>
   Effect.gen(function* () {
     const [store, journal] = [yield* Store, yield* Journal]
     const last = new Map((yield* journal.executionsOf(run.id)).map((execution) => [execution.node, execution]))
-    return yield* Effect.forEach(last.values(), ({ node, stage, status, key, digest }) =>
+    const settled = yield* Effect.forEach(last.values(), ({ node, stage, status, key, digest }) =>
       Effect.gen(function* () {
         const trace = digest === null ? undefined : yield* journal.trace(key)
         const kept = trace?.digest === digest && trace?.sidecar !== undefined ? join(store.path(trace.sidecar), curvesFile) : undefined
@@ -30,4 +31,10 @@ export const curvesOf = (run: PastRun): Effect.Effect<ReadonlyArray<KeptCurve>, 
         return { node, stage, status, path: path !== undefined && existsSync(path) ? path : null }
       })
     )
+    const interrupted = loggedNodes(store.home, run.id)
+      .filter((node) => !last.has(node))
+      .map((node) => ({ node, path: curvesPath(store.home, run.id, node) }))
+      .filter(({ path }) => existsSync(path))
+      .map(({ node, path }) => ({ node, stage: null, status: "interrupted" as const, path }))
+    return [...settled, ...interrupted]
   })

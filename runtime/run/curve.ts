@@ -3,7 +3,7 @@
  * in columns until the stage ends, well or badly, and then written as one Parquet file into the result's sidecar (store/sidecar.ts). Checkpoints carry the
  * rows so far: a stage that was killed and resumed has the same steps as one that was not.
  */
-import { mkdir, readFile, writeFile } from "node:fs/promises"
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { deserialize, serialize } from "node:v8"
 import * as Effect from "effect/Effect"
@@ -100,6 +100,12 @@ export class Curve {
     this.#secondsBefore = this.#columns.get("seconds")?.values[kept.rows - 1] ?? 0
   }
 
+  /** Makes the rows those that a checkpoint carries; one of an older version carries none. */
+  async resume(checkpoint: string): Promise<void> {
+    const bytes = await readFile(join(checkpoint, checkpointFile)).catch(() => undefined)
+    if (bytes !== undefined) this.restore(bytes)
+  }
+
   /** As the bytes of a Parquet file. The libraries are loaded here: most processes write none. */
   async parquet(): Promise<Uint8Array> {
     const [arrow, parquet] = await Promise.all([import("apache-arrow"), import("parquet-wasm/node")])
@@ -116,18 +122,25 @@ export class Curve {
   }
 }
 
+/** What a stage whose process was killed left of its curve: the rows that the newest of its checkpoints carries. */
+export const curveOfCheckpoints = async (folder: string): Promise<Curve> => {
+  const names = await readdir(folder).catch(() => [] as Array<string>)
+  const newest = names
+    .filter((name) => /^\d+$/.test(name))
+    .sort()
+    .at(-1)
+  // A damaged one is the stage's business, when it resumes.
+  const curve = new Curve()
+  if (newest !== undefined) await curve.resume(join(folder, newest)).catch(() => undefined)
+  return curve
+}
+
 /** Checkpoints that carry the curve. */
 export const carryingCurve = (checkpoints: Checkpoints, curve: Curve): Checkpoints => ({
   due: checkpoints.due,
   // A stage may ask again later, to name its last checkpoint.
   latest: Effect.tap(checkpoints.latest, (found) =>
-    found === undefined || curve.rows > 0
-      ? Effect.void
-      : Effect.promise(async () => {
-          const bytes = await readFile(join(found.path, checkpointFile)).catch(() => undefined)
-          // One of an older version has none.
-          if (bytes !== undefined) curve.restore(bytes)
-        })
+    found === undefined || curve.rows > 0 ? Effect.void : Effect.promise(() => curve.resume(found.path))
   ),
   save: (step, write) =>
     checkpoints.save(step, (folder) =>

@@ -11,6 +11,7 @@ import { checkStamp } from "../key/file-source.ts"
 import type { SealedObject } from "../store/objects.ts"
 import { curvesFile, Sidecar, skippedFile } from "../store/sidecar.ts"
 import { changes } from "./changes.ts"
+import { curveOfCheckpoints, writeCurve } from "./curve.ts"
 import type { RunContext } from "./context.ts"
 import { curvesPath, skippedPath } from "./node-log.ts"
 import { machineOf } from "./options.ts"
@@ -125,6 +126,11 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
       Effect.mapError((error) => (error instanceof StageError ? withSkipped(run, node, beside, error) : error)),
       Effect.onError(() =>
         Effect.gen(function* () {
+          // Of a process that was killed there is what its last checkpoint has.
+          if (!existsSync(join(beside, curvesFile))) {
+            const left = yield* Effect.promise(() => curveOfCheckpoints(checkpointFolder(run, key)))
+            yield* writeCurve(left, beside, (message) => emit({ type: "note", node: node.id, message }))
+          }
           const curve = kept(beside, curvesFile, curvesPath(store.home, run.id, node.id), "its curve until then is")
           if (curve !== undefined) emit({ type: "note", node: node.id, message: curve })
           yield* store.remove(directory)

@@ -150,7 +150,7 @@ const sizeOf = (config: typeof PretrainConfig.Type, { vocabSize }: Size): Size =
 export const pretrainCost = costOf(pretrain, {
   size: ({ config, inputs }) => sizeOf(config, inputs.tokenizer),
   cost: ({ config, inputs }) => {
-    const { batchSize, contextLength, microBatchSize, precision, sequenceLength, steps } = config
+    const { batchSize, microBatchSize, precision, sequenceLength, steps } = config
     const model = languageModel(sizeOf(config, inputs.tokenizer), "the vocabulary")
     const length = sequenceLength
     const tokens = microBatchSize * length

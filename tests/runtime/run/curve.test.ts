@@ -1,7 +1,9 @@
 /** The numbers that a stage reports step by step: kept beside its result, found again with it, whole after a kill, there when it fails. */
 import { existsSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import { parquetRows } from "../../../data/parquet.ts"
@@ -57,8 +59,8 @@ const expected = (steps: number) =>
 
 describe("the curve", () => {
   it.each<[string, Application]>([
-    ["in the run's process", descend],
-    ["in a child", descendInChild]
+    ["without tensors", descend],
+    ["with tensors", descendInChild]
   ])("of a stage %s has every step's numbers, and is found again with the result", async (_, stage) => {
     const made = await go(stage)
     expect(made.status).toBe("ran")
@@ -91,7 +93,10 @@ describe("the curve", () => {
     const dies = join(folder, "dies")
     writeFileSync(dies, "")
     const options = { checkpointSeconds: 0 }
-    expect(await go(descendInChild, { dies }, options)).toMatchObject({ status: "failed", error: expect.stringContaining("was killed") })
+    const killed = await go(descendInChild, { dies }, options)
+    expect(killed).toMatchObject({ status: "failed", error: expect.stringContaining("was killed") })
+    // Before it resumes there is what its last checkpoint has.
+    expect(measured(killed.rows)).toEqual(expected(3))
     expect(existsSync(dies)).toBe(false)
     const resumed = await go(descendInChild, { dies }, options)
     expect(resumed.status).toBe("ran")
@@ -100,9 +105,31 @@ describe("the curve", () => {
     expect(seconds).toEqual(seconds.toSorted((a, b) => a - b))
   })
 
+  it("of a stage that is interrupted stays beside its log, as its last checkpoint has it", async () => {
+    const pipeline = Pipeline.make("curves", { params: Schema.Struct({}) }, () => ({
+      out: descendInChild({ texts: lines({ file: fileAt(join(folder, "words.txt")) }) }, { steps: 1_000_000 }).named("out")
+    }))
+    const program = Effect.gen(function* () {
+      const stepped = yield* Deferred.make<void>()
+      const onEvent = (event: RunEvent) => {
+        if (event.type === "progress" && event.progress.step === 5) Effect.runSync(Deferred.succeed(stepped, undefined))
+      }
+      const fiber = yield* Effect.forkChild(run(pipeline, {}, { onEvent }))
+      yield* Deferred.await(stepped)
+      yield* Fiber.interrupt(fiber)
+      return yield* curvesOf(yield* resolveRun("latest"))
+    })
+    const curves = await Effect.runPromise(program.pipe(Effect.provide(services(join(folder, "home")))))
+    const { status, path } = curves.find(({ node }) => node === "out")!
+    expect(status).toBe("interrupted")
+    const rows = measured(await rowsIn(path!))
+    expect(rows.length).toBeGreaterThanOrEqual(5)
+    expect(rows).toEqual(expected(rows.length))
+  })
+
   it.each<[string, Application]>([
-    ["in the run's process", descend],
-    ["in a child", descendInChild]
+    ["without tensors", descend],
+    ["with tensors", descendInChild]
   ])("of a stage that fails %s stays beside its log, with the numbers that are none", async (_, stage) => {
     const failed = await go(stage, { divergesAt: 3 }, { checkpointSeconds: 0 })
     expect(failed.status).toBe("failed")
