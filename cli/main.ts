@@ -31,6 +31,11 @@ const commands: Readonly<Record<string, Entry>> = {
     summary: "show which run, code and data made an artifact, and what was made from it",
     load: () => import("./commands/lineage.ts")
   },
+  rows: { summary: "print the rows of a dataset", load: () => import("./commands/rows.ts") },
+  describe: {
+    summary: "describe a pipeline or a stage: parameters, ports, defaults and bounds",
+    load: () => import("./commands/describe.ts")
+  },
   verify: { summary: "run nodes again and compare with the results in the store", load: () => import("./commands/verify.ts"), works: true },
   bless: {
     summary: "keep a result after a code change that does not affect it",

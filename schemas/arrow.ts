@@ -129,3 +129,20 @@ const describeType = (type: arrow.DataType): string => {
   if (arrow.DataType.isStruct(type)) return `{${type.children.map((field) => `${field.name}:${describeField(field)}`).join(",")}}`
   return arrow.Type[type.typeId] ?? "an unknown type"
 }
+
+/** The columns of an Arrow schema that was read, whatever the type of the rows. Throws for a type that no dataset of ours has. */
+export const columnsOfArrow = (schema: arrow.Schema): StructKind => ({
+  tag: "struct",
+  nullable: false,
+  fields: schema.fields.map((field) => ({ name: field.name, kind: kindOfField(field) }))
+})
+
+const tags = ["utf8", "bool", "float64", "float32", "int32", "uint8"] as const
+const kindOfField = ({ name, nullable, type }: arrow.Field): Kind => {
+  if (arrow.DataType.isList(type)) return { tag: "list", nullable, element: kindOfField(type.children[0]!) }
+  if (arrow.DataType.isStruct(type))
+    return { tag: "struct", nullable, fields: type.children.map((field: arrow.Field) => ({ name: field.name, kind: kindOfField(field) })) }
+  const tag = tags.find((each) => each === describeType(type))
+  if (tag === undefined) throw new Error(`the column "${name}" is of type ${String(type)}`)
+  return { tag, nullable }
+}

@@ -3,7 +3,7 @@ import { type FileHandle, open } from "node:fs/promises"
 import * as arrow from "apache-arrow"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { arrowSchema, columnsOf, describeArrow, describeKind, type StructKind } from "./arrow.ts"
+import { arrowSchema, columnsOf, columnsOfArrow, describeArrow, describeKind, type StructKind } from "./arrow.ts"
 import { checkFooter, readMessageHeader } from "./arrow-headers.ts"
 import { BatchBuilder, layoutOf, toRows } from "./arrow-rows.ts"
 import { ArtifactError, type DatasetType } from "./artifact.ts"
@@ -107,8 +107,13 @@ interface Block {
  * Opens a dataset file and checks its frame, its schema and the headers of all its batches: every length is compared with what is left of the
  * file before anything of that length is allocated. No values are read yet.
  */
-export const openRows = (directory: string, type: DatasetType<any>): Effect.Effect<OpenDataset, ArtifactError> => {
-  const path = `${directory}/${fileName}`
+export const openRows = (directory: string, type: DatasetType<any>): Effect.Effect<OpenDataset, ArtifactError> =>
+  openFile(`${directory}/${fileName}`, columnsOf(type.row))
+
+/** As openRows, of the file of any dataset: its columns are what its own schema says. */
+export const openAnyRows = (path: string): Effect.Effect<OpenDataset, ArtifactError> => openFile(path, undefined)
+
+const openFile = (path: string, expected: StructKind | undefined): Effect.Effect<OpenDataset, ArtifactError> => {
   const wrong = (expected: string, found: string, hint = "The file is damaged or not Caravan's: make it again.") =>
     ArtifactError.of({ doing: `Reading the dataset ${path}`, expected, found, hint })
   return Effect.tryPromise({
@@ -117,9 +122,9 @@ export const openRows = (directory: string, type: DatasetType<any>): Effect.Effe
         throw wrong(`a file ${fileName}`, "none", "Give the folder of a dataset.")
       })
       try {
-        const kind = columnsOf(type.row)
         const footer = await readFooter(handle)
         const found = describeArrow(footer.schema)
+        const kind = expected ?? columnsOfArrow(footer.schema)
         if (found !== describeKind(kind))
           throw wrong(`the columns ${describeKind(kind)}`, found, "It was written by another version, or is another kind of dataset.")
         const blocks = await readHeaders(handle, kind, footer.start)

@@ -6,6 +6,13 @@ import { didYouMean } from "./did-you-mean.ts"
 export interface HyperInfo {
   readonly description: string
   readonly default: unknown
+  /** What values it takes, in words: "whole number", "one of". */
+  readonly type?: "number" | "whole number" | "yes or no" | "text" | "one of"
+  /** Of a number: the least and the most. */
+  readonly min?: number
+  readonly max?: number
+  /** The words it may be. */
+  readonly choices?: ReadonlyArray<string>
   /** Why the field does not change the result, when it is left out of the cache key. */
   readonly neutral?: string
   /** Set when the value is the name of an environment variable that holds a secret. */
@@ -30,9 +37,14 @@ const bounded = (schema: Schema.Codec<number, number>, bounds: Bounds): Schema.C
   return out
 }
 
-const withDefault = <A>(schema: Schema.Codec<A, A>, value: A, description: string): Field<A> => {
+const withDefault = <A>(
+  schema: Schema.Codec<A, A>,
+  value: A,
+  description: string,
+  more: Pick<HyperInfo, "type" | "min" | "max" | "choices">
+): Field<A> => {
   const field = schema.pipe(Schema.withDecodingDefaultKey(Effect.succeed(value))) as unknown as Field<A>
-  infos.set(field, { description, default: value })
+  infos.set(field, { description, default: value, ...more })
   return field
 }
 
@@ -43,19 +55,24 @@ export function hyper(value: boolean, description: string): Field<boolean>
 export function hyper(value: string, description: string): Field<string>
 export function hyper(value: number | boolean | string, description: string, limits?: Bounds | ReadonlyArray<string>): Field<any> {
   if (Array.isArray(limits))
-    return withDefault(Schema.Literals(limits as ReadonlyArray<string>) as Schema.Codec<string, string>, value as string, description)
-  if (typeof value === "number") return withDefault(bounded(Schema.Finite, (limits as Bounds | undefined) ?? {}), value, description)
-  if (typeof value === "boolean") return withDefault(Schema.Boolean as Schema.Codec<boolean, boolean>, value, description)
-  return withDefault(Schema.String as Schema.Codec<string, string>, value, description)
+    return withDefault(Schema.Literals(limits as ReadonlyArray<string>) as Schema.Codec<string, string>, value as string, description, {
+      type: "one of",
+      choices: limits as ReadonlyArray<string>
+    })
+  const bounds = (limits as Bounds | undefined) ?? {}
+  if (typeof value === "number") return withDefault(bounded(Schema.Finite, bounds), value, description, { type: "number", ...bounds })
+  if (typeof value === "boolean")
+    return withDefault(Schema.Boolean as Schema.Codec<boolean, boolean>, value, description, { type: "yes or no" })
+  return withDefault(Schema.String as Schema.Codec<string, string>, value, description, { type: "text" })
 }
 
 /** A whole number with a default. */
 export const hyperInt = (value: number, description: string, bounds: Bounds = {}): Field<number> =>
-  withDefault(bounded(Schema.Int as Schema.Codec<number, number>, bounds), value, description)
+  withDefault(bounded(Schema.Int as Schema.Codec<number, number>, bounds), value, description, { type: "whole number", ...bounds })
 
 const described = (description: string, more: Omit<HyperInfo, "description" | "default">): Field<string> => {
   const field = hyper("", description)
-  infos.set(field, { description, default: "", ...more })
+  infos.set(field, { description, default: "", type: "text", ...more })
   return field
 }
 

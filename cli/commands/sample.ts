@@ -18,7 +18,7 @@ import { scoreOf } from "../../stages/reward/combined-reward.ts"
 import { fitDialogue } from "../../stages/common/dialogues.ts"
 import { scoreSequences } from "../../stages/common/scoring.ts"
 import { type Command, exitCodes, type Given, numberFlag, UsageError, wholeNumber } from "../command.ts"
-import { write, writeJson } from "../output.ts"
+import { write, writeJsonLine } from "../output.ts"
 import { artifactPath } from "../artifact-path.ts"
 
 /** Where a checkpoint of each role goes. */
@@ -195,7 +195,7 @@ export const command: Command = {
     for (const [i, messages] of prompts.entries()) {
       const { text, finished } = await answer(answerer, encoded[i]!, [i])
       const scores = score(messages, text, finished)
-      if (given.has("json")) writeJson({ messages, answer: text, finished, ...scores }, undefined)
+      if (given.has("json")) writeJsonLine({ messages, answer: text, finished, ...scores })
       else write(`> ${messages.at(-1)!.content}\n${text}\n${Object.keys(scores).length > 0 ? `(${scoreText(scores)})\n` : ""}\n`)
     }
     return exitCodes.ok

@@ -48,7 +48,7 @@ describe("a config", () => {
   it("describes its fields in order, with defaults", () => {
     const described = describeConfig(Config)
     expect(described.map(({ name }) => name)).toEqual(["learningRate", "epochs", "margin", "shuffle", "label", "batchRows"])
-    expect(described[0]).toEqual({ name: "learningRate", default: 2e-5, description: "§3.1: 2e-5" })
+    expect(described[0]).toEqual({ name: "learningRate", default: 2e-5, description: "§3.1: 2e-5", type: "number", min: 0, max: 1 })
   })
 
   it("says which field can't change the result, and why", () => {
