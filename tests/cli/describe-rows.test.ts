@@ -21,7 +21,7 @@ const says = async (code: number, ...args: ReadonlyArray<string>): Promise<strin
 }
 const json = async (...args: ReadonlyArray<string>): Promise<any> => JSON.parse(await says(0, ...args, "--json"))
 
-describe("describe", () => {
+describe("caravan describe", () => {
   it("a stage of the recipe: ports with their types, fields with their kinds, bounds, defaults and units", async () => {
     const text = await says(0, "describe", "sft")
     expect(text).toMatch(/^Stage sft: §3\.1 supervised fine-tuning/)
@@ -68,7 +68,7 @@ describe("describe", () => {
   })
 })
 
-describe("rows", () => {
+describe("caravan rows", () => {
   it("of a dataset by every name it has, as text or JSON", async () => {
     const all = "row 1\n  text: ALPHA!\n\nrow 2\n  text: BETA!\n\nrow 3\n  text: GAMMA!\n\n"
     const path = ran.outputs.loud!.path
