@@ -2,31 +2,59 @@
 import { existsSync } from "node:fs"
 import { join, resolve } from "node:path"
 import * as Effect from "effect/Effect"
+import { StoreError } from "../runtime/errors.ts"
+import { describeDamage, findDamage } from "../runtime/inspect/damage.ts"
 import { locate } from "../runtime/inspect/resolve.ts"
-import { findHome } from "../runtime/store/home.ts"
+import { findHome, whyNoHome } from "../runtime/store/home.ts"
+import type { Journal } from "../runtime/store/journal.ts"
+import { sizeOf } from "../runtime/store/objects.ts"
 import { Store } from "../runtime/store/store.ts"
 import { UsageError } from "./command.ts"
-import { withStore } from "./open-store.ts"
+import { showReading } from "./display/reading.ts"
+import { storeAt, withStore } from "./open-store.ts"
 
-/** Throws a UsageError when nothing is called that, or when gc has deleted it. */
+/**
+ * Artifacts of a store are read against their digests first: damaged bytes would be used without a word. Throws a StoreError when they are damaged, a
+ * UsageError when nothing is called that, or when gc has deleted it.
+ */
 export const artifactPath = async (text: string): Promise<string> => {
-  if (!existsSync(join(findHome(process.cwd()), "journal.db"))) {
-    if (existsSync(text)) return resolve(text)
-    throw new UsageError(
-      `Looking for "${text}": there is no such file or folder, and no store here (${findHome(process.cwd())}) that could have it.`
-    )
+  const home = findHome(process.cwd())
+  if (whyNoHome(home) === undefined && !existsSync(join(home, "journal.db"))) {
+    if (existsSync(text)) return ownPath(text)
+    throw new UsageError(`Looking for "${text}": there is no such file or folder, and no store here (${home}) that could have it.`)
   }
-  return withStore(
+  const located = await withStore(
     Effect.gen(function* () {
       const store = yield* Store
       const located = yield* locate(text)
-      if (located.kind === "file") return located.path
-      if (yield* store.present(located.digest)) return store.path(located.digest)
-      return yield* Effect.fail(
-        new UsageError(
-          `Looking for "${text}": the result ${located.digest.slice(0, 12)} is no longer in the store. Run its pipeline: it is made again.`
+      if (located.kind === "file") return located
+      if (!(yield* store.present(located.digest)))
+        return yield* Effect.fail(
+          new UsageError(
+            `Looking for "${text}": the result ${located.digest.slice(0, 12)} is no longer in the store. Run its pipeline: it is made again.`
+          )
         )
-      )
+      yield* requireSound(located.digest, text)
+      return { kind: "artifact" as const, path: store.path(located.digest) }
     })
   )
+  return located.kind === "file" ? ownPath(located.path) : located.path
 }
+
+/** A file or folder of the user's, or one in another store than the one here. */
+const ownPath = async (text: string): Promise<string> => {
+  const path = resolve(text)
+  const [, home, digest] = /^(.*)\/objects\/[0-9a-f]{2}\/([0-9a-f]{64})(?:\/.*)?$/.exec(path) ?? []
+  if (home !== undefined && digest !== undefined && existsSync(join(home, "journal.db")))
+    await Effect.runPromise(Effect.provide(requireSound(digest, text), storeAt(home)))
+  return path
+}
+
+const requireSound = (digest: string, name: string): Effect.Effect<void, StoreError, Store | Journal> =>
+  Effect.gen(function* () {
+    const reading = showReading(`Reading ${name}`)
+    const path = (yield* Store).path(digest)
+    reading.start(yield* Effect.promise(() => sizeOf(path)))
+    const damage = yield* findDamage(digest, reading.onBytes).pipe(Effect.ensuring(Effect.sync(reading.close)))
+    if (damage !== undefined) return yield* new StoreError({ message: describeDamage(`The artifact ${name}`, damage) })
+  })

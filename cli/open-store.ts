@@ -3,7 +3,7 @@ import { existsSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import { findHome } from "../runtime/store/home.ts"
+import { findHome, whyNoHome } from "../runtime/store/home.ts"
 import { Journal } from "../runtime/store/journal.ts"
 import { Store } from "../runtime/store/store.ts"
 import { UsageError } from "./command.ts"
@@ -15,6 +15,8 @@ export const storeAt = (home: string): Layer.Layer<Store | Journal> => Layer.mer
 /** Opens them for `body`. Makes none: looking at a store that is not there is a mistake. */
 export const withStore = async <A, E>(body: Effect.Effect<A, E, Store | Journal>): Promise<A> => {
   const home = findHome(process.cwd())
+  const reason = whyNoHome(home)
+  if (reason !== undefined) throw new UsageError(`There is no store at ${home}: ${reason}. Name the store's folder in CARAVAN_HOME.`)
   if (!existsSync(join(home, "journal.db")))
     throw new UsageError(
       `There is no store at ${home}: nothing has run here yet. Run a pipeline, or name the store's folder in CARAVAN_HOME.`

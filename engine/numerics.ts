@@ -118,8 +118,12 @@ export const numericsOf = async (
     }
   }
   const answer = await describe()
-  await mkdir(folder, { recursive: true })
-  await writeFile(`${file}.${process.pid}`, JSON.stringify(answer))
-  await rename(`${file}.${process.pid}`, file)
+  try {
+    await mkdir(folder, { recursive: true })
+    await writeFile(`${file}.${process.pid}`, JSON.stringify(answer))
+    await rename(`${file}.${process.pid}`, file)
+  } catch {
+    // A store that can't be written to: it is asked again the next time.
+  }
   return answer
 }

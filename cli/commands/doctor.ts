@@ -6,6 +6,7 @@ import { dirname } from "node:path"
 import * as build from "../../engine/native/build.mjs"
 import { isFastBlas, systemBlas } from "../../engine/native/libtorch.mjs"
 import type { Environment } from "../../engine/device.ts"
+import { storeProblems } from "../../runtime/store/health.ts"
 import { findHome } from "../../runtime/store/home.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { write, writeJson } from "../output.ts"
@@ -141,7 +142,9 @@ export const diagnose = async (directory: string = process.cwd()): Promise<Diagn
   const home = findHome(directory)
   const store = describeStore(home)
   found.store = store.text
-  if (!store.writable)
+  const storeIsWrong = storeProblems(home)
+  for (const { what, mend, isEssential } of storeIsWrong) wrong(what, mend, isEssential)
+  if (!store.writable && storeIsWrong.length === 0)
     wrong(`The store ${home} can't be written.`, `chown -R "$USER" ${home}, or name another folder in CARAVAN_HOME`, true)
   if (store.free < 2e9) wrong(`The store's disk has ${gigabytes(store.free)} left.`, "name a folder on another disk in CARAVAN_HOME", false)
 

@@ -2,6 +2,9 @@
  * Verifying a pipeline: nodes whose results are in the store are run again into a scratch place, on the inputs they had, and what comes out is
  * compared with what is there. Nothing is recorded and nothing replaced; what is damaged is set aside (damage.ts).
  */
+import { mkdtempSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -72,7 +75,11 @@ export const verify = <Params extends ConfigSchema>(
     const options = yield* namedNodes(graph, given)
     const selected = chosenNodes(graph, options)
     const journal = yield* Journal
-    const store = yield* (yield* Store).hold("caravan verify")
+    const free = yield* Store
+    // Where nothing can be written nothing can be held: results are read as they are found.
+    const isReadOnly = yield* free.isReadOnly
+    const store = isReadOnly ? free : yield* free.hold("caravan verify")
+    const temporary = isReadOnly ? Effect.sync(() => mkdtempSync(join(tmpdir(), "caravan-verify-"))) : store.temporary
     const execute = yield* (yield* Executor).open
     const plan = yield* planGraph(graph, machineOf(options), new Set()).pipe(Effect.provideService(Store, store))
     const wanted = [...graph.nodes.values()].filter(
@@ -82,7 +89,7 @@ export const verify = <Params extends ConfigSchema>(
     const chosen = options.sample === undefined ? wanted : sampleOf(there, options.sample, options.random ?? Math.random)
     const emit = options.onEvent ?? (() => undefined)
     const nodes: Array<VerifiedNode> = []
-    for (const node of chosen) nodes.push(yield* verifyNode(node, plan, { journal, store, execute, options, emit }))
+    for (const node of chosen) nodes.push(yield* verifyNode(node, plan, { journal, store, temporary, execute, options, emit }))
     const ok = nodes.length > 0 && nodes.every(({ status }) => status === "same" || status === "same content")
     return { pipeline: graph.pipeline, ok, nodes, left: there.length - nodes.filter(({ status }) => status !== "missing").length }
   }).pipe(Effect.scoped)
@@ -90,6 +97,8 @@ export const verify = <Params extends ConfigSchema>(
 interface Tools {
   readonly journal: JournalOperations
   readonly store: StoreOperations
+  /** A new folder to run a node in. */
+  readonly temporary: Effect.Effect<string, StoreError>
   readonly execute: Execute
   readonly options: RunOptions
   readonly emit: (event: RunEvent) => void
@@ -103,7 +112,7 @@ const verifyNode = (node: StageNode, plan: Plan, tools: Tools): Effect.Effect<Ve
     const { trace, key } = planned
     tools.emit({ type: "node-started", node: node.id, stage: node.stage.name, why: ["verifying"] })
     const started = performance.now()
-    const directory = yield* tools.store.temporary
+    const directory = yield* tools.temporary
     return yield* Effect.gen(function* () {
       const exit = yield* Effect.exit(again(node, plan, directory, tools))
       const milliseconds = performance.now() - started

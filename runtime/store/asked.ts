@@ -1,7 +1,6 @@
 /** What a run was asked for, as the journal keeps it, and what became of the run. */
 import * as Effect from "effect/Effect"
 import type { Settings } from "../define/graph.ts"
-import type { StoreError } from "../errors.ts"
 import type { PastRun } from "./executions.ts"
 import { Store } from "./store.ts"
 
@@ -26,7 +25,7 @@ export const askedOf = (run: PastRun): Asked | undefined => {
 }
 
 /** The run's status; "killed" for one that says it runs and whose process is gone. */
-export const statusOf = (run: PastRun): Effect.Effect<string, StoreError, Store> =>
+export const statusOf = (run: PastRun): Effect.Effect<string, never, Store> =>
   Effect.gen(function* () {
     if (run.status !== "running") return run.status
     const holder = askedOf(run)?.holder

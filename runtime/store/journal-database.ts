@@ -5,11 +5,13 @@ import { DatabaseSync, type SQLInputValue, type SQLOutputValue, type StatementSy
 import type { KeyParts } from "../key/cache-key.ts"
 import { messageOf, storeError } from "../errors.ts"
 import { makeFolder, makePrivateFile } from "./durable.ts"
+import { whyNoHome } from "./home.ts"
+import { isReadOnly, openSnapshot } from "./read-only.ts"
 
 export type Row = Record<string, SQLOutputValue>
 
 /** Raised when the tables change. 2: artifacts, uses and listings, for what made what. 3: sums of the rows that results depend on. 4: sidecars. */
-const version = 4
+export const journalFormat = 4
 
 /** Tables whose rows have a sum: SQLite does not notice when the disk changes a bit of a value. A row whose sum is wrong is as good as none. */
 const summed = ["traces", "files", "code"] as const
@@ -43,6 +45,9 @@ const damaged = /not a database|malformed|no such (table|column)|no column named
 const knownAdvice = (reason: string): string | undefined => {
   if (damaged.test(reason)) return "It is damaged: move it away, and results are made and recorded anew"
   if (/is full|ENOSPC/.test(reason)) return "Free some space, then run again: what is finished is kept"
+  if (/a folder is needed/.test(reason)) return "Name a folder in CARAVAN_HOME"
+  if (/can't be read|copyfile/.test(reason)) return "Make it readable (its owner can, with chmod), or name another folder in CARAVAN_HOME"
+  if (/can't be written/.test(reason)) return "Make the folder writable, or name another with CARAVAN_HOME"
   if (/is locked/.test(reason))
     return "Another run has held it for long, perhaps one that is stopped (kill -CONT lets it go on): then run again"
   return undefined
@@ -69,15 +74,20 @@ export const parse = (text: SQLOutputValue | undefined): unknown => {
   }
 }
 
-/** Opens the file, and makes it with its folder where there is none. */
-const open = (file: string): DatabaseSync => {
-  makeFolder(dirname(file))
-  makePrivateFile(file)
-  const database = new DatabaseSync(file)
+/** Opens the file, and makes it with its folder where there is none; or a copy of it, where it can only be read. */
+const open = (file: string, isSnapshot: boolean): DatabaseSync => {
+  const reason = whyNoHome(dirname(file))
+  if (reason !== undefined) throw new Error(reason)
+  if (!isSnapshot) {
+    makeFolder(dirname(file))
+    makePrivateFile(file)
+  }
+  const database = isSnapshot ? openSnapshot(file) : new DatabaseSync(file)
   try {
-    database.exec("pragma busy_timeout = 10000; pragma journal_mode = wal; pragma synchronous = full; pragma wal_autocheckpoint = 4000")
+    if (!isSnapshot)
+      database.exec("pragma busy_timeout = 10000; pragma journal_mode = wal; pragma synchronous = full; pragma wal_autocheckpoint = 4000")
     const found = formatOf(database)
-    if (found > version) throw new Error(`it has format ${found}, this version of caravan knows formats up to ${version}`)
+    if (found > journalFormat) throw new Error(`it has format ${found}, this version of caravan knows formats up to ${journalFormat}`)
     database.exec(tables)
     return database
   } catch (cause) {
@@ -90,6 +100,8 @@ const formatOf = (database: DatabaseSync): number => Number(database.prepare("pr
 export class JournalDatabase {
   readonly #file: string
   #opened: DatabaseSync | undefined
+  /** Whether it is a copy that is read because the file can't be written to. */
+  #isSnapshot = false
   readonly #statements = new Map<string, StatementSync>()
 
   /** Opens it when it is first used: what can't start leaves nothing behind. */
@@ -100,9 +112,11 @@ export class JournalDatabase {
   get #database(): DatabaseSync {
     if (this.#opened !== undefined) return this.#opened
     try {
-      this.#opened = open(this.#file)
+      const isSnapshot = isReadOnly(this.#file)
+      this.#opened = open(this.#file, isSnapshot)
       const found = formatOf(this.#opened)
-      if (found < version) this.#upgrade(found)
+      if (found < journalFormat) this.#upgrade(found)
+      this.#isSnapshot = isSnapshot
       return this.#opened
     } catch (cause) {
       this.close()
@@ -122,7 +136,7 @@ export class JournalDatabase {
       }
       if (from < 3 && from !== 0) for (const table of summed) this.#addColumn(table, "sum")
       if (from < 4 && from !== 0) for (const column of ["sidecar", "skipped"]) this.#addColumn("traces", column)
-      this.#database.exec(`pragma user_version = ${version}`)
+      this.#database.exec(`pragma user_version = ${journalFormat}`)
     })
   }
 
@@ -160,12 +174,22 @@ export class JournalDatabase {
   }
   /** How many rows it changed. */
   run(sql: string, ...values: ReadonlyArray<SQLInputValue>): number {
+    this.#writable()
+    return this.remember(sql, ...values)
+  }
+  /** As `run`, for what only saves time later: it is not refused where the file can't be written to, and is gone with this process then. */
+  remember(sql: string, ...values: ReadonlyArray<SQLInputValue>): number {
     return Number(this.#prepare(sql).run(...values).changes)
+  }
+  #writable(): DatabaseSync {
+    const database = this.#database
+    if (this.#isSnapshot) throw new Error("it can't be written to")
+    return database
   }
 
   /** Runs the writes of `body` as one transaction. */
   transaction<A>(body: () => A): A {
-    this.#database.exec("begin immediate")
+    this.#writable().exec("begin immediate")
     try {
       const result = body()
       this.#database.exec("commit")

@@ -9,7 +9,7 @@ export const keptDigests = (database: JournalDatabase) => ({
     return row?.sum === sumOf(path, stamp, row?.digest ?? "") ? row.digest : undefined
   },
   recordFile: (path: string, stamp: string, digest: string): void => {
-    database.run(
+    database.remember(
       "insert into files (path, stamp, digest, sum) values (?, ?, ?, ?) on conflict (path) do update set stamp = excluded.stamp, digest = excluded.digest, sum = excluded.sum",
       path,
       stamp,
@@ -26,7 +26,7 @@ export const keptDigests = (database: JournalDatabase) => ({
   },
   recordCode: (stage: string, value: unknown): void => {
     const text = JSON.stringify(value)
-    database.run(
+    database.remember(
       "insert into code (stage, value, sum) values (?, ?, ?) on conflict (stage) do update set value = excluded.value, sum = excluded.sum",
       stage,
       text,

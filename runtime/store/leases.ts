@@ -13,6 +13,7 @@ import { join } from "node:path"
 import { DatabaseSync, type StatementSync } from "node:sqlite"
 import { isDamaged, messageOf, setDamagedAside, StoreError } from "../errors.ts"
 import { makeFolder, makePrivateFile } from "./durable.ts"
+import { isReadOnly, openSnapshot } from "./read-only.ts"
 
 const tables = `
   create table if not exists holders (id text primary key, what text not null, pid integer not null) strict;
@@ -22,20 +23,24 @@ const tables = `
 
 const isId = (name: string): boolean => /^[0-9a-f-]{36}$/.test(name)
 
-/** Whether another connection, of this or another process, has this file locked. */
+/** Whether another connection, of this or another process, has this file locked. Reading is enough to see it, in a store that can't be written to too. */
 const isLocked = (file: string): boolean => {
   if (!existsSync(file)) return false
-  const database = new DatabaseSync(file)
+  let database: DatabaseSync | undefined
   try {
-    database.exec("pragma busy_timeout = 0; begin immediate; rollback")
+    database = new DatabaseSync(file, { readOnly: true })
+    database.exec("pragma busy_timeout = 0; select name from sqlite_master")
     return false
   } catch {
     // Locked, or not ours to open: then its holder can't be said to be gone.
     return true
   } finally {
-    database.close()
+    database?.close()
   }
 }
+
+/** Whether the process of a holder in this store still lives. */
+export const isHolderAlive = (home: string, id: string): boolean => isId(id) && isLocked(join(home, "leases", id))
 
 /** The locks of this process's holders: a connection that nobody refers to any more is closed, and its lock is gone with it. */
 const held = new Set<DatabaseSync>()
@@ -48,13 +53,24 @@ export interface Holder {
 }
 
 export class Leases {
+  readonly #home: string
   readonly #folder: string
   readonly #database: DatabaseSync
+  /** Whether it is a copy that is read because the file can't be written to. */
+  readonly #isSnapshot: boolean
   readonly #statements = new Map<string, StatementSync>()
 
   constructor(home: string) {
+    this.#home = home
     this.#folder = join(home, "leases")
+    const file = join(home, "leases.db")
+    this.#isSnapshot = isReadOnly(file)
     this.#database = this.#try("Opening", () => {
+      if (this.#isSnapshot) {
+        const database = openSnapshot(file)
+        database.exec(tables)
+        return database
+      }
       makeFolder(home)
       makeFolder(this.#folder)
       const open = () => {
@@ -97,6 +113,7 @@ export class Leases {
   /** Runs `body` while no other process writes here. Keep it short. */
   exclusive<A>(body: (database: { readonly prepare: (sql: string) => StatementSync }) => A): A {
     return this.#try("Writing", () => {
+      if (this.#isSnapshot) throw new Error("they can't be written to")
       this.#prepare("begin immediate").run()
       try {
         return body({ prepare: (sql) => this.#prepare(sql) })
@@ -171,35 +188,46 @@ export class Leases {
 
   /** Whether a holder's process still lives. */
   isAlive(id: string): boolean {
-    return isId(id) && isLocked(join(this.#folder, id))
+    return isHolderAlive(this.#home, id)
+  }
+
+  /** What living holders have leased: digest -> by whom; and the holders that are gone. */
+  #look(): { readonly leased: ReadonlyMap<string, string>; readonly gone: ReadonlySet<string> } {
+    const rows = (sql: string) => this.#database.prepare(sql).all() as Array<Record<string, string>>
+    const names = new Map<string, string>()
+    const gone = new Set<string>()
+    for (const { id, pid, what } of rows("select id, what, pid from holders")) {
+      if (this.isAlive(id!)) names.set(id!, `${what} (process ${pid})`)
+      else gone.add(id!)
+    }
+    const leased = new Map<string, string>()
+    for (const { digest, holder } of rows("select holder, digest from leases"))
+      if (!gone.has(holder!)) leased.set(digest!, names.get(holder!) ?? holder!)
+    return { leased, gone }
+  }
+
+  /** What living holders have leased: digest -> by whom. */
+  leased(): ReadonlyMap<string, string> {
+    return this.#isSnapshot ? this.#try("Reading", () => this.#look().leased) : this.whileNobodyLeases((leased) => leased)
   }
 
   /** Runs `body` while nobody can take a lease, with what living holders have leased: digest -> by whom. Keep it short: runs wait meanwhile. */
   whileNobodyLeases<A>(body: (leased: ReadonlyMap<string, string>) => A): A {
-    return this.exclusive(() => {
-      const names = new Map<string, string>()
-      for (const { id, what, pid } of this.#database.prepare("select id, what, pid from holders").all() as Array<{
-        id: string
-        what: string
-        pid: number
-      }>) {
-        if (this.isAlive(id)) names.set(id, `${what} (process ${pid})`)
-        else {
-          this.#forget(id)
-          this.#removeFile(id)
-        }
-      }
+    const { gone, result } = this.exclusive(() => {
+      const { gone, leased } = this.#look()
       // A file without a row: its process died as it became a holder.
+      const isKnown = this.#database.prepare("select 1 from holders where id = ?")
       for (const name of readdirSync(this.#folder))
-        if (isId(name) && !names.has(name) && !isLocked(join(this.#folder, name))) this.#removeFile(name)
-      const leased = new Map<string, string>()
-      for (const { holder, digest } of this.#database.prepare("select holder, digest from leases").all() as Array<{
-        holder: string
-        digest: string
-      }>)
-        leased.set(digest, names.get(holder) ?? holder)
-      return body(leased)
+        if (isId(name) && isKnown.get(name) === undefined && !isLocked(join(this.#folder, name))) this.#removeFile(name)
+      return { gone, result: body(leased) }
     })
+    try {
+      if (gone.size > 0) this.exclusive(() => gone.forEach((id) => this.#forget(id)))
+      for (const id of gone) this.#removeFile(id)
+    } catch {
+      // A full disk, say, which the body may be about to free: the next one forgets them.
+    }
+    return result
   }
 
   close(): void {

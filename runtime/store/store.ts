@@ -15,7 +15,7 @@ import { storeError, StoreError } from "../errors.ts"
 import type { OnBytes } from "../key/file-digest.ts"
 import { makeFolder, syncPath } from "./durable.ts"
 import { type Claim, type Claimed, claimKey, releaseClaims, stillHeld, whileNobodyClaims } from "./in-flight.ts"
-import { type Holder, Leases } from "./leases.ts"
+import { type Holder, isHolderAlive, Leases } from "./leases.ts"
 import {
   allObjects,
   damageOf,
@@ -34,10 +34,13 @@ import {
 } from "./objects.ts"
 import { allPins, type Pin, pinsFolder, removePin, writePin } from "./pins.ts"
 import { isAlive, processSpace } from "./process-identity.ts"
+import { isReadOnly } from "./read-only.ts"
 
 export interface StoreOperations {
   /** The folder of the store and the journal. */
   readonly home: string
+  /** Whether nothing can be written there: nobody can hold what is found. */
+  readonly isReadOnly: Effect.Effect<boolean>
   readonly path: (digest: string) => string
   /** A new empty folder for a stage to write into. */
   readonly temporary: Effect.Effect<string, StoreError>
@@ -90,7 +93,7 @@ export interface StoreOperations {
   /** This store; until the scope ends, every object that it finds or puts there stays: gc leaves it. `what` says to others who holds it. */
   readonly hold: (what: string) => Effect.Effect<HeldStore, StoreError, Scope.Scope>
   /** Whether a holder's process still lives. */
-  readonly isHeld: (holder: string) => Effect.Effect<boolean, StoreError>
+  readonly isHeld: (holder: string) => Effect.Effect<boolean>
   /** The objects that living holders need, with who that is. */
   readonly leased: Effect.Effect<ReadonlyMap<string, string>, StoreError>
   /** Runs `body` while nobody can begin to make a result, with the keys that are being made. Keep it short: runs wait meanwhile. */
@@ -183,6 +186,7 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
 
   const all: StoreOperations = {
     home,
+    isReadOnly: Effect.sync(() => isReadOnly(join(home, "leases.db"))),
     path: (digest) => objectPath(home, digest),
     temporary: attempt("Making a temporary folder in the store", () => {
       try {
@@ -264,8 +268,8 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
         attempt("Holding the store", () => leases().hold(what)),
         (held) => Effect.sync(() => held.release())
       ).pipe(Effect.map((held) => heldBy(home, leases, held))),
-    isHeld: (id) => attempt("Looking who holds the store", () => leases().isAlive(id)),
-    leased: attempt("Looking who holds the store", () => leases().whileNobodyLeases((needed) => needed)),
+    isHeld: (id) => Effect.sync(() => isHolderAlive(home, id)),
+    leased: attempt("Looking who holds the store", () => leases().leased()),
     whileNobodyClaims: (body) => attempt("Looking what is being made", () => whileNobodyClaims(leases(), body))
   }
   return all

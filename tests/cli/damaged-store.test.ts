@@ -43,6 +43,19 @@ describe("a damaged result", () => {
     madeAgain("shout")
   })
 
+  it.each([
+    ["sample", []],
+    ["tokenize", []],
+    ["logprobs", ["--ids", "none.json"]]
+  ])("that %s is to read is not used, by its name or its path", async (command, flags) => {
+    for (const name of [digest("lines").slice(0, 12), first.outputs.loud!.path]) {
+      const node = name.includes("/") ? "shout" : "lines"
+      invert(fileOf(node), { count: 20, times: "keep" })
+      expect(refused(await inProcess(folder, command, name, ...flags))).toContain(`The artifact ${name} is damaged`)
+      madeAgain(node)
+    }
+  })
+
   it("that lineage is asked for is said to be damaged, where a file was written to since it was made", async () => {
     invert(fileOf("shout"), { count: 20 })
     const { status, stdout } = await inProcess(folder, "lineage", "shout")

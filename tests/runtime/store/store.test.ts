@@ -192,7 +192,9 @@ describe("the journal", () => {
   it("that is damaged, in the way or from the future is refused with what to do", () => {
     writeFileSync(join(home, "journal.db"), "no journal, but long enough to be looked at as one".repeat(20))
     expect(() => openHome(home).journal.runs()).toThrow(/journal\.db: file is not a database\. It is damaged: move it away/)
-    expect(() => openHome(join(home, "journal.db")).journal.runs()).toThrow(/Make the folder writable, or name another with CARAVAN_HOME/)
+    expect(() => openHome(join(home, "journal.db")).journal.runs()).toThrow(
+      /Opening the journal .*: .*journal\.db is a file, and a folder is needed\. Name a folder in CARAVAN_HOME/
+    )
     // Node's own recursive mkdir would never return here.
     expect(() => openHome("/proc/caravan/deep").journal.runs()).toThrow(
       /ENOENT.*Make the folder writable, or name another with CARAVAN_HOME/

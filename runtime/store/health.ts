@@ -1,0 +1,77 @@
+/** What is wrong with a store, seen without changing anything: for `caravan doctor`. */
+import { existsSync, readdirSync, statSync } from "node:fs"
+import { join } from "node:path"
+import type { DatabaseSync } from "node:sqlite"
+import { messageOf } from "../errors.ts"
+import { whyNoHome } from "./home.ts"
+import { journalFormat } from "./journal-database.ts"
+import { openSnapshot } from "./read-only.ts"
+
+export interface StoreProblem {
+  readonly what: string
+  /** What to do. */
+  readonly mend: string
+  /** Whether nothing runs before that. */
+  readonly isEssential: boolean
+}
+
+export const storeProblems = (home: string): ReadonlyArray<StoreProblem> => {
+  const reason = whyNoHome(home)
+  if (reason !== undefined)
+    return [{ what: `There is no store at ${home}: ${reason}.`, mend: "name a folder that can be read in CARAVAN_HOME", isEssential: true }]
+  return [...journalProblems(home), ...leasesProblems(home)]
+}
+
+const journalProblems = (home: string): ReadonlyArray<StoreProblem> => {
+  const file = join(home, "journal.db")
+  const objects = countObjects(home)
+  const anew = "runs make the results again"
+  if (!existsSync(file) || statSync(file).size === 0) {
+    // A run that was killed as it began leaves an empty one; the next run fills it.
+    if (objects === 0) return []
+    const what = `The journal ${file} ${existsSync(file) ? "is empty (0 bytes)" : "is missing"}, and the store has results: none of them can be found.`
+    return [{ what, mend: `put a copy of journal.db back if there is one; else ${anew}`, isEssential: false }]
+  }
+  const wrong = wrongWith(file, (database) => {
+    const found = Number(database.prepare("pragma user_version").get()!.user_version)
+    return found > journalFormat ? `it has format ${found}, this version of caravan knows formats up to ${journalFormat}` : undefined
+  })
+  if (wrong === undefined) return []
+  const mend = wrong.startsWith("it has format")
+    ? "use that newer version of caravan, or name another folder in CARAVAN_HOME"
+    : `put a copy of journal.db back if there is one; else mkdir ${home}/damaged && mv ${file}* ${home}/damaged: ${anew}`
+  return [{ what: `The journal ${file} can't be used: ${wrong}.`, mend, isEssential: true }]
+}
+
+const leasesProblems = (home: string): ReadonlyArray<StoreProblem> => {
+  const file = join(home, "leases.db")
+  if (!existsSync(file)) return []
+  const wrong = wrongWith(file)
+  if (wrong === undefined) return []
+  return [
+    {
+      what: `The leases ${file} can't be used: ${wrong}.`,
+      mend: `rm ${file}* while nothing runs: it holds nothing that outlives a run`,
+      isEssential: true
+    }
+  ]
+}
+
+/** What is wrong with a database: it can't be read, its structure is broken, or what `look` says. */
+const wrongWith = (file: string, look: (database: DatabaseSync) => string | undefined = () => undefined): string | undefined => {
+  let database: DatabaseSync | undefined
+  try {
+    database = openSnapshot(file)
+    const check = database.prepare("pragma quick_check(1)").get()?.quick_check
+    return check === "ok" ? look(database) : `it is damaged (${String(check)})`
+  } catch (cause) {
+    return messageOf(cause)
+  } finally {
+    database?.close()
+  }
+}
+
+const countObjects = (home: string): number => {
+  const root = join(home, "objects")
+  return existsSync(root) ? readdirSync(root).length : 0
+}

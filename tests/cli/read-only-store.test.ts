@@ -1,0 +1,239 @@
+/** Stores that can't be written to, or are none: the commands that only read do their work, all others say what to do, and nothing is lost without a word. */
+import { spawnSync } from "node:child_process"
+import { hash } from "node:crypto"
+import { chmodSync, cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { basename, dirname, join } from "node:path"
+import { DatabaseSync } from "node:sqlite"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { diagnose } from "../../cli/commands/doctor.ts"
+import { addonPath, findLibtorch } from "../../engine/native/build.mjs"
+import { fixtureFolder, invert, objectFile } from "../runtime/fixture.ts"
+import { command, removeFolder, type RunDocument, runJson } from "./caravan.ts"
+import { inProcess } from "./in-process.ts"
+
+let folder: string
+let first: RunDocument
+beforeAll(() => {
+  folder = fixtureFolder()
+  // Another user has an addon of theirs.
+  const addon = addonPath(findLibtorch())
+  const cache = join(folder, "cache/caravan/native", basename(dirname(addon)))
+  cpSync(dirname(addon), cache, { recursive: true })
+  runJson(folder, "pipeline.ts", "--set", "times=2")
+  first = runJson(folder, "pipeline.ts")
+})
+afterAll(() => removeFolder(folder))
+
+/** What only reads, and what each prints some of. */
+const reading = (): ReadonlyArray<readonly [args: ReadonlyArray<string>, shown: RegExp]> => [
+  [["runs"], /succeeded .* fixture/],
+  [["show", "latest"], /^Run [0-9a-f-]{36} of fixture: succeeded$/m],
+  [["lineage", "shout"], /^in the store: /m],
+  [["log", "shout"], /stage shout starts/],
+  [["diff", "latest~1", "latest"], /^shout\n {2}config times: 2 -> 1$/m],
+  [["du"], /objects? of [\d.]+ kB; 0 pinned .* 0 in use \(0 B\)\.$/m],
+  [["graph", "pipeline.ts"], /^output loud = shout$/m],
+  [["plan", "pipeline.ts"], /^4 in the store, 0 to run/m],
+  [["why", "pipeline.ts", "shout"], /^shout is in the store/m],
+  [["verify", "pipeline.ts", "--only", "lines"], /^1 same\.$/m],
+  [["verify", "--store"], / 0 damaged, 0 unknown, 0 stray\.$/m]
+]
+const run = (home: string, args: ReadonlyArray<string>, uid?: number) => {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [command, ...args], {
+    cwd: folder,
+    env: { ...process.env, CARAVAN_HOME: home, NODE_OPTIONS: "", XDG_CACHE_HOME: join(folder, "cache") },
+    encoding: "utf8",
+    ...(uid === undefined ? {} : { uid, gid: uid })
+  })
+  return { status, stdout, stderr, text: `${stdout}${stderr}` }
+}
+const isRoot = process.getuid?.() === 0
+/** Every file below a folder, with its digest. */
+const contents = (home: string): Record<string, string> =>
+  Object.fromEntries(
+    readdirSync(home, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => join(entry.parentPath, entry.name))
+      .map((path) => [path, hash("sha256", readFileSync(path))])
+  )
+
+const readsAll = (home: string, uid?: number) => {
+  const before = contents(home)
+  const wrong = reading().flatMap(([args, shown]) => {
+    const { status, text } = run(home, args, uid)
+    return status === 0 && shown.test(text) ? [] : [`${args.join(" ")}: ${status}: ${text}`]
+  })
+  expect(wrong).toEqual([])
+  const refused = run(home, ["run", "pipeline.ts", "--set", "times=3"], uid)
+  expect([refused.status, refused.text]).toEqual([1, expect.stringMatching(/Make the folder writable/)])
+  expect(refused.text).not.toMatch(/^\s+at /m)
+  expect(contents(home)).toEqual(before)
+}
+
+describe.skipIf(!isRoot)(`a store that can't be written to${isRoot ? "" : " (skipped: needs root)"}`, () => {
+  it("of another user's serves all that only reads; a run is refused, and says what to do", { timeout: 600_000 }, () => {
+    const home = join(folder, "home")
+    for (const wal of [false, true]) {
+      // With a log beside it that is not in the database yet, as while a run of its owner goes on.
+      const database = wal ? new DatabaseSync(join(home, "journal.db")) : undefined
+      database?.exec("pragma journal_mode = wal; update runs set finished = finished + 1")
+      expect(existsSync(join(home, "journal.db-wal"))).toBe(wal)
+      spawnSync("chmod", ["-R", "a+rX,go-w", folder])
+      readsAll(home, 65534)
+      database?.close()
+    }
+  })
+
+  it("may have a damaged result: that is said, and that it stays where it is", () => {
+    const home = join(folder, "damaged")
+    cpSync(join(folder, "home"), home, { recursive: true })
+    spawnSync("chmod", ["-R", "a+rX,go-w", folder])
+    const digest = first.nodes.find(({ id }) => id === "shout")!.digest!
+    invert(join(home, "objects", digest.slice(0, 2), digest, "data.arrow"), { times: "keep" })
+    const { status, text } = run(home, ["verify", "--store"], 65534)
+    expect([status, text]).toEqual([
+      1,
+      expect.stringMatching(/^damaged .*\n {2}left in .*: .* can't be written to\. Make the folder writable/m)
+    ])
+    rmSync(home, { recursive: true })
+  })
+
+  it("that can't be read either is said to be that", () => {
+    const home = join(folder, "private")
+    cpSync(join(folder, "home"), home, { recursive: true })
+    chmodSync(join(home, "journal.db"), 0o600)
+    for (const mode of [0o755, 0o700]) {
+      chmodSync(home, mode)
+      for (const args of [["runs"], ["plan", "pipeline.ts"]]) {
+        const { status, text } = run(home, args, 65534)
+        expect([args, mode, status === 0, text]).toEqual([
+          args,
+          mode,
+          false,
+          expect.stringMatching(/permission denied.*(readable|CARAVAN_HOME)/)
+        ])
+        expect(text).not.toMatch(/nothing has run here|^\s+at /m)
+      }
+    }
+    rmSync(home, { recursive: true })
+  })
+})
+
+const place = mkdtempSync(join(tmpdir(), "caravan-mount-"))
+const mounts = isRoot && spawnSync("mount", ["-t", "tmpfs", "-o", "size=64m", "none", place]).status === 0
+afterAll(() => {
+  if (mounts) spawnSync("umount", [place])
+  rmSync(place, { recursive: true, force: true })
+})
+describe.skipIf(!mounts)(`a read-only mount${mounts ? "" : " (skipped: mounting is not allowed here)"}`, () => {
+  it("serves all that only reads; a run is refused, and says what to do", { timeout: 600_000 }, () => {
+    cpSync(join(folder, "home"), join(place, "home"), { recursive: true })
+    spawnSync("mount", ["-o", "remount,ro", place])
+    readsAll(join(place, "home"))
+  })
+})
+
+describe("a journal", () => {
+  const broken = (name: string, bytes: Buffer | string): string => {
+    const home = join(folder, name)
+    rmSync(home, { recursive: true, force: true })
+    cpSync(join(folder, "home"), home, { recursive: true })
+    for (const suffix of ["-wal", "-shm"]) rmSync(join(home, `journal.db${suffix}`), { force: true })
+    writeFileSync(join(home, "journal.db"), bytes)
+    return home
+  }
+  const essential = async (home: string) => {
+    process.env.CARAVAN_HOME = home
+    try {
+      return (await diagnose(folder)).problems.filter(({ what }) => what.includes(home))
+    } finally {
+      delete process.env.CARAVAN_HOME
+    }
+  }
+
+  it("that is damaged is told by doctor and by every command that reads it, with what to do", { timeout: 600_000 }, async () => {
+    const home = broken("garbage", "no journal, but long enough to be taken for one".repeat(100))
+    expect(await essential(home)).toEqual([
+      {
+        what: expect.stringMatching(/^The journal .*garbage\/journal\.db can't be used: file is not a database\.$/),
+        mend: expect.stringMatching(
+          /^put a copy of journal\.db back if there is one; else mkdir .* && mv .*: runs make the results again$/
+        ),
+        essential: true
+      }
+    ])
+    const before = contents(join(home, "objects"))
+    for (const [args] of [...reading(), [["gc"]], [["pin"]], [["run", "pipeline.ts"]]] as ReadonlyArray<[ReadonlyArray<string>]>) {
+      if (args[0] === "graph") continue
+      const { status, text } = run(home, args)
+      expect([args, status === 0, text]).toEqual([
+        args,
+        false,
+        expect.stringMatching(/journal\.db: file is not a database\. It is damaged: move it away/)
+      ])
+      expect(text).not.toMatch(/^\s+at /m)
+    }
+    expect(contents(join(home, "objects"))).toEqual(before)
+  })
+
+  it("whose pages are damaged is told by doctor", async () => {
+    const bytes = readFileSync(join(folder, "home/journal.db"))
+    // The second half is pages of tables and their indexes: zeros are none.
+    bytes.fill(0, bytes.length >> 1)
+    expect(await essential(broken("zeros", bytes))).toMatchObject([
+      { what: expect.stringMatching(/can't be used: .*(damaged|malformed)/), essential: true }
+    ])
+  })
+
+  it("that is empty or gone beside results is told by doctor; a store that has nothing yet is in order", async () => {
+    const home = broken("empty", "")
+    const known = { mend: expect.stringMatching(/^put a copy of journal\.db back/), essential: false }
+    expect(await essential(home)).toEqual([{ what: expect.stringMatching(/is empty \(0 bytes\), and the store has results/), ...known }])
+    rmSync(join(home, "journal.db"))
+    expect(await essential(home)).toEqual([{ what: expect.stringMatching(/is missing, and the store has results/), ...known }])
+    rmSync(join(home, "objects"), { recursive: true })
+    writeFileSync(join(home, "journal.db"), "")
+    expect(await essential(home)).toEqual([])
+    expect(await essential(join(folder, "home"))).toEqual([])
+  })
+
+  it("may have leases beside it that are damaged: doctor tells that too", async () => {
+    const home = join(folder, "leases")
+    cpSync(join(folder, "home"), home, { recursive: true })
+    writeFileSync(join(home, "leases.db"), "garbage".repeat(1000))
+    expect(await essential(home)).toEqual([
+      {
+        what: expect.stringMatching(/The leases .* file is not a database/),
+        mend: expect.stringMatching(/^rm .*leases\.db\* while nothing runs/),
+        essential: true
+      }
+    ])
+  })
+})
+
+describe("a home that is a file", () => {
+  it("is said to be one, by every command and by doctor", { timeout: 600_000 }, async () => {
+    const file = join(folder, "a-file")
+    writeFileSync(file, "")
+    for (const home of [file, join(file, "deeper")])
+      for (const args of [
+        ["runs"],
+        ["gc"],
+        ["verify", "--store"],
+        ["plan", "pipeline.ts"],
+        ["run", "pipeline.ts"],
+        ["tokenize", "shout"]
+      ]) {
+        const { status, text } = run(home, args)
+        expect([args, status === 0, text]).toEqual([
+          args,
+          false,
+          expect.stringMatching(/is a file, and a folder is needed\. Name .* in CARAVAN_HOME/)
+        ])
+        expect(text).not.toMatch(/nothing has run here|^\s+at /m)
+      }
+    const { stdout } = await inProcess(folder, "runs")
+    expect(stdout).toMatch(/succeeded/)
+  })
+})
