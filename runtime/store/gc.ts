@@ -147,6 +147,7 @@ const leftovers = (policy: GcPolicy, now: number): Effect.Effect<Array<Leftover>
     return found
   })
 
+const remove = (path: string) => Effect.promise(() => rm(path, { recursive: true, force: true }).catch(() => undefined))
 const statOf = (path: string) => Effect.promise(() => stat(path).catch(() => undefined))
 const inside = (folder: string) => Effect.promise(async () => (await readdir(folder).catch(() => [])).map((name) => join(folder, name)))
 const sizesOf = (paths: ReadonlyArray<string>) =>
@@ -170,6 +171,9 @@ export const gc = (plan: GcPlan): Effect.Effect<GcResult, StoreError, Store | Jo
   Effect.gen(function* () {
     const [store, journal] = [yield* Store, yield* Journal]
     const planned = new Map(plan.objects.map((item) => [item.digest, item]))
+    // On a full disk what follows may need some room: what needs none to go goes first.
+    yield* store.emptyTrash
+    for (const { what, path } of plan.leftovers) if (what === "tmp" || what === "quarantine" || what === "log") yield* remove(path)
     const stayed = yield* store.moveToTrash([...planned.keys()], (digest) =>
       // A run that ended since the plan was made has recorded what it used before it let go of its leases.
       (journal.lastUseUnsafe(digest) ?? 0) > planned.get(digest)!.used ? "used by a run since" : undefined
@@ -177,8 +181,6 @@ export const gc = (plan: GcPlan): Effect.Effect<GcResult, StoreError, Store | Jo
     const busy = yield* discard(plan.leftovers)
     yield* store.emptyTrash
     const leftovers = plan.leftovers.filter((leftover) => !busy.includes(leftover))
-    for (const { what, path } of leftovers)
-      if (what !== "trash") yield* Effect.promise(() => rm(path, { recursive: true, force: true }).catch(() => undefined))
     const gone = plan.objects.filter((item) => !stayed.has(item.digest))
     return {
       objects: gone.length,

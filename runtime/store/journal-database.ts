@@ -1,12 +1,13 @@
 /** The journal's SQLite database: its tables, what older versions lack of them, and its statements. Throws what SQLite says. */
 import { hash } from "node:crypto"
 import { dirname } from "node:path"
-import { DatabaseSync, type SQLInputValue, type SQLOutputValue, type StatementSync } from "node:sqlite"
+import { type DatabaseSync, type SQLInputValue, type SQLOutputValue, type StatementSync } from "node:sqlite"
 import type { KeyParts } from "../key/cache-key.ts"
 import { messageOf, storeError } from "../errors.ts"
 import { makeFolder, makePrivateFile } from "./durable.ts"
 import { whyNoHome } from "./home.ts"
 import { isReadOnly, openSnapshot } from "./read-only.ts"
+import { openWal } from "./wal.ts"
 
 export type Row = Record<string, SQLOutputValue>
 
@@ -82,10 +83,8 @@ const open = (file: string, isSnapshot: boolean): DatabaseSync => {
     makeFolder(dirname(file))
     makePrivateFile(file)
   }
-  const database = isSnapshot ? openSnapshot(file) : new DatabaseSync(file)
+  const database = isSnapshot ? openSnapshot(file) : openWal(file, 10_000, "pragma synchronous = full; pragma wal_autocheckpoint = 4000")
   try {
-    if (!isSnapshot)
-      database.exec("pragma busy_timeout = 10000; pragma journal_mode = wal; pragma synchronous = full; pragma wal_autocheckpoint = 4000")
     const found = formatOf(database)
     if (found > journalFormat) throw new Error(`it has format ${found}, this version of caravan knows formats up to ${journalFormat}`)
     database.exec(tables)

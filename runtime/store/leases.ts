@@ -14,6 +14,7 @@ import { DatabaseSync, type StatementSync } from "node:sqlite"
 import { isDamaged, messageOf, setDamagedAside, StoreError } from "../errors.ts"
 import { makeFolder, makePrivateFile } from "./durable.ts"
 import { isReadOnly, openSnapshot } from "./read-only.ts"
+import { openWal } from "./wal.ts"
 
 const tables = `
   create table if not exists holders (id text primary key, what text not null, pid integer not null) strict;
@@ -75,9 +76,8 @@ export class Leases {
       makeFolder(this.#folder)
       const open = () => {
         makePrivateFile(join(home, "leases.db"))
-        const database = new DatabaseSync(join(home, "leases.db"))
+        const database = openWal(join(home, "leases.db"), 30_000, "pragma synchronous = off")
         try {
-          database.exec("pragma busy_timeout = 30000; pragma journal_mode = wal; pragma synchronous = off")
           database.exec(tables)
           // Written without fsync: what a loss of power left may open and be broken inside.
           const check = database.prepare("pragma integrity_check(1)").get()?.integrity_check
@@ -104,9 +104,11 @@ export class Leases {
       return body()
     } catch (cause) {
       if (cause instanceof StoreError) throw cause
-      throw new StoreError({
-        message: `${doing} the leases of the store (leases.db beside ${this.#folder}): ${messageOf(cause)}. Make the folder writable; a damaged leases.db can be deleted while nothing runs.`
-      })
+      const reason = messageOf(cause)
+      const advice = /is full|ENOSPC/.test(reason)
+        ? "Free some space (caravan gc --yes does), then run again: what is finished is kept"
+        : "Make the folder writable; a damaged leases.db can be deleted while nothing runs"
+      throw new StoreError({ message: `${doing} the leases of the store (leases.db beside ${this.#folder}): ${reason}. ${advice}.` })
     }
   }
 

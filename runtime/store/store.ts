@@ -265,7 +265,16 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
     ),
     hold: (what) =>
       Effect.acquireRelease(
-        attempt("Holding the store", () => leases().hold(what)),
+        attempt("Holding the store", () => {
+          const held = leases().hold(what)
+          try {
+            // While there is room for it: gc needs it on a full disk.
+            makeFolder(trash)
+          } catch {
+            // What the holder writes tells what is wrong.
+          }
+          return held
+        }),
         (held) => Effect.sync(() => held.release())
       ).pipe(Effect.map((held) => heldBy(home, leases, held))),
     isHeld: (id) => Effect.sync(() => isHolderAlive(home, id)),

@@ -85,7 +85,7 @@ describe.skipIf(!isRoot)(`a store that can't be written to${isRoot ? "" : " (ski
     }
   })
 
-  it("may have a damaged result: that is said, and that it stays where it is", () => {
+  it("may have a damaged result: that is said, and that it stays where it is", { timeout: 600_000 }, () => {
     const home = join(folder, "damaged")
     cpSync(join(folder, "home"), home, { recursive: true })
     spawnSync("chmod", ["-R", "a+rX,go-w", folder])
@@ -99,7 +99,7 @@ describe.skipIf(!isRoot)(`a store that can't be written to${isRoot ? "" : " (ski
     rmSync(home, { recursive: true })
   })
 
-  it("that can't be read either is said to be that", () => {
+  it("that can't be read either is said to be that", { timeout: 600_000 }, () => {
     const home = join(folder, "private")
     cpSync(join(folder, "home"), home, { recursive: true })
     chmodSync(join(home, "journal.db"), 0o600)
