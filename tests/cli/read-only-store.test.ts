@@ -8,7 +8,7 @@ import { DatabaseSync } from "node:sqlite"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { diagnose } from "../../cli/commands/doctor.ts"
 import { addonPath, findLibtorch } from "../../engine/native/build.mjs"
-import { fixtureFolder, invert, objectFile } from "../runtime/fixture.ts"
+import { fixtureFolder, invert } from "../runtime/fixture.ts"
 import { command, removeFolder, type RunDocument, runJson } from "./caravan.ts"
 import { inProcess } from "./in-process.ts"
 
@@ -58,17 +58,17 @@ const contents = (home: string): Record<string, string> =>
       .map((path) => [path, hash("sha256", readFileSync(path))])
   )
 
-const readsAll = (home: string, uid?: number) => {
+/** What is wrong with what the commands do there: nothing, one hopes. */
+const wrongIn = (home: string, uid?: number): Array<string> => {
   const before = contents(home)
   const wrong = reading().flatMap(([args, shown]) => {
     const { status, text } = run(home, args, uid)
     return status === 0 && shown.test(text) ? [] : [`${args.join(" ")}: ${status}: ${text}`]
   })
-  expect(wrong).toEqual([])
-  const refused = run(home, ["run", "pipeline.ts", "--set", "times=3"], uid)
-  expect([refused.status, refused.text]).toEqual([1, expect.stringMatching(/Make the folder writable/)])
-  expect(refused.text).not.toMatch(/^\s+at /m)
-  expect(contents(home)).toEqual(before)
+  const { status, text } = run(home, ["run", "pipeline.ts", "--set", "times=3"], uid)
+  if (status !== 1 || !/Make the folder writable/.test(text) || /^\s+at /m.test(text)) wrong.push(`run: ${status}: ${text}`)
+  if (JSON.stringify(contents(home)) !== JSON.stringify(before)) wrong.push("something was written")
+  return wrong
 }
 
 describe.skipIf(!isRoot)(`a store that can't be written to${isRoot ? "" : " (skipped: needs root)"}`, () => {
@@ -80,7 +80,7 @@ describe.skipIf(!isRoot)(`a store that can't be written to${isRoot ? "" : " (ski
       database?.exec("pragma journal_mode = wal; update runs set finished = finished + 1")
       expect(existsSync(join(home, "journal.db-wal"))).toBe(wal)
       spawnSync("chmod", ["-R", "a+rX,go-w", folder])
-      readsAll(home, 65534)
+      expect(wrongIn(home, 65534)).toEqual([])
       database?.close()
     }
   })
@@ -130,7 +130,7 @@ describe.skipIf(!mounts)(`a read-only mount${mounts ? "" : " (skipped: mounting 
   it("serves all that only reads; a run is refused, and says what to do", { timeout: 600_000 }, () => {
     cpSync(join(folder, "home"), join(place, "home"), { recursive: true })
     spawnSync("mount", ["-o", "remount,ro", place])
-    readsAll(join(place, "home"))
+    expect(wrongIn(join(place, "home"))).toEqual([])
   })
 })
 
