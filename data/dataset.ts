@@ -1,5 +1,6 @@
 /** Datasets and reports as stages read and write them. */
 import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import {
   type ArtifactError,
@@ -68,6 +69,33 @@ export const streamRows = <Row>(ref: ArtifactRef<Dataset<Row>>, type: DatasetTyp
         )
     )
   )
+
+/**
+ * Writes what the rows of a dataset become as the stage's output, one record batch after another: `derive` gives the rows that take a row's place, and
+ * `metrics` is asked for when all are written. What `derive` throws is a defect.
+ */
+export const deriveDataset = Effect.fn("deriveDataset")(function* <Row, Derived>(
+  from: { readonly ref: ArtifactRef<Dataset<Row>>; readonly type: DatasetType<Row> },
+  slot: OutputSlot<Dataset<Derived>>,
+  derive: (row: Row) => Iterable<Derived>,
+  metrics: () => Readonly<Record<string, number>> = () => ({})
+): Effect.fn.Return<Written<Dataset<Derived>>, ArtifactError, Scope.Scope> {
+  const file = yield* Effect.acquireRelease(openRows(from.ref.path, from.type), (file) => Effect.promise(() => file.close()))
+  let damage: ArtifactError | undefined
+  const rows = async function* () {
+    for (let i = 0; i < file.batches; i++) {
+      const batch = await file.batch(i).catch((cause: ArtifactError) => {
+        damage = cause
+        throw cause
+      })
+      for (const row of batch) yield* derive(row as Row)
+    }
+  }
+  const result = yield* writeDataset(slot, rows()).pipe(
+    Effect.catchDefect((defect) => (damage === undefined ? Effect.die(defect) : Effect.fail(damage)))
+  )
+  return written(result.slot, { ...result.metrics, ...metrics() })
+}, Effect.scoped)
 
 /** Writes a report as the stage's output. */
 export const writeReport = Effect.fn("writeReport")(function* <Content>(

@@ -21,7 +21,10 @@ export class Tokenizer {
   /** Ids of the byte pieces, and back. */
   readonly #byteIds: Array<number> = []
   readonly #bytes = new Map<number, number>()
-  readonly #joiner: Joiner
+  /** Made when the first word is tokenised: most of the time that a tokenizer takes to load would be its. */
+  #joiner: Joiner | undefined
+  /** Ids of what joining may make, by text: never a control, unknown or byte piece. */
+  readonly #ids = new Map<string, number>()
   /** Whether no piece joins a word to the one before it, so that words (a run of spaces and what follows) can be tokenised apart. */
   readonly #wordwise: boolean
   readonly #words = new WordCache()
@@ -35,10 +38,8 @@ export class Tokenizer {
 
   constructor(model: ModelFile) {
     this.model = model
-    /** Ids of what joining may make, by text: never a control, unknown or byte piece. */
-    const ids = new Map<string, number>()
     model.pieces.forEach((piece, id) => {
-      if (piece.type === "normal" || piece.type === "unused") ids.set(piece.text, id)
+      if (piece.type === "normal" || piece.type === "unused") this.#ids.set(piece.text, id)
       else if (piece.type === "byte") {
         const byte = Number.parseInt(piece.text.slice(3, 5), 16)
         this.#byteIds[byte] = id
@@ -49,8 +50,7 @@ export class Tokenizer {
     this.unkId = model.pieces.findIndex((piece) => piece.type === "unknown")
     this.bosId = control("<s>")
     this.eosId = control("</s>")
-    this.#wordwise = [...ids.keys()].every((text) => !/[^\u2581]\u2581/.test(text))
-    this.#joiner = new Joiner(model, { ids, byteIds: this.#byteIds, unkId: this.unkId })
+    this.#wordwise = [...this.#ids.keys()].every((text) => !/[^\u2581]\u2581/.test(text))
   }
 
   get vocabSize(): number {
@@ -110,6 +110,7 @@ export class Tokenizer {
       } else for (; at < written; at++) hash = Math.imul(hash ^ bytes[at]!, 0x01000193)
       const start = out.length
       if (!this.#words.append(bytes, from, at, hash, out)) {
+        this.#joiner ??= new Joiner(this.model, { ids: this.#ids, byteIds: this.#byteIds, unkId: this.unkId })
         this.#joiner.append(bytes.toString("utf8", from, at).replaceAll(" ", space), out)
         this.#words.add(bytes, from, at, hash, out, start)
       }

@@ -9,69 +9,64 @@ const maxBytes = 1 << 22
 const maxTokens = 1 << 20
 
 /** Longer words are not remembered, in bytes: they hardly come again. */
-export const longestWord = 256
+const longestWord = 256
 
 export class WordCache {
-  /** By hash: the number of the word plus one; 0 where there is none. Half of the slots are free at least. */
+  /** By hash: three times the number of the word, plus one; 0 where there is none. Half of the slots are free at least. */
   readonly #slots = new Int32Array(2 * maxWords)
-  readonly #hashes = new Int32Array(maxWords)
-  /** Where the bytes and the tokens of each word end in the pools; they begin where the word before ends. */
-  readonly #byteEnds = new Int32Array(maxWords + 1)
-  readonly #tokenEnds = new Int32Array(maxWords + 1)
+  /** Of each word: its hash, and where its bytes and its tokens begin in the pools; they end where the next word's begin. */
+  readonly #words = new Int32Array(3 * (maxWords + 1))
   readonly #bytes = new Uint8Array(maxBytes)
   readonly #tokens = new Int32Array(maxTokens)
-  #words = 0
+  /** Three times how many words there are. */
+  #end = 0
 
   /** Appends the tokens of the word bytes[from, to), whose hash is given; false where the word is not here. */
   append(bytes: Uint8Array, from: number, to: number, hash: number, out: TokenBuffer): boolean {
-    const word = this.#find(bytes, from, to, hash)
-    if (word === -1) return false
-    const end = this.#tokenEnds[word + 1]!
-    let at = this.#tokenEnds[word]!
-    out.reserve(end - at)
-    const { ids } = out
-    let { length } = out
-    while (at < end) ids[length++] = this.#tokens[at++]!
-    out.length = length
-    return true
-  }
-
-  #find(bytes: Uint8Array, from: number, to: number, hash: number): number {
+    const words = this.#words
     const mask = this.#slots.length - 1
     for (let slot = hash & mask; ; slot = (slot + 1) & mask) {
       const word = this.#slots[slot]! - 1
-      if (word === -1) return -1
-      if (this.#hashes[word] !== hash) continue
-      let at = this.#byteEnds[word]!
-      if (this.#byteEnds[word + 1]! - at !== to - from) continue
+      if (word === -1) return false
+      if (words[word] !== hash) continue
+      let at = words[word + 1]!
+      if (words[word + 4]! - at !== to - from) continue
       let i = from
       while (i < to && this.#bytes[at] === bytes[i]) {
         at++
         i++
       }
-      if (i === to) return word
+      if (i < to) continue
+      const end = words[word + 5]!
+      let token = words[word + 2]!
+      out.reserve(end - token)
+      const { ids } = out
+      let { length } = out
+      while (token < end) ids[length++] = this.#tokens[token++]!
+      out.length = length
+      return true
     }
   }
 
   /** Remembers a word that is not here, with the tokens of `out` from `start` on. */
   add(bytes: Uint8Array, from: number, to: number, hash: number, out: TokenBuffer, start: number): void {
     if (to - from > longestWord) return
+    const words = this.#words
     const count = out.length - start
-    const full =
-      this.#words === maxWords || this.#byteEnds[this.#words]! + to - from > maxBytes || this.#tokenEnds[this.#words]! + count > maxTokens
-    if (full) {
+    if (this.#end === 3 * maxWords || words[this.#end + 1]! + to - from > maxBytes || words[this.#end + 2]! + count > maxTokens) {
       this.#slots.fill(0)
-      this.#words = 0
+      this.#end = 0
     }
-    const word = this.#words++
-    this.#hashes[word] = hash
-    this.#bytes.set(bytes.subarray(from, to), this.#byteEnds[word])
-    this.#byteEnds[word + 1] = this.#byteEnds[word]! + to - from
-    this.#tokens.set(out.ids.subarray(start, out.length), this.#tokenEnds[word])
-    this.#tokenEnds[word + 1] = this.#tokenEnds[word]! + count
+    const word = this.#end
+    words[word] = hash
+    this.#bytes.set(bytes.subarray(from, to), words[word + 1])
+    this.#tokens.set(out.ids.subarray(start, out.length), words[word + 2])
+    words[word + 4] = words[word + 1]! + to - from
+    words[word + 5] = words[word + 2]! + count
     const mask = this.#slots.length - 1
     let slot = hash & mask
     while (this.#slots[slot] !== 0) slot = (slot + 1) & mask
     this.#slots[slot] = word + 1
+    this.#end += 3
   }
 }

@@ -1,7 +1,8 @@
 /** Quality rules for public instruction data (Llama 2 §3.1: "many of these have insufficient diversity and quality"); each rule counts what it drops. */
+import { hash } from "node:crypto"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { readRows, writeDataset } from "../../data/dataset.ts"
+import { deriveDataset, readRows, writeDataset } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
 import { fitsChatFormat } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
@@ -57,18 +58,24 @@ export const filterDemonstrations = Stage.make("filter-demonstrations", {
   output: Demonstrations,
   seeded: false,
   run: Effect.fn("filter-demonstrations")(function* ({ config, inputs, output }) {
-    const rows = yield* readRows(inputs.demonstrations, Demonstrations)
     const dropped: Record<Rule, number> = { format: 0, short: 0, long: 0, turns: 0, letters: 0, repeated: 0, duplicate: 0 }
+    // Digests: the texts themselves would take as much memory as the dataset.
     const seen = new Set<string>()
-    const kept = rows.filter((row) => {
-      const rule = brokenRule(row, config)
+    const filter = (row: Demonstration): ReadonlyArray<Demonstration> => {
       const text = JSON.stringify(row.messages.map(({ role, content }) => [role, normal(content)]))
-      const broken = rule ?? (seen.has(text) ? "duplicate" : undefined)
-      if (broken !== undefined) dropped[broken]++
-      else seen.add(text)
-      return broken === undefined
-    })
-    return yield* writeDataset(output, kept, { metrics: { kept: kept.length, ...dropped } })
+      const digest = hash("sha256", text, "base64")
+      const broken = brokenRule(row, config) ?? (seen.has(digest) ? "duplicate" : undefined)
+      if (broken !== undefined) {
+        dropped[broken]++
+        return []
+      }
+      seen.add(digest)
+      return [row]
+    }
+    return yield* deriveDataset({ ref: inputs.demonstrations, type: Demonstrations }, output, filter, () => ({
+      kept: seen.size,
+      ...dropped
+    }))
   })
 })
 
