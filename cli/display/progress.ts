@@ -2,7 +2,7 @@
  * What a run shows while it goes on, always on stderr: on a terminal the live view (live-view.ts), redrawn in place below the lines that stay; when
  * piped plain lines now and then.
  */
-import type { RunEvent } from "../../runtime/run/events.ts"
+import type { NodeResult, RunEvent } from "../../runtime/run/events.ts"
 import { colours, frame, noColours } from "./live-view.ts"
 import { duration, number } from "./numbers.ts"
 import { readingOf, type RunningNode, RunState, throughput, timeLeft } from "./run-state.ts"
@@ -43,6 +43,15 @@ const describe = (node: RunningNode, now: number): string => {
   return parts.join("  ")
 }
 
+/** A run of many nodes that are there would bury its warnings under each other: so many nodes that left rows out are told of one by one. */
+const shownSkipping = 12
+const skippedOf = (node: NodeResult, { foundSkipping }: RunState): ReadonlyArray<string> =>
+  node.status === "hit" && foundSkipping > shownSkipping ? [] : skippedLines(node).map((text) => `${node.id}: ${text}`)
+const moreSkipping = ({ foundSkipping }: RunState): ReadonlyArray<string> =>
+  foundSkipping > shownSkipping
+    ? [`${foundSkipping - shownSkipping} more nodes that were found had left rows out: caravan show latest`]
+    : []
+
 /** What is told of an event by a line that stays; undefined: nothing. */
 const lineOf = (event: RunEvent, state: RunState): string | undefined => {
   switch (event.type) {
@@ -60,16 +69,16 @@ const lineOf = (event: RunEvent, state: RunState): string | undefined => {
       return `${event.node}: ${event.message}`
     case "node-finished": {
       const { id, status, milliseconds, metrics, error } = event.node
-      const skipped = skippedLines(event.node)
-        .map((text) => `\n${id}: ${text}`)
-        .join("")
-      if (status === "ran") return `${id}: done in ${duration(milliseconds)}${metricsOf(metrics)}${skipped}`
+      const skipped = skippedOf(event.node, state)
+      if (status === "ran") return [`${id}: done in ${duration(milliseconds)}${metricsOf(metrics)}`, ...skipped].join("\n")
       if (status === "failed") return `${id}: FAILED after ${duration(milliseconds)}. ${error}`
-      return status === "skipped" ? `${id}: skipped` : skipped === "" ? undefined : skipped.slice(1)
+      if (status === "skipped") return `${id}: skipped`
+      return skipped.length === 0 ? undefined : skipped.join("\n")
     }
     case "run-finished": {
       const { hit } = state.counts
-      return `${event.status === "succeeded" ? "Done" : "Failed"} in ${duration(event.milliseconds)}${hit > 0 ? `; ${hit} found in the store` : ""}.`
+      const done = `${event.status === "succeeded" ? "Done" : "Failed"} in ${duration(event.milliseconds)}${hit > 0 ? `; ${hit} found in the store` : ""}.`
+      return [...moreSkipping(state), done].join("\n")
     }
   }
 }
@@ -88,8 +97,9 @@ export const showProblems = (stream: NodeJS.WriteStream = process.stderr): Shown
     say,
     close: () => undefined,
     onEvent: (event) => {
-      if (event.type === "node-finished" && event.node.status !== "failed")
-        for (const text of skippedLines(event.node)) say(`${event.node.id}: ${text}`)
+      state.on(event, performance.now())
+      if (event.type === "node-finished" && event.node.status !== "failed") skippedOf(event.node, state).forEach(say)
+      else if (event.type === "run-finished") moreSkipping(state).forEach(say)
       else if (event.type === "note" || event.type === "node-finished") say(lineOf(event, state)!)
     }
   }

@@ -47,6 +47,8 @@ export class RunState {
   /** Node -> who makes it. */
   readonly waiting = new Map<string, string>()
   readonly counts: Record<NodeResult["status"], number> = { ran: 0, hit: 0, failed: 0, skipped: 0 }
+  /** Found nodes that had left rows out when they were made. */
+  foundSkipping = 0
   total = 0
   started: number
 
@@ -87,7 +89,8 @@ export class RunState {
         this.#progress(event.node, event.progress, now)
         break
       case "node-finished": {
-        const { id, status } = event.node
+        const { id, skipped, status } = event.node
+        if (status === "hit" && skipped.length > 0) this.foundSkipping++
         this.nodes.delete(id)
         this.waiting.delete(id)
         this.counts[status]++

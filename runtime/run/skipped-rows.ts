@@ -18,9 +18,10 @@ export interface CollectedRows extends SkippedRows {
   readonly close: Effect.Effect<void>
 }
 
-/** Where a row stands and what was found there: `line 4 of pairs.jsonl: missing; there are question, answer`. */
-const described = ({ file, found, id, line }: SkippedRow): string => {
-  const place = file === undefined || line === undefined ? JSON.stringify(id ?? "(no id)") : `line ${line} of ${file}`
+/** Where a row stands and what was found there: `line 4 of pairs.jsonl, field chosen: missing; there are question, answer`. */
+const described = ({ field, file, found, id, line }: SkippedRow): string => {
+  const column = field === undefined || field.startsWith("(") ? "" : `, field ${field}`
+  const place = `${file === undefined || line === undefined ? JSON.stringify(id ?? "(no id)") : `line ${line} of ${file}`}${column}`
   return `${place}${found === undefined ? "" : `: ${found.length > longestFound ? `${found.slice(0, longestFound)}...` : found}`}`
 }
 const longestFound = 200

@@ -150,7 +150,7 @@ describe("files", () => {
     writeFileSync(join(folder, "other.jsonl"), '{"text": "x"}\n')
     refuses(
       ["run", hh, "--set", "data=other.jsonl", "--only", "pairs"],
-      /other\.jsonl: 1 of 1 rows do not fit[\s\S]*line 1, field chosen: missing/,
+      /skipped 1 of 1 rows \(100%\): 1 field chosen: missing\. The first: line 1 of .*other\.jsonl, field chosen: missing; there are text\./,
       1
     )
   })

@@ -162,6 +162,20 @@ describe("on a terminal", () => {
     ])
   })
 
+  it("what found nodes had left out is told node by node up to a dozen, then of the rest at the end", () => {
+    const skipped = [{ what: "pairs", of: 10, skipped: 2, reasons: { "not JSON": 2 } }]
+    const found = (id: string): RunEvent => {
+      const event = ended(id, "hit")
+      return event.type === "node-finished" ? { ...event, node: { ...event.node, skipped, skippedRows: "/rows" } } : event
+    }
+    const end: RunEvent = { type: "run-finished", status: "succeeded", milliseconds: 9000 }
+    const of = (count: number) => piped([started, ...Array.from({ length: count }, (_, i) => found(`n${i}`)), end])
+    expect(of(12).match(/WARNING: skipped 2 of 10 pairs \(20%\): 2 not JSON\. They are listed in \/rows/g)).toHaveLength(12)
+    expect(of(12)).not.toContain("more nodes")
+    expect(of(15).match(/WARNING/g)).toHaveLength(12)
+    expect(of(15)).toContain("\n3 more nodes that were found had left rows out: caravan show latest\nDone in")
+  })
+
   it("what happened stays above; at the end the view goes and the cursor comes back", () => {
     const { on, screen } = live(80)
     on(begun, started)

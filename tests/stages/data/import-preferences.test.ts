@@ -167,7 +167,7 @@ describe("rows that can't be used", () => {
     const given = [...Array.from({ length: 7 }, () => pair()), { prompt: "q" }, 1]
     const message = await failureOf(importPreferences, { file: file(given) }, { format }, null)
     expect(message).toBe(
-      `Stage import-preferences skipped 2 of 9 rows (22.2%): 1 field chosen: missing, 1 not an object. The first: line 8 of ${join(folder, `${files - 1}.jsonl`)}: missing; there are prompt. At most 20% may be skipped.`
+      `Stage import-preferences skipped 2 of 9 rows (22.2%): 1 field chosen: missing, 1 not an object. The first: line 8 of ${join(folder, `${files - 1}.jsonl`)}, field chosen: missing; there are prompt. At most 20% may be skipped.`
     )
   })
 

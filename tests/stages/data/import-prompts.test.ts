@@ -65,7 +65,7 @@ describe("prompts of a file", () => {
     ["a text as a safety tag", { prompt: "Well?", safety: "yes" }, "expected {prompt} or {messages}"]
   ])("with %s are refused, and the line named", async (_, row, why) => {
     const message = await failureOf(importPrompts, { file: file([{ id: "first", prompt: "Well?" }, row]) }, {}, null)
-    expect(message).toMatch(/skipped 1 of 2 rows \(50%\): 1 .* The first: line 2 of .*\.jsonl: /)
+    expect(message).toMatch(/skipped 1 of 2 rows \(50%\): 1 .* The first: line 2 of .*\.jsonl(, field \S+)?: /)
     expect(message).toContain(why)
   })
 
