@@ -143,10 +143,10 @@ const recordUnder = Effect.fnUntraced(function* (
     const there = tables.trace(key)
     if (there !== undefined && there.digest === gone) tables.forgetTrace(key)
     else if (there !== undefined && there.digest !== trace.digest) return false
-    const { run } = tables.provenance(trace.key) ?? {}
+    const { paths, run } = tables.provenance(trace.key) ?? {}
     tables.recordTrace(
       { ...trace, key },
-      { run, node: node.id, inputs: node.inputs, node_version: process.version, blessed: { from: trace.key } }
+      { run, node: node.id, inputs: node.inputs, paths, node_version: process.version, blessed: { from: trace.key } }
     )
     tables.recordBlessing({ key, from: trace.key, digest: trace.digest, ...now })
     return true

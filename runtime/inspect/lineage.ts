@@ -4,6 +4,7 @@
  */
 import * as Effect from "effect/Effect"
 import type { PipelineError, StoreError } from "../errors.ts"
+import { own } from "../../schemas/own.ts"
 import { digestFile } from "../key/file-source.ts"
 import type { PastExecution } from "../store/executions.ts"
 import { Journal, type JournalTables } from "../store/journal.ts"
@@ -71,22 +72,32 @@ const nameOf = (digest: string, journal: JournalTables, node?: string): Named | 
   }
 }
 
-/** What a content digest of a key stands for: an artifact (that of this run, where several say the same), or a file. */
-const ofContent = (content: string, run: string, wire: string | undefined, journal: JournalTables): Named => {
+/** An input of an execution: its content, and of the node that had it, where the execution's trace still says so, the id and the file. */
+interface Input {
+  readonly content: string
+  readonly wire: string | undefined
+  readonly path: string | undefined
+}
+
+/** What an input of a run is: an artifact (that of this run, where several have the same content), or a file. */
+const ofContent = ({ content, path, wire }: Input, run: string, journal: JournalTables): Named => {
   const candidates = journal.artifactsOfContent(content)
   const chosen =
     candidates.length <= 1
       ? candidates[0]
       : (candidates.find(({ digest }) => journal.executionsWith(digest, "any").some((execution) => execution.run === run)) ?? candidates[0])
   if (chosen !== undefined) return nameOf(chosen.digest, journal, wire)!
-  const path = journal.filesOfContent(content)[0]
-  return { kind: "file", digest: null, contentDigest: content, type: "file", name: path ?? wire ?? "a file" }
+  const paths = journal.filesOfContent(content)
+  const known = paths.length > 1 ? `one of ${paths.join(", ")}` : paths[0]
+  return { kind: "file", digest: null, contentDigest: content, type: "file", name: path ?? known ?? wire ?? "a file" }
 }
 
 const makingOf = (execution: PastExecution, journal: JournalTables): Making => {
   const { parts } = execution
-  // The trace, while it is there, has the wires' names.
-  const wires = (journal.provenance(execution.key)?.inputs ?? {}) as Readonly<Record<string, string | ReadonlyArray<string> | null>>
+  // The trace, while it is there, has the wires' names; and the files of the run that made it.
+  const provenance = journal.provenance(execution.key) ?? {}
+  const wires = (provenance.inputs ?? {}) as Readonly<Record<string, string | ReadonlyArray<string> | null>>
+  const paths = (provenance.run === execution.run ? (provenance.paths ?? {}) : {}) as Readonly<Record<string, string>>
   return {
     run: execution.run,
     pipeline: execution.pipeline,
@@ -101,10 +112,13 @@ const makingOf = (execution: PastExecution, journal: JournalTables): Making => {
     files: execution.files,
     numerics: parts.numerics,
     inputs: Object.entries(parts.inputs).flatMap(([port, contents]) =>
-      [contents ?? []].flat().map((content, i) => ({
-        port,
-        input: ofContent(content, execution.run, [wires[port] ?? []].flat()[i], journal)
-      }))
+      [contents ?? []].flat().map((content, i) => {
+        const wire = [own(wires, port) ?? []].flat()[i]
+        return {
+          port,
+          input: ofContent({ content, wire, path: wire === undefined ? undefined : own(paths, wire) }, execution.run, journal)
+        }
+      })
     )
   }
 }

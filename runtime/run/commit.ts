@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
-import type { StageNode } from "../define/graph.ts"
+import { dependencies, type StageNode } from "../define/graph.ts"
 import { StageError, type StoreError } from "../errors.ts"
 import type { KeyParts } from "../key/cache-key.ts"
 import { groupCommit } from "../store/group-commit.ts"
@@ -25,6 +25,12 @@ interface Finished extends Produced {
 export type Commit = (finished: Finished) => Effect.Effect<Trace | undefined, StageError | StoreError>
 
 export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.Effect<Commit, never, Scope.Scope> => {
+  /** The files of the user's that a node reads: id -> path. Keys have their contents, and others may have the same. */
+  const filesOf = (node: StageNode): Readonly<Record<string, string>> =>
+    Object.fromEntries(
+      dependencies(node).flatMap((id) => (run.graph.nodes.get(id)!.kind === "file" ? [[id, run.known.get(id)!.path]] : []))
+    )
+
   const record = (
     tables: JournalTables,
     { node, claim: { key }, parts, sealed, sidecar, skipped, metrics, milliseconds }: Finished
@@ -35,7 +41,7 @@ export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.E
     tables.recordTrace(
       { key, digest, contentDigest, type: node.type.name, metrics, sidecar: sidecar?.digest, skipped },
       // Run and node name the execution that is recorded beside it: key, parts and code are there.
-      { run: run.id, node: node.id, inputs: node.inputs, node_version: process.version }
+      { run: run.id, node: node.id, inputs: node.inputs, paths: filesOf(node), node_version: process.version }
     )
     tables.recordExecution(executionOf(node, key, parts, { status: "ran", milliseconds, digest }))
     return before

@@ -1,6 +1,7 @@
 /** What the journal and the logs say of past runs: which, how they differ, and what made what. */
-import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
+import { appendFileSync, copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
 import { DatabaseSync } from "node:sqlite"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
 import { compareRuns } from "../../../runtime/inspect/history.ts"
@@ -156,6 +157,27 @@ describe("after three runs", () => {
         /^sets=shout\(texts=(lines|wait)\(file=words\.txt\)\) sets=wait\^$/
       )
     })
+  })
+})
+
+describe("a file that another has the same content as", () => {
+  it("is named in the lineage of what was made of it; where that is no longer known, both are", async () => {
+    const fixture = await loadFixture(fixtureFolder())
+    // Known by its content, and the first by its name.
+    copyFileSync(join(fixture.folder, "words.txt"), join(fixture.folder, "a-copy.txt"))
+    await sleep(150)
+    const ran = await fixture.run({}, { until: "lines" })
+    await fixture.run({ file: join(fixture.folder, "a-copy.txt") }, { until: "lines" })
+    const opened = openHome(join(fixture.folder, "home"))
+    try {
+      const named = async () => opened.now(ancestry(await opened.later(resolveArtifact(digests(ran).lines!)))).map(({ name }) => name)
+      expect(await named()).toEqual([join(fixture.folder, "words.txt")])
+      opened.journal.forgetTrace(ran.nodes.find(({ id }) => id === "lines")!.key!)
+      expect(await named()).toEqual([`one of ${join(fixture.folder, "a-copy.txt")}, ${join(fixture.folder, "words.txt")}`])
+    } finally {
+      opened.close()
+      removeFolder(fixture.folder)
+    }
   })
 })
 
