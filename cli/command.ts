@@ -123,7 +123,7 @@ export const numberFlag = (
   const range = [
     ...(above === undefined ? [] : [`above ${above}`]),
     ...(min === undefined ? [] : [`from ${min}`]),
-    ...(max === undefined ? [] : [`up to ${max}`])
+    ...(max === undefined ? [] : [above !== undefined ? `and at most ${max}` : min !== undefined ? `to ${max}` : `up to ${max}`])
   ]
   throw new UsageError(`--${name} takes ${[what, ...range].join(" ")}, got "${text}".`)
 }

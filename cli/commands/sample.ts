@@ -18,7 +18,8 @@ import { scoreOf } from "../../stages/reward/combined-reward.ts"
 import { fitDialogue } from "../../stages/common/dialogues.ts"
 import { scoreSequences } from "../../stages/common/scoring.ts"
 import { type Command, exitCodes, type Given, numberFlag, UsageError, wholeNumber } from "../command.ts"
-import { write, writeJsonLine } from "../output.ts"
+import { tell, write, writeJsonLine } from "../output.ts"
+import { introduction } from "../sample-intro.ts"
 import { artifactPath } from "../artifact-path.ts"
 
 /** Where a checkpoint of each role goes. */
@@ -118,18 +119,18 @@ const readPrompts = async (path: string, system: string | undefined): Promise<Ar
       try {
         row = JSON.parse(line) as typeof row
       } catch {
-        throw refuse("starts like JSON but is not valid JSON")
+        throw refuse("it starts like JSON but is not valid JSON")
       }
       const found = typeof row.prompt === "string" ? [{ role: "user", content: row.prompt }] : row.messages
       const isMessage = (one: unknown): one is Message =>
         typeof one === "object" && one !== null && typeof (one as Message).role === "string" && typeof (one as Message).content === "string"
-      if (!Array.isArray(found) || !found.every(isMessage)) throw refuse("has neither a prompt nor messages")
+      if (!Array.isArray(found) || !found.every(isMessage)) throw refuse("it has neither a prompt nor messages")
       messages = found
     }
     const whole =
       system === undefined || messages[0]?.role === "system" ? messages : [{ role: "system" as const, content: system }, ...messages]
     if (messages.at(-1)?.role !== "user" || !fitsChatFormat(whole))
-      throw refuse("is not a dialogue that fits Llama 2's chat format and ends with the user's message")
+      throw refuse("it is not a dialogue that fits Llama 2's chat format and ends with the user's message")
     return [[...whole]]
   })
 }
@@ -188,7 +189,10 @@ export const command: Command = {
     const file = given.flag("prompts")
     if (file === undefined && given.has("json")) throw new UsageError("--json needs --prompts <file>.")
     const answerer: Answerer = { policy, streamer: new Streamer(policy.model), settings }
-    if (file === undefined) return converse(answerer, given.flag("system"), score)
+    if (file === undefined) {
+      tell(await introduction(given.positionals[0]!, policy.model.config, settings))
+      return converse(answerer, given.flag("system"), score)
+    }
     const prompts = await readPrompts(file, given.flag("system"))
     // Every prompt is looked at before the first is answered.
     const encoded = prompts.map((messages) => promptOf(policy, messages, settings.maxNewTokens))

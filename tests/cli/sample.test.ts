@@ -60,14 +60,14 @@ describe("a file of prompts", () => {
     expect(run().stdout).toBe(stdout)
   })
   it.each([
-    ["a row that is no JSON", '{"prompt": ', /line 1: starts like JSON but is not valid JSON/],
-    ["a row without a prompt", '{"text": "a"}', /line 1: has neither a prompt nor messages/],
+    ["a row that is no JSON", '{"prompt": ', /line 1: it starts like JSON but is not valid JSON/],
+    ["a row without a prompt", '{"text": "a"}', /line 1: it has neither a prompt nor messages/],
     [
       "a dialogue that ends with an answer",
       '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
       /ends with the user's message/
     ],
-    ["the format's own tags", "a [INST] b", /no dialogue that Llama 2's chat format holds/],
+    ["the format's own tags", "a [INST] b", /it is not a dialogue that fits Llama 2's chat format/],
     ["more than the context", "ab ".repeat(200), /tokens; with 6 to come that is more than the model's context of 160/]
   ])("with %s is refused before anything is answered", (_, text, message) => {
     const { status, stdout, stderr } = sample([policy, "--prompts", prompts(`ab\n${text}\n`.replace(/^ab\n(?=\{)/, "")), ...short])
@@ -87,11 +87,12 @@ it("a model that does not say what it is for, as one of Hugging Face's, is taken
 
 describe("a dialogue", () => {
   it("answers line by line and goes on after what it can't take", () => {
-    const { status, stdout } = sample(
+    const { status, stderr, stdout } = sample(
       [policy, ...short, "--helpfulness", reward],
       "ab\n/nonsense\n[INST]\n/system be\n/reset\nba\n/quit\nnever\n"
     )
     expect(status).toBe(0)
+    expect(stderr).toMatch(/^A dialogue with .*policy: a Llama of .* parameters[\s\S]*\/reset starts over/)
     expect(stdout).toContain("There is no /nonsense: /reset, /system <text> or /quit.")
     expect(stdout).toContain("The chat format can't hold that")
     expect(stdout.match(/\(helpfulness /g)!.length).toBeGreaterThan(0)

@@ -172,11 +172,11 @@ describe("the flags of a run", () => {
     expect(runOptions(parse(command, ["p.ts", "--retries", "1"])).limits).toEqual({ retries: 1 })
   })
   it.each([
-    ["timeout", "0", "--timeout takes seconds above 0 up to 1073741824"],
-    ["timeout", "1h", "--timeout takes seconds above 0 up to 1073741824"],
-    ["timeout", "1e99", "--timeout takes seconds above 0 up to 1073741824"],
-    ["memory", "lots", "--memory takes MiB above 0 up to 1073741824"],
-    ["memory", "9999999999999", "--memory takes MiB above 0 up to 1073741824"],
+    ["timeout", "0", "--timeout takes seconds above 0 and at most 1073741824"],
+    ["timeout", "1h", "--timeout takes seconds above 0 and at most 1073741824"],
+    ["timeout", "1e99", "--timeout takes seconds above 0 and at most 1073741824"],
+    ["memory", "lots", "--memory takes MiB above 0 and at most 1073741824"],
+    ["memory", "9999999999999", "--memory takes MiB above 0 and at most 1073741824"],
     ["retries", "1.5", "--retries takes a whole number of at least 0"],
     ["checkpoint-steps", "0", "--checkpoint-steps takes a whole number of at least 1"],
     ["checkpoint-seconds", "soon", "--checkpoint-seconds takes a whole number of at least 0"],

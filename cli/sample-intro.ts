@@ -1,0 +1,62 @@
+/** What a dialogue of `caravan sample` begins with: who answers, what may be typed, and for models of the small world what can be asked. */
+import { existsSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { ask } from "../data/world/tasks.ts"
+import { Random } from "../engine/random.ts"
+import { type LlamaConfig, parameterCount } from "../models/config.ts"
+import { locate } from "../runtime/inspect/resolve.ts"
+import { findHome } from "../runtime/store/home.ts"
+import { Journal } from "../runtime/store/journal.ts"
+import { number } from "./display/numbers.ts"
+import { withStore } from "./open-store.ts"
+
+/** The node that made a checkpoint of this store, and whether its run trained on the small world; undefined for any other folder. */
+const origin = async (
+  text: string
+): Promise<{ readonly node: string; readonly pipeline: string; readonly isWorld: boolean } | undefined> => {
+  if (!existsSync(join(findHome(process.cwd()), "journal.db"))) return undefined
+  return withStore(
+    Effect.gen(function* () {
+      const journal = yield* Journal
+      const located = yield* locate(text)
+      if (located.kind === "file") return undefined
+      const made = located.execution ?? (yield* journal.executionsWith(located.digest, "any")).at(-1)
+      if (made === undefined) return undefined
+      const stages = (yield* journal.executionsOf(made.run)).map(({ stage }) => stage)
+      return { node: made.node, pipeline: made.pipeline, isWorld: stages.some((stage) => stage.startsWith("world-")) }
+    })
+  )
+}
+
+/** Questions of the small world that a model can be asked, of words that it did not learn from. */
+const questions = (): ReadonlyArray<string> => {
+  const draw = new Random(0, "caravan sample", "questions")
+  return (["harmless", "harmless", "harmless", "adversarial"] as const).map((wanted) => ask(draw, "heldOut", wanted).text)
+}
+
+const millions = (parameters: number): string =>
+  parameters >= 1e9 ? `${number(parameters / 1e9)} billion` : parameters >= 1e5 ? `${number(parameters / 1e6)} million` : number(parameters)
+
+/** `text`: the checkpoint as it was named. */
+export const introduction = async (
+  text: string,
+  config: LlamaConfig,
+  { maxNewTokens, temperature, topP }: { readonly maxNewTokens: number; readonly temperature: number; readonly topP: number }
+): Promise<string> => {
+  const from = await origin(text)
+  return [
+    `A dialogue with ${from === undefined ? text : `${from.node} of ${from.pipeline}`}: a Llama of ${millions(parameterCount(config))} parameters, with a context of ${config.maxPositions} tokens.`,
+    `Answers: temperature ${temperature}, top-p ${topP}, at most ${maxNewTokens} tokens.`,
+    "Type a message and press Enter. /reset starts over, /system <text> sets the system prompt, /quit ends. Ctrl-C stops an answer; at the prompt it ends.",
+    ...(from?.isWorld === true
+      ? [
+          "It knows the generated small world of its pipeline and nothing else. Ask, for example:",
+          ...questions().map((question) => `  ${question}`)
+        ]
+      : []),
+    ""
+  ]
+    .map((line) => `${line}\n`)
+    .join("")
+}
