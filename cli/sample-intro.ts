@@ -2,12 +2,11 @@
 import { existsSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
-import { ask } from "../data/world/tasks.ts"
-import { Random } from "../engine/random.ts"
 import { type LlamaConfig, parameterCount } from "../models/config.ts"
 import { locate } from "../runtime/inspect/resolve.ts"
 import { findHome } from "../runtime/store/home.ts"
 import { Journal } from "../runtime/store/journal.ts"
+import { exampleQuestions } from "../stages/world/example-questions.ts"
 import { number } from "./display/numbers.ts"
 import { withStore } from "./open-store.ts"
 
@@ -29,12 +28,6 @@ const origin = async (
   )
 }
 
-/** Questions of the small world that a model can be asked, of words that it did not learn from. */
-const questions = (): ReadonlyArray<string> => {
-  const draw = new Random(0, "caravan sample", "questions")
-  return (["harmless", "harmless", "harmless", "adversarial"] as const).map((wanted) => ask(draw, "heldOut", wanted).text)
-}
-
 const millions = (parameters: number): string =>
   parameters >= 1e9 ? `${number(parameters / 1e9)} billion` : parameters >= 1e5 ? `${number(parameters / 1e6)} million` : number(parameters)
 
@@ -52,7 +45,7 @@ export const introduction = async (
     ...(from?.isWorld === true
       ? [
           "It knows the generated small world of its pipeline and nothing else. Ask, for example:",
-          ...questions().map((question) => `  ${question}`)
+          ...exampleQuestions().map((question) => `  ${question}`)
         ]
       : []),
     ""
