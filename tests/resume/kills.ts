@@ -4,7 +4,10 @@ import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { createInterface } from "node:readline"
+import * as Effect from "effect/Effect"
 import { Random } from "../../engine/random.ts"
+import { layer } from "../../runtime/run/layer.ts"
+import { latestCurve } from "../curve-rows.ts"
 import type { Said } from "./runner.ts"
 
 const runner = new URL("runner.ts", import.meta.url).pathname
@@ -58,12 +61,12 @@ export const live = (home: string, node: string, death?: Moment) =>
     })
   })
 
-/** The node's result in a run that came to its end. */
-export const resultOf = (done: Done | undefined, node: string) => {
+/** The node's result in a run that came to its end, and its curve. */
+export const resultOf = async (home: string, done: Done | undefined, node: string) => {
   const found = done?.nodes.find(({ id }) => id === node)
   if (found?.status !== "ran") throw new Error(`${node} ended as ${JSON.stringify(found)}`)
   const { digest, metrics } = found
-  return { digest, metrics }
+  return { digest, metrics, curve: await Effect.runPromise(Effect.provide(latestCurve(node), layer({ home }))) }
 }
 
 export interface Killing {
@@ -87,7 +90,7 @@ export const killRepeatedly = async ({ from, node, kills, longest, seed }: Killi
     // Loading takes longer than a step.
     return { steps, milliseconds: random.next() * (steps === 0 ? 600 : 60) }
   }
-  const results: Array<ReturnType<typeof resultOf>> = []
+  const results: Array<Awaited<ReturnType<typeof resultOf>>> = []
   let [killed, steps, resumed] = [0, 0, 0]
   while (killed < kills) {
     const home = newHome()
@@ -97,7 +100,7 @@ export const killRepeatedly = async ({ from, node, kills, longest, seed }: Killi
       steps += life.steps
       if (life.resumedAfter > 0) resumed++
       if (life.done !== undefined) {
-        results.push(resultOf(life.done, node))
+        results.push(await resultOf(home, life.done, node))
         break
       }
       killed++

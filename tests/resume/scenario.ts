@@ -9,7 +9,7 @@ const steps = 60
 export const describeKills = (options: { readonly kills: number; readonly longest: number; readonly timeout: number }): void => {
   describe(`killed with -9 at ${options.kills} random moments and run again each time`, () => {
     const homes: Record<string, string> = {}
-    const wanted: Record<string, ReturnType<typeof resultOf>> = {}
+    const wanted: Record<string, Awaited<ReturnType<typeof resultOf>>> = {}
     beforeAll(async () => {
       let home = newHome()
       await live(home, "tokenizer")
@@ -20,7 +20,10 @@ export const describeKills = (options: { readonly kills: number; readonly longes
         cpSync(homes[node], home, { recursive: true })
         const life = await live(home, node)
         expect([node, life.steps, life.resumedAfter]).toEqual([node, steps, 0])
-        wanted[node] = resultOf(life.done, node)
+        wanted[node] = await resultOf(home, life.done, node)
+        expect(wanted[node].curve.map(({ step }) => step)).toEqual(
+          Array.from({ length: steps }, (_, i) => (i + 1) * (node === "sample" ? 2 : 1))
+        )
       }
     }, 300_000)
     afterAll(removeHomes)

@@ -6,16 +6,16 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
-import { parquetRows } from "../../../data/parquet.ts"
 import { fileAt, type Node } from "../../../runtime/define/node.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
 import { curvesOf } from "../../../runtime/inspect/curves.ts"
 import { resolveRun } from "../../../runtime/inspect/resolve.ts"
-import { Curve } from "../../../runtime/run/curve.ts"
+import { Curve, writeCurve } from "../../../runtime/run/curve.ts"
 import type { RunEvent } from "../../../runtime/run/events.ts"
 import type { RunOptions } from "../../../runtime/run/options.ts"
 import { run } from "../../../runtime/run/run.ts"
 import { removeFolder } from "../../cli/caravan.ts"
+import { measured, rowsIn } from "../../curve-rows.ts"
 import { checkRecords } from "../../faults/invariants.ts"
 import { fixtureFolder, services } from "../fixture.ts"
 import { descend, descendBy10, descendInChild } from "../fixtures/descending.ts"
@@ -31,12 +31,6 @@ afterEach(async () => {
 })
 
 type Application = (inputs: { texts: Node<any> }, config: any) => Node<any>
-type Row = Readonly<Record<string, number | null>>
-const rowsIn = async (path: string): Promise<ReadonlyArray<Row>> => {
-  const rows: Array<Row> = []
-  for await (const row of parquetRows(path)) rows.push(row as Row)
-  return rows
-}
 const go = async (stage: Application, config: object = {}, options: RunOptions = {}) => {
   const pipeline = Pipeline.make("curves", { params: Schema.Struct({}) }, () => ({
     out: stage({ texts: lines({ file: fileAt(join(folder, "words.txt")) }) }, config).named("out")
@@ -51,9 +45,6 @@ const go = async (stage: Application, config: object = {}, options: RunOptions =
   const notes = events.flatMap((event) => (event.type === "note" ? [event.message] : []))
   return { ...done, notes, rows: done.path === null ? [] : await rowsIn(done.path) }
 }
-/** What does not depend on the clock and the machine. */
-const measured = (rows: ReadonlyArray<Row>) =>
-  rows.map((row) => Object.fromEntries(Object.entries(row).filter(([name]) => !["seconds", "memory", "tokensPerSecond"].includes(name))))
 const expected = (steps: number) =>
   Array.from({ length: steps }, (_, i) => ({ step: i + 1, loss: 2 ** -(i + 1), tokens: 10 * (i + 1), kl: i % 2 === 1 ? -(i + 1) : null }))
 
@@ -167,5 +158,13 @@ describe("rows in memory", () => {
     }
     expect(await read(resumed)).toEqual(await read(whole))
     expect(await read(whole)).toEqual(rows.map((row) => ({ late: null, ...row })))
+  })
+  it("that can't be written are told of, and stop nothing", async () => {
+    const curve = new Curve()
+    curve.add({ step: 1, loss: 1 })
+    const notes: Array<string> = []
+    writeFileSync(join(folder, "a-file"), "")
+    await Effect.runPromise(writeCurve(curve, join(folder, "a-file", "within"), (message) => notes.push(message)))
+    expect(notes).toEqual([expect.stringMatching(/^its curve could not be written: ENOTDIR/)])
   })
 })
