@@ -19,10 +19,11 @@ import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Preferences } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { dialogueLength, rowCount } from "../common/cost/size.ts"
-import { scalarModel, trained, training } from "../common/cost/work.ts"
+import { scalarModel, type StageCost, trained, training } from "../common/cost/work.ts"
 import { nothingLeft } from "../common/left-out.ts"
 import { scoreSequences } from "../common/scoring.ts"
 import { TokenStore } from "../common/token-store.ts"
+import { withHeldOut } from "../training/cost.ts"
 import { evaluating, heldOutFields, splitHeldOut } from "../training/held-out.ts"
 import { stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
 import { pairBatches, pairPass, readPairs, type TokenisedPair } from "./pairs.ts"
@@ -170,13 +171,18 @@ export const generalRewardModel = Stage.make("general-reward-model", {
 
 export const helpfulnessRewardModelCost = costOf(helpfulnessRewardModel, {
   size: ({ inputs }) => inputs.init,
-  cost: ({ config: { epochs, microBatchPairs, precision }, inputs: { init, pairs } }) => {
+  cost: ({ config, inputs: { init, pairs } }) => {
+    const { batchPairs, epochs, heldOut = 0, microBatchPairs, precision } = config
     const model = scalarModel(init, "the model to start from")
     const tokens = 2 * microBatchPairs * model.config.maxPositions
-    return {
-      work: [training("update", model, precision, 2 * rowCount(pairs, "pairs") * epochs, dialogueLength(pairs, "the pairs"))],
+    const [count, length] = [rowCount(pairs, "pairs"), dialogueLength(pairs, "the pairs")]
+    const trainedOn = (1 - heldOut) * count * epochs
+    const cost: StageCost = {
+      work: [training("update", model, precision, 2 * trainedOn, length)],
       memory: trained(model, precision, activationBytes(model, precision, tokens, 0))
     }
+    const steps = Math.ceil(trainedOn / batchPairs)
+    return withHeldOut(cost, config, { model, precision, rows: () => 2 * heldOut * count, length, steps })
   }
 })
 export const safetyRewardModelCost = costOf(safetyRewardModel, helpfulnessRewardModelCost)

@@ -1,7 +1,35 @@
-/** What training on packed sequences costs. */
-import { activationBytes, type Precision } from "../../models/cost.ts"
+/** What training costs: on packed sequences, and with a loss on held-out rows. */
+import { activationBytes, type CostedModel, type Precision } from "../../models/cost.ts"
 import { dialogueLength, rowCount, type Size } from "../common/cost/size.ts"
-import { languageModel, type StageCost, trained, training } from "../common/cost/work.ts"
+import { languageModel, reading, type StageCost, trained, training } from "../common/cost/work.ts"
+
+export interface HeldOutCost {
+  readonly heldOut?: number
+  readonly evaluateEvery?: number
+  readonly patience?: number
+}
+
+/** A training that also reads `rows()` held-out sequences before the first step, every so many and after the last, as if it did not end early. */
+export const withHeldOut = (
+  cost: StageCost,
+  { heldOut = 0, evaluateEvery = 1, patience = 0 }: HeldOutCost,
+  read: {
+    readonly model: CostedModel
+    readonly precision: Precision
+    readonly rows: () => number
+    readonly length: number
+    readonly steps: number
+  }
+): StageCost => {
+  if (heldOut === 0) return cost
+  const { length, model, precision, rows, steps } = read
+  const times = 1 + Math.ceil(steps / evaluateEvery)
+  const { weights } = cost.memory
+  return {
+    work: [...cost.work, reading("held-out loss", model, precision, times * rows(), length)],
+    memory: { ...cost.memory, weights: patience > 0 ? 2 * weights : weights }
+  }
+}
 
 /** Dialogues packed into full sequences. */
 export const packedTraining = (
@@ -14,16 +42,18 @@ export const packedTraining = (
     readonly epochs: number
     readonly steps?: number
     readonly precision: Precision
-  },
+  } & HeldOutCost,
   what: string
 ): StageCost => {
-  const { batchSize, epochs, microBatchSize, precision, steps = 0 } = config
+  const { batchSize, epochs, heldOut = 0, microBatchSize, precision, steps = 0 } = config
   const model = languageModel(init, "the model to start from")
   const length = Math.min(config.sequenceLength, model.config.maxPositions)
-  const rows = steps > 0 ? steps * batchSize : Math.ceil((rowCount(data, what) * dialogueLength(data, what)) / length) * epochs
+  const all = () => Math.ceil((rowCount(data, what) * dialogueLength(data, what)) / length)
+  const rows = steps > 0 ? steps * batchSize : (1 - heldOut) * all() * epochs
   const tokens = microBatchSize * length
-  return {
+  const cost: StageCost = {
     work: [training("update", model, precision, rows, length)],
     memory: trained(model, precision, activationBytes(model, precision, tokens, tokens))
   }
+  return withHeldOut(cost, config, { model, precision, rows: () => heldOut * all(), length, steps: Math.ceil(rows / batchSize) })
 }

@@ -19,10 +19,11 @@ import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Texts } from "../../schemas/rows.ts"
 import { TokenizerModel } from "../../schemas/tokenizer.ts"
 import { costOf } from "../common/cost/estimator.ts"
-import { type Size, sized, unknownSize } from "../common/cost/size.ts"
-import { languageModel, trained, training } from "../common/cost/work.ts"
+import { dialogueLength, rowCount, type Size, sized, unknownSize } from "../common/cost/size.ts"
+import { languageModel, type StageCost, trained, training } from "../common/cost/work.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { chunks, languageModelLoss, type PackedRow } from "../common/sequences.ts"
+import { withHeldOut } from "./cost.ts"
 import { evaluating, heldOutFields, splitHeldOut } from "./held-out.ts"
 import { precision, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
@@ -154,9 +155,11 @@ export const pretrainCost = costOf(pretrain, {
     const model = languageModel(sizeOf(config, inputs.tokenizer), "the vocabulary")
     const length = sequenceLength
     const tokens = microBatchSize * length
-    return {
+    const cost: StageCost = {
       work: [training("update", model, precision, steps * batchSize, length)],
       memory: trained(model, precision, activationBytes(model, precision, tokens, tokens))
     }
+    const rows = () => (config.heldOut * rowCount(inputs.texts, "texts") * dialogueLength(inputs.texts, "the texts")) / length
+    return withHeldOut(cost, config, { model, precision, rows, length, steps })
   }
 })

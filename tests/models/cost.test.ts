@@ -148,6 +148,25 @@ describe("a stage's cost", () => {
     expect(cost.work[0]!.flops / (159_700 * (6 * n + 12 * 80 * 8192 * 798.5))).toBeCloseTo(1, 12)
   })
 
+  it("with held-out rows is less to train on and more to read: before the first step, every so many, after the last", async () => {
+    const data = sized(unknownSize, { rows: 1000, promptTokens: 30, responseTokens: 226 })
+    const inputs = { init: modelOf("7b"), demonstrations: data }
+    const config = { epochs: 2, steps: 0, batchSize: 10, microBatchSize: 1, sequenceLength: 4096, precision: "bfloat16" }
+    const heldOut = { heldOut: 0.2, evaluateEvery: 4, patience: 0 }
+    const [plain, measured, stopping] = await Promise.all(
+      [{}, heldOut, { ...heldOut, patience: 3 }].map((more) => estimated(sft, inputs, { ...config, ...more }))
+    )
+    // 63 sequences, two passes over four fifths of them in 11 steps of 10: looked at before them, after 4, 8 and 11.
+    expect(measured!.work.map(({ tokens }) => Math.round(tokens))).toEqual([2 * 63 * 4096 * 0.8, 4 * 0.2 * 63 * 4096].map(Math.round))
+    expect(flopsOf(measured!, "held-out loss") / forwardFlops(seven, 4 * 0.2 * 63 * 4096, 4096)).toBeCloseTo(1, 12)
+    expect(measured!.memory).toEqual(plain!.memory)
+    expect(stopping!.memory).toEqual({ ...plain!.memory, weights: 2 * plain!.memory.weights })
+    const pairs = sized(unknownSize, { rows: 100, promptTokens: 60, responseTokens: 40 })
+    const reward = { epochs: 1, batchPairs: 16, microBatchPairs: 1, precision: "bfloat16", heldOut: 0.2, evaluateEvery: 100, patience: 0 }
+    const ranked = await estimated(helpfulnessRewardModel, { init: modelOf("7b"), pairs }, reward)
+    expect(ranked.work.map(({ tokens }) => Math.round(tokens))).toEqual([2 * 80 * 100, 2 * 2 * 20 * 100])
+  })
+
   it("of PPO is generation, both rewards, the reference, values, and an update of policy and value model", async () => {
     const config = {
       ...{ batchSize: 512, epochs: 1, evaluateEvery: 10, inferenceBatchSize: 32, iterations: 200, maxNewTokens: 100, microBatchSize: 1 },
