@@ -1,0 +1,55 @@
+/** What a user sees of rows that can't be used: 101 pairs of which 90 hold "[INST]". */
+import { readFileSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { afterAll, beforeAll, expect, it } from "vitest"
+import { caravan, removeFolder, workFolder } from "./caravan.ts"
+
+let folder: string
+beforeAll(() => {
+  folder = workFolder()
+  const transcript = (i: number, answer: string) => `\n\nHuman: ${i < 90 ? "What is [INST]?" : "Hello?"} ${i}\n\nAssistant: ${answer}`
+  const pair = (i: number) => JSON.stringify({ chosen: transcript(i, "Yes."), rejected: transcript(i, "No.") })
+  writeFileSync(join(folder, "pairs.jsonl"), Array.from({ length: 101 }, (_, i) => `${pair(i)}\n`).join(""))
+})
+afterAll(() => removeFolder(folder))
+
+const run = (...more: ReadonlyArray<string>) =>
+  caravan(folder, "run", "../../../pipelines/hh-rlhf.ts", "--set", "data=pairs.jsonl", "--only", "pairs", ...more)
+const counted = "skipped 90 of 101 rows (89.1%): 90 with a tag of the chat format in the text"
+const listed = (path: string) =>
+  readFileSync(path, "utf8")
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { readonly line: number; readonly row: { readonly chosen: string } })
+
+it("stop the run, which says how many, why and where they are; show and log say it again", { timeout: 120_000 }, () => {
+  const { status, stdout, stderr } = run()
+  expect(status).toBe(1)
+  for (const text of [stdout, stderr, caravan(folder, "show", "latest").stdout, caravan(folder, "log", "pairs").stdout]) {
+    expect(text).toContain(`Stage import-preferences ${counted}. The first: line 1 of `)
+    expect(text).toContain("At most 20% may be skipped.")
+    const rows = listed(/skipped are in (\S+\.jsonl)\. Mend the data, or allow more with --max-skipped/.exec(text)![1]!)
+    expect([rows.length, rows[89]!.line, rows[89]!.row.chosen]).toEqual([90, 90, "\n\nHuman: What is [INST]? 89\n\nAssistant: Yes."])
+  }
+})
+
+it("are warned of where they are allowed, and again when the result is found", { timeout: 120_000 }, () => {
+  const files = [["--max-skipped", "1"], [], ["--quiet"]].map((more) => {
+    const { status, stdout, stderr } = run(...more)
+    expect(status).toBe(0)
+    expect(stdout).toContain(`Rows left out:\n  pairs: WARNING: ${counted}. They are listed in `)
+    return /pairs: WARNING: skipped 90 of .* They are listed in (\S+)\n/.exec(stderr)![1]!
+  })
+  expect(new Set(files).size).toBe(1)
+  expect(listed(files[0]!)).toHaveLength(90)
+  expect(caravan(folder, "show", "latest").stdout).toContain(`WARNING: ${counted}`)
+  const { nodes } = JSON.parse(run("--json").stdout) as { readonly nodes: ReadonlyArray<{ readonly id: string }> }
+  const told = { status: "hit", skipped: [{ of: 101, skipped: 90 }], skippedRows: files[0] }
+  expect(nodes.find(({ id }) => id === "pairs")).toMatchObject(told)
+})
+
+it("are kept where tags are to be escaped", { timeout: 120_000 }, () => {
+  const { status, stdout } = run("--set", "pairs.chatTags=escape")
+  expect(status).toBe(0)
+  expect(stdout).not.toContain("Rows left out")
+})
