@@ -1,4 +1,5 @@
 /** `caravan curves`: what the nodes of a run reported step by step. */
+import { writeFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import { parquetRows } from "../../data/parquet.ts"
 import { messageOf } from "../../runtime/errors.ts"
@@ -8,6 +9,7 @@ import { askedOf } from "../../runtime/store/asked.ts"
 import type { PastRun } from "../../runtime/store/executions.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
+import { curveFigure, thinned } from "../display/curve-figure.ts"
 import { sparkline } from "../display/live-view.ts"
 import { number } from "../display/numbers.ts"
 import { count, shortRun, table } from "../display/units.ts"
@@ -70,29 +72,32 @@ const jsonRow = (row: Row) =>
     Object.entries(row).flatMap(([name, value]) => (value === null ? [] : [[name, Number.isFinite(value) ? value : String(value)]]))
   )
 
-/** As many values as a line has columns: means of consecutive ones. */
-const thinned = (values: ReadonlyArray<number>): ReadonlyArray<number> => {
-  if (values.length <= lineWidth) return values
-  return Array.from({ length: lineWidth }, (_, i) => {
-    const part = values.slice(Math.floor((i * values.length) / lineWidth), Math.floor(((i + 1) * values.length) / lineWidth))
-    return part.reduce((sum, value) => sum + value, 0) / part.length
-  })
+interface Series {
+  readonly steps: Array<number>
+  readonly values: Array<number>
 }
 
-/** A line for each series. */
-const summary = async (path: string): Promise<ReadonlyArray<string>> => {
-  const columns = new Map<string, Array<number>>()
+/** Each column but the steps, with the rows that have a value. */
+const seriesOf = async (path: string): Promise<{ readonly rows: number; readonly series: ReadonlyMap<string, Series> }> => {
+  const series = new Map<string, Series>()
   let rows = 0
   for await (const row of rowsOf(path)) {
     rows++
     for (const [name, value] of Object.entries(row)) {
-      const series = columns.get(name) ?? []
-      columns.set(name, series)
-      if (value !== null) series.push(value)
+      if (name === "step" || value === null) continue
+      const { steps, values } = series.get(name) ?? { steps: [], values: [] }
+      if (values.length === 0) series.set(name, { steps, values })
+      steps.push(row.step ?? rows)
+      values.push(value)
     }
   }
-  const lines = [...columns].flatMap(([name, values]) => {
-    if (name === "step" || values.length === 0) return []
+  return { rows, series }
+}
+
+/** A line for each series. */
+const summary = async (path: string): Promise<ReadonlyArray<string>> => {
+  const { rows, series } = await seriesOf(path)
+  const lines = [...series].map(([name, { values }]) => {
     let [least, most] = [Infinity, -Infinity]
     for (const value of values) {
       if (!Number.isFinite(value)) continue
@@ -100,9 +105,23 @@ const summary = async (path: string): Promise<ReadonlyArray<string>> => {
       most = Math.max(most, value)
     }
     const shown = [values[0]!, values.at(-1)!, least, most].map((value) => number(value))
-    return [[plain(name), String(values.length), ...shown, sparkline(thinned(values))]]
+    return [plain(name), String(values.length), ...shown, sparkline(thinned(values, lineWidth))]
   })
   return [`${count(rows, "row")} in ${path}`, ...table([["", "values", "first", "last", "least", "greatest"], ...lines], "  ")]
+}
+
+/** Draws the curve into a file; the libraries are loaded here. */
+const draw = async (node: string, path: string, file: string): Promise<void> => {
+  if (!file.endsWith(".svg"))
+    throw new UsageError(`--figure takes the name of an SVG file, got "${file}". For example: --figure ${node}.svg`)
+  const { drawFigure } = await import("../../stages/report/html-report.ts")
+  const { series } = await seriesOf(path)
+  const svg = await drawFigure(curveFigure(node, series))
+  try {
+    await writeFile(file, svg)
+  } catch (cause) {
+    throw new UsageError(`Writing the figure ${file}: ${messageOf(cause)}. Name a file in a folder that can be written.`)
+  }
 }
 
 export const command: Command = {
@@ -112,9 +131,15 @@ export const command: Command = {
   positionals: ["<run|node>", "[node]"],
   flags: {
     csv: { help: "print every row as CSV" },
-    json: { help: "print one JSON document, with every row" }
+    json: { help: "print one JSON document, with every row" },
+    figure: { value: "file.svg", help: "draw a panel for each series into this file" }
   },
-  examples: ["caravan curves latest", "caravan curves latest sft", "caravan curves latest sft --csv > sft.csv"],
+  examples: [
+    "caravan curves latest",
+    "caravan curves latest sft",
+    "caravan curves latest sft --csv > sft.csv",
+    "caravan curves latest sft --figure sft.svg"
+  ],
   run: (given) =>
     withStore(
       Effect.gen(function* () {
@@ -123,7 +148,8 @@ export const command: Command = {
         const name = given.positionals[1] ?? named
         const json = given.has("json")
         if (name === undefined) {
-          if (given.has("csv")) throw new UsageError("--csv prints the rows of one node: name it. Without --csv, the nodes are listed.")
+          const ofOne = given.has("csv") ? "--csv prints" : given.flag("figure") === undefined ? undefined : "--figure draws"
+          if (ofOne !== undefined) throw new UsageError(`${ofOne} the rows of one node: name it. Without a flag, the nodes are listed.`)
           const kept = curves.filter(({ path }) => path !== null)
           print(json, { run: run.id, pipeline: run.pipeline, curves: kept }, [
             ...table(kept.map(({ node, stage, status, path }) => [plain(node), stage ?? "", status, path!])),
@@ -133,6 +159,8 @@ export const command: Command = {
         }
         const { node, stage, path } = find(run, curves, name)
         yield* Effect.promise(async () => {
+          const figure = given.flag("figure")
+          if (figure !== undefined) return draw(node, path, figure)
           if (given.has("csv")) return printCsv(path)
           if (!json) return print(false, undefined, await summary(path))
           const rows = []

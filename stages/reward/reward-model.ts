@@ -172,7 +172,7 @@ export const generalRewardModel = Stage.make("general-reward-model", {
 export const helpfulnessRewardModelCost = costOf(helpfulnessRewardModel, {
   size: ({ inputs }) => inputs.init,
   cost: ({ config, inputs: { init, pairs } }) => {
-    const { batchPairs, epochs, heldOut = 0, microBatchPairs, precision } = config
+    const { batchPairs, epochs, heldOut, microBatchPairs, precision } = config
     const model = scalarModel(init, "the model to start from")
     const tokens = 2 * microBatchPairs * model.config.maxPositions
     const [count, length] = [rowCount(pairs, "pairs"), dialogueLength(pairs, "the pairs")]

@@ -1,5 +1,5 @@
 /** `caravan curves` as a user calls it. */
-import { writeFileSync } from "node:fs"
+import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { fixtureFolder } from "../runtime/fixture.ts"
@@ -69,11 +69,35 @@ describe("caravan curves", () => {
     expect(curves("latest", "descend").stdout).toMatch(/^ {2}loss +3 +0\.5000 +NaN +0\.2500 +0\.5000 +█▁ *$/m)
   })
 
+  it("draws a panel for each series", () => {
+    const file = join(folder, "curve.svg")
+    expect(curves("latest", "result", "--figure", file)).toMatchObject({ status: 0, stdout: "", stderr: "" })
+    const svg = readFileSync(file, "utf8")
+    expect(svg).toMatch(/^<svg/)
+    for (const series of ["loss", "tokens", "kl", "tokensPerSecond", "seconds", "memory"]) expect(svg).toContain(`>${series}</text>`)
+    // A line a panel; that of a hundred steps has a hundred points.
+    const lines = [...svg.matchAll(/aria-roledescription="line mark"[^>]* d="([^"]+)"/g)].map(([, path]) => path!.split("L").length)
+    expect(lines.toSorted((a, b) => a - b)).toEqual([50, 99, 100, 100, 100, 100])
+  })
+
+  it("says so where the file is damaged", () => {
+    const { path } = JSON.parse(curves("latest~1", "other", "--json").stdout) as { readonly path: string }
+    const bytes = readFileSync(path)
+    writeFileSync(path, bytes.subarray(0, bytes.length / 2))
+    const { status, stderr } = curves("latest~1", "other")
+    writeFileSync(path, bytes)
+    expect(stderr).toMatch(/^Reading the curve \/.*curves\.parquet: .+ If the file is damaged, run the node again with --force\.$/m)
+    expect([status, /^\s+at /m.exec(stderr)]).toEqual([2, null])
+  })
+
   it.each([
     ["no such node", ["latest", "descent"], 'has no node "descent". Did you mean "descend"?'],
     ["a node without one", ["latest", "lines"], 'has no curve of "lines"'],
     ["no such run", ["nothing"], 'Looking for the run "nothing": there is no such run'],
-    ["CSV of no node", ["latest", "--csv"], "--csv prints the rows of one node: name it"]
+    ["CSV of no node", ["latest", "--csv"], "--csv prints the rows of one node: name it"],
+    ["a figure of no node", ["latest", "--figure", "x.svg"], "--figure draws the rows of one node: name it"],
+    ["a figure that is none", ["latest", "result", "--figure", "x.png"], '--figure takes the name of an SVG file, got "x.png"'],
+    ["a figure nowhere", ["latest", "result", "--figure", "nowhere/x.svg"], "Writing the figure nowhere/x.svg: ENOENT"]
   ])("says what is wrong: %s", (_, args, message) => {
     const { status, stderr } = curves(...args)
     expect(stderr).toContain(message)

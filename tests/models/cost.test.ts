@@ -140,7 +140,7 @@ describe("a stage's cost", () => {
     const cost = await estimated(
       helpfulnessRewardModel,
       { init: modelOf("70b"), pairs },
-      { epochs: 1, microBatchPairs: 1, precision: "bfloat16" }
+      { epochs: 1, batchPairs: 512, microBatchPairs: 1, precision: "bfloat16", heldOut: 0 }
     )
     expect(cost.work[0]!.tokens).toBeCloseTo(2 * 100 * 798.5, 6)
     const n = 68_976_648_192 - 32_000 * 8192 + 8192

@@ -1,0 +1,42 @@
+/** A curve as a figure: a panel for each series over the steps. */
+import type { Figure } from "../../stages/report/figures.ts"
+
+/** Points of a panel, at most: a figure of a million would be too large to open. */
+const mostPoints = 500
+
+/** At most so many numbers: means of consecutive ones. */
+export const thinned = (values: ReadonlyArray<number>, most: number): ReadonlyArray<number> => {
+  if (values.length <= most) return values
+  return Array.from({ length: most }, (_, i) => {
+    const part = values.slice(Math.floor((i * values.length) / most), Math.floor(((i + 1) * values.length) / most))
+    return part.reduce((sum, value) => sum + value, 0) / part.length
+  })
+}
+
+/** `series`: each with its steps and its values, in the order of the panels. */
+export const curveFigure = (
+  title: string,
+  series: ReadonlyMap<string, { readonly steps: ReadonlyArray<number>; readonly values: ReadonlyArray<number> }>
+): Figure => ({
+  title,
+  caption: `Each number that the stage reported, over its steps; means where there are more than ${mostPoints}.`,
+  rows: [...series].flatMap(([what, { steps, values }]) => {
+    const [at, shown] = [thinned(steps, mostPoints), thinned(values, mostPoints)]
+    return shown.map((value, i) => ({ what, step: at[i]!, value: Number.isFinite(value) ? value : null }))
+  }),
+  spec: {
+    title,
+    facet: { field: "what", type: "nominal", title: null, sort: [...series.keys()] },
+    columns: 3,
+    spec: {
+      width: 260,
+      height: 140,
+      mark: { type: "line", color: "#0072B2" },
+      encoding: {
+        x: { field: "step", type: "quantitative", title: "step" },
+        y: { field: "value", type: "quantitative", title: null, scale: { zero: false }, axis: { minExtent: 40, maxExtent: 40 } }
+      }
+    },
+    resolve: { scale: { y: "independent" } }
+  }
+})
