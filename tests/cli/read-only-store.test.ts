@@ -48,6 +48,15 @@ const run = (home: string, args: ReadonlyArray<string>, uid?: number) => {
   })
   return { status, stdout, stderr, text: `${stdout}${stderr}` }
 }
+/** When the last run ended, as the journal says. */
+const finishedOf = (home: string): number => {
+  const database = new DatabaseSync(join(home, "journal.db"))
+  try {
+    return Number(database.prepare("select finished from runs order by started desc limit 1").get()!.finished)
+  } finally {
+    database.close()
+  }
+}
 const isRoot = process.getuid?.() === 0
 /** Every file below a folder, with its digest. */
 const contents = (home: string): Record<string, string> =>
@@ -77,10 +86,13 @@ describe.skipIf(!isRoot)(`a store that can't be written to${isRoot ? "" : " (ski
     for (const wal of [false, true]) {
       // With a log beside it that is not in the database yet, as while a run of its owner goes on.
       const database = wal ? new DatabaseSync(join(home, "journal.db")) : undefined
-      database?.exec("pragma journal_mode = wal; update runs set finished = finished + 1")
+      database?.exec("pragma journal_mode = wal; update runs set finished = 1234")
+      const finished = wal ? 1234 : finishedOf(home)
       expect(existsSync(join(home, "journal.db-wal"))).toBe(wal)
       spawnSync("chmod", ["-R", "a+rX,go-w", folder])
       expect(wrongIn(home, 65534)).toEqual([])
+      const shown = JSON.parse(run(home, ["show", "latest", "--json"], 65534).stdout) as { readonly finished: number }
+      expect(shown.finished).toBe(finished)
       database?.close()
     }
   })
@@ -96,6 +108,25 @@ describe.skipIf(!isRoot)(`a store that can't be written to${isRoot ? "" : " (ski
       1,
       expect.stringMatching(/^damaged .*\n {2}left in .*: .* can't be written to\. Make the folder writable/m)
     ])
+    rmSync(home, { recursive: true })
+  })
+
+  it("may have a file that can't be read: that is no damage, and nothing is set aside for it", { timeout: 600_000 }, () => {
+    const home = join(folder, "theirs")
+    cpSync(join(folder, "home"), home, { recursive: true })
+    spawnSync("chown", ["-R", "65534:65534", home])
+    const digest = first.nodes.find(({ id }) => id === "shout")!.digest!
+    const file = join(home, "objects", digest.slice(0, 2), digest, "data.arrow")
+    spawnSync("chown", ["0:0", file])
+    chmodSync(file, 0o600)
+    for (const args of [
+      ["verify", "--store"],
+      ["tokenize", "shout"]
+    ]) {
+      const { status, text } = run(home, args, 65534)
+      expect([args, status, text]).toEqual([args, 1, expect.stringMatching(/permission denied.*The result stays where it is/)])
+    }
+    expect([existsSync(file), existsSync(join(home, "quarantine"))]).toEqual([true, false])
     rmSync(home, { recursive: true })
   })
 

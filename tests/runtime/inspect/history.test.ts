@@ -288,7 +288,7 @@ describe("a node's log", () => {
   it("that can't be written is told of once and stops nothing", () => {
     writeFileSync(join(home, "logs"), "in the way")
     for (const event of [started, step(1), started, finished]) logs.onEvent(event)
-    expect(notes).toEqual([expect.stringMatching(/^a\/b: its log can't be written \(ENOTDIR.*goes on without logs$/)])
+    expect(notes).toEqual([expect.stringMatching(/^a\/b: its log can't be written \(ENOTDIR.*continues without logs$/)])
   })
 })
 

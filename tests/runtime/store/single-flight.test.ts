@@ -91,7 +91,7 @@ describe("of all that want a key", () => {
     const first = running("--set", "steps=100")
     await waitFor(() => first.stderr().includes("wait: running"))
     const second = running("--set", "steps=100")
-    await waitFor(() => second.stderr().includes(`wait: waits for a run in process ${first.child.pid}, which is making it`))
+    await waitFor(() => second.stderr().includes(`wait: waiting for a run in process ${first.child.pid}, which is making it`))
     first.child.kill("SIGKILL")
     await first.closed
     expect(await second.closed).toBe(0)
@@ -104,7 +104,7 @@ describe("of all that want a key", () => {
     await waitFor(() => first.stderr().includes("wait: running"))
     first.child.kill("SIGSTOP")
     const second = running("--set", "steps=40")
-    await waitFor(() => /^wait: waits for .*which is stopped/m.test(second.stderr()))
+    await waitFor(() => /^wait: waiting for .*which is stopped/m.test(second.stderr()))
     first.child.kill("SIGCONT")
     expect([await first.closed, await second.closed]).toEqual([0, 0])
     expect(first.stderr()).toMatch(/^wait: done in/m)
