@@ -18,13 +18,16 @@ const text = (graph: Graph): string =>
     ...Object.entries(graph.outputs).map(([name, id]) => `output ${name} = ${id}`)
   ].join("\n")
 
+/** A name as Mermaid takes it for a label. */
+const label = (name: string): string => `"${name.replaceAll('"', "#quot;").replaceAll("\n", " ")}"`
+
 const mermaid = (graph: Graph): string => {
   const names = new Map(nodesOf(graph).map((node, i) => [node.id, `n${i}`]))
   return [
     "graph LR",
-    ...nodesOf(graph).map((node) => `  ${names.get(node.id)}${node.kind === "file" ? `[/"${node.id}"/]` : `["${node.id}"]`}`),
+    ...nodesOf(graph).map((node) => `  ${names.get(node.id)}${node.kind === "file" ? `[/${label(node.id)}/]` : `[${label(node.id)}]`}`),
     ...nodesOf(graph).flatMap((node) => [...new Set(dependencies(node))].map((from) => `  ${names.get(from)} --> ${names.get(node.id)}`)),
-    ...Object.entries(graph.outputs).map(([name, id]) => `  ${names.get(id)} --> o_${name}(["${name}"])`)
+    ...Object.entries(graph.outputs).map(([name, id], i) => `  ${names.get(id)} --> o${i}([${label(name)}])`)
   ].join("\n")
 }
 

@@ -75,7 +75,7 @@ describe("caravan logprobs", () => {
   it.each([
     ["no file of ids", [checkpoint, "--ids", join(root, "none.json")], "no such file"],
     ["no ids", [checkpoint], "caravan logprobs needs --ids <file.json>"],
-    ["no checkpoint", [join(root, "none"), "--ids", "x.json"], "a folder with config.json"]
+    ["no checkpoint", [join(root, "none"), "--ids", "x.json"], "there is no such file or folder"]
   ])("refuses %s in one message", async (_, args, message) => {
     const ran = await caravan(...args)
     expect([ran.status, ran.stdout]).toEqual([2, ""])

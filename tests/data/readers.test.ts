@@ -445,3 +445,16 @@ describe.skipIf(process.env.CARAVAN_TEST_DATA === undefined || !existsSync(hhFil
     })
   }
 )
+
+describe("rows with the names that every object has", () => {
+  const pair = '"prompt": [{"role": "user", "content": "hi"}], "chosen": "hello", "rejected": "go away"'
+  it("are read as any others; what stands under __proto__ is no field of the row", async () => {
+    const names = '"__proto__": {"chosen": "x"}, "constructor": 1, "toString": null, "hasOwnProperty": "x"'
+    const [plain, decorated] = await all(readRecords(file(`{${pair}}\n{${pair}, ${names}}\n`)))
+    const parse = (value: unknown) => parsePromptChosenRejected(value, 1, "rows")
+    expect(parse(decorated!.value)).toEqual(parse(plain!.value))
+    const [hollow] = await all(readRecords(file(`{"__proto__": {${pair}}}\n`)))
+    expect(badRow(() => parse(hollow!.value))).toMatchObject({ message: expect.stringMatching(/missing/) })
+    expect(({} as { readonly chosen?: unknown }).chosen).toBeUndefined()
+  })
+})

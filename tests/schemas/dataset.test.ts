@@ -282,3 +282,18 @@ describe("a dataset's file that is not what it should be", () => {
     expect(ends.length).toBeGreaterThan(bytes.length / 10)
   })
 })
+
+describe("columns of names that every object has", () => {
+  const names = ["constructor", "toString", "hasOwnProperty", "valueOf"]
+  const Named = dataset(Schema.Struct(Object.fromEntries(names.map((name) => [name, Schema.NullOr(Schema.String)]))), "named/1")
+  it("hold what a row has under them, and null where it has nothing", async () => {
+    const full = Object.fromEntries(names.map((name) => [name, `the ${name}`]))
+    const none = Object.fromEntries(names.map((name) => [name, null]))
+    expect(await read(await write(Named, [full, none] as never), Named)).toEqual([full, none])
+    // Without a check of the row before.
+    const { toBatch, toRows } = await import("../../schemas/arrow-rows.ts")
+    const { arrowSchema, columnsOf } = await import("../../schemas/arrow.ts")
+    const kind = columnsOf(Named.row)
+    expect(toRows(kind, toBatch(kind, arrowSchema(kind), [full, {}]))).toEqual([full, none])
+  })
+})
