@@ -31,7 +31,7 @@ export const artifactPath = async (text: string): Promise<string> => {
       if (!(yield* store.present(located.digest)))
         return yield* Effect.fail(
           new UsageError(
-            `Looking for "${text}": the result ${located.digest.slice(0, 12)} is no longer in the store. Run its pipeline: it is made again.`
+            `Looking for "${text}": the result ${located.digest.slice(0, 12)} is no longer in the store. Run its pipeline to make it again.`
           )
         )
       yield* requireSound(located.digest, text)
