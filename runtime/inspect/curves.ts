@@ -26,7 +26,10 @@ export const curvesOf = (run: PastRun): Effect.Effect<ReadonlyArray<KeptCurve>, 
     const settled = yield* Effect.forEach(last.values(), ({ node, stage, status, key, digest }) =>
       Effect.gen(function* () {
         const trace = digest === null ? undefined : yield* journal.trace(key)
-        const kept = trace?.digest === digest && trace?.sidecar !== undefined ? join(store.path(trace.sidecar), curvesFile) : undefined
+        // Made again since (--force), the trace is another execution's.
+        const isOther = status === "ran" && (yield* journal.provenance(key))?.run !== run.id
+        const sidecar = trace?.digest === digest && !isOther ? trace?.sidecar : undefined
+        const kept = sidecar === undefined ? undefined : join(store.path(sidecar), curvesFile)
         const path = digest === null ? curvesPath(store.home, run.id, node) : kept
         return { node, stage, status, path: path !== undefined && existsSync(path) ? path : null }
       })

@@ -80,6 +80,19 @@ describe("the curve", () => {
     expect(await go(descend, { steps: 0 })).toMatchObject({ status: "ran", digest: made.digest, path: null })
   })
 
+  it("is its own execution's: of a result that was made again there is the newer one's only", async () => {
+    const first = await go(descend)
+    const again = await go(descend, {}, { force: ["out"] })
+    expect([again.status, again.digest]).toEqual(["ran", first.digest])
+    expect(again.path).not.toBe(first.path)
+    const earlier = Effect.gen(function* () {
+      return yield* curvesOf(yield* resolveRun("latest~1"))
+    })
+    const curves = await Effect.runPromise(earlier.pipe(Effect.provide(services(join(folder, "home")))))
+    expect(curves.find(({ node }) => node === "out")).toMatchObject({ status: "ran", path: null })
+    expect((await go(descend)).path).toBe(again.path)
+  })
+
   it("of a stage that was killed and resumed has the steps of one that was not", async () => {
     const dies = join(folder, "dies")
     writeFileSync(dies, "")
