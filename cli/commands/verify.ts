@@ -42,7 +42,7 @@ const damagedLines = ({ digest, made, path, quarantined, left, type, what }: Dam
           ? []
           : [
               type === Sidecar.name
-                ? `  it lists rows that were skipped; caravan run --force ${made.node} writes it again`
+                ? `  it tells how that result was made (skipped rows, curves): caravan run <pipeline> --force ${made.node} writes it again`
                 : `  run ${made.pipeline}, which makes it again`
             ])
       ])
