@@ -6,13 +6,14 @@ import { setTimeout as sleep } from "node:timers/promises"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
-import { readRows } from "../../../data/dataset.ts"
+import { readRows, writeDataset } from "../../../data/dataset.ts"
 import { shardSeed } from "../../../runtime/run/mapped.ts"
 import { fileAt, type Node } from "../../../runtime/define/node.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
 import type { RunEvent } from "../../../runtime/run/events.ts"
 import type { RunOptions } from "../../../runtime/run/options.ts"
 import { run } from "../../../runtime/run/run.ts"
+import { runStage } from "../../../runtime/run/run-stage.ts"
 import { verify } from "../../../runtime/inspect/verify.ts"
 import { Texts } from "../../../schemas/rows.ts"
 import { removeFolder, start } from "../../cli/caravan.ts"
@@ -170,6 +171,24 @@ describe("a shard that fails", () => {
     expect(readdirSync(join(folder, "home/tmp"))).toEqual([])
     const mended = await go(upperBy2)
     expect([mended.status, mended.texts.length, ran()]).toEqual(["ran", 7, ["2", "1"]])
+  })
+})
+
+describe("a folder that can't be used", () => {
+  it.each([
+    ["for shards", "shards", (path: string) => writeFileSync(path, "in the way"), /^Making room for its shards: E(EXIST|NOTDIR)/],
+    ["for the rows", "data.arrow", (path: string) => mkdirSync(path), /^Writing what was made of the shards: EISDIR/]
+  ] as const)("%s is an error that says what was being done", async (_, name, block, message) => {
+    const [input, output] = [join(folder, "input"), join(folder, "output")]
+    for (const path of [input, output]) mkdirSync(path)
+    block(join(output, name))
+    await Effect.runPromise(writeDataset({ path: input, type: Texts }, [{ text: "a" }]))
+    const job = {
+      ...{ module: "", exportName: "", config: {}, output, seed: 0, device: "cpu" as const, threads: 1, checkpoints: null },
+      inputs: { texts: { path: input, type: Texts.name, digest: "", contentDigest: "" } }
+    }
+    const error = await Effect.runPromise(Effect.flip(runStage(upperBy1.stage, job, () => undefined)))
+    expect(error).toMatchObject({ reason: "Shards", message: expect.stringMatching(message), isRetryable: false })
   })
 })
 
