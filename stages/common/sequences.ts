@@ -164,10 +164,16 @@ export const languageModelLoss = (
   return crossEntropySum(model.logits(picked), tensor(Int32Array.from(targets), { dtype: "int64", device }))
 }
 
-/** The items of a sequence, in parts of at most `size`, each made when its turn comes; in the order given, or their own. */
-export function* batchesOf<A>(items: Sequence<A>, size: number, order?: Uint32Array): Generator<Array<A>> {
+/** The items of these indices, in their order. */
+export const inOrder = <A>(items: Sequence<A>, order: Uint32Array): Sequence<A> => ({
+  length: order.length,
+  at: (index) => (index < order.length ? items.at(order[index]!) : undefined)
+})
+
+/** The items of a sequence, in parts of at most `size`, each made when its turn comes. */
+export function* batchesOf<A>(items: Sequence<A>, size: number): Generator<Array<A>> {
   for (let from = 0; from < items.length; from += size)
-    yield Array.from({ length: Math.min(size, items.length - from) }, (_, i) => items.at(order?.[from + i] ?? from + i)!)
+    yield Array.from({ length: Math.min(size, items.length - from) }, (_, i) => items.at(from + i)!)
 }
 
 /** Splits rows into parts of at most `size`. */

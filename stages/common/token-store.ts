@@ -99,10 +99,10 @@ export class TokenStore {
     this.#firstNumbers.push(this.#numbers.length)
   }
 
-  /** The tokens of a sequence. Throws ArtifactError where the file can't be read. */
-  tokens(index: number): Array<number> {
-    const start = this.#starts.at(index)
-    const out = new Array<number>(this.sizeOf(index))
+  /** The tokens of a sequence, or some of them. Throws ArtifactError where the file can't be read. */
+  tokens(index: number, from = 0, to: number = this.sizeOf(index)): Array<number> {
+    const start = this.#starts.at(index) + from
+    const out = new Array<number>(to - from)
     for (let done = 0; done < out.length;) {
       const chunk = Math.floor((start + done) / this.#chunkLength)
       const at = start + done - chunk * this.#chunkLength

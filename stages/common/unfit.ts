@@ -26,17 +26,24 @@ export interface SkippableRows {
 /** The limit for answers that a model gave: none, unless the run or the node sets one. How many of them can't be used is a finding about the model. */
 export const anyShare = 1
 
+/** Whether the chat format can hold a row's dialogue; if not, the row is skipped. How many of how many is yet to be checked. */
+export const isUsable = (
+  row: { readonly id: string; readonly messages: ReadonlyArray<Message> },
+  skipped: SkippedRows,
+  what: string
+): boolean => {
+  const fault = formatFault(row.messages)
+  if (fault !== undefined) skipped.add({ what, reason: fault.reason, found: fault.message, id: row.id, row })
+  return fault === undefined
+}
+
 /** The rows whose dialogue the chat format can hold; the others are skipped. Fails where they are too many. */
 export const withoutFaults = Effect.fnUntraced(function* <Row extends { readonly id: string; readonly messages: ReadonlyArray<Message> }>(
   rows: ReadonlyArray<Row>,
   skipped: SkippedRows,
   what: string
 ) {
-  const usable = rows.filter((row) => {
-    const fault = formatFault(row.messages)
-    if (fault !== undefined) skipped.add({ what, reason: fault.reason, found: fault.message, id: row.id, row })
-    return fault === undefined
-  })
+  const usable = rows.filter((row) => isUsable(row, skipped, what))
   yield* skipped.check(what, rows.length)
   return usable
 })

@@ -2,15 +2,15 @@
 import { createHash } from "node:crypto"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { readRows, writeDataset } from "../../data/dataset.ts"
+import { deriveDataset, readRows, writeDataset } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
 import { dialogueText } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
-import { Demonstrations, type Preference, Preferences, Prompts, Texts } from "../../schemas/rows.ts"
+import { type Demonstration, Demonstrations, type Preference, Preferences, Prompts, Texts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
-import { withoutFaults } from "../common/unfit.ts"
+import { isUsable, withoutFaults } from "../common/unfit.ts"
 
 /** The dialogue that a response of a pair makes. */
 const dialogueOf = (pair: Preference, response: "chosen" | "rejected") => [
@@ -31,15 +31,19 @@ export const preferenceTexts = Stage.make("preference-texts", {
   output: Texts,
   seeded: false,
   run: Effect.fn("preference-texts")(function* ({ config, inputs, output, skipped }) {
-    const rows = yield* readRows(inputs.preferences, Preferences)
     const responses = config.responses === "both" ? (["chosen", "rejected"] as const) : (["chosen"] as const)
-    const dialogues = rows.flatMap((row) => responses.map((name) => ({ id: `${row.id}/${name}`, messages: dialogueOf(row, name) })))
-    const usable = yield* withoutFaults(dialogues, skipped, "dialogues")
-    return yield* writeDataset(
-      output,
-      usable.map(({ messages }) => ({ text: dialogueText(messages) })),
-      { metrics: { unusable: dialogues.length - usable.length } }
-    )
+    let [dialogues, unusable] = [0, 0]
+    const textsOf = (row: Preference) =>
+      responses.flatMap((name) => {
+        dialogues++
+        const messages = dialogueOf(row, name)
+        if (isUsable({ id: `${row.id}/${name}`, messages }, skipped, "dialogues")) return [{ text: dialogueText(messages) }]
+        unusable++
+        return []
+      })
+    const made = yield* deriveDataset({ ref: inputs.preferences, type: Preferences }, output, textsOf, () => ({ unusable }))
+    yield* skipped.check("dialogues", dialogues)
+    return made
   })
 })
 
@@ -50,10 +54,17 @@ export const preferenceDemonstrations = Stage.make("preference-demonstrations", 
   output: Demonstrations,
   seeded: false,
   run: Effect.fn("preference-demonstrations")(function* ({ inputs, output, skipped }) {
-    const rows = yield* readRows(inputs.preferences, Preferences)
-    const chosen = rows.map((row) => ({ id: row.id, messages: dialogueOf(row, "chosen"), loss: "answers" as const }))
-    const demonstrations = yield* withoutFaults(chosen, skipped, "dialogues")
-    return yield* writeDataset(output, demonstrations, { metrics: { unusable: rows.length - demonstrations.length } })
+    let [dialogues, unusable] = [0, 0]
+    const demonstrationOf = (row: Preference): ReadonlyArray<Demonstration> => {
+      dialogues++
+      const chosen = { id: row.id, messages: dialogueOf(row, "chosen"), loss: "answers" as const }
+      if (isUsable(chosen, skipped, "dialogues")) return [chosen]
+      unusable++
+      return []
+    }
+    const made = yield* deriveDataset({ ref: inputs.preferences, type: Preferences }, output, demonstrationOf, () => ({ unusable }))
+    yield* skipped.check("dialogues", dialogues)
+    return made
   })
 })
 
@@ -99,10 +110,8 @@ export const foldPreferences = Stage.make("fold-preferences", {
   output: Preferences,
   seeded: false,
   run: Effect.fn("fold-preferences")(function* ({ config, inputs, output }) {
-    const rows = yield* readRows(inputs.preferences, Preferences)
-    return yield* writeDataset(
-      output,
-      rows.filter((row) => (foldOf(row, config.folds) === config.fold) === (config.part === "inside"))
+    return yield* deriveDataset({ ref: inputs.preferences, type: Preferences }, output, (row) =>
+      (foldOf(row, config.folds) === config.fold) === (config.part === "inside") ? [row] : []
     )
   })
 })

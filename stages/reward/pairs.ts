@@ -10,7 +10,7 @@ import type { ArtifactError, ArtifactRef, Dataset } from "../../schemas/artifact
 import { type Message, type Preference, Preferences } from "../../schemas/rows.ts"
 import { appendFittingAnswers } from "../common/dialogues.ts"
 import { LeftOutCounter, type LeftOutRow } from "../common/left-out.ts"
-import { batchesOf, chunks, type Sequence } from "../common/sequences.ts"
+import { batchesOf, chunks, inOrder, type Sequence } from "../common/sequences.ts"
 import type { TokenStore } from "../common/token-store.ts"
 import { permuted } from "../training/held-out.ts"
 import type { TrainingBatch } from "../training/train.ts"
@@ -160,8 +160,7 @@ export function* pairPass(
   loss: (pairs: ReadonlyArray<TokenisedPair>) => Tensor
 ): Generator<TrainingBatch> {
   const longest = (pair: TokenisedPair) => Math.max(pair.chosen.length, pair.rejected.length)
-  const ordered = { length: order.length, at: (index: number) => pairs.at(order[index]!) }
-  for (const batch of batchesOf(ordered, batchPairs)) {
+  for (const batch of batchesOf(inOrder(pairs, order), batchPairs)) {
     const parts = chunks(
       batch.toSorted((a, b) => longest(a) - longest(b)),
       microBatchPairs

@@ -7,11 +7,11 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { readRows, writeDataset } from "../../data/dataset.ts"
+import { deriveDataset } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { type Demonstration, Demonstrations, type Preference, Preferences } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
-import { withoutFaults } from "../common/unfit.ts"
+import { isUsable } from "../common/unfit.ts"
 
 /** The chosen answer of a pair as a demonstration; undefined unless it was labelled safe. */
 export const safeDemonstration = ({ chosen, chosenSafe, id, prompt }: Preference): Demonstration | undefined =>
@@ -24,14 +24,21 @@ export const safeDemonstrations = Stage.make("safe-demonstrations", {
   output: Demonstrations,
   seeded: false,
   run: Effect.fn("safe-demonstrations")(function* ({ inputs, output, skipped }) {
-    const pairs = yield* readRows(inputs.preferences, Preferences)
-    const safe = pairs.map(safeDemonstration).filter((row) => row !== undefined)
-    const rows = yield* withoutFaults(safe, skipped, "safe dialogues")
-    const unlabelled = pairs.filter((pair) => pair.chosenSafe === null).length
-    const unsafe = pairs.filter((pair) => pair.chosenSafe === false).length
-    return yield* writeDataset(output, rows, {
-      metrics: { unlabelled, unsafe, unusable: safe.length - rows.length }
-    })
+    const counts = { unlabelled: 0, unsafe: 0, unusable: 0 }
+    let safe = 0
+    const demonstrationOf = (pair: Preference): ReadonlyArray<Demonstration> => {
+      const row = safeDemonstration(pair)
+      if (row === undefined) counts[pair.chosenSafe === null ? "unlabelled" : "unsafe"]++
+      else {
+        safe++
+        if (isUsable(row, skipped, "safe dialogues")) return [row]
+        counts.unusable++
+      }
+      return []
+    }
+    const made = yield* deriveDataset({ ref: inputs.preferences, type: Preferences }, output, demonstrationOf, () => counts)
+    yield* skipped.check("safe dialogues", safe)
+    return made
   })
 })
 

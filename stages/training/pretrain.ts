@@ -4,7 +4,8 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { readRows } from "../../data/dataset.ts"
+import * as Stream from "effect/Stream"
+import { streamRows } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
 import { cosineSchedule } from "../../engine/schedule.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
@@ -12,6 +13,7 @@ import { type LlamaConfig, llamaConfig } from "../../models/config.ts"
 import { activationBytes } from "../../models/cost.ts"
 import { initLlama } from "../../models/llama.ts"
 import { loadTokenizer } from "../../models/tokenizer/files.ts"
+import { TokenBuffer } from "../../models/tokenizer/token-buffer.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
@@ -22,7 +24,8 @@ import { costOf } from "../common/cost/estimator.ts"
 import { dialogueLength, rowCount, type Size, sized, unknownSize } from "../common/cost/size.ts"
 import { languageModel, type StageCost, trained, training } from "../common/cost/work.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
-import { chunks, languageModelLoss, type PackedRow } from "../common/sequences.ts"
+import { batchesOf, chunks, inOrder, languageModelLoss, type PackedRow, type Sequence } from "../common/sequences.ts"
+import { TokenStore } from "../common/token-store.ts"
 import { withHeldOut } from "./cost.ts"
 import { evaluating, heldOutFields, splitHeldOut } from "./held-out.ts"
 import { precision, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
@@ -69,25 +72,54 @@ const PretrainConfig = Schema.Struct({
   ...heldOutFields
 }).check(Schema.makeFilter(misfits))
 
-/**
- * Documents joined end to end, each as BOS text EOS, cut into rows of `length`; consecutive rows share one token, so that every token but the
- * first is predicted once. What does not fill a last row is left out.
- */
-export const joinDocuments = (tokenizer: Tokenizer, texts: Iterable<string>, length: number): Array<PackedRow> => {
-  const stream: Array<number> = []
+/** Adds texts to a store, each as BOS text EOS. */
+export const addDocuments = (store: TokenStore, tokenizer: Tokenizer, texts: ReadonlyArray<string>): void => {
+  const buffer = new TokenBuffer()
   for (const text of texts) {
-    stream.push(tokenizer.bosId)
-    for (const id of tokenizer.encode(text)) stream.push(id)
-    stream.push(tokenizer.eosId)
+    buffer.length = 0
+    buffer.push(tokenizer.bosId)
+    tokenizer.append(text, buffer)
+    buffer.push(tokenizer.eosId)
+    store.add(buffer, [])
   }
-  const rows: Array<PackedRow> = []
+}
+
+/**
+ * Those documents joined end to end and cut into rows of `length`, each made when it is asked for; consecutive rows share one token, so that every token
+ * but the first is predicted once. What does not fill a last row is left out.
+ */
+export const joinDocuments = (documents: TokenStore, which: Uint32Array, length: number): Sequence<PackedRow> => {
+  /** Where each document begins, and where the last one ends. */
+  const starts = new Float64Array(which.length + 1)
+  which.forEach((document, i) => (starts[i + 1] = starts[i]! + documents.sizeOf(document)))
+  const total = starts[which.length]!
   const lossMask = new Uint8Array(length).fill(1)
   lossMask[0] = 0
   const segments = new Int32Array(length)
-  for (let start = 0; start + length <= stream.length; start += length - 1) {
-    rows.push({ tokens: Int32Array.from(stream.slice(start, start + length)), lossMask, segments })
+  const row = (start: number): PackedRow => {
+    const tokens = new Int32Array(length)
+    let place = lastAtMost(starts, start)
+    for (let done = 0; done < length; place++) {
+      const from = start + done - starts[place]!
+      const part = documents.tokens(which[place]!, from, Math.min(documents.sizeOf(which[place]!), from + length - done))
+      tokens.set(part, done)
+      done += part.length
+    }
+    return { tokens, lossMask, segments }
   }
-  return rows
+  const count = total < length ? 0 : 1 + Math.floor((total - length) / (length - 1))
+  return { length: count, at: (index) => (index < count ? row(index * (length - 1)) : undefined) }
+}
+
+/** The place of the last of rising numbers that is at most `value`; the first is. */
+const lastAtMost = (rising: Float64Array, value: number): number => {
+  let [low, high] = [0, rising.length]
+  while (high - low > 1) {
+    const middle = (low + high) >> 1
+    if (rising[middle]! <= value) low = middle
+    else high = middle
+  }
+  return low
 }
 
 const shapeOf = (config: typeof PretrainConfig.Type, vocabSize: number): LlamaConfig => {
@@ -104,24 +136,28 @@ export const pretrain = Stage.make("pretrain", {
   resources: { tensors: true },
   run: Effect.fn("pretrain")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
     const tokenizer = yield* loadTokenizer(inputs.tokenizer.path)
-    const texts = yield* readRows(inputs.texts, Texts)
+    const documents = yield* TokenStore.scoped({ vocabSize: tokenizer.vocabSize, folder: output.path })
+    yield* Stream.runForEachArray(streamRows(inputs.texts, Texts), (texts) =>
+      Effect.sync(() =>
+        addDocuments(
+          documents,
+          tokenizer,
+          texts.map(({ text }) => text)
+        )
+      )
+    )
     const length = config.sequenceLength + 1
     const notFilled = (what: string, count: number) =>
       EmptyDatasetError.of(what, `${count} texts that do not fill one sequence of ${length} tokens`)
-    const split = yield* splitHeldOut(texts.length, config.heldOut, seed)
-    const joined = (which: Uint32Array) =>
-      joinDocuments(
-        tokenizer,
-        Array.from(which, (i) => texts[i]!.text),
-        length
-      )
-    const [rows, heldOut] = [joined(split.training), joined(split.heldOut)]
+    const split = yield* splitHeldOut(documents.length, config.heldOut, seed)
+    const rows = joinDocuments(documents, split.training, length)
+    const heldOut = joinDocuments(documents, split.heldOut, length)
     if (rows.length === 0) return yield* notFilled("pretrain on", split.training.length)
     if (heldOut.length === 0 && split.heldOut.length > 0) return yield* notFilled("measure the held-out loss on", split.heldOut.length)
     const model = initLlama(shapeOf(config, tokenizer.vocabSize), { seed, device, dtype: config.precision })
     const { batchSize, microBatchSize, steps } = config
-    function* pass(ordered: ReadonlyArray<PackedRow>): Generator<TrainingBatch> {
-      for (const batch of chunks(ordered, batchSize)) {
+    function* pass(ordered: Sequence<PackedRow>): Generator<TrainingBatch> {
+      for (const batch of batchesOf(ordered, batchSize)) {
         yield {
           count: batch.length * (length - 1),
           tokens: batch.length * (length - 1),
@@ -133,7 +169,7 @@ export const pretrain = Stage.make("pretrain", {
       parameters: model.parameters,
       checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
       batches: (function* () {
-        for (let epoch = 0; ; epoch++) yield* pass(new Random(seed, "pretrain", "epoch", epoch).shuffle(rows))
+        for (let epoch = 0; ; epoch++) yield* pass(inOrder(rows, new Random(seed, "pretrain", "epoch", epoch).permutation(rows.length)))
       })(),
       heldOut: evaluating(split.heldOut, config, () => pass(heldOut)),
       steps,
@@ -143,7 +179,7 @@ export const pretrain = Stage.make("pretrain", {
       progress
     })
     return yield* saveCheckpoint(output, { model, tokenizer, metrics: { ...trainingMetrics(result), tokens: rows.length * (length - 1) } })
-  })
+  }, Effect.scoped)
 })
 
 const sizeOf = (config: typeof PretrainConfig.Type, { vocabSize }: Size): Size =>

@@ -6,6 +6,7 @@ import type { LeftOut } from "../../stages/common/left-out.ts"
 import { type Example, packedRows, type PackedRow, packRows } from "../../stages/common/sequences.ts"
 import { TokenStore } from "../../stages/common/token-store.ts"
 import { Examples } from "../../stages/training/examples.ts"
+import { addDocuments, joinDocuments as join } from "../../stages/training/pretrain.ts"
 
 export const encodeDemonstrations = (
   tokenizer: Tokenizer,
@@ -15,6 +16,18 @@ export const encodeDemonstrations = (
   const encoded = new Examples({ tokenizer, length, store: new TokenStore({ vocabSize: tokenizer.vocabSize, folder: tmpdir() }) })
   for (const row of rows) encoded.add({ id: "(no id)", ...row })
   return { examples: Array.from({ length: encoded.length }, (_, i) => encoded.at(i)!), ...encoded.leftOut }
+}
+
+export const joinDocuments = (
+  tokenizer: Tokenizer,
+  texts: ReadonlyArray<string>,
+  length: number,
+  which: ReadonlyArray<number> = [...texts.keys()]
+): Array<PackedRow> => {
+  const documents = new TokenStore({ vocabSize: tokenizer.vocabSize, folder: tmpdir() })
+  addDocuments(documents, tokenizer, texts)
+  const rows = join(documents, Uint32Array.from(which), length)
+  return Array.from({ length: rows.length }, (_, i) => rows.at(i)!)
 }
 
 export const packExamples = (

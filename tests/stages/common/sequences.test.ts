@@ -3,13 +3,12 @@ import { describe, expect, it } from "vitest"
 import { Random } from "../../../engine/random.ts"
 import { type Device, type DType, noGrad, scoped, tensor } from "../../../engine/tensor.ts"
 import { initLlama } from "../../../models/llama.ts"
-import { joinDocuments } from "../../../stages/training/pretrain.ts"
 import { packedBatches } from "../../../stages/training/sft.ts"
 import { chunks, type Example, languageModelLoss, lossTokens, type PackedRow } from "../../../stages/common/sequences.ts"
 import { devices } from "../../devices.ts"
 import { largestDifference, smallConfig, smallTokenizer } from "../../models/small.ts"
 import { float64, sameInFloat32 } from "../../tolerances.ts"
-import { packExamples } from "../encoded.ts"
+import { joinDocuments, packExamples } from "../encoded.ts"
 
 const padId = 0
 /** Examples of 2 .. `longest` tokens, each with a first half of prompt and a second of answer; even their first tokens ask for loss. */
@@ -214,6 +213,16 @@ describe("documents for pretraining", () => {
     // Only what does not fill a row is left out.
     expect(stream.length - 1 - predicted.length).toBeLessThan(size - 1)
     rows.forEach((row, i) => expect(row.tokens[0]).toBe(stream[i * (size - 1)]))
+  })
+  it("of which some are named are joined as if there were no others", () => {
+    for (const which of [[1, 3], [0, 2, 3], [3], []])
+      expect(joinDocuments(tokenizer, texts, 5, which)).toEqual(
+        joinDocuments(
+          tokenizer,
+          which.map((i) => texts[i]!),
+          5
+        )
+      )
   })
   it("that fill exactly one row make one row", () => {
     expect(joinDocuments(tokenizer, texts, stream.length)).toHaveLength(1)
