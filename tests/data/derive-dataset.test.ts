@@ -3,10 +3,9 @@ import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import { describe, expect, it } from "vitest"
 import { deriveDataset } from "../../data/dataset.ts"
-import { openRows } from "../../schemas/dataset-file.ts"
+import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { Texts } from "../../schemas/rows.ts"
 import { artifact, rowsArtifact, rowsIn } from "../stages/running.ts"
 
@@ -32,34 +31,32 @@ describe("a dataset derived from another", () => {
     expect(await rowsIn(made, Texts)).toEqual(wanted)
     expect(metrics).toEqual({ rows: wanted.length, dropped: 3000 })
   })
-  it("fails with what is wrong with a batch that can't be read; what the stage throws is a defect", async () => {
-    const ref = await rowsArtifact(Texts, rows)
-    const path = join(ref.path, "data.arrow")
-    const { batches, close } = await Effect.runPromise(openRows(ref.path, Texts))
-    await close()
-    expect(batches).toBeGreaterThan(2)
-    const run = (derive: (row: Row) => ReadonlyArray<Row>) =>
-      artifact(Texts, (slot) =>
-        Effect.exit(deriveDataset({ ref, type: Texts }, slot, derive)).pipe(
-          Effect.tap((found) => Effect.sync(() => (exit = found))),
-          Effect.flatten
-        )
-      ).catch(() => undefined)
-    let exit: Exit.Exit<unknown, unknown> = Exit.void
+  /** The cause of the failure of deriving texts from those of a folder. */
+  const causeOf = async (ref: ArtifactRef<any>, derive: (row: Row) => ReadonlyArray<Row>): Promise<Cause.Cause<unknown>> => {
+    let cause: Cause.Cause<unknown> = Cause.empty
+    const derived = artifact(Texts, (slot) =>
+      deriveDataset({ ref, type: Texts }, slot, derive).pipe(Effect.tapCause((found) => Effect.sync(() => (cause = found))))
+    )
+    await expect(derived).rejects.toThrow()
+    return cause
+  }
+  it("dies of what the stage throws", async () => {
     const mistake = new Error("the stage's")
-    await run(() => {
+    const cause = await causeOf(await rowsArtifact(Texts, rows), () => {
       throw mistake
     })
-    expect(Exit.isFailure(exit) && Cause.squash(exit.cause)).toBe(mistake)
-    // The offsets of the last batch's texts.
+    expect([Cause.hasDies(cause), Cause.squash(cause)]).toEqual([true, mistake])
+  })
+  it("fails with what is wrong with a batch that can't be read", async () => {
+    const ref = await rowsArtifact(Texts, rows)
+    const path = join(ref.path, "data.arrow")
     const bytes = readFileSync(path)
-    const at = bytes.lastIndexOf(Buffer.from([0, 0, 0, 0, 0]), bytes.lastIndexOf("text 8999") - 10_000)
-    bytes.fill(0xff, at - 400, at)
-    writeFileSync(path, bytes)
-    await run((row) => [row])
-    expect(Exit.isFailure(exit) && Cause.hasFails(exit.cause)).toBe(true)
-    expect(Exit.isFailure(exit) && String((Cause.squash(exit.cause) as Error).message)).toContain(
-      "expected record batches that can be read"
-    )
+    // Among the offsets, which stand before the last batch's texts.
+    const texts = bytes.lastIndexOf("text 8999") - 10_000
+    const offsets = bytes.lastIndexOf(Buffer.alloc(5), texts)
+    writeFileSync(path, bytes.fill(0xff, offsets - 400, offsets))
+    const cause = await causeOf(ref, (row) => [row])
+    expect(Cause.hasFails(cause)).toBe(true)
+    expect((Cause.squash(cause) as Error).message).toContain("expected record batches that can be read")
   })
 })
