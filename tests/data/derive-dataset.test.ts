@@ -37,7 +37,7 @@ describe("a dataset derived from another", () => {
     const derived = artifact(Texts, (slot) =>
       deriveDataset({ ref, type: Texts }, slot, derive).pipe(Effect.tapCause((found) => Effect.sync(() => (cause = found))))
     )
-    await expect(derived).rejects.toThrow()
+    await derived.catch(() => undefined)
     return cause
   }
   it("dies of what the stage throws", async () => {
