@@ -1,5 +1,5 @@
 /** Collects the rows that a stage skips: one JSON object a line in a file of its sidecar (store/sidecar.ts), counts by reason in memory. */
-import { closeSync, mkdirSync, openSync, writeSync } from "node:fs"
+import { appendFileSync, closeSync, mkdirSync, openSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { isPassing } from "../../schemas/explained-error.ts"
@@ -52,7 +52,7 @@ export const collectSkipped = (stage: string, folder: string | undefined, limit:
         mkdirSync(folder, { recursive: true })
         file = openSync(join(folder, skippedFile), "a", 0o600)
       }
-      writeSync(file, waiting)
+      appendFileSync(file, waiting)
       waiting = ""
     })
   const add = (row: SkippedRow) => {
