@@ -31,7 +31,7 @@ export const command: Command = {
   name: "bless",
   summary:
     "Keeps the last result of a node valid for its current code, when only the code changed and you know that the change does not affect the result. Shows which files changed, and records the decision with --yes. lineage still names the code that made the result; why says that it was blessed.",
-  positionals: ["<pipeline.ts>", "<node>"],
+  positionals: ["<pipeline.ts>", "<node|output>"],
   flags: { ...pipelineFlags, yes: { help: "record the decision" }, json: { help: "print one JSON document" } },
   examples: [
     "caravan bless pipelines/hh-rlhf.ts reward-model --set data=pairs.jsonl.gz",

@@ -9,6 +9,7 @@ import { layer } from "../../caravan.ts"
 import { print } from "../open-store.ts"
 import { drifting } from "./plan.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+import { showInputs } from "../display/reading.ts"
 import { count } from "../display/units.ts"
 
 export const command: Command = {
@@ -32,7 +33,10 @@ export const command: Command = {
     const pipeline = await loadPipeline(file)
     const options = pipelineOptions(given)
     const path = resolve(given.flag("lock") ?? lockPath(file))
-    const made = await Effect.runPromise(plan(pipeline, {}, options).pipe(Effect.provide(layer(options))))
+    const reading = showInputs()
+    const made = await Effect.runPromise(
+      plan(pipeline, {}, { ...options, onEvent: reading.onEvent }).pipe(Effect.provide(layer(options)))
+    ).finally(reading.close)
     const lock = freeze(made, options, lockFolder(path))
     const written = !given.has("json") || given.flag("lock") !== undefined
     if (written) await Effect.runPromise(writeLock(path, lock))

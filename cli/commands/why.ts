@@ -10,6 +10,7 @@ import { write, writeJson } from "../output.ts"
 import { layer } from "../../caravan.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { reasonOf } from "./plan.ts"
+import { showInputs } from "../display/reading.ts"
 import { ago, count, short } from "../display/units.ts"
 
 /** Results that a key had before the one it has, of a node that was made again by --force; and how it came to be blessed. The oldest first. */
@@ -42,7 +43,7 @@ const shownGenerations = 5
 export const command: Command = {
   name: "why",
   summary: "Explains why a node would or would not run: what changed since it last ran, traced back to the node where the change began.",
-  positionals: ["<pipeline.ts>", "<node>"],
+  positionals: ["<pipeline.ts>", "<node|output>"],
   flags: { ...pipelineFlags, json: { help: "print one JSON document" } },
   examples: ["caravan why pipelines/hh-rlhf.ts reward-model --set data=pairs.jsonl.gz"],
   more: describeParameters,
@@ -50,15 +51,16 @@ export const command: Command = {
     const [path, name] = given.positionals as [string, string]
     const pipeline = await loadPipeline(path)
     const options = pipelineOptions(given)
+    const reading = showInputs()
     const { made, generations, blessings } = await Effect.runPromise(
       Effect.gen(function* () {
-        const made = yield* plan(pipeline, {}, { ...options, missing: "await" })
+        const made = yield* plan(pipeline, {}, { ...options, missing: "await", onEvent: reading.onEvent })
         const journal = yield* Journal
         const found = made.nodes.get(nodeNamed(made.graph, name) ?? "")
         if (found === undefined || !("key" in found)) return { made, generations: [], blessings: [] }
         return { made, generations: yield* journal.generations(found.key), blessings: yield* journal.blessings(found.key) }
       }).pipe(Effect.provide(layer(options)))
-    )
+    ).finally(reading.close)
     const id = nodeNamed(made.graph, name)
     const node = id === undefined ? undefined : made.nodes.get(id)
     if (node === undefined)
