@@ -53,3 +53,36 @@ it("are kept where tags are to be escaped", { timeout: 120_000 }, () => {
   expect(status).toBe(0)
   expect(stdout).not.toContain("Rows left out")
 })
+
+it("of many nodes are told at the end of those that left out most, and of how many more there are", { timeout: 120_000 }, () => {
+  const rows = (bad: number) =>
+    Array.from({ length: 20 }, (_, i) => (i < bad ? "x\n" : '{"prompt":"q","chosen":"a","rejected":"b"}\n')).join("")
+  writeFileSync(join(folder, "one.jsonl"), rows(1))
+  writeFileSync(join(folder, "three.jsonl"), rows(3))
+  writeFileSync(
+    join(folder, "many.ts"),
+    `import * as Schema from "effect/Schema"
+import { fileAt } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { importPreferences } from "../../../stages/data/import.ts"
+
+export default Pipeline.make("many", { params: Schema.Struct({}) }, () =>
+  Object.fromEntries(
+    Array.from({ length: 14 }, (_, i) => {
+      const file = fileAt(i === 13 ? "three.jsonl" : "one.jsonl")
+      return ["n" + i, importPreferences({ file }, { format: "prompt-chosen-rejected", source: "s" + i }).named("n" + i)]
+    })
+  )
+)
+`
+  )
+  for (const times of [1, 2]) {
+    const { status, stdout, stderr } = caravan(folder, "run", "many.ts")
+    expect(status).toBe(0)
+    const told = stdout.slice(stdout.indexOf("Rows left out:")).split("\n")
+    expect(told[1]).toMatch(/^ {2}n13: WARNING: skipped 3 of 20 rows \(15%\): 3 not JSON\. They are listed in /)
+    expect(told.slice(2, 13).every((line) => line.includes("WARNING: skipped 1 of 20 rows (5%): 1 not JSON"))).toBe(true)
+    expect(told[13]).toMatch(/^ {2}\.\.\. and of 2 more nodes: caravan show [0-9a-f]{8}$/)
+    expect(stderr.match(/WARNING/g)).toHaveLength(times === 1 ? 14 : 12)
+  }
+})

@@ -392,3 +392,14 @@ describe("with tags by a classifier", async () => {
     expect(has(graph, "tagger", "rlhf-v1")).toBe(false)
   })
 })
+
+it("every file of the user's is read with tags of the chat format refused, or escaped", async () => {
+  for (const chatTags of ["refuse", "escape"]) {
+    const read = await Promise.all(["data", "classifier"].map((tags) => graphOf({ chatTags, tags })))
+    const importers = read.flatMap((graph) =>
+      ["import-demonstrations", "import-preferences", "import-prompts"].flatMap((stage) => ofStage(graph, stage))
+    )
+    expect(importers.length).toBeGreaterThan(30)
+    expect(new Set(importers.map(({ config }) => config.chatTags))).toEqual(new Set([chatTags]))
+  }
+})
