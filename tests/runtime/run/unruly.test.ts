@@ -10,6 +10,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import type { AnyNode, NodeLimits } from "../../../runtime/define/node.ts"
 import { fileAt } from "../../../runtime/define/node.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import type { RunEvent } from "../../../runtime/run/events.ts"
 import { run } from "../../../runtime/run/run.ts"
 import { caravan, removeFolder, start } from "../../cli/caravan.ts"
 import { fixtureFolder, services } from "../fixture.ts"
@@ -49,20 +50,23 @@ const running = async (
     lines: lines({ file: fileAt(join(folder, "words.txt")) })
   })
   const started = performance.now()
-  const result = await Effect.runPromise(
-    run(Pipeline.make("unruly", { params: Schema.Struct({}) }, nodes), {}, { jobs: 2 }).pipe(Effect.provide(services(join(folder, "home"))))
-  )
+  let retries = 0
+  const onEvent = (event: RunEvent) => {
+    if (event.type === "note" && event.message.startsWith("failed; retrying")) retries++
+  }
+  const pipeline = Pipeline.make("unruly", { params: Schema.Struct({}) }, nodes)
+  const result = await Effect.runPromise(run(pipeline, {}, { jobs: 2, onEvent }).pipe(Effect.provide(services(join(folder, "home")))))
   const [node, other] = ["unruly", "lines"].map((name) => result.nodes.find(({ id }) => id.startsWith(name))!)
   expect(other!.status).toMatch(/ran|hit/)
-  return { ...node!, seconds: (performance.now() - started) / 1000 }
+  return { ...node!, retries, seconds: (performance.now() - started) / 1000 }
 }
 
-describe("a stage without tensors", { timeout: 60_000 }, () => {
+describe("a stage without tensors", { timeout: 120_000 }, () => {
   it("that blocks its process is stopped when its time is up, and tried again", async () => {
-    const { error, seconds, status } = await running({ does: "blocks" }, { seconds: 6, retries: 1 })
-    expect([status, error]).toEqual(["failed", expect.stringMatching(/took longer than the 6 seconds/)])
-    expect(seconds).toBeLessThan(40)
-    expect(processes()).toHaveLength(2)
+    // Time enough for its process to start on a busy machine.
+    const { error, retries, seconds, status } = await running({ does: "blocks" }, { seconds: 10, retries: 1 })
+    expect([status, error, retries]).toEqual(["failed", expect.stringMatching(/took longer than the 10 seconds/), 1])
+    expect(seconds).toBeLessThan(45)
     await waitFor(() => !processes().some(isAlive))
   })
 
