@@ -70,6 +70,35 @@ export const streamRows = <Row>(ref: ArtifactRef<Dataset<Row>>, type: DatasetTyp
     )
   )
 
+/** An open dataset, closed with its scope. */
+const scopedRows = (ref: ArtifactRef<Dataset<any>>, type: DatasetType<any>): Effect.Effect<OpenDataset, ArtifactError, Scope.Scope> =>
+  Effect.acquireRelease(openRows(ref.path, type), (file) => Effect.promise(() => file.close()))
+
+/** Writes rows that are read as they are needed: a batch that can't be read is a failure, whatever else is thrown a defect. */
+const writeRead = <Row>(
+  slot: OutputSlot<Dataset<Row>>,
+  rows: (read: (file: OpenDataset, batch: number) => Promise<Array<any>>) => AsyncIterable<Row>
+): Effect.Effect<Written<Dataset<Row>>, ArtifactError> =>
+  Effect.suspend(() => {
+    let damage: ArtifactError | undefined
+    const read = (file: OpenDataset, batch: number) =>
+      file.batch(batch).catch((cause: ArtifactError) => {
+        damage = cause
+        throw cause
+      })
+    return writeDataset(slot, rows(read)).pipe(
+      Effect.catchDefect((defect) => (damage === undefined ? Effect.die(defect) : Effect.fail(damage)))
+    )
+  })
+
+/** How many rows a dataset has. */
+export const countRows = Effect.fn("countRows")(function* (
+  ref: ArtifactRef<Dataset<any>>,
+  type: DatasetType<any>
+): Effect.fn.Return<number, ArtifactError, Scope.Scope> {
+  return (yield* scopedRows(ref, type)).rowCount
+}, Effect.scoped)
+
 /**
  * Writes what the rows of a dataset become as the stage's output, one record batch after another: `derive` gives the rows that take a row's place, and
  * `metrics` is asked for when all are written. What `derive` throws is a defect.
@@ -80,21 +109,40 @@ export const deriveDataset = Effect.fn("deriveDataset")(function* <Row, Derived>
   derive: (row: Row) => Iterable<Derived>,
   metrics: () => Readonly<Record<string, number>> = () => ({})
 ): Effect.fn.Return<Written<Dataset<Derived>>, ArtifactError, Scope.Scope> {
-  const file = yield* Effect.acquireRelease(openRows(from.ref.path, from.type), (file) => Effect.promise(() => file.close()))
-  let damage: ArtifactError | undefined
-  const rows = async function* () {
-    for (let i = 0; i < file.batches; i++) {
-      const batch = await file.batch(i).catch((cause: ArtifactError) => {
-        damage = cause
-        throw cause
-      })
-      for (const row of batch) yield* derive(row as Row)
-    }
-  }
-  const result = yield* writeDataset(slot, rows()).pipe(
-    Effect.catchDefect((defect) => (damage === undefined ? Effect.die(defect) : Effect.fail(damage)))
-  )
+  const file = yield* scopedRows(from.ref, from.type)
+  const result = yield* writeRead(slot, async function* (read) {
+    for (let i = 0; i < file.batches; i++) for (const row of await read(file, i)) yield* derive(row as Row)
+  })
   return written(result.slot, { ...result.metrics, ...metrics() })
+}, Effect.scoped)
+
+/**
+ * Writes rows of several datasets in another order as the stage's output: `order` has the index of each row to write, counted through the datasets one after
+ * another; one index may come several times. At most `held` rows are in memory, and the datasets are read as often as that takes.
+ */
+export const writeReordered = Effect.fn("writeReordered")(function* <Row>(
+  from: { readonly refs: ReadonlyArray<ArtifactRef<Dataset<Row>>>; readonly type: DatasetType<Row> },
+  slot: OutputSlot<Dataset<Row>>,
+  order: ReadonlyArray<number>,
+  { held = 100_000, metrics = {} }: WriteOptions & { readonly held?: number } = {}
+): Effect.fn.Return<Written<Dataset<Row>>, ArtifactError, Scope.Scope> {
+  const files = yield* Effect.forEach(from.refs, (ref) => scopedRows(ref, from.type))
+  const result = yield* writeRead(slot, async function* (read) {
+    for (let start = 0; start < order.length; start += held) {
+      const wanted = order.slice(start, start + held)
+      const places = Uint32Array.from(wanted.keys()).sort((a, b) => wanted[a]! - wanted[b]!)
+      const found = new Array<Row>(wanted.length)
+      let [index, next] = [0, 0]
+      for (const file of files)
+        for (let i = 0; i < file.batches; i++)
+          for (const row of await read(file, i)) {
+            for (; wanted[places[next]!] === index; next++) found[places[next]!] = row as Row
+            index++
+          }
+      yield* found
+    }
+  })
+  return written(result.slot, { ...result.metrics, ...metrics })
 }, Effect.scoped)
 
 /** Writes a report as the stage's output. */

@@ -2,7 +2,7 @@
 import { hash } from "node:crypto"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { deriveDataset, readRows, writeDataset } from "../../data/dataset.ts"
+import { countRows, deriveDataset, writeReordered } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
 import { fitsChatFormat } from "../../models/chat.ts"
 import * as Stage from "../../runtime/define/stage.ts"
@@ -85,8 +85,12 @@ export const demonstrationSubset = Stage.make("demonstration-subset", {
   inputs: { demonstrations: Demonstrations },
   output: Demonstrations,
   run: Effect.fn("demonstration-subset")(function* ({ config, inputs, output, seed }) {
-    const rows = yield* readRows(inputs.demonstrations, Demonstrations)
-    return yield* writeDataset(output, new Random(seed, "subset").shuffle(rows).slice(0, config.count))
+    const order = new Random(seed, "subset").permutation(yield* countRows(inputs.demonstrations, Demonstrations))
+    return yield* writeReordered(
+      { refs: [inputs.demonstrations], type: Demonstrations },
+      output,
+      Array.from(order.subarray(0, config.count))
+    )
   })
 })
 

@@ -1,14 +1,15 @@
 /** Data mixing: several datasets into one, each with a weight; a weight above 1 up-samples (Llama 2 §2.1: the most factual sources). */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { readRows, writeDataset } from "../../data/dataset.ts"
+import { readRows, writeReordered } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { Demonstrations, Preferences, type Prompt, Prompts, Texts } from "../../schemas/rows.ts"
 import { checkPromptIds, type PairingError } from "../common/pairing.ts"
-import type { Dataset, DatasetType } from "../../schemas/artifact.ts"
+import type { ArtifactError, ArtifactRef, Dataset, DatasetType } from "../../schemas/artifact.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { mixed } from "../common/cost/size.ts"
+import { indicesOf } from "../common/indices.ts"
 
 export const MixConfig = Schema.Struct({
   weights: Schema.Array(Schema.Number.check(Schema.isGreaterThanOrEqualTo(0))).annotate({
@@ -30,9 +31,9 @@ export const mixRows = <Row>(sets: ReadonlyArray<ReadonlyArray<Row>>, weights: R
   const out: Array<Row> = []
   sets.forEach((rows, index) => {
     const weight = weights[index]!
-    for (let copy = 1; copy <= weight; copy++) out.push(...rows)
+    for (let copy = 1; copy <= weight; copy++) for (const row of rows) out.push(row)
     const share = Math.round((weight - Math.floor(weight)) * rows.length)
-    out.push(...new Random(seed, "mix", "share", index).shuffle(rows).slice(0, share))
+    for (const row of new Random(seed, "mix", "share", index).shuffle(rows).slice(0, share)) out.push(row)
   })
   return new Random(seed, "mix", "order").shuffle(out)
 }
@@ -40,7 +41,10 @@ export const mixRows = <Row>(sets: ReadonlyArray<ReadonlyArray<Row>>, weights: R
 const mixStage = <Row>(
   name: string,
   type: DatasetType<Row>,
-  prepare: (sets: ReadonlyArray<ReadonlyArray<Row>>) => Effect.Effect<ReadonlyArray<ReadonlyArray<Row>>, PairingError> = Effect.succeed
+  /** Which rows of each set take part: true for those that do. All, unless given. */
+  select?: (
+    sets: ReadonlyArray<ArtifactRef<Dataset<Row>>>
+  ) => Effect.Effect<ReadonlyArray<ReadonlyArray<boolean>>, PairingError | ArtifactError>
 ) => ({
   description: "§2.1, §3.2.2 several datasets mixed by weight",
   config: MixConfig,
@@ -57,22 +61,25 @@ const mixStage = <Row>(
         message: `Mixing ${inputs.datasets.length} datasets needs as many weights, got ${config.weights.length} ([${config.weights.join(", ")}]). Give one weight a dataset, in their order.`
       })
     }
-    const all = yield* Effect.forEach(inputs.datasets, (set) => readRows(set, type))
-    const sets = yield* prepare(all)
-    const repeated = all.flat().length - sets.flat().length
-    return yield* writeDataset(output, mixRows(sets, config.weights, seed), repeated === 0 ? {} : { metrics: { repeated } })
+    const sets = yield* indicesOf(inputs.datasets, type)
+    const selected = select === undefined ? undefined : yield* select(inputs.datasets)
+    const taken = selected === undefined ? sets : sets.map((rows, set) => rows.filter((_, i) => selected[set]![i]))
+    const repeated = sets.flat().length - taken.flat().length
+    const order = mixRows(taken, config.weights, seed)
+    return yield* writeReordered({ refs: inputs.datasets, type }, output, order, repeated === 0 ? {} : { metrics: { repeated } })
   })
 })
 
 export const mixPreferences = Stage.make("mix-preferences", mixStage("mix-preferences", Preferences))
 export const mixDemonstrations = Stage.make("mix-demonstrations", mixStage("mix-demonstrations", Demonstrations))
 /** A prompt that several sets hold counts as the first one's: its samples are told apart by its id. */
-const onceEach = Effect.fnUntraced(function* (sets: ReadonlyArray<ReadonlyArray<Prompt>>) {
+const onceEach = Effect.fnUntraced(function* (refs: ReadonlyArray<ArtifactRef<Dataset<Prompt>>>) {
+  const sets = yield* Effect.forEach(refs, (set) => readRows(set, Prompts))
   yield* checkPromptIds(sets.flat(), "Mixing prompts")
   const before = new Set<string>()
   return sets.map((rows) => {
-    const own = rows.filter(({ id }) => !before.has(id))
-    for (const { id } of own) before.add(id)
+    const own = rows.map(({ id }) => !before.has(id))
+    for (const { id } of rows) before.add(id)
     return own
   })
 })

@@ -9,7 +9,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { readRows, writeDataset } from "../../data/dataset.ts"
+import { writeReordered } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import type { ArtifactRef, Dataset } from "../../schemas/artifact.ts"
@@ -18,6 +18,7 @@ import { type Preference, Preferences } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { pool, sized } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
+import { indicesOf } from "../common/indices.ts"
 
 export interface Mixture<Row> {
   /** Shuffled. */
@@ -44,11 +45,11 @@ export const drawMixture = <Row>(
   }
 }
 
-const readAll = (sets: ReadonlyArray<ArtifactRef<Dataset<Preference>>>) =>
-  Effect.map(
-    Effect.forEach(sets, (set) => readRows(set, Preferences)),
-    (parts) => parts.flat()
-  )
+/** The indices of each group's pairs (`indicesOf`), counted through all groups. */
+const indicesByGroup = Effect.fnUntraced(function* (groups: ReadonlyArray<ReadonlyArray<ArtifactRef<Dataset<Preference>>>>) {
+  const sets = yield* indicesOf(groups.flat(), Preferences)
+  return groups.map((group) => sets.splice(0, group.length).flat())
+})
 
 export const helpfulnessMixture = Stage.make("helpfulness-mixture", {
   description: "§3.2.2 pairs for the helpfulness reward model: all of helpfulness, as many of safety and open source",
@@ -58,9 +59,8 @@ export const helpfulnessMixture = Stage.make("helpfulness-mixture", {
   inputs: { helpfulness: Stage.many(Preferences), safety: Stage.many(Preferences), openSource: Stage.many(Preferences) },
   output: Preferences,
   run: Effect.fn("helpfulness-mixture")(function* ({ config, inputs, output, seed }) {
-    const helpfulness = yield* readAll(inputs.helpfulness)
-    const safety = yield* readAll(inputs.safety)
-    const openSource = yield* readAll(inputs.openSource)
+    const groups = [inputs.helpfulness, inputs.safety, inputs.openSource]
+    const [helpfulness, safety, openSource] = (yield* indicesByGroup(groups)) as [Array<number>, Array<number>, Array<number>]
     if (helpfulness.length === 0)
       return yield* EmptyDatasetError.of(
         "mix other pairs with",
@@ -68,7 +68,7 @@ export const helpfulnessMixture = Stage.make("helpfulness-mixture", {
       )
     const wanted = Math.round(config.others * helpfulness.length)
     const { rows, drawn, missing } = drawMixture(helpfulness, [safety, openSource], wanted, seed)
-    return yield* writeDataset(output, rows, {
+    return yield* writeReordered({ refs: groups.flat(), type: Preferences }, output, rows, {
       metrics: { helpfulness: helpfulness.length, safety: drawn[0]!, openSource: drawn[1]!, missing }
     })
   })
@@ -94,10 +94,9 @@ export const safetyMixture = Stage.make("safety-mixture", {
   },
   output: Preferences,
   run: Effect.fn("safety-mixture")(function* ({ config, inputs, output, seed }) {
-    const safety = yield* readAll(inputs.safety)
-    const harmless = yield* readAll(inputs.harmless)
-    const helpfulness = yield* readAll(inputs.helpfulness)
-    const openSource = yield* readAll(inputs.openSource)
+    const groups = [inputs.safety, inputs.harmless, inputs.helpfulness, inputs.openSource]
+    const indices = yield* indicesByGroup(groups)
+    const [safety, harmless, helpfulness, openSource] = indices as [Array<number>, Array<number>, Array<number>, Array<number>]
     const kept = [...safety, ...harmless]
     if (kept.length === 0)
       return yield* EmptyDatasetError.of(
@@ -106,7 +105,7 @@ export const safetyMixture = Stage.make("safety-mixture", {
       )
     const wanted = pairsForShare(config.helpfulnessShare, kept.length)
     const { rows, drawn, missing } = drawMixture(kept, [helpfulness, openSource], wanted, seed)
-    return yield* writeDataset(output, rows, {
+    return yield* writeReordered({ refs: groups.flat(), type: Preferences }, output, rows, {
       metrics: { safety: safety.length, harmless: harmless.length, helpfulness: drawn[0]!, openSource: drawn[1]!, missing }
     })
   })

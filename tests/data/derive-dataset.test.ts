@@ -4,7 +4,8 @@ import { join } from "node:path"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
-import { deriveDataset } from "../../data/dataset.ts"
+import { deriveDataset, writeReordered } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { Texts } from "../../schemas/rows.ts"
 import { artifact, rowsArtifact, rowsIn } from "../stages/running.ts"
@@ -58,5 +59,22 @@ describe("a dataset derived from another", () => {
     const cause = await causeOf(ref, (row) => [row])
     expect(Cause.hasFails(cause)).toBe(true)
     expect((Cause.squash(cause) as Error).message).toContain("expected record batches that can be read")
+  })
+})
+
+describe("datasets written in another order", () => {
+  const half = [rows.slice(0, 5000), rows.slice(5000)]
+  it.each([
+    ["at once", 100_000],
+    ["a few rows at a time", 1700]
+  ])("have the rows that the order names, again where it names them again, read %s", async (_, held) => {
+    const refs = await Promise.all(half.map((part) => rowsArtifact(Texts, part)))
+    const order = [...new Random(1, "order").permutation(rows.length)].slice(0, 3000).concat([8999, 0, 0, 4999, 5000, 8999])
+    const made = await artifact(Texts, (slot) => writeReordered({ refs, type: Texts }, slot, order, { held }))
+    expect(await rowsIn(made, Texts)).toEqual(order.map((index) => rows[index]))
+  })
+  it("are empty where the order is", async () => {
+    const refs = [await rowsArtifact(Texts, rows)]
+    expect(await rowsIn(await artifact(Texts, (slot) => writeReordered({ refs, type: Texts }, slot, [])), Texts)).toEqual([])
   })
 })

@@ -124,6 +124,10 @@ describe("a mixture", () => {
     expect(mixed.toSorted()).toEqual([...a, ...b])
     expect(mixed).not.toEqual([...a, ...b])
   })
+  it("mixes more rows than a call takes arguments", () => {
+    const many = Array.from({ length: 300_000 }, (_, i) => i)
+    expect(new Set(mixRows([many, [-1]], [1.5, 1], 1)).size).toBe(300_001)
+  })
   it("up-samples: at weight 2.5 every row comes twice, and half of them a third time", () => {
     const seen = counts(mixRows([a], [2.5], 3))
     expect([...seen.values()].toSorted((x, y) => x - y)).toEqual([2, 2, 2, 2, 2, 3, 3, 3, 3, 3])

@@ -1,0 +1,18 @@
+/** Rows of several datasets by their indices, so that an order can be drawn before any row is read. */
+import * as Effect from "effect/Effect"
+import { countRows } from "../../data/dataset.ts"
+import type { ArtifactError, ArtifactRef, Dataset, DatasetType } from "../../schemas/artifact.ts"
+
+/** The indices of each dataset's rows, counted through all of them one after another, as `writeReordered` takes them. */
+export const indicesOf = Effect.fn("indicesOf")(function* <Row>(
+  refs: ReadonlyArray<ArtifactRef<Dataset<Row>>>,
+  type: DatasetType<Row>
+): Effect.fn.Return<Array<ReadonlyArray<number>>, ArtifactError> {
+  const counts = yield* Effect.forEach(refs, (ref) => countRows(ref, type))
+  let end = 0
+  return counts.map((count) => {
+    const start = end
+    end += count
+    return Array.from({ length: count }, (_, i) => start + i)
+  })
+})
