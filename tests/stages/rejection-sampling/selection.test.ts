@@ -14,7 +14,7 @@ import { keepBest } from "../../../stages/rejection-sampling/keep-best.ts"
 import { mixPrompts, mixRows } from "../../../stages/data/mix.ts"
 import { bestOf, selectBest, selectRandom } from "../../../stages/rejection-sampling/select-best.ts"
 import { failureOf, rowsArtifact, rowsIn, runStage } from "../running.ts"
-import { ask } from "../samples.ts"
+import { ask, completion as answer } from "../samples.ts"
 
 const completion = (promptId: string, sample: number, reward: number, over: Partial<ScoredCompletion> = {}): ScoredCompletion => ({
   promptId,
@@ -84,7 +84,9 @@ describe("an id that stands for two prompts", () => {
     expect(await failureOf(mixPrompts, await mix([ask("1", "hello")], [ask("1", "hello", { safety: true })]), weights)).toMatch(
       /two different prompts/
     )
-    expect(await rowsIn(await runStage(mixPrompts, await mix([ask("1", "hello")], [ask("1", "hello")]), weights), Prompts)).toHaveLength(1)
+    const once = await runStage(mixPrompts, await mix([ask("1", "hello")], [ask("1", "hello")]), weights)
+    expect(await rowsIn(once, Prompts)).toHaveLength(1)
+    expect([once.metrics.repeated, once.skipped]).toEqual([1, []])
   })
   it("is not made of pairs from several files: prompts that differ get ids that do", async () => {
     const pair = (id: string, content: string): Preference => ({
@@ -96,6 +98,12 @@ describe("an id that stands for two prompts", () => {
     expect(new Set(ids).size).toBe(3)
     expect(ids).toContain("2")
   })
+})
+
+it("choosing at random tells of how many prompts it had and how many had an answer to choose", async () => {
+  const completions = [answer("a", 0, "x"), answer("b", 0, ""), answer("c", 0, "y", { finished: false })]
+  const made = await runStage(selectRandom, { completions: [await rowsArtifact(Completions, completions)] })
+  expect([made.metrics, made.skipped]).toEqual([{ rows: 1, prompts: 3, selected: 1 }, []])
 })
 
 describe("sets of scored completions", () => {
