@@ -3,6 +3,7 @@ import { activationBytes, type CostedModel, type Precision } from "../../models/
 import { dialogueLength, rowCount, type Size } from "../common/cost/size.ts"
 import { languageModel, reading, type StageCost, trained, training } from "../common/cost/work.ts"
 
+/** The fields of a config that say what is held out; left out: nothing is. */
 export interface HeldOutCost {
   readonly heldOut?: number
   readonly evaluateEvery?: number
