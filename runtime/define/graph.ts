@@ -42,8 +42,15 @@ export interface Graph {
 }
 
 /** The ids a node depends on. */
-export const dependencies = (node: GraphNode): ReadonlyArray<string> =>
-  node.kind === "file" ? [] : Object.values(node.inputs).flatMap((input) => input ?? [])
+export const dependencies = (node: GraphNode): ReadonlyArray<string> => {
+  const found: Array<string> = []
+  if (node.kind === "file") return found
+  for (const input of Object.values(node.inputs)) {
+    if (typeof input === "string") found.push(input)
+    else if (input !== null) found.push(...input)
+  }
+  return found
+}
 
 /** The id of the node that a name stands for: of the node of that name, else of the one whose result is the output of that name. */
 export const nodeNamed = ({ nodes, outputs }: Pick<Graph, "nodes" | "outputs">, name: string): string | undefined =>
@@ -171,10 +178,11 @@ const resolve = (
       } else {
         const { stage } = definition
         const stageFields = stage.config.fields as Record<string, Schema.Top>
-        const raw: Record<string, unknown> = {
-          ...definition.config,
-          ...Object.fromEntries((overrides.get(id) ?? []).map(([field, text]) => [field, valueOf(own(stageFields, field), text)]))
-        }
+        const over = overrides.get(id)
+        const raw: Readonly<Record<string, unknown>> =
+          over === undefined
+            ? definition.config
+            : { ...definition.config, ...Object.fromEntries(over.map(([field, text]) => [field, valueOf(own(stageFields, field), text)])) }
         const isUsual = Object.keys(raw).length === 0
         const config = (isUsual && usual.get(stage)) || (yield* decodeConfig(stage.config, raw, `Node "${id}" (stage ${stage.name})`))
         if (isUsual) usual.set(stage, config)
@@ -232,12 +240,15 @@ const shown = (value: unknown): string => {
   return typeof value === "string" ? JSON.stringify(value) : String(value)
 }
 
-const inputNodes = (node: AnyNode): ReadonlyArray<unknown> =>
-  node.definition.kind === "file"
-    ? []
-    : Object.values(node.definition.inputs).flatMap((input) =>
-        Array.isArray(input) ? (input as ReadonlyArray<unknown>) : input === undefined ? [] : [input]
-      )
+const inputNodes = ({ definition }: AnyNode): Array<unknown> => {
+  const found: Array<unknown> = []
+  if (definition.kind === "file") return found
+  for (const input of Object.values<unknown>(definition.inputs)) {
+    if (Array.isArray(input)) found.push(...(input as ReadonlyArray<unknown>))
+    else if (input !== undefined) found.push(input)
+  }
+  return found
+}
 
 /** Every node reachable from the outputs, inputs first; without recursion, so that long chains are no matter. */
 const postorder = (outputs: Readonly<Record<string, AnyNode>>): Effect.Effect<Array<AnyNode>, PipelineError> =>
@@ -257,7 +268,7 @@ const postorder = (outputs: Readonly<Record<string, AnyNode>>): Effect.Effect<Ar
       if (state.has(node)) continue
       state.set(node, "open")
       stack.push({ node, leave: true })
-      for (const input of [...inputNodes(node)].reverse()) {
+      for (const input of inputNodes(node).reverse()) {
         if (!isNode(input)) {
           const name = node.definition.kind === "stage" ? node.definition.stage.name : "file"
           return yield* new PipelineError({

@@ -56,13 +56,25 @@ export type NodeDefinition =
       readonly expected?: Sizes
     }
 
-export const makeNode = <A>(definition: NodeDefinition): Node<A> => ({
-  [NodeTypeId]: true,
-  definition,
-  named: (name) => makeNode({ ...definition, name }),
-  expecting: (sizes) => makeNode({ ...definition, expected: { ...definition.expected, ...sizes } }),
-  limited: (limits) => makeNode(definition.kind === "stage" ? { ...definition, limits: { ...definition.limits, ...limits } } : definition)
-})
+class MadeNode<A> implements Node<A> {
+  readonly [NodeTypeId] = true
+  readonly definition: NodeDefinition
+  constructor(definition: NodeDefinition) {
+    this.definition = definition
+  }
+  named(name: string): Node<A> {
+    return makeNode({ ...this.definition, name })
+  }
+  expecting(sizes: Sizes): Node<A> {
+    return makeNode({ ...this.definition, expected: { ...this.definition.expected, ...sizes } })
+  }
+  limited(limits: NodeLimits): Node<A> {
+    const { definition } = this
+    return makeNode(definition.kind === "stage" ? { ...definition, limits: { ...definition.limits, ...limits } } : definition)
+  }
+}
+
+export const makeNode = <A>(definition: NodeDefinition): Node<A> => new MadeNode(definition)
 
 export const isNode = (value: unknown): value is AnyNode => typeof value === "object" && value !== null && NodeTypeId in value
 

@@ -53,6 +53,9 @@ const toRun = (row: Row): PastRun => ({
   nodes: parse(row.nodes) as PastRun["nodes"]
 })
 
+/** Takes the digest twice: the index has how it begins. */
+const hasDigest = "substr(digest, 1, 8) = substr(?, 1, 8) and digest = ?"
+
 /**
  * The parts of an execution's key. One that found its result has none of its own (see `hasParts`): those of the execution that made it are the same, as
  * the key is a digest of them.
@@ -145,10 +148,10 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
     executionsOf: (run: string): Array<PastExecution> => where("run = ? order by id", run),
     /** The executions that ended with this artifact: those that made it, or also those that found it. */
     executionsWith: (digest: string, statuses: "ran" | "any" = "ran"): Array<PastExecution> =>
-      where(`digest = ? ${statuses === "ran" ? "and status = 'ran'" : ""} order by id`, digest),
+      where(`${hasDigest} ${statuses === "ran" ? "and status = 'ran'" : ""} order by id`, digest, digest),
     /** The executions that made something of this content. */
     executionsFrom: (content: string): Array<PastExecution> =>
-      where("status = 'ran' and key in (select key from uses where content = ?) order by id", content),
+      where("status = 'ran' and parts <> '' and key in (select key from uses where content = ?) order by id", content),
     /** The node's last execution in each pipeline that has a node of this name, the latest first. */
     lastOfNode: (node: string, statuses: ReadonlyArray<NodeStatus>): Array<PastExecution> => {
       const list = statuses.map((status) => `'${status}'`).join(", ")
@@ -203,7 +206,8 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
     /** As lastUses, of one. */
     lastUse: (digest: string): number | undefined => {
       const row = database.get(
-        "select max(at) as used from (select at from executions where digest = ? union all select made from traces where digest = ?)",
+        `select max(at) as used from (select at from executions where ${hasDigest} union all select made from traces where digest = ?)`,
+        digest,
         digest,
         digest
       )

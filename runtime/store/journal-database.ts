@@ -18,6 +18,7 @@ export const journalFormat = 4
 const summed = ["traces", "files", "code"] as const
 export const sumOf = (...values: ReadonlyArray<string>): string => hash("sha256", JSON.stringify(values)).slice(0, 16)
 
+// A run may add thousands of rows that say what was found: their indexes are short, and none is by key.
 const tables = `
   create table if not exists traces (key text primary key, digest text not null, content_digest text not null, type text not null, metrics text not null, provenance text not null, made integer not null, sum text, sidecar text, skipped text) strict;
   create table if not exists runs (id text primary key, pipeline text not null, params text not null, started integer not null, finished integer, status text not null) strict;
@@ -25,9 +26,11 @@ const tables = `
     id integer primary key, run text not null, pipeline text not null, node text not null, stage text not null, key text not null, parts text not null, files text not null,
     status text not null, milliseconds integer not null, digest text, error text, at integer not null) strict;
   create index if not exists executions_by_node on executions (pipeline, node, id);
-  create index if not exists executions_by_digest on executions (digest, at);
   create index if not exists executions_by_run on executions (run);
-  create index if not exists executions_by_key on executions (key);
+  drop index if exists executions_by_digest;
+  drop index if exists executions_by_key;
+  create index if not exists executions_by_short_digest on executions (substr(digest, 1, 8));
+  create index if not exists executions_by_key_with_parts on executions (key) where parts <> '';
   create table if not exists listings (digest text primary key, value text not null) strict;
   create table if not exists artifacts (digest text primary key, content_digest text not null, type text not null, metrics text not null, made integer not null) strict;
   create index if not exists artifacts_by_content on artifacts (content_digest);
