@@ -149,6 +149,11 @@ describe("nodes", () => {
     const graph = build(() => ({ x: join({ sets: [texts(), texts(), read({ file: fileAt("words.txt") }, { steps: 2 })] }) }))
     expect(graph.nodes.get("join")).toMatchObject({ inputs: { sets: ["read", "read", "read-3"] } })
   })
+  it("that are named differently by hand are two, each found under its name; their results are one", () => {
+    const graph = build(() => ({ x: texts().named("a"), y: texts().named("b"), z: texts() }))
+    expect(graph.outputs).toEqual({ x: "a", y: "b", z: "read" })
+    expect([...graph.nodes.keys()]).toEqual(["file:words.txt", "a", "b", "read"])
+  })
   it("that differ in their seed alone are not, unless their stage draws no random numbers", () => {
     const draws = (stage: typeof read) =>
       build(() => ({ x: join({ sets: [stage({ file: fileAt("words.txt") }), stage({ file: fileAt("words.txt") }, { seed: 1 })] }) }))

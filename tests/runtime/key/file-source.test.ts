@@ -1,7 +1,8 @@
 /** Inputs are identified by their content; reading a large one is told of while it takes. */
-import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs"
+import { mkdirSync, mkdtempSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
 import * as Effect from "effect/Effect"
 import { afterAll, expect, it, vi } from "vitest"
 import { digestFile } from "../../../runtime/key/file-source.ts"
@@ -34,4 +35,24 @@ it("a small input is read without a word", async () => {
   const heard: Array<object> = []
   await Effect.runPromise(digestFile(join(folder, "small"), cache, (read) => heard.push(read)))
   expect(heard).toEqual([])
+})
+
+it("a file that was written over with as many bytes is another, also where its time was put back", async () => {
+  const path = join(folder, "same")
+  const kept = new Map<string, string>()
+  const remembering = {
+    fileDigest: (_: string, stamp: string) => Effect.succeed(kept.get(stamp)),
+    recordFile: (_: string, stamp: string, digest: string) => Effect.sync(() => void kept.set(stamp, digest))
+  } as unknown as KeyCache
+  const digest = async () => (await Effect.runPromise(digestFile(path, remembering))).digest
+  writeFileSync(path, "alpha")
+  const then = new Date(Date.now() - 60_000)
+  utimesSync(path, then, then)
+  // Old enough to be remembered.
+  await sleep(200)
+  const before = await digest()
+  expect(kept.size).toBe(1)
+  writeFileSync(path, "omega")
+  utimesSync(path, then, then)
+  expect(await digest()).not.toBe(before)
 })

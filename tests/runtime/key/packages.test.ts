@@ -1,5 +1,5 @@
 /** Imports that are neither relative nor absolute: what of theirs enters a key, and what is refused. Each test has a project of its own, with packages. */
-import { mkdirSync, symlinkSync, writeFileSync } from "node:fs"
+import { mkdirSync, renameSync, symlinkSync, writeFileSync } from "node:fs"
 import { basename, dirname, join } from "node:path"
 import { pathToFileURL } from "node:url"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -113,6 +113,10 @@ describe("a linked package", () => {
     )
     const [one, edited, added] = await after(project, linked("?"), { "packages/linked/data.json": "[1]" })
     expect(new Set([one, edited, added]).size).toBe(3)
+    // Where a file stands is part of it.
+    mkdirSync(join(project, "packages/linked/below"))
+    renameSync(join(project, "packages/linked/data.json"), join(project, "packages/linked/below/data.json"))
+    expect([one, edited, added]).not.toContain((await identify(project)).digest)
   })
 })
 

@@ -1,9 +1,16 @@
 import { copyFileSync, cpSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
+import { fileAt, type Node } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { run } from "../../../runtime/run/run.ts"
+import type { ExternalFile } from "../../../schemas/artifact.ts"
 import { removeFolder } from "../../cli/caravan.ts"
 import { checkRecords } from "../../faults/invariants.ts"
-import { digests, edit, type Fixture, fixtureFolder, loadFixture, statuses } from "../fixture.ts"
+import { digests, edit, type Fixture, fixtureFolder, loadFixture, services, statuses } from "../fixture.ts"
+import { both } from "../fixtures/two-files.ts"
 
 let template: Fixture
 beforeAll(async () => {
@@ -195,6 +202,17 @@ describe("a failure", () => {
       error: expect.stringMatching(/words\.txt changed while it was read/)
     })
     expect((await fixture.plan({ "lines.touch": "true" })).lines![0]).toBe("run")
+  })
+
+  it.each(["first", "second"])("to leave each of two files alone is one: the %s", async (touch) => {
+    for (const name of ["first", "second"]) writeFileSync(join(fixture.folder, name), `${name}\n`)
+    const [first, second] = ["first", "second"].map((name) => fileAt(join(fixture.folder, name))) as [
+      Node<ExternalFile>,
+      Node<ExternalFile>
+    ]
+    const pipeline = Pipeline.make("two", { params: Schema.Struct({}) }, () => ({ out: both({ first, second }, { touch }) }))
+    const result = await Effect.runPromise(run(pipeline, {}).pipe(Effect.provide(services(join(fixture.folder, "home")))))
+    expect(result.nodes).toMatchObject([{ status: "failed", error: expect.stringContaining(`${touch} changed while it was read`) }])
   })
 })
 

@@ -101,6 +101,26 @@ describe("a stage without tensors", { timeout: 120_000 }, () => {
     expect(results).toMatchObject([{ status: "ran" }, { status: "ran", error: null }])
   })
 
+  it("whose time is up is gone while the run goes on: it writes nothing more", async () => {
+    const { unruly: stage } = await load<typeof unruly>("unruly.ts")
+    let inTime: ReadonlyArray<number> = []
+    const nodes = (): Record<string, AnyNode> => ({
+      late: stage({}, { does: "blocks", log: log() }).named("late").limited({ seconds: 5 }),
+      long: stage({}, { eats: 1, log: `${log()}-long` }).named("long")
+    })
+    // The run is not over before this one is, which begins when the other's time is up.
+    const onEvent = (event: RunEvent) => {
+      if (event.type === "node-finished" && event.node.id === "long") inTime = processes().filter(isAlive)
+    }
+    const pipeline = Pipeline.make("unruly", { params: Schema.Struct({}) }, nodes)
+    const result = await Effect.runPromise(run(pipeline, {}, { jobs: 1, onEvent }).pipe(Effect.provide(services(join(folder, "home")))))
+    expect(result.nodes).toMatchObject([
+      { id: "late", status: "failed" },
+      { id: "long", status: "ran" }
+    ])
+    expect(inTime).toEqual([])
+  })
+
   it("that ends its process takes nothing else down, and is tried again", async () => {
     const { error, status } = await running({ does: "ends" }, { retries: 1 })
     expect([status, error]).toEqual(["failed", expect.stringMatching(/ended with code 7/)])

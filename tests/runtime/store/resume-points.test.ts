@@ -97,3 +97,34 @@ it("of a newer version are refused, and stay", async () => {
   )
   expect(readdirSync(folder)).toHaveLength(1)
 })
+
+it("that are damaged are removed when they are passed over: those that follow would be taken for older ones", async () => {
+  const notes: Array<string> = []
+  const checkpoints = openCheckpoints({ folder, seconds: Infinity }, (note) => notes.push(note))
+  const save = (step: number) => checkpoints.save(step, (into) => Effect.sync(() => writeFileSync(join(into, "state"), String(step))))
+  await Effect.runPromise(Effect.andThen(save(1), save(9)))
+  writeFileSync(join(folder, readdirSync(folder).sort().at(-1)!, "state"), "8")
+  expect(await Effect.runPromise(checkpoints.latest)).toMatchObject({ step: 1 })
+  expect(notes).toEqual([expect.stringContaining("after step 9 is damaged")])
+  // Two are kept: of 1, 2 and 3 these.
+  await Effect.runPromise(Effect.andThen(save(2), save(3)))
+  expect(readdirSync(folder).map(Number)).toEqual([2, 3])
+})
+
+it("take a twentieth of the time at most: one that took long puts off the next", async () => {
+  let now = 1000
+  const clock = vi.spyOn(performance, "now").mockImplementation(() => now)
+  try {
+    const checkpoints = opened({ seconds: 1 })
+    now += 1000
+    expect(checkpoints.due()).toBe(true)
+    // It takes a second: 20 seconds from its end to the next.
+    await Effect.runPromise(checkpoints.save(1, () => Effect.sync(() => void (now += 1000))))
+    now += 19_999
+    expect(checkpoints.due()).toBe(false)
+    now += 1
+    expect(checkpoints.due()).toBe(true)
+  } finally {
+    clock.mockRestore()
+  }
+})

@@ -209,6 +209,11 @@ describe("what is distilled", () => {
     expect(pick(original, generic, template).answers[0]).toMatchObject({ set: 1, original: 0.6, distilled: 0.9 })
     expect(kept([...original, scored("a", 0.95, { sample: 2 })], generic, template)).toEqual([])
   })
+  it("is the first of a prompt's samples that are as good, in the order of the sets", () => {
+    const first = [scored("a", 0.7, { text: "first" }), scored("a", 0.7, { sample: 1, text: "second" })]
+    expect(kept([scored("a", 0.1)], first, [scored("a", 0.7, { text: "third" })])).toEqual(["first"])
+    expect(kept([scored("a", 0.1)], [scored("a", 0.7, { text: "third" })], first)).toEqual(["third"])
+  })
   it("is never an answer that was cut off, nor one to a prompt that is not adversarial", () => {
     const original = [scored("a", 0.1), scored("b", 0.1, { safety: false })]
     expect(kept(original, [scored("a", 0.9, { finished: false }), scored("b", 0.9, { safety: false })])).toEqual([])
