@@ -4,6 +4,7 @@ import { describe, expect, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Schedule from "effect/Schedule"
 import { groupCommit } from "../../../runtime/store/group-commit.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
 import { anything, opening } from "../fixture.ts"
@@ -17,53 +18,66 @@ const slow = Effect.gen(function* () {
     yield* Effect.promise(() => new Promise<void>((resolve) => ends.push(resolve)))
     return items.map((item) => (item === "bad" ? Exit.fail("refused") : Exit.succeed(`${item} is written`)))
   })
-  return { add: yield* groupCommit(write), groups, end: () => ends.shift()!() }
+  const begun = Effect.suspend(() => (ends.length > 0 ? Effect.void : Effect.fail("not begun"))).pipe(
+    Effect.retry({ schedule: Schedule.spaced("1 millis") }),
+    Effect.orDie
+  )
+  const add = yield* groupCommit(write)
+  return {
+    /** What is added waits from now on. */
+    added: (item: string) => Effect.forkChild(add(item), { startImmediately: true }),
+    groups,
+    /** Waits for a write to begin. */
+    begun,
+    /** Ends the write that goes on, once it has begun. */
+    end: Effect.andThen(
+      begun,
+      Effect.sync(() => ends.shift()!())
+    )
+  }
 })
-const turn = Effect.sleep("5 millis")
 
 describe("group commit", () => {
   it.live("writes what becomes ready during a write together, after it; nobody goes on before their own group is written", () =>
     Effect.gen(function* () {
-      const { add: commit, end, groups } = yield* slow
-      const done: Array<string> = []
-      const add = (item: string) => Effect.forkChild(Effect.map(commit(item), (result) => done.push(result)))
-      const all = [yield* add("a")]
-      yield* turn
-      all.push(yield* add("b"), yield* add("c"))
-      yield* turn
+      const { added, begun, end, groups } = yield* slow
+      const a = yield* added("a")
+      yield* begun
+      const [b, c] = [yield* added("b"), yield* added("c")]
       expect(groups).toEqual([["a"]])
-      end()
-      yield* turn
+      yield* end
+      expect(yield* Fiber.join(a)).toBe("a is written")
+      yield* begun
       expect(groups).toEqual([["a"], ["b", "c"]])
-      expect(done).toEqual(["a is written"])
-      end()
-      yield* Fiber.joinAll(all)
-      expect(done).toEqual(["a is written", "b is written", "c is written"])
+      expect([b.pollUnsafe(), c.pollUnsafe()]).toEqual([undefined, undefined])
+      yield* end
+      expect(yield* Fiber.joinAll([b, c])).toEqual(["b is written", "c is written"])
     })
   )
 
   it.live("lets one fail without the others", () =>
     Effect.gen(function* () {
-      const { add, end } = yield* slow
-      const all = yield* Effect.forEach(["a", "bad", "c"], (item) => Effect.forkChild(Effect.result(add(item))))
-      yield* turn
-      end()
-      expect((yield* Fiber.joinAll(all)).map(({ _tag }) => _tag)).toEqual(["Success", "Failure", "Success"])
+      const { added, end } = yield* slow
+      const all = yield* Effect.forEach(["a", "bad", "c"], added)
+      const ends = yield* Effect.forkChild(Effect.forever(end))
+      expect((yield* Effect.forEach(all, Fiber.await)).map(({ _tag }) => _tag)).toEqual(["Success", "Failure", "Success"])
+      yield* Fiber.interrupt(ends)
     })
   )
 
   it.live("is waited for also when interrupted: what is finished is not lost", () =>
     Effect.gen(function* () {
-      const { add, end } = yield* slow
-      let [ended, heard] = [false, false]
-      const fiber = yield* Effect.forkChild(Effect.tap(add("a"), () => Effect.sync(() => (heard = true))))
-      yield* turn
-      const interrupted = yield* Effect.forkChild(Effect.map(Fiber.interrupt(fiber), () => (ended = true)))
-      yield* turn
-      expect(ended).toBe(false)
-      end()
+      const { added, begun, end, groups } = yield* slow
+      const fiber = yield* added("a")
+      yield* begun
+      const interrupted = yield* Effect.forkChild(Fiber.interrupt(fiber), { startImmediately: true })
+      // Time for it to end, if it would.
+      yield* Effect.sleep("20 millis")
+      expect(interrupted.pollUnsafe()).toBeUndefined()
+      yield* end
       yield* Fiber.join(interrupted)
-      expect([ended, heard]).toEqual([true, false])
+      expect(groups).toEqual([["a"]])
+      expect(fiber.pollUnsafe()).toBeDefined()
     })
   )
 })
