@@ -3,6 +3,8 @@ export { type LlamaConfig, llamaConfig, parameterCount, presets } from "../model
 export { type ForwardOptions, initLlama, Llama } from "../models/llama.ts"
 export { initRewardModel, RewardModel } from "../models/reward-model.ts"
 export { type LoadedPolicy, type LoadedReward, loadPolicy, loadReward, saveCheckpoint } from "../models/checkpoint.ts"
+export { initLora, Lora, type LoraConfig, type LoraTarget, linearLayers } from "../models/lora.ts"
+export { loadAdapter, writeAdapter } from "../models/adapter-files.ts"
 export { generate, type Generated, type GenerateOptions } from "../models/sampler.ts"
 export { type StreamedToken, Streamer, type StreamOptions } from "../models/stream.ts"
 export { loadTokenizer, saveTokenizer } from "../models/tokenizer/files.ts"

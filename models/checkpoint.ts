@@ -5,8 +5,9 @@ import * as Effect from "effect/Effect"
 import { noGrad, type Tensor } from "../engine/tensor.ts"
 import { type ArtifactRef, ArtifactError, type Checkpoint, type OutputSlot, type Role, type Written, written } from "../schemas/artifact.ts"
 import { roleFile } from "../schemas/checkpoint-files.ts"
+import { loadAdapter } from "./adapter-files.ts"
 import { type LlamaConfig, toHuggingFace } from "./config.ts"
-import type { Llama } from "./llama.ts"
+import { Llama } from "./llama.ts"
 import { RewardModel } from "./reward-model.ts"
 import { openSafetensors, safetensorsNames, writeSafetensors } from "./safetensors.ts"
 import { loadTokenizer, writeTokenizer } from "./tokenizer/files.ts"
@@ -31,6 +32,20 @@ export const checkVocabulary = (tokenizer: Tokenizer, config: LlamaConfig, path:
       )
 }
 
+/** A language model from a folder, and an adapter that is merged into it, if there is one. */
+export const loadMerged = Effect.fn("loadMerged")(function* (
+  path: string,
+  adapter: string | undefined,
+  options: LoadOptions = {}
+): Effect.fn.Return<Llama, ArtifactError> {
+  const base = yield* loadLlama(path, options)
+  if (adapter === undefined) return base
+  const lora = yield* loadAdapter(adapter, base)
+  const merged = base.withAdapter(lora).merge()
+  lora.free()
+  return merged
+})
+
 export interface LoadedPolicy {
   readonly model: Llama
   readonly tokenizer: Tokenizer
@@ -40,12 +55,12 @@ export interface LoadedReward {
   readonly tokenizer: Tokenizer
 }
 
-/** A language model and its tokenizer from a folder. */
+/** A language model and its tokenizer from a folder; with the folder of an adapter, that is merged into it. */
 export const loadPolicyFrom = Effect.fn("loadPolicy")(function* (
   path: string,
-  options: LoadOptions = {}
+  options: LoadOptions & { readonly adapter?: string | undefined } = {}
 ): Effect.fn.Return<LoadedPolicy, ArtifactError> {
-  const model = yield* loadLlama(path, options)
+  const model = yield* loadMerged(path, options.adapter, options)
   const tokenizer = yield* loadTokenizer(path)
   yield* checkVocabulary(tokenizer, model.config, path)
   return { model, tokenizer }
@@ -72,6 +87,8 @@ export const writeCheckpoint = async (
   options: { readonly model: Llama | RewardModel; readonly tokenizer: Tokenizer; readonly role: Role }
 ): Promise<void> => {
   const { model, tokenizer, role } = options
+  if (model instanceof Llama && model.adapter !== undefined)
+    throw new Error("A checkpoint holds a whole model: merge the adapter into it first.")
   const scalarHead = model instanceof RewardModel
   const { dtype } = scalarHead ? model.backbone : model
   const ids = { bosId: tokenizer.bosId, eosId: tokenizer.eosId, padId: tokenizer.padId }

@@ -10,16 +10,23 @@
  * Half of attention's products lie above the diagonal; they are counted, as PaLM does, and as kernels without a causal path compute them.
  */
 import { type LlamaConfig, parameterCount } from "./config.ts"
+import { type LoraConfig, loraShapes } from "./lora.ts"
 
 /** A model to reckon with: a language model, or one with a scalar head in place of the output layer (reward and value models). */
 export interface CostedModel {
   readonly config: LlamaConfig
   readonly scalarHead: boolean
+  /** The adapter that is trained in its place; none: all of its weights are. */
+  readonly adapter?: Pick<LoraConfig, "rank" | "targets"> | undefined
 }
 
 /** N. A scalar head has d weights where an untied output layer has V d. */
 export const costedParameters = ({ config, scalarHead }: CostedModel): number =>
   parameterCount(config) - (scalarHead && !config.tiedEmbeddings ? config.vocabSize * config.dim : 0) + (scalarHead ? config.dim : 0)
+
+/** Weights of its adapter: 0 where it has none. */
+export const adapterParameters = ({ adapter, config }: CostedModel): number =>
+  adapter === undefined ? 0 : Object.values(loraShapes(config, adapter)).reduce((sum, [rows, columns]) => sum + rows! * columns!, 0)
 
 /** L d: what attention's FLOPs grow with. */
 const attentionWidth = ({ config }: CostedModel): number => config.layers * config.heads * config.headDim
@@ -28,8 +35,13 @@ const attentionWidth = ({ config }: CostedModel): number => config.layers * conf
 export const forwardFlops = (model: CostedModel, tokens: number, length: number): number =>
   tokens * (2 * costedParameters(model) + 4 * attentionWidth(model) * length)
 
-/** FLOPs of training on `tokens` tokens in sequences of `length`: forward, and backward at twice that. */
-export const trainingFlops = (model: CostedModel, tokens: number, length: number): number => 3 * forwardFlops(model, tokens, length)
+/**
+ * FLOPs of training on `tokens` tokens in sequences of `length`: forward, and backward at twice that. Under an adapter, its weights beside those of the
+ * model, whose own gradients (2 N a token) are not computed.
+ */
+export const trainingFlops = (model: CostedModel, tokens: number, length: number): number =>
+  3 * forwardFlops(model, tokens, length) +
+  (model.adapter === undefined ? 0 : tokens * (6 * adapterParameters(model) - 2 * costedParameters(model)))
 
 /**
  * FLOPs of one sequence's generation with a cache: the prompt of P tokens is read at once, then each of R new tokens attends to what is before it:
@@ -51,9 +63,10 @@ export interface TrainingState {
   readonly optimiser: number
 }
 export const trainingState = (model: CostedModel, precision: Precision): TrainingState => {
-  const parameters = costedParameters(model)
+  const [all, adapter] = [costedParameters(model), adapterParameters(model)]
+  const trained = adapter > 0 ? adapter : all
   const bytes = bytesOf[precision]
-  return { weights: parameters * bytes, gradients: parameters * bytes, optimiser: parameters * (precision === "bfloat16" ? 12 : 8) }
+  return { weights: (all + adapter) * bytes, gradients: trained * bytes, optimiser: trained * (precision === "bfloat16" ? 12 : 8) }
 }
 
 export const weightBytes = (model: CostedModel, precision: Precision): number => costedParameters(model) * bytesOf[precision]

@@ -22,6 +22,7 @@ import {
 } from "../engine/tensor.ts"
 import { type AttentionLayout, causalLayout, maskLayout, rotaryAttention, segmentLayout } from "./attention.ts"
 import { type LlamaConfig, parameterShapes } from "./config.ts"
+import type { Lora } from "./lora.ts"
 import { positionsOfMask, RotaryTable, startsOfSegments } from "./rotary.ts"
 
 export interface ForwardOptions {
@@ -33,14 +34,39 @@ export interface ForwardOptions {
 
 export class Llama {
   readonly config: LlamaConfig
-  /** By Hugging Face name. */
+  /** By Hugging Face name; an adapter's are not among them. */
   readonly parameters: Readonly<Record<string, Tensor>>
+  /** Low-rank adapters on its linear layers. */
+  readonly adapter: Lora | undefined
   readonly #rotary: RotaryTable
 
-  constructor(config: LlamaConfig, parameters: Readonly<Record<string, Tensor>>) {
+  constructor(config: LlamaConfig, parameters: Readonly<Record<string, Tensor>>, adapter?: Lora) {
     this.config = config
     this.parameters = parameters
+    this.adapter = adapter
     this.#rotary = new RotaryTable(config)
+  }
+
+  /** This model with an adapter, which alone has gradients from now on: the weights, which the two share, are frozen. */
+  withAdapter(adapter: Lora): Llama {
+    for (const weight of Object.values(this.parameters)) weight.requiresGrad(false)
+    return new Llama(this.config, this.parameters, adapter)
+  }
+
+  /** This model without its adapter, which is added to the weights in place: W + scale B A. They have gradients again. */
+  merge(): Llama {
+    const { adapter } = this
+    if (adapter === undefined) return this
+    for (const [name, weight] of Object.entries(this.parameters)) {
+      scoped(() =>
+        noGrad(() => {
+          const added = adapter.weight(name.replace(/\.weight$/, ""))
+          if (added !== undefined) weight.add_(added)
+        })
+      )
+      weight.requiresGrad()
+    }
+    return new Llama(this.config, this.parameters)
   }
 
   get device(): Device {
@@ -59,9 +85,13 @@ export class Llama {
     return found
   }
 
-  /** Weights of one block. */
+  /** Weights of one block, an adapter's share added. */
   block(layer: number) {
-    const get = (name: string) => this.parameter(`model.layers.${layer}.${name}.weight`)
+    const get = (name: string) => {
+      const at = `model.layers.${layer}.${name}`
+      const [weight, added] = [this.parameter(`${at}.weight`), this.adapter?.weight(at)]
+      return added === undefined ? weight : weight.add(added)
+    }
     return {
       attentionNorm: get("input_layernorm"),
       q: get("self_attn.q_proj"),
@@ -84,14 +114,30 @@ export class Llama {
     const rotation = this.#rotary.at(this.device, this.dtype, positions ?? length)
     let x = embedding(this.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
     for (let layer = 0; layer < config.layers; layer++) {
-      const weights = this.block(layer)
-      // Weights that read the same input are joined: (H + 2G) E x D, and 2F x D.
-      const qkv = linear(rmsNorm(x, weights.attentionNorm, config.normEpsilon), cat([weights.q, weights.k, weights.v], 0)) // (B, T, (H + 2G) E)
-      x = x.add(linear(rotaryAttention(qkv, rotation, layout, config.heads, config.kvHeads), weights.o))
-      const gateUp = linear(rmsNorm(x, weights.ffnNorm, config.normEpsilon), cat([weights.gate, weights.up], 0)) // (B, T, 2F)
-      x = x.add(linear(swiglu(gateUp), weights.down))
+      const at = (name: string) => `model.layers.${layer}.${name}`
+      const norm = (states: Tensor, name: string) => rmsNorm(states, this.parameter(`${at(name)}.weight`), config.normEpsilon)
+      const qkv = this.#linear(norm(x, "input_layernorm"), at("self_attn.q_proj"), at("self_attn.k_proj"), at("self_attn.v_proj")) // (B, T, (H + 2G) E)
+      x = x.add(this.#linear(rotaryAttention(qkv, rotation, layout, config.heads, config.kvHeads), at("self_attn.o_proj")))
+      const gateUp = this.#linear(norm(x, "post_attention_layernorm"), at("mlp.gate_proj"), at("mlp.up_proj")) // (B, T, 2F)
+      x = x.add(this.#linear(swiglu(gateUp), at("mlp.down_proj")))
     }
     return rmsNorm(x, this.parameter("model.norm.weight"), config.normEpsilon)
+  }
+
+  /** States (..., K) through linear layers that read the same, with their adapters: their outputs side by side (..., N). */
+  #linear(x: Tensor, ...layers: ReadonlyArray<string>): Tensor {
+    const weights = layers.map((layer) => this.parameter(`${layer}.weight`))
+    // The weights are joined: one product for all of them.
+    const y = linear(x, weights.length === 1 ? weights[0]! : cat(weights, 0))
+    const added = layers.map((layer) => this.adapter?.output(layer, x))
+    if (added.every((part) => part === undefined)) return y
+    const nothing = (i: number) => zeros([...x.shape.slice(0, -1), weights[i]!.size(0)], { dtype: x.dtype, device: x.device })
+    return y.add(
+      cat(
+        added.map((part, i) => part ?? nothing(i)),
+        -1
+      )
+    )
   }
 
   /** (V, D): the embedding table where the two are tied. */

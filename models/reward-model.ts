@@ -42,6 +42,7 @@ export class RewardModel {
 
 /** A reward model on a language model's weights, which it takes over; the head starts as N(0, 1 / (D + 1)), its bias is 0 and not kept. */
 export const initRewardModel = (policy: Llama, options: { readonly seed: number }): RewardModel => {
+  if (policy.adapter !== undefined) throw new Error("A reward model takes over a whole model's weights: merge the adapter into it first.")
   const { config, device, dtype } = policy
   const backbone: Record<string, Tensor> = {}
   for (const [name, parameter] of Object.entries(policy.parameters)) if (name !== "lm_head.weight") backbone[name] = parameter

@@ -24,40 +24,41 @@ const floatingPoint: ReadonlySet<string> = new Set(["F64", "F32", "F16", "BF16"]
 const list = (names: ReadonlyArray<string>): string =>
   names.length <= 8 ? names.join(", ") : `${names.slice(0, 8).join(", ")} and ${names.length - 8} more`
 
-/** Reads exactly these tensors; what is missing, unknown or not as the config says is told by name. */
-const loadTensors = (
-  directory: string,
+/** Reads exactly these tensors; what is missing, unknown or of another shape is told by name. The caller owns them; they require gradients. */
+export const loadTensors = (
+  paths: ReadonlyArray<string>,
   shapes: Readonly<Record<string, ReadonlyArray<number>>>,
-  ignored: (name: string) => boolean,
-  options: LoadOptions
+  options: LoadOptions,
+  told: {
+    readonly doing: string
+    readonly expected: string
+    readonly hint: string
+    /** Tensors that may be there and are not read; none unless given. */
+    readonly ignored?: (name: string) => boolean
+  }
 ): Effect.Effect<Record<string, Tensor>, ArtifactError> =>
   Effect.gen(function* () {
+    const { ignored = () => false, ...explanation } = told
     const open = (path: string) => Effect.acquireRelease(openSafetensors(path), (file) => Effect.promise(() => file.close()))
-    const files = yield* Effect.forEach(yield* weightFiles(directory), open)
+    const files = yield* Effect.forEach(paths, open)
     const held = files.flatMap((file) => Array.from(file.entries.values(), (entry) => ({ file, ...entry })))
-    const found = new Map(held.map((entry) => [entry.name, entry]))
-    const wanted = Object.entries(shapes).flatMap(([name, shape]) => (found.has(name) ? [{ shape, entry: found.get(name)! }] : []))
+    const byName = new Map(held.map((entry) => [entry.name, entry]))
+    const wanted = Object.entries(shapes).flatMap(([name, shape]) => (byName.has(name) ? [{ shape, entry: byName.get(name)! }] : []))
     const text = (shape: ReadonlyArray<number>) => `(${shape.join(", ")})`
     const wrong = {
-      missing: Object.keys(shapes).filter((name) => !found.has(name)),
-      unknown: [...found.keys()].filter((name) => !Object.hasOwn(shapes, name) && !derived.test(name) && !ignored(name)),
+      missing: Object.keys(shapes).filter((name) => !byName.has(name)),
+      unknown: [...byName.keys()].filter((name) => !Object.hasOwn(shapes, name) && !derived.test(name) && !ignored(name)),
       "of another shape": wanted
         .filter(({ shape, entry }) => text(shape) !== text(entry.shape))
         .map(({ shape, entry }) => `${entry.name} ${text(entry.shape)} instead of ${text(shape)}`),
       "not floating point": wanted
         .filter(({ entry }) => !floatingPoint.has(entry.dtype))
         .map(({ entry }) => `${entry.name} ${entry.dtype}`),
-      "in several files": held.filter((entry) => found.get(entry.name) !== entry).map(({ name }) => name)
+      "in several files": held.filter((entry) => byName.get(entry.name) !== entry).map(({ name }) => name)
     }
-    const told = Object.entries(wrong).filter(([, names]) => names.length > 0)
-    if (told.length > 0) {
-      return yield* ArtifactError.of({
-        doing: `Reading the weights in ${directory}`,
-        expected: "the tensors of its config.json",
-        found: told.map(([what, names]) => `${what}: ${list(names)}`).join("; "),
-        hint: "The weights and the configuration do not belong together."
-      })
-    }
+    const found = Object.entries(wrong).filter(([, names]) => names.length > 0)
+    if (found.length > 0)
+      return yield* ArtifactError.of({ ...explanation, found: found.map(([what, names]) => `${what}: ${list(names)}`).join("; ") })
     const tensors: Record<string, Tensor> = {}
     for (const { entry } of wanted)
       tensors[entry.name] = keep(
@@ -65,6 +66,21 @@ const loadTensors = (
       ).requiresGrad()
     return tensors
   }).pipe(Effect.scoped)
+
+/** The tensors of a model's folder. */
+const loadModelTensors = Effect.fnUntraced(function* (
+  directory: string,
+  shapes: Readonly<Record<string, ReadonlyArray<number>>>,
+  options: LoadOptions,
+  ignored?: (name: string) => boolean
+): Effect.fn.Return<Record<string, Tensor>, ArtifactError> {
+  return yield* loadTensors(yield* weightFiles(directory), shapes, options, {
+    doing: `Reading the weights in ${directory}`,
+    expected: "the tensors of its config.json",
+    hint: "The weights and the configuration do not belong together.",
+    ...(ignored === undefined ? {} : { ignored })
+  })
+})
 
 /** The configuration of the model in a folder. */
 export const loadConfig = (directory: string): Effect.Effect<LlamaConfig, ArtifactError> =>
@@ -80,10 +96,8 @@ export const loadLlama = Effect.fn("loadLlama")(function* (
   options: LoadOptions = {}
 ): Effect.fn.Return<Llama, ArtifactError> {
   const config = yield* loadConfig(directory)
-  return new Llama(
-    config,
-    yield* loadTensors(directory, parameterShapes(config), (name) => config.tiedEmbeddings && name === "lm_head.weight", options)
-  )
+  const repeated = (name: string) => config.tiedEmbeddings && name === "lm_head.weight"
+  return new Llama(config, yield* loadModelTensors(directory, parameterShapes(config), options, repeated))
 })
 
 /** A model with a scalar head from a folder. */
@@ -95,6 +109,6 @@ export const loadScalarModel = Effect.fn("loadScalarModel")(function* (
   // The head takes the place of the output layer.
   const { "lm_head.weight": _, ...kept } = parameterShapes(config)
   const shapes = { ...kept, [headName]: [1, config.dim] }
-  const { [headName]: head, ...backbone } = yield* loadTensors(directory, shapes, () => false, options)
+  const { [headName]: head, ...backbone } = yield* loadModelTensors(directory, shapes, options)
   return new RewardModel(new Llama(config, backbone), head!)
 })

@@ -7,6 +7,8 @@ import { ArtifactError, type Role } from "./artifact.ts"
 import { checkSafetensors } from "./safetensors.ts"
 
 export const roleFile = "caravan.json"
+/** PEFT's configuration of an adapter. */
+export const adapterFile = "adapter_config.json"
 
 export const readJson = (path: string, doing: string): Effect.Effect<Record<string, any>, ArtifactError> =>
   Effect.gen(function* () {
@@ -60,6 +62,13 @@ export const weightFiles = (directory: string): Effect.Effect<ReadonlyArray<stri
 export const validateLayout = (directory: string): Effect.Effect<void, ArtifactError> =>
   Effect.gen(function* () {
     if (!existsSync(join(directory, "config.json"))) {
+      if (existsSync(join(directory, adapterFile)))
+        return yield* ArtifactError.of({
+          doing: `Reading the checkpoint ${directory}`,
+          expected: "a whole model (config.json and all weights)",
+          found: `an adapter (${adapterFile})`,
+          hint: "Give the base that it was trained on; `caravan sample` and `caravan logprobs` take the adapter by --adapter."
+        })
       return yield* ArtifactError.of({
         doing: `Reading the checkpoint ${directory}`,
         expected: "a folder with config.json",

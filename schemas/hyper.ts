@@ -17,7 +17,7 @@ export interface HyperInfo {
   readonly neutral?: string
   /** Set when the value is the name of an environment variable that holds a secret. */
   readonly namesSecret?: true
-  /** Why a value is refused. It is not repeated: it may be a secret that was given in the wrong place. */
+  /** Why a value is refused. It is not repeated where it may be a secret that was given in the wrong place. */
   readonly refuse?: (value: unknown) => string | undefined
 }
 
@@ -70,11 +70,27 @@ export function hyper(value: number | boolean | string, description: string, lim
 export const hyperInt = (value: number, description: string, bounds: Bounds = {}): Field<number> =>
   withDefault(bounded(Schema.Int as Schema.Codec<number, number>, bounds), value, description, { type: "whole number", ...bounds })
 
-const described = (description: string, more: Omit<HyperInfo, "description" | "default">): Field<string> => {
-  const field = hyper("", description)
-  infos.set(field, { description, default: "", type: "text", ...more })
+const described = (description: string, more: Omit<HyperInfo, "description" | "default">, value = ""): Field<string> => {
+  const field = hyper(value, description)
+  infos.set(field, { description, default: value, type: "text", ...more })
   return field
 }
+
+/** Some of a list of words, separated by commas. */
+export const hyperWords = (value: string, description: string, words: ReadonlyArray<string>): Field<string> =>
+  described(
+    description,
+    {
+      refuse: (given) => {
+        const other = String(given)
+          .split(",")
+          .map((word) => word.trim())
+          .find((word) => !words.includes(word))
+        return other === undefined ? undefined : `takes any of ${words.join(", ")}, separated by commas, got ${JSON.stringify(other)}`
+      }
+    },
+    value
+  )
 
 /** The name of an environment variable that holds a secret, or "". The runtime takes its value out of all that the stage says. */
 export const hyperSecretVariable = (description: string): Field<string> =>

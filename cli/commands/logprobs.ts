@@ -3,8 +3,8 @@ import { readFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import { hasCuda } from "../../engine/device.ts"
 import { noGrad, scoped, tensor } from "../../engine/tensor.ts"
+import { loadMerged } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
-import { loadLlama } from "../../models/weights.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
 import { artifactPath } from "../artifact-path.ts"
 import { write } from "../output.ts"
@@ -53,10 +53,15 @@ export const command: Command = {
   positionals: ["<checkpoint>"],
   flags: {
     ids: { value: "file.json", help: "a JSON array of arrays of token ids" },
+    adapter: { value: "folder", help: "LoRA adapter in PEFT's layout, merged into the checkpoint" },
     device: { value: "cpu|cuda", help: "device for tensor computation (default: cpu)" },
     json: { help: "print a JSON array of arrays instead of one line per sequence" }
   },
-  examples: ["caravan logprobs path/to/checkpoint --ids ids.json --json", "caravan logprobs sft --ids ids.json"],
+  examples: [
+    "caravan logprobs path/to/checkpoint --ids ids.json --json",
+    "caravan logprobs sft --ids ids.json",
+    "caravan logprobs path/to/base --adapter path/to/adapter --ids ids.json"
+  ],
   run: async (given) => {
     const path = given.flag("ids")
     if (path === undefined) throw new UsageError("caravan logprobs needs --ids <file.json>.")
@@ -64,7 +69,8 @@ export const command: Command = {
     if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device must be cpu or cuda, got "${device}".`)
     if (device === "cuda" && !hasCuda())
       throw new UsageError("No CUDA device was found. Run `caravan doctor` to see why, or use --device cpu.")
-    const model = await Effect.runPromise(loadLlama(await artifactPath(given.positionals[0]!), { device }))
+    const [checkpoint, adapter] = [await artifactPath(given.positionals[0]!), given.flag("adapter")]
+    const model = await Effect.runPromise(loadMerged(checkpoint, adapter === undefined ? adapter : await artifactPath(adapter), { device }))
     const result = (await readIds(path, model)).map((ids) => logProbabilities(model, ids))
     write(given.has("json") ? `${JSON.stringify(result)}\n` : result.map((row) => `${row.join(" ")}\n`).join(""))
     return exitCodes.ok

@@ -147,6 +147,7 @@ export const command: Command = {
   positionals: ["<checkpoint>"],
   flags: {
     prompts: { value: "file", help: "one prompt per line, or JSON rows of {prompt} or {messages}; without it, a chat starts" },
+    adapter: { value: "folder", help: "LoRA adapter in PEFT's layout, merged into the checkpoint" },
     system: { value: "text", help: "system prompt" },
     temperature: { value: "number", help: "sampling temperature (default: 0.6; 0 is greedy)" },
     "top-p": { value: "number", help: "nucleus sampling (default: 0.9)" },
@@ -160,6 +161,7 @@ export const command: Command = {
   examples: [
     "caravan sample rlhf-v5",
     "caravan sample path/to/checkpoint",
+    "caravan sample path/to/base --adapter path/to/adapter",
     "caravan sample path/to/checkpoint --prompts prompts.txt --temperature 0.6 --json",
     "caravan sample path/to/policy --helpfulness path/to/reward --safety path/to/other-reward"
   ],
@@ -169,7 +171,10 @@ export const command: Command = {
     if (device === "cuda" && !hasCuda())
       throw new UsageError("No CUDA device was found. Run `caravan doctor` to see why, or use --device cpu.")
     const checkpoint = await checkpointFor("policy", "the model that answers", given.positionals[0]!)
-    const policy = await Effect.runPromise(loadPolicyFrom(checkpoint, { device }))
+    const adapter = given.flag("adapter")
+    const policy = await Effect.runPromise(
+      loadPolicyFrom(checkpoint, { device, adapter: adapter === undefined ? adapter : await artifactPath(adapter) })
+    )
     const settings: Settings = {
       temperature: numberFlag(given, "temperature", { min: 0 }) ?? 0.6,
       topP: numberFlag(given, "top-p", { min: 0, max: 1 }) ?? 0.9,

@@ -1,6 +1,7 @@
 /** What training costs: on packed sequences, and with a loss on held-out rows. */
 import { activationBytes, type CostedModel, type Precision } from "../../models/cost.ts"
 import { dialogueLength, rowCount, type Size } from "../common/cost/size.ts"
+import { targetsOf } from "./lora.ts"
 import { languageModel, reading, type StageCost, trained, training } from "../common/cost/work.ts"
 
 /** The fields of a config that say what is held out; left out: nothing is. */
@@ -25,10 +26,11 @@ export const withHeldOut = (
   if (heldOut === 0) return cost
   const { length, model, precision, rows, steps } = read
   const times = 1 + Math.ceil(steps / evaluateEvery)
-  const { weights } = cost.memory
+  const { gradients, weights } = cost.memory
+  // With a patience, a copy of what is trained: as large as its gradients.
   return {
     work: [...cost.work, reading("held-out loss", model, precision, times * rows(), length)],
-    memory: { ...cost.memory, weights: patience > 0 ? 2 * weights : weights }
+    memory: { ...cost.memory, weights: patience > 0 ? weights + gradients : weights }
   }
 }
 
@@ -43,11 +45,14 @@ export const packedTraining = (
     readonly epochs: number
     readonly steps?: number
     readonly precision: Precision
+    readonly loraRank?: number
+    readonly loraTargets?: string
   } & HeldOutCost,
   what: string
 ): StageCost => {
-  const { batchSize, epochs, heldOut = 0, microBatchSize, precision, steps = 0 } = config
-  const model = languageModel(init, "the model to start from")
+  const { batchSize, epochs, heldOut = 0, loraRank = 0, loraTargets = "", microBatchSize, precision, steps = 0 } = config
+  const whole = languageModel(init, "the model to start from")
+  const model = loraRank === 0 ? whole : { ...whole, adapter: { rank: loraRank, targets: targetsOf(loraTargets) } }
   const length = Math.min(config.sequenceLength, model.config.maxPositions)
   const all = () => Math.ceil((rowCount(data, what) * dialogueLength(data, what)) / length)
   const rows = steps > 0 ? steps * batchSize : (1 - heldOut) * all() * epochs

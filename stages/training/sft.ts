@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { Random } from "../../engine/random.ts"
 import { cosineSchedule } from "../../engine/schedule.ts"
-import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
+import { loadPolicy } from "../../models/checkpoint.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
@@ -20,6 +20,7 @@ import { TokenStore } from "../common/token-store.ts"
 import { packedTraining } from "./cost.ts"
 import { readExamples } from "./examples.ts"
 import { evaluating, heldOutFields, permuted, splitHeldOut } from "./held-out.ts"
+import { loraFields, saveTrained, trainedParameters, withLora } from "./lora.ts"
 import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 const SftConfig = Schema.Struct({
@@ -36,6 +37,7 @@ const SftConfig = Schema.Struct({
     min: 1
   }),
   precision,
+  ...loraFields,
   ...heldOutFields
 })
 
@@ -47,7 +49,8 @@ export const sft = Stage.make("sft", {
   inherits: { tokenizer: "init" },
   resources: { tensors: true },
   run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
-    const { model, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
+    const { model: base, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
+    const model = withLora(base, config, seed)
     const context = model.config.maxPositions
     const length = Math.min(config.sequenceLength, context)
     const store = yield* TokenStore.scoped({ vocabSize: tokenizer.vocabSize, folder: output.path })
@@ -65,7 +68,7 @@ export const sft = Stage.make("sft", {
     const epochRows = (epoch: number) => examples.packed(permuted(training, new Random(seed, "sft", "epoch", epoch)))
     const steps = config.steps > 0 ? config.steps : stepsFor(epochRows(0).length, config.batchSize, config.epochs)
     const result = yield* train({
-      parameters: model.parameters,
+      parameters: trainedParameters(model),
       checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
       batches: packedBatches(epochRows, config, lossOf),
       heldOut: evaluating(heldOut, config, () => packedPass(examples.packed(heldOut), config, lossOf)),
@@ -77,7 +80,7 @@ export const sft = Stage.make("sft", {
     })
     const { tooLong, format } = leftOut
     const metrics = { ...trainingMetrics(result), examples: examples.length, tooLong, format }
-    return yield* saveCheckpoint(output, { model, tokenizer, metrics })
+    return yield* saveTrained(output, { model, tokenizer, metrics })
   }, Effect.scoped)
 })
 

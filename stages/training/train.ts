@@ -4,7 +4,7 @@
  * A batch's loss is the sum over its parts divided by the batch's whole count (tokens that carry loss, or pairs), so that it does not depend
  * on how the batch is split into parts.
  *
- * A checkpoint holds the model as its folder would, and under training/ the optimiser's state, the best weights on held-out rows and what was measured: everything that the next step
+ * A checkpoint holds the model (or the adapter that is trained) as its folder would, and under training/ the optimiser's state, the best weights on held-out rows and what was measured: everything that the next step
  * reads. Batches are made anew from the seed, those before the next step without being computed.
  */
 import { mkdir, readFile, writeFile } from "node:fs/promises"
@@ -15,6 +15,7 @@ import { gpuMemory } from "../../engine/device.ts"
 import { AdamW, clipGradientNorm, type Parameters } from "../../engine/optimizer.ts"
 import type { Schedule } from "../../engine/schedule.ts"
 import { scoped } from "../../engine/tensor.ts"
+import { adapterWeightsFile, writeAdapter } from "../../models/adapter-files.ts"
 import { readInto, roleOf, writeCheckpoint } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
@@ -52,19 +53,26 @@ export interface TrainingOptions {
 }
 
 export interface TrainingCheckpoints extends Checkpoints {
-  /** Writes the parameters into a folder, as model.safetensors with the names they train under, and what makes it a model's folder. */
+  /** Writes the parameters into a folder, as `weightsFile` with the names they train under, and what makes it a model's (or an adapter's) folder. */
   readonly writeModel: (folder: string) => Promise<void>
+  readonly weightsFile: string
 }
 
-/** Checkpoints of a stage that trains the model that it puts out. */
+/** Checkpoints of a stage that trains the model that it puts out, or the adapter on it. */
 export const trainingCheckpoints = (
   checkpoints: Checkpoints,
   output: OutputSlot<any>,
   trained: { readonly model: Llama | RewardModel; readonly tokenizer: Tokenizer }
-): TrainingCheckpoints => ({
-  ...checkpoints,
-  writeModel: (folder) => writeCheckpoint(folder, { ...trained, role: roleOf(output) })
-})
+): TrainingCheckpoints => {
+  const adapter = "adapter" in trained.model ? trained.model.adapter : undefined
+  return adapter === undefined
+    ? {
+        ...checkpoints,
+        weightsFile: "model.safetensors",
+        writeModel: (folder) => writeCheckpoint(folder, { ...trained, role: roleOf(output) })
+      }
+    : { ...checkpoints, weightsFile: adapterWeightsFile, writeModel: (folder) => writeAdapter(folder, adapter) }
+}
 
 /** A loss or gradient that is no longer a number: training can't go on from there. */
 export class DivergedError extends Schema.TaggedError<DivergedError>()("DivergedError", {
@@ -112,6 +120,7 @@ const MeasuredFile = Schema.fromJsonString(Measured)
 /** Makes parameters and optimiser what they were when the checkpoint was written, and gives what was measured until then. */
 const resume = Effect.fnUntraced(function* (
   found: { readonly step: number; readonly path: string },
+  weightsFile: string,
   options: TrainingOptions,
   optimizer: AdamW,
   heldOut: HeldOut | undefined
@@ -129,7 +138,7 @@ const resume = Effect.fnUntraced(function* (
   const { losses, gradientNorms } = measured
   if (losses.length !== found.step || gradientNorms.length !== found.step || found.step > options.steps)
     return yield* damaged(`${losses.length} and ${gradientNorms.length}`)
-  yield* readInto(join(found.path, "model.safetensors"), options.parameters)
+  yield* readInto(join(found.path, weightsFile), options.parameters)
   yield* readInto(join(found.path, optimizerFile), optimizer.state)
   optimizer.resume(found.step)
   heldOut?.evaluations.push(...measured.heldOut)
@@ -211,8 +220,8 @@ export const train = Effect.fn("train")(function* (
   const heldOut = options.heldOut === undefined ? undefined : new HeldOut(options.heldOut, options.parameters)
   const kept = yield* Effect.gen(function* () {
     const found = yield* checkpoints?.latest ?? Effect.undefined
-    if (found !== undefined) {
-      const before = yield* resume(found, options, optimizer, heldOut)
+    if (checkpoints !== undefined && found !== undefined) {
+      const before = yield* resume(found, checkpoints.weightsFile, options, optimizer, heldOut)
       losses.push(...before.losses)
       gradientNorms.push(...before.gradientNorms)
       yield* options.progress({ note: `resumes after step ${found.step} of ${options.steps}, from a checkpoint` })

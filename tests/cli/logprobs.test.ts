@@ -16,6 +16,7 @@ const root = mkdtempSync(join(tmpdir(), "caravan-logprobs-"))
 afterAll(() => rmSync(root, { recursive: true, force: true }))
 
 const checkpoint = path("../golden/llama-gqa/model")
+const adapter = path("../golden/lora-all-linear/adapter")
 // main() adds one listener a call.
 process.stdout.setMaxListeners(0)
 
@@ -51,6 +52,29 @@ describe("caravan logprobs", () => {
     )
     expect(largestDifference(printed[batch]!, numbers.slice(0, 2))).toBeLessThanOrEqual(float32)
     expect(printed[batch + 1]).toEqual([])
+  })
+
+  it("prints what PEFT gives with an adapter", async () => {
+    const file = await Effect.runPromise(openSafetensors(path("../golden/lora-all-linear/expected.safetensors")))
+    const [ids, wanted] = await Promise.all(["greedy_ids", "greedy_logprobs"].map((name) => Effect.runPromise(file.read(name))))
+    await file.close()
+    const length = ids!.size(1)
+    const rows = Array.from({ length: ids!.size(0) }, (_, b) => ids!.toNumbers().slice(b * length, (b + 1) * length))
+    const ran = await caravan(checkpoint, "--adapter", adapter, "--ids", written(rows), "--json")
+    expect([ran.status, ran.stderr]).toEqual([0, ""])
+    expect(largestDifference((JSON.parse(ran.stdout) as Array<Array<number>>).flat(), wanted!.toNumbers())).toBeLessThanOrEqual(float32)
+  })
+
+  it.each([
+    ["an adapter of another base", [path("../golden/llama-mha-tied/model"), "--adapter", adapter], "give the base that it was trained on"],
+    ["a whole model as the adapter", [checkpoint, "--adapter", checkpoint], "found a whole model"],
+    ["an adapter as the checkpoint", [adapter], "found an adapter (adapter_config.json)"],
+    ["an adapter that is not there", [checkpoint, "--adapter", join(root, "none")], "there is no such file or folder"]
+  ])("refuses %s in one message", async (_, args, message) => {
+    const ran = await caravan(...args, "--ids", written([[1, 2]]))
+    expect([ran.status === 0, ran.stdout]).toEqual([false, ""])
+    expect(ran.stderr).toContain(message)
+    expect(ran.stderr).not.toMatch(/\n\s+at /)
   })
 
   it.each([

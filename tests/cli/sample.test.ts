@@ -3,8 +3,11 @@ import { spawn, spawnSync } from "node:child_process"
 import { mkdirSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { noGrad } from "../../engine/tensor.ts"
+import { writeAdapter } from "../../models/adapter-files.ts"
 import { writeCheckpoint } from "../../models/checkpoint.ts"
 import { initLlama } from "../../models/llama.ts"
+import { initLora } from "../../models/lora.ts"
 import { initRewardModel } from "../../models/reward-model.ts"
 import { smallConfig, smallTokenizer } from "../models/small.ts"
 import { command, removeFolder, workFolder } from "./caravan.ts"
@@ -33,6 +36,7 @@ const prompts = (text: string): string => {
   writeFileSync(path, text)
   return path
 }
+const settings = { rank: 2, alpha: 2, rankStabilised: false, targets: ["v_proj", "up_proj"] } as const
 const short = ["--max-new-tokens", "6"]
 
 describe("a file of prompts", () => {
@@ -58,6 +62,20 @@ describe("a file of prompts", () => {
       )
     ).toBe(true)
     expect(run().stdout).toBe(stdout)
+  })
+  it("is answered by a checkpoint with an adapter as by the two merged", async () => {
+    const file = prompts("ab\nba\n")
+    const lora = initLora(smallConfig({ vocabSize: tokenizer.vocabSize }), settings, { seed: 1 })
+    noGrad(() => Object.values(lora.parameters).forEach((weight) => weight.normal_(0, 0.5)))
+    const [adapter, merged] = [join(folder, "adapter"), join(folder, "merged")]
+    for (const path of [adapter, merged]) mkdirSync(path)
+    await writeAdapter(adapter, lora)
+    await writeCheckpoint(merged, { model: model(1).withAdapter(lora).merge(), tokenizer, role: "policy" })
+    const answers = (...args: ReadonlyArray<string>) => sample([...args, "--prompts", file, ...short, "--temperature", "0"])
+    const [plain, adapted, whole] = [answers(policy), answers(policy, "--adapter", adapter), answers(merged)]
+    expect([adapted.status, adapted.stderr]).toEqual([0, ""])
+    expect(adapted.stdout).toBe(whole.stdout)
+    expect(adapted.stdout).not.toBe(plain.stdout)
   })
   it.each([
     ["a row that is no JSON", '{"prompt": ', /line 1: it starts like JSON but is not valid JSON/],

@@ -135,6 +135,22 @@ describe("a stage's cost", () => {
     expect(steps.work[0]!.tokens).toBe(5 * 64 * 4096)
   })
 
+  it("of SFT by LoRA has gradients and moments of the adapter alone, and computes none of the base's gradients", async () => {
+    const config = { epochs: 2, steps: 5, batchSize: 64, microBatchSize: 1, sequenceLength: 4096, precision: "bfloat16" }
+    const lora = { ...config, loraRank: 16, loraTargets: "all-linear" }
+    const inputs = { init: modelOf("7b"), demonstrations: unknownSize }
+    const cost = await estimated(sft, inputs, lora)
+    // PEFT's print_trainable_parameters for Llama 2 7B with r = 16: 16 ((4096 + 4096) 4 + (4096 + 11008) 3) 32 = 39,976,960.
+    const [n, a] = [6_738_415_616, 39_976_960]
+    expect(flopsOf(cost, "update")).toBe(5 * 64 * 4096 * (4 * n + 6 * a + 12 * 32 * 4096 * 4096))
+    expect([cost.memory.weights, cost.memory.gradients, cost.memory.optimiser]).toEqual([2 * (n + a), 2 * a, 12 * a])
+    const query = await estimated(sft, inputs, { ...lora, loraTargets: "q_proj" })
+    expect(query.memory.optimiser).toBe(12 * 16 * 8192 * 32)
+    const more = { heldOut: 0.2, evaluateEvery: 4, patience: 3 }
+    const sized1000 = { ...inputs, demonstrations: sized(unknownSize, { rows: 1000, promptTokens: 30, responseTokens: 226 }) }
+    expect((await estimated(sft, sized1000, { ...lora, ...more })).memory.weights).toBe(2 * (n + a) + 2 * a)
+  })
+
   it("of a reward model is that of both dialogues of each pair, without the output layer", async () => {
     const pairs = sized(unknownSize, { rows: 100, promptTokens: 564.4, responseTokens: 234.1 })
     const cost = await estimated(

@@ -163,6 +163,18 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
   const cases: ReadonlyArray<readonly [stage: AnyStage, inputs: Inputs, config: Record<string, unknown>, name?: string]> = [
     [sft, { init: policy, demonstrations: given.demonstrations }, training],
     [sft, { init: policy, demonstrations: given.demonstrations }, { ...training, precision: "bfloat16" }, "sft in bfloat16"],
+    [
+      sft,
+      { init: policy, demonstrations: given.demonstrations },
+      { ...training, loraRank: 2, heldOut: 0.3, evaluateEvery: 1, patience: 9 },
+      "sft by LoRA"
+    ],
+    [
+      sft,
+      { init: policy, demonstrations: given.demonstrations },
+      { ...training, loraRank: 3, loraTargets: "q_proj,v_proj", precision: "bfloat16" },
+      "sft by LoRA in bfloat16"
+    ],
     [pretrain, { tokenizer: given.tokenizer, texts: given.texts }, { ...fresh, batchSize: 4, microBatchSize: 2, steps: 4 }],
     [
       pretrain,

@@ -26,7 +26,9 @@ const folder = (): string => {
 
 const digestOf = (path: string): string => {
   const hash = createHash("sha256")
-  for (const name of readdirSync(path).sort()) hash.update(name).update(readFileSync(join(path, name)))
+  const files = readdirSync(path, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
+  for (const file of files.map((entry) => join(entry.parentPath, entry.name)).sort())
+    hash.update(file.slice(path.length)).update(readFileSync(file))
   return hash.digest("hex")
 }
 const refTo = <A>(path: string, type: ArtifactType<A>): ArtifactRef<A> => {

@@ -1,5 +1,5 @@
 /** Supervised fine-tuning (§3.1): which tokens carry loss, what the loss is, and the stage with its two steps. */
-import { readFileSync } from "node:fs"
+import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
@@ -142,5 +142,37 @@ describe("the stage", () => {
     for (const metric of ["firstLoss", "lastLoss"])
       expect(Math.abs((half.metrics[metric] as number) - (full.metrics[metric] as number))).toBeLessThanOrEqual(bfloat16)
     expect(half.metrics["lastLoss"]).toBeLessThan((half.metrics["firstLoss"] as number) - 2 * bfloat16)
+  })
+  it("by LoRA trains an adapter alone: its output is the base with it merged in, and has it beside", async () => {
+    const init = await base()
+    const demonstrations = await rowsOf("answers", "last-answer")
+    const options = { ...config, learningRate: 5e-2, steps: 8, loraRank: 3, loraAlpha: 6, loraTargets: "q_proj, down_proj" }
+    const tuned = await runStage(sft, { init, demonstrations }, options)
+    expect(tuned.metrics["lastLoss"]).toBeLessThan((tuned.metrics["firstLoss"] as number) - 0.05)
+    const [before, after] = await Promise.all([init, tuned].map(({ path }) => Effect.runPromise(loadPolicyFrom(path))))
+    const moved = Object.keys(before!.model.parameters).filter(
+      (name) => Buffer.compare(before!.model.parameter(name).toBytes(), after!.model.parameter(name).toBytes()) !== 0
+    )
+    expect(moved).toEqual(
+      [0, 1].flatMap((layer) => ["self_attn.q_proj", "mlp.down_proj"].map((name) => `model.layers.${layer}.${name}.weight`))
+    )
+    const adapter = join(tuned.path, "adapter")
+    expect(JSON.parse(readFileSync(join(adapter, "adapter_config.json"), "utf8"))).toMatchObject({
+      ...{ r: 3, lora_alpha: 6, use_rslora: false, target_modules: ["q_proj", "down_proj"] }
+    })
+    const { model: merged } = await Effect.runPromise(loadPolicyFrom(init.path, { adapter }))
+    for (const name of moved) expect(merged.parameter(name).toBytes()).toEqual(after!.model.parameter(name).toBytes())
+    // Another scale trains another adapter; rank 0 trains all weights, and leaves no adapter.
+    expect(weights(await runStage(sft, { init, demonstrations }, { ...options, rsLora: true }))).not.toBe(weights(tuned))
+    expect(weights(await runStage(sft, { init, demonstrations }, { ...options, loraAlpha: 1 }))).not.toBe(weights(tuned))
+    const whole = await runStage(sft, { init, demonstrations }, { ...options, loraRank: 0 })
+    expect(existsSync(join(whole.path, "adapter"))).toBe(false)
+    expect(weights(whole)).toBe(weights(await runStage(sft, { init, demonstrations }, { ...config, learningRate: 5e-2, steps: 8 })))
+  })
+  it("refuses layers that LoRA can't be on, by name", async () => {
+    const inputs = { init: await base(), demonstrations: await rowsOf("answers") }
+    expect(await failureOf(sft, inputs, { ...config, loraRank: 2, loraTargets: "q_proj,wq" })).toBe(
+      'sft: its field "loraTargets" takes any of all-linear, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, separated by commas, got "wq".'
+    )
   })
 })

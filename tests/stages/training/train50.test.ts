@@ -1,9 +1,14 @@
-/** Fifty steps of fine-tuning and of the reward model against plain PyTorch (tests/peers/train_reference.py), step by step, from the same weights on the same batches. */
+/**
+ * Fifty steps of fine-tuning and of the reward model against plain PyTorch (tests/peers/train_reference.py), and twenty of fine-tuning by LoRA against PEFT
+ * (tests/peers/lora_reference.py), step by step, from the same weights on the same batches.
+ */
 import { readFileSync } from "node:fs"
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { cosineSchedule } from "../../../engine/schedule.ts"
 import { type Device, noGrad, scoped, tensor } from "../../../engine/tensor.ts"
+import { loadAdapter } from "../../../models/adapter-files.ts"
+import type { Llama } from "../../../models/llama.ts"
 import { initRewardModel } from "../../../models/reward-model.ts"
 import { loadLlama } from "../../../models/weights.ts"
 import { margins, type TokenisedPair } from "../../../stages/reward/pairs.ts"
@@ -13,7 +18,7 @@ import { chunks, languageModelLoss } from "../../../stages/common/sequences.ts"
 import { train, type TrainingBatch } from "../../../stages/training/train.ts"
 import { devices } from "../../devices.ts"
 import { largestDifference } from "../../models/small.ts"
-import { fiftySteps } from "../../tolerances.ts"
+import { fiftySteps, hundredNorms } from "../../tolerances.ts"
 
 interface Losses {
   readonly peak: number
@@ -39,10 +44,30 @@ interface Reference {
 const golden = (path: string) => new URL(`../../golden/${path}`, import.meta.url).pathname
 const { sft, rewardModel } = JSON.parse(readFileSync(golden("stages-train50/train50.json"), "utf8")) as Reference
 
-const steps = 50
+const lora = JSON.parse(readFileSync(golden("lora-all-linear/sft20.json"), "utf8")) as Losses & {
+  readonly mergedSumsOfSquares: Readonly<Record<string, number>>
+}
+
 const load = (device: Device) => Effect.runPromise(loadLlama(golden("llama-gqa/model"), { device }))
 
-const run = (parameters: Parameters<typeof train>[0]["parameters"], batches: Iterable<TrainingBatch>, { peak, warmup }: Losses) =>
+/** Of fine-tuning: rows in two parts a batch, where the references take each batch whole. */
+const sftBatches = (model: Llama, device: Device) =>
+  packedBatches(
+    () =>
+      sft.rows.map(({ tokens, lossMask, segments }) => ({
+        tokens: Int32Array.from(tokens),
+        lossMask: Uint8Array.from(lossMask),
+        segments: Int32Array.from(segments)
+      })),
+    { batchSize: sft.rowsABatch, microBatchSize: sft.rowsABatch / 2 },
+    (part) => languageModelLoss(model, part, { device, isolate: true })
+  )
+
+const run = (
+  parameters: Parameters<typeof train>[0]["parameters"],
+  batches: Iterable<TrainingBatch>,
+  { losses: { length: steps }, peak, warmup }: Losses
+) =>
   Effect.runPromise(
     train({
       parameters,
@@ -59,20 +84,38 @@ for (const { device, skip } of devices) {
   describe.skipIf(skip)(`fifty steps on ${device}`, () => {
     it("of fine-tuning on packed rows have PyTorch's losses", async () => {
       const model = await load(device)
-      const rows = sft.rows.map(({ tokens, lossMask, segments }) => ({
-        tokens: Int32Array.from(tokens),
-        lossMask: Uint8Array.from(lossMask),
-        segments: Int32Array.from(segments)
-      }))
-      // Two parts a batch: the reference takes each batch whole.
-      const config = { batchSize: sft.rowsABatch, microBatchSize: sft.rowsABatch / 2 }
-      const batches = packedBatches(
-        () => rows,
-        config,
-        (part) => languageModelLoss(model, part, { device, isolate: true })
-      )
-      const result = await run(model.parameters, batches, sft)
+      const result = await run(model.parameters, sftBatches(model, device), sft)
       expect(largestDifference(result.losses, sft.losses)).toBeLessThanOrEqual(fiftySteps)
+    })
+
+    it("(twenty) of fine-tuning by LoRA have PEFT's losses, gradient norms and merged weights", async () => {
+      const base = await load(device)
+      const adapter = await Effect.runPromise(loadAdapter(golden("lora-all-linear/adapter"), base))
+      const model = base.withAdapter(adapter)
+      const result = await run(adapter.parameters, sftBatches(model, device), lora)
+      expect(largestDifference(result.losses, lora.losses)).toBeLessThanOrEqual(fiftySteps)
+      const norms = result.gradientNorms.map((norm, i) => norm / lora.gradientNorms[i]!)
+      expect(
+        largestDifference(
+          norms,
+          norms.map(() => 1)
+        )
+      ).toBeLessThanOrEqual(hundredNorms)
+      const merged = model.merge()
+      const sums = Object.keys(lora.mergedSumsOfSquares).map((name) =>
+        merged
+          .parameter(name)
+          .toNumbers()
+          .reduce((sum, x) => sum + x * x, 0)
+      )
+      const shares = Object.values(lora.mergedSumsOfSquares).map((wanted, i) => sums[i]! / wanted)
+      expect(
+        largestDifference(
+          shares,
+          shares.map(() => 1)
+        )
+      ).toBeLessThanOrEqual(fiftySteps)
+      expect(shares).toHaveLength(14)
     })
 
     it("of the reward model on pairs of differing length have PyTorch's losses", async () => {
