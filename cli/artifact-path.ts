@@ -9,6 +9,7 @@ import { findHome, whyNoHome } from "../runtime/store/home.ts"
 import type { Journal } from "../runtime/store/journal.ts"
 import { sizeOf } from "../runtime/store/objects.ts"
 import { Store } from "../runtime/store/store.ts"
+import { adapterFile } from "../schemas/checkpoint-files.ts"
 import { UsageError } from "./command.ts"
 import { showReading } from "./display/reading.ts"
 import { storeAt, withStore } from "./open-store.ts"
@@ -39,6 +40,14 @@ export const artifactPath = async (text: string): Promise<string> => {
     })
   )
   return located.kind === "file" ? ownPath(located.path) : located.path
+}
+
+/** The folder of an adapter that a word on the command line stands for: one in PEFT's layout, or a checkpoint that was trained by LoRA and has it in adapter/. */
+export const adapterPath = async (text: string | undefined): Promise<string | undefined> => {
+  if (text === undefined) return undefined
+  const path = await artifactPath(text)
+  const within = join(path, "adapter")
+  return existsSync(join(within, adapterFile)) ? within : path
 }
 
 /** A file or folder of the user's, or one in another store than the one here. */

@@ -43,7 +43,7 @@ export const loadAdapter = Effect.fn("loadAdapter")(function* (directory: string
       doing,
       expected: `a folder with ${adapterFile} and ${adapterWeightsFile}, as PEFT writes them`,
       found: existsSync(join(directory, "config.json")) ? "a whole model" : `no ${adapterFile}`,
-      hint: "Give the folder of a LoRA adapter; a whole model needs no adapter."
+      hint: "Give the folder of a LoRA adapter."
     })
   const json = yield* readJson(path, doing)
   const refuse = (expected: string, found: string) =>

@@ -6,7 +6,7 @@ import { noGrad, scoped, tensor } from "../../engine/tensor.ts"
 import { loadMerged } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
-import { artifactPath } from "../artifact-path.ts"
+import { adapterPath, artifactPath } from "../artifact-path.ts"
 import { write } from "../output.ts"
 
 /** The log-probability of every token after the first: (T,) -> T - 1 numbers. */
@@ -53,7 +53,7 @@ export const command: Command = {
   positionals: ["<checkpoint>"],
   flags: {
     ids: { value: "file.json", help: "a JSON array of arrays of token ids" },
-    adapter: { value: "folder", help: "LoRA adapter in PEFT's layout, merged into the checkpoint" },
+    adapter: { value: "adapter", help: "LoRA adapter to merge in: a folder in PEFT's layout, or a checkpoint trained with LoRA" },
     device: { value: "cpu|cuda", help: "device for tensor computation (default: cpu)" },
     json: { help: "print a JSON array of arrays instead of one line per sequence" }
   },
@@ -69,8 +69,8 @@ export const command: Command = {
     if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device must be cpu or cuda, got "${device}".`)
     if (device === "cuda" && !hasCuda())
       throw new UsageError("No CUDA device was found. Run `caravan doctor` to see why, or use --device cpu.")
-    const [checkpoint, adapter] = [await artifactPath(given.positionals[0]!), given.flag("adapter")]
-    const model = await Effect.runPromise(loadMerged(checkpoint, adapter === undefined ? adapter : await artifactPath(adapter), { device }))
+    const [checkpoint, adapter] = [await artifactPath(given.positionals[0]!), await adapterPath(given.flag("adapter"))]
+    const model = await Effect.runPromise(loadMerged(checkpoint, adapter, { device }))
     const result = (await readIds(path, model)).map((ids) => logProbabilities(model, ids))
     write(given.has("json") ? `${JSON.stringify(result)}\n` : result.map((row) => `${row.join(" ")}\n`).join(""))
     return exitCodes.ok

@@ -20,7 +20,7 @@ import { scoreSequences } from "../../stages/common/scoring.ts"
 import { type Command, exitCodes, type Given, numberFlag, UsageError, wholeNumber } from "../command.ts"
 import { tell, write, writeJsonLine } from "../output.ts"
 import { introduction } from "../sample-intro.ts"
-import { artifactPath } from "../artifact-path.ts"
+import { adapterPath, artifactPath } from "../artifact-path.ts"
 
 /** Where a checkpoint of each role goes. */
 const places: Readonly<Record<string, string>> = {
@@ -147,7 +147,7 @@ export const command: Command = {
   positionals: ["<checkpoint>"],
   flags: {
     prompts: { value: "file", help: "one prompt per line, or JSON rows of {prompt} or {messages}; without it, a chat starts" },
-    adapter: { value: "folder", help: "LoRA adapter in PEFT's layout, merged into the checkpoint" },
+    adapter: { value: "adapter", help: "LoRA adapter to merge in: a folder in PEFT's layout, or a checkpoint trained with LoRA" },
     system: { value: "text", help: "system prompt" },
     temperature: { value: "number", help: "sampling temperature (default: 0.6; 0 is greedy)" },
     "top-p": { value: "number", help: "nucleus sampling (default: 0.9)" },
@@ -171,10 +171,8 @@ export const command: Command = {
     if (device === "cuda" && !hasCuda())
       throw new UsageError("No CUDA device was found. Run `caravan doctor` to see why, or use --device cpu.")
     const checkpoint = await checkpointFor("policy", "the model that answers", given.positionals[0]!)
-    const adapter = given.flag("adapter")
-    const policy = await Effect.runPromise(
-      loadPolicyFrom(checkpoint, { device, adapter: adapter === undefined ? adapter : await artifactPath(adapter) })
-    )
+    const adapter = await adapterPath(given.flag("adapter"))
+    const policy = await Effect.runPromise(loadPolicyFrom(checkpoint, { device, adapter }))
     const settings: Settings = {
       temperature: numberFlag(given, "temperature", { min: 0 }) ?? 0.6,
       topP: numberFlag(given, "top-p", { min: 0, max: 1 }) ?? 0.9,

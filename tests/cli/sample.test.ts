@@ -67,14 +67,17 @@ describe("a file of prompts", () => {
     const file = prompts("ab\nba\n")
     const lora = initLora(smallConfig({ vocabSize: tokenizer.vocabSize }), settings, { seed: 1 })
     noGrad(() => Object.values(lora.parameters).forEach((weight) => weight.normal_(0, 0.5)))
-    const [adapter, merged] = [join(folder, "adapter"), join(folder, "merged")]
-    for (const path of [adapter, merged]) mkdirSync(path)
+    const merged = join(folder, "merged")
+    const adapter = join(merged, "adapter")
+    mkdirSync(adapter, { recursive: true })
     await writeAdapter(adapter, lora)
     await writeCheckpoint(merged, { model: model(1).withAdapter(lora).merge(), tokenizer, role: "policy" })
     const answers = (...args: ReadonlyArray<string>) => sample([...args, "--prompts", file, ...short, "--temperature", "0"])
     const [plain, adapted, whole] = [answers(policy), answers(policy, "--adapter", adapter), answers(merged)]
     expect([adapted.status, adapted.stderr]).toEqual([0, ""])
     expect(adapted.stdout).toBe(whole.stdout)
+    // A checkpoint that was trained by LoRA stands for its adapter.
+    expect(answers(policy, "--adapter", merged)).toEqual(adapted)
     expect(adapted.stdout).not.toBe(plain.stdout)
   })
   it.each([
