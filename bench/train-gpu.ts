@@ -6,7 +6,8 @@
  */
 import { allowTf32, deviceMemory, environment, synchronize } from "../engine/device.ts"
 import { crossEntropySum } from "../engine/fused.ts"
-import { AdamW, clipGradientNorm } from "../engine/optimizer.ts"
+import { clipGradientNorm } from "../engine/gradients.ts"
+import { AdamW } from "../engine/optimizer.ts"
 import { type DType, scoped, tensor } from "../engine/tensor.ts"
 import { llamaConfig, parameterCount } from "../models/config.ts"
 import { initLlama } from "../models/llama.ts"

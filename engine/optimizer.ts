@@ -1,5 +1,5 @@
 /**
- * AdamW with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2) and clipping by global norm.
+ * AdamW with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2).
  *
  *     theta <- theta - lr * decay * theta
  *     m <- b1 m + (1 - b1) g        v <- b2 v + (1 - b2) g^2
@@ -8,10 +8,9 @@
  * Parameters in bfloat16 or float16 keep a float32 master copy: at the paper's learning rates (1e-6 to 2e-5) an update is below half a unit
  * in the last place of a bfloat16 weight and would be lost.
  */
+import { gradientsOf, isNarrow, type Parameters } from "./gradients.ts"
 import { hasOperator } from "./native.ts"
-import { aten, atenMany, atenVoid, clearGradients, keep, noGrad, scoped, type Tensor, zeros, zerosLike } from "./tensor.ts"
-
-export type Parameters = Readonly<Record<string, Tensor>>
+import { atenMany, atenVoid, clearGradients, keep, noGrad, scoped, type Tensor, zeros, zerosLike } from "./tensor.ts"
 
 export interface AdamWOptions {
   readonly parameters: Parameters
@@ -22,53 +21,6 @@ export interface AdamWOptions {
   /** Llama 2 §2.2: 0.1 */
   readonly weightDecay?: number
 }
-
-/** The gradients of all parameters, in order. A parameter the loss does not depend on is an error: it would silently stay as it is. */
-const gradientsOf = (parameters: Parameters): Array<Tensor> => {
-  const missing: Array<string> = []
-  const gradients: Array<Tensor> = []
-  for (const [name, parameter] of Object.entries(parameters)) {
-    const gradient = parameter.grad()
-    if (gradient === undefined) missing.push(name)
-    else gradients.push(gradient)
-  }
-  if (missing.length > 0) {
-    throw new Error(
-      `No gradient for ${missing.slice(0, 5).join(", ")}${missing.length > 5 ? ` and ${missing.length - 5} more` : ""}: call backward() on a loss that depends on every parameter first.`
-    )
-  }
-  return gradients
-}
-
-/** The Euclidean norm of all gradients together, in float32: a tensor of one element on their device. */
-const globalNorm = (gradients: ReadonlyArray<Tensor>): Tensor => {
-  const norms = atenMany("_foreach_norm.Scalar", gradients, 2)
-  const dtype = gradients[0]!.dtype === "float64" ? "float64" : "float32"
-  return aten("linalg_vector_norm", aten("stack", norms, 0).to({ dtype }))
-}
-
-/** The norm of all gradients together. */
-export const gradientNorm = (parameters: Parameters): number => scoped(() => noGrad(() => globalNorm(gradientsOf(parameters)).item()))
-
-/**
- * Scales all gradients by maxNorm / (norm + 1e-6) where their global norm exceeds maxNorm, as torch.nn.utils.clip_grad_norm_ does. Returns the
- * norm before clipping, as a tensor of one element so that a GPU need not be waited for. Call inside a scope.
- */
-export const clipGradientNorm = (parameters: Parameters, maxNorm: number): Tensor =>
-  noGrad(() => {
-    const gradients = gradientsOf(parameters)
-    const norm = globalNorm(gradients)
-    const scale = norm.add(1e-6).pow(-1).mul(maxNorm).clamp(undefined, 1)
-    if (gradients[0]!.device === "cpu") {
-      const factor = scale.item()
-      if (factor < 1) atenVoid("_foreach_mul_.Scalar", gradients, factor)
-    } else if (hasOperator("_foreach_mul_.Tensor")) {
-      atenVoid("_foreach_mul_.Tensor", gradients, scale.to({ dtype: gradients[0]!.dtype }))
-    } else {
-      for (const gradient of gradients) gradient.mul_(scale)
-    }
-    return norm
-  })
 
 export class AdamW {
   readonly #parameters: Parameters
@@ -90,7 +42,7 @@ export class AdamW {
     this.#betas = options.betas ?? [0.9, 0.95]
     this.#epsilon = options.epsilon ?? 1e-5
     this.#weightDecay = options.weightDecay ?? 0.1
-    this.#mixed = this.#values.some((value) => value.dtype === "bfloat16" || value.dtype === "float16")
+    this.#mixed = this.#values.some(isNarrow)
     const made = scoped(() =>
       noGrad(() => {
         const masters = this.#mixed ? this.#values.map((value) => value.detach().to({ dtype: "float32" })) : []
@@ -115,25 +67,38 @@ export class AdamW {
     scoped(() =>
       noGrad(() => {
         const gradients = gradientsOf(this.#parameters)
-        this.#update(this.#mixed ? gradients.map((gradient) => gradient.to({ dtype: "float32" })) : gradients, learningRate)
-        if (this.#mixed) this.#values.forEach((value, i) => value.copy_(this.#masters[i]!))
+        this.#steps?.[0]?.fill_(this.#step)
+        if (!this.#mixed) return this.#update(gradients, this.#masters, this.#first, this.#second, learningRate)
+        // One by one: there are never float32 copies of all 16-bit gradients.
+        gradients.forEach((gradient, i) =>
+          scoped(() => {
+            const master = this.#masters[i]!
+            this.#update([gradient.to({ dtype: "float32" })], [master], [this.#first[i]!], [this.#second[i]!], learningRate)
+            this.#values[i]!.copy_(master)
+          })
+        )
       })
     )
     clearGradients(this.#values)
   }
 
-  #update(gradients: ReadonlyArray<Tensor>, learningRate: number): void {
+  #update(
+    gradients: ReadonlyArray<Tensor>,
+    masters: ReadonlyArray<Tensor>,
+    firsts: ReadonlyArray<Tensor>,
+    seconds: ReadonlyArray<Tensor>,
+    learningRate: number
+  ): void {
     const [beta1, beta2] = this.#betas
     if (this.#steps !== undefined) {
-      this.#steps[0]?.fill_(this.#step)
       atenVoid(
         "_fused_adamw_",
-        this.#masters,
+        masters,
         gradients,
-        this.#first,
-        this.#second,
+        firsts,
+        seconds,
         [],
-        this.#steps,
+        this.#steps.slice(0, gradients.length),
         learningRate,
         beta1,
         beta2,
@@ -146,15 +111,15 @@ export class AdamW {
     }
     const first = 1 - beta1 ** this.#step
     const second = 1 - beta2 ** this.#step
-    atenVoid("_foreach_mul_.Scalar", this.#masters, 1 - learningRate * this.#weightDecay)
-    atenVoid("_foreach_mul_.Scalar", this.#first, beta1)
-    atenVoid("_foreach_add_.List", this.#first, gradients, 1 - beta1)
-    atenVoid("_foreach_mul_.Scalar", this.#second, beta2)
-    atenVoid("_foreach_addcmul_.Scalar", this.#second, gradients, gradients, 1 - beta2)
-    const denominators = atenMany("_foreach_sqrt", this.#second)
+    atenVoid("_foreach_mul_.Scalar", masters, 1 - learningRate * this.#weightDecay)
+    atenVoid("_foreach_mul_.Scalar", firsts, beta1)
+    atenVoid("_foreach_add_.List", firsts, gradients, 1 - beta1)
+    atenVoid("_foreach_mul_.Scalar", seconds, beta2)
+    atenVoid("_foreach_addcmul_.Scalar", seconds, gradients, gradients, 1 - beta2)
+    const denominators = atenMany("_foreach_sqrt", seconds)
     atenVoid("_foreach_div_.Scalar", denominators, Math.sqrt(second))
     atenVoid("_foreach_add_.Scalar", denominators, this.#epsilon)
-    atenVoid("_foreach_addcdiv_.Scalar", this.#masters, this.#first, denominators, -learningRate / first)
+    atenVoid("_foreach_addcdiv_.Scalar", masters, firsts, denominators, -learningRate / first)
   }
 
   /**

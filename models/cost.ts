@@ -58,6 +58,7 @@ export const bytesOf: Readonly<Record<Precision, number>> = { float32: 4, bfloat
 /** Memory that a trained model takes beside its activations, in bytes. */
 export interface TrainingState {
   readonly weights: number
+  /** In float32: micro-batches add up in it (engine/gradients.ts). A single one leaves bfloat16 gradients, and takes less than this. */
   readonly gradients: number
   /** AdamW's two moments in float32, and the float32 copy of bfloat16 weights (engine/optimizer.ts). */
   readonly optimiser: number
@@ -66,7 +67,11 @@ export const trainingState = (model: CostedModel, precision: Precision): Trainin
   const [all, adapter] = [costedParameters(model), adapterParameters(model)]
   const trained = adapter > 0 ? adapter : all
   const bytes = bytesOf[precision]
-  return { weights: (all + adapter) * bytes, gradients: trained * bytes, optimiser: trained * (precision === "bfloat16" ? 12 : 8) }
+  return {
+    weights: (all + adapter) * bytes,
+    gradients: trained * bytesOf.float32,
+    optimiser: trained * (precision === "bfloat16" ? 12 : 8)
+  }
 }
 
 export const weightBytes = (model: CostedModel, precision: Precision): number => costedParameters(model) * bytesOf[precision]

@@ -6,6 +6,7 @@
  */
 import { rmsNorm, swiglu } from "../engine/fused.ts"
 import { seedGenerator } from "../engine/generator.ts"
+import { trainableEmbedding } from "../engine/gradients.ts"
 import {
   arange,
   cat,
@@ -112,7 +113,9 @@ export class Llama {
     if (length > config.maxPositions) throw new RangeError(`a sequence of ${length} tokens: this model's context is ${config.maxPositions}`)
     const { layout, positions } = this.layout(length, options)
     const rotation = this.#rotary.at(this.device, this.dtype, positions ?? length)
-    let x = embedding(this.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
+    // Under an adapter the table is frozen.
+    const embed = this.adapter === undefined ? trainableEmbedding : embedding
+    let x = embed(this.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
     for (let layer = 0; layer < config.layers; layer++) {
       const at = (name: string) => `model.layers.${layer}.${name}`
       const norm = (states: Tensor, name: string) => rmsNorm(states, this.parameter(`${at(name)}.weight`), config.normEpsilon)

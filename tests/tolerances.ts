@@ -18,3 +18,5 @@ export const hundredSteps = 1e-5
 export const hundredNorms = 3e-5
 /** What a whole stage of a dozen float32 updates tells of each, and sums over its weights, against PyTorch's float64. */
 export const wholeStages = 1e-5
+/** Gradients computed in bfloat16, split in any way, against float32's on the same weights: how far apart they are as a share of the norm. */
+export const splitGradients = 0.01

@@ -46,6 +46,14 @@ export function noGrad<A>(body: () => A): A {
   }
 }
 
+/** Whether operations are recorded for gradients here. */
+export const recordsGradients = (): boolean => {
+  const addon = native()
+  const on = addon.gradMode(false)
+  addon.gradMode(on)
+  return on
+}
+
 /** Forgets the gradients of all these tensors. */
 export const clearGradients = (tensors: Iterable<Tensor>): void => native().clearGradients(Array.from(tensors, (tensor) => tensor.handle))
 

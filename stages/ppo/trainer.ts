@@ -4,10 +4,11 @@
  *
  *     N response tokens of a part of a mini-batch, one response after another without padding: what models.ts reads at once with gradients
  */
-import { AdamW, clipGradientNorm, type Parameters } from "../../engine/optimizer.ts"
+import { accumulateGradients, clipGradientNorm, type Parameters } from "../../engine/gradients.ts"
+import { AdamW } from "../../engine/optimizer.ts"
 import { Random } from "../../engine/random.ts"
 import { constantSchedule, type Schedule } from "../../engine/schedule.ts"
-import { cat, noGrad, scoped, stack, tensor, type Tensor } from "../../engine/tensor.ts"
+import { cat, noGrad, stack, tensor, type Tensor } from "../../engine/tensor.ts"
 import type { Llama } from "../../models/llama.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
 import { chunks } from "../common/sequences.ts"
@@ -166,29 +167,25 @@ export class PpoTrainer {
     const tokens = miniBatch.reduce((sum, { response }) => sum + response.length, 0)
     const states = miniBatch.reduce((sum, { returns }) => sum + returns.length, 0)
 
-    const policyParts = parts.map((part) =>
-      scoped(() => {
-        const { logProbabilities, entropy } = responseLogProbabilities(policy, part, this.#options) // (N,) and one element
-        const old = flat(part, "logProbabilities", logProbabilities) // (N,)
-        const advantages = flat(part, "advantages", logProbabilities) // (N,)
-        const loss = policyLoss(logProbabilities, old, advantages, config.clip).div(tokens)
-        loss.backward()
-        return noGrad(() => {
-          const now = logProbabilities.detach()
-          const [clipped, kl] = [clippedTokens(now, old, config.clip), approximateKl(now, old)]
-          return stack([loss.detach(), clipped.div(tokens), kl.div(tokens), entropy.div(tokens)], 0) // (4,)
-        })
+    const policyParts = accumulateGradients(policy.parameters, parts, (part) => {
+      const { logProbabilities, entropy } = responseLogProbabilities(policy, part, this.#options) // (N,) and one element
+      const old = flat(part, "logProbabilities", logProbabilities) // (N,)
+      const advantages = flat(part, "advantages", logProbabilities) // (N,)
+      const loss = policyLoss(logProbabilities, old, advantages, config.clip).div(tokens)
+      loss.backward()
+      return noGrad(() => {
+        const now = logProbabilities.detach()
+        const [clipped, kl] = [clippedTokens(now, old, config.clip), approximateKl(now, old)]
+        return stack([loss.detach(), clipped.div(tokens), kl.div(tokens), entropy.div(tokens)], 0) // (4,)
       })
-    )
-    const valueParts = parts.map((part) =>
-      scoped(() => {
-        const values = responseValues(value, part, this.#options) // (N,)
-        const [old, returns] = [flat(part, "values", values), flat(part, "returns", values)] // (N,)
-        const loss = valueLoss(values, old, returns, config.valueClip).div(states)
-        loss.backward()
-        return noGrad(() => loss.detach().reshape(1))
-      })
-    )
+    })
+    const valueParts = accumulateGradients(value.parameters, parts, (part) => {
+      const values = responseValues(value, part, this.#options) // (N,)
+      const [old, returns] = [flat(part, "values", values), flat(part, "returns", values)] // (N,)
+      const loss = valueLoss(values, old, returns, config.valueClip).div(states)
+      loss.backward()
+      return noGrad(() => loss.detach().reshape(1))
+    })
     return noGrad(() => ({ policy: stack(policyParts, 0).sum(0), value: cat(valueParts, 0).sum(0, true) }))
   }
 

@@ -1,5 +1,5 @@
 /** What training costs: on packed sequences, and with a loss on held-out rows. */
-import { activationBytes, type CostedModel, type Precision } from "../../models/cost.ts"
+import { activationBytes, bytesOf, type CostedModel, type Precision } from "../../models/cost.ts"
 import { dialogueLength, rowCount, type Size } from "../common/cost/size.ts"
 import { targetsOf } from "./lora.ts"
 import { languageModel, reading, type StageCost, trained, training } from "../common/cost/work.ts"
@@ -27,10 +27,11 @@ export const withHeldOut = (
   const { length, model, precision, rows, steps } = read
   const times = 1 + Math.ceil(steps / evaluateEvery)
   const { gradients, weights } = cost.memory
-  // With a patience, a copy of what is trained: as large as its gradients.
+  // With a patience, a copy of what is trained, whose gradients are counted in float32.
+  const copy = patience > 0 ? (gradients * bytesOf[precision]) / bytesOf.float32 : 0
   return {
     work: [...cost.work, reading("held-out loss", model, precision, times * rows(), length)],
-    memory: { ...cost.memory, weights: patience > 0 ? weights + gradients : weights }
+    memory: { ...cost.memory, weights: weights + copy }
   }
 }
 

@@ -8,7 +8,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import type { Parameters } from "../../engine/optimizer.ts"
+import type { Parameters } from "../../engine/gradients.ts"
 import { Random } from "../../engine/random.ts"
 import { keep, noGrad, scoped } from "../../engine/tensor.ts"
 import type { Progress } from "../../runtime/define/stage.ts"

@@ -5,7 +5,7 @@
 import { mkdir } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
-import type { Parameters } from "../../engine/optimizer.ts"
+import type { Parameters } from "../../engine/gradients.ts"
 import { writeAdapter } from "../../models/adapter-files.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"

@@ -12,7 +12,8 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { gpuMemory } from "../../engine/device.ts"
-import { AdamW, clipGradientNorm, type Parameters } from "../../engine/optimizer.ts"
+import { accumulateGradients, clipGradientNorm, type Parameters } from "../../engine/gradients.ts"
+import { AdamW } from "../../engine/optimizer.ts"
 import type { Schedule } from "../../engine/schedule.ts"
 import { scoped } from "../../engine/tensor.ts"
 import { adapterWeightsFile, writeAdapter } from "../../models/adapter-files.ts"
@@ -176,14 +177,12 @@ const takeStep = (
   learningRate: number
 ): { readonly loss: number; readonly gradientNorm: number; readonly diverged: boolean } =>
   scoped(() => {
-    let loss = 0
-    for (const part of parts) {
-      loss += scoped(() => {
-        const share = part().div(count)
-        share.backward()
-        return share.item()
-      })
-    }
+    const shares = accumulateGradients(parameters, parts, (part) => {
+      const share = part().div(count)
+      share.backward()
+      return share.item()
+    })
+    const loss = shares.reduce((sum, share) => sum + share, 0)
     const gradientNorm = clipGradientNorm(parameters, maxNorm).item()
     const diverged = !Number.isFinite(loss) || !Number.isFinite(gradientNorm)
     if (!diverged) optimizer.step(learningRate)

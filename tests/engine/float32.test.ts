@@ -1,7 +1,8 @@
 /** What is computed in float32 though the numbers come in bfloat16: log-softmax, cross-entropy, and the global norm of gradients. */
 import { describe, expect, it } from "vitest"
 import { crossEntropySum } from "../../engine/fused.ts"
-import { AdamW, clipGradientNorm, gradientNorm } from "../../engine/optimizer.ts"
+import { clipGradientNorm, gradientNorm } from "../../engine/gradients.ts"
+import { AdamW } from "../../engine/optimizer.ts"
 import { Random } from "../../engine/random.ts"
 import { noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import { initLlama, Llama } from "../../models/llama.ts"

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest"
 import { generatorState, seedGenerator, setGeneratorState } from "../../engine/generator.ts"
-import { AdamW, clipGradientNorm, gradientNorm } from "../../engine/optimizer.ts"
+import { clipGradientNorm, gradientNorm } from "../../engine/gradients.ts"
+import { AdamW } from "../../engine/optimizer.ts"
 import { deriveSeed, Random } from "../../engine/random.ts"
 import { constantSchedule, cosineSchedule } from "../../engine/schedule.ts"
 import { keep, liveTensors, noGrad, scoped, tensor, zeros } from "../../engine/tensor.ts"

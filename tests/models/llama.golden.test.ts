@@ -1,7 +1,8 @@
 /** The Llama against transformers: logits, loss, every gradient, three optimiser steps, for grouped-query and for tied models. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
-import { AdamW, clipGradientNorm, gradientNorm } from "../../engine/optimizer.ts"
+import { clipGradientNorm, gradientNorm } from "../../engine/gradients.ts"
+import { AdamW } from "../../engine/optimizer.ts"
 import { cosineSchedule } from "../../engine/schedule.ts"
 import { clearGradients, crossEntropy, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import { openSafetensors } from "../../models/safetensors.ts"

@@ -83,11 +83,11 @@ export const frozen = (model: CostedModel, precision: Precision, activations: nu
   weights: weightBytes(model, precision),
   activations
 })
-/** Of one model that is trained. The optimiser takes float32 copies of bfloat16 gradients, once the activations are gone. */
-export const trained = (model: CostedModel, precision: Precision, activations: number): Memory => {
-  const { gradients, optimiser, weights } = trainingState(model, precision)
-  return { weights, gradients, optimiser, activations: Math.max(activations, precision === "bfloat16" ? 2 * gradients : 0) }
-}
+/** Of one model that is trained. */
+export const trained = (model: CostedModel, precision: Precision, activations: number): Memory => ({
+  ...trainingState(model, precision),
+  activations
+})
 export const together = (parts: ReadonlyArray<Memory>, activations: number): Memory => ({
   weights: parts.reduce((sum, part) => sum + part.weights, 0),
   gradients: parts.reduce((sum, part) => sum + part.gradients, 0),

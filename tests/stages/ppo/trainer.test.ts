@@ -12,7 +12,7 @@ import { cloneLlama, initValueModel, logProbabilitiesOf, valuesOf } from "../../
 import { PpoTrainer, type PpoTrainerOptions, type Rollout, type StepStatistics } from "../../../stages/ppo/trainer.ts"
 import { devices } from "../../devices.ts"
 import { largestDifference, smallConfig } from "../../models/small.ts"
-import { sameInFloat32 } from "../../tolerances.ts"
+import { sameInFloat32, splitGradients } from "../../tolerances.ts"
 
 const temperature = 0.7
 const eosId = 2
@@ -123,6 +123,28 @@ for (const { device, skip } of devices) {
         expect(largestDifference(split.all, whole.all)).toBeLessThanOrEqual(sameInFloat32)
         expect(largestDifference(split.weights, whole.weights)).toBeLessThanOrEqual(sameInFloat32)
       }
+    })
+
+    it("in bfloat16 has the gradients of the whole mini-batch, however that is split (detail 18)", () => {
+      const n = 192
+      const gradients = (microBatchSize: number) => {
+        const [policy, start] = [1, 2].map((seed) => initLlama(smallConfig(), { seed, device, dtype: "bfloat16" })) as [Llama, Llama]
+        const value = initRewardModel(start, { seed: 2 })
+        // Whether a token is clipped hangs on a rounding, so none is.
+        const config = configOf({ microBatchSize, miniBatchSize: n, clip: 1e9, valueClip: 1e9, whitenAdvantages: "none" })
+        const trainer = new PpoTrainer({ config, policy, reference: cloneLlama(policy), value, padId: 0, seed: 3 })
+        const { experience } = trainer.advantages(rolloutsOf(initLlama(smallConfig(), { seed: 1, device }), n))
+        scoped(() => trainer.loss(experience))
+        return [policy, value].map(({ parameters }) =>
+          Object.values(parameters).flatMap((parameter) => scoped(() => parameter.grad()!.to({ dtype: "float32" }).toNumbers()))
+        )
+      }
+      const whole = gradients(n)
+      for (const size of [1, 8])
+        gradients(size).forEach((split, model) => {
+          const difference = Math.hypot(...split.map((x, i) => x - whole[model]![i]!))
+          expect(difference / Math.hypot(...whole[model]!)).toBeLessThan(splitGradients)
+        })
     })
   })
 }
