@@ -150,7 +150,7 @@ export const costOfPlan = async (
     try {
       return expecting(size, node.expected)
     } catch (cause) {
-      throw new UsageError(`Reckoning the cost of "${node.id}": ${(cause as Error).message}`)
+      throw new UsageError(`Estimating the cost of "${node.id}": ${(cause as Error).message}`)
     }
   }
   for (const node of plan.graph.nodes.values()) {

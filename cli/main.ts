@@ -114,7 +114,7 @@ export const main = async (args: ReadonlyArray<string>): Promise<number> => {
     if (entry === undefined)
       throw new UsageError(
         name.startsWith("-")
-          ? `${name} is no flag of caravan itself: give a command first, or --help or --version.`
+          ? `caravan has no flag ${name} of its own: give a command first, or --help or --version.`
           : `There is no command "${name}".${didYouMean(name, Object.keys(commands))}`
       )
     const { command } = await entry.load()

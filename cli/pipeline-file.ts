@@ -27,7 +27,7 @@ export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
       `it is a folder. Give the path of a definition file${some.length === 0 ? ", for example pipelines/hh-rlhf.ts" : `: ${some.join(", ")}${files.length > some.length ? ", ..." : ""}`}.`
     )
   }
-  if (!found.isFile()) throw fail("it is no regular file. Give the path of a definition file.")
+  if (!found.isFile()) throw fail("it is not a regular file. Give the path of a definition file.")
   let module: { readonly default?: unknown }
   try {
     module = (await import(pathToFileURL(file).href)) as { readonly default?: unknown }

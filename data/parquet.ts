@@ -53,8 +53,8 @@ async function* ipcBatches(path: string): AsyncGenerator<Uint8Array> {
   // What a panicking decoder prints is not for the user.
   const worker = new Worker(new URL(import.meta.url), { workerData: task, stdout: true, stderr: true })
   const stopped = new Promise<Answer>((resolve) => {
-    worker.once("error", () => resolve({ type: "failed", message: "data that the decoder gives up on" }))
-    worker.once("exit", () => resolve({ type: "failed", message: "data that the decoder stops at" }))
+    worker.once("error", () => resolve({ type: "failed", message: "data that the decoder failed on" }))
+    worker.once("exit", () => resolve({ type: "failed", message: "data that the decoder crashed on" }))
   })
   try {
     for (;;) {

@@ -46,7 +46,7 @@ const damaged = (path: string, expected: string, cause: unknown) =>
     doing: `Reading ${path}`,
     expected,
     found: cause instanceof Error ? cause.message : String(cause),
-    hint: "The file is damaged or truncated: get it again."
+    hint: "The file is damaged or truncated: download or copy it again."
   })
 
 const kindOf = async (path: string): Promise<Kind> => {

@@ -60,8 +60,7 @@ const exchangesOf = (messages: ReadonlyArray<Message>): Array<Exchange> => {
   const system = messages[0]?.role === "system" ? contentOf(messages[0], 0) : undefined
   const turns = system === undefined ? messages : messages.slice(1)
   const offset = messages.length - turns.length
-  if (turns.length === 0)
-    throw new ChatError({ reason: "without a message of the user's", message: "A dialogue needs at least one message of the user's." })
+  if (turns.length === 0) throw new ChatError({ reason: "without a user message", message: "A dialogue needs at least one user message." })
   const exchanges: Array<Exchange> = []
   turns.forEach((message, i) => {
     const expected = i % 2 === 0 ? "user" : "assistant"

@@ -35,7 +35,7 @@ const installPackages = () => {
   const npm = spawnSync("npm", ["ci", "--no-audit", "--no-fund"], { cwd: root, stdio: ["inherit", 2, "inherit"] })
   if (npm.error) throw new Error(`npm could not be run: ${npm.error.message}. It comes with Node; on Debian: apt-get install npm`)
   if (npm.status !== 0)
-    throw new Error(`npm ci ended with ${npm.status ?? npm.signal}; its reason stands above. Run \`npm ci\` once that is mended.`)
+    throw new Error(`npm ci ended with ${npm.status ?? npm.signal}; its reason is above. Fix that, then run \`npm ci\`.`)
 }
 
 const nodeVersion = () => {

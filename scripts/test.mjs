@@ -37,12 +37,12 @@ const ended = node([...vitest, ...args]) ? "passed" : "failed"
 if (ended === "failed") failed.push("tests")
 
 if (failed.length > 0)
-  process.stdout.write(`\nNot in order: ${failed.join(", ")}.${failed.includes("format") ? " `npm run format` mends the format." : ""}\n`)
+  process.stdout.write(`\nNot in order: ${failed.join(", ")}.${failed.includes("format") ? " `npm run format` fixes the format." : ""}\n`)
 if (existsSync(results)) {
   const line = counts(JSON.parse(readFileSync(results, "utf8")), ended)
   writeFileSync(summary, `${line}\n`)
   process.stdout.write(`${line}\n`)
 } else {
-  process.stdout.write("vitest ended without results: its reason stands above.\n")
+  process.stdout.write("vitest ended without results: its reason is above.\n")
 }
 process.exit(failed.length > 0 || !existsSync(results) ? 1 : 0)

@@ -149,7 +149,7 @@ const find = async (text: string): Promise<AnyPipeline | StageInfo> => {
     const there = Object.entries(module).flatMap(([each, found]) => (isPipeline(found) || isStage(found) ? [each] : []))
     const known = there.filter((each) => each !== "default").map((each) => `${file}#${each}`)
     throw fail(
-      `${name === "default" ? "it has no default export that is a pipeline or a stage" : `its export "${name}" is no pipeline and no stage`}.${known.length === 0 ? "" : ` There are: ${known.join(", ")}.`}`
+      `${name === "default" ? "it has no default export that is a pipeline or a stage" : `its export "${name}" is neither a pipeline nor a stage`}.${known.length === 0 ? "" : ` There are: ${known.join(", ")}.`}`
     )
   }
   const exported = Object.entries(await import("../../index.ts")).flatMap(([each, value]) =>

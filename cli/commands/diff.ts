@@ -37,7 +37,7 @@ const reportDifferences = Effect.fnUntraced(function* ({ output }: NodeDifferenc
   const read = (digest: string) =>
     Effect.tryPromise({
       try: async () => JSON.parse(await readFile(join(store.path(digest), "report.json"), "utf8")) as unknown,
-      catch: storeError((reason) => `Reading the report ${store.path(digest)}: ${reason}. Mend that, then ask again.`)
+      catch: storeError((reason) => `Reading the report ${store.path(digest)}: ${reason}. Fix that, then try again.`)
     })
   if (!(yield* store.present(before)) || !(yield* store.present(after))) return []
   for (const digest of [before, after]) {

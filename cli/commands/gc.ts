@@ -82,7 +82,7 @@ export const command: Command = {
         if (!given.has("yes")) {
           print(given.has("json"), { deleted: false, ...collection, size: total }, [
             ...planned(collection),
-            nothing ? "Nothing can go." : `${what} would go, ${size(total)}. Nothing is deleted yet: add --yes.`,
+            nothing ? "Nothing to delete." : `${what} would be deleted, ${size(total)}. Nothing is deleted yet: add --yes.`,
             keeps,
             ...over,
             ...beside
@@ -92,7 +92,7 @@ export const command: Command = {
         const collected = yield* gc(collection)
         print(given.has("json"), { deleted: true, ...collection, size: collected.size, stayed: collected.stayed }, [
           nothing
-            ? "Nothing can go."
+            ? "Nothing to delete."
             : `Deleted ${count(collected.objects, "object")}${collection.leftovers.length > 0 ? ` and ${count(collection.leftovers.length, "leftover")}` : ""}: ${size(collected.size)} freed.`,
           ...collected.stayed.map(({ digest, why }) => `${short(digest)} stayed: ${why}`),
           keeps,

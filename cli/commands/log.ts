@@ -20,7 +20,7 @@ const follow = (path: string, run: PastRun) =>
   Effect.gen(function* () {
     const journal = yield* Journal
     const attempt = <A>(body: () => Promise<A>) =>
-      Effect.tryPromise({ try: body, catch: storeError((reason) => `Reading the log ${path}: ${reason}. Mend that, then ask again.`) })
+      Effect.tryPromise({ try: body, catch: storeError((reason) => `Reading the log ${path}: ${reason}. Fix that, then try again.`) })
     const file = yield* Effect.acquireRelease(
       attempt(() => open(path)),
       (opened) => Effect.promise(() => opened.close().catch(() => undefined))

@@ -37,7 +37,7 @@ export const command: Command = {
         }
         const named = yield* resolveArtifact(text)
         if (named.digest === null)
-          return yield* Effect.fail(new Error(`${named.name} is a file of yours, not an artifact of the store: gc never touches it.`))
+          return yield* Effect.fail(new Error(`${named.name} is your own file, not an artifact of the store: gc never deletes it.`))
         const note = given.flag("note") ?? ""
         yield* store.pin(named.digest, note)
         const pinned = [named.digest]

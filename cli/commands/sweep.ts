@@ -43,7 +43,7 @@ export const gridOf = (pipeline: AnyPipeline, texts: ReadonlyArray<string>): Rec
     const at = text.indexOf("=")
     if (at < 1 || at === text.length - 1) throw new UsageError(`--over takes name=value,value,..., got "${text}".`)
     const [name, values] = [text.slice(0, at), splitValues(text.slice(at + 1))]
-    if (grid.has(name)) throw new UsageError(`--over ${name} is there twice: give all its values at once.`)
+    if (grid.has(name)) throw new UsageError(`--over ${name} is given twice: give all its values at once.`)
     const isSeed = name === "seed" && !Object.hasOwn(fields, "seed")
     const wrong = isSeed ? values.find((value) => !/^\d{1,15}$/.test(value)) : undefined
     if (wrong !== undefined) throw new UsageError(`--over seed takes whole numbers from 0, got "${wrong}".`)

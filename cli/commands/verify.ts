@@ -28,7 +28,7 @@ const lines = ({ nodes, left }: Verification): Array<string> => {
       ...(node.differences.length > 0 ? [`  ${short(node.digest!)} -> ${short(node.again!)}`] : []),
       ...node.differences.map((difference) => `  ${difference}`)
     ]),
-    `${counts.join(", ") || "Nothing to verify: no node's result is in the store. Run the pipeline first"}${left > 0 ? `; ${left} not looked at` : ""}.`
+    `${counts.join(", ") || "Nothing to verify: no node's result is in the store. Run the pipeline first"}${left > 0 ? `; ${left} not checked` : ""}.`
   ]
 }
 
@@ -51,7 +51,7 @@ const damagedLines = ({ digest, made, path, quarantined, left, type, what }: Dam
 const storeLines = ({ damaged, home, objects, size: bytes, strays, unknown }: StoreVerification): Array<string> => [
   ...damaged.flatMap(damagedLines),
   ...unknown.map((object) => `unknown  ${short(object.digest)}  ${size(object.size)}: no record names it; caravan gc takes it`),
-  ...strays.map((path) => `stray    ${path}: it is no object, nor a file of one`),
+  ...strays.map((path) => `stray    ${path}: it is neither an object nor a file of one`),
   `${count(objects, "object")} of ${size(bytes)} in ${home}: ${damaged.length} damaged, ${unknown.length} unknown, ${strays.length} stray.`
 ]
 

@@ -299,7 +299,7 @@ export class Tensor {
       throw new TensorError({
         operator: "backward",
         got: this.toString(),
-        expected: "a single number that depends on a tensor that requires its gradient",
+        expected: "a single number that depends on a tensor that requires a gradient",
         reason: cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : ""
       })
     }

@@ -90,7 +90,7 @@ const settle = Effect.fnUntraced(function* (
       ...base,
       ...none,
       verdict: "refused",
-      why: [`what it is made of is not settled: ${until.join(", ")} would run. Bless or run ${until.length === 1 ? "that" : "those"} first`]
+      why: [`its inputs are not up to date: ${until.join(", ")} would run. Bless or run ${until.length === 1 ? "that" : "those"} first`]
     }
   }
   const { key, parts } = planned
@@ -124,7 +124,7 @@ const settle = Effect.fnUntraced(function* (
   )
   return others.length > 0 && !others.includes("its record is gone")
     ? refused(...others)
-    : refused("its earlier result is gone from the store: run the pipeline, it is made again")
+    : refused("its earlier result is gone from the store: run the pipeline to make it again")
 })
 
 /** Records the result under its new key; false when another run made one there meanwhile. */

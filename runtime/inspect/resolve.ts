@@ -184,7 +184,7 @@ export const resolveRunOrNode = (
     let execution = yield* findExecution(text)
     if (execution === undefined) {
       const located = yield* Effect.catchTag(locate(text), "PipelineError", () => Effect.succeed(undefined))
-      if (located?.kind === "file") return yield* fail("it is a file or folder of yours, not a result of a run.")
+      if (located?.kind === "file") return yield* fail("it is your own file or folder, not a result of a run.")
       if (located !== undefined) execution = (yield* journal.executionsWith(located.digest, "any")).at(-1)
     }
     if (execution === undefined) {

@@ -228,7 +228,7 @@ const importsOf = () => {
     }
     const to = await resolved()
     if (to === null)
-      return refuse(id, importer, "it leads to no file. Mend `imports` or `exports` in package.json, or build what is linked.")
+      return refuse(id, importer, "it leads to no file. Fix `imports` or `exports` in package.json, or build what is linked.")
     // A name of package.json's for a module of Node's.
     if (to.external === true || isBuiltin(to.id))
       return isBuiltin(to.id) ? external(to.id) : refuse(id, importer, `it leads to "${to.id}", which is no file.`)

@@ -142,7 +142,7 @@ export const holdToLock = (
     const found = differences(lock, lockFileOf(graph, facts, options, process.cwd(), digests, new Map()))
     if (found.length > 0)
       return yield* new PipelineError({
-        message: `This run is held to a lock file, and is not what was frozen:\n${found.map((line) => `  ${line}`).join("\n")}\nNothing was run. Undo what changed, or run \`caravan freeze\` again to accept it.`
+        message: `This run must match its lock file, but does not:\n${found.map((line) => `  ${line}`).join("\n")}\nNothing was run. Undo what changed, or run \`caravan freeze\` again to accept it.`
       })
   })
 

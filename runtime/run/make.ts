@@ -112,7 +112,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
     ) {
       const claimed = yield* store.claim(key)
       if (!claimed.mine) return claimed.by
-      if (claimed.tookOver) emit({ type: "note", node: node.id, message: "the run that was making it is gone: making it here" })
+      if (claimed.tookOver) emit({ type: "note", node: node.id, message: "the run that was making it has ended: making it here" })
       return yield* Effect.gen(function* () {
         // Another run may have made it while this one waited. Forced nodes are always made by this run.
         const trace = isForced(run, node.id) ? undefined : yield* finder.lookOrSetAside(node.id, key, suspect)

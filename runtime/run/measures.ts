@@ -32,7 +32,7 @@ export const measuresOf = (result: RunResult): Effect.Effect<Measures, StoreErro
     const reportOf = (folder: string) =>
       Effect.tryPromise({
         try: () => read(join(folder, "report.json")),
-        catch: storeError((reason) => `Reading the report in ${folder}: ${reason}. The run's results are kept: mend that, then run again.`)
+        catch: storeError((reason) => `Reading the report in ${folder}: ${reason}. The run's results are kept: fix that, then run again.`)
       })
     const measures = new Map<string, number | string | boolean>()
     for (const { id, digest, metrics } of result.nodes) {

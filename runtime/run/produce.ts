@@ -113,7 +113,7 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
           Effect.fail(
             new StageError({
               reason: "BadOutput",
-              message: `Stage ${node.stage.name} wrote something else than a ${node.type.name}. ${error.message}`,
+              message: `Stage ${node.stage.name} wrote something other than a ${node.type.name}. ${error.message}`,
               isRetryable: false
             })
           )
@@ -160,7 +160,7 @@ const withSkipped = ({ id, store }: RunContext, node: StageNode, beside: string,
     error.reason !== "TooManySkipped"
       ? ""
       : node.limits?.skipped === undefined
-        ? " Mend the data, or allow more with --max-skipped (a share, 0 to 1)."
-        : " Mend the data, or allow more where the pipeline limits this node: limited({ skipped })."
+        ? " Fix the data, or allow more with --max-skipped (a share, 0 to 1)."
+        : " Fix the data, or allow more where the pipeline limits this node: limited({ skipped })."
   return new StageError({ reason: error.reason, isRetryable: error.isRetryable, message: `${error.message} ${where}.${advice}` })
 }

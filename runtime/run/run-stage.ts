@@ -120,7 +120,7 @@ const runWith = (
         return Effect.fail(
           new StageError({
             reason: "Interrupted",
-            message: `Stage ${stage.name} interrupted itself: a stage ends by its output, or fails with an error. Mend its code (Effect.interrupt, or a fiber that was interrupted and then joined).`,
+            message: `Stage ${stage.name} interrupted itself: a stage ends by its output, or fails with an error. Fix its code (Effect.interrupt, or a fiber that was interrupted and then joined).`,
             isRetryable: false
           })
         )

@@ -88,7 +88,7 @@ export const sweep = <Params extends ConfigSchema, Outputs extends Readonly<Reco
       if (!name.includes(".") && name !== "seed" && !fields.includes(name))
         return yield* fail(`it has no such parameter.${didYouMean(name, [...fields, "seed"])}`)
       if (values.length === 0) return yield* fail("there is no value to try. Give one or more.")
-      if (new Set(values.map(textOf)).size < values.length) return yield* fail("a value is there twice. Give each once.")
+      if (new Set(values.map(textOf)).size < values.length) return yield* fail("a value is given twice. Give each once.")
     }
     const points = combinations(grid).map((values): Point => {
       const named = Object.entries(values)

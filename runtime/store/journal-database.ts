@@ -47,13 +47,13 @@ const tables = `
 const damaged = /not a database|malformed|no such (table|column)|no column named|syntax error|unrecognized token/
 
 const knownAdvice = (reason: string): string | undefined => {
-  if (damaged.test(reason)) return "It is damaged: move it away, and results are made and recorded anew"
-  if (/is full|ENOSPC/.test(reason)) return "Free some space, then run again: what is finished is kept"
+  if (damaged.test(reason)) return "It is damaged: move it away; runs then make and record the results again"
+  if (/is full|ENOSPC/.test(reason)) return "Free some space, then run again: finished results are kept"
   if (/a folder is needed/.test(reason)) return "Name a folder in CARAVAN_HOME"
   if (/can't be read|copyfile/.test(reason)) return "Make it readable (its owner can, with chmod), or name another folder in CARAVAN_HOME"
   if (/can't be written/.test(reason)) return "Make the folder writable, or name another with CARAVAN_HOME"
   if (/is locked/.test(reason))
-    return "Another run has held it for long, perhaps one that is stopped (kill -CONT lets it go on): then run again"
+    return "Another run has held it for long, perhaps one that is stopped (kill -CONT resumes it): then run again"
   return undefined
 }
 const opening = (file: string) =>
@@ -66,7 +66,7 @@ const opening = (file: string) =>
 export const using = (file: string) =>
   storeError(
     (reason) =>
-      `Using the journal ${file}: ${reason}. ${knownAdvice(reason) ?? "Mend the folder, then run again: what is finished is kept"}.`
+      `Using the journal ${file}: ${reason}. ${knownAdvice(reason) ?? "Fix the folder, then run again: finished results are kept"}.`
   )
 
 /** A value that is kept as JSON. */

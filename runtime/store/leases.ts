@@ -106,7 +106,7 @@ export class Leases {
       if (cause instanceof StoreError) throw cause
       const reason = messageOf(cause)
       const advice = /is full|ENOSPC/.test(reason)
-        ? "Free some space (caravan gc --yes does), then run again: what is finished is kept"
+        ? "Free some space (caravan gc --yes does), then run again: finished results are kept"
         : "Make the folder writable; a damaged leases.db can be deleted while nothing runs"
       throw new StoreError({ message: `${doing} the leases of the store (leases.db beside ${this.#folder}): ${reason}. ${advice}.` })
     }

@@ -73,7 +73,7 @@ const unreadable = (cause: unknown): undefined => {
   if (isGone(cause)) return undefined
   // Too many open files, say, or no permission: that is no reason to make a sound object again.
   throw new StoreError({
-    message: `Looking at a result in the store: ${messageOf(cause)}. The result stays where it is: mend that, then run again.`
+    message: `Looking at a result in the store: ${messageOf(cause)}. The result stays where it is: fix that, then run again.`
   })
 }
 

@@ -119,7 +119,7 @@ const read = async <A>(body: () => Promise<A>): Promise<A | undefined> => {
 const unreadable = (cause: unknown): StageError =>
   new StageError({
     reason: "Checkpoint",
-    message: `Looking at a checkpoint: ${messageOf(cause)}. It stays where it is: mend that, then run again.`,
+    message: `Looking at a checkpoint: ${messageOf(cause)}. It stays where it is: fix that, then run again.`,
     isRetryable: isPassing(cause)
   })
 
@@ -132,7 +132,7 @@ const damage = async (folder: string): Promise<string | undefined> => {
   if (found > format)
     throw new StageError({
       reason: "Checkpoint",
-      message: `Reading the checkpoint ${folder}: it has format ${found}, this version of caravan knows formats up to ${format}. It stays where it is: go on with that newer version, or move it away to begin anew.`,
+      message: `Reading the checkpoint ${folder}: it has format ${found}, this version of caravan knows formats up to ${format}. It stays where it is: continue with that newer version, or move it away to start over.`,
       isRetryable: false
     })
   for (const { path, sha256 } of files)

@@ -128,7 +128,7 @@ const movedAtOnce = 64
 
 const operations = (home: string, leases: () => Leases, holder?: Holder): StoreOperations => {
   const error = (doing: string) =>
-    storeError((reason) => `${doing}: ${reason}. Free some space or mend the folder ${home}, then run again: what is finished is kept.`)
+    storeError((reason) => `${doing}: ${reason}. Free some space or fix the folder ${home}, then run again: finished results are kept.`)
   const attempt = <A>(doing: string, body: () => A): Effect.Effect<A, StoreError> => Effect.try({ try: body, catch: error(doing) })
   const attemptAsync = <A>(doing: string, body: () => Promise<A>): Effect.Effect<A, StoreError> =>
     Effect.tryPromise({ try: body, catch: error(doing) })

@@ -76,7 +76,7 @@ const readEntries = async (folder: string, count: number): Promise<Array<Entry>>
 
 const failed = (folder: string, expected: string, found: string) =>
   ArtifactError.of({
-    doing: `Going on from ${join(folder, fileName)}`,
+    doing: `Resuming from ${join(folder, fileName)}`,
     expected,
     found,
     hint: `Remove the folder ${folder} and run again: the stage then starts from its beginning.`

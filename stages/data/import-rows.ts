@@ -27,7 +27,7 @@ export const importRows = Effect.fn("importRows")(function* <Row, A>(
       doing: `Reading ${path}`,
       expected: "rows that fit",
       found: `none among the first ${counts.rows}`,
-      hint: "Name the right format, or mend the file."
+      hint: "Name the right format, or fix the file."
     })
   return written(result.slot, { ...result.metrics, rowsRead: counts.rows, rowsSkipped: counts.bad })
 })

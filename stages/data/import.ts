@@ -51,7 +51,7 @@ const badLabel = Effect.fnUntraced(function* (path: string, { line, field, expec
     doing: `Importing the pairs of ${path}, ${unit} ${line}, field ${field}`,
     expected,
     found,
-    hint: "Such a pair is never skipped: mend it, or bring the field of every pair to this scale, and run again."
+    hint: "Such a pair is never skipped: fix it, or convert the field of every pair to this scale, and run again."
   })
 })
 

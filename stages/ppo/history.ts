@@ -123,7 +123,7 @@ export const resumeRun = Effect.fn("ppo.resumeRun")(function* (
   const path = join(point.path, stateFile)
   const damaged = (what: string) =>
     ArtifactError.of({
-      doing: `Going on from ${path}`,
+      doing: `Resuming from ${path}`,
       expected: `PPO's history of ${point.step} iterations`,
       found: what,
       hint: `Remove the folder ${point.path} and run again.`

@@ -40,7 +40,7 @@ export const labelId = ({ id, prompt, responseA, responseB }: ResponsePair): str
 const parseLabel = (line: string, number: number, file: string, kind: Kind): { readonly id: string; readonly verdict: Verdict } => {
   const refuse = (field: string, expected: string, found: unknown): never => {
     throw new AnnotationError({
-      message: `Reading labels from ${file}, line ${number}, ${field}: expected ${expected}, found ${found === undefined ? "no such field" : JSON.stringify(found).slice(0, 60)}. Mend the line and run again; a line is like ${exampleOf(kind)}.`
+      message: `Reading labels from ${file}, line ${number}, ${field}: expected ${expected}, found ${found === undefined ? "no such field" : JSON.stringify(found).slice(0, 60)}. Fix the line and run again; a line is like ${exampleOf(kind)}.`
     })
   }
   let row: Record<string, unknown>
@@ -136,18 +136,18 @@ export const fileAnnotator = (options: FileOptions): Layer.Layer<Annotator> =>
           const names = some(missing.map(labelId))
           if (pairsFile === "")
             throw new AnnotationError({
-              message: `Labels of ${missing.length} pairs are awaited, but nothing says where to write the pairs: set pairsFile to a path and run again.`
+              message: `${missing.length} pairs have no labels yet, and there is no file to write them to: set pairsFile to a path and run again.`
             })
           if (labels !== undefined && resolve(labels) === resolve(pairsFile))
             throw new AnnotationError({
-              message: `Awaiting labels: ${labels} has ${found.size} of ${pairs.length}. Missing: ${names}; they can't be written to ${pairsFile}, which is the file of labels. Give the labels a file of their own, or pairsFile another path, and run again.`
+              message: `Waiting for labels: ${labels} has ${found.size} of ${pairs.length}. Missing: ${names}; they can't be written to ${pairsFile}, which is the file of labels. Give the labels a file of their own, or pairsFile another path, and run again.`
             })
           await writePairs(options, missing, pairs)
           throw new AnnotationError({
             message:
               labels === undefined
-                ? `Awaiting labels: ${missing.length} pairs are written to ${pairsFile}. Label each in a file of labels, ${how}. Then ${labelsHint === "" ? "give that file to the stage's input `labels`, and run again" : labelsHint}: everything before is kept.`
-                : `Awaiting labels: ${labels} has ${found.size} of ${pairs.length}. Missing: ${names}; they are written to ${pairsFile}. Add a line for each to ${labels}, ${how}. Then run again: everything before is kept.`
+                ? `Waiting for labels: ${missing.length} pairs are written to ${pairsFile}. Label each in a file of labels, ${how}. Then ${labelsHint === "" ? "give that file to the stage's input `labels`, and run again" : labelsHint}: everything before is kept.`
+                : `Waiting for labels: ${labels} has ${found.size} of ${pairs.length}. Missing: ${names}; they are written to ${pairsFile}. Add a line for each to ${labels}, ${how}. Then run again: everything before is kept.`
           })
         },
         catch: (cause) =>

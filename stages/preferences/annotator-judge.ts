@@ -144,7 +144,7 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
       const key = keyVariable === "" ? undefined : environment[keyVariable]
       if (keyVariable !== "" && (key === undefined || key === ""))
         return yield* failed(
-          `The judge's key is awaited in the environment variable ${keyVariable}, which is not set. Set it and run again.`
+          `The judge's key is read from the environment variable ${keyVariable}, which is not set. Set it and run again.`
         )
       const known = yield* Effect.tryPromise({
         try: () => readJournal(journal),

@@ -48,7 +48,7 @@ export const openVerdictLog = Effect.fn("openVerdictLog")(function* (
     const path = join(found.path, fileName)
     const damaged = (what: string) =>
       ArtifactError.of({
-        doing: `Going on from ${path}`,
+        doing: `Resuming from ${path}`,
         expected: `verdicts on some of ${pairs} pairs`,
         found: what,
         hint: `Remove the folder ${found.path} and run again: all pairs are then asked again.`

@@ -129,7 +129,7 @@ const resume = Effect.fnUntraced(function* (
   const path = join(found.path, measuredFile)
   const damaged = (what: string) =>
     ArtifactError.of({
-      doing: `Going on from ${path}`,
+      doing: `Resuming from ${path}`,
       expected: `the losses and gradient norms of ${found.step} steps of ${options.steps}`,
       found: what,
       hint: `Remove the folder ${found.path} and run again.`

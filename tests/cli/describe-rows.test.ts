@@ -51,7 +51,7 @@ describe("caravan describe", () => {
       /no default export that is a pipeline or a stage\. There are: .*stages\.ts#lines, .*stages\.ts#shout/
     )
     expect(await says(2, "describe", `${join(folder, "stages.ts")}#constructor`)).toMatch(
-      /its export "constructor" is no pipeline and no stage/
+      /its export "constructor" is neither a pipeline nor a stage/
     )
     expect(await says(2, "describe", join(folder, "nowhere.ts"))).toMatch(/there is no file/)
   })

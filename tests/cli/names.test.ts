@@ -59,7 +59,7 @@ describe("a result", () => {
       expect(await says(2, "pin", "shout")).toMatch(
         /it is a file or folder here and a result of pipeline "fixture"\. Write \.\/shout for the one here, fixture:shout for the result/
       )
-      expect(await says(2, "pin", "./shout")).toMatch(/is a file of yours/)
+      expect(await says(2, "pin", "./shout")).toMatch(/is your own file/)
       expect(await json("pin", "fixture:shout")).toMatchObject({ pinned: [digest(second, "shout")] })
     } finally {
       process.chdir(before)

@@ -134,14 +134,14 @@ describe("du, pin and gc", () => {
       new Map(["lines", "shout", "counts"].map((id) => [digest(second, id), "released"]))
     )
     // Used lately: stays.
-    expect(await prints(0, "gc", "--max-size", "0")).toMatch(/^Nothing can go\.\n5 objects of .* stay\.\n.* more than asked for stay/)
+    expect(await prints(0, "gc", "--max-size", "0")).toMatch(/^Nothing to delete\.\n5 objects of .* stay\.\n.* more than asked for stay/)
     const all = ["gc", "--max-size", "0", "--keep", "0"]
     const dry = await json(...all)
     expect(dry).toMatchObject({ deleted: false, kept: { objects: 3 } })
     expect(dry.objects.map((item: { digest: string }) => item.digest).sort()).toEqual(
       [digest(first, "shout"), digest(first, "counts")].sort()
     )
-    expect(await prints(0, ...all)).toMatch(/^2 objects would go, [\d.]+ k?B\. Nothing is deleted yet: add --yes\.$/m)
+    expect(await prints(0, ...all)).toMatch(/^2 objects would be deleted, [\d.]+ k?B\. Nothing is deleted yet: add --yes\.$/m)
     expect(existsSync(first!.outputs.loud!.path)).toBe(true)
     expect(await prints(0, ...all, "--yes")).toMatch(/^Deleted 2 objects: [\d.]+ k?B freed\.$/m)
     expect([first, second].map((document) => existsSync(document!.outputs.loud!.path))).toEqual([false, true])

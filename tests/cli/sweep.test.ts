@@ -45,7 +45,7 @@ describe("--over", () => {
   it("that is no name=value, is there twice, or is no seed is refused", () => {
     expect(() => gridOf(pipeline, ["rate"])).toThrow('--over takes name=value,value,..., got "rate".')
     expect(() => gridOf(pipeline, ["rate="])).toThrow(/--over takes/)
-    expect(() => gridOf(pipeline, ["rate=1", "rate=2"])).toThrow("--over rate is there twice: give all its values at once.")
+    expect(() => gridOf(pipeline, ["rate=1", "rate=2"])).toThrow("--over rate is given twice: give all its values at once.")
     expect(() => gridOf(pipeline, ["seed=1,x"])).toThrow('--over seed takes whole numbers from 0, got "x".')
   })
 })

@@ -31,7 +31,7 @@ describe("help and version", () => {
   })
   it("-v is --version; another flag without a command is no command's name misspelt", async () => {
     expect(await inProcess(folder, "-v")).toEqual(await inProcess(folder, "--version"))
-    expect(await refused("-x")).toBe("-x is no flag of caravan itself: give a command first, or --help or --version.\n")
+    expect(await refused("-x")).toBe("caravan has no flag -x of its own: give a command first, or --help or --version.\n")
     expect(await refused("zz")).not.toContain("Did you mean")
   })
 })
@@ -41,7 +41,7 @@ describe("a pipeline", () => {
     expect(await refused("plan", folder)).toMatch(/it is a folder\. Give the path of a definition file: .*pipeline\.ts/)
     mkdirSync(join(folder, "empty"))
     expect(await refused("plan", join(folder, "empty"))).toMatch(/it is a folder\. Give the path of a definition file, for example/)
-    expect(await refused("plan", "/dev/null")).toMatch(/it is no regular file/)
+    expect(await refused("plan", "/dev/null")).toMatch(/it is not a regular file/)
   })
 })
 

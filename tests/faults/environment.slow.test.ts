@@ -98,7 +98,7 @@ describe.skipIf(!("path" in shim))(`a folder that can't be written to${without}`
   ])("(%s) is refused at once, with what to do, before and after there is something in it", async (title, error) => {
     await withRunner(async (runner) => {
       const request = requestOf(folder, join(folder, title))
-      const refused = { type: "refused", tag: "StoreError", message: expect.stringMatching(/(Make the|Mend the) folder/) }
+      const refused = { type: "refused", tag: "StoreError", message: expect.stringMatching(/(Make the|Fix the) folder/) }
       const fault = { mode: mode.refuseFrom, error, at: 1, mask: changing }
       expect((await runner.run(request, fault)).end).toMatchObject(refused)
       expect(digestsOf(await sound.run(request))).toEqual(clean)

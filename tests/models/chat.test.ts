@@ -131,8 +131,8 @@ describe("a dialogue that the format can't hold is an error that says which mess
       [[user("a"), system("b"), assistant("c")], "Message 2 must be the assistant's, but is the system's"],
       [[system("a"), system("b"), user("c")], "Message 2 must be the user's, but is the system's"],
       [[system("a"), assistant("b")], "Message 2 must be the user's, but is the assistant's"],
-      [[], "at least one message of the user's"],
-      [[system("a")], "at least one message of the user's"]
+      [[], "at least one user message"],
+      [[system("a")], "at least one user message"]
     ]
     for (const [messages, expected] of cases) {
       expect(messageOf(() => encodeDialogue(tokenizer, messages))).toContain(expected)

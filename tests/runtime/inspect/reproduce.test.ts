@@ -137,7 +137,7 @@ describe("a lock file", () => {
       return []
     } catch (cause) {
       const lines = (cause as Error).message.split("\n")
-      expect(lines[0]).toBe("This run is held to a lock file, and is not what was frozen:")
+      expect(lines[0]).toBe("This run must match its lock file, but does not:")
       return lines.filter((line) => line.startsWith("  ")).map((line) => line.trim())
     }
   }

@@ -157,7 +157,7 @@ export const selfish = Stage.make("selfish", { config: Schema.Struct({}), inputs
       working(() => ({ selfish: (selfish as unknown as (inputs: object) => AnyNode)({}), words: lines({ file: words() }) }))
     )
     expect(statuses(result)).toEqual({ selfish: "failed", lines: "ran" })
-    expect(result.nodes[0]!.error).toMatch(/^Stage selfish interrupted itself: .* Mend its code/)
+    expect(result.nodes[0]!.error).toMatch(/^Stage selfish interrupted itself: .* Fix its code/)
   })
 
   it("by an input that is there and can't be read stops what needs that, and nothing else", async () => {

@@ -148,7 +148,7 @@ describe("a sweep", () => {
     await expect(wrong({ tims: [1] })).rejects.toThrow('Sweep of "swept" over tims: it has no such parameter. Did you mean "times"?')
     await expect(wrong({ "uper.mark": ["a"] })).rejects.toThrow(/there is no node or output "uper"\. Did you mean "upper"\?/)
     await expect(wrong({ times: [] })).rejects.toThrow(/there is no value to try/)
-    await expect(wrong({ times: [1, 2, 1] })).rejects.toThrow(/a value is there twice/)
+    await expect(wrong({ times: [1, 2, 1] })).rejects.toThrow(/a value is given twice/)
     expect(readdirSync(folder)).not.toContain("home")
   })
 })

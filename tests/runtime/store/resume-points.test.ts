@@ -80,7 +80,7 @@ it("that can't be looked at for want of open files may pass; what has to be mend
     expect(await Effect.runPromise(Effect.flip(opened().latest))).toMatchObject({
       reason: "Checkpoint",
       isRetryable,
-      message: `Looking at a checkpoint: ${code}. It stays where it is: mend that, then run again.`
+      message: `Looking at a checkpoint: ${code}. It stays where it is: fix that, then run again.`
     })
   }
   refusal.code = ""
@@ -93,7 +93,7 @@ it("of a newer version are refused, and stay", async () => {
   const seal = readFileSync(path, "utf8").split("\n")[1]!.replace('"format":1', '"format":2')
   writeFileSync(path, `${createHash("sha256").update(seal).digest("hex")}\n${seal}`)
   await expect(Effect.runPromise(opened().latest)).rejects.toThrow(
-    /it has format 2, this version of caravan knows formats up to 1\. It stays where it is: go on with that newer version/
+    /it has format 2, this version of caravan knows formats up to 1\. It stays where it is: continue with that newer version/
   )
   expect(readdirSync(folder)).toHaveLength(1)
 })

@@ -173,7 +173,7 @@ describe("rows that can't be used", () => {
 
   it("are too many where they are all of them, whatever may be skipped", async () => {
     expect(await failureOf(importPreferences, { file: file([pair()]) }, { format: "hh-rlhf" })).toContain(
-      "expected rows that fit, found none among the first 1. Name the right format, or mend the file."
+      "expected rows that fit, found none among the first 1. Name the right format, or fix the file."
     )
   })
 

@@ -69,7 +69,7 @@ describe("people, by a file,", () => {
 
   it("are asked: the pairs are written, and the message says what is awaited and how to go on", async () => {
     expect(await failure(undefined)).toMatch(
-      /Awaiting labels: 3 pairs are written to .*pairs\.jsonl\. Label each in a file of labels, one JSON object a line, as \{"id":"p1-[0-9a-f]{12}","choice":"A","rating":1,"safeA":true,"safeB":false\}: .*rating how much better \(0 significantly better, .*Then give that file to the stage's input `labels`, and run again: everything before is kept/
+      /Waiting for labels: 3 pairs are written to .*pairs\.jsonl\. Label each in a file of labels, one JSON object a line, as \{"id":"p1-[0-9a-f]{12}","choice":"A","rating":1,"safeA":true,"safeB":false\}: .*rating how much better \(0 significantly better, .*Then give that file to the stage's input `labels`, and run again: everything before is kept/
     )
     const written = writtenPairs()
       .trim()
@@ -119,7 +119,7 @@ describe("people, by a file,", () => {
   it("find the pairs that are left in a file of this batch's pairs, and no half of a file when writing fails", async () => {
     await failure(undefined)
     const whole = writtenPairs()
-    expect(await failure(undefined)).toMatch(/Awaiting labels/)
+    expect(await failure(undefined)).toMatch(/Waiting for labels/)
     expect(writtenPairs()).toBe(whole)
     await failure(label("p2"))
     expect(writtenPairs().trim().split("\n")).toHaveLength(2)
@@ -178,7 +178,7 @@ describe("people, by a file,", () => {
       JSON.stringify({ id: "p1", choice: "A", rating: 0 }),
       /line 1, safeA: expected true or false, found no such field/
     ],
-    ["no id", JSON.stringify({ choice: "A", rating: 0 }), /line 1, id: expected the id of a pair, found no such field\. Mend the line/],
+    ["no id", JSON.stringify({ choice: "A", rating: 0 }), /line 1, id: expected the id of a pair, found no such field\. Fix the line/],
     ["no choice at all", JSON.stringify({ id: "p1", rating: 0 }), /line 1, choice: expected "A" or "B", found no such field/],
     ["no rating", `${label("p2")}\n${JSON.stringify({ id: "p1", choice: "A" })}`, /line 2, rating: expected 0, 1, .*found no such field/],
     ["null for a rating", label("p1", { rating: null }), /rating: expected 0, 1, .*found null/],
@@ -363,7 +363,7 @@ describe("a judge", () => {
   })
   it("needs an endpoint, and the key that is named", async () => {
     expect(await failure({ url: "" })).toMatch(/set url .* and model/)
-    expect(await failure({ environment: {} })).toMatch(/awaited in the environment variable JUDGE_KEY, which is not set/)
+    expect(await failure({ environment: {} })).toMatch(/read from the environment variable JUDGE_KEY, which is not set/)
   })
   it.each([
     ['{"better": 1, "rating": 2, "safe1": true, "safe2": false}', true, { choice: "B", rating: 2, safeA: false, safeB: true }],
