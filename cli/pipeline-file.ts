@@ -39,7 +39,8 @@ export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
       error.name === "SyntaxError" || error.code === "ERR_INVALID_TYPESCRIPT_SYNTAX"
         ? `\n${(error.stack ?? "").split("\n").slice(0, 3).join("\n")}`
         : ""
-    const where = place === "" ? placeOf(cause) : ""
+    // Node's own text names both files; the first frame is of the command that imports.
+    const where = place === "" && error.code !== "ERR_MODULE_NOT_FOUND" ? placeOf(cause) : ""
     throw fail(`${error.message.replace(/\.$/, "")}${where}.${place}\nFix the file and run again.`)
   }
   if (module.default === undefined)

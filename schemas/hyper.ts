@@ -102,13 +102,15 @@ export const hyperSecretVariable = (description: string): Field<string> =>
         : "takes the name of an environment variable (letters, digits and _), not the secret itself"
   })
 
-/** The address of an endpoint, or "". It stands in the journal: one that holds a user's name or password is refused. */
+/** The address of an endpoint, or "". It stands in the journal: one that holds a user's name or password, or a query, where keys go too, is refused. */
 export const hyperUrl = (description: string): Field<string> =>
   described(description, {
     refuse: (value) =>
       typeof value === "string" && /^\w+:\/\/[^/?#]*@/.test(value)
         ? "holds a name or a password, which would be recorded with the run. Put the key into an environment variable"
-        : undefined
+        : typeof value === "string" && /[?#]/.test(value)
+          ? "has a query or a fragment (after ? or #), which would be recorded with the run. Give the address without it, and put a key into an environment variable"
+          : undefined
   })
 
 /** Marks a field that can't change the result, so that it stays out of the cache key; the reason is part of the record. */

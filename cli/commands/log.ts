@@ -79,7 +79,7 @@ export const command: Command = {
             return yield* Effect.fail(
               new UsageError(
                 wanted === undefined
-                  ? `There is no log of "${node}": gc has deleted it.`
+                  ? `There is no log of "${node}": ${(yield* journal.lastOfNode(node, ["ran", "failed"])).length > 0 ? "gc has deleted it" : `it has never run here (\`caravan show ${shortRun(run.id)}\`)`}.`
                   : `Run ${shortRun(run.id)} has no log of "${node}": it did not run there (\`caravan show ${shortRun(run.id)}\`). Leave out the run for the latest one that ran it.`
               )
             )

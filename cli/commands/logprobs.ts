@@ -24,8 +24,8 @@ export const logProbabilities = (model: Llama, ids: ReadonlyArray<number>): Arra
 const readIds = async (path: string, model: Llama): Promise<Array<Array<number>>> => {
   const fail = (what: string) =>
     new UsageError(`Reading the ids ${path}: ${what}. Expected a JSON array of arrays of token ids, for example [[1, 15043, 3186]].`)
-  const text = await readFile(path, "utf8").catch(() => {
-    throw fail("no such file")
+  const text = await readFile(path, "utf8").catch((cause: NodeJS.ErrnoException) => {
+    throw fail(cause.code === "ENOENT" ? "no such file" : cause.message)
   })
   let value: unknown
   try {

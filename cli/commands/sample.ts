@@ -107,6 +107,8 @@ const readPrompts = async (path: string, system: string | undefined): Promise<Ar
     throw new UsageError(`Reading the prompts ${path}: ${cause.code === "ENOENT" ? "no such file" : cause.message}.`)
   })
   const lines = text.split("\n").map((line) => line.trim())
+  if (lines.every((line) => line === ""))
+    throw new UsageError(`Reading the prompts ${path}: there is no prompt in it. Write one on each line.`)
   return lines.flatMap((line, i) => {
     if (line === "") return []
     const refuse = (found: string) =>

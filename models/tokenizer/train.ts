@@ -7,6 +7,7 @@
  * where the text holds too few pairs: spm_train then makes pieces that occur nowhere, this fails. (spm_train looks for the best pair among the
  * 1000 or 5% most frequent, chosen anew every 100 pieces; it could thus miss one, of very many that are equally rare.)
  */
+import { ConfigError } from "../../schemas/hyper.ts"
 import { Heap } from "./heap.ts"
 import { type Piece, specificationOf } from "./model-file.ts"
 import { Tokenizer } from "./tokenizer.ts"
@@ -22,7 +23,7 @@ export interface TrainOptions {
 
 const space = "\u2581"
 
-/** The vocabulary that spm_train's rules give for these texts. Throws a RangeError when the texts can't fill it. */
+/** The vocabulary that spm_train's rules give for these texts. Throws a ConfigError when the texts can't fill it. */
 export const trainTokenizer = (texts: Iterable<string>, options: TrainOptions): Tokenizer => {
   const { vocabSize, characterCoverage = 0.99995, maxLength = 16 } = options
   const words = countWords(texts)
@@ -39,14 +40,14 @@ export const trainTokenizer = (texts: Iterable<string>, options: TrainOptions): 
   ]
   const wanted = vocabSize - fixed.length - characters.length
   if (wanted < 0)
-    throw new RangeError(
-      `A vocabulary of ${vocabSize} is too small: ${fixed.length} reserved pieces and ${characters.length} characters need ${vocabSize - wanted}.`
-    )
+    throw new ConfigError({
+      message: `Training a tokenizer: a vocabulary of ${vocabSize} is too small: ${fixed.length} reserved pieces and ${characters.length} characters need ${vocabSize - wanted}. Raise vocabSize.`
+    })
   const merges = joinPairs(words, new Set(characters), wanted, maxLength)
   if (merges.length < wanted)
-    throw new RangeError(
-      `These texts give a vocabulary of at most ${fixed.length + characters.length + merges.length} pieces, not ${vocabSize}: ask for fewer, or give more text.`
-    )
+    throw new ConfigError({
+      message: `Training a tokenizer: these texts give a vocabulary of at most ${fixed.length + characters.length + merges.length} pieces, not ${vocabSize}. Lower vocabSize, or give more text.`
+    })
   const learned = [...merges, ...characters].map((text, i): Piece => ({ text, score: -i, type: "normal" }))
   return new Tokenizer({
     pieces: [...fixed, ...learned],

@@ -122,7 +122,7 @@ export const buildGraph = (
       try: () => pipeline.build(decoded) as Record<string, unknown>,
       catch: (cause) => new PipelineError({ message: `Building the pipeline "${pipeline.name}": ${messageOf(cause)}${placeOf(cause)}` })
     })
-    if (typeof outputs !== "object" || outputs === null || isNode(outputs)) {
+    if (typeof outputs !== "object" || outputs === null || isNode(outputs) || Object.keys(outputs).length === 0) {
       return yield* new PipelineError({
         message: `Building the pipeline "${pipeline.name}": its function returned ${shown(outputs)}. Return an object of named outputs: ({ policy: sft(...) }).`
       })
@@ -236,7 +236,13 @@ const shown = (value: unknown): string => {
   if (isNode(value)) return "a node"
   if (typeof value === "function") return "stage" in value ? `the stage ${(value.stage as StageInfo).name} itself` : "a function"
   if (typeof value === "object" && value !== null)
-    return Array.isArray(value) ? "a list" : value instanceof Promise ? "a promise" : "an object"
+    return Array.isArray(value)
+      ? "a list"
+      : value instanceof Promise
+        ? "a promise"
+        : Object.keys(value).length === 0
+          ? "an empty object"
+          : "an object"
   return typeof value === "string" ? JSON.stringify(value) : String(value)
 }
 

@@ -1,6 +1,8 @@
 /** A node: a stage applied to nodes and a config, or a file of the user's. A plain lazy value; nothing runs by making one. */
 import { resolve } from "node:path"
 import { type ArtifactType, External, type ExternalFile } from "../../schemas/artifact.ts"
+import { own } from "../../schemas/own.ts"
+import { PipelineError } from "../errors.ts"
 import type { Sizes } from "./cost.ts"
 import type { StageInfo } from "./stage-info.ts"
 
@@ -56,6 +58,14 @@ export type NodeDefinition =
       readonly expected?: Sizes
     }
 
+/** What is expected instead of a limit that is none; undefined for one that can be held. */
+const limitBounds: Readonly<Record<string, (value: unknown) => string | undefined>> = {
+  seconds: (value) => (Number.isFinite(value) && (value as number) > 0 ? undefined : "seconds above 0"),
+  memory: (value) => (Number.isFinite(value) && (value as number) > 0 ? undefined : "MiB above 0"),
+  retries: (value) => (Number.isSafeInteger(value) && (value as number) >= 0 ? undefined : "a whole number from 0"),
+  skipped: (value) => ((value as number) >= 0 && (value as number) <= 1 ? undefined : "a share from 0 to 1")
+}
+
 class MadeNode<A> implements Node<A> {
   readonly [NodeTypeId] = true
   readonly definition: NodeDefinition
@@ -63,6 +73,7 @@ class MadeNode<A> implements Node<A> {
     this.definition = definition
   }
   named(name: string): Node<A> {
+    if (name === "") throw new PipelineError({ message: "the name of a node is empty. Give it one, or leave named() out." })
     return makeNode({ ...this.definition, name })
   }
   expecting(sizes: Sizes): Node<A> {
@@ -70,6 +81,11 @@ class MadeNode<A> implements Node<A> {
   }
   limited(limits: NodeLimits): Node<A> {
     const { definition } = this
+    for (const [name, value] of Object.entries(limits)) {
+      const expected = (own(limitBounds, name) ?? (() => "no limit of that name"))(value)
+      if (value !== undefined && expected !== undefined)
+        throw new PipelineError({ message: `limited({ ${name}: ${String(value)} }): expected ${expected}.` })
+    }
     return makeNode(definition.kind === "stage" ? { ...definition, limits: { ...definition.limits, ...limits } } : definition)
   }
 }
@@ -79,4 +95,8 @@ export const makeNode = <A>(definition: NodeDefinition): Node<A> => new MadeNode
 export const isNode = (value: unknown): value is AnyNode => typeof value === "object" && value !== null && NodeTypeId in value
 
 /** A file or folder of the user's, by content: its path, owner and times do not count. Relative paths are from the working directory. */
-export const fileAt = (path: string): Node<ExternalFile> => makeNode({ kind: "file", path: resolve(path), name: undefined, type: External })
+export const fileAt = (path: string): Node<ExternalFile> => {
+  // It would stand for the working directory, all of which would be read.
+  if (path === "") throw new PipelineError({ message: "the path of an input is empty. Give the path of a file or folder." })
+  return makeNode({ kind: "file", path: resolve(path), name: undefined, type: External })
+}

@@ -111,7 +111,7 @@ export const findExecution = (
         return yield* fail(
           last === undefined
             ? `run ${shortRun(run.id)} (${run.pipeline}) has no node or output "${name}".${nearest(name, ids)}`
-            : `"${node}" has no result in run ${shortRun(run.id)}: it ${last.status === "failed" ? "failed" : "was skipped"} (\`caravan show ${shortRun(run.id)}\`).`
+            : `"${node}" has no result in run ${shortRun(run.id)}: it ${endOf(last.status)} (\`caravan show ${shortRun(run.id)}\`).`
         )
       }
     }
@@ -124,6 +124,8 @@ export const findExecution = (
     }
     return found[0]
   })
+
+const endOf = (status: NodeStatus): string => (status === "failed" ? "failed" : "was skipped")
 
 /** What a word stands for: a result, or a file or folder of the user's. Fails, with the nearest name, when it is none of these. */
 export const locate = (text: string): Effect.Effect<Located, PipelineError | StoreError, Journal> =>
@@ -154,10 +156,17 @@ export const locate = (text: string): Effect.Effect<Located, PipelineError | Sto
         )
     }
     if (isThere) return { kind: "file", path: resolve(text) }
+    const unmade = isPath ? undefined : yield* findExecution(text)
+    if (unmade !== undefined)
+      return yield* fail(
+        `"${unmade.node}" has no result: it ${endOf(unmade.status)} in run ${shortRun(unmade.run)} (\`caravan show ${shortRun(unmade.run)}\`).`
+      )
+    const known = yield* names
+    if (known.includes(text)) return yield* fail("it is an output of a pipeline that was run here, but no run has come to it yet.")
     return yield* fail(
       isPath
         ? "there is no such file or folder."
-        : `expected the name of a node or an output (also as pipeline:name or run:name), a digest or how it begins, or a path.${nearest(text, yield* names)}`
+        : `expected the name of a node or an output (also as pipeline:name or run:name), a digest or how it begins, or a path.${nearest(text, known)}`
     )
   })
 

@@ -4,7 +4,7 @@ import type { BigIntStats, Stats } from "node:fs"
 import { readdir, stat } from "node:fs/promises"
 import { join, relative } from "node:path"
 import * as Effect from "effect/Effect"
-import { messageOf, PipelineError } from "../errors.ts"
+import { isAbsent, messageOf, PipelineError } from "../errors.ts"
 import { type OnBytes, sha256File } from "./file-digest.ts"
 import type { KeyCache } from "./key-cache.ts"
 
@@ -112,9 +112,11 @@ export const digestFile = Effect.fnUntraced(function* (path: string, cache: KeyC
 })
 
 const reasonOf = (cause: unknown): string =>
-  (cause as NodeJS.ErrnoException).code === "ENOENT"
-    ? "there is no such file or folder. Check the path (relative paths are from the folder the command runs in)."
-    : messageOf(cause)
+  (cause as NodeJS.ErrnoException).code === "ELOOP"
+    ? "it is a symbolic link that leads back to itself. Point it to a file."
+    : isAbsent(cause)
+      ? "there is no such file or folder. Check the path (relative paths are from the folder the command runs in)."
+      : messageOf(cause)
 
 /** Fails when a file no longer has the stamp that it had. `failed` makes the error of it. */
 export const checkStamp = <E>(path: string, stamp: string, failed: () => E): Effect.Effect<void, E> =>

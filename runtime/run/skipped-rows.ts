@@ -26,6 +26,15 @@ const described = ({ field, file, found, id, line }: SkippedRow): string => {
 }
 const longestFound = 200
 
+/** As a line of JSON; of a row that JSON can't hold (nested too deep), why. */
+const lineOf = (row: SkippedRow): string => {
+  try {
+    return `${visibleJson(row)}\n`
+  } catch (cause) {
+    return `${visibleJson({ ...row, row: `(can't be written as JSON: ${messageOf(cause)})` })}\n`
+  }
+}
+
 /** `folder`: where the file goes; undefined: nowhere, rows are only counted. `limit`: of the node or the run, where there is one. */
 export const collectSkipped = (stage: string, folder: string | undefined, limit: number | undefined): CollectedRows => {
   let file: number | undefined
@@ -60,7 +69,7 @@ export const collectSkipped = (stage: string, folder: string | undefined, limit:
     if (kind === undefined) open.set(row.what, (kind = { first: row, reasons: new Map() }))
     kind.reasons.set(row.reason, (kind.reasons.get(row.reason) ?? 0) + 1)
     if (folder === undefined) return
-    attempt(() => (waiting += `${visibleJson(row)}\n`))
+    waiting += lineOf(row)
     if (waiting.length > pieceLength) flush()
   }
   const check: SkippedRows["check"] = Effect.fnUntraced(function* (what, of, most = usualSkippedShare) {

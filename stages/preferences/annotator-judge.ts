@@ -114,8 +114,15 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
             `it answered ${response.status} ${response.statusText}`,
             response.status === 429 || response.status >= 500
           )
-        const body = (await response.json()) as { choices?: ReadonlyArray<{ message?: { content?: unknown } }> }
-        const content = body.choices?.[0]?.message?.content
+        const text = await response.text()
+        let body: { choices?: ReadonlyArray<{ message?: { content?: unknown } }> } | null
+        try {
+          body = JSON.parse(text) as typeof body
+        } catch {
+          // What JSON.parse says quotes the text, of which a part may be a part of the key.
+          throw new RequestFailed("what it answered is not JSON (is this the address of an OpenAI-compatible endpoint?)", false)
+        }
+        const content = body?.choices?.[0]?.message?.content
         return typeof content === "string" ? content : ""
       },
       catch: (cause) =>

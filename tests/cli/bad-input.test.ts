@@ -59,6 +59,11 @@ describe("pipeline files", () => {
     refuses(["run", file("text.ts", 'throw "out of ideas"\n')], /Loading the pipeline text\.ts: out of ideas\.\nFix the file/))
   it("with a syntax error: where", () =>
     refuses(["run", file("syntax.ts", "export default {{{\n")], /Loading the pipeline syntax\.ts:[\s\S]*Fix the file/))
+  it("that imports a file that is not there: which, and from where", () =>
+    refuses(
+      ["run", file("imports.ts", 'import x from "./nowhere.ts"\nexport default x\n')],
+      /^Loading the pipeline imports\.ts: Cannot find module '\S*nowhere\.ts' imported from \S*imports\.ts\.\nFix the file/
+    ))
   it("without a default export", () =>
     refuses(["plan", file("none.ts", "export const x = 1\n")], /it has no default export\. End it with: export default Pipeline\.make/))
   it("whose default export is something else", () =>
@@ -122,6 +127,11 @@ describe("a device", () => {
 describe("files", () => {
   it("a missing data file", () =>
     refuses(["run", hh, "--set", "data=missing.jsonl"], /Reading the input .*missing\.jsonl: there is no such file or folder/))
+  it("a path that is empty: before the folder that it would stand for is read", () =>
+    refuses(
+      ["run", hh, "--set", "data="],
+      /Building the pipeline "hh-rlhf": the path of an input is empty\. Give the path of a file or folder\./
+    ))
   it.skipIf(process.platform !== "linux")("a device, a FIFO or a socket, by itself, by a link or in a folder: at once", async () => {
     execFileSync("mkfifo", [join(folder, "pipe")])
     const server = createServer().listen(join(folder, "socket"))

@@ -98,6 +98,7 @@ describe("caravan logprobs", () => {
 
   it.each([
     ["no file of ids", [checkpoint, "--ids", join(root, "none.json")], "no such file"],
+    ["a folder of ids", [checkpoint, "--ids", root], "illegal operation on a directory"],
     ["no ids", [checkpoint], "caravan logprobs needs --ids <file.json>"],
     ["no checkpoint", [join(root, "none"), "--ids", "x.json"], "there is no such file or folder"]
   ])("refuses %s in one message", async (_, args, message) => {

@@ -119,3 +119,30 @@ describe("a checkpoint and a tokenizer", () => {
     expect(await says(2, "tokenize", join(folder, "elsewhere/objects/ab", "0".repeat(64)))).toMatch(/Reading the tokenizer .*elsewhere/)
   })
 })
+
+describe("a name without a result", () => {
+  it("is told of as what became of it, not as unknown", async () => {
+    const other = fixtureFolder()
+    try {
+      const refused = async (...args: ReadonlyArray<string>) => {
+        const { status, stderr } = await inProcess(other, ...args)
+        expect([args, status]).toEqual([args, 2])
+        return stderr
+      }
+      await refused("run", join(other, "pipeline.ts"), "--set", "file=none.txt")
+      expect(await refused("pin", "loud")).toMatch(
+        /Looking for "loud": it is an output of a pipeline that was run here, but no run has come to it/
+      )
+      const file = `file=${join(other, "words.txt")}`
+      const failed = await inProcess(other, "run", join(other, "pipeline.ts"), "--set", file, "--set", "shout.refuse=true")
+      expect(failed.status).toBe(1)
+      expect(await refused("pin", "loud")).toMatch(
+        /Looking for "loud": "shout" has no result: it failed in run [0-9a-f]{8} \(`caravan show [0-9a-f]{8}`\)\./
+      )
+      expect(await refused("tokenize", "counts")).toMatch(/"counts" has no result: it was skipped in run /)
+      expect(await refused("log", "counts")).toMatch(/There is no log of "counts": it has never run here \(`caravan show [0-9a-f]{8}`\)\./)
+    } finally {
+      removeFolder(other)
+    }
+  })
+})

@@ -97,6 +97,15 @@ describe("a file of prompts", () => {
   })
 })
 
+it("a file without a prompt is refused", () => {
+  const { status, stdout, stderr } = sample([policy, "--prompts", prompts("\n \n"), ...short])
+  expect([status, stdout, stderr]).toEqual([
+    2,
+    "",
+    expect.stringMatching(/^Reading the prompts .*prompts\.txt: there is no prompt in it\./)
+  ])
+})
+
 it("a model that does not say what it is for, as one of Hugging Face's, is taken as it is given", async () => {
   const path = join(folder, "foreign")
   mkdirSync(path)

@@ -47,6 +47,19 @@ const mistake = (outputs: () => unknown, settings: Record<string, string> = {}):
   return (Cause.squash(exit.cause) as Error).message
 }
 
+describe("a node's limits", () => {
+  it.each([
+    [{ seconds: -1 }, /limited\(\{ seconds: -1 \}\): expected seconds above 0/],
+    [{ memory: Number.NaN }, /limited\(\{ memory: NaN \}\): expected MiB above 0/],
+    [{ retries: 1.5 }, /limited\(\{ retries: 1\.5 \}\): expected a whole number from 0/],
+    [{ skipped: 20 }, /limited\(\{ skipped: 20 \}\): expected a share from 0 to 1/],
+    [{ timeout: 3 }, /limited\(\{ timeout: 3 \}\): expected no limit of that name/],
+    [{ constructor: 3 }, /limited\(\{ constructor: 3 \}\): expected no limit of that name/]
+  ])("that can't be held are refused: %j", (limits, message) => {
+    expect(mistake(() => ({ x: texts().limited(limits as NodeLimits) }))).toMatch(message)
+  })
+})
+
 describe("wires", () => {
   it("of another type are refused: a reward model as policy, swapped rewards, a file as dataset", () => {
     const policy = () => pretrain({ texts: texts() })
@@ -143,6 +156,7 @@ describe("nodes", () => {
     expect([...graph.nodes.keys()]).toEqual(["file:words.txt", "read", "file:other.txt", "read-2", "both", "pretrain"])
     expect(graph.outputs).toEqual({ x: "both", y: "pretrain" })
     expect(mistake(() => ({ x: texts().named("a"), y: pretrain({ texts: texts() }).named("a") }))).toMatch(/Two nodes are named "a"/)
+    expect(mistake(() => ({ x: texts().named("") }))).toMatch(/the name of a node is empty/)
   })
 
   it("with the same stage, config, seed and inputs are one", () => {
@@ -218,6 +232,8 @@ describe("a pipeline's function", () => {
     ).toMatch(/^Building the pipeline "test": no such thing \(at .*graph\.test\.ts:\d+\)$/)
     expect(mistake(() => ({ x: read }))).toMatch(/Output "x" of pipeline "test" is the stage read itself, not a node/)
     expect(mistake(() => undefined)).toMatch(/its function returned undefined\. Return an object of named outputs/)
+    expect(mistake(() => Promise.resolve({ x: texts() }))).toMatch(/its function returned a promise\. Return an object of named outputs/)
+    expect(mistake(() => ({}))).toMatch(/its function returned an empty object\. Return an object of named outputs/)
     expect(mistake(() => texts())).toMatch(/its function returned a node\. Return an object of named outputs/)
   })
 })

@@ -13,6 +13,7 @@ import { verify } from "../../../runtime/inspect/verify.ts"
 import type { RunEvent } from "../../../runtime/run/events.ts"
 import type { RunOptions } from "../../../runtime/run/options.ts"
 import { run } from "../../../runtime/run/run.ts"
+import { collectSkipped } from "../../../runtime/run/skipped-rows.ts"
 import { gc, planGc } from "../../../runtime/store/gc.ts"
 import { removeFolder } from "../../cli/caravan.ts"
 import { checkRecords } from "../../faults/invariants.ts"
@@ -69,6 +70,19 @@ describe("skipped rows", () => {
     expect(found).toMatchObject({ status: "hit", skipped: made.skipped, skippedRows: made.skippedRows, digest: made.digest })
   })
 
+  it("that JSON can't hold, as one nested a hundred thousand deep, are listed without their content", async () => {
+    const folders = join(folder, "sidecar")
+    const collected = collectSkipped("use", folders, undefined)
+    collected.add({ what: "texts", reason: "not an object", line: 1, row: JSON.parse(`${"[".repeat(1e5)}${"]".repeat(1e5)}`) })
+    collected.add({ what: "texts", reason: "not an object", line: 2, row: 7 })
+    await Effect.runPromise(collected.check("texts", 50))
+    expect(await Effect.runPromise(collected.finish)).toMatchObject([{ of: 50, skipped: 2 }])
+    expect(listed(join(folders, "skipped.jsonl"))).toMatchObject([
+      { line: 1, row: expect.stringMatching(/^\(can't be written as JSON: Maximum call stack size exceeded\)$/) },
+      { line: 2, row: 7 }
+    ])
+  })
+
   it("are no part of the result: it has the digest that it has without them", async () => {
     write(50, 0)
     const clean = await go(use)
@@ -99,7 +113,7 @@ describe("skipped rows", () => {
     const path = /skipped are in (\S+\.skipped\.jsonl)\./.exec(error!)![1]!
     expect([status, error]).toEqual([
       "failed",
-      `Stage use skipped 11 of 50 texts (22%): 11 with an "x". The first: "row 0", field text. At most 20% may be skipped. The rows that it skipped are in ${path}. Mend the data, or allow more with --max-skipped (a share, 0 to 1).`
+      `Stage use skipped 11 of 50 texts (22%): 11 with an "x". The first: "row 0", field text. At most 20% may be skipped. The rows that it skipped are in ${path}. Fix the data, or allow more with --max-skipped (a share, 0 to 1).`
     ])
     expect(listed(path)).toHaveLength(11)
   })

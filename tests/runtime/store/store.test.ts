@@ -185,6 +185,10 @@ describe("a file of the user's", () => {
     await expect(digest(join(home, "none"))).rejects.toThrow(/Reading the input .*none: there is no such file or folder\. Check the path/)
     symlinkSync("nowhere", join(home, "dangling"))
     await expect(digest(join(home, "dangling"))).rejects.toThrow(/no such file/)
+    writeFileSync(join(home, "file"), "")
+    await expect(digest(join(home, "file/below"))).rejects.toThrow(/: there is no such file or folder\. Check the path/)
+    symlinkSync("loop", join(home, "loop"))
+    await expect(digest(join(home, "loop"))).rejects.toThrow(/loop: it is a symbolic link that leads back to itself\. Point it to a file/)
   })
 })
 

@@ -7,6 +7,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
+import { decodeConfig } from "../../../schemas/hyper.ts"
 import { Preferences, ResponsePairs } from "../../../schemas/rows.ts"
 import { annotate, preferenceOf } from "../../../stages/preferences/annotate.ts"
 import { Annotator, type Kind, type Verdict } from "../../../stages/preferences/annotator.ts"
@@ -198,7 +199,7 @@ describe("people, by a file,", () => {
 
 describe("a judge", () => {
   let server: Server
-  let answers: (body: string, count: number) => { status?: number; reason?: string; content?: string; hang?: boolean }
+  let answers: (body: string, count: number) => { status?: number; reason?: string; content?: string; hang?: boolean; raw?: string }
   let seen: Array<{ body: string; key: string | undefined }> = []
   let url = ""
   beforeAll(async () => {
@@ -207,10 +208,10 @@ describe("a judge", () => {
       request.on("data", (chunk) => (body += String(chunk)))
       request.on("end", () => {
         seen.push({ body, key: request.headers.authorization })
-        const { status = 200, reason, content = "", hang = false } = answers(body, seen.length)
+        const { status = 200, reason, content = "", hang = false, raw } = answers(body, seen.length)
         if (hang) return
         response.writeHead(status, reason ?? "", { "content-type": "application/json" })
-        response.end(JSON.stringify({ choices: [{ message: { content } }] }))
+        response.end(raw ?? JSON.stringify({ choices: [{ message: { content } }] }))
       })
     })
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
@@ -274,6 +275,18 @@ describe("a judge", () => {
     expect(await failure({ environment: { JUDGE_KEY: "sk-1234" } })).toMatch(/it answered 401 \[secret\] is no key, after/)
     const broken = await failure({ environment: { JUDGE_KEY: "sk-\u20ac1234" } })
     expect(broken).not.toContain("1234")
+  })
+  it("that answers with a page, or its key, in place of JSON is not asked again; the message has no part of the key", async () => {
+    for (const raw of ["sk-1234567890", "<html>"]) {
+      seen = []
+      answers = () => ({ raw })
+      const message = await failure({ environment: { JUDGE_KEY: "sk-1234567890" }, concurrency: 1 })
+      expect(message).toMatch(/Asking the judge m at .*: what it answered is not JSON \(is this the address/)
+      expect(message).not.toMatch(/sk-1/)
+      expect(seen.length).toBe(1)
+    }
+    answers = () => ({ raw: "null" })
+    expect(await failure({ concurrency: 1 })).toMatch(/gave 3 answers of 3 that are no verdict/)
   })
   it("that answers nonsense or refuses: a few pairs are left out, more stop the stage", async () => {
     answers = (body, count) => (count === 3 ? { content: "I'd rather not." } : sensible(body))
@@ -361,6 +374,14 @@ describe("a judge", () => {
       expect(await failure({ journal: path })).toContain(`Reading the verdicts in ${path}: ${path} is ${what}`)
     }
   })
+  it.each(["https://me:sk-1234@host/v1", "https://sk-1234@host/v1", "https://host/v1?key=sk-1234", "https://host/v1#sk-1234"])(
+    "has no address that holds a key, which the journal would keep: %s",
+    async (url) => {
+      const { message } = await Effect.runPromise(Effect.flip(decodeConfig(annotate.stage.config, { url }, "The node")))
+      expect(message).toMatch(/The node: its field "url" .* which would be recorded with the run/)
+      expect(message).not.toContain("sk-1234")
+    }
+  )
   it("needs an endpoint, and the key that is named", async () => {
     expect(await failure({ url: "" })).toMatch(/set url .* and model/)
     expect(await failure({ environment: {} })).toMatch(/read from the environment variable JUDGE_KEY, which is not set/)
