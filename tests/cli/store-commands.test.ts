@@ -93,7 +93,7 @@ describe("freeze and run --locked", () => {
     expect(locked!.nodes.map(({ status }) => status)).toEqual(["hit", "hit", "hit", "hit"])
     expect(locked!.outputs).toEqual(second!.outputs)
     expect(await prints(2, "run", "pipeline.ts", "--locked", "--set", "times=3")).toMatch(
-      /not what was frozen:\n {2}node shout: config times: 2 -> 3\nNothing was run/
+      /must match its lock file, but does not:\n {2}node shout: config times: 2 -> 3\nNothing was run/
     )
     expect(await prints(2, "run", "pipeline.ts", "--lock", "x.json")).toMatch(/add --locked/)
     expect(await prints(2, "run", "pipeline.ts", "--locked", "--lock", "x.json")).toMatch(
