@@ -4,11 +4,12 @@ import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { noGrad } from "../engine/tensor.ts"
+import { noGrad, type Tensor } from "../engine/tensor.ts"
 import { ArtifactError } from "../schemas/artifact.ts"
 import { adapterFile, readJson } from "../schemas/checkpoint-files.ts"
 import type { Llama } from "./llama.ts"
 import { Lora, type LoraConfig, loraShapes, linearLayers } from "./lora.ts"
+import { headName, RewardModel } from "./reward-model.ts"
 import { writeSafetensors } from "./safetensors.ts"
 import { loadTensors } from "./weights.ts"
 
@@ -80,10 +81,10 @@ export const loadAdapter = Effect.fn("loadAdapter")(function* (directory: string
   return new Lora(config, tensors)
 })
 
-/** PEFT's adapter_config.json. */
-const toPeft = ({ alpha, rank, rankStabilised, targets }: LoraConfig): Record<string, unknown> => ({
+/** PEFT's adapter_config.json. A scalar head is trained whole beside the adapter. */
+const toPeft = ({ alpha, rank, rankStabilised, targets }: LoraConfig, scalarHead: boolean): Record<string, unknown> => ({
   peft_type: "LORA",
-  task_type: "CAUSAL_LM",
+  task_type: scalarHead ? "SEQ_CLS" : "CAUSAL_LM",
   base_model_name_or_path: null,
   inference_mode: true,
   r: rank,
@@ -93,12 +94,21 @@ const toPeft = ({ alpha, rank, rankStabilised, targets }: LoraConfig): Record<st
   bias: "none",
   fan_in_fan_out: false,
   init_lora_weights: true,
-  modules_to_save: null,
+  modules_to_save: scalarHead ? ["score"] : null,
   target_modules: linearLayers.filter((target) => targets.includes(target))
 })
 
-/** Writes an adapter into a folder that is there, in PEFT's layout and its own dtype. The base is not named: it is whatever the reader puts it on. */
-export const writeAdapter = async (directory: string, adapter: Lora): Promise<void> => {
-  await writeFile(join(directory, adapterFile), `${JSON.stringify(toPeft(adapter.config), undefined, 2)}\n`)
-  await noGrad(() => writeSafetensors(join(directory, adapterWeightsFile), adapter.parameters))
+/** What an adapter's files hold, by PEFT's names, and what is trained: the adapter, and a reward model's head. Throws where the model has no adapter. */
+export const adapterTensors = (model: Llama | RewardModel): Readonly<Record<string, Tensor>> => {
+  if (model.adapter === undefined) throw new Error("The model has no adapter.")
+  const { parameters } = model.adapter
+  return model instanceof RewardModel ? { ...parameters, [`base_model.model.${headName}`]: model.head } : parameters
+}
+
+/** Writes a model's adapter into a folder that is there, in PEFT's layout and its own dtype. The base is not named: it is whatever the reader puts it on. */
+export const writeAdapter = async (directory: string, model: Llama | RewardModel): Promise<void> => {
+  const tensors = adapterTensors(model)
+  const config = toPeft(model.adapter!.config, model instanceof RewardModel)
+  await writeFile(join(directory, adapterFile), `${JSON.stringify(config, undefined, 2)}\n`)
+  await noGrad(() => writeSafetensors(join(directory, adapterWeightsFile), tensors))
 }

@@ -1,13 +1,13 @@
 /** Checkpoints: a model with its tokenizer, for a role. The folder is one that transformers loads. */
-import { writeFile } from "node:fs/promises"
+import { mkdir, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { noGrad, type Tensor } from "../engine/tensor.ts"
 import { type ArtifactRef, ArtifactError, type Checkpoint, type OutputSlot, type Role, type Written, written } from "../schemas/artifact.ts"
 import { roleFile } from "../schemas/checkpoint-files.ts"
-import { loadAdapter } from "./adapter-files.ts"
+import { loadAdapter, writeAdapter } from "./adapter-files.ts"
 import { type LlamaConfig, toHuggingFace } from "./config.ts"
-import { Llama } from "./llama.ts"
+import type { Llama } from "./llama.ts"
 import { RewardModel } from "./reward-model.ts"
 import { openSafetensors, safetensorsNames, writeSafetensors } from "./safetensors.ts"
 import { loadTokenizer, writeTokenizer } from "./tokenizer/files.ts"
@@ -87,8 +87,7 @@ export const writeCheckpoint = async (
   options: { readonly model: Llama | RewardModel; readonly tokenizer: Tokenizer; readonly role: Role }
 ): Promise<void> => {
   const { model, tokenizer, role } = options
-  if (model instanceof Llama && model.adapter !== undefined)
-    throw new Error("A checkpoint holds a whole model: merge the adapter into it first.")
+  if (model.adapter !== undefined) throw new Error("A checkpoint holds a whole model: merge the adapter into it first.")
   const scalarHead = model instanceof RewardModel
   const { dtype } = scalarHead ? model.backbone : model
   const ids = { bosId: tokenizer.bosId, eosId: tokenizer.eosId, padId: tokenizer.padId }
@@ -132,7 +131,10 @@ export const readInto = (path: string, tensors: Readonly<Record<string, Tensor>>
     (file) => Effect.promise(() => file.close())
   )
 
-/** Writes a checkpoint as the stage's output; its role is the output's. */
+/**
+ * Writes a checkpoint as the stage's output; its role is the output's. A model with an adapter is merged, and is not to be used after; the adapter is
+ * written into the folder adapter/.
+ */
 export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends Role>(
   slot: OutputSlot<Checkpoint<R>>,
   options: {
@@ -142,7 +144,15 @@ export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends R
   }
 ): Effect.fn.Return<Written<Checkpoint<R>>, ArtifactError> {
   yield* Effect.tryPromise({
-    try: () => writeCheckpoint(slot.path, { model: options.model, tokenizer: options.tokenizer, role: roleOf(slot) }),
+    try: async () => {
+      const { model, tokenizer }: { readonly model: Llama | RewardModel; readonly tokenizer: Tokenizer } = options
+      if (model.adapter !== undefined) {
+        const folder = join(slot.path, "adapter")
+        await mkdir(folder)
+        await writeAdapter(folder, model)
+      }
+      await writeCheckpoint(slot.path, { model: model.merge(), tokenizer, role: roleOf(slot) })
+    },
     catch: (cause) =>
       ArtifactError.of({
         doing: `Writing a checkpoint to ${slot.path}`,

@@ -24,6 +24,9 @@ export interface CostedModel {
 export const costedParameters = ({ config, scalarHead }: CostedModel): number =>
   parameterCount(config) - (scalarHead && !config.tiedEmbeddings ? config.vocabSize * config.dim : 0) + (scalarHead ? config.dim : 0)
 
+/** Weights of a scalar head, which is trained beside an adapter. */
+const headParameters = ({ config, scalarHead }: CostedModel): number => (scalarHead ? config.dim : 0)
+
 /** Weights of its adapter: 0 where it has none. */
 export const adapterParameters = ({ adapter, config }: CostedModel): number =>
   adapter === undefined ? 0 : Object.values(loraShapes(config, adapter)).reduce((sum, [rows, columns]) => sum + rows! * columns!, 0)
@@ -41,7 +44,7 @@ export const forwardFlops = (model: CostedModel, tokens: number, length: number)
  */
 export const trainingFlops = (model: CostedModel, tokens: number, length: number): number =>
   3 * forwardFlops(model, tokens, length) +
-  (model.adapter === undefined ? 0 : tokens * (6 * adapterParameters(model) - 2 * costedParameters(model)))
+  (model.adapter === undefined ? 0 : tokens * (6 * adapterParameters(model) - 2 * (costedParameters(model) - headParameters(model))))
 
 /**
  * FLOPs of one sequence's generation with a cache: the prompt of P tokens is read at once, then each of R new tokens attends to what is before it:
@@ -65,7 +68,7 @@ export interface TrainingState {
 }
 export const trainingState = (model: CostedModel, precision: Precision): TrainingState => {
   const [all, adapter] = [costedParameters(model), adapterParameters(model)]
-  const trained = adapter > 0 ? adapter : all
+  const trained = adapter > 0 ? adapter + headParameters(model) : all
   const bytes = bytesOf[precision]
   return {
     weights: (all + adapter) * bytes,

@@ -5,6 +5,7 @@
 import { seedGenerator } from "../engine/generator.ts"
 import { arange, keep, linear, noGrad, scoped, type Tensor, zeros } from "../engine/tensor.ts"
 import { type ForwardOptions, Llama } from "./llama.ts"
+import type { Lora } from "./lora.ts"
 
 export const headName = "score.weight"
 
@@ -19,8 +20,16 @@ export class RewardModel {
   get config() {
     return this.backbone.config
   }
+  /** By Hugging Face name; an adapter's are not among them. */
   get parameters(): Readonly<Record<string, Tensor>> {
     return { ...this.backbone.parameters, [headName]: this.head }
+  }
+  get adapter(): Lora | undefined {
+    return this.backbone.adapter
+  }
+  /** As Llama's. */
+  merge(): RewardModel {
+    return this.adapter === undefined ? this : new RewardModel(this.backbone.merge(), this.head)
   }
 
   /** A score for every token: ids (B, T) -> (B, T). */
@@ -40,9 +49,8 @@ export class RewardModel {
   }
 }
 
-/** A reward model on a language model's weights, which it takes over; the head starts as N(0, 1 / (D + 1)), its bias is 0 and not kept. */
+/** A reward model on a language model's weights and adapter, which it takes over; the head starts as N(0, 1 / (D + 1)), its bias is 0 and not kept. */
 export const initRewardModel = (policy: Llama, options: { readonly seed: number }): RewardModel => {
-  if (policy.adapter !== undefined) throw new Error("A reward model takes over a whole model's weights: merge the adapter into it first.")
   const { config, device, dtype } = policy
   const backbone: Record<string, Tensor> = {}
   for (const [name, parameter] of Object.entries(policy.parameters)) if (name !== "lm_head.weight") backbone[name] = parameter
@@ -54,5 +62,5 @@ export const initRewardModel = (policy: Llama, options: { readonly seed: number 
         .to({ dtype, device })
     })
   )
-  return new RewardModel(new Llama(config, backbone), keep(head).requiresGrad())
+  return new RewardModel(new Llama(config, backbone, policy.adapter), keep(head).requiresGrad())
 }

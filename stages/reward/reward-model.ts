@@ -23,8 +23,9 @@ import { scalarModel, type StageCost, trained, training } from "../common/cost/w
 import { nothingLeft } from "../common/left-out.ts"
 import { scoreSequences } from "../common/scoring.ts"
 import { TokenStore } from "../common/token-store.ts"
-import { withHeldOut } from "../training/cost.ts"
+import { adaptedBy, withHeldOut } from "../training/cost.ts"
 import { evaluating, heldOutFields, splitHeldOut } from "../training/held-out.ts"
+import { loraFields, trainedParameters, withLora } from "../training/lora.ts"
 import { stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
 import { pairBatches, pairPass, readPairs, type TokenisedPair } from "./pairs.ts"
 
@@ -54,6 +55,7 @@ export const RewardModelConfig = Schema.Struct({
     "float32",
     "bfloat16"
   ]),
+  ...loraFields,
   ...heldOutFields
 })
 type Config = typeof RewardModelConfig.Type
@@ -109,11 +111,11 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
     return yield* nothingLeft("train a reward model on", { name: "pairs", count: pairs.rows }, leftOut, { length: context, context })
   yield* skipped.check("pairs", pairs.rows)
   const { heldOut, training } = yield* splitHeldOut(pairs.length, config.heldOut, seed)
-  const model = initRewardModel(policy, { seed })
+  const model = initRewardModel(withLora(policy, config, seed), { seed })
   const lossOf = (part: ReadonlyArray<TokenisedPair>) => pairLoss(model, part, { padId: tokenizer.padId, device, safetyLossWeight })
   const steps = stepsFor(training.length, config.batchPairs, config.epochs)
   const result = yield* train({
-    parameters: model.parameters,
+    parameters: trainedParameters(model),
     checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
     batches: pairBatches(pairs, config, seed, lossOf, training),
     heldOut: evaluating(heldOut, config, () => pairPass(pairs, heldOut, config, lossOf)),
@@ -173,7 +175,7 @@ export const helpfulnessRewardModelCost = costOf(helpfulnessRewardModel, {
   size: ({ inputs }) => inputs.init,
   cost: ({ config, inputs: { init, pairs } }) => {
     const { batchPairs, epochs, heldOut, microBatchPairs, precision } = config
-    const model = scalarModel(init, "the model to start from")
+    const model = adaptedBy(config, scalarModel(init, "the model to start from"))
     const tokens = 2 * microBatchPairs * model.config.maxPositions
     const [count, length] = [rowCount(pairs, "pairs"), dialogueLength(pairs, "the pairs")]
     const trainedOn = (1 - heldOut) * count * epochs

@@ -22,6 +22,7 @@ import { TokenStore } from "../common/token-store.ts"
 import { packedTraining } from "../training/cost.ts"
 import { readExamples } from "../training/examples.ts"
 import { evaluating, heldOutFields, permuted, splitHeldOut } from "../training/held-out.ts"
+import { loraFields, trainedParameters, withLora } from "../training/lora.ts"
 import { packedBatches, packedPass } from "../training/sft.ts"
 import { precision, stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
 import { headerOfTask } from "./classifier-task.ts"
@@ -55,6 +56,7 @@ const SafetyClassifierConfig = Schema.Struct({
     min: 1
   }),
   precision,
+  ...loraFields,
   ...heldOutFields
 })
 
@@ -66,7 +68,8 @@ export const safetyClassifier = Stage.make("safety-classifier", {
   inherits: { tokenizer: "init" },
   resources: { tensors: true },
   run: Effect.fn("safety-classifier")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
-    const { model, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
+    const { model: base, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
+    const model = withLora(base, config, seed)
     const tasks = new Set<string>()
     const check = (row: Demonstration): ClassifierError | undefined => {
       const task = taskOfExample(row)
@@ -91,7 +94,7 @@ export const safetyClassifier = Stage.make("safety-classifier", {
     const { batchSize, microBatchSize } = config
     const steps = stepsFor(epochRows(0).length, batchSize, config.epochs)
     const result = yield* train({
-      parameters: model.parameters,
+      parameters: trainedParameters(model),
       checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
       batches: packedBatches(epochRows, { batchSize, microBatchSize }, lossOf),
       heldOut: evaluating(heldOut, config, () => packedPass(examples.packed(heldOut), config, lossOf)),

@@ -35,6 +35,16 @@ export const withHeldOut = (
   }
 }
 
+/** The fields of a config that say which adapter is trained; left out: none is. */
+export interface LoraCost {
+  readonly loraRank?: number
+  readonly loraTargets?: string
+}
+
+/** A model as it is trained under a config. */
+export const adaptedBy = ({ loraRank = 0, loraTargets = "" }: LoraCost, model: CostedModel): CostedModel =>
+  loraRank === 0 ? model : { ...model, adapter: { rank: loraRank, targets: targetsOf(loraTargets) } }
+
 /** Dialogues packed into full sequences. */
 export const packedTraining = (
   init: Size,
@@ -46,14 +56,12 @@ export const packedTraining = (
     readonly epochs: number
     readonly steps?: number
     readonly precision: Precision
-    readonly loraRank?: number
-    readonly loraTargets?: string
-  } & HeldOutCost,
+  } & LoraCost &
+    HeldOutCost,
   what: string
 ): StageCost => {
-  const { batchSize, epochs, heldOut = 0, loraRank = 0, loraTargets = "", microBatchSize, precision, steps = 0 } = config
-  const whole = languageModel(init, "the model to start from")
-  const model = loraRank === 0 ? whole : { ...whole, adapter: { rank: loraRank, targets: targetsOf(loraTargets) } }
+  const { batchSize, epochs, heldOut = 0, microBatchSize, precision, steps = 0 } = config
+  const model = adaptedBy(config, languageModel(init, "the model to start from"))
   const length = Math.min(config.sequenceLength, model.config.maxPositions)
   const all = () => Math.ceil((rowCount(data, what) * dialogueLength(data, what)) / length)
   const rows = steps > 0 ? steps * batchSize : (1 - heldOut) * all() * epochs

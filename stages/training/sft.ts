@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { Random } from "../../engine/random.ts"
 import { cosineSchedule } from "../../engine/schedule.ts"
-import { loadPolicy } from "../../models/checkpoint.ts"
+import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
@@ -20,7 +20,7 @@ import { TokenStore } from "../common/token-store.ts"
 import { packedTraining } from "./cost.ts"
 import { readExamples } from "./examples.ts"
 import { evaluating, heldOutFields, permuted, splitHeldOut } from "./held-out.ts"
-import { loraFields, saveTrained, trainedParameters, withLora } from "./lora.ts"
+import { loraFields, trainedParameters, withLora } from "./lora.ts"
 import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 const SftConfig = Schema.Struct({
@@ -80,7 +80,7 @@ export const sft = Stage.make("sft", {
     })
     const { tooLong, format } = leftOut
     const metrics = { ...trainingMetrics(result), examples: examples.length, tooLong, format }
-    return yield* saveTrained(output, { model, tokenizer, metrics })
+    return yield* saveCheckpoint(output, { model, tokenizer, metrics })
   }, Effect.scoped)
 })
 

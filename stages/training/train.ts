@@ -65,14 +65,14 @@ export const trainingCheckpoints = (
   output: OutputSlot<any>,
   trained: { readonly model: Llama | RewardModel; readonly tokenizer: Tokenizer }
 ): TrainingCheckpoints => {
-  const adapter = "adapter" in trained.model ? trained.model.adapter : undefined
-  return adapter === undefined
+  const { model } = trained
+  return model.adapter === undefined
     ? {
         ...checkpoints,
         weightsFile: "model.safetensors",
         writeModel: (folder) => writeCheckpoint(folder, { ...trained, role: roleOf(output) })
       }
-    : { ...checkpoints, weightsFile: adapterWeightsFile, writeModel: (folder) => writeAdapter(folder, adapter) }
+    : { ...checkpoints, weightsFile: adapterWeightsFile, writeModel: (folder) => writeAdapter(folder, model) }
 }
 
 /** A loss or gradient that is no longer a number: training can't go on from there. */

@@ -70,7 +70,7 @@ describe("a file of prompts", () => {
     const merged = join(folder, "merged")
     const adapter = join(merged, "adapter")
     mkdirSync(adapter, { recursive: true })
-    await writeAdapter(adapter, lora)
+    await writeAdapter(adapter, model(1).withAdapter(lora))
     await writeCheckpoint(merged, { model: model(1).withAdapter(lora).merge(), tokenizer, role: "policy" })
     const answers = (...args: ReadonlyArray<string>) => sample([...args, "--prompts", file, ...short, "--temperature", "0"])
     const [plain, adapted, whole] = [answers(policy), answers(policy, "--adapter", adapter), answers(merged)]

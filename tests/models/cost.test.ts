@@ -164,6 +164,23 @@ describe("a stage's cost", () => {
     expect(cost.work[0]!.flops / (159_700 * (6 * n + 12 * 80 * 8192 * 798.5))).toBeCloseTo(1, 12)
   })
 
+  it("of a reward model by LoRA has the moments of the adapter and of the head", async () => {
+    const pairs = sized(unknownSize, { rows: 100, promptTokens: 60, responseTokens: 40 })
+    const config = {
+      epochs: 1,
+      batchPairs: 512,
+      microBatchPairs: 1,
+      precision: "bfloat16",
+      heldOut: 0,
+      loraRank: 16,
+      loraTargets: "all-linear"
+    }
+    const cost = await estimated(helpfulnessRewardModel, { init: modelOf("7b"), pairs }, config)
+    const [n, a] = [6_738_415_616 - 32_000 * 4096 + 4096, 39_976_960]
+    expect(cost.memory.optimiser).toBe(12 * (a + 4096))
+    expect(flopsOf(cost, "update") / (2 * 100 * 100 * (4 * n + 2 * 4096 + 6 * a + 12 * 32 * 4096 * 100))).toBeCloseTo(1, 12)
+  })
+
   it("with held-out rows is less to train on and more to read: before the first step, every so many, after the last", async () => {
     const data = sized(unknownSize, { rows: 1000, promptTokens: 30, responseTokens: 226 })
     const inputs = { init: modelOf("7b"), demonstrations: data }

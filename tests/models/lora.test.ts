@@ -9,7 +9,7 @@ import { loadAdapter, writeAdapter } from "../../models/adapter-files.ts"
 import { loadMerged, writeCheckpoint } from "../../models/checkpoint.ts"
 import { initLlama, type Llama } from "../../models/llama.ts"
 import { initLora, Lora, type LoraConfig, loraShapes, linearLayers } from "../../models/lora.ts"
-import { initRewardModel } from "../../models/reward-model.ts"
+import { initRewardModel, type RewardModel } from "../../models/reward-model.ts"
 import { openSafetensors, writeSafetensors } from "../../models/safetensors.ts"
 import { generate } from "../../models/sampler.ts"
 import { loadLlama } from "../../models/weights.ts"
@@ -173,18 +173,45 @@ describe("an adapter on some of the layers that read the same", () => {
 })
 
 describe("an adapted model", () => {
-  it("is not written or made a reward model before it is merged: its adapter would be lost", async () => {
-    const model = initLlama(small, { seed: 1 }).withAdapter(initLora(small, config, { seed: 1 }))
-    await expect(writeCheckpoint(folder(), { model, tokenizer: smallTokenizer(), role: "policy" })).rejects.toThrow("merge the adapter")
-    expect(() => initRewardModel(model, { seed: 1 })).toThrow("merge the adapter")
+  const adaptedSmall = () => {
+    const lora = initLora(small, config, { seed: 1 })
+    noGrad(() => Object.values(lora.parameters).forEach((weight) => weight.normal_(0, 0.5)))
+    return initLlama(small, { seed: 1 }).withAdapter(lora)
+  }
+  it("is not written before it is merged: its adapter would be lost", async () => {
+    const tokenizer = smallTokenizer()
+    for (const model of [adaptedSmall(), initRewardModel(adaptedSmall(), { seed: 1 })])
+      await expect(writeCheckpoint(folder(), { model, tokenizer, role: "policy" })).rejects.toThrow("merge the adapter")
+  })
+  it("without an adapter has none to write", async () => {
+    await expect(writeAdapter(folder(), initLlama(small, { seed: 1 }))).rejects.toThrow("has no adapter")
+  })
+  it("is a reward model with its adapter and a head of its own, both in the adapter's files, as PEFT has them", async () => {
+    const [model, out] = [initRewardModel(adaptedSmall(), { seed: 1 }), folder()]
+    const [ids, last] = [tensor([[3, 5, 7, 11]], { dtype: "int64" }), tensor([3], { dtype: "int64" })]
+    const score = (of: RewardModel) => scoped(() => noGrad(() => of.score(ids, last).toNumbers()))
+    const [plain, before] = [score(initRewardModel(initLlama(small, { seed: 1 }), { seed: 1 })), score(model)]
+    expect(largestDifference(before, plain)).toBeGreaterThan(10 * sameInFloat32)
+    await writeAdapter(out, model)
+    expect(JSON.parse(readFileSync(join(out, "adapter_config.json"), "utf8"))).toMatchObject({
+      task_type: "SEQ_CLS",
+      modules_to_save: ["score"]
+    })
+    const written = await read(join(out, "adapter_model.safetensors"))
+    expect(written["base_model.model.score.weight"]!.toBytes()).toEqual(model.head.toBytes())
+    expect(Object.keys(written)).toHaveLength(1 + Object.keys(model.adapter!.parameters).length)
+    scoped(() => model.score(ids, last).sum().backward())
+    expect(Object.entries(model.backbone.parameters).filter(([, weight]) => weight.grad() !== undefined)).toEqual([])
+    expect(Object.values({ ...model.adapter!.parameters, head: model.head }).filter((weight) => weight.grad() === undefined)).toEqual([])
+    expect(largestDifference(score(model.merge()), before)).toBeLessThanOrEqual(sameInFloat32)
   })
 })
 
 describe("PEFT's layout", () => {
   it("is written as it was read: the same tensors, and the fields that PEFT reads", async () => {
-    const { lora } = await adapted()
+    const { model } = await adapted()
     const out = folder()
-    await writeAdapter(out, lora)
+    await writeAdapter(out, model)
     const [wanted, found] = [await read(join(adapter, "adapter_model.safetensors")), await read(join(out, "adapter_model.safetensors"))]
     expect(Object.keys(found).sort()).toEqual(Object.keys(wanted).sort())
     for (const [name, value] of Object.entries(wanted)) expect(found[name]!.toBytes()).toEqual(value.toBytes())

@@ -189,9 +189,16 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
       { ...rewardTraining, precision: "bfloat16" },
       "helpfulness-reward-model in bfloat16"
     ],
+    [
+      helpfulnessRewardModel,
+      { init: policy, pairs: given.pairs },
+      { ...rewardTraining, loraRank: 2, heldOut: 0.2, evaluateEvery: 1, patience: 9 },
+      "helpfulness-reward-model by LoRA"
+    ],
     [safetyRewardModel, { init: policy, pairs: given.pairs }, rewardTraining],
     [generalRewardModel, { init: policy, pairs: given.pairs }, rewardTraining],
     [safetyClassifier, { init: policy, examples }, classifierConfig],
+    [safetyClassifier, { init: policy, examples }, { ...classifierConfig, loraRank: 2 }, "safety-classifier by LoRA"],
     // So fast that the loss on what is held out rises: it stops early, with weights from before.
     [
       sft,

@@ -1,11 +1,14 @@
 /** The ranking loss against PyTorch in float64 (tests/golden/rlhf-losses), the safety loss by hand, how pairs reach them, and training. */
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
+import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { noGrad, scoped, tensor } from "../../../engine/tensor.ts"
-import { saveCheckpoint } from "../../../models/checkpoint.ts"
+import { loadReward, saveCheckpoint } from "../../../models/checkpoint.ts"
 import { initLlama } from "../../../models/llama.ts"
 import { initRewardModel } from "../../../models/reward-model.ts"
+import { openSafetensors } from "../../../models/safetensors.ts"
+import { loadLlama } from "../../../models/weights.ts"
 import { Policy } from "../../../schemas/checkpoint.ts"
 import { type Preference, Preferences } from "../../../schemas/rows.ts"
 import { safetyRecall, SafetyRecallReport } from "../../../stages/reward/evaluate-reward.ts"
@@ -342,6 +345,24 @@ describe("training a reward model", () => {
     const read = (name: string): unknown => JSON.parse(readFileSync(join(trained.path, name), "utf8"))
     expect(read("config.json")).toMatchObject({ torch_dtype: "bfloat16" })
     expect(read("caravan.json")).toEqual({ format: 1, role: "general-reward" })
+  })
+  it("by LoRA trains an adapter and the head: its output is the base with both, and has them beside", async () => {
+    const inputs = { init: await policy(), pairs: await rowsArtifact(Preferences, both) }
+    const config = { ...quick, learningRate: 2e-2, loraRank: 4, loraTargets: "v_proj,up_proj" }
+    const trained = await runStage(safetyRewardModel, inputs, config)
+    expect(trained.metrics["lastLoss"]).toBeLessThan(trained.metrics["firstLoss"]! - 0.2)
+    const [before, after] = [await Effect.runPromise(loadLlama(inputs.init.path)), (await Effect.runPromise(loadReward(trained))).model]
+    const moved = Object.keys(after.backbone.parameters).filter(
+      (name) => Buffer.compare(after.parameters[name]!.toBytes(), before.parameter(name).toBytes()) !== 0
+    )
+    expect(moved).toEqual(
+      [0, 1].flatMap((layer) => ["self_attn.v_proj", "mlp.up_proj"].map((name) => `model.layers.${layer}.${name}.weight`))
+    )
+    expect(after.head.toBytes()).not.toEqual(initRewardModel(before, { seed: 1 }).head.toBytes())
+    const adapter = await Effect.runPromise(openSafetensors(join(trained.path, "adapter", "adapter_model.safetensors")))
+    expect((await Effect.runPromise(adapter.read("base_model.model.score.weight"))).toBytes()).toEqual(after.head.toBytes())
+    expect(adapter.entries.size).toBe(1 + 2 * 2 * 2)
+    await adapter.close()
   })
   it("on pairs none of which fits says so", async () => {
     const long = await rowsArtifact(Preferences, [pair("1", "ab".repeat(100), "b", null, null)])

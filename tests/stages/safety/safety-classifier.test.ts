@@ -6,7 +6,7 @@ import * as Schema from "effect/Schema"
 import { beforeAll, describe, expect, it } from "vitest"
 import { noGrad, scoped, tensor } from "../../../engine/tensor.ts"
 import { encodeDialogue, encodePrompt, fitsChatFormat } from "../../../models/chat.ts"
-import { saveCheckpoint } from "../../../models/checkpoint.ts"
+import { loadPolicyFrom, saveCheckpoint } from "../../../models/checkpoint.ts"
 import { initLlama, type Llama } from "../../../models/llama.ts"
 import { presets } from "../../../models/config.ts"
 import { digestOf } from "../../../runtime/encoding.ts"
@@ -413,6 +413,14 @@ describe("a classifier that was trained", () => {
     const other = await runStage(safetyClassifier, { init, examples }, { ...training, epochs: 0.5 })
     expect(bytes(other).equals(bytes(again))).toBe(true)
     expect(bytes(other).equals(bytes(classifier))).toBe(false)
+  })
+  it("by LoRA is a whole classifier too, with the adapter beside", async () => {
+    const config = { ...training, epochs: 2, learningRate: 1e-2 }
+    const tuned = await runStage(safetyClassifier, { init, examples }, { ...config, loraRank: 4 })
+    expect(tuned.metrics["lastLoss"]).toBeLessThan(tuned.metrics["firstLoss"]! - 0.2)
+    const base = await Effect.runPromise(loadPolicyFrom(init.path, { adapter: join(tuned.path, "adapter") }))
+    const { model } = await Effect.runPromise(loadPolicyFrom(tuned.path))
+    for (const [name, weight] of Object.entries(model.parameters)) expect(base.model.parameter(name).toBytes()).toEqual(weight.toBytes())
   })
   it("in bfloat16 keeps its weights in bfloat16 and has nearly the same losses", async () => {
     const run = (precision: string) => runStage(safetyClassifier, { init, examples }, { ...training, epochs: 2, precision })
