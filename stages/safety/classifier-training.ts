@@ -21,7 +21,7 @@ import { languageModelLoss, type PackedRow } from "../common/sequences.ts"
 import { TokenStore } from "../common/token-store.ts"
 import { packedTraining } from "../training/cost.ts"
 import { readExamples } from "../training/examples.ts"
-import { evaluating, heldOutFields, permuted, splitHeldOut } from "../training/held-out.ts"
+import { evaluating, heldOutFields, patienceNeedsHeldOut, permuted, splitHeldOut } from "../training/held-out.ts"
 import { loraFields, trainedParameters, withLora } from "../training/lora.ts"
 import { packedBatches, packedPass } from "../training/sft.ts"
 import { precision, stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
@@ -58,7 +58,7 @@ const SafetyClassifierConfig = Schema.Struct({
   precision,
   ...loraFields,
   ...heldOutFields
-})
+}).check(patienceNeedsHeldOut)
 
 export const safetyClassifier = Stage.make("safety-classifier", {
   description: "a language model tuned to answer whether a prompt or a response is safe, and which risk it runs (Llama Guard)",

@@ -31,6 +31,19 @@ export const heldOutFields = {
   )
 }
 
+/** Of a config with these fields: refuses a patience where nothing is held out to stop on. */
+export const patienceNeedsHeldOut = Schema.makeFilter(
+  ({ heldOut, patience }: { readonly heldOut: number; readonly patience: number }): ReadonlyArray<Schema.FilterIssue> =>
+    patience === 0 || heldOut > 0
+      ? []
+      : [
+          {
+            path: ["patience"],
+            issue: `patience ${patience} has no effect with heldOut 0: hold out a share of the rows, as heldOut 0.05, or leave patience out`
+          }
+        ]
+)
+
 /** Which rows are trained on and which are held out, by index, each in ascending order. */
 export interface Split {
   readonly training: Uint32Array

@@ -27,7 +27,7 @@ import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { batchesOf, chunks, inOrder, languageModelLoss, type PackedRow, type Sequence } from "../common/sequences.ts"
 import { TokenStore } from "../common/token-store.ts"
 import { withHeldOut } from "./cost.ts"
-import { evaluating, heldOutFields, splitHeldOut } from "./held-out.ts"
+import { evaluating, heldOutFields, patienceNeedsHeldOut, splitHeldOut } from "./held-out.ts"
 import { precision, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 /** Sizes that do not fit one another: refused before anything runs. */
@@ -70,7 +70,7 @@ const PretrainConfig = Schema.Struct({
   maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
   precision,
   ...heldOutFields
-}).check(Schema.makeFilter(misfits))
+}).check(Schema.makeFilter(misfits), patienceNeedsHeldOut)
 
 /** Adds texts to a store, each as BOS text EOS. */
 export const addDocuments = (store: TokenStore, tokenizer: Tokenizer, texts: ReadonlyArray<string>): void => {

@@ -19,7 +19,7 @@ import { batchesOf, chunks, languageModelLoss, lossTokens, type PackedRow, type 
 import { TokenStore } from "../common/token-store.ts"
 import { packedTraining } from "./cost.ts"
 import { readExamples } from "./examples.ts"
-import { evaluating, heldOutFields, permuted, splitHeldOut } from "./held-out.ts"
+import { evaluating, heldOutFields, patienceNeedsHeldOut, permuted, splitHeldOut } from "./held-out.ts"
 import { loraFields, trainedParameters, withLora } from "./lora.ts"
 import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
@@ -39,7 +39,7 @@ const SftConfig = Schema.Struct({
   precision,
   ...loraFields,
   ...heldOutFields
-})
+}).check(patienceNeedsHeldOut)
 
 export const sft = Stage.make("sft", {
   description: "§3.1 supervised fine-tuning: next-token prediction on the answers only",

@@ -7,6 +7,8 @@ import type { Progress } from "../../../runtime/define/stage.ts"
 import { saveTokenizer } from "../../../models/tokenizer/files.ts"
 import { type Demonstration, Demonstrations, type Preference, Preferences, Texts } from "../../../schemas/rows.ts"
 import { TokenizerModel } from "../../../schemas/tokenizer.ts"
+import { decodeConfig } from "../../../schemas/hyper.ts"
+import { safetyClassifier } from "../../../stages/safety/classifier-training.ts"
 import { helpfulnessRewardModel, safetyRewardModel } from "../../../stages/reward/reward-model.ts"
 import { splitHeldOut } from "../../../stages/training/held-out.ts"
 import { pretrain } from "../../../stages/training/pretrain.ts"
@@ -17,6 +19,21 @@ import { artifact, failureOf, rowsArtifact, runStage } from "../running.ts"
 import { talkingPolicy, tokenizer } from "../talking.ts"
 
 const split = (count: number, share: number, seed = 1) => Effect.runSync(splitHeldOut(count, share, seed))
+
+describe("a patience without held-out rows", () => {
+  it.each([sft, pretrain, helpfulnessRewardModel, safetyRewardModel, safetyClassifier].map(({ stage }) => [stage.name, stage] as const))(
+    "is refused by %s before anything runs: there would be nothing to stop on",
+    async (_, { config }) => {
+      const decoded = (fields: object) => Effect.runPromise(Effect.result(decodeConfig(config, fields, "The node")))
+      expect(await decoded({ patience: 3 })).toMatchObject({
+        failure: {
+          message: expect.stringContaining("patience 3 has no effect with heldOut 0: hold out a share of the rows, as heldOut 0.05")
+        }
+      })
+      expect(await decoded({ patience: 3, heldOut: 0.1 })).toMatchObject({ success: { patience: 3 } })
+    }
+  )
+})
 
 describe("the rows held out", () => {
   it("are the share of them, drawn by the seed; every row is on one side, in order", () => {
