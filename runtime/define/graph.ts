@@ -120,7 +120,10 @@ export const buildGraph = (
     )
     const outputs = yield* Effect.try({
       try: () => pipeline.build(decoded) as Record<string, unknown>,
-      catch: (cause) => new PipelineError({ message: `Building the pipeline "${pipeline.name}": ${messageOf(cause)}${placeOf(cause)}` })
+      catch: (cause) =>
+        new PipelineError({
+          message: `Building the pipeline "${pipeline.name}": ${messageOf(cause)}${cause instanceof PipelineError ? "" : placeOf(cause)}`
+        })
     })
     if (typeof outputs !== "object" || outputs === null || isNode(outputs) || Object.keys(outputs).length === 0) {
       return yield* new PipelineError({

@@ -130,7 +130,7 @@ describe("files", () => {
   it("a path that is empty: before the folder that it would stand for is read", () =>
     refuses(
       ["run", hh, "--set", "data="],
-      /Building the pipeline "hh-rlhf": the path of an input is empty\. Give the path of a file or folder\./
+      /Building the pipeline "hh-rlhf": the path of an input is empty\. Give the path of a file or folder\.\n$/
     ))
   it.skipIf(process.platform !== "linux")("a device, a FIFO or a socket, by itself, by a link or in a folder: at once", async () => {
     execFileSync("mkfifo", [join(folder, "pipe")])
