@@ -21,10 +21,19 @@ export const openWal = (file: string, busyTimeout: number, pragmas: string): Dat
       throw cause
     }
   }
-  try {
-    return open("normal")
-  } catch (cause) {
-    if (!noRoom.includes((cause as { readonly errcode?: unknown }).errcode)) throw cause
-    return open("exclusive")
+  for (const end = performance.now() + busyTimeout; ; pause()) {
+    try {
+      return open("normal")
+    } catch (cause) {
+      const { errcode } = cause as { readonly errcode?: unknown }
+      if (noRoom.includes(errcode)) return open("exclusive")
+      // SQLite refuses at once where another process switches a new database to WAL mode: neither could go on while both wait.
+      if (errcode !== busy || performance.now() > end) throw cause
+    }
   }
 }
+
+const busy = 5
+const pauses = new Int32Array(new SharedArrayBuffer(4))
+/** Ten milliseconds, as SQLite itself waits. */
+const pause = () => void Atomics.wait(pauses, 0, 0, 10)
