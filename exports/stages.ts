@@ -16,4 +16,4 @@ export { activationBytes, type CostedModel, forwardBytes, generationBytes, type 
 export { type Asked, costOf, type Estimate, type Estimator } from "../stages/common/cost/estimator.ts"
 export * from "../stages/common/cost/size.ts"
 export * from "../stages/common/cost/work.ts"
-export { type HeldOutCost, packedTraining } from "../stages/training/cost.ts"
+export { type HeldOutCost, type LoraCost, packedTraining } from "../stages/training/cost.ts"
