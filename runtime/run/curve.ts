@@ -9,7 +9,8 @@ import { deserialize, serialize } from "node:v8"
 import * as Effect from "effect/Effect"
 import type { Checkpoints } from "../define/resume-points.ts"
 import type { Progress } from "../define/stage-info.ts"
-import { messageOf } from "../errors.ts"
+import { isGone, messageOf } from "../errors.ts"
+import { unreadableCheckpoint } from "../store/resume-points.ts"
 import { curvesFile } from "../store/sidecar.ts"
 
 /** Of a checkpoint: the rows until then. */
@@ -102,7 +103,10 @@ export class Curve {
 
   /** Makes the rows those that a checkpoint carries; one of an older version carries none. */
   async resume(checkpoint: string): Promise<void> {
-    const bytes = await readFile(join(checkpoint, checkpointFile)).catch(() => undefined)
+    const bytes = await readFile(join(checkpoint, checkpointFile)).catch((cause: unknown) => {
+      if (isGone(cause)) return undefined
+      throw cause
+    })
     if (bytes !== undefined) this.restore(bytes)
   }
 
@@ -140,7 +144,9 @@ export const carryingCurve = (checkpoints: Checkpoints, curve: Curve): Checkpoin
   due: checkpoints.due,
   // A stage may ask again later, to name its last checkpoint.
   latest: Effect.tap(checkpoints.latest, (found) =>
-    found === undefined || curve.rows > 0 ? Effect.void : Effect.promise(() => curve.resume(found.path))
+    found === undefined || curve.rows > 0
+      ? Effect.void
+      : Effect.tryPromise({ try: () => curve.resume(found.path), catch: unreadableCheckpoint })
   ),
   save: (step, write) =>
     checkpoints.save(step, (folder) =>

@@ -75,7 +75,7 @@ export const openCheckpoints = (options: CheckpointOptions, note: (message: stri
     })
   const latest = Effect.tryPromise({
     try: () => newest(folder, note),
-    catch: (cause) => (cause instanceof StageError ? cause : unreadable(cause))
+    catch: (cause) => (cause instanceof StageError ? cause : unreadableCheckpoint(cause))
   })
   return { latest, due, save }
 }
@@ -112,11 +112,12 @@ const read = async <A>(body: () => Promise<A>): Promise<A | undefined> => {
     return await body()
   } catch (cause) {
     if (isGone(cause)) return undefined
-    throw unreadable(cause)
+    throw unreadableCheckpoint(cause)
   }
 }
 
-const unreadable = (cause: unknown): StageError =>
+/** The error of a checkpoint that can't be looked at: it may be days of work, so it is neither passed over nor removed. */
+export const unreadableCheckpoint = (cause: unknown): StageError =>
   new StageError({
     reason: "Checkpoint",
     message: `Looking at a checkpoint: ${messageOf(cause)}. It stays where it is: fix that, then run again.`,
