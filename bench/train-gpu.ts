@@ -5,9 +5,9 @@
  *     node bench/train-gpu.ts float32|bfloat16 [tf32]
  */
 import { allowTf32, deviceMemory, environment, synchronize } from "../engine/device.ts"
-import { crossEntropySum } from "../engine/fused.ts"
-import { clipGradientNorm } from "../engine/gradients.ts"
+import { accumulateGradients, clipGradientNorm } from "../engine/gradients.ts"
 import { AdamW } from "../engine/optimizer.ts"
+import { backward } from "../engine/segments.ts"
 import { type DType, scoped, tensor } from "../engine/tensor.ts"
 import { llamaConfig, parameterCount } from "../models/config.ts"
 import { initLlama } from "../models/llama.ts"
@@ -24,9 +24,10 @@ const targets = tensor(draw(104729), { dtype: "int64", device: "cuda" })
 const optimizer = new AdamW({ parameters: model.parameters })
 const step = () =>
   scoped(() => {
-    crossEntropySum(model.forward(ids).view(-1, config.vocabSize), targets)
-      .div(batch * length)
-      .backward()
+    accumulateGradients(model.parameters, [ids], () => {
+      const { logProbabilities } = model.distribution(model.hidden(ids).view(-1, config.dim), targets)
+      backward(logProbabilities.sum().div(-batch * length))
+    })
     clipGradientNorm(model.parameters, 1)
     optimizer.step(1e-5)
   })

@@ -3,7 +3,7 @@
  * same; tests hold them against one another.
  */
 import { hasOperator } from "./native.ts"
-import { aten, cat, crossEntropy, linear, type Tensor, zeros } from "./tensor.ts"
+import { aten, atenMany, atenVoid, cat, linear, noGrad, type Tensor, zeros } from "./tensor.ts"
 
 let kernels = true
 
@@ -12,7 +12,9 @@ export const useKernels = (on: boolean): void => {
   kernels = on
 }
 
-/** Whether the kernels take this tensor. */
+export const kernelsAreOn = (): boolean => kernels
+
+/** Whether the CPU's kernels take this tensor. */
 export const isFused = (x: Tensor): boolean => kernels && x.dtype === "float32" && x.device === "cpu"
 
 /** x weight / sqrt(mean(x^2) + eps) over the last dimension, computed in float32 (Zhang and Sennrich 2019). */
@@ -30,18 +32,66 @@ export const composedRmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Ten
 }
 
 /** silu(gate) up, of gate and up side by side: (..., 2F) -> (..., F) (Shazeer 2020). */
-export const swiglu = (x: Tensor): Tensor => (isFused(x) ? aten("caravan::swiglu", x) : composedSwiglu(x))
+export const swiglu = (x: Tensor): Tensor => (kernels ? aten("caravan::swiglu", x) : composedSwiglu(x))
 
 export const composedSwiglu = (x: Tensor): Tensor => {
   const [gate, up] = x.chunk(2, -1) as [Tensor, Tensor]
   return gate.silu().mul(up)
 }
 
-/** Sum over rows of -log softmax(logits)[target], in float32. Logits (N, V), targets (N,) int64. */
-export const crossEntropySum = (logits: Tensor, targets: Tensor): Tensor =>
-  isFused(logits)
-    ? aten("caravan::cross_entropy_sum", logits, targets)
-    : crossEntropy(logits.to({ dtype: logits.dtype === "float64" ? "float64" : "float32" }), targets, { reduction: "sum" })
+/** x (..., K) through linear layers that read the same, weights (N_i, K): their outputs side by side, (..., N_1 + N_2 + ...). */
+export const joinedLinear = (x: Tensor, weights: ReadonlyArray<Tensor>): Tensor =>
+  kernels ? aten("caravan::joined_linear", x, weights) : linear(x, cat(weights, 0))
+
+/** Moves the weights of layers that read the same side by side in memory, so that one product reads them without a copy. They stay the tensors that they were. */
+export const joinWeights = (weights: ReadonlyArray<Tensor>): void => atenVoid("caravan::join_", weights)
+
+/** Weights (N_i, K) as one (N_1 + N_2 + ..., K): a view of those that lie side by side. */
+export const joinedWeight = (weights: ReadonlyArray<Tensor>): Tensor => aten("caravan::joined", weights)
+
+export interface TokenDistribution {
+  /** log softmax(states weight^T / temperature)[target], (N,). */
+  readonly logProbabilities: Tensor
+  /** Entropy of each row's distribution in nats, (N,), without gradients; empty unless asked for. */
+  readonly entropies: Tensor
+}
+export interface TokenDistributionOptions {
+  /** 1 unless given. */
+  readonly temperature?: number
+  readonly entropies?: boolean
+}
+
+/**
+ * What an output layer says of given tokens: states (N, D), weight (V, D), targets (N,) int64. In float32 (float64 where the states are), without ever
+ * holding all logits (N, V) in float32: native/vocabulary.cc.
+ */
+export const tokenDistribution = (
+  states: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  { entropies = false, temperature = 1 }: TokenDistributionOptions = {}
+): TokenDistribution => {
+  if (!kernels) return composedTokenDistribution(states, weight, targets, { entropies, temperature })
+  const [logProbabilities, entropy] = atenMany("caravan::token_log_probabilities", states, weight, targets, temperature, entropies)
+  return { logProbabilities: logProbabilities!, entropies: entropy! }
+}
+
+export const composedTokenDistribution = (
+  states: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  { entropies = false, temperature = 1 }: TokenDistributionOptions = {}
+): TokenDistribution => {
+  const all = linear(states, weight)
+    .div(temperature)
+    .logSoftmax(-1, states.dtype === "float64" ? "float64" : "float32") // (N, V)
+  return {
+    logProbabilities: all.gather(1, targets.unsqueeze(1)).squeeze(1),
+    entropies: entropies
+      ? noGrad(() => all.detach().exp().mul(all.detach()).sum(1).neg())
+      : zeros([0], { dtype: all.dtype, device: all.device })
+  }
+}
 
 /** A linear layer's weight as inference reads it fastest: made once, used in every step. It takes no part in gradients. */
 export interface InferenceWeight {

@@ -5,6 +5,7 @@
  * to it stays as it is, and where large terms cancel, their rounding is what remains (docs/performance.md).
  */
 import { hasOperator } from "./native.ts"
+import { inSegments } from "./segments.ts"
 import { aten, atenMany, atenVoid, embedding, noGrad, recordsGradients, scoped, type Tensor } from "./tensor.ts"
 
 export type Parameters = Readonly<Record<string, Tensor>>
@@ -13,17 +14,18 @@ export type Parameters = Readonly<Record<string, Tensor>>
 export const isNarrow = ({ dtype }: Tensor): boolean => dtype === "bfloat16" || dtype === "float16"
 
 /**
- * Calls `backward` with each micro-batch, in a scope of its own; it computes the micro-batch's loss and calls `backward()` on it. The parameters' gradients are
+ * Calls `compute` with each micro-batch, in a scope of its own; it computes the micro-batch's loss and gives it to `backward` (engine/segments.ts). The parameters' gradients are
  * then the sum over all. Returns what the calls returned. A single micro-batch's gradients stay in the parameters' dtype: there is nothing to add, and so
- * no second copy.
+ * no second copy. The first `recompute` blocks of a model keep no activations and are computed again in the backward pass.
  */
 export const accumulateGradients = <MicroBatch, A>(
   parameters: Parameters,
   microBatches: ReadonlyArray<MicroBatch>,
-  backward: (microBatch: MicroBatch) => A
+  compute: (microBatch: MicroBatch) => A,
+  { recompute = 0 }: { readonly recompute?: number | undefined } = {}
 ): Array<A> =>
   microBatches.map((microBatch, i) => {
-    const result = scoped(() => backward(microBatch))
+    const result = scoped(() => inSegments({ recompute }, () => compute(microBatch)))
     if (i < microBatches.length - 1) widenGradients(parameters)
     return result
   })

@@ -34,6 +34,7 @@ export interface Native {
   item(tensor: Handle): number
   describe(tensor: Handle): Array<number>
   requiresGrad(tensor: Handle, on: boolean): void
+  hasGradient(tensor: Handle): boolean
   backward(tensor: Handle, gradient?: Handle): void
   gradient(tensor: Handle): Handle | null
   clearGradients(tensors: ReadonlyArray<Handle>): void

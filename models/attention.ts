@@ -1,19 +1,39 @@
 /** Scaled dot-product attention with grouped key and value heads, and the biases that say who sees whom. */
-import { isFused } from "../engine/fused.ts"
+import { kernelsAreOn } from "../engine/fused.ts"
 import { hasOperator } from "../engine/native.ts"
 import { arange, aten, type Device, type DType, full, type Tensor, tensor, where, zeros } from "../engine/tensor.ts"
 import { rotate, type Rotation } from "./rotary.ts"
 
 /**
- * Who sees whom: query i sees key j when starts[i] <= j <= i, and j is not padding. `starts` (B, T) int64 says it for the fused kernel, `bias`
- * for the others: 0 where a query may look, -1e9 where not; (T, T) or (B, 1, T, T).
+ * Who sees whom: query i sees key j when starts[i] <= j <= i, and j is not padding. `starts` (B, T) int64 says it for the CPU's kernel, `lengths` for the GPU's, `bias`
+ * for plain operators: 0 where a query may look, -1e9 where not; (T, T) or (B, 1, T, T).
  */
 export interface AttentionLayout {
   /** Nothing but causality: kernels have a path of their own for that. */
   readonly causal: boolean
   /** undefined: every query sees from key 0 on; null: no range says it (padding in the middle). */
   readonly starts: Tensor | undefined | null
+  /** As `starts`. */
+  readonly lengths: () => SequenceLengths | undefined | null
   readonly bias: () => Tensor
+}
+
+/** The sequences that rows are made of, one row after another. */
+export interface SequenceLengths {
+  /** Where each begins, counted over all rows, and where the last ends: (S + 1,) int32. */
+  readonly cumulative: Tensor
+  /** Tokens of the longest. */
+  readonly longest: number
+}
+
+/** A row is made of what begins at its first token and at each token that sees none before it. The host reads `starts` for that. */
+const lengthsOf = (starts: Tensor): SequenceLengths => {
+  const [batch, length] = starts.shape as [number, number]
+  const from = starts.toNumbers()
+  const begins = from.flatMap((start, i) => (i % length === 0 || start === i % length ? [i] : []))
+  const cumulative = Int32Array.from([...begins, batch * length])
+  const longest = begins.reduce((most, begin, i) => Math.max(most, cumulative[i + 1]! - begin), 0)
+  return { cumulative: tensor(cumulative, { dtype: "int32", device: starts.device }), longest }
 }
 
 /** Finite, so that a row with nothing to see (padding) gives numbers and not NaN. */
@@ -36,15 +56,18 @@ const once = <A>(make: () => A): (() => A) => {
 export const causalLayout = (length: number, dtype: DType, device: Device): AttentionLayout => ({
   causal: true,
   starts: undefined,
+  lengths: () => undefined,
   bias: once(() => toBias(causalMask(length, device), dtype))
 })
 
 /** Causal, and nobody sees padding: mask (B, T), 0 at padding. */
 export const maskLayout = (mask: Tensor, dtype: DType): AttentionLayout => {
   const length = mask.size(1)
+  const starts = startsOfMask(mask)
   return {
     causal: false,
-    starts: mask.device === "cpu" ? startsOfMask(mask) : null,
+    starts,
+    lengths: once(() => starts && lengthsOf(starts)),
     bias: once(() => toBias(causalMask(length, mask.device).and(mask.ne(0).unsqueeze(1).unsqueeze(1)), dtype)) // (B, 1, T, T)
   }
 }
@@ -61,13 +84,14 @@ const startsOfMask = (mask: Tensor): Tensor | null => {
     for (let i = first; i <= last; i++) if (tokens[i] === 0) return null
     starts.fill(BigInt(first), row * length, (row + 1) * length)
   }
-  return tensor(starts, { shape: [batch, length] })
+  return tensor(starts, { shape: [batch, length], device: mask.device })
 }
 
 /** Causal within each segment: ids (B, T), and where each token's segment begins. */
 export const segmentLayout = (segments: Tensor, starts: Tensor, dtype: DType): AttentionLayout => ({
   causal: false,
   starts,
+  lengths: once(() => lengthsOf(starts)),
   bias: once(() => {
     const same = segments.unsqueeze(1).unsqueeze(3).eq(segments.unsqueeze(1).unsqueeze(2)) // (B, 1, T, T)
     return toBias(same.and(causalMask(segments.size(1), segments.device)), dtype)
@@ -100,16 +124,39 @@ export const attention = (q: Tensor, k: Tensor, v: Tensor, { bias, causal }: Att
     .reshape(batch, length, heads * dim)
 }
 
+/** The kernel that computes attention: ours for float32 on the CPU, libtorch's on a GPU, or none. */
+type Kernel = "cpu" | "gpu" | undefined
+const kernelFor = ({ device, dtype }: Pick<Tensor, "device" | "dtype">, headDim: number, { starts }: AttentionLayout): Kernel => {
+  if (!kernelsAreOn() || starts === null) return undefined
+  if (device === "cpu") return dtype === "float32" ? "cpu" : undefined
+  // Flash attention in 16 bits, 16 bytes of a head at a time and 256 numbers at most; memory-efficient attention in float32.
+  const [multiple, most, operator] =
+    dtype === "float32" ? [4, Infinity, "_efficient_attention_backward"] : [8, 256, "_flash_attention_backward"]
+  return dtype !== "float64" && headDim % multiple === 0 && headDim <= most && hasOperator(operator) ? "gpu" : undefined
+}
+
+/**
+ * Makes what attention will read of a layout, for queries like these: it then belongs to the scope around this call, and not to the one of the first block that
+ * asks for it.
+ */
+export const prepareLayout = (layout: AttentionLayout, like: Pick<Tensor, "device" | "dtype">, headDim: number): void => {
+  const kernel = kernelFor(like, headDim, layout)
+  if (kernel === "gpu") layout.lengths()
+  else if (kernel === undefined) layout.bias()
+}
+
 /**
  * The same for queries, keys and values as one linear layer gives them, (B, T, (H + 2G) E), rotary embeddings applied on the way: one kernel on
- * the CPU. Returns (B, T, H E).
+ * the CPU, libtorch's kernels on a GPU. Returns (B, T, H E).
  */
 export const rotaryAttention = (qkv: Tensor, rotation: Rotation, layout: AttentionLayout, heads: number, groups: number): Tensor => {
-  if (isFused(qkv) && layout.starts !== null) {
-    // (T, 1, E) or (B, T, 1, E): the kernel takes them without the heads' dimension.
-    return aten("caravan::attention", qkv, rotation.cos.squeeze(-2), rotation.sin.squeeze(-2), layout.starts ?? null, heads, groups)
-  }
-  return composedRotaryAttention(qkv, rotation, layout, heads, groups)
+  const kernel = kernelFor(qkv, qkv.size(-1) / (heads + 2 * groups), layout)
+  if (kernel === undefined) return composedRotaryAttention(qkv, rotation, layout, heads, groups)
+  const { cos, sin } = rotation // (T, 1, E) or (B, T, 1, E)
+  // Ours takes them without the heads' dimension.
+  if (kernel === "cpu") return aten("caravan::attention", qkv, cos.squeeze(-2), sin.squeeze(-2), layout.starts ?? null, heads, groups)
+  const lengths = layout.lengths()
+  return aten("caravan::gpu_attention", qkv, cos, sin, lengths?.cumulative ?? null, lengths?.longest ?? qkv.size(1), heads, groups)
 }
 
 export const composedRotaryAttention = (

@@ -2,7 +2,7 @@
  * Decoding with a cache of keys and values: what the sampler runs. Weights that read the same input are joined once, so that a step is few
  * operations; nothing is recorded for gradients.
  */
-import { inferenceLinear, type InferenceWeight, inferenceWeight, isFused, rmsNorm, swiglu } from "../engine/fused.ts"
+import { inferenceLinear, type InferenceWeight, inferenceWeight, isFused, joinedWeight, rmsNorm, swiglu } from "../engine/fused.ts"
 import { aten, cat, embedding, scoped, type Tensor, zeros } from "../engine/tensor.ts"
 import { type AttentionLayout, rotaryAttention } from "./attention.ts"
 import type { Llama } from "./llama.ts"
@@ -40,10 +40,10 @@ export class Decoder {
       const { attentionNorm, q, k, v, o, ffnNorm, gate, up, down } = model.block(layer)
       return scoped(() => ({
         attentionNorm,
-        qkv: inferenceWeight(cat([q, k, v], 0)),
+        qkv: inferenceWeight(joinedWeight([q, k, v])),
         o: inferenceWeight(o),
         ffnNorm,
-        gateUp: inferenceWeight(cat([gate, up], 0)),
+        gateUp: inferenceWeight(joinedWeight([gate, up])),
         down: inferenceWeight(down)
       }))
     })

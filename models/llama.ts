@@ -4,9 +4,18 @@
  *
  * Shapes: B sequences, T tokens, D dim, H query heads, G key and value heads, E head dim, F ffn, V vocabulary.
  */
-import { rmsNorm, swiglu } from "../engine/fused.ts"
+import {
+  joinedLinear,
+  joinWeights,
+  rmsNorm,
+  swiglu,
+  tokenDistribution,
+  type TokenDistribution,
+  type TokenDistributionOptions
+} from "../engine/fused.ts"
 import { seedGenerator } from "../engine/generator.ts"
 import { trainableEmbedding } from "../engine/gradients.ts"
+import { segment } from "../engine/segments.ts"
 import {
   arange,
   cat,
@@ -21,10 +30,10 @@ import {
   type Tensor,
   zeros
 } from "../engine/tensor.ts"
-import { type AttentionLayout, causalLayout, maskLayout, rotaryAttention, segmentLayout } from "./attention.ts"
+import { type AttentionLayout, causalLayout, maskLayout, prepareLayout, rotaryAttention, segmentLayout } from "./attention.ts"
 import { type LlamaConfig, parameterShapes } from "./config.ts"
 import type { Lora } from "./lora.ts"
-import { positionsOfMask, RotaryTable, startsOfSegments } from "./rotary.ts"
+import { positionsOfMask, type Rotation, RotaryTable, startsOfSegments } from "./rotary.ts"
 
 export interface ForwardOptions {
   /** (B, T) int64 or bool, 0 at padding on either side. Position ids count the tokens that are not padding. */
@@ -32,6 +41,12 @@ export interface ForwardOptions {
   /** (B, T) int64: which example of a packed row each token belongs to. Tokens see only their own; positions start anew in each. */
   readonly segmentIds?: Tensor
 }
+
+/** The linear layers of a block that read the same input. */
+const joined = [
+  ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+  ["mlp.gate_proj", "mlp.up_proj"]
+] as const
 
 export class Llama {
   readonly config: LlamaConfig
@@ -46,6 +61,9 @@ export class Llama {
     this.parameters = parameters
     this.adapter = adapter
     this.#rotary = new RotaryTable(config)
+    // One product reads them without a copy.
+    for (let layer = 0; layer < config.layers; layer++)
+      for (const names of joined) joinWeights(names.map((name) => this.parameter(`model.layers.${layer}.${name}.weight`)))
   }
 
   /** This model with an adapter, which alone has gradients from now on: the weights, which the two share, are frozen. */
@@ -113,25 +131,29 @@ export class Llama {
     if (length > config.maxPositions) throw new RangeError(`a sequence of ${length} tokens: this model's context is ${config.maxPositions}`)
     const { layout, positions } = this.layout(length, options)
     const rotation = this.#rotary.at(this.device, this.dtype, positions ?? length)
+    prepareLayout(layout, this, config.headDim)
     // Under an adapter the table is frozen.
     const embed = this.adapter === undefined ? trainableEmbedding : embedding
     let x = embed(this.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
-    for (let layer = 0; layer < config.layers; layer++) {
-      const at = (name: string) => `model.layers.${layer}.${name}`
-      const norm = (states: Tensor, name: string) => rmsNorm(states, this.parameter(`${at(name)}.weight`), config.normEpsilon)
-      const qkv = this.#linear(norm(x, "input_layernorm"), at("self_attn.q_proj"), at("self_attn.k_proj"), at("self_attn.v_proj")) // (B, T, (H + 2G) E)
-      x = x.add(this.#linear(rotaryAttention(qkv, rotation, layout, config.heads, config.kvHeads), at("self_attn.o_proj")))
-      const gateUp = this.#linear(norm(x, "post_attention_layernorm"), at("mlp.gate_proj"), at("mlp.up_proj")) // (B, T, 2F)
-      x = x.add(this.#linear(swiglu(gateUp), at("mlp.down_proj")))
-    }
+    for (let layer = 0; layer < config.layers; layer++) x = segment(layer, x, (x) => this.#block(layer, x, rotation, layout))
     return rmsNorm(x, this.parameter("model.norm.weight"), config.normEpsilon)
+  }
+
+  /** One block: (B, T, D) -> (B, T, D). */
+  #block(layer: number, x: Tensor, rotation: Rotation, layout: AttentionLayout): Tensor {
+    const { heads, kvHeads, normEpsilon } = this.config
+    const at = (name: string) => `model.layers.${layer}.${name}`
+    const norm = (states: Tensor, name: string) => rmsNorm(states, this.parameter(`${at(name)}.weight`), normEpsilon)
+    const qkv = this.#linear(norm(x, "input_layernorm"), at("self_attn.q_proj"), at("self_attn.k_proj"), at("self_attn.v_proj")) // (B, T, (H + 2G) E)
+    const attended = x.add(this.#linear(rotaryAttention(qkv, rotation, layout, heads, kvHeads), at("self_attn.o_proj")))
+    const gateUp = this.#linear(norm(attended, "post_attention_layernorm"), at("mlp.gate_proj"), at("mlp.up_proj")) // (B, T, 2F)
+    return attended.add(this.#linear(swiglu(gateUp), at("mlp.down_proj")))
   }
 
   /** States (..., K) through linear layers that read the same, with their adapters: their outputs side by side (..., N). */
   #linear(x: Tensor, ...layers: ReadonlyArray<string>): Tensor {
     const weights = layers.map((layer) => this.parameter(`${layer}.weight`))
-    // The weights are joined: one product for all of them.
-    const y = linear(x, weights.length === 1 ? weights[0]! : cat(weights, 0))
+    const y = joinedLinear(x, weights)
     const added = layers.map((layer) => this.adapter?.output(layer, x))
     if (added.every((part) => part === undefined)) return y
     const nothing = (i: number) => zeros([...x.shape.slice(0, -1), weights[i]!.size(0)], { dtype: x.dtype, device: x.device })
@@ -151,6 +173,11 @@ export class Llama {
   /** States (..., D) -> logits (..., V). */
   logits(hidden: Tensor): Tensor {
     return linear(hidden, this.outputWeight)
+  }
+
+  /** What the model says of given next tokens: states (N, D), the tokens (N,) int64. The logits of all are never there at once. */
+  distribution(states: Tensor, tokens: Tensor, options?: TokenDistributionOptions): TokenDistribution {
+    return tokenDistribution(states, this.outputWeight, tokens, options)
   }
 
   /** Token ids (B, T) -> logits (B, T, V) of the token after each. */

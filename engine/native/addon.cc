@@ -81,6 +81,8 @@ napi_value requiresGrad(const Arguments& in) {
   in.tensor(0).requires_grad_(in.boolean(1));
   return nullptr;
 }
+/** Whether operations on the tensor are recorded for gradients. */
+napi_value hasGradient(const Arguments& in) { return jsBoolean(in.env, in.tensor(0).requires_grad()); }
 napi_value backward(const Arguments& in) {
   if (in.present(1)) in.tensor(0).backward(in.tensor(1));
   else in.tensor(0).backward();
@@ -137,6 +139,7 @@ napi_value initialise(napi_env env, napi_value exports) {
   define<item>(env, exports, "item");
   define<describe>(env, exports, "describe");
   define<requiresGrad>(env, exports, "requiresGrad");
+  define<hasGradient>(env, exports, "hasGradient");
   define<backward>(env, exports, "backward");
   define<gradient>(env, exports, "gradient");
   define<clearGradients>(env, exports, "clearGradients");

@@ -1,4 +1,4 @@
-// RMSNorm, SwiGLU and cross-entropy.
+// RMSNorm and SwiGLU.
 #include "kernels.h"
 
 #include <ATen/ATen.h>
@@ -82,19 +82,29 @@ VECTORISED void swigluBackward(const float* in, const float* dy, float* din, int
   }
 }
 
+bool hasKernel(const Tensor& x) { return x.scalar_type() == at::kFloat && x.is_cpu(); }
+
+/** Of all that is computed it keeps its input alone. */
 struct SwiGlu : Function<SwiGlu> {
   static Tensor forward(AutogradContext* context, const Tensor& input) {
     Tensor x = input.contiguous();
     auto shape = x.sizes().vec();
     int64_t dim = shape.back() /= 2, rows = x.numel() / (2 * dim);
+    context->save_for_backward({x});
+    if (!hasKernel(x)) return at::silu(x.narrow(-1, 0, dim)).mul_(x.narrow(-1, dim, dim));
     Tensor y = at::empty(shape, x.options());
     at::parallel_for(0, rows, 64, [&](int64_t a, int64_t b) { swigluForward(x.data_ptr<float>() + a * 2 * dim, y.data_ptr<float>() + a * dim, b - a, dim); });
-    context->save_for_backward({x});
     return y;
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     Tensor x = context->get_saved_variables()[0], dy = gradients[0].contiguous(), dx = at::empty_like(x);
     int64_t dim = x.size(-1) / 2, rows = x.numel() / (2 * dim);
+    if (!hasKernel(x)) {
+      Tensor gate = x.narrow(-1, 0, dim), up = x.narrow(-1, dim, dim), dGate = dx.narrow(-1, 0, dim), dUp = dx.narrow(-1, dim, dim);
+      at::mul_out(dUp, dy, at::silu(gate));
+      at::silu_backward_out(dGate, dy.mul(up), gate);
+      return {dx};
+    }
     at::parallel_for(0, rows, 64, [&](int64_t a, int64_t b) {
       swigluBackward(x.data_ptr<float>() + a * 2 * dim, dy.data_ptr<float>() + a * dim, dx.data_ptr<float>() + a * 2 * dim, b - a, dim);
     });
@@ -102,60 +112,9 @@ struct SwiGlu : Function<SwiGlu> {
   }
 };
 
-// ---- cross-entropy, summed: logits (N, V), targets (N,) --------------------------------------------------------------------------------
-
-/** The loss of each row, and log(sum(exp(logits))). */
-VECTORISED void entropyForward(const float* logits, const int64_t* targets, float* loss, float* lse, int64_t rows, int64_t vocab) {
-  for (int64_t i = 0; i < rows; i++, logits += vocab) {
-    float most = -INFINITY, sum = 0;
-#pragma omp simd reduction(max : most)
-    for (int64_t v = 0; v < vocab; v++) most = logits[v] > most ? logits[v] : most;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t v = 0; v < vocab; v++) sum += exponential(logits[v] - most);
-    lse[i] = most + std::log(sum);
-    loss[i] = lse[i] - logits[targets[i]];
-  }
-}
-VECTORISED void entropyBackward(const float* logits, const int64_t* targets, const float* lse, float* out, float gradient, int64_t rows, int64_t vocab) {
-  for (int64_t i = 0; i < rows; i++, logits += vocab, out += vocab) {
-    float l = lse[i];
-    SIMD for (int64_t v = 0; v < vocab; v++) out[v] = gradient * exponential(logits[v] - l);
-    out[targets[i]] -= gradient;
-  }
-}
-
-struct CrossEntropy : Function<CrossEntropy> {
-  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& targets) {
-    Tensor logits = input.contiguous(), ids = targets.contiguous();
-    int64_t rows = logits.size(0), vocab = logits.size(1);
-    TORCH_CHECK(ids.dim() == 1 && ids.size(0) == rows, "targets must be one for each row of logits");
-    if (rows > 0) {
-      int64_t least = ids.min().item<int64_t>(), most = ids.max().item<int64_t>();
-      TORCH_CHECK(least >= 0 && most < vocab, "target ", least < 0 ? least : most, " is out of bounds of ", vocab, " logits");
-    }
-    Tensor loss = at::empty({rows}, logits.options()), lse = at::empty({rows}, logits.options());
-    at::parallel_for(0, rows, 16, [&](int64_t a, int64_t b) {
-      entropyForward(logits.data_ptr<float>() + a * vocab, ids.data_ptr<int64_t>() + a, loss.data_ptr<float>() + a, lse.data_ptr<float>() + a, b - a, vocab);
-    });
-    context->save_for_backward({logits, ids, lse});
-    return loss.sum();
-  }
-  static variable_list backward(AutogradContext* context, variable_list gradients) {
-    auto saved = context->get_saved_variables();
-    Tensor out = at::empty_like(saved[0]);
-    float gradient = gradients[0].item<float>();
-    int64_t rows = out.size(0), vocab = out.size(1);
-    at::parallel_for(0, rows, 16, [&](int64_t a, int64_t b) {
-      entropyBackward(saved[0].data_ptr<float>() + a * vocab, saved[1].data_ptr<int64_t>() + a, saved[2].data_ptr<float>() + a, out.data_ptr<float>() + a * vocab, gradient, b - a, vocab);
-    });
-    return {out, Tensor()};
-  }
-};
-
 TORCH_LIBRARY_FRAGMENT(caravan, library) {
   library.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor", [](const Tensor& x, const Tensor& weight, double eps) { return RmsNorm::apply(x, weight, eps); });
   library.def("swiglu(Tensor x) -> Tensor", [](const Tensor& x) { return SwiGlu::apply(x); });
-  library.def("cross_entropy_sum(Tensor logits, Tensor targets) -> Tensor", [](const Tensor& logits, const Tensor& targets) { return CrossEntropy::apply(logits, targets); });
 }
 
 }  // namespace

@@ -286,6 +286,10 @@ export class Tensor {
     native().requiresGrad(this.handle, on)
     return this
   }
+  /** Whether it has a gradient: it was marked, or follows from a tensor that was. */
+  get hasGradient(): boolean {
+    return native().hasGradient(this.handle)
+  }
   /** The gradient that backward() left here, or undefined. Belongs to the scope that asks for it. */
   grad(): Tensor | undefined {
     const handle = native().gradient(this.handle)

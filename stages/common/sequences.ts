@@ -2,7 +2,6 @@
  * From tokenised examples to the tensors a language model trains on: packing several examples into one row, and the loss over the tokens that
  * carry it.
  */
-import { crossEntropySum } from "../../engine/fused.ts"
 import { type Device, tensor, type Tensor } from "../../engine/tensor.ts"
 import type { Llama } from "../../models/llama.ts"
 
@@ -161,7 +160,10 @@ export const languageModelLoss = (
   const hidden = model.hidden(ids, segmentIds === undefined ? {} : { segmentIds }) // (B, T - 1, D)
   const dim = hidden.size(-1)
   const picked = hidden.reshape(-1, dim).indexSelect(0, tensor(Int32Array.from(positions), { dtype: "int64", device })) // (N, D)
-  return crossEntropySum(model.logits(picked), tensor(Int32Array.from(targets), { dtype: "int64", device }))
+  return model
+    .distribution(picked, tensor(Int32Array.from(targets), { dtype: "int64", device }))
+    .logProbabilities.sum()
+    .neg()
 }
 
 /** The items of these indices, in their order. */

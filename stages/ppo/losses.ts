@@ -24,6 +24,3 @@ export const valueLoss = (values: Tensor, old: Tensor, returns: Tensor, clip: nu
 /** How many tokens' ratio lies beyond 1 - c .. 1 + c. */
 export const clippedTokens = (logProbabilities: Tensor, old: Tensor, clip: number): Tensor =>
   logProbabilities.sub(old).exp().sub(1).abs().gt(clip).to({ dtype: old.dtype }).sum()
-
-/** Entropy of each row's distribution, in nats, summed: log-probabilities (N, V). */
-export const entropy = (logProbabilities: Tensor): Tensor => logProbabilities.exp().mul(logProbabilities).sum().neg()

@@ -9,7 +9,8 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { deriveSeed } from "../../engine/random.ts"
-import { crossEntropy, type Device, type DType, keep, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
+import type { TokenDistribution } from "../../engine/fused.ts"
+import { type Device, type DType, keep, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import { type LoadedReward, loadPolicy, loadReward } from "../../models/checkpoint.ts"
 import { Llama } from "../../models/llama.ts"
 import { initRewardModel, type RewardModel } from "../../models/reward-model.ts"
@@ -18,7 +19,6 @@ import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { ArtifactRef, Checkpoint } from "../../schemas/artifact.ts"
 import { chunks } from "../common/sequences.ts"
 import type { PpoConfig } from "./config.ts"
-import { entropy } from "./losses.ts"
 
 // ---- loading ----
 
@@ -150,13 +150,15 @@ const responseStates = (model: Llama, responses: ReadonlyArray<TokenizedResponse
   return hidden.reshape(-1, hidden.size(-1)).indexSelect(0, tensor(Int32Array.from(positions), { dtype: "int64", device })) // (N, D)
 }
 
-/** Logits / temperature (N, V) of the response tokens, the distribution that they were drawn from, and the tokens (N,). */
-const responseLogits = (model: Llama, responses: ReadonlyArray<TokenizedResponse>, { padId, config }: ReadOptions) => {
-  const logits = atLeastFloat32(model.logits(responseStates(model, responses, padId, false))) // (N, V)
-  return {
-    logits: config.temperature === 1 ? logits : logits.div(config.temperature),
-    targets: tensor(Int32Array.from(responses.flatMap(({ response }) => response)), { dtype: "int64", device: model.device })
-  }
+/** What the model says of the response tokens at the temperature that they were drawn at. */
+const responseDistribution = (
+  model: Llama,
+  responses: ReadonlyArray<TokenizedResponse>,
+  { padId, config }: ReadOptions,
+  entropies: boolean
+): TokenDistribution => {
+  const tokens = tensor(Int32Array.from(responses.flatMap(({ response }) => response)), { dtype: "int64", device: model.device }) // (N,)
+  return model.distribution(responseStates(model, responses, padId, false), tokens, { temperature: config.temperature, entropies })
 }
 
 /** Log-probabilities (N,) of the response tokens and, with them, the summed entropy of their distributions. */
@@ -165,9 +167,8 @@ export const responseLogProbabilities = (
   responses: ReadonlyArray<TokenizedResponse>,
   options: ReadOptions
 ): { readonly logProbabilities: Tensor; readonly entropy: Tensor } => {
-  const { logits, targets } = responseLogits(model, responses, options)
-  const all = logits.logSoftmax(-1) // (N, V)
-  return { logProbabilities: all.gather(1, targets.unsqueeze(1)).squeeze(1), entropy: noGrad(() => entropy(all.detach())) }
+  const { entropies, logProbabilities } = responseDistribution(model, responses, options, true)
+  return { logProbabilities, entropy: noGrad(() => entropies.sum()) }
 }
 
 /** Values (N,) of the states in which each response token is chosen, and with a score past the end of the state after the last; the head in float32. */
@@ -180,10 +181,7 @@ const atLeastFloat32 = (x: Tensor): Tensor => (x.dtype === "float64" ? x : x.to(
 
 /** Log-probabilities of each response's tokens under a model as it is now, without gradients. */
 export const logProbabilitiesOf = (model: Llama, responses: ReadonlyArray<TokenizedResponse>, options: ReadOptions) =>
-  inBatches(responses, options, 0, (batch) => {
-    const { logits, targets } = responseLogits(model, batch, options)
-    return crossEntropy(logits, targets, { reduction: "none" }).neg() // (N,)
-  })
+  inBatches(responses, options, 0, (batch) => responseDistribution(model, batch, options, false).logProbabilities)
 
 /** Values of each response's states under a model as it is now, without gradients: with a score past the end one more than tokens. */
 export const valuesOf = (model: RewardModel, responses: ReadonlyArray<TokenizedResponse>, options: ReadOptions) =>

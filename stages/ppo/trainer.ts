@@ -7,6 +7,7 @@
 import { accumulateGradients, clipGradientNorm, type Parameters } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
 import { Random } from "../../engine/random.ts"
+import { backward } from "../../engine/segments.ts"
 import { constantSchedule, type Schedule } from "../../engine/schedule.ts"
 import { cat, noGrad, stack, tensor, type Tensor } from "../../engine/tensor.ts"
 import type { Llama } from "../../models/llama.ts"
@@ -172,7 +173,7 @@ export class PpoTrainer {
       const old = flat(part, "logProbabilities", logProbabilities) // (N,)
       const advantages = flat(part, "advantages", logProbabilities) // (N,)
       const loss = policyLoss(logProbabilities, old, advantages, config.clip).div(tokens)
-      loss.backward()
+      backward(loss)
       return noGrad(() => {
         const now = logProbabilities.detach()
         const [clipped, kl] = [clippedTokens(now, old, config.clip), approximateKl(now, old)]
@@ -183,7 +184,7 @@ export class PpoTrainer {
       const values = responseValues(value, part, this.#options) // (N,)
       const [old, returns] = [flat(part, "values", values), flat(part, "returns", values)] // (N,)
       const loss = valueLoss(values, old, returns, config.valueClip).div(states)
-      loss.backward()
+      backward(loss)
       return noGrad(() => loss.detach().reshape(1))
     })
     return noGrad(() => ({ policy: stack(policyParts, 0).sum(0), value: cat(valueParts, 0).sum(0, true) }))

@@ -14,6 +14,7 @@ import * as Schema from "effect/Schema"
 import { gpuMemory } from "../../engine/device.ts"
 import { accumulateGradients, clipGradientNorm, type Parameters } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
+import { backward } from "../../engine/segments.ts"
 import type { Schedule } from "../../engine/schedule.ts"
 import { scoped } from "../../engine/tensor.ts"
 import { adapterWeightsFile, writeAdapter } from "../../models/adapter-files.ts"
@@ -46,6 +47,8 @@ export interface TrainingOptions {
   /** Global gradient norm above which gradients are scaled down (§2.2: 1.0). */
   readonly maxNorm: number
   readonly weightDecay: number
+  /** Blocks of the model whose activations are computed again in the backward pass, from the first on: memory against speed. None unless given. */
+  readonly recompute?: number
   readonly progress: (progress: Progress) => Effect.Effect<void>
   /** How training is kept, to go on from there when it was killed; none: it is not. */
   readonly checkpoints?: TrainingCheckpoints
@@ -172,16 +175,22 @@ const keepTraining = (
 /** One step on a batch: the loss of each part and its gradients, clipping, the optimiser's update. None where a number is not finite. */
 const takeStep = (
   { count, parts }: TrainingBatch,
-  { parameters, maxNorm }: TrainingOptions,
+  options: TrainingOptions,
   optimizer: AdamW,
   learningRate: number
 ): { readonly loss: number; readonly gradientNorm: number; readonly diverged: boolean } =>
   scoped(() => {
-    const shares = accumulateGradients(parameters, parts, (part) => {
-      const share = part().div(count)
-      share.backward()
-      return share.item()
-    })
+    const { maxNorm, parameters } = options
+    const shares = accumulateGradients(
+      parameters,
+      parts,
+      (part) => {
+        const share = part().div(count)
+        backward(share)
+        return share.item()
+      },
+      options
+    )
     const loss = shares.reduce((sum, share) => sum + share, 0)
     const gradientNorm = clipGradientNorm(parameters, maxNorm).item()
     const diverged = !Number.isFinite(loss) || !Number.isFinite(gradientNorm)

@@ -1,17 +1,8 @@
 /** The CPU's kernels against the same formulas written with plain operators, in float64: values and gradients. */
 import { describe, expect, it } from "vitest"
-import {
-  composedRmsNorm,
-  composedSwiglu,
-  crossEntropySum,
-  inferenceLinear,
-  inferenceWeight,
-  isFused,
-  rmsNorm,
-  swiglu
-} from "../../engine/fused.ts"
+import { composedRmsNorm, composedSwiglu, inferenceLinear, inferenceWeight, isFused, rmsNorm, swiglu } from "../../engine/fused.ts"
 import { Random } from "../../engine/random.ts"
-import { crossEntropy, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
+import { linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import { fused } from "../tolerances.ts"
 
 type Numbers = Float64Array
@@ -75,27 +66,6 @@ describe("kernels for float32 on the CPU", () => {
         (x) => composedSwiglu(x)
       )
     ).toBeLessThanOrEqual(fused)
-  })
-
-  it.each([
-    [4, 7],
-    [9, 512],
-    [1, 2049]
-  ])("sum the cross-entropy: %i x %i", (rows, vocabulary) => {
-    const targets = Int32Array.from({ length: rows }, (_, row) => (row * 31 + vocabulary - 1) % vocabulary)
-    const ids = () => tensor(targets, { dtype: "int64" })
-    const most = difference(
-      [random(1, rows, vocabulary)],
-      (x) => crossEntropySum(x, ids()),
-      (x) => crossEntropy(x, ids(), { reduction: "sum" })
-    )
-    expect(most).toBeLessThanOrEqual(fused)
-  })
-
-  it("name a target that is no token", () => {
-    const logits = tensor([[0, 1, 2]])
-    expect(() => crossEntropySum(logits, tensor([3], { dtype: "int64" }))).toThrow(/target 3 is out of bounds of 3 logits/)
-    expect(() => crossEntropySum(logits, tensor([-1], { dtype: "int64" }))).toThrow(/target -1 is out of bounds/)
   })
 
   it.each(

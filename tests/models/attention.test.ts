@@ -1,7 +1,7 @@
 /** The kernels for the CPU against the same formulas written with plain operators, in float64. */
 import { describe, expect, it } from "vitest"
 import { Random } from "../../engine/random.ts"
-import { clearGradients, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
+import { clearGradients, type Device, type DType, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import {
   type AttentionLayout,
   causalLayout,
@@ -11,7 +11,8 @@ import {
   segmentLayout
 } from "../../models/attention.ts"
 import { positionsOfMask, RotaryTable, startsOfSegments } from "../../models/rotary.ts"
-import { fused } from "../tolerances.ts"
+import { devices } from "../devices.ts"
+import { bfloat16, fused } from "../tolerances.ts"
 import { largestDifference, smallConfig } from "./small.ts"
 
 const random = (shape: ReadonlyArray<number>, seed: number) => {
@@ -111,6 +112,62 @@ describe("attention on the CPU, values and gradients,", () => {
       })
     )
   })
+})
+
+const gpu = devices.find(({ device }) => device === "cuda")!
+describe.skipIf(gpu.skip)("attention on a GPU, values and gradients,", () => {
+  const shapes = [
+    { batch: 2, length: 37, heads: 6, groups: 2, headDim: 8 },
+    { batch: 3, length: 130, heads: 4, groups: 1, headDim: 64 },
+    { batch: 1, length: 300, heads: 3, groups: 3, headDim: 128 }
+  ]
+  const layouts = {
+    causal: (shape: (typeof shapes)[number], dtype: DType, device: Device) => causalLayout(shape.length, dtype, device),
+    padded: ({ batch, length }: (typeof shapes)[number], dtype: DType, device: Device) => {
+      const rows = Array.from({ length: batch }, (_, row) => Array.from({ length }, (__, i) => (i >= 5 * row + 2 ? 1 : 0)))
+      return maskLayout(tensor(rows, { dtype: "int64", device }), dtype)
+    },
+    packed: ({ batch, length }: (typeof shapes)[number], dtype: DType, device: Device) => {
+      const rows = Array.from({ length: batch }, (_, row) =>
+        Array.from({ length }, (__, i) => (i < 11 + row ? 0 : i < length - 4 ? 1 : -1))
+      )
+      const segments = tensor(rows, { dtype: "int64", device })
+      return segmentLayout(segments, startsOfSegments(segments), dtype)
+    }
+  }
+  const run = (shape: (typeof shapes)[number], name: keyof typeof layouts, device: Device, dtype: DType) =>
+    scoped(() => {
+      const { batch, groups, headDim, heads, length } = shape
+      const table = new RotaryTable(smallConfig({ dim: heads * headDim, heads, kvHeads: groups, headDim, maxPositions: length }))
+      const qkv = random([batch, length, (heads + 2 * groups) * headDim], 1)
+        .to({ device, dtype })
+        .detach()
+        .requiresGrad()
+      const pull = random([batch, length, heads * headDim], 2).to({ device, dtype })
+      // What padding sees does not matter.
+      const counts = Array.from({ length: batch }, (_, row) =>
+        Array.from({ length }, (__, i) => (name === "padded" && i < 5 * row + 2 ? 0 : 1))
+      )
+      const out = rotaryAttention(qkv, table.at(device, dtype, length), layouts[name](shape, dtype, device), heads, groups)
+      const counted = out.mul(tensor(counts, { device, dtype }).unsqueeze(-1))
+      counted.mul(pull).sum().backward()
+      return [counted.detach().toNumbers(), qkv.grad()!.toNumbers()]
+    })
+  it.each(shapes.flatMap((shape) => (["causal", "padded", "packed"] as const).map((name) => [name, shape] as const)))(
+    "%s, is what float64 on the CPU gives: %o",
+    (name, shape) => {
+      const wanted = run(shape, name, "cpu", "float64")
+      for (const [dtype, near] of [
+        ["float32", fused],
+        ["bfloat16", bfloat16]
+      ] as const) {
+        const found = run(shape, name, "cuda", dtype)
+        found.forEach((numbers, i) => expect(largestDifference(numbers, wanted[i]!), dtype).toBeLessThanOrEqual(near))
+        // The same numbers a second time, bit for bit.
+        expect(run(shape, name, "cuda", dtype)[0]).toEqual(found[0])
+      }
+    }
+  )
 })
 
 describe("positions", () => {

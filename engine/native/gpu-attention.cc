@@ -1,0 +1,147 @@
+// Causal attention with rotary embeddings of joined queries, keys and values, on a GPU: libtorch's own kernels, flash attention in 16 bits and
+// memory-efficient attention in float32, over sequences told by their cumulative lengths. No T x T matrix, and no bias.
+//
+// As attention.cc: qkv (B, T, (H + 2G) E) -> (B, T, H E). Kept for the backward pass: qkv as it came, the output, the log-sum-exp of each row and head. Heads
+// are turned again there.
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+namespace {
+
+using Named = std::map<std::string, c10::IValue>;
+
+/** Calls an operator with arguments by name; the others have their defaults, or none. Versions of libtorch differ in what else there is. */
+std::vector<c10::IValue> callByName(const char* name, const Named& arguments) {
+  auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+  torch::jit::Stack stack;
+  size_t used = 0;
+  for (const auto& parameter : op.schema().arguments()) {
+    auto found = arguments.find(parameter.name());
+    if (found != arguments.end()) {
+      stack.push_back(found->second);
+      used++;
+    } else if (parameter.default_value()) {
+      stack.push_back(*parameter.default_value());
+    } else {
+      TORCH_CHECK(parameter.type()->kind() == c10::TypeKind::OptionalType, name, " of this libtorch wants '", parameter.name(), "'");
+      stack.emplace_back();
+    }
+  }
+  TORCH_CHECK(used == arguments.size(), name, " of this libtorch takes other arguments");
+  op.callBoxed(&stack);
+  return stack;
+}
+
+c10::IValue optionalTensor(const Tensor& tensor) { return tensor.defined() ? c10::IValue(tensor) : c10::IValue(); }
+
+/** Turns heads (B, T, N, E) by cos and sin (T, 1, E) or (B, T, 1, E), sin signed; the other way with `back`. */
+Tensor turn(const Tensor& heads, const Tensor& cos, const Tensor& sin, bool back) {
+  int64_t half = heads.size(-1) / 2;
+  return at::addcmul(heads * cos, at::roll(heads, half, -1), sin, back ? -1 : 1);
+}
+
+struct Shape {
+  int64_t batch, length, heads, groups, dim;
+  double scale() const { return 1 / std::sqrt(static_cast<double>(dim)); }
+};
+
+/** Queries, keys and values (B, T, H or G, E) of the joined tensor, turned. */
+struct Split {
+  Tensor q, k, v;
+  Split(const Shape& s, const Tensor& qkv, const Tensor& cos, const Tensor& sin) {
+    Tensor all = qkv.view({s.batch, s.length, s.heads + 2 * s.groups, s.dim});
+    Tensor turned = turn(all.narrow(2, 0, s.heads + s.groups), cos, sin, false);
+    q = turned.narrow(2, 0, s.heads);
+    k = turned.narrow(2, s.heads, s.groups);
+    v = all.narrow(2, s.heads + s.groups, s.groups);
+  }
+};
+
+/** (B, T, N, E) as flash attention takes sequences by cumulative lengths, (B T, N, E); as it is without them. */
+Tensor flat(const Tensor& x, bool lengths) { return lengths ? x.reshape({x.size(0) * x.size(1), x.size(2), x.size(3)}) : x; }
+/** The same for memory-efficient attention: (1, B T, N, E). */
+Tensor oneRow(const Tensor& x, bool lengths) { return lengths ? x.reshape({1, x.size(0) * x.size(1), x.size(2), x.size(3)}) : x; }
+
+struct GpuAttention : Function<GpuAttention> {
+  /** `lengths` (S + 1,) int32: where the sequences of all rows begin, one row after another, and where the last ends; undefined where each row is one. */
+  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& cos, const Tensor& sin, const c10::optional<Tensor>& cumulative, int64_t longest, int64_t heads, int64_t groups) {
+    Tensor qkv = input.contiguous(), lengths = cumulative.has_value() ? *cumulative : Tensor();
+    Shape s{qkv.size(0), qkv.size(1), heads, groups, qkv.size(2) / (heads + 2 * groups)};
+    bool packed = lengths.defined(), flash = qkv.element_size() == 2;
+    Split x(s, qkv, cos, sin);
+    Tensor out, lse, first, second;
+    if (flash) {
+      auto found = callByName("aten::_flash_attention_forward",
+                              {{"query", flat(x.q, packed)}, {"key", flat(x.k, packed)}, {"value", flat(x.v, packed)}, {"cum_seq_q", optionalTensor(lengths)}, {"cum_seq_k", optionalTensor(lengths)},
+                               {"max_q", longest}, {"max_k", longest}, {"dropout_p", 0.0}, {"is_causal", true}, {"return_debug_mask", false}, {"scale", s.scale()}});
+      out = found[0].toTensor(), lse = found[1].toTensor(), first = found[2].toTensor(), second = found[3].toTensor();
+    } else {
+      int64_t share = heads / groups;
+      Tensor k = share == 1 ? x.k : x.k.repeat_interleave(share, 2), v = share == 1 ? x.v : x.v.repeat_interleave(share, 2);
+      auto found = callByName("aten::_efficient_attention_forward",
+                              {{"query", oneRow(x.q, packed)}, {"key", oneRow(k, packed)}, {"value", oneRow(v, packed)}, {"cu_seqlens_q", optionalTensor(lengths)}, {"cu_seqlens_k", optionalTensor(lengths)},
+                               {"max_seqlen_q", longest}, {"max_seqlen_k", longest}, {"dropout_p", 0.0}, {"custom_mask_type", int64_t(1)}, {"compute_log_sumexp", true}, {"scale", s.scale()}});
+      out = found[0].toTensor(), lse = found[1].toTensor(), first = found[2].toTensor(), second = found[3].toTensor();
+    }
+    context->save_for_backward({qkv, cos, sin, lengths, out, lse, first, second});
+    context->saved_data["longest"] = longest;
+    context->saved_data["heads"] = heads;
+    context->saved_data["groups"] = groups;
+    return out.reshape({s.batch, s.length, heads * s.dim});
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    auto saved = context->get_saved_variables();
+    const Tensor &qkv = saved[0], &cos = saved[1], &sin = saved[2], &lengths = saved[3], &out = saved[4], &lse = saved[5], &first = saved[6], &second = saved[7];
+    int64_t heads = context->saved_data["heads"].toInt(), groups = context->saved_data["groups"].toInt(), longest = context->saved_data["longest"].toInt();
+    Shape s{qkv.size(0), qkv.size(1), heads, groups, qkv.size(2) / (heads + 2 * groups)};
+    bool packed = lengths.defined(), flash = qkv.element_size() == 2;
+    Split x(s, qkv, cos, sin);
+    Tensor dOut = gradients[0].contiguous().view(out.sizes()), dq, dk, dv;
+    if (flash) {
+      auto found = callByName("aten::_flash_attention_backward",
+                              {{"grad_out", dOut}, {"query", flat(x.q, packed)}, {"key", flat(x.k, packed)}, {"value", flat(x.v, packed)}, {"out", out}, {"logsumexp", lse},
+                               {"cum_seq_q", optionalTensor(lengths)}, {"cum_seq_k", optionalTensor(lengths)}, {"max_q", longest}, {"max_k", longest}, {"dropout_p", 0.0}, {"is_causal", true},
+                               {"rng_state", first}, {"unused", second}, {"scale", s.scale()}});
+      dq = found[0].toTensor(), dk = found[1].toTensor(), dv = found[2].toTensor();
+    } else {
+      int64_t share = heads / groups;
+      Tensor k = share == 1 ? x.k : x.k.repeat_interleave(share, 2), v = share == 1 ? x.v : x.v.repeat_interleave(share, 2);
+      // Keys in one part: several would add up in the order in which they finish.
+      auto found = callByName("aten::_efficient_attention_backward",
+                              {{"grad_out_", dOut}, {"query", oneRow(x.q, packed)}, {"key", oneRow(k, packed)}, {"value", oneRow(v, packed)}, {"bias", c10::IValue()}, {"out", out},
+                               {"cu_seqlens_q", optionalTensor(lengths)}, {"cu_seqlens_k", optionalTensor(lengths)}, {"max_seqlen_q", longest}, {"max_seqlen_k", longest}, {"logsumexp", lse},
+                               {"dropout_p", 0.0}, {"philox_seed", first}, {"philox_offset", second}, {"custom_mask_type", int64_t(1)}, {"bias_requires_grad", false}, {"scale", s.scale()},
+                               {"num_splits_key", int64_t(1)}});
+      dq = found[0].toTensor(), dk = found[1].toTensor(), dv = found[2].toTensor();
+      if (share > 1) {
+        // Each group's queries share its key and value.
+        dk = dk.view({s.batch, s.length, groups, share, s.dim}).sum(3);
+        dv = dv.view({s.batch, s.length, groups, share, s.dim}).sum(3);
+      }
+    }
+    auto rows = [&](const Tensor& d, int64_t count) { return d.reshape({s.batch, s.length, count, s.dim}); };
+    Tensor turned = turn(at::cat({rows(dq, heads), rows(dk, groups)}, 2), cos, sin, true);
+    Tensor dQkv = at::cat({turned, rows(dv, groups)}, 2).view(qkv.sizes());
+    return {dQkv, Tensor(), Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
+  }
+};
+
+TORCH_LIBRARY_FRAGMENT(caravan, library) {
+  library.def("gpu_attention(Tensor qkv, Tensor cos, Tensor sin, Tensor? lengths, int longest, int heads, int groups) -> Tensor",
+              [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const c10::optional<Tensor>& lengths, int64_t longest, int64_t heads, int64_t groups) {
+                return GpuAttention::apply(qkv, cos, sin, lengths, longest, heads, groups);
+              });
+}
+
+}  // namespace

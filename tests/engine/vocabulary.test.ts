@@ -1,0 +1,105 @@
+/** Log-probabilities of tokens under an output layer: against the same in float64 by plain operators, in one chunk and in several. */
+import { describe, expect, it } from "vitest"
+import { composedTokenDistribution, tokenDistribution, type TokenDistributionOptions } from "../../engine/fused.ts"
+import { Random } from "../../engine/random.ts"
+import { type DType, noGrad, scoped, tensor } from "../../engine/tensor.ts"
+import { devices } from "../devices.ts"
+import { float32, float64, fused } from "../tolerances.ts"
+
+const normal = (seed: number, count: number, size = 1) => {
+  const random = new Random(seed, "vocabulary")
+  return Float64Array.from({ length: count }, () => size * random.normal())
+}
+
+for (const { device, skip } of devices) {
+  describe.skipIf(skip)(`log-probabilities of tokens on ${device}`, () => {
+    const run = (
+      form: typeof tokenDistribution,
+      dtype: DType,
+      { dim, rows, vocabulary }: { readonly rows: number; readonly dim: number; readonly vocabulary: number },
+      options: TokenDistributionOptions
+    ) =>
+      scoped(() => {
+        const states = tensor(normal(1, rows * dim), { shape: [rows, dim], dtype, device }).requiresGrad()
+        const weight = tensor(normal(2, vocabulary * dim), { shape: [vocabulary, dim], dtype, device }).requiresGrad()
+        const targets = tensor(
+          Int32Array.from({ length: rows }, (_, i) => (i * 7919 + vocabulary - 1) % vocabulary),
+          { dtype: "int64", device }
+        )
+        const { entropies, logProbabilities } = form(states, weight, targets, options)
+        // Another weight for each row, and no gradient for one of them.
+        const pull = normal(3, rows).map((x, i) => (i === 1 ? 0 : x))
+        logProbabilities
+          .mul(tensor(pull, { dtype: logProbabilities.dtype, device }))
+          .sum()
+          .backward()
+        return {
+          logProbabilities: logProbabilities.detach().toNumbers(),
+          entropies: entropies.toNumbers(),
+          states: states.grad()!.toNumbers(),
+          weight: weight.grad()!.toNumbers()
+        }
+      })
+    const away = (found: ReadonlyArray<number>, wanted: ReadonlyArray<number>) => {
+      expect(found.length).toBe(wanted.length)
+      const most = wanted.reduce((most, x) => Math.max(most, Math.abs(x)), 1)
+      return found.reduce((worst, x, i) => Math.max(worst, Math.abs(x - wanted[i]!)), 0) / most
+    }
+    const sizes = [
+      { rows: 4, dim: 3, vocabulary: 7 },
+      { rows: 9, dim: 8, vocabulary: 512 },
+      { rows: 2, dim: 5, vocabulary: 2049 }
+    ]
+    const options = [{}, { temperature: 0.7 }, { temperature: 2, entropies: true }]
+
+    it.each(sizes.flatMap((size) => options.map((given) => [size, given] as const)))(
+      "of %j with %j: values and gradients",
+      (size, given) => {
+        const wanted = run(composedTokenDistribution, "float64", size, given)
+        for (const [dtype, near] of [
+          ["float64", float64],
+          ["float32", fused]
+        ] as const) {
+          const found = run(tokenDistribution, dtype, size, given)
+          for (const name of ["logProbabilities", "entropies", "states", "weight"] as const)
+            expect(away(found[name], wanted[name]), `${name} in ${dtype}`).toBeLessThanOrEqual(near)
+        }
+      }
+    )
+
+    it("are the same in several chunks, whose logits are not all kept", () => {
+      // 2^25 elements a chunk: three chunks.
+      const size = { rows: 120, dim: 2, vocabulary: 600_000 }
+      const wanted = run(composedTokenDistribution, "float32", size, {})
+      const found = run(tokenDistribution, "float32", size, {})
+      for (const name of ["logProbabilities", "states", "weight"] as const)
+        expect(away(found[name], wanted[name]), name).toBeLessThanOrEqual(float32)
+    })
+
+    it("have the entropy log V where all tokens are as likely, 0 where one is certain", () => {
+      scoped(() =>
+        noGrad(() => {
+          const weight = tensor([[0], [0], [0], [200]], { dtype: "float64", device })
+          const states = tensor([[0], [1]], { dtype: "float64", device })
+          const { entropies } = tokenDistribution(states, weight, tensor([0, 3], { dtype: "int64", device }), { entropies: true })
+          const [uniform, certain] = entropies.toNumbers()
+          expect(uniform).toBeCloseTo(Math.log(4), 12)
+          expect(Math.abs(certain!)).toBeLessThanOrEqual(float64)
+        })
+      )
+    })
+  })
+}
+
+describe("log-probabilities of tokens", () => {
+  it("name a target that is no token", () => {
+    const of = (target: number) => tokenDistribution(tensor([[1]]), tensor([[0], [1], [2]]), tensor([target], { dtype: "int64" }))
+    expect(() => of(3)).toThrow(/target 3 is out of bounds of 3 logits/)
+    expect(() => of(-1)).toThrow(/target -1 is out of bounds/)
+  })
+  it("refuse states of another width than the output layer's", () => {
+    expect(() => tokenDistribution(tensor([[1, 2]]), tensor([[0], [1]]), tensor([0], { dtype: "int64" }))).toThrow(
+      /states must be \(N, D\)/
+    )
+  })
+})
