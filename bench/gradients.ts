@@ -5,6 +5,7 @@
  */
 import { accumulateGradients, type Parameters } from "../engine/gradients.ts"
 import { Random } from "../engine/random.ts"
+import { backward } from "../engine/segments.ts"
 import { clearGradients, type DType, keep, noGrad, scoped, type Tensor } from "../engine/tensor.ts"
 import { llamaConfig } from "../models/config.ts"
 import { initLlama, Llama } from "../models/llama.ts"
@@ -40,7 +41,7 @@ const inDtype = (parameters: Parameters, dtype: DType): Parameters =>
     ])
   )
 const gradients = <A>(parameters: Parameters, items: ReadonlyArray<A>, size: number, loss: (part: ReadonlyArray<A>) => Tensor) => {
-  const add = (part: ReadonlyArray<A>) => loss(part).div(items.length).backward()
+  const add = (part: ReadonlyArray<A>) => backward(loss(part).div(items.length))
   if (inOwnDtype) for (const part of chunks(items, size)) scoped(() => add(part))
   else accumulateGradients(parameters, chunks(items, size), add)
   const numbers = Object.values(parameters).flatMap((weight) => scoped(() => weight.grad()!.to({ dtype: "float32" }).toNumbers()))

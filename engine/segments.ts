@@ -32,7 +32,12 @@ export const inSegments = <A>({ recompute }: { readonly recompute: number }, bod
   const around = tape
   tape = { recompute, segments: [] }
   try {
-    return body()
+    const result = body()
+    if (tape.segments.length > 0)
+      throw new Error(
+        "Gradients stopped at a cut between segments: give the loss to backward() of engine/segments.ts in place of calling its own."
+      )
+    return result
   } finally {
     tape = around
   }

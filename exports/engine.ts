@@ -1,6 +1,7 @@
 /** "caravan/engine": tensors, for a stage that computes with them. */
 export * from "../engine/tensor.ts"
 export { accumulateGradients, clipGradientNorm } from "../engine/gradients.ts"
+export { backward } from "../engine/segments.ts"
 export { AdamW, type AdamWOptions } from "../engine/optimizer.ts"
 export { constantSchedule, cosineSchedule, type Schedule } from "../engine/schedule.ts"
 export { generatorState, seedGenerator, setGeneratorState } from "../engine/generator.ts"

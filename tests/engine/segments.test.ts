@@ -98,6 +98,16 @@ for (const { device, skip } of devices) {
       expect(scoped(() => a.grad()!.toNumbers())).toEqual([4])
       expect(b.grad()).toBeUndefined()
     })
+    it("are missed where a loss's own backward() is called", () => {
+      const w = keep(tensor([2], { device })).requiresGrad()
+      const wrong = () =>
+        accumulateGradients({ w }, [0], () =>
+          segment(0, w, (x) => x.mul(x))
+            .sum()
+            .backward()
+        )
+      expect(wrong).toThrow(/give the loss to backward\(\) of engine\/segments\.ts/)
+    })
     it("of an earlier step that threw are gone with it", () => {
       const w = keep(tensor([2], { device })).requiresGrad()
       const before = liveTensors()

@@ -2,6 +2,7 @@
 import { beforeAll, describe, expect, it } from "vitest"
 import { accumulateGradients, type Parameters } from "../../../engine/gradients.ts"
 import { Random } from "../../../engine/random.ts"
+import { backward } from "../../../engine/segments.ts"
 import { clearGradients, type DType, keep, noGrad, scoped, type Tensor } from "../../../engine/tensor.ts"
 import { llamaConfig } from "../../../models/config.ts"
 import { initLlama, Llama } from "../../../models/llama.ts"
@@ -45,7 +46,7 @@ for (const { device, skip } of devices) {
       ])
     )
   const gradients = <A>(parameters: Parameters, items: ReadonlyArray<A>, size: number, loss: (part: ReadonlyArray<A>) => Tensor) => {
-    accumulateGradients(parameters, chunks(items, size), (part) => loss(part).div(items.length).backward())
+    accumulateGradients(parameters, chunks(items, size), (part) => backward(loss(part).div(items.length)))
     const numbers = Object.values(parameters).flatMap((weight) => scoped(() => weight.grad()!.to({ dtype: "float32" }).toNumbers()))
     clearGradients(Object.values(parameters))
     return numbers
