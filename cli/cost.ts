@@ -3,6 +3,7 @@ import { existsSync, statSync } from "node:fs"
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
+import { dataFiles } from "../data/read/files.ts"
 import { readRecords } from "../data/records.ts"
 import { fromHuggingFace, type LlamaConfig, presets } from "../models/config.ts"
 import { type Accelerator, accelerators, carbonIntensity, carbonKg, energyKwh } from "../models/cost.ts"
@@ -109,13 +110,14 @@ const modelAt = async (folder: string): Promise<LlamaConfig | undefined> => {
   )
 }
 
-/** A file of the user's that is there: rows of data, or a model's folder. What can't be read is left to the run to tell. */
+/** A file of the user's that is there, or several: rows of data, or a model's folder. What can't be read is left to the run to tell. */
 const sizeOfFile = async (path: string, expected: Size): Promise<Size> => {
-  const found = statSync(path)
-  if (found.isDirectory()) return { ...expected, model: (await modelAt(path)) ?? expected.model }
-  if (found.size > countedBytes) return expected
+  const model = await modelAt(path)
+  if (model !== undefined) return { ...expected, model }
   let rows = 0
   try {
+    const files = await dataFiles(path)
+    if (files.reduce((sum, file) => sum + statSync(file.path).size, 0) > countedBytes) return expected
     for await (const _ of readRecords(path)) rows++
   } catch {
     return expected

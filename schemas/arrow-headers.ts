@@ -71,16 +71,13 @@ class FlatTable {
 /** More fields than this no schema of rows has; overlapping tables could make a few bytes look like very many. */
 const maxFields = 1000
 
-/** Throws unless the lengths in a file's footer are within its bytes. Gives the number of record batches it claims. */
-export const checkFooter = (bytes: Uint8Array): { readonly batches: number } => {
-  const footer = FlatTable.root(bytes)
-  const schema = footer.table(1)
-  if (schema === undefined) throw new RangeError("a footer without a schema")
+/** Throws unless the lengths in a schema are within its bytes. */
+const checkSchema = (schema: FlatTable, dictionaries: boolean): void => {
   let left = maxFields
   const checkFields = (fields: ReadonlyArray<FlatTable>): void => {
     for (const field of fields) {
       if (--left < 0) throw new RangeError(`a schema of more than ${maxFields} fields`)
-      if (field.has(4)) throw new RangeError("a field with a dictionary")
+      if (field.has(4) && !dictionaries) throw new RangeError("a field with a dictionary")
       field.vector(6, 4)
       checkFields(field.tables(5))
     }
@@ -88,15 +85,31 @@ export const checkFooter = (bytes: Uint8Array): { readonly batches: number } => 
   checkFields(schema.tables(1))
   schema.vector(2, 4)
   schema.vector(3, 8)
+}
+
+/** Throws unless the lengths in a file's footer are within its bytes, or where it has dictionaries and may not. Gives the number of record batches it claims. */
+export const checkFooter = (bytes: Uint8Array, dictionaries = false): { readonly batches: number } => {
+  const footer = FlatTable.root(bytes)
+  const schema = footer.table(1)
+  if (schema === undefined) throw new RangeError("a footer without a schema")
+  checkSchema(schema, dictionaries)
   footer.vector(4, 4)
-  if (footer.vector(2, 24).length > 0) throw new RangeError("dictionaries")
+  if (footer.vector(2, 24).length > 0 && !dictionaries) throw new RangeError("dictionaries")
   return { batches: footer.vector(3, 24).length }
 }
 
+/** A copy of a footer without the places of its dictionaries: the library reads its schema alone. */
+export const withoutDictionaries = (bytes: Uint8Array): Uint8Array => {
+  const copy = Uint8Array.from(bytes)
+  const { length, start } = FlatTable.root(copy).vector(2, 24)
+  if (length > 0) viewOf(copy).setUint32(start - 4, 0, true)
+  return copy
+}
+
 export interface MessageHeader {
-  readonly type: "schema" | "batch" | "other"
+  readonly type: "schema" | "dictionary" | "batch" | "other"
   readonly bodyLength: number
-  /** Of a record batch. */
+  /** Of a record batch, or of the batch in a dictionary's. */
   readonly rows: number
   readonly compressed: boolean
   /** Length and null count of each field, depth first. */
@@ -111,8 +124,17 @@ export const readMessageHeader = (bytes: Uint8Array): MessageHeader => {
   message.vector(4, 4)
   const bodyLength = message.count(3)
   const kind = message.uint8(1)
-  const batch = kind === 3 ? message.table(2) : undefined
+  const header = message.table(2)
+  if (kind === 1 && header !== undefined) checkSchema(header, true)
+  const batch = kind === 3 ? header : kind === 2 ? header?.table(1) : undefined
   if (batch === undefined) return { type: kind === 1 ? "schema" : "other", bodyLength, rows: 0, compressed: false, nodes: [], buffers: [] }
   batch.vector(4, 8)
-  return { type: "batch", bodyLength, rows: batch.count(0), compressed: batch.has(3), nodes: batch.pairs(1), buffers: batch.pairs(2) }
+  return {
+    type: kind === 3 ? "batch" : "dictionary",
+    bodyLength,
+    rows: batch.count(0),
+    compressed: batch.has(3),
+    nodes: batch.pairs(1),
+    buffers: batch.pairs(2)
+  }
 }

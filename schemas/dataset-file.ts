@@ -217,7 +217,7 @@ const readHeaders = async (handle: FileHandle, kind: StructKind, end: number): P
           `a record batch at byte ${offset} whose header claims more than its ${bodyLength} bytes hold, or that is compressed`
         )
       blocks.push({ offset, length, rows: header.rows })
-    } else if (header.type === "other") throw new RangeError(`a message at byte ${offset} that is no record batch`)
+    } else if (header.type !== "schema") throw new RangeError(`a message at byte ${offset} that is no record batch`)
     offset += length
   }
   return blocks

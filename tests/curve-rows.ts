@@ -1,6 +1,6 @@
 /** Curves as tests compare them: their rows, without what depends on the clock and the machine. */
 import * as Effect from "effect/Effect"
-import { parquetRows } from "../data/parquet.ts"
+import { parquetRows } from "../data/read/parquet.ts"
 import { curvesOf } from "../runtime/inspect/curves.ts"
 import { resolveRun } from "../runtime/inspect/resolve.ts"
 import type { Journal } from "../runtime/store/journal.ts"

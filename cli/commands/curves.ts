@@ -1,7 +1,7 @@
 /** `caravan curves`: what the nodes of a run reported step by step. */
 import { writeFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"
-import { parquetRows } from "../../data/parquet.ts"
+import { parquetRows } from "../../data/read/parquet.ts"
 import { messageOf } from "../../runtime/errors.ts"
 import { curvesOf, type KeptCurve } from "../../runtime/inspect/curves.ts"
 import { resolveRunOrNode } from "../../runtime/inspect/resolve.ts"

@@ -94,7 +94,10 @@ export const makeNode = <A>(definition: NodeDefinition): Node<A> => new MadeNode
 
 export const isNode = (value: unknown): value is AnyNode => typeof value === "object" && value !== null && NodeTypeId in value
 
-/** A file or folder of the user's, by content: its path, owner and times do not count. Relative paths are from the working directory. */
+/**
+ * A file or folder of the user's, or the files of a pattern ("data/*.parquet"), by content: path, owner and times do not count. Relative paths are from the
+ * working directory.
+ */
 export const fileAt = (path: string): Node<ExternalFile> => {
   // It would stand for the working directory, all of which would be read.
   if (path === "") throw new PipelineError({ message: "the path of an input is empty. Give the path of a file or folder." })

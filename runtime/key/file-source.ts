@@ -1,9 +1,10 @@
-/** Files and folders of the user's as inputs: identified by content, which is hashed again only when their size or times have changed. */
+/** Files, folders and patterns of files of the user's as inputs: identified by content, which is hashed again only when their size or times have changed. */
 import { createHash } from "node:crypto"
 import type { BigIntStats, Stats } from "node:fs"
 import { readdir, stat } from "node:fs/promises"
 import { join, relative } from "node:path"
 import * as Effect from "effect/Effect"
+import { filesMatching, isPattern, patternBase } from "../../schemas/file-pattern.ts"
 import { isAbsent, messageOf, PipelineError } from "../errors.ts"
 import { type OnBytes, sha256File } from "./file-digest.ts"
 import type { KeyCache } from "./key-cache.ts"
@@ -37,7 +38,18 @@ const listFiles = async (directory: string, below = ""): Promise<Array<string>> 
   return out
 }
 
-/** Size, times and inode of a file, or of every file of a folder: when it is the same, so is the content. */
+/** The files that an input stands for when it is not one file: the folder that they are named from, and their names in it. */
+const filesOf = async (path: string): Promise<{ readonly base: string; readonly names: ReadonlyArray<string> } | undefined> => {
+  if (isPattern(path)) {
+    const base = patternBase(path)
+    const names = (await filesMatching(path)).map((file) => relative(base, file))
+    if (names.length === 0) throw new Error("no file matches. Check the pattern (relative ones are from the folder the command runs in).")
+    return { base, names }
+  }
+  return (await stat(path)).isDirectory() ? { base: path, names: await listFiles(path) } : undefined
+}
+
+/** Size, times and inode of a file, or of every file of a folder or pattern: when it is the same, so is the content. */
 const stampOf = async (path: string): Promise<string> => (await look(path)).stamp
 
 /** The stamp, the bytes in all, and when the youngest file last changed (milliseconds since 1970). */
@@ -57,17 +69,18 @@ const look = async (path: string): Promise<{ readonly stamp: string; readonly by
     changed = Math.max(changed, Number(ctimeMs))
     return `${size}:${mtimeNs}:${ctimeNs}:${ino}`
   }
-  if (!(await stat(path)).isDirectory()) return { stamp: await describe(path), bytes, changed }
+  const files = await filesOf(path)
+  if (files === undefined) return { stamp: await describe(path), bytes, changed }
   const parts: Array<string> = []
-  for (const name of await listFiles(path)) parts.push(`${name}:${await describe(join(path, name))}`)
+  for (const name of files.names) parts.push(`${name}:${await describe(join(files.base, name))}`)
   return { stamp: parts.join("\n"), bytes, changed }
 }
 
 const hash = async (path: string, onBytes: OnBytes): Promise<string> => {
-  if (!(await stat(path)).isDirectory()) return sha256File(path, onBytes)
+  const files = await filesOf(path)
+  if (files === undefined) return sha256File(path, onBytes)
   const tree = createHash("sha256")
-  for (const name of await listFiles(path))
-    tree.update(`${Buffer.byteLength(name)}:${name}:${await sha256File(join(path, name), onBytes)}\n`)
+  for (const name of files.names) tree.update(`${Buffer.byteLength(name)}:${name}:${await sha256File(join(files.base, name), onBytes)}\n`)
   return tree.digest("hex")
 }
 

@@ -137,7 +137,7 @@ describe("records of a file", () => {
     expect((await errorOf(readRecords(join(root, "none")))).message).toMatch(
       /none: expected a file of rows .*, found no such file\. Check the path\./
     )
-    expect((await errorOf(readRecords(root))).message).toMatch(/found a folder/)
+    expect((await errorOf(readRecords(mkdtempSync(join(root, "empty-"))))).message).toMatch(/found a folder without any/)
     const gzip = gzipSync(jsonl(Array.from({ length: 1000 }, (_, i) => ({ i, text: Math.sin(i).toString() }))))
     expect((await errorOf(readRecords(file(gzip.subarray(0, -100))))).message).toMatch(
       /expected gzipped lines of text, found unexpected end of file/

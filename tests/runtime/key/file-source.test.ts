@@ -1,5 +1,5 @@
 /** Inputs are identified by their content; reading a large one is told of while it takes. */
-import { mkdirSync, mkdtempSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs"
+import { mkdirSync, mkdtempSync, renameSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -55,4 +55,23 @@ it("a file that was written over with as many bytes is another, also where its t
   writeFileSync(path, "omega")
   utimesSync(path, then, then)
   expect(await digest()).not.toBe(before)
+})
+
+it("a pattern stands for the names and contents of the files it matches, and for nothing else", async () => {
+  const inside = join(folder, "pattern")
+  mkdirSync(inside)
+  const digest = async () => (await Effect.runPromise(digestFile(join(inside, "*.jsonl"), cache))).digest
+  const failure = async () => (await Effect.runPromise(Effect.flip(digestFile(join(inside, "*.jsonl"), cache)))).message
+  expect(await failure()).toMatch(/Reading the input .*pattern\/\*\.jsonl: no file matches\. Check the pattern/)
+  writeFileSync(join(inside, "a.jsonl"), "1\n")
+  const first = await digest()
+  writeFileSync(join(inside, "note.txt"), "x")
+  expect(await digest()).toBe(first)
+  writeFileSync(join(inside, "b.jsonl"), "1\n")
+  const two = await digest()
+  expect(two).not.toBe(first)
+  renameSync(join(inside, "b.jsonl"), join(inside, "c.jsonl"))
+  const renamed = await digest()
+  writeFileSync(join(inside, "c.jsonl"), "2\n")
+  expect(new Set([first, two, renamed, await digest()]).size).toBe(4)
 })

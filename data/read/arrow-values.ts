@@ -1,0 +1,223 @@
+/**
+ * The values of any Arrow column as plain ones: text, numbers, booleans, lists, objects, null. Offsets and lengths are checked before they are used: a file
+ * that contradicts itself is an error, never other rows.
+ */
+import * as arrow from "apache-arrow"
+
+const claim = (ok: boolean, path: string, what: string): void => {
+  if (!ok) throw new RangeError(`column ${path}: ${what}`)
+}
+
+/** Objects of these names, one of which may be __proto__: set like any other, that would be no entry but the object's prototype. */
+const rowsOf = (
+  names: ReadonlyArray<string>,
+  columns: ReadonlyArray<ReadonlyArray<unknown>>,
+  length: number
+): Array<Record<string, unknown>> => {
+  const out = new Array<Record<string, unknown>>(length)
+  const isPlain = !names.includes("__proto__")
+  for (let i = 0; i < length; i++) {
+    if (isPlain) {
+      const row: Record<string, unknown> = {}
+      for (let j = 0; j < names.length; j++) row[names[j]!] = columns[j]![i]
+      out[i] = row
+    } else out[i] = Object.fromEntries(names.map((name, j) => [name, columns[j]![i]]))
+  }
+  return out
+}
+
+/** Where each value of a text or list column begins, and the last ends: never falling, within what they point into. */
+const offsetsOf = (data: arrow.Data, limit: number, path: string): ArrayLike<number> => {
+  if (data.length === 0) return [0]
+  const raw = data.valueOffsets as unknown as Int32Array | BigInt64Array
+  claim(raw.length > data.length, path, `${data.length} values with ${raw.length} offsets`)
+  const offsets = raw instanceof BigInt64Array ? Float64Array.from(raw, Number) : raw
+  for (let i = 0, last = 0; i <= data.length; i++) {
+    claim(offsets[i]! >= last, path, `value ${i} ends before it begins`)
+    last = offsets[i]!
+  }
+  claim(offsets[data.length]! <= limit, path, `values up to ${offsets[data.length]} of ${limit}`)
+  return offsets
+}
+
+/** An int64 as a number where it is exact, else as text. */
+const whole = (value: bigint): number | string => {
+  const number = Number(value)
+  return Number.isSafeInteger(number) ? number : `${value}`
+}
+
+/** A decimal's 32-bit words, the lowest first, in two's complement, as a number. */
+const decimalOf = (words: Uint32Array, scale: number): number => {
+  const unsigned = words.reduceRight((sum, word) => (sum << 32n) | BigInt(word), 0n)
+  return Number(BigInt.asIntN(32 * words.length, unsigned)) / 10 ** scale
+}
+
+/** What the library gives for rarer types (dates, views, unions), as JSON could hold it. */
+const plain = (value: unknown): unknown => {
+  if (typeof value === "bigint") return whole(value)
+  if (value instanceof Date) return value.toISOString()
+  return ArrayBuffer.isView(value) ? Buffer.from(value.buffer, value.byteOffset, value.byteLength) : value
+}
+
+/** Dictionaries are decoded once, however many batches refer to them. */
+const decoded = new WeakMap<object, ReadonlyArray<unknown>>()
+const dictionaryOf = (vector: arrow.Vector, path: string): ReadonlyArray<unknown> => {
+  const known = decoded.get(vector)
+  if (known !== undefined) return known
+  const values = vector.data.flatMap((data) => valuesOf(data, path))
+  decoded.set(vector, values)
+  return values
+}
+
+const valuesOf = (data: arrow.Data, path: string): Array<unknown> => {
+  const { length, nullBitmap, type } = data
+  claim(data.offset === 0, path, "a column that begins within another")
+  const hasNulls = (nullBitmap?.length ?? 0) > 0 && data.nullCount > 0
+  claim(!hasNulls || nullBitmap.length * 8 >= length, path, `${length} values with ${nullBitmap?.length} bytes of validity`)
+  const collect = (valueAt: (i: number) => unknown): Array<unknown> => {
+    const out = new Array<unknown>(length)
+    for (let i = 0; i < length; i++) out[i] = hasNulls && ((nullBitmap[i >> 3]! >> (i & 7)) & 1) === 0 ? null : valueAt(i)
+    return out
+  }
+  const buffer = () => {
+    const bytes = (data.values ?? new Uint8Array(0)) as unknown as Uint8Array
+    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  }
+  const numbers = <A>(): ArrayLike<A> => {
+    const values = (data.values ?? []) as unknown as ArrayLike<A>
+    claim(values.length >= length, path, `${length} values, of which ${values.length} are there`)
+    return values
+  }
+  // oxlint-disable-next-line typescript/switch-exhaustiveness-check -- the other types are rare: the library reads them
+  switch (type.typeId) {
+    case arrow.Type.Null:
+      return new Array<unknown>(length).fill(null)
+    case arrow.Type.Utf8:
+    case arrow.Type.LargeUtf8: {
+      const text = buffer()
+      const offsets = offsetsOf(data, text.length, path)
+      return collect((i) => text.toString("utf8", offsets[i], offsets[i + 1]))
+    }
+    case arrow.Type.Binary:
+    case arrow.Type.LargeBinary: {
+      const bytes = buffer()
+      const offsets = offsetsOf(data, bytes.length, path)
+      // Copies: the batch's memory may go before they do.
+      return collect((i) => Buffer.from(bytes.subarray(offsets[i], offsets[i + 1])))
+    }
+    case arrow.Type.Bool: {
+      const bits = buffer()
+      claim(bits.length * 8 >= length, path, `${length} values in ${bits.length} bytes`)
+      return collect((i) => ((bits[i >> 3]! >> (i & 7)) & 1) === 1)
+    }
+    case arrow.Type.Int: {
+      if ((type as arrow.Int).bitWidth < 64) {
+        const values = numbers<number>()
+        return collect((i) => values[i])
+      }
+      const values = numbers<bigint>()
+      return collect((i) => whole(values[i]!))
+    }
+    case arrow.Type.Float:
+      if ((type as arrow.Float).precision !== arrow.Precision.HALF) {
+        const values = numbers<number>()
+        return collect((i) => values[i])
+      }
+      break
+    case arrow.Type.Dictionary: {
+      const values = dictionaryOf(data.dictionary!, path)
+      const keys = numbers<number | bigint>()
+      return collect((i) => {
+        const key = Number(keys[i])
+        claim(key >= 0 && key < values.length, path, `entry ${key} of a dictionary of ${values.length}`)
+        return values[key]
+      })
+    }
+    case arrow.Type.List:
+    case arrow.Type.LargeList:
+    case arrow.Type.Map: {
+      const child = data.children[0]!
+      const offsets = offsetsOf(data, child.length, path)
+      const elements = valuesOf(child, `${path}[]`)
+      return collect((i) => elements.slice(offsets[i], offsets[i + 1]))
+    }
+    case arrow.Type.FixedSizeList: {
+      const { listSize } = type as arrow.FixedSizeList
+      const child = data.children[0]!
+      claim(child.length >= length * listSize, path, `${length} lists of ${listSize} with ${child.length} values`)
+      const elements = valuesOf(child, `${path}[]`)
+      return collect((i) => elements.slice(i * listSize, (i + 1) * listSize))
+    }
+    case arrow.Type.Struct: {
+      const fields = (type as arrow.Struct).children
+      const columns = fields.map((field, j) => columnOf(data.children[j]!, field.name, length, path))
+      const rows = rowsOf(
+        fields.map(({ name }) => name),
+        columns,
+        length
+      )
+      return collect((i) => rows[i])
+    }
+  }
+  const vector = new arrow.Vector([data])
+  if (type.typeId !== arrow.Type.Decimal) return collect((i) => plain(vector.get(i)))
+  const { scale } = type as arrow.Decimal
+  return collect((i) => decimalOf(vector.get(i) as Uint32Array, scale))
+}
+
+const columnOf = (data: arrow.Data, name: string, length: number, path: string): Array<unknown> => {
+  const where = path === "" ? name : `${path}.${name}`
+  claim(data.length >= length, where, `${data.length} values for ${length}`)
+  return valuesOf(data, where)
+}
+
+/** The rows of a record batch. Throws RangeError where it contradicts itself. */
+export const plainRows = (batch: arrow.RecordBatch): Array<Record<string, unknown>> => {
+  const { fields } = batch.schema
+  const columns = fields.map(({ name }, j) => columnOf(batch.data.children[j]!, name, batch.numRows, ""))
+  return rowsOf(
+    fields.map(({ name }) => name),
+    columns,
+    batch.numRows
+  )
+}
+
+export interface Column {
+  readonly name: string
+  /** In words that are alike where the values are: "text" for every kind of string column, "int" for every width. */
+  readonly type: string
+}
+
+const describe = (type: arrow.DataType): string => {
+  switch (type.typeId) {
+    case arrow.Type.Utf8:
+    case arrow.Type.LargeUtf8:
+    case arrow.Type.Utf8View:
+      return "text"
+    case arrow.Type.Binary:
+    case arrow.Type.LargeBinary:
+    case arrow.Type.BinaryView:
+      return "bytes"
+    case arrow.Type.Null:
+      return "null"
+    case arrow.Type.Bool:
+      return "bool"
+    case arrow.Type.Int:
+      return "int"
+    case arrow.Type.Float:
+      return "float"
+    case arrow.Type.Dictionary:
+      return describe((type as arrow.Dictionary).dictionary)
+    case arrow.Type.List:
+    case arrow.Type.LargeList:
+    case arrow.Type.FixedSizeList:
+      return `list of ${describe(type.children[0]!.type)}`
+    case arrow.Type.Struct:
+      return `{${type.children.map((field: arrow.Field) => `${field.name}: ${describe(field.type)}`).join(", ")}}`
+    default:
+      return arrow.Type[type.typeId].toLowerCase()
+  }
+}
+
+export const columnsOfSchema = (schema: arrow.Schema): ReadonlyArray<Column> =>
+  schema.fields.map(({ name, type }) => ({ name, type: describe(type) }))

@@ -1,0 +1,80 @@
+/** Which files of a path hold rows: a file, all data files of a folder, or those that a pattern matches. */
+import { readdir, stat } from "node:fs/promises"
+import { basename, join, relative } from "node:path"
+import { ArtifactError } from "../../schemas/artifact.ts"
+import { filesMatching, isPattern, patternBase } from "../../schemas/file-pattern.ts"
+
+export interface DataFile {
+  readonly path: string
+  /** What it is called among the others: its path below the folder or the pattern's fixed part. */
+  readonly name: string
+}
+
+/** How data files are called; a folder may hold others (README.md, LICENSE, dataset_info.json), which are no data. */
+const dataName = /\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|feather|ipc|txt)(\.(gz|zst))?$/i
+/** What `datasets` writes beside its rows. */
+const sideFile = /^(dataset_infos?|dataset_dict|state|config|croissant)\.json$/
+/** The part of a file's name that says which split it is of, as the Hub names files. */
+const splitOf = (name: string): string | undefined =>
+  /(?:^|[-_./])(train|test|validation|valid|val|dev|eval)(?=$|[-_./])/i.exec(name)?.[1]?.toLowerCase()
+
+const refused = (path: string, expected: string, found: string, hint: string) =>
+  ArtifactError.of({ doing: `Reading ${path}`, expected, found, hint })
+
+const listBelow = async (folder: string, below = "", depth = 0): Promise<Array<string>> => {
+  if (depth > 20) throw refused(folder, "folders at most 20 deep", below, "Is it a link that leads back to itself?")
+  const out: Array<string> = []
+  for (const name of (await readdir(join(folder, below))).sort()) {
+    if (name.startsWith(".")) continue
+    const path = join(below, name)
+    const found = await stat(join(folder, path)).catch(() => undefined)
+    if (found?.isDirectory()) out.push(...(await listBelow(folder, path, depth + 1)))
+    else if (found?.isFile() && dataName.test(name) && !sideFile.test(name)) out.push(path)
+  }
+  return out
+}
+
+/** Refuses files of which some are of one split and some of another: they would train on what they are judged by. */
+const checkSplits = (path: string, names: ReadonlyArray<string>): void => {
+  const splits = [...Map.groupBy(names, splitOf)].filter(([split]) => split !== undefined)
+  if (splits.length < 2) return
+  const [[first, example]] = splits as [[string, [string, ...Array<string>]]]
+  const pattern = example[0].replace(/[^/]*$/, (name) =>
+    name.replace(/(train|test|validation|valid|val|dev|eval).*(?=\.\w+(\.\w+)?$)/i, "$1*")
+  )
+  throw refused(
+    path,
+    "files of one split",
+    splits.map(([split, of]) => `${of.length} of ${split}`).join(", "),
+    `Name those of one: ${join(path, pattern)} for ${first}.`
+  )
+}
+
+/** The data files of a path, in the order of their names. Rejects with an ArtifactError where there is none. */
+export const dataFiles = async (path: string): Promise<ReadonlyArray<DataFile>> => {
+  if (isPattern(path)) {
+    const base = patternBase(path)
+    const found = await filesMatching(path)
+    if (found.length === 0) throw refused(path, "files that match", "none", "Check the pattern.")
+    return found.map((file) => ({ path: file, name: relative(base, file) }))
+  }
+  const found = await stat(path).catch((cause: NodeJS.ErrnoException) => {
+    throw refused(
+      path,
+      "a file of rows (JSONL, JSON, CSV, TSV, Parquet, Arrow or text)",
+      cause.code === "ENOENT" ? "no such file" : cause.message,
+      "Check the path."
+    )
+  })
+  if (!found.isDirectory()) return [{ path, name: basename(path) }]
+  const names = await listBelow(path)
+  if (names.length === 0)
+    throw refused(
+      path,
+      "a folder with data files (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt)",
+      "a folder without any",
+      "Name the files, or a pattern (folder/*)."
+    )
+  checkSplits(path, names)
+  return names.map((name) => ({ path: join(path, name), name }))
+}

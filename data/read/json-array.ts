@@ -1,0 +1,80 @@
+/** The elements of a JSON file that is one list, one after another: the list itself is never in memory. */
+import { damaged } from "./bytes.ts"
+import { longest, parseJson } from "./lines.ts"
+import type { Record } from "./record.ts"
+
+const [quote, backslash, comma, open, close, brace, unbrace, feed] = [0x22, 0x5c, 0x2c, 0x5b, 0x5d, 0x7b, 0x7d, 10]
+const isSpace = (byte: number): boolean => byte === 0x20 || byte === feed || byte === 0x0d || byte === 9
+
+/** The elements, parsed; each is named by the line on which it begins. An element that is no JSON comes with its fault. */
+export async function* jsonArray(path: string, chunks: AsyncIterable<Buffer>): AsyncGenerator<ReadonlyArray<Record>> {
+  const wrong = (found: string) => damaged(path, "one JSON list of rows", found)
+  let state = "before" as "before" | "between" | "element" | "after"
+  let [line, start, depth, count] = [1, 1, 0, 0]
+  let [inString, isEscaped, afterComma] = [false, false, false]
+  let rest: Array<Buffer> = []
+  let held = 0
+  for await (const chunk of chunks) {
+    const records: Array<Record> = []
+    let from = 0
+    const take = (to: number) => {
+      const bytes = rest.length === 0 ? chunk.subarray(from, to) : Buffer.concat([...rest, chunk.subarray(from, to)])
+      ;[rest, held] = [[], 0]
+      count++
+      // An element begins with something that is no white space.
+      records.push(parseJson(start, bytes)!)
+    }
+    for (let i = 0; i < chunk.length; i++) {
+      const byte = chunk[i]!
+      if (byte === feed) line++
+      if (inString) {
+        if (isEscaped) isEscaped = false
+        else if (byte === backslash) isEscaped = true
+        else if (byte === quote) inString = false
+        continue
+      }
+      if (state === "element") {
+        if (byte === quote) inString = true
+        else if (byte === open || byte === brace) depth++
+        else if (depth > 0) {
+          if (byte === close || byte === unbrace) depth--
+        } else if (byte === comma || byte === close) {
+          take(i)
+          state = byte === comma ? "between" : "after"
+          afterComma = byte === comma
+        }
+        continue
+      }
+      if (isSpace(byte)) continue
+      if (state === "before") {
+        // The list begins here; what may come before is white space and a byte order mark.
+        if (byte === open) state = "between"
+        else if (byte < 0x80) throw wrong(`something else on line ${line}`)
+        continue
+      }
+      if (state === "after") throw wrong(`more after the list's end, on line ${line}`)
+      if (byte === close) {
+        if (afterComma) throw wrong(`a comma before the list's end, on line ${line}`)
+        state = "after"
+      } else if (byte === comma) throw wrong(`two commas in a row, on line ${line}`)
+      else {
+        ;[state, start, from] = ["element", line, i]
+        if (byte === quote) inString = true
+        else if (byte === open || byte === brace) depth = 1
+      }
+    }
+    if (state === "element") {
+      rest.push(chunk.subarray(from))
+      held += chunk.length - from
+      if (held > longest) throw wrong(`an element of more than ${longest} bytes, from line ${start} on`)
+    }
+    if (records.length > 0) yield records
+  }
+  if (state === "before") return
+  if (state !== "after")
+    throw damaged(
+      path,
+      "a JSON list that is closed",
+      `its end, on line ${line}, ${state === "element" ? `within element ${count + 1}` : `after ${count} elements`}`
+    )
+}

@@ -1,0 +1,114 @@
+/** Lines of text, and the rows of JSONL and plain text in them. */
+import { isUtf8 } from "node:buffer"
+import { BadRow, type Record } from "./record.ts"
+import { damaged } from "./bytes.ts"
+
+/** Lines, elements and records longer than this are no rows. */
+export const longest = 64 << 20
+
+export interface Line {
+  readonly line: number
+  readonly bytes: Buffer
+}
+
+/** Lines, undecoded, those that end in a chunk together; only LF ends one. */
+export async function* linesOf(path: string, chunks: AsyncIterable<Buffer>): AsyncGenerator<ReadonlyArray<Line>> {
+  let rest: Array<Buffer> = []
+  let held = 0
+  let line = 0
+  for await (const chunk of chunks) {
+    const batch: Array<Line> = []
+    let from = 0
+    for (let at = chunk.indexOf(10); at !== -1; at = chunk.indexOf(10, from)) {
+      const part = chunk.subarray(from, at)
+      batch.push({ line: ++line, bytes: rest.length === 0 ? part : Buffer.concat([...rest, part]) })
+      if (rest.length > 0) [rest, held] = [[], 0]
+      from = at + 1
+    }
+    if (from < chunk.length) {
+      rest.push(chunk.subarray(from))
+      held += chunk.length - from
+    }
+    if (batch.length > 0) yield batch
+    if (held > longest) throw damaged(path, "lines of text", `line ${line + 1}, longer than ${longest} bytes`)
+  }
+  if (held > 0) yield [{ line: line + 1, bytes: Buffer.concat(rest) }]
+}
+
+/** A byte order mark is no text. */
+export const withoutMark = (bytes: Buffer): Buffer =>
+  bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? bytes.subarray(3) : bytes
+
+const blank = /^\s*$/
+
+/** The JSON of some bytes, or their text and why that is none; undefined where they are blank. */
+export const parseJson = (line: number, raw: Buffer): Record | undefined => {
+  const bytes = withoutMark(raw)
+  if (!isUtf8(bytes)) return { line, unit: "line", value: bytes.toString("utf8"), fault: new BadRow("(the line)", "not UTF-8") }
+  const text = bytes.toString("utf8")
+  try {
+    return { line, unit: "line", value: JSON.parse(text) as unknown }
+  } catch (cause) {
+    if (blank.test(text)) return undefined
+    const why = `not JSON: ${cause instanceof Error ? cause.message : String(cause)}`
+    return { line, unit: "line", value: text, fault: new BadRow("(the line)", why, "not JSON") }
+  }
+}
+
+/** Rows of JSONL. Empty lines are none. */
+export async function* jsonLines(path: string, chunks: AsyncIterable<Buffer>): AsyncGenerator<ReadonlyArray<Record>> {
+  for await (const lines of linesOf(path, chunks)) {
+    const records: Array<Record> = []
+    for (const { bytes, line } of lines) {
+      const record = parseJson(line, bytes)
+      if (record !== undefined) records.push(record)
+    }
+    yield records
+  }
+}
+
+/** What one text of a plain file is. */
+export type Documents = "line" | "paragraph" | "file"
+
+/** Texts of a plain file, as rows {text}: its lines, its paragraphs (which blank lines part), or all of it. */
+export async function* plainTexts(
+  path: string,
+  chunks: AsyncIterable<Buffer>,
+  documents: Documents
+): AsyncGenerator<ReadonlyArray<Record>> {
+  let [held, size, start]: [Array<string>, number, number] = [[], 0, 1]
+  let fault: BadRow | undefined
+  const take = (): Array<Record> => {
+    const text = held.join("\n")
+    const record = blank.test(text)
+      ? []
+      : [{ line: start, unit: "line" as const, value: { text }, ...(fault === undefined ? {} : { fault }) }]
+    ;[held, size, fault] = [[], 0, undefined]
+    return record
+  }
+  for await (const lines of linesOf(path, chunks)) {
+    const records: Array<Record> = []
+    for (const { bytes: raw, line } of lines) {
+      const bytes = line === 1 ? withoutMark(raw) : raw
+      const text = bytes.toString("utf8").replace(/\r$/, "")
+      const isBlank = blank.test(text)
+      if (documents === "paragraph" && isBlank) records.push(...take())
+      if (held.length === 0) start = line
+      if (documents !== "paragraph" || !isBlank) {
+        held.push(text)
+        size += bytes.length
+        if (!isUtf8(bytes)) fault ??= new BadRow("(the line)", "not UTF-8")
+      }
+      if (size > longest)
+        throw damaged(
+          path,
+          `a ${documents} of at most ${longest} bytes`,
+          `a longer one, from line ${start} on`,
+          "Read it by lines or paragraphs."
+        )
+      if (documents === "line") records.push(...take())
+    }
+    yield records
+  }
+  yield take()
+}

@@ -1,0 +1,119 @@
+/**
+ * Rows of a Parquet file, batch by batch, through Arrow. The decoder is WebAssembly that on a damaged file may abort outside of any promise, which
+ * would end the process: it runs in a worker of its own (this module again), whose memory goes when the file is read.
+ */
+import { once } from "node:events"
+import { openAsBlob } from "node:fs"
+import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads"
+import type { Column } from "./arrow-values.ts"
+
+/** Rows of one batch that crosses from the worker. */
+const batchSize = 1024
+
+/** What makes the worker the reader, and not whatever else imports this module in a worker. */
+const purpose = "caravan: read Parquet"
+interface Task {
+  readonly purpose: typeof purpose
+  readonly path: string
+}
+/** What is asked for: another batch, of these columns (all, unless given with the first). */
+interface Next {
+  readonly columns?: ReadonlyArray<string> | undefined
+}
+/** The worker's answer to each: the schema to the first, then batches. */
+type Answer =
+  | { readonly type: "schema"; readonly bytes: Uint8Array }
+  | { readonly type: "batch"; readonly bytes: Uint8Array }
+  | { readonly type: "end" }
+  | { readonly type: "failed"; readonly message: string }
+
+const isTask = (data: unknown): data is Task => (data as Task | null)?.purpose === purpose
+
+const serve = async (port: NonNullable<typeof parentPort>, path: string): Promise<void> => {
+  const answer = (message: Answer) => port.postMessage(message)
+  // The reader ends the worker, never the worker itself: a worker's exit arrives together with its last message, and could be seen first. The decoder's
+  // promises would not keep it alive either.
+  setInterval(() => undefined, 2 ** 30)
+  try {
+    // The package's entry for Node loads its WebAssembly at once.
+    const parquet = await import("parquet-wasm/node")
+    const file = await parquet.ParquetFile.fromFile(await openAsBlob(path))
+    await once(port, "message")
+    answer({ type: "schema", bytes: file.schema().intoIPCStream() })
+    const [{ columns }] = (await once(port, "message")) as [Next]
+    const batches = (await file.stream({
+      batchSize,
+      ...(columns === undefined ? {} : { columns: [...columns] })
+    })) as unknown as AsyncIterable<{
+      intoIPCStream(): Uint8Array
+    }>
+    for await (const batch of batches) {
+      const bytes = batch.intoIPCStream()
+      port.postMessage({ type: "batch", bytes } satisfies Answer, [bytes.buffer as ArrayBuffer])
+      await once(port, "message")
+    }
+    answer({ type: "end" })
+  } catch (cause) {
+    answer({ type: "failed", message: cause instanceof Error ? cause.message : String(cause) })
+  }
+}
+
+if (!isMainThread && parentPort !== null && isTask(workerData)) void serve(parentPort, workerData.path)
+
+export interface OpenParquet {
+  readonly columns: ReadonlyArray<Column>
+  /** The rows, a batch at a time: of these columns, or all. Once. */
+  readonly batches: (columns?: ReadonlyArray<string>) => AsyncGenerator<ReadonlyArray<unknown>>
+  readonly close: () => Promise<void>
+}
+
+/** Opens a Parquet file. It and its batches reject with a plain error when the file is damaged. */
+export const openParquet = async (path: string): Promise<OpenParquet> => {
+  const arrow = await import("apache-arrow")
+  const { columnsOfSchema, plainRows } = await import("./arrow-values.ts")
+  const task: Task = { purpose, path }
+  // What a panicking decoder prints is not for the user.
+  const worker = new Worker(new URL(import.meta.url), { workerData: task, stdout: true, stderr: true })
+  const stopped = new Promise<Answer>((resolve) => {
+    worker.once("error", () => resolve({ type: "failed", message: "data that the decoder failed on" }))
+    worker.once("exit", () => resolve({ type: "failed", message: "data that the decoder crashed on" }))
+  })
+  const ask = async (next: Next): Promise<Exclude<Answer, { type: "failed" }>> => {
+    const answered = once(worker, "message").then(
+      ([message]) => message as Answer,
+      () => stopped
+    )
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a worker has no origin
+    worker.postMessage(next)
+    const answer = await Promise.race([answered, stopped])
+    if (answer.type === "failed") throw new Error(answer.message)
+    return answer
+  }
+  const close = async () => void (await worker.terminate())
+  async function* batches(columns?: ReadonlyArray<string>) {
+    try {
+      for (;;) {
+        const answer = await ask({ columns })
+        if (answer.type === "end") return
+        for (const batch of arrow.RecordBatchReader.from(answer.bytes)) yield plainRows(batch)
+        // Its memory goes now, not when the collector comes to it: batches are large and objects few.
+        ;(answer.bytes.buffer as ArrayBuffer).transfer(0)
+      }
+    } finally {
+      await close()
+    }
+  }
+  try {
+    const answer = await ask({})
+    if (answer.type !== "schema") throw new Error("no schema")
+    return { columns: columnsOfSchema(arrow.tableFromIPC(answer.bytes).schema), batches, close }
+  } catch (cause) {
+    await close()
+    throw cause
+  }
+}
+
+/** The rows of a Parquet file, one after another. Rejects with a plain error when the file is damaged. */
+export async function* parquetRows(path: string): AsyncGenerator {
+  for await (const batch of (await openParquet(path)).batches()) yield* batch
+}
