@@ -1,7 +1,12 @@
-/** The folder or file that a word on the command line stands for: a path as it is, or what the store has under a name or a digest. */
-import { existsSync } from "node:fs"
+/**
+ * The folder or file that a word on the command line stands for: a path as it is, or what the store has under a name or a digest, or within that
+ * ("latest:sft/adapter").
+ */
+import { existsSync, statSync } from "node:fs"
 import { join, resolve } from "node:path"
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Result from "effect/Result"
 import { StoreError } from "../runtime/errors.ts"
 import { describeDamage, findDamage } from "../runtime/inspect/damage.ts"
 import { locate } from "../runtime/inspect/resolve.ts"
@@ -9,7 +14,7 @@ import { findHome, whyNoHome } from "../runtime/store/home.ts"
 import type { Journal } from "../runtime/store/journal.ts"
 import { sizeOf } from "../runtime/store/objects.ts"
 import { Store } from "../runtime/store/store.ts"
-import { adapterFile } from "../schemas/checkpoint-files.ts"
+import { adapterFile, adapterFolder } from "../schemas/checkpoint-files.ts"
 import { UsageError } from "./command.ts"
 import { showReading } from "./display/reading.ts"
 import { storeAt, withStore } from "./open-store.ts"
@@ -27,7 +32,7 @@ export const artifactPath = async (text: string): Promise<string> => {
   const located = await withStore(
     Effect.gen(function* () {
       const store = yield* Store
-      const located = yield* locate(text)
+      const located = yield* locateWithin(text)
       if (located.kind === "file") return located
       if (!(yield* store.present(located.digest)))
         return yield* Effect.fail(
@@ -36,17 +41,38 @@ export const artifactPath = async (text: string): Promise<string> => {
           )
         )
       yield* requireSound(located.digest, text)
-      return { kind: "artifact" as const, path: store.path(located.digest) }
+      const path = join(store.path(located.digest), located.within)
+      if (located.within !== "" && !isFolder(path))
+        return yield* Effect.fail(new UsageError(`Looking for "${text}": that result has no folder ${located.within}.`))
+      return { kind: "artifact" as const, path }
     })
   )
   return located.kind === "file" ? ownPath(located.path) : located.path
 }
 
+/** As `locate`; of a result also which folder within it: "" for the result itself, for which a file of it stands too. */
+const locateWithin = Effect.fn("locateWithin")(function* (text: string) {
+  const located = yield* Effect.result(locate(text))
+  if (Result.isSuccess(located)) {
+    const { success: found } = located
+    if (found.kind === "file") return found
+    const [path, within] = text.includes("/") ? (/objects\/..\/[0-9a-f]{64}\/(.*)$/.exec(resolve(text)) ?? []) : []
+    return { ...found, within: path !== undefined && isFolder(text) ? within! : "" }
+  }
+  const [, name = "", within = ".."] = /^([^/]+)\/(.+)$/.exec(text) ?? []
+  if (within.split("/").includes("..")) return yield* Effect.fail(located.failure)
+  const owner = yield* Effect.option(locate(name))
+  if (Option.isNone(owner) || owner.value.kind === "file") return yield* Effect.fail(located.failure)
+  return { ...owner.value, within }
+})
+
+const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() === true
+
 /** The folder of an adapter that a word on the command line stands for: one in PEFT's layout, or a checkpoint that was trained by LoRA and has it in adapter/. */
 export const adapterPath = async (text: string | undefined): Promise<string | undefined> => {
   if (text === undefined) return undefined
   const path = await artifactPath(text)
-  const within = join(path, "adapter")
+  const within = join(path, adapterFolder)
   return existsSync(join(within, adapterFile)) ? within : path
 }
 

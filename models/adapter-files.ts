@@ -1,6 +1,9 @@
-/** LoRA adapters from and to PEFT's layout: adapter_config.json and adapter_model.safetensors. */
+/**
+ * LoRA adapters from and to PEFT's layout: adapter_config.json and adapter_model.safetensors; a reward model's (SEQ_CLS) with its head. Beside them, where we
+ * wrote them, base.json tells which weights the adapter is on.
+ */
 import { existsSync } from "node:fs"
-import { writeFile } from "node:fs/promises"
+import { readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -16,6 +19,9 @@ import { loadTensors } from "./weights.ts"
 /** An adapter's weights in its folder. */
 export const adapterWeightsFile = "adapter_model.safetensors"
 
+/** A reward model's head, by PEFT's name. */
+const headTensor = `base_model.model.${headName}`
+
 const PeftConfig = Schema.Struct({
   peft_type: Schema.Literal("LORA"),
   r: Schema.Int.check(Schema.isGreaterThan(0)),
@@ -24,7 +30,8 @@ const PeftConfig = Schema.Struct({
   target_modules: Schema.Union([Schema.Literal("all-linear"), Schema.Array(Schema.Literals(linearLayers))]),
   // Others begin by changing the base (PiSSA, OLoRA, ...), which an adapter alone does not tell.
   init_lora_weights: Schema.optionalKey(Schema.NullOr(Schema.Union([Schema.Boolean, Schema.Literals(["gaussian", "eva", "orthogonal"])]))),
-  task_type: Schema.optionalKey(Schema.NullOr(Schema.Literal("CAUSAL_LM")))
+  task_type: Schema.optionalKey(Schema.NullOr(Schema.Literals(["CAUSAL_LM", "SEQ_CLS"]))),
+  modules_to_save: Schema.optionalKey(Schema.NullOr(Schema.Array(Schema.String)))
 })
 
 /** Fields that change nothing of what a trained adapter computes. */
@@ -35,8 +42,8 @@ const inert: ReadonlySet<string> = new Set([
 const isOff = (value: unknown): boolean =>
   value === null || value === false || value === "none" || (typeof value === "object" && Object.keys(value).length === 0)
 
-/** The adapter in a folder of PEFT's layout, on the device and in the dtype of its base. What it can't be used for is told by name. */
-export const loadAdapter = Effect.fn("loadAdapter")(function* (directory: string, base: Llama): Effect.fn.Return<Lora, ArtifactError> {
+/** Checks an adapter_config.json field by field: what an adapter can't be used for is told by name. */
+const readConfig = Effect.fnUntraced(function* (directory: string, scalarHead: boolean): Effect.fn.Return<LoraConfig, ArtifactError> {
   const doing = `Reading the adapter ${directory}`
   const path = join(directory, adapterFile)
   if (!existsSync(path))
@@ -52,7 +59,7 @@ export const loadAdapter = Effect.fn("loadAdapter")(function* (directory: string
       doing: `Reading ${path}`,
       expected,
       found,
-      hint: `Only LoRA on a causal language model is supported, on any of ${linearLayers.join(", ")}. Other adapters: merge them into their base with PEFT (merge_and_unload), and use that.`
+      hint: `Only LoRA on a ${scalarHead ? "model with a scalar head" : "causal language model"} is supported here, on any of ${linearLayers.join(", ")}. Other adapters: merge them into their base with PEFT (merge_and_unload), and use that.`
     })
   const peft = yield* Schema.decodeUnknownEffect(PeftConfig, { errors: "all" })(json).pipe(
     Effect.mapError((error) =>
@@ -64,21 +71,44 @@ export const loadAdapter = Effect.fn("loadAdapter")(function* (directory: string
   )
   const more = Object.entries(json).find(([name, value]) => !Object.hasOwn(PeftConfig.fields, name) && !inert.has(name) && !isOff(value))
   if (more !== undefined) return yield* refuse(`no ${more[0]}`, JSON.stringify(more[1]))
+  const [task, whole] = [peft.task_type ?? "CAUSAL_LM", peft.modules_to_save ?? []]
+  if ((task === "SEQ_CLS") !== scalarHead) return yield* refuse(`the task_type ${scalarHead ? "SEQ_CLS" : "CAUSAL_LM"}`, task)
+  // PEFT names both heads that such a model may have; a Llama's is score.
+  const heads = scalarHead ? ["score", "classifier"] : []
+  if (whole.some((name) => !heads.includes(name)) || (scalarHead && !whole.includes("score")))
+    return yield* refuse(scalarHead ? 'modules_to_save ["score"]' : "no modules_to_save", JSON.stringify(whole))
   const targets = peft.target_modules === "all-linear" ? linearLayers : peft.target_modules
   if (targets.length === 0) return yield* refuse("target_modules", "none")
-  const config: LoraConfig = { rank: peft.r, alpha: peft.lora_alpha, rankStabilised: peft.use_rslora ?? false, targets }
-  const { device, dtype } = base
-  const tensors = yield* loadTensors(
+  return { rank: peft.r, alpha: peft.lora_alpha, rankStabilised: peft.use_rslora ?? false, targets }
+})
+
+const readTensors = (directory: string, shapes: Readonly<Record<string, ReadonlyArray<number>>>, { device, dtype }: Llama) =>
+  loadTensors(
     [join(directory, adapterWeightsFile)],
-    loraShapes(base.config, config),
+    shapes,
     { device, dtype },
     {
-      doing,
+      doing: `Reading the adapter ${directory}`,
       expected: `the tensors of its ${adapterFile} on this base`,
       hint: "The adapter belongs to another base, or changes its vocabulary: give the base that it was trained on."
     }
   )
-  return new Lora(config, tensors)
+
+/** The adapter of a language model in a folder of PEFT's layout, on the device and in the dtype of its base. */
+export const loadAdapter = Effect.fn("loadAdapter")(function* (directory: string, base: Llama): Effect.fn.Return<Lora, ArtifactError> {
+  const config = yield* readConfig(directory, false)
+  return new Lora(config, yield* readTensors(directory, loraShapes(base.config, config), base))
+})
+
+/** The reward model that an adapter in a folder of PEFT's layout and the head beside it make of a base, which it shares and freezes. */
+export const loadRewardAdapter = Effect.fn("loadRewardAdapter")(function* (
+  directory: string,
+  base: Llama
+): Effect.fn.Return<RewardModel, ArtifactError> {
+  const config = yield* readConfig(directory, true)
+  const shapes = { ...loraShapes(base.config, config), [headTensor]: [1, base.config.dim] }
+  const { [headTensor]: head, ...adapter } = yield* readTensors(directory, shapes, base)
+  return new RewardModel(base.withAdapter(new Lora(config, adapter)), head!)
 })
 
 /** PEFT's adapter_config.json. A scalar head is trained whole beside the adapter. */
@@ -102,7 +132,7 @@ const toPeft = ({ alpha, rank, rankStabilised, targets }: LoraConfig, scalarHead
 export const adapterTensors = (model: Llama | RewardModel): Readonly<Record<string, Tensor>> => {
   if (model.adapter === undefined) throw new Error("The model has no adapter.")
   const { parameters } = model.adapter
-  return model instanceof RewardModel ? { ...parameters, [`base_model.model.${headName}`]: model.head } : parameters
+  return model instanceof RewardModel ? { ...parameters, [headTensor]: model.head } : parameters
 }
 
 /** Writes a model's adapter into a folder that is there, in PEFT's layout and its own dtype. The base is not named: it is whatever the reader puts it on. */
@@ -112,3 +142,38 @@ export const writeAdapter = async (directory: string, model: Llama | RewardModel
   await writeFile(join(directory, adapterFile), `${JSON.stringify(config, undefined, 2)}\n`)
   await noGrad(() => writeSafetensors(join(directory, adapterWeightsFile), tensors))
 }
+
+/** Beside an adapter: the digest of the weights that it is on (weights-digest.ts). */
+const baseFile = "base.json"
+const Base = Schema.fromJsonString(Schema.Struct({ format: Schema.Literal(1), weights: Schema.String }))
+
+/** Writes into an adapter's folder which weights it is on. */
+export const writeBase = (directory: string, weights: string): Promise<void> =>
+  writeFile(join(directory, baseFile), `${JSON.stringify({ format: 1, weights } satisfies (typeof Base)["Type"])}\n`)
+
+/** Whether an adapter's folder says which weights it is on: PEFT's do not. */
+export const namesBase = (directory: string): boolean => existsSync(join(directory, baseFile))
+
+/** Fails unless an adapter's folder says that it is on these weights, which are those of `base`. */
+export const checkBase = Effect.fn("checkBase")(function* (
+  directory: string,
+  base: { readonly path: string; readonly weights: string }
+): Effect.fn.Return<void, ArtifactError> {
+  const refuse = (expected: string, found: string, hint: string) =>
+    ArtifactError.of({ doing: `Putting the adapter ${directory} on ${base.path}`, expected, found, hint })
+  const path = join(directory, baseFile)
+  const text = yield* Effect.tryPromise({
+    try: () => readFile(path, "utf8"),
+    catch: () =>
+      refuse(`${baseFile}, which says what weights it is on`, "none", "Train the adapter again: the stages that train by LoRA write it.")
+  })
+  const { weights } = yield* Schema.decodeUnknownEffect(Base)(text).pipe(
+    Effect.mapError((error) => refuse(`${baseFile} as it was written`, error.message.replaceAll("\n", "; "), "Train the adapter again."))
+  )
+  if (weights !== base.weights)
+    return yield* refuse(
+      `the weights that it was trained on (sha256 ${weights.slice(0, 12)})`,
+      `others (${base.weights.slice(0, 12)})`,
+      "Give the base that the adapter was trained on."
+    )
+})

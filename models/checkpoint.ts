@@ -4,8 +4,8 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { noGrad, type Tensor } from "../engine/tensor.ts"
 import { type ArtifactRef, ArtifactError, type Checkpoint, type OutputSlot, type Role, type Written, written } from "../schemas/artifact.ts"
-import { roleFile } from "../schemas/checkpoint-files.ts"
-import { loadAdapter, writeAdapter } from "./adapter-files.ts"
+import { adapterFolder, roleFile } from "../schemas/checkpoint-files.ts"
+import { checkBase, loadAdapter, namesBase, writeAdapter, writeBase } from "./adapter-files.ts"
 import { type LlamaConfig, toHuggingFace } from "./config.ts"
 import type { Llama } from "./llama.ts"
 import { RewardModel } from "./reward-model.ts"
@@ -13,6 +13,7 @@ import { openSafetensors, safetensorsNames, writeSafetensors } from "./safetenso
 import { loadTokenizer, writeTokenizer } from "./tokenizer/files.ts"
 import type { Tokenizer } from "./tokenizer/tokenizer.ts"
 import { loadLlama, loadScalarModel, type LoadOptions } from "./weights.ts"
+import { weightsDigest } from "./weights-digest.ts"
 
 /** Embedding tables are often padded to a round number of rows: this many may have no piece. */
 const maxPaddedRows = 256
@@ -32,7 +33,7 @@ export const checkVocabulary = (tokenizer: Tokenizer, config: LlamaConfig, path:
       )
 }
 
-/** A language model from a folder, and an adapter that is merged into it, if there is one. */
+/** A language model from a folder, and an adapter that is merged into it, if there is one; of an adapter that says what it is on, that is checked. */
 export const loadMerged = Effect.fn("loadMerged")(function* (
   path: string,
   adapter: string | undefined,
@@ -41,6 +42,7 @@ export const loadMerged = Effect.fn("loadMerged")(function* (
   const base = yield* loadLlama(path, options)
   if (adapter === undefined) return base
   const lora = yield* loadAdapter(adapter, base)
+  if (namesBase(adapter)) yield* checkBase(adapter, { path, weights: yield* weightsDigest(path) })
   const merged = base.withAdapter(lora).merge()
   lora.free()
   return merged
@@ -132,8 +134,8 @@ export const readInto = (path: string, tensors: Readonly<Record<string, Tensor>>
   )
 
 /**
- * Writes a checkpoint as the stage's output; its role is the output's. A model with an adapter is merged, and is not to be used after; the adapter is
- * written into the folder adapter/.
+ * Writes a checkpoint as the stage's output; its role is the output's. A model with an adapter is merged, and is not to be used after, nor is what shares its
+ * weights; the adapter is written into the folder adapter/, with the digest of the weights that it is on.
  */
 export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends Role>(
   slot: OutputSlot<Checkpoint<R>>,
@@ -141,15 +143,21 @@ export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends R
     readonly model: R extends "policy" | "safety-classifier" ? Llama : RewardModel
     readonly tokenizer: Tokenizer
     readonly metrics?: Readonly<Record<string, number>>
+    /** Of a model with an adapter: the checkpoint whose weights that is on. */
+    readonly base?: { readonly path: string }
   }
 ): Effect.fn.Return<Written<Checkpoint<R>>, ArtifactError> {
+  const { model, tokenizer, base }: Pick<typeof options, "tokenizer" | "base"> & { readonly model: Llama | RewardModel } = options
+  if (model.adapter !== undefined && base === undefined)
+    throw new Error("Which checkpoint the model's adapter is on is not told: give its base.")
+  const weights = model.adapter === undefined || base === undefined ? undefined : yield* weightsDigest(base.path)
   yield* Effect.tryPromise({
     try: async () => {
-      const { model, tokenizer }: { readonly model: Llama | RewardModel; readonly tokenizer: Tokenizer } = options
-      if (model.adapter !== undefined) {
-        const folder = join(slot.path, "adapter")
+      if (weights !== undefined) {
+        const folder = join(slot.path, adapterFolder)
         await mkdir(folder)
         await writeAdapter(folder, model)
+        await writeBase(folder, weights)
       }
       await writeCheckpoint(slot.path, { model: model.merge(), tokenizer, role: roleOf(slot) })
     },

@@ -37,15 +37,17 @@ export class Decoder {
   constructor(model: Llama) {
     this.#model = model
     this.#blocks = Array.from({ length: model.config.layers }, (_, layer) => {
-      const { attentionNorm, q, k, v, o, ffnNorm, gate, up, down } = model.block(layer)
-      return scoped(() => ({
-        attentionNorm,
-        qkv: inferenceWeight(joinedWeight([q, k, v])),
-        o: inferenceWeight(o),
-        ffnNorm,
-        gateUp: inferenceWeight(joinedWeight([gate, up])),
-        down: inferenceWeight(down)
-      }))
+      return scoped(() => {
+        const { attentionNorm, q, k, v, o, ffnNorm, gate, up, down } = model.block(layer)
+        return {
+          attentionNorm,
+          qkv: inferenceWeight(joinedWeight([q, k, v])),
+          o: inferenceWeight(o),
+          ffnNorm,
+          gateUp: inferenceWeight(joinedWeight([gate, up])),
+          down: inferenceWeight(down)
+        }
+      })
     })
     this.#output = scoped(() => inferenceWeight(model.outputWeight))
   }

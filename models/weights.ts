@@ -100,6 +100,16 @@ export const loadLlama = Effect.fn("loadLlama")(function* (
   return new Llama(config, yield* loadModelTensors(directory, parameterShapes(config), options, repeated))
 })
 
+/** A language model from a folder without its output layer, for models with a head of their own. */
+export const loadBackbone = Effect.fn("loadBackbone")(function* (
+  directory: string,
+  options: LoadOptions = {}
+): Effect.fn.Return<Llama, ArtifactError> {
+  const config = yield* loadConfig(directory)
+  const { "lm_head.weight": _, ...shapes } = parameterShapes(config)
+  return new Llama(config, yield* loadModelTensors(directory, shapes, options, (name) => name === "lm_head.weight"))
+})
+
 /** A model with a scalar head from a folder. */
 export const loadScalarModel = Effect.fn("loadScalarModel")(function* (
   directory: string,

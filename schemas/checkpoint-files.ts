@@ -9,6 +9,8 @@ import { checkSafetensors } from "./safetensors.ts"
 export const roleFile = "caravan.json"
 /** PEFT's configuration of an adapter. */
 export const adapterFile = "adapter_config.json"
+/** Where in a checkpoint that was trained by LoRA the adapter is, by itself. */
+export const adapterFolder = "adapter"
 
 export const readJson = (path: string, doing: string): Effect.Effect<Record<string, any>, ArtifactError> =>
   Effect.gen(function* () {

@@ -9,14 +9,19 @@ import { optional } from "../../runtime/define/stage.ts"
 import { HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Prompts } from "../../schemas/rows.ts"
+import { loraFields, targetsNeedRank } from "../training/lora.ts"
 
-/** Without a safety reward model R_c is R_h; without held-out prompts PPO goes to its last iteration. */
+/**
+ * Without a safety reward model R_c is R_h; without held-out prompts PPO goes to its last iteration. `base`: the checkpoint that the reward models were trained
+ * from by LoRA; they are then read as adapters on it, and it is in memory once for all of them. Without it they are read as the whole models that they are.
+ */
 export const ppoInputs = {
   policy: Policy,
   helpfulness: HelpfulnessReward,
   safety: optional(SafetyReward),
   prompts: Prompts,
-  heldOut: optional(Prompts)
+  heldOut: optional(Prompts),
+  base: optional(Policy)
 }
 
 export const PpoConfig = Schema.Struct({
@@ -74,6 +79,7 @@ export const PpoConfig = Schema.Struct({
     "reward",
     "policy"
   ]),
+  ...loraFields,
   evaluateEvery: hyperInt(10, "iterations between evaluations on the held-out prompts; §3.2.3: early stopping", { min: 1 }),
   patience: hyperInt(5, "evaluations without a better mean reward until it stops", { min: 1 }),
   onDivergence: hyper("fail", "a loss that is no number: fail, or end with the best policy by the held-out prompts", ["fail", "keep-best"]),
@@ -86,5 +92,5 @@ export const PpoConfig = Schema.Struct({
     }
   ),
   inferenceBatchSize: hyperInt(64, "responses at once when sampling and scoring: memory against speed", { min: 1 })
-})
+}).check(targetsNeedRank)
 export type PpoConfig = typeof PpoConfig.Type

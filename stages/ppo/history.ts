@@ -1,20 +1,24 @@
 /**
- * What the iterations of PPO have left, and how it is kept to go on from: the policy as its folder would be, the value model, the optimisers, the
- * best policy so far where it is neither the first nor the last, and the diagnostics. Which prompts are next, and every random number, follow from
+ * What the iterations of PPO have left, and how it is kept to go on from: the policy as its folder would be (or its adapter), what is trained of the value model,
+ * the optimisers, the best policy so far where it is neither the first nor the last, and the diagnostics. Which prompts are next, and every random number, follow from
  * the seed and the iteration.
  */
 import { mkdir, readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import { adapterWeightsFile, writeAdapter } from "../../models/adapter-files.ts"
 import { readInto, writeCheckpoint } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
 import { writeSafetensors } from "../../models/safetensors.ts"
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Checkpoints, ResumePoint } from "../../runtime/define/resume-points.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
 import { judgeEvaluations } from "../common/early-stopping.ts"
+import { trainedParameters } from "../training/lora.ts"
 import { PpoEvaluation, PpoIteration } from "./diagnostics.ts"
-import { cloneLlama, copyWeights, type PpoModels } from "./models.ts"
+import type { PpoModels } from "./loading.ts"
+import { clonePolicy, copyPolicy } from "./models.ts"
 import type { PpoTrainer } from "./trainer.ts"
 
 export class PpoHistory {
@@ -45,10 +49,10 @@ export class PpoHistory {
     this.heldOut.push(evaluation)
     const { isLast, stop } = this.#judge(patience)
     if (isLast) {
-      // Before the first step the policy is the reference: no copy is needed until a better one comes.
-      if (evaluation.iteration === 0) this.best = reference
-      else if (this.best === undefined || this.best === reference) this.best = cloneLlama(policy)
-      else copyWeights(policy, this.best)
+      // Before the first step the policy is the reference: of all weights no copy is needed until a better one comes.
+      if (evaluation.iteration === 0 && policy.adapter === undefined) this.best = reference
+      else if (this.best === undefined || this.best === reference) this.best = clonePolicy(policy)
+      else copyPolicy(policy, this.best)
     }
     return stop
   }
@@ -86,20 +90,26 @@ interface Run extends Pick<PpoModels, "policy" | "value" | "reference" | "tokeni
   readonly history: PpoHistory
 }
 
+/** What is trained of a policy, as a folder: a whole model, or an adapter. */
+const writePolicy = (folder: string, policy: Llama, tokenizer: Tokenizer): Promise<void> =>
+  policy.adapter === undefined ? writeCheckpoint(folder, { model: policy, tokenizer, role: "policy" }) : writeAdapter(folder, policy)
+const readPolicy = (folder: string, policy: Llama) =>
+  readInto(join(folder, policy.adapter === undefined ? "model.safetensors" : adapterWeightsFile), trainedParameters(policy))
+
 /** Saves all that the next iteration reads. */
 export const saveRun = (checkpoints: Checkpoints, { policy, value, reference, tokenizer, trainer, history }: Run): Effect.Effect<void> =>
   checkpoints.save(history.iterations.length, (folder) =>
     Effect.tryPromise({
       try: async () => {
         await mkdir(join(folder, "ppo"))
-        await writeCheckpoint(folder, { model: policy, tokenizer, role: "policy" })
-        await writeSafetensors(join(folder, valueFile), value.parameters)
+        await writePolicy(folder, policy, tokenizer)
+        await writeSafetensors(join(folder, valueFile), trainedParameters(value))
         await writeSafetensors(join(folder, optimizerFile), trainer.tensors)
         const { iterations, heldOut, best, allSeconds: seconds } = history
         const kept = best !== undefined && best !== reference
         if (kept) {
           await mkdir(join(folder, "best"))
-          await writeCheckpoint(join(folder, "best"), { model: best, tokenizer, role: "policy" })
+          await writePolicy(join(folder, "best"), best, tokenizer)
         }
         const state: typeof State.Type = {
           format: 1,
@@ -131,8 +141,8 @@ export const resumeRun = Effect.fn("ppo.resumeRun")(function* (
   const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: () => damaged("no such file") })
   const state = yield* Schema.decodeUnknownEffect(StateFile)(text).pipe(Effect.mapError((error) => damaged(error.message)))
   if (state.iterations.length !== point.step) return yield* damaged(`one of ${state.iterations.length}`)
-  yield* readInto(join(point.path, "model.safetensors"), policy.parameters)
-  yield* readInto(join(point.path, valueFile), value.parameters)
+  yield* readPolicy(point.path, policy)
+  yield* readInto(join(point.path, valueFile), trainedParameters(value))
   yield* readInto(join(point.path, optimizerFile), trainer.tensors)
   trainer.resume(state.trainer)
   history.iterations.push(...state.iterations)
@@ -140,7 +150,7 @@ export const resumeRun = Effect.fn("ppo.resumeRun")(function* (
   Object.assign(history.allSeconds, state.seconds)
   if (state.best === "start") history.best = reference
   if (state.best === "kept") {
-    history.best = cloneLlama(policy)
-    yield* readInto(join(point.path, "best/model.safetensors"), history.best.parameters)
+    history.best = clonePolicy(policy)
+    yield* readPolicy(join(point.path, "best"), history.best)
   }
 })

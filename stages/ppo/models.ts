@@ -1,124 +1,58 @@
 /**
- * The models of PPO: loaded, copied, and read over the tokens of responses.
+ * The models of PPO: copied, and read over the tokens of responses.
  *
  * Sequences are padded on the right: attention is causal, so padding needs no mask. Logits and values are computed at response tokens only and come
  * without padding, one response after another:
  *
  *     B sequences   T tokens of the longest   D width   V vocabulary   N response tokens of all sequences (with "past-end" one more for each)
  */
-import * as Effect from "effect/Effect"
-import * as Schema from "effect/Schema"
-import { deriveSeed } from "../../engine/random.ts"
 import type { TokenDistribution } from "../../engine/fused.ts"
-import { type Device, type DType, keep, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
-import { type LoadedReward, loadPolicy, loadReward } from "../../models/checkpoint.ts"
+import type { Parameters } from "../../engine/gradients.ts"
+import { keep, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import { Llama } from "../../models/llama.ts"
+import { Lora } from "../../models/lora.ts"
 import { initRewardModel, type RewardModel } from "../../models/reward-model.ts"
-import { loadTokenizer } from "../../models/tokenizer/files.ts"
-import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
-import type { ArtifactRef, Checkpoint } from "../../schemas/artifact.ts"
 import { chunks } from "../common/sequences.ts"
+import { type LoraFields, trainedParameters, withLora } from "../training/lora.ts"
 import type { PpoConfig } from "./config.ts"
-
-// ---- loading ----
-
-export interface PpoModels {
-  /** Trained. */
-  readonly policy: Llama
-  /** Frozen: what the policy is held near. */
-  readonly reference: Llama
-  /** Trained. */
-  readonly value: RewardModel
-  /** Of all of them. */
-  readonly tokenizer: Tokenizer
-  readonly helpfulness: LoadedReward
-  readonly safety: LoadedReward | undefined
-}
-
-/** Loads each model once. The reference is the loaded policy itself; what is trained are copies. */
-export const loadModels = Effect.fn("ppo.loadModels")(function* (
-  inputs: {
-    readonly policy: ArtifactRef<Checkpoint<"policy">>
-    readonly helpfulness: ArtifactRef<Checkpoint<"helpfulness-reward">>
-    readonly safety?: ArtifactRef<Checkpoint<"safety-reward">> | undefined
-  },
-  options: { readonly config: PpoConfig; readonly device: Device; readonly seed: number }
-) {
-  const { config, device, seed } = options
-  const placed: { readonly device: Device; readonly dtype: DType } = { device, dtype: config.precision }
-  const { model: reference, tokenizer } = yield* loadPolicy(inputs.policy, placed)
-  const helpfulness = yield* loadReward(inputs.helpfulness, placed)
-  yield* checkSameTokenizer(tokenizer, helpfulness.tokenizer, "helpfulness reward model")
-  const safety = inputs.safety === undefined ? undefined : yield* loadReward(inputs.safety, placed)
-  if (safety !== undefined) yield* checkSameTokenizer(tokenizer, safety.tokenizer, "safety reward model")
-  const value = initValueModel(config.valueInit === "policy" ? reference : helpfulness.model.backbone, {
-    seed: deriveSeed(seed, "ppo", "value head")
-  })
-  const models: PpoModels = { policy: cloneLlama(reference), reference, value, tokenizer, helpfulness, safety }
-  return models
-})
-
-/** How many tokens the smallest context of all models holds. */
-export const smallestContext = ({ reference, value, helpfulness, safety }: PpoModels): number =>
-  Math.min(
-    reference.config.maxPositions,
-    value.config.maxPositions,
-    // The chat format ends an answer with a space and EOS, which sampled tokens may not hold.
-    ...[helpfulness, safety].map((reward) => (reward === undefined ? Infinity : reward.model.config.maxPositions - 2))
-  )
-
-/** Two models that are to work on the same tokens have different tokenizers. */
-export class TokenizerMismatchError extends Schema.TaggedError<TokenizerMismatchError>()("TokenizerMismatchError", {
-  doing: Schema.String,
-  expected: Schema.String,
-  found: Schema.String,
-  message: Schema.String
-}) {
-  readonly isRetryable = false
-}
-
-/** Fails unless both tokenizers have the same pieces in the same order, so that a token means the same to both models. */
-const checkSameTokenizer = (policy: Tokenizer, other: Tokenizer, role: string): Effect.Effect<void, TokenizerMismatchError> => {
-  const at = Array.from({ length: Math.max(policy.vocabSize, other.vocabSize) }, (_, i) => i).find((i) => {
-    const [a, b] = [policy.pieces[i], other.pieces[i]]
-    return a?.text !== b?.text || a?.type !== b?.type || a?.score !== b?.score
-  })
-  if (at === undefined) return Effect.void
-  const describe = (tokenizer: Tokenizer) => {
-    const piece = tokenizer.pieces[at]
-    return `${tokenizer.vocabSize} pieces, number ${at} ${piece === undefined ? "missing" : `${JSON.stringify(piece.text)} (${piece.type})`}`
-  }
-  const fields = { doing: `PPO with this ${role}`, expected: `the policy's tokenizer (${describe(policy)})`, found: describe(other) }
-  return Effect.fail(
-    new TokenizerMismatchError({
-      ...fields,
-      message: `${fields.doing}: expected ${fields.expected}, found ${fields.found}. Train the ${role} from a checkpoint of the policy's family.`
-    })
-  )
-}
-
-/** As checkSameTokenizer, of two folders with a tokenizer each. */
-export const checkTokenizerFolders = Effect.fn("checkTokenizerFolders")(function* (policy: string, other: string) {
-  const [one, two] = [yield* loadTokenizer(policy), yield* loadTokenizer(other)]
-  yield* checkSameTokenizer(one, two, "model")
-})
 
 // ---- copies ----
 
-/** A copy to train, on weights of its own; the original stays as it is. */
-export const cloneLlama = (model: Llama): Llama =>
-  new Llama(model.config, Object.fromEntries(Object.entries(model.parameters).map(([name, weight]) => [name, cloneWeight(weight)])))
+/** A copy to train, on weights of its own, which an adapter is merged into; the original stays as it is. */
+export const cloneLlama = (model: Llama): Llama => new Llama(model.config, cloneAll(model.parameters), model.adapter).merge()
 
-const cloneWeight = (weight: Tensor): Tensor => keep(scoped(() => noGrad(() => weight.clone()))).requiresGrad()
+/** A copy of what is trained of a policy: with an adapter, of that alone, on the same weights. */
+export const clonePolicy = (policy: Llama): Llama =>
+  policy.adapter === undefined ? cloneLlama(policy) : policy.withAdapter(cloneAdapter(policy.adapter))
 
-/** Makes one model's weights another's. */
-export const copyWeights = (from: Llama, to: Llama): void =>
-  scoped(() => noGrad(() => Object.entries(to.parameters).forEach(([name, weight]) => void weight.copy_(from.parameter(name)))))
+const cloneAdapter = ({ config, parameters }: Lora): Lora => new Lora(config, cloneAll(parameters))
 
-/** A value model to train on a copy of a model's weights, without its output layer if it has one; its head is new. */
-export const initValueModel = (start: Llama, options: { readonly seed: number }): RewardModel => {
-  const { "lm_head.weight": _, ...backbone } = start.parameters
-  return initRewardModel(cloneLlama(new Llama(start.config, backbone)), options)
+const cloneAll = (weights: Parameters): Parameters =>
+  Object.fromEntries(
+    Object.entries(weights).map(([name, weight]) => [name, keep(scoped(() => noGrad(() => weight.clone()))).requiresGrad()])
+  )
+
+/** Makes what is trained of one policy what it is of another. */
+export const copyPolicy = (from: Llama, to: Llama): void => {
+  const weights = trainedParameters(from)
+  scoped(() => noGrad(() => Object.entries(trainedParameters(to)).forEach(([name, weight]) => void weight.copy_(weights[name]!))))
+}
+
+/**
+ * A value model to train, from a model's weights without its output layer if it has one; its head is new. It has weights of its own, or with `lora` an
+ * adapter on those of the model that it starts from: a new one, or a copy of that model's own.
+ */
+export const initValueModel = (start: Llama, options: { readonly seed: number; readonly lora?: LoraFields }): RewardModel => {
+  const { lora, seed } = options
+  const backbone = withoutOutput(start)
+  if (lora === undefined || lora.loraRank === 0) return initRewardModel(cloneLlama(backbone), { seed })
+  return initRewardModel(backbone.adapter === undefined ? withLora(backbone, lora, seed) : clonePolicy(backbone), { seed })
+}
+
+/** The same weights and adapter without an output layer. */
+export const withoutOutput = ({ adapter, config, parameters }: Llama): Llama => {
+  const { "lm_head.weight": _, ...backbone } = parameters
+  return new Llama(config, backbone, adapter)
 }
 
 // ---- reading responses ----

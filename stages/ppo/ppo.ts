@@ -24,7 +24,7 @@ import { PpoConfig, ppoInputs } from "./config.ts"
 import { ppoEstimate } from "./cost.ts"
 import { describeIteration, describeResponses, type PpoDiagnostics, writeDiagnostics } from "./diagnostics.ts"
 import { PpoHistory, resumeRun, saveRun } from "./history.ts"
-import { checkTokenizerFolders, loadModels, type PpoModels, smallestContext } from "./models.ts"
+import { checkTokenizerFolders, loadModels, type PpoModels, smallestContext } from "./loading.ts"
 import { type EncodedPrompt, nextPrompts, reward, rollout, scoredRollouts } from "./rollouts.ts"
 import { PpoTrainer, type StepStatistics } from "./trainer.ts"
 
@@ -183,6 +183,7 @@ export const ppo = Stage.make("ppo", {
     return yield* saveCheckpoint(output, {
       model: best ?? policy,
       tokenizer,
+      base: inputs.policy,
       metrics: {
         ...{ iterations: iterations.length, kept, promptsTooLong },
         ...{ generationSeconds: allSeconds.generation, scoringSeconds: allSeconds.scoring, updateSeconds: allSeconds.update },

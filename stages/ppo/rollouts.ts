@@ -15,7 +15,7 @@ import { type NotFiniteScoreError, scoreAll } from "../common/scoring.ts"
 import { chunks } from "../common/sequences.ts"
 import { combineRewards, logit, scoreOf, whiten } from "../reward/combined-reward.ts"
 import type { PpoConfig } from "./config.ts"
-import type { PpoModels } from "./models.ts"
+import type { PpoModels } from "./loading.ts"
 import type { Rollout } from "./trainer.ts"
 
 export interface EncodedPrompt {

@@ -13,6 +13,7 @@ import { cat, noGrad, stack, tensor, type Tensor } from "../../engine/tensor.ts"
 import type { Llama } from "../../models/llama.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
 import { chunks } from "../common/sequences.ts"
+import { trainedParameters } from "../training/lora.ts"
 import { explainedVariance, generalisedAdvantages, tokenRewards, whitenTokens } from "./advantages.ts"
 import type { PpoConfig } from "./config.ts"
 import { adaptBeta, approximateKl, klEstimate } from "./kl.ts"
@@ -21,11 +22,11 @@ import { byLength, logProbabilitiesOf, responseLogProbabilities, responseValues,
 
 export interface PpoTrainerOptions {
   readonly config: PpoConfig
-  /** Trained. */
+  /** Trained; of a model with an adapter, that is. */
   readonly policy: Llama
   /** Frozen: what the policy is held near. */
   readonly reference: Llama
-  /** Trained. */
+  /** Trained, as the policy; its head in any case. */
   readonly value: RewardModel
   readonly padId: number
   /** Of the permutations. */
@@ -105,8 +106,8 @@ export class PpoTrainer {
     const { config, policy, value } = options
     this.#options = options
     this.#schedule = options.schedule ?? constantSchedule(config.learningRate)
-    this.#policyOptimizer = new AdamW({ parameters: policy.parameters, weightDecay: config.weightDecay })
-    this.#valueOptimizer = new AdamW({ parameters: value.parameters, weightDecay: config.weightDecay })
+    this.#policyOptimizer = new AdamW({ parameters: trainedParameters(policy), weightDecay: config.weightDecay })
+    this.#valueOptimizer = new AdamW({ parameters: trainedParameters(value), weightDecay: config.weightDecay })
     this.#beta = config.beta
   }
 
@@ -168,7 +169,7 @@ export class PpoTrainer {
     const tokens = miniBatch.reduce((sum, { response }) => sum + response.length, 0)
     const states = miniBatch.reduce((sum, { returns }) => sum + returns.length, 0)
 
-    const policyParts = accumulateGradients(policy.parameters, parts, (part) => {
+    const policyParts = accumulateGradients(trainedParameters(policy), parts, (part) => {
       const { logProbabilities, entropy } = responseLogProbabilities(policy, part, this.#options) // (N,) and one element
       const old = flat(part, "logProbabilities", logProbabilities) // (N,)
       const advantages = flat(part, "advantages", logProbabilities) // (N,)
@@ -180,7 +181,7 @@ export class PpoTrainer {
         return stack([loss.detach(), clipped.div(tokens), kl.div(tokens), entropy.div(tokens)], 0) // (4,)
       })
     })
-    const valueParts = accumulateGradients(value.parameters, parts, (part) => {
+    const valueParts = accumulateGradients(trainedParameters(value), parts, (part) => {
       const values = responseValues(value, part, this.#options) // (N,)
       const [old, returns] = [flat(part, "values", values), flat(part, "returns", values)] // (N,)
       const loss = valueLoss(values, old, returns, config.valueClip).div(states)
@@ -193,7 +194,7 @@ export class PpoTrainer {
   /** Clips the gradients and takes a step of each optimiser, unless something is not finite. */
   step(losses: Losses): StepStatistics {
     const { config, policy, value } = this.#options
-    const norms = [policy, value].map((model) => clipGradientNorm(model.parameters, config.maxNorm).reshape(1))
+    const norms = [policy, value].map((model) => clipGradientNorm(trainedParameters(model), config.maxNorm).reshape(1))
     // Read together: a GPU is waited for once.
     const numbers = noGrad(() =>
       cat(

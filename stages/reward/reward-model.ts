@@ -25,7 +25,7 @@ import { scoreSequences } from "../common/scoring.ts"
 import { TokenStore } from "../common/token-store.ts"
 import { adaptedBy, withHeldOut } from "../training/cost.ts"
 import { evaluating, heldOutFields, patienceNeedsHeldOut, splitHeldOut } from "../training/held-out.ts"
-import { loraFields, trainedParameters, withLora } from "../training/lora.ts"
+import { loraFields, targetsNeedRank, trainedParameters, withLora } from "../training/lora.ts"
 import { stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
 import { pairBatches, pairPass, readPairs, type TokenisedPair } from "./pairs.ts"
 
@@ -57,7 +57,7 @@ export const RewardModelConfig = Schema.Struct({
   ]),
   ...loraFields,
   ...heldOutFields
-}).check(patienceNeedsHeldOut)
+}).check(patienceNeedsHeldOut, targetsNeedRank)
 type Config = typeof RewardModelConfig.Type
 
 const SafetyRewardModelConfig = Schema.Struct({
@@ -67,7 +67,7 @@ const SafetyRewardModelConfig = Schema.Struct({
     "of the auxiliary loss, the mean over a pair's two responses, beside the ranking loss; 0 leaves it out. table 29: used, without a weight being named; at 1 both start at log 2",
     { min: 0 }
   )
-}).check(patienceNeedsHeldOut)
+}).check(patienceNeedsHeldOut, targetsNeedRank)
 
 /**
  * Summed loss of some pairs: ranking, and the weighted auxiliary loss, for each pair the mean over its two responses. Chosen and rejected go
@@ -132,7 +132,12 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
   })
   const count = { pairs: pairs.length, tooLong: leftOut.tooLong, format: leftOut.format, shortened }
   // How many responses the auxiliary loss had: on data without labels there are none, and the model learns from the ranking alone.
-  return { model, tokenizer, metrics: { ...trainingMetrics(result), ...count, ...(safetyLossWeight > 0 ? { labelled } : {}) } }
+  return {
+    model,
+    tokenizer,
+    base: given.init,
+    metrics: { ...trainingMetrics(result), ...count, ...(safetyLossWeight > 0 ? { labelled } : {}) }
+  }
 }, Effect.scoped)
 
 export const helpfulnessRewardModel = Stage.make("helpfulness-reward-model", {

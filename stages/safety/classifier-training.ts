@@ -22,7 +22,7 @@ import { TokenStore } from "../common/token-store.ts"
 import { packedTraining } from "../training/cost.ts"
 import { readExamples } from "../training/examples.ts"
 import { evaluating, heldOutFields, patienceNeedsHeldOut, permuted, splitHeldOut } from "../training/held-out.ts"
-import { loraFields, trainedParameters, withLora } from "../training/lora.ts"
+import { loraFields, targetsNeedRank, trainedParameters, withLora } from "../training/lora.ts"
 import { packedBatches, packedPass } from "../training/sft.ts"
 import { precision, stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
 import { headerOfTask } from "./classifier-task.ts"
@@ -58,7 +58,7 @@ const SafetyClassifierConfig = Schema.Struct({
   precision,
   ...loraFields,
   ...heldOutFields
-}).check(patienceNeedsHeldOut)
+}).check(patienceNeedsHeldOut, targetsNeedRank)
 
 export const safetyClassifier = Stage.make("safety-classifier", {
   description: "a language model tuned to answer whether a prompt or a response is safe, and which risk it runs (Llama Guard)",
@@ -108,7 +108,7 @@ export const safetyClassifier = Stage.make("safety-classifier", {
     yield* Effect.promise(() => writeFile(join(output.path, tasksFile), `${JSON.stringify(content, undefined, 2)}\n`))
     const { tooLong, format } = leftOut
     const metrics = { ...trainingMetrics(result), examples: examples.length, tooLong, format }
-    return yield* saveCheckpoint(output, { model, tokenizer, metrics })
+    return yield* saveCheckpoint(output, { model, tokenizer, metrics, base: inputs.init })
   }, Effect.scoped)
 })
 

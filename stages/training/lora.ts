@@ -2,6 +2,7 @@
  * Training by low-rank adapters (models/lora.ts) in place of all weights: the base is frozen. The stage's output is a whole model, the adapter merged
  * into it, so that every other stage takes it as any model; the adapter itself is beside it, in PEFT's layout.
  */
+import * as Schema from "effect/Schema"
 import type { Parameters } from "../../engine/gradients.ts"
 import { adapterTensors } from "../../models/adapter-files.ts"
 import type { Llama } from "../../models/llama.ts"
@@ -21,6 +22,18 @@ export const loraFields = {
   ]),
   rsLora: hyper(false, "with loraRank: the scale is loraAlpha / sqrt(loraRank)")
 }
+
+/** Of a config with these fields: refuses layers to adapt where no adapter is trained. */
+export const targetsNeedRank = Schema.makeFilter(({ loraRank, loraTargets }: LoraFields): ReadonlyArray<Schema.FilterIssue> =>
+  loraRank > 0 || loraTargets === everyLayer
+    ? []
+    : [
+        {
+          path: ["loraTargets"],
+          issue: `loraTargets ${loraTargets} has no effect with loraRank 0: set the adapter's rank, as loraRank 16, or leave loraTargets out`
+        }
+      ]
+)
 
 /** The values of those fields. */
 export interface LoraFields {

@@ -20,7 +20,7 @@ import { TokenStore } from "../common/token-store.ts"
 import { packedTraining } from "./cost.ts"
 import { readExamples } from "./examples.ts"
 import { evaluating, heldOutFields, patienceNeedsHeldOut, permuted, splitHeldOut } from "./held-out.ts"
-import { loraFields, trainedParameters, withLora } from "./lora.ts"
+import { loraFields, targetsNeedRank, trainedParameters, withLora } from "./lora.ts"
 import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 const SftConfig = Schema.Struct({
@@ -39,7 +39,7 @@ const SftConfig = Schema.Struct({
   precision,
   ...loraFields,
   ...heldOutFields
-}).check(patienceNeedsHeldOut)
+}).check(patienceNeedsHeldOut, targetsNeedRank)
 
 export const sft = Stage.make("sft", {
   description: "§3.1 supervised fine-tuning: next-token prediction on the answers only",
@@ -80,7 +80,7 @@ export const sft = Stage.make("sft", {
     })
     const { tooLong, format } = leftOut
     const metrics = { ...trainingMetrics(result), examples: examples.length, tooLong, format }
-    return yield* saveCheckpoint(output, { model, tokenizer, metrics })
+    return yield* saveCheckpoint(output, { model, tokenizer, metrics, base: inputs.init })
   }, Effect.scoped)
 })
 

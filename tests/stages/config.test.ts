@@ -34,12 +34,8 @@ const estimates = /^export const \w+ = costOf\((?:.*\)|[^]*?^\}\))$/gm
  */
 const sourceOf = (file: string, stage: string): string => {
   const source = readFileSync(new URL(file, folder), "utf8").replace(estimates, "")
-  const room = file.split("/")[0]!
-  if (source.includes('from "./config.ts"'))
-    return files
-      .filter((name) => name.startsWith(`${room}/`) && !/\/(config|cost)\.ts$/.test(name))
-      .map((name) => readFileSync(new URL(name, folder), "utf8"))
-      .join("\n")
+  const room = roomOf(file)
+  if (room.length > 1) return room.map((name) => readFileSync(new URL(name, folder), "utf8")).join("\n")
   const start = source.search(new RegExp(`Stage\\.make\\(\\s*"${stage}"`))
   const end = source.indexOf("Stage.make(", start + 1)
   const own = source.slice(start, end === -1 ? undefined : end)
@@ -49,10 +45,20 @@ const sourceOf = (file: string, stage: string): string => {
   return start >= 0 && own.includes("config: Schema.Struct(") ? own : source
 }
 
-/** The files of stages that a file imports. */
+/** A stage's file, or where its config has one of its own all files of the room but that and the estimates. */
+const roomOf = (file: string): ReadonlyArray<string> =>
+  readFileSync(new URL(file, folder), "utf8").includes('from "./config.ts"')
+    ? files.filter((name) => name.startsWith(`${file.split("/")[0]!}/`) && !/\/(config|cost)\.ts$/.test(name))
+    : [file]
+
+/** The files of stages that a stage's file, or its room, imports. */
 const importedBy = (file: string): string =>
-  [...readFileSync(new URL(file, folder), "utf8").matchAll(/from "(\.[^"]+)"/g)]
-    .map(([, path]) => new URL(path!, new URL(file, folder)))
+  roomOf(file)
+    .flatMap((from) =>
+      [...readFileSync(new URL(from, folder), "utf8").matchAll(/from "(\.[^"]+)"/g)].map(
+        ([, path]) => new URL(path!, new URL(from, folder))
+      )
+    )
     .filter(({ href }) => href.startsWith(folder.href))
     .map((url) => readFileSync(url, "utf8"))
     .join("\n")

@@ -159,6 +159,11 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
     ...{ learningRate: 1e-2, valueLearningRate: 1e-2, klControl: "adaptive", klTarget: 0.1, klHorizon: 10 }
   }
   const rewards = { policy, helpfulness, safety, prompts: given.prompts }
+  const byLora = { ...rewardTraining, loraRank: 2 }
+  const rewardsByLora = {
+    helpfulness: await runStage(helpfulnessRewardModel, { init: policy, pairs: given.pairs }, byLora),
+    safety: await runStage(safetyRewardModel, { init: policy, pairs: given.pairs }, byLora)
+  }
   const judging = { task, batchSize: 3, threshold: 0.3 }
   const cases: ReadonlyArray<readonly [stage: AnyStage, inputs: Inputs, config: Record<string, unknown>, name?: string]> = [
     [sft, { init: policy, demonstrations: given.demonstrations }, training],
@@ -223,6 +228,18 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
     // So fast that the policy gets worse: it stops early, with one from before.
     [ppo, { ...rewards, heldOut: given.prompts }, { ...updates, evaluateEvery: 1, iterations: 9, patience: 2 }, "ppo that stops early"],
     [ppo, { ...rewards, heldOut: given.prompts }, { ...updates, precision: "bfloat16" }, "ppo in bfloat16"],
+    [
+      ppo,
+      { ...rewards, ...rewardsByLora, base: policy, heldOut: given.prompts },
+      { ...updates, evaluateEvery: 1, patience: 9, loraRank: 2 },
+      "ppo by LoRA, on the base of the reward models"
+    ],
+    [
+      ppo,
+      { ...rewards, policy: second, heldOut: given.prompts },
+      { ...updates, patience: 9, loraRank: 3, loraTargets: "q_proj,v_proj", precision: "bfloat16", valueInit: "policy" },
+      "ppo by LoRA in bfloat16"
+    ],
     [sample, { policy, prompts: given.prompts }, { ...sampling, k: 2 }],
     [sample, { policy, prompts: given.prompts }, { ...sampling, k: 2, precision: "bfloat16", topK: 20 }, "sample in bfloat16"],
     [sampleAtTemperature, { policy, prompts: given.prompts, sweep: given.sweep }, { ...sampling, k: 2 }],

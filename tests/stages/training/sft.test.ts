@@ -4,6 +4,7 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { noGrad, scoped, tensor } from "../../../engine/tensor.ts"
+import { weightsDigest } from "../../../models/weights-digest.ts"
 import { loadPolicyFrom, saveCheckpoint } from "../../../models/checkpoint.ts"
 import { initLlama } from "../../../models/llama.ts"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
@@ -160,12 +161,17 @@ describe("the stage", () => {
     expect(JSON.parse(readFileSync(join(adapter, "adapter_config.json"), "utf8"))).toMatchObject({
       ...{ r: 3, lora_alpha: 6, use_rslora: false, target_modules: ["q_proj", "down_proj"] }
     })
+    // It says what weights it is on, not where they are.
+    expect(JSON.parse(readFileSync(join(adapter, "base.json"), "utf8"))).toEqual({
+      format: 1,
+      weights: await Effect.runPromise(weightsDigest(init.path))
+    })
     const { model: merged } = await Effect.runPromise(loadPolicyFrom(init.path, { adapter }))
     for (const name of moved) expect(merged.parameter(name).toBytes()).toEqual(after!.model.parameter(name).toBytes())
     // Another scale trains another adapter; rank 0 trains all weights, and leaves no adapter.
     expect(weights(await runStage(sft, { init, demonstrations }, { ...options, rsLora: true }))).not.toBe(weights(tuned))
     expect(weights(await runStage(sft, { init, demonstrations }, { ...options, loraAlpha: 1 }))).not.toBe(weights(tuned))
-    const whole = await runStage(sft, { init, demonstrations }, { ...options, loraRank: 0 })
+    const whole = await runStage(sft, { init, demonstrations }, { ...options, loraRank: 0, loraTargets: "all-linear" })
     expect(existsSync(join(whole.path, "adapter"))).toBe(false)
     expect(weights(whole)).toBe(weights(await runStage(sft, { init, demonstrations }, { ...config, learningRate: 5e-2, steps: 8 })))
   })
@@ -173,6 +179,9 @@ describe("the stage", () => {
     const inputs = { init: await base(), demonstrations: await rowsOf("answers") }
     expect(await failureOf(sft, inputs, { ...config, loraRank: 2, loraTargets: "q_proj,wq" })).toBe(
       'sft: its field "loraTargets" takes any of all-linear, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, separated by commas, got "wq".'
+    )
+    expect(await failureOf(sft, inputs, { ...config, loraTargets: "q_proj" })).toContain(
+      "loraTargets q_proj has no effect with loraRank 0: set the adapter's rank"
     )
   })
 })

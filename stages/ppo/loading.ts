@@ -1,0 +1,150 @@
+/**
+ * PPO's models as they begin, each distinct base in memory once.
+ *
+ * With all weights, policy and value model are copies of what they start from. With LoRA they are adapters: the policy's on the checkpoint that PPO starts
+ * from, which without it is the reference; the value model's on the weights that it starts from. Reward models that were trained by LoRA from one checkpoint
+ * are that checkpoint (the input `base`) with an adapter and a head each.
+ */
+import { existsSync } from "node:fs"
+import { join } from "node:path"
+import { isDeepStrictEqual } from "node:util"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { deriveSeed } from "../../engine/random.ts"
+import type { Device, DType } from "../../engine/tensor.ts"
+import { checkBase, loadRewardAdapter } from "../../models/adapter-files.ts"
+import { checkVocabulary, type LoadedReward, loadPolicy, loadReward } from "../../models/checkpoint.ts"
+import type { Llama } from "../../models/llama.ts"
+import type { RewardModel } from "../../models/reward-model.ts"
+import { loadTokenizer } from "../../models/tokenizer/files.ts"
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
+import { loadBackbone, loadConfig } from "../../models/weights.ts"
+import { weightsDigest } from "../../models/weights-digest.ts"
+import { ArtifactError, type ArtifactRef, type Checkpoint } from "../../schemas/artifact.ts"
+import { adapterFile, adapterFolder } from "../../schemas/checkpoint-files.ts"
+import { withLora } from "../training/lora.ts"
+import type { PpoConfig } from "./config.ts"
+import { cloneLlama, initValueModel, withoutOutput } from "./models.ts"
+
+export interface PpoModels {
+  /** Trained. */
+  readonly policy: Llama
+  /** Frozen: what the policy is held near. */
+  readonly reference: Llama
+  /** Trained. */
+  readonly value: RewardModel
+  /** Of all of them. */
+  readonly tokenizer: Tokenizer
+  readonly helpfulness: LoadedReward
+  readonly safety: LoadedReward | undefined
+}
+
+interface Placed {
+  readonly device: Device
+  readonly dtype: DType
+}
+type RewardRef = ArtifactRef<Checkpoint<"helpfulness-reward" | "safety-reward">>
+
+/** Loads each model once. The reference is the loaded policy itself; what is trained are copies, or adapters on it. */
+export const loadModels = Effect.fn("ppo.loadModels")(function* (
+  inputs: {
+    readonly policy: ArtifactRef<Checkpoint<"policy">>
+    readonly helpfulness: ArtifactRef<Checkpoint<"helpfulness-reward">>
+    readonly safety?: ArtifactRef<Checkpoint<"safety-reward">> | undefined
+    readonly base?: ArtifactRef<Checkpoint<"policy">> | undefined
+  },
+  options: { readonly config: PpoConfig; readonly device: Device; readonly seed: number }
+) {
+  const { config, device, seed } = options
+  const placed: Placed = { device, dtype: config.precision }
+  const { model: reference, tokenizer } = yield* loadPolicy(inputs.policy, placed)
+  const rewardOf =
+    inputs.base === undefined
+      ? (ref: RewardRef) => loadReward(ref, placed)
+      : yield* rewardsOn(inputs.base, { model: reference, path: inputs.policy.path }, placed)
+  const helpfulness = yield* rewardOf(inputs.helpfulness)
+  yield* checkSameTokenizer(tokenizer, helpfulness.tokenizer, "helpfulness reward model")
+  const safety = inputs.safety === undefined ? undefined : yield* rewardOf(inputs.safety)
+  if (safety !== undefined) yield* checkSameTokenizer(tokenizer, safety.tokenizer, "safety reward model")
+  const value = initValueModel(config.valueInit === "policy" ? reference : helpfulness.model.backbone, {
+    seed: deriveSeed(seed, "ppo", "value head"),
+    lora: config
+  })
+  const policy = config.loraRank === 0 ? cloneLlama(reference) : withLora(reference, config, deriveSeed(seed, "ppo", "policy adapter"))
+  const models: PpoModels = { policy, reference, value, tokenizer, helpfulness, safety }
+  return models
+})
+
+/** Reads reward models as adapters on a base, which is in memory once; it is the policy's where the two have the same weights. */
+const rewardsOn = Effect.fn("ppo.rewardsOn")(function* (
+  { path }: { readonly path: string },
+  policy: { readonly model: Llama; readonly path: string },
+  placed: Placed
+) {
+  const weights = yield* weightsDigest(path)
+  const isPolicy = (yield* weightsDigest(policy.path)) === weights && isDeepStrictEqual(yield* loadConfig(path), policy.model.config)
+  const base = isPolicy ? withoutOutput(policy.model) : yield* loadBackbone(path, placed)
+  return Effect.fnUntraced(function* (reward: RewardRef): Effect.fn.Return<LoadedReward, ArtifactError> {
+    const refuse = (expected: string, found: string, hint: string) =>
+      ArtifactError.of({ doing: `Reading the reward model ${reward.path} as an adapter on ${path}`, expected, found, hint })
+    const folder = join(reward.path, adapterFolder)
+    if (!existsSync(join(folder, adapterFile)))
+      return yield* refuse(
+        `a reward model that was trained by LoRA, with a folder ${adapterFolder}`,
+        "a whole model without one",
+        "Leave PPO's input base out: reward models are then used as they are. Or train this one with loraRank."
+      )
+    yield* checkBase(folder, { path, weights })
+    if (!isDeepStrictEqual(yield* loadConfig(reward.path), base.config))
+      return yield* refuse("the base's config.json", "another", "Give the base that the reward model was trained from.")
+    const model = yield* loadRewardAdapter(folder, base)
+    const tokenizer = yield* loadTokenizer(reward.path)
+    yield* checkVocabulary(tokenizer, model.config, reward.path)
+    return { model, tokenizer }
+  })
+})
+
+/** How many tokens the smallest context of all models holds. */
+export const smallestContext = ({ reference, value, helpfulness, safety }: PpoModels): number =>
+  Math.min(
+    reference.config.maxPositions,
+    value.config.maxPositions,
+    // The chat format ends an answer with a space and EOS, which sampled tokens may not hold.
+    ...[helpfulness, safety].map((reward) => (reward === undefined ? Infinity : reward.model.config.maxPositions - 2))
+  )
+
+/** Two models that are to work on the same tokens have different tokenizers. */
+export class TokenizerMismatchError extends Schema.TaggedError<TokenizerMismatchError>()("TokenizerMismatchError", {
+  doing: Schema.String,
+  expected: Schema.String,
+  found: Schema.String,
+  message: Schema.String
+}) {
+  readonly isRetryable = false
+}
+
+/** Fails unless both tokenizers have the same pieces in the same order, so that a token means the same to both models. */
+const checkSameTokenizer = (policy: Tokenizer, other: Tokenizer, role: string): Effect.Effect<void, TokenizerMismatchError> => {
+  const at = Array.from({ length: Math.max(policy.vocabSize, other.vocabSize) }, (_, i) => i).find((i) => {
+    const [a, b] = [policy.pieces[i], other.pieces[i]]
+    return a?.text !== b?.text || a?.type !== b?.type || a?.score !== b?.score
+  })
+  if (at === undefined) return Effect.void
+  const describe = (tokenizer: Tokenizer) => {
+    const piece = tokenizer.pieces[at]
+    return `${tokenizer.vocabSize} pieces, number ${at} ${piece === undefined ? "missing" : `${JSON.stringify(piece.text)} (${piece.type})`}`
+  }
+  const fields = { doing: `PPO with this ${role}`, expected: `the policy's tokenizer (${describe(policy)})`, found: describe(other) }
+  return Effect.fail(
+    new TokenizerMismatchError({
+      ...fields,
+      message: `${fields.doing}: expected ${fields.expected}, found ${fields.found}. Train the ${role} from a checkpoint of the policy's family.`
+    })
+  )
+}
+
+/** As checkSameTokenizer, of two folders with a tokenizer each. */
+export const checkTokenizerFolders = Effect.fn("checkTokenizerFolders")(function* (policy: string, other: string) {
+  const [one, two] = [yield* loadTokenizer(policy), yield* loadTokenizer(other)]
+  yield* checkSameTokenizer(one, two, "model")
+})
