@@ -38,7 +38,7 @@ if has interop; then
 fi
 if has train; then
   echo "== training beside PyTorch, alternating"
-  for mode in "float32" "float32 tf32" "bfloat16"; do
+  for mode in "dtype=float32" "dtype=float32 tf32=on" "dtype=bfloat16"; do
     for pair in $(seq "${PAIRS:-5}"); do
       if (( pair % 2 )); then node bench/train-gpu.ts $mode; python3 bench/peers/torch_train_gpu.py $mode; else python3 bench/peers/torch_train_gpu.py $mode; node bench/train-gpu.ts $mode; fi
     done

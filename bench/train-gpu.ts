@@ -1,45 +1,111 @@
 /**
- * Training steps of a 134M-parameter Llama on a GPU (dim 768, 12 layers, untied, vocabulary 32000): forward, backward, clipping, AdamW. Prints a
- * line of JSON. The peer: bench/peers/torch_train_gpu.py.
+ * Training steps of a random Llama on a GPU: forward, backward, clipping, AdamW. Prints a line of JSON. The peer: bench/peers/torch_train_gpu.py.
  *
- *     node bench/train-gpu.ts float32|bfloat16 [tf32]
+ *     node bench/train-gpu.ts dtype=bfloat16 size=134m batch=16 length=1024 micro=1 recompute=0 steps=10
+ *     node bench/train-gpu.ts size=7b batch=1 length=4096 micro=16 recompute=32 steps=2
+ *
+ * batch: sequences of a micro-batch; micro: micro-batches of a step; recompute: blocks computed again in the backward pass; tf32=on: float32 products in TensorFloat-32;
+ * profile=on: seconds of each part, waiting for the GPU in between.
  */
 import { allowTf32, deviceMemory, environment, synchronize } from "../engine/device.ts"
 import { accumulateGradients, clipGradientNorm } from "../engine/gradients.ts"
 import { AdamW } from "../engine/optimizer.ts"
 import { backward } from "../engine/segments.ts"
-import { type DType, scoped, tensor } from "../engine/tensor.ts"
-import { llamaConfig, parameterCount } from "../models/config.ts"
-import { initLlama } from "../models/llama.ts"
+import { type DType, keep, noGrad, ones, scoped, tensor, zeros } from "../engine/tensor.ts"
+import { type LlamaConfig, llamaConfig, parameterCount, parameterShapes, presets } from "../models/config.ts"
+import { trainingFlops } from "../models/cost.ts"
+import { Llama } from "../models/llama.ts"
 
-const [dtype = "bfloat16", tf32] = process.argv.slice(2) as [DType | undefined, string | undefined]
-allowTf32(tf32 === "tf32")
-const config = llamaConfig({ vocabSize: 32000, dim: 768, layers: 12, heads: 12, kvHeads: 12, ffn: 2048 })
-const model = initLlama(config, { seed: 1, device: "cuda", dtype })
-const batch = 16
-const length = 1024
+const given = Object.fromEntries(process.argv.slice(2).map((word) => word.split("=") as [string, string]))
+const number = (name: string, otherwise: number) => Number(given[name] ?? otherwise)
+const dtype = (given.dtype ?? "bfloat16") as DType
+const [batch, length, micro, recompute, steps] = [
+  number("batch", 16),
+  number("length", 1024),
+  number("micro", 1),
+  number("recompute", 0),
+  number("steps", 10)
+]
+const shapes: Readonly<Record<string, LlamaConfig>> = {
+  ...presets,
+  "134m": llamaConfig({ vocabSize: 32000, dim: 768, layers: 12, heads: 12, kvHeads: 12, ffn: 2048 })
+}
+const size = given.size ?? "134m"
+const config: LlamaConfig = { ...shapes[size]!, maxPositions: Math.max(4096, length) }
+allowTf32(given.tf32 === "on")
+const device = (given.device ?? "cuda") as "cuda" | "cpu"
+const parameters = Object.fromEntries(
+  Object.entries(parameterShapes(config)).map(([name, shape]) => {
+    const made = scoped(() =>
+      noGrad(() => (name.endsWith("norm.weight") ? ones(shape, { dtype, device }) : zeros(shape, { dtype, device }).normal_(0, 0.02)))
+    )
+    return [name, keep(made).requiresGrad()]
+  })
+)
+const model = new Llama(config, parameters)
 const draw = (factor: number) => Int32Array.from({ length: batch * length }, (_, i) => (i * factor) % config.vocabSize)
-const ids = tensor(draw(7919), { shape: [batch, length], dtype: "int64", device: "cuda" })
-const targets = tensor(draw(104729), { dtype: "int64", device: "cuda" })
-const optimizer = new AdamW({ parameters: model.parameters })
+const ids = tensor(draw(7919), { shape: [batch, length], dtype: "int64", device })
+const targets = tensor(draw(104729), { dtype: "int64", device })
+const optimizer = new AdamW({ parameters })
+
+const seconds: Record<string, number> = {}
+/** Times a part where a profile is asked for. */
+const part = <A>(name: string, run: () => A): A => {
+  if (given.profile !== "on") return run()
+  synchronize()
+  const started = performance.now()
+  const result = run()
+  synchronize()
+  seconds[name] = (seconds[name] ?? 0) + (performance.now() - started) / 1000
+  return result
+}
 const step = () =>
   scoped(() => {
-    accumulateGradients(model.parameters, [ids], () => {
-      const { logProbabilities } = model.distribution(model.hidden(ids).view(-1, config.dim), targets)
-      backward(logProbabilities.sum().div(-batch * length))
-    })
-    clipGradientNorm(model.parameters, 1)
-    optimizer.step(1e-5)
+    accumulateGradients(
+      parameters,
+      new Array<undefined>(micro).fill(undefined),
+      () => {
+        const states = part("forward", () => model.hidden(ids).view(-1, config.dim))
+        const loss = part("loss", () =>
+          model
+            .distribution(states, targets)
+            .logProbabilities.sum()
+            .div(-batch * length * micro)
+        )
+        part("backward", () => backward(loss))
+      },
+      { recompute }
+    )
+    part("clip", () => clipGradientNorm(parameters, 1))
+    part("optimiser", () => optimizer.step(1e-5))
   })
-for (let i = 0; i < 3; i++) step()
+const warmUp = Math.min(3, steps)
+for (let i = 0; i < warmUp; i++) step()
 synchronize()
 deviceMemory({ resetPeak: true })
-const steps = 10
+for (const name of Object.keys(seconds)) delete seconds[name]
 const started = performance.now()
 for (let i = 0; i < steps; i++) step()
 synchronize()
 const milliseconds = (performance.now() - started) / steps
+const tokens = batch * length * micro
+const flops = trainingFlops({ config, scalarHead: false }, tokens, length / 2)
 const { libtorch, gpu } = environment()
-process.stdout.write(
-  `${JSON.stringify({ who: "caravan", dtype, tf32: tf32 === "tf32", parameters: parameterCount(config), milliseconds, tokensPerSecond: Math.round((batch * length * 1000) / milliseconds), peakGiB: (deviceMemory()?.peak ?? 0) / 2 ** 30, libtorch, gpu })}\n`
-)
+const line = {
+  ...{
+    who: "caravan",
+    size,
+    dtype,
+    tf32: given.tf32 === "on",
+    batch,
+    length,
+    micro,
+    recompute,
+    parameters: parameterCount(config),
+    milliseconds
+  },
+  ...{ tokensPerSecond: Math.round((tokens * 1000) / milliseconds), mfu: (flops * 1000) / milliseconds / 989e12 },
+  ...{ peakGiB: (deviceMemory()?.peak ?? 0) / 2 ** 30, libtorch, gpu },
+  ...(given.profile === "on" ? { seconds: Object.fromEntries(Object.entries(seconds).map(([name, all]) => [name, all / steps])) } : {})
+}
+process.stdout.write(`${JSON.stringify(line)}\n`)

@@ -43,6 +43,7 @@ std::vector<c10::IValue> callByName(const char* name, const Named& arguments) {
   return stack;
 }
 
+/** What an operator takes as a tensor or none. The backward pass of flash attention takes an undefined tensor for none. */
 c10::IValue optionalTensor(const Tensor& tensor) { return tensor.defined() ? c10::IValue(tensor) : c10::IValue(); }
 
 /** Turns heads (B, T, N, E) by cos and sin (T, 1, E) or (B, T, 1, E), sin signed; the other way with `back`. */
@@ -111,7 +112,7 @@ struct GpuAttention : Function<GpuAttention> {
     if (flash) {
       auto found = callByName("aten::_flash_attention_backward",
                               {{"grad_out", dOut}, {"query", flat(x.q, packed)}, {"key", flat(x.k, packed)}, {"value", flat(x.v, packed)}, {"out", out}, {"logsumexp", lse},
-                               {"cum_seq_q", optionalTensor(lengths)}, {"cum_seq_k", optionalTensor(lengths)}, {"max_q", longest}, {"max_k", longest}, {"dropout_p", 0.0}, {"is_causal", true},
+                               {"cum_seq_q", lengths}, {"cum_seq_k", lengths}, {"max_q", longest}, {"max_k", longest}, {"dropout_p", 0.0}, {"is_causal", true},
                                {"rng_state", first}, {"unused", second}, {"scale", s.scale()}});
       dq = found[0].toTensor(), dk = found[1].toTensor(), dv = found[2].toTensor();
     } else {
