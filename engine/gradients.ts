@@ -6,6 +6,7 @@
  */
 import { hasOperator } from "./native.ts"
 import { inSegments } from "./segments.ts"
+import { dtypeCodes } from "./tensor/dtype.ts"
 import { aten, atenMany, atenVoid, embedding, noGrad, recordsGradients, scoped, type Tensor } from "./tensor.ts"
 
 export type Parameters = Readonly<Record<string, Tensor>>
@@ -70,9 +71,9 @@ export const gradientsOf = (parameters: Parameters): Array<Tensor> => {
 
 /** The Euclidean norm of all gradients together, in float32 (float64 if they are): a tensor of one element on their device. */
 const globalNorm = (gradients: ReadonlyArray<Tensor>): Tensor => {
-  // A norm is rounded to the dtype of what it is of. 16-bit gradients are converted one at a time.
+  // Of 16-bit gradients in float32, without a copy of them.
   const norms = gradients.some(isNarrow)
-    ? gradients.map((gradient) => scoped(() => aten("linalg_vector_norm", gradient.to({ dtype: "float32" }))))
+    ? gradients.map((gradient) => aten("linalg_vector_norm", gradient, 2, null, false, dtypeCodes.float32))
     : atenMany("_foreach_norm.Scalar", gradients, 2)
   return aten("linalg_vector_norm", aten("stack", norms, 0))
 }

@@ -162,8 +162,8 @@ export const languageModelLoss = (
   const picked = hidden.reshape(-1, dim).indexSelect(0, tensor(Int32Array.from(positions), { dtype: "int64", device })) // (N, D)
   return model
     .distribution(picked, tensor(Int32Array.from(targets), { dtype: "int64", device }))
-    .logProbabilities.sum()
-    .neg()
+    .logProbabilities.neg()
+    .sum()
 }
 
 /** The items of these indices, in their order. */
