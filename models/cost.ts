@@ -34,17 +34,17 @@ export const adapterParameters = ({ adapter, config }: CostedModel): number =>
 /** L d: what attention's FLOPs grow with. */
 const attentionWidth = ({ config }: CostedModel): number => config.layers * config.heads * config.headDim
 
-/** FLOPs of reading `tokens` tokens in sequences of `length`. */
+/** FLOPs of reading `tokens` tokens in sequences of `length`; an adapter's weights are read beside those of the model. */
 export const forwardFlops = (model: CostedModel, tokens: number, length: number): number =>
-  tokens * (2 * costedParameters(model) + 4 * attentionWidth(model) * length)
+  tokens * (2 * (costedParameters(model) + adapterParameters(model)) + 4 * attentionWidth(model) * length)
 
 /**
- * FLOPs of training on `tokens` tokens in sequences of `length`: forward, and backward at twice that. Under an adapter, its weights beside those of the
- * model, whose own gradients (2 N a token) are not computed.
+ * FLOPs of training on `tokens` tokens in sequences of `length`: forward, and backward at twice that. Under an adapter the gradients of the model's own weights (2 N a
+ * token) are not computed.
  */
 export const trainingFlops = (model: CostedModel, tokens: number, length: number): number =>
-  3 * forwardFlops(model, tokens, length) +
-  (model.adapter === undefined ? 0 : tokens * (6 * adapterParameters(model) - 2 * (costedParameters(model) - headParameters(model))))
+  3 * forwardFlops(model, tokens, length) -
+  (model.adapter === undefined ? 0 : tokens * 2 * (costedParameters(model) - headParameters(model)))
 
 /**
  * FLOPs of one sequence's generation with a cache: the prompt of P tokens is read at once, then each of R new tokens attends to what is before it:

@@ -1,20 +1,26 @@
 /** What PPO costs (docs/decisions/0007-cost-estimates.md): rollouts, their scores, the passes over them, the two updates; its four models. */
-import { activationBytes, forwardBytes, generationBytes } from "../../models/cost.ts"
+import { activationBytes, bytesOf, forwardBytes, generationBytes } from "../../models/cost.ts"
 import type { Estimate } from "../common/cost/estimator.ts"
 import { promptLength, rowCount } from "../common/cost/size.ts"
-import { frozen, generating, languageModel, reading, scalarModel, together, trained, training, type Work } from "../common/cost/work.ts"
+import { generating, languageModel, reading, scalarModel, together, trained, training, type Work } from "../common/cost/work.ts"
 import type { PpoConfig, ppoInputs } from "./config.ts"
+import { heldWeights, shapesOf } from "./shapes.ts"
 
 export const ppoEstimate: Estimate<PpoConfig, typeof ppoInputs> = {
   size: ({ inputs }) => inputs.policy,
   cost: ({ config, expected, inputs }) => {
     const { batchSize, epochs, evaluateEvery, inferenceBatchSize, iterations, maxNewTokens, microBatchSize, precision } = config
-    const policy = languageModel(inputs.policy, "the policy")
-    const rewards = [inputs.helpfulness, ...(inputs.safety === undefined ? [] : [inputs.safety])].map((size) =>
-      scalarModel(size, "the reward models")
-    )
-    const start = config.valueInit === "policy" ? inputs.policy : inputs.helpfulness
-    const value = scalarModel(start, "the value model")
+    const start = languageModel(inputs.policy, "the policy")
+    const given = [inputs.helpfulness, ...(inputs.safety === undefined ? [] : [inputs.safety])]
+    const shapes = shapesOf(config, {
+      policy: start,
+      rewards: given.map((size) => ({
+        ...scalarModel(size, "the reward models"),
+        adapter: inputs.base === undefined ? undefined : size.adapter
+      })),
+      keepsBest: inputs.heldOut !== undefined
+    })
+    const { policy, rewards, value } = shapes
     const prompt = promptLength(inputs.prompts, "PPO")
     const response = expected.responseTokens ?? maxNewTokens
     const length = prompt + response
@@ -24,12 +30,13 @@ export const ppoEstimate: Estimate<PpoConfig, typeof ppoInputs> = {
     const judged = inputs.heldOut === undefined ? 0 : evaluations * rowCount(inputs.heldOut, "held-out prompts")
     const answered = (rows: number, what: string): ReadonlyArray<Work> =>
       [
-        ...generating(policy, precision, rows, inferenceBatchSize, { prompt, response }),
+        // By merged weights: an adapter costs nothing there.
+        ...generating(start, precision, rows, inferenceBatchSize, { prompt, response }),
         ...rewards.map((model) => reading("score", model, precision, rows, length))
       ].map((work) => ({ ...work, what: `${what}: ${work.what}` }))
     const work = [
       ...answered(rows, "rollouts"),
-      reading("reference", policy, precision, rows, length),
+      reading("reference", start, precision, rows, length),
       ...(config.oldLogProbabilities === "recomputed" ? [reading("old log-probabilities", policy, precision, rows, length)] : []),
       reading("values", value, precision, rows, length),
       training("update of the policy", policy, precision, epochs * rows, length),
@@ -45,8 +52,7 @@ export const ppoEstimate: Estimate<PpoConfig, typeof ppoInputs> = {
       activationBytes(policy, precision, microBatchSize * longest, microBatchSize * maxNewTokens),
       activationBytes(value, precision, microBatchSize * longest, 0)
     )
-    // The reference, the best policy so far, and the reward models.
-    const copies = [policy, ...(inputs.heldOut === undefined ? [] : [policy]), ...rewards].map((model) => frozen(model, precision, 0))
-    return { work, memory: together([trained(policy, precision, 0), trained(value, precision, 0), ...copies], activations) }
+    const weights = heldWeights(shapes) * bytesOf[precision]
+    return { work, memory: { ...together([trained(policy, precision, 0), trained(value, precision, 0)], activations), weights } }
   }
 }

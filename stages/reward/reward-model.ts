@@ -18,12 +18,12 @@ import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../../sc
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Preferences } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
-import { dialogueLength, rowCount } from "../common/cost/size.ts"
+import { dialogueLength, rowCount, sized } from "../common/cost/size.ts"
 import { scalarModel, type StageCost, trained, training } from "../common/cost/work.ts"
 import { nothingLeft } from "../common/left-out.ts"
 import { scoreSequences } from "../common/scoring.ts"
 import { TokenStore } from "../common/token-store.ts"
-import { adaptedBy, withHeldOut } from "../training/cost.ts"
+import { adaptedBy, adapterOf, withHeldOut } from "../training/cost.ts"
 import { evaluating, heldOutFields, patienceNeedsHeldOut, splitHeldOut } from "../training/held-out.ts"
 import { loraFields, targetsNeedRank, trainedParameters, withLora } from "../training/lora.ts"
 import { stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
@@ -177,7 +177,7 @@ export const generalRewardModel = Stage.make("general-reward-model", {
 })
 
 export const helpfulnessRewardModelCost = costOf(helpfulnessRewardModel, {
-  size: ({ inputs }) => inputs.init,
+  size: ({ config, inputs: { init } }) => sized(init, { adapter: adapterOf(config) }),
   cost: ({ config, inputs: { init, pairs } }) => {
     const { batchPairs, epochs, heldOut, microBatchPairs, precision } = config
     const model = adaptedBy(config, scalarModel(init, "the model to start from"))

@@ -41,9 +41,12 @@ export interface LoraCost {
   readonly loraTargets?: string
 }
 
+/** The adapter that is trained under a config. */
+export const adapterOf = ({ loraRank = 0, loraTargets = "" }: LoraCost): CostedModel["adapter"] =>
+  loraRank === 0 ? undefined : { rank: loraRank, targets: targetsOf(loraTargets) }
+
 /** A model as it is trained under a config. */
-export const adaptedBy = ({ loraRank = 0, loraTargets = "" }: LoraCost, model: CostedModel): CostedModel =>
-  loraRank === 0 ? model : { ...model, adapter: { rank: loraRank, targets: targetsOf(loraTargets) } }
+export const adaptedBy = (config: LoraCost, model: CostedModel): CostedModel => ({ ...model, adapter: adapterOf(config) })
 
 /** Dialogues packed into full sequences. */
 export const packedTraining = (

@@ -235,6 +235,36 @@ describe("a stage's cost", () => {
     expect(more.memory.weights - cost.memory.weights).toBe(2 * full)
   })
 
+  it("of PPO by LoRA is that of one policy and its adapter, and of reward models on one base with the value model", async () => {
+    const config = {
+      ...{ batchSize: 512, epochs: 1, evaluateEvery: 10, inferenceBatchSize: 32, iterations: 200, maxNewTokens: 100, microBatchSize: 1 },
+      ...{ precision: "bfloat16", oldLogProbabilities: "recomputed", valueInit: "reward", loraRank: 16, loraTargets: "all-linear" }
+    }
+    const reward = sized(modelOf("7b"), { adapter: { rank: 8, targets: ["q_proj"] } })
+    const prompts = sized(unknownSize, { rows: 1000, promptTokens: 40 })
+    const inputs = { policy: modelOf("7b"), helpfulness: reward, safety: reward, prompts, heldOut: sized(unknownSize, { rows: 64 }) }
+    const [apart, shared] = [
+      await estimated(ppo, inputs, config, { responseTokens: 60 }),
+      await estimated(ppo, { ...inputs, base: modelOf("7b") }, config, { responseTokens: 60 })
+    ]
+    // PEFT's counts for Llama 2 7B: r = 16 on all layers, and r = 8 on the queries: 8 (4096 + 4096) 32.
+    const [full, head, d, a, q] = [6_738_415_616, 6_738_415_616 - 32_000 * 4096, 4096, 39_976_960, 2_097_152]
+    // Policy, two rewards; an adapter for the policy, for the best one and for the value model.
+    expect(apart.memory.weights).toBe(2 * (full + 2 * (head + d) + 3 * a + d))
+    expect(apart.memory.optimiser).toBe(12 * (2 * a + d))
+    // Policy and base; the value model's adapter is a copy of the helpfulness model's.
+    expect(shared.memory.weights).toBe(2 * (full + head + 2 * a + 3 * (q + d)))
+    expect(shared.memory.optimiser).toBe(12 * (a + q + d))
+    const rows = 200 * 512
+    const attention = 4 * 32 * 4096 * 100
+    expect(flopsOf(shared, "reference")).toBe(rows * 100 * (2 * full + attention))
+    expect(flopsOf(shared, "old log-probabilities")).toBe(rows * 100 * (2 * (full + a) + attention))
+    expect(flopsOf(shared, "rollouts: score")).toBe(2 * rows * 100 * (2 * (head + d + q) + attention))
+    expect(flopsOf(shared, "rollouts: decode")).toBe(flopsOf(apart, "rollouts: decode"))
+    expect(flopsOf(shared, "update of the policy") / (rows * 100 * (4 * full + 6 * a + 3 * attention))).toBeCloseTo(1, 12)
+    expect(flopsOf(shared, "update of the value model") / (rows * 100 * (4 * head + 6 * (d + q) + 3 * attention))).toBeCloseTo(1, 12)
+  })
+
   it("is not known where a size is not known, and says which", async () => {
     const config = { epochs: 2, steps: 0, batchSize: 64, microBatchSize: 1, sequenceLength: 4096, precision: "bfloat16" }
     await expect(estimated(sft, { init: modelOf("7b"), demonstrations: unknownSize }, config)).rejects.toThrow(

@@ -3,12 +3,15 @@
  *
  * A size that is not known is NaN, so that what is reckoned from it is not known either.
  */
+import type { CostedModel } from "../../../models/cost.ts"
 import type { LlamaConfig } from "../../../models/config.ts"
 import type { Sizes } from "../../../runtime/define/cost.ts"
 
 /** The size of an artifact; NaN and undefined where it is not known. */
 export interface Size extends Required<Omit<Sizes, "model">> {
   readonly model: LlamaConfig | undefined
+  /** Of a reward model that was trained by LoRA: its adapter. */
+  readonly adapter: CostedModel["adapter"]
 }
 
 export const unknownSize: Size = {
@@ -19,11 +22,15 @@ export const unknownSize: Size = {
   turns: NaN,
   safetyShare: NaN,
   vocabSize: NaN,
-  model: undefined
+  model: undefined,
+  adapter: undefined
 }
 
 /** A size with some of its parts set anew; as many prompts as rows, where those are set alone. */
-export const sized = (from: Size, sizes: Partial<Omit<Size, "model">> & { readonly model?: LlamaConfig | undefined }): Size => ({
+export const sized = (
+  from: Size,
+  sizes: Partial<Omit<Size, "model" | "adapter">> & { readonly model?: Size["model"]; readonly adapter?: Size["adapter"] }
+): Size => ({
   ...from,
   ...(sizes.rows === undefined ? {} : { prompts: sizes.rows }),
   ...sizes

@@ -22,6 +22,7 @@ import { readDiagnostics } from "../../../stages/ppo/diagnostics.ts"
 import { loadModels, type PpoModels } from "../../../stages/ppo/loading.ts"
 import { logProbabilitiesOf, valuesOf } from "../../../stages/ppo/models.ts"
 import { ppo } from "../../../stages/ppo/ppo.ts"
+import { heldWeights, shapesOf } from "../../../stages/ppo/shapes.ts"
 import { type Experience, PpoTrainer } from "../../../stages/ppo/trainer.ts"
 import { trainedParameters } from "../../../stages/training/lora.ts"
 import { largestDifference, smallConfig } from "../../models/small.ts"
@@ -194,6 +195,12 @@ describe("each distinct base", () => {
     const before = liveTensors()
     const models = await load({ ...(inputs.base ? { base } : {}), ...(inputs.policy ? { policy: base } : {}) }, over)
     expect(sum(tensorsOf(models))).toBe(wanted)
+    // What a plan reckons, but that it does not know of a base that is the policy.
+    const costed = ({ config, adapter }: RewardModel) => ({ config, scalarHead: true, adapter: adapter?.config })
+    const rewards = [models.helpfulness.model, models.safety!.model].map(costed)
+    const shapes = shapesOf(configOf(over), { policy: { config: shape, scalarHead: false }, rewards, keepsBest: false })
+    expect(heldWeights(shapes)).toBe(wanted + (inputs.policy ? head : 0))
+    expect(heldWeights({ ...shapes, keepsBest: true }) - heldWeights(shapes)).toBe(sum(Object.values(trainedParameters(models.policy))))
     // Nothing else lives: what was read on the way is gone.
     expect(liveTensors() - before).toBe(tensorsOf(models).length)
   })

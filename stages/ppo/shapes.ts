@@ -1,0 +1,40 @@
+/** PPO's models as estimates reckon with them, and the weights that are in memory for them: each base once, as loading.ts has it. */
+import { adapterParameters, type CostedModel, costedParameters } from "../../models/cost.ts"
+import { adaptedBy } from "../training/cost.ts"
+import type { PpoConfig } from "./config.ts"
+
+export interface PpoShapes {
+  /** As they are trained: with all weights, or an adapter of each. */
+  readonly policy: CostedModel
+  readonly value: CostedModel
+  /** The helpfulness model first; with adapters where they are read as such. */
+  readonly rewards: ReadonlyArray<CostedModel>
+  /** Whether held-out prompts choose the best policy so far, of which a copy is kept. */
+  readonly keepsBest: boolean
+}
+
+/** The models that policy and reward models, as they are loaded, make under a config; where the value model starts from an adapted one it has a copy of that adapter. */
+export const shapesOf = (
+  config: Pick<PpoConfig, "loraRank" | "loraTargets" | "valueInit">,
+  { keepsBest, policy, rewards }: Omit<PpoShapes, "value">
+): PpoShapes => {
+  const start = config.valueInit === "policy" ? policy : rewards[0]!
+  const isAdapted = start.adapter !== undefined && config.loraRank > 0
+  const value = isAdapted ? start : adaptedBy(config, { config: start.config, scalarHead: true })
+  return { policy: adaptedBy(config, policy), value, rewards, keepsBest }
+}
+
+/** Weights of a model without those of the base that its adapter is on. */
+const own = (model: CostedModel): number =>
+  model.adapter === undefined ? costedParameters(model) : adapterParameters(model) + (model.scalarHead ? model.config.dim : 0)
+
+/**
+ * How many weights are in memory: the reference (which is the policy's base where that has an adapter), what is trained, the best policy so far, and reward models, with one base
+ * for those that are adapters. Where that base is the policy's too, it is counted twice: no plan knows.
+ */
+export const heldWeights = ({ keepsBest, policy, rewards, value }: PpoShapes): number => {
+  const onBase = rewards.find(({ adapter }) => adapter !== undefined)
+  const base = onBase === undefined ? 0 : costedParameters(onBase) - onBase.config.dim
+  const sum = (models: ReadonlyArray<CostedModel>) => models.reduce((total, model) => total + own(model), 0)
+  return costedParameters(policy) + base + sum([policy, ...(keepsBest ? [policy] : []), value, ...rewards])
+}
