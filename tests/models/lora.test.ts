@@ -4,9 +4,10 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { afterAll, describe, expect, it } from "vitest"
-import { crossEntropy, type Device, noGrad, scoped, tensor, type Tensor, zeros } from "../../engine/tensor.ts"
+import { crossEntropy, type Device, liveTensors, noGrad, scoped, tensor, type Tensor, zeros } from "../../engine/tensor.ts"
 import { loadAdapter, writeAdapter } from "../../models/adapter-files.ts"
 import { loadMerged, writeCheckpoint } from "../../models/checkpoint.ts"
+import { Decoder } from "../../models/decoder.ts"
 import { initLlama, type Llama } from "../../models/llama.ts"
 import { initLora, Lora, type LoraConfig, loraShapes, linearLayers } from "../../models/lora.ts"
 import { initRewardModel, type RewardModel } from "../../models/reward-model.ts"
@@ -204,6 +205,25 @@ describe("an adapted model", () => {
     expect(Object.entries(model.backbone.parameters).filter(([, weight]) => weight.grad() !== undefined)).toEqual([])
     expect(Object.values({ ...model.adapter!.parameters, head: model.head }).filter((weight) => weight.grad() === undefined)).toEqual([])
     expect(largestDifference(score(model.merge()), before)).toBeLessThanOrEqual(sameInFloat32)
+  })
+})
+
+describe("decoding with an adapter", () => {
+  it("holds the merged weights once: joined, or as the layer reads them", () => {
+    const model = initLlama(small, { seed: 1 })
+    const held = (of: Llama) =>
+      scoped(() =>
+        noGrad(() => {
+          const before = liveTensors()
+          new Decoder(of)
+          return liveTensors() - before
+        })
+      )
+    const plain = held(model)
+    // Where weights are read as they are (a GPU), those of attention's and the feed-forward block's outputs are merged copies.
+    expect(held(model.withAdapter(initLora(small, { ...config, targets: linearLayers }, { seed: 1 })))).toBeLessThanOrEqual(
+      plain + 2 * small.layers
+    )
   })
 })
 

@@ -5,7 +5,7 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
-import { liveTensors, noGrad, scoped, tensor, type Tensor } from "../../../engine/tensor.ts"
+import { type Device, liveTensors, noGrad, scoped, tensor, type Tensor } from "../../../engine/tensor.ts"
 import { loadAdapter, loadRewardAdapter } from "../../../models/adapter-files.ts"
 import { loadPolicyFrom, loadReward, saveCheckpoint } from "../../../models/checkpoint.ts"
 import { initLlama, type Llama } from "../../../models/llama.ts"
@@ -25,6 +25,7 @@ import { ppo } from "../../../stages/ppo/ppo.ts"
 import { heldWeights, shapesOf } from "../../../stages/ppo/shapes.ts"
 import { type Experience, PpoTrainer } from "../../../stages/ppo/trainer.ts"
 import { trainedParameters } from "../../../stages/training/lora.ts"
+import { devices } from "../../devices.ts"
 import { largestDifference, smallConfig } from "../../models/small.ts"
 import { float32, sameInFloat32 } from "../../tolerances.ts"
 import { live, newFolder } from "../dying.ts"
@@ -68,8 +69,8 @@ beforeAll(async () => {
     )
   }
 })
-const load = (inputs: object, over: Partial<PpoConfig> = {}): Promise<PpoModels> =>
-  run(loadModels({ ...given, ...inputs } as never, { config: configOf(over), device: "cpu", seed: 5 }))
+const load = (inputs: object, over: Partial<PpoConfig> = {}, device: Device = "cpu"): Promise<PpoModels> =>
+  run(loadModels({ ...given, ...inputs } as never, { config: configOf(over), device, seed: 5 }))
 
 const responses = [
   { prompt: [1, 9, 8], response: [5, 6, 7, 2] },
@@ -80,13 +81,13 @@ const reading = { padId: 0, config: configOf({ temperature: 0.7 }) }
 const ids = () => tensor([[1, 9, 8, 5, 6]], { dtype: "int64" })
 const bytesOf = (model: Llama | RewardModel) => Object.fromEntries(Object.entries(model.parameters).map(([n, w]) => [n, w.toBytes()]))
 
-describe("policy and value model by LoRA", () => {
-  it("have PEFT's losses and PEFT's gradient of every matrix and of the head", async () => {
+describe.each(devices)("policy and value model by LoRA, on $device", ({ device, skip }) => {
+  it.skipIf(skip)("have PEFT's losses and PEFT's gradient of every matrix and of the head", async () => {
     const expected = JSON.parse(readFileSync(golden("ppo-lora/expected.json"), "utf8"))
     const start = golden("llama-gqa/model")
-    const reference = await run(loadLlama(start))
+    const reference = await run(loadLlama(start, { device }))
     const policy = reference.withAdapter(await run(loadAdapter(golden("lora-all-linear/adapter"), reference)))
-    const value = await run(Effect.flatMap(loadBackbone(start), (on) => loadRewardAdapter(golden("ppo-lora/value"), on)))
+    const value = await run(Effect.flatMap(loadBackbone(start, { device }), (on) => loadRewardAdapter(golden("ppo-lora/value"), on)))
     const { temperature, clip, valueClip } = expected
     const config = configOf({ temperature, clip, valueClip })
     const trainer = new PpoTrainer({ config, policy, reference, value, padId: 0, seed: 3 })
@@ -119,15 +120,15 @@ describe("policy and value model by LoRA", () => {
     trainer.free()
   })
 
-  it.each([
+  it.skipIf(skip).each([
     ["bit for bit, in float32", "float32"],
     ["bit for bit, in bfloat16", "bfloat16"]
   ] as const)("begin as the policy without an adapter: the log-probabilities are pi_0's, %s, and the KL is 0", async (_, precision) => {
-    const models = await load({}, { precision })
+    const models = await load({}, { precision }, device)
     expect(models.policy.adapter).toBeDefined()
     const of = (model: Llama) => logProbabilitiesOf(model, responses, reading)
     expect(of(models.policy)).toEqual(of(models.reference))
-    const plain = await run(loadPolicyFrom(given.policy.path, { dtype: precision }))
+    const plain = await run(loadPolicyFrom(given.policy.path, { dtype: precision, device }))
     expect(of(plain.model)).toEqual(of(models.reference))
 
     const config = configOf({ learningRate: 1e-2, valueLearningRate: 1e-2, oldLogProbabilities: "recomputed", miniBatchSize: 3, precision })
@@ -147,8 +148,10 @@ describe("policy and value model by LoRA", () => {
     expect([bytesOf(models.reference), bytesOf(models.helpfulness.model)]).toEqual(before)
     trainer.free()
   })
+})
 
-  it("start the value model as the reward model that it starts from, with another head", async () => {
+describe("the value model by LoRA", () => {
+  it("starts as the reward model that it starts from, with another head", async () => {
     const hidden = (model: Llama) => scoped(() => noGrad(() => model.hidden(ids()).toNumbers()))
     for (const inputs of [{}, { base }]) {
       const { helpfulness, value } = await load(inputs)
@@ -357,6 +360,14 @@ describe("the stage by LoRA", () => {
     const made = await runStage(ppo, { ...given, policy, heldOut }, { ...config, noEos: "none", loraRank: 4, loraAlpha: 16 })
     const evaluated = (await recordOf(made)).heldOut.map(({ reward }) => reward)
     expect(evaluated[1]! - evaluated[0]!).toBeGreaterThan(0.3)
+  })
+
+  it("is not written by saveCheckpoint without its base: nobody could tell what it belongs on", async () => {
+    const { policy } = await load({})
+    const slot = { path: mkdtempSync(join(tmpdir(), "caravan-ppo-lora-")), type: Policy }
+    afterAll(() => rmSync(slot.path, { recursive: true, force: true }))
+    await expect(run(saveCheckpoint(slot, { model: policy, tokenizer }))).rejects.toThrow("give its base")
+    expect(readdirSync(slot.path)).toEqual([])
   })
 
   it("refuses layers to adapt without a rank", async () => {
