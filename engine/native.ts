@@ -30,7 +30,8 @@ export interface Native {
   free(tensor: Handle): void
   liveCount(): number
   fromBytes(view: ArrayBufferView, shape: ReadonlyArray<number>, dtype: number, device: string): Handle
-  toBytes(tensor: Handle, view: ArrayBufferView): void
+  toBytes(tensor: Handle, view: ArrayBufferView, first?: number): void
+  readInto(tensor: Handle, file: number, offset: number, dtype: number): number
   item(tensor: Handle): number
   describe(tensor: Handle): Array<number>
   requiresGrad(tensor: Handle, on: boolean): void

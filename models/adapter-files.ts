@@ -7,13 +7,13 @@ import { readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { noGrad, type Tensor } from "../engine/tensor.ts"
+import type { Tensor } from "../engine/tensor.ts"
 import { ArtifactError } from "../schemas/artifact.ts"
 import { adapterFile, readJson } from "../schemas/checkpoint-files.ts"
 import type { Llama } from "./llama.ts"
 import { Lora, type LoraConfig, loraShapes, linearLayers } from "./lora.ts"
 import { headName, RewardModel } from "./reward-model.ts"
-import { writeSafetensors } from "./safetensors.ts"
+import { type TensorWriter, writeSafetensors } from "./safetensors.ts"
 import { loadTensors } from "./weights.ts"
 
 /** An adapter's weights in its folder. */
@@ -135,12 +135,16 @@ export const adapterTensors = (model: Llama | RewardModel): Readonly<Record<stri
   return model instanceof RewardModel ? { ...parameters, [headTensor]: model.head } : parameters
 }
 
-/** Writes a model's adapter into a folder that is there, in PEFT's layout and its own dtype. The base is not named: it is whatever the reader puts it on. */
-export const writeAdapter = async (directory: string, model: Llama | RewardModel): Promise<void> => {
+/** Writes a model's adapter into a folder that is there, in PEFT's layout and its own dtype; its tensors by `write`. The base is not named: it is whatever the reader puts it on. */
+export const writeAdapter = async (
+  directory: string,
+  model: Llama | RewardModel,
+  write: TensorWriter = writeSafetensors
+): Promise<void> => {
   const tensors = adapterTensors(model)
   const config = toPeft(model.adapter!.config, model instanceof RewardModel)
   await writeFile(join(directory, adapterFile), `${JSON.stringify(config, undefined, 2)}\n`)
-  await noGrad(() => writeSafetensors(join(directory, adapterWeightsFile), tensors))
+  await write(join(directory, adapterWeightsFile), tensors)
 }
 
 /** Beside an adapter: the digest of the weights that it is on (weights-digest.ts). */

@@ -2,14 +2,14 @@
 import { mkdir, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
-import { noGrad, type Tensor } from "../engine/tensor.ts"
+import type { Tensor } from "../engine/tensor.ts"
 import { type ArtifactRef, ArtifactError, type Checkpoint, type OutputSlot, type Role, type Written, written } from "../schemas/artifact.ts"
 import { adapterFolder, roleFile } from "../schemas/checkpoint-files.ts"
 import { checkBase, loadAdapter, namesBase, writeAdapter, writeBase } from "./adapter-files.ts"
 import { type LlamaConfig, toHuggingFace } from "./config.ts"
 import type { Llama } from "./llama.ts"
 import { RewardModel } from "./reward-model.ts"
-import { openSafetensors, safetensorsNames, writeSafetensors } from "./safetensors.ts"
+import { openSafetensors, safetensorsNames, type TensorWriter, writeSafetensors } from "./safetensors.ts"
 import { loadTokenizer, writeTokenizer } from "./tokenizer/files.ts"
 import type { Tokenizer } from "./tokenizer/tokenizer.ts"
 import { loadLlama, loadScalarModel, type LoadOptions } from "./weights.ts"
@@ -83,10 +83,11 @@ export const loadReward = Effect.fn("loadReward")(function* (
   return { model, tokenizer }
 })
 
-/** Writes a model and its tokenizer into a folder, in the model's dtype. */
+/** Writes a model and its tokenizer into a folder, in the model's dtype; its tensors by `write`. */
 export const writeCheckpoint = async (
   directory: string,
-  options: { readonly model: Llama | RewardModel; readonly tokenizer: Tokenizer; readonly role: Role }
+  options: { readonly model: Llama | RewardModel; readonly tokenizer: Tokenizer; readonly role: Role },
+  write: TensorWriter = writeSafetensors
 ): Promise<void> => {
   const { model, tokenizer, role } = options
   if (model.adapter !== undefined) throw new Error("A checkpoint holds a whole model: merge the adapter into it first.")
@@ -97,7 +98,7 @@ export const writeCheckpoint = async (
   await json("config.json", toHuggingFace(model.config, { scalarHead, dtype, ...ids }))
   if (!scalarHead) await json("generation_config.json", { bos_token_id: ids.bosId, eos_token_id: ids.eosId, pad_token_id: ids.padId })
   await json(roleFile, { format: 1, role })
-  await noGrad(() => writeSafetensors(join(directory, "model.safetensors"), model.parameters))
+  await write(join(directory, "model.safetensors"), model.parameters)
   await writeTokenizer(directory, tokenizer)
 }
 
@@ -124,11 +125,7 @@ export const readInto = (path: string, tensors: Readonly<Record<string, Tensor>>
           found: held.get(other) ?? "none",
           hint: "The file belongs to another model: remove the folder that it is in."
         })
-      for (const [name, tensor] of Object.entries(tensors)) {
-        const read = yield* file.read(name, { dtype: tensor.dtype, device: tensor.device })
-        noGrad(() => tensor.copy_(read))
-        read.free()
-      }
+      for (const [name, tensor] of Object.entries(tensors)) yield* file.readInto(name, tensor)
     }),
     (file) => Effect.promise(() => file.close())
   )

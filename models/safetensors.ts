@@ -1,7 +1,8 @@
 /** Tensors from and to safetensors files. The format and its checks: schemas/safetensors.ts. */
 import { open } from "node:fs/promises"
+import { relative } from "node:path"
 import * as Effect from "effect/Effect"
-import { type Device, type DType, elementSize, fromBytes, scoped, type Tensor } from "../engine/tensor.ts"
+import { type Device, type DType, elementSize, empty, type Tensor } from "../engine/tensor.ts"
 import { ArtifactError } from "../schemas/artifact.ts"
 import { readHeader, type SafetensorsEntry } from "../schemas/safetensors.ts"
 
@@ -22,63 +23,127 @@ export interface SafetensorsFile {
   readonly entries: ReadonlyMap<string, SafetensorsEntry>
   /** Reads one tensor; nothing else of the file is touched. The caller owns it. */
   readonly read: (name: string, options?: { readonly dtype?: DType; readonly device?: Device }) => Effect.Effect<Tensor, ArtifactError>
+  /** Reads one tensor into another of its shape, contiguous, in whose dtype it comes. */
+  readonly readInto: (name: string, tensor: Tensor) => Effect.Effect<void, ArtifactError>
   readonly close: () => Promise<void>
 }
 
+/**
+ * Opens a file and checks its header. Tensors come from the very file whose header was checked, also when another has taken its name since, and straight to their
+ * place: on a GPU in the file's dtype, converted there.
+ */
 export const openSafetensors = (path: string): Effect.Effect<SafetensorsFile, ArtifactError> =>
   Effect.gen(function* () {
     const fail = (expected: string, found: string) =>
       ArtifactError.of({ doing: `Reading ${path}`, expected, found, hint: "Download or save the file again." })
-    const handle = yield* Effect.tryPromise({ try: () => open(path), catch: () => fail("a safetensors file", "none") })
+    const handle = yield* Effect.tryPromise({
+      try: () => open(path),
+      catch: (cause) => fail("a safetensors file", (cause as NodeJS.ErrnoException).code === "ENOENT" ? "none" : messageOf(cause))
+    })
     const entries = yield* readHeader(handle, path).pipe(Effect.onError(() => Effect.promise(() => handle.close())))
-    const read: SafetensorsFile["read"] = (name, options = {}) =>
-      Effect.gen(function* () {
-        const entry = entries.get(name)
-        if (entry === undefined) return yield* fail(`a tensor ${name}`, "none")
-        const dtype = dtypes[entry.dtype]
-        if (dtype === undefined) return yield* fail(`tensor ${name} of a known dtype`, entry.dtype)
-        const bytes = Buffer.alloc(entry.end - entry.start)
-        const count = yield* Effect.promise(async () => {
-          let at = 0
-          while (at < bytes.length) {
-            // One read call takes at most 2 GiB.
-            const { bytesRead } = await handle.read(bytes, at, Math.min(bytes.length - at, 1 << 30), entry.start + at)
-            if (bytesRead === 0) break
-            at += bytesRead
-          }
-          return at
-        })
-        if (count !== bytes.length) return yield* fail(`${bytes.length} bytes of tensor ${name}`, `${count}`)
-        return scoped(() =>
-          fromBytes(bytes, { shape: entry.shape, dtype, device: options.device ?? "cpu" }).to({ dtype: options.dtype ?? dtype })
-        )
+    const known = Effect.fnUntraced(function* (name: string) {
+      const entry = entries.get(name)
+      if (entry === undefined) return yield* fail(`a tensor ${name}`, "none")
+      const dtype = dtypes[entry.dtype]
+      if (dtype === undefined) return yield* fail(`tensor ${name} of a known dtype`, entry.dtype)
+      return { ...entry, dtype }
+    })
+    const readInto: SafetensorsFile["readInto"] = Effect.fnUntraced(function* (name, tensor) {
+      const { dtype, start, end } = yield* known(name)
+      const length = end - start
+      const count = yield* Effect.try({
+        try: () => tensor.readFrom_(handle.fd, start, dtype),
+        catch: (cause) => fail(`${length} bytes of tensor ${name}`, messageOf(cause))
       })
-    return { entries, read, close: () => handle.close() }
+      if (count !== length) return yield* fail(`${length} bytes of tensor ${name}`, `${count}: the file was cut short since it was opened`)
+      yield* nextTurn
+    })
+    const read: SafetensorsFile["read"] = Effect.fnUntraced(function* (name, options = {}) {
+      const { dtype, shape } = yield* known(name)
+      const tensor = empty(shape, { dtype: options.dtype ?? dtype, device: options.device ?? "cpu" })
+      yield* Effect.onError(readInto(name, tensor), () => Effect.sync(() => tensor.free()))
+      return tensor
+    })
+    return { entries, read, readInto, close: () => handle.close() }
   })
 
-/** Writes tensors in the order of their names: the same tensors give the same bytes. */
-export const writeSafetensors = async (path: string, tensors: Readonly<Record<string, Tensor>>): Promise<void> => {
+const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
+
+/** Lets others be heard between two tensors: reading one does not. */
+const nextTurn = Effect.callback<void>((resume) => {
+  setImmediate(() => resume(Effect.void))
+})
+
+/** What a file of these tensors begins with, the tensors in their order, and its size: by name, so that the same tensors give the same bytes. */
+const layoutOf = (tensors: Readonly<Record<string, Tensor>>) => {
   const sorted = Object.entries(tensors).sort(([a], [b]) => (a < b ? -1 : 1))
   let offset = 0
   const header: Record<string, unknown> = { __metadata__: { format: "pt" } }
   for (const [name, tensor] of sorted) {
-    const size = tensor.elements * elementSize[tensor.dtype]
-    header[name] = { dtype: safetensorsNames[tensor.dtype], shape: tensor.shape, data_offsets: [offset, offset + size] }
-    offset += size
+    const end = offset + bytesOf(tensor)
+    header[name] = { dtype: safetensorsNames[tensor.dtype], shape: tensor.shape, data_offsets: [offset, end] }
+    offset = end
   }
   const json = JSON.stringify(header)
   // Padded with spaces so that the data begin at a multiple of 8.
   const text = Buffer.from(json + " ".repeat((8 - (Buffer.byteLength(json) % 8)) % 8))
   const length = Buffer.alloc(8)
   length.writeBigUInt64LE(BigInt(text.length))
+  const head = Buffer.concat([length, text])
+  return { head, sorted: sorted.map(([, tensor]) => tensor), size: head.length + offset }
+}
+const bytesOf = (tensor: Tensor): number => tensor.elements * elementSize[tensor.dtype]
+
+/** Writes tensors into a file of that path, or sees to it that they will be as they are now. */
+export type TensorWriter = (path: string, tensors: Readonly<Record<string, Tensor>>) => Promise<void>
+
+/** Bytes that are copied from a tensor and written at a time. */
+const pieceSize = 4 << 20
+
+/** Writes tensors in the order of their names: the same tensors give the same bytes. */
+export const writeSafetensors: TensorWriter = async (path, tensors) => {
+  const { head, sorted } = layoutOf(tensors)
+  const piece = new Uint8Array(Math.min(pieceSize, Math.max(0, ...sorted.map(bytesOf))))
   const file = await open(path, "w")
+  const write = async (bytes: Uint8Array) => {
+    for (let at = 0; at < bytes.length;) at += (await file.write(bytes, at)).bytesWritten
+  }
   try {
-    await file.writev([length, text])
-    for (const [, tensor] of sorted) {
-      const bytes = tensor.toBytes()
-      for (let at = 0; at < bytes.length;) at += (await file.write(bytes, at, Math.min(bytes.length - at, 1 << 30))).bytesWritten
+    await write(head)
+    for (const tensor of sorted) {
+      const size = bytesOf(tensor)
+      for (let at = 0; at < size; at += piece.length) {
+        const view = piece.subarray(0, Math.min(piece.length, size - at))
+        tensor.copyBytes(view, at / elementSize[tensor.dtype])
+        await write(view)
+      }
     }
   } finally {
     await file.close()
+  }
+}
+
+/** Files as they will be, in memory that threads share. The memory is kept, and used again for the next files of the same names and sizes. */
+export class TensorSnapshot {
+  readonly #kept = new Map<string, Uint8Array<SharedArrayBuffer>>()
+
+  /** Takes tensors down as they are now; `hold` is given each file's bytes. They are good until the next file of that name, as seen from the folder, is taken down. */
+  writer(folder: string, hold: (file: { readonly path: string; readonly bytes: Uint8Array<SharedArrayBuffer> }) => void): TensorWriter {
+    return (path, tensors) => {
+      const { head, sorted, size } = layoutOf(tensors)
+      const name = relative(folder, path)
+      const before = this.#kept.get(name)
+      const bytes = before?.length === size ? before : new Uint8Array(new SharedArrayBuffer(size))
+      this.#kept.set(name, bytes)
+      bytes.set(head)
+      let at = head.length
+      for (const tensor of sorted) {
+        const end = at + bytesOf(tensor)
+        tensor.copyBytes(bytes.subarray(at, end), 0)
+        at = end
+      }
+      hold({ path, bytes })
+      return Promise.resolve()
+    }
   }
 }

@@ -1,5 +1,5 @@
 // Node-API addon: calls any ATen operator by name (operators.cc), and offers what has no operator: tensors by handle and by scope, data in and
-// out, autograd, and the device (device.cc). Builds against libtorch 1.13 (CPU) and 2.x (CPU, CUDA).
+// out (files.cc), autograd, and the device (device.cc). Builds against libtorch 1.13 (CPU) and 2.x (CPU, CUDA).
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <malloc.h>
@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "device.h"
+#include "files.h"
 #include "handles.h"
 #include "operators.h"
 #include "values.h"
@@ -54,15 +55,6 @@ napi_value fromBytes(const Arguments& in) {
   std::string device = in.string(3);
   if (device != "cpu") out = out.to(c10::Device(device));
   return jsTensor(in.env, out);
-}
-
-/** toBytes(tensor, view): copies the tensor's elements, in row-major order, into the view. */
-napi_value toBytes(const Arguments& in) {
-  Tensor source = in.tensor(0).detach().to(at::kCPU).contiguous();
-  Bytes bytes = bytesOf(in.env, in.values[1]);
-  if (bytes.length != source.nbytes()) throw std::runtime_error("the view has " + std::to_string(bytes.length) + " bytes, the tensor " + std::to_string(source.nbytes()));
-  std::memcpy(bytes.data, source.data_ptr(), bytes.length);
-  return nullptr;
 }
 
 napi_value item(const Arguments& in) { return jsNumber(in.env, in.tensor(0).item().toDouble()); }
@@ -136,6 +128,7 @@ napi_value initialise(napi_env env, napi_value exports) {
   define<liveCount>(env, exports, "liveCount");
   define<fromBytes>(env, exports, "fromBytes");
   define<toBytes>(env, exports, "toBytes");
+  define<readInto>(env, exports, "readInto");
   define<item>(env, exports, "item");
   define<describe>(env, exports, "describe");
   define<requiresGrad>(env, exports, "requiresGrad");

@@ -65,7 +65,7 @@ export function tensor(data: NumericArray | Nested, options: TensorOptions & { r
   return converted
 }
 
-/** A tensor over raw bytes of the given dtype, row-major: how checkpoints are read. */
+/** A tensor over raw bytes of the given dtype, row-major. */
 export const fromBytes = (
   bytes: Uint8Array,
   options: { readonly shape: ReadonlyArray<number>; readonly dtype: DType; readonly device?: Device }

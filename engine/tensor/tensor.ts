@@ -329,6 +329,13 @@ export class Tensor {
   normal_(mean: number, deviation: number): this {
     return this.#inPlace("normal_", [this, mean, deviation])
   }
+  /**
+   * Fills the tensor, a contiguous one, with elements that an open file (its descriptor) holds as `dtype` from byte `offset` on, row-major. How many bytes
+   * were read: where the file ends before, fewer than the elements have, and the rest is undefined. Throws where the file can't be read.
+   */
+  readFrom_(file: number, offset: number, dtype: DType): number {
+    return native().readInto(this.handle, file, offset, dtypeCodes[dtype])
+  }
   #inPlace(name: string, operands: ReadonlyArray<Operand>): this {
     const handle = invoke(name, broadcast, operands) as Handle
     native().free(handle) // a second name for the same storage
@@ -378,6 +385,10 @@ export class Tensor {
     const view = new Uint8Array(this.elements * elementSize[this.dtype])
     native().toBytes(this.handle, view)
     return view
+  }
+  /** Copies as many elements as the view has room for, from number `first` on, in row-major order and the tensor's own dtype. */
+  copyBytes(view: Uint8Array, first: number): void {
+    native().toBytes(this.handle, view, first)
   }
   /** Frees the tensor now. Using it afterwards is an error. */
   free(): void {

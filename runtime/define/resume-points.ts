@@ -13,6 +13,12 @@ export interface ResumePoint {
   readonly path: string
 }
 
+/** A file of a checkpoint that is yet to be written, whole, and is not changed until then. */
+export interface HeldFile {
+  readonly path: string
+  readonly bytes: Uint8Array<SharedArrayBuffer>
+}
+
 /** How a stage keeps its way. Every `due` is to be followed by a `save` when it is true. */
 export interface Checkpoints {
   /** The newest whole one. A damaged one is passed over, with a note, for the one before. Fails when it can't be told what is there. */
@@ -20,11 +26,13 @@ export interface Checkpoints {
   /** Whether it is time for one: call it after each step. */
   readonly due: () => boolean
   /**
-   * Keeps what `write` puts into the folder it is given: all that is needed to go on after `step` steps. A disk that is full does not stop the
-   * stage: a note says so, the older ones stay, and it is tried again later.
+   * Keeps what `write` puts into the folder it is given: all that is needed to go on after `step` steps. Files that it gives to `hold` are written while
+   * the stage goes on: their bytes are to stay as they are until `write` is called for the next one, which waits for that; so does the stage's end. A disk
+   * that is full does not stop the stage: a note says so, the older ones stay, and it is tried again later.
    */
-  readonly save: (step: number, write: (folder: string) => Effect.Effect<void, { readonly message: string }>) => Effect.Effect<void>
+  readonly save: (step: number, write: WriteCheckpoint) => Effect.Effect<void>
 }
+export type WriteCheckpoint = (folder: string, hold: (file: HeldFile) => void) => Effect.Effect<void, { readonly message: string }>
 
 /** For a stage that is to be made from its beginning (verify), and for tests. */
 export const noCheckpoints: Checkpoints = { latest: Effect.succeed(undefined), due: () => false, save: () => Effect.void }

@@ -149,9 +149,9 @@ export const carryingCurve = (checkpoints: Checkpoints, curve: Curve): Checkpoin
       : Effect.tryPromise({ try: () => curve.resume(found.path), catch: unreadableCheckpoint })
   ),
   save: (step, write) =>
-    checkpoints.save(step, (folder) =>
+    checkpoints.save(step, (folder, hold) =>
       Effect.andThen(
-        write(folder),
+        write(folder, hold),
         Effect.tryPromise({
           try: () => writeFile(join(folder, checkpointFile), curve.encode()),
           catch: (cause) => ({ message: messageOf(cause) })

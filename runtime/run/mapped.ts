@@ -264,13 +264,13 @@ const ofShard = (checkpoints: Checkpoints, index: number, key: string): Checkpoi
       return whose === key ? { step: Number(step), path: join(found.path, "state") } : undefined
     }),
     save: (step, write) =>
-      checkpoints.save(index * stepsOfShard + Math.min(step, stepsOfShard - 1), (folder) =>
+      checkpoints.save(index * stepsOfShard + Math.min(step, stepsOfShard - 1), (folder, hold) =>
         Effect.gen(function* () {
           yield* trying("Keeping a shard's place", async () => {
             await mkdir(join(folder, "state"))
             await writeFile(join(folder, "shard"), `${key} ${step}`)
           })
-          yield* write(join(folder, "state"))
+          yield* write(join(folder, "state"), hold)
         })
       )
   }

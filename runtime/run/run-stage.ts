@@ -78,7 +78,8 @@ const runWith = (
       for (const ref of [own(job.inputs, name) ?? []].flat() as ReadonlyArray<ArtifactRef<any>>) yield* type.validate(ref.path)
     }
     const skipped = collectSkipped(stage.name, job.sidecar ?? undefined, job.mostSkipped)
-    const checkpoints = job.checkpoints === null ? noCheckpoints : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop)
+    const kept = job.checkpoints === null ? undefined : openCheckpoints(job.checkpoints, (note) => progress({ note }), stop)
+    const checkpoints = kept ?? noCheckpoints
     const context: Context = {
       config,
       inputs,
@@ -105,7 +106,10 @@ const runWith = (
     const { sharding } = stage
     const written = yield* Effect.suspend(() =>
       sharding === undefined ? run(context) : runMapped({ ...stage, run }, sharding, context, job.shards ?? undefined)
-    ).pipe(Effect.onError(() => skipped.close))
+    ).pipe(
+      Effect.onError(() => skipped.close),
+      Effect.ensuring(kept?.settled ?? Effect.void)
+    )
     if (written?.slot?.path !== job.output)
       return yield* new StageError({
         reason: "NothingWritten",

@@ -5,14 +5,16 @@
  * the stage's result is recorded.
  */
 import { createHash, randomUUID } from "node:crypto"
-import { readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises"
-import { dirname, join, relative } from "node:path"
+import { readdir, readFile, rm } from "node:fs/promises"
+import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { isPassing } from "../../schemas/explained-error.ts"
-import type { Checkpoints, ResumePoint } from "../define/resume-points.ts"
+import type { Checkpoints, HeldFile, ResumePoint } from "../define/resume-points.ts"
 import { isGone, messageOf, StageError } from "../errors.ts"
 import { sha256File } from "../key/file-digest.ts"
-import { foldersOf, makeFolder, syncPath } from "./durable.ts"
+import { writeHeld } from "./checkpoint-writer.ts"
+import { makeFolder } from "./durable.ts"
+import { type Seal, seal, sealFormat, sealName } from "./seal.ts"
 
 export interface CheckpointOptions {
   /** Where those of this key are. */
@@ -32,52 +34,72 @@ export interface StopRequest {
   saved: () => void
 }
 
-/** Saving takes at most this share of the time. */
-const largestShare = 0.05
+/** Saving stops a stage for at most this share of the time; what is written while it goes on may be written for at most that share. */
+const largestShare = { stopped: 0.05, beside: 0.25 }
 const kept = 2
-const sealName = "seal.json"
-const format = 1
-interface Seal {
-  readonly format: number
-  readonly files: ReadonlyArray<{ readonly path: string; readonly size: number; readonly sha256: string }>
+
+export interface OpenCheckpoints extends Checkpoints {
+  /** Waits until what is being written is on the disk, or failed: its error is a note. To be called when the stage ends. */
+  readonly settled: Effect.Effect<void>
 }
 
-export const openCheckpoints = (options: CheckpointOptions, note: (message: string) => void, stop?: StopRequest): Checkpoints => {
+export const openCheckpoints = (options: CheckpointOptions, note: (message: string) => void, stop?: StopRequest): OpenCheckpoints => {
   const { folder, seconds, steps = Infinity } = options
   let last = performance.now()
-  let took = 0
+  let pause = 0
   let done = 0
+  /** The end of the one that is being written while the stage goes on. */
+  let writing: Promise<void> = Promise.resolve()
+  const settled = Effect.promise(() => writing)
   const due = () => {
     stop?.listens()
     done++
     if (stop?.requested === true || seconds === 0 || done >= steps) return true
-    return performance.now() - last >= Math.max(seconds * 1000, took / largestShare)
+    return performance.now() - last >= Math.max(seconds * 1000, pause)
+  }
+  const failed = async (step: number, fresh: string, message: string): Promise<void> => {
+    note(`its checkpoint after step ${step} could not be written (${message}); it goes on, and those before are kept`)
+    await rm(fresh, { recursive: true, force: true }).catch(() => undefined)
+  }
+  const written = async (step: number, fresh: string, writing: ReturnType<typeof writeHeld>): Promise<void> => {
+    const end = await writing
+    if ("failed" in end) return failed(step, fresh, end.failed)
+    pause = Math.max(pause, end.milliseconds / largestShare.beside)
+    await removeOlder(folder)
   }
   const save: Checkpoints["save"] = (step, write) =>
     Effect.gen(function* () {
       const began = performance.now()
+      yield* settled
       const fresh = join(folder, `new-${randomUUID()}`)
+      const to = join(folder, nameOf(step))
+      const files: Array<HeldFile> = []
       const result = yield* Effect.result(
         Effect.gen(function* () {
           yield* attempt(async () => makeFolder(fresh))
-          yield* write(fresh)
-          yield* attempt(() => seal(fresh, join(folder, nameOf(step))))
+          yield* write(fresh, (file) => files.push(file))
+          if (files.length === 0) yield* attempt(() => seal(fresh, to))
         })
       )
-      if (result._tag === "Failure") {
-        yield* Effect.promise(() => rm(fresh, { recursive: true, force: true }).catch(() => undefined))
-        note(`its checkpoint after step ${step} could not be written (${result.failure.message}); it goes on, and those before are kept`)
-      } else yield* Effect.promise(() => removeOlder(folder))
+      if (result._tag === "Failure") yield* Effect.promise(() => failed(step, fresh, result.failure.message))
+      else if (files.length === 0) yield* Effect.promise(() => removeOlder(folder))
+      else writing = written(step, fresh, writeHeld({ files, from: fresh, to }))
       done = 0
       last = performance.now()
-      took = last - began
-      if (stop?.requested === true) stop.saved()
+      pause = (last - began) / largestShare.stopped
+      if (stop?.requested === true) {
+        yield* settled
+        stop.saved()
+      }
     })
-  const latest = Effect.tryPromise({
-    try: () => newest(folder, note),
-    catch: (cause) => (cause instanceof StageError ? cause : unreadableCheckpoint(cause))
-  })
-  return { latest, due, save }
+  const latest = Effect.andThen(
+    settled,
+    Effect.tryPromise({
+      try: () => newest(folder, note),
+      catch: (cause) => (cause instanceof StageError ? cause : unreadableCheckpoint(cause))
+    })
+  )
+  return { latest, due, save, settled }
 }
 
 const attempt = <A>(body: () => Promise<A>): Effect.Effect<A, { readonly message: string }> =>
@@ -86,25 +108,6 @@ const attempt = <A>(body: () => Promise<A>): Effect.Effect<A, { readonly message
 /** Sorts as the number does. */
 const nameOf = (step: number): string => String(step).padStart(12, "0")
 const isName = (name: string): boolean => /^\d{12,}$/.test(name)
-
-/** Makes what is in a folder last, and then gives it its name. */
-const seal = async (from: string, to: string): Promise<void> => {
-  const files: Array<Seal["files"][number]> = []
-  for (const entry of await readdir(from, { recursive: true, withFileTypes: true })) {
-    if (!entry.isFile()) continue
-    const full = join(entry.parentPath, entry.name)
-    files.push({ path: relative(from, full), size: (await stat(full)).size, sha256: await sha256File(full) })
-  }
-  const bytes = JSON.stringify({ format, files } satisfies Seal)
-  // The seal's own digest is in its first line.
-  await writeFile(join(from, sealName), `${createHash("sha256").update(bytes).digest("hex")}\n${bytes}`)
-  const paths = [...files.map(({ path }) => path), sealName]
-  for (const path of paths) await syncPath(join(from, path))
-  for (const folder of foldersOf(paths)) await syncPath(join(from, folder))
-  await rm(to, { recursive: true, force: true })
-  await rename(from, to)
-  await syncPath(dirname(to))
-}
 
 /** What `body` reads; undefined when it is not there. Throws StageError where that can't be told: a checkpoint may be days of work. */
 const read = async <A>(body: () => Promise<A>): Promise<A | undefined> => {
@@ -130,10 +133,10 @@ const damage = async (folder: string): Promise<string | undefined> => {
   const bytes = text.slice(text.indexOf("\n") + 1)
   if (createHash("sha256").update(bytes).digest("hex") !== text.slice(0, text.indexOf("\n"))) return "its seal is missing or damaged"
   const { files, format: found } = JSON.parse(bytes) as Seal
-  if (found > format)
+  if (found > sealFormat)
     throw new StageError({
       reason: "Checkpoint",
-      message: `Reading the checkpoint ${folder}: it has format ${found}, this version of caravan knows formats up to ${format}. It stays where it is: continue with that newer version, or move it away to start over.`,
+      message: `Reading the checkpoint ${folder}: it has format ${found}, this version of caravan knows formats up to ${sealFormat}. It stays where it is: continue with that newer version, or move it away to start over.`,
       isRetryable: false
     })
   for (const { path, sha256 } of files)

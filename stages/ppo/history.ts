@@ -10,10 +10,11 @@ import * as Schema from "effect/Schema"
 import { adapterWeightsFile, writeAdapter } from "../../models/adapter-files.ts"
 import { readInto, writeCheckpoint } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
-import { writeSafetensors } from "../../models/safetensors.ts"
+import type { TensorSnapshot, TensorWriter } from "../../models/safetensors.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Checkpoints, ResumePoint } from "../../runtime/define/resume-points.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
+import { saveTensors } from "../common/checkpointed.ts"
 import { judgeEvaluations } from "../common/early-stopping.ts"
 import { trainedParameters } from "../training/lora.ts"
 import { PpoEvaluation, PpoIteration } from "./diagnostics.ts"
@@ -91,39 +92,45 @@ interface Run extends Pick<PpoModels, "policy" | "value" | "reference" | "tokeni
 }
 
 /** What is trained of a policy, as a folder: a whole model, or an adapter. */
-const writePolicy = (folder: string, policy: Llama, tokenizer: Tokenizer): Promise<void> =>
-  policy.adapter === undefined ? writeCheckpoint(folder, { model: policy, tokenizer, role: "policy" }) : writeAdapter(folder, policy)
+const writePolicy = (folder: string, policy: Llama, tokenizer: Tokenizer, writeTensors: TensorWriter): Promise<void> =>
+  policy.adapter === undefined
+    ? writeCheckpoint(folder, { model: policy, tokenizer, role: "policy" }, writeTensors)
+    : writeAdapter(folder, policy, writeTensors)
 const readPolicy = (folder: string, policy: Llama) =>
   readInto(join(folder, policy.adapter === undefined ? "model.safetensors" : adapterWeightsFile), trainedParameters(policy))
 
-/** Saves all that the next iteration reads. */
-export const saveRun = (checkpoints: Checkpoints, { policy, value, reference, tokenizer, trainer, history }: Run): Effect.Effect<void> =>
-  checkpoints.save(history.iterations.length, (folder) =>
-    Effect.tryPromise({
-      try: async () => {
-        await mkdir(join(folder, "ppo"))
-        await writePolicy(folder, policy, tokenizer)
-        await writeSafetensors(join(folder, valueFile), trainedParameters(value))
-        await writeSafetensors(join(folder, optimizerFile), trainer.tensors)
-        const { iterations, heldOut, best, allSeconds: seconds } = history
-        const kept = best !== undefined && best !== reference
-        if (kept) {
-          await mkdir(join(folder, "best"))
-          await writePolicy(join(folder, "best"), best, tokenizer)
-        }
-        const state: typeof State.Type = {
-          format: 1,
-          trainer: trainer.numbers,
-          iterations,
-          heldOut,
-          best: kept ? "kept" : best === undefined ? "none" : "start",
-          seconds
-        }
-        await writeFile(join(folder, stateFile), `${JSON.stringify(state)}\n`)
-      },
-      catch: (cause) => ({ message: cause instanceof Error ? cause.message : String(cause) })
-    })
-  )
+/** Saves all that the next iteration reads; the snapshot is the run's. */
+export const saveRun = (
+  checkpoints: Checkpoints,
+  snapshot: TensorSnapshot,
+  { policy, value, reference, tokenizer, trainer, history }: Run
+): Effect.Effect<void> => {
+  const { iterations, heldOut, best, allSeconds: seconds } = history
+  const kept = best !== undefined && best !== reference
+  return saveTensors(checkpoints, snapshot, {
+    step: iterations.length,
+    tensors: [trainedParameters(policy), trainedParameters(value), trainer.tensors, kept ? trainedParameters(best) : {}],
+    write: async (folder, writeTensors) => {
+      await mkdir(join(folder, "ppo"))
+      await writePolicy(folder, policy, tokenizer, writeTensors)
+      await writeTensors(join(folder, valueFile), trainedParameters(value))
+      await writeTensors(join(folder, optimizerFile), trainer.tensors)
+      if (kept) {
+        await mkdir(join(folder, "best"))
+        await writePolicy(join(folder, "best"), best, tokenizer, writeTensors)
+      }
+      const state: typeof State.Type = {
+        format: 1,
+        trainer: trainer.numbers,
+        iterations,
+        heldOut,
+        best: kept ? "kept" : best === undefined ? "none" : "start",
+        seconds
+      }
+      await writeFile(join(folder, stateFile), `${JSON.stringify(state)}\n`)
+    }
+  })
+}
 
 /** Makes models, trainer and history what they were when the point was saved. */
 export const resumeRun = Effect.fn("ppo.resumeRun")(function* (

@@ -13,6 +13,7 @@ import { gpuMemory } from "../../engine/device.ts"
 import { deriveSeed } from "../../engine/random.ts"
 import { scoped } from "../../engine/tensor.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
+import { TensorSnapshot } from "../../models/safetensors.ts"
 import type { ResumePoint } from "../../runtime/define/resume-points.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
@@ -160,7 +161,8 @@ export const ppo = Stage.make("ppo", {
       yield* resumeRun(found, run)
       yield* progress({ note: `resumes after iteration ${found.step} of ${config.iterations}, from a checkpoint` })
     }
-    const saveIfDue = Effect.suspend(() => (checkpoints.due() ? saveRun(checkpoints, run) : Effect.void))
+    const snapshot = new TensorSnapshot()
+    const saveIfDue = Effect.suspend(() => (checkpoints.due() ? saveRun(checkpoints, snapshot, run) : Effect.void))
     const ended: Pick<PpoDiagnostics, "stopped" | "divergence"> = yield* advanceToEnd(run, saveIfDue).pipe(
       Effect.map((stopped) => ({ stopped, divergence: null })),
       Effect.catchTag("PpoDivergedError", (error) =>

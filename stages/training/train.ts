@@ -21,13 +21,14 @@ import { adapterWeightsFile, writeAdapter } from "../../models/adapter-files.ts"
 import { readInto, roleOf, writeCheckpoint } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
-import { writeSafetensors } from "../../models/safetensors.ts"
+import { TensorSnapshot, type TensorWriter } from "../../models/safetensors.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Checkpoints } from "../../runtime/define/resume-points.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { StageError } from "../../runtime/errors.ts"
 import { ArtifactError, type OutputSlot } from "../../schemas/artifact.ts"
 import { hyper } from "../../schemas/hyper.ts"
+import { saveTensors } from "../common/checkpointed.ts"
 import type { TrainingBatch } from "./batch.ts"
 import { HeldOut, HeldOutEvaluation, type HeldOutOptions } from "./held-out.ts"
 
@@ -58,7 +59,7 @@ export interface TrainingOptions {
 
 export interface TrainingCheckpoints extends Checkpoints {
   /** Writes the parameters into a folder, as `weightsFile` with the names they train under, and what makes it a model's (or an adapter's) folder. */
-  readonly writeModel: (folder: string) => Promise<void>
+  readonly writeModel: (folder: string, writeTensors: TensorWriter) => Promise<void>
   readonly weightsFile: string
 }
 
@@ -73,9 +74,9 @@ export const trainingCheckpoints = (
     ? {
         ...checkpoints,
         weightsFile: "model.safetensors",
-        writeModel: (folder) => writeCheckpoint(folder, { ...trained, role: roleOf(output) })
+        writeModel: (folder, writeTensors) => writeCheckpoint(folder, { ...trained, role: roleOf(output) }, writeTensors)
       }
-    : { ...checkpoints, weightsFile: adapterWeightsFile, writeModel: (folder) => writeAdapter(folder, model) }
+    : { ...checkpoints, weightsFile: adapterWeightsFile, writeModel: (folder, writeTensors) => writeAdapter(folder, model, writeTensors) }
 }
 
 /** A loss or gradient that is no longer a number: training can't go on from there. */
@@ -152,25 +153,27 @@ const resume = Effect.fnUntraced(function* (
 
 const keepTraining = (
   checkpoints: TrainingCheckpoints,
+  snapshot: TensorSnapshot,
+  parameters: Parameters,
   optimizer: AdamW,
   { losses, gradientNorms }: TrainingResult,
   heldOut: HeldOut | undefined
-) =>
-  checkpoints.save(optimizer.steps, (folder) =>
-    Effect.tryPromise({
-      try: async () => {
-        await checkpoints.writeModel(folder)
-        await mkdir(join(folder, "training"))
-        await writeSafetensors(join(folder, optimizerFile), optimizer.state)
-        const best = heldOut?.best
-        if (best !== undefined) await writeSafetensors(join(folder, bestFile), best)
-        const evaluations = heldOut?.evaluations ?? []
-        const measured: typeof Measured.Type = { format: 1, losses, gradientNorms, heldOut: evaluations, best: best !== undefined }
-        await writeFile(join(folder, measuredFile), `${JSON.stringify(measured)}\n`)
-      },
-      catch: (cause) => ({ message: cause instanceof Error ? cause.message : String(cause) })
-    })
-  )
+) => {
+  const best = heldOut?.best
+  return saveTensors(checkpoints, snapshot, {
+    step: optimizer.steps,
+    tensors: [parameters, optimizer.state, best ?? {}],
+    write: async (folder, writeTensors) => {
+      await checkpoints.writeModel(folder, writeTensors)
+      await mkdir(join(folder, "training"))
+      await writeTensors(join(folder, optimizerFile), optimizer.state)
+      if (best !== undefined) await writeTensors(join(folder, bestFile), best)
+      const evaluations = heldOut?.evaluations ?? []
+      const measured: typeof Measured.Type = { format: 1, losses, gradientNorms, heldOut: evaluations, best: best !== undefined }
+      await writeFile(join(folder, measuredFile), `${JSON.stringify(measured)}\n`)
+    }
+  })
+}
 
 /** One step on a batch: the loss of each part and its gradients, clipping, the optimiser's update. None where a number is not finite. */
 const takeStep = (
@@ -222,6 +225,7 @@ export const train = Effect.fn("train")(function* (
   options: TrainingOptions
 ): Effect.fn.Return<TrainingResult, DivergedError | ArtifactError | StageError> {
   const { checkpoints } = options
+  const snapshot = new TensorSnapshot()
   const optimizer = new AdamW({ parameters: options.parameters, weightDecay: options.weightDecay })
   const losses: Array<number> = []
   const gradientNorms: Array<number> = []
@@ -264,7 +268,8 @@ export const train = Effect.fn("train")(function* (
         yield* options.progress({ note: `stops after step ${step + 1} of ${options.steps}: the held-out loss no longer falls` })
         break
       }
-      if (checkpoints?.due() === true) yield* keepTraining(checkpoints, optimizer, { losses, gradientNorms }, heldOut)
+      if (checkpoints?.due() === true)
+        yield* keepTraining(checkpoints, snapshot, options.parameters, optimizer, { losses, gradientNorms }, heldOut)
     }
     return heldOut?.restoreBest()
   }).pipe(

@@ -1,5 +1,5 @@
 /** Checkpoints from and to Hugging Face's layout. */
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { cpSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -10,7 +10,7 @@ import { loadPolicyFrom, loadReward, saveCheckpoint, writeCheckpoint } from "../
 import { parameterShapes } from "../../models/config.ts"
 import { initLlama, Llama } from "../../models/llama.ts"
 import { initRewardModel } from "../../models/reward-model.ts"
-import { openSafetensors, writeSafetensors } from "../../models/safetensors.ts"
+import { openSafetensors, TensorSnapshot, writeSafetensors } from "../../models/safetensors.ts"
 import { loadConfig, loadLlama, loadScalarModel } from "../../models/weights.ts"
 import { ArtifactError, type ArtifactRef, type ArtifactType, type Checkpoint } from "../../schemas/artifact.ts"
 import { HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
@@ -91,6 +91,102 @@ describe("safetensors", () => {
     const [a, b] = [await read(original), await read(again)]
     expect(Object.keys(b)).toEqual(Object.keys(a))
     for (const name of Object.keys(a)) expect(b[name]!.toBytes()).toEqual(a[name]!.toBytes())
+  })
+})
+
+describe("a safetensors file", () => {
+  /** More than the bytes that are read or written at a time, and no multiple of them. */
+  const long = tensor(Float32Array.from({ length: 1_200_001 }, (_, i) => Math.fround(Math.sin(i) * 10 ** ((i % 9) - 4))))
+
+  it("is converted on the way as libtorch converts a whole tensor", async () => {
+    const path = join(folder(), "x.safetensors")
+    const all = Object.fromEntries((["float64", "float32", "float16", "bfloat16"] as const).map((dtype) => [dtype, long.to({ dtype })]))
+    await writeSafetensors(path, all)
+    const file = await run(openSafetensors(path))
+    for (const [name, whole] of Object.entries(all))
+      for (const dtype of ["float64", "float32", "float16", "bfloat16"] as const)
+        expect(Buffer.compare((await run(file.read(name, { dtype }))).toBytes(), whole.to({ dtype }).toBytes())).toBe(0)
+    await file.close()
+  })
+
+  it("has a tensor's elements in row-major order, however it lies in memory, and those of more than one piece", async () => {
+    const path = join(folder(), "x.safetensors")
+    const turned = long.slice(0, 0, 1_200_000).reshape(1000, 1200).transpose(0, 1)
+    await writeSafetensors(path, { long, turned })
+    const back = await read(path)
+    expect(Buffer.compare(back.long!.toBytes(), long.toBytes())).toBe(0)
+    expect(back.turned!.shape).toEqual([1200, 1000])
+    expect(Buffer.compare(back.turned!.toBytes(), turned.contiguous().toBytes())).toBe(0)
+  })
+
+  it("that is cut short after it was opened is an error, and leaves no tensor behind", async () => {
+    const path = join(folder(), "x.safetensors")
+    await writeSafetensors(path, { long })
+    const file = await run(openSafetensors(path))
+    const { start } = file.entries.get("long")!
+    truncateSync(path, start + 2_000_000)
+    const before = liveTensors()
+    for (const dtype of ["float32", "bfloat16"] as const) {
+      const { message } = await failure(file.read("long", { dtype }))
+      expect(message).toContain(`expected 4800004 bytes of tensor long, found 2000000: the file was cut short since it was opened`)
+    }
+    expect(liveTensors()).toBe(before)
+    await file.close()
+  })
+
+  it("that another takes the place of is read to its end", async () => {
+    const [path, other] = [join(folder(), "x.safetensors"), join(folder(), "y.safetensors")]
+    await writeSafetensors(path, { a: tensor([1, 2]) })
+    await writeSafetensors(other, { b: tensor([3]) })
+    const file = await run(openSafetensors(path))
+    renameSync(other, path)
+    expect((await run(file.read("a"))).toNumbers()).toEqual([1, 2])
+    await file.close()
+  })
+
+  it("that is a folder, is not there or can't be read is told in one message", async () => {
+    const [directory, secret] = [folder(), join(folder(), "x.safetensors")]
+    expect((await failure(openSafetensors(directory))).message).toMatch(/expected a file, found EISDIR/)
+    expect((await failure(openSafetensors(join(directory, "none")))).message).toMatch(/expected a safetensors file, found none/)
+    expect((await failure(openSafetensors(join(secret, "below")))).message).toMatch(/expected a safetensors file, found none/)
+    await writeSafetensors(secret, { a: tensor([1]) })
+    expect((await failure(openSafetensors(join(secret, "below")))).message).toMatch(/expected a safetensors file, found ENOTDIR/)
+  })
+})
+
+describe("a snapshot", () => {
+  it("is the file that is written at once, of the tensors as they were when it was taken", async () => {
+    const directory = folder()
+    const tensors = {
+      b: tensor([[1, 2, 3]]),
+      a: tensor([1.5], { dtype: "bfloat16" }),
+      none: tensor(new Float32Array(0), { shape: [0, 3] })
+    }
+    const path = join(directory, "x.safetensors")
+    await writeSafetensors(path, tensors)
+    const held: Array<{ readonly path: string; readonly bytes: Uint8Array }> = []
+    const snapshot = new TensorSnapshot()
+    const write = snapshot.writer(directory, (file) => held.push(file))
+    await write(path, tensors)
+    tensors.b.add_(1)
+    expect(held.map((file) => file.path)).toEqual([path])
+    expect(Buffer.compare(held[0]!.bytes, readFileSync(path))).toBe(0)
+  })
+
+  it("takes its memory again for the same file of the next checkpoint, and for no other file", async () => {
+    const held: Array<{ readonly path: string; readonly bytes: Uint8Array<SharedArrayBuffer> }> = []
+    const snapshot = new TensorSnapshot()
+    const size = async (directory: string, name: string, length: number) => {
+      const write = snapshot.writer(directory, (file) => held.push(file))
+      await write(join(directory, name), { a: tensor(new Float32Array(length)) })
+    }
+    for (const directory of ["/one", "/two"]) for (const name of ["a", "in/b"]) await size(directory, name, 10)
+    await size("/three", "a", 11)
+    const [a, b, again, bAgain, longer] = held.map(({ bytes }) => bytes.buffer)
+    expect(again).toBe(a)
+    expect(bAgain).toBe(b)
+    expect(a).not.toBe(b)
+    expect(longer).not.toBe(a)
   })
 })
 

@@ -50,7 +50,9 @@ export const live = async ({ stage, inputs, config }: Resumable, folder: string,
         // A dead process has no last words.
         if (dead) return
         const last = saves === death?.after
-        yield* inner.save(step, last && death?.when === "writing" ? (fresh) => Effect.andThen(write(fresh), die) : write)
+        yield* inner.save(step, last && death?.when === "writing" ? (fresh, hold) => Effect.andThen(write(fresh, hold), die) : write)
+        // What is still being written when a process dies is another matter: runtime/store/resume-points.test.ts.
+        yield* inner.settled
         saves++
         if (saves === death?.after && death.when === "written") yield* die
       })

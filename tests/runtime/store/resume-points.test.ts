@@ -1,10 +1,18 @@
 /** When checkpoints are written, how they are made to last, and those of another version. How stages resume is in single-flight.test.ts. */
+import { execFileSync, spawn } from "node:child_process"
 import { createHash } from "node:crypto"
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { open } from "node:fs/promises"
 import { basename, join } from "node:path"
 import * as Effect from "effect/Effect"
-import { afterEach, beforeEach, expect, it, vi } from "vitest"
+import * as Schema from "effect/Schema"
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest"
+import { writeReport } from "../../../data/dataset.ts"
+import type { HeldFile, WriteCheckpoint } from "../../../runtime/define/resume-points.ts"
+import * as Stage from "../../../runtime/define/stage.ts"
+import { runStage } from "../../../runtime/run/run-stage.ts"
 import { type CheckpointOptions, openCheckpoints } from "../../../runtime/store/resume-points.ts"
+import { report } from "../../../schemas/report.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
 
 /** Every file and folder that is fsynced. */
@@ -127,4 +135,150 @@ it("take a twentieth of the time at most: one that took long puts off the next",
   } finally {
     clock.mockRestore()
   }
+})
+
+/** A file in memory that threads share. */
+const held = (path: string, text: string): HeldFile => {
+  const bytes = new Uint8Array(new SharedArrayBuffer(text.length))
+  bytes.set(Buffer.from(text))
+  return { path, bytes }
+}
+const holding =
+  (text: string): WriteCheckpoint =>
+  (into, hold) =>
+    Effect.sync(() => {
+      writeFileSync(join(into, "now"), text)
+      hold(held(join(into, "later"), text))
+    })
+/** A file that can't be written before somebody reads it. Gives its path. */
+const pipeIn = (into: string): string => {
+  const path = join(into, "pipe")
+  execFileSync("mkfifo", [path])
+  return path
+}
+/** What is in the newest checkpoint. */
+const newest = async () => {
+  const found = await Effect.runPromise(opened().latest)
+  return found === undefined
+    ? undefined
+    : [found.step, readFileSync(join(found.path, "now"), "utf8"), readFileSync(join(found.path, "later"), "utf8")]
+}
+
+describe.skipIf(process.platform === "win32")("files that a stage holds in memory", () => {
+  it("are written while the stage goes on; the next checkpoint waits for that", async () => {
+    const checkpoints = opened()
+    let pipe = ""
+    await Effect.runPromise(
+      checkpoints.save(1, (into, hold) =>
+        Effect.sync(() => {
+          pipe = pipeIn(into)
+          hold(held(pipe, "x"))
+          hold(held(join(into, "later"), "one"))
+          writeFileSync(join(into, "now"), "one")
+        })
+      )
+    )
+    // It is not there yet, and no other begins.
+    const began: Array<number> = []
+    const second = Effect.runPromise(checkpoints.save(2, (into, hold) => Effect.suspend(() => (began.push(2), holding("two")(into, hold)))))
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    expect(began).toEqual([])
+    expect(readdirSync(folder).filter((name) => !name.startsWith("new-"))).toEqual([])
+    expect(readFileSync(pipe, "utf8")).toBe("x")
+    await second
+    await Effect.runPromise(checkpoints.settled)
+    expect(began).toEqual([2])
+    expect(readdirSync(folder).map(Number)).toEqual([1, 2])
+    expect(await newest()).toEqual([2, "two", "two"])
+  })
+
+  it("that can't be written are a note, at the next checkpoint at the latest, and those before stay", async () => {
+    const notes: Array<string> = []
+    const checkpoints = openCheckpoints({ folder, seconds: Infinity }, (note) => notes.push(note))
+    await Effect.runPromise(checkpoints.save(1, holding("one")))
+    await Effect.runPromise(checkpoints.save(2, (into, hold) => Effect.sync(() => hold(held(join(into, "no/such/folder"), "two")))))
+    await Effect.runPromise(checkpoints.save(3, () => Effect.sync(() => expect(notes).toHaveLength(1))))
+    expect(notes).toEqual([
+      expect.stringMatching(
+        /^its checkpoint after step 2 could not be written \(ENOENT: .*no\/such\/folder'\); it goes on, and those before are kept$/
+      )
+    ])
+    expect(readdirSync(folder).map(Number)).toEqual([1, 3])
+  })
+
+  it("are written for a quarter of the time at most: what took long puts off the next", async () => {
+    let now = 1000
+    const clock = vi.spyOn(performance, "now").mockImplementation(() => now)
+    try {
+      const checkpoints = opened({ seconds: 0.001 })
+      let pipe = ""
+      // More than a pipe holds: it is written while it is read.
+      const long = "x".repeat(1 << 20)
+      await Effect.runPromise(checkpoints.save(1, (into, hold) => Effect.sync(() => hold(held((pipe = pipeIn(into)), long)))))
+      // It opens when the thread has begun.
+      const reader = await open(pipe)
+      await new Promise((resolve) => setTimeout(resolve, 200))
+      await reader.readFile()
+      await reader.close()
+      await Effect.runPromise(checkpoints.settled)
+      now += 790
+      expect(checkpoints.due()).toBe(false)
+      now += 600_000
+      expect(checkpoints.due()).toBe(true)
+    } finally {
+      clock.mockRestore()
+    }
+  })
+
+  it("leave the checkpoint before when the process is killed while they are written", async () => {
+    await Effect.runPromise(opened().save(1, holding("one")).pipe(Effect.andThen(opened().settled)))
+    const module = (path: string) => JSON.stringify(new URL(`../../../${path}`, import.meta.url).href)
+    const program = `
+      import * as Effect from "effect/Effect"
+      import { execFileSync } from "node:child_process"
+      import { openCheckpoints } from ${module("runtime/store/resume-points.ts")}
+      const checkpoints = openCheckpoints({ folder: ${JSON.stringify(folder)}, seconds: Infinity }, console.error)
+      await Effect.runPromise(checkpoints.save(2, (into, hold) => Effect.sync(() => {
+        execFileSync("mkfifo", [into + "/pipe"])
+        for (const name of ["later", "pipe"]) hold({ path: into + "/" + name, bytes: new Uint8Array(new SharedArrayBuffer(3)) })
+      })))
+      console.log("goes on")
+      setInterval(() => {}, 1000)`
+    const child = spawn(process.execPath, ["--input-type=module", "--eval", program], { stdio: ["ignore", "pipe", "inherit"] })
+    const gone = new Promise((resolve) => child.on("close", resolve))
+    await new Promise((resolve) => child.stdout.once("data", resolve))
+    expect(readdirSync(folder).filter((name) => name.startsWith("new-"))).toHaveLength(1)
+    child.kill("SIGKILL")
+    await gone
+    expect(await newest()).toEqual([1, "one", "one"])
+    expect(readdirSync(folder).map(Number)).toEqual([1])
+  })
+
+  it("are on the disk before the stage ends, however it ends, and before it is stopped", async () => {
+    const Out = report(Schema.Struct({}), "held/1")
+    for (const fails of [false, true]) {
+      const stage = Stage.make("holds", {
+        config: Schema.Struct({}),
+        inputs: {},
+        output: Out,
+        run: ({ checkpoints, output }) =>
+          Effect.gen(function* () {
+            yield* checkpoints.save(fails ? 2 : 1, holding("held"))
+            return fails ? yield* Effect.fail({ message: "no" }) : yield* writeReport(output, {})
+          })
+      })
+      const output = join(folder, "..", `out-${fails}`)
+      mkdirSync(output)
+      const job = { module: "", exportName: "", config: {}, inputs: {}, output, seed: 0, device: "cpu" as const, threads: 1 }
+      const exit = await Effect.runPromiseExit(
+        runStage(stage.stage, { ...job, checkpoints: { folder, seconds: Infinity } }, () => undefined)
+      )
+      expect(exit._tag).toBe(fails ? "Failure" : "Success")
+      expect(readdirSync(folder).map(Number)).toEqual(fails ? [1, 2] : [1])
+    }
+    let saved: ReadonlyArray<string> = []
+    const stop = { requested: true, listens: () => undefined, saved: () => void (saved = readdirSync(folder)) }
+    await Effect.runPromise(openCheckpoints({ folder, seconds: Infinity }, () => undefined, stop).save(3, holding("held")))
+    expect(saved.map(Number)).toEqual([2, 3])
+  })
 })
