@@ -6,6 +6,7 @@ import type { Tensor } from "../engine/tensor.ts"
 import { type ArtifactRef, ArtifactError, type Checkpoint, type OutputSlot, type Role, type Written, written } from "../schemas/artifact.ts"
 import { adapterFolder, roleFile } from "../schemas/checkpoint-files.ts"
 import { checkBase, loadAdapter, namesBase, writeAdapter, writeBase } from "./adapter-files.ts"
+import { formatOf } from "./chat.ts"
 import { type LlamaConfig, toHuggingFace } from "./config.ts"
 import type { Llama } from "./llama.ts"
 import { RewardModel } from "./reward-model.ts"
@@ -93,10 +94,11 @@ export const writeCheckpoint = async (
   if (model.adapter !== undefined) throw new Error("A checkpoint holds a whole model: merge the adapter into it first.")
   const scalarHead = model instanceof RewardModel
   const { dtype } = scalarHead ? model.backbone : model
-  const ids = { bosId: tokenizer.bosId, eosId: tokenizer.eosId, padId: tokenizer.padId }
+  const { stopIds } = formatOf(tokenizer)
+  const ids = { bosId: tokenizer.bosId, eosId: stopIds.length === 1 ? stopIds[0]! : stopIds, padId: tokenizer.padId }
   const json = (name: string, value: unknown) => writeFile(join(directory, name), `${JSON.stringify(value, undefined, 2)}\n`)
   await json("config.json", toHuggingFace(model.config, { scalarHead, dtype, ...ids }))
-  if (!scalarHead) await json("generation_config.json", { bos_token_id: ids.bosId, eos_token_id: ids.eosId, pad_token_id: ids.padId })
+  if (!scalarHead) await json("generation_config.json", { bos_token_id: ids.bosId ?? null, eos_token_id: ids.eosId, pad_token_id: ids.padId })
   await json(roleFile, { format: 1, role })
   await write(join(directory, "model.safetensors"), model.parameters)
   await writeTokenizer(directory, tokenizer)

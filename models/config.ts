@@ -201,7 +201,13 @@ export const fromHuggingFace = (content: unknown, path: string): Effect.Effect<L
 /** The config.json that transformers reads, for a language model or (with one label) for a model with a scalar head. */
 export const toHuggingFace = (
   config: LlamaConfig,
-  options: { readonly scalarHead: boolean; readonly dtype: string; readonly bosId: number; readonly eosId: number; readonly padId: number }
+  options: {
+    readonly scalarHead: boolean
+    readonly dtype: string
+    readonly bosId: number | undefined
+    readonly eosId: number | ReadonlyArray<number>
+    readonly padId: number
+  }
 ): Record<string, unknown> => ({
   architectures: [options.scalarHead ? "LlamaForSequenceClassification" : "LlamaForCausalLM"],
   model_type: "llama",
@@ -224,7 +230,7 @@ export const toHuggingFace = (
   mlp_bias: false,
   attention_dropout: 0,
   use_cache: true,
-  bos_token_id: options.bosId,
+  bos_token_id: options.bosId ?? null,
   eos_token_id: options.eosId,
   pad_token_id: options.padId,
   torch_dtype: options.dtype,

@@ -20,8 +20,8 @@ export interface GenerateOptions {
   readonly topP?: number
   /** One a sequence. Needed unless greedy. */
   readonly seeds?: ReadonlyArray<number>
-  /** undefined: never stop early. */
-  readonly eosId: number | undefined
+  /** The token that ends an answer, or several of which each does; undefined: never stop early. */
+  readonly eosId: number | ReadonlyArray<number> | undefined
   /** Fills the left of shorter prompts; masked everywhere. */
   readonly padId: number
 }
@@ -30,7 +30,7 @@ export interface Generated {
   /** The end-of-sequence token included, when it was reached. */
   readonly tokens: ReadonlyArray<number>
   readonly logProbabilities: ReadonlyArray<number>
-  /** Whether it ended with the end-of-sequence token. */
+  /** Whether it ended with an end-of-sequence token. */
   readonly finished: boolean
 }
 
@@ -62,7 +62,8 @@ export const checkOptions = (
  * a NotFiniteLogitsError when the model gives no numbers.
  */
 export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<number>>, options: GenerateOptions): Array<Generated> => {
-  const { maxNewTokens, padId, eosId } = options
+  const { maxNewTokens, padId } = options
+  const stops = new Set([options.eosId ?? []].flat())
   checkOptions(options, "generate")
   if (prompts.length === 0 || maxNewTokens === 0) return prompts.map(() => ({ tokens: [], logProbabilities: [], finished: false }))
   const longest = Math.max(...prompts.map((prompt) => prompt.length))
@@ -111,7 +112,7 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
             )
           result.tokens.push(next.tokens[row]!)
           result.logProbabilities.push(next.logProbabilities[row]!)
-          result.finished = next.tokens[row] === eosId
+          result.finished = stops.has(next.tokens[row]!)
         })
         const running = active.filter((sequence) => !out[sequence]!.finished)
         if (running.length === 0 || step === maxNewTokens) return

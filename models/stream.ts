@@ -36,7 +36,8 @@ export class Streamer {
    * begun in between.
    */
   async *answer(prompt: ReadonlyArray<number>, options: StreamOptions): AsyncGenerator<StreamedToken, void, void> {
-    const { maxNewTokens, eosId, seed } = options
+    const { maxNewTokens, seed } = options
+    const stops = new Set([options.eosId ?? []].flat())
     checkOptions(options, "stream")
     const { config, device } = this.#model
     if (prompt.length === 0) throw new RangeError("stream: the prompt has no tokens; begin it with the beginning-of-sequence token")
@@ -65,7 +66,7 @@ export class Streamer {
             `stream: the model's logits are not numbers (token ${count}); its weights are damaged or its training diverged`
           )
         yield { token, logProbability }
-        if (token === eosId || count === maxNewTokens) return
+        if (stops.has(token) || count === maxNewTokens) return
         await setImmediate()
         if (this.#begun !== mine)
           throw new Error(

@@ -8,8 +8,9 @@ import { hasCuda } from "../../engine/device.ts"
 import { deriveSeed } from "../../engine/random.ts"
 import { noGrad, scoped } from "../../engine/tensor.ts"
 import { type LoadedPolicy, loadPolicyFrom, loadReward } from "../../models/checkpoint.ts"
-import { encodePrompt, fitsChatFormat } from "../../models/chat.ts"
+import { chatFault, encodePrompt, formatOf } from "../../models/chat.ts"
 import { Streamer } from "../../models/stream.ts"
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Role } from "../../schemas/artifact.ts"
 import { own } from "../../schemas/own.ts"
 import { readJson, roleFile } from "../../schemas/checkpoint-files.ts"
@@ -70,13 +71,13 @@ const answer = async (
   hear: (text: string) => boolean = () => false
 ): Promise<{ readonly text: string; readonly finished: boolean }> => {
   const { tokenizer } = policy
-  const { eosId } = tokenizer
+  const eosId = formatOf(tokenizer).stopIds
   const { maxNewTokens, temperature, topP, seed } = settings
   const said: Array<number> = []
   const options = { maxNewTokens, temperature, topP, eosId, seed: deriveSeed(seed, "caravan sample", ...purpose) }
   let finished = false
   for await (const { token } of streamer.answer(prompt, options)) {
-    finished = token === eosId
+    finished = eosId.includes(token)
     if (finished) break
     said.push(token)
     if (hear(tokenizer.decode(said))) break
@@ -96,13 +97,13 @@ const scorerOf = async (given: Given, kind: "helpfulness" | "safety", device: "c
     const example = fitDialogue(tokenizer, messages, model.config.maxPositions)
     if (example === undefined) return null
     // As stages/reward/score.ts reads it: an answer that was cut off is scored at its last word.
-    const tokens = finished ? example.tokens : example.tokens.slice(0, -2)
+    const tokens = finished ? example.tokens : example.tokens.slice(0, -formatOf(tokenizer).closing)
     return scoreOf(scoped(() => noGrad(() => scoreSequences(model, [tokens], { padId: tokenizer.padId, device }).toNumbers()))[0]!)
   }
 }
 
 /** The dialogues of a file: JSONL rows of {prompt} or {messages}, or a prompt a line. */
-const readPrompts = async (path: string, system: string | undefined): Promise<Array<Array<Message>>> => {
+const readPrompts = async (path: string, system: string | undefined, tokenizer: Tokenizer): Promise<Array<Array<Message>>> => {
   const text = await readFile(path, "utf8").catch((cause: NodeJS.ErrnoException) => {
     throw new UsageError(`Reading the prompts ${path}: ${cause.code === "ENOENT" ? "no such file" : cause.message}.`)
   })
@@ -131,8 +132,9 @@ const readPrompts = async (path: string, system: string | undefined): Promise<Ar
     }
     const whole =
       system === undefined || messages[0]?.role === "system" ? messages : [{ role: "system" as const, content: system }, ...messages]
-    if (messages.at(-1)?.role !== "user" || !fitsChatFormat(whole))
-      throw refuse("it is not a dialogue that fits Llama 2's chat format and ends with the user's message")
+    const fault = chatFault(tokenizer, whole)
+    if (messages.at(-1)?.role !== "user" || fault !== undefined)
+      throw refuse(`it is not a dialogue that fits the model's chat format and ends with the user's message${fault === undefined ? "" : ` (${fault.message.replace(/\.$/, "")})`}`)
     return [[...whole]]
   })
 }
@@ -198,7 +200,7 @@ export const command: Command = {
       tell(await introduction(given.positionals[0]!, policy.model.config, settings))
       return converse(answerer, given.flag("system"), score)
     }
-    const prompts = await readPrompts(file, given.flag("system"))
+    const prompts = await readPrompts(file, given.flag("system"), policy.tokenizer)
     // Every prompt is looked at before the first is answered.
     const encoded = prompts.map((messages) => promptOf(policy, messages, settings.maxNewTokens))
     for (const [i, messages] of prompts.entries()) {
@@ -239,7 +241,8 @@ const converse = async (
 
   const reply = async (asked: Array<Message>): Promise<void> => {
     const whole: Array<Message> = system === undefined ? asked : [{ role: "system", content: system }, ...asked]
-    if (!fitsChatFormat(whole)) throw new UsageError("The chat format can't hold that: take its own tags ([INST], <<SYS>>) out.")
+    const fault = chatFault(answerer.policy.tokenizer, whole)
+    if (fault !== undefined) throw new UsageError(`The chat format can't hold that. ${fault.message}`)
     let shown = ""
     const tokens = promptOf(answerer.policy, whole, answerer.settings.maxNewTokens)
     const { text, finished } = await answer(answerer, tokens, [asked.length - 1, asked.at(-1)!.content], (sofar) => {

@@ -1,38 +1,115 @@
-/** Tokenizers from and to folders: SentencePiece's `tokenizer.model`, and what transformers reads beside it. */
+/** Tokenizers from and to folders: SentencePiece's `tokenizer.model` or Hugging Face's `tokenizer.json`, with the chat template and the stop tokens that stand beside it. */
 import { existsSync, statSync } from "node:fs"
 import { readFile, writeFile } from "node:fs/promises"
-import { join } from "node:path"
+import { basename, dirname, join } from "node:path"
 import * as Effect from "effect/Effect"
 import { ArtifactError, type OutputSlot, type TokenizerFiles, type Written, written } from "../../schemas/artifact.ts"
+import { readJson, roleFile } from "../../schemas/checkpoint-files.ts"
+import { formatOf } from "../chat.ts"
+import { ChatTemplateError, defaultDate } from "../chat-template.ts"
+import { isLlama2Template } from "../llama2-format.ts"
+import { HuggingFaceTokenizer, UnsupportedTokenizer } from "./hugging-face.ts"
 import { type Piece, readModelFile, writeModelFile } from "./model-file.ts"
-import { Tokenizer } from "./tokenizer.ts"
+import { SentencePieceTokenizer } from "./sentencepiece.ts"
+import type { ChatSettings, Tokenizer } from "./tokenizer.ts"
 
-/** Reads a .model file, or the tokenizer.model of a folder. */
-export const loadTokenizer = Effect.fn("loadTokenizer")(function* (path: string): Effect.fn.Return<Tokenizer, ArtifactError> {
-  const doing = `Reading the tokenizer ${path}`
-  if (!existsSync(path))
-    return yield* ArtifactError.of({
-      doing,
-      expected: "a .model file or a folder with tokenizer.model",
-      found: "nothing there",
-      hint: "Check the path."
-    })
-  const file = statSync(path).isDirectory() ? join(path, "tokenizer.model") : path
-  if (!existsSync(file)) {
-    const found = existsSync(join(path, "tokenizer.json")) ? "only tokenizer.json" : "none"
-    return yield* ArtifactError.of({
-      doing,
-      expected: "a file tokenizer.model (SentencePiece)",
-      found,
-      hint: "Put the tokenizer.model that the model was trained with into the folder."
-    })
-  }
-  const bytes = yield* Effect.tryPromise({
-    try: () => readFile(file),
+export const templateFile = "chat_template.jinja"
+/** What transformers reads of a tokenizer, beside it. */
+const carried = ["tokenizer.json", "tokenizer_config.json", templateFile, "special_tokens_map.json", "added_tokens.json", "tokenizer.model"]
+
+type Json = Readonly<Record<string, unknown>>
+
+/** A JSON file of a folder; nothing where there is none. */
+const optionalJson = (folder: string, name: string): Effect.Effect<Json, ArtifactError> =>
+  existsSync(join(folder, name)) ? readJson(join(folder, name), `Reading the tokenizer ${folder}`) : Effect.succeed({})
+
+const bytesOf = (path: string, doing: string): Effect.Effect<Buffer, ArtifactError> =>
+  Effect.tryPromise({
+    try: () => readFile(path),
     catch: (cause) => ArtifactError.of({ doing, expected: "a readable file", found: String(cause), hint: "Check its permissions." })
   })
+
+/** The chat template of a folder: its own file, or else a field of tokenizer_config.json; of several, the default one. */
+const templateOf = Effect.fnUntraced(function* (folder: string, config: Json): Effect.fn.Return<string | undefined, ArtifactError> {
+  const path = join(folder, templateFile)
+  if (existsSync(path)) return (yield* bytesOf(path, `Reading the chat template ${path}`)).toString("utf8")
+  const found = config["chat_template"]
+  if (typeof found === "string" || found === undefined || found === null) return found ?? undefined
+  const list = Array.isArray(found) ? (found as ReadonlyArray<unknown>) : [found]
+  const named = list.find((one): one is { readonly template: string } => {
+    const { name, template } = (one ?? {}) as Json
+    return name === "default" && typeof template === "string"
+  })
+  if (named !== undefined) return named.template
+  return yield* ArtifactError.of({
+    doing: `Reading the chat template in ${join(folder, "tokenizer_config.json")}`,
+    expected: 'a text, or a list with one that is named "default"',
+    found: JSON.stringify(found).slice(0, 200),
+    hint: `Put the template into ${templateFile}.`
+  })
+})
+
+/** Ids of the tokens that end an answer, as generation_config.json or else config.json has them: one or several. */
+const stopsOf = Effect.fnUntraced(function* (folder: string): Effect.fn.Return<ReadonlyArray<number>, ArtifactError> {
+  for (const name of ["generation_config.json", "config.json"]) {
+    const { eos_token_id: found } = yield* optionalJson(folder, name)
+    if (found === undefined || found === null) continue
+    const stops: ReadonlyArray<unknown> = Array.isArray(found) ? found : [found]
+    if (stops.length > 0 && stops.every((id): id is number => Number.isInteger(id) && (id as number) >= 0)) return stops
+    return yield* ArtifactError.of({
+      doing: `Reading ${join(folder, name)}`,
+      expected: "eos_token_id as an id or a list of them",
+      found: JSON.stringify(found),
+      hint: "Correct it."
+    })
+  }
+  return []
+})
+
+/** A named token of tokenizer_config.json: its text, or an object that has it. */
+const tokenText = (value: unknown): string | undefined => {
+  const text = typeof value === "object" && value !== null ? (value as Json)["content"] : value
+  return typeof text === "string" ? text : undefined
+}
+
+const readHuggingFace = Effect.fnUntraced(function* (
+  folder: string,
+  options: { readonly file: string; readonly chat: ChatSettings | undefined; readonly config: Json; readonly stops: ReadonlyArray<number> }
+): Effect.fn.Return<Tokenizer, ArtifactError> {
+  const { chat, config, file, stops } = options
+  const doing = `Reading the tokenizer ${file}`
+  const map = yield* optionalJson(folder, "special_tokens_map.json")
+  const named = (name: string) => (Object.hasOwn(config, name) ? tokenText(config[name]) : tokenText(map[name]))
+  const files = new Map<string, Buffer>()
+  for (const name of carried) if (existsSync(join(folder, name))) files.set(name, yield* bytesOf(join(folder, name), doing))
+  const json = yield* readJson(file, doing)
   return yield* Effect.try({
-    try: () => new Tokenizer(readModelFile(bytes, file)),
+    try: () =>
+      new HuggingFaceTokenizer({
+        ...{ json, chat, files, stops },
+        ...{ bos: named("bos_token"), eos: named("eos_token"), unk: named("unk_token"), pad: named("pad_token") }
+      }),
+    catch: (cause) => {
+      const [expected, found] =
+        cause instanceof UnsupportedTokenizer ? [cause.expected, cause.found] : ["a tokenizer of Hugging Face's", cause instanceof Error ? cause.message : String(cause)]
+      return ArtifactError.of({
+        doing,
+        expected,
+        found: found.replaceAll(/\s*\n\s*/g, " "),
+        hint: "Tokenizers like those of Llama 3, Qwen and Mistral are read from tokenizer.json (docs/models.md says which); for one of SentencePiece, put its tokenizer.model into the folder."
+      })
+    }
+  })
+})
+
+const readSentencePiece = Effect.fnUntraced(function* (
+  file: string,
+  options: { readonly chat?: ChatSettings | undefined; readonly stops?: ReadonlyArray<number> }
+): Effect.fn.Return<Tokenizer, ArtifactError> {
+  const doing = `Reading the tokenizer ${file}`
+  const bytes = yield* bytesOf(file, doing)
+  return yield* Effect.try({
+    try: () => new SentencePieceTokenizer(readModelFile(bytes, file), options),
     catch: (cause) =>
       cause instanceof ArtifactError
         ? cause
@@ -40,11 +117,62 @@ export const loadTokenizer = Effect.fn("loadTokenizer")(function* (path: string)
   })
 })
 
-/** Writes tokenizer.model, tokenizer.json and tokenizer_config.json into a folder. */
+/**
+ * Reads a .model file, a tokenizer.json, or a folder's tokenizer: its tokenizer.json where its chat template is another than Llama 2's (templates are written for that), or where there is
+ * no tokenizer.model.
+ */
+export const loadTokenizer = Effect.fn("loadTokenizer")(function* (path: string): Effect.fn.Return<Tokenizer, ArtifactError> {
+  const doing = `Reading the tokenizer ${path}`
+  if (!existsSync(path))
+    return yield* ArtifactError.of({
+      doing,
+      expected: "a .model file, a tokenizer.json, or a folder with one of them",
+      found: "nothing there",
+      hint: "Check the path."
+    })
+  const isFolder = statSync(path).isDirectory()
+  if (!isFolder && basename(path) !== "tokenizer.json") return yield* readSentencePiece(path, {})
+  const folder = isFolder ? path : dirname(path)
+  const [model, json] = ["tokenizer.model", "tokenizer.json"].map((name) => join(folder, name)) as [string, string]
+  const hasModel = isFolder && existsSync(model)
+  if (!hasModel && !existsSync(json))
+    return yield* ArtifactError.of({
+      doing,
+      expected: "a file tokenizer.model (SentencePiece) or tokenizer.json",
+      found: "neither",
+      hint: "Put the tokenizer that the model was trained with into the folder."
+    })
+  const config = yield* optionalJson(folder, "tokenizer_config.json")
+  const template = yield* templateOf(folder, config)
+  const stops = yield* stopsOf(folder)
+  const { chatDate = defaultDate } = yield* optionalJson(folder, roleFile)
+  const chat = template === undefined || (hasModel && isLlama2Template(template)) ? undefined : { template, date: String(chatDate) }
+  const tokenizer =
+    hasModel && (chat === undefined || !existsSync(json))
+      ? yield* readSentencePiece(model, { chat, stops })
+      : yield* readHuggingFace(folder, { file: json, chat, config, stops })
+  // A template that can't be used is told here, before anything is trained.
+  yield* Effect.try({
+    try: () => formatOf(tokenizer),
+    catch: (cause) => {
+      if (!(cause instanceof ChatTemplateError)) throw cause
+      return ArtifactError.of({ ...cause, doing: `${cause.doing} (${folder})` })
+    }
+  })
+  return tokenizer
+})
+
+/** Writes a tokenizer into a folder, with its chat template: as it was read, or tokenizer.model, tokenizer.json and tokenizer_config.json. */
 export const writeTokenizer = async (directory: string, tokenizer: Tokenizer): Promise<void> => {
+  if (tokenizer instanceof HuggingFaceTokenizer) {
+    for (const [name, bytes] of tokenizer.files) await writeFile(join(directory, name), bytes)
+    return
+  }
+  if (!(tokenizer instanceof SentencePieceTokenizer)) throw new Error("writeTokenizer takes a tokenizer that was read or trained here")
   await writeFile(join(directory, "tokenizer.model"), writeModelFile(tokenizer.model))
   await writeFile(join(directory, "tokenizer.json"), JSON.stringify(tokenizerJson(tokenizer)))
   await writeFile(join(directory, "tokenizer_config.json"), `${JSON.stringify(tokenizerConfig(tokenizer), undefined, 2)}\n`)
+  if (tokenizer.chat !== undefined) await writeFile(join(directory, templateFile), tokenizer.chat.template)
 }
 
 export const saveTokenizer = Effect.fn("saveTokenizer")(function* (
@@ -82,7 +210,7 @@ const mergesOf = (pieces: ReadonlyArray<Piece>): Array<[string, string]> => {
 }
 
 /** The layout of Hugging Face's tokenizers, as LlamaTokenizerFast has it: BPE with byte fallback. */
-const tokenizerJson = (tokenizer: Tokenizer): unknown => {
+const tokenizerJson = (tokenizer: SentencePieceTokenizer): unknown => {
   const [unk, bos, eos] = [tokenizer.unkId, tokenizer.bosId, tokenizer.eosId].map((id) => tokenizer.pieces[id]!.text) as [
     string,
     string,
@@ -136,7 +264,7 @@ const tokenizerJson = (tokenizer: Tokenizer): unknown => {
 }
 
 /** The class that takes tokenizer.json as it is: LlamaTokenizer of transformers 5 makes its own, which drops the space put in front of spaces. */
-const tokenizerConfig = (tokenizer: Tokenizer): unknown => ({
+const tokenizerConfig = (tokenizer: SentencePieceTokenizer): unknown => ({
   tokenizer_class: "PreTrainedTokenizerFast",
   bos_token: tokenizer.pieces[tokenizer.bosId]!.text,
   eos_token: tokenizer.pieces[tokenizer.eosId]!.text,

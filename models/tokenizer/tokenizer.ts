@@ -1,154 +1,46 @@
 /**
- * The tokenizer (Llama 2 §2.2): SentencePiece BPE, byte-exactly as spm_encode. A space becomes U+2581, one is put in front, then the pair of
- * neighbours that makes the best-scored piece is joined until none does; what no piece covers becomes bytes. Control tokens never come from
- * text: a "<s>" that somebody typed is three characters.
+ * What a tokenizer is to all that use one: SentencePiece's tokenizer.model (sentencepiece.ts), or Hugging Face's tokenizer.json (hugging-face.ts). Control tokens never come from
+ * text: a "<s>" or "<|eot_id|>" that somebody typed is ordinary characters. transformers makes the token of it; here that would let a user's text end a turn.
  */
-import { Joiner } from "./joining.ts"
-import type { ModelFile, Piece } from "./model-file.ts"
-import { TokenBuffer } from "./token-buffer.ts"
-import { decodeUtf8 } from "./utf8.ts"
-import { WordCache } from "./word-cache.ts"
+import type { Piece } from "./model-file.ts"
+import type { TokenBuffer } from "./token-buffer.ts"
 
-const space = "\u2581"
-/** Surface of the unknown piece. */
-const unknown = " \u2047 "
-const spaceByte = 0x20
+/** How a model's dialogues are written, where it is not Llama 2's way (models/chat.ts). */
+export interface ChatSettings {
+  /** A Jinja template, as in chat_template.jinja. */
+  readonly template: string
+  /** What a template that asks for today's date gets, as "26 Jul 2024". */
+  readonly date: string
+}
 
-const utf8 = new TextEncoder()
-
-export class Tokenizer {
-  readonly model: ModelFile
-  /** Ids of the byte pieces, and back. */
-  readonly #byteIds: Array<number> = []
-  readonly #bytes = new Map<number, number>()
-  /** Made when the first word is tokenised: most of the time that a tokenizer takes to load would be its. */
-  #joiner: Joiner | undefined
-  /** Ids of what joining may make, by text: never a control, unknown or byte piece. */
-  readonly #ids = new Map<string, number>()
-  /** Whether no piece joins a word to the one before it, so that words (a run of spaces and what follows) can be tokenised apart. */
-  readonly #wordwise: boolean
-  readonly #words = new WordCache()
-  /** The text being encoded. */
-  #text = Buffer.alloc(0)
-  readonly #scratch = new TokenBuffer()
-  /** 0 in Llama 2's vocabulary, as BOS is 1 and EOS 2. */
-  readonly unkId: number
-  readonly bosId: number
+export interface Tokenizer {
+  /** By id. */
+  readonly pieces: ReadonlyArray<Piece>
+  readonly vocabSize: number
+  /** undefined: the model has none, and texts begin without one (Qwen). */
+  readonly bosId: number | undefined
   readonly eosId: number
-
-  constructor(model: ModelFile) {
-    this.model = model
-    model.pieces.forEach((piece, id) => {
-      if (piece.type === "normal" || piece.type === "unused") this.#ids.set(piece.text, id)
-      else if (piece.type === "byte") {
-        const byte = Number.parseInt(piece.text.slice(3, 5), 16)
-        this.#byteIds[byte] = id
-        this.#bytes.set(id, byte)
-      }
-    })
-    const control = (text: string) => model.pieces.findIndex((piece) => piece.text === text && piece.type === "control")
-    this.unkId = model.pieces.findIndex((piece) => piece.type === "unknown")
-    this.bosId = control("<s>")
-    this.eosId = control("</s>")
-    this.#wordwise = [...this.#ids.keys()].every((text) => !/[^\u2581]\u2581/.test(text))
-  }
-
-  get vocabSize(): number {
-    return this.model.pieces.length
-  }
-  get pieces(): ReadonlyArray<Piece> {
-    return this.model.pieces
-  }
   /**
-   * What fills up the shorter sequences of a batch. Llama 2 has no token for it, so the unknown one serves, always masked; never the
-   * end-of-sequence token, which must carry loss.
+   * What fills up the shorter sequences of a batch, always masked. Llama 2 has no token for it, so the unknown one serves; never the end-of-sequence token where there is another,
+   * as that carries loss.
    */
-  get padId(): number {
-    return this.unkId
-  }
+  readonly padId: number
+  /** Tokens of which each ends an answer; EOS is the first. */
+  readonly stopIds: ReadonlyArray<number>
+  /** Control tokens by the text that stands for them in templates. */
+  readonly controls: ReadonlyMap<string, number>
+  /** undefined: Llama 2's format. */
+  readonly chat: ChatSettings | undefined
 
   /** Token ids of a text, without BOS and EOS. Lone surrogates count as U+FFFD. */
-  encode(text: string): Array<number> {
-    this.#scratch.length = 0
-    this.append(text, this.#scratch)
-    return this.#scratch.slice()
-  }
-
-  /** Appends the token ids of a text. What comes before must be a control token, if anything does: a run of unknown characters is one unknown piece. */
-  append(text: string, out: TokenBuffer): void {
-    if (text !== "") this.#append(this.model.addDummyPrefix ? ` ${text}` : text, out)
-  }
-
+  encode(text: string): Array<number>
+  /** Appends the token ids of a text. What comes before must be a control token, if anything does. */
+  append(text: string, out: TokenBuffer): void
   /**
-   * Appends the tokens that `text` adds to those of `before`, which `out` ends with; false, and nothing appended, where a token would hold some of
-   * both. `text` begins with a space and `before` ends without one.
+   * Appends the tokens that `text` adds to those of `before`, which `out` ends with; false, and nothing appended, where a token would hold some of both.
+   * `text` begins with a space and `before` ends without one.
    */
-  appendAfter(before: string, text: string, out: TokenBuffer): boolean {
-    if (this.#wordwise) this.#append(text, out)
-    else {
-      const first = this.encode(before)
-      const whole = this.encode(before + text)
-      if (first.some((id, i) => whole[i] !== id)) return false
-      for (const id of whole.slice(first.length)) out.push(id)
-    }
-    return true
-  }
-
-  #append(text: string, out: TokenBuffer): void {
-    // Both count as a space.
-    const spaced = text.includes(space) ? text.replaceAll(space, " ") : text
-    if (this.#text.length < 3 * spaced.length) this.#text = Buffer.allocUnsafeSlow(6 * spaced.length)
-    const bytes = this.#text
-    const { written } = utf8.encodeInto(spaced, bytes)
-    for (let at = 0; at < written;) {
-      const from = at
-      // FNV-1a, of 32 bits.
-      let hash = 0x811c9dc5
-      if (this.#wordwise) {
-        for (; at < written && bytes[at] === spaceByte; at++) hash = Math.imul(hash ^ spaceByte, 0x01000193)
-        for (; at < written && bytes[at] !== spaceByte; at++) hash = Math.imul(hash ^ bytes[at]!, 0x01000193)
-      } else for (; at < written; at++) hash = Math.imul(hash ^ bytes[at]!, 0x01000193)
-      const start = out.length
-      if (!this.#words.append(bytes, from, at, hash, out)) {
-        this.#joiner ??= new Joiner(this.model, { ids: this.#ids, byteIds: this.#byteIds, unkId: this.unkId })
-        this.#joiner.append(bytes.toString("utf8", from, at).replaceAll(" ", space), out)
-        this.#words.add(bytes, from, at, hash, out, start)
-      }
-      if (!this.model.byteFallback) this.#joinUnknown(out, start)
-    }
-  }
-
-  /** A run of unknown characters is one unknown piece: takes the others away, from `start` on. */
-  #joinUnknown(out: TokenBuffer, start: number): void {
-    let length = start
-    for (let i = start; i < out.length; i++) {
-      const id = out.ids[i]!
-      if (id !== this.unkId || length === 0 || out.ids[length - 1] !== id) out.ids[length++] = id
-    }
-    out.length = length
-  }
-
-  /** The text of token ids, as SentencePiece gives it: control tokens vanish, bytes are joined, the space put in front is taken away. Throws a RangeError for what is not an id. */
-  decode(ids: Iterable<number>): string {
-    const parts: Array<string> = []
-    let bytes: Array<number> = []
-    const flush = () => {
-      if (bytes.length > 0) parts.push(decodeUtf8(Uint8Array.from(bytes)))
-      bytes = []
-    }
-    let atStart = this.model.addDummyPrefix
-    for (const id of ids) {
-      const piece = this.model.pieces[id]
-      if (piece === undefined) throw new RangeError(`token ${id} is not in the vocabulary of ${this.vocabSize}`)
-      if (piece.type === "byte") bytes.push(this.#bytes.get(id)!)
-      else flush()
-      if (piece.type === "control") continue
-      if (piece.type === "unknown") parts.push(unknown)
-      else if (piece.type !== "byte")
-        parts.push((atStart && piece.text.startsWith(space) ? piece.text.slice(1) : piece.text).replaceAll(space, " "))
-      atStart = false
-    }
-    flush()
-    return parts.join("")
-  }
+  appendAfter(before: string, text: string, out: TokenBuffer): boolean
+  /** The text of token ids; control tokens vanish. Throws a RangeError for what is not an id. */
+  decode(ids: Iterable<number>): string
 }

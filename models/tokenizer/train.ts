@@ -10,7 +10,7 @@
 import { ConfigError } from "../../schemas/hyper.ts"
 import { Heap } from "./heap.ts"
 import { type Piece, specificationOf } from "./model-file.ts"
-import { Tokenizer } from "./tokenizer.ts"
+import { SentencePieceTokenizer } from "./sentencepiece.ts"
 
 export interface TrainOptions {
   /** Pieces in all: unknown, BOS, EOS, 256 bytes, joined pieces, single characters. */
@@ -24,7 +24,7 @@ export interface TrainOptions {
 const space = "\u2581"
 
 /** The vocabulary that spm_train's rules give for these texts. Throws a ConfigError when the texts can't fill it. */
-export const trainTokenizer = (texts: Iterable<string>, options: TrainOptions): Tokenizer => {
+export const trainTokenizer = (texts: Iterable<string>, options: TrainOptions): SentencePieceTokenizer => {
   const { vocabSize, characterCoverage = 0.99995, maxLength = 16 } = options
   const words = countWords(texts)
   const characters = frequentCharacters(words, characterCoverage)
@@ -49,7 +49,7 @@ export const trainTokenizer = (texts: Iterable<string>, options: TrainOptions): 
       message: `Training a tokenizer: these texts give a vocabulary of at most ${fixed.length + characters.length + merges.length} pieces, not ${vocabSize}. Lower vocabSize, or give more text.`
     })
   const learned = [...merges, ...characters].map((text, i): Piece => ({ text, score: -i, type: "normal" }))
-  return new Tokenizer({
+  return new SentencePieceTokenizer({
     pieces: [...fixed, ...learned],
     addDummyPrefix: true,
     byteFallback: true,

@@ -1,15 +1,7 @@
 /** Tokenised dialogues that fit a model's context. */
 import type { Message } from "../../schemas/rows.ts"
-import {
-  appendAnswer,
-  appendDialogue,
-  appendPrompt,
-  encodePrompt,
-  type Exchange,
-  fitsChatFormat,
-  lossMaskOf,
-  readExchanges
-} from "../../models/chat.ts"
+import { chatFault, encodePrompt, lossMaskOf, readDialogue } from "../../models/chat.ts"
+import type { ReadDialogue } from "../../models/chat-format.ts"
 import { TokenBuffer } from "../../models/tokenizer/token-buffer.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Example } from "./sequences.ts"
@@ -35,7 +27,7 @@ const firstFitting = <A>(
 }
 
 /**
- * A dialogue that ends with an answer, in Llama 2's chat format. One that is longer than `length` loses its oldest exchanges first; when a
+ * A dialogue that ends with an answer, in the model's chat format. One that is longer than `length` loses its oldest exchanges first; when a
  * single exchange is too long still, the result is undefined: cutting its end would teach the model not to stop, cutting its beginning to
  * answer what was not asked. Undefined as well when the chat format can't hold it, or when it is too long and `tooLong` says to leave such ones out.
  */
@@ -50,7 +42,7 @@ export const fitDialogue = (
   return ends === undefined ? undefined : { tokens: out.slice(), lossMask: lossMaskOf(ends) }
 }
 
-/** The same into a buffer: gives where the questions and answers end (`appendDialogue`), or undefined, and the buffer is as it was. */
+/** The same into a buffer: gives where the parts without and with loss end (`ReadDialogue`), or undefined, and the buffer is as it was. */
 export const appendFittingDialogue = (
   tokenizer: Tokenizer,
   messages: ReadonlyArray<Message>,
@@ -58,11 +50,11 @@ export const appendFittingDialogue = (
   out: TokenBuffer
 ): Array<number> | undefined => {
   const start = out.length
-  const exchanges = readExchanges(messages)
-  if (exchanges === undefined) return undefined
+  const whole = readDialogue(tokenizer, messages)
+  if (whole === undefined) return undefined
   return firstFitting(messages, tooLong, (form) => {
-    const ends = appendDialogue(tokenizer, form === messages ? exchanges : readExchanges(form)!, out)
-    if (ends.at(-1)! <= length) return ends
+    const ends = (form === messages ? whole : readDialogue(tokenizer, form))?.appendDialogue(out)
+    if (ends !== undefined && ends.at(-1)! <= length) return ends
     out.length = start
     return undefined
   })
@@ -81,16 +73,19 @@ export const appendFittingAnswers = (
   out: TokenBuffer
 ): { readonly ends: ReadonlyArray<number>; readonly shortened: boolean } | undefined => {
   const start = out.length
-  const dialogues = (form: ReadonlyArray<Message>): Array<ReadonlyArray<Exchange> | undefined> =>
-    answers.map((content) => readExchanges([...form, { role: "assistant", content }]))
+  const dialogues = (form: ReadonlyArray<Message>): ReadonlyArray<ReadDialogue> | undefined => {
+    const read = answers.map((content) => readDialogue(tokenizer, [...form, { role: "assistant", content }]))
+    return read.includes(undefined) ? undefined : (read as ReadonlyArray<ReadDialogue>)
+  }
   const whole = dialogues(prompt)
-  if (whole.includes(undefined)) return undefined
+  if (whole === undefined) return undefined
   return firstFitting(prompt, "shorten", (form) => {
     const read = form === prompt ? whole : dialogues(form)
-    appendPrompt(tokenizer, read[0]!, out)
+    if (read === undefined) return undefined
+    read[0]!.appendPrompt(out)
     const ends = [out.length - start]
-    for (const exchanges of read) {
-      appendAnswer(tokenizer, exchanges!.at(-1)!, out)
+    for (const dialogue of read) {
+      dialogue.appendAnswer(out)
       ends.push(out.length - start)
     }
     if (ends.every((end, i) => i === 0 || ends[0]! + end - ends[i - 1]! <= length)) return { ends, shortened: form !== prompt }
@@ -113,7 +108,7 @@ export const shortenPrompt = (
   length: number,
   tooLong: "shorten" | "leave out" = "shorten"
 ): FittedPrompt | undefined =>
-  fitsChatFormat(messages)
+  chatFault(tokenizer, messages) === undefined
     ? firstFitting(messages, tooLong, (form) => {
         const tokens = encodePrompt(tokenizer, form)
         return tokens.length <= length ? { tokens, shortened: form !== messages } : undefined
@@ -125,4 +120,4 @@ export const fitPrompt = (...of: Parameters<typeof shortenPrompt>): ReadonlyArra
 
 /** The fewest tokens that each prompt can be brought to; undefined where the chat format can't hold it. */
 export const shortestForm = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): number | undefined =>
-  fitsChatFormat(messages) ? encodePrompt(tokenizer, [...shortened(messages)].at(-1)!).length : undefined
+  chatFault(tokenizer, messages) === undefined ? encodePrompt(tokenizer, [...shortened(messages)].at(-1)!).length : undefined

@@ -2,6 +2,7 @@
 import type { SkippedRow } from "../../runtime/define/skipped.ts"
 import type { Message } from "../../schemas/rows.ts"
 import { EmptyDatasetError } from "./empty-dataset.ts"
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import { whyUnfit } from "./unfit.ts"
 
 /** How many rows were left out, and why. */
@@ -18,13 +19,15 @@ export type LeftOutRow = Pick<SkippedRow, "id" | "reason" | "found" | "row">
 
 /** Counts the rows that a stage leaves out as they come, and tells of each: none is kept. */
 export class LeftOutCounter {
+  readonly #tokenizer: Tokenizer
   readonly #length: number
   readonly #tell: (row: LeftOutRow) => void
   #tooLong = 0
   #format = 0
   #firstFault = ""
   /** `length`: tokens that a dialogue may have. */
-  constructor(length: number, tell: (row: LeftOutRow) => void = () => {}) {
+  constructor(tokenizer: Tokenizer, length: number, tell: (row: LeftOutRow) => void = () => {}) {
+    this.#tokenizer = tokenizer
     this.#length = length
     this.#tell = tell
   }
@@ -32,7 +35,7 @@ export class LeftOutCounter {
   /** A row that did not fit: its dialogue, or each of several. */
   add(row: { readonly id: string }, dialogues: ReadonlyArray<ReadonlyArray<Message>>): void {
     const { id } = row
-    const why = dialogues.map((messages) => whyUnfit(messages, this.#length))
+    const why = dialogues.map((messages) => whyUnfit(this.#tokenizer, messages, this.#length))
     const fault = why.find(({ found }) => found !== undefined)
     if (fault === undefined) this.#tooLong++
     else if (++this.#format === 1) this.#firstFault = `${JSON.stringify(id)}: ${fault.found}`

@@ -1,5 +1,6 @@
 /** Completions of prompts by one checkpoint: what rejection sampling, preference collection and Ghost Attention share. */
 import * as Effect from "effect/Effect"
+import { formatOf } from "../../models/chat.ts"
 import type { LoadedPolicy } from "../../models/checkpoint.ts"
 import { generate } from "../../models/sampler.ts"
 import type { SkippedRows } from "../../runtime/define/skipped.ts"
@@ -124,7 +125,7 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
             topP,
             temperature,
             seeds: batch.map(({ draw }) => draw.seed),
-            eosId: tokenizer.eosId,
+            eosId: formatOf(tokenizer).stopIds,
             padId: tokenizer.padId
           }
         )

@@ -2,6 +2,7 @@
 import * as Effect from "effect/Effect"
 import { arange, type Device, type DType, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import { type LoadedReward, loadReward } from "../../models/checkpoint.ts"
+import { formatOf } from "../../models/chat.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
 import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
@@ -136,16 +137,17 @@ export const scoreResponses = (
     options,
     Effect.fnUntraced(function* (loaded: LoadedReward) {
       const length = loaded.model.config.maxPositions
+      const { closing } = formatOf(loaded.tokenizer)
       const work = responses.flatMap((response, index) => {
         const { finished, prompt, text } = response
         const messages: ReadonlyArray<Message> = [...prompt, { role: "assistant", content: text }]
         const example = fitDialogue(loaded.tokenizer, messages, length)
         if (example === undefined) {
-          skipped.add({ what, ...whyUnfit(messages, length), id: idOf(index), row: { prompt, text } })
+          skipped.add({ what, ...whyUnfit(loaded.tokenizer, messages, length), id: idOf(index), row: { prompt, text } })
           return []
         }
-        // The chat format ends an answer with a space and EOS; one that was cut off has neither, and is scored at its last word.
-        return [{ index, tokens: finished ? example.tokens : example.tokens.slice(0, -2) }]
+        // An answer that was cut off lacks what closes one, and is scored at its last word.
+        return [{ index, tokens: finished ? example.tokens : example.tokens.slice(0, -closing) }]
       })
       yield* skipped.check(what, responses.length, most)
       const values = yield* scoreAll(

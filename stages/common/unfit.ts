@@ -1,14 +1,15 @@
 /** Dialogues and prompts that do not fit a model: why, and what of a set of prompts fits. */
 import * as Effect from "effect/Effect"
-import { formatFault } from "../../models/chat.ts"
+import { chatFault } from "../../models/chat.ts"
+import { formatFault } from "../../models/llama2-format.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { SkippedRow, SkippedRows } from "../../runtime/define/skipped.ts"
 import type { Message } from "../../schemas/rows.ts"
 import { type FittedPrompt, shortenPrompt } from "./dialogues.ts"
 
 /** Why a dialogue was left out (`SkippedRow`): the chat format can't hold it, or else it is longer than `length` tokens. */
-export const whyUnfit = (messages: ReadonlyArray<Message>, length: number): Pick<SkippedRow, "reason" | "found"> => {
-  const fault = formatFault(messages)
+export const whyUnfit = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>, length: number): Pick<SkippedRow, "reason" | "found"> => {
+  const fault = chatFault(tokenizer, messages)
   return fault === undefined ? { reason: `longer than ${length} tokens` } : { reason: fault.reason, found: fault.message }
 }
 
@@ -26,7 +27,7 @@ export interface SkippableRows {
 /** The limit for answers that a model gave: none, unless the run or the node sets one. How many of them can't be used is a finding about the model. */
 export const anyShare = 1
 
-/** Whether the chat format can hold a row's dialogue; if not, the row is skipped. How many of how many is yet to be checked. */
+/** Whether the chat format (Llama 2's: no model is known here) can hold a row's dialogue; if not, the row is skipped. How many of how many is yet to be checked. */
 export const isUsable = (
   row: { readonly id: string; readonly messages: ReadonlyArray<Message> },
   skipped: SkippedRows,
@@ -63,6 +64,6 @@ export const fitPrompts = <Prompt extends { readonly id: string; readonly messag
   prompts.flatMap((prompt) => {
     const fitted = shortenPrompt(tokenizer, prompt.messages, room)
     if (fitted !== undefined) return [{ prompt, ...fitted }]
-    skipped.add({ what, ...whyUnfit(prompt.messages, room), id: prompt.id, row: prompt })
+    skipped.add({ what, ...whyUnfit(tokenizer, prompt.messages, room), id: prompt.id, row: prompt })
     return []
   })

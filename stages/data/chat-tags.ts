@@ -3,7 +3,7 @@
  * such a dialogue, and so does what comes after here (models/chat.ts): it is decided where texts come in, so that all later stages see the same.
  */
 import { BadRow } from "../../data/records.ts"
-import { escapeTags, tagIn, withTag } from "../../models/chat.ts"
+import { escapeTags, tagIn, withTag } from "../../models/llama2-format.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import type { Message } from "../../schemas/rows.ts"
 

@@ -9,7 +9,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset } from "../../data/dataset.ts"
 import { deriveSeed } from "../../engine/random.ts"
-import { fitsChatFormat } from "../../models/chat.ts"
+import { chatFault } from "../../models/chat.ts"
 import { loadPolicy } from "../../models/checkpoint.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import type { ArtifactError } from "../../schemas/artifact.ts"
@@ -73,7 +73,7 @@ export const converse = Effect.fn("converse")(function* (
       const messages = dialogueTo(dialogue, answers, turn, dialogue.instruction, options.where)
       const tokens = fitPrompt(tokenizer, messages, room, "leave out")
       if (tokens !== undefined) return [{ one, messages, tokens }]
-      one.ended = fitsChatFormat(messages) ? "too long" : "format"
+      one.ended = chatFault(tokenizer, messages) === undefined ? "too long" : "format"
       return []
     })
     const sampled = yield* sampleAll(
@@ -89,7 +89,7 @@ export const converse = Effect.fn("converse")(function* (
       const { text, finished } = sampled[i]!
       if (!finished) one.ended = "unfinished"
       else if (text === "") one.ended = "empty"
-      else if (!fitsChatFormat([...messages, { role: "assistant", content: text }])) one.ended = "format"
+      else if (chatFault(tokenizer, [...messages, { role: "assistant", content: text }]) !== undefined) one.ended = "format"
       else one.answers.push(text)
     })
   }

@@ -13,6 +13,7 @@ import * as Schema from "effect/Schema"
 import { deriveSeed } from "../../engine/random.ts"
 import type { Device, DType } from "../../engine/tensor.ts"
 import { checkBase, loadRewardAdapter } from "../../models/adapter-files.ts"
+import { formatOf } from "../../models/chat.ts"
 import { checkVocabulary, type LoadedReward, loadPolicy, loadReward } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
@@ -109,8 +110,10 @@ export const smallestContext = ({ reference, value, helpfulness, safety }: PpoMo
   Math.min(
     reference.config.maxPositions,
     value.config.maxPositions,
-    // The chat format ends an answer with a space and EOS, which sampled tokens may not hold.
-    ...[helpfulness, safety].map((reward) => (reward === undefined ? Infinity : reward.model.config.maxPositions - 2))
+    // What closes an answer, which sampled tokens may not hold.
+    ...[helpfulness, safety].map((reward) =>
+      reward === undefined ? Infinity : reward.model.config.maxPositions - formatOf(reward.tokenizer).closing
+    )
   )
 
 /** Two models that are to work on the same tokens have different tokenizers. */

@@ -5,6 +5,7 @@
  */
 import * as Effect from "effect/Effect"
 import { Random } from "../../engine/random.ts"
+import { formatOf } from "../../models/chat.ts"
 import type { LoadedReward } from "../../models/checkpoint.ts"
 import { type Generated, generate, NotFiniteLogitsError } from "../../models/sampler.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
@@ -61,7 +62,8 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
   seeds: ReadonlyArray<number>
 ): Effect.fn.Return<Array<Response>, NotFiniteLogitsError> {
   const { maxNewTokens, temperature, inferenceBatchSize } = config
-  const { eosId, padId } = tokenizer
+  const { padId } = tokenizer
+  const eosId = formatOf(tokenizer).stopIds
   const responses = new Array<Response>(prompts.length)
   const order = prompts.map((_, i) => i).sort((a, b) => prompts[a]!.tokens.length - prompts[b]!.tokens.length || a - b)
   for (const batch of chunks(order, inferenceBatchSize)) {
@@ -112,12 +114,13 @@ const scores = Effect.fnUntraced(function* (
   responses: ReadonlyArray<Scorable>,
   { config, progress }: Context
 ): Effect.fn.Return<Array<number | undefined>, NotFiniteScoreError | ArtifactError> {
+  const { closing } = formatOf(loaded.tokenizer)
   const readable = responses.flatMap(({ prompt, text, finished }, index) => {
     const messages = [...prompt.messages, { role: "assistant" as const, content: text }]
     const example = fitDialogue(loaded.tokenizer, messages, loaded.model.config.maxPositions)
     if (example === undefined) return []
-    // As stages/reward/score.ts has it: the format ends an answer with a space and EOS; one that was cut off has neither.
-    return [{ index, tokens: finished ? example.tokens : example.tokens.slice(0, -2) }]
+    // As stages/common/scoring.ts has it: an answer that was cut off lacks what closes one.
+    return [{ index, tokens: finished ? example.tokens : example.tokens.slice(0, -closing) }]
   })
   const scalars = yield* scoreAll(
     loaded,

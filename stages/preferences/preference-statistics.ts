@@ -9,7 +9,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeReport } from "../../data/dataset.ts"
-import { encodeDialogue, fitsChatFormat } from "../../models/chat.ts"
+import { encodeDialogue, chatFault } from "../../models/chat.ts"
 import { loadTokenizer } from "../../models/tokenizer/files.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import * as Stage from "../../runtime/define/stage.ts"
@@ -147,7 +147,7 @@ export const statisticsStage = (hasChoice?: HasChoice) => ({
   }: Stage.Context<Schema.Struct<{}>, typeof ports, Report<PreferenceStatistics>>) {
     const tokenizer = yield* loadTokenizer(inputs.policy.path)
     const example = (messages: Preference["prompt"]) =>
-      fitsChatFormat(messages) ? encodeDialogue(tokenizer, messages).tokens.length : undefined
+      chatFault(tokenizer, messages) === undefined ? encodeDialogue(tokenizer, messages).tokens.length : undefined
     const of = Effect.fnUntraced(function* (kind: Kind, sets: Sets<Preference>, pairs: Sets<ResponsePair>) {
       if (pairs.length !== 0 && pairs.length !== sets.length)
         return yield* PairingError.of({

@@ -41,7 +41,7 @@ export const scorePairs = Stage.make("score-pairs", {
       options,
       Effect.fnUntraced(function* (loaded) {
         const length = loaded.model.config.maxPositions
-        const leftOut = new LeftOutCounter(length, (row) => skipped.add({ what: "pairs", ...row }))
+        const leftOut = new LeftOutCounter(loaded.tokenizer, length, (row) => skipped.add({ what: "pairs", ...row }))
         const work = pairs.flatMap((pair) => {
           const tokens = tokenisePair(loaded.tokenizer, pair, "none", length)
           if (tokens === undefined) leftOut.add(pair, dialoguesOf(pair))

@@ -97,7 +97,7 @@ export class Pairs implements Sequence<TokenisedPair> {
 
   constructor(options: PairOptions) {
     this.#options = options
-    this.#leftOut = new LeftOutCounter(options.length, options.leftOut)
+    this.#leftOut = new LeftOutCounter(options.tokenizer, options.length, options.leftOut)
   }
 
   /** Rows that were added, those left out among them. */

@@ -13,7 +13,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { escapeTags } from "../../models/chat.ts"
+import { escapeTags } from "../../models/llama2-format.ts"
 import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import type { Message, Preference, Prompt } from "../../schemas/rows.ts"

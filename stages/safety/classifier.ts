@@ -12,7 +12,7 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { type Device, noGrad, scoped, tensor } from "../../engine/tensor.ts"
-import { encodeDialogue, encodePrompt } from "../../models/chat.ts"
+import { encodeDialogue, encodePrompt, formatOf } from "../../models/chat.ts"
 import { type LoadedPolicy, loadPolicy } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
@@ -83,8 +83,7 @@ const continuationOf = (tokenizer: Tokenizer, question: string, answer: string, 
   const asked: Message = { role: "user", content: question }
   const { tokens } = encodeDialogue(tokenizer, [asked, { role: "assistant", content: answer }])
   const from = encodePrompt(tokenizer, [asked]).length
-  // The chat format ends an answer with a space and EOS.
-  const to = end === "eos" ? tokens.length : tokens.length - 2
+  const to = end === "eos" ? tokens.length : tokens.length - formatOf(tokenizer).closing
   return { tokens: tokens.slice(0, to), from, to }
 }
 

@@ -31,10 +31,11 @@ export class Examples implements Sequence<Example> {
   readonly #leftOut: LeftOutCounter
   readonly #buffer = new TokenBuffer()
   #rows = 0
+  #lastAlone = 0
 
   constructor(options: ExampleOptions) {
     this.#options = options
-    this.#leftOut = new LeftOutCounter(options.length, options.leftOut)
+    this.#leftOut = new LeftOutCounter(options.tokenizer, options.length, options.leftOut)
   }
 
   /** Rows that were added, those left out among them. */
@@ -43,6 +44,10 @@ export class Examples implements Sequence<Example> {
   }
   get leftOut(): LeftOutCounter["counts"] {
     return this.#leftOut.counts
+  }
+  /** Examples of several answers of which the last alone carries loss, as the chat template writes those before it otherwise once more follows. */
+  get lastAlone(): number {
+    return this.#lastAlone
   }
   /** How many examples there are. */
   get length(): number {
@@ -56,8 +61,9 @@ export class Examples implements Sequence<Example> {
     this.#buffer.length = 0
     const tooLong = loss === "answers" ? "shorten" : "leave out"
     const ends = appendFittingDialogue(tokenizer, messages, { length, tooLong }, this.#buffer)
-    if (ends === undefined) this.#leftOut.add(row, [messages])
-    else store.add(this.#buffer, loss === "answers" ? ends : ends.slice(-2))
+    if (ends === undefined) return this.#leftOut.add(row, [messages])
+    store.add(this.#buffer, loss === "answers" ? ends : ends.slice(-2))
+    if (loss === "answers" && ends.length === 2 && messages.filter(({ role }) => role === "assistant").length > 1) this.#lastAlone++
   }
 
   at(index: number): Example | undefined {

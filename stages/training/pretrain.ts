@@ -77,7 +77,7 @@ export const addDocuments = (store: TokenStore, tokenizer: Tokenizer, texts: Rea
   const buffer = new TokenBuffer()
   for (const text of texts) {
     buffer.length = 0
-    buffer.push(tokenizer.bosId)
+    if (tokenizer.bosId !== undefined) buffer.push(tokenizer.bosId)
     tokenizer.append(text, buffer)
     buffer.push(tokenizer.eosId)
     store.add(buffer, [])

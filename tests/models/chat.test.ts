@@ -1,12 +1,14 @@
 /** Llama 2's chat format: the tokens of Meta's released code, and which of them carry loss. */
 import { readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
-import { ChatError, dialogueText, encodeDialogue, encodePrompt, fitsChatFormat } from "../../models/chat.ts"
-import { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
+import { encodeDialogue, encodePrompt } from "../../models/chat.ts"
+import { ChatError } from "../../models/chat-format.ts"
+import { dialogueText, fitsChatFormat } from "../../models/llama2-format.ts"
+import { SentencePieceTokenizer } from "../../models/tokenizer/sentencepiece.ts"
 import { readModelFile } from "../../models/tokenizer/model-file.ts"
 import type { Message } from "../../schemas/rows.ts"
 
-const tokenizer = new Tokenizer(readModelFile(readFileSync(new URL("../golden/tokenizer/small.model", import.meta.url)), "small.model"))
+const tokenizer = new SentencePieceTokenizer(readModelFile(readFileSync(new URL("../golden/tokenizer/small.model", import.meta.url)), "small.model"))
 const { bosId: bos, eosId: eos } = tokenizer
 const text = (value: string): Array<number> => tokenizer.encode(value)
 const system = (content: string): Message => ({ role: "system", content })
@@ -150,7 +152,7 @@ describe("a dialogue that the format can't hold is an error that says which mess
     expect(messageOf(() => encodePrompt(tokenizer, [user("a"), assistant("b")]))).toContain("ends with an answer")
   })
   it("for a tokenizer that joins the question to the answer", () => {
-    const joining = new Tokenizer({
+    const joining = new SentencePieceTokenizer({
       ...tokenizer.model,
       pieces: [...tokenizer.pieces, { text: "]▁", score: 1, type: "normal" }, { text: "]▁b", score: 2, type: "normal" }]
     })

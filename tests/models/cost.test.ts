@@ -3,7 +3,8 @@ import { readdirSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import { demonstrations, prompts } from "../../data/world/dialogues.ts"
 import { Random } from "../../engine/random.ts"
-import { dialogueText, encodeDialogue, encodePrompt } from "../../models/chat.ts"
+import { encodeDialogue, encodePrompt } from "../../models/chat.ts"
+import { dialogueText } from "../../models/llama2-format.ts"
 import { llamaConfig, parameterShapes, presets } from "../../models/config.ts"
 import {
   activationBytes,

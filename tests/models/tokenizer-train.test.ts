@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { gunzipSync } from "node:zlib"
 import { describe, expect, it } from "vitest"
-import { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
+import { SentencePieceTokenizer } from "../../models/tokenizer/sentencepiece.ts"
 import { trainTokenizer } from "../../models/tokenizer/train.ts"
 import { readModelFile, writeModelFile } from "../../models/tokenizer/model-file.ts"
 import { makeCorpus } from "../golden/tokenizer/corpus.ts"
@@ -38,7 +38,7 @@ describe("a trained tokenizer", () => {
   })
   it("is read back as it was", () => {
     const tokenizer = trainTokenizer(texts, { vocabSize: 600, characterCoverage: 0.99 })
-    const again = new Tokenizer(readModelFile(writeModelFile(tokenizer.model), "tokenizer.model"))
+    const again = new SentencePieceTokenizer(readModelFile(writeModelFile(tokenizer.model), "tokenizer.model"))
     for (const text of texts.slice(0, 200)) expect(again.encode(text)).toEqual(tokenizer.encode(text))
   })
   it("joins no digits, no scripts with one another, and words never across a space", () => {

@@ -6,7 +6,7 @@ import * as Effect from "effect/Effect"
 import { afterAll, describe, expect, it } from "vitest"
 import { Random } from "../../engine/random.ts"
 import { loadTokenizer, writeTokenizer } from "../../models/tokenizer/files.ts"
-import { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
+import { SentencePieceTokenizer } from "../../models/tokenizer/sentencepiece.ts"
 import { readModelFile, writeModelFile } from "../../models/tokenizer/model-file.ts"
 import { decodeUtf8 } from "../../models/tokenizer/utf8.ts"
 import { makeCorpus, withUnused } from "../golden/tokenizer/corpus.ts"
@@ -14,7 +14,7 @@ import { makeCorpus, withUnused } from "../golden/tokenizer/corpus.ts"
 const golden = new URL("../golden/tokenizer/", import.meta.url).pathname
 const readJson = (path: string): unknown => JSON.parse(readFileSync(path, "utf8"))
 const bytesOf = (name: string): Buffer => readFileSync(join(golden, name))
-const small = new Tokenizer(readModelFile(bytesOf("small.model"), "small.model"))
+const small = new SentencePieceTokenizer(readModelFile(bytesOf("small.model"), "small.model"))
 const encodings = readJson(join(golden, "encodings.json")) as ReadonlyArray<{
   text: string
   ids: ReadonlyArray<number>
@@ -33,11 +33,11 @@ describe("encoding", () => {
     expect(encodings.map(({ text }) => [text, small.encode(text)])).toEqual(encodings.map(({ text, ids }) => [text, ids]))
   })
   it("splits pieces marked unused into their parts, as spm_encode does", () => {
-    const tokenizer = new Tokenizer(withUnused(small.model))
+    const tokenizer = new SentencePieceTokenizer(withUnused(small.model))
     expect(encodings.map(({ text }) => [text, tokenizer.encode(text)])).toEqual(encodings.map(({ text, unused }) => [text, unused]))
   })
   it("gives one unknown piece for a run of unknown characters where the model has no bytes, as spm_encode does", () => {
-    const tokenizer = new Tokenizer(readModelFile(bytesOf("without-bytes.model"), "without-bytes.model"))
+    const tokenizer = new SentencePieceTokenizer(readModelFile(bytesOf("without-bytes.model"), "without-bytes.model"))
     expect(encodings.map(({ text }) => [text, tokenizer.encode(text)])).toEqual(
       encodings.map(({ text, withoutBytes }) => [text, withoutBytes])
     )
@@ -58,16 +58,16 @@ describe("encoding", () => {
     expect(small.encode(text)).toEqual(small.encode(text))
   })
   it("gives the same ids when more words have come than the cache holds, and for words longer than it keeps", () => {
-    const tokenizer = new Tokenizer(small.model)
+    const tokenizer = new SentencePieceTokenizer(small.model)
     const words = Array.from({ length: 300_000 }, (_, i) => `t${i * 7919}`)
     for (let i = 0; i < words.length; i += 1000) tokenizer.encode(words.slice(i, i + 1000).join(" "))
-    for (let i = 0; i < words.length; i += 9973) expect(tokenizer.encode(words[i]!)).toEqual(new Tokenizer(small.model).encode(words[i]!))
+    for (let i = 0; i < words.length; i += 9973) expect(tokenizer.encode(words[i]!)).toEqual(new SentencePieceTokenizer(small.model).encode(words[i]!))
     const long = ["the ".repeat(100), "tea".repeat(400), "\u20ac".repeat(300), `${"n".repeat(255)} ${"n".repeat(256)}`]
     for (const text of long) expect(small.decode(tokenizer.encode(text))).toBe(text)
   })
   it("joins the best-scored neighbours first, and the leftmost where scores are equal, in texts of any length", () => {
     const texts = ["ab", "ba", "abb", "bab", "aa", "aab", "abab", "bb", "abba"]
-    const tokenizer = new Tokenizer({
+    const tokenizer = new SentencePieceTokenizer({
       ...small.model,
       pieces: [...small.pieces.slice(0, 259), ..."\u2581ab".split("").map((text) => ({ text, score: -9, type: "normal" as const }))].concat(
         texts.map((text, i) => ({ text, score: -(i % 3), type: "normal" }))
@@ -92,10 +92,10 @@ describe("encoding", () => {
   })
   it("tokenises the whole text at once where a piece crosses a space, and the same where none does", () => {
     const crossing = { text: "e▁t", score: 1, type: "normal" as const }
-    const tokenizer = new Tokenizer({ ...small.model, pieces: [...small.pieces, { text: "e▁", score: 1, type: "normal" }, crossing] })
+    const tokenizer = new SentencePieceTokenizer({ ...small.model, pieces: [...small.pieces, { text: "e▁", score: 1, type: "normal" }, crossing] })
     expect(tokenizer.encode("the tea").map((id) => tokenizer.pieces[id]!.text)).toContain("e▁t")
     const never = { text: "\u{10ffff}▁\u{10ffff}", score: 0, type: "normal" as const }
-    const whole = new Tokenizer({ ...small.model, pieces: [...small.pieces, never] })
+    const whole = new SentencePieceTokenizer({ ...small.model, pieces: [...small.pieces, never] })
     for (const { text, ids } of encodings) expect(whole.encode(text)).toEqual(ids)
   })
 })
@@ -216,7 +216,7 @@ describe("files", () => {
   it("that are missing are an ArtifactError that says which", async () => {
     expect(await errorOf(join(folder, "nowhere"))).toContain("found nothing there")
     const empty = mkdtempSync(join(folder, "empty-"))
-    expect(await errorOf(empty)).toContain("expected a file tokenizer.model (SentencePiece), found none")
+    expect(await errorOf(empty)).toContain("expected a file tokenizer.model (SentencePiece) or tokenizer.json, found neither")
     writeFileSync(join(empty, "tokenizer.json"), "{}")
     expect(await errorOf(empty)).toContain("found only tokenizer.json")
   })

@@ -1,0 +1,8 @@
+/** Zephyr's format, from its model card (https://huggingface.co/HuggingFaceH4/zephyr-7b-beta): a line that names the role, the text, EOS. */
+export const zephyr = String.raw`{%- for message in messages %}
+    {{- '<|' + message['role'] + '|>\n' + message['content'] | trim + eos_token + '\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>\n' }}
+{%- endif %}
+`
