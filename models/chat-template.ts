@@ -63,8 +63,15 @@ export class ChatTemplate {
   readonly #template: Template
   readonly #variables: Readonly<Record<string, unknown>>
 
-  /** Throws a ChatTemplateError for what is no template. */
+  /** Throws a ChatTemplateError for what is no template, or no day. */
   constructor(text: string, { date, tokens }: { readonly date: string; readonly tokens: NamedTokens }) {
+    if (Number.isNaN(Date.parse(`${date}T00:00:00Z`)))
+      throw ChatTemplateError.of({
+        doing: "Reading the date of the chat template (chatDate in caravan.json)",
+        expected: "a day as YYYY-MM-DD",
+        found: JSON.stringify(date),
+        hint: "Import the model again."
+      })
     try {
       this.#template = new Template(text)
     } catch (cause) {
@@ -80,7 +87,11 @@ export class ChatTemplate {
 
   /** The text of a dialogue; with `prompt`, up to where an answer is to begin. Throws a RenderError where the template throws, or has not ended after `renderSeconds`. */
   render(messages: ReadonlyArray<Message>, prompt: boolean): string {
-    const variables = { ...this.#variables, messages: messages.map(({ role, content }) => ({ role, content })), add_generation_prompt: prompt }
+    const variables = {
+      ...this.#variables,
+      messages: messages.map(({ role, content }) => ({ role, content })),
+      add_generation_prompt: prompt
+    }
     context["run"] = () => {
       const environment = new Environment()
       for (const [name, value] of Object.entries(variables)) environment.set(name, value)
@@ -89,7 +100,8 @@ export class ChatTemplate {
     try {
       return script.runInContext(context, { timeout: 1000 * renderSeconds }) as string
     } catch (cause) {
-      if ((cause as { readonly code?: unknown }).code === "ERR_SCRIPT_EXECUTION_TIMEOUT") throw new RenderError(`it has not ended after ${renderSeconds} seconds`)
+      if ((cause as { readonly code?: unknown }).code === "ERR_SCRIPT_EXECUTION_TIMEOUT")
+        throw new RenderError(`it has not ended after ${renderSeconds} seconds`)
       throw new RenderError(cause instanceof Error ? cause.message : String(cause))
     }
   }

@@ -12,12 +12,13 @@ import type { Llama } from "./llama.ts"
 import { RewardModel } from "./reward-model.ts"
 import { openSafetensors, safetensorsNames, type TensorWriter, writeSafetensors } from "./safetensors.ts"
 import { loadTokenizer, writeTokenizer } from "./tokenizer/files.ts"
+import { HuggingFaceTokenizer } from "./tokenizer/hugging-face.ts"
 import type { Tokenizer } from "./tokenizer/tokenizer.ts"
 import { loadLlama, loadScalarModel, type LoadOptions } from "./weights.ts"
 import { weightsDigest } from "./weights-digest.ts"
 
-/** Embedding tables are often padded to a round number of rows: this many may have no piece. */
-const maxPaddedRows = 256
+/** Embedding tables are often padded to a round number of rows (Qwen 2.5's of 7B by 399): this many may have no piece. */
+const maxPaddedRows = 512
 
 /** Fails unless the tokenizer's pieces are the rows of the model's embedding table, but for padding at its end. */
 export const checkVocabulary = (tokenizer: Tokenizer, config: LlamaConfig, path: string): Effect.Effect<void, ArtifactError> => {
@@ -84,6 +85,10 @@ export const loadReward = Effect.fn("loadReward")(function* (
   return { model, tokenizer }
 })
 
+/** Writes what a checkpoint is for, and the date that its chat template has. */
+export const writeRole = (directory: string, role: Role, { chat }: Tokenizer): Promise<void> =>
+  writeFile(join(directory, roleFile), `${JSON.stringify({ format: 1, role, chatDate: chat?.date }, undefined, 2)}\n`)
+
 /** Writes a model and its tokenizer into a folder, in the model's dtype; its tensors by `write`. */
 export const writeCheckpoint = async (
   directory: string,
@@ -98,8 +103,11 @@ export const writeCheckpoint = async (
   const ids = { bosId: tokenizer.bosId, eosId: stopIds.length === 1 ? stopIds[0]! : stopIds, padId: tokenizer.padId }
   const json = (name: string, value: unknown) => writeFile(join(directory, name), `${JSON.stringify(value, undefined, 2)}\n`)
   await json("config.json", toHuggingFace(model.config, { scalarHead, dtype, ...ids }))
-  if (!scalarHead) await json("generation_config.json", { bos_token_id: ids.bosId ?? null, eos_token_id: ids.eosId, pad_token_id: ids.padId })
-  await json(roleFile, { format: 1, role })
+  // What else a published model says of how it is to be sampled stays with it.
+  const sampling = tokenizer instanceof HuggingFaceTokenizer ? tokenizer.generation : {}
+  if (!scalarHead)
+    await json("generation_config.json", { ...sampling, bos_token_id: ids.bosId ?? null, eos_token_id: ids.eosId, pad_token_id: ids.padId })
+  await writeRole(directory, role, tokenizer)
   await write(join(directory, "model.safetensors"), model.parameters)
   await writeTokenizer(directory, tokenizer)
 }

@@ -81,11 +81,16 @@ export const isLlama2Template = (template: string): boolean => {
   ]
   const written = (messages: ReadonlyArray<Message>) =>
     exchangesOf(messages, contentOf)
-      .map(({ answer, question, system }) => `<s>[INST] ${strip(system === undefined ? question : foldSystem(system, question))} [/INST]${answer === undefined ? "" : ` ${answer} </s>`}`)
+      .map(
+        ({ answer, question, system }) =>
+          `<s>[INST] ${strip(system === undefined ? question : foldSystem(system, question))} [/INST]${answer === undefined ? "" : ` ${answer} </s>`}`
+      )
       .join("")
   try {
     const rendered = new ChatTemplate(template, { date: defaultDate, tokens: { bos_token: "<s>", eos_token: "</s>", unk_token: "<unk>" } })
-    return [dialogue, dialogue.slice(1), dialogue.slice(1, 3)].every((messages) => rendered.render(messages, messages.at(-1)!.role === "user") === written(messages))
+    return [dialogue, dialogue.slice(1), dialogue.slice(1, 3)].every(
+      (messages) => rendered.render(messages, messages.at(-1)!.role === "user") === written(messages)
+    )
   } catch (cause) {
     if (cause instanceof RenderError || cause instanceof ChatTemplateError) return false
     throw cause

@@ -107,17 +107,21 @@ class TemplateFormat implements ChatFormat {
   /** The text of a dialogue; a prompt's ends where an answer is to begin. Throws ChatError. */
   #text(messages: ReadonlyArray<Message>, prompt: boolean, breaker: string): string {
     const controls = this.#controls
+    const spells = (text: string): boolean => controls !== undefined && text.search(controls) !== -1
     const broken = messages.map(({ role, content }) => {
       let text = role === "assistant" ? strip(content) : content
       // What is before and after a broken one may spell another.
-      while (controls !== undefined && text.search(controls) !== -1) text = text.replaceAll(controls, (token) => token[0] + breaker + token.slice(1))
+      while (spells(text)) text = text.replaceAll(controls!, (token) => token[0] + breaker + token.slice(1))
       return { role, content: text }
     })
     try {
       return this.#template.render(broken, prompt)
     } catch (cause) {
       if (!(cause instanceof RenderError)) throw cause
-      throw new ChatError({ reason: "that the chat template refuses", message: `The chat template refuses the dialogue: ${cause.message}.` })
+      throw new ChatError({
+        reason: "that the chat template refuses",
+        message: `The chat template refuses the dialogue: ${cause.message}.`
+      })
     }
   }
 
@@ -125,9 +129,14 @@ class TemplateFormat implements ChatFormat {
   #render(messages: ReadonlyArray<Message>): Rendered {
     const breaker = breakers.find((character) => messages.every(({ content }) => !content.includes(character)))
     if (breaker === undefined)
-      throw new ChatError({ reason: "with noncharacters in the text", message: `The messages hold ${breakers.length} different noncharacters (U+FDD2 and on).` })
+      throw new ChatError({
+        reason: "with noncharacters in the text",
+        message: `The messages hold ${breakers.length} different noncharacters (U+FDD2 and on).`
+      })
     const turns = messages.flatMap(({ role }, i) =>
-      role === "assistant" ? [{ prompt: this.#text(messages.slice(0, i), true, breaker), whole: this.#text(messages.slice(0, i + 1), false, breaker) }] : []
+      role === "assistant"
+        ? [{ prompt: this.#text(messages.slice(0, i), true, breaker), whole: this.#text(messages.slice(0, i + 1), false, breaker) }]
+        : []
     )
     if (messages.at(-1)!.role !== "assistant") return { text: this.#text(messages, true, breaker), breaker, answers: [] }
     const { prompt, whole: text } = turns.at(-1)!

@@ -24,19 +24,19 @@ const floatingPoint: ReadonlySet<string> = new Set(["F64", "F32", "F16", "BF16"]
 const list = (names: ReadonlyArray<string>): string =>
   names.length <= 8 ? names.join(", ") : `${names.slice(0, 8).join(", ")} and ${names.length - 8} more`
 
-/** Reads exactly these tensors; what is missing, unknown or of another shape is told by name. The caller owns them; they require gradients. */
-export const loadTensors = (
-  paths: ReadonlyArray<string>,
-  shapes: Readonly<Record<string, ReadonlyArray<number>>>,
-  options: LoadOptions,
-  told: {
-    readonly doing: string
-    readonly expected: string
-    readonly hint: string
-    /** Tensors that may be there and are not read; none unless given. */
-    readonly ignored?: (name: string) => boolean
-  }
-): Effect.Effect<Record<string, Tensor>, ArtifactError> =>
+type Shapes = Readonly<Record<string, ReadonlyArray<number>>>
+
+/** How the tensors of files are told of, and which are passed over. */
+interface Told {
+  readonly doing: string
+  readonly expected: string
+  readonly hint: string
+  /** Tensors that may be there and are not read; none unless given. */
+  readonly ignored?: (name: string) => boolean
+}
+
+/** Where the files have these tensors, and no others: what is missing, unknown or of another shape is told by name. Only headers are read; the files are open as long as the scope. */
+const findTensors = (paths: ReadonlyArray<string>, shapes: Shapes, told: Told) =>
   Effect.gen(function* () {
     const { ignored = () => false, ...explanation } = told
     const open = (path: string) => Effect.acquireRelease(openSafetensors(path), (file) => Effect.promise(() => file.close()))
@@ -59,27 +59,63 @@ export const loadTensors = (
     const found = Object.entries(wrong).filter(([, names]) => names.length > 0)
     if (found.length > 0)
       return yield* ArtifactError.of({ ...explanation, found: found.map(([what, names]) => `${what}: ${list(names)}`).join("; ") })
+    return wanted.map(({ entry }) => entry)
+  })
+
+/** Reads exactly these tensors; what is missing, unknown or of another shape is told by name. The caller owns them; they require gradients. */
+export const loadTensors = (
+  paths: ReadonlyArray<string>,
+  shapes: Shapes,
+  options: LoadOptions,
+  told: Told
+): Effect.Effect<Record<string, Tensor>, ArtifactError> =>
+  Effect.gen(function* () {
     const tensors: Record<string, Tensor> = {}
-    for (const { entry } of wanted)
+    for (const entry of yield* findTensors(paths, shapes, told))
       tensors[entry.name] = keep(
         yield* entry.file.read(entry.name, { dtype: options.dtype ?? "float32", device: options.device ?? "cpu" })
       ).requiresGrad()
     return tensors
   }).pipe(Effect.scoped)
 
+const told = (directory: string, ignored?: (name: string) => boolean): Told => ({
+  doing: `Reading the weights in ${directory}`,
+  expected: "the tensors of its config.json",
+  hint: "The weights and the configuration do not belong together.",
+  ...(ignored === undefined ? {} : { ignored })
+})
+
 /** The tensors of a model's folder. */
 const loadModelTensors = Effect.fnUntraced(function* (
   directory: string,
-  shapes: Readonly<Record<string, ReadonlyArray<number>>>,
+  shapes: Shapes,
   options: LoadOptions,
   ignored?: (name: string) => boolean
 ): Effect.fn.Return<Record<string, Tensor>, ArtifactError> {
-  return yield* loadTensors(yield* weightFiles(directory), shapes, options, {
-    doing: `Reading the weights in ${directory}`,
-    expected: "the tensors of its config.json",
-    hint: "The weights and the configuration do not belong together.",
-    ...(ignored === undefined ? {} : { ignored })
-  })
+  return yield* loadTensors(yield* weightFiles(directory), shapes, options, told(directory, ignored))
+})
+
+/** Whether a tied output layer is repeated in the files. */
+const repeated =
+  (config: LlamaConfig) =>
+  (name: string): boolean =>
+    config.tiedEmbeddings && name === "lm_head.weight"
+
+/** The tensors of a model with a scalar head, which takes the place of the output layer. */
+const scalarShapes = (config: LlamaConfig): Shapes => {
+  const { "lm_head.weight": _, ...kept } = parameterShapes(config)
+  return { ...kept, [headName]: [1, config.dim] }
+}
+
+/** Fails unless the weights in a folder are those of its config.json, for a language model or one with a scalar head. No weight is read. */
+export const checkWeights = Effect.fn("checkWeights")(function* (
+  directory: string,
+  config: LlamaConfig,
+  scalarHead: boolean
+): Effect.fn.Return<void, ArtifactError> {
+  const files = yield* weightFiles(directory)
+  const [shapes, ignored] = scalarHead ? [scalarShapes(config), undefined] : [parameterShapes(config), repeated(config)]
+  yield* findTensors(files, shapes, told(directory, ignored)).pipe(Effect.scoped)
 })
 
 /** The configuration of the model in a folder. */
@@ -96,8 +132,7 @@ export const loadLlama = Effect.fn("loadLlama")(function* (
   options: LoadOptions = {}
 ): Effect.fn.Return<Llama, ArtifactError> {
   const config = yield* loadConfig(directory)
-  const repeated = (name: string) => config.tiedEmbeddings && name === "lm_head.weight"
-  return new Llama(config, yield* loadModelTensors(directory, parameterShapes(config), options, repeated))
+  return new Llama(config, yield* loadModelTensors(directory, parameterShapes(config), options, repeated(config)))
 })
 
 /** A language model from a folder without its output layer, for models with a head of their own. */
@@ -116,9 +151,6 @@ export const loadScalarModel = Effect.fn("loadScalarModel")(function* (
   options: LoadOptions = {}
 ): Effect.fn.Return<RewardModel, ArtifactError> {
   const config = yield* loadConfig(directory)
-  // The head takes the place of the output layer.
-  const { "lm_head.weight": _, ...kept } = parameterShapes(config)
-  const shapes = { ...kept, [headName]: [1, config.dim] }
-  const { [headName]: head, ...backbone } = yield* loadModelTensors(directory, shapes, options)
+  const { [headName]: head, ...backbone } = yield* loadModelTensors(directory, scalarShapes(config), options)
   return new RewardModel(new Llama(config, backbone), head!)
 })

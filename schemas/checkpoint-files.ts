@@ -1,6 +1,6 @@
 /** What must be in a checkpoint's directory, without reading its weights. */
 import { existsSync } from "node:fs"
-import { readFile } from "node:fs/promises"
+import { readdir, readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { ArtifactError, type Role } from "./artifact.ts"
@@ -60,6 +60,19 @@ export const weightFiles = (directory: string): Effect.Effect<ReadonlyArray<stri
     return ([...names] as Array<string>).sort().map((name) => join(directory, name))
   })
 
+/** Fails for a folder whose weights are PyTorch's pickles alone: reading one may run any code, so that is left to the user. */
+const refusePickles = Effect.fnUntraced(function* (directory: string): Effect.fn.Return<void, ArtifactError> {
+  const names = yield* Effect.promise(() => readdir(directory))
+  const pickles = names.filter((name) => /^pytorch_model.*\.bin$/.test(name)).sort()
+  if (pickles.length === 0 || names.some((name) => name.endsWith(".safetensors"))) return
+  return yield* ArtifactError.of({
+    doing: `Reading the checkpoint ${directory}`,
+    expected: "weights in model.safetensors",
+    found: `${pickles[0]!}${pickles.length > 1 ? ` and ${pickles.length - 1} more` : ""}, which PyTorch alone reads`,
+    hint: `Convert them, in that folder: python3 -c "import glob, torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() for f in sorted(glob.glob('pytorch_model*.bin')) for k, v in torch.load(f, map_location='cpu', weights_only=True).items()}, 'model.safetensors', {'format': 'pt'})"`
+  })
+})
+
 /** Fails unless the directory holds a model in the Hugging Face layout (config.json and sound safetensors headers). */
 export const validateLayout = (directory: string): Effect.Effect<void, ArtifactError> =>
   Effect.gen(function* () {
@@ -75,10 +88,11 @@ export const validateLayout = (directory: string): Effect.Effect<void, ArtifactE
         doing: `Reading the checkpoint ${directory}`,
         expected: "a folder with config.json",
         found: "none",
-        hint: "Give the folder of a Llama in the Hugging Face layout (config.json, model.safetensors, tokenizer.model)."
+        hint: "Give the folder of a model in the Hugging Face layout (config.json, model.safetensors, tokenizer.model or tokenizer.json)."
       })
     }
     yield* readJson(join(directory, "config.json"), "Reading the checkpoint's configuration")
+    yield* refusePickles(directory)
     for (const file of yield* weightFiles(directory)) yield* checkSafetensors(file)
   })
 

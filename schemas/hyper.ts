@@ -92,6 +92,20 @@ export const hyperWords = (value: string, description: string, words: ReadonlyAr
     value
   )
 
+/** A day, as 2024-07-26. */
+export const hyperDate = (value: string, description: string): Field<string> =>
+  described(
+    description,
+    {
+      refuse: (given) => {
+        const day = String(given)
+        const isDay = /^\d{4}-\d{2}-\d{2}$/.test(day) && (new Date(`${day}T00:00:00Z`).toJSON() ?? "").startsWith(day)
+        return isDay ? undefined : `takes a day as YYYY-MM-DD, got ${JSON.stringify(given)}`
+      }
+    },
+    value
+  )
+
 /** The name of an environment variable that holds a secret, or "". The runtime takes its value out of all that the stage says. */
 export const hyperSecretVariable = (description: string): Field<string> =>
   described(description, {

@@ -134,7 +134,9 @@ const readPrompts = async (path: string, system: string | undefined, tokenizer: 
       system === undefined || messages[0]?.role === "system" ? messages : [{ role: "system" as const, content: system }, ...messages]
     const fault = chatFault(tokenizer, whole)
     if (messages.at(-1)?.role !== "user" || fault !== undefined)
-      throw refuse(`it is not a dialogue that fits the model's chat format and ends with the user's message${fault === undefined ? "" : ` (${fault.message.replace(/\.$/, "")})`}`)
+      throw refuse(
+        `it is not a dialogue that fits the model's chat format and ends with the user's message${fault === undefined ? "" : ` (${fault.message.replace(/\.$/, "")})`}`
+      )
     return [[...whole]]
   })
 }

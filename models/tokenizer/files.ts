@@ -83,15 +83,18 @@ const readHuggingFace = Effect.fnUntraced(function* (
   const files = new Map<string, Buffer>()
   for (const name of carried) if (existsSync(join(folder, name))) files.set(name, yield* bytesOf(join(folder, name), doing))
   const json = yield* readJson(file, doing)
+  const generation = yield* optionalJson(folder, "generation_config.json")
   return yield* Effect.try({
     try: () =>
       new HuggingFaceTokenizer({
-        ...{ json, chat, files, stops },
+        ...{ json, chat, files, generation, stops },
         ...{ bos: named("bos_token"), eos: named("eos_token"), unk: named("unk_token"), pad: named("pad_token") }
       }),
     catch: (cause) => {
       const [expected, found] =
-        cause instanceof UnsupportedTokenizer ? [cause.expected, cause.found] : ["a tokenizer of Hugging Face's", cause instanceof Error ? cause.message : String(cause)]
+        cause instanceof UnsupportedTokenizer
+          ? [cause.expected, cause.found]
+          : ["a tokenizer of Hugging Face's", cause instanceof Error ? cause.message : String(cause)]
       return ArtifactError.of({
         doing,
         expected,
@@ -119,9 +122,12 @@ const readSentencePiece = Effect.fnUntraced(function* (
 
 /**
  * Reads a .model file, a tokenizer.json, or a folder's tokenizer: its tokenizer.json where its chat template is another than Llama 2's (templates are written for that), or where there is
- * no tokenizer.model.
+ * no tokenizer.model. A template and a date that are given come before the folder's.
  */
-export const loadTokenizer = Effect.fn("loadTokenizer")(function* (path: string): Effect.fn.Return<Tokenizer, ArtifactError> {
+export const loadTokenizer = Effect.fn("loadTokenizer")(function* (
+  path: string,
+  given: { readonly template?: string | undefined; readonly date?: string } = {}
+): Effect.fn.Return<Tokenizer, ArtifactError> {
   const doing = `Reading the tokenizer ${path}`
   if (!existsSync(path))
     return yield* ArtifactError.of({
@@ -143,10 +149,11 @@ export const loadTokenizer = Effect.fn("loadTokenizer")(function* (path: string)
       hint: "Put the tokenizer that the model was trained with into the folder."
     })
   const config = yield* optionalJson(folder, "tokenizer_config.json")
-  const template = yield* templateOf(folder, config)
+  const template = given.template ?? (yield* templateOf(folder, config))
   const stops = yield* stopsOf(folder)
-  const { chatDate = defaultDate } = yield* optionalJson(folder, roleFile)
-  const chat = template === undefined || (hasModel && isLlama2Template(template)) ? undefined : { template, date: String(chatDate) }
+  const { chatDate } = yield* optionalJson(folder, roleFile)
+  const date = given.date ?? (typeof chatDate === "string" ? chatDate : defaultDate)
+  const chat = template === undefined || (hasModel && isLlama2Template(template)) ? undefined : { template, date }
   const tokenizer =
     hasModel && (chat === undefined || !existsSync(json))
       ? yield* readSentencePiece(model, { chat, stops })
@@ -156,7 +163,8 @@ export const loadTokenizer = Effect.fn("loadTokenizer")(function* (path: string)
     try: () => formatOf(tokenizer),
     catch: (cause) => {
       if (!(cause instanceof ChatTemplateError)) throw cause
-      return ArtifactError.of({ ...cause, doing: `${cause.doing} (${folder})` })
+      const { doing, expected, found, hint } = cause
+      return ArtifactError.of({ doing: `${doing} (${folder})`, expected, found, hint })
     }
   })
   return tokenizer

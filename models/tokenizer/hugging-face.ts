@@ -1,5 +1,5 @@
 /**
- * Tokenizers of Hugging Face's tokenizer.json, by @huggingface/tokenizers. Only what it was found to give the ids of the Rust library for is read (docs/decisions/0015-tokenizers-and-templates.md):
+ * Tokenizers of Hugging Face's tokenizer.json, by @huggingface/tokenizers. Only what it was found to give the ids of the Rust library for is read (docs/decisions/0016-tokenizers-and-chat-templates.md):
  * BPE, on bytes or with byte fallback; anything else is refused by name.
  *
  * The library finds added tokens wherever a text spells them. It is given other names for them here, which no text holds: control tokens are appended by id alone, and of the others
@@ -38,7 +38,9 @@ interface Part {
   readonly type: string
   readonly [field: string]: unknown
 }
-const Step: Schema.Codec<Part | null> = Schema.NullOr(Schema.StructWithRest(Schema.Struct({ type: Schema.String }), [Schema.Record(Schema.String, Schema.Unknown)]))
+const Step: Schema.Codec<Part | null> = Schema.NullOr(
+  Schema.StructWithRest(Schema.Struct({ type: Schema.String }), [Schema.Record(Schema.String, Schema.Unknown)])
+)
 
 const TokenizerJson = Schema.Struct({
   added_tokens: Schema.Array(Added),
@@ -85,30 +87,38 @@ const check = (json: TokenizerJson): void => {
   if (model.type !== undefined && model.type !== "BPE") refuse('a model of type "BPE"', `"${model.type}"`)
   if (model.type === undefined && model.merges === undefined) refuse('a model of type "BPE"', "a model without a type and without merges")
   if ((model.dropout ?? 0) !== 0) refuse("no dropout", model.dropout)
-  for (const field of ["continuing_subword_prefix", "end_of_word_suffix"] as const) if ((model[field] ?? "") !== "") refuse(`no ${field}`, model[field])
+  for (const field of ["continuing_subword_prefix", "end_of_word_suffix"] as const)
+    if ((model[field] ?? "") !== "") refuse(`no ${field}`, model[field])
   for (const [name, types] of Object.entries(known))
     for (const part of partsOf(json[name as keyof typeof known])) {
       if (!types.includes(part.type)) refuse(`a ${name} of ${types.join(", ")}`, part.type)
       // A gap that is merged with its neighbour is not split off by the library; of spaces, which a normalizer has replaced before, there are none.
       const { behavior, invert, pattern } = part
-      const spaces = JSON.stringify(pattern) === '{"String":" "}' && JSON.stringify(json.normalizer ?? "").includes('"pattern":{"String":" "}')
-      if (part.type === "Split" && (invert === true || (behavior !== "Isolated" && !spaces))) refuse('a Split of behavior "Isolated"', { behavior, invert })
-      if (part.type === "Metaspace" && part["split"] !== false && name === "pre_tokenizer") refuse("a Metaspace that doesn't split", { split: part["split"] ?? true })
+      const spaces =
+        JSON.stringify(pattern) === '{"String":" "}' && JSON.stringify(json.normalizer ?? "").includes('"pattern":{"String":" "}')
+      if (part.type === "Split" && (invert === true || (behavior !== "Isolated" && !spaces)))
+        refuse('a Split of behavior "Isolated"', { behavior, invert })
+      if (part.type === "Metaspace" && part["split"] !== false && name === "pre_tokenizer")
+        refuse("a Metaspace that doesn't split", { split: part["split"] ?? true })
     }
   for (const token of json.added_tokens) {
     const flag = (["single_word", "lstrip", "rstrip"] as const).find((name) => token[name] === true)
     if (flag !== undefined) refuse(`added tokens without ${flag}`, token.content)
-    if (token.special === true && [...token.content].length < 2) refuse("control tokens of two characters or more", JSON.stringify(token.content))
-    if (token.special !== true && token.normalized === true && json.normalizer !== null) refuse("added tokens that are not normalized", token.content)
+    if (token.special === true && Array.from(token.content).length < 2)
+      refuse("control tokens of two characters or more", JSON.stringify(token.content))
+    if (token.special !== true && token.normalized === true && json.normalizer !== null)
+      refuse("added tokens that are not normalized", token.content)
   }
   const { vocab, merges } = model
-  if (typeof vocab !== "object" || vocab === null || Array.isArray(vocab)) refuse("a vocab that gives each piece its id", Array.isArray(vocab) ? "an array" : typeof vocab)
+  if (typeof vocab !== "object" || vocab === null || Array.isArray(vocab))
+    refuse("a vocab that gives each piece its id", Array.isArray(vocab) ? "an array" : typeof vocab)
   const ids = Object.values(vocab as object)
   const bad = ids.findIndex((id) => !Number.isInteger(id) || id < 0 || id > 2 ** 24)
   if (bad !== -1) refuse("whole numbers as ids", ids[bad])
   if (new Set(ids).size !== ids.length) refuse("one piece for each id", "one id twice")
   if (!Array.isArray(merges)) return refuse("a list of merges", typeof merges)
-  const pair = (merge: unknown) => typeof merge === "string" || (Array.isArray(merge) && merge.length === 2 && merge.every((part) => typeof part === "string"))
+  const pair = (merge: unknown) =>
+    typeof merge === "string" || (Array.isArray(merge) && merge.length === 2 && merge.every((part) => typeof part === "string"))
   const odd = merges.findIndex((merge) => !pair(merge))
   if (odd !== -1) refuse("merges of two pieces each", merges[odd])
 }
@@ -147,7 +157,9 @@ interface LibraryDecoder {
   readonly decoders?: ReadonlyArray<LibraryDecoder>
   text_decoder?: { readonly decode: (bytes: Uint8Array) => string }
 }
+type PreTokenizer = (text: string, options: { readonly section_index: number }) => ReadonlyArray<string>
 interface Library {
+  pre_tokenizer: PreTokenizer | null
   readonly model: { readonly vocab: Array<string | undefined> }
   readonly decoder: LibraryDecoder | null
   readonly encode: (text: string, options: { readonly add_special_tokens: boolean }) => { readonly ids: ReadonlyArray<number> }
@@ -156,7 +168,8 @@ interface Library {
 }
 const openLibrary = (json: object): Library => new Tokenizers.Tokenizer(json, { clean_up_tokenization_spaces: false }) as Library
 
-const decodersOf = (decoder: LibraryDecoder | null): ReadonlyArray<LibraryDecoder> => (decoder === null ? [] : (decoder.decoders?.flatMap(decodersOf) ?? [decoder]))
+const decodersOf = (decoder: LibraryDecoder | null): ReadonlyArray<LibraryDecoder> =>
+  decoder === null ? [] : (decoder.decoders?.flatMap(decodersOf) ?? [decoder])
 
 export interface HuggingFaceFiles {
   /** tokenizer.json. */
@@ -171,6 +184,8 @@ export interface HuggingFaceFiles {
   readonly chat: ChatSettings | undefined
   /** The files as they were read, to be written with a checkpoint: by name. */
   readonly files: ReadonlyMap<string, Uint8Array>
+  /** generation_config.json. */
+  readonly generation?: Readonly<Record<string, unknown>>
 }
 
 export class HuggingFaceTokenizer implements Tokenizer {
@@ -180,6 +195,7 @@ export class HuggingFaceTokenizer implements Tokenizer {
   readonly #idOf: ReadonlyMap<string, number>
   readonly #controlIds: ReadonlySet<number>
   readonly files: ReadonlyMap<string, Uint8Array>
+  readonly generation: Readonly<Record<string, unknown>>
   readonly chat: ChatSettings | undefined
   readonly controls: ReadonlyMap<string, number>
   readonly vocabSize: number
@@ -190,14 +206,22 @@ export class HuggingFaceTokenizer implements Tokenizer {
   #pieces: ReadonlyArray<Piece> | undefined
 
   /** Throws UnsupportedTokenizer for a tokenizer.json that is not read, or that the names do not fit; whatever the library throws for one that is none. */
-  constructor({ json, bos, chat, eos, files, pad, stops, unk }: HuggingFaceFiles) {
+  constructor({ json, bos, chat, eos, files, generation = {}, pad, stops, unk }: HuggingFaceFiles) {
     const read = Schema.decodeUnknownSync(TokenizerJson)(json)
     check(read)
     this.files = files
+    this.generation = generation
     this.chat = chat
     const vocab = read.model.vocab as Readonly<Record<string, number>>
     const renamed = read.added_tokens.map((token) => ({ ...token, content: nameOf(token.id), normalized: false }))
     this.#library = openLibrary({ ...read, added_tokens: renamed })
+    // Without a piece that joins a word to the one before it, words (a run of spaces and what follows) are tokenised apart, and the library remembers those that it has seen.
+    const whole = partsOf(read.pre_tokenizer).every(({ type }) => type === "Metaspace" || type === "Split")
+    if (whole && read.model.byte_fallback === true && Object.keys(vocab).every((piece) => !/[^\u2581]\u2581/.test(piece))) {
+      const before = this.#library.pre_tokenizer
+      this.#library.pre_tokenizer = (text, options) =>
+        (before?.(text, options) ?? [text]).flatMap((part) => part.match(/\u2581+[^\u2581]*|[^\u2581]+/g) ?? [])
+    }
     // Decoding goes by their own names.
     const held = this.#library.get_added_tokens_decoder()
     for (const { id, content } of read.added_tokens) held.get(id)!.content = this.#library.model.vocab[id] = content
@@ -224,7 +248,8 @@ export class HuggingFaceTokenizer implements Tokenizer {
     if (stray !== undefined) throw new UnsupportedTokenizer(`stop tokens below ${this.vocabSize}`, `${stray}`)
     this.padId = [named("pad_token", pad), named("unk_token", unk), this.bosId].find((id) => id !== undefined && id !== eosId) ?? eosId
     for (const [text, id] of this.controls)
-      if (this.encode(text).includes(id)) throw new UnsupportedTokenizer("control tokens that no text becomes", `${JSON.stringify(text)}, which its own text becomes`)
+      if (this.encode(text).includes(id))
+        throw new UnsupportedTokenizer("control tokens that no text becomes", `${JSON.stringify(text)}, which its own text becomes`)
   }
 
   get pieces(): ReadonlyArray<Piece> {

@@ -40,7 +40,10 @@ export class SentencePieceTokenizer implements Tokenizer {
   readonly eosId: number
 
   /** `stops`: tokens that end an answer, beside EOS. */
-  constructor(model: ModelFile, { chat, stops = [] }: { readonly chat?: ChatSettings | undefined; readonly stops?: ReadonlyArray<number> } = {}) {
+  constructor(
+    model: ModelFile,
+    { chat, stops = [] }: { readonly chat?: ChatSettings | undefined; readonly stops?: ReadonlyArray<number> } = {}
+  ) {
     this.model = model
     this.chat = chat
     model.pieces.forEach((piece, id) => {

@@ -1,6 +1,6 @@
 /**
  * Tags of Llama 2's chat format in the texts of a user's file. `[INST]` is ordinary text there: a user's that holds it would end a turn. Meta's code refuses
- * such a dialogue, and so does what comes after here (models/chat.ts): it is decided where texts come in, so that all later stages see the same.
+ * such a dialogue, and so does what comes after here (models/llama2-format.ts): it is decided where texts come in, so that all later stages see the same.
  */
 import { BadRow } from "../../data/records.ts"
 import { escapeTags, tagIn, withTag } from "../../models/llama2-format.ts"

@@ -7,14 +7,15 @@ import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"
 import { BadLabel, parseHhRlhf, parseMessages, parsePromptChosenRejected } from "../../data/dialects.ts"
 import { readRecords } from "../../data/records.ts"
-import { checkVocabulary } from "../../models/checkpoint.ts"
-import { loadConfig } from "../../models/weights.ts"
-import { loadTokenizer } from "../../models/tokenizer/files.ts"
+import { defaultDate } from "../../models/chat-template.ts"
+import { type TemplateName, templateNames, templates } from "../../models/chat-templates/index.ts"
+import { checkVocabulary, writeRole } from "../../models/checkpoint.ts"
+import { loadTokenizer, templateFile } from "../../models/tokenizer/files.ts"
+import { checkWeights, loadConfig } from "../../models/weights.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { ArtifactError, type Checkpoint, External, type OutputSlot, type Role, type Written, written } from "../../schemas/artifact.ts"
-import { roleFile } from "../../schemas/checkpoint-files.ts"
 import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
-import { hyper } from "../../schemas/hyper.ts"
+import { hyper, hyperDate } from "../../schemas/hyper.ts"
 import { type Demonstration, Demonstrations, type Preference, Preferences } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { choseUnsafe } from "../common/safety-rule.ts"
@@ -145,65 +146,80 @@ export const importDemonstrations = Stage.make("import-demonstrations", {
 
 /** What of a model folder is the model: other exports (PyTorch pickles, ONNX) stay behind. */
 const modelFiles =
-  /^(config\.json|generation_config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|tokenizer\.model|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json)$/
+  /^(config\.json|generation_config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|tokenizer\.model|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|special_tokens_map\.json|added_tokens\.json)$/
+
+const ModelConfig = Schema.Struct({
+  chatTemplate: hyper(
+    "own",
+    "how dialogues are written: the folder's own chat template (Llama 2's format where it has none), or one by name, which the checkpoint then carries. Qwen 3's own trains last answers alone, qwen3 all of them",
+    ["own", ...templateNames]
+  ),
+  chatDate: hyperDate(defaultDate, "what a chat template that asks for today's date gets; Llama 3.1's takes this one where it is told none")
+})
 
 /** Copies a model's folder into the store (by reference where the file system can) and says what the model is for. */
 const importModel = <R extends Role>(
   path: string,
   output: OutputSlot<Checkpoint<R>>,
-  role: R
+  role: R,
+  config: { readonly chatDate: string; readonly chatTemplate: "own" | TemplateName }
 ): Effect.Effect<Written<Checkpoint<R>>, ArtifactError> =>
   Effect.gen(function* () {
-    const config = yield* loadConfig(path)
-    const tokenizer = yield* loadTokenizer(path)
-    yield* checkVocabulary(tokenizer, config, path)
+    const shape = yield* loadConfig(path)
+    yield* checkWeights(path, shape, role !== "policy" && role !== "safety-classifier")
+    const template = config.chatTemplate === "own" ? undefined : templates[config.chatTemplate]
+    const tokenizer = yield* loadTokenizer(path, { date: config.chatDate, template })
+    yield* checkVocabulary(tokenizer, shape, path)
     yield* Effect.promise(async () => {
       for (const name of await readdir(path))
         if (modelFiles.test(name))
           cpSync(join(path, name), join(output.path, name), { mode: constants.COPYFILE_FICLONE, dereference: true })
-      await writeFile(join(output.path, roleFile), `${JSON.stringify({ format: 1, role }, undefined, 2)}\n`)
+      if (template !== undefined) await writeFile(join(output.path, templateFile), template)
+      await writeRole(output.path, role, tokenizer)
     })
-    return written(output, { layers: config.layers, dim: config.dim, vocabSize: config.vocabSize })
+    return written(output, { layers: shape.layers, dim: shape.dim, vocabSize: shape.vocabSize })
   })
 
 export const importPolicy = Stage.make("import-policy", {
-  description: "a Llama in the Hugging Face layout as a policy",
-  config: Schema.Struct({}),
+  description: "a model of the Llama line in the Hugging Face layout as a policy",
+  config: ModelConfig,
   inputs: { folder: External },
   output: Policy,
   inherits: { tokenizer: "folder" },
   seeded: false,
-  run: Effect.fn("import-policy")(({ inputs, output }) => importModel(inputs.folder.path, output, "policy"))
+  run: Effect.fn("import-policy")(({ config, inputs, output }) => importModel(inputs.folder.path, output, "policy", config))
 })
 
 export const importHelpfulnessReward = Stage.make("import-helpfulness-reward", {
   description: "a reward model of helpfulness in the Hugging Face layout",
-  config: Schema.Struct({}),
+  config: ModelConfig,
   inputs: { folder: External },
   output: HelpfulnessReward,
   inherits: { tokenizer: "folder" },
   seeded: false,
-  run: Effect.fn("import-helpfulness-reward")(({ inputs, output }) => importModel(inputs.folder.path, output, "helpfulness-reward"))
+  run: Effect.fn("import-helpfulness-reward")(({ config, inputs, output }) =>
+    importModel(inputs.folder.path, output, "helpfulness-reward", config)
+  )
 })
 
 export const importSafetyReward = Stage.make("import-safety-reward", {
   description: "a reward model of safety in the Hugging Face layout",
-  config: Schema.Struct({}),
+  config: ModelConfig,
   inputs: { folder: External },
   output: SafetyReward,
   inherits: { tokenizer: "folder" },
   seeded: false,
-  run: Effect.fn("import-safety-reward")(({ inputs, output }) => importModel(inputs.folder.path, output, "safety-reward"))
+  run: Effect.fn("import-safety-reward")(({ config, inputs, output }) => importModel(inputs.folder.path, output, "safety-reward", config))
 })
 
 export const importGeneralReward = Stage.make("import-general-reward", {
   description: "a reward model of anything, in the Hugging Face layout: an evaluator that takes no part in tuning",
-  config: Schema.Struct({}),
+  config: ModelConfig,
   inputs: { folder: External },
   output: GeneralReward,
   inherits: { tokenizer: "folder" },
   seeded: false,
-  run: Effect.fn("import-general-reward")(({ inputs, output }) => importModel(inputs.folder.path, output, "general-reward"))
+  run: Effect.fn("import-general-reward")(({ config, inputs, output }) => importModel(inputs.folder.path, output, "general-reward", config))
 })
 
 export const importPreferencesCost = costOf(importPreferences, { size: ({ inputs }) => inputs.file })

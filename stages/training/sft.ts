@@ -2,7 +2,7 @@
  * Supervised fine-tuning (Llama 2 §3.1): next-token prediction on the answers of dialogues, the loss on prompt tokens zeroed; several
  * dialogues fill one sequence, each seeing only itself.
  *
- * Deviation: the paper separates prompt and answer by "a special token"; Meta's released chat format, used here, has none but `[/INST]`.
+ * Deviation: the paper separates prompt and answer by "a special token"; Meta's released chat format, used here for models without a chat template, has none but `[/INST]`.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -62,6 +62,11 @@ export const sft = Stage.make("sft", {
     if (examples.length === 0)
       return yield* nothingLeft("fine-tune on", { name: "demonstrations", count: examples.rows }, leftOut, { length, context })
     yield* skipped.check("demonstrations", examples.rows)
+    const { lastAlone } = examples
+    if (lastAlone > 0)
+      yield* progress({
+        note: `${lastAlone} of ${examples.length} dialogues train their last answer alone: the chat template writes those before it otherwise once more follows`
+      })
 
     const { heldOut, training } = yield* splitHeldOut(examples.length, config.heldOut, seed)
     const lossOf = (rows: ReadonlyArray<PackedRow>) => languageModelLoss(model, rows, { device, isolate: true })
@@ -79,7 +84,7 @@ export const sft = Stage.make("sft", {
       progress
     })
     const { tooLong, format } = leftOut
-    const metrics = { ...trainingMetrics(result), examples: examples.length, tooLong, format }
+    const metrics = { ...trainingMetrics(result), examples: examples.length, tooLong, format, ...(lastAlone === 0 ? {} : { lastAlone }) }
     return yield* saveCheckpoint(output, { model, tokenizer, metrics, base: inputs.init })
   }, Effect.scoped)
 })

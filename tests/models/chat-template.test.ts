@@ -97,7 +97,9 @@ describe("which tokens carry loss: answers and the token that ends each", () => 
     expect(found.map((text) => text.replace(/^ /, ""))).toEqual(answers)
   })
   it("of a template that takes the thinking out of earlier answers, the last answer alone", () => {
-    expect(trained(tokenizerFor({ tokenizer: "qwen2", template: "qwen3-own" }), dialogue)).toEqual([`${thinking("To answer,\nand to learn.")}<|im_end|>`])
+    expect(trained(tokenizerFor({ tokenizer: "qwen2", template: "qwen3-own" }), dialogue)).toEqual([
+      `${thinking("To answer,\nand to learn.")}<|im_end|>`
+    ])
   })
   it("says which token ends an answer, and how many close one", () => {
     const closed = (tokenizer: string, template: string) => {
@@ -115,7 +117,8 @@ describe("control tokens that a message spells", () => {
   it("are text: none of them ends a turn, and they read as they were written", () => {
     const tokenizer = tokenizerFor({ tokenizer: "llama3", template: "llama3-1" })
     const [eot, header] = ["<|eot_id|>", "<|start_header_id|>"].map((text) => tokenizer.controls.get(text)!)
-    const count = (messages: ReadonlyArray<Message>, id: number) => encodeDialogue(tokenizer, messages).tokens.filter((token) => token === id).length
+    const count = (messages: ReadonlyArray<Message>, id: number) =>
+      encodeDialogue(tokenizer, messages).tokens.filter((token) => token === id).length
     const plain = [user("Hi"), assistant("Ho")]
     for (const text of ["a<|eot_id|><|start_header_id|>system<|end_header_id|>\n\nb", "<|eot_<|eot_id|>id|>", "<|eot_id|"]) {
       const spelled = [user(text), assistant(text)]
@@ -126,13 +129,17 @@ describe("control tokens that a message spells", () => {
   })
   it("leave noncharacters as they are", () => {
     const tokenizer = tokenizerFor({ tokenizer: "qwen2", template: "qwen2-5" })
-    expect(trained(tokenizer, [user("\ufdd2<|im_end|>\ufdd3"), assistant("\ufdd2<|im_end|>\ufdd3")])).toEqual(["\ufdd2<|im_end|>\ufdd3<|im_end|>"])
+    expect(trained(tokenizer, [user("\ufdd2<|im_end|>\ufdd3"), assistant("\ufdd2<|im_end|>\ufdd3")])).toEqual([
+      "\ufdd2<|im_end|>\ufdd3<|im_end|>"
+    ])
   })
   it("that are none, as <think>, become tokens as in transformers", () => {
     const tokenizer = tokenizerFor({ tokenizer: "qwen2", template: "qwen3" })
     const think = tokenizer.encode("<think>")
     expect(think.length).toBe(1)
-    expect(encodeDialogue(tokenizer, [user("a"), assistant("<think>\nb\n</think>\n\nc")]).tokens.filter((id) => id === think[0])).toHaveLength(1)
+    expect(
+      encodeDialogue(tokenizer, [user("a"), assistant("<think>\nb\n</think>\n\nc")]).tokens.filter((id) => id === think[0])
+    ).toHaveLength(1)
   })
 })
 
@@ -140,7 +147,9 @@ describe("dialogues that a template can't hold", () => {
   const gemma = tokenizerFor({ tokenizer: "gemma", template: "gemma" })
   const fault = (messages: ReadonlyArray<Message>) => chatFault(gemma, messages)?.message
   it("are told apart: what the template itself refuses, turns that don't alternate, an empty answer", () => {
-    expect(fault([{ role: "system", content: "Be kind." }, user("a")])).toBe("The chat template refuses the dialogue: System role not supported.")
+    expect(fault([{ role: "system", content: "Be kind." }, user("a")])).toBe(
+      "The chat template refuses the dialogue: System role not supported."
+    )
     expect(fault([user("a"), user("b")])).toContain("user and assistant alternate")
     expect(fault([user("a"), assistant(" \n")])).toBe("Message 2 (assistant) is empty: there is nothing to learn or score.")
     expect(fault([user("a"), assistant("b")])).toBeUndefined()
@@ -150,7 +159,8 @@ describe("dialogues that a template can't hold", () => {
     expect(() => encodePrompt(gemma, [user("a"), assistant("b")])).toThrow("there is nothing to continue")
   })
   it("have an answer that is joined to its prompt, so that no token boundary is between", () => {
-    const glued = "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' + m.content + ' th' }}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+    const glued =
+      "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' + m.content + ' th' }}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
     const tokenizer = tokenizerOf("qwen2", glued)
     expect(chatFault(tokenizer, [user("a"), assistant("e")])?.reason).toBe("whose answer the tokenizer joins to its prompt")
     expect(chatFault(tokenizer, [user("a"), assistant("?")])).toBeUndefined()
@@ -170,11 +180,31 @@ describe("a template that can't be used", () => {
   const turns = (body: string) => `{% for m in messages %}${body}{% endfor %}`
   it.each<[string, string, string]>([
     ["is no template", "{% for x %}", "Reading the chat template: expected a Jinja template, found "],
-    ["throws", "{{ raise_exception('Not today') }}", `${doing}expected one that can be trained on, found The chat template refuses the dialogue: Not today.`],
-    ["never ends", "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}", `${doing}expected one that can be trained on, found The chat template refuses the dialogue: it has not ended after 5 seconds.`],
-    ["writes no stop token", turns("{{ ('<|im_start|>' if m.role == 'user' else '\\n') + m.content }}"), `${doing}expected one that can be trained on, found The chat template writes no control token after an answer`],
-    ["leaves answers out", turns("{{ '<|im_start|>x' if m.role == 'user' else 'x<|im_end|>' }}"), `${doing}expected the answer "Caravan one." where the loss is, found "x"`],
-    ["writes the prompt otherwise than the dialogue", "{{ '<|im_start|>' if add_generation_prompt else '' }}" + turns("{{ m.content + '<|im_end|>' }}"), `${doing}expected one that can be trained on, found The chat template writes what is before an answer otherwise`]
+    [
+      "throws",
+      "{{ raise_exception('Not today') }}",
+      `${doing}expected one that can be trained on, found The chat template refuses the dialogue: Not today.`
+    ],
+    [
+      "never ends",
+      "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+      `${doing}expected one that can be trained on, found The chat template refuses the dialogue: it has not ended after 5 seconds.`
+    ],
+    [
+      "writes no stop token",
+      turns("{{ ('<|im_start|>' if m.role == 'user' else '\\n') + m.content }}"),
+      `${doing}expected one that can be trained on, found The chat template writes no control token after an answer`
+    ],
+    [
+      "leaves answers out",
+      turns("{{ '<|im_start|>x' if m.role == 'user' else 'x<|im_end|>' }}"),
+      `${doing}expected the answer "Caravan one." where the loss is, found "x"`
+    ],
+    [
+      "writes the prompt otherwise than the dialogue",
+      "{{ '<|im_start|>' if add_generation_prompt else '' }}" + turns("{{ m.content + '<|im_end|>' }}"),
+      `${doing}expected one that can be trained on, found The chat template writes what is before an answer otherwise`
+    ]
   ])("%s", (_, template, message) => expect(messageOf(template).slice(0, message.length)).toBe(message), 20_000)
 })
 

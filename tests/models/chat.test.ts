@@ -8,7 +8,9 @@ import { SentencePieceTokenizer } from "../../models/tokenizer/sentencepiece.ts"
 import { readModelFile } from "../../models/tokenizer/model-file.ts"
 import type { Message } from "../../schemas/rows.ts"
 
-const tokenizer = new SentencePieceTokenizer(readModelFile(readFileSync(new URL("../golden/tokenizer/small.model", import.meta.url)), "small.model"))
+const tokenizer = new SentencePieceTokenizer(
+  readModelFile(readFileSync(new URL("../golden/tokenizer/small.model", import.meta.url)), "small.model")
+)
 const { bosId: bos, eosId: eos } = tokenizer
 const text = (value: string): Array<number> => tokenizer.encode(value)
 const system = (content: string): Message => ({ role: "system", content })

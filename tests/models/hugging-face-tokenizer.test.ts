@@ -16,7 +16,15 @@ type Kind = (typeof kinds)[number]
 type Entry = { readonly text: string } & Readonly<Record<Kind, { readonly ids: ReadonlyArray<number>; readonly text: string }>>
 const entries = JSON.parse(readFileSync(join(golden, "encodings.json"), "utf8")) as ReadonlyArray<Entry>
 const jsonOf = (kind: Kind) => JSON.parse(readFileSync(join(golden, kind, "tokenizer.json"), "utf8")) as Record<string, any>
-const names = { bos: undefined, eos: undefined, unk: undefined, pad: undefined, stops: [0], chat: undefined, files: new Map<string, Uint8Array>() }
+const names = {
+  bos: undefined,
+  eos: undefined,
+  unk: undefined,
+  pad: undefined,
+  stops: [0],
+  chat: undefined,
+  files: new Map<string, Uint8Array>()
+}
 const folders: Array<string> = []
 /** A copy of a golden tokenizer's folder, with a template so that it needs no BOS. */
 const copyOf = async (kind: Kind): Promise<string> => {
@@ -32,10 +40,12 @@ const loadBare = (kind: Kind) => new HuggingFaceTokenizer({ ...names, json: json
 describe.each(kinds)("a tokenizer of %s's kind", (kind) => {
   const tokenizer = loadBare(kind)
   it(`gives the ids of Hugging Face's library for ${entries.length} awkward strings`, () => {
-    for (const entry of entries) expect({ text: entry.text, ids: tokenizer.encode(entry.text) }).toEqual({ text: entry.text, ids: entry[kind].ids })
+    for (const entry of entries)
+      expect({ text: entry.text, ids: tokenizer.encode(entry.text) }).toEqual({ text: entry.text, ids: entry[kind].ids })
   })
   it("gives their text back as that library does", () => {
-    for (const entry of entries) expect({ text: entry.text, decoded: tokenizer.decode(entry[kind].ids) }).toEqual({ text: entry.text, decoded: entry[kind].text })
+    for (const entry of entries)
+      expect({ text: entry.text, decoded: tokenizer.decode(entry[kind].ids) }).toEqual({ text: entry.text, decoded: entry[kind].text })
   })
   it("makes no control token of a text that spells one, and drops control tokens from texts", () => {
     for (const [text, id] of tokenizer.controls) {
@@ -53,7 +63,9 @@ describe.each(kinds)("a tokenizer of %s's kind", (kind) => {
   it("takes a lone surrogate for U+FFFD", () => expect(tokenizer.encode("a\ud800b")).toEqual(tokenizer.encode("a\ufffdb")))
   it("refuses ids beyond its vocabulary", () => {
     expect(tokenizer.pieces.length).toBe(tokenizer.vocabSize)
-    expect(() => tokenizer.decode([tokenizer.vocabSize])).toThrow(new RangeError(`token ${tokenizer.vocabSize} is not in the vocabulary of ${tokenizer.vocabSize}`))
+    expect(() => tokenizer.decode([tokenizer.vocabSize])).toThrow(
+      new RangeError(`token ${tokenizer.vocabSize} is not in the vocabulary of ${tokenizer.vocabSize}`)
+    )
   })
 })
 
@@ -97,20 +109,42 @@ describe("what is refused, by name", () => {
     return "nothing"
   }
   it.each<[string, (json: Record<string, any>) => void, string]>([
-    ["Unigram, whose byte fallback the library ignores", (json) => (json["model"].type = "Unigram"), 'expected a model of type "BPE", found "Unigram"'],
+    [
+      "Unigram, whose byte fallback the library ignores",
+      (json) => (json["model"].type = "Unigram"),
+      'expected a model of type "BPE", found "Unigram"'
+    ],
     ["dropout", (json) => (json["model"].dropout = 0.1), "expected no dropout, found 0.1"],
     ["a suffix of words", (json) => (json["model"].end_of_word_suffix = "</w>"), "expected no end_of_word_suffix, found </w>"],
-    ["a normalizer of SentencePiece's", (json) => (json["normalizer"] = { type: "Precompiled", precompiled_charsmap: "" }), "expected a normalizer of Sequence, NFC, NFD, NFKC, NFKD, Prepend, Replace, found Precompiled"],
-    ["words by \\w", (json) => (json["pre_tokenizer"] = { type: "Whitespace" }), "expected a pre_tokenizer of Sequence, Split, ByteLevel, Metaspace, Digits, found Whitespace"],
-    ["a part within a sequence", (json) => (json["decoder"] = { type: "Sequence", decoders: [{ type: "WordPiece" }] }), "expected a decoder of Sequence, ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace, found WordPiece"],
-    ["tokens that take the white space beside them", (json) => (json["added_tokens"][0].rstrip = true), "expected added tokens without rstrip, found <|endoftext|>"],
+    [
+      "a normalizer of SentencePiece's",
+      (json) => (json["normalizer"] = { type: "Precompiled", precompiled_charsmap: "" }),
+      "expected a normalizer of Sequence, NFC, NFD, NFKC, NFKD, Prepend, Replace, found Precompiled"
+    ],
+    [
+      "words by \\w",
+      (json) => (json["pre_tokenizer"] = { type: "Whitespace" }),
+      "expected a pre_tokenizer of Sequence, Split, ByteLevel, Metaspace, Digits, found Whitespace"
+    ],
+    [
+      "a part within a sequence",
+      (json) => (json["decoder"] = { type: "Sequence", decoders: [{ type: "WordPiece" }] }),
+      "expected a decoder of Sequence, ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace, found WordPiece"
+    ],
+    [
+      "tokens that take the white space beside them",
+      (json) => (json["added_tokens"][0].rstrip = true),
+      "expected added tokens without rstrip, found <|endoftext|>"
+    ],
     ["an id twice", (json) => (json["model"].vocab["twice"] = 5), "expected one piece for each id, found one id twice"],
     ["merges of three", (json) => json["model"].merges.push(["a", "b", "c"]), 'expected merges of two pieces each, found ["a","b","c"]']
   ])("%s", (_, change, message) => expect(refused(change)).toBe(message))
   it("a control token that a word becomes", () => {
     const json = jsonOf("llama3")
     json["added_tokens"] = [{ ...json["added_tokens"][0], content: "the", id: json["model"].vocab["the"] }]
-    expect(() => new HuggingFaceTokenizer({ ...names, json })).toThrow('expected control tokens that no text becomes, found "the", which its own text becomes')
+    expect(() => new HuggingFaceTokenizer({ ...names, json })).toThrow(
+      'expected control tokens that no text becomes, found "the", which its own text becomes'
+    )
   })
 })
 
@@ -119,9 +153,15 @@ describe("a folder", () => {
     const folder = await copyOf("llama3")
     const tokenizer = await load(folder)
     expect(tokenizer).toBeInstanceOf(HuggingFaceTokenizer)
-    expect({ bos: tokenizer.pieces[tokenizer.bosId!]!.text, eos: tokenizer.pieces[tokenizer.eosId]!.text }).toEqual({ bos: "<|begin_of_text|>", eos: "<|eot_id|>" })
+    expect({ bos: tokenizer.pieces[tokenizer.bosId!]!.text, eos: tokenizer.pieces[tokenizer.eosId]!.text }).toEqual({
+      bos: "<|begin_of_text|>",
+      eos: "<|eot_id|>"
+    })
     await writeFile(join(folder, "tokenizer_config.json"), "{}")
-    await writeFile(join(folder, "special_tokens_map.json"), JSON.stringify({ bos_token: { content: "<|end_of_text|>" }, eos_token: "<|eom_id|>" }))
+    await writeFile(
+      join(folder, "special_tokens_map.json"),
+      JSON.stringify({ bos_token: { content: "<|end_of_text|>" }, eos_token: "<|eom_id|>" })
+    )
     const other = await load(folder)
     expect([other.bosId, other.eosId].map((id) => other.pieces[id!]!.text)).toEqual(["<|end_of_text|>", "<|eom_id|>"])
   })
@@ -138,7 +178,12 @@ describe("a folder", () => {
   })
   it("whose tokenizer.json is not read is refused with the folder's name and what to do", async () => {
     const folder = await copyOf("mistral")
-    await writeFile(join(folder, "tokenizer.json"), JSON.stringify({ ...jsonOf("mistral"), model: { type: "Unigram", vocab: [], byte_fallback: true } }))
-    await expect(load(folder)).rejects.toThrow(`Reading the tokenizer ${join(folder, "tokenizer.json")}: expected a model of type "BPE", found "Unigram". Tokenizers like`)
+    await writeFile(
+      join(folder, "tokenizer.json"),
+      JSON.stringify({ ...jsonOf("mistral"), model: { type: "Unigram", vocab: [], byte_fallback: true } })
+    )
+    await expect(load(folder)).rejects.toThrow(
+      `Reading the tokenizer ${join(folder, "tokenizer.json")}: expected a model of type "BPE", found "Unigram". Tokenizers like`
+    )
   })
 })

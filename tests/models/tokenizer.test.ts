@@ -61,7 +61,8 @@ describe("encoding", () => {
     const tokenizer = new SentencePieceTokenizer(small.model)
     const words = Array.from({ length: 300_000 }, (_, i) => `t${i * 7919}`)
     for (let i = 0; i < words.length; i += 1000) tokenizer.encode(words.slice(i, i + 1000).join(" "))
-    for (let i = 0; i < words.length; i += 9973) expect(tokenizer.encode(words[i]!)).toEqual(new SentencePieceTokenizer(small.model).encode(words[i]!))
+    for (let i = 0; i < words.length; i += 9973)
+      expect(tokenizer.encode(words[i]!)).toEqual(new SentencePieceTokenizer(small.model).encode(words[i]!))
     const long = ["the ".repeat(100), "tea".repeat(400), "\u20ac".repeat(300), `${"n".repeat(255)} ${"n".repeat(256)}`]
     for (const text of long) expect(small.decode(tokenizer.encode(text))).toBe(text)
   })
@@ -92,7 +93,10 @@ describe("encoding", () => {
   })
   it("tokenises the whole text at once where a piece crosses a space, and the same where none does", () => {
     const crossing = { text: "e▁t", score: 1, type: "normal" as const }
-    const tokenizer = new SentencePieceTokenizer({ ...small.model, pieces: [...small.pieces, { text: "e▁", score: 1, type: "normal" }, crossing] })
+    const tokenizer = new SentencePieceTokenizer({
+      ...small.model,
+      pieces: [...small.pieces, { text: "e▁", score: 1, type: "normal" }, crossing]
+    })
     expect(tokenizer.encode("the tea").map((id) => tokenizer.pieces[id]!.text)).toContain("e▁t")
     const never = { text: "\u{10ffff}▁\u{10ffff}", score: 0, type: "normal" as const }
     const whole = new SentencePieceTokenizer({ ...small.model, pieces: [...small.pieces, never] })
@@ -218,7 +222,7 @@ describe("files", () => {
     const empty = mkdtempSync(join(folder, "empty-"))
     expect(await errorOf(empty)).toContain("expected a file tokenizer.model (SentencePiece) or tokenizer.json, found neither")
     writeFileSync(join(empty, "tokenizer.json"), "{}")
-    expect(await errorOf(empty)).toContain("found only tokenizer.json")
+    expect(await errorOf(empty)).toContain("expected a tokenizer of Hugging Face's, found Missing key")
   })
 })
 

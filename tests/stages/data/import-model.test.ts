@@ -1,0 +1,139 @@
+/** Importing a model's folder: what is checked before anything is trained, and what its checkpoints carry. */
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import * as Effect from "effect/Effect"
+import { afterAll, describe, expect, it } from "vitest"
+import { encodeDialogue } from "../../../models/chat.ts"
+import { templates } from "../../../models/chat-templates/index.ts"
+import { loadPolicyFrom, writeCheckpoint } from "../../../models/checkpoint.ts"
+import { llamaConfig } from "../../../models/config.ts"
+import { initLlama } from "../../../models/llama.ts"
+import { initRewardModel } from "../../../models/reward-model.ts"
+import { loadTokenizer } from "../../../models/tokenizer/files.ts"
+import { External, type Role } from "../../../schemas/artifact.ts"
+import { importHelpfulnessReward, importPolicy } from "../../../stages/data/import.ts"
+import { hyperInfo } from "../../../schemas/hyper.ts"
+import { runStage } from "../running.ts"
+
+const root = mkdtempSync(join(tmpdir(), "caravan-import-"))
+afterAll(() => rmSync(root, { recursive: true }))
+const golden = fileURLToPath(new URL("../../golden/chat/", import.meta.url))
+const messages = [
+  { role: "user" as const, content: "Who are you?" },
+  { role: "assistant" as const, content: "A model." }
+]
+
+/** A folder with a small model and a tokenizer of that kind, and changes to it. */
+const folderOf = async (kind: string, change: (folder: string) => void = () => {}, role: Role = "policy"): Promise<string> => {
+  const tokens = mkdtempSync(join(root, "tokenizer-"))
+  cpSync(join(golden, kind), tokens, { recursive: true })
+  // Without a template of its own a model needs BOS.
+  if (kind === "qwen2") writeFileSync(join(tokens, "chat_template.jinja"), templates["qwen2.5"])
+  const tokenizer = await Effect.runPromise(loadTokenizer(tokens))
+  const policy = initLlama(
+    llamaConfig({ vocabSize: tokenizer.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 256 }),
+    { seed: 1 }
+  )
+  const folder = mkdtempSync(join(root, "model-"))
+  await writeCheckpoint(folder, { model: role === "policy" ? policy : initRewardModel(policy, { seed: 1 }), tokenizer, role })
+  rmSync(join(folder, "caravan.json"))
+  change(folder)
+  return folder
+}
+const edit = (path: string, change: (json: Record<string, unknown>) => Record<string, unknown>) =>
+  writeFileSync(path, JSON.stringify(change(JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>)))
+const ref = (path: string) => ({ folder: { path, type: External.name, digest: "", contentDigest: "" } })
+const failure = async (stage: typeof importPolicy | typeof importHelpfulnessReward, folder: string, config: Record<string, unknown> = {}) =>
+  runStage(stage, ref(folder), config).then(
+    () => "no error",
+    (cause: Error) => cause.message
+  )
+
+describe("a model's folder", () => {
+  it("whose weights are not those of its config.json is refused as it is imported, by the user's name for it", async () => {
+    const folder = await folderOf("llama3", (path) => edit(join(path, "config.json"), (json) => ({ ...json, intermediate_size: 32 })))
+    expect(await failure(importPolicy, folder)).toContain(
+      `Reading the weights in ${folder}: expected the tensors of its config.json, found of another shape: model.layers.0.mlp.gate_proj.weight (24, 16) instead of (32, 16)`
+    )
+  })
+  it("of a language model is no reward model, and the other way round", async () => {
+    expect(await failure(importHelpfulnessReward, await folderOf("llama3"))).toContain(
+      "found missing: score.weight; unknown: lm_head.weight"
+    )
+    expect(await failure(importPolicy, await folderOf("llama3", undefined, "helpfulness-reward"))).toContain(
+      "found missing: lm_head.weight; unknown: score.weight"
+    )
+  })
+  it("with pickles alone is refused with a command that converts them", async () => {
+    const folder = await folderOf("llama3", (path) => {
+      rmSync(join(path, "model.safetensors"))
+      for (const name of ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]) writeFileSync(join(path, name), "")
+    })
+    const message = await failure(importPolicy, folder)
+    expect(message).toContain(
+      `Reading the checkpoint ${folder}: expected weights in model.safetensors, found pytorch_model-00001-of-00002.bin and 1 more, which PyTorch alone reads.`
+    )
+    expect(message).toContain('python3 -c "import glob, torch')
+  })
+  it("whose chat template can't be trained on is refused", async () => {
+    const folder = await folderOf("llama3", (path) => writeFileSync(join(path, "chat_template.jinja"), "{{ raise_exception('no') }}"))
+    expect(await failure(importPolicy, folder)).toContain(
+      `Trying the chat template on a dialogue of two questions and answers (${folder}): expected`
+    )
+  })
+  it("without a template and without BOS is told what to do", async () => {
+    const folder = await folderOf("qwen2", (path) => rmSync(join(path, "chat_template.jinja")))
+    expect(await failure(importPolicy, folder)).toContain(
+      "expected a chat template (chat_template.jinja), or a beginning-of-sequence token for Llama 2's format, found neither"
+    )
+  })
+})
+
+describe("what an imported model's checkpoints carry", () => {
+  it("is the tokenizer's files, the template that was named, the date and the stop tokens, and so does what is trained from it", async () => {
+    const folder = await folderOf("llama3", (path) =>
+      edit(join(path, "generation_config.json"), (json) => ({ ...json, eos_token_id: [601, 606], temperature: 0.6, top_p: 0.9 }))
+    )
+    const imported = await runStage(importPolicy, ref(folder), { chatTemplate: "llama3.1", chatDate: "2026-05-04" })
+    expect(readFileSync(join(imported.path, "chat_template.jinja"), "utf8")).toBe(templates["llama3.1"])
+    const loaded = await Effect.runPromise(loadPolicyFrom(imported.path))
+    const again = mkdtempSync(join(root, "trained-"))
+    await writeCheckpoint(again, { ...loaded, role: "policy" })
+    for (const path of [imported.path, again]) {
+      const { tokenizer } = await Effect.runPromise(loadPolicyFrom(path))
+      expect(tokenizer.decode(encodeDialogue(tokenizer, messages).tokens)).toContain("Today Date: 04 May 2026")
+      for (const name of ["tokenizer.json", "tokenizer_config.json"])
+        expect(readFileSync(join(path, name))).toEqual(readFileSync(join(folder, name)))
+    }
+    expect(JSON.parse(readFileSync(join(again, "generation_config.json"), "utf8"))).toEqual({
+      ...{ bos_token_id: 600, eos_token_id: [606, 601], pad_token_id: 600 },
+      ...{ temperature: 0.6, top_p: 0.9 }
+    })
+    expect(JSON.parse(readFileSync(join(again, "config.json"), "utf8"))).toMatchObject({ bos_token_id: 600, eos_token_id: [606, 601] })
+  })
+  it("is its own template where none is named", async () => {
+    const folder = await folderOf("qwen2")
+    const imported = await runStage(importPolicy, ref(folder))
+    expect(readFileSync(join(imported.path, "chat_template.jinja"), "utf8")).toBe(templates["qwen2.5"])
+    const { tokenizer } = await Effect.runPromise(loadPolicyFrom(imported.path))
+    expect(tokenizer.decode(encodeDialogue(tokenizer, messages).tokens)).toContain("You are Qwen")
+  })
+  it("is no template where there is none: Llama 2's format", async () => {
+    const imported = await runStage(importPolicy, ref(await folderOf("llama3")))
+    expect(existsSync(join(imported.path, "chat_template.jinja"))).toBe(false)
+    expect(readdirSync(imported.path)).toContain("tokenizer.json")
+    const { tokenizer } = await Effect.runPromise(loadPolicyFrom(imported.path))
+    expect(tokenizer.decode(encodeDialogue(tokenizer, messages).tokens)).toBe("[INST] Who are you? [/INST] A model. ")
+  })
+  it("takes days alone for the date", () => {
+    const refuse = hyperInfo(importPolicy.stage.config.fields.chatDate)!.refuse!
+    expect(["2024-02-29", "2023-02-29", "26 Jul 2024", "2024-7-1"].map((day) => refuse(day) === undefined)).toEqual([
+      true,
+      false,
+      false,
+      false
+    ])
+  })
+})
