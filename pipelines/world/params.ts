@@ -58,6 +58,16 @@ export const worldParams = {
   prompts: hyperInt(400, "helpfulness prompts that rejection sampling and PPO answer, and half as many safety prompts", { min: 2 }),
   k: hyperInt(6, "answers a prompt", { min: 1 }),
   temperature: hyper(1, "of rejection sampling; the paper's 1.2 to 1.3 is for larger models", { min: 0 }),
+  ppoFrom: hyperInt(
+    5,
+    'the first round whose version has PPO on top of rejection sampling; the last always has. §3.2.3: "Until RLHF (V4), we used only Rejection Sampling fine-tuning, and after that, we combined the two sequentially"',
+    { min: 1 }
+  ),
+  ppoUse: hyper(
+    "samples and pairs",
+    "with ppoFrom before the last round: whether the next round draws its pairs from the version after PPO too, or its samples alone",
+    ["samples and pairs", "samples"]
+  ),
   ppoIterations: hyperInt(15, "batches of PPO", { min: 1 }),
   ppoBatch: hyperInt(96, "answers a batch", { min: 1 }),
   ppoLearningRate: hyper(5e-5, "constant; the paper's 1e-6 is for 7B and more", { min: 0 }),
@@ -95,6 +105,10 @@ export const checkSizes = (
 
 /** Whether the recipe has this step. */
 export const has = ({ without }: WorldParams, part: (typeof parts)[number]): boolean => without !== part
+
+/** Whether a round's version has PPO on top of it. */
+export const hasPpo = (round: number, params: WorldParams): boolean =>
+  has(params, "ppo") && (round >= params.ppoFrom || round === params.rounds)
 
 /** How every model answers, and how rows are scored. */
 export const samplingOf = ({

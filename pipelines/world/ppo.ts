@@ -1,11 +1,11 @@
-/** PPO on the small world (§3.2.3), on top of the last version by rejection sampling. */
+/** PPO on the small world (§3.2.3), on top of a version by rejection sampling. */
 import { ppo } from "../../stages/ppo/ppo.ts"
 import type { Policy } from "../nodes.ts"
 import type { WorldParams } from "./params.ts"
 import type { PromptSets } from "./prompts.ts"
 import type { Scorers } from "./reward-models.ts"
 
-export const tunedByPpo = (policy: Policy, models: Scorers, { pool, ppoHeldOut }: PromptSets, params: WorldParams): Policy =>
+export const tunedByPpo = (policy: Policy, models: Scorers, { pool, ppoHeldOut }: PromptSets, params: WorldParams, name: string): Policy =>
   ppo(
     { policy, ...models, prompts: pool, heldOut: ppoHeldOut },
     {
@@ -22,4 +22,4 @@ export const tunedByPpo = (policy: Policy, models: Scorers, { pool, ppoHeldOut }
       precision: params.precision,
       oldLogProbabilities: params.precision === "bfloat16" ? "recomputed" : "recorded"
     }
-  ).named(`rlhf-v${params.rounds}`)
+  ).named(name)

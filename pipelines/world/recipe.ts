@@ -1,16 +1,15 @@
 /**
  * The whole recipe on the generated small world (data/world): pretraining, SFT in two steps, five rounds of preference collection, reward models and
- * rejection sampling, Ghost Attention from the fourth on, context distillation, PPO on top of the fifth; each version judged by the world's oracle
+ * rejection sampling, Ghost Attention from the fourth on, context distillation, PPO on top of the fifth (or of earlier ones too); each version judged by the world's oracle
  * on prompts of words and phrasings that no model saw. `without` leaves one step out. Each step has a file beside this one.
  */
 import { mixDemonstrations } from "../../stages/data/mix.ts"
 import type { ByKind, Policy, Rewards } from "../nodes.ts"
-import { nameOf } from "../rounds.ts"
 import { firstModels } from "./base-and-sft.ts"
 import { contextDistillation, type Distillation } from "./context-distillation.ts"
 import { evaluation } from "./evaluation.ts"
 import { type Ghost, ghostAttention } from "./ghost-attention.ts"
-import { checkSizes, has, type WorldParams } from "./params.ts"
+import { checkSizes, has, hasPpo, type WorldParams } from "./params.ts"
 import { tunedByPpo } from "./ppo.ts"
 import { allRounds, collectRound, type RoundPairs } from "./preferences.ts"
 import { promptSets } from "./prompts.ts"
@@ -33,6 +32,8 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
   ]
   // The first round compares SFT with its own first step: two different checkpoints, as every round (§3.2.1).
   let [latest, before] = [sft, bootstrapped]
+  // What pairs are collected with and reward models start from: the latest, unless PPO's versions are for samples alone.
+  let compared = latest
   const pairs: Array<ByKind<RoundPairs>> = []
   const samples: Array<RoundSamples> = []
   let rewards: Rewards | undefined
@@ -42,8 +43,8 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
   let sweep: ReturnType<typeof sweepOfRound> | undefined
   for (let round = 1; round <= rounds; round++) {
     // Pairs (§3.2.1), reward models (§3.2.2), rejection sampling over every version's best answers (§3.2.3).
-    pairs.push(collectRound(round, params, prompts, { latest, before }, pairs.at(-1)))
-    rewards = rewardsOfRound(round, params, latest, allRounds(pairs), rewards)
+    pairs.push(collectRound(round, params, prompts, { latest: compared, before }, pairs.at(-1)))
+    rewards = rewardsOfRound(round, params, compared, allRounds(pairs), rewards)
     scorers = has(params, "safety-model") ? rewards : { helpfulness: rewards.helpfulness }
     const earlier = samples.map(({ kept }) => kept)
     const sampled = rejectionSampling(round, params, { policy: latest, prompts: prompts.pool }, scorers, { earlier, sweep })
@@ -58,20 +59,26 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
     const data = mixDemonstrations({ datasets }, { weights: [1, 0.1, ...late.map(() => 0.4)] }).named(`data-${round}`)
 
     // Each version from the base model (§3.2.3).
-    const name = nameOf(round, rounds)
-    ;[before, latest] = [latest, tune(data, params.steps, name)]
-    versions.push({ name, policy: latest })
+    const name = `rlhf-v${round}`
+    const isUpdated = hasPpo(round, params)
+    const tunedName = isUpdated || round === rounds ? `${name}-rs` : name
+    const tuned = tune(data, params.steps, tunedName)
+    versions.push({ name: tunedName, policy: tuned })
+    ;[before, latest] = [compared, tuned]
+    if (isUpdated) {
+      latest = tunedByPpo(tuned, scorers, prompts, params, name)
+      versions.push({ name, policy: latest })
+    }
+    compared = params.ppoUse === "samples" ? tuned : latest
     if (params.temperatures === "swept" && round < rounds) sweep = sweepOfRound(round, latest, scorers, params)
   }
-  const last = has(params, "ppo") ? tunedByPpo(latest, scorers, prompts, params) : latest
-  if (has(params, "ppo")) versions.push({ name: `rlhf-v${rounds}`, policy: last })
 
-  const trained = { versions, last, pairs, samples, rewards: rewards!, scorers, ghost, distilled }
+  const trained = { versions, last: latest, pairs, samples, rewards: rewards!, scorers, ghost, distilled }
   return {
     base,
     sft,
     ...(Object.fromEntries(versions.slice(2).map(({ name, policy }) => [name, policy])) as Record<`rlhf-v${string}`, Policy>),
-    policy: last,
+    policy: latest,
     ...scorers,
     ...reports(evaluation(params, models, prompts, ghosts, trained))
   }

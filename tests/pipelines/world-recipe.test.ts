@@ -62,6 +62,33 @@ describe("the demo", () => {
   })
 })
 
+describe("PPO from an earlier round on", () => {
+  const isPpo = (graph: Graph) => [...graph.nodes.values()].filter((one) => one.kind === "stage" && one.stage.name === "ppo").map(({ id }) => id)
+  const drawnBy = (graph: Graph, id: string) => node(graph, id).inputs
+  it("follows the last round alone unless asked for, however many rounds there are", async () => {
+    expect(isPpo(short)).toEqual(["rlhf-v5"])
+    expect(isPpo(await graphOf(demo, { rounds: 2 }))).toEqual(["rlhf-v2"])
+    expect(isPpo(await graphOf(demo, { without: "ppo", ppoFrom: 2 }))).toEqual([])
+  })
+  it("makes versions that the next round samples from, collects pairs with and starts its reward models from", async () => {
+    const graph = await graphOf(demo, { ppoFrom: 4 })
+    expect(isPpo(graph).sort()).toEqual(["rlhf-v4", "rlhf-v5"])
+    expect(drawnBy(graph, "rlhf-v4")).toMatchObject({ policy: "rlhf-v4-rs", helpfulness: "best-helpfulness-4", safety: "best-safety-4" })
+    expect(drawnBy(graph, "samples-5").policy).toBe("rlhf-v4")
+    expect(drawnBy(graph, "pairs-safety-5")).toMatchObject({ first: "rlhf-v4", second: "rlhf-v3" })
+    expect(drawnBy(graph, "helpfulness-reward-5").init).toBe("rlhf-v4")
+    expect(drawnBy(graph, "rlhf-v5-rs").init).toBe("base")
+    expect(Object.keys(graph.outputs)).toContain("rlhf-v4-rs")
+    expect(drawnBy(graph, "report").versions).toHaveLength(9)
+  })
+  it("or for samples alone: pairs and reward models go by the version before PPO", async () => {
+    const graph = await graphOf(demo, { ppoFrom: 4, ppoUse: "samples" })
+    expect(drawnBy(graph, "samples-5").policy).toBe("rlhf-v4")
+    expect(drawnBy(graph, "pairs-safety-5")).toMatchObject({ first: "rlhf-v4-rs", second: "rlhf-v3" })
+    expect(drawnBy(graph, "helpfulness-reward-5").init).toBe("rlhf-v4-rs")
+  })
+})
+
 describe("the study", () => {
   it("samples at the temperature that was best for the version at hand, by prompts and reward models of the round before", () => {
     expect(node(full, "samples-1").stage.name).toBe("sample")
