@@ -63,7 +63,8 @@ describe("the demo", () => {
 })
 
 describe("PPO from an earlier round on", () => {
-  const isPpo = (graph: Graph) => [...graph.nodes.values()].filter((one) => one.kind === "stage" && one.stage.name === "ppo").map(({ id }) => id)
+  const isPpo = (graph: Graph) =>
+    [...graph.nodes.values()].filter((one) => one.kind === "stage" && one.stage.name === "ppo").map(({ id }) => id)
   const drawnBy = (graph: Graph, id: string) => node(graph, id).inputs
   it("follows the last round alone unless asked for, however many rounds there are", async () => {
     expect(isPpo(short)).toEqual(["rlhf-v5"])
