@@ -24,14 +24,9 @@ export { type Bounds, ConfigError, type ConfigSchema, hyper, hyperInt, hyperSecr
 export * from "./data/dataset.ts"
 
 // The recipe's stages, in the paper's order, and what they report.
-export {
-  importDemonstrations,
-  importGeneralReward,
-  importHelpfulnessReward,
-  importPolicy,
-  importPreferences,
-  importSafetyReward
-} from "./stages/data/import.ts"
+export { importPreferences } from "./stages/data/import-preferences.ts"
+export { importDemonstrations, importTexts } from "./stages/data/import-demonstrations.ts"
+export { importGeneralReward, importHelpfulnessReward, importPolicy, importSafetyReward } from "./stages/data/import.ts"
 export { foldPreferences, preferenceDemonstrations, preferencePrompts, preferenceTexts } from "./stages/data/derive.ts"
 export { importPrompts } from "./stages/data/import-prompts.ts"
 export { mixDemonstrations, mixPreferences, mixPrompts, mixTexts } from "./stages/data/mix.ts"

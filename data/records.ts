@@ -97,42 +97,56 @@ export interface Hears {
   /** A record that does not fit. */
   readonly skip: (record: Record, fault: BadRow, file: DataFile) => void
   /** One that says nothing of what is asked, as it should. */
-  readonly leaveOut?: (reason: string) => void
+  readonly leaveOut: (reason: string) => void
+}
+
+/** Gives rows of a record, or throws BadRow or LeftOut; the end gives what was held back, in the same way. */
+export interface Parser<Row> {
+  readonly rows: (value: unknown, record: Record, batch: Pick<RecordBatch, "file" | "format">) => Iterable<Row>
+  readonly end?: (() => Iterable<Row>) | undefined
 }
 
 /**
- * The rows of a path, parsed: `parse` gives rows, or throws BadRow or LeftOut. `hears` is told of each record that gives none, and `counts` fills as they are read.
+ * The rows of a path, parsed, those together that were read together. `hears` is told of each record that gives none, and `counts` fills as they are read.
  * Ends early where none of the first thousand fits.
  */
-export async function* readParsedBatches<Row>(
+export async function* readBatches<Row>(
   path: string,
-  parse: (value: unknown, record: Record, file: DataFile) => Iterable<Row>,
+  parser: Parser<Row>,
   counts: ReadCounts,
   hears: Hears,
   options: ReadOptions = {}
 ): AsyncGenerator<ReadonlyArray<Row>> {
-  for await (const { file, records } of recordBatches(path, options)) {
+  let last: { readonly record: Record; readonly file: DataFile } | undefined
+  const collect = (rows: Array<Row>, record: Record, file: DataFile, give: () => Iterable<Row>) => {
+    try {
+      for (const row of give()) rows.push(row)
+    } catch (cause) {
+      if (cause instanceof LeftOut) return hears.leaveOut(cause.message)
+      if (!(cause instanceof BadRow)) throw cause
+      counts.bad++
+      hears.skip(record, cause, file)
+    }
+  }
+  for await (const { file, format, records } of recordBatches(path, options)) {
     const rows: Array<Row> = []
     for (const record of records) {
       counts.rows++
-      try {
+      collect(rows, record, file, () => {
         if (record.fault !== undefined) throw record.fault
-        for (const row of parse(record.value, record, file)) rows.push(row)
-      } catch (cause) {
-        if (cause instanceof LeftOut) {
-          hears.leaveOut?.(cause.message)
-          continue
-        }
-        if (!(cause instanceof BadRow)) throw cause
-        counts.bad++
-        hears.skip(record, cause, file)
-        if (counts.bad === hopeless && counts.rows === hopeless) return
-      }
+        return parser.rows(record.value, record, { file, format })
+      })
+      if (counts.bad === hopeless && counts.rows === hopeless) return
+      last = { record, file }
     }
     yield rows
   }
-  if (counts.rows === 0)
+  if (last === undefined)
     throw ArtifactError.of({ doing: `Reading ${path}`, expected: "at least one row", found: "an empty file", hint: "Give another file." })
+  const { file, record } = last
+  const rows: Array<Row> = []
+  if (parser.end !== undefined) collect(rows, record, file, parser.end)
+  if (rows.length > 0) yield rows
 }
 
 /** The same, for a parser that gives one row: rows one after another. */
@@ -142,5 +156,6 @@ export async function* readParsed<Row>(
   counts: ReadCounts,
   skip: (record: Record, fault: BadRow) => void
 ): AsyncGenerator<Row> {
-  for await (const rows of readParsedBatches(path, (value, { line }) => [parse(value, line)], counts, { skip })) yield* rows
+  const parser: Parser<Row> = { rows: (value, { line }) => [parse(value, line)] }
+  for await (const rows of readBatches(path, parser, counts, { skip, leaveOut: () => undefined })) yield* rows
 }

@@ -10,7 +10,7 @@ import { fileAt } from "../runtime/define/node.ts"
 import * as Pipeline from "../runtime/define/pipeline.ts"
 import { summary } from "../stages/evaluation/run-summary.ts"
 import { preferencePrompts } from "../stages/data/derive.ts"
-import { importPreferences } from "../stages/data/import.ts"
+import { importPreferences } from "../stages/data/import-preferences.ts"
 import { evaluateBestOfN, evaluatePolicy } from "../stages/evaluation/evaluate-policy.ts"
 import { sample } from "../stages/rejection-sampling/sample.ts"
 import { selectBest } from "../stages/rejection-sampling/select-best.ts"
@@ -20,7 +20,7 @@ import { baseModel, chatModel, half, tune } from "./hh-rlhf/models.ts"
 import { Params } from "./hh-rlhf/params.ts"
 
 const hhRlhf = (params: Params) => {
-  const pairs = importPreferences({ file: fileAt(params.data) }, { format: "hh-rlhf" }).named("pairs")
+  const pairs = importPreferences({ file: fileAt(params.data) }, { shape: "hh-rlhf" }).named("pairs")
   const base = baseModel(pairs, params)
   const chat = chatModel(base, pairs, params, "sft")
   const [selector, judge] = [half(0, base, pairs, params), half(1, base, pairs, params)]

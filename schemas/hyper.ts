@@ -7,7 +7,7 @@ export interface HyperInfo {
   readonly description: string
   readonly default: unknown
   /** What values it takes, in words: "whole number", "one of". */
-  readonly type?: "number" | "whole number" | "yes or no" | "text" | "one of"
+  readonly type?: "number" | "whole number" | "yes or no" | "text" | "one of" | "names for names"
   /** Of a number: the least and the most. */
   readonly min?: number
   readonly max?: number
@@ -73,6 +73,29 @@ export const hyperInt = (value: number, description: string, bounds: Bounds = {}
 const described = (description: string, more: Omit<HyperInfo, "description" | "default">, value = ""): Field<string> => {
   const field = hyper(value, description)
   infos.set(field, { description, default: value, type: "text", ...more })
+  return field
+}
+
+/** A text, or "", of which `refuse` says in what way it is none that may be. */
+export const hyperText = (description: string, refuse: (value: unknown) => string | undefined): Field<string> =>
+  described(description, { refuse })
+
+/** Names for names: { prompt: "question" }. Only these may be given one; none has, unless given. */
+export const hyperNames = (description: string, names: ReadonlyArray<string>): Field<Readonly<Record<string, string>>> => {
+  const schema = Schema.Record(Schema.String, Schema.NonEmptyString) as unknown as Schema.Codec<
+    Readonly<Record<string, string>>,
+    Readonly<Record<string, string>>
+  >
+  const field = withDefault(schema, {}, description, { type: "names for names" })
+  infos.set(field, {
+    ...infos.get(field)!,
+    refuse: (value) => {
+      const unknown = typeof value === "object" && value !== null ? Object.keys(value).find((name) => !names.includes(name)) : undefined
+      return unknown === undefined
+        ? undefined
+        : `has no ${JSON.stringify(unknown)} to give a name to.${didYouMean(unknown, names)} It takes any of ${names.join(", ")}`
+    }
+  })
   return field
 }
 

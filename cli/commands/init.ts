@@ -29,7 +29,7 @@ export const keepBrief = Stage.make("keep-brief", {
 const params = Schema.Struct({ data: hyper("pairs.jsonl", "preference pairs: a line of JSON each, with prompt, chosen and rejected") })
 
 export default Pipeline.make("brief", { description: "brief answers, and a tokenizer made from them", params }, ({ data }) => {
-  const pairs = keepBrief({ pairs: importPreferences({ file: fileAt(data) }, { format: "prompt-chosen-rejected" }) })
+  const pairs = keepBrief({ pairs: importPreferences({ file: fileAt(data) }, { shape: "prompt-chosen-rejected" }) })
   return { pairs, tokenizer: tokenizer({ texts: preferenceTexts({ preferences: pairs }) }, { vocabSize: 320 }) }
 })
 `

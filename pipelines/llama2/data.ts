@@ -4,7 +4,8 @@ import type { Sizes } from "../../runtime/define/cost.ts"
 import { fileAt } from "../../runtime/define/node.ts"
 import type { Prompt } from "../../schemas/rows.ts"
 import { filterDemonstrations } from "../../stages/data/filter-demonstrations.ts"
-import { importDemonstrations, importPreferences } from "../../stages/data/import.ts"
+import { importDemonstrations } from "../../stages/data/import-demonstrations.ts"
+import { importPreferences } from "../../stages/data/import-preferences.ts"
 import { importPrompts } from "../../stages/data/import-prompts.ts"
 import { mixDemonstrations, mixPrompts } from "../../stages/data/mix.ts"
 import { holdOutPreferences, promptBatch } from "../../stages/data/prompts.ts"
@@ -43,7 +44,7 @@ const openSets = (params: Params) => {
     name,
     pairs: importPreferences(
       { file: fileOf(params, name, { rows: count, promptTokens: example - response, responseTokens: response }) },
-      { format: name.startsWith("anthropic") ? "hh-rlhf" : "prompt-chosen-rejected", source: name, chatTags: params.chatTags }
+      { source: name, chatTags: params.chatTags }
     ).named(name)
   }))
   const parts = (part: "train" | "test") =>

@@ -7,7 +7,7 @@ import * as Schema from "effect/Schema"
 import { fileAt } from "../../runtime/define/node.ts"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
-import { importPreferences } from "../../stages/data/import.ts"
+import { importPreferences } from "../../stages/data/import-preferences.ts"
 import { helpfulnessMixture } from "../../stages/reward/reward-mixture.ts"
 import { helpfulnessRewardModel } from "../../stages/reward/reward-model.ts"
 import { judgedPairs } from "../world/preferences.ts"
@@ -35,7 +35,7 @@ export default Pipeline.make(
     const open =
       openFile === ""
         ? { train: collected("train", openPairs, "train", 5), test: collected("heldOut", params.heldOut, "test", 6) }
-        : tenths(importPreferences({ file: fileAt(openFile) }, { format: "hh-rlhf", source: "open" }).named("open"), "open-")
+        : tenths(importPreferences({ file: fileAt(openFile) }, { shape: "hh-rlhf", source: "open" }).named("open"), "open-")
     const limits = openFile === "" ? ownPairs : pairLimits
     const mixtures = {
       own: own.train,

@@ -7,7 +7,8 @@ import { fileAt } from "../../runtime/define/node.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import type { Demonstration, Preference, Prompt } from "../../schemas/rows.ts"
 import { foldPreferences } from "../../stages/data/derive.ts"
-import { importPolicy, importPreferences } from "../../stages/data/import.ts"
+import { importPolicy } from "../../stages/data/import.ts"
+import { importPreferences } from "../../stages/data/import-preferences.ts"
 import { evaluateReward, scorePairs } from "../../stages/reward/evaluate-reward.ts"
 import { helpfulnessRewardModel, safetyRewardModel } from "../../stages/reward/reward-model.ts"
 import { scoreCombined } from "../../stages/reward/score-combined.ts"
@@ -88,7 +89,7 @@ const pairs = (params: SettingParams, { chat, variant }: { readonly chat: Policy
   })
   const pairsOf = (kind: Kind): { readonly train: Rows<Preference>; readonly test: Rows<Preference> } => {
     if (params.pairsFile === "") return world(kind)
-    return tenths(importPreferences({ file: fileAt(params.pairsFile) }, { format: "prompt-chosen-rejected" }).named("pairs"))
+    return tenths(importPreferences({ file: fileAt(params.pairsFile) }, { shape: "prompt-chosen-rejected" }).named("pairs"))
   }
   return { world, pairsOf }
 }

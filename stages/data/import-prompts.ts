@@ -7,11 +7,11 @@ import { BadRow, inField } from "../../data/records.ts"
 import { formatFault } from "../../models/llama2-format.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { External } from "../../schemas/artifact.ts"
-import { hyper } from "../../schemas/hyper.ts"
+import { hyper, hyperNames } from "../../schemas/hyper.ts"
 import { Message, type Prompt, Prompts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { chatTags, messagesWithoutTags, withoutTags } from "./chat-tags.ts"
-import { importRows } from "./import-rows.ts"
+import { columnsGiving, importRows, shapeHyper } from "./import-rows.ts"
 
 const optional = <S extends Schema.Top>(schema: S) => Schema.optionalKey(Schema.NullOr(schema))
 /** A row of the file. */
@@ -71,18 +71,21 @@ const ownId = (messages: ReadonlyArray<Message>, safety: boolean, seen: Readonly
 }
 
 export const importPrompts = Stage.make("import-prompts", {
-  description: "prompts from a file (JSONL, JSONL.gz or Parquet)",
+  description: "prompts from files of any shape that has prompts",
   config: Schema.Struct({
+    shape: shapeHyper("prompts"),
+    map: hyperNames("which of the file's columns stand for the shape's, as { prompt: \"question\" }", columnsGiving("prompts")),
     safety: hyper(false, "whether prompts without a tag are meant to draw out something unsafe (§3.2.3: is_safety)"),
     chatTags
   }),
   inputs: { file: External },
   output: Prompts,
   seeded: false,
-  run: Effect.fn("import-prompts")(function* ({ config, inputs, output, skipped }) {
+  run: Effect.fn("import-prompts")(function* ({ config, inputs, output, progress, skipped }) {
     const seen = new Set<string>()
-    const parse = (value: unknown) => parsePrompt(value, config.safety, seen, config.chatTags)
-    return yield* importRows(inputs.file.path, parse, skipped, (rows) => writeDataset(output, rows))
+    const check = (value: unknown) => parsePrompt(value, config.safety, seen, config.chatTags)
+    const from = { path: inputs.file.path, kind: "prompts" as const, shape: config.shape, map: config.map }
+    return yield* importRows(from, check, { progress, skipped }, (rows) => writeDataset(output, rows))
   })
 })
 

@@ -84,7 +84,7 @@ describe("pipeline files", () => {
 import { fileAt } from "../../../runtime/define/node.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
 import { sft } from "../../../stages/training/sft.ts"
-import { importPreferences } from "../../../stages/data/import.ts"
+import { importPreferences } from "../../../stages/data/import-preferences.ts"
 export default Pipeline.make("wrong", { params: Schema.Struct({}) }, () => ({ x: sft({ init: importPreferences({ file: fileAt("pairs.jsonl") }), demonstration: 1 } as never) }))
 `
     refuses(["plan", file("wrong.ts", text)], /one of its inputs is 1, not a node/)

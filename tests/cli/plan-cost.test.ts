@@ -40,7 +40,8 @@ const source = (only: boolean) => `
 import * as Schema from "effect/Schema"
 import { fileAt } from "../../../runtime/define/node.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
-import { importDemonstrations, importPolicy } from "../../../stages/data/import.ts"
+import { importDemonstrations } from "../../../stages/data/import-demonstrations.ts"
+import { importPolicy } from "../../../stages/data/import.ts"
 import { sft } from "../../../stages/training/sft.ts"
 export default Pipeline.make("small", { params: Schema.Struct({}) }, () => {
   const file = fileAt("dialogues.jsonl").expecting({ rows: 8192, promptTokens: 100, responseTokens: 150 })

@@ -64,13 +64,13 @@ it("of many nodes are told at the end of those that left out most, and of how ma
     `import * as Schema from "effect/Schema"
 import { fileAt } from "../../../runtime/define/node.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
-import { importPreferences } from "../../../stages/data/import.ts"
+import { importPreferences } from "../../../stages/data/import-preferences.ts"
 
 export default Pipeline.make("many", { params: Schema.Struct({}) }, () =>
   Object.fromEntries(
     Array.from({ length: 14 }, (_, i) => {
       const file = fileAt(i === 13 ? "three.jsonl" : "one.jsonl")
-      return ["n" + i, importPreferences({ file }, { format: "prompt-chosen-rejected", source: "s" + i }).named("n" + i)]
+      return ["n" + i, importPreferences({ file }, { shape: "prompt-chosen-rejected", source: "s" + i }).named("n" + i)]
     })
   )
 )

@@ -192,7 +192,7 @@ describe("several files", () => {
   it("whose columns disagree are refused with both names", async () => {
     put("types/1.parquet", await parquetOf(tableOf([{ a: "x", b: 1 }])))
     put("types/2.parquet", await parquetOf(tableOf([{ a: 1, b: 1 }])))
-    expect(await errorOf(readRecords(join(root, "types")))).toMatch(/column "a": text in 1\.parquet, float in 2\.parquet/)
+    expect(await errorOf(readRecords(join(root, "types")))).toMatch(/column "a": text in 1\.parquet, int in 2\.parquet/)
     put("names/1.csv", "a,b\n1,2\n")
     put("names/2.csv", "a,c\n1,2\n")
     expect(await errorOf(readRecords(join(root, "names")))).toMatch(/column "b": text in 1\.csv, not there in 2\.csv/)

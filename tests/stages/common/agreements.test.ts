@@ -13,13 +13,9 @@ import type { RunEvent } from "../../../runtime/run/events.ts"
 import { plan } from "../../../runtime/run/plan.ts"
 import { run } from "../../../runtime/run/run.ts"
 import { services } from "../../runtime/fixture.ts"
-import {
-  importDemonstrations,
-  importHelpfulnessReward,
-  importPolicy,
-  importPreferences,
-  importSafetyReward
-} from "../../../stages/data/import.ts"
+import { importDemonstrations } from "../../../stages/data/import-demonstrations.ts"
+import { importPreferences } from "../../../stages/data/import-preferences.ts"
+import { importHelpfulnessReward, importPolicy, importSafetyReward } from "../../../stages/data/import.ts"
 import { importPrompts } from "../../../stages/data/import-prompts.ts"
 import { ppo } from "../../../stages/ppo/ppo.ts"
 import { helpfulnessRewardModel } from "../../../stages/reward/reward-model.ts"

@@ -5,7 +5,8 @@ import * as arrow from "apache-arrow"
 import { afterAll, describe, expect, it } from "vitest"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { Demonstrations, Preferences } from "../../../schemas/rows.ts"
-import { importDemonstrations, importPreferences } from "../../../stages/data/import.ts"
+import { importDemonstrations } from "../../../stages/data/import-demonstrations.ts"
+import { importPreferences } from "../../../stages/data/import-preferences.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
 import { failureOf, rowsIn, runStage } from "../running.ts"
 
@@ -18,7 +19,7 @@ const file = (rows: ReadonlyArray<unknown>) => {
   return { path, type: "file", digest: "", contentDigest: "" }
 }
 const pair = (over: Record<string, unknown> = {}) => ({ prompt: "q", chosen: "a", rejected: "b", ...over })
-const format = "prompt-chosen-rejected"
+const shape = "prompt-chosen-rejected"
 
 const judged = { rating: 1, chosenSafe: true, rejectedSafe: false }
 const labelsOf = async (ref: ArtifactRef<any>) =>
@@ -28,24 +29,20 @@ it("pairs of a file keep the rating and the labels that they have; of a file wit
   const whole = await runStage(
     importPreferences,
     { file: file([pair(judged), pair({ ...judged, rating: 3, rejectedSafe: true })]) },
-    { format }
+    { shape }
   )
   expect(await labelsOf(whole)).toEqual([
     ["1", 1, true, false],
     ["2", 3, true, true]
   ])
-  const rated = await runStage(importPreferences, { file: file([pair({ rating: 0 }), pair({ rating: 2 })]) }, { format })
+  const rated = await runStage(importPreferences, { file: file([pair({ rating: 0 }), pair({ rating: 2 })]) }, { shape })
   expect(await labelsOf(rated)).toEqual([
     ["1", 0, null, null],
     ["2", 2, null, null]
   ])
-  const plain = await runStage(importPreferences, { file: file([pair(), pair({ rating: null })]) }, { format })
+  const plain = await runStage(importPreferences, { file: file([pair(), pair({ rating: null })]) }, { shape })
   const transcripts = ["hello", "go away"].map((answer) => `\n\nHuman: hi\n\nAssistant: ${answer}`)
-  const hh = await runStage(
-    importPreferences,
-    { file: file([{ chosen: transcripts[0], rejected: transcripts[1] }]) },
-    { format: "hh-rlhf" }
-  )
+  const hh = await runStage(importPreferences, { file: file([{ chosen: transcripts[0], rejected: transcripts[1] }]) }, { shape: "hh-rlhf" })
   for (const { metrics } of [whole, rated, plain, hh])
     expect(metrics).toMatchObject({ withoutRating: 0, withoutLabels: 0, droppedUnsafe: 0, rowsSkipped: 0 })
 })
@@ -59,20 +56,20 @@ describe("a pair whose chosen response is unsafe while the other is safe (§3.2.
       [true, true],
       [false, true]
     ].map(([chosenSafe, rejectedSafe]) => pair({ chosenSafe, rejectedSafe }))
-    const made = await runStage(importPreferences, { file: file(rows) }, { format })
+    const made = await runStage(importPreferences, { file: file(rows) }, { shape })
     expect((await labelsOf(made)).map(([id]) => id)).toEqual(["2", "3", "4"])
     expect(made.metrics).toMatchObject({ rows: 3, rowsRead: 5, rowsSkipped: 0, droppedUnsafe: 2 })
   })
   it("is told by both labels: where one is missing the pair stays", async () => {
     const rows = [pair({ chosenSafe: false }), pair({ rejectedSafe: true })]
-    const made = await runStage(importPreferences, { file: file(rows) }, { format, unlabelled: "keep" })
+    const made = await runStage(importPreferences, { file: file(rows) }, { shape, unlabelled: "keep" })
     expect(made.metrics).toMatchObject({ rows: 2, droppedUnsafe: 0, withoutLabels: 2 })
   })
 })
 
 describe("a file that is judged in part", () => {
   const failure = async (rows: ReadonlyArray<unknown>, config: object = {}) =>
-    failureOf(importPreferences, { file: file(rows) }, { format, ...config })
+    failureOf(importPreferences, { file: file(rows) }, { shape, ...config })
 
   it("of ratings stops the run: how many there are without one, the first lines, and what to do", async () => {
     const message = await failure([pair({ rating: 1 }), pair(), pair({ rating: 2 }), pair({ rating: null })])
@@ -105,7 +102,7 @@ describe("a file that is judged in part", () => {
   })
   it("is taken as it is where that is asked for, and counted", async () => {
     const rows = [pair(judged), pair({ rating: 0 }), pair()]
-    const made = await runStage(importPreferences, { file: file(rows) }, { format, unrated: "keep", unlabelled: "keep" })
+    const made = await runStage(importPreferences, { file: file(rows) }, { shape, unrated: "keep", unlabelled: "keep" })
     expect(await labelsOf(made)).toEqual([
       ["1", 1, true, false],
       ["2", 0, null, null],
@@ -123,13 +120,13 @@ describe("a rating or label outside the set", () => {
     [{ rating: 1, chosenSafe: "yes" }, /field chosenSafe: expected true, false or null, found "yes"\./],
     [{ rating: 1, rejectedSafe: 1 }, /field rejectedSafe: expected true, false or null, found 1\./]
   ])("is never skipped, one in five hundred or not: %j", async (over, message) => {
-    const found = await failureOf(importPreferences, { file: file(many(pair(over))) }, { format })
+    const found = await failureOf(importPreferences, { file: file(many(pair(over))) }, { shape })
     expect(found).toMatch(/^Importing the pairs of .*\.jsonl, line 321, field/)
     expect(found).toMatch(message)
     expect(found).toContain("Such a pair is never skipped")
   })
   it("beside rows that do not fit, which are skipped as before", async () => {
-    const made = await runStage(importPreferences, { file: file(many({ prompt: "q", rating: 1 })) }, { format })
+    const made = await runStage(importPreferences, { file: file(many({ prompt: "q", rating: 1 })) }, { shape })
     expect(made.metrics).toMatchObject({ rows: 499, rowsSkipped: 1 })
   })
   it("of a Parquet file is named by row", async () => {
@@ -138,7 +135,7 @@ describe("a rating or label outside the set", () => {
     const { Table, writeParquet } = await import("parquet-wasm/node")
     writeFileSync(path, writeParquet(Table.fromIPCStream(arrow.tableToIPC(arrow.tableFromArrays(columns), "stream"))))
     const from = { path, type: "file", digest: "", contentDigest: "" }
-    expect(await failureOf(importPreferences, { file: from }, { format })).toMatch(/\.parquet, row 2, field rating: expected .*, found 9\./)
+    expect(await failureOf(importPreferences, { file: from }, { shape })).toMatch(/\.parquet, row 2, field rating: expected .*, found 9\./)
   })
 })
 
@@ -146,7 +143,7 @@ describe("rows that can't be used", () => {
   const tagged = "what does [INST] mean?"
   it("are skipped with file, line, field, reason and the row", async () => {
     const given = [{ prompt: "q", chosen: "a" }, pair({ chosen: tagged }), ...Array.from({ length: 8 }, () => pair())]
-    const { metrics, skipped, skippedRows } = await runStage(importPreferences, { file: file(given) }, { format })
+    const { metrics, skipped, skippedRows } = await runStage(importPreferences, { file: file(given) }, { shape })
     const path = join(folder, `${files - 1}.jsonl`)
     expect(metrics).toMatchObject({ rows: 8, rowsRead: 10, rowsSkipped: 2 })
     const tag = "with a tag of the chat format in the text"
@@ -165,23 +162,23 @@ describe("rows that can't be used", () => {
 
   it("above a fifth stop the stage, and the message says which, how many, and where the first is", async () => {
     const given = [...Array.from({ length: 7 }, () => pair()), { prompt: "q" }, 1]
-    const message = await failureOf(importPreferences, { file: file(given) }, { format }, null)
+    const message = await failureOf(importPreferences, { file: file(given) }, { shape }, null)
     expect(message).toBe(
       `Stage import-preferences skipped 2 of 9 rows (22.2%): 1 field chosen: missing, 1 not an object. The first: line 8 of ${join(folder, `${files - 1}.jsonl`)}, field chosen: missing; there are prompt. At most 20% may be skipped.`
     )
   })
 
   it("are too many where they are all of them, whatever may be skipped", async () => {
-    expect(await failureOf(importPreferences, { file: file([pair()]) }, { format: "hh-rlhf" })).toContain(
-      "expected rows that fit, found none among the first 1. Name the right format, or fix the file."
+    expect(await failureOf(importPreferences, { file: file([pair()]) }, { shape: "hh-rlhf" })).toContain(
+      "found none among the first 1. Name the right shape, or fix the file."
     )
   })
 
   it.each(["prompt", "chosen", "rejected"])("hold a tag of the chat format in the %s, unless it is to be escaped", async (name) => {
     const given = [pair({ [name]: tagged }), pair()]
-    const refused = await runStage(importPreferences, { file: file(given) }, { format })
+    const refused = await runStage(importPreferences, { file: file(given) }, { shape })
     expect(refused.skippedRows).toMatchObject([{ line: 1, reason: "with a tag of the chat format in the text" }])
-    const kept = await runStage(importPreferences, { file: file(given) }, { format, chatTags: "escape" })
+    const kept = await runStage(importPreferences, { file: file(given) }, { shape, chatTags: "escape" })
     expect(kept.skipped).toEqual([])
     const texts = (await rowsIn(kept, Preferences)).map(({ chosen, prompt, rejected }) => [prompt[0]!.content, chosen, rejected])
     const escaped = { ...pair(), [name]: "what does [\\INST] mean?" }

@@ -1,0 +1,148 @@
+/** Preference pairs from the user's files (Llama 2 §3.2.1, table 6). */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { writeDataset } from "../../data/dataset.ts"
+import { readRecords } from "../../data/records.ts"
+import { BadLabel } from "../../data/shapes/fields.ts"
+import type { Thresholds } from "../../data/shapes/judged.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { ArtifactError, External, written } from "../../schemas/artifact.ts"
+import { hyper, hyperNames, hyperText } from "../../schemas/hyper.ts"
+import { type Preference, Preferences } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { choseUnsafe } from "../common/safety-rule.ts"
+import { chatTags, messagesWithoutTags, withoutTags } from "./chat-tags.ts"
+import { columnsGiving, importRows, shapeHyper } from "./import-rows.ts"
+
+/** What the records of a file are called. */
+const unitOf = (path: string): Effect.Effect<"line" | "row"> =>
+  Effect.promise(async () => {
+    for await (const { unit } of readRecords(path)) return unit
+    return "line"
+  })
+
+/** The error of a file of which some pairs are labelled and those of these lines are not: they were forgotten, or their label was lost. */
+const halfLabelled = Effect.fnUntraced(function* (
+  path: string,
+  places: ReadonlyArray<string>,
+  { pairs, what, lacking, hint }: { readonly pairs: number; readonly what: string; readonly lacking: string; readonly hint: string }
+) {
+  const unit = yield* unitOf(path)
+  const first = places.slice(0, 5)
+  return yield* ArtifactError.of({
+    doing: `Importing the pairs of ${path}`,
+    expected: `${what} of every pair, or of none`,
+    found: `${places.length} of ${pairs} pairs without ${lacking}, ${first.length < places.length ? "first " : ""}on ${unit}${first.length > 1 ? "s" : ""} ${first.join(", ")}`,
+    hint
+  })
+})
+
+/** The error of a rating or label that is none of the set. */
+const badLabel = Effect.fnUntraced(function* (given: string, { line, field, expected, file, found }: BadLabel) {
+  const path = file ?? given
+  const unit = yield* unitOf(path)
+  return yield* ArtifactError.of({
+    doing: `Importing the pairs of ${path}, ${unit} ${line}, field ${field}`,
+    expected,
+    found,
+    hint: "Such a pair is never skipped: fix it, or convert the field of every pair to this scale, and run again."
+  })
+})
+
+const preferenceWithoutTags = (row: Preference, tags: "refuse" | "escape"): Preference => ({
+  ...row,
+  prompt: messagesWithoutTags(row.prompt, "prompt", tags),
+  chosen: withoutTags(row.chosen, "chosen", tags),
+  rejected: withoutTags(row.rejected, "rejected", tags)
+})
+
+/** "1,2,4": three numbers that rise. Undefined where there are none. */
+const thresholdsOf = (text: string): Thresholds | undefined =>
+  text === "" ? undefined : (text.split(",").map(Number) as unknown as Thresholds)
+const isThresholds = (text: string): boolean => {
+  const numbers = text.split(",").map((each) => (each.trim() === "" ? NaN : Number(each)))
+  return text === "" || (numbers.length === 3 && numbers.every((each, i) => each > 0 && each > (numbers[i - 1] ?? 0)))
+}
+
+export const importPreferences = Stage.make("import-preferences", {
+  description: "preference pairs from files of any shape that gives pairs",
+  config: Schema.Struct({
+    shape: shapeHyper("preferences"),
+    map: hyperNames(
+      'which of the file\'s columns stand for the shape\'s, as { prompt: "question", chosen: "answers.good" }',
+      columnsGiving("preferences")
+    ),
+    judgement: hyper(
+      "helpfulness",
+      "of a set with both judgements (pku-safe-rlhf), whose answer is chosen: the more helpful or the safer one (§3.2.2: a reward model of each)",
+      ["helpfulness", "safety"]
+    ),
+    thresholds: hyperText(
+      "differences of two scores from which a pair is rated slightly better, better, significantly better, as \"1,2,4\"; empty: the shape's own (ultrafeedback 1,2,4; helpsteer2's scores 1,2,3; others have no ratings)",
+      (value) => (typeof value === "string" && isThresholds(value) ? undefined : "takes three numbers above 0 that rise, as 1,2,4")
+    ),
+    pairs: hyper("all", "of more than two answers to a prompt: every pair that was judged, or the best and the worst alone", [
+      "all",
+      "best-worst"
+    ]),
+    source: hyper("", "what to call the pairs' source in statistics; empty: the shape's name"),
+    unrated: hyper("fail", "pairs without a rating in a file that has ratings: fail, or keep them, with margin 0", ["fail", "keep"]),
+    unlabelled: hyper(
+      "fail",
+      "pairs without both safety labels in a file that has labels: fail, or keep them, as where helpfulness and safety pairs are in one file",
+      ["fail", "keep"]
+    ),
+    chatTags
+  }),
+  inputs: { file: External },
+  output: Preferences,
+  seeded: false,
+  run: Effect.fn("import-preferences")(function* ({ config, inputs, output, progress, skipped }) {
+    const { path } = inputs.file
+    /** Places of the pairs without a rating, and of those without both labels. */
+    const [unrated, unlabelled]: [Array<string>, Array<string>] = [[], []]
+    let [pairs, labels, droppedUnsafe] = [0, 0, 0]
+    const check = (pair: Preference): Preference => {
+      const row = preferenceWithoutTags(pair, config.chatTags)
+      const known = [row.chosenSafe, row.rejectedSafe].filter((safe) => safe !== null).length
+      pairs++
+      labels += known
+      if (row.rating === null) unrated.push(row.id)
+      if (known < 2) unlabelled.push(row.id)
+      return row
+    }
+    const kept = async function* (rows: AsyncIterable<Preference>) {
+      for await (const row of rows) {
+        if (choseUnsafe(row)) droppedUnsafe++
+        else yield row
+      }
+    }
+    const options = { judgement: config.judgement, thresholds: thresholdsOf(config.thresholds), pairs: config.pairs, source: config.source }
+    const result = yield* importRows(
+      { path, kind: "preferences", shape: config.shape, map: config.map, options },
+      check,
+      { progress, skipped },
+      (rows) => writeDataset(output, kept(rows))
+    ).pipe(Effect.catchDefect((defect) => (defect instanceof BadLabel ? badLabel(path, defect) : Effect.die(defect))))
+    // A file without any ratings or labels is as it was made.
+    const withoutRating = unrated.length < pairs ? unrated.length : 0
+    const withoutLabels = labels > 0 ? unlabelled.length : 0
+    if (withoutRating > 0 && config.unrated === "fail")
+      return yield* halfLabelled(path, unrated, {
+        pairs,
+        what: "a rating",
+        lacking: "one",
+        hint: 'Rate them, or take them out. To learn from them with margin 0, set unrated to "keep".'
+      })
+    if (withoutLabels > 0 && config.unlabelled === "fail")
+      return yield* halfLabelled(path, unlabelled, {
+        pairs,
+        what: "chosenSafe and rejectedSafe",
+        lacking: "one or both",
+        hint: 'Label them, or take them out. To keep them, set unlabelled to "keep": the safety rule and the auxiliary loss pass over what has no label.'
+      })
+    return written(result.slot, { ...result.metrics, droppedUnsafe, withoutRating, withoutLabels })
+  })
+})
+
+export const importPreferencesCost = costOf(importPreferences, { size: ({ inputs }) => inputs.file })
