@@ -11,7 +11,9 @@ import * as Schema from "effect/Schema"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
 import { fileAt } from "../../runtime/define/node.ts"
 import { hyperInt } from "../../schemas/hyper.ts"
-import { importDemonstrations, importPolicy, importPreferences } from "../../stages/data/import.ts"
+import { importDemonstrations } from "../../stages/data/import-demonstrations.ts"
+import { importPolicy } from "../../stages/data/import.ts"
+import { importPreferences } from "../../stages/data/import-preferences.ts"
 import { importPrompts } from "../../stages/data/import-prompts.ts"
 import { ppo } from "../../stages/ppo/ppo.ts"
 import { sample } from "../../stages/rejection-sampling/sample.ts"
@@ -38,7 +40,7 @@ export default Pipeline.make(
     const file = (name: string) => fileAt(join(folder, name))
     const precision = "bfloat16"
     const base = importPolicy({ folder: file("model") }).named("base")
-    const pairs = importPreferences({ file: file("preferences.jsonl") }, { format: "prompt-chosen-rejected" }).named("pairs")
+    const pairs = importPreferences({ file: file("preferences.jsonl") }, { shape: "prompt-chosen-rejected" }).named("pairs")
     const prompts = importPrompts({ file: file("prompts.jsonl") }).named("prompts")
     const asked = importPrompts({ file: file("prompts-best-of-k.jsonl") }).named("prompts-best-of-k")
     const demonstrations = importDemonstrations({ file: file("demonstrations.jsonl") }).named("demonstrations")
