@@ -15,6 +15,9 @@ export const setThreads = (threads: number): void => native().setThreads(threads
 /** Whether float32 products on a GPU may use TensorFloat-32: 10 bits of mantissa, several times the speed. Off unless called, as in PyTorch. */
 export const allowTf32 = (on: boolean): void => native().allowTf32(on)
 
+/** Why this project's kernels for the GPU are not there, and slower operators of libtorch run instead; undefined where they are, or where there is no GPU. */
+export const gpuKernelsMissing = (): string | undefined => native().gpuKernelsMissing() ?? undefined
+
 /** Waits until the GPU has done all it was given. Nothing to do on the CPU. */
 export const synchronize = (): void => native().synchronize()
 
@@ -38,5 +41,7 @@ export const gpuMemory = (): { readonly gpuMemory?: number } => {
  */
 export const describeNumerics = (device: "cpu" | "cuda", threads: number): Record<string, string> => {
   const { libtorch, blas, cpuCapability, gpu } = environment()
-  return device === "cuda" ? { libtorch, device, gpu } : { libtorch, device, threads: String(threads), blas, cpuCapability }
+  return device === "cuda"
+    ? { libtorch, device, gpu, kernels: gpuKernelsMissing() === undefined ? "nvrtc" : "none" }
+    : { libtorch, device, threads: String(threads), blas, cpuCapability }
 }

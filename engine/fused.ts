@@ -2,7 +2,7 @@
  * Operations that exist as one kernel for float32 on the CPU (native/layers.cc, attention.cc, decoding.cc) and as a few ATen operators elsewhere. Both forms compute the
  * same; tests hold them against one another.
  */
-import { hasOperator } from "./native.ts"
+import { hasOperator, native } from "./native.ts"
 import { aten, atenMany, atenVoid, cat, linear, noGrad, type Tensor, zeros } from "./tensor.ts"
 
 let kernels = true
@@ -17,9 +17,14 @@ export const kernelsAreOn = (): boolean => kernels
 /** Whether the CPU's kernels take this tensor. */
 export const isFused = (x: Tensor): boolean => kernels && x.dtype === "float32" && x.device === "cpu"
 
+let onGpu: boolean | undefined
+/** Whether the kernels for the GPU take this tensor (native/gpu.h): compiled when the first is asked about. */
+export const hasGpuKernels = (x: Tensor): boolean =>
+  kernels && x.device === "cuda" && (x.dtype === "float32" || x.dtype === "bfloat16") && (onGpu ??= native().gpuKernelsMissing() === null)
+
 /** x weight / sqrt(mean(x^2) + eps) over the last dimension, computed in float32 (Zhang and Sennrich 2019). */
 export const rmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => {
-  if (isFused(x)) return aten("caravan::rms_norm", x, weight, epsilon)
+  if (isFused(x) || (hasGpuKernels(x) && x.size(-1) % 8 === 0)) return aten("caravan::rms_norm", x, weight, epsilon)
   // libtorch 2.9 and later have a kernel for the GPU.
   if (x.device !== "cpu" && hasOperator("_fused_rms_norm")) return aten("rms_norm", x, weight.shape, weight, epsilon)
   return composedRmsNorm(x, weight, epsilon)

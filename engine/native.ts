@@ -45,6 +45,7 @@ export interface Native {
   setGeneratorState(device: string, state: Handle): void
   setThreads(threads: number): void
   allowTf32(on: boolean): void
+  gpuKernelsMissing(): string | null
   synchronize(): void
   deviceMemory(resetPeak?: boolean): [current: number, peak: number] | null
   environment(): Environment

@@ -9,6 +9,7 @@
  * in the last place of a bfloat16 weight and would be lost.
  */
 import { gradientsOf, isNarrow, type Parameters } from "./gradients.ts"
+import { hasGpuKernels } from "./fused.ts"
 import { hasOperator } from "./native.ts"
 import { atenMany, atenVoid, clearGradients, keep, noGrad, scoped, type Tensor, zeros, zerosLike } from "./tensor.ts"
 
@@ -69,6 +70,8 @@ export class AdamW {
         const gradients = gradientsOf(this.#parameters)
         this.#steps?.[0]?.fill_(this.#step)
         if (!this.#mixed) return this.#update(gradients, this.#masters, this.#first, this.#second, learningRate)
+        if (this.#values.every((value) => value.dtype === "bfloat16" && hasGpuKernels(value)))
+          return this.#updateOnGpu(gradients, learningRate)
         // One by one: there are never float32 copies of all 16-bit gradients.
         gradients.forEach((gradient, i) =>
           scoped(() => {
@@ -80,6 +83,11 @@ export class AdamW {
       })
     )
     clearGradients(this.#values)
+  }
+
+  #updateOnGpu(gradients: ReadonlyArray<Tensor>, learningRate: number): void {
+    const state = [this.#masters, gradients, this.#first, this.#second, this.#values]
+    atenVoid("caravan::adamw_", ...state, this.#step, learningRate, ...this.#betas, this.#weightDecay, this.#epsilon)
   }
 
   #update(

@@ -142,6 +142,7 @@ napi_value initialise(napi_env env, napi_value exports) {
   define<setGeneratorState>(env, exports, "setGeneratorState");
   define<setThreads>(env, exports, "setThreads");
   define<allowTf32>(env, exports, "allowTf32");
+  define<gpuKernelsMissing>(env, exports, "gpuKernelsMissing");
   define<synchronize>(env, exports, "synchronize");
   define<deviceMemory>(env, exports, "deviceMemory");
   define<environment>(env, exports, "environment");

@@ -1,5 +1,7 @@
 #include "device.h"
 
+#include "gpu.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
@@ -55,6 +57,9 @@ napi_value allowTf32(const Arguments& in) {
   at::globalContext().setAllowTF32CuBLAS(in.boolean(0));
   return nullptr;
 }
+
+/** Why there are no kernels for the GPU of this machine (gpu.h); null where there are, or no GPU. */
+napi_value gpuKernelsMissing(const Arguments& in) { return gpuKernelsMissing().empty() ? jsNull(in.env) : jsString(in.env, gpuKernelsMissing()); }
 
 napi_value synchronize(const Arguments& in) {
   if (torch::cuda::is_available()) torch::cuda::synchronize();

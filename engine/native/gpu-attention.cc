@@ -3,6 +3,8 @@
 //
 // As attention.cc: qkv (B, T, (H + 2G) E) -> (B, T, H E). Kept for the backward pass: qkv as it came, the output, the log-sum-exp of each row and head. Heads
 // are turned again there.
+#include "gpu.h"
+
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -55,6 +57,7 @@ Tensor turn(const Tensor& heads, const Tensor& cos, const Tensor& sin, bool back
 struct Shape {
   int64_t batch, length, heads, groups, dim;
   double scale() const { return 1 / std::sqrt(static_cast<double>(dim)); }
+  bool hasKernel(const Tensor& qkv) const { return hasGpuKernels(qkv) && dim % 16 == 0; }
 };
 
 /** Queries, keys and values (B, T, H or G, E) of the joined tensor, turned. */
@@ -62,10 +65,20 @@ struct Split {
   Tensor q, k, v;
   Split(const Shape& s, const Tensor& qkv, const Tensor& cos, const Tensor& sin) {
     Tensor all = qkv.view({s.batch, s.length, s.heads + 2 * s.groups, s.dim});
+    v = all.narrow(2, s.heads + s.groups, s.groups);
+    if (s.hasKernel(qkv)) {
+      q = at::empty({s.batch, s.length, s.heads, s.dim}, qkv.options());
+      k = at::empty({s.batch, s.length, s.groups, s.dim}, qkv.options());
+      Tensor c = cos.contiguous(), d = sin.contiguous();
+      const void *in = qkv.data_ptr(), *cosines = c.data_ptr(), *sines = d.data_ptr(), *queries = q.data_ptr(), *keys = k.data_ptr();
+      int64_t rows = s.batch * s.length;
+      int own = cos.dim() == 4;
+      launch("rotate_forward", qkv, ceilDivide(rows * (s.heads + s.groups) * s.dim / 16, 256), 256, {&in, &cosines, &sines, &queries, &keys, &rows, &s.length, &s.heads, &s.groups, &s.dim, &own});
+      return;
+    }
     Tensor turned = turn(all.narrow(2, 0, s.heads + s.groups), cos, sin, false);
     q = turned.narrow(2, 0, s.heads);
     k = turned.narrow(2, s.heads, s.groups);
-    v = all.narrow(2, s.heads + s.groups, s.groups);
   }
 };
 
@@ -130,6 +143,15 @@ struct GpuAttention : Function<GpuAttention> {
         dk = dk.view({s.batch, s.length, groups, share, s.dim}).sum(3);
         dv = dv.view({s.batch, s.length, groups, share, s.dim}).sum(3);
       }
+    }
+    if (s.hasKernel(qkv)) {
+      dq = dq.contiguous(), dk = dk.contiguous(), dv = dv.contiguous();
+      Tensor dQkv = at::empty_like(qkv), c = cos.contiguous(), d = sin.contiguous();
+      const void *queries = dq.data_ptr(), *keys = dk.data_ptr(), *values = dv.data_ptr(), *cosines = c.data_ptr(), *sines = d.data_ptr(), *out = dQkv.data_ptr();
+      int64_t rows = s.batch * s.length;
+      int own = cos.dim() == 4;
+      launch("rotate_backward", qkv, ceilDivide(rows * (heads + 2 * groups) * s.dim / 16, 256), 256, {&queries, &keys, &values, &cosines, &sines, &out, &rows, &s.length, &s.heads, &s.groups, &s.dim, &own});
+      return {dQkv, Tensor(), Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
     }
     auto rows = [&](const Tensor& d, int64_t count) { return d.reshape({s.batch, s.length, count, s.dim}); };
     Tensor turned = turn(at::cat({rows(dq, heads), rows(dk, groups)}, 2), cos, sin, true);

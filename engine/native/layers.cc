@@ -1,4 +1,5 @@
 // RMSNorm and SwiGLU.
+#include "gpu.h"
 #include "kernels.h"
 
 #include <ATen/ATen.h>
@@ -39,11 +40,21 @@ VECTORISED void rmsBackward(const float* x, const float* w, const float* scale, 
   }
 }
 
+/** Threads of a block that computes a row: eight columns each, whole warps. */
+int threadsFor(int64_t dim) { return static_cast<int>(std::min<int64_t>(512, ceilDivide(dim, 256) * 32)); }
+
 struct RmsNorm : Function<RmsNorm> {
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight, double eps) {
     Tensor x = input.contiguous(), y = at::empty_like(x);
     int64_t dim = x.size(-1), rows = x.numel() / dim;
-    Tensor scale = at::empty({rows}, x.options());
+    Tensor scale = at::empty({rows}, x.options().dtype(at::kFloat));
+    if (x.is_cuda()) {
+      const void *in = x.data_ptr(), *w = weight.data_ptr(), *out = y.data_ptr(), *s = scale.data_ptr();
+      float epsilon = static_cast<float>(eps);
+      launch("norm_forward", x, rows, threadsFor(dim), {&in, &w, &out, &s, &dim, &epsilon});
+      context->save_for_backward({x, weight, scale});
+      return y;
+    }
     at::parallel_for(0, rows, 64, [&](int64_t a, int64_t b) {
       rmsForward(x.data_ptr<float>() + a * dim, weight.data_ptr<float>(), y.data_ptr<float>() + a * dim, scale.data_ptr<float>() + a, b - a, dim, eps);
     });
@@ -54,6 +65,16 @@ struct RmsNorm : Function<RmsNorm> {
     auto saved = context->get_saved_variables();
     Tensor dy = gradients[0].contiguous(), dx = at::empty_like(saved[0]), dw = at::zeros_like(saved[1]);
     int64_t dim = dy.size(-1), rows = dy.numel() / dim;
+    if (dy.is_cuda()) {
+      const void *x = saved[0].data_ptr(), *w = saved[1].data_ptr(), *s = saved[2].data_ptr(), *d = dy.data_ptr(), *out = dx.data_ptr();
+      launch("norm_backward", dy, rows, threadsFor(dim), {&x, &w, &s, &d, &out, &dim});
+      if (!saved[1].requires_grad()) return {dx, Tensor(), Tensor()};
+      int64_t parts = std::min<int64_t>(256, ceilDivide(rows, 16));
+      Tensor partial = at::empty({parts, dim}, saved[2].options());
+      const void* sums = partial.data_ptr();
+      launch("norm_weights", dy, ceilDivide(dim / 8 * parts, 128), 128, {&x, &s, &d, &sums, &rows, &dim, &parts});
+      return {dx, partial.sum(0).to(dw.scalar_type()), Tensor()};
+    }
     // One thread: the weight's gradient is a sum over rows, whose order must not depend on the number of threads.
     rmsBackward(saved[0].data_ptr<float>(), saved[1].data_ptr<float>(), saved[2].data_ptr<float>(), dy.data_ptr<float>(), dx.data_ptr<float>(), dw.data_ptr<float>(), rows, dim);
     return {dx, dw, Tensor()};
@@ -91,6 +112,12 @@ struct SwiGlu : Function<SwiGlu> {
     auto shape = x.sizes().vec();
     int64_t dim = shape.back() /= 2, rows = x.numel() / (2 * dim);
     context->save_for_backward({x});
+    if (hasGpuKernels(x) && dim % 8 == 0) {
+      Tensor y = at::empty(shape, x.options());
+      const void *in = x.data_ptr(), *out = y.data_ptr();
+      launch("swiglu_forward", x, ceilDivide(rows * dim / 8, 256), 256, {&in, &out, &rows, &dim});
+      return y;
+    }
     if (!hasKernel(x)) return at::silu(x.narrow(-1, 0, dim)).mul_(x.narrow(-1, dim, dim));
     Tensor y = at::empty(shape, x.options());
     at::parallel_for(0, rows, 64, [&](int64_t a, int64_t b) { swigluForward(x.data_ptr<float>() + a * 2 * dim, y.data_ptr<float>() + a * dim, b - a, dim); });
@@ -99,6 +126,11 @@ struct SwiGlu : Function<SwiGlu> {
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     Tensor x = context->get_saved_variables()[0], dy = gradients[0].contiguous(), dx = at::empty_like(x);
     int64_t dim = x.size(-1) / 2, rows = x.numel() / (2 * dim);
+    if (hasGpuKernels(x) && dim % 8 == 0) {
+      const void *in = x.data_ptr(), *d = dy.data_ptr(), *out = dx.data_ptr();
+      launch("swiglu_backward", x, ceilDivide(rows * dim / 8, 256), 256, {&in, &d, &out, &rows, &dim});
+      return {dx};
+    }
     if (!hasKernel(x)) {
       Tensor gate = x.narrow(-1, 0, dim), up = x.narrow(-1, dim, dim), dGate = dx.narrow(-1, 0, dim), dUp = dx.narrow(-1, dim, dim);
       at::mul_out(dUp, dy, at::silu(gate));

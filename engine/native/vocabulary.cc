@@ -3,6 +3,7 @@
 //
 // logits (N, V) = states (N, D) weight (V, D)^T, in the states' dtype; all else in float32 (float64 where the states are). They are kept for the backward pass where they
 // are small, and computed again, chunk by chunk, where they are not.
+#include "gpu.h"
 #include "kernels.h"
 
 #include <ATen/ATen.h>
@@ -79,6 +80,12 @@ struct LogProbabilities : Function<LogProbabilities> {
       int64_t count = std::min(step, rows - from);
       Tensor logits = at::linear(states.narrow(0, from, count), weight), target = targets.narrow(0, from, count);
       if (keep) kept.push_back(logits);
+      if (hasGpuKernels(logits)) {
+        const void *in = logits.data_ptr(), *ids = target.data_ptr(), *p = picked.data_ptr<float>() + from, *s = lse.data_ptr<float>() + from, *e = entropies ? entropy.data_ptr<float>() + from : nullptr;
+        float scale = static_cast<float>(1 / temperature);
+        launch("pick_forward", logits, count, 512, {&in, &ids, &p, &s, &e, &vocab, &scale});
+        continue;
+      }
       Tensor l = scaled(logits, temperature);
       if (hasKernel(l)) {
         at::parallel_for(0, count, 16, [&](int64_t a, int64_t b) {
@@ -117,8 +124,13 @@ struct LogProbabilities : Function<LogProbabilities> {
     for (int64_t from = 0; from < rows; from += step, chunk++) {
       int64_t count = std::min(step, rows - from);
       Tensor part = states.narrow(0, from, count), target = targets.narrow(0, from, count), g = gradient.narrow(0, from, count);
-      Tensor l = scaled(saved.size() > 4 ? saved[4 + chunk] : at::linear(part, weight), temperature), d;
-      if (hasKernel(l)) {
+      Tensor logits = saved.size() > 4 ? saved[4 + chunk] : at::linear(part, weight), l, d;
+      if (hasGpuKernels(logits)) {
+        d = at::empty_like(logits);
+        const void *in = logits.data_ptr(), *ids = target.data_ptr(), *s = lse.data_ptr<float>() + from, *of = g.data_ptr(), *out = d.data_ptr();
+        float scale = static_cast<float>(1 / temperature);
+        launch("pick_backward", logits, count, 512, {&in, &ids, &s, &of, &out, &vocab, &scale});
+      } else if (hasKernel(l = scaled(logits, temperature))) {
         d = at::empty_like(l);
         at::parallel_for(0, count, 16, [&](int64_t a, int64_t b) {
           pickBackward(l.data_ptr<float>() + a * vocab, target.data_ptr<int64_t>() + a, lse.data_ptr<float>() + from + a, g.data_ptr<float>() + a, d.data_ptr<float>() + a * vocab, b - a, vocab);
@@ -127,9 +139,12 @@ struct LogProbabilities : Function<LogProbabilities> {
         d = l.sub(lse.narrow(0, from, count).unsqueeze(1)).exp_().mul_(g.unsqueeze(1).neg());
         d.scatter_add_(1, target.unsqueeze(1), g.unsqueeze(1));
       }
-      l.reset();
-      if (temperature != 1) d.div_(temperature);
-      d = d.to(states.scalar_type());
+      if (l.defined()) {
+        l.reset();
+        if (temperature != 1) d.div_(temperature);
+        d = d.to(states.scalar_type());
+      }
+      logits.reset();
       if (ofStates) dStates.narrow(0, from, count).copy_(d.mm(weight));
       if (!ofWeight) continue;
       Tensor dw = d.t().mm(part);

@@ -4,7 +4,7 @@ import { composedTokenDistribution, tokenDistribution, type TokenDistributionOpt
 import { Random } from "../../engine/random.ts"
 import { type DType, noGrad, scoped, tensor } from "../../engine/tensor.ts"
 import { devices } from "../devices.ts"
-import { float32, float64, fused } from "../tolerances.ts"
+import { bfloat16, float32, float64, fused } from "../tolerances.ts"
 
 const normal = (seed: number, count: number, size = 1) => {
   const random = new Random(seed, "vocabulary")
@@ -66,6 +66,14 @@ for (const { device, skip } of devices) {
         }
       }
     )
+
+    it("in bfloat16 are those of its states and weight in float32, but for the rounding of logits and gradients", () => {
+      const size = { rows: 9, dim: 8, vocabulary: 512 }
+      const wanted = run(composedTokenDistribution, "float32", size, { entropies: true })
+      const found = run(tokenDistribution, "bfloat16", size, { entropies: true })
+      for (const name of ["logProbabilities", "entropies", "states", "weight"] as const)
+        expect(away(found[name], wanted[name]), name).toBeLessThanOrEqual(bfloat16)
+    })
 
     it("are the same in several chunks, whose logits are not all kept", () => {
       // 2^25 elements a chunk: three chunks.

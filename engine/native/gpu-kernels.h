@@ -1,0 +1,270 @@
+// CUDA source of the kernels for the GPU, compiled by gpu.cc: each for float32 and, with the suffix _bf16, for bfloat16. All compute in float32 and round once.
+#pragma once
+
+constexpr const char* gpuKernelSource = R"cuda(
+struct bf16 { unsigned short bits; };
+__device__ __forceinline__ float wide(float x) { return x; }
+__device__ __forceinline__ float wide(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+__device__ __forceinline__ void narrow(float& out, float x) { out = x; }
+/** To the nearest, ties to even, as libtorch rounds. */
+__device__ __forceinline__ void narrow(bf16& out, float x) {
+  unsigned bits = __float_as_uint(x);
+  out.bits = (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0 : static_cast<unsigned short>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+/** Eight numbers, moved as one: 16 bytes of bfloat16, twice 16 of float32. */
+template <typename T> struct alignas(16) Eight { T at[8]; };
+
+__device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+
+// ---- SwiGLU: (rows, 2F) -> (rows, F), F a multiple of 8; a thread computes eight ----
+
+template <typename T> __device__ void swigluForward(const T* in, T* out, long long rows, long long dim) {
+  long long i = (static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
+  if (i >= rows * dim) return;
+  const T* row = in + i / dim * 2 * dim + i % dim;
+  Eight<T> gate = *reinterpret_cast<const Eight<T>*>(row), up = *reinterpret_cast<const Eight<T>*>(row + dim), y;
+#pragma unroll
+  for (int k = 0; k < 8; k++) { float g = wide(gate.at[k]); narrow(y.at[k], g * sigmoid(g) * wide(up.at[k])); }
+  *reinterpret_cast<Eight<T>*>(out + i) = y;
+}
+template <typename T> __device__ void swigluBackward(const T* in, const T* dy, T* din, long long rows, long long dim) {
+  long long i = (static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
+  if (i >= rows * dim) return;
+  long long at = i / dim * 2 * dim + i % dim;
+  Eight<T> gate = *reinterpret_cast<const Eight<T>*>(in + at), up = *reinterpret_cast<const Eight<T>*>(in + at + dim), d = *reinterpret_cast<const Eight<T>*>(dy + i), dGate, dUp;
+#pragma unroll
+  for (int k = 0; k < 8; k++) {
+    float g = wide(gate.at[k]), s = sigmoid(g), gradient = wide(d.at[k]);
+    narrow(dGate.at[k], gradient * wide(up.at[k]) * s * (1.0f + g * (1.0f - s)));
+    narrow(dUp.at[k], gradient * g * s);
+  }
+  *reinterpret_cast<Eight<T>*>(din + at) = dGate;
+  *reinterpret_cast<Eight<T>*>(din + at + dim) = dUp;
+}
+
+// ---- rotary embeddings: heads of E numbers, E a multiple of 16; a thread turns eight pairs ----
+// qkv (rows, H + 2G, E). cos and sin (T, E), or (rows, E) with `own`; sin signed: - in the first half.
+
+template <typename T> __device__ __forceinline__ void turn(const T* in, const T* cos, const T* sin, T* out, long long half, float direction) {
+  Eight<T> a = *reinterpret_cast<const Eight<T>*>(in), b = *reinterpret_cast<const Eight<T>*>(in + half), x, y;
+  Eight<T> c = *reinterpret_cast<const Eight<T>*>(cos), d = *reinterpret_cast<const Eight<T>*>(cos + half), s = *reinterpret_cast<const Eight<T>*>(sin), t = *reinterpret_cast<const Eight<T>*>(sin + half);
+#pragma unroll
+  for (int k = 0; k < 8; k++) {
+    float p = wide(a.at[k]), q = wide(b.at[k]);
+    narrow(x.at[k], p * wide(c.at[k]) + direction * q * wide(s.at[k]));
+    narrow(y.at[k], q * wide(d.at[k]) + direction * p * wide(t.at[k]));
+  }
+  *reinterpret_cast<Eight<T>*>(out) = x;
+  *reinterpret_cast<Eight<T>*>(out + half) = y;
+}
+
+/** Queries (rows, H, E) and keys (rows, G, E), turned. */
+template <typename T>
+__device__ void rotateForward(const T* qkv, const T* cos, const T* sin, T* q, T* k, long long rows, long long length, long long heads, long long groups, long long dim, int own) {
+  long long half = dim / 2, each = half / 8, i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= rows * (heads + groups) * each) return;
+  long long e = i % each * 8, head = i / each % (heads + groups), row = i / each / (heads + groups), turned = (own ? row : row % length) * dim + e;
+  T* out = head < heads ? q + (row * heads + head) * dim : k + (row * groups + head - heads) * dim;
+  turn(qkv + (row * (heads + 2 * groups) + head) * dim + e, cos + turned, sin + turned, out + e, half, 1.0f);
+}
+/** The gradient of qkv from those of queries, keys (turned back) and values. */
+template <typename T>
+__device__ void rotateBackward(const T* dq, const T* dk, const T* dv, const T* cos, const T* sin, T* dQkv, long long rows, long long length, long long heads, long long groups, long long dim, int own) {
+  long long half = dim / 2, each = half / 8, all = heads + 2 * groups, i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= rows * all * each) return;
+  long long e = i % each * 8, head = i / each % all, row = i / each / all, turned = (own ? row : row % length) * dim + e;
+  T* out = dQkv + (row * all + head) * dim + e;
+  if (head >= heads + groups) {
+    const T* in = dv + (row * groups + head - heads - groups) * dim + e;
+    *reinterpret_cast<Eight<T>*>(out) = *reinterpret_cast<const Eight<T>*>(in);
+    *reinterpret_cast<Eight<T>*>(out + half) = *reinterpret_cast<const Eight<T>*>(in + half);
+    return;
+  }
+  const T* in = head < heads ? dq + (row * heads + head) * dim : dk + (row * groups + head - heads) * dim;
+  turn(in + e, cos + turned, sin + turned, out, half, -1.0f);
+}
+
+// ---- log softmax at one column: a block of 512 threads a row of V logits ----
+
+struct Sums { float most, sum, weighted; };
+__device__ __forceinline__ Sums together(Sums a, Sums b) {
+  float most = fmaxf(a.most, b.most);
+  if (most == -infinity()) return {most, 0.0f, 0.0f};
+  float x = __expf(a.most - most), y = __expf(b.most - most);
+  return {most, a.sum * x + b.sum * y, a.weighted * x + b.weighted * y};
+}
+/** sums: of exp(l - most), and of that times l, over a row. */
+template <typename T, int threads> __device__ Sums sumsOf(const T* row, long long vocab, float scale) {
+  Sums own = {-infinity(), 0.0f, 0.0f};
+  auto take = [&](float l) {
+    if (l > own.most) {
+      float shrink = __expf(own.most - l);
+      own.sum *= shrink;
+      own.weighted *= shrink;
+      own.most = l;
+    }
+    float p = __expf(l - own.most);
+    own.sum += p;
+    own.weighted += p * l;
+  };
+  if (vocab % 8 == 0) {
+    for (long long v = threadIdx.x * 8; v < vocab; v += threads * 8) {
+      Eight<T> l = *reinterpret_cast<const Eight<T>*>(row + v);
+#pragma unroll
+      for (int k = 0; k < 8; k++) take(wide(l.at[k]) * scale);
+    }
+  } else {
+    for (long long v = threadIdx.x; v < vocab; v += threads) take(wide(row[v]) * scale);
+  }
+  __shared__ Sums shared[threads / 32];
+  for (int offset = 16; offset > 0; offset /= 2)
+    own = together(own, {__shfl_xor_sync(~0u, own.most, offset), __shfl_xor_sync(~0u, own.sum, offset), __shfl_xor_sync(~0u, own.weighted, offset)});
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = own;
+  __syncthreads();
+  if (threadIdx.x == 0)
+    for (int warp = 1; warp < threads / 32; warp++) own = together(own, shared[warp]);
+  return own;
+}
+
+template <typename T>
+__device__ void pickForward(const T* logits, const long long* targets, float* picked, float* lse, float* entropy, long long vocab, float scale) {
+  const T* row = logits + blockIdx.x * vocab;
+  Sums sums = sumsOf<T, 512>(row, vocab, scale);
+  if (threadIdx.x != 0) return;
+  long long target = targets[blockIdx.x];
+  float l = sums.most + logf(sums.sum);
+  lse[blockIdx.x] = l;
+  // What is no token has no probability: the loss is then no number, which is noticed.
+  picked[blockIdx.x] = target >= 0 && target < vocab ? wide(row[target]) * scale - l : __int_as_float(0x7fffffff);
+  if (entropy != nullptr) entropy[blockIdx.x] = l - sums.weighted / sums.sum;
+}
+/** The gradient of the logits: g (onehot - softmax) scale. */
+template <typename T>
+__device__ void pickBackward(const T* logits, const long long* targets, const float* lse, const float* gradient, T* out, long long vocab, float scale) {
+  const T* row = logits + blockIdx.x * vocab;
+  T* to = out + blockIdx.x * vocab;
+  float l = lse[blockIdx.x], g = gradient[blockIdx.x] * scale;
+  long long target = targets[blockIdx.x];
+  if (vocab % 8 == 0) {
+    for (long long v = threadIdx.x * 8; v < vocab; v += blockDim.x * 8) {
+      Eight<T> x = *reinterpret_cast<const Eight<T>*>(row + v), d;
+#pragma unroll
+      for (int k = 0; k < 8; k++) narrow(d.at[k], g * ((v + k == target ? 1.0f : 0.0f) - __expf(wide(x.at[k]) * scale - l)));
+      *reinterpret_cast<Eight<T>*>(to + v) = d;
+    }
+    return;
+  }
+  for (long long v = threadIdx.x; v < vocab; v += blockDim.x) narrow(to[v], g * ((v == target ? 1.0f : 0.0f) - __expf(wide(row[v]) * scale - l)));
+}
+
+// ---- RMSNorm of rows of D, D a multiple of 8 ----
+
+__device__ __forceinline__ float sumOfBlock(float x) {
+  __shared__ float shared[33];
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(~0u, x, offset);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    float y = threadIdx.x < blockDim.x / 32 ? shared[threadIdx.x] : 0.0f;
+    for (int offset = 16; offset > 0; offset /= 2) y += __shfl_xor_sync(~0u, y, offset);
+    if (threadIdx.x == 0) shared[32] = y;
+  }
+  __syncthreads();
+  return shared[32];
+}
+/** y = x w / sqrt(mean(x^2) + eps): a block a row. */
+template <typename T> __device__ void normForward(const T* x, const T* w, T* y, float* scale, long long dim, float epsilon) {
+  const T* row = x + blockIdx.x * dim;
+  float sum = 0.0f;
+  for (long long d = threadIdx.x * 8; d < dim; d += blockDim.x * 8) {
+    Eight<T> a = *reinterpret_cast<const Eight<T>*>(row + d);
+#pragma unroll
+    for (int k = 0; k < 8; k++) sum += wide(a.at[k]) * wide(a.at[k]);
+  }
+  float s = rsqrtf(sumOfBlock(sum) / dim + epsilon);
+  if (threadIdx.x == 0) scale[blockIdx.x] = s;
+  for (long long d = threadIdx.x * 8; d < dim; d += blockDim.x * 8) {
+    Eight<T> a = *reinterpret_cast<const Eight<T>*>(row + d), b = *reinterpret_cast<const Eight<T>*>(w + d), c;
+#pragma unroll
+    for (int k = 0; k < 8; k++) narrow(c.at[k], wide(a.at[k]) * s * wide(b.at[k]));
+    *reinterpret_cast<Eight<T>*>(y + blockIdx.x * dim + d) = c;
+  }
+}
+/** dx = s (g - x s^2 mean(g x)) with g = dy w. */
+template <typename T> __device__ void normBackward(const T* x, const T* w, const float* scale, const T* dy, T* dx, long long dim) {
+  long long from = blockIdx.x * dim;
+  float dot = 0.0f, s = scale[blockIdx.x];
+  for (long long d = threadIdx.x * 8; d < dim; d += blockDim.x * 8) {
+    Eight<T> a = *reinterpret_cast<const Eight<T>*>(x + from + d), b = *reinterpret_cast<const Eight<T>*>(w + d), c = *reinterpret_cast<const Eight<T>*>(dy + from + d);
+#pragma unroll
+    for (int k = 0; k < 8; k++) dot += wide(a.at[k]) * wide(b.at[k]) * wide(c.at[k]);
+  }
+  float c = sumOfBlock(dot) * s * s / dim;
+  for (long long d = threadIdx.x * 8; d < dim; d += blockDim.x * 8) {
+    Eight<T> a = *reinterpret_cast<const Eight<T>*>(x + from + d), b = *reinterpret_cast<const Eight<T>*>(w + d), e = *reinterpret_cast<const Eight<T>*>(dy + from + d), out;
+#pragma unroll
+    for (int k = 0; k < 8; k++) narrow(out.at[k], s * (wide(e.at[k]) * wide(b.at[k]) - wide(a.at[k]) * c));
+    *reinterpret_cast<Eight<T>*>(dx + from + d) = out;
+  }
+}
+/** The weight's gradient, sum over rows of dy x s, of some rows a block: partial (parts, D) in float32. A thread has eight columns. */
+template <typename T> __device__ void normWeights(const T* x, const float* scale, const T* dy, float* partial, long long rows, long long dim, long long parts) {
+  long long columns = dim / 8, i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= columns * parts) return;
+  long long part = i / columns, d = i % columns * 8, each = (rows + parts - 1) / parts;
+  float sums[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+  for (long long row = part * each; row < rows && row < (part + 1) * each; row++) {
+    Eight<T> a = *reinterpret_cast<const Eight<T>*>(x + row * dim + d), b = *reinterpret_cast<const Eight<T>*>(dy + row * dim + d);
+    float s = scale[row];
+#pragma unroll
+    for (int k = 0; k < 8; k++) sums[k] += wide(a.at[k]) * wide(b.at[k]) * s;
+  }
+  for (int k = 0; k < 8; k++) partial[part * dim + d + k] = sums[k];
+}
+
+// ---- AdamW (engine/optimizer.ts) of float32 masters, by gradients T; bfloat16 weights are written too where there are any ----
+
+template <typename T>
+__device__ void adamw(float* master, const T* gradient, float* first, float* second, bf16* weight, long long count, float rate, float beta1, float beta2, float decay, float epsilon, float correction1, float root2) {
+  for (long long i = (static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x); i < count; i += static_cast<long long>(gridDim.x) * blockDim.x) {
+    float g = wide(gradient[i]), m = beta1 * first[i] + (1.0f - beta1) * g, v = beta2 * second[i] + (1.0f - beta2) * g * g;
+    float theta = master[i] * (1.0f - rate * decay) - rate / correction1 * m / (sqrtf(v) / root2 + epsilon);
+    first[i] = m;
+    second[i] = v;
+    master[i] = theta;
+    if (weight != nullptr) narrow(weight[i], theta);
+  }
+}
+
+// ---- by dtype ----
+
+#define KERNELS(T, SUFFIX)                                                                                                                                      \
+  extern "C" __global__ void swiglu_forward##SUFFIX(const T* in, T* out, long long rows, long long dim) { swigluForward(in, out, rows, dim); }                \
+  extern "C" __global__ void swiglu_backward##SUFFIX(const T* in, const T* dy, T* din, long long rows, long long dim) { swigluBackward(in, dy, din, rows, dim); } \
+  extern "C" __global__ void rotate_forward##SUFFIX(const T* qkv, const T* cos, const T* sin, T* q, T* k, long long rows, long long length, long long heads, long long groups, long long dim, int own) { \
+    rotateForward(qkv, cos, sin, q, k, rows, length, heads, groups, dim, own);                                                                                 \
+  }                                                                                                                                                            \
+  extern "C" __global__ void rotate_backward##SUFFIX(const T* dq, const T* dk, const T* dv, const T* cos, const T* sin, T* dQkv, long long rows, long long length, long long heads, long long groups, long long dim, int own) { \
+    rotateBackward(dq, dk, dv, cos, sin, dQkv, rows, length, heads, groups, dim, own);                                                                         \
+  }                                                                                                                                                            \
+  extern "C" __global__ void pick_forward##SUFFIX(const T* logits, const long long* targets, float* picked, float* lse, float* entropy, long long vocab, float scale) { \
+    pickForward(logits, targets, picked, lse, entropy, vocab, scale);                                                                                          \
+  }                                                                                                                                                            \
+  extern "C" __global__ void pick_backward##SUFFIX(const T* logits, const long long* targets, const float* lse, const float* gradient, T* out, long long vocab, float scale) { \
+    pickBackward(logits, targets, lse, gradient, out, vocab, scale);                                                                                           \
+  }                                                                                                                                                            \
+  extern "C" __global__ void norm_forward##SUFFIX(const T* x, const T* w, T* y, float* scale, long long dim, float epsilon) { normForward(x, w, y, scale, dim, epsilon); } \
+  extern "C" __global__ void norm_backward##SUFFIX(const T* x, const T* w, const float* scale, const T* dy, T* dx, long long dim) { normBackward(x, w, scale, dy, dx, dim); } \
+  extern "C" __global__ void norm_weights##SUFFIX(const T* x, const float* scale, const T* dy, float* partial, long long rows, long long dim, long long parts) { \
+    normWeights(x, scale, dy, partial, rows, dim, parts);                                                                                                      \
+  }                                                                                                                                                            \
+  extern "C" __global__ void adamw##SUFFIX(float* master, const T* gradient, float* first, float* second, bf16* weight, long long count, float rate, float beta1, float beta2, float decay, float epsilon, \
+                                           float correction1, float root2) {                                                                     \
+    adamw(master, gradient, first, second, weight, count, rate, beta1, beta2, decay, epsilon, correction1, root2);                                     \
+  }
+KERNELS(float, _f32)
+KERNELS(bf16, _bf16)
+)cuda";

@@ -1,0 +1,184 @@
+#include "gpu.h"
+
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <dlfcn.h>
+#include <glob.h>
+#include <torch/cuda.h>
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <vector>
+
+#include "gpu-kernels.h"
+
+using at::Tensor;
+
+namespace {
+
+// ---- NVRTC and the driver, found when they are first needed ----
+
+struct Library {
+  void* handle = nullptr;
+  std::string path;
+  template <typename F>
+  F* find(const char* name) const {
+    auto* found = reinterpret_cast<F*>(dlsym(handle, name));
+    if (found == nullptr) throw std::runtime_error(path + " has no " + name);
+    return found;
+  }
+};
+
+/** By name; else beside libtorch, as NVIDIA's wheels lie there. */
+Library openNvrtc() {
+  for (const char* name : {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"})
+    if (void* handle = dlopen(name, RTLD_NOW | RTLD_LOCAL)) return {handle, name};
+  Dl_info info;
+  if (dladdr(reinterpret_cast<void*>(&torch::cuda::device_count), &info) && info.dli_fname != nullptr) {
+    std::string folder = info.dli_fname;
+    folder = folder.substr(0, folder.rfind('/'));
+    for (const std::string& pattern : {folder + "/libnvrtc.so*", folder + "/libnvrtc-*.so*", folder + "/../../nvidia/*/lib/libnvrtc.so*"}) {
+      glob_t found;
+      std::string path;
+      if (glob(pattern.c_str(), 0, nullptr, &found) == 0 && found.gl_pathc > 0) path = found.gl_pathv[0];
+      globfree(&found);
+      if (!path.empty())
+        if (void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return {handle, path};
+    }
+  }
+  throw std::runtime_error("NVRTC was not found (libnvrtc.so, which comes with CUDA and with PyTorch's wheels)");
+}
+
+/** The architecture of device 0, "sm_90". */
+std::string architecture(const Library& driver) {
+  auto* attribute = driver.find<int(int*, int, int)>("cuDeviceGetAttribute");
+  int major = 0, minor = 0;
+  if (attribute(&major, 75, 0) != 0 || attribute(&minor, 76, 0) != 0) throw std::runtime_error("the driver does not tell the GPU's compute capability");
+  return "sm_" + std::to_string(major) + std::to_string(minor);
+}
+
+std::string compile(const Library& nvrtc, const std::string& target) {
+  void* program = nullptr;
+  auto* error = nvrtc.find<const char*(int)>("nvrtcGetErrorString");
+  auto checked = [&](int result) {
+    if (result == 0) return;
+    std::string log;
+    size_t size = 0;
+    if (program != nullptr && nvrtc.find<int(void*, size_t*)>("nvrtcGetProgramLogSize")(program, &size) == 0 && size > 1) {
+      log.resize(size);
+      nvrtc.find<int(void*, char*)>("nvrtcGetProgramLog")(program, &log[0]);
+    }
+    throw std::runtime_error("NVRTC does not compile them for " + target + ": " + error(result) + " " + log.substr(0, 300));
+  };
+  checked(nvrtc.find<int(void**, const char*, const char*, int, const char**, const char**)>("nvrtcCreateProgram")(&program, gpuKernelSource, "kernels.cu", 0, nullptr, nullptr));
+  std::string option = "--gpu-architecture=" + target;
+  const char* options[] = {option.c_str(), "--std=c++17"};
+  checked(nvrtc.find<int(void*, int, const char**)>("nvrtcCompileProgram")(program, 2, options));
+  size_t size = 0;
+  checked(nvrtc.find<int(void*, size_t*)>("nvrtcGetCUBINSize")(program, &size));
+  std::string cubin(size, '\0');
+  checked(nvrtc.find<int(void*, char*)>("nvrtcGetCUBIN")(program, &cubin[0]));
+  nvrtc.find<int(void**)>("nvrtcDestroyProgram")(&program);
+  return cubin;
+}
+
+using Launch = int(void* function, unsigned gridX, unsigned gridY, unsigned gridZ, unsigned blockX, unsigned blockY, unsigned blockZ, unsigned shared, void* stream, void** arguments, void** extra);
+
+/** The folder that the addon is in: what was compiled is kept beside it, so that the next process need not. */
+std::string addonFolder() {
+  Dl_info info;
+  if (dladdr(reinterpret_cast<const void*>(gpuKernelSource), &info) == 0 || info.dli_fname == nullptr) return "";
+  std::string path = info.dli_fname;
+  return path.substr(0, path.rfind('/') + 1);
+}
+std::string readFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+/** Under its final name it is whole. Where it can't be written the next process compiles again. */
+void writeFile(const std::string& path, const std::string& bytes) {
+  std::string temporary = path + "." + std::to_string(getpid());
+  std::ofstream file(temporary, std::ios::binary);
+  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  file.close();
+  if (!file || std::rename(temporary.c_str(), path.c_str()) != 0) std::remove(temporary.c_str());
+}
+
+struct Kernels {
+  std::string missing;
+  Launch* launch = nullptr;
+  std::function<void*(const std::string&)> find;
+};
+
+Kernels load() {
+  Kernels out;
+  if (!torch::cuda::is_available()) return out;
+  try {
+    Library driver{dlopen("libcuda.so.1", RTLD_NOW), "libcuda.so.1"};
+    if (driver.handle == nullptr) throw std::runtime_error("the driver's libcuda.so.1 was not found");
+    // libtorch makes the device's context with the first tensor.
+    at::empty({1}, at::TensorOptions().device(at::kCUDA));
+    std::string target = architecture(driver), kept = addonFolder() + "kernels." + target + ".cubin", cubin = readFile(kept);
+    void* module = nullptr;
+    auto* read = driver.find<int(void**, const void*)>("cuModuleLoadData");
+    int result = cubin.empty() ? 1 : read(&module, cubin.data());
+    if (result != 0) {
+      cubin = compile(openNvrtc(), target);
+      result = read(&module, cubin.data());
+      if (result == 0) writeFile(kept, cubin);
+    }
+    if (result != 0) throw std::runtime_error("the driver does not load them: error " + std::to_string(result));
+    auto* get = driver.find<int(void**, void*, const char*)>("cuModuleGetFunction");
+    out.launch = driver.find<Launch>("cuLaunchKernel");
+    auto known = std::make_shared<std::map<std::string, void*>>();
+    out.find = [get, module, known](const std::string& name) {
+      auto found = known->find(name);
+      if (found != known->end()) return found->second;
+      void* function = nullptr;
+      if (int result = get(&function, module, name.c_str())) throw std::runtime_error("no kernel " + name + " on the GPU: error " + std::to_string(result));
+      return (*known)[name] = function;
+    };
+  } catch (const std::exception& error) {
+    out.missing = error.what();
+  }
+  return out;
+}
+
+const Kernels& kernels() {
+  static const Kernels loaded = load();
+  return loaded;
+}
+
+/** The current stream as the driver knows it. Older versions of libtorch don't tell: theirs is the default one, or an error. */
+template <typename S>
+auto nativeHandle(const S& stream, int) -> decltype(stream.native_handle()) {
+  return stream.native_handle();
+}
+template <typename S>
+void* nativeHandle(const S& stream, long) {
+  TORCH_CHECK(stream.id() == 0, "this libtorch does not tell which stream is in use");
+  return nullptr;
+}
+
+}  // namespace
+
+bool hasGpuKernels(const Tensor& like) {
+  return like.is_cuda() && (like.scalar_type() == at::kFloat || like.scalar_type() == at::kBFloat16) && like.is_contiguous() && kernels().launch != nullptr;
+}
+
+const std::string& gpuKernelsMissing() { return kernels().missing; }
+
+void launch(const char* name, const Tensor& like, int64_t blocks, int threads, std::initializer_list<const void*> arguments) {
+  if (blocks == 0) return;
+  std::vector<void*> values;
+  for (const void* argument : arguments) values.push_back(const_cast<void*>(argument));
+  void* function = kernels().find(std::string(name) + (like.scalar_type() == at::kFloat ? "_f32" : "_bf16"));
+  c10::impl::VirtualGuardImpl guard(c10::kCUDA);
+  void* stream = nativeHandle(guard.getStream(like.device()), 0);
+  int result = kernels().launch(function, static_cast<unsigned>(blocks), 1, 1, threads, 1, 1, 0, stream, values.data(), nullptr);
+  TORCH_CHECK(result == 0, "the kernel ", name, " was not launched on the GPU: error ", result);
+}

@@ -1,0 +1,110 @@
+/** Our kernels for the GPU against the same formulas by plain operators in float64: values and gradients, in both dtypes that they take. */
+import { describe, expect, it } from "vitest"
+import { gpuKernelsMissing } from "../../engine/device.ts"
+import { composedRmsNorm, composedSwiglu, hasGpuKernels, rmsNorm, swiglu, useKernels } from "../../engine/fused.ts"
+import { accumulateGradients } from "../../engine/gradients.ts"
+import { AdamW } from "../../engine/optimizer.ts"
+import { Random } from "../../engine/random.ts"
+import { backward } from "../../engine/segments.ts"
+import { type Device, type DType, keep, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
+import { devices } from "../devices.ts"
+import { bfloat16, fused } from "../tolerances.ts"
+
+const normal = (seed: number, ...shape: ReadonlyArray<number>) => {
+  const random = new Random(seed, "gpu kernels")
+  return { shape, data: Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => random.normal()) }
+}
+type Numbers = ReturnType<typeof normal>
+type Form = (...inputs: ReadonlyArray<Tensor>) => Tensor
+
+/** Numbers that both dtypes hold, so that only the computation differs. */
+const run = (form: Form, inputs: ReadonlyArray<Numbers>, device: Device, dtype: DType) =>
+  scoped(() => {
+    const leaves = inputs.map(({ data, shape }) =>
+      tensor(data, { shape }).to({ dtype: "bfloat16" }).to({ device, dtype }).detach().requiresGrad()
+    )
+    const out = form(...leaves)
+    const pull = normal(9, ...out.shape)
+    out
+      .mul(tensor(pull.data, { shape: pull.shape, device }).to({ dtype: "bfloat16" }).to({ dtype }))
+      .sum()
+      .backward()
+    return [out.detach(), ...leaves.map((leaf) => leaf.grad()!)].map((found) => found.toNumbers())
+  })
+const away = (found: ReadonlyArray<number>, wanted: ReadonlyArray<number>): number => {
+  expect(found.length).toBe(wanted.length)
+  const most = wanted.reduce((most, x) => Math.max(most, Math.abs(x)), 1)
+  return found.reduce((worst, x, i) => Math.max(worst, Math.abs(x - wanted[i]!)), 0) / most
+}
+
+const gpu = devices.find(({ device }) => device === "cuda")!
+describe.skipIf(gpu.skip)("kernels for the GPU", () => {
+  it("are there", () => {
+    expect(gpuKernelsMissing()).toBeUndefined()
+    expect(scoped(() => hasGpuKernels(tensor([1], { device: "cuda" })))).toBe(true)
+  })
+
+  const norms = [
+    [3, 8],
+    [5, 72],
+    [700, 768],
+    [2, 4096],
+    [33, 8192]
+  ] as const
+  it.each(norms.flatMap(([rows, dim]) => (["float32", "bfloat16"] as const).map((dtype) => [rows, dim, dtype] as const)))(
+    "normalise %i rows of %i in %s",
+    (rows, dim, dtype) => {
+      const inputs = [normal(1, rows, dim), normal(2, dim)]
+      const wanted = run((x, w) => composedRmsNorm(x!, w!, 1e-5), inputs, "cpu", "float64")
+      const found = run((x, w) => rmsNorm(x!, w!, 1e-5), inputs, "cuda", dtype)
+      found.forEach((numbers, i) => expect(away(numbers, wanted[i]!)).toBeLessThanOrEqual(dtype === "float32" ? fused : bfloat16))
+    }
+  )
+  const gates = [
+    [3, 16],
+    [1, 22016],
+    [77, 4096]
+  ] as const
+  it.each(gates.flatMap(([rows, both]) => (["float32", "bfloat16"] as const).map((dtype) => [rows, both, dtype] as const)))(
+    "gate %i rows of %i in %s",
+    (rows, both, dtype) => {
+      const inputs = [normal(1, rows, both)]
+      // Some far from 0, where an exponential overflows or vanishes.
+      inputs[0]!.data.forEach((x, i) => (inputs[0]!.data[i] = i % 7 === 0 ? 40 * x : x))
+      const wanted = run((x) => composedSwiglu(x!), inputs, "cpu", "float64")
+      const found = run((x) => swiglu(x!), inputs, "cuda", dtype)
+      found.forEach((numbers, i) => expect(away(numbers, wanted[i]!)).toBeLessThanOrEqual(dtype === "float32" ? fused : bfloat16))
+    }
+  )
+
+  it.each(["float32", "bfloat16"] as const)("take AdamW's steps by gradients in %s, as libtorch's do", (dtype) => {
+    const steps = (on: boolean) => {
+      useKernels(on)
+      try {
+        const { data, shape } = normal(1, 40, 30)
+        const w = keep(scoped(() => tensor(data, { shape, device: "cuda" }).to({ dtype: "bfloat16" }).detach())).requiresGrad()
+        const optimizer = new AdamW({ parameters: { w } })
+        for (let step = 0; step < 5; step++) {
+          // A sum over several micro-batches is float32.
+          accumulateGradients({ w }, dtype === "float32" ? [1, 2] : [1], (part) => {
+            const pull = normal(10 * step + part, 40, 30)
+            backward(w.mul(tensor(pull.data, { shape, device: "cuda" }).to({ dtype: "bfloat16" })).sum())
+          })
+          scoped(() => expect(w.grad()!.dtype).toBe(dtype))
+          optimizer.step(1e-2)
+        }
+        const state = scoped(() => Object.entries(optimizer.state).map(([name, value]) => [name, value.toNumbers()] as const))
+        const weight = scoped(() => w.toNumbers())
+        optimizer.free()
+        w.free()
+        return { state: Object.fromEntries(state), weight }
+      } finally {
+        useKernels(true)
+      }
+    }
+    const [wanted, found] = [steps(false), steps(true)]
+    expect(Object.keys(found.state)).toEqual(Object.keys(wanted.state))
+    for (const [name, numbers] of Object.entries(wanted.state)) expect(away(found.state[name]!, numbers), name).toBeLessThanOrEqual(1e-6)
+    expect(away(found.weight, wanted.weight)).toBeLessThanOrEqual(2 ** -8)
+  })
+})
