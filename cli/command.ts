@@ -22,7 +22,7 @@ export interface Given {
 export interface Command {
   readonly name: string
   readonly summary: string
-  /** Names of its positional arguments, in order: "<pipeline.ts>"; in brackets if it may be missing. */
+  /** Names of its positional arguments, in order: "<pipeline.ts>"; in brackets if it may be missing; "<files...>", the last, takes any number. */
   readonly positionals: ReadonlyArray<string>
   readonly flags: Flags
   readonly examples: ReadonlyArray<string>
@@ -90,7 +90,7 @@ export const parse = (command: Command, args: ReadonlyArray<string>): Given => {
     throw new UsageError(
       `caravan ${command.name} needs ${wanted.slice(parsed.positionals.length).join(" ")}. For example: ${command.examples[0]}`
     )
-  if (parsed.positionals.length > command.positionals.length)
+  if (parsed.positionals.length > command.positionals.length && command.positionals.at(-1)?.endsWith("...>") !== true)
     throw new UsageError(
       `caravan ${command.name} takes ${command.positionals.join(" ") || "no arguments"}; unexpected argument "${parsed.positionals[command.positionals.length]}".`
     )

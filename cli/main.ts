@@ -32,6 +32,10 @@ const commands: Readonly<Record<string, Entry>> = {
     load: () => import("./commands/lineage.ts")
   },
   rows: { summary: "print the rows of a dataset", load: () => import("./commands/rows.ts") },
+  data: {
+    summary: "look into data files of your own: format, shape, columns, problems, lengths",
+    load: () => import("./commands/data.ts")
+  },
   describe: {
     summary: "describe a pipeline or a stage: parameters, ports, defaults and bounds",
     load: () => import("./commands/describe.ts")

@@ -1,0 +1,156 @@
+/** `caravan data inspect`: what a user learns of files before anything is run. */
+import { readdirSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { gzipSync } from "node:zlib"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { inspect, type Inspection } from "../../data/inspect.ts"
+import { shapes } from "../../data/shapes/shapes.ts"
+import type { Demonstration, Preference } from "../../schemas/rows.ts"
+import { parsePrompt } from "../../stages/data/import-prompts.ts"
+import { caravan, removeFolder, workFolder } from "./caravan.ts"
+
+const samples = new URL("../data/shapes/files/", import.meta.url).pathname
+let folder: string
+beforeAll(() => {
+  folder = workFolder()
+})
+afterAll(() => removeFolder(folder))
+const put = (name: string, content: string | Uint8Array): string => {
+  writeFileSync(join(folder, name), content)
+  return name
+}
+const jsonOf = (...args: ReadonlyArray<string>): Inspection & { readonly status: number | null } => {
+  const { status, stderr, stdout } = caravan(folder, "data", "inspect", ...args, "--json")
+  if (stdout === "") throw new Error(stderr)
+  return { ...(JSON.parse(stdout) as Inspection), status }
+}
+const pair = (prompt: string, chosen: string, rejected: string, more: object = {}) =>
+  `${JSON.stringify({ prompt, chosen, rejected, ...more })}\n`
+
+it("tells every shape without a hint, and what its rows can be imported as", async () => {
+  const ids = new Set<string>()
+  const check = {
+    preferences: (row: Preference) => row,
+    demonstrations: (row: Demonstration) => row,
+    prompts: (value: unknown) => parsePrompt(value, false, ids),
+    texts: (row: { readonly text: string }) => row
+  }
+  const known = new Map(shapes.map((shape) => [shape.name, shape]))
+  for (const name of readdirSync(samples)) {
+    const found = await inspect([join(samples, name)], { shape: "auto", map: {}, documents: "line", check, examples: 1, problems: 5 })
+    const gives = found.gives.filter((kind) => known.get(found.shape ?? "")?.[kind] !== undefined)
+    expect([name, found.shape === null, found.rows > 0, found.columns.length > 0, found.format !== null, gives]).toEqual([
+      name,
+      name === "question-answer.jsonl",
+      true,
+      true,
+      true,
+      found.gives
+    ])
+    expect(found.given?.rows !== 0).toBe(true)
+  }
+})
+
+describe("one JSON document", () => {
+  it("has format, shape, rows, columns, and what the rows give", () => {
+    const lines = [
+      pair("What is 1 + 1?", "2", "3", { rating: 0, chosenSafe: true, rejectedSafe: false }),
+      pair("What is 1 + 1?", "2", "3", { rating: 0, chosenSafe: true, rejectedSafe: false }),
+      pair("What is 1 + 1?", "two", "three", { rating: 3, chosenSafe: null, rejectedSafe: null }),
+      pair("Hello", "Good day.", "Go.", { rating: 1, chosenSafe: true, rejectedSafe: true })
+    ]
+    const found = jsonOf(put("pairs.jsonl.gz", gzipSync(lines.join(""))))
+    expect(found).toMatchObject({
+      status: 0,
+      format: "jsonl",
+      shape: "prompt-chosen-rejected",
+      gives: ["preferences", "prompts"],
+      rows: 4,
+      files: [{ file: "pairs.jsonl.gz", format: "jsonl", compression: "gzip", shape: "prompt-chosen-rejected", rows: 4 }],
+      problems: [],
+      given: {
+        kind: "preferences",
+        rows: 4,
+        duplicates: 1,
+        repeatedPrompts: 1,
+        unit: "characters",
+        turns: { mean: 1, median: 1, most: 1 },
+        // Answers: 1, 1, 1, 1, 3, 5, 9, 3 characters.
+        response: { mean: 3, most: 9 },
+        prompt: { mean: (3 * 14 + 5) / 4, most: 14 },
+        ratings: { "0": 2, "1": 1, "3": 1 },
+        safety: { "safe, unsafe": 2, "unlabelled, unlabelled": 1, "safe, safe": 1 }
+      }
+    })
+    expect(found.columns).toContainEqual({ name: "chosenSafe", type: "yes or no", missing: 1 })
+    expect(found.given!.examples).toHaveLength(2)
+    expect(found.given!.examples[0]).toMatchObject({ id: "1", chosen: "2" })
+  })
+
+  it("has file, line, field and reason of every problem, and counts them by reason", () => {
+    const bad = `${pair("q", "a", "b")}{\n${pair("q", "a", "a")}${pair("q", "[INST]", "b")}${JSON.stringify({ prompt: "q", chosen: 7, rejected: "b" })}\n`
+    const found = jsonOf(put("bad.jsonl", bad))
+    expect(found.status).toBe(0)
+    expect(found.problems.map(({ field, file, line, reason }) => [file, line, field, reason.slice(0, 30)])).toEqual([
+      ["bad.jsonl", 2, "(the line)", "not JSON: Expected property na"],
+      ["bad.jsonl", 3, "rejected", "the same as chosen"],
+      ["bad.jsonl", 4, "chosen", "the tag [INST] of the chat for"],
+      ["bad.jsonl", 5, "chosen", "expected a list of messages wi"]
+    ])
+    expect(found.problemCounts).toMatchObject({
+      "not JSON": 1,
+      "field rejected: the same as chosen": 1,
+      "with a tag of the chat format in the text": 1
+    })
+    expect(found.given).toMatchObject({ rows: 1 })
+  })
+
+  it("fails where a file is at fault or a label outside its set, and tells of the others all the same", () => {
+    put("whole.jsonl", pair("q", "a", "b"))
+    put("cut.jsonl.gz", gzipSync(pair("q", "a", "b").repeat(9000)).subarray(0, 60))
+    const found = jsonOf("whole.jsonl", "cut.jsonl.gz")
+    expect(found).toMatchObject({ status: 1, rows: 1, problemCounts: { "a file at fault": 1 } })
+    expect(found.problems[0]).toMatchObject({ file: "cut.jsonl.gz", line: null })
+    expect(found.problems[0]!.reason).toMatch(/found unexpected end of file/)
+    const labelled = jsonOf(put("labels.jsonl", pair("q", "a", "b", { rating: 1 }) + pair("q", "a", "c", { rating: 9 })))
+    expect(labelled).toMatchObject({
+      status: 1,
+      problems: [{ line: 2, field: "rating" }],
+      problemCounts: { "a rating or label outside its set": 1 }
+    })
+  })
+
+  it("tells of files of several shapes, and of columns that differ", () => {
+    put("a.csv", "prompt,completion\nq,a\n")
+    put("b.csv", "prompt,completion,extra\nq,b,c\n")
+    put("c.csv", "instruction,output\nq,b\n")
+    expect(jsonOf("a.csv", "c.csv")).toMatchObject({ status: 1, shape: null, files: [{ shape: "prompt-completion" }, { shape: "alpaca" }] })
+    expect(jsonOf("b.csv", "a.csv").problems).toMatchObject([{ file: "a.csv", field: "extra", reason: "not there, in b.csv text" }])
+  })
+
+  it("of columns that are mapped is of the shape that they make", () => {
+    const path = join(samples, "question-answer.jsonl")
+    expect(jsonOf(path).status).toBe(1)
+    const map = ["prompt=question.full", "chosen=better", "rejected=worse"].flatMap((each) => ["--map", each])
+    expect(jsonOf(path, ...map)).toMatchObject({ status: 0, shape: "prompt-chosen-rejected", given: { rows: 2 } })
+    expect(caravan(folder, "data", "inspect", path, "--map", "promt=question").stderr).toMatch(
+      /no shape has a column "promt"\. Did you mean "prompt"\?/
+    )
+  })
+})
+
+it("the page says what to import it with, and shows the first rows", () => {
+  const { status, stdout } = caravan(folder, "data", "inspect", join(samples, "pku-safe-rlhf.jsonl"), "--examples", "1")
+  expect(status).toBe(0)
+  expect(stdout).toContain("1 file, jsonl; 3 rows\nshape: pku-safe-rlhf (prompt, response_0,")
+  expect(stdout).toContain("; importPreferences\n")
+  expect(stdout).toContain("labels (chosen, rejected): safe, safe: 1; safe, unsafe: 1; unsafe, safe: 1\nproblems: none\nexample 1:\n")
+})
+
+it("says what it takes", () => {
+  expect(caravan(folder, "data", "inspct", "x").stderr).toMatch(/takes inspect, got "inspct"\. Did you mean "inspect"\?/)
+  expect(caravan(folder, "data", "inspect").stderr).toMatch(/needs <files\.\.\.>/)
+  expect(caravan(folder, "data", "inspect", "x", "--shape", "alpca").stderr).toMatch(/no such shape\. Did you mean "alpaca"\?/)
+  const { status, stderr } = caravan(folder, "data", "inspect", "nowhere-*.jsonl")
+  expect([status, stderr]).toEqual([2, expect.stringMatching(/expected files that match, found none/)])
+})
