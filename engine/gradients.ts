@@ -4,6 +4,7 @@
  * The gradients of bfloat16 and float16 parameters are added up in float32. In their own dtype a sum that is some hundred times as large as what is added
  * to it stays as it is, and where large terms cancel, their rounding is what remains (docs/performance.md).
  */
+import { hasGpuKernels } from "./fused.ts"
 import { hasOperator } from "./native.ts"
 import { inSegments } from "./segments.ts"
 import { dtypeCodes } from "./tensor/dtype.ts"
@@ -71,6 +72,7 @@ export const gradientsOf = (parameters: Parameters): Array<Tensor> => {
 
 /** The Euclidean norm of all gradients together, in float32 (float64 if they are): a tensor of one element on their device. */
 const globalNorm = (gradients: ReadonlyArray<Tensor>): Tensor => {
+  if (gradients.every(hasGpuKernels)) return aten("caravan::gradient_norm", gradients)
   // Of 16-bit gradients in float32, without a copy of them.
   const norms = gradients.some(isNarrow)
     ? gradients.map((gradient) => aten("linalg_vector_norm", gradient, 2, null, false, dtypeCodes.float32))
@@ -90,7 +92,9 @@ export const clipGradientNorm = (parameters: Parameters, maxNorm: number): Tenso
     const gradients = gradientsOf(parameters)
     const norm = globalNorm(gradients)
     const scale = norm.add(1e-6).pow(-1).mul(maxNorm).clamp(undefined, 1)
-    if (gradients.some(isNarrow)) {
+    if (gradients.every(hasGpuKernels)) {
+      atenVoid("caravan::shrink_", gradients, scale)
+    } else if (gradients.some(isNarrow)) {
       // Of one dimension: a number, or a tensor without dimensions, would be rounded to 16 bits first.
       const factor = scale.reshape(1)
       for (const gradient of gradients) gradient.mul_(factor)

@@ -193,36 +193,60 @@ template <typename T> __device__ void normForward(const T* x, const T* w, T* y, 
     *reinterpret_cast<Eight<T>*>(y + blockIdx.x * dim + d) = c;
   }
 }
-/** dx = s (g - x s^2 mean(g x)) with g = dy w. */
-template <typename T> __device__ void normBackward(const T* x, const T* w, const float* scale, const T* dy, T* dx, long long dim) {
-  long long from = blockIdx.x * dim;
-  float dot = 0.0f, s = scale[blockIdx.x];
-  for (long long d = threadIdx.x * 8; d < dim; d += blockDim.x * 8) {
-    Eight<T> a = *reinterpret_cast<const Eight<T>*>(x + from + d), b = *reinterpret_cast<const Eight<T>*>(w + d), c = *reinterpret_cast<const Eight<T>*>(dy + from + d);
+/**
+ * dx = s (g - x s^2 mean(g x)) with g = dy w, and the weight's gradient dy x s summed over the rows that a block takes, into its row of `partial` (blocks, D) in
+ * float32. A thread has up to four times eight columns.
+ */
+template <typename T> __device__ void normBackward(const T* x, const T* w, const float* scale, const T* dy, T* dx, float* partial, long long rows, long long dim) {
+  long long step = blockDim.x * 8, first = threadIdx.x * 8;
+  float sums[4][8] = {};
+  for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
+    Eight<T> a[4], e[4];
+    float dot = 0.0f, s = scale[row];
 #pragma unroll
-    for (int k = 0; k < 8; k++) dot += wide(a.at[k]) * wide(b.at[k]) * wide(c.at[k]);
-  }
-  float c = sumOfBlock(dot) * s * s / dim;
-  for (long long d = threadIdx.x * 8; d < dim; d += blockDim.x * 8) {
-    Eight<T> a = *reinterpret_cast<const Eight<T>*>(x + from + d), b = *reinterpret_cast<const Eight<T>*>(w + d), e = *reinterpret_cast<const Eight<T>*>(dy + from + d), out;
+    for (int n = 0; n < 4; n++) {
+      long long d = first + n * step;
+      if (d >= dim) break;
+      a[n] = *reinterpret_cast<const Eight<T>*>(x + row * dim + d);
+      e[n] = *reinterpret_cast<const Eight<T>*>(dy + row * dim + d);
+      Eight<T> b = *reinterpret_cast<const Eight<T>*>(w + d);
 #pragma unroll
-    for (int k = 0; k < 8; k++) narrow(out.at[k], s * (wide(e.at[k]) * wide(b.at[k]) - wide(a.at[k]) * c));
-    *reinterpret_cast<Eight<T>*>(dx + from + d) = out;
+      for (int k = 0; k < 8; k++) dot += wide(a[n].at[k]) * wide(b.at[k]) * wide(e[n].at[k]);
+    }
+    float c = sumOfBlock(dot) * s * s / dim;
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+      long long d = first + n * step;
+      if (d >= dim) break;
+      Eight<T> b = *reinterpret_cast<const Eight<T>*>(w + d), out;
+#pragma unroll
+      for (int k = 0; k < 8; k++) {
+        narrow(out.at[k], s * (wide(e[n].at[k]) * wide(b.at[k]) - wide(a[n].at[k]) * c));
+        sums[n][k] += wide(e[n].at[k]) * wide(a[n].at[k]) * s;
+      }
+      *reinterpret_cast<Eight<T>*>(dx + row * dim + d) = out;
+    }
   }
+#pragma unroll
+  for (int n = 0; n < 4; n++)
+    for (int k = 0; k < 8; k++)
+      if (first + n * step < dim) partial[blockIdx.x * dim + first + n * step + k] = sums[n][k];
 }
-/** The weight's gradient, sum over rows of dy x s, of some rows a block: partial (parts, D) in float32. A thread has eight columns. */
-template <typename T> __device__ void normWeights(const T* x, const float* scale, const T* dy, float* partial, long long rows, long long dim, long long parts) {
-  long long columns = dim / 8, i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= columns * parts) return;
-  long long part = i / columns, d = i % columns * 8, each = (rows + parts - 1) / parts;
-  float sums[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-  for (long long row = part * each; row < rows && row < (part + 1) * each; row++) {
-    Eight<T> a = *reinterpret_cast<const Eight<T>*>(x + row * dim + d), b = *reinterpret_cast<const Eight<T>*>(dy + row * dim + d);
-    float s = scale[row];
-#pragma unroll
-    for (int k = 0; k < 8; k++) sums[k] += wide(a.at[k]) * wide(b.at[k]) * s;
-  }
-  for (int k = 0; k < 8; k++) partial[part * dim + d + k] = sums[k];
+
+// ---- gradients: their size, and clipping ----
+
+/** The sum of squares of the numbers that a block takes. */
+template <typename T> __device__ void squares(const T* x, float* partial, long long count) {
+  float sum = 0.0f;
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += static_cast<long long>(gridDim.x) * blockDim.x) sum += wide(x[i]) * wide(x[i]);
+  sum = sumOfBlock(sum);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+/** x factor, where the factor is below 1. */
+template <typename T> __device__ void shrink(T* x, const float* factor, long long count) {
+  float f = *factor;
+  if (!(f < 1.0f)) return;
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += static_cast<long long>(gridDim.x) * blockDim.x) narrow(x[i], wide(x[i]) * f);
 }
 
 // ---- AdamW (engine/optimizer.ts) of float32 masters, by gradients T; bfloat16 weights are written too where there are any ----
@@ -257,10 +281,11 @@ __device__ void adamw(float* master, const T* gradient, float* first, float* sec
     pickBackward(logits, targets, lse, gradient, out, vocab, scale);                                                                                           \
   }                                                                                                                                                            \
   extern "C" __global__ void norm_forward##SUFFIX(const T* x, const T* w, T* y, float* scale, long long dim, float epsilon) { normForward(x, w, y, scale, dim, epsilon); } \
-  extern "C" __global__ void norm_backward##SUFFIX(const T* x, const T* w, const float* scale, const T* dy, T* dx, long long dim) { normBackward(x, w, scale, dy, dx, dim); } \
-  extern "C" __global__ void norm_weights##SUFFIX(const T* x, const float* scale, const T* dy, float* partial, long long rows, long long dim, long long parts) { \
-    normWeights(x, scale, dy, partial, rows, dim, parts);                                                                                                      \
+  extern "C" __global__ void norm_backward##SUFFIX(const T* x, const T* w, const float* scale, const T* dy, T* dx, float* partial, long long rows, long long dim) { \
+    normBackward(x, w, scale, dy, dx, partial, rows, dim);                                                                                                     \
   }                                                                                                                                                            \
+  extern "C" __global__ void squares##SUFFIX(const T* x, float* partial, long long count) { squares(x, partial, count); }                                     \
+  extern "C" __global__ void shrink##SUFFIX(T* x, const float* factor, long long count) { shrink(x, factor, count); }                                         \
   extern "C" __global__ void adamw##SUFFIX(float* master, const T* gradient, float* first, float* second, bf16* weight, long long count, float rate, float beta1, float beta2, float decay, float epsilon, \
                                            float correction1, float root2) {                                                                     \
     adamw(master, gradient, first, second, weight, count, rate, beta1, beta2, decay, epsilon, correction1, root2);                                     \

@@ -1,4 +1,5 @@
-// AdamW (engine/optimizer.ts) on a GPU: one kernel a parameter that reads the gradient in its own dtype, and writes master, moments and the 16-bit weight.
+// On a GPU: AdamW (engine/optimizer.ts), one kernel a parameter that reads the gradient in its own dtype and writes master, moments and the 16-bit weight; the norm of
+// gradients and their clipping (engine/gradients.ts), without copies.
 #include "gpu.h"
 
 #include <torch/library.h>
@@ -7,7 +8,41 @@
 
 using at::Tensor;
 
+namespace {
+
+int64_t blocksFor(int64_t count) { return std::min<int64_t>(ceilDivide(count, 1024), 1024); }
+
+/** The Euclidean norm of all together, in float32: (). */
+Tensor norm(at::TensorList gradients) {
+  int64_t parts = 0;
+  for (const Tensor& gradient : gradients) parts += blocksFor(gradient.numel());
+  Tensor partial = at::empty({parts}, gradients[0].options().dtype(at::kFloat));
+  float* next = partial.data_ptr<float>();
+  for (const Tensor& each : gradients) {
+    Tensor gradient = each.contiguous();
+    int64_t count = gradient.numel(), blocks = blocksFor(count);
+    const void *x = gradient.data_ptr(), *sums = next;
+    launch("squares", gradient, blocks, 256, {&x, &sums, &count});
+    next += blocks;
+  }
+  return partial.sum().sqrt();
+}
+
+/** All times a factor (1,) where that is below 1, in place. */
+void shrink(at::TensorList gradients, const Tensor& factor) {
+  for (const Tensor& gradient : gradients) {
+    TORCH_CHECK(gradient.is_contiguous(), "gradients to clip must be contiguous");
+    int64_t count = gradient.numel();
+    const void *x = gradient.data_ptr(), *f = factor.data_ptr();
+    launch("shrink", gradient, blocksFor(count), 256, {&x, &f, &count});
+  }
+}
+
+}  // namespace
+
 TORCH_LIBRARY_FRAGMENT(caravan, library) {
+  library.def("gradient_norm(Tensor[] gradients) -> Tensor", [](at::TensorList gradients) { return norm(gradients); });
+  library.def("shrink_(Tensor[] gradients, Tensor factor) -> ()", [](at::TensorList gradients, const Tensor& factor) { shrink(gradients, factor); });
   library.def(
       "adamw_(Tensor[] masters, Tensor[] gradients, Tensor[] first, Tensor[] second, Tensor[] weights, int step, float rate, float beta1, float beta2, float decay, float epsilon) -> ()",
       [](at::TensorList masters, at::TensorList gradients, at::TensorList firsts, at::TensorList seconds, at::TensorList weights, int64_t step, double rate, double beta1, double beta2, double decay, double epsilon) {

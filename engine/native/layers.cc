@@ -40,8 +40,8 @@ VECTORISED void rmsBackward(const float* x, const float* w, const float* scale, 
   }
 }
 
-/** Threads of a block that computes a row: eight columns each, whole warps. */
-int threadsFor(int64_t dim) { return static_cast<int>(std::min<int64_t>(512, ceilDivide(dim, 256) * 32)); }
+/** Threads of a block that computes a row of up to 32,768 numbers: up to four times eight columns each, whole warps. */
+int threadsFor(int64_t dim) { return static_cast<int>(std::min<int64_t>(dim > 16384 ? 1024 : 512, ceilDivide(dim, 256) * 32)); }
 
 struct RmsNorm : Function<RmsNorm> {
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight, double eps) {
@@ -63,18 +63,16 @@ struct RmsNorm : Function<RmsNorm> {
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     auto saved = context->get_saved_variables();
-    Tensor dy = gradients[0].contiguous(), dx = at::empty_like(saved[0]), dw = at::zeros_like(saved[1]);
+    Tensor dy = gradients[0].contiguous(), dx = at::empty_like(saved[0]);
     int64_t dim = dy.size(-1), rows = dy.numel() / dim;
     if (dy.is_cuda()) {
-      const void *x = saved[0].data_ptr(), *w = saved[1].data_ptr(), *s = saved[2].data_ptr(), *d = dy.data_ptr(), *out = dx.data_ptr();
-      launch("norm_backward", dy, rows, threadsFor(dim), {&x, &w, &s, &d, &out, &dim});
-      if (!saved[1].requires_grad()) return {dx, Tensor(), Tensor()};
-      int64_t parts = std::min<int64_t>(256, ceilDivide(rows, 16));
-      Tensor partial = at::empty({parts, dim}, saved[2].options());
-      const void* sums = partial.data_ptr();
-      launch("norm_weights", dy, ceilDivide(dim / 8 * parts, 128), 128, {&x, &s, &d, &sums, &rows, &dim, &parts});
-      return {dx, partial.sum(0).to(dw.scalar_type()), Tensor()};
+      int64_t blocks = std::min<int64_t>(rows, 512);
+      Tensor partial = at::empty({blocks, dim}, saved[2].options());
+      const void *x = saved[0].data_ptr(), *w = saved[1].data_ptr(), *s = saved[2].data_ptr(), *d = dy.data_ptr(), *out = dx.data_ptr(), *sums = partial.data_ptr();
+      launch("norm_backward", dy, blocks, threadsFor(dim), {&x, &w, &s, &d, &out, &sums, &rows, &dim});
+      return {dx, saved[1].requires_grad() ? partial.sum(0).to(saved[1].scalar_type()) : Tensor(), Tensor()};
     }
+    Tensor dw = at::zeros_like(saved[1]);
     // One thread: the weight's gradient is a sum over rows, whose order must not depend on the number of threads.
     rmsBackward(saved[0].data_ptr<float>(), saved[1].data_ptr<float>(), saved[2].data_ptr<float>(), dy.data_ptr<float>(), dx.data_ptr<float>(), dw.data_ptr<float>(), rows, dim);
     return {dx, dw, Tensor()};

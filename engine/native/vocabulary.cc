@@ -47,10 +47,12 @@ VECTORISED void pickBackward(const float* logits, const int64_t* targets, const 
 
 namespace {
 
-/** Logits of a chunk have about so many elements: 64 MiB in 16 bits. */
-constexpr int64_t chunkElements = 1 << 25;
 /** Logits of so many bytes are kept for the backward pass; of more they are computed again. */
 constexpr int64_t keptBytes = 1 << 30;
+/** Logits of a chunk have about so many elements: 64 MiB in 16 bits, beside which there are copies in float32. */
+constexpr int64_t chunkElements = 1 << 25;
+/** The GPU's kernel makes no copies: 256 MiB in 16 bits, and one chunk of all that are kept. */
+constexpr int64_t gpuChunkElements = 1 << 27;
 
 bool hasKernel(const Tensor& logits) { return logits.scalar_type() == at::kFloat && logits.is_cpu(); }
 
@@ -71,10 +73,12 @@ void checkTargets(const Tensor& states, const Tensor& weight, const Tensor& targ
 struct LogProbabilities : Function<LogProbabilities> {
   static variable_list forward(AutogradContext* context, const Tensor& input, const Tensor& weight, const Tensor& ids, double temperature, bool entropies, bool recorded) {
     Tensor states = input.contiguous(), targets = ids.contiguous();
-    int64_t rows = states.size(0), vocab = weight.size(0), step = std::max<int64_t>(1, chunkElements / vocab);
+    int64_t rows = states.size(0), vocab = weight.size(0);
+    bool small = rows * vocab * static_cast<int64_t>(states.element_size()) <= keptBytes, onGpu = hasGpuKernels(states);
+    int64_t step = onGpu && small ? std::max<int64_t>(1, rows) : std::max<int64_t>(1, (onGpu ? gpuChunkElements : chunkElements) / vocab);
     auto options = states.options().dtype(states.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
     Tensor picked = at::empty({rows}, options), lse = at::empty({rows}, options), entropy = at::empty({entropies ? rows : 0}, options);
-    bool keep = recorded && (input.requires_grad() || weight.requires_grad()) && rows * vocab * static_cast<int64_t>(states.element_size()) <= keptBytes;
+    bool keep = recorded && small && (input.requires_grad() || weight.requires_grad());
     std::vector<Tensor> kept;
     for (int64_t from = 0; from < rows; from += step) {
       int64_t count = std::min(step, rows - from);
@@ -126,7 +130,8 @@ struct LogProbabilities : Function<LogProbabilities> {
       Tensor part = states.narrow(0, from, count), target = targets.narrow(0, from, count), g = gradient.narrow(0, from, count);
       Tensor logits = saved.size() > 4 ? saved[4 + chunk] : at::linear(part, weight), l, d;
       if (hasGpuKernels(logits)) {
-        d = at::empty_like(logits);
+        // In their place: nothing else reads them.
+        d = logits;
         const void *in = logits.data_ptr(), *ids = target.data_ptr(), *s = lse.data_ptr<float>() + from, *of = g.data_ptr(), *out = d.data_ptr();
         float scale = static_cast<float>(1 / temperature);
         launch("pick_backward", logits, count, 512, {&in, &ids, &s, &of, &out, &vocab, &scale});
