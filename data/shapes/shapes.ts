@@ -65,7 +65,8 @@ const labelCells = { rating: "scalar", chosenSafe: "scalar", rejectedSafe: "scal
 const promptColumns = ["id", "prompt", "messages", "safety", "category", "followUps"]
 /** Whether dialogues end with an answer, mostly. */
 const endsWithAnswer = (look: Look, name: string): boolean => {
-  const ends = look.values(name).map((messages) => ((messages as ReadonlyArray<{ readonly role?: unknown }>).at(-1)?.role ?? "") as string)
+  const lists = look.values(name).filter((each): each is ReadonlyArray<unknown> => Array.isArray(each))
+  const ends = lists.map((messages) => (messages.at(-1) as { readonly role?: unknown } | null | undefined)?.role)
   return 2 * ends.filter((role) => role === "assistant" || role === "gpt").length >= ends.length
 }
 const isTranscript = (value: unknown): boolean => typeof value === "string" && /^\n\n(Human|Assistant):/.test(value)

@@ -6,7 +6,8 @@ import { constants, gzipSync, zstdCompressSync } from "node:zlib"
 import * as arrow from "apache-arrow"
 import { describe, expect, it } from "vitest"
 import { readRecords, recordBatches } from "../../../data/records.ts"
-import { arrowFile, arrowStream, errorOf, folder, jsonl, parquetOf, recordsOf, tableOf, valuesOf } from "./files.ts"
+import { arrowFile, arrowStream, errorOf, folder, jsonl, parquetOf, recordsOf, valuesOf } from "./files.ts"
+import { tableOf } from "./table.ts"
 
 const { put, root } = folder("formats")
 let files = 0

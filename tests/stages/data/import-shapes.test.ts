@@ -13,7 +13,8 @@ import { importDemonstrations, importTexts } from "../../../stages/data/import-d
 import { importPreferences } from "../../../stages/data/import-preferences.ts"
 import { importPrompts } from "../../../stages/data/import-prompts.ts"
 import { removeFolder, workFolder } from "../../cli/caravan.ts"
-import { parquetOf, tableOf } from "../../data/read/files.ts"
+import { parquetOf } from "../../data/read/files.ts"
+import { tableOf } from "../../data/read/table.ts"
 import { failureOf, rowsIn, runStage } from "../running.ts"
 
 const files = new URL("../../data/shapes/files/", import.meta.url).pathname

@@ -1,0 +1,22 @@
+/** A short round of fuzzing (tests/data/fuzz.ts says what is looked for), and the seeds that found something once. */
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { afterAll, expect, it } from "vitest"
+import { fuzz } from "./fuzz.ts"
+
+const folder = mkdtempSync(join(tmpdir(), "caravan-fuzz-"))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+/** 88: messages that are no list, among others that are. */
+const found = [88]
+
+it.each(found)("seed %i, which found something once", async (seed) => {
+  await expect(fuzz(seed, folder)).resolves.toBeUndefined()
+})
+
+it("150 files with something changed end in rows, problems or one error", { timeout: 120_000 }, async () => {
+  const wrong: Array<string> = []
+  for (let seed = 0; seed < 150; seed++) await fuzz(seed, folder).catch((cause: Error) => wrong.push(`seed ${seed}: ${cause.message}`))
+  expect(wrong).toEqual([])
+})
