@@ -16,6 +16,8 @@ export interface AttentionLayout {
   /** As `starts`. */
   readonly lengths: () => SequenceLengths | undefined | null
   readonly bias: () => Tensor
+  /** Whether a query may see less than all before it in its sequence, which the GPU's kernels are not told. */
+  readonly windowed?: true
 }
 
 /** The sequences that rows are made of, one row after another. */
@@ -98,6 +100,29 @@ export const segmentLayout = (segments: Tensor, starts: Tensor, dtype: DType): A
   })
 })
 
+/** The same, where each query sees `window` keys at most, its own among them. `batch` and `length`: of the queries. */
+export const windowLayout = (
+  layout: AttentionLayout,
+  window: number,
+  { batch, device, dtype, length }: { readonly batch: number; readonly length: number; readonly dtype: DType; readonly device: Device }
+): AttentionLayout => {
+  if (length <= window) return layout
+  const index = arange(0, length, { device })
+  const least = index
+    .sub(window - 1)
+    .clamp(0)
+    .unsqueeze(0)
+    .expand(batch, length) // (B, T)
+  const { starts } = layout
+  return {
+    causal: false,
+    starts: starts === null ? null : (starts === undefined ? least : where(starts.gt(least), starts, least)).contiguous(),
+    lengths: () => null,
+    windowed: true,
+    bias: once(() => layout.bias().add(toBias(index.unsqueeze(0).ge(index.sub(window - 1).unsqueeze(1)), dtype)))
+  }
+}
+
 /**
  * softmax(q k^T / sqrt(E) + bias) v. Queries (B, H, T, E), keys and values (B, G, S, E) with H a multiple of G: query head h reads key head
  * h / (H / G). Returns (B, T, H E).
@@ -126,9 +151,10 @@ export const attention = (q: Tensor, k: Tensor, v: Tensor, { bias, causal }: Att
 
 /** The kernel that computes attention: ours for float32 on the CPU, libtorch's on a GPU, or none. */
 type Kernel = "cpu" | "gpu" | undefined
-const kernelFor = ({ device, dtype }: Pick<Tensor, "device" | "dtype">, headDim: number, { starts }: AttentionLayout): Kernel => {
+const kernelFor = ({ device, dtype }: Pick<Tensor, "device" | "dtype">, headDim: number, { starts, windowed }: AttentionLayout): Kernel => {
   if (!kernelsAreOn() || starts === null) return undefined
   if (device === "cpu") return dtype === "float32" ? "cpu" : undefined
+  if (windowed === true) return undefined
   // Flash attention in 16 bits, 16 bytes of a head at a time and 256 numbers at most; memory-efficient attention in float32.
   const [multiple, most, operator] =
     dtype === "float32" ? [4, Infinity, "_efficient_attention_backward"] : [8, 256, "_flash_attention_backward"]

@@ -1,9 +1,19 @@
-/** The shape of a Llama: from and to Hugging Face's config.json, presets, and parameter counts (Llama 2 §2.2, table 1, §A.2.1). */
-import * as Effect from "effect/Effect"
-import * as Schema from "effect/Schema"
-import { ArtifactError } from "../schemas/artifact.ts"
+/** The shape of a model in the Llama line: presets, and its parameters (Llama 2 §2.2, table 1, §A.2.1). From and to config.json: config-file.ts. */
+
+/** What a family has beside Llama 2's: Llama 3.x's is "llama" with `ropeScaling`. */
+export type Family = "llama" | "mistral" | "qwen2" | "qwen3"
+
+/** Llama 3.1's: wavelengths above originalPositions / lowFactor turn by 1 / factor, those below originalPositions / highFactor as before, those between by something between. */
+export interface RopeScaling {
+  readonly factor: number
+  readonly lowFactor: number
+  readonly highFactor: number
+  /** Tokens of context that the model was trained on before. */
+  readonly originalPositions: number
+}
 
 export interface LlamaConfig {
+  readonly family: Family
   readonly vocabSize: number
   /** Width of the residual stream. */
   readonly dim: number
@@ -17,6 +27,9 @@ export interface LlamaConfig {
   /** Tokens it can attend over. */
   readonly maxPositions: number
   readonly ropeTheta: number
+  readonly ropeScaling?: RopeScaling
+  /** How many keys a query sees at most, its own among them (Mistral); absent: all before it. */
+  readonly slidingWindow?: number
   readonly normEpsilon: number
   /** Whether the output layer is the embedding table. */
   readonly tiedEmbeddings: boolean
@@ -24,9 +37,15 @@ export interface LlamaConfig {
 
 type Shape = Pick<LlamaConfig, "vocabSize" | "dim" | "layers" | "heads" | "kvHeads" | "ffn"> & Partial<LlamaConfig>
 
+/** Whether queries, keys and values have biases. */
+export const hasBiases = ({ family }: Pick<LlamaConfig, "family">): boolean => family === "qwen2"
+/** Whether each head of queries and keys is normed before it is turned. */
+export const hasHeadNorms = ({ family }: Pick<LlamaConfig, "family">): boolean => family === "qwen3"
+
 /** A config with Llama 2's values where none are given. Throws when the sizes do not fit one another. */
 export const llamaConfig = (shape: Shape): LlamaConfig => {
   const config: LlamaConfig = {
+    family: "llama",
     headDim: shape.dim / shape.heads,
     maxPositions: 4096,
     ropeTheta: 10000,
@@ -84,6 +103,15 @@ export const parameterShapes = (config: LlamaConfig): Record<string, ReadonlyArr
     shapes[`${name}.self_attn.k_proj.weight`] = [keyValue, dim]
     shapes[`${name}.self_attn.v_proj.weight`] = [keyValue, dim]
     shapes[`${name}.self_attn.o_proj.weight`] = [dim, query]
+    if (hasBiases(config)) {
+      shapes[`${name}.self_attn.q_proj.bias`] = [query]
+      shapes[`${name}.self_attn.k_proj.bias`] = [keyValue]
+      shapes[`${name}.self_attn.v_proj.bias`] = [keyValue]
+    }
+    if (hasHeadNorms(config)) {
+      shapes[`${name}.self_attn.q_norm.weight`] = [config.headDim]
+      shapes[`${name}.self_attn.k_norm.weight`] = [config.headDim]
+    }
     shapes[`${name}.post_attention_layernorm.weight`] = [dim]
     shapes[`${name}.mlp.gate_proj.weight`] = [ffn, dim]
     shapes[`${name}.mlp.up_proj.weight`] = [ffn, dim]
@@ -103,136 +131,3 @@ export const parameterCount = (config: LlamaConfig): number => {
     )
   return count(0) + config.layers * (count(1) - count(0))
 }
-
-const size = Schema.Int.check(Schema.isGreaterThan(0))
-const positive = Schema.Finite.check(Schema.isGreaterThan(0))
-const optional = <S extends Schema.Top>(schema: S) => Schema.optionalKey(Schema.NullOr(schema))
-
-const Rope = Schema.Struct({
-  rope_type: optional(Schema.String),
-  type: optional(Schema.String),
-  rope_theta: optional(positive),
-  partial_rotary_factor: optional(Schema.Finite)
-})
-
-/** The fields of config.json that shape the computation; others are left alone. What is missing or null has Hugging Face's default. */
-const HuggingFaceConfig = Schema.Struct({
-  architectures: optional(Schema.Array(Schema.String)),
-  vocab_size: size,
-  hidden_size: size,
-  intermediate_size: size,
-  num_hidden_layers: size,
-  num_attention_heads: size,
-  num_key_value_heads: optional(size),
-  head_dim: optional(size),
-  max_position_embeddings: optional(size),
-  rope_theta: optional(positive),
-  rope_parameters: optional(Rope),
-  rope_scaling: optional(Rope),
-  rms_norm_eps: optional(positive),
-  tie_word_embeddings: optional(Schema.Boolean),
-  hidden_act: optional(Schema.String),
-  attention_bias: optional(Schema.Boolean),
-  mlp_bias: optional(Schema.Boolean)
-})
-
-const architectures = ["LlamaForCausalLM", "LlamaForSequenceClassification"]
-
-/** What this model can't compute: the field, what it must be, what it is. */
-const unsupported = (json: typeof HuggingFaceConfig.Type): { readonly expected: string; readonly found: unknown } | undefined => {
-  const rope = json.rope_parameters ?? json.rope_scaling
-  const ropeType = rope?.rope_type ?? rope?.type ?? "default"
-  const architecture = json.architectures?.find((name) => !architectures.includes(name))
-  if (architecture !== undefined) return { expected: `architectures ${architectures.join(" or ")}`, found: architecture }
-  if (ropeType !== "default") return { expected: 'rope_type "default"', found: ropeType }
-  if ((rope?.partial_rotary_factor ?? 1) !== 1) return { expected: "partial_rotary_factor 1", found: rope?.partial_rotary_factor }
-  if ((json.hidden_act ?? "silu") !== "silu") return { expected: 'hidden_act "silu"', found: json.hidden_act }
-  if (json.attention_bias === true) return { expected: "attention_bias false", found: true }
-  if (json.mlp_bias === true) return { expected: "mlp_bias false", found: true }
-  return undefined
-}
-
-/** A config from the content of Hugging Face's config.json. What this model can't compute is refused by name. */
-export const fromHuggingFace = (content: unknown, path: string): Effect.Effect<LlamaConfig, ArtifactError> => {
-  const fail = (expected: string, found: string) =>
-    ArtifactError.of({
-      doing: `Reading the model's configuration ${path}`,
-      expected,
-      found,
-      hint: "Only Llama and Llama 2 models are supported."
-    })
-  const messageOf = (cause: unknown) =>
-    cause instanceof Error
-      ? cause.message
-          .replaceAll(/\n\s*at /g, " at ")
-          .replaceAll("\n", "; ")
-          .replace(/\.$/, "")
-      : String(cause)
-  return Effect.gen(function* () {
-    const modelType = (content as { readonly model_type?: unknown } | null)?.model_type
-    // Told first: another model's config may lack any of the other fields.
-    if (modelType !== "llama") return yield* fail('model_type "llama"', JSON.stringify(modelType) ?? "none")
-    const json = yield* Schema.decodeUnknownEffect(HuggingFaceConfig, { errors: "all" })(content).pipe(
-      Effect.mapError((error) => fail("a Llama's sizes", messageOf(error)))
-    )
-    const wrong = unsupported(json)
-    if (wrong !== undefined) return yield* fail(wrong.expected, JSON.stringify(wrong.found))
-    const rope = json.rope_parameters ?? json.rope_scaling
-    return yield* Effect.try({
-      try: () =>
-        llamaConfig({
-          vocabSize: json.vocab_size,
-          dim: json.hidden_size,
-          layers: json.num_hidden_layers,
-          heads: json.num_attention_heads,
-          kvHeads: json.num_key_value_heads ?? json.num_attention_heads,
-          headDim: json.head_dim ?? json.hidden_size / json.num_attention_heads,
-          ffn: json.intermediate_size,
-          maxPositions: json.max_position_embeddings ?? 2048,
-          ropeTheta: rope?.rope_theta ?? json.rope_theta ?? 10000,
-          normEpsilon: json.rms_norm_eps ?? 1e-6,
-          tiedEmbeddings: json.tie_word_embeddings ?? false
-        }),
-      catch: (cause) => fail("sizes that fit one another", messageOf(cause))
-    })
-  })
-}
-
-/** The config.json that transformers reads, for a language model or (with one label) for a model with a scalar head. */
-export const toHuggingFace = (
-  config: LlamaConfig,
-  options: {
-    readonly scalarHead: boolean
-    readonly dtype: string
-    readonly bosId: number | undefined
-    readonly eosId: number | ReadonlyArray<number>
-    readonly padId: number
-  }
-): Record<string, unknown> => ({
-  architectures: [options.scalarHead ? "LlamaForSequenceClassification" : "LlamaForCausalLM"],
-  model_type: "llama",
-  vocab_size: config.vocabSize,
-  hidden_size: config.dim,
-  intermediate_size: config.ffn,
-  num_hidden_layers: config.layers,
-  num_attention_heads: config.heads,
-  num_key_value_heads: config.kvHeads,
-  head_dim: config.headDim,
-  hidden_act: "silu",
-  max_position_embeddings: config.maxPositions,
-  initializer_range: 0.02,
-  rms_norm_eps: config.normEpsilon,
-  // The older spelling for older readers of the file, the newer for transformers 5.
-  rope_theta: config.ropeTheta,
-  rope_parameters: { rope_theta: config.ropeTheta, rope_type: "default" },
-  tie_word_embeddings: config.tiedEmbeddings,
-  attention_bias: false,
-  mlp_bias: false,
-  attention_dropout: 0,
-  use_cache: true,
-  bos_token_id: options.bosId ?? null,
-  eos_token_id: options.eosId,
-  pad_token_id: options.padId,
-  torch_dtype: options.dtype,
-  ...(options.scalarHead ? { num_labels: 1, id2label: { 0: "reward" }, label2id: { reward: 0 } } : {})
-})

@@ -3,15 +3,16 @@
  * operations; nothing is recorded for gradients.
  */
 import { inferenceLinear, type InferenceWeight, inferenceWeight, isFused, joinedWeight, rmsNorm, swiglu } from "../engine/fused.ts"
-import { aten, cat, embedding, scoped, type Tensor, zeros } from "../engine/tensor.ts"
+import { aten, cat, embedding, full, scoped, type Tensor, zeros } from "../engine/tensor.ts"
 import { type AttentionLayout, rotaryAttention } from "./attention.ts"
-import type { Llama } from "./llama.ts"
+import { type HeadParameters, type Llama, prepareHeads } from "./llama.ts"
 import { rotate, type Rotation } from "./rotary.ts"
 
 interface Block {
   readonly attentionNorm: Tensor
   /** (H + 2G) E x D */
   readonly qkv: InferenceWeight
+  readonly heads: HeadParameters
   readonly o: InferenceWeight
   readonly ffnNorm: Tensor
   /** 2F x D */
@@ -42,6 +43,7 @@ export class Decoder {
         return {
           attentionNorm,
           qkv: inferenceWeight(joinedWeight([q, k, v])),
+          heads: model.headParameters(layer),
           o: inferenceWeight(o),
           ffnNorm,
           gateUp: inferenceWeight(joinedWeight([gate, up])),
@@ -68,7 +70,7 @@ export class Decoder {
     this.#promptBias = mask === undefined ? undefined : mask.eq(0).to({ dtype }).mul(-1e9).view(batch, 1, 1, length)
     // The first key that each sequence sees: how many tokens of padding it has.
     this.#first = mask === undefined ? undefined : mask.eq(0).sum(1)
-    const { layout, positions } = this.#model.layout(length, mask === undefined ? {} : { attentionMask: mask })
+    const { layout, positions } = this.#model.layout(batch, length, mask === undefined ? {} : { attentionMask: mask })
     const rotation = this.#model.rotary.at(device, dtype, positions ?? length)
     return this.#run(ids, rotation, undefined, layout)
   }
@@ -81,12 +83,20 @@ export class Decoder {
     const x = embedding(this.#model.parameter("model.embed_tokens.weight"), ids).squeeze(1) // (B, D)
     if (isFused(x)) return this.#stepFused(x, rotation)
     const prompt = this.#promptBias
+    // What a window leaves of the keys is a slice of the cache.
     let bias: Tensor | undefined
     if (prompt !== undefined) {
       const generated = this.#length + 1 - prompt.size(3)
-      bias = cat([prompt, zeros([prompt.size(0), 1, 1, generated], { dtype, device })], 3) // (B, 1, 1, S)
+      const whole = cat([prompt, zeros([prompt.size(0), 1, 1, generated], { dtype, device })], 3)
+      bias = whole.slice(3, this.#least(this.#length), this.#length + 1) // (B, 1, 1, S)
     }
     return this.#run(ids, rotation, bias)
+  }
+
+  /** The first key that a query at this place sees, padding aside. */
+  #least(at: number): number {
+    const { slidingWindow } = this.#model.config
+    return slidingWindow === undefined ? 0 : Math.max(0, at + 1 - slidingWindow)
   }
 
   /** Keeps only these rows (N,) int64. */
@@ -108,8 +118,11 @@ export class Decoder {
     const at = this.#length
     if (at >= this.#capacity) throw new RangeError(`the cache holds ${this.#capacity} tokens`)
     const [cos, sin] = [rotation.cos, rotation.sin].map((table) => table.reshape(-1, config.headDim)) as [Tensor, Tensor] // (1, E) or (B, E)
+    const least = this.#least(at)
+    const first = least === 0 ? this.#first : (this.#first?.clamp(least) ?? full([embedded.size(0)], least, { dtype: "int64" }))
     let x = embedded
     this.#blocks.forEach((block, layer) => {
+      const { bias, norms } = block.heads
       x = aten(
         "caravan::decode_block",
         x,
@@ -123,7 +136,10 @@ export class Decoder {
         this.#values[layer],
         cos,
         sin,
-        this.#first ?? null,
+        first ?? null,
+        bias ?? null,
+        norms?.q ?? null,
+        norms?.k ?? null,
         at,
         config.heads,
         config.normEpsilon
@@ -145,15 +161,16 @@ export class Decoder {
     const scale = 1 / Math.sqrt(headDim)
     let x = embedding(this.#model.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
     this.#blocks.forEach((block, layer) => {
-      const joined = inferenceLinear(rmsNorm(x, block.attentionNorm, normEpsilon), block.qkv) // (B, T, (H + 2G) E)
+      const joined = prepareHeads(inferenceLinear(rmsNorm(x, block.attentionNorm, normEpsilon), block.qkv), block.heads, config) // (B, T, (H + 2G) E)
       const together = joined.view(batch, length, heads + 2 * kvHeads, headDim)
       this.#keys[layer]!.slice(2, from, to).copy_(rotate(together.slice(2, heads, heads + kvHeads), rotation).transpose(1, 2))
       this.#values[layer]!.slice(2, from, to).copy_(together.slice(2, heads + kvHeads, heads + 2 * kvHeads).transpose(1, 2))
       let attended: Tensor
       if (prompt !== undefined) attended = rotaryAttention(joined, rotation, prompt, heads, kvHeads)
       else {
-        const keys = this.#keys[layer]!.slice(2, 0, to) // (B, G, S, E)
-        const values = this.#values[layer]!.slice(2, 0, to)
+        const least = this.#least(from)
+        const keys = this.#keys[layer]!.slice(2, least, to) // (B, G, S, E)
+        const values = this.#values[layer]!.slice(2, least, to)
         // Queries of one group side by side: (B, G, H/G T, E)
         const q = rotate(together.slice(2, 0, heads), rotation)
           .mul(scale)
@@ -162,9 +179,9 @@ export class Decoder {
         let scores = q.matmul(keys.transpose(2, 3)) // (B, G, H/G T, S)
         if (bias !== undefined)
           scores = scores
-            .view(batch, heads, length, to)
+            .view(batch, heads, length, to - least)
             .add(bias)
-            .view(batch, kvHeads, share * length, to)
+            .view(batch, kvHeads, share * length, to - least)
         attended = scores
           .softmax(-1)
           .matmul(values)

@@ -1,6 +1,7 @@
 /**
  * Llama 2 (§2.2): pre-norm RMSNorm, rotary position embeddings, SwiGLU, grouped-query attention. Weights keep Hugging Face's names and
- * layout, (out, in).
+ * layout, (out, in). With it the models that differ in attention alone: a sliding window (Mistral), biases of queries, keys and values (Qwen 2), norms of the heads of queries and keys
+ * before the rotation (Qwen 3).
  *
  * Shapes: B sequences, T tokens, D dim, H query heads, G key and value heads, E head dim, F ffn, V vocabulary.
  */
@@ -30,8 +31,8 @@ import {
   type Tensor,
   zeros
 } from "../engine/tensor.ts"
-import { type AttentionLayout, causalLayout, maskLayout, prepareLayout, rotaryAttention, segmentLayout } from "./attention.ts"
-import { type LlamaConfig, parameterShapes } from "./config.ts"
+import { type AttentionLayout, causalLayout, maskLayout, prepareLayout, rotaryAttention, segmentLayout, windowLayout } from "./attention.ts"
+import { hasBiases, hasHeadNorms, type LlamaConfig, parameterShapes } from "./config.ts"
 import type { Lora } from "./lora.ts"
 import { positionsOfMask, type Rotation, RotaryTable, startsOfSegments } from "./rotary.ts"
 
@@ -40,6 +41,23 @@ export interface ForwardOptions {
   readonly attentionMask?: Tensor
   /** (B, T) int64: which example of a packed row each token belongs to. Tokens see only their own; positions start anew in each. */
   readonly segmentIds?: Tensor
+}
+
+/** What is done to queries, keys and values (..., (H + 2G) E) as linear layers give them, before the rotation. */
+export interface HeadParameters {
+  /** ((H + 2G) E,) */
+  readonly bias: Tensor | undefined
+  /** (E,) each. */
+  readonly norms: { readonly q: Tensor; readonly k: Tensor } | undefined
+}
+export const prepareHeads = (qkv: Tensor, { bias, norms }: HeadParameters, { heads, kvHeads, headDim, normEpsilon }: LlamaConfig): Tensor => {
+  const biased = bias === undefined ? qkv : qkv.add(bias)
+  if (norms === undefined) return biased
+  const together = biased.view(...biased.shape.slice(0, -1), heads + 2 * kvHeads, headDim)
+  const axis = together.shape.length - 2
+  const normed = (from: number, to: number, weight: Tensor) => rmsNorm(together.slice(axis, from, to).contiguous(), weight, normEpsilon)
+  const parts = [normed(0, heads, norms.q), normed(heads, heads + kvHeads, norms.k), together.slice(axis, heads + kvHeads, heads + 2 * kvHeads)]
+  return cat(parts, axis).view(...biased.shape)
 }
 
 /** The linear layers of a block that read the same input. */
@@ -124,12 +142,21 @@ export class Llama {
     }
   }
 
+  /** What a block's queries, keys and values have beside weights. */
+  headParameters(layer: number): HeadParameters {
+    const get = (name: string) => this.parameter(`model.layers.${layer}.self_attn.${name}`)
+    return {
+      bias: hasBiases(this.config) ? cat([get("q_proj.bias"), get("k_proj.bias"), get("v_proj.bias")], 0) : undefined,
+      norms: hasHeadNorms(this.config) ? { q: get("q_norm.weight"), k: get("k_norm.weight") } : undefined
+    }
+  }
+
   /** Token ids (B, T) int64 -> the last layer's normed states (B, T, D). */
   hidden(ids: Tensor, options: ForwardOptions = {}): Tensor {
     const { config } = this
-    const length = ids.size(1)
+    const [batch, length] = ids.shape as [number, number]
     if (length > config.maxPositions) throw new RangeError(`a sequence of ${length} tokens: this model's context is ${config.maxPositions}`)
-    const { layout, positions } = this.layout(length, options)
+    const { layout, positions } = this.layout(batch, length, options)
     const rotation = this.#rotary.at(this.device, this.dtype, positions ?? length)
     prepareLayout(layout, this, config.headDim)
     // Under an adapter the table is frozen.
@@ -144,7 +171,8 @@ export class Llama {
     const { heads, kvHeads, normEpsilon } = this.config
     const at = (name: string) => `model.layers.${layer}.${name}`
     const norm = (states: Tensor, name: string) => rmsNorm(states, this.parameter(`${at(name)}.weight`), normEpsilon)
-    const qkv = this.#linear(norm(x, "input_layernorm"), at("self_attn.q_proj"), at("self_attn.k_proj"), at("self_attn.v_proj")) // (B, T, (H + 2G) E)
+    const projected = this.#linear(norm(x, "input_layernorm"), at("self_attn.q_proj"), at("self_attn.k_proj"), at("self_attn.v_proj")) // (B, T, (H + 2G) E)
+    const qkv = prepareHeads(projected, this.headParameters(layer), this.config)
     const attended = x.add(this.#linear(rotaryAttention(qkv, rotation, layout, heads, kvHeads), at("self_attn.o_proj")))
     const gateUp = this.#linear(norm(attended, "post_attention_layernorm"), at("mlp.gate_proj"), at("mlp.up_proj")) // (B, T, 2F)
     return attended.add(this.#linear(swiglu(gateUp), at("mlp.down_proj")))
@@ -186,7 +214,14 @@ export class Llama {
   }
 
   /** Who sees whom, and where each token stands: positions are undefined when they are 0, 1, 2, ... */
-  layout(length: number, options: ForwardOptions): { readonly layout: AttentionLayout; readonly positions: Tensor | undefined } {
+  layout(batch: number, length: number, options: ForwardOptions): { readonly layout: AttentionLayout; readonly positions: Tensor | undefined } {
+    const { layout, positions } = this.#wholeLayout(length, options)
+    const { slidingWindow } = this.config
+    const { device, dtype } = this
+    return { layout: slidingWindow === undefined ? layout : windowLayout(layout, slidingWindow, { batch, length, dtype, device }), positions }
+  }
+
+  #wholeLayout(length: number, options: ForwardOptions): { readonly layout: AttentionLayout; readonly positions: Tensor | undefined } {
     const { attentionMask, segmentIds } = options
     if (attentionMask !== undefined && segmentIds !== undefined) throw new TypeError("give an attention mask or segment ids, not both")
     if (attentionMask !== undefined) return { layout: maskLayout(attentionMask, this.dtype), positions: positionsOfMask(attentionMask) }
@@ -196,7 +231,7 @@ export class Llama {
   }
 }
 
-/** How new weights are drawn: normal with this deviation (Hugging Face's initializer_range), norms 1. */
+/** How new weights are drawn: normal with this deviation (Hugging Face's initializer_range), norms 1, biases 0. */
 const deviation = 0.02
 
 /**
@@ -212,6 +247,7 @@ export const initLlama = (
     const made = scoped(() =>
       noGrad(() => {
         if (name.endsWith("norm.weight")) return ones(shape, { dtype, device })
+        if (name.endsWith(".bias")) return zeros(shape, { dtype, device })
         seedGenerator("cpu", seed, "initial weights", name)
         return zeros(shape).normal_(0, deviation).to({ dtype, device })
       })

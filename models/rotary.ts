@@ -42,6 +42,20 @@ export const startsOfSegments = (segments: Tensor): Tensor => {
   return atenMany("cummax", where(cat([first, changed], 1), index, zerosLike(index)), 1)[0]!
 }
 
+/** By how much a pair turns from one position to the next (E / 2,). */
+const frequenciesOf = ({ headDim, ropeScaling, ropeTheta }: LlamaConfig): Float32Array<ArrayBuffer> => {
+  const plain = Float32Array.from({ length: headDim / 2 }, (_, i) => 1 / Math.fround(ropeTheta ** Math.fround((2 * i) / headDim)))
+  if (ropeScaling === undefined) return plain
+  const { factor, highFactor, lowFactor, originalPositions } = ropeScaling
+  return plain.map((frequency) => {
+    const turns = (originalPositions * frequency) / (2 * Math.PI) // within the original context
+    if (turns < lowFactor) return frequency / factor
+    if (turns > highFactor) return frequency
+    const smooth = (turns - lowFactor) / (highFactor - lowFactor)
+    return ((1 - smooth) * frequency) / factor + smooth * frequency
+  })
+}
+
 export class RotaryTable {
   readonly #config: LlamaConfig
   readonly #tables = new Map<string, Rotation>()
@@ -54,10 +68,9 @@ export class RotaryTable {
     const name = `${device} ${dtype}`
     let table = this.#tables.get(name)
     if (table === undefined) {
-      const { headDim, maxPositions, ropeTheta } = this.#config
-      const half = headDim / 2
+      const { maxPositions } = this.#config
       // In float32 as transformers computes them: the angle, then its cosine.
-      const frequencies = Float32Array.from({ length: half }, (_, i) => 1 / Math.fround(ropeTheta ** Math.fround((2 * i) / headDim)))
+      const frequencies = frequenciesOf(this.#config)
       table = scoped(() =>
         noGrad(() => {
           const angles = arange(0, maxPositions, { dtype: "float32" }).unsqueeze(1).mul(tensor(frequencies).unsqueeze(0)) // (P, E / 2)

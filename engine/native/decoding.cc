@@ -191,10 +191,11 @@ Tensor draw(const Tensor& logits, double temperature, const Tensor& uniform) {
 
 /**
  * One block of a Llama on one token a sequence: x (B, D) -> (B, D); keys and values (B, G, S, E) get the token's at `at`. cos and sin (1, E) or
- * (B, E); first (B,) int64: the first key each sequence sees. The four weights are packed.
+ * (B, E); first (B,) int64: the first key each sequence sees. bias ((H + 2G) E,) of queries, keys and values; qNorm and kNorm (E,) of their heads, before the
+ * rotation. The four weights are packed.
  */
 Tensor decodeBlock(const Tensor& x, const Tensor& attentionNorm, const Tensor& qkvWeight, const Tensor& oWeight, const Tensor& ffnNorm, const Tensor& gateUpWeight, const Tensor& downWeight, Tensor keys, Tensor values,
-                   const Tensor& cos, const Tensor& sin, const c10::optional<Tensor>& first, int64_t at, int64_t heads, double eps) {
+                   const Tensor& cos, const Tensor& sin, const c10::optional<Tensor>& first, const c10::optional<Tensor>& bias, const c10::optional<Tensor>& qNorm, const c10::optional<Tensor>& kNorm, int64_t at, int64_t heads, double eps) {
   int64_t batch = x.size(0), groups = keys.size(1), capacity = keys.size(2), E = keys.size(3), D = x.size(1);
   TORCH_CHECK(at >= 0 && at < capacity, "the cache holds ", capacity, " tokens; there is no place ", at);
   TORCH_CHECK(x.is_contiguous() && keys.is_contiguous() && values.is_contiguous() && cos.is_contiguous() && sin.is_contiguous(), "decode_block takes contiguous tensors");
@@ -204,7 +205,16 @@ Tensor decodeBlock(const Tensor& x, const Tensor& attentionNorm, const Tensor& q
     return out;
   };
   Heads shape{1, E, heads, groups};
-  Tensor qkv = packedLinear(norm(x, attentionNorm), qkvWeight, c10::nullopt, (heads + 2 * groups) * E);
+  c10::optional<Tensor> biases = bias.has_value() ? c10::optional<Tensor>(bias->expand({batch, shape.width()})) : c10::nullopt;
+  Tensor qkv = packedLinear(norm(x, attentionNorm), qkvWeight, biases, shape.width());
+  auto normHeads = [&](const c10::optional<Tensor>& weight, int64_t from, int64_t count) {
+    if (!weight.has_value()) return;
+    Tensor part = qkv.view({batch, heads + 2 * groups, E}).narrow(1, from, count), in = part.contiguous(), out = at::empty_like(in), scale = at::empty({batch * count}, in.options());
+    rmsForward(in.data_ptr<float>(), weight->contiguous().data_ptr<float>(), out.data_ptr<float>(), scale.data_ptr<float>(), batch * count, E, eps);
+    part.copy_(out);
+  };
+  normHeads(qNorm, 0, heads);
+  normHeads(kNorm, heads, groups);
   Tensor attended = at::empty({batch, heads * E}, x.options());
   int64_t turn = cos.size(0) == 1 ? 0 : E;
   const int64_t* firsts = first.has_value() ? first->data_ptr<int64_t>() : nullptr;
@@ -225,7 +235,7 @@ Tensor decodeBlock(const Tensor& x, const Tensor& attentionNorm, const Tensor& q
 }
 
 TORCH_LIBRARY_FRAGMENT(caravan, library) {
-  library.def("decode_block(Tensor x, Tensor attention_norm, Tensor qkv, Tensor o, Tensor ffn_norm, Tensor gate_up, Tensor down, Tensor keys, Tensor values, Tensor cos, Tensor sin, Tensor? first, int at, int heads, float eps) -> Tensor",
+  library.def("decode_block(Tensor x, Tensor attention_norm, Tensor qkv, Tensor o, Tensor ffn_norm, Tensor gate_up, Tensor down, Tensor keys, Tensor values, Tensor cos, Tensor sin, Tensor? first, Tensor? bias, Tensor? q_norm, Tensor? k_norm, int at, int heads, float eps) -> Tensor",
               decodeBlock);
   library.def("packed_linear(Tensor x, Tensor packed, Tensor? added, int columns) -> Tensor", packedLinear);
   library.def("draw(Tensor logits, float temperature, Tensor uniform) -> Tensor", draw);

@@ -1,6 +1,7 @@
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
-import { fromHuggingFace, llamaConfig, parameterCount, parameterShapes, presets, toHuggingFace } from "../../models/config.ts"
+import { llamaConfig, parameterCount, parameterShapes, presets } from "../../models/config.ts"
+import { fromHuggingFace, toHuggingFace } from "../../models/config-file.ts"
 
 const base = {
   architectures: ["LlamaForCausalLM"],
@@ -14,6 +15,7 @@ const base = {
   rms_norm_eps: 1e-5,
   hidden_act: "silu"
 }
+const qwen = { ...base, model_type: "qwen2", architectures: ["Qwen2ForCausalLM"] }
 const read = (content: unknown) => Effect.runPromise(fromHuggingFace(content, "config.json"))
 const messageOf = async (content: unknown) => (await Effect.runPromise(Effect.flip(fromHuggingFace(content, "config.json")))).message
 
@@ -26,6 +28,24 @@ describe("parameter counts", () => {
     ["1.1b", 1_100_048_384]
   ] as const)("of %s are the published ones", (name, count) => {
     expect(parameterCount(presets[name])).toBe(count)
+  })
+
+  // Published on the models' pages, from their safetensors.
+  it.each([
+    ["Llama 3.1 8B", { vocabSize: 128256, dim: 4096, layers: 32, heads: 32, kvHeads: 8, ffn: 14336 }, 8_030_261_248],
+    ["Mistral 7B", { family: "mistral", vocabSize: 32000, dim: 4096, layers: 32, heads: 32, kvHeads: 8, ffn: 14336 }, 7_241_732_096],
+    [
+      "Qwen 2.5 0.5B",
+      { family: "qwen2", vocabSize: 151936, dim: 896, layers: 24, heads: 14, kvHeads: 2, ffn: 4864, tiedEmbeddings: true },
+      494_032_768
+    ],
+    [
+      "Qwen 3 0.6B",
+      { family: "qwen3", vocabSize: 151936, dim: 1024, layers: 28, heads: 16, kvHeads: 8, headDim: 128, ffn: 3072, tiedEmbeddings: true },
+      596_049_920
+    ]
+  ] as const)("of %s are the published ones", (_, shape, count) => {
+    expect(parameterCount(llamaConfig(shape))).toBe(count)
   })
 
   it("of 34B are those of CodeLlama 34B, which has its shape and the same vocabulary", () => {
@@ -69,6 +89,27 @@ describe("Hugging Face's config.json", () => {
     expect(await read(least)).toEqual({ ...presets["7b"], maxPositions: 2048, normEpsilon: 1e-6 })
   })
 
+  it("has the defaults of its family where it says nothing", async () => {
+    const { max_position_embeddings: _, architectures: __, ...least } = base
+    const of = async (family: string, more: object = {}) => {
+      const { headDim, kvHeads, maxPositions, slidingWindow } = await read({ ...least, model_type: family, ...more })
+      return [maxPositions, kvHeads, headDim, slidingWindow]
+    }
+    // transformers 5.18: MistralConfig, Qwen2Config, Qwen3Config.
+    expect(await of("mistral")).toEqual([131072, 8, 128, 4096])
+    expect(await of("mistral", { sliding_window: null })).toEqual([131072, 8, 128, undefined])
+    expect(await of("qwen2", { sliding_window: 32768, use_sliding_window: false })).toEqual([32768, 32, 128, undefined])
+    expect(await of("qwen3", { hidden_size: 2048 })).toEqual([32768, 32, 128, undefined])
+  })
+
+  it("of Llama 3.1 has its scaling in either place", async () => {
+    const numbers = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192 }
+    const wanted = { factor: 8, lowFactor: 1, highFactor: 4, originalPositions: 8192 }
+    const older = await read({ ...base, rope_theta: 5e5, rope_scaling: { rope_type: "llama3", ...numbers } })
+    const newer = await read({ ...base, rope_parameters: { rope_type: "llama3", rope_theta: 5e5, ...numbers } })
+    for (const config of [older, newer]) expect(config).toMatchObject({ ropeTheta: 5e5, ropeScaling: wanted })
+  })
+
   it("comes back as it was written, for every preset", async () => {
     for (const config of Object.values(presets)) {
       for (const scalarHead of [false, true])
@@ -77,18 +118,22 @@ describe("Hugging Face's config.json", () => {
   })
 
   it.each([
-    ["another model", { ...base, model_type: "mistral" }, /model_type "llama", found "mistral"/],
-    ["no model", {}, /model_type "llama", found none/],
+    ["another model", { ...base, model_type: "gemma" }, /model_type llama, mistral, qwen2, qwen3, found "gemma"/],
+    ["a model named as what every object has", { ...base, model_type: "constructor" }, /found "constructor"/],
+    ["another family's head", { ...base, model_type: "mistral" }, /architectures MistralForCausalLM or MistralForSequenceClassification, found "LlamaForCausalLM"/],
+    ["windows of some layers", { ...qwen, use_sliding_window: true, sliding_window: 4096 }, /use_sliding_window false, found true/],
+    ["layers of several kinds", { ...qwen, layer_types: ["full_attention", "sliding_attention"] }, /layer_types of one kind, found "sliding_attention"/],
+    ["no model", {}, /model_type llama, mistral, qwen2, qwen3, found none/],
     [
       "another head",
       { ...base, architectures: ["LlamaForTokenClassification"] },
       /LlamaForSequenceClassification, found "LlamaForTokenClassification"/
     ],
-    ["scaled rotary embeddings", { ...base, rope_scaling: { type: "linear", factor: 2 } }, /rope_type "default", found "linear"/],
+    ["scaled rotary embeddings", { ...base, rope_scaling: { type: "linear", factor: 2 } }, /rope_type "default" or "llama3", found "linear"/],
     [
-      "Llama 3's rotary embeddings",
-      { ...base, rope_parameters: { rope_type: "llama3", rope_theta: 5e5 } },
-      /rope_type "default", found "llama3"/
+      "Llama 3's rotary embeddings by half",
+      { ...base, rope_parameters: { rope_type: "llama3", rope_theta: 5e5, factor: 8 } },
+      /factor, low_freq_factor, high_freq_factor and original_max_position_embeddings of rope_type llama3, found/
     ],
     [
       "rotary embeddings of a part",
@@ -102,11 +147,11 @@ describe("Hugging Face's config.json", () => {
     ["a missing size", { ...base, num_hidden_layers: undefined }, /num_hidden_layers/],
     ["a norm's epsilon of text", { ...base, rms_norm_eps: "1e-5" }, /rms_norm_eps/],
     ["sizes that do not fit one another", { ...base, hidden_size: 4097 }, /fit one another, found .*headDim/],
-    ["a list", [], /model_type "llama", found none/],
-    ["null", null, /model_type "llama", found none/]
+    ["a list", [], /model_type llama, mistral, qwen2, qwen3, found none/],
+    ["null", null, /model_type llama, mistral, qwen2, qwen3, found none/]
   ])("with %s is refused", async (_, content, message) => {
     const text = await messageOf(content)
     expect(text).toMatch(message)
-    expect(text).toMatch(/^Reading the model's configuration config\.json: expected .*Only Llama and Llama 2 models are supported\.$/)
+    expect(text).toMatch(/^Reading the model's configuration config\.json: expected .*Llama 2 and 3, Mistral, Qwen 2 and Qwen 3 are supported \(docs\/models\.md\)\.$/)
   })
 })

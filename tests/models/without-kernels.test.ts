@@ -4,7 +4,7 @@ import { isFused, useKernels } from "../../engine/fused.ts"
 import { tensor } from "../../engine/tensor.ts"
 
 useKernels(false)
-for (const file of ["./llama.golden", "./lora", "./sampler", "../stages/whole-stages"]) await import(`${file}.test.ts`)
+for (const file of ["./llama.golden", "./families.golden", "./lora", "./sampler", "../stages/whole-stages"]) await import(`${file}.test.ts`)
 
 it("no kernel is used here", () => {
   expect(isFused(tensor([1]))).toBe(false)
