@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
-import { type LlamaConfig, parameterCount } from "../models/config.ts"
+import { familyNames, type LlamaConfig, parameterCount } from "../models/config.ts"
 import { locate } from "../runtime/inspect/resolve.ts"
 import { findHome } from "../runtime/store/home.ts"
 import { Journal } from "../runtime/store/journal.ts"
@@ -39,7 +39,7 @@ export const introduction = async (
 ): Promise<string> => {
   const from = await origin(text)
   return [
-    `A dialogue with ${from === undefined ? text : `${from.node} of ${from.pipeline}`}: a Llama of ${millions(parameterCount(config))} parameters, with a context of ${config.maxPositions} tokens.`,
+    `A dialogue with ${from === undefined ? text : `${from.node} of ${from.pipeline}`}: a ${familyNames[config.family]} of ${millions(parameterCount(config))} parameters, with a context of ${config.maxPositions} tokens.`,
     `Answers: temperature ${temperature}, top-p ${topP}, at most ${maxNewTokens} tokens.`,
     "Type a message and press Enter. /reset starts over, /system <text> sets the system prompt, /quit ends. Ctrl-C stops an answer; at the prompt it ends.",
     ...(from?.isWorld === true

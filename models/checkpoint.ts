@@ -7,12 +7,13 @@ import { type ArtifactRef, ArtifactError, type Checkpoint, type OutputSlot, type
 import { adapterFolder, roleFile } from "../schemas/checkpoint-files.ts"
 import { checkBase, loadAdapter, namesBase, writeAdapter, writeBase } from "./adapter-files.ts"
 import { formatOf } from "./chat.ts"
+import { templates } from "./chat-templates/index.ts"
 import type { LlamaConfig } from "./config.ts"
 import { toHuggingFace } from "./config-file.ts"
 import type { Llama } from "./llama.ts"
 import { RewardModel } from "./reward-model.ts"
 import { openSafetensors, safetensorsNames, type TensorWriter, writeSafetensors } from "./safetensors.ts"
-import { loadTokenizer, writeTokenizer } from "./tokenizer/files.ts"
+import { loadTokenizer, templateFile, writeTokenizer } from "./tokenizer/files.ts"
 import { HuggingFaceTokenizer } from "./tokenizer/hugging-face.ts"
 import type { Tokenizer } from "./tokenizer/tokenizer.ts"
 import { loadLlama, loadScalarModel, type LoadOptions } from "./weights.ts"
@@ -111,6 +112,8 @@ export const writeCheckpoint = async (
   await writeRole(directory, role, tokenizer)
   await write(join(directory, "model.safetensors"), model.parameters)
   await writeTokenizer(directory, tokenizer)
+  // Without one transformers would know no way to write a dialogue; read again it is Llama 2's format (isLlama2Template).
+  if (tokenizer.chat === undefined) await writeFile(join(directory, templateFile), templates.llama2)
 }
 
 /** What the checkpoint that a stage puts out is for. */

@@ -50,7 +50,10 @@ type HuggingFaceConfig = typeof HuggingFaceConfig.Type
 
 /** Of each family: the beginning of its classes' names, and what transformers takes where its config.json says nothing. */
 const families: Readonly<
-  Record<Family, { readonly prefix: string; readonly positions: number; readonly headDim?: number; readonly kvHeads?: number; readonly window?: number }>
+  Record<
+    Family,
+    { readonly prefix: string; readonly positions: number; readonly headDim?: number; readonly kvHeads?: number; readonly window?: number }
+  >
 > = {
   llama: { prefix: "Llama", positions: 2048 },
   mistral: { prefix: "Mistral", positions: 131072, kvHeads: 8, window: 4096 },
@@ -76,14 +79,23 @@ const unsupported = (json: HuggingFaceConfig, family: Family): { readonly expect
   if (json.mlp_bias === true) return { expected: "mlp_bias false", found: true }
   // Qwen's windows are of some layers alone.
   if (family !== "mistral" && json.use_sliding_window === true) return { expected: "use_sliding_window false", found: true }
-  const layerType = json.layer_types?.find((type) => type !== (family === "mistral" && windowOf(json, family) !== undefined ? "sliding_attention" : "full_attention"))
+  const layerType = json.layer_types?.find(
+    (type) => type !== (family === "mistral" && windowOf(json, family) !== undefined ? "sliding_attention" : "full_attention")
+  )
   if (layerType !== undefined) return { expected: "layer_types of one kind", found: layerType }
   return undefined
 }
 
 /** Llama 3.1's scaling of rotary embeddings; undefined where there is none, or where a number of it is missing. */
 const scalingOf = (json: HuggingFaceConfig): RopeScaling | undefined => {
-  const { rope_type, type, factor, low_freq_factor: low, high_freq_factor: high, original_max_position_embeddings: original } = json.rope_parameters ?? json.rope_scaling ?? {}
+  const {
+    rope_type,
+    type,
+    factor,
+    low_freq_factor: low,
+    high_freq_factor: high,
+    original_max_position_embeddings: original
+  } = json.rope_parameters ?? json.rope_scaling ?? {}
   if ((rope_type ?? type) !== "llama3" || factor == null || low == null || high == null || original == null) return undefined
   return { factor, lowFactor: low, highFactor: high, originalPositions: original }
 }
@@ -177,7 +189,10 @@ export const toHuggingFace = (
   // The older spelling for older readers of the file, the newer for transformers 5.
   rope_theta: config.ropeTheta,
   ...(config.ropeScaling === undefined ? {} : { rope_scaling: scalingJson(config.ropeScaling) }),
-  rope_parameters: { rope_theta: config.ropeTheta, ...(config.ropeScaling === undefined ? { rope_type: "default" } : scalingJson(config.ropeScaling)) },
+  rope_parameters: {
+    rope_theta: config.ropeTheta,
+    ...(config.ropeScaling === undefined ? { rope_type: "default" } : scalingJson(config.ropeScaling))
+  },
   tie_word_embeddings: config.tiedEmbeddings,
   ...(config.family === "mistral" ? { sliding_window: config.slidingWindow ?? null } : {}),
   ...(config.family === "llama" || config.family === "qwen3" ? { attention_bias: false } : {}),

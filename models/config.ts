@@ -2,6 +2,7 @@
 
 /** What a family has beside Llama 2's: Llama 3.x's is "llama" with `ropeScaling`. */
 export type Family = "llama" | "mistral" | "qwen2" | "qwen3"
+export const familyNames: Readonly<Record<Family, string>> = { llama: "Llama", mistral: "Mistral", qwen2: "Qwen 2", qwen3: "Qwen 3" }
 
 /** Llama 3.1's: wavelengths above originalPositions / lowFactor turn by 1 / factor, those below originalPositions / highFactor as before, those between by something between. */
 export interface RopeScaling {

@@ -7,7 +7,7 @@
  *     carbon                              energy x 0.4235 kg CO2eq per kWh
  *
  * N parameters (embeddings included, as PaLM counts them), L layers, d = heads x head dimension, T the tokens of the sequence that attention multiplies.
- * Half of attention's products lie above the diagonal; they are counted, as PaLM does, and as kernels without a causal path compute them.
+ * A sliding window (Mistral) is not reckoned with: beyond it the estimates are too high. Half of attention's products lie above the diagonal; they are counted, as PaLM does, and as kernels without a causal path compute them.
  */
 import { type LlamaConfig, parameterCount } from "./config.ts"
 import { type LoraConfig, loraShapes } from "./lora.ts"

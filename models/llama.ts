@@ -50,13 +50,21 @@ export interface HeadParameters {
   /** (E,) each. */
   readonly norms: { readonly q: Tensor; readonly k: Tensor } | undefined
 }
-export const prepareHeads = (qkv: Tensor, { bias, norms }: HeadParameters, { heads, kvHeads, headDim, normEpsilon }: LlamaConfig): Tensor => {
+export const prepareHeads = (
+  qkv: Tensor,
+  { bias, norms }: HeadParameters,
+  { heads, kvHeads, headDim, normEpsilon }: LlamaConfig
+): Tensor => {
   const biased = bias === undefined ? qkv : qkv.add(bias)
   if (norms === undefined) return biased
   const together = biased.view(...biased.shape.slice(0, -1), heads + 2 * kvHeads, headDim)
   const axis = together.shape.length - 2
   const normed = (from: number, to: number, weight: Tensor) => rmsNorm(together.slice(axis, from, to).contiguous(), weight, normEpsilon)
-  const parts = [normed(0, heads, norms.q), normed(heads, heads + kvHeads, norms.k), together.slice(axis, heads + kvHeads, heads + 2 * kvHeads)]
+  const parts = [
+    normed(0, heads, norms.q),
+    normed(heads, heads + kvHeads, norms.k),
+    together.slice(axis, heads + kvHeads, heads + 2 * kvHeads)
+  ]
   return cat(parts, axis).view(...biased.shape)
 }
 
@@ -214,11 +222,18 @@ export class Llama {
   }
 
   /** Who sees whom, and where each token stands: positions are undefined when they are 0, 1, 2, ... */
-  layout(batch: number, length: number, options: ForwardOptions): { readonly layout: AttentionLayout; readonly positions: Tensor | undefined } {
+  layout(
+    batch: number,
+    length: number,
+    options: ForwardOptions
+  ): { readonly layout: AttentionLayout; readonly positions: Tensor | undefined } {
     const { layout, positions } = this.#wholeLayout(length, options)
     const { slidingWindow } = this.config
     const { device, dtype } = this
-    return { layout: slidingWindow === undefined ? layout : windowLayout(layout, slidingWindow, { batch, length, dtype, device }), positions }
+    return {
+      layout: slidingWindow === undefined ? layout : windowLayout(layout, slidingWindow, { batch, length, dtype, device }),
+      positions
+    }
   }
 
   #wholeLayout(length: number, options: ForwardOptions): { readonly layout: AttentionLayout; readonly positions: Tensor | undefined } {

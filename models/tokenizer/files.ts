@@ -153,7 +153,7 @@ export const loadTokenizer = Effect.fn("loadTokenizer")(function* (
   const stops = yield* stopsOf(folder)
   const { chatDate } = yield* optionalJson(folder, roleFile)
   const date = given.date ?? (typeof chatDate === "string" ? chatDate : defaultDate)
-  const chat = template === undefined || (hasModel && isLlama2Template(template)) ? undefined : { template, date }
+  const chat = template === undefined || isLlama2Template(template) ? undefined : { template, date }
   const tokenizer =
     hasModel && (chat === undefined || !existsSync(json))
       ? yield* readSentencePiece(model, { chat, stops })

@@ -1,5 +1,5 @@
 /**
- * Tokenizers of Hugging Face's tokenizer.json, by @huggingface/tokenizers. Only what it was found to give the ids of the Rust library for is read (docs/decisions/0016-tokenizers-and-chat-templates.md):
+ * Tokenizers of Hugging Face's tokenizer.json, by @huggingface/tokenizers. Only what it was found to give the ids of the Rust library for is read (docs/decisions/0017-tokenizers-and-chat-templates.md):
  * BPE, on bytes or with byte fallback; anything else is refused by name.
  *
  * The library finds added tokens wherever a text spells them. It is given other names for them here, which no text holds: control tokens are appended by id alone, and of the others

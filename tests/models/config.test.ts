@@ -120,16 +120,28 @@ describe("Hugging Face's config.json", () => {
   it.each([
     ["another model", { ...base, model_type: "gemma" }, /model_type llama, mistral, qwen2, qwen3, found "gemma"/],
     ["a model named as what every object has", { ...base, model_type: "constructor" }, /found "constructor"/],
-    ["another family's head", { ...base, model_type: "mistral" }, /architectures MistralForCausalLM or MistralForSequenceClassification, found "LlamaForCausalLM"/],
+    [
+      "another family's head",
+      { ...base, model_type: "mistral" },
+      /architectures MistralForCausalLM or MistralForSequenceClassification, found "LlamaForCausalLM"/
+    ],
     ["windows of some layers", { ...qwen, use_sliding_window: true, sliding_window: 4096 }, /use_sliding_window false, found true/],
-    ["layers of several kinds", { ...qwen, layer_types: ["full_attention", "sliding_attention"] }, /layer_types of one kind, found "sliding_attention"/],
+    [
+      "layers of several kinds",
+      { ...qwen, layer_types: ["full_attention", "sliding_attention"] },
+      /layer_types of one kind, found "sliding_attention"/
+    ],
     ["no model", {}, /model_type llama, mistral, qwen2, qwen3, found none/],
     [
       "another head",
       { ...base, architectures: ["LlamaForTokenClassification"] },
       /LlamaForSequenceClassification, found "LlamaForTokenClassification"/
     ],
-    ["scaled rotary embeddings", { ...base, rope_scaling: { type: "linear", factor: 2 } }, /rope_type "default" or "llama3", found "linear"/],
+    [
+      "scaled rotary embeddings",
+      { ...base, rope_scaling: { type: "linear", factor: 2 } },
+      /rope_type "default" or "llama3", found "linear"/
+    ],
     [
       "Llama 3's rotary embeddings by half",
       { ...base, rope_parameters: { rope_type: "llama3", rope_theta: 5e5, factor: 8 } },
@@ -152,6 +164,8 @@ describe("Hugging Face's config.json", () => {
   ])("with %s is refused", async (_, content, message) => {
     const text = await messageOf(content)
     expect(text).toMatch(message)
-    expect(text).toMatch(/^Reading the model's configuration config\.json: expected .*Llama 2 and 3, Mistral, Qwen 2 and Qwen 3 are supported \(docs\/models\.md\)\.$/)
+    expect(text).toMatch(
+      /^Reading the model's configuration config\.json: expected .*Llama 2 and 3, Mistral, Qwen 2 and Qwen 3 are supported \(docs\/models\.md\)\.$/
+    )
   })
 })

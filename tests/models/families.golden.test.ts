@@ -79,7 +79,10 @@ for (const { device, skip } of devices) {
         scoped(() => {
           const targets = rows.flatMap((row) => row.map((id, i) => (i < 5 ? -100 : id)).slice(1))
           const logits = model.forward(ids).slice(1, 0, length - 1)
-          const value = crossEntropy(logits.reshape(-1, model.config.vocabSize), tensor(Int32Array.from(targets), { dtype: "int64", device }))
+          const value = crossEntropy(
+            logits.reshape(-1, model.config.vocabSize),
+            tensor(Int32Array.from(targets), { dtype: "int64", device })
+          )
           expect(away(value, "sft_loss")).toBeLessThanOrEqual(float32)
           value.backward()
         })
@@ -150,11 +153,21 @@ for (const { device, skip } of devices) {
         const before = scoped(() => noGrad(() => base.forward(ids).toNumbers()))
         const lora = initLora(base.config, { rank: 2, alpha: 4, rankStabilised: false, targets: linearLayers }, { seed: 1, device })
         const model = base.withAdapter(lora)
-        expect(largestDifference(scoped(() => noGrad(() => model.forward(ids).toNumbers())), before)).toBe(0)
+        expect(
+          largestDifference(
+            scoped(() => noGrad(() => model.forward(ids).toNumbers())),
+            before
+          )
+        ).toBe(0)
         for (const [parameter, value] of Object.entries(lora.parameters)) if (parameter.includes("lora_B")) noGrad(() => value.add_(0.1))
         const adapted = scoped(() => noGrad(() => model.forward(ids).toNumbers()))
         expect(largestDifference(adapted, before)).toBeGreaterThan(0.01)
-        expect(largestDifference(scoped(() => noGrad(() => model.merge().forward(ids).toNumbers())), adapted)).toBeLessThanOrEqual(float32)
+        expect(
+          largestDifference(
+            scoped(() => noGrad(() => model.merge().forward(ids).toNumbers())),
+            adapted
+          )
+        ).toBeLessThanOrEqual(float32)
 
         const reward = initRewardModel(await load(), { seed: 1 })
         const path = join(root, `${name}-${device}`)
@@ -163,7 +176,12 @@ for (const { device, skip } of devices) {
         const loaded = await run(loadScalarModel(path, { device }))
         const scores = scoped(() => noGrad(() => loaded.scores(ids).toNumbers()))
         expect(scores.length).toBe(batch * length)
-        expect(largestDifference(scores, scoped(() => noGrad(() => reward.scores(ids).toNumbers())))).toBe(0)
+        expect(
+          largestDifference(
+            scores,
+            scoped(() => noGrad(() => reward.scores(ids).toNumbers()))
+          )
+        ).toBe(0)
       })
     })
   }
@@ -181,14 +199,20 @@ describe("config.json", () => {
     "attention_bias",
     "num_key_value_heads"
   ]
-  it.each(["llama3-rope", "mistral-window", "qwen2-bias", "qwen3-qknorm"])("of %s is written again as transformers wrote it, and read as the same", async (name) => {
-    const path = fileURLToPath(new URL(`../golden/families/${name}/model/config.json`, import.meta.url))
-    const json = JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>
-    const config = await run(fromHuggingFace(json, path))
-    const written = toHuggingFace(config, { scalarHead: false, dtype: "float32", bosId: 1, eosId: 2, padId: 0 })
-    for (const field of fields) if (json[field] !== undefined && json[field] !== null) expect([field, written[field]]).toEqual([field, json[field]])
-    expect(await run(fromHuggingFace(written, path))).toEqual(config)
-    const reward = toHuggingFace(config, { scalarHead: true, dtype: "float32", bosId: 1, eosId: 2, padId: 0 })
-    expect(reward["architectures"]).toEqual([(json["architectures"] as ReadonlyArray<string>)[0]!.replace("CausalLM", "SequenceClassification")])
-  })
+  it.each(["llama3-rope", "mistral-window", "qwen2-bias", "qwen3-qknorm"])(
+    "of %s is written again as transformers wrote it, and read as the same",
+    async (name) => {
+      const path = fileURLToPath(new URL(`../golden/families/${name}/model/config.json`, import.meta.url))
+      const json = JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>
+      const config = await run(fromHuggingFace(json, path))
+      const written = toHuggingFace(config, { scalarHead: false, dtype: "float32", bosId: 1, eosId: 2, padId: 0 })
+      for (const field of fields)
+        if (json[field] !== undefined && json[field] !== null) expect([field, written[field]]).toEqual([field, json[field]])
+      expect(await run(fromHuggingFace(written, path))).toEqual(config)
+      const reward = toHuggingFace(config, { scalarHead: true, dtype: "float32", bosId: 1, eosId: 2, padId: 0 })
+      expect(reward["architectures"]).toEqual([
+        (json["architectures"] as ReadonlyArray<string>)[0]!.replace("CausalLM", "SequenceClassification")
+      ])
+    }
+  )
 })

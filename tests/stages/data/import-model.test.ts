@@ -1,5 +1,5 @@
 /** Importing a model's folder: what is checked before anything is trained, and what its checkpoints carry. */
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -29,7 +29,7 @@ const messages = [
 const folderOf = async (kind: string, change: (folder: string) => void = () => {}, role: Role = "policy"): Promise<string> => {
   const tokens = mkdtempSync(join(root, "tokenizer-"))
   cpSync(join(golden, kind), tokens, { recursive: true })
-  // Without a template of its own a model needs BOS.
+  // Without a template a model needs BOS.
   if (kind === "qwen2") writeFileSync(join(tokens, "chat_template.jinja"), templates["qwen2.5"])
   const tokenizer = await Effect.runPromise(loadTokenizer(tokens))
   const policy = initLlama(
@@ -120,12 +120,18 @@ describe("what an imported model's checkpoints carry", () => {
     const { tokenizer } = await Effect.runPromise(loadPolicyFrom(imported.path))
     expect(tokenizer.decode(encodeDialogue(tokenizer, messages).tokens)).toContain("You are Qwen")
   })
-  it("is no template where there is none: Llama 2's format", async () => {
-    const imported = await runStage(importPolicy, ref(await folderOf("llama3")))
+  it("is Llama 2's format where it has no template, and a template of it for transformers", async () => {
+    const imported = await runStage(importPolicy, ref(await folderOf("llama3", (path) => rmSync(join(path, "chat_template.jinja")))))
     expect(existsSync(join(imported.path, "chat_template.jinja"))).toBe(false)
-    expect(readdirSync(imported.path)).toContain("tokenizer.json")
-    const { tokenizer } = await Effect.runPromise(loadPolicyFrom(imported.path))
-    expect(tokenizer.decode(encodeDialogue(tokenizer, messages).tokens)).toBe("[INST] Who are you? [/INST] A model. ")
+    const loaded = await Effect.runPromise(loadPolicyFrom(imported.path))
+    const again = mkdtempSync(join(root, "trained-"))
+    await writeCheckpoint(again, { ...loaded, role: "policy" })
+    expect(readFileSync(join(again, "chat_template.jinja"), "utf8")).toBe(templates.llama2)
+    for (const path of [imported.path, again]) {
+      const { tokenizer } = await Effect.runPromise(loadPolicyFrom(path))
+      expect(tokenizer.chat).toBeUndefined()
+      expect(tokenizer.decode(encodeDialogue(tokenizer, messages).tokens)).toBe("[INST] Who are you? [/INST] A model. ")
+    }
   })
   it("takes days alone for the date", () => {
     const refuse = hyperInfo(importPolicy.stage.config.fields.chatDate)!.refuse!
