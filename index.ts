@@ -29,6 +29,8 @@ export { importDemonstrations, importTexts } from "./stages/data/import-demonstr
 export { importGeneralReward, importHelpfulnessReward, importPolicy, importSafetyReward } from "./stages/data/import.ts"
 export { foldPreferences, preferenceDemonstrations, preferencePrompts, preferenceTexts } from "./stages/data/derive.ts"
 export { importPrompts } from "./stages/data/import-prompts.ts"
+export { cleanDemonstrations, cleanPreferences, cleanPrompts, cleanTexts } from "./stages/data/clean.ts"
+export { splitDemonstrations, splitPreferences, splitPrompts } from "./stages/data/split.ts"
 export { mixDemonstrations, mixPreferences, mixPrompts, mixTexts } from "./stages/data/mix.ts"
 export { tokenizer } from "./stages/training/tokenizer.ts"
 export { pretrain } from "./stages/training/pretrain.ts"

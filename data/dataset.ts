@@ -77,12 +77,12 @@ const scopedRows = (ref: ArtifactRef<Dataset<any>>, type: DatasetType<any>): Eff
 /** Writes rows that are read as they are needed: a batch that can't be read is a failure, whatever else is thrown a defect. */
 const writeRead = <Row>(
   slot: OutputSlot<Dataset<Row>>,
-  rows: (read: (file: OpenDataset, batch: number) => Promise<Array<any>>) => AsyncIterable<Row>
+  rows: (read: (file: OpenDataset, batch: number, wanted?: Uint32Array) => Promise<Array<any>>) => AsyncIterable<Row>
 ): Effect.Effect<Written<Dataset<Row>>, ArtifactError> =>
   Effect.suspend(() => {
     let damage: ArtifactError | undefined
-    const read = (file: OpenDataset, batch: number) =>
-      file.batch(batch).catch((cause: ArtifactError) => {
+    const read = (file: OpenDataset, batch: number, wanted?: Uint32Array) =>
+      file.batch(batch, wanted).catch((cause: ArtifactError) => {
         damage = cause
         throw cause
       })
@@ -116,29 +116,42 @@ export const deriveDataset = Effect.fn("deriveDataset")(function* <Row, Derived>
   return written(result.slot, { ...result.metrics, ...metrics() })
 }, Effect.scoped)
 
+/** So many bytes of rows are held while they are put in order, as they are in the file; as objects they take twice that. */
+const heldBytes = 128 << 20
+
 /**
  * Writes rows of several datasets in another order as the stage's output: `order` has the index of each row to write, counted through the datasets one after
- * another; one index may come several times. At most `held` rows are in memory, and the datasets are read as often as that takes.
+ * another; one index may come several times. At most `held` rows are in memory (128 MiB of them unless given), and the datasets are read as often as that
+ * takes; a row is only decoded where it is wanted.
  */
 export const writeReordered = Effect.fn("writeReordered")(function* <Row>(
   from: { readonly refs: ReadonlyArray<ArtifactRef<Dataset<Row>>>; readonly type: DatasetType<Row> },
   slot: OutputSlot<Dataset<Row>>,
-  order: ReadonlyArray<number>,
-  { held = 100_000, metrics = {} }: WriteOptions & { readonly held?: number } = {}
+  order: ArrayLike<number>,
+  { held: most, metrics = {} }: WriteOptions & { readonly held?: number } = {}
 ): Effect.fn.Return<Written<Dataset<Row>>, ArtifactError, Scope.Scope> {
   const files = yield* Effect.forEach(from.refs, (ref) => scopedRows(ref, from.type))
+  const [bytes, rows] = [files.reduce((sum, file) => sum + file.bytes, 0), files.reduce((sum, file) => sum + file.rowCount, 0)]
+  const held = most ?? Math.max(1000, Math.floor(heldBytes / Math.max(1, bytes / Math.max(1, rows))))
   const result = yield* writeRead(slot, async function* (read) {
     for (let start = 0; start < order.length; start += held) {
-      const wanted = order.slice(start, start + held)
-      const places = Uint32Array.from(wanted.keys()).sort((a, b) => wanted[a]! - wanted[b]!)
-      const found = new Array<Row>(wanted.length)
-      let [index, next] = [0, 0]
+      const count = Math.min(held, order.length - start)
+      // Places of this part of the order, by the row that goes there.
+      const places = Uint32Array.from({ length: count }, (_, i) => i).sort((a, b) => order[start + a]! - order[start + b]!)
+      const found = new Array<Row>(count)
+      let [first, next] = [0, 0]
       for (const file of files)
-        for (let i = 0; i < file.batches; i++)
-          for (const row of await read(file, i)) {
-            for (; wanted[places[next]!] === index; next++) found[places[next]!] = row as Row
-            index++
+        for (let i = 0; i < file.batches; i++) {
+          const end = first + file.sizes[i]!
+          const begin = next
+          while (next < count && order[start + places[next]!]! < end) next++
+          if (next > begin) {
+            const wanted = Uint32Array.from({ length: next - begin }, (_, at) => order[start + places[begin + at]!]! - first)
+            const batch = await read(file, i, wanted)
+            for (let at = begin; at < next; at++) found[places[at]!] = batch[at - begin] as Row
           }
+          first = end
+        }
       yield* found
     }
   })

@@ -160,16 +160,23 @@ const offsetsOf = (data: arrow.Data, limit: number, path: string): Int32Array =>
   return offsets
 }
 
-/** The values of a column. `absent`: a struct around it may be null, and then it has no value even where it takes no nulls. */
-const valuesOf = (kind: Kind, data: arrow.Data, path: string, absent = false): Array<any> => {
+/**
+ * The values of a column: of all its rows, or of these, in this order. `absent`: a struct around it may be null, and then it has no value even where it takes no
+ * nulls.
+ */
+const valuesOf = (kind: Kind, data: arrow.Data, path: string, wanted: Uint32Array | undefined, absent = false): Array<any> => {
   const { length, nullBitmap } = data
   const hasNulls = (nullBitmap?.length ?? 0) > 0
   claim(kind.nullable || absent || !hasNulls || data.nullCount === 0, path, "nulls where none may be")
   claim(!hasNulls || nullBitmap.length * 8 >= length, path, `${length} values with ${nullBitmap?.length} bytes of validity`)
   const isNull = (i: number) => hasNulls && ((nullBitmap[i >> 3]! >> (i & 7)) & 1) === 0
-  const collect = (valueAt: (i: number) => any): Array<any> => {
-    const out = new Array<any>(length)
-    for (let i = 0; i < length; i++) out[i] = isNull(i) ? null : valueAt(i)
+  const count = wanted?.length ?? length
+  const collect = (valueAt: (i: number, place: number) => any): Array<any> => {
+    const out = new Array<any>(count)
+    for (let place = 0; place < count; place++) {
+      const i = wanted === undefined ? place : wanted[place]!
+      out[place] = isNull(i) ? null : valueAt(i, place)
+    }
     return out
   }
   switch (kind.tag) {
@@ -187,17 +194,27 @@ const valuesOf = (kind: Kind, data: arrow.Data, path: string, absent = false): A
     case "list": {
       const child = data.children[0]!
       const offsets = offsetsOf(data, child.length, path)
-      const elements = valuesOf(kind.element, child, `${path}[]`)
-      return collect((i) => elements.slice(offsets[i], offsets[i + 1]))
+      if (wanted === undefined) {
+        const elements = valuesOf(kind.element, child, `${path}[]`, undefined)
+        return collect((i) => elements.slice(offsets[i], offsets[i + 1]))
+      }
+      const inner: Array<number> = []
+      const starts = Array.from(wanted, (i) => {
+        const start = inner.length
+        for (let at = offsets[i]!; at < offsets[i + 1]!; at++) inner.push(at)
+        return start
+      })
+      const elements = valuesOf(kind.element, child, `${path}[]`, Uint32Array.from(inner))
+      return collect((_, place) => elements.slice(starts[place], starts[place + 1]))
     }
     case "struct": {
       const columns = kind.fields.map((field, j) => {
         claim(data.children[j]!.length >= length, `${path}.${field.name}`, `${data.children[j]!.length} values for ${length}`)
-        return valuesOf(field.kind, data.children[j]!, `${path}.${field.name}`, absent || kind.nullable)
+        return valuesOf(field.kind, data.children[j]!, `${path}.${field.name}`, wanted, absent || kind.nullable)
       })
-      return collect((i) => {
+      return collect((_, place) => {
         const row: Record<string, any> = {}
-        for (let j = 0; j < columns.length; j++) row[kind.fields[j]!.name] = columns[j]![i]
+        for (let j = 0; j < columns.length; j++) row[kind.fields[j]!.name] = columns[j]![place]
         return row
       })
     }
@@ -209,8 +226,9 @@ const valuesOf = (kind: Kind, data: arrow.Data, path: string, absent = false): A
   }
 }
 
-/** The rows of a record batch of this schema, as plain objects. Throws RangeError where the batch contradicts itself. */
-export const toRows = (kind: StructKind, batch: arrow.RecordBatch): Array<any> => valuesOf(kind, batch.data, "row")
+/** The rows of a record batch of this schema, as plain objects: all, or those of these indices. Throws RangeError where the batch contradicts itself. */
+export const toRows = (kind: StructKind, batch: arrow.RecordBatch, wanted?: Uint32Array): Array<any> =>
+  valuesOf(kind, batch.data, "row", wanted)
 
 /** How many field nodes and buffers the header of a record batch must have. */
 export const layoutOf = (kind: Kind): { readonly nodes: number; readonly buffers: number } => {

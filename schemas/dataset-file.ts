@@ -91,8 +91,12 @@ const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.me
 export interface OpenDataset {
   readonly rowCount: number
   readonly batches: number
-  /** Rejects with ArtifactError when the batch can't be read. */
-  readonly batch: (index: number) => Promise<Array<any>>
+  /** Rows of each batch. */
+  readonly sizes: ReadonlyArray<number>
+  /** Bytes of all batches. */
+  readonly bytes: number
+  /** The rows of a batch, or those of these indices in it, in their order. Rejects with ArtifactError when it can't be read. */
+  readonly batch: (index: number, wanted?: Uint32Array) => Promise<Array<any>>
   readonly close: () => Promise<void>
 }
 
@@ -131,17 +135,24 @@ const openFile = (path: string, expected: StructKind | undefined): Effect.Effect
         if (blocks.length !== footer.batches) throw wrong(`the ${footer.batches} record batches of its footer`, `${blocks.length}`)
         // A batch after a schema is a stream of its own.
         const prefix = schemaMessage(kind)
-        const batch = async (index: number) => {
+        const batch = async (index: number, wanted?: Uint32Array) => {
           const { offset, length, rows } = blocks[index]!
           try {
             const bytes = Buffer.concat([prefix, await readAt(handle, offset, length)])
-            for (const batch of arrow.RecordBatchReader.from(bytes)) if (batch.numRows === rows) return toRows(kind, batch)
+            for (const batch of arrow.RecordBatchReader.from(bytes)) if (batch.numRows === rows) return toRows(kind, batch, wanted)
             throw new RangeError(`it does not have the ${rows} rows of its header`)
           } catch (cause) {
             throw wrong("record batches that can be read", `batch ${index + 1} of ${blocks.length}: ${messageOf(cause)}`)
           }
         }
-        return { rowCount: blocks.reduce((sum, { rows }) => sum + rows, 0), batches: blocks.length, batch, close: () => handle.close() }
+        return {
+          rowCount: blocks.reduce((sum, { rows }) => sum + rows, 0),
+          batches: blocks.length,
+          sizes: blocks.map(({ rows }) => rows),
+          bytes: blocks.reduce((sum, { length }) => sum + length, 0),
+          batch,
+          close: () => handle.close()
+        }
       } catch (cause) {
         await handle.close()
         throw cause

@@ -7,7 +7,7 @@ export interface HyperInfo {
   readonly description: string
   readonly default: unknown
   /** What values it takes, in words: "whole number", "one of". */
-  readonly type?: "number" | "whole number" | "yes or no" | "text" | "one of" | "names for names"
+  readonly type?: "number" | "whole number" | "yes or no" | "text" | "one of" | "numbers" | "names for names"
   /** Of a number: the least and the most. */
   readonly min?: number
   readonly max?: number
@@ -79,6 +79,15 @@ const described = (description: string, more: Omit<HyperInfo, "description" | "d
 /** A text, or "", of which `refuse` says in what way it is none that may be. */
 export const hyperText = (description: string, refuse: (value: unknown) => string | undefined): Field<string> =>
   described(description, { refuse })
+
+/** A list of numbers; empty, unless given. */
+export const hyperNumbers = (description: string, bounds: Bounds = {}): Field<ReadonlyArray<number>> =>
+  withDefault(
+    Schema.Array(bounded(Schema.Finite, bounds)) as unknown as Schema.Codec<ReadonlyArray<number>, ReadonlyArray<number>>,
+    [],
+    description,
+    { type: "numbers", ...bounds }
+  )
 
 /** Names for names: { prompt: "question" }. Only these may be given one; none has, unless given. */
 export const hyperNames = (description: string, names: ReadonlyArray<string>): Field<Readonly<Record<string, string>>> => {

@@ -230,7 +230,7 @@ const range = async (from: number, to: number): Promise<void> => {
   }
 }
 
-/** A child for these seeds; killed, and its seed told, where one takes longer than 20 s. */
+/** A child for these seeds; killed, and its seed told, where one takes longer than two minutes. */
 const watched = (from: number, to: number): Promise<void> =>
   new Promise((resolve) => {
     const child = spawn(process.execPath, [fileURLToPath(import.meta.url), `${from}`, `${to}`], {
@@ -239,7 +239,7 @@ const watched = (from: number, to: number): Promise<void> =>
     let [seed, last] = [from, Date.now()]
     child.on("message", (now) => ([seed, last] = [Number(now), Date.now()]))
     const watch = setInterval(() => {
-      if (Date.now() - last < 20_000) return
+      if (Date.now() - last < 120_000) return
       console.log(`seed ${seed}: does not end`)
       child.kill("SIGKILL")
     }, 1000)

@@ -1,0 +1,177 @@
+/**
+ * What goes out of data before anything is trained on it: rows that are there twice, word for word or nearly, rows that say nothing, and what evaluation sets hold
+ * (Llama 2 A.6; Brown et al. 2020, C: runs of 13 words). Each rule counts what it takes; the order of the rows stays.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
+import { countRows, deriveDataset, streamRows } from "../../data/dataset.ts"
+import { DigestSet } from "../../data/digest-set.ts"
+import { NearDuplicates } from "../../data/min-hash.ts"
+import { runsOf, wordsOf } from "../../data/words.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import type { Dataset, DatasetType } from "../../schemas/artifact.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import {
+  type Demonstration,
+  Demonstrations,
+  type Message,
+  type Preference,
+  Preferences,
+  type Prompt,
+  Prompts,
+  Texts
+} from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+
+export const CleanConfig = Schema.Struct({
+  nearDuplicates: hyper(
+    0,
+    "similarity (Jaccard, of runs of five words) to an earlier row from which a row is nearly the same and goes; 0 leaves such rows in. 0.8 is usual",
+    { min: 0, max: 1 }
+  ),
+  sharedWords: hyperInt(
+    13,
+    "words in a row of an evaluation prompt that a row may not have (Brown et al. 2020, C: 13); a shorter prompt may not be asked at all. 0: only whole prompts count",
+    { min: 0 }
+  )
+})
+
+/** What a rule needs of a row. */
+export interface Parts {
+  /** All that tells it from other rows, as one text; nothing that says where it came from. */
+  readonly whole: string
+  /** Its texts. */
+  readonly texts: ReadonlyArray<string>
+  /** What the user says in it. */
+  readonly asked: ReadonlyArray<string>
+  /** Texts that must say something, and two answers that must differ. */
+  readonly answers: ReadonlyArray<string>
+}
+
+const said = (messages: ReadonlyArray<Message>): ReadonlyArray<string> => messages.map(({ content }) => content)
+const asked = (messages: ReadonlyArray<Message>): ReadonlyArray<string> => said(messages.filter(({ role }) => role === "user"))
+const turns = (messages: ReadonlyArray<Message>): ReadonlyArray<unknown> => messages.map(({ content, role }) => [role, content])
+
+export const partsOfPreference = ({ chosen, prompt, rejected }: Preference): Parts => ({
+  whole: JSON.stringify([turns(prompt), chosen, rejected]),
+  texts: [...said(prompt), chosen, rejected],
+  asked: asked(prompt),
+  answers: [chosen, rejected]
+})
+export const partsOfDemonstration = ({ loss, messages }: Demonstration): Parts => ({
+  whole: JSON.stringify([turns(messages), loss]),
+  texts: said(messages),
+  asked: asked(messages),
+  answers: [messages.at(-1)?.content ?? ""]
+})
+export const partsOfPrompt = ({ messages }: Prompt): Parts => ({
+  whole: JSON.stringify(turns(messages)),
+  texts: said(messages),
+  asked: asked(messages),
+  answers: [messages.at(-1)?.content ?? ""]
+})
+export const partsOfText = ({ text }: { readonly text: string }): Parts => ({ whole: text, texts: [text], asked: [], answers: [text] })
+
+/** Words that evaluation sets hold: whole prompts, and runs of so many words. */
+export class EvaluationWords {
+  readonly #length: number
+  readonly #prompts = new DigestSet()
+  readonly #runs = new Set<number>()
+  constructor(length: number) {
+    this.#length = length
+  }
+  add(text: string): void {
+    const words = wordsOf(text)
+    if (words.length === 0) return
+    this.#prompts.add(words.join(" "))
+    if (this.#length > 0) for (const run of runsOf(words, this.#length)) this.#runs.add(run)
+  }
+  /** Whether a row asks what they ask, or has a run of theirs. */
+  isIn({ asked: questions, texts }: Parts): boolean {
+    if (this.#prompts.size === 0) return false
+    if (questions.some((question) => this.#prompts.has(wordsOf(question).join(" ")))) return true
+    return this.#runs.size > 0 && texts.some((text) => runsOf(wordsOf(text), this.#length).some((run) => this.#runs.has(run)))
+  }
+}
+
+const rules = ["empty", "same", "contaminated", "duplicates", "nearDuplicates"] as const
+type Rule = (typeof rules)[number]
+
+const says = (text: string): boolean => text.trim() !== ""
+
+/** Which rule takes a row, if any, and what makes it one that is there before; of so many rows in all. */
+export const cleaner = (nearDuplicates: number, evaluation: EvaluationWords, rows: number) => {
+  const digests = new DigestSet()
+  const near = nearDuplicates > 0 ? new NearDuplicates(nearDuplicates, rows) : undefined
+  const seen = ({ texts, whole }: Parts): Rule | undefined => {
+    if (!digests.add(whole)) return "duplicates"
+    return near?.add(texts.join("\n")) === false ? "nearDuplicates" : undefined
+  }
+  const ruleOf = (parts: Parts): Rule | undefined => {
+    if (!parts.answers.every(says) || !parts.texts.some(says)) return "empty"
+    if (parts.answers.length === 2 && parts.answers[0]!.trim() === parts.answers[1]!.trim()) return "same"
+    return evaluation.isIn(parts) ? "contaminated" : seen(parts)
+  }
+  return { ruleOf, seen }
+}
+
+const cleanStage = <Row>(name: string, type: DatasetType<Row>, partsOf: (row: Row) => Parts) => ({
+  description: "rows without those that are there before, say nothing, or hold what evaluation sets hold (A.6)",
+  config: CleanConfig,
+  inputs: {
+    rows: type,
+    /** Datasets whose rows count as there before. */
+    others: Stage.many(type),
+    evaluation: Stage.many(Prompts)
+  },
+  output: type,
+  seeded: false,
+  run: Effect.fn(name)(function* ({
+    config,
+    inputs,
+    output
+  }: Stage.Context<
+    typeof CleanConfig,
+    { rows: DatasetType<Row>; others: Stage.Many<Dataset<Row>>; evaluation: Stage.Many<Dataset<Prompt>> },
+    Dataset<Row>
+  >) {
+    const words = new EvaluationWords(config.sharedWords)
+    for (const ref of inputs.evaluation)
+      yield* Stream.runForEach(streamRows(ref, Prompts), ({ followUps, messages }) =>
+        Effect.sync(() => {
+          for (const text of [...asked(messages), ...followUps]) words.add(text)
+        })
+      )
+    const ref = inputs.rows
+    const counts = yield* Effect.forEach([ref, ...inputs.others], (each) => countRows(each, type))
+    const { ruleOf, seen } = cleaner(
+      config.nearDuplicates,
+      words,
+      counts.reduce((sum, count) => sum + count, 0)
+    )
+    for (const other of inputs.others)
+      yield* Stream.runForEach(streamRows(other, type), (row) => Effect.sync(() => void seen(partsOf(row))))
+    const dropped = Object.fromEntries(rules.map((rule) => [rule, 0])) as Record<Rule, number>
+    const keep = (row: Row): ReadonlyArray<Row> => {
+      const rule = ruleOf(partsOf(row))
+      if (rule === undefined) return [row]
+      dropped[rule]++
+      return []
+    }
+    return yield* deriveDataset({ ref, type }, output, keep, () => dropped)
+  }, Effect.scoped)
+})
+
+export const cleanPreferences = Stage.make("clean-preferences", cleanStage("clean-preferences", Preferences, partsOfPreference))
+export const cleanDemonstrations = Stage.make(
+  "clean-demonstrations",
+  cleanStage("clean-demonstrations", Demonstrations, partsOfDemonstration)
+)
+export const cleanPrompts = Stage.make("clean-prompts", cleanStage("clean-prompts", Prompts, partsOfPrompt))
+export const cleanTexts = Stage.make("clean-texts", cleanStage("clean-texts", Texts, partsOfText))
+
+export const cleanPreferencesCost = costOf(cleanPreferences, { size: ({ inputs }) => inputs.rows })
+export const cleanDemonstrationsCost = costOf(cleanDemonstrations, { size: ({ inputs }) => inputs.rows })
+export const cleanPromptsCost = costOf(cleanPrompts, { size: ({ inputs }) => inputs.rows })
+export const cleanTextsCost = costOf(cleanTexts, { size: ({ inputs }) => inputs.rows })

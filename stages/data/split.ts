@@ -1,0 +1,165 @@
+/**
+ * Train and test parts of data: drawn by the run's seed, with the same share of every kind of row, and so that no prompt is in both. Rows whose dialogues begin with
+ * the same words are one group, which is in one part.
+ */
+import { hash } from "node:crypto"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
+import { countRows, deriveDataset, streamRows } from "../../data/dataset.ts"
+import { wordsOf } from "../../data/words.ts"
+import { deriveSeed } from "../../engine/random.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import type { Dataset, DatasetType } from "../../schemas/artifact.ts"
+import { hyper } from "../../schemas/hyper.ts"
+import { type Demonstration, Demonstrations, type Message, type Preference, Preferences, type Prompt, Prompts } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { sized } from "../common/cost/size.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
+
+/** What a group is told by: the words of the first question. */
+export const groupOf = (messages: ReadonlyArray<Message>): string => {
+  const first = messages.find(({ role }) => role === "user")?.content ?? ""
+  // A question of signs alone has no words.
+  return wordsOf(first).join(" ") || first.trim()
+}
+
+/** A group's place in the order of a seed, in [0, 2^52). */
+export const placeOf = (group: string, seed: number): number => {
+  const digest = hash("sha256", `${seed}:${group}`, "buffer")
+  return digest.readUIntLE(0, 6) * 16 + (digest[6]! & 15)
+}
+
+/**
+ * Which rows are test rows: of every kind, whole groups in the order of their places until they are the share of its rows, rounded. A group of several kinds
+ * counts as the one of its first row.
+ */
+export const testRows = (places: Float64Array, kinds: Uint16Array, share: number): Uint8Array => {
+  const order = Uint32Array.from(places, (_, i) => i).sort((a, b) => places[a]! - places[b]! || a - b)
+  /** Of each run of rows with one place: its kind and its end. */
+  const groups: Array<readonly [start: number, end: number, kind: number]> = []
+  const rows = new Map<number, number>()
+  for (let start = 0; start < order.length;) {
+    let end = start + 1
+    while (end < order.length && places[order[end]!] === places[order[start]!]) end++
+    const kind = kinds[order[start]!]!
+    groups.push([start, end, kind])
+    rows.set(kind, (rows.get(kind) ?? 0) + end - start)
+    start = end
+  }
+  const wanted = new Map([...rows].map(([kind, count]) => [kind, Math.round(share * count)]))
+  const test = new Uint8Array(places.length)
+  for (const [start, end, kind] of groups) {
+    const left = wanted.get(kind)!
+    if (left <= 0) continue
+    wanted.set(kind, left - (end - start))
+    for (let i = start; i < end; i++) test[order[i]!] = 1
+  }
+  return test
+}
+
+const share = hyper(0.05, "share of the rows that are test rows, of every kind; whole groups, so a little more", { min: 0, max: 0.5 })
+const part = hyper("train", "the test rows, or the others. Both parts of a run are of one seed", ["train", "test"])
+
+const splitStage = <Row, Config extends Schema.Struct<any>>(
+  name: string,
+  type: DatasetType<Row>,
+  config: Config,
+  messagesOf: (row: Row) => ReadonlyArray<Message>,
+  kindOf: (row: Row, by: string) => unknown
+) => ({
+  description: "train and test rows, by the seed, of every kind the same share, with no prompt in both",
+  config,
+  inputs: { rows: type },
+  output: type,
+  run: Effect.fn(name)(function* (context: Stage.Context<Config, { rows: DatasetType<Row> }, Dataset<Row>>) {
+    const { inputs, output } = context
+    const config = context.config as { readonly share: number; readonly part: "train" | "test"; readonly by?: string }
+    const seed = deriveSeed(context.seed, "split")
+    const ref = inputs.rows
+    const count = yield* countRows(ref, type)
+    if (count === 0) return yield* EmptyDatasetError.of("split", "an empty dataset")
+    const [places, kinds] = [new Float64Array(count), new Uint16Array(count)]
+    const known = new Map<string, number>()
+    let at = 0
+    yield* Stream.runForEach(streamRows(ref, type), (row) =>
+      Effect.sync(() => {
+        const kind = JSON.stringify(kindOf(row, config.by ?? "none") ?? null)
+        // More kinds than there are numbers for count as the last one.
+        if (!known.has(kind)) known.set(kind, Math.min(known.size, 0xffff))
+        kinds[at] = known.get(kind)!
+        places[at++] = placeOf(groupOf(messagesOf(row)), seed)
+      })
+    )
+    const test = testRows(places, kinds, config.share)
+    let next = 0
+    const wanted = config.part === "test" ? 1 : 0
+    return yield* deriveDataset(
+      { ref, type },
+      output,
+      (row) => (test[next++] === wanted ? [row] : []),
+      () => ({ ofRows: count, kinds: known.size })
+    )
+  }, Effect.scoped)
+})
+
+const bySafety = ({ chosenSafe, rejectedSafe }: Preference) => [chosenSafe, rejectedSafe]
+
+export const splitPreferences = Stage.make(
+  "split-preferences",
+  splitStage(
+    "split-preferences",
+    Preferences,
+    Schema.Struct({
+      share,
+      part,
+      by: hyper(
+        "source",
+        "what kinds of rows there are, of each of which the same share is held out: by source, rating, safety labels, or none",
+        ["source", "rating", "safety", "none"]
+      )
+    }),
+    ({ prompt }: Preference) => prompt,
+    (row, by) => (by === "source" ? row.source : by === "rating" ? row.rating : by === "safety" ? bySafety(row) : null)
+  )
+)
+export const splitDemonstrations = Stage.make(
+  "split-demonstrations",
+  splitStage(
+    "split-demonstrations",
+    Demonstrations,
+    Schema.Struct({ share, part }),
+    ({ messages }: Demonstration) => messages,
+    () => null
+  )
+)
+export const splitPrompts = Stage.make(
+  "split-prompts",
+  splitStage(
+    "split-prompts",
+    Prompts,
+    Schema.Struct({
+      share,
+      part,
+      by: hyper(
+        "safety",
+        "what kinds of prompts there are, of each of which the same share is held out: by safety tag, category, or none",
+        ["safety", "category", "none"]
+      )
+    }),
+    ({ messages }: Prompt) => messages,
+    (row, by) => (by === "safety" ? row.safety : by === "category" ? row.category : null)
+  )
+)
+
+const parted = (rows: number, { part: wanted, share: of }: { readonly part: string; readonly share: number }): number =>
+  Math.round(rows * (wanted === "test" ? of : 1 - of))
+export const splitPreferencesCost = costOf(splitPreferences, {
+  size: ({ config, inputs }) => sized(inputs.rows, { rows: parted(inputs.rows.rows, config) })
+})
+export const splitDemonstrationsCost = costOf(splitDemonstrations, {
+  size: ({ config, inputs }) => sized(inputs.rows, { rows: parted(inputs.rows.rows, config) })
+})
+export const splitPromptsCost = costOf(splitPrompts, {
+  size: ({ config, inputs }) => sized(inputs.rows, { rows: parted(inputs.rows.rows, config) })
+})
