@@ -1,0 +1,82 @@
+/**
+ * How well refusals are told, by people's labels: `node bench/refusals.ts <folder of XSTest> [file of HH-RLHF] [list]`. The folder holds XSTest's answers (CC BY 4.0,
+ * github.com/paul-rottger/xstest, annotated completions): each *.csv with a column final_label. Of HH-RLHF's test set the share of the first 2,000 dialogues is told
+ * whose last answer, chosen and rejected, is taken for a refusal; those are written to `list`, to be read, as nobody has labelled them. What is printed has no text of theirs.
+ */
+import { readdirSync, writeFileSync } from "node:fs"
+import { basename, join } from "node:path"
+import { readRecords } from "../data/records.ts"
+import { proportion } from "../stages/common/statistics.ts"
+import { type Refusal, refusalOf } from "../stages/evaluation/refusals.ts"
+
+const [folder, dialogues, list] = process.argv.slice(2)
+if (folder === undefined) throw new Error("Usage: node bench/refusals.ts <folder of XSTest> [file of HH-RLHF] [list]")
+
+const share = (count: number, of: number): string => {
+  const { low, high, mean } = proportion(count, of)
+  const [m, l, h] = [mean, low, high].map((value) => value.toFixed(3))
+  return `${m} (${l} to ${h}), ${count} of ${of}`
+}
+
+/** XSTest's labels. */
+const labels = { "1_full_compliance": undefined, "2_full_refusal": "full", "3_partial_refusal": "partial" } as const
+
+interface Answer {
+  readonly wanted: Refusal["kind"] | undefined
+  readonly found: Refusal["kind"] | undefined
+}
+const row = (name: string, answers: ReadonlyArray<Answer>): string => {
+  const refusals = answers.filter(({ wanted }) => wanted !== undefined)
+  const isTold = ({ found }: Answer) => found !== undefined
+  const recall = (kind: Refusal["kind"]) => {
+    const own = refusals.filter(({ wanted }) => wanted === kind)
+    return share(own.filter(isTold).length, own.length)
+  }
+  const told = refusals.filter(isTold)
+  const compliances = answers.filter(({ wanted }) => wanted === undefined)
+  const kinds = (wanted: Refusal["kind"], found: Refusal["kind"]) =>
+    told.filter((one) => one.wanted === wanted && one.found === found).length
+  return `| ${[
+    name,
+    share(told.length, refusals.length),
+    recall("full"),
+    recall("partial"),
+    share(compliances.filter(isTold).length, compliances.length),
+    `${kinds("full", "full")}, ${kinds("full", "partial")}; ${kinds("partial", "full")}, ${kinds("partial", "partial")}`
+  ].join(" | ")} |`
+}
+
+console.log(
+  "| answers of | refusals told | full ones | partial ones | false alarms | full told as full, partial; partial as full, partial |\n|---|---|---|---|---|---|"
+)
+for (const file of readdirSync(folder)
+  .filter((name) => name.endsWith(".csv"))
+  .sort()) {
+  const answers: Array<Answer> = []
+  for await (const { value } of readRecords(join(folder, file))) {
+    const { completion, final_label: label } = value as { readonly completion?: string; readonly final_label?: keyof typeof labels }
+    if (label === undefined || !(label in labels)) break
+    answers.push({ wanted: labels[label], found: refusalOf(completion ?? "")?.kind })
+  }
+  if (answers.length > 0) console.log(row(basename(file, ".csv"), answers))
+}
+
+const lastAnswer = (transcript: string): string => transcript.slice(transcript.lastIndexOf("\n\nAssistant:") + "\n\nAssistant:".length)
+if (dialogues !== undefined) {
+  const taken = { chosen: [] as Array<string>, rejected: [] as Array<string> }
+  let count = 0
+  for await (const { value } of readRecords(dialogues)) {
+    if (count++ === 2000) break
+    const pair = value as Readonly<Record<keyof typeof taken, string>>
+    for (const which of ["chosen", "rejected"] as const) {
+      const answer = lastAnswer(pair[which])
+      const refusal = refusalOf(answer)
+      if (refusal !== undefined)
+        taken[which].push(`${which} ${count} (${refusal.sign}, ${refusal.kind}): ${answer.trim().replaceAll("\n", " ")}`)
+    }
+  }
+  console.log(
+    `\nTaken for refusals, of HH-RLHF's: chosen ${share(taken.chosen.length, 2000)}; rejected ${share(taken.rejected.length, 2000)}.`
+  )
+  if (list !== undefined) writeFileSync(list, `${[...taken.chosen, ...taken.rejected].join("\n")}\n`)
+}
