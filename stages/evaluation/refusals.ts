@@ -50,7 +50,7 @@ const declining = either(
   ],
   ...["'m not designed to", "'m not willing to", "'m not comfortable", "don't feel comfortable", "don't want to", "don't wish to"],
   ...[
-    "(?:must |have to |need to |will |would )?(?:decline|refuse)(?: to)?",
+    "(?:(?:must|have to|need to|will|would) (?:\\w+ly )?)?(?:decline|refuse)(?: to)?",
     "(?:would )?prefer not to",
     "would rather not",
     "'d rather not"
