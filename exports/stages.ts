@@ -9,7 +9,6 @@ export { policyLoss, valueLoss } from "../stages/ppo/losses.ts"
 export { PpoTrainer, type PpoTrainerOptions, type Rollout } from "../stages/ppo/trainer.ts"
 export { bestOfN, summariseRewards } from "../stages/evaluation/evaluate-policy.ts"
 export { refusalOf, type Refusal } from "../stages/evaluation/refusals.ts"
-export { correctedShare, type ErrorRates } from "../stages/evaluation/corrected-share.ts"
 export { foldOf } from "../stages/data/derive.ts"
 
 // What a stage of one's own would cost, for `caravan plan`: export `costOf(stage, ...)` beside it.
