@@ -1,5 +1,5 @@
 /** What a plan's stages would cost: sizes followed through the graph, on a stated accelerator at a stated utilisation. */
-import { existsSync, statSync } from "node:fs"
+import { existsSync, readdirSync, statSync } from "node:fs"
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -8,16 +8,21 @@ import { readRecords } from "../data/records.ts"
 import { type LlamaConfig, presets } from "../models/config.ts"
 import { fromHuggingFace } from "../models/config-file.ts"
 import { type Accelerator, accelerators, carbonIntensity, carbonKg, energyKwh } from "../models/cost.ts"
+import { bytesOf, costedParameters, type Memory, type Precision, totalMemory, usableMemory } from "../models/memory.ts"
 import type { Sizes } from "../runtime/define/cost.ts"
-import type { GraphNode, StageNode } from "../runtime/define/graph.ts"
+import { dependencies, type GraphNode, type StageNode } from "../runtime/define/graph.ts"
 import type { Plan, PlannedNode } from "../runtime/run/plan.ts"
 import { estimatorOf } from "../stages/common/cost/estimator.ts"
 import { type Size, sized, unknownSize, UnknownSizeError } from "../stages/common/cost/size.ts"
-import { type Memory, type StageCost, totalMemory, type Work } from "../stages/common/cost/work.ts"
+import { type PlannedStep, type StageCost, type Work } from "../stages/common/cost/work.ts"
 import { type Flags, type Given, numberFlag, UsageError } from "./command.ts"
+import { gib } from "./display/units.ts"
 
 export const costFlags: Flags = {
-  gpu: { value: Object.keys(accelerators).join("|"), help: "GPU to estimate the cost for (default: a100-80gb, the paper's)" },
+  gpu: {
+    value: Object.keys(accelerators).join("|"),
+    help: "GPU to plan for (default: with --device cuda this machine's, else a100-80gb, the paper's)"
+  },
   mfu: { value: "share", help: "share of the GPU's peak FLOP/s reached in training and prefill (default: 0.4)" },
   mbu: { value: "share", help: "share of the GPU's memory bandwidth reached in decoding (default: 0.6)" },
   tdp: { value: "watts", help: "power of a GPU (default: from its data sheet; the paper uses 350 for its 34B model)" },
@@ -34,10 +39,25 @@ export interface CostMachine {
   readonly carbonIntensity: number
 }
 
-export const costMachine = (given: Given): CostMachine => {
-  const gpu = given.flag("gpu") ?? "a100-80gb"
-  if (!Object.hasOwn(accelerators, gpu)) throw new UsageError(`--gpu is ${Object.keys(accelerators).join(", ")}, got "${gpu}".`)
-  const accelerator = accelerators[gpu as keyof typeof accelerators]
+type Numerics = Readonly<Record<string, string>> | null
+
+/** The GPU of this machine, as its numerics tell of it; undefined on the CPU. One that there are no figures for is reckoned to be as fast as the paper's. */
+const presentGpu = (numerics: Numerics): Accelerator | undefined => {
+  const memory = Number.parseInt(numerics?.gpuMemory ?? "", 10) * 2 ** 30
+  if (numerics === null || numerics.device !== "cuda" || !(memory > 0)) return undefined
+  const { gpu: name = "a GPU" } = numerics
+  const words = name.toLowerCase().split(/[^a-z0-9]+/)
+  const known = Object.entries(accelerators).find(([id]) => words.includes(id.split("-")[0]!))?.[1]
+  return known === undefined ? { ...accelerators["a100-80gb"], name: `${name} (speed and power of an A100)`, memory } : { ...known, memory }
+}
+
+/** The GPU that is asked for: with `--device cuda` that of this machine unless another is named. */
+export const costMachine = (given: Given, numerics: Numerics = null): CostMachine => {
+  const gpu = given.flag("gpu")
+  if (gpu !== undefined && !Object.hasOwn(accelerators, gpu))
+    throw new UsageError(`--gpu is ${Object.keys(accelerators).join(", ")}, got "${gpu}".`)
+  const accelerator =
+    gpu === undefined ? (presentGpu(numerics) ?? accelerators["a100-80gb"]) : accelerators[gpu as keyof typeof accelerators]
   return {
     accelerator,
     mfu: numberFlag(given, "mfu", { above: 0, max: 1 }) ?? 0.4,
@@ -53,19 +73,31 @@ export interface Cost {
   readonly gpuHours: number
   /** Bytes at the peak. */
   readonly memory: Memory & { readonly total: number }
-  /** GPUs whose memory together holds that. */
+  /** Whether one GPU has room for it, what would fit if not, and how many would hold it together. */
+  readonly fits: boolean
+  readonly advice: string | null
   readonly gpus: number
+  /** Of a stage that trains: how a batch is cut, and how many of its blocks are recomputed. */
+  readonly step: PlannedStep | null
+  /** Bytes of one resume checkpoint; 0 where none of note is kept. */
+  readonly resume: number
   readonly energyKwh: number
   readonly carbonKg: number
   readonly work: ReadonlyArray<{ readonly what: string; readonly tokens: number; readonly flops: number; readonly gpuHours: number }>
 }
 export type NodeCost = Cost | { readonly unknown: string }
 
-const gpuHours = ({ flops, precision, traffic }: Work, { accelerator, mbu, mfu }: CostMachine): number =>
-  Math.max(flops / (accelerator.flops[precision] * mfu), traffic / (accelerator.bandwidth * mbu)) / 3600
+const gpuHours = ({ flops, precision, recomputed, traffic }: Work, { accelerator, mbu, mfu }: CostMachine): number =>
+  Math.max((flops + recomputed) / (accelerator.flops[precision] * mfu), traffic / (accelerator.bandwidth * mbu)) / 3600
+
+/** What would help a stage that generates or reads. */
+const readingAdvice = ({ weights }: Memory, usable: number): string =>
+  weights > usable
+    ? `The weights alone take ${gib(weights)}: it would take a smaller model, fewer bytes a weight (precision bfloat16), or a GPU with more memory.`
+    : "What would help: a smaller batchSize, fewer maxNewTokens, precision bfloat16, or a smaller model."
 
 /** A stage's work on a machine. Parts of one name are told together. */
-export const costOn = ({ memory, work }: StageCost, machine: CostMachine): Cost => {
+export const costOn = ({ advice, memory, resume, step, work }: StageCost, machine: CostMachine): Cost => {
   const parts = [...Map.groupBy(work, ({ what }) => what)].map(([what, same]) => ({
     what,
     tokens: same.reduce((sum, { tokens }) => sum + tokens, 0),
@@ -75,12 +107,17 @@ export const costOn = ({ memory, work }: StageCost, machine: CostMachine): Cost 
   const sum = (pick: (part: (typeof parts)[number]) => number) => parts.reduce((total, part) => total + pick(part), 0)
   const hours = sum((part) => part.gpuHours)
   const total = totalMemory(memory)
+  const usable = usableMemory(machine.accelerator.memory)
   return {
     tokens: sum((part) => part.tokens),
     flops: sum((part) => part.flops),
     gpuHours: hours,
     memory: { ...memory, total },
-    gpus: Math.ceil(total / machine.accelerator.memory),
+    fits: total <= usable,
+    advice: total <= usable ? null : (advice ?? readingAdvice(memory, usable)),
+    gpus: Math.ceil(total / usable),
+    step: step ?? null,
+    resume: resume ?? 0,
     energyKwh: energyKwh(hours, machine.watts),
     carbonKg: carbonKg(hours, machine.watts, machine.carbonIntensity),
     work: parts
@@ -139,7 +176,26 @@ export interface PlanCost {
   readonly machine: CostMachine
   /** Of the nodes that compute with tensors and would run. */
   readonly nodes: ReadonlyMap<string, NodeCost>
+  /** Bytes of the checkpoints that would be made, by node; NaN where that is not known. */
+  readonly artifacts: ReadonlyMap<string, number>
 }
+
+/** Bytes of a checkpoint, in its stage's precision; of one that is imported as the folder has them, or in 16 bits. */
+const artifactBytes = (node: StageNode, { model }: Size, imported: number | undefined): number => {
+  if (model === undefined) return NaN
+  const scalarHead = /reward|value/.test(node.type.name)
+  const { precision } = node.config as { readonly precision?: Precision }
+  return precision === undefined && imported !== undefined
+    ? imported
+    : costedParameters({ config: model, scalarHead }) * bytesOf[precision ?? "bfloat16"]
+}
+
+/** Bytes of the files of a model's folder, what it links to included. */
+const folderBytes = (path: string): number =>
+  readdirSync(path, { withFileTypes: true }).reduce(
+    (sum, entry) => sum + (entry.isDirectory() ? 0 : statSync(join(path, entry.name)).size),
+    0
+  )
 
 /** What the plan's nodes would cost; `pathOf` gives an artifact's folder in the store. */
 export const costOfPlan = async (
@@ -149,6 +205,8 @@ export const costOfPlan = async (
 ): Promise<PlanCost> => {
   const sizes = new Map<string, Size>()
   const nodes = new Map<string, NodeCost>()
+  const artifacts = new Map<string, number>()
+  const folders = new Map<string, number>()
   const expectedOf = (node: GraphNode, size: Size): Size => {
     try {
       return expecting(size, node.expected)
@@ -161,6 +219,7 @@ export const costOfPlan = async (
     if (node.kind === "file") {
       const expected = expectedOf(node, unknownSize)
       sizes.set(node.id, planned.kind === "file" ? await sizeOfFile(node.path, expected) : expected)
+      if (planned.kind === "file" && statSync(node.path).isDirectory()) folders.set(node.id, folderBytes(node.path))
       continue
     }
     const sizeOf = (id: string) => sizes.get(id)!
@@ -177,23 +236,38 @@ export const costOfPlan = async (
     const estimator = await estimatorOf(node.stage)
     const reckoned = expectedOf(node, estimator?.size(asked) ?? unknownSize)
     sizes.set(node.id, planned.kind === "hit" ? await sizeInStore(node, planned, reckoned, pathOf(planned.trace.digest)) : reckoned)
-    if (node.stage.resources.tensors !== true || planned.kind === "hit" || plan.selected?.has(node.id) === false) continue
+    if (planned.kind === "hit" || plan.selected?.has(node.id) === false) continue
+    if (node.type.kind === "checkpoint") {
+      const imported = dependencies(node).flatMap((id) => folders.get(id) ?? [])[0]
+      artifacts.set(node.id, artifactBytes(node, reckoned, imported))
+    }
+    if (node.stage.resources.tensors !== true) continue
     if (estimator?.cost === undefined) {
       nodes.set(node.id, { unknown: `what the stage ${node.stage.name} computes` })
       continue
     }
     try {
-      nodes.set(node.id, costOn(estimator.cost(asked), machine))
+      nodes.set(node.id, costOn(estimator.cost({ ...asked, deviceMemory: machine.accelerator.memory }), machine))
     } catch (cause) {
       if (!(cause instanceof UnknownSizeError)) throw cause
       nodes.set(node.id, { unknown: cause.message })
     }
   }
-  return { machine, nodes }
+  return { machine, nodes, artifacts }
 }
 
 export const isKnown = (cost: NodeCost): cost is Cost => !("unknown" in cost)
 export const known = ({ nodes }: PlanCost): ReadonlyArray<Cost> => [...nodes.values()].filter(isKnown)
+
+/** Most resume checkpoints of a stage that are on the disk at once: two are kept while a third is written (runtime/store/resume-points.ts). */
+export const resumeCopies = 3
+
+/** Bytes that a run takes on the store's disk: its checkpoints, and at most the resume checkpoints of one stage; those are removed when it has ended. */
+export const diskOf = (cost: PlanCost): { readonly artifacts: number; readonly resume: number; readonly total: number } => {
+  const artifacts = [...cost.artifacts.values()].filter((bytes) => !Number.isNaN(bytes)).reduce((sum, bytes) => sum + bytes, 0)
+  const resume = resumeCopies * Math.max(0, ...known(cost).map((one) => one.resume))
+  return { artifacts, resume, total: artifacts + resume }
+}
 
 /** Sums over the stages whose cost is known. */
 export const totalCost = (cost: PlanCost) => {
@@ -204,6 +278,7 @@ export const totalCost = (cost: PlanCost) => {
     gpuHours: sum((one) => one.gpuHours),
     energyKwh: sum((one) => one.energyKwh),
     carbonKg: sum((one) => one.carbonKg),
+    disk: diskOf(cost),
     /** Stages whose cost is not known are not in these sums. */
     unknown: cost.nodes.size - known(cost).length
   }

@@ -1,7 +1,7 @@
 /** Threads, devices, memory, and the description of this machine's numerics. */
 import { type Environment, native } from "./native.ts"
 
-export type { Environment } from "./native.ts"
+export { type Environment, isOutOfMemory } from "./native.ts"
 
 /** What libtorch says of itself and of the machine. */
 export const environment = (): Environment => native().environment()
@@ -21,16 +21,30 @@ export const gpuKernelsMissing = (): string | undefined => native().gpuKernelsMi
 /** Waits until the GPU has done all it was given. Nothing to do on the CPU. */
 export const synchronize = (): void => native().synchronize()
 
+export interface DeviceMemory {
+  readonly current: number
+  readonly peak: number
+  /** What this process has of the GPU or could get: all that other programs do not hold. undefined where the driver does not tell. */
+  readonly available: number | undefined
+}
+
 /** Bytes that tensors hold on the GPU now, and at most since the last reset; undefined without a GPU (or before libtorch 2.9). */
-export const deviceMemory = (
-  options: { readonly resetPeak?: boolean } = {}
-): { readonly current: number; readonly peak: number } | undefined => {
+export const deviceMemory = (options: { readonly resetPeak?: boolean } = {}): DeviceMemory | undefined => {
   const memory = native().deviceMemory(options.resetPeak ?? false)
-  return memory === null ? undefined : { current: memory[0], peak: memory[1] }
+  return memory === null ? undefined : { current: memory[0], peak: memory[1], available: memory[2] ?? undefined }
+}
+
+/**
+ * Bytes of the first GPU's memory in whole GiB, whatever of it is free; undefined on the CPU. It is the same for every GPU of a model, and part of
+ * the numerics: what is chosen by it follows from the key.
+ */
+export const totalMemory = (device: "cpu" | "cuda"): number | undefined => {
+  if (device === "cpu") return undefined
+  return Math.floor(environment().gpuMemory / 2 ** 30) * 2 ** 30
 }
 
 /** What a stage reports of its memory: the most MiB that tensors held on the GPU; nothing without one. */
-export const gpuMemory = (): { readonly gpuMemory?: number } => {
+export const gpuMemory = (): { readonly gpuMemory: number } | Record<string, never> => {
   const memory = deviceMemory()
   return memory === undefined ? {} : { gpuMemory: memory.peak / 2 ** 20 }
 }
@@ -42,6 +56,9 @@ export const gpuMemory = (): { readonly gpuMemory?: number } => {
 export const describeNumerics = (device: "cpu" | "cuda", threads: number): Record<string, string> => {
   const { libtorch, blas, cpuCapability, gpu } = environment()
   return device === "cuda"
-    ? { libtorch, device, gpu, kernels: gpuKernelsMissing() === undefined ? "nvrtc" : "none" }
+    ? {
+        ...{ libtorch, device, gpu, gpuMemory: `${(totalMemory(device) ?? 0) / 2 ** 30} GiB` },
+        kernels: gpuKernelsMissing() === undefined ? "nvrtc" : "none"
+      }
     : { libtorch, device, threads: String(threads), blas, cpuCapability }
 }

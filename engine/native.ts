@@ -18,7 +18,10 @@ export interface Environment {
   readonly cpuCapability: string
   readonly threads: number
   readonly gpus: number
+  /** The first GPU: its name, bytes of memory, and the generation of its compute capability (8: Ampere); "" and 0 without one. */
   readonly gpu: string
+  readonly gpuMemory: number
+  readonly gpuGeneration: number
 }
 
 export interface Native {
@@ -47,9 +50,16 @@ export interface Native {
   allowTf32(on: boolean): void
   gpuKernelsMissing(): string | null
   synchronize(): void
-  deviceMemory(resetPeak?: boolean): [current: number, peak: number] | null
+  deviceMemory(resetPeak?: boolean): [current: number, peak: number, available: number | null] | null
   environment(): Environment
 }
+
+/**
+ * Whether an error is libtorch's for memory that could not be had, on the GPU or the CPU. The computation that it ended left nothing behind but what was there before,
+ * and gradients that were added until then.
+ */
+export const isOutOfMemory = (cause: unknown): cause is Error & { readonly code: "OUT_OF_MEMORY" } =>
+  cause instanceof Error && "code" in cause && cause.code === "OUT_OF_MEMORY"
 
 let loaded: Native | undefined
 

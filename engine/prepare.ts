@@ -1,8 +1,14 @@
 /** What a child process does before it runs stages with tensors. */
-import { hasCuda, setThreads } from "./device.ts"
+import { deviceMemory, gpuMemory, hasCuda, setThreads } from "./device.ts"
 
 export const prepare = (device: string, threads: number): void => {
   setThreads(threads)
   if (device === "cuda" && !hasCuda())
     throw new Error("there is no CUDA device here (or libtorch was built without CUDA). Run `caravan doctor`, or use --device cpu")
+}
+
+/** Called before each stage; what it gives is called after it, and gives metrics: the most memory of the GPU that tensors held, in MiB. */
+export const measure = (): (() => Readonly<Record<string, number>>) => {
+  deviceMemory({ resetPeak: true })
+  return gpuMemory
 }

@@ -13,8 +13,8 @@ export { foldOf } from "../stages/data/derive.ts"
 
 // What a stage of one's own would cost, for `caravan plan`: export `costOf(stage, ...)` beside it.
 export type { Sizes } from "../runtime/define/cost.ts"
-export { activationBytes, type CostedModel, forwardBytes, generationBytes, type Precision } from "../models/cost.ts"
-export { type Asked, costOf, type Estimate, type Estimator } from "../stages/common/cost/estimator.ts"
+export * from "../models/memory.ts"
+export { type Asked, type AskedCost, costOf, type Estimate, type Estimator } from "../stages/common/cost/estimator.ts"
 export * from "../stages/common/cost/size.ts"
 export * from "../stages/common/cost/work.ts"
-export { type HeldOutCost, type LoraCost, packedTraining } from "../stages/training/cost.ts"
+export { type HeldOutCost, type LoraCost, packedTraining, type Steps, trainingCost } from "../stages/training/cost.ts"

@@ -101,10 +101,16 @@ export class Decoder {
 
   /** Keeps only these rows (N,) int64. */
   select(rows: Tensor): void {
-    this.#keys = this.#keys.map((cache) => cache.indexSelect(0, rows))
-    this.#values = this.#values.map((cache) => cache.indexSelect(0, rows))
-    this.#promptBias = this.#promptBias?.indexSelect(0, rows)
-    this.#first = this.#first?.indexSelect(0, rows)
+    // One after the other: the cache is never there twice.
+    const pick = (tensor: Tensor): Tensor => {
+      const kept = tensor.indexSelect(0, rows)
+      tensor.free()
+      return kept
+    }
+    this.#keys = this.#keys.map(pick)
+    this.#values = this.#values.map(pick)
+    this.#promptBias = this.#promptBias === undefined ? undefined : pick(this.#promptBias)
+    this.#first = this.#first === undefined ? undefined : pick(this.#first)
   }
 
   /** What a scope must not free between steps. */

@@ -119,12 +119,10 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
         let tokens = next.tokens
         if (active.length - running.length >= Math.max(1, active.length * compactAt)) {
           const rows = active.flatMap((sequence, row) => (out[sequence]!.finished ? [] : [row]))
-          const before = decoder.state()
           scoped(() => {
             decoder.select(tensor(Int32Array.from(rows), { dtype: "int64", device }))
             return decoder.state()
           })
-          for (const old of before) old.free()
           tokens = rows.map((row) => next.tokens[row]!)
           active = running
         }

@@ -1,6 +1,7 @@
 /** A model's weights from and to the Hugging Face layout: config.json and one or several safetensors files. */
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
+import { environment } from "../engine/device.ts"
 import { type Device, type DType, keep, type Tensor } from "../engine/tensor.ts"
 import { ArtifactError } from "../schemas/artifact.ts"
 import { readJson, validateLayout, weightFiles } from "../schemas/checkpoint-files.ts"
@@ -63,6 +64,22 @@ const findTensors = (paths: ReadonlyArray<string>, shapes: Shapes, told: Told) =
     return wanted.map(({ entry }) => entry)
   })
 
+/** Fails for bfloat16 on a GPU that computes none. */
+export const checkPrecision = ({ device = "cpu", dtype }: LoadOptions, doing: string): Effect.Effect<void, ArtifactError> => {
+  if (device === "cpu" || dtype !== "bfloat16") return Effect.void
+  const { gpu, gpuGeneration } = environment()
+  return gpuGeneration >= firstWithBfloat16
+    ? Effect.void
+    : ArtifactError.of({
+        doing: `${doing} in bfloat16`,
+        expected: `a GPU of compute capability ${firstWithBfloat16} or later (Ampere)`,
+        found: `${gpu}, of ${gpuGeneration}`,
+        hint: "Set precision float32, or take another GPU."
+      })
+}
+/** The generation of NVIDIA's GPUs that brought bfloat16. */
+const firstWithBfloat16 = 8
+
 /** Reads exactly these tensors; what is missing, unknown or of another shape is told by name. The caller owns them; they require gradients. */
 export const loadTensors = (
   paths: ReadonlyArray<string>,
@@ -71,6 +88,7 @@ export const loadTensors = (
   told: Told
 ): Effect.Effect<Record<string, Tensor>, ArtifactError> =>
   Effect.gen(function* () {
+    yield* checkPrecision(options, told.doing)
     const tensors: Record<string, Tensor> = {}
     for (const entry of yield* findTensors(paths, shapes, told))
       tensors[entry.name] = keep(

@@ -21,7 +21,7 @@ import { ppo } from "../stages/ppo/ppo.ts"
 import { ppoDiagnostics } from "../stages/ppo/diagnostics.ts"
 import { datasets } from "./llama2/data.ts"
 import { evaluation } from "./llama2/evaluation.ts"
-import { answers, checkAnswers, modelOf, Params, training } from "./llama2/params.ts"
+import { answers, checkAnswers, modelOf, Params, tensors } from "./llama2/params.ts"
 import { rlhf } from "./llama2/rounds.ts"
 import { baseOf, student } from "./llama2/student.ts"
 import { nameOf } from "./rounds.ts"
@@ -62,7 +62,7 @@ const llama2Chat = (params: Params) => {
       heldOut: data.ppoHeldOut
     },
     {
-      ...training,
+      ...tensors,
       beta: own.hyper.beta,
       maxNewTokens: params.maxNewTokens,
       oldLogProbabilities: "recomputed",

@@ -17,6 +17,9 @@ export class StageError extends Schema.TaggedError<StageError>()("StageError", {
   isRetryable: Schema.Boolean
 }) {}
 
+/** The code of what the tensor engine throws for memory that could not be had. */
+const outOfMemory = "OUT_OF_MEMORY"
+
 /**
  * What a stage ended by, as an error that can be shown. The stage's own error says whether trying again may help (`isRetryable`); one that does not say is
  * tried again, as retries were asked for. A defect is a mistake in the code, which is there the next time too.
@@ -24,6 +27,12 @@ export class StageError extends Schema.TaggedError<StageError>()("StageError", {
 export const stageErrorOf = (cause: Cause.Cause<unknown>): StageError => {
   const error = Cause.squash(cause)
   if (error instanceof StageError) return error
+  if ((error as { readonly code?: unknown } | undefined)?.code === outOfMemory)
+    return new StageError({
+      reason: "OutOfMemory",
+      message: `Out of memory: ${messageOf(error)}. What would help: fewer rows at once (batchSize, inferenceBatchSize), precision bfloat16, or a GPU that no other program uses (nvidia-smi lists them).`,
+      isRetryable: true
+    })
   const said = (typeof error === "object" && error !== null ? error : {}) as { readonly _tag?: unknown; readonly isRetryable?: unknown }
   const isFailure = Cause.hasFails(cause)
   return new StageError({

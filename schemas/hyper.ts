@@ -76,9 +76,9 @@ const described = (description: string, more: Omit<HyperInfo, "description" | "d
   return field
 }
 
-/** A text, or "", of which `refuse` says in what way it is none that may be. */
-export const hyperText = (description: string, refuse: (value: unknown) => string | undefined): Field<string> =>
-  described(description, { refuse })
+/** A text, "" unless given, of which `refuse` says in what way it is none that may be. */
+export const hyperText = (description: string, refuse: (value: unknown) => string | undefined, value = ""): Field<string> =>
+  described(description, { refuse }, value)
 
 /** A list of numbers; empty, unless given. */
 export const hyperNumbers = (description: string, bounds: Bounds = {}): Field<ReadonlyArray<number>> =>
@@ -110,16 +110,14 @@ export const hyperNames = (description: string, names: ReadonlyArray<string>): F
 
 /** Some of a list of words, separated by commas. */
 export const hyperWords = (value: string, description: string, words: ReadonlyArray<string>): Field<string> =>
-  described(
+  hyperText(
     description,
-    {
-      refuse: (given) => {
-        const other = String(given)
-          .split(",")
-          .map((word) => word.trim())
-          .find((word) => !words.includes(word))
-        return other === undefined ? undefined : `takes any of ${words.join(", ")}, separated by commas, got ${JSON.stringify(other)}`
-      }
+    (given) => {
+      const other = String(given)
+        .split(",")
+        .map((word) => word.trim())
+        .find((word) => !words.includes(word))
+      return other === undefined ? undefined : `takes any of ${words.join(", ")}, separated by commas, got ${JSON.stringify(other)}`
     },
     value
   )

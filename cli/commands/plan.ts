@@ -6,6 +6,9 @@ import { type Command, exitCodes } from "../command.ts"
 import { write, writeJson } from "../output.ts"
 import { costFlags, costMachine, costOfPlan, totalCost } from "../cost.ts"
 import { costTable, statedAssumptions } from "../display/cost-table.ts"
+import { diskLines, memoryTable } from "../display/memory-table.ts"
+import { freeBytes } from "../disk.ts"
+import { findHome } from "../../runtime/store/home.ts"
 import { layer } from "../../caravan.ts"
 import { showInputs } from "../display/reading.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
@@ -65,10 +68,13 @@ const pinDocument = (made: Plan, node: PlannedNode): object => {
   return { pinned: planned.stage.pinned, drift: node.kind === "hit" ? node.drift : null }
 }
 
+/** Bytes of the checkpoint that a node would make; null where that is not known. */
+const artifactOf = (bytes: number | undefined): object => (bytes === undefined ? {} : { artifactBytes: Number.isNaN(bytes) ? null : bytes })
+
 export const command: Command = {
   name: "plan",
   summary:
-    "Shows which results a run would reuse and which nodes it would run, and why, with an estimate of the cost: tokens, FLOPs, GPU-hours, memory, energy and carbon. Runs nothing, needs no GPU, and input files may still be missing.",
+    "Shows which results a run would reuse and which nodes it would run, and why, with an estimate of the cost: whether it fits the GPU, memory by part, disk, tokens, FLOPs, GPU-hours, energy and carbon. Runs nothing, needs no GPU, and input files may still be missing.",
   positionals: ["<pipeline.ts>"],
   flags: {
     ...pipelineFlags,
@@ -88,7 +94,8 @@ export const command: Command = {
   run: async (given) => {
     const pipeline = await loadPipeline(given.positionals[0]!)
     const options = pipelineOptions(given)
-    const machine = costMachine(given)
+    // A flag that is wrong is told before anything is read.
+    costMachine(given)
     const selection = Object.fromEntries(
       (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
     )
@@ -99,7 +106,9 @@ export const command: Command = {
         Store.useSync(({ path }) => path)
       ]).pipe(Effect.provide(layer(options)))
     ).finally(reading.close)
+    const machine = costMachine(given, made.facts.numerics)
     const cost = await costOfPlan(made, machine, pathOf)
+    const free = freeBytes(findHome(process.cwd()))
     const document = {
       pipeline: pipeline.name,
       nodes: [...made.nodes.values()].flatMap((node) =>
@@ -114,14 +123,15 @@ export const command: Command = {
                 why: node.kind === "hit" ? [] : node.why,
                 ...pinDocument(made, node),
                 ...(node.kind === "unknown" ? { until: node.until } : {}),
-                cost: cost.nodes.get(node.id) ?? null
+                cost: cost.nodes.get(node.id) ?? null,
+                ...artifactOf(cost.artifacts.get(node.id))
               }
             ]
       ),
       awaited: [...made.nodes.values()].flatMap((node) => (node.kind === "awaited" ? [{ id: node.id, path: node.path }] : [])),
-      cost: { ...machine, total: totalCost(cost), assumptions: statedAssumptions(machine) }
+      cost: { ...machine, total: totalCost(cost), freeDisk: free ?? null, assumptions: statedAssumptions(machine) }
     }
-    const lines = [table(made), ...costTable(cost)]
+    const lines = [table(made), ...memoryTable(cost), ...diskLines(cost, free), ...costTable(cost)]
     if (given.has("json")) writeJson(document)
     else write(`${lines.join("\n")}\n`)
     return exitCodes.ok

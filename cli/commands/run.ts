@@ -11,13 +11,18 @@ import { type Command, exitCodes, type Given, UsageError } from "../command.ts"
 import { tell, write, writeJson } from "../output.ts"
 import { layer } from "../../caravan.ts"
 import { outputLines } from "../display/outputs.ts"
+import type { AnyPipeline } from "../../runtime/define/pipeline.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { duration } from "../display/progress.ts"
 import { openEvents } from "../events-file.ts"
+import { costMachine, costOfPlan, isKnown } from "../cost.ts"
+import { checkFit } from "../fit-check.ts"
 import { untilInterrupted } from "../interrupt.ts"
 import { progressOf, runFlags, runOptions } from "../run-flags.ts"
 import { skippedLines } from "../display/skipped.ts"
-import { shortRun } from "../display/units.ts"
+import { gib, shortRun } from "../display/units.ts"
+import { plan } from "../../runtime/run/plan.ts"
+import { Store } from "../../runtime/store/store.ts"
 
 /** The document that --json prints. */
 const document = (result: RunResult) => ({
@@ -40,8 +45,19 @@ const document = (result: RunResult) => ({
 /** How many nodes the summary names, at most. */
 const shownNodes = 40
 
+/** Bytes that each node was planned to take of the GPU. */
+type PlannedMemory = ReadonlyMap<string, number>
+
+/** "; GPU memory 118 GiB, planned 121 GiB": the planned figure is the stage's own where it has one. */
+const memoryOf = ({ id, metrics }: RunResult["nodes"][number], planned: PlannedMemory): string => {
+  const { gpuMemory, plannedGpuMemory } = metrics
+  if (gpuMemory === undefined) return ""
+  const bytes = plannedGpuMemory === undefined ? planned.get(id) : plannedGpuMemory * 2 ** 20
+  return `  GPU memory ${gib(gpuMemory * 2 ** 20)}${bytes === undefined ? "" : `, planned ${gib(bytes)}`}`
+}
+
 /** One line per node that ran, with its error if it failed; the rest are counted. */
-const nodeTable = (result: RunResult): ReadonlyArray<string> => {
+const nodeTable = (result: RunResult, planned: PlannedMemory): ReadonlyArray<string> => {
   const of = (...statuses: ReadonlyArray<string>) => result.nodes.filter(({ status }) => statuses.includes(status))
   const [nodes, skipped] = [of("ran", "failed"), of("skipped")]
   const counts = [
@@ -54,9 +70,9 @@ const nodeTable = (result: RunResult): ReadonlyArray<string> => {
     `Nodes: ${counts.join(", ")}`,
     ...nodes
       .slice(0, shownNodes)
-      .flatMap(({ error, id, milliseconds, status }) => [
-        `  ${status.padEnd(7)}  ${id.padEnd(width)}  ${duration(milliseconds)}`,
-        ...(error === null ? [] : error.split("\n").map((line) => `           ${line}`))
+      .flatMap((node) => [
+        `  ${node.status.padEnd(7)}  ${node.id.padEnd(width)}  ${duration(node.milliseconds)}${memoryOf(node, planned)}`,
+        ...(node.error === null ? [] : node.error.split("\n").map((line) => `           ${line}`))
       ]),
     ...(nodes.length > shownNodes ? [`  ... and ${nodes.length - shownNodes} more`] : []),
     ...(skipped.length === 0
@@ -92,9 +108,9 @@ const damagedReports = Effect.fnUntraced(function* (outputs: RunResult["outputs"
   return damaged
 })
 
-const summary = (result: RunResult, damaged: ReadonlyMap<string, string>): string => {
+const summary = (result: RunResult, damaged: ReadonlyMap<string, string>, planned: PlannedMemory): string => {
   const outputs = outputLines(Object.fromEntries(Object.entries(result.outputs).filter(([name]) => !damaged.has(name))))
-  return [...nodeTable(result), ...(outputs.length === 0 ? [] : ["", ...outputs]), ...damaged.values()].join("\n")
+  return [...nodeTable(result, planned), ...(outputs.length === 0 ? [] : ["", ...outputs]), ...damaged.values()].join("\n")
 }
 
 /** Options from the command line; with --locked, unset ones come from the lock file. */
@@ -112,6 +128,15 @@ const lockedOptions = async (given: Given): Promise<RunOptions> => {
   return { ...options, ...numbers, settings: { ...locked.settings, ...options.settings }, locked }
 }
 
+/** What each stage that would run takes of this machine's GPU. Fails where one does not fit, unless that is not to be checked. */
+const planMemory = Effect.fnUntraced(function* (pipeline: AnyPipeline, options: RunOptions, given: Given) {
+  const made = yield* plan(pipeline, {}, options)
+  const { path } = yield* Store
+  const cost = yield* Effect.promise(() => costOfPlan(made, costMachine(given, made.facts.numerics), path))
+  if (!given.has("no-fit-check")) yield* checkFit(cost)
+  return new Map([...cost.nodes].flatMap(([id, one]) => (isKnown(one) ? [[id, one.memory.total] as const] : [])))
+})
+
 export const command: Command = {
   name: "run",
   summary: "Runs a pipeline. Results that are already in the store are reused; progress goes to stderr.",
@@ -123,6 +148,7 @@ export const command: Command = {
     until: { value: "node", help: "run this node and what it depends on" },
     force: { value: "node", help: "run this node even if its result is in the store", repeatable: true },
     ...runFlags,
+    "no-fit-check": { help: "with --device cuda: run although the plan says that a stage does not fit the GPU" },
     locked: { help: "use the settings of the lock file written by `caravan freeze`, and refuse to run if anything differs from it" },
     lock: { value: "file.json", help: "the lock file (default: <pipeline>.lock.json next to the pipeline)" },
     json: { help: "print one JSON document to stdout at the end" }
@@ -151,9 +177,11 @@ export const command: Command = {
       progress.onEvent(event)
     }
     const isShown = given.flag("events") !== "-" && !given.has("json")
+    const asked = { ...options, ...selection, force: given.flags("force") }
     const work = Effect.gen(function* () {
-      const result = yield* run(pipeline, {}, { ...options, ...selection, force: given.flags("force"), onEvent })
-      return { result, damaged: isShown ? yield* damagedReports(result.outputs) : new Map<string, string>() }
+      const planned = options.device === "cuda" ? yield* planMemory(pipeline, asked, given) : new Map<string, number>()
+      const result = yield* run(pipeline, {}, { ...asked, onEvent })
+      return { result, planned, damaged: isShown ? yield* damagedReports(result.outputs) : new Map<string, string>() }
     })
     const exit = await untilInterrupted(work.pipe(Effect.provide(layer(options))), progress).finally(() => events.close())
     if (exit === undefined) {
@@ -164,8 +192,8 @@ export const command: Command = {
       return exitCodes.interrupted
     }
     if (Exit.isFailure(exit)) throw Cause.squash(exit.cause)
-    const { result, damaged } = exit.value
-    if (isShown) write(`${summary(result, damaged)}\n`)
+    const { result, damaged, planned } = exit.value
+    if (isShown) write(`${summary(result, damaged, planned)}\n`)
     else if (given.flag("events") !== "-") writeJson(document(result))
     return result.status === "succeeded" && damaged.size === 0 ? exitCodes.ok : exitCodes.failed
   }

@@ -1,6 +1,6 @@
 /** What a plan's stages would cost, for people: a table, and what its figures rest on. */
-import { type CostMachine, isKnown, known, type PlanCost, totalCost } from "../cost.ts"
-import { count, size, table } from "./units.ts"
+import { type CostMachine, isKnown, type PlanCost, totalCost } from "../cost.ts"
+import { few, gib, table } from "./units.ts"
 
 const powers = ["", "k", "M", "G", "T", "P"]
 /** 1234567 -> "1.2M". */
@@ -22,20 +22,18 @@ const digits = (value: number): string =>
 const flops = (value: number): string => value.toExponential(2).replace("e+", "e")
 const mass = (kg: number): string => (kg >= 1000 ? `${digits(kg / 1000)} t` : `${digits(kg)} kg`)
 
-const few = (ids: ReadonlyArray<string>): string => `${ids.slice(0, 6).join(", ")}${ids.length > 6 ? ` and ${ids.length - 6} more` : ""}`
-
 /** Assumptions that the estimates make, to be shown with them. */
 const assumptions: ReadonlyArray<string> = [
   "training takes 6 N + 12 L d T FLOPs a token, reading 2 N + 4 L d T (PaLM, appendix B); N parameters, L layers of width d, T tokens a sequence",
   "decoding reads the weights once a step and the cache, and takes as long as the slower of that and its FLOPs",
   "sequences of fine-tuning are full; answers are as long as the pipeline expects, else maxNewTokens; nothing is drawn again, and PPO and filters go to their end",
-  "memory is of one copy of each model, activations of the longest sequences, nothing recomputed; attention keeps no T x T matrix",
+  "memory is of one copy of each model and activations of the longest sequences that there may be; micro-batch and recomputation are those that a run on this GPU takes",
   "words that stages add to prompts (preprompts, instructions, the classifier's task) are not counted; rows of the small world are as long as its own tokenizer of 600 pieces has them"
 ]
 
 /** What the figures rest on. */
 export const statedAssumptions = ({ accelerator, carbonIntensity: intensity, mbu, mfu, watts }: CostMachine): ReadonlyArray<string> => [
-  `${accelerator.name}: ${accelerator.flops.bfloat16 / 1e12} TFLOP/s in bfloat16, ${accelerator.flops.float32 / 1e12} in float32, ${size(accelerator.memory)} of memory at ${accelerator.bandwidth / 1e12} TB/s`,
+  `${accelerator.name}: ${accelerator.flops.bfloat16 / 1e12} TFLOP/s in bfloat16, ${accelerator.flops.float32 / 1e12} in float32, ${gib(accelerator.memory)} of memory at ${accelerator.bandwidth / 1e12} TB/s`,
   `utilisation: ${mfu} of the FLOP/s (MFU), ${mbu} of the bandwidth when decoding`,
   `energy: GPU-hours x ${watts} W; carbon: x ${intensity} kg CO2eq/kWh (Llama 2 table 2: no cooling, no other hardware)`,
   ...assumptions
@@ -45,65 +43,23 @@ export const statedAssumptions = ({ accelerator, carbonIntensity: intensity, mbu
 export const costTable = (cost: PlanCost): ReadonlyArray<string> => {
   if (cost.nodes.size === 0) return []
   const total = totalCost(cost)
-  const head = [
-    "stage",
-    "tokens",
-    "FLOPs",
-    "GPU-hours",
-    "weights",
-    "gradients",
-    "optimiser",
-    "activations",
-    "memory",
-    "GPUs",
-    "kWh",
-    "CO2eq"
-  ]
+  const head = ["stage", "tokens", "FLOPs", "GPU-hours", "kWh", "CO2eq"]
   const rows = [...cost.nodes].flatMap(([id, one]) => {
     if (!isKnown(one)) return []
-    const { activations, gradients, optimiser, total: all, weights } = one.memory
-    return [
-      [
-        id,
-        short(one.tokens),
-        flops(one.flops),
-        digits(one.gpuHours),
-        ...[weights, gradients, optimiser, activations, all].map(size),
-        String(one.gpus),
-        digits(one.energyKwh),
-        mass(one.carbonKg)
-      ]
-    ]
+    return [[id, short(one.tokens), flops(one.flops), digits(one.gpuHours), digits(one.energyKwh), mass(one.carbonKg)]]
   })
-  const sum = [
-    "total",
-    short(total.tokens),
-    flops(total.flops),
-    digits(total.gpuHours),
-    "",
-    "",
-    "",
-    "",
-    "",
-    "",
-    digits(total.energyKwh),
-    mass(total.carbonKg)
-  ]
+  const sum = ["total", short(total.tokens), flops(total.flops), digits(total.gpuHours), digits(total.energyKwh), mass(total.carbonKg)]
   const untold = [
     ...Map.groupBy(
       [...cost.nodes].flatMap(([id, one]) => (isKnown(one) ? [] : [{ id, why: one.unknown }])),
       ({ why }) => why
     )
   ]
-  const several = known(cost).filter(({ gpus }) => gpus > 1).length
   return [
     ...(rows.length === 0 ? [] : ["Cost of what would run:", ...table([head, ...rows, sum], "  ")]),
     ...(untold.length === 0
       ? []
       : ["Cost unknown, because these are unknown:", ...untold.map(([why, stages]) => `  ${why}: ${few(stages.map(({ id }) => id))}`)]),
-    ...(several === 0
-      ? []
-      : [`${count(several, "stage")} would take more than one GPU's memory: this engine computes on one, and would need a larger one.`]),
     ...(rows.length === 0 ? [] : ["Assumptions:", ...statedAssumptions(cost.machine).map((line) => `  ${line}`)])
   ]
 }

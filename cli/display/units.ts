@@ -11,6 +11,12 @@ export const size = (bytes: number): string => {
   return `${power === 0 ? value : value < 9.95 ? value.toFixed(1) : Math.round(value)} ${powers[power]}`
 }
 
+/** Memory, as GPUs have it: "79.2 GiB". */
+export const gib = (bytes: number): string => {
+  const value = bytes / 2 ** 30
+  return `${value >= 99.95 ? Math.round(value) : value >= 0.05 || bytes === 0 ? value.toFixed(1) : value.toPrecision(1)} GiB`
+}
+
 const minute = 60_000
 
 /** How long ago: "3 days ago". */
@@ -57,3 +63,7 @@ export const metrics = (values: Readonly<Record<string, number>>, most = 6): str
 
 /** "1 object", "2 objects". */
 export const count = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`
+
+/** Some names of many. */
+export const few = (ids: ReadonlyArray<string>): string =>
+  `${ids.slice(0, 6).join(", ")}${ids.length > 6 ? ` and ${ids.length - 6} more` : ""}`

@@ -5,6 +5,7 @@
 #include <malloc.h>
 
 #include <cstring>
+#include <new>
 
 #include "device.h"
 #include "files.h"
@@ -91,7 +92,22 @@ napi_value gradMode(const Arguments& in) {
   c10::GradMode::set_enabled(in.boolean(0));
   return jsBoolean(in.env, before);
 }
-/** Defines exports[name] as a function that runs body and throws its C++ exceptions as JavaScript errors. */
+/**
+ * Whether an error of libtorch's that is no OutOfMemoryError tells of memory that could not be had: on the CPU, and where a CUDA library allocates by itself.
+ */
+bool tellsOfMemory(const std::string& message) {
+  for (const char* words : {"DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"})
+    if (message.find(words) != std::string::npos) return true;
+  return false;
+}
+
+/** What the GPU's allocator says, without its advice on its own settings. */
+std::string withoutAdvice(std::string message) {
+  size_t at = message.find(" If reserved but unallocated");
+  return at == std::string::npos ? message : message.substr(0, at);
+}
+
+/** Defines exports[name] as a function that runs body and throws its C++ exceptions as JavaScript errors, with a code: OUT_OF_MEMORY or TORCH. */
 template <napi_value (*body)(const Arguments&)>
 void define(napi_env env, napi_value exports, const char* name) {
   napi_value function;
@@ -100,8 +116,13 @@ void define(napi_env env, napi_value exports, const char* name) {
       [](napi_env env, napi_callback_info info) -> napi_value {
         try {
           return body(Arguments(env, info));
+        } catch (const c10::OutOfMemoryError& error) {
+          napi_throw_error(env, "OUT_OF_MEMORY", withoutAdvice(error.what_without_backtrace()).c_str());
         } catch (const c10::Error& error) {
-          napi_throw_error(env, "TORCH", error.what_without_backtrace());
+          std::string message = error.what_without_backtrace();
+          napi_throw_error(env, tellsOfMemory(message) ? "OUT_OF_MEMORY" : "TORCH", message.c_str());
+        } catch (const std::bad_alloc&) {
+          napi_throw_error(env, "OUT_OF_MEMORY", "the system gave no more memory");
         } catch (const std::exception& error) {
           napi_throw_error(env, nullptr, error.what());
         }

@@ -21,16 +21,44 @@ at::Generator generatorOf(const std::string& device) {
   return at::globalContext().defaultGenerator(d);
 }
 
-std::string gpuName() {
-  void* driver = dlopen("libcuda.so.1", RTLD_LAZY);
-  if (!driver) return "";
-  auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
-  auto get = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
-  auto nameOf = reinterpret_cast<int (*)(char*, int, int)>(dlsym(driver, "cuDeviceGetName"));
+/** A function of NVIDIA's driver; null where there is no driver. */
+template <typename F>
+F* driverFunction(const char* name) {
+  static void* driver = dlopen("libcuda.so.1", RTLD_LAZY);
+  return driver ? reinterpret_cast<F*>(dlsym(driver, name)) : nullptr;
+}
+
+struct Gpu {
+  std::string name;
+  /** Bytes of memory, whoever uses them. */
+  size_t memory = 0;
+  /** Of its compute capability, the number before the point: 8 is Ampere, 9 Hopper. */
+  int generation = 0;
+};
+
+/** The first GPU, as the driver tells of it. */
+Gpu firstGpu() {
+  auto init = driverFunction<int(unsigned)>("cuInit");
+  auto get = driverFunction<int(int*, int)>("cuDeviceGet");
+  auto nameOf = driverFunction<int(char*, int, int)>("cuDeviceGetName");
+  auto memoryOf = driverFunction<int(size_t*, int)>("cuDeviceTotalMem_v2");
+  auto attributeOf = driverFunction<int(int*, int, int)>("cuDeviceGetAttribute");
+  constexpr int computeCapabilityMajor = 75;
+  Gpu gpu;
   int device;
   char name[256] = "";
-  if (init && get && nameOf && init(0) == 0 && get(&device, 0) == 0) nameOf(name, sizeof name, device);
-  return name;
+  if (!init || !get || !nameOf || !memoryOf || !attributeOf || init(0) != 0 || get(&device, 0) != 0) return gpu;
+  if (nameOf(name, sizeof name, device) == 0) gpu.name = name;
+  memoryOf(&gpu.memory, device);
+  attributeOf(&gpu.generation, computeCapabilityMajor, device);
+  return gpu;
+}
+
+/** Bytes of the GPU's memory that nobody holds; -1 before this process has used it. */
+double freeMemory() {
+  auto get = driverFunction<int(size_t*, size_t*)>("cuMemGetInfo_v2");
+  size_t free = 0, total = 0;
+  return get && get(&free, &total) == 0 ? static_cast<double>(free) : -1;
 }
 
 }  // namespace
@@ -74,7 +102,9 @@ napi_value deviceMemory(const Arguments& in) {
     auto stats = allocator->getDeviceStats(0);
     const auto& bytes = stats.allocated_bytes[0];
     if (in.present(0) && in.boolean(0)) allocator->resetPeakStats(0);
-    return jsArray(in.env, {jsNumber(in.env, static_cast<double>(bytes.current)), jsNumber(in.env, static_cast<double>(bytes.peak))});
+    double reserved = static_cast<double>(stats.reserved_bytes[0].current), free = freeMemory();
+    return jsArray(in.env, {jsNumber(in.env, static_cast<double>(bytes.current)), jsNumber(in.env, static_cast<double>(bytes.peak)),
+                            free < 0 ? jsNull(in.env) : jsNumber(in.env, free + reserved)});
   }
 #endif
   return jsNull(in.env);
@@ -97,6 +127,9 @@ napi_value environment(const Arguments& in) {
   set("threads", jsNumber(in.env, at::get_num_threads()));
   bool cuda = torch::cuda::is_available();
   set("gpus", jsNumber(in.env, cuda ? static_cast<double>(torch::cuda::device_count()) : 0));
-  set("gpu", jsString(in.env, cuda ? gpuName() : ""));
+  Gpu gpu = cuda ? firstGpu() : Gpu();
+  set("gpu", jsString(in.env, gpu.name));
+  set("gpuMemory", jsNumber(in.env, static_cast<double>(gpu.memory)));
+  set("gpuGeneration", jsNumber(in.env, gpu.generation));
   return out;
 }

@@ -1,5 +1,5 @@
 /** Making tensors: from data, from bytes, of one value. */
-import { type Handle, native } from "../native.ts"
+import { type Handle, isOutOfMemory, native } from "../native.ts"
 import { type Device, type DType, dtypeCodes, dtypeOfArray, type Nested, type NumericArray, type TensorOptions } from "./dtype.ts"
 import { invoke, TensorError } from "./operators.ts"
 import { type Tensor, wrap } from "./tensor.ts"
@@ -52,6 +52,7 @@ export function tensor(data: NumericArray | Nested, options: TensorOptions & { r
   try {
     made = native().fromBytes(array, shape, dtypeCodes[source], device)
   } catch (cause) {
+    if (isOutOfMemory(cause)) throw cause
     throw new TensorError({
       operator: "tensor",
       got: `${array.length} elements`,

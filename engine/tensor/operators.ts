@@ -1,5 +1,5 @@
 /** Calling an ATen operator by name, and what is said when its operands do not fit. */
-import { type Argument, findOperator, type Handle, native } from "../native.ts"
+import { type Argument, findOperator, type Handle, isOutOfMemory, native } from "../native.ts"
 
 /** An operation that does not fit its operands: which operator, what it got, what it expects. */
 export class TensorError extends Error {
@@ -7,11 +7,14 @@ export class TensorError extends Error {
   readonly operator: string
   readonly got: string
   readonly expected: string
-  constructor(fields: { operator: string; got: string; expected: string; reason: string }) {
+  /** Set where there was no memory for the result (native.ts `isOutOfMemory`). */
+  readonly code: string | undefined
+  constructor(fields: { operator: string; got: string; expected: string; reason: string; code?: string }) {
     super(`${fields.operator}: got ${fields.got || "no tensors"}; expected ${fields.expected}. ${fields.reason}`)
     this.operator = fields.operator
     this.got = fields.got
     this.expected = fields.expected
+    this.code = fields.code
   }
 }
 
@@ -62,8 +65,9 @@ export const invoke = (name: string, expected: string, operands: ReadonlyArray<O
     }
     const reason = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)
     // The operands were right: there was no room for the result.
-    const noRoom = /out of memory|can't allocate memory|not enough memory/i.test(reason)
+    const noRoom = isOutOfMemory(cause)
     throw new TensorError({
+      ...(noRoom ? { code: cause.code } : {}),
       operator: name,
       got,
       expected: noRoom ? "memory for the result: lower the batch size, or see what else is on the device" : expected,

@@ -2,7 +2,7 @@
  * Tensors: libtorch's, by handle. Every method is one ATen operator unless it says otherwise; autograd is libtorch's. Operations never change
  * their tensor, except those whose name ends in `_`.
  */
-import { type Handle, native } from "../native.ts"
+import { type Handle, isOutOfMemory, native } from "../native.ts"
 import { arrayOf, type Device, type DType, dtypeCodes, dtypeNames, elementSize, type NumericArray, type TensorOptions } from "./dtype.ts"
 import { invoke, type Operand, TensorError } from "./operators.ts"
 
@@ -300,6 +300,7 @@ export class Tensor {
     try {
       native().backward(this.handle, gradient?.handle)
     } catch (cause) {
+      if (isOutOfMemory(cause)) throw cause
       throw new TensorError({
         operator: "backward",
         got: this.toString(),
@@ -353,6 +354,7 @@ export class Tensor {
     try {
       return native().item(this.handle)
     } catch (cause) {
+      if (isOutOfMemory(cause)) throw cause
       throw new TensorError({
         operator: "item",
         got: this.toString(),

@@ -13,7 +13,7 @@ import { safetyClassifierData } from "../../stages/safety/classifier-data.ts"
 import { safetyClassifier } from "../../stages/safety/classifier-training.ts"
 import { classifyPrompts } from "../../stages/safety/classify.ts"
 import { type ByKind, byKind, kinds, type Policy, type Rows } from "../nodes.ts"
-import { exchange, ours, type Params, rows, table6, tensors, training } from "./params.ts"
+import { exchange, ours, type Params, rows, table6, tensors } from "./params.ts"
 
 const fileOf = ({ data }: Params, name: string, sizes: Sizes = {}) => fileAt(join(data, `${name}.jsonl`)).expecting(sizes)
 
@@ -69,7 +69,7 @@ const taggerOf = (init: Policy, questions: ByKind<Rows<Prompt>>) => {
   const half = (batch: number) =>
     kinds.map((kind) => promptBatch({ prompts: questions[kind] }, { batches: 2, batch }).named(`tagger-${kind}-${batch + 1}`))
   const examples = safetyClassifierData({ prompts: half(0), preferences: [] }).named("tagger-data")
-  return { classifier: safetyClassifier({ init, examples }, training).named("tagger"), prompts: half(1) }
+  return { classifier: safetyClassifier({ init, examples }, tensors).named("tagger"), prompts: half(1) }
 }
 type Tagger = ReturnType<typeof taggerOf>
 

@@ -23,7 +23,7 @@ import { kinds, type Policy, type Rows } from "../nodes.ts"
 import { nameOf } from "../rounds.ts"
 import type { Datasets } from "./data.ts"
 import { ghostEvaluation } from "./ghost-attention.ts"
-import { answers, lateRound, type Params, samplingOf, scoring, tensors, training } from "./params.ts"
+import { answers, lateRound, type Params, samplingOf, scoring, tensors } from "./params.ts"
 import type { Drawn } from "./rounds.ts"
 import type { Student } from "./student.ts"
 
@@ -39,7 +39,7 @@ export interface Trained {
 const generalReward = ({ openSource }: Datasets, { hyper, sft }: Student) => {
   if (openSource.length === 0) return undefined
   const pairs = mixPreferences({ datasets: openSource }, { weights: openSource.map(() => 1) }).named("open-source")
-  const config = { ...tensors, microBatchPairs: 1, margin: "none" as const, learningRate: hyper.rewardLearningRate }
+  const config = { ...tensors, margin: "none" as const, learningRate: hyper.rewardLearningRate }
   return generalRewardModel({ init: sft, pairs }, config).named("general-reward")
 }
 
@@ -51,7 +51,7 @@ const violationClassifier = (init: Policy, data: Datasets, { preferences, questi
     preferences: pairs,
     collected
   })
-  const classifier = safetyClassifier({ init, examples: safetyClassifierData(labelled(preferences.safety, data.pool)) }, training)
+  const classifier = safetyClassifier({ init, examples: safetyClassifierData(labelled(preferences.safety, data.pool)) }, tensors)
   return { classifier, quality: evaluateClassifier({ classifier, ...labelled(tests.safety, data.heldOut) }, tensors) }
 }
 

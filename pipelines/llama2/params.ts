@@ -124,9 +124,8 @@ export const Params = Schema.Struct({
 
 export type Params = typeof Params.Type
 
-/** Computation that leaves the result alone but for the order of sums: one sequence at a time with gradients. */
+/** Computation that leaves the result alone but for the order of sums. How many sequences are trained on at once is chosen by the GPU's memory. */
 export const tensors = { precision: "bfloat16" } as const
-export const training = { ...tensors, microBatchSize: 1 }
 export const scoring = { ...tensors, batchSize: 16 }
 
 /** The round whose latest model Ghost Attention's and distillation's data are from (§3.3: after V3). */

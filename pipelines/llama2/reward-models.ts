@@ -50,7 +50,7 @@ export const rewardsOfRound = (
   last: RoundRewards | undefined
 ): RoundRewards => {
   const ofRound: Named = (node, name) => named(node, `${name}-${round}`)
-  const training = { ...tensors, microBatchPairs: 1, margin, learningRate: hyper.rewardLearningRate }
+  const training = { ...tensors, margin, learningRate: hyper.rewardLearningRate }
   const trained = rewardModels(init, { preferences, openSource, harmless }, training, ofRound)
   const candidates = {
     helpfulness: [...(last?.candidates.helpfulness ?? []), trained.helpfulness],

@@ -7,7 +7,7 @@ import { sft } from "../../stages/training/sft.ts"
 import type { Policy, Rows } from "../nodes.ts"
 import type { Named } from "../rounds.ts"
 import type { Datasets } from "./data.ts"
-import { bySize, isNamed, type Params, training } from "./params.ts"
+import { bySize, isNamed, type Params, tensors } from "./params.ts"
 
 /** A base model, whose weights may be awaited. */
 export const baseOf = (model: string, weights: string): Policy => {
@@ -23,7 +23,7 @@ export const student = (
   { base, model, prefix }: { readonly base: Policy; readonly model: string; readonly prefix: string }
 ) => {
   const named: Named = (node, name) => node.named(`${prefix}${name}`)
-  const tune = (init: Policy, data: Rows<Demonstration>, name: string): Policy => named(sft({ init, demonstrations: data }, training), name)
+  const tune = (init: Policy, data: Rows<Demonstration>, name: string): Policy => named(sft({ init, demonstrations: data }, tensors), name)
   const bootstrapped = tune(base, publicDialogues, "sft-bootstrap")
   return {
     ...{ base, bootstrapped, sft: tune(bootstrapped, demonstrations, "sft"), tune, named, prefix },

@@ -62,6 +62,11 @@ export interface Context<Config extends ConfigSchema = any, Inputs = any, Output
   readonly progress: (progress: Progress) => Effect.Effect<void>
   /** For stages that take long: what a killed one goes on from. */
   readonly checkpoints: Checkpoints
+  /**
+   * The metrics of the result that is to be made again bit for bit (`caravan verify`); undefined in a run. What a run does when the machine fails it (another program
+   * fills the GPU) is in its metrics, so that it can be repeated.
+   */
+  readonly recorded?: Readonly<Record<string, number>> | undefined
   /** For rows that the stage can't use: none is left out without a word. */
   readonly skipped: SkippedRows
 }

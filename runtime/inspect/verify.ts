@@ -172,6 +172,8 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       refs.set(id, { path: store.path(digest), type, digest, contentDigest })
     }
     const code = plan.facts.code.get(node.id)!
+    const planned = plan.nodes.get(node.id)!
+    const { trace } = planned as Extract<typeof planned, { kind: "hit" }>
     const job: Job = {
       module: node.stage.module,
       exportName: code.exportName,
@@ -181,6 +183,7 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       seed: node.seed,
       ...machineOf(options),
       checkpoints: null,
+      recorded: trace.metrics,
       // However many rows it skips, that was allowed when the result was made.
       mostSkipped: 1
     }

@@ -13,7 +13,7 @@ import { type Job, type Outcome, runStage } from "./run-stage.ts"
 import type { Progress, StageInfo } from "../define/stage-info.ts"
 
 export type ToChild =
-  /** `prepare`: a module whose `prepare(device, threads)` is called first. */
+  /** `prepare`: a module whose `prepare(device, threads)` is called first, and whose `measure()` gives what is called when the stage has ended, for metrics of it. */
   | { readonly job: Job; readonly prepare: string | undefined }
   /** Save what there is, and end. */
   | { readonly stop: true }
@@ -55,20 +55,27 @@ const stop: StopRequest = {
   saved: () => process.exit(0)
 }
 
+interface Preparation {
+  readonly prepare: (device: string, threads: number) => void
+  readonly measure?: () => () => Readonly<Record<string, number>>
+}
+
 const prepared = new Set<string>()
 const loaded = new Set<string>()
 const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): Promise<void> => {
   keeping = false
   isWorking = true
   let isFresh = false
+  let measured = (): Readonly<Record<string, number>> => ({})
   const result = await Effect.runPromiseExit(
     Effect.gen(function* () {
       const stage = yield* Effect.tryPromise({
         try: async () => {
-          if (prepare !== undefined && !prepared.has(`${job.device}/${job.threads}`)) {
-            const module = (await import(prepare)) as { prepare(device: string, threads: number): void }
-            module.prepare(job.device, job.threads)
+          if (prepare !== undefined) {
+            const module = (await import(prepare)) as Preparation
+            if (!prepared.has(`${job.device}/${job.threads}`)) module.prepare(job.device, job.threads)
             prepared.add(`${job.device}/${job.threads}`)
+            measured = module.measure?.() ?? measured
           }
           const module = (await import(job.module)) as Record<string, { readonly stage: StageInfo }>
           isFresh = !loaded.has(job.module)
@@ -83,7 +90,8 @@ const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): 
             isRetryable: isPassing(cause)
           })
       })
-      return yield* runStage(stage, job, (progress) => send({ type: "progress", progress }), stop)
+      const outcome = yield* runStage(stage, job, (progress) => send({ type: "progress", progress }), stop)
+      return { ...outcome, metrics: { ...outcome.metrics, ...measured() } }
     })
   )
   isWorking = false

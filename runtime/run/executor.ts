@@ -19,7 +19,7 @@ export class Executor extends Context.Service<
     readonly open: Effect.Effect<Execute, never, Scope.Scope>
   }
 >()("caravan/runtime/Executor") {
-  /** `prepare`: a module whose `prepare(device, threads)` a child calls first: how the tensor engine is set up without the runtime knowing it. */
+  /** `prepare`: a module whose `prepare(device, threads)` a child calls first: how the tensor engine is set up without the runtime knowing it; see child.ts. */
   static readonly layer = (options: { readonly prepare?: string | undefined } = {}): Layer.Layer<Executor> =>
     Layer.succeed(Executor, { open: Effect.map(processPool(options.prepare), (inChild) => withoutSecrets(executeBy(inChild))) })
 }

@@ -30,6 +30,8 @@ export interface Job {
   readonly shards?: string | null
   /** The folder for what is told of how the result was made (store/sidecar.ts); none: it is not kept. */
   readonly sidecar?: string | null
+  /** The metrics of the result that is made again; none in a run. */
+  readonly recorded?: Readonly<Record<string, number>> | undefined
   /** Largest share of its rows that the stage may skip, where the node or the run says so. */
   readonly mostSkipped?: number | undefined
 }
@@ -97,7 +99,8 @@ const runWith = (
           nextTurn
         ),
       checkpoints: curve === undefined || checkpoints === noCheckpoints ? checkpoints : carryingCurve(checkpoints, curve),
-      skipped
+      skipped,
+      recorded: job.recorded
     }
     const run: StageInfo["run"] = (given) => {
       const made: unknown = stage.run(keyedOnly(stage, given))

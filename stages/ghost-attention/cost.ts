@@ -1,7 +1,8 @@
 /** What answering the turns of dialogues one after the other costs. */
 import type { Sizes } from "../../runtime/define/cost.ts"
 import { need, promptLength, rowCount, type Size } from "../common/cost/size.ts"
-import { languageModel, larger, noMemory, type Sampling, sampling, type StageCost } from "../common/cost/work.ts"
+import { larger, noMemory } from "../../models/memory.ts"
+import { languageModel, type Sampling, sampling, type StageCost } from "../common/cost/work.ts"
 
 /** Dialogues that grow, as long as there is room in the context: the prompt of turn t holds t questions and t - 1 answers. */
 export const conversing = (policy: Size, dialogues: Size, config: Sampling, expected: Sizes): StageCost => {

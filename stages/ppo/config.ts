@@ -9,6 +9,7 @@ import { optional } from "../../runtime/define/stage.ts"
 import { HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Prompts } from "../../schemas/rows.ts"
+import { microBatchField, recomputeField } from "../training/fit.ts"
 import { loraFields, targetsNeedRank } from "../training/lora.ts"
 
 /**
@@ -23,6 +24,9 @@ export const ppoInputs = {
   heldOut: optional(Prompts),
   base: optional(Policy)
 }
+
+/** Responses at once with gradients on the CPU. */
+export const usualResponses = 8
 
 export const PpoConfig = Schema.Struct({
   iterations: hyperInt(400, "batches at most; §3.2.3: between 200 and 400, with early stopping", { min: 1 }),
@@ -84,13 +88,8 @@ export const PpoConfig = Schema.Struct({
   patience: hyperInt(5, "evaluations without a better mean reward until it stops", { min: 1 }),
   onDivergence: hyper("fail", "a loss that is no number: fail, or end with the best policy by the held-out prompts", ["fail", "keep-best"]),
   sampleTexts: hyperInt(2, "responses an iteration that the diagnostics quote", { min: 0 }),
-  microBatchSize: hyperInt(
-    8,
-    "responses at once with gradients: memory against speed; the loss does not depend on it, but for the order of float sums",
-    {
-      min: 1
-    }
-  ),
+  microBatchSize: microBatchField("responses with gradients", usualResponses),
+  recompute: recomputeField,
   inferenceBatchSize: hyperInt(64, "responses at once when sampling and scoring: memory against speed", { min: 1 })
 }).check(targetsNeedRank)
 export type PpoConfig = typeof PpoConfig.Type

@@ -1,14 +1,16 @@
 /** What PPO costs (docs/decisions/0007-cost-estimates.md): rollouts, their scores, the passes over them, the two updates; its four models. */
-import { activationBytes, bytesOf, forwardBytes, generationBytes } from "../../models/cost.ts"
 import type { Estimate } from "../common/cost/estimator.ts"
 import { promptLength, rowCount } from "../common/cost/size.ts"
-import { generating, languageModel, reading, scalarModel, together, trained, training, type Work } from "../common/cost/work.ts"
+import { generating, languageModel, reading, scalarModel, training, type Work } from "../common/cost/work.ts"
+import { resumeBytes } from "../training/cost.ts"
+import { fitOnGpu } from "../training/fit.ts"
 import type { PpoConfig, ppoInputs } from "./config.ts"
-import { heldWeights, shapesOf } from "./shapes.ts"
+import { ppoAdvice, ppoMemory, ppoStep } from "./memory.ts"
+import { shapesOf } from "./shapes.ts"
 
 export const ppoEstimate: Estimate<PpoConfig, typeof ppoInputs> = {
   size: ({ inputs }) => inputs.policy,
-  cost: ({ config, expected, inputs }) => {
+  cost: ({ config, deviceMemory, expected, inputs }) => {
     const { batchSize, epochs, evaluateEvery, inferenceBatchSize, iterations, maxNewTokens, microBatchSize, precision } = config
     const start = languageModel(inputs.policy, "the policy")
     const given = [inputs.helpfulness, ...(inputs.safety === undefined ? [] : [inputs.safety])]
@@ -21,10 +23,19 @@ export const ppoEstimate: Estimate<PpoConfig, typeof ppoInputs> = {
       keepsBest: inputs.heldOut !== undefined
     })
     const { policy, rewards, value } = shapes
+    const placed = { ...shapes, precision }
     const prompt = promptLength(inputs.prompts, "PPO")
     const response = expected.responseTokens ?? maxNewTokens
     const length = prompt + response
     const rows = iterations * batchSize
+
+    const longest = Math.min(
+      policy.config.maxPositions,
+      value.config.maxPositions,
+      ...rewards.map((model) => model.config.maxPositions - 2)
+    )
+    const asked = { microBatch: microBatchSize, recompute: config.recompute }
+    const update = fitOnGpu(asked, deviceMemory, ppoStep(placed, config, longest))
 
     const evaluations = inputs.heldOut === undefined ? 0 : 1 + Math.ceil(iterations / evaluateEvery)
     const judged = inputs.heldOut === undefined ? 0 : evaluations * rowCount(inputs.heldOut, "held-out prompts")
@@ -39,20 +50,18 @@ export const ppoEstimate: Estimate<PpoConfig, typeof ppoInputs> = {
       reading("reference", start, precision, rows, length),
       ...(config.oldLogProbabilities === "recomputed" ? [reading("old log-probabilities", policy, precision, rows, length)] : []),
       reading("values", value, precision, rows, length),
-      training("update of the policy", policy, precision, epochs * rows, length),
-      training("update of the value model", value, precision, epochs * rows, length),
+      training("update of the policy", policy, precision, epochs * rows, length, Math.min(update.recompute, policy.config.layers)),
+      training("update of the value model", value, precision, epochs * rows, length, Math.min(update.recompute, value.config.layers)),
       ...(judged === 0 ? [] : answered(judged, "held out"))
     ]
 
-    const longest = prompt + maxNewTokens
-    const wide = (sequences: number) => 12 * sequences * maxNewTokens * policy.config.vocabSize
-    const activations = Math.max(
-      generationBytes(policy, precision, Math.min(inferenceBatchSize, batchSize), { prompt, response: maxNewTokens }),
-      forwardBytes(policy, precision, inferenceBatchSize * longest) + wide(inferenceBatchSize),
-      activationBytes(policy, precision, microBatchSize * longest, microBatchSize * maxNewTokens),
-      activationBytes(value, precision, microBatchSize * longest, 0)
-    )
-    const weights = heldWeights(shapes) * bytesOf[precision]
-    return { work, memory: { ...together([trained(policy, precision, 0), trained(value, precision, 0)], activations), weights } }
+    return {
+      work,
+      memory: ppoMemory(placed, config, prompt, update.memory),
+      step: { microBatch: update.microBatch, recompute: update.recompute, blocks: policy.config.layers },
+      // The best policy is kept as it would be put out.
+      resume: resumeBytes(policy, precision, inputs.heldOut !== undefined) + resumeBytes(value, precision),
+      advice: ppoAdvice
+    }
   }
 }

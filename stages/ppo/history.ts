@@ -17,6 +17,7 @@ import { ArtifactError } from "../../schemas/artifact.ts"
 import { saveTensors } from "../common/checkpointed.ts"
 import { judgeEvaluations } from "../common/early-stopping.ts"
 import { trainedParameters } from "../training/lora.ts"
+import type { Cutting } from "../training/cutting.ts"
 import { PpoEvaluation, PpoIteration } from "./diagnostics.ts"
 import type { PpoModels } from "./loading.ts"
 import { clonePolicy, copyPolicy } from "./models.ts"
@@ -77,6 +78,8 @@ const State = Schema.Struct({
   heldOut: Schema.Array(PpoEvaluation),
   /** The best policy on the held-out prompts: not told yet, the one PPO starts from, or one kept in best/. */
   best: Schema.Literals(["none", "start", "kept"]),
+  /** Steps in which the micro-batch was halved. */
+  halved: Schema.Array(Schema.Finite),
   /** Spent so far: for the trace. */
   seconds: Schema.Struct({ generation: Schema.Finite, scoring: Schema.Finite, update: Schema.Finite })
 })
@@ -89,6 +92,7 @@ const optimizerFile = "ppo/optimizers.safetensors"
 interface Run extends Pick<PpoModels, "policy" | "value" | "reference" | "tokenizer"> {
   readonly trainer: PpoTrainer
   readonly history: PpoHistory
+  readonly cutting: Cutting
 }
 
 /** What is trained of a policy, as a folder: a whole model, or an adapter. */
@@ -103,7 +107,7 @@ const readPolicy = (folder: string, policy: Llama) =>
 export const saveRun = (
   checkpoints: Checkpoints,
   snapshot: TensorSnapshot,
-  { policy, value, reference, tokenizer, trainer, history }: Run
+  { policy, value, reference, tokenizer, trainer, history, cutting: { halved } }: Run
 ): Effect.Effect<void> => {
   const { iterations, heldOut, best, allSeconds: seconds } = history
   const kept = best !== undefined && best !== reference
@@ -124,6 +128,7 @@ export const saveRun = (
         trainer: trainer.numbers,
         iterations,
         heldOut,
+        halved: [...halved],
         best: kept ? "kept" : best === undefined ? "none" : "start",
         seconds
       }
@@ -135,7 +140,7 @@ export const saveRun = (
 /** Makes models, trainer and history what they were when the point was saved. */
 export const resumeRun = Effect.fn("ppo.resumeRun")(function* (
   point: ResumePoint,
-  { policy, value, reference, trainer, history }: Run
+  { policy, value, reference, trainer, history, cutting }: Run
 ): Effect.fn.Return<void, ArtifactError> {
   const path = join(point.path, stateFile)
   const damaged = (what: string) =>
@@ -152,6 +157,7 @@ export const resumeRun = Effect.fn("ppo.resumeRun")(function* (
   yield* readInto(join(point.path, valueFile), trainedParameters(value))
   yield* readInto(join(point.path, optimizerFile), trainer.tensors)
   trainer.resume(state.trainer)
+  cutting.resume(state.halved)
   history.iterations.push(...state.iterations)
   history.heldOut.push(...state.heldOut)
   Object.assign(history.allSeconds, state.seconds)

@@ -141,4 +141,5 @@ const inBatches = <R extends TokenizedResponse>(
 export const byLength = <R extends TokenizedResponse>(responses: ReadonlyArray<R>): Array<R> =>
   responses.toSorted((a, b) => sequenceLength(a) - sequenceLength(b))
 
-const sequenceLength = ({ prompt, response }: TokenizedResponse): number => prompt.length + response.length
+/** Its tokens, those of the prompt among them. */
+export const sequenceLength = ({ prompt, response }: TokenizedResponse): number => prompt.length + response.length

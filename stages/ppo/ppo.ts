@@ -9,11 +9,12 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows } from "../../data/dataset.ts"
-import { gpuMemory } from "../../engine/device.ts"
+import { gpuMemory, isOutOfMemory } from "../../engine/device.ts"
 import { deriveSeed } from "../../engine/random.ts"
 import { scoped } from "../../engine/tensor.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
 import { TensorSnapshot } from "../../models/safetensors.ts"
+import type { RewardModel } from "../../models/reward-model.ts"
 import type { ResumePoint } from "../../runtime/define/resume-points.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
@@ -21,13 +22,20 @@ import { Prompts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { fitPrompts } from "../common/unfit.ts"
-import { PpoConfig, ppoInputs } from "./config.ts"
+import { chooseFit, type Fit, type PlannedFit } from "../training/fit.ts"
+import { trainedParameters } from "../training/lora.ts"
+import { Cutting, microBatches, OutOfMemoryError } from "../training/cutting.ts"
+import { fitMetrics, tellFit } from "../training/train.ts"
+import { PpoConfig, ppoInputs, usualResponses } from "./config.ts"
 import { ppoEstimate } from "./cost.ts"
 import { describeIteration, describeResponses, type PpoDiagnostics, writeDiagnostics } from "./diagnostics.ts"
 import { PpoHistory, resumeRun, saveRun } from "./history.ts"
 import { checkTokenizerFolders, loadModels, type PpoModels, smallestContext } from "./loading.ts"
+import { ppoAdvice, ppoStep } from "./memory.ts"
+import { byLength, sequenceLength } from "./models.ts"
+import { shapesOf } from "./shapes.ts"
 import { type EncodedPrompt, nextPrompts, reward, rollout, scoredRollouts } from "./rollouts.ts"
-import { PpoTrainer, type StepStatistics } from "./trainer.ts"
+import { type Experience, PpoTrainer, type StepStatistics } from "./trainer.ts"
 
 /** State shared by all steps of a PPO run. */
 interface Run extends PpoModels {
@@ -38,7 +46,37 @@ interface Run extends PpoModels {
   readonly heldOut: ReadonlyArray<EncodedPrompt>
   readonly trainer: PpoTrainer
   readonly history: PpoHistory
+  /** How updates are computed, and their micro-batch as the run goes on. */
+  readonly fit: Fit | PlannedFit
+  readonly cutting: Cutting
 }
+
+/** A step of each model on a mini-batch; where the memory does not hold it, with half of the micro-batch, from there on. */
+const takeStep = Effect.fnUntraced(function* (
+  { cutting, fit, policy, progress, trainer, value }: Run,
+  miniBatch: ReadonlyArray<Experience>
+) {
+  const number = trainer.numbers.steps + 1
+  const step = yield* Effect.try({
+    try: () =>
+      scoped(() => {
+        const losses = cutting.step(
+          number,
+          [policy, value].map(trainedParameters),
+          (microBatch) => microBatches(byLength(miniBatch), microBatch, sequenceLength).length,
+          (microBatch) => trainer.loss(miniBatch, { ...fit, microBatch })
+        )
+        return trainer.step(losses)
+      }),
+    catch: (cause) => {
+      if (cause instanceof OutOfMemoryError) return cause
+      if (isOutOfMemory(cause)) return OutOfMemoryError.during(`Taking step ${number}`, cause)
+      throw cause
+    }
+  })
+  for (const note of cutting.notes()) yield* progress({ note })
+  return step
+})
 
 /** One iteration, counted from 1: rollouts of a batch of prompts, their rewards and advantages, then losses and a step for each mini-batch. */
 const iterate = Effect.fn("ppo.iterate")(function* (run: Run, iteration: number) {
@@ -55,10 +93,7 @@ const iterate = Effect.fn("ppo.iterate")(function* (run: Run, iteration: number)
   const { experience, statistics } = trainer.advantages(rollouts)
   const steps: Array<StepStatistics> = []
   for (const miniBatch of trainer.miniBatches(experience)) {
-    const step = scoped(() => {
-      const losses = trainer.loss(miniBatch)
-      return trainer.step(losses)
-    })
+    const step = yield* takeStep(run, miniBatch)
     steps.push(step)
     if (step.diverged) {
       // The end of the curve.
@@ -117,6 +152,21 @@ const advanceToEnd = Effect.fn("ppo.advanceToEnd")(function* (run: Run, save: Ef
   return "iterations"
 })
 
+/** How the updates of these models fit the device: of responses as long as the smallest context. */
+const fitUpdates = (
+  models: PpoModels,
+  config: PpoConfig,
+  { device, keepsBest }: { readonly device: "cpu" | "cuda"; readonly keepsBest: boolean }
+) => {
+  const { helpfulness, reference, safety } = models
+  const costed = ({ adapter, config }: RewardModel) => ({ config, scalarHead: true, adapter: adapter?.config })
+  const rewards = [helpfulness, ...(safety === undefined ? [] : [safety])].map(({ model }) => costed(model))
+  const shapes = shapesOf(config, { policy: { config: reference.config, scalarHead: false }, rewards, keepsBest })
+  const step = ppoStep({ ...shapes, precision: config.precision }, config, smallestContext(models))
+  const asked = { microBatch: config.microBatchSize, recompute: config.recompute }
+  return chooseFit(asked, { device, usual: usualResponses }, step, () => ppoAdvice)
+}
+
 export const ppo = Stage.make("ppo", {
   description: "§3.2.3 proximal policy optimisation against the combined reward, with a KL penalty to the policy it starts from",
   config: PpoConfig,
@@ -125,7 +175,7 @@ export const ppo = Stage.make("ppo", {
   inherits: { tokenizer: "policy" },
   agrees: [{ trait: "tokenizer", ports: ["policy", "helpfulness", "safety"], check: checkTokenizerFolders }],
   resources: { tensors: true },
-  run: Effect.fn("ppo")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
+  run: Effect.fn("ppo")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped, recorded }) {
     if (config.onDivergence === "keep-best" && inputs.heldOut === undefined)
       return yield* new PpoSetupError({
         message: `onDivergence "keep-best" needs held-out prompts to tell the best policy: wire "heldOut", or set onDivergence to "fail".`
@@ -149,11 +199,13 @@ export const ppo = Stage.make("ppo", {
     const promptsTooLong = rows.length + heldOutRows.length - prompts.length - heldOut.length
 
     const { policy, tokenizer, safety } = models
+    const fit = yield* fitUpdates(models, config, { device, keepsBest: inputs.heldOut !== undefined })
+    yield* tellFit({ fit, progress })
     const trainer = new PpoTrainer({ ...models, config, padId: tokenizer.padId, seed })
     const history = new PpoHistory()
     const run: Run = {
       ...models,
-      ...{ config, seed, prompts, heldOut, trainer, history },
+      ...{ config, seed, prompts, heldOut, trainer, history, fit, cutting: new Cutting(fit.microBatch, recorded) },
       progress: (said) => progress({ step: history.iterations.length, total: config.iterations, ...said })
     }
     const found = yield* checkpoints.latest
@@ -187,7 +239,7 @@ export const ppo = Stage.make("ppo", {
       tokenizer,
       base: inputs.policy,
       metrics: {
-        ...{ iterations: iterations.length, kept, promptsTooLong },
+        ...{ iterations: iterations.length, kept, promptsTooLong, ...fitMetrics(fit), ...run.cutting.metrics },
         ...{ generationSeconds: allSeconds.generation, scoringSeconds: allSeconds.scoring, updateSeconds: allSeconds.update },
         ...(first === undefined || last === undefined
           ? {}

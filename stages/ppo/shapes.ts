@@ -1,6 +1,6 @@
-/** PPO's models as estimates reckon with them, and the weights that are in memory for them: each base once, as loading.ts has it. */
-import { adapterParameters, type CostedModel, costedParameters } from "../../models/cost.ts"
-import { adaptedBy } from "../training/cost.ts"
+/** PPO's models as they are reckoned with, and the weights that are in memory for them: each base once, as loading.ts has it. */
+import { type CostedModel, costedParameters, trainedParameterCount } from "../../models/memory.ts"
+import { adaptedBy } from "../training/lora.ts"
 import type { PpoConfig } from "./config.ts"
 
 export interface PpoShapes {
@@ -24,10 +24,6 @@ export const shapesOf = (
   return { policy: adaptedBy(config, policy), value, rewards, keepsBest }
 }
 
-/** Weights of a model without those of the base that its adapter is on. */
-const own = (model: CostedModel): number =>
-  model.adapter === undefined ? costedParameters(model) : adapterParameters(model) + (model.scalarHead ? model.config.dim : 0)
-
 /**
  * How many weights are in memory: the reference (which is the policy's base where that has an adapter), what is trained, the best policy so far, and reward models, with one base
  * for those that are adapters. Where that base is the policy's too, it is counted twice: no plan knows.
@@ -35,6 +31,7 @@ const own = (model: CostedModel): number =>
 export const heldWeights = ({ keepsBest, policy, rewards, value }: PpoShapes): number => {
   const onBase = rewards.find(({ adapter }) => adapter !== undefined)
   const base = onBase === undefined ? 0 : costedParameters(onBase) - onBase.config.dim
-  const sum = (models: ReadonlyArray<CostedModel>) => models.reduce((total, model) => total + own(model), 0)
+  /** Of a model with an adapter without its base. */
+  const sum = (models: ReadonlyArray<CostedModel>) => models.reduce((total, model) => total + trainedParameterCount(model), 0)
   return costedParameters(policy) + base + sum([policy, ...(keepsBest ? [policy] : []), value, ...rewards])
 }

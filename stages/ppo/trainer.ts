@@ -15,10 +15,20 @@ import type { RewardModel } from "../../models/reward-model.ts"
 import { chunks } from "../common/sequences.ts"
 import { trainedParameters } from "../training/lora.ts"
 import { explainedVariance, generalisedAdvantages, tokenRewards, whitenTokens } from "./advantages.ts"
-import type { PpoConfig } from "./config.ts"
+import { type Fit, fitOnCpu } from "../training/fit.ts"
+import { microBatches } from "../training/cutting.ts"
+import { type PpoConfig, usualResponses } from "./config.ts"
 import { adaptBeta, approximateKl, klEstimate } from "./kl.ts"
 import { clippedTokens, policyLoss, valueLoss } from "./losses.ts"
-import { byLength, logProbabilitiesOf, responseLogProbabilities, responseValues, type TokenizedResponse, valuesOf } from "./models.ts"
+import {
+  byLength,
+  logProbabilitiesOf,
+  responseLogProbabilities,
+  responseValues,
+  sequenceLength,
+  type TokenizedResponse,
+  valuesOf
+} from "./models.ts"
 
 export interface PpoTrainerOptions {
   readonly config: PpoConfig
@@ -97,6 +107,7 @@ export interface TrainerNumbers {
 export class PpoTrainer {
   readonly #options: PpoTrainerOptions
   readonly #schedule: Schedule
+  readonly #usual: Fit
   readonly #policyOptimizer: AdamW
   readonly #valueOptimizer: AdamW
   #beta: number
@@ -105,6 +116,8 @@ export class PpoTrainer {
   constructor(options: PpoTrainerOptions) {
     const { config, policy, value } = options
     this.#options = options
+    const layers = Math.max(policy.config.layers, value.config.layers)
+    this.#usual = fitOnCpu({ microBatch: config.microBatchSize, recompute: config.recompute }, layers, usualResponses)
     this.#schedule = options.schedule ?? constantSchedule(config.learningRate)
     this.#policyOptimizer = new AdamW({ parameters: trainedParameters(policy), weightDecay: config.weightDecay })
     this.#valueOptimizer = new AdamW({ parameters: trainedParameters(value), weightDecay: config.weightDecay })
@@ -162,32 +175,45 @@ export class PpoTrainer {
       yield* chunks(new Random(seed, "ppo", "permutation", this.#iteration, epoch).shuffle(experience), config.miniBatchSize)
   }
 
-  /** Losses of the whole mini-batch, computed in parts, and their gradients. Call it, and `step`, inside one scope. */
-  loss(miniBatch: ReadonlyArray<Experience>): Losses {
+  /**
+   * Losses of the whole mini-batch, computed in micro-batches, and their gradients. Call it, and `step`, inside one scope. `fit` says how it is cut; unless given, as
+   * config.microBatchSize and recompute say, on the CPU.
+   */
+  loss(miniBatch: ReadonlyArray<Experience>, fit: Fit = this.#usual): Losses {
     const { config, policy, value } = this.#options
-    const parts = chunks(byLength(miniBatch), config.microBatchSize)
+    const parts = microBatches(byLength(miniBatch), fit.microBatch, sequenceLength)
     const tokens = miniBatch.reduce((sum, { response }) => sum + response.length, 0)
     const states = miniBatch.reduce((sum, { returns }) => sum + returns.length, 0)
 
-    const policyParts = accumulateGradients(trainedParameters(policy), parts, (part) => {
-      const { logProbabilities, entropy } = responseLogProbabilities(policy, part, this.#options) // (N,) and one element
-      const old = flat(part, "logProbabilities", logProbabilities) // (N,)
-      const advantages = flat(part, "advantages", logProbabilities) // (N,)
-      const loss = policyLoss(logProbabilities, old, advantages, config.clip).div(tokens)
-      backward(loss)
-      return noGrad(() => {
-        const now = logProbabilities.detach()
-        const [clipped, kl] = [clippedTokens(now, old, config.clip), approximateKl(now, old)]
-        return stack([loss.detach(), clipped.div(tokens), kl.div(tokens), entropy.div(tokens)], 0) // (4,)
-      })
-    })
-    const valueParts = accumulateGradients(trainedParameters(value), parts, (part) => {
-      const values = responseValues(value, part, this.#options) // (N,)
-      const [old, returns] = [flat(part, "values", values), flat(part, "returns", values)] // (N,)
-      const loss = valueLoss(values, old, returns, config.valueClip).div(states)
-      backward(loss)
-      return noGrad(() => loss.detach().reshape(1))
-    })
+    const policyParts = accumulateGradients(
+      trainedParameters(policy),
+      parts,
+      (part) => {
+        const { logProbabilities, entropy } = responseLogProbabilities(policy, part, this.#options) // (N,) and one element
+        const old = flat(part, "logProbabilities", logProbabilities) // (N,)
+        const advantages = flat(part, "advantages", logProbabilities) // (N,)
+        const loss = policyLoss(logProbabilities, old, advantages, config.clip).div(tokens)
+        backward(loss)
+        return noGrad(() => {
+          const now = logProbabilities.detach()
+          const [clipped, kl] = [clippedTokens(now, old, config.clip), approximateKl(now, old)]
+          return stack([loss.detach(), clipped.div(tokens), kl.div(tokens), entropy.div(tokens)], 0) // (4,)
+        })
+      },
+      fit
+    )
+    const valueParts = accumulateGradients(
+      trainedParameters(value),
+      parts,
+      (part) => {
+        const values = responseValues(value, part, this.#options) // (N,)
+        const [old, returns] = [flat(part, "values", values), flat(part, "returns", values)] // (N,)
+        const loss = valueLoss(values, old, returns, config.valueClip).div(states)
+        backward(loss)
+        return noGrad(() => loss.detach().reshape(1))
+      },
+      fit
+    )
     return noGrad(() => ({ policy: stack(policyParts, 0).sum(0), value: cat(valueParts, 0).sum(0, true) }))
   }
 

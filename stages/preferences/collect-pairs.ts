@@ -8,6 +8,7 @@ import { readRows, writeDataset } from "../../data/dataset.ts"
 import { deriveSeed, Random } from "../../engine/random.ts"
 import type { Tensor } from "../../engine/tensor.ts"
 import { loadPolicy } from "../../models/checkpoint.ts"
+import { together } from "../../models/memory.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
@@ -15,7 +16,7 @@ import { Prompts, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts
 import { openBatchLog } from "../common/batch-log.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { promptLength, rowCount, sized } from "../common/cost/size.ts"
-import { sampling, together } from "../common/cost/work.ts"
+import { sampling } from "../common/cost/work.ts"
 import { checkPromptIds } from "../common/pairing.ts"
 import { promptsWithRoom, sampleAll, samplingFields, samplingPrecision, type Sampled } from "../common/sampling.ts"
 
@@ -110,10 +111,7 @@ export const collectPairsCost = costOf(collectPairs, {
     const lengths = { prompt: promptLength(inputs.prompts, "the pairs"), response: expected.responseTokens ?? config.maxNewTokens }
     const each = [inputs.first, inputs.second].map((policy) => sampling(policy, config, rowCount(inputs.prompts, "prompts"), lengths))
     // Both checkpoints are loaded before the first samples.
-    const memory = together(
-      each.map((one) => one.memory),
-      0
-    )
+    const memory = together(each.map((one) => one.memory))
     return { work: each.flatMap(({ work }) => work), memory }
   }
 })

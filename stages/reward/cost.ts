@@ -1,5 +1,5 @@
 /** What scoring responses costs. */
-import { forwardBytes, type Precision } from "../../models/cost.ts"
+import { forwardBytes, type Precision } from "../../models/memory.ts"
 import { dialogueLength, rowCount, type Size } from "../common/cost/size.ts"
 import { frozen, reading, scalarModel, type StageCost } from "../common/cost/work.ts"
 

@@ -10,9 +10,10 @@ import type { ArtifactError, ArtifactRef, Dataset } from "../../schemas/artifact
 import { type Message, type Preference, Preferences } from "../../schemas/rows.ts"
 import { appendFittingAnswers } from "../common/dialogues.ts"
 import { LeftOutCounter, type LeftOutRow } from "../common/left-out.ts"
-import { batchesOf, chunks, inOrder, type Sequence } from "../common/sequences.ts"
+import { batchesOf, inOrder, type Sequence } from "../common/sequences.ts"
 import type { TokenStore } from "../common/token-store.ts"
 import { permuted } from "../training/held-out.ts"
+import { microBatches } from "../training/cutting.ts"
 import type { TrainingBatch } from "../training/train.ts"
 
 /** Margin by rating (significantly better, better, slightly better, negligibly better or unsure), §A.3.3 table 27. */
@@ -149,26 +150,22 @@ export const readPairs = Effect.fn("readPairs")(function* (
 
 interface BatchSizes {
   readonly batchPairs: number
-  readonly microBatchPairs: number
 }
 
 /** Batches of these pairs, in their order, once; within a batch pairs of like length share a part, so that little is padded. */
 export function* pairPass(
   pairs: Sequence<TokenisedPair>,
   order: Uint32Array,
-  { batchPairs, microBatchPairs }: BatchSizes,
+  { batchPairs }: BatchSizes,
   loss: (pairs: ReadonlyArray<TokenisedPair>) => Tensor
 ): Generator<TrainingBatch> {
   const longest = (pair: TokenisedPair) => Math.max(pair.chosen.length, pair.rejected.length)
   for (const batch of batchesOf(inOrder(pairs, order), batchPairs)) {
-    const parts = chunks(
-      batch.toSorted((a, b) => longest(a) - longest(b)),
-      microBatchPairs
-    )
+    const sorted = batch.toSorted((a, b) => longest(a) - longest(b))
     yield {
       count: batch.length,
-      tokens: parts.reduce((sum, part) => sum + 2 * part.length * Math.max(...part.map(longest)), 0),
-      parts: parts.map((part) => () => loss(part))
+      tokens: batch.reduce((sum, { chosen, rejected }) => sum + chosen.length + rejected.length, 0),
+      parts: (microBatch) => microBatches(sorted, microBatch, (pair) => 2 * longest(pair)).map((part) => () => loss(part))
     }
   }
 }

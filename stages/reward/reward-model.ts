@@ -11,7 +11,7 @@ import * as Schema from "effect/Schema"
 import { cosineSchedule } from "../../engine/schedule.ts"
 import { type Device, tensor, type Tensor } from "../../engine/tensor.ts"
 import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
-import { activationBytes } from "../../models/cost.ts"
+import type { LlamaConfig } from "../../models/config.ts"
 import { initRewardModel, type RewardModel } from "../../models/reward-model.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
@@ -19,13 +19,15 @@ import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Preferences } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { dialogueLength, rowCount, sized } from "../common/cost/size.ts"
-import { scalarModel, type StageCost, trained, training } from "../common/cost/work.ts"
+import { scalarModel } from "../common/cost/work.ts"
 import { nothingLeft } from "../common/left-out.ts"
 import { scoreSequences } from "../common/scoring.ts"
 import { TokenStore } from "../common/token-store.ts"
-import { adaptedBy, adapterOf, withHeldOut } from "../training/cost.ts"
+import { fitOneModel } from "../training/advice.ts"
+import { trainingCost, withHeldOut } from "../training/cost.ts"
+import { microBatchField, recomputeField } from "../training/fit.ts"
 import { evaluating, heldOutFields, patienceNeedsHeldOut, splitHeldOut } from "../training/held-out.ts"
-import { loraFields, targetsNeedRank, trainedParameters, withLora } from "../training/lora.ts"
+import { adaptedBy, adapterOf, loraFields, targetsNeedRank, trainedParameters, withLora } from "../training/lora.ts"
 import { stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
 import { pairBatches, pairPass, readPairs, type TokenisedPair } from "./pairs.ts"
 
@@ -40,6 +42,9 @@ export const rankingLoss = (chosen: Tensor, rejected: Tensor, margin: Tensor): T
  */
 export const safetyLoss = (scores: Tensor, labels: Tensor): Tensor => scores.mul(labels).logSigmoid().mul(labels.square()).sum().neg()
 
+/** Pairs at once on the CPU. */
+const usualPairs = 8
+
 export const RewardModelConfig = Schema.Struct({
   margin: hyper("small", "margin table; §A.3.3, table 27", ["none", "small", "large"]),
   learningRate: hyper(1e-5, "peak; §3.2.2: 1e-5, 5e-6 at 70B", { min: 0 }),
@@ -48,7 +53,8 @@ export const RewardModelConfig = Schema.Struct({
   warmupMinimum: hyperInt(5, "and at least so many steps; §3.2.2: 5", { min: 0 }),
   epochs: hyper(1, "passes over the pairs; §3.2.2: one, more overfits", { min: 0 }),
   batchPairs: hyperInt(512, "pairs a step; §3.2.2: 512, that is 1024 rows", { min: 1 }),
-  microBatchPairs: hyperInt(8, "pairs at once; the loss does not depend on it, but for the order of float sums", { min: 1 }),
+  microBatchPairs: microBatchField("pairs", usualPairs),
+  recompute: recomputeField,
   weightDecay: hyper(0.1, "§2.2: 0.1", { min: 0 }),
   maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
   precision: hyper("float32", "of weights and activations; scores, and the optimiser's copy of the weights, are float32 either way", [
@@ -94,8 +100,26 @@ export const warmupSteps = (config: Pick<Config, "warmupFraction" | "warmupMinim
 
 const inputs = { init: Policy, pairs: Preferences }
 
+const askedOf = (config: Config) => ({ microBatch: config.microBatchPairs, recompute: config.recompute })
+/** A pair is a row of both its dialogues, each of the context's length at most. */
+const stepsOf = (config: Config, shape: LlamaConfig) => {
+  const { batchPairs: rows, patience, precision } = config
+  const model = adaptedBy(config, { config: shape, scalarHead: true })
+  return { model, precision, rows, longest: 2 * shape.maxPositions, keepsBest: patience > 0 }
+}
+
 const trainRewardModel = Effect.fn("trainRewardModel")(function* (
-  { config, inputs: given, output, seed, device, progress, checkpoints, skipped }: Stage.Context<typeof RewardModelConfig, typeof inputs>,
+  {
+    config,
+    inputs: given,
+    output,
+    seed,
+    device,
+    progress,
+    checkpoints,
+    skipped,
+    recorded
+  }: Stage.Context<typeof RewardModelConfig, typeof inputs>,
   options: { readonly safetyLossWeight: number }
 ) {
   const { safetyLossWeight } = options
@@ -113,9 +137,10 @@ const trainRewardModel = Effect.fn("trainRewardModel")(function* (
   const { heldOut, training } = yield* splitHeldOut(pairs.length, config.heldOut, seed)
   const model = initRewardModel(withLora(policy, config, seed), { seed })
   const lossOf = (part: ReadonlyArray<TokenisedPair>) => pairLoss(model, part, { padId: tokenizer.padId, device, safetyLossWeight })
+  const fit = yield* fitOneModel(askedOf(config), { device, usual: usualPairs }, stepsOf(config, policy.config))
   const steps = stepsFor(training.length, config.batchPairs, config.epochs)
   const result = yield* train({
-    parameters: trainedParameters(model),
+    ...{ fit, recorded, parameters: trainedParameters(model) },
     checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
     batches: pairBatches(pairs, config, seed, lossOf, training),
     heldOut: evaluating(heldOut, config, () => pairPass(pairs, heldOut, config, lossOf)),
@@ -178,18 +203,14 @@ export const generalRewardModel = Stage.make("general-reward-model", {
 
 export const helpfulnessRewardModelCost = costOf(helpfulnessRewardModel, {
   size: ({ config, inputs: { init } }) => sized(init, { adapter: adapterOf(config) }),
-  cost: ({ config, inputs: { init, pairs } }) => {
-    const { batchPairs, epochs, heldOut, microBatchPairs, precision } = config
-    const model = adaptedBy(config, scalarModel(init, "the model to start from"))
-    const tokens = 2 * microBatchPairs * model.config.maxPositions
+  cost: ({ config, deviceMemory, inputs: { init, pairs } }) => {
+    const { batchPairs, epochs, heldOut, precision } = config
+    const trained = stepsOf(config, scalarModel(init, "the model to start from").config)
     const [count, length] = [rowCount(pairs, "pairs"), dialogueLength(pairs, "the pairs")]
     const trainedOn = (1 - heldOut) * count * epochs
-    const cost: StageCost = {
-      work: [training("update", model, precision, 2 * trainedOn, length)],
-      memory: trained(model, precision, activationBytes(model, precision, tokens, 0))
-    }
+    const cost = trainingCost({ ...trained, asked: askedOf(config) }, { rows: 2 * trainedOn, length }, deviceMemory)
     const steps = Math.ceil(trainedOn / batchPairs)
-    return withHeldOut(cost, config, { model, precision, rows: () => 2 * heldOut * count, length, steps })
+    return withHeldOut(cost, config, { model: trained.model, precision, rows: () => 2 * heldOut * count, length, steps })
   }
 })
 export const safetyRewardModelCost = costOf(safetyRewardModel, helpfulnessRewardModelCost)

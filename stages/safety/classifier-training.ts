@@ -19,9 +19,11 @@ import { costOf } from "../common/cost/estimator.ts"
 import { nothingLeft } from "../common/left-out.ts"
 import { languageModelLoss, type PackedRow } from "../common/sequences.ts"
 import { TokenStore } from "../common/token-store.ts"
+import { fitPacked, usualSequences } from "../training/advice.ts"
 import { packedTraining } from "../training/cost.ts"
 import { readExamples } from "../training/examples.ts"
 import { evaluating, heldOutFields, patienceNeedsHeldOut, permuted, splitHeldOut } from "../training/held-out.ts"
+import { microBatchField, recomputeField } from "../training/fit.ts"
 import { loraFields, targetsNeedRank, trainedParameters, withLora } from "../training/lora.ts"
 import { packedBatches, packedPass } from "../training/sft.ts"
 import { precision, stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
@@ -52,9 +54,8 @@ const SafetyClassifierConfig = Schema.Struct({
   sequenceLength: hyperInt(4096, "tokens a sequence, at most the model's context; Llama Guard: 4096", { min: 2 }),
   weightDecay: hyper(0.1, "§3.1: 0.1", { min: 0 }),
   maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
-  microBatchSize: hyperInt(8, "sequences at once: memory against speed; the loss does not depend on it, but for the order of float sums", {
-    min: 1
-  }),
+  microBatchSize: microBatchField("sequences", usualSequences),
+  recompute: recomputeField,
   precision,
   ...loraFields,
   ...heldOutFields
@@ -67,7 +68,7 @@ export const safetyClassifier = Stage.make("safety-classifier", {
   output: SafetyClassifier,
   inherits: { tokenizer: "init" },
   resources: { tensors: true },
-  run: Effect.fn("safety-classifier")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
+  run: Effect.fn("safety-classifier")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped, recorded }) {
     const { model: base, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
     const model = withLora(base, config, seed)
     const tasks = new Set<string>()
@@ -89,14 +90,14 @@ export const safetyClassifier = Stage.make("safety-classifier", {
       return yield* nothingLeft("train a safety classifier on", { name: "examples", count: examples.rows }, leftOut, { length, context })
     yield* skipped.check("examples", examples.rows)
     const { heldOut, training } = yield* splitHeldOut(examples.length, config.heldOut, seed)
+    const fit = yield* fitPacked(model, config, device)
     const lossOf = (rows: ReadonlyArray<PackedRow>) => languageModelLoss(model, rows, { device, isolate: true })
     const epochRows = (epoch: number) => examples.packed(permuted(training, new Random(seed, "safety classifier", "epoch", epoch)))
-    const { batchSize, microBatchSize } = config
-    const steps = stepsFor(epochRows(0).length, batchSize, config.epochs)
+    const steps = stepsFor(epochRows(0).length, config.batchSize, config.epochs)
     const result = yield* train({
-      parameters: trainedParameters(model),
+      ...{ fit, recorded, parameters: trainedParameters(model) },
       checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
-      batches: packedBatches(epochRows, { batchSize, microBatchSize }, lossOf),
+      batches: packedBatches(epochRows, config, lossOf),
       heldOut: evaluating(heldOut, config, () => packedPass(examples.packed(heldOut), config, lossOf)),
       steps,
       schedule: cosineSchedule({ peak: config.learningRate, steps, warmup: config.warmupSteps, finalFraction: config.finalLearningRate }),
@@ -114,5 +115,5 @@ export const safetyClassifier = Stage.make("safety-classifier", {
 
 export const safetyClassifierCost = costOf(safetyClassifier, {
   size: ({ inputs }) => inputs.init,
-  cost: ({ config, inputs }) => packedTraining(inputs.init, inputs.examples, config, "examples")
+  cost: ({ config, deviceMemory, inputs }) => packedTraining(inputs.init, inputs.examples, config, "examples", deviceMemory)
 })

@@ -1,5 +1,5 @@
 /** What classifying texts by the safety classifier costs, and how large sets of labelled texts are. */
-import { forwardBytes, type Precision } from "../../models/cost.ts"
+import { forwardBytes, type Precision } from "../../models/memory.ts"
 import { pool, type Size, sized } from "../common/cost/size.ts"
 import { frozen, languageModel, reading, type StageCost } from "../common/cost/work.ts"
 

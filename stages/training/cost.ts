@@ -1,8 +1,13 @@
 /** What training costs: on packed sequences, and with a loss on held-out rows. */
-import { activationBytes, bytesOf, type CostedModel, type Precision } from "../../models/cost.ts"
+import { type CostedModel, type Precision, trainedParameterCount, trainedWeightBytes } from "../../models/memory.ts"
 import { dialogueLength, rowCount, type Size } from "../common/cost/size.ts"
-import { targetsOf } from "./lora.ts"
-import { languageModel, reading, type StageCost, trained, training } from "../common/cost/work.ts"
+import { languageModel, reading, type StageCost, training } from "../common/cost/work.ts"
+import { trainingAdvice } from "./advice.ts"
+import { type Asked as AskedFit, fitOnGpu, type Steps, trainingStep } from "./fit.ts"
+import { adaptedBy, type LoraCost } from "./lora.ts"
+
+export type { Steps } from "./fit.ts"
+export type { LoraCost } from "./lora.ts"
 
 /** The fields of a config that say what is held out; left out: nothing is. */
 export interface HeldOutCost {
@@ -14,7 +19,7 @@ export interface HeldOutCost {
 /** A training that also reads `rows()` held-out sequences before the first step, every so many and after the last, as if it did not end early. */
 export const withHeldOut = (
   cost: StageCost,
-  { heldOut = 0, evaluateEvery = 1, patience = 0 }: HeldOutCost,
+  { heldOut = 0, evaluateEvery = 1 }: HeldOutCost,
   read: {
     readonly model: CostedModel
     readonly precision: Precision
@@ -26,52 +31,53 @@ export const withHeldOut = (
   if (heldOut === 0) return cost
   const { length, model, precision, rows, steps } = read
   const times = 1 + Math.ceil(steps / evaluateEvery)
-  const { gradients, weights } = cost.memory
-  // With a patience, a copy of what is trained, whose gradients are counted in float32.
-  const copy = patience > 0 ? (gradients * bytesOf[precision]) / bytesOf.float32 : 0
+  return { ...cost, work: [...cost.work, reading("held-out loss", model, precision, times * rows(), length)] }
+}
+
+/** Bytes of one resume checkpoint of a trained model: its weights (or the adapter's), the optimiser's state, and where it is kept the best so far. */
+export const resumeBytes = (model: CostedModel, precision: Precision, keepsBest = false): number =>
+  trainedParameterCount(model) * (precision === "bfloat16" ? 12 : 8) + (keepsBest ? 2 : 1) * trainedWeightBytes(model, precision)
+
+/** A stage that trains one model on `rows` rows of `length` tokens in all. */
+export const trainingCost = (
+  steps: Steps & { readonly asked: AskedFit },
+  over: { readonly rows: number; readonly length: number },
+  deviceMemory: number
+): StageCost => {
+  const { asked, keepsBest, model, precision } = steps
+  const { fits, memory, microBatch, recompute } = fitOnGpu(asked, deviceMemory, trainingStep(steps))
   return {
-    work: [...cost.work, reading("held-out loss", model, precision, times * rows(), length)],
-    memory: { ...cost.memory, weights: weights + copy }
+    work: [training("update", model, precision, over.rows, over.length, recompute)],
+    memory,
+    step: { microBatch, recompute, blocks: model.config.layers },
+    resume: resumeBytes(model, precision, keepsBest),
+    ...(fits ? {} : { advice: trainingAdvice(steps, deviceMemory) })
   }
 }
 
-/** The fields of a config that say which adapter is trained; left out: none is. */
-export interface LoraCost {
-  readonly loraRank?: number
-  readonly loraTargets?: string
+/** The config of a stage that trains on packed sequences. */
+export interface PackedConfig extends LoraCost, HeldOutCost {
+  readonly sequenceLength: number
+  readonly batchSize: number
+  readonly microBatchSize: number
+  readonly recompute: string
+  readonly epochs: number
+  readonly steps?: number
+  readonly precision: Precision
 }
 
-/** The adapter that is trained under a config. */
-export const adapterOf = ({ loraRank = 0, loraTargets = "" }: LoraCost): CostedModel["adapter"] =>
-  loraRank === 0 ? undefined : { rank: loraRank, targets: targetsOf(loraTargets) }
-
-/** A model as it is trained under a config. */
-export const adaptedBy = (config: LoraCost, model: CostedModel): CostedModel => ({ ...model, adapter: adapterOf(config) })
-
 /** Dialogues packed into full sequences. */
-export const packedTraining = (
-  init: Size,
-  data: Size,
-  config: {
-    readonly sequenceLength: number
-    readonly batchSize: number
-    readonly microBatchSize: number
-    readonly epochs: number
-    readonly steps?: number
-    readonly precision: Precision
-  } & LoraCost &
-    HeldOutCost,
-  what: string
-): StageCost => {
-  const { batchSize, epochs, heldOut = 0, microBatchSize, precision, steps = 0 } = config
+export const packedTraining = (init: Size, data: Size, config: PackedConfig, what: string, deviceMemory: number): StageCost => {
+  const { batchSize, epochs, heldOut = 0, microBatchSize, patience = 0, precision, recompute, steps = 0 } = config
   const model = adaptedBy(config, languageModel(init, "the model to start from"))
   const length = Math.min(config.sequenceLength, model.config.maxPositions)
   const all = () => Math.ceil((rowCount(data, what) * dialogueLength(data, what)) / length)
   const rows = steps > 0 ? steps * batchSize : (1 - heldOut) * all() * epochs
-  const tokens = microBatchSize * length
-  const cost: StageCost = {
-    work: [training("update", model, precision, rows, length)],
-    memory: trained(model, precision, activationBytes(model, precision, tokens, tokens))
-  }
+  const asked = { microBatch: microBatchSize, recompute }
+  const cost = trainingCost(
+    { model, precision, rows: batchSize, longest: length, asked, keepsBest: patience > 0 },
+    { rows, length },
+    deviceMemory
+  )
   return withHeldOut(cost, config, { model, precision, rows: () => heldOut * all(), length, steps: Math.ceil(rows / batchSize) })
 }

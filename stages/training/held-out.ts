@@ -16,6 +16,7 @@ import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { judgeEvaluations } from "../common/early-stopping.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import type { TrainingBatch } from "./batch.ts"
+import type { MicroBatch } from "./cutting.ts"
 
 /** Fields of a stage's config. */
 export const heldOutFields = {
@@ -99,12 +100,12 @@ export class HeldOut {
   }
 
   /** The mean loss of the model as it is. */
-  readonly loss = (progress: (progress: Progress) => Effect.Effect<void>): Effect.Effect<number> =>
+  readonly loss = (microBatch: MicroBatch, progress: (progress: Progress) => Effect.Effect<void>): Effect.Effect<number> =>
     Effect.gen({ self: this }, function* () {
       let [sum, count] = [0, 0]
       for (const batch of this.#options.batches()) {
         count += batch.count
-        for (const part of batch.parts) sum += scoped(() => noGrad(() => part().item()))
+        for (const part of batch.parts(microBatch)) sum += scoped(() => noGrad(() => part().item()))
         // Lets the process hear that it should stop.
         yield* progress({ message: "evaluating" })
       }

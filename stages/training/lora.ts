@@ -7,6 +7,7 @@ import type { Parameters } from "../../engine/gradients.ts"
 import { adapterTensors } from "../../models/adapter-files.ts"
 import type { Llama } from "../../models/llama.ts"
 import { initLora, linearLayers, type LoraTarget } from "../../models/lora.ts"
+import type { CostedModel } from "../../models/memory.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
 import { hyper, hyperInt, hyperWords } from "../../schemas/hyper.ts"
 
@@ -48,6 +49,16 @@ export const targetsOf = (names: string): ReadonlyArray<LoraTarget> => {
   const words = names.split(",").map((word) => word.trim())
   return linearLayers.filter((target) => words.includes(everyLayer) || words.includes(target))
 }
+
+/** The fields that say which adapter is trained; left out: none is. */
+export type LoraCost = Partial<Pick<LoraFields, "loraRank" | "loraTargets">>
+
+/** The adapter that is trained under a config. */
+export const adapterOf = ({ loraRank = 0, loraTargets = "" }: LoraCost): CostedModel["adapter"] =>
+  loraRank === 0 ? undefined : { rank: loraRank, targets: targetsOf(loraTargets) }
+
+/** A model as it is trained under a config. */
+export const adaptedBy = (config: LoraCost, model: CostedModel): CostedModel => ({ ...model, adapter: adapterOf(config) })
 
 /** The model that a stage trains: with a new adapter on it, or as it is where loraRank is 0. */
 export const withLora = (model: Llama, { loraAlpha, loraRank, loraTargets, rsLora }: LoraFields, seed: number): Llama => {

@@ -10,8 +10,9 @@ import { Random } from "../../engine/random.ts"
 import { cosineSchedule } from "../../engine/schedule.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
 import { type LlamaConfig, llamaConfig } from "../../models/config.ts"
-import { activationBytes } from "../../models/cost.ts"
 import { initLlama } from "../../models/llama.ts"
+import type { CostedModel } from "../../models/memory.ts"
+import { checkPrecision } from "../../models/weights.ts"
 import { loadTokenizer } from "../../models/tokenizer/files.ts"
 import { TokenBuffer } from "../../models/tokenizer/token-buffer.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
@@ -22,12 +23,15 @@ import { Texts } from "../../schemas/rows.ts"
 import { TokenizerModel } from "../../schemas/tokenizer.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { dialogueLength, rowCount, type Size, sized, unknownSize } from "../common/cost/size.ts"
-import { languageModel, type StageCost, trained, training } from "../common/cost/work.ts"
+import { languageModel } from "../common/cost/work.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
-import { batchesOf, chunks, inOrder, languageModelLoss, type PackedRow, type Sequence } from "../common/sequences.ts"
+import { batchesOf, inOrder, languageModelLoss, type PackedRow, type Sequence } from "../common/sequences.ts"
 import { TokenStore } from "../common/token-store.ts"
-import { withHeldOut } from "./cost.ts"
+import { fitOneModel } from "./advice.ts"
+import { trainingCost, withHeldOut } from "./cost.ts"
+import { microBatchField, recomputeField } from "./fit.ts"
 import { evaluating, heldOutFields, patienceNeedsHeldOut, splitHeldOut } from "./held-out.ts"
+import { microBatches } from "./cutting.ts"
 import { precision, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 /** Sizes that do not fit one another: refused before anything runs. */
@@ -51,6 +55,9 @@ const misfits = ({
   return found.flatMap(([isWrong, path, issue]) => (isWrong ? [{ path: [path], issue }] : []))
 }
 
+/** Sequences at once on the CPU. */
+const usualSequences = 16
+
 const PretrainConfig = Schema.Struct({
   dim: hyperInt(128, "width of the model", { min: 1 }),
   layers: hyperInt(4, "transformer blocks", { min: 1 }),
@@ -62,7 +69,8 @@ const PretrainConfig = Schema.Struct({
   sequenceLength: hyperInt(256, "tokens a training sequence, at most the context; §2.2: 4096", { min: 2 }),
   steps: hyperInt(500, "optimiser steps", { min: 1 }),
   batchSize: hyperInt(16, "sequences a step; §2.2: 4M tokens", { min: 1 }),
-  microBatchSize: hyperInt(16, "sequences at once", { min: 1 }),
+  microBatchSize: microBatchField("sequences", usualSequences),
+  recompute: recomputeField,
   learningRate: hyper(3e-4, "peak; §2.2, table 1: 3e-4 (7B, 13B), 1.5e-4 (34B, 70B); small models bear more", { min: 0 }),
   finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
   warmupSteps: hyperInt(50, "§2.2: 2000", { min: 0 }),
@@ -127,6 +135,13 @@ const shapeOf = (config: typeof PretrainConfig.Type, vocabSize: number): LlamaCo
   return llamaConfig({ vocabSize, dim, layers, heads, kvHeads, ffn, maxPositions, tiedEmbeddings })
 }
 
+const askedOf = (config: typeof PretrainConfig.Type) => ({ microBatch: config.microBatchSize, recompute: config.recompute })
+/** Of the model that is trained: what a step takes follows from it. */
+const stepsOf = (config: typeof PretrainConfig.Type, model: CostedModel) => {
+  const { batchSize: rows, patience, precision, sequenceLength: longest } = config
+  return { model, precision, rows, longest, keepsBest: patience > 0 }
+}
+
 export const pretrain = Stage.make("pretrain", {
   description: "§2.2 pretraining of a Llama from scratch on running text",
   config: PretrainConfig,
@@ -134,7 +149,7 @@ export const pretrain = Stage.make("pretrain", {
   output: Policy,
   inherits: { tokenizer: "tokenizer" },
   resources: { tensors: true },
-  run: Effect.fn("pretrain")(function* ({ config, inputs, output, seed, device, progress, checkpoints }) {
+  run: Effect.fn("pretrain")(function* ({ config, inputs, output, seed, device, progress, checkpoints, recorded }) {
     const tokenizer = yield* loadTokenizer(inputs.tokenizer.path)
     const documents = yield* TokenStore.scoped({ vocabSize: tokenizer.vocabSize, folder: output.path })
     yield* Stream.runForEachArray(streamRows(inputs.texts, Texts), (texts) =>
@@ -154,19 +169,28 @@ export const pretrain = Stage.make("pretrain", {
     const heldOut = joinDocuments(documents, split.heldOut, length)
     if (rows.length === 0) return yield* notFilled("pretrain on", split.training.length)
     if (heldOut.length === 0 && split.heldOut.length > 0) return yield* notFilled("measure the held-out loss on", split.heldOut.length)
+    yield* checkPrecision({ device, dtype: config.precision }, "Pretraining")
     const model = initLlama(shapeOf(config, tokenizer.vocabSize), { seed, device, dtype: config.precision })
-    const { batchSize, microBatchSize, steps } = config
+    const { batchSize, steps } = config
+    const fit = yield* fitOneModel(
+      askedOf(config),
+      { device, usual: usualSequences },
+      stepsOf(config, { config: model.config, scalarHead: false })
+    )
     function* pass(ordered: Sequence<PackedRow>): Generator<TrainingBatch> {
       for (const batch of batchesOf(ordered, batchSize)) {
         yield {
           count: batch.length * (length - 1),
           tokens: batch.length * (length - 1),
-          parts: chunks(batch, microBatchSize).map((part) => () => languageModelLoss(model, part, { device, isolate: false }))
+          parts: (microBatch) =>
+            microBatches(batch, microBatch, ({ tokens }) => tokens.length).map(
+              (part) => () => languageModelLoss(model, part, { device, isolate: false })
+            )
         }
       }
     }
     const result = yield* train({
-      parameters: model.parameters,
+      ...{ fit, recorded, parameters: model.parameters },
       checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
       batches: (function* () {
         for (let epoch = 0; ; epoch++) yield* pass(inOrder(rows, new Random(seed, "pretrain", "epoch", epoch).permutation(rows.length)))
@@ -186,15 +210,10 @@ const sizeOf = (config: typeof PretrainConfig.Type, { vocabSize }: Size): Size =
   sized(unknownSize, { model: Number.isNaN(vocabSize) ? undefined : shapeOf(config, vocabSize) })
 export const pretrainCost = costOf(pretrain, {
   size: ({ config, inputs }) => sizeOf(config, inputs.tokenizer),
-  cost: ({ config, inputs }) => {
-    const { batchSize, microBatchSize, precision, sequenceLength, steps } = config
+  cost: ({ config, deviceMemory, inputs }) => {
+    const { batchSize, precision, sequenceLength: length, steps } = config
     const model = languageModel(sizeOf(config, inputs.tokenizer), "the vocabulary")
-    const length = sequenceLength
-    const tokens = microBatchSize * length
-    const cost: StageCost = {
-      work: [training("update", model, precision, steps * batchSize, length)],
-      memory: trained(model, precision, activationBytes(model, precision, tokens, tokens))
-    }
+    const cost = trainingCost({ ...stepsOf(config, model), asked: askedOf(config) }, { rows: steps * batchSize, length }, deviceMemory)
     const rows = () => (config.heldOut * rowCount(inputs.texts, "texts") * dialogueLength(inputs.texts, "the texts")) / length
     return withHeldOut(cost, config, { model, precision, rows, length, steps })
   }

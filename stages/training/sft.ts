@@ -15,12 +15,15 @@ import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { Demonstrations } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { nothingLeft } from "../common/left-out.ts"
-import { batchesOf, chunks, languageModelLoss, lossTokens, type PackedRow, type Sequence } from "../common/sequences.ts"
+import { batchesOf, languageModelLoss, lossTokens, type PackedRow, type Sequence } from "../common/sequences.ts"
 import { TokenStore } from "../common/token-store.ts"
+import { fitPacked, usualSequences } from "./advice.ts"
 import { packedTraining } from "./cost.ts"
 import { readExamples } from "./examples.ts"
+import { microBatchField, recomputeField } from "./fit.ts"
 import { evaluating, heldOutFields, patienceNeedsHeldOut, permuted, splitHeldOut } from "./held-out.ts"
 import { loraFields, targetsNeedRank, trainedParameters, withLora } from "./lora.ts"
+import { microBatches } from "./cutting.ts"
 import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 const SftConfig = Schema.Struct({
@@ -33,9 +36,8 @@ const SftConfig = Schema.Struct({
   sequenceLength: hyperInt(4096, "tokens a sequence, at most the model's context; §3.1: 4096", { min: 2 }),
   weightDecay: hyper(0.1, "§3.1: 0.1", { min: 0 }),
   maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
-  microBatchSize: hyperInt(8, "sequences at once: memory against speed; the loss does not depend on it, but for the order of float sums", {
-    min: 1
-  }),
+  microBatchSize: microBatchField("sequences", usualSequences),
+  recompute: recomputeField,
   precision,
   ...loraFields,
   ...heldOutFields
@@ -48,7 +50,7 @@ export const sft = Stage.make("sft", {
   output: Policy,
   inherits: { tokenizer: "init" },
   resources: { tensors: true },
-  run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped }) {
+  run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped, recorded }) {
     const { model: base, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
     const model = withLora(base, config, seed)
     const context = model.config.maxPositions
@@ -69,11 +71,12 @@ export const sft = Stage.make("sft", {
       })
 
     const { heldOut, training } = yield* splitHeldOut(examples.length, config.heldOut, seed)
+    const fit = yield* fitPacked(model, config, device)
     const lossOf = (rows: ReadonlyArray<PackedRow>) => languageModelLoss(model, rows, { device, isolate: true })
     const epochRows = (epoch: number) => examples.packed(permuted(training, new Random(seed, "sft", "epoch", epoch)))
     const steps = config.steps > 0 ? config.steps : stepsFor(epochRows(0).length, config.batchSize, config.epochs)
     const result = yield* train({
-      parameters: trainedParameters(model),
+      ...{ fit, recorded, parameters: trainedParameters(model) },
       checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
       batches: packedBatches(epochRows, config, lossOf),
       heldOut: evaluating(heldOut, config, () => packedPass(examples.packed(heldOut), config, lossOf)),
@@ -92,14 +95,14 @@ export const sft = Stage.make("sft", {
 /** Batches of packed rows, all of them once. */
 export function* packedPass(
   rows: Sequence<PackedRow>,
-  config: { readonly batchSize: number; readonly microBatchSize: number },
+  config: { readonly batchSize: number },
   loss: (rows: ReadonlyArray<PackedRow>) => ReturnType<typeof languageModelLoss>
 ): Generator<TrainingBatch> {
   for (const batch of batchesOf(rows, config.batchSize)) {
     yield {
       count: lossTokens(batch),
       tokens: batch.length * batch[0]!.tokens.length,
-      parts: chunks(batch, config.microBatchSize).map((part) => () => loss(part))
+      parts: (microBatch) => microBatches(batch, microBatch, ({ tokens }) => tokens.length).map((part) => () => loss(part))
     }
   }
 }
@@ -107,7 +110,7 @@ export function* packedPass(
 /** The same epoch after epoch without end; each epoch is packed anew from a fresh permutation. */
 export function* packedBatches(
   epochRows: (epoch: number) => Sequence<PackedRow>,
-  config: { readonly batchSize: number; readonly microBatchSize: number },
+  config: { readonly batchSize: number },
   loss: (rows: ReadonlyArray<PackedRow>) => ReturnType<typeof languageModelLoss>
 ): Generator<TrainingBatch> {
   for (let epoch = 0; ; epoch++) yield* packedPass(epochRows(epoch), config, loss)
@@ -115,5 +118,5 @@ export function* packedBatches(
 
 export const sftCost = costOf(sft, {
   size: ({ inputs }) => inputs.init,
-  cost: ({ config, inputs }) => packedTraining(inputs.init, inputs.demonstrations, config, "demonstrations")
+  cost: ({ config, deviceMemory, inputs }) => packedTraining(inputs.init, inputs.demonstrations, config, "demonstrations", deviceMemory)
 })

@@ -11,7 +11,7 @@ import { mkdir, readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { gpuMemory } from "../../engine/device.ts"
+import { deviceMemory, gpuMemory, isOutOfMemory } from "../../engine/device.ts"
 import { accumulateGradients, clipGradientNorm, type Parameters } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
 import { backward } from "../../engine/segments.ts"
@@ -22,6 +22,7 @@ import { readInto, roleOf, writeCheckpoint } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
 import { TensorSnapshot, type TensorWriter } from "../../models/safetensors.ts"
+import { totalMemory } from "../../models/memory.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Checkpoints } from "../../runtime/define/resume-points.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
@@ -30,7 +31,9 @@ import { ArtifactError, type OutputSlot } from "../../schemas/artifact.ts"
 import { hyper } from "../../schemas/hyper.ts"
 import { saveTensors } from "../common/checkpointed.ts"
 import type { TrainingBatch } from "./batch.ts"
+import type { Fit, PlannedFit } from "./fit.ts"
 import { HeldOut, HeldOutEvaluation, type HeldOutOptions } from "./held-out.ts"
+import { Cutting, OutOfMemoryError, wordsOf } from "./cutting.ts"
 
 export type { TrainingBatch } from "./batch.ts"
 
@@ -48,9 +51,11 @@ export interface TrainingOptions {
   /** Global gradient norm above which gradients are scaled down (§2.2: 1.0). */
   readonly maxNorm: number
   readonly weightDecay: number
-  /** Blocks of the model whose activations are computed again in the backward pass, from the first on: memory against speed. None unless given. */
-  readonly recompute?: number
   readonly progress: (progress: Progress) => Effect.Effect<void>
+  /** How a batch is cut, and what is recomputed. */
+  readonly fit: Fit | PlannedFit
+  /** The metrics of the result that is made again (verify): micro-batches are halved where they were. */
+  readonly recorded?: Readonly<Record<string, number>> | undefined
   /** How training is kept, to go on from there when it was killed; none: it is not. */
   readonly checkpoints?: TrainingCheckpoints
   /** Rows that are not trained on, to measure the loss on; none: it is not measured. */
@@ -92,6 +97,8 @@ export interface TrainingResult {
   /** Each step's loss, before its update. */
   readonly losses: ReadonlyArray<number>
   readonly gradientNorms: ReadonlyArray<number>
+  /** What was planned of the GPU's memory, and how the micro-batch changed: for the trace. */
+  readonly fitted: Readonly<Record<string, number>>
   /** The held-out loss of the weights as they are in the end, and the step that they were reached at; none without held-out rows. */
   readonly kept?: HeldOutEvaluation | undefined
 }
@@ -104,9 +111,12 @@ export const trainingMetrics = (result: TrainingResult): Record<string, number> 
     firstLoss: result.losses[0] ?? 0,
     lastLoss: result.losses.at(-1) ?? 0,
     meanOfLastTenthLoss: tail.reduce((sum, loss) => sum + loss, 0) / Math.max(1, tail.length),
+    ...result.fitted,
     ...(result.kept === undefined ? {} : { heldOutLoss: result.kept.loss, keptStep: result.kept.step })
   }
 }
+
+type Measures = Pick<TrainingResult, "losses" | "gradientNorms">
 
 /** Of a checkpoint: what was measured at each step, and the optimiser's tensors. */
 const measuredFile = "training/measured.json"
@@ -118,6 +128,8 @@ const Measured = Schema.Struct({
   losses: Schema.Array(Schema.Finite),
   gradientNorms: Schema.Array(Schema.Finite),
   heldOut: Schema.Array(HeldOutEvaluation),
+  /** Steps in which the micro-batch was halved. */
+  halved: Schema.Array(Schema.Finite),
   best: Schema.Boolean
 })
 const MeasuredFile = Schema.fromJsonString(Measured)
@@ -128,8 +140,9 @@ const resume = Effect.fnUntraced(function* (
   weightsFile: string,
   options: TrainingOptions,
   optimizer: AdamW,
-  heldOut: HeldOut | undefined
-): Effect.fn.Return<TrainingResult, ArtifactError> {
+  heldOut: HeldOut | undefined,
+  cutting: Cutting
+): Effect.fn.Return<Measures, ArtifactError> {
   const path = join(found.path, measuredFile)
   const damaged = (what: string) =>
     ArtifactError.of({
@@ -146,6 +159,7 @@ const resume = Effect.fnUntraced(function* (
   yield* readInto(join(found.path, weightsFile), options.parameters)
   yield* readInto(join(found.path, optimizerFile), optimizer.state)
   optimizer.resume(found.step)
+  cutting.resume(measured.halved)
   heldOut?.evaluations.push(...measured.heldOut)
   if (measured.best && heldOut !== undefined) yield* readInto(join(found.path, bestFile), heldOut.makeRoom())
   return { losses, gradientNorms }
@@ -156,10 +170,12 @@ const keepTraining = (
   snapshot: TensorSnapshot,
   parameters: Parameters,
   optimizer: AdamW,
-  { losses, gradientNorms }: TrainingResult,
-  heldOut: HeldOut | undefined
+  { losses, gradientNorms }: Measures,
+  heldOut: HeldOut | undefined,
+  cutting: Cutting
 ) => {
   const best = heldOut?.best
+  const halved = [...cutting.halved]
   return saveTensors(checkpoints, snapshot, {
     step: optimizer.steps,
     tensors: [parameters, optimizer.state, best ?? {}],
@@ -169,30 +185,38 @@ const keepTraining = (
       await writeTensors(join(folder, optimizerFile), optimizer.state)
       if (best !== undefined) await writeTensors(join(folder, bestFile), best)
       const evaluations = heldOut?.evaluations ?? []
-      const measured: typeof Measured.Type = { format: 1, losses, gradientNorms, heldOut: evaluations, best: best !== undefined }
+      const measured: typeof Measured.Type = {
+        ...{ format: 1 as const, losses, gradientNorms, heldOut: evaluations, halved, best: best !== undefined }
+      }
       await writeFile(join(folder, measuredFile), `${JSON.stringify(measured)}\n`)
     }
   })
 }
 
-/** One step on a batch: the loss of each part and its gradients, clipping, the optimiser's update. None where a number is not finite. */
+/** One step on a batch, counted from 1: the loss of each part and its gradients, clipping, the optimiser's update. None where a number is not finite. */
 const takeStep = (
   { count, parts }: TrainingBatch,
-  options: TrainingOptions,
+  { parameters, maxNorm, fit }: TrainingOptions,
   optimizer: AdamW,
-  learningRate: number
+  learningRate: number,
+  cutting: Cutting
 ): { readonly loss: number; readonly gradientNorm: number; readonly diverged: boolean } =>
   scoped(() => {
-    const { maxNorm, parameters } = options
-    const shares = accumulateGradients(
-      parameters,
-      parts,
-      (part) => {
-        const share = part().div(count)
-        backward(share)
-        return share.item()
-      },
-      options
+    const shares = cutting.step(
+      optimizer.steps + 1,
+      [parameters],
+      (microBatch) => parts(microBatch).length,
+      (microBatch) =>
+        accumulateGradients(
+          parameters,
+          parts(microBatch),
+          (part) => {
+            const share = part().div(count)
+            backward(share)
+            return share.item()
+          },
+          fit
+        )
     )
     const loss = shares.reduce((sum, share) => sum + share, 0)
     const gradientNorm = clipGradientNorm(parameters, maxNorm).item()
@@ -205,10 +229,11 @@ const takeStep = (
 const evaluate = Effect.fnUntraced(function* (
   heldOut: HeldOut | undefined,
   step: number,
-  { progress, steps: total }: TrainingOptions
+  { progress, steps: total }: TrainingOptions,
+  { microBatch }: Cutting
 ): Effect.fn.Return<boolean, DivergedError> {
   if (heldOut === undefined || !heldOut.isDue(step, total)) return false
-  const loss = yield* heldOut.loss(progress)
+  const loss = yield* heldOut.loss(microBatch, progress)
   yield* progress({ step, total, heldOutLoss: loss })
   if (!Number.isFinite(loss)) {
     const message = `The loss on held-out rows is ${loss} after step ${step} of ${total}. Lower the learning rate, or look at the held-out rows.`
@@ -223,9 +248,11 @@ const evaluate = Effect.fnUntraced(function* (
  */
 export const train = Effect.fn("train")(function* (
   options: TrainingOptions
-): Effect.fn.Return<TrainingResult, DivergedError | ArtifactError | StageError> {
+): Effect.fn.Return<TrainingResult, DivergedError | OutOfMemoryError | ArtifactError | StageError> {
   const { checkpoints } = options
   const snapshot = new TensorSnapshot()
+  const cutting = new Cutting(options.fit.microBatch, options.recorded)
+  yield* tellFit(options)
   const optimizer = new AdamW({ parameters: options.parameters, weightDecay: options.weightDecay })
   const losses: Array<number> = []
   const gradientNorms: Array<number> = []
@@ -233,11 +260,11 @@ export const train = Effect.fn("train")(function* (
   const kept = yield* Effect.gen(function* () {
     const found = yield* checkpoints?.latest ?? Effect.undefined
     if (checkpoints !== undefined && found !== undefined) {
-      const before = yield* resume(found, checkpoints.weightsFile, options, optimizer, heldOut)
+      const before = yield* resume(found, checkpoints.weightsFile, options, optimizer, heldOut, cutting)
       losses.push(...before.losses)
       gradientNorms.push(...before.gradientNorms)
       yield* options.progress({ note: `resumes after step ${found.step} of ${options.steps}, from a checkpoint` })
-    } else yield* evaluate(heldOut, 0, options)
+    } else yield* evaluate(heldOut, 0, options, cutting)
     let skipped = 0
     for (const batch of options.batches) {
       const step = losses.length
@@ -247,7 +274,15 @@ export const train = Effect.fn("train")(function* (
         continue
       }
       const learningRate = options.schedule(step)
-      const { loss, gradientNorm, diverged } = takeStep(batch, options, optimizer, learningRate)
+      const { loss, gradientNorm, diverged } = yield* Effect.try({
+        try: () => takeStep(batch, options, optimizer, learningRate, cutting),
+        catch: (cause) => {
+          if (cause instanceof OutOfMemoryError) return cause
+          if (isOutOfMemory(cause)) return OutOfMemoryError.during(`Taking step ${step + 1}`, cause)
+          throw cause
+        }
+      })
+      for (const note of cutting.notes()) yield* options.progress({ note })
       // Of a step that diverged too: its numbers are the end of the curve.
       const { tokens } = batch
       yield* options.progress({ step: step + 1, total: options.steps, loss, learningRate, gradientNorm, tokens, ...gpuMemory() })
@@ -263,13 +298,13 @@ export const train = Effect.fn("train")(function* (
       }
       losses.push(loss)
       gradientNorms.push(gradientNorm)
-      const stop = yield* evaluate(heldOut, step + 1, options)
+      const stop = yield* evaluate(heldOut, step + 1, options, cutting)
       if (stop && step + 1 < options.steps) {
         yield* options.progress({ note: `stops after step ${step + 1} of ${options.steps}: the held-out loss no longer falls` })
         break
       }
       if (checkpoints?.due() === true)
-        yield* keepTraining(checkpoints, snapshot, options.parameters, optimizer, { losses, gradientNorms }, heldOut)
+        yield* keepTraining(checkpoints, snapshot, options.parameters, optimizer, { losses, gradientNorms }, heldOut, cutting)
     }
     return heldOut?.restoreBest()
   }).pipe(
@@ -280,7 +315,28 @@ export const train = Effect.fn("train")(function* (
       })
     )
   )
-  return { losses, gradientNorms, kept }
+  return { losses, gradientNorms, kept, fitted: { ...fitMetrics(options.fit), ...cutting.metrics } }
+})
+
+const mebi = (bytes: number): number => bytes / 2 ** 20
+
+/** On a GPU: how a step is computed and the memory that it was planned to take, in MiB. */
+export const fitMetrics = (fit: Fit | PlannedFit): Record<string, number> =>
+  "memory" in fit ? { plannedGpuMemory: mebi(totalMemory(fit.memory)), recomputedBlocks: fit.recompute } : {}
+
+/** On a GPU: says how steps are computed, and when other programs leave less memory than that takes. */
+export const tellFit = Effect.fn("tellFit")(function* ({ fit, progress }: Pick<TrainingOptions, "fit" | "progress">) {
+  if (!("memory" in fit)) return
+  const planned = totalMemory(fit.memory)
+  const recomputed = fit.recompute === 0 ? "" : `, ${fit.recompute} blocks recomputed`
+  yield* progress({
+    note: `micro-batches of ${wordsOf(fit.microBatch)}${recomputed}: planned to take ${(planned / 2 ** 30).toFixed(1)} GiB of the GPU`
+  })
+  const available = deviceMemory()?.available
+  if (available !== undefined && available < planned)
+    yield* progress({
+      note: `other programs leave ${(available / 2 ** 30).toFixed(1)} GiB of the GPU: this may run out of memory (nvidia-smi lists them)`
+    })
 })
 
 /** Steps that `epochs` passes over `examples` take in batches of `batchSize`; at least one. The last batch of an epoch may be smaller. */

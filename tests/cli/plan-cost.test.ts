@@ -9,7 +9,11 @@ interface Cost {
   readonly flops: number
   readonly gpuHours: number
   readonly gpus: number
-  readonly memory: Readonly<Record<"weights" | "gradients" | "optimiser" | "activations" | "total", number>>
+  readonly memory: Readonly<Record<"weights" | "masters" | "moments" | "gradients" | "activations" | "cache" | "total", number>>
+  readonly fits: boolean
+  readonly advice: string | null
+  readonly step: { readonly microBatch: { readonly tokens: number }; readonly recompute: number; readonly blocks: number } | null
+  readonly resume: number
   readonly energyKwh: number
   readonly carbonKg: number
 }
@@ -18,10 +22,17 @@ interface PlanDocument {
     readonly id: string
     readonly status: string
     readonly cost: (Cost & { readonly unknown?: string }) | null
+    readonly artifactBytes?: number | null
   }>
   readonly awaited: ReadonlyArray<{ readonly id: string; readonly path: string }>
   readonly cost: {
-    readonly total: { readonly gpuHours: number; readonly carbonKg: number; readonly unknown: number }
+    readonly total: {
+      readonly gpuHours: number
+      readonly carbonKg: number
+      readonly unknown: number
+      readonly disk: Readonly<Record<"artifacts" | "resume" | "total", number>>
+    }
+    readonly freeDisk: number
     readonly assumptions: ReadonlyArray<string>
   }
 }
@@ -61,6 +72,7 @@ const dialogues = (rows: number) => {
   }
   writeFileSync(join(folder, "dialogues.jsonl"), `${JSON.stringify(row)}\n`.repeat(rows))
 }
+const gib = 2 ** 30
 // By hand: 6 N + 12 L d T at 7B and T = 4096.
 const trainedToken = 6 * 6_738_415_616 + 12 * 32 * 4096 * 4096
 
@@ -72,25 +84,60 @@ describe("the cost of a plan", () => {
     // 8192 dialogues of 250 tokens fill 500 sequences; two epochs.
     expect(cost.tokens).toBe(2 * 500 * 4096)
     expect(cost.flops).toBe(cost.tokens * trainedToken)
-    expect(cost.gpuHours).toBeCloseTo(cost.flops / (312e12 * 0.4) / 3600, 9)
+    // It does not fit one A100: all blocks are reckoned to be computed again, a forward pass more.
+    expect(cost.step).toEqual({ microBatch: { tokens: 4096 }, recompute: 32, blocks: 32 })
+    expect(cost.gpuHours).toBeCloseTo((cost.flops * 4) / 3 / (312e12 * 0.4) / 3600, 9)
     expect(cost.energyKwh).toBeCloseTo(cost.gpuHours * 0.4, 9)
     expect(cost.carbonKg).toBeCloseTo(cost.gpuHours * 0.4 * 0.4235, 9)
-    const { activations, gradients, optimiser, total, weights } = cost.memory
+    const { activations, gradients, masters, moments, total, weights } = cost.memory
     // In bfloat16; gradients add up over micro-batches in float32; the optimiser has two moments and a master in float32.
-    expect([weights, gradients, optimiser]).toEqual([2, 4, 12].map((bytes) => bytes * 6_738_415_616))
-    expect(total).toBe(weights + gradients + optimiser + activations)
-    expect(cost.gpus).toBe(Math.ceil(total / 80e9))
+    expect([weights, gradients, masters, moments]).toEqual([2, 4, 4, 8].map((bytes) => bytes * 6_738_415_616))
+    expect(total).toBe(weights + gradients + masters + moments + activations)
+    // Of 79 GiB 4% and one are left free.
+    expect(cost.gpus).toBe(Math.ceil(total / (0.96 * 79 * gib - gib)))
     expect(plan.nodes.find(({ id }) => id === "dialogues")!.cost).toBeNull()
     expect(plan.cost.total.gpuHours).toBe(cost.gpuHours)
   })
 
+  it("says whether each stage fits, and what would", () => {
+    const tight = costOf(planOf("small.ts"), "sft")
+    expect(tight).toMatchObject({ fits: false, advice: expect.stringMatching(/^What would fit: LoRA \(loraRank 16\)/) as string })
+    const roomy = costOf(planOf("small.ts", "--gpu", "h200"), "sft")
+    expect(roomy).toMatchObject({ fits: true, advice: null, gpus: 1, step: { microBatch: { tokens: 4096 } } })
+    expect(roomy.step!.recompute).toBeLessThan(32)
+    const lora = costOf(planOf("small.ts", "--set", "sft.loraRank=16"), "sft")
+    expect(lora).toMatchObject({ fits: true, step: { recompute: 0 } })
+    const { stdout } = caravan(folder, "plan", "small.ts")
+    expect(stdout).toMatch(
+      /^What does not fit:\n {2}sft would take \d+ GiB; of A100-80GB tensors may take 74\.8 GiB\. What would fit: LoRA/m
+    )
+  })
+
+  it("says what the run takes of the disk: its checkpoints, and three of the largest to resume from", () => {
+    const plan = planOf("small.ts")
+    const n = 6_738_415_616
+    expect(plan.nodes.find(({ id }) => id === "sft")!.artifactBytes).toBe(2 * n)
+    // 75 GiB of masters and moments, and the weights.
+    expect(costOf(plan, "sft").resume).toBe((12 + 2) * n)
+    expect(Math.round((12 * n) / gib)).toBe(75)
+    // The imported model is 16 bits a weight too.
+    expect(plan.cost.total.disk).toEqual({ artifacts: 4 * n, resume: 3 * 14 * n, total: 46 * n })
+    expect(plan.cost.freeDisk).toBeGreaterThan(0)
+    const { stdout } = caravan(folder, "plan", "small.ts")
+    expect(stdout).toMatch(
+      /^Disk: 27 GB for 2 checkpoints .*, and up to 283 GB to resume from while sft runs \(3 x 94 GB: .*\); .* are free\.$/m
+    )
+    expect(planOf("data.ts").cost.total.disk.total).toBe(0)
+  })
+
   it("is reckoned on the GPU, utilisation, power and carbon that are asked for", () => {
-    const usual = costOf(planOf("small.ts"), "sft")
-    const asked = costOf(planOf("small.ts", "--gpu", "h200", "--mfu", "0.2", "--tdp", "350", "--carbon", "0.1"), "sft")
+    const none = ["--set", "sft.recompute=none"]
+    const usual = costOf(planOf("small.ts", ...none), "sft")
+    const asked = costOf(planOf("small.ts", ...none, "--gpu", "h200", "--mfu", "0.2", "--tdp", "350", "--carbon", "0.1"), "sft")
     expect(asked.flops).toBe(usual.flops)
     expect(asked.gpuHours).toBeCloseTo(usual.flops / (989.4e12 * 0.2) / 3600, 9)
     expect(asked.carbonKg).toBeCloseTo(asked.gpuHours * 0.35 * 0.1, 9)
-    expect(asked.gpus).toBe(Math.ceil(asked.memory.total / 141e9))
+    expect(asked.gpus).toBe(Math.ceil(asked.memory.total / (0.96 * 139 * gib - gib)))
     for (const words of [
       ["--gpu", "tpu"],
       ["--mfu", "1.5"],
@@ -171,8 +218,13 @@ describe("a plan of the recipe, with no data and no GPU", () => {
     const { status, stdout } = caravan(folder, "plan", recipe, "--set", "model=13b", "--set", "rounds=2")
     expect(status).toBe(0)
     expect(stdout).toMatch(/^wait {2}file:llama-2-13b +.*weights\/llama-2-13b does not exist yet$/m)
-    expect(stdout).toMatch(/^ {2}stage +tokens +FLOPs +GPU-hours +weights +gradients +optimiser +activations +memory +GPUs +kWh +CO2eq$/m)
-    expect(stdout).toMatch(/^ {2}rlhf-v2 +\S+ +\d\.\d\de\d+ +[\d.]+ +\d+ GB .* kg$/m)
+    expect(stdout).toMatch(/^ {2}stage +tokens +FLOPs +GPU-hours +kWh +CO2eq$/m)
+    expect(stdout).toMatch(/^ {2}rlhf-v2 +\S+ +\d\.\d\de\d+ +[\d.]+ +[\d.]+ +.* kg$/m)
+    expect(stdout).toMatch(/^Memory on A100-80GB \(79\.0 GiB, of which tensors may take 74\.8 GiB\):$/m)
+    expect(stdout).toMatch(
+      /^ {2}stage +weights +masters +moments +gradients +activations +cache +peak +fits +micro-batch +recomputed blocks$/m
+    )
+    expect(stdout).toMatch(/^ {2}rlhf-v2 +(\d+(\.\d)? GiB +){5}.*no: \d+ GPUs +\d+ (rows|tokens) +\d+ of 40$/m)
     expect(stdout).toMatch(/^ {2}total /m)
     expect(stdout).toMatch(/A100-80GB: 312 TFLOP\/s in bfloat16.*\n.*utilisation: 0\.4/)
   })

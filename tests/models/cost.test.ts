@@ -6,18 +6,8 @@ import { Random } from "../../engine/random.ts"
 import { encodeDialogue, encodePrompt } from "../../models/chat.ts"
 import { dialogueText } from "../../models/llama2-format.ts"
 import { llamaConfig, parameterShapes, presets } from "../../models/config.ts"
-import {
-  activationBytes,
-  cacheBytes,
-  carbonKg,
-  costedParameters,
-  decodingTraffic,
-  forwardFlops,
-  generationFlops,
-  trainingFlops,
-  trainingState,
-  weightBytes
-} from "../../models/cost.ts"
+import { carbonKg, decodingTraffic, forwardFlops, generationFlops, trainingFlops } from "../../models/cost.ts"
+import { costedParameters, weightBytes } from "../../models/memory.ts"
 import { trainTokenizer } from "../../models/tokenizer/train.ts"
 import type { AnyStage } from "../../runtime/define/stage.ts"
 import { ppo } from "../../stages/ppo/ppo.ts"
@@ -83,30 +73,8 @@ describe("FLOPs", () => {
   })
 })
 
-describe("memory", () => {
-  it("of training is weights, and gradients and AdamW's moments in float32, with a float32 copy of bfloat16 weights", () => {
-    const n = 68_976_648_192
-    expect(trainingState(language("70b"), "bfloat16")).toEqual({ weights: 2 * n, gradients: 4 * n, optimiser: 12 * n })
-    expect(trainingState(language("70b"), "float32")).toEqual({ weights: 4 * n, gradients: 4 * n, optimiser: 8 * n })
-  })
-
-  it("of the cache is 512 KiB a token at 7B in 16 bits, and 320 KiB at 70B for its grouped heads", () => {
-    expect(cacheBytes(seven, "bfloat16", 1, 1)).toBe(512 << 10)
-    expect(cacheBytes(language("70b"), "bfloat16", 3, 5)).toBe(15 * (320 << 10))
-  })
-
-  it("of activations grows by each block's tensors a token, beside the joined weights and the logits", () => {
-    const config = llamaConfig({ vocabSize: 10, dim: 4, layers: 3, heads: 2, kvHeads: 1, ffn: 6 })
-    const model = { config, scalarHead: false }
-    // 5 tensors of 4; queries, keys, values of 4 + 2 + 2, rotated queries and keys of 4 + 2; 4 tensors of 6.
-    const block = 5 * 4 + (4 + 2 + 2) + (4 + 2) + 4 * 6
-    const joined = 3 * (4 * (4 + 2 + 2) + 4 * 2 * 6)
-    expect(activationBytes(model, "float32", 7, 0)).toBe(4 * (7 * 3 * block + joined))
-    expect(activationBytes(model, "bfloat16", 7, 2) - activationBytes(model, "bfloat16", 7, 0)).toBe(2 * 10 * (2 + 4 + 4))
-    expect(activationBytes({ config, scalarHead: true }, "bfloat16", 7, 2)).toBe(activationBytes(model, "bfloat16", 7, 0))
-  })
-
-  it("that decoding reads is all weights once a step, and the cache as it has grown", () => {
+describe("what is read", () => {
+  it("by decoding is all weights once a step, and the cache as it has grown", () => {
     const weights = weightBytes(seven, "bfloat16")
     const token = 512 << 10
     // Two sequences, prompts of 10, three steps: caches of 11, 12, 13.
@@ -114,13 +82,16 @@ describe("memory", () => {
   })
 })
 
+/** Whatever the models take. */
+const deviceMemory = 2 ** 50
+
 const modelOf = (name: keyof typeof presets): Size => sized(unknownSize, { model: presets[name] })
 const estimated = async (
   { stage }: AnyStage,
   inputs: Record<string, Size>,
   config: Record<string, unknown>,
   expected = {}
-): Promise<StageCost> => (await estimatorOf(stage))!.cost!({ config, inputs, expected })
+): Promise<StageCost> => (await estimatorOf(stage))!.cost!({ config: { recompute: "none", ...config }, inputs, expected, deviceMemory })
 const flopsOf = ({ work }: StageCost, what: string) => work.filter((one) => one.what === what).reduce((sum, { flops }) => sum + flops, 0)
 
 describe("a stage's cost", () => {
@@ -131,7 +102,7 @@ describe("a stage's cost", () => {
     const cost = await estimated(sft, { init: modelOf("7b"), demonstrations: data }, config)
     expect(cost.work.map(({ tokens }) => tokens)).toEqual([2 * 62 * 4096])
     expect(flopsOf(cost, "update")).toBe(2 * 62 * 4096 * (6 * 6_738_415_616 + 12 * 32 * 4096 * 4096))
-    expect(cost.memory.optimiser).toBe(12 * 6_738_415_616)
+    expect([cost.memory.masters, cost.memory.moments]).toEqual([4 * 6_738_415_616, 8 * 6_738_415_616])
     const steps = await estimated(sft, { init: modelOf("7b"), demonstrations: unknownSize }, { ...config, steps: 5 })
     expect(steps.work[0]!.tokens).toBe(5 * 64 * 4096)
   })
@@ -144,9 +115,9 @@ describe("a stage's cost", () => {
     // PEFT's print_trainable_parameters for Llama 2 7B with r = 16: 16 ((4096 + 4096) 4 + (4096 + 11008) 3) 32 = 39,976,960.
     const [n, a] = [6_738_415_616, 39_976_960]
     expect(flopsOf(cost, "update")).toBe(5 * 64 * 4096 * (4 * n + 6 * a + 12 * 32 * 4096 * 4096))
-    expect([cost.memory.weights, cost.memory.gradients, cost.memory.optimiser]).toEqual([2 * (n + a), 4 * a, 12 * a])
+    expect([cost.memory.weights, cost.memory.gradients, cost.memory.moments]).toEqual([2 * (n + a), 4 * a, 8 * a])
     const query = await estimated(sft, inputs, { ...lora, loraTargets: "q_proj" })
-    expect(query.memory.optimiser).toBe(12 * 16 * 8192 * 32)
+    expect(query.memory.moments).toBe(8 * 16 * 8192 * 32)
     const more = { heldOut: 0.2, evaluateEvery: 4, patience: 3 }
     const sized1000 = { ...inputs, demonstrations: sized(unknownSize, { rows: 1000, promptTokens: 30, responseTokens: 226 }) }
     expect((await estimated(sft, sized1000, { ...lora, ...more })).memory.weights).toBe(2 * (n + a) + 2 * a)
@@ -178,7 +149,7 @@ describe("a stage's cost", () => {
     }
     const cost = await estimated(helpfulnessRewardModel, { init: modelOf("7b"), pairs }, config)
     const [n, a] = [6_738_415_616 - 32_000 * 4096 + 4096, 39_976_960]
-    expect(cost.memory.optimiser).toBe(12 * (a + 4096))
+    expect(cost.memory.moments).toBe(8 * (a + 4096))
     expect(flopsOf(cost, "update") / (2 * 100 * 100 * (4 * n + 2 * 4096 + 6 * a + 12 * 32 * 4096 * 100))).toBeCloseTo(1, 12)
   })
 
@@ -204,6 +175,7 @@ describe("a stage's cost", () => {
   it("of PPO is generation, both rewards, the reference, values, and an update of policy and value model", async () => {
     const config = {
       ...{ batchSize: 512, epochs: 1, evaluateEvery: 10, inferenceBatchSize: 32, iterations: 200, maxNewTokens: 100, microBatchSize: 1 },
+      ...{ miniBatchSize: 64, loraRank: 0, loraTargets: "all-linear" },
       ...{ precision: "bfloat16", oldLogProbabilities: "recorded", valueInit: "reward" }
     }
     const prompts = sized(unknownSize, { rows: 1000, promptTokens: 40 })
@@ -222,7 +194,7 @@ describe("a stage's cost", () => {
     // Policy, reference, value model, two reward models; two of them with gradients and moments.
     const [full, head] = [6_738_415_616, 6_738_415_616 - 32_000 * 4096 + 4096]
     expect(cost.memory.weights).toBe(2 * (2 * full + 3 * head))
-    expect(cost.memory.optimiser).toBe(12 * (full + head))
+    expect(cost.memory.moments).toBe(8 * (full + head))
 
     const more = await estimated(
       ppo,
@@ -239,7 +211,14 @@ describe("a stage's cost", () => {
   it("of PPO by LoRA is that of one policy and its adapter, and of reward models on one base with the value model", async () => {
     const config = {
       ...{ batchSize: 512, epochs: 1, evaluateEvery: 10, inferenceBatchSize: 32, iterations: 200, maxNewTokens: 100, microBatchSize: 1 },
-      ...{ precision: "bfloat16", oldLogProbabilities: "recomputed", valueInit: "reward", loraRank: 16, loraTargets: "all-linear" }
+      ...{
+        miniBatchSize: 64,
+        precision: "bfloat16",
+        oldLogProbabilities: "recomputed",
+        valueInit: "reward",
+        loraRank: 16,
+        loraTargets: "all-linear"
+      }
     }
     const reward = sized(modelOf("7b"), { adapter: { rank: 8, targets: ["q_proj"] } })
     const prompts = sized(unknownSize, { rows: 1000, promptTokens: 40 })
@@ -252,10 +231,10 @@ describe("a stage's cost", () => {
     const [full, head, d, a, q] = [6_738_415_616, 6_738_415_616 - 32_000 * 4096, 4096, 39_976_960, 2_097_152]
     // Policy, two rewards; an adapter for the policy, for the best one and for the value model.
     expect(apart.memory.weights).toBe(2 * (full + 2 * (head + d) + 3 * a + d))
-    expect(apart.memory.optimiser).toBe(12 * (2 * a + d))
+    expect(apart.memory.moments).toBe(8 * (2 * a + d))
     // Policy and base; the value model's adapter is a copy of the helpfulness model's.
     expect(shared.memory.weights).toBe(2 * (full + head + 2 * a + 3 * (q + d)))
-    expect(shared.memory.optimiser).toBe(12 * (a + q + d))
+    expect([shared.memory.masters, shared.memory.moments]).toEqual([4, 8].map((bytes) => bytes * (a + q + d)))
     const rows = 200 * 512
     const attention = 4 * 32 * 4096 * 100
     expect(flopsOf(shared, "reference")).toBe(rows * 100 * (2 * full + attention))

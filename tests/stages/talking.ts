@@ -32,10 +32,10 @@ export const talkingPolicy = async (seed: number, dialogues: ReadonlyArray<Reado
     const rows = packExamples(examples, { length: 128, padId: tokenizer.padId })
     await Effect.runPromise(
       train({
-        parameters: model.parameters,
+        ...{ parameters: model.parameters, fit: { microBatch: { rows: rows.length }, recompute: 0 } },
         batches: packedBatches(
           () => rows,
-          { batchSize: rows.length, microBatchSize: rows.length },
+          { batchSize: rows.length },
           (part) => languageModelLoss(model, part, { device: "cpu", isolate: true })
         ),
         steps: 60,

@@ -14,10 +14,15 @@ export interface Asked<Config = any, Inputs = any> {
   /** What the pipeline expects of the output. */
   readonly expected: Sizes
 }
+/** What an estimate of a cost goes by. */
+export interface AskedCost<Config = any, Inputs = any> extends Asked<Config, Inputs> {
+  /** Bytes of memory of the GPU that is planned for. */
+  readonly deviceMemory: number
+}
 /** What the output's size follows from, and what making it costs; no cost where no tensor is computed. */
 export interface Estimate<Config = any, Inputs = any> {
   readonly size: (asked: Asked<Config, Inputs>) => Size
-  readonly cost?: (asked: Asked<Config, Inputs>) => StageCost
+  readonly cost?: (asked: AskedCost<Config, Inputs>) => StageCost
 }
 /** The estimate of a stage. */
 export interface Estimator<Config = any, Inputs = any> extends Estimate<Config, Inputs> {

@@ -3,8 +3,8 @@
  *
  * A size that is not known is NaN, so that what is reckoned from it is not known either.
  */
-import type { CostedModel } from "../../../models/cost.ts"
 import type { LlamaConfig } from "../../../models/config.ts"
+import type { CostedModel } from "../../../models/memory.ts"
 import type { Sizes } from "../../../runtime/define/cost.ts"
 
 /** The size of an artifact; NaN and undefined where it is not known. */

@@ -1,15 +1,6 @@
 /** What a stage computes, and the memory that it takes: parts that estimates of its cost are put together from. */
-import {
-  type CostedModel,
-  decodingTraffic,
-  forwardFlops,
-  generationBytes,
-  generationFlops,
-  type Precision,
-  trainingFlops,
-  trainingState,
-  weightBytes
-} from "../../../models/cost.ts"
+import { decodingTraffic, forwardFlops, generationFlops, trainingFlops } from "../../../models/cost.ts"
+import { type CostedModel, generationMemory, type Memory, noMemory, type Precision, weightBytes } from "../../../models/memory.ts"
 import { type Size, UnknownSizeError } from "./size.ts"
 
 /** A part of a stage's computation. */
@@ -17,23 +8,28 @@ export interface Work {
   readonly what: string
   readonly tokens: number
   readonly flops: number
+  /** FLOPs that are computed a second time, so that less need be kept in memory. */
+  readonly recomputed: number
   /** Bytes read from memory, where decoding waits for them. */
   readonly traffic: number
   readonly precision: Precision
 }
 
-/** Memory at its peak, in bytes. */
-export interface Memory {
-  readonly weights: number
-  readonly gradients: number
-  readonly optimiser: number
-  /** Activations, caches and the decoder's copies of weights: the largest that are there at once. */
-  readonly activations: number
+/** How a stage that trains cuts a batch, and how many of its blocks compute their activations anew in the backward pass. */
+export interface PlannedStep {
+  readonly microBatch: { readonly rows: number } | { readonly tokens: number }
+  readonly recompute: number
+  readonly blocks: number
 }
 
 export interface StageCost {
   readonly work: ReadonlyArray<Work>
   readonly memory: Memory
+  readonly step?: PlannedStep
+  /** What the stage keeps on the disk to resume from, in bytes; none: it keeps nothing of note. */
+  readonly resume?: number
+  /** Told where the memory is more than the GPU has: what would fit. A sentence. */
+  readonly advice?: string
 }
 
 export const languageModel = ({ model }: Size, what: string): CostedModel => {
@@ -44,12 +40,14 @@ export const scalarModel = (size: Size, what: string): CostedModel => ({ ...lang
 
 export const reading = (what: string, model: CostedModel, precision: Precision, rows: number, length: number): Work => {
   const tokens = rows * length
-  return { what, tokens, flops: forwardFlops(model, tokens, length), traffic: 0, precision }
+  return { what, tokens, flops: forwardFlops(model, tokens, length), recomputed: 0, traffic: 0, precision }
 }
 
-export const training = (what: string, model: CostedModel, precision: Precision, rows: number, length: number): Work => {
+/** `recompute` blocks are read a second time in the backward pass. */
+export const training = (what: string, model: CostedModel, precision: Precision, rows: number, length: number, recompute = 0): Work => {
   const tokens = rows * length
-  return { what, tokens, flops: trainingFlops(model, tokens, length), traffic: 0, precision }
+  const recomputed = (forwardFlops(model, tokens, length) * recompute) / model.config.layers
+  return { what, tokens, flops: trainingFlops(model, tokens, length), recomputed, traffic: 0, precision }
 }
 
 /** Reading `rows` prompts, then decoding `batchSize` sequences at a time. */
@@ -66,37 +64,24 @@ export const generating = (
   const traffic = (sequences: number) => (sequences === 0 ? 0 : decodingTraffic(model, precision, sequences, lengths))
   const prefill = forwardFlops(model, rows * prompt, prompt)
   return [
-    { what: "read prompts", tokens: rows * prompt, flops: prefill, traffic: 0, precision },
+    { what: "read prompts", tokens: rows * prompt, flops: prefill, recomputed: 0, traffic: 0, precision },
     {
       what: "decode",
       tokens: rows * response,
       flops: rows * generationFlops(model, prompt, response) - prefill,
+      recomputed: 0,
       traffic: whole * traffic(batchSize) + traffic(rest),
       precision
     }
   ]
 }
 
-export const noMemory: Memory = { weights: 0, gradients: 0, optimiser: 0, activations: 0 }
+/** A model that is read: what reading takes stands in `activations`. */
 export const frozen = (model: CostedModel, precision: Precision, activations: number): Memory => ({
   ...noMemory,
   weights: weightBytes(model, precision),
   activations
 })
-/** Of one model that is trained. */
-export const trained = (model: CostedModel, precision: Precision, activations: number): Memory => ({
-  ...trainingState(model, precision),
-  activations
-})
-export const together = (parts: ReadonlyArray<Memory>, activations: number): Memory => ({
-  weights: parts.reduce((sum, part) => sum + part.weights, 0),
-  gradients: parts.reduce((sum, part) => sum + part.gradients, 0),
-  optimiser: parts.reduce((sum, part) => sum + part.optimiser, 0),
-  activations: Math.max(activations, ...parts.map((part) => part.activations))
-})
-/** One after the other: what is larger at its peak. */
-export const larger = (a: Memory, b: Memory): Memory => (totalMemory(a) >= totalMemory(b) ? a : b)
-export const totalMemory = ({ activations, gradients, optimiser, weights }: Memory): number => weights + gradients + optimiser + activations
 
 export interface Sampling {
   readonly maxNewTokens: number
@@ -114,6 +99,6 @@ export const sampling = (
   const room = { prompt: lengths.prompt, response: maxNewTokens }
   return {
     work: generating(model, precision, rows, batchSize, lengths),
-    memory: frozen(model, precision, generationBytes(model, precision, Math.min(batchSize, rows), room))
+    memory: { ...frozen(model, precision, 0), ...generationMemory(model, precision, Math.min(batchSize, rows), room) }
   }
 }

@@ -1,5 +1,5 @@
 /** Verifying results and holding runs to a lock file. */
-import { readFileSync, writeFileSync } from "node:fs"
+import { readFileSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
 import * as Effect from "effect/Effect"
@@ -103,6 +103,35 @@ export default Pipeline.make("drifting", { params: Schema.Struct({ file: Schema.
     // Nothing was replaced.
     writeFileSync(join(fixture.folder, "weather"), "rain")
     expect(await verified({}, "drift.ts")).toMatchObject({ ok: true })
+  })
+
+  it("makes a result again as the machine made it be, from what was recorded of that", async () => {
+    writeFileSync(
+      join(fixture.folder, "crowded.ts"),
+      `import { existsSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { writeDataset } from "../../../data/dataset.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import * as Stage from "../../../runtime/define/stage.ts"
+import { Texts } from "../../../schemas/rows.ts"
+export const crowded = Stage.make("crowded", {
+  config: Schema.Struct({}), inputs: {}, output: Texts, seeded: false,
+  run: Effect.fn("crowded")(function* ({ output, recorded }) {
+    const parts = recorded?.parts ?? (existsSync(join(import.meta.dirname, "crowd")) ? 4 : 2)
+    return yield* writeDataset(output, [{ text: "in " + parts }], { metrics: { parts } })
+  })
+})
+export default Pipeline.make("crowded", { params: Schema.Struct({ file: Schema.String }) }, () => ({ out: crowded({}) }))
+`
+    )
+    writeFileSync(join(fixture.folder, "crowd"), "")
+    const { run } = await import("../../../runtime/run/run.ts")
+    const made = await Effect.runPromise(run(await load("crowded.ts"), {}, optionsOf({})).pipe(here))
+    expect(made.nodes[0]!.metrics).toMatchObject({ parts: 4 })
+    rmSync(join(fixture.folder, "crowd"))
+    expect(await verified({}, "crowded.ts")).toMatchObject({ ok: true, nodes: [{ status: "same" }] })
   })
 
   it("does not compare with damaged bytes, and says when a stage fails", async () => {

@@ -99,6 +99,44 @@ export const printing = Stage.make("printing", {
   })
 })
 
+describe("what is measured of a stage with tensors", () => {
+  it("stands among its metrics, each stage's for itself", async () => {
+    const prepare = join(folder, "prepare.ts")
+    writeFileSync(
+      prepare,
+      `let [prepared, stages] = [0, 0]
+export const prepare = (): void => void prepared++
+export const measure = () => {
+  const stage = ++stages
+  return () => ({ prepared, stage })
+}
+`
+    )
+    execute = Effect.runSync(Effect.provideService(processPool(pathToFileURL(prepare).href), Scope.Scope, scope))
+    writeFileSync(
+      join(folder, "counting.ts"),
+      `import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { writeDataset } from "../../../data/dataset.ts"
+import * as Stage from "../../../runtime/define/stage.ts"
+import { Texts } from "../../../schemas/rows.ts"
+export const counting = Stage.make("counting", {
+  config: Schema.Struct({}), inputs: {}, output: Texts, resources: { tensors: true },
+  run: Effect.fn("counting")(function* ({ output }) {
+    return yield* writeDataset(output, [{ text: "a" }], { metrics: { rows: 1 } })
+  })
+})
+`
+    )
+    for (const stage of [1, 2]) {
+      const { exit } = await running("counting.ts", "counting", {})
+      expect(exit).toMatchObject({ _tag: "Success", value: { metrics: { rows: 1, prepared: 1, stage } } })
+      removeFolder(join(folder, "output"))
+      mkdirSync(join(folder, "output"))
+    }
+  })
+})
+
 describe("the time that a child is given", () => {
   it("may be a month", async () => {
     const { exit } = await running("stages.ts", "wait", waiting, { seconds: 2_592_000 })

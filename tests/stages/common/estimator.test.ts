@@ -66,11 +66,13 @@ describe("the code that a key has", () => {
     expect(await digest(["training/sft.ts", "size: ({ inputs }) => inputs.init,", "size: ({ inputs }) => inputs.demonstrations,"])).toBe(
       before
     )
-    expect(await digest(["training/cost.ts", "microBatchSize * length", "2 * microBatchSize * length"])).toBe(before)
+    expect(await digest(["training/cost.ts", "1 + Math.ceil(steps", "2 + Math.ceil(steps"])).toBe(before)
     expect(await digest(["common/cost/work.ts", "rows * length", "rows * length + 1"])).toBe(before)
     expect(await digest(["common/cost/size.ts", "rows: NaN", "rows: 0"])).toBe(before)
   })
-  it("differs after an edit of the stage", async () => {
-    expect(await digest(["training/sft.ts", 'seed, "sft"', 'seed, "SFT"'])).not.toBe(await digest())
+  it("differs after an edit of the stage, and of what it chooses its micro-batch by", async () => {
+    const before = await digest()
+    expect(await digest(["training/sft.ts", 'seed, "sft"', 'seed, "SFT"'])).not.toBe(before)
+    expect(await digest(["training/fit.ts", "enoughTokens = 4096", "enoughTokens = 8192"])).not.toBe(before)
   })
 })

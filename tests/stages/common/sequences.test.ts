@@ -185,7 +185,7 @@ describe("batches of packed rows", () => {
     const seen: Array<ReadonlyArray<PackedRow>> = []
     const batches = packedBatches(
       (epoch) => epochs[epoch % 2]!,
-      { batchSize: packed.length, microBatchSize: 2 },
+      { batchSize: packed.length },
       (part) => {
         seen.push(part)
         return undefined!
@@ -193,7 +193,7 @@ describe("batches of packed rows", () => {
     )
     for (let step = 0; step < 4; step++) {
       const batch = batches.next().value!
-      for (const part of batch.parts) part()
+      for (const part of batch.parts({ rows: 2 })) part()
       expect(seen.splice(0).flat()).toEqual(epochs[step % 2])
       expect(batch.count).toBe(lossTokens(packed))
       expect(batch.tokens).toBe(packed.length * length)

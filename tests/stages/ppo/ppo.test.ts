@@ -57,10 +57,10 @@ const tuned = async (answers: ReadonlyArray<string>): Promise<Llama> => {
   const rows = packExamples(encodeDemonstrations(tokenizer, dialogues, 64).examples, { length: 64, padId: tokenizer.padId })
   await Effect.runPromise(
     train({
-      parameters: llama.parameters,
+      ...{ parameters: llama.parameters, fit: { microBatch: { rows: rows.length }, recompute: 0 } },
       batches: packedBatches(
         () => rows,
-        { batchSize: rows.length, microBatchSize: rows.length },
+        { batchSize: rows.length },
         (part) => languageModelLoss(llama, part, { device: "cpu", isolate: true })
       ),
       steps: 40,

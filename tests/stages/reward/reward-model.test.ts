@@ -122,7 +122,7 @@ describe("batches of pairs", () => {
   it("hold every pair once an epoch, in another order each epoch, the last batch smaller", () => {
     const many = Array.from({ length: 11 }, (_, i): TokenisedPair => ({ chosen: [1, i], rejected: [1], margin: 0 }))
     let seen: Array<number> = []
-    const batches = pairBatches(many, { batchPairs: 4, microBatchPairs: 3 }, 7, (part) => {
+    const batches = pairBatches(many, { batchPairs: 4 }, 7, (part) => {
       seen.push(...part.map((pair) => pair.chosen[1]!))
       return undefined!
     })
@@ -130,7 +130,7 @@ describe("batches of pairs", () => {
       seen = []
       const counts = Array.from({ length: 3 }, () => {
         const batch = batches.next().value!
-        for (const part of batch.parts) part()
+        for (const part of batch.parts({ rows: 3 })) part()
         return batch.count
       })
       expect(counts).toEqual([4, 4, 3])

@@ -542,8 +542,8 @@ describe("a classifier's costs", () => {
     for (const [{ stage }, inputs] of cases) {
       const estimator = await estimatorOf(stage)
       const costIn = (precision: string) => {
-        const config = { sequenceLength: 4096, batchSize: 2, microBatchSize: 1, epochs: 1, precision }
-        return estimator!.cost!({ config, inputs, expected: {} })
+        const config = { sequenceLength: 4096, batchSize: 2, microBatchSize: 1, recompute: "none", epochs: 1, precision }
+        return estimator!.cost!({ config, inputs, expected: {}, deviceMemory: 80e9 })
       }
       const [full, half] = [costIn("float32"), costIn("bfloat16")]
       expect([full, half].map(({ work }) => work.map(({ precision }) => precision))).toEqual([["float32"], ["bfloat16"]])

@@ -61,17 +61,25 @@ describe("the rows held out", () => {
 const towards = (weight: Tensor, target: number, count = 1, size = 1): TrainingBatch => ({
   count,
   tokens: count,
-  parts: Array.from({ length: Math.ceil(count / size) }, (_, i) => () => {
-    const copies = Math.min(size, count - i * size)
-    return weight.sub(target).square().mul(copies).sum()
-  })
+  parts: () =>
+    Array.from({ length: Math.ceil(count / size) }, (_, i) => () => {
+      const copies = Math.min(size, count - i * size)
+      return weight.sub(target).square().mul(copies).sum()
+    })
 })
 /** Trains one weight from 0 towards 1, about 0.1 a step at first, with a loss on held-out data that is least at 0.35. */
 const descend = async (steps: number, heldOut?: { readonly evaluateEvery: number; readonly patience: number; readonly parts?: number }) => {
   const weight = tensor([0], { dtype: "float64" }).requiresGrad()
   const told: Array<Progress> = []
   const options: TrainingOptions = {
-    ...{ parameters: { weight }, steps, schedule: constantSchedule(0.1), maxNorm: 1e9, weightDecay: 0 },
+    ...{
+      parameters: { weight },
+      fit: { microBatch: { rows: 1 }, recompute: 0 },
+      steps,
+      schedule: constantSchedule(0.1),
+      maxNorm: 1e9,
+      weightDecay: 0
+    },
     batches: (function* () {
       for (;;) yield towards(weight, 1)
     })(),

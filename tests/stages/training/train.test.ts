@@ -4,22 +4,24 @@ import { describe, expect, it } from "vitest"
 import { cosineSchedule } from "../../../engine/schedule.ts"
 import { liveTensors, type Tensor, tensor } from "../../../engine/tensor.ts"
 import type { Progress } from "../../../runtime/define/stage.ts"
+import { microBatches } from "../../../stages/training/cutting.ts"
 import { stepsFor, train, type TrainingBatch, trainingMetrics } from "../../../stages/training/train.ts"
 import { largestDifference } from "../../models/small.ts"
 import { float64 } from "../../tolerances.ts"
 
-/** Least squares of w x = y, in float64; `size` examples a part. */
-const fit = (parameter: Tensor, xs: ReadonlyArray<number>, size: number): TrainingBatch => ({
+/** Least squares of w x = y, in float64. */
+const fit = (parameter: Tensor, xs: ReadonlyArray<number>): TrainingBatch => ({
   count: xs.length,
   tokens: xs.length,
-  parts: Array.from({ length: Math.ceil(xs.length / size) }, (_, i) => () => {
-    const x = tensor(xs.slice(i * size, (i + 1) * size), { dtype: "float64" })
-    return x.mul(parameter).sub(x.mul(2)).square().sum()
-  })
+  parts: (microBatch) =>
+    microBatches(xs, microBatch, () => 1).map((part) => () => {
+      const x = tensor(part, { dtype: "float64" })
+      return x.mul(parameter).sub(x.mul(2)).square().sum()
+    })
 })
 const parameter = () => tensor([0.5], { dtype: "float64" }).requiresGrad()
-const options = (weight: Tensor, batches: Iterable<TrainingBatch>, steps: number) => ({
-  parameters: { weight },
+const options = (weight: Tensor, batches: Iterable<TrainingBatch>, steps: number, rows = 1) => ({
+  ...{ parameters: { weight }, fit: { microBatch: { rows }, recompute: 0 } },
   batches,
   steps,
   schedule: cosineSchedule({ peak: 0.1, steps }),
@@ -32,8 +34,8 @@ describe("training", () => {
   it("does not depend on how batches are split into parts", async () => {
     const losses = async (size: number) => {
       const weight = parameter()
-      const batches = Array.from({ length: 5 }, (_, i) => fit(weight, [1, -2, 0.5 + i, 3, 0.25], size))
-      const result = await Effect.runPromise(train(options(weight, batches, 5)))
+      const batches = Array.from({ length: 5 }, (_, i) => fit(weight, [1, -2, 0.5 + i, 3, 0.25]))
+      const result = await Effect.runPromise(train(options(weight, batches, 5, size)))
       return [...result.losses, ...result.gradientNorms, ...weight.toNumbers()]
     }
     const whole = await losses(5)
@@ -48,7 +50,7 @@ describe("training", () => {
     const batches = (function* () {
       for (;;) {
         taken++
-        yield fit(weight, [1], 1)
+        yield fit(weight, [1])
       }
     })()
     const progress = (step: Progress) => Effect.sync(() => void told.push(step))
@@ -63,10 +65,10 @@ describe("training", () => {
   it.each([NaN, Infinity])("stops at a loss of %s, says at which step, and leaves the weights as they were before it", async (bad) => {
     const weight = parameter()
     const before = liveTensors()
-    const broken: TrainingBatch = { count: 1, tokens: 1, parts: [() => weight.sum().mul(bad)] }
+    const broken: TrainingBatch = { count: 1, tokens: 1, parts: () => [() => weight.sum().mul(bad)] }
     const told: Array<Progress> = []
     const progress = (report: Progress) => Effect.sync(() => void told.push(report))
-    const error = await Effect.runPromise(Effect.flip(train({ ...options(weight, [fit(weight, [1], 1), broken], 9), progress })))
+    const error = await Effect.runPromise(Effect.flip(train({ ...options(weight, [fit(weight, [1]), broken], 9), progress })))
     expect(error).toMatchObject({ _tag: "DivergedError", step: 1 })
     expect(error.message).toContain("Training diverged at step 2 of 9")
     expect(error.message).toContain("the last finite loss was 2.25") // (0.5 - 2)^2
@@ -96,6 +98,11 @@ describe("the number of steps", () => {
 describe("the metrics of training", () => {
   it("are the first and last loss and the mean of the last tenth", () => {
     const losses = Array.from({ length: 20 }, (_, i) => 20 - i)
-    expect(trainingMetrics({ losses, gradientNorms: [] })).toEqual({ steps: 20, firstLoss: 20, lastLoss: 1, meanOfLastTenthLoss: 1.5 })
+    expect(trainingMetrics({ losses, gradientNorms: [], fitted: {} })).toEqual({
+      steps: 20,
+      firstLoss: 20,
+      lastLoss: 1,
+      meanOfLastTenthLoss: 1.5
+    })
   })
 })

@@ -16,6 +16,7 @@ import { pairLoss } from "../../../stages/reward/reward-model.ts"
 import { packedBatches } from "../../../stages/training/sft.ts"
 import { chunks, languageModelLoss } from "../../../stages/common/sequences.ts"
 import { train, type TrainingBatch } from "../../../stages/training/train.ts"
+import { microBatches } from "../../../stages/training/cutting.ts"
 import { devices } from "../../devices.ts"
 import { largestDifference } from "../../models/small.ts"
 import { fiftySteps, hundredNorms } from "../../tolerances.ts"
@@ -59,20 +60,19 @@ const sftBatches = (model: Llama, device: Device) =>
         lossMask: Uint8Array.from(lossMask),
         segments: Int32Array.from(segments)
       })),
-    { batchSize: sft.rowsABatch, microBatchSize: sft.rowsABatch / 2 },
+    { batchSize: sft.rowsABatch },
     (part) => languageModelLoss(model, part, { device, isolate: true })
   )
 
 const run = (
   parameters: Parameters<typeof train>[0]["parameters"],
   batches: Iterable<TrainingBatch>,
+  rows: number,
   { losses: { length: steps }, peak, warmup }: Losses
 ) =>
   Effect.runPromise(
     train({
-      parameters,
-      batches,
-      steps,
+      ...{ parameters, batches, steps, fit: { microBatch: { rows }, recompute: 0 } },
       schedule: cosineSchedule({ peak, steps, warmup, finalFraction: 0.1 }),
       maxNorm: 1,
       weightDecay: 0.1,
@@ -84,7 +84,7 @@ for (const { device, skip } of devices) {
   describe.skipIf(skip)(`fifty steps on ${device}`, () => {
     it("of fine-tuning on packed rows have PyTorch's losses", async () => {
       const model = await load(device)
-      const result = await run(model.parameters, sftBatches(model, device), sft)
+      const result = await run(model.parameters, sftBatches(model, device), sft.rowsABatch / 2, sft)
       expect(largestDifference(result.losses, sft.losses)).toBeLessThanOrEqual(fiftySteps)
     })
 
@@ -92,7 +92,7 @@ for (const { device, skip } of devices) {
       const base = await load(device)
       const adapter = await Effect.runPromise(loadAdapter(golden("lora-all-linear/adapter"), base))
       const model = base.withAdapter(adapter)
-      const result = await run(adapter.parameters, sftBatches(model, device), lora)
+      const result = await run(adapter.parameters, sftBatches(model, device), sft.rowsABatch / 2, lora)
       expect(largestDifference(result.losses, lora.losses)).toBeLessThanOrEqual(fiftySteps)
       const norms = result.gradientNorms.map((norm, i) => norm / lora.gradientNorms[i]!)
       expect(
@@ -129,9 +129,9 @@ for (const { device, skip } of devices) {
       const batches = chunks(pairs, rewardModel.pairsABatch).map((batch): TrainingBatch => ({
         count: batch.length,
         tokens: 0,
-        parts: chunks(batch, batch.length / 2).map((part) => () => pairLoss(model, part, { padId: 0, device }))
+        parts: (microBatch) => microBatches(batch, microBatch, () => 1).map((part) => () => pairLoss(model, part, { padId: 0, device }))
       }))
-      const result = await run(model.parameters, batches, rewardModel)
+      const result = await run(model.parameters, batches, rewardModel.pairsABatch / 2, rewardModel)
       expect(largestDifference(result.losses, rewardModel.losses)).toBeLessThanOrEqual(fiftySteps)
     })
   })

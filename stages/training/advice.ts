@@ -1,0 +1,67 @@
+/** How a training is made to fit, and what would fit a GPU where it does not. */
+import { type Precision, totalMemory, usableMemory } from "../../models/memory.ts"
+import type { Llama } from "../../models/llama.ts"
+import { linearLayers } from "../../models/lora.ts"
+import { type Asked, chooseFit, fitOnGpu, type Steps, trainingStep } from "./fit.ts"
+import { adaptedBy, type LoraCost } from "./lora.ts"
+
+/** Alternatives to a training, each in the words of a config. */
+const alternatives = (training: Steps): ReadonlyArray<readonly [words: string, other: Steps]> => {
+  const { longest, model, precision } = training
+  const adapted = { ...training, model: { ...model, adapter: { rank: 16, targets: linearLayers } } }
+  const shorter = [2, 4, 8, 16].map((times) => ({ ...training, longest: Math.ceil(longest / times) }))
+  return [
+    ...(precision === "float32" ? [["precision bfloat16", { ...training, precision: "bfloat16" }] as const] : []),
+    ...(model.adapter === undefined ? [["LoRA (loraRank 16)", adapted] as const] : []),
+    ...(model.adapter === undefined && precision === "float32"
+      ? [["LoRA (loraRank 16) in bfloat16", { ...adapted, precision: "bfloat16" as const }] as const]
+      : []),
+    ...shorter.map((other) => [`sequences of ${other.longest} tokens`, other] as const)
+  ]
+}
+
+/** The alternatives that fit, what each takes, and how many GPUs would hold the training as it is. A sentence. */
+export const trainingAdvice = (training: Steps, deviceMemory: number): string => {
+  const fitOf = (steps: Steps) => fitOnGpu({ microBatch: 0, recompute: "auto" }, deviceMemory, trainingStep(steps))
+  const found = new Map<string, string>()
+  for (const [words, other] of alternatives(training)) {
+    const { fits, memory } = fitOf(other)
+    // Of shorter sequences the longest that fit.
+    const kind = words.split(" ")[0]!
+    if (fits && !found.has(kind)) found.set(kind, `${words} (${Math.ceil(totalMemory(memory) / 2 ** 30)} GiB)`)
+  }
+  const gpus = Math.ceil(totalMemory(fitOf(training).memory) / usableMemory(deviceMemory))
+  const more = `${Math.max(2, gpus)} such GPUs, over which this engine does not spread a model`
+  return found.size === 0
+    ? `No smaller setting fits either: it would take ${more}, or a smaller model.`
+    : `What would fit: ${[...found.values()].join("; ")}. As it is, it would take ${more}.`
+}
+
+/** As chooseFit, for a model that is trained alone. */
+export const fitOneModel = (asked: Asked, machine: { readonly device: "cpu" | "cuda"; readonly usual: number }, steps: Steps) =>
+  chooseFit(asked, machine, trainingStep(steps), (deviceMemory) => trainingAdvice(steps, deviceMemory))
+
+/** Sequences at once on the CPU, of stages that train on packed rows. */
+export const usualSequences = 8
+
+/** The fields of a stage's config that say how it trains on packed rows. */
+interface PackedFields extends Required<LoraCost> {
+  readonly batchSize: number
+  readonly sequenceLength: number
+  readonly microBatchSize: number
+  readonly recompute: string
+  readonly precision: Precision
+  readonly patience: number
+}
+
+/** How the steps of a language model that is trained on packed rows fit the device. */
+export const fitPacked = (
+  { config: shape }: Llama,
+  { batchSize, loraRank, loraTargets, microBatchSize, patience, precision, recompute, sequenceLength }: PackedFields,
+  device: "cpu" | "cuda"
+) => {
+  const model = adaptedBy({ loraRank, loraTargets }, { config: shape, scalarHead: false })
+  const longest = Math.min(sequenceLength, shape.maxPositions)
+  const steps = { model, precision, rows: batchSize, longest, keepsBest: patience > 0 }
+  return fitOneModel({ microBatch: microBatchSize, recompute }, { device, usual: usualSequences }, steps)
+}

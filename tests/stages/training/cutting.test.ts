@@ -1,0 +1,184 @@
+/** How batches are cut, and what is done when memory runs out: libtorch is asked for more than any machine has. */
+import * as Effect from "effect/Effect"
+import { afterEach, describe, expect, it } from "vitest"
+import { isOutOfMemory } from "../../../engine/device.ts"
+import { constantSchedule } from "../../../engine/schedule.ts"
+import { type Device, liveTensors, scoped, type Tensor, tensor, TensorError, zeros } from "../../../engine/tensor.ts"
+import type { Progress } from "../../../runtime/define/stage.ts"
+import { Cutting, microBatches, OutOfMemoryError } from "../../../stages/training/cutting.ts"
+import { train, type TrainingBatch, trainingMetrics } from "../../../stages/training/train.ts"
+import { devices } from "../../devices.ts"
+import { largestDifference } from "../../models/small.ts"
+import { float64 } from "../../tolerances.ts"
+
+/** No machine has so much: 2^48 numbers. */
+const allocateTooMuch = (device: Device) => scoped(() => zeros([2 ** 48], { device }))
+const thrown = (body: () => unknown): unknown => {
+  try {
+    body()
+  } catch (cause) {
+    return cause
+  }
+  return undefined
+}
+
+describe("micro-batches", () => {
+  const rows = [3, 3, 4, 5, 9, 9]
+  const cut = (microBatch: Parameters<typeof microBatches>[1]) => microBatches(rows, microBatch, (row) => row)
+  it("hold so many rows", () => {
+    expect(cut({ rows: 4 })).toEqual([
+      [3, 3, 4, 5],
+      [9, 9]
+    ])
+  })
+  it("hold so many tokens with all padded to the longest, and a row at least", () => {
+    expect(cut({ tokens: 12 })).toEqual([[3, 3, 4], [5], [9], [9]])
+    expect(cut({ tokens: 18 })).toEqual([[3, 3, 4], [5, 9], [9]])
+    expect(cut({ tokens: 1 })).toEqual(rows.map((row) => [row]))
+    expect(cut({ tokens: 1000 })).toEqual([rows])
+    expect(microBatches([], { tokens: 5 }, () => 1)).toEqual([])
+  })
+})
+
+describe("an error of libtorch's", () => {
+  it("for memory that can't be had is told from others", () => {
+    const error = thrown(() => allocateTooMuch("cpu"))
+    expect(error).toMatchObject({
+      code: "OUT_OF_MEMORY",
+      message: expect.stringContaining("DefaultCPUAllocator: can't allocate memory") as string
+    })
+    expect(isOutOfMemory(error)).toBe(true)
+    const other = thrown(() => scoped(() => zeros([2]).add(zeros([3]))))
+    expect(other).toBeInstanceOf(TensorError)
+    expect(isOutOfMemory(other)).toBe(false)
+    expect(isOutOfMemory(new Error("can't allocate memory"))).toBe(false)
+  })
+})
+
+for (const { device, skip } of devices) {
+  describe.skipIf(skip)(`training on ${device} whose memory does not hold a micro-batch`, () => {
+    /** Most rows that the memory holds at once. */
+    let most = Infinity
+    afterEach(() => (most = Infinity))
+    /** Least squares of w x = 2 x; gradients are there already when the second half of the batch runs out of memory. */
+    const batchOf = (weight: Tensor, xs: ReadonlyArray<number>): TrainingBatch => ({
+      count: xs.length,
+      tokens: xs.length,
+      parts: (microBatch) =>
+        microBatches(xs, microBatch, () => 1).map((part, i) => () => {
+          // Its gradient is of that size.
+          if (part.length > most && i === 1)
+            return weight
+              .expand(2 ** 47)
+              .indexSelect(0, tensor([0], { dtype: "int64", device }))
+              .sum()
+          const x = tensor(part, { dtype: "float64", device })
+          return x.mul(weight).sub(x.mul(2)).square().sum()
+        })
+    })
+    const run = async (
+      rows: number,
+      mostInStep: (step: number) => number = () => Infinity,
+      recorded?: Readonly<Record<string, number>>
+    ) => {
+      const weight = tensor([0.5], { dtype: "float64", device }).requiresGrad()
+      const told: Array<Progress> = []
+      const batches = (function* () {
+        for (let step = 1; ; step++) {
+          most = mostInStep(step)
+          yield batchOf(
+            weight,
+            Array.from({ length: 16 }, (_, i) => Math.sin(step * 16 + i))
+          )
+        }
+      })()
+      const before = liveTensors()
+      const exit = await Effect.runPromiseExit(
+        train({
+          ...{ parameters: { weight }, batches, steps: 6, schedule: constantSchedule(0.1), maxNorm: 1, weightDecay: 0, recorded },
+          fit: { microBatch: { rows }, recompute: 0 },
+          progress: (report) => Effect.sync(() => void told.push(report))
+        })
+      )
+      // The weight's gradient, where it failed.
+      expect(liveTensors() - before).toBeLessThanOrEqual(1)
+      return { exit, weight: weight.item(), notes: told.flatMap(({ note }) => note ?? []) }
+    }
+    const succeeded = async (...given: Parameters<typeof run>) => {
+      const { exit, ...rest } = await run(...given)
+      if (exit._tag === "Failure") throw new Error(String(exit.cause))
+      return { ...rest, result: exit.value, metrics: trainingMetrics(exit.value) }
+    }
+
+    it("computes the step again with half of it, and those after; the result is the same but for rounding", async () => {
+      const plenty = await succeeded(8)
+      const scarce = await succeeded(8, (step) => (step < 3 ? Infinity : 4))
+      expect(scarce.result.losses).toHaveLength(6)
+      expect(largestDifference(scarce.result.losses, plenty.result.losses)).toBeLessThanOrEqual(float64)
+      expect(largestDifference(scarce.result.gradientNorms, plenty.result.gradientNorms)).toBeLessThanOrEqual(float64)
+      expect(Math.abs(scarce.weight - plenty.weight)).toBeLessThanOrEqual(float64)
+      expect(scarce.metrics).toMatchObject({ microBatchHalvedInStep1: 3 })
+      expect(plenty.metrics).not.toHaveProperty("microBatchHalvedInStep1")
+      expect(scarce.notes).toEqual([
+        expect.stringMatching(
+          /^out of memory in step 3: computed again, and from here on, with micro-batches of 4 rows in place of 8 rows \(/
+        )
+      ])
+    })
+
+    it("halves again where half is still too much", async () => {
+      const { metrics, notes } = await succeeded(8, (step) => (step < 5 ? 4 : 1))
+      expect(metrics).toMatchObject({ microBatchHalvedInStep1: 1, microBatchHalvedInStep2: 5, microBatchHalvedInStep3: 5 })
+      expect(notes).toHaveLength(3)
+    })
+
+    it("does not try what a step does not fill", async () => {
+      // 16 rows are one micro-batch of 64 and of 32 alike.
+      const cutting = new Cutting({ rows: 64 })
+      const tried: Array<unknown> = []
+      cutting.step(
+        1,
+        [],
+        (microBatch) => microBatches(Array<number>(16).fill(1), microBatch, () => 1).length,
+        (microBatch) => {
+          tried.push(microBatch)
+          if (tried.length === 1) allocateTooMuch(device)
+        }
+      )
+      expect(tried).toEqual([{ rows: 64 }, { rows: 8 }])
+      expect(cutting.halved).toEqual([1, 1, 1])
+    })
+
+    it("is repeated bit for bit from what was recorded, on a machine with memory enough", async () => {
+      const scarce = await succeeded(8, (step) => (step < 3 ? Infinity : 2))
+      const again = await succeeded(8, undefined, scarce.metrics)
+      expect(again.weight).toBe(scarce.weight)
+      expect(again.result.losses).toEqual(scarce.result.losses)
+      expect(again.metrics).toEqual(scarce.metrics)
+      expect(again.notes).toEqual([])
+    })
+
+    it("fails at one row at a time, and says what would help", async () => {
+      const { exit } = await run(8, () => 0)
+      expect(exit).toMatchObject({ _tag: "Failure" })
+      const error = await Effect.runPromise(Effect.flip(exit))
+      expect(error).toBeInstanceOf(OutOfMemoryError)
+      expect(error.message).toMatch(
+        /^Computing step 1, one row at a time: expected memory for it, found .*\. What would help: LoRA \(loraRank\), shorter sequences/
+      )
+    })
+
+    it("is no matter of other errors: those are thrown as they are", () => {
+      const cutting = new Cutting({ rows: 8 })
+      const broken = () =>
+        cutting.step(
+          1,
+          [],
+          () => 2,
+          () => scoped(() => zeros([2]).add(zeros([3])))
+        )
+      expect(broken).toThrow(/size/)
+      expect(cutting.halved).toEqual([])
+    })
+  })
+}
