@@ -55,9 +55,20 @@ const globals = (date: string): Readonly<Record<string, unknown>> => ({
   }
 })
 
-/** In it, `run` is called under the time limit, which ends whatever it does. */
 const context = createContext({})
 const script = new Script("run()")
+
+/** What `body` gives, which may render templates. Throws a RenderError where it has not ended after `renderSeconds`, whatever it does. The limit costs a tenth of a millisecond: one for a dialogue. */
+export const inTime = <A>(body: () => A): A => {
+  context["run"] = body
+  try {
+    return script.runInContext(context, { timeout: 1000 * renderSeconds }) as A
+  } catch (cause) {
+    if ((cause as { readonly code?: unknown }).code === "ERR_SCRIPT_EXECUTION_TIMEOUT")
+      throw new RenderError(`it has not ended after ${renderSeconds} seconds`)
+    throw cause
+  }
+}
 
 export class ChatTemplate {
   readonly #template: Template
@@ -85,23 +96,18 @@ export class ChatTemplate {
     this.#variables = { ...globals(date), ...tokens }
   }
 
-  /** The text of a dialogue; with `prompt`, up to where an answer is to begin. Throws a RenderError where the template throws, or has not ended after `renderSeconds`. */
+  /** The text of a dialogue; with `prompt`, up to where an answer is to begin. Throws a RenderError where the template throws. Call it within `inTime`. */
   render(messages: ReadonlyArray<Message>, prompt: boolean): string {
+    const environment = new Environment()
     const variables = {
       ...this.#variables,
       messages: messages.map(({ role, content }) => ({ role, content })),
       add_generation_prompt: prompt
     }
-    context["run"] = () => {
-      const environment = new Environment()
-      for (const [name, value] of Object.entries(variables)) environment.set(name, value)
-      return String(new Interpreter(environment).run(this.#template.parsed).value)
-    }
+    for (const [name, value] of Object.entries(variables)) environment.set(name, value)
     try {
-      return script.runInContext(context, { timeout: 1000 * renderSeconds }) as string
+      return String(new Interpreter(environment).run(this.#template.parsed).value)
     } catch (cause) {
-      if ((cause as { readonly code?: unknown }).code === "ERR_SCRIPT_EXECUTION_TIMEOUT")
-        throw new RenderError(`it has not ended after ${renderSeconds} seconds`)
       throw new RenderError(cause instanceof Error ? cause.message : String(cause))
     }
   }

@@ -88,16 +88,11 @@ const unsupported = (json: HuggingFaceConfig, family: Family): { readonly expect
 
 /** Llama 3.1's scaling of rotary embeddings; undefined where there is none, or where a number of it is missing. */
 const scalingOf = (json: HuggingFaceConfig): RopeScaling | undefined => {
-  const {
-    rope_type,
-    type,
-    factor,
-    low_freq_factor: low,
-    high_freq_factor: high,
-    original_max_position_embeddings: original
-  } = json.rope_parameters ?? json.rope_scaling ?? {}
-  if ((rope_type ?? type) !== "llama3" || factor == null || low == null || high == null || original == null) return undefined
-  return { factor, lowFactor: low, highFactor: high, originalPositions: original }
+  const rope = json.rope_parameters ?? json.rope_scaling
+  if ((rope?.rope_type ?? rope?.type) !== "llama3") return undefined
+  const numbers = [rope?.factor, rope?.low_freq_factor, rope?.high_freq_factor, rope?.original_max_position_embeddings]
+  const [factor, lowFactor, highFactor, originalPositions] = numbers.filter((number) => typeof number === "number")
+  return originalPositions === undefined ? undefined : ({ factor, lowFactor, highFactor, originalPositions } as RopeScaling)
 }
 
 const windowOf = (json: HuggingFaceConfig, family: Family): number | undefined =>

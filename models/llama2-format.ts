@@ -7,7 +7,7 @@
  * in) and answers are stripped. Each exchange is tokenised on its own, so that a prefix of the dialogue is a prefix of its tokens.
  */
 import type { Message } from "../schemas/rows.ts"
-import { ChatTemplate, ChatTemplateError, defaultDate, RenderError } from "./chat-template.ts"
+import { ChatTemplate, ChatTemplateError, defaultDate, inTime, RenderError } from "./chat-template.ts"
 import { ChatError, type ChatFormat, type Exchange, exchangesOf, strip, unanswered } from "./chat-format.ts"
 import type { TokenBuffer } from "./tokenizer/token-buffer.ts"
 import type { Tokenizer } from "./tokenizer/tokenizer.ts"
@@ -88,8 +88,10 @@ export const isLlama2Template = (template: string): boolean => {
       .join("")
   try {
     const rendered = new ChatTemplate(template, { date: defaultDate, tokens: { bos_token: "<s>", eos_token: "</s>", unk_token: "<unk>" } })
-    return [dialogue, dialogue.slice(1), dialogue.slice(1, 3)].every(
-      (messages) => rendered.render(messages, messages.at(-1)!.role === "user") === written(messages)
+    return inTime(() =>
+      [dialogue, dialogue.slice(1), dialogue.slice(1, 3)].every(
+        (messages) => rendered.render(messages, messages.at(-1)!.role === "user") === written(messages)
+      )
     )
   } catch (cause) {
     if (cause instanceof RenderError || cause instanceof ChatTemplateError) return false

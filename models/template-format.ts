@@ -11,7 +11,7 @@
  */
 import type { Message } from "../schemas/rows.ts"
 import { ChatError, type ChatFormat, exchangesOf, type ReadDialogue, strip, unanswered } from "./chat-format.ts"
-import { ChatTemplate, ChatTemplateError, RenderError } from "./chat-template.ts"
+import { ChatTemplate, ChatTemplateError, inTime, RenderError } from "./chat-template.ts"
 import { anyOf } from "./tokenizer/hugging-face.ts"
 import { TokenBuffer } from "./tokenizer/token-buffer.ts"
 import type { ChatSettings, Tokenizer } from "./tokenizer/tokenizer.ts"
@@ -104,7 +104,7 @@ class TemplateFormat implements ChatFormat {
     }
   }
 
-  /** The text of a dialogue; a prompt's ends where an answer is to begin. Throws ChatError. */
+  /** The text of a dialogue; a prompt's ends where an answer is to begin. Throws RenderError. */
   #text(messages: ReadonlyArray<Message>, prompt: boolean, breaker: string): string {
     const controls = this.#controls
     const spells = (text: string): boolean => controls !== undefined && text.search(controls) !== -1
@@ -114,8 +114,13 @@ class TemplateFormat implements ChatFormat {
       while (spells(text)) text = text.replaceAll(controls!, (token) => token[0] + breaker + token.slice(1))
       return { role, content: text }
     })
+    return this.#template.render(broken, prompt)
+  }
+
+  /** A dialogue with its answers, the last alone where the template writes what is before it otherwise. Throws ChatError. */
+  #render(messages: ReadonlyArray<Message>): Rendered {
     try {
-      return this.#template.render(broken, prompt)
+      return inTime(() => this.#renderTurns(messages))
     } catch (cause) {
       if (!(cause instanceof RenderError)) throw cause
       throw new ChatError({
@@ -125,8 +130,7 @@ class TemplateFormat implements ChatFormat {
     }
   }
 
-  /** A dialogue with its answers, the last alone where the template writes what is before it otherwise. Throws ChatError. */
-  #render(messages: ReadonlyArray<Message>): Rendered {
+  #renderTurns(messages: ReadonlyArray<Message>): Rendered {
     const breaker = breakers.find((character) => messages.every(({ content }) => !content.includes(character)))
     if (breaker === undefined)
       throw new ChatError({
