@@ -49,6 +49,10 @@ export interface Native {
   setThreads(threads: number): void
   allowTf32(on: boolean): void
   gpuKernelsMissing(): string | null
+  beginGraph(): void
+  endGraph(): number
+  runGraph(graph: number): void
+  freeGraph(graph: number): void
   synchronize(): void
   deviceMemory(resetPeak?: boolean): [current: number, peak: number, available: number | null] | null
   environment(): Environment

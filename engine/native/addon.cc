@@ -164,6 +164,10 @@ napi_value initialise(napi_env env, napi_value exports) {
   define<setThreads>(env, exports, "setThreads");
   define<allowTf32>(env, exports, "allowTf32");
   define<gpuKernelsMissing>(env, exports, "gpuKernelsMissing");
+  define<beginGraph>(env, exports, "beginGraph");
+  define<endGraph>(env, exports, "endGraph");
+  define<runGraph>(env, exports, "runGraph");
+  define<freeGraph>(env, exports, "freeGraph");
   define<synchronize>(env, exports, "synchronize");
   define<deviceMemory>(env, exports, "deviceMemory");
   define<environment>(env, exports, "environment");

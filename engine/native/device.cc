@@ -89,6 +89,20 @@ napi_value allowTf32(const Arguments& in) {
 /** Why there are no kernels for the GPU of this machine (gpu.h); null where there are, or no GPU. */
 napi_value gpuKernelsMissing(const Arguments& in) { return gpuKernelsMissing().empty() ? jsNull(in.env) : jsString(in.env, gpuKernelsMissing()); }
 
+napi_value beginGraph(const Arguments&) {
+  GpuGraph::begin();
+  return nullptr;
+}
+napi_value endGraph(const Arguments& in) { return jsNumber(in.env, static_cast<double>(GpuGraph::end())); }
+napi_value runGraph(const Arguments& in) {
+  GpuGraph::run(static_cast<int64_t>(in.number(0)));
+  return nullptr;
+}
+napi_value freeGraph(const Arguments& in) {
+  GpuGraph::free(static_cast<int64_t>(in.number(0)));
+  return nullptr;
+}
+
 napi_value synchronize(const Arguments& in) {
   if (torch::cuda::is_available()) torch::cuda::synchronize();
   return nullptr;

@@ -1,7 +1,8 @@
-// CUDA source of the kernels for the GPU, compiled by gpu.cc: each for float32 and, with the suffix _bf16, for bfloat16. All compute in float32 and round once.
+// CUDA source of the kernels for the GPU, compiled by gpu.cc: each with the suffix _f32 for float32 and _bf16 for bfloat16. All compute in float32 and round once.
 #pragma once
 
-constexpr const char* gpuKernelSource = R"cuda(
+/** What all kernels share. */
+constexpr const char* gpuCommonSource = R"cuda(
 struct bf16 { unsigned short bits; };
 __device__ __forceinline__ float wide(float x) { return x; }
 __device__ __forceinline__ float wide(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
@@ -18,6 +19,36 @@ template <typename T> struct alignas(16) Eight { T at[8]; };
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
 
+__device__ __forceinline__ float sumOfBlock(float x) {
+  __shared__ float shared[33];
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(~0u, x, offset);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    float y = threadIdx.x < blockDim.x / 32 ? shared[threadIdx.x] : 0.0f;
+    for (int offset = 16; offset > 0; offset /= 2) y += __shfl_xor_sync(~0u, y, offset);
+    if (threadIdx.x == 0) shared[32] = y;
+  }
+  __syncthreads();
+  return shared[32];
+}
+/** Turns eight pairs of a head, which are half a head apart, by cos and signed sin; the other way with direction -1. */
+template <typename T> __device__ __forceinline__ void turn(const T* in, const T* cos, const T* sin, T* out, long long half, float direction) {
+  Eight<T> a = *reinterpret_cast<const Eight<T>*>(in), b = *reinterpret_cast<const Eight<T>*>(in + half), x, y;
+  Eight<T> c = *reinterpret_cast<const Eight<T>*>(cos), d = *reinterpret_cast<const Eight<T>*>(cos + half), s = *reinterpret_cast<const Eight<T>*>(sin), t = *reinterpret_cast<const Eight<T>*>(sin + half);
+#pragma unroll
+  for (int k = 0; k < 8; k++) {
+    float p = wide(a.at[k]), q = wide(b.at[k]);
+    narrow(x.at[k], p * wide(c.at[k]) + direction * q * wide(s.at[k]));
+    narrow(y.at[k], q * wide(d.at[k]) + direction * p * wide(t.at[k]));
+  }
+  *reinterpret_cast<Eight<T>*>(out) = x;
+  *reinterpret_cast<Eight<T>*>(out + half) = y;
+}
+)cuda";
+
+constexpr const char* gpuKernelSource = R"cuda(
 // ---- SwiGLU: (rows, 2F) -> (rows, F), F a multiple of 8; a thread computes eight ----
 
 template <typename T> __device__ void swigluForward(const T* in, T* out, long long rows, long long dim) {
@@ -46,19 +77,6 @@ template <typename T> __device__ void swigluBackward(const T* in, const T* dy, T
 
 // ---- rotary embeddings: heads of E numbers, E a multiple of 16; a thread turns eight pairs ----
 // qkv (rows, H + 2G, E). cos and sin (T, E), or (rows, E) with `own`; sin signed: - in the first half.
-
-template <typename T> __device__ __forceinline__ void turn(const T* in, const T* cos, const T* sin, T* out, long long half, float direction) {
-  Eight<T> a = *reinterpret_cast<const Eight<T>*>(in), b = *reinterpret_cast<const Eight<T>*>(in + half), x, y;
-  Eight<T> c = *reinterpret_cast<const Eight<T>*>(cos), d = *reinterpret_cast<const Eight<T>*>(cos + half), s = *reinterpret_cast<const Eight<T>*>(sin), t = *reinterpret_cast<const Eight<T>*>(sin + half);
-#pragma unroll
-  for (int k = 0; k < 8; k++) {
-    float p = wide(a.at[k]), q = wide(b.at[k]);
-    narrow(x.at[k], p * wide(c.at[k]) + direction * q * wide(s.at[k]));
-    narrow(y.at[k], q * wide(d.at[k]) + direction * p * wide(t.at[k]));
-  }
-  *reinterpret_cast<Eight<T>*>(out) = x;
-  *reinterpret_cast<Eight<T>*>(out + half) = y;
-}
 
 /** Queries (rows, H, E) and keys (rows, G, E), turned. */
 template <typename T>
@@ -161,20 +179,6 @@ __device__ void pickBackward(const T* logits, const long long* targets, const fl
 
 // ---- RMSNorm of rows of D, D a multiple of 8 ----
 
-__device__ __forceinline__ float sumOfBlock(float x) {
-  __shared__ float shared[33];
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(~0u, x, offset);
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
-  __syncthreads();
-  if (threadIdx.x < 32) {
-    float y = threadIdx.x < blockDim.x / 32 ? shared[threadIdx.x] : 0.0f;
-    for (int offset = 16; offset > 0; offset /= 2) y += __shfl_xor_sync(~0u, y, offset);
-    if (threadIdx.x == 0) shared[32] = y;
-  }
-  __syncthreads();
-  return shared[32];
-}
 /** y = x w / sqrt(mean(x^2) + eps): a block a row. */
 template <typename T> __device__ void normForward(const T* x, const T* w, T* y, float* scale, long long dim, float epsilon) {
   const T* row = x + blockIdx.x * dim;

@@ -9,7 +9,6 @@
 
 #include <cstdio>
 #include <fstream>
-#include <functional>
 #include <iterator>
 #include <map>
 #include <vector>
@@ -61,7 +60,7 @@ std::string architecture(const Library& driver) {
   return "sm_" + std::to_string(major) + std::to_string(minor);
 }
 
-std::string compile(const Library& nvrtc, const std::string& target) {
+std::string compile(const Library& nvrtc, const std::string& target, const GpuProgram& of) {
   void* program = nullptr;
   auto* error = nvrtc.find<const char*(int)>("nvrtcGetErrorString");
   auto checked = [&](int result) {
@@ -74,10 +73,13 @@ std::string compile(const Library& nvrtc, const std::string& target) {
     }
     throw std::runtime_error("NVRTC does not compile them for " + target + ": " + error(result) + " " + log.substr(0, 300));
   };
-  checked(nvrtc.find<int(void**, const char*, const char*, int, const char**, const char**)>("nvrtcCreateProgram")(&program, gpuKernelSource, "kernels.cu", 0, nullptr, nullptr));
-  std::string option = "--gpu-architecture=" + target;
-  const char* options[] = {option.c_str(), "--std=c++17"};
-  checked(nvrtc.find<int(void*, int, const char**)>("nvrtcCompileProgram")(program, 2, options));
+  std::string source = std::string(gpuCommonSource) + of.source;
+  checked(nvrtc.find<int(void**, const char*, const char*, int, const char**, const char**)>("nvrtcCreateProgram")(&program, source.c_str(), "kernels.cu", 0, nullptr, nullptr));
+  std::vector<std::string> options = {"--gpu-architecture=" + target, "--std=c++17"};
+  for (const std::string& definition : of.definitions) options.push_back("-D" + definition);
+  std::vector<const char*> given;
+  for (const std::string& option : options) given.push_back(option.c_str());
+  checked(nvrtc.find<int(void*, int, const char**)>("nvrtcCompileProgram")(program, static_cast<int>(given.size()), given.data()));
   size_t size = 0;
   checked(nvrtc.find<int(void*, size_t*)>("nvrtcGetCUBINSize")(program, &size));
   std::string cubin(size, '\0');
@@ -85,8 +87,6 @@ std::string compile(const Library& nvrtc, const std::string& target) {
   nvrtc.find<int(void**)>("nvrtcDestroyProgram")(&program);
   return cubin;
 }
-
-using Launch = int(void* function, unsigned gridX, unsigned gridY, unsigned gridZ, unsigned blockX, unsigned blockY, unsigned blockZ, unsigned shared, void* stream, void** arguments, void** extra);
 
 /** The folder that the addon is in: what was compiled is kept beside it, so that the next process need not. */
 std::string addonFolder() {
@@ -108,48 +108,71 @@ void writeFile(const std::string& path, const std::string& bytes) {
   if (!file || std::rename(temporary.c_str(), path.c_str()) != 0) std::remove(temporary.c_str());
 }
 
-struct Kernels {
-  std::string missing;
-  Launch* launch = nullptr;
-  std::function<void*(const std::string&)> find;
-};
-
-Kernels load() {
-  Kernels out;
-  if (!torch::cuda::is_available()) return out;
-  try {
-    Library driver{dlopen("libcuda.so.1", RTLD_NOW), "libcuda.so.1"};
-    if (driver.handle == nullptr) throw std::runtime_error("the driver's libcuda.so.1 was not found");
-    // libtorch makes the device's context with the first tensor.
-    at::empty({1}, at::TensorOptions().device(at::kCUDA));
-    std::string target = architecture(driver), kept = addonFolder() + "kernels." + target + ".cubin", cubin = readFile(kept);
-    void* module = nullptr;
+/** A program's kernels on the device. */
+class Module {
+ public:
+  Module(const Library& driver, const GpuProgram& program) : get(driver.find<int(void**, void*, const char*)>("cuModuleGetFunction")) {
+    std::string target = architecture(driver), kept = addonFolder() + program.name;
+    for (const std::string& definition : program.definitions) kept += "." + definition;
+    kept += "." + target + ".cubin";
+    std::string cubin = readFile(kept);
     auto* read = driver.find<int(void**, const void*)>("cuModuleLoadData");
     int result = cubin.empty() ? 1 : read(&module, cubin.data());
     if (result != 0) {
-      cubin = compile(openNvrtc(), target);
+      cubin = compile(openNvrtc(), target, program);
       result = read(&module, cubin.data());
       if (result == 0) writeFile(kept, cubin);
     }
     if (result != 0) throw std::runtime_error("the driver does not load them: error " + std::to_string(result));
-    auto* get = driver.find<int(void**, void*, const char*)>("cuModuleGetFunction");
-    out.launch = driver.find<Launch>("cuLaunchKernel");
-    auto known = std::make_shared<std::map<std::string, void*>>();
-    out.find = [get, module, known](const std::string& name) {
-      auto found = known->find(name);
-      if (found != known->end()) return found->second;
-      void* function = nullptr;
-      if (int result = get(&function, module, name.c_str())) throw std::runtime_error("no kernel " + name + " on the GPU: error " + std::to_string(result));
-      return (*known)[name] = function;
-    };
-  } catch (const std::exception& error) {
-    out.missing = error.what();
   }
-  return out;
-}
+  void* find(const std::string& name) {
+    auto found = known.find(name);
+    if (found != known.end()) return found->second;
+    void* function = nullptr;
+    if (int result = get(&function, module, name.c_str())) throw std::runtime_error("no kernel " + name + " on the GPU: error " + std::to_string(result));
+    return known[name] = function;
+  }
 
-const Kernels& kernels() {
-  static const Kernels loaded = load();
+ private:
+  int (*get)(void**, void*, const char*);
+  void* module = nullptr;
+  std::map<std::string, void*> known;
+};
+
+using Launch = int(void* function, unsigned gridX, unsigned gridY, unsigned gridZ, unsigned blockX, unsigned blockY, unsigned blockZ, unsigned shared, void* stream, void** arguments, void** extra);
+
+const GpuProgram base = {"kernels", gpuKernelSource, {}};
+
+struct Kernels {
+  std::string missing;
+  Library driver;
+  Launch* launch = nullptr;
+  std::map<std::string, Module> modules;
+
+  Kernels() {
+    if (!torch::cuda::is_available()) return;
+    try {
+      driver = {dlopen("libcuda.so.1", RTLD_NOW), "libcuda.so.1"};
+      if (driver.handle == nullptr) throw std::runtime_error("the driver's libcuda.so.1 was not found");
+      // libtorch makes the device's context with the first tensor.
+      at::empty({1}, at::TensorOptions().device(at::kCUDA));
+      of(base);
+      launch = driver.find<Launch>("cuLaunchKernel");
+    } catch (const std::exception& error) {
+      missing = error.what();
+    }
+  }
+  Module& of(const GpuProgram& program) {
+    std::string key = program.name;
+    for (const std::string& definition : program.definitions) key += " " + definition;
+    auto found = modules.find(key);
+    if (found != modules.end()) return found->second;
+    return modules.emplace(key, Module(driver, program)).first->second;
+  }
+};
+
+Kernels& kernels() {
+  static Kernels loaded;
   return loaded;
 }
 
@@ -172,13 +195,71 @@ bool hasGpuKernels(const Tensor& like) {
 
 const std::string& gpuKernelsMissing() { return kernels().missing; }
 
-void launch(const char* name, const Tensor& like, int64_t blocks, int threads, std::initializer_list<const void*> arguments) {
+namespace {
+
+c10::impl::VirtualGuardImpl guard() { return c10::impl::VirtualGuardImpl(c10::kCUDA); }
+void* currentStream() {
+  auto device = guard().getDevice();
+  return nativeHandle(guard().getStream(device), 0);
+}
+
+/** Of an operation of the driver. */
+void checked(int result, const char* doing) { TORCH_CHECK(result == 0, doing, " failed on the GPU: error ", result); }
+
+}  // namespace
+
+void launchFrom(const GpuProgram& program, const char* name, const Tensor& like, int64_t blocks, int threads, std::initializer_list<const void*> arguments) {
   if (blocks == 0) return;
   std::vector<void*> values;
   for (const void* argument : arguments) values.push_back(const_cast<void*>(argument));
-  void* function = kernels().find(std::string(name) + (like.scalar_type() == at::kFloat ? "_f32" : "_bf16"));
-  c10::impl::VirtualGuardImpl guard(c10::kCUDA);
-  void* stream = nativeHandle(guard.getStream(like.device()), 0);
-  int result = kernels().launch(function, static_cast<unsigned>(blocks), 1, 1, threads, 1, 1, 0, stream, values.data(), nullptr);
+  void* function = kernels().of(program).find(std::string(name) + (like.scalar_type() == at::kFloat ? "_f32" : "_bf16"));
+  int result = kernels().launch(function, static_cast<unsigned>(blocks), 1, 1, threads, 1, 1, 0, currentStream(), values.data(), nullptr);
   TORCH_CHECK(result == 0, "the kernel ", name, " was not launched on the GPU: error ", result);
+}
+
+void launch(const char* name, const Tensor& like, int64_t blocks, int threads, std::initializer_list<const void*> arguments) { launchFrom(base, name, like, blocks, threads, arguments); }
+
+// ---- graphs ----
+
+namespace {
+
+std::map<int64_t, void*> graphs;
+int64_t nextGraph = 1;
+c10::optional<c10::Stream> before;
+
+}  // namespace
+
+void GpuGraph::begin() {
+  TORCH_CHECK(!before.has_value(), "a graph is being recorded");
+  auto impl = guard();
+  c10::Stream current = impl.getStream(impl.getDevice()), own = impl.getStreamFromGlobalPool(impl.getDevice());
+  impl.exchangeStream(own);
+  // Relaxed: what another thread of the process allocates meanwhile does not end the recording.
+  int result = kernels().driver.find<int(void*, int)>("cuStreamBeginCapture_v2")(nativeHandle(own, 0), 2);
+  if (result != 0) impl.exchangeStream(current);
+  checked(result, "Recording a graph");
+  before = current;
+}
+int64_t GpuGraph::end() {
+  TORCH_CHECK(before.has_value(), "no graph is being recorded");
+  auto impl = guard();
+  void *stream = currentStream(), *graph = nullptr, *executable = nullptr;
+  impl.exchangeStream(*before);
+  before.reset();
+  const Library& driver = kernels().driver;
+  checked(driver.find<int(void*, void**)>("cuStreamEndCapture")(stream, &graph), "Recording a graph");
+  int result = driver.find<int(void**, void*, unsigned long long)>("cuGraphInstantiateWithFlags")(&executable, graph, 0);
+  driver.find<int(void*)>("cuGraphDestroy")(graph);
+  checked(result, "Making a graph");
+  graphs[nextGraph] = executable;
+  return nextGraph++;
+}
+void GpuGraph::run(int64_t graph) {
+  TORCH_CHECK(graphs.count(graph) == 1, "no graph ", graph);
+  checked(kernels().driver.find<int(void*, void*)>("cuGraphLaunch")(graphs[graph], currentStream()), "Running a graph");
+}
+void GpuGraph::free(int64_t graph) {
+  if (graphs.count(graph) == 0) return;
+  kernels().driver.find<int(void*)>("cuGraphExecDestroy")(graphs[graph]);
+  graphs.erase(graph);
 }

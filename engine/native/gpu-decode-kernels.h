@@ -1,0 +1,292 @@
+// CUDA source of the kernels that decode one token of each sequence (gpu-decode.cc), compiled for a model's HEAD_DIM and for SHARE query heads that read a key head
+// together. A sequence has a row of the batch and a position: that of the token which it reads in this step, or -1 where nothing is to be done.
+#pragma once
+
+constexpr const char* gpuDecodeSource = R"cuda(
+constexpr int E = HEAD_DIM;
+/** Threads that hold a head together, eight numbers each. */
+constexpr int LANES = E / 8;
+constexpr int WARPS = 4;
+
+// ---- a token's row of the embedding table: a block a sequence ----
+
+template <typename T> __device__ void embed(const T* table, const int* token, const int* position, T* x, long long dim) {
+  if (position[blockIdx.x] < 0) return;
+  const T* from = table + static_cast<long long>(token[blockIdx.x]) * dim;
+  for (long long d = threadIdx.x * 8; d < dim; d += blockDim.x * 8) *reinterpret_cast<Eight<T>*>(x + blockIdx.x * dim + d) = *reinterpret_cast<const Eight<T>*>(from + d);
+}
+
+// ---- x += y where there is a y; h = x w / sqrt(mean(x^2) + eps): a block a sequence ----
+
+template <typename T> __device__ void addNorm(T* x, const T* y, const T* w, T* h, long long dim, float epsilon) {
+  T* row = x + blockIdx.x * dim;
+  float sum = 0.0f;
+  for (long long d = threadIdx.x * 8; d < dim; d += blockDim.x * 8) {
+    Eight<T> a = *reinterpret_cast<const Eight<T>*>(row + d);
+    if (y != nullptr) {
+      Eight<T> b = *reinterpret_cast<const Eight<T>*>(y + blockIdx.x * dim + d);
+#pragma unroll
+      for (int k = 0; k < 8; k++) narrow(a.at[k], wide(a.at[k]) + wide(b.at[k]));
+      *reinterpret_cast<Eight<T>*>(row + d) = a;
+    }
+#pragma unroll
+    for (int k = 0; k < 8; k++) sum += wide(a.at[k]) * wide(a.at[k]);
+  }
+  float s = rsqrtf(sumOfBlock(sum) / dim + epsilon);
+  for (long long d = threadIdx.x * 8; d < dim; d += blockDim.x * 8) {
+    Eight<T> a = *reinterpret_cast<const Eight<T>*>(row + d), b = *reinterpret_cast<const Eight<T>*>(w + d), c;
+#pragma unroll
+    for (int k = 0; k < 8; k++) narrow(c.at[k], wide(a.at[k]) * s * wide(b.at[k]));
+    *reinterpret_cast<Eight<T>*>(h + blockIdx.x * dim + d) = c;
+  }
+}
+
+// ---- queries turned, keys turned and values put into the cache (rows, G, S, E), at each token's place: a thread has eight pairs ----
+// qkv (N, H + 2G, E) of N tokens; token n belongs to row rows[n] (or n) at positions[n]. Without q only the cache is written.
+
+template <typename T>
+__device__ void place(const T* qkv, const T* cos, const T* sin, const int* positions, const int* rows, T* q, T* keys, T* values, long long count, int heads, int groups, long long capacity) {
+  constexpr int half = E / 2, each = half / 8;
+  long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+  int all = heads + 2 * groups;
+  if (i >= count * all * each) return;
+  int e = static_cast<int>(i % each) * 8, head = static_cast<int>(i / each % all);
+  long long n = i / each / all;
+  int position = positions[n];
+  if (position < 0 || (head < heads && q == nullptr)) return;
+  const T* from = qkv + (n * all + head) * E + e;
+  long long row = rows == nullptr ? n : rows[n];
+  if (head < heads + groups) {
+    T* to = head < heads ? q + (n * heads + head) * E + e : keys + ((row * groups + head - heads) * capacity + position) * E + e;
+    long long turned = static_cast<long long>(position) * E + e;
+    turn(from, cos + turned, sin + turned, to, half, 1.0f);
+  } else {
+    T* to = values + ((row * groups + head - heads - groups) * capacity + position) * E + e;
+    *reinterpret_cast<Eight<T>*>(to) = *reinterpret_cast<const Eight<T>*>(from);
+    *reinterpret_cast<Eight<T>*>(to + half) = *reinterpret_cast<const Eight<T>*>(from + half);
+  }
+}
+
+// ---- attention of one query a head to the cache: a block of WARPS warps a row, SHARE heads, and a part of the keys ----
+// Each group of LANES threads goes over keys of its own with a softmax of its own; they are put together at the end. partial: (rows, H / SHARE, splits, SHARE, E + 2), where the keys
+// are split.
+
+template <typename T>
+__device__ void attend(const T* q, const T* keys, const T* values, const int* positions, T* out, float* partial, int heads, int groups, long long capacity, int splits, float scale) {
+  int parts = heads / SHARE, split = blockIdx.x % splits, part = blockIdx.x / splits % parts;
+  long long row = blockIdx.x / splits / parts;
+  int count = positions[row] + 1, group = part * SHARE / (heads / groups);
+  int each = (count + splits - 1) / splits, from = split * each, to = min(count, from + each);
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, e = lane % LANES * 8;
+  const T* key = keys + (row * groups + group) * capacity * E + e;
+  const T* value = values + (row * groups + group) * capacity * E + e;
+  float query[SHARE][8], sums[SHARE][8], most[SHARE], total[SHARE];
+#pragma unroll
+  for (int h = 0; h < SHARE; h++) {
+    Eight<T> a = *reinterpret_cast<const Eight<T>*>(q + (row * heads + part * SHARE + h) * E + e);
+#pragma unroll
+    for (int k = 0; k < 8; k++) { query[h][k] = wide(a.at[k]) * scale; sums[h][k] = 0.0f; }
+    most[h] = -1e30f;
+    total[h] = 0.0f;
+  }
+  constexpr int step = WARPS * 32 / LANES;
+#pragma unroll 2
+  for (int j = from + threadIdx.x / LANES; j - threadIdx.x / LANES < to; j += step) {
+    // All lanes of a warp stay together for the shuffles; those beyond the end read the last key and leave it out.
+    bool within = j < to;
+    long long at = static_cast<long long>(within ? j : to - 1) * E;
+    Eight<T> a = *reinterpret_cast<const Eight<T>*>(key + at), b = *reinterpret_cast<const Eight<T>*>(value + at);
+#pragma unroll
+    for (int h = 0; h < SHARE; h++) {
+      float score = 0.0f;
+#pragma unroll
+      for (int k = 0; k < 8; k++) score += query[h][k] * wide(a.at[k]);
+#pragma unroll
+      for (int offset = LANES / 2; offset > 0; offset /= 2) score += __shfl_xor_sync(~0u, score, offset);
+      if (!within) continue;
+      float larger = fmaxf(most[h], score), shrink = __expf(most[h] - larger), p = __expf(score - larger);
+      most[h] = larger;
+      total[h] = total[h] * shrink + p;
+#pragma unroll
+      for (int k = 0; k < 8; k++) sums[h][k] = sums[h][k] * shrink + p * wide(b.at[k]);
+    }
+  }
+  // Within a warp, then over the warps.
+#pragma unroll
+  for (int h = 0; h < SHARE; h++) {
+#pragma unroll
+    for (int offset = LANES; offset < 32; offset *= 2) {
+      float other = __shfl_xor_sync(~0u, most[h], offset), larger = fmaxf(most[h], other), mine = __expf(most[h] - larger), its = __expf(other - larger);
+      most[h] = larger;
+      total[h] = total[h] * mine + __shfl_xor_sync(~0u, total[h], offset) * its;
+#pragma unroll
+      for (int k = 0; k < 8; k++) sums[h][k] = sums[h][k] * mine + __shfl_xor_sync(~0u, sums[h][k], offset) * its;
+    }
+  }
+  __shared__ float shared[WARPS][SHARE][E + 2];
+  if (lane < LANES) {
+#pragma unroll
+    for (int h = 0; h < SHARE; h++) {
+#pragma unroll
+      for (int k = 0; k < 8; k++) shared[warp][h][e + k] = sums[h][k];
+      if (lane == 0) { shared[warp][h][E] = most[h]; shared[warp][h][E + 1] = total[h]; }
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < SHARE * E; i += WARPS * 32) {
+    int h = i / E, d = i % E;
+    float larger = -1e30f, sum = 0.0f, weight = 0.0f;
+    for (int w = 0; w < WARPS; w++) larger = fmaxf(larger, shared[w][h][E]);
+    for (int w = 0; w < WARPS; w++) {
+      float share = __expf(shared[w][h][E] - larger);
+      sum += shared[w][h][d] * share;
+      weight += shared[w][h][E + 1] * share;
+    }
+    if (splits == 1) {
+      narrow(out[(row * heads + part * SHARE + h) * E + d], weight > 0.0f ? sum / weight : 0.0f);
+    } else {
+      float* to = partial + (((row * parts + part) * splits + split) * SHARE + h) * (E + 2);
+      to[d] = sum;
+      if (d == 0) { to[E] = larger; to[E + 1] = weight; }
+    }
+  }
+}
+/** The parts of the keys put together: a block a row and SHARE heads. */
+template <typename T> __device__ void together(const float* partial, T* out, int heads, int splits) {
+  int parts = heads / SHARE, part = blockIdx.x % parts;
+  long long row = blockIdx.x / parts;
+  for (int i = threadIdx.x; i < SHARE * E; i += blockDim.x) {
+    int h = i / E, d = i % E;
+    const float* from = partial + ((row * parts + part) * splits * SHARE + h) * (E + 2);
+    long long step = SHARE * (E + 2);
+    float larger = -1e30f, sum = 0.0f, weight = 0.0f;
+    for (int s = 0; s < splits; s++) larger = fmaxf(larger, from[s * step + E]);
+    for (int s = 0; s < splits; s++) {
+      float share = __expf(from[s * step + E] - larger);
+      sum += from[s * step + d] * share;
+      weight += from[s * step + E + 1] * share;
+    }
+    narrow(out[(row * heads + part * SHARE + h) * E + d], weight > 0.0f ? sum / weight : 0.0f);
+  }
+}
+
+// ---- drawing a token: a block of 512 threads a sequence ----
+// The first token whose cumulative probability exceeds the sequence's random number for this step; greedy: the likeliest, the first of equals. Then the sequence goes on by a position, or ends.
+
+constexpr int TILE = 512 * 8;
+template <typename T>
+__device__ void sample(const T* logits, const int* rows, const double* uniforms, const int* requests, int* steps, int* positions, int* tokens, int* outTokens, float* outLogs, const int* stops,
+                       int stopCount, int most, long long vocab, float scale, int greedy) {
+  long long row = rows == nullptr ? blockIdx.x : rows[blockIdx.x];
+  if (positions[row] < 0) return;
+  const T* own = logits + blockIdx.x * vocab;
+  auto eight = [&](long long v, float* l) {
+    if (vocab % 8 == 0 && v < vocab) {
+      Eight<T> a = *reinterpret_cast<const Eight<T>*>(own + v);
+#pragma unroll
+      for (int k = 0; k < 8; k++) l[k] = wide(a.at[k]) * scale;
+      return;
+    }
+#pragma unroll
+    for (int k = 0; k < 8; k++) l[k] = v + k < vocab ? wide(own[v + k]) * scale : -infinity();
+  };
+  __shared__ float sharedBest[16];
+  __shared__ int sharedAt[16];
+  __shared__ double tiles[64];
+  __shared__ double threshold;
+  __shared__ int tile, chosen;
+  __shared__ float warps[16];
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  float l[8], best = -infinity();
+  int at = 0;
+  for (long long v = threadIdx.x * 8; v < vocab; v += TILE) {
+    eight(v, l);
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+      if (l[k] > best) { best = l[k]; at = static_cast<int>(v) + k; }
+  }
+  auto better = [&](float other, int where) {
+    if (other > best || (other == best && where < at)) { best = other; at = where; }
+  };
+  for (int offset = 16; offset > 0; offset /= 2) better(__shfl_xor_sync(~0u, best, offset), __shfl_xor_sync(~0u, at, offset));
+  if (lane == 0) { sharedBest[warp] = best; sharedAt[warp] = at; }
+  __syncthreads();
+  for (int w = 0; w < 16; w++) better(sharedBest[w], sharedAt[w]);
+
+  int count = static_cast<int>((vocab + TILE - 1) / TILE);
+  for (int n = 0; n < count; n++) {
+    eight(static_cast<long long>(n) * TILE + threadIdx.x * 8, l);
+    float sum = 0.0f;
+#pragma unroll
+    for (int k = 0; k < 8; k++) sum += __expf(l[k] - best);
+    sum = sumOfBlock(sum);
+    if (threadIdx.x == 0) tiles[n] = sum;
+  }
+  int request = requests[row], step = steps[row];
+  double total = 0.0;
+  if (threadIdx.x == 0) {
+    for (int n = 0; n < count; n++) total += tiles[n];
+    chosen = greedy ? at : static_cast<int>(vocab) - 1;
+    if (!greedy) {
+      double left = uniforms[static_cast<long long>(request) * most + step] * total;
+      int n = 0;
+      while (n < count - 1 && left >= tiles[n]) left -= tiles[n++];
+      tile = n;
+      threshold = left;
+    }
+  }
+  __syncthreads();
+  if (!greedy) {
+    long long v = static_cast<long long>(tile) * TILE + threadIdx.x * 8;
+    eight(v, l);
+    float sum = 0.0f;
+#pragma unroll
+    for (int k = 0; k < 8; k++) sum += l[k] = __expf(l[k] - best);
+    float before = sum;
+    for (int offset = 1; offset < 32; offset *= 2) {
+      float other = __shfl_up_sync(~0u, before, offset);
+      if (lane >= offset) before += other;
+    }
+    if (lane == 31) warps[warp] = before;
+    __syncthreads();
+    double reached = static_cast<double>(before) - sum;
+    for (int w = 0; w < warp; w++) reached += warps[w];
+    if (reached + sum > threshold) {
+      for (int k = 0; k < 8 && v + k < vocab; k++) {
+        reached += l[k];
+        if (reached > threshold && l[k] > 0.0f) { atomicMin(&chosen, static_cast<int>(v) + k); break; }
+      }
+    }
+    __syncthreads();
+  }
+  if (threadIdx.x != 0) return;
+  float log = wide(own[chosen]) * scale - (best + static_cast<float>(::log(total)));
+  long long place = static_cast<long long>(request) * most + step;
+  // Where the logits are no numbers the sequence ends, and the host says so.
+  bool broken = !(total > 0.0) || !(total < 1e300) || !(best < infinity());
+  outTokens[place] = chosen;
+  outLogs[place] = broken ? __int_as_float(0x7fffffff) : log;
+  bool ends = broken || step + 1 == most;
+  for (int s = 0; s < stopCount; s++) ends = ends || stops[s] == chosen;
+  tokens[row] = chosen;
+  steps[row] = step + 1;
+  positions[row] = ends ? -1 : positions[row] + 1;
+}
+
+#define KERNELS(T, SUFFIX)                                                                                                                                      \
+  extern "C" __global__ void embed##SUFFIX(const T* table, const int* token, const int* position, T* x, long long dim) { embed(table, token, position, x, dim); } \
+  extern "C" __global__ void add_norm##SUFFIX(T* x, const T* y, const T* w, T* h, long long dim, float epsilon) { addNorm(x, y, w, h, dim, epsilon); }        \
+  extern "C" __global__ void place##SUFFIX(const T* qkv, const T* cos, const T* sin, const int* positions, const int* rows, T* q, T* keys, T* values, long long count, int heads, int groups, long long capacity) { \
+    place(qkv, cos, sin, positions, rows, q, keys, values, count, heads, groups, capacity);                                                                    \
+  }                                                                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(WARPS * 32) attend##SUFFIX(const T* q, const T* keys, const T* values, const int* positions, T* out, float* partial, int heads, int groups, long long capacity, int splits, float scale) { \
+    attend(q, keys, values, positions, out, partial, heads, groups, capacity, splits, scale);                                                                  \
+  }                                                                                                                                                            \
+  extern "C" __global__ void together##SUFFIX(const float* partial, T* out, int heads, int splits) { together(partial, out, heads, splits); }                 \
+  extern "C" __global__ void __launch_bounds__(512) sample##SUFFIX(const T* logits, const int* rows, const double* uniforms, const int* requests, int* steps, int* positions, int* tokens, int* outTokens, float* outLogs, \
+                                                                   const int* stops, int stopCount, int most, long long vocab, float scale, int greedy) {      \
+    sample(logits, rows, uniforms, requests, steps, positions, tokens, outTokens, outLogs, stops, stopCount, most, vocab, scale, greedy);                      \
+  }
+KERNELS(float, _f32)
+KERNELS(bf16, _bf16)
+)cuda";

@@ -1,0 +1,91 @@
+// Operators that decode on a GPU (models/gpu-decoder.ts): each writes into tensors that are there, so that a step can be recorded as a graph.
+#include "gpu.h"
+
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include <cmath>
+
+#include "gpu-decode-kernels.h"
+
+using at::Tensor;
+
+namespace {
+
+/** For heads of this many numbers, of which `share` read a key head together: at most eight at a time. */
+struct Decode {
+  int head, share;
+  Decode(int64_t dim, int64_t heads, int64_t groups) : head(static_cast<int>(dim)), share(static_cast<int>(heads / groups)) {
+    TORCH_CHECK(dim == 16 || dim == 32 || dim == 64 || dim == 128 || dim == 256, "decoding on the GPU takes heads of 16, 32, 64, 128 or 256 numbers");
+    int most = share;
+    for (share = std::min(most, 8); most % share != 0; share--) {}
+  }
+  GpuProgram program() const { return {"decode", gpuDecodeSource, {"HEAD_DIM=" + std::to_string(head), "SHARE=" + std::to_string(share)}}; }
+};
+
+const void* pointer(const c10::optional<Tensor>& tensor) { return tensor.has_value() ? tensor->data_ptr() : nullptr; }
+int rowThreads(int64_t dim) { return static_cast<int>(std::min<int64_t>(512, ceilDivide(dim, 256) * 32)); }
+void check(bool holds, const char* what) { TORCH_CHECK(holds, "decoding on the GPU: ", what); }
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(caravan, library) {
+  // x (B, D) = table[tokens]; tokens and positions (B,) int32.
+  library.def("decode_embed_(Tensor x, Tensor table, Tensor tokens, Tensor positions, int head_dim, int heads, int groups) -> ()",
+              [](const Tensor& x, const Tensor& table, const Tensor& tokens, const Tensor& positions, int64_t headDim, int64_t heads, int64_t groups) {
+                int64_t dim = x.size(1);
+                check(hasGpuKernels(x) && table.is_contiguous() && dim % 8 == 0, "a table (V, D)");
+                const void *from = table.data_ptr(), *ids = tokens.data_ptr(), *places = positions.data_ptr(), *to = x.data_ptr();
+                launchFrom(Decode(headDim, heads, groups).program(), "embed", x, x.size(0), rowThreads(dim), {&from, &ids, &places, &to, &dim});
+              });
+  // x (B, D) += y; h = norm(x).
+  library.def("decode_add_norm_(Tensor x, Tensor? y, Tensor weight, Tensor h, float epsilon, int head_dim, int heads, int groups) -> ()",
+              [](const Tensor& x, const c10::optional<Tensor>& y, const Tensor& weight, const Tensor& h, double epsilon, int64_t headDim, int64_t heads, int64_t groups) {
+                int64_t dim = x.size(1);
+                float eps = static_cast<float>(epsilon);
+                const void *rows = x.data_ptr(), *more = pointer(y), *w = weight.data_ptr(), *out = h.data_ptr();
+                launchFrom(Decode(headDim, heads, groups).program(), "add_norm", x, x.size(0), rowThreads(dim), {&rows, &more, &w, &out, &dim, &eps});
+              });
+  // qkv (N, (H + 2G) E); cos and sin (P, E) of all positions; positions and rows (N,) int32; q (N, H E) or none; keys and values (rows, G, S, E).
+  library.def("decode_place_(Tensor qkv, Tensor cos, Tensor sin, Tensor positions, Tensor? rows, Tensor? q, Tensor keys, Tensor values, int heads) -> ()",
+              [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Tensor& positions, const c10::optional<Tensor>& rows, const c10::optional<Tensor>& q, const Tensor& keys, const Tensor& values, int64_t heads) {
+                int64_t count = positions.numel(), capacity = keys.size(2), dim = keys.size(3), groups = keys.size(1);
+                check(qkv.is_contiguous() && cos.is_contiguous() && sin.is_contiguous() && keys.is_contiguous() && values.is_contiguous(), "contiguous tensors");
+                check(qkv.numel() == count * (heads + 2 * groups) * dim, "a row of qkv for each position");
+                const void *in = qkv.data_ptr(), *c = cos.data_ptr(), *s = sin.data_ptr(), *places = positions.data_ptr(), *of = pointer(rows), *queries = pointer(q), *k = keys.data_ptr(), *v = values.data_ptr();
+                int h = static_cast<int>(heads), g = static_cast<int>(groups);
+                launchFrom(Decode(dim, heads, groups).program(), "place", qkv, ceilDivide(count * (heads + 2 * groups) * dim / 16, 256), 256, {&in, &c, &s, &places, &of, &queries, &k, &v, &count, &h, &g, &capacity});
+              });
+  // q, out (B, H E); partial: room for `splits` parts of the keys, (B H splits (E + 2)) float32, or none for one.
+  library.def("decode_attend_(Tensor q, Tensor keys, Tensor values, Tensor positions, Tensor out, Tensor? partial, int heads, int splits) -> ()",
+              [](const Tensor& q, const Tensor& keys, const Tensor& values, const Tensor& positions, const Tensor& out, const c10::optional<Tensor>& partial, int64_t heads, int64_t splits) {
+                int64_t batch = q.size(0), groups = keys.size(1), capacity = keys.size(2), dim = keys.size(3);
+                check(splits == 1 || (partial.has_value() && partial->numel() >= batch * heads * splits * (dim + 2)), "room for the parts");
+                Decode of(dim, heads, groups);
+                int64_t blocks = batch * (heads / of.share);
+                const void *queries = q.data_ptr(), *k = keys.data_ptr(), *v = values.data_ptr(), *places = positions.data_ptr(), *to = out.data_ptr(), *parts = pointer(partial);
+                int h = static_cast<int>(heads), g = static_cast<int>(groups), pieces = static_cast<int>(splits);
+                float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
+                launchFrom(of.program(), "attend", q, blocks * splits, 128, {&queries, &k, &v, &places, &to, &parts, &h, &g, &capacity, &pieces, &scale});
+                if (splits > 1) launchFrom(of.program(), "together", q, blocks, 128, {&parts, &to, &h, &pieces});
+              });
+  library.def("swiglu_out_(Tensor x, Tensor out) -> ()", [](const Tensor& x, const Tensor& out) {
+    int64_t rows = x.size(0), dim = out.size(1);
+    check(hasGpuKernels(x) && dim % 8 == 0, "a multiple of 8 columns");
+    const void *in = x.data_ptr(), *to = out.data_ptr();
+    launch("swiglu_forward", x, ceilDivide(rows * dim / 8, 256), 256, {&in, &to, &rows, &dim});
+  });
+  // logits (N, V) of the sequences in rows (N,), or of all. By sequence (B,) int32: requests, steps, positions, tokens. By request and step (R, most): uniforms float64, out_tokens int32, out_logs float32. Temperature 0 is greedy.
+  library.def(
+      "decode_sample_(Tensor logits, Tensor? rows, Tensor uniforms, Tensor requests, Tensor steps, Tensor positions, Tensor tokens, Tensor out_tokens, Tensor out_logs, Tensor stops, float temperature, int head_dim, int heads, int groups) -> ()",
+      [](const Tensor& logits, const c10::optional<Tensor>& rows, const Tensor& uniforms, const Tensor& requests, const Tensor& steps, const Tensor& positions, const Tensor& tokens, const Tensor& outTokens, const Tensor& outLogs,
+         const Tensor& stops, double temperature, int64_t headDim, int64_t heads, int64_t groups) {
+        int64_t vocab = logits.size(1);
+        check(hasGpuKernels(logits) && vocab <= 64 * 4096, "at most 262,144 tokens in the vocabulary");
+        const void *l = logits.data_ptr(), *of = pointer(rows), *u = uniforms.data_ptr(), *r = requests.data_ptr(), *n = steps.data_ptr(), *p = positions.data_ptr(), *t = tokens.data_ptr(), *ids = outTokens.data_ptr(), *logs = outLogs.data_ptr(),
+                   *ends = stops.data_ptr();
+        int count = static_cast<int>(stops.numel()), most = static_cast<int>(outTokens.size(1)), greedy = temperature == 0;
+        float scale = greedy ? 1.0f : static_cast<float>(1 / temperature);
+        launchFrom(Decode(headDim, heads, groups).program(), "sample", logits, logits.size(0), 512, {&l, &of, &u, &r, &n, &p, &t, &ids, &logs, &ends, &count, &most, &vocab, &scale, &greedy});
+      });
+}
