@@ -8,6 +8,7 @@ import { Random } from "../engine/random.ts"
 import { isFused } from "../engine/fused.ts"
 import { aten, noGrad, scoped, tensor, type Tensor } from "../engine/tensor.ts"
 import { Decoder } from "./decoder.ts"
+import { decodeOnGpu, decodesOnGpu } from "./gpu-decoder.ts"
 import type { Llama } from "./llama.ts"
 
 export interface GenerateOptions {
@@ -22,6 +23,8 @@ export interface GenerateOptions {
   readonly seeds?: ReadonlyArray<number>
   /** The token that ends an answer, or several of which each does; undefined: never stop early. */
   readonly eosId: number | ReadonlyArray<number> | undefined
+  /** Sequences side by side, where more prompts wait for a place (on a GPU); all of them unless given. */
+  readonly batchSize?: number
   /** Fills the left of shorter prompts; masked everywhere. */
   readonly padId: number
 }
@@ -42,6 +45,9 @@ export class NotFiniteLogitsError extends Error {
 
 /** A batch is compacted once this share of it has finished: copying the cache for every sequence that ends would cost more than it saves. */
 const compactAt = 1 / 8
+
+/** How many prompts to give to one call: on a GPU, where a place that is free is taken by the next, several times those that are decoded side by side. */
+export const promptsAtOnce = (model: Llama, batchSize: number): number => (decodesOnGpu(model) ? 8 : 1) * batchSize
 
 /** Throws a RangeError that names the option. */
 export const checkOptions = (
@@ -77,6 +83,7 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
   const greedy = options.temperature === 0
   if (!greedy && options.seeds?.length !== prompts.length)
     throw new RangeError(`generate: sampling ${prompts.length} sequences needs as many seeds, got ${options.seeds?.length ?? 0}`)
+  if ((options.topK ?? 0) === 0 && (options.topP ?? 1) === 1 && decodesOnGpu(model)) return generateOnGpu(model, prompts, options, stops)
   const randoms = greedy ? [] : options.seeds!.map((seed) => new Random(seed, "sampling"))
   const out = prompts.map(() => ({ tokens: [] as Array<number>, logProbabilities: [] as Array<number>, finished: false }))
   const { device } = model
@@ -106,10 +113,7 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
         active.forEach((sequence, row) => {
           const result = out[sequence]!
           if (result.finished) return
-          if (!Number.isFinite(next.logProbabilities[row]))
-            throw new NotFiniteLogitsError(
-              `generate: the model's logits are not numbers (sequence ${sequence}, token ${step}); its weights are damaged or its training diverged`
-            )
+          if (!Number.isFinite(next.logProbabilities[row])) throw notFinite(sequence, step)
           result.tokens.push(next.tokens[row]!)
           result.logProbabilities.push(next.logProbabilities[row]!)
           result.finished = stops.has(next.tokens[row]!)
@@ -145,6 +149,30 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
     })
   )
   return out
+}
+
+const notFinite = (sequence: number, token: number): NotFiniteLogitsError =>
+  new NotFiniteLogitsError(
+    `generate: the model's logits are not numbers (sequence ${sequence}, token ${token}); its weights are damaged or its training diverged`
+  )
+
+const generateOnGpu = (
+  model: Llama,
+  prompts: ReadonlyArray<ReadonlyArray<number>>,
+  { batchSize = prompts.length, maxNewTokens, seeds, temperature }: GenerateOptions,
+  stops: ReadonlySet<number>
+): Array<Generated> => {
+  const requests = prompts.map((prompt, i) => {
+    if (temperature === 0) return { prompt, uniforms: undefined }
+    const random = new Random(seeds![i]!, "sampling")
+    return { prompt, uniforms: Array.from({ length: maxNewTokens }, () => random.next()) }
+  })
+  const answers = scoped(() => noGrad(() => decodeOnGpu(model, requests, { maxNewTokens, temperature, stopIds: [...stops], batchSize })))
+  return answers.map(({ logProbabilities, tokens }, sequence) => {
+    const broken = logProbabilities.findIndex((logProbability) => !Number.isFinite(logProbability))
+    if (broken !== -1) throw notFinite(sequence, broken + 1)
+    return { tokens, logProbabilities, finished: stops.has(tokens.at(-1)!) }
+  })
 }
 
 export interface Drawn {

@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import { formatOf } from "../../models/chat.ts"
 import type { LoadedPolicy } from "../../models/checkpoint.ts"
-import { generate } from "../../models/sampler.ts"
+import { generate, promptsAtOnce } from "../../models/sampler.ts"
 import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { StageError } from "../../runtime/errors.ts"
@@ -107,7 +107,9 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
   const { maxNewTokens, topK, topP, log = withoutLog(options.progress) } = options
   const work = draws.map((draw, index) => ({ draw, index }))
   work.sort((a, b) => a.draw.temperature - b.draw.temperature || a.draw.tokens.length - b.draw.tokens.length || a.index - b.index)
-  const batches = [...Map.groupBy(work, ({ draw }) => draw.temperature).values()].flatMap((items) => chunks(items, options.batchSize))
+  const batches = [...Map.groupBy(work, ({ draw }) => draw.temperature).values()].flatMap((items) =>
+    chunks(items, promptsAtOnce(model, options.batchSize))
+  )
   const out = new Array<Sampled>(draws.length)
   let done = 0
   for (const batch of batches) {
@@ -126,7 +128,8 @@ export const sampleAll = Effect.fn("sampleAll")(function* (
             temperature,
             seeds: batch.map(({ draw }) => draw.seed),
             eosId: formatOf(tokenizer).stopIds,
-            padId: tokenizer.padId
+            padId: tokenizer.padId,
+            batchSize: options.batchSize
           }
         )
       ),

@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import { Random } from "../../engine/random.ts"
 import { formatOf } from "../../models/chat.ts"
 import type { LoadedReward } from "../../models/checkpoint.ts"
-import { type Generated, generate, NotFiniteLogitsError } from "../../models/sampler.ts"
+import { type Generated, generate, NotFiniteLogitsError, promptsAtOnce } from "../../models/sampler.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { ArtifactError } from "../../schemas/artifact.ts"
 import type { Prompt } from "../../schemas/rows.ts"
@@ -66,10 +66,18 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
   const eosId = formatOf(tokenizer).stopIds
   const responses = new Array<Response>(prompts.length)
   const order = prompts.map((_, i) => i).sort((a, b) => prompts[a]!.tokens.length - prompts[b]!.tokens.length || a - b)
-  for (const batch of chunks(order, inferenceBatchSize)) {
+  for (const batch of chunks(order, promptsAtOnce(policy, inferenceBatchSize))) {
     const asked = batch.map((i) => prompts[i]!.tokens)
     const generated = yield* Effect.try({
-      try: () => generate(policy, asked, { maxNewTokens, temperature, seeds: batch.map((i) => seeds[i]!), eosId, padId }),
+      try: () =>
+        generate(policy, asked, {
+          maxNewTokens,
+          temperature,
+          seeds: batch.map((i) => seeds[i]!),
+          eosId,
+          padId,
+          batchSize: inferenceBatchSize
+        }),
       catch: (cause) => {
         if (cause instanceof NotFiniteLogitsError) return cause
         throw cause

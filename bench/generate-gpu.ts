@@ -1,0 +1,70 @@
+/**
+ * Generation by a random Llama on a GPU: prompts of the same length, so many new tokens each, none ends early. Prints a line of JSON with the share of what the card's
+ * bandwidth allows (weights once a step, the cache as it grows).
+ *
+ *     node bench/generate-gpu.ts size=1.1b batch=64 prompt=64 new=256 [requests=64] [kernels=off]
+ */
+import { deviceMemory, environment, synchronize } from "../engine/device.ts"
+import { useKernels } from "../engine/fused.ts"
+import { type DType, keep, noGrad, ones, scoped, zeros } from "../engine/tensor.ts"
+import { parameterCount, parameterShapes, presets } from "../models/config.ts"
+import { decodingTraffic } from "../models/cost.ts"
+import { Llama } from "../models/llama.ts"
+import { generate } from "../models/sampler.ts"
+
+const given = Object.fromEntries(process.argv.slice(2).map((word) => word.split("=") as [string, string]))
+const number = (name: string, otherwise: number) => Number(given[name] ?? otherwise)
+const size = (given.size ?? "1.1b") as keyof typeof presets
+const config = { ...presets[size], maxPositions: 4096 }
+const dtype = (given.dtype ?? "bfloat16") as DType
+const [batch, prompt, response] = [number("batch", 64), number("prompt", 64), number("new", 256)]
+const requests = number("requests", batch)
+if (given.kernels === "off") useKernels(false)
+const parameters = Object.fromEntries(
+  Object.entries(parameterShapes(config)).map(([name, shape]) => {
+    const like = { dtype, device: "cuda" } as const
+    return [
+      name,
+      keep(scoped(() => noGrad(() => (name.endsWith("norm.weight") ? ones(shape, like) : zeros(shape, like).normal_(0, 0.02)))))
+    ]
+  })
+)
+const model = new Llama(config, parameters)
+const prompts = Array.from({ length: requests }, (_, row) =>
+  Array.from({ length: prompt }, (__, i) => 3 + ((row * 31 + i * 7919) % 31_000))
+)
+const go = (maxNewTokens: number) =>
+  generate(model, prompts, { maxNewTokens, temperature: 1, seeds: prompts.map((_, i) => i), eosId: undefined, padId: 0, batchSize: batch })
+go(16)
+synchronize()
+deviceMemory({ resetPeak: true })
+const started = performance.now()
+const answers = go(response)
+synchronize()
+const milliseconds = performance.now() - started
+const tokens = answers.reduce((sum, answer) => sum + answer.tokens.length, 0)
+// By the data sheet of an H200, of which 4.3 TB/s can be reached.
+const limit = (decodingTraffic({ config, scalarHead: false }, "bfloat16", batch, { prompt, response }) * (requests / batch)) / 4.3e12
+const { gpu, libtorch } = environment()
+const line = {
+  ...{
+    who: "caravan",
+    size,
+    dtype,
+    batch,
+    requests,
+    prompt,
+    new: response,
+    kernels: given.kernels !== "off",
+    parameters: parameterCount(config)
+  },
+  ...{ tokensPerSecond: Math.round((tokens * 1000) / milliseconds), millisecondsAStep: milliseconds / (response * (requests / batch)) },
+  ...{
+    limit: Math.round(tokens / limit),
+    shareOfLimit: (limit * 1000) / milliseconds,
+    peakGiB: (deviceMemory()?.peak ?? 0) / 2 ** 30,
+    libtorch,
+    gpu
+  }
+}
+process.stdout.write(`${JSON.stringify(line)}\n`)

@@ -1,0 +1,336 @@
+/**
+ * Decoding on a GPU: one step of all sequences is recorded as a graph and run again and again. Sequences have places in a batch of a fixed size; one that ends makes
+ * room for the next prompt. Tokens are drawn on the device, by random numbers that each request brings along; the host looks every few steps.
+ *
+ * Prompts are read without padding, one after another; requests with the same prompt share one reading.
+ */
+import { hasGpuKernels, joinedWeight, rmsNorm, swiglu } from "../engine/fused.ts"
+import { native } from "../engine/native.ts"
+import { aten, atenVoid, type DType, embedding, linear, scoped, tensor, type Tensor, zeros } from "../engine/tensor.ts"
+import { type AttentionLayout, prepareLayout, rotaryAttention, segmentLayout } from "./attention.ts"
+import { hasBiases, hasHeadNorms } from "./config.ts"
+import type { Llama } from "./llama.ts"
+import { startsOfSegments } from "./rotary.ts"
+
+export interface GpuRequest {
+  /** At least one token. */
+  readonly prompt: ReadonlyArray<number>
+  /** A random number in [0, 1) for each token that may be drawn; none where decoding is greedy. */
+  readonly uniforms: ReadonlyArray<number> | undefined
+}
+export interface GpuOptions {
+  readonly maxNewTokens: number
+  /** 0 is greedy. */
+  readonly temperature: number
+  readonly stopIds: ReadonlyArray<number>
+  /** Sequences side by side. */
+  readonly batchSize: number
+}
+export interface GpuAnswer {
+  readonly tokens: ReadonlyArray<number>
+  /** NaN where the logits were no numbers; nothing follows then. */
+  readonly logProbabilities: ReadonlyArray<number>
+}
+
+/** Whether this model is decoded here: heads, widths and vocabulary that the kernels take, and nothing that other families add to Llama's attention. */
+export const decodesOnGpu = (model: Llama): boolean => {
+  const { config } = model
+  return (
+    hasGpuKernels(model.parameter("model.norm.weight")) &&
+    [16, 32, 64, 128, 256].includes(config.headDim) &&
+    config.dim % 8 === 0 &&
+    config.ffn % 8 === 0 &&
+    config.vocabSize <= 262_144 &&
+    !hasBiases(config) &&
+    !hasHeadNorms(config) &&
+    config.slidingWindow === undefined
+  )
+}
+
+/** Steps between two looks of the host: a sequence that ends waits for as many at most. */
+const stepsAtOnce = 8
+/** Tokens of prompts that are read together: more would take memory and save no time. */
+const promptTokensAtOnce = 16_384
+/** Prompts begin once this share of the places is free: reading one takes about as long as a step of all. */
+const refillAt = 1 / 8
+/** Blocks of threads that a GPU should have to work on: with fewer sequences and heads the keys are split. */
+const blocksWanted = 264
+
+interface Block {
+  readonly attentionNorm: Tensor
+  readonly qkv: Tensor
+  readonly o: Tensor
+  readonly ffnNorm: Tensor
+  readonly gateUp: Tensor
+  readonly down: Tensor
+}
+
+/** Continues each request's prompt, in their order. Call inside a scope and noGrad. */
+export const decodeOnGpu = (model: Llama, requests: ReadonlyArray<GpuRequest>, options: GpuOptions): Array<GpuAnswer> => {
+  const decoder = new GpuDecoder(model, requests, options)
+  try {
+    return decoder.run()
+  } finally {
+    decoder.free()
+  }
+}
+
+class GpuDecoder {
+  readonly #model: Llama
+  readonly #requests: ReadonlyArray<GpuRequest>
+  readonly #options: GpuOptions
+  readonly #batch: number
+  readonly #splits: number
+  readonly #blocks: ReadonlyArray<Block>
+  readonly #table: { readonly cos: Tensor; readonly sin: Tensor }
+  /** (B, G, S, E) by layer. */
+  readonly #keys: ReadonlyArray<Tensor>
+  readonly #values: ReadonlyArray<Tensor>
+  /** By place, (B,) int32: the request, its next step, the position that is read next (-1: nothing to do), the token there. */
+  readonly #request: Tensor
+  readonly #step: Tensor
+  readonly #position: Tensor
+  readonly #token: Tensor
+  /** By request and step, (R, N). */
+  readonly #uniforms: Tensor
+  readonly #outTokens: Tensor
+  readonly #outLogs: Tensor
+  readonly #stops: Tensor
+  #graph: number | undefined
+
+  constructor(model: Llama, requests: ReadonlyArray<GpuRequest>, options: GpuOptions) {
+    const { config, device, dtype } = model
+    this.#model = model
+    this.#requests = requests
+    this.#options = options
+    const batch = Math.min(options.batchSize, requests.length)
+    this.#batch = batch
+    this.#blocks = Array.from({ length: config.layers }, (_, layer) =>
+      scoped(() => {
+        const { attentionNorm, q, k, v, o, ffnNorm, gate, up, down } = model.block(layer)
+        return { attentionNorm, qkv: joinedWeight([q, k, v]), o, ffnNorm, gateUp: joinedWeight([gate, up]), down }
+      })
+    )
+    const longest = requests.reduce((most, { prompt }) => Math.max(most, prompt.length), 0)
+    const capacity = Math.ceil((longest + options.maxNewTokens) / 64) * 64
+    const { cos, sin } = model.rotary.at(device, dtype, Math.min(capacity, config.maxPositions))
+    this.#table = { cos, sin }
+    const cache = () =>
+      Array.from({ length: config.layers }, () => zeros([batch, config.kvHeads, capacity, config.headDim], { dtype, device }))
+    this.#keys = cache()
+    this.#values = cache()
+    this.#splits = Math.max(1, Math.min(Math.ceil(capacity / 128), Math.floor(blocksWanted / (batch * config.kvHeads))))
+    const integers = (fill: number) => tensor(new Int32Array(batch).fill(fill), { device })
+    this.#request = integers(0)
+    this.#step = integers(0)
+    this.#position = integers(-1)
+    this.#token = integers(0)
+    const count = requests.length * options.maxNewTokens
+    const shape = [requests.length, options.maxNewTokens]
+    const uniforms = new Float64Array(count)
+    requests.forEach((request, i) => uniforms.set(request.uniforms ?? [], i * options.maxNewTokens))
+    this.#uniforms = tensor(uniforms, { shape, device })
+    this.#outTokens = tensor(new Int32Array(count).fill(-1), { shape, device })
+    this.#outLogs = zeros(shape, { dtype: "float32", device })
+    this.#stops = tensor(Int32Array.from(options.stopIds), { device })
+  }
+
+  run(): Array<GpuAnswer> {
+    const waiting = this.#requests.map((_, i) => i)
+    let free = Array.from({ length: this.#batch }, (_, row) => row)
+    for (;;) {
+      if (waiting.length > 0 && free.length >= this.#batch * refillAt)
+        this.#admit(free.slice(0, waiting.length), waiting.splice(0, free.length))
+      const positions = this.#position.toNumbers()
+      free = positions.flatMap((position, row) => (position < 0 ? [row] : []))
+      if (free.length === this.#batch && waiting.length === 0) return this.#answers()
+      // A sequence may end with its first token.
+      if (waiting.length > 0 && free.length >= this.#batch * refillAt) continue
+      this.#graph ??= this.#record()
+      for (let step = 0; step < stepsAtOnce; step++) native().runGraph(this.#graph)
+    }
+  }
+
+  free(): void {
+    if (this.#graph !== undefined) native().freeGraph(this.#graph)
+    this.#graph = undefined
+  }
+
+  #answers(): Array<GpuAnswer> {
+    const [tokens, logs] = [this.#outTokens.toNumbers(), this.#outLogs.toNumbers()]
+    const { maxNewTokens } = this.#options
+    return this.#requests.map((_, i) => {
+      const from = i * maxNewTokens
+      let count = 0
+      while (count < maxNewTokens && tokens[from + count]! >= 0) count++
+      return { tokens: tokens.slice(from, from + count), logProbabilities: logs.slice(from, from + count) }
+    })
+  }
+
+  /** Begins requests in these places, and draws the first token of each. */
+  #admit(rows: ReadonlyArray<number>, requests: ReadonlyArray<number>): void {
+    for (let from = 0; from < rows.length;) {
+      let [to, tokens] = [from, 0]
+      do tokens += this.#requests[requests[to++]!]!.prompt.length
+      while (to < rows.length && tokens + this.#requests[requests[to]!]!.prompt.length <= promptTokensAtOnce)
+      scoped(() => this.#read(rows.slice(from, to), requests.slice(from, to)))
+      from = to
+    }
+  }
+
+  #read(rows: ReadonlyArray<number>, requests: ReadonlyArray<number>): void {
+    const { config, device, dtype } = this.#model
+    const integers = (numbers: ReadonlyArray<number>, kind: DType = "int32") => tensor(Int32Array.from(numbers), { dtype: kind, device })
+    // Requests with the same prompt, one after another, share the reading of the first.
+    const prompts = requests.map((request) => this.#requests[request]!.prompt)
+    const readers: Array<number> = []
+    const sharedWith = prompts.map((prompt) => {
+      const same = readers.find(
+        (reader) => prompts[reader]!.length === prompt.length && prompts[reader]!.every((token, i) => token === prompt[i])
+      )
+      if (same === undefined) readers.push(prompts.indexOf(prompt))
+      return same ?? readers.at(-1)!
+    })
+    const read = readers.map((reader) => prompts[reader]!)
+    const ids = integers(read.flat(), "int64").unsqueeze(0) // (1, T)
+    const segments = integers(
+      read.flatMap((prompt, i) => prompt.map(() => i)),
+      "int64"
+    ).unsqueeze(0)
+    const positions = read.flatMap((prompt) => prompt.map((_, i) => i))
+    const places = integers(positions)
+    const rowOf = integers(readers.flatMap((reader) => prompts[reader]!.map(() => rows[reader]!)))
+    const layout: AttentionLayout = segmentLayout(segments, startsOfSegments(segments), dtype)
+    prepareLayout(layout, this.#model, config.headDim)
+    const rotation = this.#model.rotary.at(device, dtype, integers(positions, "int64").unsqueeze(0))
+    let x = embedding(this.#model.parameter("model.embed_tokens.weight"), ids) // (1, T, D)
+    this.#blocks.forEach((block, layer) => {
+      x = scoped(() => {
+        const qkv = linear(rmsNorm(x, block.attentionNorm, config.normEpsilon), block.qkv)
+        this.#place(qkv, places, rowOf, null, layer)
+        const attended = x.add(linear(rotaryAttention(qkv, rotation, layout, config.heads, config.kvHeads), block.o))
+        const gateUp = linear(rmsNorm(attended, block.ffnNorm, config.normEpsilon), block.gateUp)
+        return attended.add(linear(swiglu(gateUp), block.down))
+      })
+    })
+    // What the first of them has read, for the others.
+    const copies = rows.flatMap((row, i) => (sharedWith[i] === i ? [] : [{ row, from: rows[sharedWith[i]!]!, length: prompts[i]!.length }]))
+    for (const { from, length, row } of copies)
+      for (const cache of [...this.#keys, ...this.#values])
+        scoped(() =>
+          cache
+            .select(0, row)
+            .slice(1, 0, length)
+            .copy_(cache.select(0, from).slice(1, 0, length))
+        )
+    let end = -1
+    const last = read.map((prompt) => (end += prompt.length))
+    const states = x.squeeze(0).indexSelect(
+      0,
+      integers(
+        sharedWith.map((reader) => last[readers.indexOf(reader)]!),
+        "int64"
+      )
+    ) // (N, D)
+    const logits = linear(rmsNorm(states, this.#model.parameter("model.norm.weight"), config.normEpsilon), this.#model.outputWeight)
+    const at = integers(rows, "int64")
+    const set = (state: Tensor, numbers: ReadonlyArray<number>) => void aten("index_copy_", state, 0, at, integers(numbers))
+    set(this.#request, requests)
+    set(
+      this.#step,
+      requests.map(() => 0)
+    )
+    // The first token that is drawn comes after the prompt.
+    set(
+      this.#position,
+      prompts.map((prompt) => prompt.length - 1)
+    )
+    this.#sample(logits, integers(rows))
+  }
+
+  /** What the kernels are compiled for. */
+  get #shape(): readonly [number, number, number] {
+    const { headDim, heads, kvHeads } = this.#model.config
+    return [headDim, heads, kvHeads]
+  }
+  #place(qkv: Tensor, positions: Tensor, rows: Tensor | null, q: Tensor | null, layer: number): void {
+    const { cos, sin } = this.#table
+    atenVoid(
+      "caravan::decode_place_",
+      qkv,
+      cos,
+      sin,
+      positions,
+      rows,
+      q,
+      this.#keys[layer]!,
+      this.#values[layer]!,
+      this.#model.config.heads
+    )
+  }
+  #sample(logits: Tensor, rows: Tensor | null): void {
+    const state = [this.#request, this.#step, this.#position, this.#token, this.#outTokens, this.#outLogs, this.#stops]
+    atenVoid("caravan::decode_sample_", logits, rows, this.#uniforms, ...state, this.#options.temperature, ...this.#shape)
+  }
+
+  /** One step of all places as a graph. */
+  #record(): number {
+    const { config, device, dtype } = this.#model
+    const { dim, ffn, headDim, heads, kvHeads, normEpsilon, vocabSize } = config
+    const batch = this.#batch
+    const room = (columns: number, kind: DType = dtype) => zeros([batch, columns], { dtype: kind, device })
+    // They belong to the scope around: the graph reads and writes them in every step.
+    const [x, h, qkv, q] = [room(dim), room(dim), room((heads + 2 * kvHeads) * headDim), room(heads * headDim)]
+    const [attended, out, gateUp, gated, logits] = [room(heads * headDim), room(dim), room(2 * ffn), room(ffn), room(vocabSize)]
+    const partial = this.#splits === 1 ? null : room(heads * this.#splits * (headDim + 2), "float32")
+    const shape = this.#shape
+    // Views of the weights, for products into what is there.
+    const transposed = (weight: Tensor) => weight.transpose(0, 1)
+    const blocks = this.#blocks.map((block) => ({
+      ...block,
+      ...{ qkv: transposed(block.qkv), o: transposed(block.o), gateUp: transposed(block.gateUp), down: transposed(block.down) }
+    }))
+    const output = transposed(this.#model.outputWeight)
+    const norm = this.#model.parameter("model.norm.weight")
+    const times = (from: Tensor, weight: Tensor, to: Tensor) => scoped(() => void aten("mm.out", from, weight, to))
+    const addNorm = (more: Tensor | null, weight: Tensor) =>
+      atenVoid("caravan::decode_add_norm_", x, more, weight, h, normEpsilon, ...shape)
+    const step = () => {
+      atenVoid("caravan::decode_embed_", x, this.#model.parameter("model.embed_tokens.weight"), this.#token, this.#position, ...shape)
+      blocks.forEach((block, layer) => {
+        addNorm(layer === 0 ? null : out, block.attentionNorm)
+        times(h, block.qkv, qkv)
+        this.#place(qkv, this.#position, null, q, layer)
+        atenVoid(
+          "caravan::decode_attend_",
+          q,
+          this.#keys[layer]!,
+          this.#values[layer]!,
+          this.#position,
+          attended,
+          partial,
+          heads,
+          this.#splits
+        )
+        times(attended, block.o, out)
+        addNorm(out, block.ffnNorm)
+        times(h, block.gateUp, gateUp)
+        atenVoid("caravan::swiglu_out_", gateUp, gated)
+        times(gated, block.down, out)
+      })
+      addNorm(out, norm)
+      times(h, output, logits)
+      this.#sample(logits, null)
+    }
+    // Kernels are compiled, and libraries choose theirs, outside of the recording: this is a step like any other.
+    step()
+    native().beginGraph()
+    let graph: number
+    try {
+      step()
+    } finally {
+      graph = native().endGraph()
+    }
+    return graph
+  }
+}

@@ -1,0 +1,181 @@
+/** Decoding by graphs on a GPU, against a full forward pass and against decoding by plain operators. */
+import { describe, expect, it } from "vitest"
+import { deviceMemory } from "../../engine/device.ts"
+import { useKernels } from "../../engine/fused.ts"
+import { Random } from "../../engine/random.ts"
+import { type DType, liveTensors, noGrad, scoped, tensor } from "../../engine/tensor.ts"
+import { decodesOnGpu } from "../../models/gpu-decoder.ts"
+import { initLlama, type Llama } from "../../models/llama.ts"
+import { initLora, linearLayers } from "../../models/lora.ts"
+import { type Generated, generate, type GenerateOptions } from "../../models/sampler.ts"
+import { devices } from "../devices.ts"
+import { bfloat16, sameInFloat32 } from "../tolerances.ts"
+import { largestDifference, smallConfig } from "./small.ts"
+
+const device = "cuda"
+const eosId = 2
+/** New weights are so small that every token is as likely as the next: larger, some are likely and some are not. */
+const sharp = (over: object, dtype: DType = "float32"): Llama => {
+  const model = initLlama(smallConfig({ vocabSize: 512, ffn: 64, maxPositions: 400, ...over }), { seed: 3, device, dtype })
+  for (const [name, weight] of Object.entries(model.parameters)) if (!name.endsWith("norm.weight")) noGrad(() => weight.mul_(6))
+  return model
+}
+const words = new Random(4, "prompts")
+const promptOf = (length: number) => Array.from({ length }, () => 3 + words.int(500))
+const prompts = [promptOf(7), promptOf(2), promptOf(40), promptOf(5), promptOf(1), promptOf(19), promptOf(64), promptOf(3), promptOf(11)]
+const optionsFor = (count: number, over: Partial<GenerateOptions> = {}): GenerateOptions => ({
+  ...{ maxNewTokens: 30, temperature: 1, seeds: Array.from({ length: count }, (_, i) => 100 + i), eosId, padId: 0, ...over }
+})
+const plainly = (run: () => Array<Generated>): Array<Generated> => {
+  useKernels(false)
+  try {
+    return run()
+  } finally {
+    useKernels(true)
+  }
+}
+/** Log-probabilities of an answer's tokens by a full forward pass. */
+const teacherForced = (model: Llama, prompt: ReadonlyArray<number>, tokens: ReadonlyArray<number>, temperature: number): Array<number> =>
+  scoped(() =>
+    noGrad(() => {
+      const all = [...prompt, ...tokens]
+      const logits = model
+        .forward(tensor([all], { dtype: "int64", device }))
+        .select(0, 0)
+        .slice(0, prompt.length - 1, all.length - 1) // (T, V)
+      return logits
+        .to({ dtype: "float32" })
+        .div(temperature || 1)
+        .logSoftmax(-1)
+        .gather(
+          1,
+          tensor(
+            tokens.map((id) => [id]),
+            { dtype: "int64", device }
+          )
+        )
+        .toNumbers()
+    })
+  )
+
+const gpu = devices.find((one) => one.device === device)!
+describe.skipIf(gpu.skip)("decoding on a GPU", () => {
+  const shapes = [
+    { what: "as many key heads", dim: 64, heads: 4, kvHeads: 4, headDim: 16 },
+    { what: "heads of 64, four to a key head", dim: 128, heads: 8, kvHeads: 2, headDim: 64 },
+    { what: "heads of 128, eight to a key head", dim: 256, heads: 8, kvHeads: 1, headDim: 128 },
+    { what: "heads of 32, sixteen to a key head", dim: 64, heads: 16, kvHeads: 1, headDim: 32 },
+    { what: "heads of 256, three to a key head, tied", dim: 96, heads: 3, kvHeads: 1, headDim: 256, tiedEmbeddings: true },
+    { what: "a vocabulary that is no multiple of 8", dim: 64, heads: 4, kvHeads: 2, headDim: 16, vocabSize: 5003 }
+  ]
+  describe.each(shapes)("with $what", ({ what: _, ...shape }) => {
+    it.each([0, 0.7, 1])("gives the tokens of plain decoding, with their log-probabilities, at temperature %f", (temperature) => {
+      const model = sharp(shape)
+      expect(decodesOnGpu(model)).toBe(true)
+      const options = optionsFor(prompts.length, { temperature })
+      const found = generate(model, prompts, options)
+      const wanted = plainly(() => generate(model, prompts, options))
+      expect(found.map(({ tokens }) => tokens)).toEqual(wanted.map(({ tokens }) => tokens))
+      expect(found.map(({ finished }) => finished)).toEqual(wanted.map(({ finished }) => finished))
+      found.forEach(({ logProbabilities, tokens }, i) => {
+        expect(largestDifference(logProbabilities, wanted[i]!.logProbabilities)).toBeLessThanOrEqual(sameInFloat32)
+        expect(largestDifference(logProbabilities, teacherForced(model, prompts[i]!, tokens, temperature))).toBeLessThanOrEqual(
+          sameInFloat32
+        )
+      })
+    })
+    it("in bfloat16 records what a forward pass gives its tokens", () => {
+      const model = sharp(shape, "bfloat16")
+      for (const [i, { logProbabilities, tokens }] of generate(model, prompts, optionsFor(prompts.length)).entries()) {
+        const differences = teacherForced(model, prompts[i]!, tokens, 1).map((x, t) => Math.abs(x - logProbabilities[t]!))
+        expect(differences.reduce((sum, x) => sum + x, 0) / differences.length).toBeLessThanOrEqual(bfloat16)
+      }
+    })
+  })
+
+  const model = () => sharp({ dim: 128, heads: 4, kvHeads: 2, headDim: 64 })
+
+  it("gives the same answers whatever the number of places, and whoever ends first", () => {
+    const many = Array.from({ length: 60 }, (_, i) => prompts[i % prompts.length]!)
+    const one = model()
+    const wanted = generate(one, many, optionsFor(many.length))
+    // Some end, and with them come others.
+    expect(wanted.filter(({ finished }) => finished).length).toBeGreaterThan(2)
+    for (const batchSize of [1, 5, 16]) {
+      const found = generate(one, many, optionsFor(many.length, { batchSize }))
+      expect(found.map(({ tokens }) => tokens)).toEqual(wanted.map(({ tokens }) => tokens))
+    }
+  })
+  it("ends at any of several tokens, and with the first if that is one", () => {
+    const one = model()
+    const free = generate(one, prompts, optionsFor(prompts.length, { eosId: undefined }))
+    expect(free.every(({ finished, tokens }) => !finished && tokens.length === 30)).toBe(true)
+    const stops = [free[0]!.tokens[0]!, free[1]!.tokens[4]!]
+    generate(one, prompts, optionsFor(prompts.length, { eosId: stops })).forEach(({ finished, tokens }, i) => {
+      const end = free[i]!.tokens.findIndex((token) => stops.includes(token))
+      expect(tokens).toEqual(end === -1 ? free[i]!.tokens : free[i]!.tokens.slice(0, end + 1))
+      expect(finished).toBe(end !== -1)
+    })
+  })
+  it("splits the keys of few sequences with few heads, and reads long ones", () => {
+    const long = [promptOf(300), promptOf(301)]
+    const one = sharp({ dim: 128, heads: 2, kvHeads: 1, headDim: 64 })
+    const [found, wanted] = [generate(one, long, optionsFor(2)), plainly(() => generate(one, long, optionsFor(2)))]
+    expect(found.map(({ tokens }) => tokens)).toEqual(wanted.map(({ tokens }) => tokens))
+  })
+  it("decodes with an adapter, and as before once its weights have changed", () => {
+    const base = model()
+    const before = generate(base, prompts, optionsFor(prompts.length))
+    const adapter = initLora(base.config, { rank: 4, alpha: 64, rankStabilised: false, targets: linearLayers }, { seed: 1, device })
+    const adapted = base.withAdapter(adapter)
+    expect(generate(adapted, prompts, optionsFor(prompts.length))).toEqual(before)
+    for (const [name, matrix] of Object.entries(adapter.parameters))
+      if (name.includes("lora_B")) scoped(() => noGrad(() => matrix.add_(0.05)))
+    const after = generate(adapted, prompts, optionsFor(prompts.length))
+    expect(after).not.toEqual(before)
+    after.forEach(({ logProbabilities, tokens }, i) =>
+      expect(largestDifference(logProbabilities, teacherForced(adapted, prompts[i]!, tokens, 1))).toBeLessThanOrEqual(10 * sameInFloat32)
+    )
+  })
+  it("says which sequence's logits are no numbers", () => {
+    const one = model()
+    noGrad(() => one.parameter("model.norm.weight").fill_(NaN))
+    expect(() => generate(one, prompts, optionsFor(prompts.length))).toThrow(/logits are not numbers \(sequence 0, token 1\)/)
+  })
+  it("draws each token as often as it is likely", () => {
+    const one = model()
+    const count = 4000
+    const drawn = generate(
+      one,
+      Array.from({ length: count }, () => prompts[0]!),
+      optionsFor(count, { maxNewTokens: 1, eosId: undefined, batchSize: 64 })
+    )
+    const likely = scoped(() =>
+      noGrad(() =>
+        one
+          .forward(tensor([prompts[0]!], { dtype: "int64", device }))
+          .select(1, prompts[0]!.length - 1)
+          .softmax(-1)
+          .toNumbers()
+      )
+    )
+    const times = new Array<number>(likely.length).fill(0)
+    for (const { tokens } of drawn) times[tokens[0]!]!++
+    likely.forEach((p, token) =>
+      expect(Math.abs(times[token]! / count - p)).toBeLessThanOrEqual(5 * Math.sqrt((p * (1 - p)) / count) + 1e-3)
+    )
+  })
+  it("leaves nothing behind, over a thousand generations of random shapes", () => {
+    const one = model()
+    const random = new Random(9, "shapes")
+    const go = () => {
+      const asked = Array.from({ length: 1 + random.int(12) }, () => promptOf(1 + random.int(80)))
+      generate(one, asked, optionsFor(asked.length, { maxNewTokens: 1 + random.int(9), batchSize: 1 + random.int(8) }))
+    }
+    for (let i = 0; i < 100; i++) go()
+    const [tensors, bytes] = [liveTensors(), deviceMemory()!.current]
+    for (let i = 0; i < 1000; i++) go()
+    expect(liveTensors()).toBe(tensors)
+    expect(deviceMemory()!.current).toBe(bytes)
+  }, 120_000)
+})
