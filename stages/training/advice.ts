@@ -2,7 +2,7 @@
 import { type Precision, totalMemory, usableMemory } from "../../models/memory.ts"
 import type { Llama } from "../../models/llama.ts"
 import { linearLayers } from "../../models/lora.ts"
-import { type Asked, chooseFit, fitOnGpu, type Steps, trainingStep } from "./fit.ts"
+import { type AskedFit, chooseFit, fitOnGpu, type Steps, trainingStep } from "./fit.ts"
 import { adaptedBy, type LoraCost } from "./lora.ts"
 
 /** Alternatives to a training, each in the words of a config. */
@@ -38,7 +38,7 @@ export const trainingAdvice = (training: Steps, deviceMemory: number): string =>
 }
 
 /** As chooseFit, for a model that is trained alone. */
-export const fitOneModel = (asked: Asked, machine: { readonly device: "cpu" | "cuda"; readonly usual: number }, steps: Steps) =>
+export const fitOneModel = (asked: AskedFit, machine: { readonly device: "cpu" | "cuda"; readonly usual: number }, steps: Steps) =>
   chooseFit(asked, machine, trainingStep(steps), (deviceMemory) => trainingAdvice(steps, deviceMemory))
 
 /** Sequences at once on the CPU, of stages that train on packed rows. */

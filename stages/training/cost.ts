@@ -3,7 +3,7 @@ import { type CostedModel, type Precision, trainedParameterCount, trainedWeightB
 import { dialogueLength, rowCount, type Size } from "../common/cost/size.ts"
 import { languageModel, reading, type StageCost, training } from "../common/cost/work.ts"
 import { trainingAdvice } from "./advice.ts"
-import { type Asked as AskedFit, fitOnGpu, type Steps, trainingStep } from "./fit.ts"
+import { type AskedFit, fitOnGpu, type Steps, trainingStep } from "./fit.ts"
 import { adaptedBy, type LoraCost } from "./lora.ts"
 
 export type { Steps } from "./fit.ts"

@@ -78,7 +78,7 @@ export const trainingStep = ({ keepsBest, longest, model, precision, rows }: Ste
 })
 
 /** What a config asks for. */
-export interface Asked {
+export interface AskedFit {
   /** Rows at once; 0: chosen. */
   readonly microBatch: number
   /** "auto", "all", "none" or a number of blocks. */
@@ -94,7 +94,7 @@ const blocksOf = (recompute: string, layers: number): number | undefined =>
   recompute === "auto" ? undefined : recompute === "all" ? layers : recompute === "none" ? 0 : Math.min(Number(recompute), layers)
 
 /** On the CPU: as asked, and where it is to be chosen `usual` rows and nothing recomputed. */
-export const fitOnCpu = (asked: Asked, layers: number, usual: number): Fit => ({
+export const fitOnCpu = (asked: AskedFit, layers: number, usual: number): Fit => ({
   microBatch: { rows: asked.microBatch === 0 ? usual : asked.microBatch },
   recompute: blocksOf(asked.recompute, layers) ?? 0
 })
@@ -103,7 +103,7 @@ export const fitOnCpu = (asked: Asked, layers: number, usual: number): Fit => ({
  * On a GPU with `deviceMemory` bytes: as asked, and what is to be chosen so that the step fits. As many tokens as fit with nothing recomputed, the batch halved until
  * they do; when that leaves too few for the GPU to be busy with, more, with as few blocks recomputed as let them fit. Where nothing fits: the least that there is.
  */
-export const fitOnGpu = (asked: Asked, deviceMemory: number, step: Step): PlannedFit => {
+export const fitOnGpu = (asked: AskedFit, deviceMemory: number, step: Step): PlannedFit => {
   const { layers, longest, memory, rows } = step
   const whole = rows * longest
   const room = usableMemory(deviceMemory)
@@ -143,7 +143,7 @@ const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`
 
 /** What a stage's step is made to fit; fails where that was left to be chosen and nothing fits. `advice` says what would. */
 export const chooseFit = (
-  asked: Asked,
+  asked: AskedFit,
   { device, usual }: { readonly device: "cpu" | "cuda"; readonly usual: number },
   step: Step,
   advice: (deviceMemory: number) => string

@@ -149,6 +149,13 @@ for (const { device, skip } of devices) {
       expect(cutting.halved).toEqual([1, 1, 1])
     })
 
+    it("goes on from a checkpoint with the micro-batch as it was then", () => {
+      const cutting = new Cutting({ tokens: 100 })
+      cutting.resume([2, 5])
+      expect(cutting.microBatch).toEqual({ tokens: 25 })
+      expect(cutting.metrics).toEqual({ microBatchHalvedInStep1: 2, microBatchHalvedInStep2: 5 })
+    })
+
     it("is repeated bit for bit from what was recorded, on a machine with memory enough", async () => {
       const scarce = await succeeded(8, (step) => (step < 3 ? Infinity : 2))
       const again = await succeeded(8, undefined, scarce.metrics)
