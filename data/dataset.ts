@@ -1,4 +1,5 @@
 /** Datasets and reports as stages read and write them. */
+import { deserialize, serialize } from "node:v8"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
@@ -13,6 +14,7 @@ import {
   type Written,
   written
 } from "../schemas/artifact.ts"
+import type { Selection } from "../schemas/arrow-rows.ts"
 import type { OpenDataset } from "../schemas/dataset-file.ts"
 import { readContent, writeContent } from "../schemas/report.ts"
 
@@ -22,13 +24,15 @@ const openRows = (path: string, type: DatasetType<any>): Effect.Effect<OpenDatas
   Effect.flatMap(files, (file) => file.openRows(path, type))
 
 export interface WriteOptions {
+  /** Of rows that were read from a dataset of this type and are as they were: they need not be checked again. */
+  readonly isChecked?: (row: unknown) => boolean
   /** Numbers for the trace; `rows` is added. */
   readonly metrics?: Readonly<Record<string, number>>
 }
 
 /** A batch of an open dataset. */
-const batchOf = <Row>(file: OpenDataset, index: number): Effect.Effect<Array<Row>, ArtifactError> =>
-  Effect.tryPromise({ try: () => file.batch(index), catch: (cause) => cause as ArtifactError })
+const batchOf = <Row>(file: OpenDataset, index: number, selection: Selection = {}): Effect.Effect<Array<Row>, ArtifactError> =>
+  Effect.tryPromise({ try: () => file.batch(index, selection), catch: (cause) => cause as ArtifactError })
 
 /**
  * Writes rows as the stage's output, batch by batch: the rows may come from a generator and need not fit memory. A row that is not of the schema
@@ -40,7 +44,7 @@ export const writeDataset = Effect.fn("writeDataset")(function* <Row>(
   options: WriteOptions = {}
 ): Effect.fn.Return<Written<Dataset<Row>>> {
   const { writeRows } = yield* files
-  const count = yield* Effect.promise(() => writeRows(slot.path, slot.type as DatasetType<Row>, rows))
+  const count = yield* Effect.promise(() => writeRows(slot.path, slot.type as DatasetType<Row>, rows, options.isChecked))
   return written(slot, { rows: count, ...options.metrics })
 })
 
@@ -57,14 +61,18 @@ export const readRows = Effect.fn("readRows")(function* <Row>(
   }).pipe(Effect.ensuring(Effect.promise(() => file.close())))
 })
 
-/** The rows of a dataset one record batch after another. */
-export const streamRows = <Row>(ref: ArtifactRef<Dataset<Row>>, type: DatasetType<Row>): Stream.Stream<Row, ArtifactError> =>
+/** The rows of a dataset one record batch after another; with no other fields than those that are named, if some are. */
+export const streamRows = <Row, Field extends keyof Row & string = keyof Row & string>(
+  ref: ArtifactRef<Dataset<Row>>,
+  type: DatasetType<Row>,
+  fields?: ReadonlyArray<Field>
+): Stream.Stream<Pick<Row, Field>, ArtifactError> =>
   Stream.unwrap(
     Effect.map(
       Effect.acquireRelease(openRows(ref.path, type), (file) => Effect.promise(() => file.close())),
       (file) =>
         Stream.fromIterable(Array.from({ length: file.batches }, (_, i) => i)).pipe(
-          Stream.mapEffect((i) => batchOf<Row>(file, i)),
+          Stream.mapEffect((i) => batchOf<Pick<Row, Field>>(file, i, fields === undefined ? {} : { fields })),
           Stream.flatMap((rows) => Stream.fromIterable(rows))
         )
     )
@@ -77,16 +85,17 @@ const scopedRows = (ref: ArtifactRef<Dataset<any>>, type: DatasetType<any>): Eff
 /** Writes rows that are read as they are needed: a batch that can't be read is a failure, whatever else is thrown a defect. */
 const writeRead = <Row>(
   slot: OutputSlot<Dataset<Row>>,
-  rows: (read: (file: OpenDataset, batch: number, wanted?: Uint32Array) => Promise<Array<any>>) => AsyncIterable<Row>
+  rows: (read: (file: OpenDataset, batch: number, selection?: Selection) => Promise<Array<any>>) => AsyncIterable<Row>,
+  options: WriteOptions = {}
 ): Effect.Effect<Written<Dataset<Row>>, ArtifactError> =>
   Effect.suspend(() => {
     let damage: ArtifactError | undefined
-    const read = (file: OpenDataset, batch: number, wanted?: Uint32Array) =>
-      file.batch(batch, wanted).catch((cause: ArtifactError) => {
+    const read = (file: OpenDataset, batch: number, selection?: Selection) =>
+      file.batch(batch, selection).catch((cause: ArtifactError) => {
         damage = cause
         throw cause
       })
-    return writeDataset(slot, rows(read)).pipe(
+    return writeDataset(slot, rows(read), options).pipe(
       Effect.catchDefect((defect) => (damage === undefined ? Effect.die(defect) : Effect.fail(damage)))
     )
   })
@@ -110,18 +119,63 @@ export const deriveDataset = Effect.fn("deriveDataset")(function* <Row, Derived>
   metrics: () => Readonly<Record<string, number>> = () => ({})
 ): Effect.fn.Return<Written<Dataset<Derived>>, ArtifactError, Scope.Scope> {
   const file = yield* scopedRows(from.ref, from.type)
-  const result = yield* writeRead(slot, async function* (read) {
-    for (let i = 0; i < file.batches; i++) for (const row of await read(file, i)) yield* derive(row as Row)
-  })
+  let current: unknown
+  const result = yield* writeRead(
+    slot,
+    async function* (read) {
+      for (let i = 0; i < file.batches; i++)
+        for (const row of await read(file, i)) {
+          current = row
+          yield* derive(row as Row)
+        }
+    },
+    // A row that stays as it is.
+    from.type.name === slot.type.name ? { isChecked: (row) => row === current } : {}
+  )
   return written(result.slot, { ...result.metrics, ...metrics() })
 }, Effect.scoped)
 
-/** So many bytes of rows are held while they are put in order, as they are in the file; as objects they take twice that. */
-const heldBytes = 128 << 20
+/** So many bytes of rows are held while they are put in order. */
+const heldBytes = 160 << 20
+
+/** Bytes of one piece of what is held. */
+const pieceBytes = 8 << 20
+
+/** Rows that wait for their turn, as bytes: objects that live long are what makes the collector work. */
+class HeldRows {
+  readonly #pieces: Array<Buffer> = []
+  #piece = 0
+  #end = 0
+  /** Of each place: its piece, and where in it. */
+  readonly #at: Uint32Array
+  constructor(places: number) {
+    this.#at = new Uint32Array(3 * places)
+  }
+  put(place: number, row: unknown): void {
+    const bytes = serialize(row)
+    if (this.#end + bytes.length > (this.#pieces[this.#piece]?.length ?? 0)) {
+      if (this.#pieces.length > 0) this.#piece++
+      this.#end = 0
+      if (bytes.length > (this.#pieces[this.#piece]?.length ?? 0))
+        this.#pieces[this.#piece] = Buffer.allocUnsafeSlow(Math.max(pieceBytes, bytes.length))
+    }
+    bytes.copy(this.#pieces[this.#piece]!, this.#end)
+    this.#at.set([this.#piece, this.#end, bytes.length], 3 * place)
+    this.#end += bytes.length
+  }
+  get(place: number): unknown {
+    const [piece, start, length] = this.#at.subarray(3 * place, 3 * place + 3)
+    return deserialize(this.#pieces[piece!]!.subarray(start, start! + length!))
+  }
+  clear(): void {
+    this.#piece = 0
+    this.#end = 0
+  }
+}
 
 /**
  * Writes rows of several datasets in another order as the stage's output: `order` has the index of each row to write, counted through the datasets one after
- * another; one index may come several times. At most `held` rows are in memory (128 MiB of them unless given), and the datasets are read as often as that
+ * another; one index may come several times. At most `held` rows are in memory (160 MiB of them unless given), and the datasets are read as often as that
  * takes; a row is only decoded where it is wanted.
  */
 export const writeReordered = Effect.fn("writeReordered")(function* <Row>(
@@ -132,29 +186,35 @@ export const writeReordered = Effect.fn("writeReordered")(function* <Row>(
 ): Effect.fn.Return<Written<Dataset<Row>>, ArtifactError, Scope.Scope> {
   const files = yield* Effect.forEach(from.refs, (ref) => scopedRows(ref, from.type))
   const [bytes, rows] = [files.reduce((sum, file) => sum + file.bytes, 0), files.reduce((sum, file) => sum + file.rowCount, 0)]
-  const held = most ?? Math.max(1000, Math.floor(heldBytes / Math.max(1, bytes / Math.max(1, rows))))
-  const result = yield* writeRead(slot, async function* (read) {
-    for (let start = 0; start < order.length; start += held) {
-      const count = Math.min(held, order.length - start)
-      // Places of this part of the order, by the row that goes there.
-      const places = Uint32Array.from({ length: count }, (_, i) => i).sort((a, b) => order[start + a]! - order[start + b]!)
-      const found = new Array<Row>(count)
-      let [first, next] = [0, 0]
-      for (const file of files)
-        for (let i = 0; i < file.batches; i++) {
-          const end = first + file.sizes[i]!
-          const begin = next
-          while (next < count && order[start + places[next]!]! < end) next++
-          if (next > begin) {
-            const wanted = Uint32Array.from({ length: next - begin }, (_, at) => order[start + places[begin + at]!]! - first)
-            const batch = await read(file, i, wanted)
-            for (let at = begin; at < next; at++) found[places[at]!] = batch[at - begin] as Row
+  const held = Math.min(order.length, most ?? Math.max(1000, Math.floor(heldBytes / Math.max(1, bytes / Math.max(1, rows)))))
+  const waiting = new HeldRows(held)
+  const result = yield* writeRead(
+    slot,
+    async function* (read) {
+      for (let start = 0; start < order.length; start += held) {
+        const count = Math.min(held, order.length - start)
+        // Places of this part of the order, by the row that goes there.
+        const places = Uint32Array.from({ length: count }, (_, i) => i).sort((a, b) => order[start + a]! - order[start + b]!)
+        let [first, next] = [0, 0]
+        for (const file of files)
+          for (let i = 0; i < file.batches; i++) {
+            const end = first + file.sizes[i]!
+            const begin = next
+            while (next < count && order[start + places[next]!]! < end) next++
+            if (next > begin) {
+              const wanted = Uint32Array.from({ length: next - begin }, (_, at) => order[start + places[begin + at]!]! - first)
+              const batch = await read(file, i, { rows: wanted })
+              for (let at = begin; at < next; at++) waiting.put(places[at]!, batch[at - begin])
+            }
+            first = end
           }
-          first = end
-        }
-      yield* found
-    }
-  })
+        for (let place = 0; place < count; place++) yield waiting.get(place) as Row
+        waiting.clear()
+      }
+    },
+    // All of them were read from datasets of this type.
+    { isChecked: () => from.type.name === slot.type.name }
+  )
   return written(result.slot, { ...result.metrics, ...metrics })
 }, Effect.scoped)
 

@@ -226,9 +226,22 @@ const valuesOf = (kind: Kind, data: arrow.Data, path: string, wanted: Uint32Arra
   }
 }
 
-/** The rows of a record batch of this schema, as plain objects: all, or those of these indices. Throws RangeError where the batch contradicts itself. */
-export const toRows = (kind: StructKind, batch: arrow.RecordBatch, wanted?: Uint32Array): Array<any> =>
-  valuesOf(kind, batch.data, "row", wanted)
+/** Some of the rows of a batch, or of their fields. */
+export interface Selection {
+  /** Indices, in the order in which the rows are wanted. */
+  readonly rows?: Uint32Array
+  /** The only fields that the rows are to have. */
+  readonly fields?: ReadonlyArray<string>
+}
+
+/** The rows of a record batch of this schema, as plain objects. Throws RangeError where the batch contradicts itself. */
+export const toRows = (kind: StructKind, batch: arrow.RecordBatch, { fields, rows }: Selection = {}): Array<any> => {
+  if (fields === undefined) return valuesOf(kind, batch.data, "row", rows)
+  const at = kind.fields.flatMap(({ name }, i) => (fields.includes(name) ? [i] : []))
+  const { children, length, nullBitmap, nullCount } = batch.data
+  const some = { length, nullBitmap, nullCount, children: at.map((i) => children[i]!) } as unknown as arrow.Data
+  return valuesOf({ ...kind, fields: at.map((i) => kind.fields[i]!) }, some, "row", rows)
+}
 
 /** How many field nodes and buffers the header of a record batch must have. */
 export const layoutOf = (kind: Kind): { readonly nodes: number; readonly buffers: number } => {

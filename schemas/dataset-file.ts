@@ -5,7 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { arrowSchema, columnsOf, columnsOfArrow, describeArrow, describeKind, type StructKind } from "./arrow.ts"
 import { checkFooter, readMessageHeader } from "./arrow-headers.ts"
-import { BatchBuilder, layoutOf, toRows } from "./arrow-rows.ts"
+import { BatchBuilder, layoutOf, type Selection, toRows } from "./arrow-rows.ts"
 import { ArtifactError, type DatasetType } from "./artifact.ts"
 
 export const fileName = "data.arrow"
@@ -16,8 +16,16 @@ const batchBytes = 512 << 10
 
 // ---- writing ---------------------------------------------------------------------------------------------------------------------------
 
-/** Writes rows to a file; returns how many. Throws ArtifactError for a row that is not of the schema. */
-export const writeRows = async (directory: string, type: DatasetType<any>, rows: Iterable<any> | AsyncIterable<any>): Promise<number> => {
+/**
+ * Writes rows to a file; returns how many. Throws ArtifactError for a row that is not of the schema. Rows that `isChecked` says it of are of the schema: they were read
+ * from a dataset of this type, unchanged.
+ */
+export const writeRows = async (
+  directory: string,
+  type: DatasetType<any>,
+  rows: Iterable<any> | AsyncIterable<any>,
+  isChecked: (row: unknown) => boolean = () => false
+): Promise<number> => {
   const kind = columnsOf(type.row)
   const schema = arrowSchema(kind)
   const fits = Schema.is(type.row)
@@ -54,7 +62,7 @@ export const writeRows = async (directory: string, type: DatasetType<any>, rows:
     }
     for await (const row of rows) {
       count++
-      if (!fits(row)) throw wrong(`row ${count}: ${misfit(type, row)}`)
+      if (!isChecked(row) && !fits(row)) throw wrong(`row ${count}: ${misfit(type, row)}`)
       attempt(`row ${count}`, () => batch.push(row))
       if (batch.rows === batchRows || batch.bytes >= batchBytes) await flush()
     }
@@ -95,8 +103,8 @@ export interface OpenDataset {
   readonly sizes: ReadonlyArray<number>
   /** Bytes of all batches. */
   readonly bytes: number
-  /** The rows of a batch, or those of these indices in it, in their order. Rejects with ArtifactError when it can't be read. */
-  readonly batch: (index: number, wanted?: Uint32Array) => Promise<Array<any>>
+  /** The rows of a batch, or a selection of them. Rejects with ArtifactError when it can't be read. */
+  readonly batch: (index: number, selection?: Selection) => Promise<Array<any>>
   readonly close: () => Promise<void>
 }
 
@@ -135,11 +143,11 @@ const openFile = (path: string, expected: StructKind | undefined): Effect.Effect
         if (blocks.length !== footer.batches) throw wrong(`the ${footer.batches} record batches of its footer`, `${blocks.length}`)
         // A batch after a schema is a stream of its own.
         const prefix = schemaMessage(kind)
-        const batch = async (index: number, wanted?: Uint32Array) => {
+        const batch = async (index: number, selection?: Selection) => {
           const { offset, length, rows } = blocks[index]!
           try {
-            const bytes = Buffer.concat([prefix, await readAt(handle, offset, length)])
-            for (const batch of arrow.RecordBatchReader.from(bytes)) if (batch.numRows === rows) return toRows(kind, batch, wanted)
+            const bytes = await readAt(handle, offset, length, prefix)
+            for (const batch of arrow.RecordBatchReader.from(bytes)) if (batch.numRows === rows) return toRows(kind, batch, selection)
             throw new RangeError(`it does not have the ${rows} rows of its header`)
           } catch (cause) {
             throw wrong("record batches that can be read", `batch ${index + 1} of ${blocks.length}: ${messageOf(cause)}`)
@@ -162,11 +170,14 @@ const openFile = (path: string, expected: StructKind | undefined): Effect.Effect
   })
 }
 
-const readAt = async (handle: FileHandle, offset: number, length: number): Promise<Buffer> => {
-  const bytes = Buffer.allocUnsafeSlow(length)
+/** Bytes of the file, behind some others. */
+const readAt = async (handle: FileHandle, offset: number, length: number, prefix?: Uint8Array): Promise<Buffer> => {
+  const before = prefix?.length ?? 0
+  const bytes = Buffer.allocUnsafeSlow(before + length)
+  if (prefix !== undefined) bytes.set(prefix)
   let done = 0
   while (done < length) {
-    const { bytesRead } = await handle.read(bytes, done, length - done, offset + done)
+    const { bytesRead } = await handle.read(bytes, before + done, length - done, offset + done)
     if (bytesRead === 0) throw new RangeError(`it ends at byte ${offset + done}, where ${length - done} more should follow`)
     done += bytesRead
   }

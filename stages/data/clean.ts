@@ -51,22 +51,25 @@ export interface Parts {
 
 const said = (messages: ReadonlyArray<Message>): ReadonlyArray<string> => messages.map(({ content }) => content)
 const asked = (messages: ReadonlyArray<Message>): ReadonlyArray<string> => said(messages.filter(({ role }) => role === "user"))
-const turns = (messages: ReadonlyArray<Message>): ReadonlyArray<unknown> => messages.map(({ content, role }) => [role, content])
+/** Texts as one, in which each can be told from the next. */
+const joined = (texts: ReadonlyArray<string>): string => texts.map((text) => `${text.length}:${text}`).join("")
+const turns = (messages: ReadonlyArray<Message>): string =>
+  messages.map(({ content, role }) => `${role}${content.length}:${content}`).join("")
 
 export const partsOfPreference = ({ chosen, prompt, rejected }: Preference): Parts => ({
-  whole: JSON.stringify([turns(prompt), chosen, rejected]),
+  whole: `${turns(prompt)}|${joined([chosen, rejected])}`,
   texts: [...said(prompt), chosen, rejected],
   asked: asked(prompt),
   answers: [chosen, rejected]
 })
 export const partsOfDemonstration = ({ loss, messages }: Demonstration): Parts => ({
-  whole: JSON.stringify([turns(messages), loss]),
+  whole: `${loss}|${turns(messages)}`,
   texts: said(messages),
   asked: asked(messages),
   answers: [messages.at(-1)?.content ?? ""]
 })
 export const partsOfPrompt = ({ messages }: Prompt): Parts => ({
-  whole: JSON.stringify(turns(messages)),
+  whole: turns(messages),
   texts: said(messages),
   asked: asked(messages),
   answers: [messages.at(-1)?.content ?? ""]
@@ -151,7 +154,7 @@ const cleanStage = <Row>(name: string, type: DatasetType<Row>, partsOf: (row: Ro
       counts.reduce((sum, count) => sum + count, 0)
     )
     for (const other of inputs.others)
-      yield* Stream.runForEach(streamRows(other, type), (row) => Effect.sync(() => void seen(partsOf(row))))
+      yield* Stream.runForEach(streamRows(other, type), (row) => Effect.sync(() => void seen(partsOf(row as unknown as Row))))
     const dropped = Object.fromEntries(rules.map((rule) => [rule, 0])) as Record<Rule, number>
     const keep = (row: Row): ReadonlyArray<Row> => {
       const rule = ruleOf(partsOf(row))

@@ -12,7 +12,7 @@ import { deriveSeed } from "../../engine/random.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import type { Dataset, DatasetType } from "../../schemas/artifact.ts"
 import { hyper } from "../../schemas/hyper.ts"
-import { type Demonstration, Demonstrations, type Message, type Preference, Preferences, type Prompt, Prompts } from "../../schemas/rows.ts"
+import { Demonstrations, type Message, type Preference, Preferences, Prompts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
@@ -61,12 +61,14 @@ export const testRows = (places: Float64Array, kinds: Uint16Array, share: number
 const share = hyper(0.05, "share of the rows that are test rows, of every kind; whole groups, so a little more", { min: 0, max: 0.5 })
 const part = hyper("train", "the test rows, or the others. Both parts of a run are of one seed", ["train", "test"])
 
-const splitStage = <Row, Config extends Schema.Struct<any>>(
+const splitStage = <Row, Config extends Schema.Struct<any>, Field extends keyof Row & string>(
   name: string,
   type: DatasetType<Row>,
   config: Config,
-  messagesOf: (row: Row) => ReadonlyArray<Message>,
-  kindOf: (row: Row, by: string) => unknown
+  /** What a row's group and kind are told by. */
+  fields: ReadonlyArray<Field>,
+  messagesOf: (row: Pick<Row, Field>) => ReadonlyArray<Message>,
+  kindOf: (row: Pick<Row, Field>, by: string) => unknown
 ) => ({
   description: "train and test rows, by the seed, of every kind the same share, with no prompt in both",
   config,
@@ -82,7 +84,7 @@ const splitStage = <Row, Config extends Schema.Struct<any>>(
     const [places, kinds] = [new Float64Array(count), new Uint16Array(count)]
     const known = new Map<string, number>()
     let at = 0
-    yield* Stream.runForEach(streamRows(ref, type), (row) =>
+    yield* Stream.runForEach(streamRows(ref, type, fields), (row) =>
       Effect.sync(() => {
         const kind = JSON.stringify(kindOf(row, config.by ?? "none") ?? null)
         // More kinds than there are numbers for count as the last one.
@@ -103,7 +105,7 @@ const splitStage = <Row, Config extends Schema.Struct<any>>(
   }, Effect.scoped)
 })
 
-const bySafety = ({ chosenSafe, rejectedSafe }: Preference) => [chosenSafe, rejectedSafe]
+const bySafety = ({ chosenSafe, rejectedSafe }: Pick<Preference, "chosenSafe" | "rejectedSafe">) => [chosenSafe, rejectedSafe]
 
 export const splitPreferences = Stage.make(
   "split-preferences",
@@ -119,7 +121,8 @@ export const splitPreferences = Stage.make(
         ["source", "rating", "safety", "none"]
       )
     }),
-    ({ prompt }: Preference) => prompt,
+    ["prompt", "source", "rating", "chosenSafe", "rejectedSafe"],
+    ({ prompt }) => prompt,
     (row, by) => (by === "source" ? row.source : by === "rating" ? row.rating : by === "safety" ? bySafety(row) : null)
   )
 )
@@ -129,7 +132,8 @@ export const splitDemonstrations = Stage.make(
     "split-demonstrations",
     Demonstrations,
     Schema.Struct({ share, part }),
-    ({ messages }: Demonstration) => messages,
+    ["messages"],
+    ({ messages }) => messages,
     () => null
   )
 )
@@ -147,7 +151,8 @@ export const splitPrompts = Stage.make(
         ["safety", "category", "none"]
       )
     }),
-    ({ messages }: Prompt) => messages,
+    ["messages", "safety", "category"],
+    ({ messages }) => messages,
     (row, by) => (by === "safety" ? row.safety : by === "category" ? row.category : null)
   )
 )
