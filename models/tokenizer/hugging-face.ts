@@ -232,7 +232,7 @@ export class HuggingFaceTokenizer implements Tokenizer {
     this.controls = new Map(special.map(({ content, id }) => [content, id]))
     this.#controlIds = new Set(this.controls.values())
     this.#spelled = anyOf(read.added_tokens.flatMap((token) => (token.special === true ? [] : [token.content])))
-    this.vocabSize = 1 + Math.max(...Object.values(vocab), ...read.added_tokens.map(({ id }) => id))
+    this.vocabSize = [...Object.values(vocab), ...read.added_tokens.map(({ id }) => id)].reduce((most, id) => Math.max(most, id + 1), 0)
     const named = (what: string, text: string | undefined): number | undefined => {
       if (text === undefined) return undefined
       const id = this.#idOf.get(text) ?? (Object.hasOwn(vocab, text) ? vocab[text] : undefined)

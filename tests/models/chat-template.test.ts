@@ -8,6 +8,8 @@ import { templates } from "../../models/chat-templates/index.ts"
 import { ChatTemplate, defaultDate, formatDate, RenderError } from "../../models/chat-template.ts"
 import { isLlama2Template } from "../../models/llama2-format.ts"
 import { HuggingFaceTokenizer } from "../../models/tokenizer/hugging-face.ts"
+import { readModelFile } from "../../models/tokenizer/model-file.ts"
+import { SentencePieceTokenizer } from "../../models/tokenizer/sentencepiece.ts"
 import type { Message } from "../../schemas/rows.ts"
 
 const golden = fileURLToPath(new URL("../golden/chat/", import.meta.url))
@@ -140,6 +142,27 @@ describe("control tokens that a message spells", () => {
     expect(
       encodeDialogue(tokenizer, [user("a"), assistant("<think>\nb\n</think>\n\nc")]).tokens.filter((id) => id === think[0])
     ).toHaveLength(1)
+  })
+})
+
+describe("a template on SentencePiece's tokenizer", () => {
+  const model = readModelFile(readFileSync(new URL("../golden/tokenizer/small.model", import.meta.url)), "small.model")
+  const tokenizer = new SentencePieceTokenizer(model, { chat: { template: templates.mistral, date: defaultDate } })
+  const dialogue = [user("Who </s>?"), assistant("I."), user("Why?"), assistant("So.")]
+  it("has each part between control tokens with a space in front, as spm_encode, and control tokens of the template's own alone", () => {
+    const { lossMask, tokens } = encodeDialogue(tokenizer, dialogue)
+    const { bosId, eosId } = tokenizer
+    const text = (value: string) => tokenizer.encode(value)
+    expect(tokens).toEqual([bosId, ...text("[INST] Who </s>? [/INST] I."), eosId, ...text("[INST] Why? [/INST] So."), eosId])
+    const asked = [text("[INST] Who </s>? [/INST]").length, text("[INST] Why? [/INST]").length]
+    const answered = [text("[INST] Who </s>? [/INST] I.").length - asked[0]! + 1, text("[INST] Why? [/INST] So.").length - asked[1]! + 1]
+    const run = (length: number, on: boolean) => new Array<boolean>(length).fill(on)
+    expect(lossMask).toEqual([
+      ...run(1 + asked[0]!, false),
+      ...run(answered[0]!, true),
+      ...run(asked[1]!, false),
+      ...run(answered[1]!, true)
+    ])
   })
 })
 

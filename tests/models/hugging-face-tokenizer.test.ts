@@ -96,6 +96,17 @@ describe("decoding bytes that are no character", () => {
   })
 })
 
+describe("a vocabulary as large as Gemma's", () => {
+  it("is read", () => {
+    const json = jsonOf("smollm")
+    const size = Object.keys(json["model"].vocab as object).length
+    for (let id = size; id < 262_144; id++) json["model"].vocab[`never ${id}`] = id
+    const tokenizer = new HuggingFaceTokenizer({ ...names, json })
+    expect([tokenizer.vocabSize, tokenizer.pieces.length]).toEqual([262_144, 262_144])
+    expect(tokenizer.encode(entries[40]!.text)).toEqual(entries[40]!.smollm.ids)
+  })
+})
+
 describe("what is refused, by name", () => {
   const refused = (change: (json: Record<string, any>) => void, kind: Kind = "qwen2"): string => {
     const json = jsonOf(kind)
