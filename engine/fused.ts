@@ -24,7 +24,7 @@ export const hasGpuKernels = (x: Tensor): boolean =>
 
 /** x weight / sqrt(mean(x^2) + eps) over the last dimension, computed in float32 (Zhang and Sennrich 2019). */
 export const rmsNorm = (x: Tensor, weight: Tensor, epsilon: number): Tensor => {
-  if (isFused(x) || (hasGpuKernels(x) && x.size(-1) % 8 === 0 && x.size(-1) <= 32768)) return aten("caravan::rms_norm", x, weight, epsilon)
+  if (isFused(x)) return aten("caravan::rms_norm", x, weight, epsilon)
   // libtorch 2.9 and later have a kernel for the GPU.
   if (x.device !== "cpu" && hasOperator("_fused_rms_norm")) return aten("rms_norm", x, weight.shape, weight, epsilon)
   return composedRmsNorm(x, weight, epsilon)

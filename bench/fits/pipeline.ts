@@ -44,22 +44,17 @@ export default Pipeline.make(
     const prompts = importPrompts({ file: file("prompts.jsonl") }).named("prompts")
     const asked = importPrompts({ file: file("prompts-best-of-k.jsonl") }).named("prompts-best-of-k")
     const demonstrations = importDemonstrations({ file: file("demonstrations.jsonl") }).named("demonstrations")
-    const tuned = sft(
-      { init: base, demonstrations },
-      { sequenceLength, batchSize: 16, microBatchSize: 1, steps: sftSteps, precision }
-    ).named("sft")
+    const tuned = sft({ init: base, demonstrations }, { sequenceLength, batchSize: 16, steps: sftSteps, precision }).named("sft")
 
     const lora = { loraRank, precision } as const
-    const reward = { ...lora, batchPairs: 64, microBatchPairs: 8 }
+    const reward = { ...lora, batchPairs: 64 }
     const helpfulness = helpfulnessRewardModel({ init: base, pairs }, reward).named("helpfulness")
     const safety = safetyRewardModel({ init: base, pairs }, reward).named("safety")
     const completions = sample({ policy: base, prompts: asked }, { k, maxNewTokens, precision, batchSize: 64 }).named("samples")
     const scored = scoreCombined({ completions, helpfulness, safety }, { precision }).named("scores")
     const best = selectBest({ scored: [scored] }, { unfinished: "keep" }).named("best")
-    const policy = sft({ init: base, demonstrations: best }, { ...lora, sequenceLength, batchSize: 4, microBatchSize: 1, steps: 2 }).named(
-      "best-of-k"
-    )
-    const rollouts = { iterations: ppoIterations, batchSize: ppoBatch, maxNewTokens, microBatchSize: 8, inferenceBatchSize: 64 }
+    const policy = sft({ init: base, demonstrations: best }, { ...lora, sequenceLength, batchSize: 4, steps: 2 }).named("best-of-k")
+    const rollouts = { iterations: ppoIterations, batchSize: ppoBatch, maxNewTokens, inferenceBatchSize: 64 }
     return {
       sft: tuned,
       ppo: ppo({ policy, helpfulness, safety, prompts, base }, { ...lora, ...rollouts })

@@ -177,66 +177,6 @@ __device__ void pickBackward(const T* logits, const long long* targets, const fl
   for (long long v = threadIdx.x; v < vocab; v += blockDim.x) narrow(to[v], g * ((v == target ? 1.0f : 0.0f) - __expf(wide(row[v]) * scale - l)));
 }
 
-// ---- RMSNorm of rows of D, D a multiple of 8 ----
-
-/** y = x w / sqrt(mean(x^2) + eps): a block a row. */
-template <typename T> __device__ void normForward(const T* x, const T* w, T* y, float* scale, long long dim, float epsilon) {
-  const T* row = x + blockIdx.x * dim;
-  float sum = 0.0f;
-  for (long long d = threadIdx.x * 8; d < dim; d += blockDim.x * 8) {
-    Eight<T> a = *reinterpret_cast<const Eight<T>*>(row + d);
-#pragma unroll
-    for (int k = 0; k < 8; k++) sum += wide(a.at[k]) * wide(a.at[k]);
-  }
-  float s = rsqrtf(sumOfBlock(sum) / dim + epsilon);
-  if (threadIdx.x == 0) scale[blockIdx.x] = s;
-  for (long long d = threadIdx.x * 8; d < dim; d += blockDim.x * 8) {
-    Eight<T> a = *reinterpret_cast<const Eight<T>*>(row + d), b = *reinterpret_cast<const Eight<T>*>(w + d), c;
-#pragma unroll
-    for (int k = 0; k < 8; k++) narrow(c.at[k], wide(a.at[k]) * s * wide(b.at[k]));
-    *reinterpret_cast<Eight<T>*>(y + blockIdx.x * dim + d) = c;
-  }
-}
-/**
- * dx = s (g - x s^2 mean(g x)) with g = dy w, and the weight's gradient dy x s summed over the rows that a block takes, into its row of `partial` (blocks, D) in
- * float32. A thread has up to four times eight columns.
- */
-template <typename T> __device__ void normBackward(const T* x, const T* w, const float* scale, const T* dy, T* dx, float* partial, long long rows, long long dim) {
-  long long step = blockDim.x * 8, first = threadIdx.x * 8;
-  float sums[4][8] = {};
-  for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
-    Eight<T> a[4], e[4];
-    float dot = 0.0f, s = scale[row];
-#pragma unroll
-    for (int n = 0; n < 4; n++) {
-      long long d = first + n * step;
-      if (d >= dim) break;
-      a[n] = *reinterpret_cast<const Eight<T>*>(x + row * dim + d);
-      e[n] = *reinterpret_cast<const Eight<T>*>(dy + row * dim + d);
-      Eight<T> b = *reinterpret_cast<const Eight<T>*>(w + d);
-#pragma unroll
-      for (int k = 0; k < 8; k++) dot += wide(a[n].at[k]) * wide(b.at[k]) * wide(e[n].at[k]);
-    }
-    float c = sumOfBlock(dot) * s * s / dim;
-#pragma unroll
-    for (int n = 0; n < 4; n++) {
-      long long d = first + n * step;
-      if (d >= dim) break;
-      Eight<T> b = *reinterpret_cast<const Eight<T>*>(w + d), out;
-#pragma unroll
-      for (int k = 0; k < 8; k++) {
-        narrow(out.at[k], s * (wide(e[n].at[k]) * wide(b.at[k]) - wide(a[n].at[k]) * c));
-        sums[n][k] += wide(e[n].at[k]) * wide(a[n].at[k]) * s;
-      }
-      *reinterpret_cast<Eight<T>*>(dx + row * dim + d) = out;
-    }
-  }
-#pragma unroll
-  for (int n = 0; n < 4; n++)
-    for (int k = 0; k < 8; k++)
-      if (first + n * step < dim) partial[blockIdx.x * dim + first + n * step + k] = sums[n][k];
-}
-
 // ---- gradients: their size, and clipping ----
 
 /** The sum of squares of the numbers that a block takes. */
@@ -283,10 +223,6 @@ __device__ void adamw(float* master, const T* gradient, float* first, float* sec
   }                                                                                                                                                            \
   extern "C" __global__ void pick_backward##SUFFIX(const T* logits, const long long* targets, const float* lse, const float* gradient, T* out, long long vocab, float scale) { \
     pickBackward(logits, targets, lse, gradient, out, vocab, scale);                                                                                           \
-  }                                                                                                                                                            \
-  extern "C" __global__ void norm_forward##SUFFIX(const T* x, const T* w, T* y, float* scale, long long dim, float epsilon) { normForward(x, w, y, scale, dim, epsilon); } \
-  extern "C" __global__ void norm_backward##SUFFIX(const T* x, const T* w, const float* scale, const T* dy, T* dx, float* partial, long long rows, long long dim) { \
-    normBackward(x, w, scale, dy, dx, partial, rows, dim);                                                                                                     \
   }                                                                                                                                                            \
   extern "C" __global__ void squares##SUFFIX(const T* x, float* partial, long long count) { squares(x, partial, count); }                                     \
   extern "C" __global__ void shrink##SUFFIX(T* x, const float* factor, long long count) { shrink(x, factor, count); }                                         \

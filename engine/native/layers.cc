@@ -40,21 +40,11 @@ VECTORISED void rmsBackward(const float* x, const float* w, const float* scale, 
   }
 }
 
-/** Threads of a block that computes a row of up to 32,768 numbers: up to four times eight columns each, whole warps. */
-int threadsFor(int64_t dim) { return static_cast<int>(std::min<int64_t>(dim > 16384 ? 1024 : 512, ceilDivide(dim, 256) * 32)); }
-
 struct RmsNorm : Function<RmsNorm> {
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight, double eps) {
     Tensor x = input.contiguous(), y = at::empty_like(x);
     int64_t dim = x.size(-1), rows = x.numel() / dim;
-    Tensor scale = at::empty({rows}, x.options().dtype(at::kFloat));
-    if (x.is_cuda()) {
-      const void *in = x.data_ptr(), *w = weight.data_ptr(), *out = y.data_ptr(), *s = scale.data_ptr();
-      float epsilon = static_cast<float>(eps);
-      launch("norm_forward", x, rows, threadsFor(dim), {&in, &w, &out, &s, &dim, &epsilon});
-      context->save_for_backward({x, weight, scale});
-      return y;
-    }
+    Tensor scale = at::empty({rows}, x.options());
     at::parallel_for(0, rows, 64, [&](int64_t a, int64_t b) {
       rmsForward(x.data_ptr<float>() + a * dim, weight.data_ptr<float>(), y.data_ptr<float>() + a * dim, scale.data_ptr<float>() + a, b - a, dim, eps);
     });
@@ -65,13 +55,6 @@ struct RmsNorm : Function<RmsNorm> {
     auto saved = context->get_saved_variables();
     Tensor dy = gradients[0].contiguous(), dx = at::empty_like(saved[0]);
     int64_t dim = dy.size(-1), rows = dy.numel() / dim;
-    if (dy.is_cuda()) {
-      int64_t blocks = std::min<int64_t>(rows, 512);
-      Tensor partial = at::empty({blocks, dim}, saved[2].options());
-      const void *x = saved[0].data_ptr(), *w = saved[1].data_ptr(), *s = saved[2].data_ptr(), *d = dy.data_ptr(), *out = dx.data_ptr(), *sums = partial.data_ptr();
-      launch("norm_backward", dy, blocks, threadsFor(dim), {&x, &w, &s, &d, &out, &sums, &rows, &dim});
-      return {dx, saved[1].requires_grad() ? partial.sum(0).to(saved[1].scalar_type()) : Tensor(), Tensor()};
-    }
     Tensor dw = at::zeros_like(saved[1]);
     // One thread: the weight's gradient is a sum over rows, whose order must not depend on the number of threads.
     rmsBackward(saved[0].data_ptr<float>(), saved[1].data_ptr<float>(), saved[2].data_ptr<float>(), dy.data_ptr<float>(), dx.data_ptr<float>(), dw.data_ptr<float>(), rows, dim);
