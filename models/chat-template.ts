@@ -11,7 +11,7 @@ export class ChatTemplateError extends ExplainedError<ChatTemplateError>()("Chat
 export class RenderError extends Error {}
 
 /** Rendering takes well under a millisecond. A template may loop over numbers, so that it may go on for hours. */
-export const renderSeconds = 5
+const renderSeconds = 5
 
 /** What Llama 3.1's template takes for today where it is told nothing. */
 export const defaultDate = "2024-07-26"
