@@ -7,6 +7,8 @@ import { ArtifactError, type Role } from "./artifact.ts"
 import { checkSafetensors } from "./safetensors.ts"
 
 export const roleFile = "caravan.json"
+/** What scores in a reward model's place (stages/reward/scorers.ts): a function, a program or a judge, and no weights. */
+export const scorerFile = "scorer.json"
 /** PEFT's configuration of an adapter. */
 export const adapterFile = "adapter_config.json"
 /** Where in a checkpoint that was trained by LoRA the adapter is, by itself. */
@@ -84,6 +86,13 @@ export const validateLayout = (directory: string): Effect.Effect<void, ArtifactE
           found: `an adapter (${adapterFile})`,
           hint: "Give the base that it was trained on; `caravan sample` and `caravan logprobs` take the adapter by --adapter."
         })
+      if (existsSync(join(directory, scorerFile)))
+        return yield* ArtifactError.of({
+          doing: `Reading the checkpoint ${directory}`,
+          expected: "a model with weights",
+          found: `a scorer without any (${scorerFile})`,
+          hint: "It scores answers in a reward model's place, and can't be trained, merged or talked to: give a reward model here."
+        })
       return yield* ArtifactError.of({
         doing: `Reading the checkpoint ${directory}`,
         expected: "a folder with config.json",
@@ -99,7 +108,8 @@ export const validateLayout = (directory: string): Effect.Effect<void, ArtifactE
 /** Fails unless the directory holds a checkpoint of one of these roles. */
 export const validateCheckpoint = (directory: string, roles: ReadonlyArray<Role>): Effect.Effect<void, ArtifactError> =>
   Effect.gen(function* () {
-    yield* validateLayout(directory)
+    // A scorer has a reward model's role, and no layout but its own file.
+    if (!existsSync(join(directory, scorerFile))) yield* validateLayout(directory)
     const { role } = yield* readJson(join(directory, roleFile), "Reading what the checkpoint is for")
     if (!roles.includes(role as Role)) {
       return yield* ArtifactError.of({

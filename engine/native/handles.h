@@ -18,6 +18,4 @@ void closeScope(const std::vector<uint64_t>& survivors);
 /** Lets a tensor outlive every scope, until freeTensor. */
 void keepTensor(uint64_t handle);
 void freeTensor(uint64_t handle);
-/** Frees every tensor, kept ones too, and ends all scopes. */
-void freeAllTensors();
 size_t liveTensors();

@@ -14,6 +14,7 @@ import type { Completion, Message } from "../../schemas/rows.ts"
 import { type BatchLog, withoutLog } from "./batch-log.ts"
 import { fitDialogue } from "./dialogues.ts"
 import { sampleId } from "./pairing.ts"
+import { isScorer, openScorer, type ScorableAnswer, type Scorer, type ScorerError } from "./scorer.ts"
 import { chunks } from "./sequences.ts"
 import { anyShare, type SkippableRows, whyUnfit } from "./unfit.ts"
 
@@ -53,6 +54,8 @@ export interface Scorable {
   readonly prompt: ReadonlyArray<Message>
   readonly text: string
   readonly finished: boolean
+  /** Whether its prompt is meant to draw out something unsafe, where that is known. */
+  readonly safety?: boolean
 }
 
 /** A reward model gave no number: everything that is chosen by it would be wrong. */
@@ -122,11 +125,61 @@ export interface RawScores {
   readonly unfit: number
 }
 
+/** The number that a scorer gives each answer, in their order; undefined where a judge's words were no grade. */
+export const scoreByScorer = Effect.fn("scoreByScorer")(function* (
+  scorer: Scorer,
+  answers: ReadonlyArray<ScorableAnswer>,
+  options: Pick<ScoringOptions, "batchSize" | "progress" | "log">
+): Effect.fn.Return<Array<number | undefined>, ScorerError | ArtifactError> {
+  const { batchSize, log = withoutLog(options.progress), progress } = options
+  const out: Array<number | undefined> = []
+  for (const batch of chunks(answers, batchSize)) {
+    const numbers = yield* log.next({
+      name: `numbers of ${batch.length} answers, the first ${batch[0]!.id}`,
+      compute: scorer.score(batch, progress),
+      tell: () => ({ step: out.length + batch.length, total: answers.length })
+    })
+    out.push(...numbers)
+  }
+  return out
+})
+
+/** The same of responses, of which one without a word has no score, as by a reward model. */
+const scoreAnswers = Effect.fnUntraced(function* (
+  reward: ArtifactRef<AnyReward>,
+  responses: ReadonlyArray<Scorable>,
+  { idOf, most, skipped, what }: SkippableRows,
+  options: ScoringOptions
+) {
+  const scorer = yield* openScorer(reward)
+  const isEmpty = ({ text }: Scorable) => text.trim() === ""
+  const work = responses.flatMap((response, index) => (isEmpty(response) ? [] : [{ index, ...response, id: idOf(index) }]))
+  const values = yield* scoreByScorer(scorer, work, options)
+  const scores = new Array<number | undefined>(responses.length).fill(undefined)
+  work.forEach(({ index }, i) => (scores[index] = values[i]))
+  responses.forEach((response, index) => {
+    if (scores[index] !== undefined) return
+    const reason = isEmpty(response) ? "without a word" : `of which ${scorer.name} gave no grade`
+    skipped.add({ what, reason, id: idOf(index), row: { prompt: response.prompt, text: response.text } })
+  })
+  yield* skipped.check(what, responses.length, most)
+  const empty = responses.length - work.length
+  return { scores, empty, unfit: values.filter((value) => value === undefined).length }
+}, Effect.scoped)
+
 /**
- * The raw scalar of every response by one reward model. The text is tokenised by the reward model's own tokenizer, so that need not be the
+ * The raw scalar of every response by one reward model, or by a scorer in its place. The text is tokenised by the reward model's own tokenizer, so that need not be the
  * policy's. Responses that have no score are skipped; too many of them are an error before any is scored.
  */
 export const scoreResponses = (
+  reward: ArtifactRef<AnyReward>,
+  responses: ReadonlyArray<Scorable>,
+  rows: SkippableRows,
+  options: ScoringOptions
+): Effect.Effect<RawScores, ArtifactError | NotFiniteScoreError | ScorerError | StageError> =>
+  isScorer(reward) ? scoreAnswers(reward, responses, rows, options) : scoreByModel(reward, responses, rows, options)
+
+const scoreByModel = (
   reward: ArtifactRef<AnyReward>,
   responses: ReadonlyArray<Scorable>,
   { skipped, what, idOf, most }: SkippableRows,

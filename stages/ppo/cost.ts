@@ -1,4 +1,4 @@
-/** What PPO costs (docs/decisions/0007-cost-estimates.md): rollouts, their scores, the passes over them, the two updates; its four models. */
+/** What PPO costs (docs/decisions/0007-cost-estimates.md): rollouts, their scores, the passes over them, the two updates; its four models. RLOO and GRPO: without the value model. */
 import type { Estimate } from "../common/cost/estimator.ts"
 import { promptLength, rowCount } from "../common/cost/size.ts"
 import { generating, languageModel, reading, scalarModel, training, type Work } from "../common/cost/work.ts"
@@ -8,12 +8,20 @@ import type { PpoConfig, ppoInputs } from "./config.ts"
 import { ppoAdvice, ppoMemory, ppoStep } from "./memory.ts"
 import { shapesOf } from "./shapes.ts"
 
-export const ppoEstimate: Estimate<PpoConfig, typeof ppoInputs> = {
+/** What an estimate reads of PPO's config, or of that of a method without a value model. */
+type UpdateConfig = Pick<
+  PpoConfig,
+  | ("batchSize" | "miniBatchSize" | "epochs" | "evaluateEvery" | "inferenceBatchSize" | "iterations" | "maxNewTokens" | "microBatchSize")
+  | ("recompute" | "precision" | "loraRank" | "loraTargets" | "oldLogProbabilities")
+> &
+  Partial<Pick<PpoConfig, "valueInit">>
+
+export const ppoEstimate: Estimate<UpdateConfig, typeof ppoInputs> = {
   size: ({ inputs }) => inputs.policy,
   cost: ({ config, deviceMemory, expected, inputs }) => {
     const { batchSize, epochs, evaluateEvery, inferenceBatchSize, iterations, maxNewTokens, microBatchSize, precision } = config
     const start = languageModel(inputs.policy, "the policy")
-    const given = [inputs.helpfulness, ...(inputs.safety === undefined ? [] : [inputs.safety])]
+    const given = [inputs.helpfulness, ...(inputs.safety === undefined ? [] : [inputs.safety])].filter(({ isScorer }) => !isScorer)
     const shapes = shapesOf(config, {
       policy: start,
       rewards: given.map((size) => ({
@@ -31,7 +39,7 @@ export const ppoEstimate: Estimate<PpoConfig, typeof ppoInputs> = {
 
     const longest = Math.min(
       policy.config.maxPositions,
-      value.config.maxPositions,
+      ...(value === undefined ? [] : [value.config.maxPositions]),
       ...rewards.map((model) => model.config.maxPositions - 2)
     )
     const asked = { microBatch: microBatchSize, recompute: config.recompute }
@@ -49,9 +57,13 @@ export const ppoEstimate: Estimate<PpoConfig, typeof ppoInputs> = {
       ...answered(rows, "rollouts"),
       reading("reference", start, precision, rows, length),
       ...(config.oldLogProbabilities === "recomputed" ? [reading("old log-probabilities", policy, precision, rows, length)] : []),
-      reading("values", value, precision, rows, length),
+      ...(value === undefined ? [] : [reading("values", value, precision, rows, length)]),
       training("update of the policy", policy, precision, epochs * rows, length, Math.min(update.recompute, policy.config.layers)),
-      training("update of the value model", value, precision, epochs * rows, length, Math.min(update.recompute, value.config.layers)),
+      ...(value === undefined
+        ? []
+        : [
+            training("update of the value model", value, precision, epochs * rows, length, Math.min(update.recompute, value.config.layers))
+          ]),
       ...(judged === 0 ? [] : answered(judged, "held out"))
     ]
 
@@ -60,7 +72,7 @@ export const ppoEstimate: Estimate<PpoConfig, typeof ppoInputs> = {
       memory: ppoMemory(placed, config, prompt, update.memory),
       step: { microBatch: update.microBatch, recompute: update.recompute, blocks: policy.config.layers },
       // The best policy is kept as it would be put out.
-      resume: resumeBytes(policy, precision, inputs.heldOut !== undefined) + resumeBytes(value, precision),
+      resume: resumeBytes(policy, precision, inputs.heldOut !== undefined) + (value === undefined ? 0 : resumeBytes(value, precision)),
       advice: ppoAdvice
     }
   }

@@ -13,9 +13,6 @@ import { Policy } from "../../schemas/checkpoint.ts"
 import { report } from "../../schemas/report.ts"
 import { mean } from "../common/statistics.ts"
 import type { Response, ResponseReward } from "./rollouts.ts"
-import type { ExperienceStatistics, StepStatistics } from "./trainer.ts"
-
-const fileName = "ppo.json"
 
 export const PpoSample = Schema.Struct({
   promptId: Schema.String,
@@ -43,36 +40,41 @@ const rewards = {
   unreadable: Schema.Finite
 }
 
-export const PpoIteration = Schema.Struct({
+/** Of an iteration, by whatever method. */
+export const iterationFields = {
   /** From 1. */
   iteration: Schema.Finite,
   ...rewards,
   /** KL to the reference in nats by the configured estimator: mean over responses, and over tokens. */
   kl: Schema.Finite,
   klPerToken: Schema.Finite,
-  beta: Schema.Finite,
-  /** Of the value model before the iteration's steps. */
-  explainedVariance: Schema.Finite,
   /** Means over the iteration's gradient steps. */
   policyLoss: Schema.Finite,
-  valueLoss: Schema.Finite,
   entropy: Schema.Finite,
   clipFraction: Schema.Finite,
   approximateKl: Schema.Finite,
   /** KL(old || new) of the first mini-batch, before any step: how far sampling's log-probabilities are from the update's. */
   mismatchKl: Schema.Finite,
   policyGradientNorm: Schema.Finite,
-  valueGradientNorm: Schema.Finite,
   samples: Schema.Array(PpoSample)
-})
+}
+const valueFields = {
+  beta: Schema.Finite,
+  /** Of the value model before the iteration's steps. */
+  explainedVariance: Schema.Finite,
+  valueLoss: Schema.Finite,
+  valueGradientNorm: Schema.Finite
+}
+
+export const PpoIteration = Schema.Struct({ ...iterationFields, ...valueFields })
 export type PpoIteration = typeof PpoIteration.Type
 
 /** On the held-out prompts, after so many iterations (0: the policy that PPO started from). */
 export const PpoEvaluation = Schema.Struct({ iteration: Schema.Finite, ...rewards })
 export type PpoEvaluation = typeof PpoEvaluation.Type
 
-export const PpoDiagnostics = Schema.Struct({
-  iterations: Schema.Array(PpoIteration),
+/** Beside the iterations. */
+export const diagnosticsFields = {
   /** Empty without held-out prompts. */
   heldOut: Schema.Array(PpoEvaluation),
   /** After how many iterations the policy was that is kept. */
@@ -84,32 +86,40 @@ export const PpoDiagnostics = Schema.Struct({
   /** Prompts left out because they are longer than the context. */
   promptsTooLong: Schema.Finite,
   helpfulnessOnly: Schema.Boolean
-})
+}
+export const PpoDiagnostics = Schema.Struct({ iterations: Schema.Array(PpoIteration), ...diagnosticsFields })
 export type PpoDiagnostics = typeof PpoDiagnostics.Type
 
+/** Numbers of a gradient step, of which diagnostics have the means. */
+export interface StepNumbers {
+  readonly policyLoss: number
+  readonly approximateKl: number
+  readonly diverged: boolean
+}
+type Means<Step> = { readonly [K in Exclude<keyof Step, "diverged">]: number }
+/** An iteration by a method whose trainer tells these statistics and step numbers. */
+export type IterationOf<Statistics extends object, Step extends StepNumbers> = PpoEvaluation &
+  Statistics &
+  Means<Step> & { readonly mismatchKl: number; readonly samples: ReadonlyArray<typeof PpoSample.Type> }
+
 /** What an iteration did. */
-export const describeIteration = (done: {
+export const describeIteration = <Statistics extends object, Step extends StepNumbers>(done: {
   readonly iteration: number
   readonly responses: ReadonlyArray<Response>
   readonly rewards: ReadonlyArray<ResponseReward>
-  readonly statistics: ExperienceStatistics
-  readonly steps: ReadonlyArray<StepStatistics>
+  readonly statistics: Statistics
+  readonly steps: ReadonlyArray<Step>
   readonly sampleTexts: number
-}): PpoIteration => {
+}): IterationOf<Statistics, Step> => {
   const { iteration, responses, rewards, statistics, steps, sampleTexts } = done
-  const average = (field: Exclude<keyof StepStatistics, "diverged">) => mean(steps.map((step) => step[field]))
+  const names = Object.keys(steps[0]!).filter((name) => name !== "diverged") as Array<Exclude<keyof Step, "diverged">>
+  const means = Object.fromEntries(names.map((name) => [name, mean(steps.map((step) => step[name] as number))])) as Means<Step>
   return {
     iteration,
     ...describeResponses(responses, rewards),
     ...statistics,
-    policyLoss: average("policyLoss"),
-    valueLoss: average("valueLoss"),
-    entropy: average("entropy"),
-    clipFraction: average("clipFraction"),
-    approximateKl: average("approximateKl"),
+    ...means,
     mismatchKl: steps[0]!.approximateKl,
-    policyGradientNorm: average("policyGradientNorm"),
-    valueGradientNorm: average("valueGradientNorm"),
     samples: responses.slice(0, sampleTexts).map(({ prompt, text, finished }, i) => ({
       promptId: prompt.id,
       prompt: prompt.messages.at(-1)!.content,
@@ -119,7 +129,6 @@ export const describeIteration = (done: {
     }))
   }
 }
-
 /** Means over responses and their rewards. */
 export const describeResponses = (
   responses: ReadonlyArray<Response>,
@@ -144,30 +153,33 @@ const sortKeys = (_key: string, value: unknown): unknown =>
     ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
     : value
 
-/** Writes the diagnostics into a checkpoint's folder. */
-export const writeDiagnostics = (folder: string, diagnostics: PpoDiagnostics): Effect.Effect<void> =>
-  Effect.flatMap(Schema.encodeUnknownEffect(PpoDiagnostics)(diagnostics).pipe(Effect.orDie), (encoded) =>
-    Effect.promise(() => writeFile(join(folder, fileName), `${JSON.stringify(encoded, sortKeys, 2)}\n`))
-  )
-
-/** Reads them back. Fails when the checkpoint was not made by PPO. */
-export const readDiagnostics = (folder: string): Effect.Effect<PpoDiagnostics, ArtifactError> =>
-  Effect.gen(function* () {
-    const path = join(folder, fileName)
-    const fail = (found: string) =>
-      ArtifactError.of({
-        doing: `Reading PPO's diagnostics ${path}`,
-        expected: `a ${fileName} as the stage ppo writes it`,
-        found,
-        hint: "Give the checkpoint that ppo made; others have no such file."
+/** The diagnostics of a method as a file in a checkpoint's folder; the reader fails when the checkpoint was not made by that method. */
+export const diagnosticsFile = <A>(schema: Schema.Codec<A, any>, fileName: string, stages: string) => ({
+  write: (folder: string, diagnostics: A): Effect.Effect<void> =>
+    Effect.flatMap(Schema.encodeUnknownEffect(schema)(diagnostics).pipe(Effect.orDie), (encoded) =>
+      Effect.promise(() => writeFile(join(folder, fileName), `${JSON.stringify(encoded, sortKeys, 2)}\n`))
+    ),
+  read: (folder: string): Effect.Effect<A, ArtifactError> =>
+    Effect.gen(function* () {
+      const path = join(folder, fileName)
+      const fail = (found: string) =>
+        ArtifactError.of({
+          doing: `Reading the diagnostics ${path}`,
+          expected: `a ${fileName} as ${stages} leaves it`,
+          found,
+          hint: `Give the checkpoint that ${stages} made; others have no such file.`
+        })
+      const text = yield* Effect.tryPromise({
+        try: () => readFile(path, "utf8"),
+        catch: (cause) => fail((cause as NodeJS.ErrnoException).code === "ENOENT" ? "no such file" : String(cause))
       })
-    const text = yield* Effect.tryPromise({
-      try: () => readFile(path, "utf8"),
-      catch: (cause) => fail((cause as NodeJS.ErrnoException).code === "ENOENT" ? "no such file" : String(cause))
+      const json = yield* Effect.try({ try: () => JSON.parse(text) as unknown, catch: (cause) => fail(String(cause)) })
+      return yield* Schema.decodeUnknownEffect(schema)(json).pipe(Effect.mapError((error) => fail(error.message)))
     })
-    const json = yield* Effect.try({ try: () => JSON.parse(text) as unknown, catch: (cause) => fail(String(cause)) })
-    return yield* Schema.decodeUnknownEffect(PpoDiagnostics)(json).pipe(Effect.mapError((error) => fail(error.message)))
-  })
+})
+
+export const ppoDiagnosticsFile = diagnosticsFile(PpoDiagnostics, "ppo.json", "ppo")
+export const readDiagnostics = ppoDiagnosticsFile.read
 
 export const PpoDiagnosticsReport = report(PpoDiagnostics, "ppo-diagnostics/1")
 

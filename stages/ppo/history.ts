@@ -1,15 +1,17 @@
 /**
- * What the iterations of PPO have left, and how it is kept to go on from: the policy as its folder would be (or its adapter), what is trained of the value model,
- * the optimisers, the best policy so far where it is neither the first nor the last, and the diagnostics. Which prompts are next, and every random number, follow from
+ * What the iterations of PPO (or RLOO, GRPO) have left, and how it is kept to go on from: the policy as its folder would be (or its adapter), what is trained of the value
+ * model if there is one, the optimisers, the best policy so far where it is neither the first nor the last, and the diagnostics. Which prompts are next, and every random number, follow from
  * the seed and the iteration.
  */
 import { mkdir, readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import type { Parameters } from "../../engine/gradients.ts"
 import { adapterWeightsFile, writeAdapter } from "../../models/adapter-files.ts"
 import { readInto, writeCheckpoint } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
+import type { RewardModel } from "../../models/reward-model.ts"
 import type { TensorSnapshot, TensorWriter } from "../../models/safetensors.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Checkpoints, ResumePoint } from "../../runtime/define/resume-points.ts"
@@ -18,13 +20,12 @@ import { saveTensors } from "../common/checkpointed.ts"
 import { judgeEvaluations } from "../common/early-stopping.ts"
 import { trainedParameters } from "../training/lora.ts"
 import type { Cutting } from "../training/cutting.ts"
-import { PpoEvaluation, PpoIteration } from "./diagnostics.ts"
-import type { PpoModels } from "./loading.ts"
+import { PpoEvaluation } from "./diagnostics.ts"
+import type { PolicyModels } from "./loading.ts"
 import { clonePolicy, copyPolicy } from "./models.ts"
-import type { PpoTrainer } from "./trainer.ts"
 
-export class PpoHistory {
-  readonly iterations: Array<PpoIteration> = []
+export class RunHistory<Iteration> {
+  readonly iterations: Array<Iteration> = []
   /** Empty without held-out prompts. */
   readonly heldOut: Array<PpoEvaluation> = []
   /** The best policy on the held-out prompts; none without them. */
@@ -39,7 +40,7 @@ export class PpoHistory {
     this.#since = performance.now()
   }
   /** The time since the last call, or since the iteration began, went into this. */
-  spent(part: keyof PpoHistory["seconds"]): void {
+  spent(part: "generation" | "scoring" | "update"): void {
     const now = performance.now()
     this.seconds[part] += (now - this.#since) / 1000
     this.allSeconds[part] += (now - this.#since) / 1000
@@ -47,7 +48,7 @@ export class PpoHistory {
   }
 
   /** Takes in an evaluation of the policy and keeps a copy of it if it is the best. Says whether to stop. */
-  evaluated(evaluation: PpoEvaluation, { policy, reference }: Pick<PpoModels, "policy" | "reference">, patience: number): boolean {
+  evaluated(evaluation: PpoEvaluation, { policy, reference }: Pick<PolicyModels, "policy" | "reference">, patience: number): boolean {
     this.heldOut.push(evaluation)
     const { isLast, stop } = this.#judge(patience)
     if (isLast) {
@@ -70,29 +71,38 @@ export class PpoHistory {
   }
 }
 
-const State = Schema.Struct({
-  format: Schema.Literal(1),
-  /** What the trainer knows besides tensors. */
-  trainer: Schema.Struct({ beta: Schema.Finite, iteration: Schema.Finite, steps: Schema.Finite }),
-  iterations: Schema.Array(PpoIteration),
-  heldOut: Schema.Array(PpoEvaluation),
-  /** The best policy on the held-out prompts: not told yet, the one PPO starts from, or one kept in best/. */
-  best: Schema.Literals(["none", "start", "kept"]),
-  /** Steps in which the micro-batch was halved. */
-  halved: Schema.Array(Schema.Finite),
-  /** Spent so far: for the trace. */
-  seconds: Schema.Struct({ generation: Schema.Finite, scoring: Schema.Finite, update: Schema.Finite })
-})
-const StateFile = Schema.fromJsonString(State)
-const stateFile = "ppo/state.json"
-const valueFile = "ppo/value.safetensors"
-const optimizerFile = "ppo/optimizers.safetensors"
+/** The state of a method: `numbers` are what its trainer knows besides tensors. */
+const stateOf = <Iteration, Numbers>({ iteration, numbers }: RunSchemas<Iteration, Numbers>) =>
+  Schema.fromJsonString(
+    Schema.Struct({
+      format: Schema.Literal(1),
+      trainer: numbers,
+      iterations: Schema.Array(iteration),
+      heldOut: Schema.Array(PpoEvaluation),
+      /** The best policy on the held-out prompts: not told yet, the one that the run starts from, or one kept in best/. */
+      best: Schema.Literals(["none", "start", "kept"]),
+      /** Steps in which the micro-batch was halved. */
+      halved: Schema.Array(Schema.Finite),
+      /** Spent so far: for the trace. */
+      seconds: Schema.Struct({ generation: Schema.Finite, scoring: Schema.Finite, update: Schema.Finite })
+    })
+  )
+const stateFile = "run/state.json"
+const valueFile = "run/value.safetensors"
+const optimizerFile = "run/optimizers.safetensors"
 
-/** A run of PPO between two iterations. */
-interface Run extends Pick<PpoModels, "policy" | "value" | "reference" | "tokenizer"> {
-  readonly trainer: PpoTrainer
-  readonly history: PpoHistory
+export interface RunSchemas<Iteration, Numbers> {
+  readonly iteration: Schema.Codec<Iteration, any>
+  readonly numbers: Schema.Codec<Numbers, any>
+}
+
+/** A run between two iterations. */
+interface Run<Iteration, Numbers> extends Pick<PolicyModels, "policy" | "reference" | "tokenizer"> {
+  readonly value?: RewardModel | undefined
+  readonly trainer: { readonly tensors: Parameters; readonly numbers: Numbers; readonly resume: (numbers: Numbers) => void }
+  readonly history: RunHistory<Iteration>
   readonly cutting: Cutting
+  readonly schemas: RunSchemas<Iteration, Numbers>
 }
 
 /** What is trained of a policy, as a folder: a whole model, or an adapter. */
@@ -104,26 +114,31 @@ const readPolicy = (folder: string, policy: Llama) =>
   readInto(join(folder, policy.adapter === undefined ? "model.safetensors" : adapterWeightsFile), trainedParameters(policy))
 
 /** Saves all that the next iteration reads; the snapshot is the run's. */
-export const saveRun = (
+export const saveRun = <Iteration, Numbers>(
   checkpoints: Checkpoints,
   snapshot: TensorSnapshot,
-  { policy, value, reference, tokenizer, trainer, history, cutting: { halved } }: Run
+  { policy, value, reference, tokenizer, trainer, history, schemas, cutting: { halved } }: Run<Iteration, Numbers>
 ): Effect.Effect<void> => {
   const { iterations, heldOut, best, allSeconds: seconds } = history
   const kept = best !== undefined && best !== reference
   return saveTensors(checkpoints, snapshot, {
     step: iterations.length,
-    tensors: [trainedParameters(policy), trainedParameters(value), trainer.tensors, kept ? trainedParameters(best) : {}],
+    tensors: [
+      trainedParameters(policy),
+      value === undefined ? {} : trainedParameters(value),
+      trainer.tensors,
+      kept ? trainedParameters(best) : {}
+    ],
     write: async (folder, writeTensors) => {
-      await mkdir(join(folder, "ppo"))
+      await mkdir(join(folder, "run"))
       await writePolicy(folder, policy, tokenizer, writeTensors)
-      await writeTensors(join(folder, valueFile), trainedParameters(value))
+      if (value !== undefined) await writeTensors(join(folder, valueFile), trainedParameters(value))
       await writeTensors(join(folder, optimizerFile), trainer.tensors)
       if (kept) {
         await mkdir(join(folder, "best"))
         await writePolicy(join(folder, "best"), best, tokenizer, writeTensors)
       }
-      const state: typeof State.Type = {
+      const state = Schema.encodeUnknownSync(stateOf(schemas))({
         format: 1,
         trainer: trainer.numbers,
         iterations,
@@ -131,30 +146,30 @@ export const saveRun = (
         halved: [...halved],
         best: kept ? "kept" : best === undefined ? "none" : "start",
         seconds
-      }
-      await writeFile(join(folder, stateFile), `${JSON.stringify(state)}\n`)
+      })
+      await writeFile(join(folder, stateFile), `${state}\n`)
     }
   })
 }
 
 /** Makes models, trainer and history what they were when the point was saved. */
-export const resumeRun = Effect.fn("ppo.resumeRun")(function* (
+export const resumeRun = Effect.fn("resumeRun")(function* <Iteration, Numbers>(
   point: ResumePoint,
-  { policy, value, reference, trainer, history, cutting }: Run
+  { policy, value, reference, trainer, history, cutting, schemas }: Run<Iteration, Numbers>
 ): Effect.fn.Return<void, ArtifactError> {
   const path = join(point.path, stateFile)
   const damaged = (what: string) =>
     ArtifactError.of({
       doing: `Resuming from ${path}`,
-      expected: `PPO's history of ${point.step} iterations`,
+      expected: `the history of ${point.step} iterations`,
       found: what,
       hint: `Remove the folder ${point.path} and run again.`
     })
   const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: () => damaged("no such file") })
-  const state = yield* Schema.decodeUnknownEffect(StateFile)(text).pipe(Effect.mapError((error) => damaged(error.message)))
+  const state = yield* Schema.decodeUnknownEffect(stateOf(schemas))(text).pipe(Effect.mapError((error) => damaged(error.message)))
   if (state.iterations.length !== point.step) return yield* damaged(`one of ${state.iterations.length}`)
   yield* readPolicy(point.path, policy)
-  yield* readInto(join(point.path, valueFile), trainedParameters(value))
+  if (value !== undefined) yield* readInto(join(point.path, valueFile), trainedParameters(value))
   yield* readInto(join(point.path, optimizerFile), trainer.tensors)
   trainer.resume(state.trainer)
   cutting.resume(state.halved)

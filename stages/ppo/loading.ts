@@ -23,21 +23,29 @@ import { loadBackbone, loadConfig } from "../../models/weights.ts"
 import { weightsDigest } from "../../models/weights-digest.ts"
 import { ArtifactError, type ArtifactRef, type Checkpoint } from "../../schemas/artifact.ts"
 import { adapterFile, adapterFolder } from "../../schemas/checkpoint-files.ts"
-import { withLora } from "../training/lora.ts"
+import { isScorer, openScorer, type Scorer } from "../common/scorer.ts"
+import { type LoraFields, withLora } from "../training/lora.ts"
 import type { PpoConfig } from "./config.ts"
 import { cloneLlama, initValueModel, withoutOutput } from "./models.ts"
 
-export interface PpoModels {
+/** What gives rewards: a reward model, or a scorer in its place. */
+export type RewardSource = LoadedReward | Scorer
+export const isModel = (source: RewardSource | undefined): source is LoadedReward => source !== undefined && "model" in source
+
+/** Models without a value model: those of RLOO and GRPO. */
+export interface PolicyModels {
   /** Trained. */
   readonly policy: Llama
   /** Frozen: what the policy is held near. */
   readonly reference: Llama
-  /** Trained. */
-  readonly value: RewardModel
   /** Of all of them. */
   readonly tokenizer: Tokenizer
-  readonly helpfulness: LoadedReward
-  readonly safety: LoadedReward | undefined
+  readonly helpfulness: RewardSource
+  readonly safety: RewardSource | undefined
+}
+export interface PpoModels extends PolicyModels {
+  /** Trained. */
+  readonly value: RewardModel
 }
 
 interface Placed {
@@ -46,34 +54,60 @@ interface Placed {
 }
 type RewardRef = ArtifactRef<Checkpoint<"helpfulness-reward" | "safety-reward">>
 
-/** Loads each model once. The reference is the loaded policy itself; what is trained are copies, or adapters on it. */
-export const loadModels = Effect.fn("ppo.loadModels")(function* (
-  inputs: {
-    readonly policy: ArtifactRef<Checkpoint<"policy">>
-    readonly helpfulness: ArtifactRef<Checkpoint<"helpfulness-reward">>
-    readonly safety?: ArtifactRef<Checkpoint<"safety-reward">> | undefined
-    readonly base?: ArtifactRef<Checkpoint<"policy">> | undefined
-  },
-  options: { readonly config: PpoConfig; readonly device: Device; readonly seed: number }
+export interface PolicyInputs {
+  readonly policy: ArtifactRef<Checkpoint<"policy">>
+  readonly helpfulness: ArtifactRef<Checkpoint<"helpfulness-reward">>
+  readonly safety?: ArtifactRef<Checkpoint<"safety-reward">> | undefined
+  readonly base?: ArtifactRef<Checkpoint<"policy">> | undefined
+}
+interface LoadingOptions<Config> {
+  readonly config: Config
+  readonly device: Device
+  readonly seed: number
+}
+
+/** Loads each model once, and opens scorers for as long as the scope lasts. The reference is the loaded policy itself; the policy is a copy, or an adapter on it. */
+export const loadPolicyModels = Effect.fn("loadPolicyModels")(function* (
+  inputs: PolicyInputs,
+  { config, device, seed }: LoadingOptions<Pick<PpoConfig, "precision"> & LoraFields>
 ) {
-  const { config, device, seed } = options
   const placed: Placed = { device, dtype: config.precision }
   const { model: reference, tokenizer } = yield* loadPolicy(inputs.policy, placed)
-  const rewardOf =
+  const modelOf =
     inputs.base === undefined
       ? (ref: RewardRef) => loadReward(ref, placed)
       : yield* rewardsOn(inputs.base, { model: reference, path: inputs.policy.path }, placed)
-  const helpfulness = yield* rewardOf(inputs.helpfulness)
-  yield* checkSameTokenizer(tokenizer, helpfulness.tokenizer, "helpfulness reward model")
-  const safety = inputs.safety === undefined ? undefined : yield* rewardOf(inputs.safety)
-  if (safety !== undefined) yield* checkSameTokenizer(tokenizer, safety.tokenizer, "safety reward model")
-  const value = initValueModel(config.valueInit === "policy" ? reference : helpfulness.model.backbone, {
+  const rewardOf = Effect.fnUntraced(function* (ref: RewardRef, role: string) {
+    if (isScorer(ref)) return yield* openScorer(ref)
+    const loaded = yield* modelOf(ref)
+    yield* checkSameTokenizer(tokenizer, loaded.tokenizer, `${role} reward model`)
+    return loaded
+  })
+  const helpfulness: RewardSource = yield* rewardOf(inputs.helpfulness, "helpfulness")
+  const safety: RewardSource | undefined = inputs.safety === undefined ? undefined : yield* rewardOf(inputs.safety, "safety")
+  const policy = config.loraRank === 0 ? cloneLlama(reference) : withLora(reference, config, deriveSeed(seed, "ppo", "policy adapter"))
+  const models: PolicyModels = { policy, reference, tokenizer, helpfulness, safety }
+  return models
+})
+
+/** The same and a value model. */
+export const loadModels = Effect.fn("ppo.loadModels")(function* (inputs: PolicyInputs, options: LoadingOptions<PpoConfig>) {
+  const { config, seed } = options
+  const models = yield* loadPolicyModels(inputs, options)
+  const { helpfulness, reference } = models
+  if (config.valueInit === "reward" && !isModel(helpfulness))
+    return yield* ArtifactError.of({
+      doing: "Making PPO's value model from the helpfulness reward model (valueInit reward)",
+      expected: "a model with weights",
+      found: `the scorer ${helpfulness.name}`,
+      hint: "Set valueInit to policy."
+    })
+  const value = initValueModel(isModel(helpfulness) && config.valueInit === "reward" ? helpfulness.model.backbone : reference, {
     seed: deriveSeed(seed, "ppo", "value head"),
     lora: config
   })
-  const policy = config.loraRank === 0 ? cloneLlama(reference) : withLora(reference, config, deriveSeed(seed, "ppo", "policy adapter"))
-  const models: PpoModels = { policy, reference, value, tokenizer, helpfulness, safety }
-  return models
+  const loaded: PpoModels = { ...models, value }
+  return loaded
 })
 
 /** Reads reward models as adapters on a base, which is in memory once; it is the policy's where the two have the same weights. */
@@ -106,13 +140,13 @@ const rewardsOn = Effect.fn("ppo.rewardsOn")(function* (
 })
 
 /** How many tokens the smallest context of all models holds. */
-export const smallestContext = ({ reference, value, helpfulness, safety }: PpoModels): number =>
+export const smallestContext = ({ reference, value, helpfulness, safety }: PolicyModels & { readonly value?: RewardModel }): number =>
   Math.min(
     reference.config.maxPositions,
-    value.config.maxPositions,
+    value?.config.maxPositions ?? Infinity,
     // What closes an answer, which sampled tokens may not hold.
     ...[helpfulness, safety].map((reward) =>
-      reward === undefined ? Infinity : reward.model.config.maxPositions - formatOf(reward.tokenizer).closing
+      isModel(reward) ? reward.model.config.maxPositions - formatOf(reward.tokenizer).closing : Infinity
     )
   )
 
@@ -148,6 +182,8 @@ const checkSameTokenizer = (policy: Tokenizer, other: Tokenizer, role: string): 
 
 /** As checkSameTokenizer, of two folders with a tokenizer each. */
 export const checkTokenizerFolders = Effect.fn("checkTokenizerFolders")(function* (policy: string, other: string) {
+  // A scorer reads words.
+  if ([policy, other].some((path) => isScorer({ path }))) return
   const [one, two] = [yield* loadTokenizer(policy), yield* loadTokenizer(other)]
   yield* checkSameTokenizer(one, two, "model")
 })

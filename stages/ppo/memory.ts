@@ -20,9 +20,11 @@ export interface PlacedShapes extends PpoShapes {
   readonly precision: Precision
 }
 
+const trainedOf = ({ policy, value }: PpoShapes) => [policy, ...(value === undefined ? [] : [value])]
+
 /** Of what is trained, beside weights. */
-const statesOf = ({ policy, precision, value }: PlacedShapes, cut: Cut): Memory => ({
-  ...together([policy, value].map((model) => trainingMemory(model, precision, cut))),
+const statesOf = (shapes: PlacedShapes, cut: Cut): Memory => ({
+  ...together(trainedOf(shapes).map((model) => trainingMemory(model, shapes.precision, cut))),
   weights: 0
 })
 const weightsOf = (shapes: PlacedShapes): number => heldWeights(shapes) * bytesOf[shapes.precision]
@@ -36,11 +38,13 @@ const rolloutMemory = (
   { batchSize, inferenceBatchSize, maxNewTokens }: Pick<PpoConfig, "batchSize" | "inferenceBatchSize" | "maxNewTokens">,
   prompt: number
 ): Memory => {
-  const { policy, precision, rewards, value } = shapes
+  const { policy, precision, rewards } = shapes
   const { masters, moments } = statesOf(shapes, { tokens: 0, several: false, recompute: 0 })
   const sequences = Math.min(inferenceBatchSize, batchSize)
   const drawing = generationMemory(policy, precision, sequences, { prompt, response: maxNewTokens })
-  const read = Math.max(...[policy, value, ...rewards].map((model) => forwardBytes(model, precision, sequences * (prompt + maxNewTokens))))
+  const read = Math.max(
+    ...[...trainedOf(shapes), ...rewards].map((model) => forwardBytes(model, precision, sequences * (prompt + maxNewTokens)))
+  )
   const working = read > drawing.activations + drawing.cache ? { activations: read, cache: 0 } : drawing
   return { ...noMemory, weights: weightsOf(shapes), masters, moments, ...working }
 }
@@ -49,7 +53,7 @@ const rolloutMemory = (
 export const ppoStep = (shapes: PlacedShapes, { miniBatchSize }: Pick<PpoConfig, "miniBatchSize">, longest: number): Step => ({
   rows: miniBatchSize,
   longest,
-  layers: Math.max(shapes.policy.config.layers, shapes.value.config.layers),
+  layers: Math.max(...trainedOf(shapes).map(({ config }) => config.layers)),
   memory: (cut) => updateMemory(shapes, cut)
 })
 

@@ -8,7 +8,7 @@
  */
 import type { TokenDistribution } from "../../engine/fused.ts"
 import type { Parameters } from "../../engine/gradients.ts"
-import { keep, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
+import { keep, linear, noGrad, scoped, stack, tensor, type Tensor } from "../../engine/tensor.ts"
 import { Llama } from "../../models/llama.ts"
 import { Lora } from "../../models/lora.ts"
 import { initRewardModel, type RewardModel } from "../../models/reward-model.ts"
@@ -65,6 +65,10 @@ export interface TokenizedResponse {
 
 export interface ReadOptions {
   readonly padId: number
+  readonly config: Pick<PpoConfig, "temperature" | "inferenceBatchSize">
+}
+/** Of values: where the score is paid says of how many states there is one. */
+interface ValueOptions extends ReadOptions {
   readonly config: Pick<PpoConfig, "temperature" | "terminal" | "inferenceBatchSize">
 }
 
@@ -85,7 +89,7 @@ const responseStates = (model: Llama, responses: ReadonlyArray<TokenizedResponse
 }
 
 /** What the model says of the response tokens at the temperature that they were drawn at. */
-const responseDistribution = (
+export const responseDistribution = (
   model: Llama,
   responses: ReadonlyArray<TokenizedResponse>,
   { padId, config }: ReadOptions,
@@ -106,7 +110,11 @@ export const responseLogProbabilities = (
 }
 
 /** Values (N,) of the states in which each response token is chosen, and with a score past the end of the state after the last; the head in float32. */
-export const responseValues = (model: RewardModel, responses: ReadonlyArray<TokenizedResponse>, { padId, config }: ReadOptions): Tensor => {
+export const responseValues = (
+  model: RewardModel,
+  responses: ReadonlyArray<TokenizedResponse>,
+  { padId, config }: ValueOptions
+): Tensor => {
   const states = responseStates(model.backbone, responses, padId, config.terminal === "past-end") // (N, D)
   return linear(atLeastFloat32(states), atLeastFloat32(model.head)).squeeze(-1)
 }
@@ -118,7 +126,7 @@ export const logProbabilitiesOf = (model: Llama, responses: ReadonlyArray<Tokeni
   inBatches(responses, options, 0, (batch) => responseDistribution(model, batch, options, false).logProbabilities)
 
 /** Values of each response's states under a model as it is now, without gradients: with a score past the end one more than tokens. */
-export const valuesOf = (model: RewardModel, responses: ReadonlyArray<TokenizedResponse>, options: ReadOptions) =>
+export const valuesOf = (model: RewardModel, responses: ReadonlyArray<TokenizedResponse>, options: ValueOptions) =>
   inBatches(responses, options, options.config.terminal === "past-end" ? 1 : 0, (batch) => responseValues(model, batch, options))
 
 /** Computes numbers (N,) over batches of responses of like length, without gradients, and gives each response its own back: its tokens and `more`. */
@@ -136,6 +144,18 @@ const inBatches = <R extends TokenizedResponse>(
   }
   return responses.map((response) => numbers.get(response)!)
 }
+
+/** Sums over each response's tokens: (N,) -> (B,). */
+export const perResponse = (tokens: Tensor, responses: ReadonlyArray<TokenizedResponse>): Tensor =>
+  stack(
+    tokens
+      .split(
+        responses.map(({ response }) => response.length),
+        0
+      )
+      .map((part) => part.sum()),
+    0
+  )
 
 /** The shortest sequence first: neighbours share a batch with little padding. */
 export const byLength = <R extends TokenizedResponse>(responses: ReadonlyArray<R>): Array<R> =>

@@ -12,11 +12,12 @@ import type { Progress } from "../../runtime/define/stage.ts"
 import type { ArtifactError } from "../../schemas/artifact.ts"
 import type { Prompt } from "../../schemas/rows.ts"
 import { fitDialogue } from "../common/dialogues.ts"
+import type { ScorerError } from "../common/scorer.ts"
 import { type NotFiniteScoreError, scoreAll } from "../common/scoring.ts"
 import { chunks } from "../common/sequences.ts"
 import { combineRewards, logit, scoreOf, whiten } from "../reward/combined-reward.ts"
 import type { PpoConfig } from "./config.ts"
-import type { PpoModels } from "./loading.ts"
+import { isModel, type PolicyModels, type RewardSource } from "./loading.ts"
 import type { Rollout } from "./trainer.ts"
 
 export interface EncodedPrompt {
@@ -38,8 +39,13 @@ export interface ResponseReward {
   readonly safety: number | null
 }
 
+/** What drawing and scoring read of a config. */
+export type RolloutConfig = Pick<
+  PpoConfig,
+  "maxNewTokens" | "temperature" | "inferenceBatchSize" | "threshold" | "unreadableScore" | "noEos" | "noEosPenalty"
+>
 interface Context {
-  readonly config: PpoConfig
+  readonly config: RolloutConfig
   readonly progress: (progress: Progress) => Effect.Effect<void>
 }
 
@@ -57,7 +63,7 @@ export const nextPrompts = <A>(
 
 /** A response to each prompt, drawn with a seed of its own. */
 export const rollout = Effect.fn("ppo.rollout")(function* (
-  { policy, tokenizer, config, progress }: Pick<PpoModels, "policy" | "tokenizer"> & Context,
+  { policy, tokenizer, config, progress }: Pick<PolicyModels, "policy" | "tokenizer"> & Context,
   prompts: ReadonlyArray<EncodedPrompt>,
   seeds: ReadonlyArray<number>
 ): Effect.fn.Return<Array<Response>, NotFiniteLogitsError> {
@@ -99,9 +105,9 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
  * defined.
  */
 export const reward = Effect.fn("ppo.reward")(function* (
-  context: Pick<PpoModels, "helpfulness" | "safety"> & Context,
+  context: Pick<PolicyModels, "helpfulness" | "safety"> & Context,
   responses: ReadonlyArray<Scorable>
-): Effect.fn.Return<Array<ResponseReward>, NotFiniteScoreError | ArtifactError> {
+): Effect.fn.Return<Array<ResponseReward>, NotFiniteScoreError | ScorerError | ArtifactError> {
   const { config } = context
   const helpfulness = yield* scores(context.helpfulness, responses, context)
   const safety = context.safety === undefined ? undefined : yield* scores(context.safety, responses, context)
@@ -116,12 +122,25 @@ export const reward = Effect.fn("ppo.reward")(function* (
 })
 type Scorable = Pick<Response, "prompt" | "text" | "finished">
 
-/** Scores in (0, 1); undefined where the chat format can't hold the response (it is empty, or has the format's own tags). */
-const scores = Effect.fnUntraced(function* (
+/** Scores in (0, 1), by a reward model or a scorer; undefined where it gives none. */
+const scores = Effect.fnUntraced(function* (source: RewardSource, responses: ReadonlyArray<Scorable>, context: Context) {
+  if (isModel(source)) return yield* modelScores(source, responses, context)
+  const answers = responses.map(({ finished, prompt: { id, messages, safety }, text }) => ({
+    id,
+    prompt: messages,
+    text,
+    finished,
+    safety
+  }))
+  return (yield* source.score(answers, context.progress)).map((number) => (number === undefined ? undefined : scoreOf(number)))
+})
+
+/** By a model: undefined where the chat format can't hold the response (it is empty, or has the format's own tags). */
+const modelScores = Effect.fnUntraced(function* (
   loaded: LoadedReward,
   responses: ReadonlyArray<Scorable>,
   { config, progress }: Context
-): Effect.fn.Return<Array<number | undefined>, NotFiniteScoreError | ArtifactError> {
+): Effect.fn.Return<Array<number | undefined>, NotFiniteScoreError | ScorerError | ArtifactError> {
   const { closing } = formatOf(loaded.tokenizer)
   const readable = responses.flatMap(({ prompt, text, finished }, index) => {
     const messages = [...prompt.messages, { role: "assistant" as const, content: text }]
@@ -145,13 +164,15 @@ const scores = Effect.fnUntraced(function* (
   return out
 })
 
-/** What to train on: each response with its reward, whitened over the batch, by how it ended. */
+/** What to train on: each response with its reward, whitened over the batch unless told not to, by how it ended. */
 export const scoredRollouts = (
   responses: ReadonlyArray<Response>,
   rewards: ReadonlyArray<ResponseReward>,
-  config: PpoConfig
+  config: Pick<PpoConfig, "noEos" | "noEosPenalty">,
+  isWhitened = true
 ): Array<Rollout> => {
-  const whitened = whiten(rewards.map(({ reward }) => reward))
+  const given = rewards.map(({ reward }) => reward)
+  const whitened = isWhitened ? whiten(given) : given
   return responses.map(({ promptTokens, tokens, logProbabilities, finished }, i) => ({
     prompt: promptTokens,
     response: tokens,

@@ -6,18 +6,20 @@ import type { PpoConfig } from "./config.ts"
 export interface PpoShapes {
   /** As they are trained: with all weights, or an adapter of each. */
   readonly policy: CostedModel
-  readonly value: CostedModel
+  /** None by RLOO and GRPO. */
+  readonly value: CostedModel | undefined
   /** The helpfulness model first; with adapters where they are read as such. */
   readonly rewards: ReadonlyArray<CostedModel>
   /** Whether held-out prompts choose the best policy so far, of which a copy is kept. */
   readonly keepsBest: boolean
 }
 
-/** The models that policy and reward models, as they are loaded, make under a config; where the value model starts from an adapted one it has a copy of that adapter. */
+/** The models that policy and reward models, as they are loaded, make under a config; without `valueInit` there is no value model; where the value model starts from an adapted one it has a copy of that adapter. */
 export const shapesOf = (
-  config: Pick<PpoConfig, "loraRank" | "loraTargets" | "valueInit">,
+  config: Pick<PpoConfig, "loraRank" | "loraTargets"> & Partial<Pick<PpoConfig, "valueInit">>,
   { keepsBest, policy, rewards }: Omit<PpoShapes, "value">
 ): PpoShapes => {
+  if (config.valueInit === undefined) return { policy: adaptedBy(config, policy), value: undefined, rewards, keepsBest }
   const start = config.valueInit === "policy" ? policy : rewards[0]!
   const isAdapted = start.adapter !== undefined && config.loraRank > 0
   const value = isAdapted ? start : adaptedBy(config, { config: start.config, scalarHead: true })
@@ -33,5 +35,7 @@ export const heldWeights = ({ keepsBest, policy, rewards, value }: PpoShapes): n
   const base = onBase === undefined ? 0 : costedParameters(onBase) - onBase.config.dim
   /** Of a model with an adapter without its base. */
   const sum = (models: ReadonlyArray<CostedModel>) => models.reduce((total, model) => total + trainedParameterCount(model), 0)
-  return costedParameters(policy) + base + sum([policy, ...(keepsBest ? [policy] : []), value, ...rewards])
+  return (
+    costedParameters(policy) + base + sum([policy, ...(keepsBest ? [policy] : []), ...(value === undefined ? [] : [value]), ...rewards])
+  )
 }

@@ -5,13 +5,13 @@
 import { appendFile, readFile, truncate } from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Schedule from "effect/Schedule"
 import { Random } from "../../engine/random.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import type { ResponsePair } from "../../schemas/rows.ts"
 import { refuseSpecial } from "../../runtime/key/file-source.ts"
 import { type Checkpoints, noCheckpoints } from "../../runtime/define/resume-points.ts"
 import { redact } from "../../schemas/secrets.ts"
+import { askEndpoint, endpointFault } from "../common/endpoint.ts"
 import { openVerdictLog } from "./verdict-log.ts"
 import { AnnotationError, Annotator, type Kind, type Rating, type Verdict } from "./annotator.ts"
 
@@ -33,14 +33,6 @@ export interface JudgeOptions {
   readonly checkpoints: Checkpoints
   /** Milliseconds before the first of four retries; they double. */
   readonly firstRetry?: number
-}
-
-class RequestFailed extends Error {
-  readonly isRetryable: boolean
-  constructor(message: string, isRetryable: boolean) {
-    super(message)
-    this.isRetryable = isRetryable
-  }
 }
 
 const question = (pair: ResponsePair, swapped: boolean, kind: Kind): string => {
@@ -100,59 +92,12 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
         : "They are kept for the next run"
   const nothingTwice = journal === "" && options.checkpoints === noCheckpoints ? "" : " and run again: no pair is asked for twice"
   const failed = (message: string, isRetryable = false) => new AnnotationError({ message, isRetryable })
-  const ask = (key: string | undefined, pair: ResponsePair, swapped: boolean, kind: Kind): Effect.Effect<string, RequestFailed> =>
-    Effect.tryPromise({
-      try: async () => {
-        const response = await fetch(`${url.replace(/\/$/, "")}/chat/completions`, {
-          method: "POST",
-          headers: { "content-type": "application/json", ...(key === undefined ? {} : { authorization: `Bearer ${key}` }) },
-          body: JSON.stringify({ model, temperature: 0, messages: [{ role: "user", content: question(pair, swapped, kind) }] }),
-          signal: AbortSignal.timeout(options.timeout * 1000)
-        })
-        if (!response.ok)
-          throw new RequestFailed(
-            `it answered ${response.status} ${response.statusText}`,
-            response.status === 429 || response.status >= 500
-          )
-        const text = await response.text()
-        let body: { choices?: ReadonlyArray<{ message?: { content?: unknown } }> } | null
-        try {
-          body = JSON.parse(text) as typeof body
-        } catch {
-          // What JSON.parse says quotes the text, of which a part may be a part of the key.
-          throw new RequestFailed("what it answered is not JSON (is this the address of an OpenAI-compatible endpoint?)", false)
-        }
-        const content = body?.choices?.[0]?.message?.content
-        return typeof content === "string" ? content : ""
-      },
-      catch: (cause) =>
-        cause instanceof RequestFailed
-          ? cause
-          : cause instanceof Error && cause.name === "TimeoutError"
-            ? new RequestFailed(`it gave no answer within ${options.timeout} seconds (raise timeout if it needs longer)`, true)
-            : new RequestFailed(
-                cause instanceof Error
-                  ? `${cause.message}${cause.cause instanceof Error ? ` (${cause.cause.message})` : ""}`
-                  : String(cause),
-                true
-              )
-    }).pipe(
-      Effect.retry({
-        schedule: Schedule.exponential(options.firstRetry ?? 1000),
-        times: 4,
-        while: (error) => error.isRetryable
-      })
-    )
   return Layer.succeed(Annotator, {
     compare: Effect.fn("compare")(function* (pairs: ReadonlyArray<ResponsePair>, kind: Kind) {
-      if (url === "" || model === "") return yield* failed("A judge needs an endpoint: set url (as https://host/v1) and model.")
-      if (!/^https?:$/.test(URL.parse(url)?.protocol ?? ""))
-        return yield* failed(`The judge's url is ${JSON.stringify(url)}: expected an address as https://host/v1. Set it and run again.`)
+      const fault = endpointFault({ url, model, keyVariable }, environment)
+      if (fault !== undefined) return yield* failed(fault)
       const key = keyVariable === "" ? undefined : environment[keyVariable]
-      if (keyVariable !== "" && (key === undefined || key === ""))
-        return yield* failed(
-          `The judge's key is read from the environment variable ${keyVariable}, which is not set. Set it and run again.`
-        )
+      const endpoint = { url, model, key, timeout: options.timeout, firstRetry: options.firstRetry }
       const known = yield* Effect.tryPromise({
         try: () => readJournal(journal),
         catch: (cause) =>
@@ -179,7 +124,7 @@ export const judgeAnnotator = (options: JudgeOptions): Layer.Layer<Annotator> =>
           let verdict = given[index]
           const isNew = verdict === undefined || (verdict === null && askAgain)
           if (isNew || verdict === undefined) {
-            const answer = yield* Effect.mapError(ask(key, pair, swappedOf(pair), kind), (error) =>
+            const answer = yield* Effect.mapError(askEndpoint(endpoint, question(pair, swappedOf(pair), kind)), (error) =>
               failed(
                 `Asking the judge ${model} at ${url}: ${redact(error.message, key === undefined ? [] : [key])}, after ${done} of ${pairs.length} verdicts. ${whereKept}; check the address and the key, and run again.`,
                 error.isRetryable

@@ -1,5 +1,5 @@
 /** What scoring responses costs. */
-import { forwardBytes, type Precision } from "../../models/memory.ts"
+import { forwardBytes, noMemory, type Precision } from "../../models/memory.ts"
 import { dialogueLength, rowCount, type Size } from "../common/cost/size.ts"
 import { frozen, reading, scalarModel, type StageCost } from "../common/cost/work.ts"
 
@@ -10,6 +10,7 @@ export const scoring = (
   each: number,
   config: { readonly batchSize: number; readonly precision: Precision }
 ): StageCost => {
+  if (reward.isScorer) return { work: [], memory: noMemory }
   const model = scalarModel(reward, "the reward model")
   const { batchSize, precision } = config
   return {

@@ -7,12 +7,15 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeDataset, writeReport } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
+import type { LoadedReward } from "../../models/checkpoint.ts"
+import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import * as Stage from "../../runtime/define/stage.ts"
+import type { ArtifactRef } from "../../schemas/artifact.ts"
 import { report } from "../../schemas/report.ts"
 import { Reward, SafetyReward } from "../../schemas/checkpoint.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
-import { type PairScore, PairScores, Preferences } from "../../schemas/rows.ts"
+import { type PairScore, PairScores, type Preference, Preferences } from "../../schemas/rows.ts"
 import { dialoguesOf, tokenisePair } from "./pairs.ts"
 import { openBatchLog } from "../common/batch-log.ts"
 import { costOf } from "../common/cost/estimator.ts"
@@ -21,7 +24,8 @@ import { fitBagOfWords, fitLength, type ResponsesOfPair, total } from "./baselin
 import { scoreOf } from "./combined-reward.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { LeftOutCounter } from "../common/left-out.ts"
-import { scoreAll, scoreResponses, scoringFields, withReward } from "../common/scoring.ts"
+import { isScorer, openScorer } from "../common/scorer.ts"
+import { type AnyReward, scoreAll, scoreByScorer, scoreResponses, scoringFields, withReward } from "../common/scoring.ts"
 import { proportion } from "../common/statistics.ts"
 import { scoring } from "./cost.ts"
 
@@ -36,10 +40,14 @@ export const scorePairs = Stage.make("score-pairs", {
     const pairs = yield* readRows(inputs.pairs, Preferences)
     const log = yield* openBatchLog({ checkpoints, progress })
     const options = { batchSize: 2 * config.batchPairs, precision: config.precision, device, progress, log }
-    const scores = yield* withReward(
+    const scored = (pair: Preference, chosenReward: number, rejectedReward: number): PairScore => ({
+      ...{ id: pair.id, rating: pair.rating, source: pair.source, chosenReward, rejectedReward },
+      ...{ chosenCharacters: pair.chosen.length, rejectedCharacters: pair.rejected.length }
+    })
+    const byModel = withReward(
       inputs.reward,
       options,
-      Effect.fnUntraced(function* (loaded) {
+      Effect.fnUntraced(function* (loaded: LoadedReward) {
         const length = loaded.model.config.maxPositions
         const leftOut = new LeftOutCounter(loaded.tokenizer, length, (row) => skipped.add({ what: "pairs", ...row }))
         const work = pairs.flatMap((pair) => {
@@ -53,20 +61,35 @@ export const scorePairs = Stage.make("score-pairs", {
           work.flatMap(({ tokens }) => [tokens.chosen, tokens.rejected]),
           options
         )
-        return work.map(({ pair }, i): PairScore => ({
-          id: pair.id,
-          rating: pair.rating,
-          source: pair.source,
-          chosenReward: values[2 * i]!,
-          rejectedReward: values[2 * i + 1]!,
-          chosenCharacters: pair.chosen.length,
-          rejectedCharacters: pair.rejected.length
-        }))
+        return work.map(({ pair }, i) => scored(pair, values[2 * i]!, values[2 * i + 1]!))
       })
     )
+    const scores = yield* isScorer(inputs.reward) ? pairsByScorer(inputs.reward, pairs, scored, { skipped, options }) : byModel
     return yield* writeDataset(output, scores, { metrics: { pairs: scores.length, unfit: pairs.length - scores.length } })
   })
 })
+
+/** By a scorer; a pair of which one answer has no number is skipped. */
+const pairsByScorer = Effect.fnUntraced(function* (
+  reward: ArtifactRef<AnyReward>,
+  pairs: ReadonlyArray<Preference>,
+  scored: (pair: Preference, chosen: number, rejected: number) => PairScore,
+  { options, skipped }: { readonly skipped: SkippedRows; readonly options: Parameters<typeof scoreByScorer>[2] }
+) {
+  const scorer = yield* openScorer(reward)
+  const answers = pairs.flatMap(({ chosen, id, prompt, rejected }) =>
+    [chosen, rejected].map((text) => ({ id, prompt, text, finished: true }))
+  )
+  const values = yield* scoreByScorer(scorer, answers, options)
+  const out = pairs.flatMap((pair, i) => {
+    const [chosen, rejected] = [values[2 * i], values[2 * i + 1]]
+    if (chosen !== undefined && rejected !== undefined) return [scored(pair, chosen, rejected)]
+    skipped.add({ what: "pairs", reason: `of which ${scorer.name} gave no grade`, id: pair.id, row: pair })
+    return []
+  })
+  yield* skipped.check("pairs", pairs.length)
+  return out
+}, Effect.scoped)
 
 export const RewardAccuracy = Schema.Struct({
   pairs: Schema.Number,

@@ -35,6 +35,12 @@ export interface TokenisedPair {
   readonly shortened?: boolean
 }
 
+/** One of a dataset: it is known where its responses begin. */
+export interface PromptedPair extends TokenisedPair {
+  /** Tokens of the prompt, with which both begin. */
+  readonly promptLength: number
+}
+
 const safetyLabel = (safe: boolean | null): number => (safe === null ? 0 : safe ? 1 : -1)
 
 /**
@@ -54,11 +60,12 @@ const appendPair = (tokenizer: Tokenizer, pair: Preference, length: number, out:
       ]
 }
 
-const pairOf = (tokens: ReadonlyArray<number>, numbers: ReadonlyArray<number>, table: MarginTable): TokenisedPair => {
+const pairOf = (tokens: ReadonlyArray<number>, numbers: ReadonlyArray<number>, table: MarginTable): PromptedPair => {
   const [promptEnd, chosenEnd, rating, chosenSafe, rejectedSafe, shortened] = numbers as [number, number, number, number, number, number]
   return {
     chosen: tokens.slice(0, chosenEnd),
     rejected: [...tokens.slice(0, promptEnd), ...tokens.slice(chosenEnd)],
+    promptLength: promptEnd,
     margin: rating === 0 ? 0 : (margins[table][rating - 1] ?? 0),
     safety: [chosenSafe - 1, rejectedSafe - 1],
     shortened: shortened === 1
@@ -88,7 +95,7 @@ export interface PairOptions {
 }
 
 /** The pairs that fit, in their order, the prompt's tokens kept once for both responses. */
-export class Pairs implements Sequence<TokenisedPair> {
+export class Pairs implements Sequence<PromptedPair> {
   readonly #options: PairOptions
   readonly #leftOut: LeftOutCounter
   readonly #buffer = new TokenBuffer()
@@ -132,7 +139,7 @@ export class Pairs implements Sequence<TokenisedPair> {
     this.#labelled += (pair.chosenSafe === null ? 0 : 1) + (pair.rejectedSafe === null ? 0 : 1)
   }
 
-  at(index: number): TokenisedPair | undefined {
+  at(index: number): PromptedPair | undefined {
     const { margin, store } = this.#options
     return index < store.length ? pairOf(store.tokens(index), store.numbers(index), margin) : undefined
   }
@@ -153,13 +160,13 @@ interface BatchSizes {
 }
 
 /** Batches of these pairs, in their order, once; within a batch pairs of like length share a part, so that little is padded. */
-export function* pairPass(
-  pairs: Sequence<TokenisedPair>,
+export function* pairPass<Pair extends TokenisedPair>(
+  pairs: Sequence<Pair>,
   order: Uint32Array,
   { batchPairs }: BatchSizes,
-  loss: (pairs: ReadonlyArray<TokenisedPair>) => Tensor
+  loss: (pairs: ReadonlyArray<Pair>) => Tensor
 ): Generator<TrainingBatch> {
-  const longest = (pair: TokenisedPair) => Math.max(pair.chosen.length, pair.rejected.length)
+  const longest = (pair: Pair) => Math.max(pair.chosen.length, pair.rejected.length)
   for (const batch of batchesOf(inOrder(pairs, order), batchPairs)) {
     const sorted = batch.toSorted((a, b) => longest(a) - longest(b))
     yield {
@@ -171,11 +178,11 @@ export function* pairPass(
 }
 
 /** The same epoch after epoch without end, each in a fresh permutation: of all pairs, or of those named. */
-export function* pairBatches(
-  pairs: Sequence<TokenisedPair>,
+export function* pairBatches<Pair extends TokenisedPair>(
+  pairs: Sequence<Pair>,
   config: BatchSizes,
   seed: number,
-  loss: (pairs: ReadonlyArray<TokenisedPair>) => Tensor,
+  loss: (pairs: ReadonlyArray<Pair>) => Tensor,
   of: Uint32Array = Uint32Array.from({ length: pairs.length }, (_, i) => i)
 ): Generator<TrainingBatch> {
   for (let epoch = 0; ; epoch++) yield* pairPass(pairs, permuted(of, new Random(seed, "reward-model", "epoch", epoch)), config, loss)

@@ -10,7 +10,12 @@ import { carbonKg, decodingTraffic, forwardFlops, generationFlops, trainingFlops
 import { costedParameters, weightBytes } from "../../models/memory.ts"
 import { trainTokenizer } from "../../models/tokenizer/train.ts"
 import type { AnyStage } from "../../runtime/define/stage.ts"
+import { grpo } from "../../stages/critic-free/grpo.ts"
+import { rloo } from "../../stages/critic-free/rloo.ts"
+import { dpo } from "../../stages/dpo/dpo.ts"
 import { ppo } from "../../stages/ppo/ppo.ts"
+import { score } from "../../stages/reward/score.ts"
+import { helpfulnessScorer } from "../../stages/reward/scorers.ts"
 import { helpfulnessRewardModel } from "../../stages/reward/reward-model.ts"
 import { sft } from "../../stages/training/sft.ts"
 import { estimatorOf } from "../../stages/common/cost/estimator.ts"
@@ -243,6 +248,54 @@ describe("a stage's cost", () => {
     expect(flopsOf(shared, "rollouts: decode")).toBe(flopsOf(apart, "rollouts: decode"))
     expect(flopsOf(shared, "update of the policy") / (rows * 100 * (4 * full + 6 * a + 3 * attention))).toBeCloseTo(1, 12)
     expect(flopsOf(shared, "update of the value model") / (rows * 100 * (4 * head + 6 * (d + q) + 3 * attention))).toBeCloseTo(1, 12)
+  })
+
+  it("of RLOO and GRPO is PPO's without the value model; a scorer in a reward model's place takes nothing", async () => {
+    const config = {
+      ...{ batchSize: 512, epochs: 1, evaluateEvery: 10, inferenceBatchSize: 32, iterations: 200, maxNewTokens: 100, microBatchSize: 1 },
+      ...{ miniBatchSize: 512, loraRank: 0, loraTargets: "all-linear", recompute: "none" },
+      ...{ precision: "bfloat16", oldLogProbabilities: "recorded" }
+    }
+    const prompts = sized(unknownSize, { rows: 1000, promptTokens: 40 })
+    const checker = (await estimatorOf(helpfulnessScorer.stage))!.size({ config: {}, inputs: {}, expected: {} })
+    const inputs = { policy: modelOf("7b"), helpfulness: modelOf("7b"), safety: modelOf("7b"), prompts }
+    const rows = 200 * 512
+    const scalar = { ...seven, scalarHead: true }
+    const [full, head] = [6_738_415_616, 6_738_415_616 - 32_000 * 4096 + 4096]
+    for (const stage of [rloo, grpo]) {
+      const cost = await estimated(stage, inputs, config, { responseTokens: 60 })
+      expect(cost.work.map(({ what }) => what)).toEqual([
+        ...["rollouts: read prompts", "rollouts: decode", "rollouts: score", "rollouts: score", "reference", "update of the policy"]
+      ])
+      expect(flopsOf(cost, "update of the policy")).toBe(trainingFlops(seven, rows * 100, 100))
+      expect(flopsOf(cost, "rollouts: score")).toBe(2 * forwardFlops(scalar, rows * 100, 100))
+      // Policy, reference and two reward models.
+      expect([cost.memory.weights, cost.memory.moments]).toEqual([2 * (2 * full + 2 * head), 8 * full])
+      const checked = await estimated(stage, { policy: modelOf("7b"), helpfulness: checker, prompts }, config, { responseTokens: 60 })
+      expect(checked.work.map(({ what }) => what)).not.toContain("rollouts: score")
+      expect(checked.memory.weights).toBe(2 * 2 * full)
+    }
+    const completions = sized(unknownSize, { rows: 1000, promptTokens: 40, responseTokens: 60 })
+    const scoring = await estimated(score, { completions, reward: checker }, { batchSize: 32, precision: "float32" })
+    expect([scoring.work, scoring.memory.weights]).toEqual([[], 0])
+  })
+
+  it("of DPO is one pass of the first policy over both responses of each pair, and an update of one model", async () => {
+    const config = {
+      epochs: 2,
+      batchPairs: 64,
+      microBatchPairs: 1,
+      recompute: "none",
+      precision: "bfloat16",
+      heldOut: 0,
+      patience: 0,
+      loraRank: 0
+    }
+    const pairs = sized(unknownSize, { rows: 1000, promptTokens: 40, responseTokens: 60 })
+    const cost = await estimated(dpo, { policy: modelOf("7b"), pairs }, config)
+    expect(flopsOf(cost, "reference")).toBe(forwardFlops(seven, 2 * 1000 * 100, 100))
+    expect(flopsOf(cost, "update")).toBe(trainingFlops(seven, 2 * 2 * 1000 * 100, 100))
+    expect(cost.memory.weights).toBe(2 * 6_738_415_616)
   })
 
   it("is not known where a size is not known, and says which", async () => {

@@ -30,12 +30,12 @@ const estimates = /^export const \w+ = costOf\((?:.*\)|[^]*?^\}\))$/gm
 
 /**
  * What a stage's fields may be read in: the stage alone where its config is written within it, else its whole file but for estimates; where a function
- * of another file makes its definition, that file; where the config has a file of its own, its room.
+ * of another file makes its definition, that file; where the config has a file of its own, its room, and the files that it imports from the room whose fields it takes over.
  */
 const sourceOf = (file: string, stage: string): string => {
   const source = readFileSync(new URL(file, folder), "utf8").replace(estimates, "")
   const room = roomOf(file)
-  if (room.length > 1) return room.map((name) => readFileSync(new URL(name, folder), "utf8")).join("\n")
+  if (room.length > 1) return [...room, ...lentTo(file)].map((name) => readFileSync(new URL(name, folder), "utf8")).join("\n")
   const start = source.search(new RegExp(`Stage\\.make\\(\\s*"${stage}"`))
   const end = source.indexOf("Stage.make(", start + 1)
   const own = source.slice(start, end === -1 ? undefined : end)
@@ -51,8 +51,24 @@ const roomOf = (file: string): ReadonlyArray<string> =>
     ? files.filter((name) => name.startsWith(`${file.split("/")[0]!}/`) && !/\/(config|cost)\.ts$/.test(name))
     : [file]
 
+/** What a room imports from that whose config its own takes fields of. */
+const lentTo = (file: string): ReadonlyArray<string> => {
+  const config = new URL("config.ts", new URL(file, folder))
+  const from = /from "\.\.\/(\w+)\/config\.ts"/.exec(readFileSync(config, "utf8"))?.[1]
+  return from === undefined
+    ? []
+    : importsOf(file).flatMap(({ href }) => {
+        const name = href.slice(folder.href.length)
+        return name.startsWith(`${from}/`) && !/\/(config|cost)\.ts$/.test(name) ? [name] : []
+      })
+}
+
 /** The files of stages that a stage's file, or its room, imports. */
 const importedBy = (file: string): string =>
+  importsOf(file)
+    .map((url) => readFileSync(url, "utf8"))
+    .join("\n")
+const importsOf = (file: string): ReadonlyArray<URL> =>
   roomOf(file)
     .flatMap((from) =>
       [...readFileSync(new URL(from, folder), "utf8").matchAll(/from "(\.[^"]+)"/g)].map(
@@ -60,8 +76,6 @@ const importedBy = (file: string): string =>
       )
     )
     .filter(({ href }) => href.startsWith(folder.href))
-    .map((url) => readFileSync(url, "utf8"))
-    .join("\n")
 
 const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"))
 const stages = await Promise.all(

@@ -16,7 +16,7 @@ import { NoRoomError } from "../../stages/common/sampling.ts"
 import { NotFiniteScoreError } from "../../stages/common/scoring.ts"
 import { InstructionCheckError } from "../../stages/ghost-attention/evaluate.ts"
 import { TokenizerMismatchError } from "../../stages/ppo/loading.ts"
-import { PpoDivergedError, PpoSetupError } from "../../stages/ppo/ppo.ts"
+import { UpdateDivergedError, UpdateSetupError } from "../../stages/ppo/loop.ts"
 import { AnnotationError } from "../../stages/preferences/annotator.ts"
 import { ClassifierError } from "../../stages/safety/classifier-tasks-file.ts"
 import { DistillationError } from "../../stages/safety/distillation-error.ts"
@@ -56,8 +56,11 @@ export const final: Readonly<Record<string, () => Failure>> = {
   "NotFiniteLogitsError thrown": () => thrown(new NotFiniteLogitsError(message)),
   NotFiniteScoreError: () => failed(NotFiniteScoreError.of(explanation)),
   PairingError: () => failed(PairingError.of(explanation)),
-  PpoDivergedError: () => failed(PpoDivergedError.of({ iteration: 1, of: 2, steps: 3, what: "the loss is NaN" })),
-  PpoSetupError: () => failed(new PpoSetupError({ message })),
+  UpdateDivergedError: () =>
+    failed(
+      UpdateDivergedError.of({ method: { name: "PPO", rates: "learningRate" }, iteration: 1, of: 2, steps: 3, what: "the loss is NaN" })
+    ),
+  UpdateSetupError: () => failed(new UpdateSetupError({ message })),
   TokenizerMismatchError: () => failed(new TokenizerMismatchError({ doing: "x", expected: "y", found: "z", message })),
   "a mistake": () => thrown(new TypeError(message)),
   "an error that says it is final": () => failed(new Final({ message })),

@@ -26,6 +26,9 @@ import { evaluateGhostAttention } from "../../stages/ghost-attention/evaluate.ts
 import { evaluateWorldGhostAttention } from "../../stages/world/ghost-attention.ts"
 import { type GhostDialogue, GhostDialogues } from "../../stages/ghost-attention/instructions.ts"
 import { ghostSample } from "../../stages/ghost-attention/sample.ts"
+import { grpo } from "../../stages/critic-free/grpo.ts"
+import { rloo } from "../../stages/critic-free/rloo.ts"
+import { dpo } from "../../stages/dpo/dpo.ts"
 import { ppo } from "../../stages/ppo/ppo.ts"
 import { pretrain } from "../../stages/training/pretrain.ts"
 import { generalRewardModel, helpfulnessRewardModel, safetyRewardModel } from "../../stages/reward/reward-model.ts"
@@ -158,6 +161,11 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
     ...{ iterations: 3, batchSize: 4, miniBatchSize: 2, microBatchSize: 1, maxNewTokens: 5, evaluateEvery: 2, noEos: "penalty" },
     ...{ learningRate: 1e-2, valueLearningRate: 1e-2, klControl: "adaptive", klTarget: 0.1, klHorizon: 10 }
   }
+  const inGroups = {
+    ...{ iterations: 3, batchSize: 6, groupSize: 2, miniBatchSize: 3, microBatchSize: 1, maxNewTokens: 5, evaluateEvery: 2 },
+    ...{ learningRate: 1e-2, beta: 0.1 }
+  }
+  const directly = { ...rewardTraining, warmupSteps: 1 }
   const rewards = { policy, helpfulness, safety, prompts: given.prompts }
   const byLora = { ...rewardTraining, loraRank: 2 }
   const rewardsByLora = {
@@ -240,6 +248,12 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
       { ...updates, patience: 9, loraRank: 3, loraTargets: "q_proj,v_proj", precision: "bfloat16", valueInit: "policy" },
       "ppo by LoRA in bfloat16"
     ],
+    [rloo, { ...rewards, heldOut: given.prompts }, { ...inGroups, patience: 9 }],
+    [rloo, { ...rewards, ...rewardsByLora, base: policy }, { ...inGroups, loraRank: 2 }, "rloo by LoRA, on the base of the reward models"],
+    [grpo, rewards, { ...inGroups, precision: "bfloat16", oldLogProbabilities: "recomputed" }, "grpo in bfloat16"],
+    [grpo, { ...rewards, heldOut: given.prompts }, { ...inGroups, loraRank: 3, patience: 9 }, "grpo by LoRA"],
+    [dpo, { policy, pairs: given.pairs }, { ...directly, heldOut: 0.2, evaluateEvery: 1, patience: 9 }],
+    [dpo, { policy, pairs: given.pairs }, { ...directly, loraRank: 2, precision: "bfloat16" }, "dpo by LoRA in bfloat16"],
     [sample, { policy, prompts: given.prompts }, { ...sampling, k: 2 }],
     [sample, { policy, prompts: given.prompts }, { ...sampling, k: 2, precision: "bfloat16", topK: 20 }, "sample in bfloat16"],
     [sampleAtTemperature, { policy, prompts: given.prompts, sweep: given.sweep }, { ...sampling, k: 2 }],

@@ -4,7 +4,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
-import type { Node } from "../../runtime/define/node.ts"
+import { fileAt, type Node } from "../../runtime/define/node.ts"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
 import { runEvents } from "../../runtime/run/event-stream.ts"
 import type { RunEvent } from "../../runtime/run/events.ts"
@@ -23,6 +23,11 @@ import { helpfulnessMixture, safetyMixture } from "../../stages/reward/reward-mi
 import { sample } from "../../stages/rejection-sampling/sample.ts"
 import { scoreCombined } from "../../stages/reward/score-combined.ts"
 import { score } from "../../stages/reward/score.ts"
+import { helpfulnessScorer, safetyScorer } from "../../stages/reward/scorers.ts"
+import { grpo } from "../../stages/critic-free/grpo.ts"
+import { rloo } from "../../stages/critic-free/rloo.ts"
+import { dpo } from "../../stages/dpo/dpo.ts"
+import { ppo } from "../../stages/ppo/ppo.ts"
 import { selectBest } from "../../stages/rejection-sampling/select-best.ts"
 import { sft } from "../../stages/training/sft.ts"
 
@@ -161,5 +166,24 @@ safetyRecall({ reward: helpfulness, pairs })
 helpfulnessRewardModel({ init: policy, pairs }, { safetyLossWeight: 0.5 })
 // @ts-expect-error
 helpfulnessMixture({ helpfulness: pairs, safety: [], openSource: [] })
+
+// Rewards of one's own: typed by role, in a reward model's place and nowhere else.
+const checker = helpfulnessScorer({ code: fileAt("check.ts") }, { timeout: 2 })
+score({ completions, reward: checker })
+scoreCombined({ completions, helpfulness: checker, safety: safetyScorer({}, { kind: "judge" }) })
+ppo({ policy, helpfulness: checker, prompts }, { valueInit: "policy" })
+const byGroups: Node<Checkpoint<"policy">> = grpo({ policy, helpfulness: checker, safety, prompts }, { klGradient: "unbiased" })
+rloo({ policy: byGroups, helpfulness, prompts }, { whitenRewards: false })
+dpo({ policy: byGroups, pairs }, { beta: 0.5 })
+// @ts-expect-error
+grpo({ policy, helpfulness: safetyScorer({ code: fileAt("check.ts") }), prompts })
+// @ts-expect-error
+sft({ init: checker, demonstrations })
+// @ts-expect-error
+rloo({ policy: checker, helpfulness, prompts })
+// @ts-expect-error
+dpo({ policy, pairs: demonstrations })
+// @ts-expect-error
+rloo({ policy, helpfulness, prompts }, { klGradient: "k3" })
 
 export { alsoSwapped, best, inParts, wrongEvents, bestSwapped, ran, swapped }

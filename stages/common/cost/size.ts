@@ -12,6 +12,8 @@ export interface Size extends Required<Omit<Sizes, "model">> {
   readonly model: LlamaConfig | undefined
   /** Of a reward model that was trained by LoRA: its adapter. */
   readonly adapter: CostedModel["adapter"]
+  /** Whether it stands in a reward model's place and has no weights: scoring by it is no work for tensors. */
+  readonly isScorer: boolean
 }
 
 export const unknownSize: Size = {
@@ -23,7 +25,8 @@ export const unknownSize: Size = {
   safetyShare: NaN,
   vocabSize: NaN,
   model: undefined,
-  adapter: undefined
+  adapter: undefined,
+  isScorer: false
 }
 
 /** A size with some of its parts set anew; as many prompts as rows, where those are set alone. */

@@ -7,7 +7,7 @@ import * as Schema from "effect/Schema"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { type Device, liveTensors, noGrad, scoped, tensor, type Tensor } from "../../../engine/tensor.ts"
 import { loadAdapter, loadRewardAdapter } from "../../../models/adapter-files.ts"
-import { loadPolicyFrom, loadReward, saveCheckpoint } from "../../../models/checkpoint.ts"
+import { type LoadedReward, loadPolicyFrom, loadReward, saveCheckpoint } from "../../../models/checkpoint.ts"
 import { initLlama, type Llama } from "../../../models/llama.ts"
 import { initLora, linearLayers } from "../../../models/lora.ts"
 import { initRewardModel, type RewardModel } from "../../../models/reward-model.ts"
@@ -69,8 +69,10 @@ beforeAll(async () => {
     )
   }
 })
-const load = (inputs: object, over: Partial<PpoConfig> = {}, device: Device = "cpu"): Promise<PpoModels> =>
-  run(loadModels({ ...given, ...inputs } as never, { config: configOf(over), device, seed: 5 }))
+/** Its rewards are by models. */
+type Loaded = PpoModels & { readonly helpfulness: LoadedReward; readonly safety: LoadedReward | undefined }
+const load = (inputs: object, over: Partial<PpoConfig> = {}, device: Device = "cpu"): Promise<Loaded> =>
+  run(Effect.scoped(loadModels({ ...given, ...inputs }, { config: configOf(over), device, seed: 5 }))) as Promise<Loaded>
 
 const responses = [
   { prompt: [1, 9, 8], response: [5, 6, 7, 2] },
@@ -166,7 +168,7 @@ describe("the value model by LoRA", () => {
 })
 describe("each distinct base", () => {
   /** Every tensor of the models once. */
-  const tensorsOf = ({ helpfulness, policy, reference, safety, value }: PpoModels): ReadonlyArray<Tensor> => {
+  const tensorsOf = ({ helpfulness, policy, reference, safety, value }: Loaded): ReadonlyArray<Tensor> => {
     const models = [policy, reference, value, helpfulness.model, safety!.model]
     const all = models.flatMap((model) => Object.values({ ...model.parameters, ...model.adapter?.parameters }))
     return [...new Map(all.map((one) => [one.handle, one])).values()]
@@ -336,7 +338,7 @@ describe("the stage by LoRA", () => {
     await live(one, point, { after: 1, when: "written" })
     const files = readdirSync(point, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".safetensors"))
     expect(files.map((name) => name.replace(/^[^/]*\//, "")).sort()).toEqual([
-      ...["adapter_model.safetensors", "best/adapter_model.safetensors", "ppo/optimizers.safetensors", "ppo/value.safetensors"]
+      ...["adapter_model.safetensors", "best/adapter_model.safetensors", "run/optimizers.safetensors", "run/value.safetensors"]
     ])
     for (const name of files) {
       const file = await run(openSafetensors(join(point, name)))

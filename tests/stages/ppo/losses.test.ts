@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import { Random } from "../../../engine/random.ts"
-import { noGrad, scoped, tensor, type Tensor } from "../../../engine/tensor.ts"
+import { scoped, tensor, type Tensor } from "../../../engine/tensor.ts"
 import { explainedVariance, generalisedAdvantages, tokenRewards, whitenTokens } from "../../../stages/ppo/advantages.ts"
 import { adaptBeta, approximateKl, klEstimate } from "../../../stages/ppo/kl.ts"
 import { clippedTokens, policyLoss, valueLoss } from "../../../stages/ppo/losses.ts"

@@ -23,7 +23,8 @@ import { type Prompt, Prompts } from "../../../schemas/rows.ts"
 import { PpoConfig } from "../../../stages/ppo/config.ts"
 import { ppoDiagnostics, PpoDiagnosticsReport, readDiagnostics } from "../../../stages/ppo/diagnostics.ts"
 import { judgeEvaluations } from "../../../stages/common/early-stopping.ts"
-import { ppo, PpoDivergedError } from "../../../stages/ppo/ppo.ts"
+import { UpdateDivergedError } from "../../../stages/ppo/loop.ts"
+import { ppo } from "../../../stages/ppo/ppo.ts"
 import { nextPrompts, reward as rewardResponses, scoredRollouts } from "../../../stages/ppo/rollouts.ts"
 import { packedBatches } from "../../../stages/training/sft.ts"
 import { logit, scoreOf } from "../../../stages/reward/combined-reward.ts"
@@ -380,7 +381,9 @@ describe("ppo fails", () => {
     expect(message).toContain("Lower learningRate")
   })
   it("when it diverges, with advice that can be followed: no fewer iterations than one, no other rates where no step was taken", () => {
-    const told = (iteration: number, steps: number) => PpoDivergedError.of({ iteration, of: 9, steps, what: "x" }).message
+    const told = (iteration: number, steps: number) =>
+      UpdateDivergedError.of({ method: { name: "PPO", rates: "learningRate or valueLearningRate" }, iteration, of: 9, steps, what: "x" })
+        .message
     const lower = "Lower learningRate or valueLearningRate, raise beta, or set"
     const keep = 'onDivergence to "keep-best" to keep a policy from before.'
     expect(told(3, 20)).toBe(`PPO diverged in iteration 3 of 9: x. ${lower} iterations to 2 or ${keep}`)

@@ -3,7 +3,6 @@ import * as Schema from "effect/Schema"
 import { describe, expect, it } from "vitest"
 import { deriveSeed } from "../../../engine/random.ts"
 import { liveTensors, noGrad, scoped, tensor } from "../../../engine/tensor.ts"
-import { llamaConfig } from "../../../models/config.ts"
 import { initLlama, type Llama } from "../../../models/llama.ts"
 import { initRewardModel, type RewardModel } from "../../../models/reward-model.ts"
 import { generate } from "../../../models/sampler.ts"
@@ -13,8 +12,8 @@ import { PpoTrainer, type PpoTrainerOptions, type Rollout, type StepStatistics }
 import { devices } from "../../devices.ts"
 import { largestDifference, smallConfig } from "../../models/small.ts"
 import { sameInFloat32, splitGradients } from "../../tolerances.ts"
+import { bandit, distance, drawn, optimum, probabilities, reference, temperature } from "./bandit.ts"
 
-const temperature = 0.7
 const eosId = 2
 
 /** A small model that is far from uniform, so that details show. */
@@ -300,35 +299,8 @@ describe("a value model", () => {
   })
 })
 
-/** One token, whose reward is known: the best policy at weight beta is pi*(a) ~ pi_0(a) exp(r(a) / beta). */
+/** bandit.ts: one token, whose reward is known. */
 describe("a bandit of one step", () => {
-  const vocabSize = 8
-  const rewards = [0.3, -0.5, 0.9, 0, 0.6, -1, 1, -0.2]
-  const config = llamaConfig({ vocabSize, dim: 8, layers: 1, heads: 2, kvHeads: 1, ffn: 12, maxPositions: 4 })
-  const bandit = (): Llama => {
-    const model = initLlama(config, { seed: 5 })
-    scoped(() => noGrad(() => model.parameter("lm_head.weight").mul_(20)))
-    return model
-  }
-  /** Of the first token, as it is drawn. */
-  const probabilities = (model: Llama): Array<number> =>
-    scoped(() =>
-      noGrad(() =>
-        model
-          .forward(tensor([[1]], { dtype: "int64" }))
-          .div(temperature)
-          .softmax(-1)
-          .toNumbers()
-      )
-    )
-  const reference = probabilities(bandit())
-  const optimum = (beta: number): Array<number> => {
-    const weights = reference.map((p, a) => p * Math.exp(rewards[a]! / beta))
-    const total = weights.reduce((x, y) => x + y, 0)
-    return weights.map((weight) => weight / total)
-  }
-  const distance = (a: ReadonlyArray<number>, b: ReadonlyArray<number>) => a.reduce((sum, p, i) => sum + Math.abs(p - b[i]!), 0) / 2
-
   const iterations = 40
   const train = (beta: number): Array<number> => {
     const policy = bandit()
@@ -344,20 +316,7 @@ describe("a bandit of one step", () => {
       seed: 3,
       schedule: (iteration) => 0.02 * (1 - iteration / iterations)
     })
-    for (let iteration = 0; iteration < iterations; iteration++) {
-      const prompts = Array.from({ length: 512 }, () => [1])
-      const drawn = generate(policy, prompts, {
-        maxNewTokens: 1,
-        temperature,
-        seeds: prompts.map((_, i) => deriveSeed(7, "bandit", iteration, i)),
-        eosId: undefined,
-        padId: 0
-      })
-      iterate(
-        trainer,
-        drawn.map(({ tokens, logProbabilities }) => ({ prompt: [1], response: tokens, logProbabilities, score: rewards[tokens[0]!]! }))
-      )
-    }
+    for (let iteration = 0; iteration < iterations; iteration++) iterate(trainer, drawn(policy, iteration))
     return probabilities(policy)
   }
 

@@ -1,0 +1,11 @@
+/** A reward of one's own: 1 where the answer is the sum that was asked for, else 0. It is copied and runs by itself, so it imports nothing. */
+interface Message {
+  readonly role: string
+  readonly content: string
+}
+
+export default (prompt: ReadonlyArray<Message>, answer: string): number => {
+  const asked = /(\d+) \+ (\d+)/.exec(prompt.at(-1)!.content)
+  if (asked === null) throw new Error(`no sum in ${JSON.stringify(prompt.at(-1)!.content)}`)
+  return answer.trim() === String(Number(asked[1]) + Number(asked[2])) ? 1 : 0
+}

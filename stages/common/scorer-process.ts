@@ -1,0 +1,95 @@
+/**
+ * A process that scores: it reads a line of JSON for each answer, and writes a line with its number. A function of the user's runs in one too, so that one that never
+ * ends can be ended.
+ */
+import { type ChildProcess, spawn } from "node:child_process"
+import { createInterface } from "node:readline"
+
+/** What became of an answer. */
+export type Scored =
+  | { readonly is: "answered"; readonly line: string }
+  | { readonly is: "ended"; readonly how: string; readonly said: string }
+  | { readonly is: "late" }
+
+/** How much of what it said last is kept, to explain its end. */
+const tailBytes = 2000
+
+export class ScorerProcess {
+  readonly #child: ChildProcess
+  readonly #lines: Array<string> = []
+  #wake: () => void = () => {}
+  #ended: string | undefined
+  #said = ""
+
+  /** `folder`: the current one of the process. */
+  constructor(command: ReadonlyArray<string>, folder: string) {
+    const [program = "", ...args] = command
+    const child = spawn(program, args, { cwd: folder, stdio: ["pipe", "pipe", "pipe"] })
+    this.#child = child
+    createInterface({ input: child.stdout }).on("line", (line) => {
+      this.#lines.push(line)
+      this.#wake()
+    })
+    child.stderr.setEncoding("utf8").on("data", (text: string) => (this.#said = (this.#said + text).slice(-tailBytes)))
+    // A line for a process that is gone: its end tells.
+    child.stdin.on("error", () => {})
+    child.on("error", (cause: NodeJS.ErrnoException) =>
+      this.#end(cause.code === "ENOENT" ? `there is no program ${program}` : cause.message)
+    )
+    // Once its output is read.
+    child.on("close", (code, signal) => this.#end(signal === null ? `it ended with code ${code}` : `it was ended by ${signal}`))
+  }
+
+  #end(how: string): void {
+    this.#ended ??= how
+    this.#wake()
+  }
+
+  /** Sends a line and waits for one, `seconds` at most: one that is late is ended. */
+  async ask(line: string, seconds: number): Promise<Scored> {
+    if (this.#ended === undefined) this.#child.stdin!.write(`${line}\n`)
+    let timer: NodeJS.Timeout | undefined
+    const isLate = new Promise<"late">((resolve) => (timer = setTimeout(() => resolve("late"), seconds * 1000)))
+    try {
+      for (;;) {
+        const answer = this.#lines.shift()
+        if (answer !== undefined) return { is: "answered", line: answer }
+        if (this.#ended !== undefined) return { is: "ended", how: this.#ended, said: this.#said.trim() }
+        const heard = new Promise<void>((resolve) => (this.#wake = resolve))
+        if ((await Promise.race([heard, isLate])) === "late") {
+          this.kill()
+          return { is: "late" }
+        }
+      }
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  kill(): void {
+    this.#child.kill("SIGKILL")
+  }
+}
+
+/** Runs the default export of a module for each line: its number, or what it threw. What it prints goes where errors go. */
+const host = `
+import { createInterface } from "node:readline"
+import { format } from "node:util"
+for (const name of ["log", "info", "debug"]) console[name] = (...said) => process.stderr.write(format(...said) + "\\n")
+const say = (result) => process.stdout.write(JSON.stringify(result ?? null) + "\\n")
+const words = (thrown) => (thrown instanceof Error ? thrown.name + ": " + thrown.message : String(thrown))
+const { default: score } = await import(process.argv[1])
+if (typeof score !== "function") throw new TypeError("its default export is " + (score === undefined ? "missing" : "no function, but a " + typeof score))
+for await (const line of createInterface({ input: process.stdin })) {
+  const { prompt, answer, ...more } = JSON.parse(line)
+  try {
+    const value = await score(prompt, answer, more)
+    say(typeof value === "number" ? (Number.isFinite(value) ? value : String(value)) : { got: value === undefined ? "undefined" : JSON.stringify(value) })
+  } catch (thrown) {
+    say({ threw: words(thrown) })
+  }
+}
+`
+
+/** The command that runs a module (its URL). */
+export const moduleCommand = (url: string): ReadonlyArray<string> => [process.execPath, "--input-type=module", "-e", host, url]

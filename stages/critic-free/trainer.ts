@@ -1,0 +1,212 @@
+/**
+ * What RLOO and GRPO do with responses and their scores: advantages beside the others of a group, a loss of the policy, a gradient step. They differ in a
+ * `Method`. Where responses and scores come from is the caller's business.
+ *
+ *     B responses of a part of a mini-batch   N their tokens, one response after another without padding
+ */
+import { accumulateGradients, clipGradientNorm, type Parameters } from "../../engine/gradients.ts"
+import { AdamW } from "../../engine/optimizer.ts"
+import { Random } from "../../engine/random.ts"
+import { constantSchedule, type Schedule } from "../../engine/schedule.ts"
+import { backward } from "../../engine/segments.ts"
+import { cat, noGrad, stack, tensor, type Tensor } from "../../engine/tensor.ts"
+import type { Llama } from "../../models/llama.ts"
+import { chunks } from "../common/sequences.ts"
+import { approximateKl, klEstimate } from "../ppo/kl.ts"
+import { byLength, logProbabilitiesOf, responseLogProbabilities, sequenceLength } from "../ppo/models.ts"
+import { usualResponses } from "../ppo/config.ts"
+import type { Rollout } from "../ppo/trainer.ts"
+import { microBatches } from "../training/cutting.ts"
+import { type Fit, fitOnCpu } from "../training/fit.ts"
+import { trainedParameters } from "../training/lora.ts"
+import { groupsOf, isConstant } from "./advantages.ts"
+import type { CriticFreeConfig } from "./config.ts"
+
+/** A response with what it is trained on. */
+export interface Experience extends Rollout {
+  /** Of its tokens, under the reference. */
+  readonly reference: ReadonlyArray<number>
+  /** KL to the reference by k1, in nats: the sum over its tokens. */
+  readonly kl: number
+  readonly advantage: number
+}
+
+/** Log-probabilities (N,) of a part, beside what the method learns from them. */
+export interface Part {
+  readonly responses: ReadonlyArray<Experience>
+  readonly logProbabilities: Tensor
+  readonly old: Tensor
+  readonly reference: Tensor
+}
+
+/** In what RLOO and GRPO differ. */
+export interface Method {
+  /** Of the responses of one group: one advantage each. */
+  readonly advantages: (group: ReadonlyArray<Pick<Experience, "score" | "kl">>) => ReadonlyArray<number>
+  /** The loss, summed over responses, and how many of them are beyond the clip (a share of one where some of its tokens are). */
+  readonly loss: (part: Part) => { readonly loss: Tensor; readonly clipped: Tensor }
+}
+
+export interface CriticFreeTrainerOptions {
+  readonly config: CriticFreeConfig
+  readonly method: Method
+  /** Trained; of a model with an adapter, that is. */
+  readonly policy: Llama
+  /** Frozen: what the policy is held near. */
+  readonly reference: Llama
+  readonly padId: number
+  /** Of the permutations. */
+  readonly seed: number
+  /** The learning rate by iteration, counted from 0. config.learningRate unless given. */
+  readonly schedule?: Schedule
+}
+
+/** Of one iteration's responses, before any step. */
+export interface ExperienceStatistics {
+  /** KL to the reference by k1, in nats, mean over responses. */
+  readonly kl: number
+  readonly klPerToken: number
+  /** Share of the groups whose responses all have the same score: there is nothing to learn from them. */
+  readonly constantGroups: number
+}
+
+/** Of one gradient step, before its update. */
+export interface StepStatistics {
+  readonly policyLoss: number
+  /** Before clipping. */
+  readonly policyGradientNorm: number
+  /** Share of responses (GRPO: of their tokens) whose ratio is beyond the clip. */
+  readonly clipFraction: number
+  /** KL(old || new), k3, mean over tokens. */
+  readonly approximateKl: number
+  readonly entropy: number
+  /** The policy is as it was before: the loss or its gradient norm is not finite. */
+  readonly diverged: boolean
+}
+
+/** What a trainer knows between two iterations besides tensors. */
+export interface TrainerNumbers {
+  readonly iteration: number
+  readonly steps: number
+}
+
+/** An iteration is `advantages`, `loss` and `step` for each of `miniBatches`, and `finish`. */
+export class CriticFreeTrainer {
+  readonly #options: CriticFreeTrainerOptions
+  readonly #schedule: Schedule
+  readonly #usual: Fit
+  readonly #optimizer: AdamW
+  #iteration = 0
+
+  constructor(options: CriticFreeTrainerOptions) {
+    const { config, policy } = options
+    this.#options = options
+    this.#usual = fitOnCpu({ microBatch: config.microBatchSize, recompute: config.recompute }, policy.config.layers, usualResponses)
+    this.#schedule = options.schedule ?? constantSchedule(config.learningRate)
+    this.#optimizer = new AdamW({ parameters: trainedParameters(policy), weightDecay: config.weightDecay })
+  }
+
+  /** Every response's advantage in its group, which are consecutive, and its log-probabilities under policy and reference. */
+  advantages(rollouts: ReadonlyArray<Rollout>): {
+    readonly experience: ReadonlyArray<Experience>
+    readonly statistics: ExperienceStatistics
+  } {
+    const { config, method, policy, reference } = this.#options
+    const old =
+      config.oldLogProbabilities === "recorded"
+        ? rollouts.map(({ logProbabilities }) => logProbabilities)
+        : logProbabilitiesOf(policy, rollouts, this.#options)
+    const references = logProbabilitiesOf(reference, rollouts, this.#options)
+    const kls = old.map((row, i) => row.reduce((sum, logProbability, t) => sum + klEstimate("k1", logProbability, references[i]![t]!), 0))
+    const groups = groupsOf(
+      rollouts.map(({ score }, i) => ({ score, kl: kls[i]! })),
+      config.groupSize
+    )
+    const advantages = groups.flatMap((group) => method.advantages(group))
+    const total = kls.reduce((sum, kl) => sum + kl, 0)
+    return {
+      experience: rollouts.map((rollout, i) => ({
+        ...rollout,
+        ...{ logProbabilities: old[i]!, reference: references[i]!, kl: kls[i]!, advantage: advantages[i]! }
+      })),
+      statistics: {
+        kl: total / rollouts.length,
+        klPerToken: total / rollouts.reduce((sum, { response }) => sum + response.length, 0),
+        constantGroups: groups.filter((group) => isConstant(group.map(({ score }) => score))).length / groups.length
+      }
+    }
+  }
+
+  /** All of it once an epoch, in a fresh permutation each time. */
+  *miniBatches(experience: ReadonlyArray<Experience>): Generator<ReadonlyArray<Experience>, void, undefined> {
+    const { config, seed } = this.#options
+    for (let epoch = 0; epoch < config.epochs; epoch++)
+      yield* chunks(new Random(seed, "critic-free", "permutation", this.#iteration, epoch).shuffle(experience), config.miniBatchSize)
+  }
+
+  /**
+   * The loss of the whole mini-batch, computed in micro-batches, and its gradients: (4,) of loss, clip fraction, KL(old || new), entropy. Call it, and `step`, inside
+   * one scope. `fit` says how it is cut; unless given, as config.microBatchSize and recompute say, on the CPU.
+   */
+  loss(miniBatch: ReadonlyArray<Experience>, fit: Fit = this.#usual): Tensor {
+    const { method, policy } = this.#options
+    const tokens = miniBatch.reduce((sum, { response }) => sum + response.length, 0)
+    const cut = microBatches(byLength(miniBatch), fit.microBatch, sequenceLength)
+    const compute = (part: ReadonlyArray<Experience>): Tensor => {
+      const { entropy, logProbabilities } = responseLogProbabilities(policy, part, this.#options) // (N,) and one element
+      const flat = (of: "logProbabilities" | "reference") =>
+        tensor(Float64Array.from(part.flatMap((response) => response[of])), like(logProbabilities)) // (N,)
+      const [old, reference] = [flat("logProbabilities"), flat("reference")]
+      const { clipped, loss } = method.loss({ responses: part, logProbabilities, old, reference })
+      const share = loss.div(miniBatch.length)
+      backward(share)
+      return noGrad(() => {
+        const kl = approximateKl(logProbabilities.detach(), old)
+        return stack([share.detach(), clipped.detach().div(miniBatch.length), kl.div(tokens), entropy.div(tokens)], 0) // (4,)
+      })
+    }
+    const parts = accumulateGradients(trainedParameters(policy), cut, compute, fit)
+    return noGrad(() => stack(parts, 0).sum(0))
+  }
+
+  /** Clips the gradients and takes a step, unless something is not finite. */
+  step(losses: Tensor): StepStatistics {
+    const { config, policy } = this.#options
+    const norm = clipGradientNorm(trainedParameters(policy), config.maxNorm).reshape(1)
+    // Read together: a GPU is waited for once.
+    const numbers = noGrad(() =>
+      cat(
+        [losses, norm].map((part) => part.to({ dtype: "float64" })),
+        0
+      ).toNumbers()
+    ) as [number, number, number, number, number]
+    const [policyLoss, clipFraction, kl, entropy, policyGradientNorm] = numbers
+    const diverged = ![policyLoss, policyGradientNorm].every(Number.isFinite)
+    if (!diverged) this.#optimizer.step(this.#schedule(this.#iteration))
+    return { policyLoss, policyGradientNorm, clipFraction, approximateKl: kl, entropy, diverged }
+  }
+
+  /** Ends the iteration: the next has its own learning rate and permutations. */
+  finish(): void {
+    this.#iteration++
+  }
+
+  /** The optimiser's tensors: the next iteration reads them, the policy and `numbers`. Copy saved ones into them, then call `resume`. */
+  get tensors(): Parameters {
+    return this.#optimizer.state
+  }
+  get numbers(): TrainerNumbers {
+    return { iteration: this.#iteration, steps: this.#optimizer.steps }
+  }
+  /** Goes on as when these were its numbers: policy and tensors are as they were then. */
+  resume({ iteration, steps }: TrainerNumbers): void {
+    this.#iteration = iteration
+    this.#optimizer.resume(steps)
+  }
+  /** Frees the optimiser's state; the models stay. */
+  free(): void {
+    this.#optimizer.free()
+  }
+}
+
+const like = ({ device, dtype }: Tensor) => ({ device, dtype })

@@ -1,0 +1,203 @@
+/**
+ * Direct preference optimisation (Rafailov et al. 2023): the policy itself is trained on preference pairs, without a reward model and without sampling.
+ *
+ *     loss = -log sigmoid(beta log(pi(y_w) / pi_0(y_w)) - beta log(pi(y_l) / pi_0(y_l)))                                         (eq. 7)
+ *
+ * pi_0 is the policy that it starts from. On labels that are drawn by Bradley and Terry's model of a reward r, its optimum is pi_0 exp(r / beta) / Z, that of PPO's objective;
+ * on labels without noise it has none: the margin grows for as long as it is trained.
+ *
+ * Deviations: AdamW (§2.2's weight decay) in place of RMSprop. pi_0's log-probabilities are computed once, before the first step, so that no second model is in memory. How
+ * much better the chosen response was judged is not used.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { cosineSchedule } from "../../engine/schedule.ts"
+import { tensor, type Tensor } from "../../engine/tensor.ts"
+import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
+import type { LlamaConfig } from "../../models/config.ts"
+import type { Llama } from "../../models/llama.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import type { Progress } from "../../runtime/define/stage.ts"
+import { Policy } from "../../schemas/checkpoint.ts"
+import { ExplainedError } from "../../schemas/explained-error.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { Preferences } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { dialogueLength, rowCount } from "../common/cost/size.ts"
+import { languageModel, reading } from "../common/cost/work.ts"
+import { nothingLeft } from "../common/left-out.ts"
+import { chunks, type Sequence } from "../common/sequences.ts"
+import { TokenStore } from "../common/token-store.ts"
+import { logProbabilitiesOf, perResponse, responseDistribution } from "../ppo/models.ts"
+import { pairBatches, pairPass, type Pairs, type PromptedPair, readPairs } from "../reward/pairs.ts"
+import { fitOneModel } from "../training/advice.ts"
+import { trainingCost, withHeldOut } from "../training/cost.ts"
+import { microBatchField, recomputeField } from "../training/fit.ts"
+import { evaluating, heldOutFields, patienceNeedsHeldOut, splitHeldOut } from "../training/held-out.ts"
+import { adaptedBy, loraFields, targetsNeedRank, trainedParameters, withLora } from "../training/lora.ts"
+import { precision, stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
+import { dpoLoss } from "./losses.ts"
+
+/** Pairs at once on the CPU. */
+const usualPairs = 8
+
+export const DpoConfig = Schema.Struct({
+  beta: hyper(0.1, "how strongly the policy is held near the one it starts from; appendix B: 0.1, and 0.5 for summaries", { min: 1e-6 }),
+  learningRate: hyper(1e-6, "constant after the warm-up; appendix B: 1e-6", { min: 0 }),
+  warmupSteps: hyperInt(150, "linear warm-up; appendix B: 150", { min: 0 }),
+  epochs: hyper(1, "passes over the pairs; the paper names none", { min: 0 }),
+  batchPairs: hyperInt(64, "pairs a step; appendix B: 64", { min: 1 }),
+  microBatchPairs: microBatchField("pairs", usualPairs),
+  recompute: recomputeField,
+  weightDecay: hyper(0.1, "as in every training here (§2.2); the paper's RMSprop has none", { min: 0 }),
+  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
+  inferencePairs: hyperInt(32, "pairs at once when the first policy's log-probabilities are computed: memory against speed", { min: 1 }),
+  precision,
+  ...loraFields,
+  ...heldOutFields
+}).check(patienceNeedsHeldOut, targetsNeedRank)
+type DpoConfig = typeof DpoConfig.Type
+
+/** The first policy gives a pair no log-probability: nothing can be learnt from it. */
+export class ReferenceError extends ExplainedError<ReferenceError>()("ReferenceError") {}
+
+/** A pair with the log-probabilities of its responses under the first policy. */
+interface ReferredPair extends PromptedPair {
+  readonly reference: readonly [chosen: number, rejected: number]
+}
+
+/** Both responses of each pair after its prompt: those chosen, then those rejected. */
+const responsesOf = (pairs: ReadonlyArray<PromptedPair>) =>
+  (["chosen", "rejected"] as const).flatMap((which) =>
+    pairs.map((pair) => ({ prompt: pair[which].slice(0, pair.promptLength), response: pair[which].slice(pair.promptLength) }))
+  )
+
+/** Log-probabilities are of the model's own distribution: nothing was drawn at a temperature. */
+const ofPairs = (padId: number, inferencePairs: number) => ({ padId, config: { temperature: 1, inferenceBatchSize: 2 * inferencePairs } })
+
+/** Summed loss of some pairs. Chosen and rejected go through the model as one batch of 2 B rows. */
+export const pairsLoss = (
+  model: Llama,
+  pairs: ReadonlyArray<ReferredPair>,
+  { beta, padId }: { readonly beta: number; readonly padId: number }
+): Tensor => {
+  const responses = responsesOf(pairs)
+  const { logProbabilities } = responseDistribution(model, responses, ofPairs(padId, pairs.length), false)
+  const sums = perResponse(logProbabilities, responses) // (2 B,)
+  const halves = (all: Tensor) => ({ chosen: all.slice(0, 0, pairs.length), rejected: all.slice(0, pairs.length, 2 * pairs.length) })
+  const references = [0, 1].flatMap((which) => pairs.map(({ reference }) => reference[which as 0 | 1]))
+  const { device, dtype } = sums
+  return dpoLoss(halves(sums), halves(tensor(Float64Array.from(references), { device, dtype })), beta)
+}
+
+/** The pairs, each with what the first policy says of its responses. */
+const refer = Effect.fn("dpo.refer")(function* (
+  policy: Llama,
+  pairs: Pairs,
+  {
+    inferencePairs,
+    padId,
+    progress
+  }: { readonly inferencePairs: number; readonly padId: number; readonly progress: (progress: Progress) => Effect.Effect<void> }
+): Effect.fn.Return<Sequence<ReferredPair>, ReferenceError> {
+  const chosen = new Float64Array(pairs.length)
+  const rejected = new Float64Array(pairs.length)
+  const indices = Array.from({ length: pairs.length }, (_, i) => i)
+  for (const part of chunks(indices, inferencePairs)) {
+    const responses = responsesOf(part.map((i) => pairs.at(i)!))
+    const sums = logProbabilitiesOf(policy, responses, ofPairs(padId, inferencePairs)).map((row) => row.reduce((sum, x) => sum + x, 0))
+    part.forEach((i, at) => {
+      chosen[i] = sums[at]!
+      rejected[i] = sums[part.length + at]!
+    })
+    const wrong = part.find((i) => !Number.isFinite(chosen[i]! + rejected[i]!))
+    if (wrong !== undefined)
+      return yield* ReferenceError.of({
+        doing: `Computing the first policy's log-probabilities of pair ${wrong + 1} of ${pairs.length}`,
+        expected: "two numbers",
+        found: `${chosen[wrong]} and ${rejected[wrong]}`,
+        hint: "The policy's weights are damaged or diverged: look at the stage that made it, or compute in float32."
+      })
+    yield* progress({
+      message: "reading the pairs under the first policy",
+      tokens: responses.reduce((sum, { prompt, response }) => sum + prompt.length + response.length, 0)
+    })
+  }
+  return {
+    length: pairs.length,
+    at: (i) => {
+      const pair = pairs.at(i)
+      return pair === undefined ? undefined : { ...pair, reference: [chosen[i]!, rejected[i]!] }
+    }
+  }
+})
+
+const askedOf = (config: DpoConfig) => ({ microBatch: config.microBatchPairs, recompute: config.recompute })
+/** A pair is a row of both its dialogues, each of the context's length at most. */
+const stepsOf = (config: DpoConfig, shape: LlamaConfig) => {
+  const { batchPairs: rows, patience, precision } = config
+  const model = adaptedBy(config, { config: shape, scalarHead: false })
+  return { model, precision, rows, longest: 2 * shape.maxPositions, keepsBest: patience > 0 }
+}
+
+export const dpo = Stage.make("dpo", {
+  description:
+    "Rafailov et al. 2023 direct preference optimisation: the policy trained on preference pairs, held near the one that it starts from",
+  config: DpoConfig,
+  inputs: { policy: Policy, pairs: Preferences },
+  output: Policy,
+  inherits: { tokenizer: "policy" },
+  resources: { tensors: true },
+  run: Effect.fn("dpo")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped, recorded }) {
+    const { beta, inferencePairs } = config
+    const { model: first, tokenizer } = yield* loadPolicy(inputs.policy, { device, dtype: config.precision })
+    const { padId } = tokenizer
+    const context = first.config.maxPositions
+    const store = yield* TokenStore.scoped({ vocabSize: tokenizer.vocabSize, folder: output.path })
+    const tokenised = yield* readPairs(inputs.pairs, {
+      ...{ tokenizer, margin: "none", length: context, store },
+      leftOut: (row) => skipped.add({ what: "pairs", ...row })
+    })
+    const { leftOut, shortened } = tokenised
+    if (tokenised.length === 0)
+      return yield* nothingLeft("tune on", { name: "pairs", count: tokenised.rows }, leftOut, { length: context, context })
+    yield* skipped.check("pairs", tokenised.rows)
+    const { heldOut, training } = yield* splitHeldOut(tokenised.length, config.heldOut, seed)
+    // Before the first step, and before an adapter is on it.
+    const pairs = yield* refer(first, tokenised, { inferencePairs, padId, progress })
+    const model = withLora(first, config, seed)
+    const lossOf = (part: ReadonlyArray<ReferredPair>) => pairsLoss(model, part, { beta, padId })
+    const fit = yield* fitOneModel(askedOf(config), { device, usual: usualPairs }, stepsOf(config, model.config))
+    const steps = stepsFor(training.length, config.batchPairs, config.epochs)
+    const result = yield* train({
+      ...{ fit, recorded, parameters: trainedParameters(model) },
+      checkpoints: trainingCheckpoints(checkpoints, output, { model, tokenizer }),
+      batches: pairBatches(pairs, config, seed, lossOf, training),
+      heldOut: evaluating(heldOut, config, () => pairPass(pairs, heldOut, config, lossOf)),
+      steps,
+      schedule: cosineSchedule({ peak: config.learningRate, steps, warmup: config.warmupSteps, finalFraction: 1 }),
+      maxNorm: config.maxNorm,
+      weightDecay: config.weightDecay,
+      progress
+    })
+    const { tooLong, format } = leftOut
+    const metrics = { ...trainingMetrics(result), pairs: pairs.length, tooLong, format, shortened }
+    return yield* saveCheckpoint(output, { model, tokenizer, metrics, base: inputs.policy })
+  }, Effect.scoped)
+})
+
+export const dpoCost = costOf(dpo, {
+  size: ({ inputs }) => inputs.policy,
+  cost: ({ config, deviceMemory, inputs }) => {
+    const { batchPairs, epochs, heldOut, precision } = config
+    const start = languageModel(inputs.policy, "the policy")
+    const trained = stepsOf(config, start.config)
+    const [count, length] = [rowCount(inputs.pairs, "pairs"), dialogueLength(inputs.pairs, "the pairs")]
+    const trainedOn = (1 - heldOut) * count * epochs
+    const cost = trainingCost({ ...trained, asked: askedOf(config) }, { rows: 2 * trainedOn, length }, deviceMemory)
+    const { model } = trained
+    const withReference = { ...cost, work: [reading("reference", start, precision, 2 * count, length), ...cost.work] }
+    const steps = Math.ceil(trainedOn / batchPairs)
+    return withHeldOut(withReference, config, { model, precision, rows: () => 2 * heldOut * count, length, steps })
+  }
+})

@@ -1,0 +1,390 @@
+/**
+ * Learning from one's own responses, as PPO, RLOO and GRPO do: draw responses to a batch of prompts, score them, learn from them, again and again; look at held-out
+ * prompts now and then, and keep the best policy. A method brings its models, its trainer and what it makes of scores.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows } from "../../data/dataset.ts"
+import { gpuMemory, isOutOfMemory } from "../../engine/device.ts"
+import { deriveSeed } from "../../engine/random.ts"
+import { scoped } from "../../engine/tensor.ts"
+import { saveCheckpoint } from "../../models/checkpoint.ts"
+import type { Llama } from "../../models/llama.ts"
+import type { RewardModel } from "../../models/reward-model.ts"
+import { TensorSnapshot } from "../../models/safetensors.ts"
+import type { ResumePoint } from "../../runtime/define/resume-points.ts"
+import type * as Stage from "../../runtime/define/stage.ts"
+import type { ArtifactRef, Checkpoint, Dataset, OutputSlot } from "../../schemas/artifact.ts"
+import { type Prompt, Prompts } from "../../schemas/rows.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
+import { fitPrompts } from "../common/unfit.ts"
+import { Cutting, microBatches, OutOfMemoryError } from "../training/cutting.ts"
+import type { Fit, PlannedFit } from "../training/fit.ts"
+import { trainedParameters } from "../training/lora.ts"
+import { fitMetrics, tellFit } from "../training/train.ts"
+import type { PpoConfig } from "./config.ts"
+import { describeIteration, describeResponses, type IterationOf, type PpoDiagnostics, type StepNumbers } from "./diagnostics.ts"
+import { resumeRun, RunHistory, type RunSchemas, saveRun } from "./history.ts"
+import type { PolicyInputs, PolicyModels } from "./loading.ts"
+import { byLength, sequenceLength } from "./models.ts"
+import { type EncodedPrompt, nextPrompts, type Response, type ResponseReward, reward, type RolloutConfig, rollout } from "./rollouts.ts"
+import type { Rollout } from "./trainer.ts"
+
+/** What the loop reads of a config. */
+export type LoopConfig = RolloutConfig &
+  Pick<PpoConfig, "batchSize" | "iterations" | "evaluateEvery" | "patience" | "onDivergence" | "sampleTexts" | "learningRate">
+
+/** An iteration is `advantages`, `loss` and `step` for each of `miniBatches`, and `finish`. */
+export interface Trainer<Experience, Losses, Statistics, Step, Numbers> {
+  readonly advantages: (rollouts: ReadonlyArray<Rollout>) => {
+    readonly experience: ReadonlyArray<Experience>
+    readonly statistics: Statistics
+  }
+  readonly miniBatches: (experience: ReadonlyArray<Experience>) => Iterable<ReadonlyArray<Experience>>
+  readonly loss: (miniBatch: ReadonlyArray<Experience>, fit: Fit) => Losses
+  readonly step: (losses: Losses) => Step
+  readonly finish: (statistics: Statistics, responses: number) => void
+  readonly tensors: Parameters<typeof saveRun>[2]["trainer"]["tensors"]
+  readonly numbers: Numbers
+  readonly resume: (numbers: Numbers) => void
+  readonly free: () => void
+}
+
+/** What a method makes of the loop. */
+export interface Method<Experience extends Rollout, Losses, Statistics extends object, Step extends StepNumbers, Numbers> {
+  /** As messages name it. */
+  readonly name: string
+  /** What to lower where it diverges. */
+  readonly rates: string
+  /** Of the seeds of what is drawn. */
+  readonly purpose: string
+  /** Responses to each prompt of a batch, one after another. */
+  readonly groupSize: number
+  readonly value?: RewardModel
+  readonly trainer: Trainer<Experience, Losses, Statistics, Step, Numbers>
+  readonly scored: (responses: ReadonlyArray<Response>, rewards: ReadonlyArray<ResponseReward>) => ReadonlyArray<Rollout>
+  /** What there is to say of an iteration's statistics; fails where they leave nothing to learn from. */
+  readonly check?: (
+    statistics: Statistics,
+    at: { readonly iteration: number; readonly rewards: ReadonlyArray<ResponseReward> }
+  ) => Effect.Effect<string | undefined, UpdateSetupError>
+  readonly schemas: RunSchemas<IterationOf<Statistics, Step>, Numbers>
+  readonly fit: Fit | PlannedFit
+}
+
+/** Settings that contradict one another or the inputs. */
+export class UpdateSetupError extends Schema.TaggedError<UpdateSetupError>()("UpdateSetupError", { message: Schema.String }) {
+  readonly isRetryable = false
+}
+
+/** A method can't go on: a loss, a gradient or a logit is not a number. */
+export class UpdateDivergedError extends Schema.TaggedError<UpdateDivergedError>()("UpdateDivergedError", {
+  iteration: Schema.Number,
+  what: Schema.String,
+  message: Schema.String
+}) {
+  readonly isRetryable = false
+  /** `steps` are the gradient steps taken until then; iteration 0 is the evaluation before the first. */
+  static of(at: {
+    readonly method: { readonly name: string; readonly rates: string }
+    readonly iteration: number
+    readonly of: number
+    readonly steps: number
+    readonly what: string
+  }): UpdateDivergedError {
+    const { iteration, method, of, steps, what } = at
+    const where = iteration === 0 ? `before the first of ${of} iterations` : `in iteration ${iteration} of ${of}`
+    const fewer = iteration > 1 ? `iterations to ${iteration - 1} or ` : ""
+    const hint =
+      steps === 0
+        ? "No step was taken yet: an input model is broken, or a setting is far too large. Check the stages that made the policy and the reward models."
+        : `Lower ${method.rates}, raise beta, or set ${fewer}onDivergence to "keep-best" to keep a policy from before.`
+    return new UpdateDivergedError({ iteration, what, message: `${method.name} diverged ${where}: ${what}. ${hint}` })
+  }
+  /** Adds the path of the last resume point, if any. The diagnostics leave it out: a result must not contain paths. */
+  withLast(last: ResumePoint | undefined): UpdateDivergedError {
+    if (last === undefined) return this
+    const { iteration, what, message } = this
+    const where = `The policy as it was after iteration ${last.step} is in ${last.path}.`
+    return new UpdateDivergedError({ iteration, what, message: `${message} ${where}` })
+  }
+}
+
+/** State shared by all steps of a run. */
+interface Run<E extends Rollout, L, S extends object, Step extends StepNumbers, N> extends PolicyModels, Method<E, L, S, Step, N> {
+  readonly config: LoopConfig
+  readonly seed: number
+  readonly progress: Stage.Context["progress"]
+  readonly prompts: ReadonlyArray<EncodedPrompt>
+  readonly heldOut: ReadonlyArray<EncodedPrompt>
+  readonly history: RunHistory<IterationOf<S, Step>>
+  /** The micro-batch of updates as the run goes on. */
+  readonly cutting: Cutting
+}
+
+const divergence = (
+  run: { readonly name: string; readonly rates: string; readonly config: LoopConfig; readonly trainer: { readonly numbers: unknown } },
+  iteration: number,
+  what: string
+): UpdateDivergedError =>
+  UpdateDivergedError.of({
+    ...{ method: run, iteration, of: run.config.iterations, what },
+    steps: (run.trainer.numbers as { readonly steps: number }).steps
+  })
+
+/** A step of each model on a mini-batch; where the memory does not hold it, with half of the micro-batch, from there on. */
+const takeStep = Effect.fnUntraced(function* <
+  E extends Rollout,
+  L,
+  S extends object,
+  Step extends StepNumbers,
+  N extends { readonly steps: number }
+>({ cutting, fit, policy, progress, trainer, value }: Run<E, L, S, Step, N>, miniBatch: ReadonlyArray<E>) {
+  const number = trainer.numbers.steps + 1
+  const trained: ReadonlyArray<Llama | RewardModel> = [policy, ...(value === undefined ? [] : [value])]
+  const step = yield* Effect.try({
+    try: () =>
+      scoped(() => {
+        const losses = cutting.step(
+          number,
+          trained.map(trainedParameters),
+          (microBatch) => microBatches(byLength(miniBatch), microBatch, sequenceLength).length,
+          (microBatch) => trainer.loss(miniBatch, { ...fit, microBatch })
+        )
+        return trainer.step(losses)
+      }),
+    catch: (cause) => {
+      if (cause instanceof OutOfMemoryError) return cause
+      if (isOutOfMemory(cause)) return OutOfMemoryError.during(`Taking step ${number}`, cause)
+      throw cause
+    }
+  })
+  for (const note of cutting.notes()) yield* progress({ note })
+  return step
+})
+
+/** One iteration, counted from 1: rollouts of a batch of prompts, their rewards and advantages, then losses and a step for each mini-batch. */
+const iterate = Effect.fn("iterate")(function* <
+  E extends Rollout,
+  L,
+  S extends object,
+  Step extends StepNumbers,
+  N extends { readonly steps: number }
+>(run: Run<E, L, S, Step, N>, iteration: number) {
+  const { config, groupSize, history, progress, purpose, seed, trainer } = run
+  history.beginIteration()
+  const asked = nextPrompts(run.prompts, { size: config.batchSize / groupSize, iteration, seed })
+  const prompts = asked.flatMap((prompt) => Array.from({ length: groupSize }, () => prompt))
+  const seeds = prompts.map((_, i) => deriveSeed(seed, purpose, "rollout", iteration, i))
+
+  const responses = yield* rollout(run, prompts, seeds)
+  history.spent("generation")
+  const rewards = yield* reward(run, responses)
+  history.spent("scoring")
+  const { experience, statistics } = trainer.advantages(run.scored(responses, rewards))
+  const note = yield* run.check?.(statistics, { iteration, rewards }) ?? Effect.undefined
+  if (note !== undefined) yield* progress({ note })
+  const steps: Array<Step> = []
+  for (const miniBatch of trainer.miniBatches(experience)) {
+    const step = yield* takeStep(run, miniBatch)
+    steps.push(step)
+    if (step.diverged) {
+      // The end of the curve.
+      const { diverged: _, policyLoss: loss, ...numbers } = step
+      yield* progress({ loss, ...numbers, learningRate: config.learningRate })
+      return yield* divergence(run, iteration, lossesAndNorms(steps))
+    }
+    yield* progress({ message: "updating" })
+  }
+  trainer.finish(statistics, responses.length)
+  history.spent("update")
+
+  const done = describeIteration({ iteration, responses, rewards, statistics, steps, sampleTexts: config.sampleTexts })
+  history.iterations.push(done)
+  const { generation, scoring, update } = history.seconds
+  const { iteration: _, samples: __, reward: meanReward, helpfulness, safety, ...told } = done
+  const {
+    kl,
+    policyLoss: loss,
+    ...numbers
+  } = told as unknown as { readonly kl: number; readonly policyLoss: number } & Readonly<Record<string, number>>
+  yield* progress({
+    ...{ reward: meanReward, kl, loss, learningRate: config.learningRate },
+    ...{ generationSeconds: generation, scoringSeconds: scoring, updateSeconds: update },
+    ...{ helpfulness: helpfulness ?? undefined, safety: safety ?? undefined, ...numbers, ...gpuMemory() }
+  })
+})
+
+/** The losses and gradient norms of the last step, in words. */
+const lossesAndNorms = (steps: ReadonlyArray<object>): string => {
+  const { policyLoss, valueLoss, policyGradientNorm, valueGradientNorm } = steps.at(-1)! as Readonly<Record<string, number>>
+  const numbers =
+    valueLoss === undefined
+      ? `loss ${policyLoss}, gradient norm ${policyGradientNorm}`
+      : `policy loss ${policyLoss}, value loss ${valueLoss}, gradient norms ${policyGradientNorm} and ${valueGradientNorm}`
+  return `${numbers} at mini-batch ${steps.length}`
+}
+
+/** Evaluates the policy on the held-out prompts, with the same random numbers each time. Says whether to stop. */
+const evaluate = Effect.fn("evaluate")(function* <E extends Rollout, L, S extends object, Step extends StepNumbers, N>(
+  run: Run<E, L, S, Step, N>,
+  iteration: number
+) {
+  const { config, seed, heldOut, history, progress, purpose } = run
+  const seeds = heldOut.map((_, i) => deriveSeed(seed, purpose, "held-out", i))
+  const responses = yield* rollout(run, heldOut, seeds)
+  history.spent("generation")
+  const rewards = yield* reward(run, responses)
+  history.spent("scoring")
+  const evaluation = { iteration, ...describeResponses(responses, rewards) }
+  yield* progress({ heldOutReward: evaluation.reward })
+  return history.evaluated(evaluation, run, config.patience)
+})
+
+/** An iteration, and an evaluation where one is due; number 0 is the evaluation before the first. Says whether to stop. */
+const advance = Effect.fn("advance")(function* <
+  E extends Rollout,
+  L,
+  S extends object,
+  Step extends StepNumbers,
+  N extends { readonly steps: number }
+>(run: Run<E, L, S, Step, N>, iteration: number) {
+  const { config, heldOut } = run
+  if (iteration > 0) yield* iterate(run, iteration)
+  const due = iteration % config.evaluateEvery === 0 || iteration === config.iterations
+  return heldOut.length > 0 && due ? yield* evaluate(run, iteration) : false
+})
+
+/** Runs the remaining iterations, saving after each. Returns why it stopped. */
+const advanceToEnd = Effect.fn("advanceToEnd")(function* <
+  E extends Rollout,
+  L,
+  S extends object,
+  Step extends StepNumbers,
+  N extends { readonly steps: number }
+>(run: Run<E, L, S, Step, N>, save: Effect.Effect<void>) {
+  const { config, heldOut, history } = run
+  const first = heldOut.length > 0 && history.heldOut.length === 0 ? 0 : history.iterations.length + 1
+  for (let iteration = first; iteration <= config.iterations; iteration++) {
+    const stop = yield* advance(run, iteration).pipe(
+      Effect.catchTag("NotFiniteLogitsError", ({ message }) => divergence(run, iteration, message))
+    )
+    if (stop) return iteration === config.iterations ? ("iterations" as const) : ("early-stopping" as const)
+    yield* save
+  }
+  return "iterations" as const
+})
+
+interface Given extends Pick<Stage.Context, "seed" | "progress" | "checkpoints" | "skipped" | "recorded"> {
+  readonly config: LoopConfig
+  readonly inputs: PolicyInputs & {
+    readonly prompts: ArtifactRef<Dataset<Prompt>>
+    readonly heldOut?: ArtifactRef<Dataset<Prompt>> | undefined
+  }
+  readonly output: OutputSlot<Checkpoint<"policy">>
+}
+
+/** Fails where the best policy is to be kept and nothing tells which that is. */
+export const checkKeepsBest = ({ config, inputs }: Pick<Given, "config" | "inputs">): Effect.Effect<void, UpdateSetupError> =>
+  config.onDivergence === "keep-best" && inputs.heldOut === undefined
+    ? Effect.fail(
+        new UpdateSetupError({
+          message: `onDivergence "keep-best" needs held-out prompts to tell the best policy: wire "heldOut", or set onDivergence to "fail".`
+        })
+      )
+    : Effect.void
+
+/** The prompts that leave room for a response in the smallest context of all models; fails where there are none. */
+export const readPromptSets = Effect.fn("readPromptSets")(function* (
+  { config, inputs, skipped }: Pick<Given, "config" | "inputs" | "skipped">,
+  { tokenizer }: Pick<PolicyModels, "tokenizer">,
+  { context, models, name }: { readonly context: number; readonly models: string; readonly name: string }
+) {
+  const room = context - config.maxNewTokens
+  if (room < 1)
+    return yield* new UpdateSetupError({
+      message: `maxNewTokens ${config.maxNewTokens} leaves no room for a prompt: the smallest context of ${models} holds ${context} tokens.`
+    })
+  const rows = yield* readRows(inputs.prompts, Prompts)
+  const heldOutRows = inputs.heldOut === undefined ? [] : yield* readRows(inputs.heldOut, Prompts)
+  const prompts = fitPrompts(tokenizer, rows, room, skipped)
+  const heldOut = fitPrompts(tokenizer, heldOutRows, room, skipped, "held-out prompts")
+  const nothingFits = (all: ReadonlyArray<unknown>, what: string) =>
+    EmptyDatasetError.of(`run ${name} on`, `${all.length} ${what}, none of which fits ${room} tokens`)
+  if (prompts.length === 0) return yield* nothingFits(rows, "prompts")
+  if (heldOut.length === 0 && inputs.heldOut !== undefined) return yield* nothingFits(heldOutRows, "held-out prompts")
+  yield* skipped.check("prompts", rows.length)
+  yield* skipped.check("held-out prompts", heldOutRows.length)
+  return { prompts, heldOut, promptsTooLong: rows.length + heldOutRows.length - prompts.length - heldOut.length }
+})
+export type PromptSets = Effect.Success<ReturnType<typeof readPromptSets>>
+
+/** Runs a method to its end, from the last resume point if there is one, and writes the policy that is kept, with the diagnostics beside it. */
+export const runMethod = Effect.fn("runMethod")(function* <
+  E extends Rollout,
+  L,
+  S extends object,
+  Step extends StepNumbers,
+  N extends { readonly steps: number }
+>(
+  { checkpoints, config, inputs, output, progress, recorded, seed }: Given,
+  given: {
+    readonly models: PolicyModels
+    readonly method: Method<E, L, S, Step, N>
+    readonly prompts: PromptSets
+    readonly write: (
+      folder: string,
+      diagnostics: Omit<PpoDiagnostics, "iterations"> & { readonly iterations: ReadonlyArray<IterationOf<S, Step>> }
+    ) => Effect.Effect<void>
+    /** Of the last iteration: for the trace. */
+    readonly lastMetrics: (last: IterationOf<S, Step>) => Readonly<Record<string, number>>
+  }
+) {
+  const { lastMetrics, method, models } = given
+  const { heldOut, prompts, promptsTooLong } = given.prompts
+  const { fit, trainer } = method
+  yield* tellFit({ fit, progress })
+  const history = new RunHistory<IterationOf<S, Step>>()
+  const run: Run<E, L, S, Step, N> = {
+    ...models,
+    ...method,
+    ...{ config, seed, prompts, heldOut, history, cutting: new Cutting(fit.microBatch, recorded) },
+    progress: (said) => progress({ step: history.iterations.length, total: config.iterations, ...said })
+  }
+  const found = yield* checkpoints.latest
+  if (found !== undefined) {
+    yield* resumeRun(found, run)
+    yield* progress({ note: `resumes after iteration ${found.step} of ${config.iterations}, from a checkpoint` })
+  }
+  const snapshot = new TensorSnapshot()
+  const saveIfDue = Effect.suspend(() => (checkpoints.due() ? saveRun(checkpoints, snapshot, run) : Effect.void))
+  const ended: Pick<PpoDiagnostics, "stopped" | "divergence"> = yield* advanceToEnd(run, saveIfDue).pipe(
+    Effect.map((stopped) => ({ stopped, divergence: null })),
+    Effect.catchTag("UpdateDivergedError", (error) =>
+      config.onDivergence === "keep-best" && history.best !== undefined
+        ? Effect.as(progress({ message: error.message }), { stopped: "diverged" as const, divergence: error.message })
+        : Effect.flatMap(
+            Effect.orElseSucceed(checkpoints.latest, () => undefined),
+            (last) => error.withLast(last)
+          )
+    ),
+    Effect.ensuring(Effect.sync(() => trainer.free()))
+  )
+
+  const { iterations, best, kept, allSeconds } = history
+  yield* given.write(output.path, {
+    ...{ iterations, heldOut: history.heldOut, kept, ...ended },
+    ...{ promptsTooLong, helpfulnessOnly: models.safety === undefined }
+  })
+  const [first, last] = [iterations[0], iterations.at(-1)]
+  return yield* saveCheckpoint(output, {
+    model: best ?? models.policy,
+    tokenizer: models.tokenizer,
+    base: inputs.policy,
+    metrics: {
+      ...{ iterations: iterations.length, kept, promptsTooLong, ...fitMetrics(fit), ...run.cutting.metrics },
+      ...{ generationSeconds: allSeconds.generation, scoringSeconds: allSeconds.scoring, updateSeconds: allSeconds.update },
+      ...(first === undefined || last === undefined ? {} : { firstReward: first.reward, lastReward: last.reward, ...lastMetrics(last) })
+    }
+  })
+})

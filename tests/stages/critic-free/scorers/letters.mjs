@@ -1,0 +1,1 @@
+export default (_prompt, answer) => answer.split("a").length - 1

@@ -1,0 +1,185 @@
+/** The stages rloo and grpo on small models: what they keep, refuse and tell, each setting, and that the reward rises. */
+import { createHash } from "node:crypto"
+import { readFileSync } from "node:fs"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import * as Effect from "effect/Effect"
+import { beforeAll, describe, expect, it } from "vitest"
+import { noGrad, scoped } from "../../../engine/tensor.ts"
+import { loadPolicy, saveCheckpoint } from "../../../models/checkpoint.ts"
+import { initLlama } from "../../../models/llama.ts"
+import { initRewardModel } from "../../../models/reward-model.ts"
+import type { Progress } from "../../../runtime/define/stage.ts"
+import type { ArtifactRef } from "../../../schemas/artifact.ts"
+import { HelpfulnessReward, SafetyReward } from "../../../schemas/checkpoint.ts"
+import { decodeConfig } from "../../../schemas/hyper.ts"
+import { Prompts } from "../../../schemas/rows.ts"
+import { mean } from "../../../stages/common/statistics.ts"
+import { GrpoConfig, RlooConfig } from "../../../stages/critic-free/config.ts"
+import { criticFreeDiagnostics, criticFreeDiagnosticsFile, CriticFreeDiagnosticsReport } from "../../../stages/critic-free/diagnostics.ts"
+import { grpo } from "../../../stages/critic-free/grpo.ts"
+import { rloo } from "../../../stages/critic-free/rloo.ts"
+import { ppo } from "../../../stages/ppo/ppo.ts"
+import { helpfulnessScorer } from "../../../stages/reward/scorers.ts"
+import { largestDifference, smallConfig } from "../../models/small.ts"
+import { sameInFloat32 } from "../../tolerances.ts"
+import { artifact, failureOf, reportIn, rowsArtifact, runStage, stageEffect } from "../running.ts"
+import { ask, assistant, user } from "../samples.ts"
+import { talkingPolicy, tokenizer } from "../talking.ts"
+
+const questions = ["ab", "ba ab", "abab", "b", "a ba", "aab"]
+let given: Record<"policy" | "helpfulness" | "safety" | "prompts", ArtifactRef<any>>
+let scorers: Record<"letters" | "constant", ArtifactRef<any>>
+beforeAll(async () => {
+  const reward = (seed: number) => {
+    const made = initRewardModel(initLlama(smallConfig({ vocabSize: tokenizer.vocabSize, maxPositions: 160 }), { seed }), { seed })
+    scoped(() => noGrad(() => void made.head.mul_(8)))
+    return made
+  }
+  given = {
+    // It answers in one of a few ways, and ends.
+    policy: await talkingPolicy(
+      6,
+      questions.flatMap((question) => ["ab", "ba b", "abab", "b", "a"].map((answer) => [user(question), assistant(answer)]))
+    ),
+    helpfulness: await artifact(HelpfulnessReward, (slot) => saveCheckpoint(slot, { model: reward(2), tokenizer })),
+    safety: await artifact(SafetyReward, (slot) => saveCheckpoint(slot, { model: reward(3), tokenizer })),
+    prompts: await rowsArtifact(
+      Prompts,
+      questions.map((text, i) => ask(text, text, { safety: i % 3 === 2 }))
+    )
+  }
+  const scorer = (name: string) => {
+    const path = fileURLToPath(new URL(`scorers/${name}.mjs`, import.meta.url))
+    return runStage(helpfulnessScorer, { code: { path, type: "file", digest: name, contentDigest: name } })
+  }
+  scorers = { letters: await scorer("letters"), constant: await scorer("constant") }
+})
+
+// Two iterations of two steps: in the second, policy and reference differ.
+const base = {
+  ...{ iterations: 2, batchSize: 6, groupSize: 3, miniBatchSize: 3, maxNewTokens: 5, temperature: 1 },
+  ...{ learningRate: 1e-3, beta: 0.1 }
+}
+const stages = { rloo, grpo }
+const run = (name: keyof typeof stages, config: Record<string, unknown> = {}, inputs = {}) =>
+  runStage(stages[name], { ...given, ...inputs }, { ...base, ...config })
+const weightsOf = (ref: { readonly path: string }) =>
+  createHash("sha256")
+    .update(readFileSync(join(ref.path, "model.safetensors")))
+    .digest("hex")
+const recordOf = (ref: { readonly path: string }) => Effect.runPromise(criticFreeDiagnosticsFile.read(ref.path))
+
+const shared = [
+  { learningRate: 2e-3 },
+  { weightDecay: 0.5 },
+  { maxNorm: 1e-4 },
+  { miniBatchSize: 2 },
+  { groupSize: 2 },
+  { epochs: 2 },
+  { clip: 1e-4 },
+  { beta: 0.5 },
+  { noEos: "penalty" },
+  { threshold: 0.9 },
+  { temperature: 0.7 },
+  { loraRank: 2 }
+]
+const cases: ReadonlyArray<readonly [name: keyof typeof stages, changes: ReadonlyArray<Record<string, unknown>>]> = [
+  ["rloo", [...shared, { whitenRewards: false }]],
+  ["grpo", [...shared, { scale: "none" }, { tokenWeights: "constant" }, { klGradient: "unbiased" }]]
+]
+describe.each(cases)("%s", (name, changes) => {
+  let usual: ArtifactRef<any>
+  beforeAll(async () => {
+    usual = await run(name)
+  })
+  it("leaves the diagnostics of every iteration beside the policy, which critic-free-diagnostics reads out", async () => {
+    const record = await reportIn(await runStage(criticFreeDiagnostics, { policy: usual }), CriticFreeDiagnosticsReport)
+    expect(record).toEqual(await recordOf(usual))
+    expect(record.iterations.map(({ iteration }) => iteration)).toEqual([1, 2])
+    const [first, second] = record.iterations
+    // The policy is the reference, and what drew the responses: KL 0, ratio 1.
+    expect(Math.abs(first!.kl)).toBeLessThan(1e-5)
+    expect(first!.mismatchKl).toBeLessThan(1e-6)
+    expect(Math.abs(second!.kl)).toBeGreaterThan(1e-5)
+    expect(first!.policyGradientNorm).toBeGreaterThan(0)
+    expect(first!.constantGroups).toBeLessThan(1)
+    expect(record.kept).toBe(2)
+  })
+  it("draws each prompt's responses one after another, a group of them", async () => {
+    const [first] = (await recordOf(await run(name, { iterations: 1, sampleTexts: 6 }))).iterations
+    const ids = first!.samples.map(({ promptId }) => promptId)
+    expect(ids.slice(0, 3)).toEqual([ids[0], ids[0], ids[0]])
+    expect(ids.slice(3)).toEqual([ids[3], ids[3], ids[3]])
+    expect(ids[3]).not.toBe(ids[0])
+  })
+  it("is the same bit for bit a second time, and another with another seed", async () => {
+    expect(weightsOf(await run(name))).toBe(weightsOf(usual))
+    expect(weightsOf(await runStage(stages[name], given, base, 2))).not.toBe(weightsOf(usual))
+  })
+  it("does not depend on how mini-batches are split", async () => {
+    const weights = async (config: object) => {
+      const { model } = await Effect.runPromise(loadPolicy(await run(name, { ...config, iterations: 1 })))
+      return Object.values(model.parameters).flatMap((weight) => weight.toNumbers())
+    }
+    const [whole, split] = [await weights({}), await weights({ microBatchSize: 1, inferenceBatchSize: 2 })]
+    expect(largestDifference(whole, split)).toBeLessThanOrEqual(sameInFloat32)
+  })
+  it.each(changes.map((changed) => [changed]))("makes another policy by %j", async (changed) => {
+    expect(weightsOf(await run(name, changed))).not.toBe(weightsOf(usual))
+  })
+  it("raises the share of a letter that a scorer of one's own asks for", async () => {
+    const { safety: _, ...rest } = given
+    const inputs = { ...rest, helpfulness: scorers.letters }
+    const config = { ...base, iterations: 15, batchSize: 48, groupSize: 6, miniBatchSize: 24, learningRate: 1e-2, beta: 0, temperature: 1 }
+    const made = await runStage(stages[name], inputs, config)
+    const rewards = (await recordOf(made)).iterations.map(({ reward }) => reward)
+    expect(mean(rewards.slice(-4)) - mean(rewards.slice(0, 4))).toBeGreaterThan(0.15)
+  })
+  it("refuses a reward that is the same for all responses, and tells of groups in which it is", async () => {
+    const { safety: _, ...rest } = given
+    expect(await failureOf(stages[name], { ...rest, helpfulness: scorers.constant }, base)).toBe(
+      `${name.toUpperCase()} has nothing to learn from in iteration 1 of 2: in each of its 2 groups of 3 responses all have the same reward (0.5 in the first), so that every advantage is 0. Give a reward that tells the policy's responses apart, easier prompts, or larger groups (groupSize) or batches (batchSize).`
+    )
+    // Responses of one token without temperature are alike in most groups.
+    const told: Array<Progress> = []
+    const config = { ...base, iterations: 1, batchSize: 12, groupSize: 2, maxNewTokens: 1, temperature: 0.5 }
+    const progress = (report: Progress) => Effect.sync(() => void told.push(report))
+    const made = await Effect.runPromise(stageEffect(stages[name], given, config, { progress }))
+    const { constantGroups } = (await recordOf(made)).iterations[0]!
+    expect(constantGroups).toBeGreaterThan(0)
+    expect(told.flatMap(({ note }) => note ?? [])).toEqual([
+      `in iteration 1 all responses of ${Math.round(constantGroups * 6)} of 6 groups have the same reward: there is nothing to learn from them (constantGroups in the curves)`
+    ])
+  })
+  it("diverges in words", async () => {
+    expect(await failureOf(stages[name], given, { ...base, learningRate: 1e30 })).toMatch(
+      new RegExp(
+        `^${name.toUpperCase()} diverged in iteration [12] of 2: .*(NaN|not numbers|Infinity).*Lower learningRate, raise beta, or set`
+      )
+    )
+  })
+})
+
+describe("groups", () => {
+  const refusal = (config: typeof RlooConfig | typeof GrpoConfig, given: object) =>
+    Effect.runPromise(Effect.flip(decodeConfig(config as typeof RlooConfig, given, "Stage rloo"))).then(({ message }) => message)
+  it.each([RlooConfig, GrpoConfig])("of a single response, and batches that hold no whole number of them, are refused", async (config) => {
+    expect(await refusal(config, { groupSize: 1 })).toContain("groupSize")
+    expect(await refusal(config, { groupSize: 5, batchSize: 512 })).toContain(
+      "a batch of 512 responses holds no whole number of groups of 5: set batchSize to a multiple of groupSize, as 515"
+    )
+  })
+})
+
+describe("a scorer in PPO", () => {
+  it("takes a reward model's place, with a value model from the policy", async () => {
+    const { safety: _, ...rest } = given
+    const config = { iterations: 1, batchSize: 6, miniBatchSize: 3, maxNewTokens: 5, learningRate: 1e-3 }
+    const inputs = { ...rest, helpfulness: scorers.letters }
+    expect((await runStage(ppo, inputs, { ...config, valueInit: "policy" })).type).toBe("checkpoint:policy")
+    expect(await failureOf(ppo, inputs, config)).toBe(
+      "Making PPO's value model from the helpfulness reward model (valueInit reward): expected a model with weights, found the scorer letters.mjs. Set valueInit to policy."
+    )
+  })
+})

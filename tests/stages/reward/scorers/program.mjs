@@ -1,0 +1,12 @@
+// A program that checks: a line of JSON in, a line with a number out.
+import { createInterface } from "node:readline"
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { answer, prompt } = JSON.parse(line)
+  const [, a, b] = /(\d+) \+ (\d+)/.exec(prompt.at(-1).content)
+  if (answer === "die") {
+    console.error("can't go on")
+    process.exit(4)
+  }
+  if (answer !== "silent") console.log(Number(a) + Number(b) === Number(answer) ? 1 : 0)
+}

@@ -1,0 +1,5 @@
+import { writeFileSync } from "node:fs"
+export default () => {
+  writeFileSync("notes.txt", "scored")
+  return 0
+}
