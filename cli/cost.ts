@@ -219,7 +219,8 @@ export const costOfPlan = async (
     if (node.kind === "file") {
       const expected = expectedOf(node, unknownSize)
       sizes.set(node.id, planned.kind === "file" ? await sizeOfFile(node.path, expected) : expected)
-      if (planned.kind === "file" && statSync(node.path).isDirectory()) folders.set(node.id, folderBytes(node.path))
+      if (planned.kind === "file" && statSync(node.path, { throwIfNoEntry: false })?.isDirectory() === true)
+        folders.set(node.id, folderBytes(node.path))
       continue
     }
     const sizeOf = (id: string) => sizes.get(id)!

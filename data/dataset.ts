@@ -14,6 +14,7 @@ import {
   type Written,
   written
 } from "../schemas/artifact.ts"
+import type { Kind } from "../schemas/arrow.ts"
 import type { Selection } from "../schemas/arrow-rows.ts"
 import type { OpenDataset } from "../schemas/dataset-file.ts"
 import { readContent, writeContent } from "../schemas/report.ts"
@@ -141,31 +142,51 @@ const heldBytes = 160 << 20
 /** Bytes of one piece of what is held. */
 const pieceBytes = 8 << 20
 
+/** Whether rows have numbers that JSON can't hold: NaN and the infinities. */
+const hasFloats = (kind: Kind): boolean =>
+  kind.tag === "list"
+    ? hasFloats(kind.element)
+    : kind.tag === "struct"
+      ? kind.fields.some((field) => hasFloats(field.kind))
+      : kind.tag.startsWith("float")
+
 /** Rows that wait for their turn, as bytes: objects that live long are what makes the collector work. */
 class HeldRows {
+  readonly #asJson: boolean
   readonly #pieces: Array<Buffer> = []
   #piece = 0
   #end = 0
-  /** Of each place: its piece, and where in it. */
+  /** Of each place: its piece, where in it, and how long. */
   readonly #at: Uint32Array
-  constructor(places: number) {
+  constructor(places: number, kind: Kind) {
     this.#at = new Uint32Array(3 * places)
+    this.#asJson = !hasFloats(kind)
   }
   put(place: number, row: unknown): void {
-    const bytes = serialize(row)
-    if (this.#end + bytes.length > (this.#pieces[this.#piece]?.length ?? 0)) {
-      if (this.#pieces.length > 0) this.#piece++
-      this.#end = 0
-      if (bytes.length > (this.#pieces[this.#piece]?.length ?? 0))
-        this.#pieces[this.#piece] = Buffer.allocUnsafeSlow(Math.max(pieceBytes, bytes.length))
-    }
-    bytes.copy(this.#pieces[this.#piece]!, this.#end)
-    this.#at.set([this.#piece, this.#end, bytes.length], 3 * place)
-    this.#end += bytes.length
+    // A character of JSON takes three bytes at most.
+    const value = this.#asJson ? JSON.stringify(row) : serialize(row)
+    const piece = this.#pieceFor(typeof value === "string" ? 3 * value.length : value.length)
+    const length = typeof value === "string" ? piece.write(value, this.#end) : value.copy(piece, this.#end)
+    this.#at[3 * place] = this.#piece
+    this.#at[3 * place + 1] = this.#end
+    this.#at[3 * place + 2] = length
+    this.#end += length
+  }
+  /** A piece with so much room. */
+  #pieceFor(most: number): Buffer {
+    const piece = this.#pieces[this.#piece]
+    if (piece !== undefined && this.#end + most <= piece.length) return piece
+    if (piece !== undefined) this.#piece++
+    this.#end = 0
+    const next = this.#pieces[this.#piece]
+    return next !== undefined && most <= next.length
+      ? next
+      : (this.#pieces[this.#piece] = Buffer.allocUnsafeSlow(Math.max(pieceBytes, most)))
   }
   get(place: number): unknown {
-    const [piece, start, length] = this.#at.subarray(3 * place, 3 * place + 3)
-    return deserialize(this.#pieces[piece!]!.subarray(start, start! + length!))
+    const start = this.#at[3 * place + 1]!
+    const bytes = this.#pieces[this.#at[3 * place]!]!.subarray(start, start + this.#at[3 * place + 2]!)
+    return this.#asJson ? (JSON.parse(bytes.toString("utf8")) as unknown) : deserialize(bytes)
   }
   clear(): void {
     this.#piece = 0
@@ -187,7 +208,8 @@ export const writeReordered = Effect.fn("writeReordered")(function* <Row>(
   const files = yield* Effect.forEach(from.refs, (ref) => scopedRows(ref, from.type))
   const [bytes, rows] = [files.reduce((sum, file) => sum + file.bytes, 0), files.reduce((sum, file) => sum + file.rowCount, 0)]
   const held = Math.min(order.length, most ?? Math.max(1000, Math.floor(heldBytes / Math.max(1, bytes / Math.max(1, rows)))))
-  const waiting = new HeldRows(held)
+  const { columnsOf } = yield* Effect.promise(() => import("../schemas/arrow.ts"))
+  const waiting = new HeldRows(held, columnsOf(from.type.row))
   const result = yield* writeRead(
     slot,
     async function* (read) {

@@ -31,6 +31,7 @@ export interface Native {
   closeScope(survivors: ReadonlyArray<Handle>): void
   keep(tensor: Handle): void
   free(tensor: Handle): void
+  freeAll(): void
   liveCount(): number
   fromBytes(view: ArrayBufferView, shape: ReadonlyArray<number>, dtype: number, device: string): Handle
   toBytes(tensor: Handle, view: ArrayBufferView, first?: number): void

@@ -1,5 +1,6 @@
 /** What a child process does before it runs stages with tensors. */
 import { deviceMemory, gpuMemory, hasCuda, setThreads } from "./device.ts"
+import { native } from "./native.ts"
 
 export const prepare = (device: string, threads: number): void => {
   setThreads(threads)
@@ -12,3 +13,9 @@ export const measure = (): (() => Readonly<Record<string, number>>) => {
   deviceMemory({ resetPeak: true })
   return gpuMemory
 }
+
+/**
+ * Called last, whatever has become of the stage: frees the models and all else that it left, on the CPU and on the GPU. What a stage can have is then the same
+ * whichever stages ran before it in this process.
+ */
+export const release = (): void => native().freeAll()

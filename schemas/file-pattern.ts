@@ -1,5 +1,5 @@
 /** Patterns that stand for several files ("data/*.parquet"): where a path may be given, so may one. */
-import { existsSync } from "node:fs"
+import { existsSync, globSync } from "node:fs"
 import { glob } from "node:fs/promises"
 
 /** Whether a path is a pattern; one that a file or folder really has as its name is none. */
@@ -26,3 +26,6 @@ export const filesMatching = async (pattern: string): Promise<Array<string>> => 
       found.push(entry.parentPath.endsWith("/") ? `${entry.parentPath}${entry.name}` : `${entry.parentPath}/${entry.name}`)
   return found.sort()
 }
+
+/** Whether there is such a file or folder, or one that matches. */
+export const isThere = (path: string): boolean => existsSync(path) || (isPattern(path) && globSync(path).length > 0)

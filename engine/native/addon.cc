@@ -37,6 +37,11 @@ napi_value free(const Arguments& in) {
   freeTensor(in.handle(0));
   return nullptr;
 }
+napi_value freeAll(const Arguments&) {
+  freeAllTensors();
+  releaseDeviceMemory();
+  return nullptr;
+}
 napi_value liveCount(const Arguments& in) { return jsNumber(in.env, liveTensors()); }
 
 // ---- data ------------------------------------------------------------------------------------------------------------------------------
@@ -146,6 +151,7 @@ napi_value initialise(napi_env env, napi_value exports) {
   define<close>(env, exports, "closeScope");
   define<keep>(env, exports, "keep");
   define<free>(env, exports, "free");
+  define<freeAll>(env, exports, "freeAll");
   define<liveCount>(env, exports, "liveCount");
   define<fromBytes>(env, exports, "fromBytes");
   define<toBytes>(env, exports, "toBytes");

@@ -124,6 +124,14 @@ napi_value deviceMemory(const Arguments& in) {
   return jsNull(in.env);
 }
 
+void releaseDeviceMemory() {
+#ifdef CARAVAN_DEVICE_STATS
+  if (!torch::cuda::is_available()) return;
+  auto* allocator = c10::getDeviceAllocator(c10::kCUDA);
+  if (allocator->initialized()) allocator->emptyCache();
+#endif
+}
+
 napi_value environment(const Arguments& in) {
   napi_value out;
   napi_create_object(in.env, &out);

@@ -17,4 +17,6 @@ napi_value synchronize(const Arguments& in);
 /** deviceMemory(reset?) -> [bytes allocated now, peak bytes since the last call with true] on the first GPU; null where unknown. */
 napi_value deviceMemory(const Arguments& in);
 /** environment() -> {libtorch, config, blas, cpuCapability, threads, gpus, gpu} */
+/** Gives what no tensor holds back to the GPU: other programs, and tensors of other sizes, can have it. */
+void releaseDeviceMemory();
 napi_value environment(const Arguments& in);

@@ -84,3 +84,9 @@ void closeScope(const std::vector<uint64_t>& survivors) {
 void keepTensor(uint64_t handle) { slots[indexOf(handle)].kept = true; }
 void freeTensor(uint64_t handle) { release(indexOf(handle)); }
 size_t liveTensors() { return live; }
+void freeAllTensors() {
+  for (uint32_t index = 0; index < slots.size(); index++)
+    if (slots[index].alive) release(index);
+  scopeLog.clear();
+  scopeStarts.clear();
+}

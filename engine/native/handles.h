@@ -18,4 +18,6 @@ void closeScope(const std::vector<uint64_t>& survivors);
 /** Lets a tensor outlive every scope, until freeTensor. */
 void keepTensor(uint64_t handle);
 void freeTensor(uint64_t handle);
+/** Frees every tensor, kept ones too, and ends all scopes. */
+void freeAllTensors();
 size_t liveTensors();

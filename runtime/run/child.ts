@@ -13,7 +13,10 @@ import { type Job, type Outcome, runStage } from "./run-stage.ts"
 import type { Progress, StageInfo } from "../define/stage-info.ts"
 
 export type ToChild =
-  /** `prepare`: a module whose `prepare(device, threads)` is called first, and whose `measure()` gives what is called when the stage has ended, for metrics of it. */
+  /**
+   * `prepare`: a module whose `prepare(device, threads)` is called first, whose `measure()` gives what is called when the stage has ended, for metrics of it, and whose
+   * `release()` is called last, whatever has become of the stage: what it left in memory is not there for the next.
+   */
   | { readonly job: Job; readonly prepare: string | undefined }
   /** Save what there is, and end. */
   | { readonly stop: true }
@@ -58,6 +61,7 @@ const stop: StopRequest = {
 interface Preparation {
   readonly prepare: (device: string, threads: number) => void
   readonly measure?: () => () => Readonly<Record<string, number>>
+  readonly release?: () => void
 }
 
 const prepared = new Set<string>()
@@ -66,6 +70,7 @@ const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): 
   keeping = false
   isWorking = true
   let isFresh = false
+  let release = (): void => {}
   let measured = (): Readonly<Record<string, number>> => ({})
   const result = await Effect.runPromiseExit(
     Effect.gen(function* () {
@@ -76,6 +81,7 @@ const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): 
             if (!prepared.has(`${job.device}/${job.threads}`)) module.prepare(job.device, job.threads)
             prepared.add(`${job.device}/${job.threads}`)
             measured = module.measure?.() ?? measured
+            release = module.release ?? release
           }
           const module = (await import(job.module)) as Record<string, { readonly stage: StageInfo }>
           isFresh = !loaded.has(job.module)
@@ -94,6 +100,7 @@ const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): 
       return { ...outcome, metrics: { ...outcome.metrics, ...measured() } }
     })
   )
+  release()
   isWorking = false
   if (Exit.isSuccess(result)) send({ type: "done", outcome: result.value })
   else {

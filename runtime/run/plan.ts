@@ -1,6 +1,6 @@
 /** What a run would do: for each node whether its result is there, must be made, or depends on what an input turns out to be; and why. */
-import { existsSync } from "node:fs"
 import * as Effect from "effect/Effect"
+import { isThere } from "../../schemas/file-pattern.ts"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
 import { buildGraph, dependencies, type Graph } from "../define/graph.ts"
 import type { Pipeline } from "../define/pipeline.ts"
@@ -105,7 +105,7 @@ export const planGraph = (
     const files = new Map<string, PlannedNode & { readonly digest?: string }>()
     for (const node of graph.nodes.values()) {
       if (node.kind !== "file") continue
-      if (missing === "await" && !existsSync(node.path)) files.set(node.id, { kind: "awaited", id: node.id, path: node.path })
+      if (missing === "await" && !isThere(node.path)) files.set(node.id, { kind: "awaited", id: node.id, path: node.path })
       else files.set(node.id, { kind: "file", id: node.id, path: node.path, ...(yield* digestFile(node.path, journal, onRead)) })
     }
     const found = yield* findAll(graph, facts, (id) => files.get(id)?.digest, { journal, store }, force)

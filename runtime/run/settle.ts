@@ -1,7 +1,7 @@
 /** Settling a node: its result is found under its key or made, or it is said why there is none. */
-import { existsSync } from "node:fs"
 import * as Effect from "effect/Effect"
 import * as Semaphore from "effect/Semaphore"
+import { isThere } from "../../schemas/file-pattern.ts"
 import { ancestors, dependencies, type StageNode } from "../define/graph.ts"
 import { PipelineError, type StoreError } from "../errors.ts"
 import { cacheKey, type KeyParts } from "../key/cache-key.ts"
@@ -74,7 +74,7 @@ export const makeSettler = (
     if (read._tag === "Success") {
       const { digest, stamp } = read.success
       known.set(id, { digest, contentDigest: digest, path, type, stamp })
-    } else if (read.failure._tag === "PipelineError" && existsSync(path)) unreadable.set(id, read.failure.message)
+    } else if (read.failure._tag === "PipelineError" && isThere(path)) unreadable.set(id, read.failure.message)
     // A wrong path, most likely: nothing is to run for hours before that is said. What none of the chosen nodes needs may come later.
     else if (read.failure._tag === "StoreError" || isNeeded(id)) return yield* read.failure
   })

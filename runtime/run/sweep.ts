@@ -2,11 +2,10 @@
  * Sweeps: a pipeline with every combination of some values, one run after another in the same store, so that what they share is made once. A
  * combination that fails leaves the others alone.
  */
-import { existsSync } from "node:fs"
 import * as Effect from "effect/Effect"
 import type { ArtifactType, ReportType } from "../../schemas/artifact.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
-import { isPattern } from "../../schemas/file-pattern.ts"
+import { isThere } from "../../schemas/file-pattern.ts"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
 import { PipelineError, type StoreError } from "../errors.ts"
 import { buildGraph, type Settings } from "../define/graph.ts"
@@ -152,12 +151,7 @@ const checkPoints = (pipeline: AnyPipeline, points: ReadonlyArray<Point>, swept:
           const graph = yield* buildGraph(pipeline, params, { settings, seed, flagOf })
           const selected = chosenNodes(graph, yield* namedNodes(graph, options))
           for (const node of graph.nodes.values())
-            if (
-              node.kind === "file" &&
-              (selected === undefined || selected.has(node.id)) &&
-              !existsSync(node.path) &&
-              !isPattern(node.path)
-            )
+            if (node.kind === "file" && (selected === undefined || selected.has(node.id)) && !isThere(node.path))
               return yield* new PipelineError({ message: `the input ${node.path} does not exist.` })
           const names = [...Object.entries(graph.outputs), ...[...graph.nodes.keys()].map((id) => [id, id] as const)]
           return names.map(([name, id]) => [name, fieldsOf(graph.nodes.get(id)!.type)] as const)

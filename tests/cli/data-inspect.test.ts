@@ -154,3 +154,24 @@ it("says what it takes", () => {
   const { status, stderr } = caravan(folder, "data", "inspect", "nowhere-*.jsonl")
   expect([status, stderr]).toEqual([2, expect.stringMatching(/expected files that match, found none/)])
 })
+
+it("a pattern in a pipeline is planned, run and found again like any input", { timeout: 120_000 }, () => {
+  put("part-1.jsonl", pair("q", "a", "b"))
+  put("part-2.jsonl", pair("r", "a", "b"))
+  put(
+    "patterns.ts",
+    `import * as Schema from "effect/Schema"
+import { fileAt } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { importPreferences } from "../../../stages/data/import-preferences.ts"
+export default Pipeline.make("patterns", { description: "", params: Schema.Struct({}) }, () => ({ pairs: importPreferences({ file: fileAt("part-*.jsonl") }).named("pairs") }))
+`
+  )
+  const plan = () => caravan(folder, "plan", "patterns.ts")
+  expect(plan().stdout).toMatch(/run +pairs/)
+  const run = caravan(folder, "run", "patterns.ts")
+  expect(run.stderr).toContain("pairs: The rows have the shape prompt-chosen-rejected")
+  expect([run.status, plan().stdout]).toEqual([0, expect.stringMatching(/1 in the store, 0 to run/)])
+  put("part-3.jsonl", pair("s", "a", "b"))
+  expect(plan().stdout).toMatch(/run +pairs/)
+})

@@ -3,10 +3,12 @@ import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
 import { describe, expect, it } from "vitest"
 import { deriveDataset, writeReordered } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
+import { dataset } from "../../schemas/dataset.ts"
 import { Texts } from "../../schemas/rows.ts"
 import { artifact, rowsArtifact, rowsIn } from "../stages/running.ts"
 
@@ -77,4 +79,12 @@ describe("datasets written in another order", () => {
     const refs = [await rowsArtifact(Texts, rows)]
     expect(await rowsIn(await artifact(Texts, (slot) => writeReordered({ refs, type: Texts }, slot, [])), Texts)).toEqual([])
   })
+})
+
+it("rows in another order keep numbers that JSON can't hold", async () => {
+  const Numbers = dataset(Schema.Struct({ id: Schema.String, value: Schema.Number, list: Schema.Array(Schema.Number) }), "numbers/1")
+  const given = [NaN, -Infinity, -0, 1e-310].map((value, i) => ({ id: `é${i}`, value, list: [value, i] }))
+  const ref = await rowsArtifact(Numbers, given)
+  const made = await artifact(Numbers, (slot) => writeReordered({ refs: [ref], type: Numbers }, slot, [3, 1, 0, 2, 0], { held: 2 }))
+  expect(await rowsIn(made, Numbers)).toEqual([3, 1, 0, 2, 0].map((i) => given[i]))
 })

@@ -137,6 +137,44 @@ export const counting = Stage.make("counting", {
   })
 })
 
+describe("what a stage leaves in memory", () => {
+  it.each(["ends", "fails"])("is gone when it %s: the next one in the process begins with none", async (how) => {
+    const prepare = new URL("../../../engine/prepare.ts", import.meta.url).href
+    execute = Effect.runSync(Effect.provideService(processPool(prepare), Scope.Scope, scope))
+    writeFileSync(
+      join(folder, "leaving.ts"),
+      `import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { writeDataset } from "../../../data/dataset.ts"
+import { keep, liveTensors, zeros } from "../../../engine/tensor.ts"
+import * as Stage from "../../../runtime/define/stage.ts"
+import { Texts } from "../../../schemas/rows.ts"
+export const leaving = Stage.make("leaving", {
+  config: Schema.Struct({ fails: Schema.Boolean }), inputs: {}, output: Texts, resources: { tensors: true },
+  run: Effect.fn("leaving")(function* ({ config, output }) {
+    const found = liveTensors()
+    for (let i = 0; i < 10; i++) keep(zeros([1000]))
+    if (config.fails) return yield* Effect.die(new Error("on purpose"))
+    return yield* writeDataset(output, [{ text: "a" }], { metrics: { found, pid: process.pid } })
+  })
+})
+`
+    )
+    const run = async (fails: boolean) => {
+      const { exit } = await running("leaving.ts", "leaving", { fails })
+      removeFolder(join(folder, "output"))
+      mkdirSync(join(folder, "output"))
+      return exit
+    }
+    const first = await run(false)
+    if (how === "fails") expect((await run(true))._tag).toBe("Failure")
+    const last = await run(false)
+    expect(last).toMatchObject({ _tag: "Success", value: { metrics: { found: 0 } } })
+    // It is the same process: nothing else would show anything.
+    if (how === "ends") expect(last).toMatchObject({ value: { metrics: { pid: Exit.isSuccess(first) ? first.value.metrics.pid : NaN } } })
+  })
+})
+
 describe("the time that a child is given", () => {
   it("may be a month", async () => {
     const { exit } = await running("stages.ts", "wait", waiting, { seconds: 2_592_000 })
