@@ -119,8 +119,11 @@ describe.each(cases)("%s", (name, changes) => {
   })
   it("does not depend on how mini-batches are split", async () => {
     const weights = async (config: object) => {
-      const { model } = await Effect.runPromise(loadPolicy(await run(name, { ...config, iterations: 1 })))
-      return Object.values(model.parameters).flatMap((weight) => weight.toNumbers())
+      const made = await run(name, { ...config, iterations: 1 })
+      const { model } = await Effect.runPromise(loadPolicy(made))
+      const { policyGradientNorm, policyLoss, clipFraction, approximateKl, entropy } = (await recordOf(made)).iterations[0]!
+      const told = [policyGradientNorm, policyLoss, clipFraction, approximateKl, entropy]
+      return [...told, ...Object.values(model.parameters).flatMap((weight) => weight.toNumbers())]
     }
     const [whole, split] = [await weights({}), await weights({ microBatchSize: 1, inferenceBatchSize: 2 })]
     expect(largestDifference(whole, split)).toBeLessThanOrEqual(sameInFloat32)

@@ -2,13 +2,15 @@
 import * as Effect from "effect/Effect"
 import { beforeAll, describe, expect, it } from "vitest"
 import { noGrad, scoped, tensor } from "../../../engine/tensor.ts"
+import { encodePrompt } from "../../../models/chat.ts"
 import { loadPolicy, saveCheckpoint } from "../../../models/checkpoint.ts"
 import { initLlama } from "../../../models/llama.ts"
 import type { Progress } from "../../../runtime/define/stage.ts"
 import type { ArtifactRef } from "../../../schemas/artifact.ts"
 import { Policy } from "../../../schemas/checkpoint.ts"
 import { type Preference, Preferences } from "../../../schemas/rows.ts"
-import { dpo } from "../../../stages/dpo/dpo.ts"
+import { fitDialogue } from "../../../stages/common/dialogues.ts"
+import { dpo, pairsLoss } from "../../../stages/dpo/dpo.ts"
 import { dpoLoss } from "../../../stages/dpo/losses.ts"
 import { logProbabilitiesOf } from "../../../stages/ppo/models.ts"
 import { tokenisePair } from "../../../stages/reward/pairs.ts"
@@ -55,6 +57,32 @@ describe("dpo", () => {
     expect(losses).toHaveLength(8)
     expect(Math.abs(losses[0]! - Math.log(2))).toBeLessThanOrEqual(sameInFloat32)
     expect(losses.at(-1)).toBeLessThan(losses[0]!)
+  })
+  it("takes every token of a response with its end, and none of the prompt: those that carry loss in fine-tuning", async () => {
+    const { model } = await Effect.runPromise(loadPolicy(given.policy))
+    /** Log-probability of an answer, by all logits and the mask that SFT has. */
+    const ofAnswer = (pair: Preference, content: string): number => {
+      const { lossMask, tokens } = fitDialogue(tokenizer, [...pair.prompt, { role: "assistant", content }], 160)!
+      const logits = model.forward(tensor([[...tokens]], { dtype: "int64" })).logSoftmax(-1) // (1, T, V)
+      const [width, all] = [logits.size(-1), logits.toNumbers()]
+      return tokens.reduce((sum, token, t) => (lossMask[t] ? sum + all[(t - 1) * width + token]! : sum), 0)
+    }
+    const beta = 0.3
+    const reference = [-20, -9] as const
+    const wanted = scoped(() =>
+      noGrad(() =>
+        pairs.reduce((sum, pair) => {
+          const margin = ofAnswer(pair, pair.chosen) - reference[0] - (ofAnswer(pair, pair.rejected) - reference[1])
+          return sum + Math.log1p(Math.exp(-beta * margin))
+        }, 0)
+      )
+    )
+    const referred = pairs.map((pair) => {
+      const tokenised = tokenisePair(tokenizer, pair, "none", 160)!
+      return { ...tokenised, promptLength: encodePrompt(tokenizer, pair.prompt).length, reference }
+    })
+    const loss = scoped(() => noGrad(() => pairsLoss(model, referred, { beta, padId: tokenizer.padId }).item()))
+    expect(Math.abs(loss / wanted - 1)).toBeLessThanOrEqual(sameInFloat32)
   })
   it("makes what was chosen likelier beside what was rejected", async () => {
     const [before, after] = [await marginsOf(given.policy), await marginsOf(await runStage(dpo, given, config))]
