@@ -10,6 +10,8 @@ export type Scored =
   | { readonly is: "answered"; readonly line: string }
   | { readonly is: "ended"; readonly how: string; readonly said: string }
   | { readonly is: "late" }
+  /** It had written a line more than it was asked for: which is of which answer is not known. */
+  | { readonly is: "more"; readonly line: string }
 
 /** How much of what it said last is kept, to explain its end. */
 const tailBytes = 2000
@@ -47,6 +49,8 @@ export class ScorerProcess {
 
   /** Sends a line and waits for one, `seconds` at most: one that is late is ended. */
   async ask(line: string, seconds: number): Promise<Scored> {
+    const more = this.#lines.shift()
+    if (more !== undefined) return { is: "more", line: more }
     if (this.#ended === undefined) this.#child.stdin!.write(`${line}\n`)
     let timer: NodeJS.Timeout | undefined
     const isLate = new Promise<"late">((resolve) => (timer = setTimeout(() => resolve("late"), seconds * 1000)))

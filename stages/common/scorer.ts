@@ -126,6 +126,11 @@ const code = Effect.fnUntraced(function* (settings: ScorerSettings, folder: stri
       const said = scored.said === "" ? "" : ` after saying: ${scored.said}`
       return yield* failed(`that ${scored.how}${said}`, "Mend it and run again.")
     }
+    if (scored.is === "more")
+      return yield* failed(
+        `a line more than there were answers: ${JSON.stringify(scored.line)}`,
+        "It must write one line for each that it reads, and nothing else."
+      )
     const value = parsed(scored.line)
     if (typeof value === "object" && value !== null && "threw" in value)
       return yield* failed(`that it threw ${String(value.threw)}`, "Mend it and run again.")

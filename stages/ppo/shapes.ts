@@ -20,7 +20,8 @@ export const shapesOf = (
   { keepsBest, policy, rewards }: Omit<PpoShapes, "value">
 ): PpoShapes => {
   if (config.valueInit === undefined) return { policy: adaptedBy(config, policy), value: undefined, rewards, keepsBest }
-  const start = config.valueInit === "policy" ? policy : rewards[0]!
+  // Where a scorer is in the reward model's place, the value model can only start from the policy.
+  const start = config.valueInit === "policy" ? policy : (rewards[0] ?? policy)
   const isAdapted = start.adapter !== undefined && config.loraRank > 0
   const value = isAdapted ? start : adaptedBy(config, { config: start.config, scalarHead: true })
   return { policy: adaptedBy(config, policy), value, rewards, keepsBest }

@@ -275,6 +275,8 @@ describe("a stage's cost", () => {
       expect(checked.work.map(({ what }) => what)).not.toContain("rollouts: score")
       expect(checked.memory.weights).toBe(2 * 2 * full)
     }
+    const byPpo = await estimated(ppo, { policy: modelOf("7b"), helpfulness: checker, prompts }, { ...config, valueInit: "policy" })
+    expect(byPpo.memory.weights).toBe(2 * (2 * full + head))
     const completions = sized(unknownSize, { rows: 1000, promptTokens: 40, responseTokens: 60 })
     const scoring = await estimated(score, { completions, reward: checker }, { batchSize: 32, precision: "float32" })
     expect([scoring.work, scoring.memory.weights]).toEqual([[], 0])

@@ -124,6 +124,12 @@ describe("a scorer that gives no number says so", () => {
       `${doing(2, program)} nothing within 2 seconds. It must write a line for each that it reads, at once (flush its output). Mend it, or raise timeout.`
     )
   })
+  it("when a program gives more numbers than there are answers", async () => {
+    const rows = await completions("twice", "7", "7")
+    expect(await failureOf(score, { reward: await byProgram(), completions: rows })).toMatch(
+      /^Scoring answer [23] of 3 \(to prompt p7#[12]\) by the program program\.mjs: .* found a line more than there were answers: "(0\.5|1)"\. It must write one line for each/
+    )
+  })
   it("when there is no such program", async () => {
     const none = await byProgram({ command: "no-such-program sums" })
     expect(await failureOf(score, { reward: none, completions: await completions("7") })).toContain(

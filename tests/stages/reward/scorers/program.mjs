@@ -8,5 +8,6 @@ for await (const line of createInterface({ input: process.stdin })) {
     console.error("can't go on")
     process.exit(4)
   }
-  if (answer !== "silent") console.log(Number(a) + Number(b) === Number(answer) ? 1 : 0)
+  if (answer === "twice") console.log("0.5\n0.5")
+  else if (answer !== "silent") console.log(Number(a) + Number(b) === Number(answer) ? 1 : 0)
 }
