@@ -99,5 +99,6 @@ export { judgedWinRate, JudgedWinRateReport, pairCompletions } from "./stages/ev
 export { refusalRate, RefusalRateReport } from "./stages/evaluation/refusal-rate.ts"
 export { selfBleu, SelfBleuReport } from "./stages/evaluation/self-bleu.ts"
 export { rewardDistribution, RewardDistributionReport } from "./stages/evaluation/reward-distribution.ts"
+export { policyKl, PolicyKlReport } from "./stages/evaluation/policy-kl.ts"
 export { rewardHacking, RewardHackingReport } from "./stages/evaluation/reward-hacking.ts"
 export { HtmlReport, htmlReport } from "./stages/report/html-report.ts"

@@ -7,14 +7,14 @@ import { importPolicy } from "../stages/data/import.ts"
 import { worldParams } from "./world/params.ts"
 import { worldRecipe } from "./world/recipe.ts"
 
-const Params = Schema.Struct({
+/** The world's parameters at this size. */
+export const studyParams = {
   ...worldParams,
   multiTurn: hyper(0.25, "share of a round's helpfulness dialogues that go on in the next round's pairs (§3.2.1, A.3.1)", {
     min: 0,
     max: 1
   }),
   temperatures: hyper("fixed", "rejection sampling's from the second round on (§3.2.3)", ["fixed", "swept"]),
-  model: hyper("", "a Llama in the Hugging Face layout to start from; empty: pretrain one on the world"),
   dim: hyperInt(320, "width of the model", { min: 2 }),
   layers: hyperInt(8, "its blocks", { min: 1 }),
   heads: hyperInt(8, "its attention heads", { min: 1 }),
@@ -45,6 +45,11 @@ const Params = Schema.Struct({
   heldOut: hyperInt(500, "held-out helpfulness prompts that versions are judged on, and as many safety prompts", { min: 10 }),
   answers: hyperInt(4, "to a held-out prompt by each version", { min: 1 }),
   inferenceBatch: hyperInt(512, "sequences decoded or scored at once", { min: 1 })
+}
+
+const Params = Schema.Struct({
+  ...studyParams,
+  model: hyper("", "a Llama in the Hugging Face layout to start from; empty: pretrain one on the world")
 })
 
 export default Pipeline.make(

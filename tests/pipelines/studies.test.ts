@@ -2,6 +2,7 @@
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import margins from "../../pipelines/studies/margins.ts"
+import policyOptimisation from "../../pipelines/studies/policy-optimisation.ts"
 import openPreferences from "../../pipelines/studies/open-preferences.ts"
 import rewardScaling from "../../pipelines/studies/reward-scaling.ts"
 import safetyScaling from "../../pipelines/studies/safety-scaling.ts"
@@ -154,5 +155,37 @@ describe("what the studies share", async () => {
     expect(judged(own, "large").reward.inputs).toEqual({ init: "sft", pairs: "train" })
     expect(node(own, "pairs").inputs).toEqual({ file: "file:pairs.jsonl" })
     expect([...own.nodes.values()].some((one) => one.kind === "stage" && one.stage.name === "pretrain")).toBe(false)
+  })
+})
+
+describe("the study of policy optimisation", async () => {
+  const graph = await graphOf(policyOptimisation)
+  const methods = ["ppo", "rloo", "grpo", "dpo"]
+  const arms = methods.map((method) => outputs(graph).filter((name) => name.startsWith(`${method}-`)))
+  it("starts every method from one policy with the same rewards, prompts and number of answers, at as many settings each", () => {
+    expect(arms.map(({ length }) => length)).toEqual([3, 3, 3, 3])
+    for (const name of arms.slice(0, 3).flat()) {
+      expect(node(graph, name).inputs).toMatchObject({
+        policy: "rlhf-v5-rs",
+        helpfulness: "best-helpfulness-5",
+        safety: "best-safety-5",
+        prompts: "update-prompts"
+      })
+      expect(node(graph, name).config).toMatchObject({ batchSize: 256, iterations: 60, miniBatchSize: 64 })
+    }
+    for (const name of arms[3]!) expect(node(graph, name).inputs).toMatchObject({ policy: "rlhf-v5-rs", pairs: "dpo-pairs" })
+    expect(node(graph, "dpo-pairs-safety").inputs).toMatchObject({ first: "rlhf-v5-rs", second: "rlhf-v5-rs" })
+  })
+  it("judges all by the oracle and by their KL to where they started, on prompts that none of them learnt from", () => {
+    for (const name of ["start", ...arms.flat()]) {
+      expect(node(graph, `judged-answers-${name}`).inputs.prompts).toBe("judging")
+      expect(node(graph, `kl-${name}`).inputs).toEqual({ completions: `judged-answers-${name}`, reference: "rlhf-v5-rs" })
+      expect(node(graph, `evaluation-${name}`).inputs).toEqual({ graded: `grades-${name}`, scored: `rewards-${name}` })
+    }
+    expect(node(graph, "judging-helpfulness").config).toMatchObject({ split: "heldOut" })
+  })
+  it("refuses another number of settings for one of them", async () => {
+    await expect(graphOf(policyOptimisation, { dpoBetas: "0.1" })).rejects.toThrow("found 3, 3, 3, 1")
+    await expect(graphOf(policyOptimisation, { dpoBetas: "0.1,x,1" })).rejects.toThrow('found "0.1,x,1"')
   })
 })

@@ -29,6 +29,7 @@ import { ghostSample } from "../../stages/ghost-attention/sample.ts"
 import { grpo } from "../../stages/critic-free/grpo.ts"
 import { rloo } from "../../stages/critic-free/rloo.ts"
 import { dpo } from "../../stages/dpo/dpo.ts"
+import { policyKl } from "../../stages/evaluation/policy-kl.ts"
 import { ppo } from "../../stages/ppo/ppo.ts"
 import { pretrain } from "../../stages/training/pretrain.ts"
 import { generalRewardModel, helpfulnessRewardModel, safetyRewardModel } from "../../stages/reward/reward-model.ts"
@@ -265,6 +266,7 @@ export const resumables = async (): Promise<ReadonlyArray<Resumable>> => {
     [score, { completions: given.completions, reward: helpfulness }, { batchSize: 4 }],
     [score, { completions: given.completions, reward: general }, { batchSize: 4, precision: "bfloat16" }, "score in bfloat16"],
     [scoreCombined, { completions: given.completions, helpfulness, safety }, { batchSize: 5 }],
+    [policyKl, { completions: given.completions, reference: second }, { batchSize: 4 }],
     [scorePairs, { reward: helpfulness, pairs: given.pairs }, { batchPairs: 2 }],
     [safetyRecall, { reward: safety, pairs: given.pairs }, { batchSize: 4 }],
     [classifyPrompts, { classifier, prompts: given.prompts }, judging],

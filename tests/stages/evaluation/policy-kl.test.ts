@@ -1,0 +1,66 @@
+/** KL to a reference: 0 to itself, that of full logits to another, and what is refused. */
+import * as Effect from "effect/Effect"
+import { beforeAll, describe, expect, it } from "vitest"
+import { readRows } from "../../../data/dataset.ts"
+import { noGrad, scoped, tensor } from "../../../engine/tensor.ts"
+import { encodePrompt } from "../../../models/chat.ts"
+import { loadPolicy } from "../../../models/checkpoint.ts"
+import type { ArtifactRef } from "../../../schemas/artifact.ts"
+import { Completions, Prompts } from "../../../schemas/rows.ts"
+import { mean } from "../../../stages/common/statistics.ts"
+import { policyKl, PolicyKlReport } from "../../../stages/evaluation/policy-kl.ts"
+import { sample } from "../../../stages/rejection-sampling/sample.ts"
+import { sameInFloat32 } from "../../tolerances.ts"
+import { failureOf, reportIn, rowsArtifact, runStage } from "../running.ts"
+import { ask } from "../samples.ts"
+import { talkingPolicy, tokenizer } from "../talking.ts"
+
+let policy: ArtifactRef<any>
+let other: ArtifactRef<any>
+let prompts: ArtifactRef<any>
+beforeAll(async () => {
+  ;[policy, other] = [await talkingPolicy(1), await talkingPolicy(2)]
+  prompts = await rowsArtifact(
+    Prompts,
+    ["ab", "ba ab", "b"].map((text) => ask(text, text))
+  )
+})
+const drawn = (temperature: number) => runStage(sample, { policy, prompts }, { k: 2, temperature, maxNewTokens: 6 })
+const klTo = async (reference: ArtifactRef<any>, config = {}) =>
+  reportIn(await runStage(policyKl, { completions: await drawn(1), reference }, config), PolicyKlReport)
+
+describe("the KL of a policy", () => {
+  it("is 0 to itself", async () => {
+    const { completions, kl, prompts } = await klTo(policy)
+    expect([completions, prompts]).toEqual([6, 3])
+    expect(Math.abs(kl.mean)).toBeLessThanOrEqual(sameInFloat32)
+  })
+  it("to another is the mean difference of the responses' log-probabilities, in batches of any size", async () => {
+    const rows = await Effect.runPromise(readRows(await drawn(1), Completions))
+    const { model } = await Effect.runPromise(loadPolicy(other))
+    const wanted = rows.map(({ logProbabilities, prompt, tokens }) => {
+      const asked = encodePrompt(tokenizer, prompt)
+      const [width, all] = scoped(() =>
+        noGrad(() => {
+          const logits = model.forward(tensor([[...asked, ...tokens]], { dtype: "int64" })).logSoftmax(-1)
+          return [logits.size(-1), logits.toNumbers()] as const
+        })
+      )
+      const reference = tokens.reduce((sum, token, t) => sum + all[(asked.length - 1 + t) * width + token]!, 0)
+      return logProbabilities.reduce((a, b) => a + b, 0) - reference
+    })
+    for (const batchSize of [1, 4]) {
+      const { kl } = await klTo(other, { batchSize })
+      expect(Math.abs(kl.mean - mean(wanted))).toBeLessThanOrEqual(sameInFloat32 * 10)
+      expect(kl.mean).toBeGreaterThan(0.5)
+      expect(kl.low).toBeLessThanOrEqual(kl.mean)
+      expect(kl.high).toBeGreaterThanOrEqual(kl.mean)
+    }
+  })
+  it("is refused of completions at another temperature, and of none", async () => {
+    expect(await failureOf(policyKl, { completions: await drawn(0.7), reference: other })).toContain(
+      "expected completions at temperature 1, whose log-probabilities are the policy's own, found some at temperature 0.7"
+    )
+    expect(await failureOf(policyKl, { completions: await rowsArtifact(Completions, []), reference: other })).toContain("0 completions")
+  })
+})
