@@ -382,8 +382,9 @@ export const runMethod = Effect.fn("runMethod")(function* <
     tokenizer: models.tokenizer,
     base: inputs.policy,
     metrics: {
-      ...{ iterations: iterations.length, kept, promptsTooLong, ...fitMetrics(fit), ...run.cutting.metrics },
+      ...{ iterations: iterations.length, kept },
       ...{ generationSeconds: allSeconds.generation, scoringSeconds: allSeconds.scoring, updateSeconds: allSeconds.update },
+      ...{ promptsTooLong, ...fitMetrics(fit), ...run.cutting.metrics },
       ...(first === undefined || last === undefined ? {} : { firstReward: first.reward, lastReward: last.reward, ...lastMetrics(last) })
     }
   })
