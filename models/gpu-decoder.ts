@@ -10,6 +10,7 @@ import { aten, atenVoid, type DType, embedding, linear, scoped, tensor, type Ten
 import { type AttentionLayout, prepareLayout, rotaryAttention, segmentLayout } from "./attention.ts"
 import { hasBiases, hasHeadNorms } from "./config.ts"
 import type { Llama } from "./llama.ts"
+import { promptTokensAtOnce } from "./memory.ts"
 import { startsOfSegments } from "./rotary.ts"
 
 export interface GpuRequest {
@@ -49,8 +50,6 @@ export const decodesOnGpu = (model: Llama): boolean => {
 
 /** Steps between two looks of the host: a sequence that ends waits for as many at most. */
 const stepsAtOnce = 8
-/** Tokens of prompts that are read together: more would take memory and save no time. */
-const promptTokensAtOnce = 16_384
 /** Prompts begin once this share of the places is free: reading one takes about as long as a step of all. */
 const refillAt = 1 / 8
 /** Blocks of threads that a GPU should have to work on: with fewer sequences and heads the keys are split. */
@@ -205,13 +204,15 @@ class GpuDecoder {
     const rotation = this.#model.rotary.at(device, dtype, integers(positions, "int64").unsqueeze(0))
     let x = embedding(this.#model.parameter("model.embed_tokens.weight"), ids) // (1, T, D)
     this.#blocks.forEach((block, layer) => {
+      const before = x
       x = scoped(() => {
-        const qkv = linear(rmsNorm(x, block.attentionNorm, config.normEpsilon), block.qkv)
+        const qkv = linear(rmsNorm(before, block.attentionNorm, config.normEpsilon), block.qkv)
         this.#place(qkv, places, rowOf, null, layer)
-        const attended = x.add(linear(rotaryAttention(qkv, rotation, layout, config.heads, config.kvHeads), block.o))
+        const attended = before.add(linear(rotaryAttention(qkv, rotation, layout, config.heads, config.kvHeads), block.o))
         const gateUp = linear(rmsNorm(attended, block.ffnNorm, config.normEpsilon), block.gateUp)
         return attended.add(linear(swiglu(gateUp), block.down))
       })
+      before.free()
     })
     // What the first of them has read, for the others.
     const copies = rows.flatMap((row, i) => (sharedWith[i] === i ? [] : [{ row, from: rows[sharedWith[i]!]!, length: prompts[i]!.length }]))
@@ -255,18 +256,7 @@ class GpuDecoder {
   }
   #place(qkv: Tensor, positions: Tensor, rows: Tensor | null, q: Tensor | null, layer: number): void {
     const { cos, sin } = this.#table
-    atenVoid(
-      "caravan::decode_place_",
-      qkv,
-      cos,
-      sin,
-      positions,
-      rows,
-      q,
-      this.#keys[layer]!,
-      this.#values[layer]!,
-      this.#model.config.heads
-    )
+    atenVoid("caravan::decode_place_", qkv, cos, sin, positions, rows, q, this.#keys[layer], this.#values[layer], this.#model.config.heads)
   }
   #sample(logits: Tensor, rows: Tensor | null): void {
     const state = [this.#request, this.#step, this.#position, this.#token, this.#outTokens, this.#outLogs, this.#stops]
@@ -304,8 +294,8 @@ class GpuDecoder {
         atenVoid(
           "caravan::decode_attend_",
           q,
-          this.#keys[layer]!,
-          this.#values[layer]!,
+          this.#keys[layer],
+          this.#values[layer],
           this.#position,
           attended,
           partial,

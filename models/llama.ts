@@ -27,6 +27,7 @@ import {
   linear,
   noGrad,
   ones,
+  recordsGradients,
   scoped,
   type Tensor,
   zeros
@@ -170,7 +171,12 @@ export class Llama {
     // Under an adapter the table is frozen.
     const embed = this.adapter === undefined ? trainableEmbedding : embedding
     let x = embed(this.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
-    for (let layer = 0; layer < config.layers; layer++) x = segment(layer, x, (x) => this.#block(layer, x, rotation, layout))
+    const forgets = !recordsGradients()
+    for (let layer = 0; layer < config.layers; layer++) {
+      const before = x
+      x = segment(layer, before, (x) => this.#block(layer, x, rotation, layout))
+      if (forgets) before.free()
+    }
     return rmsNorm(x, this.parameter("model.norm.weight"), config.normEpsilon)
   }
 

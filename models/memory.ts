@@ -160,11 +160,17 @@ export const trainingMemory = (model: CostedModel, precision: Precision, { recom
   }
 }
 
-/** Working memory of a forward pass without gradients: one block's, in its widest place (gate, up and their product). */
+/**
+ * Working memory of a forward pass without gradients: all that one block computes, which is freed at its end. Its input, both norms, what attention and the feed-forward
+ * block add and the two sums (7 d), queries, keys and values, attention's output, gate and up and their product.
+ */
 export const forwardBytes = (model: CostedModel, precision: Precision, tokens: number): number => {
   const { dim, ffn, headDim, heads, kvHeads } = model.config
-  return tokens * (2 * dim + Math.max((2 * heads + 2 * kvHeads) * headDim, 3 * ffn)) * bytesOf[precision]
+  return tokens * (7 * dim + (2 * heads + 2 * kvHeads) * headDim + 3 * ffn) * bytesOf[precision]
 }
+
+/** Tokens of prompts that a decoder on a GPU reads together (models/gpu-decoder.ts): more would take memory and save no time. */
+export const promptTokensAtOnce = 16_384
 
 /** Keys and values of `sequences` sequences of `length` tokens, in every layer. */
 export const cacheBytes = ({ config }: CostedModel, precision: Precision, sequences: number, length: number): number =>
@@ -191,7 +197,11 @@ export const generationMemory = (
   // The keys and values of one layer side by side, as products read them; and, once sequences have ended, as they are picked from the cache.
   const step = cache / config.layers
   const draw = sequences * config.vocabSize * drawnBytes
-  const working = Math.max(forwardBytes(model, precision, sequences * lengths.prompt), step, draw)
+  const working = Math.max(
+    forwardBytes(model, precision, Math.max(lengths.prompt, Math.min(sequences * lengths.prompt, promptTokensAtOnce))),
+    step,
+    draw
+  )
   return { cache, activations: mergedWeights(model) * bytesOf[precision] + working }
 }
 

@@ -68,7 +68,7 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
     { what: "heads of 256, three to a key head, tied", dim: 96, heads: 3, kvHeads: 1, headDim: 256, tiedEmbeddings: true },
     { what: "a vocabulary that is no multiple of 8", dim: 64, heads: 4, kvHeads: 2, headDim: 16, vocabSize: 5003 }
   ]
-  describe.each(shapes)("with $what", ({ what: _, ...shape }) => {
+  describe.each(shapes)("with $what", (shape) => {
     it.each([0, 0.7, 1])("gives the tokens of plain decoding, with their log-probabilities, at temperature %f", (temperature) => {
       const model = sharp(shape)
       expect(decodesOnGpu(model)).toBe(true)

@@ -1,6 +1,6 @@
 /** What the model computes, by what must not change it: padding, packing, what comes later, the order of the batch. */
 import { describe, expect, it } from "vitest"
-import { clearGradients, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
+import { clearGradients, liveTensors, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import { presets } from "../../models/config.ts"
 import { type ForwardOptions, initLlama, Llama } from "../../models/llama.ts"
 import { devices } from "../devices.ts"
@@ -146,6 +146,23 @@ describe("a Llama", () => {
   it("refuses ids that it has not", () => {
     const model = initLlama(smallConfig(), { seed: 3 })
     expect(() => scoped(() => model.forward(tensor([[1, 61]], { dtype: "int64" })))).toThrow(/embedding.*ids from 0 to V - 1/)
+  })
+})
+
+describe("a forward pass without gradients", () => {
+  it("leaves nothing of its blocks behind, however many there are", () => {
+    const left = (layers: number) =>
+      scoped(() =>
+        noGrad(() => {
+          const model = initLlama(smallConfig({ layers }), { seed: 1 })
+          const rows = tensor(sequences.slice(0, 1), { dtype: "int64" })
+          model.hidden(rows)
+          const before = liveTensors()
+          model.hidden(rows)
+          return liveTensors() - before
+        })
+      )
+    expect(left(5)).toBe(left(1))
   })
 })
 

@@ -215,7 +215,8 @@ describe("decoding with an adapter", () => {
       scoped(() =>
         noGrad(() => {
           const before = liveTensors()
-          new Decoder(of)
+          const decoder = new Decoder(of)
+          expect(decoder.length).toBe(0)
           return liveTensors() - before
         })
       )

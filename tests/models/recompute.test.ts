@@ -35,7 +35,13 @@ const gradientsOf = (model: Llama, parameters: Parameters, recompute: number, de
   return { losses, gradients: Object.fromEntries(gradients) }
 }
 
+/** How far numbers are from others, as a share of their size. */
+const apart = (some: ReadonlyArray<number>, others: ReadonlyArray<number>): number =>
+  Math.hypot(...some.map((x, i) => x - others[i]!)) / (Math.hypot(...others) || 1)
+
 for (const { device, skip } of devices) {
+  // On the CPU no bit differs; on a GPU attention's backward pass adds up in the order in which its blocks end.
+  const most = device === "cpu" ? { float32: 0, bfloat16: 0 } : { float32: 1e-5, bfloat16: splitGradients }
   describe.skipIf(skip)(`a model on ${device}`, () => {
     const shapes = [
       { what: "with as many key heads", config: { kvHeads: 4 } },
@@ -53,16 +59,9 @@ for (const { device, skip } of devices) {
         const before = liveTensors()
         for (const recompute of [1, 2, layers]) {
           const found = gradientsOf(model, model.parameters, recompute, device)
-          if (device === "cpu") expect(found).toEqual(kept)
-          else {
-            expect(found.losses).toEqual(kept.losses)
-            for (const [name, wanted] of Object.entries(kept.gradients)) {
-              const size = Math.hypot(...wanted!)
-              expect(Math.hypot(...wanted!.map((x, i) => x - found.gradients[name]![i]!)), name).toBeLessThanOrEqual(
-                (dtype === "float32" ? 1e-5 : splitGradients) * size
-              )
-            }
-          }
+          expect(found.losses).toEqual(kept.losses)
+          for (const [name, wanted] of Object.entries(kept.gradients))
+            expect([name, apart(found.gradients[name]!, wanted!) <= most[dtype]]).toEqual([name, true])
         }
         expect(liveTensors()).toBe(before)
       }
@@ -85,7 +84,8 @@ for (const { device, skip } of devices) {
       const kept = gradientsOf(model, adapter.parameters, 0, device)
       expect(Object.values(kept.gradients).every((gradient) => gradient!.some((x) => x !== 0))).toBe(true)
       const found = gradientsOf(model, adapter.parameters, layers, device)
-      if (device === "cpu") expect(found).toEqual(kept)
+      for (const [name, wanted] of Object.entries(kept.gradients))
+        expect([name, apart(found.gradients[name]!, wanted!) <= most.float32]).toEqual([name, true])
       expect(Object.values(base.parameters).every((weight) => weight.grad() === undefined)).toBe(true)
     })
   })
