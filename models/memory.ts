@@ -102,18 +102,18 @@ const blockGradientBytes = ({ config }: CostedModel, precision: Precision, token
   tokens * (config.dim + 3 * config.ffn) * bytesOf[precision]
 
 /** Logits that are computed at once, and bytes of all logits up to which they are kept for the backward pass (engine/native/vocabulary.cc). */
-const [chunkElements, keptLogitBytes] = [2 ** 25, 2 ** 30]
+const [chunkElements, keptLogitBytes] = [2 ** 27, 2 ** 30]
 
-/** At a loss on `tokens` tokens: logits that are kept, a chunk of them in float32 with its gradient (the GPU's own kernels take less), and the output layer's gradient, which chunks add up in float32. */
+/** At a loss on `tokens` tokens, by the GPU's kernels: logits that are kept, or a chunk of them, whose gradient takes their place; and the output layer's gradient, which chunks add up in float32. */
 const lossBytes = ({ adapter, config, scalarHead }: CostedModel, precision: Precision, tokens: number): number => {
   if (scalarHead) return 0
   const { dim, vocabSize } = config
   const b = bytesOf[precision]
   const all = tokens * vocabSize
-  const kept = all * b <= keptLogitBytes ? all * b : 0
-  const chunk = Math.min(all, chunkElements) * (b + 8)
-  const gradient = adapter === undefined ? vocabSize * dim * (all > chunkElements ? b + 4 : b) : 0
-  return kept + chunk + gradient
+  const isKept = all * b <= keptLogitBytes
+  const logits = b * (isKept ? all : Math.min(all, chunkElements))
+  const gradient = adapter === undefined ? vocabSize * dim * (isKept ? b : b + 4) : 0
+  return logits + gradient
 }
 
 /** How a step is computed. */

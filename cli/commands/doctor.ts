@@ -114,8 +114,16 @@ export const diagnose = async (directory: string = process.cwd()): Promise<Diagn
     const path = build.addonPath(libtorch)
     if (existsSync(path)) {
       try {
-        environment = (await import("../../engine/device.ts")).environment()
+        const device = await import("../../engine/device.ts")
+        environment = device.environment()
         found.addon = path
+        const missing = device.gpuKernelsMissing()
+        if (missing !== undefined)
+          wrong(
+            `Slower operators of libtorch run in place of the kernels for the GPU: ${missing}.`,
+            "python3 -m pip install nvidia-cuda-nvrtc",
+            false
+          )
       } catch (error) {
         found.addon = `${path}, which does not load`
         wrong(`The tensor addon does not load: ${firstLine(messageOf(error))}`, `rm -r ${dirname(path)} && npx caravan setup`, true)
