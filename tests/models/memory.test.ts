@@ -51,13 +51,16 @@ describe("the memory of training", () => {
 
   it("is at its peak at the loss: what was kept, logits whose gradient takes their place, the output layer's gradient", () => {
     const tokens = 7
+    // A vocabulary of 40: 30 x 4 more weights twice, and a loss that takes more than a block's gradients.
+    const wide = { config: { ...small.config, vocabSize: 40 }, scalarHead: false }
+    const all = n + 2 * 30 * 4
     // The embeddings' place, the last block's output and its norm; logits kept; a gradient of V d.
-    const atLoss = 3 * tokens * (4 * kept + 8) + 3 * tokens * 4 * 4 + tokens * 10 * 4 + 10 * 4 * 4
-    const memory = trainingMemory(small, "float32", { ...once, tokens, several: true })
+    const atLoss = 3 * tokens * (4 * kept + 8) + 3 * tokens * 4 * 4 + tokens * 40 * 4 + 40 * 4 * 4
+    const memory = trainingMemory(wide, "float32", { ...once, tokens, several: true })
     expect(memory.activations).toBe(atLoss)
     // With a single micro-batch there are no gradients yet at the loss; here what was kept is more than they are.
-    const single = trainingMemory(small, "float32", { ...once, tokens })
-    expect(totalMemory(single)).toBe(12 * n + Math.max(4 * n, atLoss))
+    const single = trainingMemory(wide, "float32", { ...once, tokens })
+    expect(totalMemory(single)).toBe(12 * all + Math.max(4 * all, atLoss))
   })
 
   it("never has logits of all tokens in float32, nor all of them where they are more than a GiB", () => {
