@@ -44,8 +44,8 @@ export const inSegments = <A>({ recompute }: { readonly recompute: number }, bod
 }
 
 /**
- * compute(x): the segment number `index` of a model, counted from 0. Whatever else `compute` reads must outlive the backward pass. Outside of inSegments, and where no
- * gradients are recorded, it is just computed.
+ * compute(x): the segment number `index` of a model, counted from 0. Whatever else `compute` reads must outlive the backward pass; what this returns lives until
+ * `backward` has passed it. Outside of inSegments, and where no gradients are recorded, it is just computed.
  */
 export const segment = (index: number, x: Tensor, compute: (x: Tensor) => Tensor): Tensor => {
   if (tape === undefined || !recordsGradients()) return scoped(() => compute(x))
@@ -69,7 +69,10 @@ export const backward = (loss: Tensor): void => {
       // A loss that does not depend on it.
       if (gradient === undefined) return
       clearGradients([output])
-      ;(kept ?? compute(input)).backward(gradient)
+      const result = kept ?? compute(input)
+      // All that it read is frozen.
+      if (!result.hasGradient) return
+      result.backward(gradient)
       if (source?.hasGradient === true) source.backward(input.grad())
     })
     kept?.free()

@@ -89,6 +89,21 @@ for (const { device, skip } of devices) {
       expect(scoped(() => w.grad()!.toNumbers())).toEqual([3])
       expect(frozen.grad()).toBeUndefined()
     })
+    it.each([0, 1])("that read nothing but what is frozen are passed by, %i of them computed again", (recompute) => {
+      const w = keep(tensor([[2]], { device })).requiresGrad()
+      const [frozen, x] = [keep(tensor([[5]], { device })), keep(tensor([[3]], { device }))]
+      accumulateGradients(
+        { w },
+        [0],
+        () => {
+          const below = segment(0, x, (x) => x.matmul(frozen)) // 15
+          backward(segment(1, below, (x) => x.matmul(w)).sum())
+        },
+        { recompute }
+      )
+      expect(scoped(() => w.grad()!.toNumbers())).toEqual([15])
+      expect(frozen.grad()).toBeUndefined()
+    })
     it("that the loss does not depend on give nothing", () => {
       const [a, b] = [keep(tensor([2], { device })).requiresGrad(), keep(tensor([5], { device })).requiresGrad()]
       accumulateGradients({ a }, [0], () => {
