@@ -4,7 +4,7 @@
  */
 import { inferenceLinear, type InferenceWeight, inferenceWeight, isFused, joinedWeight, rmsNorm, swiglu } from "../engine/fused.ts"
 import { aten, cat, embedding, full, scoped, type Tensor, zeros } from "../engine/tensor.ts"
-import { type AttentionLayout, rotaryAttention } from "./attention.ts"
+import { type AttentionLayout, prepareLayout, rotaryAttention } from "./attention.ts"
 import { type HeadParameters, type Llama, prepareHeads } from "./llama.ts"
 import { rotate, type Rotation } from "./rotary.ts"
 
@@ -72,6 +72,7 @@ export class Decoder {
     this.#first = mask === undefined ? undefined : mask.eq(0).sum(1)
     const { layout, positions } = this.#model.layout(batch, length, mask === undefined ? {} : { attentionMask: mask })
     const rotation = this.#model.rotary.at(device, dtype, positions ?? length)
+    prepareLayout(layout, this.#model, config.headDim)
     return this.#run(ids, rotation, undefined, layout)
   }
 
@@ -118,7 +119,7 @@ export class Decoder {
     return [...this.#keys, ...this.#values, ...[this.#promptBias, this.#first].filter((tensor) => tensor !== undefined)]
   }
 
-  /** One kernel a block: (B, D) -> logits (B, V). */
+  /** One kernel per block: (B, D) -> logits (B, V). */
   #stepFused(embedded: Tensor, rotation: Rotation): Tensor {
     const { config } = this.#model
     const at = this.#length
@@ -163,43 +164,53 @@ export class Decoder {
     const from = this.#length
     const to = from + length
     if (to > this.#capacity) throw new RangeError(`the cache holds ${this.#capacity} tokens, the sequence has ${to}`)
-    const share = heads / kvHeads
-    const scale = 1 / Math.sqrt(headDim)
     let x = embedding(this.#model.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
     this.#blocks.forEach((block, layer) => {
-      const joined = prepareHeads(inferenceLinear(rmsNorm(x, block.attentionNorm, normEpsilon), block.qkv), block.heads, config) // (B, T, (H + 2G) E)
-      const together = joined.view(batch, length, heads + 2 * kvHeads, headDim)
-      this.#keys[layer]!.slice(2, from, to).copy_(rotate(together.slice(2, heads, heads + kvHeads), rotation).transpose(1, 2))
-      this.#values[layer]!.slice(2, from, to).copy_(together.slice(2, heads + kvHeads, heads + 2 * kvHeads).transpose(1, 2))
-      let attended: Tensor
-      if (prompt !== undefined) attended = rotaryAttention(joined, rotation, prompt, heads, kvHeads)
-      else {
-        const least = this.#least(from)
-        const keys = this.#keys[layer]!.slice(2, least, to) // (B, G, S, E)
-        const values = this.#values[layer]!.slice(2, least, to)
-        // Queries of one group side by side: (B, G, H/G T, E)
-        const q = rotate(together.slice(2, 0, heads), rotation)
-          .mul(scale)
-          .transpose(1, 2)
-          .reshape(batch, kvHeads, share * length, headDim)
-        let scores = q.matmul(keys.transpose(2, 3)) // (B, G, H/G T, S)
-        if (bias !== undefined)
-          scores = scores
-            .view(batch, heads, length, to - least)
-            .add(bias)
-            .view(batch, kvHeads, share * length, to - least)
-        attended = scores
-          .softmax(-1)
-          .matmul(values)
-          .view(batch, heads, length, headDim)
-          .transpose(1, 2)
-          .reshape(batch, length, heads * headDim)
-      }
-      x = x.add(inferenceLinear(attended, block.o))
-      x = x.add(inferenceLinear(swiglu(inferenceLinear(rmsNorm(x, block.ffnNorm, normEpsilon), block.gateUp)), block.down))
+      const before = x
+      x = scoped(() => {
+        const joined = prepareHeads(inferenceLinear(rmsNorm(before, block.attentionNorm, normEpsilon), block.qkv), block.heads, config) // (B, T, (H + 2G) E)
+        const together = joined.view(batch, length, heads + 2 * kvHeads, headDim)
+        this.#keys[layer]!.slice(2, from, to).copy_(rotate(together.slice(2, heads, heads + kvHeads), rotation).transpose(1, 2))
+        this.#values[layer]!.slice(2, from, to).copy_(together.slice(2, heads + kvHeads, heads + 2 * kvHeads).transpose(1, 2))
+        const attended =
+          prompt === undefined
+            ? this.#attendToCache(together.slice(2, 0, heads), rotation, layer, to, bias)
+            : rotaryAttention(joined, rotation, prompt, heads, kvHeads)
+        const between = before.add(inferenceLinear(attended, block.o))
+        return between.add(inferenceLinear(swiglu(inferenceLinear(rmsNorm(between, block.ffnNorm, normEpsilon), block.gateUp)), block.down))
+      })
+      // One block's tensors at a time (models/memory.ts counts on it).
+      before.free()
     })
     this.#length = to
     const last = x.slice(1, length - 1, length).squeeze(1) // (B, D)
     return inferenceLinear(rmsNorm(last, this.#model.parameter("model.norm.weight"), normEpsilon), this.#output)
+  }
+
+  /** Attention of queries (B, T, H, E) to the first `to` keys of a layer's cache: (B, T, H E). */
+  #attendToCache(queries: Tensor, rotation: Rotation, layer: number, to: number, bias: Tensor | undefined): Tensor {
+    const { heads, kvHeads, headDim } = this.#model.config
+    const [batch, length] = queries.shape as [number, number]
+    const share = heads / kvHeads
+    const least = this.#least(to - length)
+    const keys = this.#keys[layer]!.slice(2, least, to) // (B, G, S, E)
+    const values = this.#values[layer]!.slice(2, least, to)
+    // Queries of one group side by side: (B, G, H/G T, E)
+    const q = rotate(queries, rotation)
+      .mul(1 / Math.sqrt(headDim))
+      .transpose(1, 2)
+      .reshape(batch, kvHeads, share * length, headDim)
+    let scores = q.matmul(keys.transpose(2, 3)) // (B, G, H/G T, S)
+    if (bias !== undefined)
+      scores = scores
+        .view(batch, heads, length, to - least)
+        .add(bias)
+        .view(batch, kvHeads, share * length, to - least)
+    return scores
+      .softmax(-1)
+      .matmul(values)
+      .view(batch, heads, length, headDim)
+      .transpose(1, 2)
+      .reshape(batch, length, heads * headDim)
   }
 }

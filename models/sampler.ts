@@ -19,11 +19,11 @@ export interface GenerateOptions {
   readonly topK?: number
   /** Keep the likeliest tokens that together reach this probability; 1 keeps all. */
   readonly topP?: number
-  /** One a sequence. Needed unless greedy. */
+  /** One per sequence. Needed unless greedy. */
   readonly seeds?: ReadonlyArray<number>
   /** The token that ends an answer, or several of which each does; undefined: never stop early. */
   readonly eosId: number | ReadonlyArray<number> | undefined
-  /** Sequences side by side, where more prompts wait for a place (on a GPU); all of them unless given. */
+  /** On a GPU: sequences side by side, where more prompts wait for a place; all of them unless given. Elsewhere all prompts are one batch. */
   readonly batchSize?: number
   /** Fills the left of shorter prompts; masked everywhere. */
   readonly padId: number
@@ -68,9 +68,10 @@ export const checkOptions = (
  * a NotFiniteLogitsError when the model gives no numbers.
  */
 export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<number>>, options: GenerateOptions): Array<Generated> => {
-  const { maxNewTokens, padId } = options
+  const { batchSize = 1, maxNewTokens, padId } = options
   const stops = new Set([options.eosId ?? []].flat())
   checkOptions(options, "generate")
+  if (!Number.isInteger(batchSize) || batchSize < 1) throw new RangeError(`generate: batchSize must be a whole number from 1, got ${batchSize}`)
   if (prompts.length === 0 || maxNewTokens === 0) return prompts.map(() => ({ tokens: [], logProbabilities: [], finished: false }))
   const longest = Math.max(...prompts.map((prompt) => prompt.length))
   if (prompts.some((prompt) => prompt.length === 0))
@@ -180,7 +181,7 @@ export interface Drawn {
   readonly logProbabilities: ReadonlyArray<number>
 }
 
-/** Draws one token a row from logits (B, V): row i with the random numbers of sequence active[i]. */
+/** Draws one token per row from logits (B, V): row i with the random numbers of sequence active[i]. */
 export const draw = (
   logits: Tensor,
   active: ReadonlyArray<number>,

@@ -134,6 +134,20 @@ for (const { device, skip } of devices) {
       })
     })
 
+    it("without gradients keeps one layer's states, not all", () => {
+      const kept = (layers: number) => {
+        const model = initLlama(smallConfig({ layers }), { seed: 3, device })
+        const read = () => model.hidden(ids([[1, 5, 9]]))
+        scoped(() => noGrad(read)) // The table of rotations is made, and kept.
+        return scoped(() => {
+          const before = liveTensors()
+          noGrad(read)
+          return liveTensors() - before
+        })
+      }
+      expect(kept(4)).toBe(kept(2))
+    })
+
     it("refuses more tokens than its context, and two layouts at once", () => {
       const model = initLlama(smallConfig({ maxPositions: 8 }), { seed: 3, device })
       expect(() => logits(model, [Array.from({ length: 9 }, () => 1)])).toThrow("a sequence of 9 tokens: this model's context is 8")

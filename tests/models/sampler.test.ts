@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest"
 import { liveTensors, noGrad, scoped, tensor } from "../../engine/tensor.ts"
+import { Decoder } from "../../models/decoder.ts"
 import { initLlama, Llama } from "../../models/llama.ts"
 import { type GenerateOptions, generate, restrict } from "../../models/sampler.ts"
 import { devices } from "../devices.ts"
@@ -173,6 +174,23 @@ for (const { device, skip } of devices) {
       expect(liveTensors()).toBe(before)
     })
 
+    it("reads prompts with one layer's tensors at a time: beside the cache, more layers keep no more", () => {
+      const kept = (layers: number) =>
+        scoped(() =>
+          noGrad(() => {
+            const decoder = new Decoder(initLlama(smallConfig({ layers }), { seed: 3, device }))
+            const ids = tensor([[1, 5, 9]], { dtype: "int64", device })
+            const mask = tensor([[0, 1, 1]], { dtype: "int64", device })
+            const read = () => void decoder.prefill(ids, mask, 8)
+            read() // The table of rotations is made, and kept.
+            const before = liveTensors()
+            read()
+            return liveTensors() - before - 2 * layers
+          })
+        )
+      expect(kept(4)).toBe(kept(2))
+    })
+
     it("fills the context to its last token, and not beyond", () => {
       const model = models[0][1]
       const { maxPositions } = model.config
@@ -203,6 +221,7 @@ for (const { device, skip } of devices) {
       expect(attempt({ temperature: NaN })).toThrow("temperature must be")
       expect(attempt({ topK: 1.5 })).toThrow("topK must be a whole number from 0, got 1.5")
       expect(attempt({ topP: 1.1 })).toThrow("topP must be from 0 to 1, got 1.1")
+      expect(attempt({ batchSize: 0 })).toThrow("batchSize must be a whole number from 1, got 0")
       expect(attempt({ maxNewTokens: -1 })).toThrow("maxNewTokens must be a whole number from 0, got -1")
     })
 
