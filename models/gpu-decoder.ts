@@ -315,12 +315,21 @@ class GpuDecoder {
     // Kernels are compiled, and libraries choose theirs, outside of the recording: this is a step like any other.
     step()
     native().beginGraph()
-    let graph: number
     try {
       step()
-    } finally {
-      graph = native().endGraph()
+    } catch (cause) {
+      this.#abandonRecording()
+      throw cause
     }
-    return graph
+    return native().endGraph()
+  }
+
+  /** Ends a recording in which something was thrown. That this may fail too says nothing more. */
+  #abandonRecording(): void {
+    try {
+      native().freeGraph(native().endGraph())
+    } catch {
+      // The first error says what went wrong.
+    }
   }
 }
