@@ -14,8 +14,9 @@ import type { Progress, StageInfo } from "../define/stage-info.ts"
 
 export type ToChild =
   /**
-   * `prepare`: a module whose `prepare(device, threads)` is called first, whose `measure()` gives what is called when the stage has ended, for metrics of it, and whose
-   * `release()` is called last, whatever has become of the stage: what it left in memory is not there for the next.
+   * `prepare`: a module whose `prepare(device, threads)` is called before the first job and whenever a job's device or threads differ from the last one's. Its
+   * `measure()` is called before the stage and returns a function that is called after it, for metrics; its `release()` is called last, whatever became of the
+   * stage, and frees what that left in memory.
    */
   | { readonly job: Job; readonly prepare: string | undefined }
   /** Save what there is, and end. */
@@ -64,7 +65,8 @@ interface Preparation {
   readonly release?: () => void
 }
 
-const prepared = new Set<string>()
+/** Device and threads that the process is prepared for. */
+let prepared: string | undefined
 const loaded = new Set<string>()
 const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): Promise<void> => {
   keeping = false
@@ -78,8 +80,9 @@ const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): 
         try: async () => {
           if (prepare !== undefined) {
             const module = (await import(prepare)) as Preparation
-            if (!prepared.has(`${job.device}/${job.threads}`)) module.prepare(job.device, job.threads)
-            prepared.add(`${job.device}/${job.threads}`)
+            const wanted = `${job.device}/${job.threads}`
+            if (prepared !== wanted) module.prepare(job.device, job.threads)
+            prepared = wanted
             measured = module.measure?.() ?? measured
             release = module.release ?? release
           }

@@ -27,7 +27,7 @@ afterEach(() => {
 })
 
 /** Runs a stage of the fixture in a child; gives what it printed. */
-const running = async (file: string, exportName: string, config: Record<string, unknown>, limits?: Limits) => {
+const running = async (file: string, exportName: string, config: Record<string, unknown>, limits?: Limits, threads = 1) => {
   const module = pathToFileURL(join(folder, file)).href
   const { stage } = ((await import(module)) as Record<string, AnyStage>)[exportName]!
   let text = ""
@@ -39,7 +39,7 @@ const running = async (file: string, exportName: string, config: Record<string, 
     output: join(folder, "output"),
     seed: 0,
     device: "cpu" as const,
-    threads: 1,
+    threads,
     checkpoints: null
   }
   const work = execute({
@@ -104,11 +104,11 @@ describe("what is measured of a stage with tensors", () => {
     const prepare = join(folder, "prepare.ts")
     writeFileSync(
       prepare,
-      `let [prepared, stages] = [0, 0]
-export const prepare = (): void => void prepared++
+      `let [prepared, threads, stages] = [0, 0, 0]
+export const prepare = (_device: string, wanted: number): void => void ([prepared, threads] = [prepared + 1, wanted])
 export const measure = () => {
   const stage = ++stages
-  return () => ({ prepared, stage })
+  return () => ({ prepared, threads, stage })
 }
 `
     )
@@ -128,9 +128,16 @@ export const counting = Stage.make("counting", {
 })
 `
     )
-    for (const stage of [1, 2]) {
-      const { exit } = await running("counting.ts", "counting", {})
-      expect(exit).toMatchObject({ _tag: "Success", value: { metrics: { rows: 1, prepared: 1, stage } } })
+    // Prepared again where the threads are others, and where they are as they once were.
+    const jobs = [
+      { threads: 1, prepared: 1 },
+      { threads: 1, prepared: 1 },
+      { threads: 2, prepared: 2 },
+      { threads: 1, prepared: 3 }
+    ]
+    for (const [i, { prepared, threads }] of jobs.entries()) {
+      const { exit } = await running("counting.ts", "counting", {}, undefined, threads)
+      expect(exit).toMatchObject({ _tag: "Success", value: { metrics: { rows: 1, prepared, threads, stage: i + 1 } } })
       removeFolder(join(folder, "output"))
       mkdirSync(join(folder, "output"))
     }
