@@ -72,6 +72,7 @@ export const gradientsOf = (parameters: Parameters): Array<Tensor> => {
 
 /** The Euclidean norm of all gradients together, in float32 (float64 if they are): a tensor of one element on their device. */
 const globalNorm = (gradients: ReadonlyArray<Tensor>): Tensor => {
+  if (gradients.length === 0) throw new Error("The norm of gradients: there are no gradients to measure; give at least one parameter.")
   if (gradients.every(hasGpuKernels)) return aten("caravan::gradient_norm", gradients)
   // Of 16-bit gradients in float32, without a copy of them.
   const norms = gradients.some(isNarrow)

@@ -87,6 +87,9 @@ for (const { device, skip } of devices) {
       )
       return { w }
     }
+    it("of no parameters is an error", () => {
+      expect(() => gradientNorm({})).toThrow(/there are no gradients to measure/)
+    })
     it("is not rounded to bfloat16", () => {
       const parameters = withGradient([1, 1, 1]) // bfloat16 has 1.734 for the root of 3
       expect(Math.abs(gradientNorm(parameters) / Math.sqrt(3) - 1)).toBeLessThan(near)
