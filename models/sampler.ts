@@ -71,7 +71,8 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
   const { batchSize = 1, maxNewTokens, padId } = options
   const stops = new Set([options.eosId ?? []].flat())
   checkOptions(options, "generate")
-  if (!Number.isInteger(batchSize) || batchSize < 1) throw new RangeError(`generate: batchSize must be a whole number from 1, got ${batchSize}`)
+  if (!Number.isInteger(batchSize) || batchSize < 1)
+    throw new RangeError(`generate: batchSize must be a whole number from 1, got ${batchSize}`)
   if (prompts.length === 0 || maxNewTokens === 0) return prompts.map(() => ({ tokens: [], logProbabilities: [], finished: false }))
   const longest = Math.max(...prompts.map((prompt) => prompt.length))
   if (prompts.some((prompt) => prompt.length === 0))
