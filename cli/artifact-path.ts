@@ -23,7 +23,21 @@ import { storeAt, withStore } from "./open-store.ts"
  * Artifacts of a store are read against their digests first: damaged bytes would be used without a word. Throws a StoreError when they are damaged, a
  * UsageError when nothing is called that, or when gc has deleted it.
  */
-export const artifactPath = async (text: string): Promise<string> => {
+export const artifactPath = async (text: string): Promise<string> => (await artifactPlace(text)).path
+
+/** Where a word's folder or file is; of a store's, which result it is, or is within. */
+export interface Place {
+  readonly path: string
+  readonly origin?: {
+    readonly home: string
+    readonly digest: string
+    /** The node that it was named by. */
+    readonly node?: string | undefined
+  }
+}
+
+/** As artifactPath, with where it is from. */
+export const artifactPlace = async (text: string): Promise<Place> => {
   const home = findHome(process.cwd())
   if (whyNoHome(home) === undefined && !existsSync(join(home, "journal.db"))) {
     if (existsSync(text)) return ownPath(text)
@@ -44,10 +58,10 @@ export const artifactPath = async (text: string): Promise<string> => {
       const path = join(store.path(located.digest), located.within)
       if (located.within !== "" && !isFolder(path))
         return yield* Effect.fail(new UsageError(`Looking for "${text}": that result has no folder ${located.within}.`))
-      return { kind: "artifact" as const, path }
+      return { kind: "artifact" as const, path, origin: { home, digest: located.digest, node: located.execution?.node } }
     })
   )
-  return located.kind === "file" ? ownPath(located.path) : located.path
+  return located.kind === "file" ? ownPath(located.path) : { path: located.path, origin: located.origin }
 }
 
 /** As `locate`; of a result also which folder within it: "" for the result itself, for which a file of it stands too. */
@@ -77,12 +91,12 @@ export const adapterPath = async (text: string | undefined): Promise<string | un
 }
 
 /** A file or folder of the user's, or one in another store than the one here. */
-const ownPath = async (text: string): Promise<string> => {
+const ownPath = async (text: string): Promise<Place> => {
   const path = resolve(text)
   const [, home, digest] = /^(.*)\/objects\/[0-9a-f]{2}\/([0-9a-f]{64})(?:\/.*)?$/.exec(path) ?? []
-  if (home !== undefined && digest !== undefined && existsSync(join(home, "journal.db")))
-    await Effect.runPromise(Effect.provide(requireSound(digest, text), storeAt(home)))
-  return path
+  if (home === undefined || digest === undefined || !existsSync(join(home, "journal.db"))) return { path }
+  await Effect.runPromise(Effect.provide(requireSound(digest, text), storeAt(home)))
+  return { path, origin: { home, digest } }
 }
 
 const requireSound = (digest: string, name: string): Effect.Effect<void, StoreError, Store | Journal> =>

@@ -42,7 +42,7 @@ export interface CostMachine {
 type Numerics = Readonly<Record<string, string>> | null
 
 /** The GPU of this machine, as its numerics tell of it; undefined on the CPU. One that there are no figures for is reckoned to be as fast as the paper's. */
-const presentGpu = (numerics: Numerics): Accelerator | undefined => {
+export const presentGpu = (numerics: Numerics): Accelerator | undefined => {
   const memory = Number.parseInt(numerics?.gpuMemory ?? "", 10) * 2 ** 30
   if (numerics === null || numerics.device !== "cuda" || !(memory > 0)) return undefined
   const { gpu: name = "a GPU" } = numerics

@@ -32,6 +32,11 @@ const commands: Readonly<Record<string, Entry>> = {
     load: () => import("./commands/lineage.ts")
   },
   rows: { summary: "print the rows of a dataset", load: () => import("./commands/rows.ts") },
+  export: {
+    summary: "write a checkpoint, an adapter, a dataset or a report into a folder for others, with a card",
+    load: () => import("./commands/export.ts"),
+    works: true
+  },
   data: {
     summary: "look into data files of your own: format, shape, columns, problems, lengths",
     load: () => import("./commands/data.ts")

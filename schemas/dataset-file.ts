@@ -105,6 +105,8 @@ export interface OpenDataset {
   readonly bytes: number
   /** The rows of a batch, or a selection of them. Rejects with ArtifactError when it can't be read. */
   readonly batch: (index: number, selection?: Selection) => Promise<Array<any>>
+  /** A batch as the bytes of an Arrow IPC stream of its own. */
+  readonly stream: (index: number) => Promise<Uint8Array>
   readonly close: () => Promise<void>
 }
 
@@ -143,10 +145,11 @@ const openFile = (path: string, expected: StructKind | undefined): Effect.Effect
         if (blocks.length !== footer.batches) throw wrong(`the ${footer.batches} record batches of its footer`, `${blocks.length}`)
         // A batch after a schema is a stream of its own.
         const prefix = schemaMessage(kind)
+        const stream = (index: number) => readAt(handle, blocks[index]!.offset, blocks[index]!.length, prefix)
         const batch = async (index: number, selection?: Selection) => {
-          const { offset, length, rows } = blocks[index]!
+          const { rows } = blocks[index]!
           try {
-            const bytes = await readAt(handle, offset, length, prefix)
+            const bytes = await stream(index)
             for (const batch of arrow.RecordBatchReader.from(bytes)) if (batch.numRows === rows) return toRows(kind, batch, selection)
             throw new RangeError(`it does not have the ${rows} rows of its header`)
           } catch (cause) {
@@ -159,6 +162,7 @@ const openFile = (path: string, expected: StructKind | undefined): Effect.Effect
           sizes: blocks.map(({ rows }) => rows),
           bytes: blocks.reduce((sum, { length }) => sum + length, 0),
           batch,
+          stream,
           close: () => handle.close()
         }
       } catch (cause) {

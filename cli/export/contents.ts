@@ -1,0 +1,205 @@
+/** What of an artifact, or of a folder of the user's, is exported, and how its files are written. */
+import { constants, existsSync, statSync } from "node:fs"
+import { chmod, copyFile, readdir, writeFile } from "node:fs/promises"
+import { basename, dirname, join } from "node:path"
+import * as Effect from "effect/Effect"
+import type { ArtifactError } from "../../schemas/artifact.ts"
+import { writeParquet } from "../../data/write-parquet.ts"
+import type { DType } from "../../engine/tensor.ts"
+import { adapterWeightsFile, checkBase, namesBase } from "../../models/adapter-files.ts"
+import { formatOf } from "../../models/chat.ts"
+import { templates } from "../../models/chat-templates/index.ts"
+import { loadPolicyFrom, writeCheckpoint } from "../../models/checkpoint.ts"
+import { loadTokenizer, templateFile } from "../../models/tokenizer/files.ts"
+import { weightsDigest } from "../../models/weights-digest.ts"
+import { manifestName } from "../../runtime/store/objects.ts"
+import { adapterFile, adapterFolder, readJson, roleFile, validateLayout, weightFiles } from "../../schemas/checkpoint-files.ts"
+import { fileName as datasetFile, openAnyRows } from "../../schemas/dataset-file.ts"
+import { artifactPath } from "../artifact-path.ts"
+import { UsageError } from "../command.ts"
+
+export type Kind = "model" | "adapter" | "dataset" | "report" | "tokenizer"
+
+/** What is to be written, once it is known that it can be. */
+export interface Contents {
+  readonly kind: Kind
+  /** Files of the folder that stay behind. */
+  readonly leftOut: ReadonlyArray<string>
+  /** Writes all files into an empty folder. */
+  readonly write: (folder: string) => Promise<void>
+  /** For the card: model_type and class of a model; whether it scores instead of answering; rows of a dataset. */
+  readonly facts: Facts
+}
+export interface Facts {
+  readonly architecture?: string
+  readonly scores?: boolean
+  readonly chat?: boolean
+  /** The date that dialogues of its template were written with, where the template asks for today's. */
+  readonly chatDate?: string | undefined
+  readonly rank?: number
+  readonly rows?: number
+  readonly merged?: boolean
+}
+
+/** What of a model's folder transformers reads beside the weights; the role, which Caravan reads; and the license. */
+const modelFiles =
+  /^(config\.json|generation_config\.json|model\.safetensors\.index\.json|tokenizer\.model|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|special_tokens_map\.json|added_tokens\.json|caravan\.json|(LICENSE|NOTICE|USE_POLICY)(\.\w+)?)$/i
+const adapterFiles = /^(adapter_config\.json|adapter_model\.safetensors|base\.json|(LICENSE|NOTICE)(\.\w+)?)$/i
+
+/** A copy that its owner may change: the store's files may not be. */
+const copy = async (from: string, to: string): Promise<void> => {
+  await copyFile(from, to, constants.COPYFILE_FICLONE)
+  await chmod(to, 0o666 & ~process.umask())
+}
+const copyAll = async (from: string, to: string, names: ReadonlyArray<string>): Promise<void> => {
+  for (const name of names) await copy(join(from, name), join(to, name))
+}
+const writeJsonFile = (path: string, value: unknown) => writeFile(path, `${JSON.stringify(value, undefined, 2)}\n`)
+
+/** The folder's files by whether they are exported. Folders within are not: of a checkpoint that was trained by LoRA, adapter/. */
+const sorted = async (path: string, isWanted: (name: string) => boolean) => {
+  const names = (await readdir(path)).filter((name) => name !== manifestName).sort()
+  const { false: leftOut = [], true: wanted = [] } = Object.groupBy(
+    names,
+    (name) => String(isWanted(name) && statSync(join(path, name)).isFile()) as "true" | "false"
+  )
+  return { wanted, leftOut }
+}
+
+const hasTokenizer = (path: string): boolean => ["tokenizer.json", "tokenizer.model"].some((name) => existsSync(join(path, name)))
+
+/** A whole model. A folder that has no chat template is talked to in Llama 2's format here, and says so to others; one without generation_config.json gets its stop tokens. */
+const model = Effect.fnUntraced(function* (path: string): Effect.fn.Return<Contents, ArtifactError> {
+  yield* validateLayout(path)
+  const config = yield* readJson(join(path, "config.json"), `Reading the checkpoint ${path}`)
+  const weights = (yield* weightFiles(path)).map((file) => basename(file))
+  const { wanted, leftOut } = yield* Effect.promise(() => sorted(path, (name) => modelFiles.test(name) || weights.includes(name)))
+  const architecture = String((config["architectures"] as ReadonlyArray<string> | undefined)?.[0] ?? config["model_type"])
+  const scores = architecture.endsWith("ForSequenceClassification")
+  const tokenizer = hasTokenizer(path) ? yield* loadTokenizer(path) : undefined
+  const added: Array<readonly [string, string]> = []
+  if (tokenizer !== undefined) {
+    const { stopIds } = formatOf(tokenizer)
+    if (tokenizer.chat === undefined && !wanted.includes(templateFile)) added.push([templateFile, templates.llama2])
+    const ids = {
+      bos_token_id: tokenizer.bosId ?? null,
+      eos_token_id: stopIds.length === 1 ? stopIds[0] : stopIds,
+      pad_token_id: tokenizer.padId
+    }
+    if (!scores && !wanted.includes("generation_config.json"))
+      added.push(["generation_config.json", `${JSON.stringify(ids, undefined, 2)}\n`])
+  }
+  const template = tokenizer?.chat?.template ?? ""
+  return {
+    kind: "model",
+    leftOut,
+    facts: {
+      ...{ architecture, scores, chat: tokenizer !== undefined },
+      ...(/strftime_now|date_string/.test(template) && { chatDate: tokenizer?.chat?.date })
+    },
+    write: async (folder) => {
+      await copyAll(path, folder, wanted)
+      for (const [name, text] of added) await writeFile(join(folder, name), text)
+    }
+  }
+})
+
+/** An adapter as PEFT reads it, with its base named where that is told. */
+const adapter = Effect.fnUntraced(function* (path: string, base: string | undefined): Effect.fn.Return<Contents, ArtifactError> {
+  const config = yield* readJson(join(path, adapterFile), `Reading the adapter ${path}`)
+  if (!existsSync(join(path, adapterWeightsFile)))
+    throw new UsageError(`Exporting the adapter ${path}: expected ${adapterWeightsFile} beside ${adapterFile}, found none.`)
+  if (base !== undefined && namesBase(path) && existsSync(join(base, "config.json")))
+    yield* checkBase(path, { path: base, weights: yield* weightsDigest(base) })
+  const { wanted, leftOut } = yield* Effect.promise(() => sorted(path, (name) => adapterFiles.test(name)))
+  return {
+    kind: "adapter",
+    leftOut,
+    facts: { rank: config["r"] as number, scores: config["task_type"] === "SEQ_CLS" },
+    write: async (folder) => {
+      await copyAll(path, folder, wanted)
+      if (base !== undefined) await writeJsonFile(join(folder, adapterFile), { ...config, base_model_name_or_path: base })
+    }
+  }
+})
+
+const dtypes: Readonly<Record<string, DType>> = { bfloat16: "bfloat16", float16: "float16", float32: "float32" }
+
+/** A language model's adapter, merged into its base in the base's dtype. */
+const merged = Effect.fnUntraced(function* (path: string, base: string): Effect.fn.Return<Contents, ArtifactError> {
+  const { task_type: task } = yield* readJson(join(path, adapterFile), `Reading the adapter ${path}`)
+  if (task === "SEQ_CLS")
+    throw new UsageError(`Merging the adapter ${path}: it is a reward model's. Export the result that it is in, which is the merged model.`)
+  const config = yield* readJson(join(base, "config.json"), `Reading the base ${base}`)
+  const dtype = dtypes[String(config["dtype"] ?? config["torch_dtype"])] ?? "float32"
+  const loaded = yield* loadPolicyFrom(base, { adapter: path, dtype })
+  return {
+    kind: "model",
+    leftOut: [],
+    facts: { architecture: String((config["architectures"] as ReadonlyArray<string> | undefined)?.[0] ?? ""), chat: true, merged: true },
+    write: (folder) => writeCheckpoint(folder, { ...loaded, role: "policy" })
+  }
+})
+
+const dataset = Effect.fnUntraced(function* (path: string): Effect.fn.Return<Contents, ArtifactError> {
+  const file = join(path, datasetFile)
+  const source = yield* openAnyRows(file)
+  const rows = source.rowCount
+  yield* Effect.promise(() => source.close())
+  return {
+    kind: "dataset",
+    leftOut: [],
+    facts: { rows },
+    write: async (folder) => {
+      const opened = await Effect.runPromise(openAnyRows(file))
+      try {
+        await writeParquet(opened, join(folder, "data.parquet"))
+      } finally {
+        await opened.close()
+      }
+    }
+  }
+})
+
+/** All files as they are. */
+const asIs = async (kind: Kind, path: string): Promise<Contents> => {
+  const { leftOut, wanted } = await sorted(path, (name) => name !== "README.md")
+  return { kind, leftOut, facts: {}, write: (folder) => copyAll(path, folder, wanted) }
+}
+
+/** What to export of a folder. Throws a UsageError for what is none of these, or asks for what it can't have. */
+export const contentsOf = async (
+  path: string,
+  { base, merge }: { readonly base: string | undefined; readonly merge: boolean }
+): Promise<Contents> => {
+  const has = (name: string) => existsSync(join(path, name))
+  if (!statSync(path).isDirectory())
+    throw new UsageError(`Exporting ${path}: expected the folder of a checkpoint, an adapter, a dataset or a report, found a file.`)
+  const isAdapter = has(adapterFile) && !has("config.json")
+  // scorer.json too: the check of the layout says what it is.
+  const isModel = has("config.json") || has(roleFile)
+  if (merge && !isAdapter && !isModel) throw new UsageError(`Exporting ${path}: --merge is for an adapter, and this is none.`)
+  if (base !== undefined && !isAdapter && !isModel)
+    throw new UsageError(`Exporting ${path}: --base is for an adapter or a model, and this is neither.`)
+  if (isAdapter) {
+    if (!merge) return Effect.runPromise(adapter(path, base))
+    if (base !== undefined) return Effect.runPromise(merged(path, await artifactPath(base)))
+    // What a stage trained by LoRA: the result is the merged model.
+    const owner = dirname(path)
+    if (basename(path) === adapterFolder && existsSync(join(owner, roleFile)))
+      return { ...(await Effect.runPromise(model(owner))), leftOut: [] }
+    throw new UsageError(`Merging the adapter ${path}: what is it on? Give the base as --base <checkpoint>.`)
+  }
+  if (isModel) return Effect.runPromise(model(path))
+  if (has(datasetFile)) return Effect.runPromise(dataset(path))
+  if (has("report.json")) return asIs("report", path)
+  if (hasTokenizer(path)) return asIs("tokenizer", path)
+  const found = (await readdir(path)).slice(0, 6).join(", ")
+  throw new UsageError(
+    `Exporting ${path}: expected a checkpoint (config.json), an adapter (${adapterFile}), a dataset (${datasetFile}), a report (report.json) or a tokenizer, found ${found === "" ? "an empty folder" : found}.`
+  )
+}
+
+/** The files of a folder with their bytes. */
+export const listing = async (folder: string): Promise<ReadonlyArray<{ readonly name: string; readonly bytes: number }>> =>
+  (await readdir(folder)).sort().map((name) => ({ name, bytes: statSync(join(folder, name)).size }))
