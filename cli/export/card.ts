@@ -5,7 +5,7 @@ import type { Named } from "../../runtime/inspect/lineage.ts"
 import { carbonIntensity } from "../../models/cost.ts"
 import { visible } from "../../schemas/visible.ts"
 import { duration } from "../display/progress.ts"
-import { moment, short, shown } from "../display/units.ts"
+import { moment, short } from "../display/units.ts"
 import type { Contents, Kind } from "./contents.ts"
 import { type Compute, computeOf, type History, type Step } from "./history.ts"
 
@@ -175,7 +175,7 @@ const versions = ({ run, steps }: History): Array<string> => {
       ["what", "version"],
       [
         ["Caravan (export)", version],
-        ...(run?.node == null ? [] : [["Node", run.node]]),
+        ...(run === null || run.node === null ? [] : [["Node", run.node]]),
         ...[...found].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, values]) => [plain(name), plain([...values].join(", "))])
       ]
     )
@@ -227,6 +227,9 @@ const limits = ({ facts, kind }: Contents, history: History | undefined): Array<
   ]
 }
 
+/** The seed of the run that made it, where that is on record. */
+const seedOf = (history: History | undefined): string => (typeof history?.run?.seed === "number" ? `, seed ${history.run.seed}` : "")
+
 export interface CardOptions {
   readonly title: string
   readonly base: string | undefined
@@ -246,7 +249,7 @@ export const cardOf = (contents: Contents, history: History | undefined, { base,
         ...(last === undefined
           ? []
           : [
-              `Made by the node ${plain(last.node)} (stage ${plain(last.stage)}) of the pipeline ${plain(last.pipeline)}, run ${short(last.run)}, ${moment(last.at)}${history?.run?.seed == null ? "" : `, seed ${shown(history.run.seed)}`}.`
+              `Made by the node ${plain(last.node)} (stage ${plain(last.stage)}) of the pipeline ${plain(last.pipeline)}, run ${short(last.run)}, ${moment(last.at)}${seedOf(history)}.`
             ]),
         `Exported by Caravan ${version}.`
       ].join(" ")
