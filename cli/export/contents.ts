@@ -136,7 +136,7 @@ const merged = Effect.fnUntraced(function* (path: string, base: string): Effect.
   return {
     kind: "model",
     leftOut: [],
-    facts: { architecture: String((config["architectures"] as ReadonlyArray<string> | undefined)?.[0] ?? ""), chat: true, merged: true },
+    facts: { architecture: (config["architectures"] as ReadonlyArray<string> | undefined)?.[0] ?? "", chat: true, merged: true },
     write: (folder) => writeCheckpoint(folder, { ...loaded, role: "policy" })
   }
 })

@@ -383,7 +383,7 @@ syncBuiltinESMExports()`
       stdio: ["ignore", "ignore", "pipe"]
     })
     const ended = new Promise<number | null>((done) => child.once("exit", done))
-    await new Promise<void>((done) => child.stderr!.on("data", (text) => String(text).includes("copied") && done()))
+    await new Promise<void>((done) => child.stderr.on("data", (text) => String(text).includes("copied") && done()))
     expect(remains("cut")).toHaveLength(1)
     child.kill("SIGINT")
     expect(await ended).toBe(130)
