@@ -64,6 +64,9 @@ struct Shape {
 struct Split {
   Tensor q, k, v;
   Split(const Shape& s, const Tensor& qkv, const Tensor& cos, const Tensor& sin) {
+    // The kernels read them without looking.
+    TORCH_CHECK(cos.scalar_type() == qkv.scalar_type() && sin.scalar_type() == qkv.scalar_type(), "cos and sin must be of the dtype of queries, keys and values");
+    TORCH_CHECK(cos.numel() == sin.numel() && cos.numel() >= (cos.dim() == 4 ? s.batch : 1) * s.length * s.dim, "cos and sin must be (T, 1, E) or (B, T, 1, E)");
     Tensor all = qkv.view({s.batch, s.length, s.heads + 2 * s.groups, s.dim});
     v = all.narrow(2, s.heads + s.groups, s.groups);
     if (s.hasKernel(qkv)) {

@@ -8,7 +8,7 @@ constexpr int E = HEAD_DIM;
 constexpr int LANES = E / 8;
 constexpr int WARPS = 4;
 
-// ---- a token's row of the embedding table: a block a sequence ----
+// ---- a token's row of the embedding table: a block per sequence ----
 
 template <typename T> __device__ void embed(const T* table, const int* token, const int* position, T* x, long long dim) {
   if (position[blockIdx.x] < 0) return;
@@ -16,7 +16,7 @@ template <typename T> __device__ void embed(const T* table, const int* token, co
   for (long long d = threadIdx.x * 8; d < dim; d += blockDim.x * 8) *reinterpret_cast<Eight<T>*>(x + blockIdx.x * dim + d) = *reinterpret_cast<const Eight<T>*>(from + d);
 }
 
-// ---- x += y where there is a y; h = x w / sqrt(mean(x^2) + eps): a block a sequence ----
+// ---- x += y where there is a y; h = x w / sqrt(mean(x^2) + eps): a block per sequence ----
 
 template <typename T> __device__ void addNorm(T* x, const T* y, const T* w, T* h, long long dim, float epsilon) {
   T* row = x + blockIdx.x * dim;
@@ -151,7 +151,7 @@ __device__ void attend(const T* q, const T* keys, const T* values, const int* po
     }
   }
 }
-/** The parts of the keys put together: a block a row and SHARE heads. */
+/** The parts of the keys put together: a block per row and SHARE heads. */
 template <typename T> __device__ void together(const float* partial, T* out, int heads, int splits) {
   int parts = heads / SHARE, part = blockIdx.x % parts;
   long long row = blockIdx.x / parts;
@@ -172,6 +172,7 @@ template <typename T> __device__ void together(const float* partial, T* out, int
 
 // ---- drawing a token: a block of 512 threads a sequence ----
 // The first token whose cumulative probability exceeds the sequence's random number for this step; greedy: the likeliest, the first of equals. Then the sequence goes on by a position, or ends.
+// A tile's sum and the running sum within it are rounded differently: where the second stays below the threshold to the end, it is the tile's last token that has a probability.
 
 constexpr int TILE = 512 * 8;
 template <typename T>
@@ -194,7 +195,7 @@ __device__ void sample(const T* logits, const int* rows, const double* uniforms,
   __shared__ int sharedAt[16];
   __shared__ double tiles[64];
   __shared__ double threshold;
-  __shared__ int tile, chosen;
+  __shared__ int tile, chosen, last;
   __shared__ float warps[16];
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float l[8], best = -infinity();
@@ -226,7 +227,8 @@ __device__ void sample(const T* logits, const int* rows, const double* uniforms,
   double total = 0.0;
   if (threadIdx.x == 0) {
     for (int n = 0; n < count; n++) total += tiles[n];
-    chosen = greedy ? at : static_cast<int>(vocab) - 1;
+    chosen = greedy ? at : static_cast<int>(vocab);
+    last = -1;
     if (!greedy) {
       double left = uniforms[static_cast<long long>(request) * most + step] * total;
       int n = 0;
@@ -258,8 +260,14 @@ __device__ void sample(const T* logits, const int* rows, const double* uniforms,
       }
     }
     __syncthreads();
+    if (chosen == vocab) {
+      for (int k = 0; k < 8; k++)
+        if (l[k] > 0.0f) atomicMax(&last, static_cast<int>(v) + k);
+    }
+    __syncthreads();
   }
   if (threadIdx.x != 0) return;
+  if (chosen == vocab) chosen = last >= 0 ? last : at;
   float log = wide(own[chosen]) * scale - (best + static_cast<float>(::log(total)));
   long long place = static_cast<long long>(request) * most + step;
   // Where the logits are no numbers the sequence ends, and the host says so.

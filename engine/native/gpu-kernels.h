@@ -104,7 +104,7 @@ __device__ void rotateBackward(const T* dq, const T* dk, const T* dv, const T* c
   turn(in + e, cos + turned, sin + turned, out, half, -1.0f);
 }
 
-// ---- log softmax at one column: a block of 512 threads a row of V logits ----
+// ---- log softmax at one column: a block of 512 threads per row of V logits ----
 
 struct Sums { float most, sum, weighted; };
 __device__ __forceinline__ Sums together(Sums a, Sums b) {

@@ -1,4 +1,4 @@
-// On a GPU: AdamW (engine/optimizer.ts), one kernel a parameter that reads the gradient in its own dtype and writes master, moments and the 16-bit weight; the norm of
+// On a GPU: AdamW (engine/optimizer.ts), one kernel per parameter that reads the gradient in its own dtype and writes master, moments and the 16-bit weight; the norm of
 // gradients and their clipping (engine/gradients.ts), without copies.
 #include "gpu.h"
 
@@ -14,6 +14,7 @@ int64_t blocksFor(int64_t count) { return std::min<int64_t>(ceilDivide(count, 10
 
 /** The Euclidean norm of all together, in float32: (). */
 Tensor norm(at::TensorList gradients) {
+  TORCH_CHECK(!gradients.empty(), "there are no gradients to measure");
   int64_t parts = 0;
   for (const Tensor& gradient : gradients) parts += blocksFor(gradient.numel());
   Tensor partial = at::empty({parts}, gradients[0].options().dtype(at::kFloat));

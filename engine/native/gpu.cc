@@ -108,6 +108,9 @@ void writeFile(const std::string& path, const std::string& bytes) {
   if (!file || std::rename(temporary.c_str(), path.c_str()) != 0) std::remove(temporary.c_str());
 }
 
+/** What a result of the driver's other than 0 tells, in libtorch's words where memory was short: that can be mended (addon.cc). */
+std::string reason(int result) { return result == 2 ? "CUDA error: out of memory" : "error " + std::to_string(result); }
+
 /** A program's kernels on the device. */
 class Module {
  public:
@@ -123,13 +126,15 @@ class Module {
       result = read(&module, cubin.data());
       if (result == 0) writeFile(kept, cubin);
     }
-    if (result != 0) throw std::runtime_error("the driver does not load them: error " + std::to_string(result));
+    TORCH_CHECK(result != 2, "loading kernels: ", reason(result));
+    if (result != 0) throw std::runtime_error("the driver does not load them: " + reason(result));
   }
   void* find(const std::string& name) {
     auto found = known.find(name);
     if (found != known.end()) return found->second;
     void* function = nullptr;
-    if (int result = get(&function, module, name.c_str())) throw std::runtime_error("no kernel " + name + " on the GPU: error " + std::to_string(result));
+    int result = get(&function, module, name.c_str());
+    TORCH_CHECK(result == 0, "no kernel ", name, " on the GPU: ", reason(result));
     return known[name] = function;
   }
 
@@ -159,6 +164,8 @@ struct Kernels {
       of(base);
       launch = driver.find<Launch>("cuLaunchKernel");
     } catch (const std::exception& error) {
+      // With more memory they would be there: others in their place would give other numbers than the key says.
+      if (std::string(error.what()).find("out of memory") != std::string::npos) throw;
       missing = error.what();
     }
   }
@@ -204,7 +211,7 @@ void* currentStream() {
 }
 
 /** Of an operation of the driver. */
-void checked(int result, const char* doing) { TORCH_CHECK(result == 0, doing, " failed on the GPU: error ", result); }
+void checked(int result, const char* doing) { TORCH_CHECK(result == 0, doing, " failed on the GPU: ", reason(result)); }
 
 }  // namespace
 
@@ -214,7 +221,7 @@ void launchFrom(const GpuProgram& program, const char* name, const Tensor& like,
   for (const void* argument : arguments) values.push_back(const_cast<void*>(argument));
   void* function = kernels().of(program).find(std::string(name) + (like.scalar_type() == at::kFloat ? "_f32" : "_bf16"));
   int result = kernels().launch(function, static_cast<unsigned>(blocks), 1, 1, threads, 1, 1, 0, currentStream(), values.data(), nullptr);
-  TORCH_CHECK(result == 0, "the kernel ", name, " was not launched on the GPU: error ", result);
+  TORCH_CHECK(result == 0, "the kernel ", name, " was not launched on the GPU: ", reason(result));
 }
 
 void launch(const char* name, const Tensor& like, int64_t blocks, int threads, std::initializer_list<const void*> arguments) { launchFrom(base, name, like, blocks, threads, arguments); }
@@ -232,10 +239,13 @@ c10::optional<c10::Stream> before;
 void GpuGraph::begin() {
   TORCH_CHECK(!before.has_value(), "a graph is being recorded");
   auto impl = guard();
-  c10::Stream current = impl.getStream(impl.getDevice()), own = impl.getStreamFromGlobalPool(impl.getDevice());
+  // The same for all: for each stream cuBLAS keeps a workspace (32 MiB on Hopper) until the process ends.
+  static const c10::Stream own = impl.getStreamFromGlobalPool(impl.getDevice());
+  c10::Stream current = impl.getStream(impl.getDevice());
+  auto* capture = kernels().driver.find<int(void*, int)>("cuStreamBeginCapture_v2");
   impl.exchangeStream(own);
   // Relaxed: what another thread of the process allocates meanwhile does not end the recording.
-  int result = kernels().driver.find<int(void*, int)>("cuStreamBeginCapture_v2")(nativeHandle(own, 0), 2);
+  int result = capture(nativeHandle(own, 0), 2);
   if (result != 0) impl.exchangeStream(current);
   checked(result, "Recording a graph");
   before = current;

@@ -65,6 +65,7 @@ Tensor scaled(const Tensor& logits, double temperature) {
 void checkTargets(const Tensor& states, const Tensor& weight, const Tensor& targets) {
   TORCH_CHECK(states.dim() == 2 && weight.dim() == 2 && states.size(1) == weight.size(1), "states must be (N, D) and the weight (V, D)");
   TORCH_CHECK(targets.dim() == 1 && targets.size(0) == states.size(0), "targets must be one for each row of states");
+  TORCH_CHECK(targets.scalar_type() == at::kLong && targets.device() == states.device(), "targets must be int64 on ", states.device(), ", where the states are; these are ", targets.scalar_type(), " on ", targets.device());
   if (!targets.is_cpu() || targets.numel() == 0) return;
   int64_t least = targets.min().item<int64_t>(), most = targets.max().item<int64_t>(), vocab = weight.size(0);
   TORCH_CHECK(least >= 0 && most < vocab, "target ", least < 0 ? least : most, " is out of bounds of ", vocab, " logits");

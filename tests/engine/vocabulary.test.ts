@@ -105,6 +105,10 @@ describe("log-probabilities of tokens", () => {
     expect(() => of(3)).toThrow(/target 3 is out of bounds of 3 logits/)
     expect(() => of(-1)).toThrow(/target -1 is out of bounds/)
   })
+  it("refuse targets of another dtype than int64", () => {
+    const of = () => tokenDistribution(tensor([[1]]), tensor([[0], [1]]), tensor([0], { dtype: "int32" }))
+    expect(of).toThrow(/targets must be int64 on cpu, where the states are; these are Int on cpu/)
+  })
   it("refuse states of another width than the output layer's", () => {
     expect(() => tokenDistribution(tensor([[1, 2]]), tensor([[0], [1]]), tensor([0], { dtype: "int64" }))).toThrow(
       /states must be \(N, D\)/
