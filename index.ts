@@ -102,3 +102,4 @@ export { rewardDistribution, RewardDistributionReport } from "./stages/evaluatio
 export { policyKl, PolicyKlReport } from "./stages/evaluation/policy-kl.ts"
 export { rewardHacking, RewardHackingReport } from "./stages/evaluation/reward-hacking.ts"
 export { HtmlReport, htmlReport } from "./stages/report/html-report.ts"
+export { RunReport, runReport } from "./stages/report/run-report.ts"

@@ -19,12 +19,12 @@ export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
   const file = resolve(path)
   const fail = (what: string) => new UsageError(`Loading the pipeline ${path}: ${what}`)
   const found = statSync(file, { throwIfNoEntry: false })
-  if (found === undefined) throw fail("no such file. Give the path of a definition file, for example pipelines/hh-rlhf.ts.")
+  if (found === undefined) throw fail("no such file. Give the path of a definition file, for example pipelines/rlhf.ts.")
   if (found.isDirectory()) {
     const files = readdirSync(file).filter((name) => /\.[mc]?[tj]s$/.test(name))
     const some = files.slice(0, 8).map((name) => join(path, name))
     throw fail(
-      `it is a folder. Give the path of a definition file${some.length === 0 ? ", for example pipelines/hh-rlhf.ts" : `: ${some.join(", ")}${files.length > some.length ? ", ..." : ""}`}.`
+      `it is a folder. Give the path of a definition file${some.length === 0 ? ", for example pipelines/rlhf.ts" : `: ${some.join(", ")}${files.length > some.length ? ", ..." : ""}`}.`
     )
   }
   if (!found.isFile()) throw fail("it is not a regular file. Give the path of a definition file.")

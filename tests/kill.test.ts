@@ -1,5 +1,5 @@
 /**
- * hh-rlhf.ts on a few pairs of the small world, killed (-9) at ten random moments and run again each time: it ends with the digests of the uninterrupted
+ * rlhf.ts on a few pairs of the small world, killed (-9) at ten random moments and run again each time: it ends with the digests of the uninterrupted
  * run. Real training, real processes.
  */
 import { writeFileSync } from "node:fs"
@@ -28,11 +28,15 @@ const small = [
   "layers=1",
   "heads=2",
   "pretrainSteps=4",
-  "prompts=4",
+  "promptCount=10",
   "k=2",
   "maxNewTokens=6",
   "vocabSize=400",
-  "contextLength=128"
+  "contextLength=128",
+  "tuneSteps=1",
+  "ppoIterations=1",
+  "ppoBatch=4",
+  "evaluationPrompts=4"
 ].flatMap((setting) => ["--set", setting])
 
 const folders: Array<string> = []
@@ -45,7 +49,7 @@ afterAll(() => folders.forEach(removeFolder))
 
 const data = join(newFolder(), "pairs.jsonl")
 writeFileSync(data, pairs(120))
-const args = [new URL("../pipelines/hh-rlhf.ts", import.meta.url).pathname, "--set", `data=${data}`, ...small]
+const args = [new URL("../pipelines/rlhf.ts", import.meta.url).pathname, "--set", `preferences=${data}`, ...small]
 
 describe("a pipeline killed at ten random moments", () => {
   it("ends with the digests of the uninterrupted run, and a changed reward model samples nothing again", { timeout: 600_000 }, async () => {
@@ -73,6 +77,6 @@ describe("a pipeline killed at ten random moments", () => {
 
     // Only the reward models changed: every sampling node before them is a hit.
     const changed = statuses(runJson(whole, ...args, "--set", "rewardEpochs=2"))
-    expect(changed).toMatchObject({ sft: "hit", "samples-sft": "hit", "reward-model-1": "ran", "scores-sft": "ran" })
+    expect(changed).toMatchObject({ sft: "hit", samples: "hit", "answers-of-sft": "hit", "helpfulness-reward": "ran", scores: "ran" })
   })
 })

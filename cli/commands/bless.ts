@@ -34,8 +34,8 @@ export const command: Command = {
   positionals: ["<pipeline.ts>", "<node|output>"],
   flags: { ...pipelineFlags, yes: { help: "record the decision" }, json: { help: "print one JSON document" } },
   examples: [
-    "caravan bless pipelines/hh-rlhf.ts reward-model --set data=pairs.jsonl.gz",
-    "caravan bless pipelines/hh-rlhf.ts reward-model --set data=pairs.jsonl.gz --yes"
+    "caravan bless pipelines/rlhf.ts helpfulness-reward --set preferences=pairs.jsonl.gz",
+    "caravan bless pipelines/rlhf.ts helpfulness-reward --set preferences=pairs.jsonl.gz --yes"
   ],
   more: describeParameters,
   run: async (given) => {

@@ -23,8 +23,8 @@ export const command: Command = {
     json: { help: "print the lock file; write it only if --lock is given too" }
   },
   examples: [
-    "caravan freeze pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
-    "caravan run pipelines/hh-rlhf.ts --locked",
+    "caravan freeze pipelines/rlhf.ts --set preferences=pairs.jsonl.gz",
+    "caravan run pipelines/rlhf.ts --locked",
     "caravan freeze pipelines/demo.ts --lock release.json"
   ],
   more: describeParameters,

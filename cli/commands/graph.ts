@@ -55,8 +55,8 @@ export const command: Command = {
     json: { help: "the same as --format json" }
   },
   examples: [
-    "caravan graph pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
-    "caravan graph pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --format mermaid"
+    "caravan graph pipelines/rlhf.ts --set preferences=pairs.jsonl.gz",
+    "caravan graph pipelines/rlhf.ts --set preferences=pairs.jsonl.gz --format mermaid"
   ],
   more: describeParameters,
   run: async (given) => {

@@ -86,8 +86,8 @@ export const command: Command = {
     json: { help: "print one JSON document" }
   },
   examples: [
-    "caravan plan pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
-    "caravan plan pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --set sft.epochs=3",
+    "caravan plan pipelines/rlhf.ts --set preferences=pairs.jsonl.gz",
+    "caravan plan pipelines/rlhf.ts --set preferences=pairs.jsonl.gz --set sft.epochs=3",
     "caravan plan pipelines/llama2-chat.ts --set model=70b --gpu h100 --mfu 0.45"
   ],
   more: describeParameters,

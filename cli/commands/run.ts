@@ -154,11 +154,11 @@ export const command: Command = {
     json: { help: "print one JSON document to stdout at the end" }
   },
   examples: [
-    "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
-    "caravan run pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --set sft.learningRate=1e-3",
+    "caravan run pipelines/rlhf.ts --set preferences=pairs.jsonl.gz",
+    "caravan run pipelines/rlhf.ts --set preferences=pairs.jsonl.gz --set sft.learningRate=1e-3",
     "caravan run pipelines/demo.ts --json > run.json",
     "caravan run pipelines/demo.ts --events events.ndjson --timeout 3600 --retries 2",
-    "caravan run pipelines/hh-rlhf.ts --locked"
+    "caravan run pipelines/rlhf.ts --locked"
   ],
   more: describeParameters,
   run: async (given) => {

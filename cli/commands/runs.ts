@@ -23,7 +23,7 @@ export const command: Command = {
     limit: { value: "n", help: "how many runs to list (default: 20)" },
     json: { help: "print one JSON document" }
   },
-  examples: ["caravan runs", "caravan runs --pipeline hh-rlhf --limit 5"],
+  examples: ["caravan runs", "caravan runs --pipeline rlhf --limit 5"],
   run: (given) =>
     withStore(
       Effect.gen(function* () {

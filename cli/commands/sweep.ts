@@ -142,8 +142,8 @@ export const command: Command = {
     json: { help: "print one JSON document to stdout at the end, with every metric" }
   },
   examples: [
-    "caravan sweep pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --over sft.learningRate=1e-5,2e-5 --over seed=0,1,2",
-    "caravan sweep pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --over sft.epochs=1,2 --metric sft.loss --json"
+    "caravan sweep pipelines/rlhf.ts --set preferences=pairs.jsonl.gz --over sft.learningRate=1e-5,2e-5 --over seed=0,1,2",
+    "caravan sweep pipelines/rlhf.ts --set preferences=pairs.jsonl.gz --over sft.epochs=1,2 --metric sft.loss --json"
   ],
   more: describeParameters,
   run: async (given) => {

@@ -85,8 +85,8 @@ export const command: Command = {
     json: { help: "print one JSON document" }
   },
   examples: [
-    "caravan verify pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz",
-    "caravan verify pipelines/hh-rlhf.ts --set data=pairs.jsonl.gz --sample 3",
+    "caravan verify pipelines/rlhf.ts --set preferences=pairs.jsonl.gz",
+    "caravan verify pipelines/rlhf.ts --set preferences=pairs.jsonl.gz --sample 3",
     "caravan verify pipelines/demo.ts --only sft --json",
     "caravan verify --store"
   ],

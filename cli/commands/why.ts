@@ -45,7 +45,7 @@ export const command: Command = {
   summary: "Explains why a node would or would not run: what changed since it last ran, traced back to the node where the change began.",
   positionals: ["<pipeline.ts>", "<node|output>"],
   flags: { ...pipelineFlags, json: { help: "print one JSON document" } },
-  examples: ["caravan why pipelines/hh-rlhf.ts reward-model --set data=pairs.jsonl.gz"],
+  examples: ["caravan why pipelines/rlhf.ts helpfulness-reward --set preferences=pairs.jsonl.gz"],
   more: describeParameters,
   run: async (given) => {
     const [path, name] = given.positionals as [string, string]

@@ -92,6 +92,11 @@ export const importPreferences = Stage.make("import-preferences", {
       "pairs without both safety labels in a file that has labels: fail, or keep them, as where helpfulness and safety pairs are in one file",
       ["fail", "keep"]
     ),
+    labels: hyper(
+      "optional",
+      "safety labels of the answers: may be missing altogether, or required, for what can't do without (a safety reward model beside the helpfulness one)",
+      ["optional", "required"]
+    ),
     chatTags
   }),
   inputs: { file: External },
@@ -124,6 +129,13 @@ export const importPreferences = Stage.make("import-preferences", {
       { progress, skipped },
       (rows) => writeDataset(output, kept(rows))
     ).pipe(Effect.catchDefect((defect) => (defect instanceof BadLabel ? badLabel(path, defect) : Effect.die(defect))))
+    if (labels === 0 && config.labels === "required")
+      return yield* ArtifactError.of({
+        doing: `Importing the pairs of ${path}`,
+        expected: "safety labels, chosenSafe and rejectedSafe or what the file's shape has in their place (labels is \"required\")",
+        found: `${pairs} pairs, none of which has any`,
+        hint: 'Label them or name the columns by map, or do without a safety reward model: labels "optional", in pipelines/rlhf.ts --set safety=false.'
+      })
     // A file without any ratings or labels is as it was made.
     const withoutRating = unrated.length < pairs ? unrated.length : 0
     const withoutLabels = labels > 0 ? unlabelled.length : 0

@@ -1,66 +1,151 @@
-/** The figures of a run in one place: reward-model accuracy, what choosing the best is worth, rewards before and after tuning on the best. */
-import { writeFile } from "node:fs/promises"
-import { join } from "node:path"
-import * as Effect from "effect/Effect"
+/**
+ * The figures of a run on data of one's own: every version and control on the same held-out prompts by the judges (reward models that took no part in tuning), what the
+ * last version is above the others, the reward models on held-out pairs, and what choosing the best of K is worth.
+ */
 import * as Schema from "effect/Schema"
-import { readReport, writeReport } from "../../data/dataset.ts"
-import * as Stage from "../../runtime/define/stage.ts"
-import { report } from "../../schemas/report.ts"
-import { BestOfN, BestOfNReport, RewardSummary, RewardSummaryReport } from "./evaluate-policy.ts"
-import { RewardAccuracy, RewardAccuracyReport } from "../reward/evaluate-reward.ts"
-import { textFile } from "../common/report-files.ts"
-import { columns, within } from "../common/text-table.ts"
+import { EstimateSchema } from "../../schemas/metrics.ts"
+import type { ScoredCompletion } from "../../schemas/rows.ts"
+import { meanByPrompt } from "../common/pairing.ts"
+import { bootstrapMean, mean, pairedBootstrap } from "../common/statistics.ts"
+import { columns, digits, within } from "../common/text-table.ts"
+import { scoreOf } from "../reward/combined-reward.ts"
+import { RewardAccuracy, type RewardBaselines, SafetyRecall } from "../reward/evaluate-reward.ts"
+import { BestOfN } from "./evaluate-policy.ts"
+import { winsOf, Wins } from "./win-rate.ts"
 
-const RunSummary = Schema.Struct({
-  /** On pairs that the model did not see. */
-  rewardModel: RewardAccuracy,
-  /** Chosen by one reward model, evaluated by one trained on other pairs. */
-  bestOfK: BestOfN,
-  /** Rewards by the evaluator, of the chat model and of the one tuned on the best samples. */
-  before: RewardSummary,
-  after: RewardSummary
+/** Of what can be scored: an empty answer, or one with tags of the chat format in it, has no score. */
+const VersionFigures = Schema.Struct({
+  name: Schema.String,
+  prompts: Schema.Number,
+  answers: Schema.Number,
+  /** Answers that ended by themselves, and tokens of an answer. */
+  ended: Schema.Number,
+  tokens: Schema.Number,
+  /** R_c in (0, 1) (§3.2.3), and the scores that it is made of; R_s is null without a safety model. */
+  reward: EstimateSchema,
+  helpfulness: Schema.NullOr(EstimateSchema),
+  safety: Schema.NullOr(EstimateSchema)
 })
-type RunSummary = typeof RunSummary.Type
-const RunSummaryReport = report(RunSummary, "run-summary/2")
+export type VersionFigures = typeof VersionFigures.Type
 
-/** The reward model, what choosing the best is worth, and rewards before and after tuning on the best. */
-const runSummaryText = ({ rewardModel, bestOfK, before, after }: RunSummary): string => {
-  const { preferShorter, shuffledLabels } = rewardModel.controls
+export const RewardModelFigures = Schema.Struct({
+  pairs: Schema.Number,
+  accuracy: EstimateSchema,
+  judge: EstimateSchema,
+  byRating: RewardAccuracy.fields.byRating,
+  /** What could be told without reading the answers, or from their words alone; labels swapped at random. */
+  lengthOnly: EstimateSchema,
+  bagOfWords: EstimateSchema,
+  shuffledLabels: EstimateSchema
+})
+
+export const RunSummary = Schema.Struct({
+  versions: Schema.Array(VersionFigures),
+  controls: Schema.Array(VersionFigures),
+  /** The last version's R_c above each other version's and control's, and how often it wins: of the prompts that both have a score of. */
+  gain: Schema.Array(Schema.Struct({ over: Schema.String, reward: EstimateSchema, wins: Wins })),
+  rewardModels: Schema.Struct({ helpfulness: RewardModelFigures, safety: Schema.NullOr(RewardModelFigures) }),
+  safetyRecall: Schema.NullOr(SafetyRecall),
+  /** Chosen by the reward models, evaluated by the judges: rewards are logit(R_c). */
+  bestOfK: BestOfN
+})
+export type RunSummary = typeof RunSummary.Type
+
+type Scored = ReadonlyArray<ScoredCompletion>
+export interface ScoredVersion {
+  readonly name: string
+  readonly scored: Scored
+}
+
+/** Intervals are over prompts. Null where a score is missing. */
+const estimateOf = (scored: Scored, value: (one: ScoredCompletion) => number | null, seed: number) => {
+  const known = scored.flatMap((one) => {
+    const score = value(one)
+    return score === null ? [] : [{ promptId: one.promptId, score }]
+  })
+  return known.length === 0 ? null : bootstrapMean([...meanByPrompt(known, ({ score }) => score).values()], seed)
+}
+
+const rewardOf = ({ reward }: ScoredCompletion): number => scoreOf(reward)
+
+/** A version's line; there is one answer with a score at least. */
+export const figuresOf = ({ name, scored }: ScoredVersion, seed: number): VersionFigures => ({
+  name,
+  prompts: new Set(scored.map(({ promptId }) => promptId)).size,
+  answers: scored.length,
+  ended: scored.filter(({ finished }) => finished).length,
+  tokens: mean(scored.map(({ tokens }) => tokens.length)),
+  reward: estimateOf(scored, rewardOf, seed)!,
+  helpfulness: estimateOf(scored, (one) => one.helpfulnessScore, seed),
+  safety: estimateOf(scored, (one) => one.safetyScore, seed)
+})
+
+/** How far one version is above another on the prompts that both have a score of; undefined where there are none. */
+export const gainOver = (ours: Scored, { name, scored }: ScoredVersion, seed: number): RunSummary["gain"][number] | undefined => {
+  const [own, others] = [meanByPrompt(ours, rewardOf), meanByPrompt(scored, rewardOf)]
+  const matches = [...own].flatMap(([promptId, value]) => {
+    const opponent = others.get(promptId)
+    return opponent === undefined ? [] : [{ promptId, ours: value, opponent }]
+  })
+  if (matches.length === 0) return undefined
+  const sides = [matches.map((one) => one.ours), matches.map(({ opponent }) => opponent)] as const
+  return { over: name, reward: pairedBootstrap(...sides, seed), wins: winsOf(matches) }
+}
+
+/** A reward model and its judge on the same held-out pairs. */
+export const rewardModelFigures = (
+  { accuracy, byRating, controls, pairs }: RewardAccuracy,
+  judge: RewardAccuracy,
+  { bagOfWords, lengthOnly }: RewardBaselines
+): typeof RewardModelFigures.Type => ({
+  ...{ pairs, accuracy, judge: judge.accuracy, byRating, lengthOnly, bagOfWords, shuffledLabels: controls.shuffledLabels }
+})
+
+/** Versions, then controls, under the names that people read. */
+export const allVersions = ({ controls, versions }: Pick<RunSummary, "controls" | "versions">): ReadonlyArray<VersionFigures> => [
+  ...versions,
+  ...controls.map((one) => ({ ...one, name: `control: ${one.name}` }))
+]
+
+const recallText = ({ gate, recall, responses, unsafe }: SafetyRecall): Array<string> => [
+  "",
+  `Of ${responses} labelled answers ${unsafe} are unsafe. R_s below ${recall.threshold} finds ${within(recall.recall)} of them, with precision ${within(recall.precision)};`,
+  `below ${gate.threshold}, where R_s decides alone, ${within(gate.recall)}, with precision ${within(gate.precision)}.`
+]
+
+/** Short enough for a terminal. */
+export const summaryText = (summary: RunSummary): string => {
+  const { bestOfK, gain, rewardModels, safetyRecall, versions } = summary
+  const models = (["helpfulness", "safety"] as const).flatMap((name) => {
+    const one = rewardModels[name]
+    if (one === null) return []
+    const { accuracy, bagOfWords, judge, lengthOnly, pairs, shuffledLabels } = one
+    return [[name, ...[accuracy, judge, lengthOnly, bagOfWords, shuffledLabels].map(within), `${pairs}`]]
+  })
   return [
-    ...columns([
-      [`of ${rewardModel.pairs} held-out pairs`, "right (95%)"],
-      ["reward model", within(rewardModel.accuracy)],
-      ["the shorter response", within(preferShorter)],
-      ["labels shuffled", within(shuffledLabels)]
-    ]),
+    "Held-out prompts, answered by every version, by the judges: reward models that took no part in tuning. R_c, R_h and R_s are between 0 and 1, of all",
+    "answers but those without a score (empty, or with tags of the chat format in them).",
     "",
     ...columns([
-      ["reward by another model", "mean (95%)", "median", "greatest", "prompts", "samples", "ended"],
-      ...Object.entries({ before, after }).map(([name, one]) => [
-        ...[name, within(one.mean), within(one.median), within(one.max)],
-        ...[one.prompts, one.completions, one.finished].map(String)
+      ["version", "R_c (95%)", "R_h", "R_s", "tokens", "ended", "answers"],
+      ...allVersions(summary).map((one) => [
+        ...[one.name, within(one.reward), digits(one.helpfulness?.mean ?? null), digits(one.safety?.mean ?? null)],
+        ...[one.tokens.toFixed(1), `${one.ended}`, `${one.answers}`]
       ])
     ]),
     "",
-    ...columns([["best of", "reward by another model (95%)"], ...bestOfK.byN.map(({ n, reward }) => [`${n}`, within(reward)])]),
+    ...columns([
+      [`${versions.at(-1)!.name} above`, "R_c (95%)", "win rate (95%)", "ties"],
+      ...gain.map(({ over, reward, wins }) => [over, within(reward), within(wins.rate), `${wins.ties} of ${wins.prompts}`])
+    ]),
+    "",
+    ...columns([
+      ["held-out pairs", "reward model right (95%)", "its judge", "length alone", "bag of words", "labels shuffled", "pairs"],
+      ...models
+    ]),
+    ...(safetyRecall === null ? [] : recallText(safetyRecall)),
+    "",
+    ...columns([["best of", "logit(R_c) by the judges (95%)"], ...bestOfK.byN.map(({ n, reward }) => [`${n}`, within(reward)])]),
     `The best of all is ${within(bestOfK.gain)} above the mean, ${within(bestOfK.mean)}.`
   ].join("\n")
 }
-
-export const summary = Stage.make("summary", {
-  description: "the figures of a run in one report",
-  config: Schema.Struct({}),
-  inputs: { accuracy: RewardAccuracyReport, bestOfK: BestOfNReport, before: RewardSummaryReport, after: RewardSummaryReport },
-  output: RunSummaryReport,
-  seeded: false,
-  run: Effect.fn("summary")(function* ({ inputs, output }) {
-    const content: RunSummary = {
-      rewardModel: yield* readReport(inputs.accuracy, RewardAccuracyReport),
-      bestOfK: yield* readReport(inputs.bestOfK, BestOfNReport),
-      before: yield* readReport(inputs.before, RewardSummaryReport),
-      after: yield* readReport(inputs.after, RewardSummaryReport)
-    }
-    yield* Effect.promise(() => writeFile(join(output.path, textFile), `${runSummaryText(content)}\n`))
-    return yield* writeReport(output, content)
-  })
-})

@@ -18,9 +18,9 @@ export interface Figure {
 
 export const palette = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
-const axis = (field: string, title: string, over: object = {}) => ({ field, type: "quantitative", title, ...over })
-const free = { scale: { zero: false } }
-const colour = (field: string, title: string | null, order?: ReadonlyArray<string>) => ({
+export const axis = (field: string, title: string, over: object = {}) => ({ field, type: "quantitative", title, ...over })
+export const free = { scale: { zero: false } }
+export const colour = (field: string, title: string | null, order?: ReadonlyArray<string>) => ({
   field,
   type: "nominal",
   title,
@@ -134,9 +134,9 @@ export const distributionsFigure = (
   }
 }
 
-const ratings = ["significantly better", "better", "slightly better", "negligibly better or unsure"]
+const ratings = ["significantly better", "better", "slightly better", "negligibly better or unsure", "unrated"]
 /** Table 8's way: accuracy by how much better the chosen response was. */
-export const accuracyFigure = ({ rewardModels }: WorldSummary): Figure => {
+export const accuracyFigure = ({ rewardModels }: Pick<WorldSummary, "rewardModels">): Figure => {
   const models = (["helpfulness", "safety"] as const).flatMap((name) =>
     rewardModels[name] === null ? [] : [{ name, ...rewardModels[name] }]
   )

@@ -29,7 +29,7 @@ import {
 } from "./figures.ts"
 import { pageFile } from "../common/report-files.ts"
 import { dialogues, pageOf } from "./page.ts"
-import { diversityTable, gainTable, guardTable, statisticsTable, winRatesTable } from "./tables.ts"
+import { diversityTable, gainTable, guardTable, statisticsTable, versionRows, winRatesTable } from "./tables.ts"
 import { TemperatureSweepReport } from "../rejection-sampling/temperature-sweep.ts"
 import { WorldSummaryReport } from "../world/summary-report.ts"
 
@@ -116,7 +116,7 @@ export const htmlReport = Stage.make("html-report", {
     const { helpfulness, safety } = summary.prompts
     const page = pageOf({
       title: config.title,
-      summary,
+      versions: versionRows(summary),
       figures: drawn,
       tables,
       dialogues: dialogues(sets, config.dialogues),

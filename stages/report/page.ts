@@ -1,9 +1,7 @@
 /** The report as one HTML file: figures as SVG, data in tables below them, sampled texts escaped. It asks nothing of a network or a script. */
 import type { ScoredCompletion } from "../../schemas/rows.ts"
-import type { WorldSummary } from "../world/summary-report.ts"
 import type { Figure } from "./figures.ts"
 import type { Table } from "./tables.ts"
-import { plusMinus } from "../common/text-table.ts"
 
 /** Text as HTML: nothing that a model wrote is markup. */
 export const escapeHtml = (text: string): string =>
@@ -25,20 +23,6 @@ const tableOf = (rows: ReadonlyArray<Readonly<Record<string, string | number | b
     )
     .join("\n")}</tbody></table>`
 }
-
-const versionTable = ({ versions, controls }: WorldSummary): string =>
-  tableOf(
-    [...versions, ...controls.map((control) => ({ ...control, name: `control: ${control.name}` }))].map((one) => ({
-      version: one.name,
-      helpfulness: plusMinus(one.helpfulness),
-      safety: plusMinus(one.safety),
-      R_h: one.rewardHelpfulness,
-      R_s: one.rewardSafety,
-      violations: one.violationRate,
-      "false refusals": one.falseRefusalRate,
-      unscored: one.unscored
-    }))
-  )
 
 /** The same prompts answered by each version, with both scores. */
 export const dialogues = (
@@ -82,7 +66,8 @@ article { border: 1px solid var(--line); border-radius: 6px; padding: .6rem 1rem
 
 export interface Page {
   readonly title: string
-  readonly summary: WorldSummary
+  /** A line for each version. */
+  readonly versions: Table["rows"]
   readonly figures: ReadonlyArray<Figure & { readonly svg: string }>
   readonly tables: ReadonlyArray<Table>
   readonly dialogues: string
@@ -90,7 +75,7 @@ export interface Page {
   readonly about: string
 }
 
-export const pageOf = ({ title, summary, figures, tables, dialogues: said, about }: Page): string =>
+export const pageOf = ({ title, versions, figures, tables, dialogues: said, about }: Page): string =>
   `<!doctype html>
 <html lang="en">
 <head>
@@ -103,7 +88,7 @@ export const pageOf = ({ title, summary, figures, tables, dialogues: said, about
 <body>
 <h1>${escapeHtml(title)}</h1>
 <p>${escapeHtml(about)}</p>
-${versionTable(summary)}
+${tableOf(versions)}
 ${figures
   .map(
     ({ title: says, caption, svg, rows }) => `<section>

@@ -4,7 +4,7 @@ import type { RewardHacking } from "../evaluation/reward-hacking.ts"
 import type { SelfBleu } from "../evaluation/self-bleu.ts"
 import type { Wins } from "../evaluation/win-rate.ts"
 import type { WorldSummary } from "../world/summary-report.ts"
-import { within } from "../common/text-table.ts"
+import { plusMinus, within } from "../common/text-table.ts"
 
 export interface Table {
   readonly title: string
@@ -35,6 +35,19 @@ export const statisticsTable = (statistics: PreferenceStatistics): Table => ({
     return found === null ? [] : [...found.batches.map((one, i) => lineOf(kind, `${i + 1}`, one)), lineOf(kind, "all", found.total)]
   })
 })
+
+/** What a page on the small world begins with. */
+export const versionRows = ({ versions, controls }: WorldSummary): Table["rows"] =>
+  [...versions, ...controls.map((control) => ({ ...control, name: `control: ${control.name}` }))].map((one) => ({
+    version: one.name,
+    helpfulness: plusMinus(one.helpfulness),
+    safety: plusMinus(one.safety),
+    R_h: one.rewardHelpfulness,
+    R_s: one.rewardSafety,
+    violations: one.violationRate,
+    "false refusals": one.falseRefusalRate,
+    unscored: one.unscored
+  }))
 
 const rateOf = (wins: Wins | null): string | null => (wins === null || wins.rate === null ? null : within(wins.rate))
 

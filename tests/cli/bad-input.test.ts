@@ -27,7 +27,7 @@ beforeAll(() => {
 })
 afterAll(() => removeFolder(folder))
 
-const hh = join(pipelines, "hh-rlhf.ts")
+const rlhf = join(pipelines, "rlhf.ts")
 
 const refuses = (args: ReadonlyArray<string>, message: RegExp, code = 2) => {
   const { status, stdout, stderr } = caravan(folder, ...args)
@@ -39,12 +39,12 @@ const refuses = (args: ReadonlyArray<string>, message: RegExp, code = 2) => {
 
 describe("commands and flags", () => {
   it("an unknown command: the nearest one", () => refuses(["rnu"], /There is no command "rnu"\. Did you mean "run"\?/))
-  it("an unknown flag: the nearest one", () => refuses(["run", hh, "--forse", "x"], /no flag --forse\. Did you mean "force"\?/))
+  it("an unknown flag: the nearest one", () => refuses(["run", rlhf, "--forse", "x"], /no flag --forse\. Did you mean "force"\?/))
   it("a missing word: an example", () => refuses(["run"], /needs <pipeline\.ts>\. For example: caravan run/))
-  it("a number that is none", () => refuses(["run", hh, "--jobs", "many"], /--jobs takes a whole number of at least 1, got "many"/))
+  it("a number that is none", () => refuses(["run", rlhf, "--jobs", "many"], /--jobs takes a whole number of at least 1, got "many"/))
   it("a node that is not there: the nearest one", () =>
     refuses(
-      ["run", hh, "--set", "data=pairs.jsonl", "--only", "stf"],
+      ["run", rlhf, "--set", "preferences=pairs.jsonl", "--only", "stf"],
       /--only stf: there is no such node or output\. Did you mean "sft"\?/
     ))
 })
@@ -98,19 +98,19 @@ export default Pipeline.make("wrong", { params: Schema.Struct({}) }, () => ({ x:
 describe("parameters", () => {
   it("unknown: the nearest one", () =>
     refuses(
-      ["run", hh, "--set", "data=pairs.jsonl", "--set", "pretrainStep=3"],
+      ["run", rlhf, "--set", "preferences=pairs.jsonl", "--set", "pretrainStep=3"],
       /has no field "pretrainStep"\. Did you mean "pretrainSteps"\?/
     ))
-  it("missing", () => refuses(["plan", hh], /Pipeline "hh-rlhf" needs "data" \(preference pairs: .*\)\. Give it with --set data=<value>/))
-  it("out of bounds", () => refuses(["plan", hh, "--set", "data=pairs.jsonl", "--set", "k=0"], /greater than or equal to 1.*\["k"\]/))
+  it("missing", () => refuses(["plan", rlhf], /Pipeline "rlhf" needs "preferences" \(preference pairs: .*\)\. Give it with --set preferences=<value>/))
+  it("out of bounds", () => refuses(["plan", rlhf, "--set", "preferences=pairs.jsonl", "--set", "k=0"], /greater than or equal to 1.*\["k"\]/))
   it("an unknown hyperparameter of a node: the nearest one", () =>
     refuses(
-      ["plan", hh, "--set", "data=pairs.jsonl", "--set", "sft.learningrate=1"],
+      ["plan", rlhf, "--set", "preferences=pairs.jsonl", "--set", "sft.learningrate=1"],
       /Node "sft" \(stage sft\) has no field "learningrate"\. Did you mean "learningRate"\?/
     ))
   it("an unknown node", () =>
     refuses(
-      ["plan", hh, "--set", "data=pairs.jsonl", "--set", "sfft.epochs=1"],
+      ["plan", rlhf, "--set", "preferences=pairs.jsonl", "--set", "sfft.epochs=1"],
       /there is no node or output "sfft"\. Did you mean "sft"\?/
     ))
 })
@@ -118,7 +118,7 @@ describe("parameters", () => {
 describe("a device", () => {
   it.skipIf(hasCuda())("that is not there: the reason, not the command that found it", () =>
     refuses(
-      ["plan", hh, "--set", "data=pairs.jsonl", "--device", "cuda"],
+      ["plan", rlhf, "--set", "preferences=pairs.jsonl", "--device", "cuda"],
       /^Looking at the tensor engine: there is no CUDA device here .*use --device cpu\s*$/
     )
   )
@@ -126,11 +126,11 @@ describe("a device", () => {
 
 describe("files", () => {
   it("a missing data file", () =>
-    refuses(["run", hh, "--set", "data=missing.jsonl"], /Reading the input .*missing\.jsonl: there is no such file or folder/))
+    refuses(["run", rlhf, "--set", "preferences=missing.jsonl"], /Reading the input .*missing\.jsonl: there is no such file or folder/))
   it("a path that is empty: before the folder that it would stand for is read", () =>
     refuses(
-      ["run", hh, "--set", "data="],
-      /Building the pipeline "hh-rlhf": the path of an input is empty\. Give the path of a file or folder\.\n$/
+      ["run", rlhf, "--set", "preferences="],
+      /Building the pipeline "rlhf": the path of an input is empty\. Give the path of a file or folder\.\n$/
     ))
   it.skipIf(process.platform !== "linux")("a device, a FIFO or a socket, by itself, by a link or in a folder: at once", async () => {
     execFileSync("mkfifo", [join(folder, "pipe")])
@@ -148,7 +148,7 @@ describe("files", () => {
         ["mixed", "deep/pipe in it is a FIFO (a named pipe)"]
       ] as const)
         for (const command of ["plan", "run"]) {
-          const { status, stdout, stderr } = caravan(folder, command, hh, "--set", `data=${path}`)
+          const { status, stdout, stderr } = caravan(folder, command, rlhf, "--set", `preferences=${path}`)
           expect(`${stdout}${stderr}`).toContain(`Reading the input ${resolve(folder, path)}: ${what}, not a file or folder.`)
           expect(status).not.toBe(0)
         }
@@ -159,17 +159,17 @@ describe("files", () => {
   it("data of another format: file, line, field and why", () => {
     writeFileSync(join(folder, "other.jsonl"), '{"text": "x"}\n')
     refuses(
-      ["run", hh, "--set", "data=other.jsonl", "--only", "pairs"],
+      ["run", rlhf, "--set", "preferences=other.jsonl", "--set", "pairs.shape=hh-rlhf", "--only", "pairs"],
       /skipped 1 of 1 rows \(100%\): 1 field chosen: missing\. The first: line 1 of .*other\.jsonl, field chosen: missing; there are text\./,
       1
     )
   })
   it("gzip that ends early", () => {
     writeFileSync(join(folder, "cut.jsonl.gz"), Buffer.from([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 1, 2, 3]))
-    refuses(["run", hh, "--set", "data=cut.jsonl.gz", "--only", "pairs"], /Reading .*cut\.jsonl\.gz: expected gzipped (lines of )?text/, 1)
+    refuses(["run", rlhf, "--set", "preferences=cut.jsonl.gz", "--only", "pairs"], /Reading .*cut\.jsonl\.gz: expected gzipped (lines of )?text/, 1)
   })
   const importing = (name: string, message: RegExp) =>
-    refuses(["run", hh, "--set", "data=pairs.jsonl", "--set", `model=${name}`, "--only", "import-policy"], message, 1)
+    refuses(["run", rlhf, "--set", "preferences=pairs.jsonl", "--set", `model=${name}`, "--only", "base"], message, 1)
   const broken = (name: string, change: (folder: string) => void) => {
     const copy = join(folder, name)
     cpSync(model, copy, { recursive: true })

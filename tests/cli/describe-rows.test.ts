@@ -62,9 +62,9 @@ describe("caravan describe", () => {
     )
     expect(text).toMatch(/^ {2}loud +dataset:text\/1 +node shout$/m)
     expect(text).toMatch(/^Stages: lines, shout, wait, count$/m)
-    const hh = await json("describe", new URL("../../pipelines/hh-rlhf.ts", import.meta.url).pathname)
-    expect(hh).toMatchObject({ pipeline: "hh-rlhf", outputs: null, open: expect.stringContaining('needs "data"') })
-    expect(hh.parameters[0]).toMatchObject({ name: "data", required: true })
+    const rlhf = await json("describe", new URL("../../pipelines/rlhf.ts", import.meta.url).pathname)
+    expect(rlhf).toMatchObject({ pipeline: "rlhf", outputs: null, open: expect.stringContaining('needs "preferences"') })
+    expect(rlhf.parameters[0]).toMatchObject({ name: "preferences", required: true })
   })
 })
 

@@ -14,7 +14,7 @@ beforeAll(() => {
 afterAll(() => removeFolder(folder))
 
 const run = (...more: ReadonlyArray<string>) =>
-  caravan(folder, "run", "../../../pipelines/hh-rlhf.ts", "--set", "data=pairs.jsonl", "--only", "pairs", ...more)
+  caravan(folder, "run", "../../../pipelines/rlhf.ts", "--set", "preferences=pairs.jsonl", "--only", "pairs", ...more)
 const counted = "skipped 90 of 101 rows (89.1%): 90 with a tag of the chat format in the text"
 const listed = (path: string) =>
   readFileSync(path, "utf8")

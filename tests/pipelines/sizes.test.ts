@@ -2,8 +2,8 @@
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import demo from "../../pipelines/demo.ts"
-import hhRlhf from "../../pipelines/hh-rlhf.ts"
 import llama2Chat from "../../pipelines/llama2-chat.ts"
+import rlhf from "../../pipelines/rlhf.ts"
 import rewardScaling from "../../pipelines/studies/reward-scaling.ts"
 import study from "../../pipelines/study.ts"
 import { buildGraph } from "../../runtime/define/graph.ts"
@@ -24,8 +24,8 @@ const cases: ReadonlyArray<readonly [name: string, AnyPipeline, Record<string, s
   ["study", study, { dim: "330", heads: "4" }, /dim 330 is not a multiple of heads 4/],
   ["reward-scaling", rewardScaling, { dim: "33" }, /dim 33 is not a multiple of heads 4/],
   ["reward-scaling", rewardScaling, { maxNewTokens: "500" }, /maxNewTokens 500 leaves no room/],
-  ["hh-rlhf", hhRlhf, { data: "x.jsonl", dim: "33" }, /dim 33 is not a multiple of heads 4/],
-  ["hh-rlhf", hhRlhf, { data: "x.jsonl", maxNewTokens: "512" }, /maxNewTokens 512 leaves no room/],
+  ["rlhf", rlhf, { preferences: "x.jsonl", dim: "33" }, /dim 33 is not a multiple of heads 4/],
+  ["rlhf", rlhf, { preferences: "x.jsonl", maxNewTokens: "512" }, /maxNewTokens 512 leaves no room/],
   ["llama2-chat", llama2Chat, { labelled: "6" }, /"labelled": expected at most the 5 rounds, found 6/],
   ["llama2-chat", llama2Chat, { maxNewTokens: "4096" }, /"maxNewTokens": expected fewer than the 4096 tokens .* found 4096/]
 ]
@@ -36,7 +36,7 @@ describe("a pipeline", () => {
   })
   it("takes its own", () => {
     expect([demo, study, rewardScaling, llama2Chat].map((pipeline) => mistake(pipeline, {}))).toEqual(["", "", "", ""])
-    expect(mistake(hhRlhf, { data: "x.jsonl", contextLength: "128" })).toBe("")
+    expect(mistake(rlhf, { preferences: "x.jsonl", contextLength: "128" })).toBe("")
   })
   it("tells of a value that is no number what it was given", () => {
     expect(mistake(demo, { dim: "wide" })).toMatch(/"wide".*\["dim"\]/)

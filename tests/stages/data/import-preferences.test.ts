@@ -67,6 +67,20 @@ describe("a pair whose chosen response is unsafe while the other is safe (§3.2.
   })
 })
 
+describe("labels that are required", () => {
+  const required = { shape, labels: "required" as const }
+  it("stop the run where no pair has one, and say how many pairs there are", async () => {
+    const message = await failureOf(importPreferences, { file: file([pair(), pair({ rating: null })]) }, required)
+    expect(message).toMatch(/expected safety labels.*found 2 pairs, none of which has any.*in pipelines\/rlhf\.ts --set safety=false/)
+  })
+  it("are there where one answer has one: what the others lack is told by unlabelled", async () => {
+    const rows = [pair({ chosenSafe: true }), pair()]
+    const made = await runStage(importPreferences, { file: file(rows) }, { ...required, unlabelled: "keep" })
+    expect(made.metrics).toMatchObject({ rows: 2, withoutLabels: 2 })
+    expect(await failureOf(importPreferences, { file: file(rows) }, required)).toMatch(/2 of 2 pairs without one or both/)
+  })
+})
+
 describe("a file that is judged in part", () => {
   const failure = async (rows: ReadonlyArray<unknown>, config: object = {}) =>
     failureOf(importPreferences, { file: file(rows) }, { shape, ...config })

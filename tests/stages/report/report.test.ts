@@ -6,7 +6,6 @@ import { accuracyFigure, bestOfNFigure, distributionsFigure, palette, versionsFi
 import { placeLabels } from "../../../stages/report/label-places.ts"
 import { Completions, Demonstrations, type ScoredCompletion, ScoredCompletions } from "../../../schemas/rows.ts"
 import { DistillationGainReport } from "../../../stages/safety/distillation-gain.ts"
-import { BestOfNReport, RewardSummaryReport } from "../../../stages/evaluation/evaluate-policy.ts"
 import { RewardAccuracyReport, RewardBaselinesReport } from "../../../stages/reward/evaluate-reward.ts"
 import { GhostAttentionReport } from "../../../stages/ghost-attention/evaluate.ts"
 import { PreferenceStatisticsReport } from "../../../stages/preferences/preference-statistics.ts"
@@ -14,7 +13,6 @@ import { drawFigure, HtmlReport, htmlReport } from "../../../stages/report/html-
 import { RewardHackingReport } from "../../../stages/evaluation/reward-hacking.ts"
 import { SelfBleuReport } from "../../../stages/evaluation/self-bleu.ts"
 import { escapeHtml } from "../../../stages/report/page.ts"
-import { summary as runSummary } from "../../../stages/evaluation/run-summary.ts"
 import { TemperatureSweepReport } from "../../../stages/rejection-sampling/temperature-sweep.ts"
 import { worldSummary } from "../../../stages/world/summary.ts"
 import { WorldSummaryReport } from "../../../stages/world/summary-report.ts"
@@ -197,39 +195,6 @@ describe("the summary of a run", () => {
     expect(await failureOf(worldSummary, await inputs(), { ...config, versions: ["sft"] })).toMatch(/summarise 1 versions: got 2 sets/)
     expect(await failureOf(worldSummary, await inputs(), { ...config, versions: ["base", "rlhf-v1"] })).toMatch(/no version named sft/)
   })
-})
-
-it("the summary of a run on preference pairs comes as text too", async () => {
-  const rewards = (mean: number) => ({
-    ...{ prompts: 3, completions: 6, finished: 5 },
-    ...{ mean: estimate(mean), median: estimate(mean), max: estimate(mean + 1) }
-  })
-  const { path } = await runStage(runSummary, {
-    accuracy: await reportArtifact(RewardAccuracyReport, accuracy),
-    bestOfK: await reportArtifact(BestOfNReport, {
-      ...{ prompts: 3, mean: estimate(0), gain: estimate(0.5) },
-      byN: [1, 2].map((n) => ({ n, reward: estimate(n / 4) }))
-    }),
-    before: await reportArtifact(RewardSummaryReport, rewards(-1)),
-    after: await reportArtifact(RewardSummaryReport, rewards(1))
-  })
-  const lines = readFileSync(join(path, "report.txt"), "utf8").split("\n")
-  expect(lines.map((line) => line.split(/ {2,}/))).toEqual([
-    ["of 10 held-out pairs", "right (95%)"],
-    ["reward model", "0.800 (0.700 to 0.900)"],
-    ["the shorter response", "0.500 (0.400 to 0.600)"],
-    ["labels shuffled", "0.500 (0.400 to 0.600)"],
-    [""],
-    ["reward by another model", "mean (95%)", "median", "greatest", "prompts", "samples", "ended"],
-    ["before", "-1.000 (-1.100 to -0.900)", "-1.000 (-1.100 to -0.900)", "0.000 (-0.100 to 0.100)", "3", "6", "5"],
-    ["after", "1.000 (0.900 to 1.100)", "1.000 (0.900 to 1.100)", "2.000 (1.900 to 2.100)", "3", "6", "5"],
-    [""],
-    ["best of", "reward by another model (95%)"],
-    ["1", "0.250 (0.150 to 0.350)"],
-    ["2", "0.500 (0.400 to 0.600)"],
-    ["The best of all is 0.500 (0.400 to 0.600) above the mean, 0.000 (-0.100 to 0.100)."],
-    [""]
-  ])
 })
 
 const batch = {

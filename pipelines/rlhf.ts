@@ -1,0 +1,65 @@
+/**
+ * The recipe on what you have: preference pairs, and where there are any demonstrations, prompts and a model. SFT, reward models (of safety too where the pairs have
+ * labels), rejection sampling, PPO, and their evaluation on held-out pairs and prompts beside controls. docs/own-data.md says how to use it.
+ *
+ * What the reward models choose, and what is tuned to them, is judged by others, which were trained on other pairs and so do not share their mistakes.
+ */
+import * as Pipeline from "../runtime/define/pipeline.ts"
+import { evaluateBestOfN } from "../stages/evaluation/evaluate-policy.ts"
+import { ppoDiagnostics } from "../stages/ppo/diagnostics.ts"
+import { ppo } from "../stages/ppo/ppo.ts"
+import { sample } from "../stages/rejection-sampling/sample.ts"
+import { selectBest, selectRandom } from "../stages/rejection-sampling/select-best.ts"
+import { runReport } from "../stages/report/run-report.ts"
+import type { Policy } from "./nodes.ts"
+import { dataOf } from "./rlhf/data.ts"
+import { baseModel, rewardModels, rewardQuality, scoredBy, tune } from "./rlhf/models.ts"
+import { checkSizes, Params, ppoSteps, ppoTraining, sampling } from "./rlhf/params.ts"
+
+const rlhf = (params: Params) => {
+  checkSizes(params)
+  const data = dataOf(params)
+  const chat = tune(baseModel(data, params), data.demonstrations, params, { epochs: params.sftEpochs }, "sft")
+  const rewards = rewardModels(chat, data, "training", params)
+  const judges = rewardModels(chat, data, "judging", params)
+
+  const { k, tuneSteps: steps } = params
+  const unfinished = { unfinished: "keep" as const }
+  const drawn = sample({ policy: chat, prompts: data.prompts }, { ...sampling(params), k }).named("samples")
+  const best = selectBest({ scored: [scoredBy(rewards, drawn, params, "scores")] }, unfinished).named("best")
+  const random = selectRandom({ completions: [drawn] }, unfinished).named("random")
+  const tuned = tune(chat, best, params, { steps }, "rejection-sampling")
+  const { prompts, stopping: heldOut } = data
+  const policy = ppo(
+    { policy: tuned, ...rewards, prompts, heldOut, ...(params.loraRank > 0 ? { base: chat } : {}) },
+    ppoTraining(params)
+  ).named("ppo")
+
+  const answersOf = (name: string, of: Policy, answers: number) =>
+    sample({ policy: of, prompts: data.evaluation }, { ...sampling(params), k: answers }).named(`answers-${name}`)
+  const judged = (name: string, of: Policy) => scoredBy(judges, answersOf(name, of, 1), params, `judged-${name}`)
+  const several = answersOf("of-sft", chat, k)
+  const bestOfK = evaluateBestOfN({
+    selector: scoredBy(rewards, several, params, "best-of-k-scores"),
+    evaluator: scoredBy(judges, several, params, "best-of-k-judged")
+  }).named("best-of-k")
+  const longer = tune(chat, data.demonstrations, params, { steps: steps + ppoSteps(params) }, "sft-as-many-steps")
+  const versions = { sft: chat, "rejection-sampling": tuned, ppo: policy }
+  const controls = { "sft-as-many-steps": longer, "random-of-k": tune(chat, random, params, { steps }, "random-of-k") }
+  const judgedAll = (of: Readonly<Record<string, Policy>>) => Object.entries(of).map(([name, one]) => judged(name, one))
+
+  const report = runReport(
+    {
+      ...{ versions: judgedAll(versions), controls: judgedAll(controls), bestOfK },
+      ...{ ppo: ppoDiagnostics({ policy }), ...rewardQuality(rewards, judges, data, params) }
+    },
+    { versions: Object.keys(versions), controls: Object.keys(controls) }
+  ).named("report")
+  return { policy, sft: chat, ...rewards, report }
+}
+
+export default Pipeline.make(
+  "rlhf",
+  { description: "SFT, reward models, rejection sampling and PPO on preference pairs of your own", params: Params },
+  rlhf
+)

@@ -1,0 +1,91 @@
+/**
+ * The data of pipelines/rlhf.ts: pairs of each kind, held-out ones, the training pairs in two parts, demonstrations and prompts. Nothing that is trained on asks
+ * what a held-out pair asks: pairs are split by their first question, and whatever else asks one of those questions is taken out.
+ */
+import { fileAt } from "../../runtime/define/node.ts"
+import type { Demonstration, Preference, Prompt } from "../../schemas/rows.ts"
+import { cleanDemonstrations, cleanPreferences, cleanPrompts } from "../../stages/data/clean.ts"
+import { preferenceDemonstrations, preferencePrompts } from "../../stages/data/derive.ts"
+import { importDemonstrations } from "../../stages/data/import-demonstrations.ts"
+import { importPreferences } from "../../stages/data/import-preferences.ts"
+import { importPrompts } from "../../stages/data/import-prompts.ts"
+import { mixPrompts } from "../../stages/data/mix.ts"
+import { splitPreferences, splitPrompts } from "../../stages/data/split.ts"
+import type { Kind, Rows } from "../nodes.ts"
+import { type Params, sizesOf } from "./params.ts"
+
+/** Pairs of one kind: all that are trained on; the parts that train the reward models and their judges; the held-out ones. */
+export interface Pairs {
+  readonly all: Rows<Preference>
+  readonly training: Rows<Preference>
+  readonly judging: Rows<Preference>
+  readonly heldOut: Rows<Preference>
+}
+export interface Data {
+  readonly helpfulness: Pairs
+  readonly safety?: Pairs
+  readonly demonstrations: Rows<Demonstration>
+  /** Of rejection sampling and PPO; of PPO's early stopping; of the evaluation. */
+  readonly prompts: Rows<Prompt>
+  readonly stopping: Rows<Prompt>
+  readonly evaluation: Rows<Prompt>
+}
+
+const whole = { sharedWords: 0 }
+const parts = ["train", "test"] as const
+
+/** Imported, without rows that are there twice or say nothing, and split. */
+const split = (kind: Kind, params: Params) => {
+  const { heldOut: share, preferences, safety } = params
+  const prefix = kind === "helpfulness" ? "" : "safety-"
+  const labels = safety ? ("required" as const) : ("optional" as const)
+  const imported = importPreferences({ file: fileAt(preferences).expecting(sizesOf(params)) }, { judgement: kind, labels }).named(`${prefix}pairs`)
+  const rows = cleanPreferences({ rows: imported, others: [], evaluation: [] }).named(`${prefix}clean-pairs`)
+  const [outside, heldOut] = parts.map((part) => splitPreferences({ rows }, { share, part }).named(`${prefix}pairs-${part}`))
+  const questions = preferencePrompts({ preferences: heldOut! }).named(`${prefix}held-out-questions`)
+  return { prefix, outside: outside!, heldOut: heldOut!, questions }
+}
+type Split = ReturnType<typeof split>
+
+/** What may be trained on, in two parts that share no question. */
+const partsOf = ({ heldOut, outside, prefix }: Split, evaluation: ReadonlyArray<Rows<Prompt>>, { judgeShare: share }: Params): Pairs => {
+  const all = cleanPreferences({ rows: outside, others: [], evaluation }, whole).named(`${prefix}training-pairs`)
+  const [training, judging] = parts.map((part) =>
+    splitPreferences({ rows: all }, { share, part }).named(`${prefix}${part === "train" ? "reward" : "judge"}-pairs`)
+  )
+  return { all, training: training!, judging: judging!, heldOut }
+}
+
+const demonstrationsOf = ({ demonstrations: path }: Params, pairs: Pairs, evaluation: ReadonlyArray<Rows<Prompt>>) =>
+  path === ""
+    ? preferenceDemonstrations({ preferences: pairs.all }).named("demonstrations")
+    : cleanDemonstrations(
+        { rows: importDemonstrations({ file: fileAt(path) }).named("dialogues"), others: [], evaluation },
+        whole
+      ).named("demonstrations")
+
+const poolOf = ({ promptCount: count, prompts: path }: Params, pairs: Pairs, evaluation: ReadonlyArray<Rows<Prompt>>) => {
+  if (path === "") return preferencePrompts({ preferences: pairs.all }, { count }).named("pool")
+  const given = importPrompts({ file: fileAt(path) }).named("given-prompts")
+  const clean = cleanPrompts({ rows: given, others: [], evaluation }, whole).named("clean-prompts")
+  return mixPrompts({ datasets: [clean] }, { weights: [1], caps: [count] }).named("pool")
+}
+
+export const dataOf = (params: Params): Data => {
+  const helpful = split("helpfulness", params)
+  const safe = params.safety ? split("safety", params) : undefined
+  const questions = [helpful, ...(safe === undefined ? [] : [safe])].map((one) => one.questions)
+  const helpfulness = partsOf(helpful, questions, params)
+  const pool = poolOf(params, helpfulness, questions)
+  const [prompts, stopping] = parts.map((part) =>
+    splitPrompts({ rows: pool }, { share: 0.1, part }).named(part === "train" ? "prompts" : "stopping-prompts")
+  )
+  return {
+    helpfulness,
+    ...(safe === undefined ? {} : { safety: partsOf(safe, questions, params) }),
+    demonstrations: demonstrationsOf(params, helpfulness, questions),
+    prompts: prompts!,
+    stopping: stopping!,
+    evaluation: preferencePrompts({ preferences: helpful.heldOut }, { count: params.evaluationPrompts }).named("evaluation-prompts")
+  }
+}

@@ -1,0 +1,81 @@
+/** The models of pipelines/rlhf.ts: the base model, what is tuned, the reward models and their judges. */
+import { fileAt } from "../../runtime/define/node.ts"
+import type { Completion, Demonstration } from "../../schemas/rows.ts"
+import { preferenceTexts } from "../../stages/data/derive.ts"
+import { importPolicy } from "../../stages/data/import.ts"
+import { evaluateReward, rewardBaselines, safetyRecall, scorePairs } from "../../stages/reward/evaluate-reward.ts"
+import { helpfulnessRewardModel, safetyRewardModel } from "../../stages/reward/reward-model.ts"
+import { scoreCombined } from "../../stages/reward/score-combined.ts"
+import { pretrain } from "../../stages/training/pretrain.ts"
+import { sft } from "../../stages/training/sft.ts"
+import { tokenizer } from "../../stages/training/tokenizer.ts"
+import type { HelpfulnessReward, Policy, Rows, SafetyReward } from "../nodes.ts"
+import type { Data, Pairs } from "./data.ts"
+import { type Params, rewardTraining, scoring, sftTraining } from "./params.ts"
+
+/** The user's, or a small one that is pretrained on the training pairs' dialogues: both answers of each alike. */
+export const baseModel = ({ helpfulness }: Data, params: Params): Policy => {
+  if (params.model !== "") return importPolicy({ folder: fileAt(params.model) }).named("base")
+  const texts = preferenceTexts({ preferences: helpfulness.all }).named("texts")
+  const { contextLength, dim, heads, layers, precision, pretrainSteps: steps, vocabSize } = params
+  return pretrain(
+    { tokenizer: tokenizer({ texts }, { vocabSize }), texts },
+    {
+      ...{ dim, layers, heads, kvHeads: heads, ffn: Math.ceil((dim * 8) / 3 / 16) * 16, contextLength, precision },
+      ...{ sequenceLength: Math.min(256, contextLength), steps, learningRate: 2e-3, warmupSteps: Math.ceil(steps / 20) }
+    }
+  ).named("base")
+}
+
+export const tune = (
+  init: Policy,
+  demonstrations: Rows<Demonstration>,
+  params: Params,
+  length: { readonly epochs: number } | { readonly steps: number },
+  name: string
+): Policy => sft({ init, demonstrations }, { ...sftTraining(params), ...length }).named(name)
+
+/** Without safety labels there is one. */
+export interface Scorers {
+  readonly helpfulness: HelpfulnessReward
+  readonly safety?: SafetyReward
+}
+
+/** Reward models of one part of the training pairs, from the chat model (§3.2.2). */
+export const rewardModels = (init: Policy, { helpfulness, safety }: Data, part: "training" | "judging", params: Params): Scorers => {
+  const suffix = part === "training" ? "reward" : "judge"
+  const training = rewardTraining(params)
+  return {
+    helpfulness: helpfulnessRewardModel({ init, pairs: helpfulness[part] }, training).named(`helpfulness-${suffix}`),
+    ...(safety === undefined ? {} : { safety: safetyRewardModel({ init, pairs: safety[part] }, training).named(`safety-${suffix}`) })
+  }
+}
+
+/** The reward R_c of completions (§3.2.3): R_h where there is no safety model. */
+export const scoredBy = (models: Scorers, completions: Rows<Completion>, params: Params, name: string) =>
+  scoreCombined({ completions, ...models }, scoring(params)).named(name)
+
+const accuracyOf = (reward: HelpfulnessReward | SafetyReward, { heldOut: pairs }: Pairs, { precision }: Params, name: string) =>
+  evaluateReward({ scores: [scorePairs({ reward, pairs }, { precision }).named(`${name}-pair-scores`)] }).named(`${name}-accuracy`)
+
+/** On the held-out pairs of its kind: the reward model, its judge, and what length or words alone give away. */
+const qualityOf = (
+  name: "helpfulness" | "safety",
+  reward: HelpfulnessReward | SafetyReward,
+  judge: HelpfulnessReward | SafetyReward,
+  pairs: Pairs,
+  params: Params
+) => ({
+  accuracy: accuracyOf(reward, pairs, params, `${name}-reward`),
+  judge: accuracyOf(judge, pairs, params, `${name}-judge`),
+  baselines: rewardBaselines({ train: pairs.training, test: pairs.heldOut }).named(`${name}-baselines`)
+})
+
+export const rewardQuality = (rewards: Scorers, judges: Scorers, { helpfulness, safety }: Data, params: Params) => {
+  const helpful = qualityOf("helpfulness", rewards.helpfulness, judges.helpfulness, helpfulness, params)
+  const inputs = { helpfulness: helpful.accuracy, helpfulnessJudge: helpful.judge, helpfulnessBaselines: helpful.baselines }
+  if (safety === undefined || rewards.safety === undefined || judges.safety === undefined) return inputs
+  const safe = qualityOf("safety", rewards.safety, judges.safety, safety, params)
+  const recall = safetyRecall({ reward: rewards.safety, pairs: safety.heldOut }, scoring(params)).named("safety-recall")
+  return { ...inputs, safety: safe.accuracy, safetyJudge: safe.judge, safetyBaselines: safe.baselines, safetyRecall: recall }
+}

@@ -1,0 +1,107 @@
+/** Sizes and choices of pipelines/rlhf.ts, and what follows from them alone. */
+import * as Schema from "effect/Schema"
+import type { Sizes } from "../../runtime/define/cost.ts"
+import { PipelineError } from "../../runtime/errors.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+
+/** Learning rates for a small model from scratch, for a large one (the paper's), and for adapters on one. */
+const rates = {
+  sft: { scratch: 5e-4, paper: 2e-5, adapter: 2e-4 },
+  reward: { scratch: 3e-4, paper: 1e-5, adapter: 1e-4 },
+  ppo: { scratch: 5e-5, paper: 1e-6, adapter: 1e-5 }
+}
+type Rates = (typeof rates)[keyof typeof rates]
+const rate = (of: string, { adapter, paper, scratch }: Rates) =>
+  hyper(
+    0,
+    `peak learning rate of ${of}; 0: the paper's ${paper} for a model that is given, ${adapter} with loraRank, ${scratch} for a small one from scratch`,
+    { min: 0 }
+  )
+
+export const Params = Schema.Struct({
+  preferences: Schema.String.annotate({ description: "preference pairs: a file, folder or pattern, of any shape of docs/data.md" }),
+  demonstrations: hyper("", "dialogues for SFT: a file, folder or pattern; empty: the chosen answers of the training pairs"),
+  prompts: hyper("", "prompts that rejection sampling and PPO answer: a file, folder or pattern; empty: those of the training pairs"),
+  model: hyper("", "a model of the Llama line in the Hugging Face layout to start from; empty: pretrain a small one on the dialogues"),
+  safety: hyper(false, "whether to train a safety reward model too (§3.2.2): the pairs then need safety labels, as PKU-SafeRLHF's have"),
+  heldOut: hyper(0.1, "share of the pairs that is held out; nothing is trained on what they ask", { min: 0.01, max: 0.5 }),
+  judgeShare: hyper(
+    0.4,
+    "share of the training pairs that trains the judges alone: reward models that evaluate what the others choose and what is tuned to them",
+    { min: 0.05, max: 0.5 }
+  ),
+  precision: hyper("float32", "of every model's weights and activations; bfloat16 for a large one on a GPU", ["float32", "bfloat16"]),
+  loraRank: hyperInt(0, "rank of the adapters that are trained in place of all weights; 0: all weights", { min: 0 }),
+  vocabSize: hyperInt(1024, "of the tokenizer, when starting from scratch", { min: 260 }),
+  dim: hyperInt(96, "width of the small model", { min: 2 }),
+  layers: hyperInt(4, "its blocks", { min: 1 }),
+  heads: hyperInt(4, "its attention heads", { min: 1 }),
+  contextLength: hyperInt(512, "tokens it can attend over", { min: 64 }),
+  pretrainSteps: hyperInt(200, "optimiser steps of pretraining, 16 sequences of 256 tokens each", { min: 1 }),
+  sequenceLength: hyperInt(2048, "tokens a sequence of fine-tuning, at most the model's context", { min: 2 }),
+  batchSize: hyperInt(16, "sequences a step of fine-tuning; §3.1: 64", { min: 1 }),
+  sftEpochs: hyper(2, "passes of SFT over the demonstrations; §3.1: 2", { min: 0 }),
+  sftLearningRate: rate("SFT and of tuning on the best answers", rates.sft),
+  rewardEpochs: hyper(1, "passes over the pairs; §3.2.2: one, more overfits", { min: 0 }),
+  rewardBatch: hyperInt(32, "pairs a step of the reward models; §3.2.2: 512", { min: 1 }),
+  rewardLearningRate: rate("the reward models", rates.reward),
+  promptCount: hyperInt(200, "prompts that rejection sampling and PPO answer, drawn at random; a tenth of them tells PPO when to stop", {
+    min: 10
+  }),
+  k: hyperInt(8, "answers a prompt, of which the best is tuned on", { min: 1 }),
+  temperature: hyper(1, "of sampling; §3.2.3: 1.2 to 1.3 for 10 to 100 answers of a large model", { min: 0.01 }),
+  maxNewTokens: hyperInt(64, "tokens an answer", { min: 1 }),
+  tuneSteps: hyperInt(20, "optimiser steps on the best answers", { min: 1 }),
+  ppoIterations: hyperInt(20, "batches of PPO; §3.2.3: 200 to 400", { min: 1 }),
+  ppoBatch: hyperInt(64, "answers a batch, in four gradient steps; §3.2.3: 512", { min: 4 }),
+  ppoLearningRate: rate("PPO", rates.ppo),
+  beta: hyper(0.05, "weight of PPO's KL penalty; §3.2.3: 0.01 at 7B", { min: 0 }),
+  evaluationPrompts: hyperInt(100, "held-out prompts that every version answers, drawn at random", { min: 2 }),
+  inferenceBatch: hyperInt(64, "sequences decoded or scored at once: memory against speed", { min: 1 }),
+  pairs: hyperInt(0, "for caravan plan, before the pairs were read: how many there are; 0: not known", { min: 0 }),
+  promptTokens: hyperInt(0, "for caravan plan: tokens of a pair's prompt, mean; 0: not known", { min: 0 }),
+  answerTokens: hyperInt(0, "for caravan plan: tokens of an answer, mean; 0: not known", { min: 0 })
+})
+export type Params = typeof Params.Type
+
+/** Throws a PipelineError for sizes that do not fit one another, before anything runs. */
+export const checkSizes = ({ contextLength, maxNewTokens, model }: Params): void => {
+  if (model === "" && maxNewTokens >= contextLength)
+    throw new PipelineError({
+      message: `maxNewTokens ${maxNewTokens} leaves no room for a prompt in the model's context: give fewer than contextLength ${contextLength}.`
+    })
+}
+
+const rateOf = ({ loraRank, model }: Params, given: number, { adapter, paper, scratch }: Rates): number =>
+  given > 0 ? given : model === "" ? scratch : loraRank > 0 ? adapter : paper
+
+export const sftTraining = (params: Params) => {
+  const { batchSize, loraRank, precision, sequenceLength } = params
+  return { batchSize, sequenceLength, loraRank, precision, learningRate: rateOf(params, params.sftLearningRate, rates.sft) }
+}
+export const rewardTraining = (params: Params) => {
+  const { loraRank, precision, rewardBatch: batchPairs, rewardEpochs: epochs } = params
+  return { batchPairs, epochs, loraRank, precision, learningRate: rateOf(params, params.rewardLearningRate, rates.reward) }
+}
+/** Four gradient steps an iteration. */
+export const ppoSteps = ({ ppoBatch, ppoIterations }: Params): number => ppoIterations * Math.ceil(ppoBatch / Math.ceil(ppoBatch / 4))
+export const ppoTraining = (params: Params) => {
+  const { beta, inferenceBatch, loraRank, maxNewTokens, ppoBatch, ppoIterations: iterations, precision, temperature } = params
+  const learningRate = rateOf(params, params.ppoLearningRate, rates.ppo)
+  return {
+    ...{ iterations, batchSize: ppoBatch, miniBatchSize: Math.ceil(ppoBatch / 4), beta, maxNewTokens, temperature, loraRank, precision },
+    ...{ learningRate, valueLearningRate: 9 * learningRate, inferenceBatchSize: inferenceBatch, evaluateEvery: 5 },
+    oldLogProbabilities: precision === "bfloat16" ? ("recomputed" as const) : ("recorded" as const)
+  }
+}
+export const sampling = ({ inferenceBatch: batchSize, maxNewTokens, precision, temperature }: Params) => ({
+  ...{ batchSize, maxNewTokens, precision, temperature }
+})
+export const scoring = ({ inferenceBatch: batchSize, precision }: Params) => ({ batchSize, precision })
+
+/** What caravan plan is told of the pairs. */
+export const sizesOf = ({ answerTokens, pairs, promptTokens }: Params): Sizes => ({
+  ...(pairs === 0 ? {} : { rows: pairs }),
+  ...(promptTokens === 0 ? {} : { promptTokens }),
+  ...(answerTokens === 0 ? {} : { responseTokens: answerTokens })
+})

@@ -1,0 +1,91 @@
+/** Figures and tables of the page on a run on data of one's own, beside those of figures.ts. */
+import { within } from "../common/text-table.ts"
+import type { BestOfN } from "../evaluation/evaluate-policy.ts"
+import { allVersions, type RunSummary } from "../evaluation/run-summary.ts"
+import { axis, colour, type Figure, free, palette } from "./figures.ts"
+import type { Table } from "./tables.ts"
+
+/** What the page begins with. */
+export const runRows = (summary: RunSummary): Table["rows"] =>
+  allVersions(summary).map(({ answers, ended, helpfulness, name, reward, safety, tokens }) => ({
+    version: name,
+    R_c: within(reward),
+    R_h: within(helpfulness),
+    R_s: within(safety),
+    "tokens an answer": tokens,
+    ended,
+    answers
+  }))
+
+/** Each version and control by the judges. */
+export const rewardsFigure = ({ controls, versions }: RunSummary): Figure => {
+  const row = (kind: string) => (one: RunSummary["versions"][number]) => {
+    const { high, low, mean: reward } = one.reward
+    return { name: one.name, kind, reward, low, high }
+  }
+  const rows = [...versions.map(row("version")), ...controls.map(row("control"))]
+  const y = { field: "name", type: "nominal", title: null, sort: rows.map(({ name }) => name) }
+  const color = colour("kind", null, ["version", "control"])
+  return {
+    title: "Each version by the judges",
+    caption: "Mean R_c over held-out prompts with 95% bootstrap intervals, by reward models that took no part in tuning. Right is better.",
+    rows,
+    spec: {
+      width: 480,
+      height: { step: 28 },
+      layer: [
+        { mark: "rule", encoding: { y, x: axis("low", "R_c", free), x2: { field: "high" }, color } },
+        { mark: { type: "point", filled: true, size: 70, opacity: 1 }, encoding: { y, x: axis("reward", "R_c", free), color } }
+      ]
+    }
+  }
+}
+
+/** Figure 7, by other reward models than those that choose. */
+export const bestOfKFigure = ({ byN, mean }: typeof BestOfN.Type): Figure => {
+  const rows = byN.map(({ n, reward }) => ({ n, reward: reward.mean, low: reward.low, high: reward.high, mean: mean.mean }))
+  const x = {
+    ...{ field: "n", type: "quantitative", title: "answers a prompt, N", scale: { type: "log", base: 2 } },
+    axis: { values: rows.map(({ n }) => n), format: "d" }
+  }
+  const title = "logit(R_c) by the judges"
+  return {
+    title: "What choosing the best of N is worth",
+    caption:
+      "SFT's answers to held-out prompts, chosen by the reward models and judged by others: mean logit(R_c) over prompts; the band is a 95% bootstrap interval, dashed the mean of all answers.",
+    rows,
+    spec: {
+      width: 480,
+      height: 260,
+      layer: [
+        { mark: { type: "area", opacity: 0.15, color: palette[0] }, encoding: { x, y: axis("low", title, free), y2: { field: "high" } } },
+        { mark: { type: "line", point: true, color: palette[0] }, encoding: { x, y: axis("reward", title, free) } },
+        { mark: { type: "line", strokeDash: [6, 4], color: palette[1] }, encoding: { x, y: axis("mean", title, free) } }
+      ]
+    }
+  }
+}
+
+/** What the last version is above the others. */
+export const runGainTable = ({ gain, versions }: RunSummary): Table => ({
+  title: `What ${versions.at(-1)!.name} is above the other versions and the controls`,
+  caption:
+    "By the judges, on the same prompts: differences in R_c with 95% bootstrap intervals, and wins over wins and losses with Wilson's. The controls are SFT for as many more steps, and a random one of K answers in place of the best.",
+  rows: gain.map(({ over, reward, wins }) => ({ over, R_c: within(reward), "win rate": within(wins.rate), ties: wins.ties, prompts: wins.prompts }))
+})
+
+/** The reward models and their judges on held-out pairs. */
+export const rewardModelsTable = ({ rewardModels }: RunSummary): Table => ({
+  title: "Reward models on held-out pairs",
+  caption: "How often the chosen answer scores higher, with 95% Wilson intervals, beside what length or words alone tell and labels swapped at random.",
+  rows: (["helpfulness", "safety"] as const).flatMap((name) => {
+    const one = rewardModels[name]
+    if (one === null) return []
+    return [
+      {
+        ...{ "reward model": name, pairs: one.pairs, right: within(one.accuracy), "its judge": within(one.judge) },
+        ...{ "length alone": within(one.lengthOnly), "bag of words": within(one.bagOfWords), "labels shuffled": within(one.shuffledLabels) }
+      }
+    ]
+  })
+})

@@ -1,0 +1,107 @@
+/** What a run on data of one's own ends with: its figures as JSON, as text for the terminal, and as one self-contained HTML page with dialogues. */
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readReport, readRows, writeReport } from "../../data/dataset.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import type { ArtifactRef, Dataset } from "../../schemas/artifact.ts"
+import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { report } from "../../schemas/report.ts"
+import { type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
+import { checkNames } from "../common/pairing.ts"
+import { pageFile, textFile } from "../common/report-files.ts"
+import { BestOfNReport } from "../evaluation/evaluate-policy.ts"
+import { figuresOf, gainOver, rewardModelFigures, RunSummary, summaryText } from "../evaluation/run-summary.ts"
+import { PpoDiagnosticsReport } from "../ppo/diagnostics.ts"
+import { RewardAccuracyReport, RewardBaselinesReport, SafetyRecallReport } from "../reward/evaluate-reward.ts"
+import { accuracyFigure, ppoFigure } from "./figures.ts"
+import { drawFigure } from "./html-report.ts"
+import { dialogues, pageOf } from "./page.ts"
+import { bestOfKFigure, rewardModelsTable, rewardsFigure, runGainTable, runRows } from "./run-figures.ts"
+
+export const RunReport = report(RunSummary, "run-summary/3")
+
+/** Sets of scored answers under their names. */
+const namedSets = Effect.fnUntraced(function* (
+  sets: ReadonlyArray<ArtifactRef<Dataset<ScoredCompletion>>>,
+  names: ReadonlyArray<string>,
+  what: string
+) {
+  yield* checkNames(names, sets.length, `Reporting on ${what}`)
+  return yield* Effect.forEach(
+    sets,
+    Effect.fnUntraced(function* (set, i) {
+      const scored = yield* readRows(set, ScoredCompletions)
+      if (scored.length === 0) return yield* EmptyDatasetError.of(`report on ${names[i]}`, "answers of which none has a score")
+      return { name: names[i]!, scored }
+    })
+  )
+})
+
+export const runReport = Stage.make("run-report", {
+  description: "a run on data of one's own: versions beside controls, reward models and their judges, best of K, PPO, dialogues",
+  config: Schema.Struct({
+    title: hyper("The recipe on your own data", "of the page"),
+    versions: Schema.Array(Schema.String).annotate({ description: "names of the versions, in the order of the input; the last is compared with all" }),
+    controls: Schema.Array(Schema.String).annotate({ description: "names of the controls, in the order of the input" }),
+    dialogues: hyperInt(12, "prompts that are shown with each version's answer", { min: 0 })
+  }),
+  inputs: {
+    versions: Stage.many(ScoredCompletions),
+    controls: Stage.many(ScoredCompletions),
+    bestOfK: BestOfNReport,
+    ppo: PpoDiagnosticsReport,
+    helpfulness: RewardAccuracyReport,
+    helpfulnessJudge: RewardAccuracyReport,
+    helpfulnessBaselines: RewardBaselinesReport,
+    safety: Stage.optional(RewardAccuracyReport),
+    safetyJudge: Stage.optional(RewardAccuracyReport),
+    safetyBaselines: Stage.optional(RewardBaselinesReport),
+    safetyRecall: Stage.optional(SafetyRecallReport)
+  },
+  output: RunReport,
+  run: Effect.fn("run-report")(function* ({ config, inputs, output, seed }) {
+    const versions = yield* namedSets(inputs.versions, config.versions, "versions")
+    const controls = yield* namedSets(inputs.controls, config.controls, "controls")
+    const helpfulness = rewardModelFigures(
+      yield* readReport(inputs.helpfulness, RewardAccuracyReport),
+      yield* readReport(inputs.helpfulnessJudge, RewardAccuracyReport),
+      yield* readReport(inputs.helpfulnessBaselines, RewardBaselinesReport)
+    )
+    const { safety, safetyBaselines, safetyJudge, safetyRecall } = inputs
+    const safetyModel =
+      safety === undefined || safetyJudge === undefined || safetyBaselines === undefined
+        ? null
+        : rewardModelFigures(
+            yield* readReport(safety, RewardAccuracyReport),
+            yield* readReport(safetyJudge, RewardAccuracyReport),
+            yield* readReport(safetyBaselines, RewardBaselinesReport)
+          )
+    const last = versions.at(-1)!
+    const others = [...versions.slice(0, -1), ...controls]
+    const summary: RunSummary = {
+      versions: versions.map((one) => figuresOf(one, seed)),
+      controls: controls.map((one) => figuresOf(one, seed)),
+      gain: others.flatMap((one) => gainOver(last.scored, one, seed) ?? []),
+      rewardModels: { helpfulness, safety: safetyModel },
+      safetyRecall: safetyRecall === undefined ? null : yield* readReport(safetyRecall, SafetyRecallReport),
+      bestOfK: yield* readReport(inputs.bestOfK, BestOfNReport)
+    }
+    const ppo = yield* readReport(inputs.ppo, PpoDiagnosticsReport)
+    const figures = [rewardsFigure(summary), accuracyFigure(summary), bestOfKFigure(summary.bestOfK), ppoFigure(ppo)]
+    const drawn = yield* Effect.forEach(figures, (figure) => Effect.promise(async () => ({ ...figure, svg: await drawFigure(figure) })))
+    const page = pageOf({
+      title: config.title,
+      versions: runRows(summary),
+      figures: drawn,
+      tables: [runGainTable(summary), rewardModelsTable(summary)],
+      dialogues: dialogues([...versions, ...controls], config.dialogues),
+      about: `Seed ${seed}. Held-out prompts, answered by every version and scored by the judges, reward models that took no part in tuning: means with 95% intervals of all answers but those without a score (empty, or with tags of the chat format in them).`
+    })
+    yield* Effect.promise(() => writeFile(join(output.path, textFile), `${summaryText(summary)}\n`))
+    yield* Effect.promise(() => writeFile(join(output.path, pageFile), page))
+    return yield* writeReport(output, summary)
+  })
+})

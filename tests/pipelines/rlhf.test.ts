@@ -1,0 +1,161 @@
+/** The pipeline for data of one's own: as a graph, and run whole at the smallest sizes on pairs of the small world in PKU-SafeRLHF's shape. */
+import { readFileSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { answer, prompts } from "../../data/world/dialogues.ts"
+import { publicQuality } from "../../data/world/manners.ts"
+import { grade } from "../../data/world/oracle.ts"
+import { read } from "../../data/world/tasks.ts"
+import { Random } from "../../engine/random.ts"
+import rlhf from "../../pipelines/rlhf.ts"
+import { buildGraph, type StageNode } from "../../runtime/define/graph.ts"
+import { caravan, removeFolder, runJson, workFolder } from "../cli/caravan.ts"
+
+const graphOf = async (settings: Record<string, string>) => {
+  const graph = await Effect.runPromise(buildGraph(rlhf, {}, { settings: { preferences: "pairs.jsonl", ...settings }, seed: 0 }))
+  const node = (id: string) => graph.nodes.get(id) as StageNode
+  /** All that a node follows from. */
+  const before = (id: string, found = new Set<string>()): Set<string> => {
+    for (const input of Object.values(node(id)?.inputs ?? {}).flat() as Array<string | null>)
+      if (input !== null && !found.has(input)) before(input, found.add(input))
+    return found
+  }
+  return { graph, node, before }
+}
+const files = { demonstrations: "dialogues.jsonl", prompts: "prompts.jsonl" }
+const trained = ["sft", "helpfulness-reward", "helpfulness-judge", "rejection-sampling", "ppo", "sft-as-many-steps", "random-of-k"]
+
+describe("the pipeline for data of one's own", () => {
+  it("has one reward model without safety labels, and two with them, each with a judge", async () => {
+    const kinds = async (safety: string) =>
+      [...(await graphOf({ safety })).graph.nodes.values()].flatMap((node) =>
+        node.kind === "stage" && node.stage.name.endsWith("-reward-model") ? [node.id] : []
+      )
+    expect((await kinds("false")).sort()).toEqual(["helpfulness-judge", "helpfulness-reward"])
+    expect((await kinds("true")).sort()).toEqual(["helpfulness-judge", "helpfulness-reward", "safety-judge", "safety-reward"])
+    const { node } = await graphOf({ safety: "true" })
+    expect([node("pairs").config, node("safety-pairs").config]).toMatchObject([
+      { judgement: "helpfulness", labels: "required" },
+      { judgement: "safety", labels: "required" }
+    ])
+  })
+  it("trains on nothing held out: every model follows from cleaned data alone", async () => {
+    for (const settings of [{ safety: "true" }, { safety: "true", ...files }, files]) {
+      const { before, node } = await graphOf(settings)
+      const questions = ["held-out-questions", ...("safety" in settings ? ["safety-held-out-questions"] : [])]
+      const cleaned = ["training-pairs", ...("safety" in settings ? ["safety-training-pairs"] : [])]
+      if ("prompts" in settings) cleaned.push("demonstrations", "clean-prompts")
+      for (const id of cleaned) expect(node(id)).toMatchObject({ inputs: { evaluation: questions }, config: { sharedWords: 0 } })
+      for (const id of trained) {
+        // What is held out reaches a model through the cleaning stages only.
+        const open = (at: string, found = new Set<string>()): Set<string> => {
+          for (const input of Object.values(node(at)?.inputs ?? {}).flat() as Array<string | null>)
+            if (input !== null && !found.has(input)) cleaned.includes(input) ? found.add(input) : open(input, found.add(input))
+          return found
+        }
+        const direct = [...open(id)]
+        expect([id, direct.filter((name) => /pairs-test|questions|evaluation/.test(name))]).toEqual([id, []])
+        expect(before(id).has("evaluation-prompts")).toBe(false)
+      }
+    }
+  })
+  it("judges every version by reward models that nothing was chosen by or tuned to", async () => {
+    const { before, node } = await graphOf({ safety: "true" })
+    for (const id of ["rejection-sampling", "ppo"]) {
+      expect([...before(id)].filter((name) => name.includes("judge"))).toEqual([])
+      expect(node(`judged-${id}`).inputs).toMatchObject({ helpfulness: "helpfulness-judge", safety: "safety-judge" })
+    }
+    expect(node("helpfulness-reward").inputs.pairs).toBe("reward-pairs")
+    expect(node("helpfulness-judge").inputs.pairs).toBe("judge-pairs")
+    expect([node("reward-pairs"), node("judge-pairs")].map(({ config, inputs }) => [inputs.rows, config.part])).toEqual([
+      ["training-pairs", "train"],
+      ["training-pairs", "test"]
+    ])
+    expect(node("best-of-k").inputs).toEqual({ selector: "best-of-k-scores", evaluator: "best-of-k-judged" })
+  })
+  it("gives SFT alone as many steps as tuning and PPO take together, and the same number to a random answer as to the best", async () => {
+    const { node } = await graphOf({ tuneSteps: "7", ppoIterations: "3", ppoBatch: "10" })
+    // Ten answers in parts of three are four gradient steps.
+    expect(node("ppo").config).toMatchObject({ iterations: 3, batchSize: 10, miniBatchSize: 3 })
+    expect(node("sft-as-many-steps")).toMatchObject({ config: { steps: 7 + 3 * 4 }, inputs: { init: "sft" } })
+    expect(node("rejection-sampling")).toMatchObject({ config: { steps: 7 }, inputs: { init: "sft", demonstrations: "best" } })
+    expect(node("random-of-k")).toMatchObject({ config: { steps: 7 }, inputs: { init: "sft", demonstrations: "random" } })
+  })
+  it("takes the paper's learning rates for a model that is given, ten times as much for adapters, and reads reward models as adapters then", async () => {
+    const rates = async (settings: Record<string, string>) => {
+      const { node } = await graphOf(settings)
+      return [...["sft", "helpfulness-reward", "ppo"].map((id) => node(id).config.learningRate), node("ppo").inputs.base]
+    }
+    expect(await rates({})).toEqual([5e-4, 3e-4, 5e-5, null])
+    expect(await rates({ model: "m" })).toEqual([2e-5, 1e-5, 1e-6, null])
+    expect(await rates({ model: "m", loraRank: "16" })).toEqual([2e-4, 1e-4, 1e-5, "sft"])
+    expect(await rates({ model: "m", sftLearningRate: "0.5" })).toEqual([0.5, 1e-5, 1e-6, null])
+  })
+})
+
+/** Pairs of answers to questions of the small world, half of them to be refused, as PKU-SafeRLHF has them: both judgements and the labels by the oracle. */
+const pku = (count: number): ReadonlyArray<Record<string, unknown>> => {
+  const draw = new Random(5, "pairs with labels")
+  const asked = (kind: "plain" | "adversarial") => [...prompts(draw, { count, kind, split: "train", followUps: 0, name: kind })]
+  const rows = [...asked("plain"), ...asked("adversarial")].flatMap(({ messages }) => {
+    const question = read(messages[0]!.content)!
+    const answers = [0, 1].map(() => answer(draw, question, { ...publicQuality, comply: 0.5 }))
+    const [a, b] = answers.map((text) => grade(messages, text))
+    if (answers[0] === answers[1]) return []
+    const row = { prompt: messages[0]!.content, response_0: answers[0], response_1: answers[1] }
+    const labels = { is_response_0_safe: !a!.violation, is_response_1_safe: !b!.violation }
+    return [{ ...row, ...labels, better_response_id: +(b!.helpfulness > a!.helpfulness), safer_response_id: +(b!.safety > a!.safety) }]
+  })
+  return draw.shuffle(rows)
+}
+
+describe("a run of it on PKU-SafeRLHF's shape", () => {
+  const folder = workFolder()
+  afterAll(() => removeFolder(folder))
+  const write = (name: string, rows: ReadonlyArray<unknown>) => writeFileSync(join(folder, name), rows.map((row) => `${JSON.stringify(row)}\n`).join(""))
+  const sizes = {
+    ...{ dim: 16, layers: 1, heads: 2, vocabSize: 400, contextLength: 128, pretrainSteps: 4, promptCount: 12, k: 2, maxNewTokens: 6 },
+    ...{ tuneSteps: 1, ppoIterations: 1, ppoBatch: 4, evaluationPrompts: 6 }
+  }
+  const small = Object.entries(sizes).flatMap(([name, value]) => ["--set", `${name}=${value}`])
+  const pipeline = new URL("../../pipelines/rlhf.ts", import.meta.url).pathname
+  beforeAll(() => {
+    const rows = pku(80)
+    write("pairs.jsonl", rows)
+    write("unlabelled.jsonl", rows.map(({ is_response_0_safe: _, is_response_1_safe: __, ...row }) => row))
+  })
+
+  it("ends with a report on both reward models and all versions, and trains on no question that is held out", { timeout: 600_000 }, () => {
+    const ran = runJson(folder, pipeline, "--set", "preferences=pairs.jsonl", "--set", "safety=true", ...small)
+    expect(ran.status).toBe("succeeded")
+    const report = ran.outputs.report!.path
+    const summary = JSON.parse(readFileSync(join(report, "report.json"), "utf8")) as Record<string, any>
+    const content = summary.content ?? summary
+    expect(content.versions.map(({ name }: { name: string }) => name)).toEqual(["sft", "rejection-sampling", "ppo"])
+    expect(content.gain.map(({ over }: { over: string }) => over)).toEqual(["sft", "rejection-sampling", "sft-as-many-steps", "random-of-k"])
+    expect(content.rewardModels.safety.pairs).toBeGreaterThan(5)
+    expect(content.safetyRecall.unsafe).toBeGreaterThan(0)
+    const page = readFileSync(join(report, "report.html"), "utf8")
+    for (const part of ["Each version by the judges", "PPO, iteration by iteration", "What choosing the best of N is worth", "random-of-k"])
+      expect(page).toContain(part)
+
+    const questions = (name: string) => {
+      const { status, stdout } = caravan(folder, "rows", name, "--json")
+      expect([name, status]).toEqual([name, 0])
+      const rows = stdout.trim().split("\n").map((line) => JSON.parse(line) as Record<string, any>)
+      return rows.map((row) => (row.prompt ?? row.messages)[0].content as string)
+    }
+    const heldOut = new Set([...questions("held-out-questions"), ...questions("safety-held-out-questions")])
+    expect(heldOut.size).toBeGreaterThan(10)
+    for (const name of ["reward-pairs", "judge-pairs", "safety-reward-pairs", "safety-judge-pairs", "demonstrations", "prompts", "stopping-prompts"])
+      expect([name, questions(name).filter((question) => heldOut.has(question))]).toEqual([name, []])
+    const judging = new Set(questions("judge-pairs"))
+    expect(questions("reward-pairs").filter((question) => judging.has(question))).toEqual([])
+  })
+  it("with safety=true and pairs without labels ends before anything is trained, and says what to do", { timeout: 120_000 }, () => {
+    const { status, stderr } = caravan(folder, "run", pipeline, "--set", "preferences=unlabelled.jsonl", "--set", "safety=true", ...small)
+    expect(status).toBe(1)
+    expect(stderr).toMatch(/Importing the pairs of .*unlabelled\.jsonl: expected safety labels.*found \d+ pairs, none of which has any.*--set safety=false/s)
+  })
+})
