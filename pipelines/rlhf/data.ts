@@ -39,7 +39,9 @@ const split = (kind: Kind, params: Params) => {
   const { heldOut: share, preferences, safety } = params
   const prefix = kind === "helpfulness" ? "" : "safety-"
   const labels = safety ? ("required" as const) : ("optional" as const)
-  const imported = importPreferences({ file: fileAt(preferences).expecting(sizesOf(params)) }, { judgement: kind, labels }).named(`${prefix}pairs`)
+  const imported = importPreferences({ file: fileAt(preferences).expecting(sizesOf(params)) }, { judgement: kind, labels }).named(
+    `${prefix}pairs`
+  )
   const rows = cleanPreferences({ rows: imported, others: [], evaluation: [] }).named(`${prefix}clean-pairs`)
   const [outside, heldOut] = parts.map((part) => splitPreferences({ rows }, { share, part }).named(`${prefix}pairs-${part}`))
   const questions = preferencePrompts({ preferences: heldOut! }).named(`${prefix}held-out-questions`)
@@ -59,10 +61,9 @@ const partsOf = ({ heldOut, outside, prefix }: Split, evaluation: ReadonlyArray<
 const demonstrationsOf = ({ demonstrations: path }: Params, pairs: Pairs, evaluation: ReadonlyArray<Rows<Prompt>>) =>
   path === ""
     ? preferenceDemonstrations({ preferences: pairs.all }).named("demonstrations")
-    : cleanDemonstrations(
-        { rows: importDemonstrations({ file: fileAt(path) }).named("dialogues"), others: [], evaluation },
-        whole
-      ).named("demonstrations")
+    : cleanDemonstrations({ rows: importDemonstrations({ file: fileAt(path) }).named("dialogues"), others: [], evaluation }, whole).named(
+        "demonstrations"
+      )
 
 const poolOf = ({ promptCount: count, prompts: path }: Params, pairs: Pairs, evaluation: ReadonlyArray<Rows<Prompt>>) => {
   if (path === "") return preferencePrompts({ preferences: pairs.all }, { count }).named("pool")

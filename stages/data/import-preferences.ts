@@ -132,7 +132,7 @@ export const importPreferences = Stage.make("import-preferences", {
     if (labels === 0 && config.labels === "required")
       return yield* ArtifactError.of({
         doing: `Importing the pairs of ${path}`,
-        expected: "safety labels, chosenSafe and rejectedSafe or what the file's shape has in their place (labels is \"required\")",
+        expected: 'safety labels, chosenSafe and rejectedSafe or what the file\'s shape has in their place (labels is "required")',
         found: `${pairs} pairs, none of which has any`,
         hint: 'Label them or name the columns by map, or do without a safety reward model: labels "optional", in pipelines/rlhf.ts --set safety=false.'
       })

@@ -71,13 +71,20 @@ export const runGainTable = ({ gain, versions }: RunSummary): Table => ({
   title: `What ${versions.at(-1)!.name} is above the other versions and the controls`,
   caption:
     "By the judges, on the same prompts: differences in R_c with 95% bootstrap intervals, and wins over wins and losses with Wilson's. The controls are SFT for as many more steps, and a random one of K answers in place of the best.",
-  rows: gain.map(({ over, reward, wins }) => ({ over, R_c: within(reward), "win rate": within(wins.rate), ties: wins.ties, prompts: wins.prompts }))
+  rows: gain.map(({ over, reward, wins }) => ({
+    over,
+    R_c: within(reward),
+    "win rate": within(wins.rate),
+    ties: wins.ties,
+    prompts: wins.prompts
+  }))
 })
 
 /** The reward models and their judges on held-out pairs. */
 export const rewardModelsTable = ({ rewardModels }: RunSummary): Table => ({
   title: "Reward models on held-out pairs",
-  caption: "How often the chosen answer scores higher, with 95% Wilson intervals, beside what length or words alone tell and labels swapped at random.",
+  caption:
+    "How often the chosen answer scores higher, with 95% Wilson intervals, beside what length or words alone tell and labels swapped at random.",
   rows: (["helpfulness", "safety"] as const).flatMap((name) => {
     const one = rewardModels[name]
     if (one === null) return []

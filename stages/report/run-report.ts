@@ -44,7 +44,9 @@ export const runReport = Stage.make("run-report", {
   description: "a run on data of one's own: versions beside controls, reward models and their judges, best of K, PPO, dialogues",
   config: Schema.Struct({
     title: hyper("The recipe on your own data", "of the page"),
-    versions: Schema.Array(Schema.String).annotate({ description: "names of the versions, in the order of the input; the last is compared with all" }),
+    versions: Schema.Array(Schema.String).annotate({
+      description: "names of the versions, in the order of the input; the last is compared with all"
+    }),
     controls: Schema.Array(Schema.String).annotate({ description: "names of the controls, in the order of the input" }),
     dialogues: hyperInt(12, "prompts that are shown with each version's answer", { min: 0 })
   }),

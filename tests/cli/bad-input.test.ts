@@ -101,8 +101,10 @@ describe("parameters", () => {
       ["run", rlhf, "--set", "preferences=pairs.jsonl", "--set", "pretrainStep=3"],
       /has no field "pretrainStep"\. Did you mean "pretrainSteps"\?/
     ))
-  it("missing", () => refuses(["plan", rlhf], /Pipeline "rlhf" needs "preferences" \(preference pairs: .*\)\. Give it with --set preferences=<value>/))
-  it("out of bounds", () => refuses(["plan", rlhf, "--set", "preferences=pairs.jsonl", "--set", "k=0"], /greater than or equal to 1.*\["k"\]/))
+  it("missing", () =>
+    refuses(["plan", rlhf], /Pipeline "rlhf" needs "preferences" \(preference pairs: .*\)\. Give it with --set preferences=<value>/))
+  it("out of bounds", () =>
+    refuses(["plan", rlhf, "--set", "preferences=pairs.jsonl", "--set", "k=0"], /greater than or equal to 1.*\["k"\]/))
   it("an unknown hyperparameter of a node: the nearest one", () =>
     refuses(
       ["plan", rlhf, "--set", "preferences=pairs.jsonl", "--set", "sft.learningrate=1"],
@@ -166,7 +168,11 @@ describe("files", () => {
   })
   it("gzip that ends early", () => {
     writeFileSync(join(folder, "cut.jsonl.gz"), Buffer.from([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 1, 2, 3]))
-    refuses(["run", rlhf, "--set", "preferences=cut.jsonl.gz", "--only", "pairs"], /Reading .*cut\.jsonl\.gz: expected gzipped (lines of )?text/, 1)
+    refuses(
+      ["run", rlhf, "--set", "preferences=cut.jsonl.gz", "--only", "pairs"],
+      /Reading .*cut\.jsonl\.gz: expected gzipped (lines of )?text/,
+      1
+    )
   })
   const importing = (name: string, message: RegExp) =>
     refuses(["run", rlhf, "--set", "preferences=pairs.jsonl", "--set", `model=${name}`, "--only", "base"], message, 1)

@@ -108,7 +108,8 @@ const pku = (count: number): ReadonlyArray<Record<string, unknown>> => {
 describe("a run of it on PKU-SafeRLHF's shape", () => {
   const folder = workFolder()
   afterAll(() => removeFolder(folder))
-  const write = (name: string, rows: ReadonlyArray<unknown>) => writeFileSync(join(folder, name), rows.map((row) => `${JSON.stringify(row)}\n`).join(""))
+  const write = (name: string, rows: ReadonlyArray<unknown>) =>
+    writeFileSync(join(folder, name), rows.map((row) => `${JSON.stringify(row)}\n`).join(""))
   const sizes = {
     ...{ dim: 16, layers: 1, heads: 2, vocabSize: 400, contextLength: 128, pretrainSteps: 4, promptCount: 12, k: 2, maxNewTokens: 6 },
     ...{ tuneSteps: 1, ppoIterations: 1, ppoBatch: 4, evaluationPrompts: 6 }
@@ -118,7 +119,10 @@ describe("a run of it on PKU-SafeRLHF's shape", () => {
   beforeAll(() => {
     const rows = pku(80)
     write("pairs.jsonl", rows)
-    write("unlabelled.jsonl", rows.map((row) => ({ ...row, is_response_0_safe: undefined, is_response_1_safe: undefined })))
+    write(
+      "unlabelled.jsonl",
+      rows.map((row) => ({ ...row, is_response_0_safe: undefined, is_response_1_safe: undefined }))
+    )
   })
 
   it("ends with a report on both reward models and all versions, and trains on no question that is held out", { timeout: 600_000 }, () => {
@@ -128,7 +132,12 @@ describe("a run of it on PKU-SafeRLHF's shape", () => {
     const summary = JSON.parse(readFileSync(join(report, "report.json"), "utf8")) as Record<string, any>
     const content = summary.content ?? summary
     expect(content.versions.map(({ name }: { name: string }) => name)).toEqual(["sft", "rejection-sampling", "ppo"])
-    expect(content.gain.map(({ over }: { over: string }) => over)).toEqual(["sft", "rejection-sampling", "sft-as-many-steps", "random-of-k"])
+    expect(content.gain.map(({ over }: { over: string }) => over)).toEqual([
+      "sft",
+      "rejection-sampling",
+      "sft-as-many-steps",
+      "random-of-k"
+    ])
     expect(content.rewardModels.safety.pairs).toBeGreaterThan(5)
     expect(content.safetyRecall.unsafe).toBeGreaterThan(0)
     const page = readFileSync(join(report, "report.html"), "utf8")
@@ -138,12 +147,23 @@ describe("a run of it on PKU-SafeRLHF's shape", () => {
     const questions = (name: string) => {
       const { status, stdout } = caravan(folder, "rows", name, "--json")
       expect([name, status]).toEqual([name, 0])
-      const rows = stdout.trim().split("\n").map((line) => JSON.parse(line) as Record<string, any>)
+      const rows = stdout
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line) as Record<string, any>)
       return rows.map((row) => (row.prompt ?? row.messages)[0].content as string)
     }
     const heldOut = new Set([...questions("held-out-questions"), ...questions("safety-held-out-questions")])
     expect(heldOut.size).toBeGreaterThan(10)
-    for (const name of ["reward-pairs", "judge-pairs", "safety-reward-pairs", "safety-judge-pairs", "demonstrations", "prompts", "stopping-prompts"])
+    for (const name of [
+      "reward-pairs",
+      "judge-pairs",
+      "safety-reward-pairs",
+      "safety-judge-pairs",
+      "demonstrations",
+      "prompts",
+      "stopping-prompts"
+    ])
       expect([name, questions(name).filter((question) => heldOut.has(question))]).toEqual([name, []])
     const judging = new Set(questions("judge-pairs"))
     expect(questions("reward-pairs").filter((question) => judging.has(question))).toEqual([])
@@ -151,6 +171,8 @@ describe("a run of it on PKU-SafeRLHF's shape", () => {
   it("with safety=true and pairs without labels ends before anything is trained, and says what to do", { timeout: 120_000 }, () => {
     const { status, stderr } = caravan(folder, "run", pipeline, "--set", "preferences=unlabelled.jsonl", "--set", "safety=true", ...small)
     expect(status).toBe(1)
-    expect(stderr).toMatch(/Importing the pairs of .*unlabelled\.jsonl: expected safety labels.*found \d+ pairs, none of which has any.*--set safety=false/s)
+    expect(stderr).toMatch(
+      /Importing the pairs of .*unlabelled\.jsonl: expected safety labels.*found \d+ pairs, none of which has any.*--set safety=false/s
+    )
   })
 })

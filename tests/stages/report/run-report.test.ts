@@ -72,14 +72,21 @@ describe("the report on a run on data of one's own", () => {
   })
   it("comes as text too, and has the safety model where there is one", async () => {
     const { path } = await runStage(runReport, { ...(await inputs()), ...(await safetyInputs()) }, config)
-    const lines = readFileSync(join(path, "report.txt"), "utf8").split("\n").map((line) => line.split(/ {2,}/))
+    const lines = readFileSync(join(path, "report.txt"), "utf8")
+      .split("\n")
+      .map((line) => line.split(/ {2,}/))
     const between = (mean: number) => `${mean.toFixed(3)} (${(mean - 0.1).toFixed(3)} to ${(mean + 0.1).toFixed(3)})`
     const models = (name: string, right: number, judge: number) => [name, ...[right, judge, 0.5, 0.6, 0.4].map(between), "10"]
     expect(lines).toContainEqual(models("helpfulness", 0.8, 0.7))
     expect(lines).toContainEqual(models("safety", 0.9, 0.6))
-    expect(lines.map(([name, , helpfulness, safety, ...rest]) => [name, helpfulness, safety, ...rest])).toContainEqual(
-      ["sft", "0.500", "–", "2.7", "2", "3"]
-    )
+    expect(lines.map(([name, , helpfulness, safety, ...rest]) => [name, helpfulness, safety, ...rest])).toContainEqual([
+      "sft",
+      "0.500",
+      "–",
+      "2.7",
+      "2",
+      "3"
+    ])
     expect(lines.find(([name]) => name === "longer")!.slice(1)).toEqual(["0.000 (0.000 to 0.000)", "–", "2 of 2"])
     const text = lines.flat().join(" ")
     expect(text).toContain("Of 20 labelled answers 4 are unsafe. R_s below 0.5 finds 0.300 (0.200 to 0.400) of them, with precision –;")
@@ -90,10 +97,13 @@ describe("the report on a run on data of one's own", () => {
     const page = readFileSync(join(path, "report.html"), "utf8")
     expect(page).toContain("&lt;script&gt;alert(1)&lt;/script&gt;")
     expect(page).not.toMatch(/<script|src=|href="http/)
-    for (const part of ["control: longer", "Each version by the judges", "Reward models on held-out pairs", "What is a?"]) expect(page).toContain(part)
+    for (const part of ["control: longer", "Each version by the judges", "Reward models on held-out pairs", "What is a?"])
+      expect(page).toContain(part)
   })
   it("refuses names that are not as many as the sets, and a version without a score", async () => {
-    expect(await failureOf(runReport, await inputs(), { ...config, versions: ["ppo"] })).toMatch(/expected a name of its own for each set.*found 2 sets/)
+    expect(await failureOf(runReport, await inputs(), { ...config, versions: ["ppo"] })).toMatch(
+      /expected a name of its own for each set.*found 2 sets/
+    )
     const none = { ...(await inputs()), controls: [await rowsArtifact(ScoredCompletions, [])] }
     expect(await failureOf(runReport, none, config)).toMatch(/report on longer/)
   })
