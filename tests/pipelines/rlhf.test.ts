@@ -17,7 +17,7 @@ const graphOf = async (settings: Record<string, string>) => {
   const node = (id: string) => graph.nodes.get(id) as StageNode
   /** All that a node follows from. */
   const before = (id: string, found = new Set<string>()): Set<string> => {
-    for (const input of Object.values(node(id)?.inputs ?? {}).flat() as Array<string | null>)
+    for (const input of Object.values(node(id)?.inputs ?? {}).flat())
       if (input !== null && !found.has(input)) before(input, found.add(input))
     return found
   }
