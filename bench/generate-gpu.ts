@@ -6,30 +6,21 @@
  */
 import { deviceMemory, environment, synchronize } from "../engine/device.ts"
 import { useKernels } from "../engine/fused.ts"
-import { type DType, keep, noGrad, ones, scoped, zeros } from "../engine/tensor.ts"
-import { parameterCount, parameterShapes, presets } from "../models/config.ts"
+import type { DType } from "../engine/tensor.ts"
+import { parameterCount } from "../models/config.ts"
 import { decodingTraffic } from "../models/cost.ts"
-import { Llama } from "../models/llama.ts"
 import { generate } from "../models/sampler.ts"
+import { randomLlama, sizes } from "./random-llama.ts"
 
 const given = Object.fromEntries(process.argv.slice(2).map((word) => word.split("=") as [string, string]))
 const number = (name: string, otherwise: number) => Number(given[name] ?? otherwise)
-const size = (given.size ?? "1.1b") as keyof typeof presets
-const config = { ...presets[size], maxPositions: 4096 }
+const size = given.size ?? "1.1b"
+const config = { ...sizes[size]!, maxPositions: 4096 }
 const dtype = (given.dtype ?? "bfloat16") as DType
 const [batch, prompt, response] = [number("batch", 64), number("prompt", 64), number("new", 256)]
 const requests = number("requests", batch)
 if (given.kernels === "off") useKernels(false)
-const parameters = Object.fromEntries(
-  Object.entries(parameterShapes(config)).map(([name, shape]) => {
-    const like = { dtype, device: "cuda" } as const
-    return [
-      name,
-      keep(scoped(() => noGrad(() => (name.endsWith("norm.weight") ? ones(shape, like) : zeros(shape, like).normal_(0, 0.02)))))
-    ]
-  })
-)
-const model = new Llama(config, parameters)
+const model = randomLlama(config, { dtype, device: "cuda" })
 const prompts = Array.from({ length: requests }, (_, row) =>
   Array.from({ length: prompt }, (__, i) => 3 + ((row * 31 + i * 7919) % 31_000))
 )

@@ -13,8 +13,8 @@ import { deviceMemory, environment, synchronize } from "../engine/device.ts"
 import { accumulateGradients, clipGradientNorm, type Parameters } from "../engine/gradients.ts"
 import { AdamW } from "../engine/optimizer.ts"
 import { backward } from "../engine/segments.ts"
-import { keep, noGrad, ones, scoped, type Tensor, zeros } from "../engine/tensor.ts"
-import { type LlamaConfig, llamaConfig, parameterShapes, presets } from "../models/config.ts"
+import { scoped, type Tensor } from "../engine/tensor.ts"
+import { type LlamaConfig, llamaConfig } from "../models/config.ts"
 import { Llama } from "../models/llama.ts"
 import { generationMemory, type Memory, noMemory, type Precision, totalMemory, trainingMemory, weightBytes } from "../models/memory.ts"
 import { initRewardModel } from "../models/reward-model.ts"
@@ -26,12 +26,12 @@ import { cloneLlama, initValueModel } from "../stages/ppo/models.ts"
 import { shapesOf } from "../stages/ppo/shapes.ts"
 import { type Experience, PpoTrainer } from "../stages/ppo/trainer.ts"
 import { pairLoss } from "../stages/reward/reward-model.ts"
+import { randomLlama, sizes } from "./random-llama.ts"
 import { adaptedBy, trainedParameters, withLora } from "../stages/training/lora.ts"
 
 const shapes: Readonly<Record<string, LlamaConfig>> = {
-  ...presets,
-  tiny: llamaConfig({ vocabSize: 500, dim: 64, layers: 2, heads: 4, kvHeads: 2, ffn: 160 }),
-  "134m": llamaConfig({ vocabSize: 32000, dim: 768, layers: 12, heads: 12, kvHeads: 12, ffn: 2048 })
+  ...sizes,
+  tiny: llamaConfig({ vocabSize: 500, dim: 64, layers: 2, heads: 4, kvHeads: 2, ffn: 160 })
 }
 const usual = [
   "sft micro=8 length=1024",
@@ -75,17 +75,7 @@ const compute = (row: string): Row => {
   }
   const begin = current()
   let [weights, optimiser, gradients] = [0, 0, 0]
-  const random = (): Llama =>
-    new Llama(
-      config,
-      Object.fromEntries(
-        Object.entries(parameterShapes(config)).map(([name, shape]) => {
-          const like = { dtype: precision, device }
-          const made = scoped(() => noGrad(() => (name.endsWith("norm.weight") ? ones(shape, like) : zeros(shape, like).normal_(0, 0.02))))
-          return [name, keep(made).requiresGrad()]
-        })
-      )
-    )
+  const random = (): Llama => randomLlama(config, { dtype: precision, device })
   const tokens = (count: number, from: number) =>
     Int32Array.from({ length: count }, (_, i) => 3 + ((from + i * 7919) % (config.vocabSize - 3)))
 

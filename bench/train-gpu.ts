@@ -11,10 +11,10 @@ import { allowTf32, deviceMemory, environment, synchronize } from "../engine/dev
 import { accumulateGradients, clipGradientNorm } from "../engine/gradients.ts"
 import { AdamW } from "../engine/optimizer.ts"
 import { backward } from "../engine/segments.ts"
-import { type DType, keep, noGrad, ones, scoped, tensor, zeros } from "../engine/tensor.ts"
-import { type LlamaConfig, llamaConfig, parameterCount, parameterShapes, presets } from "../models/config.ts"
+import { type DType, scoped, tensor } from "../engine/tensor.ts"
+import { type LlamaConfig, parameterCount } from "../models/config.ts"
 import { trainingFlops } from "../models/cost.ts"
-import { Llama } from "../models/llama.ts"
+import { randomLlama, sizes } from "./random-llama.ts"
 
 const given = Object.fromEntries(process.argv.slice(2).map((word) => word.split("=") as [string, string]))
 const number = (name: string, otherwise: number) => Number(given[name] ?? otherwise)
@@ -26,23 +26,12 @@ const [batch, length, micro, recompute, steps] = [
   number("recompute", 0),
   number("steps", 10)
 ]
-const shapes: Readonly<Record<string, LlamaConfig>> = {
-  ...presets,
-  "134m": llamaConfig({ vocabSize: 32000, dim: 768, layers: 12, heads: 12, kvHeads: 12, ffn: 2048 })
-}
 const size = given.size ?? "134m"
-const config: LlamaConfig = { ...shapes[size]!, maxPositions: Math.max(4096, length) }
+const config: LlamaConfig = { ...sizes[size]!, maxPositions: Math.max(4096, length) }
 allowTf32(given.tf32 === "on")
 const device = (given.device ?? "cuda") as "cuda" | "cpu"
-const parameters = Object.fromEntries(
-  Object.entries(parameterShapes(config)).map(([name, shape]) => {
-    const made = scoped(() =>
-      noGrad(() => (name.endsWith("norm.weight") ? ones(shape, { dtype, device }) : zeros(shape, { dtype, device }).normal_(0, 0.02)))
-    )
-    return [name, keep(made).requiresGrad()]
-  })
-)
-const model = new Llama(config, parameters)
+const model = randomLlama(config, { dtype, device })
+const { parameters } = model
 const draw = (factor: number) => Int32Array.from({ length: batch * length }, (_, i) => (i * factor) % config.vocabSize)
 const ids = tensor(draw(7919), { shape: [batch, length], dtype: "int64", device })
 const targets = tensor(draw(104729), { dtype: "int64", device })

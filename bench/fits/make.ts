@@ -8,34 +8,21 @@
 import { copyFile, mkdir, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
-import { deriveSeed, Random } from "../../engine/random.ts"
+import { Random } from "../../engine/random.ts"
 import { seedGenerator } from "../../engine/generator.ts"
-import { keep, noGrad, ones, scoped, zeros } from "../../engine/tensor.ts"
-import { parameterShapes, presets } from "../../models/config.ts"
-import { Llama } from "../../models/llama.ts"
 import { writeCheckpoint } from "../../models/checkpoint.ts"
 import { loadTokenizer } from "../../models/tokenizer/files.ts"
+import { randomLlama, sizes } from "../random-llama.ts"
 
-const [size, tokenizerFile, folder, device = "cuda"] = process.argv.slice(2) as [
-  keyof typeof presets,
-  string,
-  string,
-  "cuda" | "cpu" | undefined
-]
-const config = { ...presets[size], maxPositions: 4096 }
+const [size, tokenizerFile, folder, device = "cuda"] = process.argv.slice(2) as [string, string, string, "cuda" | "cpu" | undefined]
+const config = { ...sizes[size]!, maxPositions: 4096 }
 const target = join(folder, "model")
 await mkdir(target, { recursive: true })
 await copyFile(tokenizerFile, join(target, "tokenizer.model"))
 const tokenizer = await Effect.runPromise(loadTokenizer(target))
-const parameters = Object.fromEntries(
-  Object.entries(parameterShapes(config)).map(([name, shape]) => {
-    seedGenerator(device, deriveSeed(1, name))
-    const like = { dtype: "bfloat16", device } as const
-    const made = scoped(() => noGrad(() => (name.endsWith("norm.weight") ? ones(shape, like) : zeros(shape, like).normal_(0, 0.02))))
-    return [name, keep(made)]
-  })
-)
-await writeCheckpoint(target, { model: new Llama(config, parameters), tokenizer, role: "policy" })
+seedGenerator(device, 1)
+const model = randomLlama(config, { dtype: "bfloat16", device })
+await writeCheckpoint(target, { model, tokenizer, role: "policy" })
 
 const random = new Random(1, "fits")
 const vocabulary = [
