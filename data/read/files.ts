@@ -27,7 +27,16 @@ const listBelow = async (folder: string, below = "", depth = 0): Promise<Array<s
   for (const name of (await readdir(join(folder, below))).sort()) {
     if (name.startsWith(".")) continue
     const path = join(below, name)
-    const found = await stat(join(folder, path)).catch(() => undefined)
+    const found = await stat(join(folder, path)).catch((cause: NodeJS.ErrnoException) => {
+      if (!dataName.test(name)) return undefined
+      const hint = "Restore what it leads to, or remove it: its rows would be missing without a word."
+      throw refused(
+        join(folder, path),
+        "a file that is there",
+        `a link that leads nowhere, or what can't be looked at (${cause.code})`,
+        hint
+      )
+    })
     if (found?.isDirectory()) out.push(...(await listBelow(folder, path, depth + 1)))
     else if (found?.isFile() && dataName.test(name) && !sideFile.test(name)) out.push(path)
   }

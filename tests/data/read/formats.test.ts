@@ -171,6 +171,14 @@ describe("several files", () => {
     expect(await valuesOf(join(path, "b/{2,3}.jsonl"))).toEqual([{ a: 3 }, { a: 1 }, { a: 2 }])
   })
 
+  it("of a folder in which a link leads nowhere are refused: its rows would be missing", async () => {
+    const path = many("dangling")
+    symlinkSync(join(path, "gone.txt.bak"), join(path, "b/notes.bak"))
+    expect(await valuesOf(path)).toEqual([{ a: 1 }, { a: 2 }, { a: 3 }])
+    symlinkSync(join(path, "gone.jsonl"), join(path, "b/4.jsonl"))
+    expect(await errorOf(readRecords(path))).toMatch(/4\.jsonl: expected a file that is there, found a link that leads nowhere.*\(ENOENT\)/)
+  })
+
   it("a file whose name looks like a pattern is that file", async () => {
     expect(await valuesOf(put("odd/[1]*.jsonl", jsonl(rows)))).toEqual(rows)
   })
