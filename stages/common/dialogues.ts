@@ -38,23 +38,23 @@ export const fitDialogue = (
   tooLong: "shorten" | "leave out" = "shorten"
 ): Example | undefined => {
   const out = new TokenBuffer()
-  const ends = appendFittingDialogue(tokenizer, messages, { length, tooLong }, out)
-  return ends === undefined ? undefined : { tokens: out.slice(), lossMask: lossMaskOf(ends) }
+  const fitted = appendFittingDialogue(tokenizer, messages, { length, tooLong }, out)
+  return fitted === undefined ? undefined : { tokens: out.slice(), lossMask: lossMaskOf(fitted.ends) }
 }
 
-/** The same into a buffer: gives where the parts without and with loss end (`ReadDialogue`), or undefined, and the buffer is as it was. */
+/** The same into a buffer: gives what of the dialogue was left and where its parts without and with loss end (`ReadDialogue`), or undefined, and the buffer is as it was. */
 export const appendFittingDialogue = (
   tokenizer: Tokenizer,
   messages: ReadonlyArray<Message>,
   { length, tooLong }: { readonly length: number; readonly tooLong: "shorten" | "leave out" },
   out: TokenBuffer
-): Array<number> | undefined => {
+): { readonly messages: ReadonlyArray<Message>; readonly ends: Array<number> } | undefined => {
   const start = out.length
   const whole = readDialogue(tokenizer, messages)
   if (whole === undefined) return undefined
   return firstFitting(messages, tooLong, (form) => {
     const ends = (form === messages ? whole : readDialogue(tokenizer, form))?.appendDialogue(out)
-    if (ends !== undefined && ends.at(-1)! <= length) return ends
+    if (ends !== undefined && ends.at(-1)! <= length) return { messages: form, ends }
     out.length = start
     return undefined
   })

@@ -60,10 +60,13 @@ export class Examples implements Sequence<Example> {
     this.#rows++
     this.#buffer.length = 0
     const tooLong = loss === "answers" ? "shorten" : "leave out"
-    const ends = appendFittingDialogue(tokenizer, messages, { length, tooLong }, this.#buffer)
-    if (ends === undefined) return this.#leftOut.add(row, [messages])
+    const fitted = appendFittingDialogue(tokenizer, messages, { length, tooLong }, this.#buffer)
+    if (fitted === undefined) return this.#leftOut.add(row, [messages])
+    const { ends } = fitted
     store.add(this.#buffer, loss === "answers" ? ends : ends.slice(-2))
-    if (loss === "answers" && ends.length === 2 && messages.filter(({ role }) => role === "assistant").length > 1) this.#lastAlone++
+    // One that lost its older exchanges for want of room may have a single answer left.
+    const answers = fitted.messages.filter(({ role }) => role === "assistant").length
+    if (loss === "answers" && ends.length === 2 && answers > 1) this.#lastAlone++
   }
 
   at(index: number): Example | undefined {

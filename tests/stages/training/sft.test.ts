@@ -106,7 +106,8 @@ describe("the stage", () => {
     const demonstrations = await rowsOf("last-answer", "answers")
     const { metrics } = await runStage(sft, { init, demonstrations }, { ...config, sequenceLength: 66 })
     expect(metrics).toMatchObject({ examples: 1, tooLong: 1 })
-    // The one that is left lost its first exchange.
+    // The one that is left lost its first exchange: it has one answer, and not several of which the last alone is trained.
+    expect(metrics["lastAlone"]).toBeUndefined()
     const short = encodeDemonstrations(tokenizer, [{ messages: dialogue, loss: "answers" }], 66).examples[0]!
     expect(short.lossMask.map(Number).join("")).toBe(masks.answers.slice(22))
     const message = await failureOf(sft, { init, demonstrations: await rowsOf("last-answer") }, { ...config, sequenceLength: 66 })
