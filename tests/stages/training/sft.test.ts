@@ -106,14 +106,22 @@ describe("the stage", () => {
     const demonstrations = await rowsOf("last-answer", "answers")
     const { metrics } = await runStage(sft, { init, demonstrations }, { ...config, sequenceLength: 66 })
     expect(metrics).toMatchObject({ examples: 1, tooLong: 1 })
-    // The one that is left lost its first exchange: it has one answer, and not several of which the last alone is trained.
-    expect(metrics["lastAlone"]).toBeUndefined()
+    // The one that is left lost its first exchange.
     const short = encodeDemonstrations(tokenizer, [{ messages: dialogue, loss: "answers" }], 66).examples[0]!
     expect(short.lossMask.map(Number).join("")).toBe(masks.answers.slice(22))
     const message = await failureOf(sft, { init, demonstrations: await rowsOf("last-answer") }, { ...config, sequenceLength: 66 })
     expect(message).toBe(
       "Nothing to fine-tune on: got 1 demonstrations, 1 longer than 66 tokens. Raise sequenceLength (the model's context is 80)."
     )
+  })
+  it("does not count a dialogue that lost all exchanges but the last as one of several answers of which the last alone is trained", async () => {
+    const { metrics } = await runStage(
+      sft,
+      { init: await base(), demonstrations: await rowsOf("answers") },
+      { ...config, sequenceLength: 23 }
+    )
+    expect(metrics).toMatchObject({ examples: 1, tooLong: 0 })
+    expect(metrics["lastAlone"]).toBeUndefined()
   })
   it("counts dialogues that the chat format can't hold apart, and names the first where nothing is left", async () => {
     const init = await base()
