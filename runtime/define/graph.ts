@@ -10,6 +10,7 @@ import { messageOf, PipelineError, placeOf } from "../errors.ts"
 import type { Sizes } from "./cost.ts"
 import { type AnyNode, isNode, type NodeLimits } from "./node.ts"
 import type { AnyPipeline } from "./pipeline.ts"
+import { larger, type Placement } from "./placement.ts"
 import { portOf, type StageInfo } from "./stage-info.ts"
 
 export interface StageNode {
@@ -24,6 +25,7 @@ export interface StageNode {
   /** What the pipeline says of its size, for estimates. */
   readonly expected?: Sizes | undefined
   readonly limits?: NodeLimits | undefined
+  readonly placement?: Placement | undefined
 }
 export interface FileNode {
   readonly kind: "file"
@@ -192,8 +194,8 @@ const resolve = (
         const inputs = wire(id, stage, definition.inputs, alias)
         if (inputs instanceof PipelineError) return yield* inputs
         const seed = definition.seed ?? options.seed
-        const { expected, limits, type } = definition
-        made = { kind: "stage", id, stage, config: config, seed, inputs, type, expected, limits }
+        const { expected, limits, placement, type } = definition
+        made = { kind: "stage", id, stage, config: config, seed, inputs, type, expected, limits, placement }
         try {
           const { module, name, pinned, seeded } = stage
           identity = encodingOf([
@@ -216,9 +218,13 @@ const resolve = (
       if (known === undefined) {
         canonical.set(identity, id)
         nodes.set(id, made)
-      } else if (made.kind === "stage" && made.limits !== undefined) {
+      } else if (made.kind === "stage" && (made.limits ?? made.placement) !== undefined) {
         const first = nodes.get(known) as StageNode
-        nodes.set(known, { ...first, limits: stricter(first.limits ?? {}, made.limits) })
+        nodes.set(known, {
+          ...first,
+          limits: stricter(first.limits ?? {}, made.limits ?? {}),
+          placement: larger(first.placement ?? {}, made.placement ?? {})
+        })
       }
       alias.set(node, known ?? id)
     }

@@ -4,6 +4,7 @@ import { type ArtifactType, External, type ExternalFile } from "../../schemas/ar
 import { own } from "../../schemas/own.ts"
 import { PipelineError } from "../errors.ts"
 import type { Sizes } from "./cost.ts"
+import { type Placement, placementBounds } from "./placement.ts"
 import type { StageInfo } from "./stage-info.ts"
 
 export const NodeTypeId = Symbol.for("caravan/Node")
@@ -21,6 +22,8 @@ export interface Node<out A> {
    * stricter limits hold.
    */
   limited(limits: NodeLimits): Node<A>
+  /** The same node; where it runs and on how many GPUs. No part of any key. */
+  on(placement: Placement): Node<A>
 }
 export interface NodeLimits {
   /** Seconds of wall time. */
@@ -49,6 +52,7 @@ export type NodeDefinition =
       readonly type: ArtifactType<any>
       readonly expected?: Sizes
       readonly limits?: NodeLimits
+      readonly placement?: Placement
     }
   | {
       readonly kind: "file"
@@ -59,7 +63,7 @@ export type NodeDefinition =
     }
 
 /** What is expected instead of a limit that is none; undefined for one that can be held. */
-const limitBounds: Readonly<Record<string, (value: unknown) => string | undefined>> = {
+const limitBounds: Bounds = {
   seconds: (value) => (Number.isFinite(value) && (value as number) > 0 ? undefined : "seconds above 0"),
   memory: (value) => (Number.isFinite(value) && (value as number) > 0 ? undefined : "MiB above 0"),
   retries: (value) => (Number.isSafeInteger(value) && (value as number) >= 0 ? undefined : "a whole number from 0"),
@@ -81,12 +85,22 @@ class MadeNode<A> implements Node<A> {
   }
   limited(limits: NodeLimits): Node<A> {
     const { definition } = this
-    for (const [name, value] of Object.entries(limits)) {
-      const expected = (own(limitBounds, name) ?? (() => "no limit of that name"))(value)
-      if (value !== undefined && expected !== undefined)
-        throw new PipelineError({ message: `limited({ ${name}: ${String(value)} }): expected ${expected}.` })
-    }
+    check("limited", limits, limitBounds)
     return makeNode(definition.kind === "stage" ? { ...definition, limits: { ...definition.limits, ...limits } } : definition)
+  }
+  on(placement: Placement): Node<A> {
+    const { definition } = this
+    check("on", placement, placementBounds)
+    return makeNode(definition.kind === "stage" ? { ...definition, placement: { ...definition.placement, ...placement } } : definition)
+  }
+}
+
+type Bounds = Readonly<Record<string, (value: unknown) => string | undefined>>
+const check = (method: string, given: object, bounds: Bounds): void => {
+  for (const [name, value] of Object.entries(given) as Array<[string, unknown]>) {
+    const expected = (own(bounds, name) ?? (() => `one of ${Object.keys(bounds).join(", ")}`))(value)
+    if (value !== undefined && expected !== undefined)
+      throw new PipelineError({ message: `${method}({ ${name}: ${String(value)} }): expected ${expected}.` })
   }
 }
 

@@ -6,6 +6,7 @@ import * as Schema from "effect/Schema"
 import { describe, expect, it } from "vitest"
 import { buildGraph, dependencies, type Graph, type StageNode } from "../../../runtime/define/graph.ts"
 import { type AnyNode, fileAt, type NodeLimits } from "../../../runtime/define/node.ts"
+import type { Placement } from "../../../runtime/define/placement.ts"
 import * as Pipeline from "../../../runtime/define/pipeline.ts"
 import * as Stage from "../../../runtime/define/stage.ts"
 import { External, written } from "../../../schemas/artifact.ts"
@@ -47,14 +48,24 @@ const mistake = (outputs: () => unknown, settings: Record<string, string> = {}):
   return (Cause.squash(exit.cause) as Error).message
 }
 
+describe("a node's place", () => {
+  it.each([
+    [{ gpus: 0 }, /on\(\{ gpus: 0 \}\): expected a whole number from 1/],
+    [{ executor: "ray" }, /on\(\{ executor: ray \}\): expected "local" or "slurm"/],
+    [{ gpu: 1 }, /on\(\{ gpu: 1 \}\): expected one of executor, profile, gpus, nodes, cpus/]
+  ])("that can't be had is refused: %j", (placement, message) => {
+    expect(mistake(() => ({ x: texts().on(placement as Placement) }))).toMatch(message)
+  })
+})
+
 describe("a node's limits", () => {
   it.each([
     [{ seconds: -1 }, /limited\(\{ seconds: -1 \}\): expected seconds above 0/],
     [{ memory: Number.NaN }, /limited\(\{ memory: NaN \}\): expected MiB above 0/],
     [{ retries: 1.5 }, /limited\(\{ retries: 1\.5 \}\): expected a whole number from 0/],
     [{ skipped: 20 }, /limited\(\{ skipped: 20 \}\): expected a share from 0 to 1/],
-    [{ timeout: 3 }, /limited\(\{ timeout: 3 \}\): expected no limit of that name/],
-    [{ constructor: 3 }, /limited\(\{ constructor: 3 \}\): expected no limit of that name/]
+    [{ timeout: 3 }, /limited\(\{ timeout: 3 \}\): expected one of seconds, memory, retries, skipped/],
+    [{ constructor: 3 }, /limited\(\{ constructor: 3 \}\): expected one of seconds, memory, retries, skipped/]
   ])("that can't be held are refused: %j", (limits, message) => {
     expect(mistake(() => ({ x: texts().limited(limits as NodeLimits) }))).toMatch(message)
   })
@@ -193,6 +204,18 @@ describe("nodes", () => {
     const both = { seconds: 5, memory: 100, retries: 0, skipped: 0.1 }
     expect([limitsOf(loose, strict), limitsOf(strict, loose)]).toEqual([both, both])
     expect([limitsOf({}, strict, {}), limitsOf({ seconds: 1 }, { retries: 3 })]).toEqual([strict, { seconds: 1, retries: 3 }])
+  })
+  it("that are one run where the first says, on the most that any asks for", () => {
+    const placementOf = (...all: ReadonlyArray<Placement>) => {
+      const graph = build(() => ({ x: join({ sets: all.map((placement) => texts().on(placement)) }) }))
+      return (graph.nodes.get("read") as StageNode).placement
+    }
+    const [one, other] = [
+      { executor: "slurm", gpus: 8, nodes: 1 } as const,
+      { executor: "local", gpus: 2, nodes: 4, profile: "big" } as const
+    ]
+    expect(placementOf(one, other)).toEqual({ executor: "slurm", gpus: 8, nodes: 4, profile: "big" })
+    expect(placementOf({}, other, {})).toEqual(other)
   })
   it("of a stage and of the same one pinned, or pinned to another version, are not", () => {
     const [v1, v2] = (["v1", "v2"] as const).map((version) => Stage.pinned(version, read as never) as unknown as typeof read)
