@@ -85,19 +85,19 @@ class MadeNode<A> implements Node<A> {
   }
   limited(limits: NodeLimits): Node<A> {
     const { definition } = this
-    check("limited", limits, limitBounds)
+    check("limited", { ...limits }, limitBounds)
     return makeNode(definition.kind === "stage" ? { ...definition, limits: { ...definition.limits, ...limits } } : definition)
   }
   on(placement: Placement): Node<A> {
     const { definition } = this
-    check("on", placement, placementBounds)
+    check("on", { ...placement }, placementBounds)
     return makeNode(definition.kind === "stage" ? { ...definition, placement: { ...definition.placement, ...placement } } : definition)
   }
 }
 
 type Bounds = Readonly<Record<string, (value: unknown) => string | undefined>>
-const check = (method: string, given: object, bounds: Bounds): void => {
-  for (const [name, value] of Object.entries(given) as Array<[string, unknown]>) {
+const check = (method: string, given: Readonly<Record<string, string | number | undefined>>, bounds: Bounds): void => {
+  for (const [name, value] of Object.entries(given)) {
     const expected = (own(bounds, name) ?? (() => `one of ${Object.keys(bounds).join(", ")}`))(value)
     if (value !== undefined && expected !== undefined)
       throw new PipelineError({ message: `${method}({ ${name}: ${String(value)} }): expected ${expected}.` })
