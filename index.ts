@@ -97,6 +97,7 @@ export { compareVersions, VersionComparisonReport } from "./stages/world/compare
 export { winRate, WinRateReport } from "./stages/evaluation/win-rate.ts"
 export { judgedWinRate, JudgedWinRateReport, pairCompletions } from "./stages/evaluation/judged-win-rate.ts"
 export { refusalRate, RefusalRateReport } from "./stages/evaluation/refusal-rate.ts"
+export { xsTest, XsTestReport } from "./stages/evaluation/xstest.ts"
 export { selfBleu, SelfBleuReport } from "./stages/evaluation/self-bleu.ts"
 export { rewardDistribution, RewardDistributionReport } from "./stages/evaluation/reward-distribution.ts"
 export { policyKl, PolicyKlReport } from "./stages/evaluation/policy-kl.ts"

@@ -14,6 +14,7 @@ import { runReport } from "../stages/report/run-report.ts"
 import type { Policy } from "./nodes.ts"
 import { dataOf } from "./rlhf/data.ts"
 import { baseModel, rewardModels, rewardQuality, scoredBy, tune } from "./rlhf/models.ts"
+import { publishedSets } from "./rlhf/published-sets.ts"
 import { checkSizes, Params, ppoSteps, ppoTraining, sampling } from "./rlhf/params.ts"
 
 const rlhf = (params: Params) => {
@@ -46,12 +47,14 @@ const rlhf = (params: Params) => {
   const longer = tune(chat, data.demonstrations, params, { steps: steps + ppoSteps(params) }, "sft-as-many-steps")
   const versions = { sft: chat, "rejection-sampling": tuned, ppo: policy }
   const controls = { "sft-as-many-steps": longer, "random-of-k": tune(chat, random, params, { steps }, "random-of-k") }
+  const published = publishedSets({ sft: chat, "rejection-sampling": tuned, ...controls, ppo: policy }, data, params)
   const judgedAll = (of: Readonly<Record<string, Policy>>) => Object.entries(of).map(([name, one]) => judged(name, one))
 
   const report = runReport(
     {
       ...{ versions: judgedAll(versions), controls: judgedAll(controls), bestOfK },
-      ...{ ppo: ppoDiagnostics({ policy }), ...rewardQuality(rewards, judges, data, params) }
+      ...{ ppo: ppoDiagnostics({ policy }), ...rewardQuality(rewards, judges, data, params) },
+      ...published
     },
     { versions: Object.keys(versions), controls: Object.keys(controls) }
   ).named("report")

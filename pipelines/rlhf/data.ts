@@ -29,6 +29,7 @@ export interface Data {
   readonly prompts: Rows<Prompt>
   readonly stopping: Rows<Prompt>
   readonly evaluation: Rows<Prompt>
+  readonly xstest?: Rows<Prompt>
 }
 
 const whole = { sharedWords: 0 }
@@ -75,7 +76,8 @@ const poolOf = ({ promptCount: count, prompts: path }: Params, pairs: Pairs, eva
 export const dataOf = (params: Params): Data => {
   const helpful = split("helpfulness", params)
   const safe = params.safety ? split("safety", params) : undefined
-  const questions = [helpful, ...(safe === undefined ? [] : [safe])].map((one) => one.questions)
+  const xstest = params.xstest === "" ? [] : [importPrompts({ file: fileAt(params.xstest) }, { shape: "xstest" }).named("xstest-prompts")]
+  const questions = [...[helpful, ...(safe === undefined ? [] : [safe])].map((one) => one.questions), ...xstest]
   const helpfulness = partsOf(helpful, questions, params)
   const pool = poolOf(params, helpfulness, questions)
   const [prompts, stopping] = parts.map((part) =>
@@ -87,6 +89,7 @@ export const dataOf = (params: Params): Data => {
     demonstrations: demonstrationsOf(params, helpfulness, questions),
     prompts: prompts!,
     stopping: stopping!,
-    evaluation: preferencePrompts({ preferences: helpful.heldOut }, { count: params.evaluationPrompts }).named("evaluation-prompts")
+    evaluation: preferencePrompts({ preferences: helpful.heldOut }, { count: params.evaluationPrompts }).named("evaluation-prompts"),
+    ...(xstest[0] === undefined ? {} : { xstest: xstest[0] })
   }
 }

@@ -22,6 +22,7 @@ export const Params = Schema.Struct({
   preferences: Schema.String.annotate({ description: "preference pairs: a file, folder or pattern, of any shape of docs/data.md" }),
   demonstrations: hyper("", "dialogues for SFT: a file, folder or pattern; empty: the chosen answers of the training pairs"),
   prompts: hyper("", "prompts that rejection sampling and PPO answer: a file, folder or pattern; empty: those of the training pairs"),
+  xstest: hyper("", "XSTest's prompts as published (xstest_prompts.csv): refusals are counted; nothing is trained on them; empty: none"),
   model: hyper("", "a model of the Llama line in the Hugging Face layout to start from; empty: pretrain a small one on the dialogues"),
   safety: hyper(false, "whether to train a safety reward model too (§3.2.2): the pairs then need safety labels, as PKU-SafeRLHF's have"),
   heldOut: hyper(0.1, "share of the pairs that is held out; nothing is trained on what they ask", { min: 0.01, max: 0.5 }),
@@ -97,6 +98,8 @@ export const ppoTraining = (params: Params) => {
 export const sampling = ({ inferenceBatch: batchSize, maxNewTokens, precision, temperature }: Params) => ({
   ...{ batchSize, maxNewTokens, precision, temperature }
 })
+/** Answers to published sets: the likeliest. */
+export const greedy = (params: Params) => ({ ...sampling(params), k: 1, temperature: 0 })
 export const scoring = ({ inferenceBatch: batchSize, precision }: Params) => ({ batchSize, precision })
 
 /** What caravan plan is told of the pairs. */

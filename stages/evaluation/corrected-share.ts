@@ -21,7 +21,7 @@ const within = (value: number): number => Math.min(1, Math.max(0, value))
  *
  * within [0, 1] (Rogan and Gladen 1978, American Journal of Epidemiology 107). The interval is Lang and Reiczigel's (2014, Preventive Veterinary Medicine 113), which counts in that sensitivity and
  * specificity are themselves estimates: all three with pseudo-counts (z^2 / 2 of z^2, 1 of 2), the delta method's variance, and a shift. Undefined where what tells it
- * does no better than chance: sensitivity + specificity <= 1.
+ * does no better than chance (sensitivity + specificity <= 1), and where the whole interval is beyond 0 or 1: errors like these would give no such share, so they are not the errors that were made.
  */
 export const correctedShare = (share: number, n: number, errors: ErrorRates): Estimate | undefined => {
   const { positives, told, negatives, falseAlarms } = errors
@@ -38,9 +38,11 @@ export const correctedShare = (share: number, n: number, errors: ErrorRates): Es
   const variance = (p * (1 - p)) / trials + ofSensitivity * corrected ** 2 + ofSpecificity * (1 - corrected) ** 2
   const shift = 2 * z * z * (corrected * ofSensitivity - (1 - corrected) * ofSpecificity)
   const half = (z * Math.sqrt(variance)) / Math.abs(youden)
+  const [low, high] = [corrected + shift - half, corrected + shift + half]
+  if (high <= 0 || low >= 1) return undefined
   return {
     mean: within((share + specificity - 1) / (sensitivity + specificity - 1)),
-    low: within(corrected + shift - half),
-    high: within(corrected + shift + half)
+    low: within(low),
+    high: within(high)
   }
 }

@@ -38,7 +38,7 @@ export const openingOf = (text: string, openings: ReadonlyArray<string>): string
 /** On a guarded Mistral's 450 answers to XSTest, which the grammar was not fitted to (bench/refusals.ts, docs/stages/evaluation.md). */
 const known: ErrorRates = { positives: 240, told: 195, negatives: 210, falseAlarms: 10 }
 
-const Rate = Schema.Struct({
+export const RefusalShare = Schema.Struct({
   prompts: Schema.Number,
   completions: Schema.Number,
   refusals: Schema.Number,
@@ -46,28 +46,30 @@ const Rate = Schema.Struct({
   partial: Schema.Number,
   /** Mean over prompts of the share of their answers that refuse. */
   rate: EstimateSchema,
-  /** The same, corrected for known errors; null where they are not known. */
+  /** The same, corrected for known errors; null where they are not known, or would give no such rate. */
   corrected: Schema.NullOr(EstimateSchema)
+})
+/** What rates are corrected by. */
+export const KnownErrors = Schema.Struct({
+  ...{ positives: Schema.Number, told: Schema.Number, negatives: Schema.Number, falseAlarms: Schema.Number }
 })
 export const RefusalRate = Schema.Struct({
   /** False refusals: over prompts that draw out nothing unsafe; null where there are none. */
-  falseRefusals: Schema.NullOr(Rate),
+  falseRefusals: Schema.NullOr(RefusalShare),
   /** Over prompts that are meant to draw out something unsafe: here refusing may be right. */
-  adversarial: Schema.NullOr(Rate),
+  adversarial: Schema.NullOr(RefusalShare),
   /** How refusals were told (refusals.ts), or what they began with, the most frequent first: to see what was counted. */
   bySign: Schema.Array(Schema.Struct({ sign: Schema.String, refusals: Schema.Number })),
   /** Empty answers, which are no refusals. */
   empty: Schema.Number,
   /** What the rates are corrected by: answers with people's labels; null where it is not known. */
-  errors: Schema.NullOr(
-    Schema.Struct({ positives: Schema.Number, told: Schema.Number, negatives: Schema.Number, falseAlarms: Schema.Number })
-  )
+  errors: Schema.NullOr(KnownErrors)
 })
 export type RefusalRate = typeof RefusalRate.Type
 export const RefusalRateReport = report(RefusalRate, "refusal-rate/2")
 
-/** Whether an answer refuses: by the grammar, or by openings where there are any. */
-const judgeBy =
+/** What kind of refusal an answer is, by the grammar, or by openings where there are any; undefined where it is none. */
+export const judgeBy =
   (openings: ReadonlyArray<string>) =>
   (text: string): Refusal | undefined => {
     if (openings.length === 0) return refusalOf(text)
@@ -75,27 +77,42 @@ const judgeBy =
     return sign === undefined ? undefined : { kind: "full", sign }
   }
 
+/** An answer, told. */
+export interface ToldAnswer {
+  readonly promptId: string
+  readonly refusal: Refusal | undefined
+}
+
+/** How many of the answers refuse; null where there are none. */
+export const refusalShareOf = (rows: ReadonlyArray<ToldAnswer>, errors: ErrorRates | undefined): typeof RefusalShare.Type | null => {
+  if (rows.length === 0) return null
+  const refuses = ({ refusal }: ToldAnswer) => refusal !== undefined
+  const prompts = new Set(rows.map(({ promptId }) => promptId)).size
+  const rate = shareByPrompt(rows, refuses)
+  return {
+    ...{ prompts, completions: rows.length },
+    refusals: rows.filter(refuses).length,
+    partial: rows.filter(({ refusal }) => refusal?.kind === "partial").length,
+    rate,
+    corrected: (errors === undefined ? undefined : correctedShare(rate.mean, prompts, errors)) ?? null
+  }
+}
+
+/** What rates are corrected by unless the config says: what is known of the grammar. */
+export const errorsUnlessGiven = (openings: ReadonlyArray<string>): ErrorRates | undefined => (openings.length === 0 ? known : undefined)
+
 export const refusalRateOf = (
   completions: ReadonlyArray<Completion>,
   openings: ReadonlyArray<string> = [],
-  errors: ErrorRates | undefined = openings.length === 0 ? known : undefined
+  errors: ErrorRates | undefined = errorsUnlessGiven(openings)
 ): RefusalRate => {
   const judge = judgeBy(openings)
   const answers = completions.map(({ promptId, safety, text }) => ({ promptId, safety, refusal: judge(text) }))
-  const part = (safety: boolean): typeof Rate.Type | null => {
-    const rows = answers.filter((one) => one.safety === safety)
-    if (rows.length === 0) return null
-    const refuses = ({ refusal }: (typeof rows)[number]) => refusal !== undefined
-    const prompts = new Set(rows.map(({ promptId }) => promptId)).size
-    const rate = shareByPrompt(rows, refuses)
-    return {
-      ...{ prompts, completions: rows.length },
-      refusals: rows.filter(refuses).length,
-      partial: rows.filter(({ refusal }) => refusal?.kind === "partial").length,
-      rate,
-      corrected: (errors === undefined ? undefined : correctedShare(rate.mean, prompts, errors)) ?? null
-    }
-  }
+  const part = (safety: boolean) =>
+    refusalShareOf(
+      answers.filter((one) => one.safety === safety),
+      errors
+    )
   const found = Map.groupBy(
     answers.flatMap(({ refusal }) => refusal?.sign ?? []),
     (sign) => sign
@@ -111,7 +128,8 @@ export const refusalRateOf = (
   }
 }
 
-const RefusalRateConfig = Schema.Struct({
+/** Hyperparameters of every stage that tells refusals. */
+export const refusalFields = {
   openings: Schema.Array(Schema.String)
     .pipe(Schema.withDecodingDefaultKey(Effect.succeed([])))
     .annotate({
@@ -126,11 +144,12 @@ const RefusalRateConfig = Schema.Struct({
   refusalsTold: hyperInt(0, "how many of them this stage takes for refusals", { min: 0 }),
   labelledCompliances: hyperInt(0, "answers of the same model that people say do not refuse", { min: 0 }),
   falseAlarms: hyperInt(0, "how many of them this stage takes for refusals", { min: 0 })
-})
+}
+const RefusalRateConfig = Schema.Struct(refusalFields)
 
 /** Error rates that the config gives; undefined where it gives none. */
-const errorsOf = Effect.fnUntraced(function* (
-  config: typeof RefusalRateConfig.Type
+export const errorsOf = Effect.fnUntraced(function* (
+  config: Omit<typeof RefusalRateConfig.Type, "openings">
 ): Effect.fn.Return<ErrorRates | undefined, RefusalSetupError> {
   const { falseAlarms, labelledCompliances: negatives, labelledRefusals: positives, refusalsTold: told } = config
   if (positives === 0 && negatives === 0 && told === 0 && falseAlarms === 0) return undefined

@@ -7,11 +7,11 @@ import { EstimateSchema } from "../../schemas/metrics.ts"
 import type { ScoredCompletion } from "../../schemas/rows.ts"
 import { meanByPrompt } from "../common/pairing.ts"
 import { bootstrapMean, mean, pairedBootstrap } from "../common/statistics.ts"
-import { columns, digits, within } from "../common/text-table.ts"
 import { scoreOf } from "../reward/combined-reward.ts"
 import { RewardAccuracy, type RewardBaselines, SafetyRecall } from "../reward/evaluate-reward.ts"
 import { BestOfN } from "./evaluate-policy.ts"
 import { winsOf, Wins } from "./win-rate.ts"
+import { XsTest } from "./xstest.ts"
 
 /** Of what can be scored: an empty answer, or one with tags of the chat format in it, has no score. */
 const VersionFigures = Schema.Struct({
@@ -39,6 +39,10 @@ export const RewardModelFigures = Schema.Struct({
   shuffledLabels: EstimateSchema
 })
 
+/** A statement about the run, and whether its figures bear it out (conclusions.ts). */
+export const Conclusion = Schema.Struct({ verdict: Schema.Literals(["holds", "not shown", "the opposite"]), text: Schema.String })
+export type Conclusion = typeof Conclusion.Type
+
 export const RunSummary = Schema.Struct({
   versions: Schema.Array(VersionFigures),
   controls: Schema.Array(VersionFigures),
@@ -47,7 +51,10 @@ export const RunSummary = Schema.Struct({
   rewardModels: Schema.Struct({ helpfulness: RewardModelFigures, safety: Schema.NullOr(RewardModelFigures) }),
   safetyRecall: Schema.NullOr(SafetyRecall),
   /** Chosen by the reward models, evaluated by the judges: rewards are logit(R_c). */
-  bestOfK: BestOfN
+  bestOfK: BestOfN,
+  /** Null where XSTest was not asked. */
+  xsTest: Schema.NullOr(XsTest),
+  conclusions: Schema.Array(Conclusion)
 })
 export type RunSummary = typeof RunSummary.Type
 
@@ -100,52 +107,3 @@ export const rewardModelFigures = (
 ): typeof RewardModelFigures.Type => ({
   ...{ pairs, accuracy, judge: judge.accuracy, byRating, lengthOnly, bagOfWords, shuffledLabels: controls.shuffledLabels }
 })
-
-/** Versions, then controls, under the names that people read. */
-export const allVersions = ({ controls, versions }: Pick<RunSummary, "controls" | "versions">): ReadonlyArray<VersionFigures> => [
-  ...versions,
-  ...controls.map((one) => ({ ...one, name: `control: ${one.name}` }))
-]
-
-const recallText = ({ gate, recall, responses, unsafe }: SafetyRecall): Array<string> => [
-  "",
-  `Of ${responses} labelled answers ${unsafe} are unsafe. R_s below ${recall.threshold} finds ${within(recall.recall)} of them, with precision ${within(recall.precision)};`,
-  `below ${gate.threshold}, where R_s decides alone, ${within(gate.recall)}, with precision ${within(gate.precision)}.`
-]
-
-/** Short enough for a terminal. */
-export const summaryText = (summary: RunSummary): string => {
-  const { bestOfK, gain, rewardModels, safetyRecall, versions } = summary
-  const models = (["helpfulness", "safety"] as const).flatMap((name) => {
-    const one = rewardModels[name]
-    if (one === null) return []
-    const { accuracy, bagOfWords, judge, lengthOnly, pairs, shuffledLabels } = one
-    return [[name, ...[accuracy, judge, lengthOnly, bagOfWords, shuffledLabels].map(within), `${pairs}`]]
-  })
-  return [
-    "Held-out prompts, answered by every version, by the judges: reward models that took no part in tuning. R_c, R_h and R_s are between 0 and 1, of all",
-    "answers but those without a score (empty, or with tags of the chat format in them).",
-    "",
-    ...columns([
-      ["version", "R_c (95%)", "R_h", "R_s", "tokens", "ended", "answers"],
-      ...allVersions(summary).map((one) => [
-        ...[one.name, within(one.reward), digits(one.helpfulness?.mean ?? null), digits(one.safety?.mean ?? null)],
-        ...[one.tokens.toFixed(1), `${one.ended}`, `${one.answers}`]
-      ])
-    ]),
-    "",
-    ...columns([
-      [`${versions.at(-1)!.name} above`, "R_c (95%)", "win rate (95%)", "ties"],
-      ...gain.map(({ over, reward, wins }) => [over, within(reward), within(wins.rate), `${wins.ties} of ${wins.prompts}`])
-    ]),
-    "",
-    ...columns([
-      ["held-out pairs", "reward model right (95%)", "its judge", "length alone", "bag of words", "labels shuffled", "pairs"],
-      ...models
-    ]),
-    ...(safetyRecall === null ? [] : recallText(safetyRecall)),
-    "",
-    ...columns([["best of", "logit(R_c) by the judges (95%)"], ...bestOfK.byN.map(({ n, reward }) => [`${n}`, within(reward)])]),
-    `The best of all is ${within(bestOfK.gain)} above the mean, ${within(bestOfK.mean)}.`
-  ].join("\n")
-}

@@ -61,6 +61,7 @@ figcaption, section > p { max-width: 60rem; opacity: .85 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 } th, td { padding: .2rem .7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
 .wide { overflow-x: auto } .wide table { font-size: 13px } .wide th, .wide td { padding: .2rem .45rem }
 details { margin: .3rem 0 1.5rem } details table { font-size: 13px } summary { cursor: pointer }
+.said-so { list-style: none; padding: 0 } .said-so li { display: flex; gap: .8rem; padding: .25rem 0; border-bottom: 1px solid var(--line) } .said-so b { flex: 0 0 7rem } .said-so .open { opacity: .7; font-weight: normal } .said-so .no { color: #D55E00 } .said-so .yes { color: #009E73 }
 article { border: 1px solid var(--line); border-radius: 6px; padding: .6rem 1rem; margin: 1rem 0 } article p { margin: .2rem 0 } .said { white-space: pre-wrap }
 `
 
@@ -68,6 +69,8 @@ export interface Page {
   readonly title: string
   /** A line for each version. */
   readonly versions: Table["rows"]
+  /** Statements, and whether the figures bear them out; none: the page has no such section. */
+  readonly conclusions?: ReadonlyArray<{ readonly verdict: string; readonly text: string }>
   readonly figures: ReadonlyArray<Figure & { readonly svg: string }>
   readonly tables: ReadonlyArray<Table>
   readonly dialogues: string
@@ -75,7 +78,20 @@ export interface Page {
   readonly about: string
 }
 
-export const pageOf = ({ title, versions, figures, tables, dialogues: said, about }: Page): string =>
+/** What the page comes to, in words. */
+const conclusionsOf = (conclusions: NonNullable<Page["conclusions"]>): string =>
+  conclusions.length === 0
+    ? ""
+    : `<section>
+<h2>What holds, and what does not</h2>
+<p>Each statement beside its figure on held-out prompts or pairs and the value that it is held against. Not shown: the 95% interval holds that value. The opposite: the interval is on the other side. Each interval is of one comparison; of twenty that are none, one is expected to look like one.</p>
+<ul class="said-so">
+${conclusions.map(({ text, verdict }) => `<li><b class="${verdict === "holds" ? "yes" : verdict === "not shown" ? "open" : "no"}">${escapeHtml(verdict)}</b> <span>${escapeHtml(text)}</span></li>`).join("\n")}
+</ul>
+</section>
+`
+
+export const pageOf = ({ title, versions, conclusions = [], figures, tables, dialogues: said, about }: Page): string =>
   `<!doctype html>
 <html lang="en">
 <head>
@@ -88,16 +104,16 @@ export const pageOf = ({ title, versions, figures, tables, dialogues: said, abou
 <body>
 <h1>${escapeHtml(title)}</h1>
 <p>${escapeHtml(about)}</p>
-${tableOf(versions)}
-${figures
-  .map(
-    ({ title: says, caption, svg, rows }) => `<section>
+<div class="wide">${tableOf(versions)}</div>
+${conclusionsOf(conclusions)}${figures
+    .map(
+      ({ title: says, caption, svg, rows }) => `<section>
 <h2>${escapeHtml(says)}</h2>
 <figure role="img" aria-label="${escapeHtml(`${says}. ${caption}`)}">${svg}<figcaption>${escapeHtml(caption)}</figcaption></figure>
 <details><summary>Data (${rows.length} rows)</summary>${tableOf(rows.slice(0, 500))}${rows.length > 500 ? `<p>The first 500 of ${rows.length} rows.</p>` : ""}</details>
 </section>`
-  )
-  .join("\n")}
+    )
+    .join("\n")}
 ${tables
   .map(
     ({ title: says, caption, rows }) =>

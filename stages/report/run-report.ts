@@ -13,15 +13,18 @@ import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { checkNames } from "../common/pairing.ts"
 import { pageFile, textFile } from "../common/report-files.ts"
 import { BestOfNReport } from "../evaluation/evaluate-policy.ts"
-import { figuresOf, gainOver, rewardModelFigures, RunSummary, summaryText } from "../evaluation/run-summary.ts"
+import { conclusionsOf } from "../evaluation/conclusions.ts"
+import { figuresOf, gainOver, rewardModelFigures, RunSummary } from "../evaluation/run-summary.ts"
+import { summaryText } from "../evaluation/run-summary-text.ts"
+import { XsTestReport } from "../evaluation/xstest.ts"
 import { PpoDiagnosticsReport } from "../ppo/diagnostics.ts"
 import { RewardAccuracyReport, RewardBaselinesReport, SafetyRecallReport } from "../reward/evaluate-reward.ts"
 import { accuracyFigure, ppoFigure } from "./figures.ts"
 import { drawFigure } from "./html-report.ts"
 import { dialogues, pageOf } from "./page.ts"
-import { bestOfKFigure, rewardModelsTable, rewardsFigure, runGainTable, runRows } from "./run-figures.ts"
+import { bestOfKFigure, rewardModelsTable, rewardsFigure, runGainTable, runRows, xsTestTable, xsTestTypesTable } from "./run-figures.ts"
 
-export const RunReport = report(RunSummary, "run-summary/3")
+export const RunReport = report(RunSummary, "run-summary/4")
 
 /** Sets of scored answers under their names. */
 const namedSets = Effect.fnUntraced(function* (
@@ -61,7 +64,8 @@ export const runReport = Stage.make("run-report", {
     safety: Stage.optional(RewardAccuracyReport),
     safetyJudge: Stage.optional(RewardAccuracyReport),
     safetyBaselines: Stage.optional(RewardBaselinesReport),
-    safetyRecall: Stage.optional(SafetyRecallReport)
+    safetyRecall: Stage.optional(SafetyRecallReport),
+    xsTest: Stage.optional(XsTestReport)
   },
   output: RunReport,
   run: Effect.fn("run-report")(function* ({ config, inputs, output, seed }) {
@@ -83,22 +87,28 @@ export const runReport = Stage.make("run-report", {
           )
     const last = versions.at(-1)!
     const others = [...versions.slice(0, -1), ...controls]
-    const summary: RunSummary = {
+    const figured = {
       versions: versions.map((one) => figuresOf(one, seed)),
       controls: controls.map((one) => figuresOf(one, seed)),
       gain: others.flatMap((one) => gainOver(last.scored, one, seed) ?? []),
       rewardModels: { helpfulness, safety: safetyModel },
       safetyRecall: safetyRecall === undefined ? null : yield* readReport(safetyRecall, SafetyRecallReport),
-      bestOfK: yield* readReport(inputs.bestOfK, BestOfNReport)
+      bestOfK: yield* readReport(inputs.bestOfK, BestOfNReport),
+      xsTest: inputs.xsTest === undefined ? null : yield* readReport(inputs.xsTest, XsTestReport)
     }
     const ppo = yield* readReport(inputs.ppo, PpoDiagnosticsReport)
+    const summary: RunSummary = { ...figured, conclusions: conclusionsOf(figured, ppo) }
     const figures = [rewardsFigure(summary), accuracyFigure(summary), bestOfKFigure(summary.bestOfK), ppoFigure(ppo)]
     const drawn = yield* Effect.forEach(figures, (figure) => Effect.promise(async () => ({ ...figure, svg: await drawFigure(figure) })))
     const page = pageOf({
       title: config.title,
       versions: runRows(summary),
       figures: drawn,
-      tables: [runGainTable(summary), rewardModelsTable(summary)],
+      conclusions: summary.conclusions,
+      tables: [
+        ...[runGainTable(summary), rewardModelsTable(summary)],
+        ...(summary.xsTest === null ? [] : [xsTestTable(summary.xsTest), xsTestTypesTable(summary.xsTest)])
+      ],
       dialogues: dialogues([...versions, ...controls], config.dialogues),
       about: `Seed ${seed}. Held-out prompts, answered by every version and scored by the judges, reward models that took no part in tuning: means with 95% intervals of all answers but those without a score (empty, or with tags of the chat format in them).`
     })

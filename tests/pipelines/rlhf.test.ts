@@ -105,6 +105,21 @@ const pku = (count: number): ReadonlyArray<Record<string, unknown>> => {
   return draw.shuffle(rows)
 }
 
+describe("XSTest in it", () => {
+  const xstest = "xstest.csv"
+  it("is answered by every version and control greedily, the last version compared with all, and nothing is trained on it", async () => {
+    const { before, node } = await graphOf({ xstest, safety: "true", ...files })
+    const names = ["sft", "rejection-sampling", "sft-as-many-steps", "random-of-k", "ppo"]
+    expect(node("xstest")).toMatchObject({ config: { names }, inputs: { completions: names.map((name) => `xstest-${name}`) } })
+    expect(node("xstest-ppo")).toMatchObject({ config: { k: 1, temperature: 0 }, inputs: { policy: "ppo", prompts: "xstest-prompts" } })
+    expect(node("report").inputs.xsTest).toBe("xstest")
+    const cleaned = ["training-pairs", "safety-training-pairs", "demonstrations", "clean-prompts"]
+    for (const id of cleaned) expect(node(id).inputs.evaluation).toContain("xstest-prompts")
+    for (const id of trained) expect([id, [...before(id, new Set(cleaned))].includes("xstest-prompts")]).toEqual([id, false])
+    expect((await graphOf({})).node("report").inputs.xsTest).toBeNull()
+  })
+})
+
 describe("a run of it on PKU-SafeRLHF's shape", () => {
   const folder = workFolder()
   afterAll(() => removeFolder(folder))
@@ -126,7 +141,14 @@ describe("a run of it on PKU-SafeRLHF's shape", () => {
   })
 
   it("ends with a report on both reward models and all versions, and trains on no question that is held out", { timeout: 600_000 }, () => {
-    const ran = runJson(folder, pipeline, "--set", "preferences=pairs.jsonl", "--set", "safety=true", ...small)
+    // In XSTest's published form, by us.
+    const kinds = ["safe,homonyms", "unsafe,contrast_homonyms"].map((kind) => kind.split(","))
+    const lines = kinds.flatMap(([label, type], i) =>
+      [0, 1].map((n) => `${2 * i + n + 1},"How do I kill ${type}, ${n}?",${type},${label},kill,none`)
+    )
+    writeFileSync(join(folder, "xstest.csv"), ["id,prompt,type,label,focus,note", ...lines, ""].join("\n"))
+    const given = ["--set", "preferences=pairs.jsonl", "--set", "safety=true", "--set", "xstest=xstest.csv"]
+    const ran = runJson(folder, pipeline, ...given, ...small)
     expect(ran.status).toBe("succeeded")
     const report = ran.outputs.report!.path
     const summary = JSON.parse(readFileSync(join(report, "report.json"), "utf8")) as Record<string, any>
@@ -140,8 +162,18 @@ describe("a run of it on PKU-SafeRLHF's shape", () => {
     ])
     expect(content.rewardModels.safety.pairs).toBeGreaterThan(5)
     expect(content.safetyRecall.unsafe).toBeGreaterThan(0)
+    expect(content.xsTest.prompts).toEqual({ safe: 2, unsafe: 2 })
+    expect(content.xsTest.versions).toHaveLength(5)
+    expect(content.conclusions.length).toBeGreaterThan(10)
     const page = readFileSync(join(report, "report.html"), "utf8")
-    for (const part of ["Each version by the judges", "PPO, iteration by iteration", "What choosing the best of N is worth", "random-of-k"])
+    for (const part of [
+      "Each version by the judges",
+      "PPO, iteration by iteration",
+      "What choosing the best of N is worth",
+      "random-of-k",
+      "XSTest by type of prompt",
+      "What holds, and what does not"
+    ])
       expect(page).toContain(part)
 
     const questions = (name: string) => {

@@ -16,7 +16,7 @@ describe("a corrected share", () => {
   })
   it("is never below 0 or above 1: fewer positives than there would be false alarms are none", () => {
     expect(correctedShare(6 / 151, 151, errors(1000, 964, 1000, 73))).toMatchObject({ mean: 0, low: 0 })
-    expect(correctedShare(0.99, 200, errors(100, 90, 100, 5))).toMatchObject({ mean: 1, high: 1 })
+    expect(correctedShare(0.92, 200, errors(100, 90, 100, 5))).toMatchObject({ mean: 1, high: 1 })
   })
   it("without errors is the share", () => {
     expect(correctedShare(0.25, 40, errors(1e9, 1e9, 1e9, 0))!.mean).toBeCloseTo(0.25, 8)
@@ -30,6 +30,12 @@ describe("a corrected share", () => {
     const found = correctedShare(count / n, n, rates)!
     expect(found.low).toBeCloseTo(low, 6)
     expect(found.high).toBeCloseTo(high, 6)
+  })
+  it("is not told where the known errors would give no such share: 0 of 250, where one in twenty is a false alarm", () => {
+    expect(correctedShare(0, 250, errors(240, 195, 210, 10))).toBeUndefined()
+    expect(correctedShare(1, 250, errors(240, 195, 210, 10))).toBeUndefined()
+    // So few prompts may have had none.
+    expect(correctedShare(0, 25, errors(240, 195, 210, 10))).toMatchObject({ mean: 0, low: 0, high: expect.closeTo(0.143854, 6) as number })
   })
   it("is not told by what does no better than chance", () => {
     expect(correctedShare(0.5, 100, errors(10, 5, 10, 5))).toBeUndefined()
