@@ -18,8 +18,11 @@ const hasCompiler = () => works(process.env.CXX || "g++", "--version")
 /** What is missing, as Debian's packages. Only Debian's own libtorch takes the system's BLAS. */
 export const missingPackages = () => {
   const libtorch = findLibtorch()
-  const needsBlas = (libtorch === undefined || libtorch.source === "system") && !isFastBlas(systemBlas())
+  const isSystem = libtorch === undefined || libtorch.source === "system"
+  const needsBlas = isSystem && !isFastBlas(systemBlas())
   return [
+    // For stages that spread over several ranks on the CPU; other libtorchs come without Gloo's headers, or have NCCL.
+    ...(isSystem && !existsSync("/usr/include/gloo/config.h") ? ["libgloo-dev"] : []),
     ...(libtorch === undefined ? ["libtorch-dev"] : []),
     ...(needsBlas ? ["libopenblas0-pthread"] : []),
     ...(hasCompiler() ? [] : ["g++"])
@@ -93,5 +96,5 @@ export const ensureLibtorch = async () => {
     throw new Error(`libtorch was fetched, and is not usable: ${fetchedLibtorch()}. Remove that folder, or run: ${command}`)
   if (missing.includes("g++"))
     throw new Error(`A C++ compiler is needed to build the tensor addon, and there is none here. Run: ${command}`)
-  if (missing.length > 0) say(`Warning: without OpenBLAS, training is up to 40 times slower. Run: ${command}`)
+  if (missing.includes("libopenblas0-pthread")) say(`Warning: without OpenBLAS, training is up to 40 times slower. Run: ${command}`)
 }

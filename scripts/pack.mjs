@@ -1,5 +1,5 @@
-// `npm pack` and `npm publish` call this first: JavaScript and declarations in dist/, beside what is used as it is (the addon's source and the
-// modules that build it). Node strips no types under node_modules, so a package holds no TypeScript of ours.
+// `npm pack` and `npm publish` call this first: JavaScript and declarations in dist/, beside what is used as it is (the addons' sources and the
+// modules that build them). Node strips no types under node_modules, so a package holds no TypeScript of ours.
 import { spawnSync } from "node:child_process"
 import { cpSync, readdirSync, rmSync } from "node:fs"
 import { dirname, join } from "node:path"
@@ -16,6 +16,6 @@ if (status !== 0) process.exit(status ?? 1)
 const asTheyAre = [
   "scripts/libtorch.mjs",
   "scripts/libtorch.d.mts",
-  ...readdirSync(join(root, "engine/native")).map((name) => `engine/native/${name}`)
+  ...["engine/native", "engine/ranks"].flatMap((folder) => readdirSync(join(root, folder)).map((name) => `${folder}/${name}`))
 ]
 for (const path of asTheyAre) cpSync(join(root, path), join(dist, path))

@@ -59,6 +59,7 @@ describe("the package, installed elsewhere", () => {
     const files = readdirSync(join(project, "node_modules/caravan"), { recursive: true, encoding: "utf8" })
     expect(files.filter((file) => /(?<!\.d)\.ts$/.test(file))).toEqual([])
     expect(files).toContain("dist/engine/native/addon.cc")
+    expect(files).toContain("dist/engine/ranks/ranks.cc")
   })
 
   it("gives a user's stages and pipelines types that have names: declarations are emitted under what tsc --init writes", () => {

@@ -1,10 +1,10 @@
-// Builds the addon against this machine's libtorch, once, into a per-user cache. Plain Node 20, no dependencies but the Node-API headers.
+// Builds the addons against this machine's libtorch, once each, into a per-user cache. Plain Node 20, no dependencies but the Node-API headers.
 import { spawnSync } from "node:child_process"
 import { createHash, randomUUID } from "node:crypto"
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs"
 import { createRequire } from "node:module"
 import { availableParallelism } from "node:os"
-import { dirname, join } from "node:path"
+import { basename, dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 
 import { cacheDirectory, findLibtorch } from "./libtorch.mjs"
@@ -66,30 +66,53 @@ const requireLibtorch = () => {
 /** Where the addon for this source and this libtorch is, or will be. Throws without libtorch. */
 export function addonPath(libtorch = requireLibtorch()) {
   const identity = [process.platform, process.arch, addonSourceDigest(), libtorch, compileFlags(libtorch), linkFlags(libtorch)]
+  return cachedPath(identity, "addon.node")
+}
+
+const cachedPath = (identity, name) => {
   const key = createHash("sha256").update(JSON.stringify(identity)).digest("hex").slice(0, 24)
-  return join(cacheDirectory(), "native", key, "addon.node")
+  return join(cacheDirectory(), "native", key, name)
 }
 
 /** Builds the addon unless it is there; returns its path. Two at once build twice, and the last one's file stays. */
 export function buildAddon({ quiet = false } = {}) {
   const libtorch = requireLibtorch()
   const target = addonPath(libtorch)
+  const told = quiet ? "" : `Building the tensor addon against libtorch ${libtorch.version} (${libtorch.source}): about a minute, once.\n`
+  return build(target, { told, libtorch, folder: here, sources: filesEndingIn(".cc"), compile: [], link: [] })
+}
+
+/**
+ * The same of another addon: `source`, one file, with flags beside those of libtorch. It is built again when its source, its flags or libtorch change.
+ */
+export function buildBeside({ name, source, told, compile, link }) {
+  const libtorch = requireLibtorch()
+  const identity = [name, process.arch, readFileSync(source, "utf8"), libtorch, compileFlags(libtorch), linkFlags(libtorch), compile, link]
+  return build(cachedPath(identity, `${name}.node`), {
+    told,
+    libtorch,
+    folder: dirname(source),
+    sources: [basename(source)],
+    compile,
+    link
+  })
+}
+
+function build(target, { told, libtorch, folder: from, sources, compile: more, link: libraries }) {
   if (existsSync(target)) return target
-  if (!quiet)
-    process.stderr.write(`Building the tensor addon against libtorch ${libtorch.version} (${libtorch.source}): about a minute, once.\n`)
+  process.stderr.write(told)
   const folder = `${target}.${randomUUID()}`
   mkdirSync(folder, { recursive: true })
   try {
     const compiler = findCompiler()
-    const sources = filesEndingIn(".cc")
     // A compiler takes up to a GB.
     const jobs = Math.max(1, Math.min(sources.length, availableParallelism(), Math.floor(process.availableMemory() / 1e9)))
-    const compile = [compiler, ...compileFlags(libtorch), ...includeFlags(libtorch), "-c"]
+    const compile = [compiler, ...compileFlags(libtorch), ...includeFlags(libtorch), ...more, "-c"]
     // A file a compiler; 255 has xargs begin no other after one that fails.
     const together = ["-0", "-n", "1", "-P", String(jobs), "sh", "-c", '"$@" || exit 255', "sh", ...compile]
-    const paths = sources.map((name) => join(here, name))
+    const paths = sources.map((name) => join(from, name))
     check(spawnSync("xargs", together, { ...options, cwd: folder, input: paths.join("\0") }), [...compile, ...paths], libtorch)
-    const link = ["-shared", ...sources.map((name) => name.replace(/cc$/, "o")), ...linkFlags(libtorch), "-o", "addon.node"]
+    const link = ["-shared", ...sources.map((name) => name.replace(/cc$/, "o")), ...linkFlags(libtorch), ...libraries, "-o", "addon.node"]
     check(spawnSync(compiler, link, { ...options, cwd: folder }), [compiler, ...link], libtorch)
     renameSync(join(folder, "addon.node"), target)
   } finally {
@@ -111,10 +134,10 @@ function findCompiler() {
 
 /** Throws unless the program ended well; `command` is what a user can run to see the same. */
 function check({ error, signal, status, stderr }, command, libtorch) {
-  if (error) throw new Error(`Building the tensor addon: ${error.message}`)
+  if (error) throw new Error(`Building an addon: ${error.message}`)
   if (status === 0) return
   const reason = signal === null ? stderr.split("\n").slice(0, 30).join("\n") : `It was ended by ${signal}: is there enough memory?`
   throw new Error(
-    `The tensor addon does not build against libtorch ${libtorch.version} (${libtorch.source}). The command was:\n  ${command.join(" ")}\n${reason}`
+    `An addon does not build against libtorch ${libtorch.version} (${libtorch.source}). The command was:\n  ${command.join(" ")}\n${reason}`
   )
 }

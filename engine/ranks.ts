@@ -1,0 +1,153 @@
+/**
+ * A group of ranks: processes that train one model together, a GPU each. What they say to one another goes through torch.distributed's c10d (ranks/ranks.cc): Gloo on the
+ * CPU, NCCL on GPUs. A process that has joined no group is the only rank of its own, and every function here gives it back what is its own.
+ */
+import { createRequire } from "node:module"
+import { findOperator, native } from "./native.ts"
+import { noGrad, scoped, tensor, type Tensor } from "./tensor.ts"
+
+/** What of a model that is trained lies whole on every rank: all of it, all but what the optimiser has, or nothing but the block that is being computed. */
+export type Sharding = "none" | "optimizer" | "weights"
+
+/** A rank's place in its group, as torchrun's variables tell it, and what the group goes by. */
+export interface Place {
+  /** RANK, from 0; WORLD_SIZE. */
+  readonly rank: number
+  readonly size: number
+  /** MASTER_ADDR and MASTER_PORT: where rank 0 has the group meet. */
+  readonly host: string
+  readonly port: number
+  /** Seconds that ranks wait for all to come, and that an operation may take. */
+  readonly joining: number
+  readonly deadline: number
+  readonly sharding: Sharding
+}
+
+let place: Place | undefined
+let device: "cpu" | "cuda" = "cpu"
+
+/** The other ranks are lost, or were not found. What is wrong with them is their own error. */
+export class RankError extends Error {
+  override readonly name = "RankError"
+  readonly _tag = "RankError"
+  readonly isRetryable = true
+}
+
+const lines = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause)).split("\n")[0]!.replace(/\.$/, "")
+
+const call = (name: string, ...args: ReadonlyArray<number | string>): any => native().call(findOperator(`caravan_ranks::${name}`), ...args)
+
+/** Calls an operator of the group's; `doing` says what for. */
+const together = (doing: string, name: string, ...args: ReadonlyArray<number | string>): any => {
+  try {
+    return call(name, ...args)
+  } catch (cause) {
+    throw new RankError(
+      `Rank ${rank()} of ${ranks()} lost the others while ${doing}: ${lines(cause)}. Another rank ended, or the network between them failed.`
+    )
+  }
+}
+
+/** Joins a group, as the first thing that a process does with tensors; it is left by ending the process. */
+export const joinRanks = (to: Place, on: "cpu" | "cuda"): void => {
+  const require = createRequire(import.meta.url)
+  const build = require("./ranks/build.mjs") as typeof import("./ranks/build.mjs")
+  const nccl = build.backendOf() === "nccl"
+  if (nccl !== (on === "cuda"))
+    throw new Error(
+      nccl
+        ? "Ranks on the CPU need Gloo, whose headers this libtorch comes without. Use --device cuda, or Debian's libtorch (apt-get install libtorch-dev libgloo-dev)."
+        : "Ranks on GPUs need a libtorch with CUDA. Install PyTorch with CUDA, or use --device cpu."
+    )
+  native()
+  process.dlopen({ exports: {} }, build.buildRanks())
+  const { deadline, host, joining, port, rank, size } = to
+  const where = `${host}:${port}`
+  try {
+    call("join", rank, size, host, port, joining, deadline)
+  } catch (cause) {
+    const hint = /in use|EADDRINUSE/i.test(lines(cause))
+      ? `Another program has port ${port}: set MASTER_PORT to a free one.`
+      : rank === 0
+        ? "A rank did not start, or can't reach this machine: look at the others' logs, and set MASTER_ADDR to an address of this machine that they see."
+        : "Is rank 0 running, and do MASTER_ADDR and MASTER_PORT name it?"
+    throw new RankError(`Rank ${rank} of ${size} did not meet the others at ${where} within ${joining} seconds: ${lines(cause)}. ${hint}`)
+  }
+  place = to
+  device = on
+}
+
+/** This process's number in its group, from 0; 0 without one. */
+export const rank = (): number => place?.rank ?? 0
+/** How many ranks there are; 1 without a group. */
+export const ranks = (): number => place?.size ?? 1
+/** How what is trained is spread over the group. */
+export const sharding = (): Sharding => place?.sharding ?? "none"
+
+/** Adds a tensor up over all ranks, in place. */
+export const allReduce_ = (x: Tensor, doing: string): Tensor => {
+  if (ranks() > 1) noGrad(() => together(doing, "all_reduce", x.handle, doing))
+  return x
+}
+
+/** Something that is under way: to be waited for once. */
+export type Wait = () => void
+
+/** Fills `whole` (n E,) with every rank's `shard` (E,), one after another. */
+export const allGather = (whole: Tensor, shard: Tensor, doing: string): Wait => {
+  const number = together(doing, "all_gather", whole.handle, shard.handle, doing) as number
+  return () => together(doing, "finish", number)
+}
+/** Fills `shard` (E,) with this rank's part of the sum of every rank's `whole` (n E,), which is used up. */
+export const reduceScatter = (shard: Tensor, whole: Tensor, doing: string): Wait => {
+  const number = together(doing, "reduce_scatter", shard.handle, whole.handle, doing) as number
+  return () => together(doing, "finish", number)
+}
+
+/** Gives a contiguous tensor's memory back (0 bytes), or gets as much anew, not filled. Views of it stay views. */
+export const resizeStorage_ = (x: Tensor, bytes: number): void => call("resize_storage", x.handle, bytes)
+/** Makes one tensor the gradient of another, of whatever dtype. */
+export const setGradient = (x: Tensor, gradient: Tensor): void => call("set_gradient", x.handle, gradient.handle)
+
+/** What each rank says, in the order of ranks; numbers come as they are, but for NaN and infinities, which are null. */
+export const gatherAll = <A>(mine: A, doing: string): Array<A> => {
+  if (ranks() === 1) return [mine]
+  const bytes = new TextEncoder().encode(JSON.stringify(mine ?? null))
+  return scoped(() =>
+    noGrad(() => {
+      const length = tensor(Float64Array.of(bytes.length), { device })
+      const lengths = tensor(new Float64Array(ranks()), { device })
+      allGather(lengths, length, doing)()
+      const sizes = lengths.toNumbers()
+      const most = Math.max(...sizes)
+      const padded = new Uint8Array(most)
+      padded.set(bytes)
+      const all = tensor(new Uint8Array(most * ranks()), { device })
+      allGather(all, tensor(padded, { device }), doing)()
+      const out = new Uint8Array(most * ranks())
+      all.copyBytes(out, 0)
+      return sizes.map((size, i) => JSON.parse(new TextDecoder().decode(out.subarray(i * most, i * most + size))) as A)
+    })
+  )
+}
+/** What rank 0 says. */
+export const agree = <A>(mine: A, doing: string): A => gatherAll(rank() === 0 ? mine : (null as A), doing)[0]!
+
+/** Sums over all ranks, in their order: the same numbers on each, NaN among them. */
+export const sumOver = (numbers: ReadonlyArray<number>, doing: string): Array<number> => {
+  if (ranks() === 1) return [...numbers]
+  return scoped(() =>
+    noGrad(() => {
+      const all = tensor(new Float64Array(numbers.length * ranks()), { device })
+      allGather(all, tensor(Float64Array.from(numbers), { device }), doing)()
+      const given = all.toNumbers()
+      return numbers.map((_, i) =>
+        Array.from({ length: ranks() }, (_, rank) => given[rank * numbers.length + i]!).reduce((sum, x) => sum + x, 0)
+      )
+    })
+  )
+}
+
+/** Of rows that all ranks know, those that this one works on (another, if that is given): dealt out one by one, so that neighbours of like length go to different ranks. */
+export const dealt = <A>(rows: ReadonlyArray<A>, to = rank()): ReadonlyArray<A> =>
+  ranks() === 1 ? rows : rows.filter((_, i) => i % ranks() === to)

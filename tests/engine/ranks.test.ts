@@ -1,0 +1,94 @@
+/** Ranks as real processes: what they exchange, and what is said when one of them is missing, late, dead or hangs. */
+import { createServer } from "node:net"
+import { beforeAll, describe, expect, it } from "vitest"
+import { environment } from "../../engine/device.ts"
+import { dealt, gatherAll, rank, ranks, sumOver } from "../../engine/ranks.ts"
+import { buildRanks } from "../../engine/ranks/build.mjs"
+import { freePort, runRanks } from "./ranks/processes.ts"
+
+// Built once, with a minute of its own.
+beforeAll(() => void buildRanks(), 300_000)
+
+const groups = [
+  { device: "cpu" as const, size: 2, skip: false },
+  { device: "cpu" as const, size: 3, skip: false },
+  // NCCL takes a GPU for each rank.
+  { device: "cuda" as const, size: 2, skip: environment().gpus < 2 }
+]
+
+for (const { device, size, skip } of groups)
+  describe.skipIf(skip)(`${size} ranks on ${device}`, () => {
+    const each = Array.from({ length: size }, (_, i) => i)
+
+    it("sum, gather, scatter and agree, in the order of ranks", async () => {
+      const ended = await runRanks("collectives", { size, device })
+      const times = each.reduce((sum, i) => sum + i + 1, 0)
+      each.forEach((i) => {
+        expect(ended[i]).toMatchObject({ code: 0 })
+        expect(ended[i]!.said).toEqual({
+          sum: [times, 10 * times, 100 * times],
+          gathered: each.flatMap((j) => [1 + j / 128, j]),
+          mine: [2 * i * times, (2 * i + 1) * times],
+          said: each.map((j) => ({ rank: j, text: "é".repeat(j + 1) })),
+          agreed: "zero",
+          numbers: [each.reduce((a, b) => a + b, 0), each.reduce((sum) => sum + 0.1, 0), NaN].map(String)
+        })
+      })
+    })
+
+    it("have several operations under way at once", async () => {
+      const ended = await runRanks("overlapped", { size, device })
+      for (const { said } of ended) expect(said).toEqual([each, each.map((i) => 10 + i)])
+    })
+  })
+
+describe("a process that has joined no group", () => {
+  it("is the only rank: it is given back what is its own", () => {
+    expect([rank(), ranks(), gatherAll("x", "saying"), sumOver([1, 2], "adding"), dealt([1, 2, 3])]).toEqual([
+      0,
+      1,
+      ["x"],
+      [1, 2],
+      [1, 2, 3]
+    ])
+  })
+})
+
+describe("a group that does not come together", () => {
+  it("names the rank that waited, where, and how long, when another is missing", async () => {
+    const [first] = await runRanks("collectives", { size: 2, ranks: [0], joining: 2 })
+    expect(first!.code).toBe(1)
+    expect(first!.said.error).toMatch(
+      /^Rank 0 of 2 did not meet the others at 127\.0\.0\.1:\d+ within 2 seconds: 1 of 2 ranks came\. A rank did not start/
+    )
+  })
+
+  it("says what to look at when there is nobody at the master's address", async () => {
+    const [second] = await runRanks("collectives", { size: 2, ranks: [1], joining: 2 })
+    expect(second!.said.error).toMatch(/^Rank 1 of 2 did not meet the others at 127\.0\.0\.1:\d+ within 2 seconds: .* Is rank 0 running/)
+  })
+
+  it("says so when the port is another program's", async () => {
+    const port = await freePort()
+    const server = createServer().listen(port)
+    const [first] = await runRanks("collectives", { size: 2, ranks: [0], joining: 2, port })
+    await new Promise((resolve) => server.close(resolve))
+    expect(first!.said.error).toMatch(/^Rank 0 of 2 did not meet.*Another program has port \d+: set MASTER_PORT to a free one/)
+  })
+})
+
+describe("a group that loses a rank", () => {
+  it("is told of by those who wait for it", async () => {
+    const [first, second] = await runRanks("die", { size: 2 })
+    expect(second!.signal).toBe("SIGKILL")
+    expect(first!.said.error).toMatch(/^Rank 0 of 2 lost the others while the second sum: .*Another rank ended/)
+  })
+
+  it("ends at the deadline when one hangs, and says which rank was where", async () => {
+    const [first] = await runRanks("hang", { size: 2, deadline: 2 })
+    expect(first!.code).toBe(75)
+    expect(first!.errors).toMatch(
+      /Rank 0 of 2 waited \d+ s for the others in operation 2, the second sum\. Rank 1 has done operation 1, the first sum, and is in none\./
+    )
+  })
+})

@@ -1,0 +1,67 @@
+/** Groups of processes that tests start as torchrun does. */
+import { type ChildProcess, spawn } from "node:child_process"
+import { createServer } from "node:net"
+import { fileURLToPath } from "node:url"
+
+export const freePort = (): Promise<number> =>
+  new Promise((resolve, reject) => {
+    const server = createServer()
+    server.on("error", reject)
+    server.listen(0, "127.0.0.1", () => {
+      const { port } = server.address() as { readonly port: number }
+      server.close(() => resolve(port))
+    })
+  })
+
+export interface Ended {
+  readonly code: number | null
+  readonly signal: string | null
+  readonly said: any
+  readonly errors: string
+}
+
+/** Starts member.ts as these ranks of a group, and waits for all of them to end. */
+export const runRanks = async (
+  what: string,
+  {
+    size,
+    device = "cpu",
+    ranks = Array.from({ length: size }, (_, rank) => rank),
+    joining = 60,
+    deadline = 60,
+    ...given
+  }: {
+    readonly size: number
+    readonly device?: "cpu" | "cuda"
+    readonly ranks?: ReadonlyArray<number>
+    readonly joining?: number
+    readonly deadline?: number
+    readonly host?: string
+    readonly port?: number
+  }
+): Promise<ReadonlyArray<Ended>> => {
+  const { host = "127.0.0.1", port = await freePort() } = given
+  const children: Array<ChildProcess> = []
+  const member = fileURLToPath(new URL("member.ts", import.meta.url))
+  return Promise.all(
+    ranks.map(
+      (rank) =>
+        new Promise<Ended>((resolve) => {
+          const variables = { RANK: `${rank}`, WORLD_SIZE: `${size}`, LOCAL_RANK: `${rank}`, MASTER_ADDR: host, MASTER_PORT: `${port}` }
+          const gpu = device === "cuda" ? { CUDA_VISIBLE_DEVICES: `${rank}`, NCCL_NVLS_ENABLE: "0" } : {}
+          const child = spawn(process.execPath, [member, what, device, `${joining}`, `${deadline}`], {
+            env: { ...process.env, ...variables, ...gpu }
+          })
+          children.push(child)
+          let [out, errors] = ["", ""]
+          child.stdout.on("data", (chunk) => (out += chunk))
+          child.stderr.on("data", (chunk) => (errors += chunk))
+          child.on("close", (code, signal) => {
+            resolve({ code, signal, said: out === "" ? undefined : JSON.parse(out), errors })
+            // What a launcher does; an instant later, so that the others say what they noticed.
+            if (code !== 0) setTimeout(() => children.forEach((other) => other.kill("SIGKILL")), 3000)
+          })
+        })
+    )
+  )
+}
