@@ -1,8 +1,11 @@
 /** The flags of a run, shared by `run` and `sweep`; `verify` takes some. */
+import { resolve } from "node:path"
 import type { NodeLimits } from "../runtime/define/node.ts"
 import type { RunOptions } from "../runtime/run/options.ts"
+import type { SharedPlace } from "../runtime/shared/open.ts"
+import { type Config, readConfig } from "./config-file.ts"
 import { type Shown, showProblems, showProgress } from "./display/progress.ts"
-import { type Flags, type Given, numberFlag, wholeNumber } from "./command.ts"
+import { type Flags, type Given, numberFlag, UsageError, wholeNumber } from "./command.ts"
 
 export const runFlags: Flags = {
   jobs: { value: "n", help: "how many stages without tensors may run at once (default: 1)" },
@@ -18,6 +21,12 @@ export const runFlags: Flags = {
     help: "save a checkpoint of a stage every n steps, or after --checkpoint-seconds, whichever comes first"
   },
   "checkpoint-seconds": { value: "n", help: "save a checkpoint of a stage at most every n seconds (default: 60; 0: after every step)" },
+  shared: {
+    value: "folder",
+    help: "take results from this folder that others have made, and put there what is made here (default: `shared` of caravan.json)"
+  },
+  "shared-read-only": { help: "take shared results and put none there" },
+  "no-shared": { help: "do without shared results, whatever caravan.json says" },
   quiet: { help: "show no progress, only warnings and what fails; the results go to stdout as without it" },
   events: {
     value: "file",
@@ -25,7 +34,7 @@ export const runFlags: Flags = {
   }
 }
 
-export const runOptions = (given: Given): Pick<RunOptions, "jobs" | "limits" | "checkpointSeconds" | "checkpointSteps"> => {
+export const runOptions = (given: Given): Pick<RunOptions, "jobs" | "limits" | "checkpointSeconds" | "checkpointSteps" | "shared"> => {
   const limits: NodeLimits = withValue({
     ...limitsOf(given),
     retries: wholeNumber(given, "retries", 0),
@@ -35,7 +44,28 @@ export const runOptions = (given: Given): Pick<RunOptions, "jobs" | "limits" | "
     checkpointSeconds: wholeNumber(given, "checkpoint-seconds", 0),
     checkpointSteps: wholeNumber(given, "checkpoint-steps", 1)
   })
-  return { jobs: wholeNumber(given, "jobs", 1) ?? 1, limits, ...checkpoints }
+  return {
+    jobs: wholeNumber(given, "jobs", 1) ?? 1,
+    limits,
+    ...checkpoints,
+    ...withValue({ shared: sharedPlace(given, readConfig(process.cwd())) })
+  }
+}
+
+/** Where results are shared: by flag, or as the config file says. */
+const sharedPlace = (given: Given, config: Config): SharedPlace | undefined => {
+  const named = given.flag("shared")
+  const isReadOnly = given.has("shared-read-only")
+  if (given.has("no-shared")) {
+    if (named !== undefined || isReadOnly)
+      throw new UsageError("--no-shared goes with neither --shared nor --shared-read-only: leave one of them out.")
+    return undefined
+  }
+  if (named === "") throw new UsageError("--shared takes the path of a folder, got an empty one.")
+  const place = named === undefined ? config.shared : { folder: resolve(named) }
+  if (place === undefined && isReadOnly)
+    throw new UsageError("--shared-read-only has no effect without shared results: name their folder with --shared, or in caravan.json.")
+  return place === undefined ? undefined : { ...place, ...(isReadOnly ? { isReadOnly } : {}) }
 }
 
 /** What a run shows on stderr. */

@@ -62,7 +62,8 @@ const nodeTable = (result: RunResult, planned: PlannedMemory): ReadonlyArray<str
   const [nodes, skipped] = [of("ran", "failed"), of("skipped")]
   const counts = [
     ...(["ran", "failed", "skipped"] as const).map((status) => [of(status).length, status] as const),
-    [of("hit").length, "found in the store"] as const
+    [of("hit").length, "found in the store"] as const,
+    [of("fetched").length, "fetched from shared results"] as const
   ].flatMap(([n, how]) => (n === 0 ? [] : [`${n} ${how}`]))
   const width = Math.max(0, ...nodes.map(({ id }) => id.length))
   const names = skipped.slice(0, 5).map(({ id }) => id)

@@ -10,7 +10,7 @@ import { moment, shortRun, table } from "../display/units.ts"
 
 /** "12 ran, 3 hit". */
 export const nodeCounts = (run: PastRun): string =>
-  (["failed", "ran", "hit"] as const)
+  (["failed", "ran", "fetched", "hit"] as const)
     .flatMap((status) => ((run.nodes[status] ?? 0) > 0 ? [`${run.nodes[status]} ${status}`] : []))
     .join(", ")
 

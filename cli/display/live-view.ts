@@ -87,10 +87,11 @@ const nodeLine = (node: RunningNode, nameWidth: number, now: number, columns: nu
 }
 
 const summaryLine = (state: RunState, now: number, columns: number, paint: Paint): string => {
-  const { ran, hit, failed, skipped } = state.counts
+  const { ran, hit, fetched, failed, skipped } = state.counts
   const parts: Array<Part> = [[`${ran} done`]]
   if (failed > 0) parts.push([`${failed} failed`, paint.bad])
   if (hit > 0) parts.push([`${hit} found`])
+  if (fetched > 0) parts.push([`${fetched} fetched`])
   if (skipped > 0) parts.push([`${skipped} skipped`])
   return lineOf([...parts, [`${state.left} left`], [duration(now - state.started), paint.dim]], columns)
 }

@@ -76,8 +76,9 @@ const lineOf = (event: RunEvent, state: RunState): string | undefined => {
       return skipped.length === 0 ? undefined : skipped.join("\n")
     }
     case "run-finished": {
-      const { hit } = state.counts
-      const done = `${event.status === "succeeded" ? "Done" : "Failed"} in ${duration(event.milliseconds)}${hit > 0 ? `; ${hit} found in the store` : ""}.`
+      const { fetched, hit } = state.counts
+      const elsewhere = fetched > 0 ? `; ${fetched} fetched from shared results` : ""
+      const done = `${event.status === "succeeded" ? "Done" : "Failed"} in ${duration(event.milliseconds)}${hit > 0 ? `; ${hit} found in the store` : ""}${elsewhere}.`
       return [...moreSkipping(state), done].join("\n")
     }
   }

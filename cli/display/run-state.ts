@@ -46,7 +46,7 @@ export class RunState {
   readonly nodes = new Map<string, RunningNode>()
   /** Node -> who makes it. */
   readonly waiting = new Map<string, string>()
-  readonly counts: Record<NodeResult["status"], number> = { ran: 0, hit: 0, failed: 0, skipped: 0 }
+  readonly counts: Record<NodeResult["status"], number> = { ran: 0, hit: 0, fetched: 0, failed: 0, skipped: 0 }
   /** Found nodes that had left rows out when they were made. */
   foundSkipping = 0
   total = 0
@@ -58,8 +58,8 @@ export class RunState {
 
   /** Nodes that are not settled: running, waiting, or not begun. */
   get left(): number {
-    const { ran, hit, failed, skipped } = this.counts
-    return Math.max(0, this.total - ran - hit - failed - skipped)
+    const { ran, hit, fetched, failed, skipped } = this.counts
+    return Math.max(0, this.total - ran - hit - fetched - failed - skipped)
   }
 
   on(event: RunEvent, now: number): void {

@@ -82,7 +82,7 @@ const comparison = (before: PastRun, after: PastRun, journal: JournalTables, onl
   }
   const [old, young] = [nodesOf(before, only?.before), nodesOf(after, only?.after)]
   const metricsOf = ({ digest }: PastExecution) => (digest === null ? {} : journal.artifact(digest)?.metrics)
-  const made = (execution: PastExecution) => (execution.status === "hit" ? "ran" : execution.status)
+  const made = (execution: PastExecution) => (execution.status === "hit" || execution.status === "fetched" ? "ran" : execution.status)
   const all = [...new Set([...old.keys(), ...young.keys()])].map((node): NodeDifference => {
     const [a, b] = [old.get(node), young.get(node)]
     if (a === undefined || b === undefined) {

@@ -81,8 +81,8 @@ const lastOf = (name: string, statuses: ReadonlyArray<NodeStatus>): Effect.Effec
     )).flat()
   })
 
-const withResult: ReadonlyArray<NodeStatus> = ["hit", "ran"]
-const anyStatus: ReadonlyArray<NodeStatus> = ["hit", "ran", "failed", "skipped"]
+const withResult: ReadonlyArray<NodeStatus> = ["hit", "ran", "fetched"]
+const anyStatus: ReadonlyArray<NodeStatus> = ["hit", "ran", "fetched", "failed", "skipped"]
 
 /**
  * The execution that a user means by a node's or an output's name, alone or after "pipeline:" or "run:"; undefined when nothing is called that.

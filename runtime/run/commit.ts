@@ -19,6 +19,8 @@ interface Finished extends Produced {
   readonly claim: Claim
   readonly parts: KeyParts
   readonly milliseconds: number
+  /** Of a result that was fetched and not made: from where, and the code that it was made with. */
+  readonly fetched?: { readonly from: string; readonly code: string; readonly files: Readonly<Record<string, string>> } | undefined
 }
 
 /** Takes a result in with others; gives the trace that it replaces, if any (--force). */
@@ -33,7 +35,7 @@ export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.E
 
   const record = (
     tables: JournalTables,
-    { node, claim: { key }, parts, sealed, sidecar, skipped, metrics, milliseconds }: Finished
+    { node, claim: { key }, parts, sealed, sidecar, skipped, metrics, milliseconds, fetched }: Finished
   ): Trace | undefined => {
     const { contentDigest, digest } = sealed
     const before = isForced(run, node.id) ? tables.trace(key) : undefined
@@ -41,9 +43,12 @@ export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.E
     tables.recordTrace(
       { key, digest, contentDigest, type: node.type.name, metrics, sidecar: sidecar?.digest, skipped },
       // Run and node name the execution that is recorded beside it: key, parts and code are there.
-      { run: run.id, node: node.id, inputs: node.inputs, paths: filesOf(node), node_version: process.version }
+      { run: run.id, node: node.id, inputs: node.inputs, paths: filesOf(node), node_version: process.version, fetched: fetched?.from }
     )
-    tables.recordExecution(executionOf(node, key, parts, { status: "ran", milliseconds, digest }))
+    const execution = executionOf(node, key, parts, { status: fetched === undefined ? "ran" : "fetched", milliseconds, digest })
+    tables.recordExecution(
+      fetched === undefined ? execution : { ...execution, parts: { ...parts, code: fetched.code }, files: fetched.files }
+    )
     return before
   }
 

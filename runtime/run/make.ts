@@ -9,13 +9,18 @@ import type { StageNode } from "../define/graph.ts"
 import { messageOf, type StageError, type StoreError } from "../errors.ts"
 import type { KeyParts } from "../key/cache-key.ts"
 import type { Claim } from "../store/in-flight.ts"
+import type { SkippedCount } from "../define/skipped.ts"
+import type { SealedObject } from "../store/objects.ts"
+import type { Trace } from "../store/traces.ts"
 import { toldOfSkipped } from "../store/sidecar.ts"
+import { drifted, driftOf } from "./changes.ts"
 import { makeCommit } from "./commit.ts"
 import { isForced, type RunContext } from "./context.ts"
 import { fairSemaphore } from "./fair-semaphore.ts"
 import type { Finder } from "./find.ts"
 import { checkpointFolder, limitsOf, produce } from "./produce.ts"
 import type { Recorder } from "./recorder.ts"
+import type { Sharing } from "./sharing.ts"
 
 /** Most nodes that may be running or waiting to reach the disk. Nodes still queued for a permit don't count. */
 const unrecorded = 128
@@ -32,7 +37,7 @@ const isRetryable = (error: StageError | StoreError): boolean => error._tag === 
  */
 export type Make = (node: StageNode, key: string, parts: KeyParts, suspect?: string) => Effect.Effect<boolean, StoreError>
 
-export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): Effect.Effect<Make, never, Scope.Scope> =>
+export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, sharing: Sharing): Effect.Effect<Make, never, Scope.Scope> =>
   Effect.gen(function* () {
     const { emit, journal, known, store, verified } = run
     const commit = yield* makeCommit(run, recorder)
@@ -77,6 +82,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
         known.set(node.id, { digest, contentDigest, path: store.path(digest), type: node.type.name })
         verified.add(digest)
         yield* store.remove(checkpointFolder(run, claim.key))
+        yield* sharing.share(node, traceOf(node, claim.key, sealed, sidecar, metrics, skipped))
         return { digest, metrics, ...toldOfSkipped(store, { sidecar: sidecar?.digest, skipped }) }
       }).pipe(
         Effect.ensuring(store.remove(sealed.directory)),
@@ -122,7 +128,49 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
       }).pipe(Effect.ensuring(Effect.sync(() => Queue.offerUnsafe(done, claimed.claim))))
     })
 
+    /** Takes a result that others share, under the claim of its key; whether there is one now. */
+    const takeShared = Effect.fnUntraced(function* (node: StageNode, key: string, parts: KeyParts, suspect: string | undefined) {
+      // A locked run holds to the code too, of which a pinned stage's key says nothing.
+      const isHeld = run.options.locked !== undefined && node.stage.pinned !== undefined
+      const entry = isHeld || isForced(run, node.id) ? undefined : yield* sharing.look(node, key)
+      if (entry === undefined) return false
+      const claimed = yield* store.claim(key)
+      if (!claimed.mine) return false
+      return yield* Effect.gen(function* () {
+        const trace = yield* finder.lookOrSetAside(node.id, key, suspect)
+        if (trace !== undefined) return run.known.get(node.id)?.digest === trace.digest || (yield* finder.take(node, key, parts, trace))
+        const started = performance.now()
+        const fetched = yield* sharing.fetch(node, entry)
+        if (fetched === undefined) return false
+        const { sealed, sidecar } = fetched
+        const metrics = entry.metrics as Readonly<Record<string, number>>
+        const { code, files, skipped } = entry
+        const milliseconds = performance.now() - started
+        yield* commit({
+          ...{ node, claim: claimed.claim, parts, sealed, sidecar, skipped, metrics, milliseconds },
+          fetched: { from: run.options.shared?.folder ?? "", code, files }
+        }).pipe(
+          Effect.ensuring(store.remove(sealed.directory)),
+          Effect.ensuring(sidecar === undefined ? Effect.void : store.remove(sidecar.directory))
+        )
+        yield* store.remove(checkpointFolder(run, key))
+        const found = traceOf(node, key, sealed, sidecar, metrics, skipped)
+        const drift = yield* driftOf(node, run.facts, found, journal)
+        if (drift.length > 0) emit({ type: "note", node: node.id, message: drifted(node, drift) })
+        known.set(node.id, { ...found, path: store.path(found.digest) })
+        verified.add(found.digest)
+        const told = toldOfSkipped(store, found)
+        recorder.report(node, { status: "fetched", milliseconds, key, digest: found.digest, metrics, ...told, error: null })
+        return true
+      }).pipe(
+        // What goes wrong with the commit goes wrong for a result that is made here too, and is told there.
+        Effect.catch(() => Effect.succeed(false)),
+        Effect.ensuring(Effect.sync(() => Queue.offerUnsafe(done, claimed.claim)))
+      )
+    })
+
     return Effect.fnUntraced(function* (node, key, parts, suspect) {
+      if (yield* takeShared(node, key, parts, suspect)) return true
       const permits = node.stage.resources.tensors === true ? tensors : data
       let told = ""
       for (;;) {
@@ -134,3 +182,13 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder): 
       }
     })
   })
+
+/** What the journal has of a result. */
+const traceOf = (
+  node: StageNode,
+  key: string,
+  { contentDigest, digest }: SealedObject,
+  sidecar: SealedObject | undefined,
+  metrics: Readonly<Record<string, number>>,
+  skipped: ReadonlyArray<SkippedCount>
+): Trace => ({ key, digest, contentDigest, type: node.type.name, metrics, sidecar: sidecar?.digest, skipped })

@@ -5,6 +5,7 @@ import { ancestors, descendants, type Graph, nodeNamed, type Settings } from "..
 import type { NodeLimits } from "../define/node.ts"
 import { PipelineError } from "../errors.ts"
 import type { RunEvent } from "./events.ts"
+import type { SharedPlace } from "../shared/open.ts"
 import type { LockFile } from "./lock-file.ts"
 
 export interface RunOptions {
@@ -27,6 +28,8 @@ export interface RunOptions {
   readonly checkpointSteps?: number
   /** What `freeze` wrote: the run does not start when anything differs from it, and fails when a result does. */
   readonly locked?: LockFile
+  /** Where results are shared with others. */
+  readonly shared?: SharedPlace
 }
 
 export interface Machine {

@@ -14,6 +14,7 @@ import type { Pipeline } from "../define/pipeline.ts"
 import type { PipelineError, StoreError } from "../errors.ts"
 import { knownDigest } from "../key/file-source.ts"
 import type { Numerics } from "../key/numerics.ts"
+import { openShared } from "../shared/open.ts"
 import type { Asked } from "../store/asked.ts"
 import { Journal } from "../store/journal.ts"
 import { Store } from "../store/store.ts"
@@ -31,6 +32,7 @@ import { chosenNodes, graphOptions, machineOf, namedNodes, type RunOptions } fro
 import { makeRecorder } from "./recorder.ts"
 import { schedule } from "./scheduler.ts"
 import { makeSettler } from "./settle.ts"
+import { makeSharing, type Sharing } from "./sharing.ts"
 
 /** Runs the pipeline. Fails only when it can't start; a failed stage is part of the result. */
 export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record<string, AnyNode>>>(
@@ -103,11 +105,12 @@ const runGraph = (
   askedFor: Asked
 ): Effect.Effect<RunResult, PipelineError | StoreError, Scope.Scope> =>
   Effect.gen(function* () {
-    const { emit, graph, id, journal, known } = context
+    const { emit, graph, id, journal, known, options } = context
     const started = performance.now()
     const recorder = yield* makeRecorder(context)
     const finder = makeFinder(context, recorder)
-    const make = yield* makeMaker(context, recorder, finder)
+    const sharing = yield* makeSharing(context, options.shared === undefined ? undefined : openShared(options.shared))
+    const make = yield* makeMaker(context, recorder, finder, sharing)
     yield* journal.startRun(id, graph.pipeline, askedFor)
     emit({
       type: "run-started",
@@ -117,8 +120,10 @@ const runGraph = (
     })
     return yield* Effect.gen(function* () {
       const found = yield* takeFound(context, finder)
+      yield* shareFound(context, found, sharing)
       yield* schedule(graph, makeSettler(context, selected, recorder, finder, make), found)
       yield* recorder.flush
+      yield* sharing.finished
       // In the graph's order, whatever finished first.
       const nodes = [...graph.nodes.keys()].flatMap((node) => recorder.results.get(node) ?? [])
       const status = nodes.some((node) => node.status === "failed") ? ("failed" as const) : ("succeeded" as const)
@@ -162,6 +167,24 @@ const takeFound = Effect.fnUntraced(function* (context: RunContext, finder: Find
     settled.add(node.id)
   }
   return settled
+})
+
+/** Results that were there before may not be shared yet. */
+const shareFound = Effect.fnUntraced(function* (
+  { graph, journal, known, options }: RunContext,
+  found: ReadonlySet<string>,
+  sharing: Sharing
+) {
+  if (options.shared === undefined || options.shared.isReadOnly === true) return
+  for (const id of found) {
+    const node = graph.nodes.get(id)!
+    const digest = known.get(id)?.digest
+    if (node.kind !== "stage" || digest === undefined) continue
+    for (const key of yield* journal.keysOf(digest)) {
+      const trace = yield* journal.trace(key)
+      if (trace !== undefined) yield* sharing.share(node, trace)
+    }
+  }
 })
 
 const outputsOf = (graph: Graph, known: ReadonlyMap<string, KnownResult>): Record<string, StoredOutput> =>

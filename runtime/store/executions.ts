@@ -4,7 +4,8 @@ import type { KeyParts } from "../key/cache-key.ts"
 import { type JournalDatabase, parse, type Row } from "./journal-database.ts"
 import type { Listings } from "./listings.ts"
 
-export type NodeStatus = "hit" | "ran" | "failed" | "skipped"
+/** "fetched": made elsewhere, and taken from shared results. */
+export type NodeStatus = "hit" | "ran" | "fetched" | "failed" | "skipped"
 
 export interface Execution {
   readonly run: string
@@ -87,7 +88,7 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
     status !== "hit" || parts.pinned !== undefined || blessed.has(key)
   const blessedKeys = (): ReadonlySet<string> => new Set(database.all("select key from blessings").map(({ key }) => key as string))
   const recordExecution = (execution: Execution, files: string, blessed: ReadonlySet<string>): void => {
-    if (execution.status === "ran") database.recordUses(execution.key, execution.parts)
+    if (execution.status === "ran" || execution.status === "fetched") database.recordUses(execution.key, execution.parts)
     database.run(
       "insert into executions (run, pipeline, node, stage, key, parts, files, status, milliseconds, digest, error, at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
       execution.run,
@@ -148,10 +149,10 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
     executionsOf: (run: string): Array<PastExecution> => where("run = ? order by id", run),
     /** The executions that ended with this artifact: those that made it, or also those that found it. */
     executionsWith: (digest: string, statuses: "ran" | "any" = "ran"): Array<PastExecution> =>
-      where(`${hasDigest} ${statuses === "ran" ? "and status = 'ran'" : ""} order by id`, digest, digest),
+      where(`${hasDigest} ${statuses === "ran" ? "and status in ('ran', 'fetched')" : ""} order by id`, digest, digest),
     /** The executions that made something of this content. */
     executionsFrom: (content: string): Array<PastExecution> =>
-      where("status = 'ran' and parts <> '' and key in (select key from uses where content = ?) order by id", content),
+      where("status in ('ran', 'fetched') and parts <> '' and key in (select key from uses where content = ?) order by id", content),
     /** The node's last execution in each pipeline that has a node of this name, the latest first. */
     lastOfNode: (node: string, statuses: ReadonlyArray<NodeStatus>): Array<PastExecution> => {
       const list = statuses.map((status) => `'${status}'`).join(", ")
@@ -159,11 +160,11 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
     },
     /** The node's executions that ended with a result, the latest first. */
     resultsOfNode: (pipeline: string, node: string, limit: number): Array<PastExecution> =>
-      where("pipeline = ? and node = ? and status in ('hit', 'ran') order by id desc limit ?", pipeline, node, limit),
+      where("pipeline = ? and node = ? and status in ('hit', 'ran', 'fetched') order by id desc limit ?", pipeline, node, limit),
     /** What was known of a node when it last ran or was found: to say what changed since. */
     lastExecution: (pipeline: string, node: string): Pick<Execution, "key" | "parts" | "files" | "status"> | undefined => {
       const row = database.get(
-        `select key, ${partsColumn}, files, status from executions where pipeline = ? and node = ? and status in ('hit', 'ran') order by id desc limit 1`,
+        `select key, ${partsColumn}, files, status from executions where pipeline = ? and node = ? and status in ('hit', 'ran', 'fetched') order by id desc limit 1`,
         pipeline,
         node
       )

@@ -133,7 +133,7 @@ export class JournalDatabase {
         this.#database.exec(
           "insert or ignore into artifacts (digest, content_digest, type, metrics, made) select digest, content_digest, type, metrics, made from traces"
         )
-        for (const { key, parts } of this.all("select key, parts from executions where status = 'ran'"))
+        for (const { key, parts } of this.all("select key, parts from executions where status in ('ran', 'fetched')"))
           this.recordUses(key as string, parse(parts) as KeyParts)
       }
       if (from < 3 && from !== 0) for (const table of summed) this.#addColumn(table, "sum")

@@ -174,7 +174,7 @@ export const traces = (database: JournalDatabase, listings: Listings) => {
     ): { readonly code: string; readonly files: Readonly<Record<string, string>> } | undefined => {
       const row = database.get(
         `select code, files from (
-          select json_extract(parts, '$.code') as code, files, at, 0 as blessed from executions where key = ?1 and digest = ?2 and status = 'ran' and parts <> '' and json_valid(parts)
+          select json_extract(parts, '$.code') as code, files, at, 0 as blessed from executions where key = ?1 and digest = ?2 and status in ('ran', 'fetched') and parts <> '' and json_valid(parts)
           union all select code, files, at, 1 as blessed from blessings where key = ?1 and digest = ?2)
         order by code = ?3 desc, at desc, blessed desc limit 1`,
         key,

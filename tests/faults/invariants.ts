@@ -36,13 +36,13 @@ export const wrongRecords = async (home: string): Promise<Array<string>> => {
     // The journal can't hold two records of a key; what can go wrong is that different results were said to be made under it.
     for (const { key, digests } of database
       .prepare(
-        "select key, group_concat(distinct digest) as digests from executions where status in ('ran', 'hit') group by key having count(distinct digest) > 1"
+        "select key, group_concat(distinct digest) as digests from executions where status in ('ran', 'fetched', 'hit') group by key having count(distinct digest) > 1"
       )
       .all())
       wrong.push(`results of the key ${String(key)}: ${String(digests)}`)
     for (const { key, digest } of database
       .prepare(
-        "select key, digest from traces where not exists (select 1 from executions where executions.key = traces.key and executions.digest = traces.digest and status = 'ran')"
+        "select key, digest from traces where not exists (select 1 from executions where executions.key = traces.key and executions.digest = traces.digest and status in ('ran', 'fetched'))"
       )
       .all())
       wrong.push(`the record of the key ${String(key)} names ${String(digest)}, which no node was said to make`)

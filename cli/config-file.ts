@@ -1,0 +1,61 @@
+/** The config file: `caravan.json` beside the nearest package.json. What it says holds for every run of the project, unless a flag says otherwise. */
+import { existsSync, readFileSync } from "node:fs"
+import { dirname, join, resolve } from "node:path"
+import * as Exit from "effect/Exit"
+import * as Cause from "effect/Cause"
+import * as Schema from "effect/Schema"
+import { messageOf } from "../runtime/errors.ts"
+import type { SharedPlace } from "../runtime/shared/open.ts"
+import { UsageError } from "./command.ts"
+
+export const configName = "caravan.json"
+
+const File = Schema.Struct({
+  /** The folder of shared results, from the file's own; or with how it is used. */
+  shared: Schema.optionalKey(
+    Schema.Union([
+      Schema.String,
+      Schema.Struct({ folder: Schema.String, readOnly: Schema.optionalKey(Schema.Boolean), seconds: Schema.optionalKey(Schema.Number) })
+    ])
+  )
+})
+
+export interface Config {
+  /** Where it was read. */
+  readonly path?: string
+  readonly shared?: SharedPlace
+}
+
+const decode = Schema.decodeUnknownExit(File, { onExcessProperty: "error", errors: "all" })
+
+/** The file that holds for a folder: that of the project it is in. */
+const findConfig = (from: string): string | undefined => {
+  for (let folder = resolve(from); ; folder = dirname(folder)) {
+    const path = join(folder, configName)
+    if (existsSync(path)) return path
+    if (existsSync(join(folder, "package.json")) || folder === dirname(folder)) return undefined
+  }
+}
+
+export const readConfig = (from: string): Config => {
+  const path = findConfig(from)
+  if (path === undefined) return {}
+  const fail = (what: string) => new UsageError(`Reading the config file ${path}: ${what}`)
+  let parsed: unknown
+  try {
+    parsed = JSON.parse(readFileSync(path, "utf8"))
+  } catch (cause) {
+    throw fail(`${messageOf(cause)}. It holds one JSON object, for example { "shared": "/mnt/team/caravan-results" }.`)
+  }
+  const decoded = decode(parsed)
+  if (Exit.isFailure(decoded)) throw fail(`${messageOf(Cause.squash(decoded.cause))}`)
+  const { shared } = decoded.value
+  if (shared === undefined) return { path }
+  const { folder, readOnly = false, seconds } = typeof shared === "string" ? { folder: shared } : shared
+  if (folder === "") throw fail(`"shared" is empty: give the path of a folder, or leave it out.`)
+  if (seconds !== undefined && !(seconds > 0)) throw fail(`"shared.seconds" is ${seconds}, expected a number above 0.`)
+  return {
+    path,
+    shared: { folder: resolve(dirname(path), folder), isReadOnly: readOnly, ...(seconds === undefined ? {} : { seconds }) }
+  }
+}

@@ -1,0 +1,180 @@
+/**
+ * The process that touches a folder of shared results, for folder.ts: where the folder's file system hangs, this process hangs and the run does not. Nothing but Node is
+ * imported, so that it starts quickly. A file is written under another name and renamed, so none is ever seen half written.
+ */
+import { createHash, randomUUID } from "node:crypto"
+import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises"
+import { hostname } from "node:os"
+import { dirname, join } from "node:path"
+import type { Trouble } from "./files.ts"
+
+export type Call = { readonly id: number } & (
+  | { readonly does: "begin" }
+  | { readonly does: "entry"; readonly name: string }
+  | { readonly does: "putEntry"; readonly name: string; readonly bytes: Uint8Array }
+  | { readonly does: "has"; readonly name: string }
+  | { readonly does: "fetch" | "send"; readonly name: string; readonly path: string }
+)
+export type Answer =
+  /** The call goes on. */
+  | { readonly id: number; readonly moving: true }
+  | { readonly id: number; readonly value: unknown }
+  | { readonly id: number; readonly trouble: Trouble; readonly message: string }
+
+const root = process.argv[2]!
+const isReadOnly = process.argv[3] === "read-only"
+/** An entry is a few hundred bytes; with a thousand metrics it would be 50 KB. */
+const largestEntry = 1 << 20
+/** What killed runs left of files that they were writing. */
+const abandonedAfter = 24 * 3600 * 1000
+
+class Told extends Error {
+  readonly trouble: Trouble
+  constructor(trouble: Trouble, message: string) {
+    super(message)
+    this.trouble = trouble
+  }
+}
+
+const pathOf = (kind: "ac" | "cas", name: string) => {
+  if (!/^[0-9a-f]{64}$/.test(name)) throw new Error(`${name} is no sha256`)
+  return join(root, kind, name.slice(0, 2), name)
+}
+
+/** undefined when there is no such file; an error when the folder itself is not there. */
+const ifThere = async <A>(body: () => Promise<A>): Promise<A | undefined> => {
+  try {
+    return await body()
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    if (code !== "ENOENT" && code !== "ENOTDIR") throw cause
+    await begin()
+    return undefined
+  }
+}
+
+const begin = async (): Promise<void> => {
+  const found = await stat(root).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === "ENOENT" || cause.code === "ENOTDIR") return undefined
+    throw cause
+  })
+  if (found === undefined) throw new Told("gone", "there is no such folder: mount it, or make it (mkdir)")
+  if (!found.isDirectory()) throw new Told("gone", "it is not a folder")
+}
+
+const sweep = async (): Promise<void> => {
+  const folder = join(root, "tmp")
+  for (const name of await readdir(folder).catch(() => [] as Array<string>)) {
+    const path = join(folder, name)
+    const age = Date.now() - ((await stat(path).catch(() => undefined))?.mtimeMs ?? Infinity)
+    if (age > abandonedAfter) await rm(path, { force: true }).catch(() => undefined)
+  }
+}
+
+/** Copies a file, hashing it; gives its sha256. */
+const copy = async (from: string, to: string, moved: () => void): Promise<string> => {
+  const source = await open(from, "r")
+  try {
+    const target = await open(to, "wx")
+    try {
+      const hash = createHash("sha256")
+      const piece = Buffer.allocUnsafe(1 << 20)
+      for (;;) {
+        const { bytesRead } = await source.read(piece, 0, piece.length)
+        if (bytesRead === 0) break
+        hash.update(piece.subarray(0, bytesRead))
+        await target.writeFile(piece.subarray(0, bytesRead))
+        moved()
+      }
+      await target.sync()
+      return hash.digest("hex")
+    } finally {
+      await target.close()
+    }
+  } finally {
+    await source.close()
+  }
+}
+
+/** Writes a new file below the root by `body`, and renames it to its place. */
+const place = async (to: string, body: (path: string) => Promise<void>): Promise<void> => {
+  // Not with all above it: a folder that was unmounted is not made anew on the disk below.
+  for (const folder of [join(root, "tmp"), dirname(dirname(to)), dirname(to)])
+    await mkdir(folder).catch((cause: NodeJS.ErrnoException) => {
+      if (cause.code !== "EEXIST") throw cause
+    })
+  const fresh = join(root, "tmp", `${hostname()}-${process.pid}-${randomUUID()}`)
+  try {
+    await body(fresh)
+    await rename(fresh, to)
+  } catch (cause) {
+    await rm(fresh, { force: true }).catch(() => undefined)
+    throw cause
+  }
+}
+
+const work = async (call: Call, moved: () => void): Promise<unknown> => {
+  switch (call.does) {
+    case "begin":
+      await begin()
+      if (!isReadOnly) await sweep()
+      return undefined
+    case "entry":
+      return ifThere(async () => {
+        const path = pathOf("ac", call.name)
+        if ((await stat(path)).size > largestEntry) throw new Told("lying", `${path} is too large for an entry`)
+        return readFile(path)
+      })
+    case "putEntry":
+      return place(pathOf("ac", call.name), async (path) => {
+        const file = await open(path, "wx")
+        try {
+          await file.writeFile(call.bytes)
+          await file.sync()
+        } finally {
+          await file.close()
+        }
+      })
+    case "has":
+      return ifThere(async () => (await stat(pathOf("cas", call.name))).size)
+    case "fetch":
+      return (
+        (await ifThere(async () => {
+          const from = pathOf("cas", call.name)
+          if ((await copy(from, call.path, moved)) === call.name) return true
+          await rm(call.path, { force: true })
+          // Named by its content, it is worth nothing to anybody: the next who has the content puts it back.
+          if (!isReadOnly) await rm(from, { force: true }).catch(() => undefined)
+          throw new Told("lying", `${from} is not what its name says`)
+        })) ?? false
+      )
+    case "send":
+      return place(pathOf("cas", call.name), async (path) => {
+        if ((await copy(call.path, path, moved)) !== call.name)
+          throw new Told("refused", `${call.path} has changed: \`caravan verify --store\` sets it aside`)
+      })
+  }
+}
+
+const troubleOf = (cause: unknown): Trouble => {
+  if (cause instanceof Told) return cause.trouble
+  const { code = "" } = cause as NodeJS.ErrnoException
+  if (code === "ENOSPC" || code === "EDQUOT") return "full"
+  return ["ENOENT", "ENOTDIR", "ESTALE", "EHOSTDOWN", "ENOTCONN", "EIO", "ENODEV"].includes(code) ? "gone" : "refused"
+}
+
+const send = (answer: Answer) => process.send?.(answer)
+process.on("message", (call: Call) => {
+  let last = performance.now()
+  const moved = () => {
+    if (performance.now() - last < 500) return
+    last = performance.now()
+    send({ id: call.id, moving: true })
+  }
+  work(call, moved).then(
+    (value) => send({ id: call.id, value }),
+    (cause: unknown) => send({ id: call.id, trouble: troubleOf(cause), message: (cause as Error).message })
+  )
+})
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => {})
+process.on("disconnect", () => process.exit(0))

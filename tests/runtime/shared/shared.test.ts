@@ -1,0 +1,222 @@
+/** Shared results: two clones of a project with stores of their own and a folder between them, and what may become of that folder. */
+import { spawnSync } from "node:child_process"
+import { hash } from "node:crypto"
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statfsSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
+import { removeFolder, workFolder } from "../../cli/caravan.ts"
+import { checkRecords } from "../../faults/invariants.ts"
+import { encodeEntry } from "../../../runtime/shared/entry.ts"
+import { digests, type Fixture, fixtureFolder, invert, loadFixture, openHome, statuses } from "../fixture.ts"
+
+/** A clone that ran before all tests, and the folder that its results were shared in. */
+let template: Fixture
+let first: Ran
+const templateShared = join(workFolder(), "shared")
+beforeAll(async () => {
+  template = await loadFixture(fixtureFolder())
+  mkdirSync(templateShared)
+  first = await template.run({}, { shared: { folder: templateShared } })
+})
+afterAll(() => {
+  for (const each of [template.folder, join(templateShared, "..")]) removeFolder(each)
+})
+
+/** Another clone, in which nothing ran yet. */
+let other: Fixture
+let folder: string
+beforeEach(async () => {
+  other = await loadFixture(fixtureFolder())
+  folder = join(workFolder(), "shared")
+  mkdirSync(folder)
+})
+const filled = () => cpSync(templateShared, folder, { recursive: true })
+afterEach(async () => {
+  await checkRecords(join(other.folder, "home"))
+  for (const each of [other.folder, join(folder, "..")]) removeFolder(each)
+})
+
+const all = (status: string) => ({ lines: status, shout: status, wait: status, counts: status })
+type Ran = Awaited<ReturnType<Fixture["run"]>>
+const notes = ({ events }: Ran) => events.flatMap((event) => (event.type === "note" ? [event.message] : []))
+const keyOf = ({ nodes }: Ran, node: string) => nodes.find(({ id }) => id === node)!.key!
+const entryPath = (key: string) => join(folder, "ac", key.slice(0, 2), key)
+const blobPath = (sha256: string) => join(folder, "cas", sha256.slice(0, 2), sha256)
+/** The file of a dataset in the shared folder. */
+const dataOf = (ran: Ran, node: string) => {
+  const { files } = JSON.parse(readFileSync(blobPath(digests(ran)[node]!), "utf8")) as { files: Array<{ path: string; sha256: string }> }
+  return blobPath(files.find(({ path }) => path === "data.arrow")!.sha256)
+}
+const files = (below: string) => readdirSync(below, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
+
+describe("a folder of shared results", () => {
+  it("gives a second clone every result, with the digests, metrics and origin that they had; they stay when the folder goes", async () => {
+    filled()
+    expect(statuses(first)).toEqual(all("ran"))
+    const second = await other.run({}, { shared: { folder } })
+    expect(statuses(second)).toEqual(all("fetched"))
+    expect(digests(second)).toEqual(digests(first))
+    expect(second.nodes.map(({ metrics }) => metrics)).toEqual(first.nodes.map(({ metrics }) => metrics))
+    expect(notes(second)).toEqual([])
+    rmSync(folder, { recursive: true })
+    expect(statuses(await other.run())).toEqual(all("hit"))
+    const { journal, close } = openHome(join(other.folder, "home"))
+    expect(journal.provenance(keyOf(second, "shout"))).toMatchObject({ run: second.run, fetched: folder })
+    expect(journal.executionsWith(digests(second).shout!)).toMatchObject([{ status: "fetched", parts: { config: { times: 1 } } }])
+    close()
+  })
+
+  it("gets what was made before it was used", async () => {
+    expect(statuses(await template.run({}, { shared: { folder } }))).toEqual(all("hit"))
+    expect(statuses(await other.run({}, { shared: { folder } }))).toEqual(all("fetched"))
+  })
+
+  it("gives only what has the same key", async () => {
+    filled()
+    const second = await other.run({ times: "2" }, { shared: { folder }, force: ["wait"] })
+    expect(statuses(second)).toEqual({ lines: "fetched", wait: "ran", shout: "ran", counts: "ran" })
+  })
+
+  it("that is used read-only is not written to", async () => {
+    filled()
+    const there = files(folder).length
+    expect(statuses(await other.run({ times: "2" }, { shared: { folder, isReadOnly: true } }))).toMatchObject({
+      wait: "fetched",
+      shout: "ran"
+    })
+    expect(files(folder).length).toBe(there)
+  })
+
+  it("has one writer's files whole when several write at once", async () => {
+    const [, second] = await Promise.all([template, other].map((each) => each.run({}, { shared: { folder } })))
+    expect(digests(second!)).toEqual(digests(first))
+    expect(files(join(folder, "tmp"))).toEqual([])
+    for (const { name, parentPath } of files(join(folder, "cas"))) expect(hash("sha256", readFileSync(join(parentPath, name)))).toBe(name)
+  })
+})
+
+describe("a shared result that lies", () => {
+  beforeEach(filled)
+  const madeHere = async (node: string, message: RegExp, isReadOnly = false) => {
+    const second = await other.run({}, { shared: { folder, isReadOnly } })
+    expect(statuses(second)).toEqual({ ...all("fetched"), [node]: "ran" })
+    expect(digests(second)).toEqual(digests(first))
+    expect(notes(second)).toEqual([expect.stringMatching(message)])
+  }
+
+  it("in its bytes is made here, and mended there", async () => {
+    invert(dataOf(first, "shout"))
+    await madeHere("shout", /its shared result in .* can't be used \(.* is not what its name says\): it is made here/)
+    rmSync(join(other.folder, "home"), { recursive: true })
+    expect(statuses(await other.run({}, { shared: { folder } }))).toEqual(all("fetched"))
+  })
+  it("in its bytes stays where nothing may be written", async () => {
+    invert(dataOf(first, "shout"))
+    await madeHere("shout", /is not what its name says/, true)
+    expect(existsSync(dataOf(first, "shout"))).toBe(true)
+  })
+  it("in its length is made here", async () => {
+    writeFileSync(dataOf(first, "shout"), readFileSync(dataOf(first, "shout")).subarray(0, 100))
+    await madeHere("shout", /has 100 bytes, expected/)
+  })
+  it("in its entry, or by another key's entry, is made here", async () => {
+    invert(entryPath(keyOf(first, "shout")))
+    await madeHere("shout", /its entry of the key .* is damaged/)
+    rmSync(join(other.folder, "home"), { recursive: true })
+    writeFileSync(entryPath(keyOf(first, "shout")), readFileSync(entryPath(keyOf(first, "wait"))))
+    await madeHere("shout", /is of another key/)
+  })
+  it("in its content's digest is made here: what depends on it goes by that", async () => {
+    const path = entryPath(keyOf(first, "shout"))
+    const entry = JSON.parse(readFileSync(path, "utf8").split("\n")[1]!) as Parameters<typeof encodeEntry>[0]
+    writeFileSync(path, encodeEntry({ ...entry, contentDigest: "0".repeat(64) }))
+    await madeHere("shout", /its content is .*, and its entry says 0000/)
+  })
+  it("in its type is made here", async () => {
+    const path = entryPath(keyOf(first, "shout"))
+    const entry = JSON.parse(readFileSync(path, "utf8").split("\n")[1]!) as Parameters<typeof encodeEntry>[0]
+    writeFileSync(path, encodeEntry({ ...entry, digest: digests(first).counts! }))
+    await madeHere("shout", /can't be used/)
+  })
+  it("with paths that leave its folder writes nothing there", async () => {
+    const path = entryPath(keyOf(first, "shout"))
+    const entry = JSON.parse(readFileSync(path, "utf8").split("\n")[1]!) as Parameters<typeof encodeEntry>[0]
+    const evil = hash("sha256", "evil")
+    mkdirSync(join(blobPath(evil), ".."), { recursive: true })
+    writeFileSync(blobPath(evil), "evil")
+    for (const name of ["../../../evil", "/tmp/evil", "a//b", "./x"]) {
+      const manifest = JSON.stringify({
+        format: 1,
+        type: entry.type,
+        contentDigest: entry.contentDigest,
+        files: [{ path: name, size: 4, sha256: evil }]
+      })
+      const digest = hash("sha256", manifest)
+      mkdirSync(join(blobPath(digest), ".."), { recursive: true })
+      writeFileSync(blobPath(digest), manifest)
+      writeFileSync(path, encodeEntry({ ...entry, digest }))
+      await madeHere("shout", /names a file that no result has/)
+      expect(readdirSync(other.folder, { recursive: true }).filter((file) => String(file).includes("evil"))).toEqual([])
+      rmSync(join(other.folder, "home"), { recursive: true })
+    }
+  })
+  it("by files that were deleted is made here, without a word: old ones may go", async () => {
+    rmSync(dataOf(first, "shout"))
+    const second = await other.run({}, { shared: { folder } })
+    expect([statuses(second), notes(second)]).toEqual([{ ...all("fetched"), shout: "ran" }, []])
+  })
+})
+
+describe("a folder of shared results that fails", () => {
+  const survived = (ran: Ran, message: RegExp) => {
+    expect(Object.values(statuses(ran)).every((status) => status === "ran" || status === "fetched")).toBe(true)
+    expect(notes(ran)).toEqual([expect.stringMatching(message)])
+  }
+  it("because it is not there is told of once, and not made", async () => {
+    rmSync(folder, { recursive: true })
+    survived(
+      await other.run({}, { shared: { folder } }),
+      /can't be read \(gone: there is no such folder: mount it, or make it \(mkdir\)\); the run goes on without it/
+    )
+    expect(existsSync(folder)).toBe(false)
+  })
+  it("because a file is in its place is told of once", async () => {
+    rmSync(folder, { recursive: true })
+    writeFileSync(folder, "")
+    survived(await other.run({}, { shared: { folder } }), /gone: it is not a folder/)
+  })
+  it("because it goes while the run goes on is told of once", async () => {
+    const ran = await other.run({ steps: "4" }, { shared: { folder } }, (event) => {
+      if (event.type === "node-finished" && event.node.id === "lines") renameSync(folder, `${folder}-gone`)
+    })
+    survived(ran, /can't be (read|written to) \(gone: /)
+    expect(existsSync(folder)).toBe(false)
+  })
+  it("because it hangs is waited for as long as the deadline says, once", async () => {
+    filled()
+    const path = entryPath(keyOf(first, "lines"))
+    rmSync(path)
+    expect(spawnSync("mkfifo", [path]).status).toBe(0)
+    const began = performance.now()
+    survived(
+      await other.run({}, { shared: { folder, seconds: 0.5 } }),
+      /can't be read \(slow: no answer within 0\.5 s\); the run goes on without it/
+    )
+    expect(performance.now() - began).toBeLessThan(20_000)
+  })
+
+  const mount = () => spawnSync("mount", ["-t", "tmpfs", "-o", "size=32k", "none", folder]).status === 0
+  it("because it is full is told of once; what is there is still used", { timeout: 60_000 }, async ({ skip }) => {
+    if (!mount()) return skip("mounting is not allowed here")
+    try {
+      const ran = await other.run({}, { shared: { folder } })
+      survived(ran, /can't be written to \(full: ENOSPC.*\); nothing more is sent there in this run/)
+      expect(statfsSync(folder).bfree).toBeLessThan(4)
+      rmSync(join(other.folder, "home"), { recursive: true })
+      const second = await other.run({}, { shared: { folder, isReadOnly: true } })
+      expect([digests(second), statuses(second).lines]).toEqual([digests(ran), "fetched"])
+    } finally {
+      spawnSync("umount", ["-l", folder])
+    }
+  })
+})
