@@ -48,7 +48,7 @@ export const readConfig = (from: string): Config => {
     throw fail(`${messageOf(cause)}. It holds one JSON object, for example { "shared": "/mnt/team/caravan-results" }.`)
   }
   const decoded = decode(parsed)
-  if (Exit.isFailure(decoded)) throw fail(`${messageOf(Cause.squash(decoded.cause))}`)
+  if (Exit.isFailure(decoded)) throw fail(messageOf(Cause.squash(decoded.cause)))
   const { shared } = decoded.value
   if (shared === undefined) return { path }
   const { folder, readOnly = false, seconds } = typeof shared === "string" ? { folder: shared } : shared

@@ -114,14 +114,14 @@ export const makeSharing = (run: RunContext, shared: SharedFiles | undefined): E
     yield* Effect.addFinalizer(() => Effect.sync(() => shared.close()))
     const fetching = fairSemaphore(atOnce)
     const toSend = yield* Queue.unbounded<{ readonly node: StageNode; readonly trace: Trace }>()
-    let left = 0
+    const waiting = { count: 0 }
     for (let i = 0; i < atOnce; i++)
       yield* Effect.forkScoped(
         Effect.forever(
           Effect.flatMap(Queue.take(toSend), (item) =>
             Effect.ensuring(
               Effect.ignore(send(item)),
-              Effect.sync(() => left--)
+              Effect.sync(() => waiting.count--)
             )
           )
         )
@@ -149,7 +149,7 @@ export const makeSharing = (run: RunContext, shared: SharedFiles | undefined): E
             const sidecar =
               entry.sidecar === null
                 ? undefined
-                : yield* Effect.catch(fetchTo(node, entry.sidecar, Sidecar, beside), () => Effect.succeed(undefined))
+                : yield* fetchTo(node, entry.sidecar, Sidecar, beside).pipe(Effect.catchTag("StoreError", () => Effect.succeed(undefined)))
             if (sidecar === undefined) yield* store.remove(beside)
             return { entry, sealed, sidecar }
           })
@@ -157,11 +157,11 @@ export const makeSharing = (run: RunContext, shared: SharedFiles | undefined): E
       share: (node, trace) =>
         Effect.sync(() => {
           if (!works.writing) return
-          left++
+          waiting.count++
           Queue.offerUnsafe(toSend, { node, trace })
         }),
       finished: Effect.gen(function* () {
-        while (left > 0) yield* Effect.sleep("20 millis")
+        while (waiting.count > 0) yield* Effect.sleep("20 millis")
       })
     }
   })

@@ -68,7 +68,7 @@ export const sharedFolder = (
           done(() => ("trouble" in answer ? reject(new SharedError(answer.trouble, answer.message)) : resolve(answer.value)))
         }
       })
-      process.send({ ...given, id } as Call)
+      process.send({ ...given, id })
     })
   return {
     where: folder,

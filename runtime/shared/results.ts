@@ -9,13 +9,13 @@ import { SharedError, type SharedFiles } from "./files.ts"
 const atOnce = 4
 const forEach = async <A>(items: ReadonlyArray<A>, body: (item: A) => Promise<void>): Promise<void> => {
   const left = [...items]
-  let failed: { readonly cause: unknown } | undefined
+  const failures: Array<unknown> = []
   const work = async () => {
-    for (let item = left.shift(); item !== undefined && failed === undefined; item = left.shift())
-      await body(item).catch((cause: unknown) => void (failed ??= { cause }))
+    for (let item = left.shift(); item !== undefined && failures.length === 0; item = left.shift())
+      await body(item).catch((cause: unknown) => failures.push(cause))
   }
   await Promise.all(Array.from({ length: atOnce }, work))
-  if (failed !== undefined) throw failed.cause
+  if (failures.length > 0) throw failures[0]
 }
 
 export const entryOf = async (shared: SharedFiles, key: string): Promise<Entry | undefined> => {

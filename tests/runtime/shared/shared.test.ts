@@ -97,7 +97,7 @@ describe("a folder of shared results", () => {
 
 describe("a shared result that lies", () => {
   beforeEach(filled)
-  const madeHere = async (node: string, message: RegExp, isReadOnly = false) => {
+  const expectMadeHere = async (node: string, message: RegExp, isReadOnly = false) => {
     const second = await other.run({}, { shared: { folder, isReadOnly } })
     expect(statuses(second)).toEqual({ ...all("fetched"), [node]: "ran" })
     expect(digests(second)).toEqual(digests(first))
@@ -106,37 +106,37 @@ describe("a shared result that lies", () => {
 
   it("in its bytes is made here, and mended there", async () => {
     invert(dataOf(first, "shout"))
-    await madeHere("shout", /its shared result in .* can't be used \(.* is not what its name says\): it is made here/)
+    await expectMadeHere("shout", /its shared result in .* can't be used \(.* is not what its name says\): it is made here/)
     rmSync(join(other.folder, "home"), { recursive: true })
     expect(statuses(await other.run({}, { shared: { folder } }))).toEqual(all("fetched"))
   })
   it("in its bytes stays where nothing may be written", async () => {
     invert(dataOf(first, "shout"))
-    await madeHere("shout", /is not what its name says/, true)
+    await expectMadeHere("shout", /is not what its name says/, true)
     expect(existsSync(dataOf(first, "shout"))).toBe(true)
   })
   it("in its length is made here", async () => {
     writeFileSync(dataOf(first, "shout"), readFileSync(dataOf(first, "shout")).subarray(0, 100))
-    await madeHere("shout", /has 100 bytes, expected/)
+    await expectMadeHere("shout", /has 100 bytes, expected/)
   })
   it("in its entry, or by another key's entry, is made here", async () => {
     invert(entryPath(keyOf(first, "shout")))
-    await madeHere("shout", /its entry of the key .* is damaged/)
+    await expectMadeHere("shout", /its entry of the key .* is damaged/)
     rmSync(join(other.folder, "home"), { recursive: true })
     writeFileSync(entryPath(keyOf(first, "shout")), readFileSync(entryPath(keyOf(first, "wait"))))
-    await madeHere("shout", /is of another key/)
+    await expectMadeHere("shout", /is of another key/)
   })
   it("in its content's digest is made here: what depends on it goes by that", async () => {
     const path = entryPath(keyOf(first, "shout"))
     const entry = JSON.parse(readFileSync(path, "utf8").split("\n")[1]!) as Parameters<typeof encodeEntry>[0]
     writeFileSync(path, encodeEntry({ ...entry, contentDigest: "0".repeat(64) }))
-    await madeHere("shout", /its content is .*, and its entry says 0000/)
+    await expectMadeHere("shout", /its content is .*, and its entry says 0000/)
   })
   it("in its type is made here", async () => {
     const path = entryPath(keyOf(first, "shout"))
     const entry = JSON.parse(readFileSync(path, "utf8").split("\n")[1]!) as Parameters<typeof encodeEntry>[0]
     writeFileSync(path, encodeEntry({ ...entry, digest: digests(first).counts! }))
-    await madeHere("shout", /can't be used/)
+    await expectMadeHere("shout", /can't be used/)
   })
   it("with paths that leave its folder writes nothing there", async () => {
     const path = entryPath(keyOf(first, "shout"))
@@ -155,7 +155,7 @@ describe("a shared result that lies", () => {
       mkdirSync(join(blobPath(digest), ".."), { recursive: true })
       writeFileSync(blobPath(digest), manifest)
       writeFileSync(path, encodeEntry({ ...entry, digest }))
-      await madeHere("shout", /names a file that no result has/)
+      await expectMadeHere("shout", /names a file that no result has/)
       expect(readdirSync(other.folder, { recursive: true }).filter((file) => String(file).includes("evil"))).toEqual([])
       rmSync(join(other.folder, "home"), { recursive: true })
     }
@@ -168,13 +168,13 @@ describe("a shared result that lies", () => {
 })
 
 describe("a folder of shared results that fails", () => {
-  const survived = (ran: Ran, message: RegExp) => {
+  const expectSurvived = (ran: Ran, message: RegExp) => {
     expect(Object.values(statuses(ran)).every((status) => status === "ran" || status === "fetched")).toBe(true)
     expect(notes(ran)).toEqual([expect.stringMatching(message)])
   }
   it("because it is not there is told of once, and not made", async () => {
     rmSync(folder, { recursive: true })
-    survived(
+    expectSurvived(
       await other.run({}, { shared: { folder } }),
       /can't be read \(gone: there is no such folder: mount it, or make it \(mkdir\)\); the run goes on without it/
     )
@@ -183,13 +183,13 @@ describe("a folder of shared results that fails", () => {
   it("because a file is in its place is told of once", async () => {
     rmSync(folder, { recursive: true })
     writeFileSync(folder, "")
-    survived(await other.run({}, { shared: { folder } }), /gone: it is not a folder/)
+    expectSurvived(await other.run({}, { shared: { folder } }), /gone: it is not a folder/)
   })
   it("because it goes while the run goes on is told of once", async () => {
     const ran = await other.run({ steps: "4" }, { shared: { folder } }, (event) => {
       if (event.type === "node-finished" && event.node.id === "lines") renameSync(folder, `${folder}-gone`)
     })
-    survived(ran, /can't be (read|written to) \(gone: /)
+    expectSurvived(ran, /can't be (read|written to) \(gone: /)
     expect(existsSync(folder)).toBe(false)
   })
   it("because it hangs is waited for as long as the deadline says, once", async () => {
@@ -198,7 +198,7 @@ describe("a folder of shared results that fails", () => {
     rmSync(path)
     expect(spawnSync("mkfifo", [path]).status).toBe(0)
     const began = performance.now()
-    survived(
+    expectSurvived(
       await other.run({}, { shared: { folder, seconds: 0.5 } }),
       /can't be read \(slow: no answer within 0\.5 s\); the run goes on without it/
     )
@@ -210,7 +210,7 @@ describe("a folder of shared results that fails", () => {
     if (!mount()) return skip("mounting is not allowed here")
     try {
       const ran = await other.run({}, { shared: { folder } })
-      survived(ran, /can't be written to \(full: ENOSPC.*\); nothing more is sent there in this run/)
+      expectSurvived(ran, /can't be written to \(full: ENOSPC.*\); nothing more is sent there in this run/)
       expect(statfsSync(folder).bfree).toBeLessThan(4)
       rmSync(join(other.folder, "home"), { recursive: true })
       const second = await other.run({}, { shared: { folder, isReadOnly: true } })
