@@ -2,10 +2,11 @@
  * Generation by a random Llama on a GPU: prompts of the same length, so many new tokens each, none ends early. Prints a line of JSON with the share of what the card's
  * bandwidth allows (weights once a step, the cache as it grows).
  *
- *     node bench/generate-gpu.ts size=1.1b batch=64 prompt=64 new=256 [requests=64] [kernels=off]
+ *     node bench/generate-gpu.ts size=1.1b batch=64 prompt=64 new=256 [requests=64] [kernels=off] [profile=on]
  */
 import { deviceMemory, environment, synchronize } from "../engine/device.ts"
 import { useKernels } from "../engine/fused.ts"
+import { describeProfile, profileGpu } from "../engine/profile.ts"
 import type { DType } from "../engine/tensor.ts"
 import { parameterCount } from "../models/config.ts"
 import { decodingTraffic } from "../models/cost.ts"
@@ -59,3 +60,4 @@ const line = {
   }
 }
 process.stdout.write(`${JSON.stringify(line)}\n`)
+if (given.profile === "on") process.stdout.write(describeProfile(profileGpu(() => void go(32))))

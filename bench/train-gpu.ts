@@ -5,11 +5,12 @@
  *     node bench/train-gpu.ts size=7b batch=1 length=4096 micro=16 recompute=32 steps=2
  *
  * batch: sequences of a micro-batch; micro: micro-batches of a step; recompute: blocks computed again in the backward pass; tf32=on: float32 products in TensorFloat-32;
- * profile=on: seconds of each part, waiting for the GPU in between.
+ * parts=on: seconds of each part, waiting for the GPU in between; profile=on: kernels by time.
  */
 import { allowTf32, deviceMemory, environment, synchronize } from "../engine/device.ts"
 import { accumulateGradients, clipGradientNorm } from "../engine/gradients.ts"
 import { AdamW } from "../engine/optimizer.ts"
+import { describeProfile, profileGpu } from "../engine/profile.ts"
 import { backward } from "../engine/segments.ts"
 import { type DType, scoped, tensor } from "../engine/tensor.ts"
 import { type LlamaConfig, parameterCount } from "../models/config.ts"
@@ -40,7 +41,7 @@ const optimizer = new AdamW({ parameters })
 const seconds: Record<string, number> = {}
 /** Times a part where a profile is asked for. */
 const part = <A>(name: string, run: () => A): A => {
-  if (given.profile !== "on") return run()
+  if (given.parts !== "on") return run()
   synchronize()
   const started = performance.now()
   const result = run()
@@ -95,6 +96,7 @@ const line = {
   },
   ...{ tokensPerSecond: Math.round((tokens * 1000) / milliseconds), mfu: (flops * 1000) / milliseconds / 989e12 },
   ...{ peakGiB: (deviceMemory()?.peak ?? 0) / 2 ** 30, libtorch, gpu },
-  ...(given.profile === "on" ? { seconds: Object.fromEntries(Object.entries(seconds).map(([name, all]) => [name, all / steps])) } : {})
+  ...(given.parts === "on" ? { seconds: Object.fromEntries(Object.entries(seconds).map(([name, all]) => [name, all / steps])) } : {})
 }
 process.stdout.write(`${JSON.stringify(line)}\n`)
+if (given.profile === "on") process.stdout.write(describeProfile(profileGpu(step)))

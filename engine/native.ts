@@ -56,6 +56,8 @@ export interface Native {
   freeGraph(graph: number): void
   synchronize(): void
   deviceMemory(resetPeak?: boolean): [current: number, peak: number, available: number | null] | null
+  startProfile(): void
+  stopProfile(file: string): void
   environment(): Environment
 }
 

@@ -176,6 +176,8 @@ napi_value initialise(napi_env env, napi_value exports) {
   define<freeGraph>(env, exports, "freeGraph");
   define<synchronize>(env, exports, "synchronize");
   define<deviceMemory>(env, exports, "deviceMemory");
+  define<startProfile>(env, exports, "startProfile");
+  define<stopProfile>(env, exports, "stopProfile");
   define<environment>(env, exports, "environment");
   return exports;
 }

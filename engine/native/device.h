@@ -16,6 +16,9 @@ napi_value freeGraph(const Arguments& in);
 napi_value synchronize(const Arguments& in);
 /** deviceMemory(reset?) -> [bytes allocated now, peak bytes since the last call with true] on the first GPU; null where unknown. */
 napi_value deviceMemory(const Arguments& in);
+/** startProfile() begins to record what the GPU does; stopProfile(file) ends it and writes the trace (profile.cc). */
+napi_value startProfile(const Arguments& in);
+napi_value stopProfile(const Arguments& in);
 /** environment() -> {libtorch, config, blas, cpuCapability, threads, gpus, gpu} */
 /** Gives what no tensor holds back to the GPU: other programs, and tensors of other sizes, can have it. */
 void releaseDeviceMemory();
