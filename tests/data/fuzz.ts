@@ -3,22 +3,25 @@
  * that are told, or an ArtifactError; every record is a row, a problem or left out.
  *
  *     node tests/data/fuzz.ts <from> <to>        these seeds, in this process
- *     node tests/data/fuzz.ts --minutes 60       as many seeds as fit, from a random one, in children that are watched for hanging
+ *     node tests/data/fuzz.ts --minutes 60       as many seeds as fit, from a random one (tests/fuzzing.ts)
  *
  * A seed that finds something goes into fuzz.test.ts, for good.
  */
-import { spawn } from "node:child_process"
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { gzipSync, zstdCompressSync } from "node:zlib"
 import * as arrow from "apache-arrow"
 import { inspect } from "../../data/inspect.ts"
-import { shapes } from "../../data/shapes/shapes.ts"
+import { newCounts } from "../../data/records.ts"
+import { BadLabel } from "../../data/shapes/fields.ts"
+import { readShaped, type Reading } from "../../data/shapes/shaped.ts"
+import { type Given, type Kind, shapeNamed, shapes } from "../../data/shapes/shapes.ts"
 import { Random } from "../../engine/random.ts"
+import { ArtifactError } from "../../schemas/artifact.ts"
 import type { Demonstration, Preference } from "../../schemas/rows.ts"
 import { parsePrompt } from "../../stages/data/import-prompts.ts"
+import { type Fuzz, runFuzzer } from "../fuzzing.ts"
 import { tableOf } from "./read/table.ts"
 
 const samples = new URL("shapes/files/", import.meta.url).pathname
@@ -92,33 +95,60 @@ const tableText = (rows: Rows, separator: string): string => {
   const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))]
   return `${columns.map(cell).join(separator)}\n${rows.map((row) => columns.map((name) => cell(Object.hasOwn(row, name) ? row[name] : null)).join(separator)).join("\n")}\n`
 }
+const parquetOf = async (table: arrow.Table, draw: Random): Promise<Uint8Array> => {
+  const { Compression, Table, WriterPropertiesBuilder, writeParquet } = await import("parquet-wasm/node")
+  const codecs = [Compression.UNCOMPRESSED, Compression.SNAPPY, Compression.GZIP, Compression.ZSTD]
+  const properties = new WriterPropertiesBuilder()
+    .setMaxRowGroupSize(1 + draw.int(5))
+    .setCompression(codecs[draw.int(codecs.length)]!)
+    .setDictionaryEnabled(draw.int(2) === 0)
+  return writeParquet(Table.fromIPCStream(arrow.tableToIPC(table, "stream")), properties.build())
+}
+/** The text as tools of other systems write it. */
+const encoded = (text: string, draw: Random): Buffer => {
+  switch (draw.int(12)) {
+    case 0:
+      return Buffer.from(`\ufeff${text}`)
+    case 1:
+      return Buffer.from(text, "latin1")
+    case 2:
+      return Buffer.from(`\ufeff${text}`, "utf16le")
+    case 3:
+      return Buffer.from(text.replaceAll("\n", "\r\n"))
+    default:
+      return Buffer.from(text)
+  }
+}
+/** Compressed in one piece, or in several that stand one after another. */
+const packed = (bytes: Buffer, pack: (part: Buffer) => Buffer, draw: Random): Buffer => {
+  if (draw.int(2) === 0) return pack(bytes)
+  const at = draw.int(bytes.length + 1)
+  return Buffer.concat([pack(bytes.subarray(0, at)), pack(bytes.subarray(at))])
+}
+
 /** The rows in one of the formats: the file's name, and its bytes. */
-const fileOf = (rows: Rows, sound: Rows, draw: Random): readonly [string, Buffer] => {
-  const lines = rows.map((row) => JSON.stringify(row)).join("\n")
-  const kinds: ReadonlyArray<() => readonly [string, string | Uint8Array]> = [
-    () => ["a.jsonl", lines],
-    () => ["a.json", JSON.stringify(rows, undefined, draw.int(3))],
-    () => ["a.csv", tableText(rows, ",")],
-    () => ["a.tsv", tableText(rows, "\t")],
-    () => ["a.txt", lines],
-    () => ["a.jsonl.gz", gzipSync(lines)],
-    () => ["a.jsonl.zst", zstdCompressSync(lines)],
-    () => ["a.csv.gz", gzipSync(tableText(rows, ";"))],
-    // The library's builders do not end on values of several types, or throw.
-    () => {
-      try {
-        return ["a.arrow", arrow.tableToIPC(tableOf(sound), draw.int(2) === 0 ? "file" : "stream")]
-      } catch {
-        return ["a.jsonl", lines]
-      }
-    },
+const fileOf = async (rows: Rows, sound: Rows, draw: Random): Promise<readonly [string, Uint8Array]> => {
+  const lines = () => encoded(rows.map((row) => JSON.stringify(row)).join("\n"), draw)
+  const table = (separator: string) => encoded(tableText(rows, separator), draw)
+  const kinds: ReadonlyArray<() => readonly [string, Uint8Array] | Promise<readonly [string, Uint8Array]>> = [
+    () => ["a.jsonl", lines()],
+    () => ["a.json", encoded(JSON.stringify(rows, undefined, draw.int(3)), draw)],
+    () => ["a.csv", table(",")],
+    () => ["a.tsv", table("\t")],
+    () => ["a.txt", lines()],
+    () => ["a.jsonl.gz", packed(lines(), gzipSync, draw)],
+    () => ["a.jsonl.zst", packed(lines(), zstdCompressSync, draw)],
+    () => ["a.csv.gz", packed(table(";"), gzipSync, draw)],
+    () => ["a.arrow", arrow.tableToIPC(tableOf(sound), draw.int(2) === 0 ? "file" : "stream")],
+    async () => ["a.parquet", await parquetOf(tableOf(sound), draw)],
     () => {
       const name = binaries[draw.int(binaries.length)]!
       return [name, readFileSync(join(golden, name))]
     }
   ]
-  const [name, content] = kinds[draw.int(kinds.length)]!()
-  return [name, Buffer.from(content)]
+  const kind = kinds[draw.int(kinds.length)]!
+  // The library's builders throw on values of several types in one column.
+  return await (async () => kind())().catch(() => ["a.jsonl", lines()] as const)
 }
 
 /** The bytes with a few changes: flipped, cut, doubled, moved, made large. */
@@ -154,15 +184,12 @@ const changedBytes = (bytes: Buffer, draw: Random): Buffer => {
   return out
 }
 
-const check = () => {
-  const ids = new Set<string>()
-  return {
-    preferences: (row: Preference) => row,
-    demonstrations: (row: Demonstration) => row,
-    prompts: (value: unknown) => parsePrompt(value, false, ids),
-    texts: (row: { readonly text: string }) => row
-  }
-}
+const check = () => ({
+  preferences: (row: Preference) => row,
+  demonstrations: (row: Demonstration) => row,
+  prompts: (value: unknown) => parsePrompt(value, false, new Set<string>()),
+  texts: (row: { readonly text: string }) => row
+})
 
 /** Shapes of which every record gives one row, or none. */
 const oneByOne = new Set([
@@ -179,87 +206,67 @@ const oneByOne = new Set([
   "text"
 ])
 
-/** One file, looked into. Rejects where something is wrong with us. */
-export const fuzz = async (seed: number, folder: string): Promise<void> => {
-  const draw = new Random(seed, "fuzz")
+/** A file, or a folder of a few, some of which are changed. */
+const put = async (folder: string, draw: Random): Promise<string> => {
+  rmSync(folder, { recursive: true, force: true })
+  mkdirSync(folder, { recursive: true })
   const [, original] = corpora[draw.int(corpora.length)]!
-  const many = Array.from({ length: 1 + draw.int(12) }, () => original[draw.int(original.length)]!)
-  const rows = many.map((row) => (draw.int(3) === 0 ? (changedValue(row, draw) as Record<string, unknown>) : row))
-  const isWhole = draw.int(3) === 0
-  const [name, content] = fileOf(rows.every((row) => typeof row === "object" && row !== null) ? rows : many, many.slice(0, 3), draw)
-  const path = join(folder, name)
-  writeFileSync(path, isWhole ? content : changedBytes(content, draw))
+  const files = draw.int(4) === 0 ? 2 + draw.int(2) : 1
+  let last = ""
+  for (let i = 0; i < files; i++) {
+    const [, other] = draw.int(6) === 0 ? corpora[draw.int(corpora.length)]! : ["", original]
+    const many = Array.from({ length: 1 + draw.int(12) }, () => other[draw.int(other.length)]!)
+    const rows = many.map((row) => (draw.int(3) === 0 ? (changedValue(row, draw) as Record<string, unknown>) : row))
+    const isWhole = draw.int(3) === 0
+    const [name, content] = await fileOf(rows.every((row) => typeof row === "object" && row !== null) ? rows : many, many.slice(0, 3), draw)
+    last = join(folder, `${i}-${name}`)
+    writeFileSync(last, isWhole ? content : changedBytes(Buffer.from(content), draw))
+  }
+  return files === 1 ? last : folder
+}
+
+const checks = check()
+/** All that an import reads of a path, of one kind of rows: how many, and how many were told of. */
+const rowsRead = async (path: string, name: string, kind: Kind, draw: Random, reading: Pick<Reading, "map" | "documents">) => {
+  const shape = shapeNamed(name)!
+  const counts = newCounts()
+  let [rows, told] = [0, 0]
+  const judged = {
+    source: name,
+    judgement: (["helpfulness", "safety"] as const)[draw.int(2)]!,
+    thresholds: draw.int(2) === 0 ? undefined : ([1, 2, 4] as const),
+    pairs: (["all", "best-worst"] as const)[draw.int(2)]!
+  }
+  const hears = { skip: () => void told++, leaveOut: () => void told++ }
+  const row = checks[kind] as (row: Given[Kind], line: number) => unknown
+  const batches = readShaped(path, shape, kind, { shape: name, ...reading }, judged, row, counts, hears)
+  for await (const batch of batches) rows += batch.length
+  return { rows, told, read: counts.rows }
+}
+
+/** One path, looked into and read as each kind of rows that it gives. Rejects where something is wrong with us. */
+export const fuzz: Fuzz = async (seed, folder) => {
+  const draw = new Random(seed, "fuzz")
+  const path = await put(join(folder, "data"), draw)
   const shape = draw.int(4) === 0 ? shapes[draw.int(shapes.length)]!.name : "auto"
   const map: Record<string, string> = draw.int(8) === 0 ? { prompt: ["question.full", "a.b", "__proto__.x", ""][draw.int(4)]! } : {}
-  const found = await inspect([path], {
-    shape,
-    map,
-    documents: (["line", "paragraph", "file"] as const)[draw.int(3)]!,
-    check: check(),
-    examples: 2,
-    problems: 5
-  })
+  const reading = { map, documents: (["line", "paragraph", "file"] as const)[draw.int(3)]! }
+  const found = await inspect([path], { ...reading, shape, check: checks, examples: 2, problems: 5 })
   const stopped = Object.keys(found.problemCounts).some((reason) => /at fault|outside its set/.test(reason))
   const told = [...Object.values(found.problemCounts), ...Object.values(found.leftOut)].reduce((sum, each) => sum + each, 0)
-  if (!stopped && found.given !== null && oneByOne.has(found.shape!) && found.given.rows + told !== found.rows)
-    throw new Error(
-      `${found.rows} records, of which ${found.given.rows} are rows and ${told} are told of: ${JSON.stringify(found.problemCounts)}`
-    )
-}
-
-const range = async (from: number, to: number): Promise<void> => {
-  const folder = mkdtempSync(join(tmpdir(), "caravan-fuzz-"))
-  try {
-    for (let seed = from; seed < to; seed++) {
-      if (process.send !== undefined) process.send(seed)
-      try {
-        await fuzz(seed, folder)
-      } catch (cause) {
-        console.log(`seed ${seed}: ${cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)}`)
-        process.exitCode = 1
-      }
-      const { rss } = process.memoryUsage()
-      if (rss > 2 ** 31) {
-        console.log(`seed ${seed}: ${Math.round(rss / 2 ** 20)} MiB`)
-        process.exitCode = 1
-        return
-      }
-    }
-  } finally {
-    rmSync(folder, { recursive: true, force: true })
+  const counted = (rows: number, others: number, all: number) => {
+    if (rows + others === all) return
+    throw new Error(`${all} records, of which ${rows} are rows and ${others} are told of: ${JSON.stringify(found.problemCounts)}`)
   }
+  if (!stopped && found.given !== null && oneByOne.has(found.shape!)) counted(found.given.rows, told, found.rows)
+  if (found.shape === null) return
+  for (const kind of found.gives)
+    try {
+      const read = await rowsRead(path, found.shape, kind, draw, reading)
+      if (oneByOne.has(found.shape)) counted(read.rows, read.told, read.read)
+    } catch (cause) {
+      if (!(cause instanceof ArtifactError || cause instanceof BadLabel)) throw cause
+    }
 }
 
-/** A child for these seeds; killed, and its seed told, where one takes longer than two minutes. */
-const watched = (from: number, to: number): Promise<void> =>
-  new Promise((resolve) => {
-    const child = spawn(process.execPath, [fileURLToPath(import.meta.url), `${from}`, `${to}`], {
-      stdio: ["ignore", "inherit", "inherit", "ipc"]
-    })
-    let [seed, last] = [from, Date.now()]
-    child.on("message", (now) => ([seed, last] = [Number(now), Date.now()]))
-    const watch = setInterval(() => {
-      if (Date.now() - last < 120_000) return
-      console.log(`seed ${seed}: does not end`)
-      child.kill("SIGKILL")
-    }, 1000)
-    child.on("exit", (code, signal) => {
-      clearInterval(watch)
-      if (code !== 0) {
-        console.log(`seeds ${from} to ${to}: the process ended with ${code ?? signal} at seed ${seed}`)
-        process.exitCode = 1
-      }
-      resolve()
-    })
-  })
-
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const [first, second] = process.argv.slice(2)
-  if (first === "--minutes") {
-    const end = Date.now() + Number(second) * 60_000
-    let from = Math.floor(Math.random() * 2 ** 31)
-    const begin = from
-    for (; Date.now() < end; from += 500) await watched(from, from + 500)
-    console.log(`${from - begin} files, seeds ${begin} to ${from}`)
-  } else await range(Number(first), Number(second))
-}
+if (process.argv[1] === fileURLToPath(import.meta.url)) await runFuzzer(process.argv[1], fuzz, process.argv.slice(2))

@@ -1,0 +1,67 @@
+/** Runs a fuzzer over seeds: in this process, or for so many minutes in children that are watched for hanging and for memory. */
+import { spawn } from "node:child_process"
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+
+/** Looks into what one seed makes, in a folder for it. Rejects where something is wrong with us. */
+export type Fuzz = (seed: number, folder: string) => Promise<void>
+
+/** A seed that takes longer than this hangs. */
+const patience = 120_000
+/** A process that holds more than this after a seed leaks. */
+const mostBytes = 2 ** 31
+
+const range = async (fuzz: Fuzz, from: number, to: number): Promise<void> => {
+  const folder = mkdtempSync(join(tmpdir(), "caravan-fuzz-"))
+  try {
+    for (let seed = from; seed < to; seed++) {
+      if (process.send !== undefined) process.send(seed)
+      try {
+        await fuzz(seed, folder)
+      } catch (cause) {
+        console.log(`seed ${seed}: ${cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)}`)
+        process.exitCode = 1
+      }
+      const { rss } = process.memoryUsage()
+      if (rss > mostBytes) {
+        console.log(`seed ${seed}: ${Math.round(rss / 2 ** 20)} MiB`)
+        process.exitCode = 1
+        return
+      }
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+const watched = (program: string, from: number, to: number): Promise<void> =>
+  new Promise((resolve) => {
+    const child = spawn(process.execPath, [program, `${from}`, `${to}`], { stdio: ["ignore", "inherit", "inherit", "ipc"] })
+    let [seed, last] = [from, Date.now()]
+    child.on("message", (now) => ([seed, last] = [Number(now), Date.now()]))
+    const watch = setInterval(() => {
+      if (Date.now() - last < patience) return
+      console.log(`seed ${seed}: does not end`)
+      child.kill("SIGKILL")
+    }, 1000)
+    child.on("exit", (code, signal) => {
+      clearInterval(watch)
+      if (code !== 0) {
+        console.log(`seeds ${from} to ${to}: the process ended with ${code ?? signal} at seed ${seed}`)
+        process.exitCode = 1
+      }
+      resolve()
+    })
+  })
+
+/** The command line of a fuzzer: `<from> <to>`, or `--minutes <n>`, which begins with a random seed. */
+export const runFuzzer = async (program: string, fuzz: Fuzz, args: ReadonlyArray<string>, seedsPerChild = 500): Promise<void> => {
+  const [first, second] = args
+  if (first !== "--minutes") return range(fuzz, Number(first), Number(second))
+  const end = Date.now() + Number(second) * 60_000
+  const begin = Math.floor(Math.random() * 2 ** 31)
+  let from = begin
+  for (; Date.now() < end; from += seedsPerChild) await watched(program, from, from + seedsPerChild)
+  console.log(`${from - begin} seeds, ${begin} to ${from}`)
+}
