@@ -6,7 +6,7 @@ import { type FileHandle, open } from "node:fs/promises"
 import { zstdDecompressSync } from "node:zlib"
 import * as arrow from "apache-arrow"
 import { checkFooter, readMessageHeader, withoutDictionaries } from "../../schemas/arrow-headers.ts"
-import { type Column, columnsOfSchema, plainRows } from "./arrow-values.ts"
+import { type Column, columnsOfSchema, plainBatches } from "./arrow-values.ts"
 
 const magic = "ARROW1"
 /** More rows than this no batch has: compressed ones may take few bytes, and columns of nothing but nulls none. */
@@ -114,7 +114,7 @@ export const openArrow = async (path: string): Promise<OpenArrow> => {
         if (kind !== "batch") continue
         count++
         try {
-          for (const batch of streamOf([...dictionaries, bytes])) yield plainRows(batch)
+          for (const batch of streamOf([...dictionaries, bytes])) yield* plainBatches(batch)
         } catch (cause) {
           if (isLz4(cause))
             throw new Error(

@@ -26,17 +26,17 @@ const rowsOf = (
   return out
 }
 
-/** Where each value of a text or list column begins, and the last ends: never falling, within what they point into. */
-const offsetsOf = (data: arrow.Data, limit: number, path: string): ArrayLike<number> => {
+/** Where the values of a text or list column, from one place to another, begin, and the last ends: never falling, within what they point into. */
+const offsetsOf = (data: arrow.Data, limit: number, path: string, from: number, to: number): ArrayLike<number> => {
   if (data.length === 0) return [0]
   const raw = data.valueOffsets as unknown as Int32Array | BigInt64Array
   claim(raw.length > data.length, path, `${data.length} values with ${raw.length} offsets`)
-  const offsets = raw instanceof BigInt64Array ? Float64Array.from(raw, Number) : raw
-  for (let i = 0, last = 0; i <= data.length; i++) {
-    claim(offsets[i]! >= last, path, `value ${i} ends before it begins`)
+  const offsets = raw instanceof BigInt64Array ? Float64Array.from(raw.subarray(from, to + 1), Number) : raw.subarray(from, to + 1)
+  for (let i = 0, last = 0; i < offsets.length; i++) {
+    claim(offsets[i]! >= last, path, `value ${from + i} ends before it begins`)
     last = offsets[i]!
   }
-  claim(offsets[data.length]! <= limit, path, `values up to ${offsets[data.length]} of ${limit}`)
+  claim(offsets[to - from]! <= limit, path, `values up to ${offsets[to - from]} of ${limit}`)
   return offsets
 }
 
@@ -69,14 +69,16 @@ const dictionaryOf = (vector: arrow.Vector, path: string): ReadonlyArray<unknown
   return values
 }
 
-const valuesOf = (data: arrow.Data, path: string): Array<unknown> => {
+/** The values of a column from one place to another. */
+const valuesOf = (data: arrow.Data, path: string, from = 0, to = data.length): Array<unknown> => {
   const { length, nullBitmap, type } = data
   claim(data.offset === 0, path, "a column that begins within another")
   const hasNulls = (nullBitmap?.length ?? 0) > 0 && data.nullCount > 0
   claim(!hasNulls || nullBitmap.length * 8 >= length, path, `${length} values with ${nullBitmap?.length} bytes of validity`)
-  const collect = (valueAt: (i: number) => unknown): Array<unknown> => {
-    const out = new Array<unknown>(length)
-    for (let i = 0; i < length; i++) out[i] = hasNulls && ((nullBitmap[i >> 3]! >> (i & 7)) & 1) === 0 ? null : valueAt(i)
+  const collect = (valueAt: (i: number, place: number) => unknown): Array<unknown> => {
+    const out = new Array<unknown>(to - from)
+    for (let i = from, place = 0; i < to; i++, place++)
+      out[place] = hasNulls && ((nullBitmap[i >> 3]! >> (i & 7)) & 1) === 0 ? null : valueAt(i, place)
     return out
   }
   const buffer = () => {
@@ -91,19 +93,19 @@ const valuesOf = (data: arrow.Data, path: string): Array<unknown> => {
   // oxlint-disable-next-line typescript/switch-exhaustiveness-check -- the other types are rare: the library reads them
   switch (type.typeId) {
     case arrow.Type.Null:
-      return new Array<unknown>(length).fill(null)
+      return new Array<unknown>(to - from).fill(null)
     case arrow.Type.Utf8:
     case arrow.Type.LargeUtf8: {
       const text = buffer()
-      const offsets = offsetsOf(data, text.length, path)
-      return collect((i) => text.toString("utf8", offsets[i], offsets[i + 1]))
+      const offsets = offsetsOf(data, text.length, path, from, to)
+      return collect((_, place) => text.toString("utf8", offsets[place], offsets[place + 1]))
     }
     case arrow.Type.Binary:
     case arrow.Type.LargeBinary: {
       const bytes = buffer()
-      const offsets = offsetsOf(data, bytes.length, path)
+      const offsets = offsetsOf(data, bytes.length, path, from, to)
       // Copies: the batch's memory may go before they do.
-      return collect((i) => Buffer.from(bytes.subarray(offsets[i], offsets[i + 1])))
+      return collect((_, place) => Buffer.from(bytes.subarray(offsets[place], offsets[place + 1])))
     }
     case arrow.Type.Bool: {
       const bits = buffer()
@@ -137,26 +139,27 @@ const valuesOf = (data: arrow.Data, path: string): Array<unknown> => {
     case arrow.Type.LargeList:
     case arrow.Type.Map: {
       const child = data.children[0]!
-      const offsets = offsetsOf(data, child.length, path)
-      const elements = valuesOf(child, `${path}[]`)
-      return collect((i) => elements.slice(offsets[i], offsets[i + 1]))
+      const offsets = offsetsOf(data, child.length, path, from, to)
+      const first = offsets[0]!
+      const elements = valuesOf(child, `${path}[]`, first, offsets[to - from])
+      return collect((_, place) => elements.slice(offsets[place]! - first, offsets[place + 1]! - first))
     }
     case arrow.Type.FixedSizeList: {
       const { listSize } = type as arrow.FixedSizeList
       const child = data.children[0]!
       claim(child.length >= length * listSize, path, `${length} lists of ${listSize} with ${child.length} values`)
-      const elements = valuesOf(child, `${path}[]`)
-      return collect((i) => elements.slice(i * listSize, (i + 1) * listSize))
+      const elements = valuesOf(child, `${path}[]`, from * listSize, to * listSize)
+      return collect((_, place) => elements.slice(place * listSize, (place + 1) * listSize))
     }
     case arrow.Type.Struct: {
       const fields = (type as arrow.Struct).children
-      const columns = fields.map((field, j) => columnOf(data.children[j]!, field.name, length, path))
+      const columns = fields.map((field, j) => columnOf(data.children[j]!, field.name, path, from, to, length))
       const rows = rowsOf(
         fields.map(({ name }) => name),
         columns,
-        length
+        to - from
       )
-      return collect((i) => rows[i])
+      return collect((_, place) => rows[place])
     }
   }
   const vector = new arrow.Vector([data])
@@ -165,21 +168,29 @@ const valuesOf = (data: arrow.Data, path: string): Array<unknown> => {
   return collect((i) => decimalOf(vector.get(i) as Uint32Array, scale))
 }
 
-const columnOf = (data: arrow.Data, name: string, length: number, path: string): Array<unknown> => {
+const columnOf = (data: arrow.Data, name: string, path: string, from: number, to: number, length: number): Array<unknown> => {
   const where = path === "" ? name : `${path}.${name}`
   claim(data.length >= length, where, `${data.length} values for ${length}`)
-  return valuesOf(data, where)
+  return valuesOf(data, where, from, to)
 }
 
-/** The rows of a record batch. Throws RangeError where it contradicts itself. */
-export const plainRows = (batch: arrow.RecordBatch): Array<Record<string, unknown>> => {
+/** The rows of a record batch from one place to another. Throws RangeError where it contradicts itself. */
+export const plainRows = (batch: arrow.RecordBatch, from = 0, to = batch.numRows): Array<Record<string, unknown>> => {
   const { fields } = batch.schema
-  const columns = fields.map(({ name }, j) => columnOf(batch.data.children[j]!, name, batch.numRows, ""))
+  const columns = fields.map(({ name }, j) => columnOf(batch.data.children[j]!, name, "", from, to, batch.numRows))
   return rowsOf(
     fields.map(({ name }) => name),
     columns,
-    batch.numRows
+    to - from
   )
+}
+
+/** So many rows are objects at a time: those of a whole batch would outlive the young generation. */
+const rowsAtATime = 256
+
+/** The rows of a record batch, some at a time. */
+export function* plainBatches(batch: arrow.RecordBatch): Generator<Array<Record<string, unknown>>> {
+  for (let from = 0; from < batch.numRows; from += rowsAtATime) yield plainRows(batch, from, Math.min(batch.numRows, from + rowsAtATime))
 }
 
 export interface Column {
