@@ -1,7 +1,7 @@
 /** Lists of messages, as OpenAI's and most other chat formats have them, and as ShareGPT has. */
 import type { Demonstration, Message } from "../../schemas/rows.ts"
 import { BadRow, inField, LeftOut } from "../read/record.ts"
-import { field, kindOfValue, optional, text, wellFormed } from "./fields.ts"
+import { field, kindOfValue, label, optional, text, wellFormed } from "./fields.ts"
 
 type Role = Message["role"]
 
@@ -88,8 +88,10 @@ const demonstration = (
   return { id: `${line}`, messages, loss }
 }
 
-/** OpenAI's "weight" of an answer says whether it carries loss: 1, or 0. */
-const lossOf = (found: ReadonlyArray<unknown>, name: string): Demonstration["loss"] => {
+/** Which answers carry loss, as a column of our own exports says, or else OpenAI's "weight" of each answer: 1, or 0. */
+const lossOf = (value: unknown, found: ReadonlyArray<unknown>, name: string, line: number): Demonstration["loss"] => {
+  const declared = label(value, "loss", ["answers", "last-answer"], line)
+  if (declared !== null) return declared
   const weights = found
     .map((message, i) => [message, i] as const)
     .filter(([message]) => ["assistant", "gpt"].includes(text(message, "role")))
@@ -110,7 +112,7 @@ export const messageColumns = ["messages", "conversation", "conversations"] as c
 export const parseMessages = (value: unknown, line: number): Demonstration => {
   const name = messageColumns.find((each) => optional(value, each) !== undefined) ?? "messages"
   const messages = messagesOf(field(value, name), name)
-  return demonstration(line, messages, name, lossOf(field(value, name) as ReadonlyArray<unknown>, name))
+  return demonstration(line, messages, name, lossOf(value, field(value, name) as ReadonlyArray<unknown>, name, line))
 }
 
 const speakers = new Map<string, Role>([

@@ -221,8 +221,8 @@ export const shapes: ReadonlyArray<Shape> = [
   },
   {
     name: "messages",
-    form: "messages [{role, content}] that end with the assistant's",
-    columns: messageColumns,
+    form: "messages [{role, content}] that end with the assistant's, and where it is known loss (answers, or last-answer)",
+    columns: [...messageColumns, "loss"],
     cells: { messages: "json", conversation: "json", conversations: "json" },
     fits: (look) => messageColumns.some((name) => look.has(name) && look.is(name, "messages") && endsWithAnswer(look, name)),
     demonstrations: one(parseMessages)

@@ -2,8 +2,6 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDataset } from "../../data/dataset.ts"
-import { readRecords } from "../../data/records.ts"
-import { BadLabel } from "../../data/shapes/fields.ts"
 import type { Thresholds } from "../../data/shapes/judged.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { ArtifactError, External, written } from "../../schemas/artifact.ts"
@@ -12,14 +10,7 @@ import { type Preference, Preferences } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { choseUnsafe } from "../common/safety-rule.ts"
 import { chatTags, messagesWithoutTags, withoutTags } from "./chat-tags.ts"
-import { columnsGiving, importRows, shapeHyper } from "./import-rows.ts"
-
-/** What the records of a file are called. */
-const unitOf = (path: string): Effect.Effect<"line" | "row"> =>
-  Effect.promise(async () => {
-    for await (const { unit } of readRecords(path)) return unit
-    return "line"
-  })
+import { columnsGiving, importRows, shapeHyper, unitOf } from "./import-rows.ts"
 
 /** The error of a file of which some pairs are labelled and those of these lines are not: they were forgotten, or their label was lost. */
 const halfLabelled = Effect.fnUntraced(function* (
@@ -34,18 +25,6 @@ const halfLabelled = Effect.fnUntraced(function* (
     expected: `${what} of every pair, or of none`,
     found: `${places.length} of ${pairs} pairs without ${lacking}, ${first.length < places.length ? "first " : ""}on ${unit}${first.length > 1 ? "s" : ""} ${first.join(", ")}`,
     hint
-  })
-})
-
-/** The error of a rating or label that is none of the set. */
-const badLabel = Effect.fnUntraced(function* (given: string, { line, field, expected, file, found }: BadLabel) {
-  const path = file ?? given
-  const unit = yield* unitOf(path)
-  return yield* ArtifactError.of({
-    doing: `Importing the pairs of ${path}, ${unit} ${line}, field ${field}`,
-    expected,
-    found,
-    hint: "Such a pair is never skipped: fix it, or convert the field of every pair to this scale, and run again."
   })
 })
 
@@ -128,7 +107,7 @@ export const importPreferences = Stage.make("import-preferences", {
       check,
       { progress, skipped },
       (rows) => writeDataset(output, kept(rows))
-    ).pipe(Effect.catchDefect((defect) => (defect instanceof BadLabel ? badLabel(path, defect) : Effect.die(defect))))
+    )
     if (labels === 0 && config.labels === "required")
       return yield* ArtifactError.of({
         doing: `Importing the pairs of ${path}`,

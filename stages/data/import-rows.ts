@@ -1,7 +1,8 @@
 /** Rows of a user's files: their shape is found or named, those that fit go on, the others are skipped and named by file, line and field. */
 import * as Effect from "effect/Effect"
 import type { Documents } from "../../data/read/lines.ts"
-import { newCounts } from "../../data/records.ts"
+import { newCounts, readRecords } from "../../data/records.ts"
+import { BadLabel } from "../../data/shapes/fields.ts"
 import { chooseShape, lookedAt, readShaped, type Reading } from "../../data/shapes/shaped.ts"
 import { type Given, type Kind, type ReaderOptions, shapes, shapesGiving } from "../../data/shapes/shapes.ts"
 import type { Progress } from "../../runtime/define/stage-info.ts"
@@ -17,6 +18,28 @@ export const shapeHyper = (kind: Kind) =>
 export const columnsGiving = (kind: Kind): ReadonlyArray<string> => [
   ...new Set(shapes.filter((shape) => shape[kind] !== undefined).flatMap(({ columns }) => columns))
 ]
+
+/** What the records of a file are called. */
+export const unitOf = (path: string): Effect.Effect<"line" | "row"> =>
+  Effect.promise(async () => {
+    for await (const { unit } of readRecords(path)) return unit
+    return "line"
+  })
+
+/** What rows of each kind are called. */
+const rowsOf: Readonly<Record<Kind, string>> = { preferences: "pairs", demonstrations: "dialogues", prompts: "prompts", texts: "texts" }
+
+/** The error of a rating or label that is none of the set. */
+const badLabel = Effect.fnUntraced(function* (given: string, kind: Kind, { line, field, expected, file, found }: BadLabel) {
+  const path = file ?? given
+  const unit = yield* unitOf(path)
+  return yield* ArtifactError.of({
+    doing: `Importing the ${rowsOf[kind]} of ${path}, ${unit} ${line}, field ${field}`,
+    expected,
+    found,
+    hint: "A row that has one is never skipped: fix it, or convert the field of every row to this scale, and run again."
+  })
+})
 
 /** What is read, and how. */
 export interface From<K extends Kind> {
@@ -72,7 +95,9 @@ export const importRows = Effect.fn("importRows")(function* <K extends Kind, Row
     for await (const batch of batches) yield* batch
   }
   const result = yield* write(rows()).pipe(
-    Effect.catchDefect((defect) => (defect instanceof ArtifactError ? Effect.fail(defect) : Effect.die(defect)))
+    Effect.catchDefect((defect) =>
+      defect instanceof BadLabel ? badLabel(path, kind, defect) : defect instanceof ArtifactError ? Effect.fail(defect) : Effect.die(defect)
+    )
   )
   yield* skipped.check("rows", counts.rows)
   if (counts.bad === counts.rows)

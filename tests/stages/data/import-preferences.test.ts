@@ -137,7 +137,7 @@ describe("a rating or label outside the set", () => {
     const found = await failureOf(importPreferences, { file: file(many(pair(over))) }, { shape })
     expect(found).toMatch(/^Importing the pairs of .*\.jsonl, line 321, field/)
     expect(found).toMatch(message)
-    expect(found).toContain("Such a pair is never skipped")
+    expect(found).toContain("A row that has one is never skipped")
   })
   it("beside rows that do not fit, which are skipped as before", async () => {
     const made = await runStage(importPreferences, { file: file(many({ prompt: "q", rating: 1 })) }, { shape })

@@ -24,6 +24,8 @@ afterAll(() => removeFolder(folder))
 const at = (path: string) => ({ file: { path, type: "file", digest: "", contentDigest: "" } })
 const said = (messages: ReadonlyArray<Message>) => messages.map(({ role, content }) => `${role[0]}: ${content}`).join(" | ")
 
+const asking = (content: string) => [{ role: "user", content }]
+
 /** What a pair is: prompt, chosen, rejected, then rating and labels where there are any. */
 const pairsOf = async (path: string, config: object = {}) => {
   const result = await runStage(importPreferences, at(path), { ...config })
@@ -62,6 +64,7 @@ const byHuman: Readonly<Record<string, string>> = {
   "trl-implicit-preference-messages.jsonl": "chosen-rejected",
   "trl-implicit-preference.jsonl": "chosen-rejected",
   "trl-language-modeling.jsonl": "text",
+  "trl-language-modeling-messages.jsonl": "messages",
   "trl-preference-messages.jsonl": "prompt-chosen-rejected",
   "trl-preference.jsonl": "prompt-chosen-rejected",
   "trl-prompt-completion-messages.jsonl": "prompt-completion",
@@ -305,6 +308,23 @@ describe("preference pairs", () => {
     ] as const)
       expect(await failureOf(importPreferences, changed(name, from, to), {}, 0)).toMatch(message)
   })
+
+  it("of a label outside its set stops the import of prompts and dialogues too, and does not crash it", async () => {
+    const prompts = join(folder, "labels.csv")
+    const rows = Array.from({ length: 200 }, (_, i) => `${i},Question ${i}?,homonyms,${i === 150 ? "unsure" : "safe"},f,n`)
+    writeFileSync(prompts, `id,prompt,type,label,focus,note\n${rows.join("\n")}\n`)
+    expect(await failureOf(importPrompts, at(prompts))).toBe(
+      `Importing the prompts of ${prompts}, line 152, field label: expected safe or unsafe, found "unsure". A row that has one is never skipped: fix it, or convert the field of every row to this scale, and run again.`
+    )
+    const dialogues = join(folder, "loss.jsonl")
+    writeFileSync(
+      dialogues,
+      `${JSON.stringify({ messages: [...asking("a"), { role: "assistant", content: "b" }], loss: "first-answer" })}\n`
+    )
+    expect(await failureOf(importDemonstrations, at(dialogues))).toMatch(
+      /^Importing the dialogues of .*loss\.jsonl, line 1, field loss: expected answers or last-answer, found "first-answer"\./
+    )
+  })
 })
 
 describe("demonstrations", () => {
@@ -324,6 +344,11 @@ describe("demonstrations", () => {
         ["u: And a lake? | a: The sea. | u: A lake, please. | a: Lake Constance.", "last-answer"]
       ],
       { rowsRead: 5, rowsSkipped: 2 }
+    ],
+    [
+      "trl-language-modeling-messages.jsonl",
+      [["u: What color is the sky? | a: It is blue."], ["s: Be brief. | u: What color is grass? | a: Green."]],
+      {}
     ],
     [
       "tulu3-sft.jsonl",
