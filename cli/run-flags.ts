@@ -4,6 +4,7 @@ import type { NodeLimits } from "../runtime/define/node.ts"
 import type { RunOptions } from "../runtime/run/options.ts"
 import type { SharedPlace } from "../runtime/shared/open.ts"
 import { type Config, readConfig } from "./config-file.ts"
+import type { CommandLine } from "../runtime/store/asked.ts"
 import { type Shown, showProblems, showProgress } from "./display/progress.ts"
 import { type Flags, type Given, numberFlag, UsageError, wholeNumber } from "./command.ts"
 
@@ -67,6 +68,23 @@ const sharedPlace = (given: Given, config: Config): SharedPlace | undefined => {
     throw new UsageError("--shared-read-only has no effect without shared results: name their folder with --shared, or in caravan.json.")
   return place === undefined ? undefined : { ...place, ...(isReadOnly ? { isReadOnly } : {}) }
 }
+
+/** Flags that say what is shown of a run, or what is made anew: nothing that its continuation wants. */
+const ofOneRun = ["json", "quiet", "events", "force", "over", "metric", "help"]
+
+/** The command line that asks for the same again, as the journal keeps it. */
+export const commandAgain = (given: Given, flags: Flags): CommandLine => ({
+  folder: process.cwd(),
+  words: [
+    "run",
+    ...Object.keys(flags).flatMap((name) => {
+      if (ofOneRun.includes(name)) return []
+      return flags[name]!.value === undefined ? (given.has(name) ? [`--${name}`] : []) : given.flags(name).flatMap((value) => [`--${name}`, value])
+    }),
+    "--",
+    ...given.positionals
+  ]
+})
 
 /** What a run shows on stderr. */
 export const progressOf = (given: Given): Shown => (given.has("quiet") ? showProblems() : showProgress())

@@ -18,7 +18,7 @@ import { openEvents } from "../events-file.ts"
 import { costMachine, costOfPlan, isKnown } from "../cost.ts"
 import { checkFit } from "../fit-check.ts"
 import { untilInterrupted } from "../interrupt.ts"
-import { progressOf, runFlags, runOptions } from "../run-flags.ts"
+import { commandAgain, progressOf, runFlags, runOptions } from "../run-flags.ts"
 import { skippedLines } from "../display/skipped.ts"
 import { gib, shortRun } from "../display/units.ts"
 import { plan } from "../../runtime/run/plan.ts"
@@ -178,7 +178,7 @@ export const command: Command = {
       progress.onEvent(event)
     }
     const isShown = given.flag("events") !== "-" && !given.has("json")
-    const asked = { ...options, ...selection, force: given.flags("force") }
+    const asked = { ...options, ...selection, force: given.flags("force"), again: commandAgain(given, command.flags) }
     const work = Effect.gen(function* () {
       const planned = options.device === "cuda" ? yield* planMemory(pipeline, asked, given) : new Map<string, number>()
       const result = yield* run(pipeline, {}, { ...asked, onEvent })

@@ -15,7 +15,7 @@ import { number } from "../display/numbers.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { openEvents } from "../events-file.ts"
 import { untilInterrupted } from "../interrupt.ts"
-import { progressOf, runFlags, runOptions } from "../run-flags.ts"
+import { commandAgain, progressOf, runFlags, runOptions } from "../run-flags.ts"
 import { shown, table } from "../display/units.ts"
 
 /** Columns of measures that are chosen when none are asked for, at most. */
@@ -162,6 +162,7 @@ export const command: Command = {
       ...options,
       ...(until === undefined ? {} : { until }),
       metrics,
+      again: commandAgain(given, command.flags),
       onStart: (values, index) => {
         progress.close()
         progress = progressOf(given)

@@ -43,7 +43,7 @@ const change = (what: string, before: unknown, after: unknown): Change | null =>
   show(before) === show(after) ? null : { what, before: before ?? null, after: after ?? null }
 
 /** The fields in which two objects differ. */
-const changesOf = (before: object | null | undefined, after: object | null | undefined): Array<Change> => {
+export const changesOf = (before: object | null | undefined, after: object | null | undefined): Array<Change> => {
   const [a, b] = [(before ?? {}) as Record<string, unknown>, (after ?? {}) as Record<string, unknown>]
   return [...new Set([...Object.keys(a), ...Object.keys(b)])].flatMap((name) => change(name, own(a, name), own(b, name)) ?? [])
 }
@@ -53,6 +53,19 @@ const codeChanges = (before: PastExecution, after: PastExecution): Array<Change>
   const files = changesOf(before.files, after.files)
   return files.length > 0 ? files : [{ what: "the way of bundling", before: before.parts.code, after: after.parts.code }]
 }
+
+/** What a run was asked for, in one object. */
+export const flatAsked = (asked: Asked | undefined): Readonly<Record<string, unknown>> =>
+  asked === undefined
+    ? {}
+    : {
+        ...asked.params,
+        ...asked.settings,
+        seed: asked.seed,
+        device: asked.device,
+        threads: asked.threads,
+        node: asked.process.node
+      }
 
 /** A run's last word on each node. */
 const lastByNode = (executions: ReadonlyArray<PastExecution>): Map<string, PastExecution> =>
@@ -111,22 +124,11 @@ const comparison = (before: PastRun, after: PastRun, journal: JournalTables, onl
     node.only !== null
   const nodes = all.filter(differs)
   const [was, is] = [askedOf(before), askedOf(after)]
-  const flat = (asked: Asked | undefined) =>
-    asked === undefined
-      ? {}
-      : {
-          ...asked.params,
-          ...asked.settings,
-          seed: asked.seed,
-          device: asked.device,
-          threads: asked.threads,
-          node: asked.process.node
-        }
   return {
     before: before.id,
     after: after.id,
     pipeline: change("pipeline", before.pipeline, after.pipeline),
-    asked: changesOf(flat(was), flat(is)),
+    asked: changesOf(flatAsked(was), flatAsked(is)),
     nodes,
     same: all.length - nodes.length
   }

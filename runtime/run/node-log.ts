@@ -23,6 +23,9 @@ export const skippedPath = (home: string, run: string, node: string): string => 
 /** Where the curve of a failed node is. */
 export const curvesPath = (home: string, run: string, node: string): string => join(home, "logs", run, `${fileName(node)}.curves.parquet`)
 
+/** What a node reports while it runs (live-steps.ts). */
+export const stepsPath = (home: string, run: string, node: string): string => join(home, "logs", run, `${fileName(node)}.steps.jsonl`)
+
 const fileName = (node: string): string => {
   const name = encodeURIComponent(node)
   return name.length <= longestName ? name : `${name.slice(0, longestName - 17)}-${hash("sha256", node).slice(0, 16)}`

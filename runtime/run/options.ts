@@ -6,6 +6,7 @@ import type { NodeLimits } from "../define/node.ts"
 import { PipelineError } from "../errors.ts"
 import type { RunEvent } from "./events.ts"
 import type { SharedPlace } from "../shared/open.ts"
+import type { CommandLine } from "../store/asked.ts"
 import type { LockFile } from "./lock-file.ts"
 
 export interface RunOptions {
@@ -26,6 +27,8 @@ export interface RunOptions {
   readonly checkpointSeconds?: number
   /** Steps between two checkpoints, at most; whichever comes first, if seconds are given too. */
   readonly checkpointSteps?: number
+  /** The command line that asks for the same again, where there is one: recorded with the run. */
+  readonly again?: CommandLine
   /** What `freeze` wrote: the run does not start when anything differs from it, and fails when a result does. */
   readonly locked?: LockFile
   /** Where results are shared with others. */

@@ -9,6 +9,7 @@ import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
 import { buildGraph, dependencies, type FileNode, type Graph } from "../define/graph.ts"
+import { recordedGraph } from "../define/recorded-graph.ts"
 import type { AnyNode } from "../define/node.ts"
 import type { Pipeline } from "../define/pipeline.ts"
 import type { PipelineError, StoreError } from "../errors.ts"
@@ -25,6 +26,7 @@ import { Executor } from "./executor.ts"
 import { gatherFacts } from "./facts.ts"
 import { type Finder, makeFinder } from "./find.ts"
 import { findAll } from "./found.ts"
+import { writeLiveSteps } from "./live-steps.ts"
 import { holdResults, holdToLock } from "./hold-to-lock.ts"
 import { makeMaker } from "./make.ts"
 import { writeNodeLogs } from "./node-log.ts"
@@ -51,6 +53,10 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
       Effect.sync(() => writeNodeLogs(free.home, (node, message) => onEvent({ type: "note", node, message }))),
       ({ close }) => Effect.sync(close)
     )
+    const steps = yield* Effect.acquireRelease(
+      Effect.sync(() => writeLiveSteps(free.home)),
+      ({ close }) => Effect.sync(close)
+    )
     const facts = yield* gatherFacts(graph, machineOf(options))
     yield* checkAgreements(graph, userFolders(graph))
     if (options.locked !== undefined) yield* holdToLock(options.locked, graph, facts, journal, options)
@@ -58,6 +64,7 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
     yield* store.sweep
     const emit = (event: RunEvent) => {
       logs.onEvent(event)
+      steps.onEvent(event)
       onEvent(event)
     }
     const execute = yield* (yield* Executor).open
@@ -95,7 +102,8 @@ const asked = (graph: Graph, params: Readonly<Record<string, unknown>>, options:
   ),
   outputs: graph.outputs,
   holder,
-  process: { pid: process.pid, node: process.version }
+  process: { pid: process.pid, node: process.version },
+  ...(options.again === undefined ? {} : { again: options.again })
 })
 
 /** Runs a graph whose facts are known, and records the run, however it ends. */
@@ -111,7 +119,9 @@ const runGraph = (
     const finder = makeFinder(context, recorder)
     const sharing = yield* makeSharing(context, options.shared === undefined ? undefined : openShared(options.shared))
     const make = yield* makeMaker(context, recorder, finder, sharing)
-    yield* journal.startRun(id, graph.pipeline, askedFor)
+    yield* journal.transaction((tables) => {
+      tables.startRun(id, graph.pipeline, { ...askedFor, graph: tables.recordListing(recordedGraph(graph)) })
+    })
     emit({
       type: "run-started",
       run: id,

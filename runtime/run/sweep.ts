@@ -14,6 +14,7 @@ import type { AnyNode } from "../define/node.ts"
 import type { Numerics } from "../key/numerics.ts"
 import type { AnyPipeline, Pipeline } from "../define/pipeline.ts"
 import type { Journal } from "../store/journal.ts"
+import type { CommandLine } from "../store/asked.ts"
 import type { Store } from "../store/store.ts"
 import type { RunResult } from "./events.ts"
 import type { Executor } from "./executor.ts"
@@ -111,7 +112,8 @@ export const sweep = <Params extends ConfigSchema, Outputs extends Readonly<Reco
       const point: SweepPoint<keyof Outputs & string> = yield* run(pipeline, given as Params["Encoded"], {
         ...options,
         settings,
-        seed
+        seed,
+        ...(options.again === undefined ? {} : { again: againWith(options.again, values, fields) })
       }).pipe(
         Effect.flatMap((result) =>
           Effect.map(measuresOf(result), (measures) => {
@@ -128,6 +130,15 @@ export const sweep = <Params extends ConfigSchema, Outputs extends Readonly<Reco
     }
     return out
   })
+
+/** The command line of one combination. */
+const againWith = ({ folder, words }: CommandLine, values: Point["values"], fields: ReadonlyArray<string>): CommandLine => {
+  const at = words.indexOf("--")
+  const own = Object.entries(values).flatMap(([name, value]) =>
+    name === "seed" && !fields.includes("seed") ? ["--seed", textOf(value)] : ["--set", `${name}=${textOf(value)}`]
+  )
+  return { folder, words: [...words.slice(0, at), ...own, ...words.slice(at)] }
+}
 
 /** How a combination is told of: "times=3 mark=!". */
 const nameOf = (values: Readonly<Record<string, unknown>>): string =>

@@ -16,6 +16,16 @@ export interface Asked {
   /** Who holds what the run needs while it goes on: whether it still does (leases.ts). */
   readonly holder: string
   readonly process: { readonly pid: number; readonly node: string }
+  /** The name of the listing that has its graph (define/recorded-graph.ts); runs of older versions have none. */
+  readonly graph?: string
+  /** What asks for the same again; runs of programs and of older versions have none. */
+  readonly again?: CommandLine
+}
+
+/** A command line of caravan: its words, without those of what it prints and where, and the folder it was called in. */
+export interface CommandLine {
+  readonly words: ReadonlyArray<string>
+  readonly folder: string
 }
 
 /** What the run was asked for; undefined for runs of versions that did not record it. */

@@ -28,6 +28,9 @@ export interface PastExecution extends Execution {
   readonly at: number
 }
 
+/** What became of a node, without what it was made of. */
+export type Outcome = Omit<PastExecution, "run" | "pipeline" | "parts" | "files">
+
 /** A run as the journal has it. */
 export interface PastRun {
   readonly id: string
@@ -131,6 +134,13 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
       }
     },
 
+    /** Keeps what is the same for many runs, once; gives its name. */
+    recordListing: (value: object): string => listings.record(value),
+    /** What was kept under this name; null where nothing was. */
+    listing: (name: string): unknown => listings.find(name),
+    /** Another number than before once another process has written to the journal. */
+    version: (): number => Number(database.get("pragma data_version")!.data_version),
+
     /** Runs, the latest first. */
     runs: (filter: { readonly pipeline?: string | undefined; readonly limit?: number | undefined } = {}): Array<PastRun> =>
       database
@@ -141,12 +151,51 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
           filter.limit ?? -1
         )
         .map(toRun),
+    /** Runs of which a search's text is in the pipeline, the id, the status, a tag or the note, the latest first; and how many there are. */
+    findRuns: (search: string, limit: number, from: number): { readonly runs: Array<PastRun>; readonly total: number } => {
+      const condition = `?1 = '' or instr(lower(pipeline || ' ' || id || ' ' || status || ' ' || coalesce((select note || ' ' || tags from notes where run = runs.id), '')), lower(?1)) > 0`
+      const rows = database.all(`select ${runColumns} from runs where ${condition} order by started desc, rowid desc limit ?2 offset ?3`, search, limit, from)
+      return { runs: rows.map(toRun), total: Number(database.get(`select count(*) as n from runs where ${condition}`, search)!.n) }
+    },
+    /** The run of the same pipeline that began last before this one. */
+    runBefore: ({ id, pipeline, started }: Pick<PastRun, "id" | "pipeline" | "started">): PastRun | undefined => {
+      const row = database.get(
+        `select ${runColumns} from runs where pipeline = ? and started <= ? and id <> ? order by started desc, rowid desc limit 1`,
+        pipeline,
+        started,
+        id
+      )
+      return row === undefined ? undefined : toRun(row)
+    },
+    /** The run of this id. */
+    runOf: (id: string): PastRun | undefined => {
+      const row = database.get(`select ${runColumns} from runs where id = ?`, id)
+      return row === undefined ? undefined : toRun(row)
+    },
+    /** What each node of a pipeline took when it last ran, in milliseconds. */
+    lastDurations: (pipeline: string): Map<string, number> =>
+      new Map(
+        database
+          .all("select node, milliseconds, max(id) from executions where pipeline = ? and status = 'ran' group by node", pipeline)
+          .map((row) => [row.node as string, row.milliseconds as number])
+      ),
     /** Runs whose id begins so. */
     runsLike: (prefix: string): Array<PastRun> =>
       database.all(`select ${runColumns} from runs where substr(id, 1, ?) = ? order by started`, prefix.length, prefix).map(toRun),
 
     /** What became of the nodes of a run, in the order in which it was recorded. */
     executionsOf: (run: string): Array<PastExecution> => where("run = ? order by id", run),
+    /** As executionsOf, without what they were made of: of those that were recorded after the one of this id. */
+    outcomesOf: (run: string, after = 0): Array<Outcome> =>
+      database
+        .all(
+          "select id, node, stage, key, status, milliseconds, digest, error, at from executions where run = ? and id > ? order by id",
+          run,
+          after
+        )
+        .map((row) => row as unknown as Outcome),
+    /** The executions of one node of a run, in the order in which they were recorded. */
+    executionsOfNode: (run: string, node: string): Array<PastExecution> => where("run = ? and node = ? order by id", run, node),
     /** The executions that ended with this artifact: those that made it, or also those that found it. */
     executionsWith: (digest: string, statuses: "ran" | "any" = "ran"): Array<PastExecution> =>
       where(`${hasDigest} ${statuses === "ran" ? "and status in ('ran', 'fetched')" : ""} order by id`, digest, digest),

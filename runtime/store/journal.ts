@@ -11,10 +11,11 @@ import { executions } from "./executions.ts"
 import { JournalDatabase, using } from "./journal-database.ts"
 import { keptDigests } from "./kept-digests.ts"
 import { makeListings } from "./listings.ts"
+import { notes } from "./notes.ts"
 import { traces } from "./traces.ts"
 
 /** The journal's tables for a body of code that reads or writes many rows at once: they throw. */
-export type JournalTables = ReturnType<typeof traces> & ReturnType<typeof executions> & ReturnType<typeof keptDigests>
+export type JournalTables = ReturnType<typeof traces> & ReturnType<typeof executions> & ReturnType<typeof keptDigests> & ReturnType<typeof notes>
 
 /** Functions that throw as functions that give effects. */
 type Effects<Functions> = {
@@ -44,7 +45,12 @@ export class Journal extends Context.Service<Journal, JournalOperations>()("cara
           (opened) => Effect.sync(() => opened.close())
         )
         const listings = makeListings(database)
-        const tables: JournalTables = { ...traces(database, listings), ...executions(database, listings), ...keptDigests(database) }
+        const tables: JournalTables = {
+          ...traces(database, listings),
+          ...executions(database, listings),
+          ...keptDigests(database),
+          ...notes(database)
+        }
         const attempt = <A>(body: () => A): Effect.Effect<A, StoreError> => Effect.try({ try: body, catch: using(file) })
         return {
           ...effectsOf(tables, attempt),

@@ -4,8 +4,10 @@ import { type JournalDatabase, parse } from "./journal-database.ts"
 
 export interface Listings {
   /** Keeps a list; gives its name. */
-  readonly record: (files: Readonly<Record<string, string>>) => string
+  readonly record: (files: object) => string
   readonly read: (name: string) => Readonly<Record<string, string>>
+  /** What another than a list of files was recorded as. */
+  readonly find: (name: string) => unknown
 }
 
 export const makeListings = (database: JournalDatabase): Listings => {
@@ -21,6 +23,7 @@ export const makeListings = (database: JournalDatabase): Listings => {
       database.run("insert or ignore into listings (digest, value) values (?, ?)", digest, value)
       return digest
     },
+    find: (name) => parse((database.get("select value from listings where digest = ?", name)?.value as string | undefined) ?? "null"),
     read: (name) => {
       // Older versions wrote the list itself.
       const value = name.startsWith("{")

@@ -1,0 +1,201 @@
+/** What the page and its server say to one another. The page imports the types alone. */
+import * as Schema from "effect/Schema"
+import { HttpApi, HttpApiEndpoint, HttpApiGroup, HttpApiMiddleware, HttpApiSchema } from "effect/http-api"
+
+// ---- errors ----------------------------------------------------------------------------------------------------------------------------
+
+/** Each with what was being done, what was found, and what to do. */
+const message = { message: Schema.String }
+export class BadRequest extends Schema.TaggedError<BadRequest>()("BadRequest", message, { httpApiStatus: 400 }) {}
+export class Forbidden extends Schema.TaggedError<Forbidden>()("Forbidden", message, { httpApiStatus: 403 }) {}
+export class NotFound extends Schema.TaggedError<NotFound>()("NotFound", message, { httpApiStatus: 404 }) {}
+export class Conflict extends Schema.TaggedError<Conflict>()("Conflict", message, { httpApiStatus: 409 }) {}
+/** The store or the journal can't do its work. */
+export class Broken extends Schema.TaggedError<Broken>()("Broken", message, { httpApiStatus: 500 }) {}
+const error = [BadRequest, NotFound, Broken]
+
+// ---- parts -----------------------------------------------------------------------------------------------------------------------------
+
+const list = <S extends Schema.Constraint>(of: S) => Schema.Array(of)
+const RunId = Schema.String.check(Schema.isPattern(/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/))
+const Digest = Schema.String.check(Schema.isPattern(/^[0-9a-f]{64}$/))
+const Count = Schema.FiniteFromString.check(Schema.isInt(), Schema.isBetween({ minimum: 0, maximum: 1e12 }))
+/** JSON has no NaN and no infinity: they are texts. */
+const AnyNumber = Schema.Union([Schema.Finite, Schema.String])
+const Metrics = Schema.Record(Schema.String, AnyNumber)
+
+const Changed = Schema.Struct({ what: Schema.String, before: Schema.Unknown, after: Schema.Unknown })
+
+export const RunLine = Schema.Struct({
+  id: Schema.String,
+  pipeline: Schema.String,
+  /** running, succeeded, failed, interrupted, killed. */
+  status: Schema.String,
+  started: Schema.Finite,
+  finished: Schema.NullOr(Schema.Finite),
+  counts: Schema.Record(Schema.String, Schema.Finite),
+  /** Of its graph; null where that is not known. */
+  total: Schema.NullOr(Schema.Finite),
+  /** What it was asked for that the run of its pipeline before it was not; null of the first. */
+  changes: Schema.NullOr(list(Changed)),
+  tags: list(Schema.String),
+  note: Schema.String
+})
+export type RunLine = typeof RunLine.Type
+
+const NodeState = Schema.Struct({
+  id: Schema.String,
+  /** waiting, running, ran, hit, failed, skipped, stopped. */
+  state: Schema.String,
+  milliseconds: Schema.NullOr(Schema.Finite),
+  started: Schema.NullOr(Schema.Finite),
+  /** The last numbers that it reported. */
+  progress: Schema.NullOr(Metrics),
+  /** Milliseconds to its end at the pace so far. */
+  left: Schema.NullOr(Schema.Finite),
+  error: Schema.NullOr(Schema.String)
+})
+export type NodeState = typeof NodeState.Type
+
+const GraphNode = Schema.Struct({
+  id: Schema.String,
+  stage: Schema.NullOr(Schema.String),
+  type: Schema.String,
+  inputs: list(Schema.String)
+})
+export type GraphNode = typeof GraphNode.Type
+
+const RunState = Schema.Struct({
+  status: Schema.String,
+  finished: Schema.NullOr(Schema.Finite),
+  /** Milliseconds to its end, by what its nodes took before; null where that is not known of most. */
+  left: Schema.NullOr(Schema.Finite),
+  nodes: list(NodeState)
+})
+export type RunState = typeof RunState.Type
+
+export const RunView = Schema.Struct({
+  ...RunLine.fields,
+  asked: Schema.Record(Schema.String, Schema.Unknown),
+  selection: Schema.Record(Schema.String, Schema.Unknown),
+  outputs: Schema.Record(Schema.String, Schema.String),
+  /** The run of its pipeline before it. */
+  previous: Schema.NullOr(Schema.String),
+  /** Whether its graph was recorded; else it is what its executions tell of it. */
+  isWhole: Schema.Boolean,
+  graph: list(GraphNode),
+  state: RunState,
+  /** Why it can't be stopped, or begun again; null where it can. */
+  stop: Schema.NullOr(Schema.String),
+  resume: Schema.NullOr(Schema.String)
+})
+export type RunView = typeof RunView.Type
+
+const Wire = Schema.Struct({
+  port: Schema.String,
+  /** The node's, or the file's. */
+  name: Schema.String,
+  node: Schema.NullOr(Schema.String),
+  digest: Schema.NullOr(Schema.String),
+  type: Schema.NullOr(Schema.String)
+})
+const ConfigField = Schema.Struct({
+  name: Schema.String,
+  value: Schema.Unknown,
+  default: Schema.Unknown,
+  differs: Schema.Boolean,
+  description: Schema.String
+})
+
+export const NodeView = Schema.Struct({
+  run: Schema.String,
+  id: Schema.String,
+  stage: Schema.NullOr(Schema.String),
+  description: Schema.String,
+  type: Schema.NullOr(Schema.String),
+  state: NodeState,
+  why: list(Schema.String),
+  retries: list(Schema.String),
+  config: list(ConfigField),
+  seed: Schema.NullOr(Schema.Finite),
+  key: Schema.NullOr(Schema.String),
+  numerics: Schema.Record(Schema.String, Schema.String),
+  inputs: list(Wire),
+  usedBy: list(Schema.String),
+  output: Schema.NullOr(
+    Schema.Struct({
+      digest: Schema.String,
+      type: Schema.String,
+      metrics: Metrics,
+      isThere: Schema.Boolean,
+      path: Schema.String,
+      bytes: Schema.NullOr(Schema.Finite),
+      files: list(Schema.Struct({ name: Schema.String, bytes: Schema.Finite })),
+      pinned: Schema.NullOr(Schema.String),
+      skipped: list(Schema.String)
+    })
+  ),
+  /** Where its result was made, if this run found it. */
+  madeBy: Schema.NullOr(Schema.String),
+  code: list(Schema.String),
+  hasLog: Schema.Boolean,
+  report: Schema.Unknown
+})
+export type NodeView = typeof NodeView.Type
+
+export const LogPart = Schema.Struct({
+  lines: list(Schema.Struct({ time: Schema.String, text: Schema.String })),
+  /** Bytes that were left out before these lines. */
+  omitted: Schema.Finite,
+  next: Schema.Finite
+})
+export type LogPart = typeof LogPart.Type
+
+const CurveLine = Schema.Struct({ node: Schema.String, stage: Schema.NullOr(Schema.String), source: Schema.String })
+export type CurveLine = typeof CurveLine.Type
+
+const Hello = Schema.Struct({ type: Schema.Literal("hello"), server: Schema.String, version: Schema.String })
+const Runs = Schema.Struct({ type: Schema.Literal("runs") })
+const Nodes = Schema.Struct({ type: Schema.Literal("run"), ...RunState.fields })
+const Alive = Schema.Struct({ type: Schema.Literal("alive") })
+const Trouble = Schema.Struct({ type: Schema.Literal("trouble"), message: Schema.String })
+export const LiveEvent = Schema.Union([Hello, Runs, Nodes, Alive, Trouble])
+export type LiveEvent = typeof LiveEvent.Type
+
+export const About = Schema.Struct({ version: Schema.String, home: Schema.String, control: Schema.Boolean, server: Schema.String })
+export type About = typeof About.Type
+
+// ---- the API ---------------------------------------------------------------------------------------------------------------------------
+
+const node = { run: RunId, node: Schema.String }
+
+class Looking extends HttpApiGroup.make("looking", { topLevel: true }).add(
+  HttpApiEndpoint.get("about", "/api/about", { success: About }),
+  HttpApiEndpoint.get("runs", "/api/runs", {
+    query: { search: Schema.optional(Schema.String), from: Schema.optional(Count), limit: Schema.optional(Count) },
+    success: Schema.Struct({ runs: list(RunLine), total: Schema.Finite }),
+    error
+  }),
+  HttpApiEndpoint.get("run", "/api/run", { query: { run: RunId }, success: RunView, error }),
+  HttpApiEndpoint.get("node", "/api/node", { query: node, success: NodeView, error }),
+  HttpApiEndpoint.get("log", "/api/log", { query: { ...node, from: Schema.optional(Count) }, success: LogPart, error }),
+  HttpApiEndpoint.get("curves", "/api/curves", { query: { run: RunId }, success: list(CurveLine), error }),
+  /** Columns of float64 behind a header (curve.ts). */
+  HttpApiEndpoint.get("curve", "/api/curve", {
+    query: { ...node, from: Schema.optional(Count) },
+    success: HttpApiSchema.StreamUint8Array(),
+    error
+  }),
+  HttpApiEndpoint.get("watch", "/api/watch", {
+    query: { run: Schema.optional(RunId) },
+    success: HttpApiSchema.StreamSse({ data: LiveEvent }),
+    error
+  })
+) {}
+
+/** Says in words what of a request does not fit. */
+export class Unfit extends HttpApiMiddleware.Service<Unfit>()("caravan/ui/Unfit", { error: BadRequest }) {}
+
+export class Api extends HttpApi.make("caravan").add(Looking).middleware(Unfit) {}
+
+export { AnyNumber, Count, Digest, list, Metrics, RunId }

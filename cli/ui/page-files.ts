@@ -1,0 +1,33 @@
+/** The built page: its files, read once. What is not among them is not served, so no path leads anywhere else. */
+import { existsSync, readdirSync, readFileSync } from "node:fs"
+import { extname, join, relative } from "node:path"
+import { fileURLToPath } from "node:url"
+
+const types: Readonly<Record<string, string>> = {
+  ".html": "text/html; charset=utf-8",
+  ".js": "text/javascript; charset=utf-8",
+  ".css": "text/css; charset=utf-8",
+  ".svg": "image/svg+xml"
+}
+
+export interface PageFile {
+  readonly bytes: Uint8Array
+  readonly type: string
+}
+
+/** Where the page is built to, in a clone and in the package. */
+export const pageFolder = fileURLToPath(new URL("../../ui/dist/", import.meta.url))
+
+/** Path, as it is asked for -> file. undefined: the page is not built. */
+export const readPage = (folder = pageFolder): ReadonlyMap<string, PageFile> | undefined => {
+  if (!existsSync(join(folder, "index.html"))) return undefined
+  const files = readdirSync(folder, { recursive: true, withFileTypes: true }).flatMap((entry) => {
+    const type = types[extname(entry.name)]
+    if (!entry.isFile() || type === undefined) return []
+    const path = join(entry.parentPath, entry.name)
+    return [[`/${relative(folder, path)}`, { bytes: readFileSync(path), type }] as const]
+  })
+  const page = new Map<string, PageFile>(files)
+  page.set("/", page.get("/index.html")!)
+  return page
+}

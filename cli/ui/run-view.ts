@@ -1,0 +1,33 @@
+/** A run as its page begins with it; what changes afterwards comes as events (live.ts). */
+import * as Effect from "effect/Effect"
+import { askedOf } from "../../runtime/store/asked.ts"
+import { Store } from "../../runtime/store/store.ts"
+import type { RunView } from "./api.ts"
+import { runWithLine } from "./runs.ts"
+import { flatAsked } from "../../runtime/inspect/history.ts"
+import { RunWatch } from "./watch.ts"
+
+export const runView = Effect.fnUntraced(function* (id: string) {
+  const { home } = yield* Store
+  const { graph, isWhole, line, previous, run } = yield* runWithLine(id)
+  const asked = askedOf(run)
+  const watch = new RunWatch(id, home)
+  yield* watch.look()
+  const isRunning = line.status === "running"
+  return {
+    ...line,
+    asked: flatAsked(asked),
+    selection: { ...asked?.selection },
+    outputs: { ...asked?.outputs },
+    previous,
+    isWhole,
+    graph,
+    state: watch.since(0)!.state,
+    stop: isRunning ? null : "It does not run.",
+    resume: isRunning
+      ? "It still runs."
+      : asked?.again === undefined
+        ? "It was not begun by a command line: a program, or an older version of caravan, began it."
+        : null
+  } satisfies RunView
+})

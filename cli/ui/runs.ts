@@ -1,0 +1,109 @@
+/** The list of runs, and what of a run does not change while it goes on. */
+import * as Effect from "effect/Effect"
+import { changesOf, flatAsked } from "../../runtime/inspect/history.ts"
+import type { RecordedGraph } from "../../runtime/define/recorded-graph.ts"
+import { askedOf, statusOf } from "../../runtime/store/asked.ts"
+import type { PastRun } from "../../runtime/store/executions.ts"
+import { Journal, type JournalTables } from "../../runtime/store/journal.ts"
+import type { GraphNode, RunLine } from "./api.ts"
+import { NotFound } from "./api.ts"
+
+/** JSON has no NaN and no infinity. */
+export const wire = (value: number): number | string => (Number.isFinite(value) ? value : String(value))
+export const wires = (values: Readonly<Record<string, unknown>>): Record<string, number | string> =>
+  Object.fromEntries(
+    Object.entries(values).flatMap(([name, value]): Array<[string, number | string]> =>
+      typeof value === "number" ? [[name, wire(value)]] : typeof value === "string" ? [[name, value]] : []
+    )
+  )
+
+/** Graphs by the name of their listing: most runs of a pipeline have the same. */
+const graphs = new Map<string, RecordedGraph>()
+const mostGraphs = 64
+
+/** The graph that a run was recorded with; undefined of runs of older versions. */
+export const recordedOf = (run: PastRun, tables: JournalTables): RecordedGraph | undefined => {
+  const name = askedOf(run)?.graph
+  if (name === undefined) return undefined
+  let found = graphs.get(name)
+  if (found === undefined) {
+    const kept = tables.listing(name) as RecordedGraph | null
+    if (kept === null || !Array.isArray(kept.nodes)) return undefined
+    if (graphs.size >= mostGraphs) graphs.delete(graphs.keys().next().value!)
+    graphs.set(name, (found = kept))
+  }
+  return found
+}
+
+/** The graph as what was executed tells of it: an input is the first node whose result has its content. */
+const executedGraph = (run: PastRun, tables: JournalTables): Array<GraphNode> => {
+  const last = new Map(tables.executionsOf(run.id).map((execution) => [execution.node, execution]))
+  const makers = new Map<string, string>()
+  const types = new Map<string, string>()
+  for (const { node, digest } of last.values()) {
+    const artifact = digest === null ? undefined : tables.artifact(digest)
+    if (artifact === undefined) continue
+    if (!makers.has(artifact.contentDigest)) makers.set(artifact.contentDigest, node)
+    types.set(node, artifact.type)
+  }
+  return [...last.values()].map(({ key, node, stage, parts }) => {
+    // The trace, while it is there, has the names: several nodes may have made the same.
+    const named = Object.values((tables.provenance(key)?.inputs ?? {}) as Readonly<Record<string, string | ReadonlyArray<string> | null>>)
+    const wires = named.flatMap((wire) => wire ?? []).filter((wire) => last.has(wire))
+    const told = Object.values(parts.inputs).flatMap((contents) => [contents ?? []].flat().flatMap((content) => makers.get(content) ?? []))
+    return { id: node, stage, type: types.get(node) ?? "", inputs: [...new Set(wires.length > 0 ? wires : told)].filter((input) => input !== node) }
+  })
+}
+
+export const graphOf = (run: PastRun, tables: JournalTables): { readonly isWhole: boolean; readonly graph: ReadonlyArray<GraphNode> } => {
+  const recorded = recordedOf(run, tables)
+  if (recorded === undefined) return { isWhole: false, graph: executedGraph(run, tables) }
+  return {
+    isWhole: true,
+    graph: recorded.nodes.map(({ id, inputs, stage, type }) => ({
+      id,
+      stage,
+      type,
+      inputs: [...new Set(Object.values(inputs).flatMap((wire) => wire ?? []))]
+    }))
+  }
+}
+
+/** How a run stands in the list. */
+const lineOf = (run: PastRun, tables: JournalTables): RunLine => {
+  const before = tables.runBefore(run)
+  const [is, was] = [askedOf(run), before === undefined ? undefined : askedOf(before)]
+  const recorded = recordedOf(run, tables)
+  return {
+    id: run.id,
+    pipeline: run.pipeline,
+    status: run.status,
+    started: run.started,
+    finished: run.finished,
+    counts: run.nodes as Record<string, number>,
+    total: recorded === undefined ? null : recorded.nodes.filter(({ stage }) => stage !== null).length,
+    changes: is === undefined || was === undefined ? null : changesOf(flatAsked(was), flatAsked(is)),
+    ...tables.noteOf(run.id)
+  }
+}
+
+export const runLines = Effect.fnUntraced(function* (search: string, limit: number, from: number) {
+  const journal = yield* Journal
+  const { lines, runs, total } = yield* journal.read((tables) => {
+    const { runs, total } = tables.findRuns(search, limit, from)
+    return { runs, total, lines: runs.map((run) => lineOf(run, tables)) }
+  })
+  const listed = yield* Effect.forEach(runs, (run, i) => Effect.map(statusOf(run), (status) => ({ ...lines[i]!, status })))
+  return { runs: listed, total }
+})
+
+/** The run of this id, with its line. */
+export const runWithLine = Effect.fnUntraced(function* (id: string) {
+  const journal = yield* Journal
+  const found = yield* journal.read((tables) => {
+    const run = tables.runOf(id)
+    return run === undefined ? undefined : { run, line: lineOf(run, tables), previous: tables.runBefore(run)?.id ?? null, ...graphOf(run, tables) }
+  })
+  if (found === undefined) return yield* new NotFound({ message: `There is no run ${id} in this journal. The list of runs has those that there are.` })
+  return { ...found, line: { ...found.line, status: yield* statusOf(found.run) } }
+})

@@ -1,0 +1,115 @@
+/** The server of the page: on loopback, from the journal, the logs and the store of one folder; it writes nothing unless control is allowed. */
+import { randomUUID } from "node:crypto"
+import { createServer } from "node:http"
+import { NodeHttpServer } from "@effect/platform-node"
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Stream from "effect/Stream"
+import { HttpRouter, HttpServer, HttpServerRequest, HttpServerResponse } from "effect/http"
+import { HttpApiBuilder, HttpApiMiddleware } from "effect/http-api"
+import { messageOf } from "../../runtime/errors.ts"
+import { Journal } from "../../runtime/store/journal.ts"
+import { Store } from "../../runtime/store/store.ts"
+import { storeAt } from "../open-store.ts"
+import { Api, BadRequest, Broken, Conflict, Forbidden, NotFound, Unfit } from "./api.ts"
+import { curveBytes, curveLines } from "./curve.ts"
+import { objectionTo, safeHeaders } from "./guard.ts"
+import { liveEvents, Watches } from "./live.ts"
+import { logPart, nodeView } from "./node.ts"
+import type { PageFile } from "./page-files.ts"
+import { runView } from "./run-view.ts"
+import { runLines } from "./runs.ts"
+
+export interface UiOptions {
+  readonly home: string
+  /** 0: any that is free. */
+  readonly port: number
+  readonly version: string
+  readonly page: ReadonlyMap<string, PageFile>
+  /** Who has it may stop, resume, pin and label; undefined: nobody may. */
+  readonly token?: string | undefined
+}
+
+type Told = BadRequest | Broken | Conflict | Forbidden | NotFound
+const isTold = (error: unknown): error is Told =>
+  [BadRequest, Broken, Conflict, Forbidden, NotFound].some((kind) => error instanceof kind)
+
+/** Errors that say something to who reads them; whatever else goes wrong too, without its stack. */
+const answering = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, any, R> =>
+  Effect.catchCause(effect, (cause) => {
+    const error = Cause.squash(cause)
+    if (Cause.hasInterruptsOnly(cause)) return Effect.failCause(cause as Cause.Cause<never>)
+    return Effect.fail(isTold(error) ? error : new Broken({ message: messageOf(error) }))
+  })
+
+const mostRuns = 500
+
+const looking = (options: UiOptions, server: string) =>
+  HttpApiBuilder.group(Api, "looking", (handlers) =>
+    Effect.gen(function* () {
+      const watches = new Watches(options.home)
+      const services = yield* Effect.context<Journal | Store>()
+      const given = <A, E>(effect: Effect.Effect<A, E, Journal | Store>) => answering(Effect.provide(effect, services))
+      const about = { version: options.version, home: options.home, control: options.token !== undefined, server }
+      return handlers
+        .handle("about", () => Effect.succeed(about))
+        .handle("runs", ({ query }) => given(runLines(query.search ?? "", Math.min(query.limit ?? 100, mostRuns), query.from ?? 0)))
+        .handle("run", ({ query }) => given(runView(query.run)))
+        .handle("node", ({ query }) => given(nodeView(query.run, query.node)))
+        .handle("log", ({ query }) => given(logPart(query.run, query.node, query.from)))
+        .handle("curves", ({ query }) => given(curveLines(query.run)))
+        .handle("curve", ({ query }) => given(Effect.map(curveBytes(query.run, query.node, query.from ?? 0), (bytes) => Stream.succeed(bytes))))
+        .handle("watch", ({ query }) =>
+          Effect.succeed(liveEvents(watches, { type: "hello", server, version: options.version }, query.run).pipe(Stream.provideContext(services)))
+        )
+    })
+  )
+
+/** A request that does not fit its schema is the asker's mistake; an answer that does not is ours. */
+const unfit = HttpApiMiddleware.layerSchemaErrorTransform(Unfit, ({ cause, kind }) => {
+  const isOurs = kind === "Body" || kind === "ResponseHeaders"
+  const what = cause.message.replaceAll(/\s*\n\s*/g, " ").slice(0, 300)
+  const message = isOurs ? `This is a bug in caravan: an answer of its page's server does not fit: ${what}` : `Reading the request: ${what}`
+  return Effect.succeed(HttpServerResponse.jsonUnsafe({ message }, { status: isOurs ? 500 : 400 }))
+})
+
+/** Refuses who may not ask, and says what a browser may do with the answer. */
+const guarded = HttpRouter.middleware(
+  (answer) =>
+    Effect.gen(function* () {
+      const request = yield* HttpServerRequest.HttpServerRequest
+      const { address } = yield* HttpServer.HttpServer
+      const objection = objectionTo(request.headers, "port" in address ? address.port : 0)
+      const answered = objection === undefined ? yield* answer : HttpServerResponse.jsonUnsafe({ message: objection }, { status: 403 })
+      const kept = answered.headers["cache-control"] === undefined ? { "cache-control": "no-store" } : {}
+      return HttpServerResponse.setHeaders(answered, { ...safeHeaders, ...kept })
+    }),
+  { global: true }
+)
+
+/** The page's files; those that have a digest in their name stay as they are. */
+const pages = (page: ReadonlyMap<string, PageFile>) =>
+  HttpRouter.add("GET", "/*", (request) => {
+    const path = request.url.split("?", 1)[0]!
+    const file = page.get(path)
+    if (file === undefined) return Effect.succeed(HttpServerResponse.jsonUnsafe({ message: `There is nothing at this address.` }, { status: 404 }))
+    const cache = path.startsWith("/assets/") ? "public, max-age=31536000, immutable" : "no-store"
+    return Effect.succeed(HttpServerResponse.uint8Array(file.bytes, { contentType: file.type, headers: { "cache-control": cache } }))
+  })
+
+/** Serves until its scope ends; gives the address. */
+export const serveUi = (options: UiOptions) => {
+  const server = randomUUID()
+  const api = HttpApiBuilder.layer(Api).pipe(Layer.provide(looking(options, server)), Layer.provide(unfit))
+  const routes = Layer.mergeAll(api, pages(options.page), guarded)
+  return HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true }).pipe(
+    Layer.provideMerge(NodeHttpServer.layer(() => createServer(), { host: "127.0.0.1", port: options.port })),
+    Layer.provide(storeAt(options.home))
+  )
+}
+
+/** The address that it came to listen on. */
+export const addressOf = Effect.map(HttpServer.HttpServer, ({ address }) =>
+  "port" in address ? `http://127.0.0.1:${address.port}/` : String(address)
+)

@@ -1,0 +1,222 @@
+/**
+ * Runs as they go on. A run is looked at when somebody asks, at most ten times a second for all who do: the journal's number of changes, the folder of its logs, and
+ * what its running nodes have reported since. Each who watches is told of the nodes that changed since they were last told; one that is slow is told less often.
+ */
+import { readFileSync, statSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { logPath, loggedNodes, stepsPath } from "../../runtime/run/node-log.ts"
+import { statusOf } from "../../runtime/store/asked.ts"
+import { Journal } from "../../runtime/store/journal.ts"
+import { Store } from "../../runtime/store/store.ts"
+import type { NodeState, RunState } from "./api.ts"
+import { NotFound } from "./api.ts"
+import { graphOf, wires } from "./runs.ts"
+import { linesFrom } from "./tail.ts"
+
+/** Milliseconds between two looks, and between two at whether the process of a run is still there. */
+const lookInterval = 90
+const aliveInterval = 1000
+/** Throughput is of the tokens of so long before the last report. */
+const window = 30_000
+
+interface Watched {
+  state: NodeState
+  /** Grows with each change of the run: what is newer has not been told of yet. */
+  revision: number
+  offset: number
+  first: { readonly step: number; readonly at: number } | undefined
+  tokens: Array<readonly [at: number, tokens: number]>
+}
+
+const waiting = (id: string): NodeState => ({ id, state: "waiting", milliseconds: null, started: null, progress: null, left: null, error: null })
+
+/** When a node began, by the first line of its log. */
+const beganAt = (path: string): number | null => {
+  try {
+    const at = Date.parse(readFileSync(path, "utf8").slice(0, 24))
+    return Number.isNaN(at) ? null : at
+  } catch {
+    return null
+  }
+}
+
+export class RunWatch {
+  readonly #id: string
+  readonly #home: string
+  readonly #nodes = new Map<string, Watched>()
+  readonly #running = new Set<string>()
+  #durations: ReadonlyMap<string, number> = new Map()
+  #status = "running"
+  #finished: number | null = null
+  #revision = 0
+  #lastExecution = 0
+  #version = -1
+  #logsStamp = ""
+  #looked = -Infinity
+  #alive = -Infinity
+
+  constructor(id: string, home: string) {
+    this.#id = id
+    this.#home = home
+  }
+
+  get isOver(): boolean {
+    return this.#status !== "running"
+  }
+
+  /** What changed after this revision, with the revision that it is now; undefined: nothing did. 0: everything. */
+  since(revision: number): { readonly state: RunState; readonly revision: number } | undefined {
+    if (revision >= this.#revision) return undefined
+    const nodes = [...this.#nodes.values()].flatMap((node) => (node.revision > revision ? [node.state] : []))
+    return { revision: this.#revision, state: { status: this.#status, finished: this.#finished, left: this.#left(), nodes } }
+  }
+
+  stateOf(node: string): NodeState {
+    return this.#nodes.get(node)?.state ?? waiting(node)
+  }
+
+  look(): Effect.Effect<void, import("../../runtime/errors.ts").StoreError | NotFound, Journal | Store> {
+    const now = performance.now()
+    if (now - this.#looked < lookInterval) return Effect.void
+    this.#looked = now
+    return this.#look(now)
+  }
+
+  readonly #look = Effect.fnUntraced(function* (this: RunWatch, now: number) {
+    const journal = yield* Journal
+    const isFirst = this.#revision === 0
+    const version = yield* journal.version()
+    const isAliveDue = !this.isOver && now - this.#alive > aliveInterval
+    let changed = isFirst
+    if (isFirst) {
+      const run = yield* journal.runOf(this.#id)
+      if (run === undefined) return yield* new NotFound({ message: `There is no run ${this.#id} in this journal.` })
+      const { graph } = yield* journal.read((tables) => graphOf(run, tables))
+      for (const { id, stage } of graph) if (stage !== null) this.#set(waiting(id))
+      this.#durations = yield* journal.lastDurations(run.pipeline)
+    }
+    if (version !== this.#version || isFirst) {
+      this.#version = version
+      for (const outcome of yield* journal.outcomesOf(this.#id, this.#lastExecution)) {
+        this.#lastExecution = outcome.id
+        const { node, status, milliseconds, at, error } = outcome
+        const before = this.#nodes.get(node)?.state.started ?? null
+        const progress = this.#nodes.get(node)?.state.progress ?? null
+        this.#running.delete(node)
+        this.#set({ id: node, state: status, milliseconds, started: before ?? at - milliseconds, progress, left: null, error })
+        changed = true
+      }
+    }
+    if (this.#findBegun()) changed = true
+    for (const node of this.#running) if (this.#readSteps(node)) changed = true
+    if (version !== this.#version || isAliveDue || isFirst || changed) {
+      this.#alive = now
+      const run = yield* journal.runOf(this.#id)
+      const status = run === undefined ? "running" : yield* statusOf(run)
+      if (status !== this.#status || (run?.finished ?? null) !== this.#finished || isFirst) {
+        this.#status = status
+        this.#finished = run?.finished ?? null
+        changed = true
+      }
+      if (this.isOver)
+        for (const node of this.#running) {
+          this.#running.delete(node)
+          this.#set({ ...this.#nodes.get(node)!.state, state: "stopped", left: null })
+          changed = true
+        }
+    }
+    if (changed) this.#revision++
+  }).bind(this)
+
+  /** Changes count for the revision that comes next. */
+  #set(state: NodeState): void {
+    const node = this.#nodes.get(state.id)
+    if (node === undefined) this.#nodes.set(state.id, { state, revision: this.#revision + 1, offset: 0, first: undefined, tokens: [] })
+    else {
+      node.state = state
+      node.revision = this.#revision + 1
+    }
+  }
+
+  /** Nodes that have a log and no end yet are running. */
+  #findBegun(): boolean {
+    if (this.isOver && this.#revision > 0) return false
+    let stamp = ""
+    try {
+      stamp = String(statSync(join(this.#home, "logs", this.#id)).mtimeMs)
+    } catch {
+      return false
+    }
+    if (stamp === this.#logsStamp) return false
+    this.#logsStamp = stamp
+    let changed = false
+    for (const id of loggedNodes(this.#home, this.#id)) {
+      const known = this.#nodes.get(id)?.state
+      if (known !== undefined && known.state !== "waiting") continue
+      this.#running.add(id)
+      this.#set({ ...waiting(id), state: "running", started: beganAt(logPath(this.#home, this.#id, id)) })
+      changed = true
+    }
+    return changed
+  }
+
+  /** What a running node has reported since. */
+  #readSteps(id: string): boolean {
+    const node = this.#nodes.get(id)!
+    const { lines, next } = linesFrom(stepsPath(this.#home, this.#id, id), node.offset)
+    node.offset = next
+    if (lines.length === 0) return false
+    let progress: Record<string, number | string> = { ...node.state.progress }
+    let at = Date.now()
+    for (const line of lines) {
+      const report = reportOf(line)
+      if (report === undefined) continue
+      const { at: when, ...fields } = report
+      at = when
+      progress = { ...progress, ...wires(fields) }
+      const { step, tokens } = fields as Record<string, unknown>
+      if (typeof step === "number" && (node.first === undefined || step < node.first.step)) node.first = { step, at }
+      if (typeof tokens === "number") node.tokens.push([at, tokens])
+    }
+    while (node.tokens.length > 2 && at - node.tokens[0]![0] > window) node.tokens.shift()
+    const since = node.tokens[0]?.[0]
+    if (since !== undefined && at > since)
+      progress.tokensPerSecond = (node.tokens.slice(1).reduce((sum, [, tokens]) => sum + tokens, 0) / (at - since)) * 1000
+    const { step, total } = progress
+    const left =
+      typeof step === "number" && typeof total === "number" && node.first !== undefined && step > node.first.step
+        ? Math.max(0, ((at - node.first.at) / (step - node.first.step)) * (total - step))
+        : null
+    this.#set({ ...node.state, progress, left })
+    return true
+  }
+
+  /** By what each node that is left took before; nodes that never ran take what the others take. null where most never did. */
+  #left(): number | null {
+    if (this.isOver) return null
+    let [known, unknown, sum] = [0, 0, 0]
+    for (const { state } of this.#nodes.values()) {
+      if (state.state !== "waiting" && state.state !== "running") continue
+      const before = this.#durations.get(state.id)
+      const elapsed = state.started === null ? 0 : Date.now() - state.started
+      const left = state.left ?? (before === undefined ? undefined : Math.max(0, before - elapsed))
+      if (left === undefined) unknown++
+      else {
+        known++
+        sum += left
+      }
+    }
+    return known === 0 || unknown > known ? null : sum * (1 + unknown / known)
+  }
+}
+
+const reportOf = (line: string): { readonly at: number } | undefined => {
+  try {
+    const report = JSON.parse(line) as { readonly at?: unknown } | null
+    return typeof report === "object" && report !== null && typeof report.at === "number" ? (report as { readonly at: number }) : undefined
+  } catch {
+    // Cut by a kill.
+    return undefined
+  }
+}

@@ -1,0 +1,82 @@
+/**
+ * What running nodes report, as they report it: `logs/<run>/<node>.steps.jsonl`, an object a line, for whoever looks on (cli/ui). The curve that is kept with a
+ * result (curve.ts) has all of it and more: the file goes when its node ends. One that a killed run left stays beside the log.
+ */
+import { closeSync, existsSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs"
+import { dirname } from "node:path"
+import { visibleJson } from "../../schemas/visible.ts"
+import type { Progress } from "../define/stage-info.ts"
+import type { RunEvent } from "./events.ts"
+import { curvesPath, stepsPath } from "./node-log.ts"
+
+/** A node that ends sooner writes none; no report is older than this when it is seen, in milliseconds. */
+const interval = 200
+/** No file grows beyond this; the kept curve still has every step. */
+const mostBytes = 64 << 20
+
+interface Steps {
+  lines: Array<string>
+  file: number | undefined
+  bytes: number
+}
+
+/** JSON has no NaN and no infinity: they are texts, as in event files. */
+const lineOf = (progress: Progress, now: number): string =>
+  `${visibleJson({ at: now, ...progress }, undefined, (_, value) => (typeof value === "number" && !Number.isFinite(value) ? String(value) : value))}\n`
+
+/** Listens to one run. A file that can't be written to is left alone: it says nothing that the run needs. */
+export const writeLiveSteps = (home: string): { readonly onEvent: (event: RunEvent) => void; readonly close: () => void } => {
+  const open = new Map<string, Steps>()
+  let run = ""
+  let timer: NodeJS.Timeout | undefined
+  const flush = () => {
+    timer = undefined
+    for (const [node, steps] of open) {
+      if (steps.lines.length === 0) continue
+      const text = steps.lines.join("")
+      steps.lines = []
+      if (steps.bytes + text.length > mostBytes) continue
+      try {
+        if (steps.file === undefined) {
+          const path = stepsPath(home, run, node)
+          mkdirSync(dirname(path), { recursive: true })
+          steps.file = openSync(path, "a", 0o600)
+        }
+        steps.bytes += text.length
+        writeSync(steps.file, text)
+      } catch {
+        steps.bytes = mostBytes
+      }
+    }
+  }
+  const end = (node: string, steps: Steps, keep: boolean) => {
+    open.delete(node)
+    if (steps.file === undefined) return
+    closeSync(steps.file)
+    if (!keep) rmSync(stepsPath(home, run, node), { force: true })
+  }
+  return {
+    onEvent: (event) => {
+      if (event.type === "run-started") run = event.run
+      else if (event.type === "node-started") open.set(event.node, { lines: [], file: undefined, bytes: 0 })
+      else if (event.type === "progress") {
+        const steps = open.get(event.node)
+        if (steps === undefined) return
+        steps.lines.push(lineOf(event.progress, Date.now()))
+        timer ??= setTimeout(flush, interval).unref()
+      } else if (event.type === "node-finished") {
+        const steps = open.get(event.node.id)
+        // A stage whose process was killed may have kept less of its curve than it had told of.
+        const isAll = event.node.status !== "failed" || existsSync(curvesPath(home, run, event.node.id))
+        if (steps === undefined) return
+        if (!isAll) flush()
+        end(event.node.id, steps, !isAll)
+      }
+    },
+    close: () => {
+      clearTimeout(timer)
+      flush()
+      for (const [node, steps] of open) end(node, steps, true)
+    }
+  }
+}

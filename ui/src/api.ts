@@ -1,0 +1,58 @@
+/** Asking the server. Types are those of cli/ui/api.ts; nothing of it is in the bundle. */
+import { signal } from "@preact/signals"
+import type { About, CurveLine, LogPart, NodeView, RunLine, RunView } from "../../cli/ui/api.ts"
+
+interface Answers {
+  readonly about: About
+  readonly runs: { readonly runs: ReadonlyArray<RunLine>; readonly total: number }
+  readonly run: RunView
+  readonly node: NodeView
+  readonly log: LogPart
+  readonly curves: ReadonlyArray<CurveLine>
+}
+
+export type Query = Readonly<Record<string, string | number | undefined>>
+
+/** What the server says against it, in its own words. */
+export class Refused extends Error {
+  readonly status: number
+  constructor(status: number, message: string) {
+    super(message)
+    this.status = status
+  }
+}
+
+export const addressOf = (name: string, query: Query = {}): string => {
+  const words = Object.entries(query).flatMap(([key, value]) => (value === undefined ? [] : [`${key}=${encodeURIComponent(value)}`]))
+  return `/api/${name}${words.length === 0 ? "" : `?${words.join("&")}`}`
+}
+
+export const refusal = async (response: Response): Promise<Refused> => {
+  const text = await response.text()
+  let message = text
+  try {
+    const body = JSON.parse(text) as { readonly message?: unknown }
+    if (typeof body.message === "string") message = body.message
+  } catch {
+    // Not one of ours.
+  }
+  return new Refused(response.status, message === "" ? `The server answered ${response.status}.` : message)
+}
+
+const fetched = async (address: string, options?: RequestInit): Promise<Response> => {
+  let response: Response
+  try {
+    response = await fetch(address, options)
+  } catch {
+    throw new Refused(0, "The server does not answer. It may have ended: start caravan ui again on the same port, and this page goes on.")
+  }
+  if (!response.ok) throw await refusal(response)
+  return response
+}
+
+export const ask = async <Name extends keyof Answers>(name: Name, query?: Query, stop?: AbortSignal): Promise<Answers[Name]> =>
+  (await (await fetched(addressOf(name, query), stop === undefined ? {} : { signal: stop })).json()) as Answers[Name]
+
+export const askBytes = async (name: string, query: Query): Promise<ArrayBuffer> => (await fetched(addressOf(name, query))).arrayBuffer()
+
+export const about = signal<About | undefined>(undefined)

@@ -1,0 +1,51 @@
+/** The frame of every page, and which page it is. */
+import { lazy } from "./lazy.tsx"
+import { about } from "./api.ts"
+import { connection } from "./live.ts"
+import { link, route } from "./route.ts"
+import { RunList } from "./run-list.tsx"
+
+const RunPage = lazy(() => import("./run-page.tsx").then((module) => module.RunPage))
+
+const Page = () => {
+  const { path, query } = route.value
+  const [first, id] = path
+  if (first === "run" && id !== undefined) return <RunPage key={id} id={id} tab={path[2] ?? "graph"} node={query.get("node") ?? undefined} />
+  return <RunList />
+}
+
+const Connection = () => {
+  const state = connection.value
+  const words = { connecting: "connecting", live: "live", lost: "reconnecting" }[state]
+  return (
+    <span class={`connection ${state}`} role="status">
+      <i aria-hidden="true" />
+      {words}
+    </span>
+  )
+}
+
+export const App = () => (
+  <>
+    <a class="skip" href="#main" onClick={(event) => (event.preventDefault(), document.getElementById("main")?.focus())}>
+      Skip to the content
+    </a>
+    <header class="top">
+      <a class="mark" href={link([])}>
+        Caravan
+      </a>
+      <nav aria-label="Pages">
+        <a href={link([])} aria-current={route.value.path.length === 0 ? "page" : undefined}>
+          Runs
+        </a>
+      </nav>
+      <span class="home" title={about.value?.home}>
+        <bdi>{about.value?.home}</bdi>
+      </span>
+      <Connection />
+    </header>
+    <main id="main" tabIndex={-1}>
+      <Page />
+    </main>
+  </>
+)

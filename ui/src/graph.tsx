@@ -1,0 +1,257 @@
+/** A run's graph: rounds folded, states as they change, a node's neighbours by the arrow keys. */
+import type { Signal } from "@preact/signals"
+import { useEffect, useMemo, useRef, useState } from "preact/hooks"
+import { plain } from "./format.ts"
+import { groupsOf, type Item, itemsOf } from "./fold.ts"
+import type { Box, Layout, Place } from "./layout.ts"
+import { stateWord } from "./parts.tsx"
+import { go, link } from "./route.ts"
+import { countsIn, type RunStore } from "./run-state.ts"
+
+const height = { node: 24, group: 40 }
+const longest = 26
+
+const labelOf = (item: Item): string => {
+  const text = plain(item.label)
+  return text.length > longest ? `${text.slice(0, longest - 1)}…` : text
+}
+const boxOf = (item: Item): Box => ({
+  id: item.id,
+  inputs: item.inputs,
+  width: item.isGroup ? Math.max(120, 46 + 6.6 * labelOf(item).length) : 30 + 6.6 * labelOf(item).length,
+  height: item.isGroup ? height.group : height.node
+})
+
+let jobs = 0
+const useLayout = (items: ReadonlyArray<Item>, direction: "LR" | "TB"): (Layout & { readonly of: ReadonlyArray<Item> }) | undefined => {
+  const [made, set] = useState<Layout & { readonly of: ReadonlyArray<Item> }>()
+  const worker = useRef<Worker | undefined>(undefined)
+  useEffect(() => {
+    worker.current = new Worker(new URL("./layout.worker.ts", import.meta.url), { type: "module" })
+    return () => worker.current?.terminate()
+  }, [])
+  useEffect(() => {
+    const job = ++jobs
+    const hear = ({ data }: MessageEvent<{ readonly job: number; readonly width: number; readonly height: number; readonly places: ReadonlyArray<[string, Place]> }>) => {
+      if (data.job === job) set({ width: data.width, height: data.height, places: new Map(data.places), of: items })
+    }
+    worker.current?.addEventListener("message", hear)
+    worker.current?.postMessage({ job, direction, boxes: items.map(boxOf) })
+    return () => worker.current?.removeEventListener("message", hear)
+  }, [items, direction])
+  return made
+}
+
+interface Shown {
+  readonly item: Item
+  readonly box: Box
+  readonly place: Place
+}
+
+const NodeMark = ({ box, item, onPick, place, store, isChosen }: Shown & { readonly store: RunStore; readonly onPick: () => void; readonly isChosen: boolean }) => {
+  const state = item.isFile ? "file" : (store.nodes.get(item.id)?.value.state ?? "waiting")
+  const progress = store.nodes.get(item.id)?.value.progress
+  const share = state === "running" && typeof progress?.step === "number" && typeof progress.total === "number" ? progress.step / Math.max(1, progress.total) : 0
+  const [x, y] = [place.x - box.width / 2, place.y - box.height / 2]
+  return (
+    <g class={`node is-${state}${isChosen ? " chosen" : ""}`} transform={`translate(${x} ${y})`} onClick={onPick}>
+      <title>{`${plain(item.id)}: ${stateWord(state)}`}</title>
+      <rect width={box.width} height={box.height} rx="5" />
+      {share > 0 ? <rect class="share" width={box.width * Math.min(1, share)} height="3" y={box.height - 3} rx="1.5" /> : null}
+      <circle cx="12" cy={box.height / 2} r="4" />
+      <text x="22" y={box.height / 2}>
+        {labelOf(item)}
+      </text>
+    </g>
+  )
+}
+
+const order = ["failed", "ran", "hit", "running", "stopped", "skipped"]
+const GroupMark = ({ box, item, onPick, place, store, isChosen }: Shown & { readonly store: RunStore; readonly onPick: () => void; readonly isChosen: boolean }) => {
+  void store.tick.value
+  const counts = countsIn(store, item.members)
+  const [x, y] = [place.x - box.width / 2, place.y - box.height / 2]
+  const inner = box.width - 20
+  let from = 0
+  const told = order.flatMap((state) => {
+    const width = (inner * (counts[state] ?? 0)) / item.members.length
+    const at = from
+    from += width
+    return width > 0 ? [{ state, width, at }] : []
+  })
+  const state = (counts.failed ?? 0) > 0 ? "failed" : (counts.running ?? 0) > 0 ? "running" : (counts.waiting ?? 0) > 0 ? "waiting" : "ran"
+  return (
+    <g class={`node group is-${state}${isChosen ? " chosen" : ""}`} transform={`translate(${x} ${y})`} onClick={onPick}>
+      <title>{`${plain(item.label)}, ${item.members.length} nodes: ${order.flatMap((one) => (counts[one] ? [`${counts[one]} ${stateWord(one)}`] : [])).join(", ")}. Click to unfold.`}</title>
+      <rect class="behind" x="3" y="3" width={box.width} height={box.height} rx="6" />
+      <rect width={box.width} height={box.height} rx="6" />
+      <text x="10" y="15">
+        {labelOf(item)}
+      </text>
+      <text class="small" x={box.width - 10} y="15" text-anchor="end">
+        {item.members.length}
+      </text>
+      <rect class="rest" x="10" y="27" width={inner} height="5" rx="2.5" />
+      {told.map(({ at, state: of, width }) => (
+        <rect key={of} class={`bar-${of}`} x={10 + at} y="27" width={width} height="5" />
+      ))}
+    </g>
+  )
+}
+
+const curve = (a: Shown, b: Shown, direction: "LR" | "TB"): string => {
+  if (direction === "LR") {
+    const [x1, x2] = [a.place.x + a.box.width / 2, b.place.x - b.box.width / 2]
+    const bend = Math.max(16, Math.abs(x2 - x1) / 2)
+    return `M${x1} ${a.place.y}C${x1 + bend} ${a.place.y} ${x2 - bend} ${b.place.y} ${x2} ${b.place.y}`
+  }
+  const [y1, y2] = [a.place.y + a.box.height / 2, b.place.y - b.box.height / 2]
+  const bend = Math.max(12, Math.abs(y2 - y1) / 2)
+  return `M${a.place.x} ${y1}C${a.place.x} ${y1 + bend} ${b.place.x} ${y2 - bend} ${b.place.x} ${y2}`
+}
+
+/** The nearest item in the direction of an arrow key. */
+const nearest = (shown: ReadonlyMap<string, Shown>, from: Shown, key: string): string | undefined => {
+  const directions: Readonly<Record<string, readonly [number, number]>> = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
+  const [dx, dy] = directions[key] ?? [0, 0]
+  let best: readonly [number, string] | undefined
+  for (const [id, { place }] of shown) {
+    const [x, y] = [place.x - from.place.x, place.y - from.place.y]
+    const ahead = x * dx + y * dy
+    if (ahead <= 1) continue
+    const score = ahead + 3 * Math.abs(x * dy + y * dx)
+    if (best === undefined || score < best[0]) best = [score, id]
+  }
+  return best?.[1]
+}
+
+export const Graph = ({ chosen, store, scale, unfoldedSignal }: { readonly store: RunStore; readonly chosen: string | undefined; readonly scale: Signal<number>; readonly unfoldedSignal: Signal<ReadonlySet<string>> }) => {
+  const { graph } = store.view
+  const frame = useRef<HTMLDivElement>(null)
+  const [direction, setDirection] = useState<"LR" | "TB">(innerWidth < 700 ? "TB" : "LR")
+  useEffect(() => {
+    const size = () => setDirection(innerWidth < 700 ? "TB" : "LR")
+    addEventListener("resize", size)
+    return () => removeEventListener("resize", size)
+  }, [])
+  const groups = useMemo(() => groupsOf(graph), [graph])
+  const unfolded = unfoldedSignal.value
+  const items = useMemo(() => itemsOf(graph, groups.of, unfolded), [graph, groups, unfolded])
+  const made = useLayout(items, direction)
+  const shown = useMemo(() => {
+    const all = new Map<string, Shown>()
+    for (const item of made?.of ?? []) {
+      const place = made!.places.get(item.id)
+      if (place !== undefined) all.set(item.id, { item, place, box: boxOf(item) })
+    }
+    return all
+  }, [made])
+  const edges = useMemo(
+    () =>
+      [...shown.values()].flatMap((to) =>
+        to.item.inputs.flatMap((id) => {
+          const from = shown.get(id)
+          return from === undefined ? [] : [{ from: id, to: to.item.id, path: curve(from, to, direction) }]
+        })
+      ),
+    [shown, direction]
+  )
+  const all = useMemo(() => edges.map(({ path }) => path).join(""), [edges])
+  const [active, setActive] = useState<string>()
+  const focus = active !== undefined && shown.has(active) ? active : chosen !== undefined && shown.has(chosen) ? chosen : undefined
+  const pick = (item: Item) => {
+    setActive(item.id)
+    if (item.isGroup) unfoldedSignal.value = new Set([...unfolded, item.label])
+    else if (!item.isFile) go(link(["run", store.view.id, "graph"], { node: item.id }))
+  }
+  const zoom = scale.value
+  const onKey = (event: KeyboardEvent) => {
+    if (event.key === "+" || event.key === "=") scale.value = Math.min(2, zoom * 1.2)
+    else if (event.key === "-") scale.value = Math.max(0.1, zoom / 1.2)
+    else if (event.key === "Enter" && focus !== undefined) pick(shown.get(focus)!.item)
+    else if (event.key.startsWith("Arrow")) {
+      const from = focus === undefined ? undefined : shown.get(focus)
+      const next = from === undefined ? shown.keys().next().value : nearest(shown, from, event.key)
+      if (next === undefined) return
+      setActive(next)
+      const { place } = shown.get(next)!
+      const box = frame.current!
+      box.scrollTo({ left: place.x * zoom - box.clientWidth / 2, top: place.y * zoom - box.clientHeight / 2, behavior: "smooth" })
+    } else return
+    event.preventDefault()
+  }
+  const isNear = (edge: { readonly from: string; readonly to: string }) => focus !== undefined && (edge.from === focus || edge.to === focus)
+  const spoken = focus === undefined ? "" : shown.get(focus)!.item.isGroup ? `${focus.slice(6)}, folded` : `${focus}: ${stateWord(store.nodes.get(focus)?.value.state ?? "file")}`
+  const fit = () => {
+    if (made === undefined || frame.current === null) return
+    scale.value = Math.max(0.62, Math.min(1, (frame.current.clientWidth - 4) / made.width, direction === "TB" ? 1 : (innerHeight * 0.7) / made.height))
+  }
+  const isFitted = useRef("")
+  useEffect(() => {
+    const key = `${direction} ${store.view.id}`
+    if (made === undefined || isFitted.current === key) return
+    isFitted.current = key
+    fit()
+  }, [made, direction])
+  return (
+    <div class="graph">
+      <div class="graph-tools">
+        {[...unfolded].map((name) => (
+          <button key={name} type="button" class="chip" onClick={() => (unfoldedSignal.value = new Set([...unfolded].filter((other) => other !== name)))}>
+            {plain(name)} <span aria-hidden="true">×</span>
+            <span class="hidden">fold again</span>
+          </button>
+        ))}
+        <span class="grow" />
+        {groups.labels.size === 0 ? null : unfolded.size < groups.labels.size ? (
+          <button type="button" onClick={() => (unfoldedSignal.value = new Set(groups.labels.keys()))}>
+            Unfold all
+          </button>
+        ) : (
+          <button type="button" onClick={() => (unfoldedSignal.value = new Set())}>
+            Fold all
+          </button>
+        )}
+        <button type="button" aria-label="Smaller" onClick={() => (scale.value = Math.max(0.1, zoom / 1.2))}>
+          −
+        </button>
+        <button type="button" aria-label="Larger" onClick={() => (scale.value = Math.min(2, zoom * 1.2))}>
+          +
+        </button>
+        <button type="button" onClick={fit}>
+          Fit
+        </button>
+      </div>
+      <div
+        class="graph-frame"
+        ref={frame}
+        tabIndex={0}
+        role="application"
+        aria-label="Graph of the run. Arrow keys go from node to node, Enter opens one or unfolds a round, + and - change its size. The tab Nodes has the same as a table."
+        onKeyDown={onKey}
+      >
+        {made === undefined ? (
+          <p class="quiet">Laying out {items.length} items.</p>
+        ) : (
+          <svg width={made.width * zoom} height={made.height * zoom} viewBox={`0 0 ${made.width} ${made.height}`} aria-hidden="true">
+            <path class="edge" d={all} />
+            <path
+              class="edge near"
+              d={edges
+                .filter(isNear)
+                .map(({ path }) => path)
+                .join("")}
+            />
+            {[...shown.values()].map((one) => {
+              const Mark = one.item.isGroup ? GroupMark : NodeMark
+              return <Mark key={one.item.id} {...one} store={store} isChosen={one.item.id === focus} onPick={() => pick(one.item)} />
+            })}
+          </svg>
+        )}
+      </div>
+      <p class="hidden" role="status">
+        {plain(spoken)}
+      </p>
+    </div>
+  )
+}
