@@ -26,7 +26,11 @@ const commands: Readonly<Record<string, Entry>> = {
   show: { summary: "show one run: its settings and the outcome of each node", load: () => import("./commands/show.ts") },
   diff: { summary: "compare two runs, node by node", load: () => import("./commands/diff.ts") },
   curves: { summary: "print what a node reported step by step: loss, KL, throughput", load: () => import("./commands/curves.ts") },
-  ui: { summary: "serve a page over every run: live progress, graphs, curves, datasets, comparisons", load: () => import("./commands/ui.ts"), works: true },
+  ui: {
+    summary: "serve a page over every run: live progress, graphs, curves, datasets, comparisons",
+    load: () => import("./commands/ui.ts"),
+    works: true
+  },
   log: { summary: "print the log of a node", load: () => import("./commands/log.ts") },
   lineage: {
     summary: "show which run, code and data made an artifact, and what was made from it",

@@ -79,7 +79,11 @@ export const commandAgain = (given: Given, flags: Flags): CommandLine => ({
     "run",
     ...Object.keys(flags).flatMap((name) => {
       if (ofOneRun.includes(name)) return []
-      return flags[name]!.value === undefined ? (given.has(name) ? [`--${name}`] : []) : given.flags(name).flatMap((value) => [`--${name}`, value])
+      return flags[name]!.value === undefined
+        ? given.has(name)
+          ? [`--${name}`]
+          : []
+        : given.flags(name).flatMap((value) => [`--${name}`, value])
     }),
     "--",
     ...given.positionals

@@ -15,7 +15,8 @@ if (status !== 0) process.exit(status ?? 1)
 
 // The page of `caravan ui`. Without it a package that is only packed here (caravan init) is whole but for that command, which says so; one that is published has it.
 const page = spawnSync(process.execPath, [join(root, "ui/build.mjs")], { cwd: root, stdio: ["ignore", 2, 2] })
-if (page.status === 0) cpSync(join(root, "ui/dist"), join(dist, "ui/dist"), { recursive: true, filter: (path) => !path.endsWith(".built-of") })
+if (page.status === 0)
+  cpSync(join(root, "ui/dist"), join(dist, "ui/dist"), { recursive: true, filter: (path) => !path.endsWith(".built-of") })
 else if (process.env.npm_command === "publish") process.exit(1)
 else process.stderr.write("The page of caravan ui could not be built (its reason is above): this package is made without it.\n")
 

@@ -11,7 +11,9 @@ const stamp = join(here, "dist/.built-of")
 const sources = () => {
   const hash = createHash("sha256")
   const below = ["src", "public"].flatMap((folder) =>
-    readdirSync(join(here, folder), { recursive: true, withFileTypes: true }).flatMap((entry) => (entry.isFile() ? [join(entry.parentPath, entry.name)] : []))
+    readdirSync(join(here, folder), { recursive: true, withFileTypes: true }).flatMap((entry) =>
+      entry.isFile() ? [join(entry.parentPath, entry.name)] : []
+    )
   )
   const own = ["index.html", "vite.config.mjs", "package.json", "package-lock.json"].map((name) => join(here, name))
   for (const path of [...below, ...own].sort()) hash.update(path.slice(here.length)).update("\0").update(readFileSync(path)).update("\0")

@@ -26,7 +26,9 @@ export const command: Command = {
     const reason = whyNoHome(home)
     if (reason !== undefined) throw new UsageError(`There is no store at ${home}: ${reason}. Name the store's folder in CARAVAN_HOME.`)
     if (!existsSync(home))
-      throw new UsageError(`There is no store at ${home}: nothing has run here yet. Run a pipeline, or name the store's folder in CARAVAN_HOME.`)
+      throw new UsageError(
+        `There is no store at ${home}: nothing has run here yet. Run a pipeline, or name the store's folder in CARAVAN_HOME.`
+      )
     const [{ addressOf, serveUi }, { builtPage }] = await Promise.all([import("../ui/server.ts"), import("../ui/build-page.ts")])
     const page = builtPage()
     const { version } = createRequire(import.meta.url)("caravan/package.json") as { readonly version: string }

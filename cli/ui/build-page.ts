@@ -11,9 +11,11 @@ export const builtPage = (): ReadonlyMap<string, PageFile> => {
   if (existsSync(builder)) {
     // It says what it does on stderr, and does nothing when there is nothing to do.
     const { status } = spawnSync(process.execPath, [builder], { stdio: ["ignore", 2, 2] })
-    if (status !== 0) throw new UsageError("The page could not be built; the reason is above. Fix that, then try again: runs need none of it.")
+    if (status !== 0)
+      throw new UsageError("The page could not be built; the reason is above. Fix that, then try again: runs need none of it.")
   }
   const page = readPage()
-  if (page === undefined) throw new UsageError("This package of caravan was made without the page of `caravan ui`. Install one that has it.")
+  if (page === undefined)
+    throw new UsageError("This package of caravan was made without the page of `caravan ui`. Install one that has it.")
   return page
 }

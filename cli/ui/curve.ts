@@ -120,7 +120,13 @@ export const curveBytes = Effect.fnUntraced(function* (id: string, node: string,
   const { home } = yield* Store
   const steps = stepsPath(home, id, node)
   const attempt = <A>(body: () => Promise<A>) =>
-    Effect.tryPromise({ try: body, catch: (cause) => new Broken({ message: `Reading the curve of "${node}": ${messageOf(cause)}. If the file is damaged, run the node again with --force.` }) })
+    Effect.tryPromise({
+      try: body,
+      catch: (cause) =>
+        new Broken({
+          message: `Reading the curve of "${node}": ${messageOf(cause)}. If the file is damaged, run the node again with --force.`
+        })
+    })
   const isLive = yield* Effect.sync(() => existsSync(steps))
   const path = isLive && from > 0 ? null : ((yield* curvesOf(run)).find((curve) => curve.node === node)?.path ?? null)
   if (path !== null) {
@@ -130,7 +136,10 @@ export const curveBytes = Effect.fnUntraced(function* (id: string, node: string,
       return columns.encode("kept", 0)
     })
   }
-  if (!isLive) return yield* new NotFound({ message: `"${node}" has no curve in this run: it reported no numbers, or its result was deleted or replaced since.` })
+  if (!isLive)
+    return yield* new NotFound({
+      message: `"${node}" has no curve in this run: it reported no numbers, or its result was deleted or replaced since.`
+    })
   return yield* attempt(async () => {
     const { columns, next } = liveColumns(steps, from)
     return columns.encode("live", next)

@@ -18,10 +18,12 @@ export const objectionTo = (headers: Readonly<Record<string, string | undefined>
   if (host === undefined || !loopback.has(host.name) || host.port !== String(port))
     return "This server answers to its own address alone (127.0.0.1 or localhost, with its port). Open the address that `caravan ui` printed."
   const { origin } = headers
-  if (origin !== undefined && origin !== `http://${headers.host!.toLowerCase()}`) return "This server answers to its own page alone, not to those of other sites."
+  if (origin !== undefined && origin !== `http://${headers.host!.toLowerCase()}`)
+    return "This server answers to its own page alone, not to those of other sites."
   // Browsers say whether another site asks, also where there is no Origin.
   const site = headers["sec-fetch-site"]
-  if (site !== undefined && site !== "same-origin" && site !== "none") return "This server answers to its own page alone, not to those of other sites."
+  if (site !== undefined && site !== "same-origin" && site !== "none")
+    return "This server answers to its own page alone, not to those of other sites."
   return undefined
 }
 

@@ -25,7 +25,9 @@ const isSame = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.s
 
 const configOf = (execution: PastExecution | undefined, recorded: RecordedGraph | undefined, id: string, stage: string | null) => {
   const fields = (stage === null ? undefined : own(recorded?.stages ?? {}, stage)?.fields) ?? {}
-  const defaults = Object.fromEntries(Object.entries(fields).flatMap(([name, field]) => ("default" in field ? [[name, field.default]] : [])))
+  const defaults = Object.fromEntries(
+    Object.entries(fields).flatMap(([name, field]) => ("default" in field ? [[name, field.default]] : []))
+  )
   const given = { ...execution?.parts.config, ...defaults, ...recorded?.nodes.find((node) => node.id === id)?.config }
   return Object.entries(given).map(([name, value]) => {
     const field = own(fields, name)
@@ -40,27 +42,47 @@ const configOf = (execution: PastExecution | undefined, recorded: RecordedGraph 
 }
 
 /** The wires of a node: of those that are recorded, or as the contents of its inputs have them. */
-const inputsOf = (execution: PastExecution | undefined, recorded: RecordedGraph | undefined, id: string, results: ReadonlyMap<string, string>, tables: JournalTables) => {
+const inputsOf = (
+  execution: PastExecution | undefined,
+  recorded: RecordedGraph | undefined,
+  id: string,
+  results: ReadonlyMap<string, string>,
+  tables: JournalTables
+) => {
   const node = recorded?.nodes.find((one) => one.id === id)
   if (node === undefined)
     return Object.entries(execution?.parts.inputs ?? {}).flatMap(([port, contents]) =>
       [contents ?? []].flat().map((content) => {
         const [artifact] = tables.artifactsOfContent(content)
         const by = artifact === undefined ? undefined : tables.executionsWith(artifact.digest, "any").at(-1)?.node
-        return { port, name: by ?? tables.filesOfContent(content)[0] ?? "a file", node: by ?? null, digest: artifact?.digest ?? null, type: artifact?.type ?? null }
+        return {
+          port,
+          name: by ?? tables.filesOfContent(content)[0] ?? "a file",
+          node: by ?? null,
+          digest: artifact?.digest ?? null,
+          type: artifact?.type ?? null
+        }
       })
     )
   const byId = new Map(recorded!.nodes.map((one) => [one.id, one]))
   return Object.entries(node.inputs).flatMap(([port, ids]) =>
     [ids ?? []].flat().map((wired) => {
       const from = byId.get(wired)
-      return { port, name: from?.path ?? wired, node: from?.stage === null ? null : wired, digest: results.get(wired) ?? null, type: from?.type ?? null }
+      return {
+        port,
+        name: from?.path ?? wired,
+        node: from?.stage === null ? null : wired,
+        digest: results.get(wired) ?? null,
+        type: from?.type ?? null
+      }
     })
   )
 }
 
 const filesOf = (folder: string): ReadonlyArray<{ readonly name: string; readonly bytes: number }> => {
-  const manifest = JSON.parse(readFileSync(join(folder, manifestName), "utf8")) as { readonly files: ReadonlyArray<{ readonly path: string; readonly size: number }> }
+  const manifest = JSON.parse(readFileSync(join(folder, manifestName), "utf8")) as {
+    readonly files: ReadonlyArray<{ readonly path: string; readonly size: number }>
+  }
   return manifest.files.map(({ path, size }) => ({ name: path, bytes: size }))
 }
 
@@ -101,7 +123,10 @@ const toldIn = (log: string): { readonly why: Array<string>; readonly retries: A
   const { lines } = linesFrom(log, 0)
   const texts = lines.map((line) => line.slice(25))
   const first = /^stage \S+ starts: (.*)$/.exec(texts[0] ?? "")?.[1]
-  return { why: first === undefined || first === "" ? [] : first.split("; "), retries: texts.filter((text) => text.startsWith("failed; retrying")) }
+  return {
+    why: first === undefined || first === "" ? [] : first.split("; "),
+    retries: texts.filter((text) => text.startsWith("failed; retrying"))
+  }
 }
 
 export const nodeView = Effect.fnUntraced(function* (runId: string, id: string) {
@@ -159,7 +184,11 @@ export const logPart = Effect.fnUntraced(function* (run: string, node: string, f
       const { lines, next } = linesFrom(path, start)
       // The first of a part that begins anywhere is half a line.
       const whole = from === undefined && start > 0 ? lines.slice(1) : lines
-      return { lines: whole.map((line) => ({ time: line.slice(0, 24), text: line.slice(25) })), omitted: from === undefined ? start : 0, next }
+      return {
+        lines: whole.map((line) => ({ time: line.slice(0, 24), text: line.slice(25) })),
+        omitted: from === undefined ? start : 0,
+        next
+      }
     },
     catch: (cause) => new NotFound({ message: `Reading the log of "${node}": ${messageOf(cause)}.` })
   })

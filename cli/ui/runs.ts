@@ -51,7 +51,12 @@ const executedGraph = (run: PastRun, tables: JournalTables): Array<GraphNode> =>
     const named = Object.values((tables.provenance(key)?.inputs ?? {}) as Readonly<Record<string, string | ReadonlyArray<string> | null>>)
     const wires = named.flatMap((wire) => wire ?? []).filter((wire) => last.has(wire))
     const told = Object.values(parts.inputs).flatMap((contents) => [contents ?? []].flat().flatMap((content) => makers.get(content) ?? []))
-    return { id: node, stage, type: types.get(node) ?? "", inputs: [...new Set(wires.length > 0 ? wires : told)].filter((input) => input !== node) }
+    return {
+      id: node,
+      stage,
+      type: types.get(node) ?? "",
+      inputs: [...new Set(wires.length > 0 ? wires : told)].filter((input) => input !== node)
+    }
   })
 }
 
@@ -102,8 +107,11 @@ export const runWithLine = Effect.fnUntraced(function* (id: string) {
   const journal = yield* Journal
   const found = yield* journal.read((tables) => {
     const run = tables.runOf(id)
-    return run === undefined ? undefined : { run, line: lineOf(run, tables), previous: tables.runBefore(run)?.id ?? null, ...graphOf(run, tables) }
+    return run === undefined
+      ? undefined
+      : { run, line: lineOf(run, tables), previous: tables.runBefore(run)?.id ?? null, ...graphOf(run, tables) }
   })
-  if (found === undefined) return yield* new NotFound({ message: `There is no run ${id} in this journal. The list of runs has those that there are.` })
+  if (found === undefined)
+    return yield* new NotFound({ message: `There is no run ${id} in this journal. The list of runs has those that there are.` })
   return { ...found, line: { ...found.line, status: yield* statusOf(found.run) } }
 })

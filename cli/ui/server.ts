@@ -32,8 +32,7 @@ export interface UiOptions {
 }
 
 type Told = BadRequest | Broken | Conflict | Forbidden | NotFound
-const isTold = (error: unknown): error is Told =>
-  [BadRequest, Broken, Conflict, Forbidden, NotFound].some((kind) => error instanceof kind)
+const isTold = (error: unknown): error is Told => [BadRequest, Broken, Conflict, Forbidden, NotFound].some((kind) => error instanceof kind)
 
 /** Errors that say something to who reads them; whatever else goes wrong too, without its stack. */
 const answering = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, any, R> =>
@@ -59,9 +58,13 @@ const looking = (options: UiOptions, server: string) =>
         .handle("node", ({ query }) => given(nodeView(query.run, query.node)))
         .handle("log", ({ query }) => given(logPart(query.run, query.node, query.from)))
         .handle("curves", ({ query }) => given(curveLines(query.run)))
-        .handle("curve", ({ query }) => given(Effect.map(curveBytes(query.run, query.node, query.from ?? 0), (bytes) => Stream.succeed(bytes))))
+        .handle("curve", ({ query }) =>
+          given(Effect.map(curveBytes(query.run, query.node, query.from ?? 0), (bytes) => Stream.succeed(bytes)))
+        )
         .handle("watch", ({ query }) =>
-          Effect.succeed(liveEvents(watches, { type: "hello", server, version: options.version }, query.run).pipe(Stream.provideContext(services)))
+          Effect.succeed(
+            liveEvents(watches, { type: "hello", server, version: options.version }, query.run).pipe(Stream.provideContext(services))
+          )
         )
     })
   )
@@ -93,7 +96,8 @@ const pages = (page: ReadonlyMap<string, PageFile>) =>
   HttpRouter.add("GET", "/*", (request) => {
     const path = request.url.split("?", 1)[0]!
     const file = page.get(path)
-    if (file === undefined) return Effect.succeed(HttpServerResponse.jsonUnsafe({ message: `There is nothing at this address.` }, { status: 404 }))
+    if (file === undefined)
+      return Effect.succeed(HttpServerResponse.jsonUnsafe({ message: `There is nothing at this address.` }, { status: 404 }))
     const cache = path.startsWith("/assets/") ? "public, max-age=31536000, immutable" : "no-store"
     return Effect.succeed(HttpServerResponse.uint8Array(file.bytes, { contentType: file.type, headers: { "cache-control": cache } }))
   })

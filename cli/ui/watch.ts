@@ -29,7 +29,15 @@ interface Watched {
   tokens: Array<readonly [at: number, tokens: number]>
 }
 
-const waiting = (id: string): NodeState => ({ id, state: "waiting", milliseconds: null, started: null, progress: null, left: null, error: null })
+const waiting = (id: string): NodeState => ({
+  id,
+  state: "waiting",
+  milliseconds: null,
+  started: null,
+  progress: null,
+  left: null,
+  error: null
+})
 
 /** When a node began, by the first line of its log. */
 const beganAt = (path: string): number | null => {

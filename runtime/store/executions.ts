@@ -154,7 +154,12 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
     /** Runs of which a search's text is in the pipeline, the id, the status, a tag or the note, the latest first; and how many there are. */
     findRuns: (search: string, limit: number, from: number): { readonly runs: Array<PastRun>; readonly total: number } => {
       const condition = `?1 = '' or instr(lower(pipeline || ' ' || id || ' ' || status || ' ' || coalesce((select note || ' ' || tags from notes where run = runs.id), '')), lower(?1)) > 0`
-      const rows = database.all(`select ${runColumns} from runs where ${condition} order by started desc, rowid desc limit ?2 offset ?3`, search, limit, from)
+      const rows = database.all(
+        `select ${runColumns} from runs where ${condition} order by started desc, rowid desc limit ?2 offset ?3`,
+        search,
+        limit,
+        from
+      )
       return { runs: rows.map(toRun), total: Number(database.get(`select count(*) as n from runs where ${condition}`, search)!.n) }
     },
     /** The run of the same pipeline that began last before this one. */

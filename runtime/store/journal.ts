@@ -15,7 +15,10 @@ import { notes } from "./notes.ts"
 import { traces } from "./traces.ts"
 
 /** The journal's tables for a body of code that reads or writes many rows at once: they throw. */
-export type JournalTables = ReturnType<typeof traces> & ReturnType<typeof executions> & ReturnType<typeof keptDigests> & ReturnType<typeof notes>
+export type JournalTables = ReturnType<typeof traces> &
+  ReturnType<typeof executions> &
+  ReturnType<typeof keptDigests> &
+  ReturnType<typeof notes>
 
 /** Functions that throw as functions that give effects. */
 type Effects<Functions> = {

@@ -23,7 +23,7 @@ export const makeListings = (database: JournalDatabase): Listings => {
       database.run("insert or ignore into listings (digest, value) values (?, ?)", digest, value)
       return digest
     },
-    find: (name) => parse((database.get("select value from listings where digest = ?", name)?.value as string | undefined) ?? "null"),
+    find: (name) => parse(database.get("select value from listings where digest = ?", name)?.value ?? "null"),
     read: (name) => {
       // Older versions wrote the list itself.
       const value = name.startsWith("{")

@@ -10,7 +10,8 @@ const RunPage = lazy(() => import("./run-page.tsx").then((module) => module.RunP
 const Page = () => {
   const { path, query } = route.value
   const [first, id] = path
-  if (first === "run" && id !== undefined) return <RunPage key={id} id={id} tab={path[2] ?? "graph"} node={query.get("node") ?? undefined} />
+  if (first === "run" && id !== undefined)
+    return <RunPage key={id} id={id} tab={path[2] ?? "graph"} node={query.get("node") ?? undefined} />
   return <RunList />
 }
 

@@ -20,12 +20,21 @@ const style = (name: string) => getComputedStyle(document.documentElement).getPr
 /** uPlot wants one axis for all: the steps of every line, with gaps where a line has none. */
 const joined = (lines: ReadonlyArray<Line>): uPlot.AlignedData => {
   if (lines.length === 0) return [[]]
-  const same = lines.every(({ x }) => x === lines[0]!.x || (x.length === lines[0]!.x.length && x.every((value, i) => value === lines[0]!.x[i])))
+  const same = lines.every(
+    ({ x }) => x === lines[0]!.x || (x.length === lines[0]!.x.length && x.every((value, i) => value === lines[0]!.x[i]))
+  )
   if (same) return [lines[0]!.x, ...lines.map(({ y }) => y)] as unknown as uPlot.AlignedData
   return uPlot.join(lines.map(({ x, y }) => [x, y] as unknown as uPlot.AlignedData))
 }
 
-export const Chart = ({ lines, title, over, logX, logY, height = 150 }: {
+export const Chart = ({
+  lines,
+  title,
+  over,
+  logX,
+  logY,
+  height = 150
+}: {
   readonly lines: ReadonlyArray<Line>
   readonly title: string
   readonly over: "step" | "seconds"
@@ -39,7 +48,13 @@ export const Chart = ({ lines, title, over, logX, logY, height = 150 }: {
   const isPositive = (values: "x" | "y") => lines.every((line) => line[values].every((value) => value > 0))
   useEffect(() => {
     const [grid, text] = [style("--grid"), style("--quiet")]
-    const axis: uPlot.Axis = { stroke: text, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 }, font: "11px system-ui", gap: 4 }
+    const axis: uPlot.Axis = {
+      stroke: text,
+      grid: { stroke: grid, width: 1 },
+      ticks: { stroke: grid, width: 1, size: 4 },
+      font: "11px system-ui",
+      gap: 4
+    }
     const make = () =>
       new uPlot(
         {
@@ -52,11 +67,19 @@ export const Chart = ({ lines, title, over, logX, logY, height = 150 }: {
             y: { distr: logY === true && isPositive("y") ? 3 : 1 }
           },
           axes: [
-            { ...axis, size: 28, values: (_, splits) => splits.map((value) => (value === null ? "" : over === "seconds" ? duration(1000 * value) : number(value))) },
+            {
+              ...axis,
+              size: 28,
+              values: (_, splits) =>
+                splits.map((value) => (value === null ? "" : over === "seconds" ? duration(1000 * value) : number(value)))
+            },
             { ...axis, size: 56, values: (_, splits) => splits.map((value) => (value === null ? "" : number(value))) }
           ],
           series: [
-            { label: over, value: (_, value: number | null) => (value === null ? "–" : over === "seconds" ? duration(1000 * value) : number(value)) },
+            {
+              label: over,
+              value: (_, value: number | null) => (value === null ? "–" : over === "seconds" ? duration(1000 * value) : number(value))
+            },
             ...lines.map(({ colour, faint, label }) => ({
               label: plain(label),
               stroke: style(colourOf(colour)),
@@ -93,7 +116,9 @@ export const Chart = ({ lines, title, over, logX, logY, height = 150 }: {
     if (last.current !== lines) plot.current?.setData(joined(lines))
     last.current = lines
   }, [lines])
-  const says = lines.map(({ label, y }) => (y.length === 0 ? `${label}: none` : `${label}: from ${number(y[0]!)} to ${number(y.at(-1)!)}`)).join("; ")
+  const says = lines
+    .map(({ label, y }) => (y.length === 0 ? `${label}: none` : `${label}: from ${number(y[0]!)} to ${number(y.at(-1)!)}`))
+    .join("; ")
   return (
     <figure class="chart">
       <figcaption>{plain(title)}</figcaption>

@@ -38,7 +38,13 @@ export const extended = (curve: Curve, more: Curve): Curve => {
     if (after !== undefined) values.set(after, curve.rows)
     columns.set(name, values)
   }
-  return { source: "live", next: more.next, rows: curve.rows + more.rows, columns, notNumbers: new Map([...more.notNumbers, ...curve.notNumbers]) }
+  return {
+    source: "live",
+    next: more.next,
+    rows: curve.rows + more.rows,
+    columns,
+    notNumbers: new Map([...more.notNumbers, ...curve.notNumbers])
+  }
 }
 
 /** What is drawn of a curve, the loss first; what it is drawn over and what says nothing of the work is left out. */

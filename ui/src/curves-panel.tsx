@@ -35,7 +35,12 @@ export const DrawingTools = ({ drawing, set }: { readonly drawing: Drawing; read
       <input type="checkbox" checked={drawing.logX} onChange={(event) => set({ ...drawing, logX: event.currentTarget.checked })} /> log x
     </label>
     <label>
-      <input type="checkbox" checked={drawing.over === "seconds"} onChange={(event) => set({ ...drawing, over: event.currentTarget.checked ? "seconds" : "step" })} /> over time
+      <input
+        type="checkbox"
+        checked={drawing.over === "seconds"}
+        onChange={(event) => set({ ...drawing, over: event.currentTarget.checked ? "seconds" : "step" })}
+      />{" "}
+      over time
     </label>
   </div>
 )
@@ -53,7 +58,17 @@ export const linesOf = (curve: Curve, name: string, label: string, colour: numbe
 /** Columns that are never drawn at once where there are many. */
 const shownAtFirst = 4
 
-export const NodeCurves = ({ node, run, state, tick }: { readonly run: string; readonly node: string; readonly state: string; readonly tick: number }) => {
+export const NodeCurves = ({
+  node,
+  run,
+  state,
+  tick
+}: {
+  readonly run: string
+  readonly node: string
+  readonly state: string
+  readonly tick: number
+}) => {
   const [curve, set] = useState<Curve>()
   const [none, setNone] = useState(false)
   const [error, setError] = useState<unknown>()

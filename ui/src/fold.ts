@@ -29,7 +29,9 @@ const afterGroups = (nodes: ReadonlyArray<GraphNode>, of: ReadonlyMap<string, st
 }
 
 /** Node -> its group, of those that have one; and what each group is called. */
-export const groupsOf = (nodes: ReadonlyArray<GraphNode>): { readonly of: ReadonlyMap<string, string>; readonly labels: ReadonlyMap<string, string> } => {
+export const groupsOf = (
+  nodes: ReadonlyArray<GraphNode>
+): { readonly of: ReadonlyMap<string, string>; readonly labels: ReadonlyMap<string, string> } => {
   const [of, labels] = [new Map<string, string>(), new Map<string, string>()]
   const gather = (key: (id: string) => string | undefined, least: number, label: (key: string) => string, leastGroups: number) => {
     const found = new Map<string, Array<string>>()
@@ -46,13 +48,22 @@ export const groupsOf = (nodes: ReadonlyArray<GraphNode>): { readonly of: Readon
   }
   gather(roundIn, leastRound, (round) => `round ${round}`, 2)
   const ends = labels.size === 0 ? new Set<string>() : afterGroups(nodes, of)
-  gather((id) => (ends.has(id) ? afterRounds : undefined), leastKind, () => afterRounds, 1)
+  gather(
+    (id) => (ends.has(id) ? afterRounds : undefined),
+    leastKind,
+    () => afterRounds,
+    1
+  )
   gather(kindOf, leastKind, (kind) => kind, 1)
   return { of, labels }
 }
 
 /** The items of the graph where these groups are unfolded. */
-export const itemsOf = (nodes: ReadonlyArray<GraphNode>, groups: ReadonlyMap<string, string>, unfolded: ReadonlySet<string>): ReadonlyArray<Item> => {
+export const itemsOf = (
+  nodes: ReadonlyArray<GraphNode>,
+  groups: ReadonlyMap<string, string>,
+  unfolded: ReadonlySet<string>
+): ReadonlyArray<Item> => {
   const itemOf = (id: string): string => {
     const group = groups.get(id)
     return group === undefined || unfolded.has(group) ? id : `group:${group}`

@@ -32,7 +32,14 @@ const useLayout = (items: ReadonlyArray<Item>, direction: "LR" | "TB"): (Layout 
   }, [])
   useEffect(() => {
     const job = ++jobs
-    const hear = ({ data }: MessageEvent<{ readonly job: number; readonly width: number; readonly height: number; readonly places: ReadonlyArray<[string, Place]> }>) => {
+    const hear = ({
+      data
+    }: MessageEvent<{
+      readonly job: number
+      readonly width: number
+      readonly height: number
+      readonly places: ReadonlyArray<[string, Place]>
+    }>) => {
       if (data.job === job) set({ width: data.width, height: data.height, places: new Map(data.places), of: items })
     }
     worker.current?.addEventListener("message", hear)
@@ -48,10 +55,20 @@ interface Shown {
   readonly place: Place
 }
 
-const NodeMark = ({ box, item, onPick, place, store, isChosen }: Shown & { readonly store: RunStore; readonly onPick: () => void; readonly isChosen: boolean }) => {
+const NodeMark = ({
+  box,
+  item,
+  onPick,
+  place,
+  store,
+  isChosen
+}: Shown & { readonly store: RunStore; readonly onPick: () => void; readonly isChosen: boolean }) => {
   const state = item.isFile ? "file" : (store.nodes.get(item.id)?.value.state ?? "waiting")
   const progress = store.nodes.get(item.id)?.value.progress
-  const share = state === "running" && typeof progress?.step === "number" && typeof progress.total === "number" ? progress.step / Math.max(1, progress.total) : 0
+  const share =
+    state === "running" && typeof progress?.step === "number" && typeof progress.total === "number"
+      ? progress.step / Math.max(1, progress.total)
+      : 0
   const [x, y] = [place.x - box.width / 2, place.y - box.height / 2]
   return (
     <g class={`node is-${state}${isChosen ? " chosen" : ""}`} transform={`translate(${x} ${y})`} onClick={onPick}>
@@ -67,7 +84,14 @@ const NodeMark = ({ box, item, onPick, place, store, isChosen }: Shown & { reado
 }
 
 const order = ["failed", "ran", "hit", "running", "stopped", "skipped"]
-const GroupMark = ({ box, item, onPick, place, store, isChosen }: Shown & { readonly store: RunStore; readonly onPick: () => void; readonly isChosen: boolean }) => {
+const GroupMark = ({
+  box,
+  item,
+  onPick,
+  place,
+  store,
+  isChosen
+}: Shown & { readonly store: RunStore; readonly onPick: () => void; readonly isChosen: boolean }) => {
   void store.tick.value
   const counts = countsIn(store, item.members)
   const [x, y] = [place.x - box.width / 2, place.y - box.height / 2]
@@ -112,7 +136,12 @@ const curve = (a: Shown, b: Shown, direction: "LR" | "TB"): string => {
 
 /** The nearest item in the direction of an arrow key. */
 const nearest = (shown: ReadonlyMap<string, Shown>, from: Shown, key: string): string | undefined => {
-  const directions: Readonly<Record<string, readonly [number, number]>> = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
+  const directions: Readonly<Record<string, readonly [number, number]>> = {
+    ArrowLeft: [-1, 0],
+    ArrowRight: [1, 0],
+    ArrowUp: [0, -1],
+    ArrowDown: [0, 1]
+  }
   const [dx, dy] = directions[key] ?? [0, 0]
   let best: readonly [number, string] | undefined
   for (const [id, { place }] of shown) {
@@ -125,7 +154,17 @@ const nearest = (shown: ReadonlyMap<string, Shown>, from: Shown, key: string): s
   return best?.[1]
 }
 
-export const Graph = ({ chosen, store, scale, unfoldedSignal }: { readonly store: RunStore; readonly chosen: string | undefined; readonly scale: Signal<number>; readonly unfoldedSignal: Signal<ReadonlySet<string>> }) => {
+export const Graph = ({
+  chosen,
+  store,
+  scale,
+  unfoldedSignal
+}: {
+  readonly store: RunStore
+  readonly chosen: string | undefined
+  readonly scale: Signal<number>
+  readonly unfoldedSignal: Signal<ReadonlySet<string>>
+}) => {
   const { graph } = store.view
   const frame = useRef<HTMLDivElement>(null)
   const [direction, setDirection] = useState<"LR" | "TB">(innerWidth < 700 ? "TB" : "LR")
@@ -181,10 +220,18 @@ export const Graph = ({ chosen, store, scale, unfoldedSignal }: { readonly store
     event.preventDefault()
   }
   const isNear = (edge: { readonly from: string; readonly to: string }) => focus !== undefined && (edge.from === focus || edge.to === focus)
-  const spoken = focus === undefined ? "" : shown.get(focus)!.item.isGroup ? `${focus.slice(6)}, folded` : `${focus}: ${stateWord(store.nodes.get(focus)?.value.state ?? "file")}`
+  const spoken =
+    focus === undefined
+      ? ""
+      : shown.get(focus)!.item.isGroup
+        ? `${focus.slice(6)}, folded`
+        : `${focus}: ${stateWord(store.nodes.get(focus)?.value.state ?? "file")}`
   const fit = () => {
     if (made === undefined || frame.current === null) return
-    scale.value = Math.max(0.62, Math.min(1, (frame.current.clientWidth - 4) / made.width, direction === "TB" ? 1 : (innerHeight * 0.7) / made.height))
+    scale.value = Math.max(
+      0.62,
+      Math.min(1, (frame.current.clientWidth - 4) / made.width, direction === "TB" ? 1 : (innerHeight * 0.7) / made.height)
+    )
   }
   const isFitted = useRef("")
   useEffect(() => {
@@ -197,7 +244,12 @@ export const Graph = ({ chosen, store, scale, unfoldedSignal }: { readonly store
     <div class="graph">
       <div class="graph-tools">
         {[...unfolded].map((name) => (
-          <button key={name} type="button" class="chip" onClick={() => (unfoldedSignal.value = new Set([...unfolded].filter((other) => other !== name)))}>
+          <button
+            key={name}
+            type="button"
+            class="chip"
+            onClick={() => (unfoldedSignal.value = new Set([...unfolded].filter((other) => other !== name)))}
+          >
             {plain(name)} <span aria-hidden="true">×</span>
             <span class="hidden">fold again</span>
           </button>

@@ -20,7 +20,8 @@ export interface Layout {
 const mostForDagre = 300
 const gap = { rank: 44, node: 10 }
 
-export const layout = (boxes: ReadonlyArray<Box>, direction: "LR" | "TB"): Layout => (boxes.length > mostForDagre ? byRanks(boxes, direction) : byDagre(boxes, direction))
+export const layout = (boxes: ReadonlyArray<Box>, direction: "LR" | "TB"): Layout =>
+  boxes.length > mostForDagre ? byRanks(boxes, direction) : byDagre(boxes, direction)
 
 const byDagre = (boxes: ReadonlyArray<Box>, direction: "LR" | "TB"): Layout => {
   const graph = new dagre.graphlib.Graph()
@@ -50,7 +51,11 @@ const byRanks = (boxes: ReadonlyArray<Box>, direction: "LR" | "TB"): Layout => {
       if (next !== undefined && next.length > 0) open.push(...next)
       else {
         open.pop()
-        if (!ranks.has(id)) ranks.set(id, inputs.reduce((most, input) => Math.max(most, (ranks.get(input) ?? -1) + 1), 0))
+        if (!ranks.has(id))
+          ranks.set(
+            id,
+            inputs.reduce((most, input) => Math.max(most, (ranks.get(input) ?? -1) + 1), 0)
+          )
       }
     }
     return ranks.get(start)!

@@ -1,7 +1,10 @@
 /** Lays graphs out beside the page, which stays quick meanwhile. */
 import { type Box, layout } from "./layout.ts"
 
-addEventListener("message", ({ data }: MessageEvent<{ readonly job: number; readonly boxes: ReadonlyArray<Box>; readonly direction: "LR" | "TB" }>) => {
-  const { height, places, width } = layout(data.boxes, data.direction)
-  postMessage({ job: data.job, height, width, places: [...places] })
-})
+addEventListener(
+  "message",
+  ({ data }: MessageEvent<{ readonly job: number; readonly boxes: ReadonlyArray<Box>; readonly direction: "LR" | "TB" }>) => {
+    const { height, places, width } = layout(data.boxes, data.direction)
+    postMessage({ job: data.job, height, width, places: [...places] })
+  }
+)

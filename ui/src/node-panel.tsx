@@ -59,7 +59,17 @@ const Config = ({ view }: { readonly view: NodeView }) => {
 }
 
 const mostLines = 2000
-const Log = ({ isRunning, node, run, tick }: { readonly run: string; readonly node: string; readonly tick: number; readonly isRunning: boolean }) => {
+const Log = ({
+  isRunning,
+  node,
+  run,
+  tick
+}: {
+  readonly run: string
+  readonly node: string
+  readonly tick: number
+  readonly isRunning: boolean
+}) => {
   const [part, set] = useState<LogPart>()
   const [error, setError] = useState<unknown>()
   const box = useRef<HTMLPreElement>(null)
@@ -71,7 +81,11 @@ const Log = ({ isRunning, node, run, tick }: { readonly run: string; readonly no
     ask("log", { run, node, from: last.current?.next }).then(
       (more) => {
         if (gone || (last.current !== undefined && more.lines.length === 0)) return
-        set({ ...more, omitted: last.current?.omitted ?? more.omitted, lines: [...(last.current?.lines ?? []), ...more.lines].slice(-mostLines) })
+        set({
+          ...more,
+          omitted: last.current?.omitted ?? more.omitted,
+          lines: [...(last.current?.lines ?? []), ...more.lines].slice(-mostLines)
+        })
         if (isAtEnd) requestAnimationFrame(() => box.current?.scrollTo(0, box.current.scrollHeight))
       },
       (cause: unknown) => gone || setError(cause)
@@ -85,7 +99,11 @@ const Log = ({ isRunning, node, run, tick }: { readonly run: string; readonly no
       {error === undefined ? null : <Trouble error={error} />}
       {part === undefined ? null : (
         <pre class="log" ref={box} tabIndex={0} role="log" aria-label={`Log of ${plain(node)}`}>
-          {part.omitted > 0 ? <span class="quiet">{bytes(part.omitted)} before this are left out: caravan log has all of it.{"\n"}</span> : null}
+          {part.omitted > 0 ? (
+            <span class="quiet">
+              {bytes(part.omitted)} before this are left out: caravan log has all of it.{"\n"}
+            </span>
+          ) : null}
           {part.lines.map(({ time, text }, i) => (
             <span key={i}>
               <span class="quiet">{plain(time.slice(11, 19))}</span> {plain(text)}
@@ -188,7 +206,9 @@ export const NodePanel = ({ id, store, close }: { readonly id: string; readonly 
         <>
           <p class="summary">
             <State state={shownState.state} />
-            {shownState.milliseconds === null ? null : shownState.state === "hit" ? null : <span>in {duration(shownState.milliseconds)}</span>}
+            {shownState.milliseconds === null ? null : shownState.state === "hit" ? null : (
+              <span>in {duration(shownState.milliseconds)}</span>
+            )}
             {shownState.started === null ? null : <span class="quiet">began {moment(shownState.started)}</span>}
           </p>
           <p class="quiet">
@@ -205,7 +225,11 @@ export const NodePanel = ({ id, store, close }: { readonly id: string; readonly 
               {shownState.left === null ? null : <span class="quiet">{duration(shownState.left)} left</span>}
             </div>
           ) : null}
-          {isRunning ? <Metrics values={Object.fromEntries(Object.entries(progress).filter(([name]) => !["step", "total", "message"].includes(name)))} /> : null}
+          {isRunning ? (
+            <Metrics
+              values={Object.fromEntries(Object.entries(progress).filter(([name]) => !["step", "total", "message"].includes(name)))}
+            />
+          ) : null}
           {shownState.error === null ? null : <Trouble error={shownState.error} />}
           {view.why.length === 0 ? null : (
             <Section title={shownState.state === "hit" ? "Why it did not run" : "Why it ran"}>
@@ -243,7 +267,13 @@ export const NodePanel = ({ id, store, close }: { readonly id: string; readonly 
                   {view.inputs.map((input, i) => (
                     <tr key={i}>
                       <th scope="row">{plain(input.port)}</th>
-                      <td>{input.node === null ? plain(input.name) : <a href={link(["run", run, "graph"], { node: input.node })}>{plain(input.name)}</a>}</td>
+                      <td>
+                        {input.node === null ? (
+                          plain(input.name)
+                        ) : (
+                          <a href={link(["run", run, "graph"], { node: input.node })}>{plain(input.name)}</a>
+                        )}
+                      </td>
                       <td class="quiet mono">{input.digest === null ? "" : short(input.digest)}</td>
                     </tr>
                   ))}

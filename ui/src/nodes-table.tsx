@@ -8,7 +8,19 @@ import type { RunStore } from "./run-state.ts"
 const rowHeight = 28
 const viewRows = 22
 
-const Row = ({ id, index, stage, store, chosen }: { readonly id: string; readonly index: number; readonly stage: string | null; readonly store: RunStore; readonly chosen: boolean }) => {
+const Row = ({
+  id,
+  index,
+  stage,
+  store,
+  chosen
+}: {
+  readonly id: string
+  readonly index: number
+  readonly stage: string | null
+  readonly store: RunStore
+  readonly chosen: boolean
+}) => {
   const state = store.nodes.get(id)?.value
   const progress = state?.progress
   const told =
@@ -25,7 +37,9 @@ const Row = ({ id, index, stage, store, chosen }: { readonly id: string; readonl
         <a href={link(["run", store.view.id, "nodes"], { node: id })}>{plain(id)}</a>
       </td>
       <td class="quiet">{plain(stage ?? "")}</td>
-      <td class="number">{state?.milliseconds === null || state === undefined || state.state === "hit" ? "" : duration(state.milliseconds)}</td>
+      <td class="number">
+        {state?.milliseconds === null || state === undefined || state.state === "hit" ? "" : duration(state.milliseconds)}
+      </td>
       <td class="told" title={plain(told)}>
         {plain(told.split("\n", 1)[0]!)}
       </td>
@@ -74,7 +88,14 @@ export const NodesTable = ({ chosen, store }: { readonly store: RunStore; readon
           {rows.length} of {store.nodes.size}
         </span>
       </div>
-      <div class="scroll tall" ref={box} onScroll={(event) => setTop(event.currentTarget.scrollTop)} tabIndex={0} role="region" aria-label="Nodes">
+      <div
+        class="scroll tall"
+        ref={box}
+        onScroll={(event) => setTop(event.currentTarget.scrollTop)}
+        tabIndex={0}
+        role="region"
+        aria-label="Nodes"
+      >
         <table class="virtual" aria-rowcount={rows.length + 1}>
           <thead>
             <tr>

@@ -48,7 +48,13 @@ export const CountBar = ({ counts, total }: { readonly counts: Readonly<Record<s
   const text = told.map((state) => `${counts[state]} ${stateWord(state)}`).join(", ")
   let from = 0
   return (
-    <svg class="count-bar" viewBox="0 0 100 6" preserveAspectRatio="none" role="img" aria-label={text === "" ? `${total} waiting` : `${text} of ${total}`}>
+    <svg
+      class="count-bar"
+      viewBox="0 0 100 6"
+      preserveAspectRatio="none"
+      role="img"
+      aria-label={text === "" ? `${total} waiting` : `${text} of ${total}`}
+    >
       <title>{text === "" ? `${total} waiting` : `${text}, of ${total}`}</title>
       <rect class="rest" x="0" y="0" width="100" height="6" />
       {told.map((state) => {
@@ -61,7 +67,15 @@ export const CountBar = ({ counts, total }: { readonly counts: Readonly<Record<s
   )
 }
 
-export const Section = ({ title, children, side }: { readonly title: string; readonly children: ComponentChildren; readonly side?: ComponentChildren }) => (
+export const Section = ({
+  title,
+  children,
+  side
+}: {
+  readonly title: string
+  readonly children: ComponentChildren
+  readonly side?: ComponentChildren
+}) => (
   <section class="block">
     <div class="block-head">
       <h3>{title}</h3>

@@ -13,7 +13,13 @@ export interface Route {
 }
 export const route = computed((): Route => {
   const [path = "", query = ""] = hash.value.split("?", 2)
-  return { path: path.split("/").filter((part) => part !== "").map(decoded), query: new URLSearchParams(query) }
+  return {
+    path: path
+      .split("/")
+      .filter((part) => part !== "")
+      .map(decoded),
+    query: new URLSearchParams(query)
+  }
 })
 const decoded = (part: string): string => {
   try {

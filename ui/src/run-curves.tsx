@@ -33,7 +33,10 @@ export const RunCurves = ({ store }: { readonly store: RunStore }) => {
       loadCurve(run, node).then((curve) => setCurves((before) => new Map([...before, [node, curve]])), setError)
     }
   }, [run, chosen, pulse])
-  const names = useMemo(() => [...new Set(chosen.flatMap((node) => (curves.has(node) ? drawnOf(curves.get(node)!) : [])))], [chosen, curves])
+  const names = useMemo(
+    () => [...new Set(chosen.flatMap((node) => (curves.has(node) ? drawnOf(curves.get(node)!) : [])))],
+    [chosen, curves]
+  )
   if (error !== undefined) return <Trouble error={error} />
   if (lines === undefined) return <p class="quiet">Loading.</p>
   if (lines.length === 0) return <p class="empty">No node of this run has reported numbers yet.</p>
@@ -69,7 +72,17 @@ export const RunCurves = ({ store }: { readonly store: RunStore }) => {
   )
 }
 
-const Overlay = ({ chosen, curves, drawing, name }: { readonly name: string; readonly chosen: ReadonlyArray<string>; readonly curves: ReadonlyMap<string, Curve>; readonly drawing: typeof asItIs }) => {
+const Overlay = ({
+  chosen,
+  curves,
+  drawing,
+  name
+}: {
+  readonly name: string
+  readonly chosen: ReadonlyArray<string>
+  readonly curves: ReadonlyMap<string, Curve>
+  readonly drawing: typeof asItIs
+}) => {
   const lines = useMemo(
     () =>
       chosen.flatMap((node, i): ReadonlyArray<Line> => {
@@ -78,5 +91,7 @@ const Overlay = ({ chosen, curves, drawing, name }: { readonly name: string; rea
       }),
     [name, chosen, curves, drawing]
   )
-  return lines.length === 0 ? null : <Chart lines={lines} title={name} over={drawing.over} logX={drawing.logX} logY={drawing.logY} height={190} />
+  return lines.length === 0 ? null : (
+    <Chart lines={lines} title={name} over={drawing.over} logX={drawing.logX} logY={drawing.logY} height={190} />
+  )
 }

@@ -14,7 +14,9 @@ const Changes = ({ run }: { readonly run: RunLine }) => {
   const all = run.changes
   if (all === null) return <span class="quiet">its first run</span>
   if (all.length === 0) return <span class="quiet">nothing</span>
-  const some = all.slice(0, 2).map(({ what, after, before }) => (after === null ? `${what} left out (${shown(before)})` : `${what}=${shown(after)}`))
+  const some = all
+    .slice(0, 2)
+    .map(({ what, after, before }) => (after === null ? `${what} left out (${shown(before)})` : `${what}=${shown(after)}`))
   const title = all.map(({ what, before, after }) => `${what}: ${shown(before)} → ${shown(after)}`).join("\n")
   return (
     <span title={plain(title)}>

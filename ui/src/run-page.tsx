@@ -35,8 +35,12 @@ const Running = ({ store }: { readonly store: RunStore }) => {
               </>
             ) : null}
             {typeof told.loss === "number" ? <span class="number">loss {number(told.loss)}</span> : null}
-            {typeof told.tokensPerSecond === "number" ? <span class="number quiet">{number(Math.round(told.tokensPerSecond))} tokens/s</span> : null}
-            {typeof told.gpuMemory === "number" ? <span class="number quiet">{number(Math.round(told.gpuMemory / 102.4) / 10)} GiB of GPU memory</span> : null}
+            {typeof told.tokensPerSecond === "number" ? (
+              <span class="number quiet">{number(Math.round(told.tokensPerSecond))} tokens/s</span>
+            ) : null}
+            {typeof told.gpuMemory === "number" ? (
+              <span class="number quiet">{number(Math.round(told.gpuMemory / 102.4) / 10)} GiB of GPU memory</span>
+            ) : null}
             <span class="quiet">{left === null ? (started === null ? "" : duration(Date.now() - started)) : `${duration(left)} left`}</span>
           </li>
         )
@@ -62,7 +66,9 @@ const Summary = ({ store }: { readonly store: RunStore }) => {
         <State state={store.status.value} />
         <span title={moment(view.started)}>began {moment(view.started)}</span>
         {end === null ? null : <span>{isRunning ? `${duration(end - view.started)} so far` : `took ${duration(end - view.started)}`}</span>}
-        {isRunning && store.left.value !== null ? <span title="By what its nodes took when they last ran">about {duration(store.left.value)} left</span> : null}
+        {isRunning && store.left.value !== null ? (
+          <span title="By what its nodes took when they last ran">about {duration(store.left.value)} left</span>
+        ) : null}
         {view.previous === null ? null : (
           <a href={link(["run", view.previous])} class="quiet">
             the run before
@@ -100,7 +106,9 @@ const Settings = ({ store }: { readonly store: RunStore }) => {
               <tr key={name} class={changed.has(name) ? "differs" : ""}>
                 <th scope="row">{plain(name)}</th>
                 <td>{plain(shown(value))}</td>
-                <td class="quiet">{changed.has(name) ? `before: ${changed.get(name) === null ? "not set" : plain(shown(changed.get(name)))}` : ""}</td>
+                <td class="quiet">
+                  {changed.has(name) ? `before: ${changed.get(name) === null ? "not set" : plain(shown(changed.get(name)))}` : ""}
+                </td>
               </tr>
             ))}
           </tbody>
@@ -175,19 +183,27 @@ export const RunPage = ({ id, node, tab }: { readonly id: string; readonly tab: 
       {error === undefined ? null : <Trouble error={error} />}
       <nav class="tabs" aria-label="Parts of the run">
         {tabs.map((name) => (
-          <a key={name} href={link(["run", id, name], { node: name === "graph" || name === "nodes" ? node : undefined })} aria-current={name === shownTab ? "page" : undefined}>
+          <a
+            key={name}
+            href={link(["run", id, name], { node: name === "graph" || name === "nodes" ? node : undefined })}
+            aria-current={name === shownTab ? "page" : undefined}
+          >
             {name[0]!.toUpperCase() + name.slice(1)}
           </a>
         ))}
       </nav>
       <div class={node === undefined || shownTab === "curves" || shownTab === "settings" ? "body" : "body with-panel"}>
         <div class="body-main">
-          {shownTab === "graph" ? <Graph store={store} chosen={node} scale={graphState.scale} unfoldedSignal={graphState.unfolded} /> : null}
+          {shownTab === "graph" ? (
+            <Graph store={store} chosen={node} scale={graphState.scale} unfoldedSignal={graphState.unfolded} />
+          ) : null}
           {shownTab === "nodes" ? <NodesTable store={store} chosen={node} /> : null}
           {shownTab === "curves" ? <RunCurves store={store} /> : null}
           {shownTab === "settings" ? <Settings store={store} /> : null}
         </div>
-        {node === undefined || shownTab === "curves" || shownTab === "settings" ? null : <NodePanel id={node} store={store} close={link(["run", id, shownTab])} />}
+        {node === undefined || shownTab === "curves" || shownTab === "settings" ? null : (
+          <NodePanel id={node} store={store} close={link(["run", id, shownTab])} />
+        )}
       </div>
     </div>
   )

@@ -10,7 +10,15 @@ export const chromium = process.env.CHROMIUM ?? "/usr/bin/chromium"
 export const hasChromium = existsSync(chromium)
 
 /** Debian's Chromium, as root in a container without a network. */
-const flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+const flags = [
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync"
+]
 
 export const launch = async (): Promise<Browser> => {
   if (!existsSync(`${here}/node_modules/playwright-core/package.json`)) {
@@ -26,8 +34,22 @@ export const faults = async (page: Page): Promise<ReadonlyArray<string>> => {
   const { source } = createRequire(import.meta.url)("axe-core") as { readonly source: string }
   // The page's policy takes no scripts of others: the driver's own world is not under it.
   await page.evaluate(source)
-  const found = await page.evaluate(async () => (globalThis as unknown as { axe: { run: () => Promise<{ violations: ReadonlyArray<{ id: string; impact: string; nodes: ReadonlyArray<{ html: string }> }> }> } }).axe.run())
-  return found.violations.filter(({ impact }) => impact === "serious" || impact === "critical").map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(({ html }) => html.slice(0, 120)).join(" | ")}`)
+  const found = await page.evaluate(async () =>
+    (
+      globalThis as unknown as {
+        axe: { run: () => Promise<{ violations: ReadonlyArray<{ id: string; impact: string; nodes: ReadonlyArray<{ html: string }> }> }> }
+      }
+    ).axe.run()
+  )
+  return found.violations
+    .filter(({ impact }) => impact === "serious" || impact === "critical")
+    .map(
+      ({ id, nodes }) =>
+        `${id}: ${nodes
+          .slice(0, 3)
+          .map(({ html }) => html.slice(0, 120))
+          .join(" | ")}`
+    )
 }
 
 /** What went wrong in a page: errors of its scripts, and what its policy refused. */
@@ -35,7 +57,8 @@ export const troublesOf = (page: Page): Array<string> => {
   const troubles: Array<string> = []
   page.on("pageerror", (error) => troubles.push(error.message))
   page.on("console", (message) => {
-    if (message.type() === "error" && !/Failed to load resource|ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED/.test(message.text())) troubles.push(message.text())
+    if (message.type() === "error" && !/Failed to load resource|ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED/.test(message.text()))
+      troubles.push(message.text())
   })
   return troubles
 }

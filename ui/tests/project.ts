@@ -108,7 +108,10 @@ export const ended = (child: ChildProcess): Promise<{ readonly code: number | nu
   })
 
 /** `caravan ui`, once it has said where it is. */
-export const beginUi = (project: Project, ...args: ReadonlyArray<string>): Promise<{ readonly child: ChildProcess; readonly url: string; readonly token?: string }> => {
+export const beginUi = (
+  project: Project,
+  ...args: ReadonlyArray<string>
+): Promise<{ readonly child: ChildProcess; readonly url: string; readonly token?: string }> => {
   const child = begin(project, "ui", "--json", ...args)
   return new Promise((resolve, reject) => {
     child.stdout!.once("data", (chunk: Buffer) => resolve({ child, ...(JSON.parse(chunk.toString()) as { url: string; token?: string }) }))

@@ -43,7 +43,8 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
   it("opens by the keyboard alone, with its rounds folded", async () => {
     await page.keyboard.press("Tab")
     await page.keyboard.press("Tab")
-    for (let i = 0; i < 12 && !(await page.evaluate(() => document.activeElement?.textContent?.startsWith("little") ?? false)); i++) await page.keyboard.press("Tab")
+    for (let i = 0; i < 12 && !(await page.evaluate(() => document.activeElement?.textContent?.startsWith("little") ?? false)); i++)
+      await page.keyboard.press("Tab")
     await page.keyboard.press("Enter")
     await page.getByRole("heading", { name: /^little/ }).waitFor()
     await page.locator(".graph svg").waitFor()
@@ -134,7 +135,9 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
       const wide = await page.evaluate(() =>
         document.documentElement.scrollWidth <= innerWidth
           ? []
-          : [...document.querySelectorAll("main *")].filter((one) => one.getBoundingClientRect().right > innerWidth).map((one) => one.outerHTML.slice(0, 120))
+          : [...document.querySelectorAll("main *")]
+              .filter((one) => one.getBoundingClientRect().right > innerWidth)
+              .map((one) => one.outerHTML.slice(0, 120))
       )
       expect(wide).toEqual([])
       expect(await faults(page)).toEqual([])

@@ -27,17 +27,32 @@ describe("the server of caravan ui", () => {
   it("answers to its own address and to no other name that leads there (DNS rebinding), the page as well as the data", async () => {
     const { port } = served
     for (const path of ["/", "/api/runs", "/assets/a.js", "/nothing", "/api/watch"]) {
-      for (const host of ["evil.example", `evil.example:${port}`, "127.0.0.1", `127.0.0.1:${port + 1}`, `127.0.0.1.evil.example:${port}`, `a@127.0.0.1:${port}`])
+      for (const host of [
+        "evil.example",
+        `evil.example:${port}`,
+        "127.0.0.1",
+        `127.0.0.1:${port + 1}`,
+        `127.0.0.1.evil.example:${port}`,
+        `a@127.0.0.1:${port}`
+      ])
         expect((await served.get(path, { host })).status).toBe(403)
     }
-    for (const host of [`127.0.0.1:${port}`, `localhost:${port}`, `LOCALHOST:${port}`]) expect((await served.get("/api/runs", { host })).status).toBe(200)
+    for (const host of [`127.0.0.1:${port}`, `localhost:${port}`, `LOCALHOST:${port}`])
+      expect((await served.get("/api/runs", { host })).status).toBe(200)
   })
 
   it("answers to no page of another site", async () => {
     const host = `127.0.0.1:${served.port}`
-    for (const origin of ["http://evil.example", "null", `http://localhost:${served.port}`, `https://${host}`, `http://127.0.0.1:${served.port + 1}`])
+    for (const origin of [
+      "http://evil.example",
+      "null",
+      `http://localhost:${served.port}`,
+      `https://${host}`,
+      `http://127.0.0.1:${served.port + 1}`
+    ])
       expect((await served.get("/api/runs", { host, origin })).status).toBe(403)
-    for (const site of ["cross-site", "same-site"]) expect((await served.get("/api/runs", { host, "sec-fetch-site": site })).status).toBe(403)
+    for (const site of ["cross-site", "same-site"])
+      expect((await served.get("/api/runs", { host, "sec-fetch-site": site })).status).toBe(403)
     expect((await served.get("/api/runs", { host, origin: `http://${host}`, "sec-fetch-site": "same-origin" })).status).toBe(200)
   })
 
@@ -52,7 +67,15 @@ describe("the server of caravan ui", () => {
   })
 
   it("serves the files of the page and nothing else", async () => {
-    for (const path of ["/../package.json", "/assets/../../package.json", "/assets/%2e%2e/%2e%2e/package.json", "/assets/..%2f..%2fjournal.db", "//etc/passwd", "/journal.db", "/.built-of"])
+    for (const path of [
+      "/../package.json",
+      "/assets/../../package.json",
+      "/assets/%2e%2e/%2e%2e/package.json",
+      "/assets/..%2f..%2fjournal.db",
+      "//etc/passwd",
+      "/journal.db",
+      "/.built-of"
+    ])
       expect((await served.get(path)).status).toBe(404)
   })
 
@@ -78,7 +101,8 @@ describe("the server of caravan ui", () => {
 describe("objectionTo", () => {
   it("takes loopback in every form that a browser writes it", () => {
     for (const host of ["127.0.0.1:80", "localhost", "[::1]:80"]) expect(objectionTo({ host }, 80)).toBe(undefined)
-    for (const host of [undefined, "", ":80", "[::1", "127.0.0.1:080000", "localhost.evil.example:80"]) expect(objectionTo({ host }, 80)).toMatch(/own address/)
+    for (const host of [undefined, "", ":80", "[::1", "127.0.0.1:080000", "localhost.evil.example:80"])
+      expect(objectionTo({ host }, 80)).toMatch(/own address/)
   })
 })
 

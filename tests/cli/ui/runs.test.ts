@@ -33,7 +33,8 @@ beforeAll(async () => {
   folder = fixtureFolder()
   home = join(folder, "home")
   writeFileSync(join(folder, "descending-pipeline.ts"), descending)
-  const ran = (...args: ReadonlyArray<string>) => ids.push((JSON.parse(caravan(folder, "run", ...args, "--json").stdout) as { run: string }).run)
+  const ran = (...args: ReadonlyArray<string>) =>
+    ids.push((JSON.parse(caravan(folder, "run", ...args, "--json").stdout) as { run: string }).run)
   ran("descending-pipeline.ts")
   ran("descending-pipeline.ts", "--set", "divergesAt=3")
   ran("pipeline.ts", "--set", "times=3")
@@ -128,7 +129,11 @@ describe("a run", () => {
   it("that is not there, or is no run's id, is told of", async () => {
     const missing = await served.get("/api/run?run=00000000-0000-4000-8000-000000000000")
     expect([missing.status, missing.json.message]).toEqual([404, expect.stringMatching(/^There is no run 00000000-/)])
-    for (const id of ["x", "../../etc/passwd", "%00", ids[0]!.slice(0, 8)]) expect(await served.get(`/api/run?run=${id}`)).toMatchObject({ status: 400, json: { message: expect.stringMatching(/^Reading the request: /) } })
+    for (const id of ["x", "../../etc/passwd", "%00", ids[0]!.slice(0, 8)])
+      expect(await served.get(`/api/run?run=${id}`)).toMatchObject({
+        status: 400,
+        json: { message: expect.stringMatching(/^Reading the request: /) }
+      })
     expect((await served.get("/api/node?run=..%2F..&node=..")).status).toBe(400)
   })
 })
@@ -149,7 +154,10 @@ describe("a node", () => {
 
   it("that was found says where it was made; that failed says why, whatever characters are in its name", async () => {
     expect(await nodeOf(ids[1]!, "descend-in-child")).toMatchObject({ why: ["its result was in the store"], madeBy: ids[0] })
-    expect((await nodeOf(ids[1]!, "other/<b>1</b>")).state).toMatchObject({ state: "failed", error: expect.stringContaining("diverged at step 3") })
+    expect((await nodeOf(ids[1]!, "other/<b>1</b>")).state).toMatchObject({
+      state: "failed",
+      error: expect.stringContaining("diverged at step 3")
+    })
     expect((await served.get(`/api/node?run=${ids[1]}&node=nobody`)).status).toBe(404)
   })
 
@@ -207,7 +215,9 @@ describe("a run that goes on", () => {
       return event.type === "run" && event.status !== "running"
     })
     const states = (node: string) => seen.flatMap(({ nodes }) => nodes.filter((one) => one.id === node))
-    expect([...new Set(states("wait").map(({ state }) => state))]).toEqual(["waiting", "running", "ran"].filter((state) => states("wait").some((one) => one.state === state)))
+    expect([...new Set(states("wait").map(({ state }) => state))]).toEqual(
+      ["waiting", "running", "ran"].filter((state) => states("wait").some((one) => one.state === state))
+    )
     const steps = states("wait").flatMap(({ progress }) => progress?.step ?? [])
     expect(new Set(steps).size).toBeGreaterThan(5)
     expect(seen.at(-1)).toMatchObject({ status: "succeeded" })
@@ -226,7 +236,10 @@ describe("a run that goes on", () => {
     mkdirSync(logs)
     writeFileSync(join(logs, "descend-in-child.log"), "2026-12-01T10:00:00.000Z stage descend-in-child starts: it has never run here\n")
     const steps = stepsPath(home, id, "descend-in-child")
-    writeFileSync(steps, `{"at":1000,"step":1,"total":9,"loss":0.5,"tokens":10}\n{"at":2000,"step":2,"total":9,"loss":"NaN","tokens":10}\n{"at":3000,"st`)
+    writeFileSync(
+      steps,
+      `{"at":1000,"step":1,"total":9,"loss":0.5,"tokens":10}\n{"at":2000,"step":2,"total":9,"loss":"NaN","tokens":10}\n{"at":3000,"st`
+    )
     const view = await ask(`/api/run?run=${id}`)
     expect(view).toMatchObject({ status: "killed" })
     const node = view.state.nodes.find((one: { id: string }) => one.id === "descend-in-child")

@@ -59,7 +59,11 @@ export const serve = async (home: string, more: Partial<UiOptions> = {}): Promis
 }
 
 /** Events of the stream until one of them is what is waited for, or so many milliseconds have passed. */
-export const eventsUntil = async (url: string, isLast: (event: LiveEvent) => boolean, milliseconds = 60_000): Promise<ReadonlyArray<LiveEvent>> => {
+export const eventsUntil = async (
+  url: string,
+  isLast: (event: LiveEvent) => boolean,
+  milliseconds = 60_000
+): Promise<ReadonlyArray<LiveEvent>> => {
   const stop = new AbortController()
   const timer = setTimeout(() => stop.abort(new Error("no such event came")), milliseconds)
   const events: Array<LiveEvent> = []
