@@ -31,7 +31,7 @@ const sources = readdirSync(root, { withFileTypes: true })
       ? readdirSync(join(root, entry.name), { recursive: true, encoding: "utf8" }).map((path) => `${entry.name}/${path}`)
       : [entry.name]
   )
-  .filter((file) => /\.(ts|tsx|mjs|mts)$/.test(file) && !/(^|\/)(node_modules|dist)\//.test(file))
+  .filter((file) => /\.(ts|tsx|mjs|mts)$/.test(file) && !/(^|\/)(node_modules|dist)\/|^ui\/tests\//.test(file))
 
 /** The relative imports of a module, as files: static, re-exported, dynamic, `typeof import(...)`. */
 const importsOf = (file: string, text: string): Array<string> =>
