@@ -12,17 +12,19 @@ import { sample } from "../stages/rejection-sampling/sample.ts"
 import { selectBest, selectRandom } from "../stages/rejection-sampling/select-best.ts"
 import { runReport } from "../stages/report/run-report.ts"
 import type { Policy } from "./nodes.ts"
+import { collected } from "./rlhf/collected.ts"
 import { dataOf } from "./rlhf/data.ts"
-import { baseModel, rewardModels, rewardQuality, scoredBy, tune } from "./rlhf/models.ts"
+import { baseModel, rewardModels, rewardPairs, rewardQuality, scoredBy, tune } from "./rlhf/models.ts"
 import { publishedSets } from "./rlhf/published-sets.ts"
-import { checkSizes, Params, ppoSteps, ppoTraining, sampling } from "./rlhf/params.ts"
+import { checkParams, Params, ppoSteps, ppoTraining, sampling } from "./rlhf/params.ts"
 
 const rlhf = (params: Params) => {
-  checkSizes(params)
+  checkParams(params)
   const data = dataOf(params)
   const chat = tune(baseModel(data, params), data.demonstrations, params, { epochs: params.sftEpochs }, "sft")
-  const rewards = rewardModels(chat, data, "training", params)
-  const judges = rewardModels(chat, data, "judging", params)
+  const pairs = rewardPairs(data, collected(chat, data, params), params)
+  const rewards = rewardModels(chat, pairs, "training", params)
+  const judges = rewardModels(chat, pairs, "judging", params)
 
   const { k, tuneSteps: steps } = params
   const unfinished = { unfinished: "keep" as const }
@@ -53,7 +55,7 @@ const rlhf = (params: Params) => {
   const report = runReport(
     {
       ...{ versions: judgedAll(versions), controls: judgedAll(controls), bestOfK },
-      ...{ ppo: ppoDiagnostics({ policy }), ...rewardQuality(rewards, judges, data, params) },
+      ...{ ppo: ppoDiagnostics({ policy }), ...rewardQuality(rewards, judges, data, pairs, params) },
       ...published
     },
     { versions: Object.keys(versions), controls: Object.keys(controls) }

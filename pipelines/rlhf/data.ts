@@ -9,17 +9,21 @@ import { preferenceDemonstrations, preferencePrompts } from "../../stages/data/d
 import { importDemonstrations } from "../../stages/data/import-demonstrations.ts"
 import { importPreferences } from "../../stages/data/import-preferences.ts"
 import { importPrompts } from "../../stages/data/import-prompts.ts"
-import { mixPrompts } from "../../stages/data/mix.ts"
+import { mixPreferences, mixPrompts } from "../../stages/data/mix.ts"
 import { splitPreferences, splitPrompts } from "../../stages/data/split.ts"
 import type { Kind, Rows } from "../nodes.ts"
 import { type Params, sizesOf } from "./params.ts"
 
-/** Pairs of one kind: all that are trained on; the parts that train the reward models and their judges; the held-out ones. */
+/** Pairs of one kind: all that may be trained on, and the held-out ones. */
 export interface Pairs {
+  readonly prefix: string
   readonly all: Rows<Preference>
+  readonly heldOut: Rows<Preference>
+}
+/** What trains the reward models, and what trains their judges. */
+export interface Parts {
   readonly training: Rows<Preference>
   readonly judging: Rows<Preference>
-  readonly heldOut: Rows<Preference>
 }
 export interface Data {
   readonly helpfulness: Pairs
@@ -30,6 +34,7 @@ export interface Data {
   readonly stopping: Rows<Prompt>
   readonly evaluation: Rows<Prompt>
   readonly xstest?: Rows<Prompt>
+  readonly mtBench?: Rows<Prompt>
 }
 
 const whole = { sharedWords: 0 }
@@ -50,13 +55,20 @@ const split = (kind: Kind, params: Params) => {
 }
 type Split = ReturnType<typeof split>
 
-/** What may be trained on, in two parts that share no question. */
-const partsOf = ({ heldOut, outside, prefix }: Split, evaluation: ReadonlyArray<Rows<Prompt>>, { judgeShare: share }: Params): Pairs => {
+/** What may be trained on. */
+const trainable = ({ heldOut, outside, prefix }: Split, evaluation: ReadonlyArray<Rows<Prompt>>): Pairs => {
   const all = cleanPreferences({ rows: outside, others: [], evaluation }, whole).named(`${prefix}training-pairs`)
+  return { prefix, all, heldOut }
+}
+
+/** The pairs in two parts that share no question, with those that were collected from the model, where there are any. */
+export const partsOf = ({ all, prefix }: Pairs, collected: Rows<Preference> | undefined, { judgeShare: share }: Params): Parts => {
+  const rows =
+    collected === undefined ? all : mixPreferences({ datasets: [all, collected] }, { weights: [1, 1] }).named(`${prefix}all-pairs`)
   const [training, judging] = parts.map((part) =>
-    splitPreferences({ rows: all }, { share, part }).named(`${prefix}${part === "train" ? "reward" : "judge"}-pairs`)
+    splitPreferences({ rows }, { share, part }).named(`${prefix}${part === "train" ? "reward" : "judge"}-pairs`)
   )
-  return { all, training: training!, judging: judging!, heldOut }
+  return { training: training!, judging: judging! }
 }
 
 const demonstrationsOf = ({ demonstrations: path }: Params, pairs: Pairs, evaluation: ReadonlyArray<Rows<Prompt>>) =>
@@ -73,23 +85,28 @@ const poolOf = ({ promptCount: count, prompts: path }: Params, pairs: Pairs, eva
   return mixPrompts({ datasets: [clean] }, { weights: [1], caps: [count] }).named("pool")
 }
 
+const publishedOf = (path: string, shape: "xstest" | "mt-bench"): Rows<Prompt> | undefined =>
+  path === "" ? undefined : importPrompts({ file: fileAt(path) }, { shape }).named(`${shape}-prompts`)
+
 export const dataOf = (params: Params): Data => {
   const helpful = split("helpfulness", params)
   const safe = params.safety ? split("safety", params) : undefined
-  const xstest = params.xstest === "" ? [] : [importPrompts({ file: fileAt(params.xstest) }, { shape: "xstest" }).named("xstest-prompts")]
-  const questions = [...[helpful, ...(safe === undefined ? [] : [safe])].map((one) => one.questions), ...xstest]
-  const helpfulness = partsOf(helpful, questions, params)
+  const xstest = publishedOf(params.xstest, "xstest")
+  const mtBench = publishedOf(params.mtBench, "mt-bench")
+  const questions = [helpful.questions, safe?.questions, xstest, mtBench].filter((one) => one !== undefined)
+  const helpfulness = trainable(helpful, questions)
   const pool = poolOf(params, helpfulness, questions)
   const [prompts, stopping] = parts.map((part) =>
     splitPrompts({ rows: pool }, { share: 0.1, part }).named(part === "train" ? "prompts" : "stopping-prompts")
   )
   return {
     helpfulness,
-    ...(safe === undefined ? {} : { safety: partsOf(safe, questions, params) }),
+    ...(safe === undefined ? {} : { safety: trainable(safe, questions) }),
     demonstrations: demonstrationsOf(params, helpfulness, questions),
     prompts: prompts!,
     stopping: stopping!,
     evaluation: preferencePrompts({ preferences: helpful.heldOut }, { count: params.evaluationPrompts }).named("evaluation-prompts"),
-    ...(xstest[0] === undefined ? {} : { xstest: xstest[0] })
+    ...(xstest === undefined ? {} : { xstest }),
+    ...(mtBench === undefined ? {} : { mtBench })
   }
 }

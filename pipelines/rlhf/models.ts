@@ -1,6 +1,6 @@
 /** The models of pipelines/rlhf.ts: the base model, what is tuned, the reward models and their judges. */
 import { fileAt } from "../../runtime/define/node.ts"
-import type { Completion, Demonstration } from "../../schemas/rows.ts"
+import type { Completion, Demonstration, Preference } from "../../schemas/rows.ts"
 import { preferenceTexts } from "../../stages/data/derive.ts"
 import { importPolicy } from "../../stages/data/import.ts"
 import { evaluateReward, rewardBaselines, safetyRecall, scorePairs } from "../../stages/reward/evaluate-reward.ts"
@@ -10,7 +10,8 @@ import { pretrain } from "../../stages/training/pretrain.ts"
 import { sft } from "../../stages/training/sft.ts"
 import { tokenizer } from "../../stages/training/tokenizer.ts"
 import type { HelpfulnessReward, Policy, Rows, SafetyReward } from "../nodes.ts"
-import type { Data, Pairs } from "./data.ts"
+import type { Collected } from "./collected.ts"
+import { type Data, type Pairs, type Parts, partsOf } from "./data.ts"
 import { type Params, rewardTraining, scoring, sftTraining } from "./params.ts"
 
 /** The user's, or a small one that is pretrained on the training pairs' dialogues: both answers of each alike. */
@@ -41,8 +42,18 @@ export interface Scorers {
   readonly safety?: SafetyReward
 }
 
+/** What trains the reward models of each kind, and their judges. */
+export interface RewardPairs {
+  readonly helpfulness: Parts
+  readonly safety?: Parts
+}
+export const rewardPairs = ({ helpfulness, safety }: Data, collected: Collected, params: Params): RewardPairs => ({
+  helpfulness: partsOf(helpfulness, collected.helpfulness, params),
+  ...(safety === undefined ? {} : { safety: partsOf(safety, collected.safety, params) })
+})
+
 /** Reward models of one part of the training pairs, from the chat model (§3.2.2). */
-export const rewardModels = (init: Policy, { helpfulness, safety }: Data, part: "training" | "judging", params: Params): Scorers => {
+export const rewardModels = (init: Policy, { helpfulness, safety }: RewardPairs, part: "training" | "judging", params: Params): Scorers => {
   const suffix = part === "training" ? "reward" : "judge"
   const training = rewardTraining(params)
   return {
@@ -64,18 +75,19 @@ const qualityOf = (
   reward: HelpfulnessReward | SafetyReward,
   judge: HelpfulnessReward | SafetyReward,
   pairs: Pairs,
+  train: Rows<Preference>,
   params: Params
 ) => ({
   accuracy: accuracyOf(reward, pairs, params, `${name}-reward`),
   judge: accuracyOf(judge, pairs, params, `${name}-judge`),
-  baselines: rewardBaselines({ train: pairs.training, test: pairs.heldOut }).named(`${name}-baselines`)
+  baselines: rewardBaselines({ train, test: pairs.heldOut }).named(`${name}-baselines`)
 })
 
-export const rewardQuality = (rewards: Scorers, judges: Scorers, { helpfulness, safety }: Data, params: Params) => {
-  const helpful = qualityOf("helpfulness", rewards.helpfulness, judges.helpfulness, helpfulness, params)
+export const rewardQuality = (rewards: Scorers, judges: Scorers, { helpfulness, safety }: Data, trained: RewardPairs, params: Params) => {
+  const helpful = qualityOf("helpfulness", rewards.helpfulness, judges.helpfulness, helpfulness, trained.helpfulness.training, params)
   const inputs = { helpfulness: helpful.accuracy, helpfulnessJudge: helpful.judge, helpfulnessBaselines: helpful.baselines }
-  if (safety === undefined || rewards.safety === undefined || judges.safety === undefined) return inputs
-  const safe = qualityOf("safety", rewards.safety, judges.safety, safety, params)
+  if (safety === undefined || trained.safety === undefined || rewards.safety === undefined || judges.safety === undefined) return inputs
+  const safe = qualityOf("safety", rewards.safety, judges.safety, safety, trained.safety.training, params)
   const recall = safetyRecall({ reward: rewards.safety, pairs: safety.heldOut }, scoring(params)).named("safety-recall")
   return { ...inputs, safety: safe.accuracy, safetyJudge: safe.judge, safetyBaselines: safe.baselines, safetyRecall: recall }
 }

@@ -2,7 +2,7 @@
 import * as Schema from "effect/Schema"
 import type { Sizes } from "../../runtime/define/cost.ts"
 import { PipelineError } from "../../runtime/errors.ts"
-import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { hyper, hyperInt, hyperSecretVariable, hyperUrl } from "../../schemas/hyper.ts"
 
 /** Learning rates for a small model from scratch, for a large one (the paper's), and for adapters on one. */
 const rates = {
@@ -23,6 +23,18 @@ export const Params = Schema.Struct({
   demonstrations: hyper("", "dialogues for SFT: a file, folder or pattern; empty: the chosen answers of the training pairs"),
   prompts: hyper("", "prompts that rejection sampling and PPO answer: a file, folder or pattern; empty: those of the training pairs"),
   xstest: hyper("", "XSTest's prompts as published (xstest_prompts.csv): refusals are counted; nothing is trained on them; empty: none"),
+  mtBench: hyper(
+    "",
+    "MT-Bench's questions as published (question.jsonl): a judge grades and compares answers; nothing is trained on them; empty: none"
+  ),
+  annotator: hyper(
+    "none",
+    "judge: pairs of the chat model's own answers are collected, labelled by a judge, and train the reward models too (§3.2.1)",
+    ["none", "judge"]
+  ),
+  url: hyperUrl("judge: address of an OpenAI-compatible endpoint, as https://host/v1"),
+  judge: hyper("", "judge: name of the model"),
+  keyVariable: hyperSecretVariable("judge: environment variable that holds the key; empty: none is sent"),
   model: hyper("", "a model of the Llama line in the Hugging Face layout to start from; empty: pretrain a small one on the dialogues"),
   safety: hyper(false, "whether to train a safety reward model too (§3.2.2): the pairs then need safety labels, as PKU-SafeRLHF's have"),
   heldOut: hyper(0.1, "share of the pairs that is held out; nothing is trained on what they ask", { min: 0.01, max: 0.5 }),
@@ -65,8 +77,13 @@ export const Params = Schema.Struct({
 })
 export type Params = typeof Params.Type
 
-/** Throws a PipelineError for sizes that do not fit one another, before anything runs. */
-export const checkSizes = ({ contextLength, maxNewTokens, model }: Params): void => {
+/** Throws a PipelineError for parameters that do not fit one another, before anything runs. */
+export const checkParams = ({ annotator, contextLength, judge, maxNewTokens, model, mtBench, url }: Params): void => {
+  const asks = annotator === "judge" ? "annotator=judge" : mtBench === "" ? "" : "mtBench"
+  if (asks !== "" && (url === "" || judge === ""))
+    throw new PipelineError({
+      message: `Reading the parameters "url" and "judge": expected both, as ${asks} asks a judge, found url ${JSON.stringify(url)} and judge ${JSON.stringify(judge)}. Give the address of the endpoint (https://host/v1) and the name of its model.`
+    })
   if (model === "" && maxNewTokens >= contextLength)
     throw new PipelineError({
       message: `maxNewTokens ${maxNewTokens} leaves no room for a prompt in the model's context: give fewer than contextLength ${contextLength}.`
@@ -100,6 +117,8 @@ export const sampling = ({ inferenceBatch: batchSize, maxNewTokens, precision, t
 })
 /** Answers to published sets: the likeliest. */
 export const greedy = (params: Params) => ({ ...sampling(params), k: 1, temperature: 0 })
+/** Who judges by words. */
+export const judgeOf = ({ judge: model, keyVariable, url }: Params) => ({ url, model, keyVariable })
 export const scoring = ({ inferenceBatch: batchSize, precision }: Params) => ({ batchSize, precision })
 
 /** What caravan plan is told of the pairs. */

@@ -1,14 +1,47 @@
-/** What the versions of pipelines/rlhf.ts answer to published sets of prompts, where those are given. */
-import { sample } from "../../stages/rejection-sampling/sample.ts"
+/** What the versions of pipelines/rlhf.ts answer to published sets of prompts, where those are given. Prompts that leave no room for an answer are counted in the reports. */
+import { fileAt } from "../../runtime/define/node.ts"
+import type { Prompt } from "../../schemas/rows.ts"
+import { continueWithAnswers } from "../../stages/data/prompts.ts"
+import { compareMtBench } from "../../stages/evaluation/mt-bench/compare.ts"
+import { gradeMtBench } from "../../stages/evaluation/mt-bench/grade.ts"
+import { mtBench } from "../../stages/evaluation/mt-bench/summary.ts"
 import { xsTest } from "../../stages/evaluation/xstest.ts"
-import type { Policy } from "../nodes.ts"
+import { sample } from "../../stages/rejection-sampling/sample.ts"
+import type { Policy, Rows } from "../nodes.ts"
 import type { Data } from "./data.ts"
-import { greedy, type Params } from "./params.ts"
+import { greedy, judgeOf, type Params } from "./params.ts"
 
-/** The last version is compared with all others. */
-export const publishedSets = (versions: Readonly<Record<string, Policy>>, { xstest }: Data, params: Params) => {
+type Versions = Readonly<Record<string, Policy>>
+
+const answersOf = (policy: Policy, prompts: Rows<Prompt>, params: Params, name: string) =>
+  sample({ policy, prompts }, greedy(params)).named(name).limited({ skipped: 1 })
+
+const xsTestOf = (versions: Versions, prompts: Rows<Prompt>, params: Params) => {
   const names = Object.keys(versions)
-  if (xstest === undefined) return {}
-  const completions = names.map((name) => sample({ policy: versions[name]!, prompts: xstest }, greedy(params)).named(`xstest-${name}`))
-  return { xsTest: xsTest({ completions, prompts: xstest }, { names }).named("xstest") }
+  const completions = names.map((name) => answersOf(versions[name]!, prompts, params, `xstest-${name}`))
+  return xsTest({ completions, prompts }, { names }).named("xstest")
 }
+
+/** Grades of all versions, and the last one beside `over` in both orders. */
+const mtBenchOf = (versions: Versions, prompts: Rows<Prompt>, over: string, params: Params) => {
+  const names = Object.keys(versions)
+  const file = fileAt(params.mtBench)
+  const turns = names.map((name) => {
+    const first = answersOf(versions[name]!, prompts, params, `mt-bench-${name}`)
+    const next = continueWithAnswers({ prompts, completions: first }).named(`mt-bench-next-${name}`)
+    return { name, first, second: answersOf(versions[name]!, next, params, `mt-bench-second-${name}`) }
+  })
+  const grades = turns.map(({ first, name, second }) =>
+    gradeMtBench({ file, first, second }, judgeOf(params)).named(`mt-bench-grades-${name}`)
+  )
+  const [ours, other] = [turns.at(-1)!, turns.find(({ name }) => name === over)!]
+  const sides = { first: ours.first, second: ours.second, opponentFirst: other.first, opponentSecond: other.second }
+  const wins = compareMtBench({ file, ...sides }, judgeOf(params)).named("mt-bench-wins")
+  return mtBench({ grades, wins }, { names, over }).named("mt-bench")
+}
+
+/** The last version is compared with all others, and before a judge with SFT. */
+export const publishedSets = (versions: Versions, { mtBench: questions, xstest }: Data, params: Params) => ({
+  ...(xstest === undefined ? {} : { xsTest: xsTestOf(versions, xstest, params) }),
+  ...(questions === undefined ? {} : { mtBench: mtBenchOf(versions, questions, "sft", params) })
+})

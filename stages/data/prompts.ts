@@ -6,11 +6,12 @@ import { readRows, writeDataset } from "../../data/dataset.ts"
 import { Random } from "../../engine/random.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
-import { type Preference, Preferences, type Prompt, Prompts } from "../../schemas/rows.ts"
+import { Completions, type Preference, Preferences, type Prompt, Prompts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
-import { checkPromptIds, PairingError, sameMessages } from "../common/pairing.ts"
+import { checkPromptIds, PairingError, promptOf, sameMessages } from "../common/pairing.ts"
+import { anyShare, isUsable } from "../common/unfit.ts"
 
 /** A batch that is not among the batches. */
 class BatchError extends Schema.TaggedError<BatchError>()("BatchError", { message: Schema.String }) {
@@ -77,6 +78,31 @@ export const continueDialogues = Stage.make("continue-dialogues", {
   })
 })
 
+/**
+ * Dialogues of several turns that a model has by itself: its first answer to each prompt, and what the user says next. A prompt that has no answer, or an empty one, goes no further; nor does one without a next
+ * turn, and one whose answer the chat format can't hold.
+ */
+export const continueWithAnswers = Stage.make("continue-with-answers", {
+  description: "dialogues grown by a model's own answers and what the user says next",
+  config: Schema.Struct({}),
+  inputs: { prompts: Prompts, completions: Completions },
+  output: Prompts,
+  seeded: false,
+  run: Effect.fn("continue-with-answers")(function* ({ inputs, output, skipped }) {
+    const prompts = yield* readRows(inputs.prompts, Prompts)
+    const completions = (yield* readRows(inputs.completions, Completions)).filter(({ sample }) => sample === 0)
+    yield* checkPromptIds([...prompts, ...completions.map(promptOf)], "Growing dialogues by a model's answers")
+    const answers = new Map(completions.map(({ promptId, text }) => [promptId, text]))
+    const answered = prompts.flatMap((prompt) => {
+      const answer = answers.get(prompt.id)?.trim() ?? ""
+      return answer === "" ? [] : (nextTurn(prompt, answers.get(prompt.id)!) ?? [])
+    })
+    const grown = answered.filter((row) => isUsable(row, skipped, "dialogues"))
+    yield* skipped.check("dialogues", answered.length, anyShare)
+    return yield* writeDataset(output, grown, { metrics: { grown: grown.length, ended: prompts.length - grown.length } })
+  })
+})
+
 /** A number in [0, 1) by the first question of a pair's dialogue: dialogues that begin alike stay together. */
 const placeOf = (pair: Preference): number =>
   createHash("sha256")
@@ -128,6 +154,10 @@ export const continueDialoguesCost = costOf(continueDialogues, {
       rows: Math.min(prompts.rows, preferences.rows),
       promptTokens: prompts.promptTokens + preferences.responseTokens + prompts.promptTokens
     })
+})
+export const continueWithAnswersCost = costOf(continueWithAnswers, {
+  size: ({ inputs: { completions, prompts } }) =>
+    sized(prompts, { promptTokens: prompts.promptTokens + completions.responseTokens + prompts.promptTokens })
 })
 export const holdOutPreferencesCost = costOf(holdOutPreferences, {
   size: ({ config, inputs }) => {

@@ -6,6 +6,7 @@
 import type { PpoDiagnostics } from "../ppo/diagnostics.ts"
 import type { Estimate } from "../common/statistics.ts"
 import { digits, within } from "../common/text-table.ts"
+import type { MtBench } from "./mt-bench/summary.ts"
 import type { Conclusion, RunSummary, RewardModelFigures } from "./run-summary.ts"
 import type { XsTest } from "./xstest.ts"
 
@@ -70,12 +71,31 @@ const refusals = ({ change, versions }: XsTest): Array<Conclusion> => {
     ])
 }
 
+/** Over the first version too, and of its wins. */
+const graded = ({ change, versions, wins }: MtBench): Array<Conclusion> => {
+  const last = versions.at(-1)!.name
+  return [
+    ...change
+      .slice(0, 1)
+      .flatMap(({ over, score }) =>
+        score === null ? [] : [conclusion(`${last} is graded higher on MT-Bench than ${over}`, "grade higher by", score, nothing)]
+      ),
+    ...(wins === null || wins.wins.rate === null
+      ? []
+      : [
+          conclusion(`${last} is preferred to ${wins.over} on MT-Bench, in both orders`, "wins of what is decided", wins.wins.rate, {
+            ...{ value: 0.5, known: "as many losses, 0.5" }
+          })
+        ])
+  ]
+}
+
 /** All of them, in the order in which they depend on one another: judges that tell nothing say nothing of the versions. */
 export const conclusionsOf = (
   summary: Omit<RunSummary, "conclusions">,
   { divergence, kept, stopped }: Pick<PpoDiagnostics, "divergence" | "kept" | "stopped">
 ): ReadonlyArray<Conclusion> => {
-  const { bestOfK, rewardModels, safetyRecall, xsTest } = summary
+  const { bestOfK, mtBench, rewardModels, safetyRecall, xsTest } = summary
   const unsafeShare = safetyRecall === null ? 0 : safetyRecall.unsafe / safetyRecall.responses
   const precision = safetyRecall?.recall.precision ?? null
   return [
@@ -111,7 +131,8 @@ export const conclusionsOf = (
         ]
       : []),
     ...gains(summary),
-    ...(xsTest === null ? [] : refusals(xsTest))
+    ...(xsTest === null ? [] : refusals(xsTest)),
+    ...(mtBench === null ? [] : graded(mtBench))
   ]
 }
 

@@ -2,6 +2,7 @@
 import { columns, digits, within } from "../common/text-table.ts"
 import type { SafetyRecall } from "../reward/evaluate-reward.ts"
 import { conclusionLines } from "./conclusions.ts"
+import type { MtBench } from "./mt-bench/summary.ts"
 import type { RunSummary, VersionFigures } from "./run-summary.ts"
 import type { XsTest } from "./xstest.ts"
 
@@ -28,9 +29,34 @@ const xsTestText = ({ prompts, versions }: XsTest): Array<string> => [
   ])
 ]
 
+/** Of both turns, and of each. */
+export const mtBenchScores = ({ byTurn, score }: MtBench["versions"][number]): ReadonlyArray<string> =>
+  [score, ...[1, 2].map((turn) => byTurn.find((one) => one.turn === turn)?.score ?? null)].map(within)
+
+export const mtBenchWinsText = ({
+  decided,
+  disagreeing,
+  equal,
+  forFirst,
+  over,
+  undecided,
+  unanswered,
+  wins
+}: NonNullable<MtBench["wins"]>): string =>
+  `against ${over}, asked in both orders: ${wins.wins} wins, ${wins.losses} losses, ${wins.ties} ties; win rate ${within(wins.rate)}. Of the ties ${equal} are equal answers, in ${disagreeing} the orders disagree, and in ${undecided} a verdict can't be read; ${unanswered} turns have an answer missing. Of ${decided} verdicts for one side ${forFirst} were for what was shown first.`
+
+const mtBenchText = ({ versions, wins }: MtBench): Array<string> => [
+  "",
+  ...columns([
+    [`MT-Bench by ${versions[0]!.judge}, 1 to 10`, "both turns (95%)", "first turn", "second turn", "unanswered: 1", "no grade: left out"],
+    ...versions.map((one) => [one.name, ...mtBenchScores(one), `${one.unanswered}`, `${one.unreadable}`])
+  ]),
+  ...(wins === null ? [] : [`${versions.at(-1)!.name} ${mtBenchWinsText(wins)}`])
+]
+
 /** Short enough for a terminal. */
 export const summaryText = (summary: RunSummary): string => {
-  const { bestOfK, conclusions, gain, rewardModels, safetyRecall, versions, xsTest } = summary
+  const { bestOfK, conclusions, gain, mtBench, rewardModels, safetyRecall, versions, xsTest } = summary
   const models = (["helpfulness", "safety"] as const).flatMap((name) => {
     const one = rewardModels[name]
     if (one === null) return []
@@ -63,6 +89,7 @@ export const summaryText = (summary: RunSummary): string => {
     ...columns([["best of", "logit(R_c) by the judges (95%)"], ...bestOfK.byN.map(({ n, reward }) => [`${n}`, within(reward)])]),
     `The best of all is ${within(bestOfK.gain)} above the mean, ${within(bestOfK.mean)}.`,
     ...(xsTest === null ? [] : xsTestText(xsTest)),
+    ...(mtBench === null ? [] : mtBenchText(mtBench)),
     "",
     "What holds, of held-out prompts and pairs (not shown: the 95% interval holds the value that is compared with):",
     ...conclusionLines(conclusions)

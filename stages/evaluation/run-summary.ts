@@ -10,6 +10,7 @@ import { bootstrapMean, mean, pairedBootstrap } from "../common/statistics.ts"
 import { scoreOf } from "../reward/combined-reward.ts"
 import { RewardAccuracy, type RewardBaselines, SafetyRecall } from "../reward/evaluate-reward.ts"
 import { BestOfN } from "./evaluate-policy.ts"
+import { MtBench } from "./mt-bench/summary.ts"
 import { winsOf, Wins } from "./win-rate.ts"
 import { XsTest } from "./xstest.ts"
 
@@ -54,6 +55,8 @@ export const RunSummary = Schema.Struct({
   bestOfK: BestOfN,
   /** Null where XSTest was not asked. */
   xsTest: Schema.NullOr(XsTest),
+  /** Null where MT-Bench was not asked. */
+  mtBench: Schema.NullOr(MtBench),
   conclusions: Schema.Array(Conclusion)
 })
 export type RunSummary = typeof RunSummary.Type

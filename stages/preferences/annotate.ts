@@ -9,9 +9,10 @@ import { readRows, writeDataset } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { refuseSpecial } from "../../runtime/key/file-source.ts"
 import { type Dataset, External, type OutputSlot } from "../../schemas/artifact.ts"
-import { hyper, hyperSecretVariable, hyperUrl, neutral } from "../../schemas/hyper.ts"
+import { hyper, neutral } from "../../schemas/hyper.ts"
 import { type Preference, Preferences, type ResponsePair, ResponsePairs } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
+import { judgeFields } from "../common/judge.ts"
 import { anyShare } from "../common/unfit.ts"
 import { Annotator, type Kind, type Verdict } from "./annotator.ts"
 import { fileAnnotator } from "./annotator-file.ts"
@@ -41,28 +42,7 @@ export const AnnotateConfig = Schema.Struct({
     ),
     "it is in a message alone"
   ),
-  url: hyperUrl("judge: address of the endpoint, as https://host/v1"),
-  model: hyper("", "judge: name of the model"),
-  keyVariable: neutral(
-    hyperSecretVariable("judge: environment variable that holds the key; empty: none is sent"),
-    "who may ask changes no answer; after a refused key, those that were given are found again"
-  ),
-  journal: neutral(
-    hyper("", "judge: file to which each verdict is appended as it comes and from which they are read again; empty: none"),
-    "it holds the same judge's verdicts on the same questions"
-  ),
-  maxUnreadable: neutral(
-    hyper(0.1, "judge: share of answers that may be no verdict (nonsense, refusals) before the stage stops, one at least; 0: none may", {
-      min: 0,
-      max: 1
-    }),
-    "it decides whether there is a result, not which; raised, verdicts that were given are found again; lowered, a result that is there stays, with its count of undecided pairs"
-  ),
-  concurrency: neutral(hyper(4, "judge: requests at once", { min: 1 }), "each pair is compared by itself, whatever is asked beside it"),
-  timeout: neutral(
-    hyper(60, "judge: seconds a request may take", { min: 1 }),
-    "a request that takes longer is made again and then stops the stage; when it is raised, verdicts that were given are found again"
-  )
+  ...judgeFields("judge: ")
 })
 
 /** The pair as a preference; undefined where the safety rule drops it. */

@@ -3,7 +3,6 @@ import { within } from "../common/text-table.ts"
 import type { BestOfN } from "../evaluation/evaluate-policy.ts"
 import type { RunSummary } from "../evaluation/run-summary.ts"
 import { allVersions } from "../evaluation/run-summary-text.ts"
-import type { XsTest } from "../evaluation/xstest.ts"
 import { axis, colour, type Figure, free, palette } from "./figures.ts"
 import type { Table } from "./tables.ts"
 
@@ -98,42 +97,3 @@ export const rewardModelsTable = ({ rewardModels }: RunSummary): Table => ({
     ]
   })
 })
-
-/** False refusals and right ones, version by version. */
-export const xsTestTable = ({ prompts, versions }: XsTest): Table => ({
-  title: "XSTest: refusals of safe and of unsafe prompts",
-  caption: `Shares of ${prompts.safe} safe prompts that look unsafe and of ${prompts.unsafe} unsafe ones that a version refuses, told by a grammar, with 95% Wilson intervals; corrected: without the grammar's known errors. Empty answers refuse nothing; unanswered: prompts that left no room for an answer.`,
-  rows: versions.map(({ empty, name, safe, unanswered, unsafe }) => ({
-    version: name,
-    "safe, refused": within(safe?.rate ?? null),
-    "safe, corrected": within(safe?.corrected ?? null),
-    "unsafe, refused": within(unsafe?.rate ?? null),
-    "unsafe, corrected": within(unsafe?.corrected ?? null),
-    "of these partly": (safe?.partial ?? 0) + (unsafe?.partial ?? 0),
-    empty,
-    unanswered
-  }))
-})
-
-/** The same by type: how many are refused of how many. */
-export const xsTestTypesTable = ({ versions }: XsTest): Table => {
-  const kinds = [
-    ...new Map(
-      versions.flatMap(({ byCategory }) => byCategory.map(({ category, safe }) => [`${category} ${safe}`, { category, safe }]))
-    ).values()
-  ]
-  return {
-    title: "XSTest by type of prompt",
-    caption: "Answers that refuse, of answers to prompts of the type, as the grammar tells them, with 95% Wilson intervals.",
-    rows: kinds.map(({ category, safe }) => ({
-      type: category,
-      prompts: safe ? "safe" : "unsafe",
-      ...Object.fromEntries(
-        versions.map(({ byCategory, name }) => {
-          const found = byCategory.find((one) => one.category === category && one.safe === safe)?.refusals
-          return [name, found === undefined ? null : `${found.refusals} of ${found.completions}: ${within(found.rate)}`]
-        })
-      )
-    }))
-  }
-}

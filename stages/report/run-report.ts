@@ -16,13 +16,15 @@ import { BestOfNReport } from "../evaluation/evaluate-policy.ts"
 import { conclusionsOf } from "../evaluation/conclusions.ts"
 import { figuresOf, gainOver, rewardModelFigures, RunSummary } from "../evaluation/run-summary.ts"
 import { summaryText } from "../evaluation/run-summary-text.ts"
+import { MtBenchReport } from "../evaluation/mt-bench/summary.ts"
 import { XsTestReport } from "../evaluation/xstest.ts"
 import { PpoDiagnosticsReport } from "../ppo/diagnostics.ts"
 import { RewardAccuracyReport, RewardBaselinesReport, SafetyRecallReport } from "../reward/evaluate-reward.ts"
 import { accuracyFigure, ppoFigure } from "./figures.ts"
 import { drawFigure } from "./html-report.ts"
 import { dialogues, pageOf } from "./page.ts"
-import { bestOfKFigure, rewardModelsTable, rewardsFigure, runGainTable, runRows, xsTestTable, xsTestTypesTable } from "./run-figures.ts"
+import { mtBenchCategoriesTable, mtBenchTable, xsTestTable, xsTestTypesTable } from "./published-tables.ts"
+import { bestOfKFigure, rewardModelsTable, rewardsFigure, runGainTable, runRows } from "./run-figures.ts"
 
 export const RunReport = report(RunSummary, "run-summary/4")
 
@@ -65,7 +67,8 @@ export const runReport = Stage.make("run-report", {
     safetyJudge: Stage.optional(RewardAccuracyReport),
     safetyBaselines: Stage.optional(RewardBaselinesReport),
     safetyRecall: Stage.optional(SafetyRecallReport),
-    xsTest: Stage.optional(XsTestReport)
+    xsTest: Stage.optional(XsTestReport),
+    mtBench: Stage.optional(MtBenchReport)
   },
   output: RunReport,
   run: Effect.fn("run-report")(function* ({ config, inputs, output, seed }) {
@@ -94,7 +97,8 @@ export const runReport = Stage.make("run-report", {
       rewardModels: { helpfulness, safety: safetyModel },
       safetyRecall: safetyRecall === undefined ? null : yield* readReport(safetyRecall, SafetyRecallReport),
       bestOfK: yield* readReport(inputs.bestOfK, BestOfNReport),
-      xsTest: inputs.xsTest === undefined ? null : yield* readReport(inputs.xsTest, XsTestReport)
+      xsTest: inputs.xsTest === undefined ? null : yield* readReport(inputs.xsTest, XsTestReport),
+      mtBench: inputs.mtBench === undefined ? null : yield* readReport(inputs.mtBench, MtBenchReport)
     }
     const ppo = yield* readReport(inputs.ppo, PpoDiagnosticsReport)
     const summary: RunSummary = { ...figured, conclusions: conclusionsOf(figured, ppo) }
@@ -107,7 +111,8 @@ export const runReport = Stage.make("run-report", {
       conclusions: summary.conclusions,
       tables: [
         ...[runGainTable(summary), rewardModelsTable(summary)],
-        ...(summary.xsTest === null ? [] : [xsTestTable(summary.xsTest), xsTestTypesTable(summary.xsTest)])
+        ...(summary.xsTest === null ? [] : [xsTestTable(summary.xsTest), xsTestTypesTable(summary.xsTest)]),
+        ...(summary.mtBench === null ? [] : [mtBenchTable(summary.mtBench), mtBenchCategoriesTable(summary.mtBench)])
       ],
       dialogues: dialogues([...versions, ...controls], config.dialogues),
       about: `Seed ${seed}. Held-out prompts, answered by every version and scored by the judges, reward models that took no part in tuning: means with 95% intervals of all answers but those without a score (empty, or with tags of the chat format in them).`

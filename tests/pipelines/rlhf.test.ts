@@ -1,4 +1,6 @@
 /** The pipeline for data of one's own: as a graph, and run whole at the smallest sizes on pairs of the small world in PKU-SafeRLHF's shape. */
+import { spawn } from "node:child_process"
+import { once } from "node:events"
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -120,9 +122,64 @@ describe("XSTest in it", () => {
   })
 })
 
+const judge = { url: "http://127.0.0.1:9/v1", judge: "m" }
+describe("a judge by words in it", () => {
+  it("labels pairs of the chat model's answers to training prompts, which train the reward models and their judges, split with the others by question", async () => {
+    const { before, node } = await graphOf({ annotator: "judge", safety: "true", ...judge })
+    expect(node("collected").inputs).toEqual({ first: "sft", second: "sft", prompts: "prompts" })
+    for (const [kind, prefix] of [
+      ["helpfulness", ""],
+      ["safety", "safety-"]
+    ]) {
+      expect(node(`${kind}-verdicts`)).toMatchObject({
+        config: { annotator: "judge", kind, url: judge.url, model: "m" },
+        inputs: { pairs: "collected" }
+      })
+      expect(node(`${prefix}all-pairs`).inputs.datasets).toEqual([`${prefix}training-pairs`, `${kind}-verdicts`])
+      for (const part of ["reward", "judge"]) expect(node(`${prefix}${part}-pairs`).inputs.rows).toBe(`${prefix}all-pairs`)
+    }
+    expect(before("helpfulness-reward").has("evaluation-prompts")).toBe(false)
+    expect((await graphOf({})).graph.nodes.has("collected")).toBe(false)
+  })
+  it("grades every version's two answers to MT-Bench and compares the last one with SFT; nothing is trained on the questions", async () => {
+    const { before, node } = await graphOf({ mtBench: "question.jsonl", ...judge })
+    const names = ["sft", "rejection-sampling", "sft-as-many-steps", "random-of-k", "ppo"]
+    expect(node("mt-bench")).toMatchObject({
+      config: { names, over: "sft" },
+      inputs: { grades: names.map((name) => `mt-bench-grades-${name}`), wins: "mt-bench-wins" }
+    })
+    expect(node("mt-bench-next-ppo").inputs).toEqual({ prompts: "mt-bench-prompts", completions: "mt-bench-ppo" })
+    expect(node("mt-bench-second-ppo")).toMatchObject({
+      inputs: { policy: "ppo", prompts: "mt-bench-next-ppo" },
+      config: { temperature: 0 }
+    })
+    expect(node("mt-bench-wins").inputs).toMatchObject({
+      first: "mt-bench-ppo",
+      second: "mt-bench-second-ppo",
+      opponentFirst: "mt-bench-sft"
+    })
+    expect(node("training-pairs").inputs.evaluation).toContain("mt-bench-prompts")
+    for (const id of trained) expect([id, [...before(id, new Set(["training-pairs"]))].includes("mt-bench-prompts")]).toEqual([id, false])
+  })
+  it.each([
+    [{ annotator: "judge" }, /expected both, as annotator=judge asks a judge, found url "" and judge ""/],
+    [
+      { mtBench: "question.jsonl", url: judge.url },
+      /expected both, as mtBench asks a judge, found url "http:\/\/127\.0\.0\.1:9\/v1" and judge ""/
+    ]
+  ])("without its address and name is no run: %j", async (settings, message) => {
+    await expect(graphOf(settings)).rejects.toThrow(message)
+  })
+})
+
 describe("a run of it on PKU-SafeRLHF's shape", () => {
   const folder = workFolder()
-  afterAll(() => removeFolder(folder))
+  const server = spawn(process.execPath, [new URL("judge.ts", import.meta.url).pathname], { stdio: ["pipe", "pipe", "inherit"] })
+  const judgeAddress = once(server.stdout, "data").then(([address]) => String(address).trim())
+  afterAll(() => {
+    server.stdin.end()
+    removeFolder(folder)
+  })
   const write = (name: string, rows: ReadonlyArray<unknown>) =>
     writeFileSync(join(folder, name), rows.map((row) => `${JSON.stringify(row)}\n`).join(""))
   const sizes = {
@@ -140,66 +197,80 @@ describe("a run of it on PKU-SafeRLHF's shape", () => {
     )
   })
 
-  it("ends with a report on both reward models and all versions, and trains on no question that is held out", { timeout: 600_000 }, () => {
-    // In XSTest's published form, by us.
-    const kinds = ["safe,homonyms", "unsafe,contrast_homonyms"].map((kind) => kind.split(","))
-    const lines = kinds.flatMap(([label, type], i) =>
-      [0, 1].map((n) => `${2 * i + n + 1},"How do I kill ${type}, ${n}?",${type},${label},kill,none`)
-    )
-    writeFileSync(join(folder, "xstest.csv"), ["id,prompt,type,label,focus,note", ...lines, ""].join("\n"))
-    const given = ["--set", "preferences=pairs.jsonl", "--set", "safety=true", "--set", "xstest=xstest.csv"]
-    const ran = runJson(folder, pipeline, ...given, ...small)
-    expect(ran.status).toBe("succeeded")
-    const report = ran.outputs.report!.path
-    const summary = JSON.parse(readFileSync(join(report, "report.json"), "utf8")) as Record<string, any>
-    const content = summary.content ?? summary
-    expect(content.versions.map(({ name }: { name: string }) => name)).toEqual(["sft", "rejection-sampling", "ppo"])
-    expect(content.gain.map(({ over }: { over: string }) => over)).toEqual([
-      "sft",
-      "rejection-sampling",
-      "sft-as-many-steps",
-      "random-of-k"
-    ])
-    expect(content.rewardModels.safety.pairs).toBeGreaterThan(5)
-    expect(content.safetyRecall.unsafe).toBeGreaterThan(0)
-    expect(content.xsTest.prompts).toEqual({ safe: 2, unsafe: 2 })
-    expect(content.xsTest.versions).toHaveLength(5)
-    expect(content.conclusions.length).toBeGreaterThan(10)
-    const page = readFileSync(join(report, "report.html"), "utf8")
-    for (const part of [
-      "Each version by the judges",
-      "PPO, iteration by iteration",
-      "What choosing the best of N is worth",
-      "random-of-k",
-      "XSTest by type of prompt",
-      "What holds, and what does not"
-    ])
-      expect(page).toContain(part)
+  it(
+    "ends with a report on both reward models and all versions, and trains on no question that is held out",
+    { timeout: 600_000 },
+    async () => {
+      // In XSTest's published form, by us.
+      const kinds = ["safe,homonyms", "unsafe,contrast_homonyms"].map((kind) => kind.split(","))
+      const lines = kinds.flatMap(([label, type], i) =>
+        [0, 1].map((n) => `${2 * i + n + 1},"How do I kill ${type}, ${n}?",${type},${label},kill,none`)
+      )
+      writeFileSync(join(folder, "xstest.csv"), ["id,prompt,type,label,focus,note", ...lines, ""].join("\n"))
+      const turns = ["Write about a hill.", "Now in rhyme."]
+      write("question.jsonl", [
+        { question_id: 81, category: "writing", turns },
+        { question_id: 111, category: "math", turns, reference: ["A", "B"] }
+      ])
+      const given = {
+        ...{ preferences: "pairs.jsonl", safety: true, xstest: "xstest.csv", mtBench: "question.jsonl" },
+        ...{ annotator: "judge", url: await judgeAddress, judge: "by length" }
+      }
+      const ran = runJson(folder, pipeline, ...Object.entries(given).flatMap(([name, value]) => ["--set", `${name}=${value}`]), ...small)
+      expect(ran.status).toBe("succeeded")
+      const report = ran.outputs.report!.path
+      const summary = JSON.parse(readFileSync(join(report, "report.json"), "utf8")) as Record<string, any>
+      const content = summary.content ?? summary
+      expect(content.versions.map(({ name }: { name: string }) => name)).toEqual(["sft", "rejection-sampling", "ppo"])
+      expect(content.gain.map(({ over }: { over: string }) => over)).toEqual([
+        "sft",
+        "rejection-sampling",
+        "sft-as-many-steps",
+        "random-of-k"
+      ])
+      expect(content.rewardModels.safety.pairs).toBeGreaterThan(5)
+      expect(content.safetyRecall.unsafe).toBeGreaterThan(0)
+      expect(content.xsTest.prompts).toEqual({ safe: 2, unsafe: 2 })
+      expect(content.xsTest.versions).toHaveLength(5)
+      expect(content.mtBench.versions.map(({ questions }: { questions: number }) => questions)).toEqual([2, 2, 2, 2, 2])
+      expect(content.mtBench.wins).toMatchObject({ over: "sft", judge: "by length" })
+      expect(content.conclusions.length).toBeGreaterThan(10)
+      const page = readFileSync(join(report, "report.html"), "utf8")
+      for (const part of [
+        "Each version by the judges",
+        "PPO, iteration by iteration",
+        "What choosing the best of N is worth",
+        "random-of-k",
+        "XSTest by type of prompt",
+        "What holds, and what does not"
+      ])
+        expect(page).toContain(part)
 
-    const questions = (name: string) => {
-      const { status, stdout } = caravan(folder, "rows", name, "--json")
-      expect([name, status]).toEqual([name, 0])
-      const rows = stdout
-        .trim()
-        .split("\n")
-        .map((line) => JSON.parse(line) as Record<string, any>)
-      return rows.map((row) => (row.prompt ?? row.messages)[0].content as string)
+      const questions = (name: string) => {
+        const { status, stdout } = caravan(folder, "rows", name, "--json")
+        expect([name, status]).toEqual([name, 0])
+        const rows = stdout
+          .trim()
+          .split("\n")
+          .map((line) => JSON.parse(line) as Record<string, any>)
+        return rows.map((row) => (row.prompt ?? row.messages)[0].content as string)
+      }
+      const heldOut = new Set([...questions("held-out-questions"), ...questions("safety-held-out-questions")])
+      expect(heldOut.size).toBeGreaterThan(10)
+      for (const name of [
+        "reward-pairs",
+        "judge-pairs",
+        "safety-reward-pairs",
+        "safety-judge-pairs",
+        "demonstrations",
+        "prompts",
+        "stopping-prompts"
+      ])
+        expect([name, questions(name).filter((question) => heldOut.has(question))]).toEqual([name, []])
+      const judging = new Set(questions("judge-pairs"))
+      expect(questions("reward-pairs").filter((question) => judging.has(question))).toEqual([])
     }
-    const heldOut = new Set([...questions("held-out-questions"), ...questions("safety-held-out-questions")])
-    expect(heldOut.size).toBeGreaterThan(10)
-    for (const name of [
-      "reward-pairs",
-      "judge-pairs",
-      "safety-reward-pairs",
-      "safety-judge-pairs",
-      "demonstrations",
-      "prompts",
-      "stopping-prompts"
-    ])
-      expect([name, questions(name).filter((question) => heldOut.has(question))]).toEqual([name, []])
-    const judging = new Set(questions("judge-pairs"))
-    expect(questions("reward-pairs").filter((question) => judging.has(question))).toEqual([])
-  })
+  )
   it("with safety=true and pairs without labels ends before anything is trained, and says what to do", { timeout: 120_000 }, () => {
     const { status, stderr } = caravan(folder, "run", pipeline, "--set", "preferences=unlabelled.jsonl", "--set", "safety=true", ...small)
     expect(status).toBe(1)

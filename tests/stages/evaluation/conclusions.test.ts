@@ -23,7 +23,8 @@ const summary: Omit<RunSummary, "conclusions"> = {
   rewardModels: { helpfulness: model(0.55, 0.75), safety: null },
   safetyRecall: null,
   bestOfK: { prompts: 10, byN: [], mean: between(-0.1, 0.1), gain: between(0.1, 0.3) },
-  xsTest: null
+  xsTest: null,
+  mtBench: null
 }
 const steady = { stopped: "iterations" as const, divergence: null, kept: 20 }
 const linesOf = (over: Partial<typeof summary> = {}, ppo: Parameters<typeof conclusionsOf>[1] = steady) =>
@@ -71,6 +72,16 @@ describe("the conclusions of a run", () => {
     expect(linesOf({ xsTest: { ...xsTest, change } }).slice(-2)).toEqual([
       "holds      ppo refuses fewer safe prompts of XSTest than sft: difference in the share that is refused -0.200 (-0.300 to -0.100), below 0.",
       "no         ppo refuses more unsafe prompts of XSTest than sft: difference in the share that is refused -0.300 (-0.400 to -0.200), below 0."
+    ])
+  })
+  it("are of MT-Bench's grades and of its wins, against as many losses", () => {
+    const mtBench = {
+      ...{ versions: [{ name: "sft" }, { name: "ppo" }] as never, change: [{ over: "sft", score: between(-0.1, 0.3) }] },
+      wins: { over: "sft", wins: { ...wins, rate: between(0.52, 0.7) } } as never
+    }
+    expect(linesOf({ mtBench }).slice(-2)).toEqual([
+      "not shown  ppo is graded higher on MT-Bench than sft: grade higher by 0.100 (-0.100 to 0.300), whose interval holds 0.",
+      "holds      ppo is preferred to sft on MT-Bench, in both orders: wins of what is decided 0.610 (0.520 to 0.700), above as many losses, 0.5."
     ])
   })
   it("hold what is called unsafe against the share of unsafe answers", () => {

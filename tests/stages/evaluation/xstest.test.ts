@@ -56,6 +56,8 @@ describe("XSTest", () => {
     // Safe: of h1, h2 and f1 two fewer of three; f2 has no answer of bold's. Unsafe: one fewer of two.
     expect(change).toMatchObject([{ over: "timid", safe: { mean: expect.closeTo(-2 / 3, 10) }, unsafe: { mean: -0.5 } }])
     expect(change[0]!.safe!.high).toBeLessThanOrEqual(0)
+    const reversed = await reportIn(await runStage(xsTest, await inputsOf(bold, timid), { names: ["bold", "timid"] }), XsTestReport)
+    expect(reversed.change).toMatchObject([{ over: "bold", safe: { mean: expect.closeTo(2 / 3, 10) as number }, unsafe: { mean: 0.5 } }])
   })
   it("is corrected for what is known of the grammar, or by labelled answers of one's own model", async () => {
     const labelled = { labelledRefusals: 100, refusalsTold: 80, labelledCompliances: 100, falseAlarms: 10 }

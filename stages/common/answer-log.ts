@@ -1,5 +1,5 @@
 /**
- * Verdicts that were paid for, so that none is asked again: kept after each one, but that saving them takes a twentieth of the time at most. Only what a
+ * A judge's verdicts, which were paid for, so that none is asked again: kept after each one, but that saving them takes a twentieth of the time at most. Only what a
  * killed process was just being told is asked again.
  */
 import { readFile, writeFile } from "node:fs/promises"
@@ -10,26 +10,22 @@ import * as Semaphore from "effect/Semaphore"
 import type { Checkpoints } from "../../runtime/define/resume-points.ts"
 import type { StageError } from "../../runtime/errors.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
-import type { Verdict } from "./annotator.ts"
 
-const VerdictSchema = Schema.Struct({
-  choice: Schema.Literals(["A", "B"]),
-  rating: Schema.Literals([0, 1, 2, 3]),
-  safeA: Schema.NullOr(Schema.Boolean),
-  safeB: Schema.NullOr(Schema.Boolean)
-})
-const File = Schema.fromJsonString(
-  Schema.Struct({
-    format: Schema.Literal(1),
-    pairs: Schema.Finite,
-    /** By the pair's place; null: the judge's answer was no verdict. */
-    verdicts: Schema.Array(Schema.Tuple([Schema.Finite, Schema.NullOr(VerdictSchema)]))
-  })
-)
+const fileOf = <A>(verdict: Schema.Codec<A, any>) =>
+  Schema.fromJsonString(
+    Schema.Struct({
+      format: Schema.Literal(1),
+      /** How many questions there are. */
+      pairs: Schema.Finite,
+      /** By the question's place. */
+      verdicts: Schema.Array(Schema.Tuple([Schema.Finite, verdict]))
+    })
+  )
 
-export interface VerdictLog {
-  readonly known: ReadonlyMap<number, Verdict | null>
-  readonly add: (index: number, verdict: Verdict | null) => Effect.Effect<void>
+export interface AnswerLog<A> {
+  /** By the question's place. */
+  readonly known: ReadonlyMap<number, A>
+  readonly add: (index: number, verdict: A) => Effect.Effect<void>
   /** Keeps what is not kept yet: before the stage fails. */
   readonly flush: Effect.Effect<void>
 }
@@ -38,23 +34,25 @@ const fileName = "verdicts.json"
 /** Saving takes at most this share of the time. */
 const largestShare = 0.05
 
-export const openVerdictLog = Effect.fn("openVerdictLog")(function* (
+/** `what`: the questions, in the plural. */
+export const openAnswerLog = Effect.fn("openAnswerLog")(function* <A>(
   checkpoints: Checkpoints,
-  pairs: number
-): Effect.fn.Return<VerdictLog, ArtifactError | StageError> {
+  verdictSchema: Schema.Codec<A, any>,
+  { count: pairs, what }: { readonly count: number; readonly what: string }
+): Effect.fn.Return<AnswerLog<A>, ArtifactError | StageError> {
   const found = yield* checkpoints.latest
-  const known = new Map<number, Verdict | null>()
+  const known = new Map<number, A>()
   if (found !== undefined) {
     const path = join(found.path, fileName)
-    const damaged = (what: string) =>
+    const damaged = (inIt: string) =>
       ArtifactError.of({
         doing: `Resuming from ${path}`,
-        expected: `verdicts on some of ${pairs} pairs`,
-        found: what,
-        hint: `Remove the folder ${found.path} and run again: all pairs are then asked again.`
+        expected: `verdicts on some of ${pairs} ${what}`,
+        found: inIt,
+        hint: `Remove the folder ${found.path} and run again: all ${what} are then asked again.`
       })
     const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: () => damaged("no such file") })
-    const file = yield* Schema.decodeUnknownEffect(File)(text).pipe(Effect.mapError((error) => damaged(error.message)))
+    const file = yield* Schema.decodeUnknownEffect(fileOf(verdictSchema))(text).pipe(Effect.mapError((error) => damaged(error.message)))
     if (file.pairs !== pairs || file.verdicts.length !== found.step) return yield* damaged(`${file.verdicts.length} of ${file.pairs}`)
     for (const [index, verdict] of file.verdicts) known.set(index, verdict)
   }

@@ -1,0 +1,19 @@
+/** Pairs of the chat model's own answers in pipelines/rlhf.ts, labelled by a judge (§3.2.1): reward models are asked about answers like these. */
+import type { Preference } from "../../schemas/rows.ts"
+import { annotate } from "../../stages/preferences/annotate.ts"
+import { collectPairs } from "../../stages/preferences/collect-pairs.ts"
+import type { Kind, Policy, Rows } from "../nodes.ts"
+import type { Data } from "./data.ts"
+import { judgeOf, type Params, sampling } from "./params.ts"
+
+export type Collected = Partial<Readonly<Record<Kind, Rows<Preference>>>>
+
+/** Two answers to each training prompt, at two temperatures, compared by each guideline that there is a reward model of. */
+export const collected = (chat: Policy, { prompts, safety }: Data, params: Params): Collected => {
+  if (params.annotator === "none") return {}
+  const { batchSize, maxNewTokens, precision } = sampling(params)
+  const pairs = collectPairs({ first: chat, second: chat, prompts }, { batchSize, maxNewTokens, precision }).named("collected")
+  const labelled = (kind: Kind) =>
+    annotate({ pairs }, { annotator: "judge", kind, source: "judge", ...judgeOf(params) }).named(`${kind}-verdicts`)
+  return { helpfulness: labelled("helpfulness"), ...(safety === undefined ? {} : { safety: labelled("safety") }) }
+}

@@ -1,0 +1,69 @@
+/** Tables of what versions answer to published sets of prompts: XSTest and MT-Bench. */
+import { within } from "../common/text-table.ts"
+import type { MtBench } from "../evaluation/mt-bench/summary.ts"
+import { mtBenchScores, mtBenchWinsText } from "../evaluation/run-summary-text.ts"
+import type { XsTest } from "../evaluation/xstest.ts"
+import type { Table } from "./tables.ts"
+
+/** False refusals and right ones, version by version. */
+export const xsTestTable = ({ prompts, versions }: XsTest): Table => ({
+  title: "XSTest: refusals of safe and of unsafe prompts",
+  caption: `Shares of ${prompts.safe} safe prompts that look unsafe and of ${prompts.unsafe} unsafe ones that a version refuses, told by a grammar, with 95% Wilson intervals; corrected: without the grammar's known errors. Empty answers refuse nothing; unanswered: prompts that left no room for an answer.`,
+  rows: versions.map(({ empty, name, safe, unanswered, unsafe }) => ({
+    version: name,
+    "safe, refused": within(safe?.rate ?? null),
+    "safe, corrected": within(safe?.corrected ?? null),
+    "unsafe, refused": within(unsafe?.rate ?? null),
+    "unsafe, corrected": within(unsafe?.corrected ?? null),
+    "of these partly": (safe?.partial ?? 0) + (unsafe?.partial ?? 0),
+    empty,
+    unanswered
+  }))
+})
+
+/** The same by type: how many are refused of how many. */
+export const xsTestTypesTable = ({ versions }: XsTest): Table => {
+  const kinds = [
+    ...new Map(
+      versions.flatMap(({ byCategory }) => byCategory.map(({ category, safe }) => [`${category} ${safe}`, { category, safe }]))
+    ).values()
+  ]
+  return {
+    title: "XSTest by type of prompt",
+    caption: "Answers that refuse, of answers to prompts of the type, as the grammar tells them, with 95% Wilson intervals.",
+    rows: kinds.map(({ category, safe }) => ({
+      type: category,
+      prompts: safe ? "safe" : "unsafe",
+      ...Object.fromEntries(
+        versions.map(({ byCategory, name }) => {
+          const found = byCategory.find((one) => one.category === category && one.safe === safe)?.refusals
+          return [name, found === undefined ? null : `${found.refusals} of ${found.completions}: ${within(found.rate)}`]
+        })
+      )
+    }))
+  }
+}
+
+/** Grades, version by version, and the last one's wins. */
+export const mtBenchTable = ({ versions, wins }: MtBench): Table => ({
+  title: `MT-Bench by the judge ${versions[0]!.judge}`,
+  caption: `Grades from 1 to 10 of answers to both turns: means over questions with 95% bootstrap intervals. A turn without an answer has grade 1; one on which the judge's answer is no grade is left out. ${wins === null ? "" : `${versions.at(-1)!.name} ${mtBenchWinsText(wins)}`}`,
+  rows: versions.map((one) => {
+    const [both, first, second] = mtBenchScores(one)
+    return {
+      ...{ version: one.name, "both turns": both!, "first turn": first!, "second turn": second! },
+      ...{ unanswered: one.unanswered, "no grade": one.unreadable }
+    }
+  })
+})
+
+export const mtBenchCategoriesTable = ({ versions }: MtBench): Table => ({
+  title: "MT-Bench by category",
+  caption: "Mean grades of both turns, with 95% intervals over the questions of the category, of which there are ten in the published set.",
+  rows: (versions[0]?.byCategory ?? []).map(({ category }) => ({
+    category,
+    ...Object.fromEntries(
+      versions.map(({ byCategory, name }) => [name, within(byCategory.find((one) => one.category === category)?.score ?? null)])
+    )
+  }))
+})
