@@ -13,7 +13,7 @@ export interface AttentionLayout {
   readonly causal: boolean
   /** undefined: every query sees from key 0 on; null: no range says it (padding in the middle). */
   readonly starts: Tensor | undefined | null
-  /** As `starts`. */
+  /** undefined: each row is one sequence; null as for `starts`. */
   readonly lengths: () => SequenceLengths | undefined | null
   readonly bias: () => Tensor
   /** Whether a query may see less than all before it in its sequence, which the GPU's kernels are not told. */
@@ -28,12 +28,13 @@ export interface SequenceLengths {
   readonly longest: number
 }
 
-/** A row is made of what begins at its first token and at each token that sees none before it. The host reads `starts` for that. */
-const lengthsOf = (starts: Tensor): SequenceLengths => {
+/** A row is made of what begins at its first token and at each token that sees none before it; undefined where each row is one sequence. The host reads `starts` for that. */
+const lengthsOf = (starts: Tensor): SequenceLengths | undefined => {
   const [batch, length] = starts.shape as [number, number]
   const from = starts.toNumbers()
   const begins = from.flatMap((start, i) => (i % length === 0 || start === i % length ? [i] : []))
   const cumulative = Int32Array.from([...begins, batch * length])
+  if (begins.length === batch) return undefined
   const longest = begins.reduce((most, begin, i) => Math.max(most, cumulative[i + 1]! - begin), 0)
   return { cumulative: tensor(cumulative, { dtype: "int32", device: starts.device }), longest }
 }

@@ -207,7 +207,7 @@ class GpuDecoder {
       const before = x
       x = scoped(() => {
         const qkv = linear(rmsNorm(before, block.attentionNorm, config.normEpsilon), block.qkv)
-        this.#place(qkv, places, rowOf, null, layer)
+        this.#place(qkv, places, rowOf, layer)
         const attended = before.add(linear(rotaryAttention(qkv, rotation, layout, config.heads, config.kvHeads), block.o))
         const gateUp = linear(rmsNorm(attended, block.ffnNorm, config.normEpsilon), block.gateUp)
         return attended.add(linear(swiglu(gateUp), block.down))
@@ -254,9 +254,9 @@ class GpuDecoder {
     const { headDim, heads, kvHeads } = this.#model.config
     return [headDim, heads, kvHeads]
   }
-  #place(qkv: Tensor, positions: Tensor, rows: Tensor | null, q: Tensor | null, layer: number): void {
+  #place(qkv: Tensor, positions: Tensor, rows: Tensor, layer: number): void {
     const { cos, sin } = this.#table
-    atenVoid("caravan::decode_place_", qkv, cos, sin, positions, rows, q, this.#keys[layer], this.#values[layer], this.#model.config.heads)
+    atenVoid("caravan::decode_place_", qkv, cos, sin, positions, rows, this.#keys[layer], this.#values[layer], this.#model.config.heads)
   }
   #sample(logits: Tensor, rows: Tensor | null): void {
     const state = [this.#request, this.#step, this.#position, this.#token, this.#outTokens, this.#outLogs, this.#stops]
@@ -270,7 +270,7 @@ class GpuDecoder {
     const batch = this.#batch
     const room = (columns: number, kind: DType = dtype) => zeros([batch, columns], { dtype: kind, device })
     // They belong to the scope around: the graph reads and writes them in every step.
-    const [x, h, qkv, q] = [room(dim), room(dim), room((heads + 2 * kvHeads) * headDim), room(heads * headDim)]
+    const [x, h, qkv] = [room(dim), room(dim), room((heads + 2 * kvHeads) * headDim)]
     const [attended, out, gateUp, gated, logits] = [room(heads * headDim), room(dim), room(2 * ffn), room(ffn), room(vocabSize)]
     const partial = this.#splits === 1 ? null : room(heads * this.#splits * (headDim + 2), "float32")
     const shape = this.#shape
@@ -290,10 +290,11 @@ class GpuDecoder {
       blocks.forEach((block, layer) => {
         addNorm(layer === 0 ? null : out, block.attentionNorm)
         times(h, block.qkv, qkv)
-        this.#place(qkv, this.#position, null, q, layer)
         atenVoid(
           "caravan::decode_attend_",
-          q,
+          qkv,
+          this.#table.cos,
+          this.#table.sin,
           this.#keys[layer],
           this.#values[layer],
           this.#position,
@@ -305,7 +306,7 @@ class GpuDecoder {
         times(attended, block.o, out)
         addNorm(out, block.ffnNorm)
         times(h, block.gateUp, gateUp)
-        atenVoid("caravan::swiglu_out_", gateUp, gated)
+        atenVoid("caravan::decode_swiglu_", gateUp, gated, ...shape)
         times(gated, block.down, out)
       })
       addNorm(out, norm)

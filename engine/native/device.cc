@@ -63,6 +63,11 @@ double freeMemory() {
 
 }  // namespace
 
+int gpuGeneration() {
+  static const int generation = firstGpu().generation;
+  return generation;
+}
+
 napi_value seedGenerator(const Arguments& in) {
   generatorOf(in.string(0)).set_current_seed(static_cast<uint64_t>(in.number(1)));
   return nullptr;

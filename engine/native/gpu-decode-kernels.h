@@ -41,74 +41,103 @@ template <typename T> __device__ void addNorm(T* x, const T* y, const T* w, T* h
   }
 }
 
-// ---- queries turned, keys turned and values put into the cache (rows, G, S, E), at each token's place: a thread has eight pairs ----
-// qkv (N, H + 2G, E) of N tokens; token n belongs to row rows[n] (or n) at positions[n]. Without q only the cache is written.
+// ---- keys turned and values put into the cache (rows, G, S, E), at each token's place: a thread has eight pairs ----
+// qkv (N, H + 2G, E) of N tokens; token n belongs to row rows[n] at positions[n].
 
 template <typename T>
-__device__ void place(const T* qkv, const T* cos, const T* sin, const int* positions, const int* rows, T* q, T* keys, T* values, long long count, int heads, int groups, long long capacity) {
+__device__ void place(const T* qkv, const T* cos, const T* sin, const int* positions, const int* rows, T* keys, T* values, long long count, int heads, int groups, long long capacity) {
   constexpr int half = E / 2, each = half / 8;
   long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-  int all = heads + 2 * groups;
-  if (i >= count * all * each) return;
-  int e = static_cast<int>(i % each) * 8, head = static_cast<int>(i / each % all);
-  long long n = i / each / all;
-  int position = positions[n];
-  if (position < 0 || (head < heads && q == nullptr)) return;
-  const T* from = qkv + (n * all + head) * E + e;
-  long long row = rows == nullptr ? n : rows[n];
-  if (head < heads + groups) {
-    T* to = head < heads ? q + (n * heads + head) * E + e : keys + ((row * groups + head - heads) * capacity + position) * E + e;
-    long long turned = static_cast<long long>(position) * E + e;
-    turn(from, cos + turned, sin + turned, to, half, 1.0f);
+  if (i >= count * 2 * groups * each) return;
+  int e = static_cast<int>(i % each) * 8, head = static_cast<int>(i / each % (2 * groups));
+  long long n = i / each / (2 * groups), position = positions[n];
+  const T* from = qkv + (n * (heads + 2 * groups) + heads + head) * E + e;
+  long long to = ((static_cast<long long>(rows[n]) * groups + head % groups) * capacity + position) * E + e;
+  if (head < groups) {
+    turn(from, cos + position * E + e, sin + position * E + e, keys + to, half, 1.0f);
   } else {
-    T* to = values + ((row * groups + head - heads - groups) * capacity + position) * E + e;
-    *reinterpret_cast<Eight<T>*>(to) = *reinterpret_cast<const Eight<T>*>(from);
-    *reinterpret_cast<Eight<T>*>(to + half) = *reinterpret_cast<const Eight<T>*>(from + half);
+    *reinterpret_cast<Eight<T>*>(values + to) = *reinterpret_cast<const Eight<T>*>(from);
+    *reinterpret_cast<Eight<T>*>(values + to + half) = *reinterpret_cast<const Eight<T>*>(from + half);
   }
 }
 
 // ---- attention of one query a head to the cache: a block of WARPS warps a row, SHARE heads, and a part of the keys ----
-// Each group of LANES threads goes over keys of its own with a softmax of its own; they are put together at the end. partial: (rows, H / SHARE, splits, SHARE, E + 2), where the keys
-// are split.
+// qkv (rows, H + 2G, E) of the tokens at `positions`: queries and keys are turned here, and the key and the value put into the cache. Each group of LANES threads goes over keys of its own with a softmax of
+// its own; they are put together at the end. partial: (rows, H / SHARE, splits, SHARE, E + 2), where the keys are split.
 
+/** Keys that a thread has asked for while it computes. */
+constexpr int AHEAD = 2;
 template <typename T>
-__device__ void attend(const T* q, const T* keys, const T* values, const int* positions, T* out, float* partial, int heads, int groups, long long capacity, int splits, float scale) {
+__device__ void attend(const T* qkv, const T* cos, const T* sin, const int* positions, T* keys, T* values, T* out, float* partial, int heads, int groups, long long capacity, int splits, float scale) {
+  constexpr int half = E / 2, pairs = half / 8;
   int parts = heads / SHARE, split = blockIdx.x % splits, part = blockIdx.x / splits % parts;
   long long row = blockIdx.x / splits / parts;
-  int count = positions[row] + 1, group = part * SHARE / (heads / groups);
+  int position = positions[row], count = position + 1, group = part * SHARE / (heads / groups);
   int each = (count + splits - 1) / splits, from = split * each, to = min(count, from + each);
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, e = lane % LANES * 8;
-  const T* key = keys + (row * groups + group) * capacity * E + e;
-  const T* value = values + (row * groups + group) * capacity * E + e;
+  T* ownKeys = keys + (row * groups + group) * capacity * E;
+  T* ownValues = values + (row * groups + group) * capacity * E;
+  alignas(32) __shared__ T turned[SHARE * E];
+  const T* token = qkv + row * (heads + 2 * groups) * E;
+  long long angle = static_cast<long long>(position) * E;
+  // Blocks of one group write the same key and value.
+  bool writes = from <= position && position < to;
+  for (int i = threadIdx.x; i < (SHARE + 2) * pairs && position >= 0; i += WARPS * 32) {
+    int head = i / pairs, at = i % pairs * 8;
+    if (head < SHARE) {
+      turn(token + (part * SHARE + head) * E + at, cos + angle + at, sin + angle + at, turned + head * E + at, half, 1.0f);
+    } else if (writes && head == SHARE) {
+      turn(token + (heads + group) * E + at, cos + angle + at, sin + angle + at, ownKeys + angle + at, half, 1.0f);
+    } else if (writes) {
+      const T* value = token + (heads + groups + group) * E + at;
+      *reinterpret_cast<Eight<T>*>(ownValues + angle + at) = *reinterpret_cast<const Eight<T>*>(value);
+      *reinterpret_cast<Eight<T>*>(ownValues + angle + at + half) = *reinterpret_cast<const Eight<T>*>(value + half);
+    }
+  }
+  __syncthreads();
   float query[SHARE][8], sums[SHARE][8], most[SHARE], total[SHARE];
 #pragma unroll
   for (int h = 0; h < SHARE; h++) {
-    Eight<T> a = *reinterpret_cast<const Eight<T>*>(q + (row * heads + part * SHARE + h) * E + e);
+    Eight<T> a = *reinterpret_cast<const Eight<T>*>(turned + h * E + e);
 #pragma unroll
-    for (int k = 0; k < 8; k++) { query[h][k] = wide(a.at[k]) * scale; sums[h][k] = 0.0f; }
+    for (int k = 0; k < 8; k++) { query[h][k] = position < 0 ? 0.0f : wide(a.at[k]) * scale; sums[h][k] = 0.0f; }
     most[h] = -1e30f;
     total[h] = 0.0f;
   }
   constexpr int step = WARPS * 32 / LANES;
-#pragma unroll 2
-  for (int j = from + threadIdx.x / LANES; j - threadIdx.x / LANES < to; j += step) {
-    // All lanes of a warp stay together for the shuffles; those beyond the end read the last key and leave it out.
-    bool within = j < to;
-    long long at = static_cast<long long>(within ? j : to - 1) * E;
-    Eight<T> a = *reinterpret_cast<const Eight<T>*>(key + at), b = *reinterpret_cast<const Eight<T>*>(value + at);
+  Eight<T> key[AHEAD], value[AHEAD];
+  // All lanes of a warp stay together for the shuffles; those beyond the end read the last key and leave it out.
+  auto read = [&](int first) {
 #pragma unroll
-    for (int h = 0; h < SHARE; h++) {
-      float score = 0.0f;
+    for (int n = 0; n < AHEAD; n++) {
+      int j = min(first + n * step + static_cast<int>(threadIdx.x) / LANES, to - 1);
+      key[n] = *reinterpret_cast<const Eight<T>*>(ownKeys + static_cast<long long>(j) * E + e);
+      value[n] = *reinterpret_cast<const Eight<T>*>(ownValues + static_cast<long long>(j) * E + e);
+    }
+  };
+  if (from < to) read(from);
+  for (int first = from; first < to; first += AHEAD * step) {
+    Eight<T> a[AHEAD], b[AHEAD];
 #pragma unroll
-      for (int k = 0; k < 8; k++) score += query[h][k] * wide(a.at[k]);
+    for (int n = 0; n < AHEAD; n++) { a[n] = key[n]; b[n] = value[n]; }
+    if (first + AHEAD * step < to) read(first + AHEAD * step);
 #pragma unroll
-      for (int offset = LANES / 2; offset > 0; offset /= 2) score += __shfl_xor_sync(~0u, score, offset);
-      if (!within) continue;
-      float larger = fmaxf(most[h], score), shrink = __expf(most[h] - larger), p = __expf(score - larger);
-      most[h] = larger;
-      total[h] = total[h] * shrink + p;
+    for (int n = 0; n < AHEAD; n++) {
+      bool within = first + n * step + static_cast<int>(threadIdx.x) / LANES < to;
 #pragma unroll
-      for (int k = 0; k < 8; k++) sums[h][k] = sums[h][k] * shrink + p * wide(b.at[k]);
+      for (int h = 0; h < SHARE; h++) {
+        float score = 0.0f;
+#pragma unroll
+        for (int k = 0; k < 8; k++) score += query[h][k] * wide(a[n].at[k]);
+#pragma unroll
+        for (int offset = LANES / 2; offset > 0; offset /= 2) score += __shfl_xor_sync(~0u, score, offset);
+        score = within ? score : -2e30f;
+        float larger = fmaxf(most[h], score), shrink = __expf(most[h] - larger), p = __expf(score - larger);
+        most[h] = larger;
+        total[h] = total[h] * shrink + p;
+#pragma unroll
+        for (int k = 0; k < 8; k++) sums[h][k] = sums[h][k] * shrink + p * wide(b[n].at[k]);
+      }
     }
   }
   // Within a warp, then over the warps.
@@ -282,17 +311,22 @@ __device__ void sample(const T* logits, const int* rows, const double* uniforms,
 }
 
 #define KERNELS(T, SUFFIX)                                                                                                                                      \
-  extern "C" __global__ void embed##SUFFIX(const T* table, const int* token, const int* position, T* x, long long dim) { embed(table, token, position, x, dim); } \
-  extern "C" __global__ void add_norm##SUFFIX(T* x, const T* y, const T* w, T* h, long long dim, float epsilon) { addNorm(x, y, w, h, dim, epsilon); }        \
-  extern "C" __global__ void place##SUFFIX(const T* qkv, const T* cos, const T* sin, const int* positions, const int* rows, T* q, T* keys, T* values, long long count, int heads, int groups, long long capacity) { \
-    place(qkv, cos, sin, positions, rows, q, keys, values, count, heads, groups, capacity);                                                                    \
+  extern "C" __global__ void embed##SUFFIX(const T* table, const int* token, const int* position, T* x, long long dim) { afterTheOneBefore(); embed(table, token, position, x, dim); } \
+  extern "C" __global__ void add_norm##SUFFIX(T* x, const T* y, const T* w, T* h, long long dim, float epsilon) { afterTheOneBefore(); addNorm(x, y, w, h, dim, epsilon); }        \
+  extern "C" __global__ void place##SUFFIX(const T* qkv, const T* cos, const T* sin, const int* positions, const int* rows, T* keys, T* values, long long count, int heads, int groups, long long capacity) { \
+    afterTheOneBefore();\
+    place(qkv, cos, sin, positions, rows, keys, values, count, heads, groups, capacity);                                                                    \
   }                                                                                                                                                            \
-  extern "C" __global__ void __launch_bounds__(WARPS * 32) attend##SUFFIX(const T* q, const T* keys, const T* values, const int* positions, T* out, float* partial, int heads, int groups, long long capacity, int splits, float scale) { \
-    attend(q, keys, values, positions, out, partial, heads, groups, capacity, splits, scale);                                                                  \
+  extern "C" __global__ void __launch_bounds__(WARPS * 32) attend##SUFFIX(const T* qkv, const T* cos, const T* sin, const int* positions, T* keys, T* values, T* out, float* partial, int heads, int groups, long long capacity, int splits, \
+                                                                          float scale) {                                                                        \
+    afterTheOneBefore();                                                                                                                                       \
+    attend(qkv, cos, sin, positions, keys, values, out, partial, heads, groups, capacity, splits, scale);                                                      \
   }                                                                                                                                                            \
-  extern "C" __global__ void together##SUFFIX(const float* partial, T* out, int heads, int splits) { together(partial, out, heads, splits); }                 \
+  extern "C" __global__ void swiglu##SUFFIX(const T* in, T* out, long long rows, long long dim) { afterTheOneBefore(); swigluForward(in, out, rows, dim); }    \
+  extern "C" __global__ void together##SUFFIX(const float* partial, T* out, int heads, int splits) { afterTheOneBefore(); together(partial, out, heads, splits); }                 \
   extern "C" __global__ void __launch_bounds__(512) sample##SUFFIX(const T* logits, const int* rows, const double* uniforms, const int* requests, int* steps, int* positions, int* tokens, int* outTokens, float* outLogs, \
                                                                    const int* stops, int stopCount, int most, long long vocab, float scale, int greedy) {      \
+    afterTheOneBefore();\
     sample(logits, rows, uniforms, requests, steps, positions, tokens, outTokens, outLogs, stops, stopCount, most, vocab, scale, greedy);                      \
   }
 KERNELS(float, _f32)

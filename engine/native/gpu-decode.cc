@@ -12,15 +12,15 @@ using at::Tensor;
 
 namespace {
 
-/** For heads of this many numbers, of which `share` read a key head together: at most eight at a time. */
+/** For heads of this many numbers, of which `share` read a key head together: at most four at a time, or a block has too many registers and too few of them are at work. */
 struct Decode {
   int head, share;
   Decode(int64_t dim, int64_t heads, int64_t groups) : head(static_cast<int>(dim)), share(static_cast<int>(heads / groups)) {
     TORCH_CHECK(dim == 16 || dim == 32 || dim == 64 || dim == 128 || dim == 256, "decoding on the GPU takes heads of 16, 32, 64, 128 or 256 numbers");
     int most = share;
-    for (share = std::min(most, 8); most % share != 0; share--) {}
+    for (share = std::min(most, 4); most % share != 0; share--) {}
   }
-  GpuProgram program() const { return {"decode", gpuDecodeSource, {"HEAD_DIM=" + std::to_string(head), "SHARE=" + std::to_string(share)}}; }
+  GpuProgram program() const { return {"decode", gpuDecodeSource, {"HEAD_DIM=" + std::to_string(head), "SHARE=" + std::to_string(share)}, true}; }
 };
 
 const void* pointer(const c10::optional<Tensor>& tensor) { return tensor.has_value() ? tensor->data_ptr() : nullptr; }
@@ -46,34 +46,38 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 const void *rows = x.data_ptr(), *more = pointer(y), *w = weight.data_ptr(), *out = h.data_ptr();
                 launchFrom(Decode(headDim, heads, groups).program(), "add_norm", x, x.size(0), rowThreads(dim), {&rows, &more, &w, &out, &dim, &eps});
               });
-  // qkv (N, (H + 2G) E); cos and sin (P, E) of all positions; positions and rows (N,) int32; q (N, H E) or none; keys and values (rows, G, S, E).
-  library.def("decode_place_(Tensor qkv, Tensor cos, Tensor sin, Tensor positions, Tensor? rows, Tensor? q, Tensor keys, Tensor values, int heads) -> ()",
-              [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Tensor& positions, const c10::optional<Tensor>& rows, const c10::optional<Tensor>& q, const Tensor& keys, const Tensor& values, int64_t heads) {
+  // qkv (N, (H + 2G) E); cos and sin (P, E) of all positions; positions and rows (N,) int32; keys and values (rows, G, S, E), into which the keys, turned, and the values go.
+  library.def("decode_place_(Tensor qkv, Tensor cos, Tensor sin, Tensor positions, Tensor rows, Tensor keys, Tensor values, int heads) -> ()",
+              [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Tensor& positions, const Tensor& rows, const Tensor& keys, const Tensor& values, int64_t heads) {
                 int64_t count = positions.numel(), capacity = keys.size(2), dim = keys.size(3), groups = keys.size(1);
                 check(qkv.is_contiguous() && cos.is_contiguous() && sin.is_contiguous() && keys.is_contiguous() && values.is_contiguous(), "contiguous tensors");
                 check(qkv.numel() == count * (heads + 2 * groups) * dim, "a row of qkv for each position");
-                const void *in = qkv.data_ptr(), *c = cos.data_ptr(), *s = sin.data_ptr(), *places = positions.data_ptr(), *of = pointer(rows), *queries = pointer(q), *k = keys.data_ptr(), *v = values.data_ptr();
+                const void *in = qkv.data_ptr(), *c = cos.data_ptr(), *s = sin.data_ptr(), *places = positions.data_ptr(), *of = rows.data_ptr(), *k = keys.data_ptr(), *v = values.data_ptr();
                 int h = static_cast<int>(heads), g = static_cast<int>(groups);
-                launchFrom(Decode(dim, heads, groups).program(), "place", qkv, ceilDivide(count * (heads + 2 * groups) * dim / 16, 256), 256, {&in, &c, &s, &places, &of, &queries, &k, &v, &count, &h, &g, &capacity});
+                launchFrom(Decode(dim, heads, groups).program(), "place", qkv, ceilDivide(count * 2 * groups * dim / 16, 256), 256, {&in, &c, &s, &places, &of, &k, &v, &count, &h, &g, &capacity});
               });
-  // q, out (B, H E); partial: room for `splits` parts of the keys, (B H splits (E + 2)) float32, or none for one.
-  library.def("decode_attend_(Tensor q, Tensor keys, Tensor values, Tensor positions, Tensor out, Tensor? partial, int heads, int splits) -> ()",
-              [](const Tensor& q, const Tensor& keys, const Tensor& values, const Tensor& positions, const Tensor& out, const c10::optional<Tensor>& partial, int64_t heads, int64_t splits) {
-                int64_t batch = q.size(0), groups = keys.size(1), capacity = keys.size(2), dim = keys.size(3);
+  // qkv (B, (H + 2G) E) of one token of each sequence, cos and sin (P, E), positions (B,) int32: its key and value go into the cache, out (B, H E) is what its queries see there.
+  // partial: room for `splits` parts of the keys, (B H splits (E + 2)) float32, or none for one.
+  library.def("decode_attend_(Tensor qkv, Tensor cos, Tensor sin, Tensor keys, Tensor values, Tensor positions, Tensor out, Tensor? partial, int heads, int splits) -> ()",
+              [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Tensor& keys, const Tensor& values, const Tensor& positions, const Tensor& out, const c10::optional<Tensor>& partial, int64_t heads, int64_t splits) {
+                int64_t batch = qkv.size(0), groups = keys.size(1), capacity = keys.size(2), dim = keys.size(3);
+                check(qkv.is_contiguous() && cos.is_contiguous() && sin.is_contiguous() && keys.is_contiguous() && values.is_contiguous(), "contiguous tensors");
+                check(qkv.numel() == batch * (heads + 2 * groups) * dim && positions.numel() == batch, "a row of qkv and a position for each sequence");
                 check(splits == 1 || (partial.has_value() && partial->numel() >= batch * heads * splits * (dim + 2)), "room for the parts");
                 Decode of(dim, heads, groups);
                 int64_t blocks = batch * (heads / of.share);
-                const void *queries = q.data_ptr(), *k = keys.data_ptr(), *v = values.data_ptr(), *places = positions.data_ptr(), *to = out.data_ptr(), *parts = pointer(partial);
+                const void *in = qkv.data_ptr(), *c = cos.data_ptr(), *s = sin.data_ptr(), *k = keys.data_ptr(), *v = values.data_ptr(), *places = positions.data_ptr(), *to = out.data_ptr(), *parts = pointer(partial);
                 int h = static_cast<int>(heads), g = static_cast<int>(groups), pieces = static_cast<int>(splits);
                 float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
-                launchFrom(of.program(), "attend", q, blocks * splits, 128, {&queries, &k, &v, &places, &to, &parts, &h, &g, &capacity, &pieces, &scale});
-                if (splits > 1) launchFrom(of.program(), "together", q, blocks, 128, {&parts, &to, &h, &pieces});
+                launchFrom(of.program(), "attend", qkv, blocks * splits, 128, {&in, &c, &s, &places, &k, &v, &to, &parts, &h, &g, &capacity, &pieces, &scale});
+                if (splits > 1) launchFrom(of.program(), "together", qkv, blocks, 128, {&parts, &to, &h, &pieces});
               });
-  library.def("swiglu_out_(Tensor x, Tensor out) -> ()", [](const Tensor& x, const Tensor& out) {
-    int64_t rows = x.size(0), dim = out.size(1);
+  // gated (B, F) = SwiGLU of x (B, 2F).
+  library.def("decode_swiglu_(Tensor x, Tensor gated, int head_dim, int heads, int groups) -> ()", [](const Tensor& x, const Tensor& gated, int64_t headDim, int64_t heads, int64_t groups) {
+    int64_t rows = x.size(0), dim = gated.size(1);
     check(hasGpuKernels(x) && dim % 8 == 0, "a multiple of 8 columns");
-    const void *in = x.data_ptr(), *to = out.data_ptr();
-    launch("swiglu_forward", x, ceilDivide(rows * dim / 8, 256), 256, {&in, &to, &rows, &dim});
+    const void *in = x.data_ptr(), *to = gated.data_ptr();
+    launchFrom(Decode(headDim, heads, groups).program(), "swiglu", x, ceilDivide(rows * dim / 8, 256), 256, {&in, &to, &rows, &dim});
   });
   // logits (N, V) of the sequences in rows (N,), or of all. By sequence (B,) int32: requests, steps, positions, tokens. By request and step (R, most): uniforms float64, out_tokens int32, out_logs float32. Temperature 0 is greedy.
   library.def(

@@ -16,6 +16,13 @@ __device__ __forceinline__ void narrow(bf16& out, float x) {
 /** Eight numbers, moved as one: 16 bytes of bfloat16, twice 16 of float32. */
 template <typename T> struct alignas(16) Eight { T at[8]; };
 
+/** Where kernels overlap (gpu.h): waits until the one before has ended and what it wrote can be read. */
+__device__ __forceinline__ void afterTheOneBefore() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
 
@@ -46,9 +53,7 @@ template <typename T> __device__ __forceinline__ void turn(const T* in, const T*
   *reinterpret_cast<Eight<T>*>(out) = x;
   *reinterpret_cast<Eight<T>*>(out + half) = y;
 }
-)cuda";
 
-constexpr const char* gpuKernelSource = R"cuda(
 // ---- SwiGLU: (rows, 2F) -> (rows, F), F a multiple of 8; a thread computes eight ----
 
 template <typename T> __device__ void swigluForward(const T* in, T* out, long long rows, long long dim) {
@@ -60,6 +65,9 @@ template <typename T> __device__ void swigluForward(const T* in, T* out, long lo
   for (int k = 0; k < 8; k++) { float g = wide(gate.at[k]); narrow(y.at[k], g * sigmoid(g) * wide(up.at[k])); }
   *reinterpret_cast<Eight<T>*>(out + i) = y;
 }
+)cuda";
+
+constexpr const char* gpuKernelSource = R"cuda(
 template <typename T> __device__ void swigluBackward(const T* in, const T* dy, T* din, long long rows, long long dim) {
   long long i = (static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
   if (i >= rows * dim) return;

@@ -144,14 +144,32 @@ class Module {
   std::map<std::string, void*> known;
 };
 
+/** How a kernel is launched, as CUDA's headers declare it (CUlaunchAttribute, CUlaunchConfig). */
+struct LaunchAttribute {
+  int id = 6;  // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+  char padding[4] = {};
+  union {
+    int on;
+    char room[64];
+  } value = {1};
+};
+struct LaunchConfig {
+  unsigned gridX, gridY = 1, gridZ = 1, blockX, blockY = 1, blockZ = 1, sharedBytes = 0;
+  void* stream;
+  LaunchAttribute* attributes;
+  unsigned attributeCount = 1;
+};
+using LaunchOverlapping = int(const LaunchConfig*, void* function, void** arguments, void** extra);
 using Launch = int(void* function, unsigned gridX, unsigned gridY, unsigned gridZ, unsigned blockX, unsigned blockY, unsigned blockZ, unsigned shared, void* stream, void** arguments, void** extra);
 
-const GpuProgram base = {"kernels", gpuKernelSource, {}};
+const GpuProgram base = {"kernels", gpuKernelSource, {}, false};
 
 struct Kernels {
   std::string missing;
   Library driver;
   Launch* launch = nullptr;
+  /** Where a kernel may begin before the one before it has ended: on Hopper and later. */
+  LaunchOverlapping* overlapping = nullptr;
   std::map<std::string, Module> modules;
 
   Kernels() {
@@ -163,6 +181,7 @@ struct Kernels {
       at::empty({1}, at::TensorOptions().device(at::kCUDA));
       of(base);
       launch = driver.find<Launch>("cuLaunchKernel");
+      if (gpuGeneration() >= 9) overlapping = reinterpret_cast<LaunchOverlapping*>(dlsym(driver.handle, "cuLaunchKernelEx"));
     } catch (const std::exception& error) {
       // With more memory they would be there: others in their place would give other numbers than the key says.
       if (std::string(error.what()).find("out of memory") != std::string::npos) throw;
@@ -220,7 +239,19 @@ void launchFrom(const GpuProgram& program, const char* name, const Tensor& like,
   std::vector<void*> values;
   for (const void* argument : arguments) values.push_back(const_cast<void*>(argument));
   void* function = kernels().of(program).find(std::string(name) + (like.scalar_type() == at::kFloat ? "_f32" : "_bf16"));
-  int result = kernels().launch(function, static_cast<unsigned>(blocks), 1, 1, threads, 1, 1, 0, currentStream(), values.data(), nullptr);
+  const unsigned grid = static_cast<unsigned>(blocks), block = static_cast<unsigned>(threads);
+  int result;
+  if (program.overlaps && kernels().overlapping != nullptr) {
+    LaunchAttribute attribute;
+    LaunchConfig config;
+    config.gridX = grid;
+    config.blockX = block;
+    config.stream = currentStream();
+    config.attributes = &attribute;
+    result = kernels().overlapping(&config, function, values.data(), nullptr);
+  } else {
+    result = kernels().launch(function, grid, 1, 1, block, 1, 1, 0, currentStream(), values.data(), nullptr);
+  }
   TORCH_CHECK(result == 0, "the kernel ", name, " was not launched on the GPU: ", reason(result));
 }
 

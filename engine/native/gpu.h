@@ -13,6 +13,9 @@ bool hasGpuKernels(const at::Tensor& like);
 /** Why there are no kernels for the GPU of this machine; empty where there are, or where there is no GPU. */
 const std::string& gpuKernelsMissing();
 
+/** Of the GPU's compute capability, the number before the point: 8 is Ampere, 9 Hopper; 0 without a GPU. */
+int gpuGeneration();
+
 /** Runs kernel `name` for the dtype of `like` on the current stream: `blocks` of `threads` threads each. Each argument is the address of a value. */
 void launch(const char* name, const at::Tensor& like, int64_t blocks, int threads, std::initializer_list<const void*> arguments);
 
@@ -21,6 +24,8 @@ struct GpuProgram {
   const char* name;
   const char* source;
   std::vector<std::string> definitions;
+  /** Whether its kernels may be launched while the one before still runs: each begins with afterTheOneBefore() (gpu-kernels.h), before it touches memory. */
+  bool overlaps = false;
 };
 void launchFrom(const GpuProgram& program, const char* name, const at::Tensor& like, int64_t blocks, int threads, std::initializer_list<const void*> arguments);
 

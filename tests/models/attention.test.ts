@@ -119,7 +119,10 @@ describe.skipIf(gpu.skip)("attention on a GPU, values and gradients,", () => {
   const shapes = [
     { batch: 2, length: 37, heads: 6, groups: 2, headDim: 8 },
     { batch: 3, length: 130, heads: 4, groups: 1, headDim: 64 },
-    { batch: 1, length: 300, heads: 3, groups: 3, headDim: 128 }
+    { batch: 1, length: 300, heads: 3, groups: 3, headDim: 128 },
+    // Long rows of one sequence each are cuDNN's.
+    { batch: 2, length: 512, heads: 4, groups: 2, headDim: 64 },
+    { batch: 1, length: 1023, heads: 2, groups: 2, headDim: 128 }
   ]
   const layouts = {
     causal: (shape: (typeof shapes)[number], dtype: DType, device: Device) => causalLayout(shape.length, dtype, device),

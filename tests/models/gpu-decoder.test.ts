@@ -165,6 +165,27 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
       expect(Math.abs(times[token]! / count - p)).toBeLessThanOrEqual(5 * Math.sqrt((p * (1 - p)) / count) + 1e-3)
     )
   })
+  it("samples five thousand prompts to the same mean length and log-probability as plain decoding", () => {
+    const one = sharp({ dim: 128, heads: 4, kvHeads: 2, headDim: 64 }, "bfloat16")
+    const many = Array.from({ length: 5000 }, (_, i) => promptOf(1 + (i % 40)))
+    const options = (seed: number) =>
+      optionsFor(many.length, { seeds: many.map((_, i) => seed + i), eosId: [2, 7, 9, 11, 13, 17, 19, 23], batchSize: 500 })
+    const [ours, plain] = [generate(one, many, options(0)), plainly(() => generate(one, many, options(1_000_000)))]
+    const meanAndError = (numbers: ReadonlyArray<number>) => {
+      const mean = numbers.reduce((sum, x) => sum + x, 0) / numbers.length
+      return { mean, error: Math.sqrt(numbers.reduce((sum, x) => sum + (x - mean) ** 2, 0) / (numbers.length - 1) / numbers.length) }
+    }
+    const measures = [
+      ({ tokens }: Generated) => tokens.length,
+      ({ logProbabilities }: Generated) => logProbabilities.reduce((sum, x) => sum + x, 0),
+      ({ logProbabilities }: Generated) => logProbabilities[0]!
+    ]
+    for (const measure of measures) {
+      const [a, b] = [meanAndError(ours.map(measure)), meanAndError(plain.map(measure))]
+      expect(a.error).toBeGreaterThan(0)
+      expect(Math.abs(a.mean - b.mean)).toBeLessThanOrEqual(4 * Math.hypot(a.error, b.error))
+    }
+  }, 120_000)
   it("leaves nothing behind, over a thousand generations of random shapes", () => {
     const one = model()
     const random = new Random(9, "shapes")
