@@ -91,6 +91,11 @@ export interface Agreement<PortName extends string = string> {
   readonly check: (folder: string, other: string) => Effect.Effect<void, { readonly message: string }>
 }
 
+/** By port: a first look at what the user gives there, before it is read whole to be identified. Cheap; fails where it can't be what the stage takes. */
+export type Looks<PortName extends string = string> = Partial<
+  Readonly<Record<PortName, (path: string) => Effect.Effect<void, { readonly message: string }>>>
+>
+
 /** How a mapped stage is cut (map.ts). */
 export interface Sharding {
   /** The port whose dataset is cut. */
@@ -110,6 +115,7 @@ export interface StageInfo {
   readonly seeded: boolean
   readonly inherits: Readonly<Record<string, string>>
   readonly agrees: ReadonlyArray<Agreement>
+  readonly looks: Looks
   /** URL of the module that exports it. */
   readonly module: string
   /** When this process loaded it, in milliseconds since 1970. */

@@ -6,7 +6,7 @@ import type * as Effect from "effect/Effect"
 import type { Artifact, ArtifactType, Written } from "../../schemas/artifact.ts"
 import type { ConfigSchema } from "../../schemas/hyper.ts"
 import { applicable, callSite, type Stage } from "./applicable.ts"
-import type { Agreement, Context, Ports, Resources, StageInfo } from "./stage-info.ts"
+import type { Agreement, Context, Looks, Ports, Resources, StageInfo } from "./stage-info.ts"
 
 export type { Stage, Wires } from "./applicable.ts"
 export { map } from "./map.ts"
@@ -24,6 +24,8 @@ export interface Definition<Config extends ConfigSchema, Inputs extends Ports, O
   readonly inherits?: Readonly<Record<string, keyof Inputs & string>>
   /** What inputs must have in common: checked before anything runs, as far as it is on disk by then (agreements.ts). */
   readonly agrees?: ReadonlyArray<Agreement<keyof Inputs & string>>
+  /** A first look at what the user gives, before gigabytes of it are read: port -> check. */
+  readonly looks?: Looks<keyof Inputs & string>
   /** The module that exports the stage, when it is not the one that calls make: pass import.meta. */
   readonly module?: { readonly url: string }
   readonly run: (context: Context<Config, Inputs, NoInfer<Output>>) => Effect.Effect<Written<NoInfer<Output>>, { readonly message: string }>
@@ -61,6 +63,7 @@ export const make = <Config extends ConfigSchema, const Inputs extends Ports, Ou
     seeded: definition.seeded ?? true,
     inherits: definition.inherits ?? {},
     agrees: definition.agrees ?? [],
+    looks: definition.looks ?? {},
     module,
     loaded: Date.now(),
     run: definition.run as StageInfo["run"]

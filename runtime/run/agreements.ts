@@ -68,3 +68,20 @@ export const userFolders =
     const node = graph.nodes.get(id)!
     return node.kind === "file" && existsSync(node.path) ? node.path : undefined
   }
+
+/** Looks at what the user gives to stages that are to run, before any of it is read whole; what is not there is told of when it is needed. */
+export const lookAtInputs = (graph: Graph, selected: ReadonlySet<string> | undefined): Effect.Effect<void, PipelineError> =>
+  Effect.gen(function* () {
+    const users = userFolders(graph)
+    for (const node of graph.nodes.values()) {
+      if (node.kind === "file" || selected?.has(node.id) === false) continue
+      for (const [port, look] of Object.entries(node.stage.looks))
+        for (const id of [node.inputs[port] ?? []].flat()) {
+          const path = users(id)
+          if (path === undefined) continue
+          yield* look!(path).pipe(
+            Effect.mapError((cause) => new PipelineError({ message: `Node "${node.id}" (stage ${node.stage.name}): ${messageOf(cause)}` }))
+          )
+        }
+    }
+  })

@@ -11,7 +11,7 @@ import type { Numerics } from "../key/numerics.ts"
 import { Journal } from "../store/journal.ts"
 import { Store } from "../store/store.ts"
 import type { Trace } from "../store/traces.ts"
-import { checkAgreements, userFolders } from "./agreements.ts"
+import { checkAgreements, lookAtInputs, userFolders } from "./agreements.ts"
 import { changes, driftOf } from "./changes.ts"
 import { type Facts, gatherFacts } from "./facts.ts"
 import { findAll } from "./found.ts"
@@ -79,6 +79,7 @@ export const plan = <Params extends ConfigSchema>(
     const options = yield* namedNodes(graph, given)
     const selected = chosenNodes(graph, options)
     const store = yield* Store
+    yield* lookAtInputs(graph, selected)
     const made = yield* planGraph(graph, machineOf(options), new Set(options.force), options.missing, (read) =>
       options.onEvent?.({ type: "reading", ...read })
     )

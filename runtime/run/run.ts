@@ -19,7 +19,7 @@ import { openShared } from "../shared/open.ts"
 import type { Asked } from "../store/asked.ts"
 import { Journal } from "../store/journal.ts"
 import { Store } from "../store/store.ts"
-import { checkAgreements, userFolders } from "./agreements.ts"
+import { checkAgreements, lookAtInputs, userFolders } from "./agreements.ts"
 import { isForced, type KnownResult, type RunContext } from "./context.ts"
 import type { RunEvent, RunResult, StoredOutput } from "./events.ts"
 import { Executor } from "./executor.ts"
@@ -58,6 +58,7 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
       ({ close }) => Effect.sync(close)
     )
     const facts = yield* gatherFacts(graph, machineOf(options))
+    yield* lookAtInputs(graph, selected)
     yield* checkAgreements(graph, userFolders(graph))
     if (options.locked !== undefined) yield* holdToLock(options.locked, graph, facts, journal, options)
     const store = yield* free.hold("a run")

@@ -57,6 +57,7 @@ export const importPolicy = Stage.make("import-policy", {
   inputs: { folder: External },
   output: Policy,
   inherits: { tokenizer: "folder" },
+  looks: { folder: loadConfig },
   seeded: false,
   run: Effect.fn("import-policy")(({ config, inputs, output }) => importModel(inputs.folder.path, output, "policy", config))
 })
@@ -67,6 +68,7 @@ export const importHelpfulnessReward = Stage.make("import-helpfulness-reward", {
   inputs: { folder: External },
   output: HelpfulnessReward,
   inherits: { tokenizer: "folder" },
+  looks: { folder: loadConfig },
   seeded: false,
   run: Effect.fn("import-helpfulness-reward")(({ config, inputs, output }) =>
     importModel(inputs.folder.path, output, "helpfulness-reward", config)
@@ -79,6 +81,7 @@ export const importSafetyReward = Stage.make("import-safety-reward", {
   inputs: { folder: External },
   output: SafetyReward,
   inherits: { tokenizer: "folder" },
+  looks: { folder: loadConfig },
   seeded: false,
   run: Effect.fn("import-safety-reward")(({ config, inputs, output }) => importModel(inputs.folder.path, output, "safety-reward", config))
 })
@@ -89,6 +92,7 @@ export const importGeneralReward = Stage.make("import-general-reward", {
   inputs: { folder: External },
   output: GeneralReward,
   inherits: { tokenizer: "folder" },
+  looks: { folder: loadConfig },
   seeded: false,
   run: Effect.fn("import-general-reward")(({ config, inputs, output }) => importModel(inputs.folder.path, output, "general-reward", config))
 })

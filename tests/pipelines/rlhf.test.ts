@@ -1,7 +1,7 @@
 /** The pipeline for data of one's own: as a graph, and run whole at the smallest sizes on pairs of the small world in PKU-SafeRLHF's shape. */
 import { spawn } from "node:child_process"
 import { once } from "node:events"
-import { readFileSync, writeFileSync } from "node:fs"
+import { mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -169,6 +169,29 @@ describe("a judge by words in it", () => {
     ]
   ])("without its address and name is no run: %j", async (settings, message) => {
     await expect(graphOf(settings)).rejects.toThrow(message)
+  })
+})
+
+describe("a model that is none", () => {
+  it.each(["plan", "run"])("is told of by caravan %s before its terabyte is read", { timeout: 60_000 }, (command) => {
+    const folder = workFolder()
+    try {
+      mkdirSync(join(folder, "videos"))
+      writeFileSync(join(folder, "videos/film.bin"), "")
+      // Without a block on the disk; reading it would take a quarter of an hour.
+      truncateSync(join(folder, "videos/film.bin"), 2 ** 40)
+      writeFileSync(join(folder, "pairs.jsonl"), "")
+      const pipeline = new URL("../../pipelines/rlhf.ts", import.meta.url).pathname
+      const { status, stderr, stdout } = caravan(folder, command, pipeline, "--set", "preferences=pairs.jsonl", "--set", "model=videos")
+      expect([status === 0, stderr + stdout]).toEqual([
+        false,
+        expect.stringMatching(
+          /Node "base" \(stage import-policy\): Reading the checkpoint .*videos: expected a folder with config\.json, found none\. Give/
+        )
+      ])
+    } finally {
+      removeFolder(folder)
+    }
   })
 })
 
