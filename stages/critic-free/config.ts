@@ -35,6 +35,7 @@ const shared = {
   temperature: ppoFields.temperature,
   maxNewTokens: ppoFields.maxNewTokens,
   oldLogProbabilities: ppoFields.oldLogProbabilities,
+  maxMismatchKl: ppoFields.maxMismatchKl,
   precision: ppoFields.precision,
   loraRank: ppoFields.loraRank,
   loraAlpha: ppoFields.loraAlpha,

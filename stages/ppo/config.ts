@@ -74,6 +74,11 @@ export const PpoConfig = Schema.Struct({
     "of responses under the policy that drew them: as recorded while sampling, or computed again as the update does (one more pass; worth it in bfloat16, where the two round differently)",
     ["recorded", "recomputed"]
   ),
+  maxMismatchKl: hyper(
+    0.1,
+    "KL in nats a token between the log-probabilities that sampling recorded and the update's of the same policy, above which training stops; ours: rounding alone gives less than 0.01",
+    { min: 0 }
+  ),
   precision: hyper(
     "float32",
     "of weights and activations; scores, log-probabilities and the optimisers' copies of the weights are float32 either way",

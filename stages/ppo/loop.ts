@@ -32,7 +32,10 @@ import type { Rollout } from "./trainer.ts"
 
 /** What the loop reads of a config. */
 export type LoopConfig = RolloutConfig &
-  Pick<PpoConfig, "batchSize" | "iterations" | "evaluateEvery" | "patience" | "onDivergence" | "sampleTexts" | "learningRate">
+  Pick<
+    PpoConfig,
+    "batchSize" | "iterations" | "evaluateEvery" | "patience" | "onDivergence" | "sampleTexts" | "learningRate" | "maxMismatchKl"
+  >
 
 /** An iteration is `advantages`, `loss` and `step` for each of `miniBatches`, and `finish`. */
 export interface Trainer<Experience, Losses, Statistics, Step, Numbers> {
@@ -91,15 +94,17 @@ export class UpdateDivergedError extends Schema.TaggedError<UpdateDivergedError>
     readonly of: number
     readonly steps: number
     readonly what: string
+    /** What to do, where the cause is known. */
+    readonly hint?: string
   }): UpdateDivergedError {
     const { iteration, method, of, steps, what } = at
     const where = iteration === 0 ? `before the first of ${of} iterations` : `in iteration ${iteration} of ${of}`
     const fewer = iteration > 1 ? `iterations to ${iteration - 1} or ` : ""
-    const hint =
+    const usual =
       steps === 0
         ? "No step was taken yet: an input model is broken, or a setting is far too large. Check the stages that made the policy and the reward models."
         : `Lower ${method.rates}, raise beta, or set ${fewer}onDivergence to "keep-best" to keep a policy from before.`
-    return new UpdateDivergedError({ iteration, what, message: `${method.name} diverged ${where}: ${what}. ${hint}` })
+    return new UpdateDivergedError({ iteration, what, message: `${method.name} diverged ${where}: ${what}. ${at.hint ?? usual}` })
   }
   /** Adds the path of the last resume point, if any. The diagnostics leave it out: a result must not contain paths. */
   withLast(last: ResumePoint | undefined): UpdateDivergedError {
@@ -125,12 +130,22 @@ interface Run<E extends Rollout, L, S extends object, Step extends StepNumbers, 
 const divergence = (
   run: { readonly name: string; readonly rates: string; readonly config: LoopConfig; readonly trainer: { readonly numbers: unknown } },
   iteration: number,
-  what: string
+  what: string,
+  hint?: string
 ): UpdateDivergedError =>
   UpdateDivergedError.of({
-    ...{ method: run, iteration, of: run.config.iterations, what },
+    ...{ method: run, iteration, of: run.config.iterations, what, ...(hint === undefined ? {} : { hint }) },
     steps: (run.trainer.numbers as { readonly steps: number }).steps
   })
+
+/** Sampling and the update compute different policies from the same weights: what PPO learns from would be wrong. */
+const mismatch = (run: Parameters<typeof divergence>[0], iteration: number, kl: number): UpdateDivergedError =>
+  divergence(
+    run,
+    iteration,
+    `the update's log-probabilities of the sampled tokens differ from those recorded while sampling by a KL of ${kl.toPrecision(3)} nats a token, more than maxMismatchKl (${run.config.maxMismatchKl})`,
+    'Set oldLogProbabilities to "recomputed", or precision to "float32"; where this much is expected, raise maxMismatchKl.'
+  )
 
 /** A step of each model on a mini-batch; where the memory does not hold it, with half of the micro-batch, from there on. */
 const takeStep = Effect.fnUntraced(function* <
@@ -194,6 +209,8 @@ const iterate = Effect.fn("iterate")(function* <
       yield* progress({ loss, ...numbers, learningRate: config.learningRate })
       return yield* divergence(run, iteration, lossesAndNorms(steps))
     }
+    // Before the first step both are of one policy.
+    if (steps.length === 1 && step.approximateKl > config.maxMismatchKl) return yield* mismatch(run, iteration, step.approximateKl)
     yield* progress({ message: "updating" })
   }
   trainer.finish(statistics, responses.length)
