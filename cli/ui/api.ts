@@ -165,6 +165,74 @@ export type LiveEvent = typeof LiveEvent.Type
 export const About = Schema.Struct({ version: Schema.String, home: Schema.String, control: Schema.Boolean, server: Schema.String })
 export type About = typeof About.Type
 
+/** What a run has made or found, by node. */
+export const ResultLine = Schema.Struct({
+  node: Schema.String,
+  stage: Schema.String,
+  type: Schema.String,
+  digest: Schema.String,
+  isThere: Schema.Boolean
+})
+export type ResultLine = typeof ResultLine.Type
+
+const AnyRow = Schema.Record(Schema.String, Schema.Unknown)
+export const RowsPart = Schema.Struct({
+  type: Schema.String,
+  name: Schema.String,
+  total: Schema.Finite,
+  rows: list(Schema.Struct({ index: Schema.Finite, row: AnyRow })),
+  /** The row to go on from; null at the end. */
+  next: Schema.NullOr(Schema.Finite)
+})
+export type RowsPart = typeof RowsPart.Type
+
+const Message = Schema.Struct({ role: Schema.String, content: Schema.String })
+const OneAnswer = Schema.Struct({
+  row: Schema.Finite,
+  text: Schema.String,
+  reward: Schema.NullOr(AnyNumber),
+  helpfulness: Schema.NullOr(AnyNumber),
+  safety: Schema.NullOr(AnyNumber),
+  finished: Schema.Boolean,
+  /** null: it is none. */
+  refusal: Schema.NullOr(Schema.String)
+})
+export type OneAnswer = typeof OneAnswer.Type
+export const AnswersPart = Schema.Struct({
+  /** Rows that were read of each set; less than it has where it is too large to be compared whole. */
+  read: list(Schema.Struct({ digest: Schema.String, rows: Schema.Finite, total: Schema.Finite })),
+  categories: list(Schema.String),
+  total: Schema.Finite,
+  prompts: list(
+    Schema.Struct({
+      id: Schema.String,
+      sample: Schema.Finite,
+      prompt: list(Message),
+      isSafety: Schema.Boolean,
+      category: Schema.NullOr(Schema.String),
+      /** In the order of the sets that were asked for; null: it has none. */
+      answers: list(Schema.NullOr(OneAnswer))
+    })
+  )
+})
+export type AnswersPart = typeof AnswersPart.Type
+
+export const TokensView = Schema.Struct({
+  tokens: list(
+    Schema.Struct({
+      text: Schema.String,
+      /** Whether it carries loss. */
+      trained: Schema.Boolean,
+      /** Natural logarithm of its probability after those before it. */
+      logProbability: Schema.NullOr(AnyNumber),
+      reference: Schema.NullOr(AnyNumber)
+    })
+  ),
+  /** What can't be shown, and why. */
+  note: Schema.String
+})
+export type TokensView = typeof TokensView.Type
+
 // ---- the API ---------------------------------------------------------------------------------------------------------------------------
 
 const node = { run: RunId, node: Schema.String }
@@ -193,9 +261,48 @@ class Looking extends HttpApiGroup.make("looking", { topLevel: true }).add(
   })
 ) {}
 
+class Reading extends HttpApiGroup.make("reading", { topLevel: true }).add(
+  HttpApiEndpoint.get("results", "/api/results", { query: { run: RunId }, success: list(ResultLine), error }),
+  HttpApiEndpoint.get("rows", "/api/rows", {
+    query: { digest: Digest, from: Schema.optional(Count), limit: Schema.optional(Count), search: Schema.optional(Schema.String) },
+    success: RowsPart,
+    error
+  }),
+  HttpApiEndpoint.get("answers", "/api/answers", {
+    query: {
+      run: RunId,
+      /** Digests of completions, separated by commas. */
+      sets: Schema.String,
+      search: Schema.optional(Schema.String),
+      category: Schema.optional(Schema.String),
+      /** "refused": an answer of the prompt is a refusal; "answered": none is; "differing": some are. */
+      refusal: Schema.optional(Schema.Literals(["refused", "answered", "differing"])),
+      from: Schema.optional(Count),
+      limit: Schema.optional(Count)
+    },
+    success: AnswersPart,
+    error
+  }),
+  HttpApiEndpoint.get("tokens", "/api/tokens", {
+    query: {
+      digest: Digest,
+      row: Count,
+      /** A checkpoint or a tokenizer. */
+      model: Digest,
+      /** Whether the model is asked for its log-probabilities, and which other one. */
+      score: Schema.optional(Schema.Literals(["yes"])),
+      reference: Schema.optional(Digest),
+      /** Of a pair: which of its answers. */
+      side: Schema.optional(Schema.Literals(["chosen", "rejected", "responseA", "responseB"]))
+    },
+    success: TokensView,
+    error
+  })
+) {}
+
 /** Says in words what of a request does not fit. */
 export class Unfit extends HttpApiMiddleware.Service<Unfit>()("caravan/ui/Unfit", { error: BadRequest }) {}
 
-export class Api extends HttpApi.make("caravan").add(Looking).middleware(Unfit) {}
+export class Api extends HttpApi.make("caravan").add(Looking).add(Reading).middleware(Unfit) {}
 
 export { AnyNumber, Count, Digest, list, Metrics, RunId }

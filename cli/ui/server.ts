@@ -18,6 +18,9 @@ import { objectionTo, safeHeaders } from "./guard.ts"
 import { liveEvents, Watches } from "./live.ts"
 import { logPart, nodeView } from "./node.ts"
 import type { PageFile } from "./page-files.ts"
+import { answersPart } from "./answers.ts"
+import { resultLines, rowsPart } from "./rows.ts"
+import { tokensView } from "./tokens.ts"
 import { runView } from "./run-view.ts"
 import { runLines } from "./runs.ts"
 
@@ -69,6 +72,18 @@ const looking = (options: UiOptions, server: string) =>
     })
   )
 
+const reading = HttpApiBuilder.group(Api, "reading", (handlers) =>
+  Effect.gen(function* () {
+    const services = yield* Effect.context<Journal | Store>()
+    const given = <A, E>(effect: Effect.Effect<A, E, Journal | Store>) => answering(Effect.provide(effect, services))
+    return handlers
+      .handle("results", ({ query }) => given(resultLines(query.run)))
+      .handle("rows", ({ query }) => given(rowsPart(query.digest, query.from ?? 0, query.limit ?? 50, query.search ?? "")))
+      .handle("answers", ({ query }) => given(answersPart(query)))
+      .handle("tokens", ({ query }) => given(tokensView(query)))
+  })
+)
+
 /** A request that does not fit its schema is the asker's mistake; an answer that does not is ours. */
 const unfit = HttpApiMiddleware.layerSchemaErrorTransform(Unfit, ({ cause, kind }) => {
   const isOurs = kind === "Body" || kind === "ResponseHeaders"
@@ -105,7 +120,7 @@ const pages = (page: ReadonlyMap<string, PageFile>) =>
 /** Serves until its scope ends; gives the address. */
 export const serveUi = (options: UiOptions) => {
   const server = randomUUID()
-  const api = HttpApiBuilder.layer(Api).pipe(Layer.provide(looking(options, server)), Layer.provide(unfit))
+  const api = HttpApiBuilder.layer(Api).pipe(Layer.provide([looking(options, server), reading]), Layer.provide(unfit))
   const routes = Layer.mergeAll(api, pages(options.page), guarded)
   return HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true }).pipe(
     Layer.provideMerge(NodeHttpServer.layer(() => createServer(), { host: "127.0.0.1", port: options.port })),

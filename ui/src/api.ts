@@ -1,6 +1,17 @@
 /** Asking the server. Types are those of cli/ui/api.ts; nothing of it is in the bundle. */
 import { signal } from "@preact/signals"
-import type { About, CurveLine, LogPart, NodeView, RunLine, RunView } from "../../cli/ui/api.ts"
+import type {
+  About,
+  AnswersPart,
+  CurveLine,
+  LogPart,
+  NodeView,
+  ResultLine,
+  RowsPart,
+  RunLine,
+  RunView,
+  TokensView
+} from "../../cli/ui/api.ts"
 
 interface Answers {
   readonly about: About
@@ -9,6 +20,10 @@ interface Answers {
   readonly node: NodeView
   readonly log: LogPart
   readonly curves: ReadonlyArray<CurveLine>
+  readonly results: ReadonlyArray<ResultLine>
+  readonly rows: RowsPart
+  readonly answers: AnswersPart
+  readonly tokens: TokensView
 }
 
 export type Query = Readonly<Record<string, string | number | undefined>>

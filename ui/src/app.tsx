@@ -7,16 +7,21 @@ import { RunList } from "./run-list.tsx"
 
 const RunPage = lazy(() => import("./run-page.tsx").then((module) => module.RunPage))
 
+const RowsPage = lazy(() => import("./rows-page.tsx").then((module) => module.RowsPage))
+
 const Page = () => {
   const { path, query } = route.value
   const [first, id] = path
   if (first === "run" && id !== undefined)
     return <RunPage key={id} id={id} tab={path[2] ?? "graph"} node={query.get("node") ?? undefined} />
+  if (first === "rows" && id !== undefined)
+    return <RowsPage key={id} digest={id} run={query.get("run") ?? undefined} node={query.get("node") ?? undefined} />
   return <RunList />
 }
 
 const Connection = () => {
   const state = connection.value
+  if (state === "idle") return null
   const words = { connecting: "connecting", live: "live", lost: "reconnecting" }[state]
   return (
     <span class={`connection ${state}`} role="status">

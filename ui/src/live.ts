@@ -3,7 +3,7 @@ import { signal } from "@preact/signals"
 import type { LiveEvent } from "../../cli/ui/api.ts"
 import { addressOf } from "./api.ts"
 
-export const connection = signal<"connecting" | "live" | "lost">("connecting")
+export const connection = signal<"idle" | "connecting" | "live" | "lost">("idle")
 
 /** Listens until the function it gives is called. `begin` is called whenever the stream begins, also again. */
 export const listen = (run: string | undefined, begin: () => void, on: (event: LiveEvent) => void): (() => void) => {
@@ -28,9 +28,11 @@ export const listen = (run: string | undefined, begin: () => void, on: (event: L
       timer = window.setTimeout(open, 1000)
     })
   }
+  connection.value = "connecting"
   open()
   return () => {
     closed = true
+    connection.value = "idle"
     clearTimeout(timer)
     source?.close()
   }

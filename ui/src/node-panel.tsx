@@ -144,6 +144,11 @@ const Result = ({ view }: { readonly view: NodeView }) => {
         )}
       </dl>
       <Metrics values={output.metrics} />
+      {output.isThere && output.type.startsWith("dataset:") ? (
+        <p>
+          <a href={link(["rows", output.digest], { run: view.run, node: view.id })}>Its rows</a>
+        </p>
+      ) : null}
       {output.skipped.map((line) => (
         <p key={line} class="warning">
           {plain(line)}

@@ -4,6 +4,7 @@ import { useEffect, useMemo, useState } from "preact/hooks"
 import { ask } from "./api.ts"
 import { duration, moment, number, plain, shortRun, shown } from "./format.ts"
 import { Graph } from "./graph.tsx"
+import { lazy } from "./lazy.tsx"
 import { listen } from "./live.ts"
 import { NodePanel } from "./node-panel.tsx"
 import { NodesTable } from "./nodes-table.tsx"
@@ -12,7 +13,9 @@ import { link } from "./route.ts"
 import { RunCurves } from "./run-curves.tsx"
 import { applyEvent, type RunStore, storeOf } from "./run-state.ts"
 
-const tabs = ["graph", "nodes", "curves", "settings"] as const
+const tabs = ["graph", "nodes", "curves", "texts", "settings"] as const
+const withPanel = ["graph", "nodes"]
+const TextsTab = lazy(() => import("./texts-tab.tsx").then((module) => module.TextsTab))
 
 const Running = ({ store }: { readonly store: RunStore }) => {
   void store.tick.value
@@ -185,23 +188,24 @@ export const RunPage = ({ id, node, tab }: { readonly id: string; readonly tab: 
         {tabs.map((name) => (
           <a
             key={name}
-            href={link(["run", id, name], { node: name === "graph" || name === "nodes" ? node : undefined })}
+            href={link(["run", id, name], { node: withPanel.includes(name) ? node : undefined })}
             aria-current={name === shownTab ? "page" : undefined}
           >
             {name[0]!.toUpperCase() + name.slice(1)}
           </a>
         ))}
       </nav>
-      <div class={node === undefined || shownTab === "curves" || shownTab === "settings" ? "body" : "body with-panel"}>
+      <div class={node === undefined || !withPanel.includes(shownTab) ? "body" : "body with-panel"}>
         <div class="body-main">
           {shownTab === "graph" ? (
             <Graph store={store} chosen={node} scale={graphState.scale} unfoldedSignal={graphState.unfolded} />
           ) : null}
           {shownTab === "nodes" ? <NodesTable store={store} chosen={node} /> : null}
           {shownTab === "curves" ? <RunCurves store={store} /> : null}
+          {shownTab === "texts" ? <TextsTab run={id} ended={(store.counts.value.ran ?? 0) + (store.counts.value.hit ?? 0)} /> : null}
           {shownTab === "settings" ? <Settings store={store} /> : null}
         </div>
-        {node === undefined || shownTab === "curves" || shownTab === "settings" ? null : (
+        {node === undefined || !withPanel.includes(shownTab) ? null : (
           <NodePanel id={node} store={store} close={link(["run", id, shownTab])} />
         )}
       </div>

@@ -125,6 +125,23 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     expect(await faults(page)).toEqual([])
   }, 60_000)
 
+  it("pages and searches the rows of a dataset, whatever is in them", async () => {
+    await page.getByLabel("Search nodes").fill("texts")
+    await page.getByRole("region", { name: "Nodes" }).getByRole("link", { name: "texts", exact: true }).click()
+    await page.getByRole("link", { name: "Its rows" }).click()
+    await page.getByRole("heading", { name: /^texts/ }).waitFor()
+    await page.getByText("text 0 <img src=x onerror=").waitFor()
+    await page.getByRole("button", { name: "Next" }).click()
+    await page.getByText("rows 26 to 50").waitFor()
+    await page.getByLabel("Search rows").fill("TEXT 299 ")
+    await page.getByText("rows 300 to 300").waitFor()
+    expect(await page.locator("article.row").count()).toBe(1)
+    expect(await page.title()).not.toBe("pwned")
+    expect(await faults(page)).toEqual([])
+    await page.getByRole("link", { name: "back to its run" }).click()
+    await page.getByRole("heading", { name: /^little/ }).waitFor()
+  }, 60_000)
+
   it("is as usable on a phone, in the dark", async () => {
     await page.setViewportSize({ width: 390, height: 844 })
     await page.emulateMedia({ colorScheme: "dark" })

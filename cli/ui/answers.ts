@@ -1,0 +1,136 @@
+/** Answers of several versions to the same prompts, side by side: sets of completions, scored or not, joined by prompt and sample. */
+import * as Effect from "effect/Effect"
+import type { Completion, Message, Prompt, ScoredCompletion } from "../../schemas/rows.ts"
+import { refusalOf } from "../../stages/evaluation/refusals.ts"
+import { type AnswersPart, BadRequest, type OneAnswer } from "./api.ts"
+import { openDataset, readBatch, resultLines } from "./rows.ts"
+import { wire } from "./runs.ts"
+
+/** Sets and rows of each that are held at once, at most. */
+const mostSets = 6
+const heldSets = 8
+const mostRows = 40_000
+
+interface Held {
+  readonly row: number
+  readonly text: string
+  readonly prompt: ReadonlyArray<Message>
+  readonly isSafety: boolean
+  readonly reward: number | null
+  readonly helpfulness: number | null
+  readonly safety: number | null
+  readonly finished: boolean
+}
+interface HeldSet {
+  readonly answers: ReadonlyMap<string, Held>
+  readonly rows: number
+  readonly total: number
+}
+/** Objects never change, so what was read of one stays true. */
+const held = new Map<string, HeldSet>()
+
+const readSet = (digest: string) =>
+  Effect.gen(function* () {
+    const known = held.get(digest)
+    if (known !== undefined) return known
+    const { file, type } = yield* openDataset(digest)
+    if (!/^(scored-)?completion\//.test(type))
+      return yield* new BadRequest({ message: `The result ${digest.slice(0, 12)} has rows of ${type}, not answers of a model.` })
+    const answers = new Map<string, Held>()
+    let row = 0
+    for (let batch = 0; batch < file.batches && row < mostRows; batch++)
+      for (const one of (yield* readBatch(file, batch)) as unknown as ReadonlyArray<Completion & Partial<ScoredCompletion>>) {
+        const { prompt, promptId, reward = null, safety, sample, text, finished } = one
+        const { helpfulnessScore = null, safetyScore = null } = one
+        answers.set(`${promptId}\0${sample}`, {
+          row: row++,
+          text,
+          prompt,
+          isSafety: safety,
+          reward,
+          helpfulness: helpfulnessScore,
+          safety: safetyScore,
+          finished
+        })
+      }
+    const set = { answers, rows: row, total: file.rowCount }
+    if (held.size >= heldSets) held.delete(held.keys().next().value!)
+    held.set(digest, set)
+    return set
+  }).pipe(Effect.scoped)
+
+/** Categories by prompt, of the prompts that the run has. */
+const categories = new Map<string, ReadonlyMap<string, string>>()
+const categoriesOf = (run: string) =>
+  Effect.gen(function* () {
+    const sets = (yield* resultLines(run)).filter(({ isThere, type }) => isThere && type.startsWith("dataset:prompt/"))
+    const name = sets.map(({ digest }) => digest).join()
+    const known = categories.get(name)
+    if (known !== undefined) return known
+    const found = new Map<string, string>()
+    for (const { digest } of sets) {
+      const { file } = yield* openDataset(digest)
+      if (file.rowCount > mostRows) continue
+      for (let batch = 0; batch < file.batches; batch++)
+        for (const { category, id } of (yield* readBatch(file, batch)) as unknown as ReadonlyArray<Prompt>)
+          if (category !== null) found.set(id, category)
+    }
+    categories.clear()
+    categories.set(name, found)
+    return found
+  }).pipe(Effect.scoped)
+
+const number = (value: number | null) => (value === null ? null : wire(value))
+const answerOf = ({ finished, helpfulness, reward, row, safety, text }: Held): OneAnswer => ({
+  ...{ row, text, finished, reward: number(reward), helpfulness: number(helpfulness), safety: number(safety) },
+  refusal: refusalOf(text)?.sign ?? null
+})
+
+export interface Asked {
+  readonly run: string
+  readonly sets: string
+  readonly search?: string | undefined
+  readonly category?: string | undefined
+  readonly refusal?: "refused" | "answered" | "differing" | undefined
+  readonly from?: number | undefined
+  readonly limit?: number | undefined
+}
+
+export const answersPart = Effect.fnUntraced(function* ({ category, from = 0, limit = 20, refusal, run, search = "", sets: list }: Asked) {
+  const digests = list.split(",")
+  if (digests.length > mostSets || digests.some((digest) => !/^[0-9a-f]{64}$/.test(digest)))
+    return yield* new BadRequest({ message: `sets takes up to ${mostSets} digests of 64 digits, separated by commas.` })
+  const sets = yield* Effect.forEach(digests, readSet)
+  const known = yield* categoriesOf(run)
+  const text = search.toLowerCase()
+  const keys = new Set(sets.flatMap(({ answers }) => [...answers.keys()]))
+  const present = new Set<string>()
+  const chosen = [...keys].filter((key) => {
+    const all = sets.flatMap(({ answers }) => answers.get(key) ?? [])
+    const of = known.get(key.slice(0, key.indexOf("\0")))
+    if (of !== undefined) present.add(of)
+    if (category !== undefined && of !== category) return false
+    const isFound =
+      text === "" ||
+      all.some((one) => one.text.toLowerCase().includes(text) || one.prompt.some(({ content }) => content.toLowerCase().includes(text)))
+    if (!isFound || refusal === undefined) return isFound
+    const refused = all.filter((one) => refusalOf(one.text) !== undefined).length
+    return refusal === "refused" ? refused > 0 : refusal === "answered" ? refused === 0 : refused > 0 && refused < all.length
+  })
+  return {
+    read: digests.map((digest, i) => ({ digest, rows: sets[i]!.rows, total: sets[i]!.total })),
+    categories: [...present].sort(),
+    total: chosen.length,
+    prompts: chosen.slice(from, from + Math.min(limit, 100)).map((key) => {
+      const [id, sample] = key.split("\0") as [string, string]
+      const first = sets.map(({ answers }) => answers.get(key)).find((one) => one !== undefined)!
+      return {
+        ...{ id, sample: Number(sample), prompt: first.prompt, isSafety: first.isSafety, category: known.get(id) ?? null },
+        answers: sets.map(({ answers }) => {
+          const one = answers.get(key)
+          return one === undefined ? null : answerOf(one)
+        })
+      }
+    })
+  } satisfies AnswersPart
+})
