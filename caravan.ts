@@ -9,7 +9,9 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Stream from "effect/Stream"
-import { numericsOf, prepareModule } from "./engine/numerics.ts"
+import { numericsModule, numericsOf, prepareModule } from "./engine/numerics.ts"
+import type { SlurmConfig } from "./runtime/cluster/config.ts"
+import { slurmExecute } from "./runtime/cluster/slurm.ts"
 import type { AnyNode, Node } from "./runtime/define/node.ts"
 import type { Pipeline } from "./runtime/define/pipeline.ts"
 import { messageOf, PipelineError, type StoreError } from "./runtime/errors.ts"
@@ -35,16 +37,29 @@ import type { ConfigError, ConfigSchema } from "./schemas/hyper.ts"
 export class Machine extends Context.Service<Machine, Options.Machine>()("caravan/Machine") {}
 type Services = Machine | Numerics | Store | Journal | Executor
 
+export interface LayerOptions {
+  readonly home?: string
+  /** For runs with `on: "slurm"`, and nodes placed there: profiles of jobs, as in caravan.json. */
+  readonly slurm?: SlurmConfig
+}
+
 /** The home is the folder that CARAVAN_HOME names, or .caravan/ beside the nearest package.json, unless given; the device the CPU; threads 1. */
-export const layer = (options: Partial<Machine["Service"]> & { readonly home?: string } = {}): Layer.Layer<Services> => {
-  const { home = findHome(process.cwd()), device = "cpu", threads = 1 } = options
+export const layer = (options: Partial<Machine["Service"]> & LayerOptions = {}): Layer.Layer<Services> => {
+  const { home = findHome(process.cwd()), device = "cpu", threads = 1, slurm } = options
   const failed = (cause: unknown) => new PipelineError({ message: `Looking at the tensor engine: ${messageOf(cause)}` })
   const describe: Numerics["Service"]["describe"] = (...asked) =>
     Effect.tryPromise({ try: () => numericsOf(...asked, join(home, "numerics")), catch: failed })
   return Layer.mergeAll(
     Layer.succeed(Machine, { device, threads }),
     Layer.succeed(Numerics, { describe }),
-    Runtime.layer({ home, prepare: prepareModule })
+    Runtime.layer({
+      home,
+      prepare: prepareModule,
+      elsewhere:
+        slurm === undefined
+          ? undefined
+          : slurmExecute({ home, config: slurm, engine: { prepare: prepareModule, describe: numericsModule } })
+    })
   )
 }
 

@@ -4,6 +4,7 @@ import { dirname, join, resolve } from "node:path"
 import * as Exit from "effect/Exit"
 import * as Cause from "effect/Cause"
 import * as Schema from "effect/Schema"
+import { SlurmConfig, unknownProfile } from "../runtime/cluster/config.ts"
 import { messageOf } from "../runtime/errors.ts"
 import type { SharedPlace } from "../runtime/shared/open.ts"
 import { UsageError } from "./command.ts"
@@ -17,10 +18,13 @@ const File = Schema.Struct({
       Schema.String,
       Schema.Struct({ folder: Schema.String, readOnly: Schema.optionalKey(Schema.Boolean), seconds: Schema.optionalKey(Schema.Number) })
     ])
-  )
+  ),
+  slurm: Schema.optionalKey(SlurmConfig)
 })
 
 export interface Config {
+  /** What jobs ask Slurm for. */
+  readonly slurm?: SlurmConfig
   /** Where it was read. */
   readonly path?: string
   readonly shared?: SharedPlace
@@ -49,13 +53,18 @@ export const readConfig = (from: string): Config => {
   }
   const decoded = decode(parsed)
   if (Exit.isFailure(decoded)) throw fail(messageOf(Cause.squash(decoded.cause)))
-  const { shared } = decoded.value
-  if (shared === undefined) return { path }
+  const { shared, slurm: given } = decoded.value
+  const folderOf = (named: string) => resolve(dirname(path), named)
+  const slurm = given?.folder === undefined ? given : { ...given, folder: folderOf(given.folder) }
+  const named = [slurm?.profile, slurm?.light].find((name) => name !== undefined && unknownProfile(slurm!, name) !== undefined)
+  if (named !== undefined) throw fail(`${unknownProfile(slurm!, named)}.`)
+  const base = { path, ...(slurm === undefined ? {} : { slurm }) }
+  if (shared === undefined) return base
   const { folder, readOnly = false, seconds } = typeof shared === "string" ? { folder: shared } : shared
   if (folder === "") throw fail(`"shared" is empty: give the path of a folder, or leave it out.`)
   if (seconds !== undefined && !(seconds > 0)) throw fail(`"shared.seconds" is ${seconds}, expected a number above 0.`)
   return {
-    path,
-    shared: { folder: resolve(dirname(path), folder), isReadOnly: readOnly, ...(seconds === undefined ? {} : { seconds }) }
+    ...base,
+    shared: { folder: folderOf(folder), isReadOnly: readOnly, ...(seconds === undefined ? {} : { seconds }) }
   }
 }

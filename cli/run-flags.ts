@@ -2,6 +2,8 @@
 import { resolve } from "node:path"
 import type { NodeLimits } from "../runtime/define/node.ts"
 import type { RunOptions } from "../runtime/run/options.ts"
+import type { SlurmConfig } from "../runtime/cluster/config.ts"
+import type { Interruption } from "../runtime/run/execute.ts"
 import type { SharedPlace } from "../runtime/shared/open.ts"
 import { type Config, readConfig } from "./config-file.ts"
 import type { CommandLine } from "../runtime/store/asked.ts"
@@ -28,6 +30,14 @@ export const runFlags: Flags = {
   },
   "shared-read-only": { help: "take shared results and put none there" },
   "no-shared": { help: "do without shared results, whatever caravan.json says" },
+  on: {
+    value: "slurm|local",
+    help: "where stages run: as Slurm jobs, with the profiles of caravan.json, or in processes of this machine (default: local)"
+  },
+  "on-interrupt": {
+    value: "leave|cancel",
+    help: "with --on slurm: what becomes of jobs when the run is interrupted (default: a terminal asks; else leave: the next run finds them)"
+  },
   quiet: { help: "show no progress, only warnings and what fails; the results go to stdout as without it" },
   events: {
     value: "file",
@@ -35,7 +45,9 @@ export const runFlags: Flags = {
   }
 }
 
-export const runOptions = (given: Given): Pick<RunOptions, "jobs" | "limits" | "checkpointSeconds" | "checkpointSteps" | "shared"> => {
+export const runOptions = (
+  given: Given
+): Pick<RunOptions, "jobs" | "limits" | "checkpointSeconds" | "checkpointSteps" | "shared" | "on" | "slurmJobs"> => {
   const limits: NodeLimits = withValue({
     ...limitsOf(given),
     retries: wholeNumber(given, "retries", 0),
@@ -45,13 +57,27 @@ export const runOptions = (given: Given): Pick<RunOptions, "jobs" | "limits" | "
     checkpointSeconds: wholeNumber(given, "checkpoint-seconds", 0),
     checkpointSteps: wholeNumber(given, "checkpoint-steps", 1)
   })
+  const config = readConfig(process.cwd())
   return {
     jobs: wholeNumber(given, "jobs", 1) ?? 1,
     limits,
     ...checkpoints,
-    ...withValue({ shared: sharedPlace(given, readConfig(process.cwd())) })
+    ...withValue({ shared: sharedPlace(given, config), on: oneOf(given, "on", ["local", "slurm"]), slurmJobs: config.slurm?.jobs })
   }
 }
+
+const oneOf = <A extends string>(given: Given, name: string, words: ReadonlyArray<A>): A | undefined => {
+  const text = given.flag(name)
+  const word = words.find((one) => one === text)
+  if (text !== undefined && word === undefined) throw new UsageError(`--${name} must be ${words.join(" or ")}, got "${text}".`)
+  return word
+}
+
+/** What the config file says of Slurm. */
+export const slurmConfig = (): SlurmConfig => readConfig(process.cwd()).slurm ?? {}
+
+/** What becomes of jobs when the run is interrupted: as the flag says; without it a terminal is asked. */
+export const interruption = (given: Given): Interruption | undefined => oneOf(given, "on-interrupt", ["leave", "cancel"])
 
 /** Where results are shared: by flag, or as the config file says. */
 const sharedPlace = (given: Given, config: Config): SharedPlace | undefined => {

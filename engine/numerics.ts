@@ -81,6 +81,8 @@ const beside = (name: string): string => new URL(`${name}${extname(import.meta.u
 
 /** The module whose `prepare(device, threads)` sets the engine up in a process that runs stages. */
 export const prepareModule = beside("prepare")
+/** This module: a job on another machine asks it what would change bits there. */
+export const numericsModule = import.meta.url
 
 const ask = async (device: string, threads: number): Promise<Record<string, string>> => {
   buildAddon()

@@ -83,6 +83,16 @@ const commands = {
   // Every call failed in turn, and the tests of faults elsewhere: half an hour (docs/faults.md).
   faults: (args) =>
     run(node, ["node_modules/vitest/vitest.mjs", "run", ...(args.length > 0 ? args : faultTests)], "inherit", { FAULTS: "all" }),
+  // A Slurm of its own on this machine, and what may go wrong with it: a quarter of an hour.
+  cluster: (args) =>
+    run(
+      node,
+      ["node_modules/vitest/vitest.mjs", "run", "--no-file-parallelism", ...(args.length > 0 ? args : ["tests/cluster"])],
+      "inherit",
+      {
+        FAULTS: "all"
+      }
+    ),
   nothing: () => ({ status: 0 })
 }
 const usage = `Usage: node scripts/setup.mjs [${Object.keys(commands).join(" | ")}] [arguments of caravan run, or of vitest]`

@@ -17,8 +17,9 @@ import { duration } from "../display/progress.ts"
 import { openEvents } from "../events-file.ts"
 import { costMachine, costOfPlan, isKnown } from "../cost.ts"
 import { checkFit } from "../fit-check.ts"
+import { jobsAtEnd } from "../ask-jobs.ts"
 import { untilInterrupted } from "../interrupt.ts"
-import { commandAgain, progressOf, runFlags, runOptions } from "../run-flags.ts"
+import { commandAgain, progressOf, runFlags, runOptions, slurmConfig } from "../run-flags.ts"
 import { skippedLines } from "../display/skipped.ts"
 import { gib, shortRun } from "../display/units.ts"
 import { plan } from "../../runtime/run/plan.ts"
@@ -177,14 +178,18 @@ export const command: Command = {
       events.onEvent(event)
       progress.onEvent(event)
     }
+    const jobs = jobsAtEnd(given, progress.say, () => options.on === "slurm" && running.size > 0)
     const isShown = given.flag("events") !== "-" && !given.has("json")
-    const asked = { ...options, ...selection, force: given.flags("force"), again: commandAgain(given, command.flags) }
+    const more = { force: given.flags("force"), again: commandAgain(given, command.flags), onInterruption: jobs.onInterruption }
+    const asked = { ...options, ...selection, ...more }
     const work = Effect.gen(function* () {
       const planned = options.device === "cuda" ? yield* planMemory(pipeline, asked, given) : new Map<string, number>()
       const result = yield* run(pipeline, {}, { ...asked, onEvent })
       return { result, planned, damaged: isShown ? yield* damagedReports(result.outputs) : new Map<string, string>() }
     })
-    const exit = await untilInterrupted(work.pipe(Effect.provide(layer(options))), progress).finally(() => events.close())
+    const exit = await untilInterrupted(work.pipe(Effect.provide(layer({ ...options, slurm: slurmConfig() }))), progress, jobs.ask).finally(
+      () => events.close()
+    )
     if (exit === undefined) {
       const stopped = running.size === 0 ? "" : ` while ${[...running].join(", ")} ran`
       tell(

@@ -14,8 +14,9 @@ import { layer } from "../../caravan.ts"
 import { number } from "../display/numbers.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
 import { openEvents } from "../events-file.ts"
+import { jobsAtEnd } from "../ask-jobs.ts"
 import { untilInterrupted } from "../interrupt.ts"
-import { commandAgain, progressOf, runFlags, runOptions } from "../run-flags.ts"
+import { commandAgain, progressOf, runFlags, runOptions, slurmConfig } from "../run-flags.ts"
 import { shown, table } from "../display/units.ts"
 
 /** Columns of measures that are chosen when none are asked for, at most. */
@@ -158,8 +159,14 @@ export const command: Command = {
     const until = given.flag("until")
     let progress = progressOf(given)
     const finished: Array<SweepPoint> = []
+    const jobs = jobsAtEnd(
+      given,
+      (text) => progress.say(text),
+      () => options.on === "slurm"
+    )
     const work = sweep(pipeline, {}, grid as Grid, {
       ...options,
+      onInterruption: jobs.onInterruption,
       ...(until === undefined ? {} : { until }),
       metrics,
       again: commandAgain(given, command.flags),
@@ -177,11 +184,10 @@ export const command: Command = {
         progress.onEvent(event)
       }
     })
-    const exit = await untilInterrupted(work.pipe(Effect.provide(layer(options))), {
-      onEvent: () => undefined,
-      say: (text) => progress.say(text),
-      close: () => progress.close()
-    }).finally(() => events.close())
+    const shown = { onEvent: () => undefined, say: (text: string) => progress.say(text), close: () => progress.close() }
+    const exit = await untilInterrupted(work.pipe(Effect.provide(layer({ ...options, slurm: slurmConfig() }))), shown, jobs.ask).finally(
+      () => events.close()
+    )
     if (exit !== undefined && Exit.isFailure(exit)) throw Cause.squash(exit.cause)
     if (given.flag("events") !== "-") {
       const lines = finished.length === 0 ? [] : report(finished, metrics)

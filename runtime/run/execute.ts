@@ -1,5 +1,6 @@
 /** What it takes to run a stage, wherever it runs. */
 import * as Effect from "effect/Effect"
+import type { Placement } from "../define/placement.ts"
 import type { Progress, StageInfo } from "../define/stage-info.ts"
 import { StageError } from "../errors.ts"
 import type { CodeIdentity } from "../key/code-identity.ts"
@@ -15,7 +16,7 @@ export interface Limits {
 }
 
 /** A stage with all that it takes to run it. */
-interface Work {
+export interface Work {
   readonly stage: StageInfo
   readonly job: Job
   /** The stage's code as its key has it: what runs must be that. */
@@ -25,7 +26,22 @@ interface Work {
   readonly onProgress: (progress: Progress) => void
   /** What a child prints, as it comes. */
   readonly onOutput?: (text: string) => void
+  /** Of a node that is placed elsewhere than in this machine's processes; none: it is run here. */
+  readonly on?: Placed | undefined
 }
+
+/** What it takes to run a stage somewhere else, and to find it there again. */
+export interface Placed {
+  readonly key: string
+  readonly node: string
+  readonly placement: Placement
+  /** What of this machine the key has: it must be the same there. */
+  readonly numerics: Readonly<Record<string, string>> | null
+  /** What becomes of the work when the run is interrupted. */
+  readonly onInterruption: () => Interruption
+}
+/** "leave": it goes on without the run, and the next run finds it. */
+export type Interruption = "leave" | "cancel"
 
 /** Runs a stage. */
 export type Execute = (work: Work) => Effect.Effect<Outcome, StageError>

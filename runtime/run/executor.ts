@@ -20,9 +20,30 @@ export class Executor extends Context.Service<
   }
 >()("caravan/runtime/Executor") {
   /** `prepare`: a module whose `prepare(device, threads)` a child calls first: how the tensor engine is set up without the runtime knowing it; see child.ts. */
-  static readonly layer = (options: { readonly prepare?: string | undefined } = {}): Layer.Layer<Executor> =>
-    Layer.succeed(Executor, { open: Effect.map(processPool(options.prepare), (inChild) => withoutSecrets(executeBy(inChild))) })
+  static readonly layer = (options: ExecutorOptions = {}): Layer.Layer<Executor> =>
+    Layer.succeed(Executor, {
+      open: Effect.gen(function* () {
+        const here = executeBy(yield* processPool(options.prepare))
+        const elsewhere = options.elsewhere === undefined ? nowhere : yield* options.elsewhere
+        return withoutSecrets((work) => (work.on === undefined ? here(work) : elsewhere(work)))
+      })
+    })
 }
+
+export interface ExecutorOptions {
+  readonly prepare?: string | undefined
+  /** What runs the stages of nodes that are placed elsewhere. */
+  readonly elsewhere?: Effect.Effect<Execute, never, Scope.Scope> | undefined
+}
+
+const nowhere: Execute = ({ on }) =>
+  Effect.fail(
+    new StageError({
+      reason: "Slurm",
+      message: `Node "${on?.node}" is to run on Slurm, of which this program was told nothing. Give Caravan.layer({ slurm: {} }), or place it with on({ executor: "local" }).`,
+      isRetryable: false
+    })
+  )
 
 /** Why: docs/decisions/0013-stages-run-in-children.md. */
 const executeBy =

@@ -2,14 +2,16 @@
 import * as Layer from "effect/Layer"
 import { Journal } from "../store/journal.ts"
 import { Store } from "../store/store.ts"
-import { Executor } from "./executor.ts"
+import { Executor, type ExecutorOptions } from "./executor.ts"
 
 export interface LayerOptions {
   /** The folder of the store and the journal (home.ts finds the usual one). */
   readonly home: string
   /** Module that sets the tensor engine up in a child process. */
   readonly prepare?: string | undefined
+  /** What runs the stages of nodes that are placed elsewhere (cluster/slurm.ts). */
+  readonly elsewhere?: ExecutorOptions["elsewhere"]
 }
 
-export const layer = ({ home, prepare }: LayerOptions): Layer.Layer<Store | Journal | Executor> =>
-  Layer.mergeAll(Store.layer(home), Journal.layer(home), Executor.layer({ prepare }))
+export const layer = ({ home, prepare, elsewhere }: LayerOptions): Layer.Layer<Store | Journal | Executor> =>
+  Layer.mergeAll(Store.layer(home), Journal.layer(home), Executor.layer({ prepare, elsewhere }))

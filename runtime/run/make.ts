@@ -18,12 +18,15 @@ import { makeCommit } from "./commit.ts"
 import { isForced, type RunContext } from "./context.ts"
 import { fairSemaphore } from "./fair-semaphore.ts"
 import type { Finder } from "./find.ts"
-import { checkpointFolder, limitsOf, produce } from "./produce.ts"
+import { checkpointFolder, isJob, limitsOf, produce } from "./produce.ts"
 import type { Recorder } from "./recorder.ts"
 import type { Sharing } from "./sharing.ts"
 
 /** Most nodes that may be running or waiting to reach the disk. Nodes still queued for a permit don't count. */
 const unrecorded = 128
+
+/** Jobs that are submitted at once, unless the config file says otherwise. */
+const usualSlurmJobs = 64
 
 /** How often to poll for a node that another run is making. */
 const waitInterval = "100 millis"
@@ -43,6 +46,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
     const commit = yield* makeCommit(run, recorder)
     const data = fairSemaphore(Math.max(1, run.options.jobs ?? 1))
     const tensors = fairSemaphore(1)
+    const jobs = fairSemaphore(run.options.slurmJobs ?? usualSlurmJobs)
     const recording = fairSemaphore(unrecorded)
 
     /** Claims are released in batches. That is safe: waiters poll, and claims of a finished run are ignored. */
@@ -171,7 +175,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
 
     return Effect.fnUntraced(function* (node, key, parts, suspect) {
       if (yield* takeShared(node, key, parts, suspect)) return true
-      const permits = node.stage.resources.tensors === true ? tensors : data
+      const permits = isJob(run, node) ? jobs : node.stage.resources.tensors === true ? tensors : data
       let told = ""
       for (;;) {
         const result = yield* permits.withPermitUntil((giveBack) => claimAndMake(node, key, parts, suspect, giveBack))

@@ -5,6 +5,7 @@ import { ancestors, descendants, type Graph, nodeNamed, type Settings } from "..
 import type { NodeLimits } from "../define/node.ts"
 import { PipelineError } from "../errors.ts"
 import type { RunEvent } from "./events.ts"
+import type { Interruption } from "./execute.ts"
 import type { SharedPlace } from "../shared/open.ts"
 import type { CommandLine } from "../store/asked.ts"
 import type { LockFile } from "./lock-file.ts"
@@ -31,6 +32,12 @@ export interface RunOptions {
   readonly again?: CommandLine
   /** What `freeze` wrote: the run does not start when anything differs from it, and fails when a result does. */
   readonly locked?: LockFile
+  /** Where stages run, unless their nodes say otherwise; "local" unless given. */
+  readonly on?: "local" | "slurm"
+  /** Jobs that are submitted at once, at most. */
+  readonly slurmJobs?: number
+  /** What becomes of jobs when the run is interrupted; asked then. They are left unless given. */
+  readonly onInterruption?: () => Interruption
   /** Where results are shared with others. */
   readonly shared?: SharedPlace
 }

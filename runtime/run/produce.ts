@@ -13,6 +13,7 @@ import { curvesFile, Sidecar, skippedFile } from "../store/sidecar.ts"
 import { changes } from "./changes.ts"
 import { curveOfCheckpoints, writeCurve } from "./curve.ts"
 import type { RunContext } from "./context.ts"
+import type { Placed } from "./execute.ts"
 import { curvesPath, skippedPath } from "./node-log.ts"
 import { machineOf } from "./options.ts"
 import type { Job, Outcome } from "./run-stage.ts"
@@ -27,6 +28,15 @@ export interface Produced extends Outcome {
 }
 
 export const limitsOf = ({ options }: RunContext, node: StageNode): NodeLimits => ({ ...options.limits, ...node.limits })
+
+/** Whether a node's stage runs as a job of its own. One that asks for the run's own process is not worth a job. */
+export const isJob = ({ options }: RunContext, { placement, stage }: StageNode): boolean =>
+  (placement?.executor ?? (stage.resources.inProcess === true ? "local" : options.on)) === "slurm"
+
+const placed = (run: RunContext, node: StageNode, key: string, { numerics }: KeyParts): Placed | undefined =>
+  isJob(run, node)
+    ? { key, node: node.id, placement: node.placement ?? {}, numerics, onInterruption: run.options.onInterruption ?? (() => "leave") }
+    : undefined
 
 /** Where a stage keeps what it goes on from when it is killed. */
 export const checkpointFolder = ({ store }: RunContext, key: string): string => join(store.home, "checkpoints", key)
@@ -63,7 +73,8 @@ const jobOf = (run: RunContext, node: StageNode, key: string, parts: KeyParts, f
       seconds: checkpointSeconds ?? (steps === undefined ? usualCheckpointSeconds : Infinity),
       steps
     },
-    shards: shardsFile(run, node, parts)
+    // No database on a file system that machines share.
+    shards: isJob(run, node) ? null : shardsFile(run, node, parts)
   }
 }
 
@@ -101,6 +112,7 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
         code: facts.code.get(node.id)!,
         cache: journal,
         limits: limitsOf(run, node),
+        on: placed(run, node, key, parts),
         onProgress: ({ note, ...progress }) => {
           if (note !== undefined) emit({ type: "note", node: node.id, message: note })
           else emit({ type: "progress", node: node.id, progress })

@@ -1,0 +1,60 @@
+/** `caravan jobs`: what this store has on Slurm. */
+import { cancel, SlurmError } from "../../runtime/cluster/commands.ts"
+import { listJobs } from "../../runtime/cluster/jobs.ts"
+import { States } from "../../runtime/cluster/states.ts"
+import { findHome } from "../../runtime/store/home.ts"
+import { didYouMean } from "../../schemas/did-you-mean.ts"
+import { type Command, exitCodes, UsageError } from "../command.ts"
+import { print } from "../open-store.ts"
+import { moment, table } from "../display/units.ts"
+import { tell } from "../output.ts"
+
+export const command: Command = {
+  name: "jobs",
+  summary: "Lists the Slurm jobs of this store: those that wait or run, and those whose results no run has taken yet.",
+  positionals: [],
+  flags: {
+    cancel: { value: "node|job|all", help: "cancel this job; a stage with checkpoints saves one first", repeatable: true },
+    json: { help: "print one JSON document" }
+  },
+  examples: ["caravan jobs", "caravan jobs --json", "caravan jobs --cancel sft", "caravan jobs --cancel all"],
+  run: async (given) => {
+    const jobs = await listJobs(findHome(process.cwd()), new States()).catch((cause: unknown) => {
+      if (cause instanceof SlurmError) throw new UsageError(`${cause.message}. Run it where Slurm's commands are (a login node).`)
+      throw cause
+    })
+    const named = given.flags("cancel")
+    if (named.length > 0) {
+      const unknown = named.find((name) => name !== "all" && !jobs.some(({ id, node }) => name === id || name === node))
+      if (unknown !== undefined)
+        throw new UsageError(
+          `--cancel ${unknown}: there is no such job.${didYouMean(
+            unknown,
+            jobs.map(({ node }) => node)
+          )}`
+        )
+      const chosen = jobs.filter(({ id, node }) => named.includes("all") || named.includes(node) || named.includes(id ?? ""))
+      const ids = chosen.flatMap(({ id }) => id ?? [])
+      await cancel(ids).catch((cause: unknown) => {
+        throw cause instanceof SlurmError ? new UsageError(`Cancelling ${ids.join(", ")}: ${cause.message}.`) : cause
+      })
+      for (const { id, node } of chosen) if (id !== null) tell(`Cancelled job ${id} of ${node}.\n`)
+      return exitCodes.ok
+    }
+    const lines = jobs.map(({ host, id, node, profile, reason, state, step, submitted, total }) => [
+      id ?? "-",
+      node,
+      state.toLowerCase(),
+      host ?? (reason === "" || reason === "None" ? "-" : reason),
+      step === null ? "" : total === null ? `step ${step}` : `step ${step}/${total}`,
+      profile,
+      moment(submitted)
+    ])
+    print(
+      given.has("json"),
+      { jobs },
+      lines.length === 0 ? ["No jobs."] : table([["job", "node", "state", "where", "", "profile", "submitted"], ...lines])
+    )
+    return exitCodes.ok
+  }
+}

@@ -1,0 +1,264 @@
+/**
+ * Stages as Slurm jobs: submits a job for a stage, follows it, and takes what it wrote (docs/decisions/0024-clusters-and-shared-results.md). What the job is, is in its folder (job-files.ts);
+ * Slurm is asked only whether to go on waiting.
+ */
+import { readdirSync, rmSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import { messageOf, StageError } from "../errors.ts"
+import type { Execute, Work } from "../run/execute.ts"
+import type { Outcome } from "../run/run-stage.ts"
+import { type Attempts, attemptsIn, lastWords, tail, takeOutput } from "./attempts.ts"
+import { cancel, SlurmError, startNow } from "./commands.ts"
+import { requestOf, type SlurmConfig, unknownProfile, usualPollSeconds } from "./config.ts"
+import { claimFolder, fullness } from "./home.ts"
+import { jobFolder, type Submission } from "./job-files.ts"
+import { type Known, isAlive, States } from "./states.ts"
+import { type Engine, findSubmission, submitNew, type Submitting } from "./submission.ts"
+
+/** Between two looks at a job's folder, in milliseconds; longer for a job that goes on long. */
+const looks = { least: 200, most: 2000 }
+/** What a job wrote last may be seen late here, in milliseconds. */
+const visible = 10_000
+/** How often a job that ends without a result is submitted again while there is no new checkpoint. */
+const mostLost = 3
+/** A clock that is further off than this is worth a word, in milliseconds. */
+const clockTolerance = 60_000
+
+/** How a job ended, as far as its driver can tell. */
+type End =
+  | { readonly type: "done"; readonly outcome: Outcome }
+  | { readonly type: "failed"; readonly error: StageError }
+  /** It is to be submitted again: `why` in words. */
+  | { readonly type: "again"; readonly why: string; readonly isTime: boolean }
+
+export interface SlurmOptions {
+  readonly home: string
+  readonly config: SlurmConfig
+  readonly engine: Engine
+}
+
+const failed = (reason: string, message: string, isRetryable = false): End => ({
+  type: "failed",
+  error: new StageError({ reason, message, isRetryable })
+})
+
+const asStageError = (cause: unknown): StageError => {
+  if (cause instanceof StageError) return cause
+  const advice =
+    cause instanceof SlurmError && cause.kind === "none" ? " Run where Slurm's commands are (a login node), or without --on slurm." : ""
+  return new StageError({ reason: "Slurm", message: `${messageOf(cause)}.${advice}`, isRetryable: false })
+}
+const attempt = <A>(body: () => A | Promise<A>): Effect.Effect<A, StageError> =>
+  Effect.tryPromise({ try: async () => body(), catch: asStageError })
+
+/** The newest checkpoint's name: whether there is a new one. */
+const checkpointOf = (work: Work): string => {
+  try {
+    return (
+      readdirSync(work.job.checkpoints?.folder ?? "")
+        .filter((name) => /^\d+$/.test(name))
+        .sort()
+        .at(-1) ?? ""
+    )
+  } catch {
+    return ""
+  }
+}
+
+export const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Execute, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    const states = new States()
+    const poll = config.pollSeconds ?? usualPollSeconds
+    let claim: { readonly end: () => void } | undefined
+    yield* Effect.addFinalizer(() => Effect.sync(() => claim?.end()))
+    /** What is told once a run. */
+    const told = new Set<string>()
+
+    const prepare = (work: Work) =>
+      attempt((): Submitting => {
+        const on = work.on!
+        claim ??= { end: claimFolder(home, config.folder) }
+        const request = requestOf(config, on.placement, {
+          tensors: work.stage.resources.tensors === true,
+          device: work.job.device,
+          ...work.limits
+        })
+        const unknown = unknownProfile(config, request.name)
+        if (unknown !== undefined)
+          throw new StageError({ reason: "Slurm", message: `The job of node "${on.node}": ${unknown}.`, isRetryable: false })
+        const note = (message: string) => work.onProgress({ note: message })
+        return { work, on, folder: jobFolder(home, on.key), request, states, engine, home, note }
+      })
+
+    /** How a job that Slurm does not run any more ended, where its outcome does not say. */
+    const endOf = ({ folder, on, request }: Submitting, id: string, known: Exclude<Known, "unknown">, seen: Attempts): End => {
+      const [state, nodes] = known === "gone" ? ["gone", ""] : [known.state, known.nodes]
+      const where = `job ${id}${nodes === "" ? "" : ` on ${nodes}`}`
+      const signal = seen.outcome?.type === "stopped" ? seen.outcome.signal : undefined
+      if (state === "CANCELLED")
+        return failed(
+          "Cancelled",
+          `Its ${where} was cancelled (scancel, or an administrator). Run again: it goes on from its last checkpoint.`
+        )
+      if (state === "TIMEOUT" || state === "DEADLINE" || signal === "SIGUSR1")
+        return { type: "again", why: `${where} came to the end of its time`, isTime: true }
+      if (state === "OUT_OF_MEMORY")
+        return failed(
+          "Memory",
+          `Its ${where} took more memory than it had${request.memory === undefined ? "" : ` (${request.memory} MiB)`}. Give it more: "memory" of the profile "${request.name}" in caravan.json.`
+        )
+      if ((state === "FAILED" || state === "COMPLETED") && seen.current === undefined)
+        return failed(
+          "Cluster",
+          `Its ${where} ended (${state}) and wrote nothing to ${folder}. Either that node does not see the folder, or it lacks ${process.execPath}: look with \`srun${nodes === "" ? "" : ` -w ${nodes}`} ls ${folder} ${process.execPath}\`. The store and the project must be on a file system that all nodes share (docs/how-to/cluster.md).${fullness(home)}${lastWords(folder)}`
+        )
+      const full = fullness(home)
+      if (full !== "" && signal === undefined)
+        return failed("Cluster", `Its ${where} ended (${state}) without an outcome.${full}${lastWords(folder)}`)
+      const why =
+        state === "gone"
+          ? `${where} is gone without a result`
+          : `${where} ended (${state.toLowerCase()}${signal === undefined ? "" : ", told to stop"})`
+      void on
+      return { type: "again", why, isTime: false }
+    }
+
+    /** Waits for the end of a job. */
+    const follow = Effect.fnUntraced(function* (
+      given: Submitting,
+      { id }: Submission & { readonly id: string }
+    ): Effect.fn.Return<End, StageError> {
+      const { folder, note, work } = given
+      const began = performance.now()
+      let [asked, missing] = [-Infinity, 0]
+      let [current, message] = [undefined as string | undefined, ""]
+      let known: Known = "unknown"
+      let read = tail("")
+      const hear = () => {
+        for (const event of read()) {
+          if ("output" in event) work.onOutput?.(event.output)
+          else work.onProgress(event.progress)
+        }
+      }
+      for (;;) {
+        const seen = yield* attempt(() => attemptsIn(folder))
+        if (seen.current !== undefined && seen.started !== undefined && seen.current !== current) {
+          hear()
+          current = seen.current
+          read = tail(join(folder, current, "events.ndjson"))
+          const { ahead, host } = seen.started
+          note(`job ${current.replace(/-0$/, "").replace("-", ", restart ")} runs on ${host}`)
+          if (Math.abs(ahead) > clockTolerance && !told.has(host)) {
+            told.add(host)
+            note(
+              `the clock of ${host} is ${Math.round(Math.abs(ahead) / 1000)} s ${ahead > 0 ? "ahead of" : "behind"} that of the shared file system: times in logs are wrong by that, results are not. Have its clock set (chrony, ntp)`
+            )
+          }
+        }
+        hear()
+        const { outcome, of } = seen
+        if (outcome?.type === "done") {
+          if (yield* attempt(() => takeOutput(folder, of!, outcome, work.job))) {
+            // An older attempt, on a node that was thought dead, may have been first.
+            if (of !== seen.current) yield* Effect.ignore(attempt(() => cancel([id])))
+            yield* attempt(() => rmSync(folder, { recursive: true, force: true }))
+            return { type: "done", outcome: outcome.outcome } as const
+          }
+          missing ||= performance.now()
+          if (performance.now() - missing > 6 * visible)
+            return failed(
+              "Cluster",
+              `Its job ${id} on ${outcome.host} is done, and not all of its files are seen in ${join(folder, of!, "output")}. Is that file system shared with ${outcome.host}?`
+            )
+        }
+        if (outcome?.type === "failed" && of?.startsWith(`${id}-`) === true) {
+          const { isRetryable, reason, message: what } = outcome.error
+          return failed(
+            reason,
+            reason === "Node" || reason === "Version" ? `Its job ${id} can't run on ${outcome.host}: ${what}.` : what,
+            isRetryable
+          )
+        }
+        // Told to stop, it is at its end: Slurm is asked at once how that comes.
+        const every = outcome?.type === "stopped" ? Math.min(1, poll) : poll
+        if (performance.now() - asked >= every * 1000) {
+          asked = performance.now()
+          known = yield* attempt(() => states.of(id, every / 2))
+          if (known === "unknown" && !told.has("down")) {
+            told.add("down")
+            note("Slurm's controller does not answer: jobs that run go on, and their results are taken; nothing new is begun until it does")
+          }
+          if (known !== "unknown" && known !== "gone" && known.state === "PENDING") {
+            const waits = `job ${id} waits in the queue (${known.reason})`
+            if (waits !== message) work.onProgress({ message: (message = waits) })
+            if (known.reason === "BeginTime") yield* Effect.ignore(attempt(() => startNow(id)))
+            if (/NodeNotAvail|BadConstraints|NodeConfig|PartitionTimeLimit|PartitionDown|Invalid/i.test(known.reason) && !told.has(waits)) {
+              told.add(waits)
+              note(`${waits}: it may never start. See \`scontrol show job ${id}\``)
+            }
+          }
+        }
+        if (!isAlive(known)) {
+          // Its outcome may not be seen yet.
+          missing ||= performance.now()
+          if (
+            outcome?.type === "stopped" ||
+            performance.now() - missing > (current === undefined ? visible / 5 : visible) * Math.min(1, poll / 2)
+          )
+            return endOf(given, id, known as Exclude<Known, "unknown">, attemptsIn(folder))
+        } else if (outcome?.type !== "done") missing = 0
+        yield* Effect.sleep(Math.min(looks.most, Math.max(looks.least, (performance.now() - began) / 50)))
+      }
+    })
+
+    const release = ({ note, on }: Submitting, submission: Submission | undefined) =>
+      Effect.promise(async () => {
+        const id = submission?.id ?? undefined
+        if (id === undefined) return
+        if (on.onInterruption() === "leave") return note(`its job ${id} goes on: the next run finds it (caravan jobs)`)
+        await cancel([id]).catch((cause: unknown) => note(`its job ${id} could not be cancelled (${messageOf(cause)}): scancel ${id}`))
+        note(`its job ${id} was cancelled`)
+      })
+
+    return (work) =>
+      Effect.gen(function* () {
+        const given = yield* prepare(work)
+        let submission = yield* attempt(async () => findSubmission(given))
+        // Done while there was no driver.
+        const before = submission === undefined ? attemptsIn(given.folder) : undefined
+        if (before?.outcome?.type === "done" && takeOutput(given.folder, before.of!, before.outcome, work.job)) {
+          given.note(`its job was done meanwhile, on ${before.outcome.host}`)
+          rmSync(given.folder, { recursive: true, force: true })
+          return before.outcome.outcome
+        }
+        let [lost, checkpoint] = [0, checkpointOf(work)]
+        for (;;) {
+          submission ??= yield* attempt(async () => submitNew(given))
+          const following = submission
+          const end: End = yield* follow(given, following as Submission & { readonly id: string }).pipe(
+            Effect.onInterrupt(() => release(given, following))
+          )
+          if (end.type === "done") return end.outcome
+          if (end.type === "failed") return yield* end.error
+          const now = checkpointOf(work)
+          lost = now === checkpoint ? lost + 1 : 0
+          checkpoint = now
+          if (lost > 0 && end.isTime)
+            return yield* new StageError({
+              reason: "Timeout",
+              message: `Its ${end.why} (${given.request.minutes ?? "?"} minutes), and there is no new checkpoint to go on from. Give it more time: "minutes" of the profile "${given.request.name}" in caravan.json.`,
+              isRetryable: false
+            })
+          if (lost >= mostLost)
+            return yield* new StageError({
+              reason: "Lost",
+              message: `Its ${end.why}, as ${mostLost} jobs did, with no new checkpoint in between. See ${join(given.folder, "slurm.log")} and the log of slurmd on that node.`,
+              isRetryable: true
+            })
+          given.note(`${end.why}: submitted again${now === "" ? "" : `, to go on from its checkpoint after step ${Number(now)}`}`)
+          submission = undefined
+        }
+      })
+  })

@@ -1,0 +1,170 @@
+/** Submitting a job once: what was submitted under a key before, by this driver or one that died, is found. */
+import { randomUUID } from "node:crypto"
+import { chmodSync, mkdirSync, realpathSync, rmSync } from "node:fs"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { messageOf, StageError } from "../errors.ts"
+import type { Work } from "../run/execute.ts"
+import type { Job } from "../run/run-stage.ts"
+import { cancel, partitions, SlurmError, submit } from "./commands.ts"
+import { type Request, sbatchArguments } from "./config.ts"
+import { fullness } from "./home.ts"
+import { type JobFile, jobFormat, readJsonFile, type Submission, writeJson, writeWhole } from "./job-files.ts"
+import { isAlive, type States } from "./states.ts"
+
+/** Modules that a job needs and that the runtime does not know. */
+export interface Engine {
+  /** Sets the tensor engine up in a child (child.ts). */
+  readonly prepare?: string | undefined
+  /** Its `numericsOf(device, threads, folder)` tells what of a machine changes bits. */
+  readonly describe?: string | undefined
+}
+
+const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`
+const worker = (): string => fileURLToPath(import.meta.resolve(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js"))
+
+/** Where it really is: links of the home need not lead anywhere on another machine. */
+const real = (path: string): string => {
+  try {
+    return realpathSync(path)
+  } catch {
+    return path
+  }
+}
+const realJob = (job: Job): Job => ({
+  ...job,
+  inputs: Object.fromEntries(
+    Object.entries(job.inputs).map(([port, given]) => {
+      const one = <A extends { readonly path: string }>(ref: A): A => ({ ...ref, path: real(ref.path) })
+      return [port, given === null ? null : Array.isArray(given) ? given.map(one) : one(given as { readonly path: string } & typeof given)]
+    })
+  ) as Job["inputs"]
+})
+
+const script = (folder: string, request: Request): string =>
+  [
+    "#!/bin/bash",
+    "# Written by caravan. Slurm runs it on the job's first node.",
+    ...(request.setup === undefined ? [] : [request.setup]),
+    // The worker itself is what Slurm's signals reach.
+    `exec ${quoted(process.execPath)} ${quoted(worker())} ${quoted(folder)}`,
+    ""
+  ].join("\n")
+
+const trouble = (message: string, isRetryable = false) => new StageError({ reason: "Slurm", message, isRetryable })
+
+/** What is wrong with a request that Slurm refused, and what would help. */
+const refused = async (node: string, request: Request, said: string): Promise<StageError> => {
+  const there = await partitions().catch(() => new Map<string, string>())
+  const list = [...there].map(([name, has]) => `${name} (${has})`).join(", ")
+  const asked = sbatchArguments(request).join(" ")
+  return trouble(
+    `Slurm refused the job of node "${node}": ${said}. It was asked for ${asked} (profile "${request.name}" of caravan.json).${list === "" ? "" : ` Its partitions: ${list}.`} Change the profile, or the node's on({ ... }).`
+  )
+}
+
+/** How long a controller that does not answer is waited for when a job is to be submitted, in milliseconds. */
+const patience = 600_000
+const pause = (milliseconds: number) => new Promise<void>((resolve) => setTimeout(resolve, milliseconds))
+
+export interface Submitting {
+  readonly work: Work
+  readonly on: NonNullable<Work["on"]>
+  readonly folder: string
+  readonly request: Request
+  readonly states: States
+  readonly engine: Engine
+  readonly home: string
+  readonly note: (message: string) => void
+}
+
+const path = (folder: string) => join(folder, "submission.json")
+
+/** The job of an earlier driver that still lives; undefined: there is none. */
+export const findSubmission = async ({ folder, note, request, states }: Submitting): Promise<Submission | undefined> => {
+  const found = readJsonFile(path(folder)) as (Submission & { readonly args: string }) | undefined
+  if (found === undefined) return undefined
+  let all = await states.all(0)
+  if (all === "unknown") note("Slurm's controller does not answer: waiting for it, to find the job that was submitted before")
+  for (const until = performance.now() + patience; all === "unknown" && performance.now() < until;) {
+    await pause(2000)
+    all = await states.all(0)
+  }
+  if (all === "unknown")
+    throw trouble(
+      "Slurm's controller does not answer (scontrol ping), and whether a job of this node runs is not known. Run again once it does.",
+      true
+    )
+  const job = all.find(({ comment, id }) => id === found.id || comment === found.token)
+  if (job === undefined || !isAlive(job)) return undefined
+  if (job.state === "PENDING" && found.args !== sbatchArguments(request).join(" ")) {
+    note(`job ${job.id} of an earlier run waits with another profile: it is cancelled and submitted anew`)
+    await cancel([job.id])
+    return undefined
+  }
+  note(`job ${job.id} of an earlier run goes on (${job.state.toLowerCase()}): waiting for it`)
+  return { ...found, id: job.id }
+}
+
+/** Submits a new job. What was in its folder goes; checkpoints are elsewhere. */
+export const submitNew = async (given: Submitting): Promise<Submission> => {
+  const { engine, folder, home, note, on, request, states, work } = given
+  const submission: Submission = { token: `caravan-${randomUUID()}`, id: null, node: on.node, profile: request.name, at: Date.now() }
+  const job: JobFile = {
+    format: jobFormat,
+    key: on.key,
+    node: on.node,
+    stage: work.stage.name,
+    job: {
+      ...realJob(work.job),
+      checkpoints: work.job.checkpoints && { ...work.job.checkpoints, folder: join(real(home), "checkpoints", on.key) }
+    },
+    code: work.code,
+    limits: work.limits ?? {},
+    numerics: on.numerics,
+    prepare: (work.stage.resources.tensors === true ? engine.prepare : undefined) ?? null,
+    describe: engine.describe ?? null,
+    numericsFolder: join(real(home), "numerics")
+  }
+  try {
+    rmSync(folder, { recursive: true, force: true })
+    mkdirSync(folder, { recursive: true })
+    writeJson(join(folder, "job.json"), job)
+    writeWhole(join(folder, "job.sh"), script(real(folder), request))
+    chmodSync(join(folder, "job.sh"), 0o755)
+    writeJson(path(folder), { ...submission, args: sbatchArguments(request).join(" ") })
+  } catch (cause) {
+    throw trouble(`Writing the job of node "${on.node}" to ${folder}: ${messageOf(cause)}.${fullness(home)}`)
+  }
+  const name = `caravan-${on.node.replaceAll(/[^\w.-]/g, "_").slice(0, 40)}`
+  const args = [
+    `--job-name=${name}`,
+    `--comment=${submission.token}`,
+    `--output=${join(real(folder), "slurm.log")}`,
+    "--open-mode=append",
+    "--requeue",
+    "--export=ALL",
+    ...sbatchArguments(request),
+    join(folder, "job.sh")
+  ]
+  for (const until = performance.now() + patience; ; await pause(2000)) {
+    try {
+      const id = await submit(args)
+      const made = { ...submission, id }
+      writeJson(path(folder), { ...made, args: sbatchArguments(request).join(" ") })
+      return made
+    } catch (cause) {
+      if (!(cause instanceof SlurmError))
+        throw trouble(`Writing down the job of node "${on.node}" in ${folder}: ${messageOf(cause)}.${fullness(home)}`)
+      if (cause.kind === "none") throw trouble(`${cause.message}. Run where Slurm's commands are (a login node), or without --on slurm.`)
+      if (cause.kind === "refused") throw await refused(on.node, request, cause.message)
+      if (performance.now() > until)
+        throw trouble(`Submitting the job of node "${on.node}": ${cause.message}. See \`scontrol ping\`, then run again.`, true)
+      note(`Slurm's controller does not answer (${cause.message}): its job is submitted once it does`)
+      // It may have taken the job and failed to say so.
+      const all = await states.all(0)
+      const taken = all === "unknown" ? undefined : all.find(({ comment }) => comment === submission.token)
+      if (taken !== undefined) return { ...submission, id: taken.id }
+    }
+  }
+}

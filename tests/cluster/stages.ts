@@ -1,0 +1,50 @@
+/** A stage that walks a number of steps, slowly, with a checkpoint after each; and one that joins what was walked. */
+import { appendFileSync, readFileSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readReport, writeReport } from "../../data/dataset.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { External } from "../../schemas/artifact.ts"
+import { hyper, hyperInt, neutral } from "../../schemas/hyper.ts"
+import { report } from "../../schemas/report.ts"
+
+const Place = report(Schema.Struct({ place: Schema.Number }), "cluster-place/1")
+
+export const walk = Stage.make("walk", {
+  config: Schema.Struct({
+    steps: hyperInt(10, "how many"),
+    stride: hyperInt(1, "of each"),
+    pause: neutral(hyperInt(20, "ms of each step", { min: 0 }), "time"),
+    diary: neutral(hyper("", "a file that each step is written down in"), "for tests")
+  }),
+  inputs: { file: External },
+  output: Place,
+  seeded: false,
+  run: Effect.fn("walk")(function* ({ checkpoints, config, inputs, output, progress }) {
+    const { diary, pause, steps, stride } = config
+    const from = yield* checkpoints.latest
+    let place = from === undefined ? readFileSync(inputs.file.path).length : Number(readFileSync(join(from.path, "place"), "utf8"))
+    process.stdout.write(`from step ${from?.step ?? 0}\n`)
+    for (let step = from?.step ?? 0; step < steps; step++) {
+      yield* Effect.sleep(pause)
+      place = (place * 31 + stride * step + 7) % 1_000_003
+      if (checkpoints.due())
+        yield* checkpoints.save(step + 1, (folder) => Effect.sync(() => writeFileSync(join(folder, "place"), String(place))))
+      if (diary !== "") appendFileSync(diary, `${stride} ${step} ${process.env.SLURMD_NODENAME ?? "here"} ${process.pid}\n`)
+      yield* progress({ step: step + 1, total: steps })
+    }
+    return yield* writeReport(output, { place })
+  })
+})
+
+export const meet = Stage.make("meet", {
+  config: Schema.Struct({}),
+  inputs: { places: Stage.many(Place) },
+  output: Place,
+  seeded: false,
+  run: Effect.fn("meet")(function* ({ inputs, output }) {
+    const places = yield* Effect.forEach(inputs.places, (place) => readReport(place, Place))
+    return yield* writeReport(output, { place: places.reduce((sum, { place }) => sum + place, 0) })
+  })
+})
