@@ -8,8 +8,7 @@ import { hasGpuKernels, joinedWeight, rmsNorm, swiglu } from "../engine/fused.ts
 import { native } from "../engine/native.ts"
 import { aten, atenVoid, type DType, embedding, linear, scoped, tensor, type Tensor, zeros } from "../engine/tensor.ts"
 import { type AttentionLayout, prepareLayout, rotaryAttention, segmentLayout } from "./attention.ts"
-import { hasBiases, hasHeadNorms } from "./config.ts"
-import type { Llama } from "./llama.ts"
+import { type HeadParameters, type Llama, prepareHeads } from "./llama.ts"
 import { promptTokensAtOnce } from "./memory.ts"
 import { startsOfSegments } from "./rotary.ts"
 
@@ -33,8 +32,11 @@ export interface GpuAnswer {
   readonly logProbabilities: ReadonlyArray<number>
 }
 
-/** Whether this model is decoded here: heads, widths and vocabulary that the kernels take, and nothing that other families add to Llama's attention. */
-export const decodesOnGpu = (model: Llama): boolean => {
+/**
+ * Whether this model is decoded here, for prompts of so many tokens at most: heads, widths and vocabulary that the kernels take. Prompts that are longer than a sliding window are
+ * not read here.
+ */
+export const decodesOnGpu = (model: Llama, longestPrompt = 0): boolean => {
   const { config } = model
   return (
     hasGpuKernels(model.parameter("model.norm.weight")) &&
@@ -42,9 +44,7 @@ export const decodesOnGpu = (model: Llama): boolean => {
     config.dim % 8 === 0 &&
     config.ffn % 8 === 0 &&
     config.vocabSize <= 262_144 &&
-    !hasBiases(config) &&
-    !hasHeadNorms(config) &&
-    config.slidingWindow === undefined
+    longestPrompt <= (config.slidingWindow ?? Infinity)
   )
 }
 
@@ -58,6 +58,7 @@ const blocksWanted = 264
 interface Block {
   readonly attentionNorm: Tensor
   readonly qkv: Tensor
+  readonly heads: HeadParameters
   readonly o: Tensor
   readonly ffnNorm: Tensor
   readonly gateUp: Tensor
@@ -107,7 +108,15 @@ class GpuDecoder {
     this.#blocks = Array.from({ length: config.layers }, (_, layer) =>
       scoped(() => {
         const { attentionNorm, q, k, v, o, ffnNorm, gate, up, down } = model.block(layer)
-        return { attentionNorm, qkv: joinedWeight([q, k, v]), o, ffnNorm, gateUp: joinedWeight([gate, up]), down }
+        return {
+          attentionNorm,
+          qkv: joinedWeight([q, k, v]),
+          heads: model.headParameters(layer),
+          o,
+          ffnNorm,
+          gateUp: joinedWeight([gate, up]),
+          down
+        }
       })
     )
     const longest = requests.reduce((most, { prompt }) => Math.max(most, prompt.length), 0)
@@ -206,7 +215,8 @@ class GpuDecoder {
     this.#blocks.forEach((block, layer) => {
       const before = x
       x = scoped(() => {
-        const qkv = linear(rmsNorm(before, block.attentionNorm, config.normEpsilon), block.qkv)
+        const projected = linear(rmsNorm(before, block.attentionNorm, config.normEpsilon), block.qkv)
+        const qkv = prepareHeads(projected, block.heads, config).contiguous()
         this.#place(qkv, places, rowOf, layer)
         const attended = before.add(linear(rotaryAttention(qkv, rotation, layout, config.heads, config.kvHeads), block.o))
         const gateUp = linear(rmsNorm(attended, block.ffnNorm, config.normEpsilon), block.gateUp)
@@ -285,11 +295,17 @@ class GpuDecoder {
     const times = (from: Tensor, weight: Tensor, to: Tensor) => scoped(() => void aten("mm.out", from, weight, to))
     const addNorm = (more: Tensor | null, weight: Tensor) =>
       atenVoid("caravan::decode_add_norm_", x, more, weight, h, normEpsilon, ...shape)
+    const prepare = ({ bias, norms }: HeadParameters) => {
+      if (bias !== undefined || norms !== undefined)
+        atenVoid("caravan::decode_heads_", qkv, bias ?? null, norms?.q ?? null, norms?.k ?? null, normEpsilon, ...shape)
+    }
+    const window = config.slidingWindow ?? 0
     const step = () => {
       atenVoid("caravan::decode_embed_", x, this.#model.parameter("model.embed_tokens.weight"), this.#token, this.#position, ...shape)
       blocks.forEach((block, layer) => {
         addNorm(layer === 0 ? null : out, block.attentionNorm)
         times(h, block.qkv, qkv)
+        prepare(block.heads)
         atenVoid(
           "caravan::decode_attend_",
           qkv,
@@ -301,7 +317,8 @@ class GpuDecoder {
           attended,
           partial,
           heads,
-          this.#splits
+          this.#splits,
+          window
         )
         times(attended, block.o, out)
         addNorm(out, block.ffnNorm)

@@ -23,7 +23,7 @@ export interface GenerateOptions {
   readonly seeds?: ReadonlyArray<number>
   /** The token that ends an answer, or several of which each does; undefined: never stop early. */
   readonly eosId: number | ReadonlyArray<number> | undefined
-  /** On a GPU: sequences side by side, where more prompts wait for a place; all of them unless given. Elsewhere all prompts are one batch. */
+  /** Sequences side by side; all of them unless given. */
   readonly batchSize?: number
   /** Fills the left of shorter prompts; masked everywhere. */
   readonly padId: number
@@ -85,7 +85,31 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
   const greedy = options.temperature === 0
   if (!greedy && options.seeds?.length !== prompts.length)
     throw new RangeError(`generate: sampling ${prompts.length} sequences needs as many seeds, got ${options.seeds?.length ?? 0}`)
-  if ((options.topK ?? 0) === 0 && (options.topP ?? 1) === 1 && decodesOnGpu(model)) return generateOnGpu(model, prompts, options, stops)
+  if ((options.topK ?? 0) === 0 && (options.topP ?? 1) === 1 && decodesOnGpu(model, longest))
+    return generateOnGpu(model, prompts, options, stops)
+  const atOnce = options.batchSize ?? prompts.length
+  return Array.from({ length: Math.ceil(prompts.length / atOnce) }, (_, i) => i * atOnce).flatMap((first) =>
+    generateBatch(
+      model,
+      prompts.slice(first, first + atOnce),
+      { ...options, seeds: options.seeds?.slice(first, first + atOnce) },
+      stops,
+      first
+    )
+  )
+}
+
+/** By plain operators, all prompts as one batch; `first` is the number of the first among all sequences. */
+const generateBatch = (
+  model: Llama,
+  prompts: ReadonlyArray<ReadonlyArray<number>>,
+  options: Omit<GenerateOptions, "seeds"> & { readonly seeds: ReadonlyArray<number> | undefined },
+  stops: ReadonlySet<number>,
+  first: number
+): Array<Generated> => {
+  const { maxNewTokens, padId } = options
+  const longest = prompts.reduce((most, prompt) => Math.max(most, prompt.length), 0)
+  const greedy = options.temperature === 0
   const randoms = greedy ? [] : options.seeds!.map((seed) => new Random(seed, "sampling"))
   const out = prompts.map(() => ({ tokens: [] as Array<number>, logProbabilities: [] as Array<number>, finished: false }))
   const { device } = model
@@ -115,7 +139,7 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
         active.forEach((sequence, row) => {
           const result = out[sequence]!
           if (result.finished) return
-          if (!Number.isFinite(next.logProbabilities[row])) throw notFinite(sequence, step)
+          if (!Number.isFinite(next.logProbabilities[row])) throw notFinite(first + sequence, step)
           result.tokens.push(next.tokens[row]!)
           result.logProbabilities.push(next.logProbabilities[row]!)
           result.finished = stops.has(next.tokens[row]!)

@@ -61,19 +61,50 @@ __device__ void place(const T* qkv, const T* cos, const T* sin, const int* posit
   }
 }
 
+// ---- what other families do to queries, keys and values (rows, H + 2G, E) before the rotation: a bias, and a norm of each head of queries and keys; LANES threads a head ----
+
+template <typename T> __device__ void heads(T* qkv, const T* bias, const T* qNorm, const T* kNorm, long long all, int heads, int groups, float epsilon) {
+  long long thread = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x, at = thread / LANES;
+  int e = static_cast<int>(thread % LANES) * 8, head = static_cast<int>(at % (heads + 2 * groups));
+  // All lanes of a warp stay together for the shuffles.
+  bool within = at < all;
+  T* own = qkv + (within ? at : 0) * E + e;
+  Eight<T> x = *reinterpret_cast<const Eight<T>*>(own);
+  if (bias != nullptr) {
+    Eight<T> b = *reinterpret_cast<const Eight<T>*>(bias + head * E + e);
+#pragma unroll
+    for (int k = 0; k < 8; k++) narrow(x.at[k], wide(x.at[k]) + wide(b.at[k]));
+  }
+  if (qNorm != nullptr) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int k = 0; k < 8; k++) sum += wide(x.at[k]) * wide(x.at[k]);
+#pragma unroll
+    for (int offset = LANES / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+    if (head < heads + groups) {
+      float s = rsqrtf(sum / E + epsilon);
+      Eight<T> w = *reinterpret_cast<const Eight<T>*>((head < heads ? qNorm : kNorm) + e);
+#pragma unroll
+      for (int k = 0; k < 8; k++) narrow(x.at[k], wide(x.at[k]) * s * wide(w.at[k]));
+    }
+  }
+  if (within) *reinterpret_cast<Eight<T>*>(own) = x;
+}
+
 // ---- attention of one query a head to the cache: a block of WARPS warps a row, SHARE heads, and a part of the keys ----
 // qkv (rows, H + 2G, E) of the tokens at `positions`: queries and keys are turned here, and the key and the value put into the cache. Each group of LANES threads goes over keys of its own with a softmax of
-// its own; they are put together at the end. partial: (rows, H / SHARE, splits, SHARE, E + 2), where the keys are split.
+// its own; they are put together at the end. With a window, so many keys are seen at most. partial: (rows, H / SHARE, splits, SHARE, E + 2), where the keys are split.
 
 /** Keys that a thread has asked for while it computes. */
 constexpr int AHEAD = 2;
 template <typename T>
-__device__ void attend(const T* qkv, const T* cos, const T* sin, const int* positions, T* keys, T* values, T* out, float* partial, int heads, int groups, long long capacity, int splits, float scale) {
+__device__ void attend(const T* qkv, const T* cos, const T* sin, const int* positions, T* keys, T* values, T* out, float* partial, int heads, int groups, long long capacity, int splits, int window, float scale) {
   constexpr int half = E / 2, pairs = half / 8;
   int parts = heads / SHARE, split = blockIdx.x % splits, part = blockIdx.x / splits % parts;
   long long row = blockIdx.x / splits / parts;
   int position = positions[row], count = position + 1, group = part * SHARE / (heads / groups);
-  int each = (count + splits - 1) / splits, from = split * each, to = min(count, from + each);
+  int seen = window > 0 ? min(window, count) : count;
+  int each = (seen + splits - 1) / splits, from = count - seen + split * each, to = min(count, from + each);
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, e = lane % LANES * 8;
   T* ownKeys = keys + (row * groups + group) * capacity * E;
   T* ownValues = values + (row * groups + group) * capacity * E;
@@ -317,10 +348,14 @@ __device__ void sample(const T* logits, const int* rows, const double* uniforms,
     afterTheOneBefore();\
     place(qkv, cos, sin, positions, rows, keys, values, count, heads, groups, capacity);                                                                    \
   }                                                                                                                                                            \
-  extern "C" __global__ void __launch_bounds__(WARPS * 32) attend##SUFFIX(const T* qkv, const T* cos, const T* sin, const int* positions, T* keys, T* values, T* out, float* partial, int heads, int groups, long long capacity, int splits, \
+  extern "C" __global__ void __launch_bounds__(WARPS * 32) attend##SUFFIX(const T* qkv, const T* cos, const T* sin, const int* positions, T* keys, T* values, T* out, float* partial, int heads, int groups, long long capacity, int splits, int window, \
                                                                           float scale) {                                                                        \
     afterTheOneBefore();                                                                                                                                       \
-    attend(qkv, cos, sin, positions, keys, values, out, partial, heads, groups, capacity, splits, scale);                                                      \
+    attend(qkv, cos, sin, positions, keys, values, out, partial, heads, groups, capacity, splits, window, scale);                                                      \
+  }                                                                                                                                                            \
+  extern "C" __global__ void heads##SUFFIX(T* qkv, const T* bias, const T* qNorm, const T* kNorm, long long all, int queries, int groups, float epsilon) {          \
+    afterTheOneBefore();                                                                                                                                       \
+    heads(qkv, bias, qNorm, kNorm, all, queries, groups, epsilon);                                                                                             \
   }                                                                                                                                                            \
   extern "C" __global__ void swiglu##SUFFIX(const T* in, T* out, long long rows, long long dim) { afterTheOneBefore(); swigluForward(in, out, rows, dim); }    \
   extern "C" __global__ void together##SUFFIX(const float* partial, T* out, int heads, int splits) { afterTheOneBefore(); together(partial, out, heads, splits); }                 \

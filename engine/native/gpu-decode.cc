@@ -57,9 +57,9 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 launchFrom(Decode(dim, heads, groups).program(), "place", qkv, ceilDivide(count * 2 * groups * dim / 16, 256), 256, {&in, &c, &s, &places, &of, &k, &v, &count, &h, &g, &capacity});
               });
   // qkv (B, (H + 2G) E) of one token of each sequence, cos and sin (P, E), positions (B,) int32: its key and value go into the cache, out (B, H E) is what its queries see there.
-  // partial: room for `splits` parts of the keys, (B H splits (E + 2)) float32, or none for one.
-  library.def("decode_attend_(Tensor qkv, Tensor cos, Tensor sin, Tensor keys, Tensor values, Tensor positions, Tensor out, Tensor? partial, int heads, int splits) -> ()",
-              [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Tensor& keys, const Tensor& values, const Tensor& positions, const Tensor& out, const c10::optional<Tensor>& partial, int64_t heads, int64_t splits) {
+  // With a window, each sees so many keys at most, its own among them. partial: room for `splits` parts of the keys, (B H splits (E + 2)) float32, or none for one.
+  library.def("decode_attend_(Tensor qkv, Tensor cos, Tensor sin, Tensor keys, Tensor values, Tensor positions, Tensor out, Tensor? partial, int heads, int splits, int window) -> ()",
+              [](const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Tensor& keys, const Tensor& values, const Tensor& positions, const Tensor& out, const c10::optional<Tensor>& partial, int64_t heads, int64_t splits, int64_t window) {
                 int64_t batch = qkv.size(0), groups = keys.size(1), capacity = keys.size(2), dim = keys.size(3);
                 check(qkv.is_contiguous() && cos.is_contiguous() && sin.is_contiguous() && keys.is_contiguous() && values.is_contiguous(), "contiguous tensors");
                 check(qkv.numel() == batch * (heads + 2 * groups) * dim && positions.numel() == batch, "a row of qkv and a position for each sequence");
@@ -67,10 +67,20 @@ TORCH_LIBRARY_FRAGMENT(caravan, library) {
                 Decode of(dim, heads, groups);
                 int64_t blocks = batch * (heads / of.share);
                 const void *in = qkv.data_ptr(), *c = cos.data_ptr(), *s = sin.data_ptr(), *k = keys.data_ptr(), *v = values.data_ptr(), *places = positions.data_ptr(), *to = out.data_ptr(), *parts = pointer(partial);
-                int h = static_cast<int>(heads), g = static_cast<int>(groups), pieces = static_cast<int>(splits);
+                int h = static_cast<int>(heads), g = static_cast<int>(groups), pieces = static_cast<int>(splits), most = static_cast<int>(window);
                 float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
-                launchFrom(of.program(), "attend", qkv, blocks * splits, 128, {&in, &c, &s, &places, &k, &v, &to, &parts, &h, &g, &capacity, &pieces, &scale});
+                launchFrom(of.program(), "attend", qkv, blocks * splits, 128, {&in, &c, &s, &places, &k, &v, &to, &parts, &h, &g, &capacity, &pieces, &most, &scale});
                 if (splits > 1) launchFrom(of.program(), "together", qkv, blocks, 128, {&parts, &to, &h, &pieces});
+              });
+  // qkv (B, (H + 2G) E): bias ((H + 2G) E,) is added, then each head of queries and keys is normed by weights (E,).
+  library.def("decode_heads_(Tensor qkv, Tensor? bias, Tensor? q_norm, Tensor? k_norm, float epsilon, int head_dim, int heads, int groups) -> ()",
+              [](const Tensor& qkv, const c10::optional<Tensor>& bias, const c10::optional<Tensor>& qNorm, const c10::optional<Tensor>& kNorm, double epsilon, int64_t headDim, int64_t heads, int64_t groups) {
+                int64_t all = qkv.size(0) * (heads + 2 * groups);
+                check(hasGpuKernels(qkv) && qkv.numel() == all * headDim && (!bias.has_value() || bias->is_contiguous()), "rows of queries, keys and values, and a bias for each of their numbers");
+                const void *in = qkv.data_ptr(), *b = pointer(bias), *q = pointer(qNorm), *k = pointer(kNorm);
+                int h = static_cast<int>(heads), g = static_cast<int>(groups);
+                float eps = static_cast<float>(epsilon);
+                launchFrom(Decode(headDim, heads, groups).program(), "heads", qkv, ceilDivide(all * headDim / 8, 128), 128, {&in, &b, &q, &k, &all, &h, &g, &eps});
               });
   // gated (B, F) = SwiGLU of x (B, 2F).
   library.def("decode_swiglu_(Tensor x, Tensor gated, int head_dim, int heads, int groups) -> ()", [](const Tensor& x, const Tensor& gated, int64_t headDim, int64_t heads, int64_t groups) {

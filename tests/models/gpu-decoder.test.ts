@@ -17,7 +17,11 @@ const eosId = 2
 /** New weights are so small that every token is as likely as the next: larger, some are likely and some are not. */
 const sharp = (over: object, dtype: DType = "float32"): Llama => {
   const model = initLlama(smallConfig({ vocabSize: 512, ffn: 64, maxPositions: 400, ...over }), { seed: 3, device, dtype })
-  for (const [name, weight] of Object.entries(model.parameters)) if (!name.endsWith("norm.weight")) noGrad(() => weight.mul_(6))
+  for (const [name, weight] of Object.entries(model.parameters)) {
+    if (name.endsWith(".bias")) noGrad(() => weight.normal_(0, 0.3))
+    else if (/[qk]_norm/.test(name)) noGrad(() => weight.normal_(1, 0.3))
+    else if (!name.endsWith("norm.weight")) noGrad(() => weight.mul_(6))
+  }
   return model
 }
 const words = new Random(4, "prompts")
@@ -66,7 +70,10 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
     { what: "heads of 128, eight to a key head", dim: 256, heads: 8, kvHeads: 1, headDim: 128 },
     { what: "heads of 32, sixteen to a key head", dim: 64, heads: 16, kvHeads: 1, headDim: 32 },
     { what: "heads of 256, three to a key head, tied", dim: 96, heads: 3, kvHeads: 1, headDim: 256, tiedEmbeddings: true },
-    { what: "a vocabulary that is no multiple of 8", dim: 64, heads: 4, kvHeads: 2, headDim: 16, vocabSize: 5003 }
+    { what: "a vocabulary that is no multiple of 8", dim: 64, heads: 4, kvHeads: 2, headDim: 16, vocabSize: 5003 },
+    { what: "biases, as Qwen 2", dim: 128, heads: 8, kvHeads: 2, headDim: 64, family: "qwen2" as const },
+    { what: "norms of heads, as Qwen 3", dim: 64, heads: 4, kvHeads: 1, headDim: 128, family: "qwen3" as const },
+    { what: "a sliding window, as Mistral", dim: 128, heads: 8, kvHeads: 2, headDim: 64, family: "mistral" as const, slidingWindow: 70 }
   ]
   describe.each(shapes)("with $what", (shape) => {
     it.each([0, 0.7, 1])("gives the tokens of plain decoding, with their log-probabilities, at temperature %f", (temperature) => {
@@ -116,6 +123,13 @@ describe.skipIf(gpu.skip)("decoding on a GPU", () => {
       expect(tokens).toEqual(end === -1 ? free[i]!.tokens : free[i]!.tokens.slice(0, end + 1))
       expect(finished).toBe(end !== -1)
     })
+  })
+  it("leaves prompts that are longer than a sliding window to plain decoding, a batch at a time", () => {
+    const one = sharp({ dim: 128, heads: 4, kvHeads: 2, headDim: 64, family: "mistral", slidingWindow: 30 })
+    expect([decodesOnGpu(one, 30), decodesOnGpu(one, 31)]).toEqual([true, false])
+    const found = generate(one, prompts, optionsFor(prompts.length, { batchSize: 2 }))
+    const wanted = plainly(() => generate(one, prompts, optionsFor(prompts.length)))
+    expect(found.map(({ tokens }) => tokens)).toEqual(wanted.map(({ tokens }) => tokens))
   })
   it("splits the keys of few sequences with few heads, and reads long ones", () => {
     const long = [promptOf(300), promptOf(301)]

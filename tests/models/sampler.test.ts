@@ -99,6 +99,16 @@ for (const { device, skip } of devices) {
       })
     }
 
+    it("gives the same tokens however many sequences are side by side, in their order", () => {
+      const model = sharp()
+      const options = { ...base, topP: 0.9 }
+      const together = generate(model, prompts, options)
+      for (const batchSize of [1, 2, 4, 9])
+        expect(generate(model, prompts, { ...options, batchSize }).map(({ tokens }) => tokens)).toEqual(
+          together.map(({ tokens }) => tokens)
+        )
+    })
+
     it("ends each sequence at its first end-of-sequence token, which it keeps, and others go on", () => {
       const model = models[0][1]
       const many = Array.from({ length: 40 }, (_, i) => prompts[i % prompts.length]!)
