@@ -84,10 +84,13 @@ const firstBytes = async (path: string, compression: Compression): Promise<Buffe
   return Buffer.alloc(0)
 }
 
+/** Bytes that are read, and decompressed, at a time. */
+const chunkSize = 1 << 18
+
 /** The bytes of a file. Rejects with an ArtifactError where it can't be read or is cut off. */
 export async function* bytesOf(path: string, compression: Compression): AsyncGenerator<Buffer> {
-  const source = createReadStream(path, { highWaterMark: 1 << 18 })
-  const inflate = compression === "gzip" ? source.pipe(createGunzip()) : undefined
+  const source = createReadStream(path, { highWaterMark: chunkSize })
+  const inflate = compression === "gzip" ? source.pipe(createGunzip({ chunkSize })) : undefined
   source.on("error", (error) => inflate?.destroy(error))
   try {
     yield* compression === "zstd" ? inflateZstd(source) : ((inflate ?? source) as AsyncIterable<Buffer>)

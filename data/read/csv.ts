@@ -14,8 +14,39 @@ interface Raw {
   readonly isTorn: boolean
 }
 
+/** Bytes that come in chunks, those that are left of one before the next. What it gave is good until the next chunk. */
+class Joined {
+  #held: Buffer = Buffer.alloc(0)
+  /** How many bytes are left, from the beginning of what is held. */
+  #left = 0
+  /** What is left, and the chunk behind it. */
+  add(chunk: Buffer): Buffer {
+    if (this.#left === 0) return chunk
+    this.#room(this.#left + chunk.length)
+    chunk.copy(this.#held, this.#left)
+    return this.#held.subarray(0, this.#left + chunk.length)
+  }
+  /** Leaves what was given last from a place on. */
+  leave(given: Buffer, from: number): Buffer {
+    const rest = given.subarray(from)
+    const isThere = given.buffer === this.#held.buffer && given.byteOffset === this.#held.byteOffset
+    if (!isThere) this.#room(rest.length)
+    // A record that does not end for long is copied no more than twice.
+    if (!isThere || from > 0) rest.copy(this.#held)
+    this.#left = rest.length
+    return this.#held.subarray(0, rest.length)
+  }
+  #room(bytes: number): void {
+    if (bytes <= this.#held.length) return
+    const larger = Buffer.allocUnsafeSlow(Math.max(2 * this.#held.length, bytes))
+    this.#held.copy(larger, 0, 0, this.#left)
+    this.#held = larger
+  }
+}
+
 /** The records, split into fields. */
 async function* rawRecords(path: string, chunks: AsyncIterable<Buffer>, separator: number): AsyncGenerator<ReadonlyArray<Raw>> {
+  const joined = new Joined()
   /** Of a record that is not yet whole. */
   let rest: Buffer = Buffer.alloc(0)
   /** Where the search for the end of the record goes on, whether within quotes, and on which line the record begins. */
@@ -50,7 +81,7 @@ async function* rawRecords(path: string, chunks: AsyncIterable<Buffer>, separato
     }
   }
   for await (const chunk of chunks) {
-    const bytes = rest.length === 0 ? chunk : Buffer.concat([rest, chunk])
+    const bytes = joined.add(chunk)
     const records: Array<Raw> = []
     let from = 0
     for (; at < bytes.length; at++) {
@@ -66,12 +97,12 @@ async function* rawRecords(path: string, chunks: AsyncIterable<Buffer>, separato
       if (end > from) records.push(split(bytes.subarray(from, end), start))
       ;[from, start] = [at + 1, line]
     }
-    rest = bytes.subarray(from)
+    if (records.length > 0) yield records
+    rest = joined.leave(bytes, from)
     at = rest.length
     closed -= from
     if (rest.length > longest)
       throw damaged(path, "records of a table", `one of more than ${longest} bytes, from line ${start} on`, "Is a quote not closed?")
-    if (records.length > 0) yield records
   }
   if (isInside)
     throw damaged(

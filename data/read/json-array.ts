@@ -66,7 +66,8 @@ export async function* jsonArray(path: string, chunks: AsyncIterable<Buffer>): A
     if (state === "element") {
       rest.push(chunk.subarray(from))
       held += chunk.length - from
-      if (held > longest) throw wrong(`an element of more than ${longest} bytes, from line ${start} on`)
+      if (held > longest)
+        throw damaged(path, `elements of at most ${longest} bytes`, `a longer one, from line ${start} on`, "Take it out, or split it.")
     }
     if (records.length > 0) yield records
   }

@@ -30,7 +30,13 @@ export async function* linesOf(path: string, chunks: AsyncIterable<Buffer>): Asy
       held += chunk.length - from
     }
     if (batch.length > 0) yield batch
-    if (held > longest) throw damaged(path, "lines of text", `line ${line + 1}, longer than ${longest} bytes`)
+    if (held > longest)
+      throw damaged(
+        path,
+        `lines of text of at most ${longest} bytes`,
+        `a longer one, line ${line + 1}`,
+        "Take that row out, or split it. A file without line feeds is none of lines."
+      )
   }
   if (held > 0) yield [{ line: line + 1, bytes: Buffer.concat(rest) }]
 }

@@ -42,11 +42,13 @@ export const field = (value: unknown, name: string, where = name): unknown => {
   if (found === undefined)
     throw new BadRow(
       where,
-      `missing; there are ${
-        Object.keys(value as object)
-          .slice(0, 20)
-          .join(", ") || "no fields"
-      }`,
+      Object.hasOwn(value as object, name)
+        ? "null"
+        : `missing; there are ${
+            Object.keys(value as object)
+              .slice(0, 20)
+              .join(", ") || "no fields"
+          }`,
       inField(where, "missing")
     )
   return found

@@ -60,7 +60,10 @@ const contentOf = (message: unknown, at: string): string => {
 }
 
 export const messagesOf = (value: unknown, name: string): Array<Message> => {
-  if (!Array.isArray(value) || value.length === 0) throw new BadRow(name, "expected a list of messages with at least one")
+  if (!Array.isArray(value) || value.length === 0) {
+    const found = Array.isArray(value) ? "an empty one" : kindOfValue(value)
+    throw new BadRow(name, `expected a list of messages with at least one, found ${found}`, inField(name, "not a list of messages"))
+  }
   return value.map((message: unknown, i) => {
     const at = `${name}[${i}]`
     const role = roleOf(roles, text(message, "role", `${at}.role`), `${at}.role`)

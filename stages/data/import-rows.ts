@@ -77,10 +77,13 @@ export const importRows = Effect.fn("importRows")(function* <K extends Kind, Row
   if (wanted === "auto") yield* progress({ note: `The rows have the shape ${shape.name}: ${shape.form}.` })
   const counts = newCounts()
   const leftOut = new Map<string, number>()
+  /** Where the first row that does not fit is, and why. */
+  let first: string | undefined
   const named = { ...options, source: options.source === "" ? shape.name : options.source }
   const batches = readShaped(path, shape, kind, reading, named, check, counts, {
     leaveOut: (reason) => leftOut.set(reason, (leftOut.get(reason) ?? 0) + 1),
-    skip: ({ line, value }, { field, message, reason }, file) =>
+    skip: ({ line, unit, value }, { field, message, reason }, file) => {
+      first ??= `${unit} ${line}${field.startsWith("(") ? "" : `, field ${field}`}: ${message}`
       skipped.add({
         what: "rows",
         reason,
@@ -90,6 +93,7 @@ export const importRows = Effect.fn("importRows")(function* <K extends Kind, Row
         field,
         row: value
       })
+    }
   })
   const rows = async function* () {
     for await (const batch of batches) yield* batch
@@ -104,7 +108,7 @@ export const importRows = Effect.fn("importRows")(function* <K extends Kind, Row
     return yield* ArtifactError.of({
       doing: `Reading ${path}`,
       expected: `rows of the shape ${shape.name} (${shape.form})`,
-      found: `none among the first ${counts.rows}`,
+      found: `none among the first ${counts.rows}; ${first}`,
       hint: "Name the right shape, or fix the file."
     })
   for (const [reason, count] of leftOut) yield* progress({ note: `Left out: ${count} ${reason}.` })

@@ -184,7 +184,7 @@ describe("rows that can't be used", () => {
 
   it("are too many where they are all of them, whatever may be skipped", async () => {
     expect(await failureOf(importPreferences, { file: file([pair()]) }, { shape: "hh-rlhf" })).toContain(
-      "found none among the first 1. Name the right shape, or fix the file."
+      String.raw`found none among the first 1; line 1, field chosen: a transcript begins with "\n\nHuman:" or "\n\nAssistant:". Name the right shape, or fix the file.`
     )
   })
 
