@@ -7,6 +7,7 @@ import { arrowSchema, columnsOf, columnsOfArrow, describeArrow, describeKind, ty
 import { checkFooter, readMessageHeader } from "./arrow-headers.ts"
 import { BatchBuilder, layoutOf, type Selection, toRows } from "./arrow-rows.ts"
 import { ArtifactError, type DatasetType } from "./artifact.ts"
+import { isPassing } from "./explained-error.ts"
 
 export const fileName = "data.arrow"
 
@@ -16,8 +17,18 @@ const batchBytes = 512 << 10
 
 // ---- writing ---------------------------------------------------------------------------------------------------------------------------
 
+/** What the disk refused: no stage's fault. */
+const notWritten = (type: DatasetType<any>, path: string, cause: unknown): ArtifactError =>
+  ArtifactError.of({
+    doing: `Writing a ${type.name} to ${path}`,
+    expected: "a folder that can be written, with room for the rows",
+    found: messageOf(cause),
+    hint: "Free some space (caravan gc --yes does) or set CARAVAN_HOME to another disk, then run again.",
+    isRetryable: isPassing(cause)
+  })
+
 /**
- * Writes rows to a file; returns how many. Throws ArtifactError for a row that is not of the schema. Rows that `isChecked` says it of are of the schema: they were read
+ * Writes rows to a file; returns how many. Throws ArtifactError for a row that is not of the schema, and where the disk is full. Rows that `isChecked` says it of are of the schema: they were read
  * from a dataset of this type, unchanged.
  */
 export const writeRows = async (
@@ -43,14 +54,19 @@ export const writeRows = async (
       throw wrong(`${where}: ${messageOf(cause)}`)
     }
   }
-  const file = await open(`${directory}/${fileName}`, "w")
+  const path = `${directory}/${fileName}`
+  const onDisk = async <A>(work: Promise<A>): Promise<A> =>
+    work.catch((cause: unknown) => {
+      throw notWritten(type, path, cause)
+    })
+  const file = await onDisk(open(path, "w"))
   try {
     const writer = new arrow.RecordBatchFileWriter()
     // What the writer has queued. Its own toUint8Array(true) gives the bytes again and again, its streams ignore backpressure.
     const queue = (writer as unknown as { readonly _sink: { readonly _values: Array<Uint8Array> } })._sink._values
     const drain = async () => {
       const chunks = queue.splice(0)
-      if (chunks.length > 0) await writeAll(file, chunks)
+      if (chunks.length > 0) await onDisk(writeAll(file, chunks))
     }
     let batch = new BatchBuilder(kind, schema)
     let count = 0

@@ -58,6 +58,29 @@ describe("a model's folder", () => {
       `Reading the weights in ${folder}: expected the tensors of its config.json, found of another shape: model.layers.0.mlp.gate_proj.weight (24, 16) instead of (32, 16)`
     )
   })
+  it("with weights that overlap in their file is refused as it is imported", async () => {
+    let [name, expected, found] = ["", 0, 0]
+    const folder = await folderOf("llama3", (path) => {
+      const file = join(path, "model.safetensors")
+      const bytes = readFileSync(file)
+      const length = Number(bytes.readBigUInt64LE(0))
+      const header = JSON.parse(bytes.toString("utf8", 8, 8 + length)) as Record<
+        string,
+        { shape: Array<number>; data_offsets: [number, number] }
+      >
+      const tensors = Object.entries(header).filter(([key]) => key !== "__metadata__")
+      const [last, entry] = tensors.toSorted(([, a], [, b]) => a.data_offsets[0] - b.data_offsets[0]).at(-1)!
+      ;[name, expected] = [last, 8 + length + entry.data_offsets[0]]
+      entry.data_offsets = [entry.data_offsets[0] - 4, entry.data_offsets[1] - 4]
+      found = expected - 4
+      const changed = Buffer.from(JSON.stringify(header).padEnd(length))
+      changed.copy(bytes, 8)
+      writeFileSync(file, bytes.subarray(0, -4))
+    })
+    expect(await failure(importPolicy, folder)).toBe(
+      `Reading ${join(folder, "model.safetensors")}: expected tensor ${name} at byte ${expected}, after the one before it, found byte ${found}. The file is truncated or not safetensors: download or save it again.`
+    )
+  })
   it("of a language model is no reward model, and the other way round", async () => {
     expect(await failure(importHelpfulnessReward, await folderOf("llama3"))).toContain(
       "found missing: score.weight; unknown: lm_head.weight"
