@@ -68,7 +68,7 @@ export const checkOptions = (
  * a NotFiniteLogitsError when the model gives no numbers.
  */
 export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<number>>, options: GenerateOptions): Array<Generated> => {
-  const { batchSize = 1, maxNewTokens, padId } = options
+  const { batchSize = 1, maxNewTokens } = options
   const stops = new Set([options.eosId ?? []].flat())
   checkOptions(options, "generate")
   if (!Number.isInteger(batchSize) || batchSize < 1)
