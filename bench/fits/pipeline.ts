@@ -2,9 +2,9 @@
  * A few steps of every part of the recipe on one large model, by bench/fits/make.ts's files: does it fit, and how long does each part take?
  *
  *     caravan run bench/fits/pipeline.ts --set folder=<folder> --device cuda --until sft
- *     caravan run bench/fits/pipeline.ts --set folder=<folder> --device cuda --until ppo
+ *     caravan run bench/fits/pipeline.ts --set folder=<folder> --device cuda --until ppo        # or dpo, rloo, grpo
  *
- * SFT trains all weights on sequences of 4096 tokens. Reward models, fine-tuning on the best of K, and PPO train adapters.
+ * SFT trains all weights on sequences of 4096 tokens. Reward models, fine-tuning on the best of K, PPO, DPO, RLOO and GRPO train adapters.
  */
 import { join } from "node:path"
 import * as Schema from "effect/Schema"
@@ -15,6 +15,9 @@ import { importDemonstrations } from "../../stages/data/import-demonstrations.ts
 import { importPolicy } from "../../stages/data/import.ts"
 import { importPreferences } from "../../stages/data/import-preferences.ts"
 import { importPrompts } from "../../stages/data/import-prompts.ts"
+import { grpo } from "../../stages/critic-free/grpo.ts"
+import { rloo } from "../../stages/critic-free/rloo.ts"
+import { dpo } from "../../stages/dpo/dpo.ts"
 import { ppo } from "../../stages/ppo/ppo.ts"
 import { sample } from "../../stages/rejection-sampling/sample.ts"
 import { selectBest } from "../../stages/rejection-sampling/select-best.ts"
@@ -65,7 +68,10 @@ export default Pipeline.make(
     const rollouts = { iterations: ppoIterations, batchSize: ppoBatch, maxNewTokens, inferenceBatchSize: 64 }
     return {
       sft: tuned,
-      ppo: ppo({ policy, helpfulness, safety, prompts, base }, { ...lora, ...rollouts })
+      ppo: ppo({ policy, helpfulness, safety, prompts, base }, { ...lora, ...rollouts }),
+      dpo: dpo({ policy: base, pairs }, { ...lora, batchPairs: 64 }),
+      rloo: rloo({ policy, helpfulness, safety, prompts, base }, { ...lora, ...rollouts, groupSize: 4 }),
+      grpo: grpo({ policy, helpfulness, safety, prompts, base }, { ...lora, ...rollouts, groupSize: 64 })
     }
   }
 )
