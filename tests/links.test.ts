@@ -1,0 +1,46 @@
+/** Links between documents lead somewhere: files, and headings within them. */
+import { execFileSync } from "node:child_process"
+import { existsSync, readFileSync, statSync } from "node:fs"
+import { dirname, join, relative } from "node:path"
+import { fileURLToPath } from "node:url"
+import { describe, expect, it } from "vitest"
+
+const root = fileURLToPath(new URL("../", import.meta.url))
+const documents = execFileSync("git", ["ls-files", "--cached", "--others", "--exclude-standard", "*.md"], { cwd: root, encoding: "utf8" })
+  .split("\n")
+  .filter((name) => name !== "" && existsSync(join(root, name)))
+
+const withoutCode = (text: string): string => text.replaceAll(/^```[^]*?^```/gm, "").replaceAll(/`[^`\n]*`/g, "")
+
+/** The name that GitHub gives a heading. */
+const anchorOf = (heading: string): string =>
+  heading
+    .trim()
+    .toLowerCase()
+    .replaceAll(/[^\p{L}\p{N}\s_-]/gu, "")
+    .replaceAll(/\s/g, "-")
+const anchorsIn = (text: string): ReadonlyArray<string> =>
+  [...text.replaceAll(/^```[^]*?^```/gm, "").matchAll(/^#+ (.*)$/gm)].map(([, heading]) => anchorOf(heading!))
+
+/** Links of a document that lead nowhere. */
+const deadLinks = (name: string, text: string): ReadonlyArray<string> =>
+  [...withoutCode(text).matchAll(/\]\(([^)\s]+)\)/g)].flatMap(([, link]) => {
+    if (/^[a-z]+:/i.test(link!)) return []
+    const [path = "", anchor] = link!.split("#", 2) as [string, string | undefined]
+    const target = path === "" ? join(root, name) : join(root, dirname(name), path)
+    if (relative(root, target).startsWith("..") || !existsSync(target)) return [link!]
+    if (anchor === undefined || !statSync(target).isFile() || !target.endsWith(".md")) return []
+    return anchorsIn(path === "" ? text : readFileSync(target, "utf8")).includes(anchor) ? [] : [link!]
+  })
+
+describe("documents", () => {
+  it("are found", () => expect(documents).toContain("README.md"))
+  it.each(documents)("%s links to what is there", (name) => {
+    expect(deadLinks(name, readFileSync(join(root, name), "utf8"))).toEqual([])
+  })
+  it("that link to what is not there are noticed", () => {
+    const text =
+      "# A heading, with `code`\n[a](docs/none.md) [b](#a-heading-with-code) [c](#none) [d](docs/architecture.md#nouns) [e](../outside) `[f](none)` [g](https://h.example)"
+    expect(deadLinks("README.md", text)).toEqual(["docs/none.md", "#none", "../outside"])
+  })
+})
