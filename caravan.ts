@@ -23,7 +23,7 @@ import { runEvents } from "./runtime/run/event-stream.ts"
 import type { RunEvent, RunResult as AnyRunResult } from "./runtime/run/events.ts"
 import type { Executor } from "./runtime/run/executor.ts"
 import * as Runtime from "./runtime/run/layer.ts"
-import type * as Options from "./runtime/run/options.ts"
+import * as Options from "./runtime/run/options.ts"
 import * as Plans from "./runtime/run/plan.ts"
 import * as Run from "./runtime/run/run.ts"
 import * as Sweep from "./runtime/run/sweep.ts"
@@ -50,7 +50,7 @@ export const layer = (options: Partial<Machine["Service"]> & LayerOptions = {}):
   const describe: Numerics["Service"]["describe"] = (...asked) =>
     Effect.tryPromise({ try: () => numericsOf(...asked, join(home, "numerics")), catch: failed })
   return Layer.mergeAll(
-    Layer.succeed(Machine, { device, threads }),
+    Layer.succeed(Machine, Options.machineOf({ ...options, device, threads })),
     Layer.succeed(Numerics, { describe }),
     Runtime.layer({
       home,

@@ -8,7 +8,7 @@ import { readRecords } from "../data/records.ts"
 import { type LlamaConfig, presets } from "../models/config.ts"
 import { fromHuggingFace } from "../models/config-file.ts"
 import { type Accelerator, accelerators, carbonIntensity, carbonKg, energyKwh } from "../models/cost.ts"
-import { bytesOf, costedParameters, type Memory, type Precision, totalMemory, usableMemory } from "../models/memory.ts"
+import { bytesOf, costedParameters, type Memory, type Precision, type SpreadOver, totalMemory, usableMemory } from "../models/memory.ts"
 import type { Sizes } from "../runtime/define/cost.ts"
 import { dependencies, type GraphNode, type StageNode } from "../runtime/define/graph.ts"
 import type { Plan, PlannedNode } from "../runtime/run/plan.ts"
@@ -17,6 +17,7 @@ import { type Size, sized, unknownSize, UnknownSizeError } from "../stages/commo
 import { type PlannedStep, type StageCost, type Work } from "../stages/common/cost/work.ts"
 import { type Flags, type Given, numberFlag, UsageError } from "./command.ts"
 import { gib } from "./display/units.ts"
+import { pipelineOptions } from "./pipeline-file.ts"
 
 export const costFlags: Flags = {
   gpu: {
@@ -32,6 +33,8 @@ export const costFlags: Flags = {
 /** What stages are reckoned to run on. */
 export interface CostMachine {
   readonly accelerator: Accelerator
+  /** The ranks that stages which can spread run on. */
+  readonly spread: SpreadOver
   readonly mfu: number
   readonly mbu: number
   readonly watts: number
@@ -58,8 +61,10 @@ export const costMachine = (given: Given, numerics: Numerics = null): CostMachin
     throw new UsageError(`--gpu is ${Object.keys(accelerators).join(", ")}, got "${gpu}".`)
   const accelerator =
     gpu === undefined ? (presentGpu(numerics) ?? accelerators["a100-80gb"]) : accelerators[gpu as keyof typeof accelerators]
+  const { ranks = 1, sharding = "weights" } = pipelineOptions(given)
   return {
     accelerator,
+    spread: { ranks, sharding },
     mfu: numberFlag(given, "mfu", { above: 0, max: 1 }) ?? 0.4,
     mbu: numberFlag(given, "mbu", { above: 0, max: 1 }) ?? 0.6,
     watts: numberFlag(given, "tdp", { above: 0 }) ?? accelerator.watts,
@@ -248,7 +253,17 @@ export const costOfPlan = async (
       continue
     }
     try {
-      nodes.set(node.id, costOn(estimator.cost({ ...asked, deviceMemory: machine.accelerator.memory }), machine))
+      nodes.set(
+        node.id,
+        costOn(
+          estimator.cost({
+            ...asked,
+            deviceMemory: machine.accelerator.memory,
+            ...(node.stage.resources.ranks === true ? { spread: machine.spread } : {})
+          }),
+          machine
+        )
+      )
     } catch (cause) {
       if (!(cause instanceof UnknownSizeError)) throw cause
       nodes.set(node.id, { unknown: cause.message })

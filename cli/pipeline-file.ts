@@ -5,6 +5,7 @@ import { pathToFileURL } from "node:url"
 import { placeOf } from "../runtime/errors.ts"
 import { type AnyPipeline, isPipeline } from "../runtime/define/pipeline.ts"
 import type { RunOptions } from "../runtime/run/options.ts"
+import type { Sharding } from "../runtime/run/ranks.ts"
 import { type ConfigSchema, describeConfig } from "../schemas/hyper.ts"
 import { type Flags, type Given, UsageError, wholeNumber } from "./command.ts"
 
@@ -12,6 +13,14 @@ export const pipelineFlags: Flags = {
   set: { value: "name=value", help: "set a pipeline parameter, or a node's config field as <node>.<field>=value", repeatable: true },
   seed: { value: "n", help: "random seed (default: 0)" },
   device: { value: "cpu|cuda", help: "device for tensor computation (default: cpu)" },
+  ranks: {
+    value: "n",
+    help: "processes that a stage which trains is spread over: with --device cuda a GPU each, on the CPU to try it; part of the cache key (default: 1)"
+  },
+  sharding: {
+    value: "none|optimizer|weights",
+    help: "with --ranks: what each rank has a part of, the rest is whole on every rank; weights takes the least memory (default: weights)"
+  },
   threads: { value: "n", help: "torch threads, part of the cache key (default: 1; two threads on one physical core halve the speed)" }
 }
 
@@ -64,6 +73,8 @@ export const describeParameters = async ([path]: ReadonlyArray<string>): Promise
   ].join("\n")
 }
 
+const isSharding = (text: string): text is Sharding => ["none", "optimizer", "weights"].includes(text)
+
 /** Options of a run from the shared flags. */
 export const pipelineOptions = (given: Given): RunOptions => {
   const settings: Array<[name: string, text: string]> = []
@@ -74,7 +85,14 @@ export const pipelineOptions = (given: Given): RunOptions => {
   }
   const device = given.flag("device") ?? "cpu"
   if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device must be cpu or cuda, got "${device}".`)
+  const sharding = given.flag("sharding")
+  const ranks = wholeNumber(given, "ranks", 1) ?? 1
+  if (sharding !== undefined && !isSharding(sharding))
+    throw new UsageError(`--sharding must be none, optimizer or weights, got "${sharding}".`)
+  if (sharding !== undefined && ranks === 1)
+    throw new UsageError(`--sharding ${sharding} has no effect on one rank: add --ranks, or leave --sharding out.`)
   return {
+    ...(ranks === 1 ? {} : { ranks, ...(sharding === undefined ? {} : { sharding }) }),
     settings: Object.fromEntries(settings),
     seed: wholeNumber(given, "seed", 0) ?? 0,
     device,

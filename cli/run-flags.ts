@@ -38,6 +38,10 @@ export const runFlags: Flags = {
     value: "leave|cancel",
     help: "with --on slurm: what becomes of jobs when the run is interrupted (default: a terminal asks; else leave: the next run finds them)"
   },
+  "rank-seconds": {
+    value: "n",
+    help: "with --ranks: how long a rank waits for the others before the stage fails and says where each was (default: 600)"
+  },
   quiet: { help: "show no progress, only warnings and what fails; the results go to stdout as without it" },
   events: {
     value: "file",
@@ -47,7 +51,7 @@ export const runFlags: Flags = {
 
 export const runOptions = (
   given: Given
-): Pick<RunOptions, "jobs" | "limits" | "checkpointSeconds" | "checkpointSteps" | "shared" | "on" | "slurmJobs"> => {
+): Pick<RunOptions, "jobs" | "limits" | "checkpointSeconds" | "checkpointSteps" | "rankSeconds" | "shared" | "on" | "slurmJobs"> => {
   const limits: NodeLimits = withValue({
     ...limitsOf(given),
     retries: wholeNumber(given, "retries", 0),
@@ -55,7 +59,8 @@ export const runOptions = (
   })
   const checkpoints = withValue({
     checkpointSeconds: wholeNumber(given, "checkpoint-seconds", 0),
-    checkpointSteps: wholeNumber(given, "checkpoint-steps", 1)
+    checkpointSteps: wholeNumber(given, "checkpoint-steps", 1),
+    rankSeconds: wholeNumber(given, "rank-seconds", 1)
   })
   const config = readConfig(process.cwd())
   return {

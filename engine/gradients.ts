@@ -6,7 +6,8 @@
  */
 import { hasGpuKernels } from "./fused.ts"
 import { hasOperator } from "./native.ts"
-import { inSegments } from "./segments.ts"
+import { allReduce_ } from "./ranks.ts"
+import { inSegments, type SpreadWeights } from "./segments.ts"
 import { dtypeCodes } from "./tensor/dtype.ts"
 import { aten, atenMany, atenVoid, embedding, noGrad, recordsGradients, scoped, type Tensor } from "./tensor.ts"
 
@@ -18,19 +19,23 @@ export const isNarrow = ({ dtype }: Tensor): boolean => dtype === "bfloat16" || 
 /**
  * Calls `compute` with each micro-batch, in a scope of its own; it computes the micro-batch's loss and gives it to `backward` (engine/segments.ts). The parameters' gradients are
  * then the sum over all. Returns what the calls returned. A single micro-batch's gradients stay in the parameters' dtype: there is nothing to add, and so
- * no second copy. The first `recompute` blocks of a model keep no activations and are computed again in the backward pass.
+ * no second copy. The first `recompute` blocks of a model keep no activations and are computed again in the backward pass. Of `weights` that are spread over ranks
+ * the gradients are the sum over all ranks' micro-batches, of which each has as many.
  */
 export const accumulateGradients = <MicroBatch, A>(
   parameters: Parameters,
   microBatches: ReadonlyArray<MicroBatch>,
   compute: (microBatch: MicroBatch) => A,
-  { recompute = 0 }: { readonly recompute?: number | undefined } = {}
-): Array<A> =>
-  microBatches.map((microBatch, i) => {
-    const result = scoped(() => inSegments({ recompute }, () => compute(microBatch)))
+  { recompute = 0, weights }: { readonly recompute?: number | undefined; readonly weights?: SpreadWeights | undefined } = {}
+): Array<A> => {
+  const results = microBatches.map((microBatch, i) => {
+    const result = scoped(() => inSegments({ recompute, weights }, () => compute(microBatch)))
     if (i < microBatches.length - 1) widenGradients(parameters)
     return result
   })
+  weights?.accumulated()
+  return results
+}
 
 /** Makes 16-bit gradients float32. What a later backward() adds to one is added in float32: libtorch keeps the dtype that a gradient has. */
 const widenGradients = (parameters: Parameters): void =>
@@ -86,12 +91,18 @@ export const gradientNorm = (parameters: Parameters): number => scoped(() => noG
 
 /**
  * Scales all gradients by maxNorm / (norm + 1e-6) where their global norm exceeds maxNorm, as torch.nn.utils.clip_grad_norm_ does. Returns the
- * norm before clipping, as a tensor of one element so that a GPU need not be waited for. Call inside a scope.
+ * norm before clipping, as a tensor of one element so that a GPU need not be waited for. Call inside a scope. `isPart`: other ranks have the other parts of the
+ * parameters, and the norm is that of all.
  */
-export const clipGradientNorm = (parameters: Parameters, maxNorm: number): Tensor =>
+export const clipGradientNorm = (parameters: Parameters, maxNorm: number, { isPart = false } = {}): Tensor =>
   noGrad(() => {
     const gradients = gradientsOf(parameters)
-    const norm = globalNorm(gradients)
+    const mine = globalNorm(gradients)
+    const norm = isPart
+      ? allReduce_(mine.square().reshape(1), "measuring the gradients")
+          .sqrt()
+          .reshape(...mine.shape)
+      : mine
     const scale = norm.add(1e-6).pow(-1).mul(maxNorm).clamp(undefined, 1)
     if (gradients.every(hasGpuKernels)) {
       atenVoid("caravan::shrink_", gradients, scale)

@@ -1,11 +1,29 @@
 /** What a child process does before it runs stages with tensors. */
 import { deviceMemory, gpuMemory, hasCuda, setThreads } from "./device.ts"
 import { native } from "./native.ts"
+import { joinRanks, type Sharding } from "./ranks.ts"
 
-export const prepare = (device: string, threads: number): void => {
+/** Ranks are started at different times, and load their code first: seconds. */
+const leastJoining = 60
+
+/** A process that is one of several ranks joins them first. */
+export const prepare = (
+  device: string,
+  threads: number,
+  place?: {
+    readonly rank: number
+    readonly size: number
+    readonly host: string
+    readonly port: number
+    readonly sharding: Sharding
+    readonly seconds: number
+  }
+): void => {
   setThreads(threads)
   if (device === "cuda" && !hasCuda())
     throw new Error("there is no CUDA device here (or libtorch was built without CUDA). Run `caravan doctor`, or use --device cpu")
+  if (place !== undefined)
+    joinRanks({ ...place, joining: Math.max(leastJoining, place.seconds), deadline: place.seconds }, device === "cuda" ? "cuda" : "cpu")
 }
 
 /** Called before each stage; what it gives is called after it, and gives metrics: the most memory of the GPU that tensors held, in MiB. */

@@ -3,6 +3,7 @@
  * CPU, NCCL on GPUs. A process that has joined no group is the only rank of its own, and every function here gives it back what is its own.
  */
 import { createRequire } from "node:module"
+import { deserialize, serialize } from "node:v8"
 import { findOperator, native } from "./native.ts"
 import { noGrad, scoped, tensor, type Tensor } from "./tensor.ts"
 
@@ -109,10 +110,10 @@ export const resizeStorage_ = (x: Tensor, bytes: number): void => call("resize_s
 /** Makes one tensor the gradient of another, of whatever dtype. */
 export const setGradient = (x: Tensor, gradient: Tensor): void => call("set_gradient", x.handle, gradient.handle)
 
-/** What each rank says, in the order of ranks; numbers come as they are, but for NaN and infinities, which are null. */
+/** What each rank says, in the order of ranks: plain data, whose numbers come as they are. */
 export const gatherAll = <A>(mine: A, doing: string): Array<A> => {
   if (ranks() === 1) return [mine]
-  const bytes = new TextEncoder().encode(JSON.stringify(mine ?? null))
+  const bytes = serialize(mine)
   return scoped(() =>
     noGrad(() => {
       const length = tensor(Float64Array.of(bytes.length), { device })
@@ -126,22 +127,22 @@ export const gatherAll = <A>(mine: A, doing: string): Array<A> => {
       allGather(all, tensor(padded, { device }), doing)()
       const out = new Uint8Array(most * ranks())
       all.copyBytes(out, 0)
-      return sizes.map((size, i) => JSON.parse(new TextDecoder().decode(out.subarray(i * most, i * most + size))) as A)
+      return sizes.map((size, i) => deserialize(out.subarray(i * most, i * most + size)) as A)
     })
   )
 }
 /** What rank 0 says. */
-export const agree = <A>(mine: A, doing: string): A => gatherAll(rank() === 0 ? mine : (null as A), doing)[0]!
+export const agree = <A>(mine: A, doing: string): A => gatherAll(rank() === 0 ? mine : (undefined as A), doing)[0]!
 
 /** Sums over all ranks, in their order: the same numbers on each, NaN among them. */
-export const sumOver = (numbers: ReadonlyArray<number>, doing: string): Array<number> => {
-  if (ranks() === 1) return [...numbers]
+export const sumOver = (numbers: ArrayLike<number>, doing: string): Array<number> => {
+  if (ranks() === 1) return Array.from(numbers)
   return scoped(() =>
     noGrad(() => {
       const all = tensor(new Float64Array(numbers.length * ranks()), { device })
       allGather(all, tensor(Float64Array.from(numbers), { device }), doing)()
       const given = all.toNumbers()
-      return numbers.map((_, i) =>
+      return Array.from(numbers, (_, i) =>
         Array.from({ length: ranks() }, (_, rank) => given[rank * numbers.length + i]!).reduce((sum, x) => sum + x, 0)
       )
     })
@@ -151,3 +152,14 @@ export const sumOver = (numbers: ReadonlyArray<number>, doing: string): Array<nu
 /** Of rows that all ranks know, those that this one works on (another, if that is given): dealt out one by one, so that neighbours of like length go to different ranks. */
 export const dealt = <A>(rows: ReadonlyArray<A>, to = rank()): ReadonlyArray<A> =>
   ranks() === 1 ? rows : rows.filter((_, i) => i % ranks() === to)
+
+/** Puts together what each rank has of rows that were dealt out. */
+export const undealt = <A>(all: ReadonlyArray<ReadonlyArray<A>>): Array<A> =>
+  Array.from({ length: all.reduce((sum, { length }) => sum + length, 0) }, (_, i) => all[i % all.length]![Math.floor(i / all.length)]!)
+
+/** What `compute` gives for rows that all ranks know, one result each: every rank computes those dealt to it. */
+export const overRanks = <Row, A>(
+  rows: ReadonlyArray<Row>,
+  doing: string,
+  compute: (rows: ReadonlyArray<Row>) => ReadonlyArray<A>
+): ReadonlyArray<A> => (ranks() === 1 ? compute(rows) : undealt(gatherAll(compute(dealt(rows)), doing)))

@@ -5,7 +5,22 @@
  */
 import { clearGradients, noGrad, recordsGradients, scoped, type Tensor } from "./tensor.ts"
 
+/** Weights that are spread over ranks: told when those of a block are needed. Blocks are counted from 0. */
+export interface SpreadWeights {
+  /** Before a micro-batch, and after its backward pass. */
+  begin(): void
+  end(): void
+  /** Around a block's forward pass, and around its backward pass: its weights are not needed outside of them, and its gradients are there after the latter. */
+  forward(block: number): void
+  forwarded(block: number): void
+  backward(block: number): void
+  backwarded(block: number): void
+  /** After a step's last micro-batch. */
+  accumulated(): void
+}
+
 interface Segment {
+  readonly index: number
   /** What the segment read, cut off; its gradient is there once the segment's backward pass has run. */
   readonly input: Tensor
   /** What that was cut off from; undefined where it is the output of the segment before. */
@@ -20,6 +35,7 @@ interface Segment {
 /** The segments of the backward pass that is being prepared, in the order of the forward pass. */
 interface Tape {
   readonly recompute: number
+  readonly weights: SpreadWeights | undefined
   readonly segments: Array<Segment>
 }
 let tape: Tape | undefined
@@ -28,15 +44,20 @@ let tape: Tape | undefined
  * Calls `body`, which computes a loss and calls `backward` with it. Segments made in between are cut; the first `recompute` of each model's are computed again in
  * the backward pass. Call it inside a scope: the segments' tensors belong to that.
  */
-export const inSegments = <A>({ recompute }: { readonly recompute: number }, body: () => A): A => {
+export const inSegments = <A>(
+  { recompute, weights }: { readonly recompute: number; readonly weights?: SpreadWeights | undefined },
+  body: () => A
+): A => {
   const around = tape
-  tape = { recompute, segments: [] }
+  tape = { recompute, weights, segments: [] }
   try {
+    weights?.begin()
     const result = body()
     if (tape.segments.length > 0)
       throw new Error(
         "Gradients stopped at a cut between segments: give the loss to backward() of engine/segments.ts in place of calling its own."
       )
+    weights?.end()
     return result
   } finally {
     tape = around
@@ -49,21 +70,25 @@ export const inSegments = <A>({ recompute }: { readonly recompute: number }, bod
  */
 export const segment = (index: number, x: Tensor, compute: (x: Tensor) => Tensor): Tensor => {
   if (tape === undefined || !recordsGradients()) return scoped(() => compute(x))
-  const { recompute, segments } = tape
+  const { recompute, segments, weights } = tape
   const follows = segments.at(-1)?.output === x
   const input = follows ? x : x.detach().requiresGrad(x.hasGradient)
   const forget = index < recompute
+  weights?.forward(index)
   const kept = forget ? undefined : scoped(() => compute(input))
   const output = (kept?.detach() ?? noGrad(() => scoped(() => compute(input)))).requiresGrad()
-  segments.push({ input, source: follows ? undefined : x, compute, kept, output })
+  weights?.forwarded(index)
+  segments.push({ index, input, source: follows ? undefined : x, compute, kept, output })
   return output
 }
 
 /** Accumulates gradients into every leaf behind a loss, as `loss.backward()`, across the cuts between segments. */
 export const backward = (loss: Tensor): void => {
   loss.backward()
+  const weights = tape?.weights
   for (let at = tape?.segments.pop(); at !== undefined; at = tape?.segments.pop()) {
-    const { compute, input, kept, output, source } = at
+    const { compute, index, input, kept, output, source } = at
+    weights?.backward(index)
     scoped(() => {
       const gradient = output.grad()
       // A loss that does not depend on it.
@@ -75,6 +100,7 @@ export const backward = (loss: Tensor): void => {
       result.backward(gradient)
       if (source?.hasGradient === true) source.backward(input.grad())
     })
+    weights?.backwarded(index)
     kept?.free()
     output.free()
     if (source !== undefined) input.free()

@@ -2,6 +2,8 @@
 import { mkdir, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
+import { rank } from "../engine/ranks.ts"
+import type { Piece } from "../engine/spread.ts"
 import type { Tensor } from "../engine/tensor.ts"
 import { type ArtifactRef, ArtifactError, type Checkpoint, type OutputSlot, type Role, type Written, written } from "../schemas/artifact.ts"
 import { adapterFolder, roleFile } from "../schemas/checkpoint-files.ts"
@@ -12,7 +14,7 @@ import type { LlamaConfig } from "./config.ts"
 import { toHuggingFace } from "./config-file.ts"
 import type { Llama } from "./llama.ts"
 import { RewardModel } from "./reward-model.ts"
-import { openSafetensors, safetensorsNames, type TensorWriter, writeSafetensors } from "./safetensors.ts"
+import { openSafetensors, type SafetensorsFile, safetensorsNames, type TensorWriter, writeSafetensors } from "./safetensors.ts"
 import { loadTokenizer, templateFile, writeTokenizer } from "./tokenizer/files.ts"
 import { HuggingFaceTokenizer } from "./tokenizer/hugging-face.ts"
 import type { Tokenizer } from "./tokenizer/tokenizer.ts"
@@ -126,27 +128,61 @@ export const roleOf = (slot: OutputSlot<any>): Role => slot.type.name.replace("c
 export const readInto = (path: string, tensors: Readonly<Record<string, Tensor>>): Effect.Effect<void, ArtifactError> =>
   Effect.acquireUseRelease(
     openSafetensors(path),
+    (file) => readFrom(file, path, tensors, true),
+    (file) => Effect.promise(() => file.close())
+  )
+
+/** The same of tensors that come a few at a time, each of which are taken before the next: a rank's parts are never whole together. */
+export const readPieces = (path: string, pieces: Iterable<Piece>): Effect.Effect<void, ArtifactError> =>
+  Effect.acquireUseRelease(
+    openSafetensors(path),
     Effect.fnUntraced(function* (file) {
-      const held = new Map([...file.entries.values()].map((entry) => [entry.name, `${entry.dtype} (${entry.shape.join(", ")})`]))
-      const wanted = new Map(
-        Object.entries(tensors).map(([name, { dtype, shape }]) => [name, `${safetensorsNames[dtype]} (${shape.join(", ")})`])
-      )
-      const other = [...new Set([...wanted.keys(), ...held.keys()])].find((name) => held.get(name) !== wanted.get(name))
-      if (other !== undefined)
-        return yield* ArtifactError.of({
-          doing: `Reading ${path}`,
-          expected: `${other} as ${wanted.get(other) ?? "no tensor"}`,
-          found: held.get(other) ?? "none",
-          hint: "The file belongs to another model: remove the folder that it is in."
-        })
-      for (const [name, tensor] of Object.entries(tensors)) yield* file.readInto(name, tensor)
+      const read = new Set<string>()
+      for (const { take, tensors } of pieces) {
+        yield* readFrom(file, path, tensors, false)
+        for (const name of Object.keys(tensors)) read.add(name)
+        take()
+      }
+      yield* refuseOthers(file, path, read)
     }),
     (file) => Effect.promise(() => file.close())
   )
 
+const describeEntry = ({ dtype, shape }: { readonly dtype: string; readonly shape: ReadonlyArray<number> }) =>
+  `${dtype} (${shape.join(", ")})`
+const belongsElsewhere = (path: string, name: string, wanted: string | undefined, held: string | undefined) =>
+  ArtifactError.of({
+    doing: `Reading ${path}`,
+    expected: `${name} as ${wanted ?? "no tensor"}`,
+    found: held ?? "none",
+    hint: "The file belongs to another model: remove the folder that it is in."
+  })
+
+/** Fails when a file has tensors beside those read. */
+const refuseOthers = ({ entries }: SafetensorsFile, path: string, read: ReadonlySet<string>): Effect.Effect<void, ArtifactError> => {
+  const other = [...entries.values()].find(({ name }) => !read.has(name))
+  return other === undefined ? Effect.void : belongsElsewhere(path, other.name, undefined, describeEntry(other))
+}
+
+/** Reads these tensors; fails before any of them changes unless the file has each with its shape and dtype, and with `alone` no others. */
+const readFrom = Effect.fnUntraced(function* (
+  file: SafetensorsFile,
+  path: string,
+  tensors: Readonly<Record<string, Tensor>>,
+  alone: boolean
+): Effect.fn.Return<void, ArtifactError> {
+  for (const [name, { dtype, shape }] of Object.entries(tensors)) {
+    const entry = file.entries.get(name)
+    const [wanted, held] = [describeEntry({ dtype: safetensorsNames[dtype], shape }), entry && describeEntry(entry)]
+    if (wanted !== held) return yield* belongsElsewhere(path, name, wanted, held)
+  }
+  if (alone) yield* refuseOthers(file, path, new Set(Object.keys(tensors)))
+  for (const [name, tensor] of Object.entries(tensors)) yield* file.readInto(name, tensor)
+})
+
 /**
  * Writes a checkpoint as the stage's output; its role is the output's. A model with an adapter is merged, and is not to be used after, nor is what shares its
- * weights; the adapter is written into the folder adapter/, with the digest of the weights that it is on.
+ * weights; the adapter is written into the folder adapter/, with the digest of the weights that it is on. Of several ranks the first writes.
  */
 export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends Role>(
   slot: OutputSlot<Checkpoint<R>>,
@@ -161,6 +197,8 @@ export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends R
   const { model, tokenizer, base }: Pick<typeof options, "tokenizer" | "base"> & { readonly model: Llama | RewardModel } = options
   if (model.adapter !== undefined && base === undefined)
     throw new Error("Which checkpoint the model's adapter is on is not told: give its base.")
+  // All ranks have the same model.
+  if (rank() > 0) return written(slot, options.metrics ?? {})
   const weights = model.adapter === undefined || base === undefined ? undefined : yield* weightsDigest(base.path)
   yield* Effect.tryPromise({
     try: async () => {

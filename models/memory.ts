@@ -7,6 +7,7 @@
  * A block keeps of each token for its backward pass: its input and the sum after attention, both norms' outputs (4 d), queries, keys and values as they are projected and
  * attention's output ((2 H + 2 G) E), gate and up and their product (3 F), and a float32 log-sum-exp for each head. One that is recomputed keeps its input.
  */
+import type { Sharding } from "../engine/ranks.ts"
 import { type LlamaConfig, parameterCount } from "./config.ts"
 import { type LoraConfig, loraShapes } from "./lora.ts"
 
@@ -126,11 +127,42 @@ export interface Cut {
   readonly recompute: number
 }
 
+/** The ranks that a training is spread over, and what each has a part of (engine/spread.ts). */
+export interface SpreadOver {
+  readonly ranks: number
+  readonly sharding: Sharding
+}
+export const onOneRank: SpreadOver = { ranks: 1, sharding: "none" }
+
+/** The same on one of several ranks: its parts, the weights of two blocks and of what is in no block gathered, and the gradients of a block in their dtype and in a float32 buffer. */
+const onRank = (memory: Memory, model: CostedModel, precision: Precision, { ranks, sharding }: SpreadOver): Memory => {
+  const trained = trainedParameterCount(model)
+  const b = bytesOf[precision]
+  const none = trainedParameterCount({ ...model, config: { ...model.config, layers: 0 } })
+  const block = (trained - none) / model.config.layers
+  const passing = Math.max(block, none) * (b + 4)
+  if (sharding === "none") return { ...memory, activations: memory.activations + passing }
+  const gathered = Math.min(trained, none + 2 * block) * b
+  return {
+    ...memory,
+    weights: memory.weights - (sharding === "weights" ? trained * b - gathered - (trained * b) / ranks : 0),
+    masters: memory.masters / ranks,
+    moments: memory.moments / ranks,
+    gradients: memory.gradients / ranks,
+    activations: memory.activations + passing
+  }
+}
+
 /**
  * A model that is trained. The peak is at the loss, with all that was kept and the gradients of the micro-batches before; while the recomputed blocks are gone back through; or
  * at the end of the backward pass, with all gradients and the float32 ones of the embeddings.
  */
-export const trainingMemory = (model: CostedModel, precision: Precision, { recompute, several, tokens }: Cut): Memory => {
+export const trainingMemory = (model: CostedModel, precision: Precision, cut: Cut, spread: SpreadOver = onOneRank): Memory =>
+  spread.ranks === 1
+    ? aloneMemory(model, precision, cut)
+    : onRank(aloneMemory(model, precision, { ...cut, several: true }), model, precision, spread)
+
+const aloneMemory = (model: CostedModel, precision: Precision, { recompute, several, tokens }: Cut): Memory => {
   const { config } = model
   const trained = trainedParameterCount(model)
   const b = bytesOf[precision]

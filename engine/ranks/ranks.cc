@@ -133,7 +133,7 @@ std::string others(std::shared_ptr<Group> all, int port) {
     std::lock_guard<std::mutex> lock(found->mutex);
     found->done = true;
   }).detach();
-  for (int i = 0; i < 100; i++) {
+  for (int i = 0; i < 60; i++) {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     std::lock_guard<std::mutex> lock(found->mutex);
     if (found->done) break;
@@ -148,7 +148,7 @@ std::string others(std::shared_ptr<Group> all, int port) {
     else {
       const std::string& text = second == found->second.end() ? first->second : second->second;
       bool lives = second != found->second.end() && first->second.substr(0, first->second.find(' ')) != second->second.substr(0, second->second.find(' '));
-      out += text.substr(text.find(' ') + 1) + (lives ? "." : "; its process is stopped or gone.");
+      out += text.substr(text.find(' ') + 1) + (lives ? "." : " when last heard of: its process is stopped or gone.");
     }
   }
   return out;

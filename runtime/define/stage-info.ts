@@ -75,6 +75,11 @@ export interface Resources {
   /** Computes with tensors: runs one at a time, and the machine's numerics enter the key. */
   readonly tensors?: boolean
   /**
+   * May run as several ranks of one group (`--ranks`): processes that are given the same and deal the rows out among themselves. Results are equal but for the order of
+   * float sums, so how many there are, if more than one, is part of the key. The first rank's output is the result; the others' are thrown away.
+   */
+  readonly ranks?: boolean
+  /**
    * Runs in the run's own process, not in a child: for thousands of nodes that take a millisecond each. Such a stage must give way to others every 50 ms
    * at least (a loop that does not cannot be stopped, not even by Ctrl-C) and must not end the process. A node with a limit of time or memory, and a
    * stage with tensors, run in a child all the same.

@@ -20,6 +20,7 @@ import type { RunEvent } from "../run/events.ts"
 import type { Execute } from "../run/execute.ts"
 import { Executor } from "../run/executor.ts"
 import { chosenNodes, graphOptions, machineOf, namedNodes, type RunOptions } from "../run/options.ts"
+import { machineFor } from "../run/ranks.ts"
 import { type Plan, planGraph } from "../run/plan.ts"
 import { inputsOf } from "../run/produce.ts"
 import type { Job } from "../run/run-stage.ts"
@@ -181,7 +182,7 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       inputs: inputsOf(node, (id) => refs.get(id)!),
       output: directory,
       seed: node.seed,
-      ...machineOf(options),
+      ...machineFor(node.stage, options),
       checkpoints: null,
       recorded: trace.metrics,
       // However many rows it skips, that was allowed when the result was made.

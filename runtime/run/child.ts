@@ -9,12 +9,14 @@ import * as Exit from "effect/Exit"
 import { isPassing } from "../../schemas/explained-error.ts"
 import type { StopRequest } from "../store/resume-points.ts"
 import { messageOf, placeOf, StageError, stageErrorOf } from "../errors.ts"
+import { rankPlace, type RankPlace } from "./ranks.ts"
 import { type Job, type Outcome, runStage } from "./run-stage.ts"
 import type { Progress, StageInfo } from "../define/stage-info.ts"
 
 export type ToChild =
   /**
-   * `prepare`: a module whose `prepare(device, threads)` is called before the first job and whenever a job's device or threads differ from the last one's. Its
+   * `prepare`: a module whose `prepare(device, threads, place)` is called before the first job and whenever a job's device or threads differ from the last one's; `place` is this process's
+   * among the ranks of a stage that has several, by torchrun's variables: a process has at most one group. Its
    * `measure()` is called before the stage and returns a function that is called after it, for metrics; its `release()` is called last, whatever became of the
    * stage, and frees what that left in memory.
    */
@@ -60,10 +62,14 @@ const stop: StopRequest = {
 }
 
 interface Preparation {
-  readonly prepare: (device: string, threads: number) => void
+  readonly prepare: (device: string, threads: number, place?: RankPlace) => void
   readonly measure?: () => () => Readonly<Record<string, number>>
   readonly release?: () => void
 }
+
+/** The tensor engine's error of ranks that did not meet. */
+const isRankError = (cause: unknown): cause is { readonly _tag: "RankError"; readonly message: string } =>
+  typeof cause === "object" && cause !== null && (cause as { readonly _tag?: unknown })._tag === "RankError"
 
 /** Device and threads that the process is prepared for. */
 let prepared: string | undefined
@@ -81,7 +87,8 @@ const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): 
           if (prepare !== undefined) {
             const module = (await import(prepare)) as Preparation
             const wanted = `${job.device}/${job.threads}`
-            if (prepared !== wanted) module.prepare(job.device, job.threads)
+            const place = job.ranks === undefined ? undefined : rankPlace(job.ranks, process.env)
+            if (prepared !== wanted) module.prepare(job.device, job.threads, place)
             prepared = wanted
             measured = module.measure?.() ?? measured
             release = module.release ?? release
@@ -93,11 +100,14 @@ const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): 
           return module[job.exportName]!.stage
         },
         catch: (cause) =>
-          new StageError({
-            reason: "Load",
-            message: `Loading the stage from ${job.module}: ${messageOf(cause)}. A stage runs in a process of its own, which imports its module: that must work without the program around it.`,
-            isRetryable: isPassing(cause)
-          })
+          // It is whole, and met no others.
+          isRankError(cause)
+            ? new StageError({ reason: cause._tag, message: cause.message, isRetryable: true })
+            : new StageError({
+                reason: "Load",
+                message: `Loading the stage from ${job.module}: ${messageOf(cause)}. A stage runs in a process of its own, which imports its module: that must work without the program around it.`,
+                isRetryable: isPassing(cause)
+              })
       })
       const outcome = yield* runStage(stage, job, (progress) => send({ type: "progress", progress }), stop)
       return { ...outcome, metrics: { ...outcome.metrics, ...measured() } }

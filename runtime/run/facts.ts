@@ -14,6 +14,8 @@ import type { Machine } from "./options.ts"
 export interface Facts {
   readonly code: ReadonlyMap<string, CodeIdentity>
   readonly numerics: Readonly<Record<string, string>> | null
+  /** The same of stages that run as several ranks, where there are several. */
+  readonly spreadNumerics: Facts["numerics"]
 }
 
 export const gatherFacts = (graph: Graph, machine: Machine): Effect.Effect<Facts, PipelineError | StoreError, Journal | Numerics> =>
@@ -34,7 +36,9 @@ export const gatherFacts = (graph: Graph, machine: Machine): Effect.Effect<Facts
       code.set(node.id, identity)
     }
     const numerics = tensors ? remember(yield* (yield* Numerics).describe(machine.device, machine.threads)) : null
-    return { code, numerics }
+    const { ranks, sharding } = machine
+    const spread = ranks === undefined || numerics === null ? numerics : remember({ ...numerics, ranks: `${ranks}, sharding ${sharding}` })
+    return { code, numerics, spreadNumerics: spread }
   })
 
 /** The parts of a node's key, given the content digests of its inputs. */
@@ -51,5 +55,5 @@ export const keyParts = (node: StageNode, facts: Facts, contentOf: (id: string) 
       ids === null ? null : typeof ids === "string" ? contentOf(ids) : ids.map(contentOf)
     ])
   ),
-  numerics: node.stage.resources.tensors === true ? facts.numerics : null
+  numerics: node.stage.resources.tensors !== true ? null : node.stage.resources.ranks === true ? facts.spreadNumerics : facts.numerics
 })

@@ -61,7 +61,7 @@ export const lockFileOf = (
     packages: Object.fromEntries(
       [...code.values()].flatMap(({ packages }) => Object.entries(packages)).sort(([a], [b]) => (a < b ? -1 : 1))
     ),
-    numerics: facts.numerics
+    numerics: facts.spreadNumerics
   }
 }
 

@@ -9,12 +9,19 @@ import type { Interruption } from "./execute.ts"
 import type { SharedPlace } from "../shared/open.ts"
 import type { CommandLine } from "../store/asked.ts"
 import type { LockFile } from "./lock-file.ts"
+import type { Sharding } from "./ranks.ts"
 
 export interface RunOptions {
   readonly settings?: Settings
   readonly seed?: number
   readonly device?: "cpu" | "cuda"
   readonly threads?: number
+  /** Processes that stages which can spread are spread over, a GPU each with device cuda; 1 unless given. */
+  readonly ranks?: number
+  /** How such a stage's training is spread: "weights" unless given. */
+  readonly sharding?: Sharding
+  /** Seconds that ranks wait for one another before they give up; 600 unless given. */
+  readonly rankSeconds?: number
   /** Stages without tensors that run at once; stages with tensors run one at a time. */
   readonly jobs?: number
   readonly only?: string
@@ -45,8 +52,20 @@ export interface RunOptions {
 export interface Machine {
   readonly device: "cpu" | "cuda"
   readonly threads: number
+  /** Above 1, and with it `sharding`; else neither is there. */
+  readonly ranks?: number
+  readonly sharding?: Sharding
 }
-export const machineOf = ({ device = "cpu", threads = 1 }: Pick<RunOptions, "device" | "threads">): Machine => ({ device, threads })
+export const machineOf = ({
+  device = "cpu",
+  threads = 1,
+  ranks = 1,
+  sharding = "weights"
+}: Pick<RunOptions, "device" | "threads" | "ranks" | "sharding">): Machine => ({
+  device,
+  threads,
+  ...(ranks > 1 ? { ranks, sharding } : {})
+})
 
 /** What a graph is built with. */
 export const graphOptions = ({ settings = {}, seed = 0 }: Pick<RunOptions, "settings" | "seed">) => ({ settings, seed })

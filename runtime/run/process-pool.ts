@@ -12,6 +12,7 @@ import { StageError } from "../errors.ts"
 import { changedSince } from "../key/code-identity.ts"
 import type { FromChild, ToChild } from "./child.ts"
 import { type Execute, timedOut } from "./execute.ts"
+import { gang } from "./gang.ts"
 import type { Outcome } from "./run-stage.ts"
 
 /** How long a stage that was told to stop may take to end its step and save, in milliseconds. */
@@ -74,18 +75,28 @@ const takeIdle = (idle: Array<ChildProcess>, memory: number | undefined): ChildP
   return at === -1 ? undefined : idle.splice(at, 1)[0]
 }
 
+/** Where a stage's process comes from, and what becomes of it. */
+interface Placing {
+  readonly take: (stage: StageInfo, memory: number | undefined) => ChildProcess
+  readonly giveBack: (stage: StageInfo, child: ChildProcess) => void
+  /** Of a rank that is not the first: the first's process. */
+  readonly leader?: ChildProcess | undefined
+}
+
+const hasEnded = ({ exitCode, signalCode }: ChildProcess): boolean => exitCode !== null || signalCode !== null
+
 const childProcesses = (prepare: string | undefined): { readonly run: Execute; readonly close: () => void } => {
   // A child with the tensor engine is larger: a light stage that may take little memory does not run there.
   const idle = { tensors: [] as Array<ChildProcess>, light: [] as Array<ChildProcess> }
   const all = new Set<ChildProcess>()
-  const start = (): ChildProcess => {
+  const start = (variables: Readonly<Record<string, string>> = {}): ChildProcess => {
     const entry = fileURLToPath(import.meta.resolve(import.meta.url.endsWith(".ts") ? "./child.ts" : "./child.js"))
     const child = fork(entry, [String(process.pid)], {
       stdio: ["ignore", "pipe", "pipe", "ipc"],
       execArgv: [],
       // Numbers that JSON does not know (a loss that is NaN) come through.
       serialization: "advanced",
-      env: { NODE_COMPILE_CACHE: join(tmpdir(), "node-compile-cache"), ...process.env }
+      env: { NODE_COMPILE_CACHE: join(tmpdir(), "node-compile-cache"), ...process.env, ...variables }
     })
     all.add(child)
     // A broken channel: the child is of no more use. Its exit says the rest.
@@ -99,13 +110,13 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
     })
     return child
   }
-  return {
-    run: ({ stage, job, code, cache, limits, onProgress, onOutput }) =>
+  /** Runs a stage in the child that `take` gives; one that has done its work goes to `giveBack`. */
+  const runIn =
+    ({ giveBack, leader, take }: Placing): Execute =>
+    ({ stage, job, code, cache, limits, onProgress, onOutput }) =>
       Effect.callback<Outcome, StageError>((resume) => {
-        const tensors = stage.resources.tensors === true
-        const waiting = tensors ? idle.tensors : idle.light
         const { memory, seconds } = limits ?? {}
-        const child = takeIdle(waiting, memory) ?? start()
+        const child = take(stage, memory)
         child.ref()
         let tail = ""
         let finished = false
@@ -151,10 +162,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
           forget()
           if (finished) return
           finished = true
-          if (reuse) {
-            child.unref()
-            waiting.push(child)
-          }
+          if (reuse) giveBack(stage, child)
           resume(result)
         }
         const heard = (message: FromChild) => {
@@ -206,7 +214,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
         child.on("message", heard)
         child.on("exit", exited)
         child.on("error", broken)
-        child.send({ job, prepare: tensors ? prepare : undefined } satisfies ToChild)
+        child.send({ job, prepare: stage.resources.tensors === true ? prepare : undefined } satisfies ToChild)
         // Interrupted: a stage that keeps checkpoints may save one before it ends.
         return Effect.callback<void>((ended) => {
           if (finished) return ended(Effect.void)
@@ -221,12 +229,28 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
             clearTimeout(patience)
             ended(Effect.void)
           }
-          if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return gone()
+          if (hasEnded(child) || child.pid === undefined) return gone()
           child.once("exit", gone)
-          if (keeping && child.connected) child.send({ stop: true } satisfies ToChild)
+          // It takes part in what its leader saves.
+          if (leader !== undefined && !hasEnded(leader)) leader.once("exit", kill)
+          else if (keeping && child.connected) child.send({ stop: true } satisfies ToChild)
           else kill()
         })
-      }),
+      })
+  const waiting = (stage: StageInfo) => (stage.resources.tensors === true ? idle.tensors : idle.light)
+  const one = runIn({
+    take: (stage, memory) => takeIdle(waiting(stage), memory) ?? start(),
+    giveBack: (stage, child) => {
+      child.unref()
+      waiting(stage).push(child)
+    }
+  })
+  const several = gang<ChildProcess>((variables, leader) => {
+    const process = start(variables)
+    return { process, execute: runIn({ take: () => process, giveBack: () => undefined, leader }), kill: () => process.kill("SIGKILL") }
+  })
+  return {
+    run: (work) => (work.job.ranks === undefined ? one(work) : several(work)),
     close: () => {
       for (const child of all) child.kill("SIGKILL")
     }

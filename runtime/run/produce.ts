@@ -15,7 +15,7 @@ import { curveOfCheckpoints, writeCurve } from "./curve.ts"
 import type { RunContext } from "./context.ts"
 import type { Placed } from "./execute.ts"
 import { curvesPath, skippedPath } from "./node-log.ts"
-import { machineOf } from "./options.ts"
+import { machineFor } from "./ranks.ts"
 import type { Job, Outcome } from "./run-stage.ts"
 
 /** Seconds between two checkpoints of a stage, unless the run says otherwise. */
@@ -67,7 +67,7 @@ const jobOf = (run: RunContext, node: StageNode, key: string, parts: KeyParts, f
     ...folders,
     mostSkipped: limitsOf(run, node).skipped,
     seed: node.seed,
-    ...machineOf(run.options),
+    ...machineFor(node.stage, run.options),
     checkpoints: {
       folder: checkpointFolder(run, key),
       seconds: checkpointSeconds ?? (steps === undefined ? usualCheckpointSeconds : Infinity),

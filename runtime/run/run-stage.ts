@@ -12,6 +12,7 @@ import { StageError, stageErrorOf } from "../errors.ts"
 import { type CheckpointOptions, openCheckpoints, type StopRequest } from "../store/resume-points.ts"
 import { carryingCurve, Curve, writeCurve } from "./curve.ts"
 import { runMapped } from "./mapped.ts"
+import type { RankGroup } from "./ranks.ts"
 import { collectSkipped } from "./skipped-rows.ts"
 
 /** Everything a stage needs, as plain data. */
@@ -24,6 +25,8 @@ export interface Job {
   readonly seed: number
   readonly device: "cpu" | "cuda"
   readonly threads: number
+  /** Of a stage that runs as several ranks; none: it is one process. */
+  readonly ranks?: RankGroup | undefined
   /** Where the stage keeps checkpoints; null: it has none, and starts from its beginning. */
   readonly checkpoints: CheckpointOptions | null
   /** Where a mapped stage keeps what it made of its shards; null or none: it keeps nothing. */

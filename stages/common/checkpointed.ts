@@ -2,9 +2,31 @@
 import { totalmem } from "node:os"
 import * as Effect from "effect/Effect"
 import type { Parameters } from "../../engine/gradients.ts"
+import { agree, rank, ranks } from "../../engine/ranks.ts"
+import type { Spread } from "../../engine/spread.ts"
 import { elementSize } from "../../engine/tensor.ts"
+import { readPieces } from "../../models/checkpoint.ts"
 import { type TensorSnapshot, type TensorWriter, writeSafetensors } from "../../models/safetensors.ts"
 import type { Checkpoints } from "../../runtime/define/resume-points.ts"
+
+/** Checkpoints of a stage on several ranks: rank 0 looks, decides and writes, the others do as it says. All ranks call each at the same places. */
+export const ofAllRanks = (checkpoints: Checkpoints): Checkpoints =>
+  ranks() === 1
+    ? checkpoints
+    : {
+        latest: Effect.map(rank() === 0 ? checkpoints.latest : Effect.undefined, (found) => agree(found, "looking for a checkpoint")),
+        due: () => agree(rank() === 0 && checkpoints.due(), "asking whether a checkpoint is due"),
+        save: (step, write) => (rank() === 0 ? checkpoints.save(step, write) : Effect.void)
+      }
+
+/** Tensors like those that are trained, whole, as a checkpoint has them; on rank 0. `free` them when they are written, or held to be. */
+export const wholeTensors = (spread: Spread, parts: Parameters): { readonly tensors: Parameters; readonly free: () => void } => {
+  const { copies, tensors } = spread.whole(parts)
+  return { tensors, free: () => (copies ? Object.values(tensors).forEach((tensor) => tensor.free()) : undefined) }
+}
+
+/** Reads a file of whole tensors into this rank's parts, bit for bit. */
+export const readSpread = (path: string, spread: Spread, parts: Parameters) => readPieces(path, spread.pieces(parts))
 
 /**
  * The most that is held in memory to be written: a quarter of what the machine, or the limit that the process runs under, has. Beside the copies a stage on

@@ -28,7 +28,7 @@ export const grpo = Stage.make("grpo", {
   output: Policy,
   inherits: { tokenizer: "policy" },
   agrees: [{ trait: "tokenizer", ports: ["policy", "helpfulness", "safety"], check: checkTokenizerFolders }],
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: true },
   run: Effect.fn("grpo")((context) => runCriticFree(context, { name: "GRPO", method: grpoMethod(context.config), isWhitened: false }))
 })
 

@@ -27,7 +27,7 @@ export const rloo = Stage.make("rloo", {
   output: Policy,
   inherits: { tokenizer: "policy" },
   agrees: [{ trait: "tokenizer", ports: ["policy", "helpfulness", "safety"], check: checkTokenizerFolders }],
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: true },
   run: Effect.fn("rloo")((context) =>
     runCriticFree(context, { name: "RLOO", method: rlooMethod(context.config), isWhitened: context.config.whitenRewards })
   )

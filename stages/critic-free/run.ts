@@ -9,7 +9,7 @@ import { checkKeepsBest, readPromptSets, runMethod, UpdateSetupError } from "../
 import { ppoAdvice, ppoStep } from "../ppo/memory.ts"
 import { scoredRollouts } from "../ppo/rollouts.ts"
 import { shapesOf } from "../ppo/shapes.ts"
-import { chooseFit } from "../training/fit.ts"
+import { chooseFit, ownSpread } from "../training/fit.ts"
 import type { CriticFreeConfig, criticFreeInputs } from "./config.ts"
 import { CriticFreeIteration, criticFreeDiagnosticsFile } from "./diagnostics.ts"
 import { CriticFreeTrainer, type ExperienceStatistics, type Method } from "./trainer.ts"
@@ -27,7 +27,7 @@ const fitUpdates = (
     .filter(isModel)
     .map(({ model }) => ({ config: model.config, scalarHead: true, adapter: model.adapter?.config }))
   const shapes = shapesOf(config, { policy: { config: reference.config, scalarHead: false }, rewards, keepsBest })
-  const step = ppoStep({ ...shapes, precision: config.precision }, config, smallestContext(models))
+  const step = ppoStep({ ...shapes, precision: config.precision, spread: ownSpread() }, config, smallestContext(models))
   return chooseFit(
     { microBatch: config.microBatchSize, recompute: config.recompute },
     { device, usual: usualResponses },

@@ -7,8 +7,10 @@
 import { accumulateGradients, clipGradientNorm, type Parameters } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
 import { Random } from "../../engine/random.ts"
+import { allReduce_, overRanks } from "../../engine/ranks.ts"
 import { constantSchedule, type Schedule } from "../../engine/schedule.ts"
 import { backward } from "../../engine/segments.ts"
+import { type Spread, spreadOver } from "../../engine/spread.ts"
 import { cat, noGrad, stack, tensor, type Tensor } from "../../engine/tensor.ts"
 import type { Llama } from "../../models/llama.ts"
 import { chunks } from "../common/sequences.ts"
@@ -16,7 +18,7 @@ import { approximateKl, klEstimate } from "../ppo/kl.ts"
 import { byLength, logProbabilitiesOf, responseLogProbabilities, sequenceLength } from "../ppo/models.ts"
 import { usualResponses } from "../ppo/config.ts"
 import type { Rollout } from "../ppo/trainer.ts"
-import { microBatches } from "../training/cutting.ts"
+import { dealtMicroBatches } from "../training/cutting.ts"
 import { type Fit, fitOnCpu } from "../training/fit.ts"
 import { trainedParameters } from "../training/lora.ts"
 import { groupsOf, isConstant } from "./advantages.ts"
@@ -90,11 +92,15 @@ export interface TrainerNumbers {
   readonly steps: number
 }
 
+/** What ranks do together when they read the responses. */
+const reading = "reading the responses"
+
 /** An iteration is `advantages`, `loss` and `step` for each of `miniBatches`, and `finish`. */
 export class CriticFreeTrainer {
   readonly #options: CriticFreeTrainerOptions
   readonly #schedule: Schedule
   readonly #usual: Fit
+  readonly #spread: Spread
   readonly #optimizer: AdamW
   #iteration = 0
 
@@ -103,7 +109,8 @@ export class CriticFreeTrainer {
     this.#options = options
     this.#usual = fitOnCpu({ microBatch: config.microBatchSize, recompute: config.recompute }, policy.config.layers, usualResponses)
     this.#schedule = options.schedule ?? constantSchedule(config.learningRate)
-    this.#optimizer = new AdamW({ parameters: trainedParameters(policy), weightDecay: config.weightDecay })
+    this.#spread = spreadOver(trainedParameters(policy))
+    this.#optimizer = new AdamW({ parameters: this.#spread.parameters, weightDecay: config.weightDecay })
   }
 
   /** Every response's advantage in its group, which are consecutive, and its log-probabilities under policy and reference. */
@@ -115,8 +122,8 @@ export class CriticFreeTrainer {
     const old =
       config.oldLogProbabilities === "recorded"
         ? rollouts.map(({ logProbabilities }) => logProbabilities)
-        : logProbabilitiesOf(policy, rollouts, this.#options)
-    const references = logProbabilitiesOf(reference, rollouts, this.#options)
+        : overRanks(rollouts, reading, (some) => logProbabilitiesOf(policy, some, this.#options))
+    const references = overRanks(rollouts, reading, (some) => logProbabilitiesOf(reference, some, this.#options))
     const kls = old.map((row, i) => row.reduce((sum, logProbability, t) => sum + klEstimate("k1", logProbability, references[i]![t]!), 0))
     const groups = groupsOf(
       rollouts.map(({ score }, i) => ({ score, kl: kls[i]! })),
@@ -151,28 +158,30 @@ export class CriticFreeTrainer {
   loss(miniBatch: ReadonlyArray<Experience>, fit: Fit = this.#usual): Tensor {
     const { method, policy } = this.#options
     const tokens = miniBatch.reduce((sum, { response }) => sum + response.length, 0)
-    const cut = microBatches(byLength(miniBatch), fit.microBatch, sequenceLength)
+    const { isBlank, parts: cut } = dealtMicroBatches(byLength(miniBatch), fit.microBatch, sequenceLength)
+    /** Of a part that another rank has, nothing counts. */
+    const counted = (x: Tensor, part: ReadonlyArray<Experience>) => (isBlank(part) ? x.mul(0) : x)
     const compute = (part: ReadonlyArray<Experience>): Tensor => {
       const { entropy, logProbabilities } = responseLogProbabilities(policy, part, this.#options) // (N,) and one element
       const flat = (of: "logProbabilities" | "reference") =>
         tensor(Float64Array.from(part.flatMap((response) => response[of])), like(logProbabilities)) // (N,)
       const [old, reference] = [flat("logProbabilities"), flat("reference")]
       const { clipped, loss } = method.loss({ responses: part, logProbabilities, old, reference })
-      const share = loss.div(miniBatch.length)
+      const share = counted(loss.div(miniBatch.length), part)
       backward(share)
       return noGrad(() => {
         const kl = approximateKl(logProbabilities.detach(), old)
-        return stack([share.detach(), clipped.detach().div(miniBatch.length), kl.div(tokens), entropy.div(tokens)], 0) // (4,)
+        return counted(stack([share.detach(), clipped.detach().div(miniBatch.length), kl.div(tokens), entropy.div(tokens)], 0), part) // (4,)
       })
     }
-    const parts = accumulateGradients(trainedParameters(policy), cut, compute, fit)
-    return noGrad(() => stack(parts, 0).sum(0))
+    const parts = accumulateGradients(trainedParameters(policy), cut, compute, { ...fit, weights: this.#spread })
+    return noGrad(() => allReduce_(stack(parts, 0).sum(0), "adding up the losses"))
   }
 
   /** Clips the gradients and takes a step, unless something is not finite. */
   step(losses: Tensor): StepStatistics {
-    const { config, policy } = this.#options
-    const norm = clipGradientNorm(trainedParameters(policy), config.maxNorm).reshape(1)
+    const { config } = this.#options
+    const norm = clipGradientNorm(this.#spread.parameters, config.maxNorm, this.#spread).reshape(1)
     // Read together: a GPU is waited for once.
     const numbers = noGrad(() =>
       cat(
@@ -182,13 +191,25 @@ export class CriticFreeTrainer {
     ) as [number, number, number, number, number]
     const [policyLoss, clipFraction, kl, entropy, policyGradientNorm] = numbers
     const diverged = ![policyLoss, policyGradientNorm].every(Number.isFinite)
-    if (!diverged) this.#optimizer.step(this.#schedule(this.#iteration))
+    if (!diverged) {
+      this.#optimizer.step(this.#schedule(this.#iteration))
+      this.#spread.updated()
+    }
     return { policyLoss, policyGradientNorm, clipFraction, approximateKl: kl, entropy, diverged }
   }
 
   /** Ends the iteration: the next has its own learning rate and permutations. */
   finish(): void {
     this.#iteration++
+  }
+
+  /** How the policy lies on the ranks. */
+  get spreads(): ReadonlyArray<Spread> {
+    return [this.#spread]
+  }
+  /** The optimiser's tensors by the spread that they belong to. */
+  get parts(): ReadonlyArray<{ readonly spread: Spread; readonly tensors: Parameters }> {
+    return [{ spread: this.#spread, tensors: this.tensors }]
   }
 
   /** The optimiser's tensors: the next iteration reads them, the policy and `numbers`. Copy saved ones into them, then call `resume`. */

@@ -11,6 +11,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import { dealt, sumOver } from "../../engine/ranks.ts"
 import { cosineSchedule } from "../../engine/schedule.ts"
 import { tensor, type Tensor } from "../../engine/tensor.ts"
 import { loadPolicy, saveCheckpoint } from "../../models/checkpoint.ts"
@@ -103,7 +104,7 @@ const refer = Effect.fn("dpo.refer")(function* (
   const chosen = new Float64Array(pairs.length)
   const rejected = new Float64Array(pairs.length)
   const indices = Array.from({ length: pairs.length }, (_, i) => i)
-  for (const part of chunks(indices, inferencePairs)) {
+  for (const part of dealt(chunks(indices, inferencePairs))) {
     const responses = responsesOf(part.map((i) => pairs.at(i)!))
     const sums = logProbabilitiesOf(policy, responses, ofPairs(padId, inferencePairs)).map((row) => row.reduce((sum, x) => sum + x, 0))
     part.forEach((i, at) => {
@@ -123,6 +124,9 @@ const refer = Effect.fn("dpo.refer")(function* (
       tokens: responses.reduce((sum, { prompt, response }) => sum + prompt.length + response.length, 0)
     })
   }
+  // Each is computed by one rank, and 0 on the others.
+  chosen.set(sumOver(chosen, "reading the pairs under the first policy"))
+  rejected.set(sumOver(rejected, "reading the pairs under the first policy"))
   return {
     length: pairs.length,
     at: (i) => {
@@ -147,7 +151,7 @@ export const dpo = Stage.make("dpo", {
   inputs: { policy: Policy, pairs: Preferences },
   output: Policy,
   inherits: { tokenizer: "policy" },
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: true },
   run: Effect.fn("dpo")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped, recorded }) {
     const { beta, inferencePairs } = config
     const { model: first, tokenizer } = yield* loadPolicy(inputs.policy, { device, dtype: config.precision })
@@ -188,13 +192,13 @@ export const dpo = Stage.make("dpo", {
 
 export const dpoCost = costOf(dpo, {
   size: ({ inputs }) => inputs.policy,
-  cost: ({ config, deviceMemory, inputs }) => {
+  cost: ({ config, deviceMemory, inputs, spread }) => {
     const { batchPairs, epochs, heldOut, precision } = config
     const start = languageModel(inputs.policy, "the policy")
     const trained = stepsOf(config, start.config)
     const [count, length] = [rowCount(inputs.pairs, "pairs"), dialogueLength(inputs.pairs, "the pairs")]
     const trainedOn = (1 - heldOut) * count * epochs
-    const cost = trainingCost({ ...trained, asked: askedOf(config) }, { rows: 2 * trainedOn, length }, deviceMemory)
+    const cost = trainingCost({ ...trained, asked: askedOf(config), spread }, { rows: 2 * trainedOn, length }, deviceMemory)
     const { model } = trained
     const withReference = { ...cost, work: [reading("reference", start, precision, 2 * count, length), ...cost.work] }
     const steps = Math.ceil(trainedOn / batchPairs)

@@ -18,7 +18,7 @@ type UpdateConfig = Pick<
 
 export const ppoEstimate: Estimate<UpdateConfig, typeof ppoInputs> = {
   size: ({ inputs }) => inputs.policy,
-  cost: ({ config, deviceMemory, expected, inputs }) => {
+  cost: ({ config, deviceMemory, expected, inputs, spread }) => {
     const { batchSize, epochs, evaluateEvery, inferenceBatchSize, iterations, maxNewTokens, microBatchSize, precision } = config
     const start = languageModel(inputs.policy, "the policy")
     const given = [inputs.helpfulness, ...(inputs.safety === undefined ? [] : [inputs.safety])].filter(({ isScorer }) => !isScorer)
@@ -31,7 +31,7 @@ export const ppoEstimate: Estimate<UpdateConfig, typeof ppoInputs> = {
       keepsBest: inputs.heldOut !== undefined
     })
     const { policy, rewards, value } = shapes
-    const placed = { ...shapes, precision }
+    const placed = { ...shapes, precision, spread }
     const prompt = promptLength(inputs.prompts, "PPO")
     const response = expected.responseTokens ?? maxNewTokens
     const length = prompt + response

@@ -8,15 +8,16 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type { Parameters } from "../../engine/gradients.ts"
+import type { Spread } from "../../engine/spread.ts"
 import { adapterWeightsFile, writeAdapter } from "../../models/adapter-files.ts"
-import { readInto, writeCheckpoint } from "../../models/checkpoint.ts"
+import { readInto, readPieces, writeCheckpoint } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
 import type { TensorSnapshot, TensorWriter } from "../../models/safetensors.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Checkpoints, ResumePoint } from "../../runtime/define/resume-points.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
-import { saveTensors } from "../common/checkpointed.ts"
+import { saveTensors, wholeTensors } from "../common/checkpointed.ts"
 import { judgeEvaluations } from "../common/early-stopping.ts"
 import { trainedParameters } from "../training/lora.ts"
 import type { Cutting } from "../training/cutting.ts"
@@ -99,7 +100,12 @@ export interface RunSchemas<Iteration, Numbers> {
 /** A run between two iterations. */
 interface Run<Iteration, Numbers> extends Pick<PolicyModels, "policy" | "reference" | "tokenizer"> {
   readonly value?: RewardModel | undefined
-  readonly trainer: { readonly tensors: Parameters; readonly numbers: Numbers; readonly resume: (numbers: Numbers) => void }
+  readonly trainer: {
+    readonly spreads: ReadonlyArray<Spread>
+    readonly parts: ReadonlyArray<{ readonly spread: Spread; readonly tensors: Parameters }>
+    readonly numbers: Numbers
+    readonly resume: (numbers: Numbers) => void
+  }
   readonly history: RunHistory<Iteration>
   readonly cutting: Cutting
   readonly schemas: RunSchemas<Iteration, Numbers>
@@ -113,27 +119,30 @@ const writePolicy = (folder: string, policy: Llama, tokenizer: Tokenizer, writeT
 const readPolicy = (folder: string, policy: Llama) =>
   readInto(join(folder, policy.adapter === undefined ? "model.safetensors" : adapterWeightsFile), trainedParameters(policy))
 
-/** Saves all that the next iteration reads; the snapshot is the run's. */
-export const saveRun = <Iteration, Numbers>(
+/** Saves all that the next iteration reads; the snapshot is the run's. All ranks call it. */
+export const saveRun = Effect.fnUntraced(function* <Iteration, Numbers>(
   checkpoints: Checkpoints,
   snapshot: TensorSnapshot,
   { policy, value, reference, tokenizer, trainer, history, schemas, cutting: { halved } }: Run<Iteration, Numbers>
-): Effect.Effect<void> => {
+) {
   const { iterations, heldOut, best, allSeconds: seconds } = history
   const kept = best !== undefined && best !== reference
-  return saveTensors(checkpoints, snapshot, {
+  for (const spread of trainer.spreads) spread.gather()
+  const whole = trainer.parts.map(({ spread, tensors }) => wholeTensors(spread, tensors))
+  const optimizers: Parameters = Object.assign({}, ...whole.map(({ tensors }) => tensors))
+  yield* saveTensors(checkpoints, snapshot, {
     step: iterations.length,
     tensors: [
       trainedParameters(policy),
       value === undefined ? {} : trainedParameters(value),
-      trainer.tensors,
+      optimizers,
       kept ? trainedParameters(best) : {}
     ],
     write: async (folder, writeTensors) => {
       await mkdir(join(folder, "run"))
       await writePolicy(folder, policy, tokenizer, writeTensors)
       if (value !== undefined) await writeTensors(join(folder, valueFile), trainedParameters(value))
-      await writeTensors(join(folder, optimizerFile), trainer.tensors)
+      await writeTensors(join(folder, optimizerFile), optimizers)
       if (kept) {
         await mkdir(join(folder, "best"))
         await writePolicy(join(folder, "best"), best, tokenizer, writeTensors)
@@ -150,7 +159,9 @@ export const saveRun = <Iteration, Numbers>(
       await writeFile(join(folder, stateFile), `${state}\n`)
     }
   })
-}
+  for (const { free } of whole) free()
+  for (const spread of trainer.spreads) spread.release()
+})
 
 /** Makes models, trainer and history what they were when the point was saved. */
 export const resumeRun = Effect.fn("resumeRun")(function* <Iteration, Numbers>(
@@ -168,9 +179,13 @@ export const resumeRun = Effect.fn("resumeRun")(function* <Iteration, Numbers>(
   const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: () => damaged("no such file") })
   const state = yield* Schema.decodeUnknownEffect(stateOf(schemas))(text).pipe(Effect.mapError((error) => damaged(error.message)))
   if (state.iterations.length !== point.step) return yield* damaged(`one of ${state.iterations.length}`)
+  for (const spread of trainer.spreads) spread.gather()
   yield* readPolicy(point.path, policy)
   if (value !== undefined) yield* readInto(join(point.path, valueFile), trainedParameters(value))
-  yield* readInto(join(point.path, optimizerFile), trainer.tensors)
+  const pieces = function* () {
+    for (const { spread, tensors } of trainer.parts) yield* spread.pieces(tensors)
+  }
+  yield* readPieces(join(point.path, optimizerFile), pieces())
   trainer.resume(state.trainer)
   cutting.resume(state.halved)
   history.iterations.push(...state.iterations)
@@ -180,5 +195,9 @@ export const resumeRun = Effect.fn("resumeRun")(function* <Iteration, Numbers>(
   if (state.best === "kept") {
     history.best = clonePolicy(policy)
     yield* readPolicy(join(point.path, "best"), history.best)
+  }
+  for (const spread of trainer.spreads) {
+    spread.adopt()
+    spread.release()
   }
 })

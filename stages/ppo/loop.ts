@@ -7,6 +7,7 @@ import * as Schema from "effect/Schema"
 import { readRows } from "../../data/dataset.ts"
 import { gpuMemory, isOutOfMemory } from "../../engine/device.ts"
 import { deriveSeed } from "../../engine/random.ts"
+import type { Spread } from "../../engine/spread.ts"
 import { scoped } from "../../engine/tensor.ts"
 import { saveCheckpoint } from "../../models/checkpoint.ts"
 import type { Llama } from "../../models/llama.ts"
@@ -16,6 +17,7 @@ import type { ResumePoint } from "../../runtime/define/resume-points.ts"
 import type * as Stage from "../../runtime/define/stage.ts"
 import type { ArtifactRef, Checkpoint, Dataset, OutputSlot } from "../../schemas/artifact.ts"
 import { type Prompt, Prompts } from "../../schemas/rows.ts"
+import { ofAllRanks } from "../common/checkpointed.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { fitPrompts } from "../common/unfit.ts"
 import { Cutting, microBatches, OutOfMemoryError } from "../training/cutting.ts"
@@ -47,7 +49,9 @@ export interface Trainer<Experience, Losses, Statistics, Step, Numbers> {
   readonly loss: (miniBatch: ReadonlyArray<Experience>, fit: Fit) => Losses
   readonly step: (losses: Losses) => Step
   readonly finish: (statistics: Statistics, responses: number) => void
-  readonly tensors: Parameters<typeof saveRun>[2]["trainer"]["tensors"]
+  /** How what is trained lies on the ranks: its models are whole while responses are drawn and read, and while it is saved. */
+  readonly spreads: ReadonlyArray<Spread>
+  readonly parts: Parameters<typeof saveRun>[2]["trainer"]["parts"]
   readonly numbers: Numbers
   readonly resume: (numbers: Numbers) => void
   readonly free: () => void
@@ -178,6 +182,9 @@ const takeStep = Effect.fnUntraced(function* <
   return step
 })
 
+const gather = (spreads: ReadonlyArray<Spread>): void => spreads.forEach((spread) => spread.gather())
+const release = (spreads: ReadonlyArray<Spread>): void => spreads.forEach((spread) => spread.release())
+
 /** One iteration, counted from 1: rollouts of a batch of prompts, their rewards and advantages, then losses and a step for each mini-batch. */
 const iterate = Effect.fn("iterate")(function* <
   E extends Rollout,
@@ -188,6 +195,7 @@ const iterate = Effect.fn("iterate")(function* <
 >(run: Run<E, L, S, Step, N>, iteration: number) {
   const { config, groupSize, history, progress, purpose, seed, trainer } = run
   history.beginIteration()
+  gather(trainer.spreads)
   const asked = nextPrompts(run.prompts, { size: config.batchSize / groupSize, iteration, seed })
   const prompts = asked.flatMap((prompt) => Array.from({ length: groupSize }, () => prompt))
   const seeds = prompts.map((_, i) => deriveSeed(seed, purpose, "rollout", iteration, i))
@@ -199,6 +207,7 @@ const iterate = Effect.fn("iterate")(function* <
   const { experience, statistics } = trainer.advantages(run.scored(responses, rewards))
   const note = yield* run.check?.(statistics, { iteration, rewards }) ?? Effect.undefined
   if (note !== undefined) yield* progress({ note })
+  release(trainer.spreads)
   const steps: Array<Step> = []
   for (const miniBatch of trainer.miniBatches(experience)) {
     const step = yield* takeStep(run, miniBatch)
@@ -248,6 +257,7 @@ const evaluate = Effect.fn("evaluate")(function* <E extends Rollout, L, S extend
   iteration: number
 ) {
   const { config, seed, heldOut, history, progress, purpose } = run
+  gather(run.trainer.spreads)
   const seeds = heldOut.map((_, i) => deriveSeed(seed, purpose, "held-out", i))
   const responses = yield* rollout(run, heldOut, seeds)
   history.spent("generation")
@@ -255,7 +265,9 @@ const evaluate = Effect.fn("evaluate")(function* <E extends Rollout, L, S extend
   history.spent("scoring")
   const evaluation = { iteration, ...describeResponses(responses, rewards) }
   yield* progress({ heldOutReward: evaluation.reward })
-  return history.evaluated(evaluation, run, config.patience)
+  const stop = history.evaluated(evaluation, run, config.patience)
+  release(run.trainer.spreads)
+  return stop
 })
 
 /** An iteration, and an evaluation where one is due; number 0 is the evaluation before the first. Says whether to stop. */
@@ -344,7 +356,7 @@ export const runMethod = Effect.fn("runMethod")(function* <
   Step extends StepNumbers,
   N extends { readonly steps: number }
 >(
-  { checkpoints, config, inputs, output, progress, recorded, seed }: Given,
+  { checkpoints: own, config, inputs, output, progress, recorded, seed }: Given,
   given: {
     readonly models: PolicyModels
     readonly method: Method<E, L, S, Step, N>
@@ -357,6 +369,7 @@ export const runMethod = Effect.fn("runMethod")(function* <
     readonly lastMetrics: (last: IterationOf<S, Step>) => Readonly<Record<string, number>>
   }
 ) {
+  const checkpoints = ofAllRanks(own)
   const { lastMetrics, method, models } = given
   const { heldOut, prompts, promptsTooLong } = given.prompts
   const { fit, trainer } = method
@@ -387,6 +400,7 @@ export const runMethod = Effect.fn("runMethod")(function* <
     ),
     Effect.ensuring(Effect.sync(() => trainer.free()))
   )
+  for (const spread of trainer.spreads) spread.finish()
 
   const { iterations, best, kept, allSeconds } = history
   yield* given.write(output.path, {

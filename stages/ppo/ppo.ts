@@ -12,7 +12,7 @@ import type { RewardModel } from "../../models/reward-model.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { Policy } from "../../schemas/checkpoint.ts"
 import { costOf } from "../common/cost/estimator.ts"
-import { chooseFit } from "../training/fit.ts"
+import { chooseFit, ownSpread } from "../training/fit.ts"
 import { PpoConfig, ppoInputs, usualResponses } from "./config.ts"
 import { ppoEstimate } from "./cost.ts"
 import { ppoDiagnosticsFile, PpoIteration } from "./diagnostics.ts"
@@ -33,7 +33,7 @@ const fitUpdates = (
   const costed = ({ adapter, config }: RewardModel) => ({ config, scalarHead: true, adapter: adapter?.config })
   const rewards = [helpfulness, safety].filter(isModel).map(({ model }) => costed(model))
   const shapes = shapesOf(config, { policy: { config: reference.config, scalarHead: false }, rewards, keepsBest })
-  const step = ppoStep({ ...shapes, precision: config.precision }, config, smallestContext(models))
+  const step = ppoStep({ ...shapes, precision: config.precision, spread: ownSpread() }, config, smallestContext(models))
   const asked = { microBatch: config.microBatchSize, recompute: config.recompute }
   return chooseFit(asked, { device, usual: usualResponses }, step, () => ppoAdvice)
 }
@@ -48,7 +48,7 @@ export const ppo = Stage.make("ppo", {
   output: Policy,
   inherits: { tokenizer: "policy" },
   agrees: [{ trait: "tokenizer", ports: ["policy", "helpfulness", "safety"], check: checkTokenizerFolders }],
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: true },
   run: Effect.fn("ppo")(function* (context) {
     const { config, device, inputs, seed } = context
     yield* checkKeepsBest(context)

@@ -5,6 +5,7 @@
  */
 import * as Effect from "effect/Effect"
 import { Random } from "../../engine/random.ts"
+import { agree, dealt, gatherAll, rank, undealt } from "../../engine/ranks.ts"
 import { formatOf } from "../../models/chat.ts"
 import type { LoadedReward } from "../../models/checkpoint.ts"
 import { type Generated, generate, NotFiniteLogitsError, promptsAtOnce } from "../../models/sampler.ts"
@@ -72,7 +73,7 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
   const eosId = formatOf(tokenizer).stopIds
   const responses = new Array<Response>(prompts.length)
   const order = prompts.map((_, i) => i).sort((a, b) => prompts[a]!.tokens.length - prompts[b]!.tokens.length || a - b)
-  for (const batch of chunks(order, promptsAtOnce(policy, inferenceBatchSize))) {
+  const draw = Effect.fnUntraced(function* (batch: ReadonlyArray<number>) {
     const asked = batch.map((i) => prompts[i]!.tokens)
     const generated = yield* Effect.try({
       try: () =>
@@ -89,14 +90,20 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
         throw cause
       }
     })
-    batch.forEach((i, row) => {
-      const { tokens } = generated[row]!
-      // A padded embedding table has rows without a piece: such a response can't be read, and is scored as the empty one is.
-      const text = tokens.some((id) => id >= tokenizer.vocabSize) ? "" : tokenizer.decode(tokens).trim()
-      responses[i] = { ...generated[row]!, prompt: prompts[i]!.prompt, promptTokens: prompts[i]!.tokens, text }
-    })
     yield* progress({ message: "sampling", tokens: generated.reduce((sum, { tokens }) => sum + tokens.length, 0) })
-  }
+    return generated
+  })
+  const drawn = yield* Effect.result(Effect.forEach(chunks(dealt(order), promptsAtOnce(policy, inferenceBatchSize)), draw))
+  const all = gatherAll(drawn._tag === "Success" ? drawn.success.flat() : drawn.failure.message, "gathering the responses")
+  const failed = all.find((some) => typeof some === "string")
+  if (failed !== undefined) return yield* Effect.fail(new NotFiniteLogitsError(failed))
+  undealt(all as ReadonlyArray<ReadonlyArray<Generated>>).forEach((generated, at) => {
+    const { tokens } = generated
+    const { prompt, tokens: promptTokens } = prompts[order[at]!]!
+    // A padded embedding table has rows without a piece: such a response can't be read, and is scored as the empty one is.
+    const text = tokens.some((id) => id >= tokenizer.vocabSize) ? "" : tokenizer.decode(tokens).trim()
+    responses[order[at]!] = { ...generated, prompt, promptTokens, text }
+  })
   return responses
 })
 
@@ -132,7 +139,9 @@ const scores = Effect.fnUntraced(function* (source: RewardSource, responses: Rea
     finished,
     safety
   }))
-  return (yield* source.score(answers, context.progress)).map((number) => (number === undefined ? undefined : scoreOf(number)))
+  // One rank asks it.
+  const numbers = rank() === 0 ? yield* source.score(answers, context.progress) : []
+  return agree(numbers, "scoring the responses").map((number) => (number === undefined ? undefined : scoreOf(number)))
 })
 
 /** By a model: undefined where the chat format can't hold the response (it is empty, or has the format's own tags). */
@@ -149,9 +158,9 @@ const modelScores = Effect.fnUntraced(function* (
     // As stages/common/scoring.ts has it: an answer that was cut off lacks what closes one.
     return [{ index, tokens: finished ? example.tokens : example.tokens.slice(0, -closing) }]
   })
-  const scalars = yield* scoreAll(
+  const own = yield* scoreAll(
     loaded,
-    readable.map(({ tokens }) => tokens),
+    dealt(readable).map(({ tokens }) => tokens),
     {
       batchSize: config.inferenceBatchSize,
       precision: "float32",
@@ -159,6 +168,7 @@ const modelScores = Effect.fnUntraced(function* (
       progress: ({ tokens }) => progress({ message: "scoring", ...(tokens === undefined ? {} : { tokens }) })
     }
   )
+  const scalars = undealt(gatherAll(own, "scoring the responses"))
   const out = new Array<number | undefined>(responses.length).fill(undefined)
   readable.forEach(({ index }, i) => (out[index] = scoreOf(scalars[i]!)))
   return out

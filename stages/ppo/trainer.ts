@@ -7,8 +7,10 @@
 import { accumulateGradients, clipGradientNorm, type Parameters } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
 import { Random } from "../../engine/random.ts"
+import { allReduce_, overRanks } from "../../engine/ranks.ts"
 import { backward } from "../../engine/segments.ts"
 import { constantSchedule, type Schedule } from "../../engine/schedule.ts"
+import { type Spread, spreadOver } from "../../engine/spread.ts"
 import { cat, noGrad, stack, tensor, type Tensor } from "../../engine/tensor.ts"
 import type { Llama } from "../../models/llama.ts"
 import type { RewardModel } from "../../models/reward-model.ts"
@@ -16,7 +18,7 @@ import { chunks } from "../common/sequences.ts"
 import { trainedParameters } from "../training/lora.ts"
 import { explainedVariance, generalisedAdvantages, tokenRewards, whitenTokens } from "./advantages.ts"
 import { type Fit, fitOnCpu } from "../training/fit.ts"
-import { microBatches } from "../training/cutting.ts"
+import { dealtMicroBatches } from "../training/cutting.ts"
 import { type PpoConfig, usualResponses } from "./config.ts"
 import { adaptBeta, approximateKl, klEstimate } from "./kl.ts"
 import { clippedTokens, policyLoss, valueLoss } from "./losses.ts"
@@ -103,11 +105,15 @@ export interface TrainerNumbers {
   readonly steps: number
 }
 
+/** What ranks do together when they read the responses. */
+const reading = "reading the responses"
+
 /** An iteration is `advantages`, `loss` and `step` for each of `miniBatches`, and `finish`. */
 export class PpoTrainer {
   readonly #options: PpoTrainerOptions
   readonly #schedule: Schedule
   readonly #usual: Fit
+  readonly #spread: { readonly policy: Spread; readonly value: Spread }
   readonly #policyOptimizer: AdamW
   readonly #valueOptimizer: AdamW
   #beta: number
@@ -119,8 +125,9 @@ export class PpoTrainer {
     const layers = Math.max(policy.config.layers, value.config.layers)
     this.#usual = fitOnCpu({ microBatch: config.microBatchSize, recompute: config.recompute }, layers, usualResponses)
     this.#schedule = options.schedule ?? constantSchedule(config.learningRate)
-    this.#policyOptimizer = new AdamW({ parameters: trainedParameters(policy), weightDecay: config.weightDecay })
-    this.#valueOptimizer = new AdamW({ parameters: trainedParameters(value), weightDecay: config.weightDecay })
+    this.#spread = { policy: spreadOver(trainedParameters(policy)), value: spreadOver(trainedParameters(value)) }
+    this.#policyOptimizer = new AdamW({ parameters: this.#spread.policy.parameters, weightDecay: config.weightDecay })
+    this.#valueOptimizer = new AdamW({ parameters: this.#spread.value.parameters, weightDecay: config.weightDecay })
     this.#beta = config.beta
   }
 
@@ -133,9 +140,9 @@ export class PpoTrainer {
     const old =
       config.oldLogProbabilities === "recorded"
         ? rollouts.map(({ logProbabilities }) => logProbabilities)
-        : logProbabilitiesOf(policy, rollouts, this.#options)
-    const references = logProbabilitiesOf(reference, rollouts, this.#options)
-    const values = valuesOf(value, rollouts, this.#options)
+        : overRanks(rollouts, reading, (some) => logProbabilitiesOf(policy, some, this.#options))
+    const references = overRanks(rollouts, reading, (some) => logProbabilitiesOf(reference, some, this.#options))
+    const values = overRanks(rollouts, reading, (some) => valuesOf(value, some, this.#options))
     const estimates = rollouts.map(({ score }, i) => {
       const rewards = tokenRewards({ logProbabilities: old[i]!, reference: references[i]!, score, beta: this.#beta }, config)
       return generalisedAdvantages(rewards, values[i]!, config)
@@ -181,7 +188,9 @@ export class PpoTrainer {
    */
   loss(miniBatch: ReadonlyArray<Experience>, fit: Fit = this.#usual): Losses {
     const { config, policy, value } = this.#options
-    const parts = microBatches(byLength(miniBatch), fit.microBatch, sequenceLength)
+    const { isBlank, parts } = dealtMicroBatches(byLength(miniBatch), fit.microBatch, sequenceLength)
+    /** Of a part that another rank has, nothing counts. */
+    const counted = (x: Tensor, part: ReadonlyArray<Experience>) => (isBlank(part) ? x.mul(0) : x)
     const tokens = miniBatch.reduce((sum, { response }) => sum + response.length, 0)
     const states = miniBatch.reduce((sum, { returns }) => sum + returns.length, 0)
 
@@ -192,15 +201,15 @@ export class PpoTrainer {
         const { logProbabilities, entropy } = responseLogProbabilities(policy, part, this.#options) // (N,) and one element
         const old = flat(part, "logProbabilities", logProbabilities) // (N,)
         const advantages = flat(part, "advantages", logProbabilities) // (N,)
-        const loss = policyLoss(logProbabilities, old, advantages, config.clip).div(tokens)
+        const loss = counted(policyLoss(logProbabilities, old, advantages, config.clip).div(tokens), part)
         backward(loss)
         return noGrad(() => {
           const now = logProbabilities.detach()
           const [clipped, kl] = [clippedTokens(now, old, config.clip), approximateKl(now, old)]
-          return stack([loss.detach(), clipped.div(tokens), kl.div(tokens), entropy.div(tokens)], 0) // (4,)
+          return counted(stack([loss.detach(), clipped.div(tokens), kl.div(tokens), entropy.div(tokens)], 0), part) // (4,)
         })
       },
-      fit
+      { ...fit, weights: this.#spread.policy }
     )
     const valueParts = accumulateGradients(
       trainedParameters(value),
@@ -208,19 +217,22 @@ export class PpoTrainer {
       (part) => {
         const values = responseValues(value, part, this.#options) // (N,)
         const [old, returns] = [flat(part, "values", values), flat(part, "returns", values)] // (N,)
-        const loss = valueLoss(values, old, returns, config.valueClip).div(states)
+        const loss = counted(valueLoss(values, old, returns, config.valueClip).div(states), part)
         backward(loss)
         return noGrad(() => loss.detach().reshape(1))
       },
-      fit
+      { ...fit, weights: this.#spread.value }
     )
-    return noGrad(() => ({ policy: stack(policyParts, 0).sum(0), value: cat(valueParts, 0).sum(0, true) }))
+    return noGrad(() => ({
+      policy: allReduce_(stack(policyParts, 0).sum(0), "adding up the losses"),
+      value: allReduce_(cat(valueParts, 0).sum(0, true), "adding up the losses")
+    }))
   }
 
   /** Clips the gradients and takes a step of each optimiser, unless something is not finite. */
   step(losses: Losses): StepStatistics {
-    const { config, policy, value } = this.#options
-    const norms = [policy, value].map((model) => clipGradientNorm(trainedParameters(model), config.maxNorm).reshape(1))
+    const { config } = this.#options
+    const norms = this.spreads.map((spread) => clipGradientNorm(spread.parameters, config.maxNorm, spread).reshape(1))
     // Read together: a GPU is waited for once.
     const numbers = noGrad(() =>
       cat(
@@ -233,6 +245,7 @@ export class PpoTrainer {
     if (!diverged) {
       this.#policyOptimizer.step(this.#schedule(this.#iteration))
       this.#valueOptimizer.step(config.valueLearningRate)
+      for (const spread of this.spreads) spread.updated()
     }
     return {
       policyLoss: meanPolicyLoss,
@@ -251,6 +264,18 @@ export class PpoTrainer {
     const { config } = this.#options
     if (config.klControl === "adaptive") this.#beta = adaptBeta(this.#beta, { kl, responses }, config)
     this.#iteration++
+  }
+
+  /** How policy and value model lie on the ranks. */
+  get spreads(): ReadonlyArray<Spread> {
+    return Object.values(this.#spread)
+  }
+  /** The optimisers' tensors by the spread that they belong to. */
+  get parts(): ReadonlyArray<{ readonly spread: Spread; readonly tensors: Parameters }> {
+    return (["policy", "value"] as const).map((model) => ({
+      spread: this.#spread[model],
+      tensors: Object.fromEntries(Object.entries(this.tensors).filter(([name]) => name.startsWith(`${model}.`)))
+    }))
   }
 
   /** The optimisers' tensors: the next iteration reads them, the two models and `numbers`. Copy saved ones into them, then call `resume`. */

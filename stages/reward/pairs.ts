@@ -13,7 +13,7 @@ import { LeftOutCounter, type LeftOutRow } from "../common/left-out.ts"
 import { batchesOf, inOrder, type Sequence } from "../common/sequences.ts"
 import type { TokenStore } from "../common/token-store.ts"
 import { permuted } from "../training/held-out.ts"
-import { microBatches } from "../training/cutting.ts"
+import { dealtLosses } from "../training/cutting.ts"
 import type { TrainingBatch } from "../training/train.ts"
 
 /** Margin by rating (significantly better, better, slightly better, negligibly better or unsure), §A.3.3 table 27. */
@@ -172,7 +172,7 @@ export function* pairPass<Pair extends TokenisedPair>(
     yield {
       count: batch.length,
       tokens: batch.reduce((sum, { chosen, rejected }) => sum + chosen.length + rejected.length, 0),
-      parts: (microBatch) => microBatches(sorted, microBatch, (pair) => 2 * longest(pair)).map((part) => () => loss(part))
+      parts: (microBatch) => dealtLosses(sorted, microBatch, (pair) => 2 * longest(pair), loss)
     }
   }
 }

@@ -171,7 +171,7 @@ export const helpfulnessRewardModel = Stage.make("helpfulness-reward-model", {
   inputs,
   output: HelpfulnessReward,
   inherits: { tokenizer: "init" },
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: true },
   run: Effect.fn("helpfulness-reward-model")(function* (context) {
     return yield* saveCheckpoint(context.output, yield* trainRewardModel(context, { safetyLossWeight: 0 }))
   })
@@ -183,7 +183,7 @@ export const safetyRewardModel = Stage.make("safety-reward-model", {
   inputs,
   output: SafetyReward,
   inherits: { tokenizer: "init" },
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: true },
   run: Effect.fn("safety-reward-model")(function* (context) {
     return yield* saveCheckpoint(context.output, yield* trainRewardModel(context, { safetyLossWeight: context.config.safetyLossWeight }))
   })
@@ -195,7 +195,7 @@ export const generalRewardModel = Stage.make("general-reward-model", {
   inputs,
   output: GeneralReward,
   inherits: { tokenizer: "init" },
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: true },
   run: Effect.fn("general-reward-model")(function* (context) {
     return yield* saveCheckpoint(context.output, yield* trainRewardModel(context, { safetyLossWeight: 0 }))
   })
@@ -203,12 +203,12 @@ export const generalRewardModel = Stage.make("general-reward-model", {
 
 export const helpfulnessRewardModelCost = costOf(helpfulnessRewardModel, {
   size: ({ config, inputs: { init } }) => sized(init, { adapter: adapterOf(config) }),
-  cost: ({ config, deviceMemory, inputs: { init, pairs } }) => {
+  cost: ({ config, deviceMemory, inputs: { init, pairs }, spread }) => {
     const { batchPairs, epochs, heldOut, precision } = config
     const trained = stepsOf(config, scalarModel(init, "the model to start from").config)
     const [count, length] = [rowCount(pairs, "pairs"), dialogueLength(pairs, "the pairs")]
     const trainedOn = (1 - heldOut) * count * epochs
-    const cost = trainingCost({ ...trained, asked: askedOf(config) }, { rows: 2 * trainedOn, length }, deviceMemory)
+    const cost = trainingCost({ ...trained, asked: askedOf(config), spread }, { rows: 2 * trainedOn, length }, deviceMemory)
     const steps = Math.ceil(trainedOn / batchPairs)
     return withHeldOut(cost, config, { model: trained.model, precision, rows: () => 2 * heldOut * count, length, steps })
   }

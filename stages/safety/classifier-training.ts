@@ -115,5 +115,5 @@ export const safetyClassifier = Stage.make("safety-classifier", {
 
 export const safetyClassifierCost = costOf(safetyClassifier, {
   size: ({ inputs }) => inputs.init,
-  cost: ({ config, deviceMemory, inputs }) => packedTraining(inputs.init, inputs.examples, config, "examples", deviceMemory)
+  cost: (asked) => packedTraining(asked.inputs.init, asked.inputs.examples, asked.config, "examples", asked)
 })

@@ -1,8 +1,8 @@
 /** How a training is made to fit, and what would fit a GPU where it does not. */
-import { type Precision, totalMemory, usableMemory } from "../../models/memory.ts"
+import { type Precision, totalMemory } from "../../models/memory.ts"
 import type { Llama } from "../../models/llama.ts"
 import { linearLayers } from "../../models/lora.ts"
-import { type AskedFit, chooseFit, fitOnGpu, type Steps, trainingStep } from "./fit.ts"
+import { type AskedFit, chooseFit, fitOnGpu, ownSpread, type Steps, trainingStep } from "./fit.ts"
 import { adaptedBy, type LoraCost } from "./lora.ts"
 
 /** Alternatives to a training, each in the words of a config. */
@@ -30,16 +30,21 @@ export const trainingAdvice = (training: Steps, deviceMemory: number): string =>
     const kind = words.split(" ")[0]!
     if (fits && !found.has(kind)) found.set(kind, `${words} (${Math.ceil(totalMemory(memory) / 2 ** 30)} GiB)`)
   }
-  const gpus = Math.ceil(totalMemory(fitOf(training).memory) / usableMemory(deviceMemory))
-  const more = `${Math.max(2, gpus)} such GPUs, over which this engine does not spread a model`
+  const { ranks = 1 } = training.spread ?? {}
+  const gpus = [2, 4, 8, 16, 32, 64].find(
+    (more) => more > ranks && fitOf({ ...training, spread: { ranks: more, sharding: "weights" } }).fits
+  )
+  const more = gpus === undefined ? "more such GPUs than 64" : `${gpus} such GPUs (--ranks ${gpus})`
   return found.size === 0
     ? `No smaller setting fits either: it would take ${more}, or a smaller model.`
     : `What would fit: ${[...found.values()].join("; ")}. As it is, it would take ${more}.`
 }
 
 /** As chooseFit, for a model that is trained alone. */
-export const fitOneModel = (asked: AskedFit, machine: { readonly device: "cpu" | "cuda"; readonly usual: number }, steps: Steps) =>
-  chooseFit(asked, machine, trainingStep(steps), (deviceMemory) => trainingAdvice(steps, deviceMemory))
+export const fitOneModel = (asked: AskedFit, machine: { readonly device: "cpu" | "cuda"; readonly usual: number }, given: Steps) => {
+  const steps = { ...given, spread: ownSpread() }
+  return chooseFit(asked, machine, trainingStep(steps), (deviceMemory) => trainingAdvice(steps, deviceMemory))
+}
 
 /** Sequences at once on the CPU, of stages that train on packed rows. */
 export const usualSequences = 8

@@ -1,5 +1,6 @@
 /** What training costs: on packed sequences, and with a loss on held-out rows. */
 import { type CostedModel, type Precision, trainedParameterCount, trainedWeightBytes } from "../../models/memory.ts"
+import type { AskedCost } from "../common/cost/estimator.ts"
 import { dialogueLength, rowCount, type Size } from "../common/cost/size.ts"
 import { languageModel, reading, type StageCost, training } from "../common/cost/work.ts"
 import { trainingAdvice } from "./advice.ts"
@@ -67,7 +68,13 @@ export interface PackedConfig extends LoraCost, HeldOutCost {
 }
 
 /** Dialogues packed into full sequences. */
-export const packedTraining = (init: Size, data: Size, config: PackedConfig, what: string, deviceMemory: number): StageCost => {
+export const packedTraining = (
+  init: Size,
+  data: Size,
+  config: PackedConfig,
+  what: string,
+  { deviceMemory, spread }: Pick<AskedCost, "deviceMemory" | "spread">
+): StageCost => {
   const { batchSize, epochs, heldOut = 0, microBatchSize, patience = 0, precision, recompute, steps = 0 } = config
   const model = adaptedBy(config, languageModel(init, "the model to start from"))
   const length = Math.min(config.sequenceLength, model.config.maxPositions)
@@ -75,7 +82,7 @@ export const packedTraining = (init: Size, data: Size, config: PackedConfig, wha
   const rows = steps > 0 ? steps * batchSize : (1 - heldOut) * all() * epochs
   const asked = { microBatch: microBatchSize, recompute }
   const cost = trainingCost(
-    { model, precision, rows: batchSize, longest: length, asked, keepsBest: patience > 0 },
+    { model, precision, rows: batchSize, longest: length, asked, keepsBest: patience > 0, spread },
     { rows, length },
     deviceMemory
   )

@@ -4,7 +4,8 @@
  */
 import { isOutOfMemory } from "../../engine/device.ts"
 import { type Parameters } from "../../engine/gradients.ts"
-import { clearGradients } from "../../engine/tensor.ts"
+import { dealt, rank, ranks } from "../../engine/ranks.ts"
+import { clearGradients, type Tensor } from "../../engine/tensor.ts"
 import { ExplainedError } from "../../schemas/explained-error.ts"
 
 /** What a micro-batch holds at most: so many rows, or so many tokens, padding included; a row at least. */
@@ -30,6 +31,33 @@ export const microBatches = <A>(rows: ReadonlyArray<A>, microBatch: MicroBatch, 
     longest = part !== undefined && isRoom ? length : tokensOf(row)
   }
   return out
+}
+
+/**
+ * This rank's micro-batches of rows that are dealt out to all, each as a function of its loss. Every rank has as many, since they gather weights together: one that is short of rows computes
+ * with a row again, and a loss of 0.
+ */
+export const dealtMicroBatches = <A>(
+  rows: ReadonlyArray<A>,
+  microBatch: MicroBatch,
+  tokensOf: (row: A) => number
+): { readonly parts: ReadonlyArray<ReadonlyArray<A>>; readonly isBlank: (part: ReadonlyArray<A>) => boolean } => {
+  const all = Array.from({ length: ranks() }, (_, to) => microBatches(dealt(rows, to), microBatch, tokensOf))
+  const mine = all[rank()]!
+  const most = Math.max(...all.map(({ length }) => length))
+  const blanks = new Set<ReadonlyArray<A>>(Array.from({ length: most - mine.length }, () => rows.slice(0, 1)))
+  return { parts: [...mine, ...blanks], isBlank: (part) => blanks.has(part) }
+}
+
+/** The same as functions of each part's loss, a tensor of one element. */
+export const dealtLosses = <A>(
+  rows: ReadonlyArray<A>,
+  microBatch: MicroBatch,
+  tokensOf: (row: A) => number,
+  loss: (rows: ReadonlyArray<A>) => Tensor
+): ReadonlyArray<() => Tensor> => {
+  const { isBlank, parts } = dealtMicroBatches(rows, microBatch, tokensOf)
+  return parts.map((part) => () => (isBlank(part) ? loss(part).mul(0) : loss(part)))
 }
 
 /** The memory does not hold a step. */
@@ -102,6 +130,8 @@ export class Cutting {
         return compute(this.#microBatch)
       } catch (cause) {
         if (!isOutOfMemory(cause)) throw cause
+        // The others are in the midst of the step, and wait for this rank.
+        if (ranks() > 1) throw OutOfMemoryError.during(`Computing step ${step} on rank ${rank()} of ${ranks()}`, cause)
         for (const trained of parameters) clearGradients(Object.values(trained))
         const before = this.#microBatch
         const [parts, most] = [split(before), split({ rows: 1 })]

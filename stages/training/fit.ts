@@ -6,11 +6,14 @@
  */
 import * as Effect from "effect/Effect"
 import * as Device from "../../engine/device.ts"
+import { ranks, sharding } from "../../engine/ranks.ts"
 import {
   type CostedModel,
   type Cut,
   type Memory,
+  onOneRank,
   type Precision,
+  type SpreadOver,
   totalMemory,
   trainedWeightBytes,
   trainingMemory,
@@ -51,7 +54,7 @@ export interface PlannedFit extends Fit {
 
 /** A step that is to be made to fit. */
 export interface Step {
-  /** Rows of a batch, and tokens of the longest there may be: a pair's are those of both its dialogues. */
+  /** Rows of a batch, of several ranks those of one, and tokens of the longest there may be: a pair's are those of both its dialogues. */
   readonly rows: number
   readonly longest: number
   readonly layers: number
@@ -67,15 +70,21 @@ export interface Steps {
   readonly longest: number
   /** Whether a copy of its best weights so far is kept. */
   readonly keepsBest: boolean
+  /** The ranks that it is spread over; one unless given. */
+  readonly spread?: SpreadOver | undefined
 }
 
-export const trainingStep = ({ keepsBest, longest, model, precision, rows }: Steps): Step => ({
-  ...{ rows, longest, layers: model.config.layers },
+export const trainingStep = ({ keepsBest, longest, model, precision, rows, spread = onOneRank }: Steps): Step => ({
+  ...{ rows: Math.ceil(rows / spread.ranks), longest, layers: model.config.layers },
   memory: (cut) => {
-    const memory = trainingMemory(model, precision, cut)
-    return keepsBest ? { ...memory, weights: memory.weights + trainedWeightBytes(model, precision) } : memory
+    const memory = trainingMemory(model, precision, cut, spread)
+    const best = trainedWeightBytes(model, precision) / (spread.sharding === "none" ? 1 : spread.ranks)
+    return keepsBest ? { ...memory, weights: memory.weights + best } : memory
   }
 })
+
+/** The ranks that this process is one of. */
+export const ownSpread = (): SpreadOver => ({ ranks: ranks(), sharding: sharding() })
 
 /** What a config asks for. */
 export interface AskedFit {

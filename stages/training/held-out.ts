@@ -10,6 +10,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type { Parameters } from "../../engine/gradients.ts"
 import { Random } from "../../engine/random.ts"
+import { sumOver } from "../../engine/ranks.ts"
 import { keep, noGrad, scoped } from "../../engine/tensor.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
@@ -109,7 +110,7 @@ export class HeldOut {
         // Lets the process hear that it should stop.
         yield* progress({ message: "evaluating" })
       }
-      return sum / count
+      return sumOver([sum], "adding up the held-out loss")[0]! / count
     })
 
   /** Takes in the loss after so many steps, and a copy of the weights if it is the lowest. Says whether to stop. */

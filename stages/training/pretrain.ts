@@ -31,7 +31,7 @@ import { fitOneModel } from "./advice.ts"
 import { trainingCost, withHeldOut } from "./cost.ts"
 import { microBatchField, recomputeField } from "./fit.ts"
 import { evaluating, heldOutFields, patienceNeedsHeldOut, splitHeldOut } from "./held-out.ts"
-import { microBatches } from "./cutting.ts"
+import { dealtLosses } from "./cutting.ts"
 import { precision, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 /** Sizes that do not fit one another: refused before anything runs. */
@@ -148,7 +148,7 @@ export const pretrain = Stage.make("pretrain", {
   inputs: { tokenizer: TokenizerModel, texts: Texts },
   output: Policy,
   inherits: { tokenizer: "tokenizer" },
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: true },
   run: Effect.fn("pretrain")(function* ({ config, inputs, output, seed, device, progress, checkpoints, recorded }) {
     const tokenizer = yield* loadTokenizer(inputs.tokenizer.path)
     const documents = yield* TokenStore.scoped({ vocabSize: tokenizer.vocabSize, folder: output.path })
@@ -183,8 +183,11 @@ export const pretrain = Stage.make("pretrain", {
           count: batch.length * (length - 1),
           tokens: batch.length * (length - 1),
           parts: (microBatch) =>
-            microBatches(batch, microBatch, ({ tokens }) => tokens.length).map(
-              (part) => () => languageModelLoss(model, part, { device, isolate: false })
+            dealtLosses(
+              batch,
+              microBatch,
+              ({ tokens }) => tokens.length,
+              (part) => languageModelLoss(model, part, { device, isolate: false })
             )
         }
       }
@@ -210,10 +213,14 @@ const sizeOf = (config: typeof PretrainConfig.Type, { vocabSize }: Size): Size =
   sized(unknownSize, { model: Number.isNaN(vocabSize) ? undefined : shapeOf(config, vocabSize) })
 export const pretrainCost = costOf(pretrain, {
   size: ({ config, inputs }) => sizeOf(config, inputs.tokenizer),
-  cost: ({ config, deviceMemory, inputs }) => {
+  cost: ({ config, deviceMemory, inputs, spread }) => {
     const { batchSize, precision, sequenceLength: length, steps } = config
     const model = languageModel(sizeOf(config, inputs.tokenizer), "the vocabulary")
-    const cost = trainingCost({ ...stepsOf(config, model), asked: askedOf(config) }, { rows: steps * batchSize, length }, deviceMemory)
+    const cost = trainingCost(
+      { ...stepsOf(config, model), asked: askedOf(config), spread },
+      { rows: steps * batchSize, length },
+      deviceMemory
+    )
     const rows = () => (config.heldOut * rowCount(inputs.texts, "texts") * dialogueLength(inputs.texts, "the texts")) / length
     return withHeldOut(cost, config, { model, precision, rows, length, steps })
   }

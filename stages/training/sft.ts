@@ -23,7 +23,7 @@ import { readExamples } from "./examples.ts"
 import { microBatchField, recomputeField } from "./fit.ts"
 import { evaluating, heldOutFields, patienceNeedsHeldOut, permuted, splitHeldOut } from "./held-out.ts"
 import { loraFields, targetsNeedRank, trainedParameters, withLora } from "./lora.ts"
-import { microBatches } from "./cutting.ts"
+import { dealtLosses } from "./cutting.ts"
 import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
 const SftConfig = Schema.Struct({
@@ -49,7 +49,7 @@ export const sft = Stage.make("sft", {
   inputs: { init: Policy, demonstrations: Demonstrations },
   output: Policy,
   inherits: { tokenizer: "init" },
-  resources: { tensors: true },
+  resources: { tensors: true, ranks: true },
   run: Effect.fn("sft")(function* ({ config, inputs, output, seed, device, progress, checkpoints, skipped, recorded }) {
     const { model: base, tokenizer } = yield* loadPolicy(inputs.init, { device, dtype: config.precision })
     const model = withLora(base, config, seed)
@@ -102,7 +102,7 @@ export function* packedPass(
     yield {
       count: lossTokens(batch),
       tokens: batch.length * batch[0]!.tokens.length,
-      parts: (microBatch) => microBatches(batch, microBatch, ({ tokens }) => tokens.length).map((part) => () => loss(part))
+      parts: (microBatch) => dealtLosses(batch, microBatch, ({ tokens }) => tokens.length, loss)
     }
   }
 }
@@ -118,5 +118,5 @@ export function* packedBatches(
 
 export const sftCost = costOf(sft, {
   size: ({ inputs }) => inputs.init,
-  cost: ({ config, deviceMemory, inputs }) => packedTraining(inputs.init, inputs.demonstrations, config, "demonstrations", deviceMemory)
+  cost: (asked) => packedTraining(asked.inputs.init, asked.inputs.demonstrations, asked.config, "demonstrations", asked)
 })

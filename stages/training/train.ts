@@ -14,8 +14,10 @@ import * as Schema from "effect/Schema"
 import { deviceMemory, gpuMemory, isOutOfMemory } from "../../engine/device.ts"
 import { accumulateGradients, clipGradientNorm, type Parameters } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
+import { sumOver } from "../../engine/ranks.ts"
 import { backward } from "../../engine/segments.ts"
 import type { Schedule } from "../../engine/schedule.ts"
+import { type Spread, spreadOver } from "../../engine/spread.ts"
 import { scoped } from "../../engine/tensor.ts"
 import { adapterWeightsFile, writeAdapter } from "../../models/adapter-files.ts"
 import { readInto, roleOf, writeCheckpoint } from "../../models/checkpoint.ts"
@@ -29,7 +31,7 @@ import type { Progress } from "../../runtime/define/stage.ts"
 import type { StageError } from "../../runtime/errors.ts"
 import { ArtifactError, type OutputSlot } from "../../schemas/artifact.ts"
 import { hyper } from "../../schemas/hyper.ts"
-import { saveTensors } from "../common/checkpointed.ts"
+import { ofAllRanks, readSpread, saveTensors, wholeTensors } from "../common/checkpointed.ts"
 import type { TrainingBatch } from "./batch.ts"
 import type { Fit, PlannedFit } from "./fit.ts"
 import { HeldOut, HeldOutEvaluation, type HeldOutOptions } from "./held-out.ts"
@@ -134,14 +136,20 @@ const Measured = Schema.Struct({
 })
 const MeasuredFile = Schema.fromJsonString(Measured)
 
+/** A training as it goes on. */
+interface State {
+  readonly spread: Spread
+  readonly optimizer: AdamW
+  readonly heldOut: HeldOut | undefined
+  readonly cutting: Cutting
+}
+
 /** Makes parameters and optimiser what they were when the checkpoint was written, and gives what was measured until then. */
 const resume = Effect.fnUntraced(function* (
   found: { readonly step: number; readonly path: string },
   weightsFile: string,
   options: TrainingOptions,
-  optimizer: AdamW,
-  heldOut: HeldOut | undefined,
-  cutting: Cutting
+  { cutting, heldOut, optimizer, spread }: State
 ): Effect.fn.Return<Measures, ArtifactError> {
   const path = join(found.path, measuredFile)
   const damaged = (what: string) =>
@@ -156,50 +164,55 @@ const resume = Effect.fnUntraced(function* (
   const { losses, gradientNorms } = measured
   if (losses.length !== found.step || gradientNorms.length !== found.step || found.step > options.steps)
     return yield* damaged(`${losses.length} and ${gradientNorms.length}`)
+  spread.gather()
   yield* readInto(join(found.path, weightsFile), options.parameters)
-  yield* readInto(join(found.path, optimizerFile), optimizer.state)
+  spread.adopt()
+  spread.release()
+  yield* readSpread(join(found.path, optimizerFile), spread, optimizer.state)
   optimizer.resume(found.step)
   cutting.resume(measured.halved)
   heldOut?.evaluations.push(...measured.heldOut)
-  if (measured.best && heldOut !== undefined) yield* readInto(join(found.path, bestFile), heldOut.makeRoom())
+  if (measured.best && heldOut !== undefined) yield* readSpread(join(found.path, bestFile), spread, heldOut.makeRoom())
   return { losses, gradientNorms }
 })
 
-const keepTraining = (
+/** Saves all that the next step reads, as one process would: any number of ranks goes on from it. All ranks call it. */
+const keepTraining = Effect.fnUntraced(function* (
   checkpoints: TrainingCheckpoints,
   snapshot: TensorSnapshot,
   parameters: Parameters,
-  optimizer: AdamW,
-  { losses, gradientNorms }: Measures,
-  heldOut: HeldOut | undefined,
-  cutting: Cutting
-) => {
-  const best = heldOut?.best
+  { cutting, heldOut, optimizer, spread }: State,
+  { losses, gradientNorms }: Measures
+) {
   const halved = [...cutting.halved]
-  return saveTensors(checkpoints, snapshot, {
+  spread.gather()
+  const [state, best] = [wholeTensors(spread, optimizer.state), wholeTensors(spread, heldOut?.best ?? {})]
+  const hasBest = heldOut?.best !== undefined
+  yield* saveTensors(checkpoints, snapshot, {
     step: optimizer.steps,
-    tensors: [parameters, optimizer.state, best ?? {}],
+    tensors: [parameters, state.tensors, best.tensors],
     write: async (folder, writeTensors) => {
       await checkpoints.writeModel(folder, writeTensors)
       await mkdir(join(folder, "training"))
-      await writeTensors(join(folder, optimizerFile), optimizer.state)
-      if (best !== undefined) await writeTensors(join(folder, bestFile), best)
+      await writeTensors(join(folder, optimizerFile), state.tensors)
+      if (hasBest) await writeTensors(join(folder, bestFile), best.tensors)
       const evaluations = heldOut?.evaluations ?? []
       const measured: typeof Measured.Type = {
-        ...{ format: 1 as const, losses, gradientNorms, heldOut: evaluations, halved, best: best !== undefined }
+        ...{ format: 1 as const, losses, gradientNorms, heldOut: evaluations, halved, best: hasBest }
       }
       await writeFile(join(folder, measuredFile), `${JSON.stringify(measured)}\n`)
     }
   })
-}
+  for (const { free } of [state, best]) free()
+  spread.release()
+})
 
 /** One step on a batch, counted from 1: the loss of each part and its gradients, clipping, the optimiser's update. None where a number is not finite. */
 const takeStep = (
   { count, parts }: TrainingBatch,
   { parameters, maxNorm, fit }: TrainingOptions,
-  optimizer: AdamW,
-  learningRate: number,
-  cutting: Cutting
+  { cutting, optimizer, spread }: State,
+  learningRate: number
 ): { readonly loss: number; readonly gradientNorm: number; readonly diverged: boolean } =>
   scoped(() => {
     const shares = cutting.step(
@@ -215,25 +228,29 @@ const takeStep = (
             backward(share)
             return share.item()
           },
-          fit
+          { ...fit, weights: spread }
         )
     )
-    const loss = shares.reduce((sum, share) => sum + share, 0)
-    const gradientNorm = clipGradientNorm(parameters, maxNorm).item()
+    const [loss] = sumOver([shares.reduce((sum, share) => sum + share, 0)], "adding up the loss") as [number]
+    const gradientNorm = clipGradientNorm(spread.parameters, maxNorm, spread).item()
     const diverged = !Number.isFinite(loss) || !Number.isFinite(gradientNorm)
-    if (!diverged) optimizer.step(learningRate)
+    if (!diverged) {
+      optimizer.step(learningRate)
+      spread.updated()
+    }
     return { loss, gradientNorm, diverged }
   })
 
 /** Evaluates the held-out loss where that is due. Says whether to stop. */
 const evaluate = Effect.fnUntraced(function* (
-  heldOut: HeldOut | undefined,
+  { cutting: { microBatch }, heldOut, spread }: State,
   step: number,
-  { progress, steps: total }: TrainingOptions,
-  { microBatch }: Cutting
+  { progress, steps: total }: TrainingOptions
 ): Effect.fn.Return<boolean, DivergedError> {
   if (heldOut === undefined || !heldOut.isDue(step, total)) return false
+  spread.gather()
   const loss = yield* heldOut.loss(microBatch, progress)
+  spread.release()
   yield* progress({ step, total, heldOutLoss: loss })
   if (!Number.isFinite(loss)) {
     const message = `The loss on held-out rows is ${loss} after step ${step} of ${total}. Lower the learning rate, or look at the held-out rows.`
@@ -249,22 +266,24 @@ const evaluate = Effect.fnUntraced(function* (
 export const train = Effect.fn("train")(function* (
   options: TrainingOptions
 ): Effect.fn.Return<TrainingResult, DivergedError | OutOfMemoryError | ArtifactError | StageError> {
-  const { checkpoints } = options
+  const checkpoints = options.checkpoints === undefined ? undefined : { ...options.checkpoints, ...ofAllRanks(options.checkpoints) }
   const snapshot = new TensorSnapshot()
   const cutting = new Cutting(options.fit.microBatch, options.recorded)
   yield* tellFit(options)
-  const optimizer = new AdamW({ parameters: options.parameters, weightDecay: options.weightDecay })
+  const spread = spreadOver(options.parameters)
+  const optimizer = new AdamW({ parameters: spread.parameters, weightDecay: options.weightDecay })
   const losses: Array<number> = []
   const gradientNorms: Array<number> = []
-  const heldOut = options.heldOut === undefined ? undefined : new HeldOut(options.heldOut, options.parameters)
+  const heldOut = options.heldOut === undefined ? undefined : new HeldOut(options.heldOut, spread.parameters)
+  const state: State = { spread, optimizer, heldOut, cutting }
   const kept = yield* Effect.gen(function* () {
     const found = yield* checkpoints?.latest ?? Effect.undefined
     if (checkpoints !== undefined && found !== undefined) {
-      const before = yield* resume(found, checkpoints.weightsFile, options, optimizer, heldOut, cutting)
+      const before = yield* resume(found, checkpoints.weightsFile, options, state)
       losses.push(...before.losses)
       gradientNorms.push(...before.gradientNorms)
       yield* options.progress({ note: `resumes after step ${found.step} of ${options.steps}, from a checkpoint` })
-    } else yield* evaluate(heldOut, 0, options, cutting)
+    } else yield* evaluate(state, 0, options)
     let skipped = 0
     for (const batch of options.batches) {
       const step = losses.length
@@ -275,7 +294,7 @@ export const train = Effect.fn("train")(function* (
       }
       const learningRate = options.schedule(step)
       const { loss, gradientNorm, diverged } = yield* Effect.try({
-        try: () => takeStep(batch, options, optimizer, learningRate, cutting),
+        try: () => takeStep(batch, options, state, learningRate),
         catch: (cause) => {
           if (cause instanceof OutOfMemoryError) return cause
           if (isOutOfMemory(cause)) return OutOfMemoryError.during(`Taking step ${step + 1}`, cause)
@@ -298,15 +317,17 @@ export const train = Effect.fn("train")(function* (
       }
       losses.push(loss)
       gradientNorms.push(gradientNorm)
-      const stop = yield* evaluate(heldOut, step + 1, options, cutting)
+      const stop = yield* evaluate(state, step + 1, options)
       if (stop && step + 1 < options.steps) {
         yield* options.progress({ note: `stops after step ${step + 1} of ${options.steps}: the held-out loss no longer falls` })
         break
       }
-      if (checkpoints?.due() === true)
-        yield* keepTraining(checkpoints, snapshot, options.parameters, optimizer, { losses, gradientNorms }, heldOut, cutting)
+      if (checkpoints?.due() === true) yield* keepTraining(checkpoints, snapshot, options.parameters, state, { losses, gradientNorms })
     }
-    return heldOut?.restoreBest()
+    const kept = heldOut?.restoreBest()
+    spread.updated()
+    spread.finish()
+    return kept
   }).pipe(
     Effect.ensuring(
       Effect.sync(() => {

@@ -39,6 +39,19 @@ describe("the memory of training", () => {
     expect(trainingMemory(seven, "bfloat16", { ...once, several: true }).gradients).toBe(4 * 6_738_415_616)
   })
 
+  it("is on several ranks what each has a part of, with what is gathered and on its way", () => {
+    const several = { ...once, several: true }
+    const alone = trainingMemory(small, "bfloat16", several)
+    const of = (sharding: "none" | "optimizer" | "weights") => trainingMemory(small, "bfloat16", once, { ranks: 4, sharding })
+    // A block has 128 weights; 84 are in none. The gradients of a block in 16 bits and in a float32 buffer.
+    const passing = 128 * (2 + 4)
+    expect(of("none")).toEqual({ ...alone, activations: alone.activations + passing })
+    const states = { masters: n, moments: 2 * n, gradients: n, activations: alone.activations + passing, cache: 0 }
+    expect(of("optimizer")).toEqual({ weights: 2 * n, ...states })
+    // Its quarter, two blocks and what is in none.
+    expect(of("weights")).toEqual({ weights: (2 * n) / 4 + 2 * (84 + 2 * 128), ...states })
+  })
+
   it("counts what each block keeps of a token, and a log-sum-exp for each head in float32", () => {
     expect(costedParameters(small)).toBe(n)
     expect(blockBytes(small, "float32", 7)).toBe(7 * (4 * kept + 2 * 4))

@@ -1,4 +1,5 @@
 /** What a stage would cost, told beside the stage (docs/decisions/0007-cost-estimates.md). */
+import type { SpreadOver } from "../../../models/memory.ts"
 import type { Sizes } from "../../../runtime/define/cost.ts"
 import type { Many, Optional, Ports, Stage, StageInfo } from "../../../runtime/define/stage.ts"
 import type { Artifact } from "../../../schemas/artifact.ts"
@@ -18,6 +19,8 @@ export interface Asked<Config = any, Inputs = any> {
 export interface AskedCost<Config = any, Inputs = any> extends Asked<Config, Inputs> {
   /** Bytes of memory of the GPU that is planned for. */
   readonly deviceMemory: number
+  /** The ranks that the stage would be spread over; one unless given. */
+  readonly spread?: SpreadOver | undefined
 }
 /** What the output's size follows from, and what making it costs; no cost where no tensor is computed. */
 export interface Estimate<Config = any, Inputs = any> {
@@ -35,7 +38,7 @@ export interface Estimator<Config = any, Inputs = any> extends Estimate<Config, 
  *
  *     export const shoutCost = costOf(shout, {
  *       size: ({ inputs }) => inputs.texts,
- *       cost: ({ config, inputs }) => packedTraining(inputs.init, inputs.texts, config, "texts")
+ *       cost: (asked) => packedTraining(asked.inputs.init, asked.inputs.texts, asked.config, "texts", asked)
  *     })
  */
 export const costOf = <Config extends ConfigSchema, Inputs extends Ports, Output extends Artifact>(

@@ -98,6 +98,12 @@ describe("7B", () => {
     const model = { config: presets["7b"], scalarHead: false, adapter: { rank: 16, targets: linearLayers } }
     expect(fitted({ model }, 79 * gib)).toMatchObject({ recompute: 0, fits: true })
   })
+  it("trains with all weights on two GPUs of 79 GiB, or four of 47", () => {
+    expect(fitted({ spread: { ranks: 2, sharding: "weights" } }, 79 * gib).fits).toBe(true)
+    expect(fitted({ spread: { ranks: 2, sharding: "optimizer" } }, 79 * gib)).toMatchObject({ fits: true })
+    expect(fitted({ spread: { ranks: 2, sharding: "none" } }, 79 * gib).fits).toBe(false)
+    expect(fitted({ spread: { ranks: 4, sharding: "weights" } }, 47 * gib).fits).toBe(true)
+  })
   it("where it does not fit is told what would", () => {
     const advice = trainingAdvice(steps(), 79 * gib)
     expect(advice).toMatch(/^What would fit: LoRA \(loraRank 16\) \(\d+ GiB\)\. As it is, it would take 2 such GPUs/)

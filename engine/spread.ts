@@ -1,0 +1,374 @@
+/**
+ * A model's training spread over a group of ranks, each of which computes on rows of its own (ZeRO, Rajbhandari et al. 2020). The weights of a block lie side by side in one
+ * buffer; a rank has 1 / n of it as its own:
+ *
+ *     sharding     a rank keeps                           each micro-batch                                each step
+ *     none         weights, gradients, moments                                                            gradients added up over the ranks
+ *     optimizer    weights; 1/n of gradients, moments     gradients added up and scattered                weights gathered
+ *     weights      1/n of all                             the same; weights gathered block by block       -
+ *
+ * The next block's weights are gathered while one is computed, and gradients are on their way while the next block's are. They are added up in float32 (float64 if they are).
+ */
+import { gradientsOf, type Parameters } from "./gradients.ts"
+import {
+  allGather,
+  allReduce_,
+  rank,
+  ranks,
+  reduceScatter,
+  resizeStorage_,
+  setGradient,
+  type Sharding,
+  sharding,
+  type Wait
+} from "./ranks.ts"
+import type { SpreadWeights } from "./segments.ts"
+import { atenVoid, clearGradients, type DType, elementSize, empty, keep, noGrad, scoped, type Tensor } from "./tensor.ts"
+
+/** Some tensors of a checkpoint, whole, that are to be filled; `take` gives this rank its part of them and frees them. */
+export interface Piece {
+  readonly tensors: Parameters
+  readonly take: () => void
+}
+
+export interface Spread extends SpreadWeights {
+  /** What this rank's optimiser updates: its parts (E,) of the buffers by their names, or the weights themselves. */
+  readonly parameters: Parameters
+  /** Whether those are parts: a norm of them is one of many. */
+  readonly isPart: boolean
+  /** The optimiser, or somebody else, has changed the parameters. */
+  updated(): void
+  /** Makes all weights whole, for whatever reads them outside of a training step; and lets them go. */
+  gather(): void
+  release(): void
+  /** The weights were written, whole: this rank's part is what they are. */
+  adopt(): void
+  /** The weights are whole from now on, and ordinary tensors. */
+  finish(): void
+  /**
+   * Tensors like `parameters` (the optimiser's state, under "first." and the like) as they are of one process, by the weights' names: on rank 0, on the CPU; on the others none. All ranks call it.
+   * They are the caller's to free, where they are `copies`.
+   */
+  whole(parts: Parameters): { readonly tensors: Parameters; readonly copies: boolean }
+  /** The way back: tensors by the weights' names to be read, a few at a time. */
+  pieces(parts: Parameters): Iterable<Piece>
+}
+
+/** Spreads the training of these weights over the group as its sharding says; without a group they stay as they are. */
+export const spreadOver = (weights: Parameters, how: Sharding = sharding()): Spread =>
+  ranks() === 1 ? new Whole(weights) : how === "none" ? new Replicated(weights) : new Sharded(weights, how)
+
+/** All of it on every rank, or on the only one. */
+class Whole implements Spread {
+  readonly parameters: Parameters
+  readonly isPart: boolean = false
+  constructor(weights: Parameters) {
+    this.parameters = weights
+  }
+  begin(): void {}
+  forward(): void {}
+  forwarded(): void {}
+  backward(): void {}
+  backwarded(): void {}
+  end(): void {}
+  accumulated(): void {}
+  updated(): void {}
+  gather(): void {}
+  release(): void {}
+  adopt(): void {}
+  finish(): void {}
+  whole(parts: Parameters) {
+    return { tensors: parts, copies: false }
+  }
+  *pieces(parts: Parameters): Iterable<Piece> {
+    yield { tensors: parts, take: () => {} }
+  }
+}
+
+/** Number of the block that a weight belongs to; -1: to none. */
+const blockOf = (name: string): number => Number(/\blayers\.(\d+)\./.exec(name)?.[1] ?? -1)
+
+/** Weights by block, in order; those of no block are the last. */
+const byBlock = (weights: Parameters): ReadonlyArray<readonly [block: number, weights: Parameters]> => {
+  const blocks = new Map<number, Record<string, Tensor>>()
+  for (const [name, weight] of Object.entries(weights)) {
+    const block = blockOf(name)
+    if (!blocks.has(block)) blocks.set(block, {})
+    blocks.get(block)![name] = weight
+  }
+  return [...blocks].sort(([a], [b]) => (a === -1 ? 1 : b === -1 ? -1 : a - b))
+}
+
+/** Gradients are added up in this dtype. */
+const wide = (dtype: DType): DType => (dtype === "float64" ? "float64" : "float32")
+
+/** Where tensors lie in a buffer, one after another. */
+class Layout {
+  readonly #entries: ReadonlyArray<{
+    readonly name: string
+    readonly shape: ReadonlyArray<number>
+    readonly from: number
+    readonly to: number
+  }>
+  /** Elements that are used, and of the buffer: a multiple of the number of ranks. */
+  readonly used: number
+  readonly total: number
+  readonly part: number
+  constructor(tensors: Parameters) {
+    let at = 0
+    this.#entries = Object.entries(tensors).map(([name, { elements, shape }]) => ({ name, shape, from: at, to: (at += elements) }))
+    this.used = at
+    this.part = Math.ceil(at / ranks())
+    this.total = this.part * ranks()
+  }
+  /** The tensors as views of a buffer (total,), by name. */
+  views(buffer: Tensor, prefix = ""): Parameters {
+    return Object.fromEntries(this.#entries.map(({ from, name, shape, to }) => [prefix + name, buffer.slice(0, from, to).view(...shape)]))
+  }
+  /** This rank's part of a buffer, a view. */
+  mine(buffer: Tensor): Tensor {
+    return buffer.slice(0, rank() * this.part, (rank() + 1) * this.part)
+  }
+  /** A buffer filled with tensors in this order; nothing but zeros beyond. */
+  filled(tensors: ReadonlyArray<Tensor>, dtype: DType): Tensor {
+    const buffer = empty([this.total], { dtype, device: tensors[0]!.device })
+    this.#entries.forEach(({ from, to }, i) => buffer.slice(0, from, to).copy_(tensors[i]!.reshape(-1)))
+    buffer.slice(0, this.used, this.total).fill_(0)
+    return buffer
+  }
+}
+
+/** All of it on every rank; gradients are added up once a step. */
+class Replicated extends Whole {
+  override accumulated(): void {
+    for (const [block, weights] of byBlock(this.parameters))
+      scoped(() =>
+        noGrad(() => {
+          const gradients = gradientsOf(weights)
+          const layout = new Layout(weights)
+          const sum = layout.filled(gradients, wide(gradients[0]!.dtype))
+          allReduce_(sum, `adding up the gradients of ${nameOf(block)}`)
+          const views = Object.values(layout.views(sum))
+          gradients.forEach((gradient, i) => atenVoid("set_data", gradient, views[i]))
+        })
+      )
+  }
+}
+
+const nameOf = (block: number): string => (block === -1 ? "the rest" : `block ${block}`)
+
+/** The weights of a block in one buffer, of which this rank has a part. */
+class Unit {
+  readonly name: string
+  readonly weights: Parameters
+  readonly layout: Layout
+  /** This rank's part (E,), what the optimiser updates. */
+  readonly part: Tensor
+  /** (n E,); the weights are views of it. Without memory while they are not needed. */
+  readonly #buffer: Tensor
+  readonly #keepsWhole: boolean
+  #state: "parts" | "coming" | "whole" = "whole"
+  #wait: Wait = () => {}
+
+  constructor(block: number, weights: Parameters, keepsWhole: boolean) {
+    this.name = nameOf(block)
+    this.weights = weights
+    this.#keepsWhole = keepsWhole
+    this.layout = new Layout(weights)
+    const tensors = Object.values(weights)
+    if (new Set(tensors.map(({ dtype }) => dtype)).size > 1)
+      throw new Error(`The weights of ${this.name} have several dtypes: they can't lie in one buffer.`)
+    const made = scoped(() =>
+      noGrad(() => {
+        const buffer = this.layout.filled(tensors, tensors[0]!.dtype)
+        const views = Object.values(this.layout.views(buffer))
+        tensors.forEach((tensor, i) => atenVoid("set_data", tensor, views[i]))
+        const part = this.layout.mine(buffer)
+        return { buffer: keep(buffer), part: keep(keepsWhole ? part : part.clone()) }
+      })
+    )
+    this.#buffer = made.buffer
+    this.part = made.part
+    this.letGo()
+  }
+
+  /** Begins to gather the weights, unless they are whole or on their way. */
+  start(): void {
+    if (this.#state !== "parts") return
+    if (!this.#keepsWhole) resizeStorage_(this.#buffer, this.layout.total * elementSize[this.part.dtype])
+    this.#wait = noGrad(() => allGather(this.#buffer, this.part, `gathering the weights of ${this.name}`))
+    this.#state = "coming"
+  }
+  /** Makes the weights whole. */
+  need(): void {
+    this.start()
+    if (this.#state === "coming") this.#wait()
+    this.#state = "whole"
+  }
+  /** The weights are not needed for a while. */
+  letGo(): void {
+    if (this.#keepsWhole || this.#state === "parts") return
+    this.need()
+    resizeStorage_(this.#buffer, 0)
+    this.#state = "parts"
+  }
+  /** Other ranks' parts have changed. */
+  updated(): void {
+    if (this.#keepsWhole) this.#state = "parts"
+  }
+  adopt(): void {
+    if (!this.#keepsWhole) scoped(() => noGrad(() => this.part.copy_(this.layout.mine(this.#buffer))))
+  }
+  finish(): void {
+    this.need()
+    this.part.free()
+    this.#buffer.free()
+  }
+}
+
+/** Gradients of a unit that are on their way. */
+interface Scattering {
+  readonly unit: Unit
+  readonly all: Tensor
+  readonly part: Tensor
+  readonly wait: Wait
+}
+
+class Sharded implements Spread {
+  readonly isPart = true
+  readonly parameters: Parameters
+  readonly #units: ReadonlyArray<Unit>
+  /** By number. */
+  readonly #blocks: ReadonlyMap<number, Unit>
+  readonly #last: number
+  /** Those of no block: whole throughout a micro-batch. */
+  readonly #rest: Unit | undefined
+  #scattering: Scattering | undefined
+
+  constructor(weights: Parameters, how: "optimizer" | "weights") {
+    const units = byBlock(weights).map(([block, some]) => [block, new Unit(block, some, how === "optimizer")] as const)
+    this.#units = units.map(([, unit]) => unit)
+    this.#blocks = new Map(units)
+    this.#rest = this.#blocks.get(-1)
+    this.#last = Math.max(...this.#blocks.keys())
+    this.parameters = Object.fromEntries(this.#units.map(({ name, part }) => [name, part]))
+  }
+
+  begin(): void {
+    this.#rest?.start()
+    this.#blocks.get(0)?.start()
+    this.#rest?.need()
+  }
+  forward(block: number): void {
+    this.#blocks.get(block)?.need()
+    this.#blocks.get(block + 1)?.start()
+  }
+  forwarded(block: number): void {
+    // The backward pass begins with the last.
+    if (block !== this.#last) this.#blocks.get(block)?.letGo()
+  }
+  backward(block: number): void {
+    this.#blocks.get(block)?.need()
+    if (block > 0) this.#blocks.get(block - 1)?.start()
+  }
+  backwarded(block: number): void {
+    const unit = this.#blocks.get(block)
+    if (unit === undefined) return
+    this.#scatter(unit)
+    unit.letGo()
+  }
+  end(): void {
+    if (this.#rest !== undefined) {
+      this.#scatter(this.#rest)
+      this.#rest.letGo()
+    }
+    this.#settle()
+  }
+  accumulated(): void {}
+
+  /** Sends a unit's gradients to the ranks whose parts they are of, each the sum over all ranks. */
+  #scatter(unit: Unit): void {
+    const { layout, name, weights } = unit
+    this.#settle()
+    scoped(() =>
+      noGrad(() => {
+        const gradients = gradientsOf(weights)
+        const dtype = wide(gradients[0]!.dtype)
+        const all = keep(layout.filled(gradients, dtype))
+        const part = keep(empty([layout.part], { dtype, device: all.device }))
+        clearGradients(Object.values(weights))
+        this.#scattering = { unit, all, part, wait: reduceScatter(part, all, `adding up the gradients of ${name}`) }
+      })
+    )
+  }
+  /** Adds what has come to the gradient of the unit's part. */
+  #settle(): void {
+    if (this.#scattering === undefined) return
+    const { all, part, unit, wait } = this.#scattering
+    this.#scattering = undefined
+    scoped(() =>
+      noGrad(() => {
+        wait()
+        const before = unit.part.grad()
+        if (before === undefined) setGradient(unit.part, part)
+        else before.add_(part)
+      })
+    )
+    all.free()
+    part.free()
+  }
+
+  updated(): void {
+    for (const unit of this.#units) unit.updated()
+  }
+  gather(): void {
+    for (const unit of this.#units) unit.start()
+    for (const unit of this.#units) unit.need()
+  }
+  release(): void {
+    for (const unit of this.#units) unit.letGo()
+  }
+  adopt(): void {
+    for (const unit of this.#units) unit.adopt()
+  }
+  finish(): void {
+    for (const unit of this.#units) unit.finish()
+  }
+
+  whole(parts: Parameters) {
+    const tensors: Record<string, Tensor> = {}
+    for (const { layout, part, prefix, unit } of this.#named(parts))
+      scoped(() =>
+        noGrad(() => {
+          const all = empty([layout.total], { dtype: part.dtype, device: part.device })
+          allGather(all, part, `gathering what is saved of ${unit.name}`)()
+          if (rank() > 0) return
+          for (const [name, view] of Object.entries(layout.views(all.to({ device: "cpu" }), prefix))) tensors[name] = keep(view)
+        })
+      )
+    return { tensors, copies: true }
+  }
+  *pieces(parts: Parameters): Iterable<Piece> {
+    for (const { layout, part, prefix } of this.#named(parts)) {
+      const { all, tensors } = noGrad(() => {
+        const all = keep(empty([layout.total], { dtype: part.dtype, device: part.device }).fill_(0))
+        const tensors = layout.views(all, prefix)
+        for (const tensor of Object.values(tensors)) keep(tensor)
+        return { all, tensors }
+      })
+      const take = () => {
+        scoped(() => noGrad(() => part.copy_(layout.mine(all))))
+        for (const tensor of [all, ...Object.values(tensors)]) tensor.free()
+      }
+      yield { tensors, take }
+    }
+  }
+  /** Tensors like `parameters` with the unit that each belongs to, and what stands before its name. */
+  *#named(parts: Parameters) {
+    for (const [key, part] of Object.entries(parts)) {
+      const unit = this.#units.find(({ name }) => key === name || key.endsWith(`.${name}`))
+      if (unit === undefined) throw new Error(`No weights are called ${key}.`)
+      yield { unit, layout: unit.layout, part, prefix: key.slice(0, key.length - unit.name.length) }
+    }
+  }
+}

@@ -1,0 +1,198 @@
+/**
+ * Training stages on two and four ranks (Gloo, real processes) beside one process; ranks that fail, die or hang; and what is gone on from then. On two GPUs the same over NCCL.
+ */
+import { readdirSync, readFileSync } from "node:fs"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import { beforeAll, describe, expect, it } from "vitest"
+import { readRows } from "../../data/dataset.ts"
+import { environment } from "../../engine/device.ts"
+import { buildRanks } from "../../engine/ranks/build.mjs"
+import type { Progress } from "../../runtime/define/stage.ts"
+import { Texts } from "../../schemas/rows.ts"
+import { ranks as tolerance } from "../tolerances.ts"
+import { misbehaving } from "./misbehaving.ts"
+import { apart, failure, newFolder, type Ran, run, running, weightsIn } from "./ranked.ts"
+import { type Resumable, resumables } from "./resumable.ts"
+
+beforeAll(() => void buildRanks(), 300_000)
+const cases = await resumables()
+const named = (name: string): Resumable => cases.find((one) => one.name === name)!
+
+/** How far they are apart, of all that they tell of their steps and in the end. */
+const farthest = (many: Ran, alone: Ran): number =>
+  many.curve.length === alone.curve.length && alone.curve.length > 1
+    ? Math.max(...many.curve.map((row, i) => apart(alone.curve[i]!, row)), apart(alone.metrics, many.metrics))
+    : NaN
+
+for (const { device, sizes, skip } of [
+  { device: "cpu" as const, sizes: [2, 4], skip: false },
+  { device: "cuda" as const, sizes: [2], skip: environment().gpus < 2 }
+])
+  describe.skipIf(skip)(`on ${device}`, () => {
+    it.each(["sft", "safety-reward-model", "dpo", "ppo with held-out prompts"])(
+      "%s trains to one process's losses, whatever is spread over how many ranks",
+      { timeout: 120_000 },
+      async (name) => {
+        const one = named(name)
+        const alone = await run(one, { device })
+        const weights = await weightsIn(alone.output)
+        const whole = await run(one, { device, ranks: 2, sharding: "none" })
+        // Two gradients have one sum: on the CPU, where a row's numbers depend on no other, the bits are the same.
+        const [bits, moved] = device === "cpu" ? [0, 0] : [tolerance, tolerance]
+        expect(farthest(whole, alone)).toBeLessThanOrEqual(bits)
+        expect(apart(await weightsIn(whole.output), weights)).toBeLessThanOrEqual(moved)
+        for (const ranks of sizes) expect(farthest(await run(one, { device, ranks }), alone)).toBeLessThanOrEqual(tolerance)
+      }
+    )
+  })
+
+describe("on the CPU", () => {
+  it(
+    "adapters, pretraining, weights of which the optimiser alone is spread, and recomputed blocks do so too",
+    { timeout: 120_000 },
+    async () => {
+      const lora = { ...named("sft by LoRA"), config: { ...named("sft by LoRA").config, steps: 2 } }
+      for (const [one, how] of [
+        [lora, { ranks: 2 }],
+        [named("pretrain with held-out texts"), { ranks: 2, sharding: "optimizer", config: { recompute: "all" } }],
+        [named("grpo by LoRA"), { ranks: 2 }]
+      ] as const)
+        expect(farthest(await run(one, how), await run(one))).toBeLessThanOrEqual(tolerance)
+    }
+  )
+
+  it("one rank of a group computes the bits of one without", async () => {
+    const one = named("sft")
+    const [alone, single] = [await run(one), await run(one, { ranks: 1 })]
+    expect(single.curve).toEqual(alone.curve)
+    expect(await weightsIn(single.output)).toEqual(await weightsIn(alone.output))
+  })
+})
+
+/** The process of a rank that this process's child is. */
+const processOf = (rank: number): number => {
+  const found = readdirSync("/proc").find((name) => {
+    try {
+      const status = /^\d+$/.test(name) ? readFileSync(`/proc/${name}/status`, "utf8") : ""
+      return (
+        new RegExp(`^PPid:\\s+${process.pid}$`, "m").test(status) &&
+        readFileSync(`/proc/${name}/environ`, "utf8").split("\0").includes(`RANK=${rank}`)
+      )
+    } catch {
+      return false
+    }
+  })
+  if (found === undefined) throw new Error(`no process is rank ${rank}`)
+  return Number(found)
+}
+const atStep = (step: number, body: () => void) => (progress: Progress) =>
+  progress.step === step && progress.loss !== undefined ? body() : undefined
+const isAlive = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch {
+    return false
+  }
+}
+
+describe("a rank that is killed", () => {
+  it("ends the others with a message that names it; what they saved goes on to the same result", { timeout: 120_000 }, async () => {
+    const one = named("sft")
+    const whole = await run(one, { ranks: 2 })
+    const folder = newFolder()
+    let others: ReadonlyArray<number> = []
+    const error = await failure(one, {
+      ranks: 2,
+      checkpoints: folder,
+      onProgress: atStep(3, () => {
+        others = [processOf(0), processOf(1)]
+        process.kill(processOf(1), "SIGKILL")
+      })
+    })
+    expect(error).toMatchObject({ reason: "Crash", isRetryable: true })
+    expect(error.message).toMatch(/^Rank 1 of 2: The process of stage sft was killed/)
+    expect(others.map(isAlive)).toEqual([false, false])
+
+    const resumed = await run(one, { ranks: 2, checkpoints: folder })
+    expect(resumed.notes).toEqual([expect.stringMatching(/^resumes after step [123] of 4/)])
+    expect(resumed.metrics).toEqual(whole.metrics)
+    expect(await weightsIn(resumed.output)).toEqual(await weightsIn(whole.output))
+  })
+})
+
+describe("a run that is stopped (Ctrl-C)", () => {
+  it("saves, and ends all ranks; what two left, one goes on from, and four, and the other way round", { timeout: 180_000 }, async () => {
+    const one = named("helpfulness-reward-model with held-out pairs")
+    const alone = await run(one, { config: { precision: "float32" } })
+    const stop = async (ranks: number | undefined, folder: string, step: number) => {
+      let reached = () => {}
+      const there = new Promise<void>((resolve) => (reached = resolve))
+      // Due only when it is asked to stop.
+      const { work } = running(one, {
+        ...(ranks === undefined ? {} : { ranks }),
+        checkpoints: folder,
+        every: 1e6,
+        config: { precision: "float32" },
+        onProgress: atStep(step, reached)
+      })
+      const fiber = Effect.runFork(work)
+      await there
+      const pids = ranks === undefined ? [] : Array.from({ length: ranks }, (_, rank) => processOf(rank))
+      const since = performance.now()
+      await Effect.runPromise(Fiber.interrupt(fiber))
+      expect(performance.now() - since).toBeLessThan(10_000)
+      expect(pids.some(isAlive)).toBe(false)
+    }
+    const folder = newFolder()
+    await stop(2, folder, 1)
+    await stop(undefined, folder, 2)
+    await stop(4, folder, 4)
+    const ended = await run(one, { ranks: 2, sharding: "none", checkpoints: folder, config: { precision: "float32" } })
+    expect(ended.notes[0]).toMatch(/^resumes after step [456] /)
+    expect(apart(alone.metrics, ended.metrics)).toBeLessThanOrEqual(tolerance)
+  })
+})
+
+describe("a rank that misbehaves", () => {
+  const stage: Resumable = { name: "misbehaving", stage: misbehaving, inputs: {}, config: {} }
+  const ends = (how: string, which: number, seconds = 60) => failure(stage, { ranks: 2, seconds, config: { how, which } })
+
+  it("would have let all end well", async () => {
+    const ref = await run(stage, { ranks: 2 })
+    expect(await Effect.runPromise(readRows({ path: ref.output, type: Texts.name, digest: "", contentDigest: "" }, Texts))).toEqual([
+      { text: "3 20" }
+    ])
+  })
+
+  it.each([
+    ["fails", 0, "Refused", /^Rank 0 of 2: not with me$/],
+    ["dies", 1, "Crash", /^Rank 1 of 2: The process of stage misbehaving was killed/],
+    ["leaves", 1, "Crash", /^Rank 1 of 2: The process of stage misbehaving ended with code 3\. Its last words:\nthis is rank 1$/]
+  ] as const)("and %s ends all with its own error", async (how, which, reason, message) => {
+    const error = await ends(how, which)
+    expect(error.reason).toBe(reason)
+    expect(error.message).toMatch(message)
+  })
+
+  it.each([
+    [
+      "hangs",
+      1,
+      /^Rank 0 of 2 waited \d+ s for the others in operation 2, the second sum\..* Rank 1 has done operation 1, the first sum, and is in none\./
+    ],
+    [
+      "stops",
+      1,
+      /^Rank 0 of 2 waited \d+ s for the others in operation 2, the second sum\..* Rank 1 .* when last heard of: its process is stopped or gone/
+    ],
+    [
+      "stops",
+      0,
+      /^Rank 1 of 2 waited \d+ s for the others in operation 2, the second sum\..* Rank 0 is not told of: the process of rank 0, which knows, does not answer/
+    ]
+  ] as const)("and %s (rank %i) is told of by the others when their time is over", { timeout: 60_000 }, async (how, which, message) => {
+    expect((await ends(how, which, 1)).message).toMatch(message)
+  })
+})
