@@ -5,8 +5,12 @@ import * as Effect from "effect/Effect"
 import * as Deferred from "effect/Deferred"
 import { StageError } from "../errors.ts"
 import type { Execute } from "./execute.ts"
-import { rankJob, rankVariables } from "./ranks.ts"
-import type { Outcome } from "./run-stage.ts"
+import { rankVariables } from "./ranks.ts"
+import type { Job, Outcome } from "./run-stage.ts"
+
+/** The job of one rank: the first makes the result, the others write into a folder of their own that nobody reads. */
+export const rankJob = (job: Job, rank: number): Job =>
+  rank === 0 ? job : { ...job, output: `${job.output}-rank-${rank}`, sidecar: null, shards: null }
 
 /** One rank's process, as a gang needs it. */
 export interface Member<Process> {

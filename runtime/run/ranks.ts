@@ -1,9 +1,8 @@
 /**
  * A stage that runs as several ranks: processes of one group, each told its place by torchrun's variables. Whoever starts them (gang.ts on this machine, a scheduler elsewhere) gives each the
- * variables of its rank, and its job.
+ * variables of its rank, and its job (`rankJob`).
  */
 import type { StageInfo } from "../define/stage-info.ts"
-import type { Job } from "./run-stage.ts"
 
 /** How training is spread: what of a model's weights, gradients and optimiser each rank has a part of, and not the whole (docs/decisions/0023-ranks.md). */
 export type Sharding = "none" | "optimizer" | "weights"
@@ -66,7 +65,3 @@ export const rankPlace = (group: RankGroup, environment: Readonly<Record<string,
     `A stage of ${group.size} ranks: expected RANK from 0 to ${group.size - 1}, WORLD_SIZE ${group.size}, MASTER_ADDR and a MASTER_PORT, found ${found.join(" ")}. Whatever starts the ranks must set them, as torchrun does.`
   )
 }
-
-/** The job of one rank: the first makes the result, the others write into a folder of their own that nobody reads. */
-export const rankJob = (job: Job, rank: number): Job =>
-  rank === 0 ? job : { ...job, output: `${job.output}-rank-${rank}`, sidecar: null, shards: null }
