@@ -26,7 +26,7 @@ const anchorsIn = (text: string): ReadonlyArray<string> =>
 const deadLinks = (name: string, text: string): ReadonlyArray<string> =>
   [...withoutCode(text).matchAll(/\]\(([^)\s]+)\)/g)].flatMap(([, link]) => {
     if (/^[a-z]+:/i.test(link!)) return []
-    const [path = "", anchor] = link!.split("#", 2) as [string, string | undefined]
+    const [path, anchor] = link!.split("#", 2) as [string, string | undefined]
     const target = path === "" ? join(root, name) : join(root, dirname(name), path)
     if (relative(root, target).startsWith("..") || !existsSync(target)) return [link!]
     if (anchor === undefined || !statSync(target).isFile() || !target.endsWith(".md")) return []
