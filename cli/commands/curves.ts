@@ -1,14 +1,17 @@
 /** `caravan curves`: what the nodes of a run reported step by step. */
 import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { parquetRows } from "../../data/read/parquet.ts"
 import { messageOf } from "../../runtime/errors.ts"
 import { curvesOf, type KeptCurve } from "../../runtime/inspect/curves.ts"
 import { resolveRunOrNode } from "../../runtime/inspect/resolve.ts"
 import { askedOf } from "../../runtime/store/asked.ts"
-import type { PastRun } from "../../runtime/store/executions.ts"
+import type { PastExecution, PastRun } from "../../runtime/store/executions.ts"
+import { Journal } from "../../runtime/store/journal.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
+import { folderOf, writeCurveEvents } from "../export/curve-events.ts"
 import { curveFigure, thinned } from "../display/curve-figure.ts"
 import { sparkline } from "../display/live-view.ts"
 import { number } from "../display/numbers.ts"
@@ -124,6 +127,31 @@ const draw = async (node: string, path: string, file: string): Promise<void> => 
   }
 }
 
+/** Event files of some curves, each of a folder of its run's. */
+const writeEvents = async (
+  folder: string,
+  run: PastRun,
+  curves: ReadonlyArray<KeptCurve & { readonly path: string }>,
+  executions: ReadonlyMap<string, PastExecution>
+) => {
+  const written = []
+  for (const { node, path } of curves) {
+    const execution = executions.get(node)
+    // Of a result that was found, the curve is of another run, whose times are not these.
+    const began = execution !== undefined && execution.status !== "hit" ? execution.at - execution.milliseconds : run.started
+    try {
+      written.push({
+        node,
+        ...(await writeCurveEvents(join(folder, folderOf(`${run.pipeline}-${shortRun(run.id)}`)), { node, began, rows: rowsOf(path) }))
+      })
+    } catch (cause) {
+      if (cause instanceof UsageError) throw cause
+      throw new UsageError(`Writing event files to ${folder}: ${messageOf(cause)}. Name a folder that can be written.`)
+    }
+  }
+  return written
+}
+
 export const command: Command = {
   name: "curves",
   summary:
@@ -132,13 +160,15 @@ export const command: Command = {
   flags: {
     csv: { help: "print every row as CSV" },
     json: { help: "print one JSON document, with every row" },
-    figure: { value: "file.svg", help: "draw a panel for each series into this file" }
+    figure: { value: "file.svg", help: "draw a panel for each series into this file" },
+    tensorboard: { value: "folder", help: "write TensorBoard's event files, a folder for each node: of the node that is named, or of all" }
   },
   examples: [
     "caravan curves latest",
     "caravan curves latest sft",
     "caravan curves latest sft --csv > sft.csv",
-    "caravan curves latest sft --figure sft.svg"
+    "caravan curves latest sft --figure sft.svg",
+    "caravan curves latest --tensorboard events"
   ],
   run: (given) =>
     withStore(
@@ -147,6 +177,20 @@ export const command: Command = {
         const curves = yield* curvesOf(run)
         const name = given.positionals[1] ?? named
         const json = given.has("json")
+        const events = given.flag("tensorboard")
+        if (events !== undefined) {
+          const chosen =
+            name === undefined
+              ? curves.flatMap((curve) => (curve.path === null ? [] : [{ ...curve, path: curve.path }]))
+              : [find(run, curves, name)]
+          const executions = new Map((yield* (yield* Journal).executionsOf(run.id)).map((execution) => [execution.node, execution]))
+          const written = yield* Effect.promise(() => writeEvents(events, run, chosen, executions))
+          print(json, { run: run.id, pipeline: run.pipeline, files: written }, [
+            ...table(written.map(({ node, path, scalars }) => [plain(node), String(scalars), path])),
+            `${count(written.length, "event file")}. To look at them: tensorboard --logdir ${events}`
+          ])
+          return exitCodes.ok
+        }
         if (name === undefined) {
           const ofOne = given.has("csv") ? "--csv prints" : given.flag("figure") === undefined ? undefined : "--figure draws"
           if (ofOne !== undefined) throw new UsageError(`${ofOne} the rows of one node: name it. Without a flag, the nodes are listed.`)

@@ -29,7 +29,7 @@ const codeLine = ({ what, before, after }: Change): string => {
 }
 
 /** What changed in a report, field by field, when both are still there. */
-const reportDifferences = Effect.fnUntraced(function* ({ output }: NodeDifference) {
+export const reportDifferences = Effect.fnUntraced(function* ({ output }: NodeDifference) {
   const [journal, store] = [yield* Journal, yield* Store]
   if (output === null || output.before === null || output.after === null) return []
   const [before, after] = [output.before as string, output.after as string]

@@ -233,6 +233,74 @@ export const TokensView = Schema.Struct({
 })
 export type TokensView = typeof TokensView.Type
 
+/** How two runs differ, node by node; `kind` says in what: config, code, inputs, metrics and so on. */
+export const Comparison = Schema.Struct({
+  before: RunLine,
+  after: RunLine,
+  asked: list(Changed),
+  nodes: list(
+    Schema.Struct({
+      node: Schema.String,
+      only: Schema.NullOr(Schema.String),
+      changes: list(Schema.Struct({ kind: Schema.String, ...Changed.fields })),
+      /** What changed in its report. */
+      report: list(Schema.String)
+    })
+  ),
+  same: Schema.Finite,
+  /** Figures of reports that both have. */
+  figures: list(
+    Schema.Struct({ node: Schema.String, before: Schema.String, after: Schema.String, count: Schema.Finite, titles: list(Schema.String) })
+  )
+})
+export type Comparison = typeof Comparison.Type
+
+const Value = Schema.Union([Schema.Finite, Schema.String, Schema.Boolean])
+/** Runs in a table: what was asked of each that was not of all, and what each measured. */
+export const RunTable = Schema.Struct({
+  runs: list(
+    Schema.Struct({ line: RunLine, asked: Schema.Record(Schema.String, Schema.Unknown), measures: Schema.Record(Schema.String, Value) })
+  ),
+  asked: list(Schema.String),
+  /** Those that differ first. */
+  measures: list(Schema.Struct({ name: Schema.String, differs: Schema.Boolean })),
+  /** Nodes with a curve in each of the runs. */
+  curves: list(Schema.String)
+})
+export type RunTable = typeof RunTable.Type
+
+const Named = Schema.Struct({ kind: Schema.String, digest: Schema.NullOr(Schema.String), type: Schema.String, name: Schema.String })
+const LineageEntry = Schema.Struct({ ...Named.fields, depth: Schema.Finite, port: Schema.String, isRepeated: Schema.Boolean })
+export const Lineage = Schema.Struct({
+  artifact: Named,
+  isThere: Schema.Boolean,
+  made: list(
+    Schema.Struct({
+      run: Schema.String,
+      pipeline: Schema.String,
+      node: Schema.String,
+      stage: Schema.String,
+      at: Schema.Finite,
+      milliseconds: Schema.Finite,
+      config: Schema.Record(Schema.String, Schema.Unknown),
+      code: list(Schema.String)
+    })
+  ),
+  /** Depth first, each thing's own neighbours once. */
+  from: list(LineageEntry),
+  into: list(LineageEntry)
+})
+export type Lineage = typeof Lineage.Type
+
+export const LockState = Schema.Struct({
+  /** none, same, differs, unreadable. */
+  state: Schema.String,
+  path: Schema.String,
+  message: Schema.String,
+  differences: list(Schema.Struct({ node: Schema.String, ...Changed.fields }))
+})
+export type LockState = typeof LockState.Type
+
 // ---- the API ---------------------------------------------------------------------------------------------------------------------------
 
 const node = { run: RunId, node: Schema.String }
@@ -300,9 +368,23 @@ class Reading extends HttpApiGroup.make("reading", { topLevel: true }).add(
   })
 ) {}
 
+class Comparing extends HttpApiGroup.make("comparing", { topLevel: true }).add(
+  HttpApiEndpoint.get("compare", "/api/compare", { query: { before: RunId, after: RunId }, success: Comparison, error }),
+  /** Ids of runs, separated by commas. */
+  HttpApiEndpoint.get("table", "/api/table", { query: { runs: Schema.String }, success: RunTable, error }),
+  HttpApiEndpoint.get("lineage", "/api/lineage", { query: { digest: Digest }, success: Lineage, error }),
+  HttpApiEndpoint.get("lock", "/api/lock", { query: { run: RunId }, success: LockState, error }),
+  /** A figure of a report, as SVG that is shown as a picture alone. */
+  HttpApiEndpoint.get("figure", "/api/figure", {
+    query: { digest: Digest, index: Count },
+    success: HttpApiSchema.StreamUint8Array({ contentType: "image/svg+xml" }),
+    error
+  })
+) {}
+
 /** Says in words what of a request does not fit. */
 export class Unfit extends HttpApiMiddleware.Service<Unfit>()("caravan/ui/Unfit", { error: BadRequest }) {}
 
-export class Api extends HttpApi.make("caravan").add(Looking).add(Reading).middleware(Unfit) {}
+export class Api extends HttpApi.make("caravan").add(Looking).add(Reading).add(Comparing).middleware(Unfit) {}
 
 export { AnyNumber, Count, Digest, list, Metrics, RunId }

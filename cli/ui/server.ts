@@ -19,6 +19,10 @@ import { liveEvents, Watches } from "./live.ts"
 import { logPart, nodeView } from "./node.ts"
 import type { PageFile } from "./page-files.ts"
 import { answersPart } from "./answers.ts"
+import { comparison } from "./comparison.ts"
+import { figureOf } from "./figures.ts"
+import { lineageOf, lockState } from "./origins.ts"
+import { runTable } from "./run-table.ts"
 import { resultLines, rowsPart } from "./rows.ts"
 import { tokensView } from "./tokens.ts"
 import { runView } from "./run-view.ts"
@@ -84,6 +88,19 @@ const reading = HttpApiBuilder.group(Api, "reading", (handlers) =>
   })
 )
 
+const comparing = HttpApiBuilder.group(Api, "comparing", (handlers) =>
+  Effect.gen(function* () {
+    const services = yield* Effect.context<Journal | Store>()
+    const given = <A, E>(effect: Effect.Effect<A, E, Journal | Store>) => answering(Effect.provide(effect, services))
+    return handlers
+      .handle("compare", ({ query }) => given(comparison(query.before, query.after)))
+      .handle("table", ({ query }) => given(runTable(query.runs)))
+      .handle("lineage", ({ query }) => given(lineageOf(query.digest)))
+      .handle("lock", ({ query }) => given(lockState(query.run)))
+      .handle("figure", ({ query }) => given(Effect.map(figureOf(query.digest, query.index), (bytes) => Stream.succeed(bytes))))
+  })
+)
+
 /** A request that does not fit its schema is the asker's mistake; an answer that does not is ours. */
 const unfit = HttpApiMiddleware.layerSchemaErrorTransform(Unfit, ({ cause, kind }) => {
   const isOurs = kind === "Body" || kind === "ResponseHeaders"
@@ -120,7 +137,7 @@ const pages = (page: ReadonlyMap<string, PageFile>) =>
 /** Serves until its scope ends; gives the address. */
 export const serveUi = (options: UiOptions) => {
   const server = randomUUID()
-  const api = HttpApiBuilder.layer(Api).pipe(Layer.provide([looking(options, server), reading]), Layer.provide(unfit))
+  const api = HttpApiBuilder.layer(Api).pipe(Layer.provide([looking(options, server), reading, comparing]), Layer.provide(unfit))
   const routes = Layer.mergeAll(api, pages(options.page), guarded)
   return HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true }).pipe(
     Layer.provideMerge(NodeHttpServer.layer(() => createServer(), { host: "127.0.0.1", port: options.port })),

@@ -3,12 +3,16 @@ import { signal } from "@preact/signals"
 import type {
   About,
   AnswersPart,
+  Comparison,
   CurveLine,
+  Lineage,
+  LockState,
   LogPart,
   NodeView,
   ResultLine,
   RowsPart,
   RunLine,
+  RunTable,
   RunView,
   TokensView
 } from "../../cli/ui/api.ts"
@@ -24,6 +28,10 @@ interface Answers {
   readonly rows: RowsPart
   readonly answers: AnswersPart
   readonly tokens: TokensView
+  readonly compare: Comparison
+  readonly table: RunTable
+  readonly lineage: Lineage
+  readonly lock: LockState
 }
 
 export type Query = Readonly<Record<string, string | number | undefined>>

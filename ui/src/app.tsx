@@ -9,6 +9,10 @@ const RunPage = lazy(() => import("./run-page.tsx").then((module) => module.RunP
 
 const RowsPage = lazy(() => import("./rows-page.tsx").then((module) => module.RowsPage))
 
+const ComparePage = lazy(() => import("./compare-page.tsx").then((module) => module.ComparePage))
+const TablePage = lazy(() => import("./table-page.tsx").then((module) => module.TablePage))
+const LineagePage = lazy(() => import("./lineage-page.tsx").then((module) => module.LineagePage))
+
 const Page = () => {
   const { path, query } = route.value
   const [first, id] = path
@@ -16,6 +20,9 @@ const Page = () => {
     return <RunPage key={id} id={id} tab={path[2] ?? "graph"} node={query.get("node") ?? undefined} />
   if (first === "rows" && id !== undefined)
     return <RowsPage key={id} digest={id} run={query.get("run") ?? undefined} node={query.get("node") ?? undefined} />
+  if (first === "compare" && id !== undefined && path[2] !== undefined) return <ComparePage key={path.join()} before={id} after={path[2]} />
+  if (first === "table" && id !== undefined) return <TablePage key={id} ids={id} />
+  if (first === "lineage" && id !== undefined) return <LineagePage key={id} digest={id} />
   return <RunList />
 }
 

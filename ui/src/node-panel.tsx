@@ -144,6 +144,9 @@ const Result = ({ view }: { readonly view: NodeView }) => {
         )}
       </dl>
       <Metrics values={output.metrics} />
+      <p>
+        <a href={link(["lineage", output.digest])}>Where it came from, and what was made of it</a>
+      </p>
       {output.isThere && output.type.startsWith("dataset:") ? (
         <p>
           <a href={link(["rows", output.digest], { run: view.run, node: view.id })}>Its rows</a>

@@ -28,8 +28,21 @@ const Changes = ({ run }: { readonly run: RunLine }) => {
 
 const settled = (run: RunLine): number => ["ran", "hit", "failed", "skipped"].reduce((sum, state) => sum + (run.counts[state] ?? 0), 0)
 
-const Line = ({ now, run }: { readonly run: RunLine; readonly now: number }) => (
+const Line = ({
+  isChosen,
+  now,
+  pick,
+  run
+}: {
+  readonly run: RunLine
+  readonly now: number
+  readonly isChosen: boolean
+  readonly pick: () => void
+}) => (
   <tr>
+    <td class="pick-cell">
+      <input type="checkbox" aria-label={`Choose ${plain(run.pipeline)} ${shortRun(run.id)}`} checked={isChosen} onChange={pick} />
+    </td>
     <td>
       <State state={run.status} />
     </td>
@@ -64,6 +77,9 @@ export const RunList = () => {
   const [limit, setLimit] = useState(page)
   const [found, setFound] = useState<{ readonly runs: ReadonlyArray<RunLine>; readonly total: number }>()
   const [error, setError] = useState<unknown>()
+  const [chosen, setChosen] = useState<ReadonlyArray<string>>([])
+  // The older is what the younger is compared with.
+  const inOrder = found?.runs.flatMap(({ id }) => (chosen.includes(id) ? [id] : [])).toReversed() ?? []
   const now = useNow(5000)
   const asking = useRef<AbortController | undefined>(undefined)
   const load = () => {
@@ -116,6 +132,9 @@ export const RunList = () => {
           <table class="runs">
             <thead>
               <tr>
+                <th>
+                  <span class="hidden">Chosen</span>
+                </th>
                 <th>State</th>
                 <th>Pipeline</th>
                 <th>Began</th>
@@ -126,7 +145,13 @@ export const RunList = () => {
             </thead>
             <tbody>
               {found.runs.map((run) => (
-                <Line key={run.id} run={run} now={now} />
+                <Line
+                  key={run.id}
+                  run={run}
+                  now={now}
+                  isChosen={chosen.includes(run.id)}
+                  pick={() => setChosen(chosen.includes(run.id) ? chosen.filter((id) => id !== run.id) : [...chosen, run.id])}
+                />
               ))}
             </tbody>
           </table>
@@ -135,6 +160,24 @@ export const RunList = () => {
               Show {Math.min(page, found.total - found.runs.length)} more
             </button>
           ) : null}
+        </div>
+      )}
+      {chosen.length === 0 ? null : (
+        <div class="chosen-bar">
+          <span>{count(chosen.length, "run")} chosen</span>
+          {inOrder.length === 2 ? (
+            <a class="button" href={link(["compare", ...inOrder])}>
+              Compare
+            </a>
+          ) : null}
+          {inOrder.length >= 2 ? (
+            <a class="button" href={link(["table", inOrder.join(",")])}>
+              Table and curves
+            </a>
+          ) : null}
+          <button type="button" class="plain-button" onClick={() => setChosen([])}>
+            none
+          </button>
         </div>
       )}
     </div>

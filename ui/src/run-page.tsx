@@ -5,6 +5,7 @@ import { ask } from "./api.ts"
 import { duration, moment, number, plain, shortRun, shown } from "./format.ts"
 import { Graph } from "./graph.tsx"
 import { lazy } from "./lazy.tsx"
+import { Lock } from "./lock.tsx"
 import { listen } from "./live.ts"
 import { NodePanel } from "./node-panel.tsx"
 import { NodesTable } from "./nodes-table.tsx"
@@ -73,8 +74,8 @@ const Summary = ({ store }: { readonly store: RunStore }) => {
           <span title="By what its nodes took when they last ran">about {duration(store.left.value)} left</span>
         ) : null}
         {view.previous === null ? null : (
-          <a href={link(["run", view.previous])} class="quiet">
-            the run before
+          <a href={link(["compare", view.previous, view.id])} class="quiet">
+            compare with the run before
           </a>
         )}
       </div>
@@ -135,6 +136,7 @@ const Settings = ({ store }: { readonly store: RunStore }) => {
           </tbody>
         </table>
       </section>
+      <Lock run={store.view.id} />
     </div>
   )
 }

@@ -142,6 +142,54 @@ describe.skipIf(!hasChromium)("the page of caravan ui", () => {
     await page.getByRole("heading", { name: /^little/ }).waitFor()
   }, 60_000)
 
+  it("compares two runs, and puts them in a table with their curves", async () => {
+    await ended(begin(project, "run", "pipeline.ts", "--set", `go=${project.go}`, "--set", "rate=0.3", "--quiet"))
+    await page.getByRole("link", { name: "Runs" }).click()
+    await page.getByText("rate=0.3").waitFor()
+    for (const i of [0, 1])
+      await page
+        .getByRole("checkbox", { name: /^Choose little/ })
+        .nth(i)
+        .check()
+    await page.getByRole("link", { name: "Compare", exact: true }).click()
+    await page.getByRole("rowheader", { name: "rate", exact: true }).waitFor()
+    await page.getByText("tuned-v1", { exact: true }).waitFor()
+    expect(
+      await page
+        .getByRole("row", { name: /config learningRate/ })
+        .first()
+        .locator("td")
+        .allTextContents()
+    ).toEqual(["0.1", "0.3", ""])
+    expect(await faults(page)).toEqual([])
+    await page.goBack()
+    for (const i of [0, 1])
+      await page
+        .getByRole("checkbox", { name: /^Choose little/ })
+        .nth(i)
+        .check()
+    await page.getByRole("link", { name: "Table and curves" }).click()
+    await page.getByRole("columnheader", { name: "rate" }).waitFor()
+    await page.getByRole("combobox", { name: "Node" }).selectOption("tuned-v1")
+    await page.getByRole("img", { name: /^loss, / }).waitFor()
+    expect(await page.getByRole("img", { name: /^loss, / }).getAttribute("aria-label")).toMatch(/rate=–: from .*; rate=0\.3: from /)
+    await page.getByLabel("each by itself").check()
+    await page.locator(".small-multiples .chart").nth(1).waitFor()
+    expect(await faults(page)).toEqual([])
+  }, 60_000)
+
+  it("follows an artifact to where it came from and what was made of it", async () => {
+    await page.getByRole("link", { name: "Runs" }).click()
+    await page.locator(".runs tbody tr").first().getByRole("link").click()
+    await page.getByRole("navigation", { name: "Parts of the run" }).getByRole("link", { name: "Nodes" }).click()
+    await page.getByRole("link", { name: "measured-1" }).click()
+    await page.getByRole("link", { name: /^Where it came from/ }).click()
+    await page.getByRole("heading", { name: "Made from" }).waitFor()
+    expect(await page.locator(".tree").first().getByRole("link").first().textContent()).toMatch(/tuned-v1|texts/)
+    expect(await faults(page)).toEqual([])
+    await page.goBack()
+  }, 60_000)
+
   it("is as usable on a phone, in the dark", async () => {
     await page.setViewportSize({ width: 390, height: 844 })
     await page.emulateMedia({ colorScheme: "dark" })
