@@ -1,4 +1,6 @@
 /** A model's weights from and to the Hugging Face layout: config.json and one or several safetensors files. */
+import { existsSync } from "node:fs"
+import { readdir } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { environment } from "../engine/device.ts"
@@ -143,6 +145,20 @@ export const loadConfig = (directory: string): Effect.Effect<LlamaConfig, Artifa
     yield* validateLayout(directory)
     const path = join(directory, "config.json")
     return yield* fromHuggingFace(yield* readJson(path, "Reading the model's configuration"), path)
+  })
+
+/**
+ * A first look at a folder that is to hold a model, before gigabytes are read: its config.json, and where there are any weights how they are laid out. A config.json alone is enough to
+ * plan with.
+ */
+export const lookAtModel = (directory: string): Effect.Effect<void, ArtifactError> =>
+  Effect.gen(function* () {
+    const path = join(directory, "config.json")
+    // What is no folder has none, and no config.json.
+    const names = yield* Effect.promise(() => readdir(directory).catch(() => []))
+    const hasWeights = names.some((name) => /\.(safetensors|bin|pt|pth)$/.test(name))
+    if (hasWeights || !existsSync(path)) yield* loadConfig(directory)
+    else yield* fromHuggingFace(yield* readJson(path, "Reading the model's configuration"), path)
   })
 
 /** A language model from a folder. A tied output layer that the files repeat is left alone. */

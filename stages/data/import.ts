@@ -8,7 +8,7 @@ import { defaultDate } from "../../models/chat-template.ts"
 import { type TemplateName, templateNames, templates } from "../../models/chat-templates/index.ts"
 import { checkVocabulary, writeRole } from "../../models/checkpoint.ts"
 import { loadTokenizer, templateFile } from "../../models/tokenizer/files.ts"
-import { checkWeights, loadConfig } from "../../models/weights.ts"
+import { checkWeights, loadConfig, lookAtModel } from "../../models/weights.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { type ArtifactError, type Checkpoint, External, type OutputSlot, type Role, type Written, written } from "../../schemas/artifact.ts"
 import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../../schemas/checkpoint.ts"
@@ -57,7 +57,7 @@ export const importPolicy = Stage.make("import-policy", {
   inputs: { folder: External },
   output: Policy,
   inherits: { tokenizer: "folder" },
-  looks: { folder: loadConfig },
+  looks: { folder: lookAtModel },
   seeded: false,
   run: Effect.fn("import-policy")(({ config, inputs, output }) => importModel(inputs.folder.path, output, "policy", config))
 })
@@ -68,7 +68,7 @@ export const importHelpfulnessReward = Stage.make("import-helpfulness-reward", {
   inputs: { folder: External },
   output: HelpfulnessReward,
   inherits: { tokenizer: "folder" },
-  looks: { folder: loadConfig },
+  looks: { folder: lookAtModel },
   seeded: false,
   run: Effect.fn("import-helpfulness-reward")(({ config, inputs, output }) =>
     importModel(inputs.folder.path, output, "helpfulness-reward", config)
@@ -81,7 +81,7 @@ export const importSafetyReward = Stage.make("import-safety-reward", {
   inputs: { folder: External },
   output: SafetyReward,
   inherits: { tokenizer: "folder" },
-  looks: { folder: loadConfig },
+  looks: { folder: lookAtModel },
   seeded: false,
   run: Effect.fn("import-safety-reward")(({ config, inputs, output }) => importModel(inputs.folder.path, output, "safety-reward", config))
 })
@@ -92,7 +92,7 @@ export const importGeneralReward = Stage.make("import-general-reward", {
   inputs: { folder: External },
   output: GeneralReward,
   inherits: { tokenizer: "folder" },
-  looks: { folder: loadConfig },
+  looks: { folder: lookAtModel },
   seeded: false,
   run: Effect.fn("import-general-reward")(({ config, inputs, output }) => importModel(inputs.folder.path, output, "general-reward", config))
 })

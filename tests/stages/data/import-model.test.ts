@@ -51,6 +51,26 @@ const failure = async (stage: typeof importPolicy | typeof importHelpfulnessRewa
     (cause: Error) => cause.message
   )
 
+describe("a first look at a model's folder", () => {
+  const look = (path: string) =>
+    Effect.runPromise(importPolicy.stage.looks.folder!(path)).then(
+      () => "nothing",
+      (cause: Error) => cause.message
+    )
+  it("takes a config.json alone, to plan with, and of a family that is not known or without config.json says so", async () => {
+    const folder = await folderOf("llama3")
+    expect(await look(folder)).toBe("nothing")
+    rmSync(join(folder, "model.safetensors"))
+    expect(await look(folder)).toBe("nothing")
+    edit(join(folder, "config.json"), (json) => ({ ...json, model_type: "gpt2" }))
+    expect(await look(folder)).toMatch(/model_type.*gpt2/)
+    // Weights of PyTorch alone, and what is a file.
+    writeFileSync(join(folder, "pytorch_model.bin"), "")
+    expect(await look(folder)).toMatch(/which PyTorch alone reads/)
+    expect(await look(join(folder, "config.json"))).toMatch(/expected a folder with config\.json, found none/)
+  })
+})
+
 describe("a model's folder", () => {
   it("whose weights are not those of its config.json is refused as it is imported, by the user's name for it", async () => {
     const folder = await folderOf("llama3", (path) => edit(join(path, "config.json"), (json) => ({ ...json, intermediate_size: 32 })))
