@@ -49,6 +49,17 @@ export const writeDataset = Effect.fn("writeDataset")(function* <Row>(
   return written(slot, { rows: count, ...options.metrics })
 })
 
+/** The same of rows that come many at a time, which is faster. */
+export const writeDatasetBatches = Effect.fn("writeDatasetBatches")(function* <Row>(
+  slot: OutputSlot<Dataset<Row>>,
+  batches: AsyncIterable<Iterable<Row>>,
+  options: WriteOptions = {}
+): Effect.fn.Return<Written<Dataset<Row>>> {
+  const { writeRowBatches } = yield* files
+  const count = yield* Effect.promise(() => writeRowBatches(slot.path, slot.type as DatasetType<Row>, batches, options.isChecked))
+  return written(slot, { rows: count, ...options.metrics })
+})
+
 /** All rows of a dataset, in memory. */
 export const readRows = Effect.fn("readRows")(function* <Row>(
   ref: ArtifactRef<Dataset<Row>>,
@@ -86,7 +97,7 @@ const scopedRows = (ref: ArtifactRef<Dataset<any>>, type: DatasetType<any>): Eff
 /** Writes rows that are read as they are needed: a batch that can't be read is a failure, whatever else is thrown a defect. */
 const writeRead = <Row>(
   slot: OutputSlot<Dataset<Row>>,
-  rows: (read: (file: OpenDataset, batch: number, selection?: Selection) => Promise<Array<any>>) => AsyncIterable<Row>,
+  batches: (read: (file: OpenDataset, batch: number, selection?: Selection) => Promise<Array<any>>) => AsyncIterable<Iterable<Row>>,
   options: WriteOptions = {}
 ): Effect.Effect<Written<Dataset<Row>>, ArtifactError> =>
   Effect.suspend(() => {
@@ -96,7 +107,7 @@ const writeRead = <Row>(
         damage = cause
         throw cause
       })
-    return writeDataset(slot, rows(read), options).pipe(
+    return writeDatasetBatches(slot, batches(read), options).pipe(
       Effect.catchDefect((defect) => (damage === undefined ? Effect.die(defect) : Effect.fail(damage)))
     )
   })
@@ -121,14 +132,16 @@ export const deriveDataset = Effect.fn("deriveDataset")(function* <Row, Derived>
 ): Effect.fn.Return<Written<Dataset<Derived>>, ArtifactError, Scope.Scope> {
   const file = yield* scopedRows(from.ref, from.type)
   let current: unknown
+  function* derived(rows: ReadonlyArray<Row>): Generator<Derived> {
+    for (const row of rows) {
+      current = row
+      yield* derive(row)
+    }
+  }
   const result = yield* writeRead(
     slot,
     async function* (read) {
-      for (let i = 0; i < file.batches; i++)
-        for (const row of await read(file, i)) {
-          current = row
-          yield* derive(row as Row)
-        }
+      for (let i = 0; i < file.batches; i++) yield derived((await read(file, i)) as Array<Row>)
     },
     // A row that stays as it is.
     from.type.name === slot.type.name ? { isChecked: (row) => row === current } : {}
@@ -183,7 +196,11 @@ class HeldRows {
       ? next
       : (this.#pieces[this.#piece] = Buffer.allocUnsafeSlow(Math.max(pieceBytes, most)))
   }
-  get(place: number): unknown {
+  /** Those of the first places, in their order. */
+  *first(places: number): Generator {
+    for (let place = 0; place < places; place++) yield this.#get(place)
+  }
+  #get(place: number): unknown {
     const start = this.#at[3 * place + 1]!
     const bytes = this.#pieces[this.#at[3 * place]!]!.subarray(start, start + this.#at[3 * place + 2]!)
     return this.#asJson ? (JSON.parse(bytes.toString("utf8")) as unknown) : deserialize(bytes)
@@ -230,7 +247,7 @@ export const writeReordered = Effect.fn("writeReordered")(function* <Row>(
             }
             first = end
           }
-        for (let place = 0; place < count; place++) yield waiting.get(place) as Row
+        yield waiting.first(count) as Iterable<Row>
         waiting.clear()
       }
     },

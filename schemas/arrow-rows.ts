@@ -9,10 +9,19 @@ import { type Kind, type StructKind, typeOf } from "./arrow.ts"
 
 const numberArrays = { float64: Float64Array, float32: Float32Array, int32: Int32Array, uint8: Uint8Array } as const
 
-const packBits = (bits: ReadonlyArray<number>): Uint8Array => {
+const packBits = (bits: ArrayLike<number>): Uint8Array => {
   const out = new Uint8Array((bits.length + 7) >> 3)
   for (let i = 0; i < bits.length; i++) out[i >> 3]! |= bits[i]! << (i & 7)
   return out
+}
+
+type Numbers = Uint8Array<ArrayBuffer> | Int32Array<ArrayBuffer> | Float64Array<ArrayBuffer>
+/** The same numbers, with room for so many. */
+const withRoom = <A extends Numbers>(numbers: A, length: number): A => {
+  if (length <= numbers.length) return numbers
+  const larger = new (numbers.constructor as new (length: number) => A)(Math.max(64, 2 * numbers.length, length))
+  larger.set(numbers)
+  return larger
 }
 
 /** A column that grows value by value, so that rows can go as soon as they have come: held rows are what makes the heap grow. */
@@ -22,87 +31,114 @@ class Column {
   readonly #children: ReadonlyArray<Column>
   /** Of a struct: the columns that an object without them seems to have, as "constructor". */
   readonly #inherited: ReadonlyArray<boolean>
-  readonly #valid: Array<number> = []
+  /** Bytes held in all columns of the batch, about. */
+  readonly #held: { bytes: number }
+  #length = 0
+  #valid = new Uint8Array(0)
   #nullCount = 0
   /** Numbers, and booleans as 0 and 1. */
-  readonly #numbers: Array<number> = []
+  #numbers = new Float64Array(0)
   /** Where each text or list ends. */
-  readonly #offsets: Array<number> = [0]
+  #offsets = new Int32Array(1)
   #text = Buffer.alloc(0)
 
-  constructor(kind: Kind, path: string) {
+  constructor(kind: Kind, path: string, held: { bytes: number }) {
     this.#kind = kind
     this.#path = path
+    this.#held = held
     this.#inherited = kind.tag === "struct" ? kind.fields.map(({ name }) => name in Object.prototype) : []
-    if (kind.tag === "list") this.#children = [new Column(kind.element, `${path}[]`)]
-    else if (kind.tag === "struct") this.#children = kind.fields.map((field) => new Column(field.kind, `${path}.${field.name}`))
+    if (kind.tag === "list") this.#children = [new Column(kind.element, `${path}[]`, held)]
+    else if (kind.tag === "struct") this.#children = kind.fields.map((field) => new Column(field.kind, `${path}.${field.name}`, held))
     else this.#children = []
   }
 
   get length(): number {
-    return this.#valid.length
+    return this.#length
   }
 
-  /** Bytes held, about. */
-  get bytes(): number {
-    const own = this.#kind.tag === "utf8" ? this.#offsets.at(-1)! : 8 * this.#numbers.length
-    return this.#children.reduce((sum, child) => sum + child.bytes, own + 4 * this.length)
+  /** Without values, with the memory that it has. */
+  clear(): void {
+    this.#length = this.#nullCount = 0
+    for (const child of this.#children) child.clear()
   }
 
   /** `absent`: the value is missing because the struct around it is null. */
   push(value: any, absent = false): void {
     const isNull = value === null || value === undefined
     if (isNull && !this.#kind.nullable && !absent) throw new RangeError(`${this.#path}: null, where none may be`)
+    const i = this.#length++
+    this.#valid = withRoom(this.#valid, i + 1)
+    this.#valid[i] = isNull ? 0 : 1
     if (isNull) this.#nullCount++
-    this.#valid.push(isNull ? 0 : 1)
+    this.#held.bytes += 4
     switch (this.#kind.tag) {
       case "utf8":
-        this.#offsets.push(this.#offsets.at(-1)! + (isNull ? 0 : this.#write(value as string)))
+        this.#end(i, this.#offsets[i]! + (isNull ? 0 : this.#write(value as string, this.#offsets[i]!)))
         return
       case "list":
         if (!isNull) for (const element of value) this.#children[0]!.push(element)
-        this.#offsets.push(this.#children[0]!.length)
+        this.#end(i, this.#children[0]!.length)
         return
       case "struct":
-        for (let i = 0; i < this.#children.length; i++) {
-          const { name } = this.#kind.fields[i]!
-          const isMissing = isNull || (this.#inherited[i] === true && !Object.hasOwn(value as object, name))
-          this.#children[i]!.push(isMissing ? null : value[name], isNull)
+        for (let j = 0; j < this.#children.length; j++) {
+          const { name } = this.#kind.fields[j]!
+          const isMissing = isNull || (this.#inherited[j] === true && !Object.hasOwn(value as object, name))
+          this.#children[j]!.push(isMissing ? null : value[name], isNull)
         }
         return
       default:
-        this.#numbers.push(isNull ? 0 : Number(value))
+        this.#numbers = withRoom(this.#numbers, i + 1)
+        this.#numbers[i] = isNull ? 0 : Number(value)
+        this.#held.bytes += 8
     }
   }
 
-  #write(value: string): number {
-    if (!value.isWellFormed()) throw new RangeError(`${this.#path}: text with half of a surrogate pair, which UTF-8 can't hold`)
-    const start = this.#offsets.at(-1)!
-    const length = Buffer.byteLength(value)
-    if (start + length > this.#text.length)
-      this.#text = Buffer.concat([this.#text.subarray(0, start)], Math.max(1024, 2 * (start + length)))
-    return this.#text.write(value, start)
+  #end(i: number, end: number): void {
+    this.#offsets = withRoom(this.#offsets, i + 2)
+    this.#offsets[i + 1] = end
   }
 
-  /** What was pushed, as Arrow data. */
+  #write(value: string, start: number): number {
+    if (!value.isWellFormed()) throw new RangeError(`${this.#path}: text with half of a surrogate pair, which UTF-8 can't hold`)
+    // A character takes three bytes at most: text of ASCII, mostly, is measured where there may be too little room.
+    if (start + 3 * value.length > this.#text.length) {
+      const needed = start + Buffer.byteLength(value)
+      if (needed > this.#text.length) {
+        const larger = Buffer.allocUnsafeSlow(Math.max(1024, 2 * needed))
+        this.#text.copy(larger, 0, 0, start)
+        this.#text = larger
+      }
+    }
+    const length = this.#text.write(value, start)
+    this.#held.bytes += length
+    return length
+  }
+
+  /** What was pushed, as Arrow data: good until the column is cleared and pushed to again. */
   data(): arrow.Data {
     const { tag } = this.#kind
-    const nullBitmap = this.#nullCount === 0 ? undefined : packBits(this.#valid)
-    const base = { type: typeOf(this.#kind) as any, length: this.length, nullCount: this.#nullCount, nullBitmap }
+    const length = this.#length
+    const nullBitmap = this.#nullCount === 0 ? undefined : packBits(this.#valid.subarray(0, length))
+    const base = { type: typeOf(this.#kind) as any, length, nullCount: this.#nullCount, nullBitmap }
     switch (tag) {
       case "utf8":
-        return arrow.makeData({ ...base, valueOffsets: Int32Array.from(this.#offsets), data: this.#text.subarray(0, this.#offsets.at(-1)) })
+        return arrow.makeData({
+          ...base,
+          valueOffsets: this.#offsets.subarray(0, length + 1),
+          data: this.#text.subarray(0, this.#offsets[length])
+        })
       case "list":
-        return arrow.makeData({ ...base, valueOffsets: Int32Array.from(this.#offsets), child: this.#children[0]!.data() })
+        return arrow.makeData({ ...base, valueOffsets: this.#offsets.subarray(0, length + 1), child: this.#children[0]!.data() })
       case "struct":
         return arrow.makeData({ ...base, children: this.#children.map((child) => child.data()) })
       case "bool":
-        return arrow.makeData({ ...base, data: packBits(this.#numbers) })
+        return arrow.makeData({ ...base, data: packBits(this.#numbers.subarray(0, length)) })
       default: {
-        const data = numberArrays[tag].from(this.#numbers)
+        const numbers = this.#numbers.subarray(0, length)
+        const data = numberArrays[tag].from(numbers)
         if (tag === "int32" || tag === "uint8") {
-          const at = this.#numbers.findIndex((value, i) => data[i] !== value)
-          if (at !== -1) throw new RangeError(`${this.#path}: ${this.#numbers[at]} is not within ${tag}`)
+          const at = numbers.findIndex((value, i) => data[i] !== value)
+          if (at !== -1) throw new RangeError(`${this.#path}: ${numbers[at]} is not within ${tag}`)
         }
         return arrow.makeData({ ...base, data })
       }
@@ -114,8 +150,9 @@ class Column {
 export class BatchBuilder {
   readonly #column: Column
   readonly #schema: arrow.Schema
+  readonly #held = { bytes: 0 }
   constructor(kind: StructKind, schema: arrow.Schema) {
-    this.#column = new Column(kind, "row")
+    this.#column = new Column(kind, "row", this.#held)
     this.#schema = schema
   }
   push(row: unknown): void {
@@ -126,10 +163,16 @@ export class BatchBuilder {
   }
   /** Bytes held, about. */
   get bytes(): number {
-    return this.#column.bytes
+    return this.#held.bytes
   }
+  /** The batch: good until the builder is cleared and pushed to again. */
   finish(): arrow.RecordBatch {
     return new arrow.RecordBatch(this.#schema, this.#column.data() as arrow.Data<arrow.Struct>)
+  }
+  /** Begins another batch in the same memory. */
+  clear(): void {
+    this.#column.clear()
+    this.#held.bytes = 0
   }
 }
 

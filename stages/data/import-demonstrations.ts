@@ -1,7 +1,7 @@
 /** Dialogues and running text from the user's files. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { writeDataset } from "../../data/dataset.ts"
+import { writeDatasetBatches } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { External } from "../../schemas/artifact.ts"
 import { hyper, hyperNames } from "../../schemas/hyper.ts"
@@ -29,7 +29,7 @@ export const importDemonstrations = Stage.make("import-demonstrations", {
       messages: messagesWithoutTags(row.messages, "messages", config.chatTags)
     })
     const from = { path: inputs.file.path, kind: "demonstrations" as const, shape: config.shape, map: config.map }
-    return yield* importRows(from, check, { progress, skipped }, (rows) => writeDataset(output, rows))
+    return yield* importRows(from, check, { progress, skipped }, (batches) => writeDatasetBatches(output, batches))
   })
 })
 
@@ -53,7 +53,7 @@ export const importTexts = Stage.make("import-texts", {
       from,
       (row) => row,
       { progress, skipped },
-      (rows) => writeDataset(output, rows)
+      (batches) => writeDatasetBatches(output, batches)
     )
   })
 })

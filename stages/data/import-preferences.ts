@@ -1,7 +1,7 @@
 /** Preference pairs from the user's files (Llama 2 §3.2.1, table 6). */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { writeDataset } from "../../data/dataset.ts"
+import { writeDatasetBatches } from "../../data/dataset.ts"
 import type { Thresholds } from "../../data/shapes/judged.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { ArtifactError, External, written } from "../../schemas/artifact.ts"
@@ -95,10 +95,11 @@ export const importPreferences = Stage.make("import-preferences", {
       if (known < 2) unlabelled.push(row.id)
       return row
     }
-    const kept = async function* (rows: AsyncIterable<Preference>) {
-      for await (const row of rows) {
-        if (choseUnsafe(row)) droppedUnsafe++
-        else yield row
+    const kept = async function* (batches: AsyncIterable<ReadonlyArray<Preference>>) {
+      for await (const rows of batches) {
+        const safe = rows.filter((row) => !choseUnsafe(row))
+        droppedUnsafe += rows.length - safe.length
+        yield safe
       }
     }
     const options = { judgement: config.judgement, thresholds: thresholdsOf(config.thresholds), pairs: config.pairs, source: config.source }
@@ -106,7 +107,7 @@ export const importPreferences = Stage.make("import-preferences", {
       { path, kind: "preferences", shape: config.shape, map: config.map, options },
       check,
       { progress, skipped },
-      (rows) => writeDataset(output, kept(rows))
+      (batches) => writeDatasetBatches(output, kept(batches))
     )
     if (labels === 0 && config.labels === "required")
       return yield* ArtifactError.of({

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { writeDataset } from "../../data/dataset.ts"
+import { writeDatasetBatches } from "../../data/dataset.ts"
 import { BadRow, inField } from "../../data/records.ts"
 import { formatFault } from "../../models/llama2-format.ts"
 import * as Stage from "../../runtime/define/stage.ts"
@@ -85,7 +85,7 @@ export const importPrompts = Stage.make("import-prompts", {
     const seen = new Set<string>()
     const check = (value: unknown) => parsePrompt(value, config.safety, seen, config.chatTags)
     const from = { path: inputs.file.path, kind: "prompts" as const, shape: config.shape, map: config.map }
-    return yield* importRows(from, check, { progress, skipped }, (rows) => writeDataset(output, rows))
+    return yield* importRows(from, check, { progress, skipped }, (batches) => writeDatasetBatches(output, batches))
   })
 })
 

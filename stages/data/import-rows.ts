@@ -68,7 +68,7 @@ export const importRows = Effect.fn("importRows")(function* <K extends Kind, Row
   { documents = "line", kind, map, options = nothingJudged, path, shape: wanted }: From<K>,
   check: (row: Given[K], line: number) => Row,
   { progress, skipped }: Stage,
-  write: (rows: AsyncIterable<Row>) => Effect.Effect<Written<A>>
+  write: (batches: AsyncIterable<ReadonlyArray<Row>>) => Effect.Effect<Written<A>>
 ) {
   const reading: Reading = { shape: wanted, map, documents }
   const shape = yield* Effect.tryPromise({ try: () => chooseShape(path, reading, kind), catch: (cause) => cause }).pipe(
@@ -95,10 +95,7 @@ export const importRows = Effect.fn("importRows")(function* <K extends Kind, Row
       })
     }
   })
-  const rows = async function* () {
-    for await (const batch of batches) yield* batch
-  }
-  const result = yield* write(rows()).pipe(
+  const result = yield* write(batches).pipe(
     Effect.catchDefect((defect) =>
       defect instanceof BadLabel ? badLabel(path, kind, defect) : defect instanceof ArtifactError ? Effect.fail(defect) : Effect.die(defect)
     )

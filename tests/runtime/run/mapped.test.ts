@@ -176,9 +176,15 @@ describe("a shard that fails", () => {
 
 describe("a folder that can't be used", () => {
   it.each([
-    ["for shards", "shards", (path: string) => writeFileSync(path, "in the way"), /^Making room for its shards: E(EXIST|NOTDIR)/],
-    ["for the rows", "data.arrow", (path: string) => mkdirSync(path), /^Writing what was made of the shards: EISDIR/]
-  ] as const)("%s is an error that says what was being done", async (_, name, block, message) => {
+    ["for shards", "shards", (path: string) => writeFileSync(path, "in the way"), "Shards", /^Making room for its shards: E(EXIST|NOTDIR)/],
+    [
+      "for the rows",
+      "data.arrow",
+      (path: string) => mkdirSync(path),
+      "ArtifactError",
+      /^Writing a dataset:text\/1 to .*: expected a folder that can be written, with room for the rows, found EISDIR/
+    ]
+  ] as const)("%s is an error that says what was being done", async (_, name, block, reason, message) => {
     const [input, output] = [join(folder, "input"), join(folder, "output")]
     for (const path of [input, output]) mkdirSync(path)
     block(join(output, name))
@@ -188,7 +194,7 @@ describe("a folder that can't be used", () => {
       inputs: { texts: { path: input, type: Texts.name, digest: "", contentDigest: "" } }
     }
     const error = await Effect.runPromise(Effect.flip(runStage(upperBy1.stage, job, () => undefined)))
-    expect(error).toMatchObject({ reason: "Shards", message: expect.stringMatching(message), isRetryable: false })
+    expect(error).toMatchObject({ reason, message: expect.stringMatching(message), isRetryable: false })
   })
 })
 
