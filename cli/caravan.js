@@ -3,10 +3,12 @@
 import { existsSync } from "node:fs"
 import { spawn } from "node:child_process"
 import * as module from "node:module"
-import { dirname, join } from "node:path"
+import { dirname, join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
 
 const here = dirname(fileURLToPath(import.meta.url))
+/** In a clone alone: brings packages, Node 24 and libtorch. */
+const setup = relative(process.cwd(), join(here, "../scripts/setup.mjs"))
 
 if (Number(process.versions.node.split(".")[0]) < 24) {
   // The npm package `node` brings Node 24 along; it is somewhere above.
@@ -16,9 +18,8 @@ if (Number(process.versions.node.split(".")[0]) < 24) {
     if (existsSync(candidate)) own = candidate
   }
   if (own === undefined) {
-    process.stderr.write(
-      `Caravan needs Node 24 or later; this is ${process.version}. Install it (npm install --save-dev node@24), or run it with a newer node.\n`
-    )
+    const how = existsSync(setup) ? `Run \`node ${setup}\`, which brings it` : "Install it (npm install --save-dev node@24)"
+    process.stderr.write(`Caravan needs Node 24 or later; this is ${process.version}. ${how}, or run it with a newer node.\n`)
     process.exit(2)
   }
   const child = spawn(own, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: "inherit" })
@@ -27,6 +28,11 @@ if (Number(process.versions.node.split(".")[0]) < 24) {
   for (const name of ["SIGTERM", "SIGHUP"]) process.on(name, () => child.kill(name))
   const [status, signal] = await new Promise((resolve) => child.on("exit", (...end) => resolve(end)))
   process.exit(signal === "SIGINT" ? 130 : (status ?? 1))
+}
+
+if (existsSync(setup) && !existsSync(join(here, "../node_modules/effect"))) {
+  process.stderr.write(`This clone is not set up yet: its packages are missing. Run \`node ${setup}\` first.\n`)
+  process.exit(2)
 }
 
 module.enableCompileCache?.()

@@ -8,6 +8,7 @@ import * as Pipeline from "../runtime/define/pipeline.ts"
 import { evaluateBestOfN } from "../stages/evaluation/evaluate-policy.ts"
 import { ppoDiagnostics } from "../stages/ppo/diagnostics.ts"
 import { ppo } from "../stages/ppo/ppo.ts"
+import { keepBest } from "../stages/rejection-sampling/keep-best.ts"
 import { sample } from "../stages/rejection-sampling/sample.ts"
 import { selectBest, selectRandom } from "../stages/rejection-sampling/select-best.ts"
 import { runReport } from "../stages/report/run-report.ts"
@@ -29,8 +30,11 @@ const rlhf = (params: Params) => {
   const { k, tuneSteps: steps } = params
   const unfinished = { unfinished: "keep" as const }
   const drawn = sample({ policy: chat, prompts: data.prompts }, { ...sampling(params), k }).named("samples")
-  const best = selectBest({ scored: [scoredBy(rewards, drawn, params, "scores")] }, unfinished).named("best")
-  const random = selectRandom({ completions: [drawn] }, unfinished).named("random")
+  const scored = scoredBy(rewards, drawn, params, "scores")
+  const best = selectBest({ scored: [scored] }, unfinished).named("best")
+  // Of the same answers: what has no score (an empty answer, one with tags of the chat format) can't be the best either, nor be trained on.
+  const candidates = keepBest({ scored }, { count: k, ...unfinished }).named("scored-samples")
+  const random = selectRandom({ completions: [candidates] }, unfinished).named("random")
   const tuned = tune(chat, best, params, { steps }, "rejection-sampling")
   const { prompts, stopping: heldOut } = data
   const policy = ppo(

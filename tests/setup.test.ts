@@ -1,7 +1,18 @@
 import { spawnSync } from "node:child_process"
 import { createServer } from "node:http"
 import type { AddressInfo } from "node:net"
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync
+} from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -36,6 +47,12 @@ const write = (path: string, text: string) => {
   mkdirSync(join(path, ".."), { recursive: true })
   writeFileSync(path, text)
 }
+
+it("a clone that is not set up says what to run, in place of a package that is not found", () => {
+  for (const name of ["cli/caravan.js", "scripts/setup.mjs"]) write(join(folder, name), readFileSync(join(root, name), "utf8"))
+  const { status, stderr } = spawnSync(process.execPath, [join(folder, "cli/caravan.js"), "runs"], { cwd: folder, encoding: "utf8" })
+  expect([status, stderr]).toEqual([2, "This clone is not set up yet: its packages are missing. Run `node scripts/setup.mjs` first.\n"])
+})
 
 /** As much of an unpacked libtorch as is looked at to find it. */
 const makeLibtorch = (path: string, [major, minor, patch]: [number, number, number], libraries = ["torch_cpu"]) => {

@@ -1,5 +1,5 @@
 /** Tables of what versions answer to published sets of prompts: XSTest and MT-Bench. */
-import { within } from "../common/text-table.ts"
+import { digits, within } from "../common/text-table.ts"
 import type { MtBench } from "../evaluation/mt-bench/summary.ts"
 import { mtBenchScores, mtBenchWinsText } from "../evaluation/run-summary-text.ts"
 import type { XsTest } from "../evaluation/xstest.ts"
@@ -30,14 +30,19 @@ export const xsTestTypesTable = ({ versions }: XsTest): Table => {
   ]
   return {
     title: "XSTest by type of prompt",
-    caption: "Answers that refuse, of answers to prompts of the type, as the grammar tells them, with 95% Wilson intervals.",
+    caption: "Answers that refuse, of answers to prompts of the type, as the grammar tells them, with 95% Wilson intervals of the share.",
     rows: kinds.map(({ category, safe }) => ({
       type: category,
       prompts: safe ? "safe" : "unsafe",
       ...Object.fromEntries(
         versions.map(({ byCategory, name }) => {
           const found = byCategory.find((one) => one.category === category && one.safe === safe)?.refusals
-          return [name, found === undefined ? null : `${found.refusals} of ${found.completions}: ${within(found.rate)}`]
+          return [
+            name,
+            found === undefined
+              ? null
+              : `${found.refusals} of ${found.completions} (${digits(found.rate.low)} to ${digits(found.rate.high)})`
+          ]
         })
       )
     }))

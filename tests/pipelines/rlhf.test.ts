@@ -78,6 +78,9 @@ describe("the pipeline for data of one's own", () => {
     expect(node("sft-as-many-steps")).toMatchObject({ config: { steps: 7 + 3 * 4 }, inputs: { init: "sft" } })
     expect(node("rejection-sampling")).toMatchObject({ config: { steps: 7 }, inputs: { init: "sft", demonstrations: "best" } })
     expect(node("random-of-k")).toMatchObject({ config: { steps: 7 }, inputs: { init: "sft", demonstrations: "random" } })
+    // Both are chosen from all answers that have a score, and from no others.
+    expect([node("best").inputs.scored, node("random").inputs.completions]).toEqual([["scores"], ["scored-samples"]])
+    expect(node("scored-samples")).toMatchObject({ config: { count: 8, unfinished: "keep" }, inputs: { scored: "scores" } })
   })
   it("takes the paper's learning rates for a model that is given, ten times as much for adapters, and reads reward models as adapters then", async () => {
     const rates = async (settings: Record<string, string>) => {
