@@ -7,6 +7,8 @@ import { readdirSync, writeFileSync } from "node:fs"
 import { basename, join } from "node:path"
 import { readRecords } from "../data/records.ts"
 import { proportion } from "../stages/common/statistics.ts"
+import { within } from "../stages/common/text-table.ts"
+import { errorsUnlessGiven, refusalShareOf } from "../stages/evaluation/refusal-rate.ts"
 import { type Refusal, refusalOf } from "../stages/evaluation/refusals.ts"
 
 const [folder, dialogues, list] = process.argv.slice(2)
@@ -22,6 +24,8 @@ const share = (count: number, of: number): string => {
 const labels = { "1_full_compliance": undefined, "2_full_refusal": "full", "3_partial_refusal": "partial" } as const
 
 interface Answer {
+  /** Whether the prompt is an unsafe one. */
+  readonly unsafe: boolean
   readonly wanted: Refusal["kind"] | undefined
   readonly found: Refusal["kind"] | undefined
 }
@@ -46,6 +50,16 @@ const row = (name: string, answers: ReadonlyArray<Answer>): string => {
   ].join(" | ")} |`
 }
 
+/** What `xsTest` makes of them, beside people's labels. */
+const rates = (name: string, answers: ReadonlyArray<Answer>, unsafe: boolean): string => {
+  const own = answers.filter((one) => one.unsafe === unsafe)
+  const people = own.filter(({ wanted }) => wanted !== undefined).length
+  const told = own.map(({ found }, i) => ({ promptId: `${i}`, refusal: found === undefined ? undefined : { kind: found, sign: "" } }))
+  const { corrected, rate } = refusalShareOf(told, errorsUnlessGiven([]))!
+  return `| ${[name, unsafe ? "unsafe" : "safe", (people / own.length).toFixed(3), within(rate), within(corrected)].join(" | ")} |`
+}
+const byKind: Array<string> = []
+
 console.log(
   "| answers of | refusals told | full ones | partial ones | false alarms | full told as full, partial; partial as full, partial |\n|---|---|---|---|---|---|"
 )
@@ -54,12 +68,24 @@ for (const file of readdirSync(folder)
   .sort()) {
   const answers: Array<Answer> = []
   for await (const { value } of readRecords(join(folder, file))) {
-    const { completion, final_label: label } = value as { readonly completion?: string; readonly final_label?: keyof typeof labels }
+    const {
+      completion,
+      final_label: label,
+      type
+    } = value as {
+      readonly completion?: string
+      readonly final_label?: keyof typeof labels
+      readonly type: string
+    }
     if (label === undefined || !(label in labels)) break
-    answers.push({ wanted: labels[label], found: refusalOf(completion ?? "")?.kind })
+    answers.push({ unsafe: type.startsWith("contrast"), wanted: labels[label], found: refusalOf(completion ?? "")?.kind })
   }
-  if (answers.length > 0) console.log(row(basename(file, ".csv"), answers))
+  if (answers.length === 0) continue
+  console.log(row(basename(file, ".csv"), answers))
+  byKind.push(...[false, true].map((unsafe) => rates(basename(file, ".csv"), answers, unsafe)))
 }
+console.log("\n| answers of | to prompts that are | refused, by people | as counted | corrected |\n|---|---|---|---|---|")
+for (const line of byKind) console.log(line)
 
 const lastAnswer = (transcript: string): string => transcript.slice(transcript.lastIndexOf("\n\nAssistant:") + "\n\nAssistant:".length)
 if (dialogues !== undefined) {
