@@ -61,7 +61,7 @@ figcaption, section > p { max-width: 60rem; opacity: .85 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 } th, td { padding: .2rem .7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
 .wide { overflow-x: auto } .wide table { font-size: 13px } .wide th, .wide td { padding: .2rem .45rem; white-space: nowrap }
 details { margin: .3rem 0 1.5rem } details table { font-size: 13px } summary { cursor: pointer }
-.said-so { list-style: none; padding: 0 } .said-so li { display: flex; gap: .8rem; padding: .25rem 0; border-bottom: 1px solid var(--line) } .said-so b { flex: 0 0 7rem } .said-so .open { opacity: .7; font-weight: normal } .said-so .no { color: #D55E00 } .said-so .yes { color: #009E73 }
+.said-so { list-style: none; padding: 0 } .said-so li { display: flex; gap: .8rem; padding: .25rem 0; border-bottom: 1px solid var(--line) } .said-so b { flex: 0 0 7rem } .said-so .open { opacity: .7; font-weight: normal } .said-so .no { color: #b34700; color: light-dark(#b34700, #ff9a57) } .said-so .yes { color: #00714f; color: light-dark(#00714f, #2fc39a) }
 article { border: 1px solid var(--line); border-radius: 6px; padding: .6rem 1rem; margin: 1rem 0 } article p { margin: .2rem 0 } .said { white-space: pre-wrap; overflow-wrap: anywhere }
 @media (max-width: 40rem) {
 figure svg { max-width: none } .said-so li { display: block } article { padding: .4rem .6rem } article th, article td { padding: .2rem .3rem; font-size: 13px; overflow-wrap: anywhere }
