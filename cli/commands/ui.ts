@@ -1,7 +1,7 @@
 /** `caravan ui`: the live page over every run. */
+import { randomBytes } from "node:crypto"
 import { existsSync } from "node:fs"
 import { createRequire } from "node:module"
-import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { findHome, whyNoHome } from "../../runtime/store/home.ts"
 import { type Command, exitCodes, UsageError, wholeNumber } from "../command.ts"
@@ -16,9 +16,10 @@ export const command: Command = {
   positionals: [],
   flags: {
     port: { value: "n", help: "the port to listen on (default: one that is free)" },
-    json: { help: 'print the address as one line of JSON, {"url": ...}' }
+    "allow-control": { help: "let the page stop, resume, rerun, pin, note and label, for who has the token that is printed" },
+    json: { help: 'print the address as one line of JSON, {"url": ...}; with --allow-control also "token"' }
   },
-  examples: ["caravan ui", "caravan ui --port 8080"],
+  examples: ["caravan ui", "caravan ui --port 8080", "caravan ui --allow-control"],
   run: async (given) => {
     const port = wholeNumber(given, "port", 0) ?? 0
     if (port > highestPort) throw new UsageError(`--port takes a whole number up to ${highestPort}, got "${port}".`)
@@ -32,12 +33,17 @@ export const command: Command = {
     const [{ addressOf, serveUi }, { builtPage }] = await Promise.all([import("../ui/server.ts"), import("../ui/build-page.ts")])
     const page = builtPage()
     const { version } = createRequire(import.meta.url)("caravan/package.json") as { readonly version: string }
+    const token = given.has("allow-control") ? randomBytes(24).toString("base64url") : undefined
     const serving = Effect.gen(function* () {
       const url = yield* addressOf
-      if (given.has("json")) writeJsonLine({ url })
-      else write(`${url}\nThe store is ${join(home)}. Press Ctrl-C to end; runs go on.\n`)
+      if (given.has("json")) writeJsonLine({ url, ...(token === undefined ? {} : { token }) })
+      else {
+        // Behind #, it is sent to no server and stands in no log.
+        write(`${url}${token === undefined ? "" : `#/?token=${token}`}\nThe store is ${home}. Press Ctrl-C to end; runs go on.\n`)
+        if (token !== undefined) write("Who has this address may stop and begin runs, pin, note and label.\n")
+      }
       return yield* Effect.never
-    }).pipe(Effect.provide(serveUi({ home, port, version, page })))
+    }).pipe(Effect.provide(serveUi({ home, port, version, page, token })))
     await untilStopped(serving, port)
     return exitCodes.ok
   }

@@ -85,8 +85,7 @@ export const RunView = Schema.Struct({
   isWhole: Schema.Boolean,
   graph: list(GraphNode),
   state: RunState,
-  /** Why it can't be stopped, or begun again; null where it can. */
-  stop: Schema.NullOr(Schema.String),
+  /** Why it can't be begun again from here; null where it can. */
   resume: Schema.NullOr(Schema.String)
 })
 export type RunView = typeof RunView.Type
@@ -301,6 +300,54 @@ export const LockState = Schema.Struct({
 })
 export type LockState = typeof LockState.Type
 
+/** Pairs that a run waits to be labelled. */
+export const LabelTask = Schema.Struct({
+  id: Schema.String,
+  run: Schema.String,
+  pipeline: Schema.String,
+  node: Schema.String,
+  /** helpfulness or safety. */
+  kind: Schema.String,
+  labelsFile: Schema.String,
+  /** What to do with the file of labels, in the words of the pipeline. */
+  hint: Schema.String,
+  pairs: Schema.Finite,
+  annotators: list(Schema.Struct({ name: Schema.String, done: Schema.Finite }))
+})
+export type LabelTask = typeof LabelTask.Type
+
+const choice = {
+  choice: Schema.Literals(["A", "B"]),
+  rating: Schema.Finite.check(Schema.isInt(), Schema.isBetween({ minimum: 0, maximum: 3 })),
+  safeA: Schema.NullOr(Schema.Boolean),
+  safeB: Schema.NullOr(Schema.Boolean)
+}
+export const LabelView = Schema.Struct({
+  task: LabelTask,
+  done: Schema.Finite,
+  index: Schema.Finite,
+  /** The next pair that this annotator has not labelled. */
+  next: Schema.NullOr(Schema.Finite),
+  pair: Schema.NullOr(
+    Schema.Struct({
+      id: Schema.String,
+      prompt: list(Message),
+      responseA: Schema.String,
+      responseB: Schema.String,
+      category: Schema.NullOr(Schema.String)
+    })
+  ),
+  label: Schema.NullOr(Schema.Struct({ ...choice, revision: Schema.Finite }))
+})
+export type LabelView = typeof LabelView.Type
+
+const Done = Schema.Struct({ message: Schema.String })
+export const Begun = Schema.Struct({ run: Schema.NullOr(Schema.String), message: Schema.String })
+export type Begun = typeof Begun.Type
+/** Becomes part of a file's name. */
+const Annotator = Schema.String.check(Schema.isPattern(/^[\w-]{1,32}$/))
+const text = (most: number) => Schema.String.check(Schema.isMaxLength(most))
+
 // ---- the API ---------------------------------------------------------------------------------------------------------------------------
 
 const node = { run: RunId, node: Schema.String }
@@ -382,9 +429,54 @@ class Comparing extends HttpApiGroup.make("comparing", { topLevel: true }).add(
   })
 ) {}
 
+/** The token of `--allow-control`: without it these are refused. */
+const headers = { "x-caravan-token": Schema.optional(Schema.String) }
+const refusals = [BadRequest, Conflict, Forbidden, NotFound, Broken]
+class Doing extends HttpApiGroup.make("doing", { topLevel: true }).add(
+  HttpApiEndpoint.post("stop", "/api/stop", { headers, payload: Schema.Struct({ run: RunId }), success: Done, error: refusals }),
+  HttpApiEndpoint.post("begin", "/api/begin", {
+    headers,
+    /** With a node: that one again, and what depends on it. */
+    payload: Schema.Struct({ run: RunId, node: Schema.optionalKey(text(1000)) }),
+    success: Begun,
+    error: refusals
+  }),
+  HttpApiEndpoint.post("pin", "/api/pin", {
+    headers,
+    payload: Schema.Struct({ digest: Digest, isPinned: Schema.Boolean, note: text(1000) }),
+    success: Done,
+    error: refusals
+  }),
+  HttpApiEndpoint.post("note", "/api/note", {
+    headers,
+    payload: Schema.Struct({ run: RunId, note: text(4000), tags: list(text(40)).check(Schema.isMaxLength(20)) }),
+    success: Done,
+    error: refusals
+  }),
+  HttpApiEndpoint.get("tasks", "/api/tasks", { headers, success: list(LabelTask), error: refusals }),
+  HttpApiEndpoint.get("labelling", "/api/labelling", {
+    headers,
+    query: { task: Schema.String, annotator: Annotator, at: Schema.optional(Count) },
+    success: LabelView,
+    error: refusals
+  }),
+  HttpApiEndpoint.post("label", "/api/label", {
+    headers,
+    payload: Schema.Struct({ task: Schema.String, annotator: Annotator, pair: text(1000), ...choice, revision: Schema.Finite }),
+    success: Schema.Struct({ revision: Schema.Finite, done: Schema.Finite }),
+    error: refusals
+  }),
+  HttpApiEndpoint.post("finish", "/api/finish", {
+    headers,
+    payload: Schema.Struct({ task: Schema.String, annotators: list(Annotator) }),
+    success: Schema.Struct({ file: Schema.String, labels: Schema.Finite, message: Schema.String }),
+    error: refusals
+  })
+) {}
+
 /** Says in words what of a request does not fit. */
 export class Unfit extends HttpApiMiddleware.Service<Unfit>()("caravan/ui/Unfit", { error: BadRequest }) {}
 
-export class Api extends HttpApi.make("caravan").add(Looking).add(Reading).add(Comparing).middleware(Unfit) {}
+export class Api extends HttpApi.make("caravan").add(Looking).add(Reading).add(Comparing).add(Doing).middleware(Unfit) {}
 
 export { AnyNumber, Count, Digest, list, Metrics, RunId }

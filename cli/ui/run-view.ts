@@ -13,7 +13,6 @@ export const runView = Effect.fnUntraced(function* (id: string) {
   const asked = askedOf(run)
   const watch = new RunWatch(id, home)
   yield* watch.look()
-  const isRunning = line.status === "running"
   return {
     ...line,
     asked: flatAsked(asked),
@@ -23,11 +22,6 @@ export const runView = Effect.fnUntraced(function* (id: string) {
     isWhole,
     graph,
     state: watch.since(0)!.state,
-    stop: isRunning ? null : "It does not run.",
-    resume: isRunning
-      ? "It still runs."
-      : asked?.again === undefined
-        ? "It was not begun by a command line: a program, or an older version of caravan, began it."
-        : null
+    resume: asked?.again === undefined ? "It was not begun by a command line: a program, or an older version of caravan, began it." : null
   } satisfies RunView
 })

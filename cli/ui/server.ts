@@ -13,8 +13,10 @@ import { Journal } from "../../runtime/store/journal.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { storeAt } from "../open-store.ts"
 import { Api, BadRequest, Broken, Conflict, Forbidden, NotFound, Unfit } from "./api.ts"
+import { beginAgain, setNote, setPin, stopRun } from "./control.ts"
+import { finishLabels, keepLabel, labelTasks, labelView } from "./labels.ts"
 import { curveBytes, curveLines } from "./curve.ts"
-import { objectionTo, safeHeaders } from "./guard.ts"
+import { isToken, objectionTo, safeHeaders } from "./guard.ts"
 import { liveEvents, Watches } from "./live.ts"
 import { logPart, nodeView } from "./node.ts"
 import type { PageFile } from "./page-files.ts"
@@ -101,6 +103,42 @@ const comparing = HttpApiBuilder.group(Api, "comparing", (handlers) =>
   })
 )
 
+/** Whether who asks may do what changes something. */
+const permit = (token: string | undefined, headers: { readonly "x-caravan-token"?: string | undefined }) =>
+  token === undefined
+    ? Effect.fail(
+        new Forbidden({
+          message: "This page only shows. Start it with caravan ui --allow-control to stop, resume, pin, note and label here."
+        })
+      )
+    : isToken(headers["x-caravan-token"], token)
+      ? Effect.void
+      : Effect.fail(
+          new Forbidden({
+            message: "The token is missing or wrong: open the address that caravan ui --allow-control printed, or paste its token."
+          })
+        )
+
+const doing = ({ token }: UiOptions) =>
+  HttpApiBuilder.group(Api, "doing", (handlers) =>
+    Effect.gen(function* () {
+      const services = yield* Effect.context<Journal | Store>()
+      const given = <A, E>(headers: { readonly "x-caravan-token"?: string | undefined }, effect: Effect.Effect<A, E, Journal | Store>) =>
+        answering(Effect.andThen(permit(token, headers), Effect.provide(effect, services)))
+      return handlers
+        .handle("stop", ({ headers, payload }) => given(headers, stopRun(payload.run)))
+        .handle("begin", ({ headers, payload }) => given(headers, beginAgain(payload.run, payload.node)))
+        .handle("pin", ({ headers, payload }) => given(headers, setPin(payload.digest, payload.isPinned, payload.note)))
+        .handle("note", ({ headers, payload }) => given(headers, setNote(payload.run, payload)))
+        .handle("tasks", ({ headers }) => given(headers, labelTasks))
+        .handle("labelling", ({ headers, query }) => given(headers, labelView(query.task, query.annotator, query.at)))
+        .handle("label", ({ headers, payload: { annotator, pair, revision, task, ...label } }) =>
+          given(headers, keepLabel(task, annotator, pair, label, revision))
+        )
+        .handle("finish", ({ headers, payload }) => given(headers, finishLabels(payload.task, payload.annotators)))
+    })
+  )
+
 /** A request that does not fit its schema is the asker's mistake; an answer that does not is ours. */
 const unfit = HttpApiMiddleware.layerSchemaErrorTransform(Unfit, ({ cause, kind }) => {
   const isOurs = kind === "Body" || kind === "ResponseHeaders"
@@ -137,7 +175,10 @@ const pages = (page: ReadonlyMap<string, PageFile>) =>
 /** Serves until its scope ends; gives the address. */
 export const serveUi = (options: UiOptions) => {
   const server = randomUUID()
-  const api = HttpApiBuilder.layer(Api).pipe(Layer.provide([looking(options, server), reading, comparing]), Layer.provide(unfit))
+  const api = HttpApiBuilder.layer(Api).pipe(
+    Layer.provide([looking(options, server), reading, comparing, doing(options)]),
+    Layer.provide(unfit)
+  )
   const routes = Layer.mergeAll(api, pages(options.page), guarded)
   return HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true }).pipe(
     Layer.provideMerge(NodeHttpServer.layer(() => createServer(), { host: "127.0.0.1", port: options.port })),

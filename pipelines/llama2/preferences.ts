@@ -36,6 +36,7 @@ const annotatedBy = (round: number, kind: Kind, pairs: Rows<ResponsePair>, param
     {
       ...{ annotator: params.annotator, kind, url: params.url, model: params.judge, keyVariable: params.keyVariable },
       pairsFile: join(params.data, `to-label-${kind}-${round}.jsonl`),
+      labelsFile: join(params.data, `labels-${kind}-${round}.jsonl`),
       labelsHint: `save it as ${join(params.data, `labels-${kind}-${round}.jsonl`)} and, once both kinds of round ${round} are labelled, run again with --set labelled=${round}`
     }
   )

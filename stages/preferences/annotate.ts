@@ -35,6 +35,10 @@ export const AnnotateConfig = Schema.Struct({
   ]),
   ...annotationFields,
   pairsFile: neutral(hyper("", "file: where the pairs to label are written as JSONL"), "labels do not come from there"),
+  labelsFile: neutral(
+    hyper("", "file: where labels that are made in the page go (caravan ui); empty: beside pairsFile, as <its name>.labels.jsonl"),
+    "it is no input: labels come from the input `labels`"
+  ),
   labelsHint: neutral(
     hyper(
       "",
@@ -99,6 +103,7 @@ export const annotate = Stage.make("annotate", {
         ? fileAnnotator({
             labels: inputs.labels?.path,
             pairsFile: config.pairsFile,
+            labelsFile: config.labelsFile,
             labelsHint: config.labelsHint,
             read: readText,
             write: writeWhole

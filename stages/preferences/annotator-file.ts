@@ -14,6 +14,8 @@ export interface FileOptions {
   readonly labels: string | undefined
   /** Where the pairs to label go. */
   readonly pairsFile: string
+  /** Where labels that are made in the page go; empty: beside the pairs. */
+  readonly labelsFile: string
   /** What to do with a file of labels, in the words of who wired the stage; empty: that it goes to the input `labels`. */
   readonly labelsHint: string
   readonly read: (path: string) => Promise<string>
@@ -64,6 +66,10 @@ const parseLabel = (line: string, number: number, file: string, kind: Kind): { r
   const safe = (value: unknown) => (value ?? null) as boolean | null
   return { id, verdict: { choice, rating: rating as Rating, safeA: safe(safeA), safeB: safe(safeB) } }
 }
+
+/** People need not write JSON. */
+const inThePage = ({ labelsFile }: FileOptions): string =>
+  ` Or label them in a page: caravan ui --allow-control${labelsFile === "" ? "" : ` (labels go to ${labelsFile})`}.`
 
 const some = (ids: ReadonlyArray<string>): string => `${ids.slice(0, 5).join(", ")}${ids.length > 5 ? ` and ${ids.length - 5} more` : ""}`
 
@@ -146,8 +152,8 @@ export const fileAnnotator = (options: FileOptions): Layer.Layer<Annotator> =>
           throw new AnnotationError({
             message:
               labels === undefined
-                ? `Waiting for labels: ${missing.length} pairs are written to ${pairsFile}. Label each in a file of labels, ${how}. Then ${labelsHint === "" ? "give that file to the stage's input `labels`, and run again" : labelsHint}: everything before is kept.`
-                : `Waiting for labels: ${labels} has ${found.size} of ${pairs.length}. Missing: ${names}; they are written to ${pairsFile}. Add a line for each to ${labels}, ${how}. Then run again: everything before is kept.`
+                ? `Waiting for labels: ${missing.length} pairs are written to ${pairsFile}. Label each in a file of labels, ${how}. Then ${labelsHint === "" ? "give that file to the stage's input `labels`, and run again" : labelsHint}: everything before is kept.${inThePage(options)}`
+                : `Waiting for labels: ${labels} has ${found.size} of ${pairs.length}. Missing: ${names}; they are written to ${pairsFile}. Add a line for each to ${labels}, ${how}. Then run again: everything before is kept.${inThePage(options)}`
           })
         },
         catch: (cause) =>

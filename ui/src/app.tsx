@@ -1,8 +1,9 @@
 /** The frame of every page, and which page it is. */
 import { lazy } from "./lazy.tsx"
 import { about } from "./api.ts"
+import { mayControl, setToken } from "./control.tsx"
 import { connection } from "./live.ts"
-import { link, route } from "./route.ts"
+import { go, link, route } from "./route.ts"
 import { RunList } from "./run-list.tsx"
 
 const RunPage = lazy(() => import("./run-page.tsx").then((module) => module.RunPage))
@@ -12,6 +13,17 @@ const RowsPage = lazy(() => import("./rows-page.tsx").then((module) => module.Ro
 const ComparePage = lazy(() => import("./compare-page.tsx").then((module) => module.ComparePage))
 const TablePage = lazy(() => import("./table-page.tsx").then((module) => module.TablePage))
 const LineagePage = lazy(() => import("./lineage-page.tsx").then((module) => module.LineagePage))
+
+const LabelPage = lazy(() => import("./label-page.tsx").then((module) => module.LabelPage))
+
+/** The address that was printed has the token; it does not stay in the page's own. */
+const takeToken = () => {
+  const given = route.value.query.get("token")
+  if (given === null) return
+  setToken(given)
+  go(link([]), true)
+}
+takeToken()
 
 const Page = () => {
   const { path, query } = route.value
@@ -23,6 +35,7 @@ const Page = () => {
   if (first === "compare" && id !== undefined && path[2] !== undefined) return <ComparePage key={path.join()} before={id} after={path[2]} />
   if (first === "table" && id !== undefined) return <TablePage key={id} ids={id} />
   if (first === "lineage" && id !== undefined) return <LineagePage key={id} digest={id} />
+  if (first === "label") return <LabelPage task={id} annotator={path[2]} />
   return <RunList />
 }
 
@@ -51,6 +64,11 @@ export const App = () => (
         <a href={link([])} aria-current={route.value.path.length === 0 ? "page" : undefined}>
           Runs
         </a>
+        {mayControl() ? (
+          <a href={link(["label"])} aria-current={route.value.path[0] === "label" ? "page" : undefined}>
+            Label
+          </a>
+        ) : null}
       </nav>
       <span class="home" title={about.value?.home}>
         <bdi>{about.value?.home}</bdi>

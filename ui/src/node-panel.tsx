@@ -2,10 +2,11 @@
 import { useEffect, useRef, useState } from "preact/hooks"
 import type { LogPart, NodeView } from "../../cli/ui/api.ts"
 import { ask } from "./api.ts"
+import { Doing, mayControl, tell, token } from "./control.tsx"
 import { NodeCurves } from "./curves-panel.tsx"
 import { bytes, count, duration, moment, number, plain, short, shortRun, shown } from "./format.ts"
 import { Copy, Section, State, Trouble } from "./parts.tsx"
-import { link } from "./route.ts"
+import { go, link } from "./route.ts"
 import type { RunStore } from "./run-state.ts"
 
 const Metrics = ({ values }: { readonly values: Readonly<Record<string, number | string>> }) => (
@@ -18,6 +19,12 @@ const Metrics = ({ values }: { readonly values: Readonly<Record<string, number |
     ))}
   </dl>
 )
+
+/** A reason, with digests by their beginning and no more files than are read. */
+const briefly = (line: string): string => {
+  const text = plain(line.replaceAll(/\b[0-9a-f]{64}\b/g, (digest) => short(digest)))
+  return text.length > 200 ? `${text.slice(0, text.lastIndexOf(" ", 180))} and more` : text
+}
 
 const Config = ({ view }: { readonly view: NodeView }) => {
   const differing = view.config.filter(({ differs }) => differs)
@@ -116,7 +123,32 @@ const Log = ({
   )
 }
 
-const Result = ({ view }: { readonly view: NodeView }) => {
+const Pin = ({ digest, isPinned, reload }: { readonly digest: string; readonly isPinned: boolean; readonly reload: () => void }) => (
+  <p>
+    <Doing act={() => tell("pin", { digest, isPinned: !isPinned, note: "" }).then((done) => (reload(), done))}>
+      {isPinned ? "Unpin" : "Pin"}
+    </Doing>
+  </p>
+)
+
+/** Makes a node again, and what depends on it. */
+const Again = ({ node, run }: { readonly run: string; readonly node: string }) => (
+  <p>
+    <Doing
+      sure="Make it and what depends on it again?"
+      act={() =>
+        tell("begin", { run, node }).then((begun) => {
+          if (begun.run !== null) go(link(["run", begun.run, "graph"], { node }))
+          return begun
+        })
+      }
+    >
+      Rerun from here
+    </Doing>
+  </p>
+)
+
+const Result = ({ reload, view }: { readonly view: NodeView; readonly reload: () => void }) => {
   const { output } = view
   if (output === null) return null
   return (
@@ -147,6 +179,9 @@ const Result = ({ view }: { readonly view: NodeView }) => {
       <p>
         <a href={link(["lineage", output.digest])}>Where it came from, and what was made of it</a>
       </p>
+      {mayControl() && token.value !== "" && output.isThere ? (
+        <Pin digest={output.digest} isPinned={output.pinned !== null} reload={reload} />
+      ) : null}
       {output.isThere && output.type.startsWith("dataset:") ? (
         <p>
           <a href={link(["rows", output.digest], { run: view.run, node: view.id })}>Its rows</a>
@@ -176,6 +211,7 @@ export const NodePanel = ({ id, store, close }: { readonly id: string; readonly 
   const state = live?.value
   const [view, set] = useState<NodeView>()
   const [error, setError] = useState<unknown>()
+  const [reloads, setReloads] = useState(0)
   const title = useRef<HTMLHeadingElement>(null)
   useEffect(() => {
     let gone = false
@@ -186,7 +222,7 @@ export const NodePanel = ({ id, store, close }: { readonly id: string; readonly 
     return () => {
       gone = true
     }
-  }, [run, id, state?.state])
+  }, [run, id, state?.state, reloads])
   useEffect(() => title.current?.focus({ preventScroll: true }), [id])
   const shownState = state ?? view?.state
   const progress = shownState?.progress ?? {}
@@ -243,7 +279,9 @@ export const NodePanel = ({ id, store, close }: { readonly id: string; readonly 
             <Section title={shownState.state === "hit" ? "Why it did not run" : "Why it ran"}>
               <ul class="plain-list">
                 {view.why.map((line) => (
-                  <li key={line}>{plain(line)}</li>
+                  <li key={line} title={plain(line)}>
+                    {briefly(line)}
+                  </li>
                 ))}
                 {view.madeBy === null ? null : (
                   <li>
@@ -266,7 +304,10 @@ export const NodePanel = ({ id, store, close }: { readonly id: string; readonly 
             </Section>
           )}
           <NodeCurves run={run} node={id} state={shownState.state} tick={steps.current} />
-          <Result view={view} />
+          <Result view={view} reload={() => setReloads((before) => before + 1)} />
+          {mayControl() && token.value !== "" && store.status.value !== "running" && store.view.resume === null ? (
+            <Again run={run} node={id} />
+          ) : null}
           <Config view={view} />
           {view.inputs.length === 0 ? null : (
             <Section title="Inputs">

@@ -2,15 +2,17 @@
 import { signal } from "@preact/signals"
 import { useEffect, useMemo, useState } from "preact/hooks"
 import { ask } from "./api.ts"
+import { Doing, mayControl, tell, Token, token } from "./control.tsx"
 import { duration, moment, number, plain, shortRun, shown } from "./format.ts"
 import { Graph } from "./graph.tsx"
 import { lazy } from "./lazy.tsx"
 import { Lock } from "./lock.tsx"
 import { listen } from "./live.ts"
 import { NodePanel } from "./node-panel.tsx"
+import { Note } from "./note-form.tsx"
 import { NodesTable } from "./nodes-table.tsx"
 import { CountBar, State, stateWord, Trouble, useNow } from "./parts.tsx"
-import { link } from "./route.ts"
+import { go, link } from "./route.ts"
 import { RunCurves } from "./run-curves.tsx"
 import { applyEvent, type RunStore, storeOf } from "./run-state.ts"
 
@@ -93,6 +95,39 @@ const Summary = ({ store }: { readonly store: RunStore }) => {
         )}
       </div>
       <Running store={store} />
+      <Actions store={store} />
+    </div>
+  )
+}
+
+/** Stopping, and beginning again, where that is allowed. */
+const Actions = ({ store }: { readonly store: RunStore }) => {
+  if (!mayControl()) return null
+  if (token.value === "")
+    return (
+      <details>
+        <summary>Stop, resume and note, with the token</summary>
+        <Token />
+      </details>
+    )
+  const { id, resume } = store.view
+  const isRunning = store.status.value === "running"
+  const begin = () =>
+    tell("begin", { run: id }).then((begun) => {
+      if (begun.run !== null) go(link(["run", begun.run]))
+      return begun
+    })
+  return (
+    <div class="run-actions">
+      {isRunning ? (
+        <Doing act={() => tell("stop", { run: id })} sure="Stop it?">
+          Stop
+        </Doing>
+      ) : resume === null ? (
+        <Doing act={begin}>{store.status.value === "succeeded" ? "Run again" : "Resume"}</Doing>
+      ) : (
+        <span class="quiet small">{plain(resume)}</span>
+      )}
     </div>
   )
 }
@@ -136,6 +171,7 @@ const Settings = ({ store }: { readonly store: RunStore }) => {
           </tbody>
         </table>
       </section>
+      <Note store={store} />
       <Lock run={store.view.id} />
     </div>
   )

@@ -80,6 +80,33 @@ export default Pipeline.make("little", { description: "rounds of training", para
 })
 `
 
+const labelling = `import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { writeDataset } from "../../../data/dataset.ts"
+import { fileAt } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import * as Stage from "../../../runtime/define/stage.ts"
+import { hyperInt } from "../../../schemas/hyper.ts"
+import { ResponsePairs } from "../../../schemas/rows.ts"
+import { annotate } from "../../../stages/preferences/annotate.ts"
+
+export const pairs = Stage.make("some-pairs", {
+  inputs: {}, seeded: false, resources: { inProcess: true }, config: Schema.Struct({}), output: ResponsePairs,
+  run: Effect.fn("pairs")(function* ({ output }) {
+    return yield* writeDataset(output, ["p", "q", "r"].map((id) => ({
+      id, prompt: [{ role: "user" as const, content: "question " + id + ${JSON.stringify(hostile)} }], safety: true, category: null, followUps: [], responseA: "one " + id, responseB: ${JSON.stringify(hostile)} + id,
+      policyA: "0", policyB: "1", temperatureA: 1, temperatureB: 1
+    })))
+  })
+})
+export default Pipeline.make("labelling", { params: Schema.Struct({ labelled: hyperInt(0, "whether labels are there") }) }, ({ labelled }) => ({
+  preferences: annotate(
+    { pairs: pairs({}).named("pairs"), ...(labelled === 1 ? { labels: fileAt("labels.jsonl") } : {}) },
+    { kind: "safety", pairsFile: "to-label.jsonl", labelsFile: "labels.jsonl", labelsHint: "run again with --set labelled=1" }
+  ).named("preferences")
+}))
+`
+
 export interface Project {
   readonly folder: string
   /** The file that lets the training go on. */
@@ -89,6 +116,7 @@ export const makeProject = (): Project => {
   const folder = workFolder()
   writeFileSync(join(folder, "stages.ts"), stages)
   writeFileSync(join(folder, "pipeline.ts"), pipeline)
+  writeFileSync(join(folder, "labelling.ts"), labelling)
   return { folder, go: join(folder, "go") }
 }
 

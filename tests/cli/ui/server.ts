@@ -37,7 +37,7 @@ export const serve = async (home: string, more: Partial<UiOptions> = {}): Promis
   // Not fetch: it sets Host and refuses to have it set.
   const ask = (method: string, path: string, headers: Readonly<Record<string, string>>, body?: string) =>
     new Promise<Answer>((resolve, reject) => {
-      const asked = request({ host: "127.0.0.1", port, path, method, headers }, (response) => {
+      const asked = request({ host: "127.0.0.1", port, path, method, headers, agent: false }, (response) => {
         const chunks: Array<Buffer> = []
         response.on("data", (chunk: Buffer) => chunks.push(chunk))
         response.on("end", () => {

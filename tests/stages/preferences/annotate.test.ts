@@ -91,7 +91,7 @@ describe("people, by a file,", () => {
     const { inputs, config } = await run(undefined)
     const labelsHint = "save it as labels-1.jsonl and run again with --set labelled=1"
     expect(await failureOf(annotate, inputs as never, { ...config, labelsHint })).toMatch(
-      /Then save it as labels-1\.jsonl and run again with --set labelled=1: everything before is kept\.$/
+      /Then save it as labels-1\.jsonl and run again with --set labelled=1: everything before is kept\. Or label them in a page: caravan ui --allow-control\.$/
     )
   })
   it.skipIf(process.platform !== "linux")("are not asked by way of a pipe", async () => {
