@@ -158,9 +158,9 @@ const Pairs = ({ annotator, task }: { readonly task: string; readonly annotator:
       setError(undefined)
       await load(view.next ?? (view.index + 1 < view.task.pairs ? view.index + 1 : view.index))
     } catch (cause) {
-      setError(cause)
       // Another page was first: what is there now, for this one to decide on.
       if (cause instanceof Refused && cause.status === 409) await load(view.index)
+      setError(cause)
     } finally {
       setBusy(false)
     }
