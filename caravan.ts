@@ -11,7 +11,8 @@ import * as Layer from "effect/Layer"
 import * as Stream from "effect/Stream"
 import { numericsModule, numericsOf, prepareModule } from "./engine/numerics.ts"
 import type { SlurmConfig } from "./runtime/cluster/config.ts"
-import { slurmExecute } from "./runtime/cluster/slurm.ts"
+import { numericsOfNode } from "./runtime/cluster/probe.ts"
+import * as Slurm from "./runtime/cluster/slurm.ts"
 import type { AnyNode, Node } from "./runtime/define/node.ts"
 import type { Pipeline } from "./runtime/define/pipeline.ts"
 import { messageOf, PipelineError, type StoreError } from "./runtime/errors.ts"
@@ -41,24 +42,32 @@ export interface LayerOptions {
   readonly home?: string
   /** For runs with `on: "slurm"`, and nodes placed there: profiles of jobs, as in caravan.json. */
   readonly slurm?: SlurmConfig
+  /** Hears what a layer waits for, if it does. */
+  readonly say?: (message: string) => void
 }
 
 /** The home is the folder that CARAVAN_HOME names, or .caravan/ beside the nearest package.json, unless given; the device the CPU; threads 1. */
 export const layer = (options: Partial<Machine["Service"]> & LayerOptions = {}): Layer.Layer<Services> => {
   const { home = findHome(process.cwd()), device = "cpu", threads = 1, slurm } = options
+  const cluster = slurm === undefined ? undefined : { home, config: slurm, engine: { prepare: prepareModule, describe: numericsModule } }
   const failed = (cause: unknown) => new PipelineError({ message: `Looking at the tensor engine: ${messageOf(cause)}` })
   const describe: Numerics["Service"]["describe"] = (...asked) =>
-    Effect.tryPromise({ try: () => numericsOf(...asked, join(home, "numerics")), catch: failed })
+    Effect.tryPromise({
+      try: () =>
+        numericsOf(...asked, join(home, "numerics")).catch((cause: unknown) => {
+          // A login node has no GPU; its nodes have.
+          if (cluster === undefined || asked[0] !== "cuda") throw cause
+          return numericsOfNode(cluster, ...asked, options.say ?? (() => undefined))
+        }),
+      catch: failed
+    })
   return Layer.mergeAll(
     Layer.succeed(Machine, Options.machineOf({ ...options, device, threads })),
     Layer.succeed(Numerics, { describe }),
     Runtime.layer({
       home,
       prepare: prepareModule,
-      elsewhere:
-        slurm === undefined
-          ? undefined
-          : slurmExecute({ home, config: slurm, engine: { prepare: prepareModule, describe: numericsModule } })
+      elsewhere: cluster === undefined ? undefined : Slurm.slurm(cluster)
     })
   )
 }

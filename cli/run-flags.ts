@@ -7,6 +7,7 @@ import type { Interruption } from "../runtime/run/execute.ts"
 import type { SharedPlace } from "../runtime/shared/open.ts"
 import { type Config, readConfig } from "./config-file.ts"
 import type { CommandLine } from "../runtime/store/asked.ts"
+import { tell } from "./output.ts"
 import { type Shown, showProblems, showProgress } from "./display/progress.ts"
 import { type Flags, type Given, numberFlag, UsageError, wholeNumber } from "./command.ts"
 
@@ -78,8 +79,14 @@ const oneOf = <A extends string>(given: Given, name: string, words: ReadonlyArra
   return word
 }
 
-/** What the config file says of Slurm. */
-export const slurmConfig = (): SlurmConfig => readConfig(process.cwd()).slurm ?? {}
+/** For the layer: what the config file says of Slurm, if it does or the run is to be there; and who hears what is waited for. */
+export const slurmOptions = ({ on }: Pick<RunOptions, "on"> = {}): {
+  readonly slurm?: SlurmConfig
+  readonly say: (message: string) => void
+} => {
+  const slurm = readConfig(process.cwd()).slurm ?? (on === "slurm" ? {} : undefined)
+  return { ...(slurm === undefined ? {} : { slurm }), say: (message) => tell(`${message}\n`) }
+}
 
 /** What becomes of jobs when the run is interrupted: as the flag says; without it a terminal is asked. */
 export const interruption = (given: Given): Interruption | undefined => oneOf(given, "on-interrupt", ["leave", "cancel"])

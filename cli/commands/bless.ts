@@ -5,6 +5,7 @@ import { type Command, exitCodes } from "../command.ts"
 import { layer } from "../../caravan.ts"
 import { print } from "../open-store.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+import { slurmOptions } from "../run-flags.ts"
 import { short } from "../display/units.ts"
 
 const told = ({ node, stage, pinned, verdict, digest, changes, why, key, from }: Blessed, recorded: boolean): Array<string> => {
@@ -43,7 +44,9 @@ export const command: Command = {
     const pipeline = await loadPipeline(file)
     const options = pipelineOptions(given)
     const record = given.has("yes")
-    const blessed = await Effect.runPromise(bless(pipeline, {}, node, { ...options, record }).pipe(Effect.provide(layer(options))))
+    const blessed = await Effect.runPromise(
+      bless(pipeline, {}, node, { ...options, record }).pipe(Effect.provide(layer({ ...options, ...slurmOptions() })))
+    )
     const recorded = record && blessed.verdict === "blessed"
     print(given.has("json"), { ...blessed, recorded }, told(blessed, recorded))
     return blessed.verdict === "refused" ? exitCodes.failed : exitCodes.ok

@@ -9,6 +9,7 @@ import { layer } from "../../caravan.ts"
 import { print } from "../open-store.ts"
 import { drifting } from "./plan.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+import { slurmOptions } from "../run-flags.ts"
 import { showInputs } from "../display/reading.ts"
 import { count } from "../display/units.ts"
 
@@ -35,7 +36,7 @@ export const command: Command = {
     const path = resolve(given.flag("lock") ?? lockPath(file))
     const reading = showInputs()
     const made = await Effect.runPromise(
-      plan(pipeline, {}, { ...options, onEvent: reading.onEvent }).pipe(Effect.provide(layer(options)))
+      plan(pipeline, {}, { ...options, onEvent: reading.onEvent }).pipe(Effect.provide(layer({ ...options, ...slurmOptions() })))
     ).finally(reading.close)
     const lock = freeze(made, options, lockFolder(path))
     const written = !given.has("json") || given.flag("lock") !== undefined

@@ -21,7 +21,7 @@ const planned = (collection: GcPlan): Array<string> => {
   const rows = objects
     .slice(0, shownObjects)
     .map((item) => [short(item.digest), size(item.size), item.node ?? "-", item.type ?? "damaged", ago(item.used), reasons[item.why]])
-  const kinds = (["quarantine", "tmp", "trash", "log", "checkpoint", "shards"] as const).flatMap((what) => {
+  const kinds = (["quarantine", "tmp", "trash", "log", "checkpoint", "job", "shards"] as const).flatMap((what) => {
     const found = leftovers.filter((leftover) => leftover.what === what)
     return found.length === 0 ? [] : [`${what}: ${found.length}, ${size(sum(found))}`]
   })
@@ -36,7 +36,7 @@ const planned = (collection: GcPlan): Array<string> => {
 const besides = (home: string): Effect.Effect<Array<string>> =>
   Effect.promise(async () => {
     const sizes: Array<string> = []
-    for (const name of ["checkpoints", "shards", "logs"]) {
+    for (const name of ["checkpoints", "jobs", "shards", "logs"]) {
       const bytes = await sizeOf(join(home, name))
       if (bytes > 0) sizes.push(`${name} ${size(bytes)}`)
     }
@@ -52,7 +52,7 @@ export const command: Command = {
     unreachable: { help: "objects that no result refers to, left by --force or killed runs (the default)" },
     "older-than": {
       value: "age",
-      help: "objects that no run has made or used for this long (30d, 12h, 2w), and logs, checkpoints of unfinished nodes and results of shards of that age"
+      help: "objects that no run has made or used for this long (30d, 12h, 2w), and logs, checkpoints and jobs of unfinished nodes and results of shards of that age"
     },
     "max-size": {
       value: "size",

@@ -12,6 +12,7 @@ import { findHome } from "../../runtime/store/home.ts"
 import { layer } from "../../caravan.ts"
 import { showInputs } from "../display/reading.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+import { slurmOptions } from "../run-flags.ts"
 
 /** " (pinned v3; code has drifted: stages/x.ts)" */
 const pinOf = ({ drift, parts: { pinned } }: Extract<PlannedNode, { kind: "hit" }>): string =>
@@ -104,7 +105,7 @@ export const command: Command = {
       Effect.all([
         plan(pipeline, {}, { ...options, ...selection, force: given.flags("force"), missing: "await", onEvent: reading.onEvent }),
         Store.useSync(({ path }) => path)
-      ]).pipe(Effect.provide(layer(options)))
+      ]).pipe(Effect.provide(layer({ ...options, ...slurmOptions() })))
     ).finally(reading.close)
     const machine = costMachine(given, made.facts.numerics)
     const cost = await costOfPlan(made, machine, pathOf)

@@ -19,7 +19,7 @@ import { costMachine, costOfPlan, isKnown } from "../cost.ts"
 import { checkFit } from "../fit-check.ts"
 import { jobsAtEnd } from "../ask-jobs.ts"
 import { untilInterrupted } from "../interrupt.ts"
-import { commandAgain, progressOf, runFlags, runOptions, slurmConfig } from "../run-flags.ts"
+import { commandAgain, progressOf, runFlags, runOptions, slurmOptions } from "../run-flags.ts"
 import { skippedLines } from "../display/skipped.ts"
 import { gib, shortRun } from "../display/units.ts"
 import { plan } from "../../runtime/run/plan.ts"
@@ -187,9 +187,11 @@ export const command: Command = {
       const result = yield* run(pipeline, {}, { ...asked, onEvent })
       return { result, planned, damaged: isShown ? yield* damagedReports(result.outputs) : new Map<string, string>() }
     })
-    const exit = await untilInterrupted(work.pipe(Effect.provide(layer({ ...options, slurm: slurmConfig() }))), progress, jobs.ask).finally(
-      () => events.close()
-    )
+    const exit = await untilInterrupted(
+      work.pipe(Effect.provide(layer({ ...options, ...slurmOptions(options) }))),
+      progress,
+      jobs.ask
+    ).finally(() => events.close())
     if (exit === undefined) {
       const stopped = running.size === 0 ? "" : ` while ${[...running].join(", ")} ran`
       tell(

@@ -16,7 +16,7 @@ import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from
 import { openEvents } from "../events-file.ts"
 import { jobsAtEnd } from "../ask-jobs.ts"
 import { untilInterrupted } from "../interrupt.ts"
-import { commandAgain, progressOf, runFlags, runOptions, slurmConfig } from "../run-flags.ts"
+import { commandAgain, progressOf, runFlags, runOptions, slurmOptions } from "../run-flags.ts"
 import { shown, table } from "../display/units.ts"
 
 /** Columns of measures that are chosen when none are asked for, at most. */
@@ -185,9 +185,11 @@ export const command: Command = {
       }
     })
     const shown = { onEvent: () => undefined, say: (text: string) => progress.say(text), close: () => progress.close() }
-    const exit = await untilInterrupted(work.pipe(Effect.provide(layer({ ...options, slurm: slurmConfig() }))), shown, jobs.ask).finally(
-      () => events.close()
-    )
+    const exit = await untilInterrupted(
+      work.pipe(Effect.provide(layer({ ...options, ...slurmOptions(options) }))),
+      shown,
+      jobs.ask
+    ).finally(() => events.close())
     if (exit !== undefined && Exit.isFailure(exit)) throw Cause.squash(exit.cause)
     if (given.flag("events") !== "-") {
       const lines = finished.length === 0 ? [] : report(finished, metrics)

@@ -9,6 +9,7 @@ import { type Command, exitCodes, UsageError } from "../command.ts"
 import { write, writeJson } from "../output.ts"
 import { layer } from "../../caravan.ts"
 import { describeParameters, loadPipeline, pipelineFlags, pipelineOptions } from "../pipeline-file.ts"
+import { slurmOptions } from "../run-flags.ts"
 import { reasonOf } from "./plan.ts"
 import { showInputs } from "../display/reading.ts"
 import { ago, count, short } from "../display/units.ts"
@@ -59,7 +60,7 @@ export const command: Command = {
         const found = made.nodes.get(nodeNamed(made.graph, name) ?? "")
         if (found === undefined || !("key" in found)) return { made, generations: [], blessings: [] }
         return { made, generations: yield* journal.generations(found.key), blessings: yield* journal.blessings(found.key) }
-      }).pipe(Effect.provide(layer(options)))
+      }).pipe(Effect.provide(layer({ ...options, ...slurmOptions() })))
     ).finally(reading.close)
     const id = nodeNamed(made.graph, name)
     const node = id === undefined ? undefined : made.nodes.get(id)

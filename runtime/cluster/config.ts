@@ -70,11 +70,14 @@ export const requestOf = (
   {
     tensors,
     device,
+    ranks,
     memory,
     seconds
   }: {
     readonly tensors: boolean
     readonly device: "cpu" | "cuda"
+    /** Processes that the stage is spread over. */
+    readonly ranks?: number | undefined
     /** The node's limits: MiB, seconds. */
     readonly memory?: number | undefined
     readonly seconds?: number | undefined
@@ -82,7 +85,7 @@ export const requestOf = (
 ): Request => {
   const name = profileName(config, placement, tensors)
   const profile = config.profiles?.[name] ?? {}
-  const gpus = placement.gpus ?? (device === "cuda" && tensors ? (profile.gpus ?? 1) : 0)
+  const gpus = placement.gpus ?? (device === "cuda" && tensors ? (ranks ?? profile.gpus ?? 1) : 0)
   return {
     ...profile,
     name,

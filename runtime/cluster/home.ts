@@ -5,14 +5,15 @@
 import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, rmdirSync, statfsSync, statSync, symlinkSync } from "node:fs"
 import { hostname } from "node:os"
 import { join } from "node:path"
-import { messageOf, StageError } from "../errors.ts"
+import { messageOf } from "../errors.ts"
 import { processSpace } from "../store/process-identity.ts"
 import { readJsonFile, writeJson } from "./job-files.ts"
 
 /** What jobs read and write, and what is renamed to and from there. */
 const shared = ["objects", "tmp", "checkpoints", "jobs", "trash", "quarantine"]
 
-const refuse = (message: string) => new StageError({ reason: "Cluster", message, isRetryable: false })
+class Refused extends Error {}
+const refuse = (message: string) => new Refused(message)
 
 const linkFolder = (home: string, folder: string, name: string): void => {
   const [here, there] = [join(home, name), join(folder, name)]
@@ -59,7 +60,7 @@ const otherDriver = (folder: string, mine: Driver): string | undefined => {
   return `another driver works in ${folder}: process ${found.pid} on ${found.host}, which was there ${Math.round(age / 1000)} s ago. Stop it, or wait ${Math.ceil((beat.gone - age) / 1000)} s if it is gone: one store has one driver's machine at a time`
 }
 
-/** Prepares the home for jobs; gives what ends the driver's claim to it. Throws a StageError that says what is in the way. */
+/** Prepares the home for jobs; gives what ends the driver's claim to it. Throws an Error that says what is in the way. */
 export const claimFolder = (home: string, named: string | undefined): (() => void) => {
   try {
     mkdirSync(home, { recursive: true })
@@ -73,7 +74,7 @@ export const claimFolder = (home: string, named: string | undefined): (() => voi
     } else for (const name of shared) mkdirSync(join(home, name), { recursive: true })
     const mine: Driver = { home: realpathSync(home), host: hostname(), space: processSpace(), pid: process.pid }
     const other = otherDriver(folder, mine)
-    if (other !== undefined) throw refuse(`No job was submitted: ${other}.`)
+    if (other !== undefined) throw refuse(`No job can be submitted: ${other}.`)
     const say = () => writeJson(join(folder, "driver.json"), mine)
     say()
     const timer = setInterval(() => {
@@ -85,7 +86,7 @@ export const claimFolder = (home: string, named: string | undefined): (() => voi
     }, beat.every).unref()
     return () => clearInterval(timer)
   } catch (cause) {
-    if (cause instanceof StageError) throw cause
+    if (cause instanceof Refused) throw cause
     throw refuse(`Preparing ${named ?? home} for jobs: ${messageOf(cause)}. Free some space, or fix the folder.`)
   }
 }

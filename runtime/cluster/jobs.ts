@@ -38,7 +38,7 @@ export const listJobs = async (home: string, states: States): Promise<ReadonlyAr
     const submission = readJsonFile(join(folder, "submission.json")) as Submission | undefined
     if (submission === undefined) continue
     const { current, outcome, started } = attemptsIn(folder)
-    const known: Known = submission.id === null ? "gone" : await states.of(submission.id, 1)
+    const known: Known = await states.of(submission.token, 1)
     const state = typeof known === "string" ? known.toUpperCase() : known.state
     let [step, total]: [number | null, number | null] = [null, null]
     if (current !== undefined) {

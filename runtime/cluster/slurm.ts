@@ -2,17 +2,18 @@
  * Stages as Slurm jobs: submits a job for a stage, follows it, and takes what it wrote (docs/decisions/0024-clusters-and-shared-results.md). What the job is, is in its folder (job-files.ts);
  * Slurm is asked only whether to go on waiting.
  */
-import { readdirSync, rmSync } from "node:fs"
+import { existsSync, readdirSync, rmSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
-import type * as Scope from "effect/Scope"
-import { messageOf, StageError } from "../errors.ts"
+import { messageOf, PipelineError, StageError } from "../errors.ts"
+import type { Executor } from "../run/executor.ts"
 import type { Execute, Work } from "../run/execute.ts"
-import type { Outcome } from "../run/run-stage.ts"
-import { type Attempts, attemptsIn, lastWords, tail, takeOutput } from "./attempts.ts"
+import { attemptsIn, tail, takeOutput } from "./attempts.ts"
 import { cancel, SlurmError, startNow } from "./commands.ts"
 import { requestOf, type SlurmConfig, unknownProfile, usualPollSeconds } from "./config.ts"
-import { claimFolder, fullness } from "./home.ts"
+import { dealOut } from "./deal-out.ts"
+import { type End, endOf, failed } from "./ends.ts"
+import { claimFolder } from "./home.ts"
 import { jobFolder, type Submission } from "./job-files.ts"
 import { type Known, isAlive, States } from "./states.ts"
 import { type Engine, findSubmission, submitNew, type Submitting } from "./submission.ts"
@@ -26,23 +27,11 @@ const mostLost = 3
 /** A clock that is further off than this is worth a word, in milliseconds. */
 const clockTolerance = 60_000
 
-/** How a job ended, as far as its driver can tell. */
-type End =
-  | { readonly type: "done"; readonly outcome: Outcome }
-  | { readonly type: "failed"; readonly error: StageError }
-  /** It is to be submitted again: `why` in words. */
-  | { readonly type: "again"; readonly why: string; readonly isTime: boolean }
-
 export interface SlurmOptions {
   readonly home: string
   readonly config: SlurmConfig
   readonly engine: Engine
 }
-
-const failed = (reason: string, message: string, isRetryable = false): End => ({
-  type: "failed",
-  error: new StageError({ reason, message, isRetryable })
-})
 
 const asStageError = (cause: unknown): StageError => {
   if (cause instanceof StageError) return cause
@@ -67,68 +56,51 @@ const checkpointOf = (work: Work): string => {
   }
 }
 
-export const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Execute, never, Scope.Scope> =>
-  Effect.gen(function* () {
+/** Runs stages as jobs of Slurm. */
+export const slurm = (options: SlurmOptions): Executor["Service"] => ({
+  open: slurmExecute(options),
+  claim: Effect.acquireRelease(
+    Effect.try({
+      try: () => claimFolder(options.home, options.config.folder),
+      catch: (cause) => new PipelineError({ message: messageOf(cause) })
+    }),
+    (end) => Effect.sync(end)
+  )
+})
+
+const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Execute> =>
+  Effect.sync(() => {
     const states = new States()
     const poll = config.pollSeconds ?? usualPollSeconds
-    let claim: { readonly end: () => void } | undefined
-    yield* Effect.addFinalizer(() => Effect.sync(() => claim?.end()))
     /** What is told once a run. */
     const told = new Set<string>()
 
     const prepare = (work: Work) =>
       attempt((): Submitting => {
         const on = work.on!
-        claim ??= { end: claimFolder(home, config.folder) }
         const request = requestOf(config, on.placement, {
           tensors: work.stage.resources.tensors === true,
           device: work.job.device,
+          ranks: work.job.ranks?.size,
           ...work.limits
         })
         const unknown = unknownProfile(config, request.name)
         if (unknown !== undefined)
           throw new StageError({ reason: "Slurm", message: `The job of node "${on.node}": ${unknown}.`, isRetryable: false })
+        if (request.nodes > 1)
+          throw new StageError({
+            reason: "Slurm",
+            message: `The job of node "${on.node}" asks for ${request.nodes} nodes, and a stage's ranks are started on one node as yet. Ask for GPUs of one node: on({ gpus: 8 }) and --ranks 8.`,
+            isRetryable: false
+          })
         const note = (message: string) => work.onProgress({ note: message })
         return { work, on, folder: jobFolder(home, on.key), request, states, engine, home, note }
       })
 
-    /** How a job that Slurm does not run any more ended, where its outcome does not say. */
-    const endOf = ({ folder, on, request }: Submitting, id: string, known: Exclude<Known, "unknown">, seen: Attempts): End => {
-      const [state, nodes] = known === "gone" ? ["gone", ""] : [known.state, known.nodes]
-      const where = `job ${id}${nodes === "" ? "" : ` on ${nodes}`}`
-      const signal = seen.outcome?.type === "stopped" ? seen.outcome.signal : undefined
-      if (state === "CANCELLED")
-        return failed(
-          "Cancelled",
-          `Its ${where} was cancelled (scancel, or an administrator). Run again: it goes on from its last checkpoint.`
-        )
-      if (state === "TIMEOUT" || state === "DEADLINE" || signal === "SIGUSR1")
-        return { type: "again", why: `${where} came to the end of its time`, isTime: true }
-      if (state === "OUT_OF_MEMORY")
-        return failed(
-          "Memory",
-          `Its ${where} took more memory than it had${request.memory === undefined ? "" : ` (${request.memory} MiB)`}. Give it more: "memory" of the profile "${request.name}" in caravan.json.`
-        )
-      if ((state === "FAILED" || state === "COMPLETED") && seen.current === undefined)
-        return failed(
-          "Cluster",
-          `Its ${where} ended (${state}) and wrote nothing to ${folder}. Either that node does not see the folder, or it lacks ${process.execPath}: look with \`srun${nodes === "" ? "" : ` -w ${nodes}`} ls ${folder} ${process.execPath}\`. The store and the project must be on a file system that all nodes share (docs/how-to/cluster.md).${fullness(home)}${lastWords(folder)}`
-        )
-      const full = fullness(home)
-      if (full !== "" && signal === undefined)
-        return failed("Cluster", `Its ${where} ended (${state}) without an outcome.${full}${lastWords(folder)}`)
-      const why =
-        state === "gone"
-          ? `${where} is gone without a result`
-          : `${where} ended (${state.toLowerCase()}${signal === undefined ? "" : ", told to stop"})`
-      void on
-      return { type: "again", why, isTime: false }
-    }
-
     /** Waits for the end of a job. */
     const follow = Effect.fnUntraced(function* (
       given: Submitting,
-      { id }: Submission & { readonly id: string }
+      { id, token }: Submission & { readonly id: string }
     ): Effect.fn.Return<End, StageError> {
       const { folder, note, work } = given
       const began = performance.now()
@@ -185,7 +157,7 @@ export const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Eff
         const every = outcome?.type === "stopped" ? Math.min(1, poll) : poll
         if (performance.now() - asked >= every * 1000) {
           asked = performance.now()
-          known = yield* attempt(() => states.of(id, every / 2))
+          known = yield* attempt(() => states.of(token, every / 2))
           if (known === "unknown" && !told.has("down")) {
             told.add("down")
             note("Slurm's controller does not answer: jobs that run go on, and their results are taken; nothing new is begun until it does")
@@ -193,6 +165,11 @@ export const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Eff
           if (known !== "unknown" && known !== "gone" && known.state === "PENDING") {
             const waits = `job ${id} waits in the queue (${known.reason})`
             if (waits !== message) work.onProgress({ message: (message = waits) })
+            if (/requeued held/i.test(known.reason)) {
+              // Slurm itself holds a job whose node could not begin it, until somebody looks. Another one may begin elsewhere.
+              yield* Effect.ignore(attempt(() => cancel([id])))
+              return { type: "again", why: `job ${id} could not be begun (${known.reason})`, isTime: false }
+            }
             if (known.reason === "BeginTime") yield* Effect.ignore(attempt(() => startNow(id)))
             if (/NodeNotAvail|BadConstraints|NodeConfig|PartitionTimeLimit|PartitionDown|Invalid/i.test(known.reason) && !told.has(waits)) {
               told.add(waits)
@@ -222,7 +199,7 @@ export const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Eff
         note(`its job ${id} was cancelled`)
       })
 
-    return (work) =>
+    const run: Execute = (work) =>
       Effect.gen(function* () {
         const given = yield* prepare(work)
         let submission = yield* attempt(async () => findSubmission(given))
@@ -261,4 +238,11 @@ export const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Eff
           submission = undefined
         }
       })
+    return (work) => {
+      const { on, stage } = work
+      const workers = on?.placement.workers ?? 1
+      // The job that joins the shards was submitted before: all are made.
+      if (stage.sharding === undefined || workers === 1 || existsSync(join(jobFolder(home, on!.key), "submission.json"))) return run(work)
+      return Effect.andThen(dealOut(run, work, workers), run(work))
+    }
   })

@@ -36,8 +36,9 @@ export class States {
     })
     return this.#answer
   }
-  async of(id: string, seconds: number): Promise<Known> {
+  /** By its comment: a controller that was killed may give a number twice. */
+  async of(token: string, seconds: number): Promise<Known> {
     const all = await this.all(seconds)
-    return all === "unknown" ? all : (all.find((job) => job.id === id) ?? "gone")
+    return all === "unknown" ? all : (all.find((job) => job.comment === token) ?? "gone")
   }
 }

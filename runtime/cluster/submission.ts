@@ -1,7 +1,7 @@
 /** Submitting a job once: what was submitted under a key before, by this driver or one that died, is found. */
 import { randomUUID } from "node:crypto"
 import { chmodSync, mkdirSync, realpathSync, rmSync } from "node:fs"
-import { join } from "node:path"
+import { basename, dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { messageOf, StageError } from "../errors.ts"
 import type { Work } from "../run/execute.ts"
@@ -21,7 +21,7 @@ export interface Engine {
 }
 
 const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`
-const worker = (): string => fileURLToPath(import.meta.resolve(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js"))
+const beside = (name: string): string => fileURLToPath(import.meta.resolve(`./${name}.${import.meta.url.endsWith(".ts") ? "ts" : "js"}`))
 
 /** Where it really is: links of the home need not lead anywhere on another machine. */
 const real = (path: string): string => {
@@ -33,6 +33,7 @@ const real = (path: string): string => {
 }
 const realJob = (job: Job): Job => ({
   ...job,
+  ...(job.shards === undefined || job.shards === null ? {} : { shards: join(real(dirname(job.shards)), basename(job.shards)) }),
   inputs: Object.fromEntries(
     Object.entries(job.inputs).map(([port, given]) => {
       const one = <A extends { readonly path: string }>(ref: A): A => ({ ...ref, path: real(ref.path) })
@@ -41,13 +42,14 @@ const realJob = (job: Job): Job => ({
   ) as Job["inputs"]
 })
 
-const script = (folder: string, request: Request): string =>
+/** The script of a job, which runs a module of this folder. */
+export const scriptOf = (module: "worker" | "probe-worker", args: ReadonlyArray<string>, request: Request): string =>
   [
     "#!/bin/bash",
     "# Written by caravan. Slurm runs it on the job's first node.",
     ...(request.setup === undefined ? [] : [request.setup]),
     // The worker itself is what Slurm's signals reach.
-    `exec ${quoted(process.execPath)} ${quoted(worker())} ${quoted(folder)}`,
+    `exec ${[process.execPath, beside(module), ...args].map(quoted).join(" ")}`,
     ""
   ].join("\n")
 
@@ -95,7 +97,7 @@ export const findSubmission = async ({ folder, note, request, states }: Submitti
       "Slurm's controller does not answer (scontrol ping), and whether a job of this node runs is not known. Run again once it does.",
       true
     )
-  const job = all.find(({ comment, id }) => id === found.id || comment === found.token)
+  const job = all.find(({ comment }) => comment === found.token)
   if (job === undefined || !isAlive(job)) return undefined
   if (job.state === "PENDING" && found.args !== sbatchArguments(request).join(" ")) {
     note(`job ${job.id} of an earlier run waits with another profile: it is cancelled and submitted anew`)
@@ -130,7 +132,7 @@ export const submitNew = async (given: Submitting): Promise<Submission> => {
     rmSync(folder, { recursive: true, force: true })
     mkdirSync(folder, { recursive: true })
     writeJson(join(folder, "job.json"), job)
-    writeWhole(join(folder, "job.sh"), script(real(folder), request))
+    writeWhole(join(folder, "job.sh"), scriptOf("worker", [real(folder)], request))
     chmodSync(join(folder, "job.sh"), 0o755)
     writeJson(path(folder), { ...submission, args: sbatchArguments(request).join(" ") })
   } catch (cause) {

@@ -10,6 +10,8 @@ export interface Placement {
   readonly nodes?: number
   /** Processor cores on each node. */
   readonly cpus?: number
+  /** Jobs that the shards of a mapped stage are dealt out to. */
+  readonly workers?: number
 }
 
 const whole = (value: unknown) => (Number.isSafeInteger(value) && (value as number) >= 1 ? undefined : "a whole number from 1")
@@ -19,7 +21,8 @@ export const placementBounds: Readonly<Record<string, (value: unknown) => string
   profile: (value) => (typeof value === "string" && value !== "" ? undefined : "the name of a profile"),
   gpus: whole,
   nodes: whole,
-  cpus: whole
+  cpus: whole,
+  workers: whole
 }
 
 /** Equal nodes are one, which gets the most that any of them asks for. Where it runs, the first says. */
@@ -27,7 +30,7 @@ export const larger = (one: Placement, other: Placement): Placement => ({
   ...other,
   ...one,
   ...Object.fromEntries(
-    (["gpus", "nodes", "cpus"] as const).flatMap((name) => {
+    (["gpus", "nodes", "cpus", "workers"] as const).flatMap((name) => {
       const given = [one[name], other[name]].filter((value) => value !== undefined)
       return given.length === 0 ? [] : [[name, Math.max(...given)]]
     })

@@ -6,7 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import type { StageInfo } from "../define/stage-info.ts"
-import { StageError } from "../errors.ts"
+import { type PipelineError, StageError } from "../errors.ts"
 import type { Execute } from "./execute.ts"
 import { inProcess } from "./in-process.ts"
 import { processPool } from "./process-pool.ts"
@@ -17,6 +17,8 @@ export class Executor extends Context.Service<
   {
     /** What runs stages until the scope ends. Each run opens its own: a child computes with the code that it loaded when the run began. */
     readonly open: Effect.Effect<Execute, never, Scope.Scope>
+    /** Prepares the store for stages that run elsewhere, before anything is written there; until the scope ends. */
+    readonly claim: Effect.Effect<void, PipelineError, Scope.Scope>
   }
 >()("caravan/runtime/Executor") {
   /** `prepare`: a module whose `prepare(device, threads)` a child calls first: how the tensor engine is set up without the runtime knowing it; see child.ts. */
@@ -24,23 +26,24 @@ export class Executor extends Context.Service<
     Layer.succeed(Executor, {
       open: Effect.gen(function* () {
         const here = executeBy(yield* processPool(options.prepare))
-        const elsewhere = options.elsewhere === undefined ? nowhere : yield* options.elsewhere
+        const elsewhere = options.elsewhere === undefined ? nowhere : yield* options.elsewhere.open
         return withoutSecrets((work) => (work.on === undefined ? here(work) : elsewhere(work)))
-      })
+      }),
+      claim: options.elsewhere?.claim ?? Effect.void
     })
 }
 
 export interface ExecutorOptions {
   readonly prepare?: string | undefined
   /** What runs the stages of nodes that are placed elsewhere. */
-  readonly elsewhere?: Effect.Effect<Execute, never, Scope.Scope> | undefined
+  readonly elsewhere?: Executor["Service"] | undefined
 }
 
 const nowhere: Execute = ({ on }) =>
   Effect.fail(
     new StageError({
       reason: "Slurm",
-      message: `Node "${on?.node}" is to run on Slurm, of which this program was told nothing. Give Caravan.layer({ slurm: {} }), or place it with on({ executor: "local" }).`,
+      message: `Node "${on?.node}" is to run on Slurm, of which this program was told nothing. Add "slurm": {} to caravan.json (in a program: Caravan.layer({ slurm: {} })), or place it with on({ executor: "local" }).`,
       isRetryable: false
     })
   )

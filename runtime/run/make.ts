@@ -175,7 +175,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
 
     return Effect.fnUntraced(function* (node, key, parts, suspect) {
       if (yield* takeShared(node, key, parts, suspect)) return true
-      const permits = isJob(run, node) ? jobs : node.stage.resources.tensors === true ? tensors : data
+      const permits = isJob(run.options, node) ? jobs : node.stage.resources.tensors === true ? tensors : data
       let told = ""
       for (;;) {
         const result = yield* permits.withPermitUntil((giveBack) => claimAndMake(node, key, parts, suspect, giveBack))

@@ -17,6 +17,7 @@ import type { SkippedRow, SkippedRows } from "../define/skipped.ts"
 import type { Context, Progress, Sharding, StageInfo } from "../define/stage-info.ts"
 import { digestOf } from "../encoding.ts"
 import { messageOf, StageError, stageErrorOf } from "../errors.ts"
+import { shardFolder, type ShardStore } from "../store/shard-folder.ts"
 
 /** Part of the key of every mapped stage. Raise it when how a stage is mapped changes its results: how it is cut, the shards' seeds, how they are joined. */
 export const mappingVersion = 1
@@ -78,18 +79,27 @@ const pipe = <A>(consume: (rows: AsyncIterable<unknown>) => Promise<A>) => {
   }
 }
 
+/** Which shards a worker makes: every `of`th from `index`, counted from 0. */
+export interface ShardPart {
+  readonly index: number
+  readonly of: number
+}
+
 /** Runs a mapped stage on all shards. */
 export const runMapped = (
   stage: StageInfo,
   { over, rows: size }: Sharding,
   context: Context,
   /** Where what is made of shards is kept; undefined: no longer than the stage runs. */
-  kept: string | undefined
+  kept: string | undefined,
+  /** One of several that make the shards: it makes its own, keeps them, and gives no rows. */
+  part?: ShardPart
 ): Effect.Effect<Written<any>, { readonly message: string }> =>
   Effect.gen(function* () {
     const [{ openRows, writeRows }, { datasetBytes }, { Shards }] = yield* Effect.promise(() =>
       Promise.all([import("../../schemas/dataset-file.ts"), import("../../schemas/dataset-bytes.ts"), import("../store/shards.ts")])
     )
+    const isMine = (index: number) => part === undefined || index % part.of === part.index
     const inputs = context.inputs as Readonly<Record<string, ArtifactRef<any>>>
     const inputType = stage.inputs[over] as DatasetType<unknown>
     const outputType = stage.output as DatasetType<unknown>
@@ -104,7 +114,10 @@ export const runMapped = (
     const file = yield* Effect.acquireRelease(openRows(inputs[over]!.path, inputType), (opened) =>
       Effect.promise(() => opened.close().catch(() => undefined))
     )
-    const open = (path: string) => attempt(`Opening ${path}, where what is made of shards is kept`, () => new Shards(path))
+    const open = (path: string) =>
+      attempt(`Opening ${path}, where what is made of shards is kept`, (): ShardStore =>
+        path.endsWith(".db") ? new Shards(path) : shardFolder(path)
+      )
     const shards = yield* Effect.acquireRelease(
       kept === undefined
         ? open(join(scratch, "shards.db"))
@@ -179,6 +192,7 @@ export const runMapped = (
     for (let index = 0; ; index++) {
       const next = yield* trying(`Reading the rows of "${over}"`, () => iterator.next())
       if (next.done === true) break
+      if (!isMine(index)) continue
       const bytes = input.encode(next.value)
       const key = keyOf(bytes, stage.seeded ? index : null)
       const found = yield* attempt("Looking for what was made of it", () => {
@@ -188,14 +202,15 @@ export const runMapped = (
         return result
       })
       const rows = found === undefined ? yield* makeShard(index, next.value, bytes, key) : output.decode(found)
-      yield* trying(writing, () => results.push(rows))
+      if (part === undefined) yield* trying(writing, () => results.push(rows))
       if (performance.now() - told > tellInterval || index + 1 === count) {
         told = performance.now()
         yield* context.progress({ step: index + 1, total: count })
       }
     }
     const total = yield* trying(writing, () => results.end())
-    for (const [what, { of, most }] of rowsOf) yield* context.skipped.check(what, of, most)
+    // Of all shards together: whoever joins them looks.
+    for (const [what, { of, most }] of part === undefined ? rowsOf : []) yield* context.skipped.check(what, of, most)
     return written(context.output, { rows: total, shards: count })
   }).pipe(Effect.scoped)
 

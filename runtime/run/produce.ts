@@ -15,6 +15,7 @@ import { curveOfCheckpoints, writeCurve } from "./curve.ts"
 import type { RunContext } from "./context.ts"
 import type { Placed } from "./execute.ts"
 import { curvesPath, skippedPath } from "./node-log.ts"
+import type { RunOptions } from "./options.ts"
 import { machineFor } from "./ranks.ts"
 import type { Job, Outcome } from "./run-stage.ts"
 
@@ -30,11 +31,11 @@ export interface Produced extends Outcome {
 export const limitsOf = ({ options }: RunContext, node: StageNode): NodeLimits => ({ ...options.limits, ...node.limits })
 
 /** Whether a node's stage runs as a job of its own. One that asks for the run's own process is not worth a job. */
-export const isJob = ({ options }: RunContext, { placement, stage }: StageNode): boolean =>
+export const isJob = (options: Pick<RunOptions, "on">, { placement, stage }: StageNode): boolean =>
   (placement?.executor ?? (stage.resources.inProcess === true ? "local" : options.on)) === "slurm"
 
 const placed = (run: RunContext, node: StageNode, key: string, { numerics }: KeyParts): Placed | undefined =>
-  isJob(run, node)
+  isJob(run.options, node)
     ? { key, node: node.id, placement: node.placement ?? {}, numerics, onInterruption: run.options.onInterruption ?? (() => "leave") }
     : undefined
 
@@ -42,10 +43,13 @@ const placed = (run: RunContext, node: StageNode, key: string, { numerics }: Key
 export const checkpointFolder = ({ store }: RunContext, key: string): string => join(store.home, "checkpoints", key)
 
 /** Where a mapped stage keeps what it made of its shards. All that these depend on, except the dataset that is cut, has one file. */
-const shardsFile = ({ store }: RunContext, { stage: { sharding } }: StageNode, parts: KeyParts): string | null => {
+const shardsFile = (run: RunContext, node: StageNode, parts: KeyParts): string | null => {
+  const { home } = run.store
+  const { sharding } = node.stage
   if (sharding === undefined) return null
   const base = cacheKey({ ...parts, inputs: { ...parts.inputs, [sharding.over]: null } })
-  return join(store.home, "shards", `${base}.db`)
+  // No database on a file system that machines share: files, where jobs keep checkpoints too.
+  return isJob(run.options, node) ? join(home, "checkpoints", `shards-${base}`) : join(home, "shards", `${base}.db`)
 }
 
 /** The artifacts at a node's ports. */
@@ -73,8 +77,7 @@ const jobOf = (run: RunContext, node: StageNode, key: string, parts: KeyParts, f
       seconds: checkpointSeconds ?? (steps === undefined ? usualCheckpointSeconds : Infinity),
       steps
     },
-    // No database on a file system that machines share.
-    shards: isJob(run, node) ? null : shardsFile(run, node, parts)
+    shards: shardsFile(run, node, parts)
   }
 }
 

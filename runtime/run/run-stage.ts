@@ -11,7 +11,7 @@ import { type Context, type Progress, portOf, type StageInfo } from "../define/s
 import { StageError, stageErrorOf } from "../errors.ts"
 import { type CheckpointOptions, openCheckpoints, type StopRequest } from "../store/resume-points.ts"
 import { carryingCurve, Curve, writeCurve } from "./curve.ts"
-import { runMapped } from "./mapped.ts"
+import { runMapped, type ShardPart } from "./mapped.ts"
 import type { RankGroup } from "./ranks.ts"
 import { collectSkipped } from "./skipped-rows.ts"
 
@@ -31,6 +31,8 @@ export interface Job {
   readonly checkpoints: CheckpointOptions | null
   /** Where a mapped stage keeps what it made of its shards; null or none: it keeps nothing. */
   readonly shards?: string | null
+  /** Of a mapped stage whose shards several workers make: which are this one's. */
+  readonly part?: ShardPart | undefined
   /** The folder for what is told of how the result was made (store/sidecar.ts); none: it is not kept. */
   readonly sidecar?: string | null
   /** The metrics of the result that is made again; none in a run. */
@@ -111,7 +113,7 @@ const runWith = (
     }
     const { sharding } = stage
     const written = yield* Effect.suspend(() =>
-      sharding === undefined ? run(context) : runMapped({ ...stage, run }, sharding, context, job.shards ?? undefined)
+      sharding === undefined ? run(context) : runMapped({ ...stage, run }, sharding, context, job.shards ?? undefined, job.part)
     ).pipe(
       Effect.onError(() => skipped.close),
       Effect.ensuring(kept?.settled ?? Effect.void)

@@ -31,6 +31,7 @@ import { holdResults, holdToLock } from "./hold-to-lock.ts"
 import { makeMaker } from "./make.ts"
 import { writeNodeLogs } from "./node-log.ts"
 import { chosenNodes, graphOptions, machineOf, namedNodes, type RunOptions } from "./options.ts"
+import { isJob } from "./produce.ts"
 import { makeRecorder } from "./recorder.ts"
 import { schedule } from "./scheduler.ts"
 import { makeSettler } from "./settle.ts"
@@ -61,6 +62,8 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
     yield* lookAtInputs(graph, selected)
     yield* checkAgreements(graph, userFolders(graph))
     if (options.locked !== undefined) yield* holdToLock(options.locked, graph, facts, journal, options)
+    const executor = yield* Executor
+    if ([...graph.nodes.values()].some((node) => node.kind === "stage" && isJob(options, node))) yield* executor.claim
     const store = yield* free.hold("a run")
     yield* store.sweep
     const emit = (event: RunEvent) => {
@@ -68,7 +71,7 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
       steps.onEvent(event)
       onEvent(event)
     }
-    const execute = yield* (yield* Executor).open
+    const execute = yield* executor.open
     const context: RunContext = {
       id: randomUUID(),
       graph,

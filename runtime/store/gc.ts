@@ -3,7 +3,7 @@
  * has found or made (leases.ts), or what was used within the keep window. Traces stay when their objects go: the journal still says what made
  * them, and a run that wants one makes it again.
  */
-import { existsSync, mkdirSync, renameSync } from "node:fs"
+import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs"
 import { readdir, rm, stat } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -40,10 +40,10 @@ export interface StoredItem extends FoundObject {
 
 /**
  * Something beside the objects that can go: quarantined objects, folders of killed runs, an interrupted gc's trash; and what is as old as the objects
- * that are asked for: logs, checkpoints of nodes that were not finished, what mapped stages made of shards.
+ * that are asked for: logs, checkpoints and Slurm jobs of nodes that were not finished, what mapped stages made of shards.
  */
 interface Leftover {
-  readonly what: "quarantine" | "tmp" | "trash" | "log" | "checkpoint" | "shards"
+  readonly what: "quarantine" | "tmp" | "trash" | "log" | "checkpoint" | "job" | "shards"
   readonly path: string
   readonly size: number
 }
@@ -131,6 +131,9 @@ const leftovers = (policy: GcPolicy, now: number): Effect.Effect<Array<Leftover>
       const least = trace !== undefined && (yield* store.present(trace.digest)) ? policy.keep : window
       if (!making.has(key) && now - (yield* lastWritten([path, ...(yield* inside(path))])) >= least) yield* add("checkpoint", path)
     }
+    for (const path of yield* list("jobs"))
+      // One that still runs without its driver writes what happens.
+      if (!making.has(keyOf(path)) && now - (yield* lastWritten([path, ...(yield* insideTwice(path))])) >= window) yield* add("job", path)
     for (const path of yield* list("shards"))
       if (path.endsWith(".db") && now - (yield* lastWritten(shardFiles(path))) >= window) yield* add("shards", path, shardFiles(path))
     for (const path of yield* list("trash")) yield* add("trash", path)
@@ -150,6 +153,8 @@ const leftovers = (policy: GcPolicy, now: number): Effect.Effect<Array<Leftover>
 const remove = (path: string) => Effect.promise(() => rm(path, { recursive: true, force: true }).catch(() => undefined))
 const statOf = (path: string) => Effect.promise(() => stat(path).catch(() => undefined))
 const inside = (folder: string) => Effect.promise(async () => (await readdir(folder).catch(() => [])).map((name) => join(folder, name)))
+const insideTwice = (folder: string) =>
+  Effect.flatMap(inside(folder), (paths) => Effect.map(Effect.forEach(paths, inside), (below) => [...paths, ...below.flat()]))
 const sizesOf = (paths: ReadonlyArray<string>) =>
   Effect.promise(async () => (await Promise.all(paths.map(sizeOf))).reduce((a, b) => a + b, 0))
 /** When the youngest of these was written, in whole milliseconds as Date.now() counts them; 0 when none is there. */
@@ -194,13 +199,21 @@ const discard = (leftovers: ReadonlyArray<Leftover>): Effect.Effect<ReadonlyArra
   Store.use((store) => {
     const trash = join(store.home, "trash")
     const move = (path: string) => {
-      if (existsSync(path)) renameSync(path, join(trash, `${keyOf(path)}-${Date.now()}-${process.pid}`))
+      if (!existsSync(path)) return
+      try {
+        renameSync(path, join(trash, `${keyOf(path)}-${Date.now()}-${process.pid}`))
+      } catch (cause) {
+        // The trash of a store whose data is on a shared file system is there too (cluster/home.ts); shards are with the driver.
+        if ((cause as NodeJS.ErrnoException).code !== "EXDEV") throw cause
+        rmSync(path, { recursive: true, force: true })
+      }
     }
     return store.whileNobodyClaims((making) => {
       mkdirSync(trash, { recursive: true })
       return leftovers.filter((leftover) => {
-        if (leftover.what === "checkpoint" && making.has(keyOf(leftover.path))) return true
-        if (leftover.what === "checkpoint") move(leftover.path)
+        const isOfKey = leftover.what === "checkpoint" || leftover.what === "job"
+        if (isOfKey && making.has(keyOf(leftover.path))) return true
+        if (isOfKey) move(leftover.path)
         if (leftover.what === "shards") for (const path of shardFiles(leftover.path)) move(path)
         return false
       })

@@ -16,6 +16,8 @@ export interface Slurm {
   readonly script: (what: string, ...more: ReadonlyArray<string>) => void
   /** Kills a daemon as kill -9 does: "slurmctld", or "slurmd-n2" with all that runs below it. */
   readonly kill: (daemon: string) => void
+  /** Starts what was killed, and ends all jobs. */
+  readonly restore: () => void
   readonly down: () => void
 }
 
@@ -45,6 +47,21 @@ export const bringUp = (): Slurm | string => {
       if (node !== daemon)
         for (const pid of processes((environ) => environ.includes(`SLURMD_NODENAME=${node}\0`) && environ.includes(folder)))
           process.kill(pid, "SIGKILL")
+    },
+    restore: () => {
+      const isAlive = (daemon: string) => {
+        try {
+          return !/^State:.*Z/m.test(readFileSync(`/proc/${readFileSync(join(folder, `${daemon}.pid`), "utf8").trim()}/status`, "utf8"))
+        } catch {
+          return false
+        }
+      }
+      if (!isAlive("slurmctld")) run("bash", script, "controller", folder)
+      for (const node of ["n1", "n2", "n3"]) {
+        if (!isAlive(`slurmd-${node}`)) run("bash", script, "node", folder, node)
+        spawnSync("scontrol", ["update", `nodename=${node}`, "state=resume"], { env: environment })
+      }
+      spawnSync("scancel", ["--me"], { env: environment })
     },
     down
   }
@@ -76,6 +93,8 @@ export interface Place {
   readonly diary: () => ReadonlyArray<string>
   readonly configure: (config: object) => void
   readonly start: (flags: ReadonlyArray<string>, environment?: NodeJS.ProcessEnv) => Driver
+  /** Runs a pipeline of this folder to its end; what is set is `name=value`. */
+  readonly run: (pipeline: string, sets: ReadonlyArray<string>, flags: ReadonlyArray<string>) => RunDocument
   readonly caravan: (...args: ReadonlyArray<string>) => { readonly status: number | null; readonly stdout: string; readonly stderr: string }
   readonly remove: () => void
 }
@@ -114,6 +133,13 @@ export const makePlace = (environment: NodeJS.ProcessEnv, { steps = 10, pause = 
         }
       }
       return { process: child, said: () => said, says, ended }
+    },
+    run: (name, sets, flags) => {
+      const file = new URL(name, import.meta.url).pathname
+      const args = [command, "run", file, "--json", ...sets.flatMap((set) => ["--set", set]), ...flags]
+      const { status, stdout, stderr } = spawnSync(process.execPath, args, { cwd: folder, env, encoding: "utf8" })
+      if (status !== 0) throw new Error(stderr)
+      return JSON.parse(stdout) as RunDocument
     },
     caravan: (...args) => {
       const { status, stdout, stderr } = spawnSync(process.execPath, [command, ...args], { cwd: folder, env, encoding: "utf8" })

@@ -1,5 +1,5 @@
 /** Stages as jobs of a real Slurm: the results of a run on this machine, whatever happens to drivers and jobs. What takes longer is in faults.slow.test.ts. */
-import { existsSync, readdirSync } from "node:fs"
+import { appendFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
 import { bringUp, digestsOf, makePlace, type Place, pausing, processes, type Slurm, statusesOf, until } from "./harness.ts"
@@ -139,6 +139,24 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
     expect([code, digestsOf(document)]).toEqual([0, expected])
     expect(said).toMatch(/walk-1: job \d+ on n\d ended \(failed\): submitted again, to go on from its checkpoint after step \d+/)
     expect(place.diary().length).toBeLessThanOrEqual(82)
+  })
+
+  it("deals the shards of a mapped stage out to workers: the result does not depend on how many", () => {
+    const file = join(place.folder, "rows.txt")
+    writeFileSync(file, Array.from({ length: 32 }, (_, i) => `line ${i}\n`).join(""))
+    const diary = join(place.folder, "shards")
+    const here = makePlace(slurm.environment)
+    const alone = digestsOf(here.run("rows.ts", [`file=${file}`], []))
+    here.remove()
+    expect(digestsOf(place.run("rows.ts", [`file=${file}`, "workers=3", `diary=${diary}`], onSlurm))).toEqual(alone)
+    const made = readFileSync(diary, "utf8").trim().split("\n")
+    // Eleven shards, each made once, by three jobs; the last has two rows.
+    expect(made.length).toBe(11)
+    expect(new Set(made.map((line) => line.split(" ")[1])).size).toBe(3)
+    expect(readdirSync(join(place.home, "jobs"))).toEqual([])
+    appendFileSync(file, "one more\n")
+    place.run("rows.ts", [`file=${file}`, "workers=2", `diary=${diary}`], onSlurm)
+    expect(readFileSync(diary, "utf8").trim().split("\n").length).toBe(12)
   })
 
   it("is told what Slurm refused and what there is", async () => {

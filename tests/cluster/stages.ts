@@ -3,11 +3,12 @@ import { appendFileSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { readReport, writeReport } from "../../data/dataset.ts"
+import { readReport, readRows, writeDataset, writeReport } from "../../data/dataset.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { External } from "../../schemas/artifact.ts"
 import { hyper, hyperInt, neutral } from "../../schemas/hyper.ts"
 import { report } from "../../schemas/report.ts"
+import { Texts } from "../../schemas/rows.ts"
 
 const Place = report(Schema.Struct({ place: Schema.Number }), "cluster-place/1")
 
@@ -47,4 +48,36 @@ export const meet = Stage.make("meet", {
     const places = yield* Effect.forEach(inputs.places, (place) => readReport(place, Place))
     return yield* writeReport(output, { place: places.reduce((sum, { place }) => sum + place, 0) })
   })
+})
+
+/** Says rows louder; telling who did. */
+const shout = Stage.make("shout-rows", {
+  config: Schema.Struct({ diary: neutral(hyper("", "a file that each shard is written down in"), "for tests") }),
+  inputs: { texts: Texts },
+  output: Texts,
+  run: Effect.fn("shout-rows")(function* ({ config, inputs, output, progress, seed }) {
+    const rows = yield* readRows(inputs.texts, Texts)
+    if (config.diary !== "") appendFileSync(config.diary, `${rows.length} ${process.env.SLURM_JOB_ID ?? "here"}\n`)
+    yield* progress({ step: 1, total: 1 })
+    return yield* writeDataset(
+      output,
+      rows.map(({ text }) => ({ text: `${text.toUpperCase()}! ${seed}` }))
+    )
+  })
+})
+export const shoutRows = Stage.map(shout, { over: "texts", rows: 3 })
+
+export const lines = Stage.make("lines-of", {
+  config: Schema.Struct({}),
+  inputs: { file: External },
+  output: Texts,
+  seeded: false,
+  run: ({ inputs, output }) =>
+    writeDataset(
+      output,
+      readFileSync(inputs.file.path, "utf8")
+        .trim()
+        .split("\n")
+        .map((text) => ({ text }))
+    )
 })

@@ -52,7 +52,7 @@ describe("a node's place", () => {
   it.each([
     [{ gpus: 0 }, /on\(\{ gpus: 0 \}\): expected a whole number from 1/],
     [{ executor: "ray" }, /on\(\{ executor: ray \}\): expected "local" or "slurm"/],
-    [{ gpu: 1 }, /on\(\{ gpu: 1 \}\): expected one of executor, profile, gpus, nodes, cpus/]
+    [{ gpu: 1 }, /on\(\{ gpu: 1 \}\): expected one of executor, profile, gpus, nodes, cpus, workers/]
   ])("that can't be had is refused: %j", (placement, message) => {
     expect(mistake(() => ({ x: texts().on(placement as Placement) }))).toMatch(message)
   })

@@ -1,0 +1,93 @@
+/** What a job asks Slurm for: from the node, its limits and the profiles of caravan.json. */
+import { describe, expect, it } from "vitest"
+import { requestOf, sbatchArguments, type SlurmConfig, unknownProfile } from "../../../runtime/cluster/config.ts"
+import { shardFolder } from "../../../runtime/store/shard-folder.ts"
+import { readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { removeFolder, workFolder } from "../../cli/caravan.ts"
+
+const config: SlurmConfig = {
+  profile: "gpu",
+  light: "cpu",
+  profiles: {
+    gpu: { partition: "a100", account: "llm", gpus: 2, cpus: 8, memory: 64_000, minutes: 240, sbatch: ["--constraint=h100"] },
+    cpu: { partition: "cpu", cpus: 2 },
+    long: { minutes: 2000, saveSeconds: 600 }
+  }
+}
+const tensors = { tensors: true, device: "cuda" } as const
+
+describe("a job asks for", () => {
+  it("what its profile says: that of stages with tensors, or the light one", () => {
+    expect(sbatchArguments(requestOf(config, {}, tensors))).toEqual([
+      "--partition=a100",
+      "--account=llm",
+      "--nodes=1",
+      "--ntasks-per-node=1",
+      "--cpus-per-task=8",
+      "--mem=64000M",
+      "--time=240",
+      "--gres=gpu:2",
+      "--signal=B:USR1@120",
+      "--constraint=h100"
+    ])
+    expect(sbatchArguments(requestOf(config, {}, { tensors: false, device: "cuda" }))).toEqual([
+      "--partition=cpu",
+      "--nodes=1",
+      "--ntasks-per-node=1",
+      "--cpus-per-task=2"
+    ])
+  })
+  it("what its node says, before its profile", () => {
+    expect(requestOf(config, { profile: "long", gpus: 8, cpus: 64 }, tensors)).toEqual({
+      name: "long",
+      minutes: 2000,
+      saveSeconds: 600,
+      gpus: 8,
+      cpus: 64,
+      nodes: 1
+    })
+    expect(sbatchArguments(requestOf(config, { profile: "long" }, tensors))).toContain("--signal=B:USR1@600")
+  })
+  it("no GPU on the CPU; one for each rank on GPUs", () => {
+    expect(requestOf(config, {}, { tensors: true, device: "cpu" }).gpus).toBe(0)
+    expect(requestOf(config, {}, { ...tensors, ranks: 8 }).gpus).toBe(8)
+    expect(requestOf(config, { gpus: 4 }, { ...tensors, ranks: 8 }).gpus).toBe(4)
+    expect(requestOf({}, {}, tensors)).toEqual({ name: "default", gpus: 1, nodes: 1 })
+  })
+  it("room and time that its limits need, where its profile says nothing of them", () => {
+    expect(requestOf({}, {}, { tensors: false, device: "cpu", memory: 300, seconds: 61 })).toEqual({
+      name: "default",
+      gpus: 0,
+      nodes: 1,
+      memory: 500,
+      minutes: 4
+    })
+    // A signal half a minute before the end of a job of one minute.
+    expect(sbatchArguments({ name: "x", gpus: 0, nodes: 1, minutes: 1 })).toContain("--signal=B:USR1@30")
+  })
+  it("nothing by a profile that is not there", () => {
+    expect(unknownProfile(config, "big")).toBe('there is no profile "big". caravan.json has gpu, cpu, long')
+    expect([unknownProfile(config, "gpu"), unknownProfile({}, "default")]).toEqual([undefined, undefined])
+    expect(unknownProfile({}, "big")).toBe('there is no profile "big": `slurm.profiles` of caravan.json has none')
+  })
+})
+
+describe("shards as files", () => {
+  it("are what they were, or none: a damaged one, one of another key, one that was cut", () => {
+    const folder = workFolder()
+    const shards = shardFolder(join(folder, "shards"))
+    expect(shards.get("a")).toBe(undefined)
+    shards.put("a", Buffer.from("alpha"))
+    shards.put("b", Buffer.from(""))
+    expect([Buffer.from(shards.get("a")!).toString(), shards.get("b")!.length]).toEqual(["alpha", 0])
+    const [a, b] = readdirSync(join(folder, "shards")).map((name) => join(folder, "shards", name))
+    const [first, second] = [readFileSync(a!), readFileSync(b!)]
+    writeFileSync(a!, second)
+    writeFileSync(b!, first)
+    expect([shards.get("a"), shards.get("b")]).toEqual([undefined, undefined])
+    writeFileSync(a!, first.subarray(0, 60))
+    expect(shards.get("a") ?? shards.get("b")).toBe(undefined)
+    removeFolder(folder)
+  })
+})
