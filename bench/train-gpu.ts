@@ -4,14 +4,18 @@
  *     node bench/train-gpu.ts dtype=bfloat16 size=134m batch=16 length=1024 micro=1 recompute=0 steps=10
  *     node bench/train-gpu.ts size=7b batch=1 length=4096 micro=16 recompute=32 steps=2
  *
- * batch: sequences of a micro-batch; micro: micro-batches of a step; recompute: blocks computed again in the backward pass; tf32=on: float32 products in TensorFloat-32;
+ *     node bench/on-ranks.ts 2 bench/train-gpu.ts size=1.1b batch=4 length=4096 sharding=weights
+ *
+ * batch: sequences of a micro-batch, of each rank; micro: micro-batches of a step; recompute: blocks computed again in the backward pass; tf32=on: float32 products in TensorFloat-32;
  * parts=on: seconds of each part, waiting for the GPU in between; profile=on: kernels by time.
  */
 import { allowTf32, deviceMemory, environment, synchronize } from "../engine/device.ts"
 import { accumulateGradients, clipGradientNorm } from "../engine/gradients.ts"
 import { AdamW } from "../engine/optimizer.ts"
 import { describeProfile, profileGpu } from "../engine/profile.ts"
+import { joinRanks, ranks, type Sharding, sharding } from "../engine/ranks.ts"
 import { backward } from "../engine/segments.ts"
+import { spreadOver } from "../engine/spread.ts"
 import { type DType, scoped, tensor } from "../engine/tensor.ts"
 import { type LlamaConfig, parameterCount } from "../models/config.ts"
 import { trainingFlops } from "../models/cost.ts"
@@ -29,14 +33,24 @@ const [batch, length, micro, recompute, steps] = [
 ]
 const size = given.size ?? "134m"
 const config: LlamaConfig = { ...sizes[size]!, maxPositions: Math.max(4096, length) }
-allowTf32(given.tf32 === "on")
 const device = (given.device ?? "cuda") as "cuda" | "cpu"
+const { MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE } = process.env
+if (RANK !== undefined)
+  joinRanks(
+    {
+      ...{ rank: Number(RANK), size: Number(WORLD_SIZE), host: MASTER_ADDR!, port: Number(MASTER_PORT), joining: 120, deadline: 300 },
+      sharding: (given.sharding ?? "weights") as Sharding
+    },
+    device
+  )
+allowTf32(given.tf32 === "on")
 const model = randomLlama(config, { dtype, device })
 const { parameters } = model
 const draw = (factor: number) => Int32Array.from({ length: batch * length }, (_, i) => (i * factor) % config.vocabSize)
 const ids = tensor(draw(7919), { shape: [batch, length], dtype: "int64", device })
 const targets = tensor(draw(104729), { dtype: "int64", device })
-const optimizer = new AdamW({ parameters })
+const spread = spreadOver(parameters)
+const optimizer = new AdamW({ parameters: spread.parameters })
 
 const seconds: Record<string, number> = {}
 /** Times a part where a profile is asked for. */
@@ -60,14 +74,15 @@ const step = () =>
           model
             .distribution(states, targets)
             .logProbabilities.sum()
-            .div(-batch * length * micro)
+            .div(-batch * length * micro * ranks())
         )
         part("backward", () => backward(loss))
       },
-      { recompute }
+      { recompute, weights: spread }
     )
-    part("clip", () => clipGradientNorm(parameters, 1))
+    part("clip", () => clipGradientNorm(spread.parameters, 1, spread))
     part("optimiser", () => optimizer.step(1e-5))
+    spread.updated()
   })
 const warmUp = Math.min(3, steps)
 for (let i = 0; i < warmUp; i++) step()
@@ -78,7 +93,7 @@ const started = performance.now()
 for (let i = 0; i < steps; i++) step()
 synchronize()
 const milliseconds = (performance.now() - started) / steps
-const tokens = batch * length * micro
+const tokens = batch * length * micro * ranks()
 const flops = trainingFlops({ config, scalarHead: false }, tokens, length / 2)
 const { libtorch, gpu } = environment()
 const line = {
@@ -91,10 +106,12 @@ const line = {
     length,
     micro,
     recompute,
+    ranks: ranks(),
+    sharding: sharding(),
     parameters: parameterCount(config),
     milliseconds
   },
-  ...{ tokensPerSecond: Math.round((tokens * 1000) / milliseconds), mfu: (flops * 1000) / milliseconds / 989e12 },
+  ...{ tokensPerSecond: Math.round((tokens * 1000) / milliseconds), mfu: (flops * 1000) / milliseconds / 989e12 / ranks() },
   ...{ peakGiB: (deviceMemory()?.peak ?? 0) / 2 ** 30, libtorch, gpu },
   ...(given.parts === "on" ? { seconds: Object.fromEntries(Object.entries(seconds).map(([name, all]) => [name, all / steps])) } : {})
 }

@@ -12,6 +12,7 @@ import { bytesOf, costedParameters, type Memory, type Precision, type SpreadOver
 import type { Sizes } from "../runtime/define/cost.ts"
 import { dependencies, type GraphNode, type StageNode } from "../runtime/define/graph.ts"
 import type { Plan, PlannedNode } from "../runtime/run/plan.ts"
+import { ranksOf } from "../runtime/run/ranks.ts"
 import { estimatorOf } from "../stages/common/cost/estimator.ts"
 import { type Size, sized, unknownSize, UnknownSizeError } from "../stages/common/cost/size.ts"
 import { type PlannedStep, type StageCost, type Work } from "../stages/common/cost/work.ts"
@@ -259,7 +260,7 @@ export const costOfPlan = async (
           estimator.cost({
             ...asked,
             deviceMemory: machine.accelerator.memory,
-            ...(node.stage.resources.ranks === true ? { spread: machine.spread } : {})
+            spread: { ...machine.spread, ranks: ranksOf(node, plan.facts.machine) }
           }),
           machine
         )

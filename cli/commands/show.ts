@@ -21,7 +21,8 @@ const describeAsked = (asked: Asked): string =>
     ...Object.entries(asked.selection).map(([name, value]) => `--${name} ${[value].flat().join(", ")}`),
     `seed ${asked.seed}`,
     asked.device,
-    `${asked.threads} thread${asked.threads === 1 ? "" : "s"}`
+    `${asked.threads} thread${asked.threads === 1 ? "" : "s"}`,
+    ...(asked.ranks === undefined ? [] : [`${asked.ranks} ranks, sharding ${asked.sharding}`])
   ].join(", ")
 
 const noneSkipped: ToldOfSkipped = { skipped: [], skippedRows: null }

@@ -64,6 +64,8 @@ export const flatAsked = (asked: Asked | undefined): Readonly<Record<string, unk
         seed: asked.seed,
         device: asked.device,
         threads: asked.threads,
+        ranks: asked.ranks ?? 1,
+        ...(asked.sharding === undefined ? {} : { sharding: asked.sharding }),
         node: asked.process.node
       }
 

@@ -182,7 +182,7 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       inputs: inputsOf(node, (id) => refs.get(id)!),
       output: directory,
       seed: node.seed,
-      ...machineFor(node.stage, options),
+      ...machineFor(node, options),
       checkpoints: null,
       recorded: trace.metrics,
       // However many rows it skips, that was allowed when the result was made.

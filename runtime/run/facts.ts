@@ -9,13 +9,14 @@ import { Numerics } from "../key/numerics.ts"
 import { Journal } from "../store/journal.ts"
 import { mappingVersion } from "./mapped.ts"
 import type { Machine } from "./options.ts"
+import { ranksOf } from "./ranks.ts"
 
 /** What is the same for every node of a run: code, numerics. */
 export interface Facts {
   readonly code: ReadonlyMap<string, CodeIdentity>
   readonly numerics: Readonly<Record<string, string>> | null
-  /** The same of stages that run as several ranks, where there are several. */
-  readonly spreadNumerics: Facts["numerics"]
+  /** What the run is given: how many ranks a stage runs as follows from it. */
+  readonly machine: Machine
 }
 
 export const gatherFacts = (graph: Graph, machine: Machine): Effect.Effect<Facts, PipelineError | StoreError, Journal | Numerics> =>
@@ -36,10 +37,24 @@ export const gatherFacts = (graph: Graph, machine: Machine): Effect.Effect<Facts
       code.set(node.id, identity)
     }
     const numerics = tensors ? remember(yield* (yield* Numerics).describe(machine.device, machine.threads)) : null
-    const { ranks, sharding } = machine
-    const spread = ranks === undefined || numerics === null ? numerics : remember({ ...numerics, ranks: `${ranks}, sharding ${sharding}` })
-    return { code, numerics, spreadNumerics: spread }
+    return { code, numerics, machine }
   })
+
+/** The numerics of a stage that runs as several ranks: sums over them have an order of their own. */
+const spreadNumerics = (numerics: NonNullable<Facts["numerics"]>, ranks: number, { sharding = "weights" }: Machine) => {
+  const known = ofRanks.get(numerics) ?? new Map<string, Readonly<Record<string, string>>>()
+  ofRanks.set(numerics, known)
+  const described = `${ranks}, sharding ${sharding}`
+  if (!known.has(described)) known.set(described, remember({ ...numerics, ranks: described }))
+  return known.get(described)!
+}
+const ofRanks = new WeakMap<object, Map<string, Readonly<Record<string, string>>>>()
+
+const numericsOf = (node: StageNode, { machine, numerics }: Facts): KeyParts["numerics"] => {
+  if (node.stage.resources.tensors !== true || numerics === null) return null
+  const ranks = ranksOf(node, machine)
+  return ranks === 1 ? numerics : spreadNumerics(numerics, ranks, machine)
+}
 
 /** The parts of a node's key, given the content digests of its inputs. */
 export const keyParts = (node: StageNode, facts: Facts, contentOf: (id: string) => string): KeyParts => ({
@@ -55,5 +70,5 @@ export const keyParts = (node: StageNode, facts: Facts, contentOf: (id: string) 
       ids === null ? null : typeof ids === "string" ? contentOf(ids) : ids.map(contentOf)
     ])
   ),
-  numerics: node.stage.resources.tensors !== true ? null : node.stage.resources.ranks === true ? facts.spreadNumerics : facts.numerics
+  numerics: numericsOf(node, facts)
 })

@@ -50,7 +50,13 @@ export const gang =
   (work) =>
     Effect.gen(function* () {
       const { job, stage } = work
-      const { size } = job.ranks!
+      const { nodes, size } = job.ranks!
+      if (nodes > 1)
+        return yield* new StageError({
+          reason: "Ranks",
+          message: `Stage ${stage.name} is placed on ${nodes} machines (on({ nodes: ${nodes} })): ranks on several machines are not started as yet. Place it on one, with as many GPUs as that has.`,
+          isRetryable: false
+        })
       const port = yield* freePort
       const members: Array<Member<Process>> = []
       const killAll = () => members.forEach(({ kill }) => kill())
@@ -88,7 +94,8 @@ export const gang =
           )
           if (exit._tag === "Success") return exit.success
           failures.push({ rank, error: exit.failure })
-          if (failures.length === 1) setTimeout(decide, failures[0]!.error.reason === "RankError" || size === 1 ? patience : 0)
+          if (exit.failure.reason !== "RankError") decide()
+          else if (failures.length === 1) setTimeout(decide, patience).unref()
           return yield* Effect.never
         })
       const all = Effect.all(members.map(run), { concurrency: "unbounded" })

@@ -61,7 +61,10 @@ export const lockFileOf = (
     packages: Object.fromEntries(
       [...code.values()].flatMap(({ packages }) => Object.entries(packages)).sort(([a], [b]) => (a < b ? -1 : 1))
     ),
-    numerics: facts.spreadNumerics
+    numerics:
+      facts.numerics === null || facts.machine.ranks === undefined
+        ? facts.numerics
+        : { ...facts.numerics, ranks: `${facts.machine.ranks}, sharding ${facts.machine.sharding}` }
   }
 }
 

@@ -71,7 +71,7 @@ const jobOf = (run: RunContext, node: StageNode, key: string, parts: KeyParts, f
     ...folders,
     mostSkipped: limitsOf(run, node).skipped,
     seed: node.seed,
-    ...machineFor(node.stage, run.options),
+    ...machineFor(node, run.options),
     checkpoints: {
       folder: checkpointFolder(run, key),
       seconds: checkpointSeconds ?? (steps === undefined ? usualCheckpointSeconds : Infinity),

@@ -2,7 +2,7 @@
  * A stage that runs as several ranks: processes of one group, each told its place by torchrun's variables. Whoever starts them (gang.ts on this machine, a scheduler elsewhere) gives each the
  * variables of its rank, and its job (`rankJob`).
  */
-import type { StageInfo } from "../define/stage-info.ts"
+import type { StageNode } from "../define/graph.ts"
 
 /** How training is spread: what of a model's weights, gradients and optimiser each rank has a part of, and not the whole (docs/decisions/0023-ranks.md). */
 export type Sharding = "none" | "optimizer" | "weights"
@@ -12,6 +12,8 @@ export interface RankGroup {
   readonly sharding: Sharding
   /** Seconds that a rank waits for the others. */
   readonly seconds: number
+  /** Machines that they are on. */
+  readonly nodes: number
 }
 
 /** A rank's place in its group, as a process is told it. */
@@ -30,14 +32,20 @@ interface Asked {
   readonly rankSeconds?: number
 }
 
-/** What of a job follows from the machine that a run is given; of a stage that can't spread there is no group. */
-export const machineFor = (
-  stage: StageInfo,
-  { device = "cpu", ranks = 1, rankSeconds = 600, sharding = "weights", threads = 1 }: Asked
-) => ({
-  ...{ device, threads },
-  ...(ranks > 1 && stage.resources.ranks === true ? { ranks: { size: ranks, sharding, seconds: rankSeconds } } : {})
-})
+/** How many ranks a node's stage runs as: with device cuda as many as it is placed on GPUs, where it says; else as many as the run asks for. One that can't spread is one; a mapped one works on its shards one by one. */
+export const ranksOf = ({ placement, stage }: Pick<StageNode, "placement" | "stage">, { device = "cpu", ranks = 1 }: Asked): number => {
+  if (stage.resources.ranks !== true || stage.sharding !== undefined) return 1
+  const gpus = device === "cuda" ? placement?.gpus : undefined
+  return gpus === undefined ? ranks : gpus * (placement?.nodes ?? 1)
+}
+
+/** What of a node's job follows from the machine that a run is given. */
+export const machineFor = (node: Pick<StageNode, "placement" | "stage">, asked: Asked) => {
+  const { device = "cpu", rankSeconds = 600, sharding = "weights", threads = 1 } = asked
+  const size = ranksOf(node, asked)
+  const group: RankGroup = { size, sharding, seconds: rankSeconds, nodes: node.placement?.nodes ?? 1 }
+  return { device, threads, ...(size > 1 ? { ranks: group } : {}) }
+}
 
 /** torchrun's variables for a rank. */
 export const rankVariables = (at: {

@@ -10,6 +10,9 @@ export interface Asked {
   readonly seed: number
   readonly device: "cpu" | "cuda"
   readonly threads: number
+  /** Of a run with several ranks. */
+  readonly ranks?: number
+  readonly sharding?: string
   readonly selection: Readonly<Record<string, string | ReadonlyArray<string>>>
   /** The pipeline's outputs: name -> node. */
   readonly outputs: Readonly<Record<string, string>>

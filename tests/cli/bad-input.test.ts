@@ -42,6 +42,11 @@ describe("commands and flags", () => {
   it("an unknown flag: the nearest one", () => refuses(["run", rlhf, "--forse", "x"], /no flag --forse\. Did you mean "force"\?/))
   it("a missing word: an example", () => refuses(["run"], /needs <pipeline\.ts>\. For example: caravan run/))
   it("a number that is none", () => refuses(["run", rlhf, "--jobs", "many"], /--jobs takes a whole number of at least 1, got "many"/))
+  it("ranks that are none, and a way to spread over one", () => {
+    refuses(["run", rlhf, "--ranks", "0"], /--ranks takes a whole number of at least 1, got "0"/)
+    refuses(["run", rlhf, "--ranks", "2", "--sharding", "zero"], /--sharding must be none, optimizer or weights, got "zero"/)
+    refuses(["plan", rlhf, "--sharding", "none"], /--sharding none has no effect on one rank: add --ranks/)
+  })
   it("a node that is not there: the nearest one", () =>
     refuses(
       ["run", rlhf, "--set", "preferences=pairs.jsonl", "--only", "stf"],

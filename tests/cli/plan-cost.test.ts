@@ -107,10 +107,16 @@ describe("the cost of a plan", () => {
     expect(roomy.step!.recompute).toBeLessThan(32)
     const lora = costOf(planOf("small.ts", "--set", "sft.loraRank=16"), "sft")
     expect(lora).toMatchObject({ fits: true, step: { recompute: 0 } })
+    expect(tight.advice).toMatch(/it would take 2 such GPUs \(--ranks 2\)\.$/)
     const { stdout } = caravan(folder, "plan", "small.ts")
     expect(stdout).toMatch(
       /^What does not fit:\n {2}sft would take \d+ GiB; of A100-80GB tensors may take 74\.8 GiB\. What would fit: LoRA/m
     )
+  })
+
+  it("is of one rank, of which each has half of what is trained, where a stage is spread over two", () => {
+    const spread = costOf(planOf("small.ts", "--ranks", "2"), "sft")
+    expect(spread).toMatchObject({ fits: true, advice: null, memory: { masters: 2 * 6_738_415_616, moments: 4 * 6_738_415_616 } })
   })
 
   it("says what the run takes of the disk: its checkpoints, and three of the largest to resume from", () => {
