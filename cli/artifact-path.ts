@@ -1,6 +1,6 @@
 /**
  * The folder or file that a word on the command line stands for: a path as it is, or what the store has under a name or a digest, or within that
- * ("latest:sft/adapter").
+ * ("latest:sft/adapter"), or what is on the Hugging Face Hub ("hf:owner/name").
  */
 import { existsSync, statSync } from "node:fs"
 import { join, resolve } from "node:path"
@@ -14,16 +14,19 @@ import { findHome, whyNoHome } from "../runtime/store/home.ts"
 import type { Journal } from "../runtime/store/journal.ts"
 import { sizeOf } from "../runtime/store/objects.ts"
 import { Store } from "../runtime/store/store.ts"
+import type { Wanted } from "../runtime/hub/choose.ts"
 import { adapterFile, adapterFolder } from "../schemas/checkpoint-files.ts"
+import { isHubName } from "../schemas/hub-name.ts"
 import { UsageError } from "./command.ts"
 import { showReading } from "./display/reading.ts"
+import { hubPath } from "./hub-path.ts"
 import { storeAt, withStore } from "./open-store.ts"
 
 /**
  * Artifacts of a store are read against their digests first: damaged bytes would be used without a word. Throws a StoreError when they are damaged, a
  * UsageError when nothing is called that, or when gc has deleted it.
  */
-export const artifactPath = async (text: string): Promise<string> => (await artifactPlace(text)).path
+export const artifactPath = async (text: string, wanted?: Wanted): Promise<string> => (await artifactPlace(text, wanted)).path
 
 /** Where a word's folder or file is; of a store's, which result it is, or is within. */
 export interface Place {
@@ -36,8 +39,9 @@ export interface Place {
   }
 }
 
-/** As artifactPath, with where it is from. */
-export const artifactPlace = async (text: string): Promise<Place> => {
+/** As artifactPath, with where it is from. `wanted`: what of a model on the Hub. */
+export const artifactPlace = async (text: string, wanted: Wanted = "all"): Promise<Place> => {
+  if (isHubName(text)) return { path: await hubPath(text, wanted) }
   const home = findHome(process.cwd())
   if (whyNoHome(home) === undefined && !existsSync(join(home, "journal.db"))) {
     if (existsSync(text)) return ownPath(text)

@@ -11,6 +11,7 @@ import { type Accelerator, accelerators, carbonIntensity, carbonKg, energyKwh } 
 import { bytesOf, costedParameters, type Memory, type Precision, type SpreadOver, totalMemory, usableMemory } from "../models/memory.ts"
 import type { Sizes } from "../runtime/define/cost.ts"
 import { dependencies, type GraphNode, type StageNode } from "../runtime/define/graph.ts"
+import type { RemoteFiles } from "../runtime/define/remote.ts"
 import type { Plan, PlannedNode } from "../runtime/run/plan.ts"
 import { ranksOf } from "../runtime/run/ranks.ts"
 import { estimatorOf } from "../stages/common/cost/estimator.ts"
@@ -154,6 +155,14 @@ const modelAt = async (folder: string): Promise<LlamaConfig | undefined> => {
   )
 }
 
+/** The shape of a model on the Hub, of which config.json alone is fetched. */
+const modelOnHub = async (remote: RemoteFiles): Promise<LlamaConfig | undefined> => {
+  const config = remote.only("config.json")
+  if (config.bytes === 0) return undefined
+  await config.fetch({ onBytes: () => undefined })
+  return modelAt(config.path)
+}
+
 /** A file of the user's that is there, or several: rows of data, or a model's folder. What can't be read is left to the run to tell. */
 const sizeOfFile = async (path: string, expected: Size): Promise<Size> => {
   const model = await modelAt(path)
@@ -224,6 +233,11 @@ export const costOfPlan = async (
     const planned = plan.nodes.get(node.id)!
     if (node.kind === "file") {
       const expected = expectedOf(node, unknownSize)
+      if (node.remote !== undefined && !node.remote.isThere()) {
+        sizes.set(node.id, { ...expected, model: (await modelOnHub(node.remote)) ?? expected.model })
+        folders.set(node.id, node.remote.bytes)
+        continue
+      }
       sizes.set(node.id, planned.kind === "file" ? await sizeOfFile(node.path, expected) : expected)
       if (planned.kind === "file" && statSync(node.path, { throwIfNoEntry: false })?.isDirectory() === true)
         folders.set(node.id, folderBytes(node.path))

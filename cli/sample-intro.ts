@@ -6,6 +6,7 @@ import { familyNames, type LlamaConfig, parameterCount } from "../models/config.
 import { locate } from "../runtime/inspect/resolve.ts"
 import { findHome } from "../runtime/store/home.ts"
 import { Journal } from "../runtime/store/journal.ts"
+import { isHubName } from "../schemas/hub-name.ts"
 import { exampleQuestions } from "../stages/world/example-questions.ts"
 import { number } from "./display/numbers.ts"
 import { withStore } from "./open-store.ts"
@@ -14,7 +15,7 @@ import { withStore } from "./open-store.ts"
 const origin = async (
   text: string
 ): Promise<{ readonly node: string; readonly pipeline: string; readonly isWorld: boolean } | undefined> => {
-  if (!existsSync(join(findHome(process.cwd()), "journal.db"))) return undefined
+  if (isHubName(text) || !existsSync(join(findHome(process.cwd()), "journal.db"))) return undefined
   return withStore(
     Effect.gen(function* () {
       const journal = yield* Journal

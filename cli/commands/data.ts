@@ -3,11 +3,14 @@ import * as Effect from "effect/Effect"
 import { fileAtFault, inspect, type Inspection, labelAtFault, type Lengths } from "../../data/inspect.ts"
 import { shapes } from "../../data/shapes/shapes.ts"
 import { loadTokenizer } from "../../models/tokenizer/files.ts"
+import { Hub } from "../../runtime/hub/hub.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
+import { isHubName } from "../../schemas/hub-name.ts"
 import type { Demonstration, Preference } from "../../schemas/rows.ts"
 import { messagesWithoutTags, withoutTags } from "../../stages/data/chat-tags.ts"
 import { parsePrompt } from "../../stages/data/import-prompts.ts"
 import { artifactPath } from "../artifact-path.ts"
+import { hubPath } from "../hub-path.ts"
 import { type Command, exitCodes, type Given, UsageError, wholeNumber } from "../command.ts"
 import { count, table } from "../display/units.ts"
 import { write, writeJson } from "../output.ts"
@@ -153,8 +156,11 @@ export const command: Command = {
     const [verb, ...paths] = given.positionals
     if (verb !== "inspect") throw new UsageError(`caravan data takes inspect, got "${verb}".${didYouMean(verb ?? "", ["inspect"])}`)
     const model = given.flag("tokenizer")
-    const tokenizer = model === undefined ? undefined : await Effect.runPromise(loadTokenizer(await artifactPath(model)))
-    const found = await inspect(paths, {
+    const tokenizer = model === undefined ? undefined : await Effect.runPromise(loadTokenizer(await artifactPath(model, "tokenizer")))
+    const hub = new Hub()
+    const local: Array<string> = []
+    for (const path of paths) local.push(isHubName(path) ? await hubPath(path, "all", hub) : path)
+    const found = await inspect(local, {
       shape: shapeOf(given),
       map: mapOf(given),
       documents: documentsOf(given),

@@ -3,6 +3,7 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { describeDamage, findDamage } from "../../runtime/inspect/damage.ts"
+import { Hub } from "../../runtime/hub/hub.ts"
 import type { RunEvent, RunResult } from "../../runtime/run/events.ts"
 import { lockPath, readLock } from "../../runtime/run/lock-file.ts"
 import type { RunOptions } from "../../runtime/run/options.ts"
@@ -181,7 +182,8 @@ export const command: Command = {
     const jobs = jobsAtEnd(given, progress.say, () => options.on === "slurm" && running.size > 0)
     const isShown = given.flag("events") !== "-" && !given.has("json")
     const more = { force: given.flags("force"), again: commandAgain(given, command.flags), onInterruption: jobs.onInterruption }
-    const asked = { ...options, ...selection, ...more }
+    // One Hub for the plan and the run: both are of the same commits.
+    const asked = { ...options, ...selection, ...more, hub: new Hub() }
     const work = Effect.gen(function* () {
       const planned = options.device === "cuda" ? yield* planMemory(pipeline, asked, given) : new Map<string, number>()
       const result = yield* run(pipeline, {}, { ...asked, onEvent })

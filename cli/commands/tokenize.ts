@@ -25,7 +25,7 @@ export const command: Command = {
   flags: { json: { help: "print a JSON array of arrays instead of one line of ids per line" } },
   examples: ["echo 'Hello world' | caravan tokenize tokenizer.model", "caravan tokenize sft --json < lines.txt"],
   run: async (given) => {
-    const tokenizer = await Effect.runPromise(loadTokenizer(await artifactPath(given.positionals[0]!)))
+    const tokenizer = await Effect.runPromise(loadTokenizer(await artifactPath(given.positionals[0]!, "tokenizer")))
     const ids = (await readLines()).map((line) => tokenizer.encode(line))
     write(given.has("json") ? `${JSON.stringify(ids)}\n` : ids.map((line) => `${line.join(" ")}\n`).join(""))
     return exitCodes.ok

@@ -5,7 +5,7 @@
 import type { NodeResult, RunEvent } from "../../runtime/run/events.ts"
 import { colours, frame, noColours } from "./live-view.ts"
 import { duration, number } from "./numbers.ts"
-import { readingOf, type RunningNode, RunState, throughput, timeLeft } from "./run-state.ts"
+import { downloadingOf, readingOf, type RunningNode, RunState, throughput, timeLeft } from "./run-state.ts"
 import { skippedLines } from "./skipped.ts"
 import { visible } from "../../schemas/visible.ts"
 import { plain, widthOf } from "./width.ts"
@@ -60,6 +60,7 @@ const lineOf = (event: RunEvent, state: RunState): string | undefined => {
     case "run-started":
     case "progress":
     case "reading":
+    case "downloading":
       return undefined
     case "node-started":
       return `${event.node}: running (${event.why.join("; ")})`
@@ -120,7 +121,14 @@ const inLines = (stream: NodeJS.WriteStream): Shown => {
       const line = lineOf(event, state)
       if (line !== undefined) say(line)
       if (event.type === "node-started") shown.set(event.node, now)
-      const running = event.type === "progress" ? event.node : event.type === "reading" ? readingOf(event.path) : undefined
+      const running =
+        event.type === "progress"
+          ? event.node
+          : event.type === "reading"
+            ? readingOf(event.path)
+            : event.type === "downloading"
+              ? downloadingOf(event.name)
+              : undefined
       const node = running === undefined ? undefined : state.nodes.get(running)
       if (node === undefined || now - (shown.get(node.id) ?? node.started) <= pipedInterval) return
       shown.set(node.id, now)

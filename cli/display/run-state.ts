@@ -38,6 +38,8 @@ const begun = (id: string, now: number): RunningNode => ({
 
 /** An input that is read, among the nodes that run. */
 export const readingOf = (path: string): string => `reading ${basename(path)}`
+/** One that is fetched. */
+export const downloadingOf = (name: string): string => `downloading ${name}`
 /** "1.2 GB of 4.0 GB, 30%" */
 const readingText = ({ done, total }: { readonly done: number; readonly total: number }): string =>
   `${size(done)} of ${size(total)}, ${Math.min(100, Math.floor((100 * done) / Math.max(1, total)))}%`
@@ -72,8 +74,9 @@ export class RunState {
         this.waiting.delete(event.node)
         this.nodes.set(event.node, begun(event.node, now))
         break
-      case "reading": {
-        const name = readingOf(event.path)
+      case "reading":
+      case "downloading": {
+        const name = event.type === "reading" ? readingOf(event.path) : downloadingOf(event.name)
         if (event.done === event.total) this.nodes.delete(name)
         else {
           const node = this.nodes.get(name) ?? begun(name, now)

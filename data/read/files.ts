@@ -2,6 +2,7 @@
 import { readdir, stat } from "node:fs/promises"
 import { basename, join, relative } from "node:path"
 import { ArtifactError } from "../../schemas/artifact.ts"
+import { isDataFile, looksLikeData, mixedSplits } from "../../schemas/data-files.ts"
 import { filesMatching, isPattern, patternBase } from "../../schemas/file-pattern.ts"
 
 export interface DataFile {
@@ -9,14 +10,6 @@ export interface DataFile {
   /** What it is called among the others: its path below the folder or the pattern's fixed part. */
   readonly name: string
 }
-
-/** How data files are called; a folder may hold others (README.md, LICENSE, dataset_info.json), which are no data. */
-const dataName = /\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|feather|ipc|txt)(\.(gz|zst))?$/i
-/** What `datasets` writes beside its rows. */
-const sideFile = /^(dataset_infos?|dataset_dict|state|config|croissant)\.json$/
-/** The part of a file's name that says which split it is of, as the Hub names files. */
-const splitOf = (name: string): string | undefined =>
-  /(?:^|[-_./])(train|test|validation|valid|val|dev|eval)(?=$|[-_./])/i.exec(name)?.[1]?.toLowerCase()
 
 const refused = (path: string, expected: string, found: string, hint: string) =>
   ArtifactError.of({ doing: `Reading ${path}`, expected, found, hint })
@@ -28,7 +21,7 @@ const listBelow = async (folder: string, below = "", depth = 0): Promise<Array<s
     if (name.startsWith(".")) continue
     const path = join(below, name)
     const found = await stat(join(folder, path)).catch((cause: NodeJS.ErrnoException) => {
-      if (!dataName.test(name)) return undefined
+      if (!looksLikeData(name)) return undefined
       const hint = "Restore what it leads to, or remove it: its rows would be missing without a word."
       throw refused(
         join(folder, path),
@@ -38,25 +31,17 @@ const listBelow = async (folder: string, below = "", depth = 0): Promise<Array<s
       )
     })
     if (found?.isDirectory()) out.push(...(await listBelow(folder, path, depth + 1)))
-    else if (found?.isFile() && dataName.test(name) && !sideFile.test(name)) out.push(path)
+    else if (found?.isFile() && isDataFile(name)) out.push(path)
   }
   return out
 }
 
 /** Refuses files of which some are of one split and some of another: they would train on what they are judged by. */
 const checkSplits = (path: string, names: ReadonlyArray<string>): void => {
-  const splits = [...Map.groupBy(names, splitOf)].filter(([split]) => split !== undefined)
-  if (splits.length < 2) return
-  const [[first, example]] = splits as [[string, [string, ...Array<string>]]]
-  const pattern = example[0].replace(/[^/]*$/, (name) =>
-    name.replace(/(train|test|validation|valid|val|dev|eval).*(?=\.\w+(\.\w+)?$)/i, "$1*")
-  )
-  throw refused(
-    path,
-    "files of one split",
-    splits.map(([split, of]) => `${of.length} of ${split}`).join(", "),
-    `Name those of one: ${join(path, pattern)} for ${first}.`
-  )
+  const mixed = mixedSplits(names)
+  if (mixed === undefined) return
+  const { first, found, pattern } = mixed
+  throw refused(path, "files of one split", found, `Name those of one: ${join(path, pattern)} for ${first}.`)
 }
 
 /** The data files of a path, in the order of their names. Rejects with an ArtifactError where there is none. */

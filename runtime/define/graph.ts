@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type { ArtifactType } from "../../schemas/artifact.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
+import { isHubName, parseHubName } from "../../schemas/hub-name.ts"
 import { ConfigError, type ConfigSchema, decodeConfig, hyperInfo } from "../../schemas/hyper.ts"
 import { own } from "../../schemas/own.ts"
 import { encodingOf, remember } from "../encoding.ts"
@@ -11,6 +12,7 @@ import type { Sizes } from "./cost.ts"
 import { type AnyNode, isNode, type NodeLimits } from "./node.ts"
 import type { AnyPipeline } from "./pipeline.ts"
 import { larger, type Placement } from "./placement.ts"
+import type { RemoteFiles } from "./remote.ts"
 import { portOf, type StageInfo } from "./stage-info.ts"
 
 export interface StageNode {
@@ -30,7 +32,10 @@ export interface StageNode {
 export interface FileNode {
   readonly kind: "file"
   readonly id: string
+  /** On the disk; of what is on the Hub its name (schemas/hub-name.ts), until a run or a plan looks it up. */
   readonly path: string
+  /** What is on the Hub, once it is looked up; `path` is then where it is when it is fetched. */
+  readonly remote?: RemoteFiles
   readonly type: ArtifactType<any>
   readonly expected?: Sizes | undefined
 }
@@ -296,8 +301,14 @@ const postorder = (outputs: Readonly<Record<string, AnyNode>>): Effect.Effect<Ar
     return order
   })
 
-const defaultName = (node: AnyNode): string =>
-  node.definition.kind === "file" ? `file:${node.definition.path.split("/").at(-1)}` : node.definition.stage.name
+const defaultName = ({ definition }: AnyNode): string => {
+  if (definition.kind === "stage") return definition.stage.name
+  const { path } = definition
+  const last = (text: string) => text.split("/").at(-1)
+  if (!isHubName(path)) return `file:${last(path)}`
+  const name = parseHubName(path)
+  return `file:${name.path === undefined ? name.name : last(name.path)}`
+}
 
 const nameNodes = (order: ReadonlyArray<AnyNode>): Effect.Effect<Map<AnyNode, string>, PipelineError> =>
   Effect.gen(function* () {

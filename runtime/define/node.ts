@@ -1,8 +1,9 @@
 /** A node: a stage applied to nodes and a config, or a file of the user's. A plain lazy value; nothing runs by making one. */
 import { resolve } from "node:path"
 import { type ArtifactType, External, type ExternalFile } from "../../schemas/artifact.ts"
+import { hubNameText, isHubName, parseHubName } from "../../schemas/hub-name.ts"
 import { own } from "../../schemas/own.ts"
-import { PipelineError } from "../errors.ts"
+import { messageOf, PipelineError } from "../errors.ts"
 import type { Sizes } from "./cost.ts"
 import { type Placement, placementBounds } from "./placement.ts"
 import type { StageInfo } from "./stage-info.ts"
@@ -110,10 +111,18 @@ export const isNode = (value: unknown): value is AnyNode => typeof value === "ob
 
 /**
  * A file or folder of the user's, or the files of a pattern ("data/*.parquet"), by content: path, owner and times do not count. Relative paths are from the
- * working directory.
+ * working directory. "hf:owner/name@revision:path" is a model on the Hugging Face Hub, "hf:datasets/owner/name@revision:path" a data set there, by its commit.
  */
 export const fileAt = (path: string): Node<ExternalFile> => {
   // It would stand for the working directory, all of which would be read.
   if (path === "") throw new PipelineError({ message: "the path of an input is empty. Give the path of a file or folder." })
-  return makeNode({ kind: "file", path: resolve(path), name: undefined, type: External })
+  return makeNode({ kind: "file", path: isHubName(path) ? hubText(path) : resolve(path), name: undefined, type: External })
+}
+
+const hubText = (path: string): string => {
+  try {
+    return hubNameText(parseHubName(path))
+  } catch (cause) {
+    throw new PipelineError({ message: messageOf(cause) })
+  }
 }

@@ -11,7 +11,7 @@ export interface RecordedNode {
   readonly type: string
   /** Ids by port: one, several, or null for an open port. */
   readonly inputs: Readonly<Record<string, string | ReadonlyArray<string> | null>>
-  /** Of a file. */
+  /** Of a file; of what is on the Hub its name, with the commit. */
   readonly path?: string
   /** What of its config is not the default, also what is in no key (paths, concurrency). */
   readonly config?: Readonly<Record<string, unknown>>
@@ -37,7 +37,7 @@ export const recordedGraph = (graph: Graph): RecordedGraph => {
   const stages = new Map<string, RecordedStage>()
   const nodes = [...graph.nodes.values()].map((node): RecordedNode => {
     const type = node.type.name
-    if (node.kind === "file") return { id: node.id, stage: null, type, inputs: {}, path: node.path }
+    if (node.kind === "file") return { id: node.id, stage: null, type, inputs: {}, path: node.remote?.pinned ?? node.path }
     const { config, inputs, stage } = node
     let known = stages.get(stage.name)
     if (known === undefined) {

@@ -7,11 +7,12 @@ import { didYouMean } from "../../schemas/did-you-mean.ts"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
 import { cacheKey } from "../key/cache-key.ts"
 import { PipelineError, type StoreError } from "../errors.ts"
-import { buildGraph, nodeNamed, type StageNode } from "../define/graph.ts"
+import { nodeNamed, type StageNode } from "../define/graph.ts"
 import type { Numerics } from "../key/numerics.ts"
 import type { Pipeline } from "../define/pipeline.ts"
 import { changes, codeChanges, codeParts } from "../run/changes.ts"
-import { graphOptions, machineOf, type RunOptions } from "../run/options.ts"
+import { graphOf } from "../run/inputs.ts"
+import { machineOf, type RunOptions } from "../run/options.ts"
 import { type Plan, planGraph } from "../run/plan.ts"
 import { Journal, type JournalOperations } from "../store/journal.ts"
 import { type HeldStore, Store } from "../store/store.ts"
@@ -49,7 +50,7 @@ export const bless = <Params extends ConfigSchema>(
   options: BlessOptions
 ): Effect.Effect<Blessed, PipelineError | ConfigError | StoreError, Store | Journal | Numerics> =>
   Effect.gen(function* () {
-    const graph = yield* buildGraph(pipeline, params, graphOptions(options))
+    const graph = yield* graphOf(pipeline, params, options)
     const id = nodeNamed(graph, name)
     const node = id === undefined ? undefined : graph.nodes.get(id)
     if (node === undefined || node.kind === "file") {

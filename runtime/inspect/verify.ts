@@ -11,7 +11,7 @@ import * as Exit from "effect/Exit"
 import { artifactDifferences } from "../../schemas/difference.ts"
 import type { ArtifactRef } from "../../schemas/artifact.ts"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
-import { buildGraph, dependencies, type StageNode } from "../define/graph.ts"
+import { dependencies, type StageNode } from "../define/graph.ts"
 import type { Pipeline } from "../define/pipeline.ts"
 import { messageOf, type PipelineError, StageError, type StoreError } from "../errors.ts"
 import { checkStamp } from "../key/file-source.ts"
@@ -19,7 +19,8 @@ import type { Numerics } from "../key/numerics.ts"
 import type { RunEvent } from "../run/events.ts"
 import type { Execute } from "../run/execute.ts"
 import { Executor } from "../run/executor.ts"
-import { chosenNodes, graphOptions, machineOf, namedNodes, type RunOptions } from "../run/options.ts"
+import { fetchInput, graphOf } from "../run/inputs.ts"
+import { chosenNodes, machineOf, namedNodes, type RunOptions } from "../run/options.ts"
 import { machineFor } from "../run/ranks.ts"
 import { type Plan, planGraph } from "../run/plan.ts"
 import { inputsOf } from "../run/produce.ts"
@@ -72,7 +73,7 @@ export const verify = <Params extends ConfigSchema>(
   given: VerifyOptions = {}
 ): Effect.Effect<Verification, PipelineError | ConfigError | StoreError, Store | Journal | Executor | Numerics> =>
   Effect.gen(function* () {
-    const graph = yield* buildGraph(pipeline, params, graphOptions(given))
+    const graph = yield* graphOf(pipeline, params, given)
     const options = yield* namedNodes(graph, given)
     const selected = chosenNodes(graph, options)
     const journal = yield* Journal
@@ -157,10 +158,13 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
   Effect.gen(function* () {
     const refuse = (message: string) => new StageError({ reason: "Verify", message, isRetryable: false })
     const refs = new Map<string, ArtifactRef<any>>()
+    const stamps = new Map<string, string>()
     for (const id of new Set([...dependencies(node), node.id])) {
       const found = plan.nodes.get(id)!
-      if (found.kind === "file") {
-        refs.set(id, { path: found.path, type: "file", digest: found.digest, contentDigest: found.digest })
+      const input = plan.graph.nodes.get(id)!
+      if (found.kind === "file" && input.kind === "file") {
+        stamps.set(id, input.remote === undefined ? found.stamp : yield* fetchInput(input.remote, emit))
+        refs.set(id, { path: input.path, type: "file", digest: found.digest, contentDigest: found.digest })
         continue
       }
       // The result of a node depends on results that are there: else it would not be there itself.
@@ -197,10 +201,10 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       onProgress: (progress) => emit({ type: "progress", node: node.id, progress })
     })
     for (const id of dependencies(node)) {
-      const found = plan.nodes.get(id)!
-      if (found.kind === "file")
-        yield* checkStamp(found.path, found.stamp, () =>
-          refuse(`The input ${found.path} changed while it was read. Let whatever writes it finish, then verify again.`)
+      const { path } = refs.get(id)!
+      if (stamps.has(id))
+        yield* checkStamp(path, stamps.get(id)!, () =>
+          refuse(`The input ${path} changed while it was read. Let whatever writes it finish, then verify again.`)
         )
     }
     return yield* store.describe(directory, node.type)

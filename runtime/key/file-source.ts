@@ -50,7 +50,7 @@ const filesOf = async (path: string): Promise<{ readonly base: string; readonly 
 }
 
 /** Size, times and inode of a file, or of every file of a folder or pattern: when it is the same, so is the content. */
-const stampOf = async (path: string): Promise<string> => (await look(path)).stamp
+export const stampOf = async (path: string): Promise<string> => (await look(path)).stamp
 
 /** The stamp, the bytes in all, and when the youngest file last changed (milliseconds since 1970). */
 const look = async (path: string): Promise<{ readonly stamp: string; readonly bytes: number; readonly changed: number }> => {
@@ -94,7 +94,7 @@ export const knownDigest = Effect.fnUntraced(function* (path: string, cache: Key
 /** Hears how much of an input is read. */
 export type OnRead = (read: { readonly path: string; /** Bytes. */ readonly done: number; readonly total: number }) => void
 /** Milliseconds between two reports of a reading; small inputs are read before the first. */
-const reportInterval = 200
+export const reportInterval = 200
 
 /** The content digest of a file or folder, and the stamp it had. Bytes are read where they have changed; `onRead` hears of it at intervals and at the end. */
 export const digestFile = Effect.fnUntraced(function* (path: string, cache: KeyCache, onRead: OnRead = () => undefined) {

@@ -10,6 +10,7 @@ import type { Claim } from "../store/in-flight.ts"
 import type { JournalTables } from "../store/journal.ts"
 import type { Trace } from "../store/traces.ts"
 import { isForced, type RunContext } from "./context.ts"
+import { inputName } from "./inputs.ts"
 import type { Produced } from "./produce.ts"
 import type { Recorder } from "./recorder.ts"
 
@@ -27,10 +28,13 @@ interface Finished extends Produced {
 export type Commit = (finished: Finished) => Effect.Effect<Trace | undefined, StageError | StoreError>
 
 export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.Effect<Commit, never, Scope.Scope> => {
-  /** The files of the user's that a node reads: id -> path. Keys have their contents, and others may have the same. */
+  /** The inputs of the user's that a node reads: id -> path, or name on the Hub. Keys have their contents, and others may have the same. */
   const filesOf = (node: StageNode): Readonly<Record<string, string>> =>
     Object.fromEntries(
-      dependencies(node).flatMap((id) => (run.graph.nodes.get(id)!.kind === "file" ? [[id, run.known.get(id)!.path]] : []))
+      dependencies(node).flatMap((id) => {
+        const input = run.graph.nodes.get(id)!
+        return input.kind === "file" ? [[id, inputName(input)]] : []
+      })
     )
 
   const record = (

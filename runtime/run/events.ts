@@ -8,6 +8,8 @@ export type RunEvent =
   | { readonly type: "node-started"; readonly node: string; readonly stage: string; readonly why: ReadonlyArray<string> }
   /** An input is read, to know its content: told of while it takes, and at the end (`done` = `total`, in bytes). */
   | { readonly type: "reading"; readonly path: string; readonly done: number; readonly total: number }
+  /** An input that is on the Hub is fetched, or what is here of it read: told of while it takes, and at the end (`done` = `total`, in bytes). */
+  | { readonly type: "downloading"; readonly name: string; readonly done: number; readonly total: number }
   /** Another run makes it: this one waits for it. */
   | { readonly type: "node-waiting"; readonly node: string; readonly by: string }
   | { readonly type: "progress"; readonly node: string; readonly progress: Progress }

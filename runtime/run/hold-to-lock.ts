@@ -5,10 +5,10 @@ import { own } from "../../schemas/own.ts"
 import { formatVersion } from "../key/cache-key.ts"
 import { digestOf } from "../encoding.ts"
 import { PipelineError, type StoreError } from "../errors.ts"
-import { digestFile } from "../key/file-source.ts"
 import type { KeyCache } from "../key/key-cache.ts"
 import { configForKey, type Graph } from "../define/graph.ts"
 import type { Facts } from "./facts.ts"
+import { digestInput } from "./inputs.ts"
 import type { LockFile } from "./lock-file.ts"
 import type { NodeResult, RunResult } from "./events.ts"
 import type { RunOptions } from "./options.ts"
@@ -34,7 +34,7 @@ export const lockFileOf = (
     threads: options.threads ?? 1,
     inputs: Object.fromEntries(
       nodes.flatMap((node) =>
-        node.kind === "file" ? [[node.id, { path: relative(folder, node.path), digest: digests.get(node.id)! }]] : []
+        node.kind === "file" ? [[node.id, { path: node.remote?.pinned ?? relative(folder, node.path), digest: digests.get(node.id)! }]] : []
       )
     ),
     nodes: Object.fromEntries(
@@ -141,7 +141,7 @@ export const holdToLock = (
     const digests = new Map<string, string>()
     for (const node of graph.nodes.values())
       if (node.kind === "file")
-        digests.set(node.id, (yield* digestFile(node.path, cache, (read) => options.onEvent?.({ type: "reading", ...read }))).digest)
+        digests.set(node.id, (yield* digestInput(node, cache, (read) => options.onEvent?.({ type: "reading", ...read }))).digest)
     const found = differences(lock, lockFileOf(graph, facts, options, process.cwd(), digests, new Map()))
     if (found.length > 0)
       return yield* new PipelineError({

@@ -17,6 +17,7 @@ import { drifted, driftOf } from "./changes.ts"
 import { makeCommit } from "./commit.ts"
 import { isForced, type RunContext } from "./context.ts"
 import { fairSemaphore } from "./fair-semaphore.ts"
+import { makeFetchInputs } from "./fetch-inputs.ts"
 import type { Finder } from "./find.ts"
 import { checkpointFolder, isJob, limitsOf, produce } from "./produce.ts"
 import type { Recorder } from "./recorder.ts"
@@ -44,6 +45,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
   Effect.gen(function* () {
     const { emit, journal, known, store, verified } = run
     const commit = yield* makeCommit(run, recorder)
+    const fetchInputs = makeFetchInputs(run)
     const data = fairSemaphore(Math.max(1, run.options.jobs ?? 1))
     const tensors = fairSemaphore(1)
     const jobs = fairSemaphore(run.options.slurmJobs ?? usualSlurmJobs)
@@ -175,6 +177,13 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
 
     return Effect.fnUntraced(function* (node, key, parts, suspect) {
       if (yield* takeShared(node, key, parts, suspect)) return true
+      const missing = yield* fetchInputs(node)
+      if (missing !== undefined) {
+        known.delete(node.id)
+        recorder.recordSoon(recorder.executionOf(node, key, parts, { status: "failed", error: missing }))
+        recorder.report(node, { status: "failed", milliseconds: 0, key, digest: null, metrics: {}, error: missing })
+        return false
+      }
       const permits = isJob(run.options, node) ? jobs : node.stage.resources.tensors === true ? tensors : data
       let told = ""
       for (;;) {

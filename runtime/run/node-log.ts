@@ -146,6 +146,7 @@ export const writeNodeLogs = (
         // A node that waits for another run has no log here.
         case "node-waiting":
         case "reading":
+        case "downloading":
         case "run-finished":
           break
       }

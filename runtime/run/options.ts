@@ -4,6 +4,7 @@ import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { ancestors, descendants, type Graph, nodeNamed, type Settings } from "../define/graph.ts"
 import type { NodeLimits } from "../define/node.ts"
 import { PipelineError } from "../errors.ts"
+import type { Hub } from "../hub/hub.ts"
 import type { RunEvent } from "./events.ts"
 import type { Interruption } from "./execute.ts"
 import type { SharedPlace } from "../shared/open.ts"
@@ -37,6 +38,8 @@ export interface RunOptions {
   readonly checkpointSteps?: number
   /** The command line that asks for the same again, where there is one: recorded with the run. */
   readonly again?: CommandLine
+  /** Looks up what is on the Hugging Face Hub: what runs share, they take at the same commits. One of its own for each run unless given. */
+  readonly hub?: Hub
   /** What `freeze` wrote: the run does not start when anything differs from it, and fails when a result does. */
   readonly locked?: LockFile
   /** Where stages run, unless their nodes say otherwise; "local" unless given. */

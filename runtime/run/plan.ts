@@ -1,12 +1,11 @@
 /** What a run would do: for each node whether its result is there, must be made, or depends on what an input turns out to be; and why. */
 import * as Effect from "effect/Effect"
-import { isThere } from "../../schemas/file-pattern.ts"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
-import { buildGraph, dependencies, type Graph } from "../define/graph.ts"
+import { dependencies, type Graph } from "../define/graph.ts"
 import type { Pipeline } from "../define/pipeline.ts"
 import type { PipelineError, StoreError } from "../errors.ts"
 import type { KeyParts } from "../key/cache-key.ts"
-import { digestFile, type OnRead } from "../key/file-source.ts"
+import type { OnRead } from "../key/file-source.ts"
 import type { Numerics } from "../key/numerics.ts"
 import { Journal } from "../store/journal.ts"
 import { Store } from "../store/store.ts"
@@ -15,9 +14,11 @@ import { checkAgreements, lookAtInputs, userFolders } from "./agreements.ts"
 import { changes, driftOf } from "./changes.ts"
 import { type Facts, gatherFacts } from "./facts.ts"
 import { findAll } from "./found.ts"
-import { chosenNodes, graphOptions, type Machine, machineOf, namedNodes, type RunOptions } from "./options.ts"
+import { digestInput, graphOf, inputName, isInputThere } from "./inputs.ts"
+import { chosenNodes, type Machine, machineOf, namedNodes, type RunOptions } from "./options.ts"
 
 export type PlannedNode =
+  /** `path`: of what is on the Hub its name, with the commit; it has no stamp before it is fetched (""). */
   | { readonly kind: "file"; readonly id: string; readonly path: string; readonly digest: string; readonly stamp: string }
   /** A file or folder of the user's that is not there yet. */
   | { readonly kind: "awaited"; readonly id: string; readonly path: string }
@@ -75,7 +76,7 @@ export const plan = <Params extends ConfigSchema>(
   Store | Journal | Numerics
 > =>
   Effect.gen(function* () {
-    const graph = yield* buildGraph(pipeline, params, graphOptions(given))
+    const graph = yield* graphOf(pipeline, params, given)
     const options = yield* namedNodes(graph, given)
     const selected = chosenNodes(graph, options)
     const store = yield* Store
@@ -106,8 +107,8 @@ export const planGraph = (
     const files = new Map<string, PlannedNode & { readonly digest?: string }>()
     for (const node of graph.nodes.values()) {
       if (node.kind !== "file") continue
-      if (missing === "await" && !isThere(node.path)) files.set(node.id, { kind: "awaited", id: node.id, path: node.path })
-      else files.set(node.id, { kind: "file", id: node.id, path: node.path, ...(yield* digestFile(node.path, journal, onRead)) })
+      if (missing === "await" && !isInputThere(node)) files.set(node.id, { kind: "awaited", id: node.id, path: node.path })
+      else files.set(node.id, { kind: "file", id: node.id, path: inputName(node), ...(yield* digestInput(node, journal, onRead)) })
     }
     const found = yield* findAll(graph, facts, (id) => files.get(id)?.digest, { journal, store }, force)
     const nodes = new Map<string, PlannedNode>()

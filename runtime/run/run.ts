@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
-import { buildGraph, dependencies, type FileNode, type Graph } from "../define/graph.ts"
+import { dependencies, type Graph } from "../define/graph.ts"
 import { recordedGraph } from "../define/recorded-graph.ts"
 import type { AnyNode } from "../define/node.ts"
 import type { Pipeline } from "../define/pipeline.ts"
@@ -28,6 +28,7 @@ import { type Finder, makeFinder } from "./find.ts"
 import { findAll } from "./found.ts"
 import { writeLiveSteps } from "./live-steps.ts"
 import { holdResults, holdToLock } from "./hold-to-lock.ts"
+import { graphOf } from "./inputs.ts"
 import { makeMaker } from "./make.ts"
 import { writeNodeLogs } from "./node-log.ts"
 import { chosenNodes, graphOptions, machineOf, namedNodes, type RunOptions } from "./options.ts"
@@ -44,7 +45,7 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
   given: RunOptions = {}
 ): Effect.Effect<RunResult<keyof Outputs & string>, PipelineError | ConfigError | StoreError, Store | Journal | Executor | Numerics> =>
   Effect.gen(function* () {
-    const graph = yield* buildGraph(pipeline, params, graphOptions(given))
+    const graph = yield* graphOf(pipeline, params, given)
     const options = yield* namedNodes(graph, given)
     const selected = chosenNodes(graph, options)
     const journal = yield* Journal
@@ -162,15 +163,12 @@ const takeFound = Effect.fnUntraced(function* (context: RunContext, finder: Find
   const { facts, graph, journal, known } = context
   // A file whose content is not known yet is read while other nodes run.
   for (const node of graph.nodes.values()) {
-    const seen = node.kind === "file" ? yield* knownDigest(node.path, journal) : undefined
-    if (seen !== undefined)
-      known.set(node.id, {
-        digest: seen.digest,
-        contentDigest: seen.digest,
-        path: (node as FileNode).path,
-        type: node.type.name,
-        stamp: seen.stamp
-      })
+    if (node.kind !== "file") continue
+    const { path, remote } = node
+    const seen = remote ?? (yield* knownDigest(path, journal))
+    if (seen === undefined) continue
+    const { digest } = seen
+    known.set(node.id, { digest, contentDigest: digest, path, type: node.type.name, ...("stamp" in seen && { stamp: seen.stamp }) })
   }
   const settled = new Set(known.keys())
   const found = yield* findAll(graph, facts, (id) => known.get(id)?.contentDigest, context, new Set(context.options.force))

@@ -5,7 +5,6 @@
 import * as Effect from "effect/Effect"
 import type { ArtifactType, ReportType } from "../../schemas/artifact.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
-import { isThere } from "../../schemas/file-pattern.ts"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
 import { PipelineError, type StoreError } from "../errors.ts"
 import { buildGraph, type Settings } from "../define/graph.ts"
@@ -15,9 +14,11 @@ import type { Numerics } from "../key/numerics.ts"
 import type { AnyPipeline, Pipeline } from "../define/pipeline.ts"
 import type { Journal } from "../store/journal.ts"
 import type { CommandLine } from "../store/asked.ts"
+import { Hub } from "../hub/hub.ts"
 import type { Store } from "../store/store.ts"
 import type { RunResult } from "./events.ts"
 import type { Executor } from "./executor.ts"
+import { isInputThere } from "./inputs.ts"
 import { chosenNodes, namedNodes, type RunOptions } from "./options.ts"
 import { run } from "./run.ts"
 
@@ -105,6 +106,8 @@ export const sweep = <Params extends ConfigSchema, Outputs extends Readonly<Reco
       }
     })
     yield* checkPoints(pipeline, points, Object.keys(grid), options)
+    // One for all: a branch that moves meanwhile is the same for each combination.
+    const hub = options.hub ?? new Hub()
     let isMeasured = false
     const out: Array<SweepPoint<keyof Outputs & string>> = []
     for (const [index, { values, params: given, settings, seed }] of points.entries()) {
@@ -113,7 +116,8 @@ export const sweep = <Params extends ConfigSchema, Outputs extends Readonly<Reco
         ...options,
         settings,
         seed,
-        ...(options.again === undefined ? {} : { again: againWith(options.again, values, fields) })
+        ...(options.again === undefined ? {} : { again: againWith(options.again, values, fields) }),
+        hub
       }).pipe(
         Effect.flatMap((result) =>
           Effect.map(measuresOf(result), (measures) => {
@@ -162,7 +166,7 @@ const checkPoints = (pipeline: AnyPipeline, points: ReadonlyArray<Point>, swept:
           const graph = yield* buildGraph(pipeline, params, { settings, seed, flagOf })
           const selected = chosenNodes(graph, yield* namedNodes(graph, options))
           for (const node of graph.nodes.values())
-            if (node.kind === "file" && (selected === undefined || selected.has(node.id)) && !isThere(node.path))
+            if (node.kind === "file" && (selected === undefined || selected.has(node.id)) && !isInputThere(node))
               return yield* new PipelineError({ message: `the input ${node.path} does not exist.` })
           const names = [...Object.entries(graph.outputs), ...[...graph.nodes.keys()].map((id) => [id, id] as const)]
           return names.map(([name, id]) => [name, fieldsOf(graph.nodes.get(id)!.type)] as const)

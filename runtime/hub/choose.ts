@@ -1,0 +1,76 @@
+/** Which files of a repository a name stands for, and what whoever reads them is given: a folder, a file or a pattern. */
+import { matchesGlob } from "node:path"
+import { isDataFile, mixedSplits } from "../../schemas/data-files.ts"
+import { didYouMean } from "../../schemas/did-you-mean.ts"
+import { type HubName, hubNameText } from "../../schemas/hub-name.ts"
+import { PipelineError } from "../errors.ts"
+import type { RemoteFile } from "./cache.ts"
+
+/** What of a model is wanted: all that it takes to run it, or what its tokenizer is made of. */
+export type Wanted = "all" | "tokenizer"
+
+export interface Chosen {
+  readonly files: ReadonlyArray<RemoteFile>
+  /** Where in a folder that holds them is what the name stands for; "" for the folder. */
+  readonly place: string
+}
+
+/** What is read of a model's folder, and its license, which goes with it. Not what else repositories hold: weights for PyTorch, ONNX or GGUF, Mistral's own files. */
+const modelFile =
+  /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|adapter_config|base|caravan|model\.safetensors\.index)\.json$|^(tokenizer\.model|chat_template\.jinja)$|^(LICENSE|NOTICE|USE_POLICY)(\.\w+)?$/i
+const weights = /^(?:model|pytorch_model|adapter_model)(-\d+-of-\d+)?\.safetensors$/
+const pickles = /^(pytorch_model|adapter_model).*\.bin$/
+
+const isHidden = (path: string): boolean => path.split("/").some((segment) => segment.startsWith("."))
+/** Names of what there is, at most so many, for errors. */
+const shownNames = 12
+const listed = (names: ReadonlyArray<string>): string =>
+  names.length === 0
+    ? "nothing"
+    : `${names.slice(0, shownNames).join(", ")}${names.length > shownNames ? ` and ${names.length - shownNames} more` : ""}`
+
+/** Throws a PipelineError where there is nothing of the kind. */
+export const choose = (name: HubName, files: ReadonlyArray<RemoteFile>, wanted: Wanted): Chosen => {
+  const text = hubNameText(name)
+  const { kind, path } = name
+  const fail = (message: string) => new PipelineError({ message: `Choosing the files of ${text}: ${message}` })
+  if (path !== undefined) {
+    const file = files.find((one) => one.path === path)
+    if (file !== undefined) return { files: [file], place: path }
+  }
+  const below = path === undefined ? files : files.filter((one) => one.path.startsWith(`${path}/`))
+  if (below.length === 0 && path !== undefined) {
+    const matching = /[*?[\]{}]/.test(path) ? files.filter((one) => !isHidden(one.path) && matchesGlob(one.path, path)) : []
+    if (matching.length > 0) return { files: matching, place: "**" }
+    const there = files.filter((one) => !isHidden(one.path)).map((one) => one.path)
+    throw fail(
+      `expected a file or folder of the repository, or a pattern that matches some; found none.${there.length > shownNames ? ` There are: ${listed(there)}.` : didYouMean(path, there)}`
+    )
+  }
+  const nameOf = (one: RemoteFile) => (path === undefined ? one.path : one.path.slice(path.length + 1))
+  const place = path ?? ""
+  if (kind === "dataset") {
+    const data = below.filter((one) => !isHidden(nameOf(one)) && isDataFile(one.path.split("/").at(-1)!))
+    if (data.length === 0)
+      throw fail(
+        `expected data files (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt), found ${listed(below.map(nameOf))}. The Hub converts most data sets: try @refs/convert/parquet.`
+      )
+    const mixed = mixedSplits(data.map(nameOf))
+    if (mixed !== undefined) {
+      const named = hubNameText({ ...name, path: path === undefined ? mixed.pattern : `${path}/${mixed.pattern}` })
+      throw fail(`expected files of one split, found ${mixed.found}. Name those of one: ${named} for ${mixed.first}.`)
+    }
+    return { files: data, place }
+  }
+  const model = below.filter((one) => modelFile.test(nameOf(one)))
+  const tensors = below.filter((one) => weights.test(nameOf(one)))
+  if (wanted === "tokenizer" ? model.length === 0 : tensors.length === 0) {
+    const pickle = below.map(nameOf).find((one) => pickles.test(one))
+    throw fail(
+      pickle !== undefined && wanted === "all"
+        ? `expected weights in safetensors, found ${pickle}, which PyTorch alone reads and which may run any code. Look for a copy in safetensors (many repositories have one as @refs/pr/1), or download and convert it (docs/models.md).`
+        : `expected ${wanted === "all" ? "a model (config.json and model.safetensors, or its shards)" : "a model's or a tokenizer's files"}, found ${listed(below.map(nameOf))}. Name the folder in it with :folder; a data set is hf:datasets/${name.owner}/${name.name}.`
+    )
+  }
+  return { files: wanted === "tokenizer" ? model : below.filter((one) => model.includes(one) || tensors.includes(one)), place }
+}
