@@ -46,6 +46,8 @@ export const parseHubName = (text: string): HubName => {
     throw refuse(alone === undefined ? "This is something else." : `${JSON.stringify(alone)} has no owner: the Hub's page of it names one.`)
   }
   const [, prefix, owner = "", name = "", given, rest] = found
+  if (prefix === undefined && /^(datasets|models|spaces)$/.test(owner))
+    throw refuse(`${JSON.stringify(name)} has no owner: the Hub's page of it names one.`)
   if (prefix === "spaces") throw refuse("Spaces hold neither models nor data.")
   const wrong = [owner, name].find((one) => !isPart(one))
   if (wrong !== undefined) throw refuse(`${JSON.stringify(wrong)} can't be the name of an owner or a repository.`)

@@ -136,7 +136,7 @@ const page = (found: Inspection): ReadonlyArray<string> => {
 export const command: Command = {
   name: "data",
   summary:
-    "caravan data inspect <files...>: what your own files hold, as an import would read them: format, shape, columns, rows, problems by file, line and field, lengths, turns, duplicates, examples. Give files, folders or patterns; they count as one set. docs/data.md has the shapes.",
+    "caravan data inspect <files...>: what your own files hold, as an import would read them: format, shape, columns, rows, problems by file, line and field, lengths, turns, duplicates, examples. Give files, folders, patterns or data sets on the Hugging Face Hub (hf:datasets/owner/name@revision:path); they count as one set. docs/data.md has the shapes.",
   positionals: ["<inspect>", "<files...>"],
   flags: {
     json: { help: "print one JSON document" },
@@ -150,6 +150,7 @@ export const command: Command = {
   examples: [
     "caravan data inspect pairs.jsonl",
     "caravan data inspect 'data/*.parquet' --tokenizer ./llama --json",
+    "caravan data inspect hf:datasets/me/pairs:data/train-*.parquet --tokenizer hf:meta-llama/Llama-3.2-1B",
     "caravan data inspect mine.csv --map prompt=question --map completion=answer"
   ],
   run: async (given) => {

@@ -60,6 +60,7 @@ export const command: Command = {
   examples: [
     "caravan logprobs path/to/checkpoint --ids ids.json --json",
     "caravan logprobs sft --ids ids.json",
+    "caravan logprobs hf:meta-llama/Llama-3.2-1B --ids ids.json",
     "caravan logprobs path/to/base --adapter path/to/adapter --ids ids.json"
   ],
   run: async (given) => {

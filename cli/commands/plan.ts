@@ -75,7 +75,7 @@ const artifactOf = (bytes: number | undefined): object => (bytes === undefined ?
 export const command: Command = {
   name: "plan",
   summary:
-    "Shows which results a run would reuse and which nodes it would run, and why, with an estimate of the cost: whether it fits the GPU, memory by part, disk, tokens, FLOPs, GPU-hours, energy and carbon. Runs nothing, needs no GPU, and input files may still be missing.",
+    "Shows which results a run would reuse and which nodes it would run, and why, with an estimate of the cost: whether it fits the GPU, memory by part, disk, tokens, FLOPs, GPU-hours, energy and carbon. Runs nothing, needs no GPU, and input files may still be missing; of what is on the Hugging Face Hub it fetches the list of files and config.json.",
   positionals: ["<pipeline.ts>"],
   flags: {
     ...pipelineFlags,
@@ -89,6 +89,7 @@ export const command: Command = {
   examples: [
     "caravan plan pipelines/rlhf.ts --set preferences=pairs.jsonl.gz",
     "caravan plan pipelines/rlhf.ts --set preferences=pairs.jsonl.gz --set sft.epochs=3",
+    "caravan plan pipelines/rlhf.ts --set model=hf:meta-llama/Llama-3.2-1B --set preferences=hf:datasets/me/pairs",
     "caravan plan pipelines/llama2-chat.ts --set model=70b --gpu h100 --mfu 0.45"
   ],
   more: describeParameters,

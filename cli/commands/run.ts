@@ -142,7 +142,8 @@ const planMemory = Effect.fnUntraced(function* (pipeline: AnyPipeline, options: 
 
 export const command: Command = {
   name: "run",
-  summary: "Runs a pipeline. Results that are already in the store are reused; progress goes to stderr.",
+  summary:
+    "Runs a pipeline. Results that are already in the store are reused; progress goes to stderr. Where a file or folder may be given, so may hf:owner/name@revision:path, a model on the Hugging Face Hub, or hf:datasets/owner/name@revision:path.",
   positionals: ["<pipeline.ts>"],
   flags: {
     ...pipelineFlags,
@@ -159,6 +160,7 @@ export const command: Command = {
   examples: [
     "caravan run pipelines/rlhf.ts --set preferences=pairs.jsonl.gz",
     "caravan run pipelines/rlhf.ts --set preferences=pairs.jsonl.gz --set sft.learningRate=1e-3",
+    "caravan run pipelines/rlhf.ts --set model=hf:meta-llama/Llama-3.2-1B --set preferences=hf:datasets/me/pairs@v1:train.jsonl",
     "caravan run pipelines/demo.ts --json > run.json",
     "caravan run pipelines/demo.ts --events events.ndjson --timeout 3600 --retries 2",
     "caravan run pipelines/rlhf.ts --locked"

@@ -167,6 +167,7 @@ export const command: Command = {
   examples: [
     "caravan sample rlhf-v5",
     "caravan sample path/to/checkpoint",
+    "caravan sample hf:meta-llama/Llama-3.2-1B-Instruct",
     "caravan sample path/to/base --adapter path/to/adapter",
     "caravan sample path/to/checkpoint --prompts prompts.txt --temperature 0.6 --json",
     "caravan sample path/to/policy --helpfulness path/to/reward --safety path/to/other-reward"

@@ -23,7 +23,11 @@ export const command: Command = {
     "Prints the token ids of each line of stdin, without BOS or EOS. Only LF ends a line, white space is kept, and an empty line gives no ids.",
   positionals: ["<tokenizer>"],
   flags: { json: { help: "print a JSON array of arrays instead of one line of ids per line" } },
-  examples: ["echo 'Hello world' | caravan tokenize tokenizer.model", "caravan tokenize sft --json < lines.txt"],
+  examples: [
+    "echo 'Hello world' | caravan tokenize hf:meta-llama/Llama-3.2-1B",
+    "echo 'Hello world' | caravan tokenize tokenizer.model",
+    "caravan tokenize sft --json < lines.txt"
+  ],
   run: async (given) => {
     const tokenizer = await Effect.runPromise(loadTokenizer(await artifactPath(given.positionals[0]!, "tokenizer")))
     const ids = (await readLines()).map((line) => tokenizer.encode(line))

@@ -18,7 +18,7 @@ export interface Chosen {
 /** What is read of a model's folder, and its license, which goes with it. Not what else repositories hold: weights for PyTorch, ONNX or GGUF, Mistral's own files. */
 const modelFile =
   /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|adapter_config|base|caravan|model\.safetensors\.index)\.json$|^(tokenizer\.model|chat_template\.jinja)$|^(LICENSE|NOTICE|USE_POLICY)(\.\w+)?$/i
-const weights = /^(?:model|pytorch_model|adapter_model)(-\d+-of-\d+)?\.safetensors$/
+const weights = /^(model|adapter_model)(-\d+-of-\d+)?\.safetensors$/
 const pickles = /^(pytorch_model|adapter_model).*\.bin$/
 
 const isHidden = (path: string): boolean => path.split("/").some((segment) => segment.startsWith("."))

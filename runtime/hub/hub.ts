@@ -21,6 +21,13 @@ const mostPages = 1000
 /** Looking a name up is given up sooner than a download. */
 const lookupTries = 2
 
+/** A repository at the end of its main branch. */
+export interface RepositoryNow {
+  readonly commit: string
+  readonly isPrivate: boolean
+  readonly paths: ReadonlyArray<string>
+}
+
 export class Hub {
   readonly #given: HubSettings | undefined
   readonly #commits = new Map<string, Promise<string>>()
@@ -44,6 +51,20 @@ export class Hub {
     const listed = cache.listIn(repository, commit) ?? (await this.#list(name, repository, commit, options.signal))
     const { files, place } = choose(name, listed, options.wanted ?? "all")
     return this.#files(name, commit, files, place)
+  }
+
+  /** The repository as it is now, for whoever is to write to it; undefined where there is none, or the token may not see it. Rejects as `resolve` does. */
+  async repository(text: string): Promise<RepositoryNow | undefined> {
+    const name = hubNameOf(text)
+    const doing = `Looking up ${hubNameText(name)}`
+    if (this.#settings.isOffline) throw new StoreError({ message: `${doing}: HF_HUB_OFFLINE is set. Run it with a network.` })
+    const found = await this.#json(apiOf(this.#settings, name, "revision/main"), doing, name, { accept: [404] })
+    if (found.status === 404) return undefined
+    const { private: isPrivate, sha } = found.body as { readonly private?: unknown; readonly sha?: unknown }
+    if (typeof sha !== "string" || !isCommit(sha) || typeof isPrivate !== "boolean")
+      throw strange(doing, "the hash of a commit, and whether it is private")
+    const files = await this.#list(name, cache.repositoryIn(this.#settings.cache, name), sha, undefined)
+    return { commit: sha, isPrivate, paths: files.map(({ path }) => path) }
   }
 
   #files(name: HubName, commit: string, files: ReadonlyArray<cache.RemoteFile>, place: string): RemoteFiles {
@@ -112,8 +133,9 @@ export class Hub {
       })
     }
     const kept = known === undefined ? "" : `, or set HF_HUB_OFFLINE=1 to take ${known}, which ${revision} was when it was last looked up`
-    const { sha } = (await this.#json(apiOf(this.#settings, name, `revision/${encodeURIComponent(revision)}`), doing, name, signal, kept))
-      .body as {
+    const { sha } = (
+      await this.#json(apiOf(this.#settings, name, `revision/${encodeURIComponent(revision)}`), doing, name, { signal, after: kept })
+    ).body as {
       readonly sha?: unknown
     }
     if (typeof sha !== "string" || !isCommit(sha)) throw strange(doing, "the hash of a commit")
@@ -136,7 +158,7 @@ export class Hub {
     let url: string | undefined = apiOf(this.#settings, name, `tree/${commit}?recursive=true`)
     for (let page = 0; url !== undefined; page++) {
       if (page === mostPages) throw strange(doing, `at most ${mostPages} pages`)
-      const { body, next } = await this.#json(url, doing, name, signal)
+      const { body, next } = await this.#json(url, doing, name, { signal })
       if (!Array.isArray(body)) throw strange(doing, "a list of files")
       for (const entry of body as ReadonlyArray<unknown>) {
         const file = remoteFile(entry, doing)
@@ -151,17 +173,32 @@ export class Hub {
     return found
   }
 
-  async #json(url: string, doing: string, { kind, name, owner }: HubName, signal: AbortSignal | undefined, after = "") {
+  /** An answer in JSON, and the address of the next page of it. */
+  async #json(
+    url: string,
+    doing: string,
+    { kind, name, owner }: HubName,
+    {
+      accept = [],
+      after = "",
+      signal
+    }: { readonly accept?: ReadonlyArray<number>; readonly after?: string; readonly signal?: AbortSignal | undefined }
+  ) {
     const hint = kind === "model" ? ` A data set is hf:datasets/${owner}/${name}.` : ""
     return attempt(doing, () =>
       persist(
         this.#settings.waits.slice(0, lookupTries),
         signal,
         () =>
-          request(this.#settings, { url, doing, signal, hint }, async ({ chunks, headers }) => {
+          request(this.#settings, { url, doing, signal, hint, accept }, async ({ chunks, headers, status }) => {
+            if (accept.includes(status)) return { status, body: {} }
             const text = await textOf(chunks, mostText)
             try {
-              return { body: (JSON.parse(text) ?? {}) as unknown, next: /<([^>]+)>;\s*rel="next"/.exec(headers.get("link") ?? "")?.[1] }
+              return {
+                status,
+                body: (JSON.parse(text) ?? {}) as unknown,
+                next: /<([^>]+)>;\s*rel="next"/.exec(headers.get("link") ?? "")?.[1]
+              }
             } catch {
               throw strange(doing, "JSON")
             }

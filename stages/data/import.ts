@@ -1,6 +1,6 @@
 /** From the user's model folders to checkpoints. */
-import { constants, cpSync } from "node:fs"
-import { readdir, writeFile } from "node:fs/promises"
+import { constants } from "node:fs"
+import { copyFile, readdir, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -43,8 +43,8 @@ const importModel = <R extends Role>(
     yield* checkVocabulary(tokenizer, shape, path)
     yield* Effect.promise(async () => {
       for (const name of await readdir(path))
-        if (modelFiles.test(name))
-          cpSync(join(path, name), join(output.path, name), { mode: constants.COPYFILE_FICLONE, dereference: true })
+        // Links are followed, as Hugging Face's cache is made of them: cpSync's dereference takes one to a file for a folder (Node 24.21).
+        if (modelFiles.test(name)) await copyFile(join(path, name), join(output.path, name), constants.COPYFILE_FICLONE)
       if (template !== undefined) await writeFile(join(output.path, templateFile), template)
       await writeRole(output.path, role, tokenizer)
     })

@@ -1,5 +1,5 @@
 /** Importing a model's folder: what is checked before anything is trained, and what its checkpoints carry. */
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { cpSync, existsSync, lstatSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -108,6 +108,14 @@ describe("a model's folder", () => {
     expect(await failure(importPolicy, await folderOf("llama3", undefined, "helpfulness-reward"))).toContain(
       "found missing: lm_head.weight; unknown: score.weight"
     )
+  })
+  it("may be made of links, as Hugging Face's cache is", async () => {
+    const folder = await folderOf("llama3")
+    const links = mkdtempSync(join(root, "links-"))
+    for (const name of readdirSync(folder)) symlinkSync(join(folder, name), join(links, name))
+    const output = await runStage(importPolicy, ref(links), {})
+    expect(lstatSync(join(output.path, "model.safetensors")).isFile()).toBe(true)
+    expect(readFileSync(join(output.path, "model.safetensors")).equals(readFileSync(join(folder, "model.safetensors")))).toBe(true)
   })
   it("with pickles alone is refused with a command that converts them", async () => {
     const folder = await folderOf("llama3", (path) => {
