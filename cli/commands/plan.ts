@@ -1,11 +1,13 @@
 /** `caravan plan`: what a run would do. */
 import * as Effect from "effect/Effect"
+import { dependencies } from "../../runtime/define/graph.ts"
 import { plan, type Plan, type PlannedNode } from "../../runtime/run/plan.ts"
 import { Store } from "../../runtime/store/store.ts"
 import { type Command, exitCodes } from "../command.ts"
 import { write, writeJson } from "../output.ts"
 import { costFlags, costMachine, costOfPlan, totalCost } from "../cost.ts"
 import { costTable, statedAssumptions } from "../display/cost-table.ts"
+import { size } from "../display/units.ts"
 import { diskLines, memoryTable } from "../display/memory-table.ts"
 import { freeBytes } from "../disk.ts"
 import { findHome } from "../../runtime/store/home.ts"
@@ -72,6 +74,16 @@ const pinDocument = (made: Plan, node: PlannedNode): object => {
 /** Bytes of the checkpoint that a node would make; null where that is not known. */
 const artifactOf = (bytes: number | undefined): object => (bytes === undefined ? {} : { artifactBytes: Number.isNaN(bytes) ? null : bytes })
 
+/** What a run would fetch from the Hub. */
+const downloadsOf = ({ graph, nodes }: Plan): ReadonlyArray<{ readonly name: string; readonly bytes: number }> => {
+  const read = new Set([...graph.nodes.values()].flatMap((node) => (nodes.get(node.id)!.kind === "hit" ? [] : dependencies(node))))
+  return [...graph.nodes.values()].flatMap((node) =>
+    node.kind === "file" && node.remote !== undefined && read.has(node.id) && !node.remote.isThere()
+      ? [{ name: node.remote.pinned, bytes: node.remote.bytes }]
+      : []
+  )
+}
+
 export const command: Command = {
   name: "plan",
   summary:
@@ -131,9 +143,11 @@ export const command: Command = {
             ]
       ),
       awaited: [...made.nodes.values()].flatMap((node) => (node.kind === "awaited" ? [{ id: node.id, path: node.path }] : [])),
+      downloads: downloadsOf(made),
       cost: { ...machine, total: totalCost(cost), freeDisk: free ?? null, assumptions: statedAssumptions(machine) }
     }
-    const lines = [table(made), ...memoryTable(cost), ...diskLines(cost, free), ...costTable(cost)]
+    const downloads = downloadsOf(made).map(({ bytes, name }) => `A run downloads ${name}: ${size(bytes)}.`)
+    const lines = [table(made), ...downloads, ...memoryTable(cost), ...diskLines(cost, free), ...costTable(cost)]
     if (given.has("json")) writeJson(document)
     else write(`${lines.join("\n")}\n`)
     return exitCodes.ok

@@ -30,7 +30,8 @@ export interface RepositoryNow {
 
 export class Hub {
   readonly #given: HubSettings | undefined
-  readonly #commits = new Map<string, Promise<string>>()
+  /** "owner/name@main" -> the commit. */
+  readonly #commits = new Map<string, string>()
 
   /** `settings`: those of the environment unless given, read when they are first needed. */
   constructor(settings?: HubSettings) {
@@ -45,9 +46,8 @@ export class Hub {
     const name = hubNameOf(text)
     const repository = cache.repositoryIn(this.#settings.cache, name)
     const asked = `${repositoryOf(name)}@${name.revision}`
-    let looking = this.#commits.get(asked)
-    if (looking === undefined) this.#commits.set(asked, (looking = this.#commitOf(name, repository, options.signal)))
-    const commit = await looking
+    const commit = this.#commits.get(asked) ?? (await this.#commitOf(name, repository, options.signal))
+    this.#commits.set(asked, commit)
     const listed = cache.listIn(repository, commit) ?? (await this.#list(name, repository, commit, options.signal))
     const { files, place } = choose(name, listed, options.wanted ?? "all")
     return this.#files(name, commit, files, place)

@@ -11,7 +11,7 @@ import { command, removeFolder, type RunDocument, statuses, workFolder } from ".
 import { inProcess } from "./in-process.ts"
 
 // Many commands, each of which a busy machine takes seconds to start a stage of.
-vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 })
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 })
 const folder = workFolder()
 const at = (...names: ReadonlyArray<string>) => join(folder, ...names)
 const pairs = (seed: number) =>
@@ -72,6 +72,7 @@ describe("a pipeline", () => {
   it("takes a model and a data set from the Hub; a plan fetches the model's config.json alone, a run what it needs, the next one nothing", async () => {
     const model = ["--set", "model=hf:me/small"]
     const planned = await json<{
+      readonly downloads: ReadonlyArray<unknown>
       readonly nodes: ReadonlyArray<{ readonly id: string; readonly status: string; readonly artifactBytes?: number }>
     }>("plan", at("pipeline.ts"), ...model)
     expect(planned.nodes.map(({ id, status }) => [id, status])).toEqual([
@@ -81,6 +82,10 @@ describe("a pipeline", () => {
     // What the checkpoint will take is known from the list: its files, but for what is not wanted of them.
     const bytes = Object.values(modelFiles).reduce((sum, content) => sum + content.length, 0)
     expect(planned.nodes[0]!.artifactBytes).toBe(bytes)
+    expect(planned.downloads).toEqual([
+      { name: expect.stringMatching(/^hf:me\/small@[0-9a-f]{40}$/), bytes },
+      { name: `hf:datasets/me/pairs@${dataCommit}:train.jsonl`, bytes: Buffer.byteLength(pairs(seed)) }
+    ])
     expect(new Set(downloads())).toEqual(new Set(["config.json"]))
 
     const first = await running(...model)

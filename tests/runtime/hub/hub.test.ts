@@ -1,5 +1,5 @@
 /** What names on the Hub stand for, over HTTP from a server on loopback that answers as the Hub does. */
-import { fork } from "node:child_process"
+import { fork, spawnSync } from "node:child_process"
 import { once } from "node:events"
 import {
   existsSync,
@@ -34,6 +34,13 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true })
 })
 
+/** Whether a small disk may be made here. */
+const canMount = (() => {
+  const place = mkdtempSync(join(folder, "mount-"))
+  const isMounted = spawnSync("mount", ["-t", "tmpfs", "-o", "size=64k", "none", place]).status === 0
+  spawnSync("umount", ["-l", place])
+  return isMounted
+})()
 /** Bytes that differ everywhere. */
 const bytes = (length: number, seed = 1): Buffer =>
   Buffer.from(Uint32Array.from({ length: Math.ceil(length / 4) }, (_, i) => Math.imul(i + seed, 2654435761)).buffer).subarray(0, length)
@@ -330,6 +337,26 @@ describe("a download", () => {
       /Fetching hf:me\/small@main: 4503599627370496 bytes are needed, and the disk of .* has \d+ free\. .*HF_HUB_CACHE/
     )
     expect(requests("hub").filter(({ path }) => path.includes("/resolve/"))).toEqual([])
+  })
+
+  it.skipIf(!canMount)("on a disk that fills up meanwhile says so, and goes on when there is room", async () => {
+    const disk = mkdtempSync(join(folder, "disk-"))
+    expect(spawnSync("mount", ["-t", "tmpfs", "-o", "size=2m", "none", disk]).status).toBe(0)
+    try {
+      server.faults.set("model.safetensors", (n) => {
+        if (n === 0) spawnSync("dd", ["if=/dev/zero", `of=${join(disk, "filler")}`, "bs=4k"])
+        return false
+      })
+      const full = { HF_HUB_CACHE: join(disk, "hub") }
+      expect(await failure(fetched("hf:me/small:model.safetensors", hub({}, full)))).toMatch(
+        /Downloading model\.safetensors of hf:me\/small to .*ENOSPC.* Free some space, .*HF_HUB_CACHE\. What came so far is kept/
+      )
+      rmSync(join(disk, "filler"))
+      const { path } = await fetched("hf:me/small:model.safetensors", hub({}, full))
+      expect(readFileSync(path).equals(weights)).toBe(true)
+    } finally {
+      spawnSync("umount", ["-l", disk])
+    }
   })
 
   it("from which nothing comes any more is given up and made again", async () => {
