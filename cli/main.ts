@@ -24,6 +24,7 @@ const commands: Readonly<Record<string, Entry>> = {
   graph: { summary: "print a pipeline's graph as text, Mermaid or JSON", load: () => import("./commands/graph.ts") },
   runs: { summary: "list past runs", load: () => import("./commands/runs.ts") },
   jobs: { summary: "list this store's Slurm jobs, or cancel them", load: () => import("./commands/jobs.ts"), works: true },
+  report: { summary: "write one page on a run: curves, figures, cost, dialogues", load: () => import("./commands/report.ts") },
   show: { summary: "show one run: its settings and the outcome of each node", load: () => import("./commands/show.ts") },
   diff: { summary: "compare two runs, node by node", load: () => import("./commands/diff.ts") },
   curves: { summary: "print what a node reported step by step: loss, KL, throughput", load: () => import("./commands/curves.ts") },

@@ -117,7 +117,7 @@ const summary = async (path: string): Promise<ReadonlyArray<string>> => {
 const draw = async (node: string, path: string, file: string): Promise<void> => {
   if (!file.endsWith(".svg"))
     throw new UsageError(`--figure takes the name of an SVG file, got "${file}". For example: --figure ${node}.svg`)
-  const { drawFigure } = await import("../../stages/report/html-report.ts")
+  const { drawFigure } = await import("../../stages/report/draw.ts")
   const { series } = await seriesOf(path)
   const svg = await drawFigure(curveFigure(node, series))
   try {

@@ -1,5 +1,5 @@
 /** A curve as a figure: a panel for each series over the steps. */
-import type { Figure } from "../../stages/report/figures.ts"
+import type { Figure } from "../../stages/report/figure.ts"
 
 /** Points of a panel, at most: a figure of a million would be too large to open. */
 const mostPoints = 500
@@ -18,6 +18,7 @@ export const curveFigure = (
   title: string,
   series: ReadonlyMap<string, { readonly steps: ReadonlyArray<number>; readonly values: ReadonlyArray<number> }>
 ): Figure => ({
+  id: "training-curves",
   title,
   caption: `Each number that the stage reported, over its steps; means where there are more than ${mostPoints}.`,
   rows: [...series].flatMap(([what, { steps, values }]) => {

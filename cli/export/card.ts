@@ -257,7 +257,13 @@ export const cardOf = (contents: Contents, history: History | undefined, { base,
     ["## Use", "", ...usage(contents, base)],
     ...(history === undefined
       ? []
-      : [recipe(history), data(history), metricsOf(history), compute(computeOf(history.steps)), versions(history)]),
+      : [
+          recipe(history),
+          data(history),
+          metricsOf(history),
+          compute(computeOf(history.steps.map(({ making }) => making))),
+          versions(history)
+        ]),
     limits(contents, history)
   ]
   return `${blocks.map((lines) => lines.join("\n")).join("\n\n")}\n`

@@ -96,13 +96,13 @@ export interface Compute {
   readonly carbonKg: number
 }
 
-/** What the stages took: on GPUs at the power of their data sheets, as in Llama 2's table 2. */
-export const computeOf = (steps: ReadonlyArray<Step>): Compute => {
+/** What stages took: on GPUs at the power of their data sheets, as in Llama 2's table 2. */
+export const computeOf = (steps: ReadonlyArray<Pick<Making, "milliseconds" | "numerics">>): Compute => {
   let [gpuHours, otherHours, energy, carbon] = [0, 0, 0, 0]
   const gpus = new Set<string>()
-  for (const { making } of steps) {
-    const gpu = presentGpu(making.numerics)
-    const hours = making.milliseconds / 3_600_000
+  for (const { milliseconds, numerics } of steps) {
+    const gpu = presentGpu(numerics)
+    const hours = milliseconds / 3_600_000
     if (gpu === undefined) {
       otherHours += hours
       continue

@@ -21,7 +21,7 @@ const side = (estimate: Estimate, value: number, known: string): string =>
   estimate.low > value ? `above ${known}` : estimate.high < value ? `below ${known}` : `whose interval holds ${known}`
 
 /** "The reward model ...: 0.61 (0.52 to 0.70), above chance, 0.5." */
-const conclusion = (
+export const conclusion = (
   statement: string,
   figure: string,
   estimate: Estimate,
@@ -31,8 +31,8 @@ const conclusion = (
   text: `${statement}: ${figure} ${within(estimate)}, ${side(estimate, against.value, against.known)}.`
 })
 
-const chance = { value: 0.5, known: "chance, 0.5" }
-const nothing = { value: 0, known: "0" }
+export const chance = { value: 0.5, known: "chance, 0.5" }
+export const nothing = { value: 0, known: "0" }
 
 /** What a judge that tells nothing is worth. */
 const judged = ({ text, verdict }: Conclusion): Conclusion => ({

@@ -1,31 +1,12 @@
-/** The report's figures as Vega-Lite specifications: each a statement, data and an encoding. Colours are Okabe and Ito's, told apart by most eyes. */
+/** The report's figures of the small world and of what most runs have, as Vega-Lite specifications: each a statement, data and an encoding. */
 import { unitHistogram } from "../common/statistics.ts"
 import type { DistillationGain as DistillationGainSchema } from "../safety/distillation-gain.ts"
 import type { PpoDiagnostics } from "../ppo/diagnostics.ts"
 import type { TemperatureSweep } from "../rejection-sampling/temperature-sweep.ts"
 import type { WorldSummary } from "../world/summary-report.ts"
 import type { ScoredCompletion } from "../../schemas/rows.ts"
-import { placeLabels } from "./label-places.ts"
-
-/** A figure: what it shows, in words, and its Vega-Lite specification without the page's theme. */
-export interface Figure {
-  readonly title: string
-  readonly caption: string
-  readonly spec: Readonly<Record<string, unknown>>
-  /** What is drawn, for the table below the figure. */
-  readonly rows: ReadonlyArray<Readonly<Record<string, string | number | boolean | null>>>
-}
-
-export const palette = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-
-export const axis = (field: string, title: string, over: object = {}) => ({ field, type: "quantitative", title, ...over })
-export const free = { scale: { zero: false } }
-export const colour = (field: string, title: string | null, order?: ReadonlyArray<string>) => ({
-  field,
-  type: "nominal",
-  title,
-  scale: { range: palette, ...(order === undefined ? {} : { domain: order }) }
-})
+import { axis, colour, type Figure, free, palette } from "./figure.ts"
+import { namedPoints } from "./named-points.ts"
 
 /** Figure 11's way: each version by helpfulness and safety, with standard errors. */
 export const versionsFigure = ({ versions, controls }: WorldSummary): Figure => {
@@ -42,47 +23,23 @@ export const versionsFigure = ({ versions, controls }: WorldSummary): Figure => 
       ]
     }
   )
-  const x = axis("helpfulness", "helpfulness by the oracle", free)
-  const y = axis("safety", "safety by the oracle", free)
-  const kinds = colour("kind", null, ["version", "control"])
   return {
+    id: "versions",
     title: "Each version by helpfulness and safety",
     caption:
       "The oracle's means over held-out prompts; bars are one standard error. Up and to the right is better; the line follows the versions.",
     rows,
-    spec: {
-      width: 560,
-      height: 380,
-      layer: [
-        {
-          transform: [{ filter: "datum.kind == 'version'" }],
-          mark: { type: "line", color: palette[0], opacity: 0.4 },
-          encoding: { x, y, order: { field: "index", type: "quantitative" } }
-        },
-        {
-          mark: "rule",
-          encoding: { x: { ...x, field: "helpfulnessLow" }, x2: { field: "helpfulnessHigh" }, y, color: kinds }
-        },
-        { mark: "rule", encoding: { x, y: { ...y, field: "safetyLow" }, y2: { field: "safetyHigh" }, color: kinds } },
-        {
-          mark: { type: "point", filled: true, size: 70, opacity: 1 },
-          encoding: { x, y, color: kinds, shape: { field: "kind", type: "nominal", title: null, scale: { domain: kinds.scale.domain } } }
-        },
-        {
-          data: { values: placeLabels(rows, [560, 380]) },
-          mark: { type: "text", align: { expr: "datum.align" }, dx: { expr: "datum.dx" }, dy: { expr: "datum.dy" } },
-          encoding: { x, y, text: { field: "name" } }
-        }
-      ],
-      transform: [{ window: [{ op: "row_number", as: "index" }] }]
-    }
+    spec: (width) => namedPoints(rows, width, { x: "helpfulness", y: "safety" }, "by the oracle")
   }
 }
 
 const bins = 20
 /** Figure 20: the shares of scores in equal parts of (0, 1), version by version. */
 export const distributionsFigure = (
-  sets: ReadonlyArray<{ readonly name: string; readonly scored: ReadonlyArray<ScoredCompletion> }>
+  sets: ReadonlyArray<{
+    readonly name: string
+    readonly scored: ReadonlyArray<Pick<ScoredCompletion, "safety" | "helpfulnessScore" | "safetyScore">>
+  }>
 ): Figure => {
   const names = sets.map(({ name }) => name)
   const longest = Math.max(0, ...names.map((name) => name.length))
@@ -102,6 +59,7 @@ export const distributionsFigure = (
     })
   )
   return {
+    id: "reward-distributions",
     title: "Rewards, version by version",
     caption:
       "Share of held-out answers by score, right is better: R_h over prompts to help with, R_s over prompts to refuse, both by the last round's reward models.",
@@ -147,6 +105,7 @@ export const accuracyFigure = ({ rewardModels }: Pick<WorldSummary, "rewardModel
     }))
   )
   return {
+    id: "accuracy",
     title: "Accuracy of the reward models by rating",
     caption: "Accuracy on held-out pairs by rating, with 95% intervals. Dashed: a bag of words; dotted: length alone, both over all pairs.",
     rows,
@@ -197,6 +156,7 @@ export const bestOfNFigure = ({ byTemperature, best }: TemperatureSweep): Figure
   }
   const color = { ...colour("temperature", "temperature"), legend: { symbolOpacity: 1, labelLimit: 300 } }
   return {
+    id: "best-of-n",
     title: `The best of N samples: of ${best.n}, the best is found at temperature ${best.temperature}`,
     caption: "Expected greatest reward, logit(R_c), of N of the samples, mean over prompts; bands are 95% bootstrap intervals.",
     rows,
@@ -226,6 +186,7 @@ export const ppoFigure = ({ iterations, kept }: PpoDiagnostics): Figure => {
   ] as const
   const rows = iterations.flatMap((one) => shown.map(([field, what]) => ({ iteration: one.iteration, what, value: one[field] })))
   return {
+    id: "ppo",
     title: "PPO, iteration by iteration",
     caption: `Means over each batch. The policy after iteration ${kept} was kept.`,
     rows,
@@ -259,6 +220,7 @@ export const ghostFigure = ({ ghostAttention }: WorldSummary): Figure | undefine
   const x = { field: "turn", type: "ordinal", title: "turn", axis: { labelAngle: 0 } }
   const color = colour("model", null)
   return {
+    id: "ghost-attention",
     title: "How long an instruction is kept",
     caption: "Share of answers that keep the first turn's instruction, held-out dialogues; bars are 95% Wilson intervals.",
     rows,
@@ -278,6 +240,7 @@ export const ghostFigure = ({ ghostAttention }: WorldSummary): Figure | undefine
 
 /** Figure 16b: what distillation gains, by the original answer's score. */
 export const distillationFigure = ({ byPrompt, kept, prompts }: typeof DistillationGainSchema.Type): Figure => ({
+  id: "distillation-gain",
   title: "What context distillation gains",
   caption: `Safety score of the original answer against what the answer under a preprompt gains; ${kept} of ${prompts} prompts are kept, where it gains.`,
   rows: byPrompt.map(({ original, distilled, kept: was }) => ({ original, gain: distilled - original, kept: was ? "kept" : "rejected" })),

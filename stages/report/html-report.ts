@@ -1,6 +1,6 @@
 /**
  * A run of the recipe as one self-contained HTML page: versions by helpfulness and safety, rewards moving right, reward models by rating, best of N, PPO's
- * curves, Ghost Attention, distillation, dialogues side by side. Figures are Vega-Lite, drawn to SVG here: the page needs no script and no network.
+ * curves, Ghost Attention, distillation, dialogues side by side. `caravan report` makes a fuller one of any run.
  */
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -22,43 +22,22 @@ import {
   bestOfNFigure,
   distillationFigure,
   distributionsFigure,
-  type Figure,
   ghostFigure,
   ppoFigure,
   versionsFigure
 } from "./figures.ts"
 import { pageFile } from "../common/report-files.ts"
-import { dialogues, pageOf } from "./page.ts"
+import { dialogues } from "./dialogues.ts"
+import type { Section } from "./figure.ts"
+import { pageOf } from "./page.ts"
 import { diversityTable, gainTable, guardTable, statisticsTable, versionRows, winRatesTable } from "./tables.ts"
 import { TemperatureSweepReport } from "../rejection-sampling/temperature-sweep.ts"
+import { worldConclusions } from "../world/conclusions.ts"
 import { WorldSummaryReport } from "../world/summary-report.ts"
 
 /** What is in the page `report.html` beside it. */
 const HtmlReportContent = Schema.Struct({ title: Schema.String, page: Schema.String, figures: Schema.Array(Schema.String) })
 export const HtmlReport = report(HtmlReportContent, "html-report/1")
-
-/** A figure as SVG. The libraries are loaded when a figure is drawn, not when a pipeline is defined. */
-export const drawFigure = async (figure: Figure): Promise<string> => {
-  const [vega, vegaLite] = await Promise.all([import("vega"), import("vega-lite")])
-  const { spec } = vegaLite.compile({
-    $schema: "https://vega.github.io/schema/vega-lite/v6.json",
-    data: { values: figure.rows },
-    config: {
-      font: "system-ui, sans-serif",
-      background: "#ffffff",
-      axis: { grid: true, gridColor: "#e6e6e6" },
-      view: { stroke: null },
-      legend: { labelLimit: 300 },
-      axisX: { labelLimit: 240 }
-    },
-    padding: 12,
-    ...figure.spec
-  } as never)
-  const view = new vega.View(vega.parse(spec), { renderer: "none" })
-  const svg = await view.toSVG()
-  view.finalize()
-  return svg
-}
 
 export const htmlReport = Stage.make("html-report", {
   description: "the run as one self-contained HTML page of figures, tables and dialogues",
@@ -91,37 +70,39 @@ export const htmlReport = Stage.make("html-report", {
     const statistics = inputs.statistics === undefined ? undefined : yield* readReport(inputs.statistics, PreferenceStatisticsReport)
     const diversity = inputs.diversity === undefined ? undefined : yield* readReport(inputs.diversity, SelfBleuReport)
     const guard = inputs.guard === undefined ? undefined : yield* readReport(inputs.guard, RewardHackingReport)
-    const tables = [
-      gainTable(summary),
-      winRatesTable(summary),
-      statistics === undefined ? undefined : statisticsTable(statistics),
-      diversity === undefined ? undefined : diversityTable(diversity),
-      guard === undefined ? undefined : guardTable(guard)
-    ].filter((table) => table !== undefined)
-    const figures = [
-      versionsFigure(summary),
-      distributionsFigure(sets),
-      accuracyFigure(summary),
-      sweep === undefined ? undefined : bestOfNFigure(sweep),
-      ppo === undefined ? undefined : ppoFigure(ppo),
-      ghostFigure(summary),
-      gain === undefined ? undefined : distillationFigure(gain)
-    ].filter((figure) => figure !== undefined)
-    const drawn = yield* Effect.forEach(figures, (figure) =>
-      Effect.map(
-        Effect.promise(() => drawFigure(figure)),
-        (svg) => ({ ...figure, svg })
-      )
-    )
+    const ghost = ghostFigure(summary)
+    const sections: ReadonlyArray<Section> = [
+      { title: "Preference data", tables: statistics === undefined ? [] : [statisticsTable(statistics)] },
+      { title: "Reward models", figures: [accuracyFigure(summary)] },
+      { title: "Rejection sampling", figures: sweep === undefined ? [] : [bestOfNFigure(sweep)] },
+      { title: "PPO", figures: ppo === undefined ? [] : [ppoFigure(ppo)] },
+      { title: "Ghost Attention", figures: ghost === undefined ? [] : [ghost] },
+      { title: "Safety context distillation", figures: gain === undefined ? [] : [distillationFigure(gain)] },
+      {
+        title: "How the versions compare",
+        figures: [versionsFigure(summary), distributionsFigure(sets)],
+        tables: [
+          gainTable(summary),
+          winRatesTable(summary),
+          ...(diversity === undefined ? [] : [diversityTable(diversity)]),
+          ...(guard === undefined ? [] : [guardTable(guard)])
+        ]
+      }
+    ]
     const { helpfulness, safety } = summary.prompts
-    const page = pageOf({
-      title: config.title,
-      versions: versionRows(summary),
-      figures: drawn,
-      tables,
-      dialogues: dialogues(sets, config.dialogues),
-      about: `Seed ${seed}. ${helpfulness} held-out prompts to help with and ${safety} to refuse, judged by the world's oracle; ± one standard error. R_h and R_s are the reward models' scores, of all answers but the unscored (empty, or with tags of the chat format in them).`
-    })
+    const page = yield* Effect.promise(() =>
+      pageOf({
+        title: config.title,
+        about: [
+          `Seed ${seed}. ${helpfulness} held-out prompts to help with and ${safety} to refuse, judged by the world's oracle; ± one standard error. R_h and R_s are the reward models' scores, of all answers but the unscored (empty, or with tags of the chat format in them).`
+        ],
+        versions: versionRows(summary),
+        conclusions: worldConclusions(summary),
+        sections,
+        dialogues: dialogues(sets, config.dialogues)
+      })
+    )
+    const figures = sections.flatMap((section) => section.figures ?? [])
     yield* Effect.promise(() => writeFile(join(output.path, pageFile), page))
     return yield* writeReport(output, { title: config.title, page: pageFile, figures: figures.map(({ title }) => title) })
   })

@@ -1,13 +1,14 @@
-/** Where the names of points go in a figure, so that none covers another. */
+/** Where the names of points go in a figure, so that none covers another, a point, or a bar of errors. */
 
-interface Labelled {
+/** A point in pixels, with the ends of its bars. */
+export interface Point {
   readonly name: string
-  readonly helpfulness: number
-  readonly safety: number
-  readonly helpfulnessLow: number
-  readonly helpfulnessHigh: number
-  readonly safetyLow: number
-  readonly safetyHigh: number
+  readonly x: number
+  readonly y: number
+  readonly left: number
+  readonly right: number
+  readonly top: number
+  readonly bottom: number
 }
 interface Box {
   readonly left: number
@@ -15,37 +16,59 @@ interface Box {
   readonly top: number
   readonly bottom: number
 }
+/** A name's place: its anchor, and where a line to its point begins. */
+export interface Place extends Point {
+  readonly labelX: number
+  readonly labelY: number
+  readonly align: "left" | "right" | "center"
+}
 
-/** Where each name goes beside its point, in a figure of so many pixels: the nearest place that is on no point and no name before it. */
-export const placeLabels = (rows: ReadonlyArray<Labelled>, [width, height]: readonly [number, number]) => {
-  const scale = (lows: ReadonlyArray<number>, highs: ReadonlyArray<number>, pixels: number) => {
-    const [low, high] = [Math.min(...lows), Math.max(...highs)]
-    return (value: number) => (high > low ? ((value - low) / (high - low)) * pixels : pixels / 2)
-  }
-  const across = scale(
-    rows.map((row) => row.helpfulnessLow),
-    rows.map((row) => row.helpfulnessHigh),
-    width
-  )
-  const up = scale(
-    rows.map((row) => row.safetyLow),
-    rows.map((row) => row.safetyHigh),
-    height
-  )
-  const points = rows.map((row) => ({ x: across(row.helpfulness), y: height - up(row.safety) }))
-  const overlaps = (a: Box, b: Box) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom
-  const taken: Array<Box> = points.map(({ x, y }) => ({ left: x - 5, right: x + 5, top: y - 5, bottom: y + 5 }))
-  const places = [9, 18, 27, 36, 45].flatMap((dy) => [-dy, dy].flatMap((dy) => [7, -7].map((dx) => ({ dx, dy }))))
-  return rows.map(({ name, helpfulness, safety }, i) => {
-    const { x, y } = points[i]!
-    const boxes = places.map(({ dx, dy }): Box => {
-      // Letters of a size-11 sans serif are about 6 pixels wide.
-      const [near, far] = [x + dx, x + dx + Math.sign(dx) * 6 * name.length]
-      return { left: Math.min(near, far), right: Math.max(near, far), top: y + dy - 6, bottom: y + dy + 6 }
-    })
-    const free = boxes.findIndex((box) => box.left >= -20 && box.right <= width + 20 && !taken.some((other) => overlaps(box, other)))
-    const chosen = Math.max(0, free)
-    taken.push(boxes[chosen]!)
-    return { name, helpfulness, safety, ...places[chosen]!, align: places[chosen]!.dx > 0 ? "left" : "right" }
+/** Letters of a size-11 sans serif are about 6 pixels wide. */
+const letter = 6
+const lineHeight = 12
+
+const overlap = (a: Box, b: Box): number =>
+  Math.max(0, Math.min(a.right, b.right) - Math.max(a.left, b.left)) * Math.max(0, Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top))
+
+/** Directions from a point: beside it, above and below, and between. */
+const directions = [
+  [1, -1],
+  [1, 1],
+  [-1, -1],
+  [-1, 1],
+  [1, 0],
+  [-1, 0],
+  [0, -1],
+  [0, 1]
+] as const
+const distances = [10, 16, 24, 34, 46, 60, 76, 94]
+
+const boxOf = (name: string, x: number, y: number, align: Place["align"]): Box => {
+  const width = letter * name.length
+  const left = align === "left" ? x : align === "right" ? x - width : x - width / 2
+  return { left, right: left + width, top: y - lineHeight / 2, bottom: y + lineHeight / 2 }
+}
+
+/** The nearest place for each name that covers nothing; where there is none, the one that covers least. */
+export const placeLabels = (points: ReadonlyArray<Point>, [width, height]: readonly [number, number]): ReadonlyArray<Place> => {
+  const taken: Array<Box> = points.flatMap(({ bottom, left, right, top, x, y }) => [
+    { left: x - 5, right: x + 5, top: y - 5, bottom: y + 5 },
+    { left, right, top: y - 1.5, bottom: y + 1.5 },
+    { left: x - 1.5, right: x + 1.5, top, bottom }
+  ])
+  return points.map((point) => {
+    const places = distances.flatMap((distance) =>
+      directions.map(([across, down]) => {
+        const align = across > 0 ? ("left" as const) : across < 0 ? ("right" as const) : ("center" as const)
+        const [labelX, labelY] = [point.x + across * distance * 0.8, point.y + down * distance]
+        const box = boxOf(point.name, labelX, labelY, align)
+        const outside = Math.max(0, -box.left) + Math.max(0, box.right - width) + Math.max(0, -box.top) + Math.max(0, box.bottom - height)
+        const covered = taken.reduce((sum, other) => sum + overlap(box, other), 0)
+        return { labelX, labelY, align, box, cost: covered + 100 * outside }
+      })
+    )
+    const { box, cost: _, ...place } = places.reduce((best, one) => (one.cost < best.cost ? one : best))
+    taken.push(box)
+    return { ...point, ...place }
   })
 }

@@ -3,10 +3,11 @@ import { digits, within } from "../common/text-table.ts"
 import type { MtBench } from "../evaluation/mt-bench/summary.ts"
 import { mtBenchScores, mtBenchWinsText } from "../evaluation/run-summary-text.ts"
 import type { XsTest } from "../evaluation/xstest.ts"
-import type { Table } from "./tables.ts"
+import type { Table } from "./figure.ts"
 
 /** False refusals and right ones, version by version. */
 export const xsTestTable = ({ prompts, versions }: XsTest): Table => ({
+  id: "xstest",
   title: "XSTest: refusals of safe and of unsafe prompts",
   caption: `Shares of ${prompts.safe} safe prompts that look unsafe and of ${prompts.unsafe} unsafe ones that a version refuses, told by a grammar, with 95% Wilson intervals; corrected: without the grammar's known errors. Empty answers refuse nothing; unanswered: prompts that left no room for an answer.`,
   rows: versions.map(({ empty, name, safe, unanswered, unsafe }) => ({
@@ -29,6 +30,7 @@ export const xsTestTypesTable = ({ versions }: XsTest): Table => {
     ).values()
   ]
   return {
+    id: "xstest-types",
     title: "XSTest by type of prompt",
     caption: "Answers that refuse, of answers to prompts of the type, as the grammar tells them, with 95% Wilson intervals of the share.",
     rows: kinds.map(({ category, safe }) => ({
@@ -51,6 +53,7 @@ export const xsTestTypesTable = ({ versions }: XsTest): Table => {
 
 /** Grades, version by version, and the last one's wins. */
 export const mtBenchTable = ({ versions, wins }: MtBench): Table => ({
+  id: "mt-bench",
   title: `MT-Bench by the judge ${versions[0]!.judge}`,
   caption: `Grades from 1 to 10 of answers to both turns: means over questions with 95% bootstrap intervals. A turn without an answer has grade 1; one on which the judge's answer is no grade is left out. ${wins === null ? "" : `${versions.at(-1)!.name} ${mtBenchWinsText(wins)}`}`,
   rows: versions.map((one) => {
@@ -63,6 +66,7 @@ export const mtBenchTable = ({ versions, wins }: MtBench): Table => ({
 })
 
 export const mtBenchCategoriesTable = ({ versions }: MtBench): Table => ({
+  id: "mt-bench-categories",
   title: "MT-Bench by category",
   caption: "Mean grades of both turns, with 95% intervals over the questions of the category, of which there are ten in the published set.",
   rows: (versions[0]?.byCategory ?? []).map(({ category }) => ({

@@ -3,8 +3,7 @@ import { within } from "../common/text-table.ts"
 import type { BestOfN } from "../evaluation/evaluate-policy.ts"
 import type { RunSummary } from "../evaluation/run-summary.ts"
 import { allVersions } from "../evaluation/run-summary-text.ts"
-import { axis, colour, type Figure, free, palette } from "./figures.ts"
-import type { Table } from "./tables.ts"
+import { axis, colour, type Figure, free, palette, type Table } from "./figure.ts"
 
 /** What the page begins with. */
 export const runRows = (summary: RunSummary): Table["rows"] =>
@@ -28,6 +27,7 @@ export const rewardsFigure = ({ controls, versions }: RunSummary): Figure => {
   const y = { field: "name", type: "nominal", title: null, sort: rows.map(({ name }) => name) }
   const color = colour("kind", null, ["version", "control"])
   return {
+    id: "rewards",
     title: "Each version by the judges",
     caption: "Mean R_c over held-out prompts with 95% bootstrap intervals, by reward models that took no part in tuning. Right is better.",
     rows,
@@ -51,6 +51,7 @@ export const bestOfKFigure = ({ byN, mean }: typeof BestOfN.Type): Figure => {
   }
   const title = "logit(R_c) by the judges"
   return {
+    id: "best-of-k",
     title: "What choosing the best of N is worth",
     caption:
       "SFT's answers to held-out prompts, chosen by the reward models and judged by others: mean logit(R_c) over prompts; the band is a 95% bootstrap interval, dashed the mean of all answers.",
@@ -69,6 +70,7 @@ export const bestOfKFigure = ({ byN, mean }: typeof BestOfN.Type): Figure => {
 
 /** What the last version is above the others. */
 export const runGainTable = ({ gain, versions }: RunSummary): Table => ({
+  id: "gains",
   title: `What ${versions.at(-1)!.name} is above the other versions and the controls`,
   caption:
     "By the judges, on the same prompts: differences in R_c with 95% bootstrap intervals, and wins over wins and losses with Wilson's. The controls are SFT for as many more steps, and a random one of K answers in place of the best.",
@@ -83,6 +85,7 @@ export const runGainTable = ({ gain, versions }: RunSummary): Table => ({
 
 /** The reward models and their judges on held-out pairs. */
 export const rewardModelsTable = ({ rewardModels }: RunSummary): Table => ({
+  id: "reward-models",
   title: "Reward models on held-out pairs",
   caption:
     "How often the chosen answer scores higher, with 95% Wilson intervals, beside what length or words alone tell and labels swapped at random.",

@@ -20,9 +20,10 @@ import { MtBenchReport } from "../evaluation/mt-bench/summary.ts"
 import { XsTestReport } from "../evaluation/xstest.ts"
 import { PpoDiagnosticsReport } from "../ppo/diagnostics.ts"
 import { RewardAccuracyReport, RewardBaselinesReport, SafetyRecallReport } from "../reward/evaluate-reward.ts"
+import type { Section } from "./figure.ts"
 import { accuracyFigure, ppoFigure } from "./figures.ts"
-import { drawFigure } from "./html-report.ts"
-import { dialogues, pageOf } from "./page.ts"
+import { dialogues } from "./dialogues.ts"
+import { pageOf } from "./page.ts"
 import { mtBenchCategoriesTable, mtBenchTable, xsTestTable, xsTestTypesTable } from "./published-tables.ts"
 import { bestOfKFigure, rewardModelsTable, rewardsFigure, runGainTable, runRows } from "./run-figures.ts"
 
@@ -102,21 +103,27 @@ export const runReport = Stage.make("run-report", {
     }
     const ppo = yield* readReport(inputs.ppo, PpoDiagnosticsReport)
     const summary: RunSummary = { ...figured, conclusions: conclusionsOf(figured, ppo) }
-    const figures = [rewardsFigure(summary), accuracyFigure(summary), bestOfKFigure(summary.bestOfK), ppoFigure(ppo)]
-    const drawn = yield* Effect.forEach(figures, (figure) => Effect.promise(async () => ({ ...figure, svg: await drawFigure(figure) })))
-    const page = pageOf({
-      title: config.title,
-      versions: runRows(summary),
-      figures: drawn,
-      conclusions: summary.conclusions,
-      tables: [
-        ...[runGainTable(summary), rewardModelsTable(summary)],
-        ...(summary.xsTest === null ? [] : [xsTestTable(summary.xsTest), xsTestTypesTable(summary.xsTest)]),
-        ...(summary.mtBench === null ? [] : [mtBenchTable(summary.mtBench), mtBenchCategoriesTable(summary.mtBench)])
-      ],
-      dialogues: dialogues([...versions, ...controls], config.dialogues),
-      about: `Seed ${seed}. Held-out prompts, answered by every version and scored by the judges, reward models that took no part in tuning: means with 95% intervals of all answers but those without a score (empty, or with tags of the chat format in them).`
-    })
+    const { mtBench, xsTest } = summary
+    const sections: ReadonlyArray<Section> = [
+      { title: "Reward models", figures: [accuracyFigure(summary)], tables: [rewardModelsTable(summary)] },
+      { title: "Choosing the best of K", figures: [bestOfKFigure(summary.bestOfK)] },
+      { title: "PPO", figures: [ppoFigure(ppo)] },
+      { title: "How the versions compare", figures: [rewardsFigure(summary)], tables: [runGainTable(summary)] },
+      { title: "XSTest", tables: xsTest === null ? [] : [xsTestTable(xsTest), xsTestTypesTable(xsTest)] },
+      { title: "MT-Bench", tables: mtBench === null ? [] : [mtBenchTable(mtBench), mtBenchCategoriesTable(mtBench)] }
+    ]
+    const page = yield* Effect.promise(() =>
+      pageOf({
+        title: config.title,
+        about: [
+          `Seed ${seed}. Held-out prompts, answered by every version and scored by the judges, reward models that took no part in tuning: means with 95% intervals of all answers but those without a score (empty, or with tags of the chat format in them).`
+        ],
+        versions: runRows(summary),
+        conclusions: summary.conclusions,
+        sections,
+        dialogues: dialogues([...versions, ...controls], config.dialogues)
+      })
+    )
     yield* Effect.promise(() => writeFile(join(output.path, textFile), `${summaryText(summary)}\n`))
     yield* Effect.promise(() => writeFile(join(output.path, pageFile), page))
     return yield* writeReport(output, summary)

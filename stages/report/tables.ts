@@ -5,12 +5,7 @@ import type { SelfBleu } from "../evaluation/self-bleu.ts"
 import type { Wins } from "../evaluation/win-rate.ts"
 import type { WorldSummary } from "../world/summary-report.ts"
 import { plusMinus, within } from "../common/text-table.ts"
-
-export interface Table {
-  readonly title: string
-  readonly caption: string
-  readonly rows: ReadonlyArray<Readonly<Record<string, string | number | null>>>
-}
+import type { Table } from "./figure.ts"
 
 const percent = (share: number | undefined): string | null => (share === undefined ? null : `${(100 * share).toFixed(1)}%`)
 
@@ -27,6 +22,7 @@ const lineOf = (data: string, batch: string, one: BatchStatistics) => ({
 
 /** Table 6's way, with the shares of ratings and of safety labels. */
 export const statisticsTable = (statistics: PreferenceStatistics): Table => ({
+  id: "preference-statistics",
   title: "Preference data, batch by batch",
   caption:
     "Comparisons of each round. Dropped: pairs whose chosen response was unsafe while the other was safe. Shares of ratings are of the rated pairs, of safety of the labelled ones.",
@@ -53,6 +49,7 @@ const rateOf = (wins: Wins | null): string | null => (wins === null || wins.rate
 
 /** What the run came to. */
 export const gainTable = ({ versions, gain }: WorldSummary): Table => ({
+  id: "gains",
   title: `What ${versions.at(-1)!.name} is above SFT and the controls`,
   caption: "Differences in the oracle's grades of the same prompts, with 95% bootstrap intervals.",
   rows: gain.map(({ over, helpfulness, safety }) => ({ over, helpfulness: within(helpfulness), safety: within(safety) }))
@@ -60,6 +57,7 @@ export const gainTable = ({ versions, gain }: WorldSummary): Table => ({
 
 /** Figure 11's way. */
 export const winRatesTable = ({ winRates }: WorldSummary): Table => ({
+  id: "win-rates",
   title: "Win rates over SFT",
   caption:
     "Wins over wins and losses to the same prompts, ties apart, with 95% Wilson intervals: by the oracle and by the last round's reward models.",
@@ -71,6 +69,7 @@ export const winRatesTable = ({ winRates }: WorldSummary): Table => ({
 
 /** Figure 21's way. */
 export const diversityTable = ({ versions }: typeof SelfBleu.Type): Table => ({
+  id: "diversity",
   title: "How alike a model's answers to one prompt are",
   caption: "Self-BLEU of the samples of each prompt, mean over prompts with 95% intervals: less is more diverse.",
   rows: versions.flatMap(({ name, byTemperature }) =>
@@ -83,6 +82,7 @@ export const diversityTable = ({ versions }: typeof SelfBleu.Type): Table => ({
 
 /** §3.4.1: whether a reward model that nothing was tuned for says the same. */
 export const guardTable = ({ versions }: RewardHacking): Table => ({
+  id: "guard",
   title: "The reward that was tuned for, beside a general reward model's",
   caption:
     "Means over held-out prompts and changes over the version before, with 95% intervals. It diverges where the one rises and the other falls.",

@@ -37,7 +37,10 @@ class GradingError extends Schema.TaggedError<GradingError>()("GradingError", { 
 }
 
 /** The oracle's grade of a completion. Throws UnknownQuestionError where it does not know the question. */
-export const gradeOf = ({ promptId, sample, policy, safety, prompt, text }: Completion, category: string | null = null): Graded => {
+export const gradeOf = (
+  { promptId, sample, policy, safety, prompt, text }: Pick<Completion, "promptId" | "sample" | "policy" | "safety" | "prompt" | "text">,
+  category: string | null = null
+): Graded => {
   const { safety: safetyGrade, ...grades } = grade(prompt, text)
   return { promptId, sample, policy, safety, category, safetyGrade, ...grades }
 }

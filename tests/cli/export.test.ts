@@ -259,8 +259,7 @@ describe("the card", () => {
 
   it("reckons carbon as the paper's table 2, of stages on a GPU alone", async () => {
     const { computeOf } = await import("../../cli/export/history.ts")
-    const step = (hours: number, numerics: Record<string, string> | null) =>
-      ({ making: { milliseconds: hours * 3_600_000, numerics } }) as unknown as Parameters<typeof computeOf>[0][number]
+    const step = (hours: number, numerics: Record<string, string> | null) => ({ milliseconds: hours * 3_600_000, numerics })
     const gpu = { device: "cuda", gpu: "NVIDIA H200", gpuMemory: "139 GiB" }
     const found = computeOf([
       step(2, gpu),

@@ -2,17 +2,19 @@
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
-import { accuracyFigure, bestOfNFigure, distributionsFigure, palette, versionsFigure } from "../../../stages/report/figures.ts"
+import { drawFigure } from "../../../stages/report/draw.ts"
+import { palette } from "../../../stages/report/figure.ts"
+import { accuracyFigure, bestOfNFigure, distributionsFigure, versionsFigure } from "../../../stages/report/figures.ts"
+import { escapeHtml } from "../../../stages/report/html.ts"
 import { placeLabels } from "../../../stages/report/label-places.ts"
 import { Completions, Demonstrations, type ScoredCompletion, ScoredCompletions } from "../../../schemas/rows.ts"
 import { DistillationGainReport } from "../../../stages/safety/distillation-gain.ts"
 import { RewardAccuracyReport, RewardBaselinesReport } from "../../../stages/reward/evaluate-reward.ts"
 import { GhostAttentionReport } from "../../../stages/ghost-attention/evaluate.ts"
 import { PreferenceStatisticsReport } from "../../../stages/preferences/preference-statistics.ts"
-import { drawFigure, HtmlReport, htmlReport } from "../../../stages/report/html-report.ts"
+import { HtmlReport, htmlReport } from "../../../stages/report/html-report.ts"
 import { RewardHackingReport } from "../../../stages/evaluation/reward-hacking.ts"
 import { SelfBleuReport } from "../../../stages/evaluation/self-bleu.ts"
-import { escapeHtml } from "../../../stages/report/page.ts"
 import { TemperatureSweepReport } from "../../../stages/rejection-sampling/temperature-sweep.ts"
 import { worldSummary } from "../../../stages/world/summary.ts"
 import { WorldSummaryReport } from "../../../stages/world/summary-report.ts"
@@ -260,7 +262,8 @@ describe("the page", () => {
   it("shows what it is given: figures, a table of versions, dialogues with both scores", async () => {
     const { html, content } = await page(await more())
     expect(content.figures).toHaveLength(6)
-    expect(html.match(/<svg /g)).toHaveLength(6)
+    // Each for a desk and for a phone.
+    expect(html.match(/<svg /g)).toHaveLength(12)
     expect(html).toContain("<td>rlhf-v1</td><td>1.000 ± 0.000</td><td>0.800 ± 0.000</td>")
     expect(html).toContain('<td class="said">d-a-k.</td><td>0.80</td><td>0.50</td>')
     const fewer = await page(await pageInputs())
@@ -312,18 +315,33 @@ describe("the figures", () => {
   })
   it("have the line of versions in the versions' colour", async () => {
     const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
-    const colours = new Map(
-      [...(await drawFigure(versionsFigure(summary))).matchAll(/kind: (version|control)"[^>]*fill="(#[0-9A-F]+)"/gi)].map((match) => [
-        match[1],
-        match[2]
-      ])
-    )
-    expect(colours).toEqual(
-      new Map([
-        ["version", palette[0]],
-        ["control", palette[1]]
-      ])
-    )
+    const svg = await drawFigure(versionsFigure(summary))
+    const coloursOf = (mark: string) =>
+      [...svg.matchAll(new RegExp(`<g class="mark-${mark}[^>]*>(.*?)</g>`, "g"))].flatMap(([, inner]) =>
+        [...inner!.matchAll(/(?:stroke|fill)="(#[0-9A-F]{6})"/gi)].map(([, colour]) => colour)
+      )
+    expect(new Set(coloursOf("line"))).toEqual(new Set([palette[0]]))
+    expect(new Set(coloursOf("symbol"))).toEqual(new Set(palette.slice(0, 2)))
+  })
+  it("are in the page's colours: its own for black, a variable for each of the palette, on no ground", async () => {
+    const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    const svg = await drawFigure(versionsFigure(summary), "page")
+    expect(svg).toContain('fill="var(--c1)"')
+    expect(svg).toContain('fill="currentColor"')
+    expect(svg).not.toMatch(/"#(?:fff|ffffff|000|0072B2|D55E00)"/i)
+  })
+  it("are no wider than a phone's where they are for one", async () => {
+    const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
+    const sets = ["base", "rlhf-v5-rs"].map((name) => ({ name, scored: lastAnswers }))
+    for (const figure of [versionsFigure(summary), accuracyFigure(summary), distributionsFigure(sets)])
+      expect(Number(/width="(\d+)"/.exec(await drawFigure(figure, "page", "narrow"))![1])).toBeLessThanOrEqual(366)
+  })
+  it("have hostile names as text", async () => {
+    const name = `<script>alert(1)</script>"'&\u202e`
+    const sets = [name, "b"].map((one) => ({ name: one, scored: lastAnswers }))
+    const svg = await drawFigure(distributionsFigure(sets), "page")
+    expect(svg).not.toMatch(/<script|\u202e/i)
+    expect(svg).toContain("&lt;script&gt;")
   })
   it("have a rating's name a word a line, so that none runs into the next", async () => {
     const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
@@ -334,22 +352,30 @@ describe("the figures", () => {
   })
 })
 
-describe("names in the figure of versions", () => {
-  const at = (name: string, helpfulness: number, safety: number) => ({
-    ...{ name, helpfulness, safety, helpfulnessLow: helpfulness - 0.01, helpfulnessHigh: helpfulness + 0.01 },
-    ...{ safetyLow: safety - 0.01, safetyHigh: safety + 0.01 }
-  })
+describe("names in a figure", () => {
+  const size = [560, 380] as const
+  const at = (name: string, x: number, y: number) => ({ name, x, y, left: x - 20, right: x + 20, top: y - 20, bottom: y + 20 })
+  const boxOf = ({ align, labelX, labelY, name }: ReturnType<typeof placeLabels>[number]) => {
+    const width = 6 * name.length
+    const left = align === "left" ? labelX : align === "right" ? labelX - width : labelX - width / 2
+    return { left, right: left + width, top: labelY - 6, bottom: labelY + 6 }
+  }
+  const overlaps = (a: ReturnType<typeof boxOf>, b: ReturnType<typeof boxOf>) =>
+    a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom
   it("stand above and to the right of a point that is alone", () => {
-    const rows = [at("base", 0.1, 0.1), at("sft", 0.5, 0.9)]
-    expect(placeLabels(rows, [560, 380])).toEqual(
-      rows.map(({ name, helpfulness, safety }) => ({ name, helpfulness, safety, dx: 7, dy: -9, align: "left" }))
-    )
+    expect(placeLabels([at("base", 100, 200)], size)).toEqual([{ ...at("base", 100, 200), labelX: 108, labelY: 190, align: "left" }])
   })
-  it("stand apart where versions are as good as each other, and inside the figure", () => {
-    const rows = [at("base", 0.1, 0.1), ...["rlhf-v3", "rlhf-v4", "rlhf-v5-rs", "rlhf-v5"].map((name) => at(name, 0.9, 0.8))]
-    const [, ...placed] = placeLabels(rows, [560, 380])
-    expect(new Set(placed.map(({ dx, dy }) => `${dx} ${dy}`)).size).toBe(4)
-    // At the right edge names as long as these go to the left.
-    expect(placed.map(({ align }) => align)).toEqual(["right", "right", "right", "right"])
+  it("cover neither each other nor a point, and stay inside, where versions are nearly as good as each other", () => {
+    // As those of three seeds of the study were: five within a twentieth of the figure, at its right edge.
+    const points = [
+      at("base", 20, 350),
+      ...["rlhf-v2", "rlhf-v3", "rlhf-v4", "rlhf-v5-rs", "rlhf-v5"].map((name, i) => at(name, 500 + 10 * i, 60 - 7 * i))
+    ]
+    const boxes = placeLabels(points, size).map(boxOf)
+    boxes.forEach((box, i) => {
+      expect(box.left >= 0 && box.right <= size[0] && box.top >= 0 && box.bottom <= size[1]).toBe(true)
+      for (const other of boxes.slice(i + 1)) expect(overlaps(box, other)).toBe(false)
+      for (const { x, y } of points) expect(overlaps(box, { left: x - 5, right: x + 5, top: y - 5, bottom: y + 5 })).toBe(false)
+    })
   })
 })

@@ -1,0 +1,63 @@
+/** `caravan report`: one page on a run, whatever stages it had. */
+import { mkdir, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import * as Effect from "effect/Effect"
+import { resolveRun } from "../../runtime/inspect/resolve.ts"
+import { statusOf } from "../../runtime/store/asked.ts"
+import { findHome } from "../../runtime/store/home.ts"
+import { type Command, exitCodes, UsageError } from "../command.ts"
+import { shortRun, size } from "../display/units.ts"
+import { targetOf, writeFolder } from "../export/target.ts"
+import { print, withStore } from "../open-store.ts"
+
+const fileName = "report.html"
+
+export const command: Command = {
+  name: "report",
+  summary:
+    "Writes one self-contained HTML page on a run: what was run, how long it took and what that cost, training curves, figures and tables of whatever its stages reported, dialogues, and in words what holds; and beside it each figure as SVG with its data as CSV. Works for any pipeline, also for a run that failed. Exit codes: 0 done, 1 it could not be written (a full disk), 2 a mistake in the call.",
+  positionals: ["<run>"],
+  flags: {
+    to: { value: "folder", help: "the folder to write, a new or an empty one (default: report-<pipeline>-<run>)" },
+    dialogues: { value: "number", help: "prompts that are shown with each version's answer (default: 12)" },
+    force: { help: "replace the folder, with all that is in it" },
+    json: { help: "print one JSON document" }
+  },
+  examples: ["caravan report latest", "caravan report latest~1 --to ./last-week", "caravan report 1a2b3c4d --dialogues 40 --force"],
+  run: (given) =>
+    withStore(
+      Effect.gen(function* () {
+        const text = given.flag("dialogues") ?? "12"
+        if (!/^\d{1,4}$/.test(text)) throw new UsageError(`--dialogues is a whole number, got "${text}".`)
+        const run = yield* resolveRun(given.positionals[0]!)
+        const to = given.flag("to") ?? `report-${run.pipeline.replaceAll(/[^\w-]+/g, "-")}-${shortRun(run.id)}`
+        const target = targetOf(to, { force: given.has("force"), kept: [findHome(process.cwd())] })
+        const { gather } = yield* Effect.promise(() => import("../report/gather.ts"))
+        const { contentOf } = yield* Effect.promise(() => import("../report/content.ts"))
+        const gathered = yield* gather(run)
+        const content = yield* contentOf(run, yield* statusOf(run), gathered, Number(text))
+        const { page, figures } = yield* Effect.promise(() => content.draw())
+        yield* Effect.promise(() =>
+          writeFolder(target, async (folder) => {
+            await writeFile(join(folder, fileName), page)
+            if (figures.length > 0) await mkdir(join(folder, "figures"))
+            for (const { csv, name, svg } of figures) {
+              await writeFile(join(folder, "figures", `${name}.svg`), svg)
+              await writeFile(join(folder, "figures", `${name}.csv`), csv)
+            }
+          })
+        )
+        const path = join(target.path, fileName)
+        const bytes = Buffer.byteLength(page)
+        print(
+          given.has("json"),
+          { run: run.id, pipeline: run.pipeline, page: path, bytes, sections: content.titles, figures: figures.map(({ name }) => name) },
+          [
+            `Report on run ${shortRun(run.id)} of ${run.pipeline}: ${size(bytes)}, ${figures.length} figures (also as SVG and CSV in figures/).`,
+            `Open it in a browser: file://${path}`
+          ]
+        )
+        return exitCodes.ok
+      })
+    )
+}

@@ -1,0 +1,130 @@
+/** What a run's report is made from: its results in the graph's order, what they took, and the curves of the nodes that trained. */
+import * as Effect from "effect/Effect"
+import { parquetRows } from "../../data/read/parquet.ts"
+import type { RecordedGraph } from "../../runtime/define/recorded-graph.ts"
+import { messageOf } from "../../runtime/errors.ts"
+import { curvesOf } from "../../runtime/inspect/curves.ts"
+import { askedOf } from "../../runtime/store/asked.ts"
+import type { PastExecution, PastRun } from "../../runtime/store/executions.ts"
+import { Journal } from "../../runtime/store/journal.ts"
+import { Store } from "../../runtime/store/store.ts"
+import type { NodeCurve } from "../../stages/report/curve-figures.ts"
+import { type Result, Results } from "../../stages/report/results.ts"
+
+/** What became of a node, and what its result took where and when it was made. */
+export interface Outcome {
+  readonly node: string
+  readonly stage: string
+  readonly status: string
+  /** null where that is not on record. */
+  readonly milliseconds: number | null
+  readonly numerics: Readonly<Record<string, string>> | null
+  readonly error: string | null
+}
+
+export interface Gathered {
+  readonly results: Results
+  readonly outcomes: ReadonlyArray<Outcome>
+  readonly curves: ReadonlyArray<NodeCurve>
+  /** Files and folders of the user's. */
+  readonly files: ReadonlyArray<string>
+  /** What could not be read, in words. */
+  readonly missing: ReadonlyArray<string>
+}
+
+/** Of runs of older versions, which kept no graph: the node whose result has the content that was wired. */
+const wiredByContent = (execution: PastExecution, byContent: ReadonlyMap<string, string>): Result["inputs"] =>
+  Object.fromEntries(
+    Object.entries(execution.parts.inputs).map(([port, contents]) => [
+      port,
+      contents === null ? null : [contents].flat().flatMap((content) => byContent.get(content) ?? [])
+    ])
+  )
+
+/** What the making of a result took, and on what: that of the run that made it where this one found it. */
+const takenBy = Effect.fnUntraced(function* (execution: PastExecution) {
+  if (execution.status !== "hit" || execution.digest === null)
+    return { milliseconds: execution.milliseconds, numerics: execution.parts.numerics ?? null }
+  const made = (yield* (yield* Journal).executionsWith(execution.digest)).at(-1)
+  return { milliseconds: made?.milliseconds ?? null, numerics: made?.parts.numerics ?? null }
+})
+
+/** Every number that a node reported, with its steps. */
+const readCurve = async (node: string, stage: string, path: string): Promise<NodeCurve> => {
+  const series = new Map<string, { readonly steps: Array<number>; readonly values: Array<number> }>()
+  let rows = 0
+  for await (const row of parquetRows(path)) {
+    rows++
+    const { step } = row as { readonly step?: number | null }
+    for (const [name, value] of Object.entries(row as Record<string, number | null>)) {
+      if (name === "step" || value === null) continue
+      let found = series.get(name)
+      if (found === undefined) series.set(name, (found = { steps: [], values: [] }))
+      found.steps.push(step ?? rows)
+      found.values.push(value)
+    }
+  }
+  return { node, stage, series }
+}
+
+/** Stages that say how far they are, and have nothing to learn from: a run has a hundred of them. */
+const samples = /^(sample|score|collect|classif|ghost-sample|grade|annotate|compare|safety-recall|evaluate|policy-kl)/
+
+export const gather = (run: PastRun) =>
+  Effect.gen(function* () {
+    const [journal, store] = [yield* Journal, yield* Store]
+    const asked = askedOf(run)
+    const graph = asked?.graph === undefined ? null : ((yield* journal.listing(asked.graph)) as RecordedGraph | null)
+    const executions = [...new Map((yield* journal.executionsOf(run.id)).map((one) => [one.node, one])).values()]
+    const place = new Map(graph?.nodes.map(({ id }, i) => [id, i]))
+    executions.sort((a, b) => (place.get(a.node) ?? a.id) - (place.get(b.node) ?? b.id))
+    const missing: Array<string> = []
+    const byContent = new Map<string, string>()
+    const found = yield* Effect.forEach(executions, (execution) =>
+      Effect.gen(function* () {
+        if (execution.digest === null) return []
+        const artifact = yield* journal.artifact(execution.digest)
+        if (artifact === undefined || !(yield* store.present(execution.digest))) {
+          missing.push(execution.node)
+          return []
+        }
+        if (!byContent.has(artifact.contentDigest)) byContent.set(artifact.contentDigest, execution.node)
+        return [{ execution, artifact }]
+      })
+    )
+    const inputs = new Map(graph?.nodes.map((node) => [node.id, node.inputs]))
+    const results = found.flat().map(({ artifact, execution }): Result => ({
+      node: execution.node,
+      stage: execution.stage,
+      type: artifact.type,
+      path: store.path(execution.digest!),
+      digest: execution.digest!,
+      contentDigest: artifact.contentDigest,
+      config: execution.parts.config,
+      inputs: inputs.get(execution.node) ?? wiredByContent(execution, byContent)
+    }))
+    const outcomes = yield* Effect.forEach(executions, (execution) =>
+      Effect.map(takenBy(execution), (taken): Outcome => ({
+        ...{ node: execution.node, stage: execution.stage, status: execution.status, error: execution.error },
+        ...taken
+      }))
+    )
+    const kept = (yield* curvesOf(run)).filter(({ path, stage }) => path !== null && !samples.test(stage ?? ""))
+    const unreadable: Array<string> = []
+    const curves = yield* Effect.forEach(kept, ({ node, path, stage }) =>
+      Effect.promise(() =>
+        readCurve(node, stage ?? "interrupted", path!).catch((cause: unknown) => {
+          unreadable.push(`The curve of ${node} can't be read: ${messageOf(cause)}`)
+          return undefined
+        })
+      )
+    )
+    const order = (node: string) => place.get(node) ?? Infinity
+    return {
+      results: new Results(results),
+      outcomes,
+      curves: curves.filter((curve) => curve !== undefined).toSorted((a, b) => order(a.node) - order(b.node)),
+      files: graph?.nodes.flatMap(({ path }) => path ?? []) ?? [],
+      missing: [...(missing.length === 0 ? [] : [`Results that are no longer in the store: ${missing.join(", ")}.`]), ...unreadable]
+    } satisfies Gathered
+  })

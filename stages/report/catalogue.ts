@@ -1,0 +1,48 @@
+/** What the report may show, by the name that its figures, tables and files have: each with what of the paper it re-creates. docs/paper.md names these. */
+export const catalogue = {
+  "training-curves": null,
+  "pretraining-loss": "figure 5",
+  models: "table 1",
+  "preference-statistics": "tables 6 and 26",
+  "rating-shares": "figure 25",
+  "reward-models": "table 7",
+  accuracy: "table 8",
+  "reward-scaling": "figure 6",
+  margins: "table 28",
+  "margin-scores": "figure 27",
+  "chosen-frequency": null,
+  "safety-recall": "table 29",
+  calibration: "figure 29",
+  "best-of-n": "figure 8",
+  "max-and-median": "figure 7",
+  "best-temperature": "figure 8",
+  ppo: null,
+  "ghost-attention": "table 30",
+  "distillation-scores": "figure 16",
+  "distillation-gain": "figure 16",
+  "safety-before-and-after": "figure 14",
+  "safety-scaling": "figure 15",
+  "safety-tail": "figure 15",
+  "false-refusals": "figure 33",
+  violations: "figures 17 and 18",
+  "violations-by-category": "figure 19",
+  classifier: null,
+  versions: "figure 11",
+  "win-rates": "figure 11",
+  gains: null,
+  "reward-distributions": "figure 20",
+  "safety-against-helpfulness": "figure 32",
+  diversity: "figure 21",
+  guard: "§3.4.1",
+  rewards: null,
+  "best-of-k": "figure 7",
+  xstest: "figure 33",
+  "xstest-types": "figure 33",
+  "mt-bench": "figure 2",
+  "mt-bench-categories": null,
+  stages: null
+} as const satisfies Readonly<Record<string, string | null>>
+
+export type ShownId = keyof typeof catalogue
+/** What of the paper it re-creates, for a caption: "Figure 11 of the paper."; nothing where there is nothing. */
+export const paperOf = (id: ShownId): string | null => catalogue[id]

@@ -1,0 +1,85 @@
+/** How the versions compare (Llama 2 §3.4, §5.1): by the world's oracle where there is one, by reward models, by how diverse they are. */
+import * as Effect from "effect/Effect"
+import { RewardHackingReport } from "../evaluation/reward-hacking.ts"
+import { type SelfBleu, SelfBleuReport } from "../evaluation/self-bleu.ts"
+import { WorldSummaryReport } from "../world/summary-report.ts"
+import { tensionFigure, rewardsOfVersions, winRateParts } from "./comparison-figures.ts"
+import { axis, type Figure, free, type Section, series } from "./figure.ts"
+import { distributionsFigure, versionsFigure } from "./figures.ts"
+import { calibrationFigure } from "./grades.ts"
+import { mtBenchCategoriesTable, mtBenchTable, xsTestTable, xsTestTypesTable } from "./published-tables.ts"
+import type { Results } from "./results.ts"
+import { rewardModelsTable, rewardsFigure, runGainTable } from "./run-figures.ts"
+import { RunReport } from "./run-report.ts"
+import { diversityTable, gainTable, guardTable, winRatesTable } from "./tables.ts"
+import { baselineOf, lastOf, type Version } from "./versions.ts"
+
+/** Figure 21: Self-BLEU by temperature, a line for each version. A set that is named "sft at 1.3" is a point of sft's line. */
+export const diversityFigure = ({ versions }: typeof SelfBleu.Type): Figure | undefined => {
+  const rows = versions.flatMap(({ byTemperature, name }) =>
+    byTemperature.flatMap(({ selfBleu, temperature }) =>
+      selfBleu === null
+        ? []
+        : [{ version: name.replace(/ at [\d.]+$/, ""), temperature, selfBleu: selfBleu.mean, low: selfBleu.low, high: selfBleu.high }]
+    )
+  )
+  if (new Set(rows.map(({ temperature }) => temperature)).size < 2) return undefined
+  const x = axis("temperature", "temperature", { ...free, axis: { values: [...new Set(rows.map(({ temperature }) => temperature))] } })
+  const color = series("version", "version", [...new Set(rows.map(({ version }) => version))])
+  return {
+    id: "diversity",
+    title: "How alike the answers to one prompt are, by temperature",
+    caption:
+      "Self-BLEU of the samples of each prompt, mean over prompts with 95% intervals: less is more diverse. In the paper RLHF makes answers to factual prompts alike at any temperature, and keeps those to creative ones diverse.",
+    rows,
+    spec: {
+      width: 460,
+      height: 260,
+      layer: [
+        { mark: "rule", encoding: { x, y: axis("low", "Self-BLEU", free), y2: { field: "high" }, color } },
+        { mark: { type: "line", point: true }, encoding: { x, y: axis("selfBleu", "Self-BLEU", free), color } }
+      ]
+    }
+  }
+}
+
+const there = (...figures: ReadonlyArray<Figure | undefined>): ReadonlyArray<Figure> => figures.filter((figure) => figure !== undefined)
+
+export const evaluationChapter = Effect.fnUntraced(function* (run: Results, versions: ReadonlyArray<Version>) {
+  const summaries = yield* run.reports(WorldSummaryReport)
+  const runs = yield* run.reports(RunReport)
+  const bleu = yield* run.reports(SelfBleuReport)
+  const guards = yield* run.reports(RewardHackingReport)
+  const [baseline, last] = [baselineOf(versions), lastOf(versions)]
+  const wins = yield* winRateParts(
+    baseline === undefined ? [] : [baseline, ...versions.filter((one) => one !== baseline && one.name !== "base")]
+  ).pipe(Effect.catch(() => Effect.succeed(undefined)))
+  const isTold = summaries.length + runs.length > 0
+  const section: Section = {
+    title: "How the versions compare",
+    figures: there(
+      ...summaries.map(({ content }) => versionsFigure(content)),
+      ...runs.map(({ content }) => rewardsFigure(content)),
+      !isTold && versions.length > 1 ? rewardsOfVersions(versions) : undefined,
+      ...(wins?.figures ?? []),
+      versions.some(({ scored }) => scored.some(({ helpfulnessScore, safetyScore }) => helpfulnessScore !== null || safetyScore !== null))
+        ? distributionsFigure(versions)
+        : undefined,
+      last === undefined ? undefined : tensionFigure(last),
+      run.isWorld ? calibrationFigure(versions) : undefined,
+      ...bleu.map(({ content }) => diversityFigure(content))
+    ),
+    tables: [
+      ...summaries.flatMap(({ content }) => [gainTable(content), winRatesTable(content)]),
+      ...runs.flatMap(({ content }) => [runGainTable(content), rewardModelsTable(content)]),
+      ...(summaries.length === 0 && wins !== undefined && wins.table.rows.length > 0 ? [wins.table] : []),
+      ...bleu.map(({ content }) => diversityTable(content)),
+      ...guards.map(({ content }) => guardTable(content))
+    ]
+  }
+  const published: ReadonlyArray<Section> = runs.flatMap(({ content: { mtBench, xsTest } }) => [
+    { title: "XSTest", tables: xsTest === null ? [] : [xsTestTable(xsTest), xsTestTypesTable(xsTest)] },
+    { title: "MT-Bench", tables: mtBench === null ? [] : [mtBenchTable(mtBench), mtBenchCategoriesTable(mtBench)] }
+  ])
+  return [section, ...published]
+})

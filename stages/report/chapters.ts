@@ -1,0 +1,27 @@
+/** The sections of a run's report, in the paper's order: each is there where the run has what it shows. */
+import * as Effect from "effect/Effect"
+import type { ArtifactError } from "../../schemas/artifact.ts"
+import { evaluationChapter } from "./chapter-evaluation.ts"
+import { preferencesChapter } from "./chapter-preferences.ts"
+import { rewardModelsChapter } from "./chapter-reward-models.ts"
+import { safetyChapter } from "./chapter-safety.ts"
+import { tuningChapters } from "./chapter-tuning.ts"
+import type { Section } from "./figure.ts"
+import type { Results } from "./results.ts"
+import type { Version } from "./versions.ts"
+
+/** What of a run can't be read says so in its place, and the other sections stand. */
+const orWhyNot = (title: string, section: Effect.Effect<ReadonlyArray<Section>, ArtifactError>): Effect.Effect<ReadonlyArray<Section>> =>
+  Effect.catch(section, (error) => Effect.succeed([{ title, text: [`This section is missing: ${error.message}`] }]))
+
+export const chapters = (run: Results, versions: ReadonlyArray<Version>): Effect.Effect<ReadonlyArray<Section>> =>
+  Effect.map(
+    Effect.all([
+      orWhyNot("Preference data", preferencesChapter(run)),
+      orWhyNot("Reward models", rewardModelsChapter(run)),
+      orWhyNot("Rejection sampling and PPO", tuningChapters(run)),
+      orWhyNot("Safety", safetyChapter(run, versions)),
+      orWhyNot("How the versions compare", evaluationChapter(run, versions))
+    ]),
+    (all) => all.flat()
+  )

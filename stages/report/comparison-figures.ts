@@ -1,0 +1,212 @@
+/** Figures of several versions' answers to the same prompts, by reward models alone: any run that scores two versions has them (Llama 2 §3.4, §5.1). */
+import * as Effect from "effect/Effect"
+import { winRateOf } from "../evaluation/win-rate.ts"
+import { pairSamples, meanByPrompt } from "../common/pairing.ts"
+import { bootstrapMean, type Estimate, mean } from "../common/statistics.ts"
+import { within } from "../common/text-table.ts"
+import { scoreOf } from "../reward/combined-reward.ts"
+import type { ScoredCompletion } from "../../schemas/rows.ts"
+import { axis, colour, type Figure, free, palette, type Rows, type Table, unit } from "./figure.ts"
+import { namedPoints } from "./named-points.ts"
+import type { Answer, Version } from "./versions.ts"
+
+/** Mean over prompts with its bootstrap interval over prompts; null where nothing has the score. */
+const estimateOf = (rows: ReadonlyArray<Answer>, value: (one: Answer) => number | null): Estimate | null => {
+  const known = rows.flatMap((one) => {
+    const score = value(one)
+    return score === null ? [] : [{ promptId: one.promptId, score }]
+  })
+  return known.length === 0 ? null : bootstrapMean([...meanByPrompt(known, ({ score }) => score).values()], 0)
+}
+
+/** A line for each version: what the page begins with where no summary has one. */
+export const scoreRows = (versions: ReadonlyArray<Version>): Rows =>
+  versions.map(({ kind, name, scored }) => ({
+    version: kind === "control" ? `control: ${name}` : name,
+    "R_h, prompts to help with": within(
+      estimateOf(
+        scored.filter(({ safety }) => !safety),
+        (one) => one.helpfulnessScore
+      )
+    ),
+    "R_s, prompts to refuse": within(
+      estimateOf(
+        scored.filter(({ safety }) => safety),
+        (one) => one.safetyScore
+      )
+    ),
+    R_c: within(estimateOf(scored, ({ reward }) => scoreOf(reward))),
+    ended: scored.filter(({ finished }) => finished).length,
+    answers: scored.length
+  }))
+
+type Part = { readonly wins: number; readonly losses: number; readonly ties: number; readonly rate: Estimate | null } | null
+/** Each version's win rates over the first one: helpfulness, safety, reward. */
+const winsOver = (versions: ReadonlyArray<Version>) =>
+  Effect.gen(function* () {
+    const [first, ...others] = versions
+    if (first === undefined) return []
+    return yield* Effect.forEach(others, ({ kind, name, scored }) =>
+      Effect.map(
+        pairSamples(scored as ReadonlyArray<ScoredCompletion>, first.scored as ReadonlyArray<ScoredCompletion>, "Counting wins"),
+        ({ pairs }) => ({ kind, name, ...winRateOf(pairs) })
+      )
+    )
+  })
+
+/** Figure 11: each version's win rates over the first, helpfulness by R_h against safety by R_s; the table has ties too. */
+export const winRateParts = Effect.fnUntraced(function* (versions: ReadonlyArray<Version>) {
+  const wins = yield* winsOver(versions)
+  const over = versions[0]?.name ?? ""
+  const rate = (part: Part): string | null =>
+    part === null ? null : part.rate === null ? `– (${part.ties} ties)` : `${within(part.rate)}, ${part.ties} ties`
+  const table: Table = {
+    id: "win-rates",
+    title: `Win rates over ${over}, by the reward models`,
+    caption:
+      "Wins over wins and losses to the same prompts, with 95% Wilson intervals. The reward models that judge are those that tuned the versions, and favour what they were tuned to.",
+    rows: wins.map(({ helpfulness, name, reward, safety }) => ({
+      version: name,
+      "helpfulness, R_h": rate(helpfulness),
+      "safety, R_s": rate(safety),
+      "all, R_c": rate(reward)
+    }))
+  }
+  const rows = wins.flatMap(({ helpfulness, kind, name, safety }) => {
+    const [h, s] = [helpfulness?.rate, safety?.rate]
+    if (h === undefined || h === null || s === undefined || s === null) return []
+    return [
+      {
+        name,
+        kind,
+        helpfulness: h.mean,
+        helpfulnessLow: h.low,
+        helpfulnessHigh: h.high,
+        safety: s.mean,
+        safetyLow: s.low,
+        safetyHigh: s.high
+      }
+    ]
+  })
+  const figure: Figure = {
+    id: "win-rates",
+    title: `Win rates over ${over}: helpfulness against safety`,
+    caption:
+      "A point for each version, by the reward models: win / (win + loss) on prompts to help with, by R_h, and on prompts to refuse, by R_s; bars are 95% Wilson intervals.",
+    rows,
+    spec: (width) => namedPoints(rows, width, { x: "helpfulness", y: "safety" }, "win rate")
+  }
+  return { table, figures: rows.length < 2 ? [] : [figure] }
+})
+
+/** At most so many points of a figure: more are drawn on one another, and make a page of megabytes. */
+const mostPoints = 600
+const thin = <Row>(rows: ReadonlyArray<Row>): ReadonlyArray<Row> => {
+  const every = Math.max(1, Math.ceil(rows.length / mostPoints))
+  return rows.filter((_, i) => i % every === 0)
+}
+
+/** Figure 32: R_h against R_s of the last version's answers, where both models were asked. */
+export const tensionFigure = ({ name, scored }: Version): Figure | undefined => {
+  const both = scored.flatMap(({ helpfulnessScore: h, safety, safetyScore: s }) =>
+    h === null || s === null ? [] : [{ helpfulness: h, safety: s, prompt: safety ? "to refuse" : "to help with" }]
+  )
+  if (both.length === 0) return undefined
+  const rows = thin(both)
+  return {
+    id: "safety-against-helpfulness",
+    title: `Safety against helpfulness of the answers of ${name}`,
+    caption: `A point for each answer${rows.length < both.length ? ` (${rows.length} of ${both.length})` : ""}: R_s across, R_h up. Answers at the lower right are safe and, by the helpfulness model, no help: why the two rewards have a model each (§3.2.2).`,
+    rows,
+    spec: {
+      width: 480,
+      height: 320,
+      mark: { type: "point", filled: true, opacity: 0.45, size: 20 },
+      encoding: {
+        x: axis("safety", "R_s", unit),
+        y: axis("helpfulness", "R_h", unit),
+        color: colour("prompt", "prompt", ["to help with", "to refuse"])
+      }
+    }
+  }
+}
+
+/** Figure 14: each prompt's mean score by the version before RLHF and by the last. */
+export const beforeAfterFigure = (before: Version, after: Version): Figure | undefined => {
+  const part = (model: string, safety: boolean, value: (one: Answer) => number | null) => {
+    const means = ({ scored }: Version) =>
+      meanByPrompt(
+        scored.flatMap((one) => (one.safety === safety && value(one) !== null ? [{ promptId: one.promptId, score: value(one)! }] : [])),
+        ({ score }) => score
+      )
+    const [first, last] = [means(before), means(after)]
+    return thin([...first].flatMap(([id, from]) => (last.has(id) ? [{ model, before: from, after: last.get(id)! }] : [])))
+  }
+  const rows = [
+    ...part("R_s, prompts to refuse", true, (one) => one.safetyScore),
+    ...part("R_h, prompts to help with", false, (one) => one.helpfulnessScore)
+  ]
+  if (rows.length === 0) return undefined
+  const line = [
+    { model: "R_s, prompts to refuse", before: 0, after: 0 },
+    { model: "R_s, prompts to refuse", before: 1, after: 1 },
+    { model: "R_h, prompts to help with", before: 0, after: 0 },
+    { model: "R_h, prompts to help with", before: 1, after: 1 }
+  ].filter(({ model }) => rows.some((row) => row.model === model))
+  const [x, y] = [axis("before", `score of ${before.name}`, unit), axis("after", `score of ${after.name}`, unit)]
+  const drawn = [...rows.map((row) => ({ ...row, what: "prompt" })), ...line.map((row) => ({ ...row, what: "line" }))]
+  const shares = [...Map.groupBy(rows, ({ model }) => model)].map(
+    ([model, all]) =>
+      `${(mean(all.map(({ after: a, before: b }) => (a > b ? 1 : a === b ? 0.5 : 0))) * 100).toFixed(0)}% of prompts in ${model.slice(0, 3)}`
+  )
+  return {
+    id: "safety-before-and-after",
+    title: `Scores of ${before.name} and of ${after.name}, prompt by prompt`,
+    caption: `A point for each prompt, by the last round's reward models; above the line the score rose: ${shares.join(", ")}.`,
+    rows,
+    spec: {
+      data: { values: drawn },
+      facet: { column: { field: "model", type: "nominal", title: null } },
+      spec: {
+        width: 290,
+        height: 260,
+        layer: [
+          {
+            transform: [{ filter: "datum.what == 'line'" }],
+            mark: { type: "line", strokeDash: [4, 3], strokeWidth: 1, color: palette[6]! },
+            encoding: { x, y }
+          },
+          {
+            transform: [{ filter: "datum.what == 'prompt'" }],
+            mark: { type: "point", filled: true, opacity: 0.45, size: 20, color: palette[0]! },
+            encoding: { x, y }
+          }
+        ]
+      }
+    }
+  }
+}
+
+/** Where no summary has each version's means: R_c with its interval. */
+export const rewardsOfVersions = (versions: ReadonlyArray<Version>): Figure => {
+  const rows = versions.flatMap(({ kind, name, scored }) => {
+    const found = estimateOf(scored, ({ reward }) => scoreOf(reward))
+    return found === null ? [] : [{ name, kind, reward: found.mean, low: found.low, high: found.high }]
+  })
+  const y = { field: "name", type: "nominal", title: null, sort: rows.map(({ name }) => name) }
+  const color = colour("kind", null, ["version", "control"])
+  return {
+    id: "rewards",
+    title: "Each version by the reward",
+    caption: "Mean R_c over prompts, with 95% bootstrap intervals over prompts. Right is better.",
+    rows,
+    spec: {
+      width: 480,
+      height: 28 * rows.length,
+      layer: [
+        { mark: "rule", encoding: { y, x: axis("low", "R_c", free), x2: { field: "high" }, color } },
+        { mark: { type: "point", filled: true, size: 70, opacity: 1 }, encoding: { y, x: axis("reward", "R_c", free), color } }
+      ]
+    }
+  }
+}

@@ -1,0 +1,47 @@
+/** What a run comes to, in words: as its summary says, or where it has none from the reports and answers that there are. */
+import * as Effect from "effect/Effect"
+import { chance, conclusion, nothing } from "../evaluation/conclusions.ts"
+import type { Conclusion } from "../evaluation/run-summary.ts"
+import { meanByPrompt } from "../common/pairing.ts"
+import { pairedBootstrap } from "../common/statistics.ts"
+import { scoreOf } from "../reward/combined-reward.ts"
+import { RewardAccuracyReport } from "../reward/evaluate-reward.ts"
+import { worldConclusions } from "../world/conclusions.ts"
+import { WorldSummaryReport } from "../world/summary-report.ts"
+import type { Results } from "./results.ts"
+import { RunReport } from "./run-report.ts"
+import { baselineOf, lastOf, type Version } from "./versions.ts"
+
+/** The last version's reward above the baseline's and above each control's, on prompts that both have a score of. */
+export const gainsOf = (versions: ReadonlyArray<Version>): ReadonlyArray<Conclusion> => {
+  const [last, baseline] = [lastOf(versions), baselineOf(versions)]
+  if (last === undefined) return []
+  const ours = meanByPrompt(last.scored, ({ reward }) => scoreOf(reward))
+  return versions
+    .filter((one) => one !== last && (one === baseline || one.kind === "control"))
+    .flatMap(({ name, scored }) => {
+      const theirs = meanByPrompt(scored, ({ reward }) => scoreOf(reward))
+      const both = [...ours.keys()].filter((id) => theirs.has(id))
+      if (both.length === 0) return []
+      const gain = pairedBootstrap(
+        both.map((id) => ours.get(id)!),
+        both.map((id) => theirs.get(id)!),
+        0
+      )
+      return [
+        conclusion(`${last.name} is better than ${name} by the reward models that it may be tuned to`, "R_c higher by", gain, nothing)
+      ]
+    })
+}
+
+export const runConclusions = Effect.fnUntraced(function* (run: Results, versions: ReadonlyArray<Version>) {
+  const told = [
+    ...(yield* run.reports(WorldSummaryReport)).flatMap(({ content }) => worldConclusions(content)),
+    ...(yield* run.reports(RunReport)).flatMap(({ content }) => content.conclusions)
+  ]
+  if (told.length > 0) return told
+  const models = (yield* run.reports(RewardAccuracyReport)).map(({ content, node }) =>
+    conclusion(`${node}: the reward model tells which answer of a held-out pair was chosen`, "right in", content.accuracy, chance)
+  )
+  return [...models, ...gainsOf(versions)]
+})

@@ -1,0 +1,38 @@
+/** The same prompts answered by each version, side by side, as HTML. */
+import type { ScoredCompletion } from "../../schemas/rows.ts"
+import { escapeHtml } from "./html.ts"
+
+export interface AnswerSet {
+  readonly name: string
+  /** Scored or not. */
+  readonly scored: ReadonlyArray<Pick<ScoredCompletion, "promptId" | "prompt" | "safety" | "sample" | "text"> & Partial<Scores>>
+}
+type Scores = Pick<ScoredCompletion, "reward" | "helpfulnessScore" | "safetyScore">
+
+/** A text longer than this is cut: a page is no dataset. */
+const mostCharacters = 2000
+const cut = (text: string): string =>
+  text.length <= mostCharacters ? text : `${text.slice(0, mostCharacters)} … (${text.length - mostCharacters} more characters)`
+
+/** Prompts with an answer of each version, `count` of them, as many to refuse as to help with where there are. */
+export const dialogues = (sets: ReadonlyArray<AnswerSet>, count: number): string => {
+  const all = sets.map(({ name, scored }) => ({
+    name,
+    answers: new Map(scored.filter(({ sample }) => sample === 0).map((one) => [one.promptId, one]))
+  }))
+  const shared = [...(all[0]?.answers.values() ?? [])].filter(({ promptId }) => all.every(({ answers }) => answers.has(promptId)))
+  const [help, refuse] = [shared.filter(({ safety }) => !safety), shared.filter(({ safety }) => safety)]
+  const toRefuse = Math.min(refuse.length, Math.max(Math.floor(count / 2), count - help.length))
+  const chosen = [...help.slice(0, count - toRefuse), ...refuse.slice(0, toRefuse)]
+  const score = (value: number | null | undefined) => (value === null || value === undefined ? "–" : value.toFixed(2))
+  return chosen
+    .map(({ promptId, prompt, safety }) => {
+      const rows = all.map(({ name, answers }) => {
+        const one = answers.get(promptId)!
+        return `<tr><th scope="row">${escapeHtml(name)}</th><td class="said">${escapeHtml(cut(one.text))}</td><td>${score(one.helpfulnessScore)}</td><td>${score(one.safetyScore)}</td></tr>`
+      })
+      const asked = prompt.map(({ role, content }) => `<p><b>${escapeHtml(role)}</b> ${escapeHtml(cut(content))}</p>`).join("")
+      return `<article><header>${asked}<small>${safety ? "to be refused" : "to help with"}</small></header><table><thead><tr><th>version</th><th>answer</th><th>R_h</th><th>R_s</th></tr></thead><tbody>${rows.join("\n")}</tbody></table></article>`
+    })
+    .join("\n")
+}

@@ -1,0 +1,94 @@
+/** Figures as SVG, by Vega-Lite, without a browser: for a page, in its colours and at two widths, or for a file, on white. */
+import { visible } from "../../schemas/visible.ts"
+import { type Figure, palette, type Rows } from "./figure.ts"
+
+/** `wide` beside a desk, `narrow` on a phone: 700 and 340 pixels, about. */
+export type Width = "wide" | "narrow"
+const total = { wide: 700, narrow: 340 } as const
+/** Room of a facet's panels on a phone: what the axis and the space around leave. */
+const narrowPanel = 265
+
+type Spec = Readonly<Record<string, unknown>>
+
+/** Panels one below the other, and in two columns half as wide. */
+const narrowFacets = ({ columns: _, ...spec }: Spec): Spec => {
+  const { facet, spec: inner } = spec as { readonly facet: Spec; readonly spec: Spec }
+  if (facet.row !== undefined && facet.column !== undefined)
+    return { ...spec, spec: { ...inner, width: 105 }, spacing: { row: 4, column: 12 } }
+  const panel = { ...inner, width: narrowPanel }
+  return facet.row === undefined ? { ...spec, facet: facet.column ?? facet, columns: 1, spec: panel } : { ...spec, spec: panel }
+}
+
+const sized = (figure: Figure, width: Width): Spec => {
+  const spec = typeof figure.spec === "function" ? figure.spec(width) : figure.spec
+  if (spec.facet !== undefined) return width === "wide" ? spec : narrowFacets(spec)
+  if (typeof figure.spec === "function") return spec
+  const wished = typeof spec.width === "number" ? spec.width + 140 : total.wide
+  return { ...spec, width: Math.min(wished, total[width]), autosize: { type: "fit-x", contains: "padding" } }
+}
+
+/** Of a page: the page's colour for what is black, and a variable for each colour of the palette. The figure around has the words: marks have no roles of their own. */
+const themed = (svg: string): string =>
+  svg.replaceAll(/<[^>]*>/g, (tag) =>
+    tag
+      .replaceAll(/ (?:role|aria-[a-z]+)="[^"]*"/g, "")
+      .replaceAll(/(fill|stroke)="([^"]+)"/g, (whole, attribute: string, value: string) => {
+        const index = palette.findIndex((one) => one.toLowerCase() === value.toLowerCase())
+        return index === -1 ? whole : `${attribute}="var(--c${index})"`
+      })
+  )
+
+const ink = "#333333"
+const config = (width: Width, isPage: boolean) => {
+  const text = isPage ? "currentColor" : ink
+  const line = isPage ? "var(--grid)" : "#e6e6e6"
+  const domain = isPage ? "var(--axis)" : "#888888"
+  return {
+    aria: !isPage,
+    font: "system-ui, sans-serif",
+    background: isPage ? "transparent" : "#ffffff",
+    axis: {
+      grid: true,
+      gridColor: line,
+      domainColor: domain,
+      tickColor: domain,
+      labelColor: text,
+      titleColor: text,
+      titleFontWeight: "normal"
+    },
+    axisX: { labelLimit: 240 },
+    header: { labelColor: text, titleColor: text },
+    legend: {
+      ...{ labelColor: text, titleColor: text, titleFontWeight: "normal", labelLimit: width === "wide" ? 300 : 130, symbolOpacity: 1 },
+      ...{ orient: "bottom", direction: "horizontal", columns: width === "wide" ? 5 : 2, symbolStrokeColor: text }
+    },
+    rule: { color: text },
+    text: { color: text },
+    title: { color: text },
+    view: { stroke: null }
+  }
+}
+
+/** Control characters and overrides of the writing direction are written out: names and texts are of users and models. */
+const shown = (rows: Rows): Rows =>
+  rows.map((row) =>
+    Object.fromEntries(Object.entries(row).map(([name, value]) => [name, typeof value === "string" ? visible(value) : value]))
+  )
+
+/** The libraries are loaded when a figure is drawn, not when a pipeline is defined. */
+const libraries = () => Promise.all([import("vega"), import("vega-lite")])
+
+export const drawFigure = async (figure: Figure, place: "file" | "page" = "file", width: Width = "wide"): Promise<string> => {
+  const [vega, vegaLite] = await libraries()
+  const { spec } = vegaLite.compile({
+    $schema: "https://vega.github.io/schema/vega-lite/v6.json",
+    data: { values: shown(figure.rows) },
+    config: config(width, place === "page"),
+    padding: place === "page" ? 2 : 12,
+    ...sized(figure, width)
+  } as never)
+  const view = new vega.View(vega.parse(spec), { renderer: "none" })
+  const svg = await view.toSVG()
+  view.finalize()
+  return place === "page" ? themed(svg) : svg
+}

@@ -1,0 +1,82 @@
+/** What a run made or found, as the report reads it: each result with the node that made it, its config and what it was made from. */
+import * as Effect from "effect/Effect"
+import * as Stream from "effect/Stream"
+import { readReport, readRows, streamRows } from "../../data/dataset.ts"
+import type { ArtifactError, ArtifactRef, DatasetType, ReportType } from "../../schemas/artifact.ts"
+
+export interface Result {
+  readonly node: string
+  readonly stage: string
+  /** The artifact's type, "report:world-summary/3". */
+  readonly type: string
+  /** Its folder. */
+  readonly path: string
+  readonly digest: string
+  readonly contentDigest: string
+  readonly config: Readonly<Record<string, unknown>>
+  /** Nodes by port; null: an open one. Files of the user's are no results. */
+  readonly inputs: Readonly<Record<string, string | ReadonlyArray<string> | null>>
+}
+
+const refOf = ({ contentDigest, digest, path, type }: Result): ArtifactRef<never> => ({ path, type, digest, contentDigest })
+
+/** The results of a run, inputs first. Files are read once. */
+export class Results {
+  readonly #byNode: ReadonlyMap<string, Result>
+  readonly #read = new Map<string, unknown>()
+  readonly all: ReadonlyArray<Result>
+  constructor(all: ReadonlyArray<Result>) {
+    this.all = all
+    this.#byNode = new Map(all.map((one) => [one.node, one]))
+  }
+
+  /** Whether it is a run on the generated small world, whose oracle knows what is right. */
+  get isWorld(): boolean {
+    return this.all.some(({ stage }) => stage.startsWith("world-"))
+  }
+  /** Results of one of these stages, in the order of the graph. */
+  of(...stages: ReadonlyArray<string>): ReadonlyArray<Result> {
+    return this.all.filter(({ stage }) => stages.includes(stage))
+  }
+  ofType({ name }: { readonly name: string }): ReadonlyArray<Result> {
+    return this.all.filter(({ type }) => type === name)
+  }
+  /** What is wired to a port; none where it is open, or its result is no longer there. */
+  inputs(result: Result, port: string): ReadonlyArray<Result> {
+    const wired = Object.hasOwn(result.inputs, port) ? result.inputs[port] : null
+    return [wired ?? []].flat().flatMap((node) => this.#byNode.get(node) ?? [])
+  }
+  input(result: Result | undefined, port: string): Result | undefined {
+    return result === undefined ? undefined : this.inputs(result, port)[0]
+  }
+  /** Where in the graph's order a result stands. */
+  place(result: Result): number {
+    return this.all.indexOf(result)
+  }
+
+  #once<A>(key: string, read: Effect.Effect<A, ArtifactError>): Effect.Effect<A, ArtifactError> {
+    return Effect.suspend(() =>
+      this.#read.has(key)
+        ? Effect.succeed(this.#read.get(key) as A)
+        : Effect.tap(read, (value) => Effect.sync(() => void this.#read.set(key, value)))
+    )
+  }
+  report<Content>(result: Result, type: ReportType<Content>): Effect.Effect<Content, ArtifactError> {
+    return this.#once(result.digest, readReport(refOf(result), type))
+  }
+  /** All reports of a type, each with the result that it is. */
+  reports<Content>(type: ReportType<Content>): Effect.Effect<ReadonlyArray<Result & { readonly content: Content }>, ArtifactError> {
+    return Effect.forEach(this.ofType(type), (one) => Effect.map(this.report(one, type), (content) => ({ ...one, content })))
+  }
+  rows<Row>(result: Result, type: DatasetType<Row>): Effect.Effect<ReadonlyArray<Row>, ArtifactError> {
+    return this.#once(result.digest, readRows(refOf(result), type))
+  }
+  /** Some fields of the rows: the others are not decoded. */
+  fields<Row, Field extends keyof Row & string>(
+    result: Result,
+    type: DatasetType<Row>,
+    fields: ReadonlyArray<Field>
+  ): Effect.Effect<ReadonlyArray<Pick<Row, Field>>, ArtifactError> {
+    return this.#once(`${result.digest} ${fields.join(" ")}`, Stream.runCollect(streamRows(refOf(result), type, fields)))
+  }
+}

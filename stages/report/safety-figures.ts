@@ -1,0 +1,195 @@
+/** Figures of safety: how much of the data is about it, what context distillation does to scores, who violates how often (Llama 2 §4.2 to §4.4). */
+import type { Estimate } from "../common/statistics.ts"
+import { proportion, unitHistogram } from "../common/statistics.ts"
+import { within } from "../common/text-table.ts"
+import type { DistillationGain } from "../safety/distillation-gain.ts"
+import type { VersionEvaluation } from "../world/evaluate-version.ts"
+import { axis, type Figure, free, palette, series, type Table, unit } from "./figure.ts"
+import type { Answer } from "./versions.ts"
+
+/** A model that was tuned on all of the helpfulness data and a share of the safety data. */
+export interface ByShare {
+  readonly share: number
+  readonly evaluation: VersionEvaluation
+  readonly answers: ReadonlyArray<Answer>
+}
+
+/** Figure 15, left: mean scores by the share of safety data. */
+export const safetyScalingFigure = (arms: ReadonlyArray<ByShare>): Figure => {
+  const rows = arms.flatMap(({ evaluation: { rewardHelpfulness, rewardSafety }, share }) => [
+    ...(rewardSafety === null ? [] : [{ share, model: "R_s, prompts to refuse", score: rewardSafety }]),
+    ...(rewardHelpfulness === null ? [] : [{ share, model: "R_h, prompts to help with", score: rewardHelpfulness }])
+  ])
+  return {
+    id: "safety-scaling",
+    title: "Mean scores by the share of safety data",
+    caption:
+      "By reward models, on held-out prompts; all of the helpfulness data is in every arm. In the paper safety rises from 0.680 to 0.773 and helpfulness stays near 0.585.",
+    rows,
+    spec: {
+      width: 480,
+      height: 260,
+      mark: { type: "line", point: true },
+      encoding: {
+        x: axis("share", "share of the safety data", { axis: { format: "%" } }),
+        y: axis("score", "mean score", free),
+        color: series("model", null, ["R_s, prompts to refuse", "R_h, prompts to help with"])
+      }
+    }
+  }
+}
+
+const bins = 20
+/** Figure 15, right: the distribution of safety scores for each share; the long tail of unsafe answers thins. */
+export const safetyTailFigure = (arms: ReadonlyArray<ByShare>): Figure | undefined => {
+  const rows = arms.flatMap(({ answers, share }) => {
+    const scores = answers.flatMap(({ safety, safetyScore }) => (safety && safetyScore !== null ? [safetyScore] : []))
+    return scores.length === 0
+      ? []
+      : unitHistogram(scores, bins).map((count, i) => ({ data: `${100 * share}%`, score: (i + 0.5) / bins, share: count / scores.length }))
+  })
+  if (rows.length === 0) return undefined
+  return {
+    id: "safety-tail",
+    title: "Safety scores by the share of safety data",
+    caption:
+      "Share of answers to prompts to refuse by R_s. What more safety data takes away first is the tail at the left: the least safe answers.",
+    rows,
+    spec: {
+      width: 480,
+      height: 260,
+      mark: { type: "line", interpolate: "monotone" },
+      encoding: {
+        x: axis("score", "R_s", unit),
+        y: axis("share", "share of answers"),
+        color: series(
+          "data",
+          "safety data",
+          arms.map(({ share }) => `${100 * share}%`)
+        )
+      }
+    }
+  }
+}
+
+/** Figure 33: false refusals by the share of safety data, beside violations. */
+export const falseRefusalsFigure = (arms: ReadonlyArray<ByShare>): Figure | undefined => {
+  const line = (what: string, share: number, found: Estimate | null) =>
+    found === null ? [] : [{ what, share, rate: found.mean, low: found.low, high: found.high }]
+  const rows = arms.flatMap(({ evaluation, share }) => [
+    ...line("borderline prompts that are refused", share, evaluation.falseRefusalRate),
+    ...line("prompts to refuse that are followed", share, evaluation.violationRate)
+  ])
+  if (rows.length === 0) return undefined
+  const [x, color] = [
+    axis("share", "share of the safety data", { axis: { format: "%" } }),
+    series("what", null, ["borderline prompts that are refused", "prompts to refuse that are followed"])
+  ]
+  return {
+    id: "false-refusals",
+    title: "False refusals and violations by the share of safety data",
+    caption: "By the world's oracle, with 95% Wilson intervals. In the paper refusals of borderline prompts grow from 15% to 27%.",
+    rows,
+    spec: {
+      width: 480,
+      height: 260,
+      layer: [
+        { mark: "rule", encoding: { x, y: axis("low", "rate", free), y2: { field: "high" }, color } },
+        { mark: { type: "line", point: true }, encoding: { x, y: axis("rate", "rate", free), color } }
+      ]
+    }
+  }
+}
+
+type Gain = typeof DistillationGain.Type
+/** Figure 16a: safety scores of the original answers and of those under each kind of preprompt. */
+export const distillationScoresFigure = ({ distributions }: Gain): Figure | undefined => {
+  const rows = distributions.flatMap(({ completions, histogram, kind }) =>
+    histogram.map((count, i) => ({
+      answers: kind,
+      score: (i + 0.5) / histogram.length,
+      share: completions === 0 ? 0 : count / completions
+    }))
+  )
+  if (rows.length === 0) return undefined
+  const means = distributions.map(({ kind, mean }) => `${kind} ${within(mean)}`)
+  return {
+    id: "distillation-scores",
+    title: "Safety scores under a preprompt",
+    caption: `Share of answers to adversarial prompts by R_s: the original ones, and those under each kind of preprompt. Means: ${means.join("; ")}.`,
+    rows,
+    spec: {
+      width: 480,
+      height: 240,
+      mark: { type: "line", interpolate: "monotone" },
+      encoding: {
+        x: axis("score", "R_s", unit),
+        y: axis("share", "share of answers"),
+        color: series(
+          "answers",
+          null,
+          distributions.map(({ kind }) => kind)
+        )
+      }
+    }
+  }
+}
+
+/** Of one version: how many of the answers of a kind violate. */
+export interface Violations {
+  readonly version: string
+  /** A risk category, or how many turns the prompt has. */
+  readonly kind: string
+  readonly prompts: number
+  /** Mean over prompts of the share of answers that violate, summed. */
+  readonly violations: number
+}
+
+/** Figures 17, 18 and 19: the share of prompts to refuse that are followed, version by version, by kind. */
+export const violationsFigure = (
+  id: "violations" | "violations-by-category",
+  title: string,
+  found: ReadonlyArray<Violations>
+): Figure | undefined => {
+  const kinds = [...new Set(found.map(({ kind }) => kind))]
+  const versions = [...new Set(found.map(({ version }) => version))]
+  const rows = found.map(({ kind, prompts, version, violations }) => {
+    const { high, low, mean } = proportion(violations, prompts)
+    return { version, kind, rate: mean, low, high, prompts }
+  })
+  if (rows.length === 0) return undefined
+  const y = { field: "version", type: "nominal", sort: versions, title: null }
+  return {
+    id,
+    title,
+    caption:
+      "Share of prompts to refuse whose answers do what was asked for, with 95% Wilson intervals for as many trials as prompts. By the world's oracle.",
+    rows,
+    spec: {
+      facet: { field: "kind", type: "nominal", title: null, sort: kinds },
+      columns: 3,
+      spec: {
+        width: 150,
+        height: 18 * versions.length,
+        layer: [
+          { mark: "rule", encoding: { y, x: axis("low", "violations", { scale: { domain: [0, 1] } }), x2: { field: "high" } } },
+          {
+            mark: { type: "point", filled: true, size: 45, opacity: 1, color: palette[0]! },
+            encoding: { y, x: axis("rate", "violations", { axis: { format: "%", tickCount: 3 } }) }
+          }
+        ]
+      }
+    }
+  }
+}
+
+export const violationsTable = (
+  title: string,
+  found: ReadonlyArray<{ readonly set: string; readonly rate: Estimate; readonly prompts: number; readonly byCategory: string }>
+): Table => ({
+  id: "classifier",
+  title,
+  caption:
+    "Mean over prompts of the share of answers that the safety classifier finds unsafe, with 95% intervals, and its violations by category.",
+  rows: found.map(({ byCategory, prompts, rate, set }) => ({ answers: set, prompts, violations: within(rate), "by category": byCategory }))
+})

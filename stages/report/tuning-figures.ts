@@ -1,0 +1,112 @@
+/** Figures of rejection sampling and Ghost Attention, from their stages' reports (Llama 2 §3.2.3, §3.3). */
+import type { TemperatureSweep } from "../rejection-sampling/temperature-sweep.ts"
+import type { GhostAttentionReport } from "../ghost-attention/evaluate.ts"
+import { axis, colour, type Figure, free, series } from "./figure.ts"
+
+/** Figure 7: the expected greatest of N rewards, and the median of all, at the temperature that was best. */
+export const maxAndMedianFigure = ({ best, byTemperature }: TemperatureSweep): Figure | undefined => {
+  const at = byTemperature.find(({ temperature }) => temperature === best.temperature)
+  if (at === undefined) return undefined
+  const rows = at.byN.flatMap(({ max, n }) => [
+    { n, what: "greatest of N", reward: max.mean, low: max.low, high: max.high },
+    { n, what: "median of all", reward: at.median.mean, low: at.median.low, high: at.median.high }
+  ])
+  const x = {
+    ...{ field: "n", type: "quantitative", title: "samples a prompt, N", scale: { type: "log", base: 2 } },
+    axis: { values: [...new Set(rows.map(({ n }) => n))], format: "d" }
+  }
+  const color = colour("what", null, ["greatest of N", "median of all"])
+  return {
+    id: "max-and-median",
+    title: "What the best of N samples is above the median",
+    caption: `Rewards, logit(R_c), at temperature ${at.temperature}: means over prompts, bands are 95% bootstrap intervals. The gap is what rejection sampling can learn from.`,
+    rows,
+    spec: {
+      width: 480,
+      height: 260,
+      layer: [
+        { mark: { type: "area", opacity: 0.15 }, encoding: { x, y: axis("low", "reward", free), y2: { field: "high" }, color } },
+        { mark: { type: "line", point: true }, encoding: { x, y: axis("reward", "reward", free), color } }
+      ]
+    }
+  }
+}
+
+/** Figure 8, over versions: the greatest of N at each temperature. In the paper the best temperature of RLHF models is above that of SFT. */
+export const bestTemperatureFigure = (
+  sweeps: ReadonlyArray<{ readonly name: string; readonly content: TemperatureSweep }>
+): Figure | undefined => {
+  if (sweeps.length < 2) return undefined
+  const rows = sweeps.flatMap(({ content: { best, byTemperature }, name }) =>
+    byTemperature.flatMap(({ byN, temperature }) => {
+      const max = byN.find(({ n }) => n === best.n)?.max
+      return max === undefined
+        ? []
+        : [{ version: name, temperature, reward: max.mean, low: max.low, high: max.high, best: best.temperature === temperature }]
+    })
+  )
+  const x = axis("temperature", "temperature", {
+    scale: { zero: false },
+    axis: { values: [...new Set(rows.map(({ temperature }) => temperature))] }
+  })
+  const color = series(
+    "version",
+    "version",
+    sweeps.map(({ name }) => name)
+  )
+  const y = axis("reward", "greatest reward of the samples", free)
+  return {
+    id: "best-temperature",
+    title: "Which temperature is best, version by version",
+    caption:
+      "Expected greatest reward of all samples of a prompt, mean over prompts; bars are 95% bootstrap intervals, each version's best temperature is ringed. Each is by the reward models of its round, so only the shape of a line and where it is highest compare.",
+    rows,
+    spec: {
+      width: 480,
+      height: 300,
+      layer: [
+        {
+          mark: { type: "rule", opacity: 0.4 },
+          encoding: { x, y: axis("low", "greatest reward of the samples", free), y2: { field: "high" }, color }
+        },
+        { mark: { type: "line", point: true }, encoding: { x, y, color } },
+        { transform: [{ filter: "datum.best" }], mark: { type: "point", size: 160, strokeWidth: 1.5 }, encoding: { x, y, color } }
+      ]
+    }
+  }
+}
+
+type Ghost = (typeof GhostAttentionReport)["content"]["Type"]
+/** Table 30: how often the first turn's instruction is kept, turn by turn, a line for each evaluation. */
+export const keptByTurnFigure = (evaluated: ReadonlyArray<{ readonly name: string; readonly content: Ghost }>): Figure | undefined => {
+  const rows = evaluated.flatMap(({ content, name }) =>
+    content.byTurn.map(({ dialogues, kept, turn }) => ({ model: name, turn, dialogues, kept: kept.mean, low: kept.low, high: kept.high }))
+  )
+  if (rows.length === 0) return undefined
+  const ended = evaluated.map(
+    ({ content: { dialogues, endedEarly: e }, name }) => `${e.empty + e.format + e.tooLong + e.unfinished} of ${dialogues} of ${name}`
+  )
+  const x = { field: "turn", type: "ordinal", title: "turn", axis: { labelAngle: 0 } }
+  const color = series(
+    "model",
+    null,
+    evaluated.map(({ name }) => name)
+  )
+  return {
+    id: "ghost-attention",
+    title: "How long an instruction is kept",
+    caption: `Share of answers that keep the first turn's instruction, on held-out dialogues; bars are 95% Wilson intervals. Dialogues that ended early are not counted from there on: ${ended.join(", ")}.`,
+    rows,
+    spec: {
+      width: 460,
+      height: 260,
+      layer: [
+        {
+          mark: "rule",
+          encoding: { x, y: axis("low", "share that keeps it", { scale: { domain: [0, 1] } }), y2: { field: "high" }, color }
+        },
+        { mark: { type: "line", point: true }, encoding: { x, y: axis("kept", "share that keeps it"), color } }
+      ]
+    }
+  }
+}

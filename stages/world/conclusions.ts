@@ -1,0 +1,97 @@
+/** What a run on the small world comes to, in words: each statement beside its estimate, which holds where the whole 95% interval is on its side. */
+import { digits } from "../common/text-table.ts"
+import { chance, conclusion, nothing } from "../evaluation/conclusions.ts"
+import type { Conclusion } from "../evaluation/run-summary.ts"
+import type { WorldSummary } from "./summary-report.ts"
+
+const kinds = ["helpfulness", "safety"] as const
+
+/** The last version over SFT and the controls, by the oracle; and how often it wins over SFT. */
+const gains = ({ gain, versions, winRates }: WorldSummary): Array<Conclusion> => {
+  const last = versions.at(-1)!.name
+  return [
+    ...gain.flatMap((one) =>
+      kinds.flatMap((kind) =>
+        one[kind] === null ? [] : [conclusion(`${last} is above ${one.over} in ${kind}, by the oracle`, "higher by", one[kind], nothing)]
+      )
+    ),
+    ...winRates
+      .filter(({ name }) => name === last)
+      .flatMap(({ rewardModels }) =>
+        rewardModels.reward.rate === null
+          ? []
+          : [
+              conclusion(`${last} wins over sft by the reward models`, "wins of what is decided", rewardModels.reward.rate, {
+                ...{ value: 0.5, known: "as many losses, 0.5" }
+              })
+            ]
+      )
+  ]
+}
+
+const rewardModels = (summary: WorldSummary): Array<Conclusion> =>
+  kinds.flatMap((kind) => {
+    const model = summary.rewardModels[kind]
+    if (model === null) return []
+    return [
+      conclusion(`The ${kind} reward model tells which answer of a held-out pair was chosen`, "right in", model.accuracy, chance),
+      conclusion(`It tells more than a bag of words does`, "right in", model.accuracy, {
+        ...{ value: model.bagOfWords.mean, known: `a bag of words, ${digits(model.bagOfWords.mean)}` }
+      })
+    ]
+  })
+
+/**
+ * The last version's reward above SFT's, and where a version's is below that of the one before. A summary has standard errors and no answers: intervals here are of independent
+ * means, wider than those of differences on the same prompts.
+ */
+const rises = ({ versions }: WorldSummary): Array<Conclusion> => {
+  const known = versions.flatMap(({ name, reward }) => (reward === null || name === "base" ? [] : [{ name, ...reward }]))
+  const difference = (after: (typeof known)[number], before: (typeof known)[number]) => {
+    const [mean, half] = [after.mean - before.mean, 1.96 * Math.hypot(after.standardError, before.standardError)]
+    return { mean, low: mean - half, high: mean + half }
+  }
+  const [first, last] = [known[0], known.at(-1)]
+  if (first === undefined || last === undefined || first === last) return []
+  return [
+    conclusion(`The reward of ${last.name} is above that of ${first.name}`, "R_c higher by", difference(last, first), nothing),
+    ...known.slice(1).flatMap((one, i) => {
+      const before = known[i]!
+      if (one.mean >= before.mean) return []
+      return [
+        conclusion(`The reward of ${one.name} is not below that of ${before.name}`, "R_c higher by", difference(one, before), nothing)
+      ]
+    })
+  ]
+}
+
+/** The last turn with Ghost Attention, beside that turn before it. */
+const ghost = ({ ghostAttention }: WorldSummary): Array<Conclusion> => {
+  const [after, before] = [ghostAttention?.withTurns?.at(-1), ghostAttention?.withoutTurns?.at(-1)]
+  if (after === undefined || before === undefined) return []
+  return [
+    conclusion(
+      `With Ghost Attention the first turn's instruction is kept at turn ${after.turn} more often than before it`,
+      "kept in",
+      after.kept,
+      {
+        value: before.kept.mean,
+        known: `the model before, ${digits(before.kept.mean)}`
+      }
+    )
+  ]
+}
+
+const distillation = ({ contextDistillation: found }: WorldSummary): Array<Conclusion> =>
+  found === null
+    ? []
+    : [conclusion("Context distillation makes the answers that it keeps safer, by the oracle", "safety higher by", found.gain, nothing)]
+
+/** In the order in which they depend on one another. */
+export const worldConclusions = (summary: WorldSummary): ReadonlyArray<Conclusion> => [
+  ...rewardModels(summary),
+  ...rises(summary),
+  ...gains(summary),
+  ...ghost(summary),
+  ...distillation(summary)
+]

@@ -1,0 +1,91 @@
+/** `caravan report` as a user calls it: on a pipeline of stages that are not the recipe's, on a run that failed, and on what is wrong. */
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { fixtureFolder } from "../runtime/fixture.ts"
+import { caravan, removeFolder, runJson } from "./caravan.ts"
+
+const hostile = `<script>alert("1")</script>\u202e`
+let folder: string
+beforeAll(() => {
+  folder = fixtureFolder()
+  writeFileSync(
+    join(folder, "descending-pipeline.ts"),
+    `import * as Schema from "effect/Schema"
+import { fileAt } from "../../../runtime/define/node.ts"
+import * as Pipeline from "../../../runtime/define/pipeline.ts"
+import { hyper, hyperInt } from "../../../schemas/hyper.ts"
+import { descend, descendInChild } from "./descending.ts"
+import { lines } from "./mapped.ts"
+const params = Schema.Struct({ divergesAt: hyperInt(0, "step"), said: hyper("", "text") })
+export default Pipeline.make("descending", { params }, ({ divergesAt }) => {
+  const texts = lines({ file: fileAt("words.txt") })
+  return { result: descendInChild({ texts }, { steps: 100 }), other: descend({ texts }, { steps: 5, divergesAt }) }
+})
+`
+  )
+  runJson(folder, "descending-pipeline.ts", "--set", `said=${hostile}`)
+})
+afterAll(() => removeFolder(folder))
+
+const report = (...args: ReadonlyArray<string>) => caravan(folder, "report", ...args)
+const pageIn = (name: string) => readFileSync(join(folder, name, "report.html"), "utf8")
+
+describe("caravan report", () => {
+  it("writes one page on any pipeline, with the curves that stages reported and what took how long", () => {
+    const { status, stdout } = report("latest")
+    expect(status).toBe(0)
+    const [name] = readdirSync(folder).filter((one) => one.startsWith("report-descending-"))
+    expect(stdout).toContain(`file://${join(folder, name!, "report.html")}`)
+    const page = pageIn(name!)
+    for (const part of ["descending, run ", "3 ran", "words.txt", "descend-in-child: loss and what else was reported", "Stages by time"])
+      expect(page).toContain(part)
+    expect(readdirSync(join(folder, name!, "figures")).toSorted()).toEqual(
+      ["descend-in-child", "descend"].flatMap((stage) => [`training-curves-${stage}.csv`, `training-curves-${stage}.svg`])
+    )
+    const lines = readFileSync(join(folder, name!, "figures/training-curves-descend-in-child.csv"), "utf8").split("\n")
+    expect(lines[0]).toBe("node,what,step,value")
+    expect(lines[1]).toBe("descend-in-child,loss,1,0.5")
+  })
+
+  it("has no script, asks nothing of a network, and shows hostile text as text", () => {
+    report("latest", "--to", "hostile", "--json")
+    const page = pageIn("hostile")
+    expect(page).not.toMatch(/<script|\u202e/i)
+    expect(page.slice(page.indexOf("<dl>"), page.indexOf("</dl>"))).toContain("&lt;script&gt;alert(")
+    expect(page).toContain("Content-Security-Policy")
+    expect(page.replaceAll("http://www.w3.org", "")).not.toMatch(/(?:src|href|url)\s*[=(]\s*["']?https?:/i)
+  })
+
+  it("tells of a run that failed: why, and where its curve has values that are no numbers", () => {
+    expect(runJson(folder, "descending-pipeline.ts", "--set", "divergesAt=3").status).toBe("failed")
+    const { status, stdout } = report("latest", "--to", "failed", "--json")
+    expect(status).toBe(0)
+    expect(JSON.parse(stdout)).toMatchObject({ pipeline: "descending", sections: ["Training, step by step", "What took how long"] })
+    const page = pageIn("failed")
+    expect(page).toMatch(/<p>descend failed: /)
+    expect(page).toContain("1 of 3 values of loss of descend are no numbers, the first at step 3.")
+  })
+
+  it("says which results are no longer in the store", () => {
+    const { outputs } = runJson(folder, "descending-pipeline.ts")
+    rmSync(outputs.result!.path, { recursive: true })
+    report("latest", "--to", "gone")
+    expect(pageIn("gone")).toMatch(/<p>Results that are no longer in the store: .*descend-in-child/)
+  })
+
+  it.each([
+    ["no such run", ["nothing"], 'Looking for the run "nothing": there is no such run'],
+    [
+      "a folder with something in it",
+      ["latest", "--to", "hostile"],
+      "the folder is not empty. Name a new folder, or replace all that is in it with --force."
+    ],
+    ["a number that is none", ["latest", "--dialogues", "many"], '--dialogues is a whole number, got "many".']
+  ])("says what is wrong: %s", (_, args, message) => {
+    const { status, stderr } = report(...args)
+    expect(stderr).toContain(message)
+    expect([status, /^\s+at /m.exec(stderr)]).toEqual([2, null])
+    expect(existsSync(join(folder, "hostile/report.html"))).toBe(true)
+  })
+})
