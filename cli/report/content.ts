@@ -9,7 +9,7 @@ import { runConclusions } from "../../stages/report/conclusions.ts"
 import { trainingSection } from "../../stages/report/curve-figures.ts"
 import { type AnswerSet, dialogues } from "../../stages/report/dialogues.ts"
 import { drawFigure } from "../../stages/report/draw.ts"
-import type { Figure, Rows } from "../../stages/report/figure.ts"
+import type { Cell, Figure, Rows } from "../../stages/report/figure.ts"
 import { pageOf } from "../../stages/report/page.ts"
 import type { Results } from "../../stages/report/results.ts"
 import { runRows } from "../../stages/report/run-figures.ts"
@@ -21,7 +21,7 @@ import { shortRun } from "../display/units.ts"
 import { factsOf, introductionOf, workSection } from "./facts.ts"
 import type { Gathered } from "./gather.ts"
 
-const csvCell = (value: unknown): string => {
+const csvCell = (value: Cell | undefined): string => {
   const text = value === null || value === undefined ? "" : String(value)
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
 }
@@ -65,7 +65,7 @@ const unscored = Effect.fnUntraced(function* (run: Results) {
 export const contentOf = Effect.fnUntraced(function* (run: PastRun, status: string, gathered: Gathered, shownDialogues: number) {
   const { curves, results } = gathered
   const readable = <A>(effect: Effect.Effect<A, { readonly message: string }>, otherwise: A) =>
-    Effect.catch(effect, () => Effect.succeed(otherwise))
+    effect.pipe(Effect.catch(() => Effect.succeed(otherwise)))
   const versions = yield* readable(versionsOf(results), [])
   const models = yield* readable(modelsChapter(results, curves), [])
   const sections = [...models, trainingSection(curves), ...(yield* chapters(results, versions)), workSection(gathered)]

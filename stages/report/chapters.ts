@@ -12,7 +12,7 @@ import type { Version } from "./versions.ts"
 
 /** What of a run can't be read says so in its place, and the other sections stand. */
 const orWhyNot = (title: string, section: Effect.Effect<ReadonlyArray<Section>, ArtifactError>): Effect.Effect<ReadonlyArray<Section>> =>
-  Effect.catch(section, (error) => Effect.succeed([{ title, text: [`This section is missing: ${error.message}`] }]))
+  section.pipe(Effect.catch((error) => Effect.succeed([{ title, text: [`This section is missing: ${error.message}`] }])))
 
 export const chapters = (run: Results, versions: ReadonlyArray<Version>): Effect.Effect<ReadonlyArray<Section>> =>
   Effect.map(

@@ -11,7 +11,7 @@ const narrowPanel = 265
 type Spec = Readonly<Record<string, unknown>>
 
 /** Panels one below the other, and in two columns half as wide. */
-const narrowFacets = ({ columns: _, ...spec }: Spec): Spec => {
+const narrowFacets = (spec: Spec): Spec => {
   const { facet, spec: inner } = spec as { readonly facet: Spec; readonly spec: Spec }
   if (facet.row !== undefined && facet.column !== undefined)
     return { ...spec, spec: { ...inner, width: 105 }, spacing: { row: 4, column: 12 } }

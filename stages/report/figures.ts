@@ -82,7 +82,7 @@ export const distributionsFigure = (
         mark: { type: "area", interpolate: "step", line: true, opacity: 0.6 },
         encoding: {
           x: axis("score", "score", { scale: { domain: [0, 1] } }),
-          y: axis("share", null as never, { axis: { ticks: false, labels: false, grid: false } }),
+          y: axis("share", null, { axis: { ticks: false, labels: false, grid: false } }),
           color: { ...colour("model", null), legend: null }
         }
       },
@@ -200,7 +200,7 @@ export const ppoFigure = ({ iterations, kept }: PpoDiagnostics): Figure => {
         encoding: {
           x: axis("iteration", "iteration", { axis: { format: "d", tickMinStep: 1 } }),
           // As much room for the numbers of each, so that the figures stand in columns.
-          y: axis("value", null as never, { ...free, axis: { minExtent: 40, maxExtent: 40 } })
+          y: axis("value", null, { ...free, axis: { minExtent: 40, maxExtent: 40 } })
         }
       },
       resolve: { scale: { y: "independent" } }
