@@ -8,7 +8,7 @@
  *     <attempt>/            started.json, events.ndjson, output/, sidecar/, outcome.json
  *     slurm.log             what the job's script and Slurm itself said
  */
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from "node:fs"
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import type { NodeLimits } from "../define/node.ts"
 import type { Progress } from "../define/stage-info.ts"
@@ -68,7 +68,8 @@ export const writeWhole = (path: string, text: string): void => {
   const fresh = `${path}.${process.pid}-${Math.random().toString(36).slice(2)}`
   const file = openSync(fresh, "w")
   try {
-    writeSync(file, text)
+    // All of it: a full disk may take a part.
+    writeFileSync(file, text)
     fsyncSync(file)
   } finally {
     closeSync(file)

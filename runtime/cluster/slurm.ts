@@ -39,8 +39,8 @@ const asStageError = (cause: unknown): StageError => {
     cause instanceof SlurmError && cause.kind === "none" ? " Run where Slurm's commands are (a login node), or without --on slurm." : ""
   return new StageError({ reason: "Slurm", message: `${messageOf(cause)}.${advice}`, isRetryable: false })
 }
-const attempt = <A>(body: () => A | Promise<A>): Effect.Effect<A, StageError> =>
-  Effect.tryPromise({ try: async () => body(), catch: asStageError })
+const attempt = <A>(body: (signal: AbortSignal) => A | Promise<A>): Effect.Effect<A, StageError> =>
+  Effect.tryPromise({ try: async (signal) => body(signal), catch: asStageError })
 
 /** The newest checkpoint's name: whether there is a new one. */
 const checkpointOf = (work: Work): string => {
@@ -202,7 +202,7 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
     const run: Execute = (work) =>
       Effect.gen(function* () {
         const given = yield* prepare(work)
-        let submission = yield* attempt(async () => findSubmission(given))
+        let submission = yield* attempt((signal) => findSubmission(given, signal))
         // Done while there was no driver.
         const before = submission === undefined ? attemptsIn(given.folder) : undefined
         if (before?.outcome?.type === "done" && takeOutput(given.folder, before.of!, before.outcome, work.job)) {
@@ -212,7 +212,7 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
         }
         let [lost, checkpoint] = [0, checkpointOf(work)]
         for (;;) {
-          submission ??= yield* attempt(async () => submitNew(given))
+          submission ??= yield* attempt((signal) => submitNew(given, signal))
           const following = submission
           const end: End = yield* follow(given, following as Submission & { readonly id: string }).pipe(
             Effect.onInterrupt(() => release(given, following))

@@ -83,12 +83,15 @@ export interface Submitting {
 const path = (folder: string) => join(folder, "submission.json")
 
 /** The job of an earlier driver that still lives; undefined: there is none. */
-export const findSubmission = async ({ folder, note, request, states }: Submitting): Promise<Submission | undefined> => {
+export const findSubmission = async (
+  { folder, note, request, states }: Submitting,
+  signal: AbortSignal
+): Promise<Submission | undefined> => {
   const found = readJsonFile(path(folder)) as (Submission & { readonly args: string }) | undefined
   if (found === undefined) return undefined
   let all = await states.all(0)
   if (all === "unknown") note("Slurm's controller does not answer: waiting for it, to find the job that was submitted before")
-  for (const until = performance.now() + patience; all === "unknown" && performance.now() < until;) {
+  for (const until = performance.now() + patience; all === "unknown" && performance.now() < until && !signal.aborted;) {
     await pause(2000)
     all = await states.all(0)
   }
@@ -109,7 +112,7 @@ export const findSubmission = async ({ folder, note, request, states }: Submitti
 }
 
 /** Submits a new job. What was in its folder goes; checkpoints are elsewhere. */
-export const submitNew = async (given: Submitting): Promise<Submission> => {
+export const submitNew = async (given: Submitting, signal: AbortSignal): Promise<Submission> => {
   const { engine, folder, home, note, on, request, states, work } = given
   const submission: Submission = { token: `caravan-${randomUUID()}`, id: null, node: on.node, profile: request.name, at: Date.now() }
   const job: JobFile = {
@@ -152,12 +155,15 @@ export const submitNew = async (given: Submitting): Promise<Submission> => {
   for (const until = performance.now() + patience; ; await pause(2000)) {
     try {
       const id = await submit(args)
+      // The run was interrupted meanwhile: nobody follows it.
+      if (signal.aborted && on.onInterruption() === "cancel") await cancel([id])
       const made = { ...submission, id }
       writeJson(path(folder), { ...made, args: sbatchArguments(request).join(" ") })
       return made
     } catch (cause) {
       if (!(cause instanceof SlurmError))
         throw trouble(`Writing down the job of node "${on.node}" in ${folder}: ${messageOf(cause)}.${fullness(home)}`)
+      if (signal.aborted) throw cause
       if (cause.kind === "none") throw trouble(`${cause.message}. Run where Slurm's commands are (a login node), or without --on slurm.`)
       if (cause.kind === "refused") throw await refused(on.node, request, cause.message)
       if (performance.now() > until)

@@ -1,5 +1,6 @@
 /** Stages with tensors on nodes: the bits of this machine, and nodes that would compute others. Drivers beside each other, and at a terminal. */
 import { spawn, spawnSync } from "node:child_process"
+import { join } from "node:path"
 import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest"
 import { command } from "../cli/caravan.ts"
 import { bringUp, digestsOf, makePlace, type Place, pausing, type Slurm, until } from "./harness.ts"
@@ -48,6 +49,29 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 400_000 }, () => {
         /Its job \d+ can't run on n\d: it would compute other bits than the key says: .*expected.*Choose nodes that are alike/
       )
     ])
+  })
+
+  it("a node whose clock is hours off is told of; the result is the same", async ({ skip }) => {
+    const library = join(place.folder, "ahead.so")
+    const source = `#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t id, struct timespec *t) { int done = syscall(SYS_clock_gettime, id, t); if (id == CLOCK_REALTIME) t->tv_sec += 7200; return done; }
+int gettimeofday(struct timeval *t, void *zone) { int done = syscall(SYS_gettimeofday, t, zone); t->tv_sec += 7200; return done; }
+`
+    if (spawnSync("cc", ["-shared", "-fPIC", "-o", library, "-x", "c", "-"], { input: source }).status !== 0)
+      return skip("there is no C compiler here")
+    const here = makePlace(slurm.environment, { steps: 40, pause: 0 })
+    const expected = digestsOf((await here.start([]).ended).document)
+    here.remove()
+    configure(place, { setup: `export LD_PRELOAD=${library}` })
+    const { code, document, said } = await place.start(["--on", "slurm"]).ended
+    expect([code, digestsOf(document)]).toEqual([0, expected])
+    expect(said).toMatch(
+      /the clock of n\d is 7[12]\d\d s ahead of that of the shared file system: times in logs are wrong by that, results are not/
+    )
   })
 
   it("two drivers of one store make each result once", async () => {
