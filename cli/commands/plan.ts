@@ -78,8 +78,8 @@ const artifactOf = (bytes: number | undefined): object => (bytes === undefined ?
 const downloadsOf = ({ graph, nodes }: Plan): ReadonlyArray<{ readonly name: string; readonly bytes: number }> => {
   const read = new Set([...graph.nodes.values()].flatMap((node) => (nodes.get(node.id)!.kind === "hit" ? [] : dependencies(node))))
   return [...graph.nodes.values()].flatMap((node) =>
-    node.kind === "file" && node.remote !== undefined && read.has(node.id) && !node.remote.isThere()
-      ? [{ name: node.remote.pinned, bytes: node.remote.bytes }]
+    node.kind === "file" && node.remote !== undefined && read.has(node.id) && node.remote.missing() > 0
+      ? [{ name: node.remote.pinned, bytes: node.remote.missing() }]
       : []
   )
 }

@@ -19,7 +19,9 @@ const rate = (of: string, { adapter, paper, scratch }: Rates) =>
   )
 
 export const Params = Schema.Struct({
-  preferences: Schema.String.annotate({ description: "preference pairs: a file, folder or pattern, of any shape of docs/data.md" }),
+  preferences: Schema.String.annotate({
+    description: "preference pairs: a file, folder or pattern, or hf:datasets/owner/name, of any shape of docs/data.md"
+  }),
   demonstrations: hyper("", "dialogues for SFT: a file, folder or pattern; empty: the chosen answers of the training pairs"),
   prompts: hyper("", "prompts that rejection sampling and PPO answer: a file, folder or pattern; empty: those of the training pairs"),
   xstest: hyper("", "XSTest's prompts as published (xstest_prompts.csv): refusals are counted; nothing is trained on them; empty: none"),
@@ -35,7 +37,10 @@ export const Params = Schema.Struct({
   url: hyperUrl("judge: address of an OpenAI-compatible endpoint, as https://host/v1"),
   judge: hyper("", "judge: name of the model"),
   keyVariable: hyperSecretVariable("judge: environment variable that holds the key; empty: none is sent"),
-  model: hyper("", "a model of the Llama line in the Hugging Face layout to start from; empty: pretrain a small one on the dialogues"),
+  model: hyper(
+    "",
+    "a model of the Llama line in the Hugging Face layout to start from, or hf:owner/name; empty: pretrain a small one on the dialogues"
+  ),
   safety: hyper(false, "whether to train a safety reward model too (§3.2.2): the pairs then need safety labels, as PKU-SafeRLHF's have"),
   heldOut: hyper(0.1, "share of the pairs that is held out; nothing is trained on what they ask", { min: 0.01, max: 0.5 }),
   judgeShare: hyper(

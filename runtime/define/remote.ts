@@ -19,6 +19,8 @@ export interface RemoteFiles {
   readonly path: string
   /** Whether they are there. */
   readonly isThere: () => boolean
+  /** Bytes that a fetch would download. */
+  readonly missing: () => number
   /** Sees to it that they are there, and sound. Rejects with a PipelineError or a StoreError. */
   readonly fetch: (watching: Watching) => Promise<void>
   /** Of the same files the one of this name, as a folder that has it alone. */

@@ -92,10 +92,14 @@ const soundPath = ({ folder }: Repository, digest: string): string => join(folde
 export const rememberSound = (repository: Repository, file: RemoteFile): void =>
   writeWhole(soundPath(repository, file.digest), stampOf(blobOf(repository, file)))
 
+/** Whether a content of that size is there, which `isSound` may find to be another. */
+export const hasSize = (repository: Repository, file: RemoteFile): boolean =>
+  statSync(blobOf(repository, file), { throwIfNoEntry: false })?.size === file.size
+
 /** Whether a content is there and what its name says: read where it was not yet, or has changed since. Of one that is, `onBytes` hears all bytes. */
 export const isSound = async (repository: Repository, file: RemoteFile, onBytes: (count: number) => void): Promise<boolean> => {
   const path = blobOf(repository, file)
-  if (statSync(path, { throwIfNoEntry: false })?.size !== file.size) return false
+  if (!hasSize(repository, file)) return false
   if (readIfThere(soundPath(repository, file.digest)) === stampOf(path)) {
     onBytes(file.size)
     return true

@@ -77,6 +77,7 @@ export class Hub {
       bytes: files.reduce((sum, { size }) => sum + size, 0),
       path: join(folder, place),
       isThere: () => cache.hasView(repository, folder, files),
+      missing: () => files.reduce((sum, file) => sum + (cache.hasSize(repository, file) ? 0 : file.size), 0),
       fetch: (watching) => this.#fetch(name, commit, files, folder, watching),
       only: (file) => {
         const path = join(name.path ?? "", file)
@@ -164,9 +165,11 @@ export class Hub {
         const file = remoteFile(entry, doing)
         if (file !== undefined) found.push(file)
       }
-      if (next !== undefined && new URL(next, url).origin !== new URL(url).origin)
-        throw strange(doing, "the next page from the same server")
-      url = next === undefined ? undefined : new URL(next, url).href
+      // Always of the same server: a mirror may pass on the Hub's own addresses, and nobody else is sent the token.
+      if (next !== undefined && !URL.canParse(next, url)) throw strange(doing, "the address of the next page")
+      const { origin } = new URL(url)
+      const { pathname, search } = new URL(next ?? "", url)
+      url = next === undefined ? undefined : `${origin}${pathname}${search}`
     }
     found.sort((a, b) => (a.path < b.path ? -1 : 1))
     await attempt(doing, async () => cache.rememberList(repository, commit, found))

@@ -83,7 +83,7 @@ describe("a pipeline", () => {
     const bytes = Object.values(modelFiles).reduce((sum, content) => sum + content.length, 0)
     expect(planned.nodes[0]!.artifactBytes).toBe(bytes)
     expect(planned.downloads).toEqual([
-      { name: expect.stringMatching(/^hf:me\/small@[0-9a-f]{40}$/), bytes },
+      { name: expect.stringMatching(/^hf:me\/small@[0-9a-f]{40}$/), bytes: bytes - modelFiles["config.json"]!.length },
       { name: `hf:datasets/me/pairs@${dataCommit}:train.jsonl`, bytes: Buffer.byteLength(pairs(seed)) }
     ])
     expect(new Set(downloads())).toEqual(new Set(["config.json"]))

@@ -366,8 +366,9 @@ describe("a download", () => {
       response.write(rest.subarray(0, 1000))
       return true
     })
-    await fetched("hf:me/small", hub({ patience: 300 }))
-    expect(requests("cdn").length).toBe(2)
+    // On a busy machine other requests may seem to stand still too.
+    await fetched("hf:me/small", hub({ patience: 1000, waits: Array.from({ length: 30 }, () => 1) }))
+    expect(requests("cdn").length).toBeGreaterThanOrEqual(2)
   })
 
   it("ends when it is aborted, and the next one goes on", async () => {
@@ -557,7 +558,9 @@ describe("what a server says", () => {
     listing({ no: "list" })
     expect(await failure(hub().resolve("hf:me/small"))).toMatch(/expected a list of files/)
     listing([entry], { link: `<${server.cdn}/next>; rel="next"` })
-    expect(await failure(hub().resolve("hf:me/small"))).toMatch(/the next page from the same server/)
+    expect(await failure(hub().resolve("hf:me/small"))).toMatch(/no such repository/)
+    expect(requests("hub").at(-1)!.path).toBe("/next")
+    expect(requests("cdn")).toEqual([])
     server.instead = (_, response) => (response.writeHead(200).end(`{"sha":"../x"}`), true)
     expect(await failure(hub().resolve("hf:me/small"))).toMatch(/expected the hash of a commit/)
     server.instead = (_, response) => (response.writeHead(200).end("<html>"), true)
