@@ -134,11 +134,19 @@ export interface SpreadOver {
 }
 export const onOneRank: SpreadOver = { ranks: 1, sharding: "none" }
 
+const emptied = new WeakMap<LlamaConfig, LlamaConfig>()
+/** The same object each time, whose weights are counted once. */
+const withoutBlocks = (config: LlamaConfig): LlamaConfig => {
+  const empty = emptied.get(config) ?? { ...config, layers: 0 }
+  emptied.set(config, empty)
+  return empty
+}
+
 /** The same on one of several ranks: its parts, the weights of two blocks and of what is in no block gathered, and the gradients of a block in their dtype and in a float32 buffer. */
 const onRank = (memory: Memory, model: CostedModel, precision: Precision, { ranks, sharding }: SpreadOver): Memory => {
   const trained = trainedParameterCount(model)
   const b = bytesOf[precision]
-  const none = trainedParameterCount({ ...model, config: { ...model.config, layers: 0 } })
+  const none = trainedParameterCount({ ...model, config: withoutBlocks(model.config) })
   const block = (trained - none) / model.config.layers
   const passing = Math.max(block, none) * (b + 4)
   if (sharding === "none") return { ...memory, activations: memory.activations + passing }
