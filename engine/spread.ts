@@ -110,7 +110,7 @@ class Layout {
     readonly from: number
     readonly to: number
   }>
-  /** Elements that are used, and of the buffer: a multiple of the number of ranks. */
+  /** Elements that are used, of the buffer, and of a rank's part: whole multiples of eight, so that kernels that read several numbers at once begin where they may. */
   readonly used: number
   readonly total: number
   readonly part: number
@@ -118,7 +118,7 @@ class Layout {
     let at = 0
     this.#entries = Object.entries(tensors).map(([name, { elements, shape }]) => ({ name, shape, from: at, to: (at += elements) }))
     this.used = at
-    this.part = Math.ceil(at / ranks())
+    this.part = Math.ceil(at / ranks() / 8) * 8
     this.total = this.part * ranks()
   }
   /** The tensors as views of a buffer (total,), by name. */

@@ -1,5 +1,6 @@
 // Builds the addon of ranks (ranks.cc) when the first group is joined: it needs headers that a machine without several ranks need not have.
-import { existsSync, readdirSync } from "node:fs"
+import { createHash } from "node:crypto"
+import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 
@@ -38,7 +39,14 @@ export const ranksMissing = (libtorch = findLibtorch()) => {
     : `libtorch ${libtorch.version} (${libtorch.source}) comes without Gloo's headers. Use GPUs (--device cuda), or Debian's libtorch: apt-get install libtorch-dev libgloo-dev.`
 }
 
-export const buildRanks = () => {
+const source = join(dirname(fileURLToPath(import.meta.url)), "ranks.cc")
+export const sourceDigest = () => createHash("sha256").update(readFileSync(source)).digest("hex").slice(0, 16)
+
+export const buildRanks = (expected) => {
+  if (expected !== undefined && expected !== sourceDigest())
+    throw new Error(
+      `The source of the addon that connects ranks has the digest ${sourceDigest()}, expected ${expected}: write the new one into engine/ranks.ts.`
+    )
   const libtorch = findLibtorch()
   const missing = ranksMissing(libtorch)
   if (missing !== undefined) throw new Error(`Building the addon that connects ranks: ${missing}`)
@@ -46,7 +54,7 @@ export const buildRanks = () => {
   const include = (libtorch === undefined ? [] : headersOf(libtorch).folders).filter((folder) => folder !== "/usr/include")
   return buildBeside({
     name: "ranks",
-    source: join(dirname(fileURLToPath(import.meta.url)), "ranks.cc"),
+    source,
     told: "Building the addon that connects ranks: half a minute, once.\n",
     // The headers of c10d's NCCL are C++20.
     compile: [...(nccl ? ["-std=c++20", "-DCARAVAN_NCCL"] : []), ...include.flatMap((folder) => ["-I", folder])],

@@ -1,9 +1,10 @@
 /** Ranks as real processes: what they exchange, and what is said when one of them is missing, late, dead or hangs. */
+import { readFileSync } from "node:fs"
 import { createServer } from "node:net"
 import { beforeAll, describe, expect, it } from "vitest"
 import { environment } from "../../engine/device.ts"
 import { dealt, gatherAll, rank, ranks, sumOver } from "../../engine/ranks.ts"
-import { buildRanks } from "../../engine/ranks/build.mjs"
+import { buildRanks, sourceDigest } from "../../engine/ranks/build.mjs"
 import { freePort, runRanks } from "./ranks/processes.ts"
 
 // Built once, with a minute of its own.
@@ -41,6 +42,13 @@ for (const { device, size, skip } of groups)
       for (const { said } of ended) expect(said).toEqual([each, each.map((i) => 10 + i)])
     })
   })
+
+describe("the addon's source", () => {
+  it("has the digest that engine/ranks.ts says: a change of it is one of the stages' code", () => {
+    const code = readFileSync(new URL("../../engine/ranks.ts", import.meta.url), "utf8")
+    expect(code).toContain(`const source = "${sourceDigest()}"`)
+  })
+})
 
 describe("a process that has joined no group", () => {
   it("is the only rank: it is given back what is its own", () => {

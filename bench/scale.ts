@@ -1,0 +1,50 @@
+/**
+ * Training spread over many GPUs, on paper: memory of a rank, bytes that it sends and receives in a step, and how long that and computing take. Prints the tables of docs/scale.md.
+ *
+ *     node bench/scale.ts
+ *
+ * A batch has 4M tokens (Llama 2 §2.2), in rows of 4,096; how many a rank reads at once and which blocks it computes again is what `caravan run` would choose for an H200 (stages/training/fit.ts).
+ */
+import { presets } from "../models/config.ts"
+import { accelerators, trainingFlops } from "../models/cost.ts"
+import { type SpreadOver, totalMemory, trainedParameterCount } from "../models/memory.ts"
+import { fitOnGpu, trainingStep } from "../stages/training/fit.ts"
+
+const length = 4096
+const batch = 4 * 2 ** 20
+/** Bytes a second that a GPU sends and receives: over NVLink as measured by the probe of decision 23; over a network of 400 Gb/s for each GPU, as its data sheet says. */
+const rates = { NVLink: 225e9, network: 50e9 }
+const mfu = 0.4
+const gib = (bytes: number): string => (bytes / 2 ** 30).toFixed(1)
+const { flops, memory: device } = accelerators.h200
+
+const line = (cells: ReadonlyArray<string | number>) => process.stdout.write(`| ${cells.join(" | ")} |\n`)
+line([
+  "model",
+  "GPUs",
+  "micro-batches x rows",
+  "blocks recomputed",
+  "GiB a rank",
+  "fits",
+  "GB each way a step",
+  "s computing",
+  "s NVLink",
+  "s network"
+])
+line(new Array<string>(10).fill("---"))
+for (const name of ["7b", "13b", "70b"] as const)
+  for (const ranks of [8, 64, 512]) {
+    const model = { config: { ...presets[name], maxPositions: length }, scalarHead: false }
+    const spread: SpreadOver = { ranks, sharding: "weights" }
+    const step = trainingStep({ model, precision: "bfloat16", rows: batch / length, longest: length, keepsBest: false, spread })
+    const { fits, memory, microBatch, recompute } = fitOnGpu({ microBatch: 0, recompute: "auto" }, device, step)
+    const { tokens } = microBatch as { readonly tokens: number }
+    const micro = Math.ceil((step.rows * length) / tokens)
+    // For each micro-batch: 16-bit weights gathered twice, float32 gradients scattered once; a rank has 1 / n of them itself.
+    const sent = ((micro * (ranks - 1)) / ranks) * trainedParameterCount(model) * (2 + 2 + 4)
+    const work = trainingFlops(model, step.rows * length, length / 2) * (1 + recompute / model.config.layers / 3)
+    line([
+      ...[name, ranks, `${micro} x ${tokens / length}`, recompute, gib(totalMemory(memory)), fits ? "yes" : "no", (sent / 1e9).toFixed(0)],
+      ...[work / (flops.bfloat16 * mfu), sent / rates.NVLink, sent / rates.network].map((seconds) => seconds.toFixed(1))
+    ])
+  }
