@@ -20,6 +20,10 @@ export const prepare = (
   }
 ): void => {
   setThreads(threads)
+  if (device === "cuda" && !hasCuda() && place !== undefined)
+    throw new Error(
+      `rank ${place.rank} of ${place.size} has no GPU: there are fewer than ${place.size} here (CUDA_VISIBLE_DEVICES, nvidia-smi), or libtorch was built without CUDA. Take as many --ranks as there are GPUs`
+    )
   if (device === "cuda" && !hasCuda())
     throw new Error("there is no CUDA device here (or libtorch was built without CUDA). Run `caravan doctor`, or use --device cpu")
   if (place !== undefined)

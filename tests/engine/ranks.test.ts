@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs"
 import { createServer } from "node:net"
 import { beforeAll, describe, expect, it } from "vitest"
 import { environment } from "../../engine/device.ts"
+import { prepare } from "../../engine/prepare.ts"
 import { dealt, gatherAll, rank, ranks, sumOver } from "../../engine/ranks.ts"
 import { buildRanks, sourceDigest } from "../../engine/ranks/build.mjs"
 import { freePort, runRanks } from "./ranks/processes.ts"
@@ -98,5 +99,12 @@ describe("a group that loses a rank", () => {
     expect(first!.errors).toMatch(
       /Rank 0 of 2 waited \d+ s for the others in operation 2, the second sum\. Rank 1 has done operation 1, the first sum, and is in none\./
     )
+  })
+})
+
+describe("a rank without a GPU", () => {
+  it.skipIf(environment().gpus > 0)("is told how many there would have to be", () => {
+    const place = { rank: 1, size: 2, host: "127.0.0.1", port: 1, sharding: "weights" as const, seconds: 1 }
+    expect(() => prepare("cuda", 1, place)).toThrow(/rank 1 of 2 has no GPU: there are fewer than 2 here/)
   })
 })
