@@ -48,6 +48,7 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
     const graph = yield* graphOf(pipeline, params, given)
     const options = yield* namedNodes(graph, given)
     const selected = chosenNodes(graph, options)
+    yield* lookAtInputs(graph, selected)
     const journal = yield* Journal
     const free = yield* Store
     const onEvent = options.onEvent ?? (() => undefined)
@@ -60,7 +61,6 @@ export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record
       ({ close }) => Effect.sync(close)
     )
     const facts = yield* gatherFacts(graph, machineOf(options))
-    yield* lookAtInputs(graph, selected)
     yield* checkAgreements(graph, userFolders(graph))
     if (options.locked !== undefined) yield* holdToLock(options.locked, graph, facts, journal, options)
     const executor = yield* Executor
