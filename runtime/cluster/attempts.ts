@@ -37,8 +37,9 @@ const list = (folder: string): ReadonlyArray<string> => {
 }
 
 export const attemptsIn = (folder: string): Attempts => {
-  const current = readWhole(join(folder, "current"))
+  // First: a file system of several machines looks anew at a folder that is opened, and may not for a single file.
   const names = list(folder)
+  const current = readWhole(join(folder, "current"))
   for (const name of names) {
     if (name === current) continue
     const outcome = readJsonFile(join(folder, name, "outcome.json")) as JobOutcome | undefined

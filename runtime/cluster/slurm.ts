@@ -153,11 +153,12 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
             isRetryable
           )
         }
-        // Told to stop, it is at its end: Slurm is asked at once how that comes.
-        const every = outcome?.type === "stopped" ? Math.min(1, poll) : poll
+        // At its end, as it seems: Slurm is asked at once, and again, how that comes.
+        const every: number = outcome?.type === "stopped" || !isAlive(known) ? Math.min(1, poll) : poll
         if (performance.now() - asked >= every * 1000) {
           asked = performance.now()
-          known = yield* attempt(() => states.of(token, every / 2))
+          // An answer from before it was submitted knows nothing of it.
+          known = yield* attempt(() => states.of(token, Math.min(every / 2, (performance.now() - began) / 1000)))
           if (known === "unknown" && !told.has("down")) {
             told.add("down")
             note("Slurm's controller does not answer: jobs that run go on, and their results are taken; nothing new is begun until it does")
@@ -180,10 +181,7 @@ const slurmExecute = ({ config, engine, home }: SlurmOptions): Effect.Effect<Exe
         if (!isAlive(known)) {
           // Its outcome may not be seen yet.
           missing ||= performance.now()
-          if (
-            outcome?.type === "stopped" ||
-            performance.now() - missing > (current === undefined ? visible / 5 : visible) * Math.min(1, poll / 2)
-          )
+          if (outcome?.type === "stopped" || performance.now() - missing > visible * Math.min(1, poll / 2))
             return endOf(given, id, known as Exclude<Known, "unknown">, attemptsIn(folder))
         } else if (outcome?.type !== "done") missing = 0
         yield* Effect.sleep(Math.min(looks.most, Math.max(looks.least, (performance.now() - began) / 50)))

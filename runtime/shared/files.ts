@@ -26,8 +26,8 @@ export interface SharedFiles {
   readonly putEntry: (key: string, bytes: Uint8Array) => Promise<void>
   /** The size of what is there under a content's name; undefined: nothing. */
   readonly has: (sha256: string) => Promise<number | undefined>
-  /** Copies it to a new file, whose bytes were hashed on the way; false: it is not there. */
-  readonly fetch: (sha256: string, to: string) => Promise<boolean>
+  /** Copies it to a new file, whose bytes were hashed on the way; false: it is not there. One that has not the size it should have is not copied. */
+  readonly fetch: (sha256: string, to: string, size?: number) => Promise<boolean>
   /** Copies a file there, whose bytes are hashed on the way. What was there under the name is replaced. */
   readonly send: (sha256: string, from: string) => Promise<void>
   readonly close: () => void

@@ -13,7 +13,8 @@ export type Call = { readonly id: number } & (
   | { readonly does: "entry"; readonly name: string }
   | { readonly does: "putEntry"; readonly name: string; readonly bytes: Uint8Array }
   | { readonly does: "has"; readonly name: string }
-  | { readonly does: "fetch" | "send"; readonly name: string; readonly path: string }
+  | { readonly does: "fetch"; readonly name: string; readonly path: string; readonly size: number | undefined }
+  | { readonly does: "send"; readonly name: string; readonly path: string }
 )
 export type Answer =
   /** The call goes on. */
@@ -71,8 +72,8 @@ const sweep = async (): Promise<void> => {
   }
 }
 
-/** Copies a file, hashing it; gives its sha256. */
-const copy = async (from: string, to: string, moved: () => void): Promise<string> => {
+/** Copies a file, hashing it; gives its sha256. `lasts`: it is to be there after a loss of power. */
+const copy = async (from: string, to: string, lasts: boolean, moved: () => void): Promise<string> => {
   const source = await open(from, "r")
   try {
     const target = await open(to, "wx")
@@ -86,7 +87,7 @@ const copy = async (from: string, to: string, moved: () => void): Promise<string
         await target.writeFile(piece.subarray(0, bytesRead))
         moved()
       }
-      await target.sync()
+      if (lasts) await target.sync()
       return hash.digest("hex")
     } finally {
       await target.close()
@@ -141,7 +142,10 @@ const work = async (call: Call, moved: () => void): Promise<unknown> => {
       return (
         (await ifThere(async () => {
           const from = pathOf("cas", call.name)
-          if ((await copy(from, call.path, moved)) === call.name) return true
+          const { size } = await stat(from)
+          if (call.size !== undefined && size !== call.size) throw new Told("lying", `${from} has ${size} bytes, expected ${call.size}`)
+          // What is fetched is made to last when it is committed.
+          if ((await copy(from, call.path, false, moved)) === call.name) return true
           await rm(call.path, { force: true })
           // Named by its content, it is worth nothing to anybody: the next who has the content puts it back.
           if (!isReadOnly) await rm(from, { force: true }).catch(() => undefined)
@@ -150,7 +154,7 @@ const work = async (call: Call, moved: () => void): Promise<unknown> => {
       )
     case "send":
       return place(pathOf("cas", call.name), async (path) => {
-        if ((await copy(call.path, path, moved)) !== call.name)
+        if ((await copy(call.path, path, true, moved)) !== call.name)
           throw new Told("refused", `${call.path} has changed: \`caravan verify --store\` sets it aside`)
       })
   }

@@ -7,7 +7,7 @@
 # A Slurm that is there already is not touched: own ports, own key and socket of munge, own configuration. Exit code 3: it can't be had here, and why on stderr.
 set -euo pipefail
 what=$1 at=$2 nodes=3
-export SLURM_CONF=$at/slurm.conf
+export SLURM_CONF=$at/slurm.conf PATH=$PATH:/usr/sbin:/sbin
 start_node() { mkdir -p "$at/spool-$1"; slurmd -f "$SLURM_CONF" -N "$1"; }
 # A process that nobody has waited for yet is none.
 alive() { kill -0 "$1" 2>/dev/null && ! grep -q '^State:.*Z' "/proc/$1/status" 2>/dev/null; }

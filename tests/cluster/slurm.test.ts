@@ -40,7 +40,10 @@ describe.skipIf(why !== "")(`a run on Slurm${why}`, { timeout: 120_000 }, () => 
   it("gives the digests of a run on this machine, each stage in a job, and leaves no job behind", async () => {
     place.remove()
     place = makePlace(slurm.environment, { steps: 40, pause: 0 })
+    // As often as usual: what Slurm said before a job was submitted is no news of it.
+    place.configure({ slurm: { profiles: { default: { partition: "low", cpus: 1, memory: 500 } } } })
     const said = await succeeds()
+    expect(said).not.toMatch(/submitted again/)
     expect(said.match(/job \d+ runs on n\d/g)?.length).toBe(3)
     expect(readdirSync(join(place.home, "jobs"))).toEqual([])
     expect(place.diary().every((line) => / n\d /.test(line))).toBe(true)
