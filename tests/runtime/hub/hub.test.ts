@@ -208,6 +208,10 @@ describe("the digest of a name", () => {
     expect(moved.pinned).not.toBe(before.pinned)
     // What was there is still there under its commit.
     expect((await hub().resolve(`hf:me/small@${main}`)).digest).toBe(before.digest)
+    // The same file, given as a folder and as itself.
+    server.commit("datasets/me/one", { "a.jsonl": "a" })
+    const [folder, file] = [await hub().resolve("hf:datasets/me/one"), await hub().resolve("hf:datasets/me/one:a.jsonl")]
+    expect(folder.digest).not.toBe(file.digest)
     server.commit("models/me/other", modelFiles)
     expect((await hub().resolve("hf:me/other")).digest).not.toBe(moved.digest)
   })
