@@ -40,6 +40,7 @@ export { collectPairs } from "./stages/preferences/collect-pairs.ts"
 export { annotate } from "./stages/preferences/annotate.ts"
 export { continueDialogues, continueWithAnswers, holdOutPreferences, promptBatch } from "./stages/data/prompts.ts"
 export { preferenceStatistics, PreferenceStatisticsReport } from "./stages/preferences/preference-statistics.ts"
+export { roundWins, RoundWinsReport } from "./stages/preferences/round-wins.ts"
 export { helpfulnessMixture, safetyMixture } from "./stages/reward/reward-mixture.ts"
 export { generalRewardModel, helpfulnessRewardModel, safetyRewardModel } from "./stages/reward/reward-model.ts"
 export {

@@ -8,7 +8,7 @@ import { scoreRows } from "../../stages/report/comparison-figures.ts"
 import { runConclusions } from "../../stages/report/conclusions.ts"
 import { trainingSection } from "../../stages/report/curve-figures.ts"
 import { type AnswerSet, dialogues } from "../../stages/report/dialogues.ts"
-import { drawFigure } from "../../stages/report/draw.ts"
+import { asFile } from "../../stages/report/draw.ts"
 import type { Cell, Figure, Rows } from "../../stages/report/figure.ts"
 import { pageOf } from "../../stages/report/page.ts"
 import type { Results } from "../../stages/report/results.ts"
@@ -78,6 +78,7 @@ export const contentOf = Effect.fnUntraced(function* (run: PastRun, status: stri
       figures.length + tables.length + text.length > 0 ? [title] : []
     ),
     draw: async () => {
+      const drawn = new Map<Figure, string>()
       const page = await pageOf({
         title: `${run.pipeline}, run ${shortRun(run.id)}`,
         about: [introductionOf(gathered)],
@@ -85,10 +86,10 @@ export const contentOf = Effect.fnUntraced(function* (run: PastRun, status: stri
         versions: lines,
         conclusions,
         sections,
-        dialogues: dialogues(sets, shownDialogues)
+        dialogues: dialogues(sets, shownDialogues),
+        onDrawn: (figure, svg) => void drawn.set(figure, svg)
       })
-      const figures = []
-      for (const { figure, name } of files) figures.push({ name, svg: await drawFigure(figure), csv: csvOf(figure.rows) })
+      const figures = files.map(({ figure, name }) => ({ name, svg: asFile(drawn.get(figure)!), csv: csvOf(figure.rows) }))
       return { page, figures }
     }
   }

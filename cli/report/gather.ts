@@ -121,7 +121,11 @@ export const gather = (run: PastRun) =>
     )
     const order = (node: string) => place.get(node) ?? Infinity
     return {
-      results: new Results(results),
+      // A summary that is not there yet, or failed, has its config in the graph.
+      results: new Results(
+        results,
+        graph?.nodes.flatMap(({ config }) => (Array.isArray(config?.controls) ? config.controls.map(String) : []))
+      ),
       outcomes,
       curves: curves.filter((curve) => curve !== undefined).toSorted((a, b) => order(a.node) - order(b.node)),
       files: graph?.nodes.flatMap(({ path }) => path ?? []) ?? [],

@@ -9,7 +9,7 @@ import type { Distillation } from "./context-distillation.ts"
 import { fullEvaluation } from "./full-evaluation.ts"
 import type { Ghost, GhostAttention } from "./ghost-attention.ts"
 import { has, type WorldParams } from "./params.ts"
-import { allRounds, type Collected, type RoundPairs } from "./preferences.ts"
+import { allRounds, type Collected, type RoundPairs, type winsOfRounds } from "./preferences.ts"
 import type { PromptSets } from "./prompts.ts"
 import { type RoundSamples, sweepOf } from "./rejection-sampling.ts"
 import { accuracyOf, type Scorers } from "./reward-models.ts"
@@ -37,6 +37,7 @@ export interface Trained {
   readonly versions: ReadonlyArray<Version>
   readonly last: Policy
   readonly pairs: ReadonlyArray<ByKind<RoundPairs>>
+  readonly roundWins: ReturnType<typeof winsOfRounds>
   readonly samples: ReadonlyArray<RoundSamples>
   readonly rewards: Rewards
   readonly scorers: Scorers
@@ -45,7 +46,7 @@ export interface Trained {
 }
 
 export const evaluation = (params: WorldParams, models: FirstModels, prompts: PromptSets, ghosts: GhostAttention, trained: Trained) => {
-  const { distilled, ghost, last, pairs, rewards, samples, scorers } = trained
+  const { distilled, ghost, last, pairs, rewards, roundWins, samples, scorers } = trained
   const collected = allRounds(pairs)
   const judge = (version: Version) => judgedVersion(version, scorers, prompts, params)
   const versions = trained.versions.map(judge)
@@ -57,6 +58,7 @@ export const evaluation = (params: WorldParams, models: FirstModels, prompts: Pr
     controls: controlsOf(models, samples, params).map(judge),
     rewards: rewardModelQuality(rewards, collected, params),
     statistics: statisticsOf(models.base, collected),
+    roundWins,
     sweep,
     // A run that leaves it out is judged too: by how its last version forgets.
     withoutGhostAttention: has(params, "ghost-attention") ? ghost?.before : ghosts.evaluate(last, "ghost-attention-left-out"),

@@ -4,7 +4,8 @@ import { mixPrompts } from "../../stages/data/mix.ts"
 import { continueDialogues } from "../../stages/data/prompts.ts"
 import { annotateByOracle } from "../../stages/world/annotate.ts"
 import { collectPairs } from "../../stages/preferences/collect-pairs.ts"
-import { type ByKind, byKind, type Kind, type Policy, type Rows } from "../nodes.ts"
+import { roundWins } from "../../stages/preferences/round-wins.ts"
+import { type ByKind, byKind, type Kind, kinds, type Policy, type Rows } from "../nodes.ts"
 import { everyRound } from "../rounds.ts"
 import { samplingOf, type WorldParams } from "./params.ts"
 import { type PromptSets, roundOf } from "./prompts.ts"
@@ -18,6 +19,12 @@ export const judgedPairs = (
 ) => {
   const pairs = collectPairs(models, { ...samplingOf(params), temperatureFirst: 1, temperatureSecond: 1.3 }).named(names.pairs)
   return { pairs, preferences: annotateByOracle({ pairs }, { kind, noise: params.noise }).named(names.preferences) }
+}
+
+/** The models whose answers a round compares. */
+export interface Compared {
+  readonly latest: Policy
+  readonly before: Policy
 }
 
 /** What a round collects of one kind. */
@@ -42,7 +49,7 @@ export const collectRound = (
   round: number,
   params: WorldParams,
   sets: PromptSets,
-  { before, latest }: { readonly latest: Policy; readonly before: Policy },
+  { before, latest }: Compared,
   last?: ByKind<RoundPairs>
 ): ByKind<RoundPairs> =>
   byKind((kind) => {
@@ -63,3 +70,21 @@ export const allRounds = (rounds: ReadonlyArray<ByKind<RoundPairs>>) => ({
   test: everyRound(rounds, ({ test }) => test)
 })
 export type Collected = ReturnType<typeof allRounds>
+
+/** §3.4.1: how often each round's newest model was chosen, by kind. `names`: of both models of each round. */
+export const winsOfRounds = (
+  rounds: ReadonlyArray<ByKind<RoundPairs>>,
+  newest: ReadonlyArray<{ readonly policy: Policy; readonly name: string; readonly over: string }>
+) => {
+  const all = kinds.flatMap((kind) =>
+    rounds.map((round, i) => ({ ...round[kind], newer: newest[i]!.policy, name: `${newest[i]!.name} over ${newest[i]!.over}, ${kind}` }))
+  )
+  return roundWins(
+    {
+      newer: all.map(({ newer }) => newer),
+      pairs: all.map(({ pairs }) => pairs),
+      preferences: all.map(({ preferences }) => preferences)
+    },
+    { names: all.map(({ name }) => name) }
+  ).named("round-wins")
+}

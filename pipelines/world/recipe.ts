@@ -11,7 +11,7 @@ import { evaluation } from "./evaluation.ts"
 import { type Ghost, ghostAttention } from "./ghost-attention.ts"
 import { checkSizes, has, hasPpo, type WorldParams } from "./params.ts"
 import { tunedByPpo } from "./ppo.ts"
-import { allRounds, collectRound, type RoundPairs } from "./preferences.ts"
+import { allRounds, collectRound, type RoundPairs, winsOfRounds } from "./preferences.ts"
 import { promptSets } from "./prompts.ts"
 import { rejectionSampling, type RoundSamples, sweepOfRound } from "./rejection-sampling.ts"
 import { reports } from "./report.ts"
@@ -35,6 +35,8 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
   // What pairs are collected with and reward models start from: the latest, unless PPO's versions are for samples alone.
   let compared = latest
   const pairs: Array<ByKind<RoundPairs>> = []
+  const newest: Array<{ readonly policy: Policy; readonly name: string; readonly over: string }> = []
+  const nameOf = (policy: Policy) => versions.find((one) => one.policy === policy)?.name ?? "sft-bootstrap"
   const samples: Array<RoundSamples> = []
   let rewards: Rewards | undefined
   let scorers!: Scorers
@@ -43,6 +45,7 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
   let sweep: ReturnType<typeof sweepOfRound> | undefined
   for (let round = 1; round <= rounds; round++) {
     // Pairs (§3.2.1), reward models (§3.2.2), rejection sampling over every version's best answers (§3.2.3).
+    newest.push({ policy: compared, name: nameOf(compared), over: nameOf(before) })
     pairs.push(collectRound(round, params, prompts, { latest: compared, before }, pairs.at(-1)))
     rewards = rewardsOfRound(round, params, compared, allRounds(pairs), rewards)
     scorers = has(params, "safety-model") ? rewards : { helpfulness: rewards.helpfulness }
@@ -73,7 +76,17 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
     if (params.temperatures === "swept" && round < rounds) sweep = sweepOfRound(round, latest, scorers, params)
   }
 
-  const trained = { versions, last: latest, pairs, samples, rewards: rewards!, scorers, ghost, distilled }
+  const trained = {
+    versions,
+    last: latest,
+    pairs,
+    roundWins: winsOfRounds(pairs, newest),
+    samples,
+    rewards: rewards!,
+    scorers,
+    ghost,
+    distilled
+  }
   return {
     base,
     sft,

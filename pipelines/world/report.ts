@@ -3,7 +3,7 @@ import { htmlReport } from "../../stages/report/html-report.ts"
 import { worldSummary } from "../../stages/world/summary.ts"
 import type { Evaluated } from "./evaluation.ts"
 
-const summaryOf = ({ controls, distilled, rewards, versions, withGhostAttention, withoutGhostAttention }: Evaluated) =>
+const summaryOf = ({ controls, distilled, rewards, roundWins, versions, withGhostAttention, withoutGhostAttention }: Evaluated) =>
   worldSummary(
     {
       versions: versions.map(({ said }) => said),
@@ -14,6 +14,7 @@ const summaryOf = ({ controls, distilled, rewards, versions, withGhostAttention,
       helpfulnessBaselines: rewards.helpfulness.baselines,
       safety: rewards.safety.accuracy,
       safetyBaselines: rewards.safety.baselines,
+      roundWins,
       ...(withoutGhostAttention === undefined ? {} : { withoutGhostAttention }),
       ...(withGhostAttention === undefined ? {} : { withGhostAttention }),
       ...(distilled === undefined ? {} : { original: distilled.original, distilled: distilled.demonstrations })
@@ -22,7 +23,7 @@ const summaryOf = ({ controls, distilled, rewards, versions, withGhostAttention,
   )
 
 export const reports = (evaluated: Evaluated) => {
-  const { distilled, full, ppo, statistics, sweep, versions } = evaluated
+  const { distilled, full, ppo, roundWins, statistics, sweep, versions } = evaluated
   const summary = summaryOf(evaluated)
   const [withPpo, withDistillation] = [ppo === undefined ? {} : { ppo }, distilled === undefined ? {} : { distillation: distilled.gain }]
   const report = htmlReport(
@@ -37,5 +38,5 @@ export const reports = (evaluated: Evaluated) => {
     },
     { versions: versions.map(({ name }) => name) }
   ).named("report")
-  return { statistics, ...full, ...withPpo, ...withDistillation, summary, report }
+  return { statistics, roundWins, ...full, ...withPpo, ...withDistillation, summary, report }
 }

@@ -5,6 +5,7 @@ export const catalogue = {
   models: "table 1",
   "preference-statistics": "tables 6 and 26",
   "rating-shares": "figure 25",
+  "rounds-won": "§3.4.1",
   "reward-models": "table 7",
   accuracy: "table 8",
   "reward-scaling": "figure 6",

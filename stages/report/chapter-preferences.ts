@@ -1,7 +1,9 @@
-/** Preference data (Llama 2 §3.2.1): statistics batch by batch, and the shares of ratings. */
+/** Preference data (Llama 2 §3.2.1, §3.4.1): statistics batch by batch, the shares of ratings, and how often each round's newest model was chosen. */
 import * as Effect from "effect/Effect"
 import { type PreferenceStatistics, PreferenceStatisticsReport } from "../preferences/preference-statistics.ts"
-import { axis, type Figure, type Section, series } from "./figure.ts"
+import { within } from "../common/text-table.ts"
+import { type RoundWins, RoundWinsReport } from "../preferences/round-wins.ts"
+import { axis, type Figure, palette, type Section, series, type Table, unit } from "./figure.ts"
 import type { Results } from "./results.ts"
 import { statisticsTable } from "./tables.ts"
 
@@ -49,11 +51,62 @@ export const ratingSharesFigure = (statistics: PreferenceStatistics): Figure | u
   }
 }
 
+/** §3.4.1: how often each round's newest model was chosen over the one before. */
+export const roundsWonFigure = ({ rounds }: RoundWins): Figure | undefined => {
+  const rows = rounds.flatMap(({ comparisons, name, rate }) =>
+    rate === null ? [] : [{ round: name, rate: rate.mean, low: rate.low, high: rate.high, comparisons }]
+  )
+  if (rows.length === 0) return undefined
+  const y = { field: "round", type: "nominal", sort: rows.map(({ round }) => round), title: null, axis: { labelLimit: 260 } }
+  return {
+    id: "rounds-won",
+    title: "How often each round's newest model was chosen",
+    caption:
+      "Of the comparisons that the round's pairs were collected for anyway, with 95% Wilson intervals; on the dashed line neither model is better. The two models' answers are drawn at temperatures of their own.",
+    rows,
+    spec: {
+      width: 480,
+      height: 24 * rows.length,
+      layer: [
+        { mark: { type: "rule", strokeDash: [4, 3] }, encoding: { x: { datum: 0.5 } } },
+        { mark: "rule", encoding: { y, x: axis("low", "share of comparisons", unit), x2: { field: "high" } } },
+        {
+          mark: { type: "point", filled: true, size: 60, opacity: 1, color: palette[0]! },
+          encoding: { y, x: axis("rate", "share of comparisons", unit) }
+        }
+      ]
+    }
+  }
+}
+
+export const roundsWonTable = ({ rounds }: RoundWins): Table => ({
+  id: "rounds-won",
+  title: "Wins by each round's pairs",
+  caption: "Clear: better or significantly better. Left out: equal to the annotators, or dropped by the safety rule.",
+  rows: rounds.map(({ clearLosses, clearWins, comparisons, leftOut, name, rate, temperatures, wins }) => ({
+    ...{
+      round: name,
+      "win rate": within(rate),
+      wins,
+      comparisons,
+      "clear wins": clearWins,
+      "clear losses": clearLosses,
+      "left out": leftOut
+    },
+    temperatures: `${temperatures.newer ?? "several"}, ${temperatures.older ?? "several"}`
+  }))
+})
+
 export const preferencesChapter = Effect.fnUntraced(function* (run: Results) {
   const statistics = yield* run.reports(PreferenceStatisticsReport)
-  return statistics.map(({ content }): Section => ({
+  const wins = yield* run.reports(RoundWinsReport)
+  const section: Section = {
     title: "Preference data",
-    figures: [ratingSharesFigure(content)].filter((figure) => figure !== undefined),
-    tables: [statisticsTable(content)]
-  }))
+    figures: [
+      ...statistics.map(({ content }) => ratingSharesFigure(content)),
+      ...wins.map(({ content }) => roundsWonFigure(content))
+    ].filter((figure) => figure !== undefined),
+    tables: [...statistics.map(({ content }) => statisticsTable(content)), ...wins.map(({ content }) => roundsWonTable(content))]
+  }
+  return [section]
 })

@@ -40,8 +40,14 @@ export const runConclusions = Effect.fnUntraced(function* (run: Results, version
     ...(yield* run.reports(RunReport)).flatMap(({ content }) => content.conclusions)
   ]
   if (told.length > 0) return told
-  const models = (yield* run.reports(RewardAccuracyReport)).map(({ content, node }) =>
-    conclusion(`${node}: the reward model tells which answer of a held-out pair was chosen`, "right in", content.accuracy, chance)
+  // The last evaluation of each kind of reward model: of the one that was in use at the end.
+  const accuracies = (yield* run.reports(RewardAccuracyReport)).map((one) => ({
+    ...one,
+    reward: run.input(run.input(one, "scores"), "reward")
+  }))
+  const last = [...new Map(accuracies.map((one) => [one.reward?.type ?? one.node, one])).values()]
+  const models = last.map(({ content, node, reward }) =>
+    conclusion(`${reward?.node ?? node} tells which answer of a held-out pair was chosen`, "right in", content.accuracy, chance)
   )
   return [...models, ...gainsOf(versions)]
 })

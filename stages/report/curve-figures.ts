@@ -21,6 +21,9 @@ const notShown = /^(seconds|memory|tokens|gpu.*|.*Seconds|learningRate|total)$/i
 const first = ["loss", "heldOutLoss", "accuracy", "reward", "heldOutReward", "kl", "gradientNorm", "tokensPerSecond"]
 const rank = (name: string): number => (first.includes(name) ? first.indexOf(name) : name === "tokensPerSecond" ? 100 : 50)
 
+/** 0.5, 12, 3.4k. */
+const short = "abs(datum.value) >= 1000 ? format(datum.value, '.3~s') : format(datum.value, '.3~g')"
+
 /** Means of consecutive values; what is no number is left out of them, and is null where a part has nothing else. */
 const thinned = (
   steps: ReadonlyArray<number>,
@@ -61,6 +64,7 @@ const figureOf = (stage: string, all: ReadonlyArray<NodeCurve>): Figure | undefi
   )
   if (rows.every(({ value }) => value === null)) return undefined
   const nodes = curves.map(({ node }) => visible(node))
+  const longest = Math.max(...[...Map.groupBy(rows, ({ node, what }) => `${node} ${what}`).values()].map((line) => line.length))
   return {
     id: "training-curves",
     part: stage,
@@ -73,15 +77,15 @@ const figureOf = (stage: string, all: ReadonlyArray<NodeCurve>): Figure | undefi
       spec: {
         width: 190,
         height: 110,
-        mark: { type: "line", strokeWidth: 1.2, interpolate: "linear" },
+        mark: { type: "line", strokeWidth: 1.2, ...(longest <= 12 ? { point: { size: 12 } } : {}) },
         encoding: {
-          x: { field: "step", type: "quantitative", title: null, axis: { tickCount: 4, format: "~s" } },
+          x: { field: "step", type: "quantitative", title: null, axis: { tickCount: 4, labelExpr: short } },
           y: {
             field: "value",
             type: "quantitative",
             title: null,
             scale: { zero: false },
-            axis: { minExtent: 34, maxExtent: 34, tickCount: 4, format: ".3~s" }
+            axis: { minExtent: 34, maxExtent: 34, tickCount: 4, labelExpr: short }
           },
           color: { ...series("node", null, nodes), ...(nodes.length === 1 ? { legend: null } : {}) }
         }

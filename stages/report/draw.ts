@@ -39,10 +39,11 @@ const themed = (svg: string): string =>
   )
 
 const ink = "#333333"
+const lines = { grid: "#e6e6e6", axis: "#888888" } as const
 const config = (width: Width, isPage: boolean) => {
   const text = isPage ? "currentColor" : ink
-  const line = isPage ? "var(--grid)" : "#e6e6e6"
-  const domain = isPage ? "var(--axis)" : "#888888"
+  const line = isPage ? "var(--grid)" : lines.grid
+  const domain = isPage ? "var(--axis)" : lines.axis
   return {
     aria: !isPage,
     font: "system-ui, sans-serif",
@@ -59,8 +60,8 @@ const config = (width: Width, isPage: boolean) => {
     axisX: { labelLimit: 240 },
     header: { labelColor: text, titleColor: text },
     legend: {
-      ...{ labelColor: text, titleColor: text, titleFontWeight: "normal", labelLimit: width === "wide" ? 300 : 130, symbolOpacity: 1 },
-      ...{ orient: "bottom", direction: "horizontal", columns: width === "wide" ? 5 : 2, symbolStrokeColor: text }
+      ...{ labelColor: text, titleColor: text, titleFontWeight: "normal", labelLimit: width === "wide" ? 300 : 290, symbolOpacity: 1 },
+      ...{ orient: "bottom", direction: "horizontal", columns: width === "wide" ? 5 : 1, symbolStrokeColor: text }
     },
     rule: { color: text },
     text: { color: text },
@@ -77,6 +78,19 @@ const shown = (rows: Rows): Rows =>
 
 /** The libraries are loaded when a figure is drawn, not when a pipeline is defined. */
 const libraries = () => Promise.all([import("vega"), import("vega-lite")])
+
+/** A page's wide figure as a file of its own: on white, in the palette's colours. */
+export const asFile = (svg: string): string =>
+  svg
+    .replaceAll(/<[^>]*>/g, (tag) =>
+      tag
+        .replaceAll(/(fill|stroke)="var\(--c(\d)\)"/g, (_, attribute: string, index: string) => `${attribute}="${palette[Number(index)]!}"`)
+        .replaceAll(/(fill|stroke)="(currentColor|var\(--grid\)|var\(--axis\))"/g, (_, attribute: string, value: string) => {
+          const colour = value === "currentColor" ? ink : value.includes("grid") ? lines.grid : lines.axis
+          return `${attribute}="${colour}"`
+        })
+    )
+    .replace(/<svg [^>]*>/, (tag) => `${tag}<rect width="100%" height="100%" fill="#ffffff"/>`)
 
 export const drawFigure = async (figure: Figure, place: "file" | "page" = "file", width: Width = "wide"): Promise<string> => {
   const [vega, vegaLite] = await libraries()

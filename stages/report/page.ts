@@ -21,6 +21,8 @@ export interface Page {
   readonly sections: ReadonlyArray<Section>
   /** HTML of dialogues.ts; empty: the page has no such section. */
   readonly dialogues?: string
+  /** Told of each figure as it stands in the page, wide. */
+  readonly onDrawn?: ((figure: Figure, svg: string) => void) | undefined
 }
 
 /** Rows of a figure's data that the page holds, at most. */
@@ -40,9 +42,10 @@ const inPaper = (id: ShownId): string => {
   return ` <small>${paper.startsWith("§") ? paper : `${paper[0]!.toUpperCase()}${paper.slice(1)}`} of the paper.</small>`
 }
 
-const figureHtml = async (figure: Figure): Promise<string> => {
+const figureHtml = async (figure: Figure, onDrawn: Page["onDrawn"]): Promise<string> => {
   const { caption, id, rows, title } = figure
   const [wide, narrow] = [await drawFigure(figure, "page", "wide"), await drawFigure(figure, "page", "narrow")]
+  onDrawn?.(figure, wide)
   return `<h3>${escapeHtml(title)}</h3>
 <figure role="img" aria-label="${escapeHtml(`${title}. ${caption}`)}"><div class="on-wide">${wide}</div><div class="on-narrow">${narrow}</div><figcaption>${escapeHtml(caption)}${inPaper(id)}</figcaption></figure>
 <details><summary>Data (${rows.length} rows)</summary>${tableOf(rows, mostRows)}${rows.length > mostRows ? `<p>The first ${mostRows} of ${rows.length} rows.</p>` : ""}</details>`
@@ -51,9 +54,9 @@ const figureHtml = async (figure: Figure): Promise<string> => {
 const tableHtml = ({ caption, id, rows, title }: Table): string =>
   `<h3>${escapeHtml(title)}</h3>\n<p class="caption">${escapeHtml(caption)}${inPaper(id)}</p>\n${tableOf(rows)}`
 
-const sectionHtml = async ({ figures = [], tables = [], text = [] }: Section): Promise<string> => {
+const sectionHtml = async ({ figures = [], tables = [], text = [] }: Section, onDrawn: Page["onDrawn"]): Promise<string> => {
   const drawn: Array<string> = []
-  for (const figure of figures) drawn.push(await figureHtml(figure))
+  for (const figure of figures) drawn.push(await figureHtml(figure, onDrawn))
   return [...text.map((one) => `<p>${escapeHtml(one)}</p>`), ...drawn, ...tables.map(tableHtml)].join("\n")
 }
 
@@ -65,6 +68,7 @@ export const pageOf = async ({
   conclusions = [],
   dialogues = "",
   facts = [],
+  onDrawn,
   sections,
   title,
   versions = []
@@ -77,7 +81,7 @@ export const pageOf = async ({
     })
   if (versions.length > 0) parts.push({ title: "The versions", html: tableOf(versions) })
   if (conclusions.length > 0) parts.push({ title: "What holds, and what does not", html: conclusionsOf(conclusions) })
-  for (const section of sections) if (hasContent(section)) parts.push({ title: section.title, html: await sectionHtml(section) })
+  for (const section of sections) if (hasContent(section)) parts.push({ title: section.title, html: await sectionHtml(section, onDrawn) })
   if (dialogues !== "") parts.push({ title: "The same prompts, answered by each version", html: dialogues })
   return `<!doctype html>
 <html lang="en">

@@ -25,8 +25,11 @@ export class Results {
   readonly #byNode: ReadonlyMap<string, Result>
   readonly #read = new Map<string, unknown>()
   readonly all: ReadonlyArray<Result>
-  constructor(all: ReadonlyArray<Result>) {
+  /** Names of policies that the run calls controls. */
+  readonly controls: ReadonlySet<string>
+  constructor(all: ReadonlyArray<Result>, controls: Iterable<string> = []) {
     this.all = all
+    this.controls = new Set(controls)
     this.#byNode = new Map(all.map((one) => [one.node, one]))
   }
 

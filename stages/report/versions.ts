@@ -2,9 +2,7 @@
 import * as Effect from "effect/Effect"
 import type { ArtifactError } from "../../schemas/artifact.ts"
 import { type ScoredCompletion, ScoredCompletions } from "../../schemas/rows.ts"
-import { RunReport } from "./run-report.ts"
 import type { Result, Results } from "./results.ts"
-import { WorldSummaryReport } from "../world/summary-report.ts"
 
 /** What the report needs of a scored answer: not its tokens, which are most of it. */
 export const answerFields = [
@@ -24,16 +22,8 @@ export interface Version {
 const scoring = ["score", "score-combined"]
 const sampling = ["sample"]
 
-/** What the run itself calls controls. */
-const controlsOf = (run: Results): ReadonlySet<string> =>
-  new Set(
-    [...run.ofType(WorldSummaryReport), ...run.ofType(RunReport)].flatMap(({ config }) =>
-      Array.isArray(config.controls) ? (config.controls as ReadonlyArray<unknown>).map(String) : []
-    )
-  )
-
 /**
- * The largest set of policies that answered the same prompts at one temperature and were scored alike, in the order in which they were made; controls last. Empty where there are
+ * The largest set of policies that answered the same prompts at one temperature and were scored alike, by R_c where there is one, in the order in which they were made; controls last. Empty where there are
  * not two.
  */
 export const versionsOf = (run: Results): Effect.Effect<ReadonlyArray<Version>, ArtifactError> =>
@@ -50,13 +40,15 @@ export const versionsOf = (run: Results): Effect.Effect<ReadonlyArray<Version>, 
     const groups = [...Map.groupBy(found, ({ group }) => group).values()].map((group) => [
       ...new Map(group.map((one) => [one.policy.node, one])).values()
     ])
-    const largest = groups.reduce<(typeof groups)[number]>((best, one) => (one.length > best.length ? one : best), [])
+    // What R_h and R_s score says more than what one reward model does, such as the guard against reward hacking.
+    const worth = (group: (typeof groups)[number]) =>
+      group.length + (group[0]?.scores.stage === "score-combined" && group.length > 1 ? 1000 : 0)
+    const largest = groups.reduce<(typeof groups)[number]>((best, one) => (worth(one) > worth(best) ? one : best), [])
     if (largest.length < 2) return []
-    const controls = controlsOf(run)
     const versions = yield* Effect.forEach(largest, ({ policy, prompts, scores }) =>
       Effect.map(run.fields(scores, ScoredCompletions, answerFields), (scored): Version => ({
         name: policy.node,
-        kind: controls.has(policy.node) ? "control" : "version",
+        kind: run.controls.has(policy.node) ? "control" : "version",
         policy,
         prompts,
         scored

@@ -65,6 +65,20 @@ const rises = ({ versions }: WorldSummary): Array<Conclusion> => {
   ]
 }
 
+/** By what the annotators chose: the newest model of the last round over the one before. */
+const chosen = ({ roundWins }: WorldSummary): Array<Conclusion> => {
+  const kindsOf = Map.groupBy(roundWins ?? [], ({ name }) => name.slice(name.lastIndexOf(", ") + 2))
+  return [...kindsOf.values()].flatMap((rounds) => {
+    const last = rounds.at(-1)
+    if (last === undefined || last.rate === null) return []
+    return [
+      conclusion(`By the pairs of the last round, ${last.name}: the newer model is chosen more often`, "chosen in", last.rate, {
+        ...{ value: 0.5, known: "half of the comparisons" }
+      })
+    ]
+  })
+}
+
 /** The last turn with Ghost Attention, beside that turn before it. */
 const ghost = ({ ghostAttention }: WorldSummary): Array<Conclusion> => {
   const [after, before] = [ghostAttention?.withTurns?.at(-1), ghostAttention?.withoutTurns?.at(-1)]
@@ -91,6 +105,7 @@ const distillation = ({ contextDistillation: found }: WorldSummary): Array<Concl
 export const worldConclusions = (summary: WorldSummary): ReadonlyArray<Conclusion> => [
   ...rewardModels(summary),
   ...rises(summary),
+  ...chosen(summary),
   ...gains(summary),
   ...ghost(summary),
   ...distillation(summary)

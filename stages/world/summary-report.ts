@@ -5,6 +5,7 @@ import { EstimateSchema } from "../../schemas/metrics.ts"
 import type { Estimate } from "../common/statistics.ts"
 import { columns, digits, plusMinus, within } from "../common/text-table.ts"
 import { Wins } from "../evaluation/win-rate.ts"
+import { RoundWins } from "../preferences/round-wins.ts"
 import { VersionGain } from "./compare-versions.ts"
 import { MeanOverPrompts } from "./evaluate-version.ts"
 
@@ -49,6 +50,8 @@ export const WorldSummary = Schema.Struct({
   /** How often each version's answers are better than SFT's to the same prompts. */
   winRates: Schema.Array(WinRates),
   rewardModels: Schema.Struct({ helpfulness: RewardModelSummary, safety: Schema.NullOr(RewardModelSummary) }),
+  /** How often each round's newest model was chosen in the pairs of its round (§3.4.1); null where that was not counted. */
+  roundWins: Schema.NullOr(RoundWins.fields.rounds),
   /**
    * Share of answers that keep the instruction of the first turn, of the last version and of the one before Ghost Attention (§3.3). In a run that leaves
    * it out withTurns is null and withoutTurns is the last version's; null in one that ends before it.
@@ -60,13 +63,13 @@ export const WorldSummary = Schema.Struct({
   )
 })
 export type WorldSummary = typeof WorldSummary.Type
-export const WorldSummaryReport = report(WorldSummary, "world-summary/3")
+export const WorldSummaryReport = report(WorldSummary, "world-summary/4")
 
 const turns = (byTurn: ReadonlyArray<{ readonly kept: Estimate }>): string => byTurn.map(({ kept }) => kept.mean.toFixed(2)).join(", ")
 
 /** A line for each version, the last one's gains, the reward models, and what Ghost Attention and distillation did. */
 export const summaryText = (summary: WorldSummary): string => {
-  const { prompts, versions, controls, gain, rewardModels, ghostAttention: ghost, contextDistillation: distilled } = summary
+  const { prompts, versions, controls, gain, rewardModels, roundWins, ghostAttention: ghost, contextDistillation: distilled } = summary
   const models = (["helpfulness", "safety"] as const).flatMap((name) => {
     const model = rewardModels[name]
     return model === null ? [] : [[name, within(model.accuracy), digits(model.lengthOnly.mean), digits(model.bagOfWords.mean)]]
@@ -95,6 +98,15 @@ export const summaryText = (summary: WorldSummary): string => {
     "",
     ...columns([["reward model", "accuracy (95%)", "length alone", "bag of words"], ...models]),
     "",
+    ...(roundWins === null
+      ? []
+      : [
+          ...columns([
+            ["by each round's pairs", "win rate (95%)", "pairs"],
+            ...roundWins.map(({ comparisons, name, rate }) => [name, within(rate), `${comparisons}`])
+          ]),
+          ""
+        ]),
     ...(kept.length === 0 ? [] : [`Ghost Attention, instruction of the first turn kept, turn by turn: ${kept.join("; ")}.`]),
     ...(distilled === null
       ? []

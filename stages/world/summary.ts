@@ -18,6 +18,7 @@ import {
   ScoredCompletions
 } from "../../schemas/rows.ts"
 import { type RewardAccuracy, RewardAccuracyReport, type RewardBaselines, RewardBaselinesReport } from "../reward/evaluate-reward.ts"
+import { RoundWinsReport } from "../preferences/round-wins.ts"
 import { GhostAttentionReport } from "../ghost-attention/evaluate.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { meanByPrompt, PairingError, pairSamples } from "../common/pairing.ts"
@@ -153,7 +154,8 @@ export const worldSummary = Stage.make("world-summary", {
     withGhostAttention: Stage.optional(GhostAttentionReport),
     withoutGhostAttention: Stage.optional(GhostAttentionReport),
     original: Stage.optional(ScoredCompletions),
-    distilled: Stage.optional(Demonstrations)
+    distilled: Stage.optional(Demonstrations),
+    roundWins: Stage.optional(RoundWinsReport)
   },
   output: WorldSummaryReport,
   run: Effect.fn("world-summary")(function* ({ config, inputs, output, seed }) {
@@ -203,6 +205,7 @@ export const worldSummary = Stage.make("world-summary", {
         ),
         safety
       },
+      roundWins: inputs.roundWins === undefined ? null : (yield* readReport(inputs.roundWins, RoundWinsReport)).rounds,
       ghostAttention: ghost.withTurns === null && ghost.withoutTurns === null ? null : ghost,
       contextDistillation:
         inputs.original === undefined || inputs.distilled === undefined

@@ -34,7 +34,7 @@ describe("the demo", () => {
     const versions = ["base", "sft", ...[1, 2, 3, 4].map((n) => `rlhf-v${n}`), "rlhf-v5-rs", "rlhf-v5"]
     expect(Object.keys(short.outputs)).toEqual([
       ...[...versions, "policy", "helpfulness", "safety"],
-      ...["statistics", "ppo", "distillation", "summary", "report"]
+      ...["statistics", "roundWins", "ppo", "distillation", "summary", "report"]
     ])
     for (const name of versions) expect(short.outputs[name]).toBe(name)
   })
@@ -98,6 +98,19 @@ describe("the study", () => {
     expect(node(full, "sweep-2-scores-1.3").inputs).toMatchObject({ helpfulness: "best-helpfulness-2", safety: "best-safety-2" })
     expect(node(full, "sweep-prompts-2-helpfulness").config).toMatchObject({ split: "train" })
     expect(node(full, "sweep-prompts-helpfulness").config).toMatchObject({ split: "heldOut" })
+  })
+  it("counts how often each round's newest model was chosen, by the pairs of the round (§3.4.1)", () => {
+    const wins = node(full, "round-wins")
+    expect(wins.inputs).toMatchObject({
+      newer: [...Array(2)].flatMap(() => ["sft", "rlhf-v1", "rlhf-v2", "rlhf-v3", "rlhf-v4"]),
+      pairs: ["helpfulness", "safety"].flatMap((kind) => [1, 2, 3, 4, 5].map((round) => `pairs-${kind}-${round}`)),
+      preferences: ["helpfulness", "safety"].flatMap((kind) => [1, 2, 3, 4, 5].map((round) => `preferences-${kind}-${round}`))
+    })
+    expect((wins.config["names"] as ReadonlyArray<string>).slice(0, 2)).toEqual([
+      "sft over sft-bootstrap, helpfulness",
+      "rlhf-v1 over sft, helpfulness"
+    ])
+    expect(node(full, full.outputs["summary"]!).inputs["roundWins"]).toBe("round-wins")
   })
   it("collects helpfulness pairs on dialogues of the round before too, which go on after the chosen response", () => {
     expect(node(full, "pairs-helpfulness-1").inputs.prompts).toBe("batch-helpfulness-1")

@@ -16,6 +16,8 @@ import { HtmlReport, htmlReport } from "../../../stages/report/html-report.ts"
 import { RewardHackingReport } from "../../../stages/evaluation/reward-hacking.ts"
 import { SelfBleuReport } from "../../../stages/evaluation/self-bleu.ts"
 import { TemperatureSweepReport } from "../../../stages/rejection-sampling/temperature-sweep.ts"
+import { RoundWinsReport } from "../../../stages/preferences/round-wins.ts"
+import { worldConclusions } from "../../../stages/world/conclusions.ts"
 import { worldSummary } from "../../../stages/world/summary.ts"
 import { WorldSummaryReport } from "../../../stages/world/summary-report.ts"
 import type { ReportType } from "../../../schemas/artifact.ts"
@@ -88,7 +90,37 @@ const inputs = async (sft = sftAnswers, last = lastAnswers) => ({
 })
 const config = { versions: ["sft", "rlhf-v1"], controls: ["more"] }
 
+const wins = { comparisons: 4, wins: 3, clearWins: 1, clearLosses: 0, leftOut: 0, temperatures: { newer: 1, older: 1.3 } }
+const roundReport = () =>
+  reportArtifact(RoundWinsReport, { rounds: [{ name: "rlhf-v1 over sft, safety", ...wins, rate: { mean: 0.75, low: 0.3, high: 0.95 } }] })
+
 describe("the summary of a run", () => {
+  it("has how often each round's newest model was chosen, in the text and in the conclusions too", async () => {
+    const made = await runStage(worldSummary, { ...(await inputs()), roundWins: await roundReport() }, config)
+    const summary = await reportIn(made, WorldSummaryReport)
+    expect(summary.roundWins).toMatchObject([{ name: "rlhf-v1 over sft, safety", wins: 3 }])
+    expect(readFileSync(join(made.path, "report.txt"), "utf8")).toMatch(/^rlhf-v1 over sft, safety +0\.750 \(0\.300 to 0\.950\) +4$/m)
+    expect(worldConclusions(summary).find(({ text }) => text.includes("chosen more often"))).toEqual({
+      verdict: "not shown",
+      text: "By the pairs of the last round, rlhf-v1 over sft, safety: the newer model is chosen more often: chosen in 0.750 (0.300 to 0.950), whose interval holds half of the comparisons."
+    })
+    expect((await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)).roundWins).toBeNull()
+  })
+  it("comes to conclusions that go by where each interval lies", async () => {
+    const verdicts = new Map(
+      worldConclusions(await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)).map(
+        ({ text, verdict }) => [text.split(":")[0], verdict]
+      )
+    )
+    expect(verdicts.get("The helpfulness reward model tells which answer of a held-out pair was chosen")).toBe("holds")
+    // 0.7 to 0.9, and the bag of words 0.6.
+    expect(verdicts.get("It tells more than a bag of words does")).toBe("holds")
+    expect(verdicts.get("rlhf-v1 is above sft in helpfulness, by the oracle")).toBe("holds")
+    // 0.9 with it and 0.2 before: 0.8 to 1.
+    expect(verdicts.get("With Ghost Attention the first turn's instruction is kept at turn 1 more often than before it")).toBe("holds")
+    // A win and two ties of three prompts: one win of one.
+    expect(verdicts.get("rlhf-v1 wins over sft by the reward models")).toBe("not shown")
+  })
   it("judges each version by the oracle, over prompts to help with and prompts to refuse", async () => {
     const summary = await reportIn(await runStage(worldSummary, await inputs(), config), WorldSummaryReport)
     expect(summary.prompts).toEqual({ helpfulness: 2, safety: 1 })
