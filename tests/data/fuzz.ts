@@ -52,7 +52,7 @@ const parquetOf = async (table: arrow.Table, draw: Random): Promise<Uint8Array> 
   const { Compression, Table, WriterPropertiesBuilder, writeParquet } = await import("parquet-wasm/node")
   const codecs = [Compression.UNCOMPRESSED, Compression.SNAPPY, Compression.GZIP, Compression.ZSTD]
   const properties = new WriterPropertiesBuilder()
-    .setMaxRowGroupSize(1 + draw.int(5))
+    .setMaxRowGroupSize(1 + draw.int(table.numRows))
     .setCompression(codecs[draw.int(codecs.length)]!)
     .setDictionaryEnabled(draw.int(2) === 0)
   return writeParquet(Table.fromIPCStream(arrow.tableToIPC(table, "stream")), properties.build())
@@ -135,10 +135,16 @@ const put = async (folder: string, draw: Random): Promise<string> => {
   let last = ""
   for (let i = 0; i < files; i++) {
     const [, other] = draw.int(6) === 0 ? corpora[draw.int(corpora.length)]! : ["", original]
-    const many = Array.from({ length: 1 + draw.int(12) }, () => other[draw.int(other.length)]!)
+    // Now and then more than one chunk of the file, and more than one batch of a table.
+    const count = draw.int(20) === 0 ? 500 + draw.int(1500) : 1 + draw.int(12)
+    const many = Array.from({ length: count }, () => other[draw.int(other.length)]!)
     const rows = many.map((row) => (draw.int(3) === 0 ? (changedValue(row, draw) as Record<string, unknown>) : row))
     const isWhole = draw.int(3) === 0
-    const [name, content] = await fileOf(rows.every((row) => typeof row === "object" && row !== null) ? rows : many, many.slice(0, 3), draw)
+    const [name, content] = await fileOf(
+      rows.every((row) => typeof row === "object" && row !== null) ? rows : many,
+      many.slice(0, count > 12 ? count : 3),
+      draw
+    )
     last = join(folder, `${i}-${name}`)
     writeFileSync(last, isWhole ? content : changedBytes(Buffer.from(content), draw))
   }
