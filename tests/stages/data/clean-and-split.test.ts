@@ -138,6 +138,11 @@ describe("a split", () => {
       expect(part.map(({ id }) => Number(id))).toEqual(part.map(({ id }) => Number(id)).toSorted((a, b) => a - b))
     const prompts = (part: ReadonlyArray<Preference>) => new Set(part.map(({ prompt }) => groupOf(prompt)))
     expect([...prompts(test)].filter((prompt) => prompts(train).has(prompt))).toEqual([])
+    // Shares that no number of whole groups makes.
+    for (const share of [0.07, 0.113, 0.5]) {
+      const parts = await partsOf({ share })
+      expect([...prompts(parts.test)].filter((prompt) => prompts(parts.train).has(prompt))).toEqual([])
+    }
   })
 
   it("has the same share of every source, to a prompt's rows", async () => {
@@ -168,6 +173,8 @@ describe("a split", () => {
     // Kind 0 has the group of three (its first row is of kind 0) and two rows: half is 2.5, rounded 3. Kind 1 has two rows: 1.
     expect([...testRows(places, kinds, 0.5)]).toEqual([1, 1, 1, 1, 0, 0, 0])
     expect([...testRows(places, kinds, 0)]).toEqual([0, 0, 0, 0, 0, 0, 0])
+    // Kind 0 has five rows, of which a fifth is one: its first group has three. Kind 1 has two: 0.4, rounded 0.
+    expect([...testRows(places, Uint16Array.of(0, 0, 0, 1, 0, 1, 0), 0.2)]).toEqual([1, 1, 1, 0, 0, 0, 0])
   })
 
   it("of demonstrations and prompts is of the same kind; of nothing it is refused", async () => {
