@@ -1,14 +1,29 @@
 /** Runs a fuzzer over seeds: in this process, or for so many minutes in children that are watched for hanging and for memory. */
 import { spawn } from "node:child_process"
-import { mkdtempSync, rmSync } from "node:fs"
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 
 /** Looks into what one seed makes, in a folder for it. Rejects where something is wrong with us. */
 export type Fuzz = (seed: number, folder: string) => Promise<void>
 
-/** A seed that takes longer than this hangs: seconds in which this process had its turn, so that neither a busy nor a paused machine counts. */
+/** A seed that takes longer than this hangs: seconds of computing, or of waiting for nothing that the machine owes it. */
 const patience = 120
+
+/** Processor seconds of a process, and whether a thread of it waits for a processor or a disk; undefined where the system does not say. */
+const stateOf = (pid: number): { readonly cpu: number; readonly isWaiting: boolean } | undefined => {
+  try {
+    const stats = readdirSync(`/proc/${pid}/task`).map((task) => readFileSync(`/proc/${pid}/task/${task}/stat`, "latin1"))
+    // After the name, which may hold anything: the state, ..., and as the 12th and 13th ticks of a hundredth of a second.
+    const fields = stats.map((stat) => stat.slice(stat.lastIndexOf(")") + 2).split(" "))
+    return {
+      cpu: fields.reduce((sum, each) => sum + (Number(each[11]) + Number(each[12])) / 100, 0),
+      isWaiting: fields.some(([state]) => state === "R" || state === "D")
+    }
+  } catch {
+    return undefined
+  }
+}
 /** A process that holds more than this after a seed leaks. */
 const mostBytes = 2 ** 31
 
@@ -38,10 +53,14 @@ const range = async (fuzz: Fuzz, from: number, to: number): Promise<void> => {
 const watched = (program: string, from: number, to: number): Promise<void> =>
   new Promise((resolve) => {
     const child = spawn(process.execPath, [program, `${from}`, `${to}`], { stdio: ["ignore", "inherit", "inherit", "ipc"] })
-    let [seed, seconds] = [from, 0]
+    let [seed, seconds, cpu] = [from, 0, 0]
     child.on("message", (now) => ([seed, seconds] = [Number(now), 0]))
     const watch = setInterval(() => {
-      if (++seconds !== patience) return
+      const state = stateOf(child.pid!)
+      const computed = Math.max(0, (state?.cpu ?? 0) - cpu)
+      cpu = state?.cpu ?? 0
+      seconds += state === undefined ? 1 : state.isWaiting ? computed : 1
+      if (seconds < patience) return
       console.log(`seed ${seed}: does not end`)
       child.kill("SIGKILL")
     }, 1000)

@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest"
 import type { Message, Preference, Prompt } from "../../../schemas/rows.ts"
 import { Demonstrations, Preferences, Prompts, Texts } from "../../../schemas/rows.ts"
 import { cleanDemonstrations, cleanPreferences, cleanPrompts, cleanTexts } from "../../../stages/data/clean.ts"
-import { mixPreferences } from "../../../stages/data/mix.ts"
+import { cappedRows, mixPreferences } from "../../../stages/data/mix.ts"
 import { groupOf, splitDemonstrations, splitPreferences, splitPrompts, testRows } from "../../../stages/data/split.ts"
 import { failureOf, rowsArtifact, rowsIn, runStage } from "../running.ts"
 
@@ -235,6 +235,22 @@ describe("a mixture", () => {
     const config = { weights: [1, 1, 1], caps: [50, 0, 0] }
     expect((await counts(config)).ids).toEqual((await counts(config)).ids)
     expect((await counts(config, 2)).ids).not.toEqual((await counts(config)).ids)
+    // Of all rows, once each: no choice of rows depends on the seed, and the order does.
+    const [whole, other] = [(await counts({ weights: [1, 1, 1] })).ids, (await counts({ weights: [1, 1, 1] }, 2)).ids]
+    expect(whole).not.toEqual(other)
+    expect(whole.toSorted()).toEqual(other.toSorted())
+    // Mixed: of the first ten rows some are of each of the larger sets.
+    expect(new Set(whole.slice(0, 10).map((id) => id[0])).size).toBeGreaterThan(1)
+  })
+
+  it("takes a random choice of a capped set, in its order, and of a fraction of one", async () => {
+    const rows = Array.from({ length: 50 }, (_, i) => i)
+    const [chosen, other] = [1, 2].map((seed) => cappedRows([rows], [20], seed)[0]!)
+    expect(chosen).toEqual(chosen!.toSorted((a, b) => a - b))
+    expect([chosen!.length, new Set(chosen).size]).toEqual([20, 20])
+    expect(chosen).not.toEqual(other)
+    const half = async (seed: number) => (await counts({ weights: [0.5, 0, 0] }, seed)).ids.toSorted()
+    expect(await half(1)).not.toEqual(await half(2))
   })
 
   it("refuses caps and shares that fit nothing", async () => {
