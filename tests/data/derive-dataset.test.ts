@@ -75,6 +75,14 @@ describe("datasets written in another order", () => {
     const made = await artifact(Texts, (slot) => writeReordered({ refs, type: Texts }, slot, order, { held }))
     expect(await rowsIn(made, Texts)).toEqual(order.map((index) => rows[index]))
   })
+  it("have the rows that the order names where one or two are held, and a batch is asked for a single one", async () => {
+    const refs = await Promise.all(half.map((part) => rowsArtifact(Texts, part)))
+    const order = [8999, 0, 4999, 5000, 4096, 4095, 0]
+    for (const held of [1, 2]) {
+      const made = await artifact(Texts, (slot) => writeReordered({ refs, type: Texts }, slot, order, { held }))
+      expect(await rowsIn(made, Texts)).toEqual(order.map((index) => rows[index]))
+    }
+  })
   it("are empty where the order is", async () => {
     const refs = [await rowsArtifact(Texts, rows)]
     expect(await rowsIn(await artifact(Texts, (slot) => writeReordered({ refs, type: Texts }, slot, [])), Texts)).toEqual([])

@@ -181,7 +181,8 @@ export const fuzz: Fuzz = async (seed, folder) => {
   const stopped = Object.keys(found.problemCounts).some((reason) => /at fault|outside its set/.test(reason))
   const told = [...Object.values(found.problemCounts), ...Object.values(found.leftOut)].reduce((sum, each) => sum + each, 0)
   const counted = (rows: number, others: number, all: number) => {
-    if (rows + others === all) return
+    // Reading ends early where none of the first thousand fits.
+    if (rows + others === all || (rows === 0 && others === 1000)) return
     throw new Error(`${all} records, of which ${rows} are rows and ${others} are told of: ${JSON.stringify(found.problemCounts)}`)
   }
   if (!stopped && found.given !== null && oneByOne.has(found.shape!)) counted(found.given.rows, told, found.rows)
