@@ -16,7 +16,8 @@ export const rankJob = (job: Job, rank: number): Job =>
 export interface Member<Process> {
   readonly process: Process
   readonly execute: Execute
-  readonly kill: () => void
+  /** Kills it, and is done when it is gone. */
+  readonly kill: () => Promise<void>
 }
 
 /** How long it is waited, in milliseconds, for the rank that failed first to be told from those that lost it. */
@@ -59,7 +60,8 @@ export const gang =
         })
       const port = yield* freePort
       const members: Array<Member<Process>> = []
-      const killAll = () => members.forEach(({ kill }) => kill())
+      // Whoever comes next finds neither their memory nor their port taken.
+      const killAll = () => Promise.all(members.map(({ kill }) => kill()))
       for (let rank = 0; rank < size; rank++) {
         const variables = rankVariables({ rank, localRank: rank, size, host: "127.0.0.1", port })
         members.push(start({ ...variables, ...(job.device === "cuda" ? gpuVariables(rank) : {}) }, members[0]?.process))
@@ -70,7 +72,7 @@ export const gang =
       /** The first that did not come of losing another. */
       const decide = () => {
         const { error, rank } = failures.find(({ error }) => error.reason !== "RankError") ?? failures[0]!
-        killAll()
+        void killAll()
         const { isRetryable, message, reason } = error
         // What a rank says whose wait is over, before it ends itself.
         const waited = /^Rank \d+ of \d+ waited .*$/m.exec(message)?.[0]
@@ -99,7 +101,7 @@ export const gang =
           return yield* Effect.never
         })
       const all = Effect.all(members.map(run), { concurrency: "unbounded" })
-      const [first] = yield* Effect.raceFirst(all, Deferred.await(failed)).pipe(Effect.ensuring(Effect.sync(killAll)))
+      const [first] = yield* Effect.raceFirst(all, Deferred.await(failed)).pipe(Effect.ensuring(Effect.promise(killAll)))
       if (first === undefined) throw new Error(`stage ${stage.name} ran as no rank`)
       return first
     })

@@ -83,6 +83,14 @@ interface Placing {
   readonly leader?: ChildProcess | undefined
 }
 
+/** Kills a process and waits until it is gone. */
+const killed = (child: ChildProcess): Promise<void> =>
+  new Promise((resolve) => {
+    if (hasEnded(child) || child.pid === undefined) return resolve()
+    child.once("exit", () => resolve())
+    child.kill("SIGKILL")
+  })
+
 const hasEnded = ({ exitCode, signalCode }: ChildProcess): boolean => exitCode !== null || signalCode !== null
 
 const childProcesses = (prepare: string | undefined): { readonly run: Execute; readonly close: () => void } => {
@@ -247,7 +255,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
   })
   const several = gang<ChildProcess>((variables, leader) => {
     const process = start(variables)
-    return { process, execute: runIn({ take: () => process, giveBack: () => undefined, leader }), kill: () => process.kill("SIGKILL") }
+    return { process, execute: runIn({ take: () => process, giveBack: () => undefined, leader }), kill: () => killed(process) }
   })
   return {
     run: (work) => (work.job.ranks === undefined ? one(work) : several(work)),

@@ -98,28 +98,35 @@ const isAlive = (pid: number): boolean => {
 }
 
 describe("a rank that is killed", () => {
-  it("ends the others with a message that names it; what they saved goes on to the same result", { timeout: 120_000 }, async () => {
-    const one = named("sft")
-    const whole = await run(one, { ranks: 2 })
-    const folder = newFolder()
-    let others: ReadonlyArray<number> = []
-    const error = await failure(one, {
-      ranks: 2,
-      checkpoints: folder,
-      onProgress: atStep(3, () => {
-        others = [processOf(0), processOf(1)]
-        process.kill(processOf(1), "SIGKILL")
+  it.each([
+    ["sft", 3],
+    ["ppo with held-out prompts", 2]
+  ] as const)(
+    "ends the others with a message that names it; what they saved goes on to the same result: %s",
+    { timeout: 120_000 },
+    async (name, step) => {
+      const one = named(name)
+      const whole = await run(one, { ranks: 2 })
+      const folder = newFolder()
+      let others: ReadonlyArray<number> = []
+      const error = await failure(one, {
+        ranks: 2,
+        checkpoints: folder,
+        onProgress: atStep(step, () => {
+          others = [processOf(0), processOf(1)]
+          process.kill(processOf(1), "SIGKILL")
+        })
       })
-    })
-    expect(error).toMatchObject({ reason: "Crash", isRetryable: true })
-    expect(error.message).toMatch(/^Rank 1 of 2: The process of stage sft was killed/)
-    expect(others.map(isAlive)).toEqual([false, false])
+      expect(error).toMatchObject({ reason: "Crash", isRetryable: true })
+      expect(error.message).toMatch(/^Rank 1 of 2: The process of stage \w+ was killed/)
+      expect(others.map(isAlive)).toEqual([false, false])
 
-    const resumed = await run(one, { ranks: 2, checkpoints: folder })
-    expect(resumed.notes).toEqual([expect.stringMatching(/^resumes after step [123] of 4/)])
-    expect(resumed.metrics).toEqual(whole.metrics)
-    expect(await weightsIn(resumed.output)).toEqual(await weightsIn(whole.output))
-  })
+      const resumed = await run(one, { ranks: 2, checkpoints: folder })
+      expect(resumed.notes).toEqual([expect.stringMatching(/^resumes after (step|iteration) [0-3] of [34]/)])
+      expect(resumed.metrics).toEqual(whole.metrics)
+      expect(await weightsIn(resumed.output)).toEqual(await weightsIn(whole.output))
+    }
+  )
 })
 
 describe("a run that is stopped (Ctrl-C)", () => {

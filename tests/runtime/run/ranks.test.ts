@@ -99,7 +99,7 @@ const gangOf = (...ranks: ReadonlyArray<(work: Work) => Effect.Effect<Outcome, S
         one.work = work
         return ranks[rank]!(work)
       },
-      kill: () => void one.killed++
+      kill: () => Promise.resolve(void one.killed++)
     }
   })
   const job = {
