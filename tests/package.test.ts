@@ -59,6 +59,8 @@ describe("the package, installed elsewhere", () => {
     const files = readdirSync(join(project, "node_modules/caravan"), { recursive: true, encoding: "utf8" })
     expect(files.filter((file) => /(?<!\.d)\.ts$/.test(file))).toEqual([])
     expect(files).toContain("dist/engine/native/addon.cc")
+    // The page of `caravan ui`, built.
+    expect(files).toContain("dist/ui/dist/index.html")
     expect(files).toContain("dist/engine/ranks/ranks.cc")
   })
 

@@ -75,9 +75,8 @@ export const graphOf = (run: PastRun, tables: JournalTables): { readonly isWhole
 }
 
 /** How a run stands in the list. */
-const lineOf = (run: PastRun, tables: JournalTables): RunLine => {
-  const before = tables.runBefore(run)
-  const [is, was] = [askedOf(run), before === undefined ? undefined : askedOf(before)]
+const lineOf = (run: PastRun, tables: JournalTables, before: string | undefined): RunLine => {
+  const [is, was] = [askedOf(run), before === undefined ? undefined : askedOf({ asked: tables.askedFor(before) })]
   const recorded = recordedOf(run, tables)
   return {
     id: run.id,
@@ -96,7 +95,8 @@ export const runLines = Effect.fnUntraced(function* (search: string, limit: numb
   const journal = yield* Journal
   const { lines, runs, total } = yield* journal.read((tables) => {
     const { runs, total } = tables.findRuns(search, limit, from)
-    return { runs, total, lines: runs.map((run) => lineOf(run, tables)) }
+    const before = tables.runsBefore()
+    return { runs, total, lines: runs.map((run) => lineOf(run, tables, before.get(run.id))) }
   })
   const listed = yield* Effect.forEach(runs, (run, i) => Effect.map(statusOf(run), (status) => ({ ...lines[i]!, status })))
   return { runs: listed, total }
@@ -107,9 +107,9 @@ export const runWithLine = Effect.fnUntraced(function* (id: string) {
   const journal = yield* Journal
   const found = yield* journal.read((tables) => {
     const run = tables.runOf(id)
-    return run === undefined
-      ? undefined
-      : { run, line: lineOf(run, tables), previous: tables.runBefore(run)?.id ?? null, ...graphOf(run, tables) }
+    if (run === undefined) return undefined
+    const before = tables.runsBefore().get(id)
+    return { run, line: lineOf(run, tables, before), previous: before ?? null, ...graphOf(run, tables) }
   })
   if (found === undefined)
     return yield* new NotFound({ message: `There is no run ${id} in this journal. The list of runs has those that there are.` })

@@ -16,7 +16,7 @@ import { linesFrom } from "./tail.ts"
 
 /** Milliseconds between two looks, and between two at whether the process of a run is still there. */
 const lookInterval = 90
-const aliveInterval = 1000
+const aliveInterval = 2000
 /** Throughput is of the tokens of so long before the last report. */
 const window = 30_000
 
@@ -55,6 +55,7 @@ export class RunWatch {
   readonly #nodes = new Map<string, Watched>()
   readonly #running = new Set<string>()
   #durations: ReadonlyMap<string, number> = new Map()
+  #asked: unknown = null
   #status = "running"
   #finished: number | null = null
   #revision = 0
@@ -102,9 +103,11 @@ export class RunWatch {
       if (run === undefined) return yield* new NotFound({ message: `There is no run ${this.#id} in this journal.` })
       const { graph } = yield* journal.read((tables) => graphOf(run, tables))
       for (const { id, stage } of graph) if (stage !== null) this.#set(waiting(id))
+      this.#asked = run.asked
       this.#durations = yield* journal.lastDurations(run.pipeline)
     }
-    if (version !== this.#version || isFirst) {
+    const hasNews = version !== this.#version
+    if (hasNews || isFirst) {
       this.#version = version
       for (const outcome of yield* journal.outcomesOf(this.#id, this.#lastExecution)) {
         this.#lastExecution = outcome.id
@@ -118,13 +121,13 @@ export class RunWatch {
     }
     if (this.#findBegun()) changed = true
     for (const node of this.#running) if (this.#readSteps(node)) changed = true
-    if (version !== this.#version || isAliveDue || isFirst || changed) {
+    if (isAliveDue || isFirst || hasNews) {
       this.#alive = now
-      const run = yield* journal.runOf(this.#id)
-      const status = run === undefined ? "running" : yield* statusOf(run)
-      if (status !== this.#status || (run?.finished ?? null) !== this.#finished || isFirst) {
+      const end = yield* journal.endOf(this.#id)
+      const status = end === undefined ? "running" : yield* statusOf({ ...end, asked: this.#asked })
+      if (status !== this.#status || (end?.finished ?? null) !== this.#finished || isFirst) {
         this.#status = status
-        this.#finished = run?.finished ?? null
+        this.#finished = end?.finished ?? null
         changed = true
       }
       if (this.isOver)
@@ -172,7 +175,9 @@ export class RunWatch {
   /** What a running node has reported since. */
   #readSteps(id: string): boolean {
     const node = this.#nodes.get(id)!
-    const { lines, next } = linesFrom(stepsPath(this.#home, this.#id, id), node.offset)
+    const path = stepsPath(this.#home, this.#id, id)
+    if (statSync(path, { throwIfNoEntry: false })?.size === node.offset) return false
+    const { lines, next } = linesFrom(path, node.offset)
     node.offset = next
     if (lines.length === 0) return false
     let progress: Record<string, number | string> = { ...node.state.progress }

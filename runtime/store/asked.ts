@@ -32,13 +32,13 @@ export interface CommandLine {
 }
 
 /** What the run was asked for; undefined for runs of versions that did not record it. */
-export const askedOf = (run: PastRun): Asked | undefined => {
+export const askedOf = (run: Pick<PastRun, "asked">): Asked | undefined => {
   const asked = run.asked as Partial<Asked> | null
   return asked?.settings === undefined || asked.holder === undefined ? undefined : (asked as Asked)
 }
 
 /** The run's status; "killed" for one that says it runs and whose process is gone. */
-export const statusOf = (run: PastRun): Effect.Effect<string, never, Store> =>
+export const statusOf = (run: Pick<PastRun, "asked" | "status">): Effect.Effect<string, never, Store> =>
   Effect.gen(function* () {
     if (run.status !== "running") return run.status
     const holder = askedOf(run)?.holder

@@ -47,6 +47,10 @@ export interface PastRun {
 const runColumns = `id, pipeline, params, started, finished, status,
   (select json_group_object(status, n) from (select status, count(*) as n from executions where run = runs.id group by status)) as nodes`
 
+/** The latest runs of which a condition holds. They are chosen first: how their nodes ended is then counted for these alone. */
+const latest = (condition: string, limit: string): string =>
+  `select ${runColumns} from runs where rowid in (select rowid from runs where ${condition} order by started desc, rowid desc limit ${limit}) order by started desc, rowid desc`
+
 const toRun = (row: Row): PastRun => ({
   id: row.id as string,
   pipeline: row.pipeline as string,
@@ -144,33 +148,30 @@ export const executions = (database: JournalDatabase, listings: Listings) => {
     /** Runs, the latest first. */
     runs: (filter: { readonly pipeline?: string | undefined; readonly limit?: number | undefined } = {}): Array<PastRun> =>
       database
-        .all(
-          `select ${runColumns} from runs where ? is null or pipeline = ? order by started desc, rowid desc limit ?`,
-          filter.pipeline ?? null,
-          filter.pipeline ?? null,
-          filter.limit ?? -1
-        )
+        .all(latest("? is null or pipeline = ?", "?"), filter.pipeline ?? null, filter.pipeline ?? null, filter.limit ?? -1)
         .map(toRun),
     /** Runs of which a search's text is in the pipeline, the id, the status, a tag or the note, the latest first; and how many there are. */
     findRuns: (search: string, limit: number, from: number): { readonly runs: Array<PastRun>; readonly total: number } => {
       const condition = `?1 = '' or instr(lower(pipeline || ' ' || id || ' ' || status || ' ' || coalesce((select note || ' ' || tags from notes where run = runs.id), '')), lower(?1)) > 0`
-      const rows = database.all(
-        `select ${runColumns} from runs where ${condition} order by started desc, rowid desc limit ?2 offset ?3`,
-        search,
-        limit,
-        from
-      )
+      const rows = database.all(latest(condition, "?2 offset ?3"), search, limit, from)
       return { runs: rows.map(toRun), total: Number(database.get(`select count(*) as n from runs where ${condition}`, search)!.n) }
     },
-    /** The run of the same pipeline that began last before this one. */
-    runBefore: ({ id, pipeline, started }: Pick<PastRun, "id" | "pipeline" | "started">): PastRun | undefined => {
-      const row = database.get(
-        `select ${runColumns} from runs where pipeline = ? and started <= ? and id <> ? order by started desc, rowid desc limit 1`,
-        pipeline,
-        started,
-        id
-      )
-      return row === undefined ? undefined : toRun(row)
+    /** Run -> the run of the same pipeline that began last before it; of all runs in one go. */
+    runsBefore: (): Map<string, string> =>
+      new Map(
+        database
+          .all("select id, lag(id) over (partition by pipeline order by started, rowid) as before from runs")
+          .flatMap((row) => (row.before === null ? [] : [[row.id as string, row.before as string] as const]))
+      ),
+    /** What a run was asked for. */
+    askedFor: (id: string): unknown => {
+      const row = database.get("select params from runs where id = ?", id)
+      return row === undefined ? null : parse(row.params)
+    },
+    /** How a run stands, as it says itself. */
+    endOf: (id: string): Pick<PastRun, "status" | "finished"> | undefined => {
+      const row = database.get("select status, finished from runs where id = ?", id)
+      return row === undefined ? undefined : { status: row.status as string, finished: row.finished as number | null }
     },
     /** The run of this id. */
     runOf: (id: string): PastRun | undefined => {

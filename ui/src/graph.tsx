@@ -1,5 +1,6 @@
 /** A run's graph: rounds folded, states as they change, a node's neighbours by the arrow keys. */
 import type { Signal } from "@preact/signals"
+import type { RefObject } from "preact"
 import { useEffect, useMemo, useRef, useState } from "preact/hooks"
 import { plain } from "./format.ts"
 import { groupsOf, type Item, itemsOf } from "./fold.ts"
@@ -21,6 +22,9 @@ const boxOf = (item: Item): Box => ({
   width: item.isGroup ? Math.max(120, 46 + 6.6 * labelOf(item).length) : 30 + 6.6 * labelOf(item).length,
   height: item.isGroup ? height.group : height.node
 })
+
+/** Below this size names can't be read: they are left out. */
+const legible = 0.35
 
 let jobs = 0
 const useLayout = (items: ReadonlyArray<Item>, direction: "LR" | "TB"): (Layout & { readonly of: ReadonlyArray<Item> }) | undefined => {
@@ -61,8 +65,9 @@ const NodeMark = ({
   onPick,
   place,
   store,
-  isChosen
-}: Shown & { readonly store: RunStore; readonly onPick: () => void; readonly isChosen: boolean }) => {
+  isChosen,
+  isSmall
+}: Shown & { readonly store: RunStore; readonly onPick: () => void; readonly isChosen: boolean; readonly isSmall: boolean }) => {
   const state = item.isFile ? "file" : (store.nodes.get(item.id)?.value.state ?? "waiting")
   const progress = store.nodes.get(item.id)?.value.progress
   const share =
@@ -75,10 +80,12 @@ const NodeMark = ({
       <title>{`${plain(item.id)}: ${stateWord(state)}`}</title>
       <rect width={box.width} height={box.height} rx="5" />
       {share > 0 ? <rect class="share" width={box.width * Math.min(1, share)} height="3" y={box.height - 3} rx="1.5" /> : null}
-      <circle cx="12" cy={box.height / 2} r="4" />
-      <text x="22" y={box.height / 2}>
-        {labelOf(item)}
-      </text>
+      <circle cx="12" cy={box.height / 2} r={isSmall ? 8 : 4} />
+      {isSmall ? null : (
+        <text x="22" y={box.height / 2}>
+          {labelOf(item)}
+        </text>
+      )}
     </g>
   )
 }
@@ -91,7 +98,7 @@ const GroupMark = ({
   place,
   store,
   isChosen
-}: Shown & { readonly store: RunStore; readonly onPick: () => void; readonly isChosen: boolean }) => {
+}: Shown & { readonly store: RunStore; readonly onPick: () => void; readonly isChosen: boolean; readonly isSmall: boolean }) => {
   void store.tick.value
   const counts = countsIn(store, item.members)
   const [x, y] = [place.x - box.width / 2, place.y - box.height / 2]
@@ -154,6 +161,55 @@ const nearest = (shown: ReadonlyMap<string, Shown>, from: Shown, key: string): s
   return best?.[1]
 }
 
+interface Area {
+  readonly left: number
+  readonly right: number
+  readonly top: number
+  readonly bottom: number
+}
+const around = (a: Shown, b: Shown): Area => ({
+  left: Math.min(a.place.x - a.box.width / 2, b.place.x - b.box.width / 2),
+  right: Math.max(a.place.x + a.box.width / 2, b.place.x + b.box.width / 2),
+  top: Math.min(a.place.y - a.box.height / 2, b.place.y - b.box.height / 2),
+  bottom: Math.max(a.place.y + a.box.height / 2, b.place.y + b.box.height / 2)
+})
+const isSeen = (area: Area, seen: Area): boolean =>
+  area.left < seen.right && area.right > seen.left && area.top < seen.bottom && area.bottom > seen.top
+
+/** So many items are drawn wherever they are; of more, those that are in sight and near it: a browser paints all of a picture when anything in it changes. */
+const allAtOnce = 250
+const block = 400
+
+/** What of the graph is in sight, in its own coordinates, by blocks: it changes once for each that is scrolled. */
+const useSeen = (frame: RefObject<HTMLDivElement | null>, zoom: number, made: object | undefined): Area => {
+  const [seen, set] = useState<Area>({ left: 0, right: 0, top: 0, bottom: 0 })
+  useEffect(() => {
+    const box = frame.current
+    if (box === null) return
+    const look = () => {
+      const low = (value: number) => Math.floor(value / zoom / block) * block - block / 2
+      const next = {
+        left: low(box.scrollLeft),
+        top: low(box.scrollTop),
+        right: low(box.scrollLeft + box.clientWidth) + 2 * block,
+        bottom: low(box.scrollTop + box.clientHeight) + 2 * block
+      }
+      set((before) =>
+        before.left === next.left && before.top === next.top && before.right === next.right && before.bottom === next.bottom ? before : next
+      )
+    }
+    look()
+    box.addEventListener("scroll", look, { passive: true })
+    const sized = new ResizeObserver(look)
+    sized.observe(box)
+    return () => {
+      box.removeEventListener("scroll", look)
+      sized.disconnect()
+    }
+  }, [zoom, made])
+  return seen
+}
+
 export const Graph = ({
   chosen,
   store,
@@ -190,14 +246,24 @@ export const Graph = ({
       [...shown.values()].flatMap((to) =>
         to.item.inputs.flatMap((id) => {
           const from = shown.get(id)
-          return from === undefined ? [] : [{ from: id, to: to.item.id, path: curve(from, to, direction) }]
+          return from === undefined ? [] : [{ from: id, to: to.item.id, path: curve(from, to, direction), around: around(from, to) }]
         })
       ),
     [shown, direction]
   )
-  const all = useMemo(() => edges.map(({ path }) => path).join(""), [edges])
+  const seen = useSeen(frame, scale.value, made)
+  const drawn = useMemo(() => [...shown.values()].filter((one) => shown.size <= allAtOnce || isSeen(around(one, one), seen)), [shown, seen])
+  const all = useMemo(
+    () =>
+      edges
+        .filter((edge) => shown.size <= allAtOnce || isSeen(edge.around, seen))
+        .map(({ path }) => path)
+        .join(""),
+    [edges, seen]
+  )
   const [active, setActive] = useState<string>()
-  const focus = active !== undefined && shown.has(active) ? active : chosen !== undefined && shown.has(chosen) ? chosen : undefined
+  const folded = chosen === undefined ? undefined : `group:${groups.of.get(chosen)}`
+  const focus = [active, chosen, folded].find((id) => id !== undefined && shown.has(id))
   const pick = (item: Item) => {
     setActive(item.id)
     if (item.isGroup) unfoldedSignal.value = new Set([...unfolded, item.label])
@@ -294,9 +360,18 @@ export const Graph = ({
                 .map(({ path }) => path)
                 .join("")}
             />
-            {[...shown.values()].map((one) => {
+            {drawn.map((one) => {
               const Mark = one.item.isGroup ? GroupMark : NodeMark
-              return <Mark key={one.item.id} {...one} store={store} isChosen={one.item.id === focus} onPick={() => pick(one.item)} />
+              return (
+                <Mark
+                  key={one.item.id}
+                  {...one}
+                  store={store}
+                  isChosen={one.item.id === focus}
+                  isSmall={zoom < legible}
+                  onPick={() => pick(one.item)}
+                />
+              )
             })}
           </svg>
         )}
