@@ -7,7 +7,8 @@ import { listen } from "./live.ts"
 import { CountBar, State, Trouble, useNow } from "./parts.tsx"
 import { link } from "./route.ts"
 
-const page = 100
+/** Rows that are shown at once, until more are asked for. */
+const page = 50
 
 /** What was asked for that was not before: a few words. */
 const Changes = ({ run }: { readonly run: RunLine }) => {
