@@ -1,5 +1,5 @@
 /** What was run, in words: for the head of its report. */
-import { basename } from "node:path"
+import { basename, isAbsolute } from "node:path"
 import { carbonIntensity } from "../../models/cost.ts"
 import { askedOf } from "../../runtime/store/asked.ts"
 import type { PastRun } from "../../runtime/store/executions.ts"
@@ -42,8 +42,11 @@ const compute = (outcomes: ReadonlyArray<Outcome>): string => {
     : `${figure(gpuHours)} GPU-hours (${gpus.join("; ")}), ${figure(energyKwh)} kWh, ${figure(carbonKg)} kg CO2eq, and ${without}. A GPU each at its thermal design power and ${carbonIntensity} kg CO2eq per kWh, as table 2 of the paper reckons: without processors and cooling.`
 }
 
-/** Longer values of parameters are cut. */
-const short = (text: string): string => (text.length > 120 ? `${text.slice(0, 120)}…` : text)
+/** Longer values of parameters are cut; of a path the folders above are nobody's business. */
+const short = (text: string): string => {
+  const told = isAbsolute(text) ? basename(text) : text
+  return told.length > 120 ? `${told.slice(0, 120)}…` : told
+}
 
 export const factsOf = (run: PastRun, status: string, gathered: Gathered): ReadonlyArray<readonly [string, string]> => {
   const asked = askedOf(run)
@@ -94,5 +97,5 @@ export const introductionOf = ({ files, outcomes, results }: Gathered): string =
   const imported = outcomes.filter(({ stage }) => stage.startsWith("import-")).length
   return files.length === 0
     ? "It has no data of the small world and no files."
-    : `It is on data of the user's: ${count(new Set(files).size, "file or folder")}, read by ${count(imported, "stage")}. Nothing but models and labels says what is right, so all that is told of versions is by reward models or judges.`
+    : `It is on data of the user's: ${new Set(files).size === 1 ? "one file or folder" : `${new Set(files).size} files or folders`}, read by ${count(imported, "stage")}. Nothing but models and labels says what is right, so all that is told of versions is by reward models or judges.`
 }

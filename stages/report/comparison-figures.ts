@@ -59,12 +59,11 @@ export const winRateParts = Effect.fnUntraced(function* (versions: ReadonlyArray
   const wins = yield* winsOver(versions)
   const over = versions[0]?.name ?? ""
   const rate = (part: Part): string | null =>
-    part === null ? null : part.rate === null ? `– (${part.ties} ties)` : `${within(part.rate)}, ${part.ties} ties`
+    part === null ? null : part.rate === null ? `– (${part.ties} tied)` : `${within(part.rate)}, ${part.ties} tied`
   const table: Table = {
     id: "win-rates",
     title: `Win rates over ${over}, by the reward models`,
-    caption:
-      "Wins over wins and losses to the same prompts, with 95% Wilson intervals. The reward models that judge are those that tuned the versions, and favour what they were tuned to.",
+    caption: `Wins over wins and losses to the same prompts, with 95% Wilson intervals.${versions[0]?.isTunedTo === true ? " The reward models that judge are among those that the run tuned versions to, which favours the later ones." : " The reward models that judge took no part in tuning."}`,
     rows: wins.map(({ helpfulness, name, reward, safety }) => ({
       version: name,
       "helpfulness, R_h": rate(helpfulness),
@@ -162,7 +161,7 @@ export const beforeAfterFigure = (before: Version, after: Version): Figure | und
   return {
     id: "safety-before-and-after",
     title: `Scores of ${before.name} and of ${after.name}, prompt by prompt`,
-    caption: `A point for each prompt, by the last round's reward models; above the line the score rose: ${shares.join(", ")}.`,
+    caption: `A point for each prompt, by the reward models that compare the versions; above the line the score rose: ${shares.join(", ")}.`,
     rows,
     spec: {
       data: { values: drawn },

@@ -29,7 +29,12 @@ export const gainsOf = (versions: ReadonlyArray<Version>): ReadonlyArray<Conclus
         0
       )
       return [
-        conclusion(`${last.name} is better than ${name} by the reward models that it may be tuned to`, "R_c higher by", gain, nothing)
+        conclusion(
+          `${last.name} is better than ${name} by the reward models${last.isTunedTo ? ", to which versions were tuned" : ""}`,
+          "R_c higher by",
+          gain,
+          nothing
+        )
       ]
     })
 }

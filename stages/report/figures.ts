@@ -62,7 +62,7 @@ export const distributionsFigure = (
     id: "reward-distributions",
     title: "Rewards, version by version",
     caption:
-      "Share of held-out answers by score, right is better: R_h over prompts to help with, R_s over prompts to refuse, both by the last round's reward models.",
+      "Share of held-out answers by score, right is better: R_h over prompts to help with, R_s over prompts to refuse, both by the reward models that compare the versions.",
     rows,
     spec: {
       facet: {

@@ -33,7 +33,7 @@ export const rewardsFigure = ({ controls, versions }: RunSummary): Figure => {
     rows,
     spec: {
       width: 480,
-      height: { step: 28 },
+      height: 28 * rows.length,
       layer: [
         { mark: "rule", encoding: { y, x: axis("low", "R_c", free), x2: { field: "high" }, color } },
         { mark: { type: "point", filled: true, size: 70, opacity: 1 }, encoding: { y, x: axis("reward", "R_c", free), color } }

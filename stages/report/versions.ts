@@ -16,6 +16,8 @@ export interface Version {
   readonly kind: "version" | "control"
   readonly policy: Result
   readonly prompts: Result
+  /** Whether the reward models that score it here are among those that the run tuned policies to: it may then have learned what they like and not what is right. */
+  readonly isTunedTo: boolean
   readonly scored: ReadonlyArray<Answer>
 }
 
@@ -35,7 +37,7 @@ export const versionsOf = (run: Results): Effect.Effect<ReadonlyArray<Version>, 
       const models = ["helpfulness", "safety", "reward"].map((port) => run.input(scores, port)?.node ?? "")
       if (policy === undefined || prompts === undefined) return []
       const { k, temperature } = said.config
-      return [{ scores, policy, prompts, group: JSON.stringify([prompts.node, models, temperature, k]) }]
+      return [{ scores, policy, prompts, models, group: JSON.stringify([prompts.node, models, temperature, k]) }]
     })
     const groups = [...Map.groupBy(found, ({ group }) => group).values()].map((group) => [
       ...new Map(group.map((one) => [one.policy.node, one])).values()
@@ -45,8 +47,14 @@ export const versionsOf = (run: Results): Effect.Effect<ReadonlyArray<Version>, 
       group.length + (group[0]?.scores.stage === "score-combined" && group.length > 1 ? 1000 : 0)
     const largest = groups.reduce<(typeof groups)[number]>((best, one) => (worth(one) > worth(best) ? one : best), [])
     if (largest.length < 2) return []
-    const versions = yield* Effect.forEach(largest, ({ policy, prompts, scores }) =>
+    // By PPO and its like directly, or by choosing among samples.
+    const tuning = [
+      ...run.of("ppo", "rloo", "grpo"),
+      ...run.of("select-best", "keep-best").flatMap((one) => run.inputs(one, "scored"))
+    ].flatMap((one) => ["helpfulness", "safety", "reward"].map((port) => run.input(one, port)?.node))
+    const versions = yield* Effect.forEach(largest, ({ models, policy, prompts, scores }) =>
       Effect.map(run.fields(scores, ScoredCompletions, answerFields), (scored): Version => ({
+        isTunedTo: models.some((node) => node !== "" && tuning.includes(node)),
         name: policy.node,
         kind: run.controls.has(policy.node) ? "control" : "version",
         policy,
