@@ -5,6 +5,7 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { afterAll, describe, expect, it } from "vitest"
+import { toHuggingFace } from "../../../models/config-file.ts"
 import { writeTokenizer } from "../../../models/tokenizer/files.ts"
 import { trainTokenizer } from "../../../models/tokenizer/train.ts"
 import { fileAt } from "../../../runtime/define/node.ts"
@@ -12,6 +13,7 @@ import * as Pipeline from "../../../runtime/define/pipeline.ts"
 import type { RunEvent } from "../../../runtime/run/events.ts"
 import { plan } from "../../../runtime/run/plan.ts"
 import { run } from "../../../runtime/run/run.ts"
+import { smallConfig } from "../../models/small.ts"
 import { services } from "../../runtime/fixture.ts"
 import { importDemonstrations } from "../../../stages/data/import-demonstrations.ts"
 import { importPreferences } from "../../../stages/data/import-preferences.ts"
@@ -24,9 +26,11 @@ import { sft } from "../../../stages/training/sft.ts"
 const root = mkdtempSync(join(tmpdir(), "caravan-agreements-"))
 afterAll(() => rmSync(root, { recursive: true, force: true }))
 
+const config = toHuggingFace(smallConfig({ vocabSize: 264 }), { scalarHead: false, dtype: "float32", bosId: 1, eosId: 2, padId: 0 })
 const model = async (name: string, text: string) => {
   const folder = join(root, name)
   mkdirSync(folder)
+  writeFileSync(join(folder, "config.json"), JSON.stringify(config))
   await writeTokenizer(folder, trainTokenizer([text], { vocabSize: 264 }))
 }
 await model("base", "ab ab abab ba")

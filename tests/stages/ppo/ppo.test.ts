@@ -405,11 +405,12 @@ describe("ppo fails", () => {
     expect(message).not.toContain("Lower learningRate")
   })
   it("when sampling and the update disagree about the policy by more than maxMismatchKl, and not where they agree", async () => {
-    const narrow = { ...quick, precision: "bfloat16", maxMismatchKl: 0 }
-    expect(await failureOf(ppo, given, narrow)).toMatch(
-      /^PPO diverged in iteration 1 of 2: the update's log-probabilities of the sampled tokens differ from those recorded while sampling by a KL of \S+ nats a token, more than maxMismatchKl \(0\)\. Set oldLogProbabilities to "recomputed", or precision to "float32"; where this much is expected, raise maxMismatchKl\.$/
+    // Under an adapter in bfloat16 sampling reads merged weights, rounded, and the update does not.
+    const narrow = { ...quick, precision: "bfloat16", loraRank: 2, learningRate: 1e-2 }
+    expect(await failureOf(ppo, given, { ...narrow, maxMismatchKl: 0 })).toMatch(
+      /^PPO diverged in iteration [12] of 2: the update's log-probabilities of the sampled tokens differ from those recorded while sampling by a KL of \S+ nats a token, more than maxMismatchKl \(0\)\. Set oldLogProbabilities to "recomputed", or precision to "float32"; where this much is expected, raise maxMismatchKl\.$/
     )
-    await runStage(ppo, given, { ...narrow, oldLogProbabilities: "recomputed" })
+    await runStage(ppo, given, narrow)
   })
   it("not, when it diverges and the best policy is to be kept", async () => {
     const config = { ...quick, learningRate: 1e30, onDivergence: "keep-best" }
