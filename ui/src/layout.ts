@@ -17,7 +17,7 @@ export interface Layout {
   readonly height: number
 }
 
-const mostForDagre = 300
+const mostForDagre = 150
 const gap = { rank: 44, node: 10 }
 
 export const layout = (boxes: ReadonlyArray<Box>, direction: "LR" | "TB"): Layout =>
