@@ -73,7 +73,8 @@ const faultTests = [
   ...["store/gc", "run/mapped", "run/processes", "inspect/reproduce", "run/run", "store/single-flight", "store/store"].map(
     (name) => `tests/runtime/${name}.test.ts`
   ),
-  "tests/schemas/dataset.test.ts"
+  "tests/schemas/dataset.test.ts",
+  "tests/stages/ranks.test.ts"
 ]
 
 const commands = {
