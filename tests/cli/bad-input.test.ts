@@ -179,8 +179,9 @@ describe("files", () => {
       1
     )
   })
-  const importing = (name: string, message: RegExp) =>
-    refuses(["run", rlhf, "--set", "preferences=pairs.jsonl", "--set", `model=${name}`, "--only", "base"], message, 1)
+  /** What a first look tells is refused before anything runs (2); what takes reading, when the stage reads it (1). */
+  const importing = (name: string, message: RegExp, code: 1 | 2) =>
+    refuses(["run", rlhf, "--set", "preferences=pairs.jsonl", "--set", `model=${name}`, "--only", "base"], message, code)
   const broken = (name: string, change: (folder: string) => void) => {
     const copy = join(folder, name)
     cpSync(model, copy, { recursive: true })
@@ -190,12 +191,14 @@ describe("files", () => {
   it("a folder without config.json", () =>
     importing(
       broken("no-config", (copy) => rmSync(join(copy, "config.json"))),
-      /expected a folder with config\.json, found none/
+      /expected a folder with config\.json, found none/,
+      2
     ))
   it("truncated safetensors", () =>
     importing(
       broken("truncated", (copy) => truncateSync(join(copy, "model.safetensors"), 20_000)),
-      /model\.safetensors: expected .*the file/
+      /model\.safetensors: expected .*the file/,
+      2
     ))
   it("a header that claims more than the file holds", () =>
     importing(
@@ -204,7 +207,8 @@ describe("files", () => {
         bytes.writeBigUInt64LE(1n << 50n)
         writeFileSync(join(copy, "model.safetensors"), bytes)
       }),
-      /expected a header within the file of \d+ bytes, found one that claims 1125899906842624 bytes/
+      /expected a header within the file of \d+ bytes, found one that claims 1125899906842624 bytes/,
+      2
     ))
   it("a model of another kind", () =>
     importing(
@@ -212,18 +216,21 @@ describe("files", () => {
         const config = JSON.parse(readFileSync(join(copy, "config.json"), "utf8")) as Record<string, unknown>
         writeFileSync(join(copy, "config.json"), JSON.stringify({ ...config, model_type: "mistral" }))
       }),
-      /mistral/
+      /mistral/,
+      2
     ))
   it("no tokenizer", () =>
     importing(
       broken("no-tokenizer", () => undefined),
-      /tokenizer\.model/
+      /tokenizer\.model/,
+      1
     ))
   it("a tokenizer with the wrong vocabulary", () => {
     const larger = trainTokenizer(["the quick brown fox jumps over the lazy dog again and again"], { vocabSize: 290 })
     importing(
       broken("wrong-vocabulary", (copy) => writeFileSync(join(copy, "tokenizer.model"), writeModelFile(larger.model))),
-      /expected a tokenizer of the model.s 160 tokens, found one of 290/
+      /expected a tokenizer of the model.s 160 tokens, found one of 290/,
+      1
     )
   })
   it("a checkpoint folder that is empty", () => {
