@@ -6,7 +6,7 @@ import { resolveRun } from "../../runtime/inspect/resolve.ts"
 import { statusOf } from "../../runtime/store/asked.ts"
 import { findHome } from "../../runtime/store/home.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
-import { shortRun, size } from "../display/units.ts"
+import { count, shortRun, size } from "../display/units.ts"
 import { targetOf, writeFolder } from "../export/target.ts"
 import { print, withStore } from "../open-store.ts"
 
@@ -53,7 +53,7 @@ export const command: Command = {
           given.has("json"),
           { run: run.id, pipeline: run.pipeline, page: path, bytes, sections: content.titles, figures: figures.map(({ name }) => name) },
           [
-            `Report on run ${shortRun(run.id)} of ${run.pipeline}: ${size(bytes)}, ${figures.length} figures (also as SVG and CSV in figures/).`,
+            `Report on run ${shortRun(run.id)} of ${run.pipeline}: ${size(bytes)}${figures.length === 0 ? "" : `, ${count(figures.length, "figure")} (also as SVG and CSV in figures/)`}.`,
             `Open it in a browser: file://${path}`
           ]
         )

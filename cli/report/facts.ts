@@ -36,7 +36,7 @@ const machines = (outcomes: ReadonlyArray<Outcome>): string =>
 const compute = (outcomes: ReadonlyArray<Outcome>): string => {
   const taken = outcomes.flatMap(({ milliseconds, numerics }) => (milliseconds === null ? [] : [{ milliseconds, numerics }]))
   const { carbonKg, energyKwh, gpuHours, gpus, otherHours } = computeOf(taken)
-  const without = `${figure(otherHours)} hours of stages without a GPU`
+  const without = `${duration(otherHours * 3_600_000)} of stages without a GPU`
   return gpuHours === 0
     ? `${without}; no GPU. What processors draw is not known to the software, so there is no energy and no carbon to tell.`
     : `${figure(gpuHours)} GPU-hours (${gpus.join("; ")}), ${figure(energyKwh)} kWh, ${figure(carbonKg)} kg CO2eq, and ${without}. A GPU each at its thermal design power and ${carbonIntensity} kg CO2eq per kWh, as table 2 of the paper reckons: without processors and cooling.`
