@@ -1,8 +1,8 @@
 /** "caravan/engine": tensors, for a stage that computes with them. */
 export * from "../engine/tensor.ts"
 export { accumulateGradients, clipGradientNorm } from "../engine/gradients.ts"
-export { agree, dealt, gatherAll, overRanks, rank, ranks, sumOver } from "../engine/ranks.ts"
-export { backward } from "../engine/segments.ts"
+export { agree, dealt, gatherAll, overRanks, rank, ranks, type Sharding, sumOver } from "../engine/ranks.ts"
+export { backward, type SpreadWeights } from "../engine/segments.ts"
 export { type Spread, spreadOver } from "../engine/spread.ts"
 export { AdamW, type AdamWOptions } from "../engine/optimizer.ts"
 export { constantSchedule, cosineSchedule, type Schedule } from "../engine/schedule.ts"
