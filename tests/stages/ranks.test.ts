@@ -7,7 +7,7 @@ import * as Fiber from "effect/Fiber"
 import { beforeAll, describe, expect, it } from "vitest"
 import { readRows } from "../../data/dataset.ts"
 import { environment } from "../../engine/device.ts"
-import { buildRanks } from "../../engine/ranks/build.mjs"
+import { backendOf, buildRanks } from "../../engine/ranks/build.mjs"
 import type { Progress } from "../../runtime/define/stage.ts"
 import { Texts } from "../../schemas/rows.ts"
 import { ranks as tolerance } from "../tolerances.ts"
@@ -25,8 +25,10 @@ const farthest = (many: Ran, alone: Ran): number =>
     ? Math.max(...many.curve.map((row, i) => apart(alone.curve[i]!, row)), apart(alone.metrics, many.metrics))
     : NaN
 
+// A libtorch with CUDA comes without Gloo's headers.
+const noGloo = backendOf() !== "gloo"
 for (const { device, sizes, skip } of [
-  { device: "cpu" as const, sizes: [2, 4], skip: false },
+  { device: "cpu" as const, sizes: [2, 4], skip: noGloo },
   { device: "cuda" as const, sizes: [2], skip: environment().gpus < 2 }
 ])
   describe.skipIf(skip)(`on ${device}`, () => {
@@ -50,7 +52,7 @@ for (const { device, sizes, skip } of [
 /** Cases for which CI has no time: `npm run test:faults`. */
 const dear = <A>(...cases: ReadonlyArray<A>): ReadonlyArray<A> => (process.env.FAULTS === "all" ? cases : [])
 
-describe("on the CPU", () => {
+describe.skipIf(noGloo)("on the CPU", () => {
   it.each<readonly [name: string, how: How]>([
     ["pretrain with held-out texts", { ranks: 2, sharding: "optimizer", config: { recompute: "all" } }],
     ...dear<readonly [string, How]>(
@@ -98,7 +100,7 @@ const isAlive = (pid: number): boolean => {
   }
 }
 
-describe("a rank that is killed", () => {
+describe.skipIf(noGloo)("a rank that is killed", () => {
   it.each([
     ["sft", 3],
     ["ppo with held-out prompts", 2]
@@ -130,7 +132,7 @@ describe("a rank that is killed", () => {
   )
 })
 
-describe("a run that is stopped (Ctrl-C)", () => {
+describe.skipIf(noGloo)("a run that is stopped (Ctrl-C)", () => {
   it("saves, and ends all ranks; what two left, one goes on from, and four, and the other way round", { timeout: 180_000 }, async () => {
     const one = named("helpfulness-reward-model with held-out pairs")
     const alone = await run(one, { config: { precision: "float32" } })
@@ -163,7 +165,7 @@ describe("a run that is stopped (Ctrl-C)", () => {
   })
 })
 
-describe("a rank that misbehaves", () => {
+describe.skipIf(noGloo)("a rank that misbehaves", () => {
   const stage: Resumable = { name: "misbehaving", stage: misbehaving, inputs: {}, config: {} }
   const ends = (how: string, which: number, seconds = 60) => failure(stage, { ranks: 2, seconds, config: { how, which } })
 
