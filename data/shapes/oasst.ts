@@ -14,6 +14,8 @@ interface Node {
 
 /** Deeper than this no dialogue goes; a damaged file may claim any depth. */
 const maxDepth = 1000
+/** Ranked answers to one message: n of them make n (n - 1) / 2 pairs. Open Assistant's have ten at most. */
+const maxAnswers = 200
 
 const messageOf = (value: unknown, at: string): Message => {
   const inner = (name: string) => (at === "(the row)" ? name : `${at}.${name}`)
@@ -60,6 +62,12 @@ export const pairsOfTree = (tree: Node, id: string, source: string, pairs: "all"
   const visit = (node: Node, before: ReadonlyArray<Message>): void => {
     const prompt = [...before, node.message]
     const answers = ranked(node.replies.filter(({ message, rank }) => message.role === "assistant" && rank !== undefined))
+    if (answers.length > maxAnswers)
+      throw new BadRow(
+        "replies",
+        `expected at most ${maxAnswers} ranked answers to a message, found ${answers.length}`,
+        `more than ${maxAnswers} ranked answers to a message`
+      )
     if (node.message.role === "user")
       answers.forEach((better, i) => {
         answers.slice(i + 1).forEach((worse, j) => {
@@ -106,7 +114,7 @@ const assembled = (messages: ReadonlyArray<unknown>, leaveOut: (reason: string) 
 
 /** Reads trees, whole or message by message; `give` makes rows of each. The messages of a tree stand together. */
 export const treeReader = <Row>(give: (tree: Node, id: string) => ReadonlyArray<Row>, leaveOut: (reason: string) => void) => {
-  let held: { readonly tree: string; readonly line: number; readonly messages: Array<unknown> } | undefined
+  let held: { readonly tree: string; readonly line: number; readonly messages: Array<unknown>; readonly ids: Set<string> } | undefined
   const ended = new Set<string>()
   const rowsOf = (of: typeof held): ReadonlyArray<Row> => (of === undefined ? [] : give(assembled(of.messages, leaveOut), `${of.line}`))
   return {
@@ -115,7 +123,7 @@ export const treeReader = <Row>(give: (tree: Node, id: string) => ReadonlyArray<
       const tree = text(value, "message_tree_id")
       // Looked at now, so that the row at fault is named.
       messageOf(value, "(the row)")
-      text(value, "message_id")
+      const id = text(value, "message_id")
       if (ended.has(tree))
         throw new BadRow(
           "message_tree_id",
@@ -123,12 +131,20 @@ export const treeReader = <Row>(give: (tree: Node, id: string) => ReadonlyArray<
           "field message_tree_id: a tree in several parts"
         )
       if (held?.tree === tree) {
+        // Each would have all replies of the other: a few such generations make millions of dialogues.
+        if (held.ids.has(id))
+          throw new BadRow(
+            "message_id",
+            `expected an id of its own, found ${JSON.stringify(id.slice(0, 40))} a second time in its tree`,
+            "field message_id: twice in a tree"
+          )
+        held.ids.add(id)
         held.messages.push(value)
         return []
       }
       const before = held
       if (before !== undefined) ended.add(before.tree)
-      held = { tree, line, messages: [value] }
+      held = { tree, line, messages: [value], ids: new Set([id]) }
       return rowsOf(before)
     },
     end: (): ReadonlyArray<Row> => {
