@@ -161,7 +161,7 @@ describe.skipIf(noGloo)("a run that is stopped (Ctrl-C)", () => {
     await stop(4, folder, 4)
     const ended = await run(one, { ranks: 2, sharding: "none", checkpoints: folder, config: { precision: "float32" } })
     // On a busy machine the four may be ended before they have saved: then it is what one left.
-    expect(ended.notes[0]).toMatch(/^resumes after step [3456] /)
+    expect(ended.notes[0]).toMatch(/^resumes after step [2-6] /)
     expect(apart(alone.metrics, ended.metrics)).toBeLessThanOrEqual(tolerance)
   })
 })
