@@ -135,7 +135,9 @@ describe.skipIf(noGloo)("a rank that is killed", () => {
 describe.skipIf(noGloo)("a run that is stopped (Ctrl-C)", () => {
   it("saves, and ends all ranks; what two left, one goes on from, and four, and the other way round", { timeout: 180_000 }, async () => {
     const one = named("helpfulness-reward-model with held-out pairs")
-    const alone = await run(one, { config: { precision: "float32" } })
+    // So many steps that none has ended by the time that it hears of being stopped.
+    const config = { precision: "float32", learningRate: 1e-3, epochs: 20, patience: 0 }
+    const alone = await run(one, { config })
     const stop = async (ranks: number | undefined, folder: string, step: number) => {
       let reached = () => {}
       const there = new Promise<void>((resolve) => (reached = resolve))
@@ -144,7 +146,7 @@ describe.skipIf(noGloo)("a run that is stopped (Ctrl-C)", () => {
         ...(ranks === undefined ? {} : { ranks }),
         checkpoints: folder,
         every: 1e6,
-        config: { precision: "float32" },
+        config,
         onProgress: atStep(step, reached)
       })
       const fiber = Effect.runFork(work)
@@ -159,9 +161,8 @@ describe.skipIf(noGloo)("a run that is stopped (Ctrl-C)", () => {
     await stop(2, folder, 1)
     await stop(undefined, folder, 2)
     await stop(4, folder, 4)
-    const ended = await run(one, { ranks: 2, sharding: "none", checkpoints: folder, config: { precision: "float32" } })
-    // On a busy machine the four may be ended before they have saved: then it is what one left.
-    expect(ended.notes[0]).toMatch(/^resumes after step [2-6] /)
+    const ended = await run(one, { ranks: 2, sharding: "none", checkpoints: folder, config })
+    expect(ended.notes[0]).toMatch(/^resumes after step [456] of 60/)
     expect(apart(alone.metrics, ended.metrics)).toBeLessThanOrEqual(tolerance)
   })
 })
