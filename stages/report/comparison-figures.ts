@@ -8,6 +8,7 @@ import { scoreOf } from "../reward/combined-reward.ts"
 import type { ScoredCompletion } from "../../schemas/rows.ts"
 import { axis, colour, type Figure, free, palette, type Rows, type Table, unit } from "./figure.ts"
 import { namedPoints } from "./named-points.ts"
+import { rewardsChart } from "./run-figures.ts"
 import type { Answer, Version } from "./versions.ts"
 
 /** Mean over prompts with its bootstrap interval over prompts; null where nothing has the score. */
@@ -192,20 +193,8 @@ export const rewardsOfVersions = (versions: ReadonlyArray<Version>): Figure => {
     const found = estimateOf(scored, ({ reward }) => scoreOf(reward))
     return found === null ? [] : [{ name, kind, reward: found.mean, low: found.low, high: found.high }]
   })
-  const y = { field: "name", type: "nominal", title: null, sort: rows.map(({ name }) => name) }
-  const color = colour("kind", null, ["version", "control"])
-  return {
-    id: "rewards",
+  return rewardsChart(rows, {
     title: "Each version by the reward",
-    caption: "Mean R_c over prompts, with 95% bootstrap intervals over prompts. Right is better.",
-    rows,
-    spec: {
-      width: 480,
-      height: 28 * rows.length,
-      layer: [
-        { mark: "rule", encoding: { y, x: axis("low", "R_c", free), x2: { field: "high" }, color } },
-        { mark: { type: "point", filled: true, size: 70, opacity: 1 }, encoding: { y, x: axis("reward", "R_c", free), color } }
-      ]
-    }
-  }
+    caption: "Mean R_c over prompts, with 95% bootstrap intervals over prompts. Right is better."
+  })
 }

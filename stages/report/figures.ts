@@ -208,22 +208,21 @@ export const ppoFigure = ({ iterations, kept }: PpoDiagnostics): Figure => {
   }
 }
 
-/** Table 30's way: how long an instruction is kept. */
-export const ghostFigure = ({ ghostAttention }: WorldSummary): Figure | undefined => {
-  if (ghostAttention === null) return undefined
-  const rows = (["withTurns", "withoutTurns"] as const).flatMap((which) =>
-    (ghostAttention[which] ?? []).map(({ turn, dialogues, kept }) => ({
-      model: which === "withTurns" ? "with Ghost Attention" : ghostAttention.withTurns === null ? "without it" : "before it",
-      ...{ turn, dialogues, kept: kept.mean, low: kept.low, high: kept.high }
-    }))
-  )
+/** Table 30's way: the share of answers that keep an instruction, turn by turn, a line for each model. */
+export const keptChart = (
+  rows: ReadonlyArray<{
+    readonly model: string
+    readonly turn: number
+    readonly kept: number
+    readonly low: number
+    readonly high: number
+  }>,
+  color: object,
+  caption: string
+): Figure => {
   const x = { field: "turn", type: "ordinal", title: "turn", axis: { labelAngle: 0 } }
-  const color = colour("model", null)
   return {
-    id: "ghost-attention",
-    title: "How long an instruction is kept",
-    caption: "Share of answers that keep the first turn's instruction, held-out dialogues; bars are 95% Wilson intervals.",
-    rows,
+    ...{ id: "ghost-attention", title: "How long an instruction is kept", caption, rows },
     spec: {
       width: 420,
       height: 240,
@@ -236,6 +235,22 @@ export const ghostFigure = ({ ghostAttention }: WorldSummary): Figure | undefine
       ]
     }
   }
+}
+
+/** With Ghost Attention and before it. */
+export const ghostFigure = ({ ghostAttention }: WorldSummary): Figure | undefined => {
+  if (ghostAttention === null) return undefined
+  const rows = (["withTurns", "withoutTurns"] as const).flatMap((which) =>
+    (ghostAttention[which] ?? []).map(({ turn, dialogues, kept }) => ({
+      model: which === "withTurns" ? "with Ghost Attention" : ghostAttention.withTurns === null ? "without it" : "before it",
+      ...{ turn, dialogues, kept: kept.mean, low: kept.low, high: kept.high }
+    }))
+  )
+  return keptChart(
+    rows,
+    colour("model", null),
+    "Share of answers that keep the first turn's instruction, held-out dialogues; bars are 95% Wilson intervals."
+  )
 }
 
 /** Figure 16b: what distillation gains, by the original answer's score. */

@@ -17,20 +17,21 @@ export const runRows = (summary: RunSummary): Table["rows"] =>
     answers
   }))
 
-/** Each version and control by the judges. */
-export const rewardsFigure = ({ controls, versions }: RunSummary): Figure => {
-  const row = (kind: string) => (one: RunSummary["versions"][number]) => {
-    const { high, low, mean: reward } = one.reward
-    return { name: one.name, kind, reward, low, high }
-  }
-  const rows = [...versions.map(row("version")), ...controls.map(row("control"))]
+/** A mean of R_c with its interval for each version and control. */
+export const rewardsChart = (
+  rows: ReadonlyArray<{
+    readonly name: string
+    readonly kind: string
+    readonly reward: number
+    readonly low: number
+    readonly high: number
+  }>,
+  { caption, title }: Pick<Figure, "caption" | "title">
+): Figure => {
   const y = { field: "name", type: "nominal", title: null, sort: rows.map(({ name }) => name) }
   const color = colour("kind", null, ["version", "control"])
   return {
-    id: "rewards",
-    title: "Each version by the judges",
-    caption: "Mean R_c over held-out prompts with 95% bootstrap intervals, by reward models that took no part in tuning. Right is better.",
-    rows,
+    ...{ id: "rewards", title, caption, rows },
     spec: {
       width: 480,
       height: 28 * rows.length,
@@ -40,6 +41,18 @@ export const rewardsFigure = ({ controls, versions }: RunSummary): Figure => {
       ]
     }
   }
+}
+
+/** Each version and control by the judges. */
+export const rewardsFigure = ({ controls, versions }: RunSummary): Figure => {
+  const row = (kind: string) => (one: RunSummary["versions"][number]) => {
+    const { high, low, mean: reward } = one.reward
+    return { name: one.name, kind, reward, low, high }
+  }
+  return rewardsChart([...versions.map(row("version")), ...controls.map(row("control"))], {
+    title: "Each version by the judges",
+    caption: "Mean R_c over held-out prompts with 95% bootstrap intervals, by reward models that took no part in tuning. Right is better."
+  })
 }
 
 /** Figure 7, by other reward models than those that choose. */

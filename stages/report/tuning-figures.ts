@@ -2,6 +2,7 @@
 import type { TemperatureSweep } from "../rejection-sampling/temperature-sweep.ts"
 import type { GhostAttentionReport } from "../ghost-attention/evaluate.ts"
 import { axis, colour, type Figure, free, series } from "./figure.ts"
+import { keptChart } from "./figures.ts"
 
 /** Figure 7: the expected greatest of N rewards, and the median of all, at the temperature that was best. */
 export const maxAndMedianFigure = ({ best, byTemperature }: TemperatureSweep): Figure | undefined => {
@@ -86,27 +87,14 @@ export const keptByTurnFigure = (evaluated: ReadonlyArray<{ readonly name: strin
   const ended = evaluated.map(
     ({ content: { dialogues, endedEarly: e }, name }) => `${e.empty + e.format + e.tooLong + e.unfinished} of ${dialogues} of ${name}`
   )
-  const x = { field: "turn", type: "ordinal", title: "turn", axis: { labelAngle: 0 } }
   const color = series(
     "model",
     null,
     evaluated.map(({ name }) => name)
   )
-  return {
-    id: "ghost-attention",
-    title: "How long an instruction is kept",
-    caption: `Share of answers that keep the first turn's instruction, on held-out dialogues; bars are 95% Wilson intervals. Dialogues that ended early are not counted from there on: ${ended.join(", ")}.`,
+  return keptChart(
     rows,
-    spec: {
-      width: 460,
-      height: 260,
-      layer: [
-        {
-          mark: "rule",
-          encoding: { x, y: axis("low", "share that keeps it", { scale: { domain: [0, 1] } }), y2: { field: "high" }, color }
-        },
-        { mark: { type: "line", point: true }, encoding: { x, y: axis("kept", "share that keeps it"), color } }
-      ]
-    }
-  }
+    color,
+    `Share of answers that keep the first turn's instruction, on held-out dialogues; bars are 95% Wilson intervals. Dialogues that ended early are not counted from there on: ${ended.join(", ")}.`
+  )
 }

@@ -5,8 +5,6 @@
  * A turn that one of the two did not answer is lost by it, and nobody is asked; neither did: a tie, as are equal dialogues. A verdict that can't be read leaves the turn undecided: a tie, counted
  * apart. How often a decided verdict favoured what was shown first tells the judge's own bias: half the time without any.
  */
-import { writeFile } from "node:fs/promises"
-import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeReport } from "../../../data/dataset.ts"
@@ -17,8 +15,7 @@ import { Completions } from "../../../schemas/rows.ts"
 import { askJudge, judgeFields } from "../../common/judge.ts"
 import { anyShare } from "../../common/unfit.ts"
 import { Wins, winsOf } from "../win-rate.ts"
-import { judgementsFile } from "./grade.ts"
-import { type Answered, answeredOf, readQuestions } from "./questions.ts"
+import { type Answered, answeredOf, readQuestions, writeJudgements } from "./questions.ts"
 import { type Choice, comparisonQuestion, readChoice } from "./wording.ts"
 
 const Outcome = Schema.Literals([
@@ -123,7 +120,7 @@ export const compareMtBench = Stage.make("compare-mt-bench", {
   output: MtBenchWinsReport,
   seeded: false,
   run: Effect.fn("compare-mt-bench")(function* ({ checkpoints, config, inputs, output, progress, skipped }) {
-    const { concurrency, journal, keyVariable, maxUnreadable, model, timeout, url } = config
+    const { model } = config
     const questions = yield* readQuestions(inputs.file.path)
     const answers = Effect.fnUntraced(function* (first: typeof inputs.first, second: typeof inputs.second) {
       const doing = "Comparing answers to MT-Bench"
@@ -135,20 +132,8 @@ export const compareMtBench = Stage.make("compare-mt-bench", {
       { oursIs: "A" as const, question, turn, text: comparisonQuestion(question, turn, ours, opponent) },
       { oursIs: "B" as const, question, turn, text: comparisonQuestion(question, turn, opponent, ours) }
     ])
-    const settings = {
-      concurrency,
-      journal,
-      keyVariable,
-      maxUnreadable,
-      model,
-      timeout,
-      url,
-      environment: process.env,
-      progress,
-      checkpoints
-    }
     const judged = yield* askJudge(
-      settings,
+      { ...config, environment: process.env, progress, checkpoints },
       asked.map(({ text }) => ({ key: JSON.stringify([model, text]), text })),
       {
         what: { one: "pair", many: "pairs" },
@@ -164,7 +149,7 @@ export const compareMtBench = Stage.make("compare-mt-bench", {
         skipped.add({ what: "verdicts", reason: "that can't be read", id: `${row.id}, turn ${row.turn}, ours is ${row.oursIs}`, row })
     // How many may be is the judge's own limit (maxUnreadable).
     yield* skipped.check("verdicts", lines.length, anyShare)
-    yield* Effect.promise(() => writeFile(join(output.path, judgementsFile), lines.map((row) => `${JSON.stringify(row)}\n`).join("")))
+    yield* writeJudgements(output.path, lines)
     const compared = turns.map((one): ComparedTurn => {
       const { category, id } = one.question
       return { id, category, turn: one.turn + 1, outcome: one.settled ?? outcomes.get(one)! }

@@ -7,8 +7,6 @@
  *
  * Deviations: see wording.ts; and answers are sampled by whoever calls (pipelines/rlhf.ts: greedily; the paper: at 0.7 for writing and roleplay, 0.1 for STEM and humanities).
  */
-import { writeFile } from "node:fs/promises"
-import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeReport } from "../../../data/dataset.ts"
@@ -21,11 +19,9 @@ import { askJudge, judgeFields } from "../../common/judge.ts"
 import { meanByPrompt } from "../../common/pairing.ts"
 import { bootstrapMean } from "../../common/statistics.ts"
 import { anyShare } from "../../common/unfit.ts"
-import { type Answered, answeredOf, readQuestions } from "./questions.ts"
+import { type Answered, answeredOf, readQuestions, writeJudgements } from "./questions.ts"
 import { gradeQuestion, readGrade } from "./wording.ts"
 
-/** What the judge said, turn by turn: to be read by people. */
-export const judgementsFile = "judgements.jsonl"
 /** §4.2: the lowest. */
 const lowest = 1
 
@@ -89,25 +85,13 @@ export const gradeMtBench = Stage.make("grade-mt-bench", {
   inputs: { file: External, first: Completions, second: Completions },
   output: MtBenchGradesReport,
   run: Effect.fn("grade-mt-bench")(function* ({ checkpoints, config, inputs, output, progress, seed, skipped }) {
-    const { concurrency, journal, keyVariable, maxUnreadable, model, timeout, url } = config
+    const { model } = config
     const questions = yield* readQuestions(inputs.file.path)
     const [first, second] = [yield* readRows(inputs.first, Completions), yield* readRows(inputs.second, Completions)]
     const answered = yield* answeredOf(questions, first, second, "Grading answers to MT-Bench")
     const asked = askedOf(answered)
-    const settings = {
-      concurrency,
-      journal,
-      keyVariable,
-      maxUnreadable,
-      model,
-      timeout,
-      url,
-      environment: process.env,
-      progress,
-      checkpoints
-    }
     const judged = yield* askJudge(
-      settings,
+      { ...config, environment: process.env, progress, checkpoints },
       asked.map(({ text }) => ({ key: JSON.stringify([model, text]), text })),
       {
         what: { one: "answer", many: "answers" },
@@ -129,7 +113,7 @@ export const gradeMtBench = Stage.make("grade-mt-bench", {
         skipped.add({ what: "answers", reason: "on which the judge's answer is no grade", id: `${row.id}, turn ${row.turn}`, row })
     // How many may be is the judge's own limit (maxUnreadable).
     yield* skipped.check("answers", turns.length, anyShare)
-    yield* Effect.promise(() => writeFile(join(output.path, judgementsFile), lines.map((row) => `${JSON.stringify(row)}\n`).join("")))
+    yield* writeJudgements(output.path, lines)
     return yield* writeReport(output, gradesOf(model, turns, seed))
   })
 })

@@ -2,6 +2,8 @@
  * MT-Bench (Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena"): 80 questions of two turns in eight categories, judged by a strong model. Here: the file of
  * questions as published (question.jsonl), and a model's answers to both turns.
  */
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
 import { BadRow, readRecords } from "../../../data/records.ts"
 import { mtBenchPrompt } from "../../../data/shapes/prompts.ts"
 import { own } from "../../../schemas/own.ts"
@@ -107,3 +109,8 @@ export const answeredOf = Effect.fn("answeredOf")(function* (
     answers: question.turns.slice(0, 2).map((_, turn) => said(turn === 0 ? firsts.get(question.id) : seconds.get(secondOf(question.id))))
   }))
 })
+
+/** What the judge said, turn by turn: to be read by people. */
+const judgementsFile = "judgements.jsonl"
+export const writeJudgements = (folder: string, rows: ReadonlyArray<object>): Effect.Effect<void> =>
+  Effect.promise(() => writeFile(join(folder, judgementsFile), rows.map((row) => `${JSON.stringify(row)}\n`).join("")))
