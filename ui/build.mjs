@@ -34,6 +34,7 @@ const installed = join(here, "node_modules/.package-lock.json")
 const isInstalled =
   existsSync(installed) &&
   Object.entries(JSON.parse(readFileSync(installed, "utf8")).packages).every(([path, { version }]) => wanted[path]?.version === version)
-if (!isInstalled) run("npm", ["ci", "--no-audit", "--no-fund"])
+// npm itself runs on whatever Node there is, and would warn of what the project wants.
+if (!isInstalled) run("npm", ["ci", "--no-audit", "--no-fund", "--loglevel=error"])
 run(process.execPath, ["node_modules/vite/bin/vite.js", "build", "--logLevel", "warn"])
 writeFileSync(stamp, digest)
