@@ -7,15 +7,17 @@ const folder = new URL("../../stages/", import.meta.url)
 
 /**
  * Fields that a source never reads: as `config.field`, by taking `config` apart, or, where `config` as a whole goes to a function of another
- * parameter name, as `options.field`, or by a function of a file that it imports, which takes its parameter apart.
+ * parameter name, as `options.field`, or by a function of a file that it imports, which takes its parameter, or its `settings`, apart or reads `settings.field`.
  */
 const unread = (fields: ReadonlyArray<string>, source: string, imported = ""): Array<string> => {
   const apart = [...source.matchAll(/\{([^{}]*)\} = config\b/g)].flatMap(([, names]) =>
     names!.split(",").map((name) => name.split(":")[0]!.trim())
   )
-  const handedOn = /\(config\)|, config\)|, config,/.test(source)
+  const handedOn = /\(config\)|, config\)|, config,|\{ \.\.\.config,/.test(source)
   const taken = handedOn
-    ? [...imported.matchAll(/\{([^{}()]*)\}: \w/g)].flatMap(([, names]) => names!.split(",").map((name) => name.trim()))
+    ? [...imported.matchAll(/\{([^{}()]*)\}(?:: \w| = settings\b)|\bsettings\.(\w+)/g)].flatMap(([, names, field]) =>
+        (names ?? field!).split(",").map((name) => name.trim())
+      )
     : []
   const reads = (name: string, field: string) => new RegExp(`\\b${name}\\.${field}\\b`).test(source)
   return fields.filter(
@@ -102,6 +104,9 @@ describe("hyperparameters", () => {
     expect(unread(["e"], "options.e")).toEqual(["e"])
     const imported = "export const g = ({ a, b }: Options) => a + b"
     expect(unread(["a", "b", "c"], "g(rows, config, 1)", imported)).toEqual(["c"])
+    expect(unread(["a", "b", "c"], "g({ ...config, rows })", imported)).toEqual(["c"])
+    const settings = "export const g = (settings: Settings) => { const { a } = settings; return a + settings.b }"
+    expect(unread(["a", "b", "c"], "g({ ...config, rows })", settings)).toEqual(["c"])
     expect(unread(["a"], "g(rows)", imported)).toEqual(["a"])
   })
 })
