@@ -84,6 +84,7 @@ const llama2Chat = (params: Params) => {
     safetyRecall: drawn.recall,
     distillation: drawn.gain,
     preferenceStatistics: drawn.statistics,
+    roundWins: drawn.roundWins,
     ...drawn.reports,
     ...evaluation(params, data, guardBase, { own, drawn, versions, last })
   }

@@ -1,11 +1,12 @@
 /** What rounds of RLHF (§3.2) are in every recipe: names of versions, preferences of all rounds, two reward models a round. */
 import type { Node } from "../runtime/define/node.ts"
-import type { Preference } from "../schemas/rows.ts"
+import type { Preference, ResponsePair } from "../schemas/rows.ts"
+import { roundWins } from "../stages/preferences/round-wins.ts"
 import { bestHelpfulnessReward, bestSafetyReward } from "../stages/reward/best-reward.ts"
 import type { evaluateReward } from "../stages/reward/evaluate-reward.ts"
 import { helpfulnessMixture, safetyMixture } from "../stages/reward/reward-mixture.ts"
 import { helpfulnessRewardModel, safetyRewardModel } from "../stages/reward/reward-model.ts"
-import { type ByKind, byKind, type HelpfulnessReward, type Policy, type Rewards, type Rows, type SafetyReward } from "./nodes.ts"
+import { type ByKind, byKind, type HelpfulnessReward, kinds, type Policy, type Rewards, type Rows, type SafetyReward } from "./nodes.ts"
 
 /** The last version by rejection sampling has PPO on top of it, which has its name. */
 export const nameOf = (round: number, rounds: number): string => (round === rounds ? `rlhf-v${round}-rs` : `rlhf-v${round}`)
@@ -13,6 +14,31 @@ export const nameOf = (round: number, rounds: number): string => (round === roun
 /** One part of every round so far, by kind. */
 export const everyRound = <Round, Part>(rounds: ReadonlyArray<ByKind<Round>>, part: (of: Round) => Part): ByKind<ReadonlyArray<Part>> =>
   byKind((kind) => rounds.map((round) => part(round[kind])))
+
+/** The newest model of a round, and the names of both models that the round's pairs compare. */
+export interface Newest {
+  readonly policy: Policy
+  readonly name: string
+  readonly over: string
+}
+
+/** §3.4.1: how often annotators chose each round's newest model, by kind. `newest` is in the order of the rounds. */
+export const winsOfRounds = (
+  rounds: ReadonlyArray<ByKind<{ readonly pairs: Rows<ResponsePair>; readonly preferences: Rows<Preference> }>>,
+  newest: ReadonlyArray<Newest>
+) => {
+  const all = kinds.flatMap((kind) =>
+    rounds.map((round, i) => ({ ...round[kind], newer: newest[i]!.policy, name: `${newest[i]!.name} over ${newest[i]!.over}, ${kind}` }))
+  )
+  return roundWins(
+    {
+      newer: all.map(({ newer }) => newer),
+      pairs: all.map(({ pairs }) => pairs),
+      preferences: all.map(({ preferences }) => preferences)
+    },
+    { names: all.map(({ name }) => name) }
+  ).named("round-wins")
+}
 
 /** Gives a node its full name: which round or which model it is of. */
 export type Named = <A>(node: Node<A>, name: string) => Node<A>

@@ -6,8 +6,8 @@ import type { Demonstration } from "../../schemas/rows.ts"
 import { mixDemonstrations } from "../../stages/data/mix.ts"
 import { preferenceStatistics } from "../../stages/preferences/preference-statistics.ts"
 import { safeDemonstrations } from "../../stages/safety/safety-sft.ts"
-import type { ByKind, Policy, Rows } from "../nodes.ts"
-import { nameOf } from "../rounds.ts"
+import { type ByKind, byKind, type Policy, type Rows } from "../nodes.ts"
+import { nameOf, type Newest, winsOfRounds } from "../rounds.ts"
 import { contextDistillation } from "./context-distillation.ts"
 import type { Datasets } from "./data.ts"
 import { ghostData } from "./ghost-attention.ts"
@@ -28,15 +28,17 @@ export const rlhf = (params: Params, data: Datasets, student: Student) => {
   const extras: Array<Rows<Demonstration>> = [data.demonstrations]
   const tuningData: Array<Rows<Demonstration>> = []
   const versions: Array<Policy> = []
+  const newest: Array<Newest> = []
   let [latest, before] = [sft, bootstrapped]
   let gain!: ReturnType<typeof contextDistillation>["gain"]
 
   for (let round = 1; round <= rounds; round++) {
+    const name = round === 1 ? "sft" : nameOf(round - 1, rounds)
+    newest.push({ policy: latest, name, over: newest.at(-1)?.name ?? "sft-bootstrap" })
     const collected = collectRound(round, params, data, named, { latest, before }, pairs.at(-1))
     pairs.push(collected)
     rewards.push(rewardsOfRound(round, params, data, student, latest, allRounds(pairs), rewards.at(-1)))
     const { best } = rewards.at(-1)!
-    const name = round === 1 ? "sft" : nameOf(round - 1, rounds)
     const earlier = samples.map(({ kept }) => kept)
     const sampled = sampling.ofRound(round, latest, name, best, earlier)
     samples.push(sampled)
@@ -66,6 +68,10 @@ export const rlhf = (params: Params, data: Datasets, student: Student) => {
       helpfulnessPairs: shown.helpfulness,
       safetyPairs: shown.safety
     }),
+    roundWins: winsOfRounds(
+      pairs.map((round) => byKind((kind) => ({ pairs: round[kind].shown, preferences: round[kind].annotated }))),
+      newest
+    ),
     sweeps: samples.flatMap(({ swept }) => swept),
     sweepOf: sampling.sweepOf
   }

@@ -4,8 +4,7 @@ import { mixPrompts } from "../../stages/data/mix.ts"
 import { continueDialogues } from "../../stages/data/prompts.ts"
 import { annotateByOracle } from "../../stages/world/annotate.ts"
 import { collectPairs } from "../../stages/preferences/collect-pairs.ts"
-import { roundWins } from "../../stages/preferences/round-wins.ts"
-import { type ByKind, byKind, type Kind, kinds, type Policy, type Rows } from "../nodes.ts"
+import { type ByKind, byKind, type Kind, type Policy, type Rows } from "../nodes.ts"
 import { everyRound } from "../rounds.ts"
 import { samplingOf, type WorldParams } from "./params.ts"
 import { type PromptSets, roundOf } from "./prompts.ts"
@@ -70,21 +69,3 @@ export const allRounds = (rounds: ReadonlyArray<ByKind<RoundPairs>>) => ({
   test: everyRound(rounds, ({ test }) => test)
 })
 export type Collected = ReturnType<typeof allRounds>
-
-/** §3.4.1: how often each round's newest model was chosen, by kind. `names`: of both models of each round. */
-export const winsOfRounds = (
-  rounds: ReadonlyArray<ByKind<RoundPairs>>,
-  newest: ReadonlyArray<{ readonly policy: Policy; readonly name: string; readonly over: string }>
-) => {
-  const all = kinds.flatMap((kind) =>
-    rounds.map((round, i) => ({ ...round[kind], newer: newest[i]!.policy, name: `${newest[i]!.name} over ${newest[i]!.over}, ${kind}` }))
-  )
-  return roundWins(
-    {
-      newer: all.map(({ newer }) => newer),
-      pairs: all.map(({ pairs }) => pairs),
-      preferences: all.map(({ preferences }) => preferences)
-    },
-    { names: all.map(({ name }) => name) }
-  ).named("round-wins")
-}

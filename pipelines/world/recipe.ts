@@ -5,13 +5,14 @@
  */
 import { mixDemonstrations } from "../../stages/data/mix.ts"
 import type { ByKind, Policy, Rewards } from "../nodes.ts"
+import { type Newest, winsOfRounds } from "../rounds.ts"
 import { firstModels } from "./base-and-sft.ts"
 import { contextDistillation, type Distillation } from "./context-distillation.ts"
 import { evaluation } from "./evaluation.ts"
 import { type Ghost, ghostAttention } from "./ghost-attention.ts"
 import { checkSizes, has, hasPpo, type WorldParams } from "./params.ts"
 import { tunedByPpo } from "./ppo.ts"
-import { allRounds, collectRound, type RoundPairs, winsOfRounds } from "./preferences.ts"
+import { allRounds, collectRound, type RoundPairs } from "./preferences.ts"
 import { promptSets } from "./prompts.ts"
 import { rejectionSampling, type RoundSamples, sweepOfRound } from "./rejection-sampling.ts"
 import { reports } from "./report.ts"
@@ -35,7 +36,7 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
   // What pairs are collected with and reward models start from: the latest, unless PPO's versions are for samples alone.
   let compared = latest
   const pairs: Array<ByKind<RoundPairs>> = []
-  const newest: Array<{ readonly policy: Policy; readonly name: string; readonly over: string }> = []
+  const newest: Array<Newest> = []
   const nameOf = (policy: Policy) => versions.find((one) => one.policy === policy)?.name ?? "sft-bootstrap"
   const samples: Array<RoundSamples> = []
   let rewards: Rewards | undefined

@@ -50,7 +50,7 @@ describe("the recipe", () => {
     // Their reports come after the choice: see table 7 below.
     expect(readers.filter((id) => !/^safety-reward-\d-on-1$/.test(id))).toEqual(["mix-preferences", "evaluate-classifier"])
     const judges = [...whole.nodes.values()].filter((one) => dependencies(one).includes("preferences-safety-1")).map(({ id }) => id)
-    expect(judges.sort()).toEqual(["preference-statistics", "test-safety-1", "train-safety-1"])
+    expect(judges.sort()).toEqual(["preference-statistics", "round-wins", "test-safety-1", "train-safety-1"])
     expect(node(whole, "safety-mixture-5").inputs.harmless).toEqual(["train-anthropic-harmless"])
     expect(node(whole, "helpfulness-mixture-5").inputs.openSource).toHaveLength(7)
   })
@@ -82,6 +82,29 @@ describe("the recipe", () => {
     }
     // Pairs of our own are told apart by what they were annotated as.
     for (const kind of ["helpfulness", "safety"]) expect(node(whole, `preferences-${kind}-1`).config).toMatchObject({ kind, source: "" })
+  })
+
+  it("counts how often each round's newest model was chosen, by all of the round's labels (§3.4.1)", async () => {
+    const rounds = [1, 2, 3, 4, 5]
+    const newest = ["sft", "rlhf-v1", "rlhf-v2", "rlhf-v3", "rlhf-v4"]
+    const { config, inputs } = node(whole, whole.outputs["roundWins"]!)
+    expect(inputs).toEqual({
+      newer: [...newest, ...newest],
+      pairs: ["helpfulness", "safety"].flatMap((kind) => rounds.map((round) => `pairs-${kind}-${round}`)),
+      preferences: ["helpfulness", "safety"].flatMap((kind) => rounds.map((round) => `preferences-${kind}-${round}`))
+    })
+    // Each model is the one that its round's pairs were drawn from, and what it is compared with is the other.
+    for (const [i, id] of (inputs["newer"] as ReadonlyArray<string>).entries()) {
+      const pairs = node(whole, (inputs["pairs"] as ReadonlyArray<string>)[i]!).inputs
+      expect(pairs).toMatchObject({ first: id, second: i % 5 === 0 ? "sft-bootstrap" : newest[(i % 5) - 1] })
+    }
+    expect((config["names"] as ReadonlyArray<string>).slice(4, 7)).toEqual([
+      "rlhf-v4 over rlhf-v3, helpfulness",
+      "sft over sft-bootstrap, safety",
+      "rlhf-v1 over sft, safety"
+    ])
+    const larger = await graphOf({ model: "7b", sampler: "70b" })
+    expect(node(larger, larger.outputs["roundWins"]!).inputs["newer"]).toContain("sampler-rlhf-v4")
   })
 
   it("counts refusals among every version's answers, and false ones on borderline prompts of their own (§4.2.3)", () => {
