@@ -83,6 +83,7 @@ export { ClassifiedCompletions, classifyCompletions, classifyPrompts } from "./s
 export { safetyClassifier } from "./stages/safety/classifier-training.ts"
 export { safetyClassifierData } from "./stages/safety/classifier-data.ts"
 export { ClassifierEvaluationReport, evaluateClassifier } from "./stages/safety/evaluate-classifier.ts"
+export { keepBroken, redTeaming, RedTeamReport } from "./stages/safety/red-team.ts"
 export { violationRate, ViolationRateReport } from "./stages/safety/violation-rate.ts"
 export {
   BestOfN,

@@ -51,9 +51,8 @@ export const evaluation = (params: WorldParams, models: FirstModels, prompts: Pr
   const collected = allRounds(pairs)
   const judge = (version: Version) => judgedVersion(version, scorers, prompts, params)
   const versions = trained.versions.map(judge)
-  const swept = (policy: Policy, name: string) => sweepOf(policy, scorers, prompts.sweep, params, name)
-  const sweep = swept(last, "sweep")
-  const full = () => fullEvaluation(params, models, prompts, collected, versions, { sft: swept(models.sft, "sweep-sft"), last: sweep })
+  const sweep = sweepOf(last, scorers, prompts.sweep, params, "sweep")
+  const full = () => fullEvaluation(params, models, prompts, collected, versions)
   return {
     versions,
     controls: controlsOf(models, samples, params).map(judge),

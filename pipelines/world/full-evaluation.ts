@@ -1,4 +1,4 @@
-/** What takes longer to evaluate: diversity, a reward model that took no part in tuning, a safety classifier and the violations that it finds. */
+/** What takes longer to evaluate: diversity, a reward model that took no part in tuning, a safety classifier and the violations that it finds, attacks. */
 import { mixPreferences } from "../../stages/data/mix.ts"
 import { rewardHacking } from "../../stages/evaluation/reward-hacking.ts"
 import { selfBleu } from "../../stages/evaluation/self-bleu.ts"
@@ -9,22 +9,36 @@ import { violationRate } from "../../stages/safety/violation-rate.ts"
 import { classifyCompletions } from "../../stages/safety/classify.ts"
 import { safetyClassifier } from "../../stages/safety/classifier-training.ts"
 import { safetyClassifierData } from "../../stages/safety/classifier-data.ts"
-import { kinds, type Policy } from "../nodes.ts"
+import { sample } from "../../stages/rejection-sampling/sample.ts"
+import { worldPrompts } from "../../stages/world/data.ts"
+import { kinds } from "../nodes.ts"
+import { multiTurnAnswers, redTeam } from "./attacks.ts"
 import type { FirstModels } from "./base-and-sft.ts"
-import { ownPairs, scoringOf, type WorldParams } from "./params.ts"
+import { ownPairs, samplingOf, scoringOf, type WorldParams } from "./params.ts"
 import { type Collected, judgedPairs } from "./preferences.ts"
 import { promptsOf, type PromptSets } from "./prompts.ts"
-import type { Sweep } from "./rejection-sampling.ts"
 import { rewardTraining } from "./reward-models.ts"
 import type { JudgedVersion } from "./versions.ts"
 
-/** Figure 21: Self-BLEU at each temperature, SFT beside the last version. */
-const diversityOf = (sft: Sweep, last: Sweep) => {
-  const swept = [
-    { name: "sft", samples: sft.samples },
-    { name: "last", samples: last.samples }
-  ].flatMap(({ name, samples }) => samples.map(({ completions, temperature }) => ({ name: `${name} at ${temperature}`, completions })))
-  return selfBleu({ completions: swept.map(({ completions }) => completions) }, { names: swept.map(({ name }) => name) }).named("diversity")
+const temperatures = [0.5, 1, 1.5]
+/** Lists have many right answers, as creative prompts do; the other questions have one. */
+const promptTypes = [
+  { name: "creative", categories: ["list"] },
+  { name: "factual", categories: ["recall", "count", "spell", "translate"] }
+]
+/** Figure 21: Self-BLEU of every version at each temperature, by type of prompt. */
+const diversityOf = (versions: ReadonlyArray<JudgedVersion>, params: WorldParams) => {
+  const prompts = worldPrompts({}, { kind: "plain", split: "train", count: 80, seed: 23 }).named("diversity-prompts")
+  const drawn = versions.flatMap(({ name, policy }) =>
+    temperatures.map((temperature) => ({
+      name: `${name} at ${temperature}`,
+      completions: sample({ policy, prompts }, { ...samplingOf(params), k: 8, temperature }).named(`diversity-${name}-${temperature}`)
+    }))
+  )
+  return selfBleu(
+    { completions: drawn.map(({ completions }) => completions), prompts },
+    { names: drawn.map(({ name }) => name), types: promptTypes }
+  ).named("diversity")
 }
 
 /** §3.4.1: a general reward model from pairs of models before SFT, on prompts of its own. */
@@ -39,7 +53,7 @@ const generalReward = ({ base, bootstrapped }: FirstModels, params: WorldParams)
 }
 
 /** In the manner of Llama Guard; its context is too short for a list of the categories. */
-const guardOf = (init: Policy, { forPairs, forTestPairs }: PromptSets, { preferences, test }: Collected, params: WorldParams) => {
+const guardOf = (init: FirstModels["base"], { forPairs, forTestPairs }: PromptSets, { preferences, test }: Collected, params: WorldParams) => {
   const task = { listed: false, messages: 2 }
   const labelled = { prompts: [forPairs.safety, forPairs.helpfulness], preferences: preferences.safety }
   const classifier = safetyClassifier(
@@ -65,13 +79,12 @@ export const fullEvaluation = (
   models: FirstModels,
   prompts: PromptSets,
   collected: Collected,
-  versions: ReadonlyArray<JudgedVersion>,
-  sweeps: { readonly sft: Sweep; readonly last: Sweep }
+  versions: ReadonlyArray<JudgedVersion>
 ) => {
   const general = generalReward(models, params)
   const { classifier, evaluation, violations } = guardOf(models.base, prompts, collected, params)
   return {
-    diversity: diversityOf(sweeps.sft, sweeps.last),
+    diversity: diversityOf(versions, params),
     guard: rewardHacking(
       {
         scored: versions.map(({ judged }) => judged),
@@ -83,6 +96,11 @@ export const fullEvaluation = (
     classifier,
     classifierEvaluation: evaluation,
     violationsBefore: violations(versions.find(({ name }) => name === "sft")!),
-    violations: violations(versions.at(-1)!)
+    violations: violations(versions.at(-1)!),
+    redTeam: redTeam(
+      versions.filter(({ name }) => name !== "base"),
+      params
+    ),
+    ...Object.fromEntries(versions.map((version) => [`turns-${version.name}`, multiTurnAnswers(version, params)]))
   }
 }

@@ -31,6 +31,6 @@ export const controlsOf = (
 /** A version's answers to the held-out prompts, and their scores by the last round's reward models. */
 export const judgedVersion = ({ name, policy }: Version, models: Scorers, { heldOut }: PromptSets, params: WorldParams) => {
   const said = sample({ policy, prompts: heldOut }, { ...samplingOf(params), k: params.answers, temperature: 1 }).named(`answers-${name}`)
-  return { name, said, judged: scoredBy(models, said, params, `judged-${name}`) }
+  return { name, policy, said, judged: scoredBy(models, said, params, `judged-${name}`) }
 }
 export type JudgedVersion = ReturnType<typeof judgedVersion>

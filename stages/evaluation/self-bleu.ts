@@ -1,6 +1,6 @@
 /**
  * Diversity of a model's answers (Llama 2 §5.1, figure 21): Self-BLEU of the K samples of each prompt against temperature. RLHF lowers the diversity of
- * answers to factual prompts, and less so that of answers to creative ones.
+ * answers to factual prompts, and less so that of answers to creative ones: with `types`, prompts of each type are also measured separately.
  *
  * BLEU, its smoothing and its words are bleu.ts's. Self-BLEU rises with K (more references, more matches): compare versions at one K.
  */
@@ -11,11 +11,11 @@ import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { report } from "../../schemas/report.ts"
 import { EstimateSchema } from "../../schemas/metrics.ts"
-import { type Completion, Completions } from "../../schemas/rows.ts"
+import { type Completion, Completions, Prompts } from "../../schemas/rows.ts"
 import { words } from "../common/words.ts"
 import { selfBleu as selfBleuOf } from "./bleu.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
-import { bySample, checkNames } from "../common/pairing.ts"
+import { bySample, checkNames, PairingError } from "../common/pairing.ts"
 import { bootstrapMean } from "../common/statistics.ts"
 import { anyShare } from "../common/unfit.ts"
 
@@ -30,7 +30,14 @@ export const Diversity = Schema.Struct({
 })
 export type Diversity = typeof Diversity.Type
 export const SelfBleu = Schema.Struct({
-  versions: Schema.Array(Schema.Struct({ name: Schema.String, byTemperature: Schema.Array(Diversity) }))
+  versions: Schema.Array(
+    Schema.Struct({
+      name: Schema.String,
+      byTemperature: Schema.Array(Diversity),
+      /** The same over the prompts of each type; absent where no types were given. */
+      byType: Schema.optionalKey(Schema.Array(Schema.Struct({ type: Schema.String, byTemperature: Schema.Array(Diversity) })))
+    })
+  )
 })
 export const SelfBleuReport = report(SelfBleu, "self-bleu/1")
 
@@ -67,15 +74,46 @@ export const diversityOf = (completions: ReadonlyArray<Answer>, seed: number): R
       }
     })
 
+/** Fails for types without names of their own, or without the prompts whose categories they name. */
+const checkTypes = (types: ReadonlyArray<typeof Type.Type>, hasPrompts: boolean): Effect.Effect<void, PairingError> => {
+  const names = types.map(({ name }) => name)
+  const isFine = hasPrompts && new Set(names).size === names.length
+  return isFine
+    ? Effect.void
+    : PairingError.of({
+        doing: "Measuring how alike answers are by type of prompt",
+        expected: "a different name for each type, and the prompts",
+        found: `the types ${JSON.stringify(names)} and ${hasPrompts ? "the prompts" : "no prompts"}`,
+        hint: "Wire the prompts that the answers are to, or leave the types out."
+      })
+}
+
+/** A type of prompts, and the categories of the prompts that are of it. */
+const Type = Schema.Struct({ name: Schema.String, categories: Schema.Array(Schema.String) })
+
 export const selfBleu = Stage.make("self-bleu", {
   description: "figure 21: how alike a model's answers to one prompt are, by temperature",
   config: Schema.Struct({
-    names: Schema.Array(Schema.String).annotate({ description: "what the versions are called, in the order of the input" })
+    names: Schema.Array(Schema.String).annotate({ description: "what the versions are called, in the order of the input" }),
+    types: Schema.Array(Type)
+      .pipe(Schema.withDecodingDefaultKey(Effect.succeed([])))
+      .annotate({
+        description:
+          "types of prompts that are measured separately, by their categories; figure 21: creative and factual prompts. Needs the prompts. None unless specified"
+      })
   }),
-  inputs: { completions: Stage.many(Completions) },
+  inputs: {
+    completions: Stage.many(Completions),
+    /** For the categories that `types` names. */
+    prompts: Stage.optional(Prompts)
+  },
   output: SelfBleuReport,
   run: Effect.fn("self-bleu")(function* ({ config, inputs, output, seed, skipped }) {
     yield* checkNames(config.names, inputs.completions.length, "Measuring how alike answers are")
+    const { types } = config
+    if (types.length > 0) yield* checkTypes(types, inputs.prompts !== undefined)
+    const prompts = inputs.prompts === undefined ? [] : yield* readRows(inputs.prompts, Prompts)
+    const categories = new Map(prompts.map(({ category, id }) => [id, category]))
     const versions: Array<(typeof SelfBleu.Type)["versions"][number]> = []
     for (const [i, set] of inputs.completions.entries()) {
       const name = config.names[i]!
@@ -84,7 +122,10 @@ export const selfBleu = Stage.make("self-bleu", {
       for (const [temperature, rows] of Map.groupBy(completions, (one) => one.temperature))
         yield* bySample(rows, `Measuring how alike answers of "${name}" at ${temperature} are`)
       yield* skipAlone(completions, name, skipped)
-      versions.push({ name, byTemperature: diversityOf(completions, seed) })
+      const ofType = (wanted: ReadonlyArray<string>) =>
+        completions.filter(({ promptId }) => wanted.includes(categories.get(promptId) ?? ""))
+      const byType = types.map((type) => ({ type: type.name, byTemperature: diversityOf(ofType(type.categories), seed) }))
+      versions.push({ name, byTemperature: diversityOf(completions, seed), ...(types.length === 0 ? {} : { byType }) })
     }
     if (versions.every(({ byTemperature }) => byTemperature.every((one) => one.selfBleu === null)))
       return yield* EmptyDatasetError.of("compare answers", "no prompt with two answers that are not empty; sample with k of 2 or more")

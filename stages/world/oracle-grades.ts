@@ -5,7 +5,7 @@ import { readRows, writeDataset } from "../../data/dataset.ts"
 import { grade, UnknownQuestionError } from "../../data/world/oracle.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { dataset } from "../../schemas/dataset.ts"
-import { type Completion, Completions, Prompts } from "../../schemas/rows.ts"
+import { type Completion, Completions, type Prompt, Prompts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 
 /** What the oracle says of an answer (data/world/oracle.ts). */
@@ -45,6 +45,23 @@ export const gradeOf = (
   return { promptId, sample, policy, safety, category, safetyGrade, ...grades }
 }
 
+/** All completions graded, each with its prompt's category where that prompt is given. */
+export const gradeAll = (
+  completions: ReadonlyArray<Completion>,
+  prompts: ReadonlyArray<Prompt>
+): Effect.Effect<ReadonlyArray<Graded>, GradingError> => {
+  const categories = new Map(prompts.map(({ category, id }) => [id, category]))
+  return Effect.forEach(completions, (completion) =>
+    Effect.try({
+      try: () => gradeOf(completion, categories.get(completion.promptId) ?? null),
+      catch: (cause) => {
+        if (!(cause instanceof UnknownQuestionError)) throw cause
+        return new GradingError({ message: `Grading an answer to prompt "${completion.promptId}": ${cause.message}` })
+      }
+    })
+  )
+}
+
 export const oracleGrades = Stage.make("oracle-grades", {
   description: "completions of the small world's prompts graded by its oracle",
   config: Schema.Struct({}),
@@ -54,16 +71,7 @@ export const oracleGrades = Stage.make("oracle-grades", {
   run: Effect.fn("oracle-grades")(function* ({ inputs, output }) {
     const completions = yield* readRows(inputs.completions, Completions)
     const prompts = inputs.prompts === undefined ? [] : yield* readRows(inputs.prompts, Prompts)
-    const categories = new Map(prompts.map(({ id, category }) => [id, category]))
-    const graded = yield* Effect.forEach(completions, (completion) =>
-      Effect.try({
-        try: () => gradeOf(completion, categories.get(completion.promptId) ?? null),
-        catch: (cause) => {
-          if (!(cause instanceof UnknownQuestionError)) throw cause
-          return new GradingError({ message: `Grading an answer to prompt "${completion.promptId}": ${cause.message}` })
-        }
-      })
-    )
+    const graded = yield* gradeAll(completions, prompts)
     return yield* writeDataset(output, graded, {
       metrics: { violations: graded.filter((one) => one.violation).length, refusals: graded.filter((one) => one.refusal).length }
     })
