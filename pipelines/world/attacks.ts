@@ -38,15 +38,18 @@ export const redTeam = (versions: ReadonlyArray<Version>, params: WorldParams) =
 }
 
 const turns = 3
-/** A version's answers to the last of three questions to refuse. It has answered the ones before itself. */
-export const multiTurnAnswers = ({ name, policy }: Version, params: WorldParams) => {
-  const sampled = (prompts: Rows<Prompt>, turn: number) =>
-    sample({ policy, prompts }, { ...samplingOf(params), k: 1, temperature: 1 }).named(`turn-${turn}-${name}`)
-  let prompts = promptsOf("adversarial", "heldOut", params.attacks, "multi-turn", 22, turns - 1)
-  let completions = sampled(prompts, 1)
-  for (let turn = 2; turn <= turns; turn++) {
-    prompts = continueWithAnswers({ prompts, completions }).named(`dialogues-${name}-${turn}`)
-    completions = sampled(prompts, turn)
-  }
-  return completions
+/** Each version's answers to the last of three questions to refuse. It has answered the ones before itself. */
+export const multiTurnAnswers = (versions: ReadonlyArray<Version>, params: WorldParams) => {
+  const first = promptsOf("adversarial", "heldOut", params.attacks, "multi-turn", 22, turns - 1)
+  return versions.map(({ name, policy }) => {
+    const answersTo = (prompts: Rows<Prompt>, turn: number) =>
+      sample({ policy, prompts }, { ...samplingOf(params), k: 1, temperature: 1 }).named(`turn-${turn}-${name}`)
+    let prompts = first
+    let completions = answersTo(prompts, 1)
+    for (let turn = 2; turn <= turns; turn++) {
+      prompts = continueWithAnswers({ prompts, completions }).named(`dialogues-${turn}-${name}`)
+      completions = answersTo(prompts, turn)
+    }
+    return { name, completions }
+  })
 }

@@ -101,6 +101,6 @@ export const fullEvaluation = (
       versions.filter(({ name }) => name !== "base"),
       params
     ),
-    ...Object.fromEntries(versions.map((version) => [`turns-${version.name}`, multiTurnAnswers(version, params)]))
+    ...Object.fromEntries(multiTurnAnswers(versions, params).map(({ completions, name }) => [`turns-${name}`, completions]))
   }
 }
