@@ -93,6 +93,7 @@ export {
   RewardSummary,
   RewardSummaryReport
 } from "./stages/evaluation/evaluate-policy.ts"
+export { classifyByOracle } from "./stages/world/classify-by-oracle.ts"
 export { GradedCompletions, oracleGrades } from "./stages/world/oracle-grades.ts"
 export { evaluateVersion, VersionReport } from "./stages/world/evaluate-version.ts"
 export { compareVersions, VersionComparisonReport } from "./stages/world/compare-versions.ts"

@@ -113,15 +113,20 @@ const winRates = (params: Params, sft: Judged, versions: ReadonlyArray<Judged>, 
   }
 }
 
+/** Prompts whose category in the data is one of these words. */
+const promptTypes = ["creative", "factual"].map((name) => ({ name, categories: [name] }))
 /** Figure 21: Self-BLEU of the versions that were sampled from, and of the two that no round samples. */
-const diversityOf = ({ sweepOf, sweeps }: Drawn, versions: ReadonlyArray<Policy>, last: Policy, rounds: number) => {
+const diversityOf = ({ sweepOf, sweepPrompts: prompts, sweeps }: Drawn, versions: ReadonlyArray<Policy>, last: Policy, rounds: number) => {
   const sampled = nameOf(rounds, rounds)
   const swept = [
     ...sweeps,
     ...sweepOf(versions.at(-1)!, sampled, `sweep-${sampled}`),
     ...sweepOf(last, `rlhf-v${rounds}`, `sweep-rlhf-v${rounds}`)
   ]
-  return selfBleu({ completions: swept.map(({ completions }) => completions) }, { names: swept.map(({ name }) => name) })
+  return selfBleu(
+    { completions: swept.map(({ completions }) => completions), prompts },
+    { names: swept.map(({ name }) => name), types: promptTypes }
+  )
 }
 
 /** §3.4.1: of our own versions. */

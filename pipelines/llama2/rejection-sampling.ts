@@ -53,6 +53,6 @@ export const rejectionSampling = (params: Params, { pool }: Datasets, { named, p
       kept: named(keepBest({ scored: now }), `kept-${round}`)
     }
   }
-  return { sweepOf, ofRound }
+  return { few, sweepOf, ofRound }
 }
 export type Swept = ReturnType<ReturnType<typeof rejectionSampling>["sweepOf"]>

@@ -73,7 +73,8 @@ export const rlhf = (params: Params, data: Datasets, student: Student) => {
       newest
     ),
     sweeps: samples.flatMap(({ swept }) => swept),
-    sweepOf: sampling.sweepOf
+    sweepOf: sampling.sweepOf,
+    sweepPrompts: sampling.few
   }
 }
 export type Drawn = ReturnType<typeof rlhf>

@@ -31,10 +31,9 @@ export const redTeam = (versions: ReadonlyArray<Version>, params: WorldParams) =
     }).named(`red-team-kept-${version.name}`)
     return asked(version, kept, "retried")
   })
-  return redTeaming(
-    { attacks: exercises.map(({ classified }) => classified), retried },
-    { names: versions.map(({ name }) => name) }
-  ).named("red-teaming")
+  return redTeaming({ attacks: exercises.map(({ classified }) => classified), retried }, { names: versions.map(({ name }) => name) }).named(
+    "red-teaming"
+  )
 }
 
 const turns = 3

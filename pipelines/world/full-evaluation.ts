@@ -53,7 +53,12 @@ const generalReward = ({ base, bootstrapped }: FirstModels, params: WorldParams)
 }
 
 /** In the manner of Llama Guard; its context is too short for a list of the categories. */
-const guardOf = (init: FirstModels["base"], { forPairs, forTestPairs }: PromptSets, { preferences, test }: Collected, params: WorldParams) => {
+const guardOf = (
+  init: FirstModels["base"],
+  { forPairs, forTestPairs }: PromptSets,
+  { preferences, test }: Collected,
+  params: WorldParams
+) => {
   const task = { listed: false, messages: 2 }
   const labelled = { prompts: [forPairs.safety, forPairs.helpfulness], preferences: preferences.safety }
   const classifier = safetyClassifier(

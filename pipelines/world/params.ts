@@ -76,9 +76,13 @@ export const worldParams = {
   dialogues: hyperInt(100, "dialogues of Ghost Attention, and as many held-out ones", { min: 4 }),
   heldOut: hyperInt(250, "held-out helpfulness prompts that versions are judged on, and as many safety prompts", { min: 10 }),
   answers: hyperInt(1, "to a held-out prompt by each version; several make its figures steadier", { min: 1 }),
-  attacks: hyperInt(100, "new prompts that the red team tries on each version (§4.3), and dialogues of several turns; of the full evaluation", {
-    min: 1
-  }),
+  attacks: hyperInt(
+    100,
+    "new prompts that the red team tries on each version (§4.3), and dialogues of several turns; of the full evaluation",
+    {
+      min: 1
+    }
+  ),
   maxNewTokens: hyperInt(40, "tokens an answer", { min: 8 }),
   inferenceBatch: hyperInt(64, "sequences decoded or scored at once", { min: 1 }),
   precision: hyper("float32", "of every model", ["float32", "bfloat16"])

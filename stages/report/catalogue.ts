@@ -27,6 +27,8 @@ export const catalogue = {
   "false-refusals": "figure 33",
   violations: "figures 17 and 18",
   "violations-by-category": "figure 19",
+  "red-team": "§4.3",
+  "red-team-mitigated": "§4.3",
   classifier: null,
   versions: "figure 11",
   "win-rates": "figure 11",

@@ -14,32 +14,40 @@ import { RunReport } from "./run-report.ts"
 import { diversityTable, gainTable, guardTable, winRatesTable } from "./tables.ts"
 import { baselineOf, lastOf, type Version } from "./versions.ts"
 
-/** Figure 21: Self-BLEU by temperature, a line for each version. A set that is named "sft at 1.3" is a point of sft's line. */
+/** Figure 21: Self-BLEU by temperature, a line for each version, a panel for each type of prompts. A set that is named "sft at 1.3" is a point of sft's line. */
 export const diversityFigure = ({ versions }: typeof SelfBleu.Type): Figure | undefined => {
-  const rows = versions.flatMap(({ byTemperature, name }) =>
-    byTemperature.flatMap(({ selfBleu, temperature }) =>
-      selfBleu === null
-        ? []
-        : [{ version: name.replace(/ at [\d.]+$/, ""), temperature, selfBleu: selfBleu.mean, low: selfBleu.low, high: selfBleu.high }]
+  const rows = versions.flatMap(({ byTemperature, byType = [], name }) =>
+    (byType.length === 0 ? [{ type: "all prompts", byTemperature }] : byType).flatMap(({ byTemperature: found, type }) =>
+      found.flatMap(({ prompts, selfBleu, temperature }) =>
+        selfBleu === null
+          ? []
+          : [
+              {
+                ...{ type, version: name.replace(/ at [\d.]+$/, ""), temperature },
+                ...{ selfBleu: selfBleu.mean, low: selfBleu.low, high: selfBleu.high, prompts }
+              }
+            ]
+      )
     )
   )
   if (new Set(rows.map(({ temperature }) => temperature)).size < 2) return undefined
   const x = axis("temperature", "temperature", { ...free, axis: { values: [...new Set(rows.map(({ temperature }) => temperature))] } })
   const color = series("version", "version", [...new Set(rows.map(({ version }) => version))])
+  const types = [...new Set(rows.map(({ type }) => type))]
+  const layer = [
+    { mark: { type: "rule", opacity: 0.5 }, encoding: { x, y: axis("low", "Self-BLEU", free), y2: { field: "high" }, color } },
+    { mark: { type: "line", point: true }, encoding: { x, y: axis("selfBleu", "Self-BLEU", free), color } }
+  ]
   return {
     id: "diversity",
     title: "How alike the answers to one prompt are, by temperature",
     caption:
       "Self-BLEU of the samples of each prompt, mean over prompts with 95% intervals: less is more diverse. In the paper RLHF makes answers to factual prompts alike at any temperature, and keeps those to creative ones diverse.",
     rows,
-    spec: {
-      width: 460,
-      height: 260,
-      layer: [
-        { mark: "rule", encoding: { x, y: axis("low", "Self-BLEU", free), y2: { field: "high" }, color } },
-        { mark: { type: "line", point: true }, encoding: { x, y: axis("selfBleu", "Self-BLEU", free), color } }
-      ]
-    }
+    spec:
+      types.length === 1
+        ? { width: 460, height: 260, layer }
+        : { facet: { column: { field: "type", type: "nominal", title: null, sort: types } }, spec: { width: 270, height: 260, layer } }
   }
 }
 

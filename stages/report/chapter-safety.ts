@@ -1,14 +1,14 @@
 /** Safety (Llama 2 §4.2 to §4.4): the amount of safety data, context distillation, scores before and after RLHF, violations by category and turn. */
 import * as Effect from "effect/Effect"
-import { Prompts } from "../../schemas/rows.ts"
 import { DistillationGainReport } from "../safety/distillation-gain.ts"
+import { RedTeamReport } from "../safety/red-team.ts"
 import { ViolationRateReport } from "../safety/violation-rate.ts"
 import { VersionReport } from "../world/evaluate-version.ts"
 import { ScoredCompletions } from "../../schemas/rows.ts"
 import { beforeAfterFigure } from "./comparison-figures.ts"
 import type { Figure, Section } from "./figure.ts"
 import { distillationFigure } from "./figures.ts"
-import { gradesOf } from "./grades.ts"
+import { mitigatedFigure, redTeamFigure, redTeamTable } from "./red-team-figures.ts"
 import type { Results } from "./results.ts"
 import {
   type ByShare,
@@ -16,10 +16,10 @@ import {
   falseRefusalsFigure,
   safetyScalingFigure,
   safetyTailFigure,
-  type Violations,
   violationsFigure,
   violationsTable
 } from "./safety-figures.ts"
+import { judgedAnswers, violationsBy } from "./violations.ts"
 import { answerFields, baselineOf, lastOf, type Version } from "./versions.ts"
 
 const there = (...figures: ReadonlyArray<Figure | undefined>): ReadonlyArray<Figure> => figures.filter((figure) => figure !== undefined)
@@ -40,52 +40,24 @@ const armsOf = Effect.fnUntraced(function* (run: Results) {
   return (groups.find((arms) => new Set(arms.map(({ share }) => share)).size > 2) ?? []).toSorted((a, b) => a.share - b.share)
 })
 
-/** Violations of every version, by what `kindOf` says of a prompt. */
-const violationsOf = (
-  versions: ReadonlyArray<Version>,
-  kindOf: (answer: Version["scored"][number]) => string | null | undefined
-): ReadonlyArray<Violations> =>
-  versions.flatMap(({ name, scored }) => {
-    const toRefuse = scored.filter(({ safety }) => safety)
-    const grades = gradesOf(toRefuse)
-    if (grades === undefined) return []
-    const graded = toRefuse.flatMap((one, i) => {
-      const kind = kindOf(one)
-      return kind === null || kind === undefined ? [] : [{ kind, promptId: one.promptId, violation: grades[i]!.violation ? 1 : 0 }]
-    })
-    return [...Map.groupBy(graded, ({ kind }) => kind)].map(([kind, some]) => {
-      const byPrompt = [...Map.groupBy(some, ({ promptId }) => promptId).values()].map(
-        (all) => all.reduce((sum, one) => sum + one.violation, 0) / all.length
-      )
-      return { version: name, kind, prompts: byPrompt.length, violations: byPrompt.reduce((sum, one) => sum + one, 0) }
-    })
-  })
-
 export const safetyChapter = Effect.fnUntraced(function* (run: Results, versions: ReadonlyArray<Version>) {
   const arms = yield* armsOf(run)
   const distilled = yield* run.reports(DistillationGainReport)
   const classified = yield* run.reports(ViolationRateReport)
+  const attacked = yield* run.reports(RedTeamReport)
   const [before, after] = [baselineOf(versions), lastOf(versions)]
-  const prompts = versions[0]?.prompts
-  const categories = new Map(
-    prompts === undefined || !run.isWorld
-      ? []
-      : (yield* run.fields(prompts, Prompts, ["id", "category"])).map(({ category, id }) => [id, category])
-  )
-  const judged = run.isWorld ? versions : []
-  const byCategory = violationsOf(judged, ({ promptId }) => categories.get(promptId))
-  const byTurns = violationsOf(judged, ({ prompt }) =>
-    prompt.filter(({ role }) => role === "user").length > 1 ? "several turns" : "one turn"
-  )
+  const { answers, by } = yield* judgedAnswers(run, versions)
+  const byTurns = violationsBy(answers, ({ turns }) => (turns > 1 ? "several turns" : "one turn"))
+  const byCategory = violationsBy(answers, ({ category, turns }) => (turns > 1 ? null : category))
   const section: Section = {
     title: "Safety",
     figures: there(
       ...(arms.length > 0 ? [safetyScalingFigure(arms), safetyTailFigure(arms), falseRefusalsFigure(arms)] : []),
       before === undefined || after === undefined || before === after ? undefined : beforeAfterFigure(before, after),
       ...distilled.flatMap(({ content }) => [distillationScoresFigure(content), distillationFigure(content)]),
-      violationsFigure("violations", "Violations, version by version", byTurns),
+      violationsFigure("violations", "Violations, version by version", by, byTurns),
       new Set(byCategory.map(({ kind }) => kind)).size > 1
-        ? violationsFigure("violations-by-category", "Violations by risk category", byCategory)
+        ? violationsFigure("violations-by-category", "Violations by risk category", by, byCategory)
         : undefined
     ),
     tables:
@@ -101,5 +73,10 @@ export const safetyChapter = Effect.fnUntraced(function* (run: Results, versions
             )
           ]
   }
-  return [section]
+  const redTeam: Section = {
+    title: "Red teaming",
+    figures: there(...attacked.flatMap(({ content }) => [redTeamFigure(content), mitigatedFigure(content)])),
+    tables: attacked.map(({ content }) => redTeamTable(content))
+  }
+  return [section, redTeam]
 })

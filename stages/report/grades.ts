@@ -5,7 +5,9 @@ import { axis, type Figure, palette, unit } from "./figure.ts"
 import type { Answer, Version } from "./versions.ts"
 
 /** Undefined where the oracle does not know one of the questions: a run on the world may also answer others. */
-export const gradesOf = (answers: ReadonlyArray<Answer>): ReadonlyArray<Graded> | undefined => {
+export const gradesOf = (
+  answers: ReadonlyArray<Pick<Answer, "promptId" | "prompt" | "safety" | "sample" | "text">>
+): ReadonlyArray<Graded> | undefined => {
   try {
     return answers.map((one) => gradeOf({ ...one, policy: "" }))
   } catch {

@@ -149,6 +149,8 @@ export interface Violations {
 export const violationsFigure = (
   id: "violations" | "violations-by-category",
   title: string,
+  /** Who found the violations. */
+  by: string,
   found: ReadonlyArray<Violations>
 ): Figure | undefined => {
   const kinds = [...new Set(found.map(({ kind }) => kind))]
@@ -162,8 +164,7 @@ export const violationsFigure = (
   return {
     id,
     title,
-    caption:
-      "Share of prompts to refuse whose answers do what was asked for, with 95% Wilson intervals for as many trials as prompts. By the world's oracle.",
+    caption: `Share of prompts to refuse whose answers violate, by ${by}, with 95% Wilson intervals for as many trials as prompts.${id === "violations" && kinds.length > 1 ? " Several turns: the answer to the last question of a dialogue." : ""}`,
     rows,
     spec: {
       facet: { field: "kind", type: "nominal", title: null, sort: kinds },

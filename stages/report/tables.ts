@@ -72,10 +72,16 @@ export const diversityTable = ({ versions }: typeof SelfBleu.Type): Table => ({
   id: "diversity",
   title: "How alike a model's answers to one prompt are",
   caption: "Self-BLEU of the samples of each prompt, mean over prompts with 95% intervals: less is more diverse.",
-  rows: versions.flatMap(({ name, byTemperature }) =>
+  rows: versions.flatMap(({ name, byTemperature, byType = [] }) =>
     byTemperature.map(({ temperature, prompts, selfBleu }) => ({
       ...{ version: name, temperature, prompts },
-      "Self-BLEU": selfBleu === null ? null : within(selfBleu)
+      "Self-BLEU": selfBleu === null ? null : within(selfBleu),
+      ...Object.fromEntries(
+        byType.map(({ byTemperature: found, type }) => {
+          const at = found.find((one) => one.temperature === temperature)
+          return [type, at === undefined || at.selfBleu === null ? null : `${within(at.selfBleu)}, ${at.prompts} prompts`]
+        })
+      )
     }))
   )
 })

@@ -122,7 +122,8 @@ export const redTeaming = Stage.make("red-teaming", {
   },
   output: RedTeamReport,
   seeded: false,
-  run: Effect.fn("red-teaming")(function* ({ config: { names }, inputs, output }) {
+  run: Effect.fn("red-teaming")(function* ({ config, inputs, output }) {
+    const { names } = config
     const doing = "Counting the prompts that break each version"
     yield* checkNames(names, inputs.attacks.length, doing)
     if (inputs.retried.length !== names.length - 1)

@@ -125,6 +125,52 @@ describe("the study", () => {
     expect(node(full, "guard").inputs.scored).toHaveLength(8)
     expect(node(full, "guard").inputs.general).toHaveLength(8)
   })
+  it("attacks each version with new prompts and with all that broke the versions before (§4.3)", () => {
+    const names = ["sft", ...[1, 2, 3, 4].map((n) => `rlhf-v${n}`), "rlhf-v5-rs", "rlhf-v5"]
+    expect(node(full, "red-teaming")).toMatchObject({
+      config: { names },
+      inputs: {
+        attacks: names.map((name) => `attacks-${name}-judged`),
+        retried: names.slice(1).map((name) => `retried-${name}-judged`)
+      }
+    })
+    for (const [i, name] of names.entries()) {
+      expect(node(full, `attacks-${name}`)).toMatchObject({ inputs: { policy: name, prompts: `red-team-${name}` }, config: { k: 4 } })
+      expect(node(full, `red-team-${name}`)).toMatchObject({
+        inputs: { prompts: "red-team-adversarial" },
+        config: { batch: i, batches: names.length }
+      })
+      if (i === 0) continue
+      expect(node(full, `retried-${name}`).inputs).toEqual({ policy: name, prompts: `red-team-kept-${name}` })
+      expect(node(full, `red-team-kept-${name}`).inputs).toEqual({
+        prompts: names.slice(0, i).map((before) => `red-team-${before}`),
+        classified: names.slice(0, i).map((before) => `attacks-${before}-judged`)
+      })
+    }
+    // Nothing is trained on them, and no model saw their words.
+    expect(node(full, "red-team-adversarial").config).toMatchObject({ kind: "adversarial", split: "heldOut" })
+    expect(ancestors(full, names).has("red-team-adversarial")).toBe(false)
+  })
+  it("lets each version answer three questions to refuse, one after the other, each after its own answers (figure 18)", () => {
+    for (const name of ["base", "rlhf-v5"]) {
+      expect(node(full, `turn-1-${name}`).inputs).toEqual({ policy: name, prompts: "multi-turn-adversarial" })
+      for (const turn of [2, 3]) {
+        expect(node(full, `turn-${turn}-${name}`).inputs).toEqual({ policy: name, prompts: `dialogues-${turn}-${name}` })
+        const before = turn === 2 ? "multi-turn-adversarial" : `dialogues-2-${name}`
+        expect(node(full, `dialogues-${turn}-${name}`).inputs).toEqual({ prompts: before, completions: `turn-${turn - 1}-${name}` })
+      }
+      expect(full.outputs[`turns-${name}`]).toBe(`turn-3-${name}`)
+    }
+    expect(node(full, "multi-turn-adversarial").config).toMatchObject({ kind: "adversarial", followUps: 2, split: "heldOut" })
+  })
+  it("measures how alike the answers of every version are, at each temperature, by type of prompt (figure 21)", () => {
+    const { config, inputs } = node(full, "diversity")
+    const names = (config["names"] as ReadonlyArray<string>).filter((name) => name.startsWith("rlhf-v2"))
+    expect(names).toEqual([0.5, 1, 1.5].map((temperature) => `rlhf-v2 at ${temperature}`))
+    expect(inputs["completions"]).toHaveLength(8 * 3)
+    for (const id of inputs["completions"] as ReadonlyArray<string>) expect(node(full, id).inputs["prompts"]).toBe(inputs["prompts"])
+    expect(config["types"]).toMatchObject([{ name: "creative", categories: ["list"] }, { name: "factual" }])
+  })
   it("trains the safety classifier on nothing that it is judged on", () => {
     expect(node(full, "classifier-data").inputs).toMatchObject({
       prompts: ["prompts-for-pairs-safety", "prompts-for-pairs-helpfulness"],

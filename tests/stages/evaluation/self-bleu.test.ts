@@ -50,6 +50,39 @@ describe("the stage", () => {
       ["v1", [1]]
     ])
   })
+  it("measures each type of prompts separately, by the prompts' categories", async () => {
+    const prompts = await rowsArtifact(Prompts, [
+      ask("a", "List.", { category: "list" }),
+      ask("b", "Spell.", { category: "spell" }),
+      ask("c", "Count.", { category: "count" }),
+      ask("d", "Other.")
+    ])
+    const rows = [...answers("a", 1, "x", "y"), ...answers("b", 1, "x", "x"), ...answers("c", 1, "x", "y"), ...answers("d", 1, "z", "z")]
+    const types = [
+      { name: "creative", categories: ["list"] },
+      { name: "factual", categories: ["spell", "count"] },
+      { name: "none", categories: ["other"] }
+    ]
+    const completions = await sets(rows)
+    const made = await runStage(selfBleu, { completions, prompts }, { names: ["v"], types })
+    const [version] = (await reportIn(made, SelfBleuReport)).versions
+    expect(version!.byTemperature[0]).toMatchObject({ prompts: 4, selfBleu: { mean: 0.5 } })
+    expect(
+      version!.byType!.map(({ byTemperature, type }) => [type, byTemperature.map(({ prompts: of, selfBleu: found }) => [of, found!.mean])])
+    ).toEqual([
+      ["creative", [[1, 0]]],
+      ["factual", [[2, 0.5]]],
+      ["none", []]
+    ])
+    expect(await failureOf(selfBleu, { completions }, { names: ["v"], types })).toMatch(
+      /expected a different name for each type, and the prompts/
+    )
+    expect(await failureOf(selfBleu, { completions, prompts }, { names: ["v"], types: [types[0], types[0]] })).toMatch(
+      /found the types \["creative","creative"\]/
+    )
+    // As before without types.
+    expect((await measured(["v"], completions))[0]).not.toHaveProperty("byType")
+  })
   it("keeps a version of which nothing can be told, beside one of which something can", async () => {
     const versions = await measured(["one", "two"], await sets(answers("a", 1, "x"), answers("a", 1, "x", "x")))
     expect(versions[0]!.byTemperature[0]).toMatchObject({ prompts: 0, leftOut: 1, selfBleu: null })
