@@ -205,7 +205,7 @@ describe("diversity in the report", () => {
       creative: null,
       factual: "0.900 (0.800 to 1.000), 2 prompts"
     })
-    const whole = diversityFigure({ versions: versions.map(({ byType: _, ...rest }) => rest) })!
+    const whole = diversityFigure({ versions: versions.map(({ byTemperature, name }) => ({ byTemperature, name })) })!
     expect(whole.spec).not.toHaveProperty("facet")
   })
 })
