@@ -1,11 +1,12 @@
 /**
- * Rows of the GPU's tables in docs/performance.md: ours and its peers in turn, each in a process of its own. Prints the medians with the lowest and highest, peak memory, and the
+ * Rows of the GPU tables in docs/performance.md: Caravan and its peers in turn, each in a process of its own. Prints the median with the lowest and highest value, peak memory, and the
  * ratio to the fastest peer.
  *
  *     node bench/gpu.ts generate-1.1b train-1.1b [rounds=3] [--json]
- *     node bench/gpu.ts generate-1.1b profile=on       # ours alone, with the kernels by time and the gaps between them
+ *     node bench/gpu.ts generate-1.1b profile=on       # Caravan alone, with the kernels by time and the gaps between them
+ *     TRL_MODEL=<folder of bench/peers/trl/make_model.py> HH_RLHF=<harmless-base-test.jsonl.gz> node bench/gpu.ts trl-sft trl-reward trl-reward-8 ppo-134m
  *
- * PYTHON names the Python that has torch and transformers. A row takes one to eight minutes.
+ * PYTHON names the Python that has torch and transformers (for the trl rows, trl too). A row takes one to eight minutes.
  */
 import { execFileSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
@@ -22,6 +23,22 @@ const training = (work: string, peers: ReadonlyArray<string>, ours = ""): Work =
   ours: ["train-gpu.ts", ...`${work} ${ours}`.trim().split(" ")],
   peers: peers.map((how) => ["peers/torch_train_gpu.py", ...`${work} ${how}`.trim().split(" ")])
 })
+/** The work that TRL is timed on. */
+const trl = (
+  what: "sft" | "reward" | "ppo",
+  ours: string,
+  ways: ReadonlyArray<string>,
+  others: ReadonlyArray<ReadonlyArray<string>> = []
+): Work => {
+  const { HH_RLHF: data = "", TRL_MODEL: model = "" } = process.env
+  return {
+    ours: ["trl/main.ts", what, `model=${model}`, ...ours.split(" ").filter((word) => word !== "")],
+    peers: [
+      ...others.map((other) => [...other, model]),
+      ...ways.map((way) => ["peers/trl/trl_bench.py", model, data, what, ...way.split(" ")])
+    ]
+  }
+}
 const rows: Readonly<Record<string, Work>> = {
   "generate-110m": decoding("size=110m batch=64 prompt=64 new=256"),
   "generate-1.1b": decoding("size=1.1b batch=64 prompt=64 new=256"),
@@ -31,7 +48,15 @@ const rows: Readonly<Record<string, Work>> = {
   "train-134m": training("size=134m batch=16 length=1024", ["", "compile=on"]),
   "train-1.1b": training("size=1.1b batch=4 length=4096", ["", "compile=on"]),
   "train-7b": training("size=7b batch=1 length=4096 micro=16 steps=2", [], "recompute=32"),
-  "train-7b-kept": training("size=7b batch=1 length=4096 micro=16 steps=2", [])
+  "train-7b-kept": training("size=7b batch=1 length=4096 micro=16 steps=2", []),
+  "generate-7b-mixed": {
+    ours: ["mixed-gpu.ts", "size=7b"],
+    peers: [["peers/torch_mixed_gpu.py", "size=7b"]]
+  },
+  "trl-sft": trl("sft", "", ["--precision autocast --packing wrapped", "--precision bf16 --packing wrapped"]),
+  "trl-reward": trl("reward", "", ["--precision autocast", "--precision bf16"]),
+  "trl-reward-8": trl("reward", "microPairs=8", ["--precision autocast", "--precision bf16"]),
+  "ppo-134m": trl("ppo", "", ["--precision autocast"], [["peers/torch_ppo_gpu.py"]])
 }
 
 const words = process.argv.slice(2)
@@ -49,21 +74,26 @@ if (asked.length === 0 || unknown.length > 0 || !(rounds >= 1)) {
 /** What a benchmark prints: one line of JSON. */
 interface Line {
   readonly who: string
+  /** TRL's. */
+  readonly precision?: string
   readonly tokensPerSecond: number
+  /** PPO's. */
+  readonly secondsPerIteration?: number
   readonly peakGiB: number
   readonly shareOfLimit?: number
   readonly mfu?: number
 }
 const here = fileURLToPath(new URL(".", import.meta.url))
-/** A peer that fails is told of and left out: it may run out of memory where ours does not. */
+/** A peer that fails is reported and left out: it may run out of memory where Caravan does not. */
 const run = ([script, ...args]: ReadonlyArray<string>): Line | undefined => {
   const program = script!.endsWith(".py") ? (process.env.PYTHON ?? "python3") : process.execPath
   try {
     const output = execFileSync(program, [`${here}${script}`, ...args], { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] })
-    return JSON.parse(output.trim().split("\n").at(-1)!) as Line
+    const line = JSON.parse(output.trim().split("\n").at(-1)!) as Line
+    return line.precision === undefined ? line : { ...line, who: `${line.who}, ${line.precision}` }
   } catch (error) {
-    const said = error instanceof Error && "stderr" in error ? String(error.stderr).trim().split("\n").at(-1) : String(error)
-    process.stderr.write(`${script} ${args.join(" ")}: ${said}\n`)
+    const message = error instanceof Error && "stderr" in error ? String(error.stderr).trim().split("\n").at(-1) : String(error)
+    process.stderr.write(`${script} ${args.join(" ")}: ${message}\n`)
     return undefined
   }
 }
@@ -85,32 +115,30 @@ for (const row of asked) {
     for (const command of round % 2 === 0 ? all : all.toReversed()) lines.push(...[run(command)].filter((line) => line !== undefined))
   }
   const whos = [...new Set(lines.map(({ who }) => who))].toSorted((a, b) => Number(b === "caravan") - Number(a === "caravan"))
+  const unit = lines.some(({ secondsPerIteration }) => secondsPerIteration !== undefined) ? "iterations/min" : "tokens/s"
   const table = whos.map((who) => {
     const its = lines.filter((line) => line.who === who)
     const { mfu, peakGiB, shareOfLimit } = its[0]!
-    return {
-      row,
-      who,
-      tokensPerSecond: spread(its.map((line) => line.tokensPerSecond)),
-      peakGiB,
-      ...(shareOfLimit === undefined ? {} : { shareOfLimit }),
-      ...(mfu === undefined ? {} : { mfu })
-    }
+    const speed = spread(
+      its.map(({ secondsPerIteration, tokensPerSecond }) =>
+        secondsPerIteration === undefined ? tokensPerSecond : 60 / secondsPerIteration
+      )
+    )
+    return { row, who, unit, speed, peakGiB, share: shareOfLimit ?? mfu ?? null }
   })
   if (words.includes("--json")) {
     for (const line of table) process.stdout.write(`${JSON.stringify(line)}\n`)
     continue
   }
-  const fastest = Math.max(...table.filter(({ who }) => who !== "caravan").map((line) => line.tokensPerSecond.median))
+  const fastest = Math.max(...table.filter(({ who }) => who !== "caravan").map(({ speed }) => speed.median))
   process.stdout.write(
-    `${row}: ${ours.slice(1).join(" ")}, ${rounds} rounds\n| who | tokens/s (lowest, highest) | peak | beside the fastest peer | of the limit |\n|---|---|---|---|---|\n`
+    `${row}: ${ours.slice(1).join(" ")}, ${rounds} rounds\n| who | ${unit} (lowest, highest) | peak | beside the fastest peer | of the limit |\n|---|---|---|---|---|\n`
   )
-  for (const { mfu, peakGiB, shareOfLimit, tokensPerSecond: speed, who } of table) {
-    const number = (value: number) => Math.round(value).toLocaleString("en")
+  for (const { peakGiB, share, speed, who } of table) {
+    const number = (value: number) => (value < 1000 ? value.toPrecision(3) : Math.round(value).toLocaleString("en"))
     const ratio = who === "caravan" && Number.isFinite(fastest) ? (speed.median / fastest).toFixed(2) : ""
-    const share = shareOfLimit ?? mfu
     process.stdout.write(
-      `| ${who} | ${number(speed.median)} (${number(speed.lowest)}, ${number(speed.highest)}) | ${peakGiB.toFixed(1)} GiB | ${ratio} | ${share === undefined ? "" : share.toFixed(2)} |\n`
+      `| ${who} | ${number(speed.median)} (${number(speed.lowest)}, ${number(speed.highest)}) | ${peakGiB.toFixed(1)} GiB | ${ratio} | ${share === null ? "" : share.toFixed(2)} |\n`
     )
   }
 }
