@@ -1,12 +1,12 @@
 /**
- * Arrow's headers are flatbuffers, and the Arrow library believes the lengths in them: one wrong byte makes it fill memory. Here every length is
- * compared with the bytes that are there, before the library reads the header. Slots are the field numbers of Arrow's Message.fbs, Schema.fbs
- * and File.fbs. Reading outside of the bytes throws RangeError (DataView).
+ * Bounds checks on Arrow's headers. The headers are flatbuffers, and the Arrow library trusts the lengths in them: one wrong byte makes it fill
+ * the memory. This module compares every length with the bytes that are present before the library reads the header. Slots are the field
+ * numbers of Arrow's Message.fbs, Schema.fbs and File.fbs. Reading outside the bytes throws RangeError (DataView).
  */
 
 const viewOf = (bytes: Uint8Array): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
-/** A table of a flatbuffer: its fields by slot. */
+/** A flatbuffer table: its fields by slot. */
 class FlatTable {
   readonly #view: DataView
   readonly #at: number
@@ -18,7 +18,7 @@ class FlatTable {
     const view = viewOf(bytes)
     return new FlatTable(view, view.getUint32(0, true))
   }
-  /** Where the field is; undefined when it has its default. */
+  /** The field's offset; undefined when it has its default. */
   #field(slot: number): number | undefined {
     const vtable = this.#at - this.#view.getInt32(this.#at, true)
     const entry = 4 + 2 * slot
@@ -37,21 +37,21 @@ class FlatTable {
   count(slot: number): number {
     const at = this.#field(slot)
     const value = at === undefined ? 0n : this.#view.getBigInt64(at, true)
-    if (value < 0n || value > BigInt(Number.MAX_SAFE_INTEGER)) throw new RangeError(`a header that claims ${value}`)
+    if (value < 0n || value > BigInt(Number.MAX_SAFE_INTEGER)) throw new RangeError(`a header claims the count ${value}`)
     return Number(value)
   }
   table(slot: number): FlatTable | undefined {
     const at = this.#field(slot)
     return at === undefined ? undefined : new FlatTable(this.#view, at + this.#view.getUint32(at, true))
   }
-  /** A vector, its length checked against the bytes that follow. */
+  /** A vector; its length is checked against the bytes that follow. */
   vector(slot: number, width: number): { readonly start: number; readonly length: number } {
     const at = this.#field(slot)
     if (at === undefined) return { start: 0, length: 0 }
     const start = at + this.#view.getUint32(at, true)
     const length = this.#view.getUint32(start, true)
     if (length * width > this.#view.byteLength - start - 4)
-      throw new RangeError(`a header that claims ${length} entries, more than its bytes hold`)
+      throw new RangeError(`a header claims ${length} entries, more than its bytes can hold`)
     return { start: start + 4, length }
   }
   tables(slot: number): Array<FlatTable> {
@@ -68,7 +68,7 @@ class FlatTable {
   }
 }
 
-/** More fields than this no schema of rows has; overlapping tables could make a few bytes look like very many. */
+/** No row schema has more fields than this; overlapping tables could make a few bytes look like very many fields. */
 const maxFields = 1000
 
 /** Throws unless the lengths in a schema are within its bytes. */
@@ -87,7 +87,7 @@ const checkSchema = (schema: FlatTable, dictionaries: boolean): void => {
   schema.vector(3, 8)
 }
 
-/** Throws unless the lengths in a file's footer are within its bytes, or where it has dictionaries and may not. Gives the number of record batches it claims. */
+/** Throws if a length in a file's footer exceeds its bytes, or if it has dictionaries and may not. Returns the number of record batches it claims. */
 export const checkFooter = (bytes: Uint8Array, dictionaries = false): { readonly batches: number } => {
   const footer = FlatTable.root(bytes)
   const schema = footer.table(1)
@@ -98,7 +98,7 @@ export const checkFooter = (bytes: Uint8Array, dictionaries = false): { readonly
   return { batches: footer.vector(3, 24).length }
 }
 
-/** A copy of a footer without the places of its dictionaries: the library reads its schema alone. */
+/** A copy of a footer without the locations of its dictionaries, so that the library reads only its schema. */
 export const withoutDictionaries = (bytes: Uint8Array): Uint8Array => {
   const copy = Uint8Array.from(bytes)
   const { length, start } = FlatTable.root(copy).vector(2, 24)
@@ -109,12 +109,12 @@ export const withoutDictionaries = (bytes: Uint8Array): Uint8Array => {
 export interface MessageHeader {
   readonly type: "schema" | "dictionary" | "batch" | "other"
   readonly bodyLength: number
-  /** Of a record batch, or of the batch in a dictionary's. */
+  /** Rows of the record batch, or of the batch inside a dictionary message. */
   readonly rows: number
   readonly compressed: boolean
   /** Length and null count of each field, depth first. */
   readonly nodes: ReadonlyArray<readonly [number, number]>
-  /** Offset and length in the body of each buffer. */
+  /** Offset and length of each buffer within the body. */
   readonly buffers: ReadonlyArray<readonly [number, number]>
 }
 

@@ -1,6 +1,6 @@
 /**
- * Rows <-> columns: plain objects to record batches and back. Nothing is lost on the way in silently (a null in a field without nulls, 3e9 as
- * int32, half of a surrogate pair are errors), and nothing a batch says of itself is believed on the way out before it is checked.
+ * Rows <-> columns: converts plain objects to record batches and back. Values that a column cannot represent are errors when writing (a null in
+ * a non-nullable field, 3e9 as int32, a lone surrogate), and everything a batch claims is checked before it is used when reading.
  */
 import * as arrow from "apache-arrow"
 import { type Kind, type StructKind, typeOf } from "./arrow.ts"
@@ -16,7 +16,7 @@ const packBits = (bits: ArrayLike<number>): Uint8Array => {
 }
 
 type Numbers = Uint8Array<ArrayBuffer> | Int32Array<ArrayBuffer> | Float64Array<ArrayBuffer>
-/** The same numbers, with room for so many. */
+/** The same numbers in an array of at least this length. */
 const withRoom = <A extends Numbers>(numbers: A, length: number): A => {
   if (length <= numbers.length) return numbers
   const larger = new (numbers.constructor as new (length: number) => A)(Math.max(64, 2 * numbers.length, length))
@@ -24,21 +24,21 @@ const withRoom = <A extends Numbers>(numbers: A, length: number): A => {
   return larger
 }
 
-/** A column that grows value by value, so that rows can go as soon as they have come: held rows are what makes the heap grow. */
+/** A column that grows value by value, so that each row can be freed as soon as it is added: retained rows are what makes the heap grow. */
 class Column {
   readonly #kind: Kind
   readonly #path: string
   readonly #children: ReadonlyArray<Column>
-  /** Of a struct: the columns that an object without them seems to have, as "constructor". */
+  /** For a struct: which of its columns have the name of an inherited property, such as "constructor". */
   readonly #inherited: ReadonlyArray<boolean>
-  /** Bytes held in all columns of the batch, about. */
+  /** Approximate bytes held in all columns of the batch. */
   readonly #held: { bytes: number }
   #length = 0
   #valid = new Uint8Array(0)
   #nullCount = 0
-  /** Numbers, and booleans as 0 and 1. */
+  /** Numbers; booleans are stored as 0 and 1. */
   #numbers = new Float64Array(0)
-  /** Where each text or list ends. */
+  /** End offset of each text or list. */
   #offsets = new Int32Array(1)
   #text = Buffer.alloc(0)
 
@@ -56,16 +56,16 @@ class Column {
     return this.#length
   }
 
-  /** Without values, with the memory that it has. */
+  /** Removes the values but keeps the allocated memory. */
   clear(): void {
     this.#length = this.#nullCount = 0
     for (const child of this.#children) child.clear()
   }
 
-  /** `absent`: the value is missing because the struct around it is null. */
+  /** `absent`: the value is missing because the enclosing struct is null. */
   push(value: any, absent = false): void {
     const isNull = value === null || value === undefined
-    if (isNull && !this.#kind.nullable && !absent) throw new RangeError(`${this.#path}: null, where none may be`)
+    if (isNull && !this.#kind.nullable && !absent) throw new RangeError(`${this.#path}: null in a field that does not allow it`)
     const i = this.#length++
     this.#valid = withRoom(this.#valid, i + 1)
     this.#valid[i] = isNull ? 0 : 1
@@ -99,8 +99,8 @@ class Column {
   }
 
   #write(value: string, start: number): number {
-    if (!value.isWellFormed()) throw new RangeError(`${this.#path}: text with half of a surrogate pair, which UTF-8 can't hold`)
-    // A character takes three bytes at most: text of ASCII, mostly, is measured where there may be too little room.
+    if (!value.isWellFormed()) throw new RangeError(`${this.#path}: the text has a lone surrogate, which UTF-8 cannot represent`)
+    // A character takes at most three bytes. The exact length is computed only when that bound exceeds the free space, since most text is ASCII.
     if (start + 3 * value.length > this.#text.length) {
       const needed = start + Buffer.byteLength(value)
       if (needed > this.#text.length) {
@@ -114,7 +114,7 @@ class Column {
     return length
   }
 
-  /** What was pushed, as Arrow data: good until the column is cleared and pushed to again. */
+  /** The pushed values as Arrow data; valid until the column is cleared and reused. */
   data(): arrow.Data {
     const { tag } = this.#kind
     const length = this.#length
@@ -138,7 +138,7 @@ class Column {
         const data = numberArrays[tag].from(numbers)
         if (tag === "int32" || tag === "uint8") {
           const at = numbers.findIndex((value, i) => data[i] !== value)
-          if (at !== -1) throw new RangeError(`${this.#path}: ${numbers[at]} is not within ${tag}`)
+          if (at !== -1) throw new RangeError(`${this.#path}: ${numbers[at]} does not fit ${tag}`)
         }
         return arrow.makeData({ ...base, data })
       }
@@ -146,7 +146,7 @@ class Column {
   }
 }
 
-/** A record batch under construction. `push` and `finish` throw RangeError where a value does not fit its column. */
+/** A record batch under construction. `push` and `finish` throw RangeError for a value that does not fit its column. */
 export class BatchBuilder {
   readonly #column: Column
   readonly #schema: arrow.Schema
@@ -161,15 +161,15 @@ export class BatchBuilder {
   get rows(): number {
     return this.#column.length
   }
-  /** Bytes held, about. */
+  /** Approximate bytes held. */
   get bytes(): number {
     return this.#held.bytes
   }
-  /** The batch: good until the builder is cleared and pushed to again. */
+  /** The batch; valid until the builder is cleared and reused. */
   finish(): arrow.RecordBatch {
     return new arrow.RecordBatch(this.#schema, this.#column.data() as arrow.Data<arrow.Struct>)
   }
-  /** Begins another batch in the same memory. */
+  /** Starts another batch in the same memory. */
   clear(): void {
     this.#column.clear()
     this.#held.bytes = 0
@@ -189,29 +189,29 @@ const claim = (ok: boolean, path: string, what: string): void => {
   if (!ok) throw new RangeError(`${path}: ${what}`)
 }
 
-/** The offsets of a list or text column, checked: as many as there are values, never falling, within what they point into. */
+/** The offsets of a list or text column, checked: one more than the number of values, non-decreasing, and within the values they point into. */
 const offsetsOf = (data: arrow.Data, limit: number, path: string): Int32Array => {
   if (data.length === 0) return new Int32Array(1)
   const offsets = data.valueOffsets as unknown as Int32Array
   claim(offsets.length > data.length, path, `${data.length} values with ${offsets.length} offsets`)
   let last = 0
   for (let i = 0; i <= data.length; i++) {
-    claim(offsets[i]! >= last, path, `value ${i} ends at ${offsets[i]}, before ${last}`)
+    claim(offsets[i]! >= last, path, `value ${i} ends at ${offsets[i]}, before it starts at ${last}`)
     last = offsets[i]!
   }
-  claim(last <= limit, path, `values up to ${last} of ${limit}`)
+  claim(last <= limit, path, `offsets reach ${last}, but there are ${limit}`)
   return offsets
 }
 
 /**
- * The values of a column: of all its rows, or of these, in this order. `absent`: a struct around it may be null, and then it has no value even where it takes no
- * nulls.
+ * The values of a column: of all its rows, or of the wanted rows in their order. `absent`: an enclosing struct may be null; then the value is missing even
+ * if the field is not nullable.
  */
 const valuesOf = (kind: Kind, data: arrow.Data, path: string, wanted: Uint32Array | undefined, absent = false): Array<any> => {
   const { length, nullBitmap } = data
   const hasNulls = (nullBitmap?.length ?? 0) > 0
-  claim(kind.nullable || absent || !hasNulls || data.nullCount === 0, path, "nulls where none may be")
-  claim(!hasNulls || nullBitmap.length * 8 >= length, path, `${length} values with ${nullBitmap?.length} bytes of validity`)
+  claim(kind.nullable || absent || !hasNulls || data.nullCount === 0, path, "nulls in a field that does not allow them")
+  claim(!hasNulls || nullBitmap.length * 8 >= length, path, `${length} values with ${nullBitmap?.length} validity bytes`)
   const isNull = (i: number) => hasNulls && ((nullBitmap[i >> 3]! >> (i & 7)) & 1) === 0
   const count = wanted?.length ?? length
   const collect = (valueAt: (i: number, place: number) => any): Array<any> => {
@@ -252,7 +252,7 @@ const valuesOf = (kind: Kind, data: arrow.Data, path: string, wanted: Uint32Arra
     }
     case "struct": {
       const columns = kind.fields.map((field, j) => {
-        claim(data.children[j]!.length >= length, `${path}.${field.name}`, `${data.children[j]!.length} values for ${length}`)
+        claim(data.children[j]!.length >= length, `${path}.${field.name}`, `${data.children[j]!.length} values for ${length} rows`)
         return valuesOf(field.kind, data.children[j]!, `${path}.${field.name}`, wanted, absent || kind.nullable)
       })
       return collect((_, place) => {
@@ -263,21 +263,21 @@ const valuesOf = (kind: Kind, data: arrow.Data, path: string, wanted: Uint32Arra
     }
     default: {
       const numbers = (data.values ?? new Uint8Array(0)) as unknown as ArrayLike<number>
-      claim(numbers.length >= length, path, `${length} values, but only ${numbers.length} are there`)
+      claim(numbers.length >= length, path, `${length} values expected, but the buffer holds ${numbers.length}`)
       return collect((i) => numbers[i])
     }
   }
 }
 
-/** Some of the rows of a batch, or of their fields. */
+/** A selection of a batch's rows, fields or both. */
 export interface Selection {
-  /** Indices, in the order in which the rows are wanted. */
+  /** Row indices, in the wanted order. */
   readonly rows?: Uint32Array
-  /** The only fields that the rows are to have. */
+  /** The fields to read; all of them if absent. */
   readonly fields?: ReadonlyArray<string>
 }
 
-/** The rows of a record batch of this schema, as plain objects. Throws RangeError where the batch contradicts itself. */
+/** The rows of a record batch of this schema, as plain objects. Throws RangeError if the batch is inconsistent. */
 export const toRows = (kind: StructKind, batch: arrow.RecordBatch, { fields, rows }: Selection = {}): Array<any> => {
   if (fields === undefined) return valuesOf(kind, batch.data, "row", rows)
   const at = kind.fields.flatMap(({ name }, i) => (fields.includes(name) ? [i] : []))

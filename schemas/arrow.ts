@@ -1,11 +1,11 @@
 /**
- * The Arrow schema of an Effect Schema of rows. Strings are Utf8, numbers Float64 unless annotated ({ arrow: "int32" | "float32" | "uint8" }), booleans Bool, literals
- * their value's type, arrays List, structs Struct, NullOr a nullable field.
+ * The Arrow schema for an Effect Schema of rows. Strings map to Utf8, numbers to Float64 unless annotated ({ arrow: "int32" | "float32" | "uint8" }), booleans to
+ * Bool, literals to their value's type, arrays to List, structs to Struct, and NullOr to a nullable field.
  */
 import * as arrow from "apache-arrow"
 import type * as Schema from "effect/Schema"
 
-/** The part of a row schema's syntax tree that matters here. */
+/** The part of a row schema's syntax tree that is used here. */
 interface Node {
   readonly _tag: string
   readonly annotations?: Readonly<Record<string, unknown>>
@@ -19,7 +19,7 @@ interface Node {
   readonly context?: { readonly isOptional: boolean }
 }
 
-/** A field as columns are built from it. */
+/** The description of a field from which its column is built. */
 export type Kind =
   | { readonly tag: "utf8" | "bool" | "float64" | "float32" | "int32" | "uint8"; readonly nullable: boolean }
   | { readonly tag: "list"; readonly nullable: boolean; readonly element: Kind }
@@ -45,31 +45,31 @@ const kindOf = (node: Node, path: string): Kind => {
       const others = node.types!.filter((type) => type._tag !== "Null")
       const kinds = others.map((type) => kindOf(type, path))
       if (kinds.length === 0 || kinds.some((kind) => describeKind(kind) !== describeKind(kinds[0]!))) {
-        throw new Error(`${path}: a union of different types has no Arrow type here`)
+        throw new Error(`${path}: a union of different types is not supported in rows`)
       }
       return { ...kinds[0]!, nullable: others.length < node.types!.length }
     }
     case "Arrays":
       if (node.elements!.length > 0 || node.rest!.length !== 1)
-        throw new Error(`${path}: a tuple has no Arrow type here; use an array or a struct`)
+        throw new Error(`${path}: a tuple is not supported in rows; use an array or a struct`)
       return { tag: "list", nullable: false, element: kindOf(node.rest![0]!, `${path}[]`) }
     case "Objects": {
       const signatures = node.propertySignatures!
       if (signatures.length === 0 || node.indexSignatures!.length > 0)
-        throw new Error(`${path}: only structs with named fields have an Arrow type here`)
+        throw new Error(`${path}: only structs with named fields are supported in rows`)
       const fields = signatures.map(({ name, type }) => {
         if (type.context?.isOptional)
-          throw new Error(`${path}.${String(name)}: an optional field has no Arrow type here; use Schema.NullOr`)
+          throw new Error(`${path}.${String(name)}: an optional field is not supported in rows; use Schema.NullOr`)
         return { name: String(name), kind: kindOf(type, `${path}.${String(name)}`) }
       })
       return { tag: "struct", nullable: false, fields }
     }
     default:
-      throw new Error(`${path}: a ${node._tag} has no Arrow type here`)
+      throw new Error(`${path}: a ${node._tag} is not supported in rows`)
   }
 }
 
-/** The columns of a row schema. Throws when the schema holds something that rows can't. */
+/** The columns of a row schema. Throws if the schema contains a type that rows cannot have. */
 export const columnsOf = (row: Schema.Top): StructKind => {
   const kind = kindOf(row.ast as unknown as Node, "row")
   if (kind.tag !== "struct") throw new Error("a row must be a Schema.Struct")
@@ -102,7 +102,7 @@ export const typeOf = (kind: Kind): arrow.DataType => {
 export const arrowSchema = (kind: StructKind): arrow.Schema =>
   new arrow.Schema(kind.fields.map((field) => new arrow.Field(field.name, typeOf(field.kind), field.kind.nullable)))
 
-/** A schema in words: field names, types and nullability, in order; equal for equal schemas. */
+/** A text description of a schema: field names, types and nullability, in order. Equal schemas have equal descriptions. */
 export const describeKind = (kind: Kind): string => {
   const inner =
     kind.tag === "list"
@@ -113,7 +113,7 @@ export const describeKind = (kind: Kind): string => {
   return kind.nullable ? `${inner}?` : inner
 }
 
-/** The same of an Arrow schema that was read. */
+/** The same description for an Arrow schema that was read from a file. */
 export const describeArrow = (schema: arrow.Schema): string =>
   `{${schema.fields.map((field) => `${field.name}:${describeField(field)}`).join(",")}}`
 
@@ -130,7 +130,7 @@ const describeType = (type: arrow.DataType): string => {
   return arrow.Type[type.typeId] ?? "an unknown type"
 }
 
-/** The columns of an Arrow schema that was read, whatever the type of the rows. Throws for a type that no dataset of ours has. */
+/** The columns of an Arrow schema that was read from a file, for any row type. Throws for a type that Caravan's datasets do not use. */
 export const columnsOfArrow = (schema: arrow.Schema): StructKind => ({
   tag: "struct",
   nullable: false,
@@ -143,6 +143,6 @@ const kindOfField = ({ name, nullable, type }: arrow.Field): Kind => {
   if (arrow.DataType.isStruct(type))
     return { tag: "struct", nullable, fields: type.children.map((field: arrow.Field) => ({ name: field.name, kind: kindOfField(field) })) }
   const tag = tags.find((each) => each === describeType(type))
-  if (tag === undefined) throw new Error(`the column "${name}" is of type ${String(type)}`)
+  if (tag === undefined) throw new Error(`the column "${name}" has the type ${String(type)}, which Caravan's datasets do not use`)
   return { tag, nullable }
 }

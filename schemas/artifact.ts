@@ -1,6 +1,6 @@
 /**
- * Artifacts: what stages exchange. An artifact is an immutable directory; its type says what must be in it, and is checked when it is written
- * and when it is read. The phantom parameter keeps a reward model from being wired where a policy belongs.
+ * Artifacts: the values that stages exchange. An artifact is an immutable directory. Its type specifies the required contents, which are checked when the artifact
+ * is written and when it is read. The phantom type parameter prevents wiring a reward model where a policy belongs.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -28,34 +28,34 @@ export interface ExternalFile {
 }
 export type Artifact = Dataset<unknown> | Checkpoint<Role> | TokenizerFiles | Report<unknown> | ExternalFile
 
-/** An artifact is not what it should be: what was being done, what was expected, what was found, what to do. */
+/** An artifact is invalid: what was being done, what was expected, what was found, what to do. */
 export class ArtifactError extends ExplainedError<ArtifactError>()("ArtifactError") {}
 
-/** A kind of artifact: what a port takes or a stage gives. */
+/** A type of artifact: what a port accepts or a stage produces. */
 export interface ArtifactType<out A> {
   readonly kind: Artifact["kind"] | "sidecar"
-  /** Distinct per type, with a version: "dataset:preference/1". Written into the artifact's manifest. */
+  /** Unique per type, with a version: "dataset:preference/1". Written to the artifact's manifest. */
   readonly name: string
-  /** Whether a port of this type takes an artifact of that name (a port may take either reward model). */
+  /** Whether a port of this type accepts an artifact whose type has that name (a port may accept either reward model). */
   readonly accepts: (name: string) => boolean
   /** Checks that the directory holds an artifact of this type. */
   readonly validate: (directory: string) => Effect.Effect<void, ArtifactError>
-  /** The digest of what it means rather than of its bytes, where the two differ; else the digest of its files serves. */
+  /** The digest of the content rather than of the bytes, if the two differ; otherwise the digest of the files is used. */
   readonly contentDigest?: (directory: string) => Effect.Effect<string, ArtifactError>
   readonly Artifact?: A | undefined
 }
 
-/** A dataset type knows the schema of its rows. */
+/** A dataset type holds the schema of its rows. */
 export interface DatasetType<out Row> extends ArtifactType<Dataset<Row>> {
   readonly row: Schema.Codec<Row, any>
 }
 
-/** A report type knows the schema of its content. */
+/** A report type holds the schema of its content. */
 export interface ReportType<out Content> extends ArtifactType<Report<Content>> {
   readonly content: Schema.Codec<Content, any>
 }
 
-/** An artifact in the store, as a running stage gets it. `path` is its directory (for an external file: the file). */
+/** An artifact in the store, as a running stage receives it. `path` is its directory (for an external file: the file itself). */
 export interface ArtifactRef<out A> {
   readonly path: string
   /** The type's name. */
@@ -65,22 +65,22 @@ export interface ArtifactRef<out A> {
   readonly Artifact?: A | undefined
 }
 
-/** Where a running stage writes its output: an empty directory. */
+/** The output of a running stage: an empty directory to write to. */
 export interface OutputSlot<A> {
   readonly path: string
   readonly type: ArtifactType<A>
 }
 
-/** Proof that a slot was filled; made by the writers (writeDataset, writeReport, saveCheckpoint, saveTokenizer). */
+/** Proof that a slot was filled; only the writers create it (writeDataset, writeReport, saveCheckpoint, saveTokenizer). */
 export interface Written<A> {
   readonly slot: OutputSlot<A>
-  /** Numbers worth keeping beside the result: they go to the trace. */
+  /** Numbers worth keeping with the result; they are stored in its trace. */
   readonly metrics: Readonly<Record<string, number>>
 }
 
 export const written = <A>(slot: OutputSlot<A>, metrics: Readonly<Record<string, number>> = {}): Written<A> => ({ slot, metrics })
 
-/** A file or folder of the user's. */
+/** One of the user's files or folders. */
 export const External: ArtifactType<ExternalFile> = {
   kind: "file",
   name: "file",

@@ -1,4 +1,4 @@
-/** What must be in a checkpoint's directory, without reading its weights. */
+/** The required files of a checkpoint directory, checked without reading its weights. */
 import { existsSync } from "node:fs"
 import { readdir, readFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -7,11 +7,11 @@ import { ArtifactError, type Role } from "./artifact.ts"
 import { checkSafetensors } from "./safetensors.ts"
 
 export const roleFile = "caravan.json"
-/** What scores in a reward model's place (stages/reward/scorers.ts): a function, a program or a judge, and no weights. */
+/** Marks a scorer that replaces a reward model (stages/reward/scorers.ts): a function, a program or a judge, without weights. */
 export const scorerFile = "scorer.json"
 /** PEFT's configuration of an adapter. */
 export const adapterFile = "adapter_config.json"
-/** Where in a checkpoint that was trained by LoRA the adapter is, by itself. */
+/** Subfolder with the adapter alone, in a checkpoint that was trained with LoRA. */
 export const adapterFolder = "adapter"
 
 export const readJson = (path: string, doing: string): Effect.Effect<Record<string, any>, ArtifactError> =>
@@ -21,7 +21,7 @@ export const readJson = (path: string, doing: string): Effect.Effect<Record<stri
         doing,
         expected: `a JSON object in ${path}`,
         found,
-        hint: "The file is missing or damaged: download or save it again."
+        hint: "The file is missing or damaged: download it or save it again."
       })
     const text = yield* Effect.tryPromise({
       try: () => readFile(path, "utf8"),
@@ -31,11 +31,11 @@ export const readJson = (path: string, doing: string): Effect.Effect<Record<stri
       try: () => JSON.parse(text) as unknown,
       catch: (cause) => fail(cause instanceof Error ? cause.message : String(cause))
     })
-    if (typeof json !== "object" || json === null || Array.isArray(json)) return yield* fail("something else")
+    if (typeof json !== "object" || json === null || Array.isArray(json)) return yield* fail("another JSON value")
     return json as Record<string, any>
   })
 
-/** The safetensors files of a checkpoint: one, or the shards its index names. Names that leave the folder are refused. */
+/** The safetensors files of a checkpoint: one file, or the shards listed in its index. Names that leave the folder are refused. */
 export const weightFiles = (directory: string): Effect.Effect<ReadonlyArray<string>, ArtifactError> =>
   Effect.gen(function* () {
     const index = join(directory, "model.safetensors.index.json")
@@ -48,21 +48,21 @@ export const weightFiles = (directory: string): Effect.Effect<ReadonlyArray<stri
           doing: `Reading ${index}`,
           expected: "names of .safetensors files in the same folder",
           found: JSON.stringify(name),
-          hint: "Do not trust this checkpoint."
+          hint: "The index points outside the checkpoint's folder: do not trust this checkpoint."
         })
       }
     }
     if (names.size === 0)
       return yield* ArtifactError.of({
         doing: `Reading ${index}`,
-        expected: "a weight_map",
+        expected: "a weight_map object",
         found: "none",
-        hint: "Download or save the checkpoint again."
+        hint: "Download the checkpoint or save it again."
       })
     return ([...names] as Array<string>).sort().map((name) => join(directory, name))
   })
 
-/** Fails for a folder whose weights are PyTorch's pickles alone: reading one may run any code, so that is left to the user. */
+/** Fails for a folder whose only weights are PyTorch pickles: loading a pickle can run arbitrary code, so the conversion is left to the user. */
 const refusePickles = Effect.fnUntraced(function* (directory: string): Effect.fn.Return<void, ArtifactError> {
   const names = yield* Effect.promise(() => readdir(directory))
   const pickles = names.filter((name) => /^pytorch_model.*\.bin$/.test(name)).sort()
@@ -70,34 +70,34 @@ const refusePickles = Effect.fnUntraced(function* (directory: string): Effect.fn
   return yield* ArtifactError.of({
     doing: `Reading the checkpoint ${directory}`,
     expected: "weights in model.safetensors",
-    found: `${pickles[0]!}${pickles.length > 1 ? ` and ${pickles.length - 1} more` : ""}, which PyTorch alone reads`,
-    hint: `Convert them, in that folder: python3 -c "import glob, torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() for f in sorted(glob.glob('pytorch_model*.bin')) for k, v in torch.load(f, map_location='cpu', weights_only=True).items()}, 'model.safetensors', {'format': 'pt'})"`
+    found: `${pickles[0]!}${pickles.length > 1 ? ` and ${pickles.length - 1} more` : ""}, which only PyTorch can read`,
+    hint: `To convert them, run in that folder: python3 -c "import glob, torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() for f in sorted(glob.glob('pytorch_model*.bin')) for k, v in torch.load(f, map_location='cpu', weights_only=True).items()}, 'model.safetensors', {'format': 'pt'})"`
   })
 })
 
-/** Fails unless the directory holds a model in the Hugging Face layout (config.json and sound safetensors headers). */
+/** Fails unless the directory holds a model in the Hugging Face layout (config.json and valid safetensors headers). */
 export const validateLayout = (directory: string): Effect.Effect<void, ArtifactError> =>
   Effect.gen(function* () {
     if (!existsSync(join(directory, "config.json"))) {
       if (existsSync(join(directory, adapterFile)))
         return yield* ArtifactError.of({
           doing: `Reading the checkpoint ${directory}`,
-          expected: "a whole model (config.json and all weights)",
+          expected: "a complete model (config.json and all weights)",
           found: `an adapter (${adapterFile})`,
-          hint: "Give the base that it was trained on; `caravan sample` and `caravan logprobs` take the adapter by --adapter."
+          hint: "Pass the base model that it was trained on; `caravan sample` and `caravan logprobs` accept the adapter with --adapter."
         })
       if (existsSync(join(directory, scorerFile)))
         return yield* ArtifactError.of({
           doing: `Reading the checkpoint ${directory}`,
           expected: "a model with weights",
-          found: `a scorer without any (${scorerFile})`,
-          hint: "It scores answers in a reward model's place, and can't be trained, merged or talked to: give a reward model here."
+          found: `a scorer without weights (${scorerFile})`,
+          hint: "A scorer replaces a reward model when answers are scored; it cannot be trained, merged or sampled from. Pass a reward model here."
         })
       return yield* ArtifactError.of({
         doing: `Reading the checkpoint ${directory}`,
         expected: "a folder with config.json",
         found: "none",
-        hint: "Give the folder of a model in the Hugging Face layout (config.json, model.safetensors, tokenizer.model or tokenizer.json)."
+        hint: "Pass the folder of a model in the Hugging Face layout (config.json, model.safetensors, tokenizer.model or tokenizer.json)."
       })
     }
     yield* readJson(join(directory, "config.json"), "Reading the checkpoint's configuration")
@@ -105,16 +105,16 @@ export const validateLayout = (directory: string): Effect.Effect<void, ArtifactE
     for (const file of yield* weightFiles(directory)) yield* checkSafetensors(file)
   })
 
-/** Fails unless the directory holds a checkpoint of one of these roles. */
+/** Fails unless the directory holds a checkpoint with one of these roles. */
 export const validateCheckpoint = (directory: string, roles: ReadonlyArray<Role>): Effect.Effect<void, ArtifactError> =>
   Effect.gen(function* () {
-    // A scorer has a reward model's role, and no layout but its own file.
+    // A scorer has the role of a reward model, but only its own file instead of the Hugging Face layout.
     if (!existsSync(join(directory, scorerFile))) yield* validateLayout(directory)
-    const { role } = yield* readJson(join(directory, roleFile), "Reading what the checkpoint is for")
+    const { role } = yield* readJson(join(directory, roleFile), "Reading the checkpoint's role")
     if (!roles.includes(role as Role)) {
       return yield* ArtifactError.of({
         doing: `Reading the checkpoint ${directory}`,
-        expected: `a model for ${roles.join(" or ")}`,
+        expected: `a checkpoint with the role ${roles.join(" or ")}`,
         found: JSON.stringify(role),
         hint: "Wire a checkpoint of that role to this port."
       })

@@ -1,21 +1,21 @@
-/** Which files of a folder hold rows, by their names, on a disk or on the Hub. */
+/** Recognises data files in a folder, on disk or on the Hub, by their names. */
 
-/** How data files are called; a folder may hold others (README.md, LICENSE, dataset_info.json), which are no data. */
+/** File names of data files; a folder may hold other files (README.md, LICENSE, dataset_info.json), which are not data. */
 const dataName = /\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|feather|ipc|txt)(\.(gz|zst))?$/i
-/** What `datasets` writes beside its rows. */
+/** Metadata files that the `datasets` library writes next to its rows. */
 const sideFile = /^(dataset_infos?|dataset_dict|state|config|croissant)\.json$/
 
 export const looksLikeData = (name: string): boolean => dataName.test(name)
-/** Whether a file in a folder is taken for rows. */
+/** Whether a file in a folder is read as rows. */
 export const isDataFile = (name: string): boolean => dataName.test(name) && !sideFile.test(name)
 
-/** The part of a file's name that says which split it is of, as the Hub names files. */
+/** The split in a file's name, according to the Hub's naming convention. */
 const splitOf = (name: string): string | undefined =>
   /(?:^|[-_./])(train|test|validation|valid|val|dev|eval)(?=$|[-_./])/i.exec(name)?.[1]?.toLowerCase()
 
 /**
- * Files of which some are of one split and some of another: they would train on what they are judged by. How many of which, the first split, and a pattern
- * that stands for its files; undefined where there is one split at most.
+ * Detects files of several splits in one input: a model would train on its evaluation data. Returns the number of files per split, the first split, and a pattern
+ * that matches the first split's files; undefined if there is at most one split.
  */
 export const mixedSplits = (
   names: ReadonlyArray<string>

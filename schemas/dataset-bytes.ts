@@ -1,13 +1,13 @@
-/** Datasets in memory: rows to the bytes of an Arrow IPC file and back. For what Caravan itself wrote and has checked; files go through dataset-file.ts. */
+/** Datasets in memory: rows to the bytes of an Arrow IPC file and back. Only for bytes that Caravan wrote and has checked; files use dataset-file.ts. */
 import * as arrow from "apache-arrow"
 import { arrowSchema, columnsOf } from "./arrow.ts"
 import { BatchBuilder, toRows } from "./arrow-rows.ts"
 import type { DatasetType } from "./artifact.ts"
 
 export interface DatasetBytes<Row> {
-  /** The file with these rows, as one record batch. The same rows always have the same bytes. Throws RangeError where a value does not fit. */
+  /** An Arrow IPC file with these rows in one record batch. Equal rows give equal bytes. Throws RangeError for a value that does not fit its column. */
   readonly encode: (rows: ReadonlyArray<Row>) => Uint8Array
-  /** The rows of a file of this type, of however many batches. */
+  /** The rows of a file of this type, with any number of batches. */
   readonly decode: (bytes: Uint8Array) => Array<Row>
 }
 

@@ -1,4 +1,4 @@
-/** What a dataset says, as one digest. */
+/** The content digest of a dataset. */
 import { createHash, type Hash } from "node:crypto"
 import * as Effect from "effect/Effect"
 import { columnsOf, describeKind, type Kind } from "./arrow.ts"
@@ -8,7 +8,7 @@ import { openRows } from "./dataset-file.ts"
 const chunkRows = 4096
 
 /**
- * sha256 over the schema and the values, 4096 rows at a time: the same rows have the same digest however they were batched, padded or encoded.
+ * sha256 over the schema and the values, in blocks of 4096 rows: equal rows have equal digests regardless of batching, padding and encoding.
  * Every value is preceded by its length or a tag, so that ["ab", "c"] and ["a", "bc"], or null and 0, differ.
  */
 export const datasetDigest = (directory: string, type: DatasetType<any>): Effect.Effect<string, ArtifactError> =>
@@ -63,7 +63,7 @@ const hashValue = (hash: Hash, kind: Kind, value: any): void => {
       return
     }
     case "struct":
-      // Without a mark, a null struct and one whose only field is null would look alike.
+      // Without a tag, a null struct and a struct whose only field is null would hash the same.
       if (kind.nullable) hash.update("o")
       for (const field of kind.fields) hashValue(hash, field.kind, value[field.name])
       return

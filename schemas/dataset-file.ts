@@ -1,4 +1,4 @@
-/** The file of a dataset: `data.arrow`, Arrow IPC with uncompressed record batches. Written and read batch by batch. */
+/** The dataset file `data.arrow`: Arrow IPC with uncompressed record batches. Written and read batch by batch. */
 import { type FileHandle, open } from "node:fs/promises"
 import * as arrow from "apache-arrow"
 import * as Effect from "effect/Effect"
@@ -11,23 +11,23 @@ import { isPassing } from "./explained-error.ts"
 
 export const fileName = "data.arrow"
 
-/** A record batch ends at this many rows or about this many bytes: the smaller, the less memory an import takes; large enough for columns to pay. */
+/** A record batch ends at this many rows or approximately this many bytes: small enough to limit an import's memory, large enough for columns to be efficient. */
 const batchRows = 4096
 const batchBytes = 512 << 10
 
 // ---- writing ---------------------------------------------------------------------------------------------------------------------------
 
-/** What the disk refused: no stage's fault. */
+/** The error when the disk refuses a write: not a fault of the stage. */
 const notWritten = (type: DatasetType<any>, path: string, cause: unknown): ArtifactError =>
   ArtifactError.of({
     doing: `Writing a ${type.name} to ${path}`,
-    expected: "a folder that can be written, with room for the rows",
+    expected: "a writable folder with enough free space for the rows",
     found: messageOf(cause),
-    hint: "Free some space (caravan gc --yes does) or set CARAVAN_HOME to another disk, then run again.",
+    hint: "Free some space (for example with caravan gc --yes) or set CARAVAN_HOME to a folder on another disk, then run again.",
     isRetryable: isPassing(cause)
   })
 
-/** Writes rows to a file, those that come together together. */
+/** Writes rows to a file, batch by batch. */
 class RowWriter {
   readonly #type: DatasetType<any>
   readonly #path: string
@@ -36,7 +36,7 @@ class RowWriter {
   readonly #fits: (row: unknown) => boolean
   readonly #batch: BatchBuilder
   readonly #writer = new arrow.RecordBatchFileWriter()
-  /** What the writer has queued. Its own toUint8Array(true) gives the bytes again and again, its streams ignore backpressure. */
+  /** The bytes that the writer has queued. Its toUint8Array(true) returns the same bytes again on every call, and its streams ignore backpressure. */
   readonly #queue = (this.#writer as unknown as { readonly _sink: { readonly _values: Array<Uint8Array> } })._sink._values
   count = 0
 
@@ -50,7 +50,7 @@ class RowWriter {
     this.#batch = new BatchBuilder(kind, arrowSchema(kind))
   }
 
-  /** Takes a row; says whether a batch is full, which is then to be flushed. */
+  /** Adds a row. Returns whether the batch is full and must be flushed. */
   add(row: unknown): boolean {
     this.count++
     if (!this.#isChecked(row) && !this.#fits(row)) throw this.#wrong(`row ${this.count}: ${misfit(this.#type, row)}`)
@@ -64,11 +64,11 @@ class RowWriter {
   async flush(): Promise<void> {
     const batch = this.#attempt(
       () => this.#batch.finish(),
-      () => `among the rows ${this.count - this.#batch.rows + 1} to ${this.count}`
+      () => `one of the rows ${this.count - this.#batch.rows + 1} to ${this.count}`
     )
     this.#writer.write(batch)
     await this.#drain()
-    // Its memory is the next batch's, once it is on the disk.
+    // The next batch reuses this memory, now that the bytes are on disk.
     this.#batch.clear()
   }
 
@@ -98,9 +98,9 @@ class RowWriter {
   #wrong(found: string): ArtifactError {
     return ArtifactError.of({
       doing: `Writing a ${this.#type.name}`,
-      expected: "rows of its schema",
+      expected: "rows that match its schema",
       found,
-      hint: "The stage that made them is at fault."
+      hint: "This is a bug in the stage that made the rows."
     })
   }
 }
@@ -125,8 +125,8 @@ const writing = async (
 }
 
 /**
- * Writes rows to a file; returns how many. Throws ArtifactError for a row that is not of the schema, and where the disk is full. Rows that `isChecked` says it of are of
- * the schema: they were read from a dataset of this type, unchanged.
+ * Writes rows to a file and returns their number. Throws ArtifactError for a row that does not match the schema, and when the disk is full. Rows for which
+ * `isChecked` returns true are not checked again: they were read unchanged from a dataset of this type.
  */
 export const writeRows = (
   directory: string,
@@ -138,7 +138,7 @@ export const writeRows = (
     for await (const row of rows) if (writer.add(row)) await writer.flush()
   })
 
-/** The same of rows that come many at a time, which takes no turn of the event loop for each. */
+/** Like writeRows, for rows that arrive in blocks; avoids an event loop turn per row. */
 export const writeRowBatches = (
   directory: string,
   type: DatasetType<any>,
@@ -152,18 +152,18 @@ export const writeRowBatches = (
 const writeAll = async (file: FileHandle, chunks: ReadonlyArray<Uint8Array>): Promise<void> => {
   const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
   const { bytesWritten } = await file.writev(chunks)
-  // A short write comes before a full disk: writing on says which.
+  // A disk that fills up first causes a short write: writing the rest reports the error.
   if (bytesWritten < length) await file.writeFile(Buffer.concat(chunks).subarray(bytesWritten))
 }
 
-/** Why a row is not of the schema, in one line. */
+/** Why a row does not match the schema, in one line. */
 const misfit = (type: DatasetType<any>, row: unknown): string => {
   const result = Schema.decodeUnknownResult(Schema.toType(type.row), { errors: "all" })(row)
   return result._tag === "Failure"
     ? messageOf(result.failure)
         .replaceAll(/\n\s*at /g, " at ")
         .replaceAll("\n", "; ")
-    : "it has changed since it was checked"
+    : "it was changed after it was checked"
 }
 
 const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
@@ -173,18 +173,18 @@ const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.me
 export interface OpenDataset {
   readonly rowCount: number
   readonly batches: number
-  /** Rows of each batch. */
+  /** Number of rows in each batch. */
   readonly sizes: ReadonlyArray<number>
-  /** Bytes of all batches. */
+  /** Total bytes of all batches. */
   readonly bytes: number
-  /** The rows of a batch, or a selection of them. Rejects with ArtifactError when it can't be read. */
+  /** The rows of a batch, or a selection of them. Rejects with ArtifactError if the batch cannot be read. */
   readonly batch: (index: number, selection?: Selection) => Promise<Array<any>>
-  /** A batch as the bytes of an Arrow IPC stream of its own. */
+  /** A batch as the bytes of a separate Arrow IPC stream. */
   readonly stream: (index: number) => Promise<Uint8Array>
   readonly close: () => Promise<void>
 }
 
-/** Where a record batch is: its header and body, in the file. */
+/** The position of a record batch (header and body) in the file. */
 interface Block {
   readonly offset: number
   readonly length: number
@@ -192,32 +192,36 @@ interface Block {
 }
 
 /**
- * Opens a dataset file and checks its frame, its schema and the headers of all its batches: every length is compared with what is left of the
- * file before anything of that length is allocated. No values are read yet.
+ * Opens a dataset file and checks its framing, its schema and the headers of all its batches: every length is compared with the rest of the
+ * file before anything of that length is allocated. Does not read values yet.
  */
 export const openRows = (directory: string, type: DatasetType<any>): Effect.Effect<OpenDataset, ArtifactError> =>
   openFile(`${directory}/${fileName}`, columnsOf(type.row))
 
-/** As openRows, of the file of any dataset: its columns are what its own schema says. */
+/** Like openRows, for the file of any dataset: its own schema defines the columns. */
 export const openAnyRows = (path: string): Effect.Effect<OpenDataset, ArtifactError> => openFile(path, undefined)
 
 const openFile = (path: string, expected: StructKind | undefined): Effect.Effect<OpenDataset, ArtifactError> => {
-  const wrong = (expected: string, found: string, hint = "The file is damaged or not Caravan's: make it again.") =>
+  const wrong = (expected: string, found: string, hint = "The file is damaged or was not written by Caravan: create it again.") =>
     ArtifactError.of({ doing: `Reading the dataset ${path}`, expected, found, hint })
   return Effect.tryPromise({
     try: async () => {
       const handle = await open(path).catch(() => {
-        throw wrong(`a file ${fileName}`, "none", "Give the folder of a dataset.")
+        throw wrong(`a file ${fileName}`, "none", "Pass the folder of a dataset.")
       })
       try {
         const footer = await readFooter(handle)
         const found = describeArrow(footer.schema)
         const kind = expected ?? columnsOfArrow(footer.schema)
         if (found !== describeKind(kind))
-          throw wrong(`the columns ${describeKind(kind)}`, found, "It was written by another version, or is another kind of dataset.")
+          throw wrong(
+            `the columns ${describeKind(kind)}`,
+            found,
+            "It was written by another version of Caravan, or it is another type of dataset."
+          )
         const blocks = await readHeaders(handle, kind, footer.start)
-        if (blocks.length !== footer.batches) throw wrong(`the ${footer.batches} record batches of its footer`, `${blocks.length}`)
-        // A batch after a schema is a stream of its own.
+        if (blocks.length !== footer.batches) throw wrong(`the ${footer.batches} record batches that its footer lists`, `${blocks.length}`)
+        // A schema followed by one batch is a complete stream.
         const prefix = schemaMessage(kind)
         const stream = (index: number) => readAt(handle, blocks[index]!.offset, blocks[index]!.length, prefix)
         const batch = async (index: number, selection?: Selection) => {
@@ -225,9 +229,9 @@ const openFile = (path: string, expected: StructKind | undefined): Effect.Effect
           try {
             const bytes = await stream(index)
             for (const batch of arrow.RecordBatchReader.from(bytes)) if (batch.numRows === rows) return toRows(kind, batch, selection)
-            throw new RangeError(`it does not have the ${rows} rows of its header`)
+            throw new RangeError(`it does not have the ${rows} rows that its header states`)
           } catch (cause) {
-            throw wrong("record batches that can be read", `batch ${index + 1} of ${blocks.length}: ${messageOf(cause)}`)
+            throw wrong("readable record batches", `batch ${index + 1} of ${blocks.length}: ${messageOf(cause)}`)
           }
         }
         return {
@@ -244,11 +248,11 @@ const openFile = (path: string, expected: StructKind | undefined): Effect.Effect
         throw cause
       }
     },
-    catch: (cause) => (cause instanceof ArtifactError ? cause : wrong("a whole Arrow IPC file", messageOf(cause)))
+    catch: (cause) => (cause instanceof ArtifactError ? cause : wrong("a complete Arrow IPC file", messageOf(cause)))
   })
 }
 
-/** Bytes of the file, behind some others. */
+/** Bytes of the file, appended to `prefix`. */
 const readAt = async (handle: FileHandle, offset: number, length: number, prefix?: Uint8Array): Promise<Buffer> => {
   const before = prefix?.length ?? 0
   const bytes = Buffer.allocUnsafeSlow(before + length)
@@ -256,7 +260,7 @@ const readAt = async (handle: FileHandle, offset: number, length: number, prefix
   let done = 0
   while (done < length) {
     const { bytesRead } = await handle.read(bytes, before + done, length - done, offset + done)
-    if (bytesRead === 0) throw new RangeError(`it ends at byte ${offset + done}, where ${length - done} more should follow`)
+    if (bytesRead === 0) throw new RangeError(`it ends at byte ${offset + done}, ${length - done} bytes too early`)
     done += bytesRead
   }
   return bytes
@@ -264,28 +268,28 @@ const readAt = async (handle: FileHandle, offset: number, length: number, prefix
 
 const magic = "ARROW1"
 
-/** The file is "ARROW1", 2 bytes, messages, a footer, its length (4 bytes), "ARROW1". The schema is in the footer. */
+/** The file's layout: "ARROW1", 2 bytes, messages, a footer, the footer's length (4 bytes), "ARROW1". The schema is in the footer. */
 const readFooter = async (
   handle: FileHandle
 ): Promise<{ readonly schema: arrow.Schema; readonly batches: number; readonly start: number }> => {
   const { size } = await handle.stat()
   const smallest = 8 + 4 + magic.length
-  if (size < smallest) throw new RangeError(`a file of ${size} bytes`)
+  if (size < smallest) throw new RangeError(`a file of only ${size} bytes`)
   const head = await readAt(handle, 0, 8)
-  if (head.toString("latin1", 0, 6) !== magic) throw new RangeError(`${size} bytes that do not begin with ${magic}`)
+  if (head.toString("latin1", 0, 6) !== magic) throw new RangeError(`${size} bytes that do not start with ${magic}`)
   const tail = await readAt(handle, size - 10, 10)
   if (tail.toString("latin1", 4) !== magic) throw new RangeError(`${size} bytes that do not end with ${magic}: it is truncated`)
   const length = tail.readInt32LE(0)
-  if (length <= 0 || length > size - smallest) throw new RangeError(`a footer that claims ${length} bytes of a file of ${size}`)
+  if (length <= 0 || length > size - smallest) throw new RangeError(`a footer that claims ${length} bytes in a file of ${size} bytes`)
   const start = size - 10 - length
   const footer = await readAt(handle, start, length)
   const { batches } = checkFooter(footer)
-  // A file of nothing but the footer: the library never gets to see the rest.
+  // A file that contains only the footer: the library never sees the rest.
   const reader = arrow.RecordBatchReader.from(Buffer.concat([head, footer, tail]))
   return { schema: reader.open().schema, batches, start }
 }
 
-/** Walks the messages up to `end`. A message: -1, the header's length (4 bytes each), the header, the body. */
+/** Reads the message headers up to `end`. A message: -1, the header's length (4 bytes each), the header, the body. */
 const readHeaders = async (handle: FileHandle, kind: StructKind, end: number): Promise<Array<Block>> => {
   const layout = layoutOf(kind)
   const blocks: Array<Block> = []
@@ -297,33 +301,33 @@ const readHeaders = async (handle: FileHandle, kind: StructKind, end: number): P
     if (headerLength === 0) break
     const room = end - offset - 8
     if (headerLength < 0 || headerLength > room)
-      throw new RangeError(`a header at byte ${offset} that claims ${headerLength} of ${room} bytes`)
+      throw new RangeError(`a header at byte ${offset} that claims ${headerLength} bytes where ${room} are left`)
     const header = readMessageHeader(await readAt(handle, offset + 8, headerLength))
     const { bodyLength } = header
     if (bodyLength > room - headerLength)
-      throw new RangeError(`a message at byte ${offset} whose body claims ${bodyLength} of ${room - headerLength} bytes`)
+      throw new RangeError(`a message at byte ${offset} whose body claims ${bodyLength} bytes where ${room - headerLength} are left`)
     const length = 8 + headerLength + bodyLength
-    // Other writers repeat the schema before the batches; the footer's is the one that counts.
+    // Other writers repeat the schema before the batches; only the footer's schema is used.
     if (header.type === "batch") {
       const sane =
         !header.compressed &&
         header.nodes.length === layout.nodes - 1 &&
         header.buffers.length === layout.buffers - 1 &&
-        // A value takes a bit at least.
+        // A value takes at least one bit.
         [header.rows, ...header.nodes.map(([values]) => values)].every((values) => values >= 0 && values <= bodyLength * 8) &&
         header.buffers.every(([from, bytes]) => from >= 0 && bytes >= 0 && from + bytes <= bodyLength)
       if (!sane)
         throw new RangeError(
-          `a record batch at byte ${offset} whose header claims more than its ${bodyLength} bytes hold, or that is compressed`
+          `a record batch at byte ${offset} that is compressed, or whose header claims more than its ${bodyLength} bytes can hold`
         )
       blocks.push({ offset, length, rows: header.rows })
-    } else if (header.type !== "schema") throw new RangeError(`a message at byte ${offset} that is no record batch`)
+    } else if (header.type !== "schema") throw new RangeError(`a message at byte ${offset} that is not a record batch`)
     offset += length
   }
   return blocks
 }
 
-/** The schema as the message that begins a stream. */
+/** The schema as the first message of a stream. */
 const schemaMessage = (kind: StructKind): Uint8Array => {
   const bytes = arrow.tableToIPC(new arrow.Table(arrowSchema(kind)), "stream")
   return bytes.subarray(0, 8 + Buffer.from(bytes.buffer, bytes.byteOffset, 8).readInt32LE(4))

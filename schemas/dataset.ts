@@ -1,9 +1,9 @@
-/** Types of datasets. */
+/** Dataset types. */
 import * as Effect from "effect/Effect"
 import type * as Schema from "effect/Schema"
 import type { DatasetType } from "./artifact.ts"
 
-/** Rows of one schema, as an Arrow IPC file `data.arrow`. The name carries a version: raise it when the schema changes its meaning. */
+/** A dataset type for rows of one schema, stored as an Arrow IPC file `data.arrow`. The name includes a version: increase it when the schema changes its meaning. */
 export const dataset = <Row>(row: Schema.Codec<Row, any>, name: string): DatasetType<Row> => {
   const full = `dataset:${name}`
   // The Arrow library is loaded when a dataset is read or written, not when a pipeline is defined.

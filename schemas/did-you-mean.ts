@@ -1,18 +1,18 @@
-/** The candidate nearest to a misspelt word, if any is near: ' Did you mean "learningRate"?', else the list of what there is. */
+/** Suggests the closest candidate for a misspelt word: ' Did you mean "learningRate"?'; without a close one, lists all candidates. */
 export const didYouMean = (word: string, candidates: Iterable<string>): string => {
   const all = [...candidates]
   let best: string | undefined
   let least = Math.max(2, Math.floor(word.length / 3)) + 1
   for (const candidate of all) {
     const distance = editDistance(word.toLowerCase(), candidate.toLowerCase())
-    // Two words of two letters are never far from each other, and may have none in common.
+    // Any two words of two letters are within the threshold, even without a common letter.
     if (distance < least && distance < Math.max(word.length, candidate.length)) {
       least = distance
       best = candidate
     }
   }
   if (best !== undefined) return ` Did you mean "${best}"?`
-  return all.length === 0 ? "" : ` There are: ${all.join(", ")}.`
+  return all.length === 0 ? "" : ` Available: ${all.join(", ")}.`
 }
 
 /** Damerau-Levenshtein distance with adjacent transpositions. */

@@ -1,4 +1,4 @@
-/** Where two artifacts of one type differ: the first tensor and element, row and field, or field of a report, and how many differ in all. */
+/** Compares two artifacts of one type: the first tensor and element, row and field, or report field that differs, and the number of differences. */
 import { open, readdir, readFile } from "node:fs/promises"
 import { join, relative } from "node:path"
 import * as Effect from "effect/Effect"
@@ -6,17 +6,17 @@ import { own } from "./own.ts"
 import type { ArtifactError, ArtifactType, DatasetType } from "./artifact.ts"
 import { readHeader, type SafetensorsEntry } from "./safetensors.ts"
 
-/** At most this many characters of a text are shown. */
+/** Longer texts are cut to this many characters when shown. */
 const shown = 60
 
 const show = (value: unknown): string => {
   if (value === undefined) return "nothing"
-  // JSON knows no NaN, no infinity and no -0.
+  // JSON has no NaN, infinity or -0.
   const text = Object.is(value, -0) ? "-0" : typeof value === "bigint" || typeof value === "number" ? String(value) : JSON.stringify(value)
   return text.length > shown ? `${text.slice(0, shown)}...` : text
 }
 
-/** The first place where two values differ, as "path: before -> after"; undefined when they are equal. */
+/** The first difference between two values, as "path: before -> after"; undefined when they are equal. */
 export const firstDifference = (before: unknown, after: unknown, path = ""): string | undefined => {
   if (Object.is(before, after)) return undefined
   const isObject = (value: unknown): value is object => typeof value === "object" && value !== null
@@ -34,12 +34,12 @@ export const firstDifference = (before: unknown, after: unknown, path = ""): str
     let same = 0
     while (same < before.length && before[same] === after[same]) same++
     const from = Math.max(0, same - 10)
-    return `${at}from character ${same + 1} on, ${show(before.slice(from))} -> ${show(after.slice(from))}`
+    return `${at}from character ${same + 1}: ${show(before.slice(from))} -> ${show(after.slice(from))}`
   }
   return `${at}${show(before)} -> ${show(after)}`
 }
 
-/** Every place where two values differ: leaves of objects and lists. */
+/** All differences between two values, one per leaf of their objects and lists. */
 export const allDifferences = (before: unknown, after: unknown, path = ""): Array<string> => {
   const isObject = (value: unknown): value is object => typeof value === "object" && value !== null
   if (!isObject(before) || !isObject(after) || Array.isArray(before) !== Array.isArray(after))
@@ -62,7 +62,7 @@ const rowsDiffer = (before: string, after: string, type: DatasetType<any>): Effe
     const right = yield* openRows(after, type).pipe(Effect.onError(() => Effect.promise(() => left.close())))
     return yield* Effect.tryPromise({
       try: async () => {
-        /** Rows one after another, however they were batched. */
+        /** The rows in order, regardless of batches. */
         const rows = async function* (file: typeof left) {
           for (let i = 0; i < file.batches; i++) yield* await file.batch(i)
         }
@@ -80,7 +80,7 @@ const rowsDiffer = (before: string, after: string, type: DatasetType<any>): Effe
         }
         const counts = left.rowCount === right.rowCount ? "" : `${left.rowCount} -> ${right.rowCount} rows; `
         if (first !== undefined) return `${counts}${first} (${differing} of ${Math.min(left.rowCount, right.rowCount)} rows differ)`
-        return counts === "" ? undefined : `${counts}the first ${Math.min(left.rowCount, right.rowCount)} are the same`
+        return counts === "" ? undefined : `${counts}the first ${Math.min(left.rowCount, right.rowCount)} rows are equal`
       },
       catch: (cause) => cause as ArtifactError
     }).pipe(Effect.ensuring(Effect.promise(() => Promise.all([left.close(), right.close()]))))
@@ -139,7 +139,7 @@ const tensorsDiffer = (before: string, after: string): Effect.Effect<string | un
       for (const name of names) {
         const [a, b] = [old.get(name), young.get(name)]
         let found: string | undefined
-        if (a === undefined || b === undefined) found = a === undefined ? "is new" : "is gone"
+        if (a === undefined || b === undefined) found = a === undefined ? "is new" : "is missing"
         else if (a.dtype !== b.dtype || a.shape.join() !== b.shape.join())
           found = `${a.dtype} [${a.shape.join(", ")}] -> ${b.dtype} [${b.shape.join(", ")}]`
         else found = yield* Effect.promise(() => elementsDiffer(left, right, a, b))
@@ -172,10 +172,10 @@ const elementsDiffer = async (left: Handle, right: Handle, a: SafetensorsEntry, 
     }
   }
   if (first === undefined) return undefined
-  return `${first}; ${differing} of ${(a.end - a.start) / width} elements differ, by ${largest.toPrecision(3)} at most`
+  return `${first}; ${differing} of ${(a.end - a.start) / width} elements differ, by at most ${largest.toPrecision(3)}`
 }
 
-/** A flat index as one per dimension. */
+/** Converts a flat index to one index per dimension. */
 const indexOf = (flat: number, shape: ReadonlyArray<number>): Array<number> => {
   const out: Array<number> = []
   for (let i = shape.length - 1; i >= 0; i--) {
@@ -215,7 +215,7 @@ const bytesDiffer = async (before: string, after: string): Promise<string | unde
   }
 }
 
-/** A line for every file in which two artifacts of one type differ; none when their bytes are the same. */
+/** One line per file that differs between two artifacts of one type; empty when their bytes are equal. */
 export const artifactDifferences = (before: string, after: string, type: ArtifactType<any>): Effect.Effect<Array<string>, ArtifactError> =>
   Effect.gen(function* () {
     const [old, young] = yield* Effect.promise(() => Promise.all([filesOf(before), filesOf(after)]))
@@ -228,13 +228,13 @@ export const artifactDifferences = (before: string, after: string, type: Artifac
       const [a, b] = [join(before, name), join(after, name)]
       const bytes = yield* Effect.promise(() => bytesDiffer(a, b))
       if (bytes === undefined) continue
-      const sameContent = `the same content in other bytes, from ${bytes} on`
+      const sameContent = `equal content in different bytes, from ${bytes}`
       let what: string
       if (name.endsWith(".safetensors")) what = (yield* tensorsDiffer(a, b)) ?? sameContent
       else if (type.kind === "dataset" && name === "data.arrow")
         what = (yield* rowsDiffer(before, after, type as DatasetType<any>)) ?? sameContent
       else if (name.endsWith(".json")) what = (yield* Effect.promise(() => jsonDiffers(a, b))) ?? sameContent
-      else what = `from ${bytes} on`
+      else what = `differs from ${bytes}`
       lines.push(`${name}: ${what}`)
     }
     return lines

@@ -1,4 +1,4 @@
-/** Errors that say what was being done, what was expected, what was found, and what to do about it. */
+/** Errors that state what was being done, what was expected, what was found, and what to do about it. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 
@@ -8,17 +8,17 @@ export interface Explanation {
   readonly found: string
   /** What to do, as a sentence. */
   readonly hint: string
-  /** Whether trying again may help; false unless given. */
+  /** Whether a retry may succeed; false by default. */
   readonly isRetryable?: boolean
 }
 
 /**
- * The field by which an error says whether trying again may help (as Effect's own errors do): a stage that fails with one is tried again if retries were
- * asked for. False unless given. An error that is never worth another try has `readonly isRetryable = false` in its class instead.
+ * The field that says whether a retry may succeed (as in Effect's own errors): a stage that fails with such an error is retried if retries were
+ * requested. False by default. An error that is never worth retrying has `readonly isRetryable = false` in its class instead.
  */
 export const isRetryable = Schema.Boolean.pipe(Schema.withConstructorDefault(Effect.succeed(false)))
 
-/** Whether the system refused something that it may grant a moment later: too many open files, no memory for it now, a connection that was cut. */
+/** Whether the system refused a request that it may grant a moment later: too many open files, no memory at the moment, a dropped connection. */
 export const isPassing = (cause: unknown): boolean =>
   ["EAGAIN", "EBUSY", "ECONNREFUSED", "ECONNRESET", "EINTR", "EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT"].includes(
     (cause as NodeJS.ErrnoException | null | undefined)?.code ?? ""
@@ -33,7 +33,7 @@ const fields = {
   isRetryable
 }
 
-/** The base of a tagged error class; `of` makes an error from its explanation. */
+/** The base class of a tagged error; `of` builds an error from its explanation. */
 export const ExplainedError =
   // oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- the class names itself, as for Schema.TaggedError
   <Self>() =>

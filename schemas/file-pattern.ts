@@ -1,11 +1,11 @@
-/** Patterns that stand for several files ("data/*.parquet"): where a path may be given, so may one. */
+/** Glob patterns for several files ("data/*.parquet"), allowed wherever a path is. */
 import { existsSync, globSync } from "node:fs"
 import { glob } from "node:fs/promises"
 
-/** Whether a path is a pattern; one that a file or folder really has as its name is none. */
+/** Whether a path is a pattern; the name of an existing file or folder is not. */
 export const isPattern = (path: string): boolean => /[*?[\]{}]/.test(path) && !existsSync(path)
 
-/** The longest folder of a pattern that has no wildcard: its files are named from there. */
+/** The longest leading folder of a pattern without a wildcard; file names are relative to it. */
 export const patternBase = (pattern: string): string => {
   const parts = pattern.split("/")
   return (
@@ -18,7 +18,7 @@ export const patternBase = (pattern: string): string => {
   )
 }
 
-/** The files that a pattern stands for, sorted by name. Folders among what it matches are no files. */
+/** The files that a pattern matches, sorted by name. Matching folders are ignored. */
 export const filesMatching = async (pattern: string): Promise<Array<string>> => {
   const found: Array<string> = []
   for await (const entry of glob(pattern, { withFileTypes: true }))
@@ -27,5 +27,5 @@ export const filesMatching = async (pattern: string): Promise<Array<string>> => 
   return found.sort()
 }
 
-/** Whether there is such a file or folder, or one that matches. */
+/** Whether the path, or a match of the pattern, exists. */
 export const isThere = (path: string): boolean => existsSync(path) || (isPattern(path) && globSync(path).length > 0)

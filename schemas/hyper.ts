@@ -1,4 +1,4 @@
-/** Hyperparameters: config fields with a default, a reason (the paper's section) and bounds. */
+/** Hyperparameters: config fields with a default, a description (naming the paper's section) and bounds. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { didYouMean } from "./did-you-mean.ts"
@@ -6,24 +6,24 @@ import { didYouMean } from "./did-you-mean.ts"
 export interface HyperInfo {
   readonly description: string
   readonly default: unknown
-  /** What values it takes, in words: "whole number", "one of". */
+  /** The accepted values, in words: "whole number", "one of". */
   readonly type?: "number" | "whole number" | "yes or no" | "text" | "one of" | "numbers" | "names for names"
-  /** Of a number: the least and the most. */
+  /** Minimum and maximum of a number. */
   readonly min?: number
   readonly max?: number
-  /** The words it may be. */
+  /** The accepted words. */
   readonly choices?: ReadonlyArray<string>
-  /** Why the field does not change the result, when it is left out of the cache key. */
+  /** For a field that is excluded from the cache key: why it does not change the result. */
   readonly neutral?: string
   /** Set when the value is the name of an environment variable that holds a secret. */
   readonly namesSecret?: true
-  /** Why a value is refused. It is not repeated where it may be a secret that was given in the wrong place. */
+  /** Returns why a value is refused. Does not repeat the value if it may be a secret that was passed in the wrong place. */
   readonly refuse?: (value: unknown) => string | undefined
 }
 
 const infos = new WeakMap<object, HyperInfo>()
 
-/** The least and the most that a number may be. */
+/** Minimum and maximum of a number, inclusive. */
 export interface Bounds {
   readonly min?: number
   readonly max?: number
@@ -66,7 +66,7 @@ export function hyper(value: number | boolean | string, description: string, lim
   return withDefault(Schema.String as Schema.Codec<string, string>, value, description, { type: "text" })
 }
 
-/** A whole number with a default. */
+/** An integer field with a default. */
 export const hyperInt = (value: number, description: string, bounds: Bounds = {}): Field<number> =>
   withDefault(bounded(Schema.Int as Schema.Codec<number, number>, bounds), value, description, { type: "whole number", ...bounds })
 
@@ -76,11 +76,11 @@ const described = (description: string, more: Omit<HyperInfo, "description" | "d
   return field
 }
 
-/** A text, "" unless given, of which `refuse` says in what way it is none that may be. */
+/** A text field, by default "". `refuse` returns why a value is invalid. */
 export const hyperText = (description: string, refuse: (value: unknown) => string | undefined, value = ""): Field<string> =>
   described(description, { refuse }, value)
 
-/** A list of numbers; empty, unless given. */
+/** A list of numbers, by default empty. */
 export const hyperNumbers = (description: string, bounds: Bounds = {}): Field<ReadonlyArray<number>> =>
   withDefault(
     Schema.Array(bounded(Schema.Finite, bounds)) as unknown as Schema.Codec<ReadonlyArray<number>, ReadonlyArray<number>>,
@@ -89,7 +89,7 @@ export const hyperNumbers = (description: string, bounds: Bounds = {}): Field<Re
     { type: "numbers", ...bounds }
   )
 
-/** Names for names: { prompt: "question" }. Only these may be given one; none has, unless given. */
+/** A map from names to names, by default empty: { prompt: "question" }. Only the given names may be keys. */
 export const hyperNames = (description: string, names: ReadonlyArray<string>): Field<Readonly<Record<string, string>>> => {
   const schema = Schema.Record(Schema.String, Schema.NonEmptyString) as unknown as Schema.Codec<
     Readonly<Record<string, string>>,
@@ -102,13 +102,13 @@ export const hyperNames = (description: string, names: ReadonlyArray<string>): F
       const unknown = typeof value === "object" && value !== null ? Object.keys(value).find((name) => !names.includes(name)) : undefined
       return unknown === undefined
         ? undefined
-        : `has no ${JSON.stringify(unknown)} to give a name to.${didYouMean(unknown, names)} It takes any of ${names.join(", ")}`
+        : `cannot map ${JSON.stringify(unknown)}.${didYouMean(unknown, names)} Its keys may be ${names.join(", ")}`
     }
   })
   return field
 }
 
-/** Some of a list of words, separated by commas. */
+/** A comma-separated selection from a list of words. */
 export const hyperWords = (value: string, description: string, words: ReadonlyArray<string>): Field<string> =>
   hyperText(
     description,
@@ -117,12 +117,12 @@ export const hyperWords = (value: string, description: string, words: ReadonlyAr
         .split(",")
         .map((word) => word.trim())
         .find((word) => !words.includes(word))
-      return other === undefined ? undefined : `takes any of ${words.join(", ")}, separated by commas, got ${JSON.stringify(other)}`
+      return other === undefined ? undefined : `must be a comma-separated list of ${words.join(", ")}; found ${JSON.stringify(other)}`
     },
     value
   )
 
-/** A day, as 2024-07-26. */
+/** A date in the form 2024-07-26. */
 export const hyperDate = (value: string, description: string): Field<string> =>
   described(
     description,
@@ -130,37 +130,37 @@ export const hyperDate = (value: string, description: string): Field<string> =>
       refuse: (given) => {
         const day = String(given)
         const isDay = /^\d{4}-\d{2}-\d{2}$/.test(day) && (new Date(`${day}T00:00:00Z`).toJSON() ?? "").startsWith(day)
-        return isDay ? undefined : `takes a day as YYYY-MM-DD, got ${JSON.stringify(given)}`
+        return isDay ? undefined : `must be a date in the form YYYY-MM-DD; found ${JSON.stringify(given)}`
       }
     },
     value
   )
 
-/** The name of an environment variable that holds a secret, or "". The runtime takes its value out of all that the stage says. */
+/** The name of an environment variable that holds a secret, or "". The runtime removes its value from everything that the stage prints. */
 export const hyperSecretVariable = (description: string): Field<string> =>
   described(description, {
     namesSecret: true,
     refuse: (value) =>
       typeof value === "string" && /^([A-Za-z_][A-Za-z0-9_]*)?$/.test(value)
         ? undefined
-        : "takes the name of an environment variable (letters, digits and _), not the secret itself"
+        : "must be the name of an environment variable (letters, digits and _), not the secret itself"
   })
 
-/** The address of an endpoint, or "". It stands in the journal: one that holds a user's name or password, or a query, where keys go too, is refused. */
+/** An endpoint's URL, or "". The journal records it, so a URL with a user name or password, or with a query (which may carry a key), is refused. */
 export const hyperUrl = (description: string): Field<string> =>
   described(description, {
     refuse: (value) =>
       typeof value === "string" && /^\w+:\/\/[^/?#]*@/.test(value)
-        ? "holds a name or a password, which would be recorded with the run. Put the key into an environment variable"
+        ? "contains a user name or a password, which would be recorded with the run. Put the key in an environment variable"
         : typeof value === "string" && /[?#]/.test(value)
-          ? "has a query or a fragment (after ? or #), which would be recorded with the run. Give the address without it, and put a key into an environment variable"
+          ? "has a query or a fragment (after ? or #), which would be recorded with the run. Remove it, and put a key in an environment variable"
           : undefined
   })
 
-/** Marks a field that can't change the result, so that it stays out of the cache key; the reason is part of the record. */
+/** Marks a field that cannot change the result, so that it is excluded from the cache key; the reason is recorded. */
 export const neutral = <F extends object>(field: F, reason: string): F => {
   const info = infos.get(field)
-  if (info === undefined) throw new Error("neutral() takes a field made by hyper() or hyperInt()")
+  if (info === undefined) throw new Error("neutral() needs a field made by hyper() or hyperInt()")
   infos.set(field, { ...info, neutral: reason })
   return field
 }
@@ -171,11 +171,11 @@ export type ConfigSchema = Schema.Struct<any>
 
 export interface FieldDescription extends Partial<HyperInfo> {
   readonly name: string
-  /** Set when it has no default and can't be left out. */
+  /** Set for a field without a default. */
   readonly required?: true
 }
 
-/** Every field of a config: name, description, default. */
+/** The name, description and default of every field of a config. */
 export const describeConfig = (config: ConfigSchema): ReadonlyArray<FieldDescription> =>
   Object.entries(config.fields as Record<string, Schema.Codec<unknown>>).map(([name, field]) => {
     const info = infos.get(field)
@@ -185,14 +185,14 @@ export const describeConfig = (config: ConfigSchema): ReadonlyArray<FieldDescrip
     return { name, ...(typeof description === "string" ? { description } : {}), ...(required ? { required } : {}) }
   })
 
-/** A config or parameter that does not decode. */
+/** A config or parameter that cannot be decoded. */
 export class ConfigError extends Schema.TaggedError<ConfigError>()("ConfigError", { message: Schema.String }) {
   readonly isRetryable = false
 }
 
 /**
- * Decodes a config: unknown fields are errors (with the nearest known one), all errors are told at once. `what` names it in the message, `how`
- * says how to give what is missing.
+ * Decodes a config. Unknown fields are errors (with the closest known field), and all errors are reported together. `what` names the config in messages; `how`
+ * says how to pass a missing value.
  */
 export const decodeConfig = <C extends ConfigSchema>(
   config: C,
@@ -210,13 +210,14 @@ export const decodeConfig = <C extends ConfigSchema>(
     }
     for (const [name, value] of Object.entries(input)) {
       const reason = infos.get((config.fields as Record<string, object>)[name]!)?.refuse?.(value)
-      if (reason !== undefined) return Effect.fail(new ConfigError({ message: `${what}: its field "${name}" ${reason}.` }))
+      if (reason !== undefined) return Effect.fail(new ConfigError({ message: `${what}: field "${name}" ${reason}.` }))
     }
     if (names.some((name) => !Object.hasOwn(input, name))) {
       const missing = describeConfig(config).filter(({ name, required }) => required && !Object.hasOwn(input, name))
       if (missing.length > 0) {
         const lines = missing.map(
-          ({ name, description }) => `${what} needs "${name}"${description === undefined ? "" : ` (${description})`}.${how(name)}`
+          ({ name, description }) =>
+            `${what} needs a value for "${name}"${description === undefined ? "" : ` (${description})`}.${how(name)}`
         )
         return Effect.fail(new ConfigError({ message: lines.join("\n") }))
       }
@@ -228,8 +229,7 @@ export const decodeConfig = <C extends ConfigSchema>(
     reportInput: true
   })(input).pipe(
     Effect.mapError(
-      (error) =>
-        new ConfigError({ message: `${what} is not valid: ${error.message.replaceAll(/\n\s*at /g, " at ").replaceAll("\n", "; ")}` })
+      (error) => new ConfigError({ message: `${what} is invalid: ${error.message.replaceAll(/\n\s*at /g, " at ").replaceAll("\n", "; ")}` })
     )
   )
 }

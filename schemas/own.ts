@@ -1,3 +1,3 @@
-/** The entry of an object under a name from outside; never what every object inherits ("constructor", "toString", "__proto__"). */
+/** The value of an own property by an untrusted name; never an inherited one ("constructor", "toString", "__proto__"). */
 export const own = <A>(record: Readonly<Record<string, A>>, name: string): A | undefined =>
   Object.hasOwn(record, name) ? record[name] : undefined

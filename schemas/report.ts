@@ -1,4 +1,4 @@
-/** Reports: their types and their file, `report.json`, with sorted keys, so that equal reports are equal bytes. */
+/** Report types and their file `report.json`, written with sorted keys so that equal reports have equal bytes. */
 import { readFile, writeFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -6,7 +6,7 @@ import { ArtifactError, type ReportType } from "./artifact.ts"
 
 const fileName = "report.json"
 
-/** JSON has no NaN and no infinity: they would come back as null. */
+/** Finds numbers that JSON cannot represent: NaN and infinity would be read back as null. */
 const findUnsayable = (value: unknown, path: string): string | undefined => {
   if (typeof value === "number") return Number.isFinite(value) ? undefined : `${path} is ${value}`
   if (typeof value !== "object" || value === null) return undefined
@@ -25,9 +25,9 @@ const sortKeys = (_key: string, value: unknown): unknown =>
 export const writeContent = (directory: string, type: ReportType<any>, content: unknown): Effect.Effect<void, ArtifactError> =>
   Effect.gen(function* () {
     const fail = (expected: string, found: string) =>
-      ArtifactError.of({ doing: `Writing a ${type.name}`, expected, found, hint: "The stage that made it is at fault." })
+      ArtifactError.of({ doing: `Writing a ${type.name}`, expected, found, hint: "This is a bug in the stage that made it." })
     const encoded: unknown = yield* Schema.encodeUnknownEffect(type.content)(content).pipe(
-      Effect.mapError((error) => fail("its schema", error.message))
+      Effect.mapError((error) => fail("content that matches its schema", error.message))
     )
     const unsayable = findUnsayable(encoded, "report")
     if (unsayable !== undefined) return yield* fail("finite numbers", unsayable)
@@ -38,7 +38,7 @@ export const readContent = <Content>(directory: string, type: ReportType<Content
   Effect.gen(function* () {
     const path = `${directory}/${fileName}`
     const fail = (expected: string, found: string) =>
-      ArtifactError.of({ doing: `Reading the report ${path}`, expected, found, hint: "Make the report again." })
+      ArtifactError.of({ doing: `Reading the report ${path}`, expected, found, hint: "Create the report again." })
     const text = yield* Effect.tryPromise({
       try: () => readFile(path, "utf8"),
       catch: (cause) => fail(`a file ${fileName}`, (cause as NodeJS.ErrnoException).code === "ENOENT" ? "none" : String(cause))
@@ -48,11 +48,11 @@ export const readContent = <Content>(directory: string, type: ReportType<Content
       catch: (cause) => fail("JSON", cause instanceof Error ? cause.message : String(cause))
     })
     return yield* Schema.decodeUnknownEffect(type.content, { errors: "all", onExcessProperty: "error" })(json).pipe(
-      Effect.mapError((error) => fail(`the schema of ${type.name}`, error.message))
+      Effect.mapError((error) => fail(`content that matches the schema of ${type.name}`, error.message))
     )
   })
 
-/** JSON of one schema, as `report.json`. */
+/** A report type: JSON of one schema, stored as `report.json`. */
 export const report = <Content>(content: Schema.Codec<Content, any>, name: string): ReportType<Content> => {
   const full = `report:${name}`
   const type: ReportType<Content> = {

@@ -1,4 +1,4 @@
-/** The rows that cross edges. Arrow types follow from the schemas (arrow.ts); numbers are float64 unless annotated. */
+/** The row schemas of the datasets that stages exchange. Arrow types follow from them (arrow.ts); numbers are float64 unless annotated. */
 import * as Schema from "effect/Schema"
 import { dataset } from "./dataset.ts"
 
@@ -9,24 +9,24 @@ const uint8 = Schema.Number.annotate({ arrow: "uint8" }).check(Schema.isInt())
 export const Message = Schema.Struct({ role: Schema.Literals(["system", "user", "assistant"]), content: Schema.String })
 export type Message = typeof Message.Type
 
-/** What a model is to answer: a dialogue that ends with the user. */
+/** A prompt for a model: a dialogue that ends with the user's message. */
 export const Prompt = Schema.Struct({
   id: Schema.String,
   messages: Schema.Array(Message),
-  /** Whether it is meant to draw out something unsafe (§3.2.3: is_safety). */
+  /** Whether the prompt is meant to elicit something unsafe (§3.2.3: is_safety). */
   safety: Schema.Boolean,
-  /** What kind of prompt it is, where that is known: a risk category (§4.2), "borderline", a topic. */
+  /** The kind of prompt, if known: a risk category (§4.2), "borderline", a topic. */
   category: Schema.NullOr(Schema.String),
-  /** What the user says next, turn by turn, whatever was answered: dialogues grow by these (§3.2.1, A.3.1). */
+  /** The user's next messages, turn by turn, whatever the model answers: dialogues are extended with these (§3.2.1, A.3.1). */
   followUps: Schema.Array(Schema.String)
 })
 export type Prompt = typeof Prompt.Type
 
-/** A dialogue that ends with the answer to learn. */
+/** A dialogue that ends with the answer to learn from. */
 export const Demonstration = Schema.Struct({
   id: Schema.String,
   messages: Schema.Array(Message),
-  /** Which answers carry loss: all of them, or the last alone (Ghost Attention, §3.3: zero on all tokens of previous turns). */
+  /** Which answers contribute to the loss: all of them, or only the last (Ghost Attention, §3.3: zero on all tokens of previous turns). */
   loss: Schema.Literals(["answers", "last-answer"])
 })
 export type Demonstration = typeof Demonstration.Type
@@ -37,7 +37,7 @@ export const Preference = Schema.Struct({
   prompt: Schema.Array(Message),
   chosen: Schema.String,
   rejected: Schema.String,
-  /** 0 significantly better, 1 better, 2 slightly better, 3 negligibly better or unsure; null where the annotators were not asked. */
+  /** 0 significantly better, 1 better, 2 slightly better, 3 negligibly better or unsure; null if the annotators gave no rating. */
   rating: Schema.NullOr(Schema.Number.annotate({ arrow: "int32" }).check(Schema.isInt(), Schema.isBetween({ minimum: 0, maximum: 3 }))),
   chosenSafe: Schema.NullOr(Schema.Boolean),
   rejectedSafe: Schema.NullOr(Schema.Boolean),
@@ -45,7 +45,7 @@ export const Preference = Schema.Struct({
 })
 export type Preference = typeof Preference.Type
 
-/** Two answers to one prompt, for an annotator to compare (§3.2.1: from two model variants, at different temperatures). */
+/** Two answers to one prompt for an annotator to compare (§3.2.1: from two model variants, at different temperatures). */
 export const ResponsePair = Schema.Struct({
   id: Schema.String,
   prompt: Schema.Array(Message),
@@ -54,7 +54,7 @@ export const ResponsePair = Schema.Struct({
   followUps: Schema.Array(Schema.String),
   responseA: Schema.String,
   responseB: Schema.String,
-  /** Content digests of the checkpoints that answered. */
+  /** Content digests of the checkpoints that generated the answers. */
   policyA: Schema.String,
   policyB: Schema.String,
   temperatureA: Schema.Number,
@@ -62,19 +62,19 @@ export const ResponsePair = Schema.Struct({
 })
 export type ResponsePair = typeof ResponsePair.Type
 
-/** One sampled answer, with the log-probability that each of its tokens had where it was drawn. */
+/** One sampled answer, with the log-probability of each of its tokens under the sampling distribution. */
 export const Completion = Schema.Struct({
   promptId: Schema.String,
   prompt: Schema.Array(Message),
-  /** Whether the prompt is meant to draw out something unsafe (§3.2.3: is_safety). */
+  /** Whether the prompt is meant to elicit something unsafe (§3.2.3: is_safety). */
   safety: Schema.Boolean,
-  /** Which of the K samples of the prompt. */
+  /** Index among the prompt's K samples. */
   sample: int32,
   text: Schema.String,
-  /** The end-of-sequence token included, when it was reached. */
+  /** Includes the end-of-sequence token if it was reached. */
   tokens: Schema.Array(int32),
   logProbabilities: Schema.Array(float32),
-  /** Whether it ended with the end-of-sequence token. */
+  /** Whether the answer ended with the end-of-sequence token. */
   finished: Schema.Boolean,
   temperature: Schema.Number,
   /** Content digest of the checkpoint that sampled it. */
@@ -84,15 +84,15 @@ export type Completion = typeof Completion.Type
 
 export const ScoredCompletion = Schema.Struct({
   ...Completion.fields,
-  /** What is to be maximised: a reward model's scalar before the sigmoid, or logit(R_c) of two. */
+  /** The quantity to maximise: a reward model's scalar before the sigmoid, or logit(R_c) of two reward models. */
   reward: Schema.Number,
-  /** R_h and R_s in (0, 1), where that reward model was asked (§3.2.3). */
+  /** R_h and R_s in (0, 1), if that reward model was evaluated (§3.2.3). */
   helpfulnessScore: Schema.NullOr(Schema.Number),
   safetyScore: Schema.NullOr(Schema.Number)
 })
 export type ScoredCompletion = typeof ScoredCompletion.Type
 
-/** Both responses of a pair, scored. */
+/** The scores of both responses of a pair. */
 export const PairScore = Schema.Struct({
   id: Schema.String,
   rating: Schema.NullOr(int32),

@@ -11,7 +11,7 @@ export interface SafetensorsEntry {
   /** "F32", "BF16", "F16", "F64", "I64", ... */
   readonly dtype: string
   readonly shape: ReadonlyArray<number>
-  /** Offsets in the file. */
+  /** Byte offsets in the file. */
   readonly start: number
   readonly end: number
 }
@@ -19,7 +19,7 @@ export interface SafetensorsEntry {
 /** Bytes of one element by dtype. */
 const widths = new Map(Object.entries({ F64: 8, F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, I16: 2, I8: 1, U8: 1, BOOL: 1 }))
 
-/** Headers of the largest models are a few megabytes. */
+/** Headers of the largest models have a few megabytes. */
 const maxHeader = 100_000_000
 
 /** Reads and checks the header of an open file. */
@@ -30,7 +30,7 @@ export const readHeader = (handle: FileHandle, path: string): Effect.Effect<Map<
         doing: `Reading ${path}`,
         expected,
         found,
-        hint: "The file is truncated or not safetensors: download or save it again."
+        hint: "The file is truncated or not a safetensors file: download it or save it again."
       })
     const { size, first } = yield* Effect.tryPromise({
       try: async () => {
@@ -43,7 +43,7 @@ export const readHeader = (handle: FileHandle, path: string): Effect.Effect<Map<
     if (size < 8) return yield* fail("at least 8 bytes", `${size}`)
     const length = first.readBigUInt64LE(0)
     if (length > BigInt(size - 8) || length > BigInt(maxHeader))
-      return yield* fail(`a header within the file of ${size} bytes`, `one that claims ${length} bytes`)
+      return yield* fail(`a header within the file of ${size} bytes`, `a header that claims ${length} bytes`)
     const dataStart = 8 + Number(length)
     const header = yield* Effect.tryPromise({
       try: async () => {
@@ -54,7 +54,7 @@ export const readHeader = (handle: FileHandle, path: string): Effect.Effect<Map<
       catch: (cause) => fail("a JSON header", cause instanceof Error ? cause.message : String(cause))
     })
     if (typeof header !== "object" || header === null || Array.isArray(header))
-      return yield* fail("a JSON object as header", "something else")
+      return yield* fail("a JSON object as header", "another JSON value")
     const entries = new Map<string, SafetensorsEntry>()
     for (const [name, value] of Object.entries(header)) {
       if (name === "__metadata__") continue
@@ -70,14 +70,15 @@ export const readHeader = (handle: FileHandle, path: string): Effect.Effect<Map<
       if (dataStart + to > size)
         return yield* fail(
           `tensor ${name} within the file of ${size} bytes`,
-          `one that ends at byte ${dataStart + to}: the file is truncated`
+          `a tensor that ends at byte ${dataStart + to}: the file is truncated`
         )
       entries.set(name, { name, dtype: dtype as string, shape, start: dataStart + from, end: dataStart + to })
     }
-    // The format has the tensors one after another, without gaps, to the end of the file.
+    // The format stores the tensors contiguously up to the end of the file.
     let end = dataStart
     for (const entry of [...entries.values()].sort((a, b) => a.start - b.start || a.end - b.end)) {
-      if (entry.start !== end) return yield* fail(`tensor ${entry.name} at byte ${end}, after the one before it`, `byte ${entry.start}`)
+      if (entry.start !== end)
+        return yield* fail(`tensor ${entry.name} at byte ${end}, directly after the previous tensor`, `byte ${entry.start}`)
       end = entry.end
     }
     if (end !== size) return yield* fail(`tensors up to the end of the file of ${size} bytes`, `tensors up to byte ${end}`)
@@ -94,7 +95,7 @@ export const checkSafetensors = (path: string): Effect.Effect<Map<string, Safete
           doing: "Reading a checkpoint",
           expected: `a file ${path}`,
           found: "none",
-          hint: "The checkpoint is incomplete: download or save it again."
+          hint: "The checkpoint is incomplete: download it or save it again."
         })
     })
     return yield* readHeader(handle, path).pipe(Effect.ensuring(Effect.promise(() => handle.close())))

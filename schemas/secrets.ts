@@ -1,17 +1,17 @@
-/** Taking secrets (keys of endpoints) out of text that others may read: errors, logs, events, the journal. */
+/** Redacts secrets (endpoint keys) in text that others may read: errors, logs, events, the journal. */
 
-/** A shorter value is no key, and taking it out would leave no text whole. */
+/** A shorter value is not a real key, and redacting it would garble ordinary text. */
 const shortest = 4
 
-/** The forms in which a key is echoed: as it is, inside JSON, inside a URL. */
+/** The forms in which a key may be echoed: verbatim, inside JSON, inside a URL. */
 const formsOf = (secret: string): ReadonlyArray<string> =>
   secret.length < shortest ? [] : [...new Set([secret, secret.trim(), JSON.stringify(secret).slice(1, -1), encodeURIComponent(secret)])]
 
-/** The text without these secrets. */
+/** The text with these secrets redacted. */
 export const redact = (text: string, secrets: ReadonlyArray<string>): string =>
   secrets.flatMap(formsOf).reduce((left, form) => left.replaceAll(form, "[secret]"), text)
 
-/** As `redact`, for text that comes in pieces: the beginning of a secret at the end of one is held back until the next, or `end`, tells. */
+/** Like `redact`, for text that arrives in pieces: a possible start of a secret at the end of a piece is held back until the next piece or `end`. */
 export const redactPieces = (secrets: ReadonlyArray<string>): { readonly add: (piece: string) => string; readonly end: () => string } => {
   const forms = secrets.flatMap(formsOf)
   const most = Math.max(0, ...forms.map((form) => form.length - 1))

@@ -14,7 +14,7 @@ export const TokenizerModel: ArtifactType<TokenizerFiles> = {
           doing: `Reading the tokenizer ${directory}`,
           expected: "a file tokenizer.model",
           found: "none",
-          hint: "Give the folder of a SentencePiece tokenizer."
+          hint: "Pass the folder of a SentencePiece tokenizer."
         })
       }
     })

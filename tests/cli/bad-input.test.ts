@@ -207,7 +207,7 @@ describe("files", () => {
         bytes.writeBigUInt64LE(1n << 50n)
         writeFileSync(join(copy, "model.safetensors"), bytes)
       }),
-      /expected a header within the file of \d+ bytes, found one that claims 1125899906842624 bytes/,
+      /expected a header within the file of \d+ bytes, found a header that claims 1125899906842624 bytes/,
       2
     ))
   it("a model of another kind", () =>

@@ -89,6 +89,6 @@ describe("caravan rows", () => {
     const copy = join(folder, "cut.arrow")
     copyFileSync(join(ran.outputs.loud!.path, "data.arrow"), copy)
     truncateSync(copy, 100)
-    expect(await says(2, "rows", copy)).toMatch(/Reading the dataset .*cut\.arrow: expected a whole Arrow IPC file/)
+    expect(await says(2, "rows", copy)).toMatch(/Reading the dataset .*cut\.arrow: expected a complete Arrow IPC file/)
   })
 })

@@ -60,7 +60,7 @@ describe("a dataset derived from another", () => {
     writeFileSync(path, bytes.fill(0xff, offsets - 400, offsets))
     const cause = await causeOf(ref, (row) => [row])
     expect(Cause.hasFails(cause)).toBe(true)
-    expect((Cause.squash(cause) as Error).message).toContain("expected record batches that can be read")
+    expect((Cause.squash(cause) as Error).message).toContain("expected readable record batches")
   })
 })
 

@@ -297,7 +297,7 @@ describe("PEFT's layout", () => {
     expect(await refusal(base)).toMatch(/expected a folder with adapter_config\.json.*found a whole model/s)
     expect(await refusal(folder())).toMatch(/found no adapter_config\.json/)
     const message = (await run(Effect.flip(loadLlama(adapter)))).message
-    expect(message).toContain("expected a whole model (config.json and all weights), found an adapter (adapter_config.json)")
+    expect(message).toContain("expected a complete model (config.json and all weights), found an adapter (adapter_config.json)")
     expect(message).toContain("--adapter")
   })
 })

@@ -132,8 +132,8 @@ describe("a dataset", () => {
 
   it("refuses what a column can't hold", async () => {
     const Numbers = dataset(Schema.Struct({ n: Schema.Number.annotate({ arrow: "int32" }) }), "n/1")
-    expect(await refusal([{ n: 3e9 }], Numbers)).toMatch(/rows 1 to 1: row\.n: 3000000000 is not within int32/)
-    expect(await refusal([{ n: 0.5 }], Numbers)).toMatch(/0\.5 is not within int32/)
+    expect(await refusal([{ n: 3e9 }], Numbers)).toMatch(/rows 1 to 1: row\.n: 3000000000 does not fit int32/)
+    expect(await refusal([{ n: 0.5 }], Numbers)).toMatch(/0\.5 does not fit int32/)
     expect(await refusal([{ text: "\ud800" }], Rows.Texts)).toMatch(/surrogate/)
   })
 

@@ -55,8 +55,8 @@ describe("two datasets", () => {
   })
   it("differ in how many rows there are", async () => {
     const [before, after] = [await written(rows(3)), await written(rows(2))]
-    expect(await differences(before, after, Row)).toEqual(["data.arrow: 3 -> 2 rows; the first 2 are the same"])
-    expect(await differences(after, before, Row)).toEqual(["data.arrow: 2 -> 3 rows; the first 2 are the same"])
+    expect(await differences(before, after, Row)).toEqual(["data.arrow: 3 -> 2 rows; the first 2 rows are equal"])
+    expect(await differences(after, before, Row)).toEqual(["data.arrow: 2 -> 3 rows; the first 2 rows are equal"])
   })
 })
 
@@ -98,7 +98,7 @@ describe("two checkpoints", () => {
     const before = written({ same, "layers.0.weight": f32([2, 3], [0, 1, 2, 3, 4, 5]), "layers.1.weight": f32([1], [7]) })
     const after = written({ same, "layers.0.weight": f32([2, 3], [0, 1, 2, 3, 4.5, 5.25]), "layers.1.weight": f32([1], [8]) })
     expect(await differences(before, after, Policy)).toEqual([
-      "model.safetensors: tensor layers.0.weight: element [1, 1]: 4 -> 4.5; 2 of 6 elements differ, by 0.500 at most (2 of 3 tensors differ)"
+      "model.safetensors: tensor layers.0.weight: element [1, 1]: 4 -> 4.5; 2 of 6 elements differ, by at most 0.500 (2 of 3 tensors differ)"
     ])
   })
   it("are read in half precision as well", async () => {
@@ -130,7 +130,7 @@ describe("two checkpoints", () => {
     const before = written({ same }, { "config.json": '{"a": 1}' })
     const after = written({ same }, { "config.json": '{"a":  1}' })
     expect(await differences(before, after, Policy)).toEqual([
-      "config.json: the same content in other bytes, from byte 6 (8 -> 9 bytes) on"
+      "config.json: equal content in different bytes, from byte 6 (8 -> 9 bytes)"
     ])
   })
 })

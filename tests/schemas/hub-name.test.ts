@@ -57,11 +57,11 @@ describe("a name on the Hub", () => {
     }
     expect(refused("hf:gpt2")).toMatch(/"gpt2" has no owner/)
     expect(refused("hf:datasets/squad@main")).toMatch(/"squad" has no owner/)
-    expect(refused("hf:spaces/a/b")).toMatch(/Spaces hold neither/)
+    expect(refused("hf:spaces/a/b")).toMatch(/Spaces contain neither/)
     for (const text of ["hf:", "hf:a/b/c", "hf:a/", "hf:/b", "hf:///x"])
       expect(refused(text)).toMatch(/expected hf:owner\/name@revision:path/)
     for (const text of ["hf:../b", "hf:a/..", "hf:a/b--c", "hf:a--b/c", "hf:.a/b", "hf:a/b c", `hf:a/${"b".repeat(97)}`, "hf:a/b\n"])
-      expect(refused(text)).toMatch(/can't be the name of an owner or a repository/)
+      expect(refused(text)).toMatch(/is not a valid owner or repository name/)
     for (const text of [
       "hf:a/b@",
       "hf:a/b@..",
@@ -74,7 +74,7 @@ describe("a name on the Hub", () => {
       "hf:a/b@.x",
       "hf://a/b@%2e%2e%2fx"
     ])
-      expect(refused(text)).toMatch(/can't be a branch, a tag or a commit/)
+      expect(refused(text)).toMatch(/is not a valid branch, tag or commit/)
     for (const text of [
       "hf:a/b:",
       "hf:a/b:../x",
@@ -85,6 +85,6 @@ describe("a name on the Hub", () => {
       "hf:a/b:.",
       "hf:a/b:x\0"
     ])
-      expect(refused(text)).toMatch(/is no path inside of a repository/)
+      expect(refused(text)).toMatch(/is not a path inside a repository/)
   })
 })

@@ -30,7 +30,7 @@ describe("a config", () => {
 
   it("knows no other field, and names the nearest", () => {
     expect(errorOf({ learningrate: 1 })).toBe('Stage sft has no field "learningrate". Did you mean "learningRate"?')
-    expect(errorOf({ xyz: 1 })).toMatch(/There are: learningRate, epochs, /)
+    expect(errorOf({ xyz: 1 })).toMatch(/Available: learningRate, epochs, /)
     expect(errorOf({ toString: 1 })).toMatch(/no field "toString"/)
   })
 
@@ -73,7 +73,7 @@ describe("didYouMean", () => {
 
   it("names nothing that is too far", () => {
     expect(didYouMean("lerning", ["learning", "rate"])).toBe(' Did you mean "learning"?')
-    expect(didYouMean("zzz", ["learning", "rate"])).toBe(" There are: learning, rate.")
+    expect(didYouMean("zzz", ["learning", "rate"])).toBe(" Available: learning, rate.")
     expect(didYouMean("zzz", [])).toBe("")
   })
 })

@@ -182,7 +182,7 @@ describe("a folder that can't be used", () => {
       "data.arrow",
       (path: string) => mkdirSync(path),
       "ArtifactError",
-      /^Writing a dataset:text\/1 to .*: expected a folder that can be written, with room for the rows, found EISDIR/
+      /^Writing a dataset:text\/1 to .*: expected a writable folder with enough free space for the rows, found EISDIR/
     ]
   ] as const)("%s is an error that says what was being done", async (_, name, block, reason, message) => {
     const [input, output] = [join(folder, "input"), join(folder, "output")]

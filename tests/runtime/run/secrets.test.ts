@@ -85,7 +85,7 @@ it.each(["note", "fail", "crash"])("its value is in no event, log or record of a
 
 it("given instead of the variable's name it is refused, and not repeated", async () => {
   const { exit } = await runWith({ key })
-  expect(JSON.stringify(exit)).toContain("takes the name of an environment variable")
+  expect(JSON.stringify(exit)).toContain("must be the name of an environment variable")
   expect(JSON.stringify(exit)).not.toContain("1234567890")
   expect(kept()).not.toContain("1234567890")
 })

@@ -240,7 +240,7 @@ describe("a full disk", () => {
       } as never)
     })
     expect((await Effect.runPromise(Effect.flip(program))).message).toBe(
-      `Writing a dataset:preference/1 to ${place}/data.arrow: expected a folder that can be written, with room for the rows, found ENOSPC: no space left on device, write. Free some space (caravan gc --yes does) or set CARAVAN_HOME to another disk, then run again.`
+      `Writing a dataset:preference/1 to ${place}/data.arrow: expected a writable folder with enough free space for the rows, found ENOSPC: no space left on device, write. Free some space (for example with caravan gc --yes) or set CARAVAN_HOME to a folder on another disk, then run again.`
     )
   })
 })

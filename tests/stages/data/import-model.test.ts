@@ -66,7 +66,7 @@ describe("a first look at a model's folder", () => {
     expect(await look(folder)).toMatch(/model_type.*gpt2/)
     // Weights of PyTorch alone, and what is a file.
     writeFileSync(join(folder, "pytorch_model.bin"), "")
-    expect(await look(folder)).toMatch(/which PyTorch alone reads/)
+    expect(await look(folder)).toMatch(/which only PyTorch can read/)
     expect(await look(join(folder, "config.json"))).toMatch(/expected a folder with config\.json, found none/)
   })
 })
@@ -98,7 +98,7 @@ describe("a model's folder", () => {
       writeFileSync(file, bytes.subarray(0, -4))
     })
     expect(await failure(importPolicy, folder)).toBe(
-      `Reading ${join(folder, "model.safetensors")}: expected tensor ${name} at byte ${expected}, after the one before it, found byte ${found}. The file is truncated or not safetensors: download or save it again.`
+      `Reading ${join(folder, "model.safetensors")}: expected tensor ${name} at byte ${expected}, directly after the previous tensor, found byte ${found}. The file is truncated or not a safetensors file: download it or save it again.`
     )
   })
   it("of a language model is no reward model, and the other way round", async () => {
@@ -124,7 +124,7 @@ describe("a model's folder", () => {
     })
     const message = await failure(importPolicy, folder)
     expect(message).toContain(
-      `Reading the checkpoint ${folder}: expected weights in model.safetensors, found pytorch_model-00001-of-00002.bin and 1 more, which PyTorch alone reads.`
+      `Reading the checkpoint ${folder}: expected weights in model.safetensors, found pytorch_model-00001-of-00002.bin and 1 more, which only PyTorch can read.`
     )
     expect(message).toContain('python3 -c "import glob, torch')
   })

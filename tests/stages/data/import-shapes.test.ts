@@ -115,7 +115,7 @@ describe("the shape of a file", () => {
       ["u: Capital of Chile?", "Santiago.", "Lima.", 3]
     ])
     expect(await failureOf(importPreferences, at(join(files, "question-answer.jsonl")), { map: { promt: "question" } })).toMatch(
-      /"map" has no "promt" to give a name to\. Did you mean "prompt"\?/
+      /"map" cannot map "promt"\. Did you mean "prompt"\?/
     )
     expect(await failureOf(importPreferences, at(join(files, "question-answer.jsonl")), { map: JSON.parse('{"__proto__": "x"}') })).toMatch(
       /has no "__proto__"/

@@ -378,7 +378,7 @@ describe("a judge", () => {
     "has no address that holds a key, which the journal would keep: %s",
     async (url) => {
       const { message } = await Effect.runPromise(Effect.flip(decodeConfig(annotate.stage.config, { url }, "The node")))
-      expect(message).toMatch(/The node: its field "url" .* which would be recorded with the run/)
+      expect(message).toMatch(/The node: field "url" .* which would be recorded with the run/)
       expect(message).not.toContain("sk-1234")
     }
   )

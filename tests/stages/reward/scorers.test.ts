@@ -76,7 +76,7 @@ describe("two scorers", () => {
     const general = await runStage(generalScorer, { code })
     expect(general.type).toBe("checkpoint:general-reward")
     await expect(Effect.runPromise(helpfulnessScorer.stage.output.validate(general.path))).rejects.toThrow(
-      'expected a model for helpfulness-reward, found "general-reward"'
+      'expected a checkpoint with the role helpfulness-reward, found "general-reward"'
     )
   })
 })

@@ -187,7 +187,7 @@ describe("the stage", () => {
   it("refuses layers that LoRA can't be on, by name", async () => {
     const inputs = { init: await base(), demonstrations: await rowsOf("answers") }
     expect(await failureOf(sft, inputs, { ...config, loraRank: 2, loraTargets: "q_proj,wq" })).toBe(
-      'sft: its field "loraTargets" takes any of all-linear, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, separated by commas, got "wq".'
+      'sft: field "loraTargets" must be a comma-separated list of all-linear, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; found "wq".'
     )
     expect(await failureOf(sft, inputs, { ...config, loraTargets: "q_proj" })).toContain(
       "loraTargets q_proj has no effect with loraRank 0: set the adapter's rank"
