@@ -1,6 +1,6 @@
 /**
- * LoRA adapters from and to PEFT's layout: adapter_config.json and adapter_model.safetensors; a reward model's (SEQ_CLS) with its head. Beside them, where we
- * wrote them, base.json tells which weights the adapter is on.
+ * Reads and writes LoRA adapters in PEFT's layout: adapter_config.json and adapter_model.safetensors; a reward model's adapter (SEQ_CLS) includes its head.
+ * Adapters written by Caravan also have base.json, which identifies the weights that the adapter was trained on.
  */
 import { existsSync } from "node:fs"
 import { readFile, writeFile } from "node:fs/promises"
@@ -16,10 +16,10 @@ import { headName, RewardModel } from "./reward-model.ts"
 import { type TensorWriter, writeSafetensors } from "./safetensors.ts"
 import { loadTensors } from "./weights.ts"
 
-/** An adapter's weights in its folder. */
+/** The file with an adapter's weights. */
 export const adapterWeightsFile = "adapter_model.safetensors"
 
-/** A reward model's head, by PEFT's name. */
+/** A reward model's head under PEFT's name. */
 const headTensor = `base_model.model.${headName}`
 
 const PeftConfig = Schema.Struct({
@@ -28,13 +28,13 @@ const PeftConfig = Schema.Struct({
   lora_alpha: Schema.Finite,
   use_rslora: Schema.optionalKey(Schema.NullOr(Schema.Boolean)),
   target_modules: Schema.Union([Schema.Literal("all-linear"), Schema.Array(Schema.Literals(linearLayers))]),
-  // Others begin by changing the base (PiSSA, OLoRA, ...), which an adapter alone does not tell.
+  // Other initialisations (PiSSA, OLoRA, ...) modify the base first, which the adapter's files do not contain.
   init_lora_weights: Schema.optionalKey(Schema.NullOr(Schema.Union([Schema.Boolean, Schema.Literals(["gaussian", "eva", "orthogonal"])]))),
   task_type: Schema.optionalKey(Schema.NullOr(Schema.Literals(["CAUSAL_LM", "SEQ_CLS"]))),
   modules_to_save: Schema.optionalKey(Schema.NullOr(Schema.Array(Schema.String)))
 })
 
-/** Fields that change nothing of what a trained adapter computes. */
+/** Config fields that do not affect what a trained adapter computes. */
 const inert: ReadonlySet<string> = new Set([
   ...["auto_mapping", "base_model_name_or_path", "eva_config", "inference_mode", "lora_dropout", "megatron_core", "peft_version"],
   ...["qalora_group_size", "revision", "runtime_config"]
@@ -42,7 +42,7 @@ const inert: ReadonlySet<string> = new Set([
 const isOff = (value: unknown): boolean =>
   value === null || value === false || value === "none" || (typeof value === "object" && Object.keys(value).length === 0)
 
-/** Checks an adapter_config.json field by field: what an adapter can't be used for is told by name. */
+/** Checks an adapter_config.json field by field and names every unsupported setting. */
 const readConfig = Effect.fnUntraced(function* (directory: string, scalarHead: boolean): Effect.fn.Return<LoraConfig, ArtifactError> {
   const doing = `Reading the adapter ${directory}`
   const path = join(directory, adapterFile)
@@ -50,8 +50,8 @@ const readConfig = Effect.fnUntraced(function* (directory: string, scalarHead: b
     return yield* ArtifactError.of({
       doing,
       expected: `a folder with ${adapterFile} and ${adapterWeightsFile}, as PEFT writes them`,
-      found: existsSync(join(directory, "config.json")) ? "a whole model" : `no ${adapterFile}`,
-      hint: "Give the folder of a LoRA adapter."
+      found: existsSync(join(directory, "config.json")) ? "a complete model" : `no ${adapterFile}`,
+      hint: "Pass the folder of a LoRA adapter."
     })
   const json = yield* readJson(path, doing)
   const refuse = (expected: string, found: string) =>
@@ -59,7 +59,7 @@ const readConfig = Effect.fnUntraced(function* (directory: string, scalarHead: b
       doing: `Reading ${path}`,
       expected,
       found,
-      hint: `Only LoRA on a ${scalarHead ? "model with a scalar head" : "causal language model"} is supported here, on any of ${linearLayers.join(", ")}. Other adapters: merge them into their base with PEFT (merge_and_unload), and use that.`
+      hint: `Only LoRA on a ${scalarHead ? "model with a scalar head" : "causal language model"} is supported here, on any of ${linearLayers.join(", ")}. For another adapter, merge it into its base with PEFT (merge_and_unload) and use the merged model.`
     })
   const peft = yield* Schema.decodeUnknownEffect(PeftConfig, { errors: "all" })(json).pipe(
     Effect.mapError((error) =>
@@ -73,7 +73,7 @@ const readConfig = Effect.fnUntraced(function* (directory: string, scalarHead: b
   if (more !== undefined) return yield* refuse(`no ${more[0]}`, JSON.stringify(more[1]))
   const [task, whole] = [peft.task_type ?? "CAUSAL_LM", peft.modules_to_save ?? []]
   if ((task === "SEQ_CLS") !== scalarHead) return yield* refuse(`the task_type ${scalarHead ? "SEQ_CLS" : "CAUSAL_LM"}`, task)
-  // PEFT names both heads that such a model may have; a Llama's is score.
+  // PEFT lists both head names that such a model may have; Llama's is "score".
   const heads = scalarHead ? ["score", "classifier"] : []
   if (whole.some((name) => !heads.includes(name)) || (scalarHead && !whole.includes("score")))
     return yield* refuse(scalarHead ? 'modules_to_save ["score"]' : "no modules_to_save", JSON.stringify(whole))
@@ -90,17 +90,17 @@ const readTensors = (directory: string, shapes: Readonly<Record<string, Readonly
     {
       doing: `Reading the adapter ${directory}`,
       expected: `the tensors of its ${adapterFile} on this base`,
-      hint: "The adapter belongs to another base, or changes its vocabulary: give the base that it was trained on."
+      hint: "The adapter belongs to another base, or changes the vocabulary: pass the base that it was trained on."
     }
   )
 
-/** The adapter of a language model in a folder of PEFT's layout, on the device and in the dtype of its base. */
+/** Loads a language model's adapter from a folder in PEFT's layout, on the device and in the dtype of its base. */
 export const loadAdapter = Effect.fn("loadAdapter")(function* (directory: string, base: Llama): Effect.fn.Return<Lora, ArtifactError> {
   const config = yield* readConfig(directory, false)
   return new Lora(config, yield* readTensors(directory, loraShapes(base.config, config), base))
 })
 
-/** The reward model that an adapter in a folder of PEFT's layout and the head beside it make of a base, which it shares and freezes. */
+/** Builds a reward model from a base, an adapter in PEFT's layout and the head stored with it. The base is shared and frozen. */
 export const loadRewardAdapter = Effect.fn("loadRewardAdapter")(function* (
   directory: string,
   base: Llama
@@ -111,7 +111,7 @@ export const loadRewardAdapter = Effect.fn("loadRewardAdapter")(function* (
   return new RewardModel(base.withAdapter(new Lora(config, adapter)), head!)
 })
 
-/** PEFT's adapter_config.json. A scalar head is trained whole beside the adapter. */
+/** The content of PEFT's adapter_config.json. A scalar head is trained in full along with the adapter. */
 const toPeft = ({ alpha, rank, rankStabilised, targets }: LoraConfig, scalarHead: boolean): Record<string, unknown> => ({
   peft_type: "LORA",
   task_type: scalarHead ? "SEQ_CLS" : "CAUSAL_LM",
@@ -128,14 +128,14 @@ const toPeft = ({ alpha, rank, rankStabilised, targets }: LoraConfig, scalarHead
   target_modules: linearLayers.filter((target) => targets.includes(target))
 })
 
-/** What an adapter's files hold, by PEFT's names, and what is trained: the adapter, and a reward model's head. Throws where the model has no adapter. */
+/** The tensors of an adapter's files under PEFT's names, which are the trained ones: the adapter, and a reward model's head. Throws for a model without an adapter. */
 export const adapterTensors = (model: Llama | RewardModel): Readonly<Record<string, Tensor>> => {
   if (model.adapter === undefined) throw new Error("The model has no adapter.")
   const { parameters } = model.adapter
   return model instanceof RewardModel ? { ...parameters, [headTensor]: model.head } : parameters
 }
 
-/** Writes a model's adapter into a folder that is there, in PEFT's layout and its own dtype; its tensors by `write`. The base is not named: it is whatever the reader puts it on. */
+/** Writes a model's adapter to an existing folder, in PEFT's layout and its own dtype; `write` writes the tensors. The base is not recorded: the reader chooses it. */
 export const writeAdapter = async (
   directory: string,
   model: Llama | RewardModel,
@@ -147,37 +147,41 @@ export const writeAdapter = async (
   await write(join(directory, adapterWeightsFile), tensors)
 }
 
-/** Beside an adapter: the digest of the weights that it is on (weights-digest.ts). */
+/** The file beside an adapter with the digest of its base weights (weights-digest.ts). */
 const baseFile = "base.json"
 const Base = Schema.fromJsonString(Schema.Struct({ format: Schema.Literal(1), weights: Schema.String }))
 
-/** Writes into an adapter's folder which weights it is on. */
+/** Records in an adapter's folder which weights the adapter belongs to. */
 export const writeBase = (directory: string, weights: string): Promise<void> =>
   writeFile(join(directory, baseFile), `${JSON.stringify({ format: 1, weights } satisfies (typeof Base)["Type"])}\n`)
 
-/** Whether an adapter's folder says which weights it is on: PEFT's do not. */
+/** Whether an adapter's folder records its base weights; PEFT's own do not. */
 export const namesBase = (directory: string): boolean => existsSync(join(directory, baseFile))
 
-/** Fails unless an adapter's folder says that it is on these weights, which are those of `base`. */
+/** Fails unless an adapter's folder records these weights as its base; they are the weights of `base`. */
 export const checkBase = Effect.fn("checkBase")(function* (
   directory: string,
   base: { readonly path: string; readonly weights: string }
 ): Effect.fn.Return<void, ArtifactError> {
   const refuse = (expected: string, found: string, hint: string) =>
-    ArtifactError.of({ doing: `Putting the adapter ${directory} on ${base.path}`, expected, found, hint })
+    ArtifactError.of({ doing: `Applying the adapter ${directory} to ${base.path}`, expected, found, hint })
   const path = join(directory, baseFile)
   const text = yield* Effect.tryPromise({
     try: () => readFile(path, "utf8"),
     catch: () =>
-      refuse(`${baseFile}, which says what weights it is on`, "none", "Train the adapter again: the stages that train by LoRA write it.")
+      refuse(
+        `${baseFile}, which identifies its base weights`,
+        "none",
+        "Train the adapter again: the stages that train with LoRA write this file."
+      )
   })
   const { weights } = yield* Schema.decodeUnknownEffect(Base)(text).pipe(
-    Effect.mapError((error) => refuse(`${baseFile} as it was written`, error.message.replaceAll("\n", "; "), "Train the adapter again."))
+    Effect.mapError((error) => refuse(`a valid ${baseFile}`, error.message.replaceAll("\n", "; "), "Train the adapter again."))
   )
   if (weights !== base.weights)
     return yield* refuse(
       `the weights that it was trained on (sha256 ${weights.slice(0, 12)})`,
-      `others (${base.weights.slice(0, 12)})`,
-      "Give the base that the adapter was trained on."
+      `other weights (${base.weights.slice(0, 12)})`,
+      "Pass the base that the adapter was trained on."
     )
 })

@@ -1,34 +1,34 @@
-/** Scaled dot-product attention with grouped key and value heads, and the biases that say who sees whom. */
+/** Scaled dot-product attention with grouped key and value heads, and the layouts that define which keys each query attends to. */
 import { kernelsAreOn } from "../engine/fused.ts"
 import { hasOperator } from "../engine/native.ts"
 import { arange, aten, type Device, type DType, full, type Tensor, tensor, where, zeros } from "../engine/tensor.ts"
 import { rotate, type Rotation } from "./rotary.ts"
 
 /**
- * Who sees whom: query i sees key j when starts[i] <= j <= i, and j is not padding. `starts` (B, T) int64 says it for the CPU's kernel, `lengths` for the GPU's, `bias`
- * for plain operators: 0 where a query may look, -1e9 where not; (T, T) or (B, 1, T, T).
+ * Which keys each query attends to: query i attends to key j when starts[i] <= j <= i and j is not padding. `starts` (B, T) int64 encodes this for the CPU kernel, `lengths` for the GPU
+ * kernels, and `bias` for plain operators: 0 where a query may attend, -1e9 elsewhere; (T, T) or (B, 1, T, T).
  */
 export interface AttentionLayout {
-  /** Nothing but causality: kernels have a path of their own for that. */
+  /** Only the causal mask applies: kernels have a separate path for this case. */
   readonly causal: boolean
-  /** undefined: every query sees from key 0 on; null: no range says it (padding in the middle). */
+  /** undefined: every query attends from key 0; null: not expressible as ranges (padding in the middle). */
   readonly starts: Tensor | undefined | null
   /** undefined: each row is one sequence; null as for `starts`. */
   readonly lengths: () => SequenceLengths | undefined | null
   readonly bias: () => Tensor
-  /** Whether a query may see less than all before it in its sequence, which the GPU's kernels are not told. */
+  /** Whether a query may attend to fewer than all previous tokens of its sequence, which the GPU kernels do not support. */
   readonly windowed?: true
 }
 
-/** The sequences that rows are made of, one row after another. */
+/** The sequences packed into the rows, counted row after row. */
 export interface SequenceLengths {
-  /** Where each begins, counted over all rows, and where the last ends: (S + 1,) int32. */
+  /** Start offset of each sequence over all rows, and the end of the last: (S + 1,) int32. */
   readonly cumulative: Tensor
-  /** Tokens of the longest. */
+  /** Number of tokens in the longest sequence. */
   readonly longest: number
 }
 
-/** A row is made of what begins at its first token and at each token that sees none before it; undefined where each row is one sequence. The host reads `starts` for that. */
+/** A sequence starts at a row's first token and at each token that attends to no token before it; undefined if each row is one sequence. Reads `starts` on the host. */
 const lengthsOf = (starts: Tensor): SequenceLengths | undefined => {
   const [batch, length] = starts.shape as [number, number]
   const from = starts.toNumbers()
@@ -39,7 +39,7 @@ const lengthsOf = (starts: Tensor): SequenceLengths | undefined => {
   return { cumulative: tensor(cumulative, { dtype: "int32", device: starts.device }), longest }
 }
 
-/** Finite, so that a row with nothing to see (padding) gives numbers and not NaN. */
+/** Finite, so that a row in which everything is masked (padding) gives numbers and not NaN. */
 const never = -1e9
 
 const causalMask = (length: number, device: Device): Tensor => {
@@ -55,7 +55,7 @@ const once = <A>(make: () => A): (() => A) => {
   return () => (made ??= { value: make() }).value
 }
 
-/** Each token sees itself and what came before. */
+/** Each token attends to itself and to the tokens before it. */
 export const causalLayout = (length: number, dtype: DType, device: Device): AttentionLayout => ({
   causal: true,
   starts: undefined,
@@ -63,7 +63,7 @@ export const causalLayout = (length: number, dtype: DType, device: Device): Atte
   bias: once(() => toBias(causalMask(length, device), dtype))
 })
 
-/** Causal, and nobody sees padding: mask (B, T), 0 at padding. */
+/** Causal, with padding masked: mask (B, T), 0 at padding. */
 export const maskLayout = (mask: Tensor, dtype: DType): AttentionLayout => {
   const length = mask.size(1)
   const starts = startsOfMask(mask)
@@ -75,7 +75,7 @@ export const maskLayout = (mask: Tensor, dtype: DType): AttentionLayout => {
   }
 }
 
-/** Where each row's tokens begin, for every query; null unless each row is padding, tokens, padding. */
+/** The first token of each row, repeated for every query; null unless each row is padding, tokens, padding. */
 const startsOfMask = (mask: Tensor): Tensor | null => {
   const [batch, length] = mask.shape as [number, number]
   const on = mask.ne(0).toTypedArray() as Uint8Array
@@ -90,7 +90,7 @@ const startsOfMask = (mask: Tensor): Tensor | null => {
   return tensor(starts, { shape: [batch, length], device: mask.device })
 }
 
-/** Causal within each segment: ids (B, T), and where each token's segment begins. */
+/** Causal within each segment: segment ids (B, T), and the start of each token's segment. */
 export const segmentLayout = (segments: Tensor, starts: Tensor, dtype: DType): AttentionLayout => ({
   causal: false,
   starts,
@@ -101,7 +101,7 @@ export const segmentLayout = (segments: Tensor, starts: Tensor, dtype: DType): A
   })
 })
 
-/** The same, where each query sees `window` keys at most, its own among them. `batch` and `length`: of the queries. */
+/** The same layout restricted to a window: each query attends to at most `window` keys, including its own. `batch` and `length` are those of the queries. */
 export const windowLayout = (
   layout: AttentionLayout,
   window: number,
@@ -125,7 +125,7 @@ export const windowLayout = (
 }
 
 /**
- * softmax(q k^T / sqrt(E) + bias) v. Queries (B, H, T, E), keys and values (B, G, S, E) with H a multiple of G: query head h reads key head
+ * softmax(q k^T / sqrt(E) + bias) v. Queries (B, H, T, E), keys and values (B, G, S, E) with H a multiple of G: query head h uses key head
  * h / (H / G). Returns (B, T, H E).
  */
 export const attention = (q: Tensor, k: Tensor, v: Tensor, { bias, causal }: AttentionLayout): Tensor => {
@@ -136,7 +136,7 @@ export const attention = (q: Tensor, k: Tensor, v: Tensor, { bias, causal }: Att
     const out = aten("scaled_dot_product_attention", q, k, v, causal ? null : bias(), 0, causal, scale, heads !== groups)
     return out.transpose(1, 2).reshape(batch, length, heads * dim)
   }
-  // One product for all query heads of a group: no copies of keys and values. The scale goes on the small side.
+  // One matrix product for all query heads of a group avoids copies of keys and values. The scale is applied to the smaller operand.
   const share = heads / groups
   const grouped = q.mul(scale).reshape(batch * groups, share * length, dim) // (B G, H/G T, E)
   const keys = k.reshape(batch * groups, -1, dim)
@@ -150,21 +150,21 @@ export const attention = (q: Tensor, k: Tensor, v: Tensor, { bias, causal }: Att
     .reshape(batch, length, heads * dim)
 }
 
-/** The kernel that computes attention: ours for float32 on the CPU, libtorch's on a GPU, or none. */
+/** The kernel that computes attention: Caravan's own for float32 on the CPU, libtorch's on a GPU, or none. */
 type Kernel = "cpu" | "gpu" | undefined
 const kernelFor = ({ device, dtype }: Pick<Tensor, "device" | "dtype">, headDim: number, { starts, windowed }: AttentionLayout): Kernel => {
   if (!kernelsAreOn() || starts === null) return undefined
   if (device === "cpu") return dtype === "float32" ? "cpu" : undefined
   if (windowed === true) return undefined
-  // Flash attention in 16 bits, 16 bytes of a head at a time and 256 numbers at most; memory-efficient attention in float32.
+  // Flash attention for 16-bit dtypes needs heads of a multiple of 16 bytes and at most 256 numbers; memory-efficient attention is used for float32.
   const [multiple, most, operator] =
     dtype === "float32" ? [4, Infinity, "_efficient_attention_backward"] : [8, 256, "_flash_attention_backward"]
   return dtype !== "float64" && headDim % multiple === 0 && headDim <= most && hasOperator(operator) ? "gpu" : undefined
 }
 
 /**
- * Makes what attention will read of a layout, for queries like these: it then belongs to the scope around this call, and not to the one of the first block that
- * asks for it.
+ * Computes in advance what attention reads from a layout for queries like these, so that it belongs to the enclosing scope rather than to that of the first block that
+ * uses it.
  */
 export const prepareLayout = (layout: AttentionLayout, like: Pick<Tensor, "device" | "dtype">, headDim: number): void => {
   const kernel = kernelFor(like, headDim, layout)
@@ -173,14 +173,14 @@ export const prepareLayout = (layout: AttentionLayout, like: Pick<Tensor, "devic
 }
 
 /**
- * The same for queries, keys and values as one linear layer gives them, (B, T, (H + 2G) E), rotary embeddings applied on the way: one kernel on
+ * Attention on queries, keys and values as one linear layer outputs them, (B, T, (H + 2G) E), applying rotary embeddings: one kernel on
  * the CPU, libtorch's kernels on a GPU. Returns (B, T, H E).
  */
 export const rotaryAttention = (qkv: Tensor, rotation: Rotation, layout: AttentionLayout, heads: number, groups: number): Tensor => {
   const kernel = kernelFor(qkv, qkv.size(-1) / (heads + 2 * groups), layout)
   if (kernel === undefined) return composedRotaryAttention(qkv, rotation, layout, heads, groups)
   const { cos, sin } = rotation // (T, 1, E) or (B, T, 1, E)
-  // Ours takes them without the heads' dimension.
+  // The CPU kernel expects them without the head dimension.
   if (kernel === "cpu") return aten("caravan::attention", qkv, cos.squeeze(-2), sin.squeeze(-2), layout.starts ?? null, heads, groups)
   const lengths = layout.lengths()
   return aten("caravan::gpu_attention", qkv, cos, sin, lengths?.cumulative ?? null, lengths?.longest ?? qkv.size(1), heads, groups)

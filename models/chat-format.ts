@@ -1,49 +1,49 @@
-/** How a model's dialogues are written: what Llama 2's format (llama2-format.ts) and chat templates (template-format.ts) both are, and the dialogues that both take. */
+/** The interface of a model's chat format, implemented by Llama 2's format (llama2-format.ts) and by chat templates (template-format.ts), and the dialogue checks that both share. */
 import * as Schema from "effect/Schema"
 import type { Message } from "../schemas/rows.ts"
 import type { TokenBuffer } from "./tokenizer/token-buffer.ts"
 
-/** A dialogue that the format can't hold. */
+/** A dialogue that the format cannot represent. */
 export class ChatError extends Schema.TaggedError<ChatError>()("ChatError", {
-  /** The kind of fault, for many dialogues alike, as what follows "90 dialogues:". */
+  /** The kind of fault, shared by many dialogues; worded to follow "90 dialogues:". */
   reason: Schema.String,
   message: Schema.String
 }) {
   readonly isRetryable = false
 }
 
-/** A dialogue that the format holds. */
+/** A dialogue that the format can represent. */
 export interface ReadDialogue {
-  /** Whether it ends with an answer. */
+  /** Whether the dialogue ends with an answer. */
   readonly answered: boolean
   /**
-   * Appends the tokens of a dialogue that ends with an answer, up to the token that ends it. Gives where its parts end, in turn: how many tokens there are up to the end of the first
-   * part without loss, of the first part with loss (an answer and the token that ends it), of the second part without loss, and so on. Throws ChatError for one that ends with a question.
+   * Appends the tokens of a dialogue that ends with an answer, including the token that ends it. Returns the cumulative token counts at the ends of its alternating parts: the first
+   * part without loss, the first part with loss (an answer and its end token), the second part without loss, and so on. Throws ChatError for a dialogue that ends with a question.
    */
   readonly appendDialogue: (out: TokenBuffer) => Array<number>
-  /** Appends the tokens up to where the last answer begins, whether or not there is one: what a model is to continue. */
+  /** Appends the tokens up to the start of the last answer, whether or not an answer exists: the model's prompt. */
   readonly appendPrompt: (out: TokenBuffer) => void
-  /** Appends the tokens of the last answer, with the one that ends it, to those of its prompt. */
+  /** Appends the tokens of the last answer, including its end token, after those of its prompt. */
   readonly appendAnswer: (out: TokenBuffer) => void
 }
 
-/** What appending the answers of a dialogue that ends with a question throws. */
+/** The error for appending the answers of a dialogue that ends with a question. */
 export const unanswered = (): ChatError =>
   new ChatError({
     reason: "without an answer at the end",
-    message: "The dialogue ends with a question: there is no answer to learn or score."
+    message: "The dialogue ends with a question: there is no answer to train on or score."
   })
 
 export interface ChatFormat {
-  /** Tokens of which each ends an answer. */
+  /** Tokens that each end an answer. */
   readonly stopIds: ReadonlyArray<number>
-  /** How many tokens close an answer after its last word, its stop token among them: what one that was cut off lacks. */
+  /** Number of tokens that close an answer after its last word, including the stop token; a truncated answer lacks them. */
   readonly closing: number
-  /** The dialogue, or why the format can't hold it. */
+  /** The dialogue, or the reason why the format cannot represent it. */
   readonly read: (messages: ReadonlyArray<Message>) => ReadDialogue | ChatError
 }
 
-/** White space as Python's strip has it: trim() would leave U+001C to U+001F and U+0085, and take a byte-order mark. */
+/** White space as defined by Python's strip; trim() would keep U+001C to U+001F and U+0085, and remove a byte-order mark. */
 const isWhiteSpace = (code: number): boolean =>
   (code >= 0x1c && code <= 0x1f) || code === 0x85 || (code !== 0xfeff && String.fromCharCode(code).trim() === "")
 export const strip = (text: string): string => {
@@ -53,17 +53,17 @@ export const strip = (text: string): string => {
   return text.slice(start, end)
 }
 
-/** A question and its answer, which is stripped. */
+/** A question and its answer, with surrounding white space removed. */
 export interface Exchange {
-  /** Before the first question, if there is one. */
+  /** The system prompt before the first question, if any. */
   readonly system?: string | undefined
   readonly question: string
   readonly answer: string | undefined
 }
 
 /**
- * The dialogue as exchanges. Throws ChatError unless user and assistant alternate, after at most one system message, and no answer is empty; `contentOf` may throw it for a message that the
- * format can't hold.
+ * The dialogue as exchanges. Throws ChatError unless user and assistant alternate, after at most one system message, and no answer is empty; `contentOf` may throw ChatError for a message
+ * that the format cannot represent.
  */
 export const exchangesOf = (
   messages: ReadonlyArray<Message>,
@@ -79,7 +79,7 @@ export const exchangesOf = (
     if (message.role !== expected)
       throw new ChatError({
         reason: "in which user and assistant do not alternate",
-        message: `Message ${i + offset + 1} must be the ${expected}'s, but is the ${message.role}'s: user and assistant alternate, the user first, after at most one system message.`
+        message: `Message ${i + offset + 1} must come from the ${expected}, but comes from the ${message.role}: user and assistant must alternate, starting with the user, after at most one system message.`
       })
   })
   for (let i = 0; i < turns.length; i += 2) {
@@ -89,7 +89,7 @@ export const exchangesOf = (
     if (answer === "")
       throw new ChatError({
         reason: "with an empty answer",
-        message: `Message ${i + offset + 2} (assistant) is empty: there is nothing to learn or score.`
+        message: `Message ${i + offset + 2} (assistant) is empty: there is nothing to train on or score.`
       })
     exchanges.push({ system: i === 0 ? system : undefined, question, answer })
   }

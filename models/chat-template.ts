@@ -1,24 +1,24 @@
-/** Chat templates (Jinja, as transformers' apply_chat_template renders them) by @huggingface/jinja, under a time limit and with a date that does not change. */
+/** Renders chat templates (Jinja, as in transformers' apply_chat_template) with @huggingface/jinja, under a time limit and with a fixed date. */
 import { createContext, Script } from "node:vm"
 import { Environment, Interpreter, Template } from "@huggingface/jinja"
 import { ExplainedError } from "../schemas/explained-error.ts"
 import type { Message } from "../schemas/rows.ts"
 
-/** A chat template that can't be used. */
+/** An unusable chat template. */
 export class ChatTemplateError extends ExplainedError<ChatTemplateError>()("ChatTemplateError") {}
 
-/** The template itself refuses a dialogue, or fails on it. */
+/** The template itself rejects a dialogue or fails on it. */
 export class RenderError extends Error {}
 
-/** Rendering takes well under a millisecond. A template may loop over numbers, so that it may go on for hours. */
+/** Time limit. Rendering takes well under a millisecond, but a template's loops over numbers could run for hours. */
 const renderSeconds = 5
 
-/** What Llama 3.1's template takes for today where it is told nothing. */
+/** The date that Llama 3.1's template uses by default. */
 export const defaultDate = "2024-07-26"
 const months = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
 const weekdays = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"]
 
-/** A day (YYYY-MM-DD, midnight) in Python's strftime. Throws a RenderError for a code that is not of a date. */
+/** Formats a date (YYYY-MM-DD, at midnight) like Python's strftime. Throws RenderError for a code that is not a date code. */
 export const formatDate = (day: string, format: string): string => {
   const date = new Date(`${day}T00:00:00Z`)
   const [month, weekday] = [months[date.getUTCMonth()]!, weekdays[date.getUTCDay()]!]
@@ -29,15 +29,15 @@ export const formatDate = (day: string, format: string): string => {
     ...{ H: "00", M: "00", S: "00", I: "12", p: "AM", F: day, "%": "%" }
   }
   return format.replaceAll(/%(-?.)/g, (written, code: string) => {
-    if (!Object.hasOwn(codes, code)) throw new RenderError(`strftime_now: ${written} is not known`)
+    if (!Object.hasOwn(codes, code)) throw new RenderError(`strftime_now: ${written} is not a supported date code`)
     return codes[code]!
   })
 }
 
-/** The named tokens of a model, as templates have them: bos_token, eos_token, ... */
+/** The model's named tokens under their names in templates: bos_token, eos_token, ... */
 export type NamedTokens = Readonly<Record<string, string>>
 
-/** Python's range. Throws a RenderError for one of more than a million numbers, which would fill the memory before it takes long. */
+/** Python's range. Throws RenderError for more than a million numbers, which would fill the memory before the time limit applies. */
 const range = (first: number, second?: number, step = 1): Array<number> => {
   const [start, stop] = second === undefined ? [0, first] : [first, second]
   const length = Math.max(0, Math.ceil((stop - start) / step))
@@ -45,7 +45,7 @@ const range = (first: number, second?: number, step = 1): Array<number> => {
   return Array.from({ length }, (_, i) => start + i * step)
 }
 
-/** What templates may call and name. The library's own strftime_now looks at the clock. */
+/** The functions and variables available to templates. The library's own strftime_now reads the clock. */
 const globals = (date: string): Readonly<Record<string, unknown>> => ({
   ...{ true: true, false: false, none: null, True: true, False: false, None: null },
   ...{ tools: null, documents: null, date_string: formatDate(date, "%d %b %Y"), range },
@@ -58,14 +58,14 @@ const globals = (date: string): Readonly<Record<string, unknown>> => ({
 const context = createContext({})
 const script = new Script("run()")
 
-/** What `body` gives, which may render templates. Throws a RenderError where it has not ended after `renderSeconds`, whatever it does. The limit costs a tenth of a millisecond: one for a dialogue. */
+/** Returns the result of `body`, which may render templates. Throws RenderError if it runs longer than `renderSeconds`. The limit costs 0.1 ms, so use one per dialogue. */
 export const inTime = <A>(body: () => A): A => {
   context["run"] = body
   try {
     return script.runInContext(context, { timeout: 1000 * renderSeconds }) as A
   } catch (cause) {
     if ((cause as { readonly code?: unknown }).code === "ERR_SCRIPT_EXECUTION_TIMEOUT")
-      throw new RenderError(`it has not ended after ${renderSeconds} seconds`)
+      throw new RenderError(`rendering took longer than ${renderSeconds} seconds`)
     throw cause
   }
 }
@@ -74,12 +74,12 @@ export class ChatTemplate {
   readonly #template: Template
   readonly #variables: Readonly<Record<string, unknown>>
 
-  /** Throws a ChatTemplateError for what is no template, or no day. */
+  /** Throws ChatTemplateError for an invalid template or date. */
   constructor(text: string, { date, tokens }: { readonly date: string; readonly tokens: NamedTokens }) {
     if (Number.isNaN(Date.parse(`${date}T00:00:00Z`)))
       throw ChatTemplateError.of({
         doing: "Reading the date of the chat template (chatDate in caravan.json)",
-        expected: "a day as YYYY-MM-DD",
+        expected: "a date in the form YYYY-MM-DD",
         found: JSON.stringify(date),
         hint: "Import the model again."
       })
@@ -88,15 +88,15 @@ export class ChatTemplate {
     } catch (cause) {
       throw ChatTemplateError.of({
         doing: "Reading the chat template",
-        expected: "a Jinja template",
+        expected: "a valid Jinja template",
         found: cause instanceof Error ? cause.message : String(cause),
-        hint: "Correct chat_template.jinja (or chat_template in tokenizer_config.json), or name one of Caravan's at import: chatTemplate."
+        hint: "Correct chat_template.jinja (or chat_template in tokenizer_config.json), or choose one of Caravan's templates at import with chatTemplate."
       })
     }
     this.#variables = { ...globals(date), ...tokens }
   }
 
-  /** The text of a dialogue; with `prompt`, up to where an answer is to begin. Throws a RenderError where the template throws. Call it within `inTime`. */
+  /** The text of a dialogue; with `prompt`, up to the start of the answer. Throws RenderError if the template throws. Call it inside `inTime`. */
   render(messages: ReadonlyArray<Message>, prompt: boolean): string {
     const environment = new Environment()
     const variables = {

@@ -1,4 +1,4 @@
-/** Dialogues as the tokens of a model: in the format of its tokenizer, a chat template or Llama 2's. */
+/** Encodes dialogues as tokens in the format of the model's tokenizer: a chat template or Llama 2's format. */
 import type { Message } from "../schemas/rows.ts"
 import { ChatError, type ChatFormat, type ReadDialogue } from "./chat-format.ts"
 import { llama2Format } from "./llama2-format.ts"
@@ -8,7 +8,7 @@ import type { Tokenizer } from "./tokenizer/tokenizer.ts"
 
 const formats = new WeakMap<Tokenizer, ChatFormat>()
 
-/** The format of a tokenizer's model. Throws ChatTemplateError for a template that can't be used. */
+/** The chat format of a tokenizer's model. Throws ChatTemplateError for an unusable template. */
 export const formatOf = (tokenizer: Tokenizer): ChatFormat => {
   let format = formats.get(tokenizer)
   if (format === undefined) {
@@ -18,13 +18,13 @@ export const formatOf = (tokenizer: Tokenizer): ChatFormat => {
   return format
 }
 
-/** A dialogue that the tokenizer's format holds; undefined where it can't. */
+/** The dialogue in the tokenizer's format; undefined if the format cannot represent it. */
 export const readDialogue = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): ReadDialogue | undefined => {
   const read = formatOf(tokenizer).read(messages)
   return read instanceof ChatError ? undefined : read
 }
 
-/** Why the tokenizer's format can't hold the dialogue; undefined where it can. */
+/** Why the tokenizer's format cannot represent the dialogue; undefined if it can. */
 export const chatFault = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): ChatError | undefined => {
   const read = formatOf(tokenizer).read(messages)
   return read instanceof ChatError ? read : undefined
@@ -36,7 +36,7 @@ const readOrThrow = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): Re
   return read
 }
 
-/** Tokens of a dialogue that ends with an answer, and which of them carry loss: the answers' and the token that ends each. Throws ChatError. */
+/** The tokens of a dialogue that ends with an answer, and their loss mask: true for the tokens of answers and the token that ends each. Throws ChatError. */
 export const encodeDialogue = (
   tokenizer: Tokenizer,
   messages: ReadonlyArray<Message>
@@ -47,11 +47,11 @@ export const encodeDialogue = (
   return { tokens: out.slice(), lossMask: lossMaskOf(ends) }
 }
 
-/** Which tokens carry loss, of a dialogue whose parts end so: every second part's. */
+/** The loss mask for a dialogue whose parts end at these token counts: every second part has loss. */
 export const lossMaskOf = (ends: ReadonlyArray<number>): Array<boolean> =>
   ends.flatMap((end, i) => new Array<boolean>(end - (ends[i - 1] ?? 0)).fill(i % 2 === 1))
 
-/** Tokens of a dialogue that ends with a question: what a model is to continue. Throws ChatError. */
+/** The tokens of a dialogue that ends with a question: the model's prompt. Throws ChatError. */
 export const encodePrompt = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): Array<number> => {
   const dialogue = readOrThrow(tokenizer, messages)
   if (dialogue.answered)

@@ -1,4 +1,4 @@
-/** Checkpoints: a model with its tokenizer, for a role. The folder is one that transformers loads. */
+/** Checkpoints: a model with its tokenizer and role. transformers can load the folder. */
 import { mkdir, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -21,10 +21,10 @@ import type { Tokenizer } from "./tokenizer/tokenizer.ts"
 import { loadLlama, loadScalarModel, type LoadOptions } from "./weights.ts"
 import { weightsDigest } from "./weights-digest.ts"
 
-/** Embedding tables are often padded to a round number of rows (Qwen 2.5's of 7B by 399): this many may have no piece. */
+/** Embedding tables are often padded to a round number of rows (Qwen 2.5 7B's has 399 extra rows): at most this many rows may have no token. */
 const maxPaddedRows = 512
 
-/** Fails unless the tokenizer's pieces are the rows of the model's embedding table, but for padding at its end. */
+/** Fails unless the embedding table has one row per token of the tokenizer, apart from padding rows at its end. */
 export const checkVocabulary = (tokenizer: Tokenizer, config: LlamaConfig, path: string): Effect.Effect<void, ArtifactError> => {
   const padding = config.vocabSize - tokenizer.vocabSize
   return padding >= 0 && padding <= maxPaddedRows
@@ -32,14 +32,14 @@ export const checkVocabulary = (tokenizer: Tokenizer, config: LlamaConfig, path:
     : Effect.fail(
         ArtifactError.of({
           doing: `Reading the checkpoint ${path}`,
-          expected: `a tokenizer of the model's ${config.vocabSize} tokens`,
-          found: `one of ${tokenizer.vocabSize}`,
-          hint: "The tokenizer belongs to another model: put the one that this model was trained with into the folder."
+          expected: `a tokenizer with the model's ${config.vocabSize} tokens`,
+          found: `a tokenizer with ${tokenizer.vocabSize}`,
+          hint: "The tokenizer belongs to another model: put the tokenizer that this model was trained with into the folder."
         })
       )
 }
 
-/** A language model from a folder, and an adapter that is merged into it, if there is one; of an adapter that says what it is on, that is checked. */
+/** Loads a language model from a folder and merges an adapter into it, if one is given; if the adapter records its base weights, they are checked. */
 export const loadMerged = Effect.fn("loadMerged")(function* (
   path: string,
   adapter: string | undefined,
@@ -63,7 +63,7 @@ export interface LoadedReward {
   readonly tokenizer: Tokenizer
 }
 
-/** A language model and its tokenizer from a folder; with the folder of an adapter, that is merged into it. */
+/** Loads a language model and its tokenizer from a folder; an adapter from another folder is merged into it. */
 export const loadPolicyFrom = Effect.fn("loadPolicy")(function* (
   path: string,
   options: LoadOptions & { readonly adapter?: string | undefined } = {}
@@ -78,7 +78,7 @@ export const loadPolicy = (
   options: LoadOptions = {}
 ): Effect.Effect<LoadedPolicy, ArtifactError> => loadPolicyFrom(ref.path, options)
 
-/** A reward model and its tokenizer. */
+/** Loads a reward model and its tokenizer. */
 export const loadReward = Effect.fn("loadReward")(function* (
   ref: ArtifactRef<Checkpoint<"helpfulness-reward" | "safety-reward" | "general-reward" | "value">>,
   options: LoadOptions = {}
@@ -89,41 +89,41 @@ export const loadReward = Effect.fn("loadReward")(function* (
   return { model, tokenizer }
 })
 
-/** Writes what a checkpoint is for, and the date that its chat template has. */
+/** Writes a checkpoint's role and its chat template's date. */
 export const writeRole = (directory: string, role: Role, { chat }: Tokenizer): Promise<void> =>
   writeFile(join(directory, roleFile), `${JSON.stringify({ format: 1, role, chatDate: chat?.date }, undefined, 2)}\n`)
 
-/** Writes a model and its tokenizer into a folder, in the model's dtype; its tensors by `write`. */
+/** Writes a model and its tokenizer to a folder, in the model's dtype; `write` writes the tensors. */
 export const writeCheckpoint = async (
   directory: string,
   options: { readonly model: Llama | RewardModel; readonly tokenizer: Tokenizer; readonly role: Role },
   write: TensorWriter = writeSafetensors
 ): Promise<void> => {
   const { model, tokenizer, role } = options
-  if (model.adapter !== undefined) throw new Error("A checkpoint holds a whole model: merge the adapter into it first.")
+  if (model.adapter !== undefined) throw new Error("A checkpoint must hold a complete model: merge the adapter into it first.")
   const scalarHead = model instanceof RewardModel
   const { dtype } = scalarHead ? model.backbone : model
   const { stopIds } = formatOf(tokenizer)
   const ids = { bosId: tokenizer.bosId, eosId: stopIds.length === 1 ? stopIds[0]! : stopIds, padId: tokenizer.padId }
   const json = (name: string, value: unknown) => writeFile(join(directory, name), `${JSON.stringify(value, undefined, 2)}\n`)
   await json("config.json", toHuggingFace(model.config, { scalarHead, dtype, ...ids }))
-  // What else a published model says of how it is to be sampled stays with it.
+  // Keeps the published model's other generation settings.
   const sampling = tokenizer instanceof HuggingFaceTokenizer ? tokenizer.generation : {}
   if (!scalarHead)
     await json("generation_config.json", { ...sampling, bos_token_id: ids.bosId ?? null, eos_token_id: ids.eosId, pad_token_id: ids.padId })
   await writeRole(directory, role, tokenizer)
   await write(join(directory, "model.safetensors"), model.parameters)
   await writeTokenizer(directory, tokenizer)
-  // Without one transformers would know no way to write a dialogue; read again it is Llama 2's format (isLlama2Template).
+  // Without a template, transformers could not render a dialogue. When read back, this one is recognised as Llama 2's format (isLlama2Template).
   if (tokenizer.chat === undefined) await writeFile(join(directory, templateFile), templates.llama2)
 }
 
-/** What the checkpoint that a stage puts out is for. */
+/** The role of a stage's output checkpoint. */
 export const roleOf = (slot: OutputSlot<any>): Role => slot.type.name.replace("checkpoint:", "") as Role
 
 /**
- * Reads a file into tensors that are there, bit for bit. Fails before any of them changes unless the file has exactly these names, each with its
- * tensor's shape and dtype.
+ * Reads a file into existing tensors, bit for bit. Fails before changing any of them unless the file has exactly these names, each with the
+ * shape and dtype of its tensor.
  */
 export const readInto = (path: string, tensors: Readonly<Record<string, Tensor>>): Effect.Effect<void, ArtifactError> =>
   Effect.acquireUseRelease(
@@ -132,7 +132,7 @@ export const readInto = (path: string, tensors: Readonly<Record<string, Tensor>>
     (file) => Effect.promise(() => file.close())
   )
 
-/** The same of tensors that come a few at a time, each of which are taken before the next: a rank's parts are never whole together. */
+/** Like readInto, for tensors that arrive in groups, each read before the next is requested: a rank never holds all its parts at once. */
 export const readPieces = (path: string, pieces: Iterable<Piece>): Effect.Effect<void, ArtifactError> =>
   Effect.acquireUseRelease(
     openSafetensors(path),
@@ -155,16 +155,16 @@ const belongsElsewhere = (path: string, name: string, wanted: string | undefined
     doing: `Reading ${path}`,
     expected: `${name} as ${wanted ?? "no tensor"}`,
     found: held ?? "none",
-    hint: "The file belongs to another model: remove the folder that it is in."
+    hint: "The file belongs to another model: delete its folder."
   })
 
-/** Fails when a file has tensors beside those read. */
+/** Fails if a file has tensors other than those read. */
 const refuseOthers = ({ entries }: SafetensorsFile, path: string, read: ReadonlySet<string>): Effect.Effect<void, ArtifactError> => {
   const other = [...entries.values()].find(({ name }) => !read.has(name))
   return other === undefined ? Effect.void : belongsElsewhere(path, other.name, undefined, describeEntry(other))
 }
 
-/** Reads these tensors; fails before any of them changes unless the file has each with its shape and dtype, and with `alone` no others. */
+/** Reads these tensors. Fails before changing any of them unless the file has each with its shape and dtype and, with `alone`, no others. */
 const readFrom = Effect.fnUntraced(function* (
   file: SafetensorsFile,
   path: string,
@@ -181,8 +181,8 @@ const readFrom = Effect.fnUntraced(function* (
 })
 
 /**
- * Writes a checkpoint as the stage's output; its role is the output's. A model with an adapter is merged, and is not to be used after, nor is what shares its
- * weights; the adapter is written into the folder adapter/, with the digest of the weights that it is on. Of several ranks the first writes.
+ * Writes a checkpoint as the stage's output, with the output's role. A model with an adapter is merged: neither it nor a model that shares its weights may be used
+ * afterwards. The adapter is also written to the folder adapter/, with the digest of its base weights. With several ranks, the first one writes.
  */
 export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends Role>(
   slot: OutputSlot<Checkpoint<R>>,
@@ -190,14 +190,14 @@ export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends R
     readonly model: R extends "policy" | "safety-classifier" ? Llama : RewardModel
     readonly tokenizer: Tokenizer
     readonly metrics?: Readonly<Record<string, number>>
-    /** Of a model with an adapter: the checkpoint whose weights that is on. */
+    /** For a model with an adapter: the checkpoint with its base weights. */
     readonly base?: { readonly path: string }
   }
 ): Effect.fn.Return<Written<Checkpoint<R>>, ArtifactError> {
   const { model, tokenizer, base }: Pick<typeof options, "tokenizer" | "base"> & { readonly model: Llama | RewardModel } = options
   if (model.adapter !== undefined && base === undefined)
-    throw new Error("Which checkpoint the model's adapter is on is not told: give its base.")
-  // All ranks have the same model.
+    throw new Error("Saving a model with an adapter needs the checkpoint of its base weights: pass `base`.")
+  // All ranks hold the same model.
   if (rank() > 0) return written(slot, options.metrics ?? {})
   const weights = model.adapter === undefined || base === undefined ? undefined : yield* weightsDigest(base.path)
   yield* Effect.tryPromise({
@@ -213,9 +213,9 @@ export const saveCheckpoint = Effect.fn("saveCheckpoint")(function* <R extends R
     catch: (cause) =>
       ArtifactError.of({
         doing: `Writing a checkpoint to ${slot.path}`,
-        expected: "a folder that can be written, with room for the model",
+        expected: "a writable folder with enough free space for the model",
         found: cause instanceof Error ? cause.message : String(cause),
-        hint: "Free some space or set CARAVAN_HOME to another disk."
+        hint: "Free some space or set CARAVAN_HOME to a folder on another disk."
       })
   })
   return written(slot, options.metrics ?? {})

@@ -1,6 +1,6 @@
 /**
- * A model's config.json, as Hugging Face writes it, to and from its shape. Families: Llama (2, and 3.x with its rotary scaling), Mistral (sliding window), Qwen 2 (biases) and Qwen 3 (norms of heads).
- * What this model can't compute is refused by name.
+ * Converts Hugging Face's config.json to and from a model's shape. Families: Llama (2, and 3.x with its rotary scaling), Mistral (sliding window), Qwen 2 (biases) and Qwen 3 (head norms).
+ * Unsupported settings are refused by name.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -23,7 +23,7 @@ const Rope = Schema.Struct({
   original_max_position_embeddings: optional(size)
 })
 
-/** The fields of config.json that shape the computation; others are left alone. What is missing or null has Hugging Face's default. */
+/** The fields of config.json that affect the computation; others are ignored. Missing and null fields have Hugging Face's defaults. */
 const HuggingFaceConfig = Schema.Struct({
   architectures: optional(Schema.Array(Schema.String)),
   vocab_size: size,
@@ -48,7 +48,7 @@ const HuggingFaceConfig = Schema.Struct({
 })
 type HuggingFaceConfig = typeof HuggingFaceConfig.Type
 
-/** Of each family: the beginning of its classes' names, and what transformers takes where its config.json says nothing. */
+/** For each family: the prefix of its class names, and transformers' defaults for missing fields. */
 const families: Readonly<
   Record<
     Family,
@@ -63,7 +63,7 @@ const families: Readonly<
 const architecturesOf = (family: Family): ReadonlyArray<string> =>
   ["ForCausalLM", "ForSequenceClassification"].map((head) => `${families[family].prefix}${head}`)
 
-/** What this model can't compute: the field, what it must be, what it is. */
+/** The first unsupported setting: the field, the supported value, the value found. */
 const unsupported = (json: HuggingFaceConfig, family: Family): { readonly expected: string; readonly found: unknown } | undefined => {
   const rope = json.rope_parameters ?? json.rope_scaling
   const ropeType = rope?.rope_type ?? rope?.type ?? "default"
@@ -77,16 +77,16 @@ const unsupported = (json: HuggingFaceConfig, family: Family): { readonly expect
   if ((json.hidden_act ?? "silu") !== "silu") return { expected: 'hidden_act "silu"', found: json.hidden_act }
   if (json.attention_bias === true) return { expected: "attention_bias false", found: true }
   if (json.mlp_bias === true) return { expected: "mlp_bias false", found: true }
-  // Qwen's windows are of some layers alone.
+  // Qwen uses its windows only in some layers.
   if (family !== "mistral" && json.use_sliding_window === true) return { expected: "use_sliding_window false", found: true }
   const layerType = json.layer_types?.find(
     (type) => type !== (family === "mistral" && windowOf(json, family) !== undefined ? "sliding_attention" : "full_attention")
   )
-  if (layerType !== undefined) return { expected: "layer_types of one kind", found: layerType }
+  if (layerType !== undefined) return { expected: "the same layer_types in every layer", found: layerType }
   return undefined
 }
 
-/** Llama 3.1's scaling of rotary embeddings; undefined where there is none, or where a number of it is missing. */
+/** Llama 3.1's scaling of rotary embeddings; undefined if there is none, or if one of its numbers is missing. */
 const scalingOf = (json: HuggingFaceConfig): RopeScaling | undefined => {
   const rope = json.rope_parameters ?? json.rope_scaling
   if ((rope?.rope_type ?? rope?.type) !== "llama3") return undefined
@@ -98,7 +98,7 @@ const scalingOf = (json: HuggingFaceConfig): RopeScaling | undefined => {
 const windowOf = (json: HuggingFaceConfig, family: Family): number | undefined =>
   family === "mistral" ? ((json.sliding_window === undefined ? families.mistral.window : json.sliding_window) ?? undefined) : undefined
 
-/** A config from the content of Hugging Face's config.json. What this model can't compute is refused by name. */
+/** Parses Hugging Face's config.json. Unsupported settings are refused by name. */
 export const fromHuggingFace = (content: unknown, path: string): Effect.Effect<LlamaConfig, ArtifactError> => {
   const fail = (expected: string, found: string) =>
     ArtifactError.of({
@@ -116,7 +116,7 @@ export const fromHuggingFace = (content: unknown, path: string): Effect.Effect<L
       : String(cause)
   return Effect.gen(function* () {
     const modelType = (content as { readonly model_type?: unknown } | null)?.model_type
-    // Told first: another model's config may lack any of the other fields.
+    // Checked first: the config of another kind of model may lack any of the other fields.
     const family = typeof modelType === "string" && own(families, modelType) !== undefined ? (modelType as Family) : undefined
     if (family === undefined) return yield* fail(`model_type ${Object.keys(families).join(", ")}`, JSON.stringify(modelType) ?? "none")
     const json = yield* Schema.decodeUnknownEffect(HuggingFaceConfig, { errors: "all" })(content).pipe(
@@ -144,7 +144,7 @@ export const fromHuggingFace = (content: unknown, path: string): Effect.Effect<L
           ...(ropeScaling === undefined ? {} : { ropeScaling }),
           ...(slidingWindow === undefined ? {} : { slidingWindow })
         }),
-      catch: (cause) => fail("sizes that fit one another", messageOf(cause))
+      catch: (cause) => fail("consistent sizes", messageOf(cause))
     })
   })
 }
@@ -157,7 +157,7 @@ const scalingJson = ({ factor, highFactor, lowFactor, originalPositions }: RopeS
   original_max_position_embeddings: originalPositions
 })
 
-/** The config.json that transformers reads, for a language model or (with one label) for a model with a scalar head. */
+/** The config.json for transformers: a language model, or a model with a scalar head (one label). */
 export const toHuggingFace = (
   config: LlamaConfig,
   options: {
@@ -181,7 +181,7 @@ export const toHuggingFace = (
   max_position_embeddings: config.maxPositions,
   initializer_range: 0.02,
   rms_norm_eps: config.normEpsilon,
-  // The older spelling for older readers of the file, the newer for transformers 5.
+  // rope_theta at the top level for older versions, rope_parameters for transformers 5.
   rope_theta: config.ropeTheta,
   ...(config.ropeScaling === undefined ? {} : { rope_scaling: scalingJson(config.ropeScaling) }),
   rope_parameters: {

@@ -1,15 +1,15 @@
-/** The shape of a model in the Llama line: presets, and its parameters (Llama 2 §2.2, table 1, §A.2.1). From and to config.json: config-file.ts. */
+/** The shape of a Llama-like model: presets, and its parameters (Llama 2 §2.2, table 1, §A.2.1). config-file.ts converts it to and from config.json. */
 
-/** What a family has beside Llama 2's: Llama 3.x's is "llama" with `ropeScaling`. */
+/** Families, which differ from Llama 2 in details of attention. Llama 3.x is "llama" with `ropeScaling`. */
 export type Family = "llama" | "mistral" | "qwen2" | "qwen3"
 export const familyNames: Readonly<Record<Family, string>> = { llama: "Llama", mistral: "Mistral", qwen2: "Qwen 2", qwen3: "Qwen 3" }
 
-/** Llama 3.1's: wavelengths above originalPositions / lowFactor turn by 1 / factor, those below originalPositions / highFactor as before, those between by something between. */
+/** Llama 3.1's rotary scaling: frequencies with wavelengths above originalPositions / lowFactor are divided by factor, those below originalPositions / highFactor are kept, those between are interpolated. */
 export interface RopeScaling {
   readonly factor: number
   readonly lowFactor: number
   readonly highFactor: number
-  /** Tokens of context that the model was trained on before. */
+  /** Context length in tokens of the original pretraining. */
   readonly originalPositions: number
 }
 
@@ -20,30 +20,30 @@ export interface LlamaConfig {
   readonly dim: number
   readonly layers: number
   readonly heads: number
-  /** Key and value heads: as many as heads (MHA), fewer (GQA), or one (MQA). */
+  /** Number of key and value heads: equal to heads (MHA), fewer (GQA), or one (MQA). */
   readonly kvHeads: number
   readonly headDim: number
   /** Width of the feed-forward block. */
   readonly ffn: number
-  /** Tokens it can attend over. */
+  /** Maximum context length in tokens. */
   readonly maxPositions: number
   readonly ropeTheta: number
   readonly ropeScaling?: RopeScaling
-  /** How many keys a query sees at most, its own among them (Mistral); absent: all before it. */
+  /** Maximum number of keys that a query attends to, including its own (Mistral); absent: all previous keys. */
   readonly slidingWindow?: number
   readonly normEpsilon: number
-  /** Whether the output layer is the embedding table. */
+  /** Whether the output layer shares its weights with the embedding table. */
   readonly tiedEmbeddings: boolean
 }
 
 type Shape = Pick<LlamaConfig, "vocabSize" | "dim" | "layers" | "heads" | "kvHeads" | "ffn"> & Partial<LlamaConfig>
 
-/** Whether queries, keys and values have biases. */
+/** Whether the query, key and value projections have biases. */
 export const hasBiases = ({ family }: Pick<LlamaConfig, "family">): boolean => family === "qwen2"
-/** Whether each head of queries and keys is normed before it is turned. */
+/** Whether each query and key head is normalised before the rotation. */
 export const hasHeadNorms = ({ family }: Pick<LlamaConfig, "family">): boolean => family === "qwen3"
 
-/** A config with Llama 2's values where none are given. Throws when the sizes do not fit one another. */
+/** Fills in Llama 2's values for missing fields. Throws RangeError for inconsistent sizes. */
 export const llamaConfig = (shape: Shape): LlamaConfig => {
   const config: LlamaConfig = {
     family: "llama",
@@ -58,17 +58,16 @@ export const llamaConfig = (shape: Shape): LlamaConfig => {
   const sizes = ["vocabSize", "dim", "layers", "heads", "kvHeads", "headDim", "ffn", "maxPositions"] as const
   for (const name of sizes)
     if (!Number.isInteger(config[name]) || config[name] < 1)
-      throw new RangeError(`A Llama's ${name} must be a whole number above 0, got ${config[name]}.`)
-  if (heads % kvHeads !== 0)
-    throw new RangeError(`A Llama's heads must be a multiple of its key and value heads, got ${heads} and ${kvHeads}.`)
-  if (headDim % 2 !== 0) throw new RangeError(`A Llama's head dimension must be even (rotary embeddings turn pairs), got ${headDim}.`)
+      throw new RangeError(`${name} must be an integer of 1 or more, got ${config[name]}.`)
+  if (heads % kvHeads !== 0) throw new RangeError(`heads must be a multiple of kvHeads, got ${heads} and ${kvHeads}.`)
+  if (headDim % 2 !== 0) throw new RangeError(`headDim must be even, since rotary embeddings rotate pairs; got ${headDim}.`)
   return config
 }
 
 const llama2 = (dim: number, layers: number, heads: number, kvHeads: number, ffn: number): LlamaConfig =>
   llamaConfig({ vocabSize: 32000, dim, layers, heads, kvHeads, ffn })
 
-/** Sizes by name. The small ones are those of Karpathy's TinyStories models and of this project's benchmarks. */
+/** Model sizes by name. The small ones are those of Karpathy's TinyStories models and of this project's benchmarks. */
 export const presets = {
   "260k": llamaConfig({ vocabSize: 512, dim: 64, layers: 5, heads: 8, kvHeads: 4, ffn: 172, maxPositions: 512, tiedEmbeddings: true }),
   "3m": llamaConfig({ vocabSize: 2048, dim: 192, layers: 6, heads: 6, kvHeads: 6, ffn: 512, maxPositions: 512, tiedEmbeddings: true }),
@@ -123,7 +122,7 @@ export const parameterShapes = (config: LlamaConfig): Record<string, ReadonlyArr
   return shapes
 }
 
-/** Weights of a language model of this shape: every block has as many. */
+/** The number of weights of a language model with this shape; all blocks have the same number. */
 export const parameterCount = (config: LlamaConfig): number => {
   const count = (layers: number): number =>
     Object.values(parameterShapes({ ...config, layers })).reduce(

@@ -1,6 +1,6 @@
 /**
- * Decoding with a cache of keys and values: what the sampler runs. Weights that read the same input are joined once, so that a step is few
- * operations; nothing is recorded for gradients.
+ * Decoding with a key-value cache, used by the sampler. Weights that read the same input are concatenated once, so that a step has few
+ * operations; no gradients are recorded.
  */
 import { inferenceLinear, type InferenceWeight, inferenceWeight, isFused, joinedWeight, rmsNorm, swiglu } from "../engine/fused.ts"
 import { aten, cat, embedding, full, scoped, type Tensor, zeros } from "../engine/tensor.ts"
@@ -24,17 +24,17 @@ export class Decoder {
   readonly #model: Llama
   readonly #blocks: ReadonlyArray<Block>
   readonly #output: InferenceWeight
-  /** (B, G, S, E) by layer, S the capacity. */
+  /** Per layer: (B, G, S, E), where S is the capacity. */
   #keys: Array<Tensor> = []
   #values: Array<Tensor> = []
   #capacity = 0
   #length = 0
   /** (B, 1, 1, length of the prompt): -1e9 at padding; undefined when no prompt is padded. */
   #promptBias: Tensor | undefined
-  /** (B,) int64: how many tokens of padding each prompt has; undefined when none has. */
+  /** (B,) int64: the number of padding tokens in each prompt; undefined when there is no padding. */
   #first: Tensor | undefined
 
-  /** Call inside a scope and noGrad: the packed weights and the cache belong to it. */
+  /** Call inside a scope and noGrad: the packed weights and the cache belong to that scope. */
   constructor(model: Llama) {
     this.#model = model
     this.#blocks = Array.from({ length: model.config.layers }, (_, layer) => {
@@ -58,7 +58,7 @@ export class Decoder {
     return this.#length
   }
 
-  /** Reads the prompts, and forgets those before: ids (B, P) padded on the left, mask (B, P) with 0 at padding, or undefined when there is none. Gives logits (B, V) of the next token. */
+  /** Reads prompts and discards earlier ones: ids (B, P) padded on the left, mask (B, P) with 0 at padding, or undefined without padding. Returns logits (B, V) of the next token. */
   prefill(ids: Tensor, mask: Tensor | undefined, capacity: number): Tensor {
     const { config, device, dtype } = this.#model
     const [batch, length] = ids.shape as [number, number]
@@ -68,7 +68,7 @@ export class Decoder {
     this.#keys = this.#blocks.map(() => zeros(shape, { dtype, device }))
     this.#values = this.#blocks.map(() => zeros(shape, { dtype, device }))
     this.#promptBias = mask === undefined ? undefined : mask.eq(0).to({ dtype }).mul(-1e9).view(batch, 1, 1, length)
-    // The first key that each sequence sees: how many tokens of padding it has.
+    // The first key that each sequence attends to, which is its number of padding tokens.
     this.#first = mask === undefined ? undefined : mask.eq(0).sum(1)
     const { layout, positions } = this.#model.layout(batch, length, mask === undefined ? {} : { attentionMask: mask })
     const rotation = this.#model.rotary.at(device, dtype, positions ?? length)
@@ -76,7 +76,7 @@ export class Decoder {
     return this.#run(ids, rotation, undefined, layout)
   }
 
-  /** One more token for each sequence: ids (B, 1), positions (B, 1) when prompts are padded. Gives logits (B, V) of the one after. */
+  /** Decodes one more token per sequence: ids (B, 1), positions (B, 1) if the prompts are padded. Returns logits (B, V) of the next token. */
   step(ids: Tensor, positions: Tensor | undefined): Tensor {
     const { device, dtype } = this.#model
     const rotation =
@@ -84,7 +84,7 @@ export class Decoder {
     const x = embedding(this.#model.parameter("model.embed_tokens.weight"), ids).squeeze(1) // (B, D)
     if (isFused(x)) return this.#stepFused(x, rotation)
     const prompt = this.#promptBias
-    // What a window leaves of the keys is a slice of the cache.
+    // A sliding window selects a slice of the cache.
     let bias: Tensor | undefined
     if (prompt !== undefined) {
       const generated = this.#length + 1 - prompt.size(3)
@@ -94,7 +94,7 @@ export class Decoder {
     return this.#run(ids, rotation, bias)
   }
 
-  /** The first key that a query at this place sees, padding aside. */
+  /** The first key that a query at this position attends to, ignoring padding. */
   #least(at: number): number {
     const { slidingWindow } = this.#model.config
     return slidingWindow === undefined ? 0 : Math.max(0, at + 1 - slidingWindow)
@@ -102,7 +102,7 @@ export class Decoder {
 
   /** Keeps only these rows (N,) int64. */
   select(rows: Tensor): void {
-    // One after the other: the cache is never there twice.
+    // One tensor at a time, so that the cache is never held twice.
     const pick = (tensor: Tensor): Tensor => {
       const kept = tensor.indexSelect(0, rows)
       tensor.free()
@@ -114,12 +114,12 @@ export class Decoder {
     this.#first = this.#first === undefined ? undefined : pick(this.#first)
   }
 
-  /** What a scope must not free between steps. */
+  /** Tensors that a scope must not free between steps. */
   state(): ReadonlyArray<Tensor> {
     return [...this.#keys, ...this.#values, ...[this.#promptBias, this.#first].filter((tensor) => tensor !== undefined)]
   }
 
-  /** One kernel per block: (B, D) -> logits (B, V). */
+  /** A step with one kernel per block: (B, D) -> logits (B, V). */
   #stepFused(embedded: Tensor, rotation: Rotation): Tensor {
     const { config } = this.#model
     const at = this.#length
@@ -156,7 +156,7 @@ export class Decoder {
     return inferenceLinear(rmsNorm(x, this.#model.parameter("model.norm.weight"), config.normEpsilon), this.#output)
   }
 
-  /** `prompt` is given when these are the first tokens: they see only one another. */
+  /** `prompt` is set for the first tokens, which attend only to one another. */
   #run(ids: Tensor, rotation: Rotation, bias: Tensor | undefined, prompt?: AttentionLayout): Tensor {
     const { config } = this.#model
     const { heads, kvHeads, headDim, normEpsilon } = config
@@ -179,7 +179,7 @@ export class Decoder {
         const between = before.add(inferenceLinear(attended, block.o))
         return between.add(inferenceLinear(swiglu(inferenceLinear(rmsNorm(between, block.ffnNorm, normEpsilon), block.gateUp)), block.down))
       })
-      // One block's tensors at a time (models/memory.ts counts on it).
+      // Frees each block's tensors before the next block (models/memory.ts relies on it).
       before.free()
     })
     this.#length = to
@@ -187,7 +187,7 @@ export class Decoder {
     return inferenceLinear(rmsNorm(last, this.#model.parameter("model.norm.weight"), normEpsilon), this.#output)
   }
 
-  /** Attention of queries (B, T, H, E) to the first `to` keys of a layer's cache: (B, T, H E). */
+  /** Attention of queries (B, T, H, E) over the first `to` keys of a layer's cache: (B, T, H E). */
   #attendToCache(queries: Tensor, rotation: Rotation, layer: number, to: number, bias: Tensor | undefined): Tensor {
     const { heads, kvHeads, headDim } = this.#model.config
     const [batch, length] = queries.shape as [number, number]
@@ -195,7 +195,7 @@ export class Decoder {
     const least = this.#least(to - length)
     const keys = this.#keys[layer]!.slice(2, least, to) // (B, G, S, E)
     const values = this.#values[layer]!.slice(2, least, to)
-    // Queries of one group side by side: (B, G, H/G T, E)
+    // Queries of one group next to each other: (B, G, H/G T, E)
     const q = rotate(queries, rotation)
       .mul(1 / Math.sqrt(headDim))
       .transpose(1, 2)

@@ -1,8 +1,8 @@
 /**
- * Decoding on a GPU: one step of all sequences is recorded as a graph and run again and again. Sequences have places in a batch of a fixed size; one that ends makes
- * room for the next prompt. Tokens are drawn on the device, by random numbers that each request brings along; the host looks every few steps.
+ * Decoding on a GPU: one step for all sequences is recorded as a CUDA graph and replayed. Sequences occupy slots in a batch of fixed size; when one ends, the next prompt takes
+ * its slot. Tokens are drawn on the device from random numbers that each request supplies; the host checks for finished sequences every few steps.
  *
- * Prompts are read without padding, one after another; requests with the same prompt share one reading.
+ * Prompts are read without padding, packed one after another; requests with the same prompt share one pass.
  */
 import { hasGpuKernels, joinedWeight, rmsNorm, swiglu } from "../engine/fused.ts"
 import { native } from "../engine/native.ts"
@@ -15,26 +15,26 @@ import { startsOfSegments } from "./rotary.ts"
 export interface GpuRequest {
   /** At least one token. */
   readonly prompt: ReadonlyArray<number>
-  /** A random number in [0, 1) for each token that may be drawn; none where decoding is greedy. */
+  /** A random number in [0, 1) per token that may be drawn; undefined for greedy decoding. */
   readonly uniforms: ReadonlyArray<number> | undefined
 }
 export interface GpuOptions {
   readonly maxNewTokens: number
-  /** 0 is greedy. */
+  /** 0 means greedy. */
   readonly temperature: number
   readonly stopIds: ReadonlyArray<number>
-  /** Sequences side by side. */
+  /** Number of sequences decoded in parallel. */
   readonly batchSize: number
 }
 export interface GpuAnswer {
   readonly tokens: ReadonlyArray<number>
-  /** NaN where the logits were no numbers; nothing follows then. */
+  /** NaN where the logits were not finite; generation stops there. */
   readonly logProbabilities: ReadonlyArray<number>
 }
 
 /**
- * Whether this model is decoded here, for prompts of so many tokens at most: heads, widths and vocabulary that the kernels take. Prompts that are longer than a sliding window are
- * not read here.
+ * Whether this decoder supports the model and prompts of at most this length: the kernels restrict heads, widths and vocabulary. Prompts longer than a sliding window are
+ * not supported.
  */
 export const decodesOnGpu = (model: Llama, longestPrompt = 0): boolean => {
   const { config } = model
@@ -48,11 +48,11 @@ export const decodesOnGpu = (model: Llama, longestPrompt = 0): boolean => {
   )
 }
 
-/** Steps between two looks of the host: a sequence that ends waits for as many at most. */
+/** Steps between two checks by the host: a finished sequence waits at most this many steps. */
 const stepsAtOnce = 8
-/** Prompts begin once this share of the places is free: reading one takes about as long as a step of all. */
+/** New prompts start once this share of the slots is free: reading a prompt takes about as long as one step of all slots. */
 const refillAt = 1 / 8
-/** Blocks of threads that a GPU should have to work on: with fewer sequences and heads the keys are split. */
+/** Target number of thread blocks on the GPU: with fewer sequences and heads, the keys are split. */
 const blocksWanted = 264
 
 interface Block {
@@ -65,7 +65,7 @@ interface Block {
   readonly down: Tensor
 }
 
-/** Continues each request's prompt, in their order. Call inside a scope and noGrad. */
+/** Continues each request's prompt; results are in the order of the requests. Call inside a scope and noGrad. */
 export const decodeOnGpu = (model: Llama, requests: ReadonlyArray<GpuRequest>, options: GpuOptions): Array<GpuAnswer> => {
   const decoder = new GpuDecoder(model, requests, options)
   try {
@@ -83,15 +83,15 @@ class GpuDecoder {
   readonly #splits: number
   readonly #blocks: ReadonlyArray<Block>
   readonly #table: { readonly cos: Tensor; readonly sin: Tensor }
-  /** (B, G, S, E) by layer. */
+  /** Per layer: (B, G, S, E). */
   readonly #keys: ReadonlyArray<Tensor>
   readonly #values: ReadonlyArray<Tensor>
-  /** By place, (B,) int32: the request, its next step, the position that is read next (-1: nothing to do), the token there. */
+  /** Per slot, (B,) int32: the request, its next step, the position that is read next (-1: idle), the token at that position. */
   readonly #request: Tensor
   readonly #step: Tensor
   readonly #position: Tensor
   readonly #token: Tensor
-  /** By request and step, (R, N). */
+  /** Per request and step, (R, N). */
   readonly #uniforms: Tensor
   readonly #outTokens: Tensor
   readonly #outLogs: Tensor
@@ -175,7 +175,7 @@ class GpuDecoder {
     })
   }
 
-  /** Begins requests in these places, and draws the first token of each. */
+  /** Starts requests in these slots and draws the first token of each. */
   #admit(rows: ReadonlyArray<number>, requests: ReadonlyArray<number>): void {
     for (let from = 0; from < rows.length;) {
       let [to, tokens] = [from, 0]
@@ -189,7 +189,7 @@ class GpuDecoder {
   #read(rows: ReadonlyArray<number>, requests: ReadonlyArray<number>): void {
     const { config, device, dtype } = this.#model
     const integers = (numbers: ReadonlyArray<number>, kind: DType = "int32") => tensor(Int32Array.from(numbers), { dtype: kind, device })
-    // Requests with the same prompt, one after another, share the reading of the first.
+    // Consecutive requests with the same prompt share the first one's pass.
     const prompts = requests.map((request) => this.#requests[request]!.prompt)
     const readers: Array<number> = []
     const sharedWith = prompts.map((prompt) => {
@@ -224,7 +224,7 @@ class GpuDecoder {
       })
       before.free()
     })
-    // What the first of them has read, for the others.
+    // Copies the keys and values of a shared prompt to the other slots.
     const copies = rows.flatMap((row, i) => (sharedWith[i] === i ? [] : [{ row, from: rows[sharedWith[i]!]!, length: prompts[i]!.length }]))
     for (const { from, length, row } of copies)
       for (const cache of [...this.#keys, ...this.#values])
@@ -251,7 +251,7 @@ class GpuDecoder {
       this.#step,
       requests.map(() => 0)
     )
-    // The first token that is drawn comes after the prompt.
+    // The first drawn token follows the prompt.
     set(
       this.#position,
       prompts.map((prompt) => prompt.length - 1)
@@ -259,7 +259,7 @@ class GpuDecoder {
     this.#sample(logits, integers(rows))
   }
 
-  /** What the kernels are compiled for. */
+  /** The sizes that the kernels are compiled for. */
   get #shape(): readonly [number, number, number] {
     const { headDim, heads, kvHeads } = this.#model.config
     return [headDim, heads, kvHeads]
@@ -273,18 +273,18 @@ class GpuDecoder {
     atenVoid("caravan::decode_sample_", logits, rows, this.#uniforms, ...state, this.#options.temperature, ...this.#shape)
   }
 
-  /** One step of all places as a graph. */
+  /** Records one step of all slots as a graph. */
   #record(): number {
     const { config, device, dtype } = this.#model
     const { dim, ffn, headDim, heads, kvHeads, normEpsilon, vocabSize } = config
     const batch = this.#batch
     const room = (columns: number, kind: DType = dtype) => zeros([batch, columns], { dtype: kind, device })
-    // They belong to the scope around: the graph reads and writes them in every step.
+    // These belong to the enclosing scope: the graph reads and writes them in every step.
     const [x, h, qkv] = [room(dim), room(dim), room((heads + 2 * kvHeads) * headDim)]
     const [attended, out, gateUp, gated, logits] = [room(heads * headDim), room(dim), room(2 * ffn), room(ffn), room(vocabSize)]
     const partial = this.#splits === 1 ? null : room(heads * this.#splits * (headDim + 2), "float32")
     const shape = this.#shape
-    // Views of the weights, for products into what is there.
+    // Views of the weights, for products into preallocated tensors.
     const transposed = (weight: Tensor) => weight.transpose(0, 1)
     const blocks = this.#blocks.map((block) => ({
       ...block,
@@ -330,7 +330,7 @@ class GpuDecoder {
       times(h, output, logits)
       this.#sample(logits, null)
     }
-    // Kernels are compiled, and libraries choose theirs, outside of the recording: this is a step like any other.
+    // Kernels are compiled, and libraries select theirs, outside the recording: this is an ordinary step.
     step()
     native().beginGraph()
     try {
@@ -342,12 +342,12 @@ class GpuDecoder {
     return native().endGraph()
   }
 
-  /** Ends a recording in which something was thrown. That this may fail too says nothing more. */
+  /** Ends a recording in which an error was thrown. A further error here carries no information. */
   #abandonRecording(): void {
     try {
       native().freeGraph(native().endGraph())
     } catch {
-      // The first error says what went wrong.
+      // The first error has the cause.
     }
   }
 }

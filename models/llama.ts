@@ -1,6 +1,6 @@
 /**
  * Llama 2 (§2.2): pre-norm RMSNorm, rotary position embeddings, SwiGLU, grouped-query attention. Weights keep Hugging Face's names and
- * layout, (out, in). With it the models that differ in attention alone: a sliding window (Mistral), biases of queries, keys and values (Qwen 2), norms of the heads of queries and keys
+ * layout, (out, in). Also models that differ only in attention: sliding window (Mistral), biases on queries, keys and values (Qwen 2), norms on the query and key heads
  * before the rotation (Qwen 3).
  *
  * Shapes: B sequences, T tokens, D dim, H query heads, G key and value heads, E head dim, F ffn, V vocabulary.
@@ -38,13 +38,13 @@ import type { Lora } from "./lora.ts"
 import { positionsOfMask, type Rotation, RotaryTable, startsOfSegments } from "./rotary.ts"
 
 export interface ForwardOptions {
-  /** (B, T) int64 or bool, 0 at padding on either side. Position ids count the tokens that are not padding. */
+  /** (B, T) int64 or bool, 0 at padding on either side. Position ids count only the tokens that are not padding. */
   readonly attentionMask?: Tensor
-  /** (B, T) int64: which example of a packed row each token belongs to. Tokens see only their own; positions start anew in each. */
+  /** (B, T) int64: the example in a packed row that each token belongs to. Tokens attend only within their example; positions restart in each. */
   readonly segmentIds?: Tensor
 }
 
-/** What is done to queries, keys and values (..., (H + 2G) E) as linear layers give them, before the rotation. */
+/** Operations on queries, keys and values (..., (H + 2G) E) after the linear layers and before the rotation. */
 export interface HeadParameters {
   /** ((H + 2G) E,) */
   readonly bias: Tensor | undefined
@@ -69,7 +69,7 @@ export const prepareHeads = (
   return cat(parts, axis).view(...biased.shape)
 }
 
-/** The linear layers of a block that read the same input. */
+/** The linear layers of a block that share an input. */
 const joined = [
   ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
   ["mlp.gate_proj", "mlp.up_proj"]
@@ -77,9 +77,9 @@ const joined = [
 
 export class Llama {
   readonly config: LlamaConfig
-  /** By Hugging Face name; an adapter's are not among them. */
+  /** By Hugging Face name, without an adapter's. */
   readonly parameters: Readonly<Record<string, Tensor>>
-  /** Low-rank adapters on its linear layers. */
+  /** Low-rank adapters on the linear layers. */
   readonly adapter: Lora | undefined
   readonly #rotary: RotaryTable
 
@@ -88,18 +88,18 @@ export class Llama {
     this.parameters = parameters
     this.adapter = adapter
     this.#rotary = new RotaryTable(config)
-    // One product reads them without a copy.
+    // Stored contiguously, so that one product reads them without a copy.
     for (let layer = 0; layer < config.layers; layer++)
       for (const names of joined) joinWeights(names.map((name) => this.parameter(`model.layers.${layer}.${name}.weight`)))
   }
 
-  /** This model with an adapter, which alone has gradients from now on: the weights, which the two share, are frozen. */
+  /** This model with an adapter. From now on only the adapter has gradients: the weights, shared by both models, are frozen. */
   withAdapter(adapter: Lora): Llama {
     for (const weight of Object.values(this.parameters)) weight.requiresGrad(false)
     return new Llama(this.config, this.parameters, adapter)
   }
 
-  /** This model without its adapter, which is added to the weights in place: W + scale B A. They have gradients again. */
+  /** This model without its adapter, which is added to the weights in place: W + scale B A. The weights have gradients again. */
   merge(): Llama {
     const { adapter } = this
     if (adapter === undefined) return this
@@ -131,7 +131,7 @@ export class Llama {
     return found
   }
 
-  /** Weights of one block, an adapter's share added. */
+  /** The weights of one block, with an adapter's contribution added. */
   block(layer: number) {
     const get = (name: string) => {
       const at = `model.layers.${layer}.${name}`
@@ -151,7 +151,7 @@ export class Llama {
     }
   }
 
-  /** What a block's queries, keys and values have beside weights. */
+  /** A block's biases and norms on queries, keys and values. */
   headParameters(layer: number): HeadParameters {
     const get = (name: string) => this.parameter(`model.layers.${layer}.self_attn.${name}`)
     return {
@@ -160,15 +160,16 @@ export class Llama {
     }
   }
 
-  /** Token ids (B, T) int64 -> the last layer's normed states (B, T, D). */
+  /** Token ids (B, T) int64 -> the last layer's normalised states (B, T, D). */
   hidden(ids: Tensor, options: ForwardOptions = {}): Tensor {
     const { config } = this
     const [batch, length] = ids.shape as [number, number]
-    if (length > config.maxPositions) throw new RangeError(`a sequence of ${length} tokens: this model's context is ${config.maxPositions}`)
+    if (length > config.maxPositions)
+      throw new RangeError(`a sequence of ${length} tokens exceeds the model's context of ${config.maxPositions}`)
     const { layout, positions } = this.layout(batch, length, options)
     const rotation = this.#rotary.at(this.device, this.dtype, positions ?? length)
     prepareLayout(layout, this, config.headDim)
-    // Under an adapter the table is frozen.
+    // With an adapter, the table is frozen.
     const embed = this.adapter === undefined ? trainableEmbedding : embedding
     let x = embed(this.parameter("model.embed_tokens.weight"), ids) // (B, T, D)
     const forgets = !recordsGradients()
@@ -192,7 +193,7 @@ export class Llama {
     return attended.add(this.#linear(swiglu(gateUp), at("mlp.down_proj")))
   }
 
-  /** States (..., K) through linear layers that read the same, with their adapters: their outputs side by side (..., N). */
+  /** Applies linear layers that share an input, with their adapters: (..., K) -> their concatenated outputs (..., N). */
   #linear(x: Tensor, ...layers: ReadonlyArray<string>): Tensor {
     const weights = layers.map((layer) => this.parameter(`${layer}.weight`))
     const y = joinedLinear(x, weights)
@@ -207,7 +208,7 @@ export class Llama {
     )
   }
 
-  /** (V, D): the embedding table where the two are tied. */
+  /** (V, D); the embedding table if the two are tied. */
   get outputWeight(): Tensor {
     return this.parameter(this.config.tiedEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight")
   }
@@ -217,17 +218,17 @@ export class Llama {
     return linear(hidden, this.outputWeight)
   }
 
-  /** What the model says of given next tokens: states (N, D), the tokens (N,) int64. The logits of all are never there at once. */
+  /** Statistics of the model's distributions at given next tokens: states (N, D), tokens (N,) int64. Never holds all logits at once. */
   distribution(states: Tensor, tokens: Tensor, options?: TokenDistributionOptions): TokenDistribution {
     return tokenDistribution(states, this.outputWeight, tokens, options)
   }
 
-  /** Token ids (B, T) -> logits (B, T, V) of the token after each. */
+  /** Token ids (B, T) -> logits (B, T, V) of the next token at each position. */
   forward(ids: Tensor, options: ForwardOptions = {}): Tensor {
     return this.logits(this.hidden(ids, options))
   }
 
-  /** Who sees whom, and where each token stands: positions are undefined when they are 0, 1, 2, ... */
+  /** The attention layout and the token positions; positions are undefined when they are 0, 1, 2, ... */
   layout(
     batch: number,
     length: number,
@@ -244,7 +245,7 @@ export class Llama {
 
   #wholeLayout(length: number, options: ForwardOptions): { readonly layout: AttentionLayout; readonly positions: Tensor | undefined } {
     const { attentionMask, segmentIds } = options
-    if (attentionMask !== undefined && segmentIds !== undefined) throw new TypeError("give an attention mask or segment ids, not both")
+    if (attentionMask !== undefined && segmentIds !== undefined) throw new TypeError("pass an attention mask or segment ids, not both")
     if (attentionMask !== undefined) return { layout: maskLayout(attentionMask, this.dtype), positions: positionsOfMask(attentionMask) }
     if (segmentIds === undefined) return { layout: causalLayout(length, this.dtype, this.device), positions: undefined }
     const starts = startsOfSegments(segmentIds)
@@ -252,12 +253,10 @@ export class Llama {
   }
 }
 
-/** How new weights are drawn: normal with this deviation (Hugging Face's initializer_range), norms 1, biases 0. */
+/** Initial weights are drawn from a normal distribution with this standard deviation (Hugging Face's initializer_range); norms start at 1, biases at 0. */
 const deviation = 0.02
 
-/**
- * A Llama with new weights. Each tensor's numbers depend on the seed and its name only.
- */
+/** A Llama with newly initialised weights. Each tensor's values depend only on the seed and its name. */
 export const initLlama = (
   config: LlamaConfig,
   options: { readonly seed: number; readonly device?: Device; readonly dtype?: DType }

@@ -1,10 +1,10 @@
 /**
- * Llama 2's chat format, as Meta's released code has it:
+ * Llama 2's chat format, as in Meta's released code:
  *
  *     <s>[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST] {answer} </s><s>[INST] {user} [/INST]
  *
- * BOS and EOS are control tokens around each exchange, never text; there is no EOS after the last [/INST]. Questions (the system prompt folded
- * in) and answers are stripped. Each exchange is tokenised on its own, so that a prefix of the dialogue is a prefix of its tokens.
+ * BOS and EOS are control tokens around each exchange, never text; the last [/INST] has no EOS after it. Questions (including the system
+ * prompt) and answers are stripped. Each exchange is tokenised separately, so that a prefix of the dialogue is a prefix of its tokens.
  */
 import type { Message } from "../schemas/rows.ts"
 import { ChatTemplate, ChatTemplateError, defaultDate, inTime, RenderError } from "./chat-template.ts"
@@ -12,13 +12,13 @@ import { ChatError, type ChatFormat, type Exchange, exchangesOf, strip, unanswer
 import type { TokenBuffer } from "./tokenizer/token-buffer.ts"
 import type { Tokenizer } from "./tokenizer/tokenizer.ts"
 
-/** The format's own tags. They are ordinary text to the tokenizer: a user's text that holds one would end a turn. */
+/** The format's tags. They are ordinary text to the tokenizer: one in a user's text would end a turn. */
 const tags = ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"]
-/** The tag that a text holds, if any. */
+/** The first tag that a text contains, if any. */
 export const tagIn = (text: string): string | undefined => tags.find((tag) => text.includes(tag))
 export const withTag = "with a tag of the chat format in the text"
 
-/** A text with a backslash within each of the format's tags, so that it holds none: `[\INST]`, `<\</SYS>>`. */
+/** The text with a backslash inserted into each of the format's tags, so that it contains none: `[\INST]`, `<\</SYS>>`. */
 export const escapeTags = (text: string): string => text.replaceAll(/\[(?=\/?INST\])/g, "[\\").replaceAll(/<(?=<\/?SYS>>)/g, "<\\")
 
 const contentOf = (message: Message, index: number): string => {
@@ -26,7 +26,7 @@ const contentOf = (message: Message, index: number): string => {
   if (found !== undefined)
     throw new ChatError({
       reason: withTag,
-      message: `Message ${index + 1} (${message.role}) contains the tag ${found}, which is Llama 2's own. Take it out, or leave the dialogue out.`
+      message: `Message ${index + 1} (${message.role}) contains the tag ${found} of Llama 2's chat format. Remove the tag or the dialogue.`
     })
   return message.content
 }
@@ -45,14 +45,14 @@ const readOrFault = (messages: ReadonlyArray<Message>): ReadonlyArray<Exchange> 
   }
 }
 
-/** The format of a tokenizer's model. Throws a ChatTemplateError where it has no BOS. */
+/** The format of a tokenizer's model. Throws ChatTemplateError if it has no BOS. */
 export const llama2Format = (tokenizer: Tokenizer): ChatFormat => {
   if (tokenizer.bosId === undefined)
     throw ChatTemplateError.of({
       doing: "Reading the model's chat format",
       expected: "a chat template (chat_template.jinja), or a beginning-of-sequence token for Llama 2's format",
       found: "neither",
-      hint: "Put the template of the model's chat version into the folder, or name one of Caravan's at import (chatTemplate)."
+      hint: "Put the chat template of the model's chat version into the folder, or choose one of Caravan's templates at import with chatTemplate."
     })
   return {
     stopIds: tokenizer.stopIds,
@@ -71,7 +71,7 @@ export const llama2Format = (tokenizer: Tokenizer): ChatFormat => {
   }
 }
 
-/** Whether a chat template writes this format: as that of Llama 2's published folders does. */
+/** Whether a chat template produces this format, as the one in Llama 2's published folders does. */
 export const isLlama2Template = (template: string): boolean => {
   const dialogue: ReadonlyArray<Message> = [
     { role: "system", content: " Be brief. " },
@@ -100,8 +100,8 @@ export const isLlama2Template = (template: string): boolean => {
 }
 
 /**
- * Appends the tokens of a dialogue that ends with an answer. Gives where its questions and answers end, in turn: how many tokens there are up to the end of
- * the first question ([/INST]), of the first answer (its EOS), of the second question, and so on.
+ * Appends the tokens of a dialogue that ends with an answer. Returns the cumulative token counts at the end of each question and answer in turn: the first
+ * question ([/INST]), the first answer (its EOS), the second question, and so on.
  */
 const appendDialogue = (tokenizer: Tokenizer, exchanges: ReadonlyArray<Exchange>, out: TokenBuffer): Array<number> => {
   if (exchanges.at(-1)!.answer === undefined) throw unanswered()
@@ -129,18 +129,19 @@ const appendQuestion = (tokenizer: Tokenizer, { question }: Exchange, out: Token
   tokenizer.append(`[INST] ${question} [/INST]`, out)
 }
 
-/** Appends the tokens of an answer and its EOS, to those of its question. */
+/** Appends the tokens of an answer and its EOS after those of its question. */
 const appendAnswer = (tokenizer: Tokenizer, { question, answer }: Exchange, out: TokenBuffer): void => {
-  // Question and answer are one text to the tokenizer, so the answer's tokens are what follows the question's.
+  // The tokenizer treats question and answer as one text, so the answer's tokens are those after the question's.
   if (!tokenizer.appendAfter(`[INST] ${question} [/INST]`, ` ${answer!} `, out))
     throw new ChatError({
       reason: "whose answer the tokenizer joins to [/INST]",
-      message: "The tokenizer joins [/INST] to the answer, so that no token boundary is between them: give one with word-wise pieces."
+      message:
+        "The tokenizer joins [/INST] to the answer, so there is no token boundary between them. Use a tokenizer whose pieces do not span words."
     })
   out.push(tokenizer.eosId)
 }
 
-/** A dialogue as text in the format, BOS and EOS left out: what a small base model is pretrained on. Throws ChatError. */
+/** A dialogue as text in the format, without BOS and EOS, for pretraining a small base model. Throws ChatError. */
 export const dialogueText = (messages: ReadonlyArray<Message>): string => {
   const exchanges = readOrFault(messages)
   if (exchanges instanceof ChatError) throw exchanges
@@ -149,11 +150,11 @@ export const dialogueText = (messages: ReadonlyArray<Message>): string => {
     .join(" ")
 }
 
-/** Why the format can't hold the dialogue; undefined where it can: user and assistant alternate, no tags in the text, no empty answer. */
+/** Why the format cannot represent the dialogue; undefined if it can: user and assistant alternate, there are no tags in the text, and no answer is empty. */
 export const formatFault = (messages: ReadonlyArray<Message>): ChatError | undefined => {
   const read = readOrFault(messages)
   return read instanceof ChatError ? read : undefined
 }
 
-/** Whether the format holds the dialogue. */
+/** Whether the format can represent the dialogue. */
 export const fitsChatFormat = (messages: ReadonlyArray<Message>): boolean => formatFault(messages) === undefined

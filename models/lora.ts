@@ -1,13 +1,13 @@
 /**
- * Low-rank adapters (Hu et al. 2021): a frozen linear layer W (N, K) gives W x + scale B A x, with A (r, K) and B (N, r), and only A and B are
- * trained. scale is alpha / r, or alpha / sqrt(r) with rank stabilisation (rsLoRA, Kalajdzievski 2023). A starts as PEFT has it, kaiming-uniform with
- * a = sqrt(5), which is uniform within 1 / sqrt(K); B starts at zero, so that a new adapter changes nothing.
+ * Low-rank adapters (Hu et al. 2021): a frozen linear layer W (N, K) computes W x + scale B A x, with A (r, K) and B (N, r); only A and B are
+ * trained. scale is alpha / r, or alpha / sqrt(r) with rank stabilisation (rsLoRA, Kalajdzievski 2023). A is initialised as in PEFT, kaiming-uniform with
+ * a = sqrt(5), which is uniform within 1 / sqrt(K); B starts at zero, so that a new adapter does not change the output.
  */
 import { Random } from "../engine/random.ts"
 import { type Device, type DType, keep, linear, noGrad, scoped, tensor, type Tensor, zeros } from "../engine/tensor.ts"
 import { type LlamaConfig, parameterShapes } from "./config.ts"
 
-/** The layers that an adapter may be on, by PEFT's names, and where each is in a block. */
+/** The layers that an adapter may target, by PEFT's names, with their paths in a block. */
 const places = {
   q_proj: "self_attn.q_proj",
   k_proj: "self_attn.k_proj",
@@ -21,18 +21,18 @@ export type LoraTarget = keyof typeof places
 export const linearLayers = Object.keys(places) as ReadonlyArray<LoraTarget>
 
 export interface LoraConfig {
-  /** r, from 1. */
+  /** r, at least 1. */
   readonly rank: number
   readonly alpha: number
-  /** Whether the scale is alpha / sqrt(r) in place of alpha / r. */
+  /** Whether the scale is alpha / sqrt(r) instead of alpha / r. */
   readonly rankStabilised: boolean
   readonly targets: ReadonlyArray<LoraTarget>
 }
 
-/** An adapter's tensors are named as PEFT names them in its files. */
+/** The name of an adapter's tensor in PEFT's files. */
 const nameOf = (layer: string, matrix: "A" | "B"): string => `base_model.model.${layer}.lora_${matrix}.weight`
 
-/** The layers that an adapter is on, "model.layers.0.self_attn.q_proj", ... with the shape (N, K) of each. */
+/** The layers that an adapter targets, "model.layers.0.self_attn.q_proj", ... with the shape (N, K) of each. */
 const layersOf = (model: LlamaConfig, targets: ReadonlyArray<LoraTarget>): ReadonlyArray<readonly [string, number, number]> => {
   const shapes = parameterShapes(model)
   return Array.from({ length: model.layers }, (_, block) =>
@@ -46,7 +46,7 @@ const layersOf = (model: LlamaConfig, targets: ReadonlyArray<LoraTarget>): Reado
   ).flat()
 }
 
-/** Shapes of an adapter's tensors by PEFT's names. */
+/** Shapes of an adapter's tensors under PEFT's names. */
 export const loraShapes = (
   model: LlamaConfig,
   { rank, targets }: Pick<LoraConfig, "rank" | "targets">
@@ -73,19 +73,19 @@ export class Lora {
     return alpha / (rankStabilised ? Math.sqrt(rank) : rank)
   }
 
-  /** A (r, K) and B (N, r) of a layer ("model.layers.0.self_attn.q_proj"); undefined where it has none. */
+  /** A (r, K) and B (N, r) of a layer ("model.layers.0.self_attn.q_proj"); undefined if the layer has no adapter. */
   #of(layer: string): { readonly a: Tensor; readonly b: Tensor } | undefined {
     const [a, b] = [this.parameters[nameOf(layer, "A")], this.parameters[nameOf(layer, "B")]]
     return a === undefined || b === undefined ? undefined : { a, b }
   }
 
-  /** What the adapter adds to a layer's output: x (..., K) -> scale B A x (..., N); undefined where it is not on that layer. */
+  /** The adapter's contribution to a layer's output: x (..., K) -> scale B A x (..., N); undefined if it does not target that layer. */
   output(layer: string, x: Tensor): Tensor | undefined {
     const found = this.#of(layer)
     return found && linear(linear(x, found.a).mul(this.scale), found.b)
   }
 
-  /** What the adapter comes to in a layer's weight: scale B A (N, K); undefined where it is not on that layer. */
+  /** The adapter's contribution to a layer's weight: scale B A (N, K); undefined if it does not target that layer. */
   weight(layer: string): Tensor | undefined {
     const found = this.#of(layer)
     return found?.b.matmul(found.a).mul(this.scale)
@@ -96,7 +96,7 @@ export class Lora {
   }
 }
 
-/** A new adapter for a model of this shape. Each tensor's numbers depend on the seed and its name only. Throws a RangeError for a rank below 1, or without targets. */
+/** A new adapter for a model of this shape. Each tensor's values depend only on the seed and its name. Throws RangeError for a rank below 1 or without targets. */
 export const initLora = (
   model: LlamaConfig,
   config: LoraConfig,
@@ -104,8 +104,8 @@ export const initLora = (
 ): Lora => {
   const { seed, device = "cpu", dtype = "float32" } = options
   if (!Number.isInteger(config.rank) || config.rank < 1)
-    throw new RangeError(`A LoRA adapter's rank must be a whole number above 0, got ${config.rank}.`)
-  if (config.targets.length === 0) throw new RangeError(`A LoRA adapter must be on at least one of ${linearLayers.join(", ")}.`)
+    throw new RangeError(`A LoRA adapter's rank must be an integer of 1 or more, got ${config.rank}.`)
+  if (config.targets.length === 0) throw new RangeError(`A LoRA adapter must target at least one of ${linearLayers.join(", ")}.`)
   const parameters: Record<string, Tensor> = {}
   for (const [name, shape] of Object.entries(loraShapes(model, config))) {
     const made = scoped(() =>

@@ -1,21 +1,21 @@
 /**
- * The memory that a Llama takes on a device, in bytes: trained, read, generating. Stages choose by it how a batch is cut and what is recomputed (stages/training/fit.ts),
- * and plans show it; so it follows from shapes alone.
+ * The device memory of a Llama in bytes: for training, for forward passes, for generation. Stages use it to split a batch and to choose what to recompute (stages/training/fit.ts),
+ * and plans show it; it therefore depends only on shapes.
  *
- *     d width   L blocks   H query heads   G key and value heads   E head dim   F ffn   V vocabulary   b bytes of a number in the model's precision
+ *     d width   L blocks   H query heads   G key and value heads   E head dim   F ffn   V vocabulary   b bytes per number in the model's precision
  *
- * A block keeps of each token for its backward pass: its input and the sum after attention, both norms' outputs (4 d), queries, keys and values as they are projected and
- * attention's output ((2 H + 2 G) E), gate and up and their product (3 F), and a float32 log-sum-exp for each head. One that is recomputed keeps its input.
+ * For its backward pass, a block keeps per token: its input and the sum after attention, both norms' outputs (4 d), the projected queries, keys and values and
+ * attention's output ((2 H + 2 G) E), gate, up and their product (3 F), and a float32 log-sum-exp per head. A recomputed block keeps only its input.
  */
 import type { Sharding } from "../engine/ranks.ts"
 import { type LlamaConfig, parameterCount } from "./config.ts"
 import { type LoraConfig, loraShapes } from "./lora.ts"
 
-/** A model to reckon with: a language model, or one with a scalar head in place of the output layer (reward and value models). */
+/** A model to estimate: a language model, or a model with a scalar head instead of the output layer (reward and value models). */
 export interface CostedModel {
   readonly config: LlamaConfig
   readonly scalarHead: boolean
-  /** The adapter that is trained in its place; none: all of its weights are. */
+  /** The adapter that is trained instead of the weights; absent: all weights are trained. */
   readonly adapter?: Pick<LoraConfig, "rank" | "targets"> | undefined
 }
 
@@ -23,7 +23,7 @@ export type Precision = "float32" | "bfloat16"
 export const bytesOf: Readonly<Record<Precision, number>> = { float32: 4, bfloat16: 2 }
 
 const counted = new WeakMap<LlamaConfig, number>()
-/** As parameterCount, counted once: what is chosen is looked for among hundreds of ways to cut a step. */
+/** parameterCount, cached: the search over ways to split a step calls it hundreds of times. */
 const countOf = (config: LlamaConfig): number => {
   const count = counted.get(config) ?? parameterCount(config)
   counted.set(config, count)
@@ -34,21 +34,21 @@ const countOf = (config: LlamaConfig): number => {
 export const costedParameters = ({ config, scalarHead }: CostedModel): number =>
   countOf(config) - (scalarHead && !config.tiedEmbeddings ? config.vocabSize * config.dim : 0) + (scalarHead ? config.dim : 0)
 
-/** Weights of a scalar head, which is trained beside an adapter. */
+/** The weights of a scalar head, which is trained along with an adapter. */
 export const headParameters = ({ config, scalarHead }: CostedModel): number => (scalarHead ? config.dim : 0)
 
-/** Weights of its adapter: 0 where it has none. */
+/** The weights of the adapter; 0 without one. */
 export const adapterParameters = ({ adapter, config }: CostedModel): number =>
   adapter === undefined
     ? 0
     : config.layers *
       Object.values(loraShapes({ ...config, layers: 1 }, adapter)).reduce((sum, [rows, columns]) => sum + rows! * columns!, 0)
 
-/** Weights that are trained: all, or those of an adapter and of a scalar head. */
+/** The number of trained weights: all, or those of an adapter and of a scalar head. */
 export const trainedParameterCount = (model: CostedModel): number =>
   model.adapter === undefined ? costedParameters(model) : adapterParameters(model) + headParameters(model)
 
-/** Memory at its peak, by part. What is there at the peak beside weights, masters, moments, gradients and cache counts as activations. */
+/** Peak memory in bytes, by part. Anything at the peak other than weights, masters, moments, gradients and cache counts as activations. */
 export interface Memory {
   readonly weights: number
   /** The optimiser's float32 copies of bfloat16 weights. */
@@ -56,9 +56,9 @@ export interface Memory {
   /** AdamW's two moments, in float32. */
   readonly moments: number
   readonly gradients: number
-  /** What the backward pass keeps, and the working memory of the widest place. */
+  /** Activations kept for the backward pass, and the largest working memory. */
   readonly activations: number
-  /** Keys and values while generating. */
+  /** Keys and values during generation. */
   readonly cache: number
 }
 export const memoryParts = ["weights", "masters", "moments", "gradients", "activations", "cache"] as const satisfies ReadonlyArray<
@@ -67,7 +67,7 @@ export const memoryParts = ["weights", "masters", "moments", "gradients", "activ
 export const noMemory: Memory = { weights: 0, masters: 0, moments: 0, gradients: 0, activations: 0, cache: 0 }
 export const totalMemory = (memory: Memory): number => memoryParts.reduce((sum, part) => sum + memory[part], 0)
 
-/** Several models that are there together. Their activations and caches are not: the largest counts. */
+/** Several models held at the same time. Their activations and caches are not simultaneous, so the largest counts. */
 export const together = (parts: ReadonlyArray<Memory>): Memory => {
   const sum = (part: keyof Memory) => parts.reduce((total, memory) => total + memory[part], 0)
   const widest = parts.reduce((a, b) => (a.activations + a.cache >= b.activations + b.cache ? a : b), noMemory)
@@ -76,36 +76,36 @@ export const together = (parts: ReadonlyArray<Memory>): Memory => {
     ...{ activations: widest.activations, cache: widest.cache }
   }
 }
-/** One after the other: what is larger at its peak. */
+/** Two phases one after the other: the one with the larger peak. */
 export const larger = (a: Memory, b: Memory): Memory => (totalMemory(a) >= totalMemory(b) ? a : b)
 
 export const weightBytes = (model: CostedModel, precision: Precision): number =>
   (costedParameters(model) + adapterParameters(model)) * bytesOf[precision]
 
-/** What of that is trained: all, or the adapter and a scalar head. */
+/** Bytes of the trained weights: all, or the adapter and a scalar head. */
 export const trainedWeightBytes = (model: CostedModel, precision: Precision): number => trainedParameterCount(model) * bytesOf[precision]
 
-/** Of one token, in numbers of the model's precision; `float32` beside them. */
+/** Kept per token: numbers in the model's precision, plus `float32` numbers. */
 const keptOf = ({ adapter, config }: CostedModel): { readonly numbers: number; readonly float32: number } => {
   const { dim, ffn, headDim, heads, kvHeads } = config
   const adapters = adapter === undefined ? 0 : adapter.rank * adapter.targets.length
   return { numbers: 4 * dim + (2 * heads + 2 * kvHeads) * headDim + 3 * ffn + adapters, float32: heads }
 }
 
-/** What one block keeps of `tokens` tokens for its backward pass, nothing recomputed. */
+/** Bytes that one block keeps for its backward pass over `tokens` tokens, without recomputation. */
 export const blockBytes = (model: CostedModel, precision: Precision, tokens: number): number => {
   const { float32, numbers } = keptOf(model)
   return tokens * (numbers * bytesOf[precision] + float32 * 4)
 }
 
-/** Gradients of a block's widest place while it is gone back through: those of its output and of gate, up and their product. */
+/** The gradients held at the widest point of a block's backward pass: those of its output and of gate, up and their product. */
 const blockGradientBytes = ({ config }: CostedModel, precision: Precision, tokens: number): number =>
   tokens * (config.dim + 3 * config.ffn) * bytesOf[precision]
 
-/** Logits that are computed at once, and bytes of all logits up to which they are kept for the backward pass (engine/native/vocabulary.cc). */
+/** Number of logits computed in one chunk, and the limit in bytes below which all logits are kept for the backward pass (engine/native/vocabulary.cc). */
 const [chunkElements, keptLogitBytes] = [2 ** 27, 2 ** 30]
 
-/** At a loss on `tokens` tokens, by the GPU's kernels: logits that are kept, or a chunk of them, whose gradient takes their place; and the output layer's gradient, which chunks add up in float32. */
+/** At a loss on `tokens` tokens, with the GPU kernels: the kept logits, or one chunk, whose gradient replaces it; and the output layer's gradient, which chunks accumulate in float32. */
 const lossBytes = ({ adapter, config, scalarHead }: CostedModel, precision: Precision, tokens: number): number => {
   if (scalarHead) return 0
   const { dim, vocabSize } = config
@@ -117,17 +117,17 @@ const lossBytes = ({ adapter, config, scalarHead }: CostedModel, precision: Prec
   return logits + gradient
 }
 
-/** How a step is computed. */
+/** How a training step is split. */
 export interface Cut {
-  /** Tokens of a micro-batch, with padding. */
+  /** Tokens per micro-batch, including padding. */
   readonly tokens: number
-  /** Whether a step has several micro-batches: their gradients are added up in float32. */
+  /** Whether a step has several micro-batches, whose gradients are accumulated in float32. */
   readonly several: boolean
-  /** How many blocks, the first ones, are recomputed in the backward pass. */
+  /** The number of leading blocks that are recomputed in the backward pass. */
   readonly recompute: number
 }
 
-/** The ranks that a training is spread over, and what each has a part of (engine/spread.ts). */
+/** The number of ranks of a training run, and what is sharded between them (engine/spread.ts). */
 export interface SpreadOver {
   readonly ranks: number
   readonly sharding: Sharding
@@ -135,14 +135,14 @@ export interface SpreadOver {
 export const onOneRank: SpreadOver = { ranks: 1, sharding: "none" }
 
 const emptied = new WeakMap<LlamaConfig, LlamaConfig>()
-/** The same object each time, whose weights are counted once. */
+/** Returns the same object each time, so that its weights are counted once. */
 const withoutBlocks = (config: LlamaConfig): LlamaConfig => {
   const empty = emptied.get(config) ?? { ...config, layers: 0 }
   emptied.set(config, empty)
   return empty
 }
 
-/** The same on one of several ranks: its parts, the weights of two blocks and of what is in no block gathered, and the gradients of a block in their dtype and in a float32 buffer. */
+/** The same memory on one of several ranks: its shards, the gathered weights of two blocks and of everything outside the blocks, and one block's gradients in their dtype and in a float32 buffer. */
 const onRank = (memory: Memory, model: CostedModel, precision: Precision, { ranks, sharding }: SpreadOver): Memory => {
   const trained = trainedParameterCount(model)
   const b = bytesOf[precision]
@@ -162,8 +162,8 @@ const onRank = (memory: Memory, model: CostedModel, precision: Precision, { rank
 }
 
 /**
- * A model that is trained. The peak is at the loss, with all that was kept and the gradients of the micro-batches before; while the recomputed blocks are gone back through; or
- * at the end of the backward pass, with all gradients and the float32 ones of the embeddings.
+ * Memory of a model in training. The peak occurs at the loss, with all kept activations and the gradients of earlier micro-batches; during the backward pass of the recomputed blocks; or
+ * at the end of the backward pass, with all gradients and the float32 gradients of the embeddings.
  */
 export const trainingMemory = (model: CostedModel, precision: Precision, cut: Cut, spread: SpreadOver = onOneRank): Memory =>
   spread.ranks === 1
@@ -184,10 +184,10 @@ const aloneMemory = (model: CostedModel, precision: Precision, { recompute, seve
   const kept = inputs + (config.layers - recomputed) * block + ends
   const before = several ? gradients : 0
   const atLoss = before + kept + Math.max(lossBytes(model, precision, tokens), blockGradientBytes(model, precision, tokens))
-  // The gradients of the blocks behind are there by then.
+  // The gradients of the later blocks exist by then.
   const behind = several ? gradients : (gradients * (config.layers - recomputed)) / config.layers
   const atRecomputed = recomputed === 0 ? 0 : behind + inputs + block + blockGradientBytes(model, precision, tokens)
-  // Of a 16-bit table of embeddings the gradient in float32, and what it is converted to.
+  // A 16-bit embedding table has its gradient in float32, plus the converted copy.
   const atEnd = gradients + (isWhole && precision === "bfloat16" ? 6 * config.vocabSize * config.dim : 0)
   const peak = Math.max(atLoss, atRecomputed, atEnd)
   return {
@@ -201,31 +201,31 @@ const aloneMemory = (model: CostedModel, precision: Precision, { recompute, seve
 }
 
 /**
- * Working memory of a forward pass without gradients: all that one block computes, which is freed at its end. Its input, both norms, what attention and the feed-forward
- * block add and the two sums (7 d), queries, keys and values, attention's output, gate and up and their product.
+ * Working memory of a forward pass without gradients: everything that one block computes, freed at its end. Its input, both norms, the outputs of attention and of the feed-forward
+ * block and the two sums (7 d), queries, keys and values, attention's output, gate, up and their product.
  */
 export const forwardBytes = (model: CostedModel, precision: Precision, tokens: number): number => {
   const { dim, ffn, headDim, heads, kvHeads } = model.config
   return tokens * (7 * dim + (2 * heads + 2 * kvHeads) * headDim + 3 * ffn) * bytesOf[precision]
 }
 
-/** Tokens of prompts that a decoder on a GPU reads together (models/gpu-decoder.ts): more would take memory and save no time. */
+/** Prompt tokens that a GPU decoder reads in one pass (models/gpu-decoder.ts): more would use memory without saving time. */
 export const promptTokensAtOnce = 16_384
 
-/** Keys and values of `sequences` sequences of `length` tokens, in every layer. */
+/** Keys and values of `sequences` sequences of `length` tokens, over all layers. */
 export const cacheBytes = ({ config }: CostedModel, precision: Precision, sequences: number, length: number): number =>
   2 * config.layers * config.kvHeads * config.headDim * sequences * length * bytesOf[precision]
 
-/** Weights that the decoder copies: those of linear layers, with an adapter's share added (models/decoder.ts). */
+/** Number of weights that the decoder copies: those of linear layers to which an adapter is added (models/decoder.ts). */
 const mergedWeights = ({ adapter, config }: CostedModel): number => {
   const { dim, ffn, headDim, heads, kvHeads, layers } = config
   return adapter === undefined ? 0 : layers * dim * ((2 * heads + 2 * kvHeads) * headDim + 3 * ffn)
 }
 
-/** Of one sequence and token of the vocabulary while the next token is drawn (models/sampler.ts): logits, in float32 and their softmax, and probabilities and their sums in float64. */
+/** Bytes per sequence and vocabulary token while the next token is drawn (models/sampler.ts): logits, in float32 and their softmax, and probabilities and their sums in float64. */
 const drawnBytes = 2 + 4 + 4 + 8 + 8
 
-/** Of generation beside the weights: the cache, copies of weights that an adapter is merged into, and the widest of reading the prompts, a step and a draw. */
+/** Memory of generation beyond the weights: the cache, copies of weights with a merged adapter, and the largest of reading the prompts, a step and a draw. */
 export const generationMemory = (
   model: CostedModel,
   precision: Precision,
@@ -234,7 +234,7 @@ export const generationMemory = (
 ): Pick<Memory, "activations" | "cache"> => {
   const { config } = model
   const cache = cacheBytes(model, precision, sequences, lengths.prompt + lengths.response)
-  // The keys and values of one layer side by side, as products read them; and, once sequences have ended, as they are picked from the cache.
+  // One layer's keys and values as contiguous tensors for the products; and, once sequences have ended, as they are selected from the cache.
   const step = cache / config.layers
   const draw = sequences * config.vocabSize * drawnBytes
   const working = Math.max(
@@ -245,9 +245,9 @@ export const generationMemory = (
   return { cache, activations: mergedWeights(model) * bytesOf[precision] + working }
 }
 
-/** Kept free for what no tensor holds: the CUDA context, the libraries' kernels. */
+/** Reserved for memory that tensors do not account for: the CUDA context and the libraries' kernels. */
 const contextBytes = 2 ** 30
-/** Share of a device's memory that is lost between tensors: the allocator's blocks are not all filled. */
+/** Share of the device memory lost to fragmentation: the allocator's blocks are not completely filled. */
 const lostShare = 0.04
-/** What tensors may take of a device with so much memory. */
+/** Bytes available to tensors on a device with this much memory. */
 export const usableMemory = (deviceMemory: number): number => (1 - lostShare) * deviceMemory - contextBytes

@@ -1,5 +1,5 @@
 /**
- * Reward and value models: a Llama with a scalar head in place of the language model's (Llama 2 §3.2.2). In Hugging Face's layout this is
+ * Reward and value models: a Llama with a scalar head instead of the language model's (Llama 2 §3.2.2). In Hugging Face's layout this is
  * LlamaForSequenceClassification with one label: `score.weight` (1, D), no bias.
  */
 import { seedGenerator } from "../engine/generator.ts"
@@ -20,36 +20,36 @@ export class RewardModel {
   get config() {
     return this.backbone.config
   }
-  /** By Hugging Face name; an adapter's are not among them. */
+  /** By Hugging Face name, without an adapter's. */
   get parameters(): Readonly<Record<string, Tensor>> {
     return { ...this.backbone.parameters, [headName]: this.head }
   }
   get adapter(): Lora | undefined {
     return this.backbone.adapter
   }
-  /** As Llama's. */
+  /** As in Llama. */
   merge(): RewardModel {
     return this.adapter === undefined ? this : new RewardModel(this.backbone.merge(), this.head)
   }
 
-  /** A score for every token: ids (B, T) -> (B, T). */
+  /** One score per token: ids (B, T) -> (B, T). */
   scores(ids: Tensor, options: ForwardOptions = {}): Tensor {
     return linear(this.backbone.hidden(ids, options), this.head).squeeze(-1)
   }
 
   /**
-   * The score at one position of each sequence: ids (B, T) padded on the right, positions (B,) int64 of the last response token -> (B,). The
-   * raw scalar: sigmoid gives the paper's score in (0, 1).
+   * The score at one position of each sequence: ids (B, T) padded on the right, positions (B,) int64 of the last response token -> (B,). Returns
+   * the raw scalar; its sigmoid is the paper's score in (0, 1).
    */
   score(ids: Tensor, positions: Tensor): Tensor {
-    const hidden = this.backbone.hidden(ids) // (B, T, D); causal, so what is right of a position does not reach it
+    const hidden = this.backbone.hidden(ids) // (B, T, D); causal, so tokens after a position do not affect it
     const [batch, length, dim] = hidden.shape as [number, number, number]
     const rows = arange(0, batch, { device: ids.device }).mul(length).add(positions)
     return linear(hidden.reshape(-1, dim).indexSelect(0, rows), this.head).squeeze(-1)
   }
 }
 
-/** A reward model on a language model's weights and adapter, which it takes over; the head starts as N(0, 1 / (D + 1)), its bias is 0 and not kept. */
+/** A reward model built on a language model's weights and adapter, which it takes over; the head starts as N(0, 1 / (D + 1)), its bias is 0 and is not stored. */
 export const initRewardModel = (policy: Llama, options: { readonly seed: number }): RewardModel => {
   const { config, device, dtype } = policy
   const backbone: Record<string, Tensor> = {}

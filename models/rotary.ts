@@ -1,6 +1,6 @@
 /**
- * Rotary position embeddings (Su et al. 2021) in Hugging Face's layout: a head's first half is paired with its second. A pair (a, b) at
- * position p turns by p * theta^(-2i/E): a cos - b sin, b cos + a sin.
+ * Rotary position embeddings (Su et al. 2021) in Hugging Face's layout: the first half of a head is paired with its second half. A pair (a, b) at
+ * position p is rotated by p * theta^(-2i/E): a cos - b sin, b cos + a sin.
  */
 import {
   arange,
@@ -24,25 +24,25 @@ import type { LlamaConfig } from "./config.ts"
 /** cos and signed sin for the heads of (B, T, H, E): (T, 1, E), or (B, T, 1, E) with position ids. */
 export interface Rotation {
   readonly cos: Tensor
-  /** -sin in the first half, sin in the second: what the swapped halves are multiplied by. */
+  /** -sin in the first half, sin in the second: the factor of the swapped halves. */
   readonly sin: Tensor
 }
 
-/** Position ids (B, T) of a mask: how many tokens that are not padding came before. */
+/** Position ids (B, T) from a mask: the number of preceding tokens that are not padding. */
 export const positionsOfMask = (mask: Tensor): Tensor => mask.to({ dtype: "int64" }).cumsum(1).sub(1).clamp(0)
 
-/** Where each token's segment begins, for packed rows: segments (B, T) -> (B, T). A token's position is its index less that. */
+/** The start index of each token's segment in packed rows: segments (B, T) -> (B, T). A token's position is its index minus that. */
 export const startsOfSegments = (segments: Tensor): Tensor => {
   const [batch, length] = segments.shape as [number, number]
   if (length === 1) return zerosLike(segments)
   const changed = segments.slice(1, 1, length).ne(segments.slice(1, 0, length - 1))
   const first = full([batch, 1], 1, { dtype: "bool", device: segments.device })
   const index = arange(0, length, { device: segments.device }).unsqueeze(0).expand(batch, length)
-  // The greatest index so far at which a segment began.
+  // The latest index at which a segment started.
   return atenMany("cummax", where(cat([first, changed], 1), index, zerosLike(index)), 1)[0]!
 }
 
-/** By how much a pair turns from one position to the next (E / 2,). */
+/** The rotation angle of each pair per position (E / 2,). */
 const frequenciesOf = ({ headDim, ropeScaling, ropeTheta }: LlamaConfig): Float32Array<ArrayBuffer> => {
   const plain = Float32Array.from({ length: headDim / 2 }, (_, i) => 1 / Math.fround(ropeTheta ** Math.fround((2 * i) / headDim)))
   if (ropeScaling === undefined) return plain
@@ -63,13 +63,13 @@ export class RotaryTable {
     this.#config = config
   }
 
-  /** All positions: cos and sin (P, E), kept for the model's life. */
+  /** cos and sin (P, E) of all positions, cached for the model's lifetime. */
   #table(device: Device, dtype: DType): Rotation {
     const name = `${device} ${dtype}`
     let table = this.#tables.get(name)
     if (table === undefined) {
       const { maxPositions } = this.#config
-      // In float32 as transformers computes them: the angle, then its cosine.
+      // In float32 like transformers: first the angle, then its cosine.
       const frequencies = frequenciesOf(this.#config)
       table = scoped(() =>
         noGrad(() => {
@@ -86,7 +86,7 @@ export class RotaryTable {
     return table
   }
 
-  /** The rotation of positions 0 .. length - 1, or of given ids (B, T). */
+  /** The rotation for positions 0 .. length - 1, or for given ids (B, T). */
   at(device: Device, dtype: DType, positions: number | Tensor, from = 0): Rotation {
     const { cos, sin } = this.#table(device, dtype)
     if (typeof positions === "number")
@@ -95,7 +95,7 @@ export class RotaryTable {
   }
 }
 
-/** Turns heads (B, T, H, E). */
+/** Rotates heads (B, T, H, E). */
 export const rotate = (heads: Tensor, { cos, sin }: Rotation): Tensor => {
   const half = heads.size(-1) / 2
   const swapped = aten("roll", heads, [half], [-1])

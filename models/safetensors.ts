@@ -1,4 +1,4 @@
-/** Tensors from and to safetensors files. The format and its checks: schemas/safetensors.ts. */
+/** Reads tensors from safetensors files and writes them. The format and its checks: schemas/safetensors.ts. */
 import { open } from "node:fs/promises"
 import { relative } from "node:path"
 import * as Effect from "effect/Effect"
@@ -16,26 +16,26 @@ const dtypes: Readonly<Record<string, DType>> = {
   U8: "uint8",
   BOOL: "bool"
 }
-/** How the format calls each dtype. */
+/** The format's name of each dtype. */
 export const safetensorsNames = Object.fromEntries(Object.entries(dtypes).map(([name, dtype]) => [dtype, name])) as Record<DType, string>
 
 export interface SafetensorsFile {
   readonly entries: ReadonlyMap<string, SafetensorsEntry>
-  /** Reads one tensor; nothing else of the file is touched. The caller owns it. */
+  /** Reads one tensor without touching the rest of the file. The caller owns it. */
   readonly read: (name: string, options?: { readonly dtype?: DType; readonly device?: Device }) => Effect.Effect<Tensor, ArtifactError>
-  /** Reads one tensor into another of its shape, contiguous, in whose dtype it comes. */
+  /** Reads one tensor into an existing contiguous tensor of the same shape, converting to its dtype. */
   readonly readInto: (name: string, tensor: Tensor) => Effect.Effect<void, ArtifactError>
   readonly close: () => Promise<void>
 }
 
 /**
- * Opens a file and checks its header. Tensors come from the very file whose header was checked, also when another has taken its name since, and straight to their
- * place: on a GPU in the file's dtype, converted there.
+ * Opens a file and checks its header. Tensors are read from the file whose header was checked, even if its name now refers to another file, and directly into their
+ * destination: on a GPU in the file's dtype, then converted there.
  */
 export const openSafetensors = (path: string): Effect.Effect<SafetensorsFile, ArtifactError> =>
   Effect.gen(function* () {
     const fail = (expected: string, found: string) =>
-      ArtifactError.of({ doing: `Reading ${path}`, expected, found, hint: "Download or save the file again." })
+      ArtifactError.of({ doing: `Reading ${path}`, expected, found, hint: "Download the file or save it again." })
     const handle = yield* Effect.tryPromise({
       try: () => open(path),
       catch: (cause) => fail("a safetensors file", (cause as NodeJS.ErrnoException).code === "ENOENT" ? "none" : messageOf(cause))
@@ -55,7 +55,7 @@ export const openSafetensors = (path: string): Effect.Effect<SafetensorsFile, Ar
         try: () => tensor.readFrom_(handle.fd, start, dtype),
         catch: (cause) => fail(`${length} bytes of tensor ${name}`, messageOf(cause))
       })
-      if (count !== length) return yield* fail(`${length} bytes of tensor ${name}`, `${count}: the file was cut short since it was opened`)
+      if (count !== length) return yield* fail(`${length} bytes of tensor ${name}`, `${count}: the file was truncated after it was opened`)
       yield* nextTurn
     })
     const read: SafetensorsFile["read"] = Effect.fnUntraced(function* (name, options = {}) {
@@ -69,12 +69,12 @@ export const openSafetensors = (path: string): Effect.Effect<SafetensorsFile, Ar
 
 const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
 
-/** Lets others be heard between two tensors: reading one does not. */
+/** Yields to the event loop between two tensors, since reading one does not. */
 const nextTurn = Effect.callback<void>((resume) => {
   setImmediate(() => resume(Effect.void))
 })
 
-/** What a file of these tensors begins with, the tensors in their order, and its size: by name, so that the same tensors give the same bytes. */
+/** The header for these tensors, the tensors in file order, and the file's size. Sorted by name, so that equal tensors give equal bytes. */
 const layoutOf = (tensors: Readonly<Record<string, Tensor>>) => {
   const sorted = Object.entries(tensors).sort(([a], [b]) => (a < b ? -1 : 1))
   let offset = 0
@@ -85,7 +85,7 @@ const layoutOf = (tensors: Readonly<Record<string, Tensor>>) => {
     offset = end
   }
   const json = JSON.stringify(header)
-  // Padded with spaces so that the data begin at a multiple of 8.
+  // Padded with spaces so that the data start at a multiple of 8.
   const text = Buffer.from(json + " ".repeat((8 - (Buffer.byteLength(json) % 8)) % 8))
   const length = Buffer.alloc(8)
   length.writeBigUInt64LE(BigInt(text.length))
@@ -94,13 +94,13 @@ const layoutOf = (tensors: Readonly<Record<string, Tensor>>) => {
 }
 const bytesOf = (tensor: Tensor): number => tensor.elements * elementSize[tensor.dtype]
 
-/** Writes tensors into a file of that path, or sees to it that they will be as they are now. */
+/** Writes tensors to a file at that path, or takes a snapshot so that the file will contain their current values. */
 export type TensorWriter = (path: string, tensors: Readonly<Record<string, Tensor>>) => Promise<void>
 
-/** Bytes that are copied from a tensor and written at a time. */
+/** Number of bytes copied from a tensor and written in one piece. */
 const pieceSize = 4 << 20
 
-/** Writes tensors in the order of their names: the same tensors give the same bytes. */
+/** Writes tensors sorted by name: equal tensors give equal bytes. */
 export const writeSafetensors: TensorWriter = async (path, tensors) => {
   const { head, sorted } = layoutOf(tensors)
   const piece = new Uint8Array(Math.min(pieceSize, Math.max(0, ...sorted.map(bytesOf))))
@@ -123,11 +123,11 @@ export const writeSafetensors: TensorWriter = async (path, tensors) => {
   }
 }
 
-/** Files as they will be, in memory that threads share. The memory is kept, and used again for the next files of the same names and sizes. */
+/** Future files in memory shared between threads. The memory is kept and reused for the next files of the same names and sizes. */
 export class TensorSnapshot {
   readonly #kept = new Map<string, Uint8Array<SharedArrayBuffer>>()
 
-  /** Takes tensors down as they are now; `hold` is given each file's bytes. They are good until the next file of that name, as seen from the folder, is taken down. */
+  /** Copies the current values of tensors; `hold` receives each file's bytes. They are valid until the next snapshot of a file with the same name relative to the folder. */
   writer(folder: string, hold: (file: { readonly path: string; readonly bytes: Uint8Array<SharedArrayBuffer> }) => void): TensorWriter {
     return (path, tensors) => {
       const { head, sorted, size } = layoutOf(tensors)

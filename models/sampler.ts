@@ -1,8 +1,8 @@
 /**
  * Batched generation: greedy or sampled with temperature, top-k and top-p; each sequence stops at its end-of-sequence token and leaves the
- * batch. Every token comes with its log-probability under the distribution it was drawn from: logits / temperature, after top-k and top-p.
+ * batch. Every token has its log-probability under the distribution it was drawn from: logits / temperature, after top-k and top-p.
  *
- * The random numbers of a sequence follow from its own seed and nothing else: neither the batch it is in nor its place there.
+ * The random numbers of a sequence depend only on its own seed, not on its batch or its position in it.
  */
 import { Random } from "../engine/random.ts"
 import { isFused } from "../engine/fused.ts"
@@ -13,43 +13,43 @@ import type { Llama } from "./llama.ts"
 
 export interface GenerateOptions {
   readonly maxNewTokens: number
-  /** 0 is greedy. */
+  /** 0 means greedy. */
   readonly temperature: number
-  /** Keep the k likeliest tokens; 0 keeps all. */
+  /** Keep the k most likely tokens; 0 keeps all. */
   readonly topK?: number
-  /** Keep the likeliest tokens that together reach this probability; 1 keeps all. */
+  /** Keep the most likely tokens that together reach this probability; 1 keeps all. */
   readonly topP?: number
-  /** One per sequence. Needed unless greedy. */
+  /** One seed per sequence. Required unless decoding is greedy. */
   readonly seeds?: ReadonlyArray<number>
-  /** The token that ends an answer, or several of which each does; undefined: never stop early. */
+  /** The token or tokens that end an answer; undefined: never stop early. */
   readonly eosId: number | ReadonlyArray<number> | undefined
-  /** Sequences side by side; all of them unless given. */
+  /** Number of sequences decoded in parallel; by default all of them. */
   readonly batchSize?: number
-  /** Fills the left of shorter prompts; masked everywhere. */
+  /** Pads shorter prompts on the left; always masked. */
   readonly padId: number
 }
 
 export interface Generated {
-  /** The end-of-sequence token included, when it was reached. */
+  /** Includes the end-of-sequence token if it was reached. */
   readonly tokens: ReadonlyArray<number>
   readonly logProbabilities: ReadonlyArray<number>
-  /** Whether it ended with an end-of-sequence token. */
+  /** Whether the answer ended with an end-of-sequence token. */
   readonly finished: boolean
 }
 
-/** The model gives no numbers (NaN): its weights are damaged or its training diverged. */
+/** The model's logits are not finite (NaN): its weights are damaged or its training diverged. */
 export class NotFiniteLogitsError extends Error {
   readonly _tag = "NotFiniteLogitsError"
   readonly isRetryable = false
 }
 
-/** A batch is compacted once this share of it has finished: copying the cache for every sequence that ends would cost more than it saves. */
+/** A batch is compacted once this share of it has finished: copying the cache whenever a sequence ends would cost more than it saves. */
 const compactAt = 1 / 8
 
-/** How many prompts to give to one call: on a GPU, where a place that is free is taken by the next, several times those that are decoded side by side. */
+/** How many prompts to pass in one call: on a GPU, where a free slot is refilled with the next prompt, several times the number decoded in parallel. */
 export const promptsAtOnce = (model: Llama, batchSize: number): number => (decodesOnGpu(model) ? 8 : 1) * batchSize
 
-/** Throws a RangeError that names the option. */
+/** Throws RangeError for an invalid option, naming it. */
 export const checkOptions = (
   { maxNewTokens, temperature, topK = 0, topP = 1 }: Pick<GenerateOptions, "maxNewTokens" | "temperature" | "topK" | "topP">,
   doing: string
@@ -57,34 +57,34 @@ export const checkOptions = (
   const refuse = (name: string, expected: string, found: number) => {
     throw new RangeError(`${doing}: ${name} must be ${expected}, got ${found}`)
   }
-  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) refuse("maxNewTokens", "a whole number from 0", maxNewTokens)
-  if (!(temperature >= 0 && temperature < Infinity)) refuse("temperature", "a number from 0", temperature)
-  if (!Number.isInteger(topK) || topK < 0) refuse("topK", "a whole number from 0", topK)
-  if (!(topP >= 0 && topP <= 1)) refuse("topP", "from 0 to 1", topP)
+  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) refuse("maxNewTokens", "an integer of 0 or more", maxNewTokens)
+  if (!(temperature >= 0 && temperature < Infinity)) refuse("temperature", "a number of 0 or more", temperature)
+  if (!Number.isInteger(topK) || topK < 0) refuse("topK", "an integer of 0 or more", topK)
+  if (!(topP >= 0 && topP <= 1)) refuse("topP", "between 0 and 1", topP)
 }
 
 /**
- * Continues each prompt. Throws a RangeError for an option out of its range, an empty prompt, or one that leaves no room in the model's context;
- * a NotFiniteLogitsError when the model gives no numbers.
+ * Continues each prompt. Throws RangeError for an option out of range, an empty prompt, or a prompt that leaves no space in the model's context;
+ * NotFiniteLogitsError when the model's logits are not finite.
  */
 export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<number>>, options: GenerateOptions): Array<Generated> => {
   const { batchSize = 1, maxNewTokens } = options
   const stops = new Set([options.eosId ?? []].flat())
   checkOptions(options, "generate")
   if (!Number.isInteger(batchSize) || batchSize < 1)
-    throw new RangeError(`generate: batchSize must be a whole number from 1, got ${batchSize}`)
+    throw new RangeError(`generate: batchSize must be an integer of 1 or more, got ${batchSize}`)
   if (prompts.length === 0 || maxNewTokens === 0) return prompts.map(() => ({ tokens: [], logProbabilities: [], finished: false }))
   const longest = Math.max(...prompts.map((prompt) => prompt.length))
   if (prompts.some((prompt) => prompt.length === 0))
-    throw new RangeError("generate: a prompt has no tokens; begin it with the beginning-of-sequence token")
+    throw new RangeError("generate: a prompt has no tokens; start it with the beginning-of-sequence token")
   if (longest + maxNewTokens > model.config.maxPositions) {
     throw new RangeError(
-      `generate: a prompt of ${longest} tokens and ${maxNewTokens} new ones exceed the model's context of ${model.config.maxPositions}; shorten the prompt or ask for fewer`
+      `generate: a prompt of ${longest} tokens and ${maxNewTokens} new tokens exceed the model's context of ${model.config.maxPositions}; shorten the prompt or reduce maxNewTokens`
     )
   }
   const greedy = options.temperature === 0
   if (!greedy && options.seeds?.length !== prompts.length)
-    throw new RangeError(`generate: sampling ${prompts.length} sequences needs as many seeds, got ${options.seeds?.length ?? 0}`)
+    throw new RangeError(`generate: sampling ${prompts.length} sequences needs one seed per sequence, got ${options.seeds?.length ?? 0}`)
   if ((options.topK ?? 0) === 0 && (options.topP ?? 1) === 1 && decodesOnGpu(model, longest))
     return generateOnGpu(model, prompts, options, stops)
   const atOnce = options.batchSize ?? prompts.length
@@ -99,7 +99,7 @@ export const generate = (model: Llama, prompts: ReadonlyArray<ReadonlyArray<numb
   )
 }
 
-/** By plain operators, all prompts as one batch; `first` is the number of the first among all sequences. */
+/** With plain operators and all prompts in one batch; `first` is the index of the batch's first sequence. */
 const generateBatch = (
   model: Llama,
   prompts: ReadonlyArray<ReadonlyArray<number>>,
@@ -179,7 +179,7 @@ const generateBatch = (
 
 const notFinite = (sequence: number, token: number): NotFiniteLogitsError =>
   new NotFiniteLogitsError(
-    `generate: the model's logits are not numbers (sequence ${sequence}, token ${token}); its weights are damaged or its training diverged`
+    `generate: the model's logits are not finite (sequence ${sequence}, token ${token}); its weights are damaged or its training diverged`
   )
 
 const generateOnGpu = (
@@ -206,7 +206,7 @@ export interface Drawn {
   readonly logProbabilities: ReadonlyArray<number>
 }
 
-/** Draws one token per row from logits (B, V): row i with the random numbers of sequence active[i]. */
+/** Draws one token per row from logits (B, V); row i uses the random numbers of sequence active[i]. */
 export const draw = (
   logits: Tensor,
   active: ReadonlyArray<number>,
@@ -218,7 +218,7 @@ export const draw = (
     const chosen = wide.argmax(-1, true) // (B, 1)
     return { tokens: chosen.toNumbers(), logProbabilities: wide.logSoftmax(-1).gather(1, chosen).toNumbers() }
   }
-  // Top-p looks at probabilities, so the temperature comes first.
+  // Top-p uses probabilities, so the temperature is applied first.
   const kept = restrict(options.temperature === 1 ? wide : wide.div(options.temperature), options)
   const uniform = tensor(
     Float64Array.from(active, (sequence) => randoms[sequence]!.next()),
@@ -240,7 +240,7 @@ export const draw = (
   return { tokens: chosen.toNumbers(), logProbabilities: logProbabilities.gather(1, chosen).toNumbers() }
 }
 
-/** Logits with what top-k and top-p leave out at minus infinity. */
+/** Logits with the tokens excluded by top-k and top-p set to minus infinity. */
 export const restrict = (logits: Tensor, options: Pick<GenerateOptions, "topK" | "topP">): Tensor => {
   let kept = logits
   const vocabulary = logits.size(1)
@@ -252,7 +252,7 @@ export const restrict = (logits: Tensor, options: Pick<GenerateOptions, "topK" |
   if (topP < 1) {
     const { values, indices } = kept.sort(-1, true)
     const probabilities = values.softmax(-1)
-    // A token goes when those before it reach topP already. Nothing is before the first, so it stays, also when topP is 0.
+    // A token is removed when the tokens before it already reach topP. The first has none before it, so it is kept even when topP is 0.
     const gone = probabilities.cumsum(-1).sub(probabilities).ge(Math.max(topP, 1e-30))
     kept = kept.maskedFill(gone.gather(1, indices.sort(-1, false).indices), -Infinity)
   }

@@ -1,6 +1,6 @@
 /**
- * Generation for a reader: the tokens of one answer as they are drawn, the same ones that `generate` gives for that prompt alone. Between two
- * tokens everything else that waits gets its turn (a key that was pressed, a signal), and who stops listening ends the generation.
+ * Streaming generation: yields the tokens of one answer as they are drawn, the same tokens that `generate` returns for that prompt alone. The event loop runs
+ * between two tokens (for key presses and signals), and the generation ends when the consumer stops listening.
  */
 import { setImmediate } from "node:timers/promises"
 import { Random } from "../engine/random.ts"
@@ -18,11 +18,11 @@ export interface StreamedToken {
   readonly logProbability: number
 }
 
-/** Its packed weights live as long as the process: make one for a model, and use it for every answer, one at a time. */
+/** The packed weights live as long as the process: create one per model and use it for every answer, one at a time. */
 export class Streamer {
   readonly #model: Llama
   readonly #decoder: Decoder
-  /** How many answers were begun: the decoder holds the last one's cache. */
+  /** Number of answers started: the decoder holds the cache of the last one. */
   #begun = 0
 
   constructor(model: Llama) {
@@ -31,26 +31,26 @@ export class Streamer {
   }
 
   /**
-   * Continues a prompt (T,), the end-of-sequence token included. Throws, when it is first read from, a RangeError for an option out of its range, an
-   * empty prompt, or one that leaves no room in the model's context; an Error when the model gives no numbers (NaN), or when another answer has
-   * begun in between.
+   * Continues a prompt (T,); yields the end-of-sequence token too. On the first read, throws RangeError for an option out of range, an
+   * empty prompt, or a prompt that leaves no space in the model's context; throws Error when the model's logits are not finite, or when another
+   * answer has started in the meantime.
    */
   async *answer(prompt: ReadonlyArray<number>, options: StreamOptions): AsyncGenerator<StreamedToken, void, void> {
     const { maxNewTokens, seed } = options
     const stops = new Set([options.eosId ?? []].flat())
     checkOptions(options, "stream")
     const { config, device } = this.#model
-    if (prompt.length === 0) throw new RangeError("stream: the prompt has no tokens; begin it with the beginning-of-sequence token")
+    if (prompt.length === 0) throw new RangeError("stream: the prompt has no tokens; start it with the beginning-of-sequence token")
     if (prompt.length + maxNewTokens > config.maxPositions)
       throw new RangeError(
-        `stream: a prompt of ${prompt.length} tokens and ${maxNewTokens} new ones exceed the model's context of ${config.maxPositions}; shorten the prompt or ask for fewer`
+        `stream: a prompt of ${prompt.length} tokens and ${maxNewTokens} new tokens exceed the model's context of ${config.maxPositions}; shorten the prompt or reduce maxNewTokens`
       )
     if (maxNewTokens === 0) return
     const decoder = this.#decoder
     const mine = ++this.#begun
     const randoms = [new Random(seed, "sampling")]
     const idsOf = (tokens: ReadonlyArray<number>) => tensor(Int32Array.from(tokens), { shape: [1, tokens.length], dtype: "int64", device })
-    // The cache outlives the first step's scope and is freed at the end, however that comes.
+    // The cache outlives the first step's scope; it is freed at the end, however the generation ends.
     const first = scoped(() =>
       noGrad(() => {
         const logits = decoder.prefill(idsOf(prompt), undefined, prompt.length + maxNewTokens)
@@ -63,14 +63,14 @@ export class Streamer {
         const [token, logProbability] = [drawn.tokens[0]!, drawn.logProbabilities[0]!]
         if (!Number.isFinite(logProbability))
           throw new NotFiniteLogitsError(
-            `stream: the model's logits are not numbers (token ${count}); its weights are damaged or its training diverged`
+            `stream: the model's logits are not finite (token ${count}); its weights are damaged or its training diverged`
           )
         yield { token, logProbability }
         if (stops.has(token) || count === maxNewTokens) return
         await setImmediate()
         if (this.#begun !== mine)
           throw new Error(
-            "stream: another answer of this streamer has begun before this one ended; read one at a time, or make two streamers"
+            "stream: another answer of this streamer started before this one ended; read one at a time, or create two streamers"
           )
         drawn = scoped(() => noGrad(() => draw(decoder.step(idsOf([token]), undefined), [0], randoms, options)))
       }

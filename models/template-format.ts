@@ -1,13 +1,13 @@
 /**
- * A chat template as a format. Which tokens are an answer's is found by rendering turn by turn:
+ * A chat template as a chat format. The answer tokens are found by rendering turn by turn:
  *
- *     prompt      what the template makes of the messages before an answer, where one is to begin
- *     answer      what it then makes of the messages with the answer, less the prompt, up to the last control token there: the answer and its stop token
+ *     prompt      the rendering of the messages before an answer, with the generation prompt
+ *     answer      the rendering of the messages including the answer, minus the prompt, up to the last control token: the answer and its stop token
  *
- * These carry loss, nothing else. A template may write the beginning of a dialogue otherwise once more follows (Qwen 3's own takes the thinking out of earlier answers): then the last
- * answer alone carries loss.
+ * Only the answers carry loss. A template may render the start of a dialogue differently once more messages follow (Qwen 3's own template removes the thinking from earlier answers): then only
+ * the last answer carries loss.
  *
- * A control token that is spelled in a message is text: such spellings are broken by a noncharacter before rendering, which is taken out again after.
+ * A control token spelled out in a message is treated as text: a noncharacter is inserted into it before rendering and removed afterwards.
  */
 import type { Message } from "../schemas/rows.ts"
 import { ChatError, type ChatFormat, exchangesOf, type ReadDialogue, strip, unanswered } from "./chat-format.ts"
@@ -16,7 +16,7 @@ import { anyOf } from "./tokenizer/hugging-face.ts"
 import { TokenBuffer } from "./tokenizer/token-buffer.ts"
 import type { ChatSettings, Tokenizer } from "./tokenizer/tokenizer.ts"
 
-/** Where in a rendered text, from and to. */
+/** A range in a rendered text. */
 interface Span {
   readonly from: number
   readonly to: number
@@ -24,16 +24,17 @@ interface Span {
 /** A rendered dialogue. */
 interface Rendered {
   readonly text: string
-  /** The noncharacter that is within each control token that a message spells. */
+  /** The noncharacter inserted into each control token that a message spells out. */
   readonly breaker: string
-  /** From where an answer begins to where its stop token ends. */
+  /** From the start of each answer to the end of its stop token. */
   readonly answers: ReadonlyArray<Span>
 }
 
-/** Noncharacters, of which a message hardly holds any. */
+/** Noncharacters, which messages rarely contain. */
 const breakers = Array.from({ length: 30 }, (_, i) => String.fromCharCode(0xfdd2 + i))
 
-const hint = "Correct chat_template.jinja (or chat_template in tokenizer_config.json), or name one of Caravan's at import (chatTemplate)."
+const hint =
+  "Correct chat_template.jinja (or chat_template in tokenizer_config.json), or choose one of Caravan's templates at import with chatTemplate."
 
 class TemplateFormat implements ChatFormat {
   readonly #tokenizer: Tokenizer
@@ -78,7 +79,7 @@ class TemplateFormat implements ChatFormat {
     }
   }
 
-  /** Tries the template on a dialogue. Throws a ChatTemplateError where it can't be trained on: it fails, or an answer or its stop token would carry no loss. */
+  /** Tries the template on a dialogue. Throws ChatTemplateError if it is unsuitable for training: it fails, or an answer or its stop token would carry no loss. */
   #probe(): { readonly closing: number; readonly stop: number } {
     const answers = ["Caravan one.", "Caravan two."]
     const messages = answers.flatMap((content, i): Array<Message> => [
@@ -93,31 +94,31 @@ class TemplateFormat implements ChatFormat {
       const trained = ends.flatMap((end, i) => (i % 2 === 1 ? [this.#tokenizer.decode(ids.slice(ends[i - 1], end))] : []))
       for (const [i, text] of trained.entries()) {
         const answer = answers.at(i - trained.length)!
-        if (!text.includes(answer)) throw refuse(`the answer ${JSON.stringify(answer)} where the loss is`, JSON.stringify(text))
-        if (text.includes("Question")) throw refuse("no question where the loss is", JSON.stringify(text))
+        if (!text.includes(answer)) throw refuse(`the answer ${JSON.stringify(answer)} in the text with loss`, JSON.stringify(text))
+        if (text.includes("Question")) throw refuse("no question in the text with loss", JSON.stringify(text))
       }
       const { from } = rendered.answers.at(-1)!
       const said = { from, to: rendered.text.lastIndexOf(answers[1]!) + answers[1]!.length }
       return { closing: ids.length - this.#tokenise({ ...rendered, answers: [said] }).ids.length, stop: ids.at(-1)! }
     } catch (cause) {
-      throw cause instanceof ChatError ? refuse("one that can be trained on", cause.message) : cause
+      throw cause instanceof ChatError ? refuse("a template suitable for training", cause.message) : cause
     }
   }
 
-  /** The text of a dialogue; a prompt's ends where an answer is to begin. Throws RenderError. */
+  /** The text of a dialogue; a prompt ends where the answer starts. Throws RenderError. */
   #text(messages: ReadonlyArray<Message>, prompt: boolean, breaker: string): string {
     const controls = this.#controls
     const spells = (text: string): boolean => controls !== undefined && text.search(controls) !== -1
     const broken = messages.map(({ role, content }) => {
       let text = role === "assistant" ? strip(content) : content
-      // What is before and after a broken one may spell another.
+      // The text around an inserted noncharacter may spell another control token.
       while (spells(text)) text = text.replaceAll(controls!, (token) => token[0] + breaker + token.slice(1))
       return { role, content: text }
     })
     return this.#template.render(broken, prompt)
   }
 
-  /** A dialogue with its answers, the last alone where the template writes what is before it otherwise. Throws ChatError. */
+  /** A dialogue with its answers, or only the last one if the template renders the earlier text differently. Throws ChatError. */
   #render(messages: ReadonlyArray<Message>): Rendered {
     try {
       return inTime(() => this.#renderTurns(messages))
@@ -135,7 +136,7 @@ class TemplateFormat implements ChatFormat {
     if (breaker === undefined)
       throw new ChatError({
         reason: "with noncharacters in the text",
-        message: `The messages hold ${breakers.length} different noncharacters (U+FDD2 and on).`
+        message: `The messages contain ${breakers.length} different noncharacters (from U+FDD2).`
       })
     const turns = messages.flatMap(({ role }, i) =>
       role === "assistant"
@@ -147,7 +148,7 @@ class TemplateFormat implements ChatFormat {
     if (!text.startsWith(prompt))
       throw new ChatError({
         reason: "whose answer the chat template does not write after its prompt",
-        message: "The chat template writes what is before an answer otherwise than it writes the prompt for it."
+        message: "The chat template renders the text before an answer differently from the prompt for that answer."
       })
     const steady = turns.every((turn) => turn.whole.startsWith(turn.prompt) && text.startsWith(turn.whole))
     const answers = (steady ? turns : turns.slice(-1)).map((turn): Span => {
@@ -163,7 +164,7 @@ class TemplateFormat implements ChatFormat {
     return { text, breaker, answers }
   }
 
-  /** Its tokens, up to where the last answer ends, and where the parts without and with loss end, in turn. Throws ChatError. */
+  /** The tokens up to the end of the last answer, and the cumulative token counts at the ends of the parts without and with loss, in turn. Throws ChatError. */
   #tokenise({ answers, breaker, text }: Rendered): { readonly ids: ReadonlyArray<number>; readonly ends: ReadonlyArray<number> } {
     const out = new TokenBuffer()
     const cuts = answers.flatMap(({ from, to }) => [from, to])
@@ -173,7 +174,7 @@ class TemplateFormat implements ChatFormat {
     const appendText = (from: number, to: number) => {
       const start = out.length
       this.#tokenizer.append(plain(from, to), out)
-      // A cut within: what is before it must be the same tokens as in a prompt.
+      // A boundary within this text: the tokens before it must equal those of the prompt.
       for (let cut = cuts[ends.length]; cut !== undefined && cut < to; cut = cuts[ends.length]) {
         const before = new TokenBuffer()
         if (start > 0) before.push(out.ids[start - 1]!)
@@ -183,7 +184,8 @@ class TemplateFormat implements ChatFormat {
         if (tokens.some((id, i) => out.ids[start + i] !== id) || start + tokens.length > out.length)
           throw new ChatError({
             reason: "whose answer the tokenizer joins to its prompt",
-            message: "The tokenizer makes one token of the prompt's end and the answer's beginning, so that no boundary is between them."
+            message:
+              "The tokenizer merges the end of the prompt and the start of the answer into one token, so there is no boundary between them."
           })
         ends.push(start + tokens.length)
       }
@@ -202,5 +204,5 @@ class TemplateFormat implements ChatFormat {
   }
 }
 
-/** The format of a chat template. Throws a ChatTemplateError for one that can't be used. */
+/** The format of a chat template. Throws ChatTemplateError for an unusable template. */
 export const templateFormat = (tokenizer: Tokenizer, settings: ChatSettings): ChatFormat => new TemplateFormat(tokenizer, settings)

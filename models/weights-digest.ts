@@ -1,4 +1,4 @@
-/** What weights a checkpoint has, as a digest: the same for the same tensors, wherever the folder is and however many files it has. */
+/** The digest of a checkpoint's weights: equal for equal tensors, regardless of the folder and the number of files. */
 import { createHash } from "node:crypto"
 import * as Effect from "effect/Effect"
 import type { ArtifactError } from "../schemas/artifact.ts"
@@ -7,7 +7,7 @@ import { parameterShapes } from "./config.ts"
 import { openSafetensors } from "./safetensors.ts"
 import { loadConfig } from "./weights.ts"
 
-/** sha256 in hexadecimal over a language model's tensors in the order of their names: of each, name, dtype and shape as the file has them, and the bytes. */
+/** sha256 in hexadecimal over a language model's tensors sorted by name: for each, its name, dtype and shape in the file, and its bytes. */
 export const weightsDigest = (directory: string): Effect.Effect<string, ArtifactError> =>
   Effect.gen(function* () {
     const names = Object.keys(parameterShapes(yield* loadConfig(directory))).sort()
@@ -17,7 +17,7 @@ export const weightsDigest = (directory: string): Effect.Effect<string, Artifact
     const hash = createHash("sha256")
     for (const name of names) {
       const file = files.find(({ entries }) => entries.has(name))
-      if (file === undefined) continue // whoever loads the weights tells of it
+      if (file === undefined) continue // loading the weights reports it
       const { dtype, shape } = file.entries.get(name)!
       const tensor = yield* file.read(name)
       hash.update(`${name} ${dtype} ${shape.join(",")}\n`).update(tensor.toBytes())

@@ -1,4 +1,4 @@
-/** A model's weights from and to the Hugging Face layout: config.json and one or several safetensors files. */
+/** Reads and writes a model's weights in the Hugging Face layout: config.json and one or several safetensors files. */
 import { existsSync } from "node:fs"
 import { readdir } from "node:fs/promises"
 import { join } from "node:path"
@@ -15,14 +15,14 @@ import { openSafetensors } from "./safetensors.ts"
 
 export interface LoadOptions {
   readonly device?: Device
-  /** float32 unless told otherwise, whatever the file holds. */
+  /** float32 by default, whatever the file contains. */
   readonly dtype?: DType
 }
 
-/** Old exports carry these; they follow from the config. */
+/** Tensors in old exports that follow from the config. */
 const derived = /\.rotary_emb\.inv_freq$/
 
-/** safetensors' dtypes that weights come in. */
+/** The safetensors dtypes allowed for weights. */
 const floatingPoint: ReadonlySet<string> = new Set(["F64", "F32", "F16", "BF16"])
 
 const list = (names: ReadonlyArray<string>): string =>
@@ -30,16 +30,16 @@ const list = (names: ReadonlyArray<string>): string =>
 
 type Shapes = Readonly<Record<string, ReadonlyArray<number>>>
 
-/** How the tensors of files are told of, and which are passed over. */
+/** How to report errors about the tensors in files, and which tensors to ignore. */
 interface Told {
   readonly doing: string
   readonly expected: string
   readonly hint: string
-  /** Tensors that may be there and are not read; none unless given. */
+  /** Tensors that may exist and are not read; none by default. */
   readonly ignored?: (name: string) => boolean
 }
 
-/** Where the files have these tensors, and no others: what is missing, unknown or of another shape is told by name. Only headers are read; the files are open as long as the scope. */
+/** Locates exactly these tensors in the files; missing or unknown tensors and wrong shapes are reported by name. Reads only headers; the files stay open for the duration of the scope. */
 const findTensors = (paths: ReadonlyArray<string>, shapes: Shapes, told: Told) =>
   Effect.gen(function* () {
     const { ignored = () => false, ...explanation } = told
@@ -66,7 +66,7 @@ const findTensors = (paths: ReadonlyArray<string>, shapes: Shapes, told: Told) =
     return wanted.map(({ entry }) => entry)
   })
 
-/** Fails for bfloat16 on a GPU that computes none. */
+/** Fails for bfloat16 on a GPU that does not support it. */
 export const checkPrecision = ({ device = "cpu", dtype }: LoadOptions, doing: string): Effect.Effect<void, ArtifactError> => {
   if (device === "cpu" || dtype !== "bfloat16") return Effect.void
   const { gpu, gpuGeneration } = environment()
@@ -75,14 +75,14 @@ export const checkPrecision = ({ device = "cpu", dtype }: LoadOptions, doing: st
     : ArtifactError.of({
         doing: `${doing} in bfloat16`,
         expected: `a GPU of compute capability ${firstWithBfloat16} or later (Ampere)`,
-        found: `${gpu}, of ${gpuGeneration}`,
-        hint: "Set precision float32, or take another GPU."
+        found: `${gpu} with compute capability ${gpuGeneration}`,
+        hint: "Set precision float32, or use another GPU."
       })
 }
-/** The generation of NVIDIA's GPUs that brought bfloat16. */
+/** The first generation of NVIDIA GPUs that supports bfloat16. */
 const firstWithBfloat16 = 8
 
-/** Reads exactly these tensors; what is missing, unknown or of another shape is told by name. The caller owns them; they require gradients. */
+/** Reads exactly these tensors; missing or unknown tensors and wrong shapes are reported by name. The caller owns them; they require gradients. */
 export const loadTensors = (
   paths: ReadonlyArray<string>,
   shapes: Shapes,
@@ -106,7 +106,7 @@ const told = (directory: string, ignored?: (name: string) => boolean): Told => (
   ...(ignored === undefined ? {} : { ignored })
 })
 
-/** The tensors of a model's folder. */
+/** Loads the tensors of a model's folder. */
 const loadModelTensors = Effect.fnUntraced(function* (
   directory: string,
   shapes: Shapes,
@@ -116,19 +116,19 @@ const loadModelTensors = Effect.fnUntraced(function* (
   return yield* loadTensors(yield* weightFiles(directory), shapes, options, told(directory, ignored))
 })
 
-/** Whether a tied output layer is repeated in the files. */
+/** Whether the files repeat a tied output layer. */
 const repeated =
   (config: LlamaConfig) =>
   (name: string): boolean =>
     config.tiedEmbeddings && name === "lm_head.weight"
 
-/** The tensors of a model with a scalar head, which takes the place of the output layer. */
+/** The tensor shapes of a model with a scalar head, which replaces the output layer. */
 const scalarShapes = (config: LlamaConfig): Shapes => {
   const { "lm_head.weight": _, ...kept } = parameterShapes(config)
   return { ...kept, [headName]: [1, config.dim] }
 }
 
-/** Fails unless the weights in a folder are those of its config.json, for a language model or one with a scalar head. No weight is read. */
+/** Fails unless the weights in a folder match its config.json, for a language model or a model with a scalar head. Does not read the weights. */
 export const checkWeights = Effect.fn("checkWeights")(function* (
   directory: string,
   config: LlamaConfig,
@@ -148,20 +148,20 @@ export const loadConfig = (directory: string): Effect.Effect<LlamaConfig, Artifa
   })
 
 /**
- * A first look at a folder that is to hold a model, before gigabytes are read: its config.json, and where there are any weights how they are laid out. A config.json alone is enough to
- * plan with.
+ * A quick check of a model folder before gigabytes are read: its config.json and, if weights exist, their layout. A config.json alone is enough for
+ * a plan.
  */
 export const lookAtModel = (directory: string): Effect.Effect<void, ArtifactError> =>
   Effect.gen(function* () {
     const path = join(directory, "config.json")
-    // What is no folder has none, and no config.json.
+    // A path that is not a folder has no files, and no config.json.
     const names = yield* Effect.promise(() => readdir(directory).catch(() => []))
     const hasWeights = names.some((name) => /\.(safetensors|bin|pt|pth)$/.test(name))
     if (hasWeights || !existsSync(path)) yield* loadConfig(directory)
     else yield* fromHuggingFace(yield* readJson(path, "Reading the model's configuration"), path)
   })
 
-/** A language model from a folder. A tied output layer that the files repeat is left alone. */
+/** Loads a language model from a folder. A tied output layer that is repeated in the files is ignored. */
 export const loadLlama = Effect.fn("loadLlama")(function* (
   directory: string,
   options: LoadOptions = {}
@@ -170,7 +170,7 @@ export const loadLlama = Effect.fn("loadLlama")(function* (
   return new Llama(config, yield* loadModelTensors(directory, parameterShapes(config), options, repeated(config)))
 })
 
-/** A language model from a folder without its output layer, for models with a head of their own. */
+/** Loads a language model from a folder without its output layer, for models with their own head. */
 export const loadBackbone = Effect.fn("loadBackbone")(function* (
   directory: string,
   options: LoadOptions = {}
@@ -180,7 +180,7 @@ export const loadBackbone = Effect.fn("loadBackbone")(function* (
   return new Llama(config, yield* loadModelTensors(directory, shapes, options, (name) => name === "lm_head.weight"))
 })
 
-/** A model with a scalar head from a folder. */
+/** Loads a model with a scalar head from a folder. */
 export const loadScalarModel = Effect.fn("loadScalarModel")(function* (
   directory: string,
   options: LoadOptions = {}

@@ -1,5 +1,5 @@
 /**
- * Gemma's and Gemma 2's, whose output is the published one's chat template: chat_templates/gemma_training.jinja of TRL 1.13.0, unchanged.
+ * Chat template of Gemma and Gemma 2, with the same output as the published one: chat_templates/gemma_training.jinja of TRL 1.13.0, unchanged.
  * Copyright 2020-2026 The HuggingFace Team. Licensed under the Apache License, Version 2.0 (LICENSE-APACHE-2.0).
  */
 export const gemma = String.raw`{#- Training variant of the Gemma chat template (see gemma.jinja for the original).

@@ -1,4 +1,4 @@
-/** Chat templates by name, for a model whose folder has none that trains well: each renders the beginning of a dialogue as the beginning of the whole. */
+/** Chat templates by name, for models whose own template is missing or unsuitable for training. Each renders a dialogue's prefix as a prefix of the full rendering. */
 import { gemma } from "./gemma.ts"
 import { llama2 } from "./llama2.ts"
 import { llama31 } from "./llama3-1.ts"

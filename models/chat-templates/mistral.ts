@@ -1,6 +1,6 @@
 /**
- * Mistral's instruct format of 7B v0.1 and v0.2, from its documentation (https://docs.mistral.ai/guides/tokenization/): one BOS, an EOS after each answer. A system
- * message goes before the first question.
+ * Mistral's instruct format for 7B v0.1 and v0.2, from its documentation (https://docs.mistral.ai/guides/tokenization/): one BOS, and an EOS after each answer. A system
+ * message is placed before the first question.
  */
 export const mistral = String.raw`{%- if messages[0]['role'] == 'system' %}
     {%- set system = messages[0]['content'] | trim + '\n\n' %}

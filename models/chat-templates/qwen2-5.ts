@@ -1,5 +1,5 @@
 /**
- * Qwen 2.5's, whose output is the published one's chat template: chat_templates/qwen2_5_training.jinja of TRL 1.13.0, unchanged.
+ * Chat template of Qwen 2.5, with the same output as the published one: chat_templates/qwen2_5_training.jinja of TRL 1.13.0, unchanged.
  * Copyright 2020-2026 The HuggingFace Team. Licensed under the Apache License, Version 2.0 (LICENSE-APACHE-2.0).
  */
 export const qwen25 = String.raw`{#- Training variant of the Qwen2.5 chat template (see qwen2_5.jinja for the original).

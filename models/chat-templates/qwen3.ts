@@ -1,5 +1,5 @@
 /**
- * Qwen 3's, which keeps the thinking block in every turn chat template: chat_templates/qwen3_training.jinja of TRL 1.13.0, unchanged.
+ * Chat template of Qwen 3 that keeps the thinking block in every turn: chat_templates/qwen3_training.jinja of TRL 1.13.0, unchanged.
  * Copyright 2020-2026 The HuggingFace Team. Licensed under the Apache License, Version 2.0 (LICENSE-APACHE-2.0).
  */
 export const qwen3 = String.raw`{#- Training variant of the Qwen3 chat template (see qwen3.jinja for the original).

@@ -1,4 +1,4 @@
-/** Tokenizers from and to folders: SentencePiece's `tokenizer.model` or Hugging Face's `tokenizer.json`, with the chat template and the stop tokens that stand beside it. */
+/** Reads and writes tokenizer folders: SentencePiece's `tokenizer.model` or Hugging Face's `tokenizer.json`, with the chat template and the stop tokens stored next to it. */
 import { existsSync, statSync } from "node:fs"
 import { readFile, writeFile } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
@@ -14,12 +14,12 @@ import { SentencePieceTokenizer } from "./sentencepiece.ts"
 import type { ChatSettings, Tokenizer } from "./tokenizer.ts"
 
 export const templateFile = "chat_template.jinja"
-/** What transformers reads of a tokenizer, beside it. */
+/** Tokenizer files that transformers reads, copied with the tokenizer. */
 const carried = ["tokenizer.json", "tokenizer_config.json", templateFile, "special_tokens_map.json", "added_tokens.json", "tokenizer.model"]
 
 type Json = Readonly<Record<string, unknown>>
 
-/** A JSON file of a folder; nothing where there is none. */
+/** A JSON file in a folder; empty if it does not exist. */
 const optionalJson = (folder: string, name: string): Effect.Effect<Json, ArtifactError> =>
   existsSync(join(folder, name)) ? readJson(join(folder, name), `Reading the tokenizer ${folder}`) : Effect.succeed({})
 
@@ -29,7 +29,7 @@ const bytesOf = (path: string, doing: string): Effect.Effect<Buffer, ArtifactErr
     catch: (cause) => ArtifactError.of({ doing, expected: "a readable file", found: String(cause), hint: "Check its permissions." })
   })
 
-/** The chat template of a folder: its own file, or else a field of tokenizer_config.json; of several, the default one. */
+/** A folder's chat template: from its own file, or from a field in tokenizer_config.json; of several, the default one. */
 const templateOf = Effect.fnUntraced(function* (folder: string, config: Json): Effect.fn.Return<string | undefined, ArtifactError> {
   const path = join(folder, templateFile)
   if (existsSync(path)) return (yield* bytesOf(path, `Reading the chat template ${path}`)).toString("utf8")
@@ -43,13 +43,13 @@ const templateOf = Effect.fnUntraced(function* (folder: string, config: Json): E
   if (named !== undefined) return named.template
   return yield* ArtifactError.of({
     doing: `Reading the chat template in ${join(folder, "tokenizer_config.json")}`,
-    expected: 'a text, or a list with one that is named "default"',
+    expected: 'a text, or a list with a template named "default"',
     found: JSON.stringify(found).slice(0, 200),
     hint: `Put the template into ${templateFile}.`
   })
 })
 
-/** Ids of the tokens that end an answer, as generation_config.json or else config.json has them: one or several. */
+/** Ids of the tokens that end an answer, from generation_config.json or else config.json: one or several. */
 const stopsOf = Effect.fnUntraced(function* (folder: string): Effect.fn.Return<ReadonlyArray<number>, ArtifactError> {
   for (const name of ["generation_config.json", "config.json"]) {
     const { eos_token_id: found } = yield* optionalJson(folder, name)
@@ -58,15 +58,15 @@ const stopsOf = Effect.fnUntraced(function* (folder: string): Effect.fn.Return<R
     if (stops.length > 0 && stops.every((id): id is number => Number.isInteger(id) && (id as number) >= 0)) return stops
     return yield* ArtifactError.of({
       doing: `Reading ${join(folder, name)}`,
-      expected: "eos_token_id as an id or a list of them",
+      expected: "eos_token_id as an id or a list of ids",
       found: JSON.stringify(found),
-      hint: "Correct it."
+      hint: "Correct the field."
     })
   }
   return []
 })
 
-/** A named token of tokenizer_config.json: its text, or an object that has it. */
+/** A named token in tokenizer_config.json: its text, or an object that contains it. */
 const tokenText = (value: unknown): string | undefined => {
   const text = typeof value === "object" && value !== null ? (value as Json)["content"] : value
   return typeof text === "string" ? text : undefined
@@ -94,12 +94,12 @@ const readHuggingFace = Effect.fnUntraced(function* (
       const [expected, found] =
         cause instanceof UnsupportedTokenizer
           ? [cause.expected, cause.found]
-          : ["a tokenizer of Hugging Face's", cause instanceof Error ? cause.message : String(cause)]
+          : ["a Hugging Face tokenizer", cause instanceof Error ? cause.message : String(cause)]
       return ArtifactError.of({
         doing,
         expected,
         found: found.replaceAll(/\s*\n\s*/g, " "),
-        hint: "Tokenizers like those of Llama 3, Qwen and Mistral are read from tokenizer.json (docs/models.md says which); for one of SentencePiece, put its tokenizer.model into the folder."
+        hint: "Tokenizers like those of Llama 3, Qwen and Mistral can be read from tokenizer.json (docs/models.md lists them); for a SentencePiece tokenizer, put its tokenizer.model into the folder."
       })
     }
   })
@@ -116,13 +116,13 @@ const readSentencePiece = Effect.fnUntraced(function* (
     catch: (cause) =>
       cause instanceof ArtifactError
         ? cause
-        : ArtifactError.of({ doing, expected: "a SentencePiece model", found: String(cause), hint: "Give another file." })
+        : ArtifactError.of({ doing, expected: "a SentencePiece model", found: String(cause), hint: "Pass another file." })
   })
 })
 
 /**
- * Reads a .model file, a tokenizer.json, or a folder's tokenizer: its tokenizer.json where its chat template is another than Llama 2's (templates are written for that), or where there is
- * no tokenizer.model. A template and a date that are given come before the folder's.
+ * Reads a .model file, a tokenizer.json, or a folder's tokenizer: its tokenizer.json if its chat template is not Llama 2's (templates are written for tokenizer.json), or if there is
+ * no tokenizer.model. The template and date arguments take precedence over the folder's.
  */
 export const loadTokenizer = Effect.fn("loadTokenizer")(function* (
   path: string,
@@ -132,8 +132,8 @@ export const loadTokenizer = Effect.fn("loadTokenizer")(function* (
   if (!existsSync(path))
     return yield* ArtifactError.of({
       doing,
-      expected: "a .model file, a tokenizer.json, or a folder with one of them",
-      found: "nothing there",
+      expected: "a .model file, a tokenizer.json, or a folder that contains one",
+      found: "nothing at this path",
       hint: "Check the path."
     })
   const isFolder = statSync(path).isDirectory()
@@ -158,7 +158,7 @@ export const loadTokenizer = Effect.fn("loadTokenizer")(function* (
     hasModel && (chat === undefined || !existsSync(json))
       ? yield* readSentencePiece(model, { chat, stops })
       : yield* readHuggingFace(folder, { file: json, chat, config, stops })
-  // A template that can't be used is told here, before anything is trained.
+  // Reports an unusable template here, before any training.
   yield* Effect.try({
     try: () => formatOf(tokenizer),
     catch: (cause) => {
@@ -170,13 +170,13 @@ export const loadTokenizer = Effect.fn("loadTokenizer")(function* (
   return tokenizer
 })
 
-/** Writes a tokenizer into a folder, with its chat template: as it was read, or tokenizer.model, tokenizer.json and tokenizer_config.json. */
+/** Writes a tokenizer and its chat template to a folder: the files as they were read, or tokenizer.model, tokenizer.json and tokenizer_config.json. */
 export const writeTokenizer = async (directory: string, tokenizer: Tokenizer): Promise<void> => {
   if (tokenizer instanceof HuggingFaceTokenizer) {
     for (const [name, bytes] of tokenizer.files) await writeFile(join(directory, name), bytes)
     return
   }
-  if (!(tokenizer instanceof SentencePieceTokenizer)) throw new Error("writeTokenizer takes a tokenizer that was read or trained here")
+  if (!(tokenizer instanceof SentencePieceTokenizer)) throw new Error("writeTokenizer needs a tokenizer that Caravan read or trained")
   await writeFile(join(directory, "tokenizer.model"), writeModelFile(tokenizer.model))
   await writeFile(join(directory, "tokenizer.json"), JSON.stringify(tokenizerJson(tokenizer)))
   await writeFile(join(directory, "tokenizer_config.json"), `${JSON.stringify(tokenizerConfig(tokenizer), undefined, 2)}\n`)
@@ -201,7 +201,7 @@ const control = (content: string, id: number) => ({
   special: true
 })
 
-/** Every way to make a piece of two others, best piece first: ranks that give the same choices as the scores do. */
+/** Every merge of two pieces into another, best piece first: the ranks give the same choices as the scores. */
 const mergesOf = (pieces: ReadonlyArray<Piece>): Array<[string, string]> => {
   const normal = pieces.flatMap((piece, id) => (piece.type === "normal" ? [{ ...piece, id }] : []))
   const ids = new Map(normal.map(({ text, id }) => [text, id]))
@@ -217,7 +217,7 @@ const mergesOf = (pieces: ReadonlyArray<Piece>): Array<[string, string]> => {
     })
 }
 
-/** The layout of Hugging Face's tokenizers, as LlamaTokenizerFast has it: BPE with byte fallback. */
+/** The layout of Hugging Face's tokenizers, as in LlamaTokenizerFast: BPE with byte fallback. */
 const tokenizerJson = (tokenizer: SentencePieceTokenizer): unknown => {
   const [unk, bos, eos] = [tokenizer.unkId, tokenizer.bosId, tokenizer.eosId].map((id) => tokenizer.pieces[id]!.text) as [
     string,
@@ -271,7 +271,7 @@ const tokenizerJson = (tokenizer: SentencePieceTokenizer): unknown => {
   }
 }
 
-/** The class that takes tokenizer.json as it is: LlamaTokenizer of transformers 5 makes its own, which drops the space put in front of spaces. */
+/** The class that uses tokenizer.json unchanged: LlamaTokenizer of transformers 5 builds its own, which drops the space prepended to leading spaces. */
 const tokenizerConfig = (tokenizer: SentencePieceTokenizer): unknown => ({
   tokenizer_class: "PreTrainedTokenizerFast",
   bos_token: tokenizer.pieces[tokenizer.bosId]!.text,

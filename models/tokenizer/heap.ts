@@ -1,4 +1,4 @@
-/** A binary heap: `pop` gives the entry that comes before all others. */
+/** A binary heap: `pop` returns the entry that comes before all others. */
 export class Heap<T> {
   readonly #entries: Array<T> = []
   readonly #before: (a: T, b: T) => boolean

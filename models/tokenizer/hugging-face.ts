@@ -1,9 +1,9 @@
 /**
- * Tokenizers of Hugging Face's tokenizer.json, by @huggingface/tokenizers. Only what it was found to give the ids of the Rust library for is read (docs/decisions/0017-tokenizers-and-chat-templates.md):
+ * Reads Hugging Face's tokenizer.json using @huggingface/tokenizers. Supports only what was verified to give the same ids as the Rust library (docs/decisions/0017-tokenizers-and-chat-templates.md):
  * BPE, on bytes or with byte fallback; anything else is refused by name.
  *
- * The library finds added tokens wherever a text spells them. It is given other names for them here, which no text holds: control tokens are appended by id alone, and of the others
- * those that a text may spell (<think>) are put in by name.
+ * The library finds added tokens wherever a text spells them. Here it gets other names for them, which no text contains: control tokens are appended only by id, and added tokens
+ * that a text may spell (<think>) are inserted by name.
  */
 import * as Tokenizers from "@huggingface/tokenizers"
 import * as Schema from "effect/Schema"
@@ -12,7 +12,7 @@ import type { TokenBuffer } from "./token-buffer.ts"
 import type { ChatSettings, Tokenizer } from "./tokenizer.ts"
 import { decodeStrictly } from "./utf8.ts"
 
-/** tokenizer.json has what would give other ids than Hugging Face's own library does, or what isn't known: the field, what it must be, what it is. */
+/** tokenizer.json has a setting that is unknown or gives other ids than Hugging Face's own library: the field, the supported value, the value found. */
 export class UnsupportedTokenizer extends Error {
   readonly expected: string
   readonly found: string
@@ -33,7 +33,7 @@ const Added = Schema.Struct({
   special: Schema.optionalKey(Schema.Boolean)
 })
 
-/** A part of the pipeline (normalizer, pre-tokenizer, decoder): its type, and others within it. */
+/** A part of the pipeline (normalizer, pre-tokenizer, decoder): its type and its nested parts. */
 interface Part {
   readonly type: string
   readonly [field: string]: unknown
@@ -57,14 +57,14 @@ const TokenizerJson = Schema.Struct({
     fuse_unk: Schema.optionalKey(Schema.Boolean),
     byte_fallback: Schema.optionalKey(Schema.Boolean),
     ignore_merges: Schema.optionalKey(Schema.Boolean),
-    // Looked at one by one in `check`: a schema over hundreds of thousands of entries takes seconds.
+    // Validated one by one in `check`: a schema over hundreds of thousands of entries takes seconds.
     vocab: Schema.optionalKey(Schema.Unknown),
     merges: Schema.optionalKey(Schema.Unknown)
   })
 })
 type TokenizerJson = typeof TokenizerJson.Type
 
-/** What may be in each part. */
+/** The supported types of each part. */
 const known: Readonly<Record<"normalizer" | "pre_tokenizer" | "decoder", ReadonlyArray<string>>> = {
   normalizer: ["Sequence", "NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace"],
   pre_tokenizer: ["Sequence", "Split", "ByteLevel", "Metaspace", "Digits"],
@@ -78,7 +78,7 @@ const partsOf = (part: Part | null): ReadonlyArray<Part> =>
       ? Object.values(part).flatMap((value) => (Array.isArray(value) ? (value as ReadonlyArray<Part>).flatMap(partsOf) : []))
       : [part]
 
-/** Throws UnsupportedTokenizer for what is not read. */
+/** Throws UnsupportedTokenizer for unsupported settings. */
 const check = (json: TokenizerJson): void => {
   const { model } = json
   const refuse = (expected: string, found: unknown) => {
@@ -92,14 +92,14 @@ const check = (json: TokenizerJson): void => {
   for (const [name, types] of Object.entries(known))
     for (const part of partsOf(json[name as keyof typeof known])) {
       if (!types.includes(part.type)) refuse(`a ${name} of ${types.join(", ")}`, part.type)
-      // A gap that is merged with its neighbour is not split off by the library; of spaces, which a normalizer has replaced before, there are none.
+      // The library does not split off a gap that is merged with its neighbour. Splits on spaces are safe: the normalizer has replaced all spaces.
       const { behavior, invert, pattern } = part
       const spaces =
         JSON.stringify(pattern) === '{"String":" "}' && JSON.stringify(json.normalizer ?? "").includes('"pattern":{"String":" "}')
       if (part.type === "Split" && (invert === true || (behavior !== "Isolated" && !spaces)))
         refuse('a Split of behavior "Isolated"', { behavior, invert })
       if (part.type === "Metaspace" && part["split"] !== false && name === "pre_tokenizer")
-        refuse("a Metaspace that doesn't split", { split: part["split"] ?? true })
+        refuse("a Metaspace with split false", { split: part["split"] ?? true })
     }
   for (const token of json.added_tokens) {
     const flag = (["single_word", "lstrip", "rstrip"] as const).find((name) => token[name] === true)
@@ -111,11 +111,11 @@ const check = (json: TokenizerJson): void => {
   }
   const { vocab, merges } = model
   if (typeof vocab !== "object" || vocab === null || Array.isArray(vocab))
-    refuse("a vocab that gives each piece its id", Array.isArray(vocab) ? "an array" : typeof vocab)
+    refuse("a vocab that maps each piece to its id", Array.isArray(vocab) ? "an array" : typeof vocab)
   const ids = Object.values(vocab as object)
   const bad = ids.findIndex((id) => !Number.isInteger(id) || id < 0 || id > 2 ** 24)
-  if (bad !== -1) refuse("whole numbers as ids", ids[bad])
-  if (new Set(ids).size !== ids.length) refuse("one piece for each id", "one id twice")
+  if (bad !== -1) refuse("integers as ids", ids[bad])
+  if (new Set(ids).size !== ids.length) refuse("unique ids", "an id that occurs twice")
   if (!Array.isArray(merges)) return refuse("a list of merges", typeof merges)
   const pair = (merge: unknown) =>
     typeof merge === "string" || (Array.isArray(merge) && merge.length === 2 && merge.every((part) => typeof part === "string"))
@@ -123,12 +123,12 @@ const check = (json: TokenizerJson): void => {
   if (odd !== -1) refuse("merges of two pieces each", merges[odd])
 }
 
-/** The name that the library has for an added token: noncharacters around its id. A text that holds one all the same has U+FFFD in its place. */
+/** The library's name of an added token: noncharacters around its id. In a text that contains such a name anyway, they are replaced with U+FFFD. */
 const nameOf = (id: number): string => `\ufdd0${id}\ufdd1`
 const names = /\ufdd0(?=\d+\ufdd1)/g
 
 const escaped = (text: string): string => text.replaceAll(/[\\^$.*+?()[\]{}|/-]/g, "\\$&")
-/** Matches any of these texts, the longest first; undefined where there are none. */
+/** Matches any of these texts, longest first; undefined for an empty list. */
 export const anyOf = (texts: ReadonlyArray<string>): RegExp | undefined =>
   texts.length === 0
     ? undefined
@@ -140,7 +140,7 @@ export const anyOf = (texts: ReadonlyArray<string>): RegExp | undefined =>
         "gu"
       )
 
-/** Bytes that are not UTF-8 become one U+FFFD each, as the Rust library has it. */
+/** Each byte that is not valid UTF-8 becomes one U+FFFD, as in the Rust library. */
 const byteFallback = {
   decode: (bytes: Uint8Array): string => {
     try {
@@ -151,7 +151,7 @@ const byteFallback = {
   }
 }
 
-// Its declarations have no file extensions, which TypeScript does not resolve from a module.
+// The library's type declarations have no file extensions, which TypeScript does not resolve from a module.
 interface LibraryDecoder {
   readonly config: { readonly type: string }
   readonly decoders?: ReadonlyArray<LibraryDecoder>
@@ -172,9 +172,9 @@ const decodersOf = (decoder: LibraryDecoder | null): ReadonlyArray<LibraryDecode
   decoder === null ? [] : (decoder.decoders?.flatMap(decodersOf) ?? [decoder])
 
 export interface HuggingFaceFiles {
-  /** tokenizer.json. */
+  /** Parsed tokenizer.json. */
   readonly json: unknown
-  /** The named tokens of tokenizer_config.json or special_tokens_map.json. */
+  /** The named tokens from tokenizer_config.json or special_tokens_map.json. */
   readonly bos: string | undefined
   readonly eos: string | undefined
   readonly unk: string | undefined
@@ -182,15 +182,15 @@ export interface HuggingFaceFiles {
   /** Ids of further tokens that end an answer (generation_config.json). */
   readonly stops: ReadonlyArray<number>
   readonly chat: ChatSettings | undefined
-  /** The files as they were read, to be written with a checkpoint: by name. */
+  /** The original files by name, to be written with a checkpoint. */
   readonly files: ReadonlyMap<string, Uint8Array>
-  /** generation_config.json. */
+  /** Parsed generation_config.json. */
   readonly generation?: Readonly<Record<string, unknown>>
 }
 
 export class HuggingFaceTokenizer implements Tokenizer {
   readonly #library: Library
-  /** Finds the added tokens that are no control tokens, in a text. */
+  /** Matches the added tokens that are not control tokens. */
   readonly #spelled: RegExp | undefined
   readonly #idOf: ReadonlyMap<string, number>
   readonly #controlIds: ReadonlySet<number>
@@ -205,7 +205,7 @@ export class HuggingFaceTokenizer implements Tokenizer {
   readonly stopIds: ReadonlyArray<number>
   #pieces: ReadonlyArray<Piece> | undefined
 
-  /** Throws UnsupportedTokenizer for a tokenizer.json that is not read, or that the names do not fit; whatever the library throws for one that is none. */
+  /** Throws UnsupportedTokenizer for an unsupported tokenizer.json, or one that lacks the named tokens; rethrows the library's error for an invalid file. */
   constructor({ json, bos, chat, eos, files, generation = {}, pad, stops, unk }: HuggingFaceFiles) {
     const read = Schema.decodeUnknownSync(TokenizerJson)(json)
     check(read)
@@ -215,17 +215,17 @@ export class HuggingFaceTokenizer implements Tokenizer {
     const vocab = read.model.vocab as Readonly<Record<string, number>>
     const renamed = read.added_tokens.map((token) => ({ ...token, content: nameOf(token.id), normalized: false }))
     this.#library = openLibrary({ ...read, added_tokens: renamed })
-    // Without a piece that joins a word to the one before it, words (a run of spaces and what follows) are tokenised apart, and the library remembers those that it has seen.
+    // If no piece spans two words, words (a run of spaces and the text after it) are tokenised separately, and the library caches them.
     const whole = partsOf(read.pre_tokenizer).every(({ type }) => type === "Metaspace" || type === "Split")
     if (whole && read.model.byte_fallback === true && Object.keys(vocab).every((piece) => !/[^\u2581]\u2581/.test(piece))) {
       const before = this.#library.pre_tokenizer
       this.#library.pre_tokenizer = (text, options) =>
         (before?.(text, options) ?? [text]).flatMap((part) => part.match(/\u2581+[^\u2581]*|[^\u2581]+/g) ?? [])
     }
-    // Decoding goes by their own names.
+    // Decoding uses their original names.
     const held = this.#library.get_added_tokens_decoder()
     for (const { id, content } of read.added_tokens) held.get(id)!.content = this.#library.model.vocab[id] = content
-    // The library's own drops a byte-order mark.
+    // The library's decoder drops a byte-order mark.
     for (const decoder of decodersOf(this.#library.decoder)) if (decoder.config.type === "ByteFallback") decoder.text_decoder = byteFallback
     this.#idOf = new Map(read.added_tokens.map(({ content, id }) => [content, id]))
     const special = read.added_tokens.filter((token) => token.special === true)
@@ -249,7 +249,7 @@ export class HuggingFaceTokenizer implements Tokenizer {
     this.padId = [named("pad_token", pad), named("unk_token", unk), this.bosId].find((id) => id !== undefined && id !== eosId) ?? eosId
     for (const [text, id] of this.controls)
       if (this.encode(text).includes(id))
-        throw new UnsupportedTokenizer("control tokens that no text becomes", `${JSON.stringify(text)}, which its own text becomes`)
+        throw new UnsupportedTokenizer("control tokens that text cannot produce", `${JSON.stringify(text)}, which its own text produces`)
   }
 
   get pieces(): ReadonlyArray<Piece> {
@@ -261,7 +261,7 @@ export class HuggingFaceTokenizer implements Tokenizer {
     return this.#pieces
   }
 
-  /** Ids of a text that begins what is tokenised, or that comes after a control token. */
+  /** Ids of a text at the start of the input, or after a control token. */
   #encode(text: string, place: "first" | "after a control token"): ReadonlyArray<number> {
     if (text === "") return []
     const clean = text.toWellFormed().replaceAll(names, "\ufffd")

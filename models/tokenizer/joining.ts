@@ -1,18 +1,18 @@
 /**
- * Byte-pair encoding of one text: of all neighbouring symbols, the two that make the best-scored piece are joined, the leftmost where scores are equal,
- * until no two make a piece. A symbol is a number: a piece's id, or the size of the vocabulary plus the code point of a character without a piece.
+ * Byte-pair encoding of one text: repeatedly joins the two neighbouring symbols that make the best-scored piece, the leftmost on ties,
+ * until no two make a piece. A symbol is a number: a piece's id, or the vocabulary size plus the code point of a character without a piece.
  */
 import type { ModelFile } from "./model-file.ts"
 import type { TokenBuffer } from "./token-buffer.ts"
 
 const none = -1
 
-/** Which piece two symbols make: a hash table of every way to make a piece of two symbols. */
+/** Maps two symbols to the piece they make: a hash table of all merges. */
 class PairTable {
-  /** Three numbers a slot: left, right, the piece they make; the left one is `none` in a free slot. */
+  /** Three numbers per slot: left, right, and the piece they make; left is `none` in a free slot. */
   readonly #slots: Int32Array
   readonly #mask: number
-  /** `ways`: left, right and piece of one way after another. */
+  /** `ways`: left, right and piece of each merge, flattened. */
   constructor(ways: ReadonlyArray<number>) {
     const size = 2 ** Math.ceil(Math.log2(2 + (2 * ways.length) / 3))
     this.#mask = size - 1
@@ -27,7 +27,7 @@ class PairTable {
     const mixed = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b)
     return (mixed ^ (mixed >>> 15)) & this.#mask
   }
-  /** The piece; `none` where the two make none. */
+  /** The piece; `none` if the two do not make one. */
   get(left: number, right: number): number {
     for (let slot = this.#slotOf(left, right); ; slot = (slot + 1) & this.#mask) {
       const found = this.#slots[3 * slot]!
@@ -37,7 +37,7 @@ class PairTable {
   }
 }
 
-/** A binary heap of numbers, the least first. */
+/** A binary heap of numbers, smallest first. */
 class NumberHeap {
   #entries = new Float64Array(64)
   length = 0
@@ -57,7 +57,7 @@ class NumberHeap {
     }
     entries[at] = entry
   }
-  /** The least entry, of one at least. */
+  /** The smallest entry; the heap must not be empty. */
   pop(): number {
     const entries = this.#entries
     const top = entries[0]!
@@ -78,7 +78,7 @@ class NumberHeap {
 
 export class Joiner {
   readonly #vocabSize: number
-  /** Ids of what joining may make, by text. */
+  /** Ids of the pieces that joining may make, by text. */
   readonly #ids: ReadonlyMap<string, number>
   readonly #pairs: PairTable
   /** By piece: 0 for the best score, 1 for the next; equal scores have equal ranks. */
@@ -87,14 +87,14 @@ export class Joiner {
   readonly #byteIds: ReadonlyArray<number>
   readonly #byteFallback: boolean
   readonly #unkId: number
-  // Of the text being joined, by position: the symbol that begins there, its neighbours' positions, and the piece it makes with the next.
+  // Per position of the text being joined: the symbol that starts there, its neighbours' positions, and the piece it makes with the next symbol.
   #symbols = new Int32Array(0)
   #next = new Int32Array(0)
   #previous = new Int32Array(0)
   #joined = new Int32Array(0)
-  /** Rank of the piece times 2^32, plus the position of the left symbol. An entry is out of date when the piece there has another rank by now. */
+  /** Rank of the piece times 2^32, plus the position of the left symbol. An entry is stale when the piece at that position has another rank now. */
   readonly #agenda = new NumberHeap()
-  /** Of unused pieces: the two symbols they were made of. */
+  /** For unused pieces: the two symbols they are made of. */
   readonly #parts = new Map<number, readonly [number, number]>()
 
   constructor(
@@ -122,14 +122,14 @@ export class Joiner {
     this.#pairs = new PairTable(ways)
   }
 
-  /** The symbol of a text; `none` where no join makes it. */
+  /** The symbol of a text; `none` if no merge makes it. */
   #symbolOf(text: string): number {
     const id = this.#ids.get(text)
     if (id !== undefined) return id
     return text.length === codeUnits(text, 0) ? this.#vocabSize + text.codePointAt(0)! : none
   }
 
-  /** Appends the tokens of a text whose spaces are U+2581. */
+  /** Appends the tokens of a text in which U+2581 stands for spaces. */
   append(text: string, out: TokenBuffer): void {
     const count = this.#layOut(text)
     const agenda = this.#agenda
@@ -154,7 +154,7 @@ export class Joiner {
     if (this.#parts.size > 0) this.#parts.clear()
   }
 
-  /** The characters as symbols; gives how many. */
+  /** Splits the text into one symbol per character; returns their number. */
   #layOut(text: string): number {
     if (text.length > this.#symbols.length) {
       this.#symbols = new Int32Array(2 * text.length)
@@ -190,5 +190,5 @@ export class Joiner {
   }
 }
 
-/** How many code units the character at a position has. */
+/** The number of code units of the character at a position. */
 const codeUnits = (text: string, at: number): number => (text.codePointAt(at)! > 0xffff ? 2 : 1)

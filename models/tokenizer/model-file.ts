@@ -1,6 +1,6 @@
 /**
- * SentencePiece's .model file: a protobuf (sentencepiece_model.proto). Only what this tokenizer needs is understood; the rest is kept, so that a
- * file read and written again is the same. What is written, spm_encode and transformers load.
+ * SentencePiece's .model file: a protobuf (sentencepiece_model.proto). Only the fields that this tokenizer needs are decoded; the rest is kept as bytes, so that a
+ * file that is read and written again is unchanged. spm_encode and transformers can load the files written here.
  */
 import { ArtifactError } from "../../schemas/artifact.ts"
 import { decodeStrictly } from "./utf8.ts"
@@ -13,9 +13,9 @@ export interface Piece {
 }
 export interface ModelFile {
   readonly pieces: ReadonlyArray<Piece>
-  /** Whether a space is put in front of every text. */
+  /** Whether a space is prepended to every text. */
   readonly addDummyPrefix: boolean
-  /** Whether characters without a piece become bytes (else the unknown piece). */
+  /** Whether characters without a piece are encoded as bytes (otherwise as the unknown piece). */
   readonly byteFallback: boolean
   /** The fields after the pieces (trainer, normalizer), as bytes. */
   readonly specification: Uint8Array
@@ -25,7 +25,7 @@ const types: ReadonlyArray<PieceType> = ["normal", "normal", "unknown", "control
 const bpe = 2
 const byteText = /^<0x[0-9A-F]{2}>$/
 
-/** A reader of protobuf fields; every length is checked against what is left. */
+/** A reader of protobuf fields; every length is checked against the remaining bytes. */
 class Fields {
   readonly #bytes: Uint8Array
   #at = 0
@@ -40,9 +40,9 @@ class Fields {
       value += (byte & 127) * 2 ** shift
       if (byte < 128) return value
     }
-    throw new Error(`a number too long at byte ${this.#at}`)
+    throw new Error(`a number that is too long at byte ${this.#at}`)
   }
-  /** Field number and value: a number, or the bytes of a string or message; and the bytes of it all. */
+  /** Field number and value (a number, or the bytes of a string or message), and the bytes of the complete field. */
   *[Symbol.iterator](): Generator<{
     readonly field: number
     readonly number: number
@@ -70,14 +70,14 @@ class Fields {
           number = new DataView(bytes.buffer, bytes.byteOffset, 4).getFloat32(0, true)
           break
         default:
-          throw new Error(`a field of unknown kind at byte ${start}`)
+          throw new Error(`a field of unknown type at byte ${start}`)
       }
       yield { field: Math.floor(tag / 8), number, bytes, raw: this.#bytes.subarray(start, this.#at) }
     }
   }
   #take(length: number): Uint8Array {
     const left = this.#bytes.length - this.#at
-    if (length > left) throw new Error(`a field of ${length} bytes where ${left} are left: it is cut off, or another kind of file`)
+    if (length > left) throw new Error(`a field of ${length} bytes where ${left} are left: the file is truncated, or of another format`)
     const out = this.#bytes.subarray(this.#at, this.#at + length)
     this.#at += length
     return out
@@ -95,22 +95,22 @@ const readPiece = (message: Uint8Array): Piece => {
   }
   const named = types[type]
   if (text === "" || named === undefined || !Number.isFinite(score))
-    throw new Error(`a piece that is none (text ${JSON.stringify(text)}, type ${type}, score ${score})`)
+    throw new Error(`an invalid piece (text ${JSON.stringify(text)}, type ${type}, score ${score})`)
   return { text, score, type: named }
 }
 
-/** Reads a .model file. Throws an ArtifactError for what is not one, or is of a kind that would be tokenised wrongly. */
+/** Reads a .model file. Throws ArtifactError for an invalid file, or a kind of model that would be tokenised incorrectly. */
 export const readModelFile = (bytes: Uint8Array, path: string): ModelFile => {
   const fail = (expected: string, found: string) =>
     ArtifactError.of({
       doing: `Reading the tokenizer ${path}`,
       expected,
       found,
-      hint: "Give Llama 2's tokenizer.model, or one trained with Caravan or with spm_train --model_type=bpe --byte_fallback --normalization_rule_name=identity --remove_extra_whitespaces=false."
+      hint: "Pass Llama 2's tokenizer.model, or a model trained with Caravan or with spm_train --model_type=bpe --byte_fallback --normalization_rule_name=identity --remove_extra_whitespaces=false."
     })
   const pieces: Array<Piece> = []
   const rest: Array<Uint8Array> = []
-  // The values that hold where the file doesn't give any.
+  // Defaults for fields that the file does not set.
   const found = { modelType: 1, byteFallback: 0, suffix: 0, charsmap: 0, addDummyPrefix: 1, removesSpaces: 1, escapes: 1 }
   try {
     for (const { field, bytes: message, raw } of new Fields(bytes)) {
@@ -135,25 +135,27 @@ export const readModelFile = (bytes: Uint8Array, path: string): ModelFile => {
       }
     }
   } catch (cause) {
-    throw fail("a SentencePiece model", `${bytes.length} bytes that are not one: ${cause instanceof Error ? cause.message : String(cause)}`)
+    throw fail(
+      "a SentencePiece model",
+      `${bytes.length} bytes of something else: ${cause instanceof Error ? cause.message : String(cause)}`
+    )
   }
-  if (pieces.length === 0) throw fail("a SentencePiece model", `${bytes.length} bytes without a single piece`)
+  if (pieces.length === 0) throw fail("a SentencePiece model", `${bytes.length} bytes without any piece`)
   if (found.modelType !== bpe)
     throw fail("a BPE model", `model type ${["", "unigram", "BPE", "word", "character"][found.modelType] ?? found.modelType}`)
   if (found.charsmap !== 0 || found.removesSpaces !== 0 || found.escapes === 0 || found.suffix !== 0) {
-    throw fail("a model that leaves text as it is (identity normalisation, spaces kept, in front of words)", "one that changes it")
+    throw fail("a model that leaves text unchanged (identity normalisation, spaces kept, in front of words)", "a model that changes text")
   }
   const count = (type: PieceType) => pieces.filter((piece) => piece.type === type).length
-  if (count("user-defined") > 0) throw fail("no user-defined pieces, which text could call up", `${count("user-defined")}`)
+  if (count("user-defined") > 0) throw fail("no user-defined pieces, since ordinary text would produce them", `${count("user-defined")}`)
   if (count("unknown") !== 1) throw fail("one unknown piece", `${count("unknown")}`)
   for (const text of ["<s>", "</s>"])
     if (!pieces.some((piece) => piece.text === text && piece.type === "control")) throw fail(`a control piece ${text}`, "none")
   const badByte = pieces.find((piece) => piece.type === "byte" && !byteText.test(piece.text))
   if (badByte !== undefined) throw fail("byte pieces <0x00> to <0xFF>", JSON.stringify(badByte.text))
   const distinct = new Set(pieces.map((piece) => piece.text)).size
-  if (distinct !== pieces.length) throw fail("every piece once", `${pieces.length - distinct} twice`)
-  if (found.byteFallback !== 0 && count("byte") !== 256)
-    throw fail("256 byte pieces (the file says that it falls back to bytes)", `${count("byte")}`)
+  if (distinct !== pieces.length) throw fail("unique pieces", `${pieces.length - distinct} duplicates`)
+  if (found.byteFallback !== 0 && count("byte") !== 256) throw fail("256 byte pieces (the file sets byte_fallback)", `${count("byte")}`)
   return { pieces, addDummyPrefix: found.addDummyPrefix !== 0, byteFallback: found.byteFallback !== 0, specification: Buffer.concat(rest) }
 }
 
@@ -179,7 +181,7 @@ const floatField = (field: number, value: number): Buffer => {
   return out
 }
 
-/** The bytes of a .model file: the same model gives the same bytes. */
+/** Encodes a .model file; equal models give equal bytes. */
 export const writeModelFile = (model: ModelFile): Buffer => {
   const pieces = model.pieces.map(({ text, score, type }) =>
     bytesField(
@@ -194,7 +196,7 @@ export const writeModelFile = (model: ModelFile): Buffer => {
   return Buffer.concat([...pieces, model.specification])
 }
 
-/** Trainer and normalizer as Llama 2's model has them: BPE, split digits, byte fallback, text left as it is. */
+/** Trainer and normalizer settings as in Llama 2's model: BPE, split digits, byte fallback, text left unchanged. */
 export const specificationOf = (options: {
   readonly vocabSize: number
   readonly characterCoverage: number

@@ -1,7 +1,7 @@
 /**
- * Llama 2's tokenizer (§2.2): SentencePiece BPE, byte-exactly as spm_encode. A space becomes U+2581, one is put in front, then the pair of
- * neighbours that makes the best-scored piece is joined until none does; what no piece covers becomes bytes. Control tokens never come from
- * text: a "<s>" that somebody typed is three characters.
+ * Llama 2's tokenizer (§2.2): SentencePiece BPE with exactly the same output as spm_encode. A space becomes U+2581 and one is prepended; then the neighbouring
+ * pair that makes the best-scored piece is joined until no pair makes one; characters without a piece become bytes. Control tokens never come from
+ * text: a "<s>" that a user typed is three characters.
  */
 import { Joiner } from "./joining.ts"
 import type { ModelFile, Piece } from "./model-file.ts"
@@ -11,7 +11,7 @@ import { decodeUtf8 } from "./utf8.ts"
 import { WordCache } from "./word-cache.ts"
 
 const space = "\u2581"
-/** Surface of the unknown piece. */
+/** Text of the unknown piece when decoded. */
 const unknown = " \u2047 "
 const spaceByte = 0x20
 
@@ -21,25 +21,25 @@ export class SentencePieceTokenizer implements Tokenizer {
   readonly model: ModelFile
   readonly chat: ChatSettings | undefined
   readonly stopIds: ReadonlyArray<number>
-  /** Ids of the byte pieces, and back. */
+  /** Maps bytes to the ids of the byte pieces, and back. */
   readonly #byteIds: Array<number> = []
   readonly #bytes = new Map<number, number>()
-  /** Made when the first word is tokenised: most of the time that a tokenizer takes to load would be its. */
+  /** Created with the first word that is tokenised, since it accounts for most of the tokenizer's loading time. */
   #joiner: Joiner | undefined
-  /** Ids of what joining may make, by text: never a control, unknown or byte piece. */
+  /** Ids of the pieces that joining may make, by text: never a control, unknown or byte piece. */
   readonly #ids = new Map<string, number>()
-  /** Whether no piece joins a word to the one before it, so that words (a run of spaces and what follows) can be tokenised apart. */
+  /** Whether no piece spans two words, so that words (a run of spaces and the text after it) can be tokenised separately. */
   readonly #wordwise: boolean
   readonly #words = new WordCache()
-  /** The text being encoded. */
+  /** The bytes of the text being encoded. */
   #text = Buffer.alloc(0)
   readonly #scratch = new TokenBuffer()
-  /** 0 in Llama 2's vocabulary, as BOS is 1 and EOS 2. */
+  /** 0 in Llama 2's vocabulary; BOS is 1 and EOS 2. */
   readonly unkId: number
   readonly bosId: number
   readonly eosId: number
 
-  /** `stops`: tokens that end an answer, beside EOS. */
+  /** `stops`: further tokens that end an answer, in addition to EOS. */
   constructor(
     model: ModelFile,
     { chat, stops = [] }: { readonly chat?: ChatSettings | undefined; readonly stops?: ReadonlyArray<number> } = {}
@@ -69,7 +69,7 @@ export class SentencePieceTokenizer implements Tokenizer {
     return this.model.pieces
   }
   /**
-   * What fills up the shorter sequences of a batch. Llama 2 has no token for it, so the unknown one serves, always masked; never the
+   * Pads the shorter sequences of a batch. Llama 2 has no padding token, so the unknown token is used and always masked; never the
    * end-of-sequence token, which must carry loss.
    */
   get padId(): number {
@@ -80,21 +80,21 @@ export class SentencePieceTokenizer implements Tokenizer {
     return new Map(this.pieces.flatMap(({ text, type }, id) => (type === "control" || type === "unknown" ? [[text, id] as const] : [])))
   }
 
-  /** Token ids of a text, without BOS and EOS. Lone surrogates count as U+FFFD. */
+  /** Token ids of a text, without BOS and EOS. Lone surrogates are read as U+FFFD. */
   encode(text: string): Array<number> {
     this.#scratch.length = 0
     this.append(text, this.#scratch)
     return this.#scratch.slice()
   }
 
-  /** Appends the token ids of a text. What comes before must be a control token, if anything does: a run of unknown characters is one unknown piece. */
+  /** Appends the token ids of a text. Only a control token may precede it: a run of unknown characters is one unknown piece. */
   append(text: string, out: TokenBuffer): void {
     if (text !== "") this.#append(this.model.addDummyPrefix ? ` ${text}` : text, out)
   }
 
   /**
-   * Appends the tokens that `text` adds to those of `before`, which `out` ends with; false, and nothing appended, where a token would hold some of
-   * both. `text` begins with a space and `before` ends without one.
+   * Appends the tokens that `text` adds to those of `before`, which `out` ends with. Returns false, without appending, if a token would span
+   * both. `text` starts with a space and `before` ends without one.
    */
   appendAfter(before: string, text: string, out: TokenBuffer): boolean {
     if (this.#wordwise) this.#append(text, out)
@@ -108,14 +108,14 @@ export class SentencePieceTokenizer implements Tokenizer {
   }
 
   #append(text: string, out: TokenBuffer): void {
-    // Both count as a space.
+    // Both characters are treated as a space.
     const spaced = text.includes(space) ? text.replaceAll(space, " ") : text
     if (this.#text.length < 3 * spaced.length) this.#text = Buffer.allocUnsafeSlow(6 * spaced.length)
     const bytes = this.#text
     const { written } = utf8.encodeInto(spaced, bytes)
     for (let at = 0; at < written;) {
       const from = at
-      // FNV-1a, of 32 bits.
+      // 32-bit FNV-1a.
       let hash = 0x811c9dc5
       if (this.#wordwise) {
         for (; at < written && bytes[at] === spaceByte; at++) hash = Math.imul(hash ^ spaceByte, 0x01000193)
@@ -131,7 +131,7 @@ export class SentencePieceTokenizer implements Tokenizer {
     }
   }
 
-  /** A run of unknown characters is one unknown piece: takes the others away, from `start` on. */
+  /** A run of unknown characters is one unknown piece: removes the duplicates from `start`. */
   #joinUnknown(out: TokenBuffer, start: number): void {
     let length = start
     for (let i = start; i < out.length; i++) {
@@ -141,7 +141,7 @@ export class SentencePieceTokenizer implements Tokenizer {
     out.length = length
   }
 
-  /** The text of token ids, as SentencePiece gives it: control tokens vanish, bytes are joined, the space put in front is taken away. Throws a RangeError for what is not an id. */
+  /** The text of token ids, as decoded by SentencePiece: control tokens are dropped, bytes are joined, the prepended space is removed. Throws RangeError for an invalid id. */
   decode(ids: Iterable<number>): string {
     const parts: Array<string> = []
     let bytes: Array<number> = []

@@ -1,10 +1,10 @@
-/** Token ids that grow at the end, in a typed array that is used again and again. */
+/** A growing list of token ids in a reusable typed array. */
 export class TokenBuffer {
-  /** The first `length` are valid; another array after `push` or `reserve`. */
+  /** The first `length` entries are valid; `push` and `reserve` may replace the array. */
   ids = new Int32Array(1024)
   length = 0
 
-  /** Makes room for so many more. */
+  /** Reserves space for this many more ids. */
   reserve(count: number): void {
     if (this.length + count <= this.ids.length) return
     const grown = new Int32Array(2 * (this.length + count))
@@ -15,7 +15,7 @@ export class TokenBuffer {
     if (this.length === this.ids.length) this.reserve(1)
     this.ids[this.length++] = id
   }
-  /** A copy of the ids from one position to another, as an array. */
+  /** A copy of the ids in a range, as an array. */
   slice(from = 0, to = this.length): Array<number> {
     const out = new Array<number>(to - from)
     for (let i = from; i < to; i++) out[i - from] = this.ids[i]!

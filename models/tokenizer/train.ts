@@ -1,11 +1,11 @@
 /**
- * Training a BPE as spm_train does (--model_type=bpe --byte_fallback --split_digits --allow_whitespace_only_pieces
- * --normalization_rule_name=identity --remove_extra_whitespaces=false): the most frequent pair of neighbours is joined until the vocabulary is
- * full; among equals the shorter, then the one first in code-point order.
+ * Trains a BPE tokenizer like spm_train (--model_type=bpe --byte_fallback --split_digits --allow_whitespace_only_pieces
+ * --normalization_rule_name=identity --remove_extra_whitespaces=false): joins the most frequent neighbouring pair until the vocabulary is
+ * full; on ties the shorter pair, then the first in code-point order.
  *
- * The pieces and their order are spm_train's, but for text that it leaves out and this doesn't (lines above 4192 bytes, lines with U+2585), and
- * where the text holds too few pairs: spm_train then makes pieces that occur nowhere, this fails. (spm_train looks for the best pair among the
- * 1000 or 5% most frequent, chosen anew every 100 pieces; it could thus miss one, of very many that are equally rare.)
+ * The pieces and their order equal spm_train's, except for text that spm_train leaves out (lines above 4192 bytes, lines with U+2585), and
+ * when the text has too few pairs: spm_train then makes pieces that do not occur, this function fails. (spm_train looks for the best pair among the
+ * 1000 or 5% most frequent pairs, selected anew every 100 pieces; it could therefore miss one among very many equally rare pairs.)
  */
 import { ConfigError } from "../../schemas/hyper.ts"
 import { Heap } from "./heap.ts"
@@ -13,17 +13,17 @@ import { type Piece, specificationOf } from "./model-file.ts"
 import { SentencePieceTokenizer } from "./sentencepiece.ts"
 
 export interface TrainOptions {
-  /** Pieces in all: unknown, BOS, EOS, 256 bytes, joined pieces, single characters. */
+  /** Total number of pieces: unknown, BOS, EOS, 256 bytes, joined pieces, single characters. */
   readonly vocabSize: number
-  /** Share of characters (by count) that get a piece of their own; the rest become bytes. */
+  /** Share of character occurrences that get their own piece; the rest become bytes. */
   readonly characterCoverage?: number
-  /** Characters in a piece at most. */
+  /** Maximum number of characters in a piece. */
   readonly maxLength?: number
 }
 
 const space = "\u2581"
 
-/** The vocabulary that spm_train's rules give for these texts. Throws a ConfigError when the texts can't fill it. */
+/** The vocabulary that spm_train's rules give for these texts. Throws ConfigError if the texts are not enough to fill it. */
 export const trainTokenizer = (texts: Iterable<string>, options: TrainOptions): SentencePieceTokenizer => {
   const { vocabSize, characterCoverage = 0.99995, maxLength = 16 } = options
   const words = countWords(texts)
@@ -46,7 +46,7 @@ export const trainTokenizer = (texts: Iterable<string>, options: TrainOptions): 
   const merges = joinPairs(words, new Set(characters), wanted, maxLength)
   if (merges.length < wanted)
     throw new ConfigError({
-      message: `Training a tokenizer: these texts give a vocabulary of at most ${fixed.length + characters.length + merges.length} pieces, not ${vocabSize}. Lower vocabSize, or give more text.`
+      message: `Training a tokenizer: these texts give a vocabulary of at most ${fixed.length + characters.length + merges.length} pieces, not ${vocabSize}. Lower vocabSize, or provide more text.`
     })
   const learned = [...merges, ...characters].map((text, i): Piece => ({ text, score: -i, type: "normal" }))
   return new SentencePieceTokenizer({
@@ -57,14 +57,14 @@ export const trainTokenizer = (texts: Iterable<string>, options: TrainOptions): 
   })
 }
 
-/** Text that reads like a reserved piece teaches nothing: spm_train puts a tab in its place, across which nothing is joined. */
+/** Text that looks like a reserved piece is excluded: spm_train replaces it with a tab, across which nothing is joined. */
 const reserved = /<unk>|<s>|<\/s>|<0x[0-9A-F]{2}>/g
 
-/** Words with their counts: a run of spaces and the characters up to the next one. */
+/** Words and their counts: a word is a run of spaces and the characters up to the next one. */
 const countWords = (texts: Iterable<string>): Map<string, number> => {
   const words = new Map<string, number>()
   for (const text of texts) {
-    // A line is a sentence, as for spm_train: a word never holds a line break.
+    // A line is a sentence, as in spm_train: a word never contains a line break.
     for (const line of text.toWellFormed().split("\n")) {
       if (line === "") continue
       for (const [word] of (space + line.replaceAll(reserved, "\t").replaceAll(" ", space)).matchAll(/\u2581*[^\u2581]+|\u2581+/g))
@@ -76,7 +76,7 @@ const countWords = (texts: Iterable<string>): Map<string, number> => {
 
 const byFrequency = (a: [string, number], b: [string, number]): number => b[1] - a[1] || a[0].codePointAt(0)! - b[0].codePointAt(0)!
 
-/** The most frequent characters that together cover the share asked for. NUL, tab and U+2585 (reserved by SentencePiece) stay bytes. */
+/** The most frequent characters that together reach the requested coverage. NUL, tab and U+2585 (reserved by SentencePiece) stay bytes. */
 const frequentCharacters = (words: ReadonlyMap<string, number>, coverage: number): Array<string> => {
   const counts = new Map<string, number>()
   let all = 0
@@ -90,7 +90,7 @@ const frequentCharacters = (words: ReadonlyMap<string, number>, coverage: number
   const out: Array<string> = []
   let covered = 0
   for (const [character, count] of [...counts].sort(byFrequency)) {
-    // In single precision, as spm_train compares them.
+    // Compared in single precision, as in spm_train.
     if (Math.fround(covered / all) >= Math.fround(coverage)) break
     covered += count
     if (character !== "\t" && character !== "\u2585") out.push(character)
@@ -98,7 +98,7 @@ const frequentCharacters = (words: ReadonlyMap<string, number>, coverage: number
   return out
 }
 
-// Which characters may share a piece: those of one script; a space goes with anything, a digit with nothing.
+// Characters may share a piece if they belong to the same script; a space combines with anything, a digit with nothing.
 const scripts =
   "Latin Cyrillic Greek Arabic Hebrew Devanagari Bengali Tamil Telugu Thai Hangul Armenian Georgian Ethiopic Khmer Gujarati Gurmukhi Kannada Malayalam Myanmar Sinhala Lao Tibetan Mongolian Oriya Bopomofo Thaana Syriac Nko Yi Cherokee Tifinagh Javanese Balinese Sundanese Canadian_Aboriginal Coptic Gothic Runic Ogham Glagolitic Vai Tagalog Buginese Limbu Lepcha Batak Cham Tai_Le New_Tai_Lue Tai_Tham Meetei_Mayek Ol_Chiki Saurashtra Kayah_Li Rejang Lisu Bamum Adlam Osage Braille"
     .split(" ")
@@ -116,10 +116,10 @@ const scriptOf = (character: string): string => {
   return script
 }
 
-/** Whether spm_train would make a piece of these characters. */
+/** Whether spm_train would accept a piece of these characters. */
 const isValid = (characters: ReadonlyArray<string>, maxLength: number): boolean => {
   if (characters.length > maxLength) return false
-  // Spaces stand alone, or one in front.
+  // Spaces must be alone, or a single one at the start.
   const spaces = characters.filter((character) => character === space).length
   if (spaces === characters.length) return true
   if (spaces > 1 || (spaces === 1 && characters[0] !== space)) return false
@@ -138,11 +138,11 @@ const isValid = (characters: ReadonlyArray<string>, maxLength: number): boolean 
 interface Word {
   readonly symbols: ReadonlyArray<number>
   /**
-   * Whether the pair that starts here is neither counted nor joined. Of pairs that overlap in a run (aaa), every other is lost, and stays so
-   * when its neighbour goes: spm_train drops such positions for good.
+   * Whether the pair that starts here is neither counted nor joined. In a run of overlapping pairs (aaa), every other pair is dropped, and stays dropped
+   * when its neighbour is joined: spm_train removes such positions permanently.
    */
   readonly lost: Array<boolean>
-  /** How often the word occurs. */
+  /** Number of occurrences of the word. */
   readonly count: number
 }
 
@@ -152,13 +152,13 @@ const loseOverlaps = ({ symbols, lost }: Word): void => {
   }
 }
 
-/** The word with every pair that isn't lost joined. */
+/** The word with every occurrence of the pair joined, except dropped ones. */
 const join = (word: Word, pair: Pair, joined: number): Word => {
   const symbols: Array<number> = []
   const lost: Array<boolean> = []
   for (let i = 0; i < word.symbols.length; i++) {
     if (word.symbols[i] === pair.left && word.symbols[i + 1] === pair.right && !word.lost[i]) {
-      // The pairs with either neighbour are new.
+      // The pairs with both neighbours are new.
       if (lost.length > 0) lost[lost.length - 1] = false
       symbols.push(joined)
       lost.push(false)
@@ -177,12 +177,12 @@ interface Pair {
   readonly left: number
   readonly right: number
   readonly text: string
-  /** Of the text, as UTF-8. */
+  /** The text in UTF-8. */
   readonly bytes: Buffer
   /** In characters. */
   readonly length: number
   count: number
-  /** Words it occurs in (or did). */
+  /** Indices of the words in which it occurs or did occur. */
   readonly words: Set<number>
 }
 
@@ -192,15 +192,15 @@ const before = (a: Candidate, b: Candidate): boolean => {
   if (a.pair.length !== b.pair.length) return a.pair.length < b.pair.length
   return Buffer.compare(a.pair.bytes, b.pair.bytes) < 0
 }
-/** A pair as it was when it went into the heap. */
+/** A snapshot of a pair from the time it was put on the heap. */
 interface Candidate {
   readonly pair: Pair
   readonly count: number
 }
 
-/** The first `wanted` joined pieces, in the order in which they are made. Counts are kept up to date word by word. */
+/** The first `wanted` joined pieces, in the order in which they are made. Counts are updated word by word. */
 const joinPairs = (words: ReadonlyMap<string, number>, known: ReadonlySet<string>, wanted: number, maxLength: number): Array<string> => {
-  // Symbols by number; -1 is a character without a piece, across which nothing is joined.
+  // Symbols by index; -1 is a character without a piece, across which nothing is joined.
   const symbols: Array<{ readonly text: string; readonly characters: ReadonlyArray<string> }> = []
   const numbers = new Map<string, number>()
   const symbolOf = (text: string, characters: ReadonlyArray<string>): number => {
@@ -257,9 +257,9 @@ const joinPairs = (words: ReadonlyMap<string, number>, known: ReadonlySet<string
     const top = heap.pop()
     if (top === undefined) break
     const best = top.pair
-    // Out of date when the count has changed since.
+    // Stale if the count has changed since.
     if (top.count !== best.count || best.count === 0) continue
-    // Two ways to make one piece: the second is never joined, as spm_train has it.
+    // A second pair that makes the same piece is never joined, as in spm_train.
     if (made.has(best.text)) {
       best.count = 0
       pairs.set(`${best.left},${best.right}`, null)

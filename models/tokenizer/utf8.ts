@@ -3,7 +3,7 @@
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
 const replacement = "\ufffd"
 
-/** The text of bytes; each byte that is not part of a character gives one U+FFFD (where browsers give one for a longer run). */
+/** Decodes bytes; each byte that is not part of a character becomes one U+FFFD (browsers use one for a longer run). */
 export const decodeUtf8 = (bytes: Uint8Array): string => {
   try {
     return strict.decode(bytes)
@@ -12,7 +12,7 @@ export const decodeUtf8 = (bytes: Uint8Array): string => {
   }
 }
 
-/** The text of bytes that must be UTF-8; a byte-order mark is a character like others. Throws a TypeError. */
+/** Decodes bytes that must be valid UTF-8; a byte-order mark is kept as a character. Throws TypeError. */
 export const decodeStrictly = (bytes: Uint8Array): string => strict.decode(bytes)
 
 const decodeDamaged = (bytes: Uint8Array): string => {
@@ -31,7 +31,7 @@ const decodeDamaged = (bytes: Uint8Array): string => {
   return parts.join("")
 }
 
-/** Bytes of the character that starts here; 0 if none does: a stray or missing continuation, an overlong form, a surrogate, beyond U+10FFFF. */
+/** Byte length of the character that starts here; 0 if it is invalid: a stray or missing continuation byte, an overlong form, a surrogate, beyond U+10FFFF. */
 const characterLength = (bytes: Uint8Array, at: number): number => {
   const lead = bytes[at]!
   if (lead < 0x80) return 1

@@ -1,6 +1,6 @@
 /**
- * Tokens of words that were seen before, found by the words' bytes: an open-addressing hash table in typed arrays, so that looking up a word
- * makes neither a string nor an array. When it is full it starts again, empty.
+ * A cache of the tokens of words, keyed by the words' bytes: an open-addressing hash table in typed arrays, so that a lookup
+ * allocates neither a string nor an array. When full, it is cleared.
  */
 import type { TokenBuffer } from "./token-buffer.ts"
 
@@ -8,20 +8,20 @@ const maxWords = 1 << 18
 const maxBytes = 1 << 22
 const maxTokens = 1 << 20
 
-/** Longer words are not remembered, in bytes: they hardly come again. */
+/** Words longer than this many bytes are not cached: they rarely recur. */
 const longestWord = 256
 
 export class WordCache {
-  /** By hash: three times the number of the word, plus one; 0 where there is none. Half of the slots are free at least. */
+  /** By hash: three times the index of the word, plus one; 0 in a free slot. At least half of the slots are free. */
   readonly #slots = new Int32Array(2 * maxWords)
-  /** Of each word: its hash, and where its bytes and its tokens begin in the pools; they end where the next word's begin. */
+  /** Per word: its hash, and the start of its bytes and of its tokens in the pools; they end where the next word's start. */
   readonly #words = new Int32Array(3 * (maxWords + 1))
   readonly #bytes = new Uint8Array(maxBytes)
   readonly #tokens = new Int32Array(maxTokens)
-  /** Three times how many words there are. */
+  /** Three times the number of words. */
   #end = 0
 
-  /** Appends the tokens of the word bytes[from, to), whose hash is given; false where the word is not here. */
+  /** Appends the tokens of the word bytes[from, to) with the given hash; returns false if the word is not cached. */
   append(bytes: Uint8Array, from: number, to: number, hash: number, out: TokenBuffer): boolean {
     const words = this.#words
     const mask = this.#slots.length - 1
@@ -48,7 +48,7 @@ export class WordCache {
     }
   }
 
-  /** Remembers a word that is not here, with the tokens of `out` from `start` on. */
+  /** Caches a word that is not in the cache yet, with the tokens of `out` from `start`. */
   add(bytes: Uint8Array, from: number, to: number, hash: number, out: TokenBuffer, start: number): void {
     if (to - from > longestWord) return
     const words = this.#words

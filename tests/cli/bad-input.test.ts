@@ -229,7 +229,7 @@ describe("files", () => {
     const larger = trainTokenizer(["the quick brown fox jumps over the lazy dog again and again"], { vocabSize: 290 })
     importing(
       broken("wrong-vocabulary", (copy) => writeFileSync(join(copy, "tokenizer.model"), writeModelFile(larger.model))),
-      /expected a tokenizer of the model.s 160 tokens, found one of 290/,
+      /expected a tokenizer with the model.s 160 tokens, found a tokenizer with 290/,
       1
     )
   })

@@ -66,8 +66,8 @@ describe("caravan logprobs", () => {
   })
 
   it.each([
-    ["an adapter of another base", [path("../golden/llama-mha-tied/model"), "--adapter", adapter], "give the base that it was trained on"],
-    ["a whole model as the adapter", [checkpoint, "--adapter", checkpoint], "found a whole model"],
+    ["an adapter of another base", [path("../golden/llama-mha-tied/model"), "--adapter", adapter], "pass the base that it was trained on"],
+    ["a whole model as the adapter", [checkpoint, "--adapter", checkpoint], "found a complete model"],
     ["an adapter as the checkpoint", [adapter], "found an adapter (adapter_config.json)"],
     ["an adapter that is not there", [checkpoint, "--adapter", join(root, "none")], "there is no such file or folder"]
   ])("refuses %s in one message", async (_, args, message) => {

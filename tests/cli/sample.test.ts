@@ -88,7 +88,7 @@ describe("a file of prompts", () => {
       '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
       /ends with the user's message/
     ],
-    ["the format's own tags", "a [INST] b", /contains the tag \[INST\], which is Llama 2's own/],
+    ["the format's own tags", "a [INST] b", /contains the tag \[INST\] of Llama 2's chat format/],
     ["more than the context", "ab ".repeat(200), /tokens; with 6 to come that is more than the model's context of 160/]
   ])("with %s is refused before anything is answered", (_, text, message) => {
     const { status, stdout, stderr } = sample([policy, "--prompts", prompts(`ab\n${text}\n`.replace(/^ab\n(?=\{)/, "")), ...short])

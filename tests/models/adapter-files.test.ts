@@ -74,7 +74,7 @@ describe("a reward model's adapter of PEFT's", () => {
     expect(await onBackbone(changed({ modules_to_save: ["score", "embed_tokens"] }))).toContain("embed_tokens")
     expect(await onBackbone(changed({ modules_to_save: null }))).toContain('expected modules_to_save ["score"]')
     expect(await onBackbone(changed({ target_modules: ["q_proj"] }))).toContain("unknown: base_model.model.model.layers.0.mlp.down_proj")
-    expect(await onBackbone(base)).toContain("found a whole model")
+    expect(await onBackbone(base)).toContain("found a complete model")
     const other = golden("llama-mha-tied/model")
     expect(await refusal(Effect.flatMap(loadBackbone(other), (on) => loadRewardAdapter(reward, on)))).toContain(
       "The adapter belongs to another base"
@@ -133,17 +133,17 @@ describe("an adapter that says which weights it is on", () => {
     scoped(() => noGrad(() => void model.parameter("model.norm.weight").mul_(2)))
     await writeSafetensors(join(other, "model.safetensors"), model.parameters)
     expect(await refusal(loadMerged(other, adapter))).toMatch(
-      /^Putting the adapter .* on .*other: expected the weights that it was trained on \(sha256 [0-9a-f]{12}\), found others \([0-9a-f]{12}\)\. Give the base/
+      /^Applying the adapter .* to .*other: expected the weights that it was trained on \(sha256 [0-9a-f]{12}\), found other weights \([0-9a-f]{12}\)\. Pass the base/
     )
   })
   it("is refused where it must say so and does not, or not as it was written", async () => {
     const weights = await run(weightsDigest(base))
     expect(await refusal(checkBase(causal, { path: base, weights }))).toContain(
-      "expected base.json, which says what weights it is on, found none"
+      "expected base.json, which identifies its base weights, found none"
     )
     const damaged = await told(weights)
     writeFileSync(join(damaged, "base.json"), '{"format": 2}')
-    expect(await refusal(checkBase(damaged, { path: base, weights }))).toContain("expected base.json as it was written")
+    expect(await refusal(checkBase(damaged, { path: base, weights }))).toContain("expected a valid base.json")
     await run(checkBase(await told(weights), { path: base, weights }))
   })
 })

@@ -173,12 +173,12 @@ describe("dialogues that a template can't hold", () => {
     expect(fault([{ role: "system", content: "Be kind." }, user("a")])).toBe(
       "The chat template refuses the dialogue: System role not supported."
     )
-    expect(fault([user("a"), user("b")])).toContain("user and assistant alternate")
-    expect(fault([user("a"), assistant(" \n")])).toBe("Message 2 (assistant) is empty: there is nothing to learn or score.")
+    expect(fault([user("a"), user("b")])).toContain("user and assistant must alternate")
+    expect(fault([user("a"), assistant(" \n")])).toBe("Message 2 (assistant) is empty: there is nothing to train on or score.")
     expect(fault([user("a"), assistant("b")])).toBeUndefined()
   })
   it("end with a question where an answer is to be learned, or with an answer where one is to be given", () => {
-    expect(() => encodeDialogue(gemma, [user("a")])).toThrow("there is no answer to learn or score")
+    expect(() => encodeDialogue(gemma, [user("a")])).toThrow("there is no answer to train on or score")
     expect(() => encodePrompt(gemma, [user("a"), assistant("b")])).toThrow("there is nothing to continue")
   })
   it("have an answer that is joined to its prompt, so that no token boundary is between", () => {
@@ -202,31 +202,31 @@ describe("a template that can't be used", () => {
   const doing = "Trying the chat template on a dialogue of two questions and answers: "
   const turns = (body: string) => `{% for m in messages %}${body}{% endfor %}`
   it.each<[string, string, string]>([
-    ["is no template", "{% for x %}", "Reading the chat template: expected a Jinja template, found "],
+    ["is no template", "{% for x %}", "Reading the chat template: expected a valid Jinja template, found "],
     [
       "throws",
       "{{ raise_exception('Not today') }}",
-      `${doing}expected one that can be trained on, found The chat template refuses the dialogue: Not today.`
+      `${doing}expected a template suitable for training, found The chat template refuses the dialogue: Not today.`
     ],
     [
       "never ends",
       "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
-      `${doing}expected one that can be trained on, found The chat template refuses the dialogue: it has not ended after 5 seconds.`
+      `${doing}expected a template suitable for training, found The chat template refuses the dialogue: rendering took longer than 5 seconds.`
     ],
     [
       "writes no stop token",
       turns("{{ ('<|im_start|>' if m.role == 'user' else '\\n') + m.content }}"),
-      `${doing}expected one that can be trained on, found The chat template writes no control token after an answer`
+      `${doing}expected a template suitable for training, found The chat template writes no control token after an answer`
     ],
     [
       "leaves answers out",
       turns("{{ '<|im_start|>x' if m.role == 'user' else 'x<|im_end|>' }}"),
-      `${doing}expected the answer "Caravan one." where the loss is, found "x"`
+      `${doing}expected the answer "Caravan one." in the text with loss, found "x"`
     ],
     [
       "writes the prompt otherwise than the dialogue",
       "{{ '<|im_start|>' if add_generation_prompt else '' }}" + turns("{{ m.content + '<|im_end|>' }}"),
-      `${doing}expected one that can be trained on, found The chat template writes what is before an answer otherwise`
+      `${doing}expected a template suitable for training, found The chat template renders the text before an answer differently`
     ]
   ])("%s", (_, template, message) => expect(messageOf(template).slice(0, message.length)).toBe(message), 20_000)
 })

@@ -129,12 +129,12 @@ describe("a dialogue that the format can't hold is an error that says which mess
   })
   it("for roles out of order", () => {
     const cases: ReadonlyArray<readonly [ReadonlyArray<Message>, string]> = [
-      [[assistant("a"), user("b")], "Message 1 must be the user's, but is the assistant's"],
-      [[user("a"), user("b")], "Message 2 must be the assistant's, but is the user's"],
-      [[user("a"), assistant("b"), assistant("c")], "Message 3 must be the user's, but is the assistant's"],
-      [[user("a"), system("b"), assistant("c")], "Message 2 must be the assistant's, but is the system's"],
-      [[system("a"), system("b"), user("c")], "Message 2 must be the user's, but is the system's"],
-      [[system("a"), assistant("b")], "Message 2 must be the user's, but is the assistant's"],
+      [[assistant("a"), user("b")], "Message 1 must come from the user, but comes from the assistant"],
+      [[user("a"), user("b")], "Message 2 must come from the assistant, but comes from the user"],
+      [[user("a"), assistant("b"), assistant("c")], "Message 3 must come from the user, but comes from the assistant"],
+      [[user("a"), system("b"), assistant("c")], "Message 2 must come from the assistant, but comes from the system"],
+      [[system("a"), system("b"), user("c")], "Message 2 must come from the user, but comes from the system"],
+      [[system("a"), assistant("b")], "Message 2 must come from the user, but comes from the assistant"],
       [[], "at least one user message"],
       [[system("a")], "at least one user message"]
     ]

@@ -65,10 +65,10 @@ describe("parameter counts", () => {
 describe("a config", () => {
   it("whose sizes do not fit one another is refused", () => {
     const shape = { vocabSize: 10, dim: 8, layers: 1, heads: 4, kvHeads: 2, ffn: 3 }
-    expect(() => llamaConfig({ ...shape, dim: 9 })).toThrow(/headDim must be a whole number above 0, got 2\.25/)
-    expect(() => llamaConfig({ ...shape, kvHeads: 3 })).toThrow(/multiple of its key and value heads, got 4 and 3/)
-    expect(() => llamaConfig({ ...shape, dim: 4 })).toThrow(/head dimension must be even/)
-    expect(() => llamaConfig({ ...shape, layers: 0 })).toThrow(/layers must be a whole number above 0, got 0/)
+    expect(() => llamaConfig({ ...shape, dim: 9 })).toThrow(/headDim must be an integer of 1 or more, got 2\.25/)
+    expect(() => llamaConfig({ ...shape, kvHeads: 3 })).toThrow(/heads must be a multiple of kvHeads, got 4 and 3/)
+    expect(() => llamaConfig({ ...shape, dim: 4 })).toThrow(/headDim must be even/)
+    expect(() => llamaConfig({ ...shape, layers: 0 })).toThrow(/layers must be an integer of 1 or more, got 0/)
   })
 })
 
@@ -129,7 +129,7 @@ describe("Hugging Face's config.json", () => {
     [
       "layers of several kinds",
       { ...qwen, layer_types: ["full_attention", "sliding_attention"] },
-      /layer_types of one kind, found "sliding_attention"/
+      /the same layer_types in every layer, found "sliding_attention"/
     ],
     ["no model", {}, /model_type llama, mistral, qwen2, qwen3, found none/],
     [
@@ -158,7 +158,7 @@ describe("Hugging Face's config.json", () => {
     ["sizes that are none", { ...base, vocab_size: -5, hidden_size: "4096" }, /vocab_size.*hidden_size/],
     ["a missing size", { ...base, num_hidden_layers: undefined }, /num_hidden_layers/],
     ["a norm's epsilon of text", { ...base, rms_norm_eps: "1e-5" }, /rms_norm_eps/],
-    ["sizes that do not fit one another", { ...base, hidden_size: 4097 }, /fit one another, found .*headDim/],
+    ["sizes that do not fit one another", { ...base, hidden_size: 4097 }, /consistent sizes, found .*headDim/],
     ["a list", [], /model_type llama, mistral, qwen2, qwen3, found none/],
     ["null", null, /model_type llama, mistral, qwen2, qwen3, found none/]
   ])("with %s is refused", async (_, content, message) => {

@@ -147,14 +147,14 @@ describe("what is refused, by name", () => {
       (json) => (json["added_tokens"][0].rstrip = true),
       "expected added tokens without rstrip, found <|endoftext|>"
     ],
-    ["an id twice", (json) => (json["model"].vocab["twice"] = 5), "expected one piece for each id, found one id twice"],
+    ["an id twice", (json) => (json["model"].vocab["twice"] = 5), "expected unique ids, found an id that occurs twice"],
     ["merges of three", (json) => json["model"].merges.push(["a", "b", "c"]), 'expected merges of two pieces each, found ["a","b","c"]']
   ])("%s", (_, change, message) => expect(refused(change)).toBe(message))
   it("a control token that a word becomes", () => {
     const json = jsonOf("llama3")
     json["added_tokens"] = [{ ...json["added_tokens"][0], content: "the", id: json["model"].vocab["the"] }]
     expect(() => new HuggingFaceTokenizer({ ...names, json })).toThrow(
-      'expected control tokens that no text becomes, found "the", which its own text becomes'
+      'expected control tokens that text cannot produce, found "the", which its own text produces'
     )
   })
 })

@@ -150,7 +150,7 @@ for (const { device, skip } of devices) {
 
     it("refuses more tokens than its context, and two layouts at once", () => {
       const model = initLlama(smallConfig({ maxPositions: 8 }), { seed: 3, device })
-      expect(() => logits(model, [Array.from({ length: 9 }, () => 1)])).toThrow("a sequence of 9 tokens: this model's context is 8")
+      expect(() => logits(model, [Array.from({ length: 9 }, () => 1)])).toThrow("a sequence of 9 tokens exceeds the model's context of 8")
       expect(() => logits(model, [[1, 2]], () => ({ attentionMask: ids([[1, 1]]), segmentIds: ids([[0, 0]]) }))).toThrow("not both")
     })
   })

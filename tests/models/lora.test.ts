@@ -155,7 +155,7 @@ describe("a new adapter", () => {
   })
 
   it.each([0, -1, 1.5])("of rank %s is refused", (rank) => {
-    expect(() => initLora(small, { ...config, rank }, { seed: 1 })).toThrow(`rank must be a whole number above 0, got ${rank}`)
+    expect(() => initLora(small, { ...config, rank }, { seed: 1 })).toThrow(`rank must be an integer of 1 or more, got ${rank}`)
   })
 })
 
@@ -282,7 +282,7 @@ describe("PEFT's layout", () => {
     const other = await refusal(adapter, golden("llama-mha-tied/model"))
     expect(other).toContain("missing: base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight")
     expect(other).toContain("of another shape: base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight (4, 32) instead of (4, 24)")
-    expect(other).toContain("give the base that it was trained on")
+    expect(other).toContain("pass the base that it was trained on")
     expect(await refusal(changed({ r: 8 }))).toContain("(4, 32) instead of (8, 32)")
     expect(await refusal(changed({ target_modules: ["q_proj"] }))).toContain(
       "unknown: base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
@@ -290,11 +290,11 @@ describe("PEFT's layout", () => {
     const resized = changed({})
     const path = join(resized, "adapter_model.safetensors")
     await writeSafetensors(path, { ...(await read(path)), "base_model.model.lm_head.weight": zeros([170, 32]) })
-    expect(await refusal(resized)).toMatch(/unknown: base_model\.model\.lm_head\.weight\. .*changes its vocabulary/)
+    expect(await refusal(resized)).toMatch(/unknown: base_model\.model\.lm_head\.weight\. .*changes the vocabulary/)
   })
 
   it("is told apart from a whole model, and from neither", async () => {
-    expect(await refusal(base)).toMatch(/expected a folder with adapter_config\.json.*found a whole model/s)
+    expect(await refusal(base)).toMatch(/expected a folder with adapter_config\.json.*found a complete model/s)
     expect(await refusal(folder())).toMatch(/found no adapter_config\.json/)
     const message = (await run(Effect.flip(loadLlama(adapter)))).message
     expect(message).toContain("expected a complete model (config.json and all weights), found an adapter (adapter_config.json)")

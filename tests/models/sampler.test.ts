@@ -207,7 +207,7 @@ for (const { device, skip } of devices) {
       const prompt = Array.from({ length: maxPositions - 3 }, (_, i) => 3 + (i % 50))
       expect(generate(model, [prompt], { ...base, seeds: [1], maxNewTokens: 3, eosId: undefined })[0]!.tokens.length).toBe(3)
       expect(() => generate(model, [prompt], { ...base, seeds: [1], maxNewTokens: 4 })).toThrow(
-        `a prompt of ${maxPositions - 3} tokens and 4 new ones exceed the model's context of ${maxPositions}`
+        `a prompt of ${maxPositions - 3} tokens and 4 new tokens exceed the model's context of ${maxPositions}`
       )
     })
 
@@ -226,20 +226,20 @@ for (const { device, skip } of devices) {
         () =>
           generate(model, given, { ...base, seeds: [1], ...over })
       expect(attempt({}, [[]])).toThrow("a prompt has no tokens")
-      expect(attempt({ seeds: [] })).toThrow("sampling 1 sequences needs as many seeds, got 0")
-      expect(attempt({ temperature: -1 })).toThrow("temperature must be a number from 0, got -1")
+      expect(attempt({ seeds: [] })).toThrow("sampling 1 sequences needs one seed per sequence, got 0")
+      expect(attempt({ temperature: -1 })).toThrow("temperature must be a number of 0 or more, got -1")
       expect(attempt({ temperature: NaN })).toThrow("temperature must be")
-      expect(attempt({ topK: 1.5 })).toThrow("topK must be a whole number from 0, got 1.5")
-      expect(attempt({ topP: 1.1 })).toThrow("topP must be from 0 to 1, got 1.1")
-      expect(attempt({ batchSize: 0 })).toThrow("batchSize must be a whole number from 1, got 0")
-      expect(attempt({ maxNewTokens: -1 })).toThrow("maxNewTokens must be a whole number from 0, got -1")
+      expect(attempt({ topK: 1.5 })).toThrow("topK must be an integer of 0 or more, got 1.5")
+      expect(attempt({ topP: 1.1 })).toThrow("topP must be between 0 and 1, got 1.1")
+      expect(attempt({ batchSize: 0 })).toThrow("batchSize must be an integer of 1 or more, got 0")
+      expect(attempt({ maxNewTokens: -1 })).toThrow("maxNewTokens must be an integer of 0 or more, got -1")
     })
 
     it("stops when the model gives no numbers", () => {
       for (const temperature of [0, 1]) {
         const broken = sharp()
         noGrad(() => broken.parameter("model.norm.weight").fill_(NaN))
-        expect(() => generate(broken, prompts, { ...base, temperature })).toThrow(/not numbers|above 0/)
+        expect(() => generate(broken, prompts, { ...base, temperature })).toThrow(/not finite|above 0/)
       }
     })
   })

@@ -81,7 +81,8 @@ describe("a trained tokenizer", () => {
     expect(() => trainTokenizer(["ab ab"], { vocabSize: 400 })).toThrow(
       expect.objectContaining({
         _tag: "ConfigError",
-        message: "Training a tokenizer: these texts give a vocabulary of at most 264 pieces, not 400. Lower vocabSize, or give more text."
+        message:
+          "Training a tokenizer: these texts give a vocabulary of at most 264 pieces, not 400. Lower vocabSize, or provide more text."
       })
     )
     expect(() => trainTokenizer(["ab ab"], { vocabSize: 260 })).toThrow(

@@ -186,15 +186,15 @@ describe("files", () => {
     const file = join(folder, "cut.model")
     for (const length of [0, 1, 2, 100, 5000, bytes.length - 90, bytes.length - 1]) {
       writeFileSync(file, bytes.subarray(0, length))
-      expect(await errorOf(file)).toMatch(/^ArtifactError: Reading the tokenizer .*cut\.model: expected .*found .*Give Llama 2's/)
+      expect(await errorOf(file)).toMatch(/^ArtifactError: Reading the tokenizer .*cut\.model: expected .*found .*Pass Llama 2's/)
     }
   })
   it("that claim more than they hold, or are of another kind, are an ArtifactError", async () => {
     const file = join(folder, "odd.model")
     const cases: ReadonlyArray<readonly [Uint8Array, string]> = [
       [Uint8Array.of(0x0a, 0xff, 0xff, 0xff, 0xff, 0x7f), "a field of 34359738367 bytes where 0 are left"],
-      [Uint8Array.of(0x0a, ...Array<number>(12).fill(0xff)), "a number too long"],
-      [Uint8Array.of(0x0b), "a field of unknown kind"],
+      [Uint8Array.of(0x0a, ...Array<number>(12).fill(0xff)), "a number that is too long"],
+      [Uint8Array.of(0x0b), "a field of unknown type"],
       [Buffer.from("not a model at all"), "expected a SentencePiece model"],
       [Buffer.from('{"version": "1.0"}'), "expected a SentencePiece model"]
     ]
@@ -208,21 +208,21 @@ describe("files", () => {
     const readWith = (change: Partial<typeof small.model>) => () => readModelFile(writeModelFile({ ...small.model, ...change }), "x.model")
     expect(readWith({ specification: new Uint8Array() })).toThrow("expected a BPE model, found model type unigram")
     // trainer_spec.model_type = BPE alone: the normaliser's defaults take spaces away.
-    expect(readWith({ specification: Uint8Array.of(0x12, 2, 0x18, 2) })).toThrow("expected a model that leaves text as it is")
+    expect(readWith({ specification: Uint8Array.of(0x12, 2, 0x18, 2) })).toThrow("expected a model that leaves text unchanged")
     expect(readWith({ pieces: pieces.slice(1) })).toThrow("expected one unknown piece, found 0")
     expect(readWith({ pieces: pieces.filter((_, id) => id !== 2) })).toThrow("expected a control piece </s>, found none")
     expect(readWith({ pieces: pieces.filter((_, id) => id !== 70) })).toThrow("expected 256 byte pieces")
-    expect(readWith({ pieces: [...pieces, pieces[300]!] })).toThrow("expected every piece once")
+    expect(readWith({ pieces: [...pieces, pieces[300]!] })).toThrow("expected unique pieces")
     expect(readWith({ pieces: [...pieces, { text: "x y", score: 0, type: "user-defined" }] })).toThrow("no user-defined pieces")
-    expect(readWith({ pieces: [...pieces, { text: "x y", score: Number.NaN, type: "normal" }] })).toThrow("a piece that is none")
+    expect(readWith({ pieces: [...pieces, { text: "x y", score: Number.NaN, type: "normal" }] })).toThrow("an invalid piece")
     expect(specification.length).toBeGreaterThan(0)
   })
   it("that are missing are an ArtifactError that says which", async () => {
-    expect(await errorOf(join(folder, "nowhere"))).toContain("found nothing there")
+    expect(await errorOf(join(folder, "nowhere"))).toContain("found nothing at this path")
     const empty = mkdtempSync(join(folder, "empty-"))
     expect(await errorOf(empty)).toContain("expected a file tokenizer.model (SentencePiece) or tokenizer.json, found neither")
     writeFileSync(join(empty, "tokenizer.json"), "{}")
-    expect(await errorOf(empty)).toContain("expected a tokenizer of Hugging Face's, found Missing key")
+    expect(await errorOf(empty)).toContain("expected a Hugging Face tokenizer, found Missing key")
   })
 })
 

@@ -128,7 +128,7 @@ describe("a safetensors file", () => {
     const before = liveTensors()
     for (const dtype of ["float32", "bfloat16"] as const) {
       const { message } = await failure(file.read("long", { dtype }))
-      expect(message).toContain(`expected 4800004 bytes of tensor long, found 2000000: the file was cut short since it was opened`)
+      expect(message).toContain(`expected 4800004 bytes of tensor long, found 2000000: the file was truncated after it was opened`)
     }
     expect(liveTensors()).toBe(before)
     await file.close()
@@ -372,7 +372,7 @@ describe("a checkpoint", () => {
     expect((await run(loadPolicyFrom(await save(320)))).tokenizer.vocabSize).toBe(264)
     for (const vocabSize of [100, 263, 2000]) {
       expect((await failure(loadPolicyFrom(await save(vocabSize)))).message).toMatch(
-        new RegExp(`a tokenizer of the model's ${vocabSize} tokens, found one of 264\\. The tokenizer belongs to another model`)
+        new RegExp(`a tokenizer with the model's ${vocabSize} tokens, found a tokenizer with 264\\. The tokenizer belongs to another model`)
       )
     }
   })

@@ -64,7 +64,11 @@ describe("a safetensors header", () => {
     ["has offsets that run backwards", safetensors({ a: tensor([1], 4, 0) }, 4), /tensor a/],
     ["has a null for a tensor", safetensors({ a: null }, 0), /for tensor a/],
     ["has tensors that overlap", safetensors({ a: tensor([2], 0, 8), b: tensor([2], 4, 12) }, 12), /tensor b at byte/],
-    ["has two tensors in one place", safetensors({ a: tensor([1], 0, 4), b: tensor([1], 0, 4) }, 4), /tensor b at byte \d+, directly after the previous/],
+    [
+      "has two tensors in one place",
+      safetensors({ a: tensor([1], 0, 4), b: tensor([1], 0, 4) }, 4),
+      /tensor b at byte \d+, directly after the previous/
+    ],
     ["has a tensor before its data", safetensors({ a: tensor([1], -4, 0) }, 4), /a dtype, shape and offsets for tensor a/],
     ["has a tensor that begins past its end", safetensors({ a: tensor([1], 1 << 30, (1 << 30) + 4) }, 4), /the file is truncated/],
     ["has offsets that are no whole numbers", safetensors({ a: tensor([1], 0.5, 4.5) }, 5), /a dtype, shape and offsets for tensor a/],

@@ -129,9 +129,7 @@ describe("two checkpoints", () => {
   it("whose files say the same in other bytes are told as that", async () => {
     const before = written({ same }, { "config.json": '{"a": 1}' })
     const after = written({ same }, { "config.json": '{"a":  1}' })
-    expect(await differences(before, after, Policy)).toEqual([
-      "config.json: equal content in different bytes, from byte 6 (8 -> 9 bytes)"
-    ])
+    expect(await differences(before, after, Policy)).toEqual(["config.json: equal content in different bytes, from byte 6 (8 -> 9 bytes)"])
   })
 })
 

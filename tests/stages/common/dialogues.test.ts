@@ -78,7 +78,7 @@ describe("demonstrations", () => {
     expect(examples).toHaveLength(1)
     expect(leftOut).toEqual({
       ...{ tooLong: 1, format: 3 },
-      firstFault: '"tagged": Message 1 (user) contains the tag [INST], which is Llama 2\'s own. Take it out, or leave the dialogue out.'
+      firstFault: '"tagged": Message 1 (user) contains the tag [INST] of Llama 2\'s chat format. Remove the tag or the dialogue.'
     })
   })
 

@@ -253,7 +253,7 @@ describe("reward models on their base", () => {
   it("are refused on another base, of the same shape or of another", async () => {
     const other = await policyOf(7)
     expect(await failureOf(ppo, { ...given, base: other }, quick)).toMatch(
-      /^Putting the adapter .*adapter on .*: expected the weights that it was trained on \(sha256 [0-9a-f]{12}\), found others \([0-9a-f]{12}\)\. Give the base that/
+      /^Applying the adapter .*adapter to .*: expected the weights that it was trained on \(sha256 [0-9a-f]{12}\), found other weights \([0-9a-f]{12}\)\. Pass the base that/
     )
     const config = copyOf(base, (path) => {
       const file = join(path, "config.json")
@@ -368,7 +368,7 @@ describe("the stage by LoRA", () => {
     const { policy } = await load({})
     const slot = { path: mkdtempSync(join(tmpdir(), "caravan-ppo-lora-")), type: Policy }
     afterAll(() => rmSync(slot.path, { recursive: true, force: true }))
-    await expect(run(saveCheckpoint(slot, { model: policy, tokenizer }))).rejects.toThrow("give its base")
+    await expect(run(saveCheckpoint(slot, { model: policy, tokenizer }))).rejects.toThrow("needs the checkpoint of its base weights")
     expect(readdirSync(slot.path)).toEqual([])
   })
 

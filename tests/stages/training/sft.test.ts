@@ -131,7 +131,7 @@ describe("the stage", () => {
     expect(mixed.metrics).toMatchObject({ examples: 1, tooLong: 0, format: 1 })
     expect(await failureOf(sft, { init, demonstrations: await rowsArtifact(Demonstrations, [tagged]) }, config)).toBe(
       "Nothing to fine-tune on: got 1 demonstrations, 1 that the chat format can't hold. The first that the format can't hold is " +
-        '"tagged": Message 2 (assistant) contains the tag [INST], which is Llama 2\'s own. Take it out, or leave the dialogue out.'
+        '"tagged": Message 2 (assistant) contains the tag [INST] of Llama 2\'s chat format. Remove the tag or the dialogue.'
     )
     const long: Demonstration = { id: "long", messages: [user("z".repeat(90)), assistant("a")], loss: "answers" }
     const both = { init, demonstrations: await rowsArtifact(Demonstrations, [tagged, long]) }
