@@ -1,6 +1,6 @@
 /**
- * A judge's verdicts, which were paid for, so that none is asked again: kept after each one, but that saving them takes a twentieth of the time at most. Only what a
- * killed process was just being told is asked again.
+ * Stores a judge's paid verdicts so that no question is asked again: saved after each verdict, but saving takes at most 5% of the time. After a kill, only the questions
+ * whose answers were just arriving are asked again.
  */
 import { readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -15,26 +15,26 @@ const fileOf = <A>(verdict: Schema.Codec<A, any>) =>
   Schema.fromJsonString(
     Schema.Struct({
       format: Schema.Literal(1),
-      /** How many questions there are. */
+      /** Number of questions. */
       pairs: Schema.Finite,
-      /** By the question's place. */
+      /** By the question's index. */
       verdicts: Schema.Array(Schema.Tuple([Schema.Finite, verdict]))
     })
   )
 
 export interface AnswerLog<A> {
-  /** By the question's place. */
+  /** By the question's index. */
   readonly known: ReadonlyMap<number, A>
   readonly add: (index: number, verdict: A) => Effect.Effect<void>
-  /** Keeps what is not kept yet: before the stage fails. */
+  /** Saves verdicts that are not saved yet; called before the stage fails. */
   readonly flush: Effect.Effect<void>
 }
 
 const fileName = "verdicts.json"
-/** Saving takes at most this share of the time. */
+/** Maximum share of the time spent on saving. */
 const largestShare = 0.05
 
-/** `what`: the questions, in the plural. */
+/** `what`: the plural noun for the questions, for messages. */
 export const openAnswerLog = Effect.fn("openAnswerLog")(function* <A>(
   checkpoints: Checkpoints,
   verdictSchema: Schema.Codec<A, any>,
@@ -49,11 +49,12 @@ export const openAnswerLog = Effect.fn("openAnswerLog")(function* <A>(
         doing: `Resuming from ${path}`,
         expected: `verdicts on some of ${pairs} ${what}`,
         found: inIt,
-        hint: `Remove the folder ${found.path} and run again: all ${what} are then asked again.`
+        hint: `Delete the folder ${found.path} and run again: all ${what} will then be asked again.`
       })
     const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: () => damaged("no such file") })
     const file = yield* Schema.decodeUnknownEffect(fileOf(verdictSchema))(text).pipe(Effect.mapError((error) => damaged(error.message)))
-    if (file.pairs !== pairs || file.verdicts.length !== found.step) return yield* damaged(`${file.verdicts.length} of ${file.pairs}`)
+    if (file.pairs !== pairs || file.verdicts.length !== found.step)
+      return yield* damaged(`${file.verdicts.length} verdicts on ${file.pairs}`)
     for (const [index, verdict] of file.verdicts) known.set(index, verdict)
   }
   let kept = known.size
@@ -83,7 +84,7 @@ export const openAnswerLog = Effect.fn("openAnswerLog")(function* <A>(
     add: (index, verdict) =>
       Effect.suspend(() => {
         known.set(index, verdict)
-        // Asked each time: a stop is heard so.
+        // due() must be called each time: it also notices a requested stop.
         const due = checkpoints.due()
         return due || performance.now() >= free ? one.withPermits(1)(save) : Effect.void
       }),

@@ -1,7 +1,7 @@
 /**
- * What a stage computed batch by batch, so that one that was killed does not compute it again: the batches' results in the order in which they were
- * made. A stage makes the same batches in the same order each time, however many phases it has (two models, turn after turn), so the next result it
- * asks for is the next one of the log, or the first to be computed.
+ * A log of a stage's results per batch, so that a killed stage does not compute them again. The results are stored in order of computation.
+ * A stage computes the same batches in the same order each time, however many phases it has (two models, turn after turn), so the next result it
+ * requests is either the next one in the log or the first that must be computed.
  */
 import { open } from "node:fs/promises"
 import { join } from "node:path"
@@ -13,26 +13,26 @@ import type { StageError } from "../../runtime/errors.ts"
 import { ArtifactError } from "../../schemas/artifact.ts"
 
 export interface Batch<A, E> {
-  /** Tells it from the stage's other batches: what a log holds is compared with it. */
+  /** Identifies the batch; compared with the name in the log. */
   readonly name: string
   readonly compute: Effect.Effect<A, E>
-  /** What is told of it, once it is computed. */
+  /** The progress to report once the batch is computed. */
   readonly tell: (result: A) => Progress
 }
 
 export interface BatchLog {
-  /** The result of the stage's next batch: as a checkpoint has it, or computed now. Results are plain data. */
+  /** The result of the stage's next batch: from a checkpoint, or computed now. Results are plain data. */
   readonly next: <A, E>(batch: Batch<A, E>) => Effect.Effect<A, E | ArtifactError>
 }
 
 type Report = (progress: Progress) => Effect.Effect<void>
 
-/** Keeps nothing: for batches within a step that is kept as a whole. */
+/** A log that stores nothing: for batches within a step that is stored as a unit. */
 export const withoutLog = (progress: Report): BatchLog => ({
   next: ({ compute, tell }) => Effect.tap(compute, (result) => progress(tell(result)))
 })
 
-/** One result after another, each behind its size in bytes: v8's serialisation keeps every number's bits, those of -0 and NaN too. */
+/** One result after another, each preceded by its size in bytes. v8's serialisation preserves the bits of every number, including -0 and NaN. */
 const fileName = "batches.bin"
 interface Entry {
   readonly name: string
@@ -46,7 +46,7 @@ const writeEntries = async (folder: string, entries: ReadonlyArray<Entry>): Prom
       const bytes = serialize(entry)
       const size = Buffer.alloc(4)
       size.writeUInt32LE(bytes.length)
-      // Unlike `write`, it goes on until everything is written.
+      // Unlike `write`, writeFile continues until everything is written.
       await file.writeFile(Buffer.concat([size, bytes]))
     }
   } finally {
@@ -67,7 +67,7 @@ const readEntries = async (folder: string, count: number): Promise<Array<Entry>>
     }
     while (entries.length < count) entries.push(deserialize(await take((await take(4)).readUInt32LE())) as Entry)
     const { size } = await file.stat()
-    if (size !== at) throw new Error(`${size - at} bytes after its ${count} results`)
+    if (size !== at) throw new Error(`${size - at} extra bytes after its ${count} results`)
     return entries
   } finally {
     await file.close()
@@ -79,10 +79,10 @@ const failed = (folder: string, expected: string, found: string) =>
     doing: `Resuming from ${join(folder, fileName)}`,
     expected,
     found,
-    hint: `Remove the folder ${folder} and run again: the stage then starts from its beginning.`
+    hint: `Delete the folder ${folder} and run again: the stage then starts from the beginning.`
   })
 
-/** The log of a stage, with what its newest checkpoint holds; a checkpoint is made whenever one is due. */
+/** The log of a stage, with the results in its newest checkpoint; a checkpoint is saved whenever one is due. */
 export const openBatchLog = Effect.fn("openBatchLog")(function* (context: {
   readonly checkpoints: Checkpoints
   readonly progress: Report

@@ -1,4 +1,4 @@
-/** Checkpoints of a stage's tensors, written while the stage goes on where its machine has the memory. */
+/** Saves checkpoints of a stage's tensors, in the background if the machine has enough memory. */
 import { totalmem } from "node:os"
 import * as Effect from "effect/Effect"
 import type { Parameters } from "../../engine/gradients.ts"
@@ -9,7 +9,7 @@ import { readPieces } from "../../models/checkpoint.ts"
 import { type TensorSnapshot, type TensorWriter, writeSafetensors } from "../../models/safetensors.ts"
 import type { Checkpoints } from "../../runtime/define/resume-points.ts"
 
-/** Checkpoints of a stage on several ranks: rank 0 looks, decides and writes, the others do as it says. All ranks call each at the same places. */
+/** Checkpoints for a stage on several ranks: rank 0 looks for them, decides and writes; the other ranks follow. All ranks must make the same calls in the same order. */
 export const ofAllRanks = (checkpoints: Checkpoints): Checkpoints =>
   ranks() === 1
     ? checkpoints
@@ -19,18 +19,18 @@ export const ofAllRanks = (checkpoints: Checkpoints): Checkpoints =>
         save: (step, write) => (rank() === 0 ? checkpoints.save(step, write) : Effect.void)
       }
 
-/** Tensors like those that are trained, whole, as a checkpoint has them; on rank 0. `free` them when they are written, or held to be. */
+/** The complete tensors of a training run, gathered on rank 0 for a checkpoint. Call `free` once they are written or copied. */
 export const wholeTensors = (spread: Spread, parts: Parameters): { readonly tensors: Parameters; readonly free: () => void } => {
   const { copies, tensors } = spread.whole(parts)
   return { tensors, free: () => (copies ? Object.values(tensors).forEach((tensor) => tensor.free()) : undefined) }
 }
 
-/** Reads a file of whole tensors into this rank's parts, bit for bit. */
+/** Reads a file of complete tensors into this rank's shards, bit for bit. */
 export const readSpread = (path: string, spread: Spread, parts: Parameters) => readPieces(path, spread.pieces(parts))
 
 /**
- * The most that is held in memory to be written: a quarter of what the machine, or the limit that the process runs under, has. Beside the copies a stage on
- * the CPU has the tensors themselves, their gradients and activations there. What is larger is written before the stage goes on.
+ * Maximum size of a snapshot held in memory for writing: a quarter of the memory of the machine, or of the process's limit. In addition to the copies, a stage on
+ * the CPU holds the tensors themselves, their gradients and activations. A larger checkpoint is written before the stage continues.
  */
 const largestSnapshot = (): number => {
   const limit = process.constrainedMemory()
@@ -39,13 +39,13 @@ const largestSnapshot = (): number => {
 
 export interface TensorCheckpoint {
   readonly step: number
-  /** All that `write` writes. */
+  /** All tensors that `write` writes. */
   readonly tensors: ReadonlyArray<Parameters>
-  /** Writes the checkpoint's files; the tensors by the writer that it is given, and each file of them by a name of its own. */
+  /** Writes the checkpoint's files: tensors with the given writer, each tensor file under its own name. */
   readonly write: (folder: string, writeTensors: TensorWriter) => Promise<void>
 }
 
-/** Keeps a checkpoint; `snapshot` is the stage's, the same for all of them. */
+/** Saves a checkpoint; `snapshot` belongs to the stage and is the same for all its checkpoints. */
 export const saveTensors = (
   checkpoints: Checkpoints,
   snapshot: TensorSnapshot,

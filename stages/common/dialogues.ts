@@ -1,4 +1,4 @@
-/** Tokenised dialogues that fit a model's context. */
+/** Fits tokenised dialogues into a model's context. */
 import type { Message } from "../../schemas/rows.ts"
 import { chatFault, encodePrompt, lossMaskOf, readDialogue } from "../../models/chat.ts"
 import type { ReadDialogue } from "../../models/chat-format.ts"
@@ -6,14 +6,14 @@ import { TokenBuffer } from "../../models/tokenizer/token-buffer.ts"
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts"
 import type { Example } from "./sequences.ts"
 
-/** The dialogue, then what is left of it without its oldest exchanges, one fewer each time, down to a single one; the system prompt stays. */
+/** The dialogue, then versions without its oldest exchanges, one fewer each time, down to a single exchange; the system prompt is kept. */
 function* shortened(messages: ReadonlyArray<Message>): Generator<ReadonlyArray<Message>> {
   const system = messages[0]?.role === "system" ? messages.slice(0, 1) : []
   yield messages
   for (let turns = messages.slice(system.length + 2); turns.length > 0; turns = turns.slice(2)) yield [...system, ...turns]
 }
 
-/** What of a dialogue fits, or why nothing does: `encode` gives undefined for a form that is too long. */
+/** The first version of a dialogue that fits, or undefined: `encode` returns undefined for a version that is too long. */
 const firstFitting = <A>(
   messages: ReadonlyArray<Message>,
   tooLong: "shorten" | "leave out",
@@ -27,9 +27,9 @@ const firstFitting = <A>(
 }
 
 /**
- * A dialogue that ends with an answer, in the model's chat format. One that is longer than `length` loses its oldest exchanges first; when a
- * single exchange is too long still, the result is undefined: cutting its end would teach the model not to stop, cutting its beginning to
- * answer what was not asked. Undefined as well when the chat format can't hold it, or when it is too long and `tooLong` says to leave such ones out.
+ * Encodes a dialogue that ends with an answer in the model's chat format. If it is longer than `length`, its oldest exchanges are removed first. If a
+ * single exchange is still too long, the result is undefined: cutting its end would teach the model not to stop, cutting its beginning to
+ * answer a question that was not asked. Also undefined if the chat format cannot represent the dialogue, or if it is too long and `tooLong` is "leave out".
  */
 export const fitDialogue = (
   tokenizer: Tokenizer,
@@ -42,7 +42,7 @@ export const fitDialogue = (
   return fitted === undefined ? undefined : { tokens: out.slice(), lossMask: lossMaskOf(fitted.ends) }
 }
 
-/** The same into a buffer: gives what of the dialogue was left and where its parts without and with loss end (`ReadDialogue`), or undefined, and the buffer is as it was. */
+/** Like fitDialogue, but appends to a buffer. Returns the remaining messages and the ends of the parts without and with loss (`ReadDialogue`), or undefined with the buffer unchanged. */
 export const appendFittingDialogue = (
   tokenizer: Tokenizer,
   messages: ReadonlyArray<Message>,
@@ -61,9 +61,9 @@ export const appendFittingDialogue = (
 }
 
 /**
- * Appends the tokens of several answers to one prompt: the prompt's once, then each answer's. Where prompt and answer are longer than `length`, all
- * lose the same exchanges, so that they are compared as answers to the same. Gives where the prompt and each answer end, counted from where the prompt
- * begins; undefined, and the buffer is as it was, when there is no way that all fit or when the chat format can't hold one.
+ * Appends the tokens of several answers to one prompt: the prompt once, then each answer. If prompt and answer are longer than `length`, the same
+ * exchanges are removed for all answers, so that they are compared for the same prompt. Returns the ends of the prompt and of each answer, relative to the start of the
+ * prompt; undefined, with the buffer unchanged, if no version fits all answers or the chat format cannot represent one.
  */
 export const appendFittingAnswers = (
   tokenizer: Tokenizer,
@@ -94,14 +94,14 @@ export const appendFittingAnswers = (
   })
 }
 
-/** A prompt as the tokens that a model is to continue. */
+/** A prompt as tokens for a model to continue. */
 export interface FittedPrompt {
   readonly tokens: ReadonlyArray<number>
-  /** Whether its oldest exchanges were left out. */
+  /** Whether its oldest exchanges were removed. */
   readonly shortened: boolean
 }
 
-/** The same for a dialogue that ends with a question. */
+/** Like fitDialogue, for a dialogue that ends with a question. */
 export const shortenPrompt = (
   tokenizer: Tokenizer,
   messages: ReadonlyArray<Message>,
@@ -115,9 +115,9 @@ export const shortenPrompt = (
       })
     : undefined
 
-/** Its tokens alone. */
+/** Only the tokens of shortenPrompt's result. */
 export const fitPrompt = (...of: Parameters<typeof shortenPrompt>): ReadonlyArray<number> | undefined => shortenPrompt(...of)?.tokens
 
-/** The fewest tokens that each prompt can be brought to; undefined where the chat format can't hold it. */
+/** The minimum number of tokens of each prompt after shortening; undefined if the chat format cannot represent it. */
 export const shortestForm = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>): number | undefined =>
   chatFault(tokenizer, messages) === undefined ? encodePrompt(tokenizer, [...shortened(messages)].at(-1)!).length : undefined

@@ -1,6 +1,6 @@
-/** Early stopping: what the evaluations on held-out data say of when to end, and of what to keep. */
+/** Early stopping: decides from evaluations on held-out data when to stop and which weights to keep. */
 
-/** Evaluations so far, greater is better: which is the best, whether that is the last, and whether `patience` came after it without a better one. */
+/** Given the evaluations so far (greater is better): the best one, whether it is the last, and whether `patience` evaluations followed it without improvement. */
 export const judgeEvaluations = (
   evaluations: ReadonlyArray<number>,
   patience: number

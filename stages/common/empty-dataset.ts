@@ -1,6 +1,6 @@
 import * as Schema from "effect/Schema"
 
-/** A stage was given nothing to work on. */
+/** A stage received no rows to work on. */
 export class EmptyDatasetError extends Schema.TaggedError<EmptyDatasetError>()("EmptyDatasetError", {
   doing: Schema.String,
   got: Schema.String,
@@ -11,7 +11,7 @@ export class EmptyDatasetError extends Schema.TaggedError<EmptyDatasetError>()("
     return new EmptyDatasetError({
       doing,
       got,
-      message: `Nothing to ${doing}: got ${got}. Look at the stage before this one, or raise the sequence length.`
+      message: `Nothing to ${doing}: got ${got}. Check the output of the previous stage, or raise the sequence length.`
     })
   }
 }

@@ -1,16 +1,16 @@
-/** A model behind an OpenAI-compatible endpoint: one question, one answer in words, asked again where that may help. */
+/** Calls a model behind an OpenAI-compatible endpoint: one question, one text answer, with retries for transient failures. */
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
 
 export interface Endpoint {
-  /** As https://host/v1: `/chat/completions` is added. */
+  /** For example https://host/v1; `/chat/completions` is appended. */
   readonly url: string
   readonly model: string
-  /** Sent as a bearer's; undefined: none is. */
+  /** Sent as a bearer token; undefined: no token is sent. */
   readonly key: string | undefined
-  /** Seconds a request may take. */
+  /** Maximum duration of a request in seconds. */
   readonly timeout: number
-  /** Milliseconds before the first of four retries; they double. 1000 unless given. */
+  /** Milliseconds before the first of four retries; doubles with each retry. 1000 by default. */
   readonly firstRetry?: number | undefined
 }
 
@@ -22,7 +22,7 @@ export class RequestFailed extends Error {
   }
 }
 
-/** The answer at temperature 0; empty where it has none. */
+/** The answer at temperature 0; empty if the endpoint returns none. */
 export const askEndpoint = ({ firstRetry, key, model, timeout, url }: Endpoint, question: string): Effect.Effect<string, RequestFailed> =>
   Effect.tryPromise({
     try: async () => {
@@ -39,8 +39,8 @@ export const askEndpoint = ({ firstRetry, key, model, timeout, url }: Endpoint, 
       try {
         body = JSON.parse(text) as typeof body
       } catch {
-        // What JSON.parse says quotes the text, of which a part may be a part of the key.
-        throw new RequestFailed("what it answered is not JSON (is this the address of an OpenAI-compatible endpoint?)", false)
+        // JSON.parse quotes the text in its error, which might contain part of the key.
+        throw new RequestFailed("its answer is not JSON (is this the URL of an OpenAI-compatible endpoint?)", false)
       }
       const content = body?.choices?.[0]?.message?.content
       return typeof content === "string" ? content : ""
@@ -62,14 +62,14 @@ export const askEndpoint = ({ firstRetry, key, model, timeout, url }: Endpoint, 
     })
   )
 
-/** Why an endpoint can't be asked, in words: what is not set, or no address; undefined where it can. */
+/** Why an endpoint cannot be used: a missing setting or an invalid URL; undefined if it can. */
 export const endpointFault = (
   { keyVariable, model, url }: { readonly url: string; readonly model: string; readonly keyVariable: string },
   environment: Readonly<Record<string, string | undefined>>
 ): string | undefined => {
-  if (url === "" || model === "") return "A judge needs an endpoint: set url (as https://host/v1) and model."
+  if (url === "" || model === "") return "A judge needs an endpoint: set url (for example https://host/v1) and model."
   if (!/^https?:$/.test(URL.parse(url)?.protocol ?? ""))
-    return `The judge's url is ${JSON.stringify(url)}: expected an address as https://host/v1. Set it and run again.`
+    return `The judge's url is ${JSON.stringify(url)}: expected a URL such as https://host/v1. Correct it and run again.`
   if (keyVariable !== "" && (environment[keyVariable] ?? "") === "")
     return `The judge's key is read from the environment variable ${keyVariable}, which is not set. Set it and run again.`
   return undefined

@@ -1,9 +1,9 @@
-/** Rows of several datasets by their indices, so that an order can be drawn before any row is read. */
+/** Indices of the rows of several datasets, so that an order can be drawn before any row is read. */
 import * as Effect from "effect/Effect"
 import { countRows } from "../../data/dataset.ts"
 import type { ArtifactError, ArtifactRef, Dataset, DatasetType } from "../../schemas/artifact.ts"
 
-/** The indices of each dataset's rows, counted through all of them one after another, as `writeReordered` takes them. */
+/** The indices of each dataset's rows, numbered consecutively over all datasets, as `writeReordered` expects them. */
 export const indicesOf = Effect.fn("indicesOf")(function* <Row>(
   refs: ReadonlyArray<ArtifactRef<Dataset<Row>>>,
   type: DatasetType<Row>

@@ -1,7 +1,7 @@
 /**
- * A model behind an OpenAI-compatible endpoint that is asked many questions, each with one verdict. Verdicts are appended to a journal as they come, where one is named, and kept
- * in the stage's checkpoints: a stage that fails late, or is killed, loses none and asks nothing twice. Answers that are no verdict are counted; more than
- * `maxUnreadable` stop the stage.
+ * Asks a model behind an OpenAI-compatible endpoint many questions and reads one verdict from each answer. Verdicts are appended to a journal file, if one is set, and stored
+ * in the stage's checkpoints: a stage that fails late or is killed loses none and asks nothing twice. Answers without a readable verdict are counted; more than
+ * `maxUnreadable` of them stop the stage.
  */
 import { appendFile, readFile, truncate } from "node:fs/promises"
 import * as Effect from "effect/Effect"
@@ -15,69 +15,76 @@ import { redact } from "../../schemas/secrets.ts"
 import { openAnswerLog } from "./answer-log.ts"
 import { askEndpoint, endpointFault } from "./endpoint.ts"
 
-/** Hyperparameters of every stage that asks a judge; `before` begins each description. */
+/** Hyperparameters of every stage that asks a judge; `before` is a prefix for each description. */
 export const judgeFields = (before = "") => ({
-  url: hyperUrl(`${before}address of the endpoint, as https://host/v1`),
-  model: hyper("", `${before}name of the model`),
+  url: hyperUrl(`${before}URL of the OpenAI-compatible endpoint, for example https://host/v1`),
+  model: hyper("", `${before}name of the model at the endpoint`),
   keyVariable: neutral(
-    hyperSecretVariable(`${before}environment variable that holds the key; empty: none is sent`),
-    "who may ask changes no answer; after a refused key, those that were given are found again"
+    hyperSecretVariable(`${before}name of the environment variable with the API key; empty: no key is sent`),
+    "the key does not affect the answers; after a rejected key, earlier verdicts are reused"
   ),
   journal: neutral(
-    hyper("", `${before}file to which each verdict is appended as it comes and from which they are read again; empty: none`),
-    "it holds the same judge's verdicts on the same questions"
+    hyper("", `${before}file to which each verdict is appended and from which verdicts are reused; empty: no file`),
+    "it only stores the same judge's verdicts on the same questions"
   ),
   maxUnreadable: neutral(
-    hyper(0.1, `${before}share of answers that may be no verdict (nonsense, refusals) before the stage stops, one at least; 0: none may`, {
-      min: 0,
-      max: 1
-    }),
-    "it decides whether there is a result, not which; raised, verdicts that were given are found again; lowered, a result that is there stays, with its count of those that are missing"
+    hyper(
+      0.1,
+      `${before}maximum share of answers without a readable verdict (nonsense, refusals), always allowing at least one answer; 0 allows none; above it the stage fails`,
+      {
+        min: 0,
+        max: 1
+      }
+    ),
+    "it decides whether there is a result, not which one; after raising it, earlier verdicts are reused; after lowering it, an existing result is kept, with its count of missing verdicts"
   ),
-  concurrency: neutral(hyper(4, `${before}requests at once`, { min: 1 }), "each question is asked by itself, whatever is asked beside it"),
+  concurrency: neutral(
+    hyper(4, `${before}maximum number of concurrent requests`, { min: 1 }),
+    "each question is a separate request, independent of the others"
+  ),
   timeout: neutral(
-    hyper(60, `${before}seconds a request may take`, { min: 1 }),
-    "a request that takes longer is made again and then stops the stage; when it is raised, verdicts that were given are found again"
+    hyper(60, `${before}maximum duration of a request in seconds`, { min: 1 }),
+    "a request that takes longer is retried and then fails the stage; after raising it, earlier verdicts are reused"
   )
 })
 
 export interface JudgeSettings {
-  /** As https://host/v1: `/chat/completions` is added. */
+  /** For example https://host/v1; `/chat/completions` is appended. */
   readonly url: string
   readonly model: string
-  /** Environment variable that holds the key; empty: none is sent. */
+  /** Environment variable with the key; empty: no key is sent. */
   readonly keyVariable: string
   readonly environment: Readonly<Record<string, string | undefined>>
-  /** File of verdicts; empty: none. */
+  /** File of verdicts; empty: no file. */
   readonly journal: string
   readonly maxUnreadable: number
   readonly concurrency: number
-  /** Seconds a request may take. */
+  /** Maximum duration of a request in seconds. */
   readonly timeout: number
   readonly progress: (progress: Progress) => Effect.Effect<void>
   readonly checkpoints: Checkpoints
-  /** Milliseconds before the first of four retries; they double. */
+  /** Milliseconds before the first of four retries; doubles with each retry. */
   readonly firstRetry?: number
 }
 
 export interface JudgeQuestion {
-  /** What the question is of, all that its answer depends on: in the journal. */
+  /** Identifies the question by everything that its answer depends on; stored in the journal. */
   readonly key: string
   readonly text: string
 }
 
-/** How answers are read. */
+/** How to read answers. */
 export interface Reading<A> {
-  /** What a question is of, in messages: "pair", "pairs". */
+  /** The noun for questions in messages: "pair", "pairs". */
   readonly what: { readonly one: string; readonly many: string }
-  /** For what is kept of a verdict. */
+  /** The schema of a stored verdict. */
   readonly schema: Schema.Codec<A, any>
   readonly read: (answer: string, index: number) => A
-  /** Whether it is no verdict. */
+  /** Whether the answer contains no verdict. */
   readonly isUnreadable: (verdict: A) => boolean
 }
 
-/** A judge could not be asked, or gave too much that is no verdict. Retryable where it may answer the next time; not where an address, a key or a file has to be mended. */
+/** A judge could not be asked, or too many of its answers were unreadable. Retryable if a later attempt may succeed; not if an address, a key or a file must be corrected. */
 export class JudgeError extends Schema.TaggedError<JudgeError>()("JudgeError", { message: Schema.String, isRetryable }) {}
 
 const readJournal = async <A>(file: string): Promise<Map<string, A>> => {
@@ -90,7 +97,7 @@ const readJournal = async <A>(file: string): Promise<Map<string, A>> => {
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
   }
-  // A last line that was cut off is taken away and asked for again.
+  // A truncated last line is dropped, and its question asked again.
   const whole = text.slice(0, text.lastIndexOf("\n") + 1)
   if (whole.length < text.length) await truncate(file, Buffer.byteLength(whole))
   for (const line of whole.split("\n").slice(0, -1)) {
@@ -100,7 +107,7 @@ const readJournal = async <A>(file: string): Promise<Map<string, A>> => {
   return known
 }
 
-/** A verdict on each question, in their order, those that are none among them. */
+/** A verdict on each question, in order, including unreadable ones. */
 export const askJudge = Effect.fn("askJudge")(function* <A>(
   settings: JudgeSettings,
   questions: ReadonlyArray<JudgeQuestion>,
@@ -109,10 +116,10 @@ export const askJudge = Effect.fn("askJudge")(function* <A>(
   const { checkpoints, environment, journal, keyVariable, maxUnreadable, model, url } = settings
   const whereKept =
     journal !== ""
-      ? `They are kept in ${journal}`
+      ? `They are stored in ${journal}`
       : checkpoints === noCheckpoints
         ? "Set journal to a file to keep them"
-        : "They are kept for the next run"
+        : "They are stored for the next run"
   const nothingTwice = journal === "" && checkpoints === noCheckpoints ? "" : ` and run again: no ${what.one} is asked for twice`
   const failed = (message: string, mayPass = false) => new JudgeError({ message, isRetryable: mayPass })
   const fault = endpointFault({ url, model, keyVariable }, environment)
@@ -131,9 +138,9 @@ export const askJudge = Effect.fn("askJudge")(function* <A>(
   )
   if (log.known.size > 0) yield* settings.progress({ note: `resumes after ${log.known.size} of ${questions.length} verdicts` })
   const given = questions.map(({ key: name }, index) => (log.known.has(index) ? log.known.get(index) : known.get(name)))
-  // Of a few one may be no verdict, whatever its share; with 0 none may.
+  // At least one answer may be unreadable, however few there are; none if the share is 0.
   const most = maxUnreadable === 0 ? 0 : Math.max(1, maxUnreadable * questions.length)
-  // More than may be: the judge that gave them was at fault, and may have been mended since.
+  // More than allowed: the judge that gave these answers was faulty, and may have been fixed since.
   const askAgain = given.filter((verdict) => verdict !== undefined && isUnreadable(verdict)).length > most
   let [unreadable, done] = [0, 0]
   return yield* Effect.forEach(
@@ -144,7 +151,7 @@ export const askJudge = Effect.fn("askJudge")(function* <A>(
       if (isNew || verdict === undefined) {
         const answer = yield* Effect.mapError(askEndpoint(endpoint, text), (error) =>
           failed(
-            `Asking the judge ${model} at ${url}: ${redact(error.message, key === undefined ? [] : [key])}, after ${done} of ${questions.length} verdicts. ${whereKept}; check the address and the key, and run again.`,
+            `Asking the judge ${model} at ${url}: ${redact(error.message, key === undefined ? [] : [key])}, after ${done} of ${questions.length} verdicts. ${whereKept}; check the URL and the key, and run again.`,
             error.isRetryable
           )
         )
@@ -152,7 +159,7 @@ export const askJudge = Effect.fn("askJudge")(function* <A>(
         if (journal !== "") {
           const line = `${JSON.stringify({ key: name, verdict })}\n`
           yield* Effect.tryPromise({
-            // For its owner alone, where there is none: it quotes the dialogues.
+            // A new file is readable only by its owner: it quotes the dialogues.
             try: () => appendFile(journal, line, { mode: 0o600 }),
             catch: (cause) =>
               failed(
@@ -167,7 +174,7 @@ export const askJudge = Effect.fn("askJudge")(function* <A>(
         unreadable++
         if (unreadable > most)
           return yield* failed(
-            `The judge ${model} gave ${unreadable} answers of ${done} that are no verdict (nonsense, or a refusal): more than the ${maxUnreadable} of ${questions.length} that maxUnreadable allows. Take a judge that answers as it is asked to, or raise maxUnreadable${nothingTwice}.`
+            `The judge ${model} gave ${unreadable} of ${done} answers without a readable verdict (nonsense or a refusal), more than the share ${maxUnreadable} of ${questions.length} that maxUnreadable allows. Use a judge that answers in the requested format, or raise maxUnreadable${nothingTwice}.`
           )
       }
       yield* settings.progress({ step: done, total: questions.length })

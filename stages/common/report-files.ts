@@ -1,3 +1,3 @@
-/** What a report may bring beside its report.json, for people: `caravan run` shows the text in place of the JSON, and says where the page is. */
+/** Files that a report may have in addition to report.json, for people: `caravan run` prints the text instead of the JSON, and prints the path of the page. */
 export const textFile = "report.txt"
 export const pageFile = "report.html"

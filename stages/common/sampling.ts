@@ -1,4 +1,4 @@
-/** Completions of prompts by one checkpoint: what rejection sampling, preference collection and Ghost Attention share. */
+/** Samples completions of prompts from one checkpoint; used by rejection sampling, preference collection and Ghost Attention. */
 import * as Effect from "effect/Effect"
 import { formatOf } from "../../models/chat.ts"
 import type { LoadedPolicy } from "../../models/checkpoint.ts"
@@ -15,24 +15,24 @@ import { shortestForm } from "./dialogues.ts"
 import { chunks } from "./sequences.ts"
 import { type AskedPrompt, fitPrompts } from "./unfit.ts"
 
-/** Hyperparameters of every stage that samples, but for the temperature. */
+/** Hyperparameters of every stage that samples, except for the temperature. */
 export const samplingFields = {
-  topP: hyper(1, "nucleus; 1 keeps the whole distribution", { min: 0, max: 1 }),
-  topK: hyperInt(0, "most likely tokens kept; 0 keeps all", { min: 0 }),
-  maxNewTokens: hyperInt(256, "tokens a completion at most", { min: 1 }),
-  batchSize: hyperInt(64, "sequences decoded at once", { min: 1 })
+  topP: hyper(1, "probability mass kept by nucleus sampling; 1 keeps the whole distribution", { min: 0, max: 1 }),
+  topK: hyperInt(0, "number of most likely tokens kept when sampling; 0 keeps all", { min: 0 }),
+  maxNewTokens: hyperInt(256, "maximum number of tokens per completion", { min: 1 }),
+  batchSize: hyperInt(64, "number of sequences decoded in parallel", { min: 1 })
 }
-/** How a stage that samples computes. */
-export const samplingPrecision = hyper("float32", "of weights and activations; what is drawn from is float32 either way", [
+/** The precision of a stage that samples. */
+export const samplingPrecision = hyper("float32", "dtype of weights and activations; the sampling distribution is always float32", [
   "float32",
   "bfloat16"
 ])
 
-/** One completion to be drawn. */
+/** One completion to draw. */
 export interface Draw {
-  /** The prompt's; with `maxNewTokens` more they fit the context. */
+  /** The tokens of the prompt; together with `maxNewTokens` they fit the context. */
   readonly tokens: ReadonlyArray<number>
-  /** Its own random numbers, whatever batch it is in. */
+  /** Seed of its random numbers, which do not depend on its batch. */
   readonly seed: number
   readonly temperature: number
 }
@@ -49,11 +49,11 @@ export interface SamplingOptions {
   readonly maxNewTokens: number
   readonly batchSize: number
   readonly progress: (progress: Progress) => Effect.Effect<void>
-  /** Where finished batches are kept; none: nowhere. */
+  /** Where finished batches are stored; undefined: nowhere. */
   readonly log?: BatchLog
 }
 
-/** None of the prompts leaves room for an answer: a stage that went on would give an empty dataset, and what comes after would train on something else. */
+/** No prompt leaves space for an answer. Continuing would give an empty dataset, and later stages would train on something else. */
 export class NoRoomError extends ExplainedError<NoRoomError>()("NoRoomError") {}
 
 const noRoom = (prompts: number, shortest: number | undefined, context: number, maxNewTokens: number): NoRoomError => {
@@ -62,23 +62,23 @@ const noRoom = (prompts: number, shortest: number | undefined, context: number, 
     return NoRoomError.of({
       doing,
       expected: "dialogues that end with the user's message",
-      found: "none that the chat format can hold",
-      hint: "Look at the stage that made the prompts."
+      found: "no dialogue that the chat format can represent",
+      hint: "Check the stage that made the prompts."
     })
   return NoRoomError.of({
     doing,
-    expected: `some that fit ${context} tokens of the model's context less ${maxNewTokens} of an answer (maxNewTokens)`,
+    expected: `at least one that fits the model's context of ${context} tokens minus ${maxNewTokens} for the answer (maxNewTokens)`,
     found: `none: the shortest has ${shortest} tokens`,
     hint:
       shortest < context
-        ? `Lower maxNewTokens to ${context - shortest} or less, or give shorter prompts.`
-        : "Give shorter prompts, or a model with a longer context."
+        ? `Lower maxNewTokens to ${context - shortest} or less, or use shorter prompts.`
+        : "Use shorter prompts, or a model with a longer context."
   })
 }
 
 /**
- * The prompts that leave room for an answer, with the tokens to continue: one that is too long loses its oldest exchanges. The others are skipped; where none
- * is left, that is a NoRoomError.
+ * The prompts that leave space for an answer, with their tokens: a prompt that is too long loses its oldest exchanges. The others are skipped; if none
+ * is left, fails with NoRoomError.
  */
 export const promptsWithRoom = Effect.fn("promptsWithRoom")(function* <
   Prompt extends { readonly id: string; readonly messages: ReadonlyArray<Message> }
@@ -98,7 +98,7 @@ export const promptsWithRoom = Effect.fn("promptsWithRoom")(function* <
   return asked
 })
 
-/** A completion for each draw, in their order. Prompts of like length share a batch: less padding. */
+/** One completion per draw, in order. Prompts of similar length share a batch to reduce padding. */
 export const sampleAll = Effect.fn("sampleAll")(function* (
   { model, tokenizer }: LoadedPolicy,
   draws: ReadonlyArray<Draw>,

@@ -1,19 +1,19 @@
 /**
- * A process that scores: it reads a line of JSON for each answer, and writes a line with its number. A function of the user's runs in one too, so that one that never
- * ends can be ended.
+ * A process that scores answers: it reads one line of JSON per answer and writes one line with the score. A user's function runs in such a process too, so that one that
+ * never returns can be stopped.
  */
 import { type ChildProcess, spawn } from "node:child_process"
 import { createInterface } from "node:readline"
 
-/** What became of an answer. */
+/** The outcome for one answer. */
 export type Scored =
   | { readonly is: "answered"; readonly line: string }
   | { readonly is: "ended"; readonly how: string; readonly said: string }
   | { readonly is: "late" }
-  /** It had written a line more than it was asked for: which is of which answer is not known. */
+  /** It wrote more lines than requested, so the lines cannot be matched to answers. */
   | { readonly is: "more"; readonly line: string }
 
-/** How much of what it said last is kept, to explain its end. */
+/** Bytes of its latest output kept to explain a failure. */
 const tailBytes = 2000
 
 export class ScorerProcess {
@@ -23,7 +23,7 @@ export class ScorerProcess {
   #ended: string | undefined
   #said = ""
 
-  /** `folder`: the current one of the process. */
+  /** `folder`: the working directory of the process. */
   constructor(command: ReadonlyArray<string>, folder: string) {
     const [program = "", ...args] = command
     const child = spawn(program, args, { cwd: folder, stdio: ["pipe", "pipe", "pipe"] })
@@ -33,12 +33,12 @@ export class ScorerProcess {
       this.#wake()
     })
     child.stderr.setEncoding("utf8").on("data", (text: string) => (this.#said = (this.#said + text).slice(-tailBytes)))
-    // A line for a process that is gone: its end tells.
+    // Writing to a process that has ended: its exit is reported separately.
     child.stdin.on("error", () => {})
     child.on("error", (cause: NodeJS.ErrnoException) =>
       this.#end(cause.code === "ENOENT" ? `there is no program ${program}` : cause.message)
     )
-    // Once its output is read.
+    // "close" comes after all output was read.
     child.on("close", (code, signal) => this.#end(signal === null ? `it ended with code ${code}` : `it was ended by ${signal}`))
   }
 
@@ -47,7 +47,7 @@ export class ScorerProcess {
     this.#wake()
   }
 
-  /** Sends a line and waits for one, `seconds` at most: one that is late is ended. */
+  /** Sends a line and waits at most `seconds` for an answer; a process that is late is killed. */
   async ask(line: string, seconds: number): Promise<Scored> {
     const more = this.#lines.shift()
     if (more !== undefined) return { is: "more", line: more }
@@ -75,7 +75,7 @@ export class ScorerProcess {
   }
 }
 
-/** Runs the default export of a module for each line: its number, or what it threw. What it prints goes where errors go. */
+/** Runs the default export of a module for each line: writes its number, or the error it threw. Its console output goes to stderr. */
 const host = `
 import { createInterface } from "node:readline"
 import { format } from "node:util"
@@ -95,5 +95,5 @@ for await (const line of createInterface({ input: process.stdin })) {
 }
 `
 
-/** The command that runs a module (its URL). */
+/** The command that runs a module, given by URL. */
 export const moduleCommand = (url: string): ReadonlyArray<string> => [process.execPath, "--input-type=module", "-e", host, url]

@@ -1,9 +1,9 @@
 /**
- * A scorer in a reward model's place: a function, a program or a judge that gives each answer a number. It has a reward model's role and goes wherever one goes;
- * stages/reward/scorers.ts makes them.
+ * A scorer that replaces a reward model: a function, a program or a judge that gives each answer a number. It has the role of a reward model and can be used wherever one can;
+ * stages/reward/scorers.ts creates scorers.
  *
- * Its number is what a reward model's head would give: R = sigmoid(r) is R_h or R_s in (0, 1), and logit(R) = r is what is maximised. A safety scorer's gate of 0.15 is
- * at r = -1.73.
+ * The number corresponds to the output of a reward model's head: R = sigmoid(r) is R_h or R_s in (0, 1), and logit(R) = r is the quantity to maximise. The gate of 0.15 on a safety
+ * score corresponds to r = -1.73.
  */
 import { cp, mkdtemp, rm } from "node:fs/promises"
 import { existsSync } from "node:fs"
@@ -22,55 +22,55 @@ import { redact } from "../../schemas/secrets.ts"
 import { askEndpoint, endpointFault } from "./endpoint.ts"
 import { moduleCommand, ScorerProcess } from "./scorer-process.ts"
 
-/** The folder of a scorer's code, beside its file. */
+/** The folder with a scorer's code, next to its file. */
 export const codeFolder = "code"
-/** Numbers beyond are refused: scores are kept within 2^-24 of 0 and 1, where they would tie. */
+/** Larger absolute values are refused: scores are clamped to within 2^-24 of 0 and 1, where they would tie. */
 export const largestScore = 16
 
 export const ScorerSettings = Schema.Struct({
   kind: Schema.Literals(["function", "program", "judge"]),
-  /** Of code: what it is called, and of a function its file. */
+  /** For code: its name; for a function also its file. */
   name: Schema.String,
-  /** Of a program: its words. */
+  /** For a program: its command line. */
   command: Schema.Array(Schema.String),
-  /** Of a judge. */
+  /** For a judge. */
   url: Schema.String,
   model: Schema.String,
   keyVariable: Schema.String,
   guideline: Schema.String,
   concurrency: Schema.Finite,
-  /** Seconds that a score may take; of the first, the start included. */
+  /** Maximum duration of one score in seconds; the first includes the start of the process. */
   timeout: Schema.Finite
 })
 export type ScorerSettings = typeof ScorerSettings.Type
 
-/** An answer to be scored. */
+/** An answer to score. */
 export interface ScorableAnswer {
-  /** Of its prompt, or of the row. */
+  /** The id of its prompt or row. */
   readonly id: string
   readonly prompt: ReadonlyArray<Message>
   readonly text: string
   readonly finished: boolean
-  /** Whether the prompt is meant to draw out something unsafe, where that is known. */
+  /** Whether the prompt is meant to elicit something unsafe, if known. */
   readonly safety?: boolean
 }
 
 export interface Scorer {
   readonly name: string
-  /** A number for each answer, in their order; undefined where a judge's words were no grade. */
+  /** One number per answer, in order; undefined where a judge's answer contained no grade. */
   readonly score: (
     answers: ReadonlyArray<ScorableAnswer>,
     progress: (progress: Progress) => Effect.Effect<void>
   ) => Effect.Effect<ReadonlyArray<number | undefined>, ScorerError>
 }
 
-/** A scorer gave no number: it threw, ended, took too long, or gave something else. */
+/** A scorer gave no valid number: it threw, exited, took too long, or returned something else. */
 export class ScorerError extends ExplainedError<ScorerError>()("ScorerError") {}
 
-/** Whether a reward's folder holds a scorer. */
+/** Whether a reward's folder contains a scorer. */
 export const isScorer = ({ path }: { readonly path: string }): boolean => existsSync(join(path, scorerFile))
 
-/** Opens a scorer for as long as the scope lasts: its process runs in a copy of its code, so that whatever it writes harms no result. */
+/** Opens a scorer for the duration of the scope. Its process runs in a copy of its code, so that it cannot modify a stored result. */
 export const openScorer = Effect.fn("openScorer")(function* ({
   path
 }: {
@@ -84,7 +84,7 @@ export const openScorer = Effect.fn("openScorer")(function* ({
         doing: `Reading the scorer ${file}`,
         expected: "a scorer's settings",
         found: error.message,
-        hint: "Make it again."
+        hint: "Create the scorer again."
       })
     )
   )
@@ -110,7 +110,7 @@ const code = Effect.fnUntraced(function* (settings: ScorerSettings, folder: stri
   )
   const scoreOne = Effect.fnUntraced(function* (answer: ScorableAnswer, number: number, of: number) {
     const { finished, id, prompt, safety, text } = answer
-    const doing = `Scoring answer ${number} of ${of} (to prompt ${id}) by the ${kind} ${name}`
+    const doing = `Scoring answer ${number} of ${of} (to prompt ${id}) with the ${kind} ${name}`
     const failed = (found: string, hint: string) =>
       ScorerError.of({ doing, expected: `a number from -${largestScore} to ${largestScore}`, found, hint })
     const request = { prompt, answer: text, id, finished, ...(safety === undefined ? {} : { safety }) }
@@ -119,24 +119,21 @@ const code = Effect.fnUntraced(function* (settings: ScorerSettings, folder: stri
       return yield* failed(
         `nothing within ${timeout} seconds`,
         kind === "function"
-          ? "It never ends on this answer, or needs longer: mend it, or raise timeout."
-          : "It must write a line for each that it reads, at once (flush its output). Mend it, or raise timeout."
+          ? "It does not finish for this answer, or needs longer: fix it, or raise timeout."
+          : "It must write one line for each line that it reads, immediately (flush the output). Fix it, or raise timeout."
       )
     if (scored.is === "ended") {
-      const said = scored.said === "" ? "" : ` after saying: ${scored.said}`
-      return yield* failed(`that ${scored.how}${said}`, "Mend it and run again.")
+      const said = scored.said === "" ? "" : ` after printing: ${scored.said}`
+      return yield* failed(`that ${scored.how}${said}`, "Fix it and run again.")
     }
     if (scored.is === "more")
-      return yield* failed(
-        `a line more than there were answers: ${JSON.stringify(scored.line)}`,
-        "It must write one line for each that it reads, and nothing else."
-      )
+      return yield* failed(`an extra line: ${JSON.stringify(scored.line)}`, "It must write exactly one line for each line that it reads.")
     const value = parsed(scored.line)
     if (typeof value === "object" && value !== null && "threw" in value)
-      return yield* failed(`that it threw ${String(value.threw)}`, "Mend it and run again.")
+      return yield* failed(`that it threw ${String(value.threw)}`, "Fix it and run again.")
     if (typeof value !== "number" || Math.abs(value) > largestScore) {
       const found = typeof value === "object" && value !== null && "got" in value ? String(value.got) : JSON.stringify(value)
-      return yield* failed(found, "Give each answer a number of that size: 1 for right and 0 for wrong, for example.")
+      return yield* failed(found, "Return a number in that range for each answer, for example 1 for correct and 0 for wrong.")
     }
     return value
   })
@@ -154,7 +151,7 @@ const code = Effect.fnUntraced(function* (settings: ScorerSettings, folder: stri
   return scorer
 })
 
-/** JSON, or the line as it is. */
+/** The parsed JSON, or the line itself if it is not JSON. */
 const parsed = (line: string): unknown => {
   try {
     return JSON.parse(line)
@@ -169,9 +166,9 @@ const judge = Effect.fnUntraced(function* (settings: ScorerSettings) {
   const { concurrency, guideline, keyVariable, model, timeout, url } = settings
   const environment = globalThis.process.env
   const failed = (found: string, hint: string, isRetryable = false) =>
-    ScorerError.of({ doing: `Asking the judge ${model} at ${url} for a grade`, expected: "one", found, hint, isRetryable })
+    ScorerError.of({ doing: `Asking the judge ${model} at ${url} for a grade`, expected: "a grade", found, hint, isRetryable })
   const fault = endpointFault(settings, environment)
-  if (fault !== undefined) return yield* failed("no way to ask", fault)
+  if (fault !== undefined) return yield* failed("that it cannot be asked", fault)
   const key = keyVariable === "" ? undefined : environment[keyVariable]
   const scorer: Scorer = {
     name: model,
@@ -184,7 +181,7 @@ const judge = Effect.fnUntraced(function* (settings: ScorerSettings) {
               Effect.fail(
                 failed(
                   redact(error.message, key === undefined ? [] : [key]),
-                  "Check the address and the key, and run again.",
+                  "Check the URL and the key, and run again.",
                   error.isRetryable
                 )
               )
@@ -204,7 +201,7 @@ const gradeQuestion = ({ prompt, text }: ScorableAnswer, guideline: string): str
   return `Grade the answer to a dialogue. ${guideline}\nAnswer with one JSON object and nothing else: {"grade": a whole number from 0 (worst) to 10 (best)}\n\n# Dialogue\n${dialogue}\n\n# Answer\n${text}`
 }
 
-/** A grade g of 0 to 10 as the scalar of R = (g + 1/2) / 11; undefined where there is none to be read. */
+/** Converts a grade g from 0 to 10 to the logit of R = (g + 1/2) / 11; undefined if the text contains no grade. */
 export const readGrade = (said: string): number | undefined => {
   const { grade } = (parsed(said.trim().replace(/^```(?:json)?\s*|\s*```$/g, "")) ?? {}) as { readonly grade?: unknown }
   if (!Number.isInteger(grade) || (grade as number) < 0 || (grade as number) > 10) return undefined

@@ -1,4 +1,4 @@
-/** Scores by a reward model: of token sequences, and of whole sets of completions. */
+/** Scores with a reward model: of token sequences, and of sets of completions. */
 import * as Effect from "effect/Effect"
 import { arange, type Device, type DType, linear, noGrad, scoped, tensor, type Tensor } from "../../engine/tensor.ts"
 import { type LoadedReward, loadReward } from "../../models/checkpoint.ts"
@@ -19,9 +19,9 @@ import { chunks } from "./sequences.ts"
 import { anyShare, type SkippableRows, whyUnfit } from "./unfit.ts"
 
 /**
- * The score of each sequence, read at its last token (the response's EOS, or its last word when it was cut off). Sequences are padded on the
- * right to the longest; returns (B,). The head is applied in float32 whatever the backbone's dtype: a score rounded to bfloat16's eight bits
- * would tie responses that differ, and lose small margins.
+ * The score of each sequence, read at its last token (the response's EOS, or its last word if it was truncated). Sequences are padded on the
+ * right to the longest; returns (B,). The head is computed in float32 whatever the backbone's dtype: rounding scores to bfloat16's eight bits
+ * would tie responses that differ and lose small margins.
  */
 export const scoreSequences = (
   model: RewardModel,
@@ -41,24 +41,24 @@ export const scoreSequences = (
   return linear(ends.to({ dtype: "float32" }), model.head.to({ dtype: "float32" })).squeeze(-1)
 }
 
-/** How a stage scores: the fields of its config. */
+/** Config fields of a stage that scores. */
 export const scoringFields = {
-  batchSize: hyperInt(32, "responses at once", { min: 1 }),
-  precision: hyper("float32", "in which the model computes; scores are float32 either way", ["float32", "bfloat16"])
+  batchSize: hyperInt(32, "number of responses scored in parallel", { min: 1 }),
+  precision: hyper("float32", "dtype of the model's weights and activations; scores are always float32", ["float32", "bfloat16"])
 }
 
 export type AnyReward = Checkpoint<"helpfulness-reward"> | Checkpoint<"safety-reward"> | Checkpoint<"general-reward">
 
-/** A dialogue that ends with a response, and whether the response ended by itself (or was cut off). */
+/** A dialogue that ends with a response, and whether the response ended by itself or was truncated. */
 export interface Scorable {
   readonly prompt: ReadonlyArray<Message>
   readonly text: string
   readonly finished: boolean
-  /** Whether its prompt is meant to draw out something unsafe, where that is known. */
+  /** Whether its prompt is meant to elicit something unsafe, if known. */
   readonly safety?: boolean
 }
 
-/** A reward model gave no number: everything that is chosen by it would be wrong. */
+/** A reward model returned a score that is not finite: every choice based on it would be wrong. */
 export class NotFiniteScoreError extends ExplainedError<NotFiniteScoreError>()("NotFiniteScoreError") {}
 
 export interface ScoringOptions {
@@ -66,11 +66,11 @@ export interface ScoringOptions {
   readonly precision: DType
   readonly device: Device
   readonly progress: (progress: Progress) => Effect.Effect<void>
-  /** Where finished batches are kept; none: nowhere. */
+  /** Where finished batches are stored; undefined: nowhere. */
   readonly log?: BatchLog
 }
 
-/** Loads a reward model for as long as `use` takes, and frees its weights then: two models need not fit the memory together. */
+/** Loads a reward model for the duration of `use`, then frees its weights: two models need not fit in memory together. */
 export const withReward = <A, E>(
   reward: ArtifactRef<AnyReward>,
   options: ScoringOptions,
@@ -80,7 +80,7 @@ export const withReward = <A, E>(
     Effect.sync(() => Object.values(model.parameters).forEach((parameter) => parameter.free()))
   )
 
-/** The score of every sequence, in their order; sequences of like length share a batch, so that little is padded. */
+/** The score of every sequence, in order; sequences of similar length share a batch to reduce padding. */
 export const scoreAll = Effect.fn("scoreAll")(function* (
   { model, tokenizer }: LoadedReward,
   sequences: ReadonlyArray<ReadonlyArray<number>>,
@@ -106,7 +106,7 @@ export const scoreAll = Effect.fn("scoreAll")(function* (
               doing: `Scoring response ${batch[wrong]! + 1}`,
               expected: "a finite score",
               found: `${values[wrong]!}`,
-              hint: "The reward model's weights are damaged or diverged: train it again with a lower learning rate, or score in float32."
+              hint: "The reward model's weights are damaged or have diverged: train it again with a lower learning rate, or score in float32."
             })
       }),
       tell: () => ({ step: done, total: sequences.length, tokens: part.reduce((sum, tokens) => sum + tokens.length, 0) })
@@ -117,15 +117,15 @@ export const scoreAll = Effect.fn("scoreAll")(function* (
 })
 
 export interface RawScores {
-  /** The model's scalar for each response, in their order; undefined where it can't be scored. */
+  /** The model's scalar for each response, in order; undefined if it cannot be scored. */
   readonly scores: ReadonlyArray<number | undefined>
-  /** Responses without a word: no answer, so neither scored nor chosen. */
+  /** Responses without a word: they are not answers, so they are neither scored nor chosen. */
   readonly empty: number
-  /** Those that do not fit the model's context, or that the chat format can't hold. */
+  /** Responses that do not fit the model's context or that the chat format cannot represent. */
   readonly unfit: number
 }
 
-/** The number that a scorer gives each answer, in their order; undefined where a judge's words were no grade. */
+/** A scorer's number for each answer, in order; undefined where a judge's answer contained no grade. */
 export const scoreByScorer = Effect.fn("scoreByScorer")(function* (
   scorer: Scorer,
   answers: ReadonlyArray<ScorableAnswer>,
@@ -144,7 +144,7 @@ export const scoreByScorer = Effect.fn("scoreByScorer")(function* (
   return out
 })
 
-/** The same of responses, of which one without a word has no score, as by a reward model. */
+/** Scores of responses by a scorer; as with a reward model, a response without a word has no score. */
 const scoreAnswers = Effect.fnUntraced(function* (
   reward: ArtifactRef<AnyReward>,
   responses: ReadonlyArray<Scorable>,
@@ -168,8 +168,8 @@ const scoreAnswers = Effect.fnUntraced(function* (
 }, Effect.scoped)
 
 /**
- * The raw scalar of every response by one reward model, or by a scorer in its place. The text is tokenised by the reward model's own tokenizer, so that need not be the
- * policy's. Responses that have no score are skipped; too many of them are an error before any is scored.
+ * The raw scalar of every response from one reward model, or from a scorer that replaces it. The text is tokenised with the reward model's own tokenizer, which may differ from the
+ * policy's. Responses without a score are skipped; too many of them are an error before any is scored.
  */
 export const scoreResponses = (
   reward: ArtifactRef<AnyReward>,
@@ -199,7 +199,7 @@ const scoreByModel = (
           skipped.add({ what, ...whyUnfit(loaded.tokenizer, messages, length), id: idOf(index), row: { prompt, text } })
           return []
         }
-        // An answer that was cut off lacks what closes one, and is scored at its last word.
+        // A truncated answer lacks the closing tokens and is scored at its last word.
         return [{ index, tokens: finished ? example.tokens : example.tokens.slice(0, -closing) }]
       })
       yield* skipped.check(what, responses.length, most)
@@ -215,7 +215,7 @@ const scoreByModel = (
     })
   )
 
-/** Completions, as rows that may be skipped. */
+/** Completions as rows that may be skipped. */
 export const completionRows = (
   skipped: SkippedRows,
   completions: ReadonlyArray<Pick<Completion, "promptId" | "sample">>

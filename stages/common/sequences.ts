@@ -1,46 +1,46 @@
 /**
- * From tokenised examples to the tensors a language model trains on: packing several examples into one row, and the loss over the tokens that
+ * Converts tokenised examples to the tensors that a language model trains on: packs several examples into one row, and computes the loss over the tokens that
  * carry it.
  */
 import { type Device, tensor, type Tensor } from "../../engine/tensor.ts"
 import type { Llama } from "../../models/llama.ts"
 
-/** A tokenised example. `lossMask[i]` says whether predicting token i is trained. */
+/** A tokenised example. `lossMask[i]` says whether the prediction of token i contributes to the loss. */
 export interface Example {
   readonly tokens: ReadonlyArray<number>
   readonly lossMask: ReadonlyArray<boolean>
 }
 
-/** A row of `length` tokens: several examples one after another, then padding. Arrays of one length. */
+/** A row of `length` tokens: several examples one after another, then padding. All arrays have this length. */
 export interface PackedRow {
   readonly tokens: Int32Array
-  /** Whether predicting the token here is trained; never at an example's first token, nor at padding. */
+  /** Whether the prediction of this token contributes to the loss; never at an example's first token or at padding. */
   readonly lossMask: Uint8Array
-  /** Which example of the row the token belongs to, from 0; -1 at padding. */
+  /** The index of the example in the row that the token belongs to, from 0; -1 at padding. */
   readonly segments: Int32Array
 }
 
-/** Things that are made when they are asked for, by index; an array is one. */
+/** Items that are created on demand, by index; an array is one. */
 export interface Sequence<A> {
   readonly length: number
   readonly at: (index: number) => A | undefined
 }
 
-/** Which examples share a row. */
+/** The assignment of examples to rows. */
 export interface Packing {
-  /** How many rows there are. */
+  /** Number of rows. */
   readonly length: number
-  /** Of a row: the indices of its examples. */
+  /** The indices of the examples in a row. */
   readonly row: (index: number) => Uint32Array
 }
 
-/** Examples of so many tokens have nothing to predict. */
+/** Examples of at most this many tokens have nothing to predict. */
 const tooShort = 1
 
 /**
- * Packs examples, in the order given, into rows of `length`: each goes into the first open row that has room (Llama 2 §3.1: "we concatenate
+ * Packs examples, in the given order, into rows of `length` tokens: each goes into the first open row with enough space (Llama 2 §3.1: "we concatenate
  * all the prompts and answers" to fill sequences). An example longer than a row keeps its first `length` tokens; one with nothing to predict is left
- * out. At most `openRows` rows are tried, so that packing a million examples stays linear.
+ * out. At most `openRows` rows are tried, so that packing a million examples takes linear time.
  */
 export const packRows = (
   order: Uint32Array,
@@ -48,7 +48,7 @@ export const packRows = (
 ): Packing => {
   const { sizeOf, length, openRows = 32 } = options
   const nowhere = 2 ** 32 - 1
-  /** Of each place in the order: its row. */
+  /** The row of each position in the order. */
   const rows = new Uint32Array(order.length).fill(nowhere)
   const open: Array<{ readonly row: number; used: number }> = []
   let count = 0
@@ -64,7 +64,7 @@ export const packRows = (
     place.used += size
     rows[i] = place.row
   })
-  // Sorted by row, by counting.
+  // Counting sort by row.
   const ends = new Uint32Array(count + 1)
   for (const row of rows) if (row !== nowhere) ends[row + 1]!++
   for (let row = 0; row < count; row++) ends[row + 1]! += ends[row]!
@@ -76,7 +76,7 @@ export const packRows = (
   return { length: count, row: (index) => members.subarray(ends[index], ends[index + 1]) }
 }
 
-/** The rows of a packing, each made when it is asked for. */
+/** The rows of a packing, each created on demand. */
 export const packedRows = (
   examples: Sequence<Example>,
   packing: Packing,
@@ -108,11 +108,11 @@ const layOut = (examples: ReadonlyArray<Example>, length: number, padId: number)
   return { tokens, lossMask, segments }
 }
 
-/** How many tokens of these rows carry loss. */
+/** The number of tokens in these rows that carry loss. */
 export const lossTokens = (rows: ReadonlyArray<PackedRow>): number =>
   rows.reduce((sum, row) => sum + row.lossMask.reduce((a, b) => a + b, 0), 0)
 
-/** Rows as one array of B x T. */
+/** Rows as one flat array of B x T. */
 const concatenate = (rows: ReadonlyArray<ArrayLike<number>>, length: number): Int32Array => {
   const out = new Int32Array(rows.length * length)
   rows.forEach((row, i) => out.set(row, i * length))
@@ -120,8 +120,8 @@ const concatenate = (rows: ReadonlyArray<ArrayLike<number>>, length: number): In
 }
 
 /**
- * Summed cross-entropy of the next tokens that carry loss. Tokens of one example never attend to another's, unless `isolate` is false
- * (pretraining on running text). Logits are computed only where there is loss.
+ * Summed cross-entropy of the next tokens that carry loss. Tokens never attend to another example unless `isolate` is false
+ * (pretraining on running text). Logits are computed only at positions with loss.
  */
 export const languageModelLoss = (
   model: Llama,
@@ -166,19 +166,19 @@ export const languageModelLoss = (
     .sum()
 }
 
-/** The items of these indices, in their order. */
+/** The items at these indices, in their order. */
 export const inOrder = <A>(items: Sequence<A>, order: Uint32Array): Sequence<A> => ({
   length: order.length,
   at: (index) => (index < order.length ? items.at(order[index]!) : undefined)
 })
 
-/** The items of a sequence, in parts of at most `size`, each made when its turn comes. */
+/** The items of a sequence in batches of at most `size`, each created on demand. */
 export function* batchesOf<A>(items: Sequence<A>, size: number): Generator<Array<A>> {
   for (let from = 0; from < items.length; from += size)
     yield Array.from({ length: Math.min(size, items.length - from) }, (_, i) => items.at(from + i)!)
 }
 
-/** Splits rows into parts of at most `size`. */
+/** Splits rows into batches of at most `size`. */
 export const chunks = <A>(items: ReadonlyArray<A>, size: number): Array<Array<A>> => {
   const out: Array<Array<A>> = []
   for (let i = 0; i < items.length; i += size) out.push(items.slice(i, i + size))

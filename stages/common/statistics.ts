@@ -9,7 +9,7 @@ export interface Estimate {
 
 export const mean = (values: ReadonlyArray<number>): number => values.reduce((sum, value) => sum + value, 0) / values.length
 
-/** The middle value; between two middles, their mean. */
+/** The median; for an even number of values, the mean of the two middle ones. */
 export const median = (values: ReadonlyArray<number>): number => {
   const sorted = values.toSorted((a, b) => a - b)
   const middle = sorted.length >> 1
@@ -23,7 +23,7 @@ export const standardError = (values: ReadonlyArray<number>): number => {
   return Math.sqrt(values.reduce((sum, value) => sum + (value - m) ** 2, 0) / (values.length - 1) / values.length)
 }
 
-/** A proportion with its 95% Wilson score interval (Wilson 1927): it stays within [0, 1] and holds for small n. */
+/** A proportion with its 95% Wilson score interval (Wilson 1927), which stays within [0, 1] and is valid for small n. */
 export const proportion = (successes: number, n: number): Estimate => {
   if (n === 0) return { mean: Number.NaN, low: 0, high: 1 }
   const z = 1.959963984540054
@@ -45,12 +45,14 @@ export const bootstrapMean = (values: ReadonlyArray<number>, seed: number, resam
 }
 
 /**
- * How far `ours` is above `theirs`, with the 95% percentile bootstrap interval of the mean difference. Value i of both is of the same prompt: pairs
- * are resampled together, so that what makes a prompt hard for both does not widen the interval (Efron and Tibshirani 1993, chapter 8).
+ * The mean difference of `ours` minus `theirs`, with its 95% percentile bootstrap interval. Value i of both belongs to the same prompt: pairs
+ * are resampled together, so that prompts that are difficult for both do not widen the interval (Efron and Tibshirani 1993, chapter 8).
  */
 export const pairedBootstrap = (ours: ReadonlyArray<number>, theirs: ReadonlyArray<number>, seed: number, resamples = 2000): Estimate => {
   if (ours.length !== theirs.length || ours.length === 0)
-    throw new RangeError(`pairedBootstrap: expected as many values on both sides, one at least, got ${ours.length} and ${theirs.length}`)
+    throw new RangeError(
+      `pairedBootstrap: expected the same number of values on both sides, at least one, got ${ours.length} and ${theirs.length}`
+    )
   return bootstrapMean(
     ours.map((value, i) => value - theirs[i]!),
     seed,
@@ -59,16 +61,16 @@ export const pairedBootstrap = (ours: ReadonlyArray<number>, theirs: ReadonlyArr
 }
 
 /**
- * Expected greatest of n values drawn without replacement from the K given: no value's place in the list matters, and over samples of one
- * distribution its mean is E[max of n draws], whatever K >= n is.
+ * Expected maximum of n values drawn without replacement from the given K. The order of the values does not matter, and over samples from one
+ * distribution its mean is E[max of n draws] for any K >= n.
  *
  *     E = sum over i = n .. K of C(i-1, n-1) / C(K, n) x_(i),   x_(1) <= .. <= x_(K)
  *
- * C(i-1, n-1) of the C(K, n) subsets have x_(i) as their greatest. The weight of x_(K) is n/K; each next one down is (i-n)/(i-1) of the last.
+ * C(i-1, n-1) of the C(K, n) subsets have x_(i) as their maximum. The weight of x_(K) is n/K; each next lower weight is (i-n)/(i-1) times the previous one.
  */
 export const expectedMax = (values: ReadonlyArray<number>, n: number): number => {
   const k = values.length
-  if (!Number.isInteger(n) || n < 1 || n > k) throw new RangeError(`expectedMax: n must be a whole number from 1 to ${k}, got ${n}`)
+  if (!Number.isInteger(n) || n < 1 || n > k) throw new RangeError(`expectedMax: n must be an integer from 1 to ${k}, got ${n}`)
   const sorted = values.toSorted((a, b) => a - b)
   let [sum, weight] = [0, n / k]
   for (let i = k; i >= n; i--) {
@@ -78,7 +80,7 @@ export const expectedMax = (values: ReadonlyArray<number>, n: number): number =>
   return sum
 }
 
-/** Ranks from 1; equal values share the mean of the ranks that they take up. */
+/** Ranks from 1; equal values share the mean of their ranks. */
 export const ranks = (values: ReadonlyArray<number>): Array<number> => {
   const order = values.map((_, i) => i).sort((a, b) => values[a]! - values[b]!)
   const out = new Array<number>(values.length)
@@ -91,9 +93,10 @@ export const ranks = (values: ReadonlyArray<number>): Array<number> => {
   return out
 }
 
-/** Pearson's correlation; null where one side does not vary. */
+/** Pearson's correlation; null if one side does not vary. */
 export const correlation = (a: ReadonlyArray<number>, b: ReadonlyArray<number>): number | null => {
-  if (a.length !== b.length) throw new RangeError(`correlation: expected as many values on both sides, got ${a.length} and ${b.length}`)
+  if (a.length !== b.length)
+    throw new RangeError(`correlation: expected the same number of values on both sides, got ${a.length} and ${b.length}`)
   const [meanA, meanB] = [mean(a), mean(b)]
   let [ab, aa, bb] = [0, 0, 0]
   a.forEach((value, i) => {
@@ -105,10 +108,10 @@ export const correlation = (a: ReadonlyArray<number>, b: ReadonlyArray<number>):
   return aa === 0 || bb === 0 || a.length === 0 ? null : ab / Math.sqrt(aa * bb)
 }
 
-/** Spearman's rank correlation: Pearson's of the ranks, so that it holds with ties too; null where one side does not vary. */
+/** Spearman's rank correlation: Pearson's correlation of the ranks, valid with ties too; null if one side does not vary. */
 export const spearman = (a: ReadonlyArray<number>, b: ReadonlyArray<number>): number | null => correlation(ranks(a), ranks(b))
 
-/** Counts of values in [0, 1] in equal bins: bin i holds i / bins <= x < (i + 1) / bins, the last one 1 too. */
+/** Counts values in [0, 1] in equal bins: bin i counts i / bins <= x < (i + 1) / bins, and the last bin includes 1. */
 export const unitHistogram = (values: ReadonlyArray<number>, bins: number): Array<number> => {
   const counts = new Array<number>(bins).fill(0)
   for (const value of values) {

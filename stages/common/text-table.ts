@@ -1,7 +1,7 @@
-/** Figures as text: what the reports that people read in a terminal are made of. */
+/** Formats figures as text, for reports printed in a terminal. */
 import type { Estimate } from "./statistics.ts"
 
-/** Columns two spaces apart; the last is not padded. */
+/** Aligns columns, two spaces apart; the last is not padded. */
 export const columns = (rows: ReadonlyArray<ReadonlyArray<string>>): Array<string> => {
   const widths = rows[0]!.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)))
   return rows.map((row) =>

@@ -1,6 +1,6 @@
 /**
- * The token sequences of a whole dataset, one after another: in typed arrays, of 16 bits a token where the vocabulary allows, and beyond so many bytes in
- * a file. Each sequence has some whole numbers beside it that say what it is: where its parts end, how it was rated.
+ * Stores the token sequences of a whole dataset contiguously: in typed arrays, with 16 bits per token if the vocabulary allows, and beyond a size limit in
+ * a file. Each sequence has some integers stored with it: the ends of its parts, its rating.
  */
 import { closeSync, openSync, readSync, unlinkSync, writeSync } from "node:fs"
 import { join } from "node:path"
@@ -11,15 +11,15 @@ import { ArtifactError } from "../../schemas/artifact.ts"
 
 export interface TokenStoreOptions {
   readonly vocabSize: number
-  /** Where the file is made. Its name is removed as soon as it is open, so that the system frees it however the process ends. */
+  /** The folder of the file, which is unlinked right after it is opened, so that the system frees it however the process ends. */
   readonly folder: string
-  /** Bytes of tokens kept in memory; what comes after them goes into the file. */
+  /** Maximum bytes of tokens kept in memory; further tokens go to the file. */
   readonly memory?: number
-  /** Bytes that are allocated, and written, at once. */
+  /** Bytes allocated, and written, in one piece. */
   readonly chunk?: number
 }
 
-/** Numbers that grow at the end. */
+/** A growing array of numbers. */
 class Column {
   #values: Uint32Array | Float64Array
   length = 0
@@ -42,17 +42,17 @@ class Column {
 export class TokenStore {
   readonly #folder: string
   readonly #bytesPerToken: number
-  /** Tokens a chunk. */
+  /** Tokens per chunk. */
   readonly #chunkLength: number
-  /** Chunks kept in memory, at most so many. */
+  /** The chunks in memory, up to the limit. */
   readonly #chunks: Array<Uint16Array | Uint32Array> = []
   readonly #mostChunks: number
-  /** The chunk being filled: the last of `#chunks`, or one that goes into the file when it is full. */
+  /** The chunk being filled: the last of `#chunks`, or one that is written to the file when full. */
   #open: Uint16Array | Uint32Array
   #file: number | undefined
-  /** Tokens of all sequences. */
+  /** Total number of tokens. */
   #tokens = 0
-  /** Where the tokens and the numbers of each sequence begin, and where the last one's end. */
+  /** The start offset of each sequence's tokens and numbers, and the end of the last. */
   readonly #starts = new Column(new Float64Array(1024))
   readonly #firstNumbers = new Column(new Float64Array(1024))
   readonly #numbers = new Column(new Uint32Array(1024))
@@ -74,17 +74,17 @@ export class TokenStore {
       (store) => Effect.sync(() => store.close())
     )
 
-  /** How many sequences there are. */
+  /** Number of sequences. */
   get length(): number {
     return this.#starts.length - 1
   }
 
-  /** Tokens of a sequence. */
+  /** Number of tokens in a sequence. */
   sizeOf(index: number): number {
     return this.#starts.at(index + 1) - this.#starts.at(index)
   }
 
-  /** Adds a sequence: a buffer's tokens, and whole numbers below 2^32. Throws ArtifactError where the file can't be written. */
+  /** Adds a sequence: a buffer's tokens, and integers below 2^32. Throws ArtifactError if the file cannot be written. */
   add(tokens: TokenBuffer, numbers: ReadonlyArray<number>): void {
     for (let from = 0; from < tokens.length;) {
       const at = this.#tokens % this.#chunkLength
@@ -99,7 +99,7 @@ export class TokenStore {
     this.#firstNumbers.push(this.#numbers.length)
   }
 
-  /** The tokens of a sequence, or some of them. Throws ArtifactError where the file can't be read. */
+  /** The tokens of a sequence, or a range of them. Throws ArtifactError if the file cannot be read. */
   tokens(index: number, from = 0, to: number = this.sizeOf(index)): Array<number> {
     const start = this.#starts.at(index) + from
     const out = new Array<number>(to - from)
@@ -114,7 +114,7 @@ export class TokenStore {
     return out
   }
 
-  /** The numbers beside a sequence. */
+  /** The integers stored with a sequence. */
   numbers(index: number): Array<number> {
     const [from, to] = [this.#firstNumbers.at(index), this.#firstNumbers.at(index + 1)]
     return Array.from({ length: to - from }, (_, i) => this.#numbers.at(from + i))
@@ -131,7 +131,7 @@ export class TokenStore {
     return chunk
   }
 
-  /** The open chunk is full: it stays in memory, or goes into the file and is filled again. */
+  /** Handles a full chunk: it stays in memory, or is written to the file and reused. */
   #nextChunk(): void {
     const index = this.#tokens / this.#chunkLength
     if (index <= this.#mostChunks) {
@@ -140,7 +140,7 @@ export class TokenStore {
     }
     const bytes = new Uint8Array(this.#open.buffer)
     const position = (index - 1 - this.#mostChunks) * bytes.length
-    this.#attempt("room for it", (file) => {
+    this.#attempt("enough free space", (file) => {
       for (let done = 0; done < bytes.length;) done += writeSync(file, bytes, done, bytes.length - done, position + done)
     })
   }
@@ -151,7 +151,7 @@ export class TokenStore {
     const part = this.#bytesPerToken === 2 ? new Uint16Array(count) : new Uint32Array(count)
     const bytes = new Uint8Array(part.buffer)
     const position = ((chunk - this.#mostChunks) * this.#chunkLength + at) * this.#bytesPerToken
-    this.#attempt("what was written to it", (file) => {
+    this.#attempt("the bytes written before", (file) => {
       for (let done = 0; done < bytes.length;) {
         const count = readSync(file, bytes, done, bytes.length - done, position + done)
         if (count === 0) throw new Error(`it ends at byte ${position + done}`)
@@ -175,7 +175,7 @@ export class TokenStore {
       use(this.#file)
     } catch (cause) {
       throw ArtifactError.of({
-        doing: `Keeping tokens in the file ${path}`,
+        doing: `Storing tokens in the file ${path}`,
         expected,
         found: cause instanceof Error ? cause.message : String(cause),
         hint: "Free some space on that disk, and run again."

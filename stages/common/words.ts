@@ -1,2 +1,2 @@
-/** Words in lower case, runs of digits, and every other character that is no space by itself. */
+/** Splits a text into lower-case words, runs of digits, and all other characters except white space, one by one. */
 export const words = (text: string): ReadonlyArray<string> => text.toLowerCase().match(/\p{L}[\p{L}\p{M}]*|\p{N}+|[^\s\p{L}\p{N}]/gu) ?? []

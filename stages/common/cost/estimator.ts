@@ -1,4 +1,4 @@
-/** What a stage would cost, told beside the stage (docs/decisions/0007-cost-estimates.md). */
+/** Cost estimates of stages, exported next to the stages (docs/decisions/0007-cost-estimates.md). */
 import type { SpreadOver } from "../../../models/memory.ts"
 import type { Sizes } from "../../../runtime/define/cost.ts"
 import type { Many, Optional, Ports, Stage, StageInfo } from "../../../runtime/define/stage.ts"
@@ -8,33 +8,33 @@ import type { Size } from "./size.ts"
 import type { StageCost } from "./work.ts"
 
 type Given<P> = P extends Many<any> ? ReadonlyArray<Size> : P extends Optional<any> ? Size | undefined : Size
-/** What an estimate goes by. */
+/** The information available to a size estimate. */
 export interface Asked<Config = any, Inputs = any> {
   readonly config: Config
   readonly inputs: { readonly [K in keyof Inputs]: Given<Inputs[K]> }
-  /** What the pipeline expects of the output. */
+  /** The output sizes that the pipeline declares. */
   readonly expected: Sizes
 }
-/** What an estimate of a cost goes by. */
+/** The information available to a cost estimate. */
 export interface AskedCost<Config = any, Inputs = any> extends Asked<Config, Inputs> {
-  /** Bytes of memory of the GPU that is planned for. */
+  /** Memory of the target GPU, in bytes. */
   readonly deviceMemory: number
-  /** The ranks that the stage would be spread over; one unless given. */
+  /** The ranks that the stage would run on; one by default. */
   readonly spread?: SpreadOver | undefined
 }
-/** What the output's size follows from, and what making it costs; no cost where no tensor is computed. */
+/** Estimates the output's size and the cost of computing it; no cost for a stage without tensors. */
 export interface Estimate<Config = any, Inputs = any> {
   readonly size: (asked: Asked<Config, Inputs>) => Size
   readonly cost?: (asked: AskedCost<Config, Inputs>) => StageCost
 }
-/** The estimate of a stage. */
+/** The estimate of one stage. */
 export interface Estimator<Config = any, Inputs = any> extends Estimate<Config, Inputs> {
   readonly estimates: StageInfo
 }
 
 /**
- * A stage's estimate, for `caravan plan`: to be exported by the module that exports the stage, under any name. It is no part of the stage's code identity:
- * a better estimate makes nothing again. A stage of your own may have one too; without it `plan` lists the stage's cost as not known.
+ * Defines a stage's estimate for `caravan plan`. Export it, under any name, from the module that exports the stage. It is not part of the stage's code identity:
+ * improving an estimate does not invalidate results. Your own stages may have one too; without it, `plan` lists the stage's cost as unknown.
  *
  *     export const shoutCost = costOf(shout, {
  *       size: ({ inputs }) => inputs.texts,
@@ -49,7 +49,7 @@ export const costOf = <Config extends ConfigSchema, Inputs extends Ports, Output
 const isOf = (value: unknown, stage: StageInfo): value is Estimator =>
   typeof value === "object" && value !== null && "estimates" in value && value.estimates === stage
 
-/** The estimator of a stage, or of the stage that it is a variant of, as their modules export it; undefined where there is none. */
+/** The estimator of a stage, or of the stage that it is a variant of, as exported by their modules; undefined if there is none. */
 export const estimatorOf = async (stage: StageInfo): Promise<Estimator | undefined> => {
   const exported = Object.values((await import(stage.module)) as Record<string, unknown>)
   const own = exported.find((value) => isOf(value, stage))

@@ -1,18 +1,18 @@
 /**
- * The sizes of artifacts, as far as they are known before anything is made: what estimates of a plan's cost reckon from (docs/decisions/0007-cost-estimates.md).
+ * The sizes of artifacts, as far as they are known before anything runs: the basis of cost estimates (docs/decisions/0007-cost-estimates.md).
  *
- * A size that is not known is NaN, so that what is reckoned from it is not known either.
+ * An unknown size is NaN, so that everything computed from it is unknown too.
  */
 import type { LlamaConfig } from "../../../models/config.ts"
 import type { CostedModel } from "../../../models/memory.ts"
 import type { Sizes } from "../../../runtime/define/cost.ts"
 
-/** The size of an artifact; NaN and undefined where it is not known. */
+/** The size of an artifact; unknown parts are NaN or undefined. */
 export interface Size extends Required<Omit<Sizes, "model">> {
   readonly model: LlamaConfig | undefined
-  /** Of a reward model that was trained by LoRA: its adapter. */
+  /** For a reward model trained with LoRA: its adapter. */
   readonly adapter: CostedModel["adapter"]
-  /** Whether it stands in a reward model's place and has no weights: scoring by it is no work for tensors. */
+  /** Whether the artifact is a scorer without weights, used as a reward model: scoring with it needs no tensors. */
   readonly isScorer: boolean
 }
 
@@ -29,7 +29,7 @@ export const unknownSize: Size = {
   isScorer: false
 }
 
-/** A size with some of its parts set anew; as many prompts as rows, where those are set alone. */
+/** A size with some parts replaced; if only rows is given, prompts is set to the same number. */
 export const sized = (
   from: Size,
   sizes: Partial<Omit<Size, "model" | "adapter">> & { readonly model?: Size["model"]; readonly adapter?: Size["adapter"] }
@@ -39,7 +39,7 @@ export const sized = (
   ...sizes
 })
 
-/** Something that an estimate needs is not known. */
+/** Thrown when an estimate needs something that is unknown. */
 export class UnknownSizeError extends Error {}
 
 export const need = (value: number, what: string): number => {
@@ -50,9 +50,9 @@ export const rowCount = (size: Size, what: string): number => need(size.rows, `h
 export const promptLength = (size: Size, what: string): number => need(size.promptTokens, `how long the prompts of ${what} are`)
 export const dialogueLength = (size: Size, what: string): number => need(size.promptTokens + size.responseTokens, `how long ${what} are`)
 
-/** Several datasets as one. */
+/** Several datasets combined. */
 export const pool = (sets: ReadonlyArray<Size>): Size => {
-  // What is empty has no lengths, and adds nothing to those of the others.
+  // An empty dataset has no lengths and does not affect those of the others.
   const some = sets.filter(({ rows }) => rows !== 0)
   const rows = some.reduce((sum, set) => sum + set.rows, 0)
   const mean = (pick: (size: Size) => number) => some.reduce((sum, set) => sum + pick(set) * set.rows, 0) / rows
@@ -67,6 +67,6 @@ export const pool = (sets: ReadonlyArray<Size>): Size => {
   }
 }
 
-/** Each dataset by its weight. */
+/** The weighted mix of several datasets. */
 export const mixed = (sets: ReadonlyArray<Size>, weights: ReadonlyArray<number>): Size =>
   pool(sets.map((set, i) => sized(set, { rows: Math.round(set.rows * (weights[i] ?? NaN)) })))

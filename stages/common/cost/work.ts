@@ -1,4 +1,4 @@
-/** What a stage computes, and the memory that it takes: parts that estimates of its cost are put together from. */
+/** The computation and memory of a stage: building blocks of cost estimates. */
 import { decodingTraffic, forwardFlops, generationFlops, trainingFlops } from "../../../models/cost.ts"
 import { type CostedModel, generationMemory, type Memory, noMemory, type Precision, weightBytes } from "../../../models/memory.ts"
 import { type Size, UnknownSizeError } from "./size.ts"
@@ -8,14 +8,14 @@ export interface Work {
   readonly what: string
   readonly tokens: number
   readonly flops: number
-  /** FLOPs that are computed a second time, so that less need be kept in memory. */
+  /** FLOPs of recomputation, which saves memory. */
   readonly recomputed: number
-  /** Bytes read from memory, where decoding waits for them. */
+  /** Bytes read from memory, for decoding, which is limited by bandwidth. */
   readonly traffic: number
   readonly precision: Precision
 }
 
-/** How a stage that trains cuts a batch, and how many of its blocks compute their activations anew in the backward pass. */
+/** How a training stage splits a batch, and how many blocks recompute their activations in the backward pass. */
 export interface PlannedStep {
   readonly microBatch: { readonly rows: number } | { readonly tokens: number }
   readonly recompute: number
@@ -26,9 +26,9 @@ export interface StageCost {
   readonly work: ReadonlyArray<Work>
   readonly memory: Memory
   readonly step?: PlannedStep
-  /** What the stage keeps on the disk to resume from, in bytes; none: it keeps nothing of note. */
+  /** Bytes that the stage stores on disk to resume from; undefined if negligible. */
   readonly resume?: number
-  /** Told where the memory is more than the GPU has: what would fit. A sentence. */
+  /** Set if the stage needs more memory than the GPU has: a sentence on what would fit. */
   readonly advice?: string
 }
 
@@ -43,14 +43,14 @@ export const reading = (what: string, model: CostedModel, precision: Precision, 
   return { what, tokens, flops: forwardFlops(model, tokens, length), recomputed: 0, traffic: 0, precision }
 }
 
-/** `recompute` blocks are read a second time in the backward pass. */
+/** `recompute` blocks compute their forward pass a second time in the backward pass. */
 export const training = (what: string, model: CostedModel, precision: Precision, rows: number, length: number, recompute = 0): Work => {
   const tokens = rows * length
   const recomputed = (forwardFlops(model, tokens, length) * recompute) / model.config.layers
   return { what, tokens, flops: trainingFlops(model, tokens, length), recomputed, traffic: 0, precision }
 }
 
-/** Reading `rows` prompts, then decoding `batchSize` sequences at a time. */
+/** Reads `rows` prompts, then decodes `batchSize` sequences at a time. */
 export const generating = (
   model: CostedModel,
   precision: Precision,
@@ -76,7 +76,7 @@ export const generating = (
   ]
 }
 
-/** A model that is read: what reading takes stands in `activations`. */
+/** The memory of a frozen model; `activations` is the working memory of its forward pass. */
 export const frozen = (model: CostedModel, precision: Precision, activations: number): Memory => ({
   ...noMemory,
   weights: weightBytes(model, precision),

@@ -172,7 +172,7 @@ describe("a log of batches", () => {
     await put(await opened(folder), "2 of seed 7", 1)
     const error = put(await opened(folder), "2 of seed 8", 1)
     await expect(error).rejects.toThrow(
-      /expected batch 1 to be 2 of seed 8, found 2 of seed 7\. Remove the folder .*000000000001 and run again/
+      /expected batch 1 to be 2 of seed 8, found 2 of seed 7\. Delete the folder .*000000000001 and run again/
     )
   })
 })
@@ -234,7 +234,7 @@ describe("a judge's verdicts", () => {
     // A checkpoint is due in an hour: what was paid for does not wait for it.
     const checkpoints = openCheckpoints({ folder, seconds: 3600 }, () => {})
     const { message } = await Effect.runPromise(Effect.flip(stageEffect(one.stage, one.inputs, one.config, { checkpoints })))
-    expect(message).toMatch(/answered 400 .* after [45] of 10 verdicts\. They are kept for the next run/)
+    expect(message).toMatch(/answered 400 .* after [45] of 10 verdicts\. They are stored for the next run/)
     failAt = Infinity
     const before = asked.length
     const given = Number(/after (\d)/.exec(message)![1])
@@ -254,7 +254,7 @@ describe("a judge's verdicts", () => {
       Effect.runPromise(run(pipeline, {}, { settings }).pipe(Effect.provide(services(home))))
     const first = await attempt({})
     const error = first.nodes.find(({ id }) => id === "judged")!.error
-    expect(error).toMatch(/gave 2 answers of 6 .* raise maxUnreadable and run again: no pair is asked for twice\./)
+    expect(error).toMatch(/gave 2 of 6 answers .* raise maxUnreadable and run again: no pair is asked for twice\./)
     expect(asked).toHaveLength(6)
     const journal = join(home, "verdicts.jsonl")
     const second = await attempt({

@@ -71,6 +71,6 @@ describe("a token store", () => {
     const nowhere = join(folder, "nowhere")
     const fill = () => filled(new TokenStore({ vocabSize: 300, folder: nowhere, memory: 64, chunk: 64 }), draw(100, 300))
     expect(fill).toThrow(ArtifactError)
-    expect(fill).toThrow(`Keeping tokens in the file ${join(nowhere, ".tokens")}: expected room for it, found ENOENT`)
+    expect(fill).toThrow(`Storing tokens in the file ${join(nowhere, ".tokens")}: expected enough free space, found ENOENT`)
   })
 })

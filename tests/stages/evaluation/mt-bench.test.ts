@@ -168,7 +168,7 @@ describe("MT-Bench by grades", () => {
   it("stops at a judge that gives more answers that are no grade than may be", async () => {
     judge = () => "No."
     expect(await failureOf(gradeMtBench, { file: external, ...(await inputsOf(whole)) }, config())).toMatch(
-      /The judge m gave 4 answers of \d that are no verdict .*more than the 0\.5 of 6 that maxUnreadable allows/
+      /The judge m gave 4 of \d answers without a readable verdict .*more than the share 0\.5 of 6 that maxUnreadable allows/
     )
   })
   it("refuses answers to other questions, second turns after other answers, and files without a question", async () => {

@@ -95,10 +95,10 @@ describe("the stage", () => {
     // Two answers at two temperatures are one at each.
     expect(await failure(["a"], [...answers("a", 1, "x"), ...answers("a", 2, "x")])).toMatch(/no prompt with two answers/)
     expect(await failure(["a"], answers("a", 1, "x", "y"), answers("a", 1, "x", "y"))).toMatch(/found 2 sets and the names \["a"\]/)
-    expect(await failure([])).toMatch(/one at least, found 0 sets/)
+    expect(await failure([])).toMatch(/at least one set, and a distinct name for each, found 0 sets/)
     // The same sample twice would be alike by itself.
     expect(await failure(["a"], [...answers("a", 1, "x", "y"), ...answers("a", 1, "x", "y")])).toMatch(
-      /two of sample 0 of prompt "a"\. Give each version's samples as a set of its own/
+      /two rows for sample 0 of prompt "a"\. Pass each version's samples as a separate set/
     )
   })
 

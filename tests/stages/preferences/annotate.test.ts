@@ -281,23 +281,23 @@ describe("a judge", () => {
       seen = []
       answers = () => ({ raw })
       const message = await failure({ environment: { JUDGE_KEY: "sk-1234567890" }, concurrency: 1 })
-      expect(message).toMatch(/Asking the judge m at .*: what it answered is not JSON \(is this the address/)
+      expect(message).toMatch(/Asking the judge m at .*: its answer is not JSON \(is this the URL/)
       expect(message).not.toMatch(/sk-1/)
       expect(seen.length).toBe(1)
     }
     answers = () => ({ raw: "null" })
-    expect(await failure({ concurrency: 1 })).toMatch(/gave 3 answers of 3 that are no verdict/)
+    expect(await failure({ concurrency: 1 })).toMatch(/gave 3 of 3 answers without a readable verdict/)
   })
   it("that answers nonsense or refuses: a few pairs are left out, more stop the stage", async () => {
     answers = (body, count) => (count === 3 ? { content: "I'd rather not." } : sensible(body))
     expect((await Effect.runPromise(judge({ concurrency: 1 }))).filter((verdict) => verdict === null)).toHaveLength(1)
     answers = () => ({ content: '{"better": 3}' })
-    expect(await failure({ concurrency: 1 })).toMatch(/gave 3 answers of 3 that are no verdict .*more than the 0\.2 of 12/)
+    expect(await failure({ concurrency: 1 })).toMatch(/gave 3 of 3 answers without a readable verdict .*more than the share 0\.2 of 12/)
   })
   it("may give no answer that is no verdict where maxUnreadable is 0; of a few pairs one, where it is more", async () => {
     const once = (body: string, count: number) => (count === 2 ? { content: "No." } : sensible(body))
     answers = once
-    expect(await failure({ maxUnreadable: 0, concurrency: 1 })).toMatch(/gave 1 answers of 2 that are no verdict .*more than the 0 of 12/)
+    expect(await failure({ maxUnreadable: 0, concurrency: 1 })).toMatch(/gave 1 of 2 answers without a readable verdict .*more than the share 0 of 12/)
     seen = []
     const few = await Effect.runPromise(judge({ maxUnreadable: 0.01, concurrency: 1 }, rows.slice(0, 3)))
     expect(few.filter((verdict) => verdict === null)).toHaveLength(1)
@@ -315,7 +315,7 @@ describe("a judge", () => {
   it("is asked again for what was no verdict, once those are too many: it may have been mended since", async () => {
     const journal = join(root, "nonsense.jsonl")
     answers = (body, count) => (count % 2 === 0 ? { content: "No." } : sensible(body))
-    expect(await failure({ journal, concurrency: 1 })).toMatch(/gave 3 answers of 6 that are no verdict/)
+    expect(await failure({ journal, concurrency: 1 })).toMatch(/gave 3 of 6 answers without a readable verdict/)
     seen = []
     answers = sensible
     const verdicts = await Effect.runPromise(judge({ journal, concurrency: 1 }))
@@ -333,7 +333,7 @@ describe("a judge", () => {
   it("loses no verdict that it gave: they are read again from the journal, whose cut-off end is asked again", async () => {
     const journal = join(root, "verdicts.jsonl")
     answers = (body, count) => (count > 5 ? { status: 400 } : sensible(body))
-    expect(await failure({ journal, concurrency: 1 })).toMatch(/after 5 of 12 verdicts\. They are kept in/)
+    expect(await failure({ journal, concurrency: 1 })).toMatch(/after 5 of 12 verdicts\. They are stored in/)
     writeFileSync(journal, readFileSync(journal, "utf8").slice(0, -20))
     seen = []
     answers = sensible

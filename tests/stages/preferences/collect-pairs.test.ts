@@ -97,7 +97,7 @@ describe("prompts of which none leaves room for an answer", () => {
   const shortest = encodePrompt(tokenizer, [{ role: "user", content: "ab" }]).length
   it.each([
     ["maxNewTokens takes the context", prompts, { maxNewTokens: 160 }, `Lower maxNewTokens to ${160 - shortest} or less`],
-    ["all are too long", [ask("long", "ba".repeat(200))], { maxNewTokens: 6 }, "Give shorter prompts, or a model with a longer context."]
+    ["all are too long", [ask("long", "ba".repeat(200))], { maxNewTokens: 6 }, "Use shorter prompts, or a model with a longer context."]
   ])("stop the stage, with the figures: %s", async (_, rows, { maxNewTokens }, advice) => {
     const given = await rowsArtifact(Prompts, rows)
     const least = Math.min(...rows.map(({ messages }) => encodePrompt(tokenizer, messages).length))
@@ -106,7 +106,7 @@ describe("prompts of which none leaves room for an answer", () => {
       await failureOf(sample, { policy: inputs.first, prompts: given }, { maxNewTokens })
     ]) {
       expect(message).toContain(
-        `Sampling answers to ${rows.length} prompts: expected some that fit 160 tokens of the model's context less ${maxNewTokens} of an answer (maxNewTokens), found none: the shortest has ${least} tokens.`
+        `Sampling answers to ${rows.length} prompts: expected at least one that fits the model's context of 160 tokens minus ${maxNewTokens} for the answer (maxNewTokens), found none: the shortest has ${least} tokens.`
       )
       expect(message).toContain(advice)
     }

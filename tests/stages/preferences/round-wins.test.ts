@@ -66,6 +66,6 @@ describe("wins by a round's pairs", () => {
     expect(await failureOf(roundWins, inputs, { names: ["one"] })).toMatch(
       /expected pairs of an answer of the newer model and one of another, found "a", with no answer of it/
     )
-    expect(await failureOf(roundWins, inputs, { names: ["one", "two"] })).toMatch(/expected a name of its own for each set/)
+    expect(await failureOf(roundWins, inputs, { names: ["one", "two"] })).toMatch(/expected at least one set, and a distinct name for each/)
   })
 })

@@ -64,7 +64,7 @@ describe("an id that stands for two prompts", () => {
   const other = completion("a", 1, 2, { prompt: [{ role: "user", content: "another" }] })
   it("is refused where the best are chosen or kept: one prompt would be lost", async () => {
     const wrong =
-      /expected an id to stand for one prompt, found two different prompts with the id "a", "a" .* and "another" .*ids of their own/
+      /expected every id to stand for one prompt, found two different prompts with the id "a", "a" .* and "another" .*distinct ids/
     const sets = [await scored([completion("a", 0, 1)]), await scored([other])]
     expect(await failureOf(selectBest, { scored: sets })).toMatch(wrong)
     expect(await failureOf(keepBest, { scored: await scored([completion("a", 0, 1), other]) })).toMatch(wrong)

@@ -119,7 +119,7 @@ describe("the stage", () => {
     expect(await failure([cold, hot], { n: 4 })).toMatch(/expected n of 3 at most, found 4/)
     expect(await failure([cold, hot.slice(0, 2)])).toMatch(/as many samples a prompt at each temperature, found 3 at 0\.5, 2 at 1\.5/)
     expect(await failure([cold, hot.map((row) => ({ ...row, policy: "q" }))])).toMatch(/samples of one checkpoint, found samples of 2/)
-    expect(await failure([cold, cold])).toMatch(/samples at 0\.5: .*two of sample 0 of prompt "a"/)
+    expect(await failure([cold, cold])).toMatch(/samples at 0\.5: .*two rows for sample 0 of prompt "a"/)
     expect(await failure([cold, hot.map((row) => ({ ...row, promptId: "b" }))])).toMatch(
       /no prompt that has a sample to choose at each of the 2/
     )

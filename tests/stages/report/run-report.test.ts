@@ -102,7 +102,7 @@ describe("the report on a run on data of one's own", () => {
   })
   it("refuses names that are not as many as the sets, and a version without a score", async () => {
     expect(await failureOf(runReport, await inputs(), { ...config, versions: ["ppo"] })).toMatch(
-      /expected a name of its own for each set.*found 2 sets/
+      /expected at least one set, and a distinct name for each.*found 2 sets/
     )
     const none = { ...(await inputs()), controls: [await rowsArtifact(ScoredCompletions, [])] }
     expect(await failureOf(runReport, none, config)).toMatch(/report on longer/)

@@ -367,7 +367,7 @@ describe("training a reward model", () => {
   it("on pairs none of which fits says so", async () => {
     const long = await rowsArtifact(Preferences, [pair("1", "ab".repeat(100), "b", null, null)])
     expect(await failureOf(helpfulnessRewardModel, { init: await policy(), pairs: long })).toBe(
-      "Nothing to train a reward model on: got 1 pairs, 1 longer than 48 tokens. Give a model with a longer context."
+      "Nothing to train a reward model on: got 1 pairs, 1 longer than 48 tokens. Use a model with a longer context."
     )
   })
   it("counts pairs of which the chat format can't hold a response apart from long ones, and names the first where none is left", async () => {
@@ -380,7 +380,7 @@ describe("training a reward model", () => {
     )
     expect(trained.metrics).toMatchObject({ pairs: 32, tooLong: 1, format: 1 })
     expect(await failureOf(helpfulnessRewardModel, { init, pairs: await rowsArtifact(Preferences, unfit) })).toMatch(
-      /got 2 pairs, 1 longer than 48 tokens and 1 that the chat format can't hold\. .* is "tagged": Message 2 \(assistant\) contains the tag <<SYS>>/
+      /got 2 pairs, 1 longer than 48 tokens and 1 that the chat format cannot represent\. .* is "tagged": Message 2 \(assistant\) contains the tag <<SYS>>/
     )
   })
 })

@@ -101,33 +101,33 @@ describe("a scorer that gives no number says so", () => {
   const doing = (n: number, of = "the function sums.ts") =>
     `Scoring answer ${n} of 2 (to prompt p7#1) by ${of}: expected a number from -16 to 16, found`
   it.each([
-    ["throw", "that it threw RangeError: no such answer. Mend it and run again."],
-    ["exit", "that it ended with code 3 after saying: looking at 7. Mend it and run again."],
-    ["nan", '"NaN". Give each answer a number of that size: 1 for right and 0 for wrong, for example.'],
-    ["text", '"1". Give each answer a number of that size: 1 for right and 0 for wrong, for example.'],
-    ["large", "100. Give each answer a number of that size: 1 for right and 0 for wrong, for example."],
-    ["nothing", "undefined. Give each answer a number of that size: 1 for right and 0 for wrong, for example."]
+    ["throw", "that it threw RangeError: no such answer. Fix it and run again."],
+    ["exit", "that it ended with code 3 after printing: looking at 7. Fix it and run again."],
+    ["nan", '"NaN". Return a number in that range for each answer, for example 1 for correct and 0 for wrong.'],
+    ["text", '"1". Return a number in that range for each answer, for example 1 for correct and 0 for wrong.'],
+    ["large", "100. Return a number in that range for each answer, for example 1 for correct and 0 for wrong."],
+    ["nothing", "undefined. Return a number in that range for each answer, for example 1 for correct and 0 for wrong."]
   ])("when it does this: %s", async (text, found) => {
     expect(await failure(text)).toBe(`${doing(2)} ${found}`)
   })
   it("when it never ends", async () => {
     expect(await failure("never", byFunction, { timeout: 2 })).toBe(
-      `${doing(2)} nothing within 2 seconds. It never ends on this answer, or needs longer: mend it, or raise timeout.`
+      `${doing(2)} nothing within 2 seconds. It does not finish for this answer, or needs longer: fix it, or raise timeout.`
     )
   })
   it("when a program ends, or answers nothing", async () => {
     const program = "the program program.mjs"
     expect(await failure("die", byProgram)).toBe(
-      `${doing(2, program)} that it ended with code 4 after saying: can't go on. Mend it and run again.`
+      `${doing(2, program)} that it ended with code 4 after printing: can't go on. Fix it and run again.`
     )
     expect(await failure("silent", byProgram, { timeout: 2 })).toBe(
-      `${doing(2, program)} nothing within 2 seconds. It must write a line for each that it reads, at once (flush its output). Mend it, or raise timeout.`
+      `${doing(2, program)} nothing within 2 seconds. It must write one line for each line that it reads, immediately (flush the output). Fix it, or raise timeout.`
     )
   })
   it("when a program gives more numbers than there are answers", async () => {
     const rows = await completions("twice", "7", "7")
     expect(await failureOf(score, { reward: await byProgram(), completions: rows })).toMatch(
-      /^Scoring answer [23] of 3 \(to prompt p7#[12]\) by the program program\.mjs: .* found a line more than there were answers: "(0\.5|1)"\. It must write one line for each/
+      /^Scoring answer [23] of 3 \(to prompt p7#[12]\) with the program program\.mjs: .* found an extra line: "(0\.5|1)"\. It must write exactly one line for each/
     )
   })
   it("when there is no such program", async () => {
@@ -198,7 +198,7 @@ describe("a judge", () => {
         reward: await runStage(helpfulnessScorer, {}, { kind: "judge", ...config }),
         completions: await completions("good")
       })
-    expect(await of({})).toContain("A judge needs an endpoint: set url (as https://host/v1) and model.")
+    expect(await of({})).toContain("A judge needs an endpoint: set url (for example https://host/v1) and model.")
     expect(await of({ url, model: "m", keyVariable: "NO_SUCH_KEY" })).toContain("environment variable NO_SUCH_KEY, which is not set")
   })
   it.each([

@@ -406,7 +406,7 @@ describe("a classifier that was trained", () => {
     const trained = await runStage(safetyClassifier, await given([...unfit, sound]), { ...training, epochs: 1 })
     expect(trained.metrics).toMatchObject({ examples: 1, tooLong: 1, format: 1 })
     expect(await failureOf(safetyClassifier, await given(unfit), training)).toMatch(
-      /got 2 examples, 1 longer than 120 tokens and 1 that the chat format can't hold\. .* is "tagged": Message 1 \(user\) contains the tag \[\/INST\]/
+      /got 2 examples, 1 longer than 120 tokens and 1 that the chat format cannot represent\. .* is "tagged": Message 1 \(user\) contains the tag \[\/INST\]/
     )
   })
   it("is bitwise the same when it is trained again", async () => {

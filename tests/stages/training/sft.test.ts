@@ -130,16 +130,16 @@ describe("the stage", () => {
     const mixed = await runStage(sft, { init, demonstrations: await rowsArtifact(Demonstrations, [tagged, fit]) }, config)
     expect(mixed.metrics).toMatchObject({ examples: 1, tooLong: 0, format: 1 })
     expect(await failureOf(sft, { init, demonstrations: await rowsArtifact(Demonstrations, [tagged]) }, config)).toBe(
-      "Nothing to fine-tune on: got 1 demonstrations, 1 that the chat format can't hold. The first that the format can't hold is " +
+      "Nothing to fine-tune on: got 1 demonstrations, 1 that the chat format cannot represent. The first row that the format cannot represent is " +
         '"tagged": Message 2 (assistant) contains the tag [INST] of Llama 2\'s chat format. Remove the tag or the dialogue.'
     )
     const long: Demonstration = { id: "long", messages: [user("z".repeat(90)), assistant("a")], loss: "answers" }
     const both = { init, demonstrations: await rowsArtifact(Demonstrations, [tagged, long]) }
     expect(await failureOf(sft, both, { ...config, sequenceLength: 4096 })).toMatch(
-      /got 2 demonstrations, 1 longer than 80 tokens and 1 that the chat format can't hold\. Give a model with a longer context\. The first/
+      /got 2 demonstrations, 1 longer than 80 tokens and 1 that the chat format cannot represent\. Use a model with a longer context\. The first/
     )
     expect(await failureOf(sft, { init, demonstrations: await rowsOf() }, config)).toBe(
-      "Nothing to fine-tune on: got 0 demonstrations. Look at the stage before this one."
+      "Nothing to fine-tune on: got 0 demonstrations. Check the output of the previous stage."
     )
   })
   it("in bfloat16 keeps its weights in bfloat16 and has nearly the same losses", async () => {

@@ -153,7 +153,7 @@ describe("a version's line of the table", () => {
     ).toMatch(/of which 0 are not graded and 2 are graded for another model/)
     expect(await failure(answers, [])).toMatch(/9 and 0 samples with no prompt in common/)
     expect(await failure([], scores)).toMatch(/Nothing to evaluate: got no graded completions/)
-    expect(await failure([...answers, answers[0]!], scores)).toMatch(/two of sample 0 of prompt "hat"/)
+    expect(await failure([...answers, answers[0]!], scores)).toMatch(/two rows for sample 0 of prompt "hat"/)
   })
 })
 
@@ -198,7 +198,7 @@ describe("the gain of one version over another", () => {
     // The same id as a safety prompt on one side only is no prompt in common.
     expect(await refused(["x", "y"], "x", [row("a", 0, 1)], [row("a", 0, 1, 1, true)])).toMatch(/no prompt that both/)
     expect(await refused(["x", "y"], "z", sft, v1)).toMatch(/expected "z" to be one of the versions, found x, y/)
-    expect(await refused(["x"], "x", sft, v1)).toMatch(/a name of its own for each set, one at least, found 2 sets and the names \["x"\]/)
-    expect(await refused(["x", "x"], "x", sft, v1)).toMatch(/a name of its own/)
+    expect(await refused(["x"], "x", sft, v1)).toMatch(/at least one set, and a distinct name for each, found 2 sets and the names \["x"\]/)
+    expect(await refused(["x", "x"], "x", sft, v1)).toMatch(/a distinct name for each/)
   })
 })
