@@ -179,7 +179,7 @@ const generateBatch = (
 
 const notFinite = (sequence: number, token: number): NotFiniteLogitsError =>
   new NotFiniteLogitsError(
-    `generate: the model's logits are not finite (sequence ${sequence}, token ${token}); its weights are damaged or its training diverged`
+    `generate: the model's logits are not numbers (sequence ${sequence}, token ${token}); its weights are damaged or its training diverged`
   )
 
 const generateOnGpu = (

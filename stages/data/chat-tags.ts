@@ -1,6 +1,6 @@
 /**
- * Tags of Llama 2's chat format in the texts of a user's file. `[INST]` is ordinary text there: a user's that holds it would end a turn. Meta's code refuses
- * such a dialogue, and so does what comes after here (models/llama2-format.ts): it is decided where texts come in, so that all later stages see the same.
+ * Handles tags of Llama 2's chat format in a user's texts. `[INST]` is ordinary text there, but in a dialogue it would end a turn. Meta's code refuses
+ * such dialogues, and so do later stages (models/llama2-format.ts). Texts are checked at import, so that all later stages see the same.
  */
 import { BadRow } from "../../data/records.ts"
 import { escapeTags, tagIn, withTag } from "../../models/llama2-format.ts"
@@ -9,16 +9,16 @@ import type { Message } from "../../schemas/rows.ts"
 
 export const chatTags = hyper(
   "refuse",
-  "rows whose text holds a tag of the chat format ([INST], <<SYS>> or what closes them): skipped, as Meta's code refuses them, or kept with a backslash in each tag",
+  "what to do with rows whose text contains a tag of Llama 2's chat format ([INST], [/INST], <<SYS>>, <</SYS>>): refuse skips the row, as Meta's code does; escape inserts a backslash into each tag",
   ["refuse", "escape"]
 )
 
-/** A text without the format's tags. Throws BadRow for one that holds a tag, if such texts are refused. */
+/** The text without the format's tags. Throws BadRow for a text with a tag if `tags` is "refuse". */
 export const withoutTags = (text: string, field: string, tags: "refuse" | "escape"): string => {
   const tag = tagIn(text)
   if (tag === undefined) return text
   if (tags === "escape") return escapeTags(text)
-  throw new BadRow(field, `the tag ${tag} of the chat format in the text (chatTags "escape" keeps such rows)`, withTag)
+  throw new BadRow(field, `the text contains the tag ${tag} of the chat format (chatTags "escape" keeps such rows)`, withTag)
 }
 
 export const messagesWithoutTags = (messages: ReadonlyArray<Message>, field: string, tags: "refuse" | "escape"): ReadonlyArray<Message> =>

@@ -1,6 +1,6 @@
 /**
- * What goes out of data before anything is trained on it: rows that are there twice, word for word or nearly, rows that say nothing, and what evaluation sets hold
- * (Llama 2 A.6; Brown et al. 2020, C: runs of 13 words). Each rule counts what it takes; the order of the rows stays.
+ * Removes rows from data before training: duplicates and near-duplicates, rows without content, and rows that overlap with evaluation sets
+ * (Llama 2 A.6; Brown et al. 2020, C: runs of 13 words). Each rule counts the rows it removes; the order of the rows is kept.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -27,31 +27,31 @@ import { costOf } from "../common/cost/estimator.ts"
 export const CleanConfig = Schema.Struct({
   nearDuplicates: hyper(
     0,
-    "similarity (Jaccard, of runs of five words) to an earlier row from which a row is nearly the same and goes; 0 leaves such rows in. 0.8 is usual",
+    "minimum Jaccard similarity, over runs of five words, at which a row is removed as a near-duplicate of an earlier row; 0.8 is common, 0 keeps near-duplicates",
     { min: 0, max: 1 }
   ),
   sharedWords: hyperInt(
     13,
-    "words in a row of an evaluation prompt that a row may not have (Brown et al. 2020, C: 13); a shorter prompt may not be asked at all. 0: only whole prompts count",
+    "number of consecutive words shared with an evaluation prompt at which a row is removed (Brown et al. 2020, C: 13); shorter prompts are matched as a whole; 0 matches only whole prompts",
     { min: 0 }
   )
 })
 
-/** What a rule needs of a row. */
+/** The parts of a row that the rules use. */
 export interface Parts {
-  /** All that tells it from other rows, as one text; nothing that says where it came from. */
+  /** The row's content as one text that identifies it, without its origin. */
   readonly whole: string
-  /** Its texts. */
+  /** All its texts. */
   readonly texts: ReadonlyArray<string>
-  /** What the user says in it. */
+  /** The user's messages. */
   readonly asked: ReadonlyArray<string>
-  /** Texts that must say something, and two answers that must differ. */
+  /** Texts that must not be empty; two answers must differ. */
   readonly answers: ReadonlyArray<string>
 }
 
 const said = (messages: ReadonlyArray<Message>): ReadonlyArray<string> => messages.map(({ content }) => content)
 const asked = (messages: ReadonlyArray<Message>): ReadonlyArray<string> => said(messages.filter(({ role }) => role === "user"))
-/** Texts as one, in which each can be told from the next. */
+/** Joins texts unambiguously. */
 const joined = (texts: ReadonlyArray<string>): string => texts.map((text) => `${text.length}:${text}`).join("")
 const turns = (messages: ReadonlyArray<Message>): string =>
   messages.map(({ content, role }) => `${role}${content.length}:${content}`).join("")
@@ -76,7 +76,7 @@ export const partsOfPrompt = ({ messages }: Prompt): Parts => ({
 })
 export const partsOfText = ({ text }: { readonly text: string }): Parts => ({ whole: text, texts: [text], asked: [], answers: [text] })
 
-/** Words that evaluation sets hold: whole prompts, and runs of so many words. */
+/** The words of evaluation sets: whole prompts, and runs of a fixed number of words. */
 export class EvaluationWords {
   readonly #length: number
   readonly #prompts = new DigestSet()
@@ -90,7 +90,7 @@ export class EvaluationWords {
     this.#prompts.add(words.join(" "))
     if (this.#length > 0) for (const run of runsOf(words, this.#length)) this.#runs.add(run)
   }
-  /** Whether a row asks what they ask, or has a run of theirs. */
+  /** Whether a row asks a question from the evaluation sets, or shares a run of words with them. */
   isIn({ asked: questions, texts }: Parts): boolean {
     if (this.#prompts.size === 0) return false
     if (questions.some((question) => this.#prompts.has(wordsOf(question).join(" ")))) return true
@@ -103,7 +103,7 @@ type Rule = (typeof rules)[number]
 
 const says = (text: string): boolean => text.trim() !== ""
 
-/** Which rule takes a row, if any, and what makes it one that is there before; of so many rows in all. */
+/** Returns the rule that removes a row, if any, and marks rows as seen. `rows`: the total number of rows. */
 export const cleaner = (nearDuplicates: number, evaluation: EvaluationWords, rows: number) => {
   const digests = new DigestSet()
   const near = nearDuplicates > 0 ? new NearDuplicates(nearDuplicates, rows) : undefined
@@ -120,11 +120,11 @@ export const cleaner = (nearDuplicates: number, evaluation: EvaluationWords, row
 }
 
 const cleanStage = <Row>(name: string, type: DatasetType<Row>, partsOf: (row: Row) => Parts) => ({
-  description: "rows without those that are there before, say nothing, or hold what evaluation sets hold (A.6)",
+  description: "removes duplicate rows, rows without content, and rows that overlap with evaluation sets (A.6)",
   config: CleanConfig,
   inputs: {
     rows: type,
-    /** Datasets whose rows count as there before. */
+    /** Datasets whose rows count as seen: a duplicate of one of them is removed. */
     others: Stage.many(type),
     evaluation: Stage.many(Prompts)
   },

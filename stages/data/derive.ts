@@ -1,4 +1,4 @@
-/** Stages that turn one dataset into another: running text, demonstrations and prompts from preference pairs; halves of a dataset. */
+/** Stages that derive one dataset from another: running text, demonstrations and prompts from preference pairs; parts of a dataset. */
 import { createHash } from "node:crypto"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -12,18 +12,18 @@ import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
 import { isUsable, withoutFaults } from "../common/unfit.ts"
 
-/** The dialogue that a response of a pair makes. */
+/** The dialogue of a pair's prompt and one of its responses. */
 const dialogueOf = (pair: Preference, response: "chosen" | "rejected") => [
   ...pair.prompt,
   { role: "assistant" as const, content: pair[response] }
 ]
 
 export const preferenceTexts = Stage.make("preference-texts", {
-  description: "the dialogues of preference pairs as running text in the chat format, to pretrain on",
+  description: "the dialogues of preference pairs as running text in the chat format, for pretraining",
   config: Schema.Struct({
     responses: hyper(
       "both",
-      "with both responses of a pair: so nothing is told of which was chosen, and pairs may be held out later; or the chosen one only",
+      "which responses of a pair to include: both (reveals no preference, so that pairs may be held out later) or only the chosen one",
       ["both", "chosen"]
     )
   }),
@@ -69,10 +69,10 @@ export const preferenceDemonstrations = Stage.make("preference-demonstrations", 
 })
 
 export const preferencePrompts = Stage.make("preference-prompts", {
-  description: "the prompts of preference pairs, a random share of them, each once",
+  description: "the distinct prompts of preference pairs, or a random selection of them",
   config: Schema.Struct({
-    count: hyperInt(0, "prompts drawn at random; 0 takes all", { min: 0 }),
-    safety: hyper(false, "whether these prompts are meant to draw out something unsafe (§3.2.3: is_safety)")
+    count: hyperInt(0, "number of prompts drawn at random; 0 uses all prompts", { min: 0 }),
+    safety: hyper(false, "whether these prompts are meant to elicit something unsafe (§3.2.3: is_safety)")
   }),
   inputs: { preferences: Preferences },
   output: Prompts,
@@ -81,7 +81,7 @@ export const preferencePrompts = Stage.make("preference-prompts", {
     const distinct = new Map(rows.map((row) => [JSON.stringify(row.prompt), { id: row.id, messages: row.prompt }]))
     const all = yield* withoutFaults([...distinct.values()], skipped, "prompts")
     const drawn = config.count === 0 ? all : new Random(seed, "prompts").shuffle(all).slice(0, config.count)
-    // Pairs of several files may have one id; prompts that differ have not.
+    // Pairs from several files may share an id, but prompts with different content may not.
     const named = Map.groupBy(all, ({ id }) => id)
     const idOf = ({ id, messages }: (typeof all)[number]) =>
       named.get(id)!.length === 1 ? id : `${id}-${createHash("sha256").update(JSON.stringify(messages)).digest("hex").slice(0, 12)}`
@@ -92,7 +92,7 @@ export const preferencePrompts = Stage.make("preference-prompts", {
   })
 })
 
-/** Which of `folds` parts a pair is in: by its first question, so that dialogues that begin alike stay together. */
+/** Which of `folds` parts a pair belongs to, by its first question, so that dialogues that start alike stay together. */
 export const foldOf = (pair: Preference, folds: number): number =>
   createHash("sha256")
     .update(pair.prompt.find((message) => message.role === "user")?.content ?? "")
@@ -100,11 +100,11 @@ export const foldOf = (pair: Preference, folds: number): number =>
     .readUInt32LE(0) % folds
 
 export const foldPreferences = Stage.make("fold-preferences", {
-  description: "one part of a preference dataset, or all but that part, for cross-validation",
+  description: "one part of a preference dataset, or all other parts, for cross-validation",
   config: Schema.Struct({
-    folds: hyperInt(2, "parts in all", { min: 2 }),
-    fold: hyperInt(0, "which part, from 0", { min: 0 }),
-    part: hyper("inside", "that part, or the rest", ["inside", "outside"])
+    folds: hyperInt(2, "number of parts", { min: 2 }),
+    fold: hyperInt(0, "index of the part, from 0", { min: 0 }),
+    part: hyper("inside", "inside: the rows of that part; outside: all other rows", ["inside", "outside"])
   }),
   inputs: { preferences: Preferences },
   output: Preferences,

@@ -12,23 +12,26 @@ import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
 
 export const FilterConfig = Schema.Struct({
-  minCharacters: hyperInt(1, "of the last answer", { min: 0 }),
-  maxCharacters: hyperInt(8000, "of the last answer", { min: 1 }),
-  maxTurns: hyperInt(20, "user messages of a dialogue", { min: 1 }),
-  minLetters: hyper(0.5, "share of the last answer's characters, spaces aside, that are letters or digits", { min: 0, max: 1 }),
-  maxRepeated: hyper(0.3, "share of the last answer's lines that repeat an earlier one", { min: 0, max: 1 })
+  minCharacters: hyperInt(1, "minimum length of the last answer, in characters", { min: 0 }),
+  maxCharacters: hyperInt(8000, "maximum length of the last answer, in characters", { min: 1 }),
+  maxTurns: hyperInt(20, "maximum number of user messages in a dialogue", { min: 1 }),
+  minLetters: hyper(0.5, "minimum share of letters and digits among the last answer's characters other than white space", {
+    min: 0,
+    max: 1
+  }),
+  maxRepeated: hyper(0.3, "maximum share of the last answer's lines that repeat an earlier line", { min: 0, max: 1 })
 })
 
 const lastAnswer = ({ messages }: Demonstration): string => messages.at(-1)?.content ?? ""
 const normal = (text: string): string => text.toLowerCase().replaceAll(/\s+/g, " ").trim()
 
-/** Share of characters other than white space that are letters or digits, of any script; 1 for no characters. */
+/** Share of letters and digits, of any script, among the characters other than white space; 1 if there are none. */
 export const letterShare = (text: string): number => {
   const characters = Array.from(text.replaceAll(/\s/g, ""))
   return characters.length === 0 ? 1 : characters.filter((character) => /[\p{L}\p{N}]/u.test(character)).length / characters.length
 }
 
-/** Share of lines that stand there before; empty lines do not count. */
+/** Share of lines that repeat an earlier line; empty lines are ignored. */
 export const repeatedShare = (text: string): number => {
   const lines = text
     .split("\n")
@@ -52,14 +55,14 @@ export const brokenRule = (row: Demonstration, config: typeof FilterConfig.Type)
 }
 
 export const filterDemonstrations = Stage.make("filter-demonstrations", {
-  description: "§3.1 public instruction data without what is malformed, repetitive or there twice",
+  description: "§3.1 public instruction data without malformed, repetitive and duplicate dialogues",
   config: FilterConfig,
   inputs: { demonstrations: Demonstrations },
   output: Demonstrations,
   seeded: false,
   run: Effect.fn("filter-demonstrations")(function* ({ config, inputs, output }) {
     const dropped: Record<Rule, number> = { format: 0, short: 0, long: 0, turns: 0, letters: 0, repeated: 0, duplicate: 0 }
-    // Digests: the texts themselves would take as much memory as the dataset.
+    // Digests, because the texts would use as much memory as the dataset.
     const seen = new Set<string>()
     const filter = (row: Demonstration): ReadonlyArray<Demonstration> => {
       const text = JSON.stringify(row.messages.map(({ role, content }) => [role, normal(content)]))
@@ -80,8 +83,8 @@ export const filterDemonstrations = Stage.make("filter-demonstrations", {
 })
 
 export const demonstrationSubset = Stage.make("demonstration-subset", {
-  description: "§3.1 the first few demonstrations of a seeded order: a larger subset holds every smaller one",
-  config: Schema.Struct({ count: hyperInt(1000, "demonstrations; all where there are fewer", { min: 1 }) }),
+  description: "§3.1 the first demonstrations in a seeded order, so that a larger subset contains every smaller one",
+  config: Schema.Struct({ count: hyperInt(1000, "number of demonstrations; all if there are fewer", { min: 1 }) }),
   inputs: { demonstrations: Demonstrations },
   output: Demonstrations,
   run: Effect.fn("demonstration-subset")(function* ({ config, inputs, output, seed }) {

@@ -1,4 +1,4 @@
-/** Dialogues and running text from the user's files. */
+/** Imports dialogues and running text from the user's files. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDatasetBatches } from "../../data/dataset.ts"
@@ -11,11 +11,11 @@ import { chatTags, messagesWithoutTags } from "./chat-tags.ts"
 import { columnsGiving, importRows, shapeHyper } from "./import-rows.ts"
 
 export const importDemonstrations = Stage.make("import-demonstrations", {
-  description: "§3.1 dialogues that end with an answer, from files of any shape that gives them",
+  description: "§3.1 dialogues that end with an answer, from files of any supported shape",
   config: Schema.Struct({
     shape: shapeHyper("demonstrations"),
     map: hyperNames(
-      'which of the file\'s columns stand for the shape\'s, as { prompt: "question", completion: "answer" }',
+      'the file\'s columns for the shape\'s fields, for example { prompt: "question", completion: "answer" }',
       columnsGiving("demonstrations")
     ),
     chatTags
@@ -34,11 +34,11 @@ export const importDemonstrations = Stage.make("import-demonstrations", {
 })
 
 export const importTexts = Stage.make("import-texts", {
-  description: "running text to pretrain on, from plain text files or rows of text",
+  description: "running text for pretraining, from plain text files or rows of text",
   config: Schema.Struct({
     shape: shapeHyper("texts"),
-    map: hyperNames('which of the file\'s columns is the text, as { text: "content" }', columnsGiving("texts")),
-    documents: hyper("line", "what one text of a plain text file is: a line, a paragraph (blank lines part them) or the whole file", [
+    map: hyperNames('the file\'s column with the text, for example { text: "content" }', columnsGiving("texts")),
+    documents: hyper("line", "the unit of text in a plain text file: a line, a paragraph (separated by blank lines) or the whole file", [
       "line",
       "paragraph",
       "file"

@@ -1,4 +1,4 @@
-/** Preference pairs from the user's files (Llama 2 §3.2.1, table 6). */
+/** Imports preference pairs from the user's files (Llama 2 §3.2.1, table 6). */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeDatasetBatches } from "../../data/dataset.ts"
@@ -12,7 +12,7 @@ import { choseUnsafe } from "../common/safety-rule.ts"
 import { chatTags, messagesWithoutTags, withoutTags } from "./chat-tags.ts"
 import { columnsGiving, importRows, shapeHyper, unitOf } from "./import-rows.ts"
 
-/** The error of a file of which some pairs are labelled and those of these lines are not: they were forgotten, or their label was lost. */
+/** The error for a file in which some pairs are labelled and those on these lines are not: they were forgotten, or their label was lost. */
 const halfLabelled = Effect.fnUntraced(function* (
   path: string,
   places: ReadonlyArray<string>,
@@ -22,7 +22,7 @@ const halfLabelled = Effect.fnUntraced(function* (
   const first = places.slice(0, 5)
   return yield* ArtifactError.of({
     doing: `Importing the pairs of ${path}`,
-    expected: `${what} of every pair, or of none`,
+    expected: `${what} for every pair, or for none`,
     found: `${places.length} of ${pairs} pairs without ${lacking}, ${first.length < places.length ? "first " : ""}on ${unit}${first.length > 1 ? "s" : ""} ${first.join(", ")}`,
     hint
   })
@@ -35,7 +35,7 @@ const preferenceWithoutTags = (row: Preference, tags: "refuse" | "escape"): Pref
   rejected: withoutTags(row.rejected, "rejected", tags)
 })
 
-/** "1,2,4": three numbers that rise. Undefined where there are none. */
+/** Parses "1,2,4": three increasing numbers. Returns undefined for an empty text. */
 const thresholdsOf = (text: string): Thresholds | undefined =>
   text === "" ? undefined : (text.split(",").map(Number) as unknown as Thresholds)
 const isThresholds = (text: string): boolean => {
@@ -44,36 +44,40 @@ const isThresholds = (text: string): boolean => {
 }
 
 export const importPreferences = Stage.make("import-preferences", {
-  description: "preference pairs from files of any shape that gives pairs",
+  description: "preference pairs from files of any supported shape",
   config: Schema.Struct({
     shape: shapeHyper("preferences"),
     map: hyperNames(
-      'which of the file\'s columns stand for the shape\'s, as { prompt: "question", chosen: "answers.good" }',
+      'the file\'s columns for the shape\'s fields, for example { prompt: "question", chosen: "answers.good" }',
       columnsGiving("preferences")
     ),
     judgement: hyper(
       "helpfulness",
-      "of a set with both judgements (pku-safe-rlhf), whose answer is chosen: the more helpful or the safer one (§3.2.2: a reward model of each)",
+      "for a set with both judgements (pku-safe-rlhf), which answer counts as chosen: the more helpful or the safer one (§3.2.2 trains a reward model for each)",
       ["helpfulness", "safety"]
     ),
     thresholds: hyperText(
-      "differences of two scores from which a pair is rated slightly better, better, significantly better, as \"1,2,4\"; empty: the shape's own (ultrafeedback 1,2,4; helpsteer2's scores 1,2,3; others have no ratings)",
-      (value) => (typeof value === "string" && isThresholds(value) ? undefined : "takes three numbers above 0 that rise, as 1,2,4")
+      "minimum differences of two scores for the ratings slightly better, better and significantly better, for example \"1,2,4\"; empty: the shape's defaults (ultrafeedback 1,2,4; helpsteer2's scores 1,2,3; others have no ratings)",
+      (value) =>
+        typeof value === "string" && isThresholds(value) ? undefined : "must be three increasing numbers above 0, for example 1,2,4"
     ),
-    pairs: hyper("all", "of more than two answers to a prompt: every pair that was judged, or the best and the worst alone", [
+    pairs: hyper("all", "for more than two answers to a prompt: use all judged pairs, or only the best and the worst answer", [
       "all",
       "best-worst"
     ]),
-    source: hyper("", "what to call the pairs' source in statistics; empty: the shape's name"),
-    unrated: hyper("fail", "pairs without a rating in a file that has ratings: fail, or keep them, with margin 0", ["fail", "keep"]),
+    source: hyper("", "name of the pairs' source in statistics; empty: the shape's name"),
+    unrated: hyper("fail", "what to do with pairs without a rating in a file that has ratings: fail, or keep them with margin 0", [
+      "fail",
+      "keep"
+    ]),
     unlabelled: hyper(
       "fail",
-      "pairs without both safety labels in a file that has labels: fail, or keep them, as where helpfulness and safety pairs are in one file",
+      "what to do with pairs that lack a safety label in a file that has labels: fail, or keep them (for example if one file has helpfulness and safety pairs)",
       ["fail", "keep"]
     ),
     labels: hyper(
       "optional",
-      "safety labels of the answers: may be missing altogether, or required, for what can't do without (a safety reward model beside the helpfulness one)",
+      "whether the answers' safety labels may be missing from the file altogether (optional) or not (required, for a safety reward model in addition to the helpfulness one)",
       ["optional", "required"]
     ),
     chatTags
@@ -83,7 +87,7 @@ export const importPreferences = Stage.make("import-preferences", {
   seeded: false,
   run: Effect.fn("import-preferences")(function* ({ config, inputs, output, progress, skipped }) {
     const { path } = inputs.file
-    /** Places of the pairs without a rating, and of those without both labels. */
+    /** Locations of the pairs without a rating, and of those without both labels. */
     const [unrated, unlabelled]: [Array<string>, Array<string>] = [[], []]
     let [pairs, labels, droppedUnsafe] = [0, 0, 0]
     const check = (pair: Preference): Preference => {
@@ -112,11 +116,11 @@ export const importPreferences = Stage.make("import-preferences", {
     if (labels === 0 && config.labels === "required")
       return yield* ArtifactError.of({
         doing: `Importing the pairs of ${path}`,
-        expected: 'safety labels, chosenSafe and rejectedSafe or what the file\'s shape has in their place (labels is "required")',
-        found: `${pairs} pairs, none of which has any`,
-        hint: 'Label them or name the columns by map, or do without a safety reward model: labels "optional", in pipelines/rlhf.ts --set safety=false.'
+        expected: 'safety labels, chosenSafe and rejectedSafe or the equivalent fields of the file\'s shape (labels is "required")',
+        found: `${pairs} pairs without any safety label`,
+        hint: 'Label the pairs, name the columns with map, or train without a safety reward model: labels "optional", in pipelines/rlhf.ts --set safety=false.'
       })
-    // A file without any ratings or labels is as it was made.
+    // A file without any ratings or labels is intended to be so.
     const withoutRating = unrated.length < pairs ? unrated.length : 0
     const withoutLabels = labels > 0 ? unlabelled.length : 0
     if (withoutRating > 0 && config.unrated === "fail")
@@ -124,14 +128,14 @@ export const importPreferences = Stage.make("import-preferences", {
         pairs,
         what: "a rating",
         lacking: "one",
-        hint: 'Rate them, or take them out. To learn from them with margin 0, set unrated to "keep".'
+        hint: 'Rate them or remove them. To train on them with margin 0, set unrated to "keep".'
       })
     if (withoutLabels > 0 && config.unlabelled === "fail")
       return yield* halfLabelled(path, unlabelled, {
         pairs,
         what: "chosenSafe and rejectedSafe",
         lacking: "one or both",
-        hint: 'Label them, or take them out. To keep them, set unlabelled to "keep": the safety rule and the auxiliary loss pass over what has no label.'
+        hint: 'Label them or remove them. To keep them, set unlabelled to "keep": the safety rule and the auxiliary loss ignore pairs without labels.'
       })
     return written(result.slot, { ...result.metrics, droppedUnsafe, withoutRating, withoutLabels })
   })

@@ -1,4 +1,4 @@
-/** Prompts from the user's files: what models are asked, for preference collection (Llama 2 §3.2.1), rejection sampling, PPO and evaluation. */
+/** Imports prompts from the user's files, for preference collection (Llama 2 §3.2.1), rejection sampling, PPO and evaluation. */
 import { createHash } from "node:crypto"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -25,16 +25,16 @@ const Line = Schema.Struct({
 })
 
 /**
- * A row {prompt} or {messages}, and where they are known id, safety, category and followUps. A row without an id has one of what it
- * asks, its tag and how often that came before: rows that are added or mended beside it leave its samples and labels as they are. One without a safety tag has
- * the tag given. `seen` holds the ids so far. Throws BadRow for a row that does not fit.
+ * Parses a row {prompt} or {messages}, optionally with id, safety, category and followUps. A row without an id gets one derived from its content, its
+ * safety tag and the number of equal rows before it, so that adding or fixing other rows does not affect its samples and labels. A row without a safety tag gets
+ * the given one. `seen` holds the ids so far. Throws BadRow for an invalid row.
  */
 export const parsePrompt = (value: unknown, safety: boolean, seen: Set<string>, tags: "refuse" | "escape" = "refuse"): Prompt => {
   const found = Schema.decodeUnknownExit(Line)(value)
   if (found._tag === "Failure")
     throw new BadRow(
       "(the row)",
-      "expected {prompt} or {messages}, with id, safety, category and followUps where they are known",
+      "expected {prompt} or {messages}, optionally with id, safety, category and followUps",
       "not with the fields of a prompt"
     )
   const { category, id, messages: dialogue, prompt, safety: tag } = found.value
@@ -48,12 +48,13 @@ export const parsePrompt = (value: unknown, safety: boolean, seen: Set<string>, 
   if (messages.at(-1)?.role !== "user")
     throw new BadRow(
       "prompt",
-      "there is none, or the messages do not end with the user's",
+      "it is missing, or the last message is not the user's",
       inField("prompt", "missing, or not at the end of the messages")
     )
   const fault = formatFault(messages)
-  if (fault !== undefined) throw new BadRow("messages", `the chat format can't hold them. ${fault.message}`, fault.reason)
-  if (typeof id === "string" && seen.has(id)) throw new BadRow("id", `${JSON.stringify(id)} is there before`, inField("id", "there before"))
+  if (fault !== undefined) throw new BadRow("messages", `the chat format cannot represent them. ${fault.message}`, fault.reason)
+  if (typeof id === "string" && seen.has(id))
+    throw new BadRow("id", `${JSON.stringify(id)} occurs a second time`, inField("id", "there before"))
   const tagged = tag ?? safety
   const own = id ?? ownId(messages, tagged, seen)
   seen.add(own)
@@ -71,11 +72,11 @@ const ownId = (messages: ReadonlyArray<Message>, safety: boolean, seen: Readonly
 }
 
 export const importPrompts = Stage.make("import-prompts", {
-  description: "prompts from files of any shape that has prompts",
+  description: "prompts from files of any supported shape",
   config: Schema.Struct({
     shape: shapeHyper("prompts"),
-    map: hyperNames("which of the file's columns stand for the shape's, as { prompt: \"question\" }", columnsGiving("prompts")),
-    safety: hyper(false, "whether prompts without a tag are meant to draw out something unsafe (§3.2.3: is_safety)"),
+    map: hyperNames("the file's columns for the shape's fields, for example { prompt: \"question\" }", columnsGiving("prompts")),
+    safety: hyper(false, "whether prompts without a safety tag are meant to elicit something unsafe (§3.2.3: is_safety)"),
     chatTags
   }),
   inputs: { file: External },

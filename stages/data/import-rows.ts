@@ -1,4 +1,4 @@
-/** Rows of a user's files: their shape is found or named, those that fit go on, the others are skipped and named by file, line and field. */
+/** Imports rows from the user's files: detects or uses a given shape, passes on the rows that fit, and skips the others, reporting file, line and field. */
 import * as Effect from "effect/Effect"
 import type { Documents } from "../../data/read/lines.ts"
 import { newCounts, readRecords } from "../../data/records.ts"
@@ -10,26 +10,26 @@ import type { SkippedRows } from "../../runtime/define/skipped.ts"
 import { ArtifactError, type Written, written } from "../../schemas/artifact.ts"
 import { hyper } from "../../schemas/hyper.ts"
 
-/** The field that names a shape which gives rows of a kind. */
+/** The config field with the shape of files that give rows of a kind. */
 export const shapeHyper = (kind: Kind) =>
-  hyper("auto", `the shape of the file's rows (docs/data.md); auto: as the first ${lookedAt} rows look`, ["auto", ...shapesGiving(kind)])
+  hyper("auto", `shape of the file's rows (docs/data.md); auto: detected from the first ${lookedAt} rows`, ["auto", ...shapesGiving(kind)])
 
 /** The columns of the shapes that give rows of a kind. */
 export const columnsGiving = (kind: Kind): ReadonlyArray<string> => [
   ...new Set(shapes.filter((shape) => shape[kind] !== undefined).flatMap(({ columns }) => columns))
 ]
 
-/** What the records of a file are called. */
+/** The noun for a record of a file. */
 export const unitOf = (path: string): Effect.Effect<"line" | "row"> =>
   Effect.promise(async () => {
     for await (const { unit } of readRecords(path)) return unit
     return "line"
   })
 
-/** What rows of each kind are called. */
+/** The plural noun for rows of each kind. */
 const rowsOf: Readonly<Record<Kind, string>> = { preferences: "pairs", demonstrations: "dialogues", prompts: "prompts", texts: "texts" }
 
-/** The error of a rating or label that is none of the set. */
+/** The error for a rating or label outside the allowed set. */
 const badLabel = Effect.fnUntraced(function* (given: string, kind: Kind, { line, field, expected, file, found }: BadLabel) {
   const path = file ?? given
   const unit = yield* unitOf(path)
@@ -37,11 +37,11 @@ const badLabel = Effect.fnUntraced(function* (given: string, kind: Kind, { line,
     doing: `Importing the ${rowsOf[kind]} of ${path}, ${unit} ${line}, field ${field}`,
     expected,
     found,
-    hint: "A row that has one is never skipped: fix it, or convert the field of every row to this scale, and run again."
+    hint: "Rows with an invalid value are never skipped: fix the value, or convert the field of every row to this scale, and run again."
   })
 })
 
-/** What is read, and how. */
+/** What to read, and how. */
 export interface From<K extends Kind> {
   readonly path: string
   readonly kind: K
@@ -51,18 +51,18 @@ export interface From<K extends Kind> {
   readonly options?: Omit<ReaderOptions, "leaveOut">
 }
 
-/** What a stage hands on of itself. */
+/** The parts of the running stage that the import needs. */
 interface Stage {
   readonly progress: (progress: Progress) => Effect.Effect<void>
   readonly skipped: SkippedRows
 }
 
-/** Of shapes in which nothing was judged. */
+/** The options for shapes without judgements. */
 const nothingJudged: Omit<ReaderOptions, "leaveOut"> = { source: "", judgement: "helpfulness", thresholds: undefined, pairs: "all" }
 
 /**
- * Streams the rows that a path gives into the output: `check` sees each, may change it, or throws BadRow. Fails with TooManySkipped where too many do not fit,
- * and with an ArtifactError where none does or the files are at fault.
+ * Streams the rows of a path into the output: `check` receives each row and may change it or throw BadRow. Fails with TooManySkipped if too many rows are invalid,
+ * and with ArtifactError if all are or a file is invalid.
  */
 export const importRows = Effect.fn("importRows")(function* <K extends Kind, Row, A>(
   { documents = "line", kind, map, options = nothingJudged, path, shape: wanted }: From<K>,
@@ -77,7 +77,7 @@ export const importRows = Effect.fn("importRows")(function* <K extends Kind, Row
   if (wanted === "auto") yield* progress({ note: `The rows have the shape ${shape.name}: ${shape.form}.` })
   const counts = newCounts()
   const leftOut = new Map<string, number>()
-  /** Where the first row that does not fit is, and why. */
+  /** Location of the first invalid row, and the reason. */
   let first: string | undefined
   const named = { ...options, source: options.source === "" ? shape.name : options.source }
   const batches = readShaped(path, shape, kind, reading, named, check, counts, {
@@ -105,8 +105,8 @@ export const importRows = Effect.fn("importRows")(function* <K extends Kind, Row
     return yield* ArtifactError.of({
       doing: `Reading ${path}`,
       expected: `rows of the shape ${shape.name} (${shape.form})`,
-      found: `none among the first ${counts.rows}; ${first}`,
-      hint: "Name the right shape, or fix the file."
+      found: `none in the first ${counts.rows} rows; ${first}`,
+      hint: "Set the correct shape, or fix the file."
     })
   for (const [reason, count] of leftOut) yield* progress({ note: `Left out: ${count} ${reason}.` })
   const leftOutOf = [...leftOut.values()].reduce((sum, count) => sum + count, 0)

@@ -1,4 +1,4 @@
-/** From the user's model folders to checkpoints. */
+/** Imports the user's model folders as checkpoints. */
 import { constants } from "node:fs"
 import { copyFile, readdir, writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -15,20 +15,20 @@ import { GeneralReward, HelpfulnessReward, Policy, SafetyReward } from "../../sc
 import { hyper, hyperDate } from "../../schemas/hyper.ts"
 import { costOf } from "../common/cost/estimator.ts"
 
-/** What of a model folder is the model: other exports (PyTorch pickles, ONNX) stay behind. */
+/** The files of a model folder to import; other exports (PyTorch pickles, ONNX) are ignored. */
 const modelFiles =
   /^(config\.json|generation_config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|tokenizer\.model|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|special_tokens_map\.json|added_tokens\.json)$/
 
 const ModelConfig = Schema.Struct({
   chatTemplate: hyper(
     "own",
-    "how dialogues are written: the folder's own chat template (Llama 2's format where it has none), or one by name, which the checkpoint then carries. Qwen 3's own trains last answers alone, qwen3 all of them",
+    "chat template: own uses the folder's template (Llama 2's format if there is none); a name selects one of Caravan's, which is then stored in the checkpoint. Qwen 3's own template allows training only on the last answer, qwen3 on all answers",
     ["own", ...templateNames]
   ),
-  chatDate: hyperDate(defaultDate, "what a chat template that asks for today's date gets; Llama 3.1's takes this one where it is told none")
+  chatDate: hyperDate(defaultDate, "date for chat templates that print today's date; the default is Llama 3.1's own default")
 })
 
-/** Copies a model's folder into the store (by reference where the file system can) and says what the model is for. */
+/** Copies a model's folder into the store (by reference if the file system supports it) and writes the model's role. */
 const importModel = <R extends Role>(
   path: string,
   output: OutputSlot<Checkpoint<R>>,
@@ -43,7 +43,7 @@ const importModel = <R extends Role>(
     yield* checkVocabulary(tokenizer, shape, path)
     yield* Effect.promise(async () => {
       for (const name of await readdir(path))
-        // Links are followed, as Hugging Face's cache is made of them: cpSync's dereference takes one to a file for a folder (Node 24.21).
+        // Follows links, which Hugging Face's cache consists of: with dereference, cpSync treats a link to a file as a folder (Node 24.21).
         if (modelFiles.test(name)) await copyFile(join(path, name), join(output.path, name), constants.COPYFILE_FICLONE)
       if (template !== undefined) await writeFile(join(output.path, templateFile), template)
       await writeRole(output.path, role, tokenizer)
@@ -52,7 +52,7 @@ const importModel = <R extends Role>(
   })
 
 export const importPolicy = Stage.make("import-policy", {
-  description: "a model of the Llama line in the Hugging Face layout as a policy",
+  description: "imports a Llama-like model in the Hugging Face layout as a policy",
   config: ModelConfig,
   inputs: { folder: External },
   output: Policy,
@@ -63,7 +63,7 @@ export const importPolicy = Stage.make("import-policy", {
 })
 
 export const importHelpfulnessReward = Stage.make("import-helpfulness-reward", {
-  description: "a reward model of helpfulness in the Hugging Face layout",
+  description: "imports a helpfulness reward model in the Hugging Face layout",
   config: ModelConfig,
   inputs: { folder: External },
   output: HelpfulnessReward,
@@ -76,7 +76,7 @@ export const importHelpfulnessReward = Stage.make("import-helpfulness-reward", {
 })
 
 export const importSafetyReward = Stage.make("import-safety-reward", {
-  description: "a reward model of safety in the Hugging Face layout",
+  description: "imports a safety reward model in the Hugging Face layout",
   config: ModelConfig,
   inputs: { folder: External },
   output: SafetyReward,
@@ -87,7 +87,7 @@ export const importSafetyReward = Stage.make("import-safety-reward", {
 })
 
 export const importGeneralReward = Stage.make("import-general-reward", {
-  description: "a reward model of anything, in the Hugging Face layout: an evaluator that takes no part in tuning",
+  description: "imports a general reward model in the Hugging Face layout, for evaluation only",
   config: ModelConfig,
   inputs: { folder: External },
   output: GeneralReward,

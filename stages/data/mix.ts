@@ -1,4 +1,4 @@
-/** Data mixing: several datasets into one, each with a weight; a weight above 1 up-samples (Llama 2 §2.1: the most factual sources). */
+/** Mixes several datasets into one by weight; a weight above 1 up-samples a dataset (Llama 2 §2.1: the most factual sources). */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows, writeReordered } from "../../data/dataset.ts"
@@ -15,25 +15,25 @@ import { indicesOf } from "../common/indices.ts"
 export const MixConfig = Schema.Struct({
   weights: Schema.Array(Schema.Number.check(Schema.isGreaterThanOrEqualTo(0))).annotate({
     description:
-      "how often each dataset's rows are drawn, in the order of the inputs: 0.5 is a random half, 2 is every row twice (§2.1, §3.2.2)"
+      "one weight per dataset, in the order of the inputs: with by epochs, how often its rows are drawn (0.5 is a random half, 2 is every row twice); with by shares, its share of the result (§2.1, §3.2.2)"
   }),
   by: hyper(
     "epochs",
-    "what the weights are: epochs, how often rows are drawn; or shares of the result, which is then as large as it can be without a row twice",
+    "meaning of the weights: epochs, how often a dataset's rows are drawn; or shares of the result, which is then as large as possible without repeating a row",
     ["epochs", "shares"]
   ),
   caps: hyperNumbers(
-    "the most different rows of each dataset that take part, a random choice, in the order of the inputs; 0 or none: all of them",
+    "maximum number of distinct rows used from each dataset, selected at random; one per dataset, in the order of the inputs; 0 or an empty list: no limit",
     { min: 0 }
   )
 })
 
-/** The weights or caps are not as many as the datasets, or give no shares. */
+/** The number of weights or caps does not match the datasets, or all weights are 0. */
 class MixError extends Schema.TaggedError<MixError>()("MixError", { message: Schema.String }) {
   readonly isRetryable = false
 }
 
-/** At most so many rows of each set, a random choice in their order; all where there is no cap, or it is 0. */
+/** A random selection of at most this many rows of each set, in their original order; all rows if there is no cap or it is 0. */
 export const cappedRows = <Row>(
   sets: ReadonlyArray<ReadonlyArray<Row>>,
   caps: ReadonlyArray<number>,
@@ -46,15 +46,15 @@ export const cappedRows = <Row>(
     return Array.from(chosen, (i) => rows[i]!)
   })
 
-/** Weights that give each set its share of the result, the largest such without a row twice: 1 for the set that runs out first. */
+/** Converts shares of the result to weights: the largest ones without repeating a row, which are 1 for the set that is used up first. */
 export const weightsOfShares = (sizes: ReadonlyArray<number>, shares: ReadonlyArray<number>): ReadonlyArray<number> => {
   const total = Math.min(...sizes.map((size, i) => (shares[i]! > 0 ? size / shares[i]! : Infinity)))
   return sizes.map((size, i) => (size === 0 || shares[i] === 0 ? 0 : (total * shares[i]!) / size))
 }
 
 /**
- * Rows in a seeded order: floor(weight) copies of every row and a random share of the fractional part. Copies of one row are spread over the
- * whole result by the shuffle.
+ * Rows in a seeded order: floor(weight) copies of every row, and a random selection for the fractional part. The shuffle spreads copies of a row over the
+ * whole result.
  */
 export const mixRows = <Row>(sets: ReadonlyArray<ReadonlyArray<Row>>, weights: ReadonlyArray<number>, seed: number): Array<Row> => {
   const out: Array<Row> = []
@@ -70,12 +70,12 @@ export const mixRows = <Row>(sets: ReadonlyArray<ReadonlyArray<Row>>, weights: R
 const mixStage = <Row>(
   name: string,
   type: DatasetType<Row>,
-  /** Which rows of each set take part: true for those that do. All, unless given. */
+  /** Selects rows of each set: true for rows to use. By default all. */
   select?: (
     sets: ReadonlyArray<ArtifactRef<Dataset<Row>>>
   ) => Effect.Effect<ReadonlyArray<ReadonlyArray<boolean>>, PairingError | ArtifactError>
 ) => ({
-  description: "§2.1, §3.2.2 several datasets mixed by weight",
+  description: "§2.1, §3.2.2 mixes several datasets by weight",
   config: MixConfig,
   inputs: { datasets: Stage.many(type) },
   output: type,
@@ -87,16 +87,16 @@ const mixStage = <Row>(
   }: Stage.Context<typeof MixConfig, { datasets: Stage.Many<Dataset<Row>> }, Dataset<Row>>) {
     if (config.weights.length !== inputs.datasets.length) {
       return yield* new MixError({
-        message: `Mixing ${inputs.datasets.length} datasets needs as many weights, got ${config.weights.length} ([${config.weights.join(", ")}]). Give one weight a dataset, in their order.`
+        message: `Mixing ${inputs.datasets.length} datasets needs one weight per dataset, in their order; got ${config.weights.length} ([${config.weights.join(", ")}]).`
       })
     }
     if (config.caps.length > 0 && config.caps.length !== inputs.datasets.length) {
       return yield* new MixError({
-        message: `Mixing ${inputs.datasets.length} datasets: caps are none or as many, got ${config.caps.length} ([${config.caps.join(", ")}]). Give one a dataset, 0 for no cap.`
+        message: `Mixing ${inputs.datasets.length} datasets: caps must be empty or have one number per dataset, 0 for no cap; got ${config.caps.length} ([${config.caps.join(", ")}]).`
       })
     }
     if (config.by === "shares" && !config.weights.some((weight) => weight > 0)) {
-      return yield* new MixError({ message: `Mixing by shares needs one above 0, got [${config.weights.join(", ")}].` })
+      return yield* new MixError({ message: `Mixing by shares needs at least one weight above 0, got [${config.weights.join(", ")}].` })
     }
     const sets = yield* indicesOf(inputs.datasets, type)
     const selected = select === undefined ? undefined : yield* select(inputs.datasets)
@@ -120,7 +120,7 @@ const mixStage = <Row>(
 
 export const mixPreferences = Stage.make("mix-preferences", mixStage("mix-preferences", Preferences))
 export const mixDemonstrations = Stage.make("mix-demonstrations", mixStage("mix-demonstrations", Demonstrations))
-/** A prompt that several sets hold counts as the first one's: its samples are told apart by its id. */
+/** Assigns a prompt that occurs in several sets to the first of them: samples are matched by the prompt's id. */
 const onceEach = Effect.fnUntraced(function* (refs: ReadonlyArray<ArtifactRef<Dataset<Prompt>>>) {
   const sets = yield* Effect.forEach(refs, (set) => readRows(set, Prompts))
   yield* checkPromptIds(sets.flat(), "Mixing prompts")

@@ -1,4 +1,4 @@
-/** Prompts by round (Llama 2 §3.2.1, A.3.1): batches that share none, dialogues that grow by the responses that were chosen, pairs held out of a batch. */
+/** Prompts by round (Llama 2 §3.2.1, A.3.1): disjoint batches, dialogues extended with the chosen responses, pairs held out of a batch. */
 import { createHash } from "node:crypto"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -13,20 +13,20 @@ import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import { checkPromptIds, PairingError, promptOf, sameMessages } from "../common/pairing.ts"
 import { anyShare, isUsable } from "../common/unfit.ts"
 
-/** A batch that is not among the batches. */
+/** A batch index out of range. */
 class BatchError extends Schema.TaggedError<BatchError>()("BatchError", { message: Schema.String }) {
   readonly isRetryable = false
 }
 
-/** Batch `batch` (from 0) of `batches` equal parts of a seeded order; the first ones are larger by one where it does not come out even. */
+/** Batch `batch` (from 0) of `batches` equal parts of a seeded order; if the rows do not divide evenly, the first batches have one more. */
 export const batchOf = <Row>(rows: ReadonlyArray<Row>, batch: number, batches: number, seed: number): Array<Row> =>
   new Random(seed, "prompt batches").shuffle(rows).filter((_, i) => i % batches === batch)
 
 export const promptBatch = Stage.make("prompt-batch", {
-  description: "§3.2.1 one round's batch of prompts; batches share no prompt",
+  description: "§3.2.1 one round's batch of prompts; batches are disjoint",
   config: Schema.Struct({
-    batches: hyperInt(5, "batches in all; the paper's annotations came weekly, in 14", { min: 1 }),
-    batch: hyperInt(0, "which one, from 0", { min: 0 })
+    batches: hyperInt(5, "number of batches; the paper's annotations came in 14 weekly batches", { min: 1 }),
+    batch: hyperInt(0, "index of the batch, from 0", { min: 0 })
   }),
   inputs: { prompts: Prompts },
   output: Prompts,
@@ -34,13 +34,13 @@ export const promptBatch = Stage.make("prompt-batch", {
     const { batch, batches } = config
     if (batch >= batches)
       return yield* new BatchError({
-        message: `Taking batch ${batch} of ${batches}: batches are counted from 0, so the last is ${batches - 1}.`
+        message: `Taking batch ${batch} of ${batches}: batches are numbered from 0, so the last is ${batches - 1}.`
       })
     return yield* writeDataset(output, batchOf(yield* readRows(inputs.prompts, Prompts), batch, batches, seed))
   })
 })
 
-/** The next turn of a prompt whose answer was chosen; undefined when the user has nothing more to say. */
+/** The next turn of a prompt whose answer was chosen; undefined if the user has no further message. */
 export const nextTurn = (prompt: Prompt, chosen: string): Prompt | undefined => {
   const [next, ...rest] = prompt.followUps
   if (next === undefined) return undefined
@@ -49,24 +49,24 @@ export const nextTurn = (prompt: Prompt, chosen: string): Prompt | undefined => 
 }
 
 export const continueDialogues = Stage.make("continue-dialogues", {
-  description: "A.3.1 dialogues grown by the chosen response and what the user says next",
+  description: "A.3.1 dialogues extended with the chosen response and the user's next message",
   config: Schema.Struct({}),
   inputs: { prompts: Prompts, preferences: Preferences },
   output: Prompts,
   seeded: false,
   run: Effect.fn("continue-dialogues")(function* ({ inputs, output }) {
     const prompts = yield* readRows(inputs.prompts, Prompts)
-    yield* checkPromptIds(prompts, "Growing dialogues")
+    yield* checkPromptIds(prompts, "Extending dialogues")
     const byId = new Map(prompts.map((prompt) => [prompt.id, prompt]))
     const chosen = new Map<string, string>()
     for (const { id, prompt, chosen: answer } of yield* readRows(inputs.preferences, Preferences)) {
       const asked = byId.get(id)
       if (asked !== undefined && !sameMessages(asked.messages, prompt))
         return yield* PairingError.of({
-          doing: "Growing dialogues",
-          expected: "the preferences to be of these prompts",
-          found: `another prompt with the id "${id}" among them`,
-          hint: "Give the preferences that were collected with these prompts."
+          doing: "Extending dialogues",
+          expected: "preferences for these prompts",
+          found: `a different prompt with the id "${id}"`,
+          hint: "Pass the preferences that were collected with these prompts."
         })
       chosen.set(id, answer)
     }
@@ -79,11 +79,11 @@ export const continueDialogues = Stage.make("continue-dialogues", {
 })
 
 /**
- * Dialogues of several turns that a model has by itself: its first answer to each prompt, and what the user says next. A prompt that has no answer, or an empty one, goes no further; nor does one without a next
- * turn, and one whose answer the chat format can't hold.
+ * Multi-turn dialogues generated by a model: its first answer to each prompt, and the user's next message. A prompt without an answer or with an empty one is dropped; so are a prompt without a next
+ * turn, and one whose answer the chat format cannot represent.
  */
 export const continueWithAnswers = Stage.make("continue-with-answers", {
-  description: "dialogues grown by a model's own answers and what the user says next",
+  description: "dialogues extended with a model's own answers and the user's next messages",
   config: Schema.Struct({}),
   inputs: { prompts: Prompts, completions: Completions },
   output: Prompts,
@@ -91,7 +91,7 @@ export const continueWithAnswers = Stage.make("continue-with-answers", {
   run: Effect.fn("continue-with-answers")(function* ({ inputs, output, skipped }) {
     const prompts = yield* readRows(inputs.prompts, Prompts)
     const completions = (yield* readRows(inputs.completions, Completions)).filter(({ sample }) => sample === 0)
-    yield* checkPromptIds([...prompts, ...completions.map(promptOf)], "Growing dialogues by a model's answers")
+    yield* checkPromptIds([...prompts, ...completions.map(promptOf)], "Extending dialogues with a model's answers")
     const answers = new Map(completions.map(({ promptId, text }) => [promptId, text]))
     const answered = prompts.flatMap((prompt) => {
       const answer = answers.get(prompt.id)?.trim() ?? ""
@@ -103,7 +103,7 @@ export const continueWithAnswers = Stage.make("continue-with-answers", {
   })
 })
 
-/** A number in [0, 1) by the first question of a pair's dialogue: dialogues that begin alike stay together. */
+/** A number in [0, 1) from the first question of a pair's dialogue: dialogues that start alike stay together. */
 const placeOf = (pair: Preference): number =>
   createHash("sha256")
     .update(pair.prompt.find((message) => message.role === "user")?.content ?? "")
@@ -111,7 +111,7 @@ const placeOf = (pair: Preference): number =>
     .readUInt32LE(0) /
   2 ** 32
 
-/** The pairs that are held out: whole dialogues in an order of their first question's hash, until there are `count` of them (§3.2.2: 1000 a batch), at most half. */
+/** The held-out pairs: whole dialogues in an order by the hash of their first question, until there are `count` pairs (§3.2.2: 1000 per batch), at most half of all. */
 export const heldOutPairs = (pairs: ReadonlyArray<Preference>, count: number): Set<Preference> => {
   const wanted = Math.min(count, Math.floor(pairs.length / 2))
   const groups = [...Map.groupBy(pairs, placeOf)].sort(([a], [b]) => a - b)
@@ -124,10 +124,10 @@ export const heldOutPairs = (pairs: ReadonlyArray<Preference>, count: number): S
 }
 
 export const holdOutPreferences = Stage.make("hold-out-preferences", {
-  description: "§3.2.2 the pairs of a batch that are held out to test reward models, or the rest to train them",
+  description: "§3.2.2 splits a batch of pairs into those held out to test reward models and those to train them",
   config: Schema.Struct({
-    count: hyperInt(1000, "pairs held out, at most half of the batch; §3.2.2: 1000 of each annotation batch", { min: 0 }),
-    part: hyper("train", "the rest, or what is held out", ["train", "test"])
+    count: hyperInt(1000, "number of pairs held out, at most half of the batch; §3.2.2: 1000 of each annotation batch", { min: 0 }),
+    part: hyper("train", "train: the remaining pairs; test: the held-out pairs", ["train", "test"])
   }),
   inputs: { preferences: Preferences },
   output: Preferences,
@@ -148,7 +148,7 @@ export const promptBatchCost = costOf(promptBatch, {
     sized(prompts, { rows: Math.floor(prompts.rows / batches) + (batch < prompts.rows % batches ? 1 : 0) })
 })
 export const continueDialoguesCost = costOf(continueDialogues, {
-  // The next question is as long as the first: what is before it grows by the exchange.
+  // Assumes that the next question is as long as the first; the text before it grows by one exchange.
   size: ({ inputs: { preferences, prompts } }) =>
     sized(prompts, {
       rows: Math.min(prompts.rows, preferences.rows),

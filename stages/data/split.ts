@@ -1,6 +1,6 @@
 /**
- * Train and test parts of data: drawn by the run's seed, with the same share of every kind of row, and so that no prompt is in both. Rows whose dialogues begin with
- * the same words are one group, which is in one part.
+ * Splits data into training and test parts, drawn from the run's seed, with the same share of every kind of row and no prompt in both parts. Rows whose dialogues start with
+ * the same words form a group, which stays in one part.
  */
 import { hash } from "node:crypto"
 import * as Effect from "effect/Effect"
@@ -17,26 +17,26 @@ import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
 
-/** What a group is told by: the words of the first question. */
+/** The key of a group: the words of the first question. */
 export const groupOf = (messages: ReadonlyArray<Message>): string => {
   const first = messages.find(({ role }) => role === "user")?.content ?? ""
-  // A question of signs alone has no words.
+  // A question without letters or digits has no words.
   return wordsOf(first).join(" ") || first.trim()
 }
 
-/** A group's place in the order of a seed, in [0, 2^52). */
+/** A group's position in the order of a seed, in [0, 2^52). */
 export const placeOf = (group: string, seed: number): number => {
   const digest = hash("sha256", `${seed}:${group}`, "buffer")
   return digest.readUIntLE(0, 6) * 16 + (digest[6]! & 15)
 }
 
 /**
- * Which rows are test rows: of every kind, whole groups in the order of their places until they are the share of its rows, rounded. A group of several kinds
- * counts as the one of its first row.
+ * Selects the test rows: of every kind, whole groups in the order of their positions until they reach the given share of its rows, rounded. A group with several kinds
+ * counts as the kind of its first row.
  */
 export const testRows = (places: Float64Array, kinds: Uint16Array, share: number): Uint8Array => {
   const order = Uint32Array.from(places, (_, i) => i).sort((a, b) => places[a]! - places[b]! || a - b)
-  /** Of each run of rows with one place: its kind and its end. */
+  /** For each run of rows with one position: its start, end and kind. */
   const groups: Array<readonly [start: number, end: number, kind: number]> = []
   const rows = new Map<number, number>()
   for (let start = 0; start < order.length;) {
@@ -58,19 +58,22 @@ export const testRows = (places: Float64Array, kinds: Uint16Array, share: number
   return test
 }
 
-const share = hyper(0.05, "share of the rows that are test rows, of every kind; whole groups, so a little more", { min: 0, max: 0.5 })
-const part = hyper("train", "the test rows, or the others. Both parts of a run are of one seed", ["train", "test"])
+const share = hyper(0.05, "share of test rows, the same for every kind of row; slightly more because groups are not split", {
+  min: 0,
+  max: 0.5
+})
+const part = hyper("train", "train: the training rows; test: the test rows. Both parts of a run use the same seed", ["train", "test"])
 
 const splitStage = <Row, Config extends Schema.Struct<any>, Field extends keyof Row & string>(
   name: string,
   type: DatasetType<Row>,
   config: Config,
-  /** What a row's group and kind are told by. */
+  /** The fields that define a row's group and kind. */
   fields: ReadonlyArray<Field>,
   messagesOf: (row: Pick<Row, Field>) => ReadonlyArray<Message>,
   kindOf: (row: Pick<Row, Field>, by: string) => unknown
 ) => ({
-  description: "train and test rows, by the seed, of every kind the same share, with no prompt in both",
+  description: "splits rows into training and test rows by the seed, with the same share of every kind and no prompt in both",
   config,
   inputs: { rows: type },
   output: type,
@@ -87,7 +90,7 @@ const splitStage = <Row, Config extends Schema.Struct<any>, Field extends keyof 
     yield* Stream.runForEach(streamRows(ref, type, fields), (row) =>
       Effect.sync(() => {
         const kind = JSON.stringify(kindOf(row, config.by ?? "none") ?? null)
-        // More kinds than there are numbers for count as the last one.
+        // Kinds beyond the 16-bit limit count as the last one.
         if (!known.has(kind)) known.set(kind, Math.min(known.size, 0xffff))
         kinds[at] = known.get(kind)!
         places[at++] = placeOf(groupOf(messagesOf(row)), seed)
@@ -115,11 +118,12 @@ export const splitPreferences = Stage.make(
     Schema.Struct({
       share,
       part,
-      by: hyper(
+      by: hyper("source", "what defines the kinds of rows that are split in equal shares: source, rating, safety labels, or none", [
         "source",
-        "what kinds of rows there are, of each of which the same share is held out: by source, rating, safety labels, or none",
-        ["source", "rating", "safety", "none"]
-      )
+        "rating",
+        "safety",
+        "none"
+      ])
     }),
     ["prompt", "source", "rating", "chosenSafe", "rejectedSafe"],
     ({ prompt }) => prompt,
@@ -145,11 +149,11 @@ export const splitPrompts = Stage.make(
     Schema.Struct({
       share,
       part,
-      by: hyper(
+      by: hyper("safety", "what defines the kinds of prompts that are split in equal shares: safety tag, category, or none", [
         "safety",
-        "what kinds of prompts there are, of each of which the same share is held out: by safety tag, category, or none",
-        ["safety", "category", "none"]
-      )
+        "category",
+        "none"
+      ])
     }),
     ["messages", "safety", "category"],
     ({ messages }) => messages,

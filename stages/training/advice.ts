@@ -1,11 +1,11 @@
-/** How a training is made to fit, and what would fit a GPU where it does not. */
+/** Fits a training step on the device, and says which settings would fit a GPU if it does not. */
 import { type Precision, totalMemory } from "../../models/memory.ts"
 import type { Llama } from "../../models/llama.ts"
 import { linearLayers } from "../../models/lora.ts"
 import { type AskedFit, chooseFit, fitOnGpu, ownSpread, type Steps, trainingStep } from "./fit.ts"
 import { adaptedBy, type LoraCost } from "./lora.ts"
 
-/** Alternatives to a training, each in the words of a config. */
+/** Alternative settings for a training, described in terms of the config. */
 const alternatives = (training: Steps): ReadonlyArray<readonly [words: string, other: Steps]> => {
   const { longest, model, precision } = training
   const adapted = { ...training, model: { ...model, adapter: { rank: 16, targets: linearLayers } } }
@@ -20,13 +20,13 @@ const alternatives = (training: Steps): ReadonlyArray<readonly [words: string, o
   ]
 }
 
-/** The alternatives that fit, what each takes, and how many GPUs would hold the training as it is. A sentence. */
+/** One sentence: the alternatives that fit, the memory of each, and how many GPUs would hold the training unchanged. */
 export const trainingAdvice = (training: Steps, deviceMemory: number): string => {
   const fitOf = (steps: Steps) => fitOnGpu({ microBatch: 0, recompute: "auto" }, deviceMemory, trainingStep(steps))
   const found = new Map<string, string>()
   for (const [words, other] of alternatives(training)) {
     const { fits, memory } = fitOf(other)
-    // Of shorter sequences the longest that fit.
+    // Of the shorter sequence lengths, the longest that fits.
     const kind = words.split(" ")[0]!
     if (fits && !found.has(kind)) found.set(kind, `${words} (${Math.ceil(totalMemory(memory) / 2 ** 30)} GiB)`)
   }
@@ -34,22 +34,22 @@ export const trainingAdvice = (training: Steps, deviceMemory: number): string =>
   const gpus = [2, 4, 8, 16, 32, 64].find(
     (more) => more > ranks && fitOf({ ...training, spread: { ranks: more, sharding: "weights" } }).fits
   )
-  const more = gpus === undefined ? "more such GPUs than 64" : `${gpus} such GPUs (--ranks ${gpus})`
+  const more = gpus === undefined ? "more than 64 such GPUs" : `${gpus} such GPUs (--ranks ${gpus})`
   return found.size === 0
-    ? `No smaller setting fits either: it would take ${more}, or a smaller model.`
-    : `What would fit: ${[...found.values()].join("; ")}. As it is, it would take ${more}.`
+    ? `No smaller setting fits either: training needs ${more}, or a smaller model.`
+    : `These would fit: ${[...found.values()].join("; ")}. Unchanged, training needs ${more}.`
 }
 
-/** As chooseFit, for a model that is trained alone. */
+/** Like chooseFit, for a model that is trained alone. */
 export const fitOneModel = (asked: AskedFit, machine: { readonly device: "cpu" | "cuda"; readonly usual: number }, given: Steps) => {
   const steps = { ...given, spread: ownSpread() }
   return chooseFit(asked, machine, trainingStep(steps), (deviceMemory) => trainingAdvice(steps, deviceMemory))
 }
 
-/** Sequences at once on the CPU, of stages that train on packed rows. */
+/** Sequences per micro-batch on the CPU, for stages that train on packed rows. */
 export const usualSequences = 8
 
-/** The fields of a stage's config that say how it trains on packed rows. */
+/** The config fields of a stage that trains on packed rows. */
 interface PackedFields extends Required<LoraCost> {
   readonly batchSize: number
   readonly sequenceLength: number
@@ -59,7 +59,7 @@ interface PackedFields extends Required<LoraCost> {
   readonly patience: number
 }
 
-/** How the steps of a language model that is trained on packed rows fit the device. */
+/** How the steps of a language model that trains on packed rows fit the device. */
 export const fitPacked = (
   { config: shape }: Llama,
   { batchSize, loraRank, loraTargets, microBatchSize, patience, precision, recompute, sequenceLength }: PackedFields,

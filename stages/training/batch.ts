@@ -1,12 +1,12 @@
 import type { Tensor } from "../../engine/tensor.ts"
 import type { MicroBatch } from "./cutting.ts"
 
-/** One optimiser step's data. */
+/** The data of one optimiser step. */
 export interface TrainingBatch {
-  /** What the summed loss is divided by: over all parts. */
+  /** Divisor of the summed loss, over all parts. */
   readonly count: number
-  /** Tokens of its rows: for the throughput shown. */
+  /** Number of tokens in its rows, for the displayed throughput. */
   readonly tokens: number
-  /** Its micro-batches: each gives the loss of its rows, summed and not averaged, as a tensor of one element. */
+  /** Its micro-batches: each returns the loss of its rows, summed and not averaged, as a tensor of one element. */
   readonly parts: (microBatch: MicroBatch) => ReadonlyArray<() => Tensor>
 }

@@ -1,4 +1,4 @@
-/** What training costs: on packed sequences, and with a loss on held-out rows. */
+/** The cost of training: on packed sequences, and with a loss on held-out rows. */
 import { type CostedModel, type Precision, trainedParameterCount, trainedWeightBytes } from "../../models/memory.ts"
 import type { AskedCost } from "../common/cost/estimator.ts"
 import { dialogueLength, rowCount, type Size } from "../common/cost/size.ts"
@@ -10,14 +10,14 @@ import { adaptedBy, type LoraCost } from "./lora.ts"
 export type { Steps } from "./fit.ts"
 export type { LoraCost } from "./lora.ts"
 
-/** The fields of a config that say what is held out; left out: nothing is. */
+/** The config fields that define the held-out rows; nothing is held out if they are absent. */
 export interface HeldOutCost {
   readonly heldOut?: number
   readonly evaluateEvery?: number
   readonly patience?: number
 }
 
-/** A training that also reads `rows()` held-out sequences before the first step, every so many and after the last, as if it did not end early. */
+/** Adds to a training the cost of reading `rows()` held-out sequences before the first step, at each evaluation and after the last step, without early stopping. */
 export const withHeldOut = (
   cost: StageCost,
   { heldOut = 0, evaluateEvery = 1 }: HeldOutCost,
@@ -35,11 +35,11 @@ export const withHeldOut = (
   return { ...cost, work: [...cost.work, reading("held-out loss", model, precision, times * rows(), length)] }
 }
 
-/** Bytes of one resume checkpoint of a trained model: its weights (or the adapter's), the optimiser's state, and where it is kept the best so far. */
+/** Bytes of one checkpoint of a trained model: its weights (or the adapter's), the optimiser's state and, if kept, the best weights so far. */
 export const resumeBytes = (model: CostedModel, precision: Precision, keepsBest = false): number =>
   trainedParameterCount(model) * (precision === "bfloat16" ? 12 : 8) + (keepsBest ? 2 : 1) * trainedWeightBytes(model, precision)
 
-/** A stage that trains one model on `rows` rows of `length` tokens in all. */
+/** The cost of a stage that trains one model on a total of `rows` rows of `length` tokens. */
 export const trainingCost = (
   steps: Steps & { readonly asked: AskedFit },
   over: { readonly rows: number; readonly length: number },
@@ -67,7 +67,7 @@ export interface PackedConfig extends LoraCost, HeldOutCost {
   readonly precision: Precision
 }
 
-/** Dialogues packed into full sequences. */
+/** The cost of training on dialogues packed into full sequences. */
 export const packedTraining = (
   init: Size,
   data: Size,

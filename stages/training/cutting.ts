@@ -1,6 +1,6 @@
 /**
- * How a batch is cut into micro-batches, and what is done when the memory does not hold one after all, because another program fills the GPU: the step is computed again
- * with half of it, from the weights as they were, and so are all that follow. The loss is the same but for the order of float sums.
+ * Splits a batch into micro-batches, and handles running out of memory (another program may use the GPU): the step is computed again with half the micro-batch size, from the
+ * unchanged weights, and so are all later steps. The loss is the same except for the order of floating-point sums.
  */
 import { isOutOfMemory } from "../../engine/device.ts"
 import { type Parameters } from "../../engine/gradients.ts"
@@ -8,17 +8,17 @@ import { dealt, rank, ranks } from "../../engine/ranks.ts"
 import { clearGradients, type Tensor } from "../../engine/tensor.ts"
 import { ExplainedError } from "../../schemas/explained-error.ts"
 
-/** What a micro-batch holds at most: so many rows, or so many tokens, padding included; a row at least. */
+/** Maximum size of a micro-batch: a number of rows, or of tokens including padding; at least one row. */
 export type MicroBatch = { readonly rows: number } | { readonly tokens: number }
 
-/** In words: "8 rows". */
+/** As text: "8 rows". */
 export const wordsOf = (microBatch: MicroBatch): string =>
   "rows" in microBatch ? `${microBatch.rows} row${microBatch.rows === 1 ? "" : "s"}` : `${microBatch.tokens} tokens`
 
 const halfOf = (microBatch: MicroBatch): MicroBatch =>
   "rows" in microBatch ? { rows: Math.ceil(microBatch.rows / 2) } : { tokens: Math.ceil(microBatch.tokens / 2) }
 
-/** Splits rows into micro-batches, in their order. `tokensOf` a row: all of a micro-batch are padded to the longest. */
+/** Splits rows into micro-batches, in order. `tokensOf` returns a row's tokens; all rows of a micro-batch are padded to the longest. */
 export const microBatches = <A>(rows: ReadonlyArray<A>, microBatch: MicroBatch, tokensOf: (row: A) => number): Array<Array<A>> => {
   const out: Array<Array<A>> = []
   let longest = 0
@@ -34,8 +34,8 @@ export const microBatches = <A>(rows: ReadonlyArray<A>, microBatch: MicroBatch, 
 }
 
 /**
- * This rank's micro-batches of rows that are dealt out to all, each as a function of its loss. Every rank has as many, since they gather weights together: one that is short of rows computes
- * with a row again, and a loss of 0.
+ * This rank's micro-batches of rows that are distributed over all ranks, each as a function of its loss. Every rank has the same number, since ranks gather weights together: a rank with fewer rows
+ * repeats a row with a loss of 0.
  */
 export const dealtMicroBatches = <A>(
   rows: ReadonlyArray<A>,
@@ -60,32 +60,32 @@ export const dealtLosses = <A>(
   return parts.map((part) => () => (isBlank(part) ? loss(part).mul(0) : loss(part)))
 }
 
-/** The memory does not hold a step. */
+/** A step does not fit in memory. */
 export class OutOfMemoryError extends ExplainedError<OutOfMemoryError>()("OutOfMemoryError") {
   static during(doing: string, cause: Error): OutOfMemoryError {
     return OutOfMemoryError.of({
       doing,
-      expected: "memory for it",
+      expected: "enough memory",
       found: cause.message.split("\n")[0]!.replace(/\.$/, ""),
-      hint: "What would help: LoRA (loraRank), shorter sequences, precision bfloat16, recompute all, or a GPU that no other program uses (nvidia-smi lists them).",
+      hint: "Use LoRA (loraRank), shorter sequences, precision bfloat16, recompute all, or a GPU that no other program uses (nvidia-smi lists programs).",
       isRetryable: true
     })
   }
 }
 
-/** Names of the metrics that say before which steps' update the micro-batch was halved. */
+/** Name prefix of the metrics that record the steps in which the micro-batch was halved. */
 const halvedMetric = "microBatchHalvedInStep"
 
-/** The micro-batch of a training as it goes on. */
+/** The current micro-batch size during a training. */
 export class Cutting {
   #microBatch: MicroBatch
-  /** Steps, counted from 1, in which it was halved; one that was halved twice is there twice. */
+  /** Steps, counted from 1, in which it was halved; a step appears twice if it was halved twice. */
   readonly #halved: Array<number> = []
-  /** Of a result that is made again: when that was halved. */
+  /** For a result that is computed again: the steps in which it was halved originally. */
   readonly #recorded: ReadonlyArray<number>
   readonly #notes: Array<string> = []
 
-  /** `recorded`: the metrics of the result that is to be made again, bit for bit. */
+  /** `recorded`: the metrics of the result to reproduce bit for bit. */
   constructor(microBatch: MicroBatch, recorded: Readonly<Record<string, number>> = {}) {
     this.#microBatch = microBatch
     this.#recorded = Object.keys(recorded)
@@ -103,19 +103,19 @@ export class Cutting {
   get metrics(): Readonly<Record<string, number>> {
     return Object.fromEntries(this.#halved.map((step, i) => [`${halvedMetric}${i + 1}`, step]))
   }
-  /** What there is to tell since the last call. */
+  /** Messages since the last call. */
   notes(): ReadonlyArray<string> {
     return this.#notes.splice(0)
   }
 
-  /** Goes on as after these halvings. */
+  /** Restores the state after these halvings. */
   resume(halved: ReadonlyArray<number>): void {
     for (const step of halved) this.#halve(step)
   }
 
   /**
-   * What `compute` gives for a step, counted from 1: it leaves gradients of the parameters, and changes nothing else. `split` says how many micro-batches there are. Throws an
-   * OutOfMemoryError where each has one row.
+   * Computes a step, counted from 1, and returns the result of `compute`, which sets the parameters' gradients and changes nothing else. `split` returns the number of micro-batches. Throws
+   * OutOfMemoryError if each micro-batch already has one row.
    */
   step<A>(
     step: number,
@@ -130,17 +130,17 @@ export class Cutting {
         return compute(this.#microBatch)
       } catch (cause) {
         if (!isOutOfMemory(cause)) throw cause
-        // The others are in the midst of the step, and wait for this rank.
+        // The other ranks are in the middle of the step and wait for this one.
         if (ranks() > 1) throw OutOfMemoryError.during(`Computing step ${step} on rank ${rank()} of ${ranks()}`, cause)
         for (const trained of parameters) clearGradients(Object.values(trained))
         const before = this.#microBatch
         const [parts, most] = [split(before), split({ rows: 1 })]
         if (parts === most) throw OutOfMemoryError.during(`Computing step ${step}, one row at a time`, cause)
-        // Half of what its micro-batches do not fill anyway would be tried in vain.
+        // Halving further until the number of micro-batches changes; otherwise the retry would be identical.
         do this.#halve(step)
         while (split(this.#microBatch) === parts)
         this.#notes.push(
-          `out of memory in step ${step}: computed again, and from here on, with micro-batches of ${wordsOf(this.#microBatch)} in place of ${wordsOf(before)} (${cause.message.split("\n")[0]!})`
+          `out of memory in step ${step}: this step is repeated, and training continues, with micro-batches of ${wordsOf(this.#microBatch)} instead of ${wordsOf(before)} (${cause.message.split("\n")[0]!})`
         )
       }
     }

@@ -1,4 +1,4 @@
-/** Dialogues as the examples of a fine-tuning: read batch by batch, tokenised and kept as tokens. */
+/** Dialogues as fine-tuning examples: read batch by batch, tokenised and stored as tokens. */
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import { streamRows } from "../../data/dataset.ts"
@@ -14,17 +14,17 @@ import type { TokenStore } from "../common/token-store.ts"
 
 export interface ExampleOptions {
   readonly tokenizer: Tokenizer
-  /** Tokens that an example may have. */
+  /** Maximum number of tokens in an example. */
   readonly length: number
-  /** Empty; the examples' tokens go into it. */
+  /** An empty store for the examples' tokens. */
   readonly store: TokenStore
-  /** Told of each row that is left out. */
+  /** Called for each row that is left out. */
   readonly leftOut?: (row: LeftOutRow) => void
 }
 
 /**
- * Dialogues as examples that fit. One that carries loss on its last answer alone (Ghost Attention, §3.3) is there for what its first turn says, so it is
- * left out, not shortened, when it is too long.
+ * The dialogues that fit, as examples. A dialogue with loss only on its last answer (Ghost Attention, §3.3) depends on its first turn, so it is
+ * left out, not shortened, if it is too long.
  */
 export class Examples implements Sequence<Example> {
   readonly #options: ExampleOptions
@@ -38,18 +38,18 @@ export class Examples implements Sequence<Example> {
     this.#leftOut = new LeftOutCounter(options.tokenizer, options.length, options.leftOut)
   }
 
-  /** Rows that were added, those left out among them. */
+  /** Number of rows added, including those left out. */
   get rows(): number {
     return this.#rows
   }
   get leftOut(): LeftOutCounter["counts"] {
     return this.#leftOut.counts
   }
-  /** Examples of several answers of which the last alone carries loss, as the chat template writes those before it otherwise once more follows. */
+  /** Number of examples with several answers of which only the last carries loss, because the chat template renders earlier answers differently once more messages follow. */
   get lastAlone(): number {
     return this.#lastAlone
   }
-  /** How many examples there are. */
+  /** Number of examples. */
   get length(): number {
     return this.#options.store.length
   }
@@ -64,7 +64,7 @@ export class Examples implements Sequence<Example> {
     if (fitted === undefined) return this.#leftOut.add(row, [messages])
     const { ends } = fitted
     store.add(this.#buffer, loss === "answers" ? ends : ends.slice(-2))
-    // One that lost its older exchanges for want of room may have a single answer left.
+    // A shortened dialogue may have a single answer left.
     const answers = fitted.messages.filter(({ role }) => role === "assistant").length
     if (loss === "answers" && ends.length === 2 && answers > 1) this.#lastAlone++
   }
@@ -74,7 +74,7 @@ export class Examples implements Sequence<Example> {
     return index < store.length ? { tokens: store.tokens(index), lossMask: lossMaskOf(store.numbers(index)) } : undefined
   }
 
-  /** The examples packed, in an order, into rows of `length`, each made when it is asked for. */
+  /** The examples in the given order, packed into rows of `length`, each created on demand. */
   packed(order: Uint32Array): Sequence<PackedRow> {
     const { length, store, tokenizer } = this.#options
     const packing = packRows(order, { sizeOf: (example) => store.sizeOf(example), length })
@@ -82,7 +82,7 @@ export class Examples implements Sequence<Example> {
   }
 }
 
-/** The dialogues of a dataset as examples. `check` is given each row before. */
+/** Reads the dialogues of a dataset as examples. `check` receives each row first. */
 export const readExamples = Effect.fn("readExamples")(function* <E = never>(
   ref: ArtifactRef<Dataset<Demonstration>>,
   options: ExampleOptions,

@@ -1,8 +1,8 @@
 /**
- * How a step is made to fit a GPU: how many rows go through the model at once, and how many blocks recompute their activations in the backward pass.
+ * Fits a training step on a GPU: chooses how many rows go through the model at once, and how many blocks recompute their activations in the backward pass.
  *
- * Both follow from the config, the model's shape and the memory that a GPU of this model has, never from what of it happens to be free: the GPU's model is part of
- * the key, so results follow from the key. `caravan plan` shows what this function chooses, and the stage runs with it.
+ * Both depend only on the config, the model's shape and the total memory of this GPU model, never on the memory that is currently free: the GPU model is part of
+ * the key, so the key determines the results. `caravan plan` shows the choice, and the stage uses it.
  */
 import * as Effect from "effect/Effect"
 import * as Device from "../../engine/device.ts"
@@ -23,20 +23,20 @@ import { ExplainedError } from "../../schemas/explained-error.ts"
 import { hyperInt, hyperText } from "../../schemas/hyper.ts"
 import type { MicroBatch } from "./cutting.ts"
 
-/** A field that says how many rows are computed at once; on the CPU it is `usual` where it is left to be chosen. */
+/** The config field for the micro-batch size; if the choice is left to Caravan, the CPU uses `usual`. */
 export const microBatchField = (rows: string, usual: number) =>
   hyperInt(
     0,
-    `${rows} at once: memory against speed; the loss does not depend on it, but for the order of float sums. 0: as many as fit a GPU of this model, counted in tokens; on the CPU ${usual}`,
+    `${rows} per micro-batch, a trade-off of memory against speed; it affects the loss only through the order of floating-point sums. 0: as many as fit a GPU of this model, measured in tokens; ${usual} on the CPU`,
     { min: 0 }
   )
 
 export const recomputeField = hyperText(
-  "blocks that do not keep their activations and compute them anew in the backward pass, the first ones: all, none, or how many; the gradients are the same. auto: as few as let a step fit a GPU of this model; on the CPU none",
+  "number of blocks, from the first, that recompute their activations in the backward pass instead of keeping them: all, none or a number; the gradients are unchanged. auto: the fewest with which a step fits a GPU of this model; none on the CPU",
   (value) =>
     /^(auto|all|none|[0-9]+)$/.test(String(value))
       ? undefined
-      : `takes auto, all, none or a number of blocks, got ${JSON.stringify(value)}`,
+      : `must be auto, all, none or a number of blocks; found ${JSON.stringify(value)}`,
   "auto"
 )
 
@@ -45,32 +45,32 @@ export interface Fit {
   readonly microBatch: MicroBatch
   readonly recompute: number
 }
-/** With what that takes of a GPU's memory. */
+/** A fit with the GPU memory that it needs. */
 export interface PlannedFit extends Fit {
   readonly memory: Memory
-  /** Whether a GPU has room for it. */
+  /** Whether it fits the GPU. */
   readonly fits: boolean
 }
 
-/** A step that is to be made to fit. */
+/** A step to fit. */
 export interface Step {
-  /** Rows of a batch, of several ranks those of one, and tokens of the longest there may be: a pair's are those of both its dialogues. */
+  /** Rows of a batch (with several ranks: of one rank), and the maximum tokens of a row; a pair counts the tokens of both dialogues. */
   readonly rows: number
   readonly longest: number
   readonly layers: number
   readonly memory: (cut: Cut) => Memory
 }
 
-/** How a model is trained alone. */
+/** The settings of a model that is trained alone. */
 export interface Steps {
   readonly model: CostedModel
   readonly precision: Precision
-  /** Rows of a batch, and tokens of the longest. */
+  /** Rows of a batch, and the maximum tokens of a row. */
   readonly rows: number
   readonly longest: number
-  /** Whether a copy of its best weights so far is kept. */
+  /** Whether a copy of the best weights so far is kept. */
   readonly keepsBest: boolean
-  /** The ranks that it is spread over; one unless given. */
+  /** The ranks it is distributed over; one by default. */
   readonly spread?: SpreadOver | undefined
 }
 
@@ -83,34 +83,34 @@ export const trainingStep = ({ keepsBest, longest, model, precision, rows, sprea
   }
 })
 
-/** The ranks that this process is one of. */
+/** The group of ranks that this process belongs to. */
 export const ownSpread = (): SpreadOver => ({ ranks: ranks(), sharding: sharding() })
 
-/** What a config asks for. */
+/** The settings of a config. */
 export interface AskedFit {
-  /** Rows at once; 0: chosen. */
+  /** Rows per micro-batch; 0: chosen automatically. */
   readonly microBatch: number
   /** "auto", "all", "none" or a number of blocks. */
   readonly recompute: string
 }
 
-/** With so many tokens at once the matrix products of a large model run at full speed: no block is recomputed to have more. */
+/** With this many tokens per micro-batch, a large model's matrix products run at full speed: no block is recomputed to have more. */
 const enoughTokens = 4096
-/** More at once make no model faster. */
+/** Larger micro-batches do not make any model faster. */
 const mostTokens = 65536
 
 const blocksOf = (recompute: string, layers: number): number | undefined =>
   recompute === "auto" ? undefined : recompute === "all" ? layers : recompute === "none" ? 0 : Math.min(Number(recompute), layers)
 
-/** On the CPU: as asked, and where it is to be chosen `usual` rows and nothing recomputed. */
+/** On the CPU: as configured, and for automatic settings `usual` rows without recomputation. */
 export const fitOnCpu = (asked: AskedFit, layers: number, usual: number): Fit => ({
   microBatch: { rows: asked.microBatch === 0 ? usual : asked.microBatch },
   recompute: blocksOf(asked.recompute, layers) ?? 0
 })
 
 /**
- * On a GPU with `deviceMemory` bytes: as asked, and what is to be chosen so that the step fits. As many tokens as fit with nothing recomputed, the batch halved until
- * they do; when that leaves too few for the GPU to be busy with, more, with as few blocks recomputed as let them fit. Where nothing fits: the least that there is.
+ * On a GPU with `deviceMemory` bytes: as configured, with automatic settings chosen so that the step fits. The batch is halved until it fits without recomputation;
+ * if that leaves too few tokens to keep the GPU busy, more tokens with as few recomputed blocks as possible. If nothing fits, the smallest setting.
  */
 export const fitOnGpu = (asked: AskedFit, deviceMemory: number, step: Step): PlannedFit => {
   const { layers, longest, memory, rows } = step
@@ -121,7 +121,7 @@ export const fitOnGpu = (asked: AskedFit, deviceMemory: number, step: Step): Pla
     return { microBatch, recompute, memory: taken, fits: totalMemory(taken) <= room }
   }
   const fixed = blocksOf(asked.recompute, layers)
-  /** With as few blocks recomputed as let it fit. */
+  /** With the fewest recomputed blocks that fit. */
   const leanest = (tokens: number, microBatch?: MicroBatch): PlannedFit => {
     const counts = fixed === undefined ? Array.from({ length: layers + 1 }, (_, blocks) => blocks) : [fixed]
     const all = counts.map((blocks) => planned(tokens, blocks, microBatch))
@@ -145,12 +145,12 @@ export const fitOnGpu = (asked: AskedFit, deviceMemory: number, step: Step): Pla
   )
 }
 
-/** A step that no GPU of this model has room for. */
+/** A step that does not fit any GPU of this model. */
 export class DoesNotFitError extends ExplainedError<DoesNotFitError>()("DoesNotFitError") {}
 
 const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`
 
-/** What a stage's step is made to fit; fails where that was left to be chosen and nothing fits. `advice` says what would. */
+/** Chooses how a stage's step is computed; fails if the choice is automatic and nothing fits. `advice` says what would fit. */
 export const chooseFit = (
   asked: AskedFit,
   { device, usual }: { readonly device: "cpu" | "cuda"; readonly usual: number },
@@ -163,8 +163,8 @@ export const chooseFit = (
   if (fit.fits || asked.microBatch > 0) return Effect.succeed(fit)
   return DoesNotFitError.of({
     doing: "Fitting a step of training on the GPU",
-    expected: `at most ${gib(usableMemory(deviceMemory))} for tensors, of its ${gib(deviceMemory)}`,
-    found: `that one row at a time takes ${gib(totalMemory(fit.memory))}`,
-    hint: `${advice(deviceMemory)} A micro-batch that is given as a number is tried all the same.`
+    expected: `at most ${gib(usableMemory(deviceMemory))} for tensors, of the GPU's ${gib(deviceMemory)}`,
+    found: `that one row at a time needs ${gib(totalMemory(fit.memory))}`,
+    hint: `${advice(deviceMemory)} A micro-batch size set explicitly is tried regardless.`
   })
 }

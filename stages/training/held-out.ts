@@ -1,9 +1,9 @@
 /**
- * Held-out loss and early stopping on it, as PPO has on held-out prompts. Some rows, drawn by the seed, take no part in training; every so many steps the
- * mean loss over them is computed: over the tokens that carry loss, or over pairs, however they are split into batches. Nothing else is drawn and no
- * gradient is taken, so that looking changes nothing.
+ * Held-out loss and early stopping on it, as PPO does on held-out prompts. Some rows, drawn from the seed, are excluded from training; at regular intervals the
+ * mean loss over them is computed: over the tokens that carry loss, or over pairs, regardless of batches. Evaluation draws no random numbers and computes no
+ * gradients, so it does not affect training.
  *
- * With a patience, training ends after so many evaluations without a lower loss, and the weights of the lowest are kept. The first evaluation is before
+ * With a patience, training stops after that many evaluations without a lower loss, and the weights with the lowest loss are kept. The first evaluation is before
  * the first step.
  */
 import * as Effect from "effect/Effect"
@@ -19,21 +19,25 @@ import { EmptyDatasetError } from "../common/empty-dataset.ts"
 import type { TrainingBatch } from "./batch.ts"
 import type { MicroBatch } from "./cutting.ts"
 
-/** Fields of a stage's config. */
+/** Config fields of a stage. */
 export const heldOutFields = {
-  heldOut: hyper(0, "share of the rows, drawn by the seed, that are held out of training to measure the loss on; 0: none", {
+  heldOut: hyper(0, "share of the rows, drawn from the seed, that are held out of training to measure the loss; 0: none", {
     min: 0,
     max: 0.5
   }),
-  evaluateEvery: hyperInt(100, "steps between evaluations of the held-out loss; also before the first step and after the last", { min: 1 }),
+  evaluateEvery: hyperInt(
+    100,
+    "number of steps between evaluations of the held-out loss, which is also evaluated before the first step and after the last",
+    { min: 1 }
+  ),
   patience: hyperInt(
     0,
-    "evaluations without a lower held-out loss until it stops, with the weights of the lowest; 0: the loss is reported and changes nothing",
+    "number of evaluations without a lower held-out loss after which training stops and keeps the weights with the lowest; 0: the loss is only reported",
     { min: 0 }
   )
 }
 
-/** Of a config with these fields: refuses a patience where nothing is held out to stop on. */
+/** Refuses a config with a patience but without held-out rows. */
 export const patienceNeedsHeldOut = Schema.makeFilter(
   ({ heldOut, patience }: { readonly heldOut: number; readonly patience: number }): ReadonlyArray<Schema.FilterIssue> =>
     patience === 0 || heldOut > 0
@@ -41,18 +45,18 @@ export const patienceNeedsHeldOut = Schema.makeFilter(
       : [
           {
             path: ["patience"],
-            issue: `patience ${patience} has no effect with heldOut 0: hold out a share of the rows, as heldOut 0.05, or leave patience out`
+            issue: `patience ${patience} has no effect with heldOut 0: hold out a share of the rows, for example heldOut 0.05, or remove patience`
           }
         ]
 )
 
-/** Which rows are trained on and which are held out, by index, each in ascending order. */
+/** Indices of the rows to train on and of the held-out rows, each in ascending order. */
 export interface Split {
   readonly training: Uint32Array
   readonly heldOut: Uint32Array
 }
 
-/** Holds out a share of `count` rows: at least one where the share is not 0. Fails when none is left to train on. */
+/** Holds out a share of `count` rows: at least one unless the share is 0. Fails if none is left to train on. */
 export const splitHeldOut = (count: number, share: number, seed: number): Effect.Effect<Split, EmptyDatasetError> => {
   const held = share === 0 ? 0 : Math.max(1, Math.round(share * count))
   if (held > 0 && held >= count) return Effect.fail(EmptyDatasetError.of(`train on when ${held} is held out`, `${count} rows`))
@@ -60,7 +64,7 @@ export const splitHeldOut = (count: number, share: number, seed: number): Effect
   return Effect.succeed({ training: order.slice(held).sort(), heldOut: order.slice(0, held).sort() })
 }
 
-/** These rows in an order drawn from a random stream. */
+/** These rows in a random order drawn from `random`. */
 export const permuted = (rows: Uint32Array, random: Random): Uint32Array => random.permutation(rows.length).map((i) => rows[i]!)
 
 export interface HeldOutOptions {
@@ -70,7 +74,7 @@ export interface HeldOutOptions {
   readonly patience: number
 }
 
-/** What `train` is given of the rows held out; undefined where none are. */
+/** The held-out options for `train`; undefined without held-out rows. */
 export const evaluating = (
   rows: Uint32Array,
   { evaluateEvery, patience }: Omit<HeldOutOptions, "batches">,
@@ -88,7 +92,7 @@ export class HeldOut {
   readonly #options: HeldOutOptions
   readonly #parameters: Parameters
   readonly evaluations: Array<HeldOutEvaluation> = []
-  /** A copy of the weights with the lowest loss, where they are to be kept. */
+  /** A copy of the weights with the lowest loss, if they are to be kept. */
   best: Parameters | undefined
 
   constructor(options: HeldOutOptions, parameters: Parameters) {
@@ -100,20 +104,20 @@ export class HeldOut {
     return step % this.#options.evaluateEvery === 0 || step === steps
   }
 
-  /** The mean loss of the model as it is. */
+  /** The mean loss of the current model. */
   readonly loss = (microBatch: MicroBatch, progress: (progress: Progress) => Effect.Effect<void>): Effect.Effect<number> =>
     Effect.gen({ self: this }, function* () {
       let [sum, count] = [0, 0]
       for (const batch of this.#options.batches()) {
         count += batch.count
         for (const part of batch.parts(microBatch)) sum += scoped(() => noGrad(() => part().item()))
-        // Lets the process hear that it should stop.
+        // Reporting progress lets the process notice a stop request.
         yield* progress({ message: "evaluating" })
       }
       return sumOver([sum], "adding up the held-out loss")[0]! / count
     })
 
-  /** Takes in the loss after so many steps, and a copy of the weights if it is the lowest. Says whether to stop. */
+  /** Records the loss after a step, with a copy of the weights if it is the lowest. Returns whether to stop. */
   evaluated(evaluation: HeldOutEvaluation): boolean {
     this.evaluations.push(evaluation)
     const { patience } = this.#options
@@ -125,14 +129,14 @@ export class HeldOut {
     return stop
   }
 
-  /** Tensors like the weights, for the best of them. */
+  /** Allocates tensors like the weights, for the best of them. */
   makeRoom(): Parameters {
     return (this.best ??= Object.fromEntries(
       Object.entries(this.#parameters).map(([name, weight]) => [name, keep(scoped(() => noGrad(() => weight.clone())))])
     ))
   }
 
-  /** Makes the weights the best there were, and gives the evaluation of what they are now. */
+  /** Restores the best weights, and returns the evaluation of the restored weights. */
   restoreBest(): HeldOutEvaluation {
     if (this.best === undefined) return this.evaluations.at(-1)!
     copyInto(this.best, this.#parameters)

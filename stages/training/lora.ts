@@ -1,6 +1,6 @@
 /**
- * Training by low-rank adapters (models/lora.ts) in place of all weights: the base is frozen. The stage's output is a whole model, the adapter merged
- * into it, so that every other stage takes it as any model; the adapter itself is beside it, in PEFT's layout.
+ * Training low-rank adapters (models/lora.ts) instead of all weights: the base is frozen. The stage's output is a complete model with the adapter merged
+ * into it, so that every other stage can use it like any model; the adapter itself is stored with it in PEFT's layout.
  */
 import * as Schema from "effect/Schema"
 import type { Parameters } from "../../engine/gradients.ts"
@@ -13,30 +13,30 @@ import { hyper, hyperInt, hyperWords } from "../../schemas/hyper.ts"
 
 const everyLayer = "all-linear"
 
-/** Fields of a stage's config. */
+/** Config fields of a stage. */
 export const loraFields = {
-  loraRank: hyperInt(0, "rank of the LoRA adapter that is trained in place of the weights; 0: all weights are trained", { min: 0 }),
+  loraRank: hyperInt(0, "rank of the LoRA adapter that is trained instead of the weights; 0: all weights are trained", { min: 0 }),
   loraAlpha: hyper(16, "with loraRank: the adapter's output is scaled by loraAlpha / loraRank", { min: 0 }),
-  loraTargets: hyperWords(everyLayer, "with loraRank: the layers that it is on, by PEFT's names, separated by commas", [
+  loraTargets: hyperWords(everyLayer, "with loraRank: comma-separated PEFT names of the layers with an adapter", [
     everyLayer,
     ...linearLayers
   ]),
-  rsLora: hyper(false, "with loraRank: the scale is loraAlpha / sqrt(loraRank)")
+  rsLora: hyper(false, "with loraRank: scale by loraAlpha / sqrt(loraRank) instead (rsLoRA)")
 }
 
-/** Of a config with these fields: refuses layers to adapt where no adapter is trained. */
+/** Refuses a config with target layers but without an adapter. */
 export const targetsNeedRank = Schema.makeFilter(({ loraRank, loraTargets }: LoraFields): ReadonlyArray<Schema.FilterIssue> =>
   loraRank > 0 || loraTargets === everyLayer
     ? []
     : [
         {
           path: ["loraTargets"],
-          issue: `loraTargets ${loraTargets} has no effect with loraRank 0: set the adapter's rank, as loraRank 16, or leave loraTargets out`
+          issue: `loraTargets ${loraTargets} has no effect with loraRank 0: set the adapter's rank, for example loraRank 16, or remove loraTargets`
         }
       ]
 )
 
-/** The values of those fields. */
+/** The values of these fields. */
 export interface LoraFields {
   readonly loraRank: number
   readonly loraAlpha: number
@@ -44,23 +44,23 @@ export interface LoraFields {
   readonly rsLora: boolean
 }
 
-/** The layers that a config names. */
+/** The target layers of a config. */
 export const targetsOf = (names: string): ReadonlyArray<LoraTarget> => {
   const words = names.split(",").map((word) => word.trim())
   return linearLayers.filter((target) => words.includes(everyLayer) || words.includes(target))
 }
 
-/** The fields that say which adapter is trained; left out: none is. */
+/** The fields that define the trained adapter; none is trained if they are absent. */
 export type LoraCost = Partial<Pick<LoraFields, "loraRank" | "loraTargets">>
 
-/** The adapter that is trained under a config. */
+/** The adapter that is trained with a config. */
 export const adapterOf = ({ loraRank = 0, loraTargets = "" }: LoraCost): CostedModel["adapter"] =>
   loraRank === 0 ? undefined : { rank: loraRank, targets: targetsOf(loraTargets) }
 
-/** A model as it is trained under a config. */
+/** A model as it is trained with a config. */
 export const adaptedBy = (config: LoraCost, model: CostedModel): CostedModel => ({ ...model, adapter: adapterOf(config) })
 
-/** The model that a stage trains: with a new adapter on it, or as it is where loraRank is 0. */
+/** The model that a stage trains: with a new adapter, or unchanged if loraRank is 0. */
 export const withLora = (model: Llama, { loraAlpha, loraRank, loraTargets, rsLora }: LoraFields, seed: number): Llama => {
   if (loraRank === 0) return model
   const config = { rank: loraRank, alpha: loraAlpha, rankStabilised: rsLora, targets: targetsOf(loraTargets) }
@@ -68,6 +68,6 @@ export const withLora = (model: Llama, { loraAlpha, loraRank, loraTargets, rsLor
   return model.withAdapter(initLora(model.config, config, { seed, device, dtype }))
 }
 
-/** What of a model is trained: its adapter (and a reward model's head), or all weights where it has none. */
+/** A model's trained parameters: its adapter (and a reward model's head), or all weights if it has none. */
 export const trainedParameters = (model: Llama | RewardModel): Parameters =>
   model.adapter === undefined ? model.parameters : adapterTensors(model)

@@ -1,6 +1,6 @@
 /**
  * Pretraining (Llama 2 §2.2): next-token prediction on running text, documents joined into full sequences with BOS and EOS around each.
- * It makes the small base models of runs that start from scratch.
+ * It creates the small base models of runs that start from scratch.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -34,7 +34,7 @@ import { evaluating, heldOutFields, patienceNeedsHeldOut, splitHeldOut } from ".
 import { dealtLosses } from "./cutting.ts"
 import { precision, train, type TrainingBatch, trainingCheckpoints, trainingMetrics } from "./train.ts"
 
-/** Sizes that do not fit one another: refused before anything runs. */
+/** Inconsistent sizes, refused before anything runs. */
 const misfits = ({
   contextLength,
   dim,
@@ -47,7 +47,7 @@ const misfits = ({
     [
       dim % heads === 0 && (dim / heads) % 2 !== 0,
       "dim",
-      `dim ${dim} over heads ${heads} is ${dim / heads}, and rotary embeddings need an even width of a head`
+      `dim ${dim} / heads ${heads} is ${dim / heads}, and rotary embeddings need an even head dimension`
     ],
     [heads % kvHeads !== 0, "kvHeads", `heads ${heads} is not a multiple of kvHeads ${kvHeads}`],
     [sequenceLength > contextLength, "sequenceLength", `sequenceLength ${sequenceLength} is more than contextLength ${contextLength}`]
@@ -55,27 +55,27 @@ const misfits = ({
   return found.flatMap(([isWrong, path, issue]) => (isWrong ? [{ path: [path], issue }] : []))
 }
 
-/** Sequences at once on the CPU. */
+/** Sequences per micro-batch on the CPU. */
 const usualSequences = 16
 
 const PretrainConfig = Schema.Struct({
   dim: hyperInt(128, "width of the model", { min: 1 }),
-  layers: hyperInt(4, "transformer blocks", { min: 1 }),
-  heads: hyperInt(4, "attention heads", { min: 1 }),
-  kvHeads: hyperInt(4, "key and value heads; §2.2: 8 at 34B and 70B, as many as heads below", { min: 1 }),
+  layers: hyperInt(4, "number of transformer blocks", { min: 1 }),
+  heads: hyperInt(4, "number of attention heads", { min: 1 }),
+  kvHeads: hyperInt(4, "number of key and value heads; §2.2: 8 at 34B and 70B, the same as heads for smaller models", { min: 1 }),
   ffn: hyperInt(352, "width of the feed-forward block; about 8/3 of dim", { min: 1 }),
-  tiedEmbeddings: hyper(false, "whether the output layer is the embedding table; Llama 2's is not"),
-  contextLength: hyperInt(512, "tokens the model can attend over; §2.2: 4096", { min: 2 }),
-  sequenceLength: hyperInt(256, "tokens a training sequence, at most the context; §2.2: 4096", { min: 2 }),
-  steps: hyperInt(500, "optimiser steps", { min: 1 }),
-  batchSize: hyperInt(16, "sequences a step; §2.2: 4M tokens", { min: 1 }),
+  tiedEmbeddings: hyper(false, "whether the output layer shares its weights with the embedding table; Llama 2's does not"),
+  contextLength: hyperInt(512, "context length of the model in tokens; §2.2: 4096", { min: 2 }),
+  sequenceLength: hyperInt(256, "tokens per training sequence, at most contextLength; §2.2: 4096", { min: 2 }),
+  steps: hyperInt(500, "number of optimiser steps", { min: 1 }),
+  batchSize: hyperInt(16, "sequences per optimiser step; §2.2: 4M tokens", { min: 1 }),
   microBatchSize: microBatchField("sequences", usualSequences),
   recompute: recomputeField,
-  learningRate: hyper(3e-4, "peak; §2.2, table 1: 3e-4 (7B, 13B), 1.5e-4 (34B, 70B); small models bear more", { min: 0 }),
-  finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
-  warmupSteps: hyperInt(50, "§2.2: 2000", { min: 0 }),
-  weightDecay: hyper(0.1, "§2.2: 0.1", { min: 0 }),
-  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
+  learningRate: hyper(3e-4, "peak learning rate; §2.2, table 1: 3e-4 (7B, 13B), 1.5e-4 (34B, 70B); small models tolerate more", { min: 0 }),
+  finalLearningRate: hyper(0.1, "final learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
+  warmupSteps: hyperInt(50, "steps of linear learning rate warm-up; §2.2: 2000", { min: 0 }),
+  weightDecay: hyper(0.1, "AdamW's weight decay; §2.2: 0.1", { min: 0 }),
+  maxNorm: hyper(1, "maximum global gradient norm; larger gradients are scaled down; §2.2: 1.0", { min: 0 }),
   precision,
   ...heldOutFields
 }).check(Schema.makeFilter(misfits), patienceNeedsHeldOut)
@@ -93,11 +93,11 @@ export const addDocuments = (store: TokenStore, tokenizer: Tokenizer, texts: Rea
 }
 
 /**
- * Those documents joined end to end and cut into rows of `length`, each made when it is asked for; consecutive rows share one token, so that every token
- * but the first is predicted once. What does not fill a last row is left out.
+ * The selected documents concatenated and cut into rows of `length`, each created on demand; consecutive rows share one token, so that every token
+ * except the first is predicted once. An incomplete last row is left out.
  */
 export const joinDocuments = (documents: TokenStore, which: Uint32Array, length: number): Sequence<PackedRow> => {
-  /** Where each document begins, and where the last one ends. */
+  /** The start of each document, and the end of the last. */
   const starts = new Float64Array(which.length + 1)
   which.forEach((document, i) => (starts[i + 1] = starts[i]! + documents.sizeOf(document)))
   const total = starts[which.length]!
@@ -119,7 +119,7 @@ export const joinDocuments = (documents: TokenStore, which: Uint32Array, length:
   return { length: count, at: (index) => (index < count ? row(index * (length - 1)) : undefined) }
 }
 
-/** The place of the last of rising numbers that is at most `value`; the first is. */
+/** The index of the last of the increasing numbers that is at most `value`; the first one is. */
 const lastAtMost = (rising: Float64Array, value: number): number => {
   let [low, high] = [0, rising.length]
   while (high - low > 1) {
@@ -136,14 +136,14 @@ const shapeOf = (config: typeof PretrainConfig.Type, vocabSize: number): LlamaCo
 }
 
 const askedOf = (config: typeof PretrainConfig.Type) => ({ microBatch: config.microBatchSize, recompute: config.recompute })
-/** Of the model that is trained: what a step takes follows from it. */
+/** The training steps of a model, which determine the memory of a step. */
 const stepsOf = (config: typeof PretrainConfig.Type, model: CostedModel) => {
   const { batchSize: rows, patience, precision, sequenceLength: longest } = config
   return { model, precision, rows, longest, keepsBest: patience > 0 }
 }
 
 export const pretrain = Stage.make("pretrain", {
-  description: "§2.2 pretraining of a Llama from scratch on running text",
+  description: "§2.2 pretrains a Llama from scratch on running text",
   config: PretrainConfig,
   inputs: { tokenizer: TokenizerModel, texts: Texts },
   output: Policy,

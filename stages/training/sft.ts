@@ -1,8 +1,8 @@
 /**
- * Supervised fine-tuning (Llama 2 §3.1): next-token prediction on the answers of dialogues, the loss on prompt tokens zeroed; several
- * dialogues fill one sequence, each seeing only itself.
+ * Supervised fine-tuning (Llama 2 §3.1): next-token prediction on the answers of dialogues, with zero loss on prompt tokens; several
+ * dialogues are packed into one sequence, and each attends only to itself.
  *
- * Deviation: the paper separates prompt and answer by "a special token"; Meta's released chat format, used here for models without a chat template, has none but `[/INST]`.
+ * Deviation: the paper separates prompt and answer with "a special token"; Meta's released chat format, used here for models without a chat template, has only `[/INST]`.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -28,14 +28,14 @@ import { precision, stepsFor, train, type TrainingBatch, trainingCheckpoints, tr
 
 const SftConfig = Schema.Struct({
   learningRate: hyper(2e-5, "peak learning rate; §3.1: 2e-5, cosine", { min: 0 }),
-  finalLearningRate: hyper(0.1, "last learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
-  warmupSteps: hyperInt(0, "linear warm-up; §3.1 names none", { min: 0 }),
-  epochs: hyper(2, "passes over the demonstrations; §3.1: 2", { min: 0 }),
-  steps: hyperInt(0, "optimiser steps, whatever the epochs; 0: as many as the epochs take", { min: 0 }),
-  batchSize: hyperInt(64, "sequences a step; §3.1: 64", { min: 1 }),
-  sequenceLength: hyperInt(4096, "tokens a sequence, at most the model's context; §3.1: 4096", { min: 2 }),
-  weightDecay: hyper(0.1, "§3.1: 0.1", { min: 0 }),
-  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
+  finalLearningRate: hyper(0.1, "final learning rate as a fraction of the peak; §2.2: 10%", { min: 0, max: 1 }),
+  warmupSteps: hyperInt(0, "steps of linear learning rate warm-up; §3.1 mentions none", { min: 0 }),
+  epochs: hyper(2, "number of passes over the demonstrations; §3.1: 2", { min: 0 }),
+  steps: hyperInt(0, "number of optimiser steps, overriding epochs; 0: as many as the epochs need", { min: 0 }),
+  batchSize: hyperInt(64, "sequences per optimiser step; §3.1: 64", { min: 1 }),
+  sequenceLength: hyperInt(4096, "tokens per sequence, at most the model's context; §3.1: 4096", { min: 2 }),
+  weightDecay: hyper(0.1, "AdamW's weight decay; §3.1: 0.1", { min: 0 }),
+  maxNorm: hyper(1, "maximum global gradient norm; larger gradients are scaled down; §2.2: 1.0", { min: 0 }),
   microBatchSize: microBatchField("sequences", usualSequences),
   recompute: recomputeField,
   precision,
@@ -67,7 +67,7 @@ export const sft = Stage.make("sft", {
     const { lastAlone } = examples
     if (lastAlone > 0)
       yield* progress({
-        note: `${lastAlone} of ${examples.length} dialogues train their last answer alone: the chat template writes those before it otherwise once more follows`
+        note: `${lastAlone} of ${examples.length} dialogues have loss only on their last answer, because the chat template renders earlier answers differently once more messages follow`
       })
 
     const { heldOut, training } = yield* splitHeldOut(examples.length, config.heldOut, seed)
@@ -92,7 +92,7 @@ export const sft = Stage.make("sft", {
   }, Effect.scoped)
 })
 
-/** Batches of packed rows, all of them once. */
+/** Batches of packed rows, each row once. */
 export function* packedPass(
   rows: Sequence<PackedRow>,
   config: { readonly batchSize: number },
@@ -107,7 +107,7 @@ export function* packedPass(
   }
 }
 
-/** The same epoch after epoch without end; each epoch is packed anew from a fresh permutation. */
+/** Endless batches, epoch after epoch; each epoch is packed again from a new permutation. */
 export function* packedBatches(
   epochRows: (epoch: number) => Sequence<PackedRow>,
   config: { readonly batchSize: number },

@@ -1,4 +1,4 @@
-/** Training the tokenizer (Llama 2 §2.2): BPE as SentencePiece does it, numbers split into digits, unknown characters as bytes. */
+/** Tokenizer training (Llama 2 §2.2): BPE as in SentencePiece, numbers split into digits, unknown characters as bytes. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { readRows } from "../../data/dataset.ts"
@@ -12,11 +12,11 @@ import { costOf } from "../common/cost/estimator.ts"
 import { sized, unknownSize } from "../common/cost/size.ts"
 
 const TokenizerConfig = Schema.Struct({
-  vocabSize: hyperInt(1024, "pieces, the 3 control tokens and 256 bytes included; §2.2: 32000", { min: 260 })
+  vocabSize: hyperInt(1024, "size of the vocabulary, including 3 control tokens and 256 bytes; §2.2: 32000", { min: 260 })
 })
 
 export const tokenizer = Stage.make("tokenizer", {
-  description: "§2.2 BPE tokenizer with byte fallback and single digits",
+  description: "§2.2 trains a BPE tokenizer with byte fallback and numbers split into digits",
   config: TokenizerConfig,
   inputs: { texts: Texts },
   output: TokenizerModel,

@@ -1,11 +1,11 @@
 /**
- * The loop every training stage runs: batches in parts, gradients accumulated, clipped, one AdamW step a batch (Llama 2 §2.2, §3.1, §3.2.2).
+ * The training loop of every stage: batches in parts, accumulated and clipped gradients, one AdamW step per batch (Llama 2 §2.2, §3.1, §3.2.2).
  *
- * A batch's loss is the sum over its parts divided by the batch's whole count (tokens that carry loss, or pairs), so that it does not depend
- * on how the batch is split into parts.
+ * A batch's loss is the sum over its parts divided by the batch's total count (tokens that carry loss, or pairs), so that it does not depend
+ * on how the batch is split.
  *
- * A checkpoint holds the model (or the adapter that is trained) as its folder would, and under training/ the optimiser's state, the best weights on held-out rows and what was measured: everything that the next step
- * reads. Batches are made anew from the seed, those before the next step without being computed.
+ * A checkpoint holds the model (or the trained adapter) in its usual folder layout and, under training/, everything else that the next step reads: the optimiser's state, the best weights on held-out rows and the measurements
+ * so far. Batches are generated again from the seed; those before the next step are skipped.
  */
 import { mkdir, readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -39,8 +39,8 @@ import { Cutting, OutOfMemoryError, wordsOf } from "./cutting.ts"
 
 export type { TrainingBatch } from "./batch.ts"
 
-/** How a stage that trains computes. */
-export const precision = hyper("float32", "of weights and activations; the optimiser's copy of the weights is float32 either way", [
+/** The precision of a stage that trains. */
+export const precision = hyper("float32", "dtype of weights and activations; the optimiser's copy of the weights is always float32", [
   "float32",
   "bfloat16"
 ])
@@ -54,23 +54,23 @@ export interface TrainingOptions {
   readonly maxNorm: number
   readonly weightDecay: number
   readonly progress: (progress: Progress) => Effect.Effect<void>
-  /** How a batch is cut, and what is recomputed. */
+  /** How a batch is split, and which blocks are recomputed. */
   readonly fit: Fit | PlannedFit
-  /** The metrics of the result that is made again (verify): micro-batches are halved where they were. */
+  /** The metrics of the result to reproduce (verify): micro-batches are halved in the same steps. */
   readonly recorded?: Readonly<Record<string, number>> | undefined
-  /** How training is kept, to go on from there when it was killed; none: it is not. */
+  /** Checkpoints for resuming a killed training; undefined: none are saved. */
   readonly checkpoints?: TrainingCheckpoints
-  /** Rows that are not trained on, to measure the loss on; none: it is not measured. */
+  /** Rows excluded from training to measure the loss; undefined: it is not measured. */
   readonly heldOut?: HeldOutOptions | undefined
 }
 
 export interface TrainingCheckpoints extends Checkpoints {
-  /** Writes the parameters into a folder, as `weightsFile` with the names they train under, and what makes it a model's (or an adapter's) folder. */
+  /** Writes the parameters to a folder, as `weightsFile` under their training names, together with the other files of a model (or adapter) folder. */
   readonly writeModel: (folder: string, writeTensors: TensorWriter) => Promise<void>
   readonly weightsFile: string
 }
 
-/** Checkpoints of a stage that trains the model that it puts out, or the adapter on it. */
+/** Checkpoints of a stage that trains its output model, or the adapter on it. */
 export const trainingCheckpoints = (
   checkpoints: Checkpoints,
   output: OutputSlot<any>,
@@ -86,7 +86,7 @@ export const trainingCheckpoints = (
     : { ...checkpoints, weightsFile: adapterWeightsFile, writeModel: (folder, writeTensors) => writeAdapter(folder, model, writeTensors) }
 }
 
-/** A loss or gradient that is no longer a number: training can't go on from there. */
+/** A loss or gradient is no longer finite: training cannot continue. */
 export class DivergedError extends Schema.TaggedError<DivergedError>()("DivergedError", {
   step: Schema.Number,
   what: Schema.String,
@@ -96,16 +96,16 @@ export class DivergedError extends Schema.TaggedError<DivergedError>()("Diverged
 }
 
 export interface TrainingResult {
-  /** Each step's loss, before its update. */
+  /** The loss of each step before its update. */
   readonly losses: ReadonlyArray<number>
   readonly gradientNorms: ReadonlyArray<number>
-  /** What was planned of the GPU's memory, and how the micro-batch changed: for the trace. */
+  /** The planned GPU memory, and changes of the micro-batch size; for the trace. */
   readonly fitted: Readonly<Record<string, number>>
-  /** The held-out loss of the weights as they are in the end, and the step that they were reached at; none without held-out rows. */
+  /** The held-out loss of the final weights, and the step at which they were reached; undefined without held-out rows. */
   readonly kept?: HeldOutEvaluation | undefined
 }
 
-/** The metrics that a training stage leaves in its trace. */
+/** The metrics that a training stage stores in its trace. */
 export const trainingMetrics = (result: TrainingResult): Record<string, number> => {
   const tail = result.losses.slice(-Math.max(1, Math.ceil(result.losses.length / 10)))
   return {
@@ -120,10 +120,10 @@ export const trainingMetrics = (result: TrainingResult): Record<string, number> 
 
 type Measures = Pick<TrainingResult, "losses" | "gradientNorms">
 
-/** Of a checkpoint: what was measured at each step, and the optimiser's tensors. */
+/** Files of a checkpoint: the measurements of each step, and the optimiser's tensors. */
 const measuredFile = "training/measured.json"
 const optimizerFile = "training/optimizer.safetensors"
-/** The weights with the lowest held-out loss. */
+/** The file with the weights that have the lowest held-out loss. */
 const bestFile = "training/best.safetensors"
 const Measured = Schema.Struct({
   format: Schema.Literal(1),
@@ -136,7 +136,7 @@ const Measured = Schema.Struct({
 })
 const MeasuredFile = Schema.fromJsonString(Measured)
 
-/** A training as it goes on. */
+/** The state of a running training. */
 interface State {
   readonly spread: Spread
   readonly optimizer: AdamW
@@ -144,7 +144,7 @@ interface State {
   readonly cutting: Cutting
 }
 
-/** Makes parameters and optimiser what they were when the checkpoint was written, and gives what was measured until then. */
+/** Restores parameters and optimiser from a checkpoint, and returns the measurements so far. */
 const resume = Effect.fnUntraced(function* (
   found: { readonly step: number; readonly path: string },
   weightsFile: string,
@@ -157,7 +157,7 @@ const resume = Effect.fnUntraced(function* (
       doing: `Resuming from ${path}`,
       expected: `the losses and gradient norms of ${found.step} steps of ${options.steps}`,
       found: what,
-      hint: `Remove the folder ${found.path} and run again.`
+      hint: `Delete the folder ${found.path} and run again.`
     })
   const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: () => damaged("no such file") })
   const measured = yield* Schema.decodeUnknownEffect(MeasuredFile)(text).pipe(Effect.mapError((error) => damaged(error.message)))
@@ -176,7 +176,7 @@ const resume = Effect.fnUntraced(function* (
   return { losses, gradientNorms }
 })
 
-/** Saves all that the next step reads, as one process would: any number of ranks goes on from it. All ranks call it. */
+/** Saves everything that the next step reads, in the form a single process would write, so that any number of ranks can resume. All ranks call it. */
 const keepTraining = Effect.fnUntraced(function* (
   checkpoints: TrainingCheckpoints,
   snapshot: TensorSnapshot,
@@ -207,7 +207,7 @@ const keepTraining = Effect.fnUntraced(function* (
   spread.release()
 })
 
-/** One step on a batch, counted from 1: the loss of each part and its gradients, clipping, the optimiser's update. None where a number is not finite. */
+/** One step on a batch, counted from 1: the loss of each part and its gradients, clipping, the optimiser's update. Returns undefined if a number is not finite. */
 const takeStep = (
   { count, parts }: TrainingBatch,
   { parameters, maxNorm, fit }: TrainingOptions,
@@ -241,7 +241,7 @@ const takeStep = (
     return { loss, gradientNorm, diverged }
   })
 
-/** Evaluates the held-out loss where that is due. Says whether to stop. */
+/** Evaluates the held-out loss if it is due. Returns whether to stop. */
 const evaluate = Effect.fnUntraced(function* (
   { cutting: { microBatch }, heldOut, spread }: State,
   step: number,
@@ -253,15 +253,15 @@ const evaluate = Effect.fnUntraced(function* (
   spread.release()
   yield* progress({ step, total, heldOutLoss: loss })
   if (!Number.isFinite(loss)) {
-    const message = `The loss on held-out rows is ${loss} after step ${step} of ${total}. Lower the learning rate, or look at the held-out rows.`
+    const message = `The loss on held-out rows is ${loss} after step ${step} of ${total}. Lower the learning rate, or check the held-out rows.`
     return yield* new DivergedError({ step, what: `held-out loss ${loss}`, message })
   }
   return heldOut.evaluated({ step, loss })
 })
 
 /**
- * Trains in place and returns the losses. Fails with DivergedError when a loss or a gradient norm is not finite. With a patience on held-out rows it may
- * end early, and leaves the weights with the lowest loss on them.
+ * Trains in place and returns the losses. Fails with DivergedError if a loss or a gradient norm is not finite. With a patience on held-out rows, training may
+ * stop early and keeps the weights with the lowest held-out loss.
  */
 export const train = Effect.fn("train")(function* (
   options: TrainingOptions
@@ -302,17 +302,17 @@ export const train = Effect.fn("train")(function* (
         }
       })
       for (const note of cutting.notes()) yield* options.progress({ note })
-      // Of a step that diverged too: its numbers are the end of the curve.
+      // Also reported for a diverged step: its numbers are the end of the curve.
       const { tokens } = batch
       yield* options.progress({ step: step + 1, total: options.steps, loss, learningRate, gradientNorm, tokens, ...gpuMemory() })
       if (diverged) {
         const what = Number.isFinite(loss) ? `gradient norm ${gradientNorm}` : `loss ${loss}`
         const last = yield* checkpoints?.latest ?? Effect.undefined
-        const kept = last === undefined ? "" : ` The model as it was after step ${last.step} is in ${last.path}.`
+        const kept = last === undefined ? "" : ` The model after step ${last.step} is in ${last.path}.`
         return yield* new DivergedError({
           step,
           what,
-          message: `Training diverged at step ${step + 1} of ${options.steps}: ${what} (learning rate ${learningRate}; the last finite loss was ${losses.at(-1) ?? "none"}). Lower the learning rate, or look at the data of that step.${kept}`
+          message: `Training diverged at step ${step + 1} of ${options.steps}: ${what} (learning rate ${learningRate}; the last finite loss was ${losses.at(-1) ?? "none"}). Lower the learning rate, or check the data of that step.${kept}`
         })
       }
       losses.push(loss)
@@ -341,25 +341,25 @@ export const train = Effect.fn("train")(function* (
 
 const mebi = (bytes: number): number => bytes / 2 ** 20
 
-/** On a GPU: how a step is computed and the memory that it was planned to take, in MiB. */
+/** On a GPU: how a step is computed and its planned memory, in MiB. */
 export const fitMetrics = (fit: Fit | PlannedFit): Record<string, number> =>
   "memory" in fit ? { plannedGpuMemory: mebi(totalMemory(fit.memory)), recomputedBlocks: fit.recompute } : {}
 
-/** On a GPU: says how steps are computed, and when other programs leave less memory than that takes. */
+/** On a GPU: reports how steps are computed, and warns if other programs leave less memory than planned. */
 export const tellFit = Effect.fn("tellFit")(function* ({ fit, progress }: Pick<TrainingOptions, "fit" | "progress">) {
   if (!("memory" in fit)) return
   const planned = totalMemory(fit.memory)
   const recomputed = fit.recompute === 0 ? "" : `, ${fit.recompute} blocks recomputed`
   yield* progress({
-    note: `micro-batches of ${wordsOf(fit.microBatch)}${recomputed}: planned to take ${(planned / 2 ** 30).toFixed(1)} GiB of the GPU`
+    note: `micro-batches of ${wordsOf(fit.microBatch)}${recomputed}: planned to use ${(planned / 2 ** 30).toFixed(1)} GiB of the GPU`
   })
   const available = deviceMemory()?.available
   if (available !== undefined && available < planned)
     yield* progress({
-      note: `other programs leave ${(available / 2 ** 30).toFixed(1)} GiB of the GPU: this may run out of memory (nvidia-smi lists them)`
+      note: `other programs leave ${(available / 2 ** 30).toFixed(1)} GiB of the GPU: training may run out of memory (nvidia-smi lists programs)`
     })
 })
 
-/** Steps that `epochs` passes over `examples` take in batches of `batchSize`; at least one. The last batch of an epoch may be smaller. */
+/** Number of steps for `epochs` passes over `examples` in batches of `batchSize`; at least one. The last batch of an epoch may be smaller. */
 export const stepsFor = (examples: number, batchSize: number, epochs: number): number =>
   Math.max(1, Math.round(Math.ceil(examples / batchSize) * epochs))

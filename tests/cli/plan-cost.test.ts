@@ -101,16 +101,16 @@ describe("the cost of a plan", () => {
 
   it("says whether each stage fits, and what would", () => {
     const tight = costOf(planOf("small.ts"), "sft")
-    expect(tight).toMatchObject({ fits: false, advice: expect.stringMatching(/^What would fit: LoRA \(loraRank 16\)/) as string })
+    expect(tight).toMatchObject({ fits: false, advice: expect.stringMatching(/^These would fit: LoRA \(loraRank 16\)/) as string })
     const roomy = costOf(planOf("small.ts", "--gpu", "h200"), "sft")
     expect(roomy).toMatchObject({ fits: true, advice: null, gpus: 1, step: { microBatch: { tokens: 4096 } } })
     expect(roomy.step!.recompute).toBeLessThan(32)
     const lora = costOf(planOf("small.ts", "--set", "sft.loraRank=16"), "sft")
     expect(lora).toMatchObject({ fits: true, step: { recompute: 0 } })
-    expect(tight.advice).toMatch(/it would take 2 such GPUs \(--ranks 2\)\.$/)
+    expect(tight.advice).toMatch(/training needs 2 such GPUs \(--ranks 2\)\.$/)
     const { stdout } = caravan(folder, "plan", "small.ts")
     expect(stdout).toMatch(
-      /^What does not fit:\n {2}sft would take \d+ GiB; of A100-80GB tensors may take 74\.8 GiB\. What would fit: LoRA/m
+      /^What does not fit:\n {2}sft would take \d+ GiB; of A100-80GB tensors may take 74\.8 GiB\. These would fit: LoRA/m
     )
   })
 

@@ -142,7 +142,7 @@ for (const { device, skip } of devices)
         const streamer = await used(broken)
         noGrad(() => broken.parameter("model.norm.weight").fill_(NaN))
         const before = liveTensors()
-        await expect(collect(streamer.answer([1, 5], { ...base, temperature }))).rejects.toThrow(/not finite|above 0/)
+        await expect(collect(streamer.answer([1, 5], { ...base, temperature }))).rejects.toThrow(/not numbers|above 0/)
         expect(liveTensors()).toBe(before)
       }
     })

@@ -301,7 +301,7 @@ describe("a run of it on PKU-SafeRLHF's shape", () => {
     const { status, stderr } = caravan(folder, "run", pipeline, "--set", "preferences=unlabelled.jsonl", "--set", "safety=true", ...small)
     expect(status).toBe(1)
     expect(stderr).toMatch(
-      /Importing the pairs of .*unlabelled\.jsonl: expected safety labels.*found \d+ pairs, none of which has any.*--set safety=false/s
+      /Importing the pairs of .*unlabelled\.jsonl: expected safety labels.*found \d+ pairs without any safety label.*--set safety=false/s
     )
   })
 })

@@ -16,7 +16,7 @@ const mistake = (pipeline: AnyPipeline, settings: Record<string, string>): strin
 
 const cases: ReadonlyArray<readonly [name: string, AnyPipeline, Record<string, string>, RegExp]> = [
   ["demo", demo, { dim: "33" }, /Node "base" \(stage pretrain\) is not valid: dim 33 is not a multiple of heads 4/],
-  ["demo", demo, { dim: "36", heads: "12" }, /dim 36 over heads 12 is 3, and rotary embeddings need an even width of a head/],
+  ["demo", demo, { dim: "36", heads: "12" }, /dim 36 \/ heads 12 is 3, and rotary embeddings need an even head dimension/],
   ["demo", demo, { contextLength: "256", sequenceLength: "300" }, /sequenceLength 300 is more than contextLength 256/],
   ["demo", demo, { "base.kvHeads": "3" }, /heads 4 is not a multiple of kvHeads 3/],
   ["demo", demo, { maxNewTokens: "384" }, /maxNewTokens 384 leaves no room .*fewer than contextLength 384/],

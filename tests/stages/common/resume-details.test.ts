@@ -57,7 +57,7 @@ describe("a checkpoint of training", () => {
     const folder = newFolder()
     const message = await failureWith(named("sft"), folder, { learningRate: 1e30, finalLearningRate: 1 })
     expect(message).toMatch(/^Training diverged at step [23] of 4/)
-    expect(message).toContain(`The model as it was after step 1 is in ${join(folder, "000000000001")}.`)
+    expect(message).toContain(`The model after step 1 is in ${join(folder, "000000000001")}.`)
   })
   it("is told of when PPO diverges; the diagnostics of one that ends with its best policy name no folder", async () => {
     const folder = newFolder()
@@ -82,7 +82,7 @@ describe("a checkpoint of training", () => {
     const checkpoints = await resealed(folder, path, shorter)
     const { stage, inputs, config } = named("sft")
     const { message } = await Effect.runPromise(Effect.flip(stageEffect(stage, inputs, config, { checkpoints })))
-    expect(message).toMatch(/measured\.json: expected the losses and gradient norms of 2 steps of 4, found 1 and 2\. Remove the folder/)
+    expect(message).toMatch(/measured\.json: expected the losses and gradient norms of 2 steps of 4, found 1 and 2\. Delete the folder/)
   })
 })
 

@@ -71,13 +71,13 @@ describe("columns", () => {
   it("of other types than the shape has, in Parquet: every row is told of, by field", async () => {
     const path = put("types.parquet", await parquetOf(tableOf(pairs(3).map((row, i) => ({ ...row, chosen: i })))))
     expect(await error(path)).toBe(
-      `Reading ${path}: expected rows of the shape prompt-chosen-rejected (prompt, chosen, rejected (text or messages), and where they are known rating (0 to 3), chosenSafe, rejectedSafe), found none among the first 3; row 1, field chosen: expected a list of messages with at least one, found number. Name the right shape, or fix the file.`
+      `Reading ${path}: expected rows of the shape prompt-chosen-rejected (prompt, chosen, rejected (text or messages), and where they are known rating (0 to 3), chosenSafe, rejectedSafe), found none in the first 3 rows; row 1, field chosen: expected a list of messages with at least one, found number. Name the right shape, or fix the file.`
     )
   })
   it("of other types than the shape has, a rating as text", async () => {
     const path = put("rating.parquet", await parquetOf(tableOf(pairs(3).map((row) => ({ ...row, rating: "1" })))))
     expect(await error(path)).toBe(
-      `Importing the pairs of ${path}, row 1, field rating: expected 0 (significantly better), 1 (better), 2 (slightly better), 3 (negligibly better or unsure) or null, found "1". A row that has one is never skipped: fix it, or convert the field of every row to this scale, and run again.`
+      `Importing the pairs of ${path}, row 1, field rating: expected 0 (significantly better), 1 (better), 2 (slightly better), 3 (negligibly better or unsure) or null, found "1". Rows with an invalid value are never skipped: fix the value, or convert the field of every row to this scale, and run again.`
     )
   })
   it("that two files have with different types, or one of them lacks", async () => {

@@ -255,7 +255,9 @@ describe("a mixture", () => {
 
   it("refuses caps and shares that fit nothing", async () => {
     const given = { datasets: [await set("a", 2), await set("b", 2)] }
-    expect(await failureOf(mixPreferences, given, { weights: [1, 1], caps: [1] })).toMatch(/caps are none or as many, got 1 \(\[1\]\)/)
-    expect(await failureOf(mixPreferences, given, { weights: [0, 0], by: "shares" })).toMatch(/needs one above 0/)
+    expect(await failureOf(mixPreferences, given, { weights: [1, 1], caps: [1] })).toMatch(
+      /caps must be empty or have one number per dataset, 0 for no cap; got 1 \(\[1\]\)/
+    )
+    expect(await failureOf(mixPreferences, given, { weights: [0, 0], by: "shares" })).toMatch(/needs at least one weight above 0/)
   })
 })

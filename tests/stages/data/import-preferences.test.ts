@@ -71,7 +71,7 @@ describe("labels that are required", () => {
   const required = { shape, labels: "required" as const }
   it("stop the run where no pair has one, and say how many pairs there are", async () => {
     const message = await failureOf(importPreferences, { file: file([pair(), pair({ rating: null })]) }, required)
-    expect(message).toMatch(/expected safety labels.*found 2 pairs, none of which has any.*in pipelines\/rlhf\.ts --set safety=false/)
+    expect(message).toMatch(/expected safety labels.*found 2 pairs without any safety label.*in pipelines\/rlhf\.ts --set safety=false/)
   })
   it("are there where one answer has one: what the others lack is told by unlabelled", async () => {
     const rows = [pair({ chosenSafe: true }), pair()]
@@ -88,9 +88,9 @@ describe("a file that is judged in part", () => {
   it("of ratings stops the run: how many there are without one, the first lines, and what to do", async () => {
     const message = await failure([pair({ rating: 1 }), pair(), pair({ rating: 2 }), pair({ rating: null })])
     expect(message).toMatch(
-      /^Importing the pairs of .*\.jsonl: expected a rating of every pair, or of none, found 2 of 4 pairs without one, on lines 2, 4\. /
+      /^Importing the pairs of .*\.jsonl: expected a rating for every pair, or for none, found 2 of 4 pairs without one, on lines 2, 4\. /
     )
-    expect(message).toContain('Rate them, or take them out. To learn from them with margin 0, set unrated to "keep".')
+    expect(message).toContain('Rate them or remove them. To train on them with margin 0, set unrated to "keep".')
     expect(await failure([pair({ rating: 1 }), ...Array.from({ length: 6 }, () => pair())])).toContain(
       "6 of 7 pairs without one, first on lines 2, 3, 4, 5, 6."
     )
@@ -104,7 +104,7 @@ describe("a file that is judged in part", () => {
   ])("of safety labels stops the run: %s", async (_, rows) => {
     const message = await failure(rows.map(pair))
     expect(message).toContain(
-      "expected chosenSafe and rejectedSafe of every pair, or of none, found 1 of 3 pairs without one or both, on line 3. Label them"
+      "expected chosenSafe and rejectedSafe for every pair, or for none, found 1 of 3 pairs without one or both, on line 3. Label them"
     )
     expect(message).toContain('set unlabelled to "keep"')
     expect(await failure(rows.map(pair), { unrated: "keep" })).toBe(message.replace(/\d+\.jsonl/, `${files - 1}.jsonl`))
@@ -137,7 +137,7 @@ describe("a rating or label outside the set", () => {
     const found = await failureOf(importPreferences, { file: file(many(pair(over))) }, { shape })
     expect(found).toMatch(/^Importing the pairs of .*\.jsonl, line 321, field/)
     expect(found).toMatch(message)
-    expect(found).toContain("A row that has one is never skipped")
+    expect(found).toContain("Rows with an invalid value are never skipped")
   })
   it("beside rows that do not fit, which are skipped as before", async () => {
     const made = await runStage(importPreferences, { file: file(many({ prompt: "q", rating: 1 })) }, { shape })
@@ -168,7 +168,7 @@ describe("rows that can't be used", () => {
         ...{ file: path, line: 1, field: "rejected", row: given[0] }
       },
       {
-        ...{ what: "rows", reason: tag, found: 'the tag [INST] of the chat format in the text (chatTags "escape" keeps such rows)' },
+        ...{ what: "rows", reason: tag, found: 'the text contains the tag [INST] of the chat format (chatTags "escape" keeps such rows)' },
         ...{ file: path, line: 2, field: "chosen", row: given[1] }
       }
     ])
@@ -184,7 +184,7 @@ describe("rows that can't be used", () => {
 
   it("are too many where they are all of them, whatever may be skipped", async () => {
     expect(await failureOf(importPreferences, { file: file([pair()]) }, { shape: "hh-rlhf" })).toContain(
-      String.raw`found none among the first 1; line 1, field chosen: a transcript begins with "\n\nHuman:" or "\n\nAssistant:". Name the right shape, or fix the file.`
+      String.raw`found none in the first 1 rows; line 1, field chosen: a transcript begins with "\n\nHuman:" or "\n\nAssistant:". Set the correct shape, or fix the file.`
     )
   })
 

@@ -314,7 +314,7 @@ describe("preference pairs", () => {
     const rows = Array.from({ length: 200 }, (_, i) => `${i},Question ${i}?,homonyms,${i === 150 ? "unsure" : "safe"},f,n`)
     writeFileSync(prompts, `id,prompt,type,label,focus,note\n${rows.join("\n")}\n`)
     expect(await failureOf(importPrompts, at(prompts))).toBe(
-      `Importing the prompts of ${prompts}, line 152, field label: expected safe or unsafe, found "unsure". A row that has one is never skipped: fix it, or convert the field of every row to this scale, and run again.`
+      `Importing the prompts of ${prompts}, line 152, field label: expected safe or unsafe, found "unsure". Rows with an invalid value are never skipped: fix the value, or convert the field of every row to this scale, and run again.`
     )
     const dialogues = join(folder, "loss.jsonl")
     writeFileSync(

@@ -25,7 +25,7 @@ describe("batches of prompts", () => {
   })
   it("are counted from 0: one beyond the last is an error", async () => {
     const given = await rowsArtifact(Prompts, prompts)
-    expect(await failureOf(promptBatch, { prompts: given }, { batches: 5, batch: 5 })).toMatch(/batch 5 of 5: batches are counted from 0/)
+    expect(await failureOf(promptBatch, { prompts: given }, { batches: 5, batch: 5 })).toMatch(/batch 5 of 5: batches are numbered from 0/)
   })
 })
 
@@ -55,7 +55,7 @@ it("a dialogue does not grow by the answer to another prompt of its id", async (
   const prompts = await rowsArtifact(Prompts, [ask("a", "one", { followUps: ["two"] })])
   const preferences = await rowsArtifact(Preferences, [pairOf("a", "uno")])
   expect(await failureOf(continueDialogues, { prompts, preferences })).toMatch(
-    /^Growing dialogues: expected the preferences to be of these prompts, found another prompt with the id "a"/
+    /^Extending dialogues: expected preferences for these prompts, found a different prompt with the id "a"/
   )
 })
 

@@ -113,7 +113,9 @@ describe("the stage", () => {
     expect(await failure(["x"], [one], [policies])).toMatch(/expected both scores of the same completions/)
     expect(await failure(["x"], [one], [other])).toMatch(/"x": .*2 and 1 samples with no prompt in common/)
     expect(await failure(["x"], [[]], [[]])).toMatch(/0 and 0 samples with no prompt in common/)
-    expect(await failure(["x", "y"], [one, one], [one])).toMatch(/\(general\): expected at least one set, and a distinct name for each, .*1 sets/)
+    expect(await failure(["x", "y"], [one, one], [one])).toMatch(
+      /\(general\): expected at least one set, and a distinct name for each, .*1 sets/
+    )
     expect(await failure(["x"], [one, one], [one, one])).toMatch(/found 2 sets and the names \["x"\]/)
     expect(await failure([], [], [])).toMatch(/at least one set/)
   })

@@ -85,7 +85,9 @@ describe("the win rate of a model", () => {
   })
   it("is refused where no prompt is common, an id stands for two prompts, or a sample comes twice", async () => {
     const one = row("h", 0, 0.5, null)
-    expect(await refused([one], [row("g", 0, 0.5, null)])).toMatch(/1 and 1 samples with no prompt in common\. Sample both sets from the same prompts/)
+    expect(await refused([one], [row("g", 0, 0.5, null)])).toMatch(
+      /1 and 1 samples with no prompt in common\. Sample both sets from the same prompts/
+    )
     expect(await refused([one], [])).toMatch(/1 and 0 samples with no prompt in common/)
     expect(await refused([], [])).toMatch(/0 and 0 samples/)
     expect(await refused([one], [{ ...one, prompt: [{ role: "user", content: "another" }] }])).toMatch(

@@ -374,7 +374,7 @@ describe("the stage by LoRA", () => {
 
   it("refuses layers to adapt without a rank", async () => {
     expect(await failureOf(ppo, given, { ...quick, loraRank: 0, loraTargets: "q_proj" })).toContain(
-      "loraTargets q_proj has no effect with loraRank 0: set the adapter's rank, as loraRank 16, or leave loraTargets out"
+      "loraTargets q_proj has no effect with loraRank 0: set the adapter's rank, for example loraRank 16, or remove loraTargets"
     )
   })
 })

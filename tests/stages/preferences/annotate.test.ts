@@ -297,7 +297,9 @@ describe("a judge", () => {
   it("may give no answer that is no verdict where maxUnreadable is 0; of a few pairs one, where it is more", async () => {
     const once = (body: string, count: number) => (count === 2 ? { content: "No." } : sensible(body))
     answers = once
-    expect(await failure({ maxUnreadable: 0, concurrency: 1 })).toMatch(/gave 1 of 2 answers without a readable verdict .*more than the share 0 of 12/)
+    expect(await failure({ maxUnreadable: 0, concurrency: 1 })).toMatch(
+      /gave 1 of 2 answers without a readable verdict .*more than the share 0 of 12/
+    )
     seen = []
     const few = await Effect.runPromise(judge({ maxUnreadable: 0.01, concurrency: 1 }, rows.slice(0, 3)))
     expect(few.filter((verdict) => verdict === null)).toHaveLength(1)

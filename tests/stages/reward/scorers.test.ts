@@ -99,7 +99,7 @@ describe("a scorer that gives no number says so", () => {
   const failure = async (text: string, make = byFunction, config: Record<string, unknown> = {}) =>
     failureOf(score, { reward: await make(config), completions: await completions("7", text) })
   const doing = (n: number, of = "the function sums.ts") =>
-    `Scoring answer ${n} of 2 (to prompt p7#1) by ${of}: expected a number from -16 to 16, found`
+    `Scoring answer ${n} of 2 (to prompt p7#1) with ${of}: expected a number from -16 to 16, found`
   it.each([
     ["throw", "that it threw RangeError: no such answer. Fix it and run again."],
     ["exit", "that it ended with code 3 after printing: looking at 7. Fix it and run again."],

@@ -121,7 +121,7 @@ for (const { device, skip } of devices) {
       expect(plenty.metrics).not.toHaveProperty("microBatchHalvedInStep1")
       expect(scarce.notes).toEqual([
         expect.stringMatching(
-          /^out of memory in step 3: computed again, and from here on, with micro-batches of 4 rows in place of 8 rows \(/
+          /^out of memory in step 3: this step is repeated, and training continues, with micro-batches of 4 rows instead of 8 rows \(/
         )
       ])
     })
@@ -171,7 +171,7 @@ for (const { device, skip } of devices) {
       const error = await Effect.runPromise(Effect.flip(exit))
       expect(error).toBeInstanceOf(OutOfMemoryError)
       expect(error.message).toMatch(
-        /^Computing step 1, one row at a time: expected memory for it, found .*\. What would help: LoRA \(loraRank\), shorter sequences/
+        /^Computing step 1, one row at a time: expected enough memory, found .*\. Use LoRA \(loraRank\), shorter sequences/
       )
     })
 

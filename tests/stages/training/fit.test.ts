@@ -106,8 +106,8 @@ describe("7B", () => {
   })
   it("where it does not fit is told what would", () => {
     const advice = trainingAdvice(steps(), 79 * gib)
-    expect(advice).toMatch(/^What would fit: LoRA \(loraRank 16\) \(\d+ GiB\)\. As it is, it would take 2 such GPUs/)
-    expect(trainingAdvice(steps(), 8 * gib)).toMatch(/^No smaller setting fits either: it would take \d+ such GPUs/)
+    expect(advice).toMatch(/^These would fit: LoRA \(loraRank 16\) \(\d+ GiB\)\. Unchanged, training needs 2 such GPUs/)
+    expect(trainingAdvice(steps(), 8 * gib)).toMatch(/^No smaller setting fits either: training needs \d+ such GPUs/)
     // Shorter sequences where activations are what is too much.
     const long = steps({ longest: 2 ** 21, model: { config: presets["1.1b"], scalarHead: false }, rows: 1 })
     expect(trainingAdvice(long, 79 * gib)).toContain("sequences of 262144 tokens")

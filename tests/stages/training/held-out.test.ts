@@ -27,7 +27,9 @@ describe("a patience without held-out rows", () => {
       const decoded = (fields: object) => Effect.runPromise(Effect.result(decodeConfig(config, fields, "The node")))
       expect(await decoded({ patience: 3 })).toMatchObject({
         failure: {
-          message: expect.stringContaining("patience 3 has no effect with heldOut 0: hold out a share of the rows, as heldOut 0.05")
+          message: expect.stringContaining(
+            "patience 3 has no effect with heldOut 0: hold out a share of the rows, for example heldOut 0.05"
+          )
         }
       })
       expect(await decoded({ patience: 3, heldOut: 0.1 })).toMatchObject({ success: { patience: 3 } })
