@@ -1,44 +1,44 @@
 /**
- * Advantages without a value model: what a response is worth beside the others to the same prompt.
+ * Advantages without a value model: a response's reward relative to the other responses to the same prompt.
  *
  *     RLOO (Ahmadian et al. 2024; Kool et al. 2019)         A_i = R_i - 1/(k-1) sum over j != i of R_j
  *     GRPO (Shao et al. 2024, §4.1.2)                          A_i = (r_i - mean(r)) / std(r)
  *
- * A group is the k (or G) responses to one prompt. The mean of GRPO holds r_i itself: without the division its advantages are RLOO's times (G - 1) / G.
+ * A group is the k (or G) responses to one prompt. GRPO's mean includes r_i itself: without the division its advantages are RLOO's times (G - 1) / G.
  */
 import { mean } from "../common/statistics.ts"
 
-/** Rewards that differ by less are the same: they are float32's. */
+/** Rewards that differ by less than this are treated as equal; they come from float32. */
 const sameReward = 1e-6
-/** Is added to the deviation: of rewards that are alike it would blow up the rounding (TRL's value; the paper has none). */
+/** Added to the standard deviation, since nearly equal rewards would amplify rounding errors (TRL's value; the paper has none). */
 const smallDeviation = 1e-4
 
-/** Throws a RangeError that names the response, unless these are the rewards of a group of two or more. */
+/** Throws RangeError with the index of the response unless these are the rewards of a group of at least two. */
 const checkGroup = (rewards: ReadonlyArray<number>, doing: string): void => {
   if (rewards.length < 2)
     throw new RangeError(
-      `${doing}: expected the rewards of two responses to a prompt or more, got ${rewards.length}: a response is compared with the others`
+      `${doing}: expected the rewards of at least two responses to a prompt, got ${rewards.length}: each response is compared with the others`
     )
   const wrong = rewards.findIndex((reward) => !Number.isFinite(reward))
   if (wrong !== -1)
     throw new RangeError(`${doing}: expected finite rewards, got ${rewards[wrong]} for response ${wrong + 1} of ${rewards.length}`)
 }
 
-/** Consecutive responses to one prompt as groups of `size`. Throws a RangeError where the last is not whole. */
+/** Consecutive responses to one prompt as groups of `size`. Throws RangeError if the last group is incomplete. */
 export const groupsOf = <A>(responses: ReadonlyArray<A>, size: number): Array<Array<A>> => {
   if (responses.length === 0 || responses.length % size !== 0)
-    throw new RangeError(`groupsOf: expected whole groups of ${size} responses, got ${responses.length} responses`)
+    throw new RangeError(`groupsOf: expected complete groups of ${size} responses, got ${responses.length} responses`)
   return Array.from({ length: responses.length / size }, (_, i) => responses.slice(i * size, (i + 1) * size))
 }
 
-/** Each reward less the mean of the others. */
+/** Each reward minus the mean of the others. */
 export const leaveOneOutAdvantages = (rewards: ReadonlyArray<number>): Array<number> => {
   checkGroup(rewards, "leaveOneOutAdvantages")
   const sum = rewards.reduce((total, reward) => total + reward, 0)
   return rewards.map((reward) => reward - (sum - reward) / (rewards.length - 1))
 }
 
-/** Each reward less the mean of all, divided by their deviation (the sample's: n - 1) + 1e-4, or undivided (Liu et al. 2025, Dr. GRPO). */
+/** Each reward minus the mean of all, divided by their sample standard deviation (n - 1) + 1e-4, or not divided (Liu et al. 2025, Dr. GRPO). */
 export const groupRelativeAdvantages = (rewards: ReadonlyArray<number>, scale: "deviation" | "none"): Array<number> => {
   checkGroup(rewards, "groupRelativeAdvantages")
   const centre = mean(rewards)
@@ -46,5 +46,5 @@ export const groupRelativeAdvantages = (rewards: ReadonlyArray<number>, scale: "
   return rewards.map((reward) => (reward - centre) / (scale === "deviation" ? deviation + smallDeviation : 1))
 }
 
-/** Whether all of a group's rewards are the same: nothing can be learnt from them. */
+/** Whether all rewards of a group are equal, so that it provides no learning signal. */
 export const isConstant = (rewards: ReadonlyArray<number>): boolean => Math.max(...rewards) - Math.min(...rewards) < sameReward

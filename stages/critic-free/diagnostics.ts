@@ -1,4 +1,4 @@
-/** Diagnostics of RLOO and GRPO, iteration by iteration: left beside the checkpoint as `critic-free.json`, of which criticFreeDiagnostics makes a report. */
+/** Diagnostics of RLOO and GRPO by iteration, stored with the checkpoint as `critic-free.json`; criticFreeDiagnostics turns them into a report. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { writeReport } from "../../data/dataset.ts"
@@ -18,7 +18,7 @@ export const criticFreeDiagnosticsFile = diagnosticsFile(CriticFreeDiagnostics, 
 export const CriticFreeDiagnosticsReport = report(CriticFreeDiagnostics, "critic-free-diagnostics/1")
 
 export const criticFreeDiagnostics = Stage.make("critic-free-diagnostics", {
-  description: "RLOO's or GRPO's rewards, KL, losses and sample texts by iteration, read out of its checkpoint",
+  description: "RLOO's or GRPO's rewards, KL, losses and sample texts by iteration, read from its checkpoint",
   config: Schema.Struct({}),
   inputs: { policy: Policy },
   output: CriticFreeDiagnosticsReport,

@@ -1,14 +1,14 @@
 /**
- * Group relative policy optimisation (Shao et al. 2024, DeepSeekMath §4.1): G responses to each prompt, whose rewards, less their mean and over their deviation, are the
- * advantages of all of their tokens; the KL to the reference is a part of the loss.
+ * Group relative policy optimisation (Shao et al. 2024, DeepSeekMath §4.1): G responses per prompt, whose rewards, minus their mean and divided by their standard deviation, are the
+ * advantages of all their tokens; the KL to the reference is part of the loss.
  *
  *     maximise  mean over responses of 1/|o| sum over its tokens of min(ratio A, clip(ratio, 1 - c, 1 + c) A) - beta k3        (eq. 3 and 4)
  *
- * Its fixed point is not pi_0 exp(r / beta) / Z: the division weighs prompts by how their responses differ; k3's gradient is that of KL(pi_0 || pi); and a token's KL does not
- * count what it leads to. With scale "none" and klGradient "unbiased" a response of one token ends there, of rewards times (G - 1) / G (each is part of its own baseline).
+ * Its fixed point is not pi_0 exp(r / beta) / Z: the division weights prompts by how much their responses differ; k3's gradient is that of KL(pi_0 || pi); and the KL of a token does not
+ * include that of later tokens. With scale "none" and klGradient "unbiased", a one-token response does reach that optimum, for rewards times (G - 1) / G (each is part of its own baseline).
  *
- * Deviations: 1e-4 is added to the deviation, as TRL does; the sample's (n - 1) is taken, since the paper does not say which. Outcome rewards only (§4.1.2), no process rewards
- * (§4.1.3); the reference stays (§4.1.4 renews it with the reward model). Rewards are logit(R_c) on the same prompts and reward models as PPO's, not whitened: the division does that.
+ * Deviations: 1e-4 is added to the standard deviation, as in TRL; it is the sample deviation (n - 1), since the paper does not say which. Only outcome rewards (§4.1.2), no process rewards
+ * (§4.1.3); the reference is fixed (§4.1.4 updates it along with the reward model). Rewards are logit(R_c) from the same prompts and reward models as PPO's, not whitened: the division has that effect.
  */
 import * as Effect from "effect/Effect"
 import * as Stage from "../../runtime/define/stage.ts"
@@ -22,7 +22,7 @@ import { runCriticFree } from "./run.ts"
 
 export const grpo = Stage.make("grpo", {
   description:
-    "Shao et al. 2024 group relative policy optimisation against the combined reward: groups of responses in place of a value model",
+    "Shao et al. 2024: group relative policy optimisation (GRPO) against the combined reward, with groups of responses instead of a value model",
   config: GrpoConfig,
   inputs: criticFreeInputs,
   output: Policy,

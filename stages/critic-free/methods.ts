@@ -1,4 +1,4 @@
-/** RLOO (Ahmadian et al. 2024) and GRPO (Shao et al. 2024): what each learns from a group of responses. */
+/** RLOO (Ahmadian et al. 2024) and GRPO (Shao et al. 2024): advantages and loss of a group of responses. */
 import { tensor, type Tensor } from "../../engine/tensor.ts"
 import { beyondClip } from "../ppo/losses.ts"
 import { perResponse } from "../ppo/models.ts"
@@ -7,7 +7,7 @@ import type { GrpoConfig, RlooConfig } from "./config.ts"
 import { grpoLoss, rlooLoss } from "./losses.ts"
 import type { Experience, Method, Part } from "./trainer.ts"
 
-/** The KL to the reference is a part of the reward: R = r - beta (log pi(y) - log pi_0(y)). The response is one action. */
+/** The KL to the reference is part of the reward: R = r - beta (log pi(y) - log pi_0(y)). The response is one action. */
 export const rlooMethod = ({ beta, clip }: Pick<RlooConfig, "beta" | "clip">): Method => ({
   advantages: (group) => leaveOneOutAdvantages(group.map(({ kl, score }) => score - beta * kl)),
   loss: ({ logProbabilities, old, responses }) => {
@@ -20,7 +20,7 @@ export const rlooMethod = ({ beta, clip }: Pick<RlooConfig, "beta" | "clip">): M
   }
 })
 
-/** The KL to the reference is a part of the loss, token by token. */
+/** The KL to the reference is part of the loss, token by token. */
 export const grpoMethod = ({
   beta,
   clip,

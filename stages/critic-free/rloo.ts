@@ -1,14 +1,14 @@
 /**
- * REINFORCE leave-one-out (Ahmadian et al. 2024, "Back to Basics"): k responses to each prompt, each of which is compared with the mean of the others, and a response
+ * REINFORCE leave-one-out (Ahmadian et al. 2024, "Back to Basics"): k responses per prompt, each compared with the mean of the others; a response
  * is one action.
  *
  *     R(y) = R~_c(y) - beta (log pi(y) - log pi_0(y))          gradient = mean of (R(y_i) - mean over j != i of R(y_j)) grad log pi(y_i)
  *
- * Its optimum is that of PPO's objective, pi_0 exp(R~_c / beta) / Z. On the same prompts, reward models and rule for R_c as PPO (Llama 2 §3.2.3).
+ * Its optimum is that of PPO's objective, pi_0 exp(R~_c / beta) / Z. It uses the same prompts, reward models and rule for R_c as PPO (Llama 2 §3.2.3).
  *
- * Deviations: rewards are whitened over the batch as PPO's (whitenRewards; the paper has them as they are). Where a batch has several steps, the ratio of the response's
- * probabilities corrects for what the earlier ones changed, clipped as TRL does it; the paper's estimator is that of the first step, where the ratio is 1. AdamW at a constant
- * rate, as PPO's; the paper warms it up.
+ * Deviations: rewards are whitened over the batch as in PPO (whitenRewards; the paper does not whiten them). If a batch has several steps, the ratio of the response's
+ * probabilities corrects for the changes by earlier steps, clipped as in TRL; the paper's estimator is that of the first step, where the ratio is 1. AdamW with a constant
+ * learning rate, as in PPO; the paper warms it up.
  */
 import * as Effect from "effect/Effect"
 import * as Stage from "../../runtime/define/stage.ts"
@@ -21,7 +21,8 @@ import { rlooMethod } from "./methods.ts"
 import { runCriticFree } from "./run.ts"
 
 export const rloo = Stage.make("rloo", {
-  description: "Ahmadian et al. 2024 REINFORCE leave-one-out against the combined reward: groups of responses in place of a value model",
+  description:
+    "Ahmadian et al. 2024: REINFORCE leave-one-out (RLOO) against the combined reward, with groups of responses instead of a value model",
   config: RlooConfig,
   inputs: criticFreeInputs,
   output: Policy,

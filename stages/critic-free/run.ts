@@ -1,4 +1,4 @@
-/** How RLOO and GRPO run: PPO's loop (stages/ppo/loop.ts) without a value model, on groups of responses. */
+/** Runs RLOO and GRPO: PPO's loop (stages/ppo/loop.ts) without a value model, on groups of responses. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type * as Stage from "../../runtime/define/stage.ts"
@@ -16,7 +16,7 @@ import { CriticFreeTrainer, type ExperienceStatistics, type Method } from "./tra
 
 const numbers = Schema.Struct({ iteration: Schema.Finite, steps: Schema.Finite })
 
-/** How the updates of these models fit the device: of responses as long as the smallest context. */
+/** How the updates of these models fit the device, assuming responses as long as the smallest context. */
 const fitUpdates = (
   models: PolicyModels,
   config: CriticFreeConfig,
@@ -36,7 +36,7 @@ const fitUpdates = (
   )
 }
 
-/** Groups of which all responses have the same score teach nothing: told, and where at the first iteration there are no others, an error. */
+/** Reports groups in which all responses have the same score, since they give no learning signal; fails if that holds for all groups of the first iteration. */
 const checkGroups = (name: string, { batchSize, groupSize, iterations }: CriticFreeConfig) => {
   let isTold = false
   return (
@@ -47,18 +47,18 @@ const checkGroups = (name: string, { batchSize, groupSize, iterations }: CriticF
     if (iteration === 1 && constantGroups === 1)
       return Effect.fail(
         new UpdateSetupError({
-          message: `${name} has nothing to learn from in iteration 1 of ${iterations}: in each of its ${groups} groups of ${groupSize} responses all have the same reward (${rewards[0]!.reward} in the first), so that every advantage is 0. Give a reward that tells the policy's responses apart, easier prompts, or larger groups (groupSize) or batches (batchSize).`
+          message: `${name} has nothing to learn from in iteration 1 of ${iterations}: in each of its ${groups} groups of ${groupSize} responses all have the same reward (${rewards[0]!.reward} in the first), so that every advantage is 0. Use a reward that distinguishes the policy's responses, easier prompts, or larger groups (groupSize) or batches (batchSize).`
         })
       )
     if (isTold || constantGroups === 0) return Effect.succeed(undefined)
     isTold = true
     return Effect.succeed(
-      `in iteration ${iteration} all responses of ${Math.round(constantGroups * groups)} of ${groups} groups have the same reward: there is nothing to learn from them (constantGroups in the curves)`
+      `in iteration ${iteration} all responses of ${Math.round(constantGroups * groups)} of ${groups} groups have the same reward and give no learning signal (constantGroups in the curves)`
     )
   }
 }
 
-/** Runs a stage by its method. */
+/** Runs a stage with its method. */
 export const runCriticFree = Effect.fn("runCriticFree")(function* (
   context: Omit<Stage.Context<any, typeof criticFreeInputs, Checkpoint<"policy">>, "config"> & { readonly config: CriticFreeConfig },
   { isWhitened, method, name }: { readonly name: string; readonly method: Method; readonly isWhitened: boolean }

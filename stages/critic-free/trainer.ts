@@ -1,8 +1,8 @@
 /**
- * What RLOO and GRPO do with responses and their scores: advantages beside the others of a group, a loss of the policy, a gradient step. They differ in a
- * `Method`. Where responses and scores come from is the caller's business.
+ * The trainer of RLOO and GRPO, from responses and their scores: advantages within a group, a policy loss, a gradient step. The two differ in their
+ * `Method`. The caller provides responses and scores.
  *
- *     B responses of a part of a mini-batch   N their tokens, one response after another without padding
+ *     B responses in a part of a mini-batch   N their tokens, one response after another without padding
  */
 import { accumulateGradients, clipGradientNorm, type Parameters } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
@@ -24,16 +24,16 @@ import { trainedParameters } from "../training/lora.ts"
 import { groupsOf, isConstant } from "./advantages.ts"
 import type { CriticFreeConfig } from "./config.ts"
 
-/** A response with what it is trained on. */
+/** A response with its training data. */
 export interface Experience extends Rollout {
-  /** Of its tokens, under the reference. */
+  /** Log-probabilities of its tokens under the reference. */
   readonly reference: ReadonlyArray<number>
-  /** KL to the reference by k1, in nats: the sum over its tokens. */
+  /** k1 estimate of the KL to the reference, in nats: the sum over its tokens. */
   readonly kl: number
   readonly advantage: number
 }
 
-/** Log-probabilities (N,) of a part, beside what the method learns from them. */
+/** The log-probabilities (N,) of a part, and what the method needs for its loss. */
 export interface Part {
   readonly responses: ReadonlyArray<Experience>
   readonly logProbabilities: Tensor
@@ -41,61 +41,61 @@ export interface Part {
   readonly reference: Tensor
 }
 
-/** In what RLOO and GRPO differ. */
+/** The difference between RLOO and GRPO. */
 export interface Method {
-  /** Of the responses of one group: one advantage each. */
+  /** Advantages of the responses of one group, one each. */
   readonly advantages: (group: ReadonlyArray<Pick<Experience, "score" | "kl">>) => ReadonlyArray<number>
-  /** The loss, summed over responses, and how many of them are beyond the clip (a share of one where some of its tokens are). */
+  /** The loss, summed over responses, and the number of responses beyond the clip range (fractional if only some of a response's tokens are). */
   readonly loss: (part: Part) => { readonly loss: Tensor; readonly clipped: Tensor }
 }
 
 export interface CriticFreeTrainerOptions {
   readonly config: CriticFreeConfig
   readonly method: Method
-  /** Trained; of a model with an adapter, that is. */
+  /** Trained; if it has an adapter, only that. */
   readonly policy: Llama
-  /** Frozen: what the policy is held near. */
+  /** Frozen; the policy is kept close to it. */
   readonly reference: Llama
   readonly padId: number
-  /** Of the permutations. */
+  /** Seed of the permutations. */
   readonly seed: number
-  /** The learning rate by iteration, counted from 0. config.learningRate unless given. */
+  /** The learning rate by iteration, counted from 0. config.learningRate by default. */
   readonly schedule?: Schedule
 }
 
-/** Of one iteration's responses, before any step. */
+/** Statistics of one iteration's responses, before any step. */
 export interface ExperienceStatistics {
-  /** KL to the reference by k1, in nats, mean over responses. */
+  /** k1 estimate of the KL to the reference, in nats, mean over responses. */
   readonly kl: number
   readonly klPerToken: number
-  /** Share of the groups whose responses all have the same score: there is nothing to learn from them. */
+  /** Share of the groups whose responses all have the same score, which give no learning signal. */
   readonly constantGroups: number
 }
 
-/** Of one gradient step, before its update. */
+/** Statistics of one gradient step, before its update. */
 export interface StepStatistics {
   readonly policyLoss: number
   /** Before clipping. */
   readonly policyGradientNorm: number
-  /** Share of responses (GRPO: of their tokens) whose ratio is beyond the clip. */
+  /** Share of responses (GRPO: of their tokens) whose ratio is beyond the clip range. */
   readonly clipFraction: number
   /** KL(old || new), k3, mean over tokens. */
   readonly approximateKl: number
   readonly entropy: number
-  /** The policy is as it was before: the loss or its gradient norm is not finite. */
+  /** The policy is unchanged: the loss or its gradient norm is not finite. */
   readonly diverged: boolean
 }
 
-/** What a trainer knows between two iterations besides tensors. */
+/** A trainer's state between two iterations, apart from tensors. */
 export interface TrainerNumbers {
   readonly iteration: number
   readonly steps: number
 }
 
-/** What ranks do together when they read the responses. */
+/** Label of the collective operation in which ranks read the responses. */
 const reading = "reading the responses"
 
-/** An iteration is `advantages`, `loss` and `step` for each of `miniBatches`, and `finish`. */
+/** An iteration consists of `advantages`, `loss` and `step` for each of `miniBatches`, and `finish`. */
 export class CriticFreeTrainer {
   readonly #options: CriticFreeTrainerOptions
   readonly #schedule: Schedule
@@ -113,7 +113,7 @@ export class CriticFreeTrainer {
     this.#optimizer = new AdamW({ parameters: this.#spread.parameters, weightDecay: config.weightDecay })
   }
 
-  /** Every response's advantage in its group, which are consecutive, and its log-probabilities under policy and reference. */
+  /** The advantage of every response within its group (groups are consecutive), and its log-probabilities under policy and reference. */
   advantages(rollouts: ReadonlyArray<Rollout>): {
     readonly experience: ReadonlyArray<Experience>
     readonly statistics: ExperienceStatistics
@@ -144,7 +144,7 @@ export class CriticFreeTrainer {
     }
   }
 
-  /** All of it once an epoch, in a fresh permutation each time. */
+  /** All mini-batches, once per epoch, in a new permutation each time. */
   *miniBatches(experience: ReadonlyArray<Experience>): Generator<ReadonlyArray<Experience>, void, undefined> {
     const { config, seed } = this.#options
     for (let epoch = 0; epoch < config.epochs; epoch++)
@@ -153,13 +153,13 @@ export class CriticFreeTrainer {
 
   /**
    * The loss of the whole mini-batch, computed in micro-batches, and its gradients: (4,) of loss, clip fraction, KL(old || new), entropy. Call it, and `step`, inside
-   * one scope. `fit` says how it is cut; unless given, as config.microBatchSize and recompute say, on the CPU.
+   * one scope. `fit` says how the mini-batch is split; by default according to config.microBatchSize and recompute, as on the CPU.
    */
   loss(miniBatch: ReadonlyArray<Experience>, fit: Fit = this.#usual): Tensor {
     const { method, policy } = this.#options
     const tokens = miniBatch.reduce((sum, { response }) => sum + response.length, 0)
     const { isBlank, parts: cut } = dealtMicroBatches(byLength(miniBatch), fit.microBatch, sequenceLength)
-    /** Of a part that another rank has, nothing counts. */
+    /** Zeroes the contribution of a part that belongs to another rank. */
     const counted = (x: Tensor, part: ReadonlyArray<Experience>) => (isBlank(part) ? x.mul(0) : x)
     const compute = (part: ReadonlyArray<Experience>): Tensor => {
       const { entropy, logProbabilities } = responseLogProbabilities(policy, part, this.#options) // (N,) and one element
@@ -178,11 +178,11 @@ export class CriticFreeTrainer {
     return noGrad(() => allReduce_(stack(parts, 0).sum(0), "adding up the losses"))
   }
 
-  /** Clips the gradients and takes a step, unless something is not finite. */
+  /** Clips the gradients and takes a step, unless a number is not finite. */
   step(losses: Tensor): StepStatistics {
     const { config } = this.#options
     const norm = clipGradientNorm(this.#spread.parameters, config.maxNorm, this.#spread).reshape(1)
-    // Read together: a GPU is waited for once.
+    // Read together, so that the GPU is synchronised once.
     const numbers = noGrad(() =>
       cat(
         [losses, norm].map((part) => part.to({ dtype: "float64" })),
@@ -198,33 +198,33 @@ export class CriticFreeTrainer {
     return { policyLoss, policyGradientNorm, clipFraction, approximateKl: kl, entropy, diverged }
   }
 
-  /** Ends the iteration: the next has its own learning rate and permutations. */
+  /** Ends the iteration: the next one has its own learning rate and permutations. */
   finish(): void {
     this.#iteration++
   }
 
-  /** How the policy lies on the ranks. */
+  /** How the policy is distributed over the ranks. */
   get spreads(): ReadonlyArray<Spread> {
     return [this.#spread]
   }
-  /** The optimiser's tensors by the spread that they belong to. */
+  /** The optimiser's tensors, by the spread that they belong to. */
   get parts(): ReadonlyArray<{ readonly spread: Spread; readonly tensors: Parameters }> {
     return [{ spread: this.#spread, tensors: this.tensors }]
   }
 
-  /** The optimiser's tensors: the next iteration reads them, the policy and `numbers`. Copy saved ones into them, then call `resume`. */
+  /** The optimiser's tensors: with the policy and `numbers`, the state that the next iteration reads. To restore it, copy saved tensors into them and call `resume`. */
   get tensors(): Parameters {
     return this.#optimizer.state
   }
   get numbers(): TrainerNumbers {
     return { iteration: this.#iteration, steps: this.#optimizer.steps }
   }
-  /** Goes on as when these were its numbers: policy and tensors are as they were then. */
+  /** Continues from these numbers; policy and tensors must be those of the same time. */
   resume({ iteration, steps }: TrainerNumbers): void {
     this.#iteration = iteration
     this.#optimizer.resume(steps)
   }
-  /** Frees the optimiser's state; the models stay. */
+  /** Frees the optimiser's state; the models are kept. */
   free(): void {
     this.#optimizer.free()
   }

@@ -1,13 +1,13 @@
 /**
- * Direct preference optimisation (Rafailov et al. 2023): the policy itself is trained on preference pairs, without a reward model and without sampling.
+ * Direct preference optimisation (Rafailov et al. 2023): trains the policy directly on preference pairs, without a reward model and without sampling.
  *
  *     loss = -log sigmoid(beta log(pi(y_w) / pi_0(y_w)) - beta log(pi(y_l) / pi_0(y_l)))                                         (eq. 7)
  *
- * pi_0 is the policy that it starts from. On labels that are drawn by Bradley and Terry's model of a reward r, its optimum is pi_0 exp(r / beta) / Z, that of PPO's objective;
- * on labels without noise it has none: the margin grows for as long as it is trained.
+ * pi_0 is the initial policy. On labels drawn from a Bradley-Terry model of a reward r, the optimum is pi_0 exp(r / beta) / Z, that of PPO's objective;
+ * on noise-free labels there is none: the margin grows as long as training continues.
  *
- * Deviations: AdamW (§2.2's weight decay) in place of RMSprop. pi_0's log-probabilities are computed once, before the first step, so that no second model is in memory. How
- * much better the chosen response was judged is not used.
+ * Deviations: AdamW (§2.2's weight decay) instead of RMSprop. pi_0's log-probabilities are computed once, before the first step, so that no second model is in memory. The ratings of how
+ * much better the chosen response is are not used.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -39,44 +39,48 @@ import { adaptedBy, loraFields, targetsNeedRank, trainedParameters, withLora } f
 import { precision, stepsFor, train, trainingCheckpoints, trainingMetrics } from "../training/train.ts"
 import { dpoLoss } from "./losses.ts"
 
-/** Pairs at once on the CPU. */
+/** Pairs per micro-batch on the CPU. */
 const usualPairs = 8
 
 export const DpoConfig = Schema.Struct({
-  beta: hyper(0.1, "how strongly the policy is held near the one it starts from; appendix B: 0.1, and 0.5 for summaries", { min: 1e-6 }),
-  learningRate: hyper(1e-6, "constant after the warm-up; appendix B: 1e-6", { min: 0 }),
-  warmupSteps: hyperInt(150, "linear warm-up; appendix B: 150", { min: 0 }),
-  epochs: hyper(1, "passes over the pairs; the paper names none", { min: 0 }),
-  batchPairs: hyperInt(64, "pairs a step; appendix B: 64", { min: 1 }),
+  beta: hyper(0.1, "strength of the implicit KL penalty to the initial policy; appendix B: 0.1, and 0.5 for summarisation", { min: 1e-6 }),
+  learningRate: hyper(1e-6, "learning rate, constant after the warm-up; appendix B: 1e-6", { min: 0 }),
+  warmupSteps: hyperInt(150, "steps of linear learning rate warm-up; appendix B: 150", { min: 0 }),
+  epochs: hyper(1, "number of passes over the pairs; the paper does not give one", { min: 0 }),
+  batchPairs: hyperInt(64, "pairs per optimiser step; appendix B: 64", { min: 1 }),
   microBatchPairs: microBatchField("pairs", usualPairs),
   recompute: recomputeField,
-  weightDecay: hyper(0.1, "as in every training here (§2.2); the paper's RMSprop has none", { min: 0 }),
-  maxNorm: hyper(1, "gradient clipping; §2.2: 1.0", { min: 0 }),
-  inferencePairs: hyperInt(32, "pairs at once when the first policy's log-probabilities are computed: memory against speed", { min: 1 }),
+  weightDecay: hyper(0.1, "AdamW's weight decay, as in all other training (§2.2); the paper's RMSprop has none", { min: 0 }),
+  maxNorm: hyper(1, "maximum global gradient norm; larger gradients are scaled down; §2.2: 1.0", { min: 0 }),
+  inferencePairs: hyperInt(
+    32,
+    "pairs per batch when the initial policy's log-probabilities are computed, a trade-off of memory against speed",
+    { min: 1 }
+  ),
   precision,
   ...loraFields,
   ...heldOutFields
 }).check(patienceNeedsHeldOut, targetsNeedRank)
 type DpoConfig = typeof DpoConfig.Type
 
-/** The first policy gives a pair no log-probability: nothing can be learnt from it. */
+/** The initial policy gives a pair no finite log-probability, so it cannot be used for training. */
 export class ReferenceError extends ExplainedError<ReferenceError>()("ReferenceError") {}
 
-/** A pair with the log-probabilities of its responses under the first policy. */
+/** A pair with the log-probabilities of its responses under the initial policy. */
 interface ReferredPair extends PromptedPair {
   readonly reference: readonly [chosen: number, rejected: number]
 }
 
-/** Both responses of each pair after its prompt: those chosen, then those rejected. */
+/** Both responses of each pair with its prompt: first all chosen ones, then all rejected ones. */
 const responsesOf = (pairs: ReadonlyArray<PromptedPair>) =>
   (["chosen", "rejected"] as const).flatMap((which) =>
     pairs.map((pair) => ({ prompt: pair[which].slice(0, pair.promptLength), response: pair[which].slice(pair.promptLength) }))
   )
 
-/** Log-probabilities are of the model's own distribution: nothing was drawn at a temperature. */
+/** Options for log-probabilities under the model's own distribution, since nothing was sampled at a temperature. */
 const ofPairs = (padId: number, inferencePairs: number) => ({ padId, config: { temperature: 1, inferenceBatchSize: 2 * inferencePairs } })
 
-/** Summed loss of some pairs. Chosen and rejected go through the model as one batch of 2 B rows. */
+/** Summed loss of some pairs. Chosen and rejected responses go through the model as one batch of 2 B rows. */
 export const pairsLoss = (
   model: Llama,
   pairs: ReadonlyArray<ReferredPair>,
@@ -91,7 +95,7 @@ export const pairsLoss = (
   return dpoLoss(halves(sums), halves(tensor(Float64Array.from(references), { device, dtype })), beta)
 }
 
-/** The pairs, each with what the first policy says of its responses. */
+/** Adds the initial policy's log-probabilities to the pairs. */
 const refer = Effect.fn("dpo.refer")(function* (
   policy: Llama,
   pairs: Pairs,
@@ -115,16 +119,16 @@ const refer = Effect.fn("dpo.refer")(function* (
     if (wrong !== undefined)
       return yield* ReferenceError.of({
         doing: `Computing the first policy's log-probabilities of pair ${wrong + 1} of ${pairs.length}`,
-        expected: "two numbers",
+        expected: "two finite numbers",
         found: `${chosen[wrong]} and ${rejected[wrong]}`,
-        hint: "The policy's weights are damaged or diverged: look at the stage that made it, or compute in float32."
+        hint: "The policy's weights are damaged or have diverged: check the stage that made it, or compute in float32."
       })
     yield* progress({
-      message: "reading the pairs under the first policy",
+      message: "computing the initial policy's log-probabilities",
       tokens: responses.reduce((sum, { prompt, response }) => sum + prompt.length + response.length, 0)
     })
   }
-  // Each is computed by one rank, and 0 on the others.
+  // Each is computed on one rank and is 0 on the others.
   chosen.set(sumOver(chosen, "reading the pairs under the first policy"))
   rejected.set(sumOver(rejected, "reading the pairs under the first policy"))
   return {
@@ -137,7 +141,7 @@ const refer = Effect.fn("dpo.refer")(function* (
 })
 
 const askedOf = (config: DpoConfig) => ({ microBatch: config.microBatchPairs, recompute: config.recompute })
-/** A pair is a row of both its dialogues, each of the context's length at most. */
+/** A pair is one row for both dialogues, each at most as long as the context. */
 const stepsOf = (config: DpoConfig, shape: LlamaConfig) => {
   const { batchPairs: rows, patience, precision } = config
   const model = adaptedBy(config, { config: shape, scalarHead: false })
@@ -146,7 +150,7 @@ const stepsOf = (config: DpoConfig, shape: LlamaConfig) => {
 
 export const dpo = Stage.make("dpo", {
   description:
-    "Rafailov et al. 2023 direct preference optimisation: the policy trained on preference pairs, held near the one that it starts from",
+    "Rafailov et al. 2023: direct preference optimisation (DPO), trains the policy on preference pairs while keeping it close to the initial policy",
   config: DpoConfig,
   inputs: { policy: Policy, pairs: Preferences },
   output: Policy,
@@ -167,7 +171,7 @@ export const dpo = Stage.make("dpo", {
       return yield* nothingLeft("tune on", { name: "pairs", count: tokenised.rows }, leftOut, { length: context, context })
     yield* skipped.check("pairs", tokenised.rows)
     const { heldOut, training } = yield* splitHeldOut(tokenised.length, config.heldOut, seed)
-    // Before the first step, and before an adapter is on it.
+    // Before the first step, and before an adapter is added.
     const pairs = yield* refer(first, tokenised, { inferencePairs, padId, progress })
     const model = withLora(first, config, seed)
     const lossOf = (part: ReadonlyArray<ReferredPair>) => pairsLoss(model, part, { beta, padId })

@@ -1,15 +1,15 @@
 /**
- * From scores of whole responses to an advantage for each token (Llama 2 §3.2.3 eq. 3-4; Schulman et al. 2016, generalised advantage estimation).
+ * Turns scores of whole responses into an advantage per token (Llama 2 §3.2.3 eq. 3-4; Schulman et al. 2016, generalised advantage estimation).
  *
- * Every array is one response's, without padding: token t of a response has entry t. There is nothing at padding that could enter a sum.
+ * Every array belongs to one response, without padding: token t of a response has entry t. Padding therefore never enters a sum.
  */
 import { mean } from "../common/statistics.ts"
 import type { PpoConfig } from "./config.ts"
 import { klEstimate } from "./kl.ts"
 
 /**
- * Rewards of one response's tokens: -beta KL_t each, and the score of the whole response on the last one ("last-token") or in an entry of its own
- * after it ("past-end": the array then has one entry more than there are tokens). Log-probabilities of the tokens under policy and reference.
+ * Rewards of one response's tokens: -beta KL_t each, plus the score of the whole response, either on the last token ("last-token") or in a separate entry
+ * after it ("past-end": the array then has one more entry than there are tokens). The log-probabilities are those of the tokens under policy and reference.
  */
 export const tokenRewards = (
   response: {
@@ -32,7 +32,7 @@ export const tokenRewards = (
  *
  *     A_t = sum_{l >= 0} (gamma lambda)^l delta_{t+l}          return_t = A_t + V_t
  *
- * values[t] is V of the state in which token t is chosen. Both arrays of one length.
+ * values[t] is V of the state in which token t is chosen. Both arrays have the same length.
  */
 export const generalisedAdvantages = (
   rewards: ReadonlyArray<number>,
@@ -53,8 +53,8 @@ export const generalisedAdvantages = (
 }
 
 /**
- * Whitens over all tokens of all rows: deviation 1, and mean 0 ("shift") or the mean as it was ("keep"). (x - mean) / sqrt(variance + 1e-8), the
- * variance the population's. "none" leaves the rows as they are.
+ * Whitens over all tokens of all rows: standard deviation 1, and mean 0 ("shift") or the original mean ("keep"). (x - mean) / sqrt(variance + 1e-8), with
+ * the population variance. "none" leaves the rows unchanged.
  */
 export const whitenTokens = (
   rows: ReadonlyArray<ReadonlyArray<number>>,
@@ -68,13 +68,13 @@ export const whitenTokens = (
   return rows.map((row) => row.map((x) => (x - centre) * scale + offset))
 }
 
-/** 1 - Var(returns - values) / Var(returns): 1 is a perfect value model, 0 one no better than a constant; 0 where returns do not vary. */
+/** 1 - Var(returns - values) / Var(returns): 1 for a perfect value model, 0 for one no better than a constant; 0 if the returns do not vary. */
 export const explainedVariance = (values: ReadonlyArray<ReadonlyArray<number>>, returns: ReadonlyArray<ReadonlyArray<number>>): number => {
   const total = variance(returns.flat())
   return total === 0 ? 0 : 1 - variance(returns.flatMap((row, i) => row.map((x, t) => x - values[i]![t]!))) / total
 }
 
-/** The population's. */
+/** The population variance. */
 const variance = (numbers: ReadonlyArray<number>): number => {
   const centre = mean(numbers)
   return mean(numbers.map((x) => (x - centre) ** 2))

@@ -1,4 +1,4 @@
-/** What PPO costs (docs/decisions/0007-cost-estimates.md): rollouts, their scores, the passes over them, the two updates; its four models. RLOO and GRPO: without the value model. */
+/** The cost of PPO (docs/decisions/0007-cost-estimates.md): rollouts, their scores, the passes over them, the two updates; its four models. For RLOO and GRPO without the value model. */
 import type { Estimate } from "../common/cost/estimator.ts"
 import { promptLength, rowCount } from "../common/cost/size.ts"
 import { generating, languageModel, reading, scalarModel, training, type Work } from "../common/cost/work.ts"
@@ -8,7 +8,7 @@ import type { PpoConfig, ppoInputs } from "./config.ts"
 import { ppoAdvice, ppoMemory, ppoStep } from "./memory.ts"
 import { shapesOf } from "./shapes.ts"
 
-/** What an estimate reads of PPO's config, or of that of a method without a value model. */
+/** The config fields that an estimate reads, of PPO or of a method without a value model. */
 type UpdateConfig = Pick<
   PpoConfig,
   | ("batchSize" | "miniBatchSize" | "epochs" | "evaluateEvery" | "inferenceBatchSize" | "iterations" | "maxNewTokens" | "microBatchSize")
@@ -49,7 +49,7 @@ export const ppoEstimate: Estimate<UpdateConfig, typeof ppoInputs> = {
     const judged = inputs.heldOut === undefined ? 0 : evaluations * rowCount(inputs.heldOut, "held-out prompts")
     const answered = (rows: number, what: string): ReadonlyArray<Work> =>
       [
-        // By merged weights: an adapter costs nothing there.
+        // With merged weights, so an adapter costs nothing here.
         ...generating(start, precision, rows, inferenceBatchSize, { prompt, response }),
         ...rewards.map((model) => reading("score", model, precision, rows, length))
       ].map((work) => ({ ...work, what: `${what}: ${work.what}` }))
@@ -71,7 +71,7 @@ export const ppoEstimate: Estimate<UpdateConfig, typeof ppoInputs> = {
       work,
       memory: ppoMemory(placed, config, prompt, update.memory),
       step: { microBatch: update.microBatch, recompute: update.recompute, blocks: policy.config.layers },
-      // The best policy is kept as it would be put out.
+      // The best policy is stored in the form of the output.
       resume: resumeBytes(policy, precision, inputs.heldOut !== undefined) + (value === undefined ? 0 : resumeBytes(value, precision)),
       advice: ppoAdvice
     }

@@ -1,6 +1,6 @@
 /**
- * PPO's diagnostics, iteration by iteration (Llama 2 §3.2.3): the stage ppo leaves them beside its checkpoint, as `ppo.json` with sorted keys and no
- * times, and the stage ppo-diagnostics makes a report of them.
+ * PPO's diagnostics by iteration (Llama 2 §3.2.3). The stage ppo stores them with its checkpoint as `ppo.json`, with sorted keys and without
+ * times; the stage ppo-diagnostics turns them into a report.
  */
 import { readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -29,23 +29,23 @@ export const PpoSample = Schema.Struct({
 const rewards = {
   /** Mean of logit(R_c), before whitening. */
   reward: Schema.Finite,
-  /** Means of R_h and R_s in (0, 1); null where there is none. */
+  /** Means of R_h and R_s in (0, 1); null without that model. */
   helpfulness: Schema.NullOr(Schema.Finite),
   safety: Schema.NullOr(Schema.Finite),
-  /** Mean tokens a response, the end-of-sequence token included. */
+  /** Mean number of tokens per response, including the end-of-sequence token. */
   responseLength: Schema.Finite,
-  /** Share of responses cut off before the end-of-sequence token. */
+  /** Share of responses truncated before the end-of-sequence token. */
   withoutEos: Schema.Finite,
-  /** Share of responses that no reward model could read: empty, or with the chat format's tags. */
+  /** Share of responses that no reward model could read: empty, or with tags of the chat format. */
   unreadable: Schema.Finite
 }
 
-/** Of an iteration, by whatever method. */
+/** Fields of an iteration, for any method. */
 export const iterationFields = {
   /** From 1. */
   iteration: Schema.Finite,
   ...rewards,
-  /** KL to the reference in nats by the configured estimator: mean over responses, and over tokens. */
+  /** KL to the reference in nats with the configured estimator: mean over responses, and over tokens. */
   kl: Schema.Finite,
   klPerToken: Schema.Finite,
   /** Means over the iteration's gradient steps. */
@@ -53,14 +53,14 @@ export const iterationFields = {
   entropy: Schema.Finite,
   clipFraction: Schema.Finite,
   approximateKl: Schema.Finite,
-  /** KL(old || new) of the first mini-batch, before any step: how far sampling's log-probabilities are from the update's. */
+  /** KL(old || new) of the first mini-batch, before any step: the difference between the log-probabilities of sampling and of the update. */
   mismatchKl: Schema.Finite,
   policyGradientNorm: Schema.Finite,
   samples: Schema.Array(PpoSample)
 }
 const valueFields = {
   beta: Schema.Finite,
-  /** Of the value model before the iteration's steps. */
+  /** Of the value model, before the iteration's steps. */
   explainedVariance: Schema.Finite,
   valueLoss: Schema.Finite,
   valueGradientNorm: Schema.Finite
@@ -69,19 +69,19 @@ const valueFields = {
 export const PpoIteration = Schema.Struct({ ...iterationFields, ...valueFields })
 export type PpoIteration = typeof PpoIteration.Type
 
-/** On the held-out prompts, after so many iterations (0: the policy that PPO started from). */
+/** Evaluation on the held-out prompts after this many iterations (0: the initial policy). */
 export const PpoEvaluation = Schema.Struct({ iteration: Schema.Finite, ...rewards })
 export type PpoEvaluation = typeof PpoEvaluation.Type
 
-/** Beside the iterations. */
+/** Fields besides the iterations. */
 export const diagnosticsFields = {
   /** Empty without held-out prompts. */
   heldOut: Schema.Array(PpoEvaluation),
-  /** After how many iterations the policy was that is kept. */
+  /** The number of iterations after which the kept policy was reached. */
   kept: Schema.Finite,
-  /** Why it ended. */
+  /** Why training ended. */
   stopped: Schema.Literals(["iterations", "early-stopping", "diverged"]),
-  /** Where and how it diverged. */
+  /** Where and how training diverged. */
   divergence: Schema.NullOr(Schema.String),
   /** Prompts left out because they are longer than the context. */
   promptsTooLong: Schema.Finite,
@@ -90,19 +90,19 @@ export const diagnosticsFields = {
 export const PpoDiagnostics = Schema.Struct({ iterations: Schema.Array(PpoIteration), ...diagnosticsFields })
 export type PpoDiagnostics = typeof PpoDiagnostics.Type
 
-/** Numbers of a gradient step, of which diagnostics have the means. */
+/** Numbers of a gradient step, averaged in the diagnostics. */
 export interface StepNumbers {
   readonly policyLoss: number
   readonly approximateKl: number
   readonly diverged: boolean
 }
 type Means<Step> = { readonly [K in Exclude<keyof Step, "diverged">]: number }
-/** An iteration by a method whose trainer tells these statistics and step numbers. */
+/** An iteration of a method whose trainer returns these statistics and step numbers. */
 export type IterationOf<Statistics extends object, Step extends StepNumbers> = PpoEvaluation &
   Statistics &
   Means<Step> & { readonly mismatchKl: number; readonly samples: ReadonlyArray<typeof PpoSample.Type> }
 
-/** What an iteration did. */
+/** Summarises an iteration. */
 export const describeIteration = <Statistics extends object, Step extends StepNumbers>(done: {
   readonly iteration: number
   readonly responses: ReadonlyArray<Response>
@@ -153,7 +153,7 @@ const sortKeys = (_key: string, value: unknown): unknown =>
     ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
     : value
 
-/** The diagnostics of a method as a file in a checkpoint's folder; the reader fails when the checkpoint was not made by that method. */
+/** The diagnostics of a method as a file in a checkpoint's folder; reading fails if another method made the checkpoint. */
 export const diagnosticsFile = <A>(schema: Schema.Codec<A, any>, fileName: string, stages: string) => ({
   write: (folder: string, diagnostics: A): Effect.Effect<void> =>
     Effect.flatMap(Schema.encodeUnknownEffect(schema)(diagnostics).pipe(Effect.orDie), (encoded) =>
@@ -165,9 +165,9 @@ export const diagnosticsFile = <A>(schema: Schema.Codec<A, any>, fileName: strin
       const fail = (found: string) =>
         ArtifactError.of({
           doing: `Reading the diagnostics ${path}`,
-          expected: `a ${fileName} as ${stages} leaves it`,
+          expected: `a ${fileName} written by ${stages}`,
           found,
-          hint: `Give the checkpoint that ${stages} made; others have no such file.`
+          hint: `Pass a checkpoint made by ${stages}; other checkpoints do not have this file.`
         })
       const text = yield* Effect.tryPromise({
         try: () => readFile(path, "utf8"),
@@ -184,7 +184,7 @@ export const readDiagnostics = ppoDiagnosticsFile.read
 export const PpoDiagnosticsReport = report(PpoDiagnostics, "ppo-diagnostics/1")
 
 export const ppoDiagnostics = Stage.make("ppo-diagnostics", {
-  description: "§3.2.3 PPO's rewards, KL, losses and sample texts by iteration, read out of its checkpoint",
+  description: "§3.2.3 PPO's rewards, KL, losses and sample texts by iteration, read from its checkpoint",
   config: Schema.Struct({}),
   inputs: { policy: Policy },
   output: PpoDiagnosticsReport,

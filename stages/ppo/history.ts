@@ -1,6 +1,6 @@
 /**
- * What the iterations of PPO (or RLOO, GRPO) have left, and how it is kept to go on from: the policy as its folder would be (or its adapter), what is trained of the value
- * model if there is one, the optimisers, the best policy so far where it is neither the first nor the last, and the diagnostics. Which prompts are next, and every random number, follow from
+ * The history of a PPO (or RLOO, GRPO) run, and its checkpoints for resuming: the policy (or its adapter) in its folder layout, the trained part of the value
+ * model if there is one, the optimisers, the best policy so far unless it is the first or the last, and the diagnostics. The next prompts and all random numbers follow from
  * the seed and the iteration.
  */
 import { mkdir, readFile, writeFile } from "node:fs/promises"
@@ -29,9 +29,9 @@ export class RunHistory<Iteration> {
   readonly iterations: Array<Iteration> = []
   /** Empty without held-out prompts. */
   readonly heldOut: Array<PpoEvaluation> = []
-  /** The best policy on the held-out prompts; none without them. */
+  /** The best policy on the held-out prompts; undefined without them. */
   best: Llama | undefined
-  /** Time spent, in this iteration and in all: shown and kept in the trace, never in an artifact. */
+  /** Time spent in this iteration and in total: displayed and stored in the trace, never in an artifact. */
   readonly seconds = { generation: 0, scoring: 0, update: 0 }
   readonly allSeconds = { generation: 0, scoring: 0, update: 0 }
   #since = performance.now()
@@ -40,7 +40,7 @@ export class RunHistory<Iteration> {
     Object.assign(this.seconds, { generation: 0, scoring: 0, update: 0 })
     this.#since = performance.now()
   }
-  /** The time since the last call, or since the iteration began, went into this. */
+  /** Attributes the time since the last call, or since the start of the iteration, to this part. */
   spent(part: "generation" | "scoring" | "update"): void {
     const now = performance.now()
     this.seconds[part] += (now - this.#since) / 1000
@@ -48,12 +48,12 @@ export class RunHistory<Iteration> {
     this.#since = now
   }
 
-  /** Takes in an evaluation of the policy and keeps a copy of it if it is the best. Says whether to stop. */
+  /** Records an evaluation of the policy, with a copy of it if it is the best. Returns whether to stop. */
   evaluated(evaluation: PpoEvaluation, { policy, reference }: Pick<PolicyModels, "policy" | "reference">, patience: number): boolean {
     this.heldOut.push(evaluation)
     const { isLast, stop } = this.#judge(patience)
     if (isLast) {
-      // Before the first step the policy is the reference: of all weights no copy is needed until a better one comes.
+      // Before the first step the policy equals the reference: without an adapter, no copy is needed until a better policy is found.
       if (evaluation.iteration === 0 && policy.adapter === undefined) this.best = reference
       else if (this.best === undefined || this.best === reference) this.best = clonePolicy(policy)
       else copyPolicy(policy, this.best)
@@ -61,7 +61,7 @@ export class RunHistory<Iteration> {
     return stop
   }
 
-  /** After how many iterations the policy was that is kept: the best, or the last. */
+  /** The number of iterations after which the kept policy (the best, or the last) was reached. */
   get kept(): number {
     return this.best === undefined ? this.iterations.length : this.heldOut[this.#judge().best]!.iteration
   }
@@ -72,7 +72,7 @@ export class RunHistory<Iteration> {
   }
 }
 
-/** The state of a method: `numbers` are what its trainer knows besides tensors. */
+/** The saved state of a method: `numbers` are its trainer's state apart from tensors. */
 const stateOf = <Iteration, Numbers>({ iteration, numbers }: RunSchemas<Iteration, Numbers>) =>
   Schema.fromJsonString(
     Schema.Struct({
@@ -80,11 +80,11 @@ const stateOf = <Iteration, Numbers>({ iteration, numbers }: RunSchemas<Iteratio
       trainer: numbers,
       iterations: Schema.Array(iteration),
       heldOut: Schema.Array(PpoEvaluation),
-      /** The best policy on the held-out prompts: not told yet, the one that the run starts from, or one kept in best/. */
+      /** The best policy on the held-out prompts: not known yet, the initial policy, or the one saved in best/. */
       best: Schema.Literals(["none", "start", "kept"]),
       /** Steps in which the micro-batch was halved. */
       halved: Schema.Array(Schema.Finite),
-      /** Spent so far: for the trace. */
+      /** Time spent so far, for the trace. */
       seconds: Schema.Struct({ generation: Schema.Finite, scoring: Schema.Finite, update: Schema.Finite })
     })
   )
@@ -111,7 +111,7 @@ interface Run<Iteration, Numbers> extends Pick<PolicyModels, "policy" | "referen
   readonly schemas: RunSchemas<Iteration, Numbers>
 }
 
-/** What is trained of a policy, as a folder: a whole model, or an adapter. */
+/** Writes the trained part of a policy as a folder: a complete model, or an adapter. */
 const writePolicy = (folder: string, policy: Llama, tokenizer: Tokenizer, writeTensors: TensorWriter): Promise<void> =>
   policy.adapter === undefined
     ? writeCheckpoint(folder, { model: policy, tokenizer, role: "policy" }, writeTensors)
@@ -119,7 +119,7 @@ const writePolicy = (folder: string, policy: Llama, tokenizer: Tokenizer, writeT
 const readPolicy = (folder: string, policy: Llama) =>
   readInto(join(folder, policy.adapter === undefined ? "model.safetensors" : adapterWeightsFile), trainedParameters(policy))
 
-/** Saves all that the next iteration reads; the snapshot is the run's. All ranks call it. */
+/** Saves everything that the next iteration reads; the snapshot belongs to the run. All ranks call it. */
 export const saveRun = Effect.fnUntraced(function* <Iteration, Numbers>(
   checkpoints: Checkpoints,
   snapshot: TensorSnapshot,
@@ -163,7 +163,7 @@ export const saveRun = Effect.fnUntraced(function* <Iteration, Numbers>(
   for (const spread of trainer.spreads) spread.release()
 })
 
-/** Makes models, trainer and history what they were when the point was saved. */
+/** Restores models, trainer and history to their state when the checkpoint was saved. */
 export const resumeRun = Effect.fn("resumeRun")(function* <Iteration, Numbers>(
   point: ResumePoint,
   { policy, value, reference, trainer, history, cutting, schemas }: Run<Iteration, Numbers>
@@ -174,11 +174,11 @@ export const resumeRun = Effect.fn("resumeRun")(function* <Iteration, Numbers>(
       doing: `Resuming from ${path}`,
       expected: `the history of ${point.step} iterations`,
       found: what,
-      hint: `Remove the folder ${point.path} and run again.`
+      hint: `Delete the folder ${point.path} and run again.`
     })
   const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: () => damaged("no such file") })
   const state = yield* Schema.decodeUnknownEffect(stateOf(schemas))(text).pipe(Effect.mapError((error) => damaged(error.message)))
-  if (state.iterations.length !== point.step) return yield* damaged(`one of ${state.iterations.length}`)
+  if (state.iterations.length !== point.step) return yield* damaged(`a history of ${state.iterations.length}`)
   for (const spread of trainer.spreads) spread.gather()
   yield* readPolicy(point.path, policy)
   if (value !== undefined) yield* readInto(join(point.path, valueFile), trainedParameters(value))

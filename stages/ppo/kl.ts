@@ -1,32 +1,32 @@
 /**
- * Estimates of a KL divergence from tokens that one policy drew (Schulman 2020, "Approximating KL divergence"), and the controller that holds
+ * Estimates of a KL divergence from tokens sampled from one policy (Schulman 2020, "Approximating KL divergence"), and the controller that keeps
  * the KL to the reference near a target (Ziegler et al. 2019 §2.2).
  *
- * Of KL(pi || pi_0), with r = pi_0(token) / pi(token):   k1 = -log r      k2 = (log r)^2 / 2      k3 = r - 1 - log r
+ * For KL(pi || pi_0), with r = pi_0(token) / pi(token):   k1 = -log r      k2 = (log r)^2 / 2      k3 = r - 1 - log r
  *
- * k1 and k3 have the right mean; k2 and k3 are never negative; k3 varies less than k1 where the two are close.
+ * k1 and k3 are unbiased; k2 and k3 are never negative; k3 has a lower variance than k1 when the two policies are close.
  */
 import type { Tensor } from "../../engine/tensor.ts"
 import type { PpoConfig } from "./config.ts"
 
-/** One token's estimate, in nats: its log-probability under the policy that drew it, and under the other. */
+/** The estimate for one token, in nats, from its log-probability under the policy that sampled it and under the other. */
 export const klEstimate = (estimator: PpoConfig["klEstimator"], logProbability: number, reference: number): number => {
   const logRatio = reference - logProbability
   if (estimator === "k1") return -logRatio
   if (estimator === "k2") return logRatio ** 2 / 2
-  // expm1 keeps the small differences that exp would round away.
+  // expm1 keeps small differences that exp would round away.
   return Math.expm1(logRatio) - logRatio
 }
 
-/** KL(old || new) by k3 on the tokens (N,) that the old policy drew, summed. */
+/** k3 estimate of KL(old || new), summed over the tokens (N,) sampled from the old policy. */
 export const approximateKl = (logProbabilities: Tensor, old: Tensor): Tensor => {
   const logRatio = logProbabilities.sub(old)
   return logRatio.exp().sub(1).sub(logRatio).sum()
 }
 
 /**
- * The next beta: beta (1 + clip(KL / target - 1, -0.2, 0.2) n / horizon), for a mean KL (nats a response) seen on n responses. At a KL of more
- * than 1.2 times the target beta grows by a factor e in about 5 horizons of responses.
+ * The next beta: beta (1 + clip(KL / target - 1, -0.2, 0.2) n / horizon), for a mean KL (nats per response) over n responses. At a KL of more
+ * than 1.2 times the target, beta grows by a factor of e within about 5 horizons of responses.
  */
 export const adaptBeta = (
   beta: number,

@@ -1,8 +1,8 @@
 /**
- * PPO's models as they begin, each distinct base in memory once.
+ * Loads PPO's initial models, with each distinct base in memory once.
  *
- * With all weights, policy and value model are copies of what they start from. With LoRA they are adapters: the policy's on the checkpoint that PPO starts
- * from, which without it is the reference; the value model's on the weights that it starts from. Reward models that were trained by LoRA from one checkpoint
+ * Without LoRA, policy and value model are copies of the models they start from. With LoRA they are adapters: the policy's on the checkpoint that PPO starts
+ * from, which without the adapter is the reference; the value model's on the weights that it starts from. Reward models that were trained with LoRA from one checkpoint
  * are that checkpoint (the input `base`) with an adapter and a head each.
  */
 import { existsSync } from "node:fs"
@@ -28,17 +28,17 @@ import { type LoraFields, withLora } from "../training/lora.ts"
 import type { PpoConfig } from "./config.ts"
 import { cloneLlama, initValueModel, withoutOutput } from "./models.ts"
 
-/** What gives rewards: a reward model, or a scorer in its place. */
+/** A source of rewards: a reward model, or a scorer that replaces one. */
 export type RewardSource = LoadedReward | Scorer
 export const isModel = (source: RewardSource | undefined): source is LoadedReward => source !== undefined && "model" in source
 
-/** Models without a value model: those of RLOO and GRPO. */
+/** Models of a method without a value model (RLOO and GRPO). */
 export interface PolicyModels {
   /** Trained. */
   readonly policy: Llama
-  /** Frozen: what the policy is held near. */
+  /** Frozen; the policy is kept close to it. */
   readonly reference: Llama
-  /** Of all of them. */
+  /** Shared by all models. */
   readonly tokenizer: Tokenizer
   readonly helpfulness: RewardSource
   readonly safety: RewardSource | undefined
@@ -66,7 +66,7 @@ interface LoadingOptions<Config> {
   readonly seed: number
 }
 
-/** Loads each model once, and opens scorers for as long as the scope lasts. The reference is the loaded policy itself; the policy is a copy, or an adapter on it. */
+/** Loads each model once, and opens scorers for the duration of the scope. The reference is the loaded policy itself; the policy is a copy, or an adapter on it. */
 export const loadPolicyModels = Effect.fn("loadPolicyModels")(function* (
   inputs: PolicyInputs,
   { config, device, seed }: LoadingOptions<Pick<PpoConfig, "precision"> & LoraFields>
@@ -90,14 +90,14 @@ export const loadPolicyModels = Effect.fn("loadPolicyModels")(function* (
   return models
 })
 
-/** The same and a value model. */
+/** The same models plus a value model. */
 export const loadModels = Effect.fn("ppo.loadModels")(function* (inputs: PolicyInputs, options: LoadingOptions<PpoConfig>) {
   const { config, seed } = options
   const models = yield* loadPolicyModels(inputs, options)
   const { helpfulness, reference } = models
   if (config.valueInit === "reward" && !isModel(helpfulness))
     return yield* ArtifactError.of({
-      doing: "Making PPO's value model from the helpfulness reward model (valueInit reward)",
+      doing: "Initialising PPO's value model from the helpfulness reward model (valueInit reward)",
       expected: "a model with weights",
       found: `the scorer ${helpfulness.name}`,
       hint: "Set valueInit to policy."
@@ -110,7 +110,7 @@ export const loadModels = Effect.fn("ppo.loadModels")(function* (inputs: PolicyI
   return loaded
 })
 
-/** Reads reward models as adapters on a base, which is in memory once; it is the policy's where the two have the same weights. */
+/** Loads reward models as adapters on a base that is in memory once; the policy's weights are used as the base if they are equal. */
 const rewardsOn = Effect.fn("ppo.rewardsOn")(function* (
   { path }: { readonly path: string },
   policy: { readonly model: Llama; readonly path: string },
@@ -125,13 +125,13 @@ const rewardsOn = Effect.fn("ppo.rewardsOn")(function* (
     const folder = join(reward.path, adapterFolder)
     if (!existsSync(join(folder, adapterFile)))
       return yield* refuse(
-        `a reward model that was trained by LoRA, with a folder ${adapterFolder}`,
-        "a whole model without one",
-        "Leave PPO's input base out: reward models are then used as they are. Or train this one with loraRank."
+        `a reward model trained with LoRA, with a folder ${adapterFolder}`,
+        "a complete model without this folder",
+        "Remove PPO's input base, so that reward models are used as complete models, or train this one with loraRank."
       )
     yield* checkBase(folder, { path, weights })
     if (!isDeepStrictEqual(yield* loadConfig(reward.path), base.config))
-      return yield* refuse("the base's config.json", "another", "Give the base that the reward model was trained from.")
+      return yield* refuse("the base's config.json", "a different one", "Pass the base that the reward model was trained from.")
     const model = yield* loadRewardAdapter(folder, base)
     const tokenizer = yield* loadTokenizer(reward.path)
     yield* checkVocabulary(tokenizer, model.config, reward.path)
@@ -139,18 +139,18 @@ const rewardsOn = Effect.fn("ppo.rewardsOn")(function* (
   })
 })
 
-/** How many tokens the smallest context of all models holds. */
+/** The number of tokens that the smallest context of all models holds. */
 export const smallestContext = ({ reference, value, helpfulness, safety }: PolicyModels & { readonly value?: RewardModel }): number =>
   Math.min(
     reference.config.maxPositions,
     value?.config.maxPositions ?? Infinity,
-    // What closes an answer, which sampled tokens may not hold.
+    // Minus the tokens that close an answer, which sampled tokens may lack.
     ...[helpfulness, safety].map((reward) =>
       isModel(reward) ? reward.model.config.maxPositions - formatOf(reward.tokenizer).closing : Infinity
     )
   )
 
-/** Two models that are to work on the same tokens have different tokenizers. */
+/** Two models that must process the same tokens have different tokenizers. */
 export class TokenizerMismatchError extends Schema.TaggedError<TokenizerMismatchError>()("TokenizerMismatchError", {
   doing: Schema.String,
   expected: Schema.String,
@@ -180,9 +180,9 @@ const checkSameTokenizer = (policy: Tokenizer, other: Tokenizer, role: string): 
   )
 }
 
-/** As checkSameTokenizer, of two folders with a tokenizer each. */
+/** Like checkSameTokenizer, for two folders with a tokenizer each. */
 export const checkTokenizerFolders = Effect.fn("checkTokenizerFolders")(function* (policy: string, other: string) {
-  // A scorer reads words.
+  // A scorer reads text, not tokens.
   if ([policy, other].some((path) => isScorer({ path }))) return
   const [one, two] = [yield* loadTokenizer(policy), yield* loadTokenizer(other)]
   yield* checkSameTokenizer(one, two, "model")

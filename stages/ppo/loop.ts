@@ -1,6 +1,6 @@
 /**
- * Learning from one's own responses, as PPO, RLOO and GRPO do: draw responses to a batch of prompts, score them, learn from them, again and again; look at held-out
- * prompts now and then, and keep the best policy. A method brings its models, its trainer and what it makes of scores.
+ * The loop that PPO, RLOO and GRPO share: sample responses to a batch of prompts, score them, update the policy, repeat; periodically evaluate on held-out
+ * prompts and keep the best policy. A method provides its models, its trainer and its use of the scores.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -32,14 +32,14 @@ import { byLength, sequenceLength } from "./models.ts"
 import { type EncodedPrompt, nextPrompts, type Response, type ResponseReward, reward, type RolloutConfig, rollout } from "./rollouts.ts"
 import type { Rollout } from "./trainer.ts"
 
-/** What the loop reads of a config. */
+/** The config fields that the loop reads. */
 export type LoopConfig = RolloutConfig &
   Pick<
     PpoConfig,
     "batchSize" | "iterations" | "evaluateEvery" | "patience" | "onDivergence" | "sampleTexts" | "learningRate" | "maxMismatchKl"
   >
 
-/** An iteration is `advantages`, `loss` and `step` for each of `miniBatches`, and `finish`. */
+/** An iteration consists of `advantages`, `loss` and `step` for each of `miniBatches`, and `finish`. */
 export interface Trainer<Experience, Losses, Statistics, Step, Numbers> {
   readonly advantages: (rollouts: ReadonlyArray<Rollout>) => {
     readonly experience: ReadonlyArray<Experience>
@@ -49,7 +49,7 @@ export interface Trainer<Experience, Losses, Statistics, Step, Numbers> {
   readonly loss: (miniBatch: ReadonlyArray<Experience>, fit: Fit) => Losses
   readonly step: (losses: Losses) => Step
   readonly finish: (statistics: Statistics, responses: number) => void
-  /** How what is trained lies on the ranks: its models are whole while responses are drawn and read, and while it is saved. */
+  /** How the trained models are distributed over the ranks: they are gathered while responses are sampled and read, and while they are saved. */
   readonly spreads: ReadonlyArray<Spread>
   readonly parts: Parameters<typeof saveRun>[2]["trainer"]["parts"]
   readonly numbers: Numbers
@@ -57,20 +57,20 @@ export interface Trainer<Experience, Losses, Statistics, Step, Numbers> {
   readonly free: () => void
 }
 
-/** What a method makes of the loop. */
+/** The parts of the loop that a method provides. */
 export interface Method<Experience extends Rollout, Losses, Statistics extends object, Step extends StepNumbers, Numbers> {
-  /** As messages name it. */
+  /** The method's name in messages. */
   readonly name: string
-  /** What to lower where it diverges. */
+  /** The config fields to lower when training diverges, for messages. */
   readonly rates: string
-  /** Of the seeds of what is drawn. */
+  /** Tag of the seeds. */
   readonly purpose: string
-  /** Responses to each prompt of a batch, one after another. */
+  /** Number of consecutive responses to each prompt of a batch. */
   readonly groupSize: number
   readonly value?: RewardModel
   readonly trainer: Trainer<Experience, Losses, Statistics, Step, Numbers>
   readonly scored: (responses: ReadonlyArray<Response>, rewards: ReadonlyArray<ResponseReward>) => ReadonlyArray<Rollout>
-  /** What there is to say of an iteration's statistics; fails where they leave nothing to learn from. */
+  /** A message about an iteration's statistics, if any; fails if there is no learning signal. */
   readonly check?: (
     statistics: Statistics,
     at: { readonly iteration: number; readonly rewards: ReadonlyArray<ResponseReward> }
@@ -84,21 +84,21 @@ export class UpdateSetupError extends Schema.TaggedError<UpdateSetupError>()("Up
   readonly isRetryable = false
 }
 
-/** A method can't go on: a loss, a gradient or a logit is not a number. */
+/** Training cannot continue: a loss, a gradient or a logit is not finite. */
 export class UpdateDivergedError extends Schema.TaggedError<UpdateDivergedError>()("UpdateDivergedError", {
   iteration: Schema.Number,
   what: Schema.String,
   message: Schema.String
 }) {
   readonly isRetryable = false
-  /** `steps` are the gradient steps taken until then; iteration 0 is the evaluation before the first. */
+  /** `steps` is the number of gradient steps so far; iteration 0 is the evaluation before the first. */
   static of(at: {
     readonly method: { readonly name: string; readonly rates: string }
     readonly iteration: number
     readonly of: number
     readonly steps: number
     readonly what: string
-    /** What to do, where the cause is known. */
+    /** What to do, if the cause is known. */
     readonly hint?: string
   }): UpdateDivergedError {
     const { iteration, method, of, steps, what } = at
@@ -110,11 +110,11 @@ export class UpdateDivergedError extends Schema.TaggedError<UpdateDivergedError>
         : `Lower ${method.rates}, raise beta, or set ${fewer}onDivergence to "keep-best" to keep a policy from before.`
     return new UpdateDivergedError({ iteration, what, message: `${method.name} diverged ${where}: ${what}. ${at.hint ?? usual}` })
   }
-  /** Adds the path of the last resume point, if any. The diagnostics leave it out: a result must not contain paths. */
+  /** Adds the path of the last checkpoint, if any. The diagnostics do not contain it: a result must not contain paths. */
   withLast(last: ResumePoint | undefined): UpdateDivergedError {
     if (last === undefined) return this
     const { iteration, what, message } = this
-    const where = `The policy as it was after iteration ${last.step} is in ${last.path}.`
+    const where = `The policy after iteration ${last.step} is in ${last.path}.`
     return new UpdateDivergedError({ iteration, what, message: `${message} ${where}` })
   }
 }
@@ -127,7 +127,7 @@ interface Run<E extends Rollout, L, S extends object, Step extends StepNumbers, 
   readonly prompts: ReadonlyArray<EncodedPrompt>
   readonly heldOut: ReadonlyArray<EncodedPrompt>
   readonly history: RunHistory<IterationOf<S, Step>>
-  /** The micro-batch of updates as the run goes on. */
+  /** The current micro-batch size of updates. */
   readonly cutting: Cutting
 }
 
@@ -142,7 +142,7 @@ const divergence = (
     steps: (run.trainer.numbers as { readonly steps: number }).steps
   })
 
-/** Sampling and the update compute different policies from the same weights: what PPO learns from would be wrong. */
+/** Sampling and the update compute different policies from the same weights: training on the responses would be wrong. */
 const mismatch = (run: Parameters<typeof divergence>[0], iteration: number, kl: number): UpdateDivergedError =>
   divergence(
     run,
@@ -151,7 +151,7 @@ const mismatch = (run: Parameters<typeof divergence>[0], iteration: number, kl: 
     'Set oldLogProbabilities to "recomputed", or precision to "float32"; where this much is expected, raise maxMismatchKl.'
   )
 
-/** A step of each model on a mini-batch; where the memory does not hold it, with half of the micro-batch, from there on. */
+/** One step of each model on a mini-batch; if it runs out of memory, with half the micro-batch from now on. */
 const takeStep = Effect.fnUntraced(function* <
   E extends Rollout,
   L,
@@ -185,7 +185,7 @@ const takeStep = Effect.fnUntraced(function* <
 const gather = (spreads: ReadonlyArray<Spread>): void => spreads.forEach((spread) => spread.gather())
 const release = (spreads: ReadonlyArray<Spread>): void => spreads.forEach((spread) => spread.release())
 
-/** One iteration, counted from 1: rollouts of a batch of prompts, their rewards and advantages, then losses and a step for each mini-batch. */
+/** One iteration, counted from 1: rollouts for a batch of prompts, their rewards and advantages, then losses and a step for each mini-batch. */
 const iterate = Effect.fn("iterate")(function* <
   E extends Rollout,
   L,
@@ -213,12 +213,12 @@ const iterate = Effect.fn("iterate")(function* <
     const step = yield* takeStep(run, miniBatch)
     steps.push(step)
     if (step.diverged) {
-      // The end of the curve.
+      // The last point of the curve.
       const { diverged: _, policyLoss: loss, ...numbers } = step
       yield* progress({ loss, ...numbers, learningRate: config.learningRate })
       return yield* divergence(run, iteration, lossesAndNorms(steps))
     }
-    // Before the first step both are of one policy.
+    // Before the first step, both log-probabilities are of the same policy.
     if (steps.length === 1 && step.approximateKl > config.maxMismatchKl) return yield* mismatch(run, iteration, step.approximateKl)
     yield* progress({ message: "updating" })
   }
@@ -241,7 +241,7 @@ const iterate = Effect.fn("iterate")(function* <
   })
 })
 
-/** The losses and gradient norms of the last step, in words. */
+/** The losses and gradient norms of the last step, as text. */
 const lossesAndNorms = (steps: ReadonlyArray<object>): string => {
   const { policyLoss, valueLoss, policyGradientNorm, valueGradientNorm } = steps.at(-1)! as Readonly<Record<string, number>>
   const numbers =
@@ -251,7 +251,7 @@ const lossesAndNorms = (steps: ReadonlyArray<object>): string => {
   return `${numbers} at mini-batch ${steps.length}`
 }
 
-/** Evaluates the policy on the held-out prompts, with the same random numbers each time. Says whether to stop. */
+/** Evaluates the policy on the held-out prompts, with the same random numbers each time. Returns whether to stop. */
 const evaluate = Effect.fn("evaluate")(function* <E extends Rollout, L, S extends object, Step extends StepNumbers, N>(
   run: Run<E, L, S, Step, N>,
   iteration: number
@@ -270,7 +270,7 @@ const evaluate = Effect.fn("evaluate")(function* <E extends Rollout, L, S extend
   return stop
 })
 
-/** An iteration, and an evaluation where one is due; number 0 is the evaluation before the first. Says whether to stop. */
+/** One iteration, followed by an evaluation if it is due; number 0 is the evaluation before the first. Returns whether to stop. */
 const advance = Effect.fn("advance")(function* <
   E extends Rollout,
   L,
@@ -313,17 +313,17 @@ interface Given extends Pick<Stage.Context, "seed" | "progress" | "checkpoints" 
   readonly output: OutputSlot<Checkpoint<"policy">>
 }
 
-/** Fails where the best policy is to be kept and nothing tells which that is. */
+/** Fails if the best policy is to be kept but there are no held-out prompts to determine it. */
 export const checkKeepsBest = ({ config, inputs }: Pick<Given, "config" | "inputs">): Effect.Effect<void, UpdateSetupError> =>
   config.onDivergence === "keep-best" && inputs.heldOut === undefined
     ? Effect.fail(
         new UpdateSetupError({
-          message: `onDivergence "keep-best" needs held-out prompts to tell the best policy: wire "heldOut", or set onDivergence to "fail".`
+          message: `onDivergence "keep-best" needs held-out prompts to determine the best policy: wire the input heldOut, or set onDivergence to "fail".`
         })
       )
     : Effect.void
 
-/** The prompts that leave room for a response in the smallest context of all models; fails where there are none. */
+/** The prompts that leave space for a response in the smallest context of all models; fails if there are none. */
 export const readPromptSets = Effect.fn("readPromptSets")(function* (
   { config, inputs, skipped }: Pick<Given, "config" | "inputs" | "skipped">,
   { tokenizer }: Pick<PolicyModels, "tokenizer">,
@@ -332,7 +332,7 @@ export const readPromptSets = Effect.fn("readPromptSets")(function* (
   const room = context - config.maxNewTokens
   if (room < 1)
     return yield* new UpdateSetupError({
-      message: `maxNewTokens ${config.maxNewTokens} leaves no room for a prompt: the smallest context of ${models} holds ${context} tokens.`
+      message: `maxNewTokens ${config.maxNewTokens} leaves no space for a prompt: the smallest context of ${models} holds ${context} tokens.`
     })
   const rows = yield* readRows(inputs.prompts, Prompts)
   const heldOutRows = inputs.heldOut === undefined ? [] : yield* readRows(inputs.heldOut, Prompts)
@@ -348,7 +348,7 @@ export const readPromptSets = Effect.fn("readPromptSets")(function* (
 })
 export type PromptSets = Effect.Success<ReturnType<typeof readPromptSets>>
 
-/** Runs a method to its end, from the last resume point if there is one, and writes the policy that is kept, with the diagnostics beside it. */
+/** Runs a method to its end, resuming from the last checkpoint if there is one, and writes the kept policy with its diagnostics. */
 export const runMethod = Effect.fn("runMethod")(function* <
   E extends Rollout,
   L,
@@ -365,7 +365,7 @@ export const runMethod = Effect.fn("runMethod")(function* <
       folder: string,
       diagnostics: Omit<PpoDiagnostics, "iterations"> & { readonly iterations: ReadonlyArray<IterationOf<S, Step>> }
     ) => Effect.Effect<void>
-    /** Of the last iteration: for the trace. */
+    /** Metrics of the last iteration, for the trace. */
     readonly lastMetrics: (last: IterationOf<S, Step>) => Readonly<Record<string, number>>
   }
 ) {

@@ -1,4 +1,4 @@
-/** The memory that PPO takes: its models together, while they are updated and while they generate and read; and how an update is made to fit. */
+/** The memory of PPO: all its models during updates, and during generation and scoring; and how an update is made to fit. */
 import {
   bytesOf,
   type Cut,
@@ -19,30 +19,30 @@ import type { Step } from "../training/fit.ts"
 import type { PpoConfig } from "./config.ts"
 import { heldWeights, type PpoShapes } from "./shapes.ts"
 
-/** The models of a run, in the precision in which they compute. */
+/** The models of a run, with their precision. */
 export interface PlacedShapes extends PpoShapes {
   readonly precision: Precision
-  /** The ranks that they are trained on; one unless given. */
+  /** The ranks that they are trained on; one by default. */
   readonly spread?: SpreadOver | undefined
 }
 
 const trainedOf = ({ policy, value }: PpoShapes) => [policy, ...(value === undefined ? [] : [value])]
 
-/** Of what is trained, with its weights; on several ranks those that are there while it is. */
+/** Memory of the trained models including their weights; on several ranks, the weights held during training. */
 const trainedMemory = (shapes: PlacedShapes, cut: Cut): Memory =>
   together(trainedOf(shapes).map((model) => trainingMemory(model, shapes.precision, cut, shapes.spread)))
-/** Its weights, whole. */
+/** The complete weights of the trained models. */
 const wholeWeights = (shapes: PlacedShapes): number =>
   trainedOf(shapes).reduce((sum, model) => sum + weightBytes(model, shapes.precision), 0)
 const weightsOf = (shapes: PlacedShapes): number => heldWeights(shapes) * bytesOf[shapes.precision]
 
-/** While policy and value model are updated, one after the other: their gradients are there together. */
+/** Memory while policy and value model are updated one after the other; the gradients of both exist at the same time. */
 const updateMemory = (shapes: PlacedShapes, cut: Cut): Memory => {
   const trained = trainedMemory(shapes, cut)
   return { ...trained, weights: weightsOf(shapes) - wholeWeights(shapes) + trained.weights }
 }
 
-/** While responses are drawn and read, before there are gradients. */
+/** Memory while responses are sampled and scored, before there are gradients. */
 const rolloutMemory = (
   shapes: PlacedShapes,
   { batchSize, inferenceBatchSize, maxNewTokens }: Pick<PpoConfig, "batchSize" | "inferenceBatchSize" | "maxNewTokens">,
@@ -50,7 +50,7 @@ const rolloutMemory = (
 ): Memory => {
   const { policy, precision, rewards, spread = onOneRank } = shapes
   const { masters, moments } = trainedMemory(shapes, { tokens: 0, several: false, recompute: 0 })
-  // Gathered, beside the rank's own parts of them.
+  // The gathered weights, in addition to the rank's own shards.
   const parts =
     spread.sharding === "weights"
       ? trainedOf(shapes).reduce((sum, model) => sum + trainedWeightBytes(model, precision), 0) / spread.ranks
@@ -64,7 +64,7 @@ const rolloutMemory = (
   return { ...noMemory, weights: weightsOf(shapes) + parts, masters, moments, ...working }
 }
 
-/** Updates on mini-batches of responses of `longest` tokens, prompts included. */
+/** Updates on mini-batches of responses of at most `longest` tokens, including prompts. */
 export const ppoStep = (shapes: PlacedShapes, { miniBatchSize }: Pick<PpoConfig, "miniBatchSize">, longest: number): Step => ({
   rows: Math.ceil(miniBatchSize / (shapes.spread?.ranks ?? 1)),
   longest,
@@ -72,7 +72,7 @@ export const ppoStep = (shapes: PlacedShapes, { miniBatchSize }: Pick<PpoConfig,
   memory: (cut) => updateMemory(shapes, cut)
 })
 
-/** The whole run at its peak, with prompts of so many tokens and updates that take so much. */
+/** Peak memory of the whole run, for prompts of this length and updates with this memory. */
 export const ppoMemory = (
   shapes: PlacedShapes,
   config: Pick<PpoConfig, "batchSize" | "inferenceBatchSize" | "maxNewTokens">,
@@ -80,6 +80,6 @@ export const ppoMemory = (
   update: Memory
 ): Memory => larger(update, rolloutMemory(shapes, config, prompt))
 
-/** What would fit where this does not. */
+/** Settings that reduce the memory. */
 export const ppoAdvice =
-  "What would help: LoRA (loraRank 16), reward models trained by LoRA on one base (input base), precision bfloat16, a smaller inferenceBatchSize, fewer maxNewTokens, or smaller models."
+  "Use LoRA (loraRank 16), reward models trained with LoRA on one base (input base), precision bfloat16, a smaller inferenceBatchSize, fewer maxNewTokens, or smaller models."

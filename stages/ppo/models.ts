@@ -1,10 +1,10 @@
 /**
- * The models of PPO: copied, and read over the tokens of responses.
+ * The models of PPO: copies, and forward passes over the tokens of responses.
  *
- * Sequences are padded on the right: attention is causal, so padding needs no mask. Logits and values are computed at response tokens only and come
+ * Sequences are padded on the right: attention is causal, so padding needs no mask. Logits and values are computed only at response tokens and returned
  * without padding, one response after another:
  *
- *     B sequences   T tokens of the longest   D width   V vocabulary   N response tokens of all sequences (with "past-end" one more for each)
+ *     B sequences   T tokens of the longest   D width   V vocabulary   N response tokens of all sequences (with "past-end", one more for each)
  */
 import type { TokenDistribution } from "../../engine/fused.ts"
 import type { Parameters } from "../../engine/gradients.ts"
@@ -18,10 +18,10 @@ import type { PpoConfig } from "./config.ts"
 
 // ---- copies ----
 
-/** A copy to train, on weights of its own, which an adapter is merged into; the original stays as it is. */
+/** A trainable copy with its own weights, into which an adapter is merged; the original is unchanged. */
 export const cloneLlama = (model: Llama): Llama => new Llama(model.config, cloneAll(model.parameters), model.adapter).merge()
 
-/** A copy of what is trained of a policy: with an adapter, of that alone, on the same weights. */
+/** A copy of a policy's trained part: only the adapter if it has one, on the same weights. */
 export const clonePolicy = (policy: Llama): Llama =>
   policy.adapter === undefined ? cloneLlama(policy) : policy.withAdapter(cloneAdapter(policy.adapter))
 
@@ -32,15 +32,15 @@ const cloneAll = (weights: Parameters): Parameters =>
     Object.entries(weights).map(([name, weight]) => [name, keep(scoped(() => noGrad(() => weight.clone()))).requiresGrad()])
   )
 
-/** Makes what is trained of one policy what it is of another. */
+/** Copies the trained part of one policy into another. */
 export const copyPolicy = (from: Llama, to: Llama): void => {
   const weights = trainedParameters(from)
   scoped(() => noGrad(() => Object.entries(trainedParameters(to)).forEach(([name, weight]) => void weight.copy_(weights[name]!))))
 }
 
 /**
- * A value model to train, from a model's weights without its output layer if it has one; its head is new. It has weights of its own, or with `lora` an
- * adapter on those of the model that it starts from: a new one, or a copy of that model's own.
+ * A trainable value model, initialised from a model's weights without its output layer if it has one; its head is new. It has its own weights, or with `lora` an
+ * adapter on the weights of the model that it starts from: a new one, or a copy of that model's adapter.
  */
 export const initValueModel = (start: Llama, options: { readonly seed: number; readonly lora?: LoraFields }): RewardModel => {
   const { lora, seed } = options
@@ -55,11 +55,11 @@ export const withoutOutput = ({ adapter, config, parameters }: Llama): Llama => 
   return new Llama(config, backbone, adapter)
 }
 
-// ---- reading responses ----
+// ---- forward passes over responses ----
 
 export interface TokenizedResponse {
   readonly prompt: ReadonlyArray<number>
-  /** At least one token; the end-of-sequence token included, when it was reached. */
+  /** At least one token; includes the end-of-sequence token if it was reached. */
   readonly response: ReadonlyArray<number>
 }
 
@@ -67,12 +67,12 @@ export interface ReadOptions {
   readonly padId: number
   readonly config: Pick<PpoConfig, "temperature" | "inferenceBatchSize">
 }
-/** Of values: where the score is paid says of how many states there is one. */
+/** For values: the position of the score determines the number of states. */
 interface ValueOptions extends ReadOptions {
   readonly config: Pick<PpoConfig, "temperature" | "terminal" | "inferenceBatchSize">
 }
 
-/** The last layer's states (N, D) from which each response token is predicted: those of the token before it. `pastEnd` adds the state after each response's last token. */
+/** The last layer's states (N, D) from which each response token is predicted: those of the previous token. `pastEnd` adds the state after each response's last token. */
 const responseStates = (model: Llama, responses: ReadonlyArray<TokenizedResponse>, padId: number, pastEnd: boolean): Tensor => {
   const length = Math.max(...responses.map(sequenceLength))
   const ids = new Int32Array(responses.length * length).fill(padId)
@@ -88,7 +88,7 @@ const responseStates = (model: Llama, responses: ReadonlyArray<TokenizedResponse
   return hidden.reshape(-1, hidden.size(-1)).indexSelect(0, tensor(Int32Array.from(positions), { dtype: "int64", device })) // (N, D)
 }
 
-/** What the model says of the response tokens at the temperature that they were drawn at. */
+/** Statistics of the model's distributions at the response tokens, at the sampling temperature. */
 export const responseDistribution = (
   model: Llama,
   responses: ReadonlyArray<TokenizedResponse>,
@@ -99,7 +99,7 @@ export const responseDistribution = (
   return model.distribution(responseStates(model, responses, padId, false), tokens, { temperature: config.temperature, entropies })
 }
 
-/** Log-probabilities (N,) of the response tokens and, with them, the summed entropy of their distributions. */
+/** Log-probabilities (N,) of the response tokens, and the summed entropy of their distributions. */
 export const responseLogProbabilities = (
   model: Llama,
   responses: ReadonlyArray<TokenizedResponse>,
@@ -109,7 +109,7 @@ export const responseLogProbabilities = (
   return { logProbabilities, entropy: noGrad(() => entropies.sum()) }
 }
 
-/** Values (N,) of the states in which each response token is chosen, and with a score past the end of the state after the last; the head in float32. */
+/** Values (N,) of the states in which each response token is chosen, and with "past-end" of the state after the last token; the head is computed in float32. */
 export const responseValues = (
   model: RewardModel,
   responses: ReadonlyArray<TokenizedResponse>,
@@ -121,15 +121,15 @@ export const responseValues = (
 
 const atLeastFloat32 = (x: Tensor): Tensor => (x.dtype === "float64" ? x : x.to({ dtype: "float32" }))
 
-/** Log-probabilities of each response's tokens under a model as it is now, without gradients. */
+/** Log-probabilities of each response's tokens under the current model, without gradients. */
 export const logProbabilitiesOf = (model: Llama, responses: ReadonlyArray<TokenizedResponse>, options: ReadOptions) =>
   inBatches(responses, options, 0, (batch) => responseDistribution(model, batch, options, false).logProbabilities)
 
-/** Values of each response's states under a model as it is now, without gradients: with a score past the end one more than tokens. */
+/** Values of each response's states under the current model, without gradients: with "past-end", one more than there are tokens. */
 export const valuesOf = (model: RewardModel, responses: ReadonlyArray<TokenizedResponse>, options: ValueOptions) =>
   inBatches(responses, options, options.config.terminal === "past-end" ? 1 : 0, (batch) => responseValues(model, batch, options))
 
-/** Computes numbers (N,) over batches of responses of like length, without gradients, and gives each response its own back: its tokens and `more`. */
+/** Computes numbers (N,) over batches of responses of similar length, without gradients, and returns them per response: one for each of its tokens, and `more`. */
 const inBatches = <R extends TokenizedResponse>(
   responses: ReadonlyArray<R>,
   { config }: ReadOptions,
@@ -157,9 +157,9 @@ export const perResponse = (tokens: Tensor, responses: ReadonlyArray<TokenizedRe
     0
   )
 
-/** The shortest sequence first: neighbours share a batch with little padding. */
+/** Shortest sequence first, so that a batch has little padding. */
 export const byLength = <R extends TokenizedResponse>(responses: ReadonlyArray<R>): Array<R> =>
   responses.toSorted((a, b) => sequenceLength(a) - sequenceLength(b))
 
-/** Its tokens, those of the prompt among them. */
+/** Number of tokens including the prompt. */
 export const sequenceLength = ({ prompt, response }: TokenizedResponse): number => prompt.length + response.length

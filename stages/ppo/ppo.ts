@@ -1,10 +1,10 @@
 /**
- * Proximal policy optimisation (Llama 2 §3.2.3), on top of the last rejection-sampling checkpoint:
+ * Proximal policy optimisation (Llama 2 §3.2.3), starting from the last rejection-sampling checkpoint:
  *
  *     maximise E[ R~_c(g|p) - beta KL(pi(g|p) || pi_0(g|p)) ],      R~_c = whiten(logit(R_c))                    (eq. 3 and 4)
  *     R_c = R_s  if is_safety(p) or R_s < 0.15,  else R_h
  *
- * Log-probabilities are of logits / temperature everywhere: while sampling, in the reference and in the update.
+ * Log-probabilities are those of logits / temperature everywhere: in sampling, in the reference and in the update.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -23,7 +23,7 @@ import { scoredRollouts } from "./rollouts.ts"
 import { shapesOf } from "./shapes.ts"
 import { PpoTrainer } from "./trainer.ts"
 
-/** How the updates of these models fit the device: of responses as long as the smallest context. */
+/** How the updates of these models fit the device, assuming responses as long as the smallest context. */
 const fitUpdates = (
   models: PpoModels,
   config: PpoConfig,
@@ -38,11 +38,11 @@ const fitUpdates = (
   return chooseFit(asked, { device, usual: usualResponses }, step, () => ppoAdvice)
 }
 
-/** What PPO's trainer knows besides tensors. */
+/** The trainer's state apart from tensors. */
 const numbers = Schema.Struct({ beta: Schema.Finite, iteration: Schema.Finite, steps: Schema.Finite })
 
 export const ppo = Stage.make("ppo", {
-  description: "§3.2.3 proximal policy optimisation against the combined reward, with a KL penalty to the policy it starts from",
+  description: "§3.2.3 proximal policy optimisation (PPO) against the combined reward, with a KL penalty to the initial policy",
   config: PpoConfig,
   inputs: ppoInputs,
   output: Policy,

@@ -1,7 +1,7 @@
 /**
- * Rollouts (Llama 2 §3.2.3): responses that the policy gives to prompts, and what each is worth:
+ * Rollouts (Llama 2 §3.2.3): the policy's responses to prompts, and their scores:
  *
- *     score = whiten(logit(R_c)) by how the response ended,      R_c = R_s  if is_safety(p) or R_s < 0.15,  else R_h
+ *     score = whiten(logit(R_c)), adjusted by how the response ended,      R_c = R_s  if is_safety(p) or R_s < 0.15,  else R_h
  */
 import * as Effect from "effect/Effect"
 import { Random } from "../../engine/random.ts"
@@ -35,12 +35,12 @@ export interface Response extends Generated {
 export interface ResponseReward {
   /** logit(R_c). */
   readonly reward: number
-  /** R_h and R_s in (0, 1); null where no model gave one. */
+  /** R_h and R_s in (0, 1); null if no model gave one. */
   readonly helpfulness: number | null
   readonly safety: number | null
 }
 
-/** What drawing and scoring read of a config. */
+/** The config fields for sampling and scoring. */
 export type RolloutConfig = Pick<
   PpoConfig,
   "maxNewTokens" | "temperature" | "inferenceBatchSize" | "threshold" | "unreadableScore" | "noEos" | "noEosPenalty"
@@ -50,7 +50,7 @@ interface Context {
   readonly progress: (progress: Progress) => Effect.Effect<void>
 }
 
-/** The prompts of an iteration, counted from 1. All prompts are used in turn, pass after pass, in a fresh permutation each time. */
+/** The prompts of an iteration, counted from 1. All prompts are used in turn, pass after pass, in a new permutation each time. */
 export const nextPrompts = <A>(
   prompts: ReadonlyArray<A>,
   batch: { readonly size: number; readonly iteration: number; readonly seed: number }
@@ -62,7 +62,7 @@ export const nextPrompts = <A>(
   return passes.slice(first - pass * prompts.length).slice(0, size)
 }
 
-/** A response to each prompt, drawn with a seed of its own. */
+/** A response to each prompt, each sampled with its own seed. */
 export const rollout = Effect.fn("ppo.rollout")(function* (
   { policy, tokenizer, config, progress }: Pick<PolicyModels, "policy" | "tokenizer"> & Context,
   prompts: ReadonlyArray<EncodedPrompt>,
@@ -100,7 +100,7 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
   undealt(all as ReadonlyArray<ReadonlyArray<Generated>>).forEach((generated, at) => {
     const { tokens } = generated
     const { prompt, tokens: promptTokens } = prompts[order[at]!]!
-    // A padded embedding table has rows without a piece: such a response can't be read, and is scored as the empty one is.
+    // A padded embedding table has rows without a token: such a response cannot be decoded, and is scored like an empty one.
     const text = tokens.some((id) => id >= tokenizer.vocabSize) ? "" : tokenizer.decode(tokens).trim()
     responses[order[at]!] = { ...generated, prompt, promptTokens, text }
   })
@@ -108,8 +108,8 @@ export const rollout = Effect.fn("ppo.rollout")(function* (
 })
 
 /**
- * The reward of each response; without a safety model R_c is R_h. A response that no reward model can read has the score `unreadableScore`: bad, and
- * defined.
+ * The reward of each response; without a safety model R_c is R_h. A response that no reward model can read gets the score `unreadableScore`, which is low
+ * and well defined.
  */
 export const reward = Effect.fn("ppo.reward")(function* (
   context: Pick<PolicyModels, "helpfulness" | "safety"> & Context,
@@ -129,7 +129,7 @@ export const reward = Effect.fn("ppo.reward")(function* (
 })
 type Scorable = Pick<Response, "prompt" | "text" | "finished">
 
-/** Scores in (0, 1), by a reward model or a scorer; undefined where it gives none. */
+/** Scores in (0, 1) from a reward model or a scorer; undefined if it gives none. */
 const scores = Effect.fnUntraced(function* (source: RewardSource, responses: ReadonlyArray<Scorable>, context: Context) {
   if (isModel(source)) return yield* modelScores(source, responses, context)
   const answers = responses.map(({ finished, prompt: { id, messages, safety }, text }) => ({
@@ -139,12 +139,12 @@ const scores = Effect.fnUntraced(function* (source: RewardSource, responses: Rea
     finished,
     safety
   }))
-  // One rank asks it.
+  // Only one rank asks the scorer.
   const numbers = rank() === 0 ? yield* source.score(answers, context.progress) : []
   return agree(numbers, "scoring the responses").map((number) => (number === undefined ? undefined : scoreOf(number)))
 })
 
-/** By a model: undefined where the chat format can't hold the response (it is empty, or has the format's own tags). */
+/** Scores from a model: undefined if the chat format cannot represent the response (it is empty, or has tags of the format). */
 const modelScores = Effect.fnUntraced(function* (
   loaded: LoadedReward,
   responses: ReadonlyArray<Scorable>,
@@ -155,7 +155,7 @@ const modelScores = Effect.fnUntraced(function* (
     const messages = [...prompt.messages, { role: "assistant" as const, content: text }]
     const example = fitDialogue(loaded.tokenizer, messages, loaded.model.config.maxPositions)
     if (example === undefined) return []
-    // As stages/common/scoring.ts has it: an answer that was cut off lacks what closes one.
+    // As in stages/common/scoring.ts: a truncated answer lacks the closing tokens.
     return [{ index, tokens: finished ? example.tokens : example.tokens.slice(0, -closing) }]
   })
   const own = yield* scoreAll(
@@ -174,7 +174,7 @@ const modelScores = Effect.fnUntraced(function* (
   return out
 })
 
-/** What to train on: each response with its reward, whitened over the batch unless told not to, by how it ended. */
+/** The training data: each response with its score, which is whitened over the batch unless configured otherwise, and adjusted by how it ended. */
 export const scoredRollouts = (
   responses: ReadonlyArray<Response>,
   rewards: ReadonlyArray<ResponseReward>,
@@ -192,8 +192,8 @@ export const scoredRollouts = (
 }
 
 /**
- * The score of a response by how it ended: one that was cut off before the end-of-sequence token keeps its score ("none"), loses the penalty
- * ("penalty"), or has its score replaced by minus the penalty ("replace": what it said does not count).
+ * The score of a response, adjusted by how it ended: a response truncated before the end-of-sequence token keeps its score ("none"), has the penalty subtracted
+ * ("penalty"), or gets minus the penalty ("replace": its content does not count).
  */
 export const terminalScore = (score: number, finished: boolean, config: Pick<PpoConfig, "noEos" | "noEosPenalty">): number => {
   if (finished || config.noEos === "none") return score

@@ -1,8 +1,8 @@
 /**
- * What PPO does with responses and their scores (Llama 2 §3.2.3): rewards with the KL penalty and advantages, clipped losses of policy and value
- * model, a gradient step of each. Where responses and scores come from is the caller's business: stages/ppo/ppo.ts samples and scores them.
+ * PPO's trainer, from responses and their scores (Llama 2 §3.2.3): rewards with the KL penalty, advantages, clipped losses of policy and value
+ * model, a gradient step of each. The caller provides responses and scores: stages/ppo/ppo.ts samples and scores them.
  *
- *     N response tokens of a part of a mini-batch, one response after another without padding: what models.ts reads at once with gradients
+ *     N response tokens of a part of a mini-batch, one response after another without padding: the part processed at once with gradients
  */
 import { accumulateGradients, clipGradientNorm, type Parameters } from "../../engine/gradients.ts"
 import { AdamW } from "../../engine/optimizer.ts"
@@ -34,54 +34,54 @@ import {
 
 export interface PpoTrainerOptions {
   readonly config: PpoConfig
-  /** Trained; of a model with an adapter, that is. */
+  /** Trained; if it has an adapter, only that. */
   readonly policy: Llama
-  /** Frozen: what the policy is held near. */
+  /** Frozen; the policy is kept close to it. */
   readonly reference: Llama
-  /** Trained, as the policy; its head in any case. */
+  /** Trained like the policy; its head always. */
   readonly value: RewardModel
   readonly padId: number
-  /** Of the permutations. */
+  /** Seed of the permutations. */
   readonly seed: number
-  /** The policy's learning rate by iteration, counted from 0: all steps of an iteration have the same. config.learningRate unless given. */
+  /** The policy's learning rate by iteration, counted from 0, the same for all steps of an iteration. config.learningRate by default. */
   readonly schedule?: Schedule
 }
 
 /** A response to train on. */
 export interface Rollout extends TokenizedResponse {
-  /** Of the response's tokens, under the policy and at the temperature that drew them. */
+  /** Log-probabilities of the response's tokens under the policy and at the temperature that sampled them. */
   readonly logProbabilities: ReadonlyArray<number>
-  /** What the response is worth as a whole. */
+  /** The score of the whole response. */
   readonly score: number
 }
 
-/** A rollout with all that its tokens are trained on: arrays over the tokens. */
+/** A rollout with the training data of its tokens: arrays over the tokens. */
 export interface Experience extends Rollout {
   readonly advantages: ReadonlyArray<number>
-  /** With a score past the end, one entry more than tokens; returns too. */
+  /** With "past-end", one more entry than there are tokens; the same for returns. */
   readonly values: ReadonlyArray<number>
   readonly returns: ReadonlyArray<number>
 }
 
-/** Of one iteration's responses, before any step. */
+/** Statistics of one iteration's responses, before any step. */
 export interface ExperienceStatistics {
-  /** KL to the reference by the estimator, in nats, mean over responses. */
+  /** KL to the reference with the configured estimator, in nats, mean over responses. */
   readonly kl: number
   readonly klPerToken: number
   readonly explainedVariance: number
-  /** The beta that the rewards were made with. */
+  /** The beta used for these rewards. */
   readonly beta: number
 }
 
-/** Of a mini-batch, on the device: its gradients are in the models. */
+/** Losses of a mini-batch, on the device; the gradients are in the models. */
 export interface Losses {
   /** Policy loss, clip fraction, KL(old || new), entropy: means over the mini-batch's tokens. (4,) */
   readonly policy: Tensor
-  /** The mean over its states. (1,) */
+  /** Mean over the mini-batch's states. (1,) */
   readonly value: Tensor
 }
 
-/** Of one gradient step, before its update. Means are over the mini-batch's tokens. */
+/** Statistics of one gradient step, before its update. Means are over the mini-batch's tokens. */
 export interface StepStatistics {
   readonly policyLoss: number
   readonly valueLoss: number
@@ -89,26 +89,26 @@ export interface StepStatistics {
   readonly policyGradientNorm: number
   readonly valueGradientNorm: number
   readonly clipFraction: number
-  /** KL(old || new), k3. */
+  /** k3 estimate of KL(old || new). */
   readonly approximateKl: number
   readonly entropy: number
-  /** The models are as they were before: a loss or gradient norm is not finite. */
+  /** The models are unchanged: a loss or gradient norm is not finite. */
   readonly diverged: boolean
 }
 
-/** What a trainer knows between two iterations besides tensors. */
+/** A trainer's state between two iterations, apart from tensors. */
 export interface TrainerNumbers {
   readonly beta: number
-  /** Iterations done. */
+  /** Number of completed iterations. */
   readonly iteration: number
-  /** Gradient steps taken, of policy and value model alike. */
+  /** Number of gradient steps, the same for policy and value model. */
   readonly steps: number
 }
 
-/** What ranks do together when they read the responses. */
+/** Label of the collective operation in which ranks read the responses. */
 const reading = "reading the responses"
 
-/** An iteration is `advantages`, `loss` and `step` for each of `miniBatches`, and `finish`. */
+/** An iteration consists of `advantages`, `loss` and `step` for each of `miniBatches`, and `finish`. */
 export class PpoTrainer {
   readonly #options: PpoTrainerOptions
   readonly #schedule: Schedule
@@ -131,7 +131,7 @@ export class PpoTrainer {
     this.#beta = config.beta
   }
 
-  /** Advantages and returns of every response's tokens, by what reference and value model say of them. */
+  /** Advantages and returns of every response's tokens, computed with reference and value model. */
   advantages(rollouts: ReadonlyArray<Rollout>): {
     readonly experience: ReadonlyArray<Experience>
     readonly statistics: ExperienceStatistics
@@ -175,7 +175,7 @@ export class PpoTrainer {
     }
   }
 
-  /** All of it once an epoch, in a fresh permutation each time. */
+  /** All mini-batches, once per epoch, in a new permutation each time. */
   *miniBatches(experience: ReadonlyArray<Experience>): Generator<ReadonlyArray<Experience>, void, undefined> {
     const { config, seed } = this.#options
     for (let epoch = 0; epoch < config.epochs; epoch++)
@@ -183,13 +183,13 @@ export class PpoTrainer {
   }
 
   /**
-   * Losses of the whole mini-batch, computed in micro-batches, and their gradients. Call it, and `step`, inside one scope. `fit` says how it is cut; unless given, as
-   * config.microBatchSize and recompute say, on the CPU.
+   * Losses of the whole mini-batch, computed in micro-batches, and their gradients. Call it, and `step`, inside one scope. `fit` says how the mini-batch is split; by default
+   * according to config.microBatchSize and recompute, as on the CPU.
    */
   loss(miniBatch: ReadonlyArray<Experience>, fit: Fit = this.#usual): Losses {
     const { config, policy, value } = this.#options
     const { isBlank, parts } = dealtMicroBatches(byLength(miniBatch), fit.microBatch, sequenceLength)
-    /** Of a part that another rank has, nothing counts. */
+    /** Zeroes the contribution of a part that belongs to another rank. */
     const counted = (x: Tensor, part: ReadonlyArray<Experience>) => (isBlank(part) ? x.mul(0) : x)
     const tokens = miniBatch.reduce((sum, { response }) => sum + response.length, 0)
     const states = miniBatch.reduce((sum, { returns }) => sum + returns.length, 0)
@@ -229,11 +229,11 @@ export class PpoTrainer {
     }))
   }
 
-  /** Clips the gradients and takes a step of each optimiser, unless something is not finite. */
+  /** Clips the gradients and takes a step with each optimiser, unless a number is not finite. */
   step(losses: Losses): StepStatistics {
     const { config } = this.#options
     const norms = this.spreads.map((spread) => clipGradientNorm(spread.parameters, config.maxNorm, spread).reshape(1))
-    // Read together: a GPU is waited for once.
+    // Read together, so that the GPU is synchronised once.
     const numbers = noGrad(() =>
       cat(
         [losses.policy, losses.value, ...norms].map((part) => part.to({ dtype: "float64" })),
@@ -259,18 +259,18 @@ export class PpoTrainer {
     }
   }
 
-  /** Ends the iteration: the next has a beta that follows from this one's KL, if it adapts, its own learning rate and permutations. */
+  /** Ends the iteration: the next one has a beta adapted to this one's KL (if adaptive), and its own learning rate and permutations. */
   finish({ kl }: Pick<ExperienceStatistics, "kl">, responses: number): void {
     const { config } = this.#options
     if (config.klControl === "adaptive") this.#beta = adaptBeta(this.#beta, { kl, responses }, config)
     this.#iteration++
   }
 
-  /** How policy and value model lie on the ranks. */
+  /** How policy and value model are distributed over the ranks. */
   get spreads(): ReadonlyArray<Spread> {
     return Object.values(this.#spread)
   }
-  /** The optimisers' tensors by the spread that they belong to. */
+  /** The optimisers' tensors, by the spread that they belong to. */
   get parts(): ReadonlyArray<{ readonly spread: Spread; readonly tensors: Parameters }> {
     return (["policy", "value"] as const).map((model) => ({
       spread: this.#spread[model],
@@ -278,7 +278,7 @@ export class PpoTrainer {
     }))
   }
 
-  /** The optimisers' tensors: the next iteration reads them, the two models and `numbers`. Copy saved ones into them, then call `resume`. */
+  /** The optimisers' tensors: with the two models and `numbers`, the state that the next iteration reads. To restore it, copy saved tensors into them and call `resume`. */
   get tensors(): Parameters {
     const named = (model: string, optimizer: AdamW) => Object.entries(optimizer.state).map(([name, tensor]) => [`${model}.${name}`, tensor])
     return Object.fromEntries([...named("policy", this.#policyOptimizer), ...named("value", this.#valueOptimizer)]) as Parameters
@@ -286,7 +286,7 @@ export class PpoTrainer {
   get numbers(): TrainerNumbers {
     return { beta: this.#beta, iteration: this.#iteration, steps: this.#policyOptimizer.steps }
   }
-  /** Goes on as when these were its numbers: models and tensors are as they were then. */
+  /** Continues from these numbers; models and tensors must be those of the same time. */
   resume({ beta, iteration, steps }: TrainerNumbers): void {
     this.#beta = beta
     this.#iteration = iteration
@@ -294,13 +294,13 @@ export class PpoTrainer {
     this.#valueOptimizer.resume(steps)
   }
 
-  /** Frees the optimisers' state; the models stay. */
+  /** Frees the optimisers' state; the models are kept. */
   free(): void {
     this.#policyOptimizer.free()
     this.#valueOptimizer.free()
   }
 }
 
-/** One of the arrays of all responses, one after another (N,), like the tensor given. */
+/** One of the arrays of all responses concatenated (N,), as a tensor like the given one. */
 const flat = (part: ReadonlyArray<Experience>, of: "logProbabilities" | "advantages" | "values" | "returns", like: Tensor): Tensor =>
   tensor(Float64Array.from(part.flatMap((experience) => experience[of])), { dtype: like.dtype, device: like.device })

@@ -1,6 +1,6 @@
 /**
- * Preference collection, second half (Llama 2 §3.2.1): an annotator chooses between the two responses and says how much better the chosen one is. Pairs
- * that break the safety rule (common/safety-rule.ts) are dropped and counted.
+ * Preference collection, second half (Llama 2 §3.2.1): an annotator chooses between the two responses and rates how much better the chosen one is. Pairs
+ * that violate the safety rule (common/safety-rule.ts) are dropped and counted.
  */
 import { readFile, rename, writeFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"
@@ -21,35 +21,43 @@ import { choseUnsafe } from "../common/safety-rule.ts"
 
 /** Hyperparameters of every stage that annotates. */
 export const annotationFields = {
-  kind: hyper("helpfulness", "§3.2.1: helpfulness and safety have guidelines of their own; safety data has a label for each response", [
+  kind: hyper(
     "helpfulness",
-    "safety"
-  ]),
-  source: hyper("", "what to call the pairs' source in statistics; empty: the kind")
+    "what the annotator judges: helpfulness, or safety, which also labels each response as safe or unsafe; §3.2.1 uses separate guidelines",
+    ["helpfulness", "safety"]
+  ),
+  source: hyper("", "name of the pairs' source in statistics; empty: the kind")
 }
 
 export const AnnotateConfig = Schema.Struct({
-  annotator: hyper("file", "who compares: people, by a file that they fill, or a judge: a model behind an OpenAI-compatible endpoint", [
+  annotator: hyper(
     "file",
-    "judge"
-  ]),
+    "who compares the responses: file, people who fill in a file of labels; judge, a model behind an OpenAI-compatible endpoint",
+    ["file", "judge"]
+  ),
   ...annotationFields,
-  pairsFile: neutral(hyper("", "file: where the pairs to label are written as JSONL"), "labels do not come from there"),
+  pairsFile: neutral(
+    hyper("", "with annotator file: path to which the pairs to label are written as JSONL"),
+    "labels are not read from it"
+  ),
   labelsFile: neutral(
-    hyper("", "file: where labels that are made in the page go (caravan ui); empty: beside pairsFile, as <its name>.labels.jsonl"),
-    "it is no input: labels come from the input `labels`"
+    hyper(
+      "",
+      "with annotator file: path for labels made in the browser (caravan ui); empty: next to pairsFile, as <its name>.labels.jsonl"
+    ),
+    "it is not an input: labels are read from the input `labels`"
   ),
   labelsHint: neutral(
     hyper(
       "",
-      'file: where labels go, for the message that stops the run, as "save it as labels.jsonl and run again with --set labelled=1"'
+      'with annotator file: instruction on where to put the labels, shown when the run stops, for example "save it as labels.jsonl and run again with --set labelled=1"'
     ),
-    "it is in a message alone"
+    "it is only used in a message"
   ),
   ...judgeFields("judge: ")
 })
 
-/** The pair as a preference; undefined where the safety rule drops it. */
+/** The pair as a preference; undefined if the safety rule drops it. */
 export const preferenceOf = (pair: ResponsePair, verdict: Verdict, source: string): Preference | undefined => {
   const [chosen, rejected] = verdict.choice === "A" ? [pair.responseA, pair.responseB] : [pair.responseB, pair.responseA]
   const [chosenSafe, rejectedSafe] = verdict.choice === "A" ? [verdict.safeA, verdict.safeB] : [verdict.safeB, verdict.safeA]
@@ -62,14 +70,14 @@ const readText = async (path: string): Promise<string> => {
   return readFile(path, "utf8")
 }
 
-/** A file that is there in whole or not at all. */
+/** Writes a file atomically: it exists either completely or not at all. */
 const writeWhole = async (path: string, text: string): Promise<void> => {
   const part = `${path}.part`
   await writeFile(part, text)
   await rename(part, path)
 }
 
-/** Writes the pairs as preferences by their verdicts, and counts those that are none. */
+/** Writes the pairs as preferences according to their verdicts, and counts the pairs that are left out. */
 export const writePreferences = (
   pairs: ReadonlyArray<ResponsePair>,
   verdicts: ReadonlyArray<Verdict | null>,
@@ -92,7 +100,7 @@ export const writePreferences = (
 }
 
 export const annotate = Stage.make("annotate", {
-  description: "§3.2.1 pairs of responses to preferences: a forced choice, one of four ratings, labels of safety",
+  description: "§3.2.1 annotates pairs of responses: a forced choice, one of four ratings, safety labels",
   config: AnnotateConfig,
   inputs: { pairs: ResponsePairs, labels: Stage.optional(External) },
   output: Preferences,
@@ -125,7 +133,7 @@ export const annotate = Stage.make("annotate", {
     pairs.forEach((pair, i) => {
       if (verdicts[i] === null) skipped.add({ what: "pairs", reason: "on which the judge's answer is no verdict", id: pair.id, row: pair })
     })
-    // How many may be is the judge's own limit (maxUnreadable): it is not asked further above that.
+    // The judge has its own limit (maxUnreadable), so there is no further limit here.
     yield* skipped.check("pairs", pairs.length, anyShare)
     return yield* writePreferences(pairs, verdicts, { kind: config.kind, source: config.source }, output)
   })

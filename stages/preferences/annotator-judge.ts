@@ -1,4 +1,4 @@
-/** A model behind an OpenAI-compatible endpoint as annotator (common/judge.ts). Which response it sees first is drawn for each pair: such judges favour a place. */
+/** A model behind an OpenAI-compatible endpoint as the annotator (common/judge.ts). The order of the two responses is drawn for each pair, since such judges favour a position. */
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
@@ -22,7 +22,7 @@ const question = (pair: ResponsePair, swapped: boolean, kind: Kind): string => {
   return `Compare two responses to a dialogue. ${guideline}\nAnswer with one JSON object and nothing else: ${form}\n\n# Dialogue\n${dialogue}\n\n# Response 1\n${first}\n\n# Response 2\n${second}`
 }
 
-/** The verdict in a judge's answer; undefined when there is none to be read. */
+/** The verdict in a judge's answer; undefined if it contains none. */
 export const readVerdict = (answer: string, swapped: boolean, kind: Kind): Verdict | undefined => {
   let found: Record<string, unknown>
   try {

@@ -1,6 +1,6 @@
 /**
- * Who says which of two responses is better (Llama 2 §3.2.1): a forced choice, how much better on four grades, and for safety data whether each response
- * is safe. A service, so that people, a model or a scoring function can take the place.
+ * Annotators, who judge which of two responses is better (Llama 2 §3.2.1): a forced choice, a rating on four levels, and for safety data whether each response
+ * is safe. Annotator is a service, so that people, a model or a scoring function can implement it.
  */
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -14,14 +14,14 @@ export type Rating = 0 | 1 | 2 | 3
 export interface Verdict {
   readonly choice: "A" | "B"
   readonly rating: Rating
-  /** Whether each response is safe; null where it was not asked. */
+  /** Whether each response is safe; null if the annotator was not asked. */
   readonly safeA: boolean | null
   readonly safeB: boolean | null
 }
 
 /**
- * A pair could not be compared: what was being done, what was expected, what was found, what to do. Retryable where a judge may answer the next time (too
- * many requests, an error of its server, no connection, no answer in time); not where labels, files, an address or a key have to be mended first.
+ * A pair could not be compared: what was being done, what was expected, what was found, what to do. Retryable if a judge may answer the next time (too
+ * many requests, a server error, no connection, a timeout); not if labels, files, an address or a key must be fixed first.
  */
 export class AnnotationError extends Schema.TaggedError<AnnotationError>()("AnnotationError", { message: Schema.String, isRetryable }) {}
 
@@ -30,7 +30,7 @@ export type Kind = "helpfulness" | "safety"
 export class Annotator extends Context.Service<
   Annotator,
   {
-    /** A verdict for each pair, in their order; null where there can be none (both as good, or no answer that can be read). */
+    /** A verdict for each pair, in order; null if there is none (both are equally good, or the answer is unreadable). */
     readonly compare: (pairs: ReadonlyArray<ResponsePair>, kind: Kind) => Effect.Effect<ReadonlyArray<Verdict | null>, AnnotationError>
   }
 >()("caravan/stages/Annotator") {}

@@ -1,6 +1,6 @@
 /**
- * Preference collection, first half (Llama 2 §3.2.1): for each prompt two responses, "sampled from two different model variants, and varying the
- * temperature hyper-parameter". Which of the two is shown first is drawn for each prompt.
+ * Preference collection, first half (Llama 2 §3.2.1): two responses per prompt, "sampled from two different model variants, and varying the
+ * temperature hyper-parameter". The order in which they are shown is drawn for each prompt.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -21,14 +21,14 @@ import { checkPromptIds } from "../common/pairing.ts"
 import { promptsWithRoom, sampleAll, samplingFields, samplingPrecision, type Sampled } from "../common/sampling.ts"
 
 const CollectConfig = Schema.Struct({
-  temperatureFirst: hyper(1, "of the first checkpoint; §3.2.1 varies it and names no values", { min: 0 }),
-  temperatureSecond: hyper(1.2, "of the second", { min: 0 }),
-  redraws: hyperInt(3, "times that a pair of equal or empty responses is drawn anew before it is left out", { min: 0 }),
+  temperatureFirst: hyper(1, "sampling temperature of the first checkpoint; §3.2.1 varies it and gives no values", { min: 0 }),
+  temperatureSecond: hyper(1.2, "sampling temperature of the second checkpoint", { min: 0 }),
+  redraws: hyperInt(3, "number of times that a pair of equal or empty responses is redrawn before it is left out", { min: 0 }),
   ...samplingFields,
   precision: samplingPrecision
 })
 
-/** Two responses that can be compared: both there, and not the same. */
+/** Whether two responses can be compared: both are non-empty and they differ. */
 const comparable = (first: Sampled, second: Sampled): boolean => first.text !== "" && second.text !== "" && first.text !== second.text
 
 export const collectPairs = Stage.make("collect-pairs", {
@@ -110,7 +110,7 @@ export const collectPairsCost = costOf(collectPairs, {
   cost: ({ config, expected, inputs }) => {
     const lengths = { prompt: promptLength(inputs.prompts, "the pairs"), response: expected.responseTokens ?? config.maxNewTokens }
     const each = [inputs.first, inputs.second].map((policy) => sampling(policy, config, rowCount(inputs.prompts, "prompts"), lengths))
-    // Both checkpoints are loaded before the first samples.
+    // Both checkpoints are loaded before the first one samples.
     const memory = together(each.map((one) => one.memory))
     return { work: each.flatMap(({ work }) => work), memory }
   }

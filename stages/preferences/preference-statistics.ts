@@ -1,10 +1,10 @@
 /**
- * Statistics of the preference data, batch by batch (Llama 2 §3.2.1, tables 6 and 26; shares of ratings: figure 25; labels of safety: §3.2.1).
+ * Statistics of the preference data, batch by batch (Llama 2 §3.2.1, tables 6 and 26; shares of ratings: figure 25; safety labels: §3.2.1).
  *
- * An example is a prompt, earlier turns included, with one response, in the chat format; both responses of a pair count. A prompt's own tokens are those
- * of the last user message, a response's those of its text, both without the format's. Turns are user messages.
+ * An example is a prompt, including earlier turns, with one response, in the chat format; both responses of a pair count. A prompt's own tokens are those
+ * of the last user message, a response's tokens those of its text, both without the format's tokens. Turns are user messages.
  *
- * Deviation: table 6 does not say over which messages it takes tokens per prompt; here the last one's, which annotators wrote for the comparison.
+ * Deviation: table 6 does not say over which messages tokens per prompt are counted; here it is the last one, which annotators wrote for the comparison.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -25,23 +25,23 @@ import { mean } from "../common/statistics.ts"
 const Share = Schema.Number
 export const BatchStatistics = Schema.Struct({
   comparisons: Schema.Number,
-  /** Means; null of an empty batch. Tokens over the comparisons that the chat format can hold; the others are counted. */
+  /** Means; null for an empty batch. Tokens are averaged over the comparisons that the chat format can represent; the others are counted. */
   turnsPerDialogue: Schema.NullOr(Schema.Number),
   tokensPerExample: Schema.NullOr(Schema.Number),
   tokensPerPrompt: Schema.NullOr(Schema.Number),
   tokensPerResponse: Schema.NullOr(Schema.Number),
   outsideChatFormat: Schema.Number,
-  /** Shares of the rated pairs; null where none is. */
+  /** Shares of the rated pairs; null if none is rated. */
   ratings: Schema.NullOr(
     Schema.Struct({ significantlyBetter: Share, better: Share, slightlyBetter: Share, negligiblyBetterOrUnsure: Share })
   ),
-  /** Shares of the pairs with a label for both responses; null where none has. There are none where the rejected response alone is safe. */
+  /** Shares of the pairs with a label for both responses; null if there are none. A pair in which only the rejected response is safe cannot occur. */
   safety: Schema.NullOr(Schema.Struct({ bothSafe: Share, chosenSafeOnly: Share, bothUnsafe: Share })),
-  /** Pairs that were shown to annotators and are no comparison; null where they were not inputs. */
+  /** Pairs that were shown to annotators but did not become comparisons; null if the pairs were not inputs. */
   leftOut: Schema.NullOr(
     Schema.Struct({
       pairs: Schema.Number,
-      /** Of those: without a choice, or dropped since the chosen response was unsafe and the other safe; null where nothing can tell which. */
+      /** Of these: pairs without a choice, and pairs dropped because the chosen response was unsafe and the other safe; null if the two cannot be distinguished. */
       undecided: Schema.NullOr(Schema.Number),
       droppedUnsafe: Schema.NullOr(Schema.Number)
     })
@@ -69,7 +69,7 @@ const safetyOf = (rows: ReadonlyArray<Preference>): BatchStatistics["safety"] =>
   return labelled.length === 0 ? null : { bothSafe: of(true, true), chosenSafeOnly: of(true, false), bothUnsafe: of(false, false) }
 }
 
-/** What tells a pair without a choice from one that the safety rule dropped: whether the annotator would have had a choice. */
+/** Distinguishes a pair without a choice from one that the safety rule dropped: whether the annotator would have had a choice. */
 export type HasChoice = (pair: ResponsePair, kind: Kind) => boolean
 
 const leftOutOf = (
@@ -84,7 +84,7 @@ const leftOutOf = (
   return { pairs: left.length, undecided: left.length - dropped, droppedUnsafe: dropped }
 }
 
-/** A batch's line of table 6, with the shares of ratings and of safety labels. */
+/** A batch's row of table 6, with the shares of ratings and of safety labels. */
 export const statisticsOf = (
   rows: ReadonlyArray<Preference>,
   tokenizer: Pick<Tokenizer, "encode">,
@@ -110,7 +110,7 @@ export const statisticsOf = (
   }
 }
 
-/** Sums over batches: ids are those of prompts, which batches may share. */
+/** Sums over batches, which may share prompt ids. */
 const totalLeftOut = (batches: ReadonlyArray<BatchStatistics["leftOut"]>): BatchStatistics["leftOut"] => {
   const known = batches.filter((batch) => batch !== null)
   if (known.length === 0) return null
@@ -125,16 +125,16 @@ const totalLeftOut = (batches: ReadonlyArray<BatchStatistics["leftOut"]>): Batch
 type Sets<Row> = ReadonlyArray<ArtifactRef<Dataset<Row>>>
 
 const ports = {
-  /** For its tokenizer. */
+  /** Only its tokenizer is used. */
   policy: Policy,
   helpfulness: Stage.many(Preferences),
   safety: Stage.many(Preferences),
-  /** The pairs that annotators saw, batch by batch as above; none, or one for each batch. */
+  /** The pairs shown to annotators, batch by batch as above; none, or one set per batch. */
   helpfulnessPairs: Stage.many(ResponsePairs),
   safetyPairs: Stage.many(ResponsePairs)
 }
 
-/** The stage's definition; with `hasChoice`, where the annotator's choices can be told again, the report says why pairs are left out. */
+/** The stage's definition. With `hasChoice`, which recomputes the annotator's choices, the report says why pairs were left out. */
 export const statisticsStage = (hasChoice?: HasChoice) => ({
   description: "table 6 and figure 25: comparisons, turns, tokens, shares of ratings and of safety labels, batch by batch",
   config: Schema.Struct({}),
@@ -152,9 +152,9 @@ export const statisticsStage = (hasChoice?: HasChoice) => ({
       if (pairs.length !== 0 && pairs.length !== sets.length)
         return yield* PairingError.of({
           doing: `Counting ${kind} preferences`,
-          expected: "the collected pairs of each batch, or of none",
+          expected: "the collected pairs of every batch, or of none",
           found: `${pairs.length} sets of pairs for ${sets.length} batches`,
-          hint: "Give one set for each batch, in the same order."
+          hint: "Pass one set of pairs per batch, in the same order."
         })
       const batches = yield* Effect.forEach(sets, (set) => readRows(set, Preferences))
       const collected = pairs.length === 0 ? undefined : yield* Effect.forEach(pairs, (set) => readRows(set, ResponsePairs))
@@ -166,7 +166,7 @@ export const statisticsStage = (hasChoice?: HasChoice) => ({
             doing: `Counting ${kind} preferences`,
             expected: `every comparison of batch ${i + 1} to be among its collected pairs`,
             found: `"${stray.id}", which is not`,
-            hint: "Give the pairs in the order of the batches."
+            hint: "Pass the pairs in the order of the batches."
           })
       }
       const hadChoice = hasChoice === undefined ? undefined : (pair: ResponsePair) => hasChoice(pair, kind)

@@ -1,11 +1,11 @@
 /**
- * The win rate that comes for free (Llama 2 §3.4.1): each round's pairs are answers of its newest model and of the one before, so that the annotators' choices say how often the
- * newer one is better. No further annotation is needed. A pair's order is drawn, so the model is told by its digest.
+ * The win rate from existing annotations (Llama 2 §3.4.1): each round's pairs have answers from its newest model and from the previous one, so the annotators' choices show how often the
+ * newer one is better, without further annotation. The order within a pair is random, so the model is identified by its digest.
  *
  *     win rate = choices of the newer model's answer / comparisons
  *
- * Deviations: pairs that the safety rule drops, whose chosen answer was unsafe and the other safe, count for nobody, and neither do equal answers. The two answers of a pair are
- * drawn at temperatures of their own; which model has which temperature is in the pairs, and the report tells it.
+ * Deviations: pairs dropped by the safety rule (chosen answer unsafe, other answer safe) and equal answers are not counted. The two answers of a pair are
+ * drawn at separate temperatures; the pairs record the temperature of each model, and the report shows it.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -23,15 +23,15 @@ export const RoundWins = Schema.Struct({
     Schema.Struct({
       name: Schema.String,
       comparisons: Schema.Number,
-      /** Choices of the newer model's answer, and those of them that were clear: better or significantly better. */
+      /** Choices of the newer model's answer, and the clear ones among them: better or significantly better. */
       wins: Schema.Number,
       clearWins: Schema.Number,
       clearLosses: Schema.Number,
-      /** Pairs that are no comparison: equal to the annotator, or dropped by the safety rule. */
+      /** Pairs that are not comparisons: equal to the annotator, or dropped by the safety rule. */
       leftOut: Schema.Number,
-      /** Of the newer model's answers, and of the older one's. */
+      /** Temperatures of the newer model's answers, and of the older one's. */
       temperatures: Schema.Struct({ newer: Schema.NullOr(Schema.Number), older: Schema.NullOr(Schema.Number) }),
-      /** Wins of all comparisons, with a 95% Wilson interval; null where there is none. */
+      /** Wins as a share of all comparisons, with a 95% Wilson interval; null if there are none. */
       rate: Schema.NullOr(EstimateSchema)
     })
   )
@@ -39,10 +39,10 @@ export const RoundWins = Schema.Struct({
 export type RoundWins = typeof RoundWins.Type
 export const RoundWinsReport = report(RoundWins, "round-wins/1")
 
-/** The one temperature that all have; null where they differ, or there is none. */
+/** The common temperature; null if the values differ, or if there are none. */
 const one = (values: ReadonlyArray<number>): number | null => (new Set(values).size === 1 ? values[0]! : null)
 
-/** One round: `newer` is the content digest of the newer model. Pairs must have an answer of it and one of another. */
+/** One round: `newer` is the content digest of the newer model. Each pair must have one answer from it and one from another model. */
 export const roundWinsOf = (
   name: string,
   newer: string,
@@ -76,12 +76,12 @@ export const roundWinsOf = (
 }
 
 export const roundWins = Stage.make("round-wins", {
-  description: "§3.4.1 how often annotators choose the newer model's answer, round by round, by the pairs that were collected anyway",
+  description: "§3.4.1 how often annotators choose the newer model's answer, round by round, from the pairs already collected",
   config: Schema.Struct({
-    names: Schema.Array(Schema.String).annotate({ description: "of the rounds, in the order of the inputs" })
+    names: Schema.Array(Schema.String).annotate({ description: "names of the rounds, in the order of the inputs" })
   }),
   inputs: {
-    /** Of each round, the model whose wins are counted. */
+    /** For each round, the model whose wins are counted. */
     newer: Stage.many(Policy),
     pairs: Stage.many(ResponsePairs),
     preferences: Stage.many(Preferences)
@@ -99,9 +99,9 @@ export const roundWins = Stage.make("round-wins", {
         if (stray !== undefined)
           return yield* PairingError.of({
             doing: `${doing}: "${name}"`,
-            expected: "pairs of an answer of the newer model and one of another",
-            found: `"${stray.id}", with ${stray.policyA === contentDigest ? "both answers of it" : "no answer of it"}`,
-            hint: "Give each round's newest model, in the order of the pairs."
+            expected: "pairs with one answer from the newer model and one from another",
+            found: `"${stray.id}", with ${stray.policyA === contentDigest ? "both answers from it" : "no answer from it"}`,
+            hint: "Pass each round's newest model, in the order of the pairs."
           })
         return roundWinsOf(name, contentDigest, pairs, yield* readRows(inputs.preferences[i]!, Preferences))
       })

@@ -1,7 +1,7 @@
 /**
- * Rejection sampling over all prior versions (Llama 2 §3.2.3): of each version's samples the best few a prompt are kept, by the reward model of its
- * round. They compete again when the next round's reward model scores them: scoring every sample of every version anew would cost as much as all
- * rounds before together.
+ * Rejection sampling over all prior versions (Llama 2 §3.2.3): the best few samples of each version per prompt are kept, according to the reward model of its
+ * round. They compete again when the next round's reward model scores them: scoring every sample of every version again would cost as much as all
+ * previous rounds together.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -14,8 +14,12 @@ import { sized } from "../common/cost/size.ts"
 import { checkPromptIds, promptOf } from "../common/pairing.ts"
 
 const KeepBestConfig = Schema.Struct({
-  count: hyperInt(1, "completions kept of each prompt; §3.2.3: the top one", { min: 1 }),
-  unfinished: hyper("drop", "completions cut off before their end-of-sequence token: left out, or kept", ["drop", "keep"])
+  count: hyperInt(1, "number of completions kept per prompt; §3.2.3: the top one", { min: 1 }),
+  unfinished: hyper(
+    "drop",
+    "what to do with completions truncated before their end-of-sequence token: drop them, or keep them as candidates",
+    ["drop", "keep"]
+  )
 })
 
 const withoutScores = (scored: ScoredCompletion): Completion => {
@@ -23,7 +27,7 @@ const withoutScores = (scored: ScoredCompletion): Completion => {
   return { promptId, prompt, safety, sample, text, tokens, logProbabilities, finished, temperature, policy }
 }
 
-/** The best `count` completions of each prompt, without their scores, in the order in which they stand; among equals the first. */
+/** The best `count` completions of each prompt, without their scores, in their original order; on ties the first. */
 export const keepBestOf = (scored: ReadonlyArray<ScoredCompletion>, options: typeof KeepBestConfig.Type): Array<Completion> => {
   const candidates = scored.filter(({ finished }) => finished || options.unfinished === "keep")
   const kept = new Set(
@@ -35,7 +39,7 @@ export const keepBestOf = (scored: ReadonlyArray<ScoredCompletion>, options: typ
 }
 
 export const keepBest = Stage.make("keep-best", {
-  description: "§3.2.3 the best few samples of each prompt, to be scored again beside later versions'",
+  description: "§3.2.3 keeps the best few samples of each prompt, to be scored again with later versions' samples",
   config: KeepBestConfig,
   inputs: { scored: ScoredCompletions },
   output: Completions,

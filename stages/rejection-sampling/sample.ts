@@ -1,6 +1,6 @@
 /**
- * Rejection sampling, first of three stages (Llama 2 §3.2.3): K completions for each prompt from one checkpoint. Its result depends on the
- * checkpoint and the prompts only, so a new reward model never samples an old version again.
+ * Rejection sampling, first of three stages (Llama 2 §3.2.3): K completions per prompt from one checkpoint. The result depends only on the
+ * checkpoint and the prompts, so that a new reward model never causes an old version to be sampled again.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -20,8 +20,10 @@ import { checkPromptIds } from "../common/pairing.ts"
 import { promptsWithRoom, sampleAll, samplingFields, type SamplingOptions, samplingPrecision } from "../common/sampling.ts"
 
 export const SampleConfig = Schema.Struct({
-  k: hyperInt(10, "completions a prompt; §3.2.3 shows 1 to 100 (figure 7) and names none", { min: 1 }),
-  temperature: hyper(1.2, "§3.2.3: 1.2 to 1.3 is best for 10 to 100 samples of the RLHF model; 0 is greedy", { min: 0 }),
+  k: hyperInt(10, "number of completions per prompt; §3.2.3 shows 1 to 100 (figure 7) and does not recommend one", { min: 1 }),
+  temperature: hyper(1.2, "sampling temperature; 0 is greedy; §3.2.3: 1.2 to 1.3 is best for 10 to 100 samples of the RLHF model", {
+    min: 0
+  }),
   ...samplingFields,
   precision: samplingPrecision
 })
@@ -60,7 +62,7 @@ export const completionsOf = Effect.fn("completionsOf")(function* (
 })
 
 export const sample = Stage.make("sample", {
-  description: "§3.2.3 K completions of each prompt from one checkpoint",
+  description: "§3.2.3 samples K completions of each prompt from one checkpoint",
   config: SampleConfig,
   inputs: { policy: Policy, prompts: Prompts },
   output: Completions,
@@ -79,7 +81,7 @@ export const sample = Stage.make("sample", {
   })
 })
 
-/** K completions of each prompt, at whatever temperature. */
+/** K completions of each prompt, at any temperature. */
 export const samplesEstimate: Estimate<Sampling & { readonly k: number }, { policy: typeof Policy; prompts: typeof Prompts }> = {
   size: ({ config, expected, inputs: { prompts } }) =>
     sized(prompts, {

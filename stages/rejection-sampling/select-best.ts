@@ -1,6 +1,6 @@
 /**
- * Rejection sampling, last of three stages (Llama 2 §3.2.3): for each prompt the completion with the highest reward, over one or several scored
- * sets (several versions' samples), becomes a demonstration to fine-tune on.
+ * Rejection sampling, last of three stages (Llama 2 §3.2.3): for each prompt, the completion with the highest reward over one or several scored
+ * sets (several versions' samples) becomes a demonstration for fine-tuning.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -23,12 +23,12 @@ import { checkPromptIds, PairingError, promptOf } from "../common/pairing.ts"
 export const SelectBestConfig = Schema.Struct({
   unfinished: hyper(
     "drop",
-    "completions cut off before their end-of-sequence token: left out (fine-tuning would teach to stop in the middle), or kept; the paper is silent",
+    "what to do with completions truncated before their end-of-sequence token: drop them (fine-tuning on them would teach the model to stop in the middle), or keep them as candidates; the paper does not say",
     ["drop", "keep"]
   )
 })
 
-/** The best completion of each prompt, in the order in which prompts first appear; among equals the first. */
+/** The best completion of each prompt, in the order in which prompts first appear; on ties the first. */
 export const bestOf = (
   sets: Iterable<ReadonlyArray<ScoredCompletion>>,
   options: { readonly unfinished: "drop" | "keep" }
@@ -44,14 +44,14 @@ export const bestOf = (
   return [...best.values()]
 }
 
-/** A completion as a dialogue to learn from. */
+/** A completion as a demonstration. */
 const demonstrationOf = ({ promptId, prompt, text }: Completion): Demonstration => ({
   id: promptId,
   messages: [...prompt, { role: "assistant", content: text }],
   loss: "answers"
 })
 
-/** The reward models that gave a completion its reward, as far as its row tells. */
+/** The kind of reward models that scored a completion, as far as its row shows. */
 const scoredBy = ({ helpfulnessScore, safetyScore }: ScoredCompletion): string =>
   helpfulnessScore !== null && safetyScore !== null
     ? "both reward models together"
@@ -61,20 +61,20 @@ const scoredBy = ({ helpfulnessScore, safetyScore }: ScoredCompletion): string =
         ? "a safety reward model"
         : "a general reward model"
 
-/** Refuses sets whose rewards can't be compared: one by another kind of reward model than another. Which model of its kind it was, rows do not tell. */
+/** Refuses sets with incomparable rewards, from different kinds of reward models. Rows do not record which model of a kind it was. */
 const checkScales = Effect.fnUntraced(function* (sets: ReadonlyArray<ReadonlyArray<ScoredCompletion>>, doing: string) {
   const kinds = new Map(sets.flatMap((set, i) => set.map((completion) => [scoredBy(completion), i + 1] as const)))
   if (kinds.size > 1)
     return yield* PairingError.of({
       doing,
-      expected: "rewards by the same reward models",
+      expected: "rewards from the same reward models",
       found: [...kinds].map(([kind, i]) => `set ${i} scored by ${kind}`).join(", "),
       hint: "Score every set's completions with the reward models of this round."
     })
 })
 
 export const selectBest = Stage.make("select-best", {
-  description: "§3.2.3 the best-scored completion of each prompt",
+  description: "§3.2.3 selects the completion with the highest reward for each prompt",
   config: SelectBestConfig,
   inputs: { scored: Stage.many(ScoredCompletions) },
   output: Demonstrations,
@@ -89,7 +89,7 @@ export const selectBest = Stage.make("select-best", {
   })
 })
 
-/** One completion of each prompt at random, in the order in which prompts first appear. */
+/** A random completion of each prompt, in the order in which prompts first appear. */
 export const randomOf = (
   completions: ReadonlyArray<Completion>,
   options: { readonly unfinished: "drop" | "keep"; readonly seed: number }
@@ -101,7 +101,7 @@ export const randomOf = (
 }
 
 export const selectRandom = Stage.make("select-random", {
-  description: "a random completion of each prompt: what choosing the best is to be compared with",
+  description: "selects a random completion of each prompt: the baseline for selecting the best",
   config: SelectBestConfig,
   inputs: { completions: Stage.many(Completions) },
   output: Demonstrations,
@@ -115,7 +115,7 @@ export const selectRandom = Stage.make("select-random", {
 })
 
 export const selectBestCost = costOf(selectBest, {
-  // The sets answer the same prompts: each prompt is there once.
+  // The sets answer the same prompts, so each prompt counts once.
   size: ({ inputs }) => sized(pool(inputs.scored), { rows: Math.max(...inputs.scored.map(({ prompts }) => prompts)) })
 })
 export const selectRandomCost = costOf(selectRandom, {

@@ -1,14 +1,14 @@
 /**
- * Which temperature to sample at (Llama 2 §3.2.3, figures 7 and 8): the best of N samples gains from diversity, and the temperature at which it gains most
- * moves as RLHF goes on, so that it is found anew each round.
+ * Finds the best sampling temperature (Llama 2 §3.2.3, figures 7 and 8): the best of N samples benefits from diversity, and the optimal temperature
+ * shifts during RLHF, so it is measured again each round.
  *
- *     E[max of N], figure 8's y: for each prompt the expected greatest reward of N of its K samples (common/statistics.ts expectedMax), all of
- *     them used at every N, and not the first N alone; then the mean over prompts
+ *     E[max of N], the y axis of figure 8: for each prompt the expected maximum reward of N of its K samples (common/statistics.ts expectedMax), using all of
+ *     them at every N rather than only the first N; then the mean over prompts
  *
- * One checkpoint, the same prompts and K at each temperature, one reward model. Prompts count that have a sample to choose at every temperature; one
- * that has fewer than N (the others were cut off, empty or too long) gives the best of what it has, as rejection sampling would.
+ * One checkpoint, the same prompts and the same K at each temperature, one reward model. Only prompts with a candidate at every temperature count; a prompt
+ * with fewer than N candidates (the others were truncated, empty or too long) contributes the best of those, as rejection sampling would choose.
  *
- * A stage can't set another's config, so what was found goes on as data: `sampleAtTemperature` samples at the temperature that a sweep's report names.
+ * A stage cannot set another stage's config, so the result is passed on as data: `sampleAtTemperature` samples at the temperature in a sweep's report.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -33,39 +33,39 @@ import { bootstrapMean, expectedMax, mean, median } from "../common/statistics.t
 const AtTemperature = Schema.Struct({
   temperature: Schema.Number,
   completions: Schema.Number,
-  /** Those that may be chosen. */
+  /** Samples that may be chosen. */
   candidates: Schema.Number,
-  /** Means over prompts, of the candidates' mean and median reward (figure 7), and of the expected greatest of n (figure 8). */
+  /** Means over prompts of the candidates' mean and median reward (figure 7), and of the expected maximum of n (figure 8). */
   mean: EstimateSchema,
   median: EstimateSchema,
   byN: Schema.Array(Schema.Struct({ n: Schema.Number, max: EstimateSchema }))
 })
 export const TemperatureSweep = Schema.Struct({
-  /** Samples a prompt. */
+  /** Samples per prompt. */
   k: Schema.Number,
-  /** Prompts with a candidate at every temperature, and the others. */
+  /** Prompts with a candidate at every temperature, and the other prompts. */
   prompts: Schema.Number,
   leftOut: Schema.Number,
-  /** From the lowest. */
+  /** In ascending order of temperature. */
   byTemperature: Schema.Array(AtTemperature),
   best: Schema.Struct({ temperature: Schema.Number, n: Schema.Number, max: EstimateSchema })
 })
 export type TemperatureSweep = typeof TemperatureSweep.Type
 export const TemperatureSweepReport = report(TemperatureSweep, "temperature-sweep/1")
 
-/** Samples that can't be compared by temperature. */
+/** Samples that cannot be compared by temperature. */
 class SweepError extends ExplainedError<SweepError>()("SweepError") {}
 const doing = "Comparing temperatures"
 
 type Scored = Pick<ScoredCompletion, "promptId" | "sample" | "reward" | "finished" | "temperature">
 
-/** 1, 2, 4, .. below k, and k; n too. */
+/** 1, 2, 4, .. below k; k; and n. */
 export const sweepSizes = (k: number, n: number): ReadonlyArray<number> =>
   [...new Set([...Array.from({ length: Math.ceil(Math.log2(k)) }, (_, i) => 2 ** i), n, k])].sort((a, b) => a - b)
 
 const isCandidate = ({ finished }: Scored, unfinished: "drop" | "keep"): boolean => finished || unfinished === "keep"
 
-/** The prompts that have a sample to choose at every temperature, and the others. */
+/** The prompts with a candidate at every temperature, and the other prompts. */
 const comparedPrompts = (
   scored: ReadonlyArray<Scored>,
   unfinished: "drop" | "keep"
@@ -78,7 +78,7 @@ const comparedPrompts = (
   return { common: ids.filter(isCommon), others: ids.filter((id) => !isCommon(id)) }
 }
 
-/** The sweep of samples at several temperatures, K of each prompt at each. Best is the greatest E[max of n]; of equals the lower temperature. */
+/** Compares samples at several temperatures, K per prompt at each. The best has the largest E[max of n]; on ties the lower temperature. */
 export const sweepOf = (
   scored: ReadonlyArray<Scored>,
   options: { readonly k: number; readonly n: number; readonly unfinished: "drop" | "keep"; readonly seed: number }
@@ -114,7 +114,7 @@ export const sweepOf = (
   }
 }
 
-/** What must hold of samples before temperatures are compared; K. */
+/** Checks the samples before temperatures are compared; returns K. */
 const checkSweep = Effect.fnUntraced(function* (scored: ReadonlyArray<ScoredCompletion>) {
   const temperatures = [...Map.groupBy(scored, ({ temperature }) => temperature)]
   const policies = new Set(scored.map(({ policy }) => policy)).size
@@ -123,16 +123,16 @@ const checkSweep = Effect.fnUntraced(function* (scored: ReadonlyArray<ScoredComp
       doing,
       expected: "samples of one checkpoint",
       found: `samples of ${policies}`,
-      hint: "Sweep each version's temperatures by themselves."
+      hint: "Run a separate sweep for each version."
     })
   for (const [temperature, rows] of temperatures) yield* bySample(rows, `Comparing temperatures: samples at ${temperature}`)
   for (const [id, rows] of Map.groupBy(scored, ({ promptId }) => promptId))
     if (new Set(rows.map(({ prompt }) => JSON.stringify(prompt))).size > 1)
       return yield* SweepError.of({
         doing,
-        expected: "an id to stand for one prompt",
+        expected: "every id to stand for one prompt",
         found: `two different prompts with the id "${id}"`,
-        hint: "Sample every temperature from one set of prompts."
+        hint: "Sample every temperature from the same prompts."
       })
   const counts = temperatures.map(([temperature, rows]) => ({
     temperature,
@@ -141,17 +141,17 @@ const checkSweep = Effect.fnUntraced(function* (scored: ReadonlyArray<ScoredComp
   if (new Set(counts.map(({ k }) => k)).size > 1)
     return yield* SweepError.of({
       doing,
-      expected: "as many samples a prompt at each temperature",
+      expected: "the same number of samples per prompt at each temperature",
       found: counts.map(({ temperature, k }) => `${k} at ${temperature}`).join(", "),
-      hint: "Sample with the same k at each: more samples have a greater best."
+      hint: "Sample with the same k at each temperature: the best of more samples is larger."
     })
   return counts[0]!.k
 })
 
 export const temperatureSweep = Stage.make("temperature-sweep", {
-  description: "figure 8: the best of N samples by temperature, and the temperature at which it is best",
+  description: "§3.2.3, figure 8: the expected best of N samples by temperature, and the temperature with the highest",
   config: Schema.Struct({
-    n: hyperInt(0, "samples of which the best is to be chosen in the next round, k at most; 0: the sweep's k", { min: 0 }),
+    n: hyperInt(0, "number of samples from which the next round chooses the best, at most k; 0: the sweep's k", { min: 0 }),
     unfinished: SelectBestConfig.fields.unfinished
   }),
   inputs: { scored: Stage.many(ScoredCompletions) },
@@ -164,9 +164,9 @@ export const temperatureSweep = Stage.make("temperature-sweep", {
     if (config.n > k)
       return yield* SweepError.of({
         doing,
-        expected: `n of ${k} at most`,
+        expected: `n to be at most ${k}`,
         found: `${config.n}`,
-        hint: "Draw more samples for the sweep, or choose among fewer of them."
+        hint: "Draw more samples for the sweep, or lower n."
       })
     const { n, unfinished } = config
     const { common, others } = comparedPrompts(scored, unfinished)
@@ -187,7 +187,7 @@ export const temperatureSweep = Stage.make("temperature-sweep", {
 const { temperature: _, ...fieldsButTemperature } = SampleConfig.fields
 
 export const sampleAtTemperature = Stage.make("sample-at-temperature", {
-  description: "§3.2.3 K completions of each prompt, at the temperature that was best in a sweep",
+  description: "§3.2.3 samples K completions of each prompt at the best temperature of a sweep",
   config: Schema.Struct(fieldsButTemperature),
   inputs: { policy: Policy, prompts: Prompts, sweep: TemperatureSweepReport },
   output: Completions,

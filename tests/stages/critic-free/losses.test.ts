@@ -139,12 +139,12 @@ describe("advantages of a group", () => {
   it.each([leaveOneOutAdvantages, (rewards: ReadonlyArray<number>) => groupRelativeAdvantages(rewards, "deviation")])(
     "are refused of a single response, and of a reward that is no number",
     (advantages) => {
-      expect(() => advantages([1])).toThrow("expected the rewards of two responses to a prompt or more, got 1")
+      expect(() => advantages([1])).toThrow("expected the rewards of at least two responses to a prompt, got 1")
       expect(() => advantages([1, NaN, 2])).toThrow("expected finite rewards, got NaN for response 2 of 3")
     }
   )
   it("are refused of rewards of another length than whole groups", () => {
-    expect(() => groupsOf([1, 2, 3], 2)).toThrow("expected whole groups of 2 responses, got 3 responses")
+    expect(() => groupsOf([1, 2, 3], 2)).toThrow("expected complete groups of 2 responses, got 3 responses")
     expect(() => groupsOf([], 2)).toThrow("got 0 responses")
   })
 })

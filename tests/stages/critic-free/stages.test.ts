@@ -142,7 +142,7 @@ describe.each(cases)("%s", (name, changes) => {
   it("refuses a reward that is the same for all responses, and tells of groups in which it is", async () => {
     const { safety: _, ...rest } = given
     expect(await failureOf(stages[name], { ...rest, helpfulness: scorers.constant }, base)).toBe(
-      `${name.toUpperCase()} has nothing to learn from in iteration 1 of 2: in each of its 2 groups of 3 responses all have the same reward (0.5 in the first), so that every advantage is 0. Give a reward that tells the policy's responses apart, easier prompts, or larger groups (groupSize) or batches (batchSize).`
+      `${name.toUpperCase()} has nothing to learn from in iteration 1 of 2: in each of its 2 groups of 3 responses all have the same reward (0.5 in the first), so that every advantage is 0. Use a reward that distinguishes the policy's responses, easier prompts, or larger groups (groupSize) or batches (batchSize).`
     )
     // Responses of one token without temperature are alike in most groups.
     const told: Array<Progress> = []
@@ -152,7 +152,7 @@ describe.each(cases)("%s", (name, changes) => {
     const { constantGroups } = (await recordOf(made)).iterations[0]!
     expect(constantGroups).toBeGreaterThan(0)
     expect(told.flatMap(({ note }) => note ?? [])).toEqual([
-      `in iteration 1 all responses of ${Math.round(constantGroups * 6)} of 6 groups have the same reward: there is nothing to learn from them (constantGroups in the curves)`
+      `in iteration 1 all responses of ${Math.round(constantGroups * 6)} of 6 groups have the same reward and give no learning signal (constantGroups in the curves)`
     ])
   })
   it("diverges in words", async () => {
@@ -170,7 +170,7 @@ describe("groups", () => {
   it.each([RlooConfig, GrpoConfig])("of a single response, and batches that hold no whole number of them, are refused", async (config) => {
     expect(await refusal(config, { groupSize: 1 })).toContain("groupSize")
     expect(await refusal(config, { groupSize: 5, batchSize: 512 })).toContain(
-      "a batch of 512 responses holds no whole number of groups of 5: set batchSize to a multiple of groupSize, as 515"
+      "a batch of 512 responses cannot be divided into groups of 5: set batchSize to a multiple of groupSize, for example 515"
     )
   })
 })
@@ -182,7 +182,7 @@ describe("a scorer in PPO", () => {
     const inputs = { ...rest, helpfulness: scorers.letters }
     expect((await runStage(ppo, inputs, { ...config, valueInit: "policy" })).type).toBe("checkpoint:policy")
     expect(await failureOf(ppo, inputs, config)).toBe(
-      "Making PPO's value model from the helpfulness reward model (valueInit reward): expected a model with weights, found the scorer letters.mjs. Set valueInit to policy."
+      "Initialising PPO's value model from the helpfulness reward model (valueInit reward): expected a model with weights, found the scorer letters.mjs. Set valueInit to policy."
     )
   })
 })

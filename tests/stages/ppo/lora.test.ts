@@ -266,7 +266,7 @@ describe("reward models on their base", () => {
   it("are refused when they were trained with all weights, and what to do is said", async () => {
     const whole = copyOf(given.helpfulness, (path) => rmSync(join(path, "adapter"), { recursive: true }))
     expect(await failureOf(ppo, { ...given, helpfulness: whole, base }, quick)).toMatch(
-      /^Reading the reward model .* as an adapter on .*: expected a reward model that was trained by LoRA, with a folder adapter, found a whole model without one\. Leave PPO's input base out/
+      /^Reading the reward model .* as an adapter on .*: expected a reward model trained with LoRA, with a folder adapter, found a complete model without this folder\. Remove PPO's input base/
     )
   })
   it("are refused when their folder adapter has a language model's", async () => {

@@ -373,7 +373,7 @@ describe("ppo fails", () => {
     expect(await failureOf(ppo, { ...given, safety }, { ...quick, maxNewTokens: 38 })).toContain("holds 38 tokens")
   })
   it("for the best by held-out prompts without any", async () => {
-    expect(await failureOf(ppo, given, { ...quick, onDivergence: "keep-best" })).toContain(`wire "heldOut"`)
+    expect(await failureOf(ppo, given, { ...quick, onDivergence: "keep-best" })).toContain(`wire the input heldOut`)
   })
   it("when it diverges, and names the iteration and what was no number", async () => {
     const message = await failureOf(ppo, given, { ...quick, learningRate: 1e30 })
@@ -424,6 +424,6 @@ describe("ppo fails", () => {
 
 describe("ppo-diagnostics", () => {
   it("refuses a checkpoint that PPO did not make", async () => {
-    expect(await failureOf(ppoDiagnostics, { policy: given.policy })).toContain("Give the checkpoint that ppo made")
+    expect(await failureOf(ppoDiagnostics, { policy: given.policy })).toContain("Pass a checkpoint made by ppo")
   })
 })

@@ -70,7 +70,7 @@ describe("people, by a file,", () => {
 
   it("are asked: the pairs are written, and the message says what is awaited and how to go on", async () => {
     expect(await failure(undefined)).toMatch(
-      /Waiting for labels: 3 pairs are written to .*pairs\.jsonl\. Label each in a file of labels, one JSON object a line, as \{"id":"p1-[0-9a-f]{12}","choice":"A","rating":1,"safeA":true,"safeB":false\}: .*rating how much better \(0 significantly better, .*Then give that file to the stage's input `labels`, and run again: everything before is kept/
+      /Waiting for labels: 3 pairs were written to .*pairs\.jsonl\. Label each in a file of labels, one JSON object per line, for example \{"id":"p1-[0-9a-f]{12}","choice":"A","rating":1,"safeA":true,"safeB":false\}: .*rating is how much better \(0 significantly better, .*Then pass that file as the stage's input `labels`, and run again: earlier results are kept/
     )
     const written = writtenPairs()
       .trim()
@@ -84,14 +84,14 @@ describe("people, by a file,", () => {
     )
   })
   it("that are half through are told how many and which are missing, and those are written", async () => {
-    expect(await failure(`${label("p2")}\n`)).toMatch(/has 1 of 3\. Missing: p1-\w+, p3-\w+; they are written to/)
+    expect(await failure(`${label("p2")}\n`)).toMatch(/has 1 of 3\. Missing: p1-\w+, p3-\w+; they were written to/)
     expect(writtenPairs().trim().split("\n")).toHaveLength(2)
   })
   it("are told where labels go in the words of whoever wired the stage", async () => {
     const { inputs, config } = await run(undefined)
     const labelsHint = "save it as labels-1.jsonl and run again with --set labelled=1"
     expect(await failureOf(annotate, inputs as never, { ...config, labelsHint })).toMatch(
-      /Then save it as labels-1\.jsonl and run again with --set labelled=1: everything before is kept\. Or label them in a page: caravan ui --allow-control\.$/
+      /Then save it as labels-1\.jsonl and run again with --set labelled=1: earlier results are kept\. Or label them in the browser with caravan ui --allow-control\.$/
     )
   })
   it.skipIf(process.platform !== "linux")("are not asked by way of a pipe", async () => {
@@ -108,11 +108,11 @@ describe("people, by a file,", () => {
     const inPlace = [lines[0], JSON.stringify({ ...(JSON.parse(lines[1]!) as object), choice: "B" }), lines[2], ""].join("\n")
     writeFileSync(pairsFile, inPlace)
     expect(await failure(undefined)).toMatch(
-      /^Writing 3 pairs to label to .*: expected no such file, or one with pairs of this batch alone, found line 2: .*It was not written over.*move it/
+      /^Writing 3 pairs to label to .*: expected no such file, or a file with only pairs of this batch, found line 2: .*The file was not overwritten.*move it/
     )
     expect(writtenPairs()).toBe(inPlace)
     // Beside a file of labels, moving it there would take that file's place.
-    expect(await failure(`${label("p3")}\n`)).toMatch(/add its labelled lines to .*labels\.jsonl and move it away; if not/)
+    expect(await failure(`${label("p3")}\n`)).toMatch(/add its labelled lines to .*labels\.jsonl and move it away; otherwise/)
     // Pairs of another batch may have been labelled by line too.
     writeFileSync(pairsFile, `${lines[0]!.replace("aa", "other")}\n`)
     expect(await failure(undefined)).toMatch(/found line 1/)
@@ -128,7 +128,7 @@ describe("people, by a file,", () => {
     expect(writtenPairs()).toBe(whole)
     const { inputs, config } = await run(undefined)
     expect(await failureOf(annotate, inputs as never, { ...config, pairsFile: join(root, "nowhere", "pairs.jsonl") })).toMatch(
-      /^Labelling by a file: ENOENT.* Check the paths of labels and pairsFile, and that their folders are there\.$/
+      /^Labelling with a file: ENOENT.* Check the paths of labels and pairsFile, and that their folders exist\.$/
     )
   })
   it("can label in the file of pairs, all of them: of some, the rest is not written over them", async () => {
@@ -143,7 +143,7 @@ describe("people, by a file,", () => {
     const config = { annotator: "file", kind: "safety", pairsFile }
     writeFileSync(pairsFile, labelled(lines.slice(1)))
     expect(await failureOf(annotate, inputs as never, config)).toMatch(
-      /has 2 of 3\. Missing: p1-\w+; they can't be written to .*, which is the file of labels\. Give the labels a file of their own/
+      /has 2 of 3\. Missing: p1-\w+; they cannot be written to .*, which is the file of labels\. Use separate paths for the labels/
     )
     expect(writtenPairs()).toBe(labelled(lines.slice(1)))
     writeFileSync(pairsFile, labelled(lines))
@@ -183,14 +183,14 @@ describe("people, by a file,", () => {
     ["no choice at all", JSON.stringify({ id: "p1", rating: 0 }), /line 1, choice: expected "A" or "B", found no such field/],
     ["no rating", `${label("p2")}\n${JSON.stringify({ id: "p1", choice: "A" })}`, /line 2, rating: expected 0, 1, .*found no such field/],
     ["null for a rating", label("p1", { rating: null }), /rating: expected 0, 1, .*found null/],
-    ["an id that is no pair's", label("p9"), /line 1: "p9" is no pair of this batch/],
+    ["an id that is no pair's", label("p9"), /line 1: "p9" is not a pair of this batch/],
     [
       "a pair of which other responses were shown",
       JSON.stringify({ id: labelId({ ...rows[0]!, responseA: "older" }), choice: "A", rating: 1, safeA: true, safeB: true }),
       /line 1: "p1-\w+" is a pair whose responses have changed since/
     ],
     ["an id twice", `${label("p1")}\n${label("p1")}`, /line 2: "p1-\w+" is labelled twice/],
-    ["no JSON", "p1 A", /line 1, the whole: expected a JSON object/],
+    ["no JSON", "p1 A", /line 1, entire line: expected a JSON object/],
     ["a list", "[1]", /expected a JSON object, found \[1\]/]
   ])("that write %s hear of the line", async (_, text, message) => {
     expect(await failure(text)).toMatch(message)

@@ -64,7 +64,7 @@ describe("wins by a round's pairs", () => {
       preferences: [await rowsArtifact(Preferences, choices)]
     }
     expect(await failureOf(roundWins, inputs, { names: ["one"] })).toMatch(
-      /expected pairs of an answer of the newer model and one of another, found "a", with no answer of it/
+      /expected pairs with one answer from the newer model and one from another, found "a", with no answer from it/
     )
     expect(await failureOf(roundWins, inputs, { names: ["one", "two"] })).toMatch(/expected at least one set, and a distinct name for each/)
   })

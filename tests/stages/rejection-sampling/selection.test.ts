@@ -115,7 +115,7 @@ describe("sets of scored completions", () => {
       )
     const [helpful, both] = [{ helpfulnessScore: 0.5 }, { helpfulnessScore: 0.5, safetyScore: 0.4 }]
     expect(await failureOf(selectBest, { scored: [await set(helpful), await set(both)] })).toMatch(
-      /expected rewards by the same reward models, found set 1 scored by a helpfulness reward model, set 2 scored by both .*\. Score every set/
+      /expected rewards from the same reward models, found set 1 scored by a helpfulness reward model, set 2 scored by both .*\. Score every set/
     )
     expect((await runStage(selectBest, { scored: [await set(both), await set(both, both)] })).metrics).toMatchObject({ selected: 1 })
   })

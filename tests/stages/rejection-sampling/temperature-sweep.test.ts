@@ -117,7 +117,9 @@ describe("the stage", () => {
     expect(await failure([])).toMatch(/got 0 sets of scored samples, all empty/)
     expect(await failure([[], []])).toMatch(/got 2 sets of scored samples, all empty/)
     expect(await failure([cold, hot], { n: 4 })).toMatch(/expected n of 3 at most, found 4/)
-    expect(await failure([cold, hot.slice(0, 2)])).toMatch(/as many samples a prompt at each temperature, found 3 at 0\.5, 2 at 1\.5/)
+    expect(await failure([cold, hot.slice(0, 2)])).toMatch(
+      /the same number of samples per prompt at each temperature, found 3 at 0\.5, 2 at 1\.5/
+    )
     expect(await failure([cold, hot.map((row) => ({ ...row, policy: "q" }))])).toMatch(/samples of one checkpoint, found samples of 2/)
     expect(await failure([cold, cold])).toMatch(/samples at 0\.5: .*two rows for sample 0 of prompt "a"/)
     expect(await failure([cold, hot.map((row) => ({ ...row, promptId: "b" }))])).toMatch(
