@@ -1,17 +1,17 @@
 /**
- * Llama 2-Chat as the paper made it (§3 and §4): SFT in two steps, five rounds of preference pairs, reward models and rejection sampling, each version
- * tuned from the base model; Ghost Attention and context distillation from the fourth round on; PPO on top of the fifth version; an evaluation of every
- * version. Hyperparameters are the paper's for the model's size, and stages' defaults where they are the same for all.
+ * Llama 2-Chat as in the paper (§3 and §4): SFT in two steps; five rounds of preference pairs, reward models and rejection sampling, with each version
+ * tuned from the base model; Ghost Attention and context distillation from the fourth round; PPO on top of the fifth version; an evaluation of every
+ * version. Hyperparameters are the paper's for the model's size; those that are the same for all sizes are the stages' defaults.
  *
  *     caravan plan pipelines/llama2-chat.ts --set model=70b
  *     caravan run pipelines/llama2-chat.ts --set model=<folder> --set data=<folder> --device cuda
  *
- * The folder `data` holds JSONL files (docs/decisions/0007-cost-estimates.md names them); those that are not there yet can be planned with the paper's
- * sizes. Parameters named as expected are for plans alone. In llama2/: params.ts; data.ts, the files; student.ts, SFT; rounds.ts, with a file for each step of a round; evaluation.ts.
+ * The folder `data` holds JSONL files (named in docs/decisions/0007-cost-estimates.md); files that do not exist yet can be planned with the paper's
+ * sizes. Parameters described as "expected" affect only plans. In llama2/: params.ts; data.ts, the files; student.ts, SFT; rounds.ts, with a file for each step of a round; evaluation.ts.
  *
- * Not in the paper, so chosen here: K, the prompts of rejection sampling and PPO, the length of answers; how rejection sampling's answers are mixed with
- * demonstrations (each once), and their fine-tuning (as SFT). Deviations: every round chooses among all prior versions' best samples (the paper from its
- * fourth on, after the third had regressed); a model draws its own samples unless `sampler` names a larger one, as the paper's 70B was for all others.
+ * Not in the paper, so chosen here: K, the prompts of rejection sampling and PPO, the length of answers, and how rejection sampling's answers are mixed with
+ * demonstrations (each once) and trained on (as in SFT). Deviations: every round chooses among the best samples of all prior versions (the paper from its
+ * fourth on, after the third had regressed); a model draws its own samples unless `sampler` names a larger one, as the paper's 70B did for all others.
  */
 import { PipelineError } from "../runtime/errors.ts"
 import { fileAt } from "../runtime/define/node.ts"
@@ -30,11 +30,11 @@ const llama2Chat = (params: Params) => {
   const { judge, rounds, url } = params
   if ((params.annotator === "judge" || url !== "" || judge !== "") && (url === "" || judge === ""))
     throw new PipelineError({
-      message: `Reading the parameters "url" and "judge": expected both, as a judge is asked, found url ${JSON.stringify(url)} and judge ${JSON.stringify(judge)}. Give the address of the endpoint (https://host/v1) and the name of its model.`
+      message: `Reading the parameters "url" and "judge": expected both, since a judge is used, found url ${JSON.stringify(url)} and judge ${JSON.stringify(judge)}. Set the URL of the endpoint (https://host/v1) and the name of its model.`
     })
   if (params.labelled > rounds)
     throw new PipelineError({
-      message: `Reading the parameter "labelled": expected at most the ${rounds} rounds, found ${params.labelled}.`
+      message: `Reading the parameter "labelled": expected at most ${rounds}, the number of rounds, found ${params.labelled}.`
     })
   const model = modelOf("model", params.model)
   checkAnswers(model, params.maxNewTokens)
@@ -42,7 +42,7 @@ const llama2Chat = (params: Params) => {
   const guardBase = params.classifier === "" ? base : importPolicy({ folder: fileAt(params.classifier) })
   const data = datasets(params, guardBase)
 
-  // ---- rounds by the model itself, or by a larger one on whose samples it is tuned (§3.2.3) ----
+  // ---- rounds with the model itself, or with a larger one whose samples it is tuned on (§3.2.3) ----
   const own = student(params, data, { base, model, prefix: "" })
   const sampler = params.sampler === "" ? undefined : modelOf("sampler", params.sampler)
   const larger =
@@ -67,7 +67,7 @@ const llama2Chat = (params: Params) => {
       maxNewTokens: params.maxNewTokens,
       oldLogProbabilities: "recomputed",
       inferenceBatchSize: 32,
-      // The reward models of a larger sampler are its size: a value model of the policy's.
+      // A larger sampler's reward models have its size, so the value model starts from the policy.
       valueInit: larger === own ? "reward" : "policy"
     }
   )

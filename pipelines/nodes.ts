@@ -1,4 +1,4 @@
-/** Short names for the nodes that pipelines pass between their parts, and for the two kinds of preferences. */
+/** Short type names for the nodes that parts of pipelines exchange, and for the two kinds of preferences. */
 import type { Node } from "../runtime/define/node.ts"
 import type { Checkpoint, Dataset } from "../schemas/artifact.ts"
 
@@ -11,7 +11,7 @@ export interface Rewards {
   readonly safety: SafetyReward
 }
 
-/** §3.2.1: preferences are collected by two guidelines, on prompts of their own. */
+/** §3.2.1: preferences are collected with two guidelines, on separate prompts. */
 export type Kind = "helpfulness" | "safety"
 export const kinds: ReadonlyArray<Kind> = ["helpfulness", "safety"]
 export type ByKind<A> = Readonly<Record<Kind, A>>

@@ -1,8 +1,8 @@
 /**
- * The recipe on what you have: preference pairs, and where there are any demonstrations, prompts and a model. SFT, reward models (of safety too where the pairs have
- * labels), rejection sampling, PPO, and their evaluation on held-out pairs and prompts beside controls. docs/own-data.md says how to use it.
+ * The recipe on your own data: preference pairs and, optionally, demonstrations, prompts and a model. SFT, reward models (also of safety if the pairs have
+ * labels), rejection sampling, PPO, and their evaluation on held-out pairs and prompts, compared with controls. See docs/own-data.md.
  *
- * What the reward models choose, and what is tuned to them, is judged by others, which were trained on other pairs and so do not share their mistakes.
+ * Everything that the reward models select, and every model tuned to them, is evaluated by other reward models, which were trained on other pairs and therefore do not share their errors.
  */
 import * as Pipeline from "../runtime/define/pipeline.ts"
 import { evaluateBestOfN } from "../stages/evaluation/evaluate-policy.ts"
@@ -32,7 +32,7 @@ const rlhf = (params: Params) => {
   const drawn = sample({ policy: chat, prompts: data.prompts }, { ...sampling(params), k }).named("samples")
   const scored = scoredBy(rewards, drawn, params, "scores")
   const best = selectBest({ scored: [scored] }, unfinished).named("best")
-  // Of the same answers: what has no score (an empty answer, one with tags of the chat format) can't be the best either, nor be trained on.
+  // From the same answers: an answer without a score (empty, or with tags of the chat format) cannot be the best, nor be trained on.
   const candidates = keepBest({ scored }, { count: k, ...unfinished }).named("scored-samples")
   const random = selectRandom({ completions: [candidates] }, unfinished).named("random")
   const tuned = tune(chat, best, params, { steps }, "rejection-sampling")
@@ -69,6 +69,6 @@ const rlhf = (params: Params) => {
 
 export default Pipeline.make(
   "rlhf",
-  { description: "SFT, reward models, rejection sampling and PPO on preference pairs of your own", params: Params },
+  { description: "SFT, reward models, rejection sampling and PPO on your own preference pairs", params: Params },
   rlhf
 )

@@ -1,4 +1,4 @@
-/** What rounds of RLHF (§3.2) are in every recipe: names of versions, preferences of all rounds, two reward models a round. */
+/** Parts of RLHF rounds (§3.2) shared by all recipes: names of versions, preferences of all rounds, two reward models per round. */
 import type { Node } from "../runtime/define/node.ts"
 import type { Preference, ResponsePair } from "../schemas/rows.ts"
 import { roundWins } from "../stages/preferences/round-wins.ts"
@@ -8,7 +8,7 @@ import { helpfulnessMixture, safetyMixture } from "../stages/reward/reward-mixtu
 import { helpfulnessRewardModel, safetyRewardModel } from "../stages/reward/reward-model.ts"
 import { type ByKind, byKind, type HelpfulnessReward, kinds, type Policy, type Rewards, type Rows, type SafetyReward } from "./nodes.ts"
 
-/** The last version by rejection sampling has PPO on top of it, which has its name. */
+/** The name of a round's version. The last version from rejection sampling gets the suffix -rs, since PPO is added on top of it. */
 export const nameOf = (round: number, rounds: number): string => (round === rounds ? `rlhf-v${round}-rs` : `rlhf-v${round}`)
 
 /** One part of every round so far, by kind. */
@@ -40,18 +40,18 @@ export const winsOfRounds = (
   ).named("round-wins")
 }
 
-/** Gives a node its full name: which round or which model it is of. */
+/** Gives a node its full name, with its round or its model. */
 export type Named = <A>(node: Node<A>, name: string) => Node<A>
 
-/** What reward models are trained on. */
+/** Training data of the reward models. */
 export interface RewardData {
   readonly preferences: ByKind<ReadonlyArray<Rows<Preference>>>
   readonly openSource: ReadonlyArray<Rows<Preference>>
-  /** Those of the open-source sets that are about safety. */
+  /** The open-source sets that are about safety. */
   readonly harmless: ReadonlyArray<Rows<Preference>>
 }
 
-/** §3.2.2: two reward models on all pairs so far, from the chat model of the round, so that they know what it knows. */
+/** §3.2.2: two reward models on all pairs so far, initialised from the chat model of the round, so that they have its knowledge. */
 export const rewardModels = (
   init: Policy,
   { preferences, openSource, harmless }: RewardData,
@@ -67,7 +67,7 @@ export const rewardModels = (
   }
 }
 
-/** §3.2.3: the best of some reward models by their accuracies on held-out pairs. */
+/** §3.2.3: selects the best reward model by accuracy on held-out pairs. */
 export const bestRewards = (
   candidates: { readonly helpfulness: ReadonlyArray<HelpfulnessReward>; readonly safety: ReadonlyArray<SafetyReward> },
   accuracies: ByKind<ReadonlyArray<ReturnType<typeof evaluateReward>>>,

@@ -1,6 +1,6 @@
 /**
- * A reward of one's own in a reward model's place: a small Llama, which learnt sums from dialogues of which most are wrong, is taught by a checker (sums/checker.ts), by GRPO and
- * by PPO. It ends with the share of right answers before and after, on the sums that were learnt from and on others: minutes on two cores.
+ * Your own reward instead of a reward model: a small Llama, pretrained on sums that are mostly wrong, is trained with a checker (sums/checker.ts) as the reward, using GRPO and
+ * PPO. It ends with the share of correct answers before and after, on the training sums and on other sums: minutes on two cores.
  */
 import { fileURLToPath } from "node:url"
 import * as Schema from "effect/Schema"
@@ -20,17 +20,17 @@ import type { Policy, Rows } from "./nodes.ts"
 import type { Prompt } from "../schemas/rows.ts"
 
 const Params = Schema.Struct({
-  largest: hyperInt(9, "summands are whole numbers from 0 to this", { min: 1, max: 99 }),
-  steps: hyperInt(1200, "optimiser steps of pretraining", { min: 1 }),
-  iterations: hyperInt(80, "batches of GRPO and of PPO", { min: 1 }),
-  batchSize: hyperInt(96, "answers a batch, for GRPO in groups of eight", { min: 8 }),
-  learningRate: hyper(3e-4, "of GRPO and PPO, constant", { min: 0 }),
+  largest: hyperInt(9, "largest summand; summands are integers from 0", { min: 1, max: 99 }),
+  steps: hyperInt(1200, "number of optimiser steps of pretraining", { min: 1 }),
+  iterations: hyperInt(80, "number of iterations of GRPO and of PPO", { min: 1 }),
+  batchSize: hyperInt(96, "answers per iteration; for GRPO in groups of eight", { min: 8 }),
+  learningRate: hyper(3e-4, "learning rate of GRPO and PPO, constant", { min: 0 }),
   beta: hyper(0.02, "weight of their KL penalties", { min: 0 })
 })
 
 export default Pipeline.make(
   "sums",
-  { description: "a small model taught sums by a checker in a reward model's place, by GRPO and by PPO", params: Params },
+  { description: "trains a small model on sums with GRPO and PPO, using a checker instead of a reward model", params: Params },
   ({ batchSize, beta, iterations, largest, learningRate, steps }) => {
     const texts = sumTexts({}, { largest }).named("texts")
     const policy = pretrain(
@@ -51,7 +51,7 @@ export default Pipeline.make(
       ...{ ...shared, miniBatchSize: Math.ceil(batchSize / 4), valueInit: "policy", valueLearningRate: 1e-3 }
     }).named("ppo")
 
-    /** The share of right answers, of four to each question. */
+    /** The share of correct answers, among four to each question. */
     const share = (of: Policy, asked: Rows<Prompt>, name: string) => {
       const completions = sample({ policy: of, prompts: asked }, { k: 4, temperature: 1, maxNewTokens: 6 }).named(`answers-${name}`)
       return evaluatePolicy({ scored: score({ completions, reward: checker }).named(`checked-${name}`) }).named(name)

@@ -1,4 +1,4 @@
-/** Safety context distillation in pipelines/llama2-chat.ts (§4.2.4): answers under preprompts, kept where the safety model prefers them. */
+/** Safety context distillation in pipelines/llama2-chat.ts (§4.2.4): answers with preprompts, kept where the safety model prefers them. */
 import type { Prompt } from "../../schemas/rows.ts"
 import { sample } from "../../stages/rejection-sampling/sample.ts"
 import { distil } from "../../stages/safety/distil.ts"

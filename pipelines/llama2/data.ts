@@ -1,4 +1,4 @@
-/** The datasets of pipelines/llama2-chat.ts: the user's files, what is held out of them, and which of the prompts are about safety (§3.2.3: is_safety). */
+/** The datasets of pipelines/llama2-chat.ts: the user's files, their held-out parts, and which of the prompts are safety prompts (§3.2.3: is_safety). */
 import { join } from "node:path"
 import type { Sizes } from "../../runtime/define/cost.ts"
 import { fileAt } from "../../runtime/define/node.ts"
@@ -23,7 +23,7 @@ const promptsOf = (params: Params, name: string, count: number, safety: boolean)
     { safety, chatTags: params.chatTags }
   ).named(name)
 
-/** §3.1: of SFT's two steps. §4.2.2: the second has safety SFT too; the paper's number counts both kinds. */
+/** Demonstrations for SFT's two steps (§3.1). The second includes safety SFT (§4.2.2); the paper's number counts both kinds. */
 const demonstrationSets = (params: Params) => {
   const { chatTags } = params
   const demonstrationsOf = (name: string, count: number) =>
@@ -38,7 +38,7 @@ const demonstrationSets = (params: Params) => {
   }
 }
 
-/** Table 6's open-source preferences. Table 7: a part of each is held out, to test reward models on. */
+/** Open-source preferences (table 6). A part of each set is held out to test reward models (table 7). */
 const openSets = (params: Params) => {
   const sets = Object.entries(params.openSource ? table6 : {}).map(([name, [count, example, response]]) => ({
     name,
@@ -57,14 +57,14 @@ const openSets = (params: Params) => {
   }
 }
 
-/** What pairs are collected for. A.3.1: dialogues grow by a turn each round, so that round r has r parts: the rounds together have 1 + 2 + ... of them. */
+/** The prompts for which pairs are collected. A.3.1: dialogues grow by one turn per round, so round r gets r parts, and all rounds together have 1 + 2 + ... parts. */
 const questionsOf = (params: Params): ByKind<Rows<Prompt>> =>
   byKind((kind) => {
     const share = kind === "safety" ? params.safetyShare : 1 - params.safetyShare
     return promptsOf(params, `pairs-${kind}`, Math.round((params.pairs * share * 2) / (params.rounds + 1)), kind === "safety")
   })
 
-/** Tags prompts: a classifier of half of the prompts that pairs are collected for, whose kind is known; it is judged on the other half. */
+/** Tags prompts: a classifier trained on half of the prompts for which pairs are collected, whose kind is known, and evaluated on the other half. */
 const taggerOf = (init: Policy, questions: ByKind<Rows<Prompt>>) => {
   const half = (batch: number) =>
     kinds.map((kind) => promptBatch({ prompts: questions[kind] }, { batches: 2, batch }).named(`tagger-${kind}-${batch + 1}`))
@@ -73,7 +73,7 @@ const taggerOf = (init: Policy, questions: ByKind<Rows<Prompt>>) => {
 }
 type Tagger = ReturnType<typeof taggerOf>
 
-/** Prompts of both kinds, and the adversarial ones among them: told by the data's tags, or by a tagger. */
+/** Prompts of both kinds, and the adversarial ones among them, according to the data's tags or a tagger. */
 const promptsOfBoth = (params: Params, tagger: Tagger | undefined, name: string, count: number) => {
   const { safetyShare } = params
   if (tagger === undefined) {
@@ -88,7 +88,7 @@ const promptsOfBoth = (params: Params, tagger: Tagger | undefined, name: string,
   return { all: found("all").named(name), adversarial: found("unsafe").named(`${name}-safety`) }
 }
 
-/** PPO stops early by prompts of its own: chosen by those that it is judged on, its last version would look better than it is. */
+/** PPO uses its own prompts for early stopping: selecting its last version on the evaluation prompts would make that version look better than it is. */
 const heldOutParts = (prompts: Rows<Prompt>) => {
   const batchOf = (batch: number) =>
     promptBatch({ prompts }, { batches: 8, batch }).named(batch === 0 ? "ppo-held-out" : `held-out-${batch}`)
@@ -99,13 +99,13 @@ const heldOutParts = (prompts: Rows<Prompt>) => {
   }
 }
 
-/** `guardBase` is what the classifier that tags prompts is tuned from, where the data has no tags. */
+/** `guardBase`: the model from which the classifier that tags prompts is tuned, if the data has no tags. */
 export const datasets = (params: Params, guardBase: Policy) => {
   const firstQuestions = questionsOf(params)
   const tagger = params.tags === "data" ? undefined : taggerOf(guardBase, firstQuestions)
   const pool = promptsOfBoth(params, tagger, "prompts", params.prompts)
   return {
-    /** A file of the folder. */
+    /** A file in the data folder. */
     file: (name: string) => fileOf(params, name),
     ...demonstrationSets(params),
     ...openSets(params),
@@ -115,13 +115,13 @@ export const datasets = (params: Params, guardBase: Policy) => {
         { file: fileOf(params, name, { ...rows(params.dialogues), promptTokens: ours.prompt }) },
         { chatTags: params.chatTags }
       ).named(name),
-    /** §4.2.3, figure 33: prompts that sound adversarial and are not. */
+    /** §4.2.3, figure 33: prompts that sound adversarial but are not. */
     borderline: promptsOf(params, "held-out-borderline", params.borderline, false),
-    /** Prompts of rejection sampling and PPO, and the adversarial ones among them. */
+    /** Prompts for rejection sampling and PPO, and the adversarial ones among them. */
     pool: pool.all,
     adversarial: pool.adversarial,
     ...heldOutParts(promptsOfBoth(params, tagger, "held-out", params.heldOut).all),
-    /** The classifier that tags prompts, where the data has no tags, and what it is judged on. */
+    /** The classifier that tags prompts, if the data has no tags, and its evaluation data. */
     tagger
   }
 }

@@ -30,12 +30,12 @@ import type { Student } from "./student.ts"
 export interface Trained {
   readonly own: Student
   readonly drawn: Drawn
-  /** By rejection sampling, from the first round on; and with PPO on top of the last of them. */
+  /** Versions from rejection sampling, from the first round on, and the last one with PPO on top. */
   readonly versions: ReadonlyArray<Policy>
   readonly last: Policy
 }
 
-/** §3.4.1: a reward model of open-source pairs alone, where there are any. */
+/** §3.4.1: a reward model trained only on open-source pairs, if there are any. */
 const generalReward = ({ openSource }: Datasets, { hyper, sft }: Student) => {
   if (openSource.length === 0) return undefined
   const pairs = mixPreferences({ datasets: openSource }, { weights: openSource.map(() => 1) }).named("open-source")
@@ -43,7 +43,7 @@ const generalReward = ({ openSource }: Datasets, { hyper, sft }: Student) => {
   return generalRewardModel({ init: sft, pairs }, config).named("general-reward")
 }
 
-/** The safety classifier that counts violations, and how good it is. Tags that a classifier gave teach another one nothing, and are no measure of it. */
+/** The safety classifier that counts violations, and its quality. Tags from a classifier can neither train nor evaluate another one. */
 const violationClassifier = (init: Policy, data: Datasets, { preferences, questions, tests }: Drawn) => {
   const collected = mixPrompts({ datasets: questions }, { weights: questions.map(() => 1) }).named("questions-safety")
   const labelled = (pairs: ReadonlyArray<Rows<Preference>>, prompts: Rows<Prompt>) => ({
@@ -55,7 +55,7 @@ const violationClassifier = (init: Policy, data: Datasets, { preferences, questi
   return { classifier, quality: evaluateClassifier({ classifier, ...labelled(tests.safety, data.heldOut) }, tensors) }
 }
 
-/** A version's answers, and what is told of them. */
+/** A version's answers, and their evaluation. */
 const judging =
   (
     params: Params,
@@ -84,7 +84,7 @@ const judging =
   }
 type Judged = ReturnType<ReturnType<typeof judging>>
 
-/** Figure 11: who wins by a judge. */
+/** Figure 11: win rates according to a judge. */
 const winsByJudge = ({ judge: model, keyVariable, url }: Params, name: string, ours: Rows<Completion>, opponent: Rows<Completion>) => {
   const verdicts = kinds.map((kind) => {
     const pairs = pairCompletions({ ours, opponent }, { prompts: kind }).named(`${name}-${kind}-pairs`)
@@ -93,7 +93,7 @@ const winsByJudge = ({ judge: model, keyVariable, url }: Params, name: string, o
   return judgedWinRate({ ours, opponent, verdicts }).named(`${name}-judged`)
 }
 
-/** Every version against SFT, and the last one against another's model: by reward models, and by the judge where there is one. */
+/** Every version against SFT, and the last one against another model: by reward models, and by the judge if there is one. */
 const winRates = (params: Params, sft: Judged, versions: ReadonlyArray<Judged>, last: Judged, opponents: ReadonlyArray<Judged>) => {
   const others = [...versions, last, ...opponents]
   const lastName = `wins-${last.name}-over-opponent`
@@ -129,7 +129,7 @@ const diversityOf = ({ sweepOf, sweepPrompts: prompts, sweeps }: Drawn, versions
   )
 }
 
-/** §3.4.1: of our own versions. */
+/** §3.4.1: on our own versions. */
 const rewardHackingOf = (versions: ReadonlyArray<Judged>) => {
   const guarded = versions.flatMap(({ name, scored, general }) => (general === undefined ? [] : [{ name, scored, general }]))
   if (guarded.length === 0) return {}
@@ -137,7 +137,7 @@ const rewardHackingOf = (versions: ReadonlyArray<Judged>) => {
   return { rewardHacking: rewardHacking(inputs, { names: guarded.map(({ name }) => name) }) }
 }
 
-/** `guardBase` is what the safety classifier that counts violations is tuned from. */
+/** `guardBase`: the model from which the safety classifier that counts violations is tuned. */
 export const evaluation = (params: Params, data: Datasets, guardBase: Policy, { drawn, last, own, versions }: Trained) => {
   const { rounds } = params
   const { classifier, quality } = violationClassifier(guardBase, data, drawn)
@@ -157,7 +157,7 @@ export const evaluation = (params: Params, data: Datasets, guardBase: Policy, { 
     ...(data.tagger === undefined
       ? {}
       : { taggerQuality: evaluateClassifier({ ...data.tagger, preferences: [] }, tensors).named("tagger-quality") }),
-    // The last version that Ghost Attention's data had no part in: SFT where the first round has it.
+    // The last version trained without Ghost Attention data: SFT if the first round includes it.
     ghostAttentionBefore: keeping(versions[lateRound(rounds) - 2] ?? own.sft, "before"),
     ghostAttention: keeping(last, "after"),
     ...Object.fromEntries(judged.map(({ name, violations }) => [`violations-${name}`, violations])),

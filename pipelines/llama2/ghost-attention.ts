@@ -1,4 +1,4 @@
-/** Ghost Attention in pipelines/llama2-chat.ts (§3.3): the data that it is learned from, and how long versions keep an instruction. */
+/** Ghost Attention in pipelines/llama2-chat.ts (§3.3): its training data, and how long versions follow an instruction. */
 import type { Demonstration } from "../../schemas/rows.ts"
 import { evaluateGhostAttention } from "../../stages/ghost-attention/evaluate.ts"
 import { ghostInstructions } from "../../stages/ghost-attention/instructions.ts"
@@ -15,7 +15,7 @@ export const ghostData = (policy: Policy, params: Params, { ghostPrompts }: Data
   return named(ghostTrainingData({ samples }), "ghost-data")
 }
 
-/** Table 30: an instruction that a text can be told by. It asks for short answers, so that twenty turns fit the context. */
+/** Table 30: an instruction whose observance can be detected in the text. It asks for short answers, so that twenty turns fit the context. */
 const signed = [
   [
     {
@@ -26,14 +26,14 @@ const signed = [
   ]
 ]
 /**
- * Twenty questions of 31.4 tokens (table 6) and nineteen answers of 60 (assumed: two sentences and a name) are 1,768 tokens: with about ten a turn of the chat
- * format, half of Llama 2's 4096. Answers of up to 140 on average fit. An answer may take 512: one that is cut off would end its dialogue, and the longer it may be
- * the less room is left. A model that forgets to be brief (234 tokens, table 6) ends after turn 13 and is missing from then on, where it would have counted
- * against its version: read a turn with the number of its dialogues and with why the others ended, which the report has.
+ * Twenty questions of 31.4 tokens (table 6) and nineteen answers of 60 (assumed: two sentences and a name) are 1,768 tokens: with about ten tokens per turn for the chat
+ * format, half of Llama 2's 4096. Answers of up to 140 tokens on average fit. An answer may have up to 512: a truncated answer would end its dialogue, but a higher limit
+ * leaves less space. A model that forgets to be brief (234 tokens, table 6) ends after turn 13 and is missing from then on, where it would have counted
+ * against its version: read each turn together with the number of its dialogues and the reasons why the others ended, which are in the report.
  */
 const ghostTurns = { turns: 20, maxNewTokens: 512, expected: { responseTokens: 60 } }
 
-/** On held-out dialogues. */
+/** Evaluation on held-out dialogues. */
 export const ghostEvaluation = (params: Params, { ghostPrompts }: Datasets) => {
   const dialogues = ghostInstructions(
     { prompts: ghostPrompts("ghost-held-out") },

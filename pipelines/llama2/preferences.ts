@@ -1,4 +1,4 @@
-/** Human preferences in pipelines/llama2-chat.ts (§3.2.1): each round's pairs, annotated by people or by a judge, and what is held out of them. */
+/** Human preferences in pipelines/llama2-chat.ts (§3.2.1): each round's pairs, annotated by people or by a judge, and their held-out part. */
 import { join } from "node:path"
 import type { Preference, Prompt, ResponsePair } from "../../schemas/rows.ts"
 import { mixPrompts } from "../../stages/data/mix.ts"
@@ -10,7 +10,7 @@ import { everyRound, type Named } from "../rounds.ts"
 import type { Datasets } from "./data.ts"
 import { answers, ours, type Params, samplingOf } from "./params.ts"
 
-/** What a round collects of one kind. */
+/** The pairs that a round collects for one kind. */
 export interface RoundPairs {
   readonly questions: Rows<Prompt>
   readonly shown: Rows<ResponsePair>
@@ -19,11 +19,11 @@ export interface RoundPairs {
   readonly test: Rows<Preference>
 }
 
-/** A batch of new dialogues, and those of the round before, a turn longer (A.3.1). */
+/** A batch of new dialogues, and the dialogues of the previous round extended by one turn (A.3.1). */
 const questionsOf = (round: number, kind: Kind, { rounds }: Params, { firstQuestions }: Datasets, named: Named, last?: RoundPairs) => {
   const batch = named(promptBatch({ prompts: firstQuestions[kind] }, { batches: rounds, batch: round - 1 }), `batch-${kind}-${round}`)
   const grown = last === undefined ? [] : [continueDialogues({ prompts: last.questions, preferences: last.train })]
-  // Table 6's mean over all rounds, in each.
+  // Table 6's mean over all rounds is used for each round.
   return named(
     mixPrompts({ datasets: [batch, ...grown] }, { weights: [1, ...grown.map(() => 1)] }),
     `questions-${kind}-${round}`
@@ -41,7 +41,7 @@ const annotatedBy = (round: number, kind: Kind, pairs: Rows<ResponsePair>, param
     }
   )
 
-/** Pairs of the latest model's answers and of the one's before. */
+/** Collects pairs of answers from the latest model and the one before. */
 export const collectRound = (
   round: number,
   params: Params,
@@ -57,12 +57,12 @@ export const collectRound = (
       `pairs-${kind}-${round}`
     ).expecting(answers)
     const annotated = named(annotatedBy(round, kind, shown, params, data), `preferences-${kind}-${round}`)
-    // §3.2.2: 1000 pairs of each batch are held out. Their dialogues grow no further, or later ones would tell which answer was chosen.
+    // §3.2.2: 1000 pairs of each batch are held out. Their dialogues are not extended, since later ones would reveal which answer was chosen.
     const part = (part: "train" | "test") => named(holdOutPreferences({ preferences: annotated }, { part }), `${part}-${kind}-${round}`)
     return { questions, shown, annotated, train: part("train"), test: part("test") }
   })
 
-/** What all rounds so far collected. */
+/** The pairs of all rounds so far. */
 export const allRounds = (rounds: ReadonlyArray<ByKind<RoundPairs>>) => ({
   shown: everyRound(rounds, ({ shown }) => shown),
   annotated: everyRound(rounds, ({ annotated }) => annotated),

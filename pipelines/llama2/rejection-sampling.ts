@@ -1,4 +1,4 @@
-/** Rejection sampling in pipelines/llama2-chat.ts (§3.2.3): the temperature anew each round, K samples, the best of them and of all prior versions'. */
+/** Rejection sampling in pipelines/llama2-chat.ts (§3.2.3): a new temperature each round, K samples, the best of them and of all prior versions' samples. */
 import { PipelineError } from "../../runtime/errors.ts"
 import type { Completion } from "../../schemas/rows.ts"
 import { promptBatch } from "../../stages/data/prompts.ts"
@@ -12,12 +12,12 @@ import { answers, type Params, samplingOf } from "./params.ts"
 import { scoredBy } from "./reward-models.ts"
 import type { Student } from "./student.ts"
 
-/** K in each round. */
+/** K of each round. */
 const ksOf = ({ k, rounds }: Params): ReadonlyArray<number> => {
   const ks = typeof k === "number" ? Array.from({ length: rounds }, () => k) : k
   if (ks.length !== rounds)
     throw new PipelineError({
-      message: `Reading the parameter "k": expected a number, or one for each of ${rounds} rounds, found ${ks.length}: ${JSON.stringify(ks)}. Give as many as there are rounds.`
+      message: `Reading the parameter "k": expected one number, or one for each of ${rounds} rounds, found ${ks.length}: ${JSON.stringify(ks)}. Give one number per round.`
     })
   return ks
 }
@@ -27,7 +27,7 @@ export const rejectionSampling = (params: Params, { pool }: Datasets, { named, p
   const sampling = samplingOf(params)
   const few = named(promptBatch({ prompts: pool }, { batches: 20, batch: 0 }), "sweep-prompts")
 
-  /** A twentieth of the prompts at several temperatures, with the same K in every round: Self-BLEU rises with it. */
+  /** A twentieth of the prompts at several temperatures, with the same K in every round, since Self-BLEU increases with K. */
   const sweepOf = (policy: Policy, of: string, name: string) =>
     [1, 1.2, 1.4].map((temperature) => {
       const at = `${name}-at-${temperature}`
@@ -35,7 +35,7 @@ export const rejectionSampling = (params: Params, { pool }: Datasets, { named, p
       return { at, name: `${of} at ${temperature}`, completions }
     })
 
-  /** `earlier` are the best samples of all prior versions. */
+  /** `earlier`: the best samples of all prior versions. */
   const ofRound = (round: number, policy: Policy, of: string, rewards: Rewards, earlier: ReadonlyArray<Rows<Completion>>) => {
     const k = ks[round - 1]!
     const scored = (completions: Rows<Completion>, name: string) => scoredBy(rewards, completions, named, name)

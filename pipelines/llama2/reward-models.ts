@@ -1,4 +1,4 @@
-/** The reward models of pipelines/llama2-chat.ts (§3.2.2): two a round, the best so far of each kind in use, and how well they are at the end. */
+/** The reward models of pipelines/llama2-chat.ts (§3.2.2): two per round, of which the best so far of each kind is used; and their quality at the end. */
 import { mixPreferences } from "../../stages/data/mix.ts"
 import { evaluateReward, safetyRecall, scorePairs } from "../../stages/reward/evaluate-reward.ts"
 import { scoreCombined } from "../../stages/reward/score-combined.ts"
@@ -31,11 +31,11 @@ export const scoredBy = (rewards: Rewards, completions: Rows<Completion>, named:
   named(scoreCombined({ completions, ...rewards }, scoring), name)
 
 export interface RoundRewards {
-  /** Of this round and all before it. */
+  /** Of this round and all previous ones. */
   readonly candidates: { readonly helpfulness: ReadonlyArray<HelpfulnessReward>; readonly safety: ReadonlyArray<SafetyReward> }
-  /** Each candidate's on each round's held-out pairs, which it scores once. */
+  /** Each candidate's scores on each round's held-out pairs, computed once. */
   readonly scores: ByKind<ReadonlyArray<ReadonlyArray<PairScores>>>
-  /** Each candidate's on the held-out pairs of all rounds so far. */
+  /** Each candidate's accuracy on the held-out pairs of all rounds so far. */
   readonly accuracies: ByKind<ReadonlyArray<Accuracy>>
   readonly best: Rewards
 }
@@ -67,12 +67,12 @@ export const rewardsOfRound = (
   return { candidates, scores, accuracies, best: bestRewards(candidates, accuracies, ofRound) }
 }
 
-/** Each round's new reward models on the held-out pairs so far; the last best ones on both kinds' held-out pairs and on those of open data (table 7). */
+/** Each round's new reward models on the held-out pairs so far; the last best ones on the held-out pairs of both kinds and on those of open data (table 7). */
 export const rewardReports = (rounds: ReadonlyArray<RoundRewards>, { openTests }: Datasets, tests: Collected["tests"], named: Named) => {
   const { best } = rounds.at(-1)!
   const all = (kind: Kind) => mixPreferences({ datasets: tests[kind] }, { weights: tests[kind].map(() => 1) })
   const heldOut = { helpfulness: named(all("helpfulness"), "tests-helpfulness"), safety: all("safety") }
-  // No model is chosen by these.
+  // No model is selected by these.
   const bySource = (kind: Kind) => {
     const sets = [...kinds.map((name) => ({ name: name as string, pairs: heldOut[name] })), ...openTests]
     const scores = sets.map(({ name, pairs }) => named(pairScores(best[kind], pairs), `best-${kind}-on-${name}`))

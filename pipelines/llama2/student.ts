@@ -1,4 +1,4 @@
-/** A model of pipelines/llama2-chat.ts: SFT in two steps (§3.1), and the tuning of a version from its base model (§3.2.3). */
+/** A model of pipelines/llama2-chat.ts: SFT in two steps (§3.1), and tuning of a version from its base model (§3.2.3). */
 import { join } from "node:path"
 import { fileAt } from "../../runtime/define/node.ts"
 import type { Demonstration } from "../../schemas/rows.ts"
@@ -9,14 +9,14 @@ import type { Named } from "../rounds.ts"
 import type { Datasets } from "./data.ts"
 import { bySize, isNamed, type Params, tensors } from "./params.ts"
 
-/** A base model, whose weights may be awaited. */
+/** A base model, whose weights need not exist yet. */
 export const baseOf = (model: string, weights: string): Policy => {
   if (!isNamed(model)) return importPolicy({ folder: fileAt(model) })
   const folder = fileAt(weights === "" ? join("weights", `llama-2-${model}`) : weights)
   return importPolicy({ folder: folder.expecting({ model }) })
 }
 
-/** `model` is a size or a folder; the nodes' names begin with `prefix`. */
+/** `model` is a size or a folder; the nodes' names start with `prefix`. */
 export const student = (
   { like }: Params,
   { demonstrations, publicDialogues }: Datasets,

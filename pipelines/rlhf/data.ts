@@ -1,6 +1,6 @@
 /**
- * The data of pipelines/rlhf.ts: pairs of each kind, held-out ones, the training pairs in two parts, demonstrations and prompts. Nothing that is trained on asks
- * what a held-out pair asks: pairs are split by their first question, and whatever else asks one of those questions is taken out.
+ * The data of pipelines/rlhf.ts: pairs of each kind, held-out pairs, the training pairs in two parts, demonstrations and prompts. No training data contains
+ * a question of a held-out pair: pairs are split by their first question, and other rows with one of those questions are removed.
  */
 import { fileAt } from "../../runtime/define/node.ts"
 import type { Demonstration, Preference, Prompt } from "../../schemas/rows.ts"
@@ -14,13 +14,13 @@ import { splitPreferences, splitPrompts } from "../../stages/data/split.ts"
 import type { Kind, Rows } from "../nodes.ts"
 import { type Params, sizesOf } from "./params.ts"
 
-/** Pairs of one kind: all that may be trained on, and the held-out ones. */
+/** Pairs of one kind: all training pairs, and the held-out ones. */
 export interface Pairs {
   readonly prefix: string
   readonly all: Rows<Preference>
   readonly heldOut: Rows<Preference>
 }
-/** What trains the reward models, and what trains their judges. */
+/** The pairs that train the reward models, and those that train the judges. */
 export interface Parts {
   readonly training: Rows<Preference>
   readonly judging: Rows<Preference>
@@ -29,7 +29,7 @@ export interface Data {
   readonly helpfulness: Pairs
   readonly safety?: Pairs
   readonly demonstrations: Rows<Demonstration>
-  /** Of rejection sampling and PPO; of PPO's early stopping; of the evaluation. */
+  /** Prompts for rejection sampling and PPO; for PPO's early stopping; for the evaluation. */
   readonly prompts: Rows<Prompt>
   readonly stopping: Rows<Prompt>
   readonly evaluation: Rows<Prompt>
@@ -40,7 +40,7 @@ export interface Data {
 const whole = { sharedWords: 0 }
 const parts = ["train", "test"] as const
 
-/** Imported, without rows that are there twice or say nothing, and split. */
+/** Imports the pairs, removes duplicates and rows without content, and splits them. */
 const split = (kind: Kind, params: Params) => {
   const { heldOut: share, preferences, safety } = params
   const prefix = kind === "helpfulness" ? "" : "safety-"
@@ -55,13 +55,13 @@ const split = (kind: Kind, params: Params) => {
 }
 type Split = ReturnType<typeof split>
 
-/** What may be trained on. */
+/** The pairs that may be trained on. */
 const trainable = ({ heldOut, outside, prefix }: Split, evaluation: ReadonlyArray<Rows<Prompt>>): Pairs => {
   const all = cleanPreferences({ rows: outside, others: [], evaluation }, whole).named(`${prefix}training-pairs`)
   return { prefix, all, heldOut }
 }
 
-/** The pairs in two parts that share no question, with those that were collected from the model, where there are any. */
+/** Splits the pairs into two parts without common questions, and adds those collected from the model, if any. */
 export const partsOf = ({ all, prefix }: Pairs, collected: Rows<Preference> | undefined, { judgeShare: share }: Params): Parts => {
   const rows =
     collected === undefined ? all : mixPreferences({ datasets: [all, collected] }, { weights: [1, 1] }).named(`${prefix}all-pairs`)

@@ -1,4 +1,4 @@
-/** The models of pipelines/rlhf.ts: the base model, what is tuned, the reward models and their judges. */
+/** The models of pipelines/rlhf.ts: the base model, the tuned models, the reward models and their judges. */
 import { fileAt } from "../../runtime/define/node.ts"
 import type { Completion, Demonstration, Preference } from "../../schemas/rows.ts"
 import { preferenceTexts } from "../../stages/data/derive.ts"
@@ -14,7 +14,7 @@ import type { Collected } from "./collected.ts"
 import { type Data, type Pairs, type Parts, partsOf } from "./data.ts"
 import { type Params, rewardTraining, scoring, sftTraining } from "./params.ts"
 
-/** The user's, or a small one that is pretrained on the training pairs' dialogues: both answers of each alike. */
+/** The user's model, or a small one pretrained on the dialogues of the training pairs, with both answers of each. */
 export const baseModel = ({ helpfulness }: Data, params: Params): Policy => {
   if (params.model !== "") return importPolicy({ folder: fileAt(params.model) }).named("base")
   const texts = preferenceTexts({ preferences: helpfulness.all }).named("texts")
@@ -36,13 +36,13 @@ export const tune = (
   name: string
 ): Policy => sft({ init, demonstrations }, { ...sftTraining(params), ...length }).named(name)
 
-/** Without safety labels there is one. */
+/** Only one without safety labels. */
 export interface Scorers {
   readonly helpfulness: HelpfulnessReward
   readonly safety?: SafetyReward
 }
 
-/** What trains the reward models of each kind, and their judges. */
+/** The pairs that train the reward models of each kind, and their judges. */
 export interface RewardPairs {
   readonly helpfulness: Parts
   readonly safety?: Parts
@@ -52,7 +52,7 @@ export const rewardPairs = ({ helpfulness, safety }: Data, collected: Collected,
   ...(safety === undefined ? {} : { safety: partsOf(safety, collected.safety, params) })
 })
 
-/** Reward models of one part of the training pairs, from the chat model (§3.2.2). */
+/** Reward models trained on one part of the training pairs, starting from the chat model (§3.2.2). */
 export const rewardModels = (init: Policy, { helpfulness, safety }: RewardPairs, part: "training" | "judging", params: Params): Scorers => {
   const suffix = part === "training" ? "reward" : "judge"
   const training = rewardTraining(params)
@@ -62,14 +62,14 @@ export const rewardModels = (init: Policy, { helpfulness, safety }: RewardPairs,
   }
 }
 
-/** The reward R_c of completions (§3.2.3): R_h where there is no safety model. */
+/** The reward R_c of completions (§3.2.3): R_h without a safety model. */
 export const scoredBy = (models: Scorers, completions: Rows<Completion>, params: Params, name: string) =>
   scoreCombined({ completions, ...models }, scoring(params)).named(name)
 
 const accuracyOf = (reward: HelpfulnessReward | SafetyReward, { heldOut: pairs }: Pairs, { precision }: Params, name: string) =>
   evaluateReward({ scores: [scorePairs({ reward, pairs }, { precision }).named(`${name}-pair-scores`)] }).named(`${name}-accuracy`)
 
-/** On the held-out pairs of its kind: the reward model, its judge, and what length or words alone give away. */
+/** Quality on the held-out pairs of its kind: of the reward model, its judge, and of baselines that use only length or words. */
 const qualityOf = (
   name: "helpfulness" | "safety",
   reward: HelpfulnessReward | SafetyReward,

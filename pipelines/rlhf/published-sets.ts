@@ -1,4 +1,4 @@
-/** What the versions of pipelines/rlhf.ts answer to published sets of prompts, where those are given. Prompts that leave no room for an answer are counted in the reports. */
+/** The answers of the versions in pipelines/rlhf.ts to published sets of prompts, if given. Prompts that leave no space for an answer are counted in the reports. */
 import { fileAt } from "../../runtime/define/node.ts"
 import type { Prompt } from "../../schemas/rows.ts"
 import { continueWithAnswers } from "../../stages/data/prompts.ts"
@@ -22,7 +22,7 @@ const xsTestOf = (versions: Versions, prompts: Rows<Prompt>, params: Params) => 
   return xsTest({ completions, prompts }, { names }).named("xstest")
 }
 
-/** Grades of all versions, and the last one beside `over` in both orders. */
+/** Grades of all versions, and a comparison of the last one with `over` in both orders. */
 const mtBenchOf = (versions: Versions, prompts: Rows<Prompt>, over: string, params: Params) => {
   const names = Object.keys(versions)
   const file = fileAt(params.mtBench)
@@ -40,7 +40,7 @@ const mtBenchOf = (versions: Versions, prompts: Rows<Prompt>, over: string, para
   return mtBench({ grades, wins }, { names, over }).named("mt-bench")
 }
 
-/** The last version is compared with all others, and before a judge with SFT. */
+/** The last version is compared with all others, and by a judge with SFT. */
 export const publishedSets = (versions: Versions, { mtBench: questions, xstest }: Data, params: Params) => ({
   ...(xstest === undefined ? {} : { xsTest: xsTestOf(versions, xstest, params) }),
   ...(questions === undefined ? {} : { mtBench: mtBenchOf(versions, questions, "sft", params) })

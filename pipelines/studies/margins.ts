@@ -1,6 +1,6 @@
 /**
- * Reward models with no, small and large margins by rating (Llama 2 §A.3.3, tables 27 and 28): accuracy on held-out pairs, by rating. In the paper a margin
- * helps most where one response is significantly better, and a large one costs accuracy on like responses.
+ * Compares reward models with no, small and large margins by rating (Llama 2 §A.3.3, tables 27 and 28): accuracy on held-out pairs, by rating. In the paper a margin
+ * helps most where one response is significantly better, and a large margin reduces the accuracy on similar responses.
  */
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../../runtime/define/pipeline.ts"

@@ -1,7 +1,7 @@
 /**
- * Open-source preferences beside our own (Llama 2 §3.2.2, tables 6 and 7): reward models on our pairs, on open-source pairs, and on all of ours with as
- * many open-source ones; each judged on held-out pairs of both kinds. In the paper open-source data does no harm and may guard against reward hacking.
- * Open-source pairs are answers of other models than ours to other prompts: in the world, of the base model and of one tuned on public dialogues alone.
+ * Adds open-source preferences to our own (Llama 2 §3.2.2, tables 6 and 7): reward models on our pairs, on open-source pairs, and on all of ours with the
+ * same number of open-source ones; each evaluated on held-out pairs of both kinds. In the paper open-source data does no harm and may help against reward hacking.
+ * Open-source pairs are other models' answers to other prompts: in the small world, those of the base model and of a model tuned only on public dialogues.
  */
 import * as Schema from "effect/Schema"
 import { fileAt } from "../../runtime/define/node.ts"
@@ -17,8 +17,8 @@ import { setting, settingParams, tenths } from "./setting.ts"
 
 const Params = Schema.Struct({
   ...settingParams,
-  openFile: hyper("", "open-source pairs in HH-RLHF's format; empty: pairs of the world, from models before our SFT"),
-  openPairs: hyperInt(1500, "prompts that such pairs are collected for, where they are of the world", { min: 20 })
+  openFile: hyper("", "file of open-source pairs in HH-RLHF's format; empty: generated pairs, from models before our SFT"),
+  openPairs: hyperInt(1500, "number of prompts for which such pairs are generated, if openFile is empty", { min: 20 })
 })
 
 export default Pipeline.make(

@@ -1,7 +1,7 @@
 /**
- * PPO beside RLOO, GRPO and DPO from one policy: the study's last version by rejection sampling, with its reward models. Each method is run at the same number of settings (weights of
- * its KL), the three that sample on as many scored completions; DPO on fresh pairs of that policy, whose labels are counted. Every result is judged by the world's oracle and by the
- * reward models on prompts that nothing was chosen by, beside its KL to where it started, so that hacking is seen: the reward rises and the oracle does not.
+ * Compares PPO, RLOO, GRPO and DPO from one policy: the study's last version from rejection sampling, with its reward models. Each method runs with the same number of settings (weights of
+ * its KL penalty); the three that sample, on the same number of scored completions; DPO on new pairs from that policy, whose labels are counted. Every result is evaluated with the world's oracle and with the
+ * reward models, on prompts used for no selection, together with its KL to the initial policy. This reveals reward hacking: the reward rises but the oracle's grade does not.
  */
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
@@ -26,21 +26,21 @@ import { worldRecipe } from "../world/recipe.ts"
 
 const Params = Schema.Struct({
   ...studyParams,
-  ppoBetas: hyper("0.03,0.1,0.3", "weights of PPO's KL penalty, separated by commas"),
-  rlooBetas: hyper("0.03,0.1,0.3", "of RLOO's; as many"),
-  grpoBetas: hyper("0.01,0.04,0.16", "of GRPO's; as many"),
-  dpoBetas: hyper("0.05,0.1,0.3", "of DPO's; as many"),
-  groupSize: hyperInt(4, "responses to a prompt of RLOO and GRPO", { min: 2 }),
-  dpoPairs: hyperInt(4000, "helpfulness prompts that DPO's pairs are collected on, and as many safety prompts: its labels", { min: 10 }),
-  dpoLearningRate: hyper(3e-5, "of DPO", { min: 0 }),
-  judgingSeed: hyperInt(11, "of the prompts that all are judged on", { min: 0 })
+  ppoBetas: hyper("0.03,0.1,0.3", "comma-separated weights of PPO's KL penalty, one run each"),
+  rlooBetas: hyper("0.03,0.1,0.3", "comma-separated weights of RLOO's KL penalty, the same number"),
+  grpoBetas: hyper("0.01,0.04,0.16", "comma-separated weights of GRPO's KL penalty, the same number"),
+  dpoBetas: hyper("0.05,0.1,0.3", "comma-separated weights of DPO's KL penalty, the same number"),
+  groupSize: hyperInt(4, "number of responses per prompt for RLOO and GRPO", { min: 2 }),
+  dpoPairs: hyperInt(4000, "number of helpfulness prompts for DPO's labelled pairs, and the same number of safety prompts", { min: 10 }),
+  dpoLearningRate: hyper(3e-5, "learning rate of DPO", { min: 0 }),
+  judgingSeed: hyperInt(11, "seed of the evaluation prompts", { min: 0 })
 })
 
 const numbersOf = (name: string, text: string): ReadonlyArray<number> => {
   const numbers = text.split(",").map(Number)
   if (numbers.some((number) => !(number > 0)))
     throw new PipelineError({
-      message: `Reading the parameter "${name}": expected numbers above 0 separated by commas, as 0.03,0.1, found ${JSON.stringify(text)}.`
+      message: `Reading the parameter "${name}": expected comma-separated numbers above 0, for example 0.03,0.1, found ${JSON.stringify(text)}.`
     })
   return numbers
 }
@@ -56,14 +56,14 @@ const policyOptimisation = (params: typeof Params.Type) => {
   }
   if (new Set(Object.values(betas).map(({ length }) => length)).size > 1)
     throw new PipelineError({
-      message: `The methods are compared at as many settings each: expected as many numbers in ppoBetas, rlooBetas, grpoBetas and dpoBetas, found ${Object.values(
+      message: `Comparing the methods: expected the same number of values in ppoBetas, rlooBetas, grpoBetas and dpoBetas, found ${Object.values(
         betas
       )
         .map(({ length }) => length)
         .join(", ")}.`
     })
   const recipe = worldRecipe(world)
-  // Its versions are outputs by name.
+  // The recipe's outputs include its versions by name.
   const start = (recipe as Readonly<Record<string, unknown>>)[`rlhf-v${world.rounds}-rs`] as Policy
   const rewards = { helpfulness: recipe.helpfulness, ...(recipe.safety === undefined ? {} : { safety: recipe.safety }) }
   const prompts = promptsOfBoth("update-prompts", "train", [world.prompts, Math.ceil(world.prompts / 2)], 2)
@@ -131,6 +131,9 @@ const policyOptimisation = (params: typeof Params.Type) => {
 
 export default Pipeline.make(
   "policy-optimisation",
-  { description: "PPO, RLOO, GRPO and DPO from one policy, over a range of KL, by the world's oracle", params: Params },
+  {
+    description: "compares PPO, RLOO, GRPO and DPO from one policy over a range of KL weights, according to the world's oracle",
+    params: Params
+  },
   policyOptimisation
 )

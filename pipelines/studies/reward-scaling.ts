@@ -1,6 +1,6 @@
 /**
- * Reward models of several sizes on more and more pairs (Llama 2 §3.2.2, figure 6): accuracy on held-out pairs. In the paper larger models are better on the
- * same data, and neither has reached a plateau. The pairs are the same for all sizes; each size is pretrained and tuned by itself.
+ * Trains reward models of several sizes on increasing numbers of pairs (Llama 2 §3.2.2, figure 6): accuracy on held-out pairs. In the paper larger models are better on the
+ * same data, and neither axis has reached a plateau. The pairs are the same for all sizes; each size is pretrained and tuned separately.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -12,12 +12,12 @@ import { setting, settingParams } from "./setting.ts"
 const list = (values: ReadonlyArray<number>, description: string) =>
   Schema.Array(Schema.Number.check(Schema.isGreaterThan(0)))
     .pipe(Schema.withDecodingDefaultKey(Effect.succeed(values)))
-    .annotate({ description: `${description}; ${JSON.stringify(values)} unless given` })
+    .annotate({ description: `${description}; default ${JSON.stringify(values)}` })
 
 const Params = Schema.Struct({
   ...settingParams,
-  widths: list([48, 96, 192], "widths of the models, multiples of 8"),
-  shares: list([0.125, 0.25, 0.5, 1], "shares of the pairs; a smaller one is part of every larger one")
+  widths: list([48, 96, 192], "list of model widths, multiples of 8"),
+  shares: list([0.125, 0.25, 0.5, 1], "list of shares of the pairs; each is a subset of the larger ones")
 })
 
 export default Pipeline.make(

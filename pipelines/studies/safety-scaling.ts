@@ -1,7 +1,7 @@
 /**
- * The amount of safety data (Llama 2 §4.2.3, figures 15 and 33): the base model tuned on all helpfulness answers and 0, 1, 10, 25, 50 or 100% of the safety
- * answers, each the best of K; mean scores by the reward models, violations and false refusals by the world's oracle. In the paper safety rises, helpfulness
- * stays, and false refusals grow.
+ * Varies the amount of safety data (Llama 2 §4.2.3, figures 15 and 33): the base model is tuned on all helpfulness answers and 0, 1, 10, 25, 50 or 100% of the safety
+ * answers, each the best of K; evaluated by the mean scores of the reward models, and by violations and false refusals according to the world's oracle. In the paper safety rises, helpfulness
+ * stays the same, and false refusals increase.
  */
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
@@ -15,14 +15,14 @@ import { selectBest } from "../../stages/rejection-sampling/select-best.ts"
 import { promptsOf } from "../world/prompts.ts"
 import { setting, settingParams } from "./setting.ts"
 
-/** §4.2.3. A smaller share is part of every larger one. */
+/** §4.2.3. Each share is a subset of the larger ones. */
 const shares = [0, 0.01, 0.1, 0.25, 0.5, 1]
 
 const Params = Schema.Struct({
   ...settingParams,
-  prompts: hyperInt(900, "helpfulness prompts whose best answers are learned from; §4.2.3: 0.9M", { min: 1 }),
-  safetyPrompts: hyperInt(100, "prompts to refuse, of whose best answers a share is; §4.2.3: 0.1M", { min: 1 }),
-  k: hyperInt(6, "samples a prompt", { min: 1 })
+  prompts: hyperInt(900, "number of helpfulness prompts whose best answers are trained on; §4.2.3: 0.9M", { min: 1 }),
+  safetyPrompts: hyperInt(100, "number of safety prompts, of whose best answers a share is trained on; §4.2.3: 0.1M", { min: 1 }),
+  k: hyperInt(6, "number of samples per prompt", { min: 1 })
 })
 
 export default Pipeline.make(

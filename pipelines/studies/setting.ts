@@ -1,6 +1,6 @@
 /**
- * What the studies share: a small Llama that is pretrained on the generated world and tuned on its demonstrations (or a Llama of the user's), and
- * preference pairs of its answers beside those of a variant, judged by the world's oracle (or pairs from a file of the user's).
+ * The common setting of the studies: a small Llama pretrained on the generated world and tuned on its demonstrations (or the user's Llama), and
+ * preference pairs of its answers and those of a variant, judged by the world's oracle (or pairs from the user's file).
  */
 import * as Schema from "effect/Schema"
 import { fileAt } from "../../runtime/define/node.ts"
@@ -23,33 +23,33 @@ import { judgedPairs } from "../world/preferences.ts"
 import { promptsOf, promptsOfBoth } from "../world/prompts.ts"
 
 export const settingParams = {
-  model: hyper("", "a Llama in the Hugging Face layout to start from; empty: pretrain a small one on the world"),
-  pairsFile: hyper("", "preference pairs with ratings (JSONL of prompt, chosen, rejected, rating); empty: of the world"),
+  model: hyper("", "folder of a Llama in the Hugging Face layout to start from; empty: pretrain a small one on the small world"),
+  pairsFile: hyper("", "file of preference pairs with ratings (JSONL of prompt, chosen, rejected, rating); empty: generated pairs"),
   dim: hyperInt(96, "width of the small model", { min: 2 }),
-  layers: hyperInt(3, "its blocks", { min: 1 }),
-  vocabSize: hyperInt(600, "of its tokenizer", { min: 260 }),
-  texts: hyperInt(8000, "dialogues to pretrain on", { min: 100 }),
-  pretrainSteps: hyperInt(1200, "optimiser steps of pretraining, 8 sequences of 128 tokens each", { min: 1 }),
-  demonstrations: hyperInt(400, "annotated dialogues of SFT", { min: 1 }),
-  learningRate: hyper(1e-3, "peak, of every fine-tuning; the paper's 2e-5 is for 7B and more", { min: 0 }),
-  epochs: hyper(2, "passes of every fine-tuning; §3.1: 2", { min: 0 }),
-  pairs: hyperInt(1500, "prompts that pairs are collected for, of each kind", { min: 10 }),
-  noise: hyper(0.06, "of the annotators: the chance of a wrong choice is exp(-difference / noise) / 2", { min: 0 }),
-  rewardLearningRate: hyper(1e-3, "peak; the paper's 1e-5 is for 7B and more", { min: 0 }),
-  rewardBatch: hyperInt(16, "pairs a step of the reward models", { min: 1 }),
-  heldOut: hyperInt(250, "held-out prompts of each kind that models are judged on", { min: 10 }),
-  maxNewTokens: hyperInt(40, "tokens an answer", { min: 1 }),
-  inferenceBatch: hyperInt(64, "sequences decoded or scored at once", { min: 1 }),
-  precision: hyper("float32", "of every model", ["float32", "bfloat16"])
+  layers: hyperInt(3, "number of its transformer blocks", { min: 1 }),
+  vocabSize: hyperInt(600, "size of its tokenizer's vocabulary", { min: 260 }),
+  texts: hyperInt(8000, "number of dialogues for pretraining", { min: 100 }),
+  pretrainSteps: hyperInt(1200, "number of optimiser steps of pretraining, with 8 sequences of 128 tokens each", { min: 1 }),
+  demonstrations: hyperInt(400, "number of annotated dialogues for SFT", { min: 1 }),
+  learningRate: hyper(1e-3, "peak learning rate of every fine-tuning; the paper's 2e-5 is for 7B and larger", { min: 0 }),
+  epochs: hyper(2, "number of passes of every fine-tuning over its data; §3.1: 2", { min: 0 }),
+  pairs: hyperInt(1500, "number of prompts of each kind for which pairs are collected", { min: 10 }),
+  noise: hyper(0.06, "noise of the annotators: the probability of a wrong choice is exp(-difference / noise) / 2", { min: 0 }),
+  rewardLearningRate: hyper(1e-3, "peak learning rate of the reward models; the paper's 1e-5 is for 7B and larger", { min: 0 }),
+  rewardBatch: hyperInt(16, "pairs per optimiser step of the reward models", { min: 1 }),
+  heldOut: hyperInt(250, "number of held-out prompts of each kind for evaluation", { min: 10 }),
+  maxNewTokens: hyperInt(40, "maximum number of tokens per answer", { min: 1 }),
+  inferenceBatch: hyperInt(64, "number of sequences decoded or scored in parallel", { min: 1 }),
+  precision: hyper("float32", "dtype of every model's weights and activations", ["float32", "bfloat16"])
 }
 
-/** Tokens that a model of the studies can attend over. */
+/** Context length of the studies' models, in tokens. */
 const contextLength = 384
 
 const SettingParams = Schema.Struct(settingParams)
 type SettingParams = typeof SettingParams.Type
 
-/** A base model, a chat model tuned from it, and a variant of that. */
+/** A base model, a chat model tuned from it, and a variant of the chat model. */
 const models = (params: SettingParams) => {
   const { learningRate, precision, pretrainSteps } = params
   const inputs = { tokenizer: worldTokenizer(params), texts: worldTexts({}, { count: params.texts }).named("texts") }
@@ -73,14 +73,14 @@ const models = (params: SettingParams) => {
     ).named(name)
   const demonstrations = worldDemonstrations({}, { count: params.demonstrations }).named("demonstrations")
   const chat = tune(base, demonstrations, "sft")
-  /** §3.2.1 compares the answers of two variants: this one knows as many dialogues, of careless public data, as SFT's first step does. */
+  /** §3.2.1 compares the answers of two variants: this one is trained on the same number of dialogues, but of careless public data, as in SFT's first step. */
   const variant = tune(base, publicDialogues(params.demonstrations), "sft-bootstrap")
   return { scratch, base, tune, demonstrations, chat, variant }
 }
 
-/** Pairs to train on, and held-out ones: of the world, or of the user's file, a tenth of whose dialogues are held out. */
+/** Pairs to train on, and held-out ones: generated, or from the user's file, with a tenth of the dialogues held out. */
 const pairs = (params: SettingParams, { chat, variant }: { readonly chat: Policy; readonly variant: Policy }) => {
-  /** An answer of the chat model and one of its variant to each prompt, at two temperatures, judged by the oracle. */
+  /** One answer from the chat model and one from its variant to each prompt, at two temperatures, judged by the oracle. */
   const collected = (kind: Kind, prompts: Rows<Prompt>, name: string): Rows<Preference> =>
     judgedPairs({ first: chat, second: variant, prompts }, kind, params, { pairs: `${name}-pairs`, preferences: name }).preferences
   const world = (kind: Kind) => ({
@@ -94,7 +94,7 @@ const pairs = (params: SettingParams, { chat, variant }: { readonly chat: Policy
   return { world, pairsOf }
 }
 
-/** A tenth of the dialogues is held out. */
+/** Holds out a tenth of the dialogues. */
 export const tenths = (preferences: Rows<Preference>, prefix = "") => {
   const part = (part: "inside" | "outside", name: string) =>
     foldPreferences({ preferences }, { folds: 10, fold: 0, part }).named(`${prefix}${name}`)
@@ -108,10 +108,10 @@ export const setting = (params: SettingParams) => {
   const [sampling, scoring] = [samplingOf(params), scoringOf(params)]
   const heldOut = promptsOfBoth("held-out", "heldOut", [params.heldOut, params.heldOut], 3)
   const { precision, rewardBatch, rewardLearningRate: learningRate } = params
-  /** Pairs of a user's file are held to the usual limit. */
+  /** Pairs from a user's file have the usual limit of skipped rows. */
   const pairLimits: { readonly skipped?: number } = params.pairsFile === "" ? ownPairs : {}
   const rewardTraining = { learningRate, batchPairs: rewardBatch, microBatchPairs: rewardBatch, precision }
-  /** On held-out pairs, by rating. */
+  /** Accuracy on held-out pairs, by rating. */
   const accuracy = (reward: HelpfulnessReward | SafetyReward, test: Rows<Preference>, name: string, limits = pairLimits) => {
     const judging = { batchPairs: params.inferenceBatch, precision }
     return evaluateReward({ scores: [scorePairs({ reward, pairs: test }, judging).named(`${name}-scores`).limited(limits)] }).named(name)
@@ -124,7 +124,7 @@ export const setting = (params: SettingParams) => {
       .named("safety-reward")
       .limited(ownPairs)
   })
-  /** By the oracle and by reward models. */
+  /** Evaluation with the oracle and with reward models. */
   const judged = (policy: Policy, models: Rewards, name: string) => {
     const completions = sample({ policy, prompts: heldOut }, { ...sampling, k: 1, temperature: 1 }).named(`answers-${name}`)
     return {

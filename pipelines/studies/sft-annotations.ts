@@ -1,6 +1,6 @@
 /**
- * The number of SFT annotations (Llama 2 §3.1, "quality is all you need": tens of thousands were enough): the base model tuned on the first few
- * demonstrations of a seeded order, more and more of them; judged on held-out prompts by the world's oracle and by reward models.
+ * Varies the number of SFT annotations (Llama 2 §3.1, "quality is all you need": tens of thousands were enough): the base model is tuned on the first
+ * demonstrations in a seeded order, for several numbers of demonstrations, and evaluated on held-out prompts with the world's oracle and with reward models.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -14,12 +14,12 @@ const Params = Schema.Struct({
   ...settingParams,
   counts: Schema.Array(Schema.Int.check(Schema.isGreaterThan(0)))
     .pipe(Schema.withDecodingDefaultKey(Effect.succeed([25, 50, 100, 200, 400])))
-    .annotate({ description: "demonstrations of each model; [25,50,100,200,400] unless given" })
+    .annotate({ description: "list of numbers of demonstrations, one model each; default [25,50,100,200,400]" })
 })
 
 export default Pipeline.make(
   "sft-annotations",
-  { description: "SFT on more and more annotated demonstrations", params: Params },
+  { description: "SFT on increasing numbers of annotated demonstrations", params: Params },
   ({ counts, ...params }) => {
     const { base, demonstrations, judged, rewards, tune } = setting({
       ...params,

@@ -1,4 +1,4 @@
-/** A reward of one's own: 1 where the answer is the sum that was asked for, else 0. It is copied and runs by itself, so it imports nothing. */
+/** Your own reward: 1 if the answer is the requested sum, else 0. The file is copied and runs separately, so it imports nothing. */
 interface Message {
   readonly role: string
   readonly content: string

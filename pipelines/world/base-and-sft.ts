@@ -38,7 +38,7 @@ export const pretrained = (inputs: Parameters<typeof pretrain>[0], sizes: Pretra
 export const publicDialogues = (count: number): Rows<Demonstration> =>
   filterDemonstrations({ demonstrations: worldDemonstrations({}, { count, quality: "public" }).named("public-dialogues") })
 
-/** From a base model of the world, unless there is one to start from. */
+/** The first models, starting from a base model of the world unless another one is given. */
 export const firstModels = (params: WorldParams, start?: Policy) => {
   const base = start ?? pretrained({ tokenizer: worldTokenizer(params), texts: worldTexts({}, { count: params.texts }) }, params)
   const tune = (init: Policy, demonstrations: Rows<Demonstration>, steps: number, name: string): Policy =>
@@ -60,7 +60,7 @@ export const firstModels = (params: WorldParams, start?: Policy) => {
     bootstrapped,
     sft: tune(bootstrapped, demonstrations, params.sftSteps, "sft"),
     demonstrations,
-    /** A version, from the base model. */
+    /** Tunes a version from the base model. */
     tune: (data: Rows<Demonstration>, steps: number, name: string): Policy => tune(base, data, steps, name)
   }
 }

@@ -1,4 +1,4 @@
-/** Safety context distillation on the small world (§4.2.4): answers under a preprompt, kept where the safety model prefers them. */
+/** Safety context distillation on the small world (§4.2.4): answers with a preprompt, kept where the safety model prefers them. */
 import type { Prompt } from "../../schemas/rows.ts"
 import { sample } from "../../stages/rejection-sampling/sample.ts"
 import { distil } from "../../stages/safety/distil.ts"

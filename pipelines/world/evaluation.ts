@@ -1,4 +1,4 @@
-/** The evaluation on the small world (§3.4): versions beside controls, the reward models in use, Ghost Attention, temperatures, and what takes longer. */
+/** The evaluation on the small world (§3.4): versions compared with controls, the reward models in use, Ghost Attention, temperatures, and the longer evaluations. */
 import { mixPreferences } from "../../stages/data/mix.ts"
 import { ppoDiagnostics } from "../../stages/ppo/diagnostics.ts"
 import { rewardBaselines } from "../../stages/reward/evaluate-reward.ts"
@@ -16,7 +16,7 @@ import { type RoundSamples, sweepOf } from "./rejection-sampling.ts"
 import { accuracyOf, type Scorers } from "./reward-models.ts"
 import { controlsOf, judgedVersion, type Version } from "./versions.ts"
 
-/** The reward models in use, and what could be told without reading the answers, on the held-out pairs of all rounds. */
+/** The reward models in use, and baselines that do not read the answers, on the held-out pairs of all rounds. */
 const rewardModelQuality = (rewards: Rewards, { preferences, test }: Collected, params: WorldParams) =>
   byKind((kind) => ({
     accuracy: accuracyOf(rewards[kind], test[kind], params, `best-${kind}`),
@@ -32,9 +32,9 @@ const statisticsOf = (policy: Policy, { pairs, preferences }: Collected) =>
     "preference-statistics"
   )
 
-/** What the rounds ended with. */
+/** The results of the rounds. */
 export interface Trained {
-  /** From the base model to the last one. */
+  /** From the base model to the last version. */
   readonly versions: ReadonlyArray<Version>
   readonly last: Policy
   readonly pairs: ReadonlyArray<ByKind<RoundPairs>>
@@ -60,7 +60,7 @@ export const evaluation = (params: WorldParams, models: FirstModels, prompts: Pr
     statistics: statisticsOf(models.base, collected),
     roundWins,
     sweep,
-    // A run that leaves it out is judged too: by how its last version forgets.
+    // A run without Ghost Attention is evaluated too, by how its last version forgets the instruction.
     withoutGhostAttention: has(params, "ghost-attention") ? ghost?.before : ghosts.evaluate(last, "ghost-attention-left-out"),
     withGhostAttention: ghost && ghosts.evaluate(last, "ghost-attention-after"),
     distilled,
@@ -68,5 +68,5 @@ export const evaluation = (params: WorldParams, models: FirstModels, prompts: Pr
     full: params.evaluation === "full" ? full() : undefined
   }
 }
-/** Undefined is what a run has not. */
+/** Parts that a run does not have are undefined. */
 export type Evaluated = ReturnType<typeof evaluation>

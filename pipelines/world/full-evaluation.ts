@@ -1,4 +1,4 @@
-/** What takes longer to evaluate: diversity, a reward model that took no part in tuning, a safety classifier and the violations that it finds, attacks. */
+/** The longer evaluations: diversity, a reward model that is not used for tuning, a safety classifier and the violations that it finds, attacks. */
 import { mixPreferences } from "../../stages/data/mix.ts"
 import { rewardHacking } from "../../stages/evaluation/reward-hacking.ts"
 import { selfBleu } from "../../stages/evaluation/self-bleu.ts"
@@ -41,7 +41,7 @@ const diversityOf = (versions: ReadonlyArray<JudgedVersion>, params: WorldParams
   ).named("diversity")
 }
 
-/** §3.4.1: a general reward model from pairs of models before SFT, on prompts of its own. */
+/** §3.4.1: a general reward model from pairs of models before SFT, on its own prompts. */
 const generalReward = ({ base, bootstrapped }: FirstModels, params: WorldParams) => {
   const apart = kinds.map((kind) => {
     const prompts = promptsOf(kind, "train", params.pairs, "general-prompts", 9)
@@ -52,7 +52,7 @@ const generalReward = ({ base, bootstrapped }: FirstModels, params: WorldParams)
   return generalRewardModel({ init: bootstrapped, pairs }, rewardTraining(params)).named("general-reward").limited(ownPairs)
 }
 
-/** In the manner of Llama Guard; its context is too short for a list of the categories. */
+/** A safety classifier in the style of Llama Guard; its context is too short for a list of the categories. */
 const guardOf = (
   init: FirstModels["base"],
   { forPairs, forTestPairs }: PromptSets,

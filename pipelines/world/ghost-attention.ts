@@ -1,4 +1,4 @@
-/** Ghost Attention on the small world (§3.3): data by which a version learns to keep an instruction, and how well versions keep one. */
+/** Ghost Attention on the small world (§3.3): training data for keeping an instruction, and how well versions keep one. */
 import type { Demonstration } from "../../schemas/rows.ts"
 import { ghostInstructions } from "../../stages/ghost-attention/instructions.ts"
 import { ghostSample } from "../../stages/ghost-attention/sample.ts"
@@ -23,7 +23,7 @@ export const ghostAttention = (params: WorldParams) => {
 }
 export type GhostAttention = ReturnType<typeof ghostAttention>
 
-/** What later versions learn it from, and how the model that wrote that keeps instructions. */
+/** The training data for later versions, and how well the model that generated it keeps instructions. */
 export interface Ghost {
   readonly data: ReturnType<GhostAttention["dataOf"]>
   readonly before: ReturnType<GhostAttention["evaluate"]>

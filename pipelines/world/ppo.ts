@@ -1,4 +1,4 @@
-/** PPO on the small world (§3.2.3), on top of a version by rejection sampling. */
+/** PPO on the small world (§3.2.3), starting from a version from rejection sampling. */
 import { ppo } from "../../stages/ppo/ppo.ts"
 import type { Policy } from "../nodes.ts"
 import type { WorldParams } from "./params.ts"

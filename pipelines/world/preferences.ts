@@ -9,7 +9,7 @@ import { everyRound } from "../rounds.ts"
 import { samplingOf, type WorldParams } from "./params.ts"
 import { type PromptSets, roundOf } from "./prompts.ts"
 
-/** The models' answers at two temperatures, and which of them the oracle prefers. */
+/** The models' answers at two temperatures, and the oracle's preference. */
 export const judgedPairs = (
   models: { readonly first: Policy; readonly second: Policy; readonly prompts: Rows<Prompt> },
   kind: Kind,
@@ -26,16 +26,16 @@ export interface Compared {
   readonly before: Policy
 }
 
-/** What a round collects of one kind. */
+/** The pairs that a round collects for one kind. */
 export interface RoundPairs {
   readonly prompts: Rows<Prompt>
   readonly pairs: Rows<ResponsePair>
   readonly preferences: Rows<Preference>
-  /** On held-out prompts, for the evaluation of reward models alone. */
+  /** Pairs on held-out prompts, only for evaluating reward models. */
   readonly test: Rows<Preference>
 }
 
-/** The round's new prompts, and some of the helpfulness dialogues of the round before, which go on after the chosen answer (A.3.1). */
+/** The round's new prompts, and some of the previous round's helpfulness dialogues, continued after the chosen answer (A.3.1). */
 const askedIn = (round: number, kind: Kind, params: WorldParams, { forPairs }: PromptSets, last?: RoundPairs): Rows<Prompt> => {
   const first = roundOf(forPairs[kind], round, params, `batch-${kind}`)
   if (kind === "safety" || params.multiTurn === 0 || last === undefined) return first
@@ -43,7 +43,7 @@ const askedIn = (round: number, kind: Kind, params: WorldParams, { forPairs }: P
   return mixPrompts({ datasets: [first, grown] }, { weights: [1, params.multiTurn] }).named(`prompts-${round}`)
 }
 
-/** Pairs of the latest model's answers and of the one's before. */
+/** Collects pairs of answers from the latest model and the one before. */
 export const collectRound = (
   round: number,
   params: WorldParams,
@@ -62,7 +62,7 @@ export const collectRound = (
     return { prompts, ...collect(prompts, kind), test: collect(testPrompts, `test-${kind}`).preferences }
   })
 
-/** What all rounds so far collected. */
+/** The pairs of all rounds so far. */
 export const allRounds = (rounds: ReadonlyArray<ByKind<RoundPairs>>) => ({
   pairs: everyRound(rounds, ({ pairs }) => pairs),
   preferences: everyRound(rounds, ({ preferences }) => preferences),

@@ -1,4 +1,4 @@
-/** Prompts of the small world: for pairs, for rejection sampling and PPO, and held-out ones, of words and phrasings that no model saw. */
+/** Prompts of the small world: for pairs, for rejection sampling and PPO, and held-out ones with words and phrasings that no model saw. */
 import type { Prompt } from "../../schemas/rows.ts"
 import { mixPrompts } from "../../stages/data/mix.ts"
 import { promptBatch } from "../../stages/data/prompts.ts"
@@ -17,7 +17,7 @@ export const promptsOf = (
   followUps = 0
 ): Rows<Prompt> => worldPrompts({}, { kind, split, count, seed, followUps }).named(`${name}-${kind}`)
 
-/** Of both kinds: so many helpfulness prompts, so many safety prompts. */
+/** Helpfulness and safety prompts, in these numbers. */
 export const promptsOfBoth = (name: string, split: Split, counts: readonly [number, number], seed: number): Rows<Prompt> =>
   mixPrompts(
     { datasets: [promptsOf("helpfulness", split, counts[0], name, seed), promptsOf("safety", split, counts[1], name, seed)] },
@@ -25,24 +25,24 @@ export const promptsOfBoth = (name: string, split: Split, counts: readonly [numb
   ).named(name)
 
 export const promptSets = ({ heldOut, multiTurn, pairs, prompts, rounds, testPairs }: WorldParams) => ({
-  /** For the pairs of all rounds; helpfulness dialogues may go on in the round after. */
+  /** For the pairs of all rounds; helpfulness dialogues may continue in the next round. */
   forPairs: {
     helpfulness: promptsOf("helpfulness", "train", rounds * pairs, "prompts-for-pairs", 1, multiTurn > 0 ? 2 : 0),
     safety: promptsOf("safety", "train", rounds * pairs, "prompts-for-pairs", 1)
   },
-  /** §3.2.2: for pairs that are held out of every round. */
+  /** §3.2.2: for pairs held out of every round. */
   forTestPairs: byKind((kind) => promptsOf(kind, "heldOut", testPairs, "test-prompts", 4)),
-  /** Of rejection sampling and PPO. */
+  /** For rejection sampling and PPO. */
   pool: promptsOfBoth("pool", "train", [prompts, Math.ceil(prompts / 2)], 2),
-  /** PPO's own, to stop early by. */
+  /** For PPO's early stopping. */
   ppoHeldOut: promptsOfBoth("ppo-held-out", "train", [Math.ceil(prompts / 8), Math.ceil(prompts / 16)], 7),
-  /** That versions are judged on. */
+  /** For evaluating versions. */
   heldOut: promptsOfBoth("held-out", "heldOut", [heldOut, heldOut], 3),
-  /** That the last version is sampled on at several temperatures. */
+  /** For sampling the last version at several temperatures. */
   sweep: promptsOfBoth("sweep-prompts", "heldOut", [40, 20], 8)
 })
 export type PromptSets = ReturnType<typeof promptSets>
 
-/** A round's part of them. */
+/** One round's share of the prompts. */
 export const roundOf = (prompts: Rows<Prompt>, round: number, { rounds }: WorldParams, name: string): Rows<Prompt> =>
   promptBatch({ prompts }, { batches: rounds, batch: round - 1 }).named(`${name}-${round}`)

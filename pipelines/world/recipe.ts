@@ -1,7 +1,7 @@
 /**
  * The whole recipe on the generated small world (data/world): pretraining, SFT in two steps, five rounds of preference collection, reward models and
- * rejection sampling, Ghost Attention from the fourth on, context distillation, PPO on top of the fifth (or of earlier ones too); each version judged by the world's oracle
- * on prompts of words and phrasings that no model saw. `without` leaves one step out. Each step has a file beside this one.
+ * rejection sampling, Ghost Attention from the fourth round, context distillation, PPO on top of the fifth version (or of earlier ones too); each version is evaluated with the world's oracle
+ * on prompts with words and phrasings that no model saw. `without` leaves one step out. Each step has its own file in this folder.
  */
 import { mixDemonstrations } from "../../stages/data/mix.ts"
 import type { ByKind, Policy, Rewards } from "../nodes.ts"
@@ -31,9 +31,9 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
     { name: "base", policy: base },
     { name: "sft", policy: sft }
   ]
-  // The first round compares SFT with its own first step: two different checkpoints, as every round (§3.2.1).
+  // The first round compares SFT with its own first step: two different checkpoints, as in every round (§3.2.1).
   let [latest, before] = [sft, bootstrapped]
-  // What pairs are collected with and reward models start from: the latest, unless PPO's versions are for samples alone.
+  // The model for collecting pairs and initialising reward models: the latest, unless versions after PPO are used only for samples.
   let compared = latest
   const pairs: Array<ByKind<RoundPairs>> = []
   const newest: Array<Newest> = []
@@ -54,7 +54,7 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
     const sampled = rejectionSampling(round, params, { policy: latest, prompts: prompts.pool }, scorers, { earlier, sweep })
     samples.push(sampled)
 
-    // Besides the best samples, each version trains on some demonstrations, from round 3 on distillation data, from round 4 on Ghost Attention data.
+    // In addition to the best samples, each version trains on some demonstrations, from round 3 on distillation data, from round 4 on Ghost Attention data.
     if (round === 3 && has(params, "distillation") && has(params, "safety-model")) distilled = contextDistillation(latest, scorers, params)
     if (round === 4 && has(params, "ghost-attention"))
       ghost = { data: ghosts.dataOf(latest), before: ghosts.evaluate(latest, "ghost-attention-before") }
@@ -62,7 +62,7 @@ export const worldRecipe = (params: WorldParams, start?: Policy) => {
     const datasets = [sampled.selected, demonstrations, ...late]
     const data = mixDemonstrations({ datasets }, { weights: [1, 0.1, ...late.map(() => 0.4)] }).named(`data-${round}`)
 
-    // Each version from the base model (§3.2.3).
+    // Each version is tuned from the base model (§3.2.3).
     const name = `rlhf-v${round}`
     const isUpdated = hasPpo(round, params)
     const tunedName = isUpdated || round === rounds ? `${name}-rs` : name

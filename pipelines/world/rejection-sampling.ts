@@ -1,4 +1,4 @@
-/** Rejection sampling on the small world (§3.2.3): K answers a prompt, the best of this version's and of all versions' before. */
+/** Rejection sampling on the small world (§3.2.3): K answers per prompt, the best of this version's and of all previous versions' answers. */
 import type { Completion, Prompt } from "../../schemas/rows.ts"
 import { keepBest } from "../../stages/rejection-sampling/keep-best.ts"
 import { sample } from "../../stages/rejection-sampling/sample.ts"
@@ -11,7 +11,7 @@ import { scoredBy, type Scorers } from "./reward-models.ts"
 
 const temperatures = [0.7, 1, 1.3]
 
-/** Figure 8: one model's answers at several temperatures, by the reward models in use. */
+/** Figure 8: one model's answers at several temperatures, scored by the reward models in use. */
 export const sweepOf = (policy: Policy, models: Scorers, prompts: Rows<Prompt>, params: WorldParams, name: string) => {
   const samples = temperatures.map((temperature) => ({
     temperature,
@@ -24,14 +24,14 @@ export const sweepOf = (policy: Policy, models: Scorers, prompts: Rows<Prompt>, 
 }
 export type Sweep = ReturnType<typeof sweepOf>
 
-/** By which the next round chooses its temperature. */
+/** The sweep from which the next round takes its temperature. */
 export const sweepOfRound = (round: number, policy: Policy, models: Scorers, params: WorldParams): Sweep =>
   sweepOf(policy, models, promptsOfBoth(`sweep-prompts-${round}`, "train", [40, 20], 10 + round), params, `sweep-${round}`)
 
-/** A round's answers: all that were drawn, the best to each prompt, and the best with those of all rounds before. */
+/** A round's answers: all of them, the best per prompt, and the best per prompt including all previous rounds. */
 export type RoundSamples = ReturnType<typeof rejectionSampling>
 
-/** The reward models of this round score the best answers of every version before it too. */
+/** The reward models of this round also score the best answers of every previous version. */
 export const rejectionSampling = (
   round: number,
   params: WorldParams,

@@ -1,4 +1,4 @@
-/** What a run on the small world ends with: the summary, and everything on one page. */
+/** The final reports of a run on the small world: the summary, and an HTML page with all results. */
 import { htmlReport } from "../../stages/report/html-report.ts"
 import { worldSummary } from "../../stages/world/summary.ts"
 import type { Evaluated } from "./evaluation.ts"

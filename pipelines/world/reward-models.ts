@@ -1,4 +1,4 @@
-/** Reward models on the small world (§3.2.2): two a round, the best so far in use. */
+/** Reward models on the small world (§3.2.2): two per round, of which the best so far are used. */
 import type { Completion, Preference } from "../../schemas/rows.ts"
 import { evaluateReward, scorePairs } from "../../stages/reward/evaluate-reward.ts"
 import { scoreCombined } from "../../stages/reward/score-combined.ts"
@@ -7,7 +7,7 @@ import { bestRewards, type Named, rewardModels } from "../rounds.ts"
 import { has, ownPairs, scoringOf, type WorldParams } from "./params.ts"
 import type { Collected } from "./preferences.ts"
 
-/** What answers are scored by: without the safety model, by helpfulness alone. */
+/** The models that score answers: without the safety model, only helpfulness. */
 export interface Scorers {
   readonly helpfulness: HelpfulnessReward
   readonly safety?: SafetyReward
@@ -25,7 +25,7 @@ export const rewardTraining = (params: WorldParams) => ({
   precision: params.precision
 })
 
-/** On the held-out pairs of all rounds so far. */
+/** Accuracy on the held-out pairs of all rounds so far. */
 export const accuracyOf = (
   reward: HelpfulnessReward | SafetyReward,
   test: ReadonlyArray<Rows<Preference>>,
@@ -40,7 +40,7 @@ export const accuracyOf = (
     )
   }).named(`${name}-accuracy`)
 
-/** Two new ones, from the chat model of the round; for each kind the better of the new one and the one in use. */
+/** Two new reward models, initialised from the chat model of the round; for each kind, the better of the new one and the one in use is kept. */
 export const rewardsOfRound = (
   round: number,
   params: WorldParams,

@@ -1,4 +1,4 @@
-/** Versions on the small world, and the controls that the last must be better than: judged on the same held-out prompts. */
+/** Versions on the small world, and the controls that the last version must outperform, evaluated on the same held-out prompts. */
 import { sample } from "../../stages/rejection-sampling/sample.ts"
 import { selectRandom } from "../../stages/rejection-sampling/select-best.ts"
 import type { Policy } from "../nodes.ts"
@@ -13,7 +13,7 @@ export interface Version {
   readonly policy: Policy
 }
 
-/** What the last version must be better than: as many steps of SFT alone; a random one of the answers in place of the best. */
+/** The controls: the same number of steps of SFT alone, and random answers instead of the best ones. */
 export const controlsOf = (
   { demonstrations, tune }: FirstModels,
   samples: ReadonlyArray<RoundSamples>,
@@ -28,7 +28,7 @@ export const controlsOf = (
   ]
 }
 
-/** A version's answers to the held-out prompts, and their scores by the last round's reward models. */
+/** A version's answers to the held-out prompts, and their scores from the last round's reward models. */
 export const judgedVersion = ({ name, policy }: Version, models: Scorers, { heldOut }: PromptSets, params: WorldParams) => {
   const said = sample({ policy, prompts: heldOut }, { ...samplingOf(params), k: params.answers, temperature: 1 }).named(`answers-${name}`)
   return { name, policy, said, judged: scoredBy(models, said, params, `judged-${name}`) }

@@ -337,7 +337,7 @@ describe("hyperparameters", () => {
     }
     expect(node(whole, "samples-4").config.k).toBe(10)
     expect(await refused({ k: [4, 8] })).toContain(
-      'Reading the parameter "k": expected a number, or one for each of 5 rounds, found 2: [4,8].'
+      'Reading the parameter "k": expected one number, or one for each of 5 rounds, found 2: [4,8].'
     )
     expect(await refused({ k: [4, 8, 1, 4, 4] })).toContain("k")
   })

@@ -165,10 +165,10 @@ describe("a judge by words in it", () => {
     for (const id of trained) expect([id, [...before(id, new Set(["training-pairs"]))].includes("mt-bench-prompts")]).toEqual([id, false])
   })
   it.each([
-    [{ annotator: "judge" }, /expected both, as annotator=judge asks a judge, found url "" and judge ""/],
+    [{ annotator: "judge" }, /expected both, since annotator=judge uses a judge, found url "" and judge ""/],
     [
       { mtBench: "question.jsonl", url: judge.url },
-      /expected both, as mtBench asks a judge, found url "http:\/\/127\.0\.0\.1:9\/v1" and judge ""/
+      /expected both, since mtBench uses a judge, found url "http:\/\/127\.0\.0\.1:9\/v1" and judge ""/
     ]
   ])("without its address and name is no run: %j", async (settings, message) => {
     await expect(graphOf(settings)).rejects.toThrow(message)

@@ -19,13 +19,13 @@ const cases: ReadonlyArray<readonly [name: string, AnyPipeline, Record<string, s
   ["demo", demo, { dim: "36", heads: "12" }, /dim 36 \/ heads 12 is 3, and rotary embeddings need an even head dimension/],
   ["demo", demo, { contextLength: "256", sequenceLength: "300" }, /sequenceLength 300 is more than contextLength 256/],
   ["demo", demo, { "base.kvHeads": "3" }, /heads 4 is not a multiple of kvHeads 3/],
-  ["demo", demo, { maxNewTokens: "384" }, /maxNewTokens 384 leaves no room .*fewer than contextLength 384/],
-  ["demo", demo, { testPairs: "10", rounds: "11" }, /testPairs 10 are fewer than rounds 11/],
+  ["demo", demo, { maxNewTokens: "384" }, /maxNewTokens 384 leaves no space .*below contextLength 384/],
+  ["demo", demo, { testPairs: "10", rounds: "11" }, /testPairs 10 is less than rounds 11/],
   ["study", study, { dim: "330", heads: "4" }, /dim 330 is not a multiple of heads 4/],
   ["reward-scaling", rewardScaling, { dim: "33" }, /dim 33 is not a multiple of heads 4/],
-  ["reward-scaling", rewardScaling, { maxNewTokens: "500" }, /maxNewTokens 500 leaves no room/],
+  ["reward-scaling", rewardScaling, { maxNewTokens: "500" }, /maxNewTokens 500 leaves no space/],
   ["rlhf", rlhf, { preferences: "x.jsonl", dim: "33" }, /dim 33 is not a multiple of heads 4/],
-  ["rlhf", rlhf, { preferences: "x.jsonl", maxNewTokens: "512" }, /maxNewTokens 512 leaves no room/],
+  ["rlhf", rlhf, { preferences: "x.jsonl", maxNewTokens: "512" }, /maxNewTokens 512 leaves no space/],
   ["llama2-chat", llama2Chat, { labelled: "6" }, /"labelled": expected at most the 5 rounds, found 6/],
   ["llama2-chat", llama2Chat, { maxNewTokens: "4096" }, /"maxNewTokens": expected fewer than the 4096 tokens .* found 4096/]
 ]
