@@ -15,7 +15,7 @@ const mistake = (pipeline: AnyPipeline, settings: Record<string, string>): strin
   )
 
 const cases: ReadonlyArray<readonly [name: string, AnyPipeline, Record<string, string>, RegExp]> = [
-  ["demo", demo, { dim: "33" }, /Node "base" \(stage pretrain\) is not valid: dim 33 is not a multiple of heads 4/],
+  ["demo", demo, { dim: "33" }, /Node "base" \(stage pretrain\) is invalid: dim 33 is not a multiple of heads 4/],
   ["demo", demo, { dim: "36", heads: "12" }, /dim 36 \/ heads 12 is 3, and rotary embeddings need an even head dimension/],
   ["demo", demo, { contextLength: "256", sequenceLength: "300" }, /sequenceLength 300 is more than contextLength 256/],
   ["demo", demo, { "base.kvHeads": "3" }, /heads 4 is not a multiple of kvHeads 3/],
@@ -26,7 +26,7 @@ const cases: ReadonlyArray<readonly [name: string, AnyPipeline, Record<string, s
   ["reward-scaling", rewardScaling, { maxNewTokens: "500" }, /maxNewTokens 500 leaves no space/],
   ["rlhf", rlhf, { preferences: "x.jsonl", dim: "33" }, /dim 33 is not a multiple of heads 4/],
   ["rlhf", rlhf, { preferences: "x.jsonl", maxNewTokens: "512" }, /maxNewTokens 512 leaves no space/],
-  ["llama2-chat", llama2Chat, { labelled: "6" }, /"labelled": expected at most the 5 rounds, found 6/],
+  ["llama2-chat", llama2Chat, { labelled: "6" }, /"labelled": expected at most 5, the number of rounds, found 6/],
   ["llama2-chat", llama2Chat, { maxNewTokens: "4096" }, /"maxNewTokens": expected fewer than the 4096 tokens .* found 4096/]
 ]
 
