@@ -1,6 +1,8 @@
 /**
- * "caravan": what a definition file, a program and a stage of one's own import. Beside it (exports/): "caravan/engine", tensors; "caravan/models";
- * "caravan/stages", the losses and estimates of which the recipe's stages are made.
+ * What pipelines, programs and your own stages import. More is in exports/: `caravan/engine` has tensors, `caravan/models` models,
+ * `caravan/stages` the losses and estimates that the recipe's stages use.
+ *
+ * @module caravan
  */
 
 // Pipelines and stages, and running them.

@@ -11,7 +11,7 @@ interface Entry {
   readonly works?: true
 }
 
-const commands: Readonly<Record<string, Entry>> = {
+export const commands: Readonly<Record<string, Entry>> = {
   init: { summary: "create a project that runs", load: () => import("./commands/init.ts"), works: true },
   run: { summary: "run a pipeline, reusing results from the store", load: () => import("./commands/run.ts"), works: true },
   sweep: {
@@ -87,7 +87,7 @@ const overview = (): string => {
 }
 
 /** The exit code of a bug in caravan, from sysexits.h (EX_SOFTWARE). */
-const bug = 70
+export const bug = 70
 
 /**
  * What becomes of the command when what it says can't be written. A reader that has seen enough (head) closes the pipe: a command that only prints

@@ -1,4 +1,8 @@
-/** "caravan/engine": tensors, for a stage that computes with them. */
+/**
+ * Tensors, for stages that compute with them.
+ *
+ * @module caravan/engine
+ */
 export * from "../engine/tensor.ts"
 export { accumulateGradients, clipGradientNorm } from "../engine/gradients.ts"
 export { agree, dealt, gatherAll, overRanks, rank, ranks, type Sharding, sumOver } from "../engine/ranks.ts"

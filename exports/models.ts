@@ -1,4 +1,8 @@
-/** "caravan/models": the models, tokenizers and sampling, for a stage that trains or samples. */
+/**
+ * Models, tokenizers and sampling, for stages that train or sample.
+ *
+ * @module caravan/models
+ */
 export { type LlamaConfig, llamaConfig, parameterCount, presets } from "../models/config.ts"
 export { type ForwardOptions, initLlama, Llama } from "../models/llama.ts"
 export { initRewardModel, RewardModel } from "../models/reward-model.ts"

@@ -1,4 +1,8 @@
-/** "caravan/stages": the losses, estimates and rules of which the recipe's stages are made, as plain functions. */
+/**
+ * The losses, estimates and rules that the recipe's stages use, as plain functions.
+ *
+ * @module caravan/stages
+ */
 export { baselineAccuracy, recallBelow, rewardAccuracy } from "../stages/reward/evaluate-reward.ts"
 export type { ResponsesOfPair } from "../stages/reward/baselines.ts"
 export { rankingLoss, safetyLoss } from "../stages/reward/reward-model.ts"

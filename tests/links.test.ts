@@ -4,6 +4,7 @@ import { existsSync, readFileSync, statSync } from "node:fs"
 import { dirname, join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
 import { describe, expect, it } from "vitest"
+import { navigation, pages, titleOf } from "../site/navigation.mjs"
 
 const root = fileURLToPath(new URL("../", import.meta.url))
 const documents = execFileSync("git", ["ls-files", "--cached", "--others", "--exclude-standard", "*.md"], { cwd: root, encoding: "utf8" })
@@ -42,5 +43,17 @@ describe("documents", () => {
     const text =
       "# A heading, with `code`\n[a](docs/none.md) [b](#a-heading-with-code) [c](#none) [d](docs/architecture.md#nouns) [e](../outside) `[f](none)` [g](https://h.example)"
     expect(deadLinks("README.md", text)).toEqual(["docs/none.md", "#none", "../outside"])
+  })
+})
+
+describe("the site's sidebar", () => {
+  it("has every document of docs/, the README and what contributors read, each once", () => {
+    const wanted = documents.filter((name) => name.startsWith("docs/") || ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].includes(name))
+    expect([...pages()].sort()).toEqual(wanted.sort())
+  })
+  it("has a title for each, in the order in which one reads", () => {
+    expect(pages().filter((page) => titleOf(page) === page)).toEqual([])
+    expect(navigation().map(({ text }) => text)).toEqual(["Start", "How-to", "The recipe", "Reference", "Internals"])
+    expect(navigation().filter((section) => section.pages.length === 0)).toEqual([])
   })
 })

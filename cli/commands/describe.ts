@@ -59,7 +59,7 @@ const portDocument = (port: Port) => {
 const arities = { one: "", many: "any number of ", optional: "optional: " } as const
 const withColumns = ({ columns: rows, type }: ReturnType<typeof artifact>): string => (rows === null ? type : `${type}  ${rows}`)
 
-const stageDocument = (stage: StageInfo) => ({
+export const stageDocument = (stage: StageInfo) => ({
   stage: stage.name,
   description: stage.description,
   module: stage.module.startsWith("file:") ? relative(process.cwd(), fileURLToPath(stage.module)) : stage.module,

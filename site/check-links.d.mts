@@ -1,0 +1,1 @@
+export const deadLinks: (folder: string, base?: string) => ReadonlyArray<string>
