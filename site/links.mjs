@@ -38,6 +38,8 @@ export const repositoryLinks = (md) => {
         if (token.attrGet("href").startsWith("/source/")) token.attrSet("target", "_self")
       }
   })
+  // Code that is indented looks like code between fences.
+  md.renderer.rules.code_block = (tokens, i, options, env, self) => md.renderer.rules.fence(tokens, i, options, env, self)
   // Vue would evaluate what stands in double braces.
   const text = md.renderer.rules.text
   md.renderer.rules.text = (...args) => text(...args).replaceAll("{{", "&#123;&#123;")

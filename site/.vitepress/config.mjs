@@ -32,7 +32,11 @@ export default defineConfig({
       link: sidebar.find((each) => each.text === text).items[0].link
     })),
     outline: [2, 3],
-    search: { provider: "local" }
+    // What was written comes before what TypeDoc makes.
+    search: {
+      provider: "local",
+      options: { miniSearch: { searchOptions: { boostDocument: (id) => (id.includes("/reference/api/") ? 0.2 : 1) } } }
+    }
   },
   markdown: {
     // The anchors that GitHub gives.
