@@ -1,0 +1,78 @@
+/** The files of docs/how-to/your-stage.md, as they stand: they compile, and both pipelines run. */
+import { spawnSync } from "node:child_process"
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { writeCheckpoint } from "../../models/checkpoint.ts"
+import { llamaConfig } from "../../models/config.ts"
+import { initLlama } from "../../models/llama.ts"
+import { trainTokenizer } from "../../models/tokenizer/train.ts"
+import { removeFolder, runJson, workFolder } from "../cli/caravan.ts"
+
+const root = fileURLToPath(new URL("../../", import.meta.url))
+const page = readFileSync(join(root, "docs/how-to/your-stage.md"), "utf8")
+const folder = workFolder()
+afterAll(() => removeFolder(folder))
+
+/** By file name: what the page says to save under it. */
+const files = new Map([...page.matchAll(/`([\w-]+\.ts)`[^`]*?:\n\n```ts\n(.*?)^```$/gms)].map(([, name, text]) => [name!, text!]))
+const entries = { '"caravan"': "index.ts", '"caravan/engine"': "exports/engine.ts", '"caravan/models"': "exports/models.ts" }
+const inThisCheckout = (text: string): string =>
+  Object.entries(entries).reduce((all, [entry, file]) => all.replaceAll(entry, JSON.stringify(join(root, file))), text)
+
+const pairs = [
+  ["Name a colour.", "Red.", "Blue."],
+  ["Name an animal.", "A horse, which is a large animal with four legs that people ride.", "A cow."],
+  ["Name a city.", "Oslo.", "There are a great many cities in the world."]
+]
+
+beforeAll(async () => {
+  for (const [name, text] of files) writeFileSync(join(folder, name), inThisCheckout(text))
+  writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ extends: join(root, "tsconfig.json"), include: ["*.ts"], exclude: [] }))
+  writeFileSync(
+    join(folder, "pairs.jsonl"),
+    pairs.map(([prompt, chosen, rejected]) => `${JSON.stringify({ prompt, chosen, rejected })}\n`).join("")
+  )
+  writeFileSync(join(folder, "texts.txt"), "Rivers carry salts to the sea.\nMost lakes have an outlet.\n")
+  const tokenizer = trainTokenizer(["Rivers carry salts to the sea, and most lakes have an outlet."], { vocabSize: 290 })
+  const sizes = { vocabSize: 290, dim: 16, layers: 1, heads: 2, kvHeads: 2, ffn: 24, maxPositions: 64 }
+  mkdirSync(join(folder, "model"))
+  await writeCheckpoint(join(folder, "model"), { model: initLlama(llamaConfig(sizes), { seed: 1 }), tokenizer, role: "policy" })
+})
+
+interface Output {
+  readonly path: string
+}
+const run = (...args: Array<string>) => {
+  const result = runJson(folder, ...args) as { readonly status: string; readonly outputs: Readonly<Record<string, Output>> }
+  const reportOf = (name: string): unknown => JSON.parse(readFileSync(join(result.outputs[name]!.path, "report.json"), "utf8"))
+  return { ...result, reportOf }
+}
+
+describe("the files of the page on a stage of your own", () => {
+  it("are five, and compile", { timeout: 120_000 }, () => {
+    expect([...files.keys()]).toEqual(["drop-long-wins.ts", "length-bias.ts", "pipeline.ts", "text-loss.ts", "losses.ts"])
+    const { stdout } = spawnSync(join(root, "node_modules/.bin/tsc"), ["--noEmit", "-p", folder], { encoding: "utf8" })
+    expect(stdout).toBe("")
+  })
+
+  it("filter pairs and measure them before and after", { timeout: 60_000 }, () => {
+    const { reportOf, status } = run(join(folder, "pipeline.ts"), "--set", `data=${join(folder, "pairs.jsonl")}`)
+    expect(status).toBe("succeeded")
+    // Longer, longer, shorter; the second is dropped. "Red." is shorter than "Blue.".
+    expect(reportOf("before")).toEqual({ pairs: 3, longerChosen: 1 / 3 })
+    expect(reportOf("after")).toEqual({ pairs: 2, longerChosen: 0 })
+  })
+
+  it("measure a model's loss on texts: near that of a uniform distribution for new weights", { timeout: 60_000 }, () => {
+    const { reportOf, status } = run(
+      join(folder, "losses.ts"),
+      ...["--set", `model=${join(folder, "model")}`, "--set", `texts=${join(folder, "texts.txt")}`]
+    )
+    expect(status).toBe("succeeded")
+    const loss = reportOf("loss") as { readonly nats: number; readonly tokens: number }
+    expect(loss.tokens).toBeGreaterThan(10)
+    expect(Math.abs(loss.nats - Math.log(290))).toBeLessThan(0.1)
+  })
+})
