@@ -34,7 +34,7 @@ export const numericsOfNode = async (
 ): Promise<Record<string, string>> => {
   const request = requestOf(config, {}, { tensors: true, device })
   const args = sbatchArguments(request)
-  const identity = JSON.stringify([args, request.setup, device, threads, engine.describe, process.env.CARAVAN_LIBTORCH ?? ""])
+  const identity = JSON.stringify([args, request.setup, device, threads, engine.describe, process.env.LIBTORCH ?? ""])
   const kept = join(home, "numerics", `slurm-${hash("sha256", identity).slice(0, 24)}.json`)
   const before = readJsonFile(kept) as Record<string, string> | undefined
   if (before !== undefined) return before

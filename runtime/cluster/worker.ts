@@ -99,7 +99,7 @@ const differentNumerics = async ({ describe, job, numerics, numericsFolder }: Jo
   const names = Object.keys(here).filter((name) => numerics[name] !== here[name])
   if (names.length === 0) return undefined
   const list = names.map((name) => `${name} is ${here[name]}, expected ${numerics[name] ?? "none"}`)
-  return `it would compute other bits than the key says: ${list.join("; ")}. Choose nodes that are alike (a partition, or "sbatch": ["--constraint=..."] of the profile), and let all see the same libtorch (CARAVAN_LIBTORCH)`
+  return `it would compute other bits than the key says: ${list.join("; ")}. Choose nodes that are alike (a partition, or "sbatch": ["--constraint=..."] of the profile), and let all see the same libtorch (LIBTORCH)`
 }
 
 const sizes = (below: string) =>
