@@ -269,6 +269,12 @@ export const Graph = ({
     if (item.isGroup) unfoldedSignal.value = new Set([...unfolded, item.label])
     else if (!item.isFile) go(link(["run", store.view.id, "graph"], { node: item.id }))
   }
+  const scrollTo = (id: string, behavior: ScrollBehavior) => {
+    const { place } = shown.get(id)!
+    const box = frame.current!
+    const zoom = scale.value
+    box.scrollTo({ left: place.x * zoom - box.clientWidth / 2, top: place.y * zoom - box.clientHeight / 2, behavior })
+  }
   const zoom = scale.value
   const onKey = (event: KeyboardEvent) => {
     if (event.key === "+" || event.key === "=") scale.value = Math.min(2, zoom * 1.2)
@@ -279,9 +285,7 @@ export const Graph = ({
       const next = from === undefined ? shown.keys().next().value : nearest(shown, from, event.key)
       if (next === undefined) return
       setActive(next)
-      const { place } = shown.get(next)!
-      const box = frame.current!
-      box.scrollTo({ left: place.x * zoom - box.clientWidth / 2, top: place.y * zoom - box.clientHeight / 2, behavior: "smooth" })
+      scrollTo(next, "smooth")
     } else return
     event.preventDefault()
   }
@@ -305,6 +309,13 @@ export const Graph = ({
     if (made === undefined || isFitted.current === key) return
     isFitted.current = key
     fit()
+    // A large graph does not fit: begin where something runs or failed, else at the first node.
+    const inState = (state: string) => {
+      const id = [...store.nodes].find(([, node]) => node.value.state === state)?.[0]
+      return id === undefined || shown.has(id) ? id : `group:${groups.of.get(id)}`
+    }
+    const start = [focus, inState("running"), inState("failed"), shown.keys().next().value].find((id) => id !== undefined && shown.has(id))
+    if (start !== undefined) requestAnimationFrame(() => frame.current !== null && scrollTo(start, "instant"))
   }, [made, direction])
   return (
     <div class="graph">
