@@ -1,28 +1,26 @@
 /**
  * Compares PPO, RLOO, GRPO and DPO from one policy: the study's last version from rejection sampling, with its reward models. Each method runs with the same number of settings (weights of
- * its KL penalty); the three that sample, on the same number of scored completions; DPO on new pairs from that policy, whose labels are counted. Every result is evaluated with the world's oracle and with the
- * reward models, on prompts used for no selection, together with its KL to the initial policy. This reveals reward hacking: the reward rises but the oracle's grade does not.
+ * its KL penalty); the three that sample, on the same number of scored completions; DPO on new pairs from that policy, whose labels are counted. The setting of each method is chosen with the
+ * oracle on tuning prompts (bench/studies.ts); the results come from other prompts (arms.ts).
+ *
+ *     caravan run pipelines/studies/policy-optimisation.ts --device cuda --seed 0 --set judgingSeed=100 --json > a-0.json        # and 1 to 4, with judgingSeed 101 to 104
+ *     node bench/studies.ts policy-optimisation a-*.json
  */
 import * as Schema from "effect/Schema"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
-import { PipelineError } from "../../runtime/errors.ts"
 import { hyper, hyperInt } from "../../schemas/hyper.ts"
 import { grpo } from "../../stages/critic-free/grpo.ts"
 import { rloo } from "../../stages/critic-free/rloo.ts"
 import { mixPreferences } from "../../stages/data/mix.ts"
 import { dpo } from "../../stages/dpo/dpo.ts"
-import { policyKl } from "../../stages/evaluation/policy-kl.ts"
 import { ppo } from "../../stages/ppo/ppo.ts"
-import { sample } from "../../stages/rejection-sampling/sample.ts"
-import { scoreCombined } from "../../stages/reward/score-combined.ts"
-import { evaluateVersion } from "../../stages/world/evaluate-version.ts"
-import { oracleGrades } from "../../stages/world/oracle-grades.ts"
 import { kinds, type Policy } from "../nodes.ts"
 import { studyParams } from "../study.ts"
-import { ownPairs, samplingOf, scoringOf, type WorldParams } from "../world/params.ts"
+import { ownPairs, type WorldParams } from "../world/params.ts"
 import { judgedPairs } from "../world/preferences.ts"
 import { promptsOf, promptsOfBoth } from "../world/prompts.ts"
 import { worldRecipe } from "../world/recipe.ts"
+import { type Arm, armParams, checkSettings, judgedArms, numbersOf, promptsToJudge } from "./arms.ts"
 
 const Params = Schema.Struct({
   ...studyParams,
@@ -33,20 +31,11 @@ const Params = Schema.Struct({
   groupSize: hyperInt(4, "number of responses per prompt for RLOO and GRPO", { min: 2 }),
   dpoPairs: hyperInt(4000, "number of helpfulness prompts for DPO's labelled pairs, and the same number of safety prompts", { min: 10 }),
   dpoLearningRate: hyper(3e-5, "learning rate of DPO", { min: 0 }),
-  judgingSeed: hyperInt(11, "seed of the evaluation prompts", { min: 0 })
+  ...armParams
 })
 
-const numbersOf = (name: string, text: string): ReadonlyArray<number> => {
-  const numbers = text.split(",").map(Number)
-  if (numbers.some((number) => !(number > 0)))
-    throw new PipelineError({
-      message: `Reading the parameter "${name}": expected comma-separated numbers above 0, for example 0.03,0.1, found ${JSON.stringify(text)}.`
-    })
-  return numbers
-}
-
 const policyOptimisation = (params: typeof Params.Type) => {
-  const { dpoBetas, dpoLearningRate, dpoPairs, groupSize, grpoBetas, judgingSeed, ppoBetas, rlooBetas, ...rest } = params
+  const { dpoBetas, dpoLearningRate, dpoPairs, groupSize, grpoBetas, judgingSeed, ppoBetas, rlooBetas, tuningPrompts, ...rest } = params
   const world: WorldParams = rest
   const betas = {
     ppo: numbersOf("ppoBetas", ppoBetas),
@@ -54,14 +43,7 @@ const policyOptimisation = (params: typeof Params.Type) => {
     grpo: numbersOf("grpoBetas", grpoBetas),
     dpo: numbersOf("dpoBetas", dpoBetas)
   }
-  if (new Set(Object.values(betas).map(({ length }) => length)).size > 1)
-    throw new PipelineError({
-      message: `Comparing the methods: expected the same number of values in ppoBetas, rlooBetas, grpoBetas and dpoBetas, found ${Object.values(
-        betas
-      )
-        .map(({ length }) => length)
-        .join(", ")}.`
-    })
+  checkSettings({ ppoBetas: betas.ppo, rlooBetas: betas.rloo, grpoBetas: betas.grpo, dpoBetas: betas.dpo })
   const recipe = worldRecipe(world)
   // The recipe's outputs include its versions by name.
   const start = (recipe as Readonly<Record<string, unknown>>)[`rlhf-v${world.rounds}-rs`] as Policy
@@ -93,7 +75,7 @@ const policyOptimisation = (params: typeof Params.Type) => {
     { weights: [1, 1] }
   ).named("dpo-pairs")
   const { valueLearningRate } = world
-  const arms: ReadonlyArray<readonly [name: string, policy: Policy]> = [
+  const arms: ReadonlyArray<Arm> = [
     ["start", start],
     ...betas.ppo.map(
       (beta) => [`ppo-${beta}`, ppo(given, { ...common, miniBatchSize, beta, valueLearningRate }).named(`ppo-${beta}`)] as const
@@ -110,23 +92,11 @@ const policyOptimisation = (params: typeof Params.Type) => {
     })
   ]
 
-  const judging = promptsOfBoth("judging", "heldOut", [world.heldOut, world.heldOut], judgingSeed)
-  return Object.fromEntries(
-    arms.flatMap(([name, policy]) => {
-      const completions = sample({ policy, prompts: judging }, { ...samplingOf(world), k: world.answers, temperature: 1 }).named(
-        `judged-answers-${name}`
-      )
-      const graded = oracleGrades({ completions, prompts: judging }).named(`grades-${name}`)
-      const scored = scoreCombined({ completions, ...rewards }, scoringOf(world)).named(`rewards-${name}`)
-      return [
-        [name, evaluateVersion({ graded, scored }, { name }).named(`evaluation-${name}`)],
-        [
-          `kl-${name}`,
-          policyKl({ completions, reference: start }, { batchSize: world.inferenceBatch, precision: world.precision }).named(`kl-${name}`)
-        ]
-      ] as const
-    })
-  )
+  const { judging, tuning } = promptsToJudge(world, { judgingSeed, tuningPrompts })
+  return {
+    ...judgedArms(arms, { prompts: judging, reference: start, rewards, world }),
+    ...judgedArms(arms, { prefix: "tuning-", prompts: tuning, reference: start, rewards, world })
+  }
 }
 
 export default Pipeline.make(

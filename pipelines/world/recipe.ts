@@ -6,14 +6,14 @@
 import { mixDemonstrations } from "../../stages/data/mix.ts"
 import type { ByKind, Policy, Rewards } from "../nodes.ts"
 import { type Newest, winsOfRounds } from "../rounds.ts"
-import { firstModels } from "./base-and-sft.ts"
+import { type FirstModels, firstModels } from "./base-and-sft.ts"
 import { contextDistillation, type Distillation } from "./context-distillation.ts"
 import { evaluation } from "./evaluation.ts"
 import { type Ghost, ghostAttention } from "./ghost-attention.ts"
 import { checkSizes, has, hasPpo, type WorldParams } from "./params.ts"
 import { tunedByPpo } from "./ppo.ts"
 import { allRounds, collectRound, type RoundPairs } from "./preferences.ts"
-import { promptSets } from "./prompts.ts"
+import { type PromptSets, promptSets } from "./prompts.ts"
 import { rejectionSampling, type RoundSamples, sweepOfRound } from "./rejection-sampling.ts"
 import { reports } from "./report.ts"
 import { rewardsOfRound, type Scorers } from "./reward-models.ts"
@@ -21,10 +21,13 @@ import type { Version } from "./versions.ts"
 
 export const worldRecipe = (params: WorldParams, start?: Policy) => {
   checkSizes(params, start === undefined)
+  return recipeFrom(params, firstModels(params, start), promptSets(params))
+}
+
+/** The recipe from these models and prompts on, for a pipeline that uses them elsewhere too. */
+export const recipeFrom = (params: WorldParams, models: FirstModels, prompts: PromptSets) => {
   const { rounds } = params
-  const models = firstModels(params, start)
   const { base, bootstrapped, demonstrations, sft, tune } = models
-  const prompts = promptSets(params)
   const ghosts = ghostAttention(params)
 
   const versions: Array<Version> = [

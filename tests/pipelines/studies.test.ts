@@ -1,9 +1,11 @@
 /** The studies as graphs, at their defaults: the arms that each header promises, alike in all but what is studied. Nothing runs. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
+import fromSft from "../../pipelines/studies/from-sft.ts"
 import margins from "../../pipelines/studies/margins.ts"
 import policyOptimisation from "../../pipelines/studies/policy-optimisation.ts"
 import openPreferences from "../../pipelines/studies/open-preferences.ts"
+import ppoFrom from "../../pipelines/studies/ppo-from.ts"
 import rewardScaling from "../../pipelines/studies/reward-scaling.ts"
 import safetyScaling from "../../pipelines/studies/safety-scaling.ts"
 import sftAnnotations from "../../pipelines/studies/sft-annotations.ts"
@@ -158,6 +160,71 @@ describe("what the studies share", async () => {
   })
 })
 
+describe("the study from SFT", async () => {
+  const graph = await graphOf(fromSft)
+  const methods = ["dpo-0.1", "rloo-0.1"]
+  it("gives each method as many settings", () => {
+    const last = outputs(graph).filter((name) => name.startsWith("tuning-"))
+    for (const method of ["recipe", "dpo", "rloo"]) expect(last.filter((name) => name.startsWith(`tuning-${method}-`)).length).toBe(3)
+  })
+  it("starts from SFT and collects as many labels on the same prompts in each round as the recipe does", () => {
+    for (const method of methods)
+      for (let round = 1; round <= 5; round++)
+        for (const kind of ["helpfulness", "safety"]) {
+          const before = [`sft-bootstrap`, "sft", ...[1, 2, 3, 4].map((one) => `${method}-v${one}`)]
+          expect(node(graph, `${method}-pairs-${kind}-${round}`).inputs).toMatchObject({ first: before[round], second: before[round - 1] })
+          const [ours, theirs] = [`${method}-batch-${kind}-${round}`, `batch-${kind}-${round}`].map((id) => node(graph, id))
+          expect({ config: ours!.config, inputs: ours!.inputs }).toEqual({ config: theirs!.config, inputs: theirs!.inputs })
+          expect(node(graph, `${method}-preferences-${kind}-${round}`).config).toEqual(node(graph, `preferences-${kind}-${round}`).config)
+        }
+    expect(node(graph, "dpo-0.1-v1").inputs).toMatchObject({ policy: "sft", pairs: "dpo-0.1-v1-data" })
+    expect(node(graph, "rloo-0.1-v3").inputs).toMatchObject({
+      ...{ policy: "rloo-0.1-v2", prompts: "pool" },
+      ...{ helpfulness: "rloo-0.1-v3-best-helpfulness", safety: "rloo-0.1-v3-best-safety" }
+    })
+  })
+  it("evaluates every model with the reward models of the recipe's last round and by its KL to SFT", () => {
+    for (const name of ["sft", "rlhf-v1", "rlhf-v5-rs", "recipe-0.1-v5", "dpo-0.05-v2", "rloo-0.3-v5"]) {
+      expect(node(graph, `rewards-${name}`).inputs).toMatchObject({ helpfulness: "best-helpfulness-5", safety: "best-safety-5" })
+      expect(node(graph, `kl-${name}`).inputs).toMatchObject({ reference: "sft" })
+      expect(node(graph, `judged-answers-${name}`).inputs).toEqual({ policy: name, prompts: "judging" })
+    }
+  })
+  it("runs PPO from one version at each beta", () => {
+    for (const beta of [0.03, 0.1, 0.3])
+      expect(node(graph, `recipe-${beta}-v5`)).toMatchObject({ config: { beta }, inputs: { policy: "rlhf-v5-rs" } })
+  })
+})
+
+describe("the study of the round from which PPO runs", async () => {
+  const last = await graphOf(ppoFrom)
+  const both = await graphOf(ppoFrom, { ppoFrom: 4, ppoIterations: 30 })
+  const samples = await graphOf(ppoFrom, { ppoFrom: 4, ppoIterations: 30, ppoUse: "samples" })
+  it("spends as many PPO iterations in all", () => {
+    const iterations = (graph: Graph) =>
+      [...graph.nodes.keys()].filter((id) => node(graph, id).stage?.name === "ppo").map((id) => node(graph, id).config["iterations"])
+    expect(iterations(last)).toEqual([60])
+    expect(iterations(both)).toEqual([30, 30])
+    expect(iterations(samples)).toEqual([30, 30])
+  })
+  it("shares the first three rounds", () => {
+    const early = (graph: Graph) =>
+      [...ancestors(graph, [graph.nodes.has("rlhf-v4-rs") ? "rlhf-v4-rs" : "rlhf-v4"])].filter((id) => !id.startsWith("rlhf-v4")).toSorted()
+    expect(early(both)).toEqual(early(last))
+    expect(early(samples)).toEqual(early(last))
+  })
+  it("uses the version after PPO for samples and pairs, or for samples only", () => {
+    expect(node(both, "samples-5").inputs.policy).toBe("rlhf-v4")
+    expect(node(samples, "samples-5").inputs.policy).toBe("rlhf-v4")
+    expect(node(both, "pairs-helpfulness-5").inputs.first).toBe("rlhf-v4")
+    expect(node(samples, "pairs-helpfulness-5").inputs.first).toBe("rlhf-v4-rs")
+  })
+  it("judges the version before and after the last PPO on prompts of their own", () => {
+    for (const name of ["rlhf-v5-rs", "rlhf-v5"])
+      expect(node(last, `judged-answers-${name}`).inputs).toEqual({ policy: name, prompts: "judging" })
+  })
+})
+
 describe("the study of policy optimisation", async () => {
   const graph = await graphOf(policyOptimisation)
   const methods = ["ppo", "rloo", "grpo", "dpo"]
@@ -183,6 +250,24 @@ describe("the study of policy optimisation", async () => {
       expect(node(graph, `evaluation-${name}`).inputs).toEqual({ graded: `grades-${name}`, scored: `rewards-${name}` })
     }
     expect(node(graph, "judging-helpfulness").config).toMatchObject({ split: "heldOut" })
+  })
+  it("tries the settings of each method on other held-out prompts than those that judge it", () => {
+    for (const name of arms.flat()) {
+      expect(node(graph, graph.outputs[`tuning-${name}`]!).inputs).toEqual({
+        graded: `tuning-grades-${name}`,
+        scored: `tuning-rewards-${name}`
+      })
+      expect(node(graph, `tuning-judged-answers-${name}`).inputs.prompts).toBe("tuning")
+    }
+    const seedOf = (id: string) => node(graph, id).seed
+    expect(seedOf("tuning-safety")).not.toBe(seedOf("judging-safety"))
+  })
+  it("draws other evaluation prompts with another judgingSeed, and trains the same", async () => {
+    const other = await graphOf(policyOptimisation, { judgingSeed: 101 })
+    const trained = (of: Graph) =>
+      [...of.nodes].filter(([id]) => !/^(judging|tuning)-(helpfulness|safety)$/.test(id)).map(([id]) => [id, node(of, id).config])
+    expect(trained(other)).toEqual(trained(graph))
+    expect(node(other, "judging-safety").seed).toBe(101)
   })
   it("refuses another number of settings for one of them", async () => {
     await expect(graphOf(policyOptimisation, { dpoBetas: "0.1" })).rejects.toThrow("found 3, 3, 3, 1")
