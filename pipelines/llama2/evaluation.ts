@@ -3,7 +3,10 @@ import { fileAt } from "../../runtime/define/node.ts"
 import type { Completion, Preference, Prompt } from "../../schemas/rows.ts"
 import { importPolicy } from "../../stages/data/import.ts"
 import { mixPreferences, mixPrompts } from "../../stages/data/mix.ts"
+import { batchRewards } from "../../stages/evaluation/batch-rewards.ts"
+import { calibration } from "../../stages/evaluation/calibration.ts"
 import { judgedWinRate, pairCompletions } from "../../stages/evaluation/judged-win-rate.ts"
+import { judgeRatings } from "../../stages/evaluation/ratings.ts"
 import { refusalRate } from "../../stages/evaluation/refusal-rate.ts"
 import { rewardDistribution } from "../../stages/evaluation/reward-distribution.ts"
 import { rewardHacking } from "../../stages/evaluation/reward-hacking.ts"
@@ -129,12 +132,37 @@ const diversityOf = ({ sweepOf, sweepPrompts: prompts, sweeps }: Drawn, versions
   )
 }
 
+/** Figure 26: SFT's answers to some of each round's helpfulness prompts, by the last reward model. */
+const curriculumOf = (params: Params, { helpfulnessQuestions, rewards }: Drawn, policy: Policy) =>
+  batchRewards({
+    scored: helpfulnessQuestions.map((prompts, i) => {
+      const some = mixPrompts({ datasets: [prompts] }, { weights: [1], caps: [500] }).named(`curriculum-prompts-${i + 1}`)
+      const completions = sample({ policy, prompts: some }, { ...samplingOf(params), k: 4, temperature: 1 })
+        .named(`curriculum-answers-${i + 1}`)
+        .expecting(answers)
+      return score({ completions, reward: rewards.helpfulness }, scoring).named(`curriculum-scores-${i + 1}`)
+    })
+  }).named("curriculum")
+
 /** §3.4.1: on our own versions. */
 const rewardHackingOf = (versions: ReadonlyArray<Judged>) => {
   const guarded = versions.flatMap(({ name, scored, general }) => (general === undefined ? [] : [{ name, scored, general }]))
   if (guarded.length === 0) return {}
   const inputs = { scored: guarded.map(({ scored }) => scored), general: guarded.map(({ general }) => general) }
   return { rewardHacking: rewardHacking(inputs, { names: guarded.map(({ name }) => name) }) }
+}
+
+/**
+ * Figure 29, of versions that drew no pairs: the reward models learnt from none of their answers. By the judge, in place of three people, unless it labelled the pairs: then its ratings would
+ * not be independent.
+ */
+const calibrationOf = ({ annotator, judge: model, keyVariable, url }: Params, { shown }: Drawn, outside: ReadonlyArray<Judged>) => {
+  if (url === "" || annotator === "judge") return {}
+  const ratings = outside.map(({ completions, name }) =>
+    judgeRatings({ completions }, { url, model, keyVariable }).named(`ratings-${name}`)
+  )
+  const trainedOn = [...shown.helpfulness, ...shown.safety]
+  return { calibration: calibration({ scored: outside.map(({ scored }) => scored), ratings, trainedOn }).named("calibration") }
 }
 
 /** `guardBase`: the model from which the safety classifier that counts violations is tuned. */
@@ -148,7 +176,9 @@ export const evaluation = (params: Params, data: Datasets, guardBase: Policy, { 
   const opponents = params.opponent === "" ? [] : [judge("opponent", importPolicy({ folder: fileAt(params.opponent) }))]
   const ours = [sft, ...tuned, final]
   const judged = [...ours, ...opponents]
-  const keeping = ghostEvaluation(params, data)
+  const ghost = ghostEvaluation(params, data)
+  // The last version trained without Ghost Attention data: SFT if the first round includes it.
+  const withoutGhost = versions[lateRound(rounds) - 2] ?? own.sft
 
   return {
     classifier,
@@ -157,14 +187,18 @@ export const evaluation = (params: Params, data: Datasets, guardBase: Policy, { 
     ...(data.tagger === undefined
       ? {}
       : { taggerQuality: evaluateClassifier({ ...data.tagger, preferences: [] }, tensors).named("tagger-quality") }),
-    // The last version trained without Ghost Attention data: SFT if the first round includes it.
-    ghostAttentionBefore: keeping(versions[lateRound(rounds) - 2] ?? own.sft, "before"),
-    ghostAttention: keeping(last, "after"),
+    ghostAttentionBefore: ghost.keeping(withoutGhost, "before"),
+    ghostAttention: ghost.keeping(last, "after"),
+    ...ghost.keepingNeverTrained(withoutGhost, "before"),
+    ...ghost.keepingNeverTrained(last, "after"),
+    attentionMap: ghost.attention({ without: withoutGhost, with: last }),
     ...Object.fromEntries(judged.map(({ name, violations }) => [`violations-${name}`, violations])),
     ...Object.fromEntries(judged.map(({ name, refusals }) => [`refusals-${name}`, refusals])),
     ...Object.fromEntries(judged.map(({ name, falseRefusals }) => [`false-refusals-${name}`, falseRefusals])),
     ...Object.fromEntries(judged.map(({ name, scored }) => [`rewards-${name}`, rewardDistribution({ scored }).named(`rewards-${name}`)])),
     ...winRates(params, sft, tuned, final, opponents),
-    ...rewardHackingOf(ours)
+    ...rewardHackingOf(ours),
+    curriculum: curriculumOf(params, drawn, own.sft),
+    ...calibrationOf(params, drawn, [tuned.at(-1)!, final])
   }
 }

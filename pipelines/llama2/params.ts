@@ -101,6 +101,11 @@ export const Params = Schema.Struct({
     false,
     "whether versions are also tuned on the chosen answers of safety pairs that were labelled safe; §4.2.2: only on written demonstrations"
   ),
+  ghostLists: hyper("built-in", "hobbies and public figures of Ghost Attention's instructions: built in, or asked of the model (§3.3)", [
+    "built-in",
+    "model"
+  ]),
+  openReward: hyper("", "folder of another open reward model, one logit: a row of table 7 beside our own; empty: none"),
   classifier: hyper("", "folder of the model from which the safety classifier is tuned; empty: the base model"),
   tags: hyper(
     "data",

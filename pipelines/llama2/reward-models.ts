@@ -1,6 +1,9 @@
 /** The reward models of pipelines/llama2-chat.ts (§3.2.2): two per round, of which the best so far of each kind is used; and their quality at the end. */
+import { fileAt } from "../../runtime/define/node.ts"
+import { importGeneralReward } from "../../stages/data/import.ts"
 import { mixPreferences } from "../../stages/data/mix.ts"
 import { evaluateReward, safetyRecall, scorePairs } from "../../stages/reward/evaluate-reward.ts"
+import { judgePairs } from "../../stages/reward/judge-pairs.ts"
 import { scoreCombined } from "../../stages/reward/score-combined.ts"
 import type { Completion, Preference } from "../../schemas/rows.ts"
 import {
@@ -23,7 +26,7 @@ import type { Student } from "./student.ts"
 type PairScores = ReturnType<typeof scorePairs>
 type Accuracy = ReturnType<typeof evaluateReward>
 
-const pairScores = (reward: HelpfulnessReward | SafetyReward, pairs: Rows<Preference>): PairScores =>
+const pairScores = (reward: Parameters<typeof scorePairs>[0]["reward"], pairs: Rows<Preference>): PairScores =>
   scorePairs({ reward, pairs }, { ...tensors, batchPairs: 8 })
 
 /** The combined reward (§3.2.3) of completions. */
@@ -67,14 +70,37 @@ export const rewardsOfRound = (
   return { candidates, scores, accuracies, best: bestRewards(candidates, accuracies, ofRound) }
 }
 
+/** Table 7's other rows: another open reward model, and the judge, unless it labelled the pairs itself. */
+const othersBySource = (
+  { annotator, judge: model, keyVariable, openReward, url }: Params,
+  sets: ReadonlyArray<{ readonly name: string; readonly pairs: Rows<Preference> }>,
+  named: Named
+) => {
+  const open = openReward === "" ? undefined : importGeneralReward({ folder: fileAt(openReward) }).named("open-reward")
+  const bySource = (name: string, scoresOf: (pairs: Rows<Preference>) => PairScores) => {
+    const scores = sets.map((set) => named(scoresOf(set.pairs), `${name}-on-${set.name}`))
+    return [`accuracy-${name}-by-source`, named(evaluateReward({ scores }), `${name}-by-source`)] as const
+  }
+  return [
+    ...(open === undefined ? [] : [bySource("open-reward", (pairs) => pairScores(open, pairs))]),
+    ...(url === "" || annotator === "judge" ? [] : [bySource("judge", (pairs) => judgePairs({ pairs }, { url, model, keyVariable }))])
+  ]
+}
+
 /** Each round's new reward models on the held-out pairs so far; the last best ones on the held-out pairs of both kinds and on those of open data (table 7). */
-export const rewardReports = (rounds: ReadonlyArray<RoundRewards>, { openTests }: Datasets, tests: Collected["tests"], named: Named) => {
+export const rewardReports = (
+  params: Params,
+  rounds: ReadonlyArray<RoundRewards>,
+  { openTests }: Datasets,
+  tests: Collected["tests"],
+  named: Named
+) => {
   const { best } = rounds.at(-1)!
   const all = (kind: Kind) => mixPreferences({ datasets: tests[kind] }, { weights: tests[kind].map(() => 1) })
   const heldOut = { helpfulness: named(all("helpfulness"), "tests-helpfulness"), safety: all("safety") }
   // No model is selected by these.
+  const sets = [...kinds.map((name) => ({ name: name as string, pairs: heldOut[name] })), ...openTests]
   const bySource = (kind: Kind) => {
-    const sets = [...kinds.map((name) => ({ name: name as string, pairs: heldOut[name] })), ...openTests]
     const scores = sets.map(({ name, pairs }) => named(pairScores(best[kind], pairs), `best-${kind}-on-${name}`))
     return named(evaluateReward({ scores }), `best-${kind}-by-source`)
   }
@@ -83,6 +109,10 @@ export const rewardReports = (rounds: ReadonlyArray<RoundRewards>, { openTests }
   )
   return {
     recall: named(safetyRecall({ reward: best.safety, pairs: heldOut.safety }, scoring), "safety-recall"),
-    reports: Object.fromEntries([...accuracies, ...kinds.map((kind) => [`accuracy-${kind}-by-source`, bySource(kind)] as const)])
+    reports: Object.fromEntries([
+      ...accuracies,
+      ...kinds.map((kind) => [`accuracy-${kind}-by-source`, bySource(kind)] as const),
+      ...othersBySource(params, sets, named)
+    ])
   }
 }

@@ -58,10 +58,12 @@ export const rlhf = (params: Params, data: Datasets, student: Student) => {
 
   const { annotated, preferences, shown, tests } = allRounds(pairs)
   return {
-    ...{ versions, data: tuningData, rewards: rewards.at(-1)!.best, preferences, tests, gain },
+    ...{ versions, data: tuningData, rewards: rewards.at(-1)!.best, preferences, shown, tests, gain },
     /** Prompts of all rounds' safety pairs. */
     questions: pairs.map(({ safety }) => safety.questions),
-    ...rewardReports(rewards, data, tests, named),
+    /** And of their helpfulness pairs. */
+    helpfulnessQuestions: pairs.map(({ helpfulness }) => helpfulness.questions),
+    ...rewardReports(params, rewards, data, tests, named),
     statistics: preferenceStatistics({
       policy: base,
       ...annotated,

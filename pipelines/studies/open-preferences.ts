@@ -6,8 +6,11 @@
 import * as Schema from "effect/Schema"
 import { fileAt } from "../../runtime/define/node.ts"
 import * as Pipeline from "../../runtime/define/pipeline.ts"
-import { hyper, hyperInt } from "../../schemas/hyper.ts"
+import { hyper, hyperInt, hyperSecretVariable, hyperUrl } from "../../schemas/hyper.ts"
+import { importGeneralReward } from "../../stages/data/import.ts"
 import { importPreferences } from "../../stages/data/import-preferences.ts"
+import { evaluateReward, scorePairs } from "../../stages/reward/evaluate-reward.ts"
+import { judgePairs } from "../../stages/reward/judge-pairs.ts"
 import { helpfulnessMixture } from "../../stages/reward/reward-mixture.ts"
 import { helpfulnessRewardModel } from "../../stages/reward/reward-model.ts"
 import { judgedPairs } from "../world/preferences.ts"
@@ -18,13 +21,17 @@ import { setting, settingParams, tenths } from "./setting.ts"
 const Params = Schema.Struct({
   ...settingParams,
   openFile: hyper("", "file of open-source pairs in HH-RLHF's format; empty: generated pairs, from models before our SFT"),
-  openPairs: hyperInt(1500, "number of prompts for which such pairs are generated, if openFile is empty", { min: 20 })
+  openPairs: hyperInt(1500, "number of prompts for which such pairs are generated, if openFile is empty", { min: 20 }),
+  openReward: hyper("", "table 7: folder of another open reward model, one logit, to evaluate beside ours; empty: none"),
+  url: hyperUrl("table 7: address of a judge's endpoint, to evaluate beside ours; empty: none"),
+  judge: hyper("", "name of the judge's model"),
+  keyVariable: hyperSecretVariable("environment variable that holds the judge's key")
 })
 
 export default Pipeline.make(
   "open-preferences",
   { description: "reward models with and without open-source preferences", params: Params },
-  ({ openFile, openPairs, ...params }) => {
+  ({ judge, keyVariable, openFile, openPairs, openReward, url, ...params }) => {
     const { accuracy, base, chat, pairLimits, pairsOf, rewardTraining, variant } = setting(params)
     const own = pairsOf("helpfulness")
     const collected = (split: "train" | "heldOut", count: number, part: string, seed: number) => {
@@ -42,14 +49,28 @@ export default Pipeline.make(
       open: open.train,
       both: helpfulnessMixture({ helpfulness: [own.train], safety: [], openSource: [open.train] }).named("both")
     }
-    return Object.fromEntries(
-      Object.entries(mixtures).flatMap(([name, pairs]) => {
+    const tests = { own: own.test, open: open.test }
+    const others = [
+      ...(openReward === "" ? [] : [["open-reward", importGeneralReward({ folder: fileAt(openReward) }).named("open-reward")] as const]),
+      ...(url === "" ? [] : [["judge", undefined] as const])
+    ].map(([name, reward]) => {
+      const scores = Object.entries(tests).map(([on, pairs]) =>
+        (reward === undefined
+          ? judgePairs({ pairs }, { url, model: judge, keyVariable })
+          : scorePairs({ reward, pairs }, { batchPairs: params.inferenceBatch, precision: params.precision })
+        ).named(`${name}-on-${on}`)
+      )
+      return [name, evaluateReward({ scores }).named(`${name}-accuracy`)] as const
+    })
+    return Object.fromEntries([
+      ...others,
+      ...Object.entries(mixtures).flatMap(([name, pairs]) => {
         const reward = helpfulnessRewardModel({ init: chat, pairs }, rewardTraining).named(`reward-${name}`).limited(limits)
         return [
           [`${name}-on-own`, accuracy(reward, own.test, `${name}-on-own`)],
           [`${name}-on-open`, accuracy(reward, open.test, `${name}-on-open`, limits)]
         ]
       })
-    )
+    ])
   }
 )

@@ -1,7 +1,9 @@
 /** The evaluation on the small world (§3.4): versions compared with controls, the reward models in use, Ghost Attention, temperatures, and the longer evaluations. */
+import { calibration } from "../../stages/evaluation/calibration.ts"
 import { mixPreferences } from "../../stages/data/mix.ts"
 import { ppoDiagnostics } from "../../stages/ppo/diagnostics.ts"
 import { rewardBaselines } from "../../stages/reward/evaluate-reward.ts"
+import { worldRatings } from "../../stages/world/ratings.ts"
 import { worldPreferenceStatistics } from "../../stages/world/preference-statistics.ts"
 import { type ByKind, byKind, type Policy, type Rewards } from "../nodes.ts"
 import type { winsOfRounds } from "../rounds.ts"
@@ -14,7 +16,7 @@ import { allRounds, type Collected, type RoundPairs } from "./preferences.ts"
 import type { PromptSets } from "./prompts.ts"
 import { type RoundSamples, sweepOf } from "./rejection-sampling.ts"
 import { accuracyOf, type Scorers } from "./reward-models.ts"
-import { controlsOf, judgedVersion, type Version } from "./versions.ts"
+import { controlsOf, type JudgedVersion, judgedVersion, type Version } from "./versions.ts"
 
 /** The reward models in use, and baselines that do not read the answers, on the held-out pairs of all rounds. */
 const rewardModelQuality = (rewards: Rewards, { preferences, test }: Collected, params: WorldParams) =>
@@ -32,6 +34,16 @@ const statisticsOf = (policy: Policy, { pairs, preferences }: Collected) =>
     "preference-statistics"
   )
 
+/** Figure 29, of the versions and controls that drew no pairs: the reward models learnt from none of their answers. */
+const calibrationOf = (judged: ReadonlyArray<JudgedVersion>, drewPairs: ReadonlySet<string>, { pairs }: Collected) => {
+  const outside = judged.filter(({ name }) => !drewPairs.has(name))
+  return calibration({
+    scored: outside.map(({ judged }) => judged),
+    ratings: outside.map(({ name, said }) => worldRatings({ completions: said }).named(`ratings-${name}`)),
+    trainedOn: [...pairs.helpfulness, ...pairs.safety]
+  }).named("calibration")
+}
+
 /** The results of the rounds. */
 export interface Trained {
   /** From the base model to the last version. */
@@ -39,6 +51,8 @@ export interface Trained {
   readonly last: Policy
   readonly pairs: ReadonlyArray<ByKind<RoundPairs>>
   readonly roundWins: ReturnType<typeof winsOfRounds>
+  /** Names of the models whose answers pairs were collected of. */
+  readonly drewPairs: ReadonlySet<string>
   readonly samples: ReadonlyArray<RoundSamples>
   readonly rewards: Rewards
   readonly scorers: Scorers
@@ -47,15 +61,19 @@ export interface Trained {
 }
 
 export const evaluation = (params: WorldParams, models: FirstModels, prompts: PromptSets, ghosts: GhostAttention, trained: Trained) => {
-  const { distilled, ghost, last, pairs, rewards, roundWins, samples, scorers } = trained
+  const { distilled, drewPairs, ghost, last, pairs, rewards, roundWins, samples, scorers } = trained
   const collected = allRounds(pairs)
   const judge = (version: Version) => judgedVersion(version, scorers, prompts, params)
   const versions = trained.versions.map(judge)
+  const controls = controlsOf(models, samples, params).map(judge)
   const sweep = sweepOf(last, scorers, prompts.sweep, params, "sweep")
-  const full = () => fullEvaluation(params, models, prompts, collected, versions)
+  const asked = pairs.map(({ helpfulness }) => helpfulness.prompts)
+  const full = () => fullEvaluation(params, models, prompts, collected, versions, { asked, reward: scorers.helpfulness })
   return {
     versions,
-    controls: controlsOf(models, samples, params).map(judge),
+    controls,
+    // The base model is as bad as anything before RLHF: figure 29 is of models that people talk to.
+    calibration: calibrationOf([...versions.slice(1), ...controls], drewPairs, collected),
     rewards: rewardModelQuality(rewards, collected, params),
     statistics: statisticsOf(models.base, collected),
     roundWins,
@@ -63,6 +81,7 @@ export const evaluation = (params: WorldParams, models: FirstModels, prompts: Pr
     // A run without Ghost Attention is evaluated too, by how its last version forgets the instruction.
     withoutGhostAttention: has(params, "ghost-attention") ? ghost?.before : ghosts.evaluate(last, "ghost-attention-left-out"),
     withGhostAttention: ghost && ghosts.evaluate(last, "ghost-attention-after"),
+    attention: ghost && ghosts.attention({ without: ghost.without, with: last }),
     distilled,
     ppo: has(params, "ppo") ? ppoDiagnostics({ policy: last }) : undefined,
     full: params.evaluation === "full" ? full() : undefined

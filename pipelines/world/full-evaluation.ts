@@ -1,5 +1,7 @@
 /** The longer evaluations: diversity, a reward model that is not used for tuning, a safety classifier and the violations that it finds, attacks. */
-import { mixPreferences } from "../../stages/data/mix.ts"
+import type { Prompt } from "../../schemas/rows.ts"
+import { mixPreferences, mixPrompts } from "../../stages/data/mix.ts"
+import { batchRewards } from "../../stages/evaluation/batch-rewards.ts"
 import { rewardHacking } from "../../stages/evaluation/reward-hacking.ts"
 import { selfBleu } from "../../stages/evaluation/self-bleu.ts"
 import { generalRewardModel } from "../../stages/reward/reward-model.ts"
@@ -11,7 +13,7 @@ import { safetyClassifier } from "../../stages/safety/classifier-training.ts"
 import { safetyClassifierData } from "../../stages/safety/classifier-data.ts"
 import { sample } from "../../stages/rejection-sampling/sample.ts"
 import { worldPrompts } from "../../stages/world/data.ts"
-import { kinds } from "../nodes.ts"
+import { type HelpfulnessReward, kinds, type Policy, type Rows } from "../nodes.ts"
 import { multiTurnAnswers, redTeam } from "./attacks.ts"
 import type { FirstModels } from "./base-and-sft.ts"
 import { ownPairs, samplingOf, scoringOf, type WorldParams } from "./params.ts"
@@ -40,6 +42,16 @@ const diversityOf = (versions: ReadonlyArray<JudgedVersion>, params: WorldParams
     { names: drawn.map(({ name }) => name), types: promptTypes }
   ).named("diversity")
 }
+
+/** Figure 26: SFT's answers to some of each round's helpfulness prompts, by the last round's reward model. */
+const curriculumOf = (rounds: ReadonlyArray<Rows<Prompt>>, policy: Policy, reward: HelpfulnessReward, params: WorldParams) =>
+  batchRewards({
+    scored: rounds.map((prompts, i) => {
+      const some = mixPrompts({ datasets: [prompts] }, { weights: [1], caps: [100] }).named(`curriculum-prompts-${i + 1}`)
+      const said = sample({ policy, prompts: some }, { ...samplingOf(params), k: 6, temperature: 1 }).named(`curriculum-answers-${i + 1}`)
+      return score({ completions: said, reward }, scoringOf(params)).named(`curriculum-scores-${i + 1}`)
+    })
+  }).named("curriculum")
 
 /** §3.4.1: a general reward model from pairs of models before SFT, on its own prompts. */
 const generalReward = ({ base, bootstrapped }: FirstModels, params: WorldParams) => {
@@ -84,12 +96,14 @@ export const fullEvaluation = (
   models: FirstModels,
   prompts: PromptSets,
   collected: Collected,
-  versions: ReadonlyArray<JudgedVersion>
+  versions: ReadonlyArray<JudgedVersion>,
+  { asked, reward }: { readonly asked: ReadonlyArray<Rows<Prompt>>; readonly reward: HelpfulnessReward }
 ) => {
   const general = generalReward(models, params)
   const { classifier, evaluation, violations } = guardOf(models.base, prompts, collected, params)
   return {
     diversity: diversityOf(versions, params),
+    curriculum: curriculumOf(asked, models.sft, reward, params),
     guard: rewardHacking(
       {
         scored: versions.map(({ judged }) => judged),

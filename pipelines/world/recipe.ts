@@ -60,7 +60,7 @@ export const recipeFrom = (params: WorldParams, models: FirstModels, prompts: Pr
     // In addition to the best samples, each version trains on some demonstrations, from round 3 on distillation data, from round 4 on Ghost Attention data.
     if (round === 3 && has(params, "distillation") && has(params, "safety-model")) distilled = contextDistillation(latest, scorers, params)
     if (round === 4 && has(params, "ghost-attention"))
-      ghost = { data: ghosts.dataOf(latest), before: ghosts.evaluate(latest, "ghost-attention-before") }
+      ghost = { data: ghosts.dataOf(latest), before: ghosts.evaluate(latest, "ghost-attention-before"), without: latest }
     const late = [distilled?.demonstrations, ghost?.data].filter((data) => data !== undefined)
     const datasets = [sampled.selected, demonstrations, ...late]
     const data = mixDemonstrations({ datasets }, { weights: [1, 0.1, ...late.map(() => 0.4)] }).named(`data-${round}`)
@@ -85,6 +85,7 @@ export const recipeFrom = (params: WorldParams, models: FirstModels, prompts: Pr
     last: latest,
     pairs,
     roundWins: winsOfRounds(pairs, newest),
+    drewPairs: new Set(newest.flatMap(({ name, over }) => [name, over])),
     samples,
     rewards: rewards!,
     scorers,

@@ -23,7 +23,7 @@ const summaryOf = ({ controls, distilled, rewards, roundWins, versions, withGhos
   )
 
 export const reports = (evaluated: Evaluated) => {
-  const { distilled, full, ppo, roundWins, statistics, sweep, versions } = evaluated
+  const { attention, calibration, distilled, full, ppo, roundWins, statistics, sweep, versions } = evaluated
   const summary = summaryOf(evaluated)
   const [withPpo, withDistillation] = [ppo === undefined ? {} : { ppo }, distilled === undefined ? {} : { distillation: distilled.gain }]
   const report = htmlReport(
@@ -38,5 +38,6 @@ export const reports = (evaluated: Evaluated) => {
     },
     { versions: versions.map(({ name }) => name) }
   ).named("report")
-  return { statistics, roundWins, ...full, ...withPpo, ...withDistillation, summary, report }
+  const withAttention = attention === undefined ? {} : { attention }
+  return { statistics, roundWins, ...full, calibration, ...withAttention, ...withPpo, ...withDistillation, summary, report }
 }

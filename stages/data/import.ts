@@ -8,6 +8,7 @@ import { defaultDate } from "../../models/chat-template.ts"
 import { type TemplateName, templateNames, templates } from "../../models/chat-templates/index.ts"
 import { checkVocabulary, writeRole } from "../../models/checkpoint.ts"
 import { loadTokenizer, templateFile } from "../../models/tokenizer/files.ts"
+import { checkOneLogit, lookAtReward } from "../../models/score-head.ts"
 import { checkWeights, loadConfig, lookAtModel } from "../../models/weights.ts"
 import * as Stage from "../../runtime/define/stage.ts"
 import { type ArtifactError, type Checkpoint, External, type OutputSlot, type Role, type Written, written } from "../../schemas/artifact.ts"
@@ -37,7 +38,9 @@ const importModel = <R extends Role>(
 ): Effect.Effect<Written<Checkpoint<R>>, ArtifactError> =>
   Effect.gen(function* () {
     const shape = yield* loadConfig(path)
-    yield* checkWeights(path, shape, role !== "policy" && role !== "safety-classifier")
+    const isReward = role !== "policy" && role !== "safety-classifier"
+    if (isReward) yield* checkOneLogit(path)
+    yield* checkWeights(path, shape, isReward)
     const template = config.chatTemplate === "own" ? undefined : templates[config.chatTemplate]
     const tokenizer = yield* loadTokenizer(path, { date: config.chatDate, template })
     yield* checkVocabulary(tokenizer, shape, path)
@@ -68,7 +71,7 @@ export const importHelpfulnessReward = Stage.make("import-helpfulness-reward", {
   inputs: { folder: External },
   output: HelpfulnessReward,
   inherits: { tokenizer: "folder" },
-  looks: { folder: lookAtModel },
+  looks: { folder: lookAtReward },
   seeded: false,
   run: Effect.fn("import-helpfulness-reward")(({ config, inputs, output }) =>
     importModel(inputs.folder.path, output, "helpfulness-reward", config)
@@ -81,7 +84,7 @@ export const importSafetyReward = Stage.make("import-safety-reward", {
   inputs: { folder: External },
   output: SafetyReward,
   inherits: { tokenizer: "folder" },
-  looks: { folder: lookAtModel },
+  looks: { folder: lookAtReward },
   seeded: false,
   run: Effect.fn("import-safety-reward")(({ config, inputs, output }) => importModel(inputs.folder.path, output, "safety-reward", config))
 })
@@ -92,7 +95,7 @@ export const importGeneralReward = Stage.make("import-general-reward", {
   inputs: { folder: External },
   output: GeneralReward,
   inherits: { tokenizer: "folder" },
-  looks: { folder: lookAtModel },
+  looks: { folder: lookAtReward },
   seeded: false,
   run: Effect.fn("import-general-reward")(({ config, inputs, output }) => importModel(inputs.folder.path, output, "general-reward", config))
 })

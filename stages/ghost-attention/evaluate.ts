@@ -118,12 +118,16 @@ export const evaluationStage = (checker: InstructionChecker) => ({
   })
 })
 
+/** Whether an answer has every text by which it keeps its instruction, whatever the case of letters. */
+export const keepsByText = (mustContain: ReadonlyArray<string>, answer: string): boolean =>
+  mustContain.every((text) => answer.toLowerCase().includes(text.toLowerCase()))
+
 export const evaluateGhostAttention = Stage.make(
   "evaluate-ghost-attention",
   evaluationStage({
     // An instruction that no text can be told by says nothing here.
     canTell: ({ mustContain }) => mustContain.length > 0,
-    isKept: ({ mustContain }, answers, turn) => mustContain.every((text) => answers[turn]!.toLowerCase().includes(text.toLowerCase()))
+    isKept: ({ mustContain }, answers, turn) => keepsByText(mustContain, answers[turn]!)
   })
 )
 

@@ -16,6 +16,7 @@ import { type Prompt, Prompts } from "../../schemas/rows.ts"
 import { costOf } from "../common/cost/estimator.ts"
 import { sized } from "../common/cost/size.ts"
 import { EmptyDatasetError } from "../common/empty-dataset.ts"
+import { ListedConstraints } from "./lists.ts"
 
 /** A constraint on every answer: in full ("Act as Napoleon from now on."), in short ("Figure: Napoleon."), and what a text that keeps it contains. */
 const Constraint = Schema.Struct({ full: Schema.String, short: Schema.String, mustContain: Schema.NullOr(Schema.String) })
@@ -36,10 +37,14 @@ export type GhostDialogue = typeof GhostDialogue.Type
 export const GhostDialogues = dataset(GhostDialogue, "ghost-dialogue/1")
 
 const of = (full: string, short: string, mustContain: string | null = null): Constraint => ({ full, short, mustContain })
+/** §3.3: what to speak in. */
+export const languageConstraints = ["French", "Spanish", "German"].map((language) =>
+  of(`Always speak in ${language}.`, `Language: ${language}.`)
+)
 /** §3.3: hobbies, language, public figure. */
 const paperConstraints: ReadonlyArray<ReadonlyArray<Constraint>> = [
   ["tennis", "chess", "gardening", "cooking"].map((hobby) => of(`You enjoy ${hobby}; bring it up where it fits.`, `Hobby: ${hobby}.`)),
-  ["French", "Spanish", "German"].map((language) => of(`Always speak in ${language}.`, `Language: ${language}.`)),
+  languageConstraints,
   ["Napoleon", "Marie Curie", "Mozart"].map((figure) => of(`Act as ${figure} from now on.`, `Figure: ${figure}.`))
 ]
 
@@ -66,11 +71,14 @@ const whyNoDialogue = ({ followUps, messages }: Prompt): { readonly reason: stri
 export const ghostInstructions = Stage.make("ghost-instructions", {
   description: "§3.3 multi-turn prompts under instructions, combined at random, half of them shortened for training",
   config: GhostInstructionsConfig,
-  inputs: { prompts: Prompts },
+  inputs: { prompts: Prompts, lists: Stage.optional(ListedConstraints) },
   output: GhostDialogues,
   run: Effect.fn("ghost-instructions")(function* ({ config, inputs, output, seed, skipped }) {
     const prompts = yield* readRows(inputs.prompts, Prompts)
-    const kinds = config.constraints.filter((kind) => kind.length > 0)
+    const listed = inputs.lists === undefined ? [] : yield* readRows(inputs.lists, ListedConstraints)
+    // A list is a kind of its own, beside the config's: where it replaces a built-in one, the config leaves that out.
+    const lists = [...Map.groupBy(listed, ({ kind }) => kind).values()].map((kind) => kind.map(({ full, short }) => of(full, short)))
+    const kinds = [...config.constraints, ...lists].filter((kind) => kind.length > 0)
     const single = prompts.filter((prompt) => {
       const fault = whyNoDialogue(prompt)
       if (fault !== undefined) skipped.add({ what: "prompts", ...fault, id: prompt.id, row: prompt })

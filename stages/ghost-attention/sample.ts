@@ -97,7 +97,7 @@ export const converse = Effect.fn("converse")(function* (
 })
 
 /** How many dialogues ended before their last question, by why. */
-export const endingsOf = (conversations: ReadonlyArray<{ readonly ended: Ending | null }>) => {
+export const endingsOf = (conversations: ReadonlyArray<Pick<Conversation, "ended">>) => {
   const count = (why: Ending) => conversations.filter(({ ended }) => ended === why).length
   return { tooLong: count("too long"), unfinished: count("unfinished"), empty: count("empty"), format: count("format") }
 }
@@ -130,6 +130,11 @@ export const GhostSamples = dataset(GhostSample, "ghost-sample/2")
 export const ghostSample = Stage.make("ghost-sample", {
   description: "§3.3 dialogues sampled with the instruction in front of every user message",
   config: Schema.Struct({
+    instruction: hyper(
+      "every turn",
+      "where it is: in front of every user message, to train on; or of the first alone, for a judge to evaluate",
+      ["every turn", "first turn"]
+    ),
     endedEarly: hyper("keep", "dialogues that end before their last question: kept as far as they came, or dropped", ["keep", "drop"]),
     ...dialogueSamplingFields
   }),
@@ -144,7 +149,7 @@ export const ghostSample = Stage.make("ghost-sample", {
     const log = yield* openBatchLog({ checkpoints, progress })
     const conversations = yield* converse(policy, dialogues, {
       ...{ temperature, topP, topK, maxNewTokens, batchSize, seed, progress, log },
-      where: "every turn"
+      where: config.instruction
     })
     if (conversations.every(({ answers }) => answers.length === 0)) return yield* noAnswers("sample dialogues of", conversations)
     const rows = dialogues

@@ -1,14 +1,16 @@
 /** How the versions compare (Llama 2 §3.4, §5.1): by the world's oracle where there is one, by reward models, by how diverse they are. */
 import * as Effect from "effect/Effect"
+import { CalibrationReport } from "../evaluation/calibration.ts"
 import { RewardHackingReport } from "../evaluation/reward-hacking.ts"
 import { type SelfBleu, SelfBleuReport } from "../evaluation/self-bleu.ts"
 import { WorldSummaryReport } from "../world/summary-report.ts"
+import { ratingByScoreFigure, scoreByRatingFigure } from "./calibration-figure.ts"
 import { tensionFigure, rewardsOfVersions, winRateParts } from "./comparison-figures.ts"
 import { axis, type Figure, free, type Section, series } from "./figure.ts"
 import { distributionsFigure, versionsFigure } from "./figures.ts"
 import { calibrationFigure } from "./grades.ts"
 import { mtBenchCategoriesTable, mtBenchTable, xsTestTable, xsTestTypesTable } from "./published-tables.ts"
-import type { Results } from "./results.ts"
+import type { Result, Results } from "./results.ts"
 import { rewardModelsTable, rewardsFigure, runGainTable } from "./run-figures.ts"
 import { RunReport } from "./run-report.ts"
 import { diversityTable, gainTable, guardTable, winRatesTable } from "./tables.ts"
@@ -53,10 +55,15 @@ export const diversityFigure = ({ versions }: typeof SelfBleu.Type): Figure | un
 
 const there = (...figures: ReadonlyArray<Figure | undefined>): ReadonlyArray<Figure> => figures.filter((figure) => figure !== undefined)
 
+/** Whose answers a calibration counts. */
+const policiesOf = (run: Results, one: Result): ReadonlyArray<string> =>
+  run.inputs(one, "scored").flatMap((scored) => run.input(run.input(scored, "completions"), "policy")?.node ?? [])
+
 export const evaluationChapter = Effect.fnUntraced(function* (run: Results, versions: ReadonlyArray<Version>) {
   const summaries = yield* run.reports(WorldSummaryReport)
   const runs = yield* run.reports(RunReport)
   const bleu = yield* run.reports(SelfBleuReport)
+  const calibrations = (yield* run.reports(CalibrationReport)).map((one) => ({ ...one, names: policiesOf(run, one) }))
   const guards = yield* run.reports(RewardHackingReport)
   const [baseline, last] = [baselineOf(versions), lastOf(versions)]
   const wins = yield* winRateParts(
@@ -74,7 +81,8 @@ export const evaluationChapter = Effect.fnUntraced(function* (run: Results, vers
         ? distributionsFigure(versions)
         : undefined,
       last === undefined ? undefined : tensionFigure(last),
-      run.isWorld ? calibrationFigure(versions) : undefined,
+      ...calibrations.flatMap(({ content, names }) => [ratingByScoreFigure(content, names), scoreByRatingFigure(content, names)]),
+      calibrations.length === 0 && run.isWorld ? calibrationFigure(versions) : undefined,
       ...bleu.map(({ content }) => diversityFigure(content))
     ),
     tables: [

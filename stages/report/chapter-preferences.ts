@@ -1,10 +1,12 @@
 /** Preference data (Llama 2 §3.2.1, §3.4.1): statistics batch by batch, the shares of ratings, and how often each round's newest model was chosen. */
 import * as Effect from "effect/Effect"
+import { BatchRewardsReport } from "../evaluation/batch-rewards.ts"
 import { type PreferenceStatistics, PreferenceStatisticsReport } from "../preferences/preference-statistics.ts"
 import { within } from "../common/text-table.ts"
 import { type RoundWins, RoundWinsReport } from "../preferences/round-wins.ts"
+import { batchRewardsFigure } from "./batch-rewards-figure.ts"
 import { axis, type Figure, palette, type Section, series, type Table, unit } from "./figure.ts"
-import type { Results } from "./results.ts"
+import type { Result, Results } from "./results.ts"
 import { statisticsTable } from "./tables.ts"
 
 const ratingNames = {
@@ -97,14 +99,20 @@ export const roundsWonTable = ({ rounds }: RoundWins): Table => ({
   }))
 })
 
+/** The one model whose answers a comparison of batches has. */
+const answeredBy = (run: Results, one: Result): string | undefined =>
+  run.input(run.input(run.inputs(one, "scored")[0], "completions"), "policy")?.node
+
 export const preferencesChapter = Effect.fnUntraced(function* (run: Results) {
   const statistics = yield* run.reports(PreferenceStatisticsReport)
   const wins = yield* run.reports(RoundWinsReport)
+  const batches = yield* run.reports(BatchRewardsReport)
   const section: Section = {
     title: "Preference data",
     figures: [
       ...statistics.map(({ content }) => ratingSharesFigure(content)),
-      ...wins.map(({ content }) => roundsWonFigure(content))
+      ...wins.map(({ content }) => roundsWonFigure(content)),
+      ...batches.map((one) => batchRewardsFigure(one.content, answeredBy(run, one)))
     ].filter((figure) => figure !== undefined),
     tables: [...statistics.map(({ content }) => statisticsTable(content)), ...wins.map(({ content }) => roundsWonTable(content))]
   }

@@ -9,7 +9,14 @@ import { shapeOf } from "./chapter-models.ts"
 import type { Section, Table } from "./figure.ts"
 import { accuracyFigure } from "./figures.ts"
 import type { Result, Results } from "./results.ts"
-import { accuracyTable, chosenFrequencyFigure, marginScoresFigure, rewardScalingFigure, safetyRecallTable } from "./reward-model-figures.ts"
+import {
+  accuracyBySourceTable,
+  accuracyTable,
+  chosenFrequencyFigure,
+  marginScoresFigure,
+  rewardScalingFigure,
+  safetyRecallTable
+} from "./reward-model-figures.ts"
 
 /** An evaluation of one reward model: on which pairs, and what they scored. */
 interface Evaluated {
@@ -18,17 +25,25 @@ interface Evaluated {
   readonly reward: Result
   readonly scores: ReadonlyArray<Result>
   readonly test: string
+  /** Scores of 1 and 0 by choice, which are no scale. */
+  readonly isJudge: boolean
 }
 
 const evaluationsOf = Effect.fnUntraced(function* (run: Results) {
   const reports = yield* run.reports(RewardAccuracyReport)
   return reports.flatMap((report): Array<Evaluated> => {
     const scores = run.inputs(report, "scores")
+    // A judge has no checkpoint: its choices stand for it, those on each set of pairs as one where its config is the same.
+    const judges = scores.filter(({ stage }) => stage === "judge-pairs")
+    if (judges.length > 0 && judges.length === scores.length)
+      return new Set(judges.map(({ config }) => JSON.stringify(config))).size > 1
+        ? []
+        : [{ name: report.node, accuracy: report.content, reward: judges[0]!, scores, test: "", isJudge: true }]
     const rewards = new Set(scores.map((one) => run.input(one, "reward")))
     const [reward] = rewards
     if (rewards.size !== 1 || reward === undefined) return []
     const test = scores.map((one) => run.input(one, "pairs")?.digest ?? "").join(" ")
-    return [{ name: report.node, accuracy: report.content, reward, scores, test }]
+    return [{ name: report.node, accuracy: report.content, reward, scores, test, isJudge: false }]
   })
 })
 
@@ -99,7 +114,8 @@ const lastOfEachKind = (evaluated: ReadonlyArray<Evaluated>): ReadonlyArray<Eval
 ]
 
 export const rewardModelsChapter = Effect.fnUntraced(function* (run: Results) {
-  const evaluated = yield* evaluationsOf(run)
+  const all = yield* evaluationsOf(run)
+  const evaluated = all.filter(({ isJudge }) => !isJudge)
   const summaries = yield* run.reports(WorldSummaryReport)
   const [margins, scaling] = [marginsOf(evaluated), yield* scalingOf(run, evaluated)]
   const compared = margins.length > 0 ? margins.map((one) => ({ ...one, name: `margin ${one.margin}` })) : lastOfEachKind(evaluated)
@@ -122,7 +138,8 @@ export const rewardModelsChapter = Effect.fnUntraced(function* (run: Results) {
           )
         ]
       : []),
-    ...(evaluated.length > 0 && margins.length === 0 ? [accuracyTable("Reward models on held-out pairs", evaluated)] : []),
+    ...(all.length > 0 && margins.length === 0 ? [accuracyTable("Reward models on held-out pairs", all)] : []),
+    ...accuracyBySourceTable(all),
     ...(recalls.length > 0 ? [safetyRecallTable(recalls)] : [])
   ]
   const section: Section = {

@@ -1,14 +1,13 @@
-/** Rejection sampling, PPO and the methods without a critic, and Ghost Attention (Llama 2 §3.2.3, §3.3). */
+/** Rejection sampling, PPO and the methods without a critic (Llama 2 §3.2.3). */
 import * as Effect from "effect/Effect"
 import { BestOfNReport } from "../evaluation/evaluate-policy.ts"
-import { GhostAttentionReport } from "../ghost-attention/evaluate.ts"
 import { PpoDiagnosticsReport } from "../ppo/diagnostics.ts"
 import { TemperatureSweepReport } from "../rejection-sampling/temperature-sweep.ts"
 import type { Figure, Section } from "./figure.ts"
 import { bestOfNFigure, ppoFigure } from "./figures.ts"
 import type { Result, Results } from "./results.ts"
 import { bestOfKFigure } from "./run-figures.ts"
-import { bestTemperatureFigure, keptByTurnFigure, maxAndMedianFigure } from "./tuning-figures.ts"
+import { bestTemperatureFigure, maxAndMedianFigure } from "./tuning-figures.ts"
 
 const there = (...figures: ReadonlyArray<Figure | undefined>): ReadonlyArray<Figure> => figures.filter((figure) => figure !== undefined)
 
@@ -31,10 +30,5 @@ export const tuningChapters = Effect.fnUntraced(function* (run: Results) {
   }
   const diagnostics = yield* run.reports(PpoDiagnosticsReport)
   const ppo: Section = { title: "PPO", figures: diagnostics.map(({ content, node }) => ({ ...ppoFigure(content), part: node })) }
-  const evaluated = (yield* run.reports(GhostAttentionReport)).map(({ content, inputs, node }) => ({
-    content,
-    name: typeof inputs.policy === "string" ? inputs.policy : node
-  }))
-  const ghost: Section = { title: "Ghost Attention", figures: there(keptByTurnFigure(evaluated)) }
-  return [rejection, ppo, ghost]
+  return [rejection, ppo]
 })

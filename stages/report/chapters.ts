@@ -1,6 +1,7 @@
 /** The sections of a run's report, in the paper's order: each is there where the run has what it shows. */
 import * as Effect from "effect/Effect"
 import type { ArtifactError } from "../../schemas/artifact.ts"
+import { ghostAttentionChapter } from "./chapter-ghost-attention.ts"
 import { evaluationChapter } from "./chapter-evaluation.ts"
 import { preferencesChapter } from "./chapter-preferences.ts"
 import { rewardModelsChapter } from "./chapter-reward-models.ts"
@@ -20,6 +21,7 @@ export const chapters = (run: Results, versions: ReadonlyArray<Version>): Effect
       orWhyNot("Preference data", preferencesChapter(run)),
       orWhyNot("Reward models", rewardModelsChapter(run)),
       orWhyNot("Rejection sampling and PPO", tuningChapters(run)),
+      orWhyNot("Ghost Attention", ghostAttentionChapter(run)),
       orWhyNot("Safety", safetyChapter(run, versions)),
       orWhyNot("How the versions compare", evaluationChapter(run, versions))
     ]),

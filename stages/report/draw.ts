@@ -76,6 +76,15 @@ const shown = (rows: Rows): Rows =>
     Object.fromEntries(Object.entries(row).map(([name, value]) => [name, typeof value === "string" ? visible(value) : value]))
   )
 
+/** The same of the names that a specification has, such as a scale's: those of the rows would not be found among them. */
+const written = (spec: unknown, key = ""): unknown => {
+  // Expressions are ours.
+  if (typeof spec === "string") return key === "labelExpr" ? spec : visible(spec)
+  if (Array.isArray(spec)) return spec.map((one) => written(one))
+  if (typeof spec !== "object" || spec === null) return spec
+  return Object.fromEntries(Object.entries(spec).map(([name, value]) => [name, written(value, name)]))
+}
+
 /** The libraries are loaded when a figure is drawn, not when a pipeline is defined. */
 const libraries = () => Promise.all([import("vega"), import("vega-lite")])
 
@@ -99,7 +108,7 @@ export const drawFigure = async (figure: Figure, place: "file" | "page" = "file"
     data: { values: shown(figure.rows) },
     config: config(width, place === "page"),
     padding: place === "page" ? 2 : 12,
-    ...sized(figure, width)
+    ...(written(sized(figure, width)) as Spec)
   } as never)
   const view = new vega.View(vega.parse(spec), { renderer: "none" })
   const svg = await view.toSVG()

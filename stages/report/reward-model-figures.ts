@@ -180,6 +180,32 @@ export const accuracyTable = (
   }
 }
 
+/** Table 7: a line for each evaluation on several test sets, another reward model's and a judge's among them. */
+export const accuracyBySourceTable = (
+  models: ReadonlyArray<{ readonly name: string; readonly accuracy: RewardAccuracy }>
+): ReadonlyArray<Table> => {
+  const several = models.filter(({ accuracy }) => accuracy.bySource.length > 1)
+  if (several.length === 0) return []
+  const sources = [...new Set(several.flatMap(({ accuracy }) => accuracy.bySource.map(({ source }) => source)))]
+  return [
+    {
+      id: "reward-models",
+      title: "Reward models by test set",
+      caption:
+        "How often the chosen response of a held-out pair scores higher, a tie counting half, with 95% Wilson intervals, by where the pairs are from. A judge chooses between the two responses. In the paper the two models are best on their own test sets, above open reward models and GPT-4.",
+      rows: several.map(({ accuracy, name }) => ({
+        "evaluated as": name,
+        ...Object.fromEntries(
+          sources.map((source) => {
+            const found = accuracy.bySource.find((one) => one.source === source)
+            return [source, found === undefined ? null : `${within(found.accuracy)} of ${found.pairs}`]
+          })
+        )
+      }))
+    }
+  ]
+}
+
 /** Table 29 and §3.2.3's threshold, beside the paper's own. */
 export const safetyRecallTable = (models: ReadonlyArray<{ readonly name: string; readonly recall: SafetyRecall }>): Table => ({
   id: "safety-recall",

@@ -1,8 +1,6 @@
-/** Figures of rejection sampling and Ghost Attention, from their stages' reports (Llama 2 §3.2.3, §3.3). */
+/** Figures of rejection sampling, from its stages' reports (Llama 2 §3.2.3). */
 import type { TemperatureSweep } from "../rejection-sampling/temperature-sweep.ts"
-import type { GhostAttentionReport } from "../ghost-attention/evaluate.ts"
 import { axis, colour, type Figure, free, series } from "./figure.ts"
-import { keptChart } from "./figures.ts"
 
 /** Figure 7: the expected greatest of N rewards, and the median of all, at the temperature that was best. */
 export const maxAndMedianFigure = ({ best, byTemperature }: TemperatureSweep): Figure | undefined => {
@@ -75,26 +73,4 @@ export const bestTemperatureFigure = (
       ]
     }
   }
-}
-
-type Ghost = (typeof GhostAttentionReport)["content"]["Type"]
-/** Table 30: how often the first turn's instruction is kept, turn by turn, a line for each evaluation. */
-export const keptByTurnFigure = (evaluated: ReadonlyArray<{ readonly name: string; readonly content: Ghost }>): Figure | undefined => {
-  const rows = evaluated.flatMap(({ content, name }) =>
-    content.byTurn.map(({ dialogues, kept, turn }) => ({ model: name, turn, dialogues, kept: kept.mean, low: kept.low, high: kept.high }))
-  )
-  if (rows.length === 0) return undefined
-  const ended = evaluated.map(
-    ({ content: { dialogues, endedEarly: e }, name }) => `${e.empty + e.format + e.tooLong + e.unfinished} of ${dialogues} of ${name}`
-  )
-  const color = series(
-    "model",
-    null,
-    evaluated.map(({ name }) => name)
-  )
-  return keptChart(
-    rows,
-    color,
-    `Share of answers that keep the first turn's instruction, on held-out dialogues; bars are 95% Wilson intervals. Dialogues that ended early are not counted from there on: ${ended.join(", ")}.`
-  )
 }

@@ -34,7 +34,7 @@ describe("the demo", () => {
     const versions = ["base", "sft", ...[1, 2, 3, 4].map((n) => `rlhf-v${n}`), "rlhf-v5-rs", "rlhf-v5"]
     expect(Object.keys(short.outputs)).toEqual([
       ...[...versions, "policy", "helpfulness", "safety"],
-      ...["statistics", "roundWins", "ppo", "distillation", "summary", "report"]
+      ...["statistics", "roundWins", "calibration", "attention", "ppo", "distillation", "summary", "report"]
     ])
     for (const name of versions) expect(short.outputs[name]).toBe(name)
   })

@@ -1,0 +1,58 @@
+/**
+ * Ghost Attention (Llama 2 §3.3) by itself: a chat model with its data and one without, on held-out dialogues under instructions of the kinds that the data has (table 30) and of a kind that
+ * it never has (figure 28); and what both attend to in one dialogue (figure 10). In the paper the model with it also keeps instructions that were in no training data.
+ *
+ * In the world, texts of pretraining hold instructions of all kinds, for the message that they stand in: never trained means that no dialogue of Ghost Attention has the kind.
+ */
+import * as Schema from "effect/Schema"
+import * as Pipeline from "../../runtime/define/pipeline.ts"
+import { hyperInt } from "../../schemas/hyper.ts"
+import { mixDemonstrations } from "../../stages/data/mix.ts"
+import { attentionMap } from "../../stages/ghost-attention/attention-map.ts"
+import { ghostInstructions } from "../../stages/ghost-attention/instructions.ts"
+import { ghostSample } from "../../stages/ghost-attention/sample.ts"
+import { ghostTrainingData } from "../../stages/ghost-attention/training-data.ts"
+import { worldConstraints, worldPrompts } from "../../stages/world/data.ts"
+import { evaluateWorldGhostAttention } from "../../stages/world/ghost-attention.ts"
+import { setting, settingParams } from "./setting.ts"
+
+const Params = Schema.Struct({
+  ...settingParams,
+  dialogues: hyperInt(200, "dialogues of Ghost Attention, and as many held-out ones of each kind", { min: 4 }),
+  turns: hyperInt(6, "user messages of a dialogue", { min: 2 })
+})
+
+export default Pipeline.make(
+  "ghost-attention",
+  { description: "Ghost Attention by itself: instructions that were trained and that never were, and attention maps", params: Params },
+  ({ dialogues: count, turns, ...params }) => {
+    const { base, chat, demonstrations, sampling, tune } = setting(params)
+    const [trained, never] = [worldConstraints.slice(0, -1), worldConstraints.slice(-1)]
+    const promptsOf = (split: "train" | "heldOut", name: string) =>
+      worldPrompts({}, { kind: "plain", split, count, followUps: turns - 1, seed: 5 }).named(name)
+    const prompts = { train: promptsOf("train", "prompts"), heldOut: promptsOf("heldOut", "held-out-prompts") }
+    const dialoguesOf = (name: string, split: "train" | "heldOut", constraints: typeof trained) =>
+      ghostInstructions({ prompts: prompts[split] }, { constraints, combine: 0, turns }).named(name)
+    const samples = ghostSample({ policy: chat, dialogues: dialoguesOf("dialogues", "train", trained) }, sampling).named("samples")
+    const data = ghostTrainingData({ samples }).named("ghost-data")
+    const mixed = mixDemonstrations({ datasets: [demonstrations, data] }, { weights: [1, 1] }).named("demonstrations-and-ghost-data")
+    const models = { without: chat, with: tune(base, mixed, "ghost-attention") }
+    const heldOut = dialoguesOf("held-out-dialogues", "heldOut", trained)
+    const kept = (dialogues: typeof heldOut, name: string) =>
+      (["without", "with"] as const).map((which) => {
+        const full = `${name}-${which}`
+        return [full, evaluateWorldGhostAttention({ policy: models[which], dialogues }, sampling).named(full)] as const
+      })
+    return {
+      policy: models.with,
+      ...Object.fromEntries([
+        ...kept(heldOut, "trained"),
+        ...kept(dialoguesOf("never-trained-dialogues", "heldOut", never), "never-trained")
+      ]),
+      attention: attentionMap({
+        ...models,
+        samples: ghostSample({ policy: models.with, dialogues: heldOut }, sampling).named("held-out-samples")
+      }).named("attention")
+    }
+  }
+)

@@ -1,0 +1,147 @@
+/**
+ * Whether answers keep their dialogue's instruction, by a judge (Llama 2 §3.3, table 30 and figure 28: people said so): for instructions that no text can tell, as "Answer with a haiku.".
+ * Beside its verdicts are those of the check by texts, where the instruction has any.
+ *
+ * Of every turn all dialogues count that have a question there: one that ended before counts as not keeping its instruction, so that a model gains nothing by breaking off.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeReport } from "../../data/dataset.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { hyperInt } from "../../schemas/hyper.ts"
+import { EstimateSchema } from "../../schemas/metrics.ts"
+import { report } from "../../schemas/report.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { unknownSize } from "../common/cost/size.ts"
+import { EmptyDatasetError } from "../common/empty-dataset.ts"
+import { askJudge, judgeFields } from "../common/judge.ts"
+import { proportion } from "../common/statistics.ts"
+import { anyShare } from "../common/unfit.ts"
+import { keepsByText } from "./evaluate.ts"
+import { endingsOf, type GhostSample, GhostSamples } from "./sample.ts"
+
+const JudgedGhostAttention = Schema.Struct({
+  judge: Schema.String,
+  dialogues: Schema.Number,
+  byTurn: Schema.Array(
+    Schema.Struct({
+      /** From 1. */
+      turn: Schema.Number,
+      /** Dialogues with a question there, less those on which the judge's answer is no verdict; and those of them that came to it. */
+      dialogues: Schema.Number,
+      answered: Schema.Number,
+      /** Of `dialogues`. */
+      kept: EstimateSchema
+    })
+  ),
+  endedEarly: Schema.Struct({ tooLong: Schema.Number, unfinished: Schema.Number, empty: Schema.Number, format: Schema.Number }),
+  /** Answers on which the judge's answer is no verdict. */
+  noVerdict: Schema.Number,
+  /** Answers that both checks are of: how many both say keep the instruction, neither, and one alone; null where no instruction has a text. */
+  besideText: Schema.NullOr(
+    Schema.Struct({ both: Schema.Number, neither: Schema.Number, judgeAlone: Schema.Number, textAlone: Schema.Number })
+  ),
+  examples: Schema.Array(
+    Schema.Struct({
+      instruction: Schema.String,
+      questions: Schema.Array(Schema.String),
+      answers: Schema.Array(Schema.String),
+      /** Null: no verdict. */
+      kept: Schema.Array(Schema.NullOr(Schema.Boolean))
+    })
+  )
+})
+export type JudgedGhostAttention = typeof JudgedGhostAttention.Type
+export const JudgedGhostAttentionReport = report(JudgedGhostAttention, "judged-ghost-attention/1")
+
+const keptQuestion = ({ instruction, questions }: GhostSample, answer: string, turn: number): string =>
+  `A user gave an instruction that holds for every answer of a dialogue. Say whether this answer keeps it, whatever else you think of it.\nAnswer with one JSON object and nothing else: {"kept": true or false}\n\n# Instruction\n${instruction}\n\n# Question ${turn + 1}\n${questions[turn]!}\n\n# Answer\n${answer}`
+
+/** The verdict in a judge's answer; null where there is none to be read. */
+export const readKept = (said: string): boolean | null => {
+  try {
+    const found = JSON.parse(said.trim().replace(/^```(?:json)?\s*|\s*```$/g, "")) as { readonly kept?: unknown } | null
+    return typeof found?.kept === "boolean" ? found.kept : null
+  } catch {
+    return null
+  }
+}
+
+/** Verdicts on each answer of each dialogue, in figures. */
+export const judgedOf = (
+  judge: string,
+  samples: ReadonlyArray<GhostSample>,
+  kept: ReadonlyArray<ReadonlyArray<boolean | null>>,
+  examples: number
+): JudgedGhostAttention => {
+  const turns = Math.max(...samples.map(({ questions }) => questions.length))
+  const both = samples.flatMap(({ answers, mustContain }, i) =>
+    mustContain.length === 0
+      ? []
+      : answers.flatMap((answer, turn) => {
+          const judged = kept[i]![turn] ?? null
+          return judged === null ? [] : [{ judged, text: keepsByText(mustContain, answer) }]
+        })
+  )
+  const count = (judged: boolean, text: boolean) => both.filter((one) => one.judged === judged && one.text === text).length
+  return {
+    judge,
+    dialogues: samples.length,
+    byTurn: Array.from({ length: turns }, (_, turn) => {
+      const due = samples.flatMap(({ answers, questions }, i) =>
+        turn < questions.length ? [turn < answers.length ? kept[i]![turn]! : "ended"] : []
+      )
+      const told = due.filter((one) => one !== null)
+      return {
+        ...{ turn: turn + 1, dialogues: told.length, answered: told.filter((one) => one !== "ended").length },
+        kept: proportion(told.filter((one) => one === true).length, told.length)
+      }
+    }).filter(({ dialogues }) => dialogues > 0),
+    endedEarly: endingsOf(samples),
+    noVerdict: kept.flat().filter((one) => one === null).length,
+    besideText:
+      both.length === 0
+        ? null
+        : { both: count(true, true), neither: count(false, false), judgeAlone: count(true, false), textAlone: count(false, true) },
+    examples: samples
+      .slice(0, examples)
+      .map(({ answers, instruction, questions }, i) => ({ instruction, questions, answers, kept: kept[i]! }))
+  }
+}
+
+export const judgeGhostAttention = Stage.make("judge-ghost-attention", {
+  description: "§3.3, table 30, figure 28: how often answers keep the instruction of the first turn, turn by turn, by a judge",
+  config: Schema.Struct({ ...judgeFields(), examples: hyperInt(3, "dialogues that the report quotes", { min: 0 }) }),
+  inputs: { samples: GhostSamples },
+  output: JudgedGhostAttentionReport,
+  seeded: false,
+  run: Effect.fn("judge-ghost-attention")(function* ({ checkpoints, config, inputs, output, progress, skipped }) {
+    const samples = yield* readRows(inputs.samples, GhostSamples)
+    const asked = samples.flatMap((sample, i) =>
+      sample.answers.map((answer, turn) => ({ i, turn, id: sample.id, answer, text: keptQuestion(sample, answer, turn) }))
+    )
+    if (asked.length === 0)
+      return yield* EmptyDatasetError.of("judge instructions in", `${samples.length} dialogues, none of them answered`)
+    const said = yield* askJudge(
+      { ...config, environment: process.env, progress, checkpoints },
+      asked.map(({ text }) => ({ key: JSON.stringify([config.model, text]), text })),
+      {
+        what: { one: "answer", many: "answers" },
+        schema: Schema.NullOr(Schema.Boolean),
+        read: readKept,
+        isUnreadable: (kept) => kept === null
+      }
+    )
+    const kept: Array<Array<boolean | null>> = samples.map(() => [])
+    asked.forEach(({ answer, i, id, turn }, at) => {
+      kept[i]![turn] = said[at]!
+      if (said[at] === null)
+        skipped.add({ what: "answers", reason: "on which the judge's answer is no verdict", id: `${id}, turn ${turn + 1}`, row: answer })
+    })
+    // How many may be is the judge's own limit (maxUnreadable).
+    yield* skipped.check("answers", asked.length, anyShare)
+    return yield* writeReport(output, judgedOf(config.model, samples, kept, config.examples))
+  })
+})
+
+export const judgeGhostAttentionCost = costOf(judgeGhostAttention, { size: () => unknownSize })

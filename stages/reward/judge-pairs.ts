@@ -1,0 +1,95 @@
+/**
+ * A judge in a reward model's place on held-out pairs (Llama 2 table 7, where GPT-4 is asked to choose between two responses): its choices as scores, 1 for the response that it prefers and 0
+ * for the other, to be evaluated as a reward model's are.
+ *
+ * Which response it sees first is drawn for each pair: judges favour a place. It answers with its choice alone, and is told no guideline but which response is better.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { readRows, writeDataset } from "../../data/dataset.ts"
+import { Random } from "../../engine/random.ts"
+import * as Stage from "../../runtime/define/stage.ts"
+import { ExplainedError } from "../../schemas/explained-error.ts"
+import { hyper } from "../../schemas/hyper.ts"
+import { type PairScore, PairScores, type Preference, Preferences } from "../../schemas/rows.ts"
+import { costOf } from "../common/cost/estimator.ts"
+import { askJudge, judgeFields } from "../common/judge.ts"
+import { anyShare } from "../common/unfit.ts"
+
+/** A judge that said nothing of any pair. */
+export class NoVerdictsError extends ExplainedError<NoVerdictsError>()("NoVerdictsError") {}
+
+const choiceQuestion = ({ chosen, prompt, rejected }: Preference, chosenFirst: boolean, guideline: string): string => {
+  const dialogue = prompt.map(({ content, role }) => `${role}: ${content}`).join("\n")
+  const [first, second] = chosenFirst ? [chosen, rejected] : [rejected, chosen]
+  return `Choose the better of two responses to a dialogue. ${guideline}\nAnswer with one JSON object and nothing else: {"better": 1 or 2}\n\n# Dialogue\n${dialogue}\n\n# Response 1\n${first}\n\n# Response 2\n${second}`
+}
+
+/** Which response a judge's answer prefers, 1 or 2; null where there is no choice to be read. */
+export const readChoice = (said: string): 1 | 2 | null => {
+  try {
+    const found = JSON.parse(said.trim().replace(/^```(?:json)?\s*|\s*```$/g, "")) as { readonly better?: unknown } | null
+    return found?.better === 1 || found?.better === 2 ? found.better : null
+  } catch {
+    return null
+  }
+}
+
+export const judgePairs = Stage.make("judge-pairs", {
+  description: "table 7 which response of each held-out pair a judge prefers, as scores of 1 and 0",
+  config: Schema.Struct({
+    ...judgeFields(),
+    guideline: hyper("Prefer the response that serves the user's request better.", "what the judge is told to prefer")
+  }),
+  inputs: { pairs: Preferences },
+  output: PairScores,
+  run: Effect.fn("judge-pairs")(function* ({ checkpoints, config, inputs, output, progress, seed, skipped }) {
+    const pairs = yield* readRows(inputs.pairs, Preferences)
+    const asked = pairs.map((pair) => {
+      const chosenFirst = new Random(seed, "judge pairs", pair.id).next() < 0.5
+      return { chosenFirst, text: choiceQuestion(pair, chosenFirst, config.guideline) }
+    })
+    const said = yield* askJudge(
+      { ...config, environment: process.env, progress, checkpoints },
+      asked.map(({ text }) => ({ key: JSON.stringify([config.model, text]), text })),
+      {
+        what: { one: "pair", many: "pairs" },
+        schema: Schema.NullOr(Schema.Literals([1, 2])),
+        read: readChoice,
+        isUnreadable: (choice) => choice === null
+      }
+    )
+    const rows = pairs.flatMap((pair, i): Array<PairScore> => {
+      const choice = said[i] ?? null
+      if (choice === null) {
+        skipped.add({ what: "pairs", reason: "on which the judge's answer is no choice", id: pair.id, row: pair })
+        return []
+      }
+      const prefersChosen = (choice === 1) === asked[i]!.chosenFirst
+      return [
+        {
+          ...{
+            id: pair.id,
+            rating: pair.rating,
+            source: pair.source,
+            chosenReward: prefersChosen ? 1 : 0,
+            rejectedReward: prefersChosen ? 0 : 1
+          },
+          ...{ chosenCharacters: pair.chosen.length, rejectedCharacters: pair.rejected.length }
+        }
+      ]
+    })
+    // How many may be is the judge's own limit (maxUnreadable).
+    yield* skipped.check("pairs", pairs.length, anyShare)
+    if (rows.length === 0)
+      return yield* NoVerdictsError.of({
+        doing: `Asking the judge ${config.model} to choose between the responses of ${pairs.length} pairs`,
+        expected: 'answers like {"better": 1}',
+        found: pairs.length === 0 ? "no pairs" : "none among its answers",
+        hint: pairs.length === 0 ? "Look at the stage before this one." : "Use a judge that answers as it is asked to."
+      })
+    return yield* writeDataset(output, rows, { metrics: { pairs: rows.length, noVerdict: pairs.length - rows.length } })
+  })
+})
+
+export const judgePairsCost = costOf(judgePairs, { size: ({ inputs }) => inputs.pairs })
