@@ -93,7 +93,7 @@ describe("a judge in a reward model's place", () => {
       const made = await runStage(judgePairs, { pairs }, config)
       const scores = await rowsIn(made, PairScores)
       expect(scores.map(({ chosenReward, rejectedReward }) => [chosenReward, rejectedReward])).toEqual([
-        ...new Array<[number, number]>(12).fill([1, 0]),
+        ...Array.from({ length: 12 }, () => [1, 0]),
         [0, 1]
       ])
       // In either order.
