@@ -74,7 +74,7 @@ const AttentionMapConfig = Schema.Struct({
 type AttentionMapConfig = typeof AttentionMapConfig.Type
 
 /** The dialogue to show. */
-const chosen = Effect.fnUntraced(function* (samples: ReadonlyArray<GhostSample>, { dialogue }: AttentionMapConfig) {
+const chosen = Effect.fnUntraced(function* (samples: ReadonlyArray<GhostSample>, dialogue: string) {
   const some = samples.filter(({ answers, id }) => answers.length > 0 && (dialogue === "" || id === dialogue))
   if (some.length > 0) return some.reduce((most, one) => (one.answers.length > most.answers.length ? one : most))
   if (dialogue === "") return yield* EmptyDatasetError.of("show the attention in", `${samples.length} dialogues, none of them answered`)
@@ -129,7 +129,7 @@ export const attentionMap = Stage.make("attention-map", {
   seeded: false,
   resources: { tensors: true },
   run: Effect.fn("attention-map")(function* ({ config, inputs, output, device, progress }) {
-    const sample = yield* chosen(yield* readRows(inputs.samples, GhostSamples), config)
+    const sample = yield* chosen(yield* readRows(inputs.samples, GhostSamples), config.dialogue)
     const { answers, id, instruction } = sample
     const messages = [
       ...dialogueTo(sample, answers, answers.length - 1, instruction, "first turn"),
