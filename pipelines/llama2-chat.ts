@@ -6,7 +6,7 @@
  *     caravan plan pipelines/llama2-chat.ts --set model=70b
  *     caravan run pipelines/llama2-chat.ts --set model=<folder> --set data=<folder> --device cuda
  *
- * The folder `data` holds JSONL files (named in docs/decisions/0007-cost-estimates.md); files that do not exist yet can be planned with the paper's
+ * The folder `data` holds JSONL files (named in docs/how-to/llama2-chat.md); files that do not exist yet can be planned with the paper's
  * sizes. Parameters described as "expected" affect only plans. In llama2/: params.ts; data.ts, the files; student.ts, SFT; rounds.ts, with a file for each step of a round; evaluation.ts.
  *
  * Not in the paper, so chosen here: K, the prompts of rejection sampling and PPO, the length of answers, and how rejection sampling's answers are mixed with

@@ -69,7 +69,7 @@ export const Params = Schema.Struct({
   samplerWeights: hyper("", "folder of the sampler's base model if `sampler` is a size; empty: weights/llama-2-<size>"),
   data: hyper(
     "llama2-chat-data",
-    "folder with demonstrations, prompts, open-source preferences and labels, to which pairs to label are written; docs/decisions/0007-cost-estimates.md lists its files"
+    "folder with demonstrations, prompts, open-source preferences and labels, to which pairs to label are written; docs/how-to/llama2-chat.md lists its files"
   ),
   rounds: hyperInt(5, "number of rounds, each with a version from rejection sampling; §3.2.3: 5", { min: 1 }),
   k: Schema.Union([samples, Schema.Array(samples)])
