@@ -1,5 +1,5 @@
 /**
- * Caravan from a program. Where results are kept and what computes them is said once, by a layer:
+ * The API for programs. A layer defines once where results are stored and what computes them:
  *
  *     const program = Caravan.run(pipeline, { data: "pairs.jsonl" })
  *     const { outputs } = await Effect.runPromise(program.pipe(Effect.provide(Caravan.layer({ device: "cuda" }))))
@@ -34,28 +34,28 @@ import type { Store } from "./runtime/store/store.ts"
 import type { ArtifactRef } from "./schemas/artifact.ts"
 import type { ConfigError, ConfigSchema } from "./schemas/hyper.ts"
 
-/** What computes results. */
+/** The hardware that computes results. */
 export class Machine extends Context.Service<Machine, Options.Machine>()("caravan/Machine") {}
 type Services = Machine | Numerics | Store | Journal | Executor
 
 export interface LayerOptions {
   readonly home?: string
-  /** For runs with `on: "slurm"`, and nodes placed there: profiles of jobs, as in caravan.json. */
+  /** For runs with `on: "slurm"` and nodes placed there: job profiles, as in caravan.json. */
   readonly slurm?: SlurmConfig
-  /** Hears what a layer waits for, if it does. */
+  /** Receives messages while the layer waits for something. */
   readonly say?: (message: string) => void
 }
 
-/** The home is the folder that CARAVAN_HOME names, or .caravan/ beside the nearest package.json, unless given; the device the CPU; threads 1. */
+/** Defaults: the store in CARAVAN_HOME, or in .caravan/ next to the nearest package.json; the CPU; 1 thread. */
 export const layer = (options: Partial<Machine["Service"]> & LayerOptions = {}): Layer.Layer<Services> => {
   const { home = findHome(process.cwd()), device = "cpu", threads = 1, slurm } = options
   const cluster = slurm === undefined ? undefined : { home, config: slurm, engine: { prepare: prepareModule, describe: numericsModule } }
-  const failed = (cause: unknown) => new PipelineError({ message: `Looking at the tensor engine: ${messageOf(cause)}` })
+  const failed = (cause: unknown) => new PipelineError({ message: `Checking the tensor engine: ${messageOf(cause)}` })
   const describe: Numerics["Service"]["describe"] = (...asked) =>
     Effect.tryPromise({
       try: () =>
         numericsOf(...asked, join(home, "numerics")).catch((cause: unknown) => {
-          // A login node has no GPU; its nodes have.
+          // A login node has no GPU, but its compute nodes do.
           if (cluster === undefined || asked[0] !== "cuda") throw cause
           return numericsOfNode(cluster, ...asked, options.say ?? (() => undefined))
         }),
@@ -94,7 +94,7 @@ export type BlessOptions = Omit<Bless.BlessOptions, Given>
 type Outputs = Readonly<Record<string, AnyNode>>
 type Failure = PipelineError | ConfigError | StoreError
 
-/** What a run gives: its outputs can be read with the types that their stages have (readRows, readReport). One that failed is not there. */
+/** A run's result. Outputs can be read with their stages' types (readRows, readReport); failed outputs are missing. */
 export type RunResult<Out extends Outputs> = Omit<AnyRunResult, "outputs"> & {
   readonly outputs: { readonly [Name in keyof Out]?: Out[Name] extends Node<infer A> ? ArtifactRef<A> : never }
 }
@@ -104,7 +104,7 @@ const withMachine = <Options extends object>(options: Options) =>
     return { ...options, ...(yield* Machine) }
   })
 
-/** Runs the pipeline; what is in the store is not made again. Fails only when it can't start: a stage that failed is part of the result. */
+/** Runs the pipeline; results in the store are reused. Fails only if the run can't start: failed stages are part of the result. */
 export const run = <Params extends ConfigSchema, Out extends Outputs>(
   pipeline: Pipeline<Params, Out>,
   params: Params["Encoded"],
@@ -112,7 +112,7 @@ export const run = <Params extends ConfigSchema, Out extends Outputs>(
 ): Effect.Effect<RunResult<Out>, Failure, Services> =>
   Effect.flatMap(withMachine(options), (all) => Run.run(pipeline, params, all)) as Effect.Effect<RunResult<Out>, Failure, Services>
 
-/** Runs it and gives what happens as it happens; the last is run-finished. Who stops taking stops the run, as Ctrl-C does. */
+/** Runs the pipeline as a stream of events, which ends with run-finished. Ending the stream early stops the run, as Ctrl-C does. */
 export const events = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
@@ -123,11 +123,14 @@ export const events = <Params extends ConfigSchema>(
 export const plan = <Params extends ConfigSchema>(pipeline: Pipeline<Params, any>, params: Params["Encoded"], options: PlanOptions = {}) =>
   Effect.flatMap(withMachine(options), (all) => Plans.plan(pipeline, params, all))
 
-/** What a run may be held to (`locked`): the content of this plan's inputs, its code, packages, numerics and results. Files are named from the folder. */
+/**
+ * A lock for later runs (`locked`): the content of this plan's inputs, its code, packages, numerics and results. File paths are relative to the
+ * folder.
+ */
 export const freeze = (plan: Plans.Plan, folder: string, options: Pick<RunOptions, "settings" | "seed"> = {}) =>
   Effect.map(withMachine(options), (all) => Freeze.freeze(plan, all, folder))
 
-/** Runs every combination of some values, one after another; what they share is made once. */
+/** Runs every combination of the given values, one after another; shared nodes run once. */
 export const sweep = <Params extends ConfigSchema, Out extends Outputs>(
   pipeline: Pipeline<Params, Out>,
   params: Params["Encoded"],
@@ -135,14 +138,14 @@ export const sweep = <Params extends ConfigSchema, Out extends Outputs>(
   options: SweepOptions<keyof Out & string> = {}
 ) => Effect.flatMap(withMachine(options), (all) => Sweep.sweep(pipeline, params, grid, all))
 
-/** Makes results again, apart, and compares them with those of the store. */
+/** Recomputes results separately and compares them with the store. */
 export const verify = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
   options: VerifyOptions = {}
 ) => Effect.flatMap(withMachine(options), (all) => Verify.verify(pipeline, params, all))
 
-/** Lets a node's result stand for code that changed without changing it. */
+/** Keeps a node's result valid after a code change that does not affect it. */
 export const bless = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],

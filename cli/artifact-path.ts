@@ -1,6 +1,6 @@
 /**
- * The folder or file that a word on the command line stands for: a path as it is, or what the store has under a name or a digest, or within that
- * ("latest:sft/adapter"), or what is on the Hugging Face Hub ("hf:owner/name").
+ * Resolves a command-line argument to a folder or file: a path, a name or digest in the store, a path within a result ("latest:sft/adapter"), or a
+ * name on the Hugging Face Hub ("hf:owner/name").
  */
 import { existsSync, statSync } from "node:fs"
 import { join, resolve } from "node:path"
@@ -23,23 +23,23 @@ import { hubPath } from "./hub-path.ts"
 import { storeAt, withStore } from "./open-store.ts"
 
 /**
- * Artifacts of a store are read against their digests first: damaged bytes would be used without a word. Throws a StoreError when they are damaged, a
- * UsageError when nothing is called that, or when gc has deleted it.
+ * Artifacts of the store are first checked against their digests, so that damaged bytes are never used silently. Throws a StoreError if they are
+ * damaged, a UsageError if nothing has this name or gc has deleted it.
  */
 export const artifactPath = async (text: string, wanted?: Wanted): Promise<string> => (await artifactPlace(text, wanted)).path
 
-/** Where a word's folder or file is; of a store's, which result it is, or is within. */
+/** The folder or file that an argument resolved to; for a result of the store (or a path within one) also which result. */
 export interface Place {
   readonly path: string
   readonly origin?: {
     readonly home: string
     readonly digest: string
-    /** The node that it was named by. */
+    /** The node by which it was named. */
     readonly node?: string | undefined
   }
 }
 
-/** As artifactPath, with where it is from. `wanted`: what of a model on the Hub. */
+/** Like artifactPath, but also returns the origin. `wanted`: which files of a model on the Hub to fetch. */
 export const artifactPlace = async (text: string, wanted: Wanted = "all"): Promise<Place> => {
   if (isHubName(text)) return { path: await hubPath(text, wanted) }
   const home = findHome(process.cwd())
@@ -55,20 +55,20 @@ export const artifactPlace = async (text: string, wanted: Wanted = "all"): Promi
       if (!(yield* store.present(located.digest)))
         return yield* Effect.fail(
           new UsageError(
-            `Looking for "${text}": the result ${located.digest.slice(0, 12)} is no longer in the store. Run its pipeline to make it again.`
+            `Looking for "${text}": the result ${located.digest.slice(0, 12)} is no longer in the store. Run its pipeline to recompute it.`
           )
         )
       yield* requireSound(located.digest, text)
       const path = join(store.path(located.digest), located.within)
       if (located.within !== "" && !isFolder(path))
-        return yield* Effect.fail(new UsageError(`Looking for "${text}": that result has no folder ${located.within}.`))
+        return yield* Effect.fail(new UsageError(`Looking for "${text}": the result has no folder ${located.within}.`))
       return { kind: "artifact" as const, path, origin: { home, digest: located.digest, node: located.execution?.node } }
     })
   )
   return located.kind === "file" ? ownPath(located.path) : { path: located.path, origin: located.origin }
 }
 
-/** As `locate`; of a result also which folder within it: "" for the result itself, for which a file of it stands too. */
+/** Like `locate`; for a result also the folder within it ("" for the result itself or for one of its files). */
 const locateWithin = Effect.fn("locateWithin")(function* (text: string) {
   const located = yield* Effect.result(locate(text))
   if (Result.isSuccess(located)) {
@@ -86,7 +86,7 @@ const locateWithin = Effect.fn("locateWithin")(function* (text: string) {
 
 const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() === true
 
-/** The folder of an adapter that a word on the command line stands for: one in PEFT's layout, or a checkpoint that was trained by LoRA and has it in adapter/. */
+/** Resolves an argument to an adapter's folder: a folder in PEFT's layout, or the adapter/ folder of a checkpoint trained with LoRA. */
 export const adapterPath = async (text: string | undefined): Promise<string | undefined> => {
   if (text === undefined) return undefined
   const path = await artifactPath(text)
@@ -94,7 +94,7 @@ export const adapterPath = async (text: string | undefined): Promise<string | un
   return existsSync(join(within, adapterFile)) ? within : path
 }
 
-/** A file or folder of the user's, or one in another store than the one here. */
+/** A file or folder of the user's, or one in another store. */
 const ownPath = async (text: string): Promise<Place> => {
   const path = resolve(text)
   const [, home, digest] = /^(.*)\/objects\/[0-9a-f]{2}\/([0-9a-f]{64})(?:\/.*)?$/.exec(path) ?? []

@@ -1,4 +1,4 @@
-/** Ctrl-C while jobs run on Slurm: a terminal is asked whether they go on without the run. */
+/** Ctrl-C while jobs run on Slurm: asks on a terminal whether the jobs should continue without the run. */
 import { createInterface } from "node:readline"
 import type { Interruption } from "../runtime/run/execute.ts"
 import type { Given } from "./command.ts"
@@ -7,11 +7,11 @@ import { interruption } from "./run-flags.ts"
 export interface JobsAtEnd {
   /** For the run's options. */
   readonly onInterruption: () => Interruption
-  /** Asks, if nothing was said by flag and there is somebody to ask; for `untilInterrupted`. */
+  /** Asks if no flag decided it and stdin and stderr are terminals; passed to `untilInterrupted`. */
   readonly ask: (() => Promise<void>) | undefined
 }
 
-/** `hasJobs`: whether there is anything to ask about, when it comes to that. */
+/** `hasJobs`: whether there are any jobs to ask about at that moment. */
 export const jobsAtEnd = (given: Given, say: (text: string) => void, hasJobs: () => boolean): JobsAtEnd => {
   const said = interruption(given)
   let chosen = said ?? "leave"
@@ -20,10 +20,10 @@ export const jobsAtEnd = (given: Given, say: (text: string) => void, hasJobs: ()
     new Promise<void>((resolve) => {
       if (!hasJobs()) return resolve()
       say(
-        "Its jobs on Slurm: leave them running, for the next run to find, or cancel them? [L/c] (Ctrl-C again: leave them and stop at once)"
+        "Leave this run's Slurm jobs running for the next run to find, or cancel them? [L/c] (Ctrl-C again: leave them and stop immediately)"
       )
       const lines = createInterface({ input: process.stdin })
-      // Of its own: what is typed at a terminal comes as a character here, not as a signal.
+      // A separate reader: while it is open, Ctrl-C at a terminal may arrive as a character instead of a signal.
       lines.once("line", (line) => {
         if (/^c/i.test(line.trim())) chosen = "cancel"
         lines.close()

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// The command `caravan`. Plain JavaScript: it must run on an old Node, to find a new one.
+// The command `caravan`. Plain JavaScript: it must start on an old Node in order to find a new one.
 import { existsSync } from "node:fs"
 import { spawn } from "node:child_process"
 import * as module from "node:module"
@@ -7,23 +7,23 @@ import { dirname, join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
 
 const here = dirname(fileURLToPath(import.meta.url))
-/** In a clone alone: brings packages, Node 24 and libtorch. */
+/** Exists only in a clone: installs packages, Node 24 and libtorch. */
 const setup = relative(process.cwd(), join(here, "../scripts/setup.mjs"))
 
 if (Number(process.versions.node.split(".")[0]) < 24) {
-  // The npm package `node` brings Node 24 along; it is somewhere above.
+  // The npm package `node` contains Node 24; look for it in the folders above.
   let own
   for (let folder = here; own === undefined && folder !== dirname(folder); folder = dirname(folder)) {
     const candidate = join(folder, "node_modules/node/bin/node")
     if (existsSync(candidate)) own = candidate
   }
   if (own === undefined) {
-    const how = existsSync(setup) ? `Run \`node ${setup}\`, which brings it` : "Install it (npm install --save-dev node@24)"
+    const how = existsSync(setup) ? `Run \`node ${setup}\`, which installs it` : "Install it (npm install --save-dev node@24)"
     process.stderr.write(`Caravan needs Node 24 or later; this is ${process.version}. ${how}, or run it with a newer node.\n`)
     process.exit(2)
   }
   const child = spawn(own, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: "inherit" })
-  // Ctrl-C reaches the whole group, this process too: what it means is the other's to say.
+  // Ctrl-C reaches the whole process group, including this process: let the child decide what it means.
   process.on("SIGINT", () => {})
   for (const name of ["SIGTERM", "SIGHUP"]) process.on(name, () => child.kill(name))
   const [status, signal] = await new Promise((resolve) => child.on("exit", (...end) => resolve(end)))
@@ -31,20 +31,20 @@ if (Number(process.versions.node.split(".")[0]) < 24) {
 }
 
 if (existsSync(setup) && !existsSync(join(here, "../node_modules/effect"))) {
-  process.stderr.write(`This clone is not set up yet: its packages are missing. Run \`node ${setup}\` first.\n`)
+  process.stderr.write(`This clone is not set up: its packages are missing. Run \`node ${setup}\` first.\n`)
   process.exit(2)
 }
 
 module.enableCompileCache?.()
 resolveAtOnce()
 const source = join(here, "main.ts")
-// In the repository the sources run as they are; the package holds what was built from them.
+// A checkout runs the TypeScript sources directly; the npm package contains compiled JavaScript.
 const { main } = await import(existsSync(source) ? source : join(here, "../dist/cli/main.js"))
 process.exitCode = await main(process.argv.slice(2))
 
 /**
- * Hundreds of modules import one another by full relative paths. Node looks each up on the disk, and the package.json above it for its format: a fifth of
- * what a run takes that finds everything (docs/performance.md). For our own modules and effect's the answer is known.
+ * Hundreds of modules import each other by full relative paths. Node checks each path on disk, and the package.json above it for its module format: a
+ * fifth of the time of a run that finds every result (docs/performance.md). For our own modules and effect's the answer is known in advance.
  */
 function resolveAtOnce() {
   const own = new URL("../", import.meta.url).href

@@ -1,9 +1,12 @@
-/** What a command is: its words, its flags, what it does. Parsed by node:util; effect/cli takes 0.3 s to load (docs/decisions/0003-command-line.md). */
+/**
+ * The definition of a command: arguments, flags and action. Parsed by node:util, because effect/cli takes 0.3 s to load
+ * (docs/decisions/0003-command-line.md).
+ */
 import { parseArgs } from "node:util"
 import { didYouMean } from "../schemas/did-you-mean.ts"
 
 export interface Flag {
-  /** Absent: the flag takes no value. */
+  /** Absent for a flag without a value. */
   readonly value?: string
   readonly help: string
   readonly repeatable?: boolean
@@ -11,7 +14,7 @@ export interface Flag {
 export type Flags = Readonly<Record<string, Flag>>
 
 export interface Given {
-  /** Only asked what the command does. */
+  /** Whether --help was given. */
   readonly help: boolean
   readonly positionals: ReadonlyArray<string>
   readonly flag: (name: string) => string | undefined
@@ -22,17 +25,17 @@ export interface Given {
 export interface Command {
   readonly name: string
   readonly summary: string
-  /** Names of its positional arguments, in order: "<pipeline.ts>"; in brackets if it may be missing; "<files...>", the last, takes any number. */
+  /** Names of the positional arguments, in order: "<pipeline.ts>"; optional ones in brackets; a last "<files...>" accepts any number. */
   readonly positionals: ReadonlyArray<string>
   readonly flags: Flags
   readonly examples: ReadonlyArray<string>
-  /** What --help adds for the positional arguments given with it. */
+  /** Text that --help appends for the given positional arguments. */
   readonly more?: (positionals: ReadonlyArray<string>) => Promise<string>
-  /** Gives the exit code. What it throws is shown by its message. */
+  /** Returns the exit code. Thrown errors are printed by their message. */
   readonly run: (given: Given) => Promise<number>
 }
 
-/** The user's mistake in how the command was called: exit code 2. */
+/** The user called the command incorrectly: exit code 2. */
 export class UsageError extends Error {}
 
 export const exitCodes = { ok: 0, failed: 1, usage: 2, interrupted: 130 } as const
@@ -60,7 +63,7 @@ export const usage = (command: Command): string => {
   ].join("\n")
 }
 
-/** Parses the words after the command's name. */
+/** Parses the arguments after the command's name. */
 export const parse = (command: Command, args: ReadonlyArray<string>): Given => {
   const flags = { ...command.flags, ...common }
   for (const arg of args) {
@@ -92,7 +95,7 @@ export const parse = (command: Command, args: ReadonlyArray<string>): Given => {
     )
   if (parsed.positionals.length > command.positionals.length && command.positionals.at(-1)?.endsWith("...>") !== true)
     throw new UsageError(
-      `caravan ${command.name} takes ${command.positionals.join(" ") || "no arguments"}; unexpected argument "${parsed.positionals[command.positionals.length]}".`
+      `caravan ${command.name} expects ${command.positionals.join(" ") || "no arguments"}; unexpected argument "${parsed.positionals[command.positionals.length]}".`
     )
   const list = (name: string): ReadonlyArray<string> => {
     const value = parsed.values[name]
@@ -107,7 +110,7 @@ export const parse = (command: Command, args: ReadonlyArray<string>): Given => {
   }
 }
 
-/** A number from a flag, within bounds that the message states. */
+/** A number from a flag; the error message states its bounds. */
 export const numberFlag = (
   given: Given,
   name: string,
@@ -125,15 +128,15 @@ export const numberFlag = (
     ...(min === undefined ? [] : [`from ${min}`]),
     ...(max === undefined ? [] : [above !== undefined ? `and at most ${max}` : min !== undefined ? `to ${max}` : `up to ${max}`])
   ]
-  throw new UsageError(`--${name} takes ${[what, ...range].join(" ")}, got "${text}".`)
+  throw new UsageError(`--${name} must be ${[what, ...range].join(" ")}, got "${text}".`)
 }
 
-/** A whole number from a flag. */
+/** An integer from a flag. */
 export const wholeNumber = (given: Given, name: string, least: number): number | undefined => {
   const text = given.flag(name)
   if (text === undefined) return undefined
   const value = Number(text)
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < least)
-    throw new UsageError(`--${name} takes a whole number of at least ${least}, got "${text}".`)
+    throw new UsageError(`--${name} must be a whole number of at least ${least}, got "${text}".`)
   return value
 }

@@ -1,4 +1,4 @@
-/** The config file: `caravan.json` beside the nearest package.json. What it says holds for every run of the project, unless a flag says otherwise. */
+/** The config file: `caravan.json` next to the nearest package.json. Its settings apply to every run of the project unless a flag overrides them. */
 import { existsSync, readFileSync } from "node:fs"
 import { dirname, join, resolve } from "node:path"
 import * as Exit from "effect/Exit"
@@ -12,7 +12,7 @@ import { UsageError } from "./command.ts"
 export const configName = "caravan.json"
 
 const File = Schema.Struct({
-  /** The folder of shared results, from the file's own; or with how it is used. */
+  /** The folder of shared results, relative to the config file; or an object with more options. */
   shared: Schema.optionalKey(
     Schema.Union([
       Schema.String,
@@ -23,16 +23,16 @@ const File = Schema.Struct({
 })
 
 export interface Config {
-  /** What jobs ask Slurm for. */
+  /** Slurm profiles for jobs. */
   readonly slurm?: SlurmConfig
-  /** Where it was read. */
+  /** The file's path. */
   readonly path?: string
   readonly shared?: SharedPlace
 }
 
 const decode = Schema.decodeUnknownExit(File, { onExcessProperty: "error", errors: "all" })
 
-/** The file that holds for a folder: that of the project it is in. */
+/** The config file for a folder: that of the project that contains it. */
 const findConfig = (from: string): string | undefined => {
   for (let folder = resolve(from); ; folder = dirname(folder)) {
     const path = join(folder, configName)
@@ -49,7 +49,7 @@ export const readConfig = (from: string): Config => {
   try {
     parsed = JSON.parse(readFileSync(path, "utf8"))
   } catch (cause) {
-    throw fail(`${messageOf(cause)}. It holds one JSON object, for example { "shared": "/mnt/team/caravan-results" }.`)
+    throw fail(`${messageOf(cause)}. Expected one JSON object, for example { "shared": "/mnt/team/caravan-results" }.`)
   }
   const decoded = decode(parsed)
   if (Exit.isFailure(decoded)) throw fail(messageOf(Cause.squash(decoded.cause)))
@@ -61,7 +61,7 @@ export const readConfig = (from: string): Config => {
   const base = { path, ...(slurm === undefined ? {} : { slurm }) }
   if (shared === undefined) return base
   const { folder, readOnly = false, seconds } = typeof shared === "string" ? { folder: shared } : shared
-  if (folder === "") throw fail(`"shared" is empty: give the path of a folder, or leave it out.`)
+  if (folder === "") throw fail(`"shared" is empty: give the path of a folder, or remove it.`)
   if (seconds !== undefined && !(seconds > 0)) throw fail(`"shared.seconds" is ${seconds}, expected a number above 0.`)
   return {
     ...base,

@@ -1,4 +1,4 @@
-/** What a plan's stages would cost: sizes followed through the graph, on a stated accelerator at a stated utilisation. */
+/** Estimated cost of a plan's stages: sizes are propagated through the graph, for a given accelerator at a given utilisation. */
 import { existsSync, readdirSync, statSync } from "node:fs"
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -24,18 +24,18 @@ import { pipelineOptions } from "./pipeline-file.ts"
 export const costFlags: Flags = {
   gpu: {
     value: Object.keys(accelerators).join("|"),
-    help: "GPU to plan for (default: with --device cuda this machine's, else a100-80gb, the paper's)"
+    help: "GPU to plan for (default: this machine's GPU with --device cuda, otherwise a100-80gb as in the paper)"
   },
   mfu: { value: "share", help: "share of the GPU's peak FLOP/s reached in training and prefill (default: 0.4)" },
   mbu: { value: "share", help: "share of the GPU's memory bandwidth reached in decoding (default: 0.6)" },
-  tdp: { value: "watts", help: "power of a GPU (default: from its data sheet; the paper uses 350 for its 34B model)" },
-  carbon: { value: "kg", help: `CO2 equivalent per kWh (default: ${carbonIntensity}, from table 2)` }
+  tdp: { value: "watts", help: "power per GPU (default: from its data sheet; the paper uses 350 for its 34B model)" },
+  carbon: { value: "kg", help: `CO2 equivalent per kWh (default: ${carbonIntensity}, from table 2 of the paper)` }
 }
 
-/** What stages are reckoned to run on. */
+/** The hardware that the estimate assumes. */
 export interface CostMachine {
   readonly accelerator: Accelerator
-  /** The ranks that stages which can spread run on. */
+  /** The ranks used by stages that support several. */
   readonly spread: SpreadOver
   readonly mfu: number
   readonly mbu: number
@@ -46,7 +46,7 @@ export interface CostMachine {
 
 type Numerics = Readonly<Record<string, string>> | null
 
-/** The GPU of this machine, as its numerics tell of it; undefined on the CPU. One that there are no figures for is reckoned to be as fast as the paper's. */
+/** This machine's GPU according to the recorded numerics; undefined on the CPU. An unknown GPU is assumed to be as fast as the paper's. */
 export const presentGpu = (numerics: Numerics): Accelerator | undefined => {
   const memory = Number.parseInt(numerics?.gpuMemory ?? "", 10) * 2 ** 30
   if (numerics === null || numerics.device !== "cuda" || !(memory > 0)) return undefined
@@ -56,11 +56,11 @@ export const presentGpu = (numerics: Numerics): Accelerator | undefined => {
   return known === undefined ? { ...accelerators["a100-80gb"], name: `${name} (speed and power of an A100)`, memory } : { ...known, memory }
 }
 
-/** The GPU that is asked for: with `--device cuda` that of this machine unless another is named. */
+/** The GPU to plan for: the one named by --gpu; otherwise this machine's with `--device cuda`. */
 export const costMachine = (given: Given, numerics: Numerics = null): CostMachine => {
   const gpu = given.flag("gpu")
   if (gpu !== undefined && !Object.hasOwn(accelerators, gpu))
-    throw new UsageError(`--gpu is ${Object.keys(accelerators).join(", ")}, got "${gpu}".`)
+    throw new UsageError(`--gpu must be one of ${Object.keys(accelerators).join(", ")}, got "${gpu}".`)
   const accelerator =
     gpu === undefined ? (presentGpu(numerics) ?? accelerators["a100-80gb"]) : accelerators[gpu as keyof typeof accelerators]
   const { ranks = 1, sharding = "weights" } = pipelineOptions(given)
@@ -78,15 +78,15 @@ export interface Cost {
   readonly tokens: number
   readonly flops: number
   readonly gpuHours: number
-  /** Bytes at the peak. */
+  /** Peak, in bytes. */
   readonly memory: Memory & { readonly total: number }
-  /** Whether one GPU has room for it, what would fit if not, and how many would hold it together. */
+  /** Whether it fits on one GPU; if not, what would help and how many GPUs would hold it together. */
   readonly fits: boolean
   readonly advice: string | null
   readonly gpus: number
-  /** Of a stage that trains: how a batch is cut, and how many of its blocks are recomputed. */
+  /** For a training stage: how a batch is split, and how many blocks are recomputed. */
   readonly step: PlannedStep | null
-  /** Bytes of one resume checkpoint; 0 where none of note is kept. */
+  /** Bytes of one resume checkpoint; 0 if there is none or it is negligible. */
   readonly resume: number
   readonly energyKwh: number
   readonly carbonKg: number
@@ -97,13 +97,13 @@ export type NodeCost = Cost | { readonly unknown: string }
 const gpuHours = ({ flops, precision, recomputed, traffic }: Work, { accelerator, mbu, mfu }: CostMachine): number =>
   Math.max((flops + recomputed) / (accelerator.flops[precision] * mfu), traffic / (accelerator.bandwidth * mbu)) / 3600
 
-/** What would help a stage that generates or reads. */
+/** Advice for a stage that generates or scores. */
 const readingAdvice = ({ weights }: Memory, usable: number): string =>
   weights > usable
-    ? `The weights alone take ${gib(weights)}: it would take a smaller model, fewer bytes a weight (precision bfloat16), or a GPU with more memory.`
-    : "What would help: a smaller batchSize, fewer maxNewTokens, precision bfloat16, or a smaller model."
+    ? `The weights alone take ${gib(weights)}: use a smaller model, fewer bytes per weight (precision bfloat16), or a GPU with more memory.`
+    : "Try a smaller batchSize, fewer maxNewTokens, precision bfloat16, or a smaller model."
 
-/** A stage's work on a machine. Parts of one name are told together. */
+/** A stage's work on a machine. Parts with the same name are merged. */
 export const costOn = ({ advice, memory, resume, step, work }: StageCost, machine: CostMachine): Cost => {
   const parts = [...Map.groupBy(work, ({ what }) => what)].map(([what, same]) => ({
     what,
@@ -131,18 +131,18 @@ export const costOn = ({ advice, memory, resume, step, work }: StageCost, machin
   }
 }
 
-/** What a pipeline expects, over what follows from the inputs. Throws a RangeError for a model that has no preset. */
+/** Overrides sizes that follow from the inputs with those that the pipeline declares. Throws a RangeError for a model without a preset. */
 const expecting = (size: Size, { model, ...sizes }: Sizes = {}): Size => {
   if (model === undefined) return sized(size, sizes)
   if (!Object.hasOwn(presets, model))
-    throw new RangeError(`There is no model of size "${model}": expected one of ${Object.keys(presets).join(", ")}.`)
+    throw new RangeError(`Unknown model size "${model}": expected one of ${Object.keys(presets).join(", ")}.`)
   return sized(size, { ...sizes, model: presets[model as keyof typeof presets] })
 }
 
-/** Larger files are not read through to count their rows. */
+/** Larger files are not scanned to count their rows. */
 const countedBytes = 64 << 20
 
-/** The shape of the model in a folder; undefined where there is none, or none that this engine computes (the run tells why). */
+/** The shape of the model in a folder; undefined if there is none or the engine does not support it (the run reports why). */
 const modelAt = async (folder: string): Promise<LlamaConfig | undefined> => {
   const path = join(folder, "config.json")
   if (!existsSync(path)) return undefined
@@ -155,7 +155,7 @@ const modelAt = async (folder: string): Promise<LlamaConfig | undefined> => {
   )
 }
 
-/** The shape of a model on the Hub, of which config.json alone is fetched. */
+/** The shape of a model on the Hub; only config.json is downloaded. */
 const modelOnHub = async (remote: RemoteFiles): Promise<LlamaConfig | undefined> => {
   const config = remote.only("config.json")
   if (config.bytes === 0) return undefined
@@ -163,7 +163,7 @@ const modelOnHub = async (remote: RemoteFiles): Promise<LlamaConfig | undefined>
   return modelAt(config.path)
 }
 
-/** A file of the user's that is there, or several: rows of data, or a model's folder. What can't be read is left to the run to tell. */
+/** An existing file or folder of the user's: rows of data, or a model. Unreadable files are reported by the run. */
 const sizeOfFile = async (path: string, expected: Size): Promise<Size> => {
   const model = await modelAt(path)
   if (model !== undefined) return { ...expected, model }
@@ -178,7 +178,7 @@ const sizeOfFile = async (path: string, expected: Size): Promise<Size> => {
   return { ...expected, rows, prompts: rows }
 }
 
-/** An artifact in the store: its rows by its record, its model by its config.json; the rest as reckoned. */
+/** An artifact in the store: its row count from its record, its model from its config.json, the rest as estimated. */
 const sizeInStore = async (node: StageNode, planned: PlannedNode & { kind: "hit" }, reckoned: Size, path: string): Promise<Size> => {
   if (node.type.kind === "checkpoint") return { ...reckoned, model: (await modelAt(path)) ?? reckoned.model }
   const { rows } = planned.trace.metrics
@@ -189,13 +189,13 @@ const sizeInStore = async (node: StageNode, planned: PlannedNode & { kind: "hit"
 
 export interface PlanCost {
   readonly machine: CostMachine
-  /** Of the nodes that compute with tensors and would run. */
+  /** For the nodes that compute with tensors and would run. */
   readonly nodes: ReadonlyMap<string, NodeCost>
-  /** Bytes of the checkpoints that would be made, by node; NaN where that is not known. */
+  /** Bytes of the checkpoints that would be made, by node; NaN if unknown. */
   readonly artifacts: ReadonlyMap<string, number>
 }
 
-/** Bytes of a checkpoint, in its stage's precision; of one that is imported as the folder has them, or in 16 bits. */
+/** Bytes of a checkpoint in its stage's precision; for an imported one the folder's size, or 16 bits per weight. */
 const artifactBytes = (node: StageNode, { model }: Size, imported: number | undefined): number => {
   if (model === undefined) return NaN
   const scalarHead = /reward|value/.test(node.type.name)
@@ -205,14 +205,14 @@ const artifactBytes = (node: StageNode, { model }: Size, imported: number | unde
     : costedParameters({ config: model, scalarHead }) * bytesOf[precision ?? "bfloat16"]
 }
 
-/** Bytes of the files of a model's folder, what it links to included. */
+/** Bytes of the files in a model's folder; links are followed. */
 const folderBytes = (path: string): number =>
   readdirSync(path, { withFileTypes: true }).reduce(
     (sum, entry) => sum + (entry.isDirectory() ? 0 : statSync(join(path, entry.name)).size),
     0
   )
 
-/** What the plan's nodes would cost; `pathOf` gives an artifact's folder in the store. */
+/** The cost of the plan's nodes; `pathOf` maps a digest to its folder in the store. */
 export const costOfPlan = async (
   plan: Plan & { readonly selected: ReadonlySet<string> | undefined },
   machine: CostMachine,
@@ -264,7 +264,7 @@ export const costOfPlan = async (
     }
     if (node.stage.resources.tensors !== true) continue
     if (estimator?.cost === undefined) {
-      nodes.set(node.id, { unknown: `what the stage ${node.stage.name} computes` })
+      nodes.set(node.id, { unknown: `the cost of the stage ${node.stage.name}` })
       continue
     }
     try {
@@ -290,17 +290,20 @@ export const costOfPlan = async (
 export const isKnown = (cost: NodeCost): cost is Cost => !("unknown" in cost)
 export const known = ({ nodes }: PlanCost): ReadonlyArray<Cost> => [...nodes.values()].filter(isKnown)
 
-/** Most resume checkpoints of a stage that are on the disk at once: two are kept while a third is written (runtime/store/resume-points.ts). */
+/** Maximum number of resume checkpoints of a stage on disk at the same time: two are kept while a third is written (runtime/store/resume-points.ts). */
 export const resumeCopies = 3
 
-/** Bytes that a run takes on the store's disk: its checkpoints, and at most the resume checkpoints of one stage; those are removed when it has ended. */
+/**
+ * Bytes that a run needs on the store's disk: its checkpoints, plus the resume checkpoints of one stage at most, which are removed when the stage
+ * ends.
+ */
 export const diskOf = (cost: PlanCost): { readonly artifacts: number; readonly resume: number; readonly total: number } => {
   const artifacts = [...cost.artifacts.values()].filter((bytes) => !Number.isNaN(bytes)).reduce((sum, bytes) => sum + bytes, 0)
   const resume = resumeCopies * Math.max(0, ...known(cost).map((one) => one.resume))
   return { artifacts, resume, total: artifacts + resume }
 }
 
-/** Sums over the stages whose cost is known. */
+/** Sums over the stages with a known cost. */
 export const totalCost = (cost: PlanCost) => {
   const sum = (pick: (cost: Cost) => number) => known(cost).reduce((total, one) => total + pick(one), 0)
   return {
@@ -310,7 +313,7 @@ export const totalCost = (cost: PlanCost) => {
     energyKwh: sum((one) => one.energyKwh),
     carbonKg: sum((one) => one.carbonKg),
     disk: diskOf(cost),
-    /** Stages whose cost is not known are not in these sums. */
+    /** The number of stages with unknown cost; the sums exclude them. */
     unknown: cost.nodes.size - known(cost).length
   }
 }

@@ -1,8 +1,8 @@
-/** The room on the disk of a folder, which need not be there yet. */
+/** Free space on a folder's disk; the folder need not exist yet. */
 import { existsSync, statfsSync } from "node:fs"
 import { dirname } from "node:path"
 
-/** Bytes that may still be written; undefined where the system does not tell. */
+/** Bytes that can still be written; undefined if the system does not report them. */
 export const freeBytes = (folder: string): number | undefined => {
   try {
     let existing = folder

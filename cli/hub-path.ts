@@ -1,9 +1,9 @@
-/** The folder or file that a name on the Hugging Face Hub stands for, fetched, with its progress on stderr. */
+/** Fetches a folder or file named on the Hugging Face Hub, with progress on stderr. */
 import { Hub } from "../runtime/hub/hub.ts"
 import type { Wanted } from "../runtime/hub/choose.ts"
 import { showReading } from "./display/reading.ts"
 
-/** `wanted`: of a model, all that it takes to run it, or what its tokenizer is made of. Rejects with a PipelineError or a StoreError. */
+/** `wanted`: all files needed to run a model, or only its tokenizer. Rejects with a PipelineError or a StoreError. */
 export const hubPath = async (text: string, wanted: Wanted = "all", hub = new Hub()): Promise<string> => {
   const remote = await hub.resolve(text, { wanted })
   const reading = showReading(`Downloading ${remote.name}`)

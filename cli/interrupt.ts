@@ -1,4 +1,4 @@
-/** Ctrl-C and the other signals that end a run. */
+/** Handles Ctrl-C and other signals that end a run. */
 import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -6,13 +6,13 @@ import { exitCodes } from "./command.ts"
 import type { Shown } from "./display/progress.ts"
 
 /**
- * Runs it to its end; undefined when Ctrl-C, SIGTERM or a closing terminal came first. What is finished is kept; a second Ctrl-C does not wait. Another
- * SIGTERM changes nothing: who stops a whole group may well reach this process twice.
+ * Runs to completion; returns undefined if Ctrl-C, SIGTERM or a closed terminal interrupted it. Finished results are kept; a second Ctrl-C does not
+ * wait. A second SIGTERM is ignored, because killing a process group can reach this process twice.
  */
 export const untilInterrupted = async <A, E>(
   work: Effect.Effect<A, E>,
   { say, close }: Shown,
-  /** Asked before the work is stopped by Ctrl-C. */
+  /** Called before Ctrl-C stops the work. */
   ask?: () => Promise<void>
 ): Promise<Exit.Exit<A, E> | undefined> => {
   const fiber = Effect.runFork(work)
@@ -22,7 +22,7 @@ export const untilInterrupted = async <A, E>(
     if (interrupted) return
     interrupted = true
     const end = () => {
-      say("Stopping. Finished results are kept; press Ctrl-C again to stop at once.")
+      say("Stopping. Finished results are kept; press Ctrl-C again to stop immediately.")
       Effect.runFork(Fiber.interrupt(fiber))
     }
     if (signal === "SIGINT" && ask !== undefined) void ask().then(end, end)

@@ -1,4 +1,4 @@
-/** Dispatch: the command's module is loaded when it is called. */
+/** Dispatch: loads a command's module when the command is called. */
 import { createRequire } from "node:module"
 import { didYouMean } from "../schemas/did-you-mean.ts"
 import { type Command, exitCodes, parse, usage, UsageError } from "./command.ts"
@@ -7,12 +7,12 @@ import { tell, write } from "./output.ts"
 interface Entry {
   readonly summary: string
   readonly load: () => Promise<{ readonly command: Command }>
-  /** It does more than print: it goes on when nobody reads what it says. */
+  /** The command does more than print: it continues if nobody reads its output. */
   readonly works?: true
 }
 
 export const commands: Readonly<Record<string, Entry>> = {
-  init: { summary: "create a project that runs", load: () => import("./commands/init.ts"), works: true },
+  init: { summary: "create a working project", load: () => import("./commands/init.ts"), works: true },
   run: { summary: "run a pipeline, reusing results from the store", load: () => import("./commands/run.ts"), works: true },
   sweep: {
     summary: "run a pipeline with every combination of the given values and compare the results",
@@ -24,12 +24,12 @@ export const commands: Readonly<Record<string, Entry>> = {
   graph: { summary: "print a pipeline's graph as text, Mermaid or JSON", load: () => import("./commands/graph.ts") },
   runs: { summary: "list past runs", load: () => import("./commands/runs.ts") },
   jobs: { summary: "list this store's Slurm jobs, or cancel them", load: () => import("./commands/jobs.ts"), works: true },
-  report: { summary: "write one page on a run: curves, figures, cost, dialogues", load: () => import("./commands/report.ts") },
+  report: { summary: "write a one-page report on a run: curves, figures, cost, dialogues", load: () => import("./commands/report.ts") },
   show: { summary: "show one run: its settings and the outcome of each node", load: () => import("./commands/show.ts") },
   diff: { summary: "compare two runs, node by node", load: () => import("./commands/diff.ts") },
-  curves: { summary: "print what a node reported step by step: loss, KL, throughput", load: () => import("./commands/curves.ts") },
+  curves: { summary: "print the numbers a node reported at each step: loss, KL, throughput", load: () => import("./commands/curves.ts") },
   ui: {
-    summary: "serve a page over every run: live progress, graphs, curves, datasets, comparisons",
+    summary: "serve a web page on all runs: live progress, graphs, curves, datasets, comparisons",
     load: () => import("./commands/ui.ts"),
     works: true
   },
@@ -40,19 +40,19 @@ export const commands: Readonly<Record<string, Entry>> = {
   },
   rows: { summary: "print the rows of a dataset", load: () => import("./commands/rows.ts") },
   export: {
-    summary: "write a checkpoint, an adapter, a dataset or a report into a folder for others, with a card",
+    summary: "export a checkpoint, an adapter, a dataset or a report with a card, for use elsewhere",
     load: () => import("./commands/export.ts"),
     works: true
   },
   data: {
-    summary: "look into data files of your own: format, shape, columns, problems, lengths",
+    summary: "inspect your own data files: format, shape, columns, problems, lengths",
     load: () => import("./commands/data.ts")
   },
   describe: {
     summary: "describe a pipeline or a stage: parameters, ports, defaults and bounds",
     load: () => import("./commands/describe.ts")
   },
-  verify: { summary: "run nodes again and compare with the results in the store", load: () => import("./commands/verify.ts"), works: true },
+  verify: { summary: "rerun nodes and compare with the results in the store", load: () => import("./commands/verify.ts"), works: true },
   bless: {
     summary: "keep a result after a code change that does not affect it",
     load: () => import("./commands/bless.ts"),
@@ -80,9 +80,9 @@ const overview = (): string => {
     "",
     ...Object.entries(commands).map(([name, { summary }]) => `  ${name.padEnd(width)}  ${summary}`),
     "",
-    "Run caravan help <command> for its flags and examples, caravan --version for the version.",
-    `Exit codes: 0 done, 1 a stage or a check failed, 2 a mistake in how it was called, 70 a bug in caravan, 130 interrupted.`,
-    "The store is .caravan/ next to package.json, or the folder named by CARAVAN_HOME."
+    "Run caravan help <command> for a command's flags and examples, caravan --version for the version.",
+    `Exit codes: 0 done, 1 a stage or check failed, 2 wrong usage, 70 a bug in caravan, 130 interrupted.`,
+    "The store is .caravan/ next to package.json, or the folder in CARAVAN_HOME."
   ].join("\n")
 }
 
@@ -90,8 +90,8 @@ const overview = (): string => {
 export const bug = 70
 
 /**
- * What becomes of the command when what it says can't be written. A reader that has seen enough (head) closes the pipe: a command that only prints
- * ends quietly. One that makes things goes on and says no more; its exit code tells how that went.
+ * Handles closed or failing output. A reader that has seen enough (head) closes the pipe: a command that only prints then ends quietly. A command
+ * that does work continues without output, and its exit code reports the result.
  */
 const withoutReader = (): void => {
   if (listening) return
@@ -103,14 +103,14 @@ const withoutReader = (): void => {
     told = true
     if (!works) process.exit(exitCodes.failed)
   })
-  // A terminal that was closed, a pipe that nobody reads: there is nobody to tell.
+  // The terminal was closed or nobody reads the pipe: nothing can be reported.
   process.stderr.on("error", () => undefined)
 }
 /** Whether the command does more than print. */
 let works = false
 let listening = false
 
-/** Runs a command line; gives the exit code. No stack trace reaches the user unless CARAVAN_DEBUG asks for it. */
+/** Runs a command line and returns the exit code. Users see no stack trace unless CARAVAN_DEBUG is set. */
 export const main = async (args: ReadonlyArray<string>): Promise<number> => {
   works = Object.hasOwn(commands, args[0] ?? "") && commands[args[0]!]!.works === true
   withoutReader()
@@ -130,8 +130,8 @@ export const main = async (args: ReadonlyArray<string>): Promise<number> => {
     if (entry === undefined)
       throw new UsageError(
         name.startsWith("-")
-          ? `caravan has no flag ${name} of its own: give a command first, or --help or --version.`
-          : `There is no command "${name}".${didYouMean(name, Object.keys(commands))}`
+          ? `caravan itself has no flag ${name}: start with a command, --help or --version.`
+          : `Unknown command "${name}".${didYouMean(name, Object.keys(commands))}`
       )
     const { command } = await entry.load()
     const given = parse(command, rest)
@@ -146,16 +146,16 @@ export const main = async (args: ReadonlyArray<string>): Promise<number> => {
     if (isBug(cause)) {
       const { placeOf } = await import("../runtime/errors.ts")
       tell(
-        `This is a bug in caravan: ${cause.name}: ${cause.message}${placeOf(cause)}. Finished results are kept. Run it again with CARAVAN_DEBUG=1 for the stack trace, and please report it with that.\n`
+        `This is a bug in caravan: ${cause.name}: ${cause.message}${placeOf(cause)}. Finished results are kept. Run it again with CARAVAN_DEBUG=1 and please report the bug with the stack trace.\n`
       )
       return bug
     }
     tell(`${cause instanceof Error ? cause.message : String(cause)}\n`)
-    // A full disk or a broken store is no mistake of the user's.
+    // A full disk or a broken store is not the user's mistake.
     return (cause as { readonly _tag?: string } | undefined)?._tag === "StoreError" ? exitCodes.failed : exitCodes.usage
   }
 }
 
-/** What JavaScript itself throws; not what is thrown to be read, nor what a system or a network says (it has a code, or a cause). */
+/** An error thrown by JavaScript itself; not an error meant for users, nor one from the system or network (those have a code or a cause). */
 const isBug = (cause: unknown): cause is Error =>
   (cause instanceof TypeError || cause instanceof RangeError || cause instanceof ReferenceError) && !("code" in cause || "cause" in cause)

@@ -1,14 +1,14 @@
-/** What commands write to stdout and stderr. All text passes here or through the live view, and none of it reaches a terminal raw. */
+/** Writing to stdout and stderr. All text goes through here or the live view, so no control characters reach a terminal. */
 import { visible, visibleJson } from "../schemas/visible.ts"
 
-/** Text for stdout: what the command was asked for. Line ends are the caller's. */
+/** Writes the command's output to stdout. The caller adds line ends. */
 export const write = (text: string): void => void process.stdout.write(visible(text))
 
-/** A JSON document for stdout. */
+/** Writes a JSON document to stdout. */
 export const writeJson = (document: unknown): void => void process.stdout.write(`${visibleJson(document, 2)}\n`)
 
-/** A line of JSON for stdout: one of several. */
+/** Writes one line of JSON to stdout. */
 export const writeJsonLine = (row: unknown): void => void process.stdout.write(`${visibleJson(row)}\n`)
 
-/** Text for stderr: what is said beside it. Line ends are the caller's. */
+/** Writes a message to stderr. The caller adds line ends. */
 export const tell = (text: string): void => void process.stderr.write(visible(text))

@@ -1,4 +1,4 @@
-/** Loading a definition file, and the flags that every command on pipelines shares. */
+/** Loads a pipeline file; defines the flags shared by all commands on pipelines. */
 import { readdirSync, statSync } from "node:fs"
 import { join, resolve } from "node:path"
 import { pathToFileURL } from "node:url"
@@ -15,11 +15,11 @@ export const pipelineFlags: Flags = {
   device: { value: "cpu|cuda", help: "device for tensor computation (default: cpu)" },
   ranks: {
     value: "n",
-    help: "processes that a stage which trains is spread over: with --device cuda a GPU each, on the CPU to try it; part of the cache key (default: 1)"
+    help: "number of processes that a training stage uses: one GPU each with --device cuda, or on the CPU for testing; part of the cache key (default: 1)"
   },
   sharding: {
     value: "none|optimizer|weights",
-    help: "with --ranks: what each rank has a part of, the rest is whole on every rank; weights takes the least memory (default: weights)"
+    help: "with --ranks: what is sharded across ranks; everything else is replicated. weights needs the least memory (default: weights)"
   },
   threads: { value: "n", help: "torch threads, part of the cache key (default: 1; two threads on one physical core halve the speed)" }
 }
@@ -28,27 +28,27 @@ export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
   const file = resolve(path)
   const fail = (what: string) => new UsageError(`Loading the pipeline ${path}: ${what}`)
   const found = statSync(file, { throwIfNoEntry: false })
-  if (found === undefined) throw fail("no such file. Give the path of a definition file, for example pipelines/rlhf.ts.")
+  if (found === undefined) throw fail("no such file. Give the path of a pipeline file, for example pipelines/rlhf.ts.")
   if (found.isDirectory()) {
     const files = readdirSync(file).filter((name) => /\.[mc]?[tj]s$/.test(name))
     const some = files.slice(0, 8).map((name) => join(path, name))
     throw fail(
-      `it is a folder. Give the path of a definition file${some.length === 0 ? ", for example pipelines/rlhf.ts" : `: ${some.join(", ")}${files.length > some.length ? ", ..." : ""}`}.`
+      `it is a folder. Give the path of a pipeline file${some.length === 0 ? ", for example pipelines/rlhf.ts" : `: ${some.join(", ")}${files.length > some.length ? ", ..." : ""}`}.`
     )
   }
-  if (!found.isFile()) throw fail("it is not a regular file. Give the path of a definition file.")
+  if (!found.isFile()) throw fail("it is not a regular file. Give the path of a pipeline file.")
   let module: { readonly default?: unknown }
   try {
     module = (await import(pathToFileURL(file).href)) as { readonly default?: unknown }
   } catch (cause) {
     // Anything can be thrown.
     const error: Error & { code?: string } = cause instanceof Error ? cause : new Error(String(cause))
-    // A syntax error's stack begins with the place: file:line, the line, a caret.
+    // A syntax error's stack starts with the location: file:line, the source line, a caret.
     const place =
       error.name === "SyntaxError" || error.code === "ERR_INVALID_TYPESCRIPT_SYNTAX"
         ? `\n${(error.stack ?? "").split("\n").slice(0, 3).join("\n")}`
         : ""
-    // Node's own text names both files; the first frame is of the command that imports.
+    // Node's message already names both files; the first stack frame would be the importing command.
     const where = place === "" && error.code !== "ERR_MODULE_NOT_FOUND" ? placeOf(cause) : ""
     throw fail(`${error.message.replace(/\.$/, "")}${where}.${place}\nFix the file and run again.`)
   }
@@ -58,7 +58,7 @@ export const loadPipeline = async (path: string): Promise<AnyPipeline> => {
   return module.default
 }
 
-/** The parameters of a pipeline, for --help after its file. */
+/** The parameters of a pipeline, shown by --help when a pipeline file is given. */
 export const describeParameters = async ([path]: ReadonlyArray<string>): Promise<string> => {
   if (path === undefined) return ""
   const { params, name, description } = await loadPipeline(path)
@@ -75,12 +75,12 @@ export const describeParameters = async ([path]: ReadonlyArray<string>): Promise
 
 const isSharding = (text: string): text is Sharding => ["none", "optimizer", "weights"].includes(text)
 
-/** Options of a run from the shared flags. */
+/** Run options from the shared flags. */
 export const pipelineOptions = (given: Given): RunOptions => {
   const settings: Array<[name: string, text: string]> = []
   for (const text of given.flags("set")) {
     const at = text.indexOf("=")
-    if (at < 1) throw new UsageError(`--set takes name=value, got "${text}".`)
+    if (at < 1) throw new UsageError(`--set must be name=value, got "${text}".`)
     settings.push([text.slice(0, at), text.slice(at + 1)])
   }
   const device = given.flag("device") ?? "cpu"
@@ -90,7 +90,7 @@ export const pipelineOptions = (given: Given): RunOptions => {
   if (sharding !== undefined && !isSharding(sharding))
     throw new UsageError(`--sharding must be none, optimizer or weights, got "${sharding}".`)
   if (sharding !== undefined && ranks === 1)
-    throw new UsageError(`--sharding ${sharding} has no effect on one rank: add --ranks, or leave --sharding out.`)
+    throw new UsageError(`--sharding ${sharding} has no effect on one rank: add --ranks, or remove --sharding.`)
   return {
     ...(ranks === 1 ? {} : { ranks, ...(sharding === undefined ? {} : { sharding }) }),
     settings: Object.fromEntries(settings),

@@ -1,4 +1,4 @@
-/** The flags of a run, shared by `run` and `sweep`; `verify` takes some. */
+/** The flags of a run, shared by `run` and `sweep`; `verify` uses some of them. */
 import { resolve } from "node:path"
 import type { NodeLimits } from "../runtime/define/node.ts"
 import type { RunOptions } from "../runtime/run/options.ts"
@@ -12,38 +12,38 @@ import { type Shown, showProblems, showProgress } from "./display/progress.ts"
 import { type Flags, type Given, numberFlag, UsageError, wholeNumber } from "./command.ts"
 
 export const runFlags: Flags = {
-  jobs: { value: "n", help: "how many stages without tensors may run at once (default: 1)" },
-  timeout: { value: "seconds", help: "stop a node, and fail it, after this long" },
-  memory: { value: "MiB", help: "stop a node, and fail it, when the process of its stage uses more memory than this" },
-  retries: { value: "n", help: "how often to retry a node that crashed, timed out or failed for a transient reason (default: 0)" },
+  jobs: { value: "n", help: "maximum number of stages without tensors that run concurrently (default: 1)" },
+  timeout: { value: "seconds", help: "stop and fail a node after this time" },
+  memory: { value: "MiB", help: "stop and fail a node when its stage's process uses more memory than this" },
+  retries: { value: "n", help: "maximum retries of a node that crashed, timed out or failed for a transient reason (default: 0)" },
   "max-skipped": {
     value: "share",
-    help: "fail a stage that can't use more than this share of its rows, 0 to 1 (default: 0.2; of answers that a model gave: 1)"
+    help: "fail a stage that skips more than this share of its rows, 0 to 1 (default: 0.2; for model answers: 1)"
   },
   "checkpoint-steps": {
     value: "n",
-    help: "save a checkpoint of a stage every n steps, or after --checkpoint-seconds, whichever comes first"
+    help: "save a resume checkpoint every n steps, or after --checkpoint-seconds, whichever comes first"
   },
-  "checkpoint-seconds": { value: "n", help: "save a checkpoint of a stage at most every n seconds (default: 60; 0: after every step)" },
+  "checkpoint-seconds": { value: "n", help: "save a resume checkpoint at most every n seconds (default: 60; 0: after every step)" },
   shared: {
     value: "folder",
-    help: "take results from this folder that others have made, and put there what is made here (default: `shared` of caravan.json)"
+    help: "reuse results that others put in this folder, and share new results there (default: `shared` in caravan.json)"
   },
-  "shared-read-only": { help: "take shared results and put none there" },
-  "no-shared": { help: "do without shared results, whatever caravan.json says" },
+  "shared-read-only": { help: "reuse shared results, but do not add any" },
+  "no-shared": { help: "do not use shared results, even if caravan.json sets them" },
   on: {
     value: "slurm|local",
-    help: "where stages run: as Slurm jobs, with the profiles of caravan.json, or in processes of this machine (default: local)"
+    help: "where stages run: as Slurm jobs with the profiles in caravan.json, or as processes on this machine (default: local)"
   },
   "on-interrupt": {
     value: "leave|cancel",
-    help: "with --on slurm: what becomes of jobs when the run is interrupted (default: a terminal asks; else leave: the next run finds them)"
+    help: "with --on slurm: leave or cancel jobs when the run is interrupted (default: ask on a terminal, otherwise leave them for the next run to find)"
   },
   "rank-seconds": {
     value: "n",
-    help: "with --ranks: how long a rank waits for the others before the stage fails and says where each was (default: 600)"
+    help: "with --ranks: how long a rank waits for the others before the stage fails and reports where each one was (default: 600)"
   },
-  quiet: { help: "show no progress, only warnings and what fails; the results go to stdout as without it" },
+  quiet: { help: "show only warnings and failures, no progress; stdout is unchanged" },
   events: {
     value: "file",
     help: "write events to this file as they happen, one JSON object per line; - writes them to stdout instead of the other output"
@@ -79,7 +79,7 @@ const oneOf = <A extends string>(given: Given, name: string, words: ReadonlyArra
   return word
 }
 
-/** For the layer: what the config file says of Slurm, if it does or the run is to be there; and who hears what is waited for. */
+/** Layer options: the Slurm settings of the config file, if present or if the run uses Slurm; and where waiting messages go. */
 export const slurmOptions = ({ on }: Pick<RunOptions, "on"> = {}): {
   readonly slurm?: SlurmConfig
   readonly say: (message: string) => void
@@ -88,29 +88,29 @@ export const slurmOptions = ({ on }: Pick<RunOptions, "on"> = {}): {
   return { ...(slurm === undefined ? {} : { slurm }), say: (message) => tell(`${message}\n`) }
 }
 
-/** What becomes of jobs when the run is interrupted: as the flag says; without it a terminal is asked. */
+/** What happens to jobs when the run is interrupted, if the flag says so; otherwise a terminal asks. */
 export const interruption = (given: Given): Interruption | undefined => oneOf(given, "on-interrupt", ["leave", "cancel"])
 
-/** Where results are shared: by flag, or as the config file says. */
+/** The shared results, from the flag or the config file. */
 const sharedPlace = (given: Given, config: Config): SharedPlace | undefined => {
   const named = given.flag("shared")
   const isReadOnly = given.has("shared-read-only")
   if (given.has("no-shared")) {
     if (named !== undefined || isReadOnly)
-      throw new UsageError("--no-shared goes with neither --shared nor --shared-read-only: leave one of them out.")
+      throw new UsageError("--no-shared can't be combined with --shared or --shared-read-only: remove one of them.")
     return undefined
   }
-  if (named === "") throw new UsageError("--shared takes the path of a folder, got an empty one.")
+  if (named === "") throw new UsageError("--shared must be the path of a folder, got an empty string.")
   const place = named === undefined ? config.shared : { folder: resolve(named) }
   if (place === undefined && isReadOnly)
-    throw new UsageError("--shared-read-only has no effect without shared results: name their folder with --shared, or in caravan.json.")
+    throw new UsageError("--shared-read-only has no effect without shared results: set their folder with --shared or in caravan.json.")
   return place === undefined ? undefined : { ...place, ...(isReadOnly ? { isReadOnly } : {}) }
 }
 
-/** Flags that say what is shown of a run, or what is made anew: nothing that its continuation wants. */
+/** Flags for display and for forcing reruns, which a continued run does not repeat. */
 const ofOneRun = ["json", "quiet", "events", "force", "over", "metric", "help"]
 
-/** The command line that asks for the same again, as the journal keeps it. */
+/** The command line that continues this run, as stored in the journal. */
 export const commandAgain = (given: Given, flags: Flags): CommandLine => ({
   folder: process.cwd(),
   words: [
@@ -131,10 +131,10 @@ export const commandAgain = (given: Given, flags: Flags): CommandLine => ({
 /** What a run shows on stderr. */
 export const progressOf = (given: Given): Shown => (given.has("quiet") ? showProblems() : showProgress())
 
-/** A year of seconds and a PiB of memory are less. */
+/** Larger than a year in seconds and a PiB in MiB. */
 const most = 2 ** 30
 
-/** What each node may take. */
+/** Per-node limits. */
 export const limitsOf = (given: Given): Pick<NodeLimits, "seconds" | "memory"> =>
   withValue({
     seconds: numberFlag(given, "timeout", { above: 0, max: most }, "seconds"),

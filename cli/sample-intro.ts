@@ -1,4 +1,4 @@
-/** What a dialogue of `caravan sample` begins with: who answers, what may be typed, and for models of the small world what can be asked. */
+/** The introduction to a chat in `caravan sample`: the model, the available commands, and example questions for models of the small world. */
 import { existsSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -32,7 +32,7 @@ const origin = async (
 const millions = (parameters: number): string =>
   parameters >= 1e9 ? `${number(parameters / 1e9)} billion` : parameters >= 1e5 ? `${number(parameters / 1e6)} million` : number(parameters)
 
-/** `text`: the checkpoint as it was named. */
+/** `text`: the checkpoint as named by the user. */
 export const introduction = async (
   text: string,
   config: LlamaConfig,
@@ -40,12 +40,12 @@ export const introduction = async (
 ): Promise<string> => {
   const from = await origin(text)
   return [
-    `A dialogue with ${from === undefined ? text : `${from.node} of ${from.pipeline}`}: a ${familyNames[config.family]} of ${millions(parameterCount(config))} parameters, with a context of ${config.maxPositions} tokens.`,
+    `Chat with ${from === undefined ? text : `${from.node} of ${from.pipeline}`}: a ${familyNames[config.family]} model with ${millions(parameterCount(config))} parameters and a context of ${config.maxPositions} tokens.`,
     `Answers: temperature ${temperature}, top-p ${topP}, at most ${maxNewTokens} tokens.`,
-    "Type a message and press Enter. /reset starts over, /system <text> sets the system prompt, /quit ends. Ctrl-C stops an answer; at the prompt it ends.",
+    "Type a message and press Enter. /reset starts over, /system <text> sets the system prompt, /quit ends. Ctrl-C stops an answer, or exits at the prompt.",
     ...(from?.isWorld === true
       ? [
-          "It knows the generated small world of its pipeline and nothing else. Ask, for example:",
+          "It only knows the generated small world of its pipeline. Example questions:",
           ...exampleQuestions().map((question) => `  ${question}`)
         ]
       : []),

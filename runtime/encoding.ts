@@ -1,13 +1,13 @@
 /**
- * One text for one value: a tagged, length-prefixed encoding, and its digest. Two values that differ in type, or in where one part ends and the next
- * begins, never encode alike; the order of an object's fields does not matter. Whoever changes it raises `formatVersion` (key/cache-key.ts).
+ * A canonical encoding of values (tagged and length-prefixed) and its digest. Values that differ in type or structure never encode alike; the order
+ * of an object's fields does not matter. If you change it, increase `formatVersion` (key/cache-key.ts).
  */
 import { hash } from "node:crypto"
 
-/** sha256 of a value's encoding, in hex. Throws on what has no stable encoding (functions, symbols, NaN, class instances). */
+/** sha256 of a value's encoding, in hex. Throws for values without a stable encoding (functions, symbols, NaN, class instances). */
 export const digestOf = (value: unknown): string => hash("sha256", encodingOf(value))
 
-/** Two values have the same text only when they are the same value. Throws as digestOf does. */
+/** Two values have the same encoding only if they are equal. Throws like digestOf. */
 export const encodingOf = (value: unknown): string => {
   try {
     return encode(value)
@@ -16,10 +16,10 @@ export const encodingOf = (value: unknown): string => {
   }
 }
 
-/** Encodings of values that are part of many keys. */
+/** Cached encodings of values that are part of many keys. */
 const remembered = new WeakMap<object, string>()
 
-/** The same value; its encoding is made once. For objects that nobody changes from now on. */
+/** Returns the same value and caches its encoding. Only for objects that are never modified afterwards. */
 export const remember = <A extends object>(value: A): A => {
   if (!remembered.has(value)) remembered.set(value, encodingOf(value))
   return value
@@ -32,7 +32,7 @@ const isPlain = (value: object): boolean => {
   return prototype === Object.prototype || prototype === null
 }
 
-/** Where in a value the part is that has no encoding: ".layers[2]". */
+/** The location of the part that can't be encoded: ".layers[2]". */
 const placeIn = (value: unknown): string => {
   if (typeof value !== "object" || value === null || !(Array.isArray(value) || isPlain(value))) return ""
   for (const name of Array.isArray(value) ? value.keys() : Object.keys(value).sort()) {
@@ -58,7 +58,7 @@ const encode = (value: unknown): string => {
     case "undefined":
       return "u0:"
     case "number": {
-      if (!Number.isFinite(value)) throw new Unencodable(`${value}: a cache key can't hold it`)
+      if (!Number.isFinite(value)) throw new Unencodable(`${value}: not allowed in a cache key`)
       const text = Object.is(value, -0) ? "-0" : String(value)
       return `d${text.length}:${text}`
     }
@@ -73,7 +73,7 @@ const encode = (value: unknown): string => {
       }
       if (!isPlain(value))
         throw new Unencodable(
-          `a ${value.constructor.name}: a cache key can't hold it; use plain objects, lists, strings, numbers and booleans`
+          `a ${value.constructor.name}: not allowed in a cache key; use plain objects, lists, strings, numbers and booleans`
         )
       const names = Object.keys(value).sort()
       let text = `o${names.length}:`
@@ -81,6 +81,6 @@ const encode = (value: unknown): string => {
       return text
     }
     default:
-      throw new Unencodable(`a ${typeof value}: a cache key can't hold it`)
+      throw new Unencodable(`a ${typeof value}: not allowed in a cache key`)
   }
 }

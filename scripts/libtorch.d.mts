@@ -1,6 +1,6 @@
-/** What the addon needs and this machine lacks, as Debian's packages. */
+/** Missing requirements of the addon on this machine, as Debian packages. */
 export function missingPackages(): Array<string>
 /** Unpacks an official archive into the per-user cache. */
 export function fetchArchive(url?: string, target?: string): Promise<void>
-/** Leaves the machine with libtorch and a compiler, or throws with the command that mends it. */
+/** Ensures that libtorch and a compiler are installed; otherwise throws an error with the command that fixes it. */
 export function ensureLibtorch(): Promise<void>

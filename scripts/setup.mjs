@@ -1,5 +1,5 @@
-// The two commands: `node scripts/setup.mjs demo` and `... test`. Makes this clone ready (packages, Node 24, libtorch, the addon), then runs.
-// Plain Node 20, no dependencies. Every step looks first and does nothing when there is nothing to do; a rerun mends what was interrupted.
+// `node scripts/setup.mjs demo` and `... test`: sets up this clone (packages, Node 24, libtorch, the addon), then runs the command. Plain Node 20, no
+// dependencies. Each step is skipped if already done; a rerun completes an interrupted setup.
 import { spawnSync } from "node:child_process"
 import { existsSync, readFileSync } from "node:fs"
 import { delimiter, dirname, join } from "node:path"
@@ -11,17 +11,17 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const bin = join(root, "node_modules/.bin")
 const node = join(bin, "node")
 
-// Standard output belongs to what is run in the end: what setup and its tools say goes to standard error.
+// stdout belongs to the command that runs at the end; setup and its tools write to stderr.
 const run = (program, args, stdout = 2, more = {}) =>
   spawnSync(program, args, { cwd: root, stdio: ["inherit", stdout, "inherit"], env: { ...environment(), ...more } })
 
-/** Children find Node 24 first. */
+/** Child processes find Node 24 first. */
 const environment = () => ({ ...process.env, PATH: [bin, process.env.PATH].join(delimiter) })
 
 const lockedVersions = (file) =>
   existsSync(file) ? Object.entries(JSON.parse(readFileSync(file, "utf8")).packages).filter(([path]) => path !== "") : []
 
-/** npm writes node_modules/.package-lock.json when it has finished: compare it with the lock file. */
+/** npm writes node_modules/.package-lock.json when it finishes: compare it with the lock file. */
 const packagesAreInstalled = () => {
   const installed = new Map(lockedVersions(join(root, "node_modules/.package-lock.json")).map(([path, entry]) => [path, entry.version]))
   return lockedVersions(join(root, "package-lock.json")).every(([path, { version, optional }]) =>
@@ -31,11 +31,11 @@ const packagesAreInstalled = () => {
 
 const installPackages = () => {
   if (packagesAreInstalled()) return
-  process.stderr.write("Installing the npm packages of package-lock.json.\n")
+  process.stderr.write("Installing the npm packages in package-lock.json.\n")
   const npm = spawnSync("npm", ["ci", "--no-audit", "--no-fund"], { cwd: root, stdio: ["inherit", 2, "inherit"] })
   if (npm.error) throw new Error(`npm could not be run: ${npm.error.message}. It comes with Node; on Debian: apt-get install npm`)
   if (npm.status !== 0)
-    throw new Error(`npm ci ended with ${npm.status ?? npm.signal}; its reason is above. Fix that, then run \`npm ci\`.`)
+    throw new Error(`npm ci ended with ${npm.status ?? npm.signal}; see the error above. Fix it, then run \`npm ci\`.`)
 }
 
 const nodeVersion = () => {
@@ -43,11 +43,11 @@ const nodeVersion = () => {
   return answer.status === 0 ? answer.stdout.trim() : undefined
 }
 
-/** The npm package "node" fetches Node 24 in its install script, which npm may have been told not to run. */
+/** The npm package "node" downloads Node 24 in its install script, which npm may be configured not to run. */
 const checkNode = () => {
   const isNew = (version) => version !== undefined && Number(/^v(\d+)/.exec(version)?.[1]) >= 24
   if (isNew(nodeVersion())) return
-  process.stderr.write("Getting Node 24 (the npm package node).\n")
+  process.stderr.write("Installing Node 24 (the npm package node).\n")
   spawnSync(process.execPath, ["installArchSpecificPackage"], { cwd: join(root, "node_modules/node"), stdio: ["ignore", 2, 2] })
   const version = nodeVersion()
   if (isNew(version)) return
@@ -81,10 +81,10 @@ const commands = {
   study: (args) => run(node, ["cli/caravan.js", "run", "pipelines/study.ts", "--device", "cuda", ...args], "inherit"),
   demo: (args) => run(node, ["cli/caravan.js", "run", "pipelines/demo.ts", ...args], "inherit"),
   test: (args) => run(node, ["scripts/test.mjs", ...args], "inherit"),
-  // Every call failed in turn, and the tests of faults elsewhere: half an hour (docs/faults.md).
+  // Fails every call in turn, and runs the other fault tests: half an hour (docs/faults.md).
   faults: (args) =>
     run(node, ["node_modules/vitest/vitest.mjs", "run", ...(args.length > 0 ? args : faultTests)], "inherit", { FAULTS: "all" }),
-  // A Slurm of its own on this machine, and what may go wrong with it: a quarter of an hour.
+  // Runs against a temporary Slurm on this machine, with injected faults: a quarter of an hour.
   cluster: (args) =>
     run(
       node,
@@ -100,13 +100,13 @@ const usage = `Usage: node scripts/setup.mjs [${Object.keys(commands).join(" | "
 
 const [what = "nothing", ...args] = process.argv.slice(2)
 if (!Object.hasOwn(commands, what)) {
-  process.stderr.write(`There is nothing called ${what} to set up for.\n${usage}\n`)
+  process.stderr.write(`Unknown command ${what}.\n${usage}\n`)
   process.exit(2)
 }
 try {
   await setup()
 } catch (error) {
-  process.stderr.write(`\nSetup stopped: ${error.message}\n`)
+  process.stderr.write(`\nSetup failed: ${error.message}\n`)
   process.exit(1)
 }
 const { status, signal } = commands[what](args)

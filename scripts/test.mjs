@@ -1,5 +1,5 @@
-// `npm test` after setup: types, lint, format, then the tests; with arguments (for vitest), only the tests. The last line counts the tests and
-// is kept in .caravan/test-summary.txt for .ci/run.
+// `npm test` after setup: types, lint, format, then the tests; with arguments (for vitest) only the tests. The last line counts the tests and is
+// saved in .caravan/test-summary.txt for .ci/run.
 import { spawnSync } from "node:child_process"
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 
@@ -15,8 +15,8 @@ const checks = {
 }
 
 /**
- * "312 passed, 0 failed, 4 skipped" of vitest's own results. A test file that could not be loaded counts as one failure, and so does a run that
- * failed though no test did: an error outside of the tests, of which the results say nothing.
+ * "312 passed, 0 failed, 4 skipped" from vitest's results. A test file that could not be loaded counts as one failure, and so does a run that failed
+ * although no test did: an error outside of the tests, which the results do not contain.
  */
 const counts = ({ numPassedTests, numFailedTests, numPendingTests, numTodoTests, testResults }, ended) => {
   const broken = testResults.filter(
@@ -37,12 +37,12 @@ const ended = node([...vitest, ...args]) ? "passed" : "failed"
 if (ended === "failed") failed.push("tests")
 
 if (failed.length > 0)
-  process.stdout.write(`\nNot in order: ${failed.join(", ")}.${failed.includes("format") ? " `npm run format` fixes the format." : ""}\n`)
+  process.stdout.write(`\nFailed checks: ${failed.join(", ")}.${failed.includes("format") ? " `npm run format` fixes the format." : ""}\n`)
 if (existsSync(results)) {
   const line = counts(JSON.parse(readFileSync(results, "utf8")), ended)
   writeFileSync(summary, `${line}\n`)
   process.stdout.write(`${line}\n`)
 } else {
-  process.stdout.write("vitest ended without results: its reason is above.\n")
+  process.stdout.write("vitest ended without results: see the error above.\n")
 }
 process.exit(failed.length > 0 || !existsSync(results) ? 1 : 0)

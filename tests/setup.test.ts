@@ -218,7 +218,7 @@ describe.skipIf(!canUnpack)("fetching libtorch's archive", () => {
   it("says that an archive cut short can't be unpacked", async () => {
     const whole = zip({ "libtorch/lib/libtorch_cpu.so": "library" })
     await serve(200, whole.subarray(0, whole.length - 30), (url) =>
-      expect(fetchArchive(url, join(folder, "libtorch"))).rejects.toThrow("holds no libtorch")
+      expect(fetchArchive(url, join(folder, "libtorch"))).rejects.toThrow("could not unpack a libtorch")
     )
     expect(readdirSync(folder)).toEqual([])
   })
@@ -248,7 +248,7 @@ describe("caravan doctor", () => {
     const { ok, found, problems } = await diagnose(folder)
     expect(ok).toBe(false)
     expect(found).toMatchObject({ libtorch: expect.stringContaining("2.11.0, named by LIBTORCH"), addon: "not built", compiler: "none" })
-    expect(problems).toContainEqual({ what: expect.stringContaining("no C++ compiler"), mend: "apt-get install g++", essential: true })
+    expect(problems).toContainEqual({ what: expect.stringContaining("the C++ compiler"), mend: "apt-get install g++", essential: true })
   })
 
   it("names the store that CARAVAN_HOME gives", async () => {

@@ -1,4 +1,4 @@
-/** `caravan bless`: lets a node's result stand for code that changed without changing it. Shows what changed; records it with --yes. */
+/** `caravan bless`: keeps a node's result valid after a code change that does not affect it. Shows the changes; records the decision with --yes. */
 import * as Effect from "effect/Effect"
 import { bless, type Blessed } from "../../runtime/inspect/bless.ts"
 import { type Command, exitCodes } from "../command.ts"
@@ -12,18 +12,18 @@ const told = ({ node, stage, pinned, verdict, digest, changes, why, key, from }:
   const pin = pinned === null ? "" : ` (pinned ${pinned})`
   switch (verdict) {
     case "settled":
-      return [`${node}${pin} is in the store, made with the code as it is: there is nothing to bless.`]
+      return [`${node}${pin} is already in the store under the current code: nothing to bless.`]
     case "refused":
       return [
-        `${node}${pin} can't be blessed: ${why.length === 1 ? why[0]! : `more than its code differs:\n${why.map((line) => `  ${line}`).join("\n")}`}`
+        `${node}${pin} can't be blessed: ${why.length === 1 ? why[0]! : `more than the code differs:\n${why.map((line) => `  ${line}`).join("\n")}`}`
       ]
     case "blessed":
       return [
-        `${node} (stage ${stage}${pinned === null ? "" : `, pinned ${pinned}`}): its result ${short(digest!)} was made before these changes of its code, and nothing else differs:`,
+        `${node} (stage ${stage}${pinned === null ? "" : `, pinned ${pinned}`}): its result ${short(digest!)} was made before these code changes; nothing else differs:`,
         ...changes.map((line) => `  ${line}`),
         recorded
-          ? `Blessed: it counts for the code as it is${key === from ? "" : `, under the key ${short(key!)} (made under ${short(from!)})`}.`
-          : "Nothing is recorded yet. If they leave the result as it is, add --yes: a run then finds it. `caravan verify` makes it again and compares."
+          ? `Blessed: the result is now valid for the current code${key === from ? "" : `, under the key ${short(key!)} (made under ${short(from!)})`}.`
+          : "Nothing is recorded yet. If these changes do not affect the result, add --yes: runs then reuse it. To check, `caravan verify` recomputes the result and compares."
       ]
   }
 }
@@ -31,7 +31,7 @@ const told = ({ node, stage, pinned, verdict, digest, changes, why, key, from }:
 export const command: Command = {
   name: "bless",
   summary:
-    "Keeps the last result of a node valid for its current code, when only the code changed and you know that the change does not affect the result. Shows which files changed, and records the decision with --yes. lineage still names the code that made the result; why says that it was blessed.",
+    "Keeps a node's last result valid after a code change, when only the code changed and you assert that the change does not affect the result. Shows which files changed; records the decision with --yes. `lineage` still names the code that made the result, and `why` shows that it was blessed.",
   positionals: ["<pipeline.ts>", "<node|output>"],
   flags: { ...pipelineFlags, yes: { help: "record the decision" }, json: { help: "print one JSON document" } },
   examples: [

@@ -1,4 +1,4 @@
-/** `caravan curves`: what the nodes of a run reported step by step. */
+/** `caravan curves`: the numbers that the nodes of a run reported at each step. */
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -20,13 +20,13 @@ import { plain } from "../display/width.ts"
 import { print, withStore } from "../open-store.ts"
 import { write } from "../output.ts"
 
-/** A report's numbers by column; null: it had none of that. */
+/** One report's numbers by column; null where the report has no value for that column. */
 type Row = Readonly<Record<string, number | null>>
 
-/** Columns of a sparkline. */
+/** Width of a sparkline, in columns. */
 const lineWidth = 40
 
-/** A node by its name or by that of an output. */
+/** Finds a node by its own name or by an output's name. */
 const find = (run: PastRun, curves: ReadonlyArray<KeptCurve>, name: string): KeptCurve & { readonly path: string } => {
   const outputs = askedOf(run)?.outputs ?? {}
   const id = Object.hasOwn(outputs, name) ? outputs[name] : undefined
@@ -40,7 +40,7 @@ const find = (run: PastRun, curves: ReadonlyArray<KeptCurve>, name: string): Kep
   const { path } = found
   if (path === null)
     throw new UsageError(
-      `Run ${shortRun(run.id)} has no curve of "${name}" (${found.status}): its stage reported no numbers, was killed before it could keep them, or the result was deleted or replaced since.`
+      `Run ${shortRun(run.id)} has no curve of "${name}" (${found.status}): its stage reported no numbers, was killed before it could save them, or the result has since been deleted or replaced.`
     )
   return { ...found, path }
 }
@@ -50,7 +50,7 @@ async function* rowsOf(path: string): AsyncGenerator<Row> {
   try {
     for await (const row of parquetRows(path)) yield row as Row
   } catch (cause) {
-    throw new UsageError(`Reading the curve ${path}: ${messageOf(cause)}. If the file is damaged, run the node again with --force.`)
+    throw new UsageError(`Reading the curve ${path}: ${messageOf(cause)}. If the file is damaged, rerun the node with --force.`)
   }
 }
 
@@ -69,7 +69,7 @@ const printCsv = async (path: string): Promise<void> => {
   }
 }
 
-/** JSON has no NaN and no infinity: they are texts. What a report did not have is left out. */
+/** JSON has no NaN or infinity, so they are written as strings. Missing values are left out. */
 const jsonRow = (row: Row) =>
   Object.fromEntries(
     Object.entries(row).flatMap(([name, value]) => (value === null ? [] : [[name, Number.isFinite(value) ? value : String(value)]]))
@@ -80,7 +80,7 @@ interface Series {
   readonly values: Array<number>
 }
 
-/** Each column but the steps, with the rows that have a value. */
+/** Each column except the step, with the rows that have a value. */
 const seriesOf = async (path: string): Promise<{ readonly rows: number; readonly series: ReadonlyMap<string, Series> }> => {
   const series = new Map<string, Series>()
   let rows = 0
@@ -97,7 +97,7 @@ const seriesOf = async (path: string): Promise<{ readonly rows: number; readonly
   return { rows, series }
 }
 
-/** A line for each series. */
+/** One line per series. */
 const summary = async (path: string): Promise<ReadonlyArray<string>> => {
   const { rows, series } = await seriesOf(path)
   const lines = [...series].map(([name, { values }]) => {
@@ -110,24 +110,24 @@ const summary = async (path: string): Promise<ReadonlyArray<string>> => {
     const shown = [values[0]!, values.at(-1)!, least, most].map((value) => number(value))
     return [plain(name), String(values.length), ...shown, sparkline(thinned(values, lineWidth))]
   })
-  return [`${count(rows, "row")} in ${path}`, ...table([["", "values", "first", "last", "least", "greatest"], ...lines], "  ")]
+  return [`${count(rows, "row")} in ${path}`, ...table([["", "values", "first", "last", "min", "max"], ...lines], "  ")]
 }
 
-/** Draws the curve into a file; the libraries are loaded here. */
+/** Draws the curve into a file. The plotting libraries are loaded only here. */
 const draw = async (node: string, path: string, file: string): Promise<void> => {
   if (!file.endsWith(".svg"))
-    throw new UsageError(`--figure takes the name of an SVG file, got "${file}". For example: --figure ${node}.svg`)
+    throw new UsageError(`--figure must be the name of an SVG file, got "${file}". For example: --figure ${node}.svg`)
   const { drawFigure } = await import("../../stages/report/draw.ts")
   const { series } = await seriesOf(path)
   const svg = await drawFigure(curveFigure(node, series))
   try {
     await writeFile(file, svg)
   } catch (cause) {
-    throw new UsageError(`Writing the figure ${file}: ${messageOf(cause)}. Name a file in a folder that can be written.`)
+    throw new UsageError(`Writing the figure ${file}: ${messageOf(cause)}. Choose a file in a writable folder.`)
   }
 }
 
-/** Event files of some curves, each of a folder of its run's. */
+/** Writes TensorBoard event files, one folder per run and node. */
 const writeEvents = async (
   folder: string,
   run: PastRun,
@@ -137,7 +137,7 @@ const writeEvents = async (
   const written = []
   for (const { node, path } of curves) {
     const execution = executions.get(node)
-    // Of a result that was found, the curve is of another run, whose times are not these.
+    // A reused result's curve comes from another run, so this execution's start time does not apply.
     const began = execution !== undefined && execution.status !== "hit" ? execution.at - execution.milliseconds : run.started
     try {
       written.push({
@@ -146,7 +146,7 @@ const writeEvents = async (
       })
     } catch (cause) {
       if (cause instanceof UsageError) throw cause
-      throw new UsageError(`Writing event files to ${folder}: ${messageOf(cause)}. Name a folder that can be written.`)
+      throw new UsageError(`Writing event files to ${folder}: ${messageOf(cause)}. Choose a writable folder.`)
     }
   }
   return written
@@ -155,13 +155,13 @@ const writeEvents = async (
 export const command: Command = {
   name: "curves",
   summary:
-    "Prints the numbers that a node's stage reported step by step (loss, learning rate, KL, throughput, memory), also when its result was found and not made; without a node, lists the nodes that have some.",
+    "Prints the numbers that a node's stage reported at each step (loss, learning rate, KL, throughput, memory), also for reused results. Without a node, lists the nodes that have curves.",
   positionals: ["<run|node>", "[node]"],
   flags: {
     csv: { help: "print every row as CSV" },
-    json: { help: "print one JSON document, with every row" },
-    figure: { value: "file.svg", help: "draw a panel for each series into this file" },
-    tensorboard: { value: "folder", help: "write TensorBoard's event files, a folder for each node: of the node that is named, or of all" }
+    json: { help: "print one JSON document with every row" },
+    figure: { value: "file.svg", help: "draw one panel per series into this file" },
+    tensorboard: { value: "folder", help: "write TensorBoard event files, one folder per node: for the given node, or for all nodes" }
   },
   examples: [
     "caravan curves latest",
@@ -187,13 +187,13 @@ export const command: Command = {
           const written = yield* Effect.promise(() => writeEvents(events, run, chosen, executions))
           print(json, { run: run.id, pipeline: run.pipeline, files: written }, [
             ...table(written.map(({ node, path, scalars }) => [plain(node), String(scalars), path])),
-            `${count(written.length, "event file")}. To look at them: tensorboard --logdir ${events}`
+            `${count(written.length, "event file")}. To view them: tensorboard --logdir ${events}`
           ])
           return exitCodes.ok
         }
         if (name === undefined) {
           const ofOne = given.has("csv") ? "--csv prints" : given.flag("figure") === undefined ? undefined : "--figure draws"
-          if (ofOne !== undefined) throw new UsageError(`${ofOne} the rows of one node: name it. Without a flag, the nodes are listed.`)
+          if (ofOne !== undefined) throw new UsageError(`${ofOne} the rows of one node. Add a node's name; without flags, the command lists the nodes.`)
           const kept = curves.filter(({ path }) => path !== null)
           print(json, { run: run.id, pipeline: run.pipeline, curves: kept }, [
             ...table(kept.map(({ node, stage, status, path }) => [plain(node), stage ?? "", status, path!])),

@@ -1,4 +1,4 @@
-/** `caravan data inspect`: what files of the user's own hold. */
+/** `caravan data inspect`: shows the content of the user's own data files. */
 import * as Effect from "effect/Effect"
 import { fileAtFault, inspect, type Inspection, labelAtFault, type Lengths } from "../../data/inspect.ts"
 import { shapes } from "../../data/shapes/shapes.ts"
@@ -15,7 +15,7 @@ import { type Command, exitCodes, type Given, UsageError, wholeNumber } from "..
 import { count, table } from "../display/units.ts"
 import { write, writeJson } from "../output.ts"
 
-/** What an import refuses of rows beside their shape. */
+/** Checks that an import makes on rows beyond their shape. */
 const checks = () => {
   const ids = new Set<string>()
   return {
@@ -40,7 +40,7 @@ const mapOf = (given: Given): Readonly<Record<string, string>> => {
   return Object.fromEntries(
     given.flags("map").map((text) => {
       const [, name, path] = /^([^=]+)=(.+)$/.exec(text) ?? []
-      if (name === undefined || path === undefined) throw new UsageError(`--map takes <our column>=<the file's>, got "${text}".`)
+      if (name === undefined || path === undefined) throw new UsageError(`--map must be <our column>=<their column>, got "${text}".`)
       if (!columns.has(name)) throw new UsageError(`--map ${text}: no shape has a column "${name}".${didYouMean(name, [...columns])}`)
       return [name, path]
     })
@@ -51,14 +51,14 @@ const shapeOf = (given: Given): string => {
   const name = given.flag("shape") ?? "auto"
   const names = shapes.map((shape) => shape.name)
   if (name !== "auto" && !names.includes(name))
-    throw new UsageError(`--shape ${name}: there is no such shape.${didYouMean(name, names)} There are ${names.join(", ")}.`)
+    throw new UsageError(`--shape ${name}: unknown shape.${didYouMean(name, names)} Known shapes: ${names.join(", ")}.`)
   return name
 }
 
 const documentsOf = (given: Given): "line" | "paragraph" | "file" => {
   const documents = given.flag("documents") ?? "line"
   if (documents === "line" || documents === "paragraph" || documents === "file") return documents
-  throw new UsageError(`--documents takes line, paragraph or file, got "${documents}".`)
+  throw new UsageError(`--documents must be line, paragraph or file, got "${documents}".`)
 }
 
 const importers = {
@@ -78,14 +78,14 @@ const page = (found: Inspection): ReadonlyArray<string> => {
   const packed = files.filter(({ compression }) => compression !== "none").length
   const shapeLine =
     shape === null
-      ? "shape: none that is known; name it with --shape, or say which column is which with --map prompt=question"
-      : `shape: ${shape} (${form})${gives.length === 0 ? "; no stage reads it" : `; ${gives.map((kind) => importers[kind]).join(" or ")}`}`
+      ? "shape: unknown; name one with --shape, or map columns with --map prompt=question"
+      : `shape: ${shape} (${form})${gives.length === 0 ? "; no stage imports it" : `; ${gives.map((kind) => importers[kind]).join(" or ")}`}`
   const counts = Object.entries(problemCounts)
   const lines = [
     `${count(files.length, "file")}, ${found.format ?? "none of which can be read"}${packed > 0 ? `, ${packed} compressed` : ""}; ${count(rows, "row")}`,
     ...(new Set(files.map((file) => file.shape)).size > 1
       ? table(
-          files.map((file) => [file.file, file.shape ?? "no known shape", count(file.rows, "row")]),
+          files.map((file) => [file.file, file.shape ?? "unknown shape", count(file.rows, "row")]),
           "  "
         )
       : [shapeLine]),
@@ -97,7 +97,7 @@ const page = (found: Inspection): ReadonlyArray<string> => {
   ]
   if (given !== null) {
     lines.push(
-      `${given.kind}: ${given.rows}; ${given.duplicates} there before${given.kind === "texts" || given.kind === "prompts" ? "" : `, ${given.repeatedPrompts} with a prompt that is there before`}`,
+      `${given.kind}: ${given.rows}; ${given.duplicates} duplicates${given.kind === "texts" || given.kind === "prompts" ? "" : `, ${given.repeatedPrompts} with a repeated prompt`}`,
       ...table(
         [
           ["", "mean", "median", "most"],
@@ -136,16 +136,16 @@ const page = (found: Inspection): ReadonlyArray<string> => {
 export const command: Command = {
   name: "data",
   summary:
-    "caravan data inspect <files...>: what your own files hold, as an import would read them: format, shape, columns, rows, problems by file, line and field, lengths, turns, duplicates, examples. Give files, folders, patterns or data sets on the Hugging Face Hub (hf:datasets/owner/name@revision:path); they count as one set. docs/data.md has the shapes.",
+    "caravan data inspect <files...>: shows what your own files contain, as an import would read them: format, shape, columns, rows, problems by file, line and field, lengths, turns, duplicates, examples. Give files, folders, glob patterns or datasets on the Hugging Face Hub (hf:datasets/owner/name@revision:path); they are read as one dataset. The shapes are listed in docs/data.md.",
   positionals: ["<inspect>", "<files...>"],
   flags: {
     json: { help: "print one JSON document" },
-    shape: { value: "name", help: "read the rows by this shape, instead of the one that is found" },
-    map: { value: "ours=theirs", help: "read their column (dots lead into objects) as ours: --map prompt=question", repeatable: true },
-    documents: { value: "unit", help: "of plain text files: a text is a line, a paragraph or the file" },
-    tokenizer: { value: "model", help: "count tokens, of this checkpoint, tokenizer or folder, instead of characters" },
-    examples: { value: "n", help: "show n examples; 2 unless given" },
-    problems: { value: "n", help: "show the first n problems; 20 unless given" }
+    shape: { value: "name", help: "read the rows as this shape instead of the detected one" },
+    map: { value: "ours=theirs", help: "read their column as ours: --map prompt=question (dots reach into nested objects)", repeatable: true },
+    documents: { value: "unit", help: "for plain text files: whether one text is a line, a paragraph or the whole file" },
+    tokenizer: { value: "model", help: "count tokens of this checkpoint, tokenizer or folder instead of characters" },
+    examples: { value: "n", help: "show n examples (default: 2)" },
+    problems: { value: "n", help: "show the first n problems (default: 20)" }
   },
   examples: [
     "caravan data inspect pairs.jsonl",
@@ -155,7 +155,7 @@ export const command: Command = {
   ],
   run: async (given) => {
     const [verb, ...paths] = given.positionals
-    if (verb !== "inspect") throw new UsageError(`caravan data takes inspect, got "${verb}".${didYouMean(verb ?? "", ["inspect"])}`)
+    if (verb !== "inspect") throw new UsageError(`caravan data: expected inspect, got "${verb}".${didYouMean(verb ?? "", ["inspect"])}`)
     const model = given.flag("tokenizer")
     const tokenizer = model === undefined ? undefined : await Effect.runPromise(loadTokenizer(await artifactPath(model, "tokenizer")))
     const hub = new Hub()

@@ -1,4 +1,4 @@
-/** `caravan describe`: what a pipeline or a stage takes and gives. */
+/** `caravan describe`: the parameters, inputs and outputs of a pipeline or a stage. */
 import { existsSync } from "node:fs"
 import { relative, resolve } from "node:path"
 import { fileURLToPath, pathToFileURL } from "node:url"
@@ -28,14 +28,14 @@ const valuesOf = ({ choices, default: preset, max, min, namesSecret, neutral, re
     ...(choices !== undefined ? [choices.map((word) => (word === "" ? '""' : word)).join(" | ")] : type === undefined ? [] : [type]),
     ...range,
     required === true ? "required" : preset === undefined ? "" : `default ${JSON.stringify(preset)}`,
-    namesSecret === true ? "names a secret" : "",
-    neutral === undefined ? "" : "in no cache key"
+    namesSecret === true ? "name of a secret" : "",
+    neutral === undefined ? "" : "not in the cache key"
   ]
     .filter((word) => word !== "")
     .join(", ")
 }
 
-/** A line for each field, and its description below. */
+/** One line per field, with its description below. */
 const fieldLines = (fields: ReadonlyArray<FieldDescription>): ReadonlyArray<string> =>
   table(
     fields.map((field) => [field.name, valuesOf(field)]),
@@ -45,7 +45,7 @@ const fieldLines = (fields: ReadonlyArray<FieldDescription>): ReadonlyArray<stri
     return description === "" ? [line] : [line, `      ${description}`]
   })
 
-/** The columns of a dataset's rows; null of other artifacts. */
+/** The columns of a dataset's rows; null for other artifacts. */
 const columns = (type: ArtifactType<any>): string | null => {
   const { row } = type as Partial<DatasetType<unknown>>
   return row === undefined ? null : describeKind(columnsOf(row))
@@ -103,7 +103,7 @@ const pipelineDocument = async (pipeline: AnyPipeline) => {
       built === undefined
         ? null
         : Object.fromEntries([...new Set(stages)].map((name) => [name, stages.filter((each) => each === name).length])),
-    /** Why its outputs are not known with the defaults. */
+    /** Why the outputs can't be listed with the default parameters. */
     open: typeof graph === "string" ? graph : null
   }
 }
@@ -113,9 +113,9 @@ const pipelineLines = (of: Awaited<ReturnType<typeof pipelineDocument>>): Readon
   of.parameters.length === 0 ? "It has no parameters." : "Parameters, set with --set name=value:",
   ...fieldLines(of.parameters),
   ...(of.outputs === null
-    ? [`Its outputs are not known without parameters: ${of.open}`]
+    ? [`Its outputs can't be listed without parameters: ${of.open}`]
     : [
-        "Outputs, with the defaults:",
+        "Outputs, with default parameters:",
         ...table(
           Object.entries(of.outputs).map(([name, { node, type }]) => [name, type, node === name ? "" : `node ${node}`]),
           "  "
@@ -134,14 +134,14 @@ const loaded = async (path: string, text: string): Promise<Readonly<Record<strin
   }
 }
 
-/** What a word stands for: a file's pipeline, "file.ts#export", or a stage of the recipe by its name or its export's. */
+/** Resolves the argument: a file's pipeline, "file.ts#export", or a stage of the recipe by its name or its export's name. */
 const find = async (text: string): Promise<AnyPipeline | StageInfo> => {
   const hash = text.lastIndexOf("#")
   const [file, name] = hash > 0 ? [text.slice(0, hash), text.slice(hash + 1)] : [text, "default"]
   const path = resolve(file)
   const fail = (what: string) => new UsageError(`Describing ${text}: ${what}`)
   if (/\.[mc]?[jt]s$/.test(file)) {
-    if (!existsSync(path)) throw fail(`there is no file ${path}.`)
+    if (!existsSync(path)) throw fail(`${path} does not exist.`)
     const module = await loaded(path, text)
     const value = own(module, name)
     if (isPipeline(value)) return value
@@ -149,7 +149,7 @@ const find = async (text: string): Promise<AnyPipeline | StageInfo> => {
     const there = Object.entries(module).flatMap(([each, found]) => (isPipeline(found) || isStage(found) ? [each] : []))
     const known = there.filter((each) => each !== "default").map((each) => `${file}#${each}`)
     throw fail(
-      `${name === "default" ? "it has no default export that is a pipeline or a stage" : `its export "${name}" is neither a pipeline nor a stage`}.${known.length === 0 ? "" : ` There are: ${known.join(", ")}.`}`
+      `${name === "default" ? "it has no default export that is a pipeline or a stage" : `its export "${name}" is neither a pipeline nor a stage`}.${known.length === 0 ? "" : ` It exports: ${known.join(", ")}.`}`
     )
   }
   const exported = Object.entries(await import("../../index.ts")).flatMap(([each, value]) =>
@@ -158,14 +158,14 @@ const find = async (text: string): Promise<AnyPipeline | StageInfo> => {
   const found = exported.find(([each, stage]) => each === text || stage.name === text)
   if (found !== undefined) return found[1]
   throw fail(
-    `expected a pipeline's file, a stage of the recipe by its name, or file.ts#export.${didYouMean(text, exported.map(([, stage]) => stage.name).sort())}`
+    `expected a pipeline file, the name of a stage of the recipe, or file.ts#export.${didYouMean(text, exported.map(([, stage]) => stage.name).sort())}`
   )
 }
 
 export const command: Command = {
   name: "describe",
   summary:
-    "Describes a pipeline (parameters, outputs, stages) or a stage (inputs, output, fields): what each value may be, its default and what it means, with its unit. Runs nothing.",
+    "Describes a pipeline (parameters, outputs, stages) or a stage (inputs, output, fields): each value's type, bounds, default, meaning and unit. Runs nothing.",
   positionals: ["<pipeline.ts|stage|file.ts#export>"],
   flags: { json: { help: "print one JSON document" } },
   examples: ["caravan describe pipelines/demo.ts", "caravan describe sft", "caravan describe stages/world/data.ts#worldTexts --json"],

@@ -1,4 +1,4 @@
-/** `caravan diff`: how two runs differ. */
+/** `caravan diff`: the differences between two runs. */
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -13,22 +13,22 @@ import { type Command, exitCodes, type Given } from "../command.ts"
 import { print, withStore } from "../open-store.ts"
 import { count, short, shortRun } from "../display/units.ts"
 
-/** How many fields of a report are named, at most. */
+/** Maximum number of report fields listed. */
 const shownFields = 10
 
 const text = (value: unknown): string => (value === null ? "nothing" : JSON.stringify(value))
-/** Digests by their beginning. */
+/** Abbreviates digests to their first characters. */
 const brief = (value: unknown): string =>
   typeof value === "string" ? short(value) : Array.isArray(value) ? `[${value.map(brief).join(", ")}]` : "nothing"
-/** "4.1.0" of a package, "changed" of a file. */
+/** "4.1.0 -> 4.2.0" for a package, the path for a file. */
 const codeLine = ({ what, before, after }: Change): string => {
   const at = what.lastIndexOf("node_modules/")
-  if (at === -1 || /\.[a-z]+$/.test(what)) return `code: ${what}${before === null ? " (new)" : after === null ? " (gone)" : ""}`
+  if (at === -1 || /\.[a-z]+$/.test(what)) return `code: ${what}${before === null ? " (new)" : after === null ? " (removed)" : ""}`
   const [from, to] = [before, after].map((entry) => (entry as string | null)?.split(" ")[0] ?? "none")
   return `code: ${what.slice(at + "node_modules/".length)} ${from} -> ${to}`
 }
 
-/** What changed in a report, field by field, when both are still there. */
+/** Field-by-field changes in a report, if both versions still exist. */
 export const reportDifferences = Effect.fnUntraced(function* ({ output }: NodeDifference) {
   const [journal, store] = [yield* Journal, yield* Store]
   if (output === null || output.before === null || output.after === null) return []
@@ -37,12 +37,12 @@ export const reportDifferences = Effect.fnUntraced(function* ({ output }: NodeDi
   const read = (digest: string) =>
     Effect.tryPromise({
       try: async () => JSON.parse(await readFile(join(store.path(digest), "report.json"), "utf8")) as unknown,
-      catch: storeError((reason) => `Reading the report ${store.path(digest)}: ${reason}. Fix that, then try again.`)
+      catch: storeError((reason) => `Reading the report ${store.path(digest)}: ${reason}. Fix that and try again.`)
     })
   if (!(yield* store.present(before)) || !(yield* store.present(after))) return []
   for (const digest of [before, after]) {
     const damage = yield* findDamage(digest)
-    if (damage !== undefined) return [`can't be compared: ${describeDamage(`the one in ${store.path(digest)}`, damage)}`]
+    if (damage !== undefined) return [`can't be compared: ${describeDamage(`the report in ${store.path(digest)}`, damage)}`]
   }
   return allDifferences(yield* read(before), yield* read(after))
 })
@@ -78,7 +78,7 @@ const run = Effect.fnUntraced(function* (given: Given) {
   const nodes = yield* Effect.forEach(difference.nodes, (node) => Effect.map(reportDifferences(node), (report) => ({ ...node, report })))
   print(given.has("json"), { ...difference, nodes }, [
     `${shortRun(before.id)} (${before.pipeline}) -> ${shortRun(after.id)} (${after.pipeline})`,
-    ...difference.asked.map(({ what, before: was, after: is }) => `asked for ${what}: ${text(was)} -> ${text(is)}`),
+    ...difference.asked.map(({ what, before: was, after: is }) => `option ${what}: ${text(was)} -> ${text(is)}`),
     ...nodes.flatMap((node) => nodeLines(node, node.report)),
     nodes.length === 0
       ? `No difference in ${count(difference.same, "node")}.`
@@ -90,7 +90,7 @@ const run = Effect.fnUntraced(function* (given: Given) {
 export const command: Command = {
   name: "diff",
   summary:
-    "Compares two runs, or one node in two runs: config, seed, code, numerics, inputs, metrics and outputs. A run is latest, latest~1 or the beginning of its id; a node of it is latest:sft; a node's or an output's name alone is its last execution.",
+    "Compares two runs, or one node in two runs: config, seed, code, numerics, inputs, metrics and outputs. A run is latest, latest~1 or a prefix of its id. latest:sft is a node of a run; a node or output name alone means its last execution.",
   positionals: ["<run|node>", "<run|node>"],
   flags: { json: { help: "print one JSON document" } },
   examples: ["caravan diff latest~1 latest", "caravan diff latest~1:sft latest:sft", "caravan diff 1a2b3c4d 5e6f7a8b --json"],

@@ -1,4 +1,4 @@
-/** `caravan doctor [--json]`: what was found on this machine, and what is wrong with the command that mends it. Works without libtorch. */
+/** `caravan doctor [--json]`: what was found on this machine, what is wrong, and the commands that fix it. Works without libtorch. */
 import { spawnSync } from "node:child_process"
 import { accessSync, constants, existsSync, readFileSync, statfsSync } from "node:fs"
 import { availableParallelism, cpus, totalmem } from "node:os"
@@ -13,14 +13,14 @@ import { write, writeJson } from "../output.ts"
 
 export interface Problem {
   readonly what: string
-  /** The command that mends it. */
+  /** The command that fixes it. */
   readonly mend: string
-  /** Nothing that computes with tensors runs before it is mended. */
+  /** Nothing that computes with tensors runs until this is fixed. */
   readonly essential: boolean
 }
 export interface Diagnosis {
   readonly ok: boolean
-  /** In the order in which they are shown. */
+  /** In display order. */
   readonly found: Readonly<Record<string, string>>
   readonly problems: ReadonlyArray<Problem>
 }
@@ -29,7 +29,7 @@ const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 const firstLine = (text: string): string => text.split("\n", 1)[0]!.trim()
 
-/** Cores that are not another thread of one core already counted; undefined where the kernel doesn't say. */
+/** Physical cores, counting hyperthreads once; undefined if the kernel does not report them. */
 const physicalCores = (): number | undefined => {
   if (!existsSync("/proc/cpuinfo")) return undefined
   const blocks = readFileSync("/proc/cpuinfo", "utf8").split("\n\n")
@@ -56,7 +56,7 @@ const describeGpu = (environment: Environment | undefined): string => {
   return `${names.length} x ${names[0]!} (${environment === undefined ? "the addon says whether it can be used" : "this libtorch can't use it"})`
 }
 
-/** Where the store is, whether it can be written, and the space left. */
+/** Where the store is, whether it is writable, and the free space. */
 const describeStore = (home: string): { readonly text: string; readonly writable: boolean; readonly free: number } => {
   let existing = home
   while (!existsSync(existing)) existing = dirname(existing)
@@ -69,20 +69,20 @@ const describeStore = (home: string): { readonly text: string; readonly writable
   }
   const free = bavail * bsize
   return {
-    text: `${home}${existing === home ? "" : " (not made yet)"}, ${writable ? "writable" : "not writable"}, ${gigabytes(free)} free`,
+    text: `${home}${existing === home ? "" : " (not created yet)"}, ${writable ? "writable" : "not writable"}, ${gigabytes(free)} free`,
     writable,
     free
   }
 }
 
 const sources: Record<build.Libtorch["source"], string> = {
-  LIBTORCH: "named by LIBTORCH",
-  python: "the installed Python's torch",
-  system: "the system's packages",
-  archive: "the archive that setup fetched"
+  LIBTORCH: "set by LIBTORCH",
+  python: "the torch package of the installed Python",
+  system: "a system package",
+  archive: "the archive downloaded by setup"
 }
 
-/** Looks at everything; builds and installs nothing. */
+/** Checks everything; builds and installs nothing. */
 export const diagnose = async (directory: string = process.cwd()): Promise<Diagnosis> => {
   const found: Record<string, string> = {}
   const problems: Array<Problem> = []
@@ -90,12 +90,12 @@ export const diagnose = async (directory: string = process.cwd()): Promise<Diagn
 
   found.node = `${process.version} (${process.execPath})`
   if (Number(process.versions.node.split(".")[0]) < 24)
-    wrong(`Node ${process.version} runs this; Caravan needs 24 or later.`, "npm install node@24", true)
+    wrong(`This is Node ${process.version}; Caravan needs 24 or later.`, "npm install node@24", true)
 
   let libtorch: build.Libtorch | undefined
   try {
     libtorch = build.findLibtorch()
-    if (libtorch === undefined) wrong("There is no libtorch on this machine.", "npx caravan setup", true)
+    if (libtorch === undefined) wrong("libtorch was not found.", "npx caravan setup", true)
   } catch (error) {
     wrong(messageOf(error), "unset LIBTORCH", true)
   }
@@ -120,24 +120,24 @@ export const diagnose = async (directory: string = process.cwd()): Promise<Diagn
         const missing = device.gpuKernelsMissing()
         if (missing !== undefined)
           wrong(
-            `Slower operators of libtorch run in place of the kernels for the GPU: ${missing}.`,
+            `Fused GPU kernels are not available, so slower libtorch operators run instead: ${missing}.`,
             "python3 -m pip install nvidia-cuda-nvrtc",
             false
           )
       } catch (error) {
-        found.addon = `${path}, which does not load`
+        found.addon = `${path}, but it does not load`
         wrong(`The tensor addon does not load: ${firstLine(messageOf(error))}`, `rm -r ${dirname(path)} && npx caravan setup`, true)
       }
     } else if (compilerVersion.status === 0)
-      wrong("The tensor addon is not built yet; the first run does that, in about a minute.", "npx caravan setup", false)
-    else wrong(`The tensor addon is not built, and there is no C++ compiler (${compiler}).`, "apt-get install g++", true)
+      wrong("The tensor addon is not built yet; the first run builds it in about a minute.", "npx caravan setup", false)
+    else wrong(`The tensor addon is not built, and the C++ compiler (${compiler}) was not found.`, "apt-get install g++", true)
   }
 
   const blas = environment?.blas || systemBlas()
   found.blas = blas ?? "unknown"
   if (libtorch?.source === "system" && !isFastBlas(blas)) {
     wrong(
-      "libtorch multiplies matrices with the reference BLAS: training is up to 40 times slower.",
+      "libtorch uses the reference BLAS for matrix products: training is up to 40 times slower.",
       "apt-get install --no-install-recommends libopenblas0-pthread",
       false
     )
@@ -145,7 +145,7 @@ export const diagnose = async (directory: string = process.cwd()): Promise<Diagn
 
   found.cpu = describeCpu(environment)
   found.gpu = describeGpu(environment)
-  found.threads = `${environment?.threads ?? 1} for an operator on the CPU`
+  found.threads = `${environment?.threads ?? 1} per operator on the CPU`
 
   const home = findHome(directory)
   const store = describeStore(home)
@@ -153,17 +153,17 @@ export const diagnose = async (directory: string = process.cwd()): Promise<Diagn
   const storeIsWrong = storeProblems(home)
   for (const { what, mend, isEssential } of storeIsWrong) wrong(what, mend, isEssential)
   if (!store.writable && storeIsWrong.length === 0)
-    wrong(`The store ${home} can't be written.`, `chown -R "$USER" ${home}, or name another folder in CARAVAN_HOME`, true)
-  if (store.free < 2e9) wrong(`The store's disk has ${gigabytes(store.free)} left.`, "name a folder on another disk in CARAVAN_HOME", false)
+    wrong(`The store ${home} is not writable.`, `chown -R "$USER" ${home}, or set CARAVAN_HOME to another folder`, true)
+  if (store.free < 2e9) wrong(`The store's disk has ${gigabytes(store.free)} left.`, "set CARAVAN_HOME to a folder on another disk", false)
 
   return { ok: !problems.some((problem) => problem.essential), found, problems }
 }
 
-/** For people: a line for each thing found, then what is wrong. */
+/** The text output: one line per finding, then the problems. */
 export const renderDiagnosis = ({ found, problems }: Diagnosis): string => {
   const facts = Object.entries(found).map(([name, value]) => `${name.padEnd(10)} ${value}`)
   const complaints = problems.map(({ what, mend, essential }) => `${essential ? "wrong" : "note "}      ${what}\n           ${mend}`)
-  return [...facts, "", ...(complaints.length === 0 ? ["Nothing is wrong."] : complaints), ""].join("\n")
+  return [...facts, "", ...(complaints.length === 0 ? ["No problems found."] : complaints), ""].join("\n")
 }
 
 export const command: Command = {

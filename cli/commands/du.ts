@@ -10,7 +10,7 @@ import { type Command, exitCodes, UsageError } from "../command.ts"
 import { print, withStore } from "../open-store.ts"
 import { count, size, table } from "../display/units.ts"
 
-/** How many groups the table names, at most. */
+/** Maximum number of groups listed. */
 const shownGroups = 30
 
 const groupings: Readonly<Record<string, (item: StoredItem) => string>> = {
@@ -26,11 +26,11 @@ const listed = (folder: string): ReadonlyArray<string> => (existsSync(folder) ? 
 export const command: Command = {
   name: "du",
   summary:
-    "Shows what uses space in the store: results by node, pipeline or type, how much is pinned or unreachable, and the other files in its folder.",
+    "Shows what uses space in the store: results by node, pipeline or type, how much of it is pinned or unreachable, and the other files in its folder.",
   positionals: [],
   flags: {
     by: { value: "node|pipeline|type", help: "how to group the objects (default: node)" },
-    json: { help: "print one JSON document, with every object" }
+    json: { help: "print one JSON document with every object" }
   },
   examples: ["caravan du", "caravan du --by type", "caravan du --json"],
   run: (given) =>
@@ -49,7 +49,7 @@ export const command: Command = {
         const sorted = [...groups]
           .map(([name, members]) => ({ name, objects: members.length, size: sum(members) }))
           .sort((a, b) => b.size - a.size || (a.name < b.name ? -1 : 1))
-        // All that is beside the objects: journal, logs, what is set aside, what is being written.
+        // Everything besides the objects: journal, logs, quarantine, files being written.
         const sizes = new Map<string, number>()
         for (const name of readdirSync(home)) {
           if (name === "objects") continue
@@ -57,7 +57,7 @@ export const command: Command = {
           sizes.set(what, (sizes.get(what) ?? 0) + (yield* Effect.promise(() => sizeOf(join(home, name)))))
         }
         const others = Object.fromEntries(sizes)
-        // Nodes that are not finished, and mapped ones.
+        // Unfinished nodes and mapped nodes.
         const holders: Record<string, number> = {
           checkpoints: listed(join(home, "checkpoints")).length,
           shards: listed(join(home, "shards")).filter((name) => name.endsWith(".db")).length

@@ -1,4 +1,4 @@
-/** `caravan export`: a result as a folder that others load. */
+/** `caravan export`: writes a result into a folder that other tools can load. */
 import { writeFile } from "node:fs/promises"
 import { basename, join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -16,7 +16,7 @@ import { push, type Pushed, pushTo } from "../export/push.ts"
 import { targetOf, writeFolder } from "../export/target.ts"
 import { print, storeAt } from "../open-store.ts"
 
-/** Writes the folder: to its place, or to a temporary one of the store's, which is there as long as `use` takes. */
+/** Writes the folder: to its target, or to a temporary folder of the store that exists while `use` runs. */
 const written = async <A>(
   to: string | undefined,
   { force, kept }: { readonly force: boolean; readonly kept: ReadonlyArray<string> },
@@ -46,21 +46,21 @@ const written = async <A>(
 export const command: Command = {
   name: "export",
   summary:
-    "Writes a result, or a model's folder, into a folder for others: a checkpoint as transformers loads it, an adapter (<result>/adapter) as PEFT loads it or merged, a dataset as Parquet, a report as it is; with a card, README.md, that says how it was made. The folder appears whole or not at all. With --push it goes to the Hugging Face Hub, as one commit. Exit codes: 0 done, 1 it could not be written or pushed (a full disk, no network), 2 a mistake in the call, 130 interrupted.",
+    "Exports a result or a model folder: a checkpoint in the format of transformers, an adapter (<result>/adapter) in PEFT's format or merged, a dataset as Parquet, a report unchanged. README.md is a card that records how it was made. The folder appears only when it is complete. With --push it is uploaded to the Hugging Face Hub as one commit. Exit codes: 0 done, 1 writing or pushing failed (full disk, no network), 2 wrong arguments, 130 interrupted.",
   positionals: ["<artifact>"],
   flags: {
-    to: { value: "folder", help: "the folder to write; a new or an empty one. With --push it may be left out" },
-    merge: { help: "write an adapter as a whole model: merged into the result that it is in, or into --base" },
+    to: { value: "folder", help: "the folder to write, new or empty; optional with --push" },
+    merge: { help: "merge an adapter into its base and write the full model; the base is the result that contains the adapter, or --base" },
     base: {
       value: "name",
-      help: "the base of an adapter, as PEFT is to look for it (owner/name or a folder); with --merge a checkpoint, also hf:owner/name"
+      help: "the base model of an adapter, as PEFT looks it up (owner/name or a folder); with --merge a checkpoint or hf:owner/name"
     },
-    force: { help: "replace the folder, with all that is in it" },
+    force: { help: "replace the folder and everything in it" },
     push: {
       value: "hf:owner/name",
-      help: "push it to this repository, hf:datasets/owner/name for a dataset, which is made where there is none; needs a token that may write (HF_TOKEN)"
+      help: "push to this repository (hf:datasets/owner/name for a dataset), which is created if missing; needs a token with write access (HF_TOKEN)"
     },
-    public: { help: "with --push: everybody may see it; else a new repository is private, and a public one is refused" },
+    public: { help: "with --push: make the repository public; without it, a new repository is private and pushing to a public one is refused" },
     json: { help: "print one JSON document" }
   },
   examples: [
@@ -74,7 +74,7 @@ export const command: Command = {
     const [text, to, pushed] = [given.positionals[0]!, given.flag("to"), given.flag("push")]
     if (to === undefined && pushed === undefined) throw new UsageError("caravan export needs --to <folder>, or --push hf:owner/name.")
     if (given.has("public") && pushed === undefined)
-      throw new UsageError("--public has no effect without --push: add it, or leave --public out.")
+      throw new UsageError("--public has no effect without --push: add --push, or remove --public.")
     const { origin, path } = await artifactPlace(text)
     const kept = [path, origin?.home ?? findHome(process.cwd())]
     const place = { force: given.has("force"), kept }
@@ -101,7 +101,7 @@ export const command: Command = {
         ...files.map(({ bytes, name }) => `  ${name}  ${size(bytes)}`),
         ...(leftOut.length === 0 ? [] : [`left out: ${leftOut.join(", ")}`]),
         ...(used === null
-          ? ["README.md says how it was made, settings included: read it before you publish it."]
+          ? ["README.md says how it was made, settings included: read it before publishing."]
           : pushedLines(used, given.has("public")))
       ]
     )
@@ -109,17 +109,17 @@ export const command: Command = {
   }
 }
 
-/** The base of an adapter: PEFT knows what is on the Hub by owner/name alone. */
+/** The adapter's base. PEFT finds models on the Hub only by owner/name. */
 const baseOf = (text: string | undefined, isMerge: boolean): string | undefined => {
   if (text === undefined || isMerge || !isHubName(text)) return text
   const { kind, path, revision, ...name } = hubNameOf(text)
   if (kind !== "model" || path !== undefined || revision !== "main")
-    throw new UsageError(`--base ${text}: PEFT looks for a base by owner/name. Leave revision and path out.`)
+    throw new UsageError(`--base ${text}: PEFT finds a base only by owner/name. Remove the revision and path.`)
   return repositoryOf({ kind, path, revision, ...name })
 }
 
 const pushedLines = ({ commit, removed, url }: Pushed, isPublic: boolean): ReadonlyArray<string> => [
-  ...(removed.length === 0 ? [] : [`taken away there: ${removed.join(", ")}`]),
+  ...(removed.length === 0 ? [] : [`deleted in the repository: ${removed.join(", ")}`]),
   `Pushed to ${url} (${isPublic ? "public" : "private"}), commit ${commit}.`,
-  ...(isPublic ? [] : ["README.md says how it was made, settings included: read it before you make it public."])
+  ...(isPublic ? [] : ["README.md says how it was made, settings included: read it before making the repository public."])
 ]

@@ -1,4 +1,4 @@
-/** `caravan freeze`: writes down everything that decides a pipeline's results, for `run --locked` to hold to. */
+/** `caravan freeze`: writes down everything that determines a pipeline's results, for `run --locked` to check. */
 import { relative, resolve } from "node:path"
 import * as Effect from "effect/Effect"
 import { freeze } from "../../runtime/inspect/freeze.ts"
@@ -47,7 +47,7 @@ export const command: Command = {
       `Wrote ${relative(process.cwd(), path)}: ${count(nodes.length, "node")}, ${count(Object.keys(lock.inputs).length, "input")}, ${count(Object.keys(lock.packages).length, "package")}${lock.numerics === null ? "" : `, the numerics of ${lock.device}`}.`,
       ...(unknown > 0
         ? [
-            `${count(unknown, "node")} of them have no result in the store: the lock file does not fix theirs. Run the pipeline, then freeze again.`
+            `${count(unknown, "node")} of them have no result in the store, so the lock file does not pin theirs. Run the pipeline, then freeze again.`
           ]
         : []),
       ...drifting(made.nodes.values()),

@@ -1,4 +1,4 @@
-/** `caravan gc`: frees the store's space. Shows what would go; deletes with --yes. */
+/** `caravan gc`: frees space in the store. Shows what it would delete; deletes it with --yes. */
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { gc, type GcPlan, planGc } from "../../runtime/store/gc.ts"
@@ -9,10 +9,10 @@ import { print, withStore } from "../open-store.ts"
 import { ago, count, short, size, table } from "../display/units.ts"
 import { ageFlag, sizeFlag } from "../flag-values.ts"
 
-/** How many objects the table names, at most. */
+/** Maximum number of objects listed. */
 const shownObjects = 40
 
-const reasons = { unreachable: "unreachable", old: "not used for long", "beyond the size": "beyond the size" } as const
+const reasons = { unreachable: "unreachable", old: "not used recently", "beyond the size": "over the size limit" } as const
 
 const sum = (items: ReadonlyArray<{ readonly size: number }>): number => items.reduce((total, item) => total + item.size, 0)
 
@@ -28,11 +28,11 @@ const planned = (collection: GcPlan): Array<string> => {
   return [
     ...table(rows),
     ...(objects.length > shownObjects ? [`... and ${objects.length - shownObjects} more`] : []),
-    ...(kinds.length > 0 ? [`Left over: ${kinds.join("; ")}`] : [])
+    ...(kinds.length > 0 ? [`Leftovers: ${kinds.join("; ")}`] : [])
   ]
 }
 
-/** What --max-size does not count, where there is any. */
+/** Files that --max-size does not count, if any. */
 const besides = (home: string): Effect.Effect<Array<string>> =>
   Effect.promise(async () => {
     const sizes: Array<string> = []
@@ -40,26 +40,26 @@ const besides = (home: string): Effect.Effect<Array<string>> =>
       const bytes = await sizeOf(join(home, name))
       if (bytes > 0) sizes.push(`${name} ${size(bytes)}`)
     }
-    return sizes.length === 0 ? [] : [`Not counted by --max-size: ${sizes.join(", ")}; --older-than takes those that are old.`]
+    return sizes.length === 0 ? [] : [`Not counted by --max-size: ${sizes.join(", ")}; --older-than deletes the old ones.`]
   })
 
 export const command: Command = {
   name: "gc",
   summary:
-    "Shows what can be deleted from the store, and deletes it with --yes. Pinned objects, objects in use by a run and recently used objects stay. The journal keeps the record of what is deleted, and a run that needs it makes it again. Safe to use while pipelines run.",
+    "Shows what can be deleted from the store, and deletes it with --yes. Pinned objects, objects in use by a run and recently used objects stay. The journal keeps the records of deleted results, and a run that needs one recomputes it. Safe to use while pipelines run.",
   positionals: [],
   flags: {
     unreachable: { help: "objects that no result refers to, left by --force or killed runs (the default)" },
     "older-than": {
       value: "age",
-      help: "objects that no run has made or used for this long (30d, 12h, 2w), and logs, checkpoints and jobs of unfinished nodes and results of shards of that age"
+      help: "objects that no run has made or used for this long (30d, 12h, 2w); also logs, checkpoints and jobs of unfinished nodes, and shard results, of that age"
     },
     "max-size": {
       value: "size",
       help: "the least recently used objects, until the rest fit in this size (20GB, 500MB); other files in the store are not counted"
     },
-    keep: { value: "age", help: "always keep what was used within this time (default: 1h)" },
-    yes: { help: "delete what is shown" },
+    keep: { value: "age", help: "always keep objects used within this time (default: 1h)" },
+    yes: { help: "delete what is listed" },
     json: { help: "print one JSON document" }
   },
   examples: ["caravan gc", "caravan gc --older-than 30d", "caravan gc --unreachable --max-size 50GB --yes"],
@@ -75,7 +75,7 @@ export const command: Command = {
         const total = sum(collection.objects) + sum(collection.leftovers)
         const what = `${count(collection.objects.length, "object")}${collection.leftovers.length > 0 ? ` and ${count(collection.leftovers.length, "leftover")}` : ""}`
         const over =
-          collection.over > 0 ? [`${size(collection.over)} more than asked for stay: pinned, in use, or used lately (--keep).`] : []
+          collection.over > 0 ? [`${size(collection.over)} above the size limit stay: pinned, in use, or recently used (--keep).`] : []
         const keeps = `${count(collection.kept.objects, "object")} of ${size(collection.kept.size)} stay.`
         const beside = given.flag("max-size") !== undefined ? yield* besides((yield* Store).home) : []
         const nothing = collection.objects.length === 0 && collection.leftovers.length === 0

@@ -1,4 +1,4 @@
-/** `caravan graph`: a pipeline's nodes and edges. */
+/** `caravan graph`: prints a pipeline's nodes and edges. */
 import * as Effect from "effect/Effect"
 import { buildGraph, dependencies, type Graph } from "../../runtime/define/graph.ts"
 import { type Command, exitCodes, UsageError } from "../command.ts"
@@ -18,7 +18,7 @@ const text = (graph: Graph): string =>
     ...Object.entries(graph.outputs).map(([name, id]) => `output ${name} = ${id}`)
   ].join("\n")
 
-/** A name as Mermaid takes it for a label. */
+/** A name as a Mermaid label. */
 const label = (name: string): string => `"${name.replaceAll('"', "#quot;").replaceAll("\n", " ")}"`
 
 const mermaid = (graph: Graph): string => {
@@ -65,7 +65,7 @@ export const command: Command = {
     const graph = await Effect.runPromise(buildGraph(pipeline, {}, { settings: options.settings ?? {}, seed: options.seed ?? 0 }))
     const format = given.has("json") ? "json" : (given.flag("format") ?? "text")
     const render = new Map(Object.entries({ text, mermaid, json })).get(format)
-    if (render === undefined) throw new UsageError(`--format is text, mermaid or json, got "${format}".`)
+    if (render === undefined) throw new UsageError(`--format must be text, mermaid or json, got "${format}".`)
     write(`${render(graph)}\n`)
     return exitCodes.ok
   }

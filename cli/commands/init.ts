@@ -1,4 +1,4 @@
-/** `caravan init`: a project that runs, with a stage of one's own beside stages of the recipe. */
+/** `caravan init`: creates a working project with its own stage next to stages of the recipe. */
 import { spawnSync } from "node:child_process"
 import { accessSync, constants, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { basename, dirname, join, relative, resolve } from "node:path"
@@ -13,10 +13,10 @@ const pipeline = `import { fileAt, hyper, hyperInt, importPreferences, Pipeline,
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 
-/** A stage of one's own: rows in, rows out. Change it, and it alone runs again, with what depends on it. */
+/** An example stage of your own: rows in, rows out. After you change it, only this stage and its dependents run again. */
 export const keepBrief = Stage.make("keep-brief", {
   description: "pairs whose chosen answer is brief",
-  config: Schema.Struct({ words: hyperInt(12, "words of the chosen answer, at most", { min: 1 }) }),
+  config: Schema.Struct({ words: hyperInt(12, "maximum number of words in the chosen answer", { min: 1 }) }),
   inputs: { pairs: Preferences },
   output: Preferences,
   seeded: false,
@@ -26,7 +26,7 @@ export const keepBrief = Stage.make("keep-brief", {
   })
 })
 
-const params = Schema.Struct({ data: hyper("pairs.jsonl", "preference pairs: a line of JSON each, with prompt, chosen and rejected") })
+const params = Schema.Struct({ data: hyper("pairs.jsonl", "preference pairs: one JSON object per line, with prompt, chosen and rejected") })
 
 export default Pipeline.make("brief", { description: "brief answers, and a tokenizer made from them", params }, ({ data }) => {
   const pairs = keepBrief({ pairs: importPreferences({ file: fileAt(data) }, { shape: "prompt-chosen-rejected" }) })
@@ -61,14 +61,14 @@ npx caravan run pipeline.ts --set keep-brief.words=5  # what depends on that, an
 npx tsc --noEmit                                      # a wrong wire does not compile
 \`\`\`
 
-\`pipeline.ts\` says which stage gets what. Stages that train need libtorch: \`npx caravan setup\` finds or gets it.
+\`pipeline.ts\` connects the stages. Stages that train need libtorch: \`npx caravan setup\` finds or installs it.
 `
 
 const tsconfig = `{
   "compilerOptions": {
     "outDir": "./dist",
 
-    // Node runs TypeScript as it is: imports name .ts files.
+    // Node runs TypeScript directly: imports name .ts files.
     "module": "nodenext",
     "target": "esnext",
     "types": ["node"],
@@ -93,7 +93,7 @@ const tsconfig = `{
 }
 `
 
-/** The package that this is a part of: a checkout, or what was installed. */
+/** The package that contains this file: a checkout, or an installed package. */
 const root = (() => {
   let folder = dirname(fileURLToPath(import.meta.url))
   while (!existsSync(join(folder, "package.json"))) folder = dirname(folder)
@@ -108,7 +108,7 @@ interface Manifest {
 }
 const read = (path: string): unknown => JSON.parse(readFileSync(path, "utf8"))
 
-/** Whether npm got this package from a registry: then another project gets it there too. */
+/** Whether npm installed this package from a registry: then the new project can install it from there too. */
 const isPublished = ({ name }: Manifest): boolean => {
   const record = join(dirname(root), ".package-lock.json")
   if (basename(dirname(root)) !== "node_modules" || !existsSync(record)) return false
@@ -116,7 +116,7 @@ const isPublished = ({ name }: Manifest): boolean => {
   return packages[`node_modules/${name}`]?.resolved?.includes(`/${name}/-/${name}-`) === true
 }
 
-/** Packs this very package into the folder; gives the archive's name. A checkout is built for it, which an installed package is already. */
+/** Packs this package into the folder; returns the archive's name. A checkout is built first; an installed package is already built. */
 const packInto = (folder: string): string => {
   const isCheckout = existsSync(join(root, "tsconfig.build.json"))
   const args = ["pack", root, "--silent", "--pack-destination", folder, ...(isCheckout ? [] : ["--ignore-scripts"])]
@@ -124,11 +124,11 @@ const packInto = (folder: string): string => {
   const [archive] = readdirSync(folder).filter((name) => name.endsWith(".tgz"))
   if (status === 0 && archive !== undefined) return archive
   throw new UsageError(
-    `Packing ${root} with npm ${args.join(" ")}: ${error?.message ?? (stderr.trim() || `it ended with ${status}`)}. ${isCheckout ? `Run npm ci in ${root} first, and look` : "Look"} whether npm is there.`
+    `Packing ${root} with npm ${args.join(" ")}: ${error?.message ?? (stderr.trim() || `it ended with ${status}`)}. ${isCheckout ? `Run npm ci in ${root} first, and check` : "Check"} that npm is installed.`
   )
 }
 
-/** What is in the folder, which is made where there is none. */
+/** The folder's entries; creates the folder if missing. */
 const emptyFolder = (named: string, folder: string): ReadonlyArray<string> => {
   try {
     makeFolder(folder)
@@ -137,23 +137,23 @@ const emptyFolder = (named: string, folder: string): ReadonlyArray<string> => {
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException
     const reasons: Readonly<Record<string, string>> = {
-      EACCES: "there is no permission to write there",
-      EEXIST: "there is a file of that name",
-      ENOENT: "no folder can be made there",
+      EACCES: "permission denied",
+      EEXIST: "a file with that name exists",
+      ENOENT: "no folder can be created there",
       ENOTDIR: "it, or a part of its path, is a file",
-      EPERM: "there is no permission to write there",
+      EPERM: "permission denied",
       EROFS: "the file system is read-only"
     }
-    throw new UsageError(`caravan init ${named}: making ${folder}: ${own(reasons, code ?? "") ?? messageOf(cause)}. Name another folder.`)
+    throw new UsageError(`caravan init ${named}: creating ${folder}: ${own(reasons, code ?? "") ?? messageOf(cause)}. Choose another folder.`)
   }
 }
 
-/** A word as a shell takes it for one. */
+/** Quotes a word for the shell if necessary. */
 const quoted = (word: string): string => (/^[\w./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)
 
 export const command: Command = {
   name: "init",
-  summary: "Makes a project that runs: a pipeline with a stage of your own beside stages of the recipe, and data for it.",
+  summary: "Creates a working project: a pipeline with a stage of your own next to stages of the recipe, and data for it.",
   positionals: ["<folder>"],
   flags: { json: { help: "print one JSON document" } },
   examples: ["caravan init my-chat", "caravan init my-chat && cd my-chat && npm install && npx caravan run pipeline.ts"],
@@ -162,7 +162,7 @@ export const command: Command = {
     const there = emptyFolder(given.positionals[0]!, folder)
     if (there.length > 0)
       throw new UsageError(
-        `caravan init ${given.positionals[0]}: ${folder} is not empty (${there.slice(0, 3).join(", ")}${there.length > 3 ? ", ..." : ""}). Name a new folder, or an empty one.`
+        `caravan init ${given.positionals[0]}: ${folder} is not empty (${there.slice(0, 3).join(", ")}${there.length > 3 ? ", ..." : ""}). Choose a new or empty folder.`
       )
     const own = read(join(root, "package.json")) as Manifest
     const archive = isPublished(own) ? undefined : packInto(folder)
@@ -176,7 +176,7 @@ export const command: Command = {
       private: true,
       type: "module",
       engines: { node: ">=24" },
-      // The npm package "node" brings Node 24 to a machine whose own is older; it fetches it in its install script.
+      // The npm package "node" downloads Node 24 in its install script, for machines with an older Node.
       allowScripts: { node: true },
       dependencies: { [own.name]: archive === undefined ? own.version : `file:${archive}`, effect: own.dependencies.effect },
       devDependencies: Object.fromEntries(["@types/node", "node", "typescript"].map((name) => [name, own.devDependencies[name]]))
@@ -194,10 +194,10 @@ export const command: Command = {
     const where = relative(process.cwd(), folder) || "."
     const next = [...(where === "." ? [] : [`cd ${quoted(where)}`]), "npm install", "npx caravan run pipeline.ts"]
     print(given.has("json"), { folder, files: made, caravan: manifest.dependencies[own.name], next }, [
-      `Made ${folder}: ${made.join(", ")}.`,
+      `Created ${folder}: ${made.join(", ")}.`,
       ...(archive === undefined
         ? []
-        : [`It depends on this very caravan, packed into ${archive}: keep that file. Once caravan is on a registry: npm install caravan.`]),
+        : [`It depends on this copy of caravan, packed into ${archive}: keep that file. Once caravan is on a registry: npm install caravan.`]),
       "Next:",
       ...next.map((line) => `  ${line}`)
     ])

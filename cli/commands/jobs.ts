@@ -1,4 +1,4 @@
-/** `caravan jobs`: what this store has on Slurm. */
+/** `caravan jobs`: this store's jobs on Slurm. */
 import { cancel, SlurmError } from "../../runtime/cluster/commands.ts"
 import { listJobs } from "../../runtime/cluster/jobs.ts"
 import { States } from "../../runtime/cluster/states.ts"
@@ -11,7 +11,7 @@ import { tell } from "../output.ts"
 
 export const command: Command = {
   name: "jobs",
-  summary: "Lists the Slurm jobs of this store: those that wait or run, and those whose results no run has taken yet.",
+  summary: "Lists this store's Slurm jobs: pending and running jobs, and jobs whose results no run has collected yet.",
   positionals: [],
   flags: {
     cancel: { value: "node|job|all", help: "cancel this job; a stage with checkpoints saves one first", repeatable: true },
@@ -20,7 +20,7 @@ export const command: Command = {
   examples: ["caravan jobs", "caravan jobs --json", "caravan jobs --cancel sft", "caravan jobs --cancel all"],
   run: async (given) => {
     const jobs = await listJobs(findHome(process.cwd()), new States()).catch((cause: unknown) => {
-      if (cause instanceof SlurmError) throw new UsageError(`${cause.message}. Run it where Slurm's commands are (a login node).`)
+      if (cause instanceof SlurmError) throw new UsageError(`${cause.message}. Run this command where Slurm's commands are installed (a login node).`)
       throw cause
     })
     const named = given.flags("cancel")
@@ -28,7 +28,7 @@ export const command: Command = {
       const unknown = named.find((name) => name !== "all" && !jobs.some(({ id, node }) => name === id || name === node))
       if (unknown !== undefined)
         throw new UsageError(
-          `--cancel ${unknown}: there is no such job.${didYouMean(
+          `--cancel ${unknown}: no such job.${didYouMean(
             unknown,
             jobs.map(({ node }) => node)
           )}`

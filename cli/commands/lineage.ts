@@ -1,4 +1,4 @@
-/** `caravan lineage`: which run, code and data made an artifact, and what was made of it. */
+/** `caravan lineage`: which run, code and data made an artifact, and what was made from it. */
 import * as Effect from "effect/Effect"
 import { describeDamage, findDamage } from "../../runtime/inspect/damage.ts"
 import { ancestry, descent, type LineageEntry, type Making, makings, resolveArtifact } from "../../runtime/inspect/lineage.ts"
@@ -8,7 +8,7 @@ import { print, withStore } from "../open-store.ts"
 import { duration } from "../display/progress.ts"
 import { count, moment, short, shortRun, shown } from "../display/units.ts"
 
-/** How many config fields and files are named, at most. */
+/** Maximum number of config fields and files listed. */
 const shownParts = 12
 
 const some = (list: ReadonlyArray<string>): string =>
@@ -49,7 +49,7 @@ const users = (entries: ReadonlyArray<LineageEntry>, indent = "  "): Array<strin
 export const command: Command = {
   name: "lineage",
   summary:
-    "Shows which run, code and data made an artifact, back to the input files, and what was made from it. Name a result by its node or output (also as pipeline:name, or as run:name for one of an earlier run), by its digest or the beginning of it, or by its path; name an input file by its path.",
+    "Shows which run, code and data made an artifact, back to the input files, and what was made from it. Name a result by its node or output (also pipeline:name, or run:name for an earlier run), by a prefix of its digest, or by its path. Name an input file by its path.",
   positionals: ["<artifact>"],
   flags: {
     up: { help: "show only what it was made from" },
@@ -68,7 +68,7 @@ export const command: Command = {
       Effect.gen(function* () {
         const store = yield* Store
         if (given.has("up") && given.has("down"))
-          return yield* Effect.fail(new UsageError("Give --up or --down, not both: without them both directions are shown."))
+          return yield* Effect.fail(new UsageError("Use either --up or --down; without them both directions are shown."))
         const named = yield* resolveArtifact(given.positionals[0]!)
         const depth = wholeNumber(given, "depth", 1) ?? Infinity
         const made = named.digest === null ? [] : yield* makings(named.digest)
@@ -82,8 +82,8 @@ export const command: Command = {
             ? []
             : damage !== undefined
               ? [describeDamage("it", damage)]
-              : [object === null ? "no longer in the store; a run that needs it makes it again" : `in the store: ${object}`]
-        const unknown = made.length === 0 && named.digest !== null ? ["the journal has no record of what made it"] : []
+              : [object === null ? "no longer in the store; a run that needs it recomputes it" : `in the store: ${object}`]
+        const unknown = made.length === 0 && named.digest !== null ? ["the journal does not record what made it"] : []
         print(given.has("json"), { artifact: { ...named, path: object ?? null }, made, ...(from && { from }), ...(into && { into }) }, [
           nameOf(named),
           ...where,
@@ -91,7 +91,7 @@ export const command: Command = {
           ...made.slice(0, 1).flatMap(makingLines),
           ...(made.length > 1
             ? [
-                `made again with the same result ${count(made.length - 1, "time")}: ${some(made.slice(1).map(({ run, node }) => `${node} in run ${shortRun(run)}`))}`
+                `recomputed with the same result ${count(made.length - 1, "time")}: ${some(made.slice(1).map(({ run, node }) => `${node} in run ${shortRun(run)}`))}`
               ]
             : []),
           ...(from !== undefined && from.length > 0 ? ["made from", ...tree(from)] : []),

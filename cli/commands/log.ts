@@ -1,4 +1,4 @@
-/** `caravan log`: what a node said while it ran. */
+/** `caravan log`: a node's log. */
 import { existsSync, readFileSync } from "node:fs"
 import { open } from "node:fs/promises"
 import { StringDecoder } from "node:string_decoder"
@@ -15,20 +15,20 @@ import { print, withStore } from "../open-store.ts"
 import { write } from "../output.ts"
 import { shortRun } from "../display/units.ts"
 
-/** Prints what is in a log, and what comes, until the run ends. */
+/** Prints the log's content, then new lines until the run ends. */
 const follow = (path: string, run: PastRun) =>
   Effect.gen(function* () {
     const journal = yield* Journal
     const attempt = <A>(body: () => Promise<A>) =>
-      Effect.tryPromise({ try: body, catch: storeError((reason) => `Reading the log ${path}: ${reason}. Fix that, then try again.`) })
+      Effect.tryPromise({ try: body, catch: storeError((reason) => `Reading the log ${path}: ${reason}. Fix that and try again.`) })
     const file = yield* Effect.acquireRelease(
       attempt(() => open(path)),
       (opened) => Effect.promise(() => opened.close().catch(() => undefined))
     )
-    // A character may come in two pieces.
+    // A multi-byte character may be split between two reads.
     const decoder = new StringDecoder("utf8")
     for (let at = 0; ;) {
-      // Asked before reading: what was written until then is read below.
+      // Checked before reading, so that everything written until then is read below.
       const running = (yield* statusOf((yield* journal.runsLike(run.id))[0]!)) === "running"
       const { size } = yield* attempt(() => file.stat())
       if (size > at) {
@@ -43,10 +43,10 @@ const follow = (path: string, run: PastRun) =>
 export const command: Command = {
   name: "log",
   summary:
-    "Prints the log of a node, from the latest run that ran it or from the one that is named (latest~1:sft): when and why it started, its steps, its output and how it ended.",
+    "Prints the log of a node, from the latest run that ran it or from a given run (latest~1:sft): when and why it started, its steps, its output and how it ended.",
   positionals: ["<node|output>"],
   flags: {
-    run: { value: "run", help: "take the log from this run" },
+    run: { value: "run", help: "print the log from this run" },
     follow: { help: "keep printing until the run ends" },
     json: { help: "print one JSON document" }
   },
@@ -58,12 +58,12 @@ export const command: Command = {
         const { home } = yield* Store
         const text = given.positionals[0]!
         const colon = text.indexOf(":")
-        // "latest:sft" is --run latest.
+        // "latest:sft" is the same as "sft" with --run latest.
         const ofRun = colon > 0 && isRun(text.slice(0, colon)) && !(yield* journal.nodeNames()).includes(text)
         const name = ofRun ? text.slice(colon + 1) : text
         const wanted = ofRun ? text.slice(0, colon) : given.flag("run")
         const runs = wanted === undefined ? yield* journal.runs() : [yield* resolveRun(wanted)]
-        /** The log of a node or an output of the first run that has one. */
+        /** The log of a node or output in the first of these runs that has one. */
         const logOf = (some: ReadonlyArray<PastRun>, named: string) => {
           for (const run of some)
             for (const node of new Set([named, nodeIn(run, named, [])])) if (existsSync(logPath(home, run.id, node))) return { run, node }
@@ -73,14 +73,14 @@ export const command: Command = {
         if (found === undefined) {
           const { node, run } = yield* resolveRunOrNode(wanted === undefined ? name : `${wanted}:${name}`)
           if (node === undefined)
-            return yield* Effect.fail(new UsageError(`"${text}" is a run. Name a node of it: ${shortRun(run.id)}:<node>.`))
+            return yield* Effect.fail(new UsageError(`"${text}" is a run. Name one of its nodes: ${shortRun(run.id)}:<node>.`))
           found = logOf(wanted === undefined ? runs.filter(({ pipeline }) => pipeline === run.pipeline) : [run], node)
           if (found === undefined)
             return yield* Effect.fail(
               new UsageError(
                 wanted === undefined
                   ? `There is no log of "${node}": ${(yield* journal.lastOfNode(node, ["ran", "failed"])).length > 0 ? "gc has deleted it" : `it has never run here (\`caravan show ${shortRun(run.id)}\`)`}.`
-                  : `Run ${shortRun(run.id)} has no log of "${node}": it did not run there (\`caravan show ${shortRun(run.id)}\`). Leave out the run for the latest one that ran it.`
+                  : `Run ${shortRun(run.id)} has no log of "${node}": it did not run there (\`caravan show ${shortRun(run.id)}\`). Omit the run to get the latest run that ran it.`
               )
             )
         }

@@ -1,4 +1,4 @@
-/** `caravan logprobs`: how likely a checkpoint finds token sequences. */
+/** `caravan logprobs`: the log-probabilities of token sequences under a checkpoint. */
 import { readFile } from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import { hasCuda } from "../../engine/device.ts"

@@ -1,4 +1,4 @@
-/** `caravan pin`: keeps gc from artifacts. */
+/** `caravan pin`: protects artifacts from gc. */
 import * as Effect from "effect/Effect"
 import { ancestry, flatten, resolveArtifact } from "../../runtime/inspect/lineage.ts"
 import { Journal } from "../../runtime/store/journal.ts"
@@ -9,7 +9,7 @@ import { count, moment, short, table } from "../display/units.ts"
 
 export const command: Command = {
   name: "pin",
-  summary: "Pins an artifact so that gc keeps it until it is unpinned. Without an artifact, lists the pins.",
+  summary: "Pins an artifact, so that gc keeps it until you unpin it. Without an artifact, lists the pins.",
   positionals: ["[artifact]"],
   flags: {
     note: { value: "text", help: "why it is pinned" },
@@ -51,9 +51,9 @@ export const command: Command = {
           }
         }
         print(given.has("json"), { pinned, gone }, [
-          `Pinned ${named.name} (${short(named.digest)})${pinned.length > 1 ? ` and ${count(pinned.length - 1, "artifact")} it was made from` : ""}.`,
+          `Pinned ${named.name} (${short(named.digest)})${pinned.length > 1 ? ` and ${count(pinned.length - 1, "artifact")} that it was made from` : ""}.`,
           ...(gone.length > 0
-            ? [`${count(gone.length, "artifact")} it was made from are no longer in the store: ${gone.map(short).join(", ")}`]
+            ? [`${count(gone.length, "artifact")} that it was made from are no longer in the store: ${gone.map(short).join(", ")}`]
             : [])
         ])
         return exitCodes.ok

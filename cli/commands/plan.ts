@@ -1,4 +1,4 @@
-/** `caravan plan`: what a run would do. */
+/** `caravan plan`: shows what a run would do. */
 import * as Effect from "effect/Effect"
 import { dependencies } from "../../runtime/define/graph.ts"
 import { plan, type Plan, type PlannedNode } from "../../runtime/run/plan.ts"
@@ -20,7 +20,7 @@ import { slurmOptions } from "../run-flags.ts"
 const pinOf = ({ drift, parts: { pinned } }: Extract<PlannedNode, { kind: "hit" }>): string =>
   pinned === undefined ? "" : ` (pinned ${pinned}${drift.length > 0 ? `; code has drifted: ${drift.join(", ")}` : ""})`
 
-/** What the plan says of a node, in words. */
+/** The plan's reason for a node, in words. */
 export const reasonOf = (node: PlannedNode): string => {
   switch (node.kind) {
     case "file":
@@ -28,7 +28,7 @@ export const reasonOf = (node: PlannedNode): string => {
     case "awaited":
       return `${node.path} does not exist yet`
     case "hit":
-      return `in the store${pinOf(node)}${node.isModified ? "; its files were written to since it was made: a run reads them first" : ""}`
+      return `in the store${pinOf(node)}${node.isModified ? "; its files were modified after it was made: a run checks them first" : ""}`
     case "run":
       return node.why.join("; ")
     case "unknown":
@@ -36,13 +36,13 @@ export const reasonOf = (node: PlannedNode): string => {
   }
 }
 
-/** A line when pinned results were made with other code. */
+/** A line of text if pinned results were made with other code. */
 export const drifting = (nodes: Iterable<PlannedNode>): Array<string> => {
   const ids = [...nodes].flatMap((node) => (node.kind === "hit" && node.drift.length > 0 ? [node.id] : []))
   return ids.length === 0
     ? []
     : [
-        `Pinned, but made with code that has changed since: ${ids.join(", ")}. \`caravan bless\` accepts the code; run --locked fails until then.`
+        `Pinned, but the code has changed since they were made: ${ids.join(", ")}. \`caravan bless\` accepts the new code; run --locked fails until then.`
       ]
 }
 
@@ -59,22 +59,22 @@ const table = (made: Plan & { readonly selected: ReadonlySet<string> | undefined
   return [
     ...lines,
     ...drifting(nodes),
-    `${count("hit")} in the store, ${count("run")} to run, ${count("unknown")} that depend on those (run?: reused if their inputs turn out unchanged).`,
-    ...(count("awaited") === 0 ? [] : [`${count("awaited")} awaited: input files that do not exist yet; a run needs them.`])
+    `${count("hit")} in the store, ${count("run")} to run, ${count("unknown")} that depend on those (run?: reused if their inputs do not change).`,
+    ...(count("awaited") === 0 ? [] : [`${count("awaited")} awaited: input files that do not exist yet but that a run needs.`])
   ].join("\n")
 }
 
-/** Of a pinned node, its version; and what drifted, where that is known. */
+/** For a pinned node: its version, and which files have drifted if that is known. */
 const pinDocument = (made: Plan, node: PlannedNode): object => {
   const planned = made.graph.nodes.get(node.id)
   if (planned?.kind !== "stage" || planned.stage.pinned === undefined) return {}
   return { pinned: planned.stage.pinned, drift: node.kind === "hit" ? node.drift : null }
 }
 
-/** Bytes of the checkpoint that a node would make; null where that is not known. */
+/** Bytes of the checkpoint that a node would make; null if unknown. */
 const artifactOf = (bytes: number | undefined): object => (bytes === undefined ? {} : { artifactBytes: Number.isNaN(bytes) ? null : bytes })
 
-/** What a run would fetch from the Hub. */
+/** What a run would download from the Hub. */
 const downloadsOf = ({ graph, nodes }: Plan): ReadonlyArray<{ readonly name: string; readonly bytes: number }> => {
   const read = new Set([...graph.nodes.values()].flatMap((node) => (nodes.get(node.id)!.kind === "hit" ? [] : dependencies(node))))
   return [...graph.nodes.values()].flatMap((node) =>
@@ -87,7 +87,7 @@ const downloadsOf = ({ graph, nodes }: Plan): ReadonlyArray<{ readonly name: str
 export const command: Command = {
   name: "plan",
   summary:
-    "Shows which results a run would reuse and which nodes it would run, and why, with an estimate of the cost: whether it fits the GPU, memory by part, disk, tokens, FLOPs, GPU-hours, energy and carbon. Runs nothing, needs no GPU, and input files may still be missing; of what is on the Hugging Face Hub it fetches the list of files and config.json.",
+    "Shows which results a run would reuse and which nodes it would run, and why, with an estimate of the cost: whether it fits the GPU, memory by part, disk, tokens, FLOPs, GPU-hours, energy and carbon. Runs nothing, needs no GPU, and input files may still be missing. From the Hugging Face Hub it downloads only file lists and config.json.",
   positionals: ["<pipeline.ts>"],
   flags: {
     ...pipelineFlags,
@@ -108,7 +108,7 @@ export const command: Command = {
   run: async (given) => {
     const pipeline = await loadPipeline(given.positionals[0]!)
     const options = pipelineOptions(given)
-    // A flag that is wrong is told before anything is read.
+    // Report wrong flags before reading anything.
     costMachine(given)
     const selection = Object.fromEntries(
       (["only", "from", "until"] as const).flatMap((name) => (given.flag(name) === undefined ? [] : [[name, given.flag(name)!]]))
@@ -146,7 +146,7 @@ export const command: Command = {
       downloads: downloadsOf(made),
       cost: { ...machine, total: totalCost(cost), freeDisk: free ?? null, assumptions: statedAssumptions(machine) }
     }
-    const downloads = downloadsOf(made).map(({ bytes, name }) => `A run downloads ${name}: ${size(bytes)}.`)
+    const downloads = downloadsOf(made).map(({ bytes, name }) => `A run will download ${name}: ${size(bytes)}.`)
     const lines = [table(made), ...downloads, ...memoryTable(cost), ...diskLines(cost, free), ...costTable(cost)]
     if (given.has("json")) writeJson(document)
     else write(`${lines.join("\n")}\n`)

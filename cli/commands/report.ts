@@ -1,4 +1,4 @@
-/** `caravan report`: one page on a run, whatever stages it had. */
+/** `caravan report`: a one-page report on a run of any pipeline. */
 import { mkdir, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -15,12 +15,12 @@ const fileName = "report.html"
 export const command: Command = {
   name: "report",
   summary:
-    "Writes one self-contained HTML page on a run: what was run, how long it took and what that cost, training curves, figures and tables of whatever its stages reported, dialogues, and in words what holds; and beside it each figure as SVG with its data as CSV. Works for any pipeline, also for a run that failed. Exit codes: 0 done, 1 it could not be written (a full disk), 2 a mistake in the call.",
+    "Writes one self-contained HTML page about a run: settings, times and cost, training curves, figures and tables of everything its stages reported, dialogues and a summary in words; each figure is also saved as SVG with its data as CSV. Works for any pipeline, and for failed runs. Exit codes: 0 done, 1 writing failed (full disk), 2 wrong arguments.",
   positionals: ["<run>"],
   flags: {
-    to: { value: "folder", help: "the folder to write, a new or an empty one (default: report-<pipeline>-<run>)" },
-    dialogues: { value: "number", help: "prompts that are shown with each version's answer (default: 12)" },
-    force: { help: "replace the folder, with all that is in it" },
+    to: { value: "folder", help: "the folder to write, new or empty (default: report-<pipeline>-<run>)" },
+    dialogues: { value: "number", help: "number of prompts shown with each version's answer (default: 12)" },
+    force: { help: "replace the folder and everything in it" },
     json: { help: "print one JSON document" }
   },
   examples: ["caravan report latest", "caravan report latest~1 --to ./last-week", "caravan report 1a2b3c4d --dialogues 40 --force"],
@@ -28,7 +28,7 @@ export const command: Command = {
     withStore(
       Effect.gen(function* () {
         const text = given.flag("dialogues") ?? "12"
-        if (!/^\d{1,4}$/.test(text)) throw new UsageError(`--dialogues is a whole number, got "${text}".`)
+        if (!/^\d{1,4}$/.test(text)) throw new UsageError(`--dialogues must be a whole number, got "${text}".`)
         const run = yield* resolveRun(given.positionals[0]!)
         const to = given.flag("to") ?? `report-${run.pipeline.replaceAll(/[^\w-]+/g, "-")}-${shortRun(run.id)}`
         const target = targetOf(to, { force: given.has("force"), kept: [findHome(process.cwd())] })

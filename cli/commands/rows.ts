@@ -1,4 +1,4 @@
-/** `caravan rows`: the rows of a dataset. */
+/** `caravan rows`: prints a dataset's rows. */
 import { existsSync, statSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -8,7 +8,7 @@ import { type Command, exitCodes, type Given, UsageError, wholeNumber } from "..
 import { write, writeJsonLine } from "../output.ts"
 import { count } from "../display/units.ts"
 
-/** A row as lines: a field each, texts as they are, longer ones below their name; lists and structs as JSON. */
+/** A row as lines of text, one field per line: strings unquoted, long ones below their name; lists and structs as JSON. */
 const rowLines = (row: Readonly<Record<string, unknown>>): ReadonlyArray<string> =>
   Object.entries(row).map(([name, value]) => {
     if (typeof value !== "string") return `  ${name}: ${JSON.stringify(value)}`
@@ -47,7 +47,7 @@ export const command: Command = {
     const text = given.positionals[0]!
     const found = await artifactPath(text)
     const path = statSync(found).isDirectory() ? join(found, fileName) : found
-    if (!existsSync(path)) throw new UsageError(`Reading the rows of ${text}: expected a dataset, with a file ${fileName}, in ${found}.`)
+    if (!existsSync(path)) throw new UsageError(`Reading the rows of ${text}: expected a dataset, a folder with the file ${fileName}, found ${found}.`)
     await Effect.runPromise(run(path, given))
     return exitCodes.ok
   }

@@ -44,13 +44,13 @@ const document = (result: RunResult) => ({
   outputs: Object.fromEntries(Object.entries(result.outputs).map(([name, { kind, path, digest }]) => [name, { kind, path, digest }]))
 })
 
-/** How many nodes the summary names, at most. */
+/** Maximum number of nodes listed in the summary. */
 const shownNodes = 40
 
-/** Bytes that each node was planned to take of the GPU. */
+/** Planned GPU memory of each node, in bytes. */
 type PlannedMemory = ReadonlyMap<string, number>
 
-/** "; GPU memory 118 GiB, planned 121 GiB": the planned figure is the stage's own where it has one. */
+/** "; GPU memory 118 GiB, planned 121 GiB". The planned figure is the stage's own if it reports one. */
 const memoryOf = ({ id, metrics }: RunResult["nodes"][number], planned: PlannedMemory): string => {
   const { gpuMemory, plannedGpuMemory } = metrics
   if (gpuMemory === undefined) return ""
@@ -58,14 +58,14 @@ const memoryOf = ({ id, metrics }: RunResult["nodes"][number], planned: PlannedM
   return `  GPU memory ${gib(gpuMemory * 2 ** 20)}${bytes === undefined ? "" : `, planned ${gib(bytes)}`}`
 }
 
-/** One line per node that ran, with its error if it failed; the rest are counted. */
+/** One line per node that ran, with its error if it failed; the others are only counted. */
 const nodeTable = (result: RunResult, planned: PlannedMemory): ReadonlyArray<string> => {
   const of = (...statuses: ReadonlyArray<string>) => result.nodes.filter(({ status }) => statuses.includes(status))
   const [nodes, skipped] = [of("ran", "failed"), of("skipped")]
   const counts = [
     ...(["ran", "failed", "skipped"] as const).map((status) => [of(status).length, status] as const),
     [of("hit").length, "found in the store"] as const,
-    [of("fetched").length, "fetched from shared results"] as const
+    [of("fetched").length, "copied from shared results"] as const
   ].flatMap(([n, how]) => (n === 0 ? [] : [`${n} ${how}`]))
   const width = Math.max(0, ...nodes.map(({ id }) => id.length))
   const names = skipped.slice(0, 5).map(({ id }) => id)
@@ -85,23 +85,23 @@ const nodeTable = (result: RunResult, planned: PlannedMemory): ReadonlyArray<str
   ]
 }
 
-/** How many nodes are named that left rows out, at most. */
+/** Maximum number of nodes listed that skipped rows. */
 const shownSkipping = 12
 
-/** What stages could not use, of nodes that ran and of those that were found; those that left out the largest share first. */
+/** Rows that stages could not use, for computed and reused nodes; largest skipped share first. */
 const rowsSkipped = ({ nodes, run }: RunResult): ReadonlyArray<string> => {
   const shareOf = ({ skipped }: (typeof nodes)[number]) => Math.max(...skipped.map((count) => count.skipped / count.of))
   const skipping = nodes.filter(({ skipped }) => skipped.length > 0).sort((a, b) => shareOf(b) - shareOf(a))
   if (skipping.length === 0) return []
   const more = skipping.length - shownSkipping
   return [
-    "Rows left out:",
+    "Skipped rows:",
     ...skipping.slice(0, shownSkipping).flatMap((node) => skippedLines(node).map((line) => `  ${node.id}: ${line}`)),
-    ...(more > 0 ? [`  ... and of ${more} more nodes: caravan show ${shortRun(run)}`] : [])
+    ...(more > 0 ? [`  ... and ${more} more nodes: caravan show ${shortRun(run)}`] : [])
   ]
 }
 
-/** Reports are read to be shown, those that were only found too: output -> what is said of one that is damaged. */
+/** Reads report outputs, also reused ones, because they are printed: output -> description of the damage. */
 const damagedReports = Effect.fnUntraced(function* (outputs: RunResult["outputs"]) {
   const damaged = new Map<string, string>()
   for (const [name, { digest, kind }] of Object.entries(outputs)) {
@@ -116,12 +116,12 @@ const summary = (result: RunResult, damaged: ReadonlyMap<string, string>, planne
   return [...nodeTable(result, planned), ...(outputs.length === 0 ? [] : ["", ...outputs]), ...damaged.values()].join("\n")
 }
 
-/** Options from the command line; with --locked, unset ones come from the lock file. */
+/** Options from the command line; with --locked, unset options come from the lock file. */
 const lockedOptions = async (given: Given): Promise<RunOptions> => {
   const options = pipelineOptions(given)
   const named = given.flag("lock")
   if (!given.has("locked")) {
-    if (named !== undefined) throw new UsageError(`--lock ${named} has no effect without --locked: add --locked, or leave --lock out.`)
+    if (named !== undefined) throw new UsageError(`--lock ${named} has no effect without --locked: add --locked, or remove --lock.`)
     return options
   }
   const locked = await Effect.runPromise(readLock(named ?? lockPath(given.positionals[0]!)))
@@ -131,7 +131,7 @@ const lockedOptions = async (given: Given): Promise<RunOptions> => {
   return { ...options, ...numbers, settings: { ...locked.settings, ...options.settings }, locked }
 }
 
-/** What each stage that would run takes of this machine's GPU. Fails where one does not fit, unless that is not to be checked. */
+/** GPU memory of each stage that would run on this machine. Fails if a stage does not fit, unless the check is switched off. */
 const planMemory = Effect.fnUntraced(function* (pipeline: AnyPipeline, options: RunOptions, given: Given) {
   const made = yield* plan(pipeline, {}, options)
   const { path } = yield* Store
@@ -143,16 +143,16 @@ const planMemory = Effect.fnUntraced(function* (pipeline: AnyPipeline, options: 
 export const command: Command = {
   name: "run",
   summary:
-    "Runs a pipeline. Results that are already in the store are reused; progress goes to stderr. Where a file or folder may be given, so may hf:owner/name@revision:path, a model on the Hugging Face Hub, or hf:datasets/owner/name@revision:path.",
+    "Runs a pipeline. Results that are already in the store are reused; progress goes to stderr. A file or folder may also be a name on the Hugging Face Hub: hf:owner/name@revision:path for a model, hf:datasets/owner/name@revision:path for a dataset.",
   positionals: ["<pipeline.ts>"],
   flags: {
     ...pipelineFlags,
-    only: { value: "node", help: "run only this node, on inputs from the store" },
+    only: { value: "node", help: "run only this node, with inputs from the store" },
     from: { value: "node", help: "run this node and what depends on it" },
     until: { value: "node", help: "run this node and what it depends on" },
-    force: { value: "node", help: "run this node even if its result is in the store", repeatable: true },
+    force: { value: "node", help: "rerun this node even if its result is in the store", repeatable: true },
     ...runFlags,
-    "no-fit-check": { help: "with --device cuda: run although the plan says that a stage does not fit the GPU" },
+    "no-fit-check": { help: "with --device cuda: run even if the plan says that a stage does not fit on the GPU" },
     locked: { help: "use the settings of the lock file written by `caravan freeze`, and refuse to run if anything differs from it" },
     lock: { value: "file.json", help: "the lock file (default: <pipeline>.lock.json next to the pipeline)" },
     json: { help: "print one JSON document to stdout at the end" }
@@ -184,7 +184,7 @@ export const command: Command = {
     const jobs = jobsAtEnd(given, progress.say, () => options.on === "slurm" && running.size > 0)
     const isShown = given.flag("events") !== "-" && !given.has("json")
     const more = { force: given.flags("force"), again: commandAgain(given, command.flags), onInterruption: jobs.onInterruption }
-    // One Hub for the plan and the run: both are of the same commits.
+    // One Hub for the plan and the run, so that both use the same commits.
     const asked = { ...options, ...selection, ...more, hub: new Hub() }
     const work = Effect.gen(function* () {
       const planned = options.device === "cuda" ? yield* planMemory(pipeline, asked, given) : new Map<string, number>()

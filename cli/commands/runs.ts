@@ -1,4 +1,4 @@
-/** `caravan runs`: what ran here. */
+/** `caravan runs`: lists past runs. */
 import * as Effect from "effect/Effect"
 import { statusOf } from "../../runtime/store/asked.ts"
 import type { PastRun } from "../../runtime/store/executions.ts"
@@ -40,7 +40,7 @@ export const command: Command = {
           run.pipeline,
           nodeCounts(run)
         ])
-        print(given.has("json"), { runs: found }, lines.length === 0 ? ["No such runs."] : table(lines))
+        print(given.has("json"), { runs: found }, lines.length === 0 ? ["No runs found."] : table(lines))
         return exitCodes.ok
       })
     )

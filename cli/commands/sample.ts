@@ -1,4 +1,4 @@
-/** `caravan sample`: answers of a checkpoint, to a file of prompts or in a dialogue, scored by reward models where they are given. */
+/** `caravan sample`: a checkpoint's answers to a file of prompts or in a chat, scored by reward models if given. */
 import { existsSync } from "node:fs"
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -23,20 +23,20 @@ import { tell, write, writeJsonLine } from "../output.ts"
 import { introduction } from "../sample-intro.ts"
 import { adapterPath, artifactPath } from "../artifact-path.ts"
 
-/** Where a checkpoint of each role goes. */
+/** Where a checkpoint of each role belongs. */
 const places: Readonly<Record<string, string>> = {
-  policy: "Give it as the checkpoint that answers.",
-  "helpfulness-reward": "Give it to --helpfulness.",
-  "safety-reward": "Give it to --safety."
+  policy: "Pass it as the checkpoint argument.",
+  "helpfulness-reward": "Pass it with --helpfulness.",
+  "safety-reward": "Pass it with --safety."
 }
-/** A checkpoint's folder. Throws a UsageError when it says that it is for something else; one of Hugging Face's says nothing. */
+/** A checkpoint's folder. Throws a UsageError if the checkpoint has another role; Hugging Face checkpoints record no role. */
 const checkpointFor = async (role: Role, what: string, text: string): Promise<string> => {
   const folder = await artifactPath(text)
   if (!existsSync(join(folder, roleFile))) return folder
-  const { role: found } = await Effect.runPromise(readJson(join(folder, roleFile), "Reading what the checkpoint is for"))
+  const { role: found } = await Effect.runPromise(readJson(join(folder, roleFile), "Reading the checkpoint's role"))
   if (found === role) return folder
-  const hint = own(places, String(found)) ?? "This command has no use for one of that role."
-  throw new UsageError(`Reading ${what}, ${text}: expected a checkpoint for ${role}, found one for ${JSON.stringify(found)}. ${hint}`)
+  const hint = own(places, String(found)) ?? "This command does not use checkpoints of that role."
+  throw new UsageError(`Reading ${what}, ${text}: expected a checkpoint for ${role}, found a checkpoint for ${JSON.stringify(found)}. ${hint}`)
 }
 
 interface Settings {
@@ -46,13 +46,13 @@ interface Settings {
   readonly seed: number
 }
 
-/** The tokens of a dialogue that ends with a question. Throws a UsageError when the model can't take it. */
+/** The tokens of a dialogue that ends with a user message. Throws a UsageError if they do not fit into the model's context. */
 const promptOf = ({ model, tokenizer }: LoadedPolicy, messages: ReadonlyArray<Message>, maxNewTokens: number): ReadonlyArray<number> => {
   const tokens = encodePrompt(tokenizer, messages)
   const room = model.config.maxPositions - maxNewTokens
   if (tokens.length > room)
     throw new UsageError(
-      `The dialogue has ${tokens.length} tokens; with ${maxNewTokens} to come that is more than the model's context of ${model.config.maxPositions}. Shorten it, or lower --max-new-tokens.`
+      `The dialogue has ${tokens.length} tokens; with ${maxNewTokens} new tokens that exceeds the model's context of ${model.config.maxPositions}. Shorten the dialogue or lower --max-new-tokens.`
     )
   return tokens
 }
@@ -63,7 +63,7 @@ interface Answerer {
   readonly settings: Settings
 }
 
-/** Answers one prompt; `hear` gets the text as it grows and gives true to stop there. Keys and signals are heard between tokens. */
+/** Answers one prompt. `hear` is called with the text so far and returns true to stop. Keys and signals are handled between tokens. */
 const answer = async (
   { policy, streamer, settings }: Answerer,
   prompt: ReadonlyArray<number>,
@@ -87,7 +87,7 @@ const answer = async (
 
 type Scorer = (messages: ReadonlyArray<Message>, finished: boolean) => number | null
 
-/** A reward model as a function from a dialogue to a score in (0, 1); null where it can't read the dialogue. */
+/** A reward model as a function from a dialogue to a score in (0, 1); null if the dialogue does not fit. */
 const scorerOf = async (given: Given, kind: "helpfulness" | "safety", device: "cpu" | "cuda"): Promise<Scorer | undefined> => {
   const path = given.flag(kind)
   if (path === undefined) return undefined
@@ -96,25 +96,25 @@ const scorerOf = async (given: Given, kind: "helpfulness" | "safety", device: "c
   return (messages, finished) => {
     const example = fitDialogue(tokenizer, messages, model.config.maxPositions)
     if (example === undefined) return null
-    // As stages/reward/score.ts reads it: an answer that was cut off is scored at its last word.
+    // As in stages/reward/score.ts: a truncated answer is scored at its last token.
     const tokens = finished ? example.tokens : example.tokens.slice(0, -formatOf(tokenizer).closing)
     return scoreOf(scoped(() => noGrad(() => scoreSequences(model, [tokens], { padId: tokenizer.padId, device }).toNumbers()))[0]!)
   }
 }
 
-/** The dialogues of a file: JSONL rows of {prompt} or {messages}, or a prompt a line. */
+/** The dialogues in a file: JSONL rows of {prompt} or {messages}, or one prompt per line. */
 const readPrompts = async (path: string, system: string | undefined, tokenizer: Tokenizer): Promise<Array<Array<Message>>> => {
   const text = await readFile(path, "utf8").catch((cause: NodeJS.ErrnoException) => {
     throw new UsageError(`Reading the prompts ${path}: ${cause.code === "ENOENT" ? "no such file" : cause.message}.`)
   })
   const lines = text.split("\n").map((line) => line.trim())
   if (lines.every((line) => line === ""))
-    throw new UsageError(`Reading the prompts ${path}: there is no prompt in it. Write one on each line.`)
+    throw new UsageError(`Reading the prompts ${path}: the file has no prompts. Write one prompt per line.`)
   return lines.flatMap((line, i) => {
     if (line === "") return []
     const refuse = (found: string) =>
       new UsageError(
-        `Reading the prompts ${path}, line ${i + 1}: ${found}. A line is a prompt, or a JSON object with prompt (a text) or messages (that end with the user's).`
+        `Reading the prompts ${path}, line ${i + 1}: ${found}. Each line must be a prompt, or a JSON object with prompt (a string) or messages (ending with a user message).`
       )
     let messages: ReadonlyArray<Message> = [{ role: "user", content: line }]
     if (line.startsWith("{")) {
@@ -127,7 +127,7 @@ const readPrompts = async (path: string, system: string | undefined, tokenizer: 
       const found = typeof row.prompt === "string" ? [{ role: "user", content: row.prompt }] : row.messages
       const isMessage = (one: unknown): one is Message =>
         typeof one === "object" && one !== null && typeof (one as Message).role === "string" && typeof (one as Message).content === "string"
-      if (!Array.isArray(found) || !found.every(isMessage)) throw refuse("it has neither a prompt nor messages")
+      if (!Array.isArray(found) || !found.every(isMessage)) throw refuse("the object has neither prompt nor messages")
       messages = found
     }
     const whole =
@@ -135,7 +135,7 @@ const readPrompts = async (path: string, system: string | undefined, tokenizer: 
     const fault = chatFault(tokenizer, whole)
     if (messages.at(-1)?.role !== "user" || fault !== undefined)
       throw refuse(
-        `it is not a dialogue that fits the model's chat format and ends with the user's message${fault === undefined ? "" : ` (${fault.message.replace(/\.$/, "")})`}`
+        `the dialogue does not fit the model's chat format or does not end with a user message${fault === undefined ? "" : ` (${fault.message.replace(/\.$/, "")})`}`
       )
     return [[...whole]]
   })
@@ -149,7 +149,7 @@ const scoreText = (scores: Readonly<Record<string, number | null>>): string =>
 export const command: Command = {
   name: "sample",
   summary:
-    "Generates responses from a checkpoint, for a file of prompts or in a chat on the terminal. In the chat, /reset starts over, /system <text> sets the system prompt, Ctrl-C stops a response, and /quit (or Ctrl-C at the prompt) exits.",
+    "Generates responses from a checkpoint, for a file of prompts or in a chat in the terminal. In the chat, /reset starts over, /system <text> sets the system prompt, Ctrl-C stops a response, and /quit (or Ctrl-C at the prompt) exits.",
   positionals: ["<checkpoint>"],
   flags: {
     prompts: { value: "file", help: "one prompt per line, or JSON rows of {prompt} or {messages}; without it, a chat starts" },
@@ -157,12 +157,12 @@ export const command: Command = {
     system: { value: "text", help: "system prompt" },
     temperature: { value: "number", help: "sampling temperature (default: 0.6; 0 is greedy)" },
     "top-p": { value: "number", help: "nucleus sampling (default: 0.9)" },
-    "max-new-tokens": { value: "n", help: "most tokens in a response (default: 256)" },
+    "max-new-tokens": { value: "n", help: "maximum tokens per response (default: 256)" },
     helpfulness: { value: "checkpoint", help: "helpfulness reward model that scores each response" },
     safety: { value: "checkpoint", help: "safety reward model that scores each response" },
     seed: { value: "n", help: "random seed (default: 0)" },
     device: { value: "cpu|cuda", help: "device for tensor computation (default: cpu)" },
-    json: { help: "print one JSON row for each prompt" }
+    json: { help: "print one JSON object per prompt" }
   },
   examples: [
     "caravan sample rlhf-v5",
@@ -177,7 +177,7 @@ export const command: Command = {
     if (device !== "cpu" && device !== "cuda") throw new UsageError(`--device must be cpu or cuda, got "${device}".`)
     if (device === "cuda" && !hasCuda())
       throw new UsageError("No CUDA device was found. Run `caravan doctor` to see why, or use --device cpu.")
-    const checkpoint = await checkpointFor("policy", "the model that answers", given.positionals[0]!)
+    const checkpoint = await checkpointFor("policy", "the policy", given.positionals[0]!)
     const adapter = await adapterPath(given.flag("adapter"))
     const policy = await Effect.runPromise(loadPolicyFrom(checkpoint, { device, adapter }))
     const settings: Settings = {
@@ -204,7 +204,7 @@ export const command: Command = {
       return converse(answerer, given.flag("system"), score)
     }
     const prompts = await readPrompts(file, given.flag("system"), policy.tokenizer)
-    // Every prompt is looked at before the first is answered.
+    // Check every prompt before answering the first.
     const encoded = prompts.map((messages) => promptOf(policy, messages, settings.maxNewTokens))
     for (const [i, messages] of prompts.entries()) {
       const { text, finished } = await answer(answerer, encoded[i]!, [i])
@@ -216,7 +216,7 @@ export const command: Command = {
   }
 }
 
-/** A dialogue on the terminal, or line by line from a pipe. */
+/** A chat in the terminal, or line by line from a pipe. */
 const converse = async (
   answerer: Answerer,
   firstSystem: string | undefined,
@@ -235,7 +235,7 @@ const converse = async (
     if (answering) stopped = true
     else lines.close()
   }
-  // On a terminal readline reads Ctrl-C as a key; elsewhere it comes as a signal.
+  // In a terminal, readline receives Ctrl-C as a key; otherwise it arrives as a signal.
   lines.on("SIGINT", stop)
   process.on("SIGINT", stop)
   lines.on("close", () => {
@@ -245,12 +245,12 @@ const converse = async (
   const reply = async (asked: Array<Message>): Promise<void> => {
     const whole: Array<Message> = system === undefined ? asked : [{ role: "system", content: system }, ...asked]
     const fault = chatFault(answerer.policy.tokenizer, whole)
-    if (fault !== undefined) throw new UsageError(`The chat format can't hold that. ${fault.message}`)
+    if (fault !== undefined) throw new UsageError(`The chat format can't represent that. ${fault.message}`)
     let shown = ""
     const tokens = promptOf(answerer.policy, whole, answerer.settings.maxNewTokens)
     const { text, finished } = await answer(answerer, tokens, [asked.length - 1, asked.at(-1)!.content], (sofar) => {
       const next = sofar.trimStart()
-      // A letter of several bytes comes whole.
+      // Do not print half of a multi-byte character.
       if (!next.endsWith("\ufffd") && next.startsWith(shown)) {
         write(next.slice(shown.length))
         shown = next
@@ -271,11 +271,11 @@ const converse = async (
     else if (line.startsWith("/system")) {
       system = line.slice("/system".length).trim() || undefined
       messages = []
-    } else if (line.startsWith("/")) write(`There is no ${line.split(" ")[0]}: /reset, /system <text> or /quit.\n`)
+    } else if (line.startsWith("/")) write(`Unknown command ${line.split(" ")[0]}. Use /reset, /system <text> or /quit.\n`)
     else if (line !== "") {
       answering = true
       stopped = false
-      // A question that can't be answered does not end the dialogue.
+      // A question that can't be answered does not end the chat.
       await reply([...messages, { role: "user", content: line }]).catch((cause: unknown) =>
         write(`${cause instanceof Error ? cause.message : String(cause)}\n`)
       )

@@ -1,4 +1,4 @@
-/** `caravan setup`: gets libtorch and a compiler where they are missing, and builds the tensor addon. */
+/** `caravan setup`: installs libtorch and a compiler if they are missing, and builds the tensor addon. */
 import { buildAddon } from "../../engine/native/build.mjs"
 import { ensureLibtorch } from "../../scripts/libtorch.mjs"
 import { type Command, exitCodes } from "../command.ts"
@@ -6,7 +6,7 @@ import { tell } from "../output.ts"
 
 export const command: Command = {
   name: "setup",
-  summary: "Installs libtorch and a C++ compiler if they are missing, and builds the tensor addon. Does nothing if everything is in place.",
+  summary: "Installs libtorch and a C++ compiler if they are missing, and builds the tensor addon. Does nothing if everything is installed.",
   positionals: [],
   flags: {},
   examples: ["caravan setup"],

@@ -1,4 +1,4 @@
-/** `caravan show`: one run. */
+/** `caravan show`: one run, or one node. */
 import { existsSync, readFileSync } from "node:fs"
 import * as Effect from "effect/Effect"
 import { resolveRunOrNode } from "../../runtime/inspect/resolve.ts"
@@ -26,13 +26,13 @@ const describeAsked = (asked: Asked): string =>
   ].join(", ")
 
 const noneSkipped: ToldOfSkipped = { skipped: [], skippedRows: null }
-/** The rows that could not be used when the result was made, while its trace is there. */
+/** Rows that were skipped when the result was made, if its trace still exists. */
 const skippedBy = Effect.fnUntraced(function* (key: string, digest: string) {
   const trace = yield* (yield* Journal).trace(key)
   return trace?.digest === digest ? toldOfSkipped(yield* Store, trace) : noneSkipped
 })
 
-/** A node that began in a run and did not end in it: its log is all there is of it. */
+/** A node that started in a run and did not end: only its log exists. */
 const unfinished = (node: string, status: string, log: string) => {
   const step = readFileSync(log, "utf8")
     .split("\n")
@@ -54,7 +54,7 @@ const unfinished = (node: string, status: string, log: string) => {
   }
 }
 
-/** What is said of a node that was asked for by name, besides. */
+/** More details for a node that was named on the command line. */
 const details = ({ log, parts, path }: { readonly log: string | null; readonly parts: KeyParts | null; readonly path: string | null }) => [
   ...(parts === null
     ? []
@@ -72,7 +72,7 @@ const details = ({ log, parts, path }: { readonly log: string | null; readonly p
 export const command: Command = {
   name: "show",
   summary:
-    "Shows one run: its settings and the outcome of each node; or one node: also its config, result and log. A run is latest, latest~1 or the beginning of its id. A node or output is named alone (its last run), or with its run (latest~1:sft).",
+    "Shows one run: its settings and the outcome of each node; or one node: also its config, result and log. A run is latest, latest~1 or a prefix of its id. Name a node or output alone (its last run) or with a run (latest~1:sft).",
   positionals: ["<run|node>"],
   flags: { json: { help: "print one JSON document" } },
   examples: ["caravan show latest", "caravan show 1a2b3c4d", "caravan show sft", "caravan show latest~1 --json"],
@@ -98,7 +98,7 @@ export const command: Command = {
                 stage,
                 status: how,
                 milliseconds,
-                // Not known of one that could not come so far.
+                // Unknown for a node that failed before its key was computed.
                 key: key === "" ? null : key,
                 digest,
                 type: artifact?.type ?? null,
@@ -122,7 +122,7 @@ export const command: Command = {
         print(given.has("json"), { ...run, status, nodes, outputs }, [
           `Run ${run.id} of ${run.pipeline}: ${status}`,
           `Started ${moment(run.started)}${run.finished === null ? "" : `, took ${duration(run.finished - run.started)}`}`,
-          ...(asked === undefined ? [] : [`Asked for: ${describeAsked(asked)}`]),
+          ...(asked === undefined ? [] : [`Options: ${describeAsked(asked)}`]),
           "Nodes:",
           ...table(
             nodes.map((node) => [

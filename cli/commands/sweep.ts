@@ -1,4 +1,4 @@
-/** `caravan sweep`: a pipeline with every combination of some values, and a table of what came of each. */
+/** `caravan sweep`: runs a pipeline with every combination of the given values and prints a table of the results. */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -19,10 +19,10 @@ import { untilInterrupted } from "../interrupt.ts"
 import { commandAgain, progressOf, runFlags, runOptions, slurmOptions } from "../run-flags.ts"
 import { shown, table } from "../display/units.ts"
 
-/** Columns of measures that are chosen when none are asked for, at most. */
+/** Maximum number of metric columns chosen by default. */
 const mostColumns = 8
 
-/** "1e-5,2e-5" or "[1,2],[3]": the parts between commas that are in no brackets and no quotes. */
+/** Splits at commas outside brackets and quotes: "1e-5,2e-5" or "[1,2],[3]". */
 export const splitValues = (text: string): Array<string> => {
   const parts = [""]
   let [depth, quoted] = [0, false]
@@ -36,24 +36,24 @@ export const splitValues = (text: string): Array<string> => {
   return parts.map((part) => part.trim())
 }
 
-/** What --over says, each value as its parameter wants it; those of a node's field are left to the node. */
+/** The values of --over, decoded as their parameter's type; values for a node's field are decoded by the node. */
 export const gridOf = (pipeline: AnyPipeline, texts: ReadonlyArray<string>): Record<string, Array<unknown>> => {
   const fields = pipeline.params.fields as Record<string, Schema.Top>
   const grid = new Map<string, Array<unknown>>()
   for (const text of texts) {
     const at = text.indexOf("=")
-    if (at < 1 || at === text.length - 1) throw new UsageError(`--over takes name=value,value,..., got "${text}".`)
+    if (at < 1 || at === text.length - 1) throw new UsageError(`--over must be name=value,value,..., got "${text}".`)
     const [name, values] = [text.slice(0, at), splitValues(text.slice(at + 1))]
-    if (grid.has(name)) throw new UsageError(`--over ${name} is given twice: give all its values at once.`)
+    if (grid.has(name)) throw new UsageError(`--over ${name} is given twice: put all its values in one flag.`)
     const isSeed = name === "seed" && !Object.hasOwn(fields, "seed")
     const wrong = isSeed ? values.find((value) => !/^\d{1,15}$/.test(value)) : undefined
-    if (wrong !== undefined) throw new UsageError(`--over seed takes whole numbers from 0, got "${wrong}".`)
+    if (wrong !== undefined) throw new UsageError(`--over seed: values must be integers of at least 0, got "${wrong}".`)
     grid.set(name, name.includes(".") ? values : values.map((value) => (isSeed ? Number(value) : valueOf(own(fields, name), value))))
   }
   return Object.fromEntries(grid)
 }
 
-/** The measures that are shown when none are asked for: those of the outputs that are not the same everywhere. */
+/** The default columns: metrics and report fields of the outputs that differ between points. */
 const columnsOf = (points: ReadonlyArray<SweepPoint>): { readonly columns: Array<string>; readonly more: number } => {
   const outputs = new Set(
     points.flatMap(({ result }) => {
@@ -68,7 +68,7 @@ const columnsOf = (points: ReadonlyArray<SweepPoint>): { readonly columns: Array
     outputs.has(name.slice(0, name.indexOf(".")))
   )
   const valuesOf = (name: string) => JSON.stringify(points.map(({ measures }) => own(measures, name)))
-  // An output's fields go by the output's name and by its node's: once is enough.
+  // A field of an output is found under the output's name and its node's name: keep one of them.
   const seen = new Set<string>()
   const distinct = names.filter((name) => {
     const identity = `${name.slice(name.indexOf("."))} ${valuesOf(name)}`
@@ -83,7 +83,7 @@ const columnsOf = (points: ReadonlyArray<SweepPoint>): { readonly columns: Array
 
 const cell = (value: unknown): string => (value === undefined ? "-" : typeof value === "number" ? number(value) : shown(value))
 
-/** The table, what failed, and what is not in it. */
+/** The table, the failures, and what the table leaves out. */
 export const report = (points: ReadonlyArray<SweepPoint>, metrics: ReadonlyArray<string>): Array<string> => {
   const names = Object.keys(points[0]?.values ?? {})
   const { columns, more } = metrics.length > 0 ? { columns: [...metrics], more: 0 } : columnsOf(points)
@@ -96,7 +96,7 @@ export const report = (points: ReadonlyArray<SweepPoint>, metrics: ReadonlyArray
   const unknown = columns.filter((column) => !known.includes(column))
   return [
     ...table([[...names, "status", ...columns], ...rows]),
-    ...(more > 0 ? [`${more} more measures differ: choose with --metric node.metric, or see all with --json.`] : []),
+    ...(more > 0 ? [`${more} more metrics differ: choose columns with --metric node.metric, or print all with --json.`] : []),
     ...unknown.map((column) => `No run has a metric or report field "${column}".${didYouMean(column, known)}`),
     ...points.flatMap(({ error, values }) => (error === null ? [] : [`${nameOf(values)}: ${error}`]))
   ]
@@ -124,12 +124,12 @@ const document = (pipeline: string, points: ReadonlyArray<SweepPoint>, metrics: 
 export const command: Command = {
   name: "sweep",
   summary:
-    "Runs a pipeline with every combination of the values given by --over, one after another, and prints a table of the results. Shared nodes run once; a failed combination does not stop the others.",
+    "Runs a pipeline with every combination of the --over values, one after another, and prints a table of the results. Shared nodes run once; a failed combination does not stop the others.",
   positionals: ["<pipeline.ts>"],
   flags: {
     over: {
       value: "name=a,b,c",
-      help: "values of a parameter, of <node>.<field>, or of seed; use JSON brackets or quotes for values that contain commas",
+      help: "values of a parameter, of <node>.<field> or of the seed; use JSON brackets or quotes for values that contain commas",
       repeatable: true
     },
     metric: {
@@ -140,7 +140,7 @@ export const command: Command = {
     ...pipelineFlags,
     until: { value: "node", help: "run this node and what it depends on" },
     ...runFlags,
-    json: { help: "print one JSON document to stdout at the end, with every metric" }
+    json: { help: "print one JSON document with every metric to stdout at the end" }
   },
   examples: [
     "caravan sweep pipelines/rlhf.ts --set preferences=pairs.jsonl.gz --over sft.learningRate=1e-5,2e-5 --over seed=0,1,2",
@@ -151,7 +151,7 @@ export const command: Command = {
     const pipeline = await loadPipeline(given.positionals[0]!)
     const options = { ...pipelineOptions(given), ...runOptions(given) }
     const texts = given.flags("over")
-    if (texts.length === 0) throw new UsageError("Nothing to sweep over. Give --over name=value,value,... at least once.")
+    if (texts.length === 0) throw new UsageError("Nothing to sweep over. Add --over name=value,value,... at least once.")
     const grid = gridOf(pipeline, texts)
     const count = combinations(grid).length
     const metrics = given.flags("metric")

@@ -1,4 +1,4 @@
-/** `caravan tokenize`: lines of text to token ids. */
+/** `caravan tokenize`: converts lines of text to token ids. */
 import * as Effect from "effect/Effect"
 import { loadTokenizer } from "../../models/tokenizer/files.ts"
 import { decodeUtf8 } from "../../models/tokenizer/utf8.ts"
@@ -6,7 +6,7 @@ import { type Command, exitCodes } from "../command.ts"
 import { artifactPath } from "../artifact-path.ts"
 import { write } from "../output.ts"
 
-/** Lines of stdin: only LF ends one; the last may lack it. */
+/** Lines of stdin. Only LF ends a line; the last one may lack it. */
 const readLines = async (): Promise<Array<string>> => {
   const chunks: Array<Buffer> = []
   for await (const chunk of process.stdin) chunks.push(chunk as Buffer)

@@ -1,4 +1,4 @@
-/** `caravan ui`: the live page over every run. */
+/** `caravan ui`: serves the web page on all runs. */
 import { randomBytes } from "node:crypto"
 import { existsSync } from "node:fs"
 import { createRequire } from "node:module"
@@ -12,23 +12,23 @@ const highestPort = 65_535
 export const command: Command = {
   name: "ui",
   summary:
-    "Serves a page over every run of this folder's store, on this machine alone: runs as they go on, graphs, curves, logs, datasets, comparisons. Ctrl-C ends it; runs go on.",
+    "Serves a web page on all runs of this folder's store, on localhost only: live runs, graphs, curves, logs, datasets, comparisons. Ctrl-C stops the server; runs continue.",
   positionals: [],
   flags: {
-    port: { value: "n", help: "the port to listen on (default: one that is free)" },
-    "allow-control": { help: "let the page stop, resume, rerun, pin, note and label, for who has the token that is printed" },
+    port: { value: "n", help: "the port to listen on (default: a free port)" },
+    "allow-control": { help: "let the page stop, resume, rerun, pin, add notes and label, for anyone with the printed token" },
     json: { help: 'print the address as one line of JSON, {"url": ...}; with --allow-control also "token"' }
   },
   examples: ["caravan ui", "caravan ui --port 8080", "caravan ui --allow-control"],
   run: async (given) => {
     const port = wholeNumber(given, "port", 0) ?? 0
-    if (port > highestPort) throw new UsageError(`--port takes a whole number up to ${highestPort}, got "${port}".`)
+    if (port > highestPort) throw new UsageError(`--port must be a whole number up to ${highestPort}, got "${port}".`)
     const home = findHome(process.cwd())
     const reason = whyNoHome(home)
-    if (reason !== undefined) throw new UsageError(`There is no store at ${home}: ${reason}. Name the store's folder in CARAVAN_HOME.`)
+    if (reason !== undefined) throw new UsageError(`There is no store at ${home}: ${reason}. Set CARAVAN_HOME to the store's folder.`)
     if (!existsSync(home))
       throw new UsageError(
-        `There is no store at ${home}: nothing has run here yet. Run a pipeline, or name the store's folder in CARAVAN_HOME.`
+        `There is no store at ${home}: nothing has run here yet. Run a pipeline, or set CARAVAN_HOME to the store's folder.`
       )
     const [{ addressOf, serveUi }, { builtPage }] = await Promise.all([import("../ui/server.ts"), import("../ui/build-page.ts")])
     const page = builtPage()
@@ -38,9 +38,9 @@ export const command: Command = {
       const url = yield* addressOf
       if (given.has("json")) writeJsonLine({ url, ...(token === undefined ? {} : { token }) })
       else {
-        // Behind #, it is sent to no server and stands in no log.
-        write(`${url}${token === undefined ? "" : `#/?token=${token}`}\nThe store is ${home}. Press Ctrl-C to end; runs go on.\n`)
-        if (token !== undefined) write("Who has this address may stop and begin runs, pin, note and label.\n")
+        // The part after # is not sent to servers and appears in no log.
+        write(`${url}${token === undefined ? "" : `#/?token=${token}`}\nThe store is ${home}. Press Ctrl-C to stop the server; runs continue.\n`)
+        if (token !== undefined) write("Anyone with this address can stop and start runs, pin, add notes and label.\n")
       }
       return yield* Effect.never
     }).pipe(Effect.provide(serveUi({ home, port, version, page, token })))
@@ -49,7 +49,7 @@ export const command: Command = {
   }
 }
 
-/** Until a signal ends it. */
+/** Runs until a signal stops it. */
 const untilStopped = async (serving: Effect.Effect<never, unknown>, port: number): Promise<void> => {
   const stop = new AbortController()
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => stop.abort())
@@ -58,7 +58,7 @@ const untilStopped = async (serving: Effect.Effect<never, unknown>, port: number
   } catch (cause) {
     if (stop.signal.aborted) return
     throw (cause as { readonly cause?: { readonly code?: string } }).cause?.code === "EADDRINUSE" || /EADDRINUSE/.test(String(cause))
-      ? new UsageError(`Listening on port ${port}: it is in use. Give another --port, or none for one that is free.`)
+      ? new UsageError(`Listening on port ${port}: the port is in use. Choose another --port, or omit it to use a free port.`)
       : cause
   }
 }

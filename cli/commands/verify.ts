@@ -1,4 +1,4 @@
-/** `caravan verify`: runs nodes again and compares what comes out with what is in the store; or reads all that is in the store. */
+/** `caravan verify`: reruns nodes and compares the results with the store, or checks every object of the store. */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -33,7 +33,7 @@ const lines = ({ nodes, left }: Verification): Array<string> => {
 }
 
 const damagedLines = ({ digest, made, path, quarantined, left, type, what }: DamagedObject): Array<string> => [
-  `damaged  ${short(digest)}  ${made === null ? "no record says of what" : `${made.node} of ${made.pipeline}, run ${shortRun(made.run)}`}: ${what}`,
+  `damaged  ${short(digest)}  ${made === null ? "not in the journal" : `${made.node} of ${made.pipeline}, run ${shortRun(made.run)}`}: ${what}`,
   ...(quarantined === null
     ? [`  left in ${path}: ${left}`]
     : [
@@ -42,16 +42,16 @@ const damagedLines = ({ digest, made, path, quarantined, left, type, what }: Dam
           ? []
           : [
               type === Sidecar.name
-                ? `  it tells how that result was made (skipped rows, curves): caravan run <pipeline> --force ${made.node} writes it again`
-                : `  run ${made.pipeline}, which makes it again`
+                ? `  it holds records about the result (skipped rows, curves): caravan run <pipeline> --force ${made.node} writes it again`
+                : `  to recompute it, run ${made.pipeline}`
             ])
       ])
 ]
 
 const storeLines = ({ damaged, home, objects, size: bytes, strays, unknown }: StoreVerification): Array<string> => [
   ...damaged.flatMap(damagedLines),
-  ...unknown.map((object) => `unknown  ${short(object.digest)}  ${size(object.size)}: no record names it; caravan gc takes it`),
-  ...strays.map((path) => `stray    ${path}: it is neither an object nor a file of one`),
+  ...unknown.map((object) => `unknown  ${short(object.digest)}  ${size(object.size)}: not in the journal; caravan gc deletes it`),
+  ...strays.map((path) => `stray    ${path}: neither an object nor part of one`),
   `${count(objects, "object")} of ${size(bytes)} in ${home}: ${damaged.length} damaged, ${unknown.length} unknown, ${strays.length} stray.`
 ]
 
@@ -60,7 +60,7 @@ const readStore = async (given: Given): Promise<number> => {
   const beside = ["set", "seed", "device", "threads", "sample", "only", "from", "until", "timeout", "memory"]
   const other = given.positionals[0] ?? beside.find((name) => given.flag(name) !== undefined)
   if (other !== undefined)
-    throw new UsageError(`--store reads the whole store and takes no pipeline and no other flags but --json, got "${other}".`)
+    throw new UsageError(`--store reads the whole store: it accepts no pipeline and no other flag than --json, got "${other}".`)
   const reading = showReading("Reading the store")
   const found = await withStore(verifyStore({ onStart: reading.start, onBytes: reading.onBytes })).finally(reading.close)
   print(given.has("json"), found, storeLines(found))
@@ -70,7 +70,7 @@ const readStore = async (given: Given): Promise<number> => {
 export const command: Command = {
   name: "verify",
   summary:
-    "Runs nodes again in a scratch folder and compares their results with those in the store, bit for bit. Names the first tensor or row that differs. Replaces nothing; a damaged result is moved to the store's quarantine, and the next run makes it again. With --store, reads every object of the store instead. Exits with 1 unless all results are the same, or when an object is damaged.",
+    "Reruns nodes in a scratch folder and compares the results with the store, bit for bit. Names the first tensor or row that differs. Replaces nothing; a damaged result is moved to the store's quarantine, and the next run recomputes it. With --store, checks every object of the store instead. Exits with 1 if a result differs or an object is damaged.",
   positionals: ["[pipeline.ts]"],
   flags: {
     ...pipelineFlags,
@@ -81,7 +81,7 @@ export const command: Command = {
     timeout: runFlags.timeout!,
     memory: runFlags.memory!,
     quiet: runFlags.quiet!,
-    store: { help: "read every object of the store and set the damaged ones aside; runs nothing" },
+    store: { help: "check every object of the store and move damaged ones to quarantine; runs nothing" },
     json: { help: "print one JSON document" }
   },
   examples: [

@@ -1,4 +1,4 @@
-/** `caravan why`: everything that decides whether a node runs. */
+/** `caravan why`: explains everything that determines whether a node runs. */
 import * as Effect from "effect/Effect"
 import { nodeNamed } from "../../runtime/define/graph.ts"
 import { plan } from "../../runtime/run/plan.ts"
@@ -14,7 +14,7 @@ import { reasonOf } from "./plan.ts"
 import { showInputs } from "../display/reading.ts"
 import { ago, count, short } from "../display/units.ts"
 
-/** Results that a key had before the one it has, of a node that was made again by --force; and how it came to be blessed. The oldest first. */
+/** Earlier results of a node that was rerun with --force, oldest first, and how the current one was blessed. */
 interface Past {
   readonly generations: ReadonlyArray<Generation>
   readonly blessings: ReadonlyArray<PastBlessing>
@@ -36,7 +36,7 @@ const generationLine = (generations: Past["generations"], current: string | unde
   const before = generations.slice(-shownGenerations).map(({ digest, made }) => `${short(digest)} (${ago(made)})`)
   const more = generations.length > shownGenerations ? `${generations.length - shownGenerations} more, ` : ""
   return [
-    `  it was made ${count(generations.length + 1, "time")} under this key (--force); results before: ${more}${before.join(", ")}${distinct > 1 ? "; they differ: caravan verify names where" : ""}`
+    `  computed ${count(generations.length + 1, "time")} under this key (--force); earlier results: ${more}${before.join(", ")}${distinct > 1 ? "; they differ: caravan verify shows where" : ""}`
   ]
 }
 const shownGenerations = 5
@@ -68,7 +68,7 @@ export const command: Command = {
       throw new UsageError(
         `Pipeline "${pipeline.name}" has no node or output "${name}".${didYouMean(name, [...made.nodes.keys(), ...Object.keys(made.graph.outputs)])}`
       )
-    // Back along what is not settled yet, to where the change began.
+    // Follow unsettled inputs back to where the change began.
     const chain: Array<{ readonly id: string; readonly status: string; readonly why: string }> = []
     const seen = new Set<string>()
     const open = [node.id]
@@ -87,7 +87,7 @@ export const command: Command = {
         awaited: "is a file that does not exist yet",
         hit: "is in the store",
         run: "would run",
-        unknown: "would run unless its inputs turn out unchanged"
+        unknown: "would run unless its inputs do not change"
       }[node.kind]
       const lines = [
         `${node.id} ${verb}: ${reasonOf(node)}`,

@@ -1,4 +1,4 @@
-/** What a plan's stages would cost, for people: a table, and what its figures rest on. */
+/** The estimated cost of a plan's stages as a text table, with its assumptions. */
 import { type CostMachine, isKnown, type PlanCost, totalCost } from "../cost.ts"
 import { few, gib, table } from "./units.ts"
 
@@ -10,7 +10,7 @@ const short = (value: number): string => {
   const scaled = value / 1000 ** power
   return `${power === 0 || scaled >= 99.95 ? Math.round(scaled) : scaled.toFixed(1)}${powers[power]}`
 }
-/** Three digits, however small or large. */
+/** Three significant digits at any magnitude. */
 const digits = (value: number): string =>
   value === 0
     ? "0"
@@ -22,16 +22,16 @@ const digits = (value: number): string =>
 const flops = (value: number): string => value.toExponential(2).replace("e+", "e")
 const mass = (kg: number): string => (kg >= 1000 ? `${digits(kg / 1000)} t` : `${digits(kg)} kg`)
 
-/** Assumptions that the estimates make, to be shown with them. */
+/** Assumptions of the estimates, printed with them. */
 const assumptions: ReadonlyArray<string> = [
-  "training takes 6 N + 12 L d T FLOPs a token, reading 2 N + 4 L d T (PaLM, appendix B); N parameters, L layers of width d, T tokens a sequence",
-  "decoding reads the weights once a step and the cache, and takes as long as the slower of that and its FLOPs",
-  "sequences of fine-tuning are full; answers are as long as the pipeline expects, else maxNewTokens; nothing is drawn again, and PPO and filters go to their end",
-  "memory is of one copy of each model and activations of the longest sequences that there may be; micro-batch and recomputation are those that a run on this GPU takes",
-  "words that stages add to prompts (preprompts, instructions, the classifier's task) are not counted; rows of the small world are as long as its own tokenizer of 600 pieces has them"
+  "training: 6 N + 12 L d T FLOPs per token; a forward pass: 2 N + 4 L d T (PaLM, appendix B); N parameters, L layers of width d, T tokens per sequence",
+  "decoding reads the weights and the cache once per step; its time is the larger of that and its FLOPs",
+  "fine-tuning sequences are full; answers have the pipeline's expected length, otherwise maxNewTokens; no resampling; PPO and filters do not stop early",
+  "memory counts one copy of each model and the activations of the longest possible sequences; micro-batch and recomputation are as a run on this GPU chooses them",
+  "text that stages add to prompts (preprompts, instructions, the classifier's task) is not counted; small-world rows are measured with its own 600-token vocabulary"
 ]
 
-/** What the figures rest on. */
+/** The assumptions behind the figures. */
 export const statedAssumptions = ({ accelerator, carbonIntensity: intensity, mbu, mfu, watts }: CostMachine): ReadonlyArray<string> => [
   `${accelerator.name}: ${accelerator.flops.bfloat16 / 1e12} TFLOP/s in bfloat16, ${accelerator.flops.float32 / 1e12} in float32, ${gib(accelerator.memory)} of memory at ${accelerator.bandwidth / 1e12} TB/s`,
   `utilisation: ${mfu} of the FLOP/s (MFU), ${mbu} of the bandwidth when decoding`,
@@ -39,7 +39,7 @@ export const statedAssumptions = ({ accelerator, carbonIntensity: intensity, mbu
   ...assumptions
 ]
 
-/** The cost, stage by stage, as lines. */
+/** The cost per stage, as lines. */
 export const costTable = (cost: PlanCost): ReadonlyArray<string> => {
   if (cost.nodes.size === 0) return []
   const total = totalCost(cost)
@@ -56,7 +56,7 @@ export const costTable = (cost: PlanCost): ReadonlyArray<string> => {
     )
   ]
   return [
-    ...(rows.length === 0 ? [] : ["Cost of what would run:", ...table([head, ...rows, sum], "  ")]),
+    ...(rows.length === 0 ? [] : ["Cost of the stages that would run:", ...table([head, ...rows, sum], "  ")]),
     ...(untold.length === 0
       ? []
       : ["Cost unknown, because these are unknown:", ...untold.map(([why, stages]) => `  ${why}: ${few(stages.map(({ id }) => id))}`)]),

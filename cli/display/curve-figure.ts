@@ -1,10 +1,10 @@
-/** A curve as a figure: a panel for each series over the steps. */
+/** Draws a curve as a figure: one panel per series, over the steps. */
 import type { Figure } from "../../stages/report/figure.ts"
 
-/** Points of a panel, at most: a figure of a million would be too large to open. */
+/** Maximum points per panel: a figure with a million points would be too large to open. */
 const mostPoints = 500
 
-/** At most so many numbers: means of consecutive ones. */
+/** Reduces the values to at most `most`, by averaging consecutive ones. */
 export const thinned = (values: ReadonlyArray<number>, most: number): ReadonlyArray<number> => {
   if (values.length <= most) return values
   return Array.from({ length: most }, (_, i) => {
@@ -13,14 +13,14 @@ export const thinned = (values: ReadonlyArray<number>, most: number): ReadonlyAr
   })
 }
 
-/** `series`: each with its steps and its values, in the order of the panels. */
+/** `series`: each with its steps and values, in panel order. */
 export const curveFigure = (
   title: string,
   series: ReadonlyMap<string, { readonly steps: ReadonlyArray<number>; readonly values: ReadonlyArray<number> }>
 ): Figure => ({
   id: "training-curves",
   title,
-  caption: `Each number that the stage reported, over its steps; means where there are more than ${mostPoints}.`,
+  caption: `Each number that the stage reported, by step; averaged if there are more than ${mostPoints} points.`,
   rows: [...series].flatMap(([what, { steps, values }]) => {
     const [at, shown] = [thinned(steps, mostPoints), thinned(values, mostPoints)]
     return shown.map((value, i) => ({ what, step: at[i]!, value: Number.isFinite(value) ? value : null }))

@@ -1,4 +1,4 @@
-/** The lines of the live view: a line a running node, one for those that wait, one for the run. Pure: a state, a time and a size give lines. */
+/** The lines of the live view: one per running node, then the waiting nodes, then the run. Pure: computed from a state, a time and a size. */
 import { duration, number } from "./numbers.ts"
 import { type RunningNode, type RunState, throughput, timeLeft } from "./run-state.ts"
 import { cut, plain, widthOf } from "./width.ts"
@@ -8,7 +8,7 @@ export interface Size {
   readonly rows: number
 }
 
-/** Marks up text; the identity where colours are not wanted. */
+/** Applies colours to text; the identity function without colours. */
 export interface Paint {
   readonly dim: (text: string) => string
   readonly bar: (text: string) => string
@@ -22,19 +22,19 @@ export const noColours: Paint = { dim: same, bar: same, bad: same }
 
 const barWidth = 16
 const widestName = 28
-/** Waiting nodes that are named, at most. */
+/** Maximum number of waiting nodes listed. */
 const shownWaiting = 3
 const eighths = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"]
 const blocks = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"]
 
-/** A bar of `width` columns, filled to eighths of one. */
+/** A bar of `width` columns, drawn in eighths of a column. */
 export const bar = (share: number, width: number): string => {
   const parts = Math.round(Math.min(1, Math.max(0, share)) * width * 8)
   const full = "█".repeat(parts >> 3) + eighths[parts & 7]!
   return full + "░".repeat(width - full.length)
 }
 
-/** A column a value, from the least to the greatest; one that is no number is a gap. */
+/** One character per value, scaled from minimum to maximum; NaN is a gap. */
 export const sparkline = (values: ReadonlyArray<number>): string => {
   const finite = values.filter(Number.isFinite)
   const [least, most] = [Math.min(...finite), Math.max(...finite)]
@@ -46,10 +46,10 @@ export const sparkline = (values: ReadonlyArray<number>): string => {
     .join("")
 }
 
-/** A part of a line, and how it is painted. */
+/** A part of a line and its colour. */
 type Part = readonly [text: string, paint?: (text: string) => string]
 
-/** As many of the parts as fit, two spaces apart; what does not fit is left out, the first part cut. */
+/** Joins as many parts as fit, two spaces apart; drops the others. The first part is truncated if necessary. */
 const lineOf = (parts: ReadonlyArray<Part>, columns: number): string => {
   let [line, width] = ["", 0]
   for (const [index, [text, paint = same]] of parts.entries()) {
@@ -63,7 +63,7 @@ const lineOf = (parts: ReadonlyArray<Part>, columns: number): string => {
 }
 
 const shownElsewhere = ["step", "total", "tokens", "loss", "message", "note"]
-/** What a stage tells of besides, in its order: "kl 0.012". */
+/** The stage's other reported numbers, in its order: "kl 0.012". */
 const others = (node: RunningNode): Array<Part> =>
   Object.entries(node.progress).flatMap(([name, value]): Array<Part> =>
     value === undefined || shownElsewhere.includes(name) ? [] : [[plain(`${name} ${typeof value === "number" ? number(value) : value}`)]]
@@ -96,7 +96,7 @@ const summaryLine = (state: RunState, now: number, columns: number, paint: Paint
   return lineOf([...parts, [`${state.left} left`], [duration(now - state.started), paint.dim]], columns)
 }
 
-/** The view, never wider or higher than the terminal. A line that fills it would wrap on some: one column stays free. */
+/** The view, never wider or higher than the terminal. One column stays free, because some terminals wrap a full line. */
 export const frame = (state: RunState, now: number, size: Size, paint: Paint): Array<string> => {
   const columns = Math.max(1, size.columns - 1)
   const running = [...state.nodes.values()]
@@ -107,7 +107,7 @@ export const frame = (state: RunState, now: number, size: Size, paint: Paint): A
     .map(([id, by]) => lineOf([[plain(`${id} waiting for ${by}`), paint.dim]], columns))
   if (state.waiting.size > shownWaiting) waiting.push(lineOf([[`${state.waiting.size - shownWaiting} more waiting`, paint.dim]], columns))
   const summary = summaryLine(state, now, columns, paint)
-  // The last line of a terminal is the cursor's.
+  // The terminal's last line is for the cursor.
   const room = Math.max(1, size.rows - 1)
   const all = [...lines, ...waiting]
   if (all.length + 1 <= room) return [...all, summary]

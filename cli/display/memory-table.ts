@@ -1,4 +1,4 @@
-/** What a plan's stages would take of a GPU's memory and of the disk, and how their steps are cut, for people. */
+/** The estimated GPU memory and disk use of a plan's stages, and how their steps are split, as text. */
 import { memoryParts, usableMemory } from "../../models/memory.ts"
 import type { PlannedStep } from "../../stages/common/cost/work.ts"
 import { diskOf, isKnown, type PlanCost, resumeCopies } from "../cost.ts"
@@ -11,7 +11,7 @@ const cutOf = (step: PlannedStep | null): ReadonlyArray<string> => {
   return ["rows" in microBatch ? `${microBatch.rows} rows` : `${microBatch.tokens} tokens`, `${recompute} of ${blocks}`]
 }
 
-/** The memory, stage by stage, as lines; then what does not fit. */
+/** The memory per stage, as lines, then the stages that do not fit. */
 export const memoryTable = (cost: PlanCost): ReadonlyArray<string> => {
   const { accelerator } = cost.machine
   const rows = [...cost.nodes].flatMap(([id, one]) => {
@@ -23,13 +23,13 @@ export const memoryTable = (cost: PlanCost): ReadonlyArray<string> => {
   const head = ["stage", ...memoryParts, "peak", "fits", "micro-batch", "recomputed blocks"]
   const none = misfits(cost)
   return [
-    `Memory on ${accelerator.name} (${gib(accelerator.memory)}, of which tensors may take ${gib(usableMemory(accelerator.memory))}):`,
+    `Memory on ${accelerator.name} (${gib(accelerator.memory)}, usable: ${gib(usableMemory(accelerator.memory))}):`,
     ...table([head, ...rows], "  "),
-    ...(none.length === 0 ? [] : ["What does not fit:", ...none.map((line) => `  ${line}`)])
+    ...(none.length === 0 ? [] : ["Stages that do not fit:", ...none.map((line) => `  ${line}`)])
   ]
 }
 
-/** The disk that a run takes, as lines; `free` bytes are left where the store is. */
+/** The disk space that a run needs, as lines; `free` bytes are available on the store's disk. */
 export const diskLines = (cost: PlanCost, free: number | undefined): ReadonlyArray<string> => {
   const { artifacts, resume, total } = diskOf(cost)
   if (total === 0) return []
@@ -39,17 +39,17 @@ export const diskLines = (cost: PlanCost, free: number | undefined): ReadonlyArr
     .toSorted((a, b) => b.bytes - a.bytes)
   const isShort = free !== undefined && total > free
   return [
-    `Disk: ${size(artifacts)} for ${made.length} checkpoints (datasets and reports are small beside them)${
+    `Disk: ${size(artifacts)} for ${made.length} checkpoints (datasets and reports are small in comparison)${
       largest === undefined
         ? ""
-        : `, and up to ${size(resume)} to resume from while ${largest.id} runs (${resumeCopies} x ${size(largest.bytes)}: two are kept while the next is written)`
-    }${free === undefined ? "." : `; ${size(free)} are free.`}`,
+        : `, plus up to ${size(resume)} of resume checkpoints while ${largest.id} runs (${resumeCopies} x ${size(largest.bytes)}: two are kept while the next is written)`
+    }${free === undefined ? "." : `; ${size(free)} free.`}`,
     ...(isShort && free > artifacts
       ? [
-          "  That is more than is free. A resume checkpoint that does not fit is left out with a note; --checkpoint-seconds 1000000000 writes none."
+          "  That exceeds the free space. A resume checkpoint that does not fit is skipped with a note; --checkpoint-seconds 1000000000 writes none."
         ]
       : isShort
-        ? ["  That is more than is free: name a folder on another disk in CARAVAN_HOME."]
+        ? ["  That exceeds the free space: set CARAVAN_HOME to a folder on another disk."]
         : [])
   ]
 }

@@ -1,4 +1,4 @@
-/** Numbers and spans of time as progress and tables show them. */
+/** Formats numbers and durations for progress and tables. */
 
 export const duration = (milliseconds: number): string => {
   if (milliseconds < 999.5) return `${Math.round(milliseconds)} ms`
@@ -8,6 +8,6 @@ export const duration = (milliseconds: number): string => {
   return minutes < 60 ? `${minutes} min ${seconds % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`
 }
 
-/** Four digits that count; thousands apart. */
+/** Four significant digits; thousands separated. */
 export const number = (value: number): string =>
   Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : Number.isInteger(value) ? String(value) : value.toPrecision(4)

@@ -1,4 +1,4 @@
-/** A run's outputs as `caravan run` ends with them: reports in few lines, and every path. */
+/** A run's outputs, printed at the end of `caravan run`: short reports and all paths. */
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
@@ -7,19 +7,19 @@ import { pageFile, textFile } from "../../stages/common/report-files.ts"
 import { count } from "./units.ts"
 import { plain } from "./width.ts"
 
-/** Lines of a report that are shown as they are, and of a longer one that is shortened. */
+/** Maximum lines of a report shown in full, and of a shortened one. */
 const mostLines = 40
 const mostShortened = 25
 const lineLength = 120
 const longestLine = 400
-/** A list is shown when it is no longer than this, and each item fits a line. */
+/** A list is shown if it has at most this many items and each fits on a line. */
 const mostItems = 10
 
-/** A number with as many digits as a glance takes in. */
+/** A number rounded for reading. */
 const rounded = (_: string, value: unknown): unknown =>
   typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value
 
-/** A line that leaves the terminal as it is, and is no longer than one looks at. */
+/** A line without control characters, truncated to a readable length. */
 const shown = (line: string): string => {
   const text = plain(line)
   return text.length <= longestLine ? text : `${text.slice(0, longestLine - 3)}...`
@@ -28,7 +28,7 @@ const shown = (line: string): string => {
 const isShortList = (list: ReadonlyArray<unknown>): boolean =>
   list.length <= mostItems && list.every((item) => JSON.stringify(item, rounded).length < lineLength - mostItems)
 
-/** A value down to some depth; what lies deeper and does not fit a line is counted. */
+/** A value down to some depth; deeper parts that do not fit on a line are only counted. */
 const linesOf = (value: unknown, depth: number, indent = ""): ReadonlyArray<string> => {
   const whole = JSON.stringify(value, rounded)
   if (typeof value !== "object" || value === null || indent.length + whole.length <= lineLength) return [whole]
@@ -47,7 +47,7 @@ const linesOf = (value: unknown, depth: number, indent = ""): ReadonlyArray<stri
   ]
 }
 
-/** JSON in so many lines at most: as deep as there is room for. */
+/** JSON in at most `most` lines: as deep as fits. */
 export const shortened = (value: unknown, most = mostShortened): ReadonlyArray<string> => {
   let lines = linesOf(value, 1)
   for (let depth = 2; ; depth++) {
@@ -58,7 +58,7 @@ export const shortened = (value: unknown, most = mostShortened): ReadonlyArray<s
   return lines.length <= most ? lines : [...lines.slice(0, most - 1), `  ... and ${lines.length - most + 1} more lines`]
 }
 
-/** A report's own text where it brings one; else its JSON, whole if it is small. None where a page says it all. */
+/** A report's own text if it has one; otherwise its JSON, complete if small. Empty if the report is an HTML page. */
 const reportLines = (path: string): ReadonlyArray<string> => {
   const text = join(path, textFile)
   if (existsSync(text)) return readFileSync(text, "utf8").trimEnd().split("\n").map(plain)
@@ -66,10 +66,10 @@ const reportLines = (path: string): ReadonlyArray<string> => {
   const file = join(path, "report.json")
   const json = readFileSync(file, "utf8").trimEnd()
   const lines = json.split("\n")
-  return lines.length <= mostLines ? lines.map(shown) : [...shortened(JSON.parse(json)).map(shown), `(shortened; all of it: ${file})`]
+  return lines.length <= mostLines ? lines.map(shown) : [...shortened(JSON.parse(json)).map(shown), `(shortened; full report: ${file})`]
 }
 
-/** Reports as text, those that bring their own last; the paths of all outputs; and where to open what is a page. */
+/** Reports as text, those with their own text last; the paths of all outputs; and links to HTML pages. */
 export const outputLines = (outputs: RunResult["outputs"]): ReadonlyArray<string> => {
   const all = Object.entries(outputs)
   const reports = all.flatMap(([name, { kind, path }]) => {

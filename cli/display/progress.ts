@@ -1,6 +1,6 @@
 /**
- * What a run shows while it goes on, always on stderr: on a terminal the live view (live-view.ts), redrawn in place below the lines that stay; when
- * piped plain lines now and then.
+ * A run's progress on stderr: on a terminal the live view (live-view.ts), redrawn in place below the permanent lines; when piped, plain lines from
+ * time to time.
  */
 import type { NodeResult, RunEvent } from "../../runtime/run/events.ts"
 import { colours, frame, noColours } from "./live-view.ts"
@@ -12,24 +12,24 @@ import { plain, widthOf } from "./width.ts"
 
 export { duration } from "./numbers.ts"
 
-/** Piped output says how a node is doing at most this often, in milliseconds. */
+/** Minimum interval between progress lines per node when piped, in milliseconds. */
 const pipedInterval = 10_000
-/** A terminal is redrawn at most this often, in milliseconds. */
+/** Minimum interval between redraws on a terminal, in milliseconds. */
 const drawInterval = 100
-/** And at least this often: time passes. */
+/** Maximum interval between redraws, because elapsed times change. */
 const tickInterval = 1000
 
 const [hideCursor, showCursor, clearBelow] = ["\u001b[?25l", "\u001b[?25h", "\u001b[0J"]
 
 export interface Shown {
   readonly onEvent: (event: RunEvent) => void
-  /** A line that stays. */
+  /** Prints a permanent line. */
   readonly say: (text: string) => void
-  /** Wipes what is redrawn and gives the cursor back. */
+  /** Clears the redrawn lines and restores the cursor. */
   readonly close: () => void
 }
 
-/** A running node in a line of piped output. */
+/** A running node as a line of piped output. */
 const describe = (node: RunningNode, now: number): string => {
   const { step, total, loss, message } = node.progress
   const parts = [node.id]
@@ -43,19 +43,19 @@ const describe = (node: RunningNode, now: number): string => {
   return parts.join("  ")
 }
 
-/** A run of many nodes that are there would bury its warnings under each other: so many nodes that left rows out are told of one by one. */
+/** Maximum number of reused nodes whose skipped rows are reported individually, so that warnings do not bury each other. */
 const shownSkipping = 12
 const skippedOf = (node: NodeResult, { foundSkipping }: RunState): ReadonlyArray<string> =>
   node.status === "hit" && foundSkipping > shownSkipping ? [] : skippedLines(node).map((text) => `${node.id}: ${text}`)
 const moreSkipping = ({ foundSkipping }: RunState): ReadonlyArray<string> =>
   foundSkipping > shownSkipping
-    ? [`${foundSkipping - shownSkipping} more nodes that were found had left rows out: caravan show latest`]
+    ? [`${foundSkipping - shownSkipping} more reused nodes had skipped rows: caravan show latest`]
     : []
 
-/** What is told of an event by a line that stays; undefined: nothing. */
+/** The permanent line for an event; undefined if it has none. */
 const lineOf = (event: RunEvent, state: RunState): string | undefined => {
   switch (event.type) {
-    // What a stage prints is for its log (caravan log).
+    // A stage's output goes to its log (caravan log).
     case "output":
     case "run-started":
     case "progress":
@@ -65,7 +65,7 @@ const lineOf = (event: RunEvent, state: RunState): string | undefined => {
     case "node-started":
       return `${event.node}: running (${event.why.join("; ")})`
     case "node-waiting":
-      return `${event.node}: waiting for ${event.by}, which is making it`
+      return `${event.node}: waiting for ${event.by}, which is computing it`
     case "note":
       return `${event.node}: ${event.message}`
     case "node-finished": {
@@ -78,20 +78,20 @@ const lineOf = (event: RunEvent, state: RunState): string | undefined => {
     }
     case "run-finished": {
       const { fetched, hit } = state.counts
-      const elsewhere = fetched > 0 ? `; ${fetched} fetched from shared results` : ""
+      const elsewhere = fetched > 0 ? `; ${fetched} copied from shared results` : ""
       const done = `${event.status === "succeeded" ? "Done" : "Failed"} in ${duration(event.milliseconds)}${hit > 0 ? `; ${hit} found in the store` : ""}${elsewhere}.`
       return [...moreSkipping(state), done].join("\n")
     }
   }
 }
 
-/** Listens to a run's events and shows them. Call `close` at the end. */
+/** Listens to a run's events and displays them. Call `close` at the end. */
 export const showProgress = (
   stream: NodeJS.WriteStream = process.stderr,
   environment: Readonly<Record<string, string | undefined>> = process.env
 ): Shown => (stream.isTTY && environment.TERM !== "dumb" ? onTerminal(stream, environment) : inLines(stream))
 
-/** With --quiet: notes (warnings among them), rows that were skipped and what failed, and nothing else. */
+/** With --quiet: only notes (including warnings), skipped rows and failures. */
 export const showProblems = (stream: NodeJS.WriteStream = process.stderr): Shown => {
   const say = (text: string) => void stream.write(`${visible(text)}\n`)
   const state = new RunState(performance.now())
@@ -148,7 +148,7 @@ const onTerminal = (stream: NodeJS.WriteStream, environment: Readonly<Record<str
   let open = false
   let closed = false
   let pending: NodeJS.Timeout | undefined
-  /** Up to where the view begins: lines that were drawn wider than the terminal is now are wrapped. */
+  /** Clears up to where the view begins: lines wider than the terminal's current width have wrapped. */
   const wiped = (): string => {
     const rows = drawn.reduce((sum, line) => sum + Math.max(1, Math.ceil(widthOf(plain(line)) / columns())), 0)
     drawn = []
@@ -174,7 +174,7 @@ const onTerminal = (stream: NodeJS.WriteStream, environment: Readonly<Record<str
   const ticking = setInterval(redraw, tickInterval)
   ticking.unref()
   stream.on("resize", redraw)
-  // However the process ends, but for kill -9.
+  // On every exit except kill -9.
   process.on("exit", restore)
   const close = () => {
     closed = true
@@ -192,7 +192,7 @@ const onTerminal = (stream: NodeJS.WriteStream, environment: Readonly<Record<str
       const told = lineOf(event, state)
       const line = told === undefined ? undefined : visible(told)
       if (event.type === "run-finished") close()
-      // Results that a lock file does not agree with are told of after the end.
+      // Lock file mismatches are reported after the end.
       if (closed) stream.write(line === undefined ? "" : `${line}\n`)
       else if (line !== undefined) draw(`${event.type === "node-finished" && event.node.status === "failed" ? paint.bad(line) : line}\n`)
       else if (performance.now() - last >= drawInterval) draw()

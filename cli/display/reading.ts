@@ -1,4 +1,4 @@
-/** How far a long reading is, on stderr: on a terminal in one line that is redrawn, piped as a line now and then. Nothing in the first second. */
+/** Progress of a long read on stderr: one redrawn line on a terminal, an occasional line when piped. Silent in the first second. */
 import type { RunEvent } from "../../runtime/run/events.ts"
 import { size } from "./units.ts"
 import { plain } from "./width.ts"
@@ -7,15 +7,15 @@ const silentFor = 1000
 const [drawInterval, pipedInterval] = [100, 10_000]
 
 export interface Reading {
-  /** Bytes there are to read. */
+  /** Sets the total number of bytes. */
   readonly start: (total: number) => void
-  /** Bytes that were read since. */
+  /** Bytes read since the last call. */
   readonly onBytes: (count: number) => void
-  /** Wipes what is redrawn. */
+  /** Clears the redrawn line. */
   readonly close: () => void
 }
 
-/** `what` begins the line: "Reading the store". */
+/** `what` starts the line: "Reading the store". */
 export const showReading = (what: string, stream: NodeJS.WriteStream = process.stderr): Reading => {
   const isTerminal = stream.isTTY && process.env.TERM !== "dumb"
   let [total, done, isDrawn] = [0, 0, false]
@@ -43,7 +43,7 @@ export const showReading = (what: string, stream: NodeJS.WriteStream = process.s
   }
 }
 
-/** Shows the inputs that are read to know their content, one after another. */
+/** Shows progress while inputs are hashed, one after another. */
 export const showInputs = (
   stream: NodeJS.WriteStream = process.stderr
 ): { readonly onEvent: (event: RunEvent) => void; readonly close: () => void } => {

@@ -1,25 +1,25 @@
-/** Where a run is, as its events tell: what the live view and the lines of piped output show. */
+/** The state of a run, updated from its events: the data behind the live view and the piped lines. */
 import { basename } from "node:path"
 import type { NodeResult, RunEvent } from "../../runtime/run/events.ts"
 import type { Progress } from "../../runtime/define/stage.ts"
 import { size } from "./units.ts"
 
-/** Losses that a sparkline is drawn of, at most. */
+/** Maximum number of losses in a sparkline. */
 const keptLosses = 30
-/** Throughput is of the tokens of so long before now, in milliseconds: what a stage did an hour ago says little. */
+/** Throughput is averaged over this many milliseconds: what a stage did an hour ago is irrelevant. */
 const throughputWindow = 30_000
 
 export interface RunningNode {
   readonly id: string
   readonly started: number
   progress: Progress
-  /** The first step it told of, and when: what is left follows from the steps since, not from those before a resumption. */
+  /** The first reported step and its time: the remaining time follows from the steps since then, not from those before a resume. */
   firstStep: number | undefined
   firstStepAt: number
-  /** When it told of the last step. */
+  /** When the last step was reported. */
   stepAt: number
   losses: Array<number>
-  /** [when, tokens since the one before] */
+  /** [time, tokens since the previous report] */
   tokens: Array<readonly [number, number]>
   tokensFrom: number
 }
@@ -36,9 +36,9 @@ const begun = (id: string, now: number): RunningNode => ({
   tokensFrom: now
 })
 
-/** An input that is read, among the nodes that run. */
+/** The label of an input that is being read, among the running nodes. */
 export const readingOf = (path: string): string => `reading ${basename(path)}`
-/** One that is fetched. */
+/** The label of an input that is being downloaded. */
 export const downloadingOf = (name: string): string => `downloading ${name}`
 /** "1.2 GB of 4.0 GB, 30%" */
 const readingText = ({ done, total }: { readonly done: number; readonly total: number }): string =>
@@ -46,10 +46,10 @@ const readingText = ({ done, total }: { readonly done: number; readonly total: n
 
 export class RunState {
   readonly nodes = new Map<string, RunningNode>()
-  /** Node -> who makes it. */
+  /** Node -> the process that computes it. */
   readonly waiting = new Map<string, string>()
   readonly counts: Record<NodeResult["status"], number> = { ran: 0, hit: 0, fetched: 0, failed: 0, skipped: 0 }
-  /** Found nodes that had left rows out when they were made. */
+  /** Number of reused nodes that had skipped rows when they were computed. */
   foundSkipping = 0
   total = 0
   started: number
@@ -58,7 +58,7 @@ export class RunState {
     this.started = now
   }
 
-  /** Nodes that are not settled: running, waiting, or not begun. */
+  /** Number of unfinished nodes: running, waiting or not started. */
   get left(): number {
     const { ran, hit, fetched, failed, skipped } = this.counts
     return Math.max(0, this.total - ran - hit - fetched - failed - skipped)
@@ -109,7 +109,7 @@ export class RunState {
   #progress(id: string, progress: Progress, now: number): void {
     const node = this.nodes.get(id)
     if (node === undefined) return
-    // What a report leaves out is as it was, but for what it says in words.
+    // Fields missing from a report keep their value, except for its message.
     const { message: _, ...before } = node.progress
     node.progress = { ...before, ...progress }
     if (progress.step !== undefined) node.stepAt = now
@@ -125,14 +125,14 @@ export class RunState {
   }
 }
 
-/** Tokens a second, of late, up to the last report. */
+/** Recent tokens per second, up to the last report. */
 export const throughput = ({ tokens, tokensFrom }: RunningNode): number | undefined => {
   const last = tokens.at(-1)
   if (last === undefined || last[0] <= tokensFrom) return undefined
   return (tokens.reduce((sum, [, count]) => sum + count, 0) / (last[0] - tokensFrom)) * 1000
 }
 
-/** Milliseconds to the end of the last step, at the pace of the steps so far. */
+/** Milliseconds until the last step, at the average pace so far. */
 export const timeLeft = ({ progress, firstStep, firstStepAt, stepAt }: RunningNode, now: number): number | undefined => {
   const { step, total } = progress
   if (step === undefined || total === undefined || firstStep === undefined || step <= firstStep) return undefined

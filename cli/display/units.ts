@@ -1,17 +1,17 @@
-/** Sizes, ages, times and tables, as the commands on the store say and take them. */
+/** Formats sizes, ages, times and tables for the commands on the store. */
 
 const powers = ["B", "kB", "MB", "GB", "TB", "PB"]
 
 /** 1234567 -> "1.2 MB". */
 export const size = (bytes: number): string => {
   let power = 0
-  // What would be shown as 1000 is shown as 1.0 of the next.
+  // A value that would be shown as 1000 is shown as 1.0 of the next unit.
   while (power < powers.length - 1 && bytes / 1000 ** power >= (power === 0 ? 1000 : 999.5)) power++
   const value = bytes / 1000 ** power
   return `${power === 0 ? value : value < 9.95 ? value.toFixed(1) : Math.round(value)} ${powers[power]}`
 }
 
-/** Memory, as GPUs have it: "79.2 GiB". */
+/** GPU memory: "79.2 GiB". */
 export const gib = (bytes: number): string => {
   const value = bytes / 2 ** 30
   return `${value >= 99.95 ? Math.round(value) : value >= 0.05 || bytes === 0 ? value.toFixed(1) : value.toPrecision(1)} GiB`
@@ -19,7 +19,7 @@ export const gib = (bytes: number): string => {
 
 const minute = 60_000
 
-/** How long ago: "3 days ago". */
+/** Time since then: "3 days ago". */
 export const ago = (then: number, now: number = Date.now()): string => {
   const span = now - then
   const steps: ReadonlyArray<readonly [number, string]> = [
@@ -34,13 +34,13 @@ export const ago = (then: number, now: number = Date.now()): string => {
   return "just now"
 }
 
-/** A moment, in this machine's time: "2026-05-04 13:02". */
+/** A time in this machine's time zone: "2026-05-04 13:02". */
 export const moment = (at: number): string => {
   const date = new Date(at - new Date(at).getTimezoneOffset() * 60_000)
   return date.toISOString().slice(0, 16).replace("T", " ")
 }
 
-/** The beginning of a digest or of a run's id: what other commands take. */
+/** The prefix of a digest or run id, as accepted by other commands. */
 export const short = (digest: string): string => digest.slice(0, 12)
 export const shortRun = (run: string): string => run.slice(0, 8)
 
@@ -51,10 +51,10 @@ export const table = (rows: ReadonlyArray<ReadonlyArray<string>>, indent = ""): 
   return rows.map((row) => `${indent}${row.map((cell, i) => cell.padEnd(widths[i]!)).join("  ")}`.trimEnd())
 }
 
-/** A value of a config or a setting, as it was written. */
+/** A config or setting value, as it was written. */
 export const shown = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value))
 
-/** Metrics in a line. */
+/** Metrics on one line. */
 export const metrics = (values: Readonly<Record<string, number>>, most = 6): string =>
   Object.entries(values)
     .slice(0, most)
@@ -64,6 +64,6 @@ export const metrics = (values: Readonly<Record<string, number>>, most = 6): str
 /** "1 object", "2 objects". */
 export const count = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`
 
-/** Some names of many. */
+/** The first few names, and how many more there are. */
 export const few = (ids: ReadonlyArray<string>): string =>
   `${ids.slice(0, 6).join(", ")}${ids.length > 6 ? ` and ${ids.length - 6} more` : ""}`

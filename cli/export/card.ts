@@ -1,4 +1,4 @@
-/** README.md of an export: a card as the Hugging Face Hub reads it (metadata in YAML, then Markdown), from what the journal has and nothing else. */
+/** README.md of an export: a card in the Hub's format (YAML metadata, then Markdown), from the journal only. */
 import { createRequire } from "node:module"
 import { basename } from "node:path"
 import type { Named } from "../../runtime/inspect/lineage.ts"
@@ -14,20 +14,20 @@ export const version = (createRequire(import.meta.url)("caravan/package.json") a
 
 const number = (value: number): string => (Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(4))))
 
-/** Text of a user's in a line, or in a cell of a table: Markdown and control characters stay text. */
+/** User text in a line or table cell, with Markdown and control characters escaped. */
 const plain = (text: string): string =>
   visible(text)
     .replaceAll(/\s+/g, " ")
     .replaceAll(/[|<>`*_[\]\\]/g, "\\$&")
 const table = (head: ReadonlyArray<string>, rows: ReadonlyArray<ReadonlyArray<string>>): Array<string> =>
   [head, head.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`)
-/** A fence that nothing in the text can close. */
+/** A code fence that nothing in the text can close. */
 const fenced = (language: string, text: string): Array<string> => {
   const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map(([run]) => run.length + 1)))
   return [`${fence}${language}`, text, fence]
 }
 
-/** A file's name without the folders that it is in, which are nobody's business. */
+/** A file's name without its folders, which are private. */
 const fileNameOf = ({ name }: Named): string =>
   name.startsWith("hf:")
     ? name
@@ -69,14 +69,14 @@ const usage = ({ facts, kind }: Contents, base: string | undefined): Array<strin
     ])
   if (kind === "dataset") return python(["from datasets import load_dataset", 'rows = load_dataset(folder, split="train")'])
   if (kind === "tokenizer") return python(["from transformers import AutoTokenizer", "tokenizer = AutoTokenizer.from_pretrained(folder)"])
-  return ["`report.json` is the report as its stage wrote it."]
+  return ["`report.json` is the report, unchanged."]
 }
 
 const what = ({ facts, kind }: Contents): string => {
   if (kind === "model")
-    return `A model (${facts.architecture})${facts.scores === true ? " that scores a text with one number" : ""}${facts.merged === true ? ": an adapter merged into its base" : ""}.`
+    return `A model (${facts.architecture})${facts.scores === true ? " with a scalar output (it scores a text)" : ""}${facts.merged === true ? ": an adapter merged into its base" : ""}.`
   if (kind === "adapter")
-    return `A LoRA adapter of rank ${facts.rank}${facts.scores === true ? " with the head of a reward model" : ""}. It is of use on its base alone.`
+    return `A LoRA adapter of rank ${facts.rank}${facts.scores === true ? " with a reward model's head" : ""}. It can only be used with its base model.`
   if (kind === "dataset") return `A dataset of ${facts.rows} rows.`
   return kind === "report" ? "A report." : "A tokenizer."
 }
@@ -87,7 +87,7 @@ const deviceOf = ({ making: { numerics } }: Step): string =>
 const recipe = ({ steps }: History): Array<string> => [
   "## Recipe",
   "",
-  "Every stage that led here, in order; a result is named by the node that made it.",
+  "Every stage that led to this result, in order. Results are named after the nodes that made them.",
   "",
   ...table(
     ["stage", "result", "made from", "seed", "time", "on", "code"],
@@ -102,7 +102,7 @@ const recipe = ({ steps }: History): Array<string> => [
     ])
   ),
   "",
-  "Their settings:",
+  "Settings:",
   "",
   ...fenced(
     "json",
@@ -129,7 +129,7 @@ const data = ({ sources, steps }: History): Array<string> => [
   )
 ]
 
-/** Numbers of a report that are shown, at most. */
+/** Maximum number of report values listed. */
 const shownNumbers = 40
 
 const metricsOf = ({ reports, steps }: History): Array<string> => {
@@ -137,7 +137,7 @@ const metricsOf = ({ reports, steps }: History): Array<string> => {
   const models = steps.filter((step) => step.result.type.startsWith("checkpoint") || step === last)
   const rows = [
     ...models.map(({ making, metrics }) => ({ name: making.node, numbers: metrics })),
-    ...reports.map(({ name, numbers }) => ({ name: `${name} (a report on this)`, numbers }))
+    ...reports.map(({ name, numbers }) => ({ name: `${name} (a report on this result)`, numbers }))
   ].flatMap(({ name, numbers }) => {
     const all = Object.entries(numbers ?? { "no longer in the store": NaN })
     const more = all.length - shownNumbers
@@ -146,7 +146,7 @@ const metricsOf = ({ reports, steps }: History): Array<string> => {
       ...(more > 0 ? [[plain(name), `${more} more`, ""]] : [])
     ]
   })
-  return ["## Metrics", "", ...(rows.length === 0 ? ["None were recorded."] : table(["result", "metric", "value"], rows))]
+  return ["## Metrics", "", ...(rows.length === 0 ? ["No metrics were recorded."] : table(["result", "metric", "value"], rows))]
 }
 
 const compute = ({ carbonKg, energyKwh, gpuHours, gpus, otherHours }: Compute): Array<string> => [
@@ -157,7 +157,7 @@ const compute = ({ carbonKg, energyKwh, gpuHours, gpus, otherHours }: Compute): 
     [[number(gpuHours), plain(gpus.join("; ")), number(energyKwh), number(carbonKg), number(otherHours)]]
   ),
   "",
-  `Wall time of the stages above, a GPU each, at its thermal design power and ${carbonIntensity} kg CO2eq per kWh, as table 2 of the Llama 2 paper reckons; a GPU whose data sheet is not known counts as an A100. Attempts that failed or were interrupted, the time of processors, and cooling are not in it.`
+  `Wall time of the stages above on one GPU each, at its thermal design power and ${carbonIntensity} kg CO2eq per kWh, as in table 2 of the Llama 2 paper. An unknown GPU counts as an A100. Failed and interrupted attempts, CPU time and cooling are not included.`
 ]
 
 const versions = ({ run, steps }: History): Array<string> => {
@@ -189,27 +189,27 @@ const limits = ({ facts, kind }: Contents, history: History | undefined): Array<
     "",
     ...[
       ...(history === undefined
-        ? ["How it was made is not known: it did not come from a store of Caravan's, and this card says nothing of data, settings or cost."]
+        ? ["How it was made is unknown: it did not come from a Caravan store, so this card cannot describe its data, settings or cost."]
         : []),
-      ...(history?.unknown ?? []).map(({ name }) => `How ${plain(name)} was made is not on record.`),
+      ...(history?.unknown ?? []).map(({ name }) => `How ${plain(name)} was made is not recorded.`),
       ...(history !== undefined && history.sources.length > 0
         ? [
-            "What the given files and models were made from, and what that cost, is not on record here: a base model's own data, compute and faults are its publisher's to tell."
+            "The origin and cost of the input files and models are not recorded here. For a base model's data, compute and limitations, see its publisher's documentation."
           ]
         : []),
       ...(history !== undefined
         ? [
-            "The metrics are those of the recipe's own data and stages. Where a model judged, they measure agreement with that model, not with people."
+            "The metrics come from the recipe's own data and stages. Metrics judged by a model measure agreement with that model, not with people."
           ]
         : []),
       ...(models && facts.scores !== true
         ? [
-            "No person has looked at its answers for this card. Answers may be false, harmful or biased; test it for your use, in your language, before others see it."
+            "Nobody reviewed its answers for this card. Answers may be false, harmful or biased; test it for your use case and language before giving it to others."
           ]
         : []),
       ...(facts.scores === true
         ? [
-            "Its scores are comparable for answers to one prompt; they are no measure of truth, and a policy trained against them will find their faults."
+            "Its scores are only comparable between answers to the same prompt. They do not measure truth, and a policy trained against them will exploit their errors."
           ]
         : []),
       ...(facts.chatDate === undefined
@@ -219,15 +219,15 @@ const limits = ({ facts, kind }: Contents, history: History | undefined): Array<
           ]),
       ...(kind === "model" && facts.chat === true
         ? [
-            "Control tokens that a user's text spells are text in Caravan; transformers reads them as control tokens. Clean users' text before it goes into the template."
+            "Caravan treats control tokens spelled out in user text as plain text; transformers reads them as control tokens. Sanitize user text before applying the template."
           ]
         : []),
-      "No license is given here. Those of the base model and of the data apply: look before you publish."
+      "No license is specified. The licenses of the base model and the data apply: check them before publishing."
     ].map((line) => `- ${line}`)
   ]
 }
 
-/** The seed of the run that made it, where that is on record. */
+/** The seed of the run that made it, if recorded. */
 const seedOf = (history: History | undefined): string => (typeof history?.run?.seed === "number" ? `, seed ${history.run.seed}` : "")
 
 export interface CardOptions {
@@ -240,7 +240,7 @@ export const cardOf = (contents: Contents, history: History | undefined, { base,
   const metadata = { ...tasks[contents.kind](contents.facts), ...(base !== undefined && { base_model: base }), tags: ["caravan"] }
   const last = history?.steps.at(-1)?.making
   const blocks = [
-    // JSON is YAML.
+    // JSON is valid YAML.
     ["---", ...Object.entries(metadata).map(([name, value]) => `${name}: ${JSON.stringify(value)}`), "---"],
     [`# ${plain(title)}`],
     [

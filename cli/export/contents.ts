@@ -1,4 +1,4 @@
-/** What of an artifact, or of a folder of the user's, is exported, and how its files are written. */
+/** Which files of an artifact or of a user's folder are exported, and how they are written. */
 import { constants, existsSync, statSync } from "node:fs"
 import { chmod, copyFile, readdir, writeFile } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
@@ -20,33 +20,33 @@ import { UsageError } from "../command.ts"
 
 export type Kind = "model" | "adapter" | "dataset" | "report" | "tokenizer"
 
-/** What is to be written, once it is known that it can be. */
+/** The content of an export, after all checks have passed. */
 export interface Contents {
   readonly kind: Kind
-  /** Files of the folder that stay behind. */
+  /** Files of the folder that are not exported. */
   readonly leftOut: ReadonlyArray<string>
   /** Writes all files into an empty folder. */
   readonly write: (folder: string) => Promise<void>
-  /** For the card: model_type and class of a model; whether it scores instead of answering; rows of a dataset. */
+  /** For the card: a model's model_type and class; whether it scores instead of generating; a dataset's rows. */
   readonly facts: Facts
 }
 export interface Facts {
   readonly architecture?: string
   readonly scores?: boolean
   readonly chat?: boolean
-  /** The date that dialogues of its template were written with, where the template asks for today's. */
+  /** The date used in training for a template that asks for today's date. */
   readonly chatDate?: string | undefined
   readonly rank?: number
   readonly rows?: number
   readonly merged?: boolean
 }
 
-/** What of a model's folder transformers reads beside the weights; the role, which Caravan reads; and the license. */
+/** The files that transformers reads besides the weights; the role, which Caravan reads; and the license. */
 const modelFiles =
   /^(config\.json|generation_config\.json|model\.safetensors\.index\.json|tokenizer\.model|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|special_tokens_map\.json|added_tokens\.json|caravan\.json|(LICENSE|NOTICE|USE_POLICY)(\.\w+)?)$/i
 const adapterFiles = /^(adapter_config\.json|adapter_model\.safetensors|base\.json|(LICENSE|NOTICE)(\.\w+)?)$/i
 
-/** A copy that its owner may change: the store's files may not be. */
+/** A copy that its owner may modify; files of the store are read-only. */
 const copy = async (from: string, to: string): Promise<void> => {
   await copyFile(from, to, constants.COPYFILE_FICLONE)
   await chmod(to, 0o666 & ~process.umask())
@@ -56,7 +56,7 @@ const copyAll = async (from: string, to: string, names: ReadonlyArray<string>): 
 }
 const writeJsonFile = (path: string, value: unknown) => writeFile(path, `${JSON.stringify(value, undefined, 2)}\n`)
 
-/** The folder's files by whether they are exported. Folders within are not: of a checkpoint that was trained by LoRA, adapter/. */
+/** Sorts the folder's files by whether they are exported. Subfolders are not (adapter/ of a checkpoint trained with LoRA). */
 const sorted = async (path: string, isWanted: (name: string) => boolean) => {
   const names = (await readdir(path)).filter((name) => name !== manifestName).sort()
   const { false: leftOut = [], true: wanted = [] } = Object.groupBy(
@@ -68,7 +68,10 @@ const sorted = async (path: string, isWanted: (name: string) => boolean) => {
 
 const hasTokenizer = (path: string): boolean => ["tokenizer.json", "tokenizer.model"].some((name) => existsSync(join(path, name)))
 
-/** A whole model. A folder that has no chat template is talked to in Llama 2's format here, and says so to others; one without generation_config.json gets its stop tokens. */
+/**
+ * A full model. A folder without a chat template is used with Llama 2's format here, so that template is exported; a folder without
+ * generation_config.json gets its stop tokens.
+ */
 const model = Effect.fnUntraced(function* (path: string): Effect.fn.Return<Contents, ArtifactError> {
   yield* validateLayout(path)
   const config = yield* readJson(join(path, "config.json"), `Reading the checkpoint ${path}`)
@@ -104,11 +107,11 @@ const model = Effect.fnUntraced(function* (path: string): Effect.fn.Return<Conte
   }
 })
 
-/** An adapter as PEFT reads it, with its base named where that is told. */
+/** An adapter in PEFT's format, with its base's name if known. */
 const adapter = Effect.fnUntraced(function* (path: string, base: string | undefined): Effect.fn.Return<Contents, ArtifactError> {
   const config = yield* readJson(join(path, adapterFile), `Reading the adapter ${path}`)
   if (!existsSync(join(path, adapterWeightsFile)))
-    throw new UsageError(`Exporting the adapter ${path}: expected ${adapterWeightsFile} beside ${adapterFile}, found none.`)
+    throw new UsageError(`Exporting the adapter ${path}: expected ${adapterWeightsFile} next to ${adapterFile}, found none.`)
   if (base !== undefined && namesBase(path) && existsSync(join(base, "config.json")))
     yield* checkBase(path, { path: base, weights: yield* weightsDigest(base) })
   const { wanted, leftOut } = yield* Effect.promise(() => sorted(path, (name) => adapterFiles.test(name)))
@@ -129,7 +132,7 @@ const dtypes: Readonly<Record<string, DType>> = { bfloat16: "bfloat16", float16:
 const merged = Effect.fnUntraced(function* (path: string, base: string): Effect.fn.Return<Contents, ArtifactError> {
   const { task_type: task } = yield* readJson(join(path, adapterFile), `Reading the adapter ${path}`)
   if (task === "SEQ_CLS")
-    throw new UsageError(`Merging the adapter ${path}: it is a reward model's. Export the result that it is in, which is the merged model.`)
+    throw new UsageError(`Merging the adapter ${path}: it belongs to a reward model. Export the result that contains it, which is the merged model.`)
   const config = yield* readJson(join(base, "config.json"), `Reading the base ${base}`)
   const dtype = dtypes[String(config["dtype"] ?? config["torch_dtype"])] ?? "float32"
   const loaded = yield* loadPolicyFrom(base, { adapter: path, dtype })
@@ -161,13 +164,13 @@ const dataset = Effect.fnUntraced(function* (path: string): Effect.fn.Return<Con
   }
 })
 
-/** All files as they are. */
+/** All files unchanged. */
 const asIs = async (kind: Kind, path: string): Promise<Contents> => {
   const { leftOut, wanted } = await sorted(path, (name) => name !== "README.md")
   return { kind, leftOut, facts: {}, write: (folder) => copyAll(path, folder, wanted) }
 }
 
-/** What to export of a folder. Throws a UsageError for what is none of these, or asks for what it can't have. */
+/** What to export from a folder. Throws a UsageError for unsupported content or options that do not apply. */
 export const contentsOf = async (
   path: string,
   { base, merge }: { readonly base: string | undefined; readonly merge: boolean }
@@ -176,19 +179,19 @@ export const contentsOf = async (
   if (!statSync(path).isDirectory())
     throw new UsageError(`Exporting ${path}: expected the folder of a checkpoint, an adapter, a dataset or a report, found a file.`)
   const isAdapter = has(adapterFile) && !has("config.json")
-  // scorer.json too: the check of the layout says what it is.
+  // scorer.json too: the layout check identifies it.
   const isModel = has("config.json") || has(roleFile)
-  if (merge && !isAdapter && !isModel) throw new UsageError(`Exporting ${path}: --merge is for an adapter, and this is none.`)
+  if (merge && !isAdapter && !isModel) throw new UsageError(`Exporting ${path}: --merge is only for adapters, and this is not an adapter.`)
   if (base !== undefined && !isAdapter && !isModel)
-    throw new UsageError(`Exporting ${path}: --base is for an adapter or a model, and this is neither.`)
+    throw new UsageError(`Exporting ${path}: --base is only for adapters and models, and this is neither.`)
   if (isAdapter) {
     if (!merge) return Effect.runPromise(adapter(path, base))
     if (base !== undefined) return Effect.runPromise(merged(path, await artifactPath(base)))
-    // What a stage trained by LoRA: the result is the merged model.
+    // Trained with LoRA by a stage: the result is already the merged model.
     const owner = dirname(path)
     if (basename(path) === adapterFolder && existsSync(join(owner, roleFile)))
       return { ...(await Effect.runPromise(model(owner))), leftOut: [] }
-    throw new UsageError(`Merging the adapter ${path}: what is it on? Give the base as --base <checkpoint>.`)
+    throw new UsageError(`Merging the adapter ${path}: its base is unknown. Add --base <checkpoint>.`)
   }
   if (isModel) return Effect.runPromise(model(path))
   if (has(datasetFile)) return Effect.runPromise(dataset(path))
@@ -200,6 +203,6 @@ export const contentsOf = async (
   )
 }
 
-/** The files of a folder with their bytes. */
+/** The files of a folder with their sizes in bytes. */
 export const listing = async (folder: string): Promise<ReadonlyArray<{ readonly name: string; readonly bytes: number }>> =>
   (await readdir(folder)).sort().map((name) => ({ name, bytes: statSync(join(folder, name)).size }))

@@ -1,13 +1,13 @@
-/** Kept curves as event files for TensorBoard: a folder for each node, a scalar for each column. */
+/** Writes curves as TensorBoard event files: one folder per node, one scalar tag per column. */
 import { mkdir, open, rename, rm } from "node:fs/promises"
 import { hash } from "node:crypto"
 import { join } from "node:path"
 import { fileVersion, scalar } from "./tensorboard.ts"
 
-/** Written at once, about. */
+/** Approximate size of a write, in bytes. */
 const chunk = 1 << 20
 
-/** The name of a node as that of a folder, which TensorBoard shows. */
+/** A node's name as a folder name, which TensorBoard displays. */
 export const folderOf = (node: string): string => {
   const name = encodeURIComponent(node)
   const safe = name.replaceAll(/^\.+/g, (dots) => dots.replaceAll(".", "%2E"))
@@ -16,19 +16,19 @@ export const folderOf = (node: string): string => {
 
 export interface CurveToWrite {
   readonly node: string
-  /** When its stage began, in milliseconds since 1970. */
+  /** When its stage started, in milliseconds since 1970. */
   readonly began: number
   readonly rows: AsyncIterable<Readonly<Record<string, number | null>>>
 }
 
-/** Writes one curve; gives the file and how many scalars it has. Throws what the file system says. A file of this name is replaced once the new one is whole. */
+/** Writes one curve; returns the file and its number of scalars. Throws file system errors. An existing file is replaced when the new one is complete. */
 export const writeCurveEvents = async (
   folder: string,
   { began, node, rows }: CurveToWrite
 ): Promise<{ readonly path: string; readonly scalars: number }> => {
   const place = join(folder, folderOf(node))
   await mkdir(place, { recursive: true })
-  // TensorBoard takes any file with "tfevents" in its name, and reads those of a folder in the order of their names.
+  // TensorBoard reads every file with "tfevents" in its name, in the order of the names.
   const path = join(place, `events.out.tfevents.${String(Math.floor(began / 1000)).padStart(10, "0")}.caravan`)
   const part = `${path}.part`
   const file = await open(part, "w")

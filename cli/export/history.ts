@@ -1,4 +1,4 @@
-/** How a result was made, stage by stage, as the journal has it: for its card. */
+/** How a result was made, stage by stage, from the journal: for its card. */
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -11,22 +11,22 @@ import { Journal } from "../../runtime/store/journal.ts"
 import { energyKwh, carbonKg } from "../../models/cost.ts"
 import { presentGpu } from "../cost.ts"
 
-/** A stage that ran, and what came of it. */
+/** An executed stage and its result. */
 export interface Step {
   readonly result: Named
   readonly making: Making
   readonly metrics: Readonly<Record<string, number>>
 }
 export interface History {
-  /** What the first one needs comes before it; the last is the exported result's. */
+  /** In dependency order; the last step made the exported result. */
   readonly steps: ReadonlyArray<Step>
-  /** The user's files and folders that it all came from. */
+  /** The user's files and folders at the start of the lineage. */
   readonly sources: ReadonlyArray<Named>
-  /** Results up the lineage of which nothing is recorded. */
+  /** Results in the lineage without a record. */
   readonly unknown: ReadonlyArray<Named>
-  /** Reports that were made of the result itself, with the numbers in them; null of one that is no longer in the store. */
+  /** Reports made from the result itself, with their numbers; null if the report is no longer in the store. */
   readonly reports: ReadonlyArray<{ readonly name: string; readonly numbers: Readonly<Record<string, number>> | null }>
-  /** The run that made it: its seed, and Node's version. */
+  /** The run that made it: its seed and Node version. */
   readonly run: { readonly id: string; readonly pipeline: string; readonly seed: number | null; readonly node: string | null } | null
 }
 
@@ -38,7 +38,7 @@ const readReport = Effect.fnUntraced(function* (path: string, digest: string) {
   }
 })
 
-/** The numbers in a report by their place, "harmlessness.rate"; those in lists, which may be long, are left out. */
+/** The numbers in a report by path, "harmlessness.rate"; numbers in lists, which may be long, are omitted. */
 export const numbersIn = (value: unknown, place = ""): Readonly<Record<string, number>> =>
   typeof value === "number"
     ? { [place]: value }
@@ -48,7 +48,7 @@ export const numbersIn = (value: unknown, place = ""): Readonly<Record<string, n
           Object.entries(value).flatMap(([name, inner]) => Object.entries(numbersIn(inner, place === "" ? name : `${place}.${name}`)))
         )
 
-/** The history of a result; undefined where the journal knows nothing of it. `node`: the one that it was named by. */
+/** The history of a result; undefined if the journal has no record of it. `node`: the node by which it was named. */
 export const historyOf = (digest: string, node?: string): Effect.Effect<History | undefined, StoreError, Journal | Store> =>
   Effect.gen(function* () {
     const [journal, store] = [yield* Journal, yield* Store]
@@ -88,7 +88,7 @@ export const historyOf = (digest: string, node?: string): Effect.Effect<History 
   })
 
 export interface Compute {
-  /** Wall time of the stages that computed on a GPU, one each, and of all others. */
+  /** Wall time of the stages that computed on one GPU each, and of all others. */
   readonly gpuHours: number
   readonly otherHours: number
   readonly gpus: ReadonlyArray<string>
@@ -96,7 +96,7 @@ export interface Compute {
   readonly carbonKg: number
 }
 
-/** What stages took: on GPUs at the power of their data sheets, as in Llama 2's table 2. */
+/** Resources used by the stages: GPU power from data sheets, as in Llama 2's table 2. */
 export const computeOf = (steps: ReadonlyArray<Pick<Making, "milliseconds" | "numerics">>): Compute => {
   let [gpuHours, otherHours, energy, carbon] = [0, 0, 0, 0]
   const gpus = new Set<string>()

@@ -1,4 +1,4 @@
-/** `caravan export --push`: the files of a folder as one commit of a repository on the Hugging Face Hub, which is made where there is none. */
+/** `caravan export --push`: uploads a folder's files as one commit to a repository on the Hugging Face Hub, which is created if missing. */
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
 import { messageOf, PipelineError, StoreError } from "../../runtime/errors.ts"
@@ -9,35 +9,35 @@ import { UsageError } from "../command.ts"
 import { showReading } from "../display/reading.ts"
 import type { Kind } from "./contents.ts"
 
-/** Where a push goes, once it is known that it may. */
+/** The target of a push, after all checks have passed. */
 export interface Push {
   readonly name: HubName
   readonly isPublic: boolean
   readonly token: string
-  /** What is there already; undefined: it is to be made. */
+  /** The repository's current content; undefined if it must be created. */
   readonly now: RepositoryNow | undefined
 }
 
-/** Weights that an export may have left in a repository: beside others they would be loaded in their place. */
+/** Weight files that an earlier export may have left in a repository: they would be loaded instead of the new ones. */
 const weights = /^(model|adapter_model)(-\d+-of-\d+)?\.safetensors$|^model\.safetensors\.index\.json$/
 
-/** Looks whether a result of this kind can be pushed there. Throws a UsageError, a PipelineError or a StoreError. */
+/** Checks whether a result of this kind can be pushed there. Throws a UsageError, a PipelineError or a StoreError. */
 export const pushTo = async (text: string, kind: Kind, isPublic: boolean): Promise<Push> => {
   const refuse = (what: string) => new UsageError(`Pushing to ${text}: ${what}`)
   if (!isHubName(text)) throw refuse("expected hf:owner/name, or hf:datasets/owner/name for a dataset.")
   const name = hubNameOf(text)
   if (name.path !== undefined || name.revision !== "main")
-    throw refuse("a push goes to the main branch of a whole repository: leave revision and path out.")
+    throw refuse("a push goes to the main branch of the repository: remove the revision and path.")
   const { owner, name: last } = name
   if ((kind === "dataset") !== (name.kind === "dataset"))
     throw refuse(`this is a ${kind}. Name it ${kind === "dataset" ? `hf:datasets/${owner}/${last}` : `hf:${owner}/${last}`}.`)
   const token = hubSettings().token()
-  if (token === undefined) throw refuse("it takes a token that may write. Set HF_TOKEN, or log in (hf auth login).")
+  if (token === undefined) throw refuse("a token with write access is needed. Set HF_TOKEN, or log in (hf auth login).")
   const now = await new Hub().repository(text)
   if (now?.isPrivate === false && !isPublic)
-    throw refuse("the repository is public, so everybody would see it. To push it there, add --public.")
+    throw refuse("the repository is public. To push to it anyway, add --public.")
   if (now?.isPrivate === true && isPublic)
-    throw refuse("the repository is private, and a push does not change that. Leave --public out, or make it public on its page first.")
+    throw refuse("the repository is private, and a push does not change that. Remove --public, or first make the repository public on its page.")
   return { name, isPublic, token, now }
 }
 
@@ -45,11 +45,14 @@ export interface Pushed {
   /** The page of the repository. */
   readonly url: string
   readonly commit: string
-  /** Weights of the last version that the commit takes away. */
+  /** Weight files of the previous version that the commit deletes. */
   readonly removed: ReadonlyArray<string>
 }
 
-/** Pushes the files of a folder; `stays`: whether it is there afterwards. Nothing is seen of it before all is there. Throws a PipelineError or a StoreError. */
+/**
+ * Pushes a folder's files; `stays`: whether the folder remains afterwards. The commit is visible only when it is complete. Throws a PipelineError or
+ * a StoreError.
+ */
 export const push = async (
   { isPublic, name, now, token }: Push,
   folder: string,
@@ -58,7 +61,7 @@ export const push = async (
 ): Promise<Pushed> => {
   const { endpoint } = hubSettings()
   const repository = repositoryOf(name)
-  // Loaded where it is needed: it is large, and no other command needs it.
+  // Loaded only here: it is large, and no other command needs it.
   const { commitIter, createRepo } = await import("@huggingface/hub")
   const repo = { type: name.kind, name: `${name.owner}/${name.name}` } as const
   const removed = now?.paths.filter((path) => weights.test(path) && !files.some((file) => file.name === path)) ?? []
@@ -95,7 +98,7 @@ export const push = async (
   }
 }
 
-/** What the library throws, without a stack; and without what an address of its storage is signed with. */
+/** The library's error without a stack trace, and without the signatures in storage URLs. */
 const explained = (cause: unknown, doing: string, token: string, left: string): Error => {
   const { cause: inner, statusCode } = (cause ?? {}) as { readonly cause?: unknown; readonly statusCode?: unknown }
   const said = messageOf(inner ?? cause)
@@ -103,10 +106,10 @@ const explained = (cause: unknown, doing: string, token: string, left: string): 
     .replaceAll(token, "<token>")
   const isRefused = statusCode === 401 || statusCode === 403
   const advice = isRefused
-    ? "Check that the token may write there (HF_TOKEN)."
+    ? "Check that the token (HF_TOKEN) has write access."
     : statusCode === 409 || statusCode === 412
-      ? "Somebody else changed the repository meanwhile: push again."
-      : "Nothing of it is to be seen there. Push again: what was uploaded is not sent a second time."
+      ? "The repository changed in the meantime: push again."
+      : "The repository is unchanged. Push again: files already uploaded are not sent again."
   const message = `${doing}: ${said.replace(/\.?$/, ".")} ${advice}${left}`
   return isRefused ? new PipelineError({ message }) : new StoreError({ message })
 }

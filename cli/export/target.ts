@@ -1,4 +1,4 @@
-/** A folder of the user's that is there whole or not at all: filled beside its place, then renamed. */
+/** A user's folder that is written completely or not at all: filled under a temporary name, then renamed. */
 import { randomBytes } from "node:crypto"
 import { existsSync, mkdirSync, readdirSync, realpathSync, renameSync, rmSync, statSync } from "node:fs"
 import { basename, dirname, join, resolve, sep } from "node:path"
@@ -10,53 +10,53 @@ const isWithin = (path: string, folder: string): boolean =>
   path === folder || path.startsWith(folder.endsWith(sep) ? folder : `${folder}${sep}`)
 
 export interface Target {
-  /** Where the folder will be. */
+  /** The folder's final path. */
   readonly path: string
-  /** Whether one with something in it is there, which goes. */
+  /** Whether it replaces an existing non-empty folder. */
   readonly replaces: boolean
 }
 
 /**
- * The folder that is to be written. Throws a UsageError when it may not be: one with something in it, without `force`; a file; one that holds any of
- * `kept`, or is within one of them.
+ * The folder to write. Throws a UsageError for a non-empty folder without `force`, for a file, and for a folder that contains any of `kept` or lies
+ * within one of them.
  */
 export const targetOf = (text: string, { force, kept }: { readonly force: boolean; readonly kept: ReadonlyArray<string> }): Target => {
   const refuse = (what: string) => new UsageError(`Exporting to ${text}: ${what}`)
-  if (text === "") throw refuse("the folder has no name. Name a new folder.")
+  if (text === "") throw refuse("the folder's name is empty. Give a new folder.")
   let path = resolve(text)
   const found = statSync(path, { throwIfNoEntry: false })
   if (found !== undefined) path = realpathSync(path)
-  if (found !== undefined && !found.isDirectory()) throw refuse("it is a file. Name a new folder.")
+  if (found !== undefined && !found.isDirectory()) throw refuse("it is a file. Choose a new folder.")
   const real = kept.filter((one) => existsSync(one)).map((one) => realpathSync(one))
   const within = real.find((one) => isWithin(path, one))
-  if (within !== undefined) throw refuse(`it is within ${within}, which is not to change. Name another folder.`)
+  if (within !== undefined) throw refuse(`it is inside ${within}, which must not change. Choose another folder.`)
   const replaces = found !== undefined && readdirSync(path).length > 0
-  if (replaces && !force) throw refuse("the folder is not empty. Name a new folder, or replace all that is in it with --force.")
+  if (replaces && !force) throw refuse("the folder is not empty. Choose a new folder, or replace its content with --force.")
   const holds = [...real, realpathSync(process.cwd())].find((one) => isWithin(one, path))
-  if (found !== undefined && holds !== undefined) throw refuse(`it holds ${holds}, which would go. Name a new folder.`)
+  if (found !== undefined && holds !== undefined) throw refuse(`it contains ${holds}, which would be deleted. Choose a new folder.`)
   return { path, replaces }
 }
 
 const advice: Readonly<Record<string, string>> = {
-  ENOSPC: "Free some space, or name a folder on another disk",
-  EDQUOT: "Free some space, or name a folder on another disk",
-  EACCES: "Make the folder that it is in writable, or name another",
-  EPERM: "Make the folder that it is in writable, or name another",
-  EROFS: "The disk is read-only: name a folder on another"
+  ENOSPC: "Free some space, or choose a folder on another disk",
+  EDQUOT: "Free some space, or choose a folder on another disk",
+  EACCES: "Make its parent folder writable, or choose another folder",
+  EPERM: "Make its parent folder writable, or choose another folder",
+  EROFS: "The disk is read-only: choose a folder on another disk"
 }
 
-/** Says what of writing an export failed, and that nothing is left of it. Other errors than the file system's stay as they are. */
+/** Explains a failed write and says that nothing is left of it. Errors that are not from the file system pass through. */
 const explained = (cause: unknown, path: string): unknown => {
   const { code } = (cause ?? {}) as NodeJS.ErrnoException
   if (code === undefined || !/^E[A-Z]+$/.test(code)) return cause
   return new StoreError({
-    message: `Exporting to ${path}: ${messageOf(cause)}. ${advice[code] ?? "Name another folder"}; what was written is removed again.`
+    message: `Exporting to ${path}: ${messageOf(cause)}. ${advice[code] ?? "Choose another folder"}. The partial export was removed.`
   })
 }
 
 const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const
 
-/** Makes the folder: `fill` gets an empty one beside it, which takes its name when all in it is on the disk, and is removed when anything fails. */
+/** Creates the folder: `fill` writes into an empty temporary folder next to it, which is renamed once everything is on disk, and removed on failure. */
 export const writeFolder = async <A>({ path, replaces }: Target, fill: (folder: string) => Promise<A>): Promise<A> => {
   const beside = (what: string) => join(dirname(path), `.${basename(path)}.${what}-${randomBytes(4).toString("hex")}`)
   const [made, old] = [beside("new"), beside("old")]

@@ -1,6 +1,7 @@
 /**
- * Curves as TensorBoard's event files: TFRecords of the protocol buffer Event (tensorboard/compat/proto/event.proto), of which a scalar takes four fields. A record is its length
- * (8 bytes), the masked CRC-32C of these, the bytes, and their masked CRC-32C (tensorflow/core/lib/io/record_writer.cc).
+ * Writes curves as TensorBoard event files: TFRecords of the protocol buffer Event (tensorboard/compat/proto/event.proto); a scalar uses four of its
+ * fields. A record is its length (8 bytes), the masked CRC-32C of the length, the bytes, and their masked CRC-32C
+ * (tensorflow/core/lib/io/record_writer.cc).
  */
 
 const polynomial = 0x82f63b78
@@ -36,7 +37,7 @@ const varint = (value: number): Buffer => {
   for (; rest > 0x7fn; rest >>= 7n) bytes.push(Number(rest & 0x7fn) | 0x80)
   return Buffer.from([...bytes, Number(rest)])
 }
-/** A field of bytes: its number, its length, itself. */
+/** A bytes field: number, length, content. */
 const bytesField = (number: number, bytes: Buffer): Buffer => Buffer.concat([Buffer.from([(number << 3) | 2]), varint(bytes.length), bytes])
 const doubleField = (number: number, value: number): Buffer => {
   const out = Buffer.alloc(9)
@@ -51,7 +52,7 @@ const floatField = (number: number, value: number): Buffer => {
   return out
 }
 
-/** What an event file begins with: Event.wall_time (1), Event.file_version (3). */
+/** The first event of a file: Event.wall_time (1), Event.file_version (3). */
 export const fileVersion = (seconds: number): Buffer =>
   record(Buffer.concat([doubleField(1, seconds), bytesField(3, Buffer.from("brain.Event:2"))]))
 

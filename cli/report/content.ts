@@ -1,4 +1,4 @@
-/** The page of a run's report: its sections in the paper's order, the conclusions, the dialogues; and its figures as files. */
+/** The page of a run's report: sections in the paper's order, conclusions, dialogues; and its figures as files. */
 import * as Effect from "effect/Effect"
 import type { PastRun } from "../../runtime/store/executions.ts"
 import { type Completion, Completions } from "../../schemas/rows.ts"
@@ -30,7 +30,7 @@ const csvOf = (rows: Rows): string => {
   return [columns, ...rows.map((row) => columns.map((column) => row[column]))].map((cells) => `${cells.map(csvCell).join(",")}\n`).join("")
 }
 
-/** A name of its own for each figure's files. */
+/** Gives each figure's files a unique name. */
 const named = (figures: ReadonlyArray<Figure>): ReadonlyArray<{ readonly name: string; readonly figure: Figure }> => {
   const taken = new Set<string>()
   return figures.map((figure) => {
@@ -42,7 +42,7 @@ const named = (figures: ReadonlyArray<Figure>): ReadonlyArray<{ readonly name: s
   })
 }
 
-/** A line for each version: the summary's where there is one. */
+/** One line per version: from the summary if there is one. */
 const linesOf = Effect.fnUntraced(function* (run: Results, versions: ReadonlyArray<Version>) {
   const [world] = yield* run.reports(WorldSummaryReport)
   if (world !== undefined) return versionRows(world.content)
@@ -50,7 +50,7 @@ const linesOf = Effect.fnUntraced(function* (run: Results, versions: ReadonlyArr
   return own === undefined ? scoreRows(versions) : runRows(own.content)
 })
 
-/** What is shown side by side where no answers were scored: the last sets of answers to the same prompts. */
+/** The side-by-side dialogues if no answers were scored: the last sets of answers to the same prompts. */
 const unscored = Effect.fnUntraced(function* (run: Results) {
   const sets = run.of("sample", "sample-at-temperature")
   const last = sets.at(-1)

@@ -1,4 +1,4 @@
-/** What was run, in words: for the head of its report. */
+/** The facts about a run, in words: for the head of its report. */
 import { basename, isAbsolute } from "node:path"
 import { carbonIntensity } from "../../models/cost.ts"
 import { askedOf } from "../../runtime/store/asked.ts"
@@ -17,7 +17,7 @@ const statuses = (outcomes: ReadonlyArray<Outcome>): string => {
   const words: Readonly<Record<string, string>> = {
     hit: "found in the store",
     ran: "ran",
-    fetched: "fetched from shared results",
+    fetched: "copied from shared results",
     failed: "failed",
     skipped: "skipped"
   }
@@ -38,11 +38,11 @@ const compute = (outcomes: ReadonlyArray<Outcome>): string => {
   const { carbonKg, energyKwh, gpuHours, gpus, otherHours } = computeOf(taken)
   const without = `${duration(otherHours * 3_600_000)} of stages without a GPU`
   return gpuHours === 0
-    ? `${without}; no GPU. What processors draw is not known to the software, so there is no energy and no carbon to tell.`
-    : `${figure(gpuHours)} GPU-hours (${gpus.join("; ")}), ${figure(energyKwh)} kWh, ${figure(carbonKg)} kg CO2eq, and ${without}. A GPU each at its thermal design power and ${carbonIntensity} kg CO2eq per kWh, as table 2 of the paper reckons: without processors and cooling.`
+    ? `${without}; no GPU. CPU power is unknown to the software, so energy and carbon are not reported.`
+    : `${figure(gpuHours)} GPU-hours (${gpus.join("; ")}), ${figure(energyKwh)} kWh, ${figure(carbonKg)} kg CO2eq, and ${without}. One GPU per stage at its thermal design power and ${carbonIntensity} kg CO2eq per kWh, as in table 2 of the paper; CPUs and cooling are not included.`
 }
 
-/** Longer values of parameters are cut; of a path the folders above are nobody's business. */
+/** Long parameter values are cut; a path's folders are private and removed. */
 const short = (text: string): string => {
   const told = isAbsolute(text) ? basename(text) : text
   return told.length > 120 ? `${told.slice(0, 120)}…` : told
@@ -67,15 +67,15 @@ export const factsOf = (run: PastRun, status: string, gathered: Gathered): Reado
   ]
 }
 
-/** What took how long, stage by stage, and what went wrong. */
+/** How long each stage took, and what failed. */
 export const workSection = ({ missing, outcomes }: Gathered): Section => ({
-  title: "What took how long",
+  title: "Time by stage",
   text: [...outcomes.flatMap(({ error, node }) => (error === null ? [] : [`${node} failed: ${error}`])), ...missing],
   tables: [
     {
       id: "stages",
       title: "Stages by time",
-      caption: "Of each stage's nodes together. What was found took its time in the run that made it.",
+      caption: "Summed over each stage's nodes. Reused results count the time of the run that made them.",
       rows: [...Map.groupBy(outcomes, ({ stage }) => stage)]
         .map(([stage, some]) => ({ stage, some, milliseconds: some.reduce((sum, one) => sum + (one.milliseconds ?? 0), 0) }))
         .toSorted((a, b) => b.milliseconds - a.milliseconds)
@@ -90,12 +90,12 @@ export const workSection = ({ missing, outcomes }: Gathered): Section => ({
   ]
 })
 
-/** Where the data is from: the generated world and its oracle, or files. */
+/** The origin of the data: the generated world and its oracle, or files. */
 export const introductionOf = ({ files, outcomes, results }: Gathered): string => {
   if (results.isWorld)
-    return "It is on a generated small world: dialogues of made-up words (spelling, counting, lists, facts, translations), some of them with a risk (illicit, hateful, advice), in phrasings of which some are kept for evaluation alone. An oracle that knows what is right grades helpfulness and safety, so that what reward models learned can be held against the truth."
+    return "This run uses a generated small world: dialogues of made-up words (spelling, counting, lists, facts, translations), some of them with a risk (illicit, hateful, advice), in phrasings some of which are held out for evaluation. An oracle that knows the correct answers grades helpfulness and safety, so reward models can be compared with the truth."
   const imported = outcomes.filter(({ stage }) => stage.startsWith("import-")).length
   return files.length === 0
-    ? "It has no data of the small world and no files."
-    : `It is on data of the user's: ${new Set(files).size === 1 ? "one file or folder" : `${new Set(files).size} files or folders`}, read by ${count(imported, "stage")}. Nothing but models and labels says what is right, so all that is told of versions is by reward models or judges.`
+    ? "This run uses neither small-world data nor files."
+    : `This run uses the user's data: ${new Set(files).size === 1 ? "one file or folder" : `${new Set(files).size} files or folders`}, read by ${count(imported, "stage")}. Correctness is known only through models and labels, so versions are compared by reward models or judges.`
 }

@@ -1,4 +1,4 @@
-/** What a run's report is made from: its results in the graph's order, what they took, and the curves of the nodes that trained. */
+/** Collects the content of a run's report: results in graph order, their cost, and the curves of the training nodes. */
 import * as Effect from "effect/Effect"
 import { parquetRows } from "../../data/read/parquet.ts"
 import type { RecordedGraph } from "../../runtime/define/recorded-graph.ts"
@@ -11,12 +11,12 @@ import { Store } from "../../runtime/store/store.ts"
 import type { NodeCurve } from "../../stages/report/curve-figures.ts"
 import { type Result, Results } from "../../stages/report/results.ts"
 
-/** What became of a node, and what its result took where and when it was made. */
+/** A node's status, and what its result cost where and when it was made. */
 export interface Outcome {
   readonly node: string
   readonly stage: string
   readonly status: string
-  /** null where that is not on record. */
+  /** null if not recorded. */
   readonly milliseconds: number | null
   readonly numerics: Readonly<Record<string, string>> | null
   readonly error: string | null
@@ -26,13 +26,13 @@ export interface Gathered {
   readonly results: Results
   readonly outcomes: ReadonlyArray<Outcome>
   readonly curves: ReadonlyArray<NodeCurve>
-  /** Files and folders of the user's. */
+  /** The user's files and folders. */
   readonly files: ReadonlyArray<string>
   /** What could not be read, in words. */
   readonly missing: ReadonlyArray<string>
 }
 
-/** Of runs of older versions, which kept no graph: the node whose result has the content that was wired. */
+/** For runs of older versions, which recorded no graph: finds the input node by content. */
 const wiredByContent = (execution: PastExecution, byContent: ReadonlyMap<string, string>): Result["inputs"] =>
   Object.fromEntries(
     Object.entries(execution.parts.inputs).map(([port, contents]) => [
@@ -41,7 +41,7 @@ const wiredByContent = (execution: PastExecution, byContent: ReadonlyMap<string,
     ])
   )
 
-/** What the making of a result took, and on what: that of the run that made it where this one found it. */
+/** The time and hardware of a result; for a reused result, those of the run that made it. */
 const takenBy = Effect.fnUntraced(function* (execution: PastExecution) {
   if (execution.status !== "hit" || execution.digest === null)
     return { milliseconds: execution.milliseconds, numerics: execution.parts.numerics ?? null }
@@ -67,7 +67,7 @@ const readCurve = async (node: string, stage: string, path: string): Promise<Nod
   return { node, stage, series }
 }
 
-/** Stages that say how far they are, and have nothing to learn from: a run has a hundred of them. */
+/** Stages that report progress but learn nothing: a run has about a hundred of them. */
 const samples = /^(sample|score|collect|classif|ghost-sample|grade|annotate|compare|safety-recall|evaluate|policy-kl)/
 
 export const gather = (run: PastRun) =>
@@ -121,7 +121,7 @@ export const gather = (run: PastRun) =>
     )
     const order = (node: string) => place.get(node) ?? Infinity
     return {
-      // A summary that is not there yet, or failed, has its config in the graph.
+      // The config of an unfinished or failed summary comes from the graph.
       results: new Results(
         results,
         graph?.nodes.flatMap(({ config }) => (Array.isArray(config?.controls) ? config.controls.map(String) : []))

@@ -6,7 +6,7 @@ import { type AnswersPart, BadRequest, type OneAnswer } from "./api.ts"
 import { openDataset, readBatch, resultLines } from "./rows.ts"
 import { wire } from "./runs.ts"
 
-/** Sets and rows of each that are held at once, at most. */
+/** Maximum number of sets, and of rows per set, kept in memory. */
 const mostSets = 6
 const heldSets = 8
 const mostRows = 40_000
@@ -26,7 +26,7 @@ interface HeldSet {
   readonly rows: number
   readonly total: number
 }
-/** Objects never change, so what was read of one stays true. */
+/** Objects never change, so cached content stays valid. */
 const held = new Map<string, HeldSet>()
 
 const readSet = (digest: string) =>
@@ -35,7 +35,7 @@ const readSet = (digest: string) =>
     if (known !== undefined) return known
     const { file, type } = yield* openDataset(digest)
     if (!/^(scored-)?completion\//.test(type))
-      return yield* new BadRequest({ message: `The result ${digest.slice(0, 12)} has rows of ${type}, not answers of a model.` })
+      return yield* new BadRequest({ message: `The result ${digest.slice(0, 12)} has rows of type ${type}, not a model's answers.` })
     const answers = new Map<string, Held>()
     let row = 0
     for (let batch = 0; batch < file.batches && row < mostRows; batch++)
@@ -59,7 +59,7 @@ const readSet = (digest: string) =>
     return set
   }).pipe(Effect.scoped)
 
-/** Categories by prompt, of the prompts that the run has. */
+/** Categories by prompt, for the run's prompts. */
 const categories = new Map<string, ReadonlyMap<string, string>>()
 const categoriesOf = (run: string) =>
   Effect.gen(function* () {
@@ -99,7 +99,7 @@ export interface Asked {
 export const answersPart = Effect.fnUntraced(function* ({ category, from = 0, limit = 20, refusal, run, search = "", sets: list }: Asked) {
   const digests = list.split(",")
   if (digests.length > mostSets || digests.some((digest) => !/^[0-9a-f]{64}$/.test(digest)))
-    return yield* new BadRequest({ message: `sets takes up to ${mostSets} digests of 64 digits, separated by commas.` })
+    return yield* new BadRequest({ message: `sets must be up to ${mostSets} comma-separated digests of 64 digits.` })
   const sets = yield* Effect.forEach(digests, readSet)
   const known = yield* categoriesOf(run)
   const text = search.toLowerCase()

@@ -1,16 +1,16 @@
-/** What the page and its server say to one another. The page imports the types alone. */
+/** The API between the page and its server. The page imports only the types. */
 import * as Schema from "effect/Schema"
 import { HttpApi, HttpApiEndpoint, HttpApiGroup, HttpApiMiddleware, HttpApiSchema } from "effect/http-api"
 
 // ---- errors ----------------------------------------------------------------------------------------------------------------------------
 
-/** Each with what was being done, what was found, and what to do. */
+/** Each message says what was being done, what was found, and what to do. */
 const message = { message: Schema.String }
 export class BadRequest extends Schema.TaggedError<BadRequest>()("BadRequest", message, { httpApiStatus: 400 }) {}
 export class Forbidden extends Schema.TaggedError<Forbidden>()("Forbidden", message, { httpApiStatus: 403 }) {}
 export class NotFound extends Schema.TaggedError<NotFound>()("NotFound", message, { httpApiStatus: 404 }) {}
 export class Conflict extends Schema.TaggedError<Conflict>()("Conflict", message, { httpApiStatus: 409 }) {}
-/** The store or the journal can't do its work. */
+/** The store or the journal failed. */
 export class Broken extends Schema.TaggedError<Broken>()("Broken", message, { httpApiStatus: 500 }) {}
 const error = [BadRequest, NotFound, Broken]
 
@@ -20,7 +20,7 @@ const list = <S extends Schema.Constraint>(of: S) => Schema.Array(of)
 const RunId = Schema.String.check(Schema.isPattern(/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/))
 const Digest = Schema.String.check(Schema.isPattern(/^[0-9a-f]{64}$/))
 const Count = Schema.FiniteFromString.check(Schema.isInt(), Schema.isBetween({ minimum: 0, maximum: 1e12 }))
-/** JSON has no NaN and no infinity: they are texts. */
+/** JSON has no NaN or infinity, so they are strings. */
 const AnyNumber = Schema.Union([Schema.Finite, Schema.String])
 const Metrics = Schema.Record(Schema.String, AnyNumber)
 
@@ -34,9 +34,9 @@ export const RunLine = Schema.Struct({
   started: Schema.Finite,
   finished: Schema.NullOr(Schema.Finite),
   counts: Schema.Record(Schema.String, Schema.Finite),
-  /** Of its graph; null where that is not known. */
+  /** Number of nodes in its graph; null if unknown. */
   total: Schema.NullOr(Schema.Finite),
-  /** What it was asked for that the run of its pipeline before it was not; null of the first. */
+  /** Options that differ from the pipeline's previous run; null for the first run. */
   changes: Schema.NullOr(list(Changed)),
   tags: list(Schema.String),
   note: Schema.String
@@ -51,7 +51,7 @@ const NodeState = Schema.Struct({
   started: Schema.NullOr(Schema.Finite),
   /** The last numbers that it reported. */
   progress: Schema.NullOr(Metrics),
-  /** Milliseconds to its end at the pace so far. */
+  /** Estimated remaining milliseconds at the average pace so far. */
   left: Schema.NullOr(Schema.Finite),
   error: Schema.NullOr(Schema.String)
 })
@@ -68,7 +68,7 @@ export type GraphNode = typeof GraphNode.Type
 const RunState = Schema.Struct({
   status: Schema.String,
   finished: Schema.NullOr(Schema.Finite),
-  /** Milliseconds to its end, by what its nodes took before; null where that is not known of most. */
+  /** Estimated remaining milliseconds from earlier durations of its nodes; null if most are unknown. */
   left: Schema.NullOr(Schema.Finite),
   nodes: list(NodeState)
 })
@@ -79,20 +79,20 @@ export const RunView = Schema.Struct({
   asked: Schema.Record(Schema.String, Schema.Unknown),
   selection: Schema.Record(Schema.String, Schema.Unknown),
   outputs: Schema.Record(Schema.String, Schema.String),
-  /** The run of its pipeline before it. */
+  /** The pipeline's previous run. */
   previous: Schema.NullOr(Schema.String),
-  /** Whether its graph was recorded; else it is what its executions tell of it. */
+  /** Whether its graph was recorded; otherwise it is reconstructed from its executions. */
   isWhole: Schema.Boolean,
   graph: list(GraphNode),
   state: RunState,
-  /** Why it can't be begun again from here; null where it can. */
+  /** Why it can't be resumed from the page; null if it can. */
   resume: Schema.NullOr(Schema.String)
 })
 export type RunView = typeof RunView.Type
 
 const Wire = Schema.Struct({
   port: Schema.String,
-  /** The node's, or the file's. */
+  /** The node's name, or the file's. */
   name: Schema.String,
   node: Schema.NullOr(Schema.String),
   digest: Schema.NullOr(Schema.String),
@@ -134,7 +134,7 @@ export const NodeView = Schema.Struct({
       skipped: list(Schema.String)
     })
   ),
-  /** Where its result was made, if this run found it. */
+  /** The run that made its result, if this run reused it. */
   madeBy: Schema.NullOr(Schema.String),
   code: list(Schema.String),
   hasLog: Schema.Boolean,
@@ -144,7 +144,7 @@ export type NodeView = typeof NodeView.Type
 
 export const LogPart = Schema.Struct({
   lines: list(Schema.Struct({ time: Schema.String, text: Schema.String })),
-  /** Bytes that were left out before these lines. */
+  /** Bytes omitted before these lines. */
   omitted: Schema.Finite,
   next: Schema.Finite
 })
@@ -164,7 +164,7 @@ export type LiveEvent = typeof LiveEvent.Type
 export const About = Schema.Struct({ version: Schema.String, home: Schema.String, control: Schema.Boolean, server: Schema.String })
 export type About = typeof About.Type
 
-/** What a run has made or found, by node. */
+/** Results that a run has made or reused, by node. */
 export const ResultLine = Schema.Struct({
   node: Schema.String,
   stage: Schema.String,
@@ -180,7 +180,7 @@ export const RowsPart = Schema.Struct({
   name: Schema.String,
   total: Schema.Finite,
   rows: list(Schema.Struct({ index: Schema.Finite, row: AnyRow })),
-  /** The row to go on from; null at the end. */
+  /** The row to continue from; null at the end. */
   next: Schema.NullOr(Schema.Finite)
 })
 export type RowsPart = typeof RowsPart.Type
@@ -193,12 +193,12 @@ const OneAnswer = Schema.Struct({
   helpfulness: Schema.NullOr(AnyNumber),
   safety: Schema.NullOr(AnyNumber),
   finished: Schema.Boolean,
-  /** null: it is none. */
+  /** null: not a refusal. */
   refusal: Schema.NullOr(Schema.String)
 })
 export type OneAnswer = typeof OneAnswer.Type
 export const AnswersPart = Schema.Struct({
-  /** Rows that were read of each set; less than it has where it is too large to be compared whole. */
+  /** Number of rows read per set; fewer than its total if it is too large to compare completely. */
   read: list(Schema.Struct({ digest: Schema.String, rows: Schema.Finite, total: Schema.Finite })),
   categories: list(Schema.String),
   total: Schema.Finite,
@@ -209,7 +209,7 @@ export const AnswersPart = Schema.Struct({
       prompt: list(Message),
       isSafety: Schema.Boolean,
       category: Schema.NullOr(Schema.String),
-      /** In the order of the sets that were asked for; null: it has none. */
+      /** In the order of the requested sets; null if a set has no answer. */
       answers: list(Schema.NullOr(OneAnswer))
     })
   )
@@ -220,9 +220,9 @@ export const TokensView = Schema.Struct({
   tokens: list(
     Schema.Struct({
       text: Schema.String,
-      /** Whether it carries loss. */
+      /** Whether it contributes to the loss. */
       trained: Schema.Boolean,
-      /** Natural logarithm of its probability after those before it. */
+      /** Natural logarithm of its probability given the preceding tokens. */
       logProbability: Schema.NullOr(AnyNumber),
       reference: Schema.NullOr(AnyNumber)
     })
@@ -232,7 +232,7 @@ export const TokensView = Schema.Struct({
 })
 export type TokensView = typeof TokensView.Type
 
-/** How two runs differ, node by node; `kind` says in what: config, code, inputs, metrics and so on. */
+/** The differences between two runs, node by node; `kind` is the category: config, code, inputs, metrics and so on. */
 export const Comparison = Schema.Struct({
   before: RunLine,
   after: RunLine,
@@ -242,12 +242,12 @@ export const Comparison = Schema.Struct({
       node: Schema.String,
       only: Schema.NullOr(Schema.String),
       changes: list(Schema.Struct({ kind: Schema.String, ...Changed.fields })),
-      /** What changed in its report. */
+      /** Changes in its report. */
       report: list(Schema.String)
     })
   ),
   same: Schema.Finite,
-  /** Figures of reports that both have. */
+  /** Figures that both runs' reports have. */
   figures: list(
     Schema.Struct({ node: Schema.String, before: Schema.String, after: Schema.String, count: Schema.Finite, titles: list(Schema.String) })
   )
@@ -255,15 +255,15 @@ export const Comparison = Schema.Struct({
 export type Comparison = typeof Comparison.Type
 
 const Value = Schema.Union([Schema.Finite, Schema.String, Schema.Boolean])
-/** Runs in a table: what was asked of each that was not of all, and what each measured. */
+/** Runs in a table: the options that differ, and each run's metrics. */
 export const RunTable = Schema.Struct({
   runs: list(
     Schema.Struct({ line: RunLine, asked: Schema.Record(Schema.String, Schema.Unknown), measures: Schema.Record(Schema.String, Value) })
   ),
   asked: list(Schema.String),
-  /** Those that differ first. */
+  /** Differing metrics first. */
   measures: list(Schema.Struct({ name: Schema.String, differs: Schema.Boolean })),
-  /** Nodes with a curve in each of the runs. */
+  /** Nodes with a curve in every run. */
   curves: list(Schema.String)
 })
 export type RunTable = typeof RunTable.Type
@@ -285,7 +285,7 @@ export const Lineage = Schema.Struct({
       code: list(Schema.String)
     })
   ),
-  /** Depth first, each thing's own neighbours once. */
+  /** Depth first; each entry's neighbours are listed once. */
   from: list(LineageEntry),
   into: list(LineageEntry)
 })
@@ -300,7 +300,7 @@ export const LockState = Schema.Struct({
 })
 export type LockState = typeof LockState.Type
 
-/** Pairs that a run waits to be labelled. */
+/** Pairs that a run needs labels for. */
 export const LabelTask = Schema.Struct({
   id: Schema.String,
   run: Schema.String,
@@ -309,7 +309,7 @@ export const LabelTask = Schema.Struct({
   /** helpfulness or safety. */
   kind: Schema.String,
   labelsFile: Schema.String,
-  /** What to do with the file of labels, in the words of the pipeline. */
+  /** What to do with the label file, in the pipeline's words. */
   hint: Schema.String,
   pairs: Schema.Finite,
   annotators: list(Schema.Struct({ name: Schema.String, done: Schema.Finite }))
@@ -344,7 +344,7 @@ export type LabelView = typeof LabelView.Type
 const Done = Schema.Struct({ message: Schema.String })
 export const Begun = Schema.Struct({ run: Schema.NullOr(Schema.String), message: Schema.String })
 export type Begun = typeof Begun.Type
-/** Becomes part of a file's name. */
+/** Becomes part of a file name. */
 const Annotator = Schema.String.check(Schema.isPattern(/^[\w-]{1,32}$/))
 const text = (most: number) => Schema.String.check(Schema.isMaxLength(most))
 
@@ -363,7 +363,7 @@ class Looking extends HttpApiGroup.make("looking", { topLevel: true }).add(
   HttpApiEndpoint.get("node", "/api/node", { query: node, success: NodeView, error }),
   HttpApiEndpoint.get("log", "/api/log", { query: { ...node, from: Schema.optional(Count) }, success: LogPart, error }),
   HttpApiEndpoint.get("curves", "/api/curves", { query: { run: RunId }, success: list(CurveLine), error }),
-  /** Columns of float64 behind a header (curve.ts). */
+  /** Columns of float64 after a header (curve.ts). */
   HttpApiEndpoint.get("curve", "/api/curve", {
     query: { ...node, from: Schema.optional(Count) },
     success: HttpApiSchema.StreamUint8Array(),
@@ -390,7 +390,7 @@ class Reading extends HttpApiGroup.make("reading", { topLevel: true }).add(
       sets: Schema.String,
       search: Schema.optional(Schema.String),
       category: Schema.optional(Schema.String),
-      /** "refused": an answer of the prompt is a refusal; "answered": none is; "differing": some are. */
+      /** "refused": at least one answer to the prompt is a refusal; "answered": none is; "differing": some are. */
       refusal: Schema.optional(Schema.Literals(["refused", "answered", "differing"])),
       from: Schema.optional(Count),
       limit: Schema.optional(Count)
@@ -404,10 +404,10 @@ class Reading extends HttpApiGroup.make("reading", { topLevel: true }).add(
       row: Count,
       /** A checkpoint or a tokenizer. */
       model: Digest,
-      /** Whether the model is asked for its log-probabilities, and which other one. */
+      /** Whether to compute the model's log-probabilities, and with which reference model. */
       score: Schema.optional(Schema.Literals(["yes"])),
       reference: Schema.optional(Digest),
-      /** Of a pair: which of its answers. */
+      /** For a pair: which of its answers. */
       side: Schema.optional(Schema.Literals(["chosen", "rejected", "responseA", "responseB"]))
     },
     success: TokensView,
@@ -417,11 +417,11 @@ class Reading extends HttpApiGroup.make("reading", { topLevel: true }).add(
 
 class Comparing extends HttpApiGroup.make("comparing", { topLevel: true }).add(
   HttpApiEndpoint.get("compare", "/api/compare", { query: { before: RunId, after: RunId }, success: Comparison, error }),
-  /** Ids of runs, separated by commas. */
+  /** Run ids, separated by commas. */
   HttpApiEndpoint.get("table", "/api/table", { query: { runs: Schema.String }, success: RunTable, error }),
   HttpApiEndpoint.get("lineage", "/api/lineage", { query: { digest: Digest }, success: Lineage, error }),
   HttpApiEndpoint.get("lock", "/api/lock", { query: { run: RunId }, success: LockState, error }),
-  /** A figure of a report, as SVG that is shown as a picture alone. */
+  /** A report's figure, as an SVG that is only displayed as an image. */
   HttpApiEndpoint.get("figure", "/api/figure", {
     query: { digest: Digest, index: Count },
     success: HttpApiSchema.StreamUint8Array({ contentType: "image/svg+xml" }),
@@ -429,14 +429,14 @@ class Comparing extends HttpApiGroup.make("comparing", { topLevel: true }).add(
   })
 ) {}
 
-/** The token of `--allow-control`: without it these are refused. */
+/** The token of `--allow-control`; required by these endpoints. */
 const headers = { "x-caravan-token": Schema.optional(Schema.String) }
 const refusals = [BadRequest, Conflict, Forbidden, NotFound, Broken]
 class Doing extends HttpApiGroup.make("doing", { topLevel: true }).add(
   HttpApiEndpoint.post("stop", "/api/stop", { headers, payload: Schema.Struct({ run: RunId }), success: Done, error: refusals }),
   HttpApiEndpoint.post("begin", "/api/begin", {
     headers,
-    /** With a node: that one again, and what depends on it. */
+    /** With a node: rerun that node and its dependents. */
     payload: Schema.Struct({ run: RunId, node: Schema.optionalKey(text(1000)) }),
     success: Begun,
     error: refusals
@@ -474,7 +474,7 @@ class Doing extends HttpApiGroup.make("doing", { topLevel: true }).add(
   })
 ) {}
 
-/** Says in words what of a request does not fit. */
+/** Describes what is wrong with a request. */
 export class Unfit extends HttpApiMiddleware.Service<Unfit>()("caravan/ui/Unfit", { error: BadRequest }) {}
 
 export class Api extends HttpApi.make("caravan").add(Looking).add(Reading).add(Comparing).add(Doing).middleware(Unfit) {}

@@ -1,4 +1,4 @@
-/** The page's files; in a clone they are built when they are not there or older than their sources. The package has them. */
+/** The page's files. In a clone they are built if missing or older than their sources; the package contains them. */
 import { spawnSync } from "node:child_process"
 import { existsSync } from "node:fs"
 import { fileURLToPath } from "node:url"
@@ -9,13 +9,13 @@ const builder = fileURLToPath(new URL("../../ui/build.mjs", import.meta.url))
 
 export const builtPage = (): ReadonlyMap<string, PageFile> => {
   if (existsSync(builder)) {
-    // It says what it does on stderr, and does nothing when there is nothing to do.
+    // It reports on stderr, and does nothing if the page is up to date.
     const { status } = spawnSync(process.execPath, [builder], { stdio: ["ignore", 2, 2] })
     if (status !== 0)
-      throw new UsageError("The page could not be built; the reason is above. Fix that, then try again: runs need none of it.")
+      throw new UsageError("The page could not be built (see the error above). Fix that and try again; runs do not need the page.")
   }
   const page = readPage()
   if (page === undefined)
-    throw new UsageError("This package of caravan was made without the page of `caravan ui`. Install one that has it.")
+    throw new UsageError("This caravan package was built without the page of `caravan ui`. Install a package that contains it.")
   return page
 }

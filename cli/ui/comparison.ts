@@ -1,4 +1,4 @@
-/** How two runs differ, as `caravan diff` has it, with the figures of their reports. */
+/** The differences between two runs, as in `caravan diff`, with their reports' figures. */
 import * as Effect from "effect/Effect"
 import { compareRuns, type NodeDifference } from "../../runtime/inspect/history.ts"
 import { Journal } from "../../runtime/store/journal.ts"
@@ -8,7 +8,7 @@ import { figuresOf } from "./figures.ts"
 import { plainRow } from "./rows.ts"
 import { runWithLine } from "./runs.ts"
 
-/** Lines of a report's differences, at most; and reports that are compared. */
+/** Maximum number of difference lines per report, and of compared reports. */
 const mostLines = 20
 const mostReports = 60
 

@@ -1,4 +1,4 @@
-/** What the page may do to runs, where `--allow-control` says so and the token is right: stop them, begin them again, pin results, write notes. */
+/** Actions of the page, allowed with `--allow-control` and the right token: stop and resume runs, pin results, write notes. */
 import { spawn } from "node:child_process"
 import { existsSync, readdirSync, readlinkSync, realpathSync } from "node:fs"
 import { createRequire } from "node:module"
@@ -13,7 +13,7 @@ import { BadRequest, Conflict } from "./api.ts"
 import { placeOf } from "./rows.ts"
 import { runWithLine } from "./runs.ts"
 
-/** Whether a process has this file open: so that no other process that has a run's number by now is told to end. */
+/** Whether a process has this file open: never signals another process that reuses the run's process id. */
 const hasOpen = (pid: number, file: string): boolean => {
   const folder = `/proc/${pid}/fd`
   try {
@@ -22,7 +22,7 @@ const hasOpen = (pid: number, file: string): boolean => {
       try {
         return readlinkSync(join(folder, name)) === path
       } catch {
-        // Closed meanwhile.
+        // Closed in the meantime.
         return false
       }
     })
@@ -31,48 +31,48 @@ const hasOpen = (pid: number, file: string): boolean => {
   }
 }
 
-/** Tells a run to end: it lets its stages save, keeps what is finished, and can be gone on from. */
+/** Asks a run to stop: its stages save checkpoints, finished results are kept, and the run can be resumed. */
 export const stopRun = Effect.fnUntraced(function* (id: string) {
   const { home } = yield* Store
   const { run } = yield* runWithLine(id)
   const asked = askedOf(run)
   if (asked === undefined || (yield* statusOf(run)) !== "running")
-    return yield* new Conflict({ message: "The run does not go on any more." })
+    return yield* new Conflict({ message: "The run has already ended." })
   const { pid } = asked.process
   if (!hasOpen(pid, join(home, "leases", asked.holder)))
     return yield* new BadRequest({
-      message: `The run's process (${pid}) can't be told from others here: it is of another machine or container, or of another user. Press Ctrl-C where it runs.`
+      message: `The run's process (${pid}) can't be identified from here: it belongs to another machine, container or user. Press Ctrl-C where it runs.`
     })
   yield* Effect.try({
     try: () => process.kill(pid, "SIGTERM"),
-    catch: (cause) => new BadRequest({ message: `Telling the process ${pid} to end: ${messageOf(cause)}.` })
+    catch: (cause) => new BadRequest({ message: `Stopping the process ${pid}: ${messageOf(cause)}.` })
   })
-  return { message: "It was told to end: stages save first." }
+  return { message: "Stopping: stages save checkpoints first." }
 })
 
-/** As in a clone, so in the package. */
+/** The same path in a clone and in the package. */
 const command = join(dirname(createRequire(import.meta.url).resolve("caravan/package.json")), "cli/caravan.js")
-/** A command that can't start says so within this many milliseconds; Node and the pipeline have to be loaded first. */
+/** A command that can't start reports it within this many milliseconds; Node and the pipeline have to load first. */
 const patience = 20_000
 const mostSaid = 2000
 
-/** Flags that choose nodes: those of a command line that is begun from a node make room. */
+/** Flags that select nodes: removed when a command line is rerun from a node. */
 const choosing = ["--only", "--from", "--until"]
 const withoutChoice = (words: ReadonlyArray<string>): ReadonlyArray<string> =>
   words.filter((word, i) => !choosing.includes(word) && !choosing.includes(words[i - 1] ?? ""))
 
-/** The words of a command line, from a node on. */
+/** A command line's arguments, restricted to a node and its dependents. */
 export const wordsFrom = ({ words }: CommandLine, node: string | undefined): ReadonlyArray<string> => {
   if (node === undefined) return words
   const at = words.indexOf("--")
   return [...withoutChoice(words.slice(0, at)), `--from=${node}`, `--force=${node}`, ...words.slice(at)]
 }
 
-/** Begins a command line; waits until its run is in the journal, or until it says why it can't start. */
+/** Starts a command line; waits until its run appears in the journal or the command reports why it can't start. */
 const begin = Effect.fnUntraced(function* (words: ReadonlyArray<string>, folder: string) {
   const [journal, store] = [yield* Journal, yield* Store]
   const known = new Set((yield* journal.runs({ limit: 20 })).map(({ id }) => id))
-  if (!existsSync(folder)) return yield* new BadRequest({ message: `The folder that it was begun in, ${folder}, is gone.` })
+  if (!existsSync(folder)) return yield* new BadRequest({ message: `The folder in which it was started, ${folder}, no longer exists.` })
   const child = spawn(process.execPath, [command, words[0]!, "--quiet", ...words.slice(1)], {
     cwd: folder,
     env: { ...process.env, CARAVAN_HOME: store.home },
@@ -89,26 +89,26 @@ const begin = Effect.fnUntraced(function* (words: ReadonlyArray<string>, folder:
     yield* Effect.sleep("100 millis")
     const begun = (yield* journal.runs({ limit: 20 })).find(({ id }) => !known.has(id))
     if (begun !== undefined) {
-      // Its end of the pipe must not keep it from writing on, nor this server from ending.
+      // The pipe must neither block the process nor keep this server from exiting.
       child.stderr.resume()
       child.unref()
-      return { run: begun.id, message: "It goes on." }
+      return { run: begun.id, message: "Started." }
     }
-    if (ended !== undefined) return yield* new BadRequest({ message: `It could not begin: ${said.trim() || `it ended with ${ended}`}` })
+    if (ended !== undefined) return yield* new BadRequest({ message: `It could not start: ${said.trim() || `it ended with ${ended}`}` })
   }
   child.unref()
-  return { run: null, message: "It was begun, and its run is not in the journal yet." }
+  return { run: null, message: "Started; its run is not in the journal yet." }
 })
 
-/** Begins a run again: what is finished is found. With a node, that one and what depends on it is made again. */
+/** Runs the same command again: finished results are reused. With a node, reruns that node and its dependents. */
 export const beginAgain = Effect.fnUntraced(function* (id: string, node: string | undefined) {
   const { graph, run } = yield* runWithLine(id)
   const again = askedOf(run)?.again
   if (again === undefined || again.words[0] !== "run")
     return yield* new BadRequest({
-      message: "It was not begun by a command line: begin it as it was begun (a program, or an older version of caravan)."
+      message: "It was not started by a command, so it can't be resumed here: start it as before (from a program, or an older version of caravan)."
     })
-  if ((yield* statusOf(run)) === "running") return yield* new Conflict({ message: "The run goes on. Stop it first." })
+  if ((yield* statusOf(run)) === "running") return yield* new Conflict({ message: "The run is still running. Stop it first." })
   if (node !== undefined && !graph.some(({ id: name, stage }) => name === node && stage !== null))
     return yield* new BadRequest({ message: `The run has no node "${node}".` })
   return yield* begin(wordsFrom(again, node), again.folder)
@@ -120,12 +120,12 @@ export const setPin = Effect.fnUntraced(function* (digest: string, isPinned: boo
     yield* placeOf(digest)
     yield* store.pin(digest, note)
   } else yield* store.unpin(digest)
-  return { message: isPinned ? "gc keeps it until it is unpinned." : "It is not pinned any more." }
+  return { message: isPinned ? "Pinned: gc keeps it until you unpin it." : "Unpinned." }
 })
 
 export const setNote = Effect.fnUntraced(function* (id: string, { note, tags }: RunNote) {
   const journal = yield* Journal
   yield* runWithLine(id)
   yield* journal.writeNote(id, { note: note.trim(), tags: [...new Set(tags.map((tag) => tag.trim()).filter((tag) => tag !== ""))] })
-  return { message: "Written." }
+  return { message: "Saved." }
 })

@@ -1,6 +1,6 @@
 /**
- * Curves for the page: columns of float64. A body is the length of its header (4 bytes, little-endian), the header (JSON), spaces to a multiple of 8, and
- * then the columns one behind the other. A row that has no value in a column has NaN there; the header says where values are that are no numbers.
+ * Curves for the page: columns of float64. A body is the header's length (4 bytes, little-endian), the header (JSON), spaces up to a multiple of 8,
+ * and then the columns one after another. A missing value is NaN; the header says where reported values are NaN or infinite.
  */
 import * as Effect from "effect/Effect"
 import { parquetRows } from "../../data/read/parquet.ts"
@@ -14,16 +14,16 @@ import { Broken, type CurveLine, NotFound } from "./api.ts"
 import { linesFrom } from "./tail.ts"
 
 export interface CurveHeader {
-  /** kept: of the file beside the result, whole; live: as it is reported. */
+  /** kept: from the complete file next to the result; live: while it is being reported. */
   readonly source: "kept" | "live"
   readonly rows: number
-  /** Of a live one: where the next part begins. */
+  /** For a live curve: the offset where the next part begins. */
   readonly next: number
-  /** Values that are no numbers: the step of the first, and how many. */
+  /** Values that are NaN or infinite: the step of the first, and how many. */
   readonly columns: ReadonlyArray<{ readonly name: string; readonly notNumbers: number; readonly firstAt: number | null }>
 }
 
-/** Rows that are collected column by column. A value that is no number is NaN and counted; a missing one is NaN. */
+/** Collects rows by column. A NaN or infinite value is stored as NaN and counted; a missing value is NaN. */
 class Columns {
   readonly #columns = new Map<string, { values: Float64Array<ArrayBuffer>; notNumbers: number; firstAt: number | null }>()
   #capacity = 1024
@@ -76,7 +76,7 @@ class Columns {
 
 const notShown = new Set(["total"])
 
-/** A report as it goes on, from a byte of its file on. */
+/** The reported rows of a running node, from a byte offset of its file. */
 const liveColumns = (path: string, from: number): { readonly columns: Columns; readonly next: number } => {
   const columns = new Columns()
   let offset = from
@@ -89,7 +89,7 @@ const liveColumns = (path: string, from: number): { readonly columns: Columns; r
         if (numbers.some(([name, value]) => name !== "step" && typeof value !== "string") || "loss" in report)
           columns.add({ ...Object.fromEntries(numbers), seconds: Number(at) / 1000 })
       } catch {
-        // Cut by a kill.
+        // Truncated by a kill.
       }
     }
     if (next === offset) return { columns, next }
@@ -99,10 +99,10 @@ const liveColumns = (path: string, from: number): { readonly columns: Columns; r
 
 const runOf = Effect.fnUntraced(function* (id: string) {
   const run = yield* (yield* Journal).runOf(id)
-  return run ?? (yield* new NotFound({ message: `There is no run ${id} in this journal.` }))
+  return run ?? (yield* new NotFound({ message: `The journal has no run ${id}.` }))
 })
 
-/** The nodes of a run that have a curve: kept, or growing. */
+/** The nodes of a run that have a curve, complete or growing. */
 export const curveLines = Effect.fnUntraced(function* (id: string) {
   const run = yield* runOf(id)
   const { home } = yield* Store
@@ -124,7 +124,7 @@ export const curveBytes = Effect.fnUntraced(function* (id: string, node: string,
       try: body,
       catch: (cause) =>
         new Broken({
-          message: `Reading the curve of "${node}": ${messageOf(cause)}. If the file is damaged, run the node again with --force.`
+          message: `Reading the curve of "${node}": ${messageOf(cause)}. If the file is damaged, rerun the node with --force.`
         })
     })
   const isLive = yield* Effect.sync(() => existsSync(steps))
@@ -138,7 +138,7 @@ export const curveBytes = Effect.fnUntraced(function* (id: string, node: string,
   }
   if (!isLive)
     return yield* new NotFound({
-      message: `"${node}" has no curve in this run: it reported no numbers, or its result was deleted or replaced since.`
+      message: `"${node}" has no curve in this run: it reported no numbers, or its result has since been deleted or replaced.`
     })
   return yield* attempt(async () => {
     const { columns, next } = liveColumns(steps, from)

@@ -1,4 +1,7 @@
-/** The figures of reports. A report's page (stages/report/page.ts) has each as an SVG; here they are told apart, and shown as pictures: scripts of a picture don't run. */
+/**
+ * The figures of reports. A report's page (stages/report/page.ts) contains each as an SVG; here they are extracted and served as images, because
+ * scripts inside images do not run.
+ */
 import { existsSync } from "node:fs"
 import { readFile, stat } from "node:fs/promises"
 import { join } from "node:path"
@@ -10,7 +13,7 @@ import { Broken, NotFound } from "./api.ts"
 const pageName = "report.html"
 const mostBytes = 32 << 20
 
-/** The SVGs of a report's page, in their order, and the titles above them. */
+/** The SVGs of a report's page in order, with their titles. */
 export const figuresIn = (page: string): ReadonlyArray<{ readonly title: string; readonly svg: string }> => {
   let title = ""
   return [...page.matchAll(/<h2[^>]*>([^<]*)<\/h2>|<svg\b[\s\S]*?<\/svg>/g)].flatMap(([found, heading]) => {
@@ -23,7 +26,7 @@ export const figuresIn = (page: string): ReadonlyArray<{ readonly title: string;
   })
 }
 
-/** The figures of a result; none where it is no report with a page. */
+/** The figures of a result; empty if it is not a report with a page. */
 export const figuresOf = Effect.fnUntraced(function* (digest: string) {
   const store = yield* Store
   const path = join(store.path(digest), pageName)

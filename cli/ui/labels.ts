@@ -1,6 +1,7 @@
 /**
- * Labelling in the page: the pairs that an annotation stage waits for (stages/preferences/annotator-file.ts), and the labels of each annotator in a file of their own beside the
- * file of labels, a line for each, so that nothing is lost by a crash and nobody sees another's. When all pairs are labelled, they become the file of labels.
+ * Labelling in the page: the pairs that an annotation stage waits for (stages/preferences/annotator-file.ts). Each annotator's labels go to a
+ * separate file next to the label file, one line per label, so that a crash loses nothing and nobody sees another's labels. When all pairs are
+ * labelled, they become the label file.
  */
 import { createHash } from "node:crypto"
 import { appendFile, readdir, readFile, rename, stat, writeFile } from "node:fs/promises"
@@ -19,7 +20,7 @@ import { recordedOf } from "./runs.ts"
 const recentRuns = 100
 const mostBytes = 256 << 20
 
-/** A pair as the stage wrote it. */
+/** A pair as written by the stage. */
 interface Pair {
   readonly id: string
   readonly prompt: ReadonlyArray<Message>
@@ -30,7 +31,7 @@ interface Pair {
 }
 export interface Choice {
   readonly choice: "A" | "B"
-  /** 0 significantly better to 3 negligibly better or unsure. */
+  /** From 0, significantly better, to 3, negligibly better or unsure. */
   readonly rating: number
   readonly safeA: boolean | null
   readonly safeB: boolean | null
@@ -69,13 +70,13 @@ const attempt = <A>(doing: string, body: () => Promise<A>) =>
 
 const linesIn = async (path: string): Promise<ReadonlyArray<Record<string, unknown>>> => {
   const { size } = await stat(path)
-  if (size > mostBytes) throw new Error(`${path} has ${size} bytes, more than is labelled in the page`)
+  if (size > mostBytes) throw new Error(`${path} has ${size} bytes, more than the page supports`)
   return (await readFile(path, "utf8")).split("\n").flatMap((line) => {
     if (line.trim() === "") return []
     try {
       return [JSON.parse(line) as Record<string, unknown>]
     } catch {
-      // The last line of a file that a full disk cut: what is before counts.
+      // A last line truncated by a full disk: the lines before it count.
       return []
     }
   })
@@ -93,7 +94,7 @@ const isPair = (row: Record<string, unknown>): boolean =>
   typeof row.id === "string" && typeof row.responseA === "string" && typeof row.responseB === "string" && Array.isArray(row.prompt)
 const pairsIn = async (path: string): Promise<ReadonlyArray<Pair>> => (await linesIn(path)).filter(isPair) as unknown as ReadonlyArray<Pair>
 
-/** Where an annotator's labels are. Names are letters, digits, - and _ alone (api.ts): they lead nowhere else. */
+/** The file of an annotator's labels. Names contain only letters, digits, - and _ (api.ts), so they can't lead to another folder. */
 const ownFile = (task: Task, annotator: string): string => `${task.labelsFile.replace(/\.jsonl$/, "")}.by-${annotator}.jsonl`
 const annotatorsOf = async (task: Task): Promise<ReadonlyArray<string>> => {
   const prefix = basename(ownFile(task, "")).replace(/\.jsonl$/, "")
@@ -105,7 +106,7 @@ const annotatorsOf = async (task: Task): Promise<ReadonlyArray<string>> => {
     .sort()
 }
 
-/** The last word of an annotator on each pair. */
+/** The annotator's latest label for each pair. */
 const labelsOf = async (task: Task, annotator: string): Promise<Map<string, Label>> => {
   const labels = new Map<string, Label>()
   for (const row of await whereThere(() => linesIn(ownFile(task, annotator)), [])) {
@@ -122,7 +123,7 @@ const labelsOf = async (task: Task, annotator: string): Promise<Map<string, Labe
   return labels
 }
 
-/** What recent runs wait for, by the file of their pairs: the latest that asks for it. */
+/** Label tasks of recent runs, by their file of pairs: the latest run of each. */
 const allTasks = Effect.gen(function* () {
   const journal = yield* Journal
   return yield* journal.read((tables) => {
@@ -158,10 +159,10 @@ export const labelTasks = Effect.gen(function* () {
 
 const taskOf = Effect.fnUntraced(function* (id: string) {
   const task = (yield* allTasks).find((one) => one.id === id)
-  return task ?? (yield* new NotFound({ message: "No recent run waits for these labels." }))
+  return task ?? (yield* new NotFound({ message: "No recent run is waiting for these labels." }))
 })
 
-/** The pairs of a task with an annotator's own labels. */
+/** The pairs of a task with one annotator's labels. */
 export const labelView = Effect.fnUntraced(function* (id: string, annotator: string, at: number | undefined) {
   const task = yield* taskOf(id)
   return yield* attempt(`Reading the pairs ${task.pairsFile}`, async () => {
@@ -185,23 +186,23 @@ export const labelView = Effect.fnUntraced(function* (id: string, annotator: str
   })
 })
 
-/** Labels are written one after the other: what a page saw is compared with what is there. */
+/** Writes are serialized, because each compares the page's view with the current state. */
 const writing = Semaphore.makeUnsafe(1)
 
-/** Keeps a label. `revision`: how often this annotator had labelled the pair when the page saw it; another page may have since. */
+/** Saves a label. `revision`: how often this annotator had labelled the pair when the page loaded it; another page may have labelled it since. */
 export const keepLabel = Effect.fnUntraced(function* (id: string, annotator: string, pair: string, label: Choice, revision: number) {
   const task = yield* taskOf(id)
   return yield* attempt(`Writing the label to ${ownFile(task, annotator)}`, async () => {
     const pairs = await whereThere(() => pairsIn(task.pairsFile), [])
     if (!pairs.some((one) => one.id === pair))
-      throw new BadRequest({ message: "It is no pair of this batch any more: the run has made others since. Load the page again." })
+      throw new BadRequest({ message: "This pair is no longer in the batch: the run has since created new pairs. Reload the page." })
     if (task.kind === "safety" && (label.safeA === null || label.safeB === null))
-      throw new BadRequest({ message: "A safety label says of both responses whether they are safe." })
+      throw new BadRequest({ message: "A safety label must say for both responses whether they are safe." })
     const labels = await labelsOf(task, annotator)
     const there = labels.get(pair)
     if ((there?.revision ?? 0) !== revision)
       throw new Conflict({
-        message: `Another page of ${annotator} has labelled this pair since: ${there === undefined ? "not any more" : `${there.choice}, rating ${there.rating}`}. Look again, then decide.`
+        message: `Another page of ${annotator} has changed this pair's label in the meantime: ${there === undefined ? "removed" : `${there.choice}, rating ${there.rating}`}. Check it and decide again.`
       })
     await appendFile(ownFile(task, annotator), `${JSON.stringify({ id: pair, ...label, at: new Date().toISOString() })}\n`, { flush: true })
     return {
@@ -212,8 +213,8 @@ export const keepLabel = Effect.fnUntraced(function* (id: string, annotator: str
 })
 
 /**
- * One verdict of several annotators': the choice of most (of a tie, the first annotator's); the mean rating of those who chose so, rounded; safe where most say safe, and of a
- * tie unsafe.
+ * Combines the labels of several annotators: the majority choice (on a tie, the first annotator's); the rounded mean rating of those who made that
+ * choice; safe if most say safe, unsafe on a tie.
  */
 export const agreed = (labels: ReadonlyArray<Choice>): Choice => {
   const a = labels.filter(({ choice }) => choice === "A").length
@@ -227,14 +228,14 @@ export const agreed = (labels: ReadonlyArray<Choice>): Choice => {
   return { choice, rating, safeA: safe("safeA"), safeB: safe("safeB") }
 }
 
-/** Makes the file of labels of what annotators labelled. Lines that are there stay; nothing is written before every pair has a label. */
+/** Creates the label file from the annotators' labels. Existing lines stay; nothing is written before every pair has a label. */
 export const finishLabels = Effect.fnUntraced(function* (id: string, annotators: ReadonlyArray<string>) {
   const task = yield* taskOf(id)
   return yield* attempt(`Writing the labels to ${task.labelsFile}`, async () => {
     const pairs = await whereThere(() => pairsIn(task.pairsFile), [])
     const all = await Promise.all(annotators.map((annotator) => labelsOf(task, annotator)))
     const open = pairs.filter((pair) => all.every((labels) => !labels.has(pair.id)))
-    if (pairs.length === 0) throw new BadRequest({ message: "There are no pairs to label any more." })
+    if (pairs.length === 0) throw new BadRequest({ message: "There are no more pairs to label." })
     if (open.length > 0) throw new BadRequest({ message: `${open.length} of ${pairs.length} pairs have no label yet.` })
     const before = await whereThere(() => readFile(task.labelsFile, "utf8"), "")
     const there = new Set(before === "" ? [] : (await linesIn(task.labelsFile)).map((row) => row.id))
@@ -251,7 +252,7 @@ export const finishLabels = Effect.fnUntraced(function* (id: string, annotators:
     return {
       file: task.labelsFile,
       labels: lines.length,
-      message: `${lines.length} labels are in ${task.labelsFile}.${shared.length === 0 ? "" : ` Of ${shared.length} pairs that several labelled, they chose alike on ${shared.length - split.length}.`}${task.hint === "" ? " Give the file to the stage's input labels, and run again." : ` Then: ${task.hint}.`}`
+      message: `${lines.length} labels were written to ${task.labelsFile}.${shared.length === 0 ? "" : ` Annotators agreed on ${shared.length - split.length} of ${shared.length} pairs with several labels.`}${task.hint === "" ? " Pass the file to the stage's input "labels" and run again." : ` Next: ${task.hint}.`}`
     }
   }).pipe(writing.withPermits(1))
 })

@@ -1,4 +1,7 @@
-/** What watchers are told, as server-sent events. Each is asked for when the one before is written: who is slow gets fewer, and nothing piles up. */
+/**
+ * Live updates as server-sent events. Each update is computed when the previous one has been written: slow clients get fewer updates, and nothing
+ * accumulates.
+ */
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
@@ -8,10 +11,10 @@ import { Store } from "../../runtime/store/store.ts"
 import type { LiveEvent } from "./api.ts"
 import { RunWatch } from "./watch.ts"
 
-/** Milliseconds between two looks; of a run that is over, and of the list of runs. */
+/** Milliseconds between two checks of a running run; of a finished run, and of the list of runs. */
 const fast = 100
 const slow = 1000
-/** A watcher that is gone is found out by writing to it. */
+/** Writing to a disconnected client reveals that it is gone. */
 const aliveAfter = 15_000
 
 interface Told {
@@ -20,7 +23,7 @@ interface Told {
   readonly version: number
 }
 
-/** Watches of runs that somebody looks at: shared. */
+/** Watches of the runs that clients look at; shared between clients. */
 export class Watches {
   readonly #open = new Map<string, { readonly watch: RunWatch; users: number }>()
   readonly #home: string

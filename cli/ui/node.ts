@@ -1,4 +1,4 @@
-/** One node of a run: what it was given, why it ran, what it said and what came of it. */
+/** One node of a run: its inputs, why it ran, its log and its result. */
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -18,7 +18,7 @@ import { recordedOf, runWithLine, wires } from "./runs.ts"
 import { linesFrom } from "./tail.ts"
 import { RunWatch } from "./watch.ts"
 
-/** A report is shown whole up to this many bytes. */
+/** Larger reports are not shown completely. */
 const mostReport = 2 << 20
 
 const isSame = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b)
@@ -41,7 +41,7 @@ const configOf = (execution: PastExecution | undefined, recorded: RecordedGraph 
   })
 }
 
-/** The wires of a node: of those that are recorded, or as the contents of its inputs have them. */
+/** A node's inputs, from the recorded graph or reconstructed from their content. */
 const inputsOf = (
   execution: PastExecution | undefined,
   recorded: RecordedGraph | undefined,
@@ -93,7 +93,7 @@ const reportIn = (folder: string): unknown => {
   return text.length > mostReport ? null : (JSON.parse(text) as unknown)
 }
 
-/** What is in the store of a result; what can't be read is as good as gone. */
+/** The stored files of a result; unreadable files count as deleted. */
 const outputOf = Effect.fnUntraced(function* (digest: string, key: string) {
   const [journal, store] = [yield* Journal, yield* Store]
   const artifact = yield* journal.artifact(digest)
@@ -118,7 +118,7 @@ const outputOf = Effect.fnUntraced(function* (digest: string, key: string) {
   }
 })
 
-/** Lines of a log that say why it ran and what was tried again. */
+/** The log lines that say why it ran and what was retried. */
 const toldIn = (log: string): { readonly why: Array<string>; readonly retries: Array<string> } => {
   const { lines } = linesFrom(log, 0)
   const texts = lines.map((line) => line.slice(25))
@@ -170,10 +170,10 @@ export const nodeView = Effect.fnUntraced(function* (runId: string, id: string) 
   } satisfies NodeView
 })
 
-/** Bytes of a log that are sent at first: the last of it. */
+/** Number of bytes at the end of a log that are sent first. */
 const firstPart = 64 << 10
 
-/** The log of a node from a byte on; at first the end of it. */
+/** The log of a node from a byte offset, or at first its end. */
 export const logPart = Effect.fnUntraced(function* (run: string, node: string, from: number | undefined) {
   const { home } = yield* Store
   const path = logPath(home, run, node)
@@ -182,7 +182,7 @@ export const logPart = Effect.fnUntraced(function* (run: string, node: string, f
       const { size } = linesFrom(path, 0, 1)
       const start = from ?? Math.max(0, size - firstPart)
       const { lines, next } = linesFrom(path, start)
-      // The first of a part that begins anywhere is half a line.
+      // A part that starts at an arbitrary offset starts with a partial line.
       const whole = from === undefined && start > 0 ? lines.slice(1) : lines
       return {
         lines: whole.map((line) => ({ time: line.slice(0, 24), text: line.slice(25) })),

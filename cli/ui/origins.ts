@@ -1,4 +1,4 @@
-/** Where an artifact came from and what was made of it, as `caravan lineage` has it; and whether a run is what its lock file froze. */
+/** An artifact's origin and uses, as in `caravan lineage`; and whether a run matches its lock file. */
 import { existsSync } from "node:fs"
 import { resolve } from "node:path"
 import * as Effect from "effect/Effect"
@@ -13,7 +13,7 @@ import { type Lineage, type LockState, NotFound } from "./api.ts"
 import { plainRow } from "./rows.ts"
 import { recordedOf, runWithLine } from "./runs.ts"
 
-/** Entries of a tree, at most: beyond, `caravan lineage` has them. */
+/** Maximum number of entries in a tree; `caravan lineage` shows all. */
 const mostEntries = 2000
 
 const named = ({ digest, kind, name, type }: Named) => ({ kind, digest, type, name })
@@ -42,7 +42,7 @@ export const lineageOf = Effect.fnUntraced(function* (digest: string) {
 
 const isSame = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b)
 
-/** Compares what a run recorded with the lock file beside its pipeline. It looks at neither code nor inputs as they are now: `caravan run --locked` does. */
+/** Compares what a run recorded with the lock file next to its pipeline. Does not check the current code and inputs: `caravan run --locked` does. */
 export const lockState = Effect.fnUntraced(function* (id: string) {
   const journal = yield* Journal
   const { run } = yield* runWithLine(id)
@@ -52,7 +52,7 @@ export const lockState = Effect.fnUntraced(function* (id: string) {
     return {
       state: "none",
       path: "",
-      message: "The run was not begun by a command line, so its pipeline's file is not known.",
+      message: "The run was not started by a command, so its pipeline file is unknown.",
       differences: []
     } satisfies LockState
   const at = again.words.indexOf("--lock")
@@ -90,6 +90,6 @@ export const lockState = Effect.fnUntraced(function* (id: string) {
       if (frozen.result !== null && execution.digest !== null) add(name, "result", frozen.result, execution.digest)
     }
   }
-  const message = differences.length === 0 ? "The run is what the lock file froze." : "The run is not what the lock file froze."
+  const message = differences.length === 0 ? "The run matches the lock file." : "The run does not match the lock file."
   return { state: differences.length === 0 ? "same" : "differs", path, message, differences } satisfies LockState
 })

@@ -1,4 +1,4 @@
-/** The built page: its files, read once. What is not among them is not served, so no path leads anywhere else. */
+/** The built page: its files, read once. Only these files are served, so no request path can reach another file. */
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { extname, join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -15,10 +15,10 @@ export interface PageFile {
   readonly type: string
 }
 
-/** Where the page is built to, in a clone and in the package. */
+/** The folder of the built page, in a clone and in the package. */
 export const pageFolder = fileURLToPath(new URL("../../ui/dist/", import.meta.url))
 
-/** Path, as it is asked for -> file. undefined: the page is not built. */
+/** Request path -> file; undefined if the page is not built. */
 export const readPage = (folder = pageFolder): ReadonlyMap<string, PageFile> | undefined => {
   if (!existsSync(join(folder, "index.html"))) return undefined
   const files = readdirSync(folder, { recursive: true, withFileTypes: true }).flatMap((entry) => {

@@ -1,4 +1,4 @@
-/** Rows of any dataset, a few at a time: only the record batches that have them are read. */
+/** Rows of any dataset, a few at a time: reads only the record batches that contain them. */
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import { fileName, openAnyRows, type OpenDataset } from "../../schemas/dataset-file.ts"
@@ -8,10 +8,10 @@ import { Store } from "../../runtime/store/store.ts"
 import { Broken, NotFound, type ResultLine, type RowsPart } from "./api.ts"
 
 const mostRows = 200
-/** Milliseconds that a search may take before it gives what it has, and where to go on. */
+/** Milliseconds after which a search returns its results so far and where to continue. */
 const searchTime = 1500
 
-/** Numbers that JSON does not know as texts; wide integers too. */
+/** Numbers that JSON lacks, and wide integers, become strings. */
 export const plainRow = (value: unknown): unknown => {
   if (typeof value === "number") return Number.isFinite(value) ? value : String(value)
   if (typeof value === "bigint") return String(value)
@@ -21,7 +21,7 @@ export const plainRow = (value: unknown): unknown => {
   return value ?? null
 }
 
-/** The texts of a row, in lower case: what is searched. */
+/** A row's text in lower case, for searching. */
 const textsOf = (value: unknown): string =>
   typeof value === "string"
     ? value
@@ -29,19 +29,19 @@ const textsOf = (value: unknown): string =>
       ? Object.values(value).map(textsOf).join("\n")
       : String(value ?? "")
 
-/** Where a result is; fails where it is none that was made here, or is gone. */
+/** A result's folder; fails if no run here made it or it has been deleted. */
 export const placeOf = Effect.fnUntraced(function* (digest: string) {
   const [journal, store] = [yield* Journal, yield* Store]
   const artifact = yield* journal.artifact(digest)
-  if (artifact === undefined) return yield* new NotFound({ message: `No run here has made a result ${digest.slice(0, 12)}.` })
+  if (artifact === undefined) return yield* new NotFound({ message: `No run here made a result ${digest.slice(0, 12)}.` })
   if (!(yield* store.present(digest)))
     return yield* new NotFound({
-      message: `The result ${digest.slice(0, 12)} is no longer in the store: gc has deleted it. A run that needs it makes it again.`
+      message: `The result ${digest.slice(0, 12)} is no longer in the store: gc has deleted it. A run that needs it recomputes it.`
     })
   return { artifact, path: store.path(digest) }
 })
 
-/** The dataset of this digest, open for as long as it is used. */
+/** Opens the dataset with this digest within the current scope. */
 export const openDataset = Effect.fnUntraced(function* (digest: string) {
   const { artifact, path } = yield* placeOf(digest)
   if (!artifact.type.startsWith("dataset:"))
@@ -59,7 +59,7 @@ export const readBatch = (file: OpenDataset, index: number, rows?: Uint32Array):
     catch: (cause) => new Broken({ message: messageOf(cause) })
   })
 
-/** The batches of a file from a row on, each with the row that it begins with. */
+/** The record batches of a file from a row on, each with the index of its first row. */
 export const batchesFrom = (
   file: OpenDataset,
   from: number
@@ -105,7 +105,7 @@ export const rowsPart = (digest: string, from: number, wanted: number, search: s
     return { type, name: node ?? digest.slice(0, 12), total: file.rowCount, rows, next } satisfies RowsPart
   }).pipe(Effect.scoped)
 
-/** What a run has made or found. */
+/** The results that a run has made or reused. */
 export const resultLines = Effect.fnUntraced(function* (run: string) {
   const [journal, store] = [yield* Journal, yield* Store]
   const lines = yield* journal.read((tables) => {

@@ -1,4 +1,4 @@
-/** Several runs in a table, as `caravan sweep` prints one: what was asked of each that was not of all, and what each measured. */
+/** Several runs in a table, as in `caravan sweep`: the options that differ, and each run's metrics. */
 import * as Effect from "effect/Effect"
 import { flatAsked } from "../../runtime/inspect/history.ts"
 import { curvesOf } from "../../runtime/inspect/curves.ts"
@@ -17,7 +17,7 @@ const differing = (rows: ReadonlyArray<Readonly<Record<string, unknown>>>): Arra
   return [...names].map((name) => [name, new Set(rows.map((row) => JSON.stringify(own(row, name)))).size > 1] as const)
 }
 
-/** One run: what it was asked, what it measured, which of its nodes have curves. */
+/** One run: its options, its metrics, and which of its nodes have curves. */
 const rowOf = Effect.fnUntraced(function* (id: string) {
   const journal = yield* Journal
   const { line, run } = yield* runWithLine(id)
@@ -30,7 +30,7 @@ const rowOf = Effect.fnUntraced(function* (id: string) {
   )
   const last = new Map(outcomes.map((outcome) => [outcome.node, outcome]))
   const names = Object.entries(asked?.outputs ?? {})
-  // Reports of nodes that are no outputs would be hundreds.
+  // Only outputs: the reports of all nodes could be hundreds.
   const wanted = new Set(names.map(([, node]) => node))
   const nodes = [...last.values()].flatMap(({ artifact, digest, key, milliseconds, node, stage, status }) =>
     wanted.has(node)
@@ -45,7 +45,7 @@ const rowOf = Effect.fnUntraced(function* (id: string) {
 export const runTable = Effect.fnUntraced(function* (list: string) {
   const ids = [...new Set(list.split(","))]
   if (ids.length > mostRuns || ids.some((id) => !/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(id)))
-    return yield* new BadRequest({ message: `runs takes up to ${mostRuns} ids of runs, separated by commas.` })
+    return yield* new BadRequest({ message: `runs must be up to ${mostRuns} comma-separated run ids.` })
   const rows = yield* Effect.forEach(ids, rowOf)
   const measures = differing(rows.map((row) => row.measures)).map(([name, differs]) => ({ name, differs }))
   const shared = rows.map(({ curves }) => new Set(curves)).reduce((all, own) => new Set([...all].filter((node) => own.has(node))))

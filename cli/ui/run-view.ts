@@ -1,4 +1,4 @@
-/** A run as its page begins with it; what changes afterwards comes as events (live.ts). */
+/** A run as first sent to its page; later changes arrive as events (live.ts). */
 import * as Effect from "effect/Effect"
 import { askedOf } from "../../runtime/store/asked.ts"
 import { Store } from "../../runtime/store/store.ts"
@@ -22,6 +22,6 @@ export const runView = Effect.fnUntraced(function* (id: string) {
     isWhole,
     graph,
     state: watch.since(0)!.state,
-    resume: asked?.again === undefined ? "It was not begun by a command line: a program, or an older version of caravan, began it." : null
+    resume: asked?.again === undefined ? "It can't be resumed here: it was started by a program or an older version of caravan." : null
   } satisfies RunView
 })

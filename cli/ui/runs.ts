@@ -1,4 +1,4 @@
-/** The list of runs, and what of a run does not change while it goes on. */
+/** The list of runs, and the parts of a run that do not change while it runs. */
 import * as Effect from "effect/Effect"
 import { changesOf, flatAsked } from "../../runtime/inspect/history.ts"
 import type { RecordedGraph } from "../../runtime/define/recorded-graph.ts"
@@ -8,7 +8,7 @@ import { Journal, type JournalTables } from "../../runtime/store/journal.ts"
 import type { GraphNode, RunLine } from "./api.ts"
 import { NotFound } from "./api.ts"
 
-/** JSON has no NaN and no infinity. */
+/** JSON has no NaN or infinity. */
 export const wire = (value: number): number | string => (Number.isFinite(value) ? value : String(value))
 export const wires = (values: Readonly<Record<string, unknown>>): Record<string, number | string> =>
   Object.fromEntries(
@@ -17,11 +17,11 @@ export const wires = (values: Readonly<Record<string, unknown>>): Record<string,
     )
   )
 
-/** Graphs by the name of their listing: most runs of a pipeline have the same. */
+/** Graphs by listing name: most runs of a pipeline share one. */
 const graphs = new Map<string, RecordedGraph>()
 const mostGraphs = 64
 
-/** The graph that a run was recorded with; undefined of runs of older versions. */
+/** A run's recorded graph; undefined for runs of older versions. */
 export const recordedOf = (run: PastRun, tables: JournalTables): RecordedGraph | undefined => {
   const name = askedOf(run)?.graph
   if (name === undefined) return undefined
@@ -35,7 +35,7 @@ export const recordedOf = (run: PastRun, tables: JournalTables): RecordedGraph |
   return found
 }
 
-/** The graph as what was executed tells of it: an input is the first node whose result has its content. */
+/** A graph reconstructed from executions: an input is the first node whose result has its content. */
 const executedGraph = (run: PastRun, tables: JournalTables): Array<GraphNode> => {
   const last = new Map(tables.executionsOf(run.id).map((execution) => [execution.node, execution]))
   const makers = new Map<string, string>()
@@ -47,7 +47,7 @@ const executedGraph = (run: PastRun, tables: JournalTables): Array<GraphNode> =>
     types.set(node, artifact.type)
   }
   return [...last.values()].map(({ key, node, stage, parts }) => {
-    // The trace, while it is there, has the names: several nodes may have made the same.
+    // The trace, if it still exists, has the names: several nodes may have made the same content.
     const named = Object.values((tables.provenance(key)?.inputs ?? {}) as Readonly<Record<string, string | ReadonlyArray<string> | null>>)
     const wires = named.flatMap((wire) => wire ?? []).filter((wire) => last.has(wire))
     const told = Object.values(parts.inputs).flatMap((contents) => [contents ?? []].flat().flatMap((content) => makers.get(content) ?? []))
@@ -74,7 +74,7 @@ export const graphOf = (run: PastRun, tables: JournalTables): { readonly isWhole
   }
 }
 
-/** How a run stands in the list. */
+/** A run's line in the list. */
 const lineOf = (run: PastRun, tables: JournalTables, before: string | undefined): RunLine => {
   const [is, was] = [askedOf(run), before === undefined ? undefined : askedOf({ asked: tables.askedFor(before) })]
   const recorded = recordedOf(run, tables)
@@ -102,7 +102,7 @@ export const runLines = Effect.fnUntraced(function* (search: string, limit: numb
   return { runs: listed, total }
 })
 
-/** The run of this id, with its line. */
+/** The run with this id, with its line. */
 export const runWithLine = Effect.fnUntraced(function* (id: string) {
   const journal = yield* Journal
   const found = yield* journal.read((tables) => {
@@ -112,6 +112,6 @@ export const runWithLine = Effect.fnUntraced(function* (id: string) {
     return { run, line: lineOf(run, tables, before), previous: before ?? null, ...graphOf(run, tables) }
   })
   if (found === undefined)
-    return yield* new NotFound({ message: `There is no run ${id} in this journal. The list of runs has those that there are.` })
+    return yield* new NotFound({ message: `The journal has no run ${id}. Choose one from the list of runs.` })
   return { ...found, line: { ...found.line, status: yield* statusOf(found.run) } }
 })

@@ -1,4 +1,4 @@
-/** The server of the page: on loopback, from the journal, the logs and the store of one folder; it writes nothing unless control is allowed. */
+/** The page's server: listens on loopback and reads the journal, logs and store of one folder; writes nothing unless control is allowed. */
 import { randomUUID } from "node:crypto"
 import { createServer } from "node:http"
 import { NodeHttpServer } from "@effect/platform-node"
@@ -32,18 +32,18 @@ import { runLines } from "./runs.ts"
 
 export interface UiOptions {
   readonly home: string
-  /** 0: any that is free. */
+  /** 0: any free port. */
   readonly port: number
   readonly version: string
   readonly page: ReadonlyMap<string, PageFile>
-  /** Who has it may stop, resume, pin and label; undefined: nobody may. */
+  /** The token that allows control actions; undefined: nobody may use them. */
   readonly token?: string | undefined
 }
 
 type Told = BadRequest | Broken | Conflict | Forbidden | NotFound
 const isTold = (error: unknown): error is Told => [BadRequest, Broken, Conflict, Forbidden, NotFound].some((kind) => error instanceof kind)
 
-/** Errors that say something to who reads them; whatever else goes wrong too, without its stack. */
+/** Converts errors into readable responses without stack traces. */
 const answering = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, any, R> =>
   Effect.catchCause(effect, (cause) => {
     const error = Cause.squash(cause)
@@ -103,19 +103,19 @@ const comparing = HttpApiBuilder.group(Api, "comparing", (handlers) =>
   })
 )
 
-/** Whether who asks may do what changes something. */
+/** Whether the client may change things. */
 const permit = (token: string | undefined, headers: { readonly "x-caravan-token"?: string | undefined }) =>
   token === undefined
     ? Effect.fail(
         new Forbidden({
-          message: "This page only shows. Start it with caravan ui --allow-control to stop, resume, pin, note and label here."
+          message: "This page is read-only. Start it with caravan ui --allow-control to stop and resume runs, pin, add notes and label."
         })
       )
     : isToken(headers["x-caravan-token"], token)
       ? Effect.void
       : Effect.fail(
           new Forbidden({
-            message: "The token is missing or wrong: open the address that caravan ui --allow-control printed, or paste its token."
+            message: "The token is missing or wrong: open the address printed by caravan ui --allow-control, or paste its token."
           })
         )
 
@@ -139,15 +139,15 @@ const doing = ({ token }: UiOptions) =>
     })
   )
 
-/** A request that does not fit its schema is the asker's mistake; an answer that does not is ours. */
+/** A request that does not match its schema is the client's mistake; a response that does not is ours. */
 const unfit = HttpApiMiddleware.layerSchemaErrorTransform(Unfit, ({ cause, kind }) => {
   const isOurs = kind === "Body" || kind === "ResponseHeaders"
   const what = cause.message.replaceAll(/\s*\n\s*/g, " ").slice(0, 300)
-  const message = isOurs ? `This is a bug in caravan: an answer of its page's server does not fit: ${what}` : `Reading the request: ${what}`
+  const message = isOurs ? `This is a bug in caravan: a response of the page's server does not match its schema: ${what}` : `Reading the request: ${what}`
   return Effect.succeed(HttpServerResponse.jsonUnsafe({ message }, { status: isOurs ? 500 : 400 }))
 })
 
-/** Refuses who may not ask, and says what a browser may do with the answer. */
+/** Refuses unauthorized requests and adds security headers to responses. */
 const guarded = HttpRouter.middleware(
   (answer) =>
     Effect.gen(function* () {
@@ -161,18 +161,18 @@ const guarded = HttpRouter.middleware(
   { global: true }
 )
 
-/** The page's files; those that have a digest in their name stay as they are. */
+/** The page's files; files with a digest in their name are cached forever. */
 const pages = (page: ReadonlyMap<string, PageFile>) =>
   HttpRouter.add("GET", "/*", (request) => {
     const path = request.url.split("?", 1)[0]!
     const file = page.get(path)
     if (file === undefined)
-      return Effect.succeed(HttpServerResponse.jsonUnsafe({ message: `There is nothing at this address.` }, { status: 404 }))
+      return Effect.succeed(HttpServerResponse.jsonUnsafe({ message: `Not found.` }, { status: 404 }))
     const cache = path.startsWith("/assets/") ? "public, max-age=31536000, immutable" : "no-store"
     return Effect.succeed(HttpServerResponse.uint8Array(file.bytes, { contentType: file.type, headers: { "cache-control": cache } }))
   })
 
-/** Serves until its scope ends; gives the address. */
+/** Serves until its scope closes. */
 export const serveUi = (options: UiOptions) => {
   const server = randomUUID()
   const api = HttpApiBuilder.layer(Api).pipe(
@@ -186,7 +186,7 @@ export const serveUi = (options: UiOptions) => {
   )
 }
 
-/** The address that it came to listen on. */
+/** The address on which it listens. */
 export const addressOf = Effect.map(HttpServer.HttpServer, ({ address }) =>
   "port" in address ? `http://127.0.0.1:${address.port}/` : String(address)
 )

@@ -1,19 +1,19 @@
-/** What was written to a file since it was last looked at. */
+/** Reads what was appended to a file since the last read. */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs"
 
-/** Read at once, at most: what is left comes the next time. */
+/** Maximum bytes per read; the rest is read next time. */
 const mostBytes = 1 << 20
 
 export interface Part {
-  /** Whole lines, without their ends. */
+  /** Complete lines, without line ends. */
   readonly lines: ReadonlyArray<string>
-  /** Where the next part begins. */
+  /** The offset where the next part begins. */
   readonly next: number
-  /** Bytes of the file. */
+  /** The file's size in bytes. */
   readonly size: number
 }
 
-/** Whole lines of a file from a byte on; a line that is still being written is left for the next time. A file that is not there is empty. */
+/** The complete lines of a file from a byte offset; an incomplete last line is left for the next read. A missing file is empty. */
 export const linesFrom = (path: string, from: number, most = mostBytes): Part => {
   let file: number
   try {
@@ -24,7 +24,7 @@ export const linesFrom = (path: string, from: number, most = mostBytes): Part =>
   }
   try {
     const { size } = fstatSync(file)
-    // It was written anew.
+    // The file was rewritten.
     const start = from > size ? 0 : from
     const bytes = Buffer.allocUnsafe(Math.min(most, size - start))
     let length = 0
@@ -34,7 +34,7 @@ export const linesFrom = (path: string, from: number, most = mostBytes): Part =>
       length += read
     }
     let end = bytes.lastIndexOf(0x0a, length - 1) + 1
-    // A line longer than is read at once comes in pieces.
+    // A line longer than one read arrives in pieces.
     if (length === 0) end = 0
     else if (end === 0 && length === most) end = length
     const text = bytes.toString("utf8", 0, end)

@@ -1,6 +1,6 @@
 /**
- * A row as a model sees it: its tokens, which of them carry loss, and how likely a checkpoint, and another one, find each. The log-probabilities are those of `caravan logprobs`, which runs in
- * a process of its own, one at a time.
+ * A row as a model sees it: its tokens, which of them contribute to the loss, and their log-probabilities under a checkpoint and a reference. The
+ * log-probabilities come from `caravan logprobs`, which runs in a separate process, one at a time.
  */
 import { execFile } from "node:child_process"
 import { mkdtemp, rm, writeFile } from "node:fs/promises"
@@ -20,7 +20,7 @@ import { BadRequest, Broken, type TokensView } from "./api.ts"
 import { batchesFrom, openDataset, placeOf, readBatch } from "./rows.ts"
 import { wire } from "./runs.ts"
 
-/** Bytes of a checkpoint that is loaded to look at a row, at most: a larger one takes minutes and the machine's memory. */
+/** Maximum size of a checkpoint loaded to inspect a row, in bytes: a larger one would need minutes and the machine's memory. */
 const largestModel = 4 * 2 ** 30
 const timeLimit = 120_000
 const mostTokens = 8192
@@ -28,7 +28,7 @@ const mostTokens = 8192
 interface Sequence {
   readonly ids: ReadonlyArray<number>
   readonly mask: ReadonlyArray<boolean>
-  /** What was recorded when it was sampled. */
+  /** The values recorded during sampling. */
   readonly recorded?: ReadonlyArray<number | null>
 }
 
@@ -36,12 +36,12 @@ type Side = "chosen" | "rejected" | "responseA" | "responseB"
 
 const dialogue = (tokenizer: Tokenizer, messages: ReadonlyArray<Message>, lastAlone = false): Sequence => {
   const { lossMask, tokens } = encodeDialogue(tokenizer, messages)
-  // Ghost Attention: what comes before the last answer carries none.
+  // Ghost Attention: only the last answer contributes to the loss.
   const from = lastAlone ? lossMask.lastIndexOf(false, lossMask.lastIndexOf(true)) : -1
   return { ids: tokens, mask: lossMask.map((trained, i) => trained && i > from) }
 }
 
-/** The tokens of a row, by its type. Throws ChatError for what the chat format can't hold. */
+/** The tokens of a row, by its type. Throws ChatError if the chat format can't represent it. */
 const sequenceOf = (
   type: string,
   row: Readonly<Record<string, unknown>>,
@@ -77,7 +77,7 @@ const sequenceOf = (
   return undefined
 }
 
-/** A token as it is read: a control token by its name, a byte that is no character by itself by its number. */
+/** A token's text: a control token by its name, an incomplete UTF-8 byte by its number. */
 const textOf = (tokenizer: Tokenizer, id: number): string => {
   const piece = tokenizer.pieces[id]
   if (piece === undefined) return `<${id}>`
@@ -87,7 +87,7 @@ const textOf = (tokenizer: Tokenizer, id: number): string => {
 }
 
 const one = Semaphore.makeUnsafe(1)
-/** As in a clone, so in the package: cli/caravan.js is beside package.json. */
+/** The same path in a clone and in the package: cli/caravan.js is next to package.json. */
 const command = join(dirname(createRequire(import.meta.url).resolve("caravan/package.json")), "cli/caravan.js")
 
 /** The log-probability of every token after the first. */
@@ -96,12 +96,12 @@ const scored = (digest: string, ids: ReadonlyArray<number>) =>
     const { artifact, path } = yield* placeOf(digest)
     if (!artifact.type.startsWith("checkpoint:policy"))
       return yield* new BadRequest({
-        message: `The result ${digest.slice(0, 12)} is a ${artifact.type}, and says nothing of tokens. Choose a policy.`
+        message: `The result ${digest.slice(0, 12)} is a ${artifact.type}, which has no token probabilities. Choose a policy.`
       })
     const size = yield* Effect.promise(() => sizeOf(path))
     if (size > largestModel)
       return yield* new BadRequest({
-        message: `The checkpoint ${digest.slice(0, 12)} has ${Math.round(size / 2 ** 30)} GiB, more than is loaded to look at a row. Use caravan logprobs ${digest.slice(0, 12)} --ids file.json, with --device cuda.`
+        message: `The checkpoint ${digest.slice(0, 12)} has ${Math.round(size / 2 ** 30)} GiB, which is too large to load for one row. Use caravan logprobs ${digest.slice(0, 12)} --ids file.json, with --device cuda.`
       })
     return yield* Effect.tryPromise({
       try: async (signal) => {
@@ -121,7 +121,7 @@ const scored = (digest: string, ids: ReadonlyArray<number>) =>
       },
       catch: (cause) =>
         new Broken({
-          message: `Asking the checkpoint ${digest.slice(0, 12)} for log-probabilities: ${((cause as { readonly stderr?: string }).stderr ?? "").trim() || messageOf(cause)}`
+          message: `Computing log-probabilities with the checkpoint ${digest.slice(0, 12)}: ${((cause as { readonly stderr?: string }).stderr ?? "").trim() || messageOf(cause)}`
         })
     }).pipe(one.withPermits(1))
   })
@@ -139,7 +139,7 @@ export const tokensView = ({ digest, model, reference, row: index, score, side }
   Effect.gen(function* () {
     const { file, type } = yield* openDataset(digest)
     const place = batchesFrom(file, index)[0]
-    if (place === undefined) return yield* new BadRequest({ message: `There is no row ${index}: the dataset has ${file.rowCount}.` })
+    if (place === undefined) return yield* new BadRequest({ message: `Row ${index} does not exist: the dataset has ${file.rowCount} rows.` })
     const [row] = yield* readBatch(file, place.batch, Uint32Array.of(index - place.first))
     const tokenizer = yield* Effect.mapError(
       loadTokenizer((yield* placeOf(model)).path),
@@ -149,7 +149,7 @@ export const tokensView = ({ digest, model, reference, row: index, score, side }
       try: () => sequenceOf(type, row!, tokenizer, side),
       catch: (cause) => new BadRequest({ message: messageOf(cause) })
     })
-    if (sequence === undefined) return yield* new BadRequest({ message: `Rows of ${type} are no dialogues: there are no tokens to show.` })
+    if (sequence === undefined) return yield* new BadRequest({ message: `Rows of type ${type} are not dialogues and have no tokens to show.` })
     const ids = sequence.ids.slice(0, mostTokens)
     const own = score === undefined ? undefined : [null, ...(yield* scored(model, ids))]
     const other = score === undefined || reference === undefined ? undefined : [null, ...(yield* scored(reference, ids))]
@@ -165,6 +165,6 @@ export const tokensView = ({ digest, model, reference, row: index, score, side }
         logProbability: value(values, i),
         reference: value(other, i)
       })),
-      note: sequence.ids.length > ids.length ? `The first ${ids.length} of ${sequence.ids.length} tokens.` : ""
+      note: sequence.ids.length > ids.length ? `Showing the first ${ids.length} of ${sequence.ids.length} tokens.` : ""
     } satisfies TokensView
   }).pipe(Effect.scoped)

@@ -1,6 +1,7 @@
 /**
- * Runs as they go on. A run is looked at when somebody asks, at most ten times a second for all who do: the journal's number of changes, the folder of its logs, and
- * what its running nodes have reported since. Each who watches is told of the nodes that changed since they were last told; one that is slow is told less often.
+ * Live state of runs. A run is checked on request, at most ten times per second for all clients together: the journal's change counter, the folder of
+ * its logs, and new reports of its running nodes. Each client receives the nodes that changed since its last update; a slow client receives fewer
+ * updates.
  */
 import { readFileSync, statSync } from "node:fs"
 import { join } from "node:path"
@@ -14,15 +15,15 @@ import { NotFound } from "./api.ts"
 import { graphOf, wires } from "./runs.ts"
 import { linesFrom } from "./tail.ts"
 
-/** Milliseconds between two looks, and between two at whether the process of a run is still there. */
+/** Milliseconds between two checks, and between two checks that the run's process still exists. */
 const lookInterval = 90
 const aliveInterval = 2000
-/** Throughput is of the tokens of so long before the last report. */
+/** Throughput is averaged over this many milliseconds before the last report. */
 const window = 30_000
 
 interface Watched {
   state: NodeState
-  /** Grows with each change of the run: what is newer has not been told of yet. */
+  /** Increases with each change of the run; newer changes have not been sent yet. */
   revision: number
   offset: number
   first: { readonly step: number; readonly at: number } | undefined
@@ -39,7 +40,7 @@ const waiting = (id: string): NodeState => ({
   error: null
 })
 
-/** When a node began, by the first line of its log. */
+/** When a node started, from the first line of its log. */
 const beganAt = (path: string): number | null => {
   try {
     const at = Date.parse(readFileSync(path, "utf8").slice(0, 24))
@@ -74,7 +75,7 @@ export class RunWatch {
     return this.#status !== "running"
   }
 
-  /** What changed after this revision, with the revision that it is now; undefined: nothing did. 0: everything. */
+  /** Changes after this revision, with the current revision; undefined if nothing changed. 0 returns everything. */
   since(revision: number): { readonly state: RunState; readonly revision: number } | undefined {
     if (revision >= this.#revision) return undefined
     const nodes = [...this.#nodes.values()].flatMap((node) => (node.revision > revision ? [node.state] : []))
@@ -100,7 +101,7 @@ export class RunWatch {
     let changed = isFirst
     if (isFirst) {
       const run = yield* journal.runOf(this.#id)
-      if (run === undefined) return yield* new NotFound({ message: `There is no run ${this.#id} in this journal.` })
+      if (run === undefined) return yield* new NotFound({ message: `The journal has no run ${this.#id}.` })
       const { graph } = yield* journal.read((tables) => graphOf(run, tables))
       for (const { id, stage } of graph) if (stage !== null) this.#set(waiting(id))
       this.#asked = run.asked
@@ -140,7 +141,7 @@ export class RunWatch {
     if (changed) this.#revision++
   }).bind(this)
 
-  /** Changes count for the revision that comes next. */
+  /** Changes belong to the next revision. */
   #set(state: NodeState): void {
     const node = this.#nodes.get(state.id)
     if (node === undefined) this.#nodes.set(state.id, { state, revision: this.#revision + 1, offset: 0, first: undefined, tokens: [] })
@@ -150,7 +151,7 @@ export class RunWatch {
     }
   }
 
-  /** Nodes that have a log and no end yet are running. */
+  /** Nodes with a log but no recorded end are running. */
   #findBegun(): boolean {
     if (this.isOver && this.#revision > 0) return false
     let stamp = ""
@@ -172,7 +173,7 @@ export class RunWatch {
     return changed
   }
 
-  /** What a running node has reported since. */
+  /** Reads new reports of a running node. */
   #readSteps(id: string): boolean {
     const node = this.#nodes.get(id)!
     const path = stepsPath(this.#home, this.#id, id)
@@ -205,7 +206,10 @@ export class RunWatch {
     return true
   }
 
-  /** By what each node that is left took before; nodes that never ran take what the others take. null where most never did. */
+  /**
+   * Estimated from each remaining node's earlier duration; nodes that never ran are assumed to take as long as the others. null if most have never
+   * run.
+   */
   #left(): number | null {
     if (this.isOver) return null
     let [known, unknown, sum] = [0, 0, 0]
@@ -229,7 +233,7 @@ const reportOf = (line: string): { readonly at: number } | undefined => {
     const report = JSON.parse(line) as { readonly at?: unknown } | null
     return typeof report === "object" && report !== null && typeof report.at === "number" ? (report as { readonly at: number }) : undefined
   } catch {
-    // Cut by a kill.
+    // Truncated by a kill.
     return undefined
   }
 }

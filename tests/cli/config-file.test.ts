@@ -52,6 +52,6 @@ describe("caravan.json", () => {
     expect(run().status).toBe(0)
     expect(readdirSync(results).sort()).toEqual(["ac", "cas", "tmp"])
     const wrong = run("--no-shared", "--shared", "x")
-    expect([wrong.status, wrong.stderr]).toEqual([2, expect.stringMatching(/--no-shared goes with neither/)])
+    expect([wrong.status, wrong.stderr]).toEqual([2, expect.stringMatching(/--no-shared can't be combined/)])
   })
 })

@@ -86,7 +86,7 @@ describe("caravan curves", () => {
     writeFileSync(path, bytes.subarray(0, bytes.length / 2))
     const { status, stderr } = curves("latest~1", "other")
     writeFileSync(path, bytes)
-    expect(stderr).toMatch(/^Reading the curve \/.*curves\.parquet: .+ If the file is damaged, run the node again with --force\.$/m)
+    expect(stderr).toMatch(/^Reading the curve \/.*curves\.parquet: .+ If the file is damaged, rerun the node with --force\.$/m)
     expect([status, /^\s+at /m.exec(stderr)]).toEqual([2, null])
   })
 

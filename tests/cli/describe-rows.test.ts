@@ -53,7 +53,7 @@ describe("caravan describe", () => {
     expect(await says(2, "describe", `${join(folder, "stages.ts")}#constructor`)).toMatch(
       /its export "constructor" is neither a pipeline nor a stage/
     )
-    expect(await says(2, "describe", join(folder, "nowhere.ts"))).toMatch(/there is no file/)
+    expect(await says(2, "describe", join(folder, "nowhere.ts"))).toMatch(/nowhere\.ts does not exist/)
   })
   it("a pipeline: parameters, outputs, stages; what its outputs wait for", async () => {
     const text = await says(0, "describe", join(folder, "pipeline.ts"))

@@ -125,7 +125,7 @@ describe("a checkpoint", () => {
     expect(read("own-out", "LICENSE.txt")).toBe("theirs")
     for (const name of ["chat_template.jinja", "generation_config.json"]) expect(read("own-out", name)).toBe(read("base", name))
     const card = read("own-out", "README.md")
-    expect(card).toContain("How it was made is not known")
+    expect(card).toContain("How it was made is unknown")
     expect(card).not.toContain("## Recipe")
   })
 
@@ -168,11 +168,11 @@ describe("an adapter", () => {
   })
 
   it.each<[string, () => ReadonlyArray<string>, RegExp]>([
-    ["merged into nothing", () => [at("peft"), "--merge"], /what is it on\? Give the base as --base/],
+    ["merged into nothing", () => [at("peft"), "--merge"], /its base is unknown\. Add --base/],
     ["merged into another base", () => [at("peft"), "--merge", "--base", at("own")], /./],
     ["on a base of other weights", () => ["tuned/adapter", "--base", at("whole")], /expected the weights that it was trained on/],
-    ["merge of a dataset", () => ["pairs", "--merge"], /--merge is for an adapter, and this is none/],
-    ["base of a report", () => ["weight", "--base", "x"], /--base is for an adapter or a model/]
+    ["merge of a dataset", () => ["pairs", "--merge"], /--merge is only for adapters, and this is not an adapter/],
+    ["base of a report", () => ["weight", "--base", "x"], /--base is only for adapters and models/]
   ])("refuses: %s", async (what, args, message) => {
     // Another base: the same files with other weights.
     if (what === "merged into another base") await writeCheckpoint(at("own"), { model: model(7), tokenizer, role: "policy" })
@@ -237,7 +237,7 @@ describe("the card", () => {
     }
     const made = lineage.made[0]!
     const stages = card
-      .slice(card.indexOf("## Recipe"), card.indexOf("Their settings"))
+      .slice(card.indexOf("## Recipe"), card.indexOf("Settings:"))
       .split("\n")
       .filter((line) => line.startsWith("| "))
       .slice(2)
@@ -305,7 +305,7 @@ describe("the folder", () => {
     mkdirSync(at("there/deep"), { recursive: true })
     writeFileSync(at("there/deep/old"), "old")
     symlinkSync(at("there"), at("link"))
-    expect(await refused(at("there"))).toMatch(/the folder is not empty\. Name a new folder, or replace all that is in it with --force/)
+    expect(await refused(at("there"))).toMatch(/the folder is not empty\. Choose a new folder, or replace its content with --force/)
     expect(read("there/deep/old")).toBe("old")
     await exporting("weight", "link", "--force")
     expect(readdirSync(at("there"))).toEqual(["README.md", "report.json"])
@@ -320,13 +320,13 @@ describe("the folder", () => {
     const below = await caravan("export", "weight", "--to", at("pairs.jsonl/x"))
     expect([below.status, below.stderr]).toEqual([
       1,
-      expect.stringMatching(/^Exporting to .*pairs\.jsonl\/x: .*\. Name another folder; what was/)
+      expect.stringMatching(/^Exporting to .*pairs\.jsonl\/x: .*\. Choose another folder\. The partial export was/)
     ])
-    expect(await refused(at("home/objects/x"))).toContain("which is not to change")
-    expect(await refused(folder, "--force")).toMatch(/it holds .*, which would go/)
-    expect(await refused(process.cwd(), "--force")).toMatch(/it holds .*, which would go/)
+    expect(await refused(at("home/objects/x"))).toContain("which must not change")
+    expect(await refused(folder, "--force")).toMatch(/it contains .*, which would be deleted/)
+    expect(await refused(process.cwd(), "--force")).toMatch(/it contains .*, which would be deleted/)
     expect((await caravan("export", "weight")).stderr).toContain("caravan export needs --to <folder>")
-    expect((await caravan("export", at("base"), "--to", at("base/out"))).stderr).toContain("which is not to change")
+    expect((await caravan("export", at("base"), "--to", at("base/out"))).stderr).toContain("which must not change")
     expect((await caravan("export", "weihgt", "--to", at("x"))).stderr).toContain('Did you mean "weight"?')
     expect((await caravan("export", at("pairs.jsonl"), "--to", at("x"))).stderr).toContain("found a file")
     mkdirSync(at("nothing"))
@@ -347,8 +347,8 @@ describe("a disk", () => {
     `that is full, or read-only, is told; nothing is left there${isAllowed ? "" : " (skipped: mounting is not allowed here)"}`,
     async () => {
       for (const [options, message] of [
-        ["size=16k", /no space left[^]*Free some space, or name a folder on another disk/],
-        ["size=64k,ro", /read-only file system[^]*name a folder on another/]
+        ["size=16k", /no space left[^]*Free some space, or choose a folder on another disk/],
+        ["size=64k,ro", /read-only file system[^]*choose a folder on another disk/]
       ] as const) {
         expect(mount(options)).toBe(true)
         try {

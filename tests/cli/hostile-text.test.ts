@@ -22,9 +22,9 @@ describe.each(["constructor", "toString", "__proto__", "hasOwnProperty"])("%s", 
       [/there is no such node or output/, "run", file, "--only", name],
       [/has no such parameter/, "sweep", file, "--over", `${name}=1,2`],
       [/has no field "\w+"/, "sweep", file, "--over", `shout.${name}=1,2`],
-      [/--format is text, mermaid or json/, "graph", file, "--format", name],
+      [/--format must be text, mermaid or json/, "graph", file, "--format", name],
       [/no flag --\w+/, "runs", `--${name}`],
-      [/There is no command/, name]
+      [/Unknown command/, name]
     ]
     for (const [message, ...args] of attempts) {
       const { status, stdout, stderr } = await inProcess(folder, ...args)

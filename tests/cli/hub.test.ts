@@ -245,21 +245,21 @@ describe("caravan export --push", () => {
     }
     expect(await refused("--push", "me/mine")).toMatch(/expected hf:owner\/name/)
     expect(await refused("--push", "hf:datasets/me/mine")).toMatch(/this is a model\. Name it hf:me\/mine\./)
-    expect(await refused("--push", "hf:me/mine@v1")).toMatch(/leave revision and path out/)
+    expect(await refused("--push", "hf:me/mine@v1")).toMatch(/remove the revision and path/)
     expect(await refused("--push", "hf:me/small")).toMatch(
-      /the repository is public, so everybody would see it\. To push it there, add --public\./
+      /the repository is public\. To push to it anyway, add --public\./
     )
     server.commit("models/me/closed", { "a.txt": "" }, { isPrivate: true })
     expect(await refused("--push", "hf:me/closed", "--public")).toMatch(/the repository is private, and a push does not change that/)
     expect(await refused("--public", "--to", at("nothing"))).toMatch(/--public has no effect without --push/)
     expect(await refused()).toMatch(/needs --to <folder>, or --push/)
     expect(await refused("--push", "hf:other/mine")).toMatch(
-      /Pushing to hf:other\/mine: You don't have the rights .* Check that the token may write there/
+      /Pushing to hf:other\/mine: You don't have the rights .* Check that the token \(HF_TOKEN\) has write access/
     )
     process.env["HF_TOKEN"] = "hf_wrong"
     expect(await refused("--push", "hf:me/mine")).toMatch(/does not accept the token/)
     process.env["HF_TOKEN"] = ""
-    expect(await refused("--push", "hf:me/mine")).toMatch(/it takes a token that may write\. Set HF_TOKEN/)
+    expect(await refused("--push", "hf:me/mine")).toMatch(/a token with write access is needed\. Set HF_TOKEN/)
     expect(server.repos.has("models/me/mine")).toBe(false)
   })
 
@@ -272,7 +272,7 @@ describe("caravan export --push", () => {
     const { status, stderr } = await caravan("export", at("made"), "--to", at("left"), "--push", "hf:me/mine")
     expect([status, stderr]).toEqual([
       1,
-      expect.stringMatching(/Pushing to hf:me\/mine: .*Nothing of it is to be seen there\. Push again.* The folder .*left is written\./)
+      expect.stringMatching(/Pushing to hf:me\/mine: .*The repository is unchanged\. Push again.* The folder .*left is written\./)
     ])
     expect([...server.files("models/me/mine").keys()]).toEqual([".gitattributes"])
     expect(existsSync(at("left/model.safetensors"))).toBe(true)

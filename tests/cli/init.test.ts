@@ -12,7 +12,7 @@ it("caravan init refuses a folder that is not empty, says what is there, and lea
   writeFileSync(join(folder, "mine/notes.txt"), "")
   const { status, stderr, stdout } = caravan(folder, "init", "mine")
   expect([status, stdout]).toEqual([2, ""])
-  expect(stderr).toMatch(/^caravan init mine: .*mine is not empty \(notes\.txt\)\. Name a new folder, or an empty one\.\n$/)
+  expect(stderr).toMatch(/^caravan init mine: .*mine is not empty \(notes\.txt\)\. Choose a new or empty folder\.\n$/)
   expect(readdirSync(join(folder, "mine"))).toEqual(["notes.txt"])
 })
 

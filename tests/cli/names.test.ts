@@ -93,7 +93,7 @@ describe("a node", () => {
     expect((await json("diff", "latest~2:shout", "latest~1")).nodes).toHaveLength(1)
     expect(await says(0, "log", "latest~2:loud")).toMatch(/stage shout starts: it has never run here/)
     expect(await says(0, "log", "fixture:loud")).toMatch(/stage shout starts: config times: 1 -> 2/)
-    expect(await says(2, "log", "latest")).toMatch(/"latest" is a run\. Name a node of it: [0-9a-f]{8}:<node>/)
+    expect(await says(2, "log", "latest")).toMatch(/"latest" is a run\. Name one of its nodes: [0-9a-f]{8}:<node>/)
   })
   it("of a pipeline is chosen by the name of an output", async () => {
     const file = join(folder, "pipeline.ts")

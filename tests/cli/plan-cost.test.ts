@@ -131,7 +131,7 @@ describe("the cost of a plan", () => {
     expect(plan.cost.freeDisk).toBeGreaterThan(0)
     const { stdout } = caravan(folder, "plan", "small.ts")
     expect(stdout).toMatch(
-      /^Disk: 27 GB for 2 checkpoints .*, and up to 283 GB to resume from while sft runs \(3 x 94 GB: .*\); .* are free\.$/m
+      /^Disk: 27 GB for 2 checkpoints .*, plus up to 283 GB of resume checkpoints while sft runs \(3 x 94 GB: .*\); .* free\.$/m
     )
     expect(planOf("data.ts").cost.total.disk.total).toBe(0)
   })

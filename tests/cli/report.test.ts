@@ -61,7 +61,7 @@ describe("caravan report", () => {
     expect(runJson(folder, "descending-pipeline.ts", "--set", "divergesAt=3").status).toBe("failed")
     const { status, stdout } = report("latest", "--to", "failed", "--json")
     expect(status).toBe(0)
-    expect(JSON.parse(stdout)).toMatchObject({ pipeline: "descending", sections: ["Training, step by step", "What took how long"] })
+    expect(JSON.parse(stdout)).toMatchObject({ pipeline: "descending", sections: ["Training, step by step", "Time by stage"] })
     const page = pageIn("failed")
     expect(page).toMatch(/<p>descend failed: /)
     expect(page).toContain("1 of 3 values of loss of descend are no numbers, the first at step 3.")
@@ -79,7 +79,7 @@ describe("caravan report", () => {
     [
       "a folder with something in it",
       ["latest", "--to", "hostile"],
-      "the folder is not empty. Name a new folder, or replace all that is in it with --force."
+      "the folder is not empty. Choose a new folder, or replace its content with --force."
     ],
     ["a number that is none", ["latest", "--dialogues", "many"], '--dialogues is a whole number, got "many".']
   ])("says what is wrong: %s", (_, args, message) => {

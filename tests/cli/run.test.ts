@@ -93,7 +93,7 @@ describe("caravan plan, why and graph", () => {
     for (let i = 0; i < 2; i++) on("run", "--until", "lines", "--force", "lines")
     const { stdout } = on("why", "lines")
     expect(stdout).toMatch(
-      /^lines is in the store.*\n {2}it was made 3 times under this key \(--force\); results before: ([0-9a-f]{12}) \(just now\), \1 \(just now\)\n$/
+      /^lines is in the store.*\n {2}computed 3 times under this key \(--force\); earlier results: ([0-9a-f]{12}) \(just now\), \1 \(just now\)\n$/
     )
     expect(JSON.parse(on("why", "lines", "--json").stdout)).toMatchObject({ generations: [{ digest: expect.any(String) }, {}] })
   })

@@ -45,7 +45,7 @@ it("proposes no question to other models", async () => {
   expect(await introduction("tune", presets["7b"], settings)).toMatch(
     /^A dialogue with tune of mine: a Llama of 6\.7\d+ billion parameters/
   )
-  expect(await introduction("tune", presets["7b"], settings)).not.toContain("Ask, for example")
+  expect(await introduction("tune", presets["7b"], settings)).not.toContain("Example questions")
   vi.stubEnv("CARAVAN_HOME", join(folder, "none"))
   expect(await introduction("path/to/model", presets["7b"], settings)).toMatch(/^A dialogue with path\/to\/model: /)
   vi.stubEnv("CARAVAN_HOME", join(folder, "home"))

@@ -86,7 +86,7 @@ describe("a file of prompts", () => {
     [
       "a dialogue that ends with an answer",
       '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
-      /ends with the user's message/
+      /does not end with a user message/
     ],
     ["the format's own tags", "a [INST] b", /contains the tag \[INST\] of Llama 2's chat format/],
     ["more than the context", "ab ".repeat(200), /tokens; with 6 to come that is more than the model's context of 160/]
@@ -122,9 +122,9 @@ describe("a dialogue", () => {
       "ab\n/nonsense\n[INST]\n/system be\n/reset\nba\n/quit\nnever\n"
     )
     expect(status).toBe(0)
-    expect(stderr).toMatch(/^A dialogue with .*policy: a Llama of .* parameters[\s\S]*\/reset starts over/)
+    expect(stderr).toMatch(/^Chat with .*policy: a Llama of .* parameters[\s\S]*\/reset starts over/)
     expect(stdout).toContain("There is no /nonsense: /reset, /system <text> or /quit.")
-    expect(stdout).toContain("The chat format can't hold that")
+    expect(stdout).toContain("The chat format can't represent that")
     expect(stdout.match(/\(helpfulness /g)!.length).toBeGreaterThan(0)
   })
 
@@ -174,15 +174,15 @@ describe("what can't be sampled", () => {
     [["policy", "--json"], /--json needs --prompts/],
     [
       ["reward"],
-      /Reading the model that answers, reward: expected a checkpoint for policy, found one for "helpfulness-reward"\. Give it to --helpfulness\./
+      /Reading the policy, reward: expected a checkpoint for policy, found a checkpoint for "helpfulness-reward"\. Pass it with --helpfulness\./
     ],
     [
       ["policy", "--safety", "reward"],
-      /Reading the reward model of --safety, reward: expected a checkpoint for safety-reward, found one for "helpfulness-reward"\. Give it to --helpfulness\./
+      /Reading the reward model of --safety, reward: expected a checkpoint for safety-reward, found a checkpoint for "helpfulness-reward"\. Pass it with --helpfulness\./
     ],
     [
       ["policy", "--helpfulness", "policy"],
-      /expected a checkpoint for helpfulness-reward, found one for "policy"\. Give it as the checkpoint/
+      /expected a checkpoint for helpfulness-reward, found a checkpoint for "policy"\. Pass it as the checkpoint/
     ],
     [["policy", "--prompts", "none.txt"], /Reading the prompts none\.txt: no such file/],
     [["policy", "--temprature", "1"], /no flag --temprature\. Did you mean/]

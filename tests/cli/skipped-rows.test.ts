@@ -37,7 +37,7 @@ it("are warned of where they are allowed, and again when the result is found", {
   const files = [["--max-skipped", "1"], [], ["--quiet"]].map((more) => {
     const { status, stdout, stderr } = run(...more)
     expect(status).toBe(0)
-    expect(stdout).toContain(`Rows left out:\n  pairs: WARNING: ${counted}. They are listed in `)
+    expect(stdout).toContain(`Skipped rows:\n  pairs: WARNING: ${counted}. They are listed in `)
     return /pairs: WARNING: skipped 90 of .* They are listed in (\S+)\n/.exec(stderr)![1]!
   })
   expect(new Set(files).size).toBe(1)
@@ -51,7 +51,7 @@ it("are warned of where they are allowed, and again when the result is found", {
 it("are kept where tags are to be escaped", { timeout: 120_000 }, () => {
   const { status, stdout } = run("--set", "pairs.chatTags=escape")
   expect(status).toBe(0)
-  expect(stdout).not.toContain("Rows left out")
+  expect(stdout).not.toContain("Skipped rows")
 })
 
 it("of many nodes are told at the end of those that left out most, and of how many more there are", { timeout: 120_000 }, () => {
@@ -79,7 +79,7 @@ export default Pipeline.make("many", { params: Schema.Struct({}) }, () =>
   for (const times of [1, 2]) {
     const { status, stdout, stderr } = caravan(folder, "run", "many.ts")
     expect(status).toBe(0)
-    const told = stdout.slice(stdout.indexOf("Rows left out:")).split("\n")
+    const told = stdout.slice(stdout.indexOf("Skipped rows:")).split("\n")
     expect(told[1]).toMatch(/^ {2}n13: WARNING: skipped 3 of 20 rows \(15%\): 3 not JSON\. They are listed in /)
     expect(told.slice(2, 13).every((line) => line.includes("WARNING: skipped 1 of 20 rows (5%): 1 not JSON"))).toBe(true)
     expect(told[13]).toMatch(/^ {2}\.\.\. and of 2 more nodes: caravan show [0-9a-f]{8}$/)

@@ -134,7 +134,7 @@ describe("du, pin and gc", () => {
       new Map(["lines", "shout", "counts"].map((id) => [digest(second, id), "released"]))
     )
     // Used lately: stays.
-    expect(await prints(0, "gc", "--max-size", "0")).toMatch(/^Nothing to delete\.\n5 objects of .* stay\.\n.* more than asked for stay/)
+    expect(await prints(0, "gc", "--max-size", "0")).toMatch(/^Nothing to delete\.\n5 objects of .* stay\.\n.* above the size limit stay/)
     const all = ["gc", "--max-size", "0", "--keep", "0"]
     const dry = await json(...all)
     expect(dry).toMatchObject({ deleted: false, kept: { objects: 3 } })
@@ -212,9 +212,9 @@ describe("sizes and ages", () => {
     const ages = ["0", "90s", "90m", "12h", "30d", "2w"].map((text) => ageFlag(given("--keep", text), "keep"))
     expect(ages).toEqual([0, 90_000, 5_400_000, 43_200_000, 2_592_000_000, 1_209_600_000])
     for (const text of ["", "many", "5 apples", "1e9"])
-      expect(() => sizeFlag(given(`--max-size=${text}`), "max-size")).toThrow(/takes a size such as/)
+      expect(() => sizeFlag(given(`--max-size=${text}`), "max-size")).toThrow(/must be a size such as/)
     for (const text of ["", "5", "1y", "soon"])
-      expect(() => ageFlag(given(`--keep=${text}`), "keep")).toThrow(/takes a span of time such as/)
+      expect(() => ageFlag(given(`--keep=${text}`), "keep")).toThrow(/must be a duration such as/)
     expect(ageFlag(given(), "keep")).toBeUndefined()
   })
 })

@@ -44,9 +44,9 @@ describe("--over", () => {
 
   it("that is no name=value, is there twice, or is no seed is refused", () => {
     expect(() => gridOf(pipeline, ["rate"])).toThrow('--over takes name=value,value,..., got "rate".')
-    expect(() => gridOf(pipeline, ["rate="])).toThrow(/--over takes/)
+    expect(() => gridOf(pipeline, ["rate="])).toThrow(/--over must be/)
     expect(() => gridOf(pipeline, ["rate=1", "rate=2"])).toThrow("--over rate is given twice: give all its values at once.")
-    expect(() => gridOf(pipeline, ["seed=1,x"])).toThrow('--over seed takes whole numbers from 0, got "x".')
+    expect(() => gridOf(pipeline, ["seed=1,x"])).toThrow('--over seed: values must be integers of at least 0, got "x".')
   })
 })
 
@@ -94,7 +94,7 @@ describe("the table", () => {
     const many = [1, 2].map((rate) =>
       point({ rate }, Object.fromEntries(Array.from({ length: 11 }, (_, i) => [`accuracy.m${i}`, rate + i])))
     )
-    expect(report(many, []).at(-1)).toBe("3 more measures differ: choose with --metric node.metric, or see all with --json.")
+    expect(report(many, []).at(-1)).toBe("3 more metrics differ: choose columns with --metric node.metric, or print all with --json.")
   })
 })
 
@@ -150,7 +150,7 @@ describe("caravan sweep", () => {
   it("is refused without --over, and with a name that is not there, before anything runs", () => {
     expect(caravan(folder, "sweep", "pipeline.ts")).toMatchObject({
       status: 2,
-      stderr: expect.stringMatching(/^Nothing to sweep over\. Give --over/)
+      stderr: expect.stringMatching(/^Nothing to sweep over\. Add --over/)
     })
     expect(caravan(folder, "sweep", "pipeline.ts", "--over", "tims=1,2")).toMatchObject({
       status: 2,
@@ -208,11 +208,11 @@ describe("--events", () => {
     const lines = stdout.trimEnd().split("\n")
     expect(lines.map((line) => (JSON.parse(line) as RunEvent).type).at(-1)).toBe("run-finished")
     const given = parse(runCommand, ["p.ts", "--events", "-", "--json"])
-    expect(() => openEvents(given)).toThrow("--events - and --json both write to stdout. Give --events a file.")
+    expect(() => openEvents(given)).toThrow("--events - and --json both write to stdout. Use a file for --events.")
   })
   it("in a folder that is not there are refused before anything runs", () => {
     expect(() => openEvents(parse(runCommand, ["p.ts", "--events", join(folder, "no", "such", "file")]))).toThrow(
-      /ENOENT.*Give a file that can be written/
+      /ENOENT.*Choose a writable file/
     )
     expect(existsSync(join(folder, "no"))).toBe(false)
     writeFileSync(join(folder, "old.ndjson"), "of a run before")

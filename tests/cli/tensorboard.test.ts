@@ -140,7 +140,7 @@ export default Pipeline.make("descending", { params: Schema.Struct({}) }, () => 
     writeFileSync(join(folder, "taken/file"), "")
     expect(caravan(folder, "curves", "latest", "--tensorboard", "taken/file")).toMatchObject({
       status: 2,
-      stderr: expect.stringMatching(/^Writing event files to taken\/file: .*Name a folder/)
+      stderr: expect.stringMatching(/^Writing event files to taken\/file: .*Choose a writable folder/)
     })
   })
 })

@@ -38,9 +38,9 @@ describe("help and version", () => {
 
 describe("a pipeline", () => {
   it("that is a folder: the files in it", async () => {
-    expect(await refused("plan", folder)).toMatch(/it is a folder\. Give the path of a definition file: .*pipeline\.ts/)
+    expect(await refused("plan", folder)).toMatch(/it is a folder\. Give the path of a pipeline file: .*pipeline\.ts/)
     mkdirSync(join(folder, "empty"))
-    expect(await refused("plan", join(folder, "empty"))).toMatch(/it is a folder\. Give the path of a definition file, for example/)
+    expect(await refused("plan", join(folder, "empty"))).toMatch(/it is a folder\. Give the path of a pipeline file, for example/)
     expect(await refused("plan", "/dev/null")).toMatch(/it is not a regular file/)
   })
 })
@@ -63,18 +63,18 @@ describe("init", () => {
     for (const [path, reason] of [
       [join(folder, "file"), /it, or a part of its path, is a file/],
       [join(folder, "file/below"), /it, or a part of its path, is a file/],
-      ["/proc/foo", /no folder can be made there/]
+      ["/proc/foo", /no folder can be created there/]
     ] as const) {
       const text = await refused("init", path)
       expect(text).toMatch(reason)
-      expect(text).toMatch(/^caravan init .*: making .*\. Name another folder\.\n$/)
+      expect(text).toMatch(/^caravan init .*: creating .*\. Choose another folder\.\n$/)
     }
   })
   it.skipIf(process.getuid?.() === 0)("says when it may not write", async () => {
     mkdirSync(join(folder, "locked"))
     chmodSync(join(folder, "locked"), 0o500)
-    expect(await refused("init", join(folder, "locked"))).toMatch(/there is no permission to write there/)
-    expect(await refused("init", join(folder, "locked/below"))).toMatch(/there is no permission to write there/)
+    expect(await refused("init", join(folder, "locked"))).toMatch(/permission denied/)
+    expect(await refused("init", join(folder, "locked/below"))).toMatch(/permission denied/)
     chmodSync(join(folder, "locked"), 0o700)
     expect(readdirSync(join(folder, "locked"))).toEqual([])
   })

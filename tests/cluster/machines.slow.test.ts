@@ -101,7 +101,7 @@ int gettimeofday(struct timeval *t, void *zone) { int done = syscall(SYS_gettime
       await until(`both walks run: ${said}`, () => /walk-1: job \d+/.test(said) && /walk-2: job \d+/.test(said), 90)
       await pausing(1500)
       child.stdin.write("\u0003")
-      await until("it asks", () => /leave them running.*or cancel them/.test(said))
+      await until("it asks", () => /Slurm jobs running.*or cancel them/.test(said))
       child.stdin.write(`${answer}\n`)
       expect(await ended).toBe(130)
       await pausing(8000)

@@ -1,4 +1,4 @@
-/** Asking the server. Types are those of cli/ui/api.ts; nothing of it is in the bundle. */
+/** Requests to the server. Imports only types from cli/ui/api.ts, so the bundle contains none of its code. */
 import { signal } from "@preact/signals"
 import type {
   About,
@@ -36,7 +36,7 @@ interface Answers {
 
 export type Query = Readonly<Record<string, string | number | undefined>>
 
-/** What the server says against it, in its own words. */
+/** The server's refusal, in its own words. */
 export class Refused extends Error {
   readonly status: number
   constructor(status: number, message: string) {
@@ -57,9 +57,9 @@ export const refusal = async (response: Response): Promise<Refused> => {
     const body = JSON.parse(text) as { readonly message?: unknown }
     if (typeof body.message === "string") message = body.message
   } catch {
-    // Not one of ours.
+    // The response is not from our server.
   }
-  return new Refused(response.status, message === "" ? `The server answered ${response.status}.` : message)
+  return new Refused(response.status, message === "" ? `The server responded with status ${response.status}.` : message)
 }
 
 const fetched = async (address: string, options?: RequestInit): Promise<Response> => {
@@ -67,7 +67,7 @@ const fetched = async (address: string, options?: RequestInit): Promise<Response
   try {
     response = await fetch(address, options)
   } catch {
-    throw new Refused(0, "The server does not answer. It may have ended: start caravan ui again on the same port, and this page goes on.")
+    throw new Refused(0, "The server does not respond. It may have stopped: restart caravan ui on the same port, and this page continues.")
   }
   if (!response.ok) throw await refusal(response)
   return response

@@ -1,4 +1,4 @@
-/** The frame of every page, and which page it is. */
+/** The frame of every page, and routing. */
 import { lazy } from "./lazy.tsx"
 import { about } from "./api.ts"
 import { mayControl, setToken } from "./control.tsx"
@@ -16,7 +16,7 @@ const LineagePage = lazy(() => import("./lineage-page.tsx").then((module) => mod
 
 const LabelPage = lazy(() => import("./label-page.tsx").then((module) => module.LabelPage))
 
-/** The address that was printed has the token; it does not stay in the page's own. */
+/** The printed address contains the token; remove it from the page's address. */
 const takeToken = () => {
   const given = route.value.query.get("token")
   if (given === null) return
@@ -54,7 +54,7 @@ const Connection = () => {
 export const App = () => (
   <>
     <a class="skip" href="#main" onClick={(event) => (event.preventDefault(), document.getElementById("main")?.focus())}>
-      Skip to the content
+      Skip to content
     </a>
     <header class="top">
       <a class="mark" href={link([])}>

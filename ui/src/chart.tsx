@@ -1,4 +1,4 @@
-/** A figure of one or several curves. uPlot draws it; dragging zooms in, a double click (or Escape) goes back. */
+/** A chart of one or several curves, drawn by uPlot. Dragging zooms in; a double click (or Escape) resets. */
 import { useEffect, useRef } from "preact/hooks"
 import uPlot from "uplot"
 import "uplot/dist/uPlot.min.css"
@@ -8,7 +8,7 @@ export interface Line {
   readonly label: string
   readonly x: Float64Array
   readonly y: Float64Array
-  /** Which of the colours; with `faint`, the line behind a smoothed one. */
+  /** Index of the colour; `faint` marks the raw line behind a smoothed one. */
   readonly colour: number
   readonly faint?: boolean
 }
@@ -17,7 +17,7 @@ const colours = ["--line-0", "--line-1", "--line-2", "--line-3", "--line-4", "--
 export const colourOf = (index: number): string => colours[index % colours.length]!
 const style = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()
 
-/** uPlot wants one axis for all: the steps of every line, with gaps where a line has none. */
+/** uPlot needs one x axis for all lines: the union of their steps, with gaps where a line has no value. */
 const joined = (lines: ReadonlyArray<Line>): uPlot.AlignedData => {
   if (lines.length === 0) return [[]]
   const same = lines.every(

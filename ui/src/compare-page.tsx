@@ -1,4 +1,4 @@
-/** Two runs: what was asked, and node by node config, code, inputs, metrics and outputs; the figures of their reports side by side. */
+/** Compares two runs: options, and per node config, code, inputs, metrics and outputs; their reports' figures side by side. */
 import { useEffect, useState } from "preact/hooks"
 import type { Comparison } from "../../cli/ui/api.ts"
 import { addressOf, ask } from "./api.ts"
@@ -8,7 +8,7 @@ import { link } from "./route.ts"
 
 type Change = Comparison["nodes"][number]["changes"][number]
 
-/** Digests by their beginning. */
+/** Abbreviates digests. */
 const brief = (value: unknown): string => {
   if (value === null || value === undefined) return "–"
   if (Array.isArray(value)) return value.map(brief).join(", ")
@@ -17,7 +17,7 @@ const brief = (value: unknown): string => {
   return typeof value === "number" ? number(value) : plain(shown(value))
 }
 
-/** How far a metric went, in words of its own size. */
+/** How much a metric changed, in its own unit. */
 const moved = ({ after, before, kind }: Change): string => {
   if (kind !== "metrics" || typeof before !== "number" || typeof after !== "number") return ""
   const difference = after - before
@@ -52,7 +52,7 @@ export const ComparePage = ({ after, before }: { readonly before: string; readon
     ask("compare", { before, after }).then(set, setError)
   }, [before, after])
   if (found === undefined)
-    return <div class="page">{error === undefined ? <p class="quiet">Comparing.</p> : <Trouble error={error} />}</div>
+    return <div class="page">{error === undefined ? <p class="quiet">Comparing …</p> : <Trouble error={error} />}</div>
   const nodes = found.nodes.flatMap((node) => {
     const changes = only === "" ? node.changes : node.changes.filter(({ kind }) => kind === only)
     return changes.length > 0 || (only === "" && (node.only !== null || node.report.length > 0)) ? [{ ...node, changes }] : []
@@ -76,9 +76,9 @@ export const ComparePage = ({ after, before }: { readonly before: string; readon
         ))}
       </div>
       <section class="block">
-        <h3>Asked for</h3>
+        <h3>Options</h3>
         {found.asked.length === 0 ? (
-          <p class="quiet">The same.</p>
+          <p class="quiet">No difference.</p>
         ) : (
           <Changes changes={found.asked.map((change) => ({ kind: change.what, ...change }))} />
         )}
@@ -89,7 +89,7 @@ export const ComparePage = ({ after, before }: { readonly before: string; readon
             {count(found.nodes.length, "node")} differ{found.nodes.length === 1 ? "s" : ""}, {found.same} {found.same === 1 ? "is" : "are"}{" "}
             the same
           </h3>
-          <select aria-label="What differs" value={only} onChange={(event) => setOnly(event.currentTarget.value)}>
+          <select aria-label="Kind of difference" value={only} onChange={(event) => setOnly(event.currentTarget.value)}>
             <option value="">anything</option>
             {kinds.map((kind) => (
               <option key={kind}>{kind}</option>

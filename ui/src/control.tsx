@@ -1,4 +1,4 @@
-/** Doing: what the page asks for with the token, and the buttons for it. */
+/** Actions that require the token, and their buttons. */
 import { signal } from "@preact/signals"
 import { useState } from "preact/hooks"
 import type { Begun, LabelTask, LabelView } from "../../cli/ui/api.ts"
@@ -23,7 +23,7 @@ interface Gets {
 }
 
 const place = "caravan-token"
-/** Kept for this tab alone. */
+/** Kept for this browser tab only. */
 export const token = signal(sessionStorage.getItem(place) ?? "")
 export const setToken = (value: string): void => {
   token.value = value
@@ -35,7 +35,7 @@ const sent = async (address: string, options: RequestInit): Promise<unknown> => 
   try {
     response = await fetch(address, { ...options, headers: { "content-type": "application/json", "x-caravan-token": token.peek() } })
   } catch {
-    throw new Refused(0, "The server does not answer, so nothing was done. Start caravan ui again on the same port, then try again.")
+    throw new Refused(0, "The server does not respond, so nothing was done. Restart caravan ui on the same port and try again.")
   }
   if (!response.ok) throw await refusal(response)
   return response.json()
@@ -47,7 +47,7 @@ export const askFor = async <Name extends keyof Gets>(name: Name, query: Query =
 
 export const mayControl = (): boolean => about.value?.control === true
 
-/** A button that does something, says that it does, and what came of it. */
+/** A button for an action: shows that it is in progress, then its result. */
 export const Doing = ({
   act,
   children,
@@ -87,7 +87,7 @@ export const Doing = ({
   )
 }
 
-/** Asks for the token where it is wanted and not there. */
+/** Asks for the token if it is needed and missing. */
 export const Token = () => {
   const [text, set] = useState("")
   if (!mayControl() || token.value !== "") return null
@@ -100,11 +100,11 @@ export const Token = () => {
       }}
     >
       <label>
-        Token that caravan ui printed
+        Token printed by caravan ui
         <input type="text" autocomplete="off" spellcheck={false} value={text} onInput={(event) => set(event.currentTarget.value)} />
       </label>
       <button type="submit" disabled={text.trim() === ""}>
-        Use it
+        Use token
       </button>
     </form>
   )

@@ -1,4 +1,4 @@
-/** Curves as the server sends them (cli/ui/curve.ts), and what is done to them before they are drawn. */
+/** Decodes the server's curves (cli/ui/curve.ts) and prepares them for drawing. */
 import type { CurveHeader } from "../../cli/ui/curve.ts"
 import { askBytes } from "./api.ts"
 
@@ -7,7 +7,7 @@ export interface Curve {
   readonly next: number
   readonly rows: number
   readonly columns: ReadonlyMap<string, Float64Array>
-  /** Column -> how many of its values are no numbers, and at which step the first is. */
+  /** Column -> how many of its values are NaN or infinite, and the step of the first. */
   readonly notNumbers: ReadonlyMap<string, { readonly count: number; readonly firstAt: number | null }>
 }
 
@@ -27,7 +27,7 @@ export const decode = (buffer: ArrayBuffer): Curve => {
 
 export const loadCurve = async (run: string, node: string, from = 0): Promise<Curve> => decode(await askBytes("curve", { run, node, from }))
 
-/** A curve with what was reported since. */
+/** Appends newly reported rows to a curve. */
 export const extended = (curve: Curve, more: Curve): Curve => {
   if (more.source === "kept" || more.rows === 0) return more.source === "kept" ? more : { ...curve, next: more.next }
   const columns = new Map<string, Float64Array>()
@@ -47,7 +47,7 @@ export const extended = (curve: Curve, more: Curve): Curve => {
   }
 }
 
-/** What is drawn of a curve, the loss first; what it is drawn over and what says nothing of the work is left out. */
+/** The columns to draw, loss first; excludes the x axes and columns that do not describe the training. */
 const notDrawn = new Set(["step", "seconds", "tokens"])
 const first = ["loss", "heldOutLoss", "reward", "meanReward", "kl"]
 const last = ["learningRate", "gradientNorm", "tokensPerSecond", "memory", "gpuMemory"]
@@ -57,9 +57,7 @@ export const drawnOf = (curve: Curve): ReadonlyArray<string> => {
   return names.sort((a, b) => rank(a) - rank(b))
 }
 
-/**
- * Exponential moving average of what there is, without the bias of its beginning (Kingma & Ba 2015, section 3). weight 0: as it is. Gaps stay gaps.
- */
+/** Exponential moving average with bias correction (Kingma & Ba 2015, section 3). Weight 0: unchanged. Gaps stay gaps. */
 export const smoothed = (values: Float64Array, weight: number): Float64Array => {
   if (weight === 0) return values
   const out = new Float64Array(values.length)

@@ -1,4 +1,4 @@
-/** The curves of a node as they grow. */
+/** A node's curves, updated live. */
 import { useEffect, useMemo, useRef, useState } from "preact/hooks"
 import { Refused } from "./api.ts"
 import { Chart, type Line } from "./chart.tsx"
@@ -45,7 +45,7 @@ export const DrawingTools = ({ drawing, set }: { readonly drawing: Drawing; read
   </div>
 )
 
-/** A curve's lines: the smoothed one, and what it was made of behind it. */
+/** A curve's lines: the smoothed one, and the raw one behind it. */
 export const linesOf = (curve: Curve, name: string, label: string, colour: number, { over, smoothing }: Drawing): ReadonlyArray<Line> => {
   const [x, y] = pointsOf(curve, name, over)
   if (smoothing === 0) return [{ label, x, y, colour }]
@@ -55,7 +55,7 @@ export const linesOf = (curve: Curve, name: string, label: string, colour: numbe
   ]
 }
 
-/** Columns that are never drawn at once where there are many. */
+/** Number of columns drawn at first if there are many. */
 const shownAtFirst = 4
 
 export const NodeCurves = ({
@@ -117,7 +117,7 @@ export const NodeCurves = ({
       <DrawingTools drawing={drawing} set={setDrawing} />
       {[...curve.notNumbers].map(([name, { count: times, firstAt }]) => (
         <p key={name} class="warning">
-          {plain(name)} is no number {times === 1 ? "once" : `${times} times`}
+          {plain(name)} is NaN or infinite {times === 1 ? "once" : `${times} times`}
           {firstAt === null ? "" : `, first at step ${number(firstAt)}`}.
         </p>
       ))}

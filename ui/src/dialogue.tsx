@@ -1,4 +1,4 @@
-/** Dialogues, and any value of a row. */
+/** Renders dialogues and arbitrary row values. */
 import { plain } from "./format.ts"
 
 interface Message {

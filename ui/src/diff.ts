@@ -1,14 +1,14 @@
-/** Words of two texts: those that both have, in order (the longest common subsequence), and those that one alone has. */
+/** Word diff of two texts: words that both have, in order (longest common subsequence), and words that only one has. */
 export interface Piece {
   readonly text: string
   readonly isNew: boolean
 }
 
 const words = (text: string): Array<string> => text.match(/\s+|[^\s]+/g) ?? []
-/** Beyond so many words on both sides, nothing is marked: the table of the comparison grows with their product. */
+/** With more words than this on both sides nothing is marked: the comparison table grows with their product. */
 const mostWords = 1200
 
-/** `after` as pieces: new is what `before` has not. */
+/** Splits `after` into pieces; new pieces are missing in `before`. */
 export const newIn = (before: string, after: string): ReadonlyArray<Piece> => {
   const [a, b] = [words(before), words(after)]
   if (a.length > mostWords || b.length > mostWords || before === after) return [{ text: after, isNew: false }]

@@ -1,26 +1,29 @@
-/** A graph with its rounds folded: nodes whose names have the same round's number are one item, until it is unfolded; so are many of one kind, told apart by a number alone. */
+/**
+ * Folds a graph by rounds: nodes with the same round number in their names become one item until unfolded; so do many nodes whose names differ only
+ * by a number.
+ */
 import type { GraphNode } from "../../cli/ui/api.ts"
 
 export interface Item {
   readonly id: string
   readonly label: string
-  /** Of a node: itself alone. */
+  /** For a single node: only itself. */
   readonly members: ReadonlyArray<string>
   readonly isGroup: boolean
   readonly isFile: boolean
   readonly inputs: ReadonlyArray<string>
 }
 
-/** A round has so many nodes at least, and there are two of them; of one kind there are so many. */
+/** A round needs at least this many nodes and there must be two rounds; a group of similar nodes needs at least this many. */
 const leastRound = 3
 const leastKind = 8
 
-/** The number of a round in a name: "rlhf-v2", "scores-3-of-1" and "reward-2-accuracy" are of the rounds 2, 3 and 2. */
+/** The round number in a name: "rlhf-v2", "scores-3-of-1" and "reward-2-accuracy" belong to rounds 2, 3 and 2. */
 const roundIn = (id: string): string | undefined => /(?:^|[-_./ ])(?:v|round)?(\d{1,4})(?=$|[-_./ ])/i.exec(id)?.[1]
 const kindOf = (id: string): string => id.replaceAll(/\d+/g, "#")
 
 const afterRounds = "after the rounds"
-/** Nodes from which none in a group follows: what is measured of the rounds' results, and what is only measured with. */
+/** Nodes that no group depends on: measurements of the rounds' results, and nodes used only for measuring. */
 const afterGroups = (nodes: ReadonlyArray<GraphNode>, of: ReadonlyMap<string, string>): Set<string> => {
   const leading = new Set<string>()
   // Inputs come first.
@@ -28,7 +31,7 @@ const afterGroups = (nodes: ReadonlyArray<GraphNode>, of: ReadonlyMap<string, st
   return new Set(nodes.flatMap(({ id }) => (leading.has(id) || of.has(id) ? [] : [id])))
 }
 
-/** Node -> its group, of those that have one; and what each group is called. */
+/** Node -> its group, if any; and each group's label. */
 export const groupsOf = (
   nodes: ReadonlyArray<GraphNode>
 ): { readonly of: ReadonlyMap<string, string>; readonly labels: ReadonlyMap<string, string> } => {
@@ -58,7 +61,7 @@ export const groupsOf = (
   return { of, labels }
 }
 
-/** The items of the graph where these groups are unfolded. */
+/** The items of the graph with these groups unfolded. */
 export const itemsOf = (
   nodes: ReadonlyArray<GraphNode>,
   groups: ReadonlyMap<string, string>,

@@ -1,4 +1,4 @@
-/** Times, sizes and numbers as the page says them. */
+/** Formats times, sizes and numbers for the page. */
 
 export const duration = (milliseconds: number): string => {
   if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`
@@ -38,7 +38,7 @@ export const bytes = (size: number): string => {
   return `${power === 0 ? value : value < 9.95 ? value.toFixed(1) : Math.round(value)} ${units[power]}`
 }
 
-/** Four digits, and no more than it has. */
+/** At most four significant digits. */
 export const number = (value: number | string): string => {
   if (typeof value === "string") return value
   if (!Number.isFinite(value)) return String(value)
@@ -52,12 +52,12 @@ export const short = (digest: string): string => digest.slice(0, 12)
 export const shortRun = (id: string): string => id.slice(0, 8)
 export const count = (n: number, what: string): string => `${n.toLocaleString("en-US")} ${what}${n === 1 ? "" : "s"}`
 
-/** A value of a config, as it was written. */
+/** A config value, as it was written. */
 export const shown = (value: unknown): string => (typeof value === "string" ? value : (JSON.stringify(value) ?? ""))
 
 /**
- * Text from outside: control characters and overrides of the writing direction are written out, as in a terminal (schemas/visible.ts). That no text becomes HTML
- * is Preact's work: nothing here sets any.
+ * Untrusted text: control characters and bidirectional overrides are escaped, as in a terminal (schemas/visible.ts). Preact escapes HTML; nothing
+ * here sets raw HTML.
  */
 const unsafe = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g
 export const plain = (text: string): string =>

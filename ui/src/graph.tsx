@@ -1,4 +1,4 @@
-/** A run's graph: rounds folded, states as they change, a node's neighbours by the arrow keys. */
+/** A run's graph: folded rounds, live states, keyboard navigation between neighbours. */
 import type { Signal } from "@preact/signals"
 import type { RefObject } from "preact"
 import { useEffect, useMemo, useRef, useState } from "preact/hooks"
@@ -23,7 +23,7 @@ const boxOf = (item: Item): Box => ({
   height: item.isGroup ? height.group : height.node
 })
 
-/** Below this size names can't be read: they are left out. */
+/** Below this scale names are unreadable and are omitted. */
 const legible = 0.35
 
 let jobs = 0
@@ -176,11 +176,14 @@ const around = (a: Shown, b: Shown): Area => ({
 const isSeen = (area: Area, seen: Area): boolean =>
   area.left < seen.right && area.right > seen.left && area.top < seen.bottom && area.bottom > seen.top
 
-/** So many items are drawn wherever they are; of more, those that are in sight and near it: a browser paints all of a picture when anything in it changes. */
+/**
+ * Up to this many items are always drawn. With more, only those near the visible area: a browser repaints the whole picture when anything in it
+ * changes.
+ */
 const allAtOnce = 250
 const block = 400
 
-/** What of the graph is in sight, in its own coordinates, by blocks: it changes once for each that is scrolled. */
+/** The visible area in graph coordinates, rounded to blocks: it changes once per block scrolled. */
 const useSeen = (frame: RefObject<HTMLDivElement | null>, zoom: number, made: object | undefined): Area => {
   const [seen, set] = useState<Area>({ left: 0, right: 0, top: 0, bottom: 0 })
   useEffect(() => {

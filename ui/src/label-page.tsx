@@ -1,4 +1,4 @@
-/** Labelling pairs: which response is better and by how much, and for safety whether each is safe. Every key of it is on the page. */
+/** Labelling pairs: which response is better and by how much, and for safety whether each is safe. All keyboard shortcuts are shown on the page. */
 import { useEffect, useRef, useState } from "preact/hooks"
 import type { LabelTask, LabelView } from "../../cli/ui/api.ts"
 import { Refused } from "./api.ts"
@@ -16,7 +16,7 @@ export const LabelPage = ({ annotator, task }: { readonly task: string | undefin
     return (
       <div class="page">
         <h1>Labelling</h1>
-        <p class="empty">This page only shows. Start it with caravan ui --allow-control to label here.</p>
+        <p class="empty">This page is read-only. Start it with caravan ui --allow-control to label here.</p>
       </div>
     )
   if (token.value === "")
@@ -64,7 +64,7 @@ const Tasks = () => {
             }}
           />
         </label>
-        <span class="quiet">Each annotator's labels are apart; nobody sees another's.</span>
+        <span class="quiet">Each annotator's labels are stored separately; nobody sees another's.</span>
       </div>
       {error === undefined ? null : <Trouble error={error} />}
       {said === "" ? null : (
@@ -73,7 +73,7 @@ const Tasks = () => {
         </p>
       )}
       {tasks === undefined ? null : tasks.length === 0 ? (
-        <p class="empty">No run waits for labels. One that annotates by file writes its pairs and stops; they are here then.</p>
+        <p class="empty">No run is waiting for labels. A run that annotates by file writes its pairs and stops; they then appear here.</p>
       ) : (
         tasks.map((task) => {
           const most = Math.max(0, ...task.annotators.map(({ done }) => done))
@@ -93,17 +93,17 @@ const Tasks = () => {
                     </span>
                   ))}
                 </p>
-                <p class="quiet small">labels go to {plain(task.labelsFile)}</p>
+                <p class="quiet small">labels are written to {plain(task.labelsFile)}</p>
                 <p class="label-buttons">
                   <button type="button" class="primary" disabled={!isName} onClick={() => go(link(["label", task.id, name]))}>
-                    {task.annotators.some((one) => one.name === name && one.done > 0) ? "Go on" : "Begin"}
+                    {task.annotators.some((one) => one.name === name && one.done > 0) ? "Continue" : "Start"}
                   </button>
                   <button
                     type="button"
                     disabled={most < task.pairs && task.annotators.reduce((sum, { done }) => sum + done, 0) < task.pairs}
                     onClick={() => void finish(task)}
                   >
-                    Write the file of labels
+                    Write the label file
                   </button>
                 </p>
               </div>
@@ -158,7 +158,7 @@ const Pairs = ({ annotator, task }: { readonly task: string; readonly annotator:
       setError(undefined)
       await load(view.next ?? (view.index + 1 < view.task.pairs ? view.index + 1 : view.index))
     } catch (cause) {
-      // Another page was first: what is there now, for this one to decide on.
+      // Another page labelled it first: show the current label, so that the user can decide.
       if (cause instanceof Refused && cause.status === 409) await load(view.index)
       setError(cause)
     } finally {
@@ -168,7 +168,7 @@ const Pairs = ({ annotator, task }: { readonly task: string; readonly annotator:
   const change = (part: Partial<Draft>) => {
     const next = { ...draft, ...part }
     setDraft(next)
-    // Of helpfulness the rating is the last word, whichever was given first.
+    // For helpfulness, a complete label is saved as soon as the rating is chosen.
     if (kind !== "safety" && part.rating !== undefined && isWhole(next, kind)) void keep(next)
   }
   const safety = (value: boolean | null): boolean => value !== true
@@ -217,12 +217,12 @@ const Pairs = ({ annotator, task }: { readonly task: string; readonly annotator:
       {error === undefined ? null : <Trouble error={error} />}
       {isDone ? (
         <p class="told-done" role="status">
-          All pairs are labelled. Go back to <a href={link(["label"])}>all tasks</a> to write the file of labels; pairs can still be changed
+          All pairs are labelled. Go back to <a href={link(["label"])}>all tasks</a> to write the label file; labels can still be changed
           here.
         </p>
       ) : null}
       {pair === null ? (
-        <p class="empty">There is no such pair.</p>
+        <p class="empty">This pair does not exist.</p>
       ) : (
         <>
           <Dialogue messages={pair.prompt} />
@@ -266,10 +266,10 @@ const Pairs = ({ annotator, task }: { readonly task: string; readonly annotator:
           </fieldset>
           <div class="page-head wrap">
             <button type="button" disabled={view.index === 0} onClick={() => void load(view.index - 1)}>
-              Before <kbd>p</kbd>
+              Previous <kbd>p</kbd>
             </button>
             <button type="button" class="primary" disabled={busy || !isWhole(draft, kind)} onClick={() => void keep(draft)}>
-              Keep and go on <kbd>Enter</kbd>
+              Save and continue <kbd>Enter</kbd>
             </button>
             <button type="button" disabled={view.index + 1 >= view.task.pairs} onClick={() => void load(view.index + 1)}>
               Next <kbd>n</kbd>

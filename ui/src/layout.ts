@@ -1,4 +1,4 @@
-/** Where the items of a graph go. dagre (Gansner et al. 1993) takes seconds beyond some hundreds of items: then by ranks alone. */
+/** Positions of a graph's items. dagre (Gansner et al. 1993) takes seconds for more than a few hundred items: larger graphs are laid out only by rank. */
 import dagre from "@dagrejs/dagre"
 
 export interface Box {
@@ -36,7 +36,7 @@ const byDagre = (boxes: ReadonlyArray<Box>, direction: "LR" | "TB"): Layout => {
   return { places, width, height }
 }
 
-/** A rank is one more than the greatest of what it takes; within a rank, by the mean place of what each takes. */
+/** An item's rank is one more than the maximum rank of its inputs; within a rank, items are ordered by the mean position of their inputs. */
 const byRanks = (boxes: ReadonlyArray<Box>, direction: "LR" | "TB"): Layout => {
   const byId = new Map(boxes.map((box) => [box.id, box]))
   const ranks = new Map<string, number>()

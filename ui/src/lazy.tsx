@@ -9,6 +9,6 @@ export const lazy = <Props extends object>(load: () => Promise<ComponentType<Pro
     useEffect(() => {
       if (Component === undefined) void load().then((module) => set(() => (loaded = module)))
     }, [Component])
-    return Component === undefined ? <p class="quiet">Loading.</p> : <Component {...props} />
+    return Component === undefined ? <p class="quiet">Loading …</p> : <Component {...props} />
   }
 }

@@ -1,4 +1,4 @@
-/** Where an artifact came from, and what was made of it. */
+/** An artifact's origin and uses. */
 import { useEffect, useState } from "preact/hooks"
 import type { Lineage } from "../../cli/ui/api.ts"
 import { ask } from "./api.ts"
@@ -16,7 +16,7 @@ const Tree = ({ entries, nothing, title }: { readonly title: string; readonly en
           <span class="quiet">{plain(entry.port)}</span>{" "}
           {entry.digest === null ? <span>{plain(entry.name)}</span> : <a href={link(["lineage", entry.digest])}>{plain(entry.name)}</a>}{" "}
           <span class="quiet small">
-            {entry.kind === "file" ? "a file of yours" : plain(entry.type)}
+            {entry.kind === "file" ? "your file" : plain(entry.type)}
             {entry.isRepeated ? ", see above" : ""}
           </span>
         </li>
@@ -31,7 +31,7 @@ export const LineagePage = ({ digest }: { readonly digest: string }) => {
   useEffect(() => {
     ask("lineage", { digest }).then(set, setError)
   }, [digest])
-  if (found === undefined) return <div class="page">{error === undefined ? <p class="quiet">Loading.</p> : <Trouble error={error} />}</div>
+  if (found === undefined) return <div class="page">{error === undefined ? <p class="quiet">Loading …</p> : <Trouble error={error} />}</div>
   return (
     <div class="page">
       <div class="page-head wrap">
@@ -39,9 +39,9 @@ export const LineagePage = ({ digest }: { readonly digest: string }) => {
           {plain(found.artifact.name)} <span class="mono quiet">{plain(found.artifact.type)}</span>
         </h1>
         <Copy text={digest} label={short(digest)} />
-        <span class="quiet">{found.isThere ? "in the store" : "no longer in the store; a run that needs it makes it again"}</span>
+        <span class="quiet">{found.isThere ? "in the store" : "no longer in the store; a run that needs it recomputes it"}</span>
         {found.isThere && found.artifact.type.startsWith("dataset:") ? (
-          <a href={link(["rows", digest], { run: found.made[0]?.run, node: found.artifact.name })}>its rows</a>
+          <a href={link(["rows", digest], { run: found.made[0]?.run, node: found.artifact.name })}>rows</a>
         ) : null}
       </div>
       {found.made.slice(0, 1).map((made) => (
@@ -54,7 +54,7 @@ export const LineagePage = ({ digest }: { readonly digest: string }) => {
             </a>{" "}
             of {plain(made.pipeline)}, node {plain(made.node)} (stage {plain(made.stage)}), {moment(made.at)}, in{" "}
             {duration(made.milliseconds)}
-            {found.made.length > 1 ? `; made again with the same result ${count(found.made.length - 1, "time")}` : ""}
+            {found.made.length > 1 ? `; recomputed with the same result ${count(found.made.length - 1, "time")}` : ""}
           </p>
           <p class="quiet small">
             {Object.entries(made.config)
@@ -69,7 +69,7 @@ export const LineagePage = ({ digest }: { readonly digest: string }) => {
         </section>
       ))}
       <div class="two">
-        <Tree title="Made from" entries={found.from} nothing="Nothing: it is generated." />
+        <Tree title="Made from" entries={found.from} nothing="Nothing: it was generated." />
         <Tree title="Used to make" entries={found.into} nothing="Nothing was made from it." />
       </div>
     </div>

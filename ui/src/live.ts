@@ -1,11 +1,11 @@
-/** The stream of what happens. The browser connects again by itself; a server that began anew is asked for everything again. */
+/** The event stream. The browser reconnects by itself; after a server restart everything is requested again. */
 import { signal } from "@preact/signals"
 import type { LiveEvent } from "../../cli/ui/api.ts"
 import { addressOf } from "./api.ts"
 
 export const connection = signal<"idle" | "connecting" | "live" | "lost">("idle")
 
-/** Listens until the function it gives is called. `begin` is called whenever the stream begins, also again. */
+/** Listens until the returned function is called. `begin` is called on every connection, including reconnections. */
 export const listen = (run: string | undefined, begin: () => void, on: (event: LiveEvent) => void): (() => void) => {
   let source: EventSource | undefined
   let timer: number | undefined
@@ -22,7 +22,7 @@ export const listen = (run: string | undefined, begin: () => void, on: (event: L
     source.addEventListener("error", () => {
       if (closed) return
       connection.value = "lost"
-      // One that ended as it should not, or whose server refuses, is not tried again by the browser.
+      // Browsers do not reconnect after an HTTP error or an invalid response.
       source?.close()
       clearTimeout(timer)
       timer = window.setTimeout(open, 1000)

@@ -1,4 +1,4 @@
-/** Whether a run is what its lock file froze. */
+/** Whether a run matches its lock file. */
 import { useEffect, useState } from "preact/hooks"
 import type { LockState } from "../../cli/ui/api.ts"
 import { ask } from "./api.ts"

@@ -1,4 +1,4 @@
-/** One node of a run: what it was given, why it ran, what it says, and what came of it. */
+/** One node of a run: its inputs, why it ran, its log and its result. */
 import { useEffect, useRef, useState } from "preact/hooks"
 import type { LogPart, NodeView } from "../../cli/ui/api.ts"
 import { ask } from "./api.ts"
@@ -20,7 +20,7 @@ const Metrics = ({ values }: { readonly values: Readonly<Record<string, number |
   </dl>
 )
 
-/** A reason, with digests by their beginning and no more files than are read. */
+/** Shortens a reason: abbreviated digests and only the first files. */
 const briefly = (line: string): string => {
   const text = plain(line.replaceAll(/\b[0-9a-f]{64}\b/g, (digest) => short(digest)))
   return text.length > 200 ? `${text.slice(0, text.lastIndexOf(" ", 180))} and more` : text
@@ -38,7 +38,7 @@ const Config = ({ view }: { readonly view: NodeView }) => {
       side={
         differing.length > 0 && same > 0 ? (
           <button type="button" class="plain-button" aria-expanded={all} onClick={() => setAll(!all)}>
-            {all ? "what differs alone" : `and ${count(same, "default")}`}
+            {all ? "hide defaults" : `show ${count(same, "default")}`}
           </button>
         ) : null
       }
@@ -131,11 +131,11 @@ const Pin = ({ digest, isPinned, reload }: { readonly digest: string; readonly i
   </p>
 )
 
-/** Makes a node again, and what depends on it. */
+/** Reruns a node and its dependents. */
 const Again = ({ node, run }: { readonly run: string; readonly node: string }) => (
   <p>
     <Doing
-      sure="Make it and what depends on it again?"
+      sure="Rerun it and everything that depends on it?"
       act={() =>
         tell("begin", { run, node }).then((begun) => {
           if (begun.run !== null) go(link(["run", begun.run, "graph"], { node }))
@@ -177,14 +177,14 @@ const Result = ({ reload, view }: { readonly view: NodeView; readonly reload: ()
       </dl>
       <Metrics values={output.metrics} />
       <p>
-        <a href={link(["lineage", output.digest])}>Where it came from, and what was made of it</a>
+        <a href={link(["lineage", output.digest])}>Lineage: its origin and uses</a>
       </p>
       {mayControl() && token.value !== "" && output.isThere ? (
         <Pin digest={output.digest} isPinned={output.pinned !== null} reload={reload} />
       ) : null}
       {output.isThere && output.type.startsWith("dataset:") ? (
         <p>
-          <a href={link(["rows", output.digest], { run: view.run, node: view.id })}>Its rows</a>
+          <a href={link(["rows", output.digest], { run: view.run, node: view.id })}>Rows</a>
         </p>
       ) : null}
       {output.skipped.map((line) => (
@@ -193,7 +193,7 @@ const Result = ({ reload, view }: { readonly view: NodeView; readonly reload: ()
         </p>
       ))}
       {output.isThere ? null : (
-        <p class="quiet">gc has deleted it since. What the journal knows of it is here; a run that needs it makes it again.</p>
+        <p class="quiet">gc has deleted it. The journal's record is shown here; a run that needs the result recomputes it.</p>
       )}
       {view.report === null || view.report === undefined ? null : (
         <details>
@@ -244,7 +244,7 @@ export const NodePanel = ({ id, store, close }: { readonly id: string; readonly 
           ×
         </a>
       </div>
-      {view === undefined && error === undefined ? <p class="quiet">Loading.</p> : null}
+      {view === undefined && error === undefined ? <p class="quiet">Loading …</p> : null}
       {error === undefined ? null : <Trouble error={error} />}
       {view === undefined || shownState === undefined || view.id !== id ? null : (
         <>
@@ -331,7 +331,7 @@ export const NodePanel = ({ id, store, close }: { readonly id: string; readonly 
             </Section>
           )}
           {view.usedBy.length === 0 ? null : (
-            <Section title="Taken by">
+            <Section title="Used by">
               <p class="names">
                 {view.usedBy.map((name) => (
                   <a key={name} href={link(["run", run, "graph"], { node: name })}>

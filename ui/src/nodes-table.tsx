@@ -1,4 +1,4 @@
-/** Every node of a run, in the graph's order. Only the rows that are seen are there, so that thousands stay quick. */
+/** All nodes of a run, in graph order. Only visible rows are in the DOM, so that thousands stay fast. */
 import { useMemo, useRef, useState } from "preact/hooks"
 import { duration, number, plain } from "./format.ts"
 import { State, stateWord } from "./parts.tsx"
@@ -52,7 +52,7 @@ export const NodesTable = ({ chosen, store }: { readonly store: RunStore; readon
   const [only, setOnly] = useState("")
   const [top, setTop] = useState(0)
   const box = useRef<HTMLDivElement>(null)
-  // Only where states are asked for does a change of one matter to which rows there are.
+  // State changes affect the set of rows only when filtering by state.
   const tick = only === "" ? 0 : store.tick.value
   const rows = useMemo(() => {
     const text = search.toLowerCase()
@@ -102,8 +102,8 @@ export const NodesTable = ({ chosen, store }: { readonly store: RunStore; readon
               <th>State</th>
               <th>Node</th>
               <th>Stage</th>
-              <th class="number">Took</th>
-              <th>Says</th>
+              <th class="number">Duration</th>
+              <th>Status</th>
             </tr>
           </thead>
           <tbody>

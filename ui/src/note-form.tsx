@@ -1,4 +1,4 @@
-/** Tags and a note of a run. */
+/** A run's tags and note. */
 import { useState } from "preact/hooks"
 import { Doing, mayControl, tell, token } from "./control.tsx"
 import { plain } from "./format.ts"
@@ -31,7 +31,7 @@ export const Note = ({ store }: { readonly store: RunStore }) => {
           rows={3}
           maxLength={4000}
           value={text}
-          placeholder="What this run is for, what came of it"
+          placeholder="Purpose and outcome of this run"
           onInput={(event) => setText(event.currentTarget.value)}
         />
       </label>
@@ -51,7 +51,7 @@ export const Note = ({ store }: { readonly store: RunStore }) => {
           })
         }
       >
-        Keep
+        Save
       </Doing>
     </section>
   )

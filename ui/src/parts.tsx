@@ -1,11 +1,11 @@
-/** Small parts that pages share. */
+/** Small components shared by the pages. */
 import type { ComponentChildren } from "preact"
 import { useEffect, useState } from "preact/hooks"
 import { plain } from "./format.ts"
 
 const words: Readonly<Record<string, string>> = {
   ran: "done",
-  hit: "found",
+  hit: "cached",
   waiting: "waiting",
   running: "running",
   failed: "failed",
@@ -17,7 +17,7 @@ const words: Readonly<Record<string, string>> = {
 }
 export const stateWord = (state: string): string => words[state] ?? state
 
-/** A state as a sign and a word: never by colour alone. */
+/** A state as a symbol and a word: never by colour alone. */
 export const State = ({ state, quiet }: { readonly state: string; readonly quiet?: boolean }) => (
   <span class={`state is-${words[state] === undefined ? "unknown" : state}`}>
     <i aria-hidden="true" />
@@ -31,7 +31,7 @@ export const Trouble = ({ error }: { readonly error: unknown }) => (
   </p>
 )
 
-/** The time, every so often, while something is shown that says how long ago. */
+/** The current time, updated at an interval while relative times are shown. */
 export const useNow = (interval: number): number => {
   const [now, set] = useState(Date.now())
   useEffect(() => {
@@ -41,7 +41,7 @@ export const useNow = (interval: number): number => {
   return now
 }
 
-/** How many of a whole ended how, as one bar. */
+/** Counts by state as one bar. */
 export const CountBar = ({ counts, total }: { readonly counts: Readonly<Record<string, number>>; readonly total: number }) => {
   const order = ["failed", "ran", "hit", "running", "stopped", "skipped"]
   const told = order.filter((state) => (counts[state] ?? 0) > 0)
@@ -85,7 +85,7 @@ export const Section = ({
   </section>
 )
 
-/** Copies a text; says that it did. */
+/** Copies a text and confirms it. */
 export const Copy = ({ text, label }: { readonly text: string; readonly label: string }) => {
   const [done, set] = useState(false)
   return (

@@ -1,4 +1,4 @@
-/** Where the page is: the part of the address behind #, as /run/<id>?node=sft. */
+/** The page's route: the part of the address after #, such as /run/<id>?node=sft. */
 import { computed, signal } from "@preact/signals"
 
 const read = () => (location.hash === "" ? "/" : location.hash.slice(1))

@@ -1,4 +1,4 @@
-/** The rows of a dataset, paged out of its file, and each as a model sees it. */
+/** The rows of a dataset, page by page, and each row's tokens. */
 import { useEffect, useState } from "preact/hooks"
 import type { ResultLine, RowsPart } from "../../cli/ui/api.ts"
 import { ask } from "./api.ts"
@@ -53,7 +53,7 @@ const Body = ({ row, type }: { readonly row: Row; readonly type: string }) => {
   return fieldsShown(row, [])
 }
 
-/** Equal results are one object: `node` says which of them is meant. */
+/** Equal results are one object: `node` says which result is meant. */
 export const RowsPage = ({
   digest,
   node,
@@ -100,7 +100,7 @@ export const RowsPage = ({
         </h1>
         {run === undefined ? null : (
           <a class="quiet" href={link(["run", run, "graph"], { node: node ?? part?.name })}>
-            back to its run
+            back to the run
           </a>
         )}
         <span class="grow" />
@@ -119,7 +119,7 @@ export const RowsPage = ({
         <>
           {part.rows.length === 0 ? (
             <p class="empty">
-              {part.next === null ? (part.total === 0 ? "It has no rows." : "No row has that.") : `No row up to ${part.next} has that.`}
+              {part.next === null ? (part.total === 0 ? "No rows." : "No matching rows.") : `No match in the first ${part.next} rows.`}
             </p>
           ) : null}
           {part.rows.map(({ index, row }) => (
@@ -133,7 +133,7 @@ export const RowsPage = ({
                     aria-expanded={opened === index}
                     onClick={() => setOpened(opened === index ? undefined : index)}
                   >
-                    {opened === index ? "hide the tokens" : "tokens and loss mask"}
+                    {opened === index ? "hide tokens" : "tokens and loss mask"}
                   </button>
                 )}
               </div>
@@ -145,10 +145,10 @@ export const RowsPage = ({
           ))}
           <div class="page-head">
             <button type="button" disabled={starts.length === 1} onClick={() => (setStarts(starts.slice(0, -1)), scrollTo(0, 0))}>
-              Before
+              Previous
             </button>
             <button type="button" disabled={part.next === null} onClick={() => (setStarts([...starts, part.next!]), scrollTo(0, 0))}>
-              {search !== "" && part.rows.length === 0 ? "Search on" : "Next"}
+              {search !== "" && part.rows.length === 0 ? "Continue searching" : "Next"}
             </button>
             {last === undefined ? null : (
               <span class="quiet">

@@ -1,4 +1,4 @@
-/** The curves of a whole run: which nodes have some, and any of them side by side. */
+/** The curves of a whole run: the nodes that have curves, and a selection of them side by side. */
 import { useEffect, useMemo, useState } from "preact/hooks"
 import type { CurveLine } from "../../cli/ui/api.ts"
 import { ask } from "./api.ts"
@@ -38,7 +38,7 @@ export const RunCurves = ({ store }: { readonly store: RunStore }) => {
     [chosen, curves]
   )
   if (error !== undefined) return <Trouble error={error} />
-  if (lines === undefined) return <p class="quiet">Loading.</p>
+  if (lines === undefined) return <p class="quiet">Loading …</p>
   if (lines.length === 0) return <p class="empty">No node of this run has reported numbers yet.</p>
   return (
     <div class="run-curves">

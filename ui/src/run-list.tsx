@@ -1,4 +1,4 @@
-/** Every run of the store, the latest first. */
+/** All runs of the store, latest first. */
 import { useEffect, useRef, useState } from "preact/hooks"
 import type { RunLine } from "../../cli/ui/api.ts"
 import { ask } from "./api.ts"
@@ -7,17 +7,17 @@ import { listen } from "./live.ts"
 import { CountBar, State, Trouble, useNow } from "./parts.tsx"
 import { link } from "./route.ts"
 
-/** Rows that are shown at once, until more are asked for. */
+/** Rows per page. */
 const page = 50
 
-/** What was asked for that was not before: a few words. */
+/** Options that changed since the previous run, in brief. */
 const Changes = ({ run }: { readonly run: RunLine }) => {
   const all = run.changes
-  if (all === null) return <span class="quiet">its first run</span>
-  if (all.length === 0) return <span class="quiet">nothing</span>
+  if (all === null) return <span class="quiet">first run</span>
+  if (all.length === 0) return <span class="quiet">no change</span>
   const some = all
     .slice(0, 2)
-    .map(({ what, after, before }) => (after === null ? `${what} left out (${shown(before)})` : `${what}=${shown(after)}`))
+    .map(({ what, after, before }) => (after === null ? `${what} removed (${shown(before)})` : `${what}=${shown(after)}`))
   const title = all.map(({ what, before, after }) => `${what}: ${shown(before)} → ${shown(after)}`).join("\n")
   return (
     <span title={plain(title)}>
@@ -79,7 +79,7 @@ export const RunList = () => {
   const [found, setFound] = useState<{ readonly runs: ReadonlyArray<RunLine>; readonly total: number }>()
   const [error, setError] = useState<unknown>()
   const [chosen, setChosen] = useState<ReadonlyArray<string>>([])
-  // The older is what the younger is compared with.
+  // Compares the newer run with the older one.
   const inOrder = found?.runs.flatMap(({ id }) => (chosen.includes(id) ? [id] : [])).toReversed() ?? []
   const now = useNow(5000)
   const asking = useRef<AbortController | undefined>(undefined)
@@ -127,21 +127,21 @@ export const RunList = () => {
       </div>
       {error === undefined ? null : <Trouble error={error} />}
       {found === undefined ? null : found.runs.length === 0 ? (
-        <p class="empty">{search === "" ? "Nothing has run here yet. A run that begins appears by itself." : "No run has that."}</p>
+        <p class="empty">{search === "" ? "Nothing has run here yet. New runs appear automatically." : "No matching runs."}</p>
       ) : (
         <div class="scroll">
           <table class="runs">
             <thead>
               <tr>
                 <th>
-                  <span class="hidden">Chosen</span>
+                  <span class="hidden">Selected</span>
                 </th>
                 <th>State</th>
                 <th>Pipeline</th>
-                <th>Began</th>
-                <th class="number">Took</th>
+                <th>Started</th>
+                <th class="number">Duration</th>
                 <th>Nodes</th>
-                <th>Changed since the run before</th>
+                <th>Changes since the previous run</th>
               </tr>
             </thead>
             <tbody>
@@ -165,7 +165,7 @@ export const RunList = () => {
       )}
       {chosen.length === 0 ? null : (
         <div class="chosen-bar">
-          <span>{count(chosen.length, "run")} chosen</span>
+          <span>{count(chosen.length, "run")} selected</span>
           {inOrder.length === 2 ? (
             <a class="button" href={link(["compare", ...inOrder])}>
               Compare
@@ -177,7 +177,7 @@ export const RunList = () => {
             </a>
           ) : null}
           <button type="button" class="plain-button" onClick={() => setChosen([])}>
-            none
+            clear selection
           </button>
         </div>
       )}

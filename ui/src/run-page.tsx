@@ -1,4 +1,4 @@
-/** A run: how it stands, its graph, its nodes, its curves, what it was asked for. */
+/** A run: its status, graph, nodes, curves and options. */
 import { signal } from "@preact/signals"
 import { useEffect, useMemo, useState } from "preact/hooks"
 import { ask } from "./api.ts"
@@ -70,14 +70,14 @@ const Summary = ({ store }: { readonly store: RunStore }) => {
           {plain(view.pipeline)} <span class="mono quiet">{shortRun(view.id)}</span>
         </h1>
         <State state={store.status.value} />
-        <span title={moment(view.started)}>began {moment(view.started)}</span>
+        <span title={moment(view.started)}>started {moment(view.started)}</span>
         {end === null ? null : <span>{isRunning ? `${duration(end - view.started)} so far` : `took ${duration(end - view.started)}`}</span>}
         {isRunning && store.left.value !== null ? (
-          <span title="By what its nodes took when they last ran">about {duration(store.left.value)} left</span>
+          <span title="Estimated from the nodes' earlier durations">about {duration(store.left.value)} left</span>
         ) : null}
         {view.previous === null ? null : (
           <a href={link(["compare", view.previous, view.id])} class="quiet">
-            compare with the run before
+            compare with the previous run
           </a>
         )}
       </div>
@@ -100,13 +100,13 @@ const Summary = ({ store }: { readonly store: RunStore }) => {
   )
 }
 
-/** Stopping, and beginning again, where that is allowed. */
+/** Buttons to stop, resume and rerun, if allowed. */
 const Actions = ({ store }: { readonly store: RunStore }) => {
   if (!mayControl()) return null
   if (token.value === "")
     return (
       <details>
-        <summary>Stop, resume and note, with the token</summary>
+        <summary>Enter the token to stop, resume and add notes</summary>
         <Token />
       </details>
     )
@@ -120,7 +120,7 @@ const Actions = ({ store }: { readonly store: RunStore }) => {
   return (
     <div class="run-actions">
       {isRunning ? (
-        <Doing act={() => tell("stop", { run: id })} sure="Stop it?">
+        <Doing act={() => tell("stop", { run: id })} sure="Stop the run?">
           Stop
         </Doing>
       ) : resume === null ? (
@@ -138,7 +138,7 @@ const Settings = ({ store }: { readonly store: RunStore }) => {
   return (
     <div class="settings">
       <section class="block">
-        <h3>Asked for</h3>
+        <h3>Options</h3>
         <table class="config">
           <tbody>
             {Object.entries({ ...asked, ...selection }).map(([name, value]) => (
@@ -146,7 +146,7 @@ const Settings = ({ store }: { readonly store: RunStore }) => {
                 <th scope="row">{plain(name)}</th>
                 <td>{plain(shown(value))}</td>
                 <td class="quiet">
-                  {changed.has(name) ? `before: ${changed.get(name) === null ? "not set" : plain(shown(changed.get(name)))}` : ""}
+                  {changed.has(name) ? `previously: ${changed.get(name) === null ? "not set" : plain(shown(changed.get(name)))}` : ""}
                 </td>
               </tr>
             ))}
@@ -216,7 +216,7 @@ export const RunPage = ({ id, node, tab }: { readonly id: string; readonly tab: 
       document.title = "Caravan"
     }
   }, [store])
-  if (store === undefined) return <div class="page">{error === undefined ? <p class="quiet">Loading.</p> : <Trouble error={error} />}</div>
+  if (store === undefined) return <div class="page">{error === undefined ? <p class="quiet">Loading …</p> : <Trouble error={error} />}</div>
   const shownTab = (tabs as ReadonlyArray<string>).includes(tab) ? tab : "graph"
   return (
     <div class="page">

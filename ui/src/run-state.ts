@@ -1,4 +1,4 @@
-/** A run as the page holds it: what does not change, and a signal for each node. */
+/** A run's state in the page: the static part, and one signal per node. */
 import { batch, type Signal, signal } from "@preact/signals"
 import type { LiveEvent, NodeState, RunView } from "../../cli/ui/api.ts"
 
@@ -8,9 +8,9 @@ export interface RunStore {
   readonly status: Signal<string>
   readonly finished: Signal<number | null>
   readonly left: Signal<number | null>
-  /** Grows with every change of any node. */
+  /** Increases with every change of any node. */
   readonly tick: Signal<number>
-  /** How many nodes are in which state; by `tick`. */
+  /** Number of nodes per state; updated with `tick`. */
   readonly counts: Signal<Readonly<Record<string, number>>>
 }
 
@@ -51,7 +51,7 @@ export const applyEvent = (store: RunStore, event: Extract<LiveEvent, { readonly
     }
   })
 
-/** The counts of some nodes. */
+/** The counts for some nodes. */
 export const countsIn = (store: RunStore, ids: ReadonlyArray<string>): Record<string, number> => {
   const counts: Record<string, number> = {}
   for (const id of ids) {

@@ -1,4 +1,4 @@
-/** Several runs, as those of a sweep: what was asked of each, what each measured, and their curves, one over the other or each by itself. */
+/** Several runs, such as a sweep's: each run's options and metrics, and their curves, overlaid or separately. */
 import { useEffect, useMemo, useState } from "preact/hooks"
 import type { RunTable } from "../../cli/ui/api.ts"
 import { ask } from "./api.ts"
@@ -12,7 +12,7 @@ import { link } from "./route.ts"
 type Run = RunTable["runs"][number]
 const columnsAtFirst = 8
 
-/** What tells a run from the others, in a few words. */
+/** What distinguishes a run from the others, in brief. */
 const nameOf = (run: Run, asked: ReadonlyArray<string>): string => {
   const told = asked.slice(0, 3).map((name) => `${name.split(".").at(-1)}=${run.asked[name] === undefined ? "–" : shown(run.asked[name])}`)
   return told.length === 0 ? shortRun(run.line.id) : told.join(" ")
@@ -43,7 +43,7 @@ const Measured = ({ table }: { readonly table: RunTable }) => {
   )
   return (
     <>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Runs and what they measured">
+      <div class="scroll" tabIndex={0} role="region" aria-label="Runs and their metrics">
         <table class="measured">
           <thead>
             <tr>
@@ -90,7 +90,7 @@ const Measured = ({ table }: { readonly table: RunTable }) => {
       </div>
       {table.measures.length > names.length || all ? (
         <button type="button" class="plain-button" aria-expanded={all} onClick={() => setAll(!all)}>
-          {all ? "only those that differ" : `all ${table.measures.length} measures (${differing.length} differ)`}
+          {all ? "only differing metrics" : `all ${table.measures.length} metrics (${differing.length} differ)`}
         </button>
       ) : null}
     </>
@@ -129,7 +129,7 @@ const Curves = ({ node, table }: { readonly node: string; readonly table: RunTab
       <div class="tools">
         <DrawingTools drawing={drawing} set={setDrawing} />
         <label>
-          <input type="checkbox" checked={apart} onChange={(event) => setApart(event.currentTarget.checked)} /> each by itself
+          <input type="checkbox" checked={apart} onChange={(event) => setApart(event.currentTarget.checked)} /> separate charts
         </label>
       </div>
       {names.map((name) =>
@@ -176,7 +176,7 @@ export const TablePage = ({ ids }: { readonly ids: string }) => {
       setNode(answer.curves[0])
     }, setError)
   }, [ids])
-  if (table === undefined) return <div class="page">{error === undefined ? <p class="quiet">Loading.</p> : <Trouble error={error} />}</div>
+  if (table === undefined) return <div class="page">{error === undefined ? <p class="quiet">Loading …</p> : <Trouble error={error} />}</div>
   return (
     <div class="page">
       <div class="page-head">
@@ -187,7 +187,7 @@ export const TablePage = ({ ids }: { readonly ids: string }) => {
         <div class="block-head">
           <h3>Curves</h3>
           {table.curves.length === 0 ? (
-            <span class="quiet">No node has a curve in all of them.</span>
+            <span class="quiet">No node has a curve in all of these runs.</span>
           ) : (
             <select aria-label="Node" value={node} onChange={(event) => setNode(event.currentTarget.value)}>
               {table.curves.map((one) => (

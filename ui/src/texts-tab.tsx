@@ -47,7 +47,7 @@ const Cell = ({
           <Score name="reward" value={answer.reward} />
           <Score name="helpful" value={answer.helpfulness} />
           <Score name="safe" value={answer.safety} />
-          {answer.refusal === null ? null : <span title={`Told by: ${answer.refusal}`}>refuses</span>}
+          {answer.refusal === null ? null : <span title={`Detected by: ${answer.refusal}`}>refuses</span>}
           {answer.finished ? null : <span class="quiet">cut off</span>}
         </p>
       </>
@@ -55,7 +55,7 @@ const Cell = ({
   </div>
 )
 
-/** Those of the held-out evaluation first: every version has some, of the same prompts. */
+/** Selected at first: answers of the held-out evaluation, because every version answers the same prompts there. */
 const atFirst = (sets: ReadonlyArray<ResultLine>): ReadonlyArray<string> => {
   const judged = sets.filter(({ node }) => /^(judged|answers|checked)/.test(node))
   const some = judged.length >= 2 ? judged : sets
@@ -108,8 +108,8 @@ export const TextsTab = ({ ended, run }: { readonly run: string; readonly ended:
     )
     return () => (clearTimeout(timer), stop.abort())
   }, [run, list, search, category, refusal, from])
-  if (sets === undefined) return error === undefined ? <p class="quiet">Loading.</p> : <Trouble error={error} />
-  if (sets.length === 0) return <p class="empty">No node of this run has sampled answers that are in the store yet.</p>
+  if (sets === undefined) return error === undefined ? <p class="quiet">Loading …</p> : <Trouble error={error} />
+  if (sets.length === 0) return <p class="empty">The store has no sampled answers of this run yet.</p>
   const pick = (node: string) => {
     setFrom(0)
     setChosen(chosen.includes(node) ? chosen.filter((one) => one !== node) : [...chosen, node])
@@ -144,7 +144,7 @@ export const TextsTab = ({ ended, run }: { readonly run: string; readonly ended:
         <input
           type="search"
           class="search"
-          placeholder="Words of prompt or answer"
+          placeholder="Words in a prompt or answer"
           aria-label="Search texts"
           value={search}
           onInput={(event) => (setSearch(event.currentTarget.value), setFrom(0))}
@@ -187,7 +187,7 @@ export const TextsTab = ({ ended, run }: { readonly run: string; readonly ended:
                 <span class="quiet small">
                   {plain(one.id)}
                   {one.sample > 0 ? `, sample ${one.sample + 1}` : ""}
-                  {one.isSafety ? ", about safety" : ""}
+                  {one.isSafety ? ", safety prompt" : ""}
                   {one.category === null ? "" : `, ${plain(one.category)}`}
                 </span>
               </div>
@@ -198,10 +198,10 @@ export const TextsTab = ({ ended, run }: { readonly run: string; readonly ended:
               </div>
             </article>
           ))}
-          {part.prompts.length === 0 ? <p class="empty">No answer has that.</p> : null}
+          {part.prompts.length === 0 ? <p class="empty">No matching answers.</p> : null}
           <div class="page-head">
             <button type="button" disabled={from === 0} onClick={() => (setFrom(Math.max(0, from - page)), scrollTo(0, 0))}>
-              Before
+              Previous
             </button>
             <button type="button" disabled={from + page >= part.total} onClick={() => (setFrom(from + page), scrollTo(0, 0))}>
               Next

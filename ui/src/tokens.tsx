@@ -1,4 +1,4 @@
-/** A row as a model sees it: which tokens carry loss, and how likely each is. */
+/** A row as a model sees it: which tokens contribute to the loss, and how likely each token is. */
 import { useEffect, useState } from "preact/hooks"
 import type { ResultLine, TokensView } from "../../cli/ui/api.ts"
 import { ask } from "./api.ts"
@@ -7,7 +7,7 @@ import { Trouble } from "./parts.tsx"
 
 const nats = (value: number | string | null): number | undefined => (typeof value === "number" ? value : undefined)
 
-/** How a token is shaded, in steps of a class: by how unlikely it is, or by how much likelier than to the reference. */
+/** The shade of a token, as a class: by its probability, or relative to the reference. */
 const shadeOf = (token: TokensView["tokens"][number], by: "likely" | "reference"): string => {
   const own = nats(token.logProbability)
   if (own === undefined) return ""
@@ -23,7 +23,7 @@ const saidOf = ({ logProbability, reference, text, trained }: TokensView["tokens
   const [own, other] = [nats(logProbability), nats(reference)]
   return [
     JSON.stringify(text),
-    trained ? "carries loss" : "no loss",
+    trained ? "in the loss" : "not in the loss",
     ...(own === undefined ? [] : [`log-probability ${number(own)}`]),
     ...(own === undefined || other === undefined ? [] : [`reference ${number(other)}, difference ${number(own - other)}`])
   ].join("; ")
@@ -62,7 +62,7 @@ export const Tokens = ({
     return () => stop.abort()
   }, [digest, row, model, side, score, reference])
   if (model === undefined)
-    return <p class="quiet">No model or tokenizer of this run is in the store: there is nothing to make tokens with.</p>
+    return <p class="quiet">The store has no model or tokenizer of this run, so the row can't be tokenized.</p>
   const policies = models.filter(({ type }) => type === "checkpoint:policy")
   const isPolicy = policies.some((one) => one.digest === model)
   const tokens = view?.tokens ?? []
@@ -95,8 +95,8 @@ export const Tokens = ({
           </label>
         )}
         <label>
-          <input type="checkbox" checked={score} disabled={!isPolicy} onChange={(event) => setScore(event.currentTarget.checked)} /> ask it
-          how likely each token is
+          <input type="checkbox" checked={score} disabled={!isPolicy} onChange={(event) => setScore(event.currentTarget.checked)} /> compute
+          log-probabilities
         </label>
         {score ? (
           <label>
@@ -111,7 +111,7 @@ export const Tokens = ({
             </select>
           </label>
         ) : null}
-        {busy ? <span role="status">{score ? "The model is loaded and asked." : "Loading."}</span> : null}
+        {busy ? <span role="status">{score ? "Computing log-probabilities …" : "Loading …"}</span> : null}
       </div>
       {error === undefined ? null : <Trouble error={error} />}
       {view === undefined ? null : (
@@ -120,12 +120,12 @@ export const Tokens = ({
             {tokens.length} tokens, {trained.length} with loss (underlined).
             {rated.length === 0
               ? ""
-              : ` Mean log-probability of those: ${number(mean)}${compared.length === 0 ? "." : `; sum of log p − log reference (the KL of this sample): ${number(kl)}.`}`}
+              : ` Their mean log-probability: ${number(mean)}${compared.length === 0 ? "." : `; sum of log p − log reference (the KL of this sample): ${number(kl)}.`}`}
             {rated.length === 0
               ? ""
               : compared.length > 0
-                ? " Shaded: likelier than to the reference, or less likely."
-                : " Shaded: the less likely, the darker."}{" "}
+                ? " Shading: more or less likely than under the reference."
+                : " Shading: less likely tokens are darker."}{" "}
             {plain(view.note)}
           </p>
           <p class="tokens" tabIndex={0} aria-label="Tokens">
@@ -145,7 +145,7 @@ export const Tokens = ({
   )
 }
 
-/** Whether rows of a type are dialogues, and which answers they have. */
+/** Whether rows of this type are dialogues, and which answers they contain. */
 export const sidesOf = (type: string): ReadonlyArray<string> | undefined => {
   const kind = type.split("/")[0]
   if (kind === "preference") return ["chosen", "rejected"]

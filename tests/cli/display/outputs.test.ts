@@ -29,7 +29,7 @@ describe("the end of a run", () => {
     expect(shown).toEqual([
       ...["small:", "{", '  "rows": 6', "}", ""],
       ...["large:", "{", '  "rows": [ 100 items ],', '  "mean": {"value":16.5}', "}"],
-      ...[`(shortened; all of it: ${join(folder, "d", "report.json")})`, ""],
+      ...[`(shortened; full report: ${join(folder, "d", "report.json")})`, ""],
       ...["text:", "A table.", "Its end.", ""],
       "Outputs:",
       ...["text ", "page ", "small", "large", "model"].map((name, i) => `  ${name}  ${join(folder, "abcde"[i]!)}`),

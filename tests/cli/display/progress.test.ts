@@ -146,7 +146,7 @@ describe("on a terminal", () => {
     const { on } = live(80)
     const wait: RunEvent = { type: "node-waiting", node: "sft", by: "a run in process 123" }
     expect(on(begun, wait)).toEqual([
-      "sft: waiting for a run in process 123, which is making it",
+      "sft: waiting for a run in process 123, which is computing it",
       "sft waiting for a run in process 123",
       "0 done  5 left  1.1 s"
     ])
@@ -173,7 +173,7 @@ describe("on a terminal", () => {
     expect(of(12).match(/WARNING: skipped 2 of 10 pairs \(20%\): 2 not JSON\. They are listed in \/rows/g)).toHaveLength(12)
     expect(of(12)).not.toContain("more nodes")
     expect(of(15).match(/WARNING/g)).toHaveLength(12)
-    expect(of(15)).toContain("\n3 more nodes that were found had left rows out: caravan show latest\nDone in")
+    expect(of(15)).toContain("\n3 more reused nodes had skipped rows: caravan show latest\nDone in")
   })
 
   it("what happened stays above; at the end the view goes and the cursor comes back", () => {

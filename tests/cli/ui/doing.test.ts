@@ -212,7 +212,7 @@ describe("labelling", () => {
     const both = await Promise.all([label("anna", pair.id, "A", 0, 0), label("anna", pair.id, "B", 3, 0)])
     expect(both.map(({ status }) => status).sort()).toEqual([200, 409])
     const refused = both.find(({ status }) => status === 409)!
-    expect(refused.json.message).toMatch(/^Another page of anna has labelled this pair since: [AB], rating [03]\. Look again/)
+    expect(refused.json.message).toMatch(/^Another page of anna has changed this pair's label in the meantime: [AB], rating [03]\. Check it/)
     expect((await label("anna", pair.id, "A", 1, 1)).status).toBe(200)
     expect(await one("anna", 1)).toMatchObject({ label: { choice: "A", rating: 1, revision: 2 } })
     expect(labels("anna")).toHaveLength(3)
@@ -240,7 +240,7 @@ describe("labelling", () => {
     expect(json).toMatchObject({
       labels: 3,
       file: join(folder, "labels.jsonl"),
-      message: expect.stringContaining("Then: run again with --set labelled=1.")
+      message: expect.stringContaining("Next: run again with --set labelled=1.")
     })
     const run = caravan(folder, "run", "annotating.ts", "--set", "labelled=1", "--json")
     expect(run.status).toBe(0)

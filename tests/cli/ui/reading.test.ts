@@ -97,7 +97,7 @@ describe("rows", () => {
       return [status, json.message] as const
     }
     expect(await of(digest("words"))).toEqual([404, expect.stringContaining("has no rows")])
-    expect(await of("0".repeat(64))).toEqual([404, expect.stringContaining("No run here has made")])
+    expect(await of("0".repeat(64))).toEqual([404, expect.stringContaining("No run here made")])
     expect((await of("../../../etc/passwd"))[0]).toBe(400)
     const place = (JSON.parse(caravan(folder, "show", "latest:prompts", "--json").stdout) as { nodes: ReadonlyArray<{ path: string }> })
       .nodes[0]!.path
@@ -182,9 +182,9 @@ describe("tokens", () => {
     }
     expect(await of(`digest=${digest("demonstrations")}&row=2&model=${digest("words")}`)).toEqual([
       400,
-      "There is no row 2: the dataset has 2."
+      "Row 2 does not exist: the dataset has 2 rows."
     ])
-    expect((await of(`digest=${digest("texts")}&row=0&model=${digest("words")}`))[1]).toContain("no dialogues")
+    expect((await of(`digest=${digest("texts")}&row=0&model=${digest("words")}`))[1]).toContain("not dialogues")
     expect((await of(`digest=${digest("demonstrations")}&row=0&model=${digest("texts")}`))[0]).toBe(400)
     expect((await of(`digest=${digest("demonstrations")}&row=0&model=${digest("words")}&score=yes`))[1]).toContain("Choose a policy")
   })

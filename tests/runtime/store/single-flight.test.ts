@@ -91,7 +91,7 @@ describe("of all that want a key", () => {
     const first = running("--set", "steps=100")
     await waitFor(() => first.stderr().includes("wait: running"))
     const second = running("--set", "steps=100")
-    await waitFor(() => second.stderr().includes(`wait: waiting for a run in process ${first.child.pid}, which is making it`))
+    await waitFor(() => second.stderr().includes(`wait: waiting for a run in process ${first.child.pid}, which is computing it`))
     first.child.kill("SIGKILL")
     await first.closed
     expect(await second.closed).toBe(0)
