@@ -1,4 +1,4 @@
-/** A stage that can be applied: a function from nodes and a config to a node. What `Stage.make`, `Stage.map` and `Stage.pinned` give. */
+/** An applicable stage: a function from nodes and a config to a node. Returned by `Stage.make`, `Stage.map` and `Stage.pinned`. */
 import { dirname } from "node:path"
 import { fileURLToPath, pathToFileURL } from "node:url"
 import type { ArtifactType } from "../../schemas/artifact.ts"
@@ -15,7 +15,7 @@ type Wire<P> =
         ? Node<A>
         : never
 type OptionalPorts<I> = { [K in keyof I]: I[K] extends Optional<any> ? K : never }[keyof I]
-/** The nodes a stage wants: one for each port. */
+/** The input nodes of a stage: one entry per port. */
 export type Wires<I> = { readonly [K in Exclude<keyof I, OptionalPorts<I>>]: Wire<I[K]> } & {
   readonly [K in OptionalPorts<I>]?: Wire<I[K]>
 }
@@ -26,7 +26,7 @@ type ConfigArguments<Config extends ConfigSchema> = {} extends Config["Encoded"]
   : [config: Config["Encoded"] & NodeOptions]
 
 export interface Stage<Config extends ConfigSchema, Inputs extends Ports, Output> extends AnyStage {
-  /** Applies the stage: a node for each port, then the hyperparameters that differ from their defaults (and a seed, to set it apart). */
+  /** Applies the stage: one node per port, then the hyperparameters that differ from their defaults (and a seed, to distinguish repeated nodes). */
   <W extends Wires<Inputs>>(
     inputs: W & { readonly [K in Exclude<keyof W, keyof Inputs>]: never },
     ...config: ConfigArguments<Config>
@@ -36,7 +36,7 @@ export interface Stage<Config extends ConfigSchema, Inputs extends Ports, Output
 export const applicable = <Config extends ConfigSchema, Inputs extends Ports, Output>(info: StageInfo): Stage<Config, Inputs, Output> => {
   const stage = ((inputs: Record<string, Node<any>>, config: Record<string, unknown> & NodeOptions = {}) => {
     const { seed, ...fields } = config
-    // Lists are copied: a loop over rounds may go on adding to its own, and must not change nodes that are made.
+    // Lists are copied: a loop over rounds may later append to its own list, which must not change existing nodes.
     const wired = Object.fromEntries(Object.entries(inputs).map(([port, given]) => [port, Array.isArray(given) ? [...given] : given]))
     return makeNode<Output>({
       kind: "stage",
@@ -51,7 +51,7 @@ export const applicable = <Config extends ConfigSchema, Inputs extends Ports, Ou
   return Object.assign(stage, { stage: info })
 }
 
-/** The module that called `make` or `map`: the file of the first frame of the stack outside this folder. */
+/** The module that called `make` or `map`: the file of the first stack frame outside this folder. */
 export const callSite = (): string | undefined => {
   const own = dirname(fileURLToPath(import.meta.url))
   for (const line of (new Error("where").stack ?? "").split("\n").slice(1)) {

@@ -1,18 +1,18 @@
-/** What may be known of an artifact's size before it is made. Only estimates read it (`caravan plan`); no cache key holds any of it. */
+/** What is known about an artifact's size before it is made. Used only for estimates (`caravan plan`); not part of any cache key. */
 export interface Sizes {
   /** Rows of a dataset. */
   readonly rows?: number
-  /** Distinct prompts among them, where one prompt has several rows; as many as rows unless said otherwise. */
+  /** Distinct prompts, if a prompt has several rows. Default: the number of rows. */
   readonly prompts?: number
-  /** Mean tokens of a row's given part: earlier turns and the question; and of its response, or of each of its two responses. */
+  /** Mean tokens of a row's prompt (earlier turns and the question), and of its response, or of each of its two responses. */
   readonly promptTokens?: number
   readonly responseTokens?: number
-  /** User messages of a dialogue. Then promptTokens and responseTokens are of one message. */
+  /** User messages per dialogue. promptTokens and responseTokens then count one message. */
   readonly turns?: number
-  /** Share of rows whose prompt is meant to draw out something unsafe. */
+  /** Fraction of rows whose prompt is meant to elicit something unsafe. */
   readonly safetyShare?: number
-  /** Pieces of a tokenizer. */
+  /** Vocabulary size of a tokenizer. */
   readonly vocabSize?: number
-  /** The name of a model's shape ("7b"). */
+  /** The name of a model preset ("7b"). */
   readonly model?: string
 }

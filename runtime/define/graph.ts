@@ -1,4 +1,4 @@
-/** From a pipeline's nodes to a checked graph: names, decoded configs, wires of the right type, topological order. */
+/** Turns a pipeline's nodes into a checked graph: names, decoded configs, type-checked wires, topological order. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type { ArtifactType } from "../../schemas/artifact.ts"
@@ -21,10 +21,10 @@ export interface StageNode {
   readonly stage: StageInfo
   readonly config: Readonly<Record<string, unknown>>
   readonly seed: number
-  /** Ids by port: one, several, or null for an open port. */
+  /** Ids by port: one, several, or null for an unconnected port. */
   readonly inputs: Readonly<Record<string, string | ReadonlyArray<string> | null>>
   readonly type: ArtifactType<any>
-  /** What the pipeline says of its size, for estimates. */
+  /** Sizes declared by the pipeline, for estimates. */
   readonly expected?: Sizes | undefined
   readonly limits?: NodeLimits | undefined
   readonly placement?: Placement | undefined
@@ -32,9 +32,9 @@ export interface StageNode {
 export interface FileNode {
   readonly kind: "file"
   readonly id: string
-  /** On the disk; of what is on the Hub its name (schemas/hub-name.ts), until a run or a plan looks it up. */
+  /** A local path; for a name on the Hub (schemas/hub-name.ts) the name itself, until a run or a plan resolves it. */
   readonly path: string
-  /** What is on the Hub, once it is looked up; `path` is then where it is when it is fetched. */
+  /** The resolved files of a Hub name; `path` is then where they are stored after the download. */
   readonly remote?: RemoteFiles
   readonly type: ArtifactType<any>
   readonly expected?: Sizes | undefined
@@ -48,7 +48,7 @@ export interface Graph {
   readonly outputs: Readonly<Record<string, string>>
 }
 
-/** The ids a node depends on. */
+/** The ids that a node depends on directly. */
 export const dependencies = (node: GraphNode): ReadonlyArray<string> => {
   const found: Array<string> = []
   if (node.kind === "file") return found
@@ -59,18 +59,18 @@ export const dependencies = (node: GraphNode): ReadonlyArray<string> => {
   return found
 }
 
-/** The id of the node that a name stands for: of the node of that name, else of the one whose result is the output of that name. */
+/** Resolves a name to a node id: the node with that name, otherwise the node of the output with that name. */
 export const nodeNamed = ({ nodes, outputs }: Pick<Graph, "nodes" | "outputs">, name: string): string | undefined =>
   nodes.has(name) ? name : own(outputs, name)
 
-/** The ids that depend on a node, directly or not, and itself. */
+/** The ids that depend on a node, directly or not, and the node itself. */
 export const descendants = (graph: Graph, id: string): Set<string> => {
   const found = new Set([id])
   for (const node of graph.nodes.values()) if (dependencies(node).some((dependency) => found.has(dependency))) found.add(node.id)
   return found
 }
 
-/** The ids that nodes depend on, directly or not, and they themselves. */
+/** The ids that the given nodes depend on, directly or not, and the nodes themselves. */
 export const ancestors = (graph: Graph, ids: ReadonlyArray<string> | ReadonlySet<string>): Set<string> => {
   const found = new Set<string>()
   const open = [...ids]
@@ -82,10 +82,10 @@ export const ancestors = (graph: Graph, ids: ReadonlyArray<string> | ReadonlySet
   return found
 }
 
-/** Settings from the command line: texts by parameter ("samples") or by node and field ("sft.learningRate"). */
+/** Settings from the command line: strings by parameter ("samples") or by node and field ("sft.learningRate"). */
 export type Settings = Readonly<Record<string, string>>
 
-/** A text as the value a field wants: JSON where that fits ("3", "true", "[1,2]"), else the text itself. */
+/** Parses a string as the field's type: JSON if that fits ("3", "true", "[1,2]"), otherwise the string itself. */
 export const valueOf = (field: Schema.Top | undefined, text: string): unknown => {
   let parsed: unknown
   try {
@@ -96,25 +96,25 @@ export const valueOf = (field: Schema.Top | undefined, text: string): unknown =>
   if (field === undefined) return parsed
   const fits = (value: unknown): boolean =>
     Schema.decodeUnknownExit(Schema.Struct({ value: field as Schema.Codec<unknown> }))({ value })._tag === "Success"
-  // A text that happens to be JSON ("7" where words are wanted) stays a text; what fits neither way is told of as what it says.
+  // A string field keeps a text that happens to be JSON ("7"); if neither fits, the parsed value is used in the error.
   return !fits(parsed) && fits(text) ? text : parsed
 }
 
-/** Builds the pipeline with these parameters and settings, and checks all of it before anything runs. */
+/** Builds the pipeline with these parameters and settings, and checks everything before anything runs. */
 export const buildGraph = (
   pipeline: AnyPipeline,
   params: Readonly<Record<string, unknown>>,
   options: {
     readonly settings?: Settings
     readonly seed: number
-    /** How a setting was given, for errors: "--set" unless it says otherwise. */
+    /** The flag that gave a setting, for error messages. Default: "--set". */
     readonly flagOf?: (name: string) => string
   }
 ): Effect.Effect<Graph, PipelineError | ConfigError> =>
   Effect.gen(function* () {
     const fields = pipeline.params.fields as Record<string, Schema.Top>
     const settings = Object.entries(options.settings ?? {})
-    // Not by assignment: "__proto__" is a name as any other, and an unknown one.
+    // Not by assignment: "__proto__" must be treated like any other (unknown) name.
     const given: Record<string, unknown> = {
       ...params,
       ...Object.fromEntries(settings.flatMap(([name, text]) => (name.includes(".") ? [] : [[name, valueOf(own(fields, name), text)]])))
@@ -123,7 +123,7 @@ export const buildGraph = (
       pipeline.params as ConfigSchema,
       given,
       `Pipeline "${pipeline.name}"`,
-      (name) => ` Give it with --set ${name}=<value>, or as a parameter in a program.`
+      (name) => ` Set it with --set ${name}=<value>, or as a parameter in a program.`
     )
     const outputs = yield* Effect.try({
       try: () => pipeline.build(decoded) as Record<string, unknown>,
@@ -140,7 +140,7 @@ export const buildGraph = (
     for (const [name, node] of Object.entries(outputs)) {
       if (!isNode(node))
         return yield* new PipelineError({
-          message: `Output "${name}" of pipeline "${pipeline.name}" is ${shown(node)}, not a node. Return what a stage gives when it is applied.`
+          message: `Output "${name}" of pipeline "${pipeline.name}" is ${shown(node)}, not a node. Return the result of applying a stage.`
         })
     }
     return yield* resolve(pipeline.name, outputs as Record<string, AnyNode>, {
@@ -167,15 +167,15 @@ const resolve = (
       const id = stageIds.includes(given) || output === undefined ? given : ids.get(output)!
       if (!stageIds.includes(id))
         return yield* new PipelineError({
-          message: `${options.flagOf(name)} ${name}: there is no node or output "${given}".${didYouMean(given, [...stageIds, ...Object.keys(outputs)])}`
+          message: `${options.flagOf(name)} ${name}: no node or output is named "${given}".${didYouMean(given, [...stageIds, ...Object.keys(outputs)])}`
         })
       overrides.set(id, [...(overrides.get(id) ?? []), [name.slice(dot + 1), text]])
     }
     const nodes = new Map<string, GraphNode>()
-    // Two nodes with the same stage, config, seed and inputs are one.
+    // Two nodes with the same stage, config, seed and inputs are merged.
     const canonical = new Map<string, string>()
     const alias = new Map<AnyNode, string>()
-    /** Configs of nodes that give no field. */
+    /** Decoded configs of nodes that set no field. */
     const usual = new Map<StageInfo, Readonly<Record<string, unknown>>>()
     for (const node of order) {
       const { definition } = node
@@ -215,7 +215,7 @@ const resolve = (
           ])
         } catch (cause) {
           return yield* new PipelineError({
-            message: `Node "${id}" (stage ${stage.name}): its config can't be part of a cache key: ${messageOf(cause)}`
+            message: `Node "${id}" (stage ${stage.name}): its config can't be used in a cache key: ${messageOf(cause)}`
           })
         }
       }
@@ -236,7 +236,7 @@ const resolve = (
     return { pipeline, nodes, outputs: Object.fromEntries(Object.entries(outputs).map(([name, node]) => [name, alias.get(node)!])) }
   })
 
-/** What both allow: equal nodes are one, which keeps to the limits of each. */
+/** Merges the limits of equal nodes: the stricter one of each. */
 const stricter = (one: NodeLimits, other: NodeLimits): NodeLimits =>
   Object.fromEntries(
     (["seconds", "memory", "retries", "skipped"] as const).flatMap((name) => {
@@ -245,7 +245,7 @@ const stricter = (one: NodeLimits, other: NodeLimits): NodeLimits =>
     })
   )
 
-/** A value that should have been something else, in a few words. */
+/** Describes an unexpected value in a few words. */
 const shown = (value: unknown): string => {
   if (isNode(value)) return "a node"
   if (typeof value === "function") return "stage" in value ? `the stage ${(value.stage as StageInfo).name} itself` : "a function"
@@ -270,7 +270,7 @@ const inputNodes = ({ definition }: AnyNode): Array<unknown> => {
   return found
 }
 
-/** Every node reachable from the outputs, inputs first; without recursion, so that long chains are no matter. */
+/** All nodes reachable from the outputs, inputs first. Iterative, so that long chains do not overflow the stack. */
 const postorder = (outputs: Readonly<Record<string, AnyNode>>): Effect.Effect<Array<AnyNode>, PipelineError> =>
   Effect.gen(function* () {
     const order: Array<AnyNode> = []
@@ -292,7 +292,7 @@ const postorder = (outputs: Readonly<Record<string, AnyNode>>): Effect.Effect<Ar
         if (!isNode(input)) {
           const name = node.definition.kind === "stage" ? node.definition.stage.name : "file"
           return yield* new PipelineError({
-            message: `Stage ${name}: one of its inputs is ${shown(input)}, not a node. Give what a stage returns when it is applied, or fileAt(path).`
+            message: `Stage ${name}: one of its inputs is ${shown(input)}, not a node. Pass the result of applying a stage, or fileAt(path).`
           })
         }
         if (!state.has(input)) stack.push({ node: input, leave: false })
@@ -317,7 +317,7 @@ const nameNodes = (order: ReadonlyArray<AnyNode>): Effect.Effect<Map<AnyNode, st
     for (const node of order) {
       const { name } = node.definition
       if (name === undefined) continue
-      if (taken.has(name)) return yield* new PipelineError({ message: `Two nodes are named "${name}". Give each a name of its own.` })
+      if (taken.has(name)) return yield* new PipelineError({ message: `Two nodes are named "${name}". Give each node a unique name.` })
       taken.add(name)
       ids.set(node, name)
     }
@@ -336,7 +336,7 @@ const nameNodes = (order: ReadonlyArray<AnyNode>): Effect.Effect<Map<AnyNode, st
     return ids
   })
 
-/** Checks a node's wires against its stage's ports: what types rule out at compile time, for code that has none. */
+/** Checks a node's inputs against its stage's ports: the compile-time type checks, for untyped code. */
 const wire = (
   id: string,
   stage: StageInfo,
@@ -355,12 +355,12 @@ const wire = (
       out.push([name, null])
       continue
     }
-    if (arity === "many" && !Array.isArray(given)) return fail(`its input "${name}" takes a list of nodes, got one`)
-    if (arity !== "many" && Array.isArray(given)) return fail(`its input "${name}" takes one node, got a list`)
+    if (arity === "many" && !Array.isArray(given)) return fail(`its input "${name}" expects a list of nodes, got one node`)
+    if (arity !== "many" && Array.isArray(given)) return fail(`its input "${name}" expects one node, got a list`)
     const list = (Array.isArray(given) ? given : [given]) as ReadonlyArray<AnyNode>
     for (const node of list) {
       if (!type.accepts(node.definition.type.name))
-        return fail(`its input "${name}" takes a ${type.name}, got a ${node.definition.type.name} from "${alias.get(node)}"`)
+        return fail(`its input "${name}" expects a ${type.name}, got a ${node.definition.type.name} from "${alias.get(node)}"`)
     }
     out.push([name, arity === "many" ? list.map((node) => alias.get(node)!) : alias.get(list[0]!)!])
   }
@@ -368,7 +368,7 @@ const wire = (
 }
 
 const ports = new WeakMap<StageInfo, ReadonlyMap<string, ReturnType<typeof portOf>>>()
-/** A stage's ports by name: made once, for thousands of nodes. */
+/** A stage's ports by name, cached for thousands of nodes. */
 const portsOf = (stage: StageInfo): ReadonlyMap<string, ReturnType<typeof portOf>> => {
   let found = ports.get(stage)
   if (found === undefined) ports.set(stage, (found = new Map(Object.entries(stage.inputs).map(([name, port]) => [name, portOf(port)]))))
@@ -376,7 +376,7 @@ const portsOf = (stage: StageInfo): ReadonlyMap<string, ReturnType<typeof portOf
 }
 
 const keyed = new WeakMap<object, Readonly<Record<string, unknown>>>()
-/** The config as it enters the key: without fields marked neutral. */
+/** The config as part of the key: without fields marked neutral. */
 export const configForKey = ({ config, stage }: StageNode): Readonly<Record<string, unknown>> => {
   let found = keyed.get(config)
   if (found === undefined) {

@@ -1,4 +1,4 @@
-/** Stages over the shards of a dataset, as they are declared; how they run: run/mapped.ts. Why: docs/decisions/0010-stage-map.md. */
+/** Declares stages mapped over the shards of a dataset; run/mapped.ts executes them. Reasons: docs/decisions/0010-stage-map.md. */
 import type { Dataset, DatasetType } from "../../schemas/artifact.ts"
 import type { ConfigSchema } from "../../schemas/hyper.ts"
 import { applicable, callSite, type Stage } from "./applicable.ts"
@@ -7,20 +7,20 @@ import { portOf, type Ports } from "./stage-info.ts"
 type DatasetPorts<Inputs> = { [K in keyof Inputs]: Inputs[K] extends DatasetType<any> ? K : never }[keyof Inputs] & string
 
 /**
- * The same stage over shards of the dataset at one port: one node, applied as the stage itself is. It is cut after every `rows` rows, the stage
- * runs on each shard with a seed of its own, and the outputs follow each other in order. What was made of a shard is kept: a run that was
- * killed goes on with the next, and rows that are appended make only the last shard and the new ones again. Must be exported, as a stage is.
+ * Runs a stage on shards of the dataset at one port, as one node that is applied like the stage itself. The dataset is split every `rows` rows, the
+ * stage runs on each shard with its own seed, and the outputs are concatenated in order. Shard results are kept: a killed run continues with the next
+ * shard, and after rows are appended only the last shard and the new ones are recomputed. Must be exported, like a stage.
  *
  *     export const shoutInParts = Stage.map(shout, { over: "texts", rows: 1000 })
  */
 export const map = <Config extends ConfigSchema, const Inputs extends Ports, Row>(
   inner: Stage<Config, Inputs, Dataset<Row>>,
   options: {
-    /** The port whose dataset is cut. */
+    /** The port whose dataset is split. */
     readonly over: DatasetPorts<Inputs>
-    /** Rows of a shard, at most. Part of the key: a stage may look at rows together. */
+    /** Maximum rows per shard. Part of the key, because a stage may look at several rows together. */
     readonly rows: number
-    /** The module that exports it, when it is not the one that calls map: pass import.meta. */
+    /** The exporting module, if it is not the one that calls map: pass import.meta. */
     readonly module?: { readonly url: string }
   }
 ): Stage<Config, Inputs, Dataset<Row>> => {
@@ -29,12 +29,12 @@ export const map = <Config extends ConfigSchema, const Inputs extends Ports, Row
   const name = `${stage.name}-by-${rows}-${over}`
   const fail = (what: string) => new Error(`Stage.map(${stage.name}, { over: "${over}", rows: ${rows} }): ${what}`)
   const module = options.module?.url ?? callSite()
-  if (module === undefined) throw fail("can't tell which module makes it. Add `module: import.meta` to its options.")
+  if (module === undefined) throw fail("can't determine the calling module. Add `module: import.meta` to the options.")
   const port = stage.inputs[over]
   if (port === undefined) throw fail(`the stage has no input "${over}", only ${Object.keys(stage.inputs).join(", ")}.`)
-  if (portOf(port).arity !== "one" || portOf(port).type.kind !== "dataset") throw fail(`the input "${over}" is not one dataset.`)
-  if (stage.output.kind !== "dataset") throw fail(`its output is a ${stage.output.name}; only datasets can be put together.`)
+  if (portOf(port).arity !== "one" || portOf(port).type.kind !== "dataset") throw fail(`the input "${over}" is not a single dataset.`)
+  if (stage.output.kind !== "dataset") throw fail(`its output is a ${stage.output.name}; only datasets can be concatenated.`)
   if (!Number.isInteger(rows) || rows < 1) throw fail("rows must be a whole number, 1 or more.")
-  if (stage.sharding !== undefined) throw fail("it is mapped already.")
+  if (stage.sharding !== undefined) throw fail("it is already mapped.")
   return applicable({ ...stage, name, module, loaded: Date.now(), sharding: { over, rows }, variantOf: stage })
 }

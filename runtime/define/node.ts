@@ -1,4 +1,4 @@
-/** A node: a stage applied to nodes and a config, or a file of the user's. A plain lazy value; nothing runs by making one. */
+/** A node: a stage applied to nodes and a config, or a user's file. A plain lazy value; creating one runs nothing. */
 import { resolve } from "node:path"
 import { type ArtifactType, External, type ExternalFile } from "../../schemas/artifact.ts"
 import { hubNameText, isHubName, parseHubName } from "../../schemas/hub-name.ts"
@@ -14,30 +14,30 @@ export interface Node<out A> {
   readonly [NodeTypeId]: true
   readonly Artifact?: A | undefined
   readonly definition: NodeDefinition
-  /** The same node under a name of its own: what --only, why and the tables call it. */
+  /** Returns the same node with a name, which --only, why and the tables use. */
   named(name: string): Node<A>
-  /** The same node; what a plan may assume of its size as long as it is not there. No part of any key. */
+  /** Returns the same node with sizes that a plan may assume before the result exists. Not part of any key. */
   expecting(sizes: Sizes): Node<A>
   /**
-   * The same node; what it may take before it is stopped, and how often it is tried again. No part of any key. Of equal nodes, which are one, the
-   * stricter limits hold.
+   * Returns the same node with limits on time and memory and a number of retries. Not part of any key. Equal nodes are merged, with the stricter
+   * limits.
    */
   limited(limits: NodeLimits): Node<A>
-  /** The same node; where it runs and on how many GPUs. No part of any key. */
+  /** Returns the same node with a placement: where it runs and on how many GPUs. Not part of any key. */
   on(placement: Placement): Node<A>
 }
 export interface NodeLimits {
-  /** Seconds of wall time. */
+  /** Wall time in seconds. */
   readonly seconds?: number
-  /** Resident memory of the process that the stage runs in, in MiB; of that, Node and its libraries take about 100. */
+  /** Resident memory of the stage's process in MiB; Node and its libraries use about 100 of it. */
   readonly memory?: number
   /**
-   * How often it is tried again when it crashed, took too long or failed with an error that may pass, after 1, 2, 4 .. seconds. An error of the stage's
-   * own says whether it may by `isRetryable`; one that does not say is tried again. Never tried again: a defect (whatever is thrown), too much memory,
-   * and what fails the same way each time (a config or data that does not fit, a training that diverged).
+   * Number of retries after a crash, a timeout or a transient failure, with delays of 1, 2, 4 .. seconds. A stage's own error says by `isRetryable`
+   * whether it is transient; an error that does not say is retried. Never retried: defects (anything thrown), exceeding the memory limit, and
+   * deterministic failures (an unsuitable config or dataset, a training that diverged).
    */
   readonly retries?: number
-  /** Largest share of its rows that the stage may skip because it can't use them, 0 to 1; 0.2 unless given. */
+  /** Maximum fraction of unusable rows that the stage may skip, 0 to 1. Default: 0.2. */
   readonly skipped?: number
 }
 export type AnyNode = Node<any>
@@ -63,7 +63,7 @@ export type NodeDefinition =
       readonly expected?: Sizes
     }
 
-/** What is expected instead of a limit that is none; undefined for one that can be held. */
+/** Per limit: what is expected instead of an invalid value, or undefined if the value is valid. */
 const limitBounds: Bounds = {
   seconds: (value) => (Number.isFinite(value) && (value as number) > 0 ? undefined : "seconds above 0"),
   memory: (value) => (Number.isFinite(value) && (value as number) > 0 ? undefined : "MiB above 0"),
@@ -78,7 +78,7 @@ class MadeNode<A> implements Node<A> {
     this.definition = definition
   }
   named(name: string): Node<A> {
-    if (name === "") throw new PipelineError({ message: "the name of a node is empty. Give it one, or leave named() out." })
+    if (name === "") throw new PipelineError({ message: "the name of a node is empty. Give it a name, or remove named()." })
     return makeNode({ ...this.definition, name })
   }
   expecting(sizes: Sizes): Node<A> {
@@ -110,11 +110,12 @@ export const makeNode = <A>(definition: NodeDefinition): Node<A> => new MadeNode
 export const isNode = (value: unknown): value is AnyNode => typeof value === "object" && value !== null && NodeTypeId in value
 
 /**
- * A file or folder of the user's, or the files of a pattern ("data/*.parquet"), by content: path, owner and times do not count. Relative paths are from the
- * working directory. "hf:owner/name@revision:path" is a model on the Hugging Face Hub, "hf:datasets/owner/name@revision:path" a data set there, by its commit.
+ * A user's file or folder, or the files matching a pattern ("data/*.parquet"), identified by content: path, owner and times do not matter. Relative
+ * paths start at the working directory. "hf:owner/name@revision:path" is a model on the Hugging Face Hub, "hf:datasets/owner/name@revision:path" a
+ * dataset there, identified by commit.
  */
 export const fileAt = (path: string): Node<ExternalFile> => {
-  // It would stand for the working directory, all of which would be read.
+  // An empty path would mean the whole working directory.
   if (path === "") throw new PipelineError({ message: "the path of an input is empty. Give the path of a file or folder." })
   return makeNode({ kind: "file", path: isHubName(path) ? hubText(path) : resolve(path), name: undefined, type: External })
 }

@@ -1,4 +1,4 @@
-/** Pipelines: named outputs and typed parameters. The default export of a definition file. */
+/** Pipelines: named outputs and typed parameters. A pipeline file exports one by default. */
 import type * as Schema from "effect/Schema"
 import type { ConfigSchema } from "../../schemas/hyper.ts"
 import type { AnyNode } from "./node.ts"
@@ -14,7 +14,7 @@ export interface Pipeline<Params extends ConfigSchema, Outputs extends Readonly<
 }
 export type AnyPipeline = Pipeline<any, any>
 
-/** `build` is a plain function of the parameters that wires nodes; it runs no stage. Throws where it is called without types and lacks one of them. */
+/** `build` is a plain function of the parameters that connects nodes; it runs no stage. Throws if called from untyped code with missing arguments. */
 export const make = <Params extends Schema.Struct<any>, Outputs extends Readonly<Record<string, AnyNode>>>(
   name: string,
   options: { readonly description?: string; readonly params: Params },
@@ -25,7 +25,7 @@ export const make = <Params extends Schema.Struct<any>, Outputs extends Readonly
     const error = new Error(
       `Pipeline.make(${JSON.stringify(name)}): expected ${expected}, found ${found === undefined ? "none" : `a ${typeof found}`}`
     )
-    // Where its author calls it, not here.
+    // The stack starts at the author's call, not here.
     Error.captureStackTrace(error, make)
     throw error
   }

@@ -1,21 +1,21 @@
-/** Where a node's stage runs, and on how much hardware. No part of any key. */
+/** Where a node's stage runs, and on how much hardware. Not part of any key. */
 export interface Placement {
-  /** "local": on the machine of the run, also in a run with `--on slurm`; "slurm": as a job of its own, also in a run without. */
+  /** "local": on the run's machine, even with `--on slurm`; "slurm": as a separate job, even without it. */
   readonly executor?: "local" | "slurm"
-  /** The profile of caravan.json that a job takes what is not given here from. */
+  /** The profile of caravan.json with the job's defaults. */
   readonly profile?: string
-  /** GPUs on each node. */
+  /** GPUs per machine. */
   readonly gpus?: number
-  /** Machines. */
+  /** Number of machines. */
   readonly nodes?: number
-  /** Processor cores on each node. */
+  /** CPU cores per machine. */
   readonly cpus?: number
-  /** Jobs that the shards of a mapped stage are dealt out to. */
+  /** Number of jobs that share the shards of a mapped stage. */
   readonly workers?: number
 }
 
 const whole = (value: unknown) => (Number.isSafeInteger(value) && (value as number) >= 1 ? undefined : "a whole number from 1")
-/** What is expected instead of a value that is none; undefined for one that can be had. */
+/** Per field: what is expected instead of an invalid value, or undefined if the value is valid. */
 export const placementBounds: Readonly<Record<string, (value: unknown) => string | undefined>> = {
   executor: (value) => (value === "local" || value === "slurm" ? undefined : '"local" or "slurm"'),
   profile: (value) => (typeof value === "string" && value !== "" ? undefined : "the name of a profile"),
@@ -25,7 +25,7 @@ export const placementBounds: Readonly<Record<string, (value: unknown) => string
   workers: whole
 }
 
-/** Equal nodes are one, which gets the most that any of them asks for. Where it runs, the first says. */
+/** Merges the placements of equal nodes: the maximum of each field; the first decides where it runs. */
 export const larger = (one: Placement, other: Placement): Placement => ({
   ...other,
   ...one,

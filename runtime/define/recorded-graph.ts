@@ -1,23 +1,26 @@
-/** A run's graph as the journal keeps it, once for all runs that have the same: who looks on knows what is to come, and what a config has besides its defaults. */
+/**
+ * A run's graph as stored in the journal, once for all runs with the same graph. It shows which nodes are still to come and which config fields are
+ * not defaults.
+ */
 import { describeConfig } from "../../schemas/hyper.ts"
 import { own } from "../../schemas/own.ts"
 import type { Graph } from "./graph.ts"
 
 export interface RecordedNode {
   readonly id: string
-  /** null: a file of the user's. */
+  /** null for a user's file. */
   readonly stage: string | null
-  /** The name of the artifact's type. */
+  /** The name of the artifact type. */
   readonly type: string
-  /** Ids by port: one, several, or null for an open port. */
+  /** Ids by port: one, several, or null for an unconnected port. */
   readonly inputs: Readonly<Record<string, string | ReadonlyArray<string> | null>>
-  /** Of a file; of what is on the Hub its name, with the commit. */
+  /** For a file: its path; for a name on the Hub: the name with the commit. */
   readonly path?: string
-  /** What of its config is not the default, also what is in no key (paths, concurrency). */
+  /** Config fields that differ from the default, including those that are not in any key (paths, concurrency). */
   readonly config?: Readonly<Record<string, unknown>>
 }
 export interface RecordedField {
-  /** Absent: it has none, and had to be given. */
+  /** Absent if the field has no default and must be set. */
   readonly default?: unknown
   readonly description?: string
 }

@@ -1,28 +1,28 @@
-/** Files that lie elsewhere, whose content is known: what a file node of a graph stands for once its name on the Hub was looked up. */
+/** Remote files with known content: what a file node stands for after its Hub name has been resolved. */
 
 export interface Watching {
   readonly signal?: AbortSignal | undefined
-  /** Bytes that came; fewer than none where what came before turned out to be wrong. */
+  /** Number of bytes received; negative if earlier bytes turned out to be wrong. */
   readonly onBytes: (count: number) => void
 }
 
 export interface RemoteFiles {
-  /** As it was given: "hf:owner/name@main". */
+  /** The name as given: "hf:owner/name@main". */
   readonly name: string
-  /** With the commit in the revision's place. */
+  /** The name with the commit as its revision. */
   readonly pinned: string
-  /** Of the repository, the commit, and each file's path and content. */
+  /** Digest of the repository, the commit, and each file's path and content. */
   readonly digest: string
-  /** In all. */
+  /** Total bytes. */
   readonly bytes: number
-  /** Where they are once they are fetched. */
+  /** Where the files are after fetching. */
   readonly path: string
-  /** Whether they are there. */
+  /** Whether the files exist locally. */
   readonly isThere: () => boolean
   /** Bytes that a fetch would download. */
   readonly missing: () => number
-  /** Sees to it that they are there, and sound. Rejects with a PipelineError or a StoreError. */
+  /** Downloads missing files and checks them. Rejects with a PipelineError or a StoreError. */
   readonly fetch: (watching: Watching) => Promise<void>
-  /** Of the same files the one of this name, as a folder that has it alone. */
+  /** Only the file with this name, as a folder that contains nothing else. */
   readonly only: (file: string) => RemoteFiles
 }

@@ -1,38 +1,38 @@
 /**
- * Checkpoints as a stage sees them: what it goes on from when it was killed. When one is written is a matter of time, so the result must not depend on it: a
- * stage saves all that its next steps read, and on nothing else does it look whether it was resumed. How they are kept: store/resume-points.ts.
+ * Resume checkpoints as a stage sees them: the state from which a killed stage continues. When one is written depends on time, so the result must
+ * not: a stage saves everything that its later steps read, and must not otherwise depend on whether it was resumed. Storage: store/resume-points.ts.
  */
 import * as Effect from "effect/Effect"
 import type { StageError } from "../errors.ts"
 
-/** What a stage left of itself. */
+/** A saved state of a stage. */
 export interface ResumePoint {
-  /** How many steps were done: the next is step number `step`, counted from 0. */
+  /** Number of completed steps: the next step has number `step`, counted from 0. */
   readonly step: number
   /** The folder with the stage's files. */
   readonly path: string
 }
 
-/** A file of a checkpoint that is yet to be written, whole, and is not changed until then. */
+/** A file of a checkpoint that will be written later; its bytes must not change until then. */
 export interface HeldFile {
   readonly path: string
   readonly bytes: Uint8Array<SharedArrayBuffer>
 }
 
-/** How a stage keeps its way. Every `due` is to be followed by a `save` when it is true. */
+/** Access to a stage's checkpoints. Whenever `due` returns true, call `save`. */
 export interface Checkpoints {
-  /** The newest whole one. A damaged one is passed over, with a note, for the one before. Fails when it can't be told what is there. */
+  /** The newest intact checkpoint. Damaged ones are skipped with a note. Fails if the checkpoints can't be read. */
   readonly latest: Effect.Effect<ResumePoint | undefined, StageError>
-  /** Whether it is time for one: call it after each step. */
+  /** Whether it is time to save: call it after each step. */
   readonly due: () => boolean
   /**
-   * Keeps what `write` puts into the folder it is given: all that is needed to go on after `step` steps. Files that it gives to `hold` are written while
-   * the stage goes on: their bytes are to stay as they are until `write` is called for the next one, which waits for that; so does the stage's end. A disk
-   * that is full does not stop the stage: a note says so, the older ones stay, and it is tried again later.
+   * Saves what `write` puts into the given folder: everything needed to continue after `step` steps. Files passed to `hold` are written in the
+   * background: their bytes must not change until `write` is called for the next checkpoint, which waits for them, as does the end of the stage. A
+   * full disk does not stop the stage: a note reports it, older checkpoints stay, and the next save tries again.
    */
   readonly save: (step: number, write: WriteCheckpoint) => Effect.Effect<void>
 }
 export type WriteCheckpoint = (folder: string, hold: (file: HeldFile) => void) => Effect.Effect<void, { readonly message: string }>
 
-/** For a stage that is to be made from its beginning (verify), and for tests. */
+/** For stages that must run from the beginning (verify), and for tests. */
 export const noCheckpoints: Checkpoints = { latest: Effect.succeed(undefined), due: () => false, save: () => Effect.void }

@@ -1,6 +1,7 @@
 /**
- * Rows that a stage can't use. They are counted by reason, written beside the stage's result for its user to look at, and limited: a stage that would
- * skip most of its data has been given the wrong data. What a stage leaves out on purpose (a filter, a selection) is not skipped: that is a metric.
+ * Rows that a stage can't use. They are counted by reason, listed in a file next to the stage's result, and limited: a stage that would skip most of
+ * its data probably has the wrong data. Rows that a stage excludes on purpose (a filter, a selection) do not count as skipped; report them as
+ * metrics.
  */
 import type * as Effect from "effect/Effect"
 import type { StageError } from "../errors.ts"
@@ -8,47 +9,47 @@ import type { StageError } from "../errors.ts"
 export interface SkippedRow {
   /** What the rows are, in the plural: "demonstrations". */
   readonly what: string
-  /** The kind of fault, for many rows alike, as what follows "90 rows:": "longer than 4096 tokens". */
+  /** The kind of fault, shared by many rows, in words that follow "90 rows:": "longer than 4096 tokens". */
   readonly reason: string
-  /** What was found in this row, where the reason does not say it all. */
+  /** What was found in this row, if the reason does not already say it. */
   readonly found?: string
   readonly id?: string
-  /** Where it stands, for rows of a user's file: lines and rows count from 1. */
+  /** The location, for rows of a user's file: lines and rows count from 1. */
   readonly file?: string
   readonly line?: number
   readonly field?: string
-  /** The row itself, as JSON can hold it. */
+  /** The row itself, as a JSON value. */
   readonly row: unknown
 }
 
-/** What was skipped of one set of rows. */
+/** The number of skipped rows in one set of rows. */
 export interface SkippedCount {
   readonly what: string
-  /** How many there were in all. */
+  /** Total number of rows. */
   readonly of: number
   readonly skipped: number
-  /** How many by reason. */
+  /** Number of rows by reason. */
   readonly reasons: Readonly<Record<string, number>>
 }
 
 export interface SkippedRows {
-  /** Skips a row. Cheap: rows are written together. */
+  /** Skips a row. Cheap: rows are written in batches. */
   readonly add: (row: SkippedRow) => void
   /**
-   * Call it once all rows of a kind were looked at and before the work on them begins, with how many there were. Fails with `TooManySkipped` when
-   * the share that was skipped is above the limit: the node's, the run's, or else `most`, which is 20% unless given.
+   * Call this with the total after all rows of a kind have been checked and before working on them. Fails with `TooManySkipped` if the skipped
+   * fraction exceeds the limit: the node's, otherwise the run's, otherwise `most` (default 20%).
    */
   readonly check: (what: string, of: number, most?: number) => Effect.Effect<void, StageError>
 }
 
-/** Largest share of its rows that a stage may skip, unless the run or the node says otherwise. */
+/** Default limit on the fraction of rows that a stage may skip. */
 export const usualSkippedShare = 0.2
-/** A larger share than this is worth a warning. */
+/** Fractions above this are worth a warning. */
 export const noticeableShare = 0.01
 
 export const isNoticeable = ({ of, skipped }: SkippedCount): boolean => skipped > noticeableShare * of
 
-/** "20.2%", three digits at most. */
+/** "20.2%", at most three digits. */
 export const percentOf = (share: number): string => `${Number((100 * share).toPrecision(3))}%`
 
 /** "skipped 90 of 101 demonstrations (89.1%): 80 longer than 4096 tokens, 10 with a tag of the chat format". */

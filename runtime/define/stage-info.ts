@@ -1,16 +1,16 @@
-/** A stage as the runtime sees it: its ports, what it declares, what it is given when it runs. Defining one is stage.ts. */
+/** A stage as the runtime sees it: its ports, its declaration, and its arguments when it runs. stage.ts defines stages. */
 import type * as Effect from "effect/Effect"
 import type { ArtifactRef, ArtifactType, OutputSlot, Written } from "../../schemas/artifact.ts"
 import type { ConfigSchema } from "../../schemas/hyper.ts"
 import type { Checkpoints } from "./resume-points.ts"
 import type { SkippedRows } from "./skipped.ts"
 
-/** A port that takes any number of artifacts, in order. */
+/** A port for any number of artifacts, in order. */
 export interface Many<out A> {
   readonly port: "many"
   readonly type: ArtifactType<A>
 }
-/** A port that may be left open. */
+/** A port that may stay unconnected. */
 export interface Optional<out A> {
   readonly port: "optional"
   readonly type: ArtifactType<A>
@@ -34,78 +34,79 @@ type Given<P> =
         : never
 
 /**
- * How far a stage is. Fields beside these are shown as they are. A report with a number other than `step` and `total` is a row of the curve that is kept beside the
- * result (run/curve.ts); no key and no digest depends on it.
+ * A stage's progress report. Additional fields are shown as they are. A report with a number other than `step` and `total` becomes a row of the curve
+ * stored next to the result (run/curve.ts); no key or digest depends on it.
  */
 export interface Progress {
   readonly step?: number
   readonly total?: number
-  /** Tokens worked on since the last report: for the throughput. */
+  /** Tokens processed since the last report, for the throughput. */
   readonly tokens?: number
   readonly loss?: number
   readonly message?: string
-  /** Something to be told apart from how far it is. */
+  /** A message to show separately from the progress. */
   readonly note?: string
   readonly [field: string]: number | string | undefined
 }
 
-/** What a running stage is given. */
+/** The arguments of a running stage. */
 export interface Context<Config extends ConfigSchema = any, Inputs = any, Output = any> {
   readonly config: Config["Type"]
   readonly inputs: { readonly [K in keyof Inputs]: Given<Inputs[K]> }
   readonly output: OutputSlot<Output>
-  /** For every random number: derive one seed per purpose from it (engine/random.ts). */
+  /** The source of all random numbers: derive one seed per purpose from it (engine/random.ts). */
   readonly seed: number
   readonly device: "cpu" | "cuda"
   readonly threads: number
-  /** Call it once a step: it shows where the stage is and lets the process hear that it should stop. */
+  /** Call once per step: it reports progress and lets the process handle stop requests. */
   readonly progress: (progress: Progress) => Effect.Effect<void>
-  /** For stages that take long: what a killed one goes on from. */
+  /** For long-running stages: the state from which a killed one continues. */
   readonly checkpoints: Checkpoints
   /**
-   * The metrics of the result that is to be made again bit for bit (`caravan verify`); undefined in a run. What a run does when the machine fails it (another program
-   * fills the GPU) is in its metrics, so that it can be repeated.
+   * The metrics of the result to reproduce bit for bit (`caravan verify`); undefined in a run. A run records machine-dependent choices (another
+   * program fills the GPU) in its metrics, so that they can be repeated.
    */
   readonly recorded?: Readonly<Record<string, number>> | undefined
-  /** For rows that the stage can't use: none is left out without a word. */
+  /** For rows that the stage can't use; a stage must not drop rows silently. */
   readonly skipped: SkippedRows
 }
 
 export interface Resources {
-  /** Computes with tensors: runs one at a time, and the machine's numerics enter the key. */
+  /** Computes with tensors: runs one at a time, and the machine's numerics are part of the key. */
   readonly tensors?: boolean
   /**
-   * May run as several ranks of one group (`--ranks`): processes that are given the same and deal the rows out among themselves. Results are equal but for the order of
-   * float sums, so how many there are, if more than one, is part of the key. The first rank's output is the result; the others' are thrown away.
+   * May run as several ranks of one group (`--ranks`): processes with the same arguments that split the rows among themselves. Results are equal
+   * except for the order of float sums, so the number of ranks, if more than one, is part of the key. The first rank's output is the result; the
+   * others' outputs are discarded.
    */
   readonly ranks?: boolean
   /**
-   * Runs in the run's own process, not in a child: for thousands of nodes that take a millisecond each. Such a stage must give way to others every 50 ms
-   * at least (a loop that does not cannot be stopped, not even by Ctrl-C) and must not end the process. A node with a limit of time or memory, and a
-   * stage with tensors, run in a child all the same.
+   * Runs in the run's own process instead of a child: for thousands of nodes that take a millisecond each. Such a stage must yield to others at least
+   * every 50 ms (a loop that does not can't be stopped, not even by Ctrl-C) and must not exit the process. Nodes with a time or memory limit and
+   * stages with tensors run in a child process anyway.
    */
   readonly inProcess?: boolean
 }
 
-/** Ports whose artifacts must have the same of something. */
+/** Ports whose artifacts must agree on a property. */
 export interface Agreement<PortName extends string = string> {
   /** The name by which stages inherit it. */
   readonly trait: string
   readonly ports: ReadonlyArray<PortName>
-  /** Fails unless what lies in both folders agrees; the message says in what it does not. */
+  /** Fails unless the artifacts in both folders agree; the message says how they differ. */
   readonly check: (folder: string, other: string) => Effect.Effect<void, { readonly message: string }>
 }
 
-/** By port: a first look at what the user gives there, before it is read whole to be identified. Cheap; fails where it can't be what the stage takes. */
+/** By port: a quick check of the user's input before all of it is read for its digest. Fails if the stage can't use the input. */
 export type Looks<PortName extends string = string> = Partial<
   Readonly<Record<PortName, (path: string) => Effect.Effect<void, { readonly message: string }>>>
 >
 
-/** How a mapped stage is cut (map.ts). */
+/** How a mapped stage's input is split (map.ts). */
 export interface Sharding {
-  /** The port whose dataset is cut. */
+  /** The port whose dataset is split. */
   readonly over: string
-  /** Rows of a shard; the last may have fewer. */
+  /** Rows per shard; the last shard may have fewer. */
   readonly rows: number
 }
 
@@ -125,17 +126,17 @@ export interface StageInfo {
   readonly module: string
   /** When this process loaded it, in milliseconds since 1970. */
   readonly loaded: number
-  /** Of a mapped stage: how its input is cut. */
+  /** For a mapped stage: how its input is split. */
   readonly sharding?: Sharding
-  /** Of a pinned stage: the version that stands for its code. */
+  /** For a pinned stage: the version that represents its code. */
   readonly pinned?: string
-  /** Of a mapped or a pinned stage: the stage that it is made from. */
+  /** For a mapped or pinned stage: the stage it is made from. */
   readonly variantOf?: StageInfo
-  /** On the whole of its inputs; of a mapped stage: on one shard. */
+  /** Runs on the complete inputs; a mapped stage's `run` gets one shard. */
   readonly run: (context: Context) => Effect.Effect<Written<any>, { readonly message: string }>
 }
 
-/** Whatever has a stage: one that can be applied, whatever it takes and gives. */
+/** Anything with a stage: an applicable stage of any type. */
 export interface AnyStage {
   readonly stage: StageInfo
 }

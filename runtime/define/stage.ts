@@ -1,6 +1,6 @@
 /**
- * Stages: named, typed steps. A stage is an exported value of a module, so that a child process can find it again and its code can be told
- * from the rest of the module's.
+ * Stages: named, typed steps. A stage is an exported value of a module, so that a child process can load it and its code can be separated from the
+ * rest of the module.
  */
 import type * as Effect from "effect/Effect"
 import type { Artifact, ArtifactType, Written } from "../../schemas/artifact.ts"
@@ -18,23 +18,23 @@ export interface Definition<Config extends ConfigSchema, Inputs extends Ports, O
   readonly inputs: Inputs
   readonly output: ArtifactType<Output>
   readonly resources?: Resources
-  /** Whether it draws random numbers: then the seed is part of the key. True unless said otherwise. */
+  /** Whether it draws random numbers; if so, the seed is part of the key. Default: true. */
   readonly seeded?: boolean
-  /** What the output takes over unchanged from an input: trait -> port ({ tokenizer: "init" }). */
+  /** Properties of an input that the output keeps: trait -> port ({ tokenizer: "init" }). */
   readonly inherits?: Readonly<Record<string, keyof Inputs & string>>
-  /** What inputs must have in common: checked before anything runs, as far as it is on disk by then (agreements.ts). */
+  /** Properties that inputs must share: checked before anything runs, for inputs that already exist on disk (agreements.ts). */
   readonly agrees?: ReadonlyArray<Agreement<keyof Inputs & string>>
-  /** A first look at what the user gives, before gigabytes of it are read: port -> check. */
+  /** A quick check of user input before gigabytes of it are read: port -> check. */
   readonly looks?: Looks<keyof Inputs & string>
-  /** The module that exports the stage, when it is not the one that calls make: pass import.meta. */
+  /** The exporting module, if it is not the one that calls make: pass import.meta. */
   readonly module?: { readonly url: string }
   readonly run: (context: Context<Config, Inputs, NoInfer<Output>>) => Effect.Effect<Written<NoInfer<Output>>, { readonly message: string }>
 }
 
 /**
- * Defines a stage. It must be exported by the module that makes it: it runs in a process of its own, which imports that module. `run` gives an Effect. What
- * it fails with is shown by its `message`, and says by `isRetryable` whether trying again may help; without that it is tried again where retries are
- * asked for (`node.limited`, --retries). What is thrown is a defect, a mistake in the code, and never tried again.
+ * Defines a stage. The module that calls make must export it, because the stage runs in a separate process that imports the module. `run` returns an
+ * Effect. A failure is shown by its `message`, and its `isRetryable` says whether a retry may help; a failure without it is retried if retries are
+ * requested (`node.limited`, --retries). A thrown value is a defect, a bug in the code, and is never retried.
  *
  *     export const shout = Stage.make("shout", {
  *       config: Schema.Struct({ times: hyperInt(1, "how often") }),
@@ -52,7 +52,7 @@ export const make = <Config extends ConfigSchema, const Inputs extends Ports, Ou
 ): Stage<Config, Inputs, Output> => {
   const module = definition.module?.url ?? callSite()
   if (module === undefined)
-    throw new Error(`Stage "${name}": can't tell which module makes it. Add \`module: import.meta\` to its definition.`)
+    throw new Error(`Stage "${name}": can't determine the calling module. Add \`module: import.meta\` to its definition.`)
   const info: StageInfo = {
     name,
     description: definition.description ?? "",
@@ -72,9 +72,9 @@ export const make = <Config extends ConfigSchema, const Inputs extends Ports, Ou
 }
 
 /**
- * The same stage under a version that stands for its code in keys: an edit of its code, or another version of a package, makes nothing again. For
- * what is too costly to be made again for a cosmetic change. What its results were made with is recorded: `plan` and `run` say when the code is no
- * longer that, `run --locked` fails then, `caravan bless` accepts it, and another version makes everything anew. Export it in the stage's place.
+ * The same stage with a version that represents its code in keys: code edits and package updates then do not invalidate results. For results that are
+ * too expensive to recompute after a cosmetic change. The code that made each result is recorded: `plan` and `run` report when the code has changed,
+ * `run --locked` then fails, `caravan bless` accepts the new code, and a new version recomputes everything. Export it instead of the stage.
  *
  *     export const pretrain = Stage.pinned("v3", Stage.make("pretrain", { ... }))
  */
@@ -84,7 +84,7 @@ export const pinned = <Config extends ConfigSchema, Inputs extends Ports, Output
 ): Stage<Config, Inputs, Output> => {
   if (typeof version !== "string" || version.trim() === "")
     throw new Error(
-      `Stage.pinned(${JSON.stringify(version)}, ${stage.name}): the version must be a text that says something, such as "v3".`
+      `Stage.pinned(${JSON.stringify(version)}, ${stage.name}): the version must be a non-empty string, such as "v3".`
     )
   return applicable({ ...stage, pinned: version, variantOf: stage })
 }

@@ -1,25 +1,25 @@
-/** The cache key: sha256 over the encoding (encoding.ts) of everything a result depends on. Paths, times and concurrency are not in it. */
+/** The cache key: sha256 of the encoding (encoding.ts) of everything a result depends on. Paths, times and concurrency are not part of it. */
 import { digestOf } from "../encoding.ts"
 
-/** Raised when the encoding or the parts change their meaning: old keys then match nothing. */
+/** Increased when the encoding or the meaning of the parts changes: old keys then match nothing. */
 export const formatVersion = 1
 
-/** Everything that a node's result depends on, by part, so that it can be said which part changed. */
+/** Everything that a node's result depends on, by part, so that changes can be attributed to a part. */
 export interface KeyParts {
   readonly stage: string
   /** Digest of the stage's code and the packages it uses (code-identity.ts). */
   readonly code: string
-  /** Of a pinned stage: the version that stands in the key where its code's digest would. The code is known beside it: to tell whether it drifts. */
+  /** For a pinned stage: the version that replaces the code's digest in the key. The code's digest is recorded too, to detect drift. */
   readonly pinned?: string
-  /** Of a mapped stage: the version of how stages are mapped (mapped.ts), whose code the stage's own does not hold. */
+  /** For a mapped stage: the version of the mapping code (mapped.ts), which is not part of the stage's own code. */
   readonly mapping?: number
   /** The decoded config, without fields that can't change the result. */
   readonly config: Readonly<Record<string, unknown>>
-  /** null for a stage that draws no random numbers. */
+  /** null for a stage without random numbers. */
   readonly seed: number | null
-  /** Content digests by port: a single one, a list, or null for an open port. */
+  /** Content digests by port: one, a list, or null for an unconnected port. */
   readonly inputs: Readonly<Record<string, string | ReadonlyArray<string> | null>>
-  /** What of the machine changes bits; null for a stage that computes with no tensors. */
+  /** The machine's properties that change bits; null for a stage without tensors. */
   readonly numerics: Readonly<Record<string, string>> | null
 }
 

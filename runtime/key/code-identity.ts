@@ -1,11 +1,11 @@
 /**
- * A stage's code as part of its key: the hash of a bundle that holds the stage and everything of ours it reaches, tree-shaken and minified, so
- * that comments, types, formatting and unused exports change nothing and a changed helper or constant does; plus the lock-file entries of
- * the packages it imports, with all they depend on (packages.ts). Ours is whatever is not installed: what is imported as "#name", by the package's own
- * name, by a file: URL or from a linked package too. An import that leads nowhere is refused.
+ * A stage's code as part of its key: the hash of a bundle of the stage and all of our code it reaches, tree-shaken and minified, so that comments,
+ * types, formatting and unused exports do not matter, but a changed helper or constant does; plus the lock-file entries of the packages it imports
+ * and all their dependencies (packages.ts). Our code is everything that is not installed: also imports by "#name", by the package's own name, by a
+ * file: URL or from a linked package. Unresolvable imports are refused.
  *
- * Bundling takes a tenth of a second, so its result is kept under the digests of the files that went in, and asked for again only when one of
- * them changes.
+ * Bundling takes a tenth of a second, so its result is cached under the digests of the files that went in, and repeated only when one of them
+ * changes.
  */
 import { createHash } from "node:crypto"
 import { existsSync, statSync } from "node:fs"
@@ -23,29 +23,29 @@ import type { StageInfo } from "../define/stage-info.ts"
 export { FileDigests } from "./packages.ts"
 
 export interface CodeIdentity {
-  /** What enters the key. */
+  /** The digest that enters the key. */
   readonly digest: string
   /** The module's export that is the stage. */
   readonly exportName: string
-  /** The folder of the package that the stage belongs to. */
+  /** The folder of the package that contains the stage. */
   readonly root: string
-  /** Every file of ours that was bundled, relative to the package's folder, with its digest: to name the one that changed. */
+  /** All of our bundled files, relative to the package's folder, with their digests: to name the file that changed. */
   readonly files: Readonly<Record<string, string>>
-  /** Packages with what the lock file says of them. */
+  /** Packages with their lock file entries. */
   readonly packages: Readonly<Record<string, string>>
 }
 
 interface Kept {
   readonly identity: CodeIdentity
-  /** Absolute paths with digests; lock files and what is installed included. */
+  /** Absolute paths with digests, including lock files and installed packages. */
   readonly inputs: Readonly<Record<string, string>>
   readonly bundler: string
 }
 
-/** Raised when the way of bundling changes. */
+/** Increased when the bundling method changes. */
 const bundlerVersion = "4"
 
-/** The export of a module that is this stage. */
+/** The name of the module's export that is this stage. */
 const exportOf = (stage: StageInfo): Effect.Effect<string, PipelineError> =>
   Effect.gen(function* () {
     const module = yield* Effect.tryPromise({
@@ -56,11 +56,11 @@ const exportOf = (stage: StageInfo): Effect.Effect<string, PipelineError> =>
       if (typeof value === "function" && (value as { stage?: unknown }).stage === stage) return name
     }
     return yield* new PipelineError({
-      message: `Stage "${stage.name}" is not exported by the module that makes it (${fileURLToPath(stage.module)}). Export it (export const ... = Stage.make("${stage.name}", ...)), so that a child process can load it and its code can be told from the rest.`
+      message: `Stage "${stage.name}" is not exported by the module that defines it (${fileURLToPath(stage.module)}). Export it (export const ... = Stage.make("${stage.name}", ...)), so that a child process can load it and its code can be identified.`
     })
   })
 
-/** The code identity of a stage, from the cache when none of its files has changed. */
+/** A stage's code identity, from the cache if none of its files has changed. */
 export const codeIdentity = (
   stage: StageInfo,
   cache: KeyCache,
@@ -82,7 +82,7 @@ export const codeIdentity = (
     return noteLoaded(stage, made.identity)
   })
 
-/** What this process has loaded of each stage, as it was when it was first asked for; and the files that changed between loading and asking. */
+/** The code of each stage as this process loaded it, computed on first use; and the files that changed between loading and first use. */
 const loaded = new WeakMap<StageInfo, { readonly identity: CodeIdentity; readonly since: ReadonlyArray<string> }>()
 
 const noteLoaded = (stage: StageInfo, identity: CodeIdentity): CodeIdentity => {
@@ -90,14 +90,14 @@ const noteLoaded = (stage: StageInfo, identity: CodeIdentity): CodeIdentity => {
   const now = Date.now()
   const since = Object.keys(identity.files).filter((path) => {
     const changed = statSync(join(identity.root, path), { throwIfNoEntry: false })?.ctimeMs ?? now
-    // Times are whole milliseconds here. A time to come says only that clocks differ.
+    // Times are whole milliseconds here. A time in the future only means that clocks differ.
     return changed > stage.loaded + 1 && changed <= now
   })
   loaded.set(stage, { identity, since })
   return identity
 }
 
-/** The files of a stage's code that are no longer what this process loaded: one that runs it here would run what its key does not say. */
+/** The files of a stage's code that differ from what this process loaded: running the stage here would not match its key. */
 export const changedSinceLoaded = (identity: CodeIdentity, stage: StageInfo): ReadonlyArray<string> => {
   const first = loaded.get(stage)
   if (first === undefined || first.since.length > 0) return first?.since ?? []
@@ -107,7 +107,7 @@ export const changedSinceLoaded = (identity: CodeIdentity, stage: StageInfo): Re
   return [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((name) => own(before, name) !== own(after, name))
 }
 
-/** The files of a stage's code that changed it since: none when they are as they were, or differ in what does not count. */
+/** The files of a stage's code that changed since; empty if nothing relevant changed. */
 export const changedSince = (identity: CodeIdentity, stage: StageInfo, cache: KeyCache): Effect.Effect<ReadonlyArray<string>> =>
   Effect.gen(function* () {
     const changed = Object.entries(identity.files).flatMap(([path, digest]) =>
@@ -118,7 +118,7 @@ export const changedSince = (identity: CodeIdentity, stage: StageInfo, cache: Ke
     return now._tag === "Success" && now.value.digest === identity.digest ? [] : changed
   })
 
-/** What became of modules, by their text: most are in the bundles of many stages, and parsing them is half of the work. */
+/** Transformed modules by source text: most are in the bundles of many stages, and parsing is half of the work. */
 const pure = { ts: new Map<string, string>(), js: new Map<string, string>() }
 
 const bundle = (entry: string, exportName: string, stageName: string, digests: FileDigests): Effect.Effect<Kept, PipelineError> =>
@@ -159,9 +159,9 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
       const ownChunks = new Set(output.map((chunk) => chunk.fileName))
       for (const chunk of output) {
         if (chunk.type !== "chunk") continue
-        // Names of chunks hold a hash of their own content: what they hold is enough.
+        // Chunk names contain a hash of their content, so the content is enough.
         hash.update(`${chunk.code.length}:${chunk.code}`)
-        // Its lists name what the modules import; the code says what of that is left.
+        // The chunk's lists name what the modules import; the code shows which imports remain.
         for (const id of [...chunk.imports, ...chunk.dynamicImports])
           if (!ownChunks.has(id) && ['"', "'", "`"].some((quote) => chunk.code.includes(quote + id + quote))) imported.add(id)
       }
@@ -183,14 +183,14 @@ const bundle = (entry: string, exportName: string, stageName: string, digests: F
     catch: (cause) => new PipelineError({ message: `Bundling the code of stage "${stageName}" (${entry}): ${messageOf(cause)}` })
   })
 
-/** What a bundler says of an import. */
+/** A bundler's resolution of an import. */
 type Resolved = { readonly id: string; readonly external?: boolean | string } | null
 
-/** Tells the imports of a bundle that are neither relative nor absolute apart, and remembers where those that stay out of it lead. */
+/** Resolves imports that are neither relative nor absolute, and records where the external ones lead. */
 const importsOf = () => {
-  /** Folders of packages by what they are imported as; several when files find different ones under one name. */
+  /** Package folders by import name; several if files resolve the same name differently. */
   const folders = new Map<string, Set<string>>()
-  /** Imports that can't be identified, with the reason: an error when the bundle still has them. */
+  /** Imports that can't be identified, with the reason: an error if the final bundle still has them. */
   const lost = new Map<string, string>()
   const manifests = new Map<string, ReturnType<typeof manifestOf>>()
   const ownOf = (importer: string) => {
@@ -206,7 +206,7 @@ const importsOf = () => {
     lost.set(id, `${importer} imports "${id}": ${why}`)
     return external(id)
   }
-  /** A file: of ours, unless it is installed as a part of another package than the one that imports it. */
+  /** A file: our code, unless it is installed as part of a package other than the importer's. */
   const file = (path: string, importer: string) => {
     if (!isInstalled(path) || packageRoot(path) === packageRoot(importer)) return { id: path }
     const within = path.slice(path.lastIndexOf("/node_modules/") + "/node_modules/".length)
@@ -216,9 +216,9 @@ const importsOf = () => {
     if (isBuiltin(id) || id.startsWith("data:")) return external(id)
     if (id.startsWith("file:")) {
       const path = fileURLToPath(new URL(id))
-      return existsSync(path) ? file(path, importer) : refuse(id, importer, "there is no such file.")
+      return existsSync(path) ? file(path, importer) : refuse(id, importer, "the file does not exist.")
     }
-    if (/^[a-z][a-z+.-]*:/.test(id)) return refuse(id, importer, "what is there may change. Have it as a file or as a package.")
+    if (/^[a-z][a-z+.-]*:/.test(id)) return refuse(id, importer, "its content may change. Use a local file or a package instead.")
     const [name, own] = [packageName(id), ownOf(importer)]
     if (!id.startsWith("#") && !(own.name === name && own.exports !== undefined)) {
       const folder = packageFolder(name, dirname(importer))
@@ -228,13 +228,13 @@ const importsOf = () => {
     }
     const to = await resolved()
     if (to === null)
-      return refuse(id, importer, "it leads to no file. Fix `imports` or `exports` in package.json, or build what is linked.")
-    // A name of package.json's for a module of Node's.
+      return refuse(id, importer, "it does not resolve to a file. Fix `imports` or `exports` in package.json, or build the linked package.")
+    // A package.json alias for a Node module.
     if (to.external === true || isBuiltin(to.id))
-      return isBuiltin(to.id) ? external(to.id) : refuse(id, importer, `it leads to "${to.id}", which is no file.`)
+      return isBuiltin(to.id) ? external(to.id) : refuse(id, importer, `it resolves to "${to.id}", which is not a file.`)
     return file(to.id, importer)
   }
-  /** The folders of the packages that are left in the bundle. */
+  /** The folders of the packages that remain in the bundle. */
   const foldersOf = (imported: Iterable<string>): Set<string> => {
     const all = new Set<string>()
     for (const id of imported) {
@@ -259,7 +259,7 @@ type Statement = Syntax & {
   readonly superClass?: Syntax | null
 }
 
-/** Whether a value waits for something at the top level: that can't go into a function. */
+/** Whether a value contains a top-level await, which can't be moved into a function. */
 const awaits = (value: unknown): boolean => {
   if (typeof value !== "object" || value === null) return false
   const { type } = value as { readonly type?: string }
@@ -269,9 +269,8 @@ const awaits = (value: unknown): boolean => {
 }
 
 /**
- * A definition at the top level of a module (`const x = Stage.make(...)`, `class E extends TaggedError(...)`) that nobody uses can go, whatever it
- * calls: each is wrapped in a function marked as pure. Statements that stand there for their effect stay, and so does everything inside of
- * functions.
+ * An unused top-level definition (`const x = Stage.make(...)`, `class E extends TaggedError(...)`) may be removed, whatever it calls: each is wrapped
+ * in a function marked as pure. Top-level statements with side effects stay, and so does everything inside functions.
  */
 const pureDefinitions = (code: string, body: ReadonlyArray<unknown>): string => {
   const spans: Array<Syntax> = []

@@ -1,22 +1,22 @@
-/** sha256 of files. Small ones are read in one call: a trip through the thread pool would cost more than the reading. */
+/** sha256 of files. Small ones are read in one synchronous call: a round trip through the thread pool would cost more than the read. */
 import { createHash, hash as hashOf } from "node:crypto"
 import { closeSync, fstatSync, openSync, read, readFileSync, readSync } from "node:fs"
 import { promisify } from "node:util"
 
-/** A file below this size is read at once, a larger one in pieces of it, the next of which is read while one is hashed. */
+/** Files below this size are read at once; larger ones in pieces of this size, reading the next piece while hashing the current one. */
 const pieceSize = 1 << 20
-/** What small files are read into: in one turn of the event loop, so one is enough. */
+/** Buffer for small files. Each is used within one turn of the event loop, so one buffer is enough. */
 const scratch = Buffer.allocUnsafeSlow(pieceSize)
 
-/** Reads from the beginning until so many bytes are read or the file ends; how many. */
+/** Reads from the start until `most` bytes are read or the file ends; returns the number of bytes. */
 const readToScratch = (file: number, most = pieceSize): number => {
   let size = 0
-  // A read of nothing is the end; a short one is not.
+  // Only a read of zero bytes is the end; a short read is not.
   for (let n = 1; n > 0 && size < most; size += n) n = readSync(file, scratch, size, most - size, null)
   return size
 }
 
-/** A file's bytes, in the scratch buffer where they fit: to be used at once. And when it was last written to, in milliseconds since 1970. */
+/** A file's bytes, in the scratch buffer if they fit (use them immediately), and its modification time in milliseconds since 1970. */
 export const readSmall = (path: string): { readonly bytes: Buffer; readonly written: number } => {
   const file = openSync(path, "r")
   try {
@@ -27,7 +27,7 @@ export const readSmall = (path: string): { readonly bytes: Buffer; readonly writ
   }
 }
 
-/** Hears how many bytes were read since it was called last. */
+/** Called with the number of bytes read since the last call. */
 export type OnBytes = (count: number) => void
 
 const readAsync = promisify(read)

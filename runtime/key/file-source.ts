@@ -1,4 +1,4 @@
-/** Files, folders and patterns of files of the user's as inputs: identified by content, which is hashed again only when their size or times have changed. */
+/** The user's files, folders and file patterns as inputs: identified by content, which is only rehashed if their size or times changed. */
 import { createHash } from "node:crypto"
 import type { BigIntStats, Stats } from "node:fs"
 import { readdir, stat } from "node:fs/promises"
@@ -9,10 +9,10 @@ import { isAbsent, messageOf, PipelineError } from "../errors.ts"
 import { type OnBytes, sha256File } from "./file-digest.ts"
 import type { KeyCache } from "./key-cache.ts"
 
-/** A file that changed less than this before it was looked at may change again without its times showing it, in milliseconds. */
+/** A file modified within this many milliseconds before the check may change again without a visible change in its times. */
 const settling = 100
 
-/** What something is that is neither a file nor a folder: reading it might not end, or not begin. Undefined for a file or a folder. */
+/** The kind of something that is neither a file nor a folder, because reading it might block or never end. Undefined for files and folders. */
 const specialKind = (found: Stats | BigIntStats): string | undefined => {
   if (found.isFIFO()) return "a FIFO (a named pipe)"
   if (found.isSocket()) return "a socket"
@@ -20,14 +20,14 @@ const specialKind = (found: Stats | BigIntStats): string | undefined => {
   return found.isBlockDevice() ? "a block device" : undefined
 }
 
-/** Throws where a path is a device, a pipe or a socket; a path where nothing is yet may become a file. */
+/** Throws if a path is a device, a pipe or a socket; a missing path may still become a file. */
 export const refuseSpecial = async (path: string): Promise<void> => {
   const found = await stat(path).catch(() => undefined)
   const kind = found === undefined ? undefined : specialKind(found)
   if (kind !== undefined) throw new Error(`${path} is ${kind}, not a file`)
 }
 
-/** Every file below a folder, relative, sorted. Links are followed: Hugging Face's cache is made of them. */
+/** All files below a folder, as sorted relative paths. Links are followed: Hugging Face's cache consists of links. */
 const listFiles = async (directory: string, below = ""): Promise<Array<string>> => {
   const out: Array<string> = []
   for (const name of (await readdir(join(directory, below))).sort()) {
@@ -38,21 +38,21 @@ const listFiles = async (directory: string, below = ""): Promise<Array<string>> 
   return out
 }
 
-/** The files that an input stands for when it is not one file: the folder that they are named from, and their names in it. */
+/** The files of an input that is not a single file: their base folder, and their names relative to it. */
 const filesOf = async (path: string): Promise<{ readonly base: string; readonly names: ReadonlyArray<string> } | undefined> => {
   if (isPattern(path)) {
     const base = patternBase(path)
     const names = (await filesMatching(path)).map((file) => relative(base, file))
-    if (names.length === 0) throw new Error("no file matches. Check the pattern (relative ones are from the folder the command runs in).")
+    if (names.length === 0) throw new Error("no file matches. Check the pattern (relative patterns start at the current folder).")
     return { base, names }
   }
   return (await stat(path)).isDirectory() ? { base: path, names: await listFiles(path) } : undefined
 }
 
-/** Size, times and inode of a file, or of every file of a folder or pattern: when it is the same, so is the content. */
+/** Size, times and inode of a file, or of every file in a folder or pattern: if it is unchanged, so is the content. */
 export const stampOf = async (path: string): Promise<string> => (await look(path)).stamp
 
-/** The stamp, the bytes in all, and when the youngest file last changed (milliseconds since 1970). */
+/** The stamp, the total bytes, and the latest modification time (milliseconds since 1970). */
 const look = async (path: string): Promise<{ readonly stamp: string; readonly bytes: number; readonly changed: number }> => {
   let [bytes, changed] = [0, 0]
   const describe = async (file: string) => {
@@ -61,8 +61,8 @@ const look = async (path: string): Promise<{ readonly stamp: string; readonly by
     if (kind !== undefined)
       throw new Error(
         file === path
-          ? `it is ${kind}, not a file or folder. Write what it gives to a file, and give that.`
-          : `${relative(path, file)} in it is ${kind}, not a file or folder. Take it out.`
+          ? `it is ${kind}, not a file or folder. Write its content to a file and use that file.`
+          : `it contains ${relative(path, file)}, which is ${kind}, not a file or folder. Remove it.`
       )
     const { size, mtimeNs, ctimeNs, ctimeMs, ino } = found
     bytes += Number(size)
@@ -84,19 +84,19 @@ const hash = async (path: string, onBytes: OnBytes): Promise<string> => {
   return tree.digest("hex")
 }
 
-/** The content digest of a file or folder that is as it was when it was last read; undefined for any other. */
+/** The content digest of a file or folder that has not changed since it was last read; undefined otherwise. */
 export const knownDigest = Effect.fnUntraced(function* (path: string, cache: KeyCache) {
   const stamp = yield* Effect.promise(() => stampOf(path).catch(() => undefined))
   const digest = stamp === undefined ? undefined : yield* cache.fileDigest(path, stamp)
   return stamp === undefined || digest === undefined ? undefined : { digest, stamp }
 })
 
-/** Hears how much of an input is read. */
+/** Called with how much of an input has been read. */
 export type OnRead = (read: { readonly path: string; /** Bytes. */ readonly done: number; readonly total: number }) => void
-/** Milliseconds between two reports of a reading; small inputs are read before the first. */
+/** Milliseconds between two progress reports; small inputs finish before the first. */
 export const reportInterval = 200
 
-/** The content digest of a file or folder, and the stamp it had. Bytes are read where they have changed; `onRead` hears of it at intervals and at the end. */
+/** The content digest of a file or folder, and its stamp. Reads only changed files; calls `onRead` at intervals and at the end. */
 export const digestFile = Effect.fnUntraced(function* (path: string, cache: KeyCache, onRead: OnRead = () => undefined) {
   const attempt = <A>(body: () => Promise<A>): Effect.Effect<A, PipelineError> =>
     Effect.tryPromise({ try: body, catch: (cause) => new PipelineError({ message: `Reading the input ${path}: ${reasonOf(cause)}` }) })
@@ -117,7 +117,7 @@ export const digestFile = Effect.fnUntraced(function* (path: string, cache: KeyC
       onRead({ path, done, total })
     })
     if (isReported) onRead({ path, done: total, total })
-    if ((await stampOf(path)) !== stamp) throw new Error("it changed while it was read: let whatever writes it finish, then run again")
+    if ((await stampOf(path)) !== stamp) throw new Error("it changed while it was being read: wait until it is completely written, then run again")
     return hashed
   })
   if (before - changed > settling) yield* cache.recordFile(path, stamp, digest)
@@ -128,13 +128,13 @@ const reasonOf = (cause: unknown): string =>
   (cause as NodeJS.ErrnoException).code === "ELOOP"
     ? "it is a symbolic link that leads back to itself. Point it to a file."
     : isAbsent(cause)
-      ? "there is no such file or folder. Check the path (relative paths are from the folder the command runs in)."
+      ? "no such file or folder. Check the path (relative paths start at the current folder)."
       : messageOf(cause)
 
-/** Fails when a file no longer has the stamp that it had. `failed` makes the error of it. */
+/** Fails if a file's stamp has changed. `failed` creates the error. */
 export const checkStamp = <E>(path: string, stamp: string, failed: () => E): Effect.Effect<void, E> =>
   Effect.flatMap(
-    // A file that can't be looked at any more is not as it was.
+    // A file that can't be checked any more counts as changed.
     Effect.promise(() => stampOf(path).catch(() => "")),
     (now) => (now === stamp ? Effect.void : Effect.fail(failed()))
   )

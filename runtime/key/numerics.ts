@@ -1,4 +1,4 @@
-/** What of this machine changes the bits of a tensor computation. The runtime knows no tensors: the outermost layer provides this. */
+/** The machine's properties that change the bits of tensor computations. The runtime does not know tensors: the outermost layer provides this. */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type { PipelineError } from "../errors.ts"

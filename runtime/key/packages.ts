@@ -1,13 +1,13 @@
 /**
- * Packages as part of a stage's code: where an import finds them, as Node does, and what tells one from another. Those that are installed are what
- * the lock file says of them and of all they depend on, and what is installed must be that; linked ones (workspaces, npm link) are their content.
+ * Packages as part of a stage's code: resolved as Node does, and identified. Installed packages are identified by the lock file entries of the
+ * package and all its dependencies, and the installed versions must match; linked packages (workspaces, npm link) by their content.
  */
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs"
 import { basename, dirname, join, relative, sep } from "node:path"
 import { PipelineError } from "../errors.ts"
 
-/** Digests of files, by path, and of folders, by path and "/": each is read once a run, however many stages share it. */
+/** Digests of files by path, and of folders by path and "/": each is read once per run, however many stages share it. */
 export class FileDigests {
   readonly #known = new Map<string, string | undefined>()
   of(path: string): string | undefined {
@@ -24,7 +24,7 @@ export const digestOfFile = (path: string): string | undefined => {
   }
 }
 
-/** Of all files in a folder but what is installed in it and what begins with a dot. */
+/** All files in a folder except installed packages and names that start with a dot. */
 const digestOfFolder = (path: string): string | undefined => {
   const hash = createHash("sha256")
   const add = (folder: string): void => {
@@ -56,7 +56,7 @@ export const manifestOf = (folder: string): Manifest => {
   }
 }
 
-/** The folder of the package that a file belongs to. */
+/** The folder of the package that contains a file. */
 export const packageRoot = (file: string): string => {
   for (let folder = dirname(file); ; folder = dirname(folder)) {
     if (existsSync(join(folder, "package.json")) || folder === dirname(folder)) return folder
@@ -82,7 +82,7 @@ export const packageFolder = (name: string, from: string): string | undefined =>
 /** "/project/node_modules/effect" -> "effect" */
 const nameIn = (path: string): string => path.slice(path.lastIndexOf("node_modules/") + "node_modules/".length)
 const inModules = `${sep}node_modules${sep}`
-/** Whether a path is of something installed, and not of a source that a link in node_modules leads to. */
+/** Whether a path is installed, rather than a source that a link in node_modules points to. */
 export const isInstalled = (path: string): boolean => realpathSync(path).includes(inModules)
 
 interface LockEntry {
@@ -97,7 +97,7 @@ interface LockEntry {
   readonly optionalDependencies?: Record<string, string>
 }
 
-/** The lock file that governs a file: package-lock.json upwards, past the node_modules the file may be in. */
+/** The lock file that applies to a file: the nearest package-lock.json upwards, outside any node_modules. */
 const nearestLock = (from: string): string | undefined => {
   const at = from.indexOf(inModules)
   for (let folder = at === -1 ? dirname(from) : from.slice(0, at); ; folder = dirname(folder)) {
@@ -107,14 +107,14 @@ const nearestLock = (from: string): string | undefined => {
   }
 }
 
-/** What tells the packages in these folders, and all they depend on, from others. `from` is the file whose lock file's names need no prefix. */
+/** The identities of the packages in these folders and of all their dependencies. `from` is the file whose lock file's names need no prefix. */
 export const packageEntries = (
   folders: Iterable<string>,
   from: string,
   digests: FileDigests
 ): { readonly entries: Record<string, string>; readonly inputs: Set<string> } => {
   const entries: Record<string, string> = {}
-  /** What the entries were read from. */
+  /** The files that the entries were read from. */
   const inputs = new Set<string>()
   const main = nearestLock(from)
   const locks = new Map<string, Record<string, LockEntry>>()
@@ -131,12 +131,12 @@ export const packageEntries = (
     inputs.add(`${folder}/`)
     return digests.of(`${folder}/`) ?? "none"
   }
-  /** Without a lock file, or unknown to it: its version. */
+  /** Without a lock file, or without an entry in it: the version. */
   const byVersion = (name: string, folder: string): void => {
     inputs.add(join(folder, "package.json"))
     entries[name] = String(manifestOf(folder).version)
   }
-  /** Where what a lock file calls so is installed: where a project has no such folder of its own, Node goes on upwards from the package that asks. */
+  /** Where a lock file's entry is installed: if the project has no such folder, Node continues upwards from the requiring package. */
   const installedAt = (lock: string, path: string): string => {
     const here = join(dirname(lock), path)
     if (existsSync(here)) return here
@@ -147,10 +147,10 @@ export const packageEntries = (
     const folder = installedAt(lock, path)
     inputs.add(join(folder, "package.json"))
     const installed = manifestOf(folder).version
-    // Of another platform, most likely.
+    // Probably for another platform.
     if (installed === version || (installed === undefined && (optional === true || devOptional === true))) return
     throw new PipelineError({
-      message: `${path} is ${installed === undefined ? "not installed" : `installed in version ${installed}`}, and ${lock} says ${version}: what runs would not be what the key says. Run npm ci, then again.`
+      message: `${path} is ${installed === undefined ? "not installed" : `installed in version ${installed}`}, but ${lock} expects ${version}: the code that runs would not match the key. Run npm ci, then try again.`
     })
   }
   const visit = (lock: string, path: string, packages: Record<string, LockEntry>): void => {
@@ -158,13 +158,13 @@ export const packageEntries = (
     const prefix = lock === main ? "" : `${manifestOf(dirname(lock)).name ?? basename(dirname(lock))}/`
     if (`${prefix}${path}` in entries) return
     if (entry.link === true) {
-      // Reached through an installed package: what a stage imports of a linked one itself is in its bundle.
+      // Reached through an installed package; a stage's direct imports from a linked package are in its bundle.
       entries[`${prefix}${path}`] = `linked ${contentOf(join(dirname(lock), entry.resolved ?? path))}`
       if (entry.resolved !== undefined && packages[entry.resolved] !== undefined) visitDependencies(lock, entry.resolved, packages)
       return
     }
     checkInstalled(lock, path, entry)
-    // A folder that was copied has nothing else that says what is in it; a commit of git is part of `resolved`.
+    // A copied folder has nothing else that identifies its content; a git commit is part of `resolved`.
     const told = entry.integrity !== undefined || entry.inBundle === true || entry.resolved?.startsWith("git") === true
     entries[`${prefix}${path}`] =
       `${entry.version ?? ""} ${entry.integrity ?? entry.resolved ?? ""}${told ? "" : ` ${contentOf(join(dirname(lock), path))}`}`
@@ -183,7 +183,7 @@ export const packageEntries = (
   }
   for (const folder of folders) {
     const name = nameIn(folder)
-    // Found above the project, and yet known to its lock file: that is what it should be. What lies beside it (a linked package's own) is not.
+    // Found above the project but listed in its lock file: correct. Other packages next to it (a linked package's own) are not.
     const holder = folder.slice(0, folder.lastIndexOf(inModules))
     const above = main !== undefined && dirname(main).startsWith(holder + sep) && readLock(main)[`node_modules/${name}`] !== undefined
     if (above) {

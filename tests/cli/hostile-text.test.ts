@@ -18,7 +18,7 @@ describe.each(["constructor", "toString", "__proto__", "hasOwnProperty"])("%s", 
     const attempts: ReadonlyArray<readonly [RegExp, ...ReadonlyArray<string>]> = [
       [/has no field "\w+"/, "plan", file, "--set", `${name}=1`],
       [/has no field "\w+"/, "run", file, "--set", `shout.${name}=1`],
-      [/there is no node or output "\w+"/, "plan", file, "--set", `${name}.times=1`],
+      [/no node or output is named "\w+"/, "plan", file, "--set", `${name}.times=1`],
       [/there is no such node or output/, "run", file, "--only", name],
       [/has no such parameter/, "sweep", file, "--over", `${name}=1,2`],
       [/has no field "\w+"/, "sweep", file, "--over", `shout.${name}=1,2`],

@@ -125,7 +125,7 @@ describe("wires", () => {
     ["a stage that was not applied", read],
     ["a promise", Promise.resolve(1)]
   ])("that are no nodes but %s are refused", (_, value) => {
-    expect(mistake(() => ({ x: pretrain({ texts: value }) }))).toMatch(/one of its inputs is .*not a node\. Give what a stage returns/)
+    expect(mistake(() => ({ x: pretrain({ texts: value }) }))).toMatch(/one of its inputs is .*not a node\. Pass the result of applying a stage/)
   })
 })
 
@@ -222,7 +222,7 @@ describe("nodes", () => {
     const file = fileAt("words.txt")
     const graph = build(() => ({ x: join({ sets: [read({ file }), v1!({ file }), v1!({ file }), v2!({ file })] }) }))
     expect(graph.nodes.get("join")).toMatchObject({ inputs: { sets: ["read", "read-2", "read-2", "read-4"] } })
-    expect(() => Stage.pinned(" ", read as never)).toThrow(/^Stage\.pinned\(" ", read\): the version must be a text/)
+    expect(() => Stage.pinned(" ", read as never)).toThrow(/^Stage\.pinned\(" ", read\): the version must be a non-empty string/)
   })
 
   it("may be ten thousand, in a row", () => {

@@ -51,6 +51,6 @@ describe("Stage.map", () => {
     expect(map({ over: "file", rows: 2 }, lines)).toThrow(/the input "file" is not one dataset/)
     expect(map({ over: "texts", rows: 0 })).toThrow(/rows must be a whole number, 1 or more/)
     expect(map({ over: "texts", rows: 2.5 })).toThrow(/rows must be/)
-    expect(map({ over: "texts", rows: 3 }, upperBy2)).toThrow(/mapped already/)
+    expect(map({ over: "texts", rows: 3 }, upperBy2)).toThrow(/already mapped/)
   })
 })
