@@ -1,10 +1,11 @@
 /**
- * The cache of files from the Hub, in the layout of huggingface_hub, so that Python's tools find what is fetched here and the other way round:
+ * The cache of Hub files, in the layout of huggingface_hub, so that Python's tools find files downloaded here and vice versa:
  *
- *   models--owner--name/refs/main             the commit that a branch or tag stood for when it was last looked up
- *   models--owner--name/blobs/<digest>        contents: sha256 of large files, git's sha1 of small ones
- *   models--owner--name/snapshots/<commit>/   links to them, as far as somebody asked for them
- *   models--owner--name/.caravan/             ours: the list of all files of a commit; folders of links with exactly what a name stands for; which contents were read
+ *   models--owner--name/refs/main             the commit of a branch or tag when it was last looked up
+ *   models--owner--name/blobs/<digest>        contents: sha256 for large files, git's sha1 for small ones
+ *   models--owner--name/snapshots/<commit>/   links to them, for the files requested so far
+ *   models--owner--name/.caravan/             ours: the list of all files of a commit; folders of links for exactly one name; which contents were
+ * verified
  */
 import { createHash, randomBytes } from "node:crypto"
 import {
@@ -25,11 +26,11 @@ import { makeFolder, renameIfFree } from "../store/durable.ts"
 
 /** A file of a commit. */
 export interface RemoteFile {
-  /** In the repository. */
+  /** Relative to the repository. */
   readonly path: string
   /** Bytes. */
   readonly size: number
-  /** sha256 of the content where git has a pointer in its place (LFS, Xet); else git's sha1 of it. */
+  /** sha256 of the content if git stores a pointer (LFS, Xet); otherwise its git sha1. */
   readonly digest: string
 }
 export const isDigest = (text: string): boolean => /^([0-9a-f]{40}|[0-9a-f]{64})$/.test(text)
@@ -44,7 +45,7 @@ export const repositoryIn = (cache: string, name: HubName): Repository => {
 }
 export const blobOf = ({ folder }: Repository, { digest }: Pick<RemoteFile, "digest">): string => join(folder, "blobs", digest)
 
-/** Writes a small file whole or not at all. */
+/** Writes a small file atomically. */
 const writeWhole = (path: string, text: string): void => {
   makeFolder(dirname(path))
   const made = `${path}.${randomBytes(4).toString("hex")}`
@@ -68,7 +69,7 @@ export const rememberCommit = (repository: Repository, revision: string, commit:
 }
 
 const listPath = ({ folder }: Repository, commit: string): string => join(folder, ".caravan", commit, "files.json")
-/** The files of a commit, where they were listed before. */
+/** The files of a commit, if they were listed before. */
 export const listIn = (repository: Repository, commit: string): ReadonlyArray<RemoteFile> | undefined => {
   try {
     return JSON.parse(readIfThere(listPath(repository, commit)) ?? "") as ReadonlyArray<RemoteFile>
@@ -79,7 +80,7 @@ export const listIn = (repository: Repository, commit: string): ReadonlyArray<Re
 export const rememberList = (repository: Repository, commit: string, files: ReadonlyArray<RemoteFile>): void =>
   writeWhole(listPath(repository, commit), JSON.stringify(files))
 
-/** A hash that gives what `digest` of the file is to be. */
+/** A hash that computes the file's `digest`. */
 export const hashFor = ({ digest, size }: RemoteFile) =>
   digest.length === 64 ? createHash("sha256") : createHash("sha1").update(`blob ${size}\0`)
 
@@ -88,15 +89,18 @@ const stampOf = (path: string): string => {
   return `${size}:${mtimeNs}:${ctimeNs}:${ino}`
 }
 const soundPath = ({ folder }: Repository, digest: string): string => join(folder, ".caravan", "read", digest)
-/** Notes that a content, as it is now, has been read and is what its name says. */
+/** Records that a content, in its current state, was read and matches its digest. */
 export const rememberSound = (repository: Repository, file: RemoteFile): void =>
   writeWhole(soundPath(repository, file.digest), stampOf(blobOf(repository, file)))
 
-/** Whether a content of that size is there, which `isSound` may find to be another. */
+/** Whether a content of that size exists; `isSound` may still find that it differs. */
 export const hasSize = (repository: Repository, file: RemoteFile): boolean =>
   statSync(blobOf(repository, file), { throwIfNoEntry: false })?.size === file.size
 
-/** Whether a content is there and what its name says: read where it was not yet, or has changed since. Of one that is, `onBytes` hears all bytes. */
+/**
+ * Whether a content exists and matches its digest: reads it if it has not been verified or has changed since. If it matches, `onBytes` receives all
+ * its bytes.
+ */
 export const isSound = async (repository: Repository, file: RemoteFile, onBytes: (count: number) => void): Promise<boolean> => {
   const path = blobOf(repository, file)
   if (!hasSize(repository, file)) return false
@@ -122,7 +126,7 @@ const link = (from: string, to: string): void => {
   symlinkSync(relative(dirname(from), to), from)
 }
 
-/** The link to a content in the folder of its commit, for Python's tools. What is there already is left alone. */
+/** The link to a content in its commit's folder, for Python's tools. An existing entry is left alone. */
 export const linkInSnapshot = (repository: Repository, commit: string, file: RemoteFile): void => {
   const path = join(repository.folder, "snapshots", commit, file.path)
   if (lstatSync(path, { throwIfNoEntry: false }) === undefined)
@@ -133,7 +137,7 @@ export const linkInSnapshot = (repository: Repository, commit: string, file: Rem
     }
 }
 
-/** The folder that holds links to exactly these files, whoever has fetched what else of the commit. It is there when `makeView` has made it. */
+/** The folder of links to exactly these files, independent of other files downloaded from the commit. `makeView` creates it. */
 export const viewOf = ({ folder }: Repository, commit: string, files: ReadonlyArray<RemoteFile>): string => {
   const chosen = createHash("sha256").update(JSON.stringify(files.map(({ digest, path }) => [path, digest])))
   return join(folder, ".caravan", commit, chosen.digest("hex").slice(0, 16))
@@ -150,11 +154,11 @@ export const hasView = (repository: Repository, view: string, files: ReadonlyArr
   })
 export const makeView = (repository: Repository, view: string, files: ReadonlyArray<RemoteFile>): void => {
   if (hasView(repository, view, files)) return
-  // Beside its place, as deep as it: links are relative.
+  // Next to its final place at the same depth, because links are relative.
   const made = `${view}.${randomBytes(4).toString("hex")}`
   for (const file of files) link(join(made, file.path), blobOf(repository, file))
   if (renameIfFree(made, view)) return
-  // Another process has made it meanwhile, or somebody has changed it.
+  // Another process has created it in the meantime, or somebody has changed it.
   if (!hasView(repository, view, files)) {
     rmSync(view, { recursive: true, force: true })
     if (renameIfFree(made, view)) return

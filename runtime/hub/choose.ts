@@ -1,4 +1,4 @@
-/** Which files of a repository a name stands for, and what whoever reads them is given: a folder, a file or a pattern. */
+/** Selects the files of a repository that a name stands for, and whether readers get a folder, a file or a pattern. */
 import { matchesGlob } from "node:path"
 import { isDataFile, mixedSplits } from "../../schemas/data-files.ts"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
@@ -6,30 +6,30 @@ import { type HubName, hubNameText } from "../../schemas/hub-name.ts"
 import { PipelineError } from "../errors.ts"
 import type { RemoteFile } from "./cache.ts"
 
-/** What of a model is wanted: all that it takes to run it, or what its tokenizer is made of. */
+/** Which files of a model are needed: all files to run it, or only its tokenizer's. */
 export type Wanted = "all" | "tokenizer"
 
 export interface Chosen {
   readonly files: ReadonlyArray<RemoteFile>
-  /** Where in a folder that holds them is what the name stands for; "" for the folder. */
+  /** The path of the named part within its folder; "" for the folder itself. */
   readonly place: string
 }
 
-/** What is read of a model's folder, and its license, which goes with it. Not what else repositories hold: weights for PyTorch, ONNX or GGUF, Mistral's own files. */
+/** The files read from a model's folder, and its license. Excludes other content of repositories: PyTorch, ONNX or GGUF weights, Mistral's own files. */
 const modelFile =
   /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|adapter_config|base|caravan|model\.safetensors\.index)\.json$|^(tokenizer\.model|chat_template\.jinja)$|^(LICENSE|NOTICE|USE_POLICY)(\.\w+)?$/i
 const weights = /^(model|adapter_model)(-\d+-of-\d+)?\.safetensors$/
 const pickles = /^(pytorch_model|adapter_model).*\.bin$/
 
 const isHidden = (path: string): boolean => path.split("/").some((segment) => segment.startsWith("."))
-/** Names of what there is, at most so many, for errors. */
+/** Maximum number of names listed in errors. */
 const shownNames = 12
 const listed = (names: ReadonlyArray<string>): string =>
   names.length === 0
     ? "nothing"
     : `${names.slice(0, shownNames).join(", ")}${names.length > shownNames ? ` and ${names.length - shownNames} more` : ""}`
 
-/** Throws a PipelineError where there is nothing of the kind. */
+/** Throws a PipelineError if nothing matches. */
 export const choose = (name: HubName, files: ReadonlyArray<RemoteFile>, wanted: Wanted): Chosen => {
   const text = hubNameText(name)
   const { kind, path } = name
@@ -44,7 +44,7 @@ export const choose = (name: HubName, files: ReadonlyArray<RemoteFile>, wanted: 
     if (matching.length > 0) return { files: matching, place: "**" }
     const there = files.filter((one) => !isHidden(one.path)).map((one) => one.path)
     throw fail(
-      `expected a file or folder of the repository, or a pattern that matches some; found none.${there.length > shownNames ? ` There are: ${listed(there)}.` : didYouMean(path, there)}`
+      `expected a file or folder of the repository, or a matching pattern; found none.${there.length > shownNames ? ` Available: ${listed(there)}.` : didYouMean(path, there)}`
     )
   }
   const nameOf = (one: RemoteFile) => (path === undefined ? one.path : one.path.slice(path.length + 1))
@@ -53,12 +53,12 @@ export const choose = (name: HubName, files: ReadonlyArray<RemoteFile>, wanted: 
     const data = below.filter((one) => !isHidden(nameOf(one)) && isDataFile(one.path.split("/").at(-1)!))
     if (data.length === 0)
       throw fail(
-        `expected data files (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt), found ${listed(below.map(nameOf))}. The Hub converts most data sets: try @refs/convert/parquet.`
+        `expected data files (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt), found ${listed(below.map(nameOf))}. The Hub converts most datasets: try @refs/convert/parquet.`
       )
     const mixed = mixedSplits(data.map(nameOf))
     if (mixed !== undefined) {
       const named = hubNameText({ ...name, path: path === undefined ? mixed.pattern : `${path}/${mixed.pattern}` })
-      throw fail(`expected files of one split, found ${mixed.found}. Name those of one: ${named} for ${mixed.first}.`)
+      throw fail(`expected files of one split, found ${mixed.found}. Select one split: ${named} for ${mixed.first}.`)
     }
     return { files: data, place }
   }
@@ -68,8 +68,8 @@ export const choose = (name: HubName, files: ReadonlyArray<RemoteFile>, wanted: 
     const pickle = below.map(nameOf).find((one) => pickles.test(one))
     throw fail(
       pickle !== undefined && wanted === "all"
-        ? `expected weights in safetensors, found ${pickle}, which PyTorch alone reads and which may run any code. Look for a copy in safetensors (many repositories have one as @refs/pr/1), or download and convert it (docs/models.md).`
-        : `expected ${wanted === "all" ? "a model (config.json and model.safetensors, or its shards)" : "a model's or a tokenizer's files"}, found ${listed(below.map(nameOf))}. Name the folder in it with :folder; a data set is hf:datasets/${name.owner}/${name.name}.`
+        ? `expected weights in safetensors, found ${pickle}, which only PyTorch reads and which may run arbitrary code. Look for a copy in safetensors (many repositories have one as @refs/pr/1), or download and convert it (docs/models.md).`
+        : `expected ${wanted === "all" ? "a model (config.json and model.safetensors, or its shards)" : "a model's or a tokenizer's files"}, found ${listed(below.map(nameOf))}. Select a folder with :folder; for a dataset use hf:datasets/${name.owner}/${name.name}.`
     )
   }
   return { files: wanted === "tokenizer" ? model : below.filter((one) => model.includes(one) || tensors.includes(one)), place }

@@ -1,6 +1,6 @@
 /**
- * One content from the Hub into the cache: resumed where it was cut off, by this process or an earlier one; compared with its digest before it gets its name; by
- * one process at a time. A partial one has a name of its own, which Python's tools do not use.
+ * Downloads one content from the Hub into the cache: resumes an interrupted download, also of an earlier process; verifies the digest before
+ * renaming; and runs in one process at a time. Partial files have our own names, which Python's tools do not use.
  */
 import { createReadStream, mkdirSync, statSync } from "node:fs"
 import { type FileHandle, open, rename, rm, statfs } from "node:fs/promises"
@@ -21,23 +21,23 @@ export interface Download {
   readonly repository: Repository
 }
 
-/** A cut after fewer bytes than this counts as a failure like the one before it. */
+/** An interruption after fewer bytes than this counts as another failure in a row. */
 const advance = 1 << 20
 
-/** Fails where the disk has no room for so many bytes. */
+/** Fails if the disk has too little space for this many bytes. */
 export const checkRoom = async (folder: string, bytes: number, doing: string): Promise<void> => {
   mkdirSync(folder, { recursive: true })
   const { bavail, bsize } = await statfs(folder)
   if (bavail * bsize < bytes)
     throw new StoreError({
-      message: `${doing}: ${bytes} bytes are needed, and the disk of ${folder} has ${bavail * bsize} free. Free some space, or name a folder on another disk in HF_HUB_CACHE.`
+      message: `${doing}: ${bytes} bytes are needed, but the disk of ${folder} has ${bavail * bsize} free. Free some space, or set HF_HUB_CACHE to a folder on another disk.`
     })
 }
 
 const addressOf = (settings: HubSettings, { commit, file, name }: Download): string =>
   `${settings.endpoint}/${repositoryOf(name)}/resolve/${commit}/${file.path.split("/").map(encodeURIComponent).join("/")}`
 
-/** Sees to it that the content is in the cache, whole and what its digest says. Throws a PipelineError or a StoreError. */
+/** Ensures that the content is in the cache, complete and verified. Throws a PipelineError or a StoreError. */
 export const download = async (settings: HubSettings, what: Download, watching: Watching): Promise<void> => {
   const { file, name, repository } = what
   const blob = blobOf(repository, file)
@@ -45,7 +45,7 @@ export const download = async (settings: HubSettings, what: Download, watching: 
   try {
     mkdirSync(dirname(blob), { recursive: true })
     await whileLocked(join(repository.locks, `${file.digest}.caravan`), watching.signal, async () => {
-      // Another process may have had the lock, and have fetched it.
+      // Another process may have held the lock and downloaded it.
       if (await isSound(repository, file, watching.onBytes)) return
       const partial = `${blob}.caravan-incomplete`
       await fetchWhole(settings, what, partial, doing, watching)
@@ -64,12 +64,12 @@ const explained = (cause: unknown, doing: string, folder: string): unknown => {
   if (code === undefined || !/^E[A-Z]+$/.test(code)) return cause
   const advice =
     code === "ENOSPC" || code === "EDQUOT"
-      ? "Free some space, or name a folder on another disk in HF_HUB_CACHE. What came so far is kept: the next run goes on from there."
-      : "Name a folder that can be written to in HF_HUB_CACHE."
+      ? "Free some space, or set HF_HUB_CACHE to a folder on another disk. The partial download is kept, and the next run resumes it."
+      : "Set HF_HUB_CACHE to a writable folder."
   return new StoreError({ message: `${doing} to ${folder}: ${messageOf(cause)}. ${advice}` })
 }
 
-/** Until the partial file is whole and right; one that is whole and wrong is fetched once more from its beginning. */
+/** Downloads until the partial file is complete and correct; a complete but wrong file is downloaded once more from the start. */
 const fetchWhole = async (settings: HubSettings, what: Download, partial: string, doing: string, { onBytes, signal }: Watching) => {
   const { file } = what
   for (let isRetry = false; ; isRetry = true) {
@@ -85,19 +85,19 @@ const fetchWhole = async (settings: HubSettings, what: Download, partial: string
         if (isFurther) reached = size
         return isFurther
       },
-      after: "; what came so far is kept, and the next run goes on from there"
+      after: "; the partial download is kept, and the next run resumes it"
     })
     if (found === file.digest) return
     await rm(partial, { force: true })
     onBytes(-counted)
     if (isRetry)
       throw new StoreError({
-        message: `${doing}: what came is not what the Hub lists: expected the digest ${file.digest}, got ${found}. It was removed. Try again later; if it stays so, do not trust ${settings.endpoint}.`
+        message: `${doing}: the downloaded content does not match the Hub's listing: expected the digest ${file.digest}, got ${found}. The file was removed. Try again later; if this persists, do not trust ${settings.endpoint}.`
       })
   }
 }
 
-/** Appends what is missing; gives the digest of the whole. Throws Passing where it was cut off. */
+/** Appends the missing bytes; returns the digest of the complete file. Throws Passing if interrupted. */
 const fetchRest = async (
   settings: HubSettings,
   what: Download,
@@ -118,34 +118,34 @@ const fetchRest = async (
       for await (const chunk of createReadStream(partial, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>) hash.update(chunk)
       onBytes(size)
     }
-    // The Hub answers for a part of no bytes with an error.
+    // The Hub answers a request for an empty range with an error.
     if (size === file.size) return hash.digest("hex")
     const headers: Record<string, string> = size > 0 ? { range: `bytes=${size}-` } : {}
     const asked = { url: addressOf(settings, what), doing, headers, signal, accept: [416] }
     return await request(settings, asked, async ({ chunks, headers: answered, status }) => {
       const start = status === 206 ? Number(/^bytes (\d+)-/.exec(answered.get("content-range") ?? "")?.[1] ?? "NaN") : 0
       if (start !== size) {
-        // It sends all of it, or has no such part.
+        // It sends the complete file, or does not support ranges.
         await handle.truncate(0)
         onBytes(-size)
         hash = hashFor(file)
         size = 0
-        if (status !== 200) throw new Passing(`${doing}: the server does not send the part that was asked for (${status}).`)
+        if (status !== 200) throw new Passing(`${doing}: the server did not send the requested range (${status}).`)
       }
       const length = answered.get("content-length")
       if (length !== null && size + Number(length) !== file.size)
         throw new StoreError({
-          message: `${doing}: the Hub lists ${file.size} bytes, and the server is about to send ${size + Number(length)}. Nothing of it was written. Check HF_ENDPOINT.`
+          message: `${doing}: the Hub lists ${file.size} bytes, but the server announces ${size + Number(length)}. Nothing was written. Check HF_ENDPOINT.`
         })
       for await (const chunk of chunks) {
         if (size + chunk.length > file.size)
-          throw new StoreError({ message: `${doing}: the Hub lists ${file.size} bytes, and the server sends more. Check HF_ENDPOINT.` })
+          throw new StoreError({ message: `${doing}: the Hub lists ${file.size} bytes, but the server sends more. Check HF_ENDPOINT.` })
         await writeAll(handle, chunk)
         hash.update(chunk)
         size += chunk.length
         onBytes(chunk.length)
       }
-      if (size < file.size) throw new Passing(`${doing}: it was cut off after ${size} of ${file.size} bytes.`)
+      if (size < file.size) throw new Passing(`${doing}: interrupted after ${size} of ${file.size} bytes.`)
       return hash.digest("hex")
     })
   } finally {

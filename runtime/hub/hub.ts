@@ -1,6 +1,6 @@
 /**
- * What names on the Hugging Face Hub stand for. A revision is looked up once for each `Hub`, which lives as long as a run: everything in it is of one commit. What
- * is looked up and listed says which files there are and what is in them, so that a key needs no download; files are fetched when somebody reads them.
+ * Resolves names on the Hugging Face Hub. Each `Hub`, which lives as long as a run, looks up a revision once, so that everything comes from one
+ * commit. The lookup returns the files and their digests, so a key needs no download; files are downloaded when something reads them.
  */
 import { join } from "node:path"
 import { type HubName, hubNameText, isCommit, parseHubName, repositoryOf, staysInside } from "../../schemas/hub-name.ts"
@@ -13,15 +13,15 @@ import { checkRoom, download } from "./download.ts"
 import { persist, request, textOf } from "./request.ts"
 import { type HubSettings, hubSettings } from "./settings.ts"
 
-/** Files that are fetched at once. */
+/** Maximum number of concurrent downloads. */
 const fetchesAtOnce = 4
-/** Bytes of an answer about a repository, at most; a page lists a thousand files. */
+/** Maximum size of a response about a repository, in bytes; a page lists a thousand files. */
 const mostText = 64 << 20
 const mostPages = 1000
-/** Looking a name up is given up sooner than a download. */
+/** A lookup gives up sooner than a download. */
 const lookupTries = 2
 
-/** A repository at the end of its main branch. */
+/** A repository at the head of its main branch. */
 export interface RepositoryNow {
   readonly commit: string
   readonly isPrivate: boolean
@@ -33,7 +33,7 @@ export class Hub {
   /** "owner/name@main" -> the commit. */
   readonly #commits = new Map<string, string>()
 
-  /** `settings`: those of the environment unless given, read when they are first needed. */
+  /** `settings`: default from the environment, read on first use. */
   constructor(settings?: HubSettings) {
     this.#given = settings
   }
@@ -41,7 +41,7 @@ export class Hub {
     return this.#given ?? hubSettings()
   }
 
-  /** Looks up what a name stands for. Rejects with a PipelineError (no such thing, no access) or a StoreError (no network, no disk). */
+  /** Resolves a name. Rejects with a PipelineError (not found, no access) or a StoreError (no network, disk error). */
   async resolve(text: string, options: { readonly wanted?: Wanted; readonly signal?: AbortSignal } = {}): Promise<RemoteFiles> {
     const name = hubNameOf(text)
     const repository = cache.repositoryIn(this.#settings.cache, name)
@@ -53,16 +53,16 @@ export class Hub {
     return this.#files(name, commit, files, place)
   }
 
-  /** The repository as it is now, for whoever is to write to it; undefined where there is none, or the token may not see it. Rejects as `resolve` does. */
+  /** The repository's current state, for writing to it; undefined if it does not exist or the token has no access. Rejects like `resolve`. */
   async repository(text: string): Promise<RepositoryNow | undefined> {
     const name = hubNameOf(text)
     const doing = `Looking up ${hubNameText(name)}`
-    if (this.#settings.isOffline) throw new StoreError({ message: `${doing}: HF_HUB_OFFLINE is set. Run it with a network.` })
+    if (this.#settings.isOffline) throw new StoreError({ message: `${doing}: HF_HUB_OFFLINE is set. Unset it and run with a network connection.` })
     const found = await this.#json(apiOf(this.#settings, name, "revision/main"), doing, name, { accept: [404] })
     if (found.status === 404) return undefined
     const { private: isPrivate, sha } = found.body as { readonly private?: unknown; readonly sha?: unknown }
     if (typeof sha !== "string" || !isCommit(sha) || typeof isPrivate !== "boolean")
-      throw strange(doing, "the hash of a commit, and whether it is private")
+      throw strange(doing, "a commit hash, and whether the repository is private")
     const files = await this.#list(name, cache.repositoryIn(this.#settings.cache, name), sha, undefined)
     return { commit: sha, isPrivate, paths: files.map(({ path }) => path) }
   }
@@ -91,17 +91,17 @@ export class Hub {
     }
   }
 
-  /** Fetches what is not there, and reads what is and was not read before. */
+  /** Downloads missing files, and verifies existing ones that were not verified before. */
   async #fetch(name: HubName, commit: string, files: ReadonlyArray<cache.RemoteFile>, folder: string, { onBytes, signal }: Watching) {
     const repository = cache.repositoryIn(this.#settings.cache, name)
-    const doing = `Fetching ${hubNameText(name)}`
+    const doing = `Downloading ${hubNameText(name)}`
     await attempt(doing, async () => {
       const missing: Array<cache.RemoteFile> = []
       for (const file of new Map(files.map((one) => [one.digest, one])).values())
         if (!(await cache.isSound(repository, file, onBytes))) missing.push(file)
       if (missing.length > 0 && this.#settings.isOffline)
         throw new StoreError({
-          message: `${doing}: ${missing.length} of its ${files.length} files are not in ${repository.folder}, and HF_HUB_OFFLINE is set. Run once with a network.`
+          message: `${doing}: ${missing.length} of its ${files.length} files are not in ${repository.folder}, and HF_HUB_OFFLINE is set. Run once with a network connection.`
         })
       const total = missing.reduce((sum, { size }) => sum + size, 0)
       if (total > 0) await checkRoom(repository.folder, total, doing)
@@ -124,22 +124,22 @@ export class Hub {
   async #commitOf(name: HubName, repository: cache.Repository, signal: AbortSignal | undefined): Promise<string> {
     const { revision } = name
     const doing = `Looking up ${hubNameText({ ...name, path: undefined })}`
-    // A commit is itself, whatever the Hub says; whether there is one is seen when its files are listed.
+    // A commit needs no lookup; whether it exists is checked when its files are listed.
     if (isCommit(revision)) return revision
     const known = cache.commitIn(repository, revision)
     if (this.#settings.isOffline) {
       if (known !== undefined) return known
       throw new StoreError({
-        message: `${doing}: HF_HUB_OFFLINE is set, and ${repository.folder} does not know ${revision}. Run once with a network.`
+        message: `${doing}: HF_HUB_OFFLINE is set, and ${repository.folder} does not contain ${revision}. Run once with a network connection.`
       })
     }
-    const kept = known === undefined ? "" : `, or set HF_HUB_OFFLINE=1 to take ${known}, which ${revision} was when it was last looked up`
+    const kept = known === undefined ? "" : `, or set HF_HUB_OFFLINE=1 to use ${known}, the commit of ${revision} at the last lookup`
     const { sha } = (
       await this.#json(apiOf(this.#settings, name, `revision/${encodeURIComponent(revision)}`), doing, name, { signal, after: kept })
     ).body as {
       readonly sha?: unknown
     }
-    if (typeof sha !== "string" || !isCommit(sha)) throw strange(doing, "the hash of a commit")
+    if (typeof sha !== "string" || !isCommit(sha)) throw strange(doing, "a commit hash")
     await attempt(doing, async () => cache.rememberCommit(repository, revision, sha))
     return sha
   }
@@ -153,7 +153,7 @@ export class Hub {
     const doing = `Listing ${hubNameText({ ...name, revision: commit, path: undefined })}`
     if (this.#settings.isOffline)
       throw new StoreError({
-        message: `${doing}: HF_HUB_OFFLINE is set, and ${repository.folder} has no list of this commit's files. Run once with a network, or give the folder of a copy that is here (${join(repository.folder, "snapshots", commit)}) as a path.`
+        message: `${doing}: HF_HUB_OFFLINE is set, and ${repository.folder} has no list of this commit's files. Run once with a network connection, or use the path of a local copy (${join(repository.folder, "snapshots", commit)}).`
       })
     const found: Array<cache.RemoteFile> = []
     let url: string | undefined = apiOf(this.#settings, name, `tree/${commit}?recursive=true`)
@@ -165,7 +165,7 @@ export class Hub {
         const file = remoteFile(entry, doing)
         if (file !== undefined) found.push(file)
       }
-      // Always of the same server: a mirror may pass on the Hub's own addresses, and nobody else is sent the token.
+      // Always on the same server: a mirror may return the Hub's own addresses, and only this server receives the token.
       if (next !== undefined && !URL.canParse(next, url)) throw strange(doing, "the address of the next page")
       const { origin } = new URL(url)
       const { pathname, search } = new URL(next ?? "", url)
@@ -176,7 +176,7 @@ export class Hub {
     return found
   }
 
-  /** An answer in JSON, and the address of the next page of it. */
+  /** A JSON response, and the address of its next page. */
   async #json(
     url: string,
     doing: string,
@@ -187,7 +187,7 @@ export class Hub {
       signal
     }: { readonly accept?: ReadonlyArray<number>; readonly after?: string; readonly signal?: AbortSignal | undefined }
   ) {
-    const hint = kind === "model" ? ` A data set is hf:datasets/${owner}/${name}.` : ""
+    const hint = kind === "model" ? ` For a dataset use hf:datasets/${owner}/${name}.` : ""
     return attempt(doing, () =>
       persist(
         this.#settings.waits.slice(0, lookupTries),
@@ -212,7 +212,7 @@ export class Hub {
   }
 }
 
-/** The name that a text is. Throws a PipelineError. */
+/** Parses a name. Throws a PipelineError. */
 export const hubNameOf = (text: string): HubName => {
   try {
     return parseHubName(text)
@@ -225,9 +225,9 @@ const apiOf = ({ endpoint }: HubSettings, { kind, name, owner }: HubName, rest: 
   `${endpoint}/api/${kind}s/${owner}/${name}/${rest}`
 
 const strange = (doing: string, expected: string): StoreError =>
-  new StoreError({ message: `${doing}: expected ${expected}, and the server answered something else. Check HF_ENDPOINT.` })
+  new StoreError({ message: `${doing}: expected ${expected}, but the server returned something else. Check HF_ENDPOINT.` })
 
-/** A file as the Hub lists it; undefined for a folder. A path that would leave the cache, or a digest that is none, is refused: both become paths here. */
+/** A file in the Hub's listing; undefined for a folder. Refuses paths that would leave the cache and invalid digests, because both become local paths. */
 const remoteFile = (entry: unknown, doing: string): cache.RemoteFile | undefined => {
   const { lfs, oid, path, size, type } = (entry ?? {}) as {
     readonly type?: unknown
@@ -245,11 +245,11 @@ const remoteFile = (entry: unknown, doing: string): cache.RemoteFile | undefined
   return { path, size: bytes, digest }
 }
 
-/** Errors of the file system, told of with what was being done. */
+/** Adds what was being done to file system errors. */
 const shown = (cause: unknown, doing: string): unknown => {
   const { code } = (cause ?? {}) as NodeJS.ErrnoException
   return code !== undefined && /^E[A-Z]+$/.test(code)
-    ? new StoreError({ message: `${doing}: ${messageOf(cause)}. Name a folder that can be written to in HF_HUB_CACHE.` })
+    ? new StoreError({ message: `${doing}: ${messageOf(cause)}. Set HF_HUB_CACHE to a writable folder.` })
     : cause
 }
 const attempt = async <A>(doing: string, body: () => Promise<A>): Promise<A> => {

@@ -1,12 +1,12 @@
 /**
- * Requests to the Hub. Redirects are followed by hand: files lie with other hosts, which are never sent the token. What may pass (no connection, a cut, a
- * busy server) is a `Passing`, and is tried again by `persist`; whatever else fails is an error that can be shown.
+ * Requests to the Hub. Redirects are followed manually, because files are on other hosts, which must never receive the token. Transient failures (no
+ * connection, an interruption, a busy server) are `Passing` and retried by `persist`; all other failures are errors that can be shown.
  */
 import { setTimeout as sleep } from "node:timers/promises"
 import { PipelineError, StoreError } from "../errors.ts"
 import type { HubSettings } from "./settings.ts"
 
-/** A failure that may pass. */
+/** A transient failure. */
 export class Passing extends Error {
   /** Milliseconds that the server asks to wait. */
   readonly after: number | undefined
@@ -22,13 +22,13 @@ export interface Asked {
   readonly doing: string
   readonly headers?: Readonly<Record<string, string>>
   readonly signal: AbortSignal | undefined
-  /** Statuses beside 2xx that the reader deals with. */
+  /** Statuses other than 2xx that the caller handles. */
   readonly accept?: ReadonlyArray<number>
-  /** What to look at where there is no such repository. */
+  /** What to check if the repository does not exist. */
   readonly hint?: string
 }
 
-/** The answer's head, and its bytes as they come. */
+/** The response's status and headers, and its body as a stream. */
 export interface Answer {
   readonly status: number
   readonly headers: Headers
@@ -38,18 +38,21 @@ export interface Answer {
 const redirects = new Set([301, 302, 303, 307, 308])
 const mostRedirects = 5
 
-/** What a failed fetch says, without the address: one of a file's host has a signature in it. */
+/** The reason of a failed fetch, without the URL: a file host's URL contains a signature. */
 const reasonOf = (cause: unknown): string => {
   const inner = (cause as { readonly cause?: unknown }).cause ?? cause
   const { code, message } = inner as { readonly code?: unknown; readonly message?: unknown }
   return [message, code].filter((part) => typeof part === "string" && part !== "").join(", ") || String(inner)
 }
 
-/** GETs an address and lets `read` have the answer. Throws Passing, PipelineError or StoreError, or what `read` throws; the signal's reason when it is aborted. */
+/**
+ * GETs a URL and passes the response to `read`. Throws Passing, PipelineError or StoreError, or the error of `read`; the signal's reason if it is
+ * aborted.
+ */
 export const request = async <A>(settings: HubSettings, asked: Asked, read: (answer: Answer) => Promise<A>): Promise<A> => {
   const { doing, signal } = asked
   const idle = new AbortController()
-  const timer = setTimeout(() => idle.abort(new Error(`nothing came for ${settings.patience / 1000} s`)), settings.patience)
+  const timer = setTimeout(() => idle.abort(new Error(`no data for ${settings.patience / 1000} s`)), settings.patience)
   const passing = (cause: unknown, host: string): unknown => {
     if (signal?.aborted === true) return signal.reason
     return new Passing(`${doing}: ${reasonOf(idle.signal.aborted ? idle.signal.reason : cause)} (${host}).`)
@@ -63,7 +66,7 @@ export const request = async <A>(settings: HubSettings, asked: Asked, read: (ans
         redirect: "manual",
         signal: signal === undefined ? idle.signal : AbortSignal.any([signal, idle.signal]),
         headers: {
-          // Of a compressed answer no part could be asked for.
+          // Ranges can't be requested from a compressed response.
           ...{ "accept-encoding": "identity", "user-agent": "caravan", ...asked.headers },
           ...(token === undefined ? {} : { authorization: `Bearer ${token}` })
         }
@@ -78,8 +81,8 @@ export const request = async <A>(settings: HubSettings, asked: Asked, read: (ans
       }
       if (!response.ok && asked.accept?.includes(response.status) !== true) {
         const said = await textOf(response.body ?? [], 1 << 16).catch(() => "")
-        // The Hub gives another address of it the next time.
-        if (url.origin !== origin) throw new Passing(`${doing}: the host of the file, ${url.host}, answers with ${response.status}.`)
+        // The Hub returns another URL next time.
+        if (url.origin !== origin) throw new Passing(`${doing}: the host of the file, ${url.host}, responded with ${response.status}.`)
         throw refusal(settings, asked, response, said)
       }
       const { body, headers, status } = response
@@ -99,7 +102,7 @@ export const request = async <A>(settings: HubSettings, asked: Asked, read: (ans
         await body?.cancel().catch(() => undefined)
       }
     }
-    throw new StoreError({ message: `${doing}: ${settings.endpoint} leads from address to address without an end. Check HF_ENDPOINT.` })
+    throw new StoreError({ message: `${doing}: ${settings.endpoint} redirects endlessly. Check HF_ENDPOINT.` })
   } finally {
     clearTimeout(timer)
   }
@@ -109,24 +112,24 @@ const redirected = (location: string | null, from: URL, doing: string): URL => {
   const url = location !== null && URL.canParse(location, from.href) ? new URL(location, from) : undefined
   if (url === undefined || !/^https?:$/.test(url.protocol) || (from.protocol === "https:" && url.protocol !== "https:"))
     throw new StoreError({
-      message: `${doing}: ${from.host} leads to ${url === undefined ? "no address" : `${url.protocol}//${url.host}`}, where files are not fetched from. Check HF_ENDPOINT.`
+      message: `${doing}: ${from.host} redirects to ${url === undefined ? "no address" : `${url.protocol}//${url.host}`}, which is not an allowed address for files. Check HF_ENDPOINT.`
     })
   return url
 }
 
-/** A body as text; what is longer than `most` bytes is an error. */
+/** A body as text; more than `most` bytes are an error. */
 export const textOf = async (chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, most: number): Promise<string> => {
   const parts: Array<Uint8Array> = []
   let size = 0
   for await (const chunk of chunks) {
     size += chunk.length
-    if (size > most) throw new StoreError({ message: `The Hub's answer is longer than ${most} bytes. Check HF_ENDPOINT.` })
+    if (size > most) throw new StoreError({ message: `The Hub's response is longer than ${most} bytes. Check HF_ENDPOINT.` })
     parts.push(chunk)
   }
   return Buffer.concat(parts).toString("utf8")
 }
 
-/** What an answer other than 2xx means. The Hub names the case in a header; others that speak its language (mirrors) have the status alone. */
+/** The meaning of a response other than 2xx. The Hub names the case in a header; compatible servers (mirrors) only have the status. */
 const refusal = (settings: HubSettings, { doing, hint, url }: Asked, { headers, status }: Response, body: string): Error => {
   const hasToken = settings.token() !== undefined
   const said = (headers.get("x-error-message") ?? messageIn(body)).replaceAll(/\s+/g, " ").trim().slice(0, 200)
@@ -134,7 +137,7 @@ const refusal = (settings: HubSettings, { doing, hint, url }: Asked, { headers, 
   const fail = (message: string) => new PipelineError({ message: `${doing}: ${message}` })
   if (status === 408 || status === 429 || status >= 500) {
     const seconds = Number(headers.get("retry-after") ?? "")
-    return new Passing(`${doing}: the server is busy or out of order (${told}).`, seconds > 0 ? Math.min(seconds, 120) * 1000 : undefined)
+    return new Passing(`${doing}: the server is busy or unavailable (${told}).`, seconds > 0 ? Math.min(seconds, 120) * 1000 : undefined)
   }
   switch (headers.get("x-error-code")) {
     case "RevisionNotFound":
@@ -143,7 +146,7 @@ const refusal = (settings: HubSettings, { doing, hint, url }: Asked, { headers, 
       return fail(`the repository has no such file (${told}).`)
     case "GatedRepo":
       return fail(
-        `the repository is gated (${told}). Ask for access on its page at ${new URL(url).origin}, and ${hasToken ? "wait until it is granted; the token must be of that account" : "set HF_TOKEN to a token of that account"}.`
+        `the repository is gated (${told}). Request access on its page at ${new URL(url).origin}, and ${hasToken ? "wait until it is granted; the token must belong to that account" : "set HF_TOKEN to a token of that account"}.`
       )
     default:
   }
@@ -151,10 +154,10 @@ const refusal = (settings: HubSettings, { doing, hint, url }: Asked, { headers, 
     return fail(`the Hub does not accept the token (${told}). Check HF_TOKEN, or log in again (hf auth login).`)
   if (status === 401 || status === 404)
     return fail(
-      `there is no such repository, or it is private and ${hasToken ? "the token may not see it" : "no token is set (HF_TOKEN)"} (${told}). Check the name.${hint ?? ""}`
+      `there is no such repository, or it is private and ${hasToken ? "the token has no access" : "no token is set (HF_TOKEN)"} (${told}). Check the name.${hint ?? ""}`
     )
-  if (status === 403) return fail(`access is refused (${told}). Check what the token may do.`)
-  return fail(`the server refuses (${told}). Check HF_ENDPOINT.`)
+  if (status === 403) return fail(`access is refused (${told}). Check the token's permissions.`)
+  return fail(`the server refused the request (${told}). Check HF_ENDPOINT.`)
 }
 
 const messageIn = (body: string): string => {
@@ -166,7 +169,7 @@ const messageIn = (body: string): string => {
   }
 }
 
-/** Tries again what may pass, as often as `waits` has waits; from the beginning of them when `advanced` says that more was done since. */
+/** Retries transient failures as often as `waits` has entries; starts over when `advanced` reports progress. */
 export const persist = async <A>(
   waits: ReadonlyArray<number>,
   signal: AbortSignal | undefined,

@@ -1,21 +1,21 @@
-/** Where the Hub is, whose token is sent and where files are kept, by the environment variables that Hugging Face's own tools read. */
+/** The Hub's address, token and cache folder, from the environment variables of Hugging Face's own tools. */
 import { readFileSync } from "node:fs"
 import { homedir } from "node:os"
 import { join, resolve } from "node:path"
 import { isAbsent, messageOf, PipelineError } from "../errors.ts"
 
 export interface HubSettings {
-  /** HF_ENDPOINT, without a slash at its end. */
+  /** HF_ENDPOINT, without a trailing slash. */
   readonly endpoint: string
-  /** Gives the token, which is read when it is needed; undefined: there is none. */
+  /** Reads the token when it is needed; undefined if there is none. */
   readonly token: () => string | undefined
-  /** HF_HUB_CACHE: a folder per repository, in the layout of huggingface_hub. */
+  /** HF_HUB_CACHE: one folder per repository, in the layout of huggingface_hub. */
   readonly cache: string
-  /** HF_HUB_OFFLINE: no request is made. */
+  /** HF_HUB_OFFLINE: make no requests. */
   readonly isOffline: boolean
-  /** HF_HUB_DOWNLOAD_TIMEOUT: milliseconds without a byte after which a request is given up and made again. */
+  /** HF_HUB_DOWNLOAD_TIMEOUT: milliseconds without data after which a request is aborted and retried. */
   readonly patience: number
-  /** Milliseconds to wait before trying again, after the first failure, the second, ... in a row. */
+  /** Milliseconds to wait after the first, second, ... failure in a row. */
   readonly waits: ReadonlyArray<number>
 }
 
@@ -31,12 +31,12 @@ const endpointOf = (environment: Environment): string => {
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (url === undefined || !/^https?:$/.test(url.protocol) || url.username !== "" || url.password !== "")
     throw new PipelineError({
-      message: "HF_ENDPOINT: expected an address such as https://huggingface.co, without a name or password in it; found something else."
+      message: "HF_ENDPOINT: expected a URL such as https://huggingface.co without a user name or password; found something else."
     })
   return text.replace(/\/+$/, "")
 }
 
-/** Throws a PipelineError for an address that is none. */
+/** Throws a PipelineError for an invalid address. */
 export const hubSettings = (environment: Environment = process.env): HubSettings => {
   const user = given(environment, "HOME") ?? homedir()
   const home = folder(
@@ -51,7 +51,7 @@ export const hubSettings = (environment: Environment = process.env): HubSettings
         given(environment, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") ?? tokenIn(given(environment, "HF_TOKEN_PATH") ?? join(home, "token"))
       if (token !== undefined && !/^[\x21-\x7e]+$/.test(token))
         throw new PipelineError({
-          message: "The token of the Hub (HF_TOKEN, or the file that `hf auth login` wrote): expected one word, found other characters."
+          message: "The token of the Hub (HF_TOKEN, or the file that `hf auth login` wrote): expected a single word, found other characters."
         })
       return token
     },

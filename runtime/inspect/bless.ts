@@ -1,6 +1,6 @@
 /**
- * Blessing: the word of a user that a change of code left a node's result as it is. What was made with the code of before then counts for the code
- * of now, and it is recorded that it was blessed. Only code may differ: anything else that a key has is named, and refused.
+ * Blessing: a user asserts that a code change did not affect a node's result. The result made with the old code is then valid for the new code, and
+ * the blessing is recorded. Only code may differ: any other difference in the key is reported and refused.
  */
 import * as Effect from "effect/Effect"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
@@ -19,7 +19,7 @@ import { type HeldStore, Store } from "../store/store.ts"
 import type { Trace } from "../store/traces.ts"
 
 export interface BlessOptions extends RunOptions {
-  /** Record it; without, it is only said what would be. */
+  /** Whether to record it; otherwise only reports what would be recorded. */
   readonly record: boolean
 }
 
@@ -27,22 +27,22 @@ export interface Blessed {
   readonly node: string
   readonly stage: string
   readonly pinned: string | null
-  /** "blessed": recorded, or with `record: false` what would be. "settled": the result is there and made with this code. "refused": `why`. */
+  /** "blessed": recorded, or with `record: false` what would be. "settled": the result exists and was made with this code. "refused": see `why`. */
   readonly verdict: "blessed" | "settled" | "refused"
-  /** The key that the result counts under since, and the one it was made under: the same for a pinned stage that drifted. */
+  /** The key under which the result is now valid, and the one under which it was made: equal for a pinned stage with drifted code. */
   readonly key: string | null
   readonly from: string | null
   readonly digest: string | null
   /** Files and packages that changed. */
   readonly changes: ReadonlyArray<string>
-  /** Why it is refused: what else than code differs, or what is missing. */
+  /** Why it is refused: differences other than code, or what is missing. */
   readonly why: ReadonlyArray<string>
 }
 
-/** How many of a node's results are looked at, the latest first. */
+/** Maximum number of a node's results to check, latest first. */
 const looked = 1000
 
-/** Lets the last result of a node that differs from the present in code alone count for the code as it is. */
+/** Makes a node's last result that differs only in code valid for the current code. */
 export const bless = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
@@ -55,12 +55,12 @@ export const bless = <Params extends ConfigSchema>(
     const node = id === undefined ? undefined : graph.nodes.get(id)
     if (node === undefined || node.kind === "file") {
       const ids = [...graph.nodes.values()].flatMap((each) => (each.kind === "stage" ? [each.id] : []))
-      const what = node === undefined ? `pipeline "${graph.pipeline}" has no such node or output` : "it is a file, and has no code"
+      const what = node === undefined ? `pipeline "${graph.pipeline}" has no such node or output` : "it is a file and has no code"
       return yield* new PipelineError({
         message: `Blessing "${name}": ${what}.${didYouMean(name, [...ids, ...Object.keys(graph.outputs)])}`
       })
     }
-    // What is found here stays until it is recorded.
+    // Objects found here are protected from gc until recorded.
     const store = yield* (yield* Store).hold("caravan bless")
     const plan = yield* planGraph(graph, machineOf(options), new Set(), "await").pipe(Effect.provideService(Store, store))
     return yield* settle(node, plan, yield* Journal, store, options.record)
@@ -97,17 +97,17 @@ const settle = Effect.fnUntraced(function* (
   const { key, parts } = planned
   const refused = (...why: ReadonlyArray<string>): Blessed => ({ ...base, ...none, key, verdict: "refused", why })
   const results = yield* journal.resultsOfNode(plan.graph.pipeline, node.id, looked)
-  if (results.length === 0) return refused("it has never run here under this name: there is no result to bless")
+  if (results.length === 0) return refused("no node of this name has run here: there is no result to bless")
   const { pinned: _, ...unpinned } = parts
   for (const result of results) {
     const { code: before, pinned } = result.parts
-    // The same key but for the code: nothing else differs.
+    // The same key except for the code: nothing else differs.
     const same = cacheKey({ ...unpinned, code: before, ...(pinned === undefined ? {} : { pinned }) })
     if (same !== result.key || same === key) continue
     const trace = yield* journal.trace(same)
     if (trace === undefined || !(yield* store.present(trace.digest))) continue
     if (trace.type !== node.type.name) return refused(`its output is another type: ${trace.type} -> ${node.type.name}`)
-    // A pinned result may have been found by code that it was not made with.
+    // A pinned result may have been reused by code other than the code that made it.
     const made =
       pinned === undefined
         ? { code: before, files: result.files }
@@ -123,12 +123,12 @@ const settle = Effect.fnUntraced(function* (
   const others = changes(node, plan.facts, yield* journal.lastExecution(plan.graph.pipeline, node.id), parts).all.filter(
     (line) => !/^(code|pinned): /.test(line)
   )
-  return others.length > 0 && !others.includes("its record is gone")
+  return others.length > 0 && !others.includes("its record was deleted")
     ? refused(...others)
-    : refused("its earlier result is gone from the store: run the pipeline to make it again")
+    : refused("its earlier result is no longer in the store: run the pipeline to recompute it")
 })
 
-/** Records the result under its new key; false when another run made one there meanwhile. */
+/** Records the result under its new key; false if another run recorded one there in the meantime. */
 const recordUnder = Effect.fnUntraced(function* (
   key: string,
   trace: Trace,
@@ -138,7 +138,7 @@ const recordUnder = Effect.fnUntraced(function* (
   now: { readonly code: string; readonly files: Readonly<Record<string, string>>; readonly changes: ReadonlyArray<string> }
 ) {
   const before = yield* journal.trace(key)
-  // A record whose object is gone (gc keeps records) is none.
+  // A record without an object (gc keeps records) does not count.
   const gone = before !== undefined && !(yield* store.present(before.digest)) ? before.digest : undefined
   return yield* journal.transaction((tables) => {
     const there = tables.trace(key)

@@ -1,4 +1,4 @@
-/** Curves that were kept: where the numbers are that the nodes of a run reported step by step. */
+/** Finds the curves of a run's nodes: the numbers reported at each step. */
 import { existsSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -11,14 +11,14 @@ import { Store } from "../store/store.ts"
 
 export interface KeptCurve {
   readonly node: string
-  /** null of one that was interrupted. */
+  /** null for an interrupted node. */
   readonly stage: string | null
   readonly status: NodeStatus | "interrupted"
-  /** The Parquet file; null: the stage reported no numbers, or its result was made again or deleted since. */
+  /** The Parquet file; null if the stage reported no numbers, or its result has since been recomputed or deleted. */
   readonly path: string | null
 }
 
-/** Of each node of the run: of a result that was made or found, that of its making; of one that failed or was interrupted, what was until then. */
+/** Per node of the run: for a computed or reused result, the curve of its computation; for a failed or interrupted node, the rows until then. */
 export const curvesOf = (run: PastRun): Effect.Effect<ReadonlyArray<KeptCurve>, StoreError, Store | Journal> =>
   Effect.gen(function* () {
     const [store, journal] = [yield* Store, yield* Journal]
@@ -26,7 +26,7 @@ export const curvesOf = (run: PastRun): Effect.Effect<ReadonlyArray<KeptCurve>, 
     const settled = yield* Effect.forEach(last.values(), ({ node, stage, status, key, digest }) =>
       Effect.gen(function* () {
         const trace = digest === null ? undefined : yield* journal.trace(key)
-        // Made again since (--force), the trace is another execution's.
+        // Recomputed since (--force): the trace belongs to another execution.
         const isOther = status === "ran" && (yield* journal.provenance(key))?.run !== run.id
         const sidecar = trace?.digest === digest && !isOther ? trace?.sidecar : undefined
         const kept = sidecar === undefined ? undefined : join(store.path(sidecar), curvesFile)

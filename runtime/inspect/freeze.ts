@@ -1,10 +1,10 @@
-/** Freezing: the lock file of what a pipeline is now, for `run --locked` to hold to. */
+/** Freezing: creates the lock file of a pipeline's current state, for `run --locked` to check. */
 import { lockFileOf } from "../run/hold-to-lock.ts"
 import type { LockFile } from "../run/lock-file.ts"
 import type { RunOptions } from "../run/options.ts"
 import type { Plan } from "../run/plan.ts"
 
-/** The lock file of a plan, to be written into this folder. */
+/** The lock file of a plan, for this folder. */
 export const freeze = (plan: Plan, options: Pick<RunOptions, "settings" | "seed" | "device" | "threads">, folder: string): LockFile => {
   const digests = new Map<string, string>()
   const results = new Map<string, string>()

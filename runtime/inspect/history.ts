@@ -1,4 +1,4 @@
-/** How two past runs differ, as the journal has them. */
+/** The differences between two past runs, from the journal. */
 import * as Effect from "effect/Effect"
 import { own } from "../../schemas/own.ts"
 import type { StoreError } from "../errors.ts"
@@ -13,7 +13,7 @@ export interface Change {
 }
 export interface NodeDifference {
   readonly node: string
-  /** The run that alone has it, if one does. */
+  /** The run that is the only one with this node, if any. */
   readonly only: "before" | "after" | null
   readonly stage: Change | null
   readonly config: ReadonlyArray<Change>
@@ -32,7 +32,7 @@ export interface RunDifference {
   readonly after: string
   readonly pipeline: Change | null
   readonly asked: ReadonlyArray<Change>
-  /** Nodes in which something differs. */
+  /** Nodes with differences. */
   readonly nodes: ReadonlyArray<NodeDifference>
   readonly same: number
 }
@@ -48,13 +48,13 @@ export const changesOf = (before: object | null | undefined, after: object | nul
   return [...new Set([...Object.keys(a), ...Object.keys(b)])].flatMap((name) => change(name, own(a, name), own(b, name)) ?? [])
 }
 
-/** The files and packages that differ. Asked for where the code does: a file that changed in comments alone has another digest too. */
+/** The differing files and packages. Only used if the code differs: a file with only comment changes has another digest too. */
 const codeChanges = (before: PastExecution, after: PastExecution): Array<Change> => {
   const files = changesOf(before.files, after.files)
-  return files.length > 0 ? files : [{ what: "the way of bundling", before: before.parts.code, after: after.parts.code }]
+  return files.length > 0 ? files : [{ what: "the bundling method", before: before.parts.code, after: after.parts.code }]
 }
 
-/** What a run was asked for, in one object. */
+/** A run's options as one object. */
 export const flatAsked = (asked: Asked | undefined): Readonly<Record<string, unknown>> =>
   asked === undefined
     ? {}
@@ -69,18 +69,18 @@ export const flatAsked = (asked: Asked | undefined): Readonly<Record<string, unk
         node: asked.process.node
       }
 
-/** A run's last word on each node. */
+/** The last execution of each node in a run. */
 const lastByNode = (executions: ReadonlyArray<PastExecution>): Map<string, PastExecution> =>
   new Map(executions.map((execution) => [execution.node, execution]))
 
-/** One node of each run, which may have different names. */
+/** One node of each run, possibly with different names. */
 export interface NodePair {
   readonly before: string
   readonly after: string
 }
 
 /**
- * How a run differs from another: what it was asked for, and for each node its config, seed, code, numerics, inputs, metrics and output. With `only`, in
+ * The differences between two runs: their options, and for each node its config, seed, code, numerics, inputs, metrics and output. With `only`, for
  * one node of each.
  */
 export const compareRuns = (before: PastRun, after: PastRun, only?: NodePair): Effect.Effect<RunDifference, StoreError, Journal> =>
@@ -105,7 +105,7 @@ const comparison = (before: PastRun, after: PastRun, journal: JournalTables, onl
       const none = { stage: null, config: [], seed: null, code: [], numerics: [], inputs: [], status: null, metrics: [], output: null }
       return { node, only, ...none }
     }
-    // Of a node that was skipped, or whose input could not be read, it is not known what it would have taken.
+    // The inputs of a node that was skipped, or whose input could not be read, are unknown.
     const open = [a, b].some(({ key, status }) => key === "" || status === "skipped")
     return {
       node,

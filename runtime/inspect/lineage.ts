@@ -1,6 +1,6 @@
 /**
- * Where an artifact comes from and what came of it, from the journal alone: it answers for artifacts whose objects were collected long ago. Edges
- * are contents, as in cache keys: what was made of an artifact was made of every other one that says the same.
+ * An artifact's origin and uses, from the journal alone, so that it also works for deleted objects. Edges are contents, as in cache keys: whatever
+ * was made from an artifact counts as made from every other artifact with the same content.
  */
 import * as Effect from "effect/Effect"
 import type { PipelineError, StoreError } from "../errors.ts"
@@ -10,14 +10,14 @@ import type { PastExecution } from "../store/executions.ts"
 import { Journal, type JournalTables } from "../store/journal.ts"
 import { locate } from "./resolve.ts"
 
-/** An artifact or a file of the user's, by content. */
+/** An artifact or a user's file, by content. */
 export interface Named {
   readonly kind: "artifact" | "file"
   /** null for a file. */
   readonly digest: string | null
   readonly contentDigest: string
   readonly type: string
-  /** The node whose result it was, or the file's name. */
+  /** The node that had it as its result, or the file's name. */
   readonly name: string
 }
 
@@ -40,15 +40,15 @@ export interface Making {
 }
 
 export interface LineageEntry extends Named {
-  /** How many steps from the artifact asked for. */
+  /** Number of steps from the starting artifact. */
   readonly depth: number
-  /** What it is in relation to the one it was reached from: the port. */
+  /** The port through which it is connected to the previous entry. */
   readonly port: string
-  /** Its own neighbours, when it is here for the first time; undefined when they were listed before. */
+  /** Its own neighbours at its first occurrence; undefined if they were listed before. */
   readonly next: ReadonlyArray<LineageEntry> | undefined
 }
 
-/** The artifact, or the file of the user's, that a word stands for (resolve.ts). */
+/** Resolves a name to an artifact or a user's file (resolve.ts). */
 export const resolveArtifact = (text: string): Effect.Effect<Named, PipelineError | StoreError, Journal> =>
   Effect.gen(function* () {
     const journal = yield* Journal
@@ -58,7 +58,7 @@ export const resolveArtifact = (text: string): Effect.Effect<Named, PipelineErro
     return { kind: "file", digest: null, contentDigest: digest, type: "file", name: located.path }
   })
 
-/** An artifact by its digest, under the name of a node: one artifact may be the result of several; the last one's unless told. */
+/** An artifact by its digest, under a node's name: if it is the result of several nodes, the last one by default. */
 const nameOf = (digest: string, journal: JournalTables, node?: string): Named | undefined => {
   const known = journal.artifact(digest)
   const last = journal.executionsWith(digest, "any").at(-1)
@@ -72,14 +72,14 @@ const nameOf = (digest: string, journal: JournalTables, node?: string): Named | 
   }
 }
 
-/** An input of an execution: its content, and of the node that had it, where the execution's trace still says so, the id and the file. */
+/** An input of an execution: its content, and the id and file of its node if the execution's trace still has them. */
 interface Input {
   readonly content: string
   readonly wire: string | undefined
   readonly path: string | undefined
 }
 
-/** What an input of a run is: an artifact (that of this run, where several have the same content), or a file. */
+/** Resolves a run's input: an artifact (this run's, if several have the same content) or a file. */
 const ofContent = ({ content, path, wire }: Input, run: string, journal: JournalTables): Named => {
   const candidates = journal.artifactsOfContent(content)
   const chosen =
@@ -94,7 +94,7 @@ const ofContent = ({ content, path, wire }: Input, run: string, journal: Journal
 
 const makingOf = (execution: PastExecution, journal: JournalTables): Making => {
   const { parts } = execution
-  // The trace, while it is there, has the wires' names; and the files of the run that made it.
+  // The trace, if it still exists, has the wires' names and the input files of the run that made it.
   const provenance = journal.provenance(execution.key) ?? {}
   const wires = (provenance.inputs ?? {}) as Readonly<Record<string, string | ReadonlyArray<string> | null>>
   const paths = (provenance.run === execution.run ? (provenance.paths ?? {}) : {}) as Readonly<Record<string, string>>
@@ -123,13 +123,13 @@ const makingOf = (execution: PastExecution, journal: JournalTables): Making => {
   }
 }
 
-/** Who made an artifact, the first first: more than one when a stage ran again and came out the same. */
+/** The executions that made an artifact, oldest first: several if a stage ran again with the same result. */
 export const makings = (digest: string): Effect.Effect<Array<Making>, StoreError, Journal> =>
   Journal.use((journal) => journal.read((tables) => tables.executionsWith(digest).map((execution) => makingOf(execution, tables))))
 
 type Step = (of: Named) => ReadonlyArray<{ readonly port: string; readonly named: Named }>
 
-/** Follows a step to its end; each thing's own neighbours are listed once, so that the whole is no larger than the graph. */
+/** Follows a step to its end; each item's neighbours are listed once, so that the tree is no larger than the graph. */
 const follow = (start: Named, step: Step, depth: number): Array<LineageEntry> => {
   const seen = new Set([start.contentDigest])
   const from = (of: Named, at: number): Array<LineageEntry> =>
@@ -141,14 +141,14 @@ const follow = (start: Named, step: Step, depth: number): Array<LineageEntry> =>
   return depth < 1 ? [] : from(start, 1)
 }
 
-/** What it was made from, and what that was made from. */
+/** What it was made from, recursively. */
 export const ancestry = (start: Named, depth = Infinity): Effect.Effect<Array<LineageEntry>, StoreError, Journal> =>
   followIn(start, depth, (tables, { digest }) => {
     const [execution] = digest === null ? [] : tables.executionsWith(digest)
     return execution === undefined ? [] : makingOf(execution, tables).inputs.map(({ port, input }) => ({ port, named: input }))
   })
 
-/** What was made of it, and of that. */
+/** What was made from it, recursively. */
 export const descent = (start: Named, depth = Infinity): Effect.Effect<Array<LineageEntry>, StoreError, Journal> =>
   followIn(start, depth, (tables, { contentDigest }) => {
     const found = new Map<string, { readonly port: string; readonly named: Named }>()

@@ -1,6 +1,6 @@
 /**
- * What a word on the command line stands for, the same for every command: a run ("latest", "latest~2", how its id begins), or a result ("sft", the name of
- * a node or of a pipeline's output; "pipeline:sft"; "latest:sft" or "1a2b3c4d:sft", of that run; a digest or how it begins; a path).
+ * Resolves names on the command line, the same way for every command: a run ("latest", "latest~2", a prefix of its id), or a result ("sft", the name
+ * of a node or of a pipeline's output; "pipeline:sft"; "latest:sft" or "1a2b3c4d:sft" for a given run; a digest or a prefix of it; a path).
  */
 import { existsSync } from "node:fs"
 import { resolve } from "node:path"
@@ -13,22 +13,22 @@ import type { NodeStatus, PastExecution, PastRun } from "../store/executions.ts"
 import { Journal } from "../store/journal.ts"
 import { Store } from "../store/store.ts"
 
-/** A result, or a file or folder of the user's. */
+/** A result, or a user's file or folder. */
 export type Located =
   | { readonly kind: "file"; readonly path: string }
-  /** `execution`: the one that it was named by, if it was by a node. */
+  /** `execution`: the one by which it was named, if by a node. */
   | { readonly kind: "artifact"; readonly digest: string; readonly execution?: PastExecution }
 
 const short = (digest: string): string => digest.slice(0, 12)
 const shortRun = (run: string): string => run.slice(0, 8)
 
-/** The nearest name; not the list of all, which may be long. */
+/** The nearest name, instead of the list of all names, which may be long. */
 const nearest = (word: string, names: ReadonlyArray<string>): string => {
   const found = didYouMean(word, names)
   return names.length > 20 && found.startsWith(" There are") ? "" : found
 }
 
-/** The run that a user means: "latest", "latest~2" (two before it), or how its id begins. */
+/** Resolves a run: "latest", "latest~2" (two before it), or a prefix of its id. */
 export const resolveRun = (text: string): Effect.Effect<PastRun, PipelineError | StoreError, Journal> =>
   Effect.gen(function* () {
     const journal = yield* Journal
@@ -42,21 +42,21 @@ export const resolveRun = (text: string): Effect.Effect<PastRun, PipelineError |
     const found = yield* journal.runsLike(text)
     if (found.length === 1) return found[0]!
     if (found.length > 1)
-      return yield* fail(`${found.length} runs begin like that: ${found.map(({ id }) => id.slice(0, 13)).join(", ")}. Give more of the id.`)
+      return yield* fail(`${found.length} runs start with this id: ${found.map(({ id }) => id.slice(0, 13)).join(", ")}. Give a longer prefix.`)
     const known = (yield* journal.runs({ limit: 20 })).map(({ id }) => shortRun(id))
-    return yield* fail(`there is no such run.${didYouMean(text, [...known, "latest"])} \`caravan runs\` lists them.`)
+    return yield* fail(`no such run.${didYouMean(text, [...known, "latest"])} \`caravan runs\` lists them.`)
   })
 
-/** Whether a word has the form of a run. */
+/** Whether a name has the form of a run. */
 export const isRun = (text: string): boolean => /^(latest(~\d+)?|[0-9a-f-]{4,36})$/.test(text)
 
-/** The node that a name stands for in a run: the node of that name, else the one whose result is the output of that name. */
+/** Resolves a name in a run: the node with that name, otherwise the node of the output with that name. */
 export const nodeIn = (run: PastRun, name: string, nodes: ReadonlyArray<string>): string => {
   if (nodes.includes(name)) return name
   return own((run.asked as { readonly outputs?: Readonly<Record<string, string>> } | null)?.outputs ?? {}, name) ?? name
 }
 
-/** Every name by which a result can be called. */
+/** All names that a result can have. */
 const names = Effect.gen(function* () {
   const journal = yield* Journal
   const outputs = (yield* journal.runs({ limit: 100 })).flatMap(({ asked }) =>
@@ -65,7 +65,7 @@ const names = Effect.gen(function* () {
   return [...new Set([...(yield* journal.nodeNames()), ...outputs])]
 })
 
-/** The last executions of a name, one for each pipeline: of the node of that name, else of the node whose result is the output of that name. */
+/** The last executions with a name, one per pipeline: of the node with that name, otherwise of the node of the output with that name. */
 const lastOf = (name: string, statuses: ReadonlyArray<NodeStatus>): Effect.Effect<ReadonlyArray<PastExecution>, StoreError, Journal> =>
   Effect.gen(function* () {
     const journal = yield* Journal
@@ -85,8 +85,8 @@ const withResult: ReadonlyArray<NodeStatus> = ["hit", "ran", "fetched"]
 const anyStatus: ReadonlyArray<NodeStatus> = ["hit", "ran", "fetched", "failed", "skipped"]
 
 /**
- * The execution that a user means by a node's or an output's name, alone or after "pipeline:" or "run:"; undefined when nothing is called that.
- * Of a pipeline's several, the last. `statuses`: those that count; any unless only results do.
+ * The execution that a node or output name means, alone or after "pipeline:" or "run:"; undefined if nothing has that name. If a pipeline has
+ * several, the last. `statuses`: the accepted ones; default any.
  */
 export const findExecution = (
   text: string,
@@ -120,14 +120,14 @@ export const findExecution = (
       const list = found.map(
         ({ pipeline, digest, run }) => `\n  ${pipeline}:${name}  ${digest === null ? "no result" : short(digest)}, run ${shortRun(run)}`
       )
-      return yield* fail(`several pipelines have such a node or output:${list.join("")}\nSay which.`)
+      return yield* fail(`several pipelines have such a node or output:${list.join("")}\nChoose one of these names.`)
     }
     return found[0]
   })
 
 const endOf = (status: NodeStatus): string => (status === "failed" ? "failed" : "was skipped")
 
-/** What a word stands for: a result, or a file or folder of the user's. Fails, with the nearest name, when it is none of these. */
+/** Resolves a name to a result or a user's file or folder. Fails with the nearest name if nothing matches. */
 export const locate = (text: string): Effect.Effect<Located, PipelineError | StoreError, Journal> =>
   Effect.gen(function* () {
     const journal = yield* Journal
@@ -139,17 +139,17 @@ export const locate = (text: string): Effect.Effect<Located, PipelineError | Sto
     const execution = isPath && isThere ? undefined : yield* findExecution(text, withResult)
     if (isThere && execution !== undefined)
       return yield* fail(
-        `it is a file or folder here and a result of pipeline "${execution.pipeline}". Write ./${text} for the one here, ${execution.pipeline}:${text} for the result.`
+        `it is both a file or folder and a result of pipeline "${execution.pipeline}". Use ./${text} for the file, ${execution.pipeline}:${text} for the result.`
       )
     if (execution !== undefined) return { kind: "artifact", digest: execution.digest!, execution }
     if (/^[0-9a-f]{4,64}$/.test(text)) {
       const found = yield* journal.artifactsLike(text)
       if (found.length === 1) return { kind: "artifact", digest: found[0]!.digest }
       if (found.length === 0 && text.length >= 12 && !isThere)
-        return yield* fail("the journal knows no such digest. `caravan du --json` lists what is in the store.")
+        return yield* fail("the journal has no such digest. `caravan du --json` lists what is in the store.")
       if (found.length > 1)
         return yield* fail(
-          `${found.length} digests begin like that: ${found
+          `${found.length} digests start with this prefix: ${found
             .slice(0, 8)
             .map(({ digest }) => short(digest))
             .join(", ")}. Give more of it.`
@@ -162,15 +162,15 @@ export const locate = (text: string): Effect.Effect<Located, PipelineError | Sto
         `"${unmade.node}" has no result: it ${endOf(unmade.status)} in run ${shortRun(unmade.run)} (\`caravan show ${shortRun(unmade.run)}\`).`
       )
     const known = yield* names
-    if (known.includes(text)) return yield* fail("it is an output of a pipeline that was run here, but no run has come to it yet.")
+    if (known.includes(text)) return yield* fail("it is an output of a pipeline that ran here, but no run has reached it yet.")
     return yield* fail(
       isPath
-        ? "there is no such file or folder."
-        : `expected the name of a node or an output (also as pipeline:name or run:name), a digest or how it begins, or a path.${nearest(text, known)}`
+        ? "no such file or folder."
+        : `expected the name of a node or an output (also as pipeline:name or run:name), a digest or a prefix of it, or a path.${nearest(text, known)}`
     )
   })
 
-/** A run, or one of its nodes: what "latest", "latest:sft", "sft" or a result's digest stands for. Of a result found by several runs, in the last of them. */
+/** Resolves "latest", "latest:sft", "sft" or a result's digest to a run or one of its nodes. For a result used by several runs, the last of them. */
 export const resolveRunOrNode = (
   text: string
 ): Effect.Effect<{ readonly run: PastRun; readonly node?: string }, PipelineError | StoreError, Journal | Store> =>
@@ -180,7 +180,7 @@ export const resolveRunOrNode = (
     if (text.startsWith("latest") && isRun(text)) return { run: yield* resolveRun(text) }
     const ids = isRun(text) ? yield* journal.runsLike(text) : []
     if (ids.length > 0) return { run: yield* resolveRun(text) }
-    // A node that began in a run and has not ended has no execution yet, but a log.
+    // A running node has no execution yet, but a log.
     const colon = text.indexOf(":")
     if (colon > 0 && isRun(text.slice(0, colon))) {
       const run = yield* Effect.catchTag(resolveRun(text.slice(0, colon)), "PipelineError", () => Effect.succeed(undefined))
@@ -199,7 +199,7 @@ export const resolveRunOrNode = (
     if (execution === undefined) {
       const known = (yield* journal.runs({ limit: 20 })).map(({ id }) => shortRun(id))
       return yield* fail(
-        `there is no such run, and no node, output or digest of that name.${nearest(text, [...known, "latest", ...(yield* names)])} \`caravan runs\` lists the runs.`
+        `no run, node, output or digest has that name.${nearest(text, [...known, "latest", ...(yield* names)])} \`caravan runs\` lists the runs.`
       )
     }
     return { run: yield* resolveRun(execution.run), node: execution.node }

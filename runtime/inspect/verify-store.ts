@@ -1,4 +1,4 @@
-/** Verifying a store: every byte of every object is read. What is damaged is set aside (damage.ts); what does not belong there is named. */
+/** Verifies a store: reads every byte of every object. Damaged objects are set aside (damage.ts); foreign files are reported. */
 import type { Dirent } from "node:fs"
 import { readdir, readFile } from "node:fs/promises"
 import { join, relative } from "node:path"
@@ -15,7 +15,7 @@ export interface DamagedObject extends Damage {
   readonly path: string
   readonly type: string | null
   readonly size: number
-  /** The node whose result, or whose result's sidecar, it last was; null when no record says so. */
+  /** The last node that had it as its result or its result's sidecar; null if not recorded. */
   readonly made: { readonly pipeline: string; readonly node: string; readonly run: string } | null
 }
 
@@ -23,30 +23,30 @@ export interface StoreVerification {
   readonly home: string
   /** Nothing is damaged. */
   readonly ok: boolean
-  /** What was read: objects, and their bytes. */
+  /** Number of objects read, and their bytes. */
   readonly objects: number
   readonly size: number
   readonly damaged: ReadonlyArray<DamagedObject>
-  /** Objects that no record of the journal names. */
+  /** Objects that the journal does not name. */
   readonly unknown: ReadonlyArray<{ readonly digest: string; readonly path: string; readonly size: number }>
-  /** Files and folders among the objects that are none, and files of objects that their manifests do not name. */
+  /** Files and folders among the objects that are not objects, and files that an object's manifest does not list. */
   readonly strays: ReadonlyArray<string>
 }
 
 export interface VerifyStoreOptions {
-  /** Called once, before anything is read, with the bytes there are. */
+  /** Called once with the total bytes before anything is read. */
   readonly onStart?: (size: number) => void
   readonly onBytes?: OnBytes
 }
 
-/** Reads every object of the store. */
+/** Checks every object of the store. */
 export const verifyStore = ({ onStart, onBytes }: VerifyStoreOptions = {}): Effect.Effect<StoreVerification, StoreError, Store | Journal> =>
   Effect.gen(function* () {
     const [store, journal] = [yield* Store, yield* Journal]
     const look = <A>(body: () => Promise<A>) =>
       Effect.tryPromise({
         try: body,
-        catch: storeError((reason) => `Looking at the objects of the store ${store.home}: ${reason}. Make its folders readable.`)
+        catch: storeError((reason) => `Listing the objects of the store ${store.home}: ${reason}. Make its folders readable.`)
       })
     const places = yield* look(() => placesOf(store.home))
     const strays = [...places.strays]
@@ -81,7 +81,7 @@ export const verifyStore = ({ onStart, onBytes }: VerifyStoreOptions = {}): Effe
     }
   })
 
-/** The digests of the folders that look like objects, and the paths of whatever else there is. */
+/** The digests of folders that look like objects, and the paths of everything else. */
 const placesOf = async (home: string): Promise<{ readonly objects: ReadonlySet<string>; readonly strays: ReadonlyArray<string> }> => {
   const root = join(home, "objects")
   const objects = new Set<string>()
@@ -100,7 +100,7 @@ const placesOf = async (home: string): Promise<{ readonly objects: ReadonlySet<s
   return { objects, strays }
 }
 
-/** Files of a sound object that its manifest does not name; none when it is gone. */
+/** Files of an intact object that its manifest does not list; empty if it no longer exists. */
 const straysIn = async (folder: string): Promise<ReadonlyArray<string>> => {
   const text = await readFile(join(folder, manifestName), "utf8").catch((cause: unknown) => {
     if (isAbsent(cause)) return undefined
@@ -115,7 +115,7 @@ const straysIn = async (folder: string): Promise<ReadonlyArray<string>> => {
   })
 }
 
-/** What is in a folder; nothing when it is gone. */
+/** A folder's entries; empty if it no longer exists. */
 const entriesOf = (folder: string): Promise<Array<Dirent>> =>
   readdir(folder, { withFileTypes: true }).catch((cause: unknown) => {
     if (isAbsent(cause)) return []

@@ -1,6 +1,6 @@
 /**
- * Verifying a pipeline: nodes whose results are in the store are run again into a scratch place, on the inputs they had, and what comes out is
- * compared with what is there. Nothing is recorded and nothing replaced; what is damaged is set aside (damage.ts).
+ * Verifies a pipeline: reruns nodes with stored results in a scratch folder, on the same inputs, and compares the output with the store. Nothing is
+ * recorded or replaced; damaged results are set aside (damage.ts).
  */
 import { mkdtempSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -32,10 +32,10 @@ import { describeDamage, findDamage } from "./damage.ts"
 export interface VerifiedNode {
   readonly id: string
   readonly stage: string
-  /** "same": bit for bit. "same content": the digest of what it means is the same, its bytes are not. "missing": no result in the store. */
+  /** "same": bit for bit. "same content": the content digest is the same, but the bytes differ. "missing": no result in the store. */
   readonly status: "same" | "same content" | "differs" | "failed" | "missing"
   readonly milliseconds: number
-  /** The result in the store, and what came out now. */
+  /** The digest in the store, and the new one. */
   readonly digest: string | null
   readonly again: string | null
   /** Where they differ, by file: the first tensor or row, and how many. */
@@ -44,21 +44,21 @@ export interface VerifiedNode {
 }
 export interface Verification {
   readonly pipeline: string
-  /** Every node that was chosen came out with the same content. */
+  /** All chosen nodes reproduced the same content. */
   readonly ok: boolean
   readonly nodes: ReadonlyArray<VerifiedNode>
-  /** Nodes with a result that the sample left out. */
+  /** Number of nodes with a result that the sample left out. */
   readonly left: number
 }
 
 export interface VerifyOptions extends RunOptions {
-  /** Verify this many nodes, chosen by `random`; all unless given. */
+  /** Verify this many nodes, chosen by `random`. Default: all. */
   readonly sample?: number
-  /** A number in [0, 1): Math.random unless given. */
+  /** A number in [0, 1). Default: Math.random. */
   readonly random?: () => number
 }
 
-/** Some of a list, in its order. */
+/** A random subset of a list, in its order. */
 const sampleOf = <A>(list: ReadonlyArray<A>, size: number, random: () => number): Array<A> => {
   const left = list.map((_, i) => i)
   const chosen = new Set<number>()
@@ -66,7 +66,7 @@ const sampleOf = <A>(list: ReadonlyArray<A>, size: number, random: () => number)
   return list.filter((_, i) => chosen.has(i))
 }
 
-/** Runs nodes again and compares. Emits the events of a run. */
+/** Reruns nodes and compares. Emits the events of a run. */
 export const verify = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
@@ -78,7 +78,7 @@ export const verify = <Params extends ConfigSchema>(
     const selected = chosenNodes(graph, options)
     const journal = yield* Journal
     const free = yield* Store
-    // Where nothing can be written nothing can be held: results are read as they are found.
+    // A read-only store can't hold objects: results are read as they are found.
     const isReadOnly = yield* free.isReadOnly
     const store = isReadOnly ? free : yield* free.hold("caravan verify")
     const temporary = isReadOnly ? Effect.sync(() => mkdtempSync(join(tmpdir(), "caravan-verify-"))) : store.temporary
@@ -148,12 +148,12 @@ const verifyNode = (node: StageNode, plan: Plan, tools: Tools): Effect.Effect<Ve
               Effect.catch((error) => Effect.succeed([`they can't be compared: ${error.message}`]))
             )
       const status = digest === trace.digest ? "same" : contentDigest === trace.contentDigest ? "same content" : "differs"
-      finish(status === "differs" ? "failed" : "ran", status === "differs" ? `it came out different: ${differences.join("; ")}` : null)
+      finish(status === "differs" ? "failed" : "ran", status === "differs" ? `the result differs: ${differences.join("; ")}` : null)
       return { ...base, status: status as VerifiedNode["status"], milliseconds, digest: trace.digest, again: digest, differences }
     }).pipe(Effect.ensuring(tools.store.remove(directory)))
   })
 
-/** Runs a node's stage into a folder, on inputs whose bytes were read first; gives what it wrote. */
+/** Runs a node's stage into a folder, on inputs whose bytes were checked first; returns its output. */
 const again = (node: StageNode, plan: Plan, directory: string, { journal, store, execute, options, emit }: Tools) =>
   Effect.gen(function* () {
     const refuse = (message: string) => new StageError({ reason: "Verify", message, isRetryable: false })
@@ -167,12 +167,12 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
         refs.set(id, { path: input.path, type: "file", digest: found.digest, contentDigest: found.digest })
         continue
       }
-      // The result of a node depends on results that are there: else it would not be there itself.
+      // A stored result's inputs should be stored too.
       if (found.kind !== "hit") return yield* refuse(`The result of "${id}" is not in the store. Run the pipeline first.`)
       const damage = yield* findDamage(found.trace.digest)
       if (damage !== undefined) return yield* refuse(describeDamage(`The result of "${id}" in the store`, damage))
       if (!(yield* store.present(found.trace.digest)))
-        return yield* refuse(`The result of "${id}" is no longer in the store: run the pipeline, which makes it again.`)
+        return yield* refuse(`The result of "${id}" is no longer in the store: run the pipeline to recompute it.`)
       const { digest, contentDigest, type } = found.trace
       refs.set(id, { path: store.path(digest), type, digest, contentDigest })
     }
@@ -189,7 +189,7 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       ...machineFor(node, options),
       checkpoints: null,
       recorded: trace.metrics,
-      // However many rows it skips, that was allowed when the result was made.
+      // Its skipped rows were accepted when the result was made.
       mostSkipped: 1
     }
     yield* execute({
@@ -204,7 +204,7 @@ const again = (node: StageNode, plan: Plan, directory: string, { journal, store,
       const { path } = refs.get(id)!
       if (stamps.has(id))
         yield* checkStamp(path, stamps.get(id)!, () =>
-          refuse(`The input ${path} changed while it was read. Let whatever writes it finish, then verify again.`)
+          refuse(`The input ${path} changed while it was being read. Wait until it is completely written, then verify again.`)
         )
     }
     return yield* store.describe(directory, node.type)

@@ -1,7 +1,7 @@
 /**
- * What a stage's inputs must have in common, seen before anything runs. A stage says what its output takes over unchanged from an input
- * (`inherits`: a fine-tuned model has the tokenizer of the one it began with), and which inputs must agree in it (`agrees`: policy and reward
- * model). From there each port leads back to where its trait began: a folder of the user's, or a stage that made it.
+ * Checks, before anything runs, that a stage's inputs agree. A stage declares which properties its output keeps from an input (`inherits`: a
+ * fine-tuned model keeps its initial model's tokenizer), and which inputs must agree on a property (`agrees`: policy and reward model). From there
+ * each port is traced back to where its property originates: a user's folder, or a stage that created it.
  */
 import { existsSync } from "node:fs"
 import * as Effect from "effect/Effect"
@@ -9,7 +9,7 @@ import { own } from "../../schemas/own.ts"
 import { messageOf, PipelineError } from "../errors.ts"
 import type { Graph, StageNode } from "../define/graph.ts"
 
-/** The nodes at which a trait of this node's output began. */
+/** The nodes where a property of this node's output originates. */
 const origins = (graph: Graph, id: string, trait: string): Set<string> => {
   const found = new Set<string>()
   const seen = new Set<string>()
@@ -27,12 +27,12 @@ const origins = (graph: Graph, id: string, trait: string): Set<string> => {
 }
 
 /**
- * Checks every agreement between what is on disk already; `where` gives the folder of a node that is. What is not there yet is checked by the
- * stage itself when it starts.
+ * Checks every agreement between artifacts already on disk; `where` returns a node's folder if it exists. For other artifacts the stage itself checks
+ * when it starts.
  */
 export const checkAgreements = (graph: Graph, where: (id: string) => string | undefined): Effect.Effect<void, PipelineError> =>
   Effect.gen(function* () {
-    /** Pairs that agree: the same two models meet in many nodes. */
+    /** Pairs already known to agree: the same two models may be inputs of many nodes. */
     const agreed = new Set<string>()
     for (const node of graph.nodes.values()) {
       if (node.kind === "file") continue
@@ -51,7 +51,7 @@ export const checkAgreements = (graph: Graph, where: (id: string) => string | un
             Effect.mapError(
               (cause) =>
                 new PipelineError({
-                  message: `Node "${node.id}" (stage ${node.stage.name}): its inputs ${first.port} (${first.id}) and ${other.port} (${other.id}) must have the same ${trait}, and do not: ${messageOf(cause)} One comes from ${folder}, the other from ${otherFolder}.`
+                  message: `Node "${node.id}" (stage ${node.stage.name}): its inputs ${first.port} (${first.id}) and ${other.port} (${other.id}) must have the same ${trait}, but differ: ${messageOf(cause)} Folders: ${folder} and ${otherFolder}.`
                 })
             )
           )
@@ -61,7 +61,7 @@ export const checkAgreements = (graph: Graph, where: (id: string) => string | un
     }
   })
 
-/** The user's own files and folders, as far as they are there. */
+/** The user's own files and folders that exist. */
 export const userFolders =
   (graph: Graph) =>
   (id: string): string | undefined => {
@@ -69,7 +69,7 @@ export const userFolders =
     return node.kind === "file" && existsSync(node.path) ? node.path : undefined
   }
 
-/** Looks at what the user gives to stages that are to run, before any of it is read whole; what is not there is told of when it is needed. */
+/** Quick checks of the user's inputs of stages that will run, before any input is read completely; missing inputs are reported when they are needed. */
 export const lookAtInputs = (graph: Graph, selected: ReadonlySet<string> | undefined): Effect.Effect<void, PipelineError> =>
   Effect.gen(function* () {
     const users = userFolders(graph)

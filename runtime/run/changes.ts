@@ -1,4 +1,4 @@
-/** What changed: since a node last had a result, and in the code of a pinned stage since its result was made. */
+/** Reports changes: since a node last had a result, and in a pinned stage's code since its result was made. */
 import * as Effect from "effect/Effect"
 import { own as entry } from "../../schemas/own.ts"
 import type { StageNode } from "../define/graph.ts"
@@ -11,7 +11,7 @@ import type { Trace } from "../store/traces.ts"
 import { type Facts, keyParts } from "./facts.ts"
 
 const partsOfCode = new WeakMap<CodeIdentity, Readonly<Record<string, string>>>()
-/** Files with digests and packages with versions, as the journal keeps them. The same object for the same identity. */
+/** Files with digests and packages with versions, as stored in the journal. Returns the same object for the same identity. */
 export const codeParts = (code: CodeIdentity): Readonly<Record<string, string>> => {
   let parts = partsOfCode.get(code)
   if (parts === undefined) partsOfCode.set(code, (parts = { ...code.files, ...code.packages }))
@@ -25,7 +25,7 @@ const showCode = (name: string, before: string | undefined, after: string | unde
   return at === -1 || /\.[a-z]+$/.test(name) ? name : `${name.slice(at + "node_modules/".length)} ${of} -> ${to}`
 }
 
-/** The files and packages in which two versions of a stage's code differ, as they are shown. */
+/** The files and packages that differ between two versions of a stage's code, as text. */
 export const codeChanges = (before: Readonly<Record<string, string>>, after: Readonly<Record<string, string>>): ReadonlyArray<string> => {
   const changed = [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((name) => entry(before, name) !== entry(after, name))
   return changed.length === 0
@@ -33,7 +33,7 @@ export const codeChanges = (before: Readonly<Record<string, string>>, after: Rea
     : changed.map((name) => showCode(name, entry(before, name), entry(after, name)))
 }
 
-/** What changed in the code of a pinned stage since this result was made or last blessed; nothing for others, whose keys have the code. */
+/** Changes in a pinned stage's code since this result was made or last blessed; empty for other stages, whose keys contain the code. */
 export const driftOf = (
   node: StageNode,
   facts: Facts,
@@ -47,13 +47,13 @@ export const driftOf = (
   )
 }
 
-/** What is said of a found result of a pinned stage whose code has drifted. */
+/** The message about a reused result of a pinned stage whose code has drifted. */
 export const drifted = (node: StageNode, drift: ReadonlyArray<string>): string =>
-  `its code has drifted since its result was made (pinned ${node.stage.pinned}): ${drift.join(", ")}. \`caravan bless\` accepts the code as it is; another version makes the result again`
+  `its code has drifted since its result was made (pinned ${node.stage.pinned}): ${drift.join(", ")}. \`caravan bless\` accepts the new code; a new pinned version recomputes the result`
 
 const show = (value: unknown): string => (value === undefined ? "nothing" : JSON.stringify(value))
 
-/** What is different from when this node `last` had a result. `own` leaves the inputs out (they may not be known). */
+/** Differences from when this node `last` had a result. `own` excludes the inputs, which may be unknown. */
 export const changes = (
   node: StageNode,
   facts: Facts,
@@ -73,7 +73,7 @@ export const changes = (
   if (pin !== pinNow) own.push(`pinned: ${pin ?? "not"} -> ${pinNow ?? "not"}`)
   if (last.parts.code !== now.code && (pinNow === undefined || pin !== pinNow))
     own.push(`code: ${codeChanges(last.files, codeParts(facts.code.get(node.id)!)).join(", ")}`)
-  if (last.parts.mapping !== now.mapping) own.push("how stages are mapped: another version of caravan")
+  if (last.parts.mapping !== now.mapping) own.push("mapping of stages: another version of caravan")
   const numerics = new Set([...Object.keys(last.parts.numerics ?? {}), ...Object.keys(now.numerics ?? {})])
   for (const name of numerics) {
     const [before, after] = [entry(last.parts.numerics ?? {}, name), entry(now.numerics ?? {}, name)]
@@ -87,7 +87,7 @@ export const changes = (
         all.push(`input ${port}: new content${ids === null || ids === undefined ? "" : ` of ${[ids].flat().join(", ")}`}`)
       }
     }
-    if (all.length === 0) all.push(last.key === cacheKey(parts) ? "its record is gone" : "an older format of keys")
+    if (all.length === 0) all.push(last.key === cacheKey(parts) ? "its record was deleted" : "an older key format")
   }
   return { own, all }
 }

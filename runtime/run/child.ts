@@ -1,6 +1,6 @@
 /**
- * The process in which a stage runs, started by process-pool.ts: takes jobs over the IPC channel, sends progress and results back, and dies with its parent, even
- * when that is killed while this one is deep in native code: a thread of its own watches.
+ * The process in which a stage runs, started by process-pool.ts: receives jobs over the IPC channel and sends back progress and results. It ends with
+ * its parent, even if the parent is killed while this process is inside native code: a separate thread watches the parent.
  */
 import { flushCompileCache } from "node:module"
 import { Worker } from "node:worker_threads"
@@ -15,24 +15,24 @@ import type { Progress, StageInfo } from "../define/stage-info.ts"
 
 export type ToChild =
   /**
-   * `prepare`: a module whose `prepare(device, threads, place)` is called before the first job and whenever a job's device or threads differ from the last one's; `place` is this process's
-   * among the ranks of a stage that has several, by torchrun's variables: a process has at most one group. Its
-   * `measure()` is called before the stage and returns a function that is called after it, for metrics; its `release()` is called last, whatever became of the
-   * stage, and frees what that left in memory.
+   * `prepare`: a module whose `prepare(device, threads, place)` is called before the first job and whenever a job's device or threads change; `place`
+   * is this process's rank in a stage with several ranks, in torchrun's variables (a process joins at most one group). Its `measure()` is called
+   * before the stage and returns a function to call afterwards, for metrics; its `release()` is called last, whatever the outcome, and frees the
+   * stage's memory.
    */
   | { readonly job: Job; readonly prepare: string | undefined }
-  /** Save what there is, and end. */
+  /** Save the state, and end. */
   | { readonly stop: true }
 export type FromChild =
   | { readonly type: "ready" }
-  /** The stage's module was loaded, for the first time in this process. */
+  /** The stage's module was loaded in this process for the first time. */
   | { readonly type: "loaded" }
   | { readonly type: "progress"; readonly progress: Progress }
-  /** The stage keeps checkpoints: told to stop, it saves one first. */
+  /** The stage saves checkpoints: if asked to stop, it saves one first. */
   | { readonly type: "keeping" }
   | { readonly type: "done"; readonly outcome: Outcome }
   | { readonly type: "failed"; readonly error: Failure }
-  /** An error that nothing in the process caught: what it computes is worth nothing more, nor is the process. */
+  /** An uncaught error: neither the computation nor the process can be used any more. */
   | { readonly type: "broken"; readonly error: Failure }
 /** A StageError's fields. */
 type Failure = Pick<StageError, "reason" | "message" | "isRetryable">
@@ -43,8 +43,8 @@ const watch = `
 `
 new Worker(watch, { eval: true }).unref()
 
-// Ctrl-C, a closing terminal and what stops a service or a batch job reach the whole group; what becomes of a running stage is the parent's
-// business: it may be told to save first. When the parent dies of it, so does this one, see above.
+// Ctrl-C, a closed terminal, and signals that stop a service or a batch job reach the whole process group; the parent decides what happens to a
+// running stage, which may be asked to save first. If the parent dies of the signal, so does this process (see above).
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => {})
 process.on("disconnect", () => process.exit(0))
 
@@ -67,11 +67,11 @@ interface Preparation {
   readonly release?: () => void
 }
 
-/** The tensor engine's error of ranks that did not meet. */
+/** The tensor engine's error for ranks that could not connect. */
 const isRankError = (cause: unknown): cause is { readonly _tag: "RankError"; readonly message: string } =>
   typeof cause === "object" && cause !== null && (cause as { readonly _tag?: unknown })._tag === "RankError"
 
-/** Device and threads that the process is prepared for. */
+/** The device and threads that the process is prepared for. */
 let prepared: string | undefined
 const loaded = new Set<string>()
 const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): Promise<void> => {
@@ -100,12 +100,12 @@ const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): 
           return module[job.exportName]!.stage
         },
         catch: (cause) =>
-          // It is whole, and met no others.
+          // The process itself is intact; it only failed to reach the other ranks.
           isRankError(cause)
             ? new StageError({ reason: cause._tag, message: cause.message, isRetryable: true })
             : new StageError({
                 reason: "Load",
-                message: `Loading the stage from ${job.module}: ${messageOf(cause)}. A stage runs in a process of its own, which imports its module: that must work without the program around it.`,
+                message: `Loading the stage from ${job.module}: ${messageOf(cause)}. A stage runs in a separate process that imports its module: the module must load without the rest of the program.`,
                 isRetryable: isPassing(cause)
               })
       })
@@ -120,12 +120,12 @@ const work = async ({ job, prepare }: Extract<ToChild, { readonly job: Job }>): 
     const { isRetryable, message, reason } = stageErrorOf(result.cause)
     send({ type: "failed", error: { reason, message, isRetryable } })
   }
-  // It ends by being killed, which would leave nothing for the next one.
+  // The process ends by a kill, which would not save the compile cache.
   if (isFresh) flushCompileCache()
 }
 
 process.on("uncaughtException", (cause: unknown, origin) => {
-  const what = origin === "unhandledRejection" ? "A promise that nothing awaits was rejected" : "An error was thrown that nothing catches"
+  const what = origin === "unhandledRejection" ? "Unhandled promise rejection" : "Uncaught error"
   const message = `${what}: ${messageOf(cause)}${placeOf(cause)}`
   if (!isWorking) process.exit(1)
   send({ type: "broken", error: { reason: "Defect", message, isRetryable: isPassing(cause) } })

@@ -1,4 +1,4 @@
-/** Committing results: what several nodes wrote is made durable, and then recorded. A record never names what a loss of power could take. */
+/** Commits results: makes the files of several nodes durable, then records them. A record never names files that a power failure could remove. */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
@@ -14,21 +14,21 @@ import { inputName } from "./inputs.ts"
 import type { Produced } from "./produce.ts"
 import type { Recorder } from "./recorder.ts"
 
-/** What a stage has written, before it is in the store. */
+/** A stage's output before it is in the store. */
 interface Finished extends Produced {
   readonly node: StageNode
   readonly claim: Claim
   readonly parts: KeyParts
   readonly milliseconds: number
-  /** Of a result that was fetched and not made: from where, and the code that it was made with. */
+  /** For a copied shared result: its origin, and the code that made it. */
   readonly fetched?: { readonly from: string; readonly code: string; readonly files: Readonly<Record<string, string>> } | undefined
 }
 
-/** Takes a result in with others; gives the trace that it replaces, if any (--force). */
+/** Adds a result together with others; returns the trace that it replaces, if any (--force). */
 export type Commit = (finished: Finished) => Effect.Effect<Trace | undefined, StageError | StoreError>
 
 export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.Effect<Commit, never, Scope.Scope> => {
-  /** The inputs of the user's that a node reads: id -> path, or name on the Hub. Keys have their contents, and others may have the same. */
+  /** The user's inputs that a node reads: id -> path, or name on the Hub. Keys only contain their digests, which other files may share. */
   const filesOf = (node: StageNode): Readonly<Record<string, string>> =>
     Object.fromEntries(
       dependencies(node).flatMap((id) => {
@@ -46,7 +46,7 @@ export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.E
     if (before !== undefined) tables.retireTrace(key)
     tables.recordTrace(
       { key, digest, contentDigest, type: node.type.name, metrics, sidecar: sidecar?.digest, skipped },
-      // Run and node name the execution that is recorded beside it: key, parts and code are there.
+      // Run and node identify the execution recorded with it, which has the key, parts and code.
       { run: run.id, node: node.id, inputs: node.inputs, paths: filesOf(node), node_version: process.version, fetched: fetched?.from }
     )
     const execution = executionOf(node, key, parts, { status: fetched === undefined ? "ran" : "fetched", milliseconds, digest })
@@ -69,7 +69,7 @@ export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.E
             finished.map((item, i): Exit.Exit<Trace | undefined, StageError | StoreError> => {
               const failure = failures[i]
               if (failure !== undefined) return Exit.fail(failure)
-              // Nobody can have taken over from a process that lives; a result that was made beside another's is not recorded over it.
+              // Nobody can take over from a living process; a result computed in parallel is not recorded over the other's.
               return held.has(item.claim.key) ? Exit.succeed(record(tables, item)) : Exit.fail(overtaken(item.node))
             })
           )
@@ -84,6 +84,6 @@ export const makeCommit = (run: RunContext, { executionOf }: Recorder): Effect.E
 const overtaken = (node: StageNode): StageError =>
   new StageError({
     reason: "Overtaken",
-    message: `Another run took over node "${node.id}" while this one made it (was leases.db deleted?). Run again: the other's result is found.`,
+    message: `Another run took over node "${node.id}" while this one computed it (was leases.db deleted?). Run again to reuse the other run's result.`,
     isRetryable: false
   })

@@ -1,4 +1,4 @@
-/** What the parts of one run share. */
+/** State shared by the parts of one run. */
 import type { Graph } from "../define/graph.ts"
 import type { JournalOperations } from "../store/journal.ts"
 import type { HeldStore } from "../store/store.ts"
@@ -7,13 +7,13 @@ import type { Execute } from "./execute.ts"
 import type { Facts } from "./facts.ts"
 import type { RunOptions } from "./options.ts"
 
-/** A node's result while the run goes on. */
+/** A node's result during the run. */
 export interface KnownResult {
   readonly digest: string
   readonly contentDigest: string
   readonly path: string
   readonly type: string
-  /** For files of the user's: what they looked like when hashed. */
+  /** For the user's files: their stamp when they were hashed. */
   readonly stamp?: string
 }
 
@@ -26,9 +26,9 @@ export interface RunContext {
   readonly store: HeldStore
   readonly execute: Execute
   readonly emit: (event: RunEvent) => void
-  /** Results that are known, by node. */
+  /** Known results, by node. */
   readonly known: Map<string, KnownResult>
-  /** Digests of objects whose bytes were read in this run, or written by it. */
+  /** Digests of objects whose bytes were verified or written in this run. */
   readonly verified: Set<string>
 }
 

@@ -1,7 +1,7 @@
 /**
- * The curve of an execution: a row for each report of a stage that has a number in it, so that no step's loss, KL or throughput is lost. Rows are kept
- * in columns until the stage ends, well or badly, and then written as one Parquet file into the result's sidecar (store/sidecar.ts). Checkpoints carry the
- * rows so far: a stage that was killed and resumed has the same steps as one that was not.
+ * An execution's curve: one row per numeric report of a stage, so that no step's loss, KL or throughput is lost. Rows are collected in columns until
+ * the stage ends, successfully or not, and then written as one Parquet file into the result's sidecar (store/sidecar.ts). Checkpoints contain the
+ * rows so far: a killed and resumed stage has the same steps as an uninterrupted one.
  */
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -13,16 +13,16 @@ import { isGone, messageOf } from "../errors.ts"
 import { unreadableCheckpoint } from "../store/resume-points.ts"
 import { curvesFile } from "../store/sidecar.ts"
 
-/** Of a checkpoint: the rows until then. */
+/** In a checkpoint: the rows up to then. */
 const checkpointFile = "curve.bin"
 const format = 1
 
 interface Column {
   readonly values: Float64Array
-  /** 1 where the row has a value: NaN is a value. */
+  /** 1 where the row has a value, because NaN is a value. */
   readonly present: Uint8Array
 }
-/** The rows as a checkpoint holds them. */
+/** The rows as stored in a checkpoint. */
 interface KeptRows {
   readonly format: number
   readonly rows: number
@@ -38,14 +38,14 @@ const grown = ({ values, present }: Column, capacity: number): Column => {
 }
 
 /**
- * Columns: step, seconds of computing since the execution began, memory (MiB resident in the process), whatever numbers the stage reports, and where it
- * reports tokens their number per second since the row before. All are float64; a row has no value where the stage reported none.
+ * Columns: step, seconds of computation since the execution started, memory (MiB resident in the process), every number that the stage reports, and,
+ * if it reports tokens, tokens per second since the previous row. All are float64; missing where the stage reported no value.
  */
 export class Curve {
   readonly #columns = new Map<string, Column>()
   #capacity = 256
   #rows = 0
-  /** Seconds on the clock when this process began with it. */
+  /** Seconds already on the clock when this process took over. */
   #secondsBefore = 0
   readonly #began = performance.now()
   #last: number | undefined
@@ -90,7 +90,7 @@ export class Curve {
     return serialize({ format, rows: this.#rows, columns } satisfies KeptRows)
   }
 
-  /** Makes the rows what they were when `encode` gave these bytes. The clock goes on from their last row. */
+  /** Restores the rows encoded in these bytes. The clock continues from the last row. */
   restore(bytes: Uint8Array): void {
     const kept = deserialize(bytes) as KeptRows
     if (kept.format !== format) return
@@ -101,7 +101,7 @@ export class Curve {
     this.#secondsBefore = this.#columns.get("seconds")?.values[kept.rows - 1] ?? 0
   }
 
-  /** Makes the rows those that a checkpoint carries; one of an older version carries none. */
+  /** Restores the rows from a checkpoint; checkpoints of older versions have none. */
   async resume(checkpoint: string): Promise<void> {
     const bytes = await readFile(join(checkpoint, checkpointFile)).catch((cause: unknown) => {
       if (isGone(cause)) return undefined
@@ -110,7 +110,7 @@ export class Curve {
     if (bytes !== undefined) this.restore(bytes)
   }
 
-  /** As the bytes of a Parquet file. The libraries are loaded here: most processes write none. */
+  /** The bytes of a Parquet file. The libraries are loaded here, because most processes write none. */
   async parquet(): Promise<Uint8Array> {
     const [arrow, parquet] = await Promise.all([import("apache-arrow"), import("parquet-wasm/node")])
     const vectors = [...this.#columns].map(([name, { values, present }]) => {
@@ -121,25 +121,25 @@ export class Curve {
     })
     const table = parquet.Table.fromIPCStream(arrow.tableToIPC(new arrow.Table(Object.fromEntries(vectors)), "stream"))
     const properties = new parquet.WriterPropertiesBuilder().setCompression(parquet.Compression.ZSTD).build()
-    // Both are the writer's afterwards, and freed by it.
+    // The writer takes ownership of both and frees them.
     return parquet.writeParquet(table, properties)
   }
 }
 
-/** What a stage whose process was killed left of its curve: the rows that the newest of its checkpoints carries. */
+/** The curve of a stage whose process was killed: the rows in its newest checkpoint. */
 export const curveOfCheckpoints = async (folder: string): Promise<Curve> => {
   const names = await readdir(folder).catch(() => [] as Array<string>)
   const newest = names
     .filter((name) => /^\d+$/.test(name))
     .sort()
     .at(-1)
-  // A damaged one is the stage's business, when it resumes.
+  // A damaged checkpoint is handled by the stage when it resumes.
   const curve = new Curve()
   if (newest !== undefined) await curve.resume(join(folder, newest)).catch(() => undefined)
   return curve
 }
 
-/** Checkpoints that carry the curve. */
+/** Checkpoints that contain the curve. */
 export const carryingCurve = (checkpoints: Checkpoints, curve: Curve): Checkpoints => ({
   due: checkpoints.due,
   // A stage may ask again later, to name its last checkpoint.
@@ -160,7 +160,7 @@ export const carryingCurve = (checkpoints: Checkpoints, curve: Curve): Checkpoin
     )
 })
 
-/** Writes the curve, if there is one, into a folder that need not be there. What goes wrong is told, and stops nothing: results count for more. */
+/** Writes the curve, if there is one, into a folder that need not exist. Errors become notes and stop nothing: results matter more. */
 export const writeCurve = (curve: Curve, folder: string, note: (message: string) => void): Effect.Effect<void> =>
   curve.rows === 0
     ? Effect.void

@@ -15,9 +15,9 @@ import type { RunOptions } from "./options.ts"
 import { run } from "./run.ts"
 
 /**
- * Runs the pipeline and gives what happens as it happens; the last is run-finished. Fails, as `run` does, only when the run can't start or its
- * store breaks. A consumer that stops taking or is interrupted stops the run, as Ctrl-C does: what is finished is kept, and the stream ends once
- * the stages' processes have. Events wait for a slow consumer; the run does not.
+ * Runs the pipeline and emits its events; the last one is run-finished. Like `run`, fails only if the run can't start or its store breaks. A consumer
+ * that ends early or is interrupted stops the run, as Ctrl-C does: finished results are kept, and the stream ends after the stages' processes have.
+ * Events wait for a slow consumer; the run does not.
  *
  *     yield* runEvents(pipeline, {}).pipe(Stream.runForEach((event) => Console.log(event.type)))
  */
@@ -30,7 +30,7 @@ export const runEvents = <Params extends ConfigSchema, Outputs extends Readonly<
     Effect.gen(function* () {
       let last: Extract<RunEvent, { type: "run-finished" }> | undefined
       const onEvent = (event: RunEvent) => {
-        // Results that a lock file does not agree with are told of after the last node.
+        // Lock file mismatches are reported after the last node.
         if (event.type === "run-finished") last = event
         else Queue.offerUnsafe(queue, event)
       }

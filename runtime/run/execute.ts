@@ -1,4 +1,4 @@
-/** What it takes to run a stage, wherever it runs. */
+/** Everything needed to run a stage, wherever it runs. */
 import * as Effect from "effect/Effect"
 import type { Placement } from "../define/placement.ts"
 import type { Progress, StageInfo } from "../define/stage-info.ts"
@@ -7,7 +7,7 @@ import type { CodeIdentity } from "../key/code-identity.ts"
 import type { KeyCache } from "../key/key-cache.ts"
 import type { Job, Outcome } from "./run-stage.ts"
 
-/** What a stage may take before it is stopped. */
+/** A stage's limits. */
 export interface Limits {
   /** Wall time. */
   readonly seconds?: number
@@ -15,32 +15,32 @@ export interface Limits {
   readonly memory?: number
 }
 
-/** A stage with all that it takes to run it. */
+/** A stage with everything needed to run it. */
 export interface Work {
   readonly stage: StageInfo
   readonly job: Job
-  /** The stage's code as its key has it: what runs must be that. */
+  /** The stage's code as in its key: exactly this code must run. */
   readonly code: CodeIdentity
   readonly cache: KeyCache
   readonly limits?: Limits
   readonly onProgress: (progress: Progress) => void
-  /** What a child prints, as it comes. */
+  /** Receives the child's output as it arrives. */
   readonly onOutput?: (text: string) => void
-  /** Of a node that is placed elsewhere than in this machine's processes; none: it is run here. */
+  /** For a node placed elsewhere; absent: runs in this machine's processes. */
   readonly on?: Placed | undefined
 }
 
-/** What it takes to run a stage somewhere else, and to find it there again. */
+/** Everything needed to run a stage elsewhere, and to find it there again. */
 export interface Placed {
   readonly key: string
   readonly node: string
   readonly placement: Placement
-  /** What of this machine the key has: it must be the same there. */
+  /** The machine properties in the key: they must be the same there. */
   readonly numerics: Readonly<Record<string, string>> | null
-  /** What becomes of the work when the run is interrupted. */
+  /** What happens to the work if the run is interrupted. */
   readonly onInterruption: () => Interruption
 }
-/** "leave": it goes on without the run, and the next run finds it. */
+/** "leave": it continues without the run, and the next run finds it. */
 export type Interruption = "leave" | "cancel"
 
 /** Runs a stage. */
@@ -50,7 +50,7 @@ export const timedOut = (stage: StageInfo, seconds: number): Effect.Effect<never
   Effect.fail(
     new StageError({
       reason: "Timeout",
-      message: `Stage ${stage.name} took longer than the ${seconds} seconds it was given, and was stopped. Give it more time, or see in its log (caravan log) where it hung.`,
+      message: `Stage ${stage.name} exceeded its time limit of ${seconds} seconds and was stopped. Increase the limit, or check its log (caravan log) to see where it hung.`,
       isRetryable: true
     })
   )

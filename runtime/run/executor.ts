@@ -1,4 +1,4 @@
-/** Where stages run: in child processes, which can be stopped and limited whatever the stage does; in this process those that ask for it. */
+/** Where stages run: in child processes, which can be stopped and limited at any time, or in this process for stages that request it. */
 import { realpathSync } from "node:fs"
 import { pathToFileURL } from "node:url"
 import * as Context from "effect/Context"
@@ -15,13 +15,16 @@ import { withoutSecrets } from "./secrets.ts"
 export class Executor extends Context.Service<
   Executor,
   {
-    /** What runs stages until the scope ends. Each run opens its own: a child computes with the code that it loaded when the run began. */
+    /** Executes stages until the scope ends. Each run opens its own, because a child computes with the code that it loaded when the run started. */
     readonly open: Effect.Effect<Execute, never, Scope.Scope>
     /** Prepares the store for stages that run elsewhere, before anything is written there; until the scope ends. */
     readonly claim: Effect.Effect<void, PipelineError, Scope.Scope>
   }
 >()("caravan/runtime/Executor") {
-  /** `prepare`: a module whose `prepare(device, threads)` a child calls first: how the tensor engine is set up without the runtime knowing it; see child.ts. */
+  /**
+   * `prepare`: a module whose `prepare(device, threads)` a child calls first. It sets up the tensor engine, which the runtime does not know; see
+   * child.ts.
+   */
   static readonly layer = (options: ExecutorOptions = {}): Layer.Layer<Executor> =>
     Layer.succeed(Executor, {
       open: Effect.gen(function* () {
@@ -35,7 +38,7 @@ export class Executor extends Context.Service<
 
 export interface ExecutorOptions {
   readonly prepare?: string | undefined
-  /** What runs the stages of nodes that are placed elsewhere. */
+  /** Runs the stages of nodes that are placed elsewhere. */
   readonly elsewhere?: Executor["Service"] | undefined
 }
 
@@ -43,12 +46,12 @@ const nowhere: Execute = ({ on }) =>
   Effect.fail(
     new StageError({
       reason: "Slurm",
-      message: `Node "${on?.node}" is to run on Slurm, of which this program was told nothing. Add "slurm": {} to caravan.json (in a program: Caravan.layer({ slurm: {} })), or place it with on({ executor: "local" }).`,
+      message: `Node "${on?.node}" is placed on Slurm, which is not configured. Add "slurm": {} to caravan.json (in a program: Caravan.layer({ slurm: {} })), or place it locally with on({ executor: "local" }).`,
       isRetryable: false
     })
   )
 
-/** Why: docs/decisions/0013-stages-run-in-children.md. */
+/** Reasons: docs/decisions/0013-stages-run-in-children.md. */
 const executeBy =
   (inChild: Execute): Execute =>
   (work) => {
@@ -59,7 +62,7 @@ const executeBy =
     return needsChild ? Effect.fail(ownProgram(stage)) : inProcess(work)
   }
 
-/** The module that this program was started with; undefined where there is none (node --eval). A child that imported it would run the program again. */
+/** The module that started this program; undefined if there is none (node --eval). A child that imported it would run the program again. */
 const programModule = (): string | undefined => {
   try {
     return process.argv[1] === undefined ? undefined : pathToFileURL(realpathSync(process.argv[1])).href
@@ -71,6 +74,6 @@ const programModule = (): string | undefined => {
 const ownProgram = (stage: StageInfo): StageError =>
   new StageError({
     reason: "Load",
-    message: `Stage ${stage.name} is defined in the program's main file, ${stage.module}: a stage with tensors or limits runs in a process of its own, which imports the stage's module and would run the program again. Put the stage into a file of its own.`,
+    message: `Stage ${stage.name} is defined in the program's main file, ${stage.module}: a stage with tensors or limits runs in a separate process, which imports the stage's module and would run the program again. Move the stage to a separate file.`,
     isRetryable: false
   })

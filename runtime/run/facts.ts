@@ -1,4 +1,4 @@
-/** What is the same for every node of a run, and the keys that follow from it. */
+/** Facts shared by all nodes of a run, and the keys derived from them. */
 import * as Effect from "effect/Effect"
 import { configForKey, type Graph, type StageNode } from "../define/graph.ts"
 import { remember } from "../encoding.ts"
@@ -11,11 +11,11 @@ import { mappingVersion } from "./mapped.ts"
 import type { Machine } from "./options.ts"
 import { ranksOf } from "./ranks.ts"
 
-/** What is the same for every node of a run: code, numerics. */
+/** Facts shared by all nodes of a run: code, numerics. */
 export interface Facts {
   readonly code: ReadonlyMap<string, CodeIdentity>
   readonly numerics: Readonly<Record<string, string>> | null
-  /** What the run is given: how many ranks a stage runs as follows from it. */
+  /** The run's hardware, which determines the number of ranks of each stage. */
   readonly machine: Machine
 }
 
@@ -40,7 +40,7 @@ export const gatherFacts = (graph: Graph, machine: Machine): Effect.Effect<Facts
     return { code, numerics, machine }
   })
 
-/** The numerics of a stage that runs as several ranks: sums over them have an order of their own. */
+/** The numerics of a stage with several ranks: its sums have their own order. */
 const spreadNumerics = (numerics: NonNullable<Facts["numerics"]>, ranks: number, { sharding = "weights" }: Machine) => {
   const known = ofRanks.get(numerics) ?? new Map<string, Readonly<Record<string, string>>>()
   ofRanks.set(numerics, known)

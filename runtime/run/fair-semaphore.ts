@@ -1,10 +1,10 @@
-/** A semaphore for thousands that wait: first come, first in. At each release effect/Semaphore goes by all who wait, the partitioned one by the first. */
+/** A FIFO semaphore for thousands of waiters. effect/Semaphore scans all waiters at each release, and the partitioned one only considers the first. */
 import * as Effect from "effect/Effect"
 import * as PartitionedSemaphore from "effect/PartitionedSemaphore"
 
 export interface FairSemaphore {
   readonly withPermit: <A, E, R>(work: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
-  /** `work` may give its permit back before it ends. */
+  /** `work` may release its permit before it ends. */
   readonly withPermitUntil: <A, E, R>(work: (release: Effect.Effect<void>) => Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 }
 
@@ -14,7 +14,7 @@ export const fairSemaphore = (permits: number): FairSemaphore => {
     Effect.uninterruptibleMask((restore) =>
       Effect.gen(function* () {
         yield* restore(semaphore.take(null, 1))
-        // A release resumes the next one at once, within whoever released: that one goes on first.
+        // A release resumes the next waiter immediately, inside the releasing fiber: let that fiber continue first.
         yield* nextMicrotask
         let held = true
         const release = Effect.suspend(() => {

@@ -1,4 +1,4 @@
-/** Fetching what a node reads from the Hub: once in a run, however many nodes read it. */
+/** Fetches a node's inputs from the Hub: once per run, however many nodes read them. */
 import * as Effect from "effect/Effect"
 import * as Semaphore from "effect/Semaphore"
 import { dependencies, type StageNode } from "../define/graph.ts"
@@ -6,7 +6,7 @@ import type { RemoteFiles } from "../define/remote.ts"
 import type { RunContext } from "./context.ts"
 import { fetchInput } from "./inputs.ts"
 
-/** Why an input can't be had; undefined where all are there. */
+/** Why an input is not available; undefined if all are. */
 export type FetchInputs = (node: StageNode) => Effect.Effect<string | undefined>
 
 export const makeFetchInputs = ({ emit, graph, known }: RunContext): FetchInputs => {

@@ -1,4 +1,4 @@
-/** Finding results: under their key in the journal, whole in the store, and with the bytes that they should have. */
+/** Finds results: recorded under their key, complete in the store, with the correct bytes. */
 import * as Effect from "effect/Effect"
 import type { StageNode } from "../define/graph.ts"
 import type { StoreError } from "../errors.ts"
@@ -10,20 +10,20 @@ import type { RunContext } from "./context.ts"
 import { fairSemaphore } from "./fair-semaphore.ts"
 import type { Recorder } from "./recorder.ts"
 
-/** Results whose bytes are read at once, at most. */
+/** Maximum number of results whose bytes are read concurrently. */
 const readAtOnce = 16
 
 export interface Finder {
-  /** The result under a key, if all its files are there. Its bytes are read only if a file was written to since; `isDamaged`: they have changed. */
+  /** The result under a key, if all its files exist. Its bytes are read only if a file was modified; `isDamaged`: they have changed. */
   readonly look: (key: string) => Effect.Effect<{ readonly trace: Trace; readonly isDamaged: boolean } | undefined, StoreError>
   /**
-   * The result under a key that is claimed. What is left of a result that is not whole, or that `suspect` still names rightly as damaged, is set aside:
-   * whoever had the claim before may have made it again, and that must stay.
+   * The result under a claimed key. An incomplete result, or one that `suspect` correctly names as damaged, is set aside; the previous holder of the
+   * claim may have recomputed it, and that result must stay.
    */
   readonly lookOrSetAside: (id: string, key: string, suspect: string | undefined) => Effect.Effect<Trace | undefined, StoreError>
-  /** What is wrong with the bytes of a result. One that is sound is not read again in this run. */
+  /** The damage to a result's bytes. An intact result is not read again in this run. */
   readonly damage: (digest: string) => Effect.Effect<string | undefined, StoreError>
-  /** Takes a result that is there; whether it does: a lock file holds to the code too, and that of a pinned stage may have drifted. */
+  /** Uses an existing result; returns whether it does: a lock file also checks the code, and a pinned stage's code may have drifted. */
   readonly take: (node: StageNode, key: string, parts: KeyParts, trace: Trace) => Effect.Effect<boolean, StoreError>
 }
 
@@ -50,14 +50,14 @@ export const makeFinder = (
   const lookOrSetAside: Finder["lookOrSetAside"] = Effect.fnUntraced(function* (id, key, suspect) {
     const trace = yield* journal.trace(key)
     if (trace === undefined) return undefined
-    let wrong = "damaged or gone from the store"
+    let wrong = "damaged or no longer in the store"
     if (yield* store.present(trace.digest)) {
       if (trace.digest !== suspect) return trace
       const found = yield* damage(trace.digest)
       if (found === undefined) return trace
       wrong = `damaged (${found})`
     }
-    emit({ type: "note", node: id, message: `its result is ${wrong}: making it again` })
+    emit({ type: "note", node: id, message: `its result is ${wrong}: recomputing it` })
     yield* store.quarantine(trace.digest)
     yield* journal.forgetTrace(key)
     return undefined

@@ -1,6 +1,6 @@
 /**
- * Finding at once whatever results the nodes of a graph have in the store, as far as their keys are known without anything being made: what a plan begins
- * with, and all that a run does when there is nothing to do. Thousands of nodes are looked up with few statements and no fiber.
+ * Finds all existing results of a graph whose keys can be computed without running anything: the first step of a plan, and all that a run does if
+ * nothing has changed. Thousands of nodes are looked up with few statements and no fibers.
  */
 import * as Effect from "effect/Effect"
 import { dependencies, type Graph, type StageNode } from "../define/graph.ts"
@@ -12,18 +12,18 @@ import type { StoreOperations } from "../store/store.ts"
 import type { Trace } from "../store/traces.ts"
 import { type Facts, keyParts } from "./facts.ts"
 
-/** A node whose key is known. */
+/** A node with a known key. */
 export interface Keyed {
   readonly node: StageNode
   readonly parts: KeyParts
   readonly key: string
-  /** What the journal has under the key. */
+  /** The journal's entry under the key. */
   readonly trace: Trace | undefined
-  /** How that looks in the store; all that it depends on is there. */
+  /** The result's state in the store; all its inputs exist. */
   readonly presence: Presence
 }
 
-/** Nodes with known keys, inputs first. `fileDigest`: the content of the user's files, as far as it is known. */
+/** Nodes with known keys, inputs first. `fileDigest`: the known content digests of the user's files. */
 export const findAll = (
   graph: Graph,
   facts: Facts,
@@ -55,7 +55,7 @@ export const findAll = (
     const found = new Map<string, Keyed>()
     const there = (id: string) => graph.nodes.get(id)!.kind === "file" || (found.get(id)?.presence ?? "missing") !== "missing"
     for (const each of keyed) {
-      // What an input turns out to be when it is made again is not known.
+      // The content of an input that has to be recomputed is unknown.
       if (!dependencies(each.node).every(there)) continue
       found.set(each.node.id, { ...each, presence: each.trace === undefined ? "missing" : presenceOf.get(each.trace.digest)! })
     }

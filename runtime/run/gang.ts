@@ -1,4 +1,4 @@
-/** Runs a stage as several ranks on this machine: a child process each, which live and die together. */
+/** Runs a stage as several ranks on this machine: one child process per rank; if one fails, all are stopped. */
 import { mkdirSync, rmSync } from "node:fs"
 import { createServer } from "node:net"
 import * as Effect from "effect/Effect"
@@ -8,28 +8,28 @@ import type { Execute } from "./execute.ts"
 import { rankVariables } from "./ranks.ts"
 import type { Job, Outcome } from "./run-stage.ts"
 
-/** The job of one rank: the first makes the result, the others write into a folder of their own that nobody reads. */
+/** One rank's job: the first rank makes the result, the others write into separate folders that are discarded. */
 export const rankJob = (job: Job, rank: number): Job =>
   rank === 0 ? job : { ...job, output: `${job.output}-rank-${rank}`, sidecar: null, shards: null }
 
-/** One rank's process, as a gang needs it. */
+/** One rank's process. */
 export interface Member<Process> {
   readonly process: Process
   readonly execute: Execute
-  /** Kills it, and is done when it is gone. */
+  /** Kills it, and resolves when it has ended. */
   readonly kill: () => Promise<void>
 }
 
-/** How long it is waited, in milliseconds, for the rank that failed first to be told from those that lost it. */
+/** How long to wait, in milliseconds, to distinguish the rank that failed first from those that lost it. */
 const patience = 2000
 
-/** A port of this machine that nobody has. */
+/** A free port of this machine. */
 const freePort = Effect.callback<number, StageError>((resume) => {
   const server = createServer()
   server.on("error", (error) =>
     resume(
       Effect.fail(
-        new StageError({ reason: "Ranks", message: `Looking for a port for ranks to meet at: ${error.message}.`, isRetryable: true })
+        new StageError({ reason: "Ranks", message: `Looking for a port for the ranks: ${error.message}.`, isRetryable: true })
       )
     )
   )
@@ -39,13 +39,13 @@ const freePort = Effect.callback<number, StageError>((resume) => {
   })
 })
 
-/** The GPU of each rank, by CUDA's variable: so that it is the only one that its process sees. */
+/** The GPU of each rank, by CUDA's variable, so that its process sees only that one. */
 const gpuVariables = (rank: number): Readonly<Record<string, string>> => {
   const visible = process.env.CUDA_VISIBLE_DEVICES?.split(",").filter((name) => name !== "")
   return { CUDA_VISIBLE_DEVICES: visible?.[rank] ?? String(rank) }
 }
 
-/** `start` starts a process with these variables. `leader`: the process whose end, when the run is stopped, ends the others. */
+/** `start` starts a process with these variables. `leader`: the process whose end, if the run is stopped, ends the others. */
 export const gang =
   <Process>(start: (variables: Readonly<Record<string, string>>, leader: Process | undefined) => Member<Process>): Execute =>
   (work) =>
@@ -55,26 +55,26 @@ export const gang =
       if (nodes > 1)
         return yield* new StageError({
           reason: "Ranks",
-          message: `Stage ${stage.name} is placed on ${nodes} machines (on({ nodes: ${nodes} })): ranks on several machines are not started as yet. Place it on one, with as many GPUs as that has.`,
+          message: `Stage ${stage.name} is placed on ${nodes} machines (on({ nodes: ${nodes} })): ranks on several machines are not supported yet. Place it on one machine, with as many GPUs as it has.`,
           isRetryable: false
         })
       const port = yield* freePort
       const members: Array<Member<Process>> = []
-      // Whoever comes next finds neither their memory nor their port taken.
+      // The next stage must find their memory and port free.
       const killAll = () => Promise.all(members.map(({ kill }) => kill()))
       for (let rank = 0; rank < size; rank++) {
         const variables = rankVariables({ rank, localRank: rank, size, host: "127.0.0.1", port })
         members.push(start({ ...variables, ...(job.device === "cuda" ? gpuVariables(rank) : {}) }, members[0]?.process))
       }
-      /** Errors in the order in which they came. */
+      /** Errors in order of arrival. */
       const failures: Array<{ readonly rank: number; readonly error: StageError }> = []
       const failed = yield* Deferred.make<never, StageError>()
-      /** The first that did not come of losing another. */
+      /** The first error that is not about losing another rank. */
       const decide = () => {
         const { error, rank } = failures.find(({ error }) => error.reason !== "RankError") ?? failures[0]!
         void killAll()
         const { isRetryable, message, reason } = error
-        // What a rank says whose wait is over, before it ends itself.
+        // The message of a rank whose wait timed out, before it exits.
         const waited = /^Rank \d+ of \d+ waited .*$/m.exec(message)?.[0]
         const said = waited ?? (message.startsWith(`Rank ${rank} `) ? message : `Rank ${rank} of ${size}: ${message}`)
         Effect.runSync(Deferred.fail(failed, new StageError({ reason, message: said, isRetryable })))
@@ -102,6 +102,6 @@ export const gang =
         })
       const all = Effect.all(members.map(run), { concurrency: "unbounded" })
       const [first] = yield* Effect.raceFirst(all, Deferred.await(failed)).pipe(Effect.ensuring(Effect.promise(killAll)))
-      if (first === undefined) throw new Error(`stage ${stage.name} ran as no rank`)
+      if (first === undefined) throw new Error(`stage ${stage.name} has no ranks`)
       return first
     })

@@ -1,4 +1,4 @@
-/** Holding a run to a lock file (lock-file.ts): everything that decides its results is as it was frozen, and so are the results. */
+/** Checks a run against a lock file (lock-file.ts): everything that determines its results must be as frozen, and so must the results. */
 import { relative } from "node:path"
 import * as Effect from "effect/Effect"
 import { own } from "../../schemas/own.ts"
@@ -13,7 +13,7 @@ import type { LockFile } from "./lock-file.ts"
 import type { NodeResult, RunResult } from "./events.ts"
 import type { RunOptions } from "./options.ts"
 
-/** The lock file of a graph, to be written into this folder: with its inputs' digests and known results by node. */
+/** The lock file of a graph for this folder, with its inputs' digests and known results by node. */
 export const lockFileOf = (
   graph: Graph,
   facts: Facts,
@@ -68,16 +68,16 @@ export const lockFileOf = (
   }
 }
 
-/** As JSON would give it back. */
+/** The value after a round trip through JSON. */
 const plain = (value: unknown): unknown => (value === undefined ? null : (JSON.parse(JSON.stringify(value)) as unknown))
 const same = (a: unknown, b: unknown): boolean => digestOf(plain(a)) === digestOf(plain(b))
 const show = (value: unknown): string => (value === undefined ? "nothing" : JSON.stringify(value))
 const short = (digest: string): string => digest.slice(0, 12)
 
-/** The keys of either. */
+/** The keys of both objects. */
 const union = (a: object, b: object): Array<string> => [...new Set([...Object.keys(a), ...Object.keys(b)])]
 
-/** Everything that decides results and is not as it was frozen, a line each. Settings count by what they do to the nodes. */
+/** Everything that determines results and differs from the frozen state, one line each. Settings only count through their effect on nodes. */
 export const differences = (frozen: LockFile, now: LockFile): Array<string> => {
   const lines: Array<string> = []
   if (frozen.pipeline !== now.pipeline) lines.push(`pipeline: ${frozen.pipeline} -> ${now.pipeline}`)
@@ -87,12 +87,12 @@ export const differences = (frozen: LockFile, now: LockFile): Array<string> => {
     if (before === undefined) lines.push(`input ${id} is new`)
     else if (after === undefined) lines.push(`input ${id} (${before.path}) is no longer used`)
     else if (before.digest !== after.digest)
-      lines.push(`input ${id}: other content (sha256 ${short(before.digest)} -> ${short(after.digest)}, ${after.path})`)
+      lines.push(`input ${id}: content changed (sha256 ${short(before.digest)} -> ${short(after.digest)}, ${after.path})`)
   }
   for (const id of union(frozen.nodes, now.nodes)) {
     const [before, after] = [own(frozen.nodes, id), own(now.nodes, id)]
     if (before === undefined) lines.push(`node ${id} is new`)
-    else if (after === undefined) lines.push(`node ${id} is gone`)
+    else if (after === undefined) lines.push(`node ${id} was removed`)
     else {
       if (before.stage !== after.stage) lines.push(`node ${id}: stage ${before.stage} -> ${after.stage}`)
       if (before.pinned !== after.pinned) lines.push(`node ${id}: pinned: ${before.pinned ?? "not"} -> ${after.pinned ?? "not"}`)
@@ -105,14 +105,14 @@ export const differences = (frozen: LockFile, now: LockFile): Array<string> => {
           lines.push(`node ${id}: input ${port}: ${show(own(before.inputs, port))} -> ${show(own(after.inputs, port))}`)
     }
   }
-  // One line a stage, however many nodes it has.
+  // One line per stage, however many nodes it has.
   const code = new Set<string>()
   for (const [id, after] of Object.entries(now.nodes)) {
     const before = own(frozen.nodes, id)
     if (before === undefined || before.code === after.code) continue
     const [old, young] = [frozen.code[before.code], now.code[after.code]]
     const files = union(old?.files ?? {}, young?.files ?? {}).filter((file) => old?.files[file] !== young?.files[file])
-    const pin = after.pinned === undefined ? "" : ` (pinned ${after.pinned}, which drifts)`
+    const pin = after.pinned === undefined ? "" : ` (pinned ${after.pinned}, code drifted)`
     code.add(`code of stage ${after.stage}${pin}: ${files.join(", ") || "its packages"}`)
   }
   lines.push(...code)
@@ -120,7 +120,7 @@ export const differences = (frozen: LockFile, now: LockFile): Array<string> => {
     const [before, after] = [own(frozen.packages, name), own(now.packages, name)]
     const shown = name.slice(name.lastIndexOf("node_modules/") === -1 ? 0 : name.lastIndexOf("node_modules/") + "node_modules/".length)
     const [from, to] = [before, after].map((entry) => entry?.split(" ")[0] ?? "none")
-    if (before !== after) lines.push(`package ${shown}: ${from} -> ${to}${from === to ? " (other content)" : ""}`)
+    if (before !== after) lines.push(`package ${shown}: ${from} -> ${to}${from === to ? " (content changed)" : ""}`)
   }
   for (const name of union(frozen.numerics ?? {}, now.numerics ?? {})) {
     const [before, after] = [own(frozen.numerics ?? {}, name), own(now.numerics ?? {}, name)]
@@ -129,7 +129,7 @@ export const differences = (frozen: LockFile, now: LockFile): Array<string> => {
   return lines
 }
 
-/** Fails when anything that decides the run's results is not as it was frozen. */
+/** Fails if anything that determines the run's results differs from the frozen state. */
 export const holdToLock = (
   lock: LockFile,
   graph: Graph,
@@ -149,7 +149,7 @@ export const holdToLock = (
       })
   })
 
-/** Fails the nodes whose results are not those that were frozen: a stage that does not come out the same twice. */
+/** Fails the nodes whose results differ from the frozen ones: their stages are not deterministic. */
 export const holdResults = (lock: LockFile, result: RunResult): RunResult => {
   const differing = (node: NodeResult): boolean => {
     const frozen = own(lock.nodes, node.id)?.result ?? null
@@ -164,7 +164,7 @@ export const holdResults = (lock: LockFile, result: RunResult): RunResult => {
         ? {
             ...node,
             status: "failed",
-            error: `its result ${short(node.digest!)} is not the frozen one (${short(lock.nodes[node.id]!.result!)}) though everything it is made from is: \`caravan verify\` names what differs`
+            error: `its result ${short(node.digest!)} differs from the frozen one (${short(lock.nodes[node.id]!.result!)}) although all its inputs, code and settings match: \`caravan verify\` shows the differences`
           }
         : node
     )

@@ -1,4 +1,4 @@
-/** Running a stage in this process, without limits: for those that ask for it (`resources: { inProcess: true }`). */
+/** Runs a stage in this process, without limits: for stages that request it (`resources: { inProcess: true }`). */
 import * as Effect from "effect/Effect"
 import type { StageInfo } from "../define/stage-info.ts"
 import { StageError } from "../errors.ts"
@@ -15,6 +15,6 @@ export const inProcess: Execute = ({ stage, job, code, onProgress }) =>
 const loadedBefore = (stage: StageInfo, files: ReadonlyArray<string>): StageError =>
   new StageError({
     reason: "CodeChanged",
-    message: `The code of stage ${stage.name} changed since this process loaded it (${files.join(", ")}). What is finished is kept: start it again to go on with the new code.`,
+    message: `The code of stage ${stage.name} changed since this process loaded it (${files.join(", ")}). Finished results are kept: restart the program to continue with the new code.`,
     isRetryable: false
   })

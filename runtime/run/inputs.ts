@@ -1,4 +1,4 @@
-/** The user's inputs of a run or a plan: files and folders on the disk, and what is on the Hub, which is looked up once and fetched when a stage is to read it. */
+/** The user's inputs of a run or plan: local files and folders, and names on the Hub, which are resolved once and downloaded when a stage needs them. */
 import * as Effect from "effect/Effect"
 import { isThere } from "../../schemas/file-pattern.ts"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
@@ -13,13 +13,13 @@ import type { KeyCache } from "../key/key-cache.ts"
 import type { RunEvent } from "./events.ts"
 import { graphOptions, type RunOptions } from "./options.ts"
 
-/** A promise of the Hub's: its own errors are failures, others are mistakes in the code. */
+/** Runs a promise of the Hub: its own errors are failures, all others are defects. */
 const fromHub = <A>(body: (signal: AbortSignal) => Promise<A>): Effect.Effect<A, PipelineError | StoreError> =>
   Effect.tryPromise({ try: body, catch: (cause) => cause }).pipe(
     Effect.catch((cause) => (cause instanceof PipelineError || cause instanceof StoreError ? Effect.fail(cause) : Effect.die(cause)))
   )
 
-/** The pipeline's graph, in which names on the Hub are looked up: each revision once, so that all is of one commit. */
+/** The pipeline's graph with resolved Hub names: each revision is looked up once, so that everything comes from one commit. */
 export const graphOf = <Params extends ConfigSchema>(
   pipeline: Pipeline<Params, any>,
   params: Params["Encoded"],
@@ -42,7 +42,7 @@ export const graphOf = <Params extends ConfigSchema>(
     return { ...graph, nodes }
   })
 
-/** The content of an input, and the stamp it had; what is on the Hub needs no reading, and has a stamp when it is fetched. */
+/** An input's content digest and stamp; files on the Hub need no reading, and get a stamp when downloaded. */
 export const digestInput = (
   { path, remote }: FileNode,
   cache: KeyCache,
@@ -50,13 +50,13 @@ export const digestInput = (
 ): Effect.Effect<{ readonly digest: string; readonly stamp: string }, PipelineError | StoreError> =>
   remote === undefined ? digestFile(path, cache, onRead) : Effect.succeed({ digest: remote.digest, stamp: "" })
 
-/** Whether an input is to be had. */
+/** Whether an input is available. */
 export const isInputThere = ({ path, remote }: FileNode): boolean => remote !== undefined || isHubName(path) || isThere(path)
 
-/** What records call an input. */
+/** An input's name in records. */
 export const inputName = ({ path, remote }: FileNode): string => remote?.pinned ?? path
 
-/** Fetches what is on the Hub, and tells how far it is; gives the stamp of what came. */
+/** Downloads files from the Hub with progress; returns the stamp of the result. */
 export const fetchInput = (remote: RemoteFiles, emit: (event: RunEvent) => void): Effect.Effect<string, PipelineError | StoreError> =>
   fromHub(async (signal) => {
     const { bytes: total, name } = remote

@@ -1,15 +1,15 @@
-/** All that a run needs, but the machine's numerics: provided once, by whoever starts it. */
+/** Everything that a run needs, except the machine's numerics: provided once, by whoever starts it. */
 import * as Layer from "effect/Layer"
 import { Journal } from "../store/journal.ts"
 import { Store } from "../store/store.ts"
 import { Executor, type ExecutorOptions } from "./executor.ts"
 
 export interface LayerOptions {
-  /** The folder of the store and the journal (home.ts finds the usual one). */
+  /** The folder of the store and the journal (home.ts finds the default one). */
   readonly home: string
-  /** Module that sets the tensor engine up in a child process. */
+  /** The module that sets up the tensor engine in a child process. */
   readonly prepare?: string | undefined
-  /** What runs the stages of nodes that are placed elsewhere (cluster/slurm.ts). */
+  /** Runs the stages of nodes that are placed elsewhere (cluster/slurm.ts). */
   readonly elsewhere?: ExecutorOptions["elsewhere"]
 }
 

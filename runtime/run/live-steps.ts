@@ -1,6 +1,6 @@
 /**
- * What running nodes report, as they report it: `logs/<run>/<node>.steps.jsonl`, an object a line, for whoever looks on (cli/ui). The curve that is kept with a
- * result (curve.ts) has all of it and more: the file goes when its node ends. One that a killed run left stays beside the log.
+ * The reports of running nodes: `logs/<run>/<node>.steps.jsonl`, one object per line, for watchers (cli/ui). The curve stored with a result
+ * (curve.ts) contains all of it and more, so the file is deleted when its node ends. A file left by a killed run stays next to the log.
  */
 import { closeSync, existsSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs"
 import { dirname } from "node:path"
@@ -9,9 +9,9 @@ import type { Progress } from "../define/stage-info.ts"
 import type { RunEvent } from "./events.ts"
 import { curvesPath, stepsPath } from "./node-log.ts"
 
-/** A node that ends sooner writes none; no report is older than this when it is seen, in milliseconds. */
+/** Delay before a report is written, in milliseconds; a node that ends sooner writes none. */
 const interval = 200
-/** No file grows beyond this; the kept curve still has every step. */
+/** Maximum file size; the stored curve still has every step. */
 const mostBytes = 64 << 20
 
 interface Steps {
@@ -20,11 +20,11 @@ interface Steps {
   bytes: number
 }
 
-/** JSON has no NaN and no infinity: they are texts, as in event files. */
+/** JSON has no NaN or infinity, so they are strings, as in event files. */
 const lineOf = (progress: Progress, now: number): string =>
   `${visibleJson({ at: now, ...progress }, undefined, (_, value) => (typeof value === "number" && !Number.isFinite(value) ? String(value) : value))}\n`
 
-/** Listens to one run. A file that can't be written to is left alone: it says nothing that the run needs. */
+/** Listens to one run. Write errors are ignored: the run does not need these files. */
 export const writeLiveSteps = (home: string): { readonly onEvent: (event: RunEvent) => void; readonly close: () => void } => {
   const open = new Map<string, Steps>()
   let run = ""
@@ -66,7 +66,7 @@ export const writeLiveSteps = (home: string): { readonly onEvent: (event: RunEve
         timer ??= setTimeout(flush, interval).unref()
       } else if (event.type === "node-finished") {
         const steps = open.get(event.node.id)
-        // A stage whose process was killed may have kept less of its curve than it had told of.
+        // A killed stage may have saved less of its curve than it had reported.
         const isAll = event.node.status !== "failed" || existsSync(curvesPath(home, run, event.node.id))
         if (steps === undefined) return
         if (!isAll) flush()

@@ -1,4 +1,4 @@
-/** Makes a node's result: waits for a permit and the key's claim, runs the stage (retrying failures that may pass), commits and reports. */
+/** Computes a node's result: waits for a permit and the key's claim, runs the stage (retrying transient failures), commits and reports. */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -23,21 +23,21 @@ import { checkpointFolder, isJob, limitsOf, produce } from "./produce.ts"
 import type { Recorder } from "./recorder.ts"
 import type { Sharing } from "./sharing.ts"
 
-/** Most nodes that may be running or waiting to reach the disk. Nodes still queued for a permit don't count. */
+/** Maximum number of nodes that are running or waiting to reach the disk, not counting nodes queued for a permit. */
 const unrecorded = 128
 
-/** Jobs that are submitted at once, unless the config file says otherwise. */
+/** Default maximum number of concurrently submitted jobs. */
 const usualSlurmJobs = 64
 
-/** How often to poll for a node that another run is making. */
+/** Polling interval for a node that another run is computing. */
 const waitInterval = "100 millis"
 
-/** A store that can't do its work is no stage's failure. */
+/** A failing store is not the stage's failure. */
 const isRetryable = (error: StageError | StoreError): boolean => error._tag === "StageError" && error.isRetryable
 
 /**
- * Makes a node, or takes the result that another run has made meanwhile. Returns whether there is a result. Holds no permit while it waits for
- * another run or while its result is flushed to the disk. `suspect`: the digest of an earlier result that was found damaged.
+ * Computes a node, or uses the result that another run has computed in the meantime. Returns whether there is a result. Holds no permit while it
+ * waits for another run or while its result is flushed to disk. `suspect`: the digest of an earlier result that was found damaged.
  */
 export type Make = (node: StageNode, key: string, parts: KeyParts, suspect?: string) => Effect.Effect<boolean, StoreError>
 
@@ -55,7 +55,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
     const done = yield* Queue.unbounded<Claim>()
     yield* Effect.forkScoped(Effect.forever(Effect.flatMap(Queue.takeAll(done), (claims) => Effect.ignore(store.release(claims)))))
 
-    /** Retries failures that may pass up to the node's limit, after 1, 2, 4 .. seconds, resuming from the stage's checkpoint if there is one. */
+    /** Retries transient failures up to the node's limit, after 1, 2, 4 .. seconds, resuming from the stage's checkpoint if there is one. */
     const persist = <A>(node: StageNode, once: Effect.Effect<A, StageError | StoreError>): Effect.Effect<A, StageError | StoreError> => {
       const times = limitsOf(run, node).retries ?? 0
       if (times === 0) return once
@@ -71,7 +71,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
       )
     }
 
-    /** Runs the stage, and has what it wrote committed and recorded. It gives its permit back in between. */
+    /** Runs the stage, then commits and records its output. Releases its permit in between. */
     const make = Effect.fnUntraced(function* (node: StageNode, claim: Claim, parts: KeyParts, giveBack: Effect.Effect<void>) {
       const started = performance.now()
       const { metrics, sealed, sidecar, skipped } = yield* persist(node, produce(run, node, claim.key, parts))
@@ -96,7 +96,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
       )
     })
 
-    /** Makes a node that is ours to make, and reports how it went; whether it succeeded. */
+    /** Computes a node whose claim we hold, and reports the outcome; returns whether it succeeded. */
     const attempt = Effect.fnUntraced(function* (node: StageNode, claim: Claim, parts: KeyParts, giveBack: Effect.Effect<void>) {
       const { key } = claim
       const started = performance.now()
@@ -114,7 +114,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
       return false
     })
 
-    /** Claims the key and makes its result. Returns whether there is a result, or who holds the claim. */
+    /** Claims the key and computes its result. Returns whether there is a result, or who holds the claim. */
     const claimAndMake = Effect.fnUntraced(function* (
       node: StageNode,
       key: string,
@@ -124,19 +124,19 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
     ) {
       const claimed = yield* store.claim(key)
       if (!claimed.mine) return claimed.by
-      if (claimed.tookOver) emit({ type: "note", node: node.id, message: "the run that was making it has ended: making it here" })
+      if (claimed.tookOver) emit({ type: "note", node: node.id, message: "the run that was computing it has ended: computing it here" })
       return yield* Effect.gen(function* () {
-        // Another run may have made it while this one waited. Forced nodes are always made by this run.
+        // Another run may have computed it while this one waited. Forced nodes are always computed by this run.
         const trace = isForced(run, node.id) ? undefined : yield* finder.lookOrSetAside(node.id, key, suspect)
         if (trace === undefined) return yield* recording.withPermit(attempt(node, claimed.claim, parts, giveBack))
-        // One that this run has taken before, and that is sound after all.
+        // A result that this run used before, and that is intact after all.
         return run.known.get(node.id)?.digest === trace.digest || (yield* finder.take(node, key, parts, trace))
       }).pipe(Effect.ensuring(Effect.sync(() => Queue.offerUnsafe(done, claimed.claim))))
     })
 
-    /** Takes a result that others share, under the claim of its key; whether there is one now. */
+    /** Copies a shared result under its key's claim; returns whether there is one now. */
     const takeShared = Effect.fnUntraced(function* (node: StageNode, key: string, parts: KeyParts, suspect: string | undefined) {
-      // A locked run holds to the code too, of which a pinned stage's key says nothing.
+      // A locked run also checks the code, which a pinned stage's key does not contain.
       const isHeld = run.options.locked !== undefined && node.stage.pinned !== undefined
       const entry = isHeld || isForced(run, node.id) ? undefined : yield* sharing.look(node, key)
       if (entry === undefined) return false
@@ -169,7 +169,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
         recorder.report(node, { status: "fetched", milliseconds, key, digest: found.digest, metrics, ...told, error: null })
         return true
       }).pipe(
-        // What goes wrong with the commit goes wrong for a result that is made here too, and is told there.
+        // A commit error would also happen for a result computed here, and is reported there.
         Effect.catch(() => Effect.succeed(false)),
         Effect.ensuring(Effect.sync(() => Queue.offerUnsafe(done, claimed.claim)))
       )
@@ -196,7 +196,7 @@ export const makeMaker = (run: RunContext, recorder: Recorder, finder: Finder, s
     })
   })
 
-/** What the journal has of a result. */
+/** The journal's entry for a result. */
 const traceOf = (
   node: StageNode,
   key: string,

@@ -1,7 +1,7 @@
 /**
- * Running a mapped stage (`Stage.map`, docs/decisions/0010-stage-map.md): the dataset at one port is cut after every so many rows, the stage runs on each
- * piece, and the rows of its outputs follow each other in order. What was made of a shard is kept (store/shards.ts) and found again, by this node after
- * a kill and by the next one when rows were appended.
+ * Runs a mapped stage (`Stage.map`, docs/decisions/0010-stage-map.md): splits the dataset at one port after a fixed number of rows, runs the stage on
+ * each shard, and concatenates the outputs in order. Shard results are stored (store/shards.ts) and reused: by this node after a kill, and by the
+ * next one when rows were appended.
  */
 import { createHash } from "node:crypto"
 import { mkdirSync, readFileSync, rmdirSync, unlinkSync, writeFileSync } from "node:fs"
@@ -19,16 +19,16 @@ import { digestOf } from "../encoding.ts"
 import { messageOf, StageError, stageErrorOf } from "../errors.ts"
 import { shardFolder, type ShardStore } from "../store/shard-folder.ts"
 
-/** Part of the key of every mapped stage. Raise it when how a stage is mapped changes its results: how it is cut, the shards' seeds, how they are joined. */
+/** Part of the key of every mapped stage. Increase it when a change of the mapping affects results: the split, the shards' seeds, the concatenation. */
 export const mappingVersion = 1
 
 const fileName = "data.arrow"
-/** How far it is is told at most this often, in milliseconds; a stage tells of its own steps besides. */
+/** Minimum interval between progress reports, in milliseconds; the stage's own reports come in addition. */
 const tellInterval = 50
-/** Steps within a shard that its checkpoints can be told apart by. */
+/** Maximum number of steps within a shard, to number its checkpoints. */
 const stepsOfShard = 1_000_000
 
-/** The rows of an open dataset, a batch in memory at a time, `size` together. */
+/** The rows of an open dataset in groups of `size`, with one batch in memory at a time. */
 async function* shardsOf(file: OpenDataset, size: number): AsyncGenerator<Array<unknown>> {
   let shard: Array<unknown> = []
   for (let i = 0; i < file.batches; i++) {
@@ -42,7 +42,7 @@ async function* shardsOf(file: OpenDataset, size: number): AsyncGenerator<Array<
   if (shard.length > 0) yield shard
 }
 
-/** A consumer of rows that is fed a list at a time: `push` resolves once the list is taken, and rejects, as `end` does, with what the consumer throws. */
+/** Feeds a consumer of rows one list at a time: `push` resolves once the list is consumed, and rejects, as `end` does, with the consumer's error. */
 const pipe = <A>(consume: (rows: AsyncIterable<unknown>) => Promise<A>) => {
   const lists: Array<ReadonlyArray<unknown>> = []
   let [ended, broken] = [false, false]
@@ -58,7 +58,7 @@ const pipe = <A>(consume: (rows: AsyncIterable<unknown>) => Promise<A>) => {
     }
   }
   const result = consume(rows())
-  // Whoever pushes or ends hears of it.
+  // `push` and `end` report it.
   result.catch(() => {
     broken = true
     taken()
@@ -79,7 +79,7 @@ const pipe = <A>(consume: (rows: AsyncIterable<unknown>) => Promise<A>) => {
   }
 }
 
-/** Which shards a worker makes: every `of`th from `index`, counted from 0. */
+/** The shards of one worker: every `of`th from `index`, counted from 0. */
 export interface ShardPart {
   readonly index: number
   readonly of: number
@@ -90,9 +90,9 @@ export const runMapped = (
   stage: StageInfo,
   { over, rows: size }: Sharding,
   context: Context,
-  /** Where what is made of shards is kept; undefined: no longer than the stage runs. */
+  /** Where shard results are stored; undefined: only while the stage runs. */
   kept: string | undefined,
-  /** One of several that make the shards: it makes its own, keeps them, and gives no rows. */
+  /** For one of several workers: it computes and stores its own shards, and returns no rows. */
   part?: ShardPart
 ): Effect.Effect<Written<any>, { readonly message: string }> =>
   Effect.gen(function* () {
@@ -104,18 +104,18 @@ export const runMapped = (
     const inputType = stage.inputs[over] as DatasetType<unknown>
     const outputType = stage.output as DatasetType<unknown>
     const [input, output] = [datasetBytes(inputType), datasetBytes(outputType)]
-    // Within the output's folder: it goes with that, however this ends.
+    // Inside the output's folder, so that it is removed with it in any case.
     const scratch = join(context.output.path, "shards")
     const [cut, folder] = [join(scratch, "input"), join(scratch, "output")]
     yield* Effect.acquireRelease(
-      trying("Making room for its shards", () => mkdir(cut, { recursive: true })),
+      trying("Creating the folder for its shards", () => mkdir(cut, { recursive: true })),
       () => Effect.promise(() => rm(scratch, { recursive: true, force: true }))
     )
     const file = yield* Effect.acquireRelease(openRows(inputs[over]!.path, inputType), (opened) =>
       Effect.promise(() => opened.close().catch(() => undefined))
     )
     const open = (path: string) =>
-      attempt(`Opening ${path}, where what is made of shards is kept`, (): ShardStore =>
+      attempt(`Opening the shard results in ${path}`, (): ShardStore =>
         path.endsWith(".db") ? new Shards(path) : shardFolder(path)
       )
     const shards = yield* Effect.acquireRelease(
@@ -123,14 +123,14 @@ export const runMapped = (
         ? open(join(scratch, "shards.db"))
         : open(kept).pipe(
             Effect.catch(({ message }) =>
-              Effect.andThen(context.progress({ note: `${message}. It goes on and keeps no shards` }), open(join(scratch, "shards.db")))
+              Effect.andThen(context.progress({ note: `${message}. The stage continues without storing shards` }), open(join(scratch, "shards.db")))
             )
           ),
       (opened) => Effect.sync(() => opened.close())
     )
     const count = Math.ceil(file.rowCount / size)
     let told = 0
-    /** How many rows the shards had, by what they are. */
+    /** Number of rows of the shards, by kind. */
     const rowsOf = new Map<string, Looked>()
     const tell = ({ rows, of }: GatheredRows) => {
       for (const row of rows) context.skipped.add(row)
@@ -139,7 +139,7 @@ export const runMapped = (
 
     const makeShard = (index: number, rows: ReadonlyArray<unknown>, bytes: Uint8Array, key: string) =>
       Effect.gen(function* () {
-        // Small files of one's own: waiting for each would take longer than they do.
+        // Small private files: an asynchronous write would take longer.
         writeFileSync(join(cut, fileName), bytes)
         mkdirSync(folder)
         const digest = createHash("sha256").update(bytes).digest("hex")
@@ -157,20 +157,20 @@ export const runMapped = (
         if (done?.slot?.path !== folder)
           return yield* new StageError({
             reason: "NothingWritten",
-            message: `Stage ${stage.name} did not return its own output: end with writeDataset(output, ...).`,
+            message: `Stage ${stage.name} did not return its output: end with writeDataset(output, ...).`,
             isRetryable: false
           })
-        const [result, made] = yield* attempt(`Reading what stage ${stage.name} wrote`, () => {
+        const [result, made] = yield* attempt(`Reading the output of stage ${stage.name}`, () => {
           const written = readFileSync(join(folder, fileName))
           return [written, output.decode(written)] as const
         })
-        yield* attempt("Keeping it", () => {
-          // Before the result: one that is found has what was skipped beside it.
+        yield* attempt("Storing the shard's result", () => {
+          // Before the result, so that every stored result has its skipped rows.
           if (skipped.of.size > 0) shards.put(skippedKey(key), Buffer.from(JSON.stringify(skipped.gathered())))
           shards.put(key, result)
         })
         tell(skipped.gathered())
-        // Half the price of a removal with all below: there is nothing else in a dataset.
+        // Half the cost of a recursive removal: a dataset contains nothing else.
         unlinkSync(join(folder, fileName))
         rmdirSync(folder)
         return made
@@ -195,7 +195,7 @@ export const runMapped = (
       if (!isMine(index)) continue
       const bytes = input.encode(next.value)
       const key = keyOf(bytes, stage.seeded ? index : null)
-      const found = yield* attempt("Looking for what was made of it", () => {
+      const found = yield* attempt("Looking up the shard's result", () => {
         const result = shards.get(key)
         const skipped = result === undefined ? undefined : shards.get(skippedKey(key))
         if (skipped !== undefined) tell(JSON.parse(Buffer.from(skipped).toString("utf8")) as GatheredRows)
@@ -209,28 +209,28 @@ export const runMapped = (
       }
     }
     const total = yield* trying(writing, () => results.end())
-    // Of all shards together: whoever joins them looks.
+    // The limit applies to all shards together, so it is checked when they are joined.
     for (const [what, { of, most }] of part === undefined ? rowsOf : []) yield* context.skipped.check(what, of, most)
     return written(context.output, { rows: total, shards: count })
   }).pipe(Effect.scoped)
 
-const writing = "Writing what was made of the shards"
+const writing = "Writing the combined output of the shards"
 const failed = (doing: string, cause: unknown): StageError =>
   new StageError({ reason: "Shards", message: `${doing}: ${messageOf(cause)}`, isRetryable: isPassing(cause) })
 const attempt = <A>(doing: string, body: () => A): Effect.Effect<A, StageError> =>
   Effect.try({ try: body, catch: (cause) => failed(doing, cause) })
-/** Rows that are damaged or do not fit say so themselves. */
+/** Damaged or invalid rows already have a complete message. */
 const trying = <A>(doing: string, body: () => Promise<A>): Effect.Effect<A, StageError | ArtifactError> =>
   Effect.tryPromise({ try: body, catch: (cause) => (cause instanceof ArtifactError ? cause : failed(doing, cause)) })
 
-/** A shard's place is part of its key where the stage draws random numbers: equal shards then have different seeds. */
+/** A shard's position is part of its key if the stage uses random numbers: equal shards then have different seeds. */
 const keyOf = (bytes: Uint8Array, index: number | null): string =>
   `${index === null ? "" : `${index}:`}${createHash("sha256").update(bytes).digest("hex")}`
 
-/** What was skipped of a shard is kept beside what was made of it. */
+/** The skipped rows of a shard are stored next to its result. */
 const skippedKey = (key: string): string => `${key}:skipped`
 
-/** How many rows of a kind there were, and the largest share of them that may be skipped (`SkippedRows.check`). */
+/** Number of rows of a kind, and the maximum fraction that may be skipped (`SkippedRows.check`). */
 interface Looked {
   readonly of: number
   readonly most?: number | undefined
@@ -239,12 +239,12 @@ const addLooked = (rows: Map<string, Looked>, what: string, { most, of }: Looked
   rows.set(what, { of: (rows.get(what)?.of ?? 0) + of, most })
 }
 
-/** The rows that were skipped of one shard, and how many rows it had, by what they are. */
+/** The skipped rows of one shard, and its number of rows by kind. */
 interface GatheredRows {
   readonly rows: ReadonlyArray<SkippedRow>
   readonly of: ReadonlyArray<readonly [string, Looked]>
 }
-/** Takes what a stage skips of one shard. The limit is of all shards together, so it is checked at the end. */
+/** Collects the skipped rows of one shard. The limit applies to all shards together, so it is checked at the end. */
 const gatherSkipped = (): SkippedRows & { readonly of: ReadonlyMap<string, Looked>; readonly gathered: () => GatheredRows } => {
   const rows: Array<SkippedRow> = []
   const of = new Map<string, Looked>()
@@ -256,17 +256,17 @@ const gatherSkipped = (): SkippedRows & { readonly of: ReadonlyMap<string, Looke
   }
 }
 
-/** The seed of a shard, 0 .. 2^48 - 1: of its place, so that neither those before it nor what was found of them matter. */
+/** A shard's seed, 0 .. 2^48 - 1: it depends only on the shard's position, not on earlier shards or reused results. */
 export const shardSeed = (seed: number, index: number): number => Number.parseInt(digestOf(["caravan shard", seed, index]).slice(0, 12), 16)
 
-/** How far a shard is, told as a part of the whole. */
+/** A shard's progress as part of the whole. */
 const within = ({ step, total, message, ...others }: Progress, index: number, count: number): Progress => {
   const place = step === undefined ? [] : [`step ${step}${total === undefined ? "" : `/${total}`}`]
   const parts = [...place, ...(message === undefined ? [] : [message])]
   return { ...others, step: index, total: count, message: `shard ${index + 1}${parts.length === 0 ? "" : `: ${parts.join(", ")}`}` }
 }
 
-/** The node's checkpoints as one shard sees them: those of others are not its own. */
+/** The node's checkpoints as seen by one shard: other shards' checkpoints are ignored. */
 const ofShard = (checkpoints: Checkpoints, index: number, key: string): Checkpoints => {
   if (checkpoints === noCheckpoints) return checkpoints
   return {
@@ -281,7 +281,7 @@ const ofShard = (checkpoints: Checkpoints, index: number, key: string): Checkpoi
     save: (step, write) =>
       checkpoints.save(index * stepsOfShard + Math.min(step, stepsOfShard - 1), (folder, hold) =>
         Effect.gen(function* () {
-          yield* trying("Keeping a shard's place", async () => {
+          yield* trying("Saving a shard's position", async () => {
             await mkdir(join(folder, "state"))
             await writeFile(join(folder, "shard"), `${key} ${step}`)
           })

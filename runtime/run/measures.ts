@@ -1,4 +1,4 @@
-/** What a run measured: the metrics of its nodes and the numbers in its reports, by name. */
+/** A run's measures: the metrics of its nodes and the numbers in its reports, by name. */
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -6,10 +6,10 @@ import { storeError, type StoreError } from "../errors.ts"
 import type { RunResult } from "./events.ts"
 import { Store } from "../store/store.ts"
 
-/** "node.metric" or "node.field.of.its.report" -> value, in the order of the graph. A pipeline's output goes by its own name too. */
+/** "node.metric" or "node.path.to.report.field" -> value, in graph order. A pipeline's outputs are also listed under their own names. */
 export type Measures = Readonly<Record<string, number | string | boolean>>
 
-/** A row each for the numbers, words and switches of a report; lists and texts of several lines are no measures. */
+/** One entry per number, word or boolean in a report; lists and multi-line strings are not measures. */
 const leaves = (value: unknown, path: string, into: Map<string, number | string | boolean>): void => {
   if (typeof value === "number" || typeof value === "boolean") into.set(path, value)
   else if (typeof value === "string" && value.length <= 60 && !value.includes("\n")) into.set(path, value)
@@ -32,7 +32,7 @@ export const measuresOf = (result: RunResult): Effect.Effect<Measures, StoreErro
     const reportOf = (folder: string) =>
       Effect.tryPromise({
         try: () => read(join(folder, "report.json")),
-        catch: storeError((reason) => `Reading the report in ${folder}: ${reason}. The run's results are kept: fix that, then run again.`)
+        catch: storeError((reason) => `Reading the report in ${folder}: ${reason}. The run's results are kept: fix this, then run again.`)
       })
     const measures = new Map<string, number | string | boolean>()
     for (const { id, digest, metrics } of result.nodes) {

@@ -1,6 +1,6 @@
 /**
- * A log per node and run: `logs/<run>/<node>.log`, a line for each thing that happened, with its time. Written from the run's events, so that
- * whatever shows a run can write it too. For its owner alone to read: stages print what they like.
+ * One log per node and run: `logs/<run>/<node>.log`, one line per event, with its time. Written from the run's events, so that anything that shows a
+ * run can write it too. Readable only by its owner, because stages may print anything.
  */
 import { hash } from "node:crypto"
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, writeSync } from "node:fs"
@@ -10,20 +10,20 @@ import { visible } from "../../schemas/visible.ts"
 import { messageOf } from "../errors.ts"
 import type { RunEvent } from "./events.ts"
 
-/** Steps are logged at most this often, in milliseconds: a long training has millions. The last one before the end always is. */
+/** Minimum interval between logged steps, in milliseconds: a long training has millions. The last step is always logged. */
 const interval = 1000
 
-/** File names have at most 255 bytes; this leaves some for what tools add. */
+/** File names have at most 255 bytes; this leaves some for suffixes of other tools. */
 const longestName = 240
 
-/** Where a node's log is; names of nodes may hold what a file system does not take, or be longer than it takes: then a digest ends them. */
+/** A node's log file. Names that are too long or contain characters that a file system rejects are replaced with a digest at the end. */
 export const logPath = (home: string, run: string, node: string): string => join(home, "logs", run, `${fileName(node)}.log`)
-/** Where the rows are that a failed node had skipped. */
+/** The file of a failed node's skipped rows. */
 export const skippedPath = (home: string, run: string, node: string): string => join(home, "logs", run, `${fileName(node)}.skipped.jsonl`)
-/** Where the curve of a failed node is. */
+/** The file of a failed node's curve. */
 export const curvesPath = (home: string, run: string, node: string): string => join(home, "logs", run, `${fileName(node)}.curves.parquet`)
 
-/** What a node reports while it runs (live-steps.ts). */
+/** The file of a running node's reports (live-steps.ts). */
 export const stepsPath = (home: string, run: string, node: string): string => join(home, "logs", run, `${fileName(node)}.steps.jsonl`)
 
 const fileName = (node: string): string => {
@@ -31,7 +31,7 @@ const fileName = (node: string): string => {
   return name.length <= longestName ? name : `${name.slice(0, longestName - 17)}-${hash("sha256", node).slice(0, 16)}`
 }
 
-/** The nodes that have a log of this run: those that began in it. */
+/** The nodes with a log of this run: those that started in it. */
 export const loggedNodes = (home: string, run: string): ReadonlyArray<string> => {
   const folder = join(home, "logs", run)
   if (!existsSync(folder)) return []
@@ -41,7 +41,7 @@ export const loggedNodes = (home: string, run: string): ReadonlyArray<string> =>
     try {
       return [decodeURIComponent(node)]
     } catch {
-      // A long name, cut within a character.
+      // A long name, cut inside a character.
       return [node]
     }
   })
@@ -59,7 +59,7 @@ const fieldsOf = (fields: Readonly<Record<string, number | string | undefined>>)
     .map(([name, value]) => `${name} ${value}`)
     .join("  ")
 
-/** Listens to one run and writes its nodes' logs; `close` at the end. A log that can't be written is told of once, by `complain`, and stops nothing. */
+/** Listens to one run and writes its nodes' logs; call `close` at the end. If a log can't be written, `complain` is called once and the run continues. */
 export const writeNodeLogs = (
   home: string,
   complain: (node: string, message: string) => void

@@ -1,4 +1,4 @@
-/** How a pipeline is run: what may be asked for, and the nodes that a selection chooses. */
+/** The options of a run, and the nodes that a selection chooses. */
 import * as Effect from "effect/Effect"
 import { didYouMean } from "../../schemas/did-you-mean.ts"
 import { ancestors, descendants, type Graph, nodeNamed, type Settings } from "../define/graph.ts"
@@ -17,36 +17,36 @@ export interface RunOptions {
   readonly seed?: number
   readonly device?: "cpu" | "cuda"
   readonly threads?: number
-  /** Processes that stages which can spread are spread over, a GPU each with device cuda; 1 unless given. */
+  /** Number of processes for stages that support several ranks, one GPU each on CUDA. Default: 1. */
   readonly ranks?: number
-  /** How such a stage's training is spread: "weights" unless given. */
+  /** What such a stage shards in training. Default: "weights". */
   readonly sharding?: Sharding
-  /** Seconds that ranks wait for one another before they give up; 600 unless given. */
+  /** Seconds that ranks wait for each other before they fail. Default: 600. */
   readonly rankSeconds?: number
-  /** Stages without tensors that run at once; stages with tensors run one at a time. */
+  /** Maximum concurrent stages without tensors; stages with tensors run one at a time. */
   readonly jobs?: number
   readonly only?: string
   readonly from?: string
   readonly until?: string
   readonly force?: ReadonlyArray<string>
   readonly onEvent?: (event: RunEvent) => void
-  /** What every node may take; a node's own limits come first. */
+  /** Limits for every node; a node's own limits take precedence. */
   readonly limits?: NodeLimits
-  /** Seconds between two checkpoints of a stage, at least; 60 unless given. 0: after every step. */
+  /** Minimum seconds between two checkpoints of a stage. Default: 60. 0: after every step. */
   readonly checkpointSeconds?: number
-  /** Steps between two checkpoints, at most; whichever comes first, if seconds are given too. */
+  /** Maximum steps between two checkpoints; whichever comes first, if seconds are given too. */
   readonly checkpointSteps?: number
-  /** The command line that asks for the same again, where there is one: recorded with the run. */
+  /** The command line that repeats the run, if there is one: recorded with the run. */
   readonly again?: CommandLine
-  /** Looks up what is on the Hugging Face Hub: what runs share, they take at the same commits. One of its own for each run unless given. */
+  /** Resolves names on the Hugging Face Hub. Runs that share it use the same commits. Default: a new one per run. */
   readonly hub?: Hub
-  /** What `freeze` wrote: the run does not start when anything differs from it, and fails when a result does. */
+  /** The lock from `freeze`: the run does not start if anything differs from it, and fails if a result does. */
   readonly locked?: LockFile
-  /** Where stages run, unless their nodes say otherwise; "local" unless given. */
+  /** Where stages run, unless their nodes specify it. Default: "local". */
   readonly on?: "local" | "slurm"
-  /** Jobs that are submitted at once, at most. */
+  /** Maximum number of concurrently submitted jobs. */
   readonly slurmJobs?: number
-  /** What becomes of jobs when the run is interrupted; asked then. They are left unless given. */
+  /** What happens to jobs when the run is interrupted; called at that time. Default: they are left running. */
   readonly onInterruption?: () => Interruption
   /** Where results are shared with others. */
   readonly shared?: SharedPlace
@@ -55,7 +55,7 @@ export interface RunOptions {
 export interface Machine {
   readonly device: "cpu" | "cuda"
   readonly threads: number
-  /** Above 1, and with it `sharding`; else neither is there. */
+  /** Present only above 1, together with `sharding`. */
   readonly ranks?: number
   readonly sharding?: Sharding
 }
@@ -70,10 +70,10 @@ export const machineOf = ({
   ...(ranks > 1 ? { ranks, sharding } : {})
 })
 
-/** What a graph is built with. */
+/** The options for building a graph. */
 export const graphOptions = ({ settings = {}, seed = 0 }: Pick<RunOptions, "settings" | "seed">) => ({ settings, seed })
 
-/** The options with nodes by their ids, where an output's name was given. Fails for a name that is neither. */
+/** Replaces output names in the options with node ids. Fails for unknown names. */
 export const namedNodes = <Options extends RunOptions>(graph: Graph, options: Options): Effect.Effect<Options, PipelineError> =>
   Effect.gen(function* () {
     const isStage = (id: string) => graph.nodes.get(id)?.kind === "stage"
@@ -81,7 +81,7 @@ export const namedNodes = <Options extends RunOptions>(graph: Graph, options: Op
       const id = nodeNamed(graph, name)
       if (id !== undefined && isStage(id)) return id
       const near = didYouMean(name, [...[...graph.nodes.keys()].filter(isStage), ...Object.keys(graph.outputs)])
-      return yield* new PipelineError({ message: `--${flag} ${name}: there is no such node or output.${near}` })
+      return yield* new PipelineError({ message: `--${flag} ${name}: no such node or output.${near}` })
     })
     const given = (["only", "from", "until"] as const).flatMap((flag) =>
       options[flag] === undefined ? [] : [[flag, options[flag]] as const]
@@ -91,7 +91,7 @@ export const namedNodes = <Options extends RunOptions>(graph: Graph, options: Op
     return { ...options, ...Object.fromEntries(chosen), ...(force.length > 0 && { force }) }
   })
 
-/** The nodes that a selection runs, by ids (`namedNodes`); undefined: all. */
+/** The ids of the nodes that a selection runs (`namedNodes`); undefined: all. */
 export const chosenNodes = (graph: Graph, options: Pick<RunOptions, "only" | "from" | "until">): ReadonlySet<string> | undefined => {
   if (options.only !== undefined) return new Set([options.only])
   let selected: Set<string> | undefined

@@ -1,4 +1,4 @@
-/** What a run would do: for each node whether its result is there, must be made, or depends on what an input turns out to be; and why. */
+/** What a run would do: for each node, whether its result exists, must be computed, or depends on the result of an input; and why. */
 import * as Effect from "effect/Effect"
 import type { ConfigError, ConfigSchema } from "../../schemas/hyper.ts"
 import { dependencies, type Graph } from "../define/graph.ts"
@@ -18,9 +18,9 @@ import { digestInput, graphOf, inputName, isInputThere } from "./inputs.ts"
 import { chosenNodes, type Machine, machineOf, namedNodes, type RunOptions } from "./options.ts"
 
 export type PlannedNode =
-  /** `path`: of what is on the Hub its name, with the commit; it has no stamp before it is fetched (""). */
+  /** `path`: for a Hub name the name with the commit; its stamp is "" before the download. */
   | { readonly kind: "file"; readonly id: string; readonly path: string; readonly digest: string; readonly stamp: string }
-  /** A file or folder of the user's that is not there yet. */
+  /** A user's file or folder that does not exist yet. */
   | { readonly kind: "awaited"; readonly id: string; readonly path: string }
   | {
       readonly kind: "hit"
@@ -29,9 +29,9 @@ export type PlannedNode =
       readonly key: string
       readonly parts: KeyParts
       readonly trace: Trace
-      /** Files and packages that changed since the result of a pinned stage was made, or was last blessed. */
+      /** Files and packages that changed since a pinned stage's result was made or last blessed. */
       readonly drift: ReadonlyArray<string>
-      /** Whether a file of it was written to since it was made: a run reads it first, and makes it again if it is damaged. */
+      /** Whether one of its files was modified after it was made: a run checks it first, and recomputes it if it is damaged. */
       readonly isModified: boolean
     }
   | {
@@ -42,7 +42,7 @@ export type PlannedNode =
       readonly parts: KeyParts
       readonly why: ReadonlyArray<string>
     }
-  /** Its key is not known before its inputs are made: it may be found then (early cutoff). */
+  /** Its key is unknown until its inputs are computed; its result may then be found (early cutoff). */
   | {
       readonly kind: "unknown"
       readonly id: string
@@ -51,7 +51,7 @@ export type PlannedNode =
       readonly why: ReadonlyArray<string>
     }
 
-/** What has no content yet. */
+/** Nodes without known content. */
 const open: ReadonlyArray<PlannedNode["kind"]> = ["run", "unknown", "awaited"]
 
 export interface Plan {
@@ -61,7 +61,7 @@ export interface Plan {
 }
 
 export interface PlanOptions extends RunOptions {
-  /** Files that are not there: an error, as for a run, or planned as awaited. */
+  /** Missing files: an error, as in a run, or planned as awaited. */
   readonly missing?: "fail" | "await"
 }
 
@@ -92,7 +92,7 @@ export const plan = <Params extends ConfigSchema>(
     return { ...made, selected }
   })
 
-/** The plan of a graph that is built. */
+/** The plan of an already built graph. */
 export const planGraph = (
   graph: Graph,
   machine: Machine,
@@ -135,7 +135,7 @@ export const planGraph = (
           force.has(node.id) && isThere
             ? ["forced"]
             : trace !== undefined
-              ? ["its result is gone from the store"]
+              ? ["its result is no longer in the store"]
               : changes(node, facts, yield* journal.lastExecution(graph.pipeline, node.id), parts).all
         nodes.set(node.id, { kind: "run", id: node.id, stage: node.stage.name, key, parts, why })
       }

@@ -1,4 +1,4 @@
-/** Child processes in which stages run (child.ts): jobs go to them over the IPC channel, one at a time to each. */
+/** Child processes that run stages (child.ts): each receives one job at a time over the IPC channel. */
 import { type ChildProcess, fork } from "node:child_process"
 import { readFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -15,15 +15,15 @@ import { type Execute, timedOut } from "./execute.ts"
 import { gang } from "./gang.ts"
 import type { Outcome } from "./run-stage.ts"
 
-/** How long a stage that was told to stop may take to end its step and save, in milliseconds. */
+/** How long a stage that was asked to stop may take to finish its step and save, in milliseconds. */
 const savingTime = 120_000
-/** How often a child's memory is looked at, in milliseconds. */
+/** Interval between checks of a child's memory, in milliseconds. */
 const memoryInterval = 200
 
-/** Node takes a longer time than this, 24.8 days, for 1 ms. */
+/** Node treats a longer time than this (24.8 days) as 1 ms. */
 const longestTimer = 2 ** 31 - 1
 
-/** Calls `body` after so many milliseconds, however many; gives what calls it off. */
+/** Calls `body` after any number of milliseconds; returns a function that cancels it. */
 export const after = (milliseconds: number, body: () => void): (() => void) => {
   let timer: NodeJS.Timeout
   const wait = (left: number) => {
@@ -33,7 +33,7 @@ export const after = (milliseconds: number, body: () => void): (() => void) => {
   return () => clearTimeout(timer)
 }
 
-/** Resident memory of a process in MiB; undefined where the system does not tell (only Linux does, here) or it is gone. */
+/** Resident memory of a process in MiB; undefined if the process has ended or the system does not report it (only Linux does). */
 const residentMemory = (pid: number): number | undefined => {
   try {
     const match = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))
@@ -47,17 +47,17 @@ const tooLarge = (stage: StageInfo, limit: number, found: number): Effect.Effect
   Effect.fail(
     new StageError({
       reason: "Memory",
-      message: `The process of stage ${stage.name} took ${Math.ceil(found)} MiB of memory, more than the ${limit} MiB it was given, and was stopped. Give it more, or lower its batch size.`,
+      message: `The process of stage ${stage.name} used ${Math.ceil(found)} MiB of memory, more than its limit of ${limit} MiB, and was stopped. Increase the limit, or reduce the batch size.`,
       isRetryable: false
     })
   )
 
-/** How much of a child's last output is kept to explain a crash. */
+/** Number of bytes of a child's last output kept to explain a crash. */
 const tailBytes = 4000
 
 /**
- * Children are kept for the next job: starting one costs about a second. An interrupted or crashed one is not used again. At the scope's end they are
- * killed.
+ * Children are kept for the next job, because starting one takes about a second. An interrupted or crashed child is not reused. All are killed when
+ * the scope ends.
  */
 export const processPool = (prepare: string | undefined): Effect.Effect<Execute, never, Scope.Scope> =>
   Effect.acquireRelease(
@@ -65,25 +65,22 @@ export const processPool = (prepare: string | undefined): Effect.Effect<Execute,
     ({ close }) => Effect.sync(close)
   ).pipe(Effect.map(({ run }) => run))
 
-/**
- * An idle child. What the stages before left in its memory would count against a limit, so a stage with one takes a child that has less than half of it, if there is
- * one.
- */
+/** An idle child. Memory left from earlier stages would count against a limit, so a stage with a limit uses a child below half of it, if there is one. */
 const takeIdle = (idle: Array<ChildProcess>, memory: number | undefined): ChildProcess | undefined => {
   if (memory === undefined) return idle.pop()
   const at = idle.findLastIndex(({ pid }) => (residentMemory(pid ?? -1) ?? 0) < memory / 2)
   return at === -1 ? undefined : idle.splice(at, 1)[0]
 }
 
-/** Where a stage's process comes from, and what becomes of it. */
+/** Where a stage's process comes from, and where it goes afterwards. */
 interface Placing {
   readonly take: (stage: StageInfo, memory: number | undefined) => ChildProcess
   readonly giveBack: (stage: StageInfo, child: ChildProcess) => void
-  /** Of a rank that is not the first: the first's process. */
+  /** For a rank other than the first: the first rank's process. */
   readonly leader?: ChildProcess | undefined
 }
 
-/** Kills a process and waits until it is gone. */
+/** Kills a process and waits until it has ended. */
 const killed = (child: ChildProcess): Promise<void> =>
   new Promise((resolve) => {
     if (hasEnded(child) || child.pid === undefined) return resolve()
@@ -94,7 +91,7 @@ const killed = (child: ChildProcess): Promise<void> =>
 const hasEnded = ({ exitCode, signalCode }: ChildProcess): boolean => exitCode !== null || signalCode !== null
 
 const childProcesses = (prepare: string | undefined): { readonly run: Execute; readonly close: () => void } => {
-  // A child with the tensor engine is larger: a light stage that may take little memory does not run there.
+  // A child with the tensor engine uses more memory: a light stage with a memory limit does not run there.
   const idle = { tensors: [] as Array<ChildProcess>, light: [] as Array<ChildProcess> }
   const all = new Set<ChildProcess>()
   const start = (variables: Readonly<Record<string, string>> = {}): ChildProcess => {
@@ -102,12 +99,12 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
     const child = fork(entry, [String(process.pid)], {
       stdio: ["ignore", "pipe", "pipe", "ipc"],
       execArgv: [],
-      // Numbers that JSON does not know (a loss that is NaN) come through.
+      // Passes numbers that JSON lacks (a NaN loss).
       serialization: "advanced",
       env: { NODE_COMPILE_CACHE: join(tmpdir(), "node-compile-cache"), ...process.env, ...variables }
     })
     all.add(child)
-    // A broken channel: the child is of no more use. Its exit says the rest.
+    // A broken channel: the child can't be used any more. Its exit reports the rest.
     child.on("error", () => child.kill("SIGKILL"))
     child.once("exit", () => {
       all.delete(child)
@@ -118,7 +115,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
     })
     return child
   }
-  /** Runs a stage in the child that `take` gives; one that has done its work goes to `giveBack`. */
+  /** Runs a stage in the child that `take` returns; afterwards the child goes to `giveBack`. */
   const runIn =
     ({ giveBack, leader, take }: Placing): Execute =>
     ({ stage, job, code, cache, limits, onProgress, onOutput }) =>
@@ -135,7 +132,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
           tail = (tail + text).slice(-tailBytes)
           onOutput?.(text)
         }
-        // Of each pipe its own: a character may come in two pieces.
+        // One decoder per pipe: a character may be split between two chunks.
         const listening = [child.stdout, child.stderr].map((stream) => {
           const decoder = new StringDecoder("utf8")
           const output = (chunk: Buffer) => hear(decoder.write(chunk))
@@ -181,21 +178,21 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
           else if (message.type === "failed") void checked.then(() => finish(Effect.fail(new StageError(message.error)), true))
           else if (message.type === "broken") giveUp(Effect.fail(new StageError(message.error)))
         }
-        // What the child has loaded is what the files hold now.
+        // The child has loaded the current content of the files.
         const check = async () => {
           const files = await Effect.runPromise(changedSince(code, stage, cache))
           if (files.length === 0) return
           child.kill("SIGKILL")
-          const message = `The code of stage ${stage.name} changed while the pipeline ran (${files.join(", ")}). What is finished is kept: run again to go on with the new code.`
+          const message = `The code of stage ${stage.name} changed while the pipeline ran (${files.join(", ")}). Finished results are kept: run again to continue with the new code.`
           finish(Effect.fail(new StageError({ reason: "CodeChanged", message, isRetryable: false })), false)
         }
         const exited = (code: number | null, signal: string | null) => {
           const how =
-            signal === "SIGKILL" ? "was killed (out of memory?)" : signal !== null ? `was ended by ${signal}` : `ended with code ${code}`
-          // What it wrote last may still be in the pipes; a grandchild may hold them open for good.
+            signal === "SIGKILL" ? "was killed (out of memory?)" : signal !== null ? `was terminated by ${signal}` : `exited with code ${code}`
+          // Its last output may still be in the pipes; a grandchild may keep them open forever.
           const tell = () => {
             clearTimeout(patience)
-            const said = tail.trim() === "" ? "" : ` Its last words:\n${tail.trim()}`
+            const said = tail.trim() === "" ? "" : ` Its last output:\n${tail.trim()}`
             finish(
               Effect.fail(
                 new StageError({ reason: "Crash", message: `The process of stage ${stage.name} ${how}.${said}`, isRetryable: true })
@@ -223,7 +220,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
         child.on("exit", exited)
         child.on("error", broken)
         child.send({ job, prepare: stage.resources.tensors === true ? prepare : undefined } satisfies ToChild)
-        // Interrupted: a stage that keeps checkpoints may save one before it ends.
+        // Interrupted: a stage with checkpoints may save one before it ends.
         return Effect.callback<void>((ended) => {
           if (finished) return ended(Effect.void)
           finished = true
@@ -239,7 +236,7 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
           }
           if (hasEnded(child) || child.pid === undefined) return gone()
           child.once("exit", gone)
-          // It takes part in what its leader saves.
+          // It takes part when its leader saves.
           if (leader !== undefined && !hasEnded(leader)) leader.once("exit", kill)
           else if (keeping && child.connected) child.send({ stop: true } satisfies ToChild)
           else kill()

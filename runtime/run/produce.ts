@@ -1,4 +1,4 @@
-/** Running a node's stage on its inputs: what it wrote is sealed in a folder of its own, and not yet in the store. */
+/** Runs a node's stage on its inputs: the output is sealed in its own folder, but not yet in the store. */
 import { copyFileSync, existsSync, mkdirSync } from "node:fs"
 import { dirname, join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -19,18 +19,18 @@ import type { RunOptions } from "./options.ts"
 import { machineFor } from "./ranks.ts"
 import type { Job, Outcome } from "./run-stage.ts"
 
-/** Seconds between two checkpoints of a stage, unless the run says otherwise. */
+/** Default seconds between two checkpoints of a stage. */
 const usualCheckpointSeconds = 60
 
 export interface Produced extends Outcome {
   readonly sealed: SealedObject
-  /** What is told of how it was made, where there is something to tell. */
+  /** Files about how it was made, if any. */
   readonly sidecar: SealedObject | undefined
 }
 
 export const limitsOf = ({ options }: RunContext, node: StageNode): NodeLimits => ({ ...options.limits, ...node.limits })
 
-/** Whether a node's stage runs as a job of its own. One that asks for the run's own process is not worth a job. */
+/** Whether a node's stage runs as a separate job. A stage that runs in the run's own process is not worth a job. */
 export const isJob = (options: Pick<RunOptions, "on">, { placement, stage }: StageNode): boolean =>
   (placement?.executor ?? (stage.resources.inProcess === true ? "local" : options.on)) === "slurm"
 
@@ -39,16 +39,16 @@ const placed = (run: RunContext, node: StageNode, key: string, { numerics }: Key
     ? { key, node: node.id, placement: node.placement ?? {}, numerics, onInterruption: run.options.onInterruption ?? (() => "leave") }
     : undefined
 
-/** Where a stage keeps what it goes on from when it is killed. */
+/** The folder of a stage's resume checkpoints. */
 export const checkpointFolder = ({ store }: RunContext, key: string): string => join(store.home, "checkpoints", key)
 
-/** Where a mapped stage keeps what it made of its shards. All that these depend on, except the dataset that is cut, has one file. */
+/** The file of a mapped stage's shard results. There is one per combination of everything they depend on except the split dataset. */
 const shardsFile = (run: RunContext, node: StageNode, parts: KeyParts): string | null => {
   const { home } = run.store
   const { sharding } = node.stage
   if (sharding === undefined) return null
   const base = cacheKey({ ...parts, inputs: { ...parts.inputs, [sharding.over]: null } })
-  // No database on a file system that machines share: files, where jobs keep checkpoints too.
+  // No database on a shared file system: files, where jobs also keep checkpoints.
   return isJob(run.options, node) ? join(home, "checkpoints", `shards-${base}`) : join(home, "shards", `${base}.db`)
 }
 
@@ -81,7 +81,7 @@ const jobOf = (run: RunContext, node: StageNode, key: string, parts: KeyParts, f
   }
 }
 
-/** A file of the user's that changed while a stage read it makes the result worthless: it belongs to no content. */
+/** A user's file that changed while a stage read it makes the result useless: it corresponds to no content. */
 const checkFiles = Effect.fnUntraced(function* (run: RunContext, node: StageNode) {
   for (const id of dependencies(node)) {
     const { path, stamp } = run.known.get(id)!
@@ -92,21 +92,21 @@ const checkFiles = Effect.fnUntraced(function* (run: RunContext, node: StageNode
       () =>
         new StageError({
           reason: "InputChanged",
-          message: `The input ${path} changed while it was read. Nothing was recorded: let whatever writes it finish, then run again.`,
+          message: `The input ${path} changed while it was being read. Nothing was recorded: wait until it is completely written, then run again.`,
           isRetryable: false
         })
     )
   }
 })
 
-/** Runs the stage; the folder that it wrote stays when this succeeds. */
+/** Runs the stage; its output folder stays if this succeeds. */
 export const produce = (run: RunContext, node: StageNode, key: string, parts: KeyParts): Effect.Effect<Produced, StageError | StoreError> =>
   Effect.gen(function* () {
     const { emit, facts, graph, journal, store } = run
     const last = yield* journal.lastExecution(graph.pipeline, node.id)
     emit({ type: "node-started", node: node.id, stage: node.stage.name, why: changes(node, facts, last, parts).all })
     const directory = yield* store.temporary
-    // Made where there is something to put there.
+    // Created only if something is put there.
     const beside = `${directory}-sidecar`
     const work = Effect.gen(function* () {
       const outcome = yield* run.execute({
@@ -128,7 +128,7 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
           Effect.fail(
             new StageError({
               reason: "BadOutput",
-              message: `Stage ${node.stage.name} wrote something other than a ${node.type.name}. ${error.message}`,
+              message: `Stage ${node.stage.name} did not write a ${node.type.name}. ${error.message}`,
               isRetryable: false
             })
           )
@@ -141,12 +141,12 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
       Effect.mapError((error) => (error instanceof StageError ? withSkipped(run, node, beside, error) : error)),
       Effect.onError(() =>
         Effect.gen(function* () {
-          // Of a process that was killed there is what its last checkpoint has.
+          // If the process was killed, the rows of its last checkpoint are used.
           if (!existsSync(join(beside, curvesFile))) {
             const left = yield* Effect.promise(() => curveOfCheckpoints(checkpointFolder(run, key)))
             yield* writeCurve(left, beside, (message) => emit({ type: "note", node: node.id, message }))
           }
-          const curve = kept(beside, curvesFile, curvesPath(store.home, run.id, node.id), "its curve until then is")
+          const curve = kept(beside, curvesFile, curvesPath(store.home, run.id, node.id), "its curve so far is")
           if (curve !== undefined) emit({ type: "note", node: node.id, message: curve })
           yield* store.remove(directory)
           yield* store.remove(beside)
@@ -155,7 +155,7 @@ export const produce = (run: RunContext, node: StageNode, key: string, parts: Ke
     )
   })
 
-/** Keeps a file of what would have been the sidecar of a stage that fails, beside its log: it may say why. Gives where it is, if it is there. */
+/** Moves a file from a failed stage's sidecar next to its log: it may explain the failure. Returns where it is, if it exists. */
 const kept = (beside: string, file: string, to: string, what: string): string | undefined => {
   if (!existsSync(join(beside, file))) return undefined
   try {
@@ -167,7 +167,7 @@ const kept = (beside: string, file: string, to: string, what: string): string | 
   }
 }
 
-/** The error of a stage that had skipped rows: it says where they are listed. */
+/** Adds to a stage's error where its skipped rows are listed. */
 const withSkipped = ({ id, store }: RunContext, node: StageNode, beside: string, error: StageError): StageError => {
   const where = kept(beside, skippedFile, skippedPath(store.home, id, node.id), "The rows that it skipped are")
   if (where === undefined) return error
@@ -175,7 +175,7 @@ const withSkipped = ({ id, store }: RunContext, node: StageNode, beside: string,
     error.reason !== "TooManySkipped"
       ? ""
       : node.limits?.skipped === undefined
-        ? " Fix the data, or allow more with --max-skipped (a share, 0 to 1)."
-        : " Fix the data, or allow more where the pipeline limits this node: limited({ skipped })."
+        ? " Fix the data, or raise the limit with --max-skipped (a fraction, 0 to 1)."
+        : " Fix the data, or raise this node's limit in the pipeline: limited({ skipped })."
   return new StageError({ reason: error.reason, isRetryable: error.isRetryable, message: `${error.message} ${where}.${advice}` })
 }

@@ -1,10 +1,10 @@
 /**
- * A stage that runs as several ranks: processes of one group, each told its place by torchrun's variables. Whoever starts them (gang.ts on this machine, a scheduler elsewhere) gives each the
- * variables of its rank, and its job (`rankJob`).
+ * A stage with several ranks: processes of one group, each with torchrun's variables for its place. Whatever starts them (gang.ts on this machine, a
+ * scheduler elsewhere) gives each one its rank's variables and its job (`rankJob`).
  */
 import type { StageNode } from "../define/graph.ts"
 
-/** How training is spread: what of a model's weights, gradients and optimiser each rank has a part of, and not the whole (docs/decisions/0023-ranks.md). */
+/** What training shards: which of a model's weights, gradients and optimiser state each rank stores only partly (docs/decisions/0023-ranks.md). */
 export type Sharding = "none" | "optimizer" | "weights"
 
 export interface RankGroup {
@@ -12,18 +12,18 @@ export interface RankGroup {
   readonly sharding: Sharding
   /** Seconds that a rank waits for the others. */
   readonly seconds: number
-  /** Machines that they are on. */
+  /** Number of machines. */
   readonly nodes: number
 }
 
-/** A rank's place in its group, as a process is told it. */
+/** A rank's place in its group, as passed to its process. */
 export interface RankPlace extends RankGroup {
   readonly rank: number
   readonly host: string
   readonly port: number
 }
 
-/** What is asked of a run. */
+/** The run's options. */
 interface Asked {
   readonly device?: "cpu" | "cuda"
   readonly threads?: number
@@ -32,14 +32,17 @@ interface Asked {
   readonly rankSeconds?: number
 }
 
-/** How many ranks a node's stage runs as: with device cuda as many as it is placed on GPUs, where it says; else as many as the run asks for. One that can't spread is one; a mapped one works on its shards one by one. */
+/**
+ * The number of ranks of a node's stage: on CUDA the number of GPUs in its placement, if given; otherwise the run's option. A stage that does not
+ * support ranks has one; a mapped stage processes its shards one by one.
+ */
 export const ranksOf = ({ placement, stage }: Pick<StageNode, "placement" | "stage">, { device = "cpu", ranks = 1 }: Asked): number => {
   if (stage.resources.ranks !== true || stage.sharding !== undefined) return 1
   const gpus = device === "cuda" ? placement?.gpus : undefined
   return gpus === undefined ? ranks : gpus * (placement?.nodes ?? 1)
 }
 
-/** What of a node's job follows from the machine that a run is given. */
+/** The parts of a node's job that follow from the run's hardware. */
 export const machineFor = (node: Pick<StageNode, "placement" | "stage">, asked: Asked) => {
   const { device = "cpu", rankSeconds = 600, sharding = "weights", threads = 1 } = asked
   const size = ranksOf(node, asked)
@@ -62,7 +65,7 @@ export const rankVariables = (at: {
   MASTER_PORT: String(at.port)
 })
 
-/** The place that those variables give this process; throws where one is missing or is not what it should be. */
+/** This process's place according to those variables; throws if one is missing or invalid. */
 export const rankPlace = (group: RankGroup, environment: Readonly<Record<string, string | undefined>>): RankPlace => {
   const { MASTER_ADDR: host = "", MASTER_PORT, RANK, WORLD_SIZE } = environment
   const [rank, size, port] = [RANK, WORLD_SIZE, MASTER_PORT].map(Number) as [number, number, number]
@@ -70,6 +73,6 @@ export const rankPlace = (group: RankGroup, environment: Readonly<Record<string,
   if (size === group.size && isWhole(rank, 0, size - 1) && isWhole(port, 1, 65535) && host !== "") return { ...group, rank, host, port }
   const found = Object.entries({ RANK, WORLD_SIZE, MASTER_ADDR: host, MASTER_PORT }).map(([name, value]) => `${name}=${value ?? ""}`)
   throw new Error(
-    `A stage of ${group.size} ranks: expected RANK from 0 to ${group.size - 1}, WORLD_SIZE ${group.size}, MASTER_ADDR and a MASTER_PORT, found ${found.join(" ")}. Whatever starts the ranks must set them, as torchrun does.`
+    `A stage of ${group.size} ranks: expected RANK from 0 to ${group.size - 1}, WORLD_SIZE ${group.size}, MASTER_ADDR and a MASTER_PORT, found ${found.join(" ")}. The program that starts the ranks must set them, as torchrun does.`
   )
 }

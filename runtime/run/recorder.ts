@@ -1,4 +1,4 @@
-/** Telling what became of nodes: to whoever listens at once, to the journal soon. */
+/** Publishes node results: to subscribers immediately, to the journal in batches. */
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { StageNode } from "../define/graph.ts"
@@ -10,11 +10,11 @@ import { codeParts } from "./changes.ts"
 import type { RunContext } from "./context.ts"
 import type { NodeResult } from "./events.ts"
 
-/** What was found is recorded at least so often: gc goes by it, and a run that ends by kill -9 has no end to do it at. */
+/** Maximum delay before reused results are recorded: gc relies on these records, and a run killed with -9 can't write them at its end. */
 const recordInterval = "1 second"
 
 export interface Recorder {
-  /** What was reported, by node. */
+  /** Reported results, by node. */
   readonly results: ReadonlyMap<string, NodeResult>
   readonly report: (
     node: StageNode,
@@ -26,9 +26,9 @@ export interface Recorder {
     parts: KeyParts,
     outcome: Pick<Execution, "status"> & Partial<Pick<Execution, "milliseconds" | "digest" | "error">>
   ) => Execution
-  /** Records with others, in a second at the latest. */
+  /** Records in a batch, within a second. */
   readonly recordSoon: (execution: Execution) => void
-  /** Records what is left. */
+  /** Records everything pending. */
   readonly flush: Effect.Effect<void, StoreError>
 }
 
@@ -50,7 +50,7 @@ export const makeRecorder = ({
         .transaction((tables) => tables.recordExecutions(executions))
         .pipe(
           Effect.tapError(() =>
-            // They are tried again with the next ones; at the run's end the error counts.
+            // They are retried with the next batch; at the run's end the error counts.
             Effect.sync(() => (waiting = [...executions, ...waiting]))
           )
         )

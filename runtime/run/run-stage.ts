@@ -1,4 +1,4 @@
-/** Running a stage on a job: in this process, or by child.ts in another. */
+/** Runs a stage on a job: in this process, or called by child.ts in another. */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -25,29 +25,29 @@ export interface Job {
   readonly seed: number
   readonly device: "cpu" | "cuda"
   readonly threads: number
-  /** Of a stage that runs as several ranks; none: it is one process. */
+  /** For a stage with several ranks; absent: a single process. */
   readonly ranks?: RankGroup | undefined
-  /** Where the stage keeps checkpoints; null: it has none, and starts from its beginning. */
+  /** Where the stage saves checkpoints; null: it saves none, and starts from the beginning. */
   readonly checkpoints: CheckpointOptions | null
-  /** Where a mapped stage keeps what it made of its shards; null or none: it keeps nothing. */
+  /** Where a mapped stage stores its shard results; null or absent: it stores none. */
   readonly shards?: string | null
-  /** Of a mapped stage whose shards several workers make: which are this one's. */
+  /** For a mapped stage with several workers: this worker's shards. */
   readonly part?: ShardPart | undefined
-  /** The folder for what is told of how the result was made (store/sidecar.ts); none: it is not kept. */
+  /** The folder for files about how the result was made (store/sidecar.ts); absent: none are kept. */
   readonly sidecar?: string | null
-  /** The metrics of the result that is made again; none in a run. */
+  /** The metrics of the result being reproduced; absent in a run. */
   readonly recorded?: Readonly<Record<string, number>> | undefined
-  /** Largest share of its rows that the stage may skip, where the node or the run says so. */
+  /** Maximum fraction of rows that the stage may skip, if the node or the run sets it. */
   readonly mostSkipped?: number | undefined
 }
 
-/** What a stage gives beside its output. */
+/** A stage's metrics and other results besides its output. */
 export interface Outcome {
   readonly metrics: Readonly<Record<string, number>>
   readonly skipped: ReadonlyArray<SkippedCount>
 }
 
-/** Runs the stage. Whatever goes wrong comes out as a StageError that can be shown. */
+/** Runs the stage. Every error becomes a StageError that can be shown. */
 export const runStage = (
   stage: StageInfo,
   job: Job,
@@ -59,7 +59,7 @@ export const runStage = (
     if (sidecar === null || sidecar === undefined) return runWith(stage, job, progress, stop)
     const curve = new Curve()
     return runWith(stage, job, progress, stop, curve).pipe(
-      // That of a stage that fails is what its user wants most.
+      // The curve of a failed stage is what its user needs most.
       Effect.onExit((exit) =>
         Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)
           ? Effect.void
@@ -94,7 +94,7 @@ const runWith = (
       seed: job.seed,
       device: job.device,
       threads: job.threads,
-      // A real turn of the event loop, so that messages and signals are heard between steps.
+      // A real turn of the event loop, so that messages and signals are handled between steps.
       progress: (report) =>
         Effect.andThen(
           Effect.sync(() => {
@@ -121,18 +121,18 @@ const runWith = (
     if (written?.slot?.path !== job.output)
       return yield* new StageError({
         reason: "NothingWritten",
-        message: `Stage ${stage.name} did not return its own output: end with writeDataset(output, ...), saveCheckpoint(output, ...) or the like.`,
+        message: `Stage ${stage.name} did not return its output: end with writeDataset(output, ...), saveCheckpoint(output, ...) or the like.`,
         isRetryable: false
       })
     return { metrics: written.metrics, skipped: yield* skipped.finish }
   }).pipe(
     Effect.catchCause((cause) => {
-      // A run that is stopped does not come here.
+      // A stopped run does not reach this point.
       if (Cause.hasInterruptsOnly(cause))
         return Effect.fail(
           new StageError({
             reason: "Interrupted",
-            message: `Stage ${stage.name} interrupted itself: a stage ends by its output, or fails with an error. Fix its code (Effect.interrupt, or a fiber that was interrupted and then joined).`,
+            message: `Stage ${stage.name} interrupted itself: a stage must return its output or fail with an error. Fix its code (Effect.interrupt, or a fiber that was interrupted and then joined).`,
             isRetryable: false
           })
         )
@@ -144,19 +144,19 @@ const runWith = (
 const noEffect = (stage: StageInfo, made: unknown): StageError =>
   new StageError({
     reason: "Defect",
-    message: `Stage ${stage.name}: its run returned ${made instanceof Promise ? "a promise" : typeof made === "object" && made !== null ? "an object" : String(made)}, expected an Effect. Write it with Effect.gen or Effect.fn, and call what returns a promise by Effect.tryPromise.`,
+    message: `Stage ${stage.name}: its run returned ${made instanceof Promise ? "a promise" : typeof made === "object" && made !== null ? "an object" : String(made)}, expected an Effect. Write it with Effect.gen or Effect.fn, and wrap promises in Effect.tryPromise.`,
     isRetryable: false
   })
 
-/** What is in no key of the stage's it can't read: a result that depended on it would be found for another seed or another device too. */
+/** A stage can't read values that are not in its key: a result that depended on one would be reused for another seed or device. */
 const keyedOnly = (stage: StageInfo, context: Context): Context => {
   const tensors = stage.resources.tensors === true
   const refuse = (field: "seed" | "device" | "threads", declaration: string) => {
     const get = () => {
       const error = new Error(
-        `Stage ${stage.name} reads the ${field} it runs with, but its key has none: results made with another would be taken for its own. Declare \`${declaration}\`, or do not read it.`
+        `Stage ${stage.name} reads context.${field}, which is not part of its key: a result for another ${field} would be reused. Declare \`${declaration}\`, or do not read it.`
       )
-      // Where the stage reads it, not here.
+      // The stack starts where the stage reads it, not here.
       Error.captureStackTrace(error, get)
       throw error
     }

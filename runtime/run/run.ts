@@ -1,6 +1,6 @@
 /**
- * Running a pipeline: each node, once all it depends on is settled, is found under its key or made, committed to the store and recorded. A node that
- * fails stops what depends on it and nothing else. Interrupted, it kills its children and leaves a store that the next run goes on from.
+ * Runs a pipeline: once a node's inputs are settled, its result is found under its key or computed, committed to the store and recorded. A failed
+ * node stops only the nodes that depend on it. An interrupted run kills its children and leaves a store from which the next run continues.
  */
 import { randomUUID } from "node:crypto"
 import * as Cause from "effect/Cause"
@@ -38,7 +38,7 @@ import { schedule } from "./scheduler.ts"
 import { makeSettler } from "./settle.ts"
 import { makeSharing, type Sharing } from "./sharing.ts"
 
-/** Runs the pipeline. Fails only when it can't start; a failed stage is part of the result. */
+/** Runs the pipeline. Fails only if it can't start; a failed stage is part of the result. */
 export const run = <Params extends ConfigSchema, Outputs extends Readonly<Record<string, AnyNode>>>(
   pipeline: Pipeline<Params, Outputs>,
   params: Params["Encoded"],
@@ -111,7 +111,7 @@ const asked = (graph: Graph, params: Readonly<Record<string, unknown>>, options:
   ...(options.again === undefined ? {} : { again: options.again })
 })
 
-/** Runs a graph whose facts are known, and records the run, however it ends. */
+/** Runs a graph with known facts, and records the run, however it ends. */
 const runGraph = (
   context: RunContext,
   selected: ReadonlySet<string> | undefined,
@@ -139,7 +139,7 @@ const runGraph = (
       yield* schedule(graph, makeSettler(context, selected, recorder, finder, make), found)
       yield* recorder.flush
       yield* sharing.finished
-      // In the graph's order, whatever finished first.
+      // In graph order, whatever finished first.
       const nodes = [...graph.nodes.keys()].flatMap((node) => recorder.results.get(node) ?? [])
       const status = nodes.some((node) => node.status === "failed") ? ("failed" as const) : ("succeeded" as const)
       yield* journal.finishRun(id, status)
@@ -151,17 +151,17 @@ const runGraph = (
           ? Effect.void
           : recorder.flush.pipe(
               Effect.andThen(journal.finishRun(id, Cause.hasInterrupts(exit.cause) ? "interrupted" : "failed")),
-              // What the run fails by may be the journal itself, and says so. Its process gone, the run is taken for killed.
+              // The error may be the journal's own, and is reported. Without its process the run counts as killed.
               Effect.ignore
             )
       )
     )
   })
 
-/** Takes the results that are there already; gives the nodes that this settles. */
+/** Uses existing results; returns the nodes that this settles. */
 const takeFound = Effect.fnUntraced(function* (context: RunContext, finder: Finder) {
   const { facts, graph, journal, known } = context
-  // A file whose content is not known yet is read while other nodes run.
+  // A file with unknown content is hashed while other nodes run.
   for (const node of graph.nodes.values()) {
     if (node.kind !== "file") continue
     const { path, remote } = node
@@ -173,7 +173,7 @@ const takeFound = Effect.fnUntraced(function* (context: RunContext, finder: Find
   const settled = new Set(known.keys())
   const found = yield* findAll(graph, facts, (id) => known.get(id)?.contentDigest, context, new Set(context.options.force))
   for (const { key, node, parts, presence, trace } of found.values()) {
-    // One that was written to since is read before it is taken, and so is all that depends on it.
+    // A modified result is checked before it is used, and so is everything that depends on it.
     if (presence !== "present" || isForced(context, node.id) || !dependencies(node).every((id) => settled.has(id))) continue
     yield* finder.take(node, key, parts, trace!)
     settled.add(node.id)
@@ -181,7 +181,7 @@ const takeFound = Effect.fnUntraced(function* (context: RunContext, finder: Find
   return settled
 })
 
-/** Results that were there before may not be shared yet. */
+/** Earlier results may not be shared yet. */
 const shareFound = Effect.fnUntraced(function* (
   { graph, journal, known, options }: RunContext,
   found: ReadonlySet<string>,

@@ -1,17 +1,17 @@
-/** The ready queue of a graph: a fiber a node, begun once all it depends on is settled. */
+/** The ready queue of a graph: one fiber per node, started once all its dependencies are settled. */
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as FiberSet from "effect/FiberSet"
 import { dependencies, type Graph } from "../define/graph.ts"
 
 /**
- * Settles every node. No fiber holds what others need while it waits: what runs at once is bounded by the room there is (--jobs, one stage with
- * tensors), so however many wait for one kind of room, others are found or run beside them. Fails, and interrupts the rest, when one fails.
+ * Settles every node. No fiber holds a resource that others need while it waits: concurrency is bounded by the available permits (--jobs, one stage
+ * with tensors), so however many wait for one kind of permit, other nodes are found or run in parallel. If one fails, fails and interrupts the rest.
  */
 export const schedule = <E>(
   graph: Graph,
   settle: (id: string) => Effect.Effect<void, E>,
-  /** Nodes that are settled already. */
+  /** Already settled nodes. */
   settled: { readonly has: (id: string) => boolean } = new Set<string>()
 ): Effect.Effect<void, E> =>
   Effect.gen(function* () {
@@ -46,7 +46,7 @@ export const schedule = <E>(
           }
           if (--left === 0) yield* Deferred.succeed(done, undefined)
         }),
-        // Else a chain of nodes would be as deep a stack; and one that ends by an interruption would be waited for.
+        // Otherwise a chain of nodes would need an equally deep stack, and a fiber that ends by interruption would be awaited.
         { startImmediately: false, propagateInterruption: true }
       )
     for (const id of ready) yield* begin(id)

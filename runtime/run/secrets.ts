@@ -1,4 +1,4 @@
-/** Keeps the secrets that a stage was given to itself: whatever it says to the runtime, or prints, comes without them. */
+/** Keeps a stage's secrets private: removes them from everything it reports or prints. */
 import * as Effect from "effect/Effect"
 import { hyperInfo } from "../../schemas/hyper.ts"
 import { redact, redactPieces } from "../../schemas/secrets.ts"
@@ -6,14 +6,14 @@ import type { Progress, StageInfo } from "../define/stage-info.ts"
 import { StageError } from "../errors.ts"
 import type { Execute } from "./execute.ts"
 
-/** What is in the environment variables that a stage's config names as holding secrets. */
+/** The values of the environment variables that a stage's config marks as secrets. */
 const secretsOf = (stage: StageInfo, config: Readonly<Record<string, unknown>>): ReadonlyArray<string> =>
   Object.entries(stage.config.fields as Readonly<Record<string, object>>).flatMap(([name, field]) => {
     if (hyperInfo(field)?.namesSecret !== true || !Object.hasOwn(config, name)) return []
     return process.env[String(config[name])] ?? []
   })
 
-/** As `execute`; errors, progress, notes and output without the stage's secrets. */
+/** Like `execute`, but removes the stage's secrets from errors, progress, notes and output. */
 export const withoutSecrets =
   (execute: Execute): Execute =>
   (work) => {

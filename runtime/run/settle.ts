@@ -1,4 +1,4 @@
-/** Settling a node: its result is found under its key or made, or it is said why there is none. */
+/** Settles a node: finds its result under its key or computes it, or reports why there is none. */
 import * as Effect from "effect/Effect"
 import * as Semaphore from "effect/Semaphore"
 import { isThere } from "../../schemas/file-pattern.ts"
@@ -21,19 +21,19 @@ export const makeSettler = (
   make: Make
 ): ((id: string) => Effect.Effect<void, PipelineError | StoreError>) => {
   const { facts, graph, journal, known } = run
-  /** What the selected nodes depend on, and they themselves; undefined: everything. */
+  /** The selected nodes and everything they depend on; undefined: everything. */
   const needed = selected === undefined ? undefined : ancestors(graph, selected)
   const isNeeded = (id: string): boolean => needed === undefined || needed.has(id)
-  /** Files of the user's that can't be read, with the reason. */
+  /** The user's unreadable files, with the reason. */
   const unreadable = new Map<string, string>()
-  /** Nodes that share an input wait for each other while its bytes are read. */
+  /** Nodes that share an input wait for each other while its bytes are checked. */
   const checking = new Map<string, Semaphore.Semaphore>()
 
   const partsOf = (node: StageNode): KeyParts => keyParts(node, facts, (dependency) => known.get(dependency)!.contentDigest)
-  /** The parts of a key as far as they are known. */
+  /** The key parts known so far. */
   const knownParts = (node: StageNode): KeyParts => keyParts(node, facts, (dependency) => known.get(dependency)?.contentDigest ?? "")
 
-  /** A node whose input can't be read. */
+  /** Reports a node with an unreadable input. */
   const refuse = (node: StageNode, error: string): void => {
     recordSoon(executionOf(node, "", knownParts(node), { status: "failed", error }))
     report(node, { status: "failed", milliseconds: 0, key: null, digest: null, metrics: {}, error })
@@ -44,8 +44,8 @@ export const makeSettler = (
   }
 
   /**
-   * Reads the bytes of a result against its manifest, once a run, before a stage uses it. A damaged one is set aside and made again, unless another
-   * run has done that meanwhile; false when that fails.
+   * Checks a result's bytes against its manifest, once per run, before a stage uses it. A damaged result is set aside and recomputed, unless another
+   * run has already done that; false if that fails.
    */
   const sound = (id: string): Effect.Effect<boolean, StoreError> => {
     const input = graph.nodes.get(id)!
@@ -63,7 +63,7 @@ export const makeSettler = (
           return false
         }
         const parts = partsOf(input)
-        // Made here it is sound; what another run made of it meanwhile is read first.
+        // A result computed here is intact; a result of another run is checked first.
         if (!(yield* make(input, cacheKey(parts), parts, result.digest))) return false
       }
     }).pipe(lock.withPermits(1))
@@ -75,7 +75,7 @@ export const makeSettler = (
       const { digest, stamp } = read.success
       known.set(id, { digest, contentDigest: digest, path, type, stamp })
     } else if (read.failure._tag === "PipelineError" && isThere(path)) unreadable.set(id, read.failure.message)
-    // A wrong path, most likely: nothing is to run for hours before that is said. What none of the chosen nodes needs may come later.
+    // Probably a wrong path: report it before anything runs for hours. Files that no selected node needs may come later.
     else if (read.failure._tag === "StoreError" || isNeeded(id)) return yield* read.failure
   })
 
@@ -94,14 +94,14 @@ export const makeSettler = (
     }
     if (selected !== undefined && !selected.has(id)) {
       if (!isNeeded(id)) return skip(node, key)
-      // One that is there and damaged is made again, whatever was selected, as by `sound`.
+      // An existing but damaged result is recomputed, whatever was selected, as in `sound`.
       if (found === undefined)
         return yield* new PipelineError({
-          message: `Node "${id}" is needed but not selected, and its result is not in the store. Run it first (--until ${id}), or leave the selection out.`
+          message: `Node "${id}" is needed but not selected, and its result is not in the store. Run it first (--until ${id}), or remove the selection.`
         })
     }
     for (const dependency of new Set(dependencies(node))) if (!(yield* sound(dependency))) return skip(node, key)
-    // An input that had to be made again may have come out different.
+    // A recomputed input may have different content.
     if (cacheKey(partsOf(node)) !== key) return yield* settle(id)
     yield* make(node, key, parts, found?.trace.digest)
   })

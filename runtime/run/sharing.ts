@@ -1,6 +1,6 @@
 /**
- * Shared results in a run: what others have made is fetched, what is made here is sent, beside the run's work. Where the place fails (gone, slow, full) the run goes on without it
- * and says so once; what is not what it should be is told of and made here.
+ * Shared results in a run: others' results are copied from the shared folder, and new results are sent there, in the background. If the folder fails
+ * (missing, slow, full), the run continues without it and reports that once; invalid shared results are reported and recomputed here.
  */
 import { rm } from "node:fs/promises"
 import * as Effect from "effect/Effect"
@@ -18,7 +18,7 @@ import { codeParts } from "./changes.ts"
 import type { RunContext } from "./context.ts"
 import { fairSemaphore } from "./fair-semaphore.ts"
 
-/** Results that are fetched at once, and sent at once. */
+/** Maximum number of results copied concurrently, and sent concurrently. */
 const atOnce = 8
 
 export interface Fetched {
@@ -28,13 +28,13 @@ export interface Fetched {
 }
 
 export interface Sharing {
-  /** What is said of a key there; undefined: nothing, or nothing that can be used. */
+  /** The shared entry of a key; undefined if there is none or it is unusable. */
   readonly look: (node: StageNode, key: string) => Effect.Effect<Entry | undefined>
-  /** Its files, in folders of the store's `tmp/`, every byte as its name says; undefined: they can't be had. */
+  /** Copies its files into folders of the store's `tmp/`, verifying every byte; undefined if that fails. */
   readonly fetch: (node: StageNode, entry: Entry) => Effect.Effect<Fetched | undefined, StoreError>
-  /** Sends a result of the store, sooner or later. */
+  /** Sends a result of the store in the background. */
   readonly share: (node: StageNode, trace: Trace) => Effect.Effect<void, StoreError>
-  /** Waits until all is sent, or can't be. */
+  /** Waits until everything has been sent or has failed. */
   readonly finished: Effect.Effect<void>
 }
 
@@ -59,13 +59,13 @@ export const makeSharing = (run: RunContext, shared: SharedFiles | undefined): E
     const [all, why] = [trouble !== "full" && trouble !== "refused", `${trouble}: ${messageOf(cause)}`]
     works[doing] = false
     if (all) works.reading = works.writing = false
-    const without = all || doing === "reading" ? "the run goes on without it" : "nothing more is sent there in this run"
+    const without = all || doing === "reading" ? "the run continues without it" : "nothing more is sent there in this run"
     note(node, `the shared results in ${shared.where} can't be ${doing === "reading" ? "read" : "written to"} (${why}); ${without}`)
   }
   const lies = (node: StageNode, message: string) =>
-    note(node, `its shared result in ${shared.where} can't be used (${message}): it is made here`)
+    note(node, `its shared result in ${shared.where} can't be used (${message}): it is computed here`)
 
-  /** undefined when it failed, which is told. */
+  /** undefined on failure, which is reported. */
   const attempt = <A>(node: StageNode, body: () => Promise<A>): Effect.Effect<A | undefined> =>
     Effect.promise(async () => {
       if (!works.reading) return undefined
@@ -89,7 +89,7 @@ export const makeSharing = (run: RunContext, shared: SharedFiles | undefined): E
       })
     )
     if (sealed === undefined || sealed.digest === digest) return sealed
-    lies(node, `it came out as ${sealed.digest}, expected ${digest}`)
+    lies(node, `its digest is ${sealed.digest}, expected ${digest}`)
     return undefined
   })
 
@@ -142,7 +142,7 @@ export const makeSharing = (run: RunContext, shared: SharedFiles | undefined): E
             )
             const sealed = yield* fetchTo(node, entry.digest, node.type, directory).pipe(Effect.onError(() => remove))
             if (sealed === undefined || sealed.contentDigest !== entry.contentDigest) {
-              if (sealed !== undefined) lies(node, `its content is ${sealed.contentDigest}, and its entry says ${entry.contentDigest}`)
+              if (sealed !== undefined) lies(node, `its content digest is ${sealed.contentDigest}, expected ${entry.contentDigest}`)
               yield* remove
               return undefined
             }

@@ -1,4 +1,4 @@
-/** Collects the rows that a stage skips: one JSON object a line in a file of its sidecar (store/sidecar.ts), counts by reason in memory. */
+/** Collects the rows that a stage skips: one JSON object per line in a file of its sidecar (store/sidecar.ts), with counts by reason in memory. */
 import { appendFileSync, closeSync, mkdirSync, openSync } from "node:fs"
 import { join } from "node:path"
 import * as Effect from "effect/Effect"
@@ -8,17 +8,17 @@ import { percentOf, type SkippedCount, type SkippedRow, type SkippedRows, skippe
 import { messageOf, StageError } from "../errors.ts"
 import { skippedFile } from "../store/sidecar.ts"
 
-/** Characters that are written at once. */
+/** Characters per write. */
 const pieceLength = 1 << 16
 
 export interface CollectedRows extends SkippedRows {
-  /** What was skipped in all. Writes what is left. */
+  /** The total counts. Writes pending rows. */
   readonly finish: Effect.Effect<ReadonlyArray<SkippedCount>, StageError>
-  /** Writes what is left, of a stage that failed too, and closes the file. */
+  /** Writes pending rows, also for a failed stage, and closes the file. */
   readonly close: Effect.Effect<void>
 }
 
-/** Where a row stands and what was found there: `line 4 of pairs.jsonl, field chosen: missing; there are question, answer`. */
+/** A row's location and what was found there: `line 4 of pairs.jsonl, field chosen: missing; there are question, answer`. */
 const described = ({ field, file, found, id, line }: SkippedRow): string => {
   const column = field === undefined || field.startsWith("(") ? "" : `, field ${field}`
   const place = `${file === undefined || line === undefined ? JSON.stringify(id ?? "(no id)") : `line ${line} of ${file}`}${column}`
@@ -26,7 +26,7 @@ const described = ({ field, file, found, id, line }: SkippedRow): string => {
 }
 const longestFound = 200
 
-/** As a line of JSON; of a row that JSON can't hold (nested too deep), why. */
+/** A line of JSON; if JSON can't represent the row (nested too deep), the reason. */
 const lineOf = (row: SkippedRow): string => {
   try {
     return `${visibleJson(row)}\n`
@@ -35,12 +35,12 @@ const lineOf = (row: SkippedRow): string => {
   }
 }
 
-/** `folder`: where the file goes; undefined: nowhere, rows are only counted. `limit`: of the node or the run, where there is one. */
+/** `folder`: where the file goes; undefined: rows are only counted. `limit`: set by the node or the run, if at all. */
 export const collectSkipped = (stage: string, folder: string | undefined, limit: number | undefined): CollectedRows => {
   let file: number | undefined
   let waiting = ""
   let failed: StageError | undefined
-  /** How many rows by reason, by what they are: of those that were not checked yet. */
+  /** Number of rows by reason, for each kind of rows that was not checked yet. */
   const open = new Map<string, { readonly first: SkippedRow; readonly reasons: Map<string, number> }>()
   const counts: Array<SkippedCount> = []
   const attempt = (body: () => void) => {
@@ -104,7 +104,7 @@ export const collectSkipped = (stage: string, folder: string | undefined, limit:
       if (open.size > 0)
         return yield* new StageError({
           reason: "Defect",
-          message: `Stage ${stage} skipped rows and did not say of how many: call skipped.check(what, of) after the last row.`,
+          message: `Stage ${stage} skipped rows without giving their total: call skipped.check(what, of) after the last row.`,
           isRetryable: false
         })
       return failed === undefined ? counts : yield* failed

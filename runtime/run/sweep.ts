@@ -1,6 +1,6 @@
 /**
- * Sweeps: a pipeline with every combination of some values, one run after another in the same store, so that what they share is made once. A
- * combination that fails leaves the others alone.
+ * Sweeps: runs a pipeline with every combination of some values, one after another in the same store, so that shared nodes run once. A failed
+ * combination does not affect the others.
  */
 import * as Effect from "effect/Effect"
 import type { ArtifactType, ReportType } from "../../schemas/artifact.ts"
@@ -24,30 +24,30 @@ import { run } from "./run.ts"
 
 export type SweptValue = string | number | boolean | null | ReadonlyArray<unknown> | { readonly [field: string]: unknown }
 
-/** Values by name: a parameter of the pipeline, "node.field" of a node's config, or "seed" of the run (unless the pipeline has a parameter of that name). */
+/** Values by name: a pipeline parameter, "node.field" of a node's config, or the run's "seed" (unless the pipeline has a parameter of that name). */
 export type Grid<Params extends ConfigSchema = ConfigSchema> = {
   readonly [Name in keyof Params["Encoded"]]?: ReadonlyArray<Exclude<Params["Encoded"][Name], undefined>>
 } & { readonly [NodeField in `${string}.${string}`]?: ReadonlyArray<SweptValue> } & { readonly seed?: ReadonlyArray<unknown> }
 
-/** One combination, and what came of it. */
+/** One combination and its result. */
 export interface SweepPoint<Output extends string = string> {
   readonly values: Readonly<Record<string, unknown>>
   readonly status: RunResult["status"]
-  /** null: it could not even start. */
+  /** null: it could not start. */
   readonly result: RunResult<Output> | null
   readonly measures: Measures
-  /** Why it failed: what the first failing node or the pipeline said. */
+  /** Why it failed: the error of the first failing node or of the pipeline. */
   readonly error: string | null
 }
 
 export interface SweepOptions<Output extends string = string> extends RunOptions {
-  /** Measures that are wanted of every combination ("counts.characters"): a name that can't be one is told of before anything runs. */
+  /** Measures to check for every combination ("counts.characters"): an impossible name is reported before anything runs. */
   readonly metrics?: ReadonlyArray<string>
   readonly onStart?: (values: Readonly<Record<string, unknown>>, index: number, count: number) => void
   readonly onPoint?: (point: SweepPoint<Output>, index: number) => void
 }
 
-/** All combinations, the last name's values changing fastest. */
+/** All combinations; the last name's values change fastest. */
 export const combinations = (grid: Readonly<Record<string, ReadonlyArray<unknown> | undefined>>): Array<Record<string, unknown>> => {
   let all: Array<Record<string, unknown>> = [{}]
   for (const [name, values] of Object.entries(grid))
@@ -55,7 +55,7 @@ export const combinations = (grid: Readonly<Record<string, ReadonlyArray<unknown
   return all
 }
 
-/** A value as --set would have it. */
+/** A value in --set syntax. */
 const textOf = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value))
 
 interface Point {
@@ -66,9 +66,8 @@ interface Point {
 }
 
 /**
- * Runs every combination, in order. Before anything runs it fails when any of them can't start (a name that is not known, a value that is not valid or does
- * not fit the others, an input that is missing), or when a metric is not known; after the first combination that succeeds, when it has no such metric; and
- * when the store breaks. All else is part of the result.
+ * Runs every combination, in order. Fails before anything runs if any combination can't start (an unknown name, an invalid value, a missing input) or
+ * a metric is unknown; after the first successful combination, if it lacks a metric; and if the store breaks. Everything else is part of the result.
  *
  *     const points = yield* sweep(pipeline, {}, { learningRate: [1e-5, 2e-5], "sft.epochs": [1, 2] })
  *     points.map(({ values, measures }) => [values.learningRate, measures["accuracy.overall"]])
@@ -88,9 +87,9 @@ export const sweep = <Params extends ConfigSchema, Outputs extends Readonly<Reco
     for (const [name, values] of Object.entries(grid as Readonly<Record<string, ReadonlyArray<unknown>>>)) {
       const fail = (what: string) => new PipelineError({ message: `Sweep of "${pipeline.name}" over ${name}: ${what}` })
       if (!name.includes(".") && name !== "seed" && !fields.includes(name))
-        return yield* fail(`it has no such parameter.${didYouMean(name, [...fields, "seed"])}`)
-      if (values.length === 0) return yield* fail("there is no value to try. Give one or more.")
-      if (new Set(values.map(textOf)).size < values.length) return yield* fail("a value is given twice. Give each once.")
+        return yield* fail(`no such parameter.${didYouMean(name, [...fields, "seed"])}`)
+      if (values.length === 0) return yield* fail("the list of values is empty. Give at least one value.")
+      if (new Set(values.map(textOf)).size < values.length) return yield* fail("a value is given twice. Give each value once.")
     }
     const points = combinations(grid).map((values): Point => {
       const named = Object.entries(values)
@@ -106,7 +105,7 @@ export const sweep = <Params extends ConfigSchema, Outputs extends Readonly<Reco
       }
     })
     yield* checkPoints(pipeline, points, Object.keys(grid), options)
-    // One for all: a branch that moves meanwhile is the same for each combination.
+    // Shared, so that a branch that moves in the meantime is the same for every combination.
     const hub = options.hub ?? new Hub()
     let isMeasured = false
     const out: Array<SweepPoint<keyof Outputs & string>> = []
@@ -144,21 +143,21 @@ const againWith = ({ folder, words }: CommandLine, values: Point["values"], fiel
   return { folder, words: [...words.slice(0, at), ...own, ...words.slice(at)] }
 }
 
-/** How a combination is told of: "times=3 mark=!". */
+/** A combination's name: "times=3 mark=!". */
 const nameOf = (values: Readonly<Record<string, unknown>>): string =>
   Object.entries(values)
     .map(([name, value]) => `${name}=${textOf(value)}`)
     .join(" ")
 
-/** Combinations that can't start and are told of, at most. */
+/** Maximum number of failing combinations listed. */
 const shownPoints = 5
 
-/** Builds every combination, so that a wrong name or value is told of before anything has run for hours. */
+/** Builds every combination, so that wrong names or values are reported before anything has run for hours. */
 const checkPoints = (pipeline: AnyPipeline, points: ReadonlyArray<Point>, swept: ReadonlyArray<string>, options: SweepOptions) =>
   Effect.gen(function* () {
     const flagOf = (name: string) => (swept.includes(name) ? "--over" : "--set")
     const failures: Array<{ readonly values: Point["values"]; readonly message: string }> = []
-    /** Fields of reports by node and output; of other results the metrics are known once they are made. */
+    /** Fields of reports by node and output; the metrics of other results are only known once they are computed. */
     const measured = new Map<string, ReadonlyArray<string> | undefined>()
     for (const { params, settings, seed, values } of points) {
       const checked = yield* Effect.result(
@@ -181,7 +180,7 @@ const checkPoints = (pipeline: AnyPipeline, points: ReadonlyArray<Point>, swept:
         messages.size === 1 ? [...messages] : failures.slice(0, shownPoints).map(({ message, values }) => `  ${nameOf(values)}: ${message}`)
       const more = messages.size > 1 && failures.length > shownPoints ? `\n  and ${failures.length - shownPoints} more` : ""
       return yield* new PipelineError({
-        message: `Sweep of "${pipeline.name}": ${failures.length} of ${points.length} combinations can't run, and none was run.\n${lines.join("\n")}${more}`
+        message: `Sweep of "${pipeline.name}": ${failures.length} of ${points.length} combinations can't run, so nothing was run.\n${lines.join("\n")}${more}`
       })
     }
     for (const metric of options.metrics ?? []) {
@@ -192,26 +191,26 @@ const checkPoints = (pipeline: AnyPipeline, points: ReadonlyArray<Point>, swept:
       const name = metric.split(".")[0]!
       const reason =
         owner === undefined
-          ? `expected <node>.<metric> or <output>.<field of its report>; there is no node or output "${name}".${didYouMean(name, measured.keys())}`
+          ? `expected <node>.<metric> or <output>.<field of its report>; no node or output is named "${name}".${didYouMean(name, measured.keys())}`
           : `the report has no field "${fieldOf(owner[0])}".${didYouMean(fieldOf(owner[0]), owner[1] ?? [])}`
       return yield* new PipelineError({ message: `--metric ${metric}: ${reason}` })
     }
   })
 
-/** The fields of a report's type; undefined for other types, and for reports of another form. */
+/** The fields of a report's type; undefined for other types and for untyped reports. */
 const fieldsOf = (type: ArtifactType<any>): ReadonlyArray<string> | undefined => {
   const content = (type as Partial<ReportType<unknown>>).content as { readonly fields?: object } | undefined
   return type.kind !== "report" || content?.fields === undefined ? undefined : Object.keys(content.fields)
 }
 
-/** Fails when a combination that succeeded lacks a metric: the others would too. */
+/** Fails if a successful combination lacks a metric: the others would too. */
 const checkMeasures = (pipeline: string, measures: Measures, metrics: ReadonlyArray<string>): Effect.Effect<void, PipelineError> => {
   const missing = metrics.filter((metric) => !Object.hasOwn(measures, metric))
   if (missing.length === 0) return Effect.void
   const lines = missing.map((metric) => {
     const owner = metric.slice(0, metric.indexOf("."))
     const own = Object.keys(measures).filter((name) => name.startsWith(`${owner}.`))
-    return `${metric}: there is no such metric or report field.${didYouMean(metric, own.length === 0 ? Object.keys(measures) : own)}`
+    return `${metric}: no such metric or report field.${didYouMean(metric, own.length === 0 ? Object.keys(measures) : own)}`
   })
   return Effect.fail(
     new PipelineError({

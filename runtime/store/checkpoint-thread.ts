@@ -1,4 +1,7 @@
-/** The thread of checkpoint-writer.ts: writes files from memory into a checkpoint's folder, seals it, and says how long that took, or what went wrong. */
+/**
+ * The thread of checkpoint-writer.ts: writes files from memory into a checkpoint's folder, seals it, and reports how long that took or what went
+ * wrong.
+ */
 import { closeSync, openSync, writeSync } from "node:fs"
 import { parentPort, workerData } from "node:worker_threads"
 import type { HeldCheckpoint, Written } from "./checkpoint-writer.ts"

@@ -1,12 +1,12 @@
 /**
- * Writing a checkpoint while the stage goes on. Between two of its steps a stage lets one turn of the event loop pass, which would write a piece or two: a
- * thread of its own does it all (checkpoint-thread.ts), the sums too.
+ * Writes a checkpoint while the stage continues. A stage yields to the event loop only once per step, which is too little for large writes: a
+ * separate thread writes and hashes everything (checkpoint-thread.ts).
  */
 import { fileURLToPath } from "node:url"
 import { Worker } from "node:worker_threads"
 import type { HeldFile } from "../define/resume-points.ts"
 
-/** What is to be written: files into the folder `from`, which is then sealed and named `to`. */
+/** What to write: files into the folder `from`, which is then sealed and renamed to `to`. */
 export interface HeldCheckpoint {
   readonly files: ReadonlyArray<HeldFile>
   readonly from: string
@@ -20,6 +20,6 @@ export const writeHeld = (checkpoint: HeldCheckpoint): Promise<Written> =>
     const thread = new Worker(entry, { workerData: checkpoint, execArgv: [] })
     thread.once("message", resolve)
     thread.once("error", (cause) => resolve({ failed: cause instanceof Error ? cause.message : String(cause) }))
-    // After either of the others this changes nothing.
+    // Has no effect after either of the other events.
     thread.once("exit", () => resolve({ failed: "its thread ended" }))
   })

@@ -1,11 +1,11 @@
-/** File operations that last: what they did is there after a loss of power. */
+/** Durable file operations: their effects survive a power failure. */
 import { closeSync, constants, existsSync, fchmodSync, fsync, fsyncSync, mkdirSync, openSync, renameSync } from "node:fs"
 import { dirname } from "node:path"
 import { promisify } from "node:util"
 
 /**
- * Makes a folder and those above it, to last: what is put into a folder is gone with it when power fails and the folder above was not fsynced.
- * Node's own recursive mkdir never returns where a file system refuses by "no such file" (as /proc does), and calls a disk's errors that too.
+ * Creates a folder and its parents durably: the content of a folder is lost in a power failure if the parent folder was not fsynced. Node's own
+ * recursive mkdir hangs on file systems that refuse with ENOENT (such as /proc), and reports disk errors as ENOENT too.
  */
 export const makeFolder = (folder: string): void => {
   const make = () => {
@@ -27,8 +27,8 @@ export const makeFolder = (folder: string): void => {
 }
 
 /**
- * Makes an empty file that its owner alone may read and write, where there is none. One that is there keeps its mode, which its owner may have widened.
- * SQLite gives the files it puts beside a database (-wal, -shm, -journal) the mode of the database.
+ * Creates an empty file that only its owner can read and write, if missing. An existing file keeps its mode, which its owner may have widened. SQLite
+ * gives the files next to a database (-wal, -shm, -journal) the database's mode.
  */
 export const makePrivateFile = (path: string): void => {
   if (!existsSync(path)) closeSync(openSync(path, constants.O_CREAT | constants.O_WRONLY, 0o600))
@@ -39,7 +39,7 @@ const syncFolder = (folder: string): void => {
   try {
     file = openSync(folder, "r")
   } catch (cause) {
-    // A folder that may be written to and not be read, as some homes are: only the system can make it last.
+    // A folder that is writable but not readable, as some homes are: only the system can sync it.
     if ((cause as NodeJS.ErrnoException).code === "EACCES") return
     throw cause
   }
@@ -50,13 +50,13 @@ const syncFolder = (folder: string): void => {
   }
 }
 
-/** As many at once as libuv has threads, and a few that wait: a file system commits together what is asked for at the same time. */
+/** As many as libuv has threads, plus a few that wait: a file system commits concurrent requests together. */
 const syncsAtOnce = 8
 let syncing = 0
 const waitingToSync: Array<() => void> = []
 const fsyncAsync = promisify(fsync)
 
-/** fsyncs a file or a folder, after it was given a mode if any. */
+/** fsyncs a file or folder, after setting its mode if given. */
 export const syncPath = async (path: string, mode?: number): Promise<void> => {
   if (syncing === syncsAtOnce) await new Promise<void>((resolve) => waitingToSync.push(resolve))
   else syncing++
@@ -75,12 +75,12 @@ export const syncPath = async (path: string, mode?: number): Promise<void> => {
   }
 }
 
-/** Waits for all, also when one fails: nothing goes on behind whoever hears of it. */
+/** Waits for all promises, even if one fails: no work continues after the caller hears of the failure. */
 export const allOf = async (work: ReadonlyArray<Promise<void>>): Promise<void> => {
   for (const result of await Promise.allSettled(work)) if (result.status === "rejected") throw result.reason
 }
 
-/** Renames a folder to a place where none is; false when there is one. Makes the folder of that place where it has to. */
+/** Renames a folder to a free place; returns false if it is taken. Creates the parent folder if necessary. */
 export const renameIfFree = (from: string, to: string): boolean => {
   try {
     renameSync(from, to)
@@ -94,7 +94,7 @@ export const renameIfFree = (from: string, to: string): boolean => {
   }
 }
 
-/** The folders that hold these files, innermost first; "" is the outermost. */
+/** The folders that contain these files, innermost first; "" is the outermost. */
 export const foldersOf = (paths: ReadonlyArray<string>): Array<string> => {
   const folders = new Set([""])
   for (const path of paths) for (let folder = dirname(path); folder !== "."; folder = dirname(folder)) folders.add(folder)

@@ -1,7 +1,7 @@
 /**
- * Garbage collection: which objects of the store can go, and deleting them beside whatever runs. It never takes what is pinned, what a living run
- * has found or made (leases.ts), or what was used within the keep window. Traces stay when their objects go: the journal still says what made
- * them, and a run that wants one makes it again.
+ * Garbage collection: selects objects that can be deleted, and deletes them while runs continue. Never deletes objects that are pinned, held by a
+ * living run (leases.ts), or used within the keep window. Traces remain after their objects are deleted: the journal still records what made them,
+ * and a run that needs one recomputes it.
  */
 import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs"
 import { readdir, rm, stat } from "node:fs/promises"
@@ -15,32 +15,32 @@ import { shardFiles } from "./shards.ts"
 import { Store } from "./store.ts"
 
 export interface GcPolicy {
-  /** Objects that no run made or found for so long, in milliseconds. */
+  /** Objects that no run made or used for this many milliseconds. */
   readonly olderThan?: number | undefined
-  /** The least recently used until the rest has at most so many bytes. */
+  /** The least recently used objects, until the rest has at most this many bytes. */
   readonly maxSize?: number | undefined
-  /** Objects that no trace names: what a forced or killed run left. True when nothing else is asked for. */
+  /** Objects without a trace: left by --force or killed runs. The default if nothing else is requested. */
   readonly unreachable?: boolean | undefined
-  /** Whatever was used so recently stays, in milliseconds. */
+  /** Objects used within this many milliseconds are kept. */
   readonly keep: number
 }
 
 export interface StoredItem extends FoundObject {
-  /** When a run last made or found it, in milliseconds since 1970; else when it was put there. */
+  /** When a run last made or used it, in milliseconds since 1970; otherwise when it was stored. */
   readonly used: number
-  /** The node whose result it last was; null when the journal does not know. */
+  /** The last node with it as its result; null if the journal does not know. */
   readonly node: string | null
   readonly pipeline: string | null
   readonly pinned: boolean
   /** Whether a trace names it. */
   readonly reachable: boolean
-  /** The run that needs it now; null when none does. */
+  /** The run that currently needs it; null if none does. */
   readonly held: string | null
 }
 
 /**
- * Something beside the objects that can go: quarantined objects, folders of killed runs, an interrupted gc's trash; and what is as old as the objects
- * that are asked for: logs, checkpoints and Slurm jobs of nodes that were not finished, what mapped stages made of shards.
+ * Something other than objects that can be deleted: quarantined objects, folders of killed runs, an interrupted gc's trash; and, as old as the
+ * requested objects: logs, checkpoints and Slurm jobs of unfinished nodes, and shard results of mapped stages.
  */
 interface Leftover {
   readonly what: "quarantine" | "tmp" | "trash" | "log" | "checkpoint" | "job" | "shards"
@@ -52,18 +52,18 @@ export interface GcPlan {
   readonly objects: ReadonlyArray<StoredItem & { readonly why: "unreachable" | "old" | "beyond the size" }>
   readonly leftovers: ReadonlyArray<Leftover>
   readonly kept: { readonly objects: number; readonly size: number }
-  /** Bytes beyond the size asked for that can't go: pinned, in use or used recently. */
+  /** Bytes above the requested size that can't be deleted: pinned, in use or used recently. */
   readonly over: number
 }
 
-/** Every object with what the journal knows of it. */
+/** All objects with the journal's information about them. */
 export const storedItems: Effect.Effect<Array<StoredItem>, StoreError, Store | Journal> = Effect.gen(function* () {
   const [store, journal] = [yield* Store, yield* Journal]
   const objects = yield* store.objects
   const [uses, traced, nodes] = [yield* journal.lastUses(), yield* journal.tracedDigests(), yield* journal.nodesOf()]
   const pins = new Set((yield* store.pins).map((pin) => pin.digest))
   const leased = yield* store.leased
-  /** A sidecar is used, pinned and held with the results it belongs to. */
+  /** A sidecar counts as used, pinned and held together with its results. */
   const results = new Map<string, Array<string>>()
   for (const { sidecar, result } of yield* journal.sidecars()) results.set(sidecar, [...(results.get(sidecar) ?? []), result])
   return objects.map((object) => {
@@ -81,7 +81,7 @@ export const storedItems: Effect.Effect<Array<StoredItem>, StoreError, Store | J
   })
 })
 
-/** What a collection by this policy would take. Deletes nothing. */
+/** What a collection with this policy would delete. Deletes nothing. */
 export const planGc = (policy: GcPolicy, now: number = Date.now()): Effect.Effect<GcPlan, StoreError, Store | Journal> =>
   Effect.gen(function* () {
     const unreachable = policy.unreachable ?? (policy.olderThan === undefined && policy.maxSize === undefined)
@@ -126,13 +126,13 @@ const leftovers = (policy: GcPolicy, now: number): Effect.Effect<Array<Leftover>
     const making = yield* store.whileNobodyClaims((keys) => keys)
     for (const path of yield* list("checkpoints")) {
       const key = keyOf(path)
-      // Of a node that has its result there is no use for them; its run was killed as it took them away.
+      // Useless once the node has its result; the run was killed while removing them.
       const trace = yield* journal.trace(key)
       const least = trace !== undefined && (yield* store.present(trace.digest)) ? policy.keep : window
       if (!making.has(key) && now - (yield* lastWritten([path, ...(yield* inside(path))])) >= least) yield* add("checkpoint", path)
     }
     for (const path of yield* list("jobs"))
-      // One that still runs without its driver writes what happens.
+      // A job that still runs without its driver keeps writing.
       if (!making.has(keyOf(path)) && now - (yield* lastWritten([path, ...(yield* insideTwice(path))])) >= window) yield* add("job", path)
     for (const path of yield* list("shards"))
       if (path.endsWith(".db") && now - (yield* lastWritten(shardFiles(path))) >= window) yield* add("shards", path, shardFiles(path))
@@ -141,7 +141,7 @@ const leftovers = (policy: GcPolicy, now: number): Effect.Effect<Array<Leftover>
       const runs = new Map((yield* journal.runs()).map((run) => [run.id, run]))
       for (const path of yield* list("logs")) {
         const run = runs.get(keyOf(path))
-        // One that goes on may have started months ago, and write on.
+        // A running run may have started months ago and still write.
         if (run !== undefined && (yield* statusOf(run)) === "running") continue
         const ended = typeof run?.finished === "number" ? run.finished : yield* lastWritten([path, ...(yield* inside(path))])
         if (now - ended >= window) yield* add("log", path)
@@ -157,30 +157,30 @@ const insideTwice = (folder: string) =>
   Effect.flatMap(inside(folder), (paths) => Effect.map(Effect.forEach(paths, inside), (below) => [...paths, ...below.flat()]))
 const sizesOf = (paths: ReadonlyArray<string>) =>
   Effect.promise(async () => (await Promise.all(paths.map(sizeOf))).reduce((a, b) => a + b, 0))
-/** When the youngest of these was written, in whole milliseconds as Date.now() counts them; 0 when none is there. */
+/** The latest modification time of these, in whole milliseconds like Date.now(); 0 if none exists. */
 const lastWritten = (paths: ReadonlyArray<string>) =>
   Effect.map(Effect.forEach(paths, statOf), (times) => Math.max(...times.map((found) => Math.floor(found?.mtimeMs ?? 0))))
 
-/** The key of the node whose checkpoints these are; the run whose logs. */
+/** The key of the node with these checkpoints; the run with these logs. */
 const keyOf = (path: string): string => path.slice(path.lastIndexOf("/") + 1)
 
 export interface GcResult {
   readonly objects: number
   readonly size: number
-  /** Objects that were to go and stayed: somebody pinned, found or used them meanwhile. */
+  /** Objects that were planned for deletion but stayed: pinned, found or used in the meantime. */
   readonly stayed: ReadonlyArray<{ readonly digest: string; readonly why: string }>
 }
 
-/** Deletes what the plan named, unless it has come into use since. */
+/** Deletes the planned objects, except those used since. */
 export const gc = (plan: GcPlan): Effect.Effect<GcResult, StoreError, Store | Journal> =>
   Effect.gen(function* () {
     const [store, journal] = [yield* Store, yield* Journal]
     const planned = new Map(plan.objects.map((item) => [item.digest, item]))
-    // On a full disk what follows may need some room: what needs none to go goes first.
+    // On a full disk the next steps may need space: first delete what needs none.
     yield* store.emptyTrash
     for (const { what, path } of plan.leftovers) if (what === "tmp" || what === "quarantine" || what === "log") yield* remove(path)
     const stayed = yield* store.moveToTrash([...planned.keys()], (digest) =>
-      // A run that ended since the plan was made has recorded what it used before it let go of its leases.
+      // A run that ended after planning recorded its uses before releasing its leases.
       (journal.lastUseUnsafe(digest) ?? 0) > planned.get(digest)!.used ? "used by a run since" : undefined
     )
     const busy = yield* discard(plan.leftovers)
@@ -194,7 +194,7 @@ export const gc = (plan: GcPlan): Effect.Effect<GcResult, StoreError, Store | Jo
     }
   })
 
-/** Moves checkpoints and shards to the trash, those of keys that nobody makes; gives those that stayed. */
+/** Moves checkpoints and shards to the trash unless their key is being computed; returns those that stayed. */
 const discard = (leftovers: ReadonlyArray<Leftover>): Effect.Effect<ReadonlyArray<Leftover>, StoreError, Store> =>
   Store.use((store) => {
     const trash = join(store.home, "trash")
@@ -203,7 +203,7 @@ const discard = (leftovers: ReadonlyArray<Leftover>): Effect.Effect<ReadonlyArra
       try {
         renameSync(path, join(trash, `${keyOf(path)}-${Date.now()}-${process.pid}`))
       } catch (cause) {
-        // The trash of a store whose data is on a shared file system is there too (cluster/home.ts); shards are with the driver.
+        // If the store's data is on a shared file system, so is its trash (cluster/home.ts); shards are local to the driver.
         if ((cause as NodeJS.ErrnoException).code !== "EXDEV") throw cause
         rmSync(path, { recursive: true, force: true })
       }

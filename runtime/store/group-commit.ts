@@ -1,6 +1,6 @@
 /**
- * Group commit: while one group is being written, what becomes ready waits, and is the next group. Whatever a write costs once (an fsync of a folder, a
- * transaction) is shared by the group; nothing waits for a group to fill.
+ * Group commit: while one group is being written, new items wait and form the next group. Fixed costs of a write (an fsync of a folder, a
+ * transaction) are shared by the group; nothing waits for a group to fill.
  */
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
@@ -9,8 +9,8 @@ import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 
 /**
- * Gives what adds an item to the next group, and waits until it is written: also when interrupted, since what is finished is not lost. `write` gives
- * what became of each item, in order. The scope must outlive those who add.
+ * Returns a function that adds an item to the next group and waits until it is written, even when interrupted, so that finished work is not lost.
+ * `write` returns the outcome of each item, in order. The scope must outlive all callers.
  */
 export const groupCommit = <Item, A, E>(
   write: (items: ReadonlyArray<Item>) => Effect.Effect<ReadonlyArray<Exit.Exit<A, E>>>
@@ -21,7 +21,7 @@ export const groupCommit = <Item, A, E>(
       const group = yield* Queue.takeAll(waiting)
       const exit = yield* Effect.exit(write(group.map(({ item }) => item)))
       group.forEach(({ written }, i) => Deferred.doneUnsafe(written, Exit.isSuccess(exit) ? exit.value[i]! : Exit.failCause(exit.cause)))
-      // What these resume may have more to write at once.
+      // The resumed fibers may have more items to add.
       yield* nextTurn
     })
     yield* Effect.forkScoped(Effect.forever(writeGroup))
@@ -35,7 +35,7 @@ export const groupCommit = <Item, A, E>(
       )
   })
 
-/** A turn of the event loop. */
+/** One turn of the event loop. */
 const nextTurn = Effect.callback<void>((resume) => {
   setImmediate(() => resume(Effect.void))
 })

@@ -1,4 +1,4 @@
-/** What is wrong with a store, seen without changing anything: for `caravan doctor`. */
+/** Finds problems of a store without changing anything: for `caravan doctor`. */
 import { existsSync, readdirSync, statSync } from "node:fs"
 import { join } from "node:path"
 import type { DatabaseSync } from "node:sqlite"
@@ -9,37 +9,37 @@ import { openSnapshot } from "./read-only.ts"
 
 export interface StoreProblem {
   readonly what: string
-  /** What to do. */
+  /** How to fix it. */
   readonly mend: string
-  /** Whether nothing runs before that. */
+  /** Whether nothing can run until it is fixed. */
   readonly isEssential: boolean
 }
 
 export const storeProblems = (home: string): ReadonlyArray<StoreProblem> => {
   const reason = whyNoHome(home)
   if (reason !== undefined)
-    return [{ what: `There is no store at ${home}: ${reason}.`, mend: "name a folder that can be read in CARAVAN_HOME", isEssential: true }]
+    return [{ what: `There is no store at ${home}: ${reason}.`, mend: "set CARAVAN_HOME to a readable folder", isEssential: true }]
   return [...journalProblems(home), ...leasesProblems(home)]
 }
 
 const journalProblems = (home: string): ReadonlyArray<StoreProblem> => {
   const file = join(home, "journal.db")
   const objects = countObjects(home)
-  const anew = "runs make the results again"
+  const anew = "runs then recompute the results"
   if (!existsSync(file) || statSync(file).size === 0) {
-    // A run that was killed as it began leaves an empty one; the next run fills it.
+    // A run killed at its start leaves an empty journal; the next run fills it.
     if (objects === 0) return []
-    const what = `The journal ${file} ${existsSync(file) ? "is empty (0 bytes)" : "is missing"}, and the store has results: none of them can be found.`
-    return [{ what, mend: `put a copy of journal.db back if there is one; else ${anew}`, isEssential: false }]
+    const what = `The journal ${file} ${existsSync(file) ? "is empty (0 bytes)" : "is missing"}, but the store has results: none of them can be found.`
+    return [{ what, mend: `restore a copy of journal.db if you have one; otherwise ${anew}`, isEssential: false }]
   }
   const wrong = wrongWith(file, (database) => {
     const found = Number(database.prepare("pragma user_version").get()!.user_version)
-    return found > journalFormat ? `it has format ${found}, this version of caravan knows formats up to ${journalFormat}` : undefined
+    return found > journalFormat ? `it has format ${found}, but this version of caravan supports formats up to ${journalFormat}` : undefined
   })
   if (wrong === undefined) return []
   const mend = wrong.startsWith("it has format")
-    ? "use that newer version of caravan, or name another folder in CARAVAN_HOME"
-    : `put a copy of journal.db back if there is one; else mkdir ${home}/damaged && mv ${file}* ${home}/damaged: ${anew}`
+    ? "use the newer version of caravan, or set CARAVAN_HOME to another folder"
+    : `restore a copy of journal.db if you have one; otherwise mkdir ${home}/damaged && mv ${file}* ${home}/damaged: ${anew}`
   return [{ what: `The journal ${file} can't be used: ${wrong}.`, mend, isEssential: true }]
 }
 
@@ -51,13 +51,13 @@ const leasesProblems = (home: string): ReadonlyArray<StoreProblem> => {
   return [
     {
       what: `The leases ${file} can't be used: ${wrong}.`,
-      mend: `rm ${file}* while nothing runs: it holds nothing that outlives a run`,
+      mend: `rm ${file}* while nothing runs: it only contains data of active runs`,
       isEssential: true
     }
   ]
 }
 
-/** What is wrong with a database: it can't be read, its structure is broken, or what `look` says. */
+/** A database's problem: it can't be read, its structure is damaged, or whatever `look` reports. */
 const wrongWith = (file: string, look: (database: DatabaseSync) => string | undefined = () => undefined): string | undefined => {
   let database: DatabaseSync | undefined
   try {

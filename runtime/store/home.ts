@@ -1,4 +1,4 @@
-/** Where the store and the journal are: the folder CARAVAN_HOME names, or `.caravan/` beside the nearest package.json. */
+/** The location of the store and the journal: the folder in CARAVAN_HOME, or `.caravan/` next to the nearest package.json. */
 import { accessSync, constants, existsSync, statSync } from "node:fs"
 import { dirname, join, resolve } from "node:path"
 import { isAbsent, messageOf } from "../errors.ts"
@@ -12,14 +12,14 @@ export const findHome = (from: string, environment: Readonly<Record<string, stri
   }
 }
 
-/** What keeps a path from being a home, in words: a file is in its place, or it can't be read. undefined: it is a folder, or nothing is there yet. */
+/** Why a path can't be a home, in words: it is a file or unreadable. undefined if it is a folder or does not exist yet. */
 export const whyNoHome = (home: string): string | undefined => {
   try {
-    if (!statSync(home).isDirectory()) return `${home} is a file, and a folder is needed`
+    if (!statSync(home).isDirectory()) return `${home} is a file, but a folder is needed`
     accessSync(home, constants.R_OK | constants.X_OK)
     return undefined
   } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === "ENOTDIR") return `a part of the path ${home} is a file, and a folder is needed`
+    if ((cause as NodeJS.ErrnoException).code === "ENOTDIR") return `a part of the path ${home} is a file, but a folder is needed`
     return isAbsent(cause) ? undefined : `the folder can't be read (${messageOf(cause)})`
   }
 }

@@ -1,22 +1,22 @@
 /**
- * In-flight claims across processes: of all runs that want the result of one key, one makes it and the others wait for it. Who makes what is in
- * leases.db, beside the leases; a maker is believed as long as its process keeps its lock (leases.ts). When it dies the next one to look takes
- * over; one that is stopped (SIGSTOP) is waited for, since it may go on at any time. All throw StoreError.
+ * Claims across processes: of all runs that need the result of one key, one computes it and the others wait. Claims are stored in leases.db, next to
+ * the leases; a claim is valid while its process holds its lock (leases.ts). If the process dies, the next one to check takes over; a stopped process
+ * (SIGSTOP) is waited for, because it may continue at any time. All functions throw StoreError.
  */
 import { randomUUID } from "node:crypto"
 import { readFileSync } from "node:fs"
 import type { Leases } from "./leases.ts"
 
-/** The right to make the result of a key. */
+/** The right to compute the result of a key. */
 export interface Claim {
   readonly key: string
   readonly token: string
 }
 
 export type Claimed =
-  /** It is ours to make. `tookOver`: somebody died over it. */
+  /** We compute it. `tookOver`: the previous holder died. */
   | { readonly mine: true; readonly claim: Claim; readonly tookOver: boolean }
-  /** Somebody makes it: who, in words. */
+  /** Somebody else computes it: who, in words. */
   | { readonly mine: false; readonly by: string }
 
 export const claimKey = (leases: Leases, holder: string, key: string): Claimed =>
@@ -35,21 +35,21 @@ export const claimKey = (leases: Leases, holder: string, key: string): Claimed =
     return { mine: true, claim: { key, token }, tookOver: row !== undefined }
   })
 
-/** The keys of those claims that are still held: to be looked at before results are recorded. */
+/** The keys of the claims that are still valid: check before recording results. */
 export const stillHeld = (leases: Leases, claims: ReadonlyArray<Claim>): Set<string> =>
   leases.exclusive((database) => {
     const select = database.prepare("select token from flights where key = ?")
     return new Set(claims.filter(({ key, token }) => select.get(key)?.token === token).map(({ key }) => key))
   })
 
-/** Gives up claims: their results are recorded, or will not be made. */
+/** Releases claims: their results are recorded, or will not be computed. */
 export const releaseClaims = (leases: Leases, claims: ReadonlyArray<Claim>): void =>
   leases.exclusive((database) => {
     const remove = database.prepare("delete from flights where key = ? and token = ?")
     for (const { key, token } of claims) remove.run(key, token)
   })
 
-/** Runs `body` while nobody can claim a key, with those that are claimed. Keep it short: runs wait meanwhile. */
+/** Runs `body` with the claimed keys while nobody can claim one. Keep it short: runs wait. */
 export const whileNobodyClaims = <A>(leases: Leases, body: (keys: ReadonlySet<string>) => A): A =>
   leases.exclusive((database) => {
     const rows = database.prepare("select key, holder from flights").all() as Array<{ readonly key: string; readonly holder: string }>
@@ -58,7 +58,7 @@ export const whileNobodyClaims = <A>(leases: Leases, body: (keys: ReadonlySet<st
 
 const nameOf = (what: string | null, pid: number | null): string => {
   if (pid === null) return "another run"
-  return `${what ?? "a run"} in process ${pid}${isStopped(pid) ? ", which is stopped (kill -CONT lets it go on)" : ""}`
+  return `${what ?? "a run"} in process ${pid}${isStopped(pid) ? ", which is stopped (kill -CONT resumes it)" : ""}`
 }
 
 const isStopped = (pid: number): boolean => {

@@ -1,4 +1,4 @@
-/** The journal's SQLite database: its tables, what older versions lack of them, and its statements. Throws what SQLite says. */
+/** The journal's SQLite database: its tables, upgrades from older versions, and its statements. Throws SQLite's errors. */
 import { hash } from "node:crypto"
 import { dirname } from "node:path"
 import { type DatabaseSync, type SQLInputValue, type SQLOutputValue, type StatementSync } from "node:sqlite"
@@ -11,14 +11,14 @@ import { openWal } from "./wal.ts"
 
 export type Row = Record<string, SQLOutputValue>
 
-/** Raised when the tables change. 2: artifacts, uses and listings, for what made what. 3: sums of the rows that results depend on. 4: sidecars. */
+/** Increased when the tables change. 2: artifacts, uses and listings, for lineage. 3: checksums of the rows that results depend on. 4: sidecars. */
 export const journalFormat = 4
 
-/** Tables whose rows have a sum: SQLite does not notice when the disk changes a bit of a value. A row whose sum is wrong is as good as none. */
+/** Tables with a checksum per row: SQLite does not detect flipped bits in values. A row with a wrong checksum is ignored. */
 const summed = ["traces", "files", "code"] as const
 export const sumOf = (...values: ReadonlyArray<string>): string => hash("sha256", JSON.stringify(values)).slice(0, 16)
 
-// A run may add thousands of rows that say what was found: their indexes are short, and none is by key.
+// A run may add thousands of rows for reused results: indexes are short, and none is by key.
 const tables = `
   create table if not exists traces (key text primary key, digest text not null, content_digest text not null, type text not null, metrics text not null, provenance text not null, made integer not null, sum text, sidecar text, skipped text) strict;
   create table if not exists runs (id text primary key, pipeline text not null, params text not null, started integer not null, finished integer, status text not null) strict;
@@ -44,24 +44,24 @@ const tables = `
   create table if not exists code (stage text primary key, value text not null, sum text) strict;
 `
 
-/** What SQLite says of a file whose bytes have changed: of its structure, or of the definitions of its tables. */
+/** SQLite's errors for a file whose bytes have changed: in its structure or its table definitions. */
 const damaged = /not a database|malformed|no such (table|column)|no column named|syntax error|unrecognized token/
 
 const knownAdvice = (reason: string): string | undefined => {
-  if (damaged.test(reason)) return "It is damaged: move it away; runs then make and record the results again"
+  if (damaged.test(reason)) return "It is damaged: move it away; runs then recompute and record the results"
   if (/is full|ENOSPC/.test(reason)) return "Free some space, then run again: finished results are kept"
-  if (/a folder is needed/.test(reason)) return "Name a folder in CARAVAN_HOME"
-  if (/can't be read|copyfile/.test(reason)) return "Make it readable (its owner can, with chmod), or name another folder in CARAVAN_HOME"
-  if (/can't be written/.test(reason)) return "Make the folder writable, or name another with CARAVAN_HOME"
+  if (/a folder is needed/.test(reason)) return "Set CARAVAN_HOME to a folder"
+  if (/can't be read|copyfile/.test(reason)) return "Make it readable (its owner can use chmod), or set CARAVAN_HOME to another folder"
+  if (/can't be written/.test(reason)) return "Make the folder writable, or set CARAVAN_HOME to another folder"
   if (/is locked/.test(reason))
-    return "Another run has held it for long, perhaps one that is stopped (kill -CONT resumes it): then run again"
+    return "Another run has held the lock for a long time; it may be stopped (kill -CONT resumes it). Then run again"
   return undefined
 }
 const opening = (file: string) =>
   storeError((reason) => {
     const advice = /has format/.test(reason)
-      ? "Use that newer version, or name another folder with CARAVAN_HOME"
-      : (knownAdvice(reason) ?? "Make the folder writable, or name another with CARAVAN_HOME")
+      ? "Use the newer version, or set CARAVAN_HOME to another folder"
+      : (knownAdvice(reason) ?? "Make the folder writable, or set CARAVAN_HOME to another folder")
     return `Opening the journal ${file}: ${reason}. ${advice}.`
   })
 export const using = (file: string) =>
@@ -70,16 +70,16 @@ export const using = (file: string) =>
       `Using the journal ${file}: ${reason}. ${knownAdvice(reason) ?? "Fix the folder, then run again: finished results are kept"}.`
   )
 
-/** A value that is kept as JSON. */
+/** Parses a value stored as JSON. */
 export const parse = (text: SQLOutputValue | undefined): unknown => {
   try {
     return JSON.parse(text as string) as unknown
   } catch (cause) {
-    throw new Error(`a row of it is malformed (${messageOf(cause)})`, { cause })
+    throw new Error(`one of its rows is malformed (${messageOf(cause)})`, { cause })
   }
 }
 
-/** Opens the file, and makes it with its folder where there is none; or a copy of it, where it can only be read. */
+/** Opens the file, creating it and its folder if missing; or opens a copy if the file is read-only. */
 const open = (file: string, isSnapshot: boolean): DatabaseSync => {
   const reason = whyNoHome(dirname(file))
   if (reason !== undefined) throw new Error(reason)
@@ -90,7 +90,7 @@ const open = (file: string, isSnapshot: boolean): DatabaseSync => {
   const database = isSnapshot ? openSnapshot(file) : openWal(file, 10_000, "pragma synchronous = full; pragma wal_autocheckpoint = 4000")
   try {
     const found = formatOf(database)
-    if (found > journalFormat) throw new Error(`it has format ${found}, this version of caravan knows formats up to ${journalFormat}`)
+    if (found > journalFormat) throw new Error(`it has format ${found}, but this version of caravan supports formats up to ${journalFormat}`)
     database.exec(tables)
     return database
   } catch (cause) {
@@ -103,11 +103,11 @@ const formatOf = (database: DatabaseSync): number => Number(database.prepare("pr
 export class JournalDatabase {
   readonly #file: string
   #opened: DatabaseSync | undefined
-  /** Whether it is a copy that is read because the file can't be written to. */
+  /** Whether this is a copy, because the file is read-only. */
   #isSnapshot = false
   readonly #statements = new Map<string, StatementSync>()
 
-  /** Opens it when it is first used: what can't start leaves nothing behind. */
+  /** Opens on first use, so that a command that fails to start leaves nothing behind. */
   constructor(file: string) {
     this.#file = file
   }
@@ -127,7 +127,7 @@ export class JournalDatabase {
     }
   }
 
-  /** Fills the tables that an older version did not have. Another process may be doing the same: each row is written at most once. */
+  /** Fills tables that an older version lacked. Another process may be doing the same: each row is written at most once. */
   #upgrade(from: number): void {
     this.transaction(() => {
       if (from === 1) {
@@ -148,7 +148,7 @@ export class JournalDatabase {
     if (!columns.some(({ name }) => name === column)) this.#database.exec(`alter table ${table} add column ${column} text`)
   }
 
-  /** Which key takes which content: the way from an artifact to what was made of it. */
+  /** Records which key uses which content: the link from an artifact to what was made from it. */
   recordUses(key: string, parts: KeyParts): void {
     for (const content of Object.values(parts.inputs).flat())
       if (content !== null) this.run("insert or ignore into uses (content, key) values (?, ?)", content, key)
@@ -169,18 +169,18 @@ export class JournalDatabase {
   all(sql: string, ...values: ReadonlyArray<SQLInputValue>): Array<Row> {
     return this.#prepare(sql).all(...values)
   }
-  /** As `all`, each row as the list of its columns: several times faster where there are thousands. */
+  /** Like `all`, with each row as a list of columns: several times faster for thousands of rows. */
   lists(sql: string, ...values: ReadonlyArray<SQLInputValue>): Array<ReadonlyArray<SQLOutputValue>> {
     const statement = this.#prepare(sql)
     statement.setReturnArrays(true)
     return statement.all(...values) as unknown as Array<ReadonlyArray<SQLOutputValue>>
   }
-  /** How many rows it changed. */
+  /** Returns the number of changed rows. */
   run(sql: string, ...values: ReadonlyArray<SQLInputValue>): number {
     this.#writable()
     return this.remember(sql, ...values)
   }
-  /** As `run`, for what only saves time later: it is not refused where the file can't be written to, and is gone with this process then. */
+  /** Like `run`, for caches: on a read-only file the write goes to the copy and is lost when the process ends. */
   remember(sql: string, ...values: ReadonlyArray<SQLInputValue>): number {
     return Number(this.#prepare(sql).run(...values).changes)
   }
@@ -198,7 +198,7 @@ export class JournalDatabase {
       this.#database.exec("commit")
       return result
     } catch (cause) {
-      // Some errors (a full disk) have rolled back already.
+      // Some errors (a full disk) have already rolled back.
       if (this.#database.isTransaction) this.#database.exec("rollback")
       throw cause
     }

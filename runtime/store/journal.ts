@@ -1,6 +1,6 @@
 /**
- * The journal: what ran, when, from what, to what; and the index from cache key to result. node:sqlite in WAL mode, so that several runs may
- * share it.
+ * The journal: what ran, when, with which inputs and results; and the index from cache key to result. node:sqlite in WAL mode, so that several runs
+ * can share it.
  */
 import { join } from "node:path"
 import * as Context from "effect/Context"
@@ -14,13 +14,13 @@ import { makeListings } from "./listings.ts"
 import { notes } from "./notes.ts"
 import { traces } from "./traces.ts"
 
-/** The journal's tables for a body of code that reads or writes many rows at once: they throw. */
+/** The journal's tables, for code that reads or writes many rows at once. Its functions throw. */
 export type JournalTables = ReturnType<typeof traces> &
   ReturnType<typeof executions> &
   ReturnType<typeof keptDigests> &
   ReturnType<typeof notes>
 
-/** Functions that throw as functions that give effects. */
+/** Wraps throwing functions as effects. */
 type Effects<Functions> = {
   readonly [Name in keyof Functions]: Functions[Name] extends (...values: infer Values) => infer A
     ? (...values: Values) => Effect.Effect<A, StoreError>
@@ -32,12 +32,12 @@ export interface JournalOperations extends Effects<JournalTables> {
   readonly read: <A>(body: (tables: JournalTables) => A) => Effect.Effect<A, StoreError>
   /** Runs the writes of `body` as one transaction. */
   readonly transaction: <A>(body: (tables: JournalTables) => A) => Effect.Effect<A, StoreError>
-  /** As lastUse, for who holds a lock meanwhile. Throws. */
+  /** Like lastUse, for callers that hold a lock. Throws. */
   readonly lastUseUnsafe: JournalTables["lastUse"]
 }
 
 export class Journal extends Context.Service<Journal, JournalOperations>()("caravan/runtime/Journal") {
-  /** The journal in this folder; made at first use where there is none. */
+  /** The journal in this folder, created on first use if missing. */
   static readonly layer = (home: string): Layer.Layer<Journal> =>
     Layer.effect(
       Journal,

@@ -1,4 +1,4 @@
-/** The journal as a cache of what keys need (key/key-cache.ts): digests of the user's files, and identities of stages' code. */
+/** The journal as the key cache (key/key-cache.ts): digests of the user's files, and identities of stages' code. */
 import { type JournalDatabase, parse, sumOf } from "./journal-database.ts"
 
 export const keptDigests = (database: JournalDatabase) => ({
@@ -17,7 +17,7 @@ export const keptDigests = (database: JournalDatabase) => ({
       sumOf(path, stamp, digest)
     )
   },
-  /** Files of the user's with this content, as they were last seen. */
+  /** The user's files with this content, when last seen. */
   filesOfContent: (digest: string): Array<string> =>
     database.all("select path from files where digest = ? order by path", digest).map((row) => row.path as string),
   code: (stage: string): unknown => {

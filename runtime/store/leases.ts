@@ -1,11 +1,11 @@
 /**
- * Who needs which object right now. A run takes a lease on an object before it looks whether the object is there, and keeps it to its end;
- * `caravan gc` moves an object away only while it holds this database's write lock and sees no lease. So either the run comes first and the
- * object stays, or the object is gone when the run looks and is made again: never in between, whatever clocks say.
+ * Which objects are currently needed, and by whom. A run takes a lease on an object before checking whether it exists, and keeps the lease until it
+ * ends; `caravan gc` moves an object away only while it holds this database's write lock and sees no lease. So either the run comes first and the
+ * object stays, or the object is already deleted when the run checks and is recomputed: never in between, independent of clocks.
  *
- * A holder is alive as long as its process keeps the lock on its file `leases/<id>`. The kernel drops that lock when the process ends, however
- * it ends; a stopped process keeps it. Nothing here outlives its holders: a damaged database is set aside by whoever opens it when none lives.
- * Who makes what right now (in-flight.ts) is in the same database.
+ * A holder is alive while its process holds the lock on its file `leases/<id>`. The kernel releases the lock when the process ends for any reason; a
+ * stopped process keeps it. Nothing here outlives its holders: a damaged database is set aside by the next process that opens it while no holder is
+ * alive. Claims (in-flight.ts) are in the same database.
  */
 import { randomUUID } from "node:crypto"
 import { existsSync, readdirSync, rmSync } from "node:fs"
@@ -24,7 +24,7 @@ const tables = `
 
 const isId = (name: string): boolean => /^[0-9a-f-]{36}$/.test(name)
 
-/** Whether another connection, of this or another process, has this file locked. Reading is enough to see it, in a store that can't be written to too. */
+/** Whether another connection, of this or another process, has locked this file. Read access is enough, so this also works in a read-only store. */
 const isLocked = (file: string): boolean => {
   if (!existsSync(file)) return false
   let database: DatabaseSync | undefined
@@ -33,22 +33,22 @@ const isLocked = (file: string): boolean => {
     database.exec("pragma busy_timeout = 0; select name from sqlite_master")
     return false
   } catch {
-    // Locked, or not ours to open: then its holder can't be said to be gone.
+    // Locked, or not accessible to us: its holder may be alive.
     return true
   } finally {
     database?.close()
   }
 }
 
-/** Whether the process of a holder in this store still lives. */
+/** Whether the process of a holder in this store is alive. */
 export const isHolderAlive = (home: string, id: string): boolean => isId(id) && isLocked(join(home, "leases", id))
 
-/** The locks of this process's holders: a connection that nobody refers to any more is closed, and its lock is gone with it. */
+/** The locks of this process's holders: an unreferenced connection would be closed and release its lock. */
 const held = new Set<DatabaseSync>()
 
 export interface Holder {
   readonly id: string
-  /** Keeps gc from these objects until `release`. */
+  /** Protects these objects from gc until `release`. */
   readonly lease: (digests: ReadonlyArray<string>) => void
   readonly release: () => void
 }
@@ -57,7 +57,7 @@ export class Leases {
   readonly #home: string
   readonly #folder: string
   readonly #database: DatabaseSync
-  /** Whether it is a copy that is read because the file can't be written to. */
+  /** Whether this is a copy, because the file is read-only. */
   readonly #isSnapshot: boolean
   readonly #statements = new Map<string, StatementSync>()
 
@@ -79,7 +79,7 @@ export class Leases {
         const database = openWal(join(home, "leases.db"), 30_000, "pragma synchronous = off")
         try {
           database.exec(tables)
-          // Written without fsync: what a loss of power left may open and be broken inside.
+          // Written without fsync: after a power failure it may open but be damaged inside.
           const check = database.prepare("pragma integrity_check(1)").get()?.integrity_check
           if (check !== "ok") throw new Error(`it is malformed: ${String(check)}`)
         } catch (cause) {
@@ -91,7 +91,7 @@ export class Leases {
       try {
         return open()
       } catch (cause) {
-        // What a machine that lost power left of it says nothing about anybody who lives.
+        // After a power failure its content says nothing about living processes.
         if (!isDamaged(cause) || readdirSync(this.#folder).some((name) => isId(name) && this.isAlive(name))) throw cause
         setDamagedAside(join(home, "leases.db"))
         return open()
@@ -106,9 +106,9 @@ export class Leases {
       if (cause instanceof StoreError) throw cause
       const reason = messageOf(cause)
       const advice = /is full|ENOSPC/.test(reason)
-        ? "Free some space (caravan gc --yes does), then run again: finished results are kept"
+        ? "Free some space (for example with caravan gc --yes), then run again: finished results are kept"
         : "Make the folder writable; a damaged leases.db can be deleted while nothing runs"
-      throw new StoreError({ message: `${doing} the leases of the store (leases.db beside ${this.#folder}): ${reason}. ${advice}.` })
+      throw new StoreError({ message: `${doing} the leases of the store (leases.db next to ${this.#folder}): ${reason}. ${advice}.` })
     }
   }
 
@@ -123,7 +123,7 @@ export class Leases {
         try {
           if (this.#database.isTransaction) this.#prepare("commit").run()
         } finally {
-          // A commit that a full disk refuses leaves the transaction open, and with it the lock that all others wait for.
+          // A commit refused by a full disk leaves the transaction open, and with it the lock that all others wait for.
           if (this.#database.isTransaction) this.#prepare("rollback").run()
         }
       }
@@ -135,13 +135,13 @@ export class Leases {
     return statement
   }
 
-  /** Becomes a holder; `what` says to others who holds ("caravan run"). */
+  /** Registers a holder; `what` describes it to others ("caravan run"). */
   hold(what: string): Holder {
     const id = randomUUID()
     const file = join(this.#folder, id)
     let alive: DatabaseSync | undefined
     try {
-      // Made and locked before anybody can see it: gc takes a file that nobody has locked for a dead process's.
+      // Created and locked before it is visible: gc would take an unlocked file for a dead process's.
       this.exclusive(() => {
         makePrivateFile(file)
         alive = new DatabaseSync(file)
@@ -149,7 +149,7 @@ export class Leases {
         this.#database.prepare("insert into holders (id, what, pid) values (?, ?, ?)").run(id, what, process.pid)
       })
     } catch (cause) {
-      // Also when it is the commit that fails: without its lock this holder is gone.
+      // Also if the commit fails: without its lock this holder counts as dead.
       alive?.close()
       throw cause
     }
@@ -166,14 +166,14 @@ export class Leases {
         try {
           this.exclusive(() => this.#forget(id))
         } catch {
-          // A full disk, say. Without its lock this holder is gone, and the next gc forgets it.
+          // For example a full disk. Without its lock this holder counts as dead, and the next gc removes it.
         }
         held.delete(lock)
         lock.close()
         try {
           this.#removeFile(id)
         } catch {
-          // The next gc removes it: what this run made must not be lost over an empty file.
+          // The next gc removes it: the run's results must not be lost because of an empty file.
         }
       }
     }
@@ -188,12 +188,12 @@ export class Leases {
     for (const suffix of ["", "-journal"]) rmSync(join(this.#folder, `${id}${suffix}`), { force: true })
   }
 
-  /** Whether a holder's process still lives. */
+  /** Whether a holder's process is alive. */
   isAlive(id: string): boolean {
     return isHolderAlive(this.#home, id)
   }
 
-  /** What living holders have leased: digest -> by whom; and the holders that are gone. */
+  /** The leases of living holders (digest -> holder), and the dead holders. */
   #look(): { readonly leased: ReadonlyMap<string, string>; readonly gone: ReadonlySet<string> } {
     const rows = (sql: string) => this.#database.prepare(sql).all() as Array<Record<string, string>>
     const names = new Map<string, string>()
@@ -208,16 +208,16 @@ export class Leases {
     return { leased, gone }
   }
 
-  /** What living holders have leased: digest -> by whom. */
+  /** The leases of living holders: digest -> holder. */
   leased(): ReadonlyMap<string, string> {
     return this.#isSnapshot ? this.#try("Reading", () => this.#look().leased) : this.whileNobodyLeases((leased) => leased)
   }
 
-  /** Runs `body` while nobody can take a lease, with what living holders have leased: digest -> by whom. Keep it short: runs wait meanwhile. */
+  /** Runs `body` with the leases of living holders (digest -> holder) while nobody can take a lease. Keep it short: runs wait. */
   whileNobodyLeases<A>(body: (leased: ReadonlyMap<string, string>) => A): A {
     const { gone, result } = this.exclusive(() => {
       const { gone, leased } = this.#look()
-      // A file without a row: its process died as it became a holder.
+      // A file without a row: its process died while registering.
       const isKnown = this.#database.prepare("select 1 from holders where id = ?")
       for (const name of readdirSync(this.#folder))
         if (isId(name) && isKnown.get(name) === undefined && !isLocked(join(this.#folder, name))) this.#removeFile(name)
@@ -227,7 +227,7 @@ export class Leases {
       if (gone.size > 0) this.exclusive(() => gone.forEach((id) => this.#forget(id)))
       for (const id of gone) this.#removeFile(id)
     } catch {
-      // A full disk, say, which the body may be about to free: the next one forgets them.
+      // For example a full disk, which the body may be about to free: the next call removes them.
     }
     return result
   }

@@ -1,12 +1,12 @@
-/** Lists of files and packages are long, and the same for every node of a stage: the journal keeps each once, and names it by its digest. */
+/** Lists of files and packages are long and equal for all nodes of a stage: the journal stores each once, named by its digest. */
 import { hash } from "node:crypto"
 import { type JournalDatabase, parse } from "./journal-database.ts"
 
 export interface Listings {
-  /** Keeps a list; gives its name. */
+  /** Stores a list; returns its name. */
   readonly record: (files: object) => string
   readonly read: (name: string) => Readonly<Record<string, string>>
-  /** What another than a list of files was recorded as. */
+  /** A recorded value of any kind. */
   readonly find: (name: string) => unknown
 }
 
@@ -25,7 +25,7 @@ export const makeListings = (database: JournalDatabase): Listings => {
     },
     find: (name) => parse(database.get("select value from listings where digest = ?", name)?.value ?? "null"),
     read: (name) => {
-      // Older versions wrote the list itself.
+      // Older versions stored the list itself.
       const value = name.startsWith("{")
         ? name
         : (database.get("select value from listings where digest = ?", name)?.value as string | undefined)

@@ -1,4 +1,4 @@
-/** What people write beside runs: tags and a note. Nothing depends on them. */
+/** People's tags and notes on runs. Nothing depends on them. */
 import { type JournalDatabase, parse } from "./journal-database.ts"
 
 export interface RunNote {

@@ -1,8 +1,8 @@
 /**
- * Objects as they lie on the disk: `objects/ab/<digest>/` holds an artifact's files and its manifest `artifact.json`, whose sha256 is the digest.
+ * Objects on disk: `objects/ab/<digest>/` contains an artifact's files and its manifest `artifact.json`, whose sha256 is the digest.
  *
- * Calls that only touch what the kernel has in memory are synchronous: for small files a trip through the thread pool costs more than the call.
- * What waits for a disk (fsync, reading large files) is not. All throw StoreError when it can't be told how an object is.
+ * Calls that only touch the kernel's memory are synchronous: for small files a round trip through the thread pool costs more than the call. Calls
+ * that wait for a disk (fsync, reading large files) are asynchronous. All throw StoreError if an object's state can't be determined.
  */
 import { hash } from "node:crypto"
 import { readdirSync, renameSync, statSync } from "node:fs"
@@ -12,7 +12,7 @@ import { isAbsent, isGone, messageOf, StoreError } from "../errors.ts"
 import { digestOfFileAt, type OnBytes, readSmall, sha256File } from "../key/file-digest.ts"
 import { allOf, foldersOf, makeFolder, renameIfFree, syncPath } from "./durable.ts"
 
-/** Raised when manifests change. */
+/** Increased when the manifest format changes. */
 export const format = 1
 export interface Manifest {
   readonly format: number
@@ -24,20 +24,20 @@ export interface StoredObject {
   readonly digest: string
   readonly contentDigest: string
 }
-/** An object as it lies in the store. */
+/** An object found in the store. */
 export interface FoundObject {
   readonly digest: string
-  /** The type of its manifest; undefined when that is damaged. */
+  /** The type in its manifest; undefined if the manifest is damaged. */
   readonly type: string | undefined
-  /** Bytes of all its files. */
+  /** Total bytes of its files. */
   readonly size: number
-  /** When it was put there, in milliseconds since 1970. */
+  /** When it was stored, in milliseconds since 1970. */
   readonly made: number
 }
-/** A written folder that only has to be made durable: its type is checked, its files are hashed, its manifest is in it. */
+/** A written folder that only has to be made durable: its type is checked, its files are hashed, and it contains its manifest. */
 export interface SealedObject extends StoredObject {
   readonly directory: string
-  /** Its files, the manifest among them. */
+  /** Its files, including the manifest. */
   readonly files: ReadonlyArray<string>
 }
 
@@ -45,7 +45,7 @@ export const manifestName = "artifact.json"
 
 export const objectPath = (home: string, digest: string): string => `${home}/objects/${digest.slice(0, 2)}/${digest}`
 
-/** Every file below a folder, relative, sorted. Links and special files are refused: an artifact is files. */
+/** All files below a folder, as sorted relative paths. Refuses links and special files: an artifact consists of files. */
 const listFiles = (directory: string): Array<string> => {
   const out: Array<string> = []
   const visit = (below: string) => {
@@ -53,31 +53,31 @@ const listFiles = (directory: string): Array<string> => {
       const path = join(below, entry.name)
       if (entry.isDirectory()) visit(path)
       else if (entry.isFile()) out.push(path)
-      else throw new Error(`${join(directory, path)} is not a plain file: an artifact holds files and folders only`)
+      else throw new Error(`${join(directory, path)} is not a regular file: an artifact may only contain files and folders`)
     }
   }
   visit("")
-  if (out.includes(manifestName)) throw new Error(`the stage wrote a file ${manifestName}: that name is the store's own`)
+  if (out.includes(manifestName)) throw new Error(`the stage wrote a file ${manifestName}: that name is reserved for the store`)
   return out.sort()
 }
 
-/** The files of a written folder with their digests, as a manifest has them. */
+/** The files of a written folder with their digests, as listed in a manifest. */
 export const describeFiles = async (directory: string): Promise<Manifest["files"]> => {
   const list: Array<Manifest["files"][number]> = []
   for (const path of listFiles(directory)) list.push({ path, ...(await digestOfFileAt(join(directory, path))) })
   return list
 }
 
-/** undefined when an object is not there or the disk can't read it. */
+/** Returns undefined if an object is missing or the disk can't read it; throws for other errors. */
 const unreadable = (cause: unknown): undefined => {
   if (isGone(cause)) return undefined
-  // Too many open files, say, or no permission: that is no reason to make a sound object again.
+  // For example too many open files, or no permission: no reason to recompute an intact object.
   throw new StoreError({
-    message: `Looking at a result in the store: ${messageOf(cause)}. The result stays where it is: fix that, then run again.`
+    message: `Checking a result in the store: ${messageOf(cause)}. The result was not changed: fix this, then run again.`
   })
 }
 
-/** An object's manifest, and when it was last written to. */
+/** An object's manifest, and its modification time. */
 const manifestAt = (folder: string, digest: string): { readonly manifest: Manifest; readonly written: number } | undefined => {
   let read: ReturnType<typeof readSmall>
   try {
@@ -90,14 +90,14 @@ const manifestAt = (folder: string, digest: string): { readonly manifest: Manife
   const manifest = JSON.parse(bytes.toString("utf8")) as Manifest
   if (manifest.format > format)
     throw new StoreError({
-      message: `Reading the result ${folder}: it has format ${manifest.format}, this version of caravan knows formats up to ${format}. Use that newer version, or name another folder with CARAVAN_HOME.`
+      message: `Reading the result ${folder}: it has format ${manifest.format}, but this version of caravan supports formats up to ${format}. Use the newer version, or set CARAVAN_HOME to another folder.`
     })
   return { manifest, written }
 }
 
 /**
- * How an object looks without its bytes being read. "present": every file is there at its size, none written to after the manifest, which is written
- * last. "modified": one was, by damage or because the store was copied; only the bytes can tell.
+ * An object's state, without reading its bytes. "present": every file exists with its size, and none was modified after the manifest, which is
+ * written last. "modified": one was, by damage or because the store was copied; only reading the bytes can tell.
  */
 export type Presence = "present" | "modified" | "missing"
 
@@ -120,13 +120,13 @@ export const presenceOf = (home: string, digest: string): Presence => {
 }
 
 /**
- * What is wrong with an object's bytes; undefined when they are what the manifest says. One that was modified and is sound is present again: its
- * manifest is dated anew, so that it is not read in every run.
+ * The damage to an object's bytes; undefined if they match the manifest. A modified but intact object becomes present again: its manifest gets a new
+ * time, so that it is not read in every run.
  */
 export const damageOf = async (home: string, digest: string, onBytes?: OnBytes): Promise<string | undefined> => {
   const folder = objectPath(home, digest)
   const found = manifestAt(folder, digest)
-  if (found === undefined) return "its manifest is missing or not what its name says"
+  if (found === undefined) return "its manifest is missing or does not match its digest"
   let youngest = 0
   for (const file of found.manifest.files) {
     const read = await readAt(join(folder, file.path), onBytes).catch(unreadable)
@@ -135,21 +135,21 @@ export const damageOf = async (home: string, digest: string, onBytes?: OnBytes):
     youngest = Math.max(youngest, read.written)
   }
   if (youngest > found.written) {
-    // Whole milliseconds, and one more for what is lost on the way to the file system's own unit.
+    // Whole milliseconds, plus one for rounding to the file system's resolution.
     const time = (Math.ceil(youngest) + 1) / 1000
-    // Where that can't be written it is read again, which is all.
+    // If that fails it is just read again next time.
     await utimes(`${folder}/${manifestName}`, time, time).catch(() => undefined)
   }
   return undefined
 }
 
-/** A file's digest. When it was written to is asked first: what is written while it is read is younger than that. */
+/** A file's digest. Its modification time is read first, so that a write during the read makes it newer. */
 const readAt = async (path: string, onBytes: OnBytes | undefined): Promise<{ readonly written: number; readonly sha256: string }> => ({
   written: statSync(path).mtimeMs,
   sha256: await sha256File(path, onBytes)
 })
 
-/** Moves a damaged object out of the way, where it can be looked at; gives that place, or undefined when there is no such object. */
+/** Moves a damaged object to quarantine, where it can be examined; returns its new place, or undefined if the object does not exist. */
 export const setAside = (home: string, digest: string): string | undefined => {
   makeFolder(join(home, "quarantine"))
   const place = join(home, "quarantine", `${digest}-${Date.now()}-${process.pid}`)
@@ -162,7 +162,7 @@ export const setAside = (home: string, digest: string): string | undefined => {
   }
 }
 
-/** Makes a sealed folder durable and renames it to its place; gives the folder that it is in now, which has to be fsynced. */
+/** Makes a sealed folder durable and renames it to its place; returns its parent folder, which must be fsynced. */
 const put = async (home: string, { digest, directory, files }: SealedObject): Promise<string> => {
   await allOf([
     ...files.map((file) => syncPath(join(directory, file), 0o444)),
@@ -170,8 +170,8 @@ const put = async (home: string, { digest, directory, files }: SealedObject): Pr
   ])
   const target = objectPath(home, digest)
   if (!renameIfFree(directory, target)) {
-    // The same object is there already: made by another run, or by another node. It stays unless it is damaged.
-    // What is left of this one is swept by a later run if it can't be removed now.
+    // The same object already exists, made by another run or node. It stays unless it is damaged. If this copy can't be removed now, a later run
+    // sweeps it.
     if ((await damageOf(home, digest)) === undefined) await rm(directory, { recursive: true, force: true }).catch(() => undefined)
     else {
       setAside(home, digest)
@@ -182,8 +182,8 @@ const put = async (home: string, { digest, directory, files }: SealedObject): Pr
 }
 
 /**
- * Takes sealed folders in, durably: fsyncs everything in them, renames each to its place, then fsyncs the folders they are in. Gives what each
- * failed by, if it did; one that fails keeps no other from being taken in.
+ * Adds sealed folders durably: fsyncs everything in them, renames each to its place, then fsyncs the parent folders. Returns each folder's error, if
+ * any; one failure does not prevent the others.
  */
 export const putAll = async (
   home: string,
@@ -206,7 +206,7 @@ export const putAll = async (
   return failures.map((failure) => failure ?? undefined)
 }
 
-/** Every object, in no order. Reads the manifests, not the bytes. */
+/** All objects, unordered. Reads the manifests, not the bytes. */
 export const allObjects = async (home: string): Promise<Array<FoundObject>> => {
   const root = join(home, "objects")
   const found: Array<FoundObject> = []
@@ -222,20 +222,20 @@ export const allObjects = async (home: string): Promise<Array<FoundObject>> => {
       const sound = bytes !== undefined && hash("sha256", bytes) === digest
       const manifest = sound ? (JSON.parse(bytes.toString("utf8")) as Manifest) : undefined
       const made = await stat(folder).catch(() => undefined)
-      // It went while this looked.
+      // Deleted in the meantime.
       if (made === undefined) continue
       const size =
         manifest === undefined || manifest.format > format
           ? await sizeOf(folder)
           : manifest.files.reduce((sum, file) => sum + file.size, bytes!.length)
-      // Whole milliseconds, as Date.now() counts them: what was made in this one is not of the future.
+      // Whole milliseconds like Date.now(), so that objects made in this millisecond are not in the future.
       found.push({ digest, type: manifest?.type, size, made: Math.floor(made.mtimeMs) })
     }
   }
   return found
 }
 
-/** Bytes of all files below a folder, or of a file; 0 when it is gone. Does not reject. */
+/** Bytes of a file or of all files below a folder; 0 if missing. Never rejects. */
 export const sizeOf = async (path: string): Promise<number> => {
   const found = await stat(path).catch(() => undefined)
   if (found === undefined) return 0

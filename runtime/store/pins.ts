@@ -1,4 +1,4 @@
-/** Pins: `pins/<digest>` names an object that gc must leave, also when the journal is lost. */
+/** Pins: `pins/<digest>` names an object that gc must keep, even if the journal is lost. */
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { makeFolder } from "./durable.ts"
@@ -11,7 +11,7 @@ export interface Pin {
 
 export const pinsFolder = (home: string): string => join(home, "pins")
 
-/** The folder has to be fsynced after it. */
+/** The folder must be fsynced afterwards. */
 export const writePin = (home: string, digest: string, note: string): void => {
   const folder = pinsFolder(home)
   makeFolder(folder)
@@ -19,7 +19,7 @@ export const writePin = (home: string, digest: string, note: string): void => {
   renameSync(join(folder, `${digest}.new`), join(folder, digest))
 }
 
-/** Whether there was a pin. */
+/** Returns whether there was a pin. */
 export const removePin = (home: string, digest: string): boolean => {
   const file = join(pinsFolder(home), digest)
   const was = existsSync(file)
@@ -27,14 +27,14 @@ export const removePin = (home: string, digest: string): boolean => {
   return was
 }
 
-/** Every pin, the oldest first. */
+/** All pins, oldest first. */
 export const allPins = (home: string): Array<Pin> => {
   const folder = pinsFolder(home)
   if (!existsSync(folder)) return []
   return readdirSync(folder)
     .filter((name) => /^[0-9a-f]{64}$/.test(name))
     .map((digest) => {
-      // The name is what counts: a pin that can't be read still holds.
+      // The file name is what counts: an unreadable pin still protects its object.
       const [note, made] = readPin(join(folder, digest))
       return { digest, note, made }
     })

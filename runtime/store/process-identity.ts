@@ -1,17 +1,17 @@
-/** Which processes are of this machine, and whether they live. */
+/** Identifies processes of this machine, and whether they are alive. */
 import { hash } from "node:crypto"
 import { readlinkSync } from "node:fs"
 import { hostname } from "node:os"
 
 let space: string | undefined
-/** Where process numbers mean what they mean here: this machine, and this container of it. */
+/** The scope in which process ids are valid: this machine, and this container on it. */
 export const processSpace = (): string => (space ??= readProcessSpace())
 const readProcessSpace = (): string => {
   let namespace = ""
   try {
     namespace = readlinkSync("/proc/self/ns/pid")
   } catch {
-    // Not Linux: the machine's name has to do.
+    // Not Linux: use the machine's name.
   }
   return hash("sha256", `${hostname()} ${namespace}`).slice(0, 8)
 }

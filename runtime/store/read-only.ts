@@ -1,13 +1,13 @@
 /**
- * Stores that can't be written to: on a read-only mount, or another user's. SQLite needs files beside a database that is in WAL mode, and a run may be
- * writing to it; so what is there is copied to a temporary folder and read from the copy.
+ * Stores that can't be written: on a read-only mount, or another user's. SQLite needs extra files next to a database in WAL mode, and a run may be
+ * writing to it; so the files are copied to a temporary folder and read from there.
  */
 import { accessSync, constants, copyFileSync, existsSync, mkdtempSync, rmSync, statSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { basename, dirname, join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 
-/** Whether a file can't be written, or made where there is none. */
+/** Whether a file is not writable, or can't be created if missing. */
 export const isReadOnly = (file: string): boolean => {
   let folder = dirname(file)
   while (!existsSync(folder) && folder !== dirname(folder)) folder = dirname(folder)
@@ -20,7 +20,7 @@ export const isReadOnly = (file: string): boolean => {
   }
 }
 
-/** A database as it is now, to be read: an empty one when the file is not there. What is written to it is gone with the connection. */
+/** A database's current state, for reading; empty if the file does not exist. Writes are lost when the connection closes. */
 export const openSnapshot = (file: string): DatabaseSync => {
   if (!existsSync(file)) return new DatabaseSync(":memory:")
   const folder = mkdtempSync(join(tmpdir(), "caravan-snapshot-"))
@@ -29,7 +29,7 @@ export const openSnapshot = (file: string): DatabaseSync => {
     copyDatabase(file, copy)
     const database = new DatabaseSync(copy)
     try {
-      // In one file, which is gone when the process ends, however it ends.
+      // In a single file that is removed when the process ends for any reason.
       database.exec("pragma journal_mode = memory")
       return database
     } catch (cause) {
@@ -41,10 +41,13 @@ export const openSnapshot = (file: string): DatabaseSync => {
   }
 }
 
-/** How often it is copied while a checkpoint is being written to it. */
+/** Maximum number of copies attempted while a WAL checkpoint is in progress. */
 const mostTries = 5
 
-/** Copies a database and its log. The log only grows between checkpoints, and its own sums say where it ends: the database must not change meanwhile. */
+/**
+ * Copies a database and its WAL. Between WAL checkpoints the WAL only grows, and its checksums mark its end; the database itself must not change
+ * during the copy.
+ */
 const copyDatabase = (from: string, to: string): void => {
   const stamp = () => {
     const { ino, mtimeNs, size } = statSync(from, { bigint: true })
@@ -57,5 +60,5 @@ const copyDatabase = (from: string, to: string): void => {
     if (existsSync(`${from}-wal`)) copyFileSync(`${from}-wal`, `${to}-wal`)
     if (stamp() === before) return
   }
-  throw new Error("it is written to all the time: try again in a moment")
+  throw new Error("it is being written continuously: try again in a moment")
 }

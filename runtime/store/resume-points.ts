@@ -1,8 +1,7 @@
 /**
- * Checkpoints inside a stage, on disk: what a stage that was killed goes on from. `checkpoints/<key>/<step>/` holds the stage's own files and, written
- * last, a seal with the size and sha256 of each. The key names code, config, seed, inputs and numerics, so a stage only ever meets checkpoints of
- * the very computation it is doing; an in-flight claim (in-flight.ts) keeps others from writing there meanwhile. The last two are kept, and all go when
- * the stage's result is recorded.
+ * Resume checkpoints of stages on disk. `checkpoints/<key>/<step>/` contains the stage's own files and, written last, a seal with the size and sha256
+ * of each. The key identifies code, config, seed, inputs and numerics, so a stage only finds checkpoints of exactly its own computation; a claim
+ * (in-flight.ts) keeps others from writing there. The last two are kept, and all are deleted when the stage's result is recorded.
  */
 import { createHash, randomUUID } from "node:crypto"
 import { readdir, readFile, rm } from "node:fs/promises"
@@ -17,29 +16,29 @@ import { makeFolder } from "./durable.ts"
 import { type Seal, seal, sealFormat, sealName } from "./seal.ts"
 
 export interface CheckpointOptions {
-  /** Where those of this key are. */
+  /** The folder of this key's checkpoints. */
   readonly folder: string
-  /** Seconds between two, at least; 0: after every step. */
+  /** Minimum seconds between two checkpoints; 0: after every step. */
   readonly seconds: number
-  /** Steps between two, at most; whichever comes first. */
+  /** Maximum steps between two checkpoints; whichever comes first. */
   readonly steps?: number | undefined
 }
 
-/** What is asked of a running stage from outside: to save what it has and stop. */
+/** A request from outside that a running stage save its state and stop. */
 export interface StopRequest {
   requested: boolean
-  /** Called when the stage asks whether a checkpoint is due: one that never does is not worth waiting for. */
+  /** Called when the stage asks whether a checkpoint is due: there is no point in waiting for a stage that never asks. */
   listens: () => void
-  /** Called once the stage has saved after it was asked to. */
+  /** Called when the stage has saved after the request. */
   saved: () => void
 }
 
-/** Saving stops a stage for at most this share of the time; what is written while it goes on may be written for at most that share. */
+/** Saving may pause a stage for at most this fraction of the time, and background writes may take at most that fraction. */
 const largestShare = { stopped: 0.05, beside: 0.25 }
 const kept = 2
 
 export interface OpenCheckpoints extends Checkpoints {
-  /** Waits until what is being written is on the disk, or failed: its error is a note. To be called when the stage ends. */
+  /** Waits until pending writes are on disk or have failed; errors become notes. Call it when the stage ends. */
   readonly settled: Effect.Effect<void>
 }
 
@@ -48,7 +47,7 @@ export const openCheckpoints = (options: CheckpointOptions, note: (message: stri
   let last = performance.now()
   let pause = 0
   let done = 0
-  /** The end of the one that is being written while the stage goes on. */
+  /** The pending background write. */
   let writing: Promise<void> = Promise.resolve()
   const settled = Effect.promise(() => writing)
   const due = () => {
@@ -58,7 +57,7 @@ export const openCheckpoints = (options: CheckpointOptions, note: (message: stri
     return performance.now() - last >= Math.max(seconds * 1000, pause)
   }
   const failed = async (step: number, fresh: string, message: string): Promise<void> => {
-    note(`its checkpoint after step ${step} could not be written (${message}); it goes on, and those before are kept`)
+    note(`its checkpoint after step ${step} could not be written (${message}); the stage continues, and earlier checkpoints are kept`)
     await rm(fresh, { recursive: true, force: true }).catch(() => undefined)
   }
   const written = async (step: number, fresh: string, writing: ReturnType<typeof writeHeld>): Promise<void> => {
@@ -105,11 +104,11 @@ export const openCheckpoints = (options: CheckpointOptions, note: (message: stri
 const attempt = <A>(body: () => Promise<A>): Effect.Effect<A, { readonly message: string }> =>
   Effect.tryPromise({ try: body, catch: (cause) => ({ message: messageOf(cause) }) })
 
-/** Sorts as the number does. */
+/** Padded, so that names sort like numbers. */
 const nameOf = (step: number): string => String(step).padStart(12, "0")
 const isName = (name: string): boolean => /^\d{12,}$/.test(name)
 
-/** What `body` reads; undefined when it is not there. Throws StageError where that can't be told: a checkpoint may be days of work. */
+/** The result of `body`; undefined if the file is missing. Throws StageError for other errors: a checkpoint may be days of work. */
 const read = async <A>(body: () => Promise<A>): Promise<A | undefined> => {
   try {
     return await body()
@@ -119,15 +118,15 @@ const read = async <A>(body: () => Promise<A>): Promise<A | undefined> => {
   }
 }
 
-/** The error of a checkpoint that can't be looked at: it may be days of work, so it is neither passed over nor removed. */
+/** The error for a checkpoint that can't be read: it may be days of work, so it is neither skipped nor removed. */
 export const unreadableCheckpoint = (cause: unknown): StageError =>
   new StageError({
     reason: "Checkpoint",
-    message: `Looking at a checkpoint: ${messageOf(cause)}. It stays where it is: fix that, then run again.`,
+    message: `Reading a checkpoint: ${messageOf(cause)}. The checkpoint was not changed: fix this, then run again.`,
     isRetryable: isPassing(cause)
   })
 
-/** What is wrong with a checkpoint; undefined when it is whole. */
+/** The damage to a checkpoint; undefined if it is intact. */
 const damage = async (folder: string): Promise<string | undefined> => {
   const text = (await read(() => readFile(join(folder, sealName), "utf8"))) ?? ""
   const bytes = text.slice(text.indexOf("\n") + 1)
@@ -136,7 +135,7 @@ const damage = async (folder: string): Promise<string | undefined> => {
   if (found > sealFormat)
     throw new StageError({
       reason: "Checkpoint",
-      message: `Reading the checkpoint ${folder}: it has format ${found}, this version of caravan knows formats up to ${sealFormat}. It stays where it is: continue with that newer version, or move it away to start over.`,
+      message: `Reading the checkpoint ${folder}: it has format ${found}, but this version of caravan supports formats up to ${sealFormat}. The checkpoint was not changed: continue with the newer version, or move it away to start over.`,
       isRetryable: false
     })
   for (const { path, sha256 } of files)
@@ -146,13 +145,13 @@ const damage = async (folder: string): Promise<string | undefined> => {
 
 const newest = async (folder: string, note: (message: string) => void): Promise<ResumePoint | undefined> => {
   const names = (await read(() => readdir(folder))) ?? []
-  // What a killed stage was writing.
+  // Left by a killed stage.
   for (const name of names) if (name.startsWith("new-")) await rm(join(folder, name), { recursive: true, force: true })
   for (const name of names.filter(isName).sort().reverse()) {
     const path = join(folder, name)
     const found = await damage(path)
     if (found === undefined) return { step: Number(name), path }
-    note(`its checkpoint after step ${Number(name)} is damaged (${found}): passed over`)
+    note(`its checkpoint after step ${Number(name)} is damaged (${found}): skipped`)
     await rm(path, { recursive: true, force: true })
   }
   return undefined

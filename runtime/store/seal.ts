@@ -1,6 +1,6 @@
 /**
- * The seal of a folder: a file, written last, with the size and sha256 of each other one. Nothing but Node is imported: checkpoint-thread.ts seals in a
- * thread of its own, which is to start quickly.
+ * A folder's seal: a file, written last, with the size and sha256 of every other file. Imports only Node modules, because checkpoint-thread.ts seals
+ * in a separate thread that must start quickly.
  */
 import { createHash } from "node:crypto"
 import { readdir, rename, rm, stat, writeFile } from "node:fs/promises"
@@ -15,7 +15,7 @@ export interface Seal {
   readonly files: ReadonlyArray<{ readonly path: string; readonly size: number; readonly sha256: string }>
 }
 
-/** Makes what is in a folder last, and then gives it its name. */
+/** Makes a folder's content durable, then renames the folder. */
 export const seal = async (from: string, to: string): Promise<void> => {
   const files: Array<Seal["files"][number]> = []
   for (const entry of await readdir(from, { recursive: true, withFileTypes: true })) {
@@ -24,7 +24,7 @@ export const seal = async (from: string, to: string): Promise<void> => {
     files.push({ path: relative(from, full), size: (await stat(full)).size, sha256: await sha256File(full) })
   }
   const bytes = JSON.stringify({ format: sealFormat, files } satisfies Seal)
-  // The seal's own digest is in its first line.
+  // The first line is the seal's own digest.
   await writeFile(join(from, sealName), `${createHash("sha256").update(bytes).digest("hex")}\n${bytes}`)
   const paths = [...files.map(({ path }) => path), sealName]
   for (const path of paths) await syncPath(join(from, path))

@@ -1,6 +1,6 @@
 /**
- * What a mapped stage made of each shard, as files of a folder, `<folder>/<sha256 of the key>`: for stages that run on other machines, as a file system that several machines share
- * may have no locks that SQLite could trust. Each file has its sum before it, looked at whenever it is read.
+ * Shard results of a mapped stage as files in a folder, `<folder>/<sha256 of the key>`: for stages that run on other machines, because a shared file
+ * system may not support the locks that SQLite needs. Each file starts with its checksum, which is verified on every read.
  */
 import { hash, randomUUID } from "node:crypto"
 import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
@@ -8,9 +8,9 @@ import { join } from "node:path"
 import { isGone } from "../errors.ts"
 import { makeFolder } from "./durable.ts"
 
-/** What is made of shards, by their keys (Shards has it in a database). */
+/** Shard results by key (Shards stores them in a database). */
 export interface ShardStore {
-  /** The result under a key; undefined when there is none, or none that is whole. */
+  /** The result under a key; undefined if missing or damaged. */
   readonly get: (key: string) => Uint8Array | undefined
   readonly put: (key: string, bytes: Uint8Array) => void
   readonly close: () => void
@@ -21,7 +21,7 @@ const sumLength = 64
 export const shardFolder = (folder: string): ShardStore => {
   makeFolder(folder)
   const pathOf = (key: string) => join(folder, hash("sha256", key))
-  /** With the key: a result is never taken for another's. */
+  /** Includes the key: a result is never mistaken for another key's. */
   const sumOf = (key: string, bytes: Uint8Array) => hash("sha256", Buffer.concat([Buffer.from(`${key.length}:${key}`), bytes]))
   return {
     get: (key) => {

@@ -1,8 +1,8 @@
 /**
- * What a mapped stage made of each shard (map.ts): one SQLite file for everything but the shards that the results depend on, `shards/<digest>.db`, so that
- * a thousand small results cost a thousand inserts and not a thousand fsynced folders. Each insert is a transaction of its own: it survives
- * the process, however that ends. When power fails the last ones may be missing, never wrong: each has its sha256, looked at whenever it is read.
- * The file is a cache: without it results are made again.
+ * Shard results of a mapped stage (map.ts): one SQLite file per combination of everything but the shards, `shards/<digest>.db`, so that a thousand
+ * small results cost a thousand inserts and not a thousand fsynced folders. Each insert is its own transaction and survives the process. After a
+ * power failure the last ones may be missing, never wrong: each has its sha256, verified on every read. The file is a cache: without it results are
+ * recomputed.
  */
 import { createHash } from "node:crypto"
 import { closeSync, existsSync, openSync, utimesSync } from "node:fs"
@@ -18,7 +18,7 @@ export class Shards {
   readonly #select: StatementSync
   readonly #insert: StatementSync
 
-  /** Opens the file; a damaged one is set aside. Throws what the file system or SQLite say. */
+  /** Opens the file; a damaged one is set aside. Throws errors of the file system and SQLite. */
   constructor(file: string) {
     makeFolder(dirname(file))
     const open = () => {
@@ -44,7 +44,7 @@ export class Shards {
     touch(file)
   }
 
-  /** The result under a key; undefined when there is none, or none that is whole. */
+  /** The result under a key; undefined if missing or damaged. */
   get(key: string): Uint8Array | undefined {
     const row = this.#select.get(key)
     if (row === undefined) return undefined
@@ -61,13 +61,13 @@ export class Shards {
   }
 }
 
-/** The files of one, in the order in which they can go: SQLite would replay a log that is left over into a new file of the name. */
+/** The files of a database in a safe order of deletion: SQLite would replay a leftover log into a new file of the same name. */
 export const shardFiles = (file: string): ReadonlyArray<string> => [`${file}-wal`, `${file}-shm`, file]
 
-/** With the key: a result is never taken for another's. */
+/** Includes the key: a result is never mistaken for another key's. */
 const sumOf = (key: string, bytes: Uint8Array): string => createHash("sha256").update(`${key.length}:${key}`).update(bytes).digest("hex")
 
-/** gc goes by when a file was last used. */
+/** gc uses the file's time of last use. */
 const touch = (file: string): void => {
   if (!existsSync(file)) closeSync(openSync(file, "a"))
   const now = new Date()

@@ -1,6 +1,6 @@
 /**
- * A result's sidecar: files about how it was made, for its user to look at. It is an object of its own, named by the result's trace, so that a result
- * that is found again still says what was skipped; no key and no content digest depends on it, and gc takes it with its result.
+ * A result's sidecar: files about how it was made, for the user. It is a separate object named by the result's trace, so that a reused result still
+ * reports its skipped rows; no key or content digest depends on it, and gc deletes it together with its result.
  */
 import { existsSync } from "node:fs"
 import * as Effect from "effect/Effect"
@@ -9,9 +9,9 @@ import type { SkippedCount } from "../define/skipped.ts"
 import type { StoreOperations } from "./store.ts"
 import type { Trace } from "./traces.ts"
 
-/** The rows that the stage skipped, one JSON object a line (define/skipped.ts). */
+/** The rows that the stage skipped, one JSON object per line (define/skipped.ts). */
 export const skippedFile = "skipped.jsonl"
-/** What the stage reported step by step (run/curve.ts). */
+/** The numbers that the stage reported at each step (run/curve.ts). */
 export const curvesFile = "curves.parquet"
 
 export const Sidecar: ArtifactType<never> = {
@@ -21,10 +21,10 @@ export const Sidecar: ArtifactType<never> = {
   validate: () => Effect.void
 }
 
-/** What a result's trace tells of the rows that its stage could not use. */
+/** What a result's trace records about skipped rows. */
 export interface ToldOfSkipped {
   readonly skipped: ReadonlyArray<SkippedCount>
-  /** The file that lists them; null where there are none, or it is gone. */
+  /** The file that lists them; null if there are none or it has been deleted. */
   readonly skippedRows: string | null
 }
 export const toldOfSkipped = (

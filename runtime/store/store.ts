@@ -1,6 +1,6 @@
 /**
- * The content-addressed store (objects.ts). Nothing in it ever changes. Writes go to `tmp/`, are fsynced, then renamed. What gc takes goes to
- * `trash/` by a rename, which pins (pins.ts) and a run's leases (leases.ts) forbid.
+ * The content-addressed store (objects.ts). Objects never change. Writes go to `tmp/`, are fsynced, then renamed. gc renames objects to `trash/`,
+ * unless pins (pins.ts) or a run's leases (leases.ts) forbid it.
  */
 import { existsSync, mkdtempSync, renameSync, writeFileSync } from "node:fs"
 import { readdir, rm } from "node:fs/promises"
@@ -39,79 +39,76 @@ import { isReadOnly } from "./read-only.ts"
 export interface StoreOperations {
   /** The folder of the store and the journal. */
   readonly home: string
-  /** Whether nothing can be written there: nobody can hold what is found. */
+  /** Whether the store is read-only, so that nobody can hold objects. */
   readonly isReadOnly: Effect.Effect<boolean>
   readonly path: (digest: string) => string
   /** A new empty folder for a stage to write into. */
   readonly temporary: Effect.Effect<string, StoreError>
-  /** What a written folder is: checks its type and hashes it. */
+  /** Checks a written folder's type and hashes it. */
   readonly describe: (
     directory: string,
     type: ArtifactType<any>
   ) => Effect.Effect<StoredObject & { readonly manifest: Manifest; readonly bytes: string }, StoreError | ArtifactError>
-  /** Checks a written folder's type, hashes its files and writes its manifest into it: all of it in memory yet. */
+  /** Checks a written folder's type, hashes its files and writes its manifest; nothing is synced to disk yet. */
   readonly seal: (directory: string, type: ArtifactType<any>) => Effect.Effect<SealedObject, StoreError | ArtifactError>
-  /**
-   * Takes sealed folders in, durably; only then may any of them be recorded. Gives what went wrong with each, if anything: one that fails keeps no
-   * other from being taken in.
-   */
+  /** Adds sealed folders durably; they must not be recorded earlier. Returns each folder's error, if any; one failure does not prevent the others. */
   readonly put: (objects: ReadonlyArray<SealedObject>) => Effect.Effect<ReadonlyArray<StoreError | undefined>>
-  /** Takes one written folder in. */
+  /** Adds one written folder. */
   readonly commit: (directory: string, type: ArtifactType<any>) => Effect.Effect<StoredObject, StoreError | ArtifactError>
-  /** How the object looks; the bytes are not read. A store that holds keeps it from gc from now on. */
+  /** An object's state, without reading its bytes. A holding store protects it from gc from now on. */
   readonly presence: (digest: string) => Effect.Effect<Presence, StoreError>
-  /** As `presence`, of many, in their order. */
+  /** Like `presence`, for many, in their order. */
   readonly presences: (digests: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<Presence>, StoreError>
-  /** Whether the object is there with every file at its size. */
+  /** Whether the object exists with every file at its size. */
   readonly present: (digest: string) => Effect.Effect<boolean, StoreError>
-  /** What is wrong with the object's bytes; undefined when they are what the manifest says. Read whenever a stage is about to use them. */
+  /** The damage to the object's bytes; undefined if they match the manifest. Called whenever a stage is about to use them. */
   readonly damage: (digest: string, onBytes?: OnBytes) => Effect.Effect<string | undefined, StoreError>
-  /** Moves a damaged object out of the way, so that it is made again; gives where it can be looked at, or undefined when it is gone. */
+  /** Moves a damaged object to quarantine, so that it is recomputed; returns its new place, or undefined if it no longer exists. */
   readonly quarantine: (digest: string) => Effect.Effect<string | undefined, StoreError>
-  /** Every object, in no order. Reads the manifests, not the bytes. */
+  /** All objects, unordered. Reads the manifests, not the bytes. */
   readonly objects: Effect.Effect<ReadonlyArray<FoundObject>, StoreError>
   /**
-   * Moves those objects to the trash that nobody holds or has pinned, and that `spared` gives no reason to leave; gives what stayed, with the reason.
-   * What is in the trash is gone for runs; `emptyTrash` frees its space.
+   * Moves these objects to the trash, except those held, pinned, or for which `spared` returns a reason; returns those that stayed, with the reason.
+   * Objects in the trash no longer exist for runs; `emptyTrash` frees their space.
    */
   readonly moveToTrash: (
     digests: ReadonlyArray<string>,
     spared: (digest: string) => string | undefined
   ) => Effect.Effect<ReadonlyMap<string, string>, StoreError>
-  /** Deletes what is in the trash, also what an interrupted gc left there. */
+  /** Deletes the trash, including what an interrupted gc left there. */
   readonly emptyTrash: Effect.Effect<void, StoreError>
-  /** Keeps gc from an object until it is unpinned. */
+  /** Protects an object from gc until it is unpinned. */
   readonly pin: (digest: string, note: string) => Effect.Effect<void, StoreError>
-  /** Whether there was a pin. */
+  /** Returns whether there was a pin. */
   readonly unpin: (digest: string) => Effect.Effect<boolean, StoreError>
   readonly pins: Effect.Effect<ReadonlyArray<Pin>, StoreError>
   readonly remove: (directory: string) => Effect.Effect<void>
-  /** What killed runs left in tmp/: folders of processes that are gone. Those of other machines and containers are not ours to judge. */
+  /** Folders in tmp/ left by killed runs, except those of other machines and containers, whose processes can't be checked. */
   readonly abandoned: Effect.Effect<ReadonlyArray<string>>
   /** Removes what killed runs left in tmp/. */
   readonly sweep: Effect.Effect<void, StoreError>
-  /** This store; until the scope ends, every object that it finds or puts there stays: gc leaves it. `what` says to others who holds it. */
+  /** This store, but every object that it finds or adds is protected from gc until the scope ends. `what` describes the holder to others. */
   readonly hold: (what: string) => Effect.Effect<HeldStore, StoreError, Scope.Scope>
-  /** Whether a holder's process still lives. */
+  /** Whether a holder's process is alive. */
   readonly isHeld: (holder: string) => Effect.Effect<boolean>
-  /** The objects that living holders need, with who that is. */
+  /** The objects that living holders need, and their holders. */
   readonly leased: Effect.Effect<ReadonlyMap<string, string>, StoreError>
-  /** Runs `body` while nobody can begin to make a result, with the keys that are being made. Keep it short: runs wait meanwhile. */
+  /** Runs `body` with the keys being computed while nobody can start computing one. Keep it short: runs wait. */
   readonly whileNobodyClaims: <A>(body: (keys: ReadonlySet<string>) => A) => Effect.Effect<A, StoreError>
 }
 
-/** A store as somebody sees it who holds what it finds; and may claim keys, to make their results. */
+/** A store that holds the objects it finds, and can claim keys to compute their results. */
 export interface HeldStore extends StoreOperations {
   readonly holder: string
   readonly claim: (key: string) => Effect.Effect<Claimed, StoreError>
-  /** The keys of those claims that are still held: to be looked at before results are recorded. */
+  /** The keys of the claims that are still valid: check before recording results. */
   readonly stillHeld: (claims: ReadonlyArray<Claim>) => Effect.Effect<ReadonlySet<string>, StoreError>
-  /** Gives up claims: their results are recorded, or will not be made. */
+  /** Releases claims: their results are recorded, or will not be computed. */
   readonly release: (claims: ReadonlyArray<Claim>) => Effect.Effect<void, StoreError>
 }
 
 export class Store extends Context.Service<Store, StoreOperations>()("caravan/runtime/Store") {
-  /** The store in this folder. Nothing is made there before something is put in. */
+  /** The store in this folder. Nothing is created before the first write. */
   static readonly layer = (home: string): Layer.Layer<Store> =>
     Layer.effect(
       Store,
@@ -123,7 +120,7 @@ export class Store extends Context.Service<Store, StoreOperations>()("caravan/ru
     )
 }
 
-/** How many objects are moved to the trash in one go: runs that look for an object wait meanwhile. */
+/** Number of objects moved to the trash per transaction: runs that look for an object wait meanwhile. */
 const movedAtOnce = 64
 
 const operations = (home: string, leases: () => Leases, holder?: Holder): StoreOperations => {
@@ -145,7 +142,7 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
   }
 
   const presence: StoreOperations["presence"] = (digest) =>
-    attempt("Looking at a result in the store", () => {
+    attempt("Checking a result in the store", () => {
       lease([digest])
       return presenceOf(home, digest)
     })
@@ -188,7 +185,7 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
     home,
     isReadOnly: Effect.sync(() => isReadOnly(join(home, "leases.db"))),
     path: (digest) => objectPath(home, digest),
-    temporary: attempt("Making a temporary folder in the store", () => {
+    temporary: attempt("Creating a temporary folder in the store", () => {
       try {
         return mkdtempSync(temporaryPrefix)
       } catch (cause) {
@@ -209,13 +206,13 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
     presence,
     present: (digest) => Effect.map(presence(digest), (found) => found !== "missing"),
     presences: (digests) =>
-      attempt("Looking at results in the store", () => {
+      attempt("Checking results in the store", () => {
         lease(digests)
         return digests.map((digest) => presenceOf(home, digest))
       }),
     damage: (digest, onBytes) => attemptAsync("Reading a result in the store", () => damageOf(home, digest, onBytes)),
-    quarantine: (digest) => attempt("Setting a damaged object aside", () => setAside(home, digest)),
-    objects: attemptAsync("Looking at the objects of the store", () => allObjects(home)),
+    quarantine: (digest) => attempt("Moving a damaged object to quarantine", () => setAside(home, digest)),
+    objects: attemptAsync("Listing the objects of the store", () => allObjects(home)),
     moveToTrash: Effect.fn("Store.moveToTrash")(function* (digests, spared) {
       const stayed = new Map<string, string>()
       for (let i = 0; i < digests.length; i += movedAtOnce) {
@@ -242,10 +239,10 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
     }),
     pin: (digest, note) =>
       attemptAsync("Pinning an artifact", async () => {
-        // Not between gc's look at the pins and its rename.
+        // Not between gc's check of the pins and its rename.
         leases().whileNobodyLeases(() => {
           if (!existsSync(join(objectPath(home, digest), manifestName)))
-            throw new Error(`the artifact ${digest} is no longer in the store, only its record is; a run makes it again`)
+            throw new Error(`the artifact ${digest} is no longer in the store; only its record is. A run recomputes it`)
           writePin(home, digest, note)
         })
         for (const folder of [pinsFolder(home), home]) await syncPath(folder)
@@ -253,7 +250,7 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
     unpin: (digest) => attempt("Unpinning an artifact", () => removePin(home, digest)),
     pins: attempt("Reading the pins", () => allPins(home)),
     remove: (directory) =>
-      // Mostly it is not there any more.
+      // Usually it no longer exists.
       Effect.suspend(() =>
         existsSync(directory) ? Effect.promise(() => rm(directory, { recursive: true, force: true }).catch(() => undefined)) : Effect.void
       ),
@@ -268,25 +265,25 @@ const operations = (home: string, leases: () => Leases, holder?: Holder): StoreO
         attempt("Holding the store", () => {
           const held = leases().hold(what)
           try {
-            // While there is room for it: gc needs it on a full disk.
+            // While there is space: gc needs it on a full disk.
             makeFolder(trash)
           } catch {
-            // What the holder writes tells what is wrong.
+            // Later writes report the problem.
           }
           return held
         }),
         (held) => Effect.sync(() => held.release())
       ).pipe(Effect.map((held) => heldBy(home, leases, held))),
     isHeld: (id) => Effect.sync(() => isHolderAlive(home, id)),
-    leased: attempt("Looking who holds the store", () => leases().leased()),
-    whileNobodyClaims: (body) => attempt("Looking what is being made", () => whileNobodyClaims(leases(), body))
+    leased: attempt("Listing the holders of the store", () => leases().leased()),
+    whileNobodyClaims: (body) => attempt("Listing the keys being computed", () => whileNobodyClaims(leases(), body))
   }
   return all
 }
 
 const heldBy = (home: string, leases: () => Leases, holder: Holder): HeldStore => {
   const attempt = <A>(body: () => A): Effect.Effect<A, StoreError> =>
-    Effect.try({ try: body, catch: storeError((reason) => `Claiming what is to be made: ${reason}.`) })
+    Effect.try({ try: body, catch: storeError((reason) => `Claiming a result to compute: ${reason}.`) })
   return {
     ...operations(home, leases, holder),
     holder: holder.id,

@@ -1,4 +1,4 @@
-/** The journal's index from cache key to result: what a run finds, what a result replaced, and which code it may stand for. */
+/** The journal's index from cache key to result: reused results, replaced results, and blessed code. */
 import type { SkippedCount } from "../define/skipped.ts"
 import type { JournalDatabase } from "./journal-database.ts"
 import { parse, type Row, sumOf } from "./journal-database.ts"
@@ -10,13 +10,13 @@ export interface Trace {
   readonly contentDigest: string
   readonly type: string
   readonly metrics: Readonly<Record<string, number>>
-  /** Digest of the files about how it was made (sidecar.ts), where there are any. */
+  /** Digest of the files about how it was made (sidecar.ts), if any. */
   readonly sidecar?: string | undefined
-  /** The rows that its stage could not use. */
+  /** The rows that its stage skipped. */
   readonly skipped?: ReadonlyArray<SkippedCount> | undefined
 }
 
-/** What is known of an artifact, whether or not the store still has it. */
+/** The journal's information about an artifact, whether or not the store still has it. */
 export interface KnownArtifact {
   readonly digest: string
   readonly contentDigest: string
@@ -25,29 +25,29 @@ export interface KnownArtifact {
   readonly made: number
 }
 
-/** The word of a user that a result stands for code that it was not made with (bless.ts). */
+/** A user's assertion that a result is valid for code other than the code that made it (bless.ts). */
 export interface Blessing {
-  /** The key under which it counts since; it was made, or counted before, under `from`. */
+  /** The key under which the result is now valid; before, it was valid under `from`. */
   readonly key: string
   readonly from: string
   readonly digest: string
-  /** The code that it stands for: its digest, and its files and packages. */
+  /** The code for which it is valid: its digest, and its files and packages. */
   readonly code: string
   readonly files: Readonly<Record<string, string>>
-  /** What of the code had changed. */
+  /** The changes in the code. */
   readonly changes: ReadonlyArray<string>
 }
-/** A blessing as it was recorded. */
+/** A recorded blessing. */
 export type PastBlessing = Omit<Blessing, "files"> & { readonly at: number }
 
-/** A result that a key had before. */
+/** An earlier result of a key. */
 export interface Generation {
   readonly digest: string
   readonly made: number
   readonly retired: number
 }
 
-/** undefined when the sum says that a bit has changed. */
+/** undefined if the checksum does not match. */
 const toTrace = (key: string, row: ReadonlyArray<string | null>): Trace | undefined => {
   const [digest, contentDigest, type, metrics, sidecar, skipped, sum] = row
   if (sum !== null && sum !== sumOf(key, digest!, contentDigest!, type!, metrics!, ...beside(sidecar!, skipped!))) return undefined
@@ -61,7 +61,7 @@ const toTrace = (key: string, row: ReadonlyArray<string | null>): Trace | undefi
     ...(skipped === null ? {} : { skipped: parse(skipped) as ReadonlyArray<SkippedCount> })
   }
 }
-/** What the sum has of columns that most rows leave empty, and that older versions did not have. */
+/** The checksummed columns that most rows leave empty, and that older versions lacked. */
 const beside = (...columns: ReadonlyArray<string | null>): ReadonlyArray<string> =>
   columns.some((column) => column !== null) ? columns.map((column) => column ?? "") : []
 /** In the order of `toTrace`. */
@@ -79,16 +79,16 @@ export const traces = (database: JournalDatabase, listings: Listings) => {
     const row = database.get(`select ${traceColumns} from traces where key = ?`, key)
     return row === undefined ? undefined : toTrace(key, Object.values(row) as Array<string | null>)
   }
-  /** Forgets results whose object is gone or damaged, or that are to be made again. */
+  /** Deletes the trace of a result whose object is missing or damaged, or that will be recomputed. */
   const forgetTrace = (key: string): void => void database.run("delete from traces where key = ?", key)
 
   return {
     trace,
     forgetTrace,
-    /** The keys under which this artifact is recorded as the result. */
+    /** The keys with this artifact as their recorded result. */
     keysOf: (digest: string): Array<string> =>
       database.all("select key from traces where digest = ?", digest).map((row) => row.key as string),
-    /** Up to so many traces by key, any: one query for many is several times faster than many for one. */
+    /** Up to `limit` arbitrary traces by key: one query for many is several times faster than many queries. */
     someTraces: (limit: number): Map<string, Trace> => {
       const found = new Map<string, Trace>()
       for (const [key, ...columns] of database.lists(`select key, ${traceColumns} from traces limit ?`, limit)) {
@@ -97,7 +97,7 @@ export const traces = (database: JournalDatabase, listings: Listings) => {
       }
       return found
     },
-    /** The first result under a key stays: who comes second with the same key has the same result, or a nondeterministic stage. */
+    /** The first result under a key stays: a second one with the same key is equal, or the stage is nondeterministic. */
     recordTrace: (recorded: Trace, provenance: unknown): void => {
       const { key, digest, contentDigest, type, sidecar = null } = recorded
       const metrics = JSON.stringify(recorded.metrics)
@@ -117,11 +117,11 @@ export const traces = (database: JournalDatabase, listings: Listings) => {
           sumOf(key, digest, contentDigest, type, metrics, ...beside(sidecar, skipped))
         )
       if (insert() === 0 && trace(key) === undefined) {
-        // One whose sum is wrong makes room.
+        // A row with a wrong checksum is replaced.
         forgetTrace(key)
         insert()
       }
-      // Outlives the trace: what an artifact was stays known when its object is collected or its key made again.
+      // Outlives the trace: an artifact's record remains when its object is deleted or its key recomputed.
       database.run(
         "insert or ignore into artifacts (digest, content_digest, type, metrics, made) values (?, ?, ?, ?, ?)",
         digest,
@@ -131,12 +131,12 @@ export const traces = (database: JournalDatabase, listings: Listings) => {
         Date.now()
       )
     },
-    /** Makes room for a new generation of a result (--force); what was there stays known. */
+    /** Makes room for a new generation of a result (--force); the old one stays recorded. */
     retireTrace: (key: string): void => {
       database.run("insert into generations select key, digest, made, ? from traces where key = ?", Date.now(), key)
       forgetTrace(key)
     },
-    /** Results that a key had before, the oldest first. */
+    /** Earlier results of a key, oldest first. */
     generations: (key: string): Array<Generation> =>
       database.all("select digest, made, retired from generations where key = ? order by retired, rowid", key).map((row) => ({
         digest: row.digest as string,
@@ -156,7 +156,7 @@ export const traces = (database: JournalDatabase, listings: Listings) => {
         Date.now()
       )
     },
-    /** How the result under a key came to be blessed, the first first. */
+    /** The blessings of the result under a key, oldest first. */
     blessings: (key: string): Array<PastBlessing> =>
       database.all("select * from blessings where key = ? order by at, rowid", key).map((row) => ({
         key,
@@ -166,7 +166,7 @@ export const traces = (database: JournalDatabase, listings: Listings) => {
         changes: parse(row.changes) as Array<string>,
         at: row.at as number
       })),
-    /** This code, if a result was made with it under this key or it was blessed since; else the code of which one of both is true, whichever was last. */
+    /** This code, if a result was computed with it under this key or blessed for it; otherwise the code for which that last happened. */
     acceptedCode: (
       key: string,
       digest: string,
@@ -185,7 +185,7 @@ export const traces = (database: JournalDatabase, listings: Listings) => {
       try {
         return { code: row.code as string, files: listings.read(row.files as string) }
       } catch {
-        // A damaged row of the past, as in lastExecution.
+        // A damaged old record, as in lastExecution.
         return undefined
       }
     },
@@ -194,20 +194,20 @@ export const traces = (database: JournalDatabase, listings: Listings) => {
       const row = database.get("select * from artifacts where digest = ?", digest)
       return row === undefined ? undefined : toArtifact(row)
     },
-    /** Artifacts whose digest begins so. */
+    /** Artifacts whose digest starts with the prefix. */
     artifactsLike: (prefix: string): Array<KnownArtifact> =>
       database.all("select * from artifacts where substr(digest, 1, ?) = ?", prefix.length, prefix).map(toArtifact),
-    /** Artifacts of this content, the latest first: the same rows may be in several files. */
+    /** Artifacts with this content, latest first: several files may contain the same rows. */
     artifactsOfContent: (content: string): Array<KnownArtifact> =>
       database.all("select * from artifacts where content_digest = ? order by made desc", content).map(toArtifact),
-    /** What the trace of a key says of its making: run, node, code, inputs, version of Node. */
+    /** The provenance in a key's trace: run, node, code, inputs, Node version. */
     provenance: (key: string): Readonly<Record<string, unknown>> | undefined => {
       const row = database.get("select provenance from traces where key = ?", key)
       return row === undefined ? undefined : (parse(row.provenance) as Record<string, unknown>)
     },
-    /** The digests that a trace names: what a run could find. */
+    /** The digests named by a trace: what a run could reuse. */
     tracedDigests: (): Set<string> => new Set(database.all("select distinct digest from traces").map((row) => row.digest as string)),
-    /** Sidecars that a trace names, each with its result. */
+    /** Sidecars named by a trace, with their results. */
     sidecars: (): Array<{ readonly sidecar: string; readonly result: string }> =>
       database
         .all("select distinct sidecar, digest from traces where sidecar is not null")

@@ -1,12 +1,12 @@
-/** Opening SQLite databases in WAL mode, where several processes share them. */
+/** Opens SQLite databases in WAL mode, for sharing between processes. */
 import { DatabaseSync } from "node:sqlite"
 
-/** SQLite's codes for no room: FULL, and that the index of the log (-shm) can't be opened, sized or mapped. */
+/** SQLite's error codes for a full disk: FULL, and that the WAL index (-shm) can't be opened, sized or mapped. */
 const noRoom: ReadonlyArray<unknown> = [13, 4618, 4874, 5386]
 
 /**
- * Opens a database in WAL mode with these pragmas. On a full disk, where the index of its log can't be made, the connection keeps the index in memory
- * and the database to itself: it can be read, and gc can free space. Throws what SQLite says.
+ * Opens a database in WAL mode with these pragmas. On a full disk, where the WAL index can't be created, the connection keeps the index in memory and
+ * locks the database exclusively: it can be read, and gc can free space. Throws SQLite's errors.
  */
 export const openWal = (file: string, busyTimeout: number, pragmas: string): DatabaseSync => {
   const open = (locking: "normal" | "exclusive") => {
@@ -27,7 +27,7 @@ export const openWal = (file: string, busyTimeout: number, pragmas: string): Dat
     } catch (cause) {
       const { errcode } = cause as { readonly errcode?: unknown }
       if (noRoom.includes(errcode)) return open("exclusive")
-      // SQLite refuses at once where another process switches a new database to WAL mode: neither could go on while both wait.
+      // SQLite fails immediately while another process switches a new database to WAL mode, because neither could continue if both waited.
       if (errcode !== busy || performance.now() > end) throw cause
     }
   }
@@ -35,5 +35,5 @@ export const openWal = (file: string, busyTimeout: number, pragmas: string): Dat
 
 const busy = 5
 const pauses = new Int32Array(new SharedArrayBuffer(4))
-/** Ten milliseconds, as SQLite itself waits. */
+/** Ten milliseconds, as in SQLite itself. */
 const pause = () => void Atomics.wait(pauses, 0, 0, 10)

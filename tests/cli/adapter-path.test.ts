@@ -70,8 +70,8 @@ describe("--adapter", () => {
   it("is told what a result does not have, and what is no result", async () => {
     const says = async (text: string) => (await logprobs(base, "--adapter", text)).stderr
     expect(await says("latest:tuned/adaptor")).toContain('Looking for "latest:tuned/adaptor": that result has no folder adaptor.')
-    expect(await says("tuned/../adapter")).toContain("there is no such file or folder")
-    expect(await says("luned/adapter")).toContain("there is no such file or folder")
+    expect(await says("tuned/../adapter")).toContain("no such file or folder")
+    expect(await says("luned/adapter")).toContain("no such file or folder")
   })
 
   it("gives a checkpoint as the checkpoint, and its folder adapter as an adapter", async () => {

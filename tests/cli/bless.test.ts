@@ -67,7 +67,7 @@ describe("a pinned stage whose code is edited", () => {
   })
 
   it("fails under --locked: against the lock file of before, and against one of the code as it is", () => {
-    expect(on("run", "--locked").stderr).toMatch(/code of stage train \(pinned v3, which drifts\): .*helper\.ts/)
+    expect(on("run", "--locked").stderr).toMatch(/code of stage train \(pinned v3, code drifted\): .*helper\.ts/)
     expect(on("freeze", "--lock", "new.json").stdout).toMatch(/^Pinned, but made with code that has changed since: train\./m)
     const locked = on("run", "--locked", "--lock", "new.json", "--json")
     expect(locked.status).toBe(1)

@@ -23,7 +23,7 @@ const fileOf = (node: string, name?: string) => objectFile(folder, digest(node),
 const refused = ({ status, stdout, stderr }: Finished): string => {
   const text = `${stdout}${stderr}`
   expect([status, /^\s+at .*:\d+:\d+/m.exec(text)]).toEqual([1, null])
-  const [, place] = /was moved to (\S+): run the pipeline, which makes it again\./.exec(text) ?? []
+  const [, place] = /was moved to (\S+): run the pipeline to recompute it\./.exec(text) ?? []
   expect([text, existsSync(place ?? "")]).toEqual([text, true])
   return text
 }

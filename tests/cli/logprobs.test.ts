@@ -69,7 +69,7 @@ describe("caravan logprobs", () => {
     ["an adapter of another base", [path("../golden/llama-mha-tied/model"), "--adapter", adapter], "pass the base that it was trained on"],
     ["a whole model as the adapter", [checkpoint, "--adapter", checkpoint], "found a complete model"],
     ["an adapter as the checkpoint", [adapter], "found an adapter (adapter_config.json)"],
-    ["an adapter that is not there", [checkpoint, "--adapter", join(root, "none")], "there is no such file or folder"]
+    ["an adapter that is not there", [checkpoint, "--adapter", join(root, "none")], "no such file or folder"]
   ])("refuses %s in one message", async (_, args, message) => {
     const ran = await caravan(...args, "--ids", written([[1, 2]]))
     expect([ran.status === 0, ran.stdout]).toEqual([false, ""])
@@ -100,7 +100,7 @@ describe("caravan logprobs", () => {
     ["no file of ids", [checkpoint, "--ids", join(root, "none.json")], "no such file"],
     ["a folder of ids", [checkpoint, "--ids", root], "illegal operation on a directory"],
     ["no ids", [checkpoint], "caravan logprobs needs --ids <file.json>"],
-    ["no checkpoint", [join(root, "none"), "--ids", "x.json"], "there is no such file or folder"]
+    ["no checkpoint", [join(root, "none"), "--ids", "x.json"], "no such file or folder"]
   ])("refuses %s in one message", async (_, args, message) => {
     const ran = await caravan(...args)
     expect([ran.status, ran.stdout]).toEqual([2, ""])

@@ -86,7 +86,7 @@ describe("a node", () => {
     )
     expect((await json("show", "latest~2:shout")).nodes).toMatchObject([{ node: "shout", digest: digest(first, "shout") }])
     expect((await json("show", digest(first, "counts"))).nodes).toMatchObject([{ node: "counts" }])
-    expect(await says(2, "show", "shuot")).toMatch(/no node, output or digest of that name/)
+    expect(await says(2, "show", "shuot")).toMatch(/no run, node, output or digest has that name/)
     expect(await says(0, "diff", "latest~2:loud", "latest~1:loud")).toMatch(
       /^shout\n {2}config times: 1 -> 2\n {2}output: [^\n]*\n1 node differs/m
     )

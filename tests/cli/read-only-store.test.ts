@@ -124,7 +124,7 @@ describe.skipIf(!isRoot)(`a store that can't be written to${isRoot ? "" : " (ski
       ["tokenize", "shout"]
     ]) {
       const { status, text } = run(home, args, 65534)
-      expect([args, status, text]).toEqual([args, 1, expect.stringMatching(/permission denied.*The result stays where it is/)])
+      expect([args, status, text]).toEqual([args, 1, expect.stringMatching(/permission denied.*The result was not changed/)])
     }
     expect([existsSync(file), existsSync(join(home, "quarantine"))]).toEqual([true, false])
     rmSync(home, { recursive: true })
@@ -189,7 +189,7 @@ describe("a journal", () => {
       {
         what: expect.stringMatching(/^The journal .*garbage\/journal\.db can't be used: file is not a database\.$/),
         mend: expect.stringMatching(
-          /^put a copy of journal\.db back if there is one; else mkdir .* && mv .*: runs make the results again$/
+          /^restore a copy of journal\.db if you have one; otherwise mkdir .* && mv .*: runs then recompute the results$/
         ),
         essential: true
       }
@@ -219,8 +219,8 @@ describe("a journal", () => {
 
   it("that is empty or gone beside results is told by doctor; a store that has nothing yet is in order", async () => {
     const home = broken("empty", "")
-    const known = { mend: expect.stringMatching(/^put a copy of journal\.db back/), essential: false }
-    expect(await essential(home)).toEqual([{ what: expect.stringMatching(/is empty \(0 bytes\), and the store has results/), ...known }])
+    const known = { mend: expect.stringMatching(/^restore a copy of journal\.db/), essential: false }
+    expect(await essential(home)).toEqual([{ what: expect.stringMatching(/is empty \(0 bytes\), but the store has results/), ...known }])
     rmSync(join(home, "journal.db"))
     expect(await essential(home)).toEqual([{ what: expect.stringMatching(/is missing, and the store has results/), ...known }])
     rmSync(join(home, "objects"), { recursive: true })
@@ -260,7 +260,7 @@ describe("a home that is a file", () => {
         expect([args, status === 0, text]).toEqual([
           args,
           false,
-          expect.stringMatching(/is a file, and a folder is needed\. Name .* in CARAVAN_HOME/)
+          expect.stringMatching(/is a file, but a folder is needed\. Set CARAVAN_HOME to a folder/)
         ])
         expect(text).not.toMatch(/nothing has run here|^\s+at /m)
       }

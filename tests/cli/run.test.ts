@@ -59,7 +59,7 @@ describe("caravan run", () => {
   it("that fails ends with 1 and one message, without a stack; the document says failed", () => {
     const failed = on("run", "--set", "lines.touch=true", "--json")
     expect(failed.status).toBe(1)
-    expect(failed.stderr).toMatch(/^lines: FAILED after .* changed while it was read\. .*run again\.$/m)
+    expect(failed.stderr).toMatch(/^lines: FAILED after .* changed while it was being read\. .*run again\.$/m)
     expect(failed.stderr).not.toMatch(/^\s+at /m)
     expect(JSON.parse(failed.stdout)).toMatchObject({
       status: "failed",
@@ -71,7 +71,7 @@ describe("caravan run", () => {
     expect(head).toBe("Nodes: 1 failed, 3 skipped")
     expect(rows).toEqual([
       expect.stringMatching(/^ {2}failed {3}lines {2}\S/),
-      expect.stringMatching(/^ {11}.* changed while it was read\. .*run again\.$/),
+      expect.stringMatching(/^ {11}.* changed while it was being read\. .*run again\.$/),
       "  skipped  shout, wait, counts"
     ])
     caravan(folder, "run", "pipeline.ts")

@@ -187,7 +187,7 @@ describe("the flags of a run", () => {
   it("stop a node that takes too long, and are in --help", () => {
     const { status, stderr } = caravan(folder, "run", "pipeline.ts", "--until", "wait", "--set", "wait.steps=200", "--timeout", "0.5")
     expect(status).toBe(1)
-    expect(stderr).toMatch(/^wait: FAILED after .*took longer than the 0\.5 seconds/m)
+    expect(stderr).toMatch(/^wait: FAILED after .*exceeded its time limit of 0\.5 seconds/m)
     expect(caravan(folder, "run", "--help").stdout).toMatch(
       /--timeout <seconds>[\s\S]*--memory <MiB>[\s\S]*--retries <n>[\s\S]*--checkpoint-steps <n>[\s\S]*--checkpoint-seconds <n>[\s\S]*--events <file>/
     )

@@ -44,7 +44,7 @@ describe("caravan tokenize", () => {
   })
   it("says what is wrong with a tokenizer, with an exit code other than 0 and no stack trace", () => {
     for (const [path, message] of [
-      [join(folder, "nowhere"), "there is no such file or folder"],
+      [join(folder, "nowhere"), "no such file or folder"],
       [join(golden, "encodings.json"), "a SentencePiece model"]
     ] as const) {
       const { status, stdout, stderr } = tokenize("a\n", path, "--json")

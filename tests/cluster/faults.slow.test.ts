@@ -280,7 +280,7 @@ describe.skipIf(why !== "")(`on a cluster${why}`, { timeout: 240_000 }, () => {
       for (const { name, parentPath } of readdirSync(join(shared, "cas"), { recursive: true, withFileTypes: true }))
         if (existsSync(join(parentPath, name)) && lstatSync(join(parentPath, name)).isFile()) writeFileSync(join(parentPath, name), "lies")
       expect(await expectRight(place.start([...onSlurm, "--shared", shared]), 0)).toMatch(
-        /its shared result in .* can't be used .* it is made here/
+        /its shared result in .* can't be used .* it is computed here/
       )
     })
   })

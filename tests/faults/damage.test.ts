@@ -188,7 +188,7 @@ describe("the journal", () => {
     expect((await sound.run(request)).end).toMatchObject({
       type: "refused",
       tag: "StoreError",
-      message: expect.stringMatching(/has format 99, this version of caravan knows formats up to \d+\. Use that newer version/)
+      message: expect.stringMatching(/has format 99, but this version of caravan supports formats up to \d+\. Use the newer version/)
     })
     expect(readFileSync(file).equals(before)).toBe(true)
     expect(existsSync(join(home, "tmp"))).toBe(existsSync(join(whole, "tmp")))

@@ -231,7 +231,7 @@ describe("a home", () => {
     expect(end).toMatchObject({
       type: "refused",
       tag: "StoreError",
-      message: expect.stringMatching(/Opening the journal .*name another with CARAVAN_HOME/)
+      message: expect.stringMatching(/Opening the journal .*set CARAVAN_HOME to another folder/)
     })
   })
   it("may be on another file system than the temporary folder, the input and the code", async () => {

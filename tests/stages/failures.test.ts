@@ -110,7 +110,7 @@ describe("a stage with two retries", { timeout: 300_000 }, () => {
 
   it("that ends its process is run three times, and takes nothing else down", () => {
     expect(attempts("in a child", "a process that ends")).toHaveLength(3)
-    expect(errorOf("in a child", "a process that ends")).toMatch(/ended with code 9/)
+    expect(errorOf("in a child", "a process that ends")).toMatch(/exited with code 9/)
   })
 
   it("says what it failed with: an error without a message what it holds, a promise what to write instead", () => {

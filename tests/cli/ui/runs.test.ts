@@ -128,7 +128,7 @@ describe("a run", () => {
 
   it("that is not there, or is no run's id, is told of", async () => {
     const missing = await served.get("/api/run?run=00000000-0000-4000-8000-000000000000")
-    expect([missing.status, missing.json.message]).toEqual([404, expect.stringMatching(/^There is no run 00000000-/)])
+    expect([missing.status, missing.json.message]).toEqual([404, expect.stringMatching(/^The journal has no run 00000000-/)])
     for (const id of ["x", "../../etc/passwd", "%00", ids[0]!.slice(0, 8)])
       expect(await served.get(`/api/run?run=${id}`)).toMatchObject({
         status: 400,
@@ -261,7 +261,7 @@ describe("a journal", () => {
     database.close()
     const other = await serve(copy)
     const answer = await other.get("/api/runs")
-    expect([answer.status, answer.json.message]).toEqual([500, expect.stringMatching(/it has format 99, .*Use that newer version/)])
+    expect([answer.status, answer.json.message]).toEqual([500, expect.stringMatching(/it has format 99, .*Use the newer version/)])
     const [, event] = await eventsUntil(`${other.url}/api/watch`, ({ type }) => type === "trouble")
     expect(event).toMatchObject({ type: "trouble", message: expect.stringContaining("format 99") })
     await other.close()

@@ -75,15 +75,15 @@ describe("wires", () => {
   it("of another type are refused: a reward model as policy, swapped rewards, a file as dataset", () => {
     const policy = () => pretrain({ texts: texts() })
     expect(mistake(() => ({ x: helpfulness({ init: helpfulness({ init: policy() }) }) }))).toMatch(
-      /Node "helpfulness-2" \(stage helpfulness\): its input "init" takes a checkpoint:policy, got a checkpoint:helpfulness-reward from "helpfulness"/
+      /Node "helpfulness-2" \(stage helpfulness\): its input "init" expects a checkpoint:policy, got a checkpoint:helpfulness-reward from "helpfulness"/
     )
     expect(mistake(() => ({ x: score({ policy: policy(), reward: policy() }) }))).toMatch(
-      /its input "reward" takes a .*, got a checkpoint:policy/
+      /its input "reward" expects a .*, got a checkpoint:policy/
     )
     expect(
       mistake(() => ({ x: score({ policy: policy(), reward: safety({ init: policy() }), safety: helpfulness({ init: policy() }) }) }))
-    ).toMatch(/its input "safety" takes a checkpoint:safety-reward, got a checkpoint:helpfulness-reward/)
-    expect(mistake(() => ({ x: pretrain({ texts: fileAt("x") }) }))).toMatch(/takes a dataset:text\/1, got a file/)
+    ).toMatch(/its input "safety" expects a checkpoint:safety-reward, got a checkpoint:helpfulness-reward/)
+    expect(mistake(() => ({ x: pretrain({ texts: fileAt("x") }) }))).toMatch(/expects a dataset:text\/1, got a file/)
   })
 
   it("that are right are taken: either reward model, an open optional port, no or several sets", () => {
@@ -115,8 +115,8 @@ describe("wires", () => {
     )
     expect(mistake(() => ({ x: pretrain({ text: texts() }) }))).toMatch(/it has no input "text"\. Did you mean "texts"\?/)
     expect(mistake(() => ({ x: pretrain({ texts: texts(), more: texts() }) }))).toMatch(/it has no input "more"/)
-    expect(mistake(() => ({ x: pretrain({ texts: [texts()] }) }))).toMatch(/its input "texts" takes one node, got a list/)
-    expect(mistake(() => ({ x: join({ sets: texts() }) }))).toMatch(/its input "sets" takes a list of nodes, got one/)
+    expect(mistake(() => ({ x: pretrain({ texts: [texts()] }) }))).toMatch(/its input "texts" expects one node, got a list/)
+    expect(mistake(() => ({ x: join({ sets: texts() }) }))).toMatch(/its input "sets" expects a list of nodes, got one/)
   })
 
   it.each([

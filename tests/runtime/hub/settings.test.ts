@@ -27,14 +27,14 @@ describe("the settings of the Hub", () => {
     expect(tokenOf({ HF_TOKEN_PATH: join(home, "other") })).toBe("hf_other")
     expect(tokenOf({ HF_TOKEN: " hf_variable\n" })).toBe("hf_variable")
     for (const token of ["two words", "hf_a\r\nX-Evil: 1"])
-      expect(() => tokenOf({ HF_TOKEN: token })).toThrow(/expected one word, found other characters/)
+      expect(() => tokenOf({ HF_TOKEN: token })).toThrow(/expected a single word, found other characters/)
   })
 
   it("have an endpoint that is an address without a password, and repeat none that is not", () => {
     expect(hubSettings({}).endpoint).toBe("https://huggingface.co")
     expect(hubSettings({ HF_ENDPOINT: "https://hf-mirror.com/" }).endpoint).toBe("https://hf-mirror.com")
     for (const HF_ENDPOINT of ["hf-mirror.com", "ftp://x", "https://me:secret@x"]) {
-      expect(() => hubSettings({ HF_ENDPOINT })).toThrow(/HF_ENDPOINT: expected an address/)
+      expect(() => hubSettings({ HF_ENDPOINT })).toThrow(/HF_ENDPOINT: expected a URL/)
       expect(() => hubSettings({ HF_ENDPOINT })).not.toThrow(/secret/)
     }
   })

@@ -51,7 +51,7 @@ describe("a damaged result", () => {
     expect(found).toEqual({ digest: digestOf("shout"), what: "data.arrow has changed", quarantined: expect.any(String), left: null })
     expect([dirname(found.quarantined!), existsSync(found.quarantined!)]).toEqual([join(home, "quarantine"), true])
     expect(describeDamage("It", found)).toBe(
-      `It is damaged (data.arrow has changed). It was moved to ${found.quarantined}: run the pipeline, which makes it again.`
+      `It is damaged (data.arrow has changed). It was moved to ${found.quarantined}: run the pipeline to recompute it.`
     )
     const second = await fixture.run({}, { until: "shout" })
     expect(chosen(second)).toEqual({ lines: "hit", shout: "ran" })
@@ -70,7 +70,7 @@ describe("a damaged result", () => {
     const running = opened.hold("caravan run")
     expect(opened.now(running.claim(key!))).toMatchObject({ mine: true })
     const found = (await opened.later(findDamage(digestOf("shout"))))!
-    expect(describeDamage("It", found)).toMatch(/^It is damaged .* It was left in its place: caravan run in process \d+ is making it\.$/)
+    expect(describeDamage("It", found)).toMatch(/^It is damaged .* It was left in its place: caravan run in process \d+ is computing it\.$/)
     expect(existsSync(join(home, "quarantine"))).toBe(false)
     running.letGo()
     expect((await opened.later(findDamage(digestOf("shout"))))?.quarantined).toMatch(/quarantine/)

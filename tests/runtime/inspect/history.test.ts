@@ -74,7 +74,7 @@ describe("after three runs", () => {
       })
       expect(opened.now(statusOf(await runOf("latest")))).toBe("succeeded")
       await expect(runOf("latest~3")).rejects.toThrow(/there are only 3 runs/)
-      await expect(runOf("zzz")).rejects.toThrow(/there is no such run\..*`caravan runs` lists them/)
+      await expect(runOf("zzz")).rejects.toThrow(/no such run\..*`caravan runs` lists them/)
     })
 
     it("differ by config, inputs, metrics and outputs, node by node", async () => {
@@ -124,7 +124,7 @@ describe("after three runs", () => {
       expect([(await find("lines")).name, (await find("wait")).name]).toEqual(["lines", "wait"])
       expect(await find(join(fixture.folder, "words.txt"))).toMatchObject({ kind: "file", digest: null })
       await expect(find("shuot")).rejects.toThrow(/Looking for "shuot": .*Did you mean "shout"\?/)
-      await expect(find("0".repeat(64))).rejects.toThrow(/the journal knows no such digest/)
+      await expect(find("0".repeat(64))).rejects.toThrow(/the journal has no such digest/)
     })
 
     it("says which run, code and data made it", async () => {

@@ -194,7 +194,7 @@ describe("a lock file", () => {
     ])
     writeFileSync(join(fixture.folder, "words.txt"), "alpha\nbeta\ngamma\n")
     lock("sha512-b")
-    const packages = ["code of stage shout: its packages", "package effect: 4.1.0 -> 4.1.0 (other content)"]
+    const packages = ["code of stage shout: its packages", "package effect: 4.1.0 -> 4.1.0 (content changed)"]
     expect(await refused(locked)).toEqual(expect.arrayContaining(packages))
     // One that was pulled and is not installed yet.
     lock("sha512-b", "4.1.1")
@@ -231,9 +231,9 @@ describe("a lock file", () => {
     expect(second.status).toBe("failed")
     expect(statuses(second)).toEqual({ lines: "hit", shout: "hit", wait: "failed", counts: "hit" })
     expect(second.nodes.find(({ id }) => id === "wait")!.error).toMatch(
-      /is not the frozen one \(0{12}\) though everything it is made from is/
+      /differs from the frozen one \(0{12}\) although all its inputs, code and settings match/
     )
-    expect(second.events).toContainEqual({ type: "note", node: "wait", message: expect.stringContaining("is not the frozen one") })
+    expect(second.events).toContainEqual({ type: "note", node: "wait", message: expect.stringContaining("differs from the frozen one") })
   })
 
   it("comes back from disk as it was; what is none is refused with what to do", async () => {
@@ -247,9 +247,9 @@ describe("a lock file", () => {
       writeFileSync(path, text)
       return Effect.runPromise(readLock(path))
     }
-    await expect(read("{")).rejects.toThrow(/not JSON .*Make it with `caravan freeze`/)
-    await expect(read('{"format": 2}')).rejects.toThrow(/it has format 2, this version of caravan knows formats up to 1/)
+    await expect(read("{")).rejects.toThrow(/not JSON .*Create it with `caravan freeze`/)
+    await expect(read('{"format": 2}')).rejects.toThrow(/it has format 2, but this version of caravan supports formats up to 1/)
     await expect(read('{"format": 1}')).rejects.toThrow(/not a lock file/)
-    await expect(Effect.runPromise(readLock(join(fixture.folder, "none.json")))).rejects.toThrow(/there is no such file/)
+    await expect(Effect.runPromise(readLock(join(fixture.folder, "none.json")))).rejects.toThrow(/the file does not exist/)
   })
 })

@@ -234,7 +234,7 @@ describe("a package where another has the same name", () => {
 describe("an import that can't be identified", () => {
   it.each<[string, string, RegExp]>([
     ["of a package that is not installed", "nowhere", /imports "nowhere": no such package is installed\. .*npm install/],
-    ["of a name that leads nowhere", "#nowhere", /imports "#nowhere": it leads to no file\. Fix `imports`/],
+    ["of a name that leads nowhere", "#nowhere", /imports "#nowhere": it does not resolve to a file\. Fix `imports`/],
     ["of a file that is not there", "file:///nowhere/x.ts", /imports "file:.*": there is no such file/],
     ["of something on the net", "https://example.org/x.js", /imports "https:.*": what is there may change/]
   ])("%s is refused, and is no matter where the stage does not use it", async (_, specifier, message) => {

@@ -81,7 +81,7 @@ describe("a damaged result", () => {
   ])("whose file is %s is made again", async (_, damage) => {
     const first = await ranBefore()
     damage(fileOf(first, "shout"))
-    expect((await fixture.plan()).shout).toEqual(["run", "its result is gone from the store"])
+    expect((await fixture.plan()).shout).toEqual(["run", "its result is no longer in the store"])
     const second = await fixture.run()
     expect(statuses(second)).toEqual({ lines: "hit", shout: "ran", wait: "hit", counts: "hit" })
     expect(digests(second)).toEqual(digests(first))

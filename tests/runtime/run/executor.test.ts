@@ -64,7 +64,7 @@ const waiting = { steps: 0, die: "exit", empty: false }
 describe("what a child prints", () => {
   it("is told as it comes", async () => {
     const { exit, text } = await running("stages.ts", "wait", waiting)
-    expect(JSON.stringify(exit)).toMatch(/ended with code 3/)
+    expect(JSON.stringify(exit)).toMatch(/exited with code 3/)
     expect(text()).toBe("out of paper\n")
   })
 
@@ -187,7 +187,7 @@ export const leaving = Stage.make("leaving", {
 describe("the time that a child is given", () => {
   it("may be a month", async () => {
     const { exit } = await running("stages.ts", "wait", waiting, { seconds: 2_592_000 })
-    expect(JSON.stringify(exit)).toMatch(/ended with code 3/)
+    expect(JSON.stringify(exit)).toMatch(/exited with code 3/)
   })
 
   it("is up when it is up, also after more than Node's timers take", () => {

@@ -212,7 +212,7 @@ describe("a failure", () => {
     ]
     const pipeline = Pipeline.make("two", { params: Schema.Struct({}) }, () => ({ out: both({ first, second }, { touch }) }))
     const result = await Effect.runPromise(run(pipeline, {}).pipe(Effect.provide(services(join(fixture.folder, "home")))))
-    expect(result.nodes).toMatchObject([{ status: "failed", error: expect.stringContaining(`${touch} changed while it was read`) }])
+    expect(result.nodes).toMatchObject([{ status: "failed", error: expect.stringContaining(`${touch} changed while it was being read`) }])
   })
 })
 

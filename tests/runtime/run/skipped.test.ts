@@ -135,7 +135,7 @@ describe("skipped rows", () => {
 
   it("of a node that has a limit of its own are allowed there, not by the run", async () => {
     write(50, 11)
-    expect((await go(use, {}, {}, { skipped: 0 })).error).toContain("allow more where the pipeline limits this node: limited({ skipped })")
+    expect((await go(use, {}, {}, { skipped: 0 })).error).toContain("raise this node's limit in the pipeline: limited({ skipped })")
   })
 
   it.each<[string, RunOptions, NodeLimits, string]>([
@@ -164,7 +164,7 @@ describe("skipped rows", () => {
 
   it("that are never checked are a mistake of the stage", async () => {
     write(50, 1)
-    expect((await go(use, { unchecked: true })).error).toContain("did not say of how many")
+    expect((await go(use, { unchecked: true })).error).toContain("without giving their total")
     write(50, 0)
     expect((await go(use, { unchecked: true })).status).toBe("ran")
   })

@@ -145,9 +145,9 @@ describe("a sweep", () => {
   it("runs nothing when no combination can start, a name is wrong, or a value is missing or there twice", async () => {
     const wrong = (grid: object) => go(grid)
     await expect(wrong({ times: [7, 8] })).rejects.toThrow(/3, got 7 at \["times"\]/)
-    await expect(wrong({ tims: [1] })).rejects.toThrow('Sweep of "swept" over tims: it has no such parameter. Did you mean "times"?')
+    await expect(wrong({ tims: [1] })).rejects.toThrow('Sweep of "swept" over tims: no such parameter. Did you mean "times"?')
     await expect(wrong({ "uper.mark": ["a"] })).rejects.toThrow(/there is no node or output "uper"\. Did you mean "upper"\?/)
-    await expect(wrong({ times: [] })).rejects.toThrow(/there is no value to try/)
+    await expect(wrong({ times: [] })).rejects.toThrow(/the list of values is empty/)
     await expect(wrong({ times: [1, 2, 1] })).rejects.toThrow(/a value is given twice/)
     expect(readdirSync(folder)).not.toContain("home")
   })

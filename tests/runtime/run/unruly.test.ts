@@ -65,7 +65,7 @@ describe("a stage without tensors", { timeout: 120_000 }, () => {
   it("that blocks its process is stopped when its time is up, and tried again", async () => {
     // Time enough for its process to start on a busy machine.
     const { error, retries, seconds, status } = await running({ does: "blocks" }, { seconds: 10, retries: 1 })
-    expect([status, error, retries]).toEqual(["failed", expect.stringMatching(/took longer than the 10 seconds/), 1])
+    expect([status, error, retries]).toEqual(["failed", expect.stringMatching(/exceeded its time limit of 10 seconds/), 1])
     expect(seconds).toBeLessThan(45)
     await waitFor(() => !processes().some(isAlive))
   })
@@ -85,7 +85,7 @@ describe("a stage without tensors", { timeout: 120_000 }, () => {
 
   it("that takes too much memory is stopped, and not tried again", async () => {
     const { error, status } = await running({ eats: 600 }, { memory: 400, retries: 2 })
-    expect([status, error]).toEqual(["failed", expect.stringMatching(/took \d+ MiB of memory, more than the 400 MiB/)])
+    expect([status, error]).toEqual(["failed", expect.stringMatching(/used \d+ MiB of memory, more than its limit of 400 MiB/)])
     expect(processes()).toHaveLength(1)
   })
 
@@ -123,7 +123,7 @@ describe("a stage without tensors", { timeout: 120_000 }, () => {
 
   it("that ends its process takes nothing else down, and is tried again", async () => {
     const { error, status } = await running({ does: "ends" }, { retries: 1 })
-    expect([status, error]).toEqual(["failed", expect.stringMatching(/ended with code 7/)])
+    expect([status, error]).toEqual(["failed", expect.stringMatching(/exited with code 7/)])
     expect(processes()).toHaveLength(2)
   })
 
@@ -158,7 +158,7 @@ describe("a stage without tensors", { timeout: 120_000 }, () => {
 
   it("that blocks its process is held to --timeout", () => {
     const { status, stdout } = caravan(folder, "run", "unruly.ts", "--set", `log=${log()}`, "--set", "does=blocks", "--timeout", "6")
-    expect([status, stdout]).toEqual([1, expect.stringMatching(/failed +unruly[\s\S]*took longer than the 6 seconds/)])
+    expect([status, stdout]).toEqual([1, expect.stringMatching(/failed +unruly[\s\S]*exceeded its time limit of 6 seconds/)])
   })
 })
 

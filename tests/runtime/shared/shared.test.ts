@@ -106,7 +106,7 @@ describe("a shared result that lies", () => {
 
   it("in its bytes is made here, and mended there", async () => {
     invert(dataOf(first, "shout"))
-    await expectMadeHere("shout", /its shared result in .* can't be used \(.* is not what its name says\): it is made here/)
+    await expectMadeHere("shout", /its shared result in .* can't be used \(.* is not what its name says\): it is computed here/)
     rmSync(join(other.folder, "home"), { recursive: true })
     expect(statuses(await other.run({}, { shared: { folder } }))).toEqual(all("fetched"))
   })
@@ -130,7 +130,7 @@ describe("a shared result that lies", () => {
     const path = entryPath(keyOf(first, "shout"))
     const entry = JSON.parse(readFileSync(path, "utf8").split("\n")[1]!) as Parameters<typeof encodeEntry>[0]
     writeFileSync(path, encodeEntry({ ...entry, contentDigest: "0".repeat(64) }))
-    await expectMadeHere("shout", /its content is .*, and its entry says 0000/)
+    await expectMadeHere("shout", /its content digest is .*, expected 0000/)
   })
   it("in its type is made here", async () => {
     const path = entryPath(keyOf(first, "shout"))

@@ -225,7 +225,7 @@ describe("what never goes", () => {
     expect([Effect.runSync(store.unpin(digest)), Effect.runSync(store.unpin(digest))]).toEqual([true, false])
     await collect({ ...everything, unreachable: true })
     expect(await left()).toEqual(new Set())
-    await expect(Effect.runPromise(store.pin(digest, ""))).rejects.toThrow(/no longer in the store, only its record is/)
+    await expect(Effect.runPromise(store.pin(digest, ""))).rejects.toThrow(/no longer in the store; only its record is/)
   })
 
   it("is what came into use after the plan was made: pinned, found by a run that goes on, or used by one that ended", async () => {
@@ -311,7 +311,7 @@ describe("beside a run", () => {
     await collect(everything)
     expect(await left()).toEqual(new Set())
     expect(opened.now(makings(digests(first).shout!))).toMatchObject([{ run: first.run, node: "shout", config: { times: 1 } }])
-    expect((await fixture.plan()).lines).toEqual(["run", "its result is gone from the store"])
+    expect((await fixture.plan()).lines).toEqual(["run", "its result is no longer in the store"])
     expect(digests(await fixture.run())).toEqual(digests(first))
   })
 

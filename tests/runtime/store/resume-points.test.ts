@@ -88,7 +88,7 @@ it("that can't be looked at for want of open files may pass; what has to be mend
     expect(await Effect.runPromise(Effect.flip(opened().latest))).toMatchObject({
       reason: "Checkpoint",
       isRetryable,
-      message: `Looking at a checkpoint: ${code}. It stays where it is: fix that, then run again.`
+      message: `Reading a checkpoint: ${code}. The checkpoint was not changed: fix this, then run again.`
     })
   }
   refusal.code = ""
@@ -101,7 +101,7 @@ it("of a newer version are refused, and stay", async () => {
   const seal = readFileSync(path, "utf8").split("\n")[1]!.replace('"format":1', '"format":2')
   writeFileSync(path, `${createHash("sha256").update(seal).digest("hex")}\n${seal}`)
   await expect(Effect.runPromise(opened().latest)).rejects.toThrow(
-    /it has format 2, this version of caravan knows formats up to 1\. It stays where it is: continue with that newer version/
+    /it has format 2, but this version of caravan supports formats up to 1\. The checkpoint was not changed: continue with the newer version/
   )
   expect(readdirSync(folder)).toHaveLength(1)
 })
@@ -200,7 +200,7 @@ describe.skipIf(process.platform === "win32")("files that a stage holds in memor
     await Effect.runPromise(checkpoints.save(3, () => Effect.sync(() => expect(notes).toHaveLength(1))))
     expect(notes).toEqual([
       expect.stringMatching(
-        /^its checkpoint after step 2 could not be written \(ENOENT: .*no\/such\/folder'\); it goes on, and those before are kept$/
+        /^its checkpoint after step 2 could not be written \(ENOENT: .*no\/such\/folder'\); the stage continues, and earlier checkpoints are kept$/
       )
     ])
     expect(readdirSync(folder).map(Number)).toEqual([1, 3])

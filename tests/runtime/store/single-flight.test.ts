@@ -141,7 +141,7 @@ const kept = () => {
 describe("a stage with checkpoints", () => {
   it("that crashed goes on after its last one, and ends as if it never had", async () => {
     const first = await runTally({ fails: 13 })
-    expect(first.nodes[0]).toMatchObject({ status: "failed", error: expect.stringContaining("ended with code 9") })
+    expect(first.nodes[0]).toMatchObject({ status: "failed", error: expect.stringContaining("exited with code 9") })
     // The last two, and nothing half written.
     expect(kept().map((path) => Number(path.split("/").at(-1)))).toEqual([12, 13])
     const second = await runTally({ fails: 13 })
@@ -165,7 +165,7 @@ describe("a stage with checkpoints", () => {
     const second = await runTally({ fails: 13 })
     expect(tallied(second)).toEqual(expected(20))
     expect(steps().slice(1, 3)).toEqual([12, 13])
-    expect(second.notes).toContainEqual(expect.stringMatching(/^its checkpoint after step 13 is damaged \(.*\): passed over$/))
+    expect(second.notes).toContainEqual(expect.stringMatching(/^its checkpoint after step 13 is damaged \(.*\): skipped$/))
   })
 
   it("starts anew when no checkpoint is whole, and leaves out what a killed one was writing", async () => {
@@ -205,7 +205,7 @@ describe("a stage with checkpoints", () => {
     const result = await runTally({ steps: 2 })
     expect(result.status).toBe("succeeded")
     expect(result.notes).toContainEqual(
-      expect.stringMatching(/^its checkpoint after step 1 could not be written \(.*ENOTDIR.*\); it goes on/)
+      expect.stringMatching(/^its checkpoint after step 1 could not be written \(.*ENOTDIR.*\); the stage continues/)
     )
   })
 })
@@ -216,7 +216,7 @@ describe("a node's limits", () => {
     const result = await runTally({ steps: 100, milliseconds: 200 }, {}, { seconds: 4 })
     expect(result.nodes[0]).toMatchObject({
       status: "failed",
-      error: expect.stringMatching(/took longer than the 4 seconds .*\(caravan log\)/)
+      error: expect.stringMatching(/exceeded its time limit of 4 seconds .*\(caravan log\)/)
     })
     // What it had done is kept.
     expect(kept().length).toBeGreaterThan(0)
@@ -225,13 +225,13 @@ describe("a node's limits", () => {
     const result = await runTally({ eats: 600, milliseconds: 200 }, {}, { memory: 400 })
     expect(result.nodes[0]).toMatchObject({
       status: "failed",
-      error: expect.stringMatching(/took \d+ MiB of memory, more than the 400 MiB/)
+      error: expect.stringMatching(/used \d+ MiB of memory, more than its limit of 400 MiB/)
     })
   })
   it("have it tried again, from its checkpoint, as often as they say", async () => {
     const result = await runTally({ fails: 13 }, { limits: { retries: 1 } })
     expect(result.status).toBe("succeeded")
-    expect(result.notes).toContainEqual(expect.stringMatching(/^failed; retrying \(1 of 1\): .*ended with code 9/))
+    expect(result.notes).toContainEqual(expect.stringMatching(/^failed; retrying \(1 of 1\): .*exited with code 9/))
     expect(steps().filter((step) => step < 13)).toHaveLength(13)
   })
   it("are no part of its key", async () => {

@@ -110,7 +110,7 @@ describe("an object", () => {
     const newer = createHash("sha256").update(bytes).digest("hex")
     mkdirSync(store.path(newer), { recursive: true })
     writeFileSync(join(store.path(newer), "artifact.json"), bytes)
-    const refused = /it has format 2, this version of caravan knows formats up to 1\. Use that newer version/
+    const refused = /it has format 2, but this version of caravan supports formats up to 1\. Use the newer version/
     expect(() => opened.now(store.present(newer))).toThrow(refused)
     await expect(opened.later(store.damage(newer))).rejects.toThrow(refused)
   })
@@ -197,11 +197,11 @@ describe("the journal", () => {
     writeFileSync(join(home, "journal.db"), "no journal, but long enough to be looked at as one".repeat(20))
     expect(() => openHome(home).journal.runs()).toThrow(/journal\.db: file is not a database\. It is damaged: move it away/)
     expect(() => openHome(join(home, "journal.db")).journal.runs()).toThrow(
-      /Opening the journal .*: .*journal\.db is a file, and a folder is needed\. Name a folder in CARAVAN_HOME/
+      /Opening the journal .*: .*journal\.db is a file, but a folder is needed\. Set CARAVAN_HOME to a folder/
     )
     // Node's own recursive mkdir would never return here.
     expect(() => openHome("/proc/caravan/deep").journal.runs()).toThrow(
-      /ENOENT.*Make the folder writable, or name another with CARAVAN_HOME/
+      /ENOENT.*Make the folder writable, or set CARAVAN_HOME to another folder/
     )
     const future = join(home, "future")
     const made = openHome(future)
@@ -211,7 +211,7 @@ describe("the journal", () => {
     database.exec("pragma user_version = 1000")
     database.close()
     expect(() => openHome(future).journal.runs()).toThrow(
-      /it has format 1000, this version of caravan knows formats up to \d+\. Use that newer version/
+      /it has format 1000, but this version of caravan supports formats up to \d+\. Use the newer version/
     )
   })
 
