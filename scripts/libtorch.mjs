@@ -75,8 +75,7 @@ export const fetchArchive = async (url = archiveUrl, target = fetchedLibtorch())
     await pipeline(Readable.fromWeb(response.body), createWriteStream(zip))
     const [program, ...args] = unpack
     const done = spawnSync(program, program === "unzip" ? [...args, zip, "-d", work] : [...args, zip, work], { stdio: ["ignore", 2, 2] })
-    if (done.status !== 0 || !existsSync(join(work, "libtorch/lib")))
-      throw new Error(`${program} could not unpack a libtorch from ${url}.`)
+    if (done.status !== 0 || !existsSync(join(work, "libtorch/lib"))) throw new Error(`${program} could not unpack a libtorch from ${url}.`)
     mkdirSync(dirname(target), { recursive: true })
     rmSync(target, { recursive: true, force: true })
     renameSync(join(work, "libtorch"), target)
@@ -94,7 +93,6 @@ export const ensureLibtorch = async () => {
   const command = `${process.getuid?.() === 0 ? "" : "sudo "}${aptCommand(missing).join(" ")}`
   if (missing.includes("libtorch-dev"))
     throw new Error(`The downloaded libtorch is not usable: ${fetchedLibtorch()}. Remove that folder, or run: ${command}`)
-  if (missing.includes("g++"))
-    throw new Error(`Building the tensor addon needs a C++ compiler, and none was found. Run: ${command}`)
+  if (missing.includes("g++")) throw new Error(`Building the tensor addon needs a C++ compiler, and none was found. Run: ${command}`)
   if (missing.includes("libopenblas0-pthread")) say(`Warning: without OpenBLAS, training is up to 40 times slower. Run: ${command}`)
 }

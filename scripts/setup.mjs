@@ -34,8 +34,7 @@ const installPackages = () => {
   process.stderr.write("Installing the npm packages in package-lock.json.\n")
   const npm = spawnSync("npm", ["ci", "--no-audit", "--no-fund"], { cwd: root, stdio: ["inherit", 2, "inherit"] })
   if (npm.error) throw new Error(`npm could not be run: ${npm.error.message}. It comes with Node; on Debian: apt-get install npm`)
-  if (npm.status !== 0)
-    throw new Error(`npm ci ended with ${npm.status ?? npm.signal}; see the error above. Fix it, then run \`npm ci\`.`)
+  if (npm.status !== 0) throw new Error(`npm ci ended with ${npm.status ?? npm.signal}; see the error above. Fix it, then run \`npm ci\`.`)
 }
 
 const nodeVersion = () => {

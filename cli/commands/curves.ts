@@ -193,7 +193,8 @@ export const command: Command = {
         }
         if (name === undefined) {
           const ofOne = given.has("csv") ? "--csv prints" : given.flag("figure") === undefined ? undefined : "--figure draws"
-          if (ofOne !== undefined) throw new UsageError(`${ofOne} the rows of one node. Add a node's name; without flags, the command lists the nodes.`)
+          if (ofOne !== undefined)
+            throw new UsageError(`${ofOne} the rows of one node. Add a node's name; without flags, the command lists the nodes.`)
           const kept = curves.filter(({ path }) => path !== null)
           print(json, { run: run.id, pipeline: run.pipeline, curves: kept }, [
             ...table(kept.map(({ node, stage, status, path }) => [plain(node), stage ?? "", status, path!])),

@@ -141,7 +141,11 @@ export const command: Command = {
   flags: {
     json: { help: "print one JSON document" },
     shape: { value: "name", help: "read the rows as this shape instead of the detected one" },
-    map: { value: "ours=theirs", help: "read their column as ours: --map prompt=question (dots reach into nested objects)", repeatable: true },
+    map: {
+      value: "ours=theirs",
+      help: "read their column as ours: --map prompt=question (dots reach into nested objects)",
+      repeatable: true
+    },
     documents: { value: "unit", help: "for plain text files: whether one text is a line, a paragraph or the whole file" },
     tokenizer: { value: "model", help: "count tokens of this checkpoint, tokenizer or folder instead of characters" },
     examples: { value: "n", help: "show n examples (default: 2)" },

@@ -60,7 +60,9 @@ export const command: Command = {
       value: "hf:owner/name",
       help: "push to this repository (hf:datasets/owner/name for a dataset), which is created if missing; needs a token with write access (HF_TOKEN)"
     },
-    public: { help: "with --push: make the repository public; without it, a new repository is private and pushing to a public one is refused" },
+    public: {
+      help: "with --push: make the repository public; without it, a new repository is private and pushing to a public one is refused"
+    },
     json: { help: "print one JSON document" }
   },
   examples: [

@@ -144,7 +144,9 @@ const emptyFolder = (named: string, folder: string): ReadonlyArray<string> => {
       EPERM: "permission denied",
       EROFS: "the file system is read-only"
     }
-    throw new UsageError(`caravan init ${named}: creating ${folder}: ${own(reasons, code ?? "") ?? messageOf(cause)}. Choose another folder.`)
+    throw new UsageError(
+      `caravan init ${named}: creating ${folder}: ${own(reasons, code ?? "") ?? messageOf(cause)}. Choose another folder.`
+    )
   }
 }
 
@@ -197,7 +199,9 @@ export const command: Command = {
       `Created ${folder}: ${made.join(", ")}.`,
       ...(archive === undefined
         ? []
-        : [`It depends on this copy of caravan, packed into ${archive}: keep that file. Once caravan is on a registry: npm install caravan.`]),
+        : [
+            `It depends on this copy of caravan, packed into ${archive}: keep that file. Once caravan is on a registry: npm install caravan.`
+          ]),
       "Next:",
       ...next.map((line) => `  ${line}`)
     ])

@@ -20,7 +20,8 @@ export const command: Command = {
   examples: ["caravan jobs", "caravan jobs --json", "caravan jobs --cancel sft", "caravan jobs --cancel all"],
   run: async (given) => {
     const jobs = await listJobs(findHome(process.cwd()), new States()).catch((cause: unknown) => {
-      if (cause instanceof SlurmError) throw new UsageError(`${cause.message}. Run this command where Slurm's commands are installed (a login node).`)
+      if (cause instanceof SlurmError)
+        throw new UsageError(`${cause.message}. Run this command where Slurm's commands are installed (a login node).`)
       throw cause
     })
     const named = given.flags("cancel")

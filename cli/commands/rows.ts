@@ -47,7 +47,8 @@ export const command: Command = {
     const text = given.positionals[0]!
     const found = await artifactPath(text)
     const path = statSync(found).isDirectory() ? join(found, fileName) : found
-    if (!existsSync(path)) throw new UsageError(`Reading the rows of ${text}: expected a dataset, a folder with the file ${fileName}, found ${found}.`)
+    if (!existsSync(path))
+      throw new UsageError(`Reading the rows of ${text}: expected a dataset, a folder with the file ${fileName}, found ${found}.`)
     await Effect.runPromise(run(path, given))
     return exitCodes.ok
   }

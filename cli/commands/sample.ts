@@ -36,7 +36,9 @@ const checkpointFor = async (role: Role, what: string, text: string): Promise<st
   const { role: found } = await Effect.runPromise(readJson(join(folder, roleFile), "Reading the checkpoint's role"))
   if (found === role) return folder
   const hint = own(places, String(found)) ?? "This command does not use checkpoints of that role."
-  throw new UsageError(`Reading ${what}, ${text}: expected a checkpoint for ${role}, found a checkpoint for ${JSON.stringify(found)}. ${hint}`)
+  throw new UsageError(
+    `Reading ${what}, ${text}: expected a checkpoint for ${role}, found a checkpoint for ${JSON.stringify(found)}. ${hint}`
+  )
 }
 
 interface Settings {

@@ -6,7 +6,8 @@ import { tell } from "../output.ts"
 
 export const command: Command = {
   name: "setup",
-  summary: "Installs libtorch and a C++ compiler if they are missing, and builds the tensor addon. Does nothing if everything is installed.",
+  summary:
+    "Installs libtorch and a C++ compiler if they are missing, and builds the tensor addon. Does nothing if everything is installed.",
   positionals: [],
   flags: {},
   examples: ["caravan setup"],

@@ -39,7 +39,9 @@ export const command: Command = {
       if (given.has("json")) writeJsonLine({ url, ...(token === undefined ? {} : { token }) })
       else {
         // The part after # is not sent to servers and appears in no log.
-        write(`${url}${token === undefined ? "" : `#/?token=${token}`}\nThe store is ${home}. Press Ctrl-C to stop the server; runs continue.\n`)
+        write(
+          `${url}${token === undefined ? "" : `#/?token=${token}`}\nThe store is ${home}. Press Ctrl-C to stop the server; runs continue.\n`
+        )
         if (token !== undefined) write("Anyone with this address can stop and start runs, pin, add notes and label.\n")
       }
       return yield* Effect.never

@@ -48,9 +48,7 @@ const shownSkipping = 12
 const skippedOf = (node: NodeResult, { foundSkipping }: RunState): ReadonlyArray<string> =>
   node.status === "hit" && foundSkipping > shownSkipping ? [] : skippedLines(node).map((text) => `${node.id}: ${text}`)
 const moreSkipping = ({ foundSkipping }: RunState): ReadonlyArray<string> =>
-  foundSkipping > shownSkipping
-    ? [`${foundSkipping - shownSkipping} more reused nodes had skipped rows: caravan show latest`]
-    : []
+  foundSkipping > shownSkipping ? [`${foundSkipping - shownSkipping} more reused nodes had skipped rows: caravan show latest`] : []
 
 /** The permanent line for an event; undefined if it has none. */
 const lineOf = (event: RunEvent, state: RunState): string | undefined => {

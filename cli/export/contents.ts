@@ -132,7 +132,9 @@ const dtypes: Readonly<Record<string, DType>> = { bfloat16: "bfloat16", float16:
 const merged = Effect.fnUntraced(function* (path: string, base: string): Effect.fn.Return<Contents, ArtifactError> {
   const { task_type: task } = yield* readJson(join(path, adapterFile), `Reading the adapter ${path}`)
   if (task === "SEQ_CLS")
-    throw new UsageError(`Merging the adapter ${path}: it belongs to a reward model. Export the result that contains it, which is the merged model.`)
+    throw new UsageError(
+      `Merging the adapter ${path}: it belongs to a reward model. Export the result that contains it, which is the merged model.`
+    )
   const config = yield* readJson(join(base, "config.json"), `Reading the base ${base}`)
   const dtype = dtypes[String(config["dtype"] ?? config["torch_dtype"])] ?? "float32"
   const loaded = yield* loadPolicyFrom(base, { adapter: path, dtype })

@@ -34,10 +34,11 @@ export const pushTo = async (text: string, kind: Kind, isPublic: boolean): Promi
   const token = hubSettings().token()
   if (token === undefined) throw refuse("a token with write access is needed. Set HF_TOKEN, or log in (hf auth login).")
   const now = await new Hub().repository(text)
-  if (now?.isPrivate === false && !isPublic)
-    throw refuse("the repository is public. To push to it anyway, add --public.")
+  if (now?.isPrivate === false && !isPublic) throw refuse("the repository is public. To push to it anyway, add --public.")
   if (now?.isPrivate === true && isPublic)
-    throw refuse("the repository is private, and a push does not change that. Remove --public, or first make the repository public on its page.")
+    throw refuse(
+      "the repository is private, and a push does not change that. Remove --public, or first make the repository public on its page."
+    )
   return { name, isPublic, token, now }
 }
 

@@ -36,8 +36,7 @@ export const stopRun = Effect.fnUntraced(function* (id: string) {
   const { home } = yield* Store
   const { run } = yield* runWithLine(id)
   const asked = askedOf(run)
-  if (asked === undefined || (yield* statusOf(run)) !== "running")
-    return yield* new Conflict({ message: "The run has already ended." })
+  if (asked === undefined || (yield* statusOf(run)) !== "running") return yield* new Conflict({ message: "The run has already ended." })
   const { pid } = asked.process
   if (!hasOpen(pid, join(home, "leases", asked.holder)))
     return yield* new BadRequest({
@@ -106,7 +105,8 @@ export const beginAgain = Effect.fnUntraced(function* (id: string, node: string 
   const again = askedOf(run)?.again
   if (again === undefined || again.words[0] !== "run")
     return yield* new BadRequest({
-      message: "It was not started by a command, so it can't be resumed here: start it as before (from a program, or an older version of caravan)."
+      message:
+        "It was not started by a command, so it can't be resumed here: start it as before (from a program, or an older version of caravan)."
     })
   if ((yield* statusOf(run)) === "running") return yield* new Conflict({ message: "The run is still running. Stop it first." })
   if (node !== undefined && !graph.some(({ id: name, stage }) => name === node && stage !== null))

@@ -111,7 +111,6 @@ export const runWithLine = Effect.fnUntraced(function* (id: string) {
     const before = tables.runsBefore().get(id)
     return { run, line: lineOf(run, tables, before), previous: before ?? null, ...graphOf(run, tables) }
   })
-  if (found === undefined)
-    return yield* new NotFound({ message: `The journal has no run ${id}. Choose one from the list of runs.` })
+  if (found === undefined) return yield* new NotFound({ message: `The journal has no run ${id}. Choose one from the list of runs.` })
   return { ...found, line: { ...found.line, status: yield* statusOf(found.run) } }
 })

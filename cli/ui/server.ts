@@ -143,7 +143,9 @@ const doing = ({ token }: UiOptions) =>
 const unfit = HttpApiMiddleware.layerSchemaErrorTransform(Unfit, ({ cause, kind }) => {
   const isOurs = kind === "Body" || kind === "ResponseHeaders"
   const what = cause.message.replaceAll(/\s*\n\s*/g, " ").slice(0, 300)
-  const message = isOurs ? `This is a bug in caravan: a response of the page's server does not match its schema: ${what}` : `Reading the request: ${what}`
+  const message = isOurs
+    ? `This is a bug in caravan: a response of the page's server does not match its schema: ${what}`
+    : `Reading the request: ${what}`
   return Effect.succeed(HttpServerResponse.jsonUnsafe({ message }, { status: isOurs ? 500 : 400 }))
 })
 
@@ -166,8 +168,7 @@ const pages = (page: ReadonlyMap<string, PageFile>) =>
   HttpRouter.add("GET", "/*", (request) => {
     const path = request.url.split("?", 1)[0]!
     const file = page.get(path)
-    if (file === undefined)
-      return Effect.succeed(HttpServerResponse.jsonUnsafe({ message: `Not found.` }, { status: 404 }))
+    if (file === undefined) return Effect.succeed(HttpServerResponse.jsonUnsafe({ message: `Not found.` }, { status: 404 }))
     const cache = path.startsWith("/assets/") ? "public, max-age=31536000, immutable" : "no-store"
     return Effect.succeed(HttpServerResponse.uint8Array(file.bytes, { contentType: file.type, headers: { "cache-control": cache } }))
   })

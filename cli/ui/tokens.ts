@@ -139,7 +139,8 @@ export const tokensView = ({ digest, model, reference, row: index, score, side }
   Effect.gen(function* () {
     const { file, type } = yield* openDataset(digest)
     const place = batchesFrom(file, index)[0]
-    if (place === undefined) return yield* new BadRequest({ message: `Row ${index} does not exist: the dataset has ${file.rowCount} rows.` })
+    if (place === undefined)
+      return yield* new BadRequest({ message: `Row ${index} does not exist: the dataset has ${file.rowCount} rows.` })
     const [row] = yield* readBatch(file, place.batch, Uint32Array.of(index - place.first))
     const tokenizer = yield* Effect.mapError(
       loadTokenizer((yield* placeOf(model)).path),
@@ -149,7 +150,8 @@ export const tokensView = ({ digest, model, reference, row: index, score, side }
       try: () => sequenceOf(type, row!, tokenizer, side),
       catch: (cause) => new BadRequest({ message: messageOf(cause) })
     })
-    if (sequence === undefined) return yield* new BadRequest({ message: `Rows of type ${type} are not dialogues and have no tokens to show.` })
+    if (sequence === undefined)
+      return yield* new BadRequest({ message: `Rows of type ${type} are not dialogues and have no tokens to show.` })
     const ids = sequence.ids.slice(0, mostTokens)
     const own = score === undefined ? undefined : [null, ...(yield* scored(model, ids))]
     const other = score === undefined || reference === undefined ? undefined : [null, ...(yield* scored(reference, ids))]

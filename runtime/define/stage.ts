@@ -83,8 +83,6 @@ export const pinned = <Config extends ConfigSchema, Inputs extends Ports, Output
   { stage }: Stage<Config, Inputs, Output>
 ): Stage<Config, Inputs, Output> => {
   if (typeof version !== "string" || version.trim() === "")
-    throw new Error(
-      `Stage.pinned(${JSON.stringify(version)}, ${stage.name}): the version must be a non-empty string, such as "v3".`
-    )
+    throw new Error(`Stage.pinned(${JSON.stringify(version)}, ${stage.name}): the version must be a non-empty string, such as "v3".`)
   return applicable({ ...stage, pinned: version, variantOf: stage })
 }

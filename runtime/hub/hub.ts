@@ -57,7 +57,8 @@ export class Hub {
   async repository(text: string): Promise<RepositoryNow | undefined> {
     const name = hubNameOf(text)
     const doing = `Looking up ${hubNameText(name)}`
-    if (this.#settings.isOffline) throw new StoreError({ message: `${doing}: HF_HUB_OFFLINE is set. Unset it and run with a network connection.` })
+    if (this.#settings.isOffline)
+      throw new StoreError({ message: `${doing}: HF_HUB_OFFLINE is set. Unset it and run with a network connection.` })
     const found = await this.#json(apiOf(this.#settings, name, "revision/main"), doing, name, { accept: [404] })
     if (found.status === 404) return undefined
     const { private: isPrivate, sha } = found.body as { readonly private?: unknown; readonly sha?: unknown }

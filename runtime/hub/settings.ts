@@ -51,7 +51,8 @@ export const hubSettings = (environment: Environment = process.env): HubSettings
         given(environment, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") ?? tokenIn(given(environment, "HF_TOKEN_PATH") ?? join(home, "token"))
       if (token !== undefined && !/^[\x21-\x7e]+$/.test(token))
         throw new PipelineError({
-          message: "The token of the Hub (HF_TOKEN, or the file that `hf auth login` wrote): expected a single word, found other characters."
+          message:
+            "The token of the Hub (HF_TOKEN, or the file that `hf auth login` wrote): expected a single word, found other characters."
         })
       return token
     },

@@ -42,7 +42,9 @@ export const resolveRun = (text: string): Effect.Effect<PastRun, PipelineError |
     const found = yield* journal.runsLike(text)
     if (found.length === 1) return found[0]!
     if (found.length > 1)
-      return yield* fail(`${found.length} runs start with this id: ${found.map(({ id }) => id.slice(0, 13)).join(", ")}. Give a longer prefix.`)
+      return yield* fail(
+        `${found.length} runs start with this id: ${found.map(({ id }) => id.slice(0, 13)).join(", ")}. Give a longer prefix.`
+      )
     const known = (yield* journal.runs({ limit: 20 })).map(({ id }) => shortRun(id))
     return yield* fail(`no such run.${didYouMean(text, [...known, "latest"])} \`caravan runs\` lists them.`)
   })

@@ -117,7 +117,8 @@ export const digestFile = Effect.fnUntraced(function* (path: string, cache: KeyC
       onRead({ path, done, total })
     })
     if (isReported) onRead({ path, done: total, total })
-    if ((await stampOf(path)) !== stamp) throw new Error("it changed while it was being read: wait until it is completely written, then run again")
+    if ((await stampOf(path)) !== stamp)
+      throw new Error("it changed while it was being read: wait until it is completely written, then run again")
     return hashed
   })
   if (before - changed > settling) yield* cache.recordFile(path, stamp, digest)

@@ -115,15 +115,16 @@ export const runMapped = (
       Effect.promise(() => opened.close().catch(() => undefined))
     )
     const open = (path: string) =>
-      attempt(`Opening the shard results in ${path}`, (): ShardStore =>
-        path.endsWith(".db") ? new Shards(path) : shardFolder(path)
-      )
+      attempt(`Opening the shard results in ${path}`, (): ShardStore => (path.endsWith(".db") ? new Shards(path) : shardFolder(path)))
     const shards = yield* Effect.acquireRelease(
       kept === undefined
         ? open(join(scratch, "shards.db"))
         : open(kept).pipe(
             Effect.catch(({ message }) =>
-              Effect.andThen(context.progress({ note: `${message}. The stage continues without storing shards` }), open(join(scratch, "shards.db")))
+              Effect.andThen(
+                context.progress({ note: `${message}. The stage continues without storing shards` }),
+                open(join(scratch, "shards.db"))
+              )
             )
           ),
       (opened) => Effect.sync(() => opened.close())

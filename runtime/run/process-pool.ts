@@ -188,7 +188,11 @@ const childProcesses = (prepare: string | undefined): { readonly run: Execute; r
         }
         const exited = (code: number | null, signal: string | null) => {
           const how =
-            signal === "SIGKILL" ? "was killed (out of memory?)" : signal !== null ? `was terminated by ${signal}` : `exited with code ${code}`
+            signal === "SIGKILL"
+              ? "was killed (out of memory?)"
+              : signal !== null
+                ? `was terminated by ${signal}`
+                : `exited with code ${code}`
           // Its last output may still be in the pipes; a grandchild may keep them open forever.
           const tell = () => {
             clearTimeout(patience)

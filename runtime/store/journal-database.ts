@@ -90,7 +90,8 @@ const open = (file: string, isSnapshot: boolean): DatabaseSync => {
   const database = isSnapshot ? openSnapshot(file) : openWal(file, 10_000, "pragma synchronous = full; pragma wal_autocheckpoint = 4000")
   try {
     const found = formatOf(database)
-    if (found > journalFormat) throw new Error(`it has format ${found}, but this version of caravan supports formats up to ${journalFormat}`)
+    if (found > journalFormat)
+      throw new Error(`it has format ${found}, but this version of caravan supports formats up to ${journalFormat}`)
     database.exec(tables)
     return database
   } catch (cause) {

@@ -246,9 +246,7 @@ describe("caravan export --push", () => {
     expect(await refused("--push", "me/mine")).toMatch(/expected hf:owner\/name/)
     expect(await refused("--push", "hf:datasets/me/mine")).toMatch(/this is a model\. Name it hf:me\/mine\./)
     expect(await refused("--push", "hf:me/mine@v1")).toMatch(/remove the revision and path/)
-    expect(await refused("--push", "hf:me/small")).toMatch(
-      /the repository is public\. To push to it anyway, add --public\./
-    )
+    expect(await refused("--push", "hf:me/small")).toMatch(/the repository is public\. To push to it anyway, add --public\./)
     server.commit("models/me/closed", { "a.txt": "" }, { isPrivate: true })
     expect(await refused("--push", "hf:me/closed", "--public")).toMatch(/the repository is private, and a push does not change that/)
     expect(await refused("--public", "--to", at("nothing"))).toMatch(/--public has no effect without --push/)

@@ -61,8 +61,7 @@ export const Tokens = ({
     )
     return () => stop.abort()
   }, [digest, row, model, side, score, reference])
-  if (model === undefined)
-    return <p class="quiet">The store has no model or tokenizer of this run, so the row can't be tokenized.</p>
+  if (model === undefined) return <p class="quiet">The store has no model or tokenizer of this run, so the row can't be tokenized.</p>
   const policies = models.filter(({ type }) => type === "checkpoint:policy")
   const isPolicy = policies.some((one) => one.digest === model)
   const tokens = view?.tokens ?? []

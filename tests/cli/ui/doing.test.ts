@@ -212,7 +212,9 @@ describe("labelling", () => {
     const both = await Promise.all([label("anna", pair.id, "A", 0, 0), label("anna", pair.id, "B", 3, 0)])
     expect(both.map(({ status }) => status).sort()).toEqual([200, 409])
     const refused = both.find(({ status }) => status === 409)!
-    expect(refused.json.message).toMatch(/^Another page of anna has changed this pair's label in the meantime: [AB], rating [03]\. Check it/)
+    expect(refused.json.message).toMatch(
+      /^Another page of anna has changed this pair's label in the meantime: [AB], rating [03]\. Check it/
+    )
     expect((await label("anna", pair.id, "A", 1, 1)).status).toBe(200)
     expect(await one("anna", 1)).toMatchObject({ label: { choice: "A", rating: 1, revision: 2 } })
     expect(labels("anna")).toHaveLength(3)

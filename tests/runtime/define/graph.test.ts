@@ -125,7 +125,9 @@ describe("wires", () => {
     ["a stage that was not applied", read],
     ["a promise", Promise.resolve(1)]
   ])("that are no nodes but %s are refused", (_, value) => {
-    expect(mistake(() => ({ x: pretrain({ texts: value }) }))).toMatch(/one of its inputs is .*not a node\. Pass the result of applying a stage/)
+    expect(mistake(() => ({ x: pretrain({ texts: value }) }))).toMatch(
+      /one of its inputs is .*not a node\. Pass the result of applying a stage/
+    )
   })
 })
 

@@ -54,7 +54,9 @@ describe("a stage that reads", () => {
   it("device or threads without computing with tensors is refused", async () => {
     expect(await of(({ threads }) => threads, { seeded: false, tensors: true })).toBe(3)
     for (const read of [({ device }: Stage.Context) => device.length, ({ threads }: Stage.Context) => threads])
-      await expect(of(read, { seeded: true, tensors: false })).rejects.toThrow(/which is not part of its key.*Declare `resources: \{ tensors: true \}`/)
+      await expect(of(read, { seeded: true, tensors: false })).rejects.toThrow(
+        /which is not part of its key.*Declare `resources: \{ tensors: true \}`/
+      )
   })
 
   it("none of them runs", async () => {

@@ -186,7 +186,9 @@ describe("a gang", () => {
   })
   it("on several machines is refused", async () => {
     const { on, seen } = gangOf(() => done)
-    expect((await Effect.runPromise(Effect.flip(on(2)))).message).toMatch(/is placed on 2 machines .*not supported yet\. Place it on one machine/)
+    expect((await Effect.runPromise(Effect.flip(on(2)))).message).toMatch(
+      /is placed on 2 machines .*not supported yet\. Place it on one machine/
+    )
     expect(seen).toEqual([])
   })
 })
