@@ -252,7 +252,7 @@ export const finishLabels = Effect.fnUntraced(function* (id: string, annotators:
     return {
       file: task.labelsFile,
       labels: lines.length,
-      message: `${lines.length} labels were written to ${task.labelsFile}.${shared.length === 0 ? "" : ` Annotators agreed on ${shared.length - split.length} of ${shared.length} pairs with several labels.`}${task.hint === "" ? " Pass the file to the stage's input "labels" and run again." : ` Next: ${task.hint}.`}`
+      message: `${lines.length} labels were written to ${task.labelsFile}.${shared.length === 0 ? "" : ` Annotators agreed on ${shared.length - split.length} of ${shared.length} pairs with several labels.`}${task.hint === "" ? " Pass the file to the stage's labels input and run again." : ` Next: ${task.hint}.`}`
     }
   }).pipe(writing.withPermits(1))
 })
