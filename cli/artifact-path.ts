@@ -45,7 +45,7 @@ export const artifactPlace = async (text: string, wanted: Wanted = "all"): Promi
   const home = findHome(process.cwd())
   if (whyNoHome(home) === undefined && !existsSync(join(home, "journal.db"))) {
     if (existsSync(text)) return ownPath(text)
-    throw new UsageError(`Looking for "${text}": there is no such file or folder, and no store here (${home}) that could have it.`)
+    throw new UsageError(`Looking for "${text}": no such file or folder, and the store of this folder (${home}) does not exist.`)
   }
   const located = await withStore(
     Effect.gen(function* () {

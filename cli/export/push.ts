@@ -30,7 +30,7 @@ export const pushTo = async (text: string, kind: Kind, isPublic: boolean): Promi
     throw refuse("a push goes to the main branch of the repository: remove the revision and path.")
   const { owner, name: last } = name
   if ((kind === "dataset") !== (name.kind === "dataset"))
-    throw refuse(`this is a ${kind}. Name it ${kind === "dataset" ? `hf:datasets/${owner}/${last}` : `hf:${owner}/${last}`}.`)
+    throw refuse(`this is a ${kind}. Use ${kind === "dataset" ? `hf:datasets/${owner}/${last}` : `hf:${owner}/${last}`}.`)
   const token = hubSettings().token()
   if (token === undefined) throw refuse("a token with write access is needed. Set HF_TOKEN, or log in (hf auth login).")
   const now = await new Hub().repository(text)
@@ -90,7 +90,7 @@ export const push = async (
       done.set(event.path, bytes)
     }
     const commit = step.value?.commit.oid
-    if (commit === undefined) throw new StoreError({ message: "the Hub did not say which commit it made" })
+    if (commit === undefined) throw new StoreError({ message: "the Hub did not return the commit" })
     return { url: `${endpoint}/${repository}`, commit, removed }
   } catch (cause) {
     throw explained(cause, `Pushing to hf:${repository}`, token, stays ? ` The folder ${folder} is written.` : "")

@@ -14,7 +14,7 @@ import { RunWatch } from "./watch.ts"
 /** Milliseconds between two checks of a running run; of a finished run, and of the list of runs. */
 const fast = 100
 const slow = 1000
-/** Writing to a disconnected client reveals that it is gone. */
+/** Writing to a disconnected client reveals the disconnection. */
 const aliveAfter = 15_000
 
 interface Told {

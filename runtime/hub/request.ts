@@ -154,7 +154,7 @@ const refusal = (settings: HubSettings, { doing, hint, url }: Asked, { headers, 
     return fail(`the Hub does not accept the token (${told}). Check HF_TOKEN, or log in again (hf auth login).`)
   if (status === 401 || status === 404)
     return fail(
-      `there is no such repository, or it is private and ${hasToken ? "the token has no access" : "no token is set (HF_TOKEN)"} (${told}). Check the name.${hint ?? ""}`
+      `the repository does not exist, or it is private and ${hasToken ? "the token has no access" : "no token is set (HF_TOKEN)"} (${told}). Check the name.${hint ?? ""}`
     )
   if (status === 403) return fail(`access is refused (${told}). Check the token's permissions.`)
   return fail(`the server refused the request (${told}). Check HF_ENDPOINT.`)

@@ -138,7 +138,7 @@ describe("a pipeline", () => {
       expect(status).toBe(2)
       return stderr
     }
-    expect(await refused("model=hf:me/none")).toMatch(/Looking up hf:me\/none@main: there is no such repository/)
+    expect(await refused("model=hf:me/none")).toMatch(/Looking up hf:me\/none@main: the repository does not exist/)
     expect(await refused("model=hf:me/small@v9")).toMatch(/no such branch, tag or commit/)
     expect(await refused("data=hf:datasets/me/pairs:tran.jsonl")).toMatch(/Did you mean "train\.jsonl"\?/)
     expect(await refused("data=hf:datasets/me/pairs")).toMatch(/Name those of one: hf:datasets\/me\/pairs@main:t/)

@@ -331,7 +331,7 @@ export const Graph = ({
             onClick={() => (unfoldedSignal.value = new Set([...unfolded].filter((other) => other !== name)))}
           >
             {plain(name)} <span aria-hidden="true">×</span>
-            <span class="hidden">fold again</span>
+            <span class="hidden">fold</span>
           </button>
         ))}
         <span class="grow" />

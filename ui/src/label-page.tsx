@@ -197,7 +197,7 @@ const Pairs = ({ annotator, task }: { readonly task: string; readonly annotator:
     addEventListener("keydown", press)
     return () => removeEventListener("keydown", press)
   }, [])
-  if (view === undefined) return <div class="page">{error === undefined ? <p class="quiet">Loading.</p> : <Trouble error={error} />}</div>
+  if (view === undefined) return <div class="page">{error === undefined ? <p class="quiet">Loading …</p> : <Trouble error={error} />}</div>
   const { pair } = view
   const isDone = view.done >= view.task.pairs
   return (

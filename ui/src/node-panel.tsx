@@ -253,7 +253,7 @@ export const NodePanel = ({ id, store, close }: { readonly id: string; readonly 
             {shownState.milliseconds === null ? null : shownState.state === "hit" ? null : (
               <span>in {duration(shownState.milliseconds)}</span>
             )}
-            {shownState.started === null ? null : <span class="quiet">began {moment(shownState.started)}</span>}
+            {shownState.started === null ? null : <span class="quiet">started {moment(shownState.started)}</span>}
           </p>
           <p class="quiet">
             {plain(view.stage ?? "a file")}

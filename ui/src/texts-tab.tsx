@@ -166,11 +166,11 @@ export const TextsTab = ({ ended, run }: { readonly run: string; readonly ended:
           <option value="differing">some refuse, some don't</option>
         </select>
         <label class="check">
-          <input type="checkbox" checked={marks} onChange={(event) => setMarks(event.currentTarget.checked)} /> mark what differs
+          <input type="checkbox" checked={marks} onChange={(event) => setMarks(event.currentTarget.checked)} /> highlight differences
         </label>
         <span class="quiet">{part === undefined ? "" : count(part.total, "answer")}</span>
       </div>
-      {partly.length === 0 ? null : <p class="warning">Of the larger sets the first {number(partly[0]!.rows)} answers are compared.</p>}
+      {partly.length === 0 ? null : <p class="warning">Only the first {number(partly[0]!.rows)} answers of larger sets are compared.</p>}
       {part === undefined ? null : (
         <>
           <div class="answers-head" style={{ "--columns": chosen.length }}>

@@ -562,7 +562,7 @@ describe("what a server says", () => {
     listing({ no: "list" })
     expect(await failure(hub().resolve("hf:me/small"))).toMatch(/expected a list of files/)
     listing([entry], { link: `<${server.cdn}/next>; rel="next"` })
-    expect(await failure(hub().resolve("hf:me/small"))).toMatch(/no such repository/)
+    expect(await failure(hub().resolve("hf:me/small"))).toMatch(/the repository does not exist/)
     expect(requests("hub").at(-1)!.path).toBe("/next")
     expect(requests("cdn")).toEqual([])
     server.instead = (_, response) => (response.writeHead(200).end(`{"sha":"../x"}`), true)

@@ -235,7 +235,7 @@ describe("an import that can't be identified", () => {
   it.each<[string, string, RegExp]>([
     ["of a package that is not installed", "nowhere", /imports "nowhere": no such package is installed\. .*npm install/],
     ["of a name that leads nowhere", "#nowhere", /imports "#nowhere": it does not resolve to a file\. Fix `imports`/],
-    ["of a file that is not there", "file:///nowhere/x.ts", /imports "file:.*": there is no such file/],
+    ["of a file that is not there", "file:///nowhere/x.ts", /imports "file:.*": the file does not exist/],
     ["of something on the net", "https://example.org/x.js", /imports "https:.*": what is there may change/]
   ])("%s is refused, and is no matter where the stage does not use it", async (_, specifier, message) => {
     const use = `const later = () => import("${specifier}")`
