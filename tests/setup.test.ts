@@ -51,7 +51,7 @@ const write = (path: string, text: string) => {
 it("a clone that is not set up says what to run, in place of a package that is not found", () => {
   for (const name of ["cli/caravan.js", "scripts/setup.mjs"]) write(join(folder, name), readFileSync(join(root, name), "utf8"))
   const { status, stderr } = spawnSync(process.execPath, [join(folder, "cli/caravan.js"), "runs"], { cwd: folder, encoding: "utf8" })
-  expect([status, stderr]).toEqual([2, "This clone is not set up yet: its packages are missing. Run `node scripts/setup.mjs` first.\n"])
+  expect([status, stderr]).toEqual([2, "This clone is not set up: its packages are missing. Run `node scripts/setup.mjs` first.\n"])
 })
 
 /** As much of an unpacked libtorch as is looked at to find it. */
@@ -247,7 +247,7 @@ describe("caravan doctor", () => {
     process.env.CXX = "no-such-compiler"
     const { ok, found, problems } = await diagnose(folder)
     expect(ok).toBe(false)
-    expect(found).toMatchObject({ libtorch: expect.stringContaining("2.11.0, named by LIBTORCH"), addon: "not built", compiler: "none" })
+    expect(found).toMatchObject({ libtorch: expect.stringContaining("2.11.0, set by LIBTORCH"), addon: "not built", compiler: "none" })
     expect(problems).toContainEqual({ what: expect.stringContaining("the C++ compiler"), mend: "apt-get install g++", essential: true })
   })
 

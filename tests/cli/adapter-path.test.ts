@@ -69,7 +69,7 @@ describe("--adapter", () => {
 
   it("is told what a result does not have, and what is no result", async () => {
     const says = async (text: string) => (await logprobs(base, "--adapter", text)).stderr
-    expect(await says("latest:tuned/adaptor")).toContain('Looking for "latest:tuned/adaptor": that result has no folder adaptor.')
+    expect(await says("latest:tuned/adaptor")).toContain('Looking for "latest:tuned/adaptor": the result has no folder adaptor.')
     expect(await says("tuned/../adapter")).toContain("no such file or folder")
     expect(await says("luned/adapter")).toContain("no such file or folder")
   })

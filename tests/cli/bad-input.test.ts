@@ -41,16 +41,16 @@ describe("commands and flags", () => {
   it("an unknown command: the nearest one", () => refuses(["rnu"], /There is no command "rnu"\. Did you mean "run"\?/))
   it("an unknown flag: the nearest one", () => refuses(["run", rlhf, "--forse", "x"], /no flag --forse\. Did you mean "force"\?/))
   it("a missing word: an example", () => refuses(["run"], /needs <pipeline\.ts>\. For example: caravan run/))
-  it("a number that is none", () => refuses(["run", rlhf, "--jobs", "many"], /--jobs takes a whole number of at least 1, got "many"/))
+  it("a number that is none", () => refuses(["run", rlhf, "--jobs", "many"], /--jobs must be a whole number of at least 1, got "many"/))
   it("ranks that are none, and a way to spread over one", () => {
-    refuses(["run", rlhf, "--ranks", "0"], /--ranks takes a whole number of at least 1, got "0"/)
+    refuses(["run", rlhf, "--ranks", "0"], /--ranks must be a whole number of at least 1, got "0"/)
     refuses(["run", rlhf, "--ranks", "2", "--sharding", "zero"], /--sharding must be none, optimizer or weights, got "zero"/)
     refuses(["plan", rlhf, "--sharding", "none"], /--sharding none has no effect on one rank: add --ranks/)
   })
   it("a node that is not there: the nearest one", () =>
     refuses(
       ["run", rlhf, "--set", "preferences=pairs.jsonl", "--only", "stf"],
-      /--only stf: there is no such node or output\. Did you mean "sft"\?/
+      /--only stf: no such node or output\. Did you mean "sft"\?/
     ))
 })
 
@@ -107,7 +107,7 @@ describe("parameters", () => {
       /has no field "pretrainStep"\. Did you mean "pretrainSteps"\?/
     ))
   it("missing", () =>
-    refuses(["plan", rlhf], /Pipeline "rlhf" needs "preferences" \(preference pairs: .*\)\. Give it with --set preferences=<value>/))
+    refuses(["plan", rlhf], /Pipeline "rlhf" needs "preferences" \(preference pairs: .*\)\. Set it with --set preferences=<value>/))
   it("out of bounds", () =>
     refuses(["plan", rlhf, "--set", "preferences=pairs.jsonl", "--set", "k=0"], /greater than or equal to 1.*\["k"\]/))
   it("an unknown hyperparameter of a node: the nearest one", () =>
@@ -118,7 +118,7 @@ describe("parameters", () => {
   it("an unknown node", () =>
     refuses(
       ["plan", rlhf, "--set", "preferences=pairs.jsonl", "--set", "sfft.epochs=1"],
-      /there is no node or output "sfft"\. Did you mean "sft"\?/
+      /no node or output is named "sfft"\. Did you mean "sft"\?/
     ))
 })
 
@@ -133,7 +133,7 @@ describe("a device", () => {
 
 describe("files", () => {
   it("a missing data file", () =>
-    refuses(["run", rlhf, "--set", "preferences=missing.jsonl"], /Reading the input .*missing\.jsonl: there is no such file or folder/))
+    refuses(["run", rlhf, "--set", "preferences=missing.jsonl"], /Reading the input .*missing\.jsonl: no such file or folder/))
   it("a path that is empty: before the folder that it would stand for is read", () =>
     refuses(
       ["run", rlhf, "--set", "preferences="],
@@ -246,6 +246,6 @@ describe("files", () => {
   it("a tokenizer file that is none", () => {
     writeFileSync(join(folder, "text.model"), "hello")
     refuses(["tokenize", "text.model"], /Reading the tokenizer .*text\.model: expected a SentencePiece model/)
-    refuses(["tokenize", "nowhere"], /Looking for "nowhere": there is no such file or folder|Looking for "nowhere": expected the name/)
+    refuses(["tokenize", "nowhere"], /Looking for "nowhere": no such file or folder|Looking for "nowhere": expected the name/)
   })
 })

@@ -57,7 +57,7 @@ describe("a pinned stage whose code is edited", () => {
     expect(stdout).toMatch(
       /^hit {3}train {2}in the store \(pinned v3; code has drifted: .*helper\.ts\)\nrun {3}score {2}code: .*helper\.ts$/m
     )
-    expect(stdout).toMatch(/^Pinned, but made with code that has changed since: train\. /m)
+    expect(stdout).toMatch(/^Pinned, but the code has changed since they were made: train\. /m)
     const { nodes } = JSON.parse(on("plan", "--json").stdout) as { nodes: Array<object> }
     expect(nodes[0]).toMatchObject({ id: "train", status: "hit", pinned: "v3", drift: [expect.stringMatching(/helper\.ts$/)] })
     expect(nodes[1]).not.toHaveProperty("pinned")
@@ -68,7 +68,7 @@ describe("a pinned stage whose code is edited", () => {
 
   it("fails under --locked: against the lock file of before, and against one of the code as it is", () => {
     expect(on("run", "--locked").stderr).toMatch(/code of stage train \(pinned v3, code drifted\): .*helper\.ts/)
-    expect(on("freeze", "--lock", "new.json").stdout).toMatch(/^Pinned, but made with code that has changed since: train\./m)
+    expect(on("freeze", "--lock", "new.json").stdout).toMatch(/^Pinned, but the code has changed since they were made: train\./m)
     const locked = on("run", "--locked", "--lock", "new.json", "--json")
     expect(locked.status).toBe(1)
     expect(JSON.parse(locked.stdout)).toMatchObject({
@@ -81,10 +81,10 @@ describe("a pinned stage whose code is edited", () => {
 
   it("is accepted by bless: shown first, recorded with --yes, and then nothing drifts any more", () => {
     expect(on("bless", "train").stdout).toMatch(
-      /^train \(stage train, pinned v3\): its result [0-9a-f]{12} was made before these changes of its code, and nothing else differs:\n {2}\S*helper\.ts\nNothing is recorded yet\. .*--yes/
+      /^train \(stage train, pinned v3\): its result [0-9a-f]{12} was made before these code changes; nothing else differs:\n {2}\S*helper\.ts\nNothing is recorded yet\. .*--yes/
     )
     expect(on("plan").stdout).toContain("drifted")
-    expect(on("bless", "train", "--yes").stdout).toMatch(/\nBlessed: it counts for the code as it is\.\n$/)
+    expect(on("bless", "train", "--yes").stdout).toMatch(/\nBlessed: the result is now valid for the current code\.\n$/)
     expect(on("plan").stdout).toMatch(/^hit {3}train {2}in the store \(pinned v3\)$/m)
     expect(on("why", "train").stdout).toMatch(/^train is in the store.*\n {2}blessed just now: made before this changed: .*helper\.ts\n$/)
     expect(on("bless", "train").stdout).toMatch(/nothing to bless\.$/m)

@@ -102,7 +102,7 @@ describe("verify --store", () => {
     expect(status).toBe(1)
     expect(stdout).toMatch(
       new RegExp(
-        `^damaged {2}${digest("shout").slice(0, 12)} {2}shout of fixture, run [0-9a-f]{8}: data\\.arrow has changed\\n {2}moved from .*${digest("shout")} to .*quarantine/.*\\n {2}run fixture, which makes it again\\nstray {4}.*mine\\.txt: .*\\n.* 1 damaged, 0 unknown, 1 stray\\.\\n$`
+        `^damaged {2}${digest("shout").slice(0, 12)} {2}shout of fixture, run [0-9a-f]{8}: data\\.arrow has changed\\n {2}moved from .*${digest("shout")} to .*quarantine/.*\\n {2}to recompute it, run fixture\\nstray {4}.*mine\\.txt: .*\\n.* 1 damaged, 0 unknown, 1 stray\\.\\n$`
       )
     )
     madeAgain("shout")

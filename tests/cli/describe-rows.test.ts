@@ -37,7 +37,7 @@ describe("caravan describe", () => {
     expect(annotate.fields.find(({ name }: { name: string }) => name === "keyVariable")).toMatchObject({ namesSecret: true, default: "" })
     expect(annotate.fields.find(({ name }: { name: string }) => name === "timeout")).toMatchObject({ type: "number", min: 1, default: 60 })
     expect(await says(2, "describe", "stf")).toMatch(
-      /expected a pipeline's file, a stage of the recipe by its name, or file\.ts#export\. Did you mean "sft"\?/
+      /expected a pipeline file, the name of a stage of the recipe, or file\.ts#export\. Did you mean "sft"\?/
     )
   })
   it("a stage of a user's file, by its export", async () => {
@@ -83,9 +83,9 @@ describe("caravan rows", () => {
     ).toEqual([{ text: "ALPHA!" }, { text: "BETA!" }])
   })
   it("of what is no dataset, or a damaged one: what was expected", async () => {
-    expect(await says(2, "rows", "counts")).toMatch(/Reading the rows of counts: expected a dataset, with a file data\.arrow/)
+    expect(await says(2, "rows", "counts")).toMatch(/Reading the rows of counts: expected a dataset, a folder with the file data\.arrow/)
     expect(await says(2, "rows", "luod")).toMatch(/Did you mean "loud"\?/)
-    expect(await says(2, "rows", "loud", "--head", "0")).toMatch(/--head takes a whole number of at least 1/)
+    expect(await says(2, "rows", "loud", "--head", "0")).toMatch(/--head must be a whole number of at least 1/)
     const copy = join(folder, "cut.arrow")
     copyFileSync(join(ran.outputs.loud!.path, "data.arrow"), copy)
     truncateSync(copy, 100)

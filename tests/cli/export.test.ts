@@ -250,7 +250,7 @@ describe("the card", () => {
     expect(card).toMatch(/\| pairs\.jsonl \| given \| {2}\| [0-9a-f]{64} \|/)
     expect(card).toMatch(/\| import-preferences \| dataset:preference\/\d+ \| 5 \| [0-9a-f]{64} \|/)
     expect(card).toContain("| tune | loss | 0.375 |")
-    expect(card).toContain(`| weigh (a report on this) | bytes | ${statSync(join(stored, "model.safetensors")).size} |`)
+    expect(card).toContain(`| weigh (a report on this result) | bytes | ${statSync(join(stored, "model.safetensors")).size} |`)
     expect(card).toMatch(/\| Node \| v?\d+\./)
     expect(card).toMatch(/## Limits\n\n- /)
     // Where the user's files are is nobody's business.

@@ -48,7 +48,7 @@ describe("a result", () => {
   it("that is not there: the nearest name", async () => {
     expect(await says(2, "lineage", "luod")).toMatch(/Looking for "luod": expected .*\. Did you mean "loud"\?/)
     expect(await says(2, "lineage", "latest:luod")).toMatch(/run [0-9a-f]{8} \(fixture\) has no node or output "luod"/)
-    expect(await says(2, "pin", "./luod")).toMatch(/Looking for "\.\/luod": there is no such file or folder/)
+    expect(await says(2, "pin", "./luod")).toMatch(/Looking for "\.\/luod": no such file or folder/)
     expect(await says(2, "lineage", "latest~9:loud")).toMatch(/Looking for the run "latest~9": there are only 2 runs/)
   })
   it("of a name that is also a file's here: both ways to say which", async () => {
@@ -57,7 +57,7 @@ describe("a result", () => {
     try {
       writeFileSync("shout", "mine\n")
       expect(await says(2, "pin", "shout")).toMatch(
-        /it is a file or folder here and a result of pipeline "fixture"\. Write \.\/shout for the one here, fixture:shout for the result/
+        /it is both a file or folder and a result of pipeline "fixture"\. Use \.\/shout for the file, fixture:shout for the result/
       )
       expect(await says(2, "pin", "./shout")).toMatch(/is your own file/)
       expect(await json("pin", "fixture:shout")).toMatchObject({ pinned: [digest(second, "shout")] })

@@ -195,7 +195,7 @@ describe("the cost of a plan", () => {
     writeFileSync(join(folder, "nine.ts"), source(false).replace('{ model: "7b" }', '{ model: "9b" }'))
     const { status, stderr } = caravan(folder, "plan", "nine.ts")
     expect(status).toBe(2)
-    expect(stderr).toMatch(/"file:model": There is no model of size "9b": expected one of .*7b/)
+    expect(stderr).toMatch(/"file:model": Unknown model size "9b": expected one of .*7b/)
   })
 
   it("does not move what expectations say into keys", () => {
@@ -226,7 +226,7 @@ describe("a plan of the recipe, with no data and no GPU", () => {
     expect(stdout).toMatch(/^wait {2}file:llama-2-13b +.*weights\/llama-2-13b does not exist yet$/m)
     expect(stdout).toMatch(/^ {2}stage +tokens +FLOPs +GPU-hours +kWh +CO2eq$/m)
     expect(stdout).toMatch(/^ {2}rlhf-v2 +\S+ +\d\.\d\de\d+ +[\d.]+ +[\d.]+ +.* kg$/m)
-    expect(stdout).toMatch(/^Memory on A100-80GB \(79\.0 GiB, of which tensors may take 74\.8 GiB\):$/m)
+    expect(stdout).toMatch(/^Memory on A100-80GB \(79\.0 GiB, usable: 74\.8 GiB\):$/m)
     expect(stdout).toMatch(
       /^ {2}stage +weights +masters +moments +gradients +activations +cache +peak +fits +micro-batch +recomputed blocks$/m
     )

@@ -75,13 +75,13 @@ describe("caravan report", () => {
   })
 
   it.each([
-    ["no such run", ["nothing"], 'Looking for the run "nothing": there is no such run'],
+    ["no such run", ["nothing"], 'Looking for the run "nothing": no such run'],
     [
       "a folder with something in it",
       ["latest", "--to", "hostile"],
       "the folder is not empty. Choose a new folder, or replace its content with --force."
     ],
-    ["a number that is none", ["latest", "--dialogues", "many"], '--dialogues is a whole number, got "many".']
+    ["a number that is none", ["latest", "--dialogues", "many"], '--dialogues must be a whole number, got "many".']
   ])("says what is wrong: %s", (_, args, message) => {
     const { status, stderr } = report(...args)
     expect(stderr).toContain(message)

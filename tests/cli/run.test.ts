@@ -83,7 +83,7 @@ describe("caravan plan, why and graph", () => {
     const words = ["--set", "shout.times=2"]
     expect(on("plan", ...words).stdout).toMatch(/^run {3}shout {11}config times: 1 -> 2\n.*\nrun\? {2}counts {10}depends on shout$/m)
     expect(on("why", "counts", ...words).stdout).toBe(
-      "counts would run unless its inputs turn out unchanged: depends on shout\n  because of shout: config times: 1 -> 2\n"
+      "counts would run unless its inputs do not change: depends on shout\n  because of shout: config times: 1 -> 2\n"
     )
     expect(on("why", "lines").stdout).toMatch(/^lines (is in the store|would run)/)
   })

@@ -32,7 +32,7 @@ afterAll(() => {
 
 it("says who answers, how, what may be typed, and of a model of the small world what it can be asked", async () => {
   const text = await introduction("sft", presets["260k"], settings)
-  expect(text).toMatch(/^A dialogue with sft of demo: a Llama of 0\.2\d+ million parameters, with a context of 512 tokens\.\n/)
+  expect(text).toMatch(/^Chat with sft of demo: a Llama model with 0\.2\d+ million parameters and a context of 512 tokens\.\n/)
   expect(text).toContain("Answers: temperature 0.6, top-p 0.9, at most 40 tokens.\n")
   expect(text).toMatch(/\/reset starts over, \/system <text> .*, \/quit ends\. Ctrl-C stops an answer/)
   const questions = text.split("\n").filter((line) => line.startsWith("  "))

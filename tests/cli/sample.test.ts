@@ -82,7 +82,7 @@ describe("a file of prompts", () => {
   })
   it.each([
     ["a row that is no JSON", '{"prompt": ', /line 1: it starts like JSON but is not valid JSON/],
-    ["a row without a prompt", '{"text": "a"}', /line 1: it has neither a prompt nor messages/],
+    ["a row without a prompt", '{"text": "a"}', /line 1: the object has neither prompt nor messages/],
     [
       "a dialogue that ends with an answer",
       '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',

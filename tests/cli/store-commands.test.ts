@@ -40,11 +40,11 @@ describe("history", () => {
       { status: "succeeded", pipeline: "fixture", nodes: { ran: 2, hit: 2 } }
     ])
     const shown = await prints(0, "show", "latest")
-    expect(shown).toMatch(/^Run [0-9a-f-]{36} of fixture: succeeded\nStarted .*\nAsked for: times=2, seed 0, cpu, 1 thread\nNodes:\n/)
+    expect(shown).toMatch(/^Run [0-9a-f-]{36} of fixture: succeeded\nStarted .*\nOptions: times=2, seed 0, cpu, 1 thread\nNodes:\n/)
     expect(shown).toMatch(new RegExp(`^  ran  shout   .*${digest(second, "shout").slice(0, 12)}  rows 3$`, "m"))
     expect(shown).toContain(`  loud    ${second!.outputs.loud!.path}`)
     expect((await json("show", "latest~1")).nodes.map((node: { node: string }) => node.node)).toContain("counts")
-    expect(await prints(2, "show", "nothing")).toMatch(/Looking for the run "nothing": there is no such run/)
+    expect(await prints(2, "show", "nothing")).toMatch(/Looking for the run "nothing": no such run/)
     expect(await prints(2, "show")).toMatch(/needs <run\|node>\. For example: caravan show latest/)
   })
 
@@ -146,7 +146,7 @@ describe("du, pin and gc", () => {
     expect(await prints(0, ...all, "--yes")).toMatch(/^Deleted 2 objects: [\d.]+ k?B freed\.$/m)
     expect([first, second].map((document) => existsSync(document!.outputs.loud!.path))).toEqual([false, true])
     expect(await prints(0, "lineage", digest(first, "shout"))).toMatch(
-      /^no longer in the store; a run that needs it makes it again\nmade by run/m
+      /^no longer in the store; a run that needs it recomputes it\nmade by run/m
     )
     expect(await prints(0, "unpin", "counts", "--lineage")).toMatch(/^Unpinned [0-9a-f]{12} and 2 artifacts it was made from\.\n$/)
     expect(await prints(2, "unpin", "counts")).toMatch(/"counts" is not pinned\. `caravan pin` lists what is\./)
@@ -163,7 +163,7 @@ describe("du, pin and gc", () => {
     const old = new Date(Date.now() - 86_400_000 * 40)
     for (const name of ["", "000000000001"]) utimesSync(join(folder, "home/checkpoints/a-key", name), old, old)
     const dry = await prints(0, "gc", "--older-than", "30d")
-    expect(dry).toMatch(/^Left over: checkpoint: 1, 3\.0 kB$/m)
+    expect(dry).toMatch(/^Leftovers: checkpoint: 1, 3\.0 kB$/m)
     expect(await prints(0, "gc", "--max-size", "1GB")).toMatch(/^Not counted by --max-size: checkpoints 3\.0 kB, shards [\d.]+ kB, logs /m)
     expect(await prints(0, "gc", "--older-than", "30d", "--yes")).toMatch(/1 leftover: 3\.0 kB freed/)
     expect(existsSync(join(folder, "home/checkpoints/a-key"))).toBe(false)

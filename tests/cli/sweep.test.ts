@@ -43,9 +43,9 @@ describe("--over", () => {
   })
 
   it("that is no name=value, is there twice, or is no seed is refused", () => {
-    expect(() => gridOf(pipeline, ["rate"])).toThrow('--over takes name=value,value,..., got "rate".')
+    expect(() => gridOf(pipeline, ["rate"])).toThrow('--over must be name=value,value,..., got "rate".')
     expect(() => gridOf(pipeline, ["rate="])).toThrow(/--over must be/)
-    expect(() => gridOf(pipeline, ["rate=1", "rate=2"])).toThrow("--over rate is given twice: give all its values at once.")
+    expect(() => gridOf(pipeline, ["rate=1", "rate=2"])).toThrow("--over rate is given twice: put all its values in one flag.")
     expect(() => gridOf(pipeline, ["seed=1,x"])).toThrow('--over seed: values must be integers of at least 0, got "x".')
   })
 })
@@ -106,10 +106,10 @@ describe("caravan sweep", () => {
       return stderr
     }
     expect(refused("--over", "shuot.times=1,2")).toMatch(
-      /^--over shuot\.times: there is no node or output "shuot"\. Did you mean "shout"\?/m
+      /^--over shuot\.times: no node or output is named "shuot"\. Did you mean "shout"\?/m
     )
     expect(refused("--over", "times=1,2", "--set", "shuot.times=1")).toMatch(/^--set shuot\.times: there is no node/m)
-    expect(refused("--over", "times=1,x")).toMatch(/1 of 2 combinations can't run, and none was run\.\n.*"x"/)
+    expect(refused("--over", "times=1,x")).toMatch(/1 of 2 combinations can't run, so nothing was run\.\n.*"x"/)
     expect(refused("--over", "times=1,2", "--metric", "counts.letters")).toMatch(
       /^--metric counts\.letters: the report has no field "letters"/
     )
@@ -154,7 +154,7 @@ describe("caravan sweep", () => {
     })
     expect(caravan(folder, "sweep", "pipeline.ts", "--over", "tims=1,2")).toMatchObject({
       status: 2,
-      stderr: 'Sweep of "fixture" over tims: it has no such parameter. Did you mean "times"?\n'
+      stderr: 'Sweep of "fixture" over tims: no such parameter. Did you mean "times"?\n'
     })
   })
 })
@@ -177,10 +177,10 @@ describe("the flags of a run", () => {
     ["timeout", "1e99", "--timeout takes seconds above 0 and at most 1073741824"],
     ["memory", "lots", "--memory takes MiB above 0 and at most 1073741824"],
     ["memory", "9999999999999", "--memory takes MiB above 0 and at most 1073741824"],
-    ["retries", "1.5", "--retries takes a whole number of at least 0"],
-    ["checkpoint-steps", "0", "--checkpoint-steps takes a whole number of at least 1"],
-    ["checkpoint-seconds", "soon", "--checkpoint-seconds takes a whole number of at least 0"],
-    ["jobs", "0", "--jobs takes a whole number of at least 1"]
+    ["retries", "1.5", "--retries must be a whole number of at least 0"],
+    ["checkpoint-steps", "0", "--checkpoint-steps must be a whole number of at least 1"],
+    ["checkpoint-seconds", "soon", "--checkpoint-seconds must be a whole number of at least 0"],
+    ["jobs", "0", "--jobs must be a whole number of at least 1"]
   ])("--%s %s is refused", (name, value, message) => {
     expect(() => options(`--${name}`, value)).toThrow(`${message}, got "${value}".`)
   })

@@ -134,7 +134,7 @@ export default Pipeline.make("descending", { params: Schema.Struct({}) }, () => 
 
   it("writes those of one node, again to the same place; and says where it can't", () => {
     const once = caravan(folder, "curves", "latest", "other", "--tensorboard", "one")
-    expect(once.stdout).toMatch(/\n1 event file\. To look at them: tensorboard --logdir one\n$/)
+    expect(once.stdout).toMatch(/\n1 event file\. To view them: tensorboard --logdir one\n$/)
     expect(caravan(folder, "curves", "latest", "other", "--tensorboard", "one").stdout).toBe(once.stdout)
     mkdirSync(join(folder, "taken"))
     writeFileSync(join(folder, "taken/file"), "")

@@ -27,11 +27,11 @@ describe("help and version", () => {
     expect((await inProcess(folder, "help", "sample")).stdout).toMatch(/^caravan sample <checkpoint> \[flags\]/)
     expect((await inProcess(folder, "help", "run", join(folder, "pipeline.ts"))).stdout).toContain("Parameters of fixture")
     expect((await inProcess(folder, "help")).stdout).toContain("caravan help <command>")
-    expect(await refused("help", "smaple")).toMatch(/There is no command "smaple"\. Did you mean "sample"\?/)
+    expect(await refused("help", "smaple")).toMatch(/Unknown command "smaple"\. Did you mean "sample"\?/)
   })
   it("-v is --version; another flag without a command is no command's name misspelt", async () => {
     expect(await inProcess(folder, "-v")).toEqual(await inProcess(folder, "--version"))
-    expect(await refused("-x")).toBe("caravan has no flag -x of its own: give a command first, or --help or --version.\n")
+    expect(await refused("-x")).toBe("caravan itself has no flag -x: start with a command, --help or --version.\n")
     expect(await refused("zz")).not.toContain("Did you mean")
   })
 })

@@ -152,7 +152,7 @@ describe("a run", () => {
     rmSync(join(folder, "pipeline.ts"))
     expect(await tell("begin", { run: id })).toMatchObject({
       status: 400,
-      json: { message: expect.stringMatching(/^It could not begin: Loading the pipeline pipeline\.ts: no such file/) }
+      json: { message: expect.stringMatching(/^It could not start: Loading the pipeline pipeline\.ts: no such file/) }
     })
     expect((await tell("begin", { run: id, node: "--help" })).status).toBe(400)
   }, 60_000)

@@ -156,7 +156,7 @@ describe("configs and settings", () => {
 
   it("for what is not there are refused, with the nearest name", () => {
     expect(mistake(() => ({ x: texts() }), { sample: "1" })).toMatch(/Pipeline "test" has no field "sample"\. Did you mean "samples"\?/)
-    expect(mistake(() => ({ x: texts() }), { "reed.rate": "1" })).toMatch(/there is no node or output "reed"\. Did you mean "read"\?/)
+    expect(mistake(() => ({ x: texts() }), { "reed.rate": "1" })).toMatch(/no node or output is named "reed"\. Did you mean "read"\?/)
   })
 })
 

@@ -408,7 +408,7 @@ describe("a download", () => {
       return true
     }
     expect(await failure(hub().resolve("hf:me/small"))).toMatch(
-      /Looking up hf:me\/small@main: the server is busy or out of order \(503\)\. Tried 3 times/
+      /Looking up hf:me\/small@main: the server is busy or unavailable \(503\)\. Tried 3 times/
     )
   })
 
@@ -508,7 +508,7 @@ describe("access", () => {
   it("is by the token of the environment or of the file, which no other host is sent, and no error repeats", async () => {
     server.commit("models/me/secret", modelFiles, { isPrivate: true })
     expect(await failure(hub().resolve("hf:me/secret"))).toMatch(
-      /no such repository, or it is private and no token is set \(HF_TOKEN\).*A data set is hf:datasets\/me\/secret\./
+      /the repository does not exist, or it is private and no token is set \(HF_TOKEN\).*For a dataset use hf:datasets\/me\/secret\./
     )
     const wrong = await failure(hub({}, { HF_TOKEN: "hf_wrong" }).resolve("hf:me/secret"))
     expect(wrong).toMatch(/does not accept the token \(401/)
@@ -532,7 +532,7 @@ describe("access", () => {
     )
     expect(await failure(hub().resolve(`hf:me/small@${"0".repeat(40)}`))).toMatch(/no such branch, tag or commit/)
     expect(await failure(hub({}, { HF_TOKEN: goodToken }).resolve("hf:me/none"))).toMatch(
-      /no such repository, or it is private and the token may not see it \(404/
+      /the repository does not exist, or it is private and the token may not see it \(404/
     )
   })
 })
@@ -566,7 +566,7 @@ describe("what a server says", () => {
     expect(requests("hub").at(-1)!.path).toBe("/next")
     expect(requests("cdn")).toEqual([])
     server.instead = (_, response) => (response.writeHead(200).end(`{"sha":"../x"}`), true)
-    expect(await failure(hub().resolve("hf:me/small"))).toMatch(/expected the hash of a commit/)
+    expect(await failure(hub().resolve("hf:me/small"))).toMatch(/expected a commit hash/)
     server.instead = (_, response) => (response.writeHead(200).end("<html>"), true)
     expect(await failure(hub().resolve("hf:me/small"))).toMatch(/expected JSON/)
     server.instead = (request, response) => (response.writeHead(302, { location: request.url ?? "" }).end(), true)

@@ -148,7 +148,7 @@ export default Pipeline.make("crowded", { params: Schema.Struct({ file: Schema.S
         /^The result of "shout" in the store is damaged \(data\.arrow has changed\)\. It was moved to .*: run the pipeline/
       ),
       wait: null,
-      counts: 'The result of "shout" is no longer in the store: run the pipeline, which makes it again.'
+      counts: 'The result of "shout" is no longer in the store: run the pipeline to recompute it.'
     })
   })
 })
@@ -190,7 +190,7 @@ describe("a lock file", () => {
     fixture.numerics.libtorch = "none"
     writeFileSync(join(fixture.folder, "words.txt"), "other\n")
     expect(await refused(locked)).toEqual([
-      expect.stringMatching(/^input file:words\.txt: other content \(sha256 [0-9a-f]{12} -> .*words\.txt\)$/)
+      expect.stringMatching(/^input file:words\.txt: content changed \(sha256 [0-9a-f]{12} -> .*words\.txt\)$/)
     ])
     writeFileSync(join(fixture.folder, "words.txt"), "alpha\nbeta\ngamma\n")
     lock("sha512-b")

@@ -137,7 +137,7 @@ describe("the curve", () => {
   ])("of a stage that fails %s stays beside its log, with the numbers that are none", async (_, stage) => {
     const failed = await go(stage, { divergesAt: 3 }, { checkpointSeconds: 0 })
     expect(failed.status).toBe("failed")
-    expect(failed.notes).toContain(`its curve until then is in ${failed.path}`)
+    expect(failed.notes).toContain(`its curve so far is in ${failed.path}`)
     expect(failed.rows.map(({ step, loss, gradientNorm }) => [step, loss, gradientNorm])).toEqual([
       [1, 0.5, null],
       [2, 0.25, null],

@@ -45,7 +45,7 @@ describe("a damaged result", () => {
     expect(second.events).toContainEqual({
       type: "note",
       node: "lines",
-      message: "its result is damaged (data.arrow has changed): making it again"
+      message: "its result is damaged (data.arrow has changed): recomputing it"
     })
     // The object of wait is the same one: it is found before the damage is, or made again too.
     expect(statuses(second)).toMatchObject({ lines: "ran", shout: "ran", counts: "ran" })
@@ -124,7 +124,7 @@ describe("a damaged result", () => {
     expect(second.events).toContainEqual({
       type: "note",
       node: "shout",
-      message: "its result is damaged (data.arrow has changed): making it again"
+      message: "its result is damaged (data.arrow has changed): recomputing it"
     })
     expect(readdirSync(join(fixture.folder, "home/quarantine")).length).toBe(1)
     expect(statuses(await fixture.run())).toEqual(all("hit"))

@@ -189,7 +189,7 @@ describe("a failure", () => {
     const failed = await fixture.run({ "wait.empty": "true" })
     expect(failed.nodes.find((node) => node.id === "wait")).toMatchObject({
       status: "failed",
-      error: expect.stringMatching(/wrote something other than a dataset:text\/1.*data\.arrow/)
+      error: expect.stringMatching(/did not write a dataset:text\/1.*data\.arrow/)
     })
     expect((await fixture.plan({ "wait.empty": "true" })).wait![0]).toBe("run")
     expect(readdirSync(join(fixture.folder, "home/tmp"))).toEqual([])

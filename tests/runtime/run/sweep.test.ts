@@ -118,11 +118,11 @@ describe("a sweep", () => {
 
   it("runs nothing when any combination can't start: which, and why", async () => {
     await expect(go({ mark: ["!", "#", "?"], times: [1, 2, 9] })).rejects.toThrow(
-      /^Sweep of "swept": 4 of 9 combinations can't run, and none was run\.\n {2}mark=! times=9: [\s\S]*3, got 9 at \["times"\]\n {2}mark=# times=2: .*two of # are not wanted/
+      /^Sweep of "swept": 4 of 9 combinations can't run, so nothing was run\.\n {2}mark=! times=9: [\s\S]*3, got 9 at \["times"\]\n {2}mark=# times=2: .*two of # are not wanted/
     )
     rmSync(join(folder, "words.txt"))
     await expect(go({ times: [1, 2] })).rejects.toThrow(
-      /2 of 2 combinations can't run, and none was run\.\nthe input .*words\.txt does not exist\./
+      /2 of 2 combinations can't run, so nothing was run\.\nthe input .*words\.txt does not exist\./
     )
     expect(readdirSync(folder)).not.toContain("home")
   })
@@ -134,7 +134,7 @@ describe("a sweep", () => {
     await expect(with_("constructor")).rejects.toThrow(/no node or output "constructor"/)
     expect(readdirSync(folder)).not.toContain("home")
     await expect(with_("upper.rwos")).rejects.toThrow(
-      /after its first combination: --metric upper\.rwos: there is no such metric or report field\. Did you mean "upper\.rows"\?/
+      /after its first combination: --metric upper\.rwos: no such metric or report field\. Did you mean "upper\.rows"\?/
     )
     const { close, journal } = openHome(join(folder, "home"))
     expect(journal.runs()).toHaveLength(1)
@@ -146,7 +146,7 @@ describe("a sweep", () => {
     const wrong = (grid: object) => go(grid)
     await expect(wrong({ times: [7, 8] })).rejects.toThrow(/3, got 7 at \["times"\]/)
     await expect(wrong({ tims: [1] })).rejects.toThrow('Sweep of "swept" over tims: no such parameter. Did you mean "times"?')
-    await expect(wrong({ "uper.mark": ["a"] })).rejects.toThrow(/there is no node or output "uper"\. Did you mean "upper"\?/)
+    await expect(wrong({ "uper.mark": ["a"] })).rejects.toThrow(/no node or output is named "uper"\. Did you mean "upper"\?/)
     await expect(wrong({ times: [] })).rejects.toThrow(/the list of values is empty/)
     await expect(wrong({ times: [1, 2, 1] })).rejects.toThrow(/a value is given twice/)
     expect(readdirSync(folder)).not.toContain("home")

@@ -176,7 +176,7 @@ describe("a folder of shared results that fails", () => {
     rmSync(folder, { recursive: true })
     expectSurvived(
       await other.run({}, { shared: { folder } }),
-      /can't be read \(gone: there is no such folder: mount it, or make it \(mkdir\)\); the run goes on without it/
+      /can't be read \(gone: there is no such folder: mount it, or make it \(mkdir\)\); the run continues without it/
     )
     expect(existsSync(folder)).toBe(false)
   })
@@ -200,7 +200,7 @@ describe("a folder of shared results that fails", () => {
     const began = performance.now()
     expectSurvived(
       await other.run({}, { shared: { folder, seconds: 0.5 } }),
-      /can't be read \(slow: no answer within 0\.5 s\); the run goes on without it/
+      /can't be read \(slow: no answer within 0\.5 s\); the run continues without it/
     )
     expect(performance.now() - began).toBeLessThan(20_000)
   })

@@ -95,7 +95,7 @@ describe("of all that want a key", () => {
     first.child.kill("SIGKILL")
     await first.closed
     expect(await second.closed).toBe(0)
-    expect(second.stderr()).toMatch(/^wait: the run that was making it has ended: making it here$/m)
+    expect(second.stderr()).toMatch(/^wait: the run that was computing it has ended: computing it here$/m)
     expect(second.stderr()).toMatch(/^wait: done in/m)
   })
 

@@ -122,7 +122,7 @@ describe("an object", () => {
   })
 
   it("holds plain files only, and none under the manifest's name", async () => {
-    await expect(commit({ "artifact.json": "{}" })).rejects.toThrow(/artifact\.json: that name is the store's own/)
+    await expect(commit({ "artifact.json": "{}" })).rejects.toThrow(/artifact\.json: that name is reserved for the store/)
     const directory = await Effect.runPromise(store.temporary)
     symlinkSync("/etc/hostname", join(directory, "link"))
     await expect(Effect.runPromise(store.commit(directory, anything))).rejects.toThrow(/link is not a plain file/)
@@ -182,11 +182,11 @@ describe("a file of the user's", () => {
   })
 
   it("that is not there is an error that says where it was looked for", async () => {
-    await expect(digest(join(home, "none"))).rejects.toThrow(/Reading the input .*none: there is no such file or folder\. Check the path/)
+    await expect(digest(join(home, "none"))).rejects.toThrow(/Reading the input .*none: no such file or folder\. Check the path/)
     symlinkSync("nowhere", join(home, "dangling"))
     await expect(digest(join(home, "dangling"))).rejects.toThrow(/no such file/)
     writeFileSync(join(home, "file"), "")
-    await expect(digest(join(home, "file/below"))).rejects.toThrow(/: there is no such file or folder\. Check the path/)
+    await expect(digest(join(home, "file/below"))).rejects.toThrow(/: no such file or folder\. Check the path/)
     symlinkSync("loop", join(home, "loop"))
     await expect(digest(join(home, "loop"))).rejects.toThrow(/loop: it is a symbolic link that leads back to itself\. Point it to a file/)
   })

@@ -67,7 +67,7 @@ describe("PPO", () => {
   it("is refused at plan time with a reward model of another, and the message says where the two come from and how they differ", async () => {
     const message = await planned(tuned(imported("other")))
     expect(message).toMatch(
-      /^Node "tuned" \(stage ppo\): its inputs policy \(chat\) and helpfulness \(reward-other\) must have the same tokenizer, and do not: .*264 pieces, number \d+ .*found 264 pieces/
+      /^Node "tuned" \(stage ppo\): its inputs policy \(chat\) and helpfulness \(reward-other\) must have the same tokenizer, but differ: .*264 pieces, number \d+ .*found 264 pieces/
     )
     expect(message).toContain(join(root, "base"))
     expect(message).toContain(join(root, "other"))
