@@ -179,12 +179,12 @@ const sizeOfFile = async (path: string, expected: Size): Promise<Size> => {
 }
 
 /** An artifact in the store: its row count from its record, its model from its config.json, the rest as estimated. */
-const sizeInStore = async (node: StageNode, planned: PlannedNode & { kind: "hit" }, reckoned: Size, path: string): Promise<Size> => {
-  if (node.type.kind === "checkpoint") return { ...reckoned, model: (await modelAt(path)) ?? reckoned.model }
+const sizeInStore = async (node: StageNode, planned: PlannedNode & { kind: "hit" }, estimated: Size, path: string): Promise<Size> => {
+  if (node.type.kind === "checkpoint") return { ...estimated, model: (await modelAt(path)) ?? estimated.model }
   const { rows } = planned.trace.metrics
-  if (node.type.kind !== "dataset" || rows === undefined) return reckoned
-  const samples = reckoned.rows / reckoned.prompts
-  return { ...reckoned, rows, prompts: Number.isNaN(samples) ? (node.type.name.includes("completion") ? NaN : rows) : rows / samples }
+  if (node.type.kind !== "dataset" || rows === undefined) return estimated
+  const samples = estimated.rows / estimated.prompts
+  return { ...estimated, rows, prompts: Number.isNaN(samples) ? (node.type.name.includes("completion") ? NaN : rows) : rows / samples }
 }
 
 export interface PlanCost {
@@ -255,12 +255,12 @@ export const costOfPlan = async (
       expected: node.expected ?? {}
     }
     const estimator = await estimatorOf(node.stage)
-    const reckoned = expectedOf(node, estimator?.size(asked) ?? unknownSize)
-    sizes.set(node.id, planned.kind === "hit" ? await sizeInStore(node, planned, reckoned, pathOf(planned.trace.digest)) : reckoned)
+    const estimated = expectedOf(node, estimator?.size(asked) ?? unknownSize)
+    sizes.set(node.id, planned.kind === "hit" ? await sizeInStore(node, planned, estimated, pathOf(planned.trace.digest)) : estimated)
     if (planned.kind === "hit" || plan.selected?.has(node.id) === false) continue
     if (node.type.kind === "checkpoint") {
       const imported = dependencies(node).flatMap((id) => folders.get(id) ?? [])[0]
-      artifacts.set(node.id, artifactBytes(node, reckoned, imported))
+      artifacts.set(node.id, artifactBytes(node, estimated, imported))
     }
     if (node.stage.resources.tensors !== true) continue
     if (estimator?.cost === undefined) {

@@ -8,22 +8,22 @@ interface Entry {
   readonly summary: string
   readonly load: () => Promise<{ readonly command: Command }>
   /** The command does more than print: it continues if nobody reads its output. */
-  readonly works?: true
+  readonly doesWork?: true
 }
 
 export const commands: Readonly<Record<string, Entry>> = {
-  init: { summary: "create a working project", load: () => import("./commands/init.ts"), works: true },
-  run: { summary: "run a pipeline, reusing results from the store", load: () => import("./commands/run.ts"), works: true },
+  init: { summary: "create a working project", load: () => import("./commands/init.ts"), doesWork: true },
+  run: { summary: "run a pipeline, reusing results from the store", load: () => import("./commands/run.ts"), doesWork: true },
   sweep: {
     summary: "run a pipeline with every combination of the given values and compare the results",
     load: () => import("./commands/sweep.ts"),
-    works: true
+    doesWork: true
   },
   plan: { summary: "show what a run would do, and why", load: () => import("./commands/plan.ts") },
   why: { summary: "explain why a node would or would not run", load: () => import("./commands/why.ts") },
   graph: { summary: "print a pipeline's graph as text, Mermaid or JSON", load: () => import("./commands/graph.ts") },
   runs: { summary: "list past runs", load: () => import("./commands/runs.ts") },
-  jobs: { summary: "list this store's Slurm jobs, or cancel them", load: () => import("./commands/jobs.ts"), works: true },
+  jobs: { summary: "list this store's Slurm jobs, or cancel them", load: () => import("./commands/jobs.ts"), doesWork: true },
   report: { summary: "write a one-page report on a run: curves, figures, cost, dialogues", load: () => import("./commands/report.ts") },
   show: { summary: "show one run: its settings and the outcome of each node", load: () => import("./commands/show.ts") },
   diff: { summary: "compare two runs, node by node", load: () => import("./commands/diff.ts") },
@@ -31,7 +31,7 @@ export const commands: Readonly<Record<string, Entry>> = {
   ui: {
     summary: "serve a web page on all runs: live progress, graphs, curves, datasets, comparisons",
     load: () => import("./commands/ui.ts"),
-    works: true
+    doesWork: true
   },
   log: { summary: "print the log of a node", load: () => import("./commands/log.ts") },
   lineage: {
@@ -42,7 +42,7 @@ export const commands: Readonly<Record<string, Entry>> = {
   export: {
     summary: "export a checkpoint, an adapter, a dataset or a report with a card, for use elsewhere",
     load: () => import("./commands/export.ts"),
-    works: true
+    doesWork: true
   },
   data: {
     summary: "inspect your own data files: format, shape, columns, problems, lengths",
@@ -52,17 +52,17 @@ export const commands: Readonly<Record<string, Entry>> = {
     summary: "describe a pipeline or a stage: parameters, ports, defaults and bounds",
     load: () => import("./commands/describe.ts")
   },
-  verify: { summary: "rerun nodes and compare with the results in the store", load: () => import("./commands/verify.ts"), works: true },
+  verify: { summary: "rerun nodes and compare with the results in the store", load: () => import("./commands/verify.ts"), doesWork: true },
   bless: {
     summary: "keep a result after a code change that does not affect it",
     load: () => import("./commands/bless.ts"),
-    works: true
+    doesWork: true
   },
-  freeze: { summary: "write a lock file for run --locked", load: () => import("./commands/freeze.ts"), works: true },
+  freeze: { summary: "write a lock file for run --locked", load: () => import("./commands/freeze.ts"), doesWork: true },
   du: { summary: "show what uses space in the store", load: () => import("./commands/du.ts") },
-  gc: { summary: "show what can be deleted from the store; delete it with --yes", load: () => import("./commands/gc.ts"), works: true },
-  pin: { summary: "protect an artifact from gc, or list the pins", load: () => import("./commands/pin.ts"), works: true },
-  unpin: { summary: "remove an artifact's pin", load: () => import("./commands/unpin.ts"), works: true },
+  gc: { summary: "show what can be deleted from the store; delete it with --yes", load: () => import("./commands/gc.ts"), doesWork: true },
+  pin: { summary: "protect an artifact from gc, or list the pins", load: () => import("./commands/pin.ts"), doesWork: true },
+  unpin: { summary: "remove an artifact's pin", load: () => import("./commands/unpin.ts"), doesWork: true },
   sample: {
     summary: "generate responses from a checkpoint, for a file of prompts or in a chat",
     load: () => import("./commands/sample.ts")
@@ -70,7 +70,7 @@ export const commands: Readonly<Record<string, Entry>> = {
   tokenize: { summary: "convert lines of text to token ids", load: () => import("./commands/tokenize.ts") },
   logprobs: { summary: "compute log-probabilities of token sequences under a checkpoint", load: () => import("./commands/logprobs.ts") },
   doctor: { summary: "check this machine: what was found, what is wrong and how to fix it", load: () => import("./commands/doctor.ts") },
-  setup: { summary: "install libtorch if needed and build the tensor addon", load: () => import("./commands/setup.ts"), works: true }
+  setup: { summary: "install libtorch if needed and build the tensor addon", load: () => import("./commands/setup.ts"), doesWork: true }
 }
 
 const overview = (): string => {
@@ -98,21 +98,21 @@ const withoutReader = (): void => {
   listening = true
   let told = false
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (!works && error.code === "EPIPE") process.exit(exitCodes.ok)
-    if (error.code !== "EPIPE" && !told) tell(`Writing to stdout: ${error.message}.${works ? " The work continues." : ""}\n`)
+    if (!doesWork && error.code === "EPIPE") process.exit(exitCodes.ok)
+    if (error.code !== "EPIPE" && !told) tell(`Writing to stdout: ${error.message}.${doesWork ? " The work continues." : ""}\n`)
     told = true
-    if (!works) process.exit(exitCodes.failed)
+    if (!doesWork) process.exit(exitCodes.failed)
   })
   // The terminal was closed or nobody reads the pipe: nothing can be reported.
   process.stderr.on("error", () => undefined)
 }
 /** Whether the command does more than print. */
-let works = false
+let doesWork = false
 let listening = false
 
 /** Runs a command line and returns the exit code. Users see no stack trace unless CARAVAN_DEBUG is set. */
 export const main = async (args: ReadonlyArray<string>): Promise<number> => {
-  works = Object.hasOwn(commands, args[0] ?? "") && commands[args[0]!]!.works === true
+  doesWork = Object.hasOwn(commands, args[0] ?? "") && commands[args[0]!]!.doesWork === true
   withoutReader()
   try {
     const [name, ...rest] = args

@@ -108,7 +108,7 @@ const sharedPlace = (given: Given, config: Config): SharedPlace | undefined => {
 }
 
 /** Flags for display and for forcing reruns, which a continued run does not repeat. */
-const ofOneRun = ["json", "quiet", "events", "force", "over", "metric", "help"]
+const notRepeated = ["json", "quiet", "events", "force", "over", "metric", "help"]
 
 /** The command line that continues this run, as stored in the journal. */
 export const commandAgain = (given: Given, flags: Flags): CommandLine => ({
@@ -116,7 +116,7 @@ export const commandAgain = (given: Given, flags: Flags): CommandLine => ({
   words: [
     "run",
     ...Object.keys(flags).flatMap((name) => {
-      if (ofOneRun.includes(name)) return []
+      if (notRepeated.includes(name)) return []
       return flags[name]!.value === undefined
         ? given.has(name)
           ? [`--${name}`]

@@ -49,7 +49,7 @@ export const costTable = (cost: PlanCost): ReadonlyArray<string> => {
     return [[id, short(one.tokens), flops(one.flops), digits(one.gpuHours), digits(one.energyKwh), mass(one.carbonKg)]]
   })
   const sum = ["total", short(total.tokens), flops(total.flops), digits(total.gpuHours), digits(total.energyKwh), mass(total.carbonKg)]
-  const untold = [
+  const unknownCosts = [
     ...Map.groupBy(
       [...cost.nodes].flatMap(([id, one]) => (isKnown(one) ? [] : [{ id, why: one.unknown }])),
       ({ why }) => why
@@ -57,9 +57,9 @@ export const costTable = (cost: PlanCost): ReadonlyArray<string> => {
   ]
   return [
     ...(rows.length === 0 ? [] : ["Cost of the stages that would run:", ...table([head, ...rows, sum], "  ")]),
-    ...(untold.length === 0
+    ...(unknownCosts.length === 0
       ? []
-      : ["Cost unknown, because these are unknown:", ...untold.map(([why, stages]) => `  ${why}: ${few(stages.map(({ id }) => id))}`)]),
+      : ["Cost unknown, because these are unknown:", ...unknownCosts.map(([why, stages]) => `  ${why}: ${few(stages.map(({ id }) => id))}`)]),
     ...(rows.length === 0 ? [] : ["Assumptions:", ...statedAssumptions(cost.machine).map((line) => `  ${line}`)])
   ]
 }

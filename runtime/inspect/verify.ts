@@ -116,7 +116,7 @@ const verifyNode = (node: StageNode, plan: Plan, tools: Tools): Effect.Effect<Ve
     const started = performance.now()
     const directory = yield* tools.temporary
     return yield* Effect.gen(function* () {
-      const exit = yield* Effect.exit(again(node, plan, directory, tools))
+      const exit = yield* Effect.exit(rerun(node, plan, directory, tools))
       const milliseconds = performance.now() - started
       const finish = (status: "ran" | "failed", error: string | null) =>
         tools.emit({
@@ -154,7 +154,7 @@ const verifyNode = (node: StageNode, plan: Plan, tools: Tools): Effect.Effect<Ve
   })
 
 /** Runs a node's stage into a folder, on inputs whose bytes were checked first; returns its output. */
-const again = (node: StageNode, plan: Plan, directory: string, { journal, store, execute, options, emit }: Tools) =>
+const rerun = (node: StageNode, plan: Plan, directory: string, { journal, store, execute, options, emit }: Tools) =>
   Effect.gen(function* () {
     const refuse = (message: string) => new StageError({ reason: "Verify", message, isRetryable: false })
     const refs = new Map<string, ArtifactRef<any>>()

@@ -151,7 +151,7 @@ export const runMapped = (
           inputs: { ...inputs, [over]: { path: cut, type: inputType.name, digest, contentDigest: digest } },
           output: { path: folder, type: outputType },
           seed,
-          progress: (report) => context.progress(within(report, index, count)),
+          progress: (report) => context.progress(shardProgress(report, index, count)),
           checkpoints: ofShard(context.checkpoints, index, key),
           skipped
         })
@@ -261,7 +261,7 @@ const gatherSkipped = (): SkippedRows & { readonly of: ReadonlyMap<string, Looke
 export const shardSeed = (seed: number, index: number): number => Number.parseInt(digestOf(["caravan shard", seed, index]).slice(0, 12), 16)
 
 /** A shard's progress as part of the whole. */
-const within = ({ step, total, message, ...others }: Progress, index: number, count: number): Progress => {
+const shardProgress = ({ step, total, message, ...others }: Progress, index: number, count: number): Progress => {
   const place = step === undefined ? [] : [`step ${step}${total === undefined ? "" : `/${total}`}`]
   const parts = [...place, ...(message === undefined ? [] : [message])]
   return { ...others, step: index, total: count, message: `shard ${index + 1}${parts.length === 0 ? "" : `: ${parts.join(", ")}`}` }

@@ -62,7 +62,7 @@ export const makeSharing = (run: RunContext, shared: SharedFiles | undefined): E
     const without = all || doing === "reading" ? "the run continues without it" : "nothing more is sent there in this run"
     note(node, `the shared results in ${shared.where} can't be ${doing === "reading" ? "read" : "written to"} (${why}); ${without}`)
   }
-  const lies = (node: StageNode, message: string) =>
+  const rejectEntry = (node: StageNode, message: string) =>
     note(node, `its shared result in ${shared.where} can't be used (${message}): it is computed here`)
 
   /** undefined on failure, which is reported. */
@@ -73,7 +73,7 @@ export const makeSharing = (run: RunContext, shared: SharedFiles | undefined): E
         await begin()
         return await body()
       } catch (cause) {
-        if (cause instanceof SharedError && cause.trouble === "lying") lies(node, messageOf(cause))
+        if (cause instanceof SharedError && cause.trouble === "lying") rejectEntry(node, messageOf(cause))
         else failed(node, "reading", cause)
         return undefined
       }
@@ -84,12 +84,12 @@ export const makeSharing = (run: RunContext, shared: SharedFiles | undefined): E
     if (isWhole !== true) return undefined
     const sealed = yield* Effect.catchTag(store.seal(directory, type), "ArtifactError", ({ message }) =>
       Effect.sync(() => {
-        lies(node, message)
+        rejectEntry(node, message)
         return undefined
       })
     )
     if (sealed === undefined || sealed.digest === digest) return sealed
-    lies(node, `its digest is ${sealed.digest}, expected ${digest}`)
+    rejectEntry(node, `its digest is ${sealed.digest}, expected ${digest}`)
     return undefined
   })
 
@@ -132,7 +132,7 @@ export const makeSharing = (run: RunContext, shared: SharedFiles | undefined): E
         fetching.withPermit(
           Effect.gen(function* () {
             if (entry.type !== node.type.name) {
-              lies(node, `it is a ${entry.type}, expected a ${node.type.name}`)
+              rejectEntry(node, `it is a ${entry.type}, expected a ${node.type.name}`)
               return undefined
             }
             const directory = yield* store.temporary
@@ -142,7 +142,7 @@ export const makeSharing = (run: RunContext, shared: SharedFiles | undefined): E
             )
             const sealed = yield* fetchTo(node, entry.digest, node.type, directory).pipe(Effect.onError(() => remove))
             if (sealed === undefined || sealed.contentDigest !== entry.contentDigest) {
-              if (sealed !== undefined) lies(node, `its content digest is ${sealed.contentDigest}, expected ${entry.contentDigest}`)
+              if (sealed !== undefined) rejectEntry(node, `its content digest is ${sealed.contentDigest}, expected ${entry.contentDigest}`)
               yield* remove
               return undefined
             }
