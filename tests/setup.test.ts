@@ -236,7 +236,7 @@ describe("scripts/setup.mjs", () => {
 
   it("refuses a word that it doesn't know, and names all that it knows", () => {
     const { status, stderr } = setup("everything")
-    expect([status, stderr]).toEqual([2, expect.stringContaining("nothing called everything")])
+    expect([status, stderr]).toEqual([2, expect.stringContaining("Unknown command everything")])
     expect(/\[([^\]]*)\]/.exec(stderr)![1]!.split(" | ").sort()).toEqual(["cluster", "demo", "faults", "nothing", "study", "test"])
   })
 })

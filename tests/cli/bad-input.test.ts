@@ -152,7 +152,7 @@ describe("files", () => {
         ["pipe", "it is a FIFO (a named pipe)"],
         ["socket", "it is a socket"],
         ["link", "it is a character device"],
-        ["mixed", "deep/pipe in it is a FIFO (a named pipe)"]
+        ["mixed", "it contains deep/pipe, which is a FIFO (a named pipe)"]
       ] as const)
         for (const command of ["plan", "run"]) {
           const { status, stdout, stderr } = caravan(folder, command, rlhf, "--set", `preferences=${path}`)

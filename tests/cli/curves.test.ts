@@ -94,8 +94,8 @@ describe("caravan curves", () => {
     ["no such node", ["latest", "descent"], 'has no node "descent". Did you mean "descend"?'],
     ["a node without one", ["latest", "lines"], 'has no curve of "lines"'],
     ["no such run", ["nothing"], 'Looking for the run "nothing": no such run'],
-    ["CSV of no node", ["latest", "--csv"], "--csv prints the rows of one node: name it"],
-    ["a figure of no node", ["latest", "--figure", "x.svg"], "--figure draws the rows of one node: name it"],
+    ["CSV of no node", ["latest", "--csv"], "--csv prints the rows of one node. Add a node's name"],
+    ["a figure of no node", ["latest", "--figure", "x.svg"], "--figure draws the rows of one node. Add a node's name"],
     ["a figure that is none", ["latest", "result", "--figure", "x.png"], '--figure must be the name of an SVG file, got "x.png"'],
     ["a figure nowhere", ["latest", "result", "--figure", "nowhere/x.svg"], "Writing the figure nowhere/x.svg: ENOENT"]
   ])("says what is wrong: %s", (_, args, message) => {

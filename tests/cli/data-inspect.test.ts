@@ -148,9 +148,9 @@ it("the page says what to import it with, and shows the first rows", () => {
 })
 
 it("says what it takes", () => {
-  expect(caravan(folder, "data", "inspct", "x").stderr).toMatch(/takes inspect, got "inspct"\. Did you mean "inspect"\?/)
+  expect(caravan(folder, "data", "inspct", "x").stderr).toMatch(/expected inspect, got "inspct"\. Did you mean "inspect"\?/)
   expect(caravan(folder, "data", "inspect").stderr).toMatch(/needs <files\.\.\.>/)
-  expect(caravan(folder, "data", "inspect", "x", "--shape", "alpca").stderr).toMatch(/no such shape\. Did you mean "alpaca"\?/)
+  expect(caravan(folder, "data", "inspect", "x", "--shape", "alpca").stderr).toMatch(/unknown shape\. Did you mean "alpaca"\?/)
   const { status, stderr } = caravan(folder, "data", "inspect", "nowhere-*.jsonl")
   expect([status, stderr]).toEqual([2, expect.stringMatching(/expected files that match, found none/)])
 })

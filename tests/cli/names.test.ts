@@ -131,7 +131,7 @@ describe("a name without a result", () => {
       }
       await refused("run", join(other, "pipeline.ts"), "--set", "file=none.txt")
       expect(await refused("pin", "loud")).toMatch(
-        /Looking for "loud": it is an output of a pipeline that was run here, but no run has come to it/
+        /Looking for "loud": it is an output of a pipeline that ran here, but no run has reached it/
       )
       const file = `file=${join(other, "words.txt")}`
       const failed = await inProcess(other, "run", join(other, "pipeline.ts"), "--set", file, "--set", "shout.refuse=true")

@@ -102,7 +102,7 @@ it("a file without a prompt is refused", () => {
   expect([status, stdout, stderr]).toEqual([
     2,
     "",
-    expect.stringMatching(/^Reading the prompts .*prompts\.txt: there is no prompt in it\./)
+    expect.stringMatching(/^Reading the prompts .*prompts\.txt: the file has no prompts\./)
   ])
 })
 

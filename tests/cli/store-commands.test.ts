@@ -80,7 +80,7 @@ describe("history", () => {
     expect((await json("log", "shout", "--run", "latest~1")).lines[0].text).toBe("stage shout starts: it has never run here")
     expect(await prints(0, "log", "shout", "--follow")).toBe(await prints(0, "log", "shout"))
     expect(await prints(2, "log", "lines", "--run", "latest")).toMatch(/has no log of "lines": it did not run there/)
-    expect(await prints(2, "log", "shuot")).toMatch(/no such run, and no node, output or digest of that name\. Did you mean "shout"\?/)
+    expect(await prints(2, "log", "shuot")).toMatch(/no run, node, output or digest has that name\. Did you mean "shout"\?/)
   })
 })
 
@@ -149,7 +149,7 @@ describe("du, pin and gc", () => {
       /^no longer in the store; a run that needs it recomputes it\nmade by run/m
     )
     expect(await prints(0, "unpin", "counts", "--lineage")).toMatch(/^Unpinned [0-9a-f]{12} and 2 artifacts it was made from\.\n$/)
-    expect(await prints(2, "unpin", "counts")).toMatch(/"counts" is not pinned\. `caravan pin` lists what is\./)
+    expect(await prints(2, "unpin", "counts")).toMatch(/"counts" is not pinned\. `caravan pin` lists the pins\./)
     expect(await prints(0, ...all, "--yes")).toMatch(/^Deleted 3 objects/)
     expect(runJson(folder, "pipeline.ts").outputs).toEqual(first!.outputs)
   })

@@ -108,7 +108,7 @@ describe("caravan sweep", () => {
     expect(refused("--over", "shuot.times=1,2")).toMatch(
       /^--over shuot\.times: no node or output is named "shuot"\. Did you mean "shout"\?/m
     )
-    expect(refused("--over", "times=1,2", "--set", "shuot.times=1")).toMatch(/^--set shuot\.times: there is no node/m)
+    expect(refused("--over", "times=1,2", "--set", "shuot.times=1")).toMatch(/^--set shuot\.times: no node or output is named/m)
     expect(refused("--over", "times=1,x")).toMatch(/1 of 2 combinations can't run, so nothing was run\.\n.*"x"/)
     expect(refused("--over", "times=1,2", "--metric", "counts.letters")).toMatch(
       /^--metric counts\.letters: the report has no field "letters"/

@@ -353,7 +353,7 @@ describe("a download", () => {
       })
       const full = { HF_HUB_CACHE: join(disk, "hub") }
       expect(await failure(fetched("hf:me/small:model.safetensors", hub({}, full)))).toMatch(
-        /Downloading model\.safetensors of hf:me\/small to .*ENOSPC.* Free some space, .*HF_HUB_CACHE\. The partial download is kept/
+        /Downloading model\.safetensors of hf:me\/small to .*ENOSPC.* Free some space, .*HF_HUB_CACHE .*\. The partial download is kept/
       )
       rmSync(join(disk, "filler"))
       const { path } = await fetched("hf:me/small:model.safetensors", hub({}, full))
@@ -498,7 +498,7 @@ describe("without a network", () => {
     await fetched("hf:me/small")
     const nobody = { endpoint: "http://127.0.0.1:9" }
     expect(await failure(hub(nobody).resolve("hf:me/small"))).toMatch(
-      new RegExp(`Looking up hf:me/small@main: .*HF_HUB_OFFLINE=1 to take ${main}`)
+      new RegExp(`Looking up hf:me/small@main: .*HF_HUB_OFFLINE=1 to use ${main}`)
     )
     await fetched(`hf:me/small@${main}`, hub(nobody))
   })
@@ -532,7 +532,7 @@ describe("access", () => {
     )
     expect(await failure(hub().resolve(`hf:me/small@${"0".repeat(40)}`))).toMatch(/no such branch, tag or commit/)
     expect(await failure(hub({}, { HF_TOKEN: goodToken }).resolve("hf:me/none"))).toMatch(
-      /the repository does not exist, or it is private and the token may not see it \(404/
+      /the repository does not exist, or it is private and the token has no access \(404/
     )
   })
 })

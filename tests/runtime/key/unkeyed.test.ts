@@ -47,7 +47,7 @@ describe("a stage that reads", () => {
   it("the seed without being seeded is refused: what to declare, and where it reads it", async () => {
     expect(await of(({ seed }) => seed, { seeded: true, tensors: false })).toBe(7)
     await expect(of(({ seed }) => seed, { seeded: false, tensors: true })).rejects.toThrow(
-      /^Stage reads reads the seed it runs with, but its key has none: .* Declare `seeded: true`, or do not read it\..*unkeyed\.test\.ts/s
+      /^Stage reads reads context\.seed, which is not part of its key: .* Declare `seeded: true`, or do not read it\..*unkeyed\.test\.ts/s
     )
   })
 
@@ -77,5 +77,5 @@ it("a mapped stage can't read it either, in any shard", async () => {
   await Effect.runPromise(writeDataset({ path: input, type: Texts }, [{ text: "a" }]))
   const given = job({ texts: { path: input, type: Texts.name, digest: "", contentDigest: "" } })
   const running = Effect.runPromise(runStage(Stage.map(inner, { over: "texts", rows: 1 }).stage, given, () => undefined))
-  await expect(running).rejects.toThrow(/Shard 1 of 1.*reads the seed it runs with, but its key has none.*Declare `seeded: true`/)
+  await expect(running).rejects.toThrow(/Shard 1 of 1.*reads context\.seed, which is not part of its key.*Declare `seeded: true`/)
 })

@@ -125,7 +125,7 @@ describe("an object", () => {
     await expect(commit({ "artifact.json": "{}" })).rejects.toThrow(/artifact\.json: that name is reserved for the store/)
     const directory = await Effect.runPromise(store.temporary)
     symlinkSync("/etc/hostname", join(directory, "link"))
-    await expect(Effect.runPromise(store.commit(directory, anything))).rejects.toThrow(/link is not a plain file/)
+    await expect(Effect.runPromise(store.commit(directory, anything))).rejects.toThrow(/link is not a regular file/)
   })
 })
 
