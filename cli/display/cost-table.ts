@@ -59,7 +59,10 @@ export const costTable = (cost: PlanCost): ReadonlyArray<string> => {
     ...(rows.length === 0 ? [] : ["Cost of the stages that would run:", ...table([head, ...rows, sum], "  ")]),
     ...(unknownCosts.length === 0
       ? []
-      : ["Cost unknown, because these are unknown:", ...unknownCosts.map(([why, stages]) => `  ${why}: ${few(stages.map(({ id }) => id))}`)]),
+      : [
+          "Cost unknown, because these are unknown:",
+          ...unknownCosts.map(([why, stages]) => `  ${why}: ${few(stages.map(({ id }) => id))}`)
+        ]),
     ...(rows.length === 0 ? [] : ["Assumptions:", ...statedAssumptions(cost.machine).map((line) => `  ${line}`)])
   ]
 }

@@ -109,9 +109,7 @@ describe("the cost of a plan", () => {
     expect(lora).toMatchObject({ fits: true, step: { recompute: 0 } })
     expect(tight.advice).toMatch(/training needs 2 such GPUs \(--ranks 2\)\.$/)
     const { stdout } = caravan(folder, "plan", "small.ts")
-    expect(stdout).toMatch(
-      /^What does not fit:\n {2}sft would take \d+ GiB; of A100-80GB tensors may take 74\.8 GiB\. These would fit: LoRA/m
-    )
+    expect(stdout).toMatch(/^Stages that do not fit:\n {2}sft needs \d+ GiB; 74\.8 GiB of A100-80GB is usable\. These would fit: LoRA/m)
   })
 
   it("is of one rank, of which each has half of what is trained, where a stage is spread over two", () => {

@@ -99,11 +99,7 @@ describe("a file of prompts", () => {
 
 it("a file without a prompt is refused", () => {
   const { status, stdout, stderr } = sample([policy, "--prompts", prompts("\n \n"), ...short])
-  expect([status, stdout, stderr]).toEqual([
-    2,
-    "",
-    expect.stringMatching(/^Reading the prompts .*prompts\.txt: the file has no prompts\./)
-  ])
+  expect([status, stdout, stderr]).toEqual([2, "", expect.stringMatching(/^Reading the prompts .*prompts\.txt: the file has no prompts\./)])
 })
 
 it("a model that does not say what it is for, as one of Hugging Face's, is taken as it is given", async () => {

@@ -176,7 +176,13 @@ describe("a shard that fails", () => {
 
 describe("a folder that can't be used", () => {
   it.each([
-    ["for shards", "shards", (path: string) => writeFileSync(path, "in the way"), "Shards", /^Creating the folder for its shards: E(EXIST|NOTDIR)/],
+    [
+      "for shards",
+      "shards",
+      (path: string) => writeFileSync(path, "in the way"),
+      "Shards",
+      /^Creating the folder for its shards: E(EXIST|NOTDIR)/
+    ],
     [
       "for the rows",
       "data.arrow",
