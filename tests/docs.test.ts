@@ -139,7 +139,7 @@ describe("a page", () => {
 describe("the package", () => {
   it("exports every stage but those of the small world", async () => {
     const exported: Record<string, unknown> = await import(new URL("index.ts", root).href)
-    const world = /^stages\/(world\/(annotate|data|ghost-attention|preference-statistics|ratings|summary|sums))\.ts$/
+    const world = /^stages\/(world\/(annotate|data|facts|ghost-attention|preference-statistics|ratings|summary|sums))\.ts$/
     expect([...stages].filter(([name, { file }]) => !world.test(file) && !(name in exported)).map(([name]) => name)).toEqual([])
   })
 })

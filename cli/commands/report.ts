@@ -31,7 +31,7 @@ export const command: Command = {
         if (!/^\d{1,4}$/.test(text)) throw new UsageError(`--dialogues must be a whole number, got "${text}".`)
         const run = yield* resolveRun(given.positionals[0]!)
         const to = given.flag("to") ?? `report-${run.pipeline.replaceAll(/[^\w-]+/g, "-")}-${shortRun(run.id)}`
-        const target = targetOf(to, { force: given.has("force"), kept: [findHome(process.cwd())] })
+        const target = targetOf(to, { doing: "Writing the report to", force: given.has("force"), kept: [findHome(process.cwd())] })
         const { gather } = yield* Effect.promise(() => import("../report/gather.ts"))
         const { contentOf } = yield* Effect.promise(() => import("../report/content.ts"))
         const gathered = yield* gather(run)

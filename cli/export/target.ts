@@ -10,6 +10,8 @@ const isWithin = (path: string, folder: string): boolean =>
   path === folder || path.startsWith(folder.endsWith(sep) ? folder : `${folder}${sep}`)
 
 export interface Target {
+  /** What errors say was being done: "Exporting to". */
+  readonly doing: string
   /** The folder's final path. */
   readonly path: string
   /** Whether it replaces an existing non-empty folder. */
@@ -20,8 +22,11 @@ export interface Target {
  * The folder to write. Throws a UsageError for a non-empty folder without `force`, for a file, and for a folder that contains any of `kept` or lies
  * within one of them.
  */
-export const targetOf = (text: string, { force, kept }: { readonly force: boolean; readonly kept: ReadonlyArray<string> }): Target => {
-  const refuse = (what: string) => new UsageError(`Exporting to ${text}: ${what}`)
+export const targetOf = (
+  text: string,
+  { doing = "Exporting to", force, kept }: { readonly doing?: string; readonly force: boolean; readonly kept: ReadonlyArray<string> }
+): Target => {
+  const refuse = (what: string) => new UsageError(`${doing} ${text}: ${what}`)
   if (text === "") throw refuse("the folder's name is empty. Give a new folder.")
   let path = resolve(text)
   const found = statSync(path, { throwIfNoEntry: false })
@@ -34,7 +39,7 @@ export const targetOf = (text: string, { force, kept }: { readonly force: boolea
   if (replaces && !force) throw refuse("the folder is not empty. Choose a new folder, or replace its content with --force.")
   const holds = [...real, realpathSync(process.cwd())].find((one) => isWithin(one, path))
   if (found !== undefined && holds !== undefined) throw refuse(`it contains ${holds}, which would be deleted. Choose a new folder.`)
-  return { path, replaces }
+  return { doing, path, replaces }
 }
 
 const advice: Readonly<Record<string, string>> = {
@@ -46,18 +51,19 @@ const advice: Readonly<Record<string, string>> = {
 }
 
 /** Explains a failed write and says that nothing is left of it. Errors that are not from the file system pass through. */
-const explained = (cause: unknown, path: string): unknown => {
+const explained = (cause: unknown, { doing, path }: Target): unknown => {
   const { code } = (cause ?? {}) as NodeJS.ErrnoException
   if (code === undefined || !/^E[A-Z]+$/.test(code)) return cause
   return new StoreError({
-    message: `Exporting to ${path}: ${messageOf(cause)}. ${advice[code] ?? "Choose another folder"}. The partial export was removed.`
+    message: `${doing} ${path}: ${messageOf(cause)}. ${advice[code] ?? "Choose another folder"}. What was written was removed.`
   })
 }
 
 const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const
 
 /** Creates the folder: `fill` writes into an empty temporary folder next to it, which is renamed once everything is on disk, and removed on failure. */
-export const writeFolder = async <A>({ path, replaces }: Target, fill: (folder: string) => Promise<A>): Promise<A> => {
+export const writeFolder = async <A>(target: Target, fill: (folder: string) => Promise<A>): Promise<A> => {
+  const { path, replaces } = target
   const beside = (what: string) => join(dirname(path), `.${basename(path)}.${what}-${randomBytes(4).toString("hex")}`)
   const [made, old] = [beside("new"), beside("old")]
   const remove = () => rmSync(made, { recursive: true, force: true })
@@ -84,7 +90,7 @@ export const writeFolder = async <A>({ path, replaces }: Target, fill: (folder: 
     return result
   } catch (cause) {
     remove()
-    throw explained(cause, path)
+    throw explained(cause, target)
   } finally {
     for (const signal of signals) process.off(signal, stop)
   }

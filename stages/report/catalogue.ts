@@ -3,6 +3,7 @@ export const catalogue = {
   "training-curves": null,
   "pretraining-loss": "figure 5",
   models: "table 1",
+  "fact-recall": "§2.1",
   "preference-statistics": "tables 6 and 26",
   "rating-shares": "figure 25",
   "batch-rewards": "figure 26",

@@ -4,6 +4,7 @@ import type { ArtifactError } from "../../schemas/artifact.ts"
 import { ghostAttentionChapter } from "./chapter-ghost-attention.ts"
 import { evaluationChapter } from "./chapter-evaluation.ts"
 import { preferencesChapter } from "./chapter-preferences.ts"
+import { pretrainingChapter } from "./chapter-pretraining.ts"
 import { rewardModelsChapter } from "./chapter-reward-models.ts"
 import { safetyChapter } from "./chapter-safety.ts"
 import { tuningChapters } from "./chapter-tuning.ts"
@@ -18,6 +19,7 @@ const orWhyNot = (title: string, section: Effect.Effect<ReadonlyArray<Section>, 
 export const chapters = (run: Results, versions: ReadonlyArray<Version>): Effect.Effect<ReadonlyArray<Section>> =>
   Effect.map(
     Effect.all([
+      orWhyNot("Pretraining data", pretrainingChapter(run)),
       orWhyNot("Preference data", preferencesChapter(run)),
       orWhyNot("Reward models", rewardModelsChapter(run)),
       orWhyNot("Rejection sampling and PPO", tuningChapters(run)),

@@ -320,7 +320,7 @@ describe("the folder", () => {
     const below = await caravan("export", "weight", "--to", at("pairs.jsonl/x"))
     expect([below.status, below.stderr]).toEqual([
       1,
-      expect.stringMatching(/^Exporting to .*pairs\.jsonl\/x: .*\. Choose another folder\. The partial export was/)
+      expect.stringMatching(/^Exporting to .*pairs\.jsonl\/x: .*\. Choose another folder\. What was written was/)
     ])
     expect(await refused(at("home/objects/x"))).toContain("which must not change")
     expect(await refused(folder, "--force")).toMatch(/it contains .*, which would be deleted/)

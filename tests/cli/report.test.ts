@@ -32,6 +32,12 @@ const report = (...args: ReadonlyArray<string>) => caravan(folder, "report", ...
 const pageIn = (name: string) => readFileSync(join(folder, name, "report.html"), "utf8")
 
 describe("caravan report", () => {
+  it("says that it is writing a report where the folder can't be made", () => {
+    const { status, stderr } = report("latest", "--to", "words.txt/below")
+    expect(stderr).toMatch(/^Writing the report to .*words\.txt\/below: .*\. Choose another folder\. What was written was removed\.$/m)
+    expect([status, stderr.includes("Exporting")]).toEqual([1, false])
+  })
+
   it("writes one page on any pipeline, with the curves that stages reported and what took how long", () => {
     const { status, stdout } = report("latest")
     expect(status).toBe(0)
@@ -79,8 +85,9 @@ describe("caravan report", () => {
     [
       "a folder with something in it",
       ["latest", "--to", "hostile"],
-      "the folder is not empty. Choose a new folder, or replace its content with --force."
+      "Writing the report to hostile: the folder is not empty. Choose a new folder, or replace its content with --force."
     ],
+    ["a file", ["latest", "--to", "words.txt"], "Writing the report to words.txt: it is a file. Choose a new folder."],
     ["a number that is none", ["latest", "--dialogues", "many"], '--dialogues must be a whole number, got "many".']
   ])("says what is wrong: %s", (_, args, message) => {
     const { status, stderr } = report(...args)

@@ -1,6 +1,7 @@
 /** The studies as graphs, at their defaults: the arms that each header promises, alike in all but what is studied. Nothing runs. */
 import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
+import factualSources from "../../pipelines/studies/factual-sources.ts"
 import fromSft from "../../pipelines/studies/from-sft.ts"
 import margins from "../../pipelines/studies/margins.ts"
 import policyOptimisation from "../../pipelines/studies/policy-optimisation.ts"
@@ -35,6 +36,40 @@ describe("the study of margins", async () => {
       expect(reward.config["margin"]).toBe(margin)
       expect(reward.inputs).toEqual({ init: "sft", pairs: "helpfulness-train" })
       expect(pairs).toBe("helpfulness-test")
+    }
+  })
+})
+
+describe("the study of factual sources", async () => {
+  const graph = await graphOf(factualSources)
+  const shares = [1, 3, 10, 20, 40]
+  it("pretrains a model of each share and seed on as many texts, from one reference work and the same dialogues per seed", () => {
+    expect(outputs(graph)).toEqual([1, 2, 3].flatMap((seed) => shares.map((share) => `${share}%-${seed}`)))
+    for (const seed of [1, 2, 3])
+      for (const share of shares) {
+        const name = `${share}%-${seed}`
+        expect(node(graph, `recall-${name}`).inputs).toEqual({
+          policy: `base-${name}`,
+          questions: `questions-${seed}`,
+          texts: `held-out-${seed}`
+        })
+        expect(node(graph, `base-${name}`)).toMatchObject({ seed, inputs: { tokenizer: `tokenizer-${seed}`, texts: `texts-${name}` } })
+        expect(node(graph, `texts-${name}`)).toMatchObject({
+          seed,
+          inputs: { sources: [`dialogues-${seed}`, `reference-${seed}`] },
+          config: { names: ["dialogues", "reference"], shares: [1 - share / 100, share / 100], rows: 6000 }
+        })
+      }
+  })
+  it("asks for the facts that the reference work of the same seed states, and measures the loss on other dialogues", () => {
+    for (const seed of [1, 2, 3]) {
+      expect(["reference", "questions", "dialogues", "held-out"].map((name) => node(graph, `${name}-${seed}`).seed)).toEqual([
+        seed,
+        seed,
+        seed,
+        1000 + seed
+      ])
+      expect(node(graph, `questions-${seed}`).config["facts"]).toBe(node(graph, `reference-${seed}`).config["facts"])
     }
   })
 })

@@ -1,0 +1,121 @@
+/** Mixtures of pretraining sources (Llama 2 §2.1): how many facts models recall by the share of a factual source, over seeds. */
+import * as Effect from "effect/Effect"
+import { Texts } from "../../schemas/rows.ts"
+import { within } from "../common/text-table.ts"
+import { type Estimate, mean, standardError } from "../common/statistics.ts"
+import { FactRecallReport } from "../evaluation/fact-recall.ts"
+import { axis, type Figure, free, palette, type Section, type Table } from "./figure.ts"
+import type { Results } from "./results.ts"
+
+const t95 = [
+  12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11, 2.101, 2.093
+]
+/** Mean over models of different seeds with Student's 95% interval; of one model alone its own. */
+export const overSeeds = (found: ReadonlyArray<Estimate>): Estimate => {
+  if (found.length === 1) return found[0]!
+  const values = found.map((one) => one.mean)
+  // Beyond 20 models the normal quantile's first correction is right to three digits (Cornish and Fisher 1938).
+  const z = 1.959964
+  const half = (t95[values.length - 2] ?? z + (z ** 3 + z) / (4 * (values.length - 1))) * standardError(values)
+  return { mean: mean(values), low: mean(values) - half, high: mean(values) + half }
+}
+
+/** A model that was trained on a mixture. */
+export interface Mixed {
+  readonly share: number
+  /** Times that each text of the source was in the mixture. */
+  readonly epochs: number
+  readonly recalled: Estimate
+  readonly chance: number
+  readonly facts: number
+  readonly loss: Estimate | null
+}
+
+const measures = ["facts recalled", "loss on other text, nats per token"] as const
+export const factRecallFigure = (source: string, models: ReadonlyArray<Mixed>): Figure | undefined => {
+  const groups = [...Map.groupBy(models, ({ share }) => share)].toSorted(([a], [b]) => a - b)
+  if (groups.length < 2) return undefined
+  const rows = groups.flatMap(([share, some]) => {
+    const losses = some.flatMap(({ loss }) => (loss === null ? [] : [loss]))
+    return [
+      { measure: measures[0], ...overSeeds(some.map(({ recalled }) => recalled)) },
+      ...(losses.length === 0 ? [] : [{ measure: measures[1], ...overSeeds(losses) }])
+    ].map(({ high, low, mean: value, measure }) => {
+      const bounded = measure === measures[0]
+      return { measure, share, value, low: bounded ? Math.max(0, low) : low, high: bounded ? Math.min(1, high) : high, models: some.length }
+    })
+  })
+  const several = Math.max(...groups.map(([, some]) => some.length)) > 1
+  const x = {
+    ...axis("share", `share of ${source}`, { scale: { type: "log" } }),
+    axis: { values: groups.map(([share]) => share), format: ".0%", labelOverlap: true }
+  }
+  return {
+    id: "fact-recall",
+    title: `What the share of ${source} does to recall`,
+    caption: `Every model read as many texts. Facts recalled: the right continuation is the most probable of all; guessing gives ${(100 * mean(models.map(({ chance }) => chance))).toFixed(0)}%. ${several ? "Means over models of different seeds, bars are Student's 95% intervals." : "One model of each share; bars are 95% intervals over facts and texts."} The paper up-samples the most factual sources and gives no figures.`,
+    rows,
+    spec: {
+      facet: { column: { field: "measure", type: "nominal", title: null, sort: measures } },
+      spec: {
+        width: 280,
+        height: 220,
+        layer: [
+          { mark: { type: "rule", color: palette[0]! }, encoding: { x, y: axis("low", null, free), y2: { field: "high" } } },
+          { mark: { type: "line", point: true, color: palette[0]! }, encoding: { x, y: axis("value", null, free) } }
+        ]
+      },
+      resolve: { scale: { y: "independent" } }
+    }
+  }
+}
+
+export const factRecallTable = (source: string, models: ReadonlyArray<Mixed>): Table => ({
+  id: "fact-recall",
+  title: `Recall by the share of ${source}`,
+  caption: "Read: how often each text of the source was in the mixture.",
+  rows: [...Map.groupBy(models, ({ share }) => share)]
+    .toSorted(([a], [b]) => a - b)
+    .map(([share, some]) => {
+      const losses = some.flatMap(({ loss }) => (loss === null ? [] : [loss]))
+      return {
+        share: `${Number((100 * share).toPrecision(3))}%`,
+        read: `${mean(some.map(({ epochs }) => epochs)).toFixed(1)} times`,
+        models: some.length,
+        facts: some.reduce((sum, { facts }) => sum + facts, 0),
+        recalled: within(overSeeds(some.map(({ recalled }) => recalled))),
+        "each model": some.map(({ recalled }) => recalled.mean.toFixed(2)).join(", "),
+        loss: losses.length === 0 ? null : within(overSeeds(losses))
+      }
+    })
+})
+
+const numbers = (value: unknown): ReadonlyArray<number> => (Array.isArray(value) ? (value as ReadonlyArray<number>) : [])
+
+export const pretrainingChapter = Effect.fnUntraced(function* (run: Results) {
+  const found = yield* Effect.forEach(yield* run.reports(FactRecallReport), (report) =>
+    Effect.gen(function* () {
+      const texts = run.input(run.input(report, "policy"), "texts")
+      if (texts?.stage !== "mix-sources") return []
+      const [names, shares] = [texts.config.names as ReadonlyArray<string>, numbers(texts.config.shares)]
+      const total = shares.reduce((sum, share) => sum + share, 0)
+      const sizes = yield* Effect.forEach(run.inputs(texts, "sources"), (one) => Effect.map(run.rows(one, Texts), ({ length }) => length))
+      const rows = Number(texts.config.rows) || sizes.reduce((sum, size) => sum + size, 0)
+      return names.map((name, i) => {
+        const share = shares[i]! / total
+        return { name, model: { ...report.content, share, epochs: (share * rows) / (sizes[i] ?? Number.NaN) } satisfies Mixed }
+      })
+    })
+  )
+  const all = found.flat()
+  if (all.length === 0) return []
+  // The source that is up-sampled: the one that is least of some mixture.
+  const source = all.reduce((least, one) => (one.model.share < least.model.share ? one : least)).name
+  const models = all.flatMap(({ model, name }) => (name === source ? [model] : []))
+  const section: Section = {
+    title: "Pretraining data",
+    figures: [factRecallFigure(source, models)].filter((figure) => figure !== undefined),
+    tables: [factRecallTable(source, models)]
+  }
+  return [section]
+})

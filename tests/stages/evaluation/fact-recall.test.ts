@@ -1,0 +1,206 @@
+/** Recall of facts: by a model that was taught some of them, and by hand where the model is known; the mixture of sources; the small world's facts. */
+import * as Effect from "effect/Effect"
+import { describe, expect, it } from "vitest"
+import { facts, factTexts, mostFacts, questionAbout, towns } from "../../../data/world/facts.ts"
+import { Random } from "../../../engine/random.ts"
+import { noGrad, scoped } from "../../../engine/tensor.ts"
+import { saveCheckpoint } from "../../../models/checkpoint.ts"
+import { llamaConfig } from "../../../models/config.ts"
+import { initLlama } from "../../../models/llama.ts"
+import { Policy } from "../../../schemas/checkpoint.ts"
+import { Texts } from "../../../schemas/rows.ts"
+import { epochsOf, mixSources } from "../../../stages/data/mix-sources.ts"
+import { factRecall, FactQuestions, FactRecallReport } from "../../../stages/evaluation/fact-recall.ts"
+import { factRecallFigure, factRecallTable, type Mixed, overSeeds } from "../../../stages/report/chapter-pretraining.ts"
+import { pretrain } from "../../../stages/training/pretrain.ts"
+import { tokenizer } from "../../../stages/training/tokenizer.ts"
+import { worldFactQuestions, worldFactTexts } from "../../../stages/world/facts.ts"
+import { artifact, failureOf, reportIn, rowsArtifact, rowsIn, runStage } from "../running.ts"
+import { talkingPolicy, tokenizer as small } from "../talking.ts"
+
+const question = (text: string, answer: string, ...others: ReadonlyArray<string>) => ({ question: text, answer, others })
+const recallOf = async (policy: any, rows: ReadonlyArray<ReturnType<typeof question>>, texts?: ReadonlyArray<string>) => {
+  const given =
+    texts === undefined
+      ? {}
+      : {
+          texts: await rowsArtifact(
+            Texts,
+            texts.map((text) => ({ text }))
+          )
+        }
+  const made = await runStage(factRecall, { policy, questions: await rowsArtifact(FactQuestions, rows), ...given })
+  return { ...(await reportIn(made, FactRecallReport)), skipped: made.skipped }
+}
+
+describe("recall", () => {
+  it("is of what a model was taught, and not of what it was not", async () => {
+    const known = ["Ann lives in Varn.", "Ben lives in Osmo.", "Cora lives in Varn.", "Dan lives in Brel."]
+    const texts = await rowsArtifact(
+      Texts,
+      Array.from({ length: 200 }, (_, i) => ({ text: known[i % known.length]! }))
+    )
+    const pieces = await runStage(tokenizer, { texts }, { vocabSize: 300 })
+    const sizes = {
+      dim: 32,
+      layers: 2,
+      heads: 2,
+      kvHeads: 2,
+      ffn: 64,
+      contextLength: 64,
+      sequenceLength: 32,
+      batchSize: 8,
+      microBatchSize: 8
+    }
+    const policy = await runStage(pretrain, { tokenizer: pieces, texts }, { ...sizes, steps: 300, warmupSteps: 10, learningRate: 0.01 })
+    const taught = [
+      question("Ann lives in", " Varn.", " Osmo.", " Brel."),
+      question("Ben lives in", " Osmo.", " Varn.", " Brel."),
+      question("Dan lives in", " Brel.", " Varn.", " Osmo.")
+    ]
+    const { chance, loss, ...rest } = await recallOf(policy, taught, known)
+    expect(rest).toMatchObject({ facts: 3, recalled: { mean: 1 } })
+    expect(chance).toBeCloseTo(1 / 3, 12)
+    expect(loss!.mean).toBeLessThan(1)
+    const false_ = taught.map(({ answer, others, question: asked }) => question(asked, others[0]!, answer))
+    expect((await recallOf(policy, false_)).recalled.mean).toBe(0)
+  })
+  it("by a model that finds every token as likely as another goes by length alone, a tie is no recall, and its loss is log V", async () => {
+    const model = initLlama(
+      llamaConfig({ vocabSize: small.vocabSize, dim: 16, layers: 1, heads: 2, kvHeads: 1, ffn: 24, maxPositions: 64 }),
+      { seed: 1 }
+    )
+    scoped(() => noGrad(() => void model.parameters["lm_head.weight"]!.mul_(0)))
+    const policy = await artifact(Policy, (slot) => saveCheckpoint(slot, { model, tokenizer: small }))
+    const rows = [question("x", "a", "bbbbbbbb zzz"), question("x", "bbbbbbbb zzz", "a"), question("x", "a", "b")]
+    const { facts: count, loss, recalled, skipped } = await recallOf(policy, rows, ["ab ba", "x ".repeat(400)])
+    expect([count, recalled.mean]).toEqual([3, expect.closeTo(1 / 3, 12)])
+    expect(loss!.mean).toBeCloseTo(Math.log(small.vocabSize), 4)
+    expect(skipped).toMatchObject([{ what: "texts", of: 2, reasons: { "longer than the context of 64 tokens": 1 } }])
+  })
+  it("skips questions without another continuation, and fails where there is no other", async () => {
+    const policy = await talkingPolicy(1)
+    const found = await recallOf(policy, [question("x", "a", "b"), question("x", "a"), question("x", "a", "a", "b")])
+    expect([found.facts, found.loss, found.skipped.length]).toEqual([1, null, 1])
+    const none = await rowsArtifact(FactQuestions, [question("x", "a")])
+    expect(await failureOf(factRecall, { policy, questions: none })).toMatch(
+      /Nothing to recall: got 1 questions with a right and a wrong continuation/
+    )
+  })
+})
+
+describe("a mixture of named sources", () => {
+  const source = (name: string, count: number) =>
+    rowsArtifact(
+      Texts,
+      Array.from({ length: count }, (_, i) => ({ text: `${name}${i}` }))
+    )
+  const mixed = async (config: Record<string, unknown>) => {
+    const made = await runStage(mixSources, { sources: [await source("d", 100), await source("r", 4)] }, config)
+    const texts = (await rowsIn(made, Texts)).map(({ text }) => text)
+    return { texts, metrics: made.metrics, count: (name: string) => texts.filter((text) => text.startsWith(name)).length }
+  }
+  it("has each source's share of the rows; a small source with a large share comes several times", async () => {
+    const { count, metrics, texts } = await mixed({ names: ["d", "r"], shares: [0.8, 0.2], rows: 50 })
+    expect([count("d"), count("r")]).toEqual([40, 10])
+    // Each of the four texts twice, and half of them a third time.
+    expect(
+      [
+        ...Map.groupBy(
+          texts.filter((text) => text.startsWith("r")),
+          (text) => text
+        ).values()
+      ]
+        .map(({ length }) => length)
+        .sort()
+    ).toEqual([2, 2, 3, 3])
+    expect(new Set(texts.filter((text) => text.startsWith("d"))).size).toBe(40)
+    expect(metrics).toMatchObject({ "d epochs": 0.4, "r epochs": 2.5 })
+  })
+  it("has as many rows as the sources unless specified, and goes by the ratio of shares", async () => {
+    const { count, texts } = await mixed({ names: ["d", "r"], shares: [1, 1] })
+    expect([texts.length, count("r")]).toEqual([104, 52])
+    expect(epochsOf([100, 4], [3, 1], 104)).toEqual([0.78, 6.5])
+    expect((await mixed({ names: ["d", "r"], shares: [1, 0] })).count("r")).toBe(0)
+  })
+  it("refuses shares that are no mixture, and a share of a source without texts", async () => {
+    const sources = [await source("d", 3), await rowsArtifact(Texts, [])]
+    const failure = (config: Record<string, unknown>) => failureOf(mixSources, { sources }, config)
+    expect(await failure({ names: ["d"], shares: [1] })).toMatch(/expected a name of its own for each set/)
+    expect(await failure({ names: ["d", "r"], shares: [1] })).toMatch(
+      /expected a share for each of d, r, at least one above 0, found \[1\]/
+    )
+    expect(await failure({ names: ["d", "r"], shares: [0, 0] })).toMatch(/at least one above 0/)
+    expect(await failure({ names: ["d", "r"], shares: [1, 1] })).toMatch(/expected texts of "r", whose share is 1, found none/)
+    expect(await failure({ names: ["d", "r"], shares: [1, -1] })).toMatch(/shares/)
+  })
+})
+
+describe("the small world's facts", () => {
+  it("are stated about as often each, and asked for with every town to choose from", async () => {
+    const known = facts(new Random(1, "x"), 20)
+    expect(new Set(known.map(({ person }) => person)).size).toBe(20)
+    const texts = Array.from(factTexts(new Random(1, "y"), known, 40))
+    const stated = known.map(({ person }) => texts.join(" ").split(`${person} `).length - 1)
+    // 200 statements of 20 facts, of which a third names the person last.
+    const all = known.map(
+      ({ person, town }) =>
+        texts.join(" ").match(new RegExp(`(${person} lives in|home of ${person} is|${person} has a house in) ${town}\\.`, "g"))!.length
+    )
+    expect([new Set(all).size, all[0]]).toEqual([1, 10])
+    expect(stated.every((count) => count > 0)).toBe(true)
+  })
+  it("of the texts and of the questions of one seed are the same", async () => {
+    const [made, asked] = [
+      await runStage(worldFactTexts, {}, { facts: 5, count: 5 }, 7),
+      await runStage(worldFactQuestions, {}, { facts: 5 }, 7)
+    ]
+    const text = (await rowsIn(made, Texts)).map((one) => one.text).join(" ")
+    const questions = await rowsIn(asked, FactQuestions)
+    expect(questions).toHaveLength(5)
+    for (const { answer, others, question: asks } of questions) {
+      expect([...others, answer].map((one) => one.slice(1, -1)).sort()).toEqual([...towns].sort())
+      const person = asks.replace(" lives in", "")
+      expect(text).toMatch(new RegExp(`(${asks}|home of ${person} is|${person} has a house in)${answer.replace(".", "\\.")}`))
+    }
+    expect(questionAbout({ person: "Ann", town: "Varn" })).toBe("Ann lives in")
+    expect(await failureOf(worldFactQuestions, {}, { facts: mostFacts + 1 }).catch(String)).toMatch(/facts/)
+  })
+})
+
+describe("recall in the report", () => {
+  const model = (share: number, recalled: number, loss: number | null = 1): Mixed => ({
+    ...{ share, epochs: share * 100, chance: 0.1, facts: 10, recalled: { mean: recalled, low: recalled - 0.2, high: recalled + 0.2 } },
+    loss: loss === null ? null : { mean: loss, low: loss - 0.1, high: loss + 0.1 }
+  })
+  it("has a mean over seeds with Student's interval", () => {
+    // Mean 0.2, standard error 0.1 / sqrt 3, t of two degrees of freedom 4.303.
+    const found = overSeeds([0.1, 0.2, 0.3].map((mean) => ({ mean, low: 0, high: 1 })))
+    expect([found.mean, found.high - found.mean]).toEqual([expect.closeTo(0.2, 12), expect.closeTo((4.303 * 0.1) / Math.sqrt(3), 10)])
+    expect(overSeeds([{ mean: 0.5, low: 0.4, high: 0.7 }])).toEqual({ mean: 0.5, low: 0.4, high: 0.7 })
+    // 30 degrees of freedom: 2.042.
+    const many = Array.from({ length: 31 }, (_, i) => ({ mean: i, low: 0, high: 0 }))
+    expect((overSeeds(many).high - 15) / (Math.sqrt((31 * 32) / 12) / Math.sqrt(31))).toBeCloseTo(2.042, 2)
+  })
+  it("is a figure of recall and of loss by share, and a table with each model", () => {
+    const models = [model(0.4, 1), model(0.01, 0.1), model(0.01, 0.3), model(0.4, 0.9)]
+    const rows = factRecallFigure("reference", models)!.rows
+    expect(rows.map(({ measure, models: count, share, value }) => [share, measure, count, value])).toEqual([
+      [0.01, "facts recalled", 2, expect.closeTo(0.2, 12)],
+      [0.01, "loss on other text, nats per token", 2, 1],
+      [0.4, "facts recalled", 2, expect.closeTo(0.95, 12)],
+      [0.4, "loss on other text, nats per token", 2, 1]
+    ])
+    // A share is within 0 and 1, whatever the interval is.
+    expect(rows[0]).toMatchObject({ low: 0, high: 1 })
+    expect(factRecallTable("reference", models).rows[0]).toMatchObject({
+      share: "1%",
+      read: "1.0 times",
+      models: 2,
+      facts: 20,
+      "each model": "0.10, 0.30"
+    })
+    expect(factRecallFigure("reference", [model(0.4, 1)])).toBeUndefined()
+    expect(factRecallFigure("reference", [model(0.4, 1, null), model(0.1, 1, null)])!.rows).toHaveLength(2)
+  })
+})
