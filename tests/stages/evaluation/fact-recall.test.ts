@@ -1,5 +1,4 @@
 /** Recall of facts: by a model that was taught some of them, and by hand where the model is known; the mixture of sources; the small world's facts. */
-import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 import { facts, factTexts, mostFacts, questionAbout, towns } from "../../../data/world/facts.ts"
 import { Random } from "../../../engine/random.ts"
